@@ -1,0 +1,7 @@
+"""CLIP image and text towers with dense features, for every published checkpoint layout."""
+
+from clipself_seg.clip.build import list_architectures
+from clipself_seg.clip.model import DenseCLIP, load_clip, save_clip
+from clipself_seg.clip.text_bank import TextBank
+
+__all__ = ["DenseCLIP", "TextBank", "list_architectures", "load_clip", "save_clip"]

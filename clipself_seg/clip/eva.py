@@ -1,0 +1,183 @@
+"""The ViT of EVA-02 CLIP: rotary positions, sub-LN and SwiGLU (clipself.md 1.2, EVA-CLIP arXiv 2303.15389).
+
+Shapes: B images, L = 1 + N tokens, Q observers, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clipself_seg.clip.layers import merge_heads, split_heads
+from clipself_seg.clip.positions import patch_grid, resample_positions, rotary_table, rotate
+from clipself_seg.clip.tower import TransformerTower
+
+NORM_EPS = 1e-6
+
+
+class RotaryAttention(nn.Module):
+    """Attention whose queries and keys are turned by position; no key bias, a norm before the output."""
+
+    def __init__(self, *, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.inner_attn_ln = nn.LayerNorm(width, eps=NORM_EPS)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
+        """Self-attention, (B, L, D) -> (B, L, D)."""
+        return self._attend(self._query(x_BLD, rotary), x_BLD, rotary, None)
+
+    def value_path(self, x_BLD: Tensor) -> Tensor:
+        """What attention would give if each token saw only itself."""
+        return self.proj(self.inner_attn_ln(self._value(x_BLD)))
+
+    def observe(
+        self, observers_BQD: Tensor, x_BLD: Tensor, mask_BQL: Tensor | None, rotary: Tensor
+    ) -> Tensor:
+        """Copies of the class token, which is not turned, attend to what the mask allows; (B, Q, D)."""
+        return self._attend(self._query(observers_BQD, None), x_BLD, rotary, mask_BQL)
+
+    def _query(self, x_BLD: Tensor, rotary: Tensor | None) -> Tensor:
+        heads = split_heads(F.linear(x_BLD, self.q_proj.weight, self.q_bias), self.heads)
+        return heads if rotary is None else rotate(heads, rotary)
+
+    def _value(self, x_BLD: Tensor) -> Tensor:
+        return F.linear(x_BLD, self.v_proj.weight, self.v_bias)
+
+    def _attend(
+        self, q_BHQC: Tensor, x_BLD: Tensor, rotary: Tensor, mask_BQL: Tensor | None
+    ) -> Tensor:
+        k = rotate(split_heads(self.k_proj(x_BLD), self.heads), rotary)
+        v = split_heads(self._value(x_BLD), self.heads)
+        mask = None if mask_BQL is None else mask_BQL[:, None]
+        seen = merge_heads(F.scaled_dot_product_attention(q_BHQC, k, v, attn_mask=mask))
+        return self.proj(self.inner_attn_ln(seen))
+
+
+class SwiGLU(nn.Module):
+    """``w3(LN(silu(w1 x) * w2 x))``"""
+
+    def __init__(self, *, width: int, hidden: int) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(width, hidden)
+        self.w2 = nn.Linear(width, hidden)
+        self.ffn_ln = nn.LayerNorm(hidden, eps=NORM_EPS)
+        self.w3 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)"""
+        return self.w3(self.ffn_ln(F.silu(self.w1(x)) * self.w2(x)))
+
+
+class EvaBlock(nn.Module):
+    """Pre-norm attention and SwiGLU with residuals; the same three ways through it as `ResidualBlock`."""
+
+    def __init__(self, *, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.attn = RotaryAttention(width=width, heads=heads)
+        self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.mlp = SwiGLU(width=width, hidden=hidden)
+
+    def forward(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, D)"""
+        return self._finish(x_BLD, self.attn(self.norm1(x_BLD), rotary))
+
+    def value_path(self, x_BLD: Tensor) -> Tensor:
+        """The block without attention, (B, L, D) -> (B, L, D): each token keeps to itself."""
+        return self._finish(x_BLD, self.attn.value_path(self.norm1(x_BLD)))
+
+    def observe(
+        self, observers_BQD: Tensor, x_BLD: Tensor, mask_BQL: Tensor | None, rotary: Tensor
+    ) -> Tensor:
+        """The block for copies of the class token that read `x_BLD` and are read by nobody; (B, Q, D)."""
+        seen = self.attn.observe(self.norm1(observers_BQD), self.norm1(x_BLD), mask_BQL, rotary)
+        return self._finish(observers_BQD, seen)
+
+    def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + attended
+        return x + self.mlp(self.norm2(x))
+
+
+class PatchEmbed(nn.Module):
+    """Patch convolution under the name that EVA's files use."""
+
+    def __init__(self, *, patch_size: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, N, D)"""
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+class EvaTransformer(TransformerTower):
+    """EVA-02's image tower; parameter names are those of EVA's state dict without ``visual.``.
+
+    The official code takes square inputs only. The rotary table is generalised here to any grid
+    (`rotary_table`), and equals the official one on square grids.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        patch_size: int,
+        width: int,
+        layers: int,
+        heads: int,
+        hidden: int,
+        embed_dim: int,
+    ) -> None:
+        super().__init__()
+        self.image_size, self.patch_size, self.embed_dim = image_size, patch_size, embed_dim
+        self.head_channels = width // heads
+        grid = image_size // patch_size
+        self.patch_embed = PatchEmbed(patch_size=patch_size, width=width)
+        self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
+        self.pos_embed = nn.Parameter(0.02 * torch.randn(1, 1 + grid**2, width))
+        self.blocks = nn.ModuleList(
+            EvaBlock(width=width, heads=heads, hidden=hidden) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.head = nn.Linear(width, embed_dim)
+
+    @property
+    def width(self) -> int:
+        """D, the width of the residual stream."""
+        return self.cls_token.shape[-1]
+
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
+        """Tokens (B, L, D) before the first block, the rotary table, the grid (h, w)."""
+        grid = patch_grid(images, self.patch_size)
+        patches_BND = self.patch_embed(images)
+        first_B1D = self.cls_token.to(patches_BND.dtype).expand(len(images), -1, -1)
+        positions_LD = resample_positions(self.pos_embed[0], grid)
+        tokens_BLD = torch.cat([first_B1D, patches_BND], dim=1) + positions_LD.to(patches_BND.dtype)
+        return tokens_BLD, (rotary_table(grid, self.head_channels, images.device),), grid
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """Final norm and projection, (..., D) -> (..., E)."""
+        return self.head(self.norm(tokens))
+
+    def layer_groups(self) -> dict[str, list[nn.Parameter]]:
+        """An ordered partition of the parameters: stem, positions, block0, block1, ..., head."""
+        blocks = {f"block{i}": list(b.parameters()) for i, b in enumerate(self.blocks)}
+        return {
+            "stem": [*self.patch_embed.parameters(), self.cls_token],
+            "positions": [self.pos_embed],
+            **blocks,
+            "head": [*self.norm.parameters(), *self.head.parameters()],
+        }
+
+    def unused_by_dense(self) -> list[nn.Parameter]:
+        """Query and key of the last block: its value path needs neither."""
+        attention = self.blocks[-1].attn
+        return [attention.q_proj.weight, attention.k_proj.weight, attention.q_bias]

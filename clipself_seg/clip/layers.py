@@ -1,0 +1,157 @@
+"""The transformer block of OpenAI's CLIP, image and text alike, with the two extra ways through it.
+
+A block can be run in three ways:
+- `forward`: every token attends to every token;
+- `value_path`: no token attends to any other one (CLIPSelf's dense last block, paper section 3.1);
+- `observe`: extra tokens read the sequence and are read by nobody (class token of the last
+  block, masked attention).
+
+Shapes: B batch, L tokens, Q observers, D width, H heads, C channels of one head.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class QuickGELU(nn.Module):
+    """OpenAI's approximation ``x * sigmoid(1.702 x)``; their weights are only right with it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Elementwise; any shape."""
+        return x * torch.sigmoid(1.702 * x)
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel of a residual branch."""
+
+    def __init__(self, width: int, initial: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)"""
+        return x * self.gamma
+
+
+def split_heads(x_BLD: Tensor, heads: int) -> Tensor:
+    """(B, L, D) -> (B, H, L, C)"""
+    return x_BLD.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x_BHLC: Tensor) -> Tensor:
+    """(B, H, L, C) -> (B, L, D)"""
+    return x_BHLC.transpose(1, 2).flatten(2)
+
+
+class PackedAttention(nn.Module):
+    """Multi-head attention with the parameter names of `nn.MultiheadAttention`."""
+
+    def __init__(self, *, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x_BLD: Tensor, causal: bool = False) -> Tensor:
+        """Self-attention, (B, L, D) -> (B, L, D); `causal` lets a token see only itself and earlier ones."""
+        packed = F.linear(x_BLD, self.in_proj_weight, self.in_proj_bias)
+        q, k, v = (split_heads(part, self.heads) for part in packed.chunk(3, dim=-1))
+        return self.out_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=causal)))
+
+    def value_path(self, x_BLD: Tensor) -> Tensor:
+        """What attention would give if each token saw only itself: value and output projection."""
+        width = x_BLD.shape[-1]
+        return self.out_proj(
+            F.linear(x_BLD, self.in_proj_weight[2 * width :], self.in_proj_bias[2 * width :])
+        )
+
+    def observe(self, observers_BQD: Tensor, x_BLD: Tensor, mask_BQL: Tensor | None) -> Tensor:
+        """Observers attend to the tokens that the boolean mask allows; (B, Q, D)."""
+        width = x_BLD.shape[-1]
+        q = F.linear(observers_BQD, self.in_proj_weight[:width], self.in_proj_bias[:width])
+        kv = F.linear(x_BLD, self.in_proj_weight[width:], self.in_proj_bias[width:])
+        k, v = (split_heads(part, self.heads) for part in kv.chunk(2, dim=-1))
+        mask = None if mask_BQL is None else mask_BQL[:, None]
+        seen = F.scaled_dot_product_attention(split_heads(q, self.heads), k, v, attn_mask=mask)
+        return self.out_proj(merge_heads(seen))
+
+
+class MLP(nn.Module):
+    """Two linear layers with an activation between them."""
+
+    def __init__(self, *, width: int, hidden: int, quick_gelu: bool) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, hidden)
+        self.gelu = QuickGELU() if quick_gelu else nn.GELU()
+        self.c_proj = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)"""
+        return self.c_proj(self.gelu(self.c_fc(x)))
+
+
+class ResidualBlock(nn.Module):
+    """Pre-norm attention and MLP with residuals; parameter names as in OpenAI's and open_clip's files."""
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        quick_gelu: bool,
+        layer_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        scaled = layer_scale is not None
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = PackedAttention(width=width, heads=heads)
+        self.ls_1 = LayerScale(width, layer_scale) if scaled else nn.Identity()
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = MLP(width=width, hidden=int(width * mlp_ratio), quick_gelu=quick_gelu)
+        self.ls_2 = LayerScale(width, layer_scale) if scaled else nn.Identity()
+
+    def forward(self, x_BLD: Tensor, causal: bool = False) -> Tensor:
+        """(B, L, D) -> (B, L, D)"""
+        return self._finish(x_BLD, self.attn(self.ln_1(x_BLD), causal))
+
+    def value_path(self, x_BLD: Tensor) -> Tensor:
+        """The block without attention, (B, L, D) -> (B, L, D): each token keeps to itself."""
+        return self._finish(x_BLD, self.attn.value_path(self.ln_1(x_BLD)))
+
+    def observe(
+        self, observers_BQD: Tensor, x_BLD: Tensor, mask_BQL: Tensor | None = None
+    ) -> Tensor:
+        """The block for tokens that read `x_BLD` and are read by nobody; (B, Q, D)."""
+        seen = self.attn.observe(self.ln_1(observers_BQD), self.ln_1(x_BLD), mask_BQL)
+        return self._finish(observers_BQD, seen)
+
+    def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self.ls_1(attended)
+        return x + self.ls_2(self.mlp(self.ln_2(x)))
+
+
+class Transformer(nn.Module):
+    """A stack of blocks under the name that checkpoints use (``transformer.resblocks.i``)."""
+
+    def __init__(self, blocks: list[ResidualBlock]) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(blocks)
+
+    def initialise(self) -> None:
+        """OpenAI's initialisation for training from scratch (CLIP paper, section 2.4 and its code)."""
+        depth = len(self.resblocks)
+        for block in self.resblocks:
+            assert isinstance(block, ResidualBlock)
+            width = block.ln_1.normalized_shape[0]
+            residual_std = width**-0.5 * (2 * depth) ** -0.5
+            nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
+            nn.init.normal_(block.attn.out_proj.weight, std=residual_std)
+            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+            nn.init.normal_(block.mlp.c_proj.weight, std=residual_std)
+            for linear in (block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj):
+                nn.init.zeros_(linear.bias)

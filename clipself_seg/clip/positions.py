@@ -1,0 +1,89 @@
+"""Position tables at any grid: pure functions, tested number by number against the official models.
+
+Shapes: B images, N = h * w patch tokens, L = 1 + N tokens (class token first), D width, C channels of one head.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipself_seg.errors import InputError
+
+EVA_PRETRAINING_GRID = 16  # rotary positions span [0, 16) whatever the input size
+ROTARY_BASE = 10000.0
+
+
+def patch_grid(images: Tensor, patch_size: int) -> tuple[int, int]:
+    """Rows and columns of the token grid of (B, 3, H, W) images.
+
+    Raises:
+        InputError: a side is not a multiple of the patch; the message gives the nearest sizes that are.
+    """
+    if images.dim() != 4 or images.shape[1] != 3:
+        raise InputError(f"images must be (B, 3, H, W), got {tuple(images.shape)}")
+    height, width = images.shape[-2:]
+    if height % patch_size or width % patch_size or not height * width:
+        good = [max(1, round(side / patch_size)) * patch_size for side in (height, width)]
+        raise InputError(
+            f"image size {height}x{width} is not a multiple of {patch_size} pixels; "
+            f"resize or pad to {good[0]}x{good[1]}"
+        )
+    return height // patch_size, width // patch_size
+
+
+def resample_positions(table_LD: Tensor, grid: tuple[int, int], antialias: bool = False) -> Tensor:
+    """Position table of another grid: class row kept, patch rows resized bicubically.
+
+    The official models resize without antialiasing when they run (clipself.md 1.2, 1.3); open_clip's
+    loader, which changes a checkpoint for good, antialiases.
+
+    Args:
+        table_LD: (1 + g * g, D) of a square grid.
+        grid: rows and columns wanted.
+
+    Returns:
+        (1 + rows * columns, D)
+    """
+    side = math.isqrt(len(table_LD) - 1)
+    if side * side != len(table_LD) - 1:
+        raise InputError(f"need positions of a square grid, got {len(table_LD) - 1} of them")
+    if (side, side) == tuple(grid):
+        return table_LD
+    patches = table_LD[1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    resized = F.interpolate(
+        patches.float(), grid, mode="bicubic", align_corners=False, antialias=antialias
+    )
+    patches_ND = resized[0].flatten(1).T.to(table_LD.dtype)
+    return torch.cat([table_LD[:1], patches_ND])
+
+
+@functools.lru_cache(maxsize=16)
+def rotary_table(grid: tuple[int, int], head_channels: int, device: torch.device) -> Tensor:
+    """EVA-02's rotary factors e^(i angle), (1 + N, head_channels / 2) complex64; the class token is not turned.
+
+    Row position first, then column position, each over a quarter of the channels (clipself.md 1.2).
+    Each axis is scaled on its own, so that a grid of h x w cells spans [0, 16) in both: on a square
+    grid this is the official table, elsewhere its only consistent continuation.
+    """
+    per_axis = head_channels // 4
+    frequencies = ROTARY_BASE ** (-torch.arange(per_axis, dtype=torch.float64) / per_axis)
+    axes = [
+        torch.outer(torch.arange(side) * (EVA_PRETRAINING_GRID / side), frequencies)
+        for side in grid
+    ]
+    rows = axes[0][:, None].expand(*grid, per_axis)
+    columns = axes[1][None, :].expand(*grid, per_axis)
+    angles = torch.cat([rows, columns], dim=-1).reshape(-1, 2 * per_axis)
+    angles = torch.cat([torch.zeros(1, 2 * per_axis), angles])
+    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64).to(device)
+
+
+def rotate(heads_BHLC: Tensor, factors: Tensor) -> Tensor:
+    """Turn adjacent channel pairs (a, b) by the angles of `rotary_table`; float32 inside."""
+    pairs = torch.view_as_complex(heads_BHLC.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * factors).flatten(-2).to(heads_BHLC.dtype)

@@ -1,0 +1,72 @@
+"""Boxes or masks x dense features -> region embeddings, as one matrix product.
+
+RoIAlign with a 1x1 output averages bilinear samples on a regular grid. Bilinear weights are products
+of a row weight and a column weight, so the whole operation is ``w_y^T F w_x``: a weight for each cell.
+
+Shapes: n regions, E channels, h x w cells.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MASK_EPS = 1e-12
+
+
+def box_weights(boxes_n4: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Cell weights (n, h, w) of torchvision's RoIAlign 1x1, aligned, adaptive sampling (clipself.md 1.6).
+
+    Args:
+        boxes_n4: XYXY relative to the padded image, in [0, 1].
+        grid: rows and columns of the dense features.
+    """
+    rows, columns = grid
+    x0, y0, x1, y1 = boxes_n4.float().unbind(-1)
+    weights_nh = _axis_weights(y0 * rows, y1 * rows, rows)
+    weights_nw = _axis_weights(x0 * columns, x1 * columns, columns)
+    return weights_nh[:, :, None] * weights_nw[:, None, :]
+
+
+def _axis_weights(start_n: Tensor, end_n: Tensor, cells: int) -> Tensor:
+    """Mean of linear-interpolation weights over ceil(length) samples at bin centres, (n, cells)."""
+    length_n = end_n - start_n
+    count_n = length_n.ceil().clamp(min=1)
+    most = int(count_n.max()) if len(count_n) else 1
+    index_s = torch.arange(most, device=start_n.device)
+    centres_ns = start_n[:, None] - 0.5 + (index_s + 0.5) * (length_n / count_n)[:, None]
+    used_ns = (index_s < count_n[:, None]) & (centres_ns >= -1) & (centres_ns <= cells)
+    # A hat function over the clamped position is linear interpolation with border clamping.
+    clamped_ns = centres_ns.clamp(0, cells - 1)
+    cell_w = torch.arange(cells, device=start_n.device)
+    hats_nsw = (1 - (clamped_ns[:, :, None] - cell_w).abs()).clamp(min=0)
+    summed_nw = torch.einsum("ns,nsw->nw", used_ns.to(hats_nsw.dtype), hats_nsw)
+    empty_n1 = (length_n <= 0)[:, None]
+    return (summed_nw / count_n[:, None]).masked_fill(empty_n1, 0.0)
+
+
+def mask_weights(masks_nhw: Tensor) -> Tensor:
+    """Cell weights (n, h, w) that average over each mask; an empty mask gets zeros (clipself.md 1.7)."""
+    masks_nhw = masks_nhw.float()
+    return masks_nhw / (masks_nhw.sum((-2, -1), keepdim=True) + MASK_EPS)
+
+
+def pool(features_Ehw: Tensor, weights_nhw: Tensor) -> Tensor:
+    """Weighted sums over the cells, (n, E), in float32 under autocast too."""
+    with torch.autocast(features_Ehw.device.type, enabled=False):
+        return weights_nhw.float().flatten(1) @ features_Ehw.float().flatten(1).T
+
+
+def box_cells(boxes_n4: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Boolean cells (n, h, w) from floor(start) to floor(end): what masked attention sees of a box.
+
+    A box inside one cell may see no cell at all (clipself.md 1.4).
+    """
+    rows, columns = grid
+    scale = boxes_n4.new_tensor([columns, rows, columns, rows])
+    x0, y0, x1, y1 = (boxes_n4 * scale).floor().unbind(-1)
+    y = torch.arange(rows, device=boxes_n4.device)
+    x = torch.arange(columns, device=boxes_n4.device)
+    in_rows = (y >= y0[:, None]) & (y < y1[:, None])
+    in_columns = (x >= x0[:, None]) & (x < x1[:, None])
+    return in_rows[:, :, None] & in_columns[:, None, :]

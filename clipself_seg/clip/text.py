@@ -1,0 +1,56 @@
+"""The text tower of CLIP, and the bank that turns a vocabulary into class embeddings.
+
+Shapes: K texts, T tokens, D width, E width of the embedding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clipself_seg.clip.layers import ResidualBlock, Transformer
+
+
+class TextTower(nn.Module):
+    """Causal transformer read at the end-of-text token; parameter names as in OpenAI's state dict."""
+
+    def __init__(
+        self,
+        *,
+        context_length: int,
+        vocab_size: int,
+        width: int,
+        heads: int,
+        layers: int,
+        embed_dim: int,
+        quick_gelu: bool,
+        mlp_ratio: float = 4.0,
+    ) -> None:
+        super().__init__()
+        self.context_length = context_length
+        self.token_embedding = nn.Embedding(vocab_size, width)
+        self.positional_embedding = nn.Parameter(0.01 * torch.randn(context_length, width))
+        self.transformer = Transformer(
+            [
+                ResidualBlock(width=width, heads=heads, mlp_ratio=mlp_ratio, quick_gelu=quick_gelu)
+                for _ in range(layers)
+            ]
+        )
+        self.ln_final = nn.LayerNorm(width)
+        self.text_projection = nn.Parameter(width**-0.5 * torch.randn(width, embed_dim))
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        self.transformer.initialise()
+
+    def forward(self, tokens_KT: Tensor) -> Tensor:
+        """Text embeddings (K, E), not normalised, of token ids (K, T).
+
+        Attention is causal and only the end-of-text token (the largest id) is read, so what comes
+        after the last one of the batch cannot matter and is cut off.
+        """
+        end_K = tokens_KT.argmax(dim=-1)
+        length = int(end_K.max()) + 1 if len(tokens_KT) else 1
+        x_KTD = self.token_embedding(tokens_KT[:, :length]) + self.positional_embedding[:length]
+        for block in self.transformer.resblocks:
+            x_KTD = block(x_KTD, causal=True)
+        x_KD = x_KTD[torch.arange(len(x_KTD), device=x_KTD.device), end_K]
+        return self.ln_final(x_KD) @ self.text_projection

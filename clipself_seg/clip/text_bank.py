@@ -1,0 +1,133 @@
+"""Vocabularies -> class embeddings, computed once for each set of words, templates and weights.
+
+Shapes: K classes, E embedding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from clipself_seg.clip.checkpoints import read_checkpoint
+from clipself_seg.clip.model import DenseCLIP, hash_tensors
+from clipself_seg.clip.prompts import TEMPLATES, class_prompts
+from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.errors import InputError, nearest
+from clipself_seg.files import atomic_path
+
+BATCH = 256  # prompts encoded together
+
+
+def default_cache_dir() -> Path:
+    """``$CLIPSELF_SEG_CACHE``, else ``~/.cache/clipself_seg``."""
+    return Path(os.environ.get("CLIPSELF_SEG_CACHE", Path.home() / ".cache" / "clipself_seg"))
+
+
+class TextBank:
+    """Class embeddings of a CLIP's text tower: prompts encoded, normalised, averaged, normalised (clipself.md 4.6).
+
+    Embeddings are kept in memory and on disk under a key made of the text tower's weights, the
+    templates and the names, so words or weights that change never meet a stale embedding.
+    """
+
+    def __init__(
+        self,
+        clip: DenseCLIP,
+        templates: str = "vild63",
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """
+        Args:
+            clip: the model whose text tower is asked.
+            templates: a name in `prompts.TEMPLATES`.
+            cache_dir: folder of the disk cache; None for `default_cache_dir`.
+        """
+        if templates not in TEMPLATES:
+            raise InputError(f'no prompt templates "{templates}"; {nearest(templates, TEMPLATES)}')
+        self.clip, self.templates = clip, templates
+        self.cache_dir = Path(cache_dir) if cache_dir is not None else default_cache_dir() / "text"
+        self._memory: dict[str, Tensor] = {}
+        self._hashed: tuple[tuple[tuple[int, int], ...], str] | None = None
+
+    def embed(self, words: Vocabulary | Sequence[str | Sequence[str]]) -> Tensor:
+        """Unit vectors (K, E) on the model's device; a class with synonyms gets the mean of theirs.
+
+        Args:
+            words: a vocabulary, or for each class a name or a sequence of synonyms.
+        """
+        classes = _as_synonyms(words)
+        if not classes:
+            raise InputError("the vocabulary is empty; give at least one class name")
+        key = self._key(classes)
+        if key not in self._memory:
+            self._memory[key] = self._from_disk(key) if self._path(key).exists() else None
+            if self._memory[key] is None:
+                self._memory[key] = self._compute(classes)
+                self._to_disk(key)
+        return self._memory[key].to(self.clip.logit_scale.device)
+
+    def _compute(self, classes: list[tuple[str, ...]]) -> Tensor:
+        names = list(dict.fromkeys(name for synonyms in classes for name in synonyms))
+        rows = dict(zip(names, self._encode_names(names)))
+        means = [torch.stack([rows[name] for name in synonyms]).mean(0) for synonyms in classes]
+        return F.normalize(torch.stack(means), dim=-1)
+
+    @torch.no_grad()
+    def _encode_names(self, names: list[str]) -> Tensor:
+        prompts = [prompt for name in names for prompt in class_prompts(name, self.templates)]
+        tokens = self.clip.tokenize(prompts)
+        # Prompts of like length side by side: the text tower cuts a batch at its longest text.
+        order = tokens.argmax(dim=-1).argsort(stable=True)
+        encoded = torch.empty(len(prompts), self.clip.embed_dim)
+        for batch in _batches(order):
+            encoded[batch] = self.clip.encode_text(tokens[batch]).float().cpu()
+        return F.normalize(encoded.view(len(names), -1, self.clip.embed_dim).mean(1), dim=-1)
+
+    def _key(self, classes: list[tuple[str, ...]]) -> str:
+        facts = json.dumps([self._weights(), self.templates, classes])
+        return hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
+
+    def _weights(self) -> str:
+        """Hash of the text tower, recomputed only after one of its tensors was written to."""
+        state = self.clip.text.state_dict(keep_vars=True)
+        versions = tuple((tensor.data_ptr(), tensor._version) for tensor in state.values())
+        if self._hashed is None or self._hashed[0] != versions:
+            self._hashed = versions, hash_tensors(state) + str(self.clip.quick_gelu)
+        return self._hashed[1]
+
+    def _path(self, key: str) -> Path:
+        return self.cache_dir / f"{key}.safetensors"
+
+    def _from_disk(self, key: str) -> Tensor | None:
+        try:
+            return read_checkpoint(self._path(key)).tensors["text"]
+        except (InputError, KeyError):  # a damaged cache entry is made again
+            return None
+
+    def _to_disk(self, key: str) -> None:
+        import safetensors.torch
+
+        try:
+            with atomic_path(self._path(key)) as temporary:
+                safetensors.torch.save_file({"text": self._memory[key]}, temporary)
+        except OSError:  # a read-only or full disk costs the next run some time, no more
+            return
+
+
+def _as_synonyms(words: Vocabulary | Sequence[str | Sequence[str]]) -> list[tuple[str, ...]]:
+    if isinstance(words, Vocabulary):
+        return [tuple(entry.names) for entry in words.classes]
+    return [(word,) if isinstance(word, str) else tuple(word) for word in words]
+
+
+def _batches(order: Tensor) -> Iterator[Tensor]:
+    batches = order.split(BATCH)
+    yield from tqdm(batches, desc="encode text", unit="batch", disable=len(batches) < 20)

@@ -1,0 +1,194 @@
+"""What every image tower offers, and the part that the two transformer towers share.
+
+Shapes: B images, L = 1 + N tokens, D width of the tower, E width of the embedding, h x w token grid, Q observers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from clipself_seg.errors import InputError, nearest
+
+DENSE = "dense"
+
+
+class ImageTower(nn.Module):
+    """An image encoder with an image embedding, dense features and named intermediate features.
+
+    Attributes:
+        image_size: side in pixels of the square images that the position table belongs to.
+        patch_size: stride in pixels of the dense features; inputs must be multiples of it.
+        embed_dim: E.
+        blocks: the stages that can be trained, in order.
+        checkpointing: recompute the blocks in the backward pass instead of keeping their activations.
+    """
+
+    image_size: int
+    patch_size: int
+    embed_dim: int
+    blocks: nn.ModuleList
+    checkpointing: bool = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Image embeddings (B, E), not normalised, of normalised images (B, 3, S, S)."""
+        raise NotImplementedError
+
+    def features(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+        """Named feature maps of one pass: ``dense`` (B, E, h, w), not normalised, and ``block{i}``."""
+        raise NotImplementedError
+
+    def feature_shapes(self) -> dict[str, tuple[int, int]]:
+        """Every name that `features` knows, with its channels and its stride in pixels."""
+        raise NotImplementedError
+
+    def layer_groups(self) -> dict[str, list[nn.Parameter]]:
+        """An ordered partition of the parameters: stem, positions, block0, block1, ..., head."""
+        raise NotImplementedError
+
+    def unused_by_dense(self) -> list[nn.Parameter]:
+        """Parameters of trainable blocks that the dense features never touch."""
+        return []
+
+    def observe_regions(self, images: Tensor, masks: list[Tensor]) -> Tensor:
+        """Region embeddings by masked attention (clipself.md 1.4), (sum n, E), not normalised."""
+        raise InputError(f"{type(self).__name__} has no class token: masked attention needs a ViT")
+
+    def dense(self, images: Tensor) -> Tensor:
+        """Dense features (B, E, h, w), not normalised, of normalised images (B, 3, H, W)."""
+        return self.features(images, [DENSE])[DENSE]
+
+    def check_names(self, names: Iterable[str]) -> list[str]:
+        """The names as a list, or an `InputError` for one that this tower does not have."""
+        wanted, known = list(names), self.feature_shapes()
+        for name in wanted:
+            if name not in known:
+                raise InputError(f'no feature "{name}" in this image tower; {nearest(name, known)}')
+        return wanted
+
+
+class TransformerTower(ImageTower):
+    """The walk through a ViT; subclasses say how tokens are made and what a block is."""
+
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
+        """Tokens (B, L, D) before the first block, extra block arguments, and the grid (h, w)."""
+        raise NotImplementedError
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """Final norm and projection, (..., D) -> (..., E)."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Image embeddings (B, E), not normalised, of normalised images (B, 3, H, W).
+
+        Nothing but the class token leaves the last block, so only it is computed there.
+        """
+        tokens_BLD, extras, _ = self.embed(images)
+        for block in self.blocks[:-1]:
+            tokens_BLD = self._run(block, tokens_BLD, extras)
+        last: Any = self.blocks[-1]
+        return self.project(last.observe(tokens_BLD[:, :1], tokens_BLD, None, *extras)[:, 0])
+
+    def features(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+        """Named feature maps of one pass that ends as early as the names allow.
+
+        ``block{i}`` is the residual stream after block i, (B, D, h, w), without class token and final
+        norm. The last block runs without attention (`value_path`), for ``block{last}`` as for ``dense``.
+        """
+        wanted = self.check_names(names)
+        last = len(self.blocks) - 1
+        stop = max((last if name == DENSE else int(name[5:]) for name in wanted), default=-1)
+        tokens_BLD, extras, grid = self.embed(images)
+        found: dict[str, Tensor] = {}
+        for index, block in enumerate(self.blocks[: stop + 1]):
+            if index == last:
+                tokens_BLD = self._run(block.value_path, tokens_BLD[:, 1:], ())
+            else:
+                tokens_BLD = self._run(block, tokens_BLD, extras)
+            if f"block{index}" in wanted:
+                found[f"block{index}"] = _as_map(tokens_BLD, grid)
+        if DENSE in wanted:
+            found[DENSE] = _as_map(self.project(tokens_BLD), grid)
+        return found
+
+    def feature_shapes(self) -> dict[str, tuple[int, int]]:
+        """Every name that `features` knows, with its channels and its stride in pixels."""
+        width = self.width
+        shapes = {f"block{i}": (width, self.patch_size) for i in range(len(self.blocks))}
+        return shapes | {DENSE: (self.embed_dim, self.patch_size)}
+
+    @property
+    def width(self) -> int:
+        """D, the width of the residual stream."""
+        raise NotImplementedError
+
+    def observe_regions(self, images: Tensor, masks: list[Tensor]) -> Tensor:
+        """Region embeddings by masked attention, the ``v1`` way (clipself.md 1.4).
+
+        A copy of the class token for each region attends, in every block, to the class token and to
+        the image tokens of its region; nobody attends to it. The image tokens are therefore those
+        of a plain forward, computed once for all regions.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+            masks: one boolean (n, h, w) for each image.
+
+        Returns:
+            (sum n, E), not normalised, image order.
+        """
+        tokens_BLD, extras, grid = self.embed(images)
+        count = max((len(mask) for mask in masks), default=0)
+        allowed_BQL = tokens_BLD.new_ones(
+            (len(masks), count, tokens_BLD.shape[1]), dtype=torch.bool
+        )
+        for allowed_QL, mask in zip(allowed_BQL, masks):
+            if mask.shape[1:] != grid:
+                raise InputError(f"masks of {tuple(mask.shape[1:])} cells on a grid of {grid}")
+            allowed_QL[: len(mask), 1:] = mask.flatten(1)
+        observers_BQD = tokens_BLD[:, :1].expand(-1, count, -1)
+        for block in self.blocks[:-1]:
+            observers_BQD = block.observe(observers_BQD, tokens_BLD, allowed_BQL, *extras)
+            tokens_BLD = self._run(block, tokens_BLD, extras)
+        last: Any = self.blocks[-1]
+        observers_BQD = last.observe(observers_BQD, tokens_BLD, allowed_BQL, *extras)
+        return self.project(
+            torch.cat([row[: len(mask)] for row, mask in zip(observers_BQD, masks)])
+        )
+
+    def _run(self, block: Any, tokens_BLD: Tensor, extras: tuple[Tensor, ...]) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, tokens_BLD, *extras, use_reentrant=False)
+        return block(tokens_BLD, *extras)
+
+
+def _as_map(tokens_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+    if tokens_BND.shape[1] != grid[0] * grid[1]:
+        tokens_BND = tokens_BND[:, 1:]
+    return tokens_BND.transpose(1, 2).unflatten(2, grid)
+
+
+def train_last_blocks(tower: ImageTower, count: int, dense_only: bool = True) -> None:
+    """Let the last `count` blocks train and freeze everything else (paper Table 1b).
+
+    Args:
+        tower: its `layer_groups` decide, every group is set, so calling twice is safe.
+        count: 0 freezes the tower, -1 trains every block.
+        dense_only: the loss reads the dense features alone: parameters that they never touch stay frozen.
+
+    Raises:
+        InputError: more blocks than there are.
+    """
+    depth = len(tower.blocks)
+    if not -1 <= count <= depth:
+        raise InputError(f"{count} trainable blocks asked of a tower of {depth}; use -1 for all")
+    trained = range(depth if count == -1 else count)
+    names = {f"block{depth - 1 - i}" for i in trained}
+    for name, parameters in tower.layer_groups().items():
+        for parameter in parameters:
+            parameter.requires_grad_(name in names)
+    for parameter in tower.unused_by_dense() if dense_only else []:
+        parameter.requires_grad_(False)

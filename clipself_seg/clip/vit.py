@@ -1,0 +1,87 @@
+"""The ViT of OpenAI's CLIP and of open_clip's models of the same layout (clipself.md 1.3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clipself_seg.clip.layers import ResidualBlock, Transformer
+from clipself_seg.clip.positions import patch_grid, resample_positions
+from clipself_seg.clip.tower import TransformerTower
+
+
+class VisionTransformer(TransformerTower):
+    """Patch embedding, class token, positions, pre-norm, blocks, post-norm, projection.
+
+    Parameter names are those of OpenAI's state dict without ``visual.``. Any input size that the
+    patch divides, square or not: positions are resized to the grid in every forward.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        patch_size: int,
+        width: int,
+        layers: int,
+        heads: int,
+        embed_dim: int,
+        quick_gelu: bool,
+        mlp_ratio: float = 4.0,
+        layer_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.image_size, self.patch_size, self.embed_dim = image_size, patch_size, embed_dim
+        grid = image_size // patch_size
+        self.conv1 = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=False)
+        self.class_embedding = nn.Parameter(width**-0.5 * torch.randn(width))
+        self.positional_embedding = nn.Parameter(width**-0.5 * torch.randn(1 + grid**2, width))
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = Transformer(
+            [
+                ResidualBlock(
+                    width=width,
+                    heads=heads,
+                    mlp_ratio=mlp_ratio,
+                    quick_gelu=quick_gelu,
+                    layer_scale=layer_scale,
+                )
+                for _ in range(layers)
+            ]
+        )
+        self.ln_post = nn.LayerNorm(width)
+        self.proj = nn.Parameter(width**-0.5 * torch.randn(width, embed_dim))
+        self.transformer.initialise()
+
+    @property
+    def blocks(self) -> nn.ModuleList:  # type: ignore[override]
+        """The residual blocks, in order."""
+        return self.transformer.resblocks
+
+    @property
+    def width(self) -> int:
+        """D, the width of the residual stream."""
+        return len(self.class_embedding)
+
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
+        """Tokens (B, L, D) before the first block, no extra block arguments, the grid (h, w)."""
+        grid = patch_grid(images, self.patch_size)
+        patches_BND = self.conv1(images).flatten(2).transpose(1, 2)
+        first_B1D = self.class_embedding.to(patches_BND.dtype).expand(len(images), 1, -1)
+        positions_LD = resample_positions(self.positional_embedding, grid)
+        tokens_BLD = torch.cat([first_B1D, patches_BND], dim=1) + positions_LD.to(patches_BND.dtype)
+        return self.ln_pre(tokens_BLD), (), grid
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """Post-norm and projection, (..., D) -> (..., E)."""
+        return self.ln_post(tokens) @ self.proj
+
+    def layer_groups(self) -> dict[str, list[nn.Parameter]]:
+        """An ordered partition of the parameters: stem, positions, block0, block1, ..., head."""
+        blocks = {f"block{i}": list(b.parameters()) for i, b in enumerate(self.blocks)}
+        return {
+            "stem": [*self.conv1.parameters(), self.class_embedding, *self.ln_pre.parameters()],
+            "positions": [self.positional_embedding],
+            **blocks,
+            "head": [*self.ln_post.parameters(), self.proj],
+        }

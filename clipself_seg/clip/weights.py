@@ -1,0 +1,226 @@
+"""Every published layout of CLIP weights -> the names of the modules here, strictly, with a report.
+
+Names here: ``visual.*``, ``text.*``, ``logit_scale``. Layouts read and written:
+
+- official: OpenAI's, open_clip's and CLIPSelf's names for OpenAI ViTs and ResNets (text tower at the
+  top level); EVA-CLIP's and CLIPSelf's names for EVA-02 (text tower under ``text.``);
+- open_clip: the same for OpenAI ViTs and ResNets; timm's names under ``visual.trunk.`` for EVA-02.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from clipself_seg.clip.build import Architecture, Signature, find_architecture, list_architectures
+from clipself_seg.clip.checkpoints import Checkpoint
+from clipself_seg.clip.positions import resample_positions
+from clipself_seg.errors import InputError
+
+# Entries of published files that are no weights: rebuilt (rotary tables, masks) or constants.
+NO_WEIGHTS = re.compile(
+    r"(^|\.)(freqs_cos|freqs_sin|num_batches_tracked|attn_mask|input_resolution|context_length"
+    r"|vocab_size|position_ids)$"
+)
+TEXT_PARTS = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.")
+TEXT_PARTS += ("text_projection",)
+TIMM_NAMES = (  # official EVA name, timm's name; order matters for reading back
+    (".attn.inner_attn_ln.", ".attn.norm."),
+    (".attn.q_bias", ".attn.q_proj.bias"),
+    (".attn.v_bias", ".attn.v_proj.bias"),
+    (".mlp.w1.", ".mlp.fc1_g."),
+    (".mlp.w2.", ".mlp.fc1_x."),
+    (".mlp.w3.", ".mlp.fc2."),
+    (".mlp.ffn_ln.", ".mlp.norm."),
+)
+POSITIONS = ("visual.positional_embedding", "visual.pos_embed")
+POSITIONS += ("visual.attnpool.positional_embedding",)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadReport:
+    """What became of a checkpoint; `str` gives the line that the log shows."""
+
+    model: str
+    source: str
+    loaded: int
+    converted: int
+    missing: int
+    unexpected: int
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        notes = "".join(f"; {note}" for note in self.notes)
+        return (
+            f"{self.model} <- {self.source}: {self.loaded} loaded, {self.converted} converted, "
+            f"{self.missing} missing, {self.unexpected} unexpected{notes}"
+        )
+
+
+def to_native(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of any supported layout -> names of the modules here; entries that are no weights go."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        if NO_WEIGHTS.search(name):
+            continue
+        if name.startswith("visual.trunk."):
+            name = _replace(name.replace("visual.trunk.", "visual."), TIMM_NAMES, backwards=True)
+        elif name.startswith(TEXT_PARTS):
+            name = f"text.{name}"
+        elif name == "text.logit_scale":
+            name = "logit_scale"
+        renamed[name] = tensor
+    return renamed
+
+
+def to_official(tensors: Mapping[str, Tensor], separate_text: bool) -> dict[str, Tensor]:
+    """Names here -> names of OpenAI's, EVA's and CLIPSelf's files."""
+    if separate_text:
+        return dict(tensors)
+    return {name.removeprefix("text."): tensor for name, tensor in tensors.items()}
+
+
+def to_open_clip(tensors: Mapping[str, Tensor], separate_text: bool) -> dict[str, Tensor]:
+    """Names here -> names of open_clip's state dict, batch-norm counters included."""
+    if not separate_text:
+        official = to_official(tensors, separate_text)
+        counters = {
+            name.replace("running_var", "num_batches_tracked"): torch.tensor(0)
+            for name in official
+            if name.endswith("running_var")
+        }
+        return official | counters
+    return {
+        _replace(name.replace("visual.", "visual.trunk.", 1), TIMM_NAMES): tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def _replace(name: str, pairs: tuple[tuple[str, str], ...], backwards: bool = False) -> str:
+    for official, timm in pairs:
+        name = name.replace(timm, official) if backwards else name.replace(official, timm)
+    return name
+
+
+LAYOUTS: dict[str, Callable[[Mapping[str, Tensor], bool], dict[str, Tensor]]] = {
+    "official": to_official,
+    "open_clip": to_open_clip,
+}
+
+
+def signature_of(tensors: Mapping[str, Tensor]) -> Signature | None:
+    """The architecture that native names and shapes belong to, or None where there is no image tower."""
+    if "visual.patch_embed.proj.weight" in tensors and "visual.head.weight" in tensors:
+        kernel = tensors["visual.patch_embed.proj.weight"]
+        embed_dim = len(tensors["visual.head.weight"])
+        return Signature(
+            "EVA ViT", len(kernel), _count(tensors, "blocks"), kernel.shape[-1], embed_dim
+        )
+    if "visual.class_embedding" in tensors and "visual.proj" in tensors:
+        kernel = tensors["visual.conv1.weight"]
+        layers = _count(tensors, "transformer.resblocks")
+        embed_dim = tensors["visual.proj"].shape[1]
+        return Signature("OpenAI ViT", len(kernel), layers, kernel.shape[-1], embed_dim)
+    if "visual.layer4.0.conv1.weight" in tensors and "visual.attnpool.c_proj.weight" in tensors:
+        layers = sum(_count(tensors, f"layer{stage}") for stage in (1, 2, 3, 4))
+        embed_dim = len(tensors["visual.attnpool.c_proj.weight"])
+        return Signature("ResNet", len(tensors["visual.conv3.weight"]), layers, 32, embed_dim)
+    return None
+
+
+def _count(tensors: Mapping[str, Tensor], stack: str) -> int:
+    pattern = re.compile(rf"visual\.{re.escape(stack)}\.(\d+)\.")
+    found = {match.group(1) for name in tensors if (match := pattern.match(name))}
+    return len(found)
+
+
+def load_strictly(
+    module: nn.Module, architecture: Architecture, checkpoint: Checkpoint
+) -> LoadReport:
+    """Give `module` (with ``visual``, ``text``, ``logit_scale``; meta tensors will do) a checkpoint's tensors.
+
+    Floating tensors of any precision become float32; a position table of another square grid is resized.
+
+    Raises:
+        InputError: another architecture, missing, unexpected or misshapen tensors, integer weights.
+    """
+    tensors = to_native(checkpoint.tensors)
+    _check_architecture(tensors, architecture, checkpoint)
+    wanted = module.state_dict()
+    _check_names(tensors, wanted, checkpoint)
+    notes, converted = [], 0
+    for name, target in wanted.items():
+        tensor = tensors[name]
+        if not tensor.is_floating_point():
+            raise InputError(
+                f"{checkpoint.path}: {name} is {str(tensor.dtype)[6:]}, not floating point; "
+                "quantised weights cannot be used, take the original checkpoint"
+            )
+        if name in POSITIONS and tensor.shape != target.shape:
+            tensor = _resize_positions(tensor, target, antialias=name != "visual.pos_embed")
+            notes.append(f"positions resized to {tuple(target.shape)}")
+        converted += tensor.dtype != target.dtype
+        tensors[name] = tensor.reshape(target.shape) if tensor.numel() == 1 else tensor
+        tensors[name] = tensors[name].to(target.dtype)
+    _check_shapes(tensors, wanted, checkpoint)
+    module.load_state_dict(tensors, assign=True)
+    if converted:
+        notes.append("converted to float32")
+    source = f"{checkpoint.path.name} ({checkpoint.format})"
+    return LoadReport(architecture.name, source, len(wanted), converted, 0, 0, tuple(notes))
+
+
+def _resize_positions(tensor: Tensor, target: Tensor, antialias: bool) -> Tensor:
+    side = round((target.shape[-2] - 1) ** 0.5)
+    table = tensor.reshape(-1, tensor.shape[-1])
+    return resample_positions(table, (side, side), antialias).reshape(target.shape)
+
+
+def _check_architecture(
+    tensors: Mapping[str, Tensor], architecture: Architecture, checkpoint: Checkpoint
+) -> None:
+    found = signature_of(tensors)
+    if found is None:
+        names = ", ".join(list(tensors)[:3])
+        raise InputError(
+            f"{checkpoint.path} holds no CLIP image tower (it starts with {names}); "
+            "give an OpenAI, open_clip, EVA-CLIP or CLIPSelf checkpoint"
+        )
+    if found == architecture.signature:
+        return
+    fitting = [n for n in list_architectures() if find_architecture(n).signature == found]
+    hint = f'; load it as "{min(fitting, key=len)}"' if fitting else ""
+    raise InputError(
+        f"{checkpoint.path} holds an {found}, but {architecture.name} is an "
+        f"{architecture.signature}{hint}"
+    )
+
+
+def _check_names(
+    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], checkpoint: Checkpoint
+) -> None:
+    for problem, names in (
+        ("lacks", [name for name in wanted if name not in tensors]),
+        ("has unexpected", [name for name in tensors if name not in wanted]),
+    ):
+        if names:
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            raise InputError(
+                f"{checkpoint.path} {problem} {len(names)} tensors ({shown}); "
+                "is it a complete checkpoint of this model?"
+            )
+
+
+def _check_shapes(
+    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], checkpoint: Checkpoint
+) -> None:
+    for name, target in wanted.items():
+        if tensors[name].shape != target.shape:
+            raise InputError(
+                f"{checkpoint.path}: {name} is {tuple(tensors[name].shape)}, the model needs "
+                f"{tuple(target.shape)}; is it a checkpoint of this model?"
+            )

@@ -1,0 +1,43 @@
+"""Errors about input from outside: one or two lines that name the thing and the way out."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import sys
+from collections.abc import Callable, Iterable
+from typing import ParamSpec
+
+P = ParamSpec("P")
+
+
+class InputError(ValueError):
+    """Something that a user gave (file, key, name, value) cannot be used; the message says what to do."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """A hint such as ``did you mean "ViT-B-16"?``, or a list of choices when nothing is close."""
+    names = sorted(set(choices))
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if not close:
+        lowered = {candidate.lower(): candidate for candidate in names}
+        matches = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.5)
+        close = [lowered[match] for match in matches]
+    if close:
+        return f'did you mean "{close[0]}"?'
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return f"choose from: {shown}"
+
+
+def report_input_errors(main: Callable[P, int | None]) -> Callable[P, int]:
+    """Turn an `InputError` that escapes a command into one line on stderr and exit status 2."""
+
+    @functools.wraps(main)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return main(*args, **kwargs) or 0
+        except InputError as error:
+            sys.stderr.write(f"error: {error}\n")
+            return 2
+
+    return wrapped

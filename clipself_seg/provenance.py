@@ -1,0 +1,64 @@
+"""Where a number comes from: commit, versions, seed, configuration and weights."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from clipself_seg import __version__
+
+
+def git_commit() -> str:
+    """Commit of this checkout, with ``+dirty`` for uncommitted changes; ``unknown`` outside git."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        commit = _git(root, "rev-parse", "--short=12", "HEAD")
+        dirty = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("+dirty" if dirty else "")
+
+
+def _git(root: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def provenance(
+    *,
+    config: str | None = None,
+    seed: int | None = None,
+    weights_hash: str | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """Facts to store beside a result.
+
+    Args:
+        config: the configuration as YAML text, or the command line of a tool.
+        seed: the seed of the run.
+        weights_hash: `DenseCLIP.weights_hash()` of the evaluated model.
+        **more: further JSON-serialisable facts.
+    """
+    import torch
+
+    return {
+        "version": __version__,
+        "commit": git_commit(),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": (
+            torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
+        ),
+        "seed": seed,
+        "weights_hash": weights_hash,
+        "config": config,
+        **more,
+    }

@@ -1,0 +1,73 @@
+"""`CLIPBackbone` under stock Detectron2 heads."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_backbone, build_model
+from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
+
+from clipself_seg.clip.backbone import CLIPBackbone
+from clipself_seg.clip.model import CLIP_MEAN, CLIP_STD
+from clipself_seg.config import add_clipself_seg_config
+
+
+def config(*options):
+    cfg = get_cfg()
+    add_clipself_seg_config(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.BACKBONE.NAME = "CLIPBackbone"
+    cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.WEIGHTS = "ViT-Mini-8", ""
+    cfg.MODEL.PIXEL_MEAN = [255 * m for m in CLIP_MEAN]
+    cfg.MODEL.PIXEL_STD = [255 * s for s in CLIP_STD]
+    cfg.merge_from_list(list(options))
+    return cfg
+
+
+def test_output_shape_is_honest():
+    cfg = config("MODEL.CLIP.OUT_FEATURES", ["block1", "dense"], "MODEL.CLIP.TRAINABLE_BLOCKS", 0)
+    backbone = build_backbone(cfg)
+    assert isinstance(backbone, CLIPBackbone) and backbone.size_divisibility == 8
+    for name, feature in backbone(torch.randn(1, 3, 40, 64)).items():
+        spec = backbone.output_shape()[name]
+        assert feature.shape == (1, spec.channels, 40 // spec.stride, 64 // spec.stride)
+    assert not any(p.requires_grad for p in backbone.parameters())
+
+
+def test_dense_features_have_unit_length():
+    cfg = config("MODEL.CLIP.OUT_FEATURES", ["dense"])
+    dense = build_backbone(cfg)(torch.randn(1, 3, 32, 32))["dense"]
+    torch.testing.assert_close(dense.norm(dim=1), torch.ones(1, 4, 4))
+
+
+@pytest.mark.parametrize("trainable", [0, -1])
+def test_stock_sem_seg_fpn_head_trains_one_step(trainable):
+    cfg = config("MODEL.CLIP.OUT_FEATURES", ["dense"], "MODEL.CLIP.TRAINABLE_BLOCKS", trainable)
+    cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
+    cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["dense"]
+    cfg.MODEL.SEM_SEG_HEAD.COMMON_STRIDE = 8
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 5
+    model = build_model(cfg)
+    assert isinstance(model.sem_seg_head, SemSegFPNHead)
+    before = [p.detach().clone() for p in model.backbone.parameters()]
+    optimiser = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=1.0)
+    image = torch.randint(0, 256, (3, 45, 62), dtype=torch.uint8)
+    label = torch.randint(0, 5, (45, 62))
+    loss = sum(model([{"image": image, "sem_seg": label}]).values())
+    loss.backward()
+    optimiser.step()
+    changed = any(not torch.equal(a, b) for a, b in zip(before, model.backbone.parameters()))
+    assert changed == (trainable == -1)
+
+
+def test_stock_feature_pyramid_takes_an_inner_block():
+    backbone = build_backbone(config("MODEL.CLIP.OUT_FEATURES", ["block2"]))
+    pyramid = SimpleFeaturePyramid(backbone, "block2", 32, (2.0, 1.0, 0.5), square_pad=64)
+    features = pyramid(torch.randn(1, 3, 64, 64))
+    assert {n: tuple(f.shape) for n, f in features.items()} == {
+        "p2": (1, 32, 16, 16),
+        "p3": (1, 32, 8, 8),
+        "p4": (1, 32, 4, 4),
+    }

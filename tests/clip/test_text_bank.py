@@ -1,0 +1,73 @@
+"""Class embeddings: the ensemble by hand, and a cache that is never stale."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from clipself_seg.clip import TextBank, load_clip
+from clipself_seg.clip.prompts import class_prompts
+from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.errors import InputError
+
+
+@pytest.fixture
+def clip():
+    torch.manual_seed(2)
+    return load_clip("ViT-Mini-8", None)
+
+
+@pytest.fixture
+def bank(clip, tmp_path):
+    return TextBank(clip, "vild63", cache_dir=tmp_path)
+
+
+def test_embedding_is_the_normalised_mean_of_the_normalised_prompts(clip, bank):
+    with torch.no_grad():
+        rows = [
+            F.normalize(clip.encode_text(class_prompts(n, "vild63")).mean(0), dim=0)
+            for n in ("cat", "owl")
+        ]
+    torch.testing.assert_close(bank.embed(["cat", "owl"]), torch.stack(rows))
+
+
+def test_synonyms_share_one_vector_and_vocabularies_are_understood(bank):
+    cat, kitten, owl = bank.embed(["cat", "kitten", "owl"])
+    vocabulary = Vocabulary.from_names(["cat|kitten", "owl"])
+    expected = torch.stack([F.normalize((cat + kitten) / 2, dim=0), owl])
+    torch.testing.assert_close(bank.embed(vocabulary), expected)
+
+
+def test_words_and_weights_that_change_give_new_embeddings(clip, bank):
+    before = bank.embed(["cat"])
+    assert torch.equal(bank.embed(["cat"]), before)
+    assert not torch.equal(bank.embed(["dog"]), before)
+    with torch.no_grad():
+        clip.text.ln_final.bias.add_(torch.randn_like(clip.text.ln_final.bias))
+    assert not torch.allclose(bank.embed(["cat"]), before)
+
+
+def test_disk_cache_is_used_and_a_damaged_entry_is_made_again(clip, bank, tmp_path, monkeypatch):
+    first = bank.embed(["cat"])
+    (entry,) = tmp_path.iterdir()
+    again = TextBank(clip, "vild63", cache_dir=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(clip, "encode_text", None)  # the disk has to be enough
+        assert torch.equal(again.embed(["cat"]), first)
+    entry.write_bytes(b"damaged")
+    assert torch.equal(TextBank(clip, "vild63", cache_dir=tmp_path).embed(["cat"]), first)
+
+
+def test_text_tower_is_unmoved_by_what_follows_the_end_of_a_text(clip):
+    tokens = clip.tokenize(["a cat", "a long text about a cat and its many friends"])
+    with torch.no_grad():
+        together, alone = clip.encode_text(tokens), clip.encode_text(tokens[:1])
+    torch.testing.assert_close(together[:1], alone, atol=1e-6, rtol=1e-5)
+
+
+def test_empty_vocabulary_and_unknown_templates_are_refused(clip, bank, tmp_path):
+    with pytest.raises(InputError, match="vocabulary is empty"):
+        bank.embed([])
+    with pytest.raises(InputError, match='no prompt templates "vild".*"vild63"'):
+        TextBank(clip, "vild", cache_dir=tmp_path)

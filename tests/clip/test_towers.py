@@ -1,0 +1,164 @@
+"""The towers against open_clip's own models, against naive loops, and with gradients."""
+
+from __future__ import annotations
+
+import open_clip
+import pytest
+import torch
+
+from clipself_seg.clip import load_clip, save_clip
+from clipself_seg.clip.tower import train_last_blocks
+from clipself_seg.errors import InputError
+
+NAMES = ["ViT-B-32-quickgelu", "EVA02-B-16", "RN50"]
+
+
+@pytest.fixture(scope="module")
+def mini():
+    torch.manual_seed(0)
+    return load_clip("ViT-Mini-8", None)
+
+
+@pytest.fixture(scope="module")
+def tiny_eva():
+    from clipself_seg.clip.eva import EvaTransformer
+
+    torch.manual_seed(0)
+    return EvaTransformer(
+        image_size=32, patch_size=8, width=64, layers=3, heads=2, hidden=96, embed_dim=16
+    ).eval()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_image_and_text_embeddings_equal_open_clip(name, tmp_path):
+    torch.manual_seed(0)
+    theirs = open_clip.create_model(name).eval()
+    torch.save(theirs.state_dict(), tmp_path / "open_clip.pt")
+    ours = load_clip(name, tmp_path / "open_clip.pt")
+    images = torch.randn(2, 3, ours.image_size, ours.image_size)
+    tokens = ours.tokenize(["a dog", "two cats on a very long and patterned red sofa"])
+    with torch.no_grad():
+        actual, expected = ours.encode_image(images), theirs.encode_image(images, normalize=True)
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+        actual, expected = ours.encode_text(tokens), theirs.encode_text(tokens, normalize=True)
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+    save_clip(ours, tmp_path / "back.pt", layout="open_clip")
+    back = torch.load(tmp_path / "back.pt", weights_only=True)["state_dict"]
+    theirs.load_state_dict(back)  # strict: both ways through the converter
+
+
+def test_dense_features_equal_a_last_block_in_which_each_token_sees_only_itself(mini):
+    """The value path is attention under a diagonal mask."""
+    images, tower = torch.randn(1, 3, 48, 64), mini.visual
+    with torch.no_grad():
+        tokens, _, (h, w) = tower.embed(images)
+        for block in tower.blocks[:-1]:
+            tokens = block(tokens)
+        patches = tokens[:, 1:]
+        alone = torch.eye(h * w, dtype=torch.bool)[None]
+        expected = tower.project(tower.blocks[-1].observe(patches, patches, alone))
+    actual = tower.dense(images).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 56)])
+def test_named_features_have_the_announced_shapes(mini, tiny_eva, size):
+    for tower in (mini.visual, tiny_eva):
+        shapes = tower.feature_shapes()
+        for name, feature in tower.features(torch.randn(2, 3, *size), shapes).items():
+            channels, stride = shapes[name]
+            assert feature.shape == (2, channels, size[0] // stride, size[1] // stride), name
+
+
+def test_features_stop_after_the_last_block_that_is_asked_for(mini):
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        alone = mini.visual.features(images, ["block0"])
+        both = mini.visual.features(images, ["block0", "dense"])
+    torch.testing.assert_close(alone["block0"], both["block0"])
+    assert set(alone) == {"block0"}
+
+
+def test_region_that_is_the_whole_image_gives_the_image_embedding_by_masked_attention(
+    mini, tiny_eva
+):
+    for tower in (mini.visual, tiny_eva):
+        images = torch.randn(2, 3, tower.image_size, tower.image_size)
+        side = tower.image_size // tower.patch_size
+        whole = [torch.ones(1, side, side, dtype=torch.bool)] * 2
+        with torch.no_grad():
+            regions, expected = tower.observe_regions(images, whole), tower(images)
+        torch.testing.assert_close(regions, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_images_with_different_numbers_of_regions_do_not_disturb_each_other(mini):
+    images = torch.randn(2, 3, 64, 64)
+    masks = [torch.rand(3, 8, 8) > 0.5, torch.rand(1, 8, 8) > 0.5]
+    with torch.no_grad():
+        together = mini.encode_masks(images, masks, masked_attention=True)
+        apart = [
+            mini.encode_masks(images[i : i + 1], [masks[i]], masked_attention=True) for i in (0, 1)
+        ]
+    torch.testing.assert_close(together, torch.cat(apart), atol=1e-5, rtol=1e-4)
+
+
+def test_checkpointing_changes_no_gradient(mini, tiny_eva):
+    for tower in (mini.visual, tiny_eva):
+        images, gradients = torch.randn(1, 3, 40, 40), []
+        for tower.checkpointing in (False, True):
+            tower.zero_grad()
+            tower.dense(images).square().sum().backward()
+            gradients.append(
+                {n: p.grad.clone() for n, p in tower.named_parameters() if p.grad is not None}
+            )
+        tower.checkpointing = False
+        assert gradients[0].keys() == gradients[1].keys()
+        for name, gradient in gradients[0].items():
+            torch.testing.assert_close(gradient, gradients[1][name], msg=name)
+
+
+def test_layer_groups_are_a_partition_of_the_parameters(mini, tiny_eva):
+    for tower in (mini.visual, tiny_eva, load_clip("RN50", None).visual):
+        grouped = [id(p) for group in tower.layer_groups().values() for p in group]
+        assert sorted(grouped) == sorted(id(p) for p in tower.parameters())
+
+
+def test_parameters_unused_by_dense_get_no_gradient_and_all_other_block_parameters_do(tiny_eva):
+    train_last_blocks(tiny_eva, -1, dense_only=True)
+    tiny_eva.zero_grad(set_to_none=True)
+    tiny_eva.dense(torch.randn(1, 3, 32, 32)).sum().backward()
+    for name, parameter in tiny_eva.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), name
+    unused = {id(p) for p in tiny_eva.unused_by_dense()}
+    trained = {id(p) for p in tiny_eva.parameters() if p.requires_grad}
+    blocks = {id(p) for p in tiny_eva.blocks.parameters()}
+    assert trained == blocks - unused
+
+
+@pytest.mark.parametrize("count, expected", [(0, set()), (1, {3}), (-1, {0, 1, 2, 3})])
+def test_last_blocks_train_whatever_was_set_before(count, expected):
+    tower = load_clip("ViT-Mini-8", None).visual
+    depth = len(tower.blocks)
+    wanted = {depth - 4 + i for i in expected} if count != -1 else set(range(depth))
+    train_last_blocks(tower, -1)
+    train_last_blocks(tower, count)
+    training = {
+        i for i, b in enumerate(tower.blocks) if all(p.requires_grad for p in b.parameters())
+    }
+    assert training == wanted
+    assert not tower.proj.requires_grad and not tower.positional_embedding.requires_grad
+
+
+def test_bad_input_is_named(mini):
+    with pytest.raises(InputError, match="60x64 is not a multiple of 8"):
+        mini.encode_dense(torch.zeros(1, 3, 60, 64))
+    with pytest.raises(InputError, match=r"\(4, 4\) cells, the features \(8, 8\)"):
+        mini.encode_masks(torch.zeros(1, 3, 64, 64), [torch.ones(1, 4, 4)])
+    with pytest.raises(InputError, match='no feature "block99".*"block'):
+        mini.visual.features(torch.zeros(1, 3, 64, 64), ["block99"])
+    with pytest.raises(InputError, match="no class token"):
+        load_clip("RN50", None).encode_boxes(
+            torch.zeros(1, 3, 64, 64), [torch.rand(1, 4)], masked_attention=True
+        )
+    with pytest.raises(InputError, match="embeds images of 224x224"):
+        load_clip("RN50", None).encode_image(torch.zeros(1, 3, 256, 256))

@@ -1,0 +1,236 @@
+"""Checkpoint files: every layout loads, everything else is refused by name, nothing is executed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from clipself_seg.clip import list_architectures, load_clip, save_clip
+from clipself_seg.clip.build import find_architecture
+from clipself_seg.clip.checkpoints import read_checkpoint
+from clipself_seg.clip.weights import signature_of, to_native, to_official, to_open_clip
+from clipself_seg.errors import InputError
+
+MINI = "ViT-Mini-8"
+
+
+@pytest.fixture(scope="module")
+def mini():
+    torch.manual_seed(1)
+    return load_clip(MINI, None)
+
+
+@pytest.fixture
+def official(mini):
+    return to_official({k: v.clone() for k, v in mini.state_dict().items()}, separate_text=False)
+
+
+def same_weights(a, b) -> bool:
+    return a.weights_hash() == b.weights_hash()
+
+
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "module"])
+def test_wrapped_and_bare_state_dicts_load_and_optimiser_state_is_ignored(
+    mini, official, tmp_path, wrapper
+):
+    content = (
+        official if wrapper is None else {wrapper: official, "optimizer": {"state": {}}, "epoch": 6}
+    )
+    torch.save(content, tmp_path / "x.pt")
+    assert same_weights(load_clip(MINI, tmp_path / "x.pt"), mini)
+
+
+def test_module_prefix_and_half_precision_load(mini, official, tmp_path, caplog):
+    content = {f"module.{k}": v.half() for k, v in official.items()}
+    torch.save({"state_dict": content}, tmp_path / "half.pt")
+    with caplog.at_level(logging.INFO):
+        loaded = load_clip(MINI, tmp_path / "half.pt")
+    torch.testing.assert_close(loaded.visual.proj, mini.visual.proj.half().float())
+    count = len(official)
+    line = f"half.pt (state dict): {count} loaded, {count} converted, 0 missing, 0 unexpected"
+    assert line in caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+@pytest.mark.parametrize("layout", ["official", "open_clip"])
+def test_saved_models_load_back(mini, tmp_path, suffix, layout):
+    path = tmp_path / f"saved.{suffix}"
+    save_clip(mini, path, layout=layout)
+    assert same_weights(load_clip(MINI, path), mini)
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_eva_names_survive_both_layouts():
+    names = load_clip("EVA02-B-16", None).state_dict()
+    for convert in (to_official, to_open_clip):
+        assert list(to_native(convert(names, separate_text=True))) == list(names)
+
+
+def test_old_flat_eva_text_and_rotary_buffers_are_understood():
+    flat = {"text.logit_scale": torch.ones(()), "text_projection": torch.ones(1)}
+    flat |= {
+        "visual.rope.freqs_cos": torch.ones(1),
+        "visual.blocks.0.attn.rope.freqs_sin": torch.ones(1),
+    }
+    assert list(to_native(flat)) == ["logit_scale", "text.text_projection"]
+
+
+def test_torchscript_archive_is_read_as_data_and_gets_quickgelu(official, tmp_path):
+    class Node(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    def insert(node: nn.Module, names: list[str], tensor: torch.Tensor) -> None:
+        if len(names) == 1:
+            node.register_buffer(names[0], tensor)
+            return
+        if not hasattr(node, names[0]):
+            node.add_module(names[0], Node())
+        insert(getattr(node, names[0]), names[1:], tensor)
+
+    root = Node()
+    for name, tensor in official.items():
+        insert(root, name.split("."), tensor.half())
+    for constant in ("input_resolution", "context_length", "vocab_size"):
+        root.register_buffer(constant, torch.tensor(77))
+    torch.jit.save(torch.jit.script(root), tmp_path / "openai.pt")
+    clip = load_clip(MINI, tmp_path / "openai.pt")
+    assert clip.quick_gelu and "TorchScript" in str(clip.report) and "QuickGELU" in str(clip.report)
+    torch.testing.assert_close(clip.visual.proj.detach(), official["visual.proj"].half().float())
+
+
+def test_openai_state_dict_gets_quickgelu_whatever_the_name_says(official, tmp_path):
+    torch.save(official | {"input_resolution": torch.tensor(64)}, tmp_path / "openai.pt")
+    assert load_clip(MINI, tmp_path / "openai.pt").quick_gelu
+
+
+def test_position_table_of_another_grid_is_resized_and_reported(official, tmp_path):
+    official["visual.positional_embedding"] = torch.randn(
+        1 + 16, len(official["visual.class_embedding"])
+    )
+    torch.save(official, tmp_path / "small.pt")
+    assert "positions resized" in str(load_clip(MINI, tmp_path / "small.pt").report)
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.system, ("touch exploded",)
+
+
+def _bad_files(official, folder) -> dict[str, str]:
+    """File name -> what the error must say."""
+    torch.save(official, folder / "good.pt")
+    whole = (folder / "good.pt").read_bytes()
+    (folder / "truncated.pt").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.pt").write_text("not a checkpoint")
+    (folder / "empty.pt").write_bytes(b"")
+    torch.save({"state_dict": official, "extra": Bomb()}, folder / "bomb.pt")
+    (folder / "raw.pt").write_bytes(pickle.dumps(Bomb()))
+    safetensors.torch.save_file(
+        {k: v.contiguous() for k, v in official.items()}, folder / "good.safetensors"
+    )
+    cut = (folder / "good.safetensors").read_bytes()[:-100]
+    (folder / "cut.safetensors").write_bytes(cut)
+    torch.save({}, folder / "nothing.pt")
+    torch.save([1, 2], folder / "list.pt")
+    torch.save({"fc.weight": torch.ones(2)}, folder / "foreign.pt")
+    missing = {k: v for k, v in official.items() if k != "visual.ln_post.bias"}
+    torch.save(missing, folder / "missing.pt")
+    torch.save(official | {"visual.extra": torch.ones(1)}, folder / "extra.pt")
+    torch.save(official | {"ln_final.bias": torch.ones(3)}, folder / "shape.pt")
+    torch.save(
+        official | {"ln_final.bias": official["ln_final.bias"].to(torch.int8)}, folder / "int8.pt"
+    )
+    return {
+        "absent.pt": "no checkpoint at .*absent.pt",
+        "truncated.pt": "truncated.pt is truncated",
+        "text.pt": "text.pt is (refused|truncated)",
+        "empty.pt": "empty.pt is truncated",
+        "bomb.pt": "bomb.pt is refused.*system",
+        "raw.pt": "raw.pt is refused",
+        "cut.safetensors": "cut.safetensors is truncated",
+        "nothing.pt": "holds no tensors",
+        "list.pt": "holds a list, not a state dict",
+        "foreign.pt": "no CLIP image tower .*fc.weight",
+        "missing.pt": "lacks 1 tensors .visual.ln_post.bias",
+        "extra.pt": "has unexpected 1 tensors .visual.extra",
+        "shape.pt": r"ln_final.bias is \(3,\), the model needs",
+        "int8.pt": "ln_final.bias is int8, not floating point",
+    }
+
+
+def test_bad_files_are_refused_by_name_and_nothing_runs(official, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, message in _bad_files(official, tmp_path).items():
+        with pytest.raises(InputError, match=message) as caught:
+            load_clip(MINI, tmp_path / name)
+        assert len(str(caught.value).splitlines()) <= 2, name
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_torchscript_archive_with_a_foreign_name_is_refused(tmp_path):
+    import zipfile
+
+    payload = pickle.dumps(Bomb(), protocol=2)
+    with zipfile.ZipFile(tmp_path / "evil.pt", "w") as archive:
+        archive.writestr("evil/data.pkl", payload)
+        archive.writestr("evil/constants.pkl", pickle.dumps(()))
+    with pytest.raises(InputError, match="refused.*system"):
+        read_checkpoint(tmp_path / "evil.pt")
+
+
+def test_file_of_another_architecture_is_refused_with_its_own_name(official, tmp_path):
+    torch.save(official, tmp_path / "mini.pt")
+    with pytest.raises(
+        InputError, match='OpenAI ViT .width.*EVA ViT .width 768.*load it as "ViT-Mini-8"'
+    ):
+        load_clip("EVA02-B-16", tmp_path / "mini.pt")
+
+
+def test_exact_gelu_weights_are_refused_by_a_quickgelu_model(tmp_path):
+    plain = load_clip("ViT-B-32", None)
+    save_clip(plain, tmp_path / "gelu.pt")
+    with pytest.raises(InputError, match='exact GELU.*load it as "ViT-B-32"'):
+        load_clip("ViT-B-32-quickgelu", tmp_path / "gelu.pt")
+
+
+@pytest.mark.parametrize(
+    "name, hint",
+    [("ViT-B16", "ViT-B-16"), ("EVA02-B16", "EVA02-B-16"), ("coca_ViT-B-32", "neither")],
+)
+def test_unknown_or_unsupported_model_name_gets_the_nearest_one(name, hint):
+    with pytest.raises(InputError, match=hint):
+        load_clip(name, None)
+
+
+def test_unknown_tag_gets_the_nearest_one():
+    with pytest.raises(InputError, match='neither a file nor a tag; did you mean "openai"'):
+        load_clip("ViT-B-16", "opnai")
+
+
+def test_every_config_and_its_state_dict_agree_on_the_signature():
+    for name in ("ViT-B-32", "EVA02-B-16", "RN50", MINI):
+        clip = load_clip(name, None)
+        assert signature_of(clip.state_dict()) == find_architecture(name).signature
+
+
+def test_named_towers_of_the_issue_are_all_known():
+    known = set(list_architectures())
+    for name in (
+        "ViT-B-32",
+        "ViT-B-16",
+        "ViT-L-14",
+        "ViT-L-14-336",
+        "RN50",
+        "RN50x4",
+        "RN50x16",
+        "RN50x64",
+    ):
+        assert {name, f"{name}-quickgelu"} <= known
+    assert {"EVA02-B-16", "EVA02-L-14", "EVA02-L-14-336", MINI} <= known

@@ -1,0 +1,232 @@
+"""Every key that this project adds to Detectron2's configuration, and the way a configuration is
+read.
+
+Of Detectron2's own keys these are used: ``MODEL.META_ARCHITECTURE``, ``MODEL.DEVICE``,
+``DATASETS.TRAIN`` and ``.TEST``, ``DATALOADER.NUM_WORKERS``, ``TEST.EVAL_PERIOD``, ``SEED``,
+``OUTPUT_DIR``, and of ``SOLVER``: ``IMS_PER_BATCH`` (images of a step over all processes),
+``BASE_LR``, ``WARMUP_ITERS``, ``MAX_ITER``, ``WEIGHT_DECAY``, ``CHECKPOINT_PERIOD``,
+``AMP.ENABLED``, ``CLIP_GRADIENTS.ENABLED`` and ``.CLIP_VALUE`` (norm over all parameters).
+
+"Code" and "paper" in the comments are the official CLIPSelf code and arXiv 2310.01403; where they
+differ, the default is the code, whose numbers the paper prints, and D1 to D5 name the difference.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from clipself_seg.errors import InputError, nearest
+
+# What a key may be, where that is a short list.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "INPUT.REGIONS.SOURCE": ("grid", "proposals"),
+    "INPUT.REGIONS.GRID_PAIRS": ("aspect", "all"),
+    "MODEL.CLIPSELF.LOSS_AVERAGE": ("regions", "images"),
+    "SOLVER.AMP.DTYPE": ("float16", "bfloat16"),
+    "TEST.REGIONS.MASK_RESIZE": ("reference", "exact"),
+    "TEST.REGIONS.TEMPLATES": ("vild63", "openai80", "single"),
+}
+READINGS = ("boxes", "masks", "crops", "attention_boxes", "attention_masks")
+
+
+def add_clipself_seg_config(cfg: CfgNode) -> None:
+    """Add the project's keys, and the defaults of Detectron2's keys that differ here, to `cfg`."""
+    _add_model(cfg)
+    _add_input(cfg)
+    _add_solver(cfg)
+    _add_test(cfg)
+
+
+def _add_model(cfg: CfgNode) -> None:
+    cfg.MODEL.META_ARCHITECTURE = "CLIPSelf"
+    cfg.MODEL.CLIP = CfgNode()
+    # open_clip's model name, such as EVA02-B-16 or ViT-B-16-quickgelu, or ViT-Mini-8 of the mini
+    # world.
+    cfg.MODEL.CLIP.NAME = "ViT-Mini-8"
+    # A checkpoint file, an open_clip tag, or a tag of the shipped weights; "" is random weights
+    # from SEED.
+    cfg.MODEL.CLIP.WEIGHTS = "mini"
+    # How many of the last transformer blocks (stages of a ResNet) train; -1 is all of them. Paper,
+    # Table 1b. Stem, positions, final norm and projection never do.
+    cfg.MODEL.CLIP.TRAINABLE_BLOCKS = -1
+    # Recompute the blocks in the backward pass: less memory, about a third more time, equal
+    # gradients.
+    cfg.MODEL.CLIP.CHECKPOINTING = False
+    # What MODEL.BACKBONE.NAME: CLIPBackbone gives to a head: "dense" and any of "block0",
+    # "block1", ...
+    cfg.MODEL.CLIP.OUT_FEATURES = ("dense",)
+    cfg.MODEL.CLIPSELF = CfgNode()
+    # D4: share of the student in what is evaluated and written, the rest is the original CLIP. The
+    # code has 0.7 for B/16 and 0.95 for L/14; the paper mentions none, which is 1.
+    cfg.MODEL.CLIPSELF.ALPHA = 0.7
+    # D3: "regions" averages the loss over all regions of the batch (code), "images" first within
+    # each image (paper).
+    cfg.MODEL.CLIPSELF.LOSS_AVERAGE = "regions"
+    # Factor of the loss.
+    cfg.MODEL.CLIPSELF.LOSS_WEIGHT = 1.0
+
+
+def _add_input(cfg: CfgNode) -> None:
+    cfg.INPUT.REGIONS = CfgNode()
+    # "grid" distils patches of a random grid, "proposals" the boxes that the data set brings.
+    cfg.INPUT.REGIONS.SOURCE = "grid"
+    # Side in pixels of the student's square input; the longest side of an image is resized to it.
+    # Paper, Table 1c.
+    cfg.INPUT.REGIONS.STUDENT_SIZE = 1024
+    # Largest number of rows and of columns of the grid, M. Paper, Table 1a.
+    cfg.INPUT.REGIONS.MAX_SPLIT = 6
+    # D1: "aspect" keeps rows and columns within a factor of two, 24 pairs for M = 6 (code); "all"
+    # draws any pair (paper).
+    cfg.INPUT.REGIONS.GRID_PAIRS = "aspect"
+    # D2: at most so many random regions of an image (code: 20); 0 takes all (paper).
+    cfg.INPUT.REGIONS.MAX_REGIONS = 20
+    # Enlargement of the teacher's crop about the centre of the region: 1 for grids, 1.5 for
+    # proposals in the code.
+    cfg.INPUT.REGIONS.CROP_SCALE = 1.0
+    # Proposals of a smaller or larger area, in square pixels of the original image, are dropped.
+    cfg.INPUT.REGIONS.MIN_AREA = 8.0**2
+    cfg.INPUT.REGIONS.MAX_AREA = 1024.0**2
+    # Each step resizes its images to one of these sides, drawn from SEED and the iteration; ()
+    # keeps STUDENT_SIZE.
+    cfg.INPUT.REGIONS.MULTISCALE = ()
+
+
+def _add_solver(cfg: CfgNode) -> None:
+    # AdamW's moment decays and epsilon. The code takes (0.9, 0.999), 1e-8 for EVA and (0.9, 0.98),
+    # 1e-6 for OpenAI.
+    cfg.SOLVER.BETAS = (0.9, 0.999)
+    cfg.SOLVER.EPS = 1e-8
+    cfg.SOLVER.BASE_LR = 1e-5
+    # Not on biases, norms and other vectors.
+    cfg.SOLVER.WEIGHT_DECAY = 0.1
+    # D5: average the gradients over the processes. False is what the code does: every process
+    # trains its own replica on its own part of the batch, and the first one's is evaluated and
+    # saved.
+    cfg.SOLVER.SYNC_GRADIENTS = True
+    # Precision under SOLVER.AMP.ENABLED: "float16" with loss scaling (code), or "bfloat16".
+    cfg.SOLVER.AMP.DTYPE = "float16"
+    # How many of the newest checkpoints stay on disk.
+    cfg.SOLVER.CHECKPOINT_KEEP = 2
+    # Steps between two lines of the log.
+    cfg.SOLVER.LOG_PERIOD = 20
+    cfg.SEED = 0
+
+
+def _add_test(cfg: CfgNode) -> None:
+    cfg.TEST.REGIONS = CfgNode()
+    # Sides in pixels of the square input of region recognition; () is INPUT.REGIONS.STUDENT_SIZE.
+    # Paper, Fig. 3.
+    cfg.TEST.REGIONS.SIZES = ()
+    # Ways of reading a region: "boxes" and "masks" from the dense features, "crops" from image
+    # crops (1.5x for things), "attention_boxes" and "attention_masks" by masked attention. Paper,
+    # Tables 1, 2, A1, A2.
+    cfg.TEST.REGIONS.READ = ("boxes", "masks", "crops")
+    # How a mask reaches the token grid: "reference" as in the published numbers, "exact" by the
+    # covered area.
+    cfg.TEST.REGIONS.MASK_RESIZE = "reference"
+    # Sentences around a class name: ViLD's 63, OpenAI's 80, or one.
+    cfg.TEST.REGIONS.TEMPLATES = "vild63"
+
+
+def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -> CfgNode:
+    """Read a YAML file with its ``_BASE_`` files, then ``KEY VALUE`` pairs; check what can be
+    checked early.
+
+    Args:
+        path: the file; None or "" starts from the defaults.
+        opts: keys and values in turn, as on a command line.
+
+    Raises:
+        InputError: missing or broken file, unknown key (with the nearest known one), a value of
+            another type or outside its choices.
+    """
+    cfg = get_cfg()
+    add_clipself_seg_config(cfg)
+    if path:
+        _merge(cfg, _read_yaml(Path(path)), str(path))
+    _merge(cfg, _nested(opts), "the command line")
+    _check(cfg)
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    cfg.freeze()
+    return cfg
+
+
+def flatten(cfg: CfgNode | dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Full key and value of every leaf, in the order of the tree."""
+    for key, value in cfg.items():
+        if isinstance(value, dict) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        near = [str(p) for p in sorted(path.parent.glob("*.yaml"))]
+        raise InputError(
+            f"no config file {path}" + (f"; {nearest(str(path), near)}" if near else "")
+        )
+    try:
+        # Detectron2's own reader falls back to an unsafe YAML loader, which runs code.
+        loaded = CfgNode.load_yaml_with_base(str(path), allow_unsafe=False)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: its _BASE_ {error.filename} is missing") from None
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, AssertionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not a usable YAML file: {reason}") from None
+    if not isinstance(loaded, dict):
+        raise InputError(f"{path} holds no keys")
+    return loaded
+
+
+def _nested(opts: Sequence[str]) -> dict[str, Any]:
+    if len(opts) % 2:
+        raise InputError(f'give options as KEY VALUE pairs; "{opts[-1]}" has no partner')
+    tree: dict[str, Any] = {}
+    for key, value in zip(opts[::2], opts[1::2]):
+        *parents, leaf = key.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree
+
+
+def _merge(cfg: CfgNode, tree: dict[str, Any], source: str) -> None:
+    known = dict(flatten(cfg))
+    for key, value in flatten(tree):
+        if key not in known:
+            raise InputError(f'{source}: unknown key "{key}"; {nearest(key, known)}')
+        try:
+            # YAML and the command line write whole numbers for float keys too.
+            cfg.merge_from_list([key, float(value) if isinstance(known[key], float) else value])
+        except ValueError:
+            wanted = type(known[key]).__name__
+            hint = ", such as \"('a', 'b')\"" if wanted == "tuple" else ""
+            raise InputError(
+                f"{source}: {key} must be of type {wanted}{hint}, got {value!r}"
+            ) from None
+
+
+def _check(cfg: CfgNode) -> None:
+    values = dict(flatten(cfg))
+    for key, choices in CHOICES.items():
+        if values[key] not in choices:
+            raise InputError(f'{key} cannot be "{values[key]}"; {nearest(values[key], choices)}')
+    for reading in cfg.TEST.REGIONS.READ:
+        if reading not in READINGS:
+            raise InputError(
+                f'TEST.REGIONS.READ cannot have "{reading}"; {nearest(reading, READINGS)}'
+            )
+    if not 0 <= cfg.MODEL.CLIPSELF.ALPHA <= 1:
+        raise InputError(f"MODEL.CLIPSELF.ALPHA must be in [0, 1], got {cfg.MODEL.CLIPSELF.ALPHA}")
+    if cfg.SEED < 0:
+        raise InputError(f"SEED must be 0 or more, got {cfg.SEED}: every run here is repeatable")

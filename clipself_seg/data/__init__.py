@@ -1,0 +1,1 @@
+"""Pictures, regions and words: what goes into the models."""

@@ -1,0 +1,161 @@
+"""Reading pictures, and the two ways in which they are brought to a square.
+
+Frames: H, W are the picture's pixels, boxes are XYXY pixels with x to the right and y down. PIL
+does every resampling, because the published numbers were made with its antialiased bicubic filter.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from clipself_seg.errors import InputError
+
+_ORIENTATION_TAG = 274
+_ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What Pillow raises for a file that is not what it says, depending on the format and the place.
+_DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    IndexError,
+    TypeError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+
+def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> np.ndarray:
+    """Read a picture as uint8 RGB, (H, W, 3).
+
+    The EXIF orientation is applied, as Detectron2's loaders do: COCO's sizes and annotations refer
+    to the picture as it is meant to be seen. Grey, palette and CMYK become RGB, an alpha channel is
+    dropped, 16-bit grey keeps its high byte.
+
+    Args:
+        path: any format that Pillow reads; of an animation the first frame.
+        size: (width, height) that the annotations state, if boxes or masks will be used.
+
+    Raises:
+        InputError: the file is missing, cannot be decoded, or has another size than stated.
+    """
+    try:
+        with Image.open(path) as file:
+            file.load()
+            image = _to_rgb(_upright(file))
+    except FileNotFoundError:
+        raise InputError(
+            f"image {path} is missing: restore it, or remove it from the annotation file"
+        ) from None
+    except UnidentifiedImageError:
+        raise InputError(f"image {path} is not a picture that Pillow reads: replace it") from None
+    except _DECODING_ERRORS as error:
+        raise InputError(
+            f"image {path} cannot be decoded ({error}): fetch it again, "
+            "or remove it from the annotation file"
+        ) from None
+    if size is not None and image.size != size:
+        raise InputError(
+            f"image {path} is {image.width} x {image.height} (after EXIF rotation), "
+            f"its annotation says {size[0]} x {size[1]}: correct the annotation or the file"
+        )
+    return np.asarray(image)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation; a damaged EXIF block counts as none."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG)
+    except _DECODING_ERRORS:
+        return image
+    method = _ORIENTATIONS.get(orientation) if isinstance(orientation, int) else None
+    return image if method is None else image.transpose(method)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Pillow's own conversion of 16-bit grey clips at 255 and would give a white picture.
+        high_byte = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
+        return Image.fromarray(high_byte.astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError(
+            "floating-point pixels have no defined range; save it with 8 bits a channel"
+        )
+    return image.convert("RGB")
+
+
+def fit_size(width: int, height: int, side: int) -> tuple[int, int]:
+    """Size (width, height) with the longest side equal to `side`, the aspect kept, each at least 1.
+
+    Python's `round` (halves to even) decides, as in the reference.
+    """
+    scale = side / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def letterbox_image(image: np.ndarray, side: int) -> np.ndarray:
+    """The student's input: longest side = `side`, bicubic, black padding at the right and bottom.
+
+    Args:
+        image: uint8 (H, W, 3).
+        side: side S of the square, in pixels.
+
+    Returns:
+        uint8 (S, S, 3). A point (x, y) of the picture lies at (x, y) / max(W, H) of the square, so
+        relative boxes do not depend on S (`regions.relative_boxes`).
+    """
+    picture = Image.fromarray(image)
+    picture = picture.resize(fit_size(*picture.size, side), Image.Resampling.BICUBIC)
+    square = np.zeros((side, side, 3), dtype=np.uint8)
+    square[: picture.height, : picture.width] = np.asarray(picture)
+    return square
+
+
+def letterbox_crops(image: np.ndarray, boxes: np.ndarray, side: int) -> np.ndarray:
+    """The teacher's inputs: each box cut out, longest side = `side`, black padding on both sides.
+
+    The padding is even; an odd pixel goes to the right or bottom. Corners are rounded as PIL's
+    crop does (see `pixel_corners`).
+
+    Args:
+        image: uint8 (H, W, 3).
+        boxes: (n, 4) XYXY pixels, fractions allowed.
+        side: side S0 of the squares, in pixels.
+
+    Returns:
+        uint8 (n, S0, S0, 3).
+    """
+    picture = Image.fromarray(image)
+    crops = np.zeros((len(boxes), side, side, 3), dtype=np.uint8)
+    for crop, corners in zip(crops, pixel_corners(boxes, *picture.size)):
+        cut = picture.crop(tuple(corners.tolist()))
+        cut = cut.resize(fit_size(*cut.size, side), Image.Resampling.BICUBIC)
+        left, top = (side - cut.width) // 2, (side - cut.height) // 2
+        crop[top : top + cut.height, left : left + cut.width] = np.asarray(cut)
+    return crops
+
+
+def pixel_corners(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Round boxes to pixels that can be cut out, (n, 4) int64 with 0 <= x0 < x1 <= width.
+
+    Corners go to the nearest integer (halves to even, as PIL rounds) and are clipped to the
+    picture. A box that would have no pixel left, because it is thinner than one or lies outside,
+    gets the one pixel column or row nearest to it.
+    """
+    limit = np.array([width, height])
+    corners = np.rint(np.asarray(boxes, dtype=np.float64).reshape(-1, 4)).astype(np.int64)
+    low = corners[:, :2].clip(0, limit - 1)
+    high = np.maximum(corners[:, 2:], low + 1).clip(None, limit)
+    return np.concatenate([low, high], axis=1)

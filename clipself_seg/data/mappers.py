@@ -1,0 +1,259 @@
+"""What each task needs from a dataset record, as uint8 pictures and plain tensors.
+
+Nothing is normalised here: pictures travel as bytes and the model does the rest.
+Legend: S side of the padded square, S0 side of a teacher crop, n regions, h w tokens along S.
+"Relative" boxes are XYXY in [0, 1] of the padded square.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from torch import Tensor
+
+from clipself_seg.data.images import letterbox_crops, letterbox_image, read_image
+from clipself_seg.data.panoptic import (
+    MaskResize,
+    category_labels,
+    read_segments,
+    segment_regions,
+    token_masks,
+)
+from clipself_seg.data.records import Record
+from clipself_seg.data.regions import (
+    GridRule,
+    Regions,
+    relative_boxes,
+    sample_grid_regions,
+    sample_proposal_regions,
+)
+from clipself_seg.data.vocabulary import Vocabulary
+
+Sample = dict[str, Any]
+
+
+class DistillMapper:
+    """Record and draw number -> the picture, its regions, and a crop of each.
+
+    The sample depends on the record, the seed and the draw number only, so it is the same
+    whichever process makes it, and an interrupted run sees what an uninterrupted one would have
+    seen.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        source: str,
+        student_size: int,
+        crop_size: int,
+        seed: int,
+        max_split: int = 6,
+        grid_rule: GridRule = "aspect",
+        max_regions: int = 20,
+        crop_scale: float = 1.0,
+        min_area: float = 8**2,
+        max_area: float = 1024**2,
+    ) -> None:
+        """
+        Args:
+            source: "grid" draws cells, "proposals" draws from the record's "proposals".
+            student_size: S, in pixels.
+            crop_size: S0, in pixels.
+            seed: of the run.
+            max_split: see `sample_grid_regions`.
+            grid_rule: see `grid_pairs`.
+            max_regions: cap per picture, 0 for none.
+            crop_scale: enlargement of the teacher's crops.
+            min_area: of proposals, in square pixels of the original picture.
+            max_area: of proposals, likewise.
+        """
+        if source not in ("grid", "proposals"):
+            raise ValueError(f'regions come from "grid" or "proposals", got "{source}"')
+        self.source = source
+        self.student_size = student_size
+        self.crop_size = crop_size
+        self.seed = seed
+        self.max_split = max_split
+        self.grid_rule = grid_rule
+        self.max_regions = max_regions
+        self.crop_scale = crop_scale
+        self.min_area = min_area
+        self.max_area = max_area
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, *, crop_size: int, seed: int) -> dict[str, Any]:
+        """Read INPUT.REGIONS; the teacher's input side and the seed come from the caller."""
+        regions = cfg.INPUT.REGIONS
+        return {
+            "source": regions.SOURCE,
+            "student_size": regions.STUDENT_SIZE,
+            "crop_size": crop_size,
+            "seed": seed,
+            "max_split": regions.MAX_SPLIT,
+            "grid_rule": regions.GRID_PAIRS,
+            "max_regions": regions.MAX_REGIONS,
+            "crop_scale": regions.CROP_SCALE,
+            "min_area": regions.MIN_AREA,
+            "max_area": regions.MAX_AREA,
+        }
+
+    def __call__(self, record: Record, draw: int) -> Sample:
+        """Make the sample of one draw.
+
+        Args:
+            record: of `builtin.distillation_records`.
+            draw: number of this draw in the run, at least 0.
+
+        Returns:
+            "file_name", "image_id", "image" uint8 (3, S, S), "boxes" float32 (n, 4) relative,
+            "crops" uint8 (n, 3, S0, S0); n >= 1.
+
+        Raises:
+            InputError: the picture cannot be read, or proposals refer to another picture size.
+        """
+        image = read_image(record["file_name"], self._stated_size(record))
+        rng = np.random.default_rng((self.seed, draw))
+        height, width = image.shape[:2]
+        regions = self._sample_regions(rng, record, width, height)
+        return {
+            "file_name": record["file_name"],
+            "image_id": record["image_id"],
+            "image": _chw(letterbox_image(image, self.student_size)),
+            "boxes": _boxes(regions.boxes, width, height),
+            "crops": _chw(letterbox_crops(image, regions.crops, self.crop_size)),
+        }
+
+    def _stated_size(self, record: Record) -> tuple[int, int] | None:
+        """A grid fits any picture; proposals only the one that they were made for."""
+        return _size_in_file(record) if self.source == "proposals" else None
+
+    def _sample_regions(
+        self, rng: np.random.Generator, record: Record, width: int, height: int
+    ) -> Regions:
+        if self.source == "grid":
+            return sample_grid_regions(
+                rng,
+                width=width,
+                height=height,
+                max_split=self.max_split,
+                max_regions=self.max_regions,
+                rule=self.grid_rule,
+                crop_scale=self.crop_scale,
+            )
+        return sample_proposal_regions(
+            rng,
+            record["proposals"],
+            width=width,
+            height=height,
+            max_regions=self.max_regions,
+            min_area=self.min_area,
+            max_area=self.max_area,
+            crop_scale=self.crop_scale,
+        )
+
+
+class RegionMapper:
+    """Record with panoptic ground truth -> the picture and its regions with labels."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        crop_size: int,
+        stride: int,
+        vocabulary: Vocabulary,
+        read: Sequence[str] = ("boxes", "masks", "crops"),
+        mask_resize: MaskResize = "reference",
+        crop_scale: float = 1.5,
+    ) -> None:
+        """
+        Args:
+            image_size: S, in pixels.
+            crop_size: S0, in pixels.
+            stride: pixels per token along S.
+            vocabulary: class list of the data set, with ids and things.
+            read: ways of reading a region; crops and masks are made only if one of them needs them.
+            mask_resize: see `token_masks`.
+            crop_scale: enlargement of the things' crops.
+        """
+        self.image_size = image_size
+        self.crop_size = crop_size
+        self.tokens = image_size // stride
+        self.index_of = dict(vocabulary.dataset_id_to_index)
+        self.isthing = np.asarray(vocabulary.thing, dtype=bool)
+        self.thing_ids = frozenset(
+            category for category, index in self.index_of.items() if self.isthing[index]
+        )
+        self.with_crops = "crops" in read
+        self.with_masks = any(way.endswith("masks") for way in read)
+        self.mask_resize: MaskResize = mask_resize
+        self.crop_scale = crop_scale
+
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, *, image_size: int, crop_size: int, stride: int, vocabulary: Vocabulary
+    ) -> dict[str, Any]:
+        """Read TEST.REGIONS; sizes come from the model and the curve's current point."""
+        return {
+            "image_size": image_size,
+            "crop_size": crop_size,
+            "stride": stride,
+            "vocabulary": vocabulary,
+            "read": tuple(cfg.TEST.REGIONS.READ),
+            "mask_resize": cfg.TEST.REGIONS.MASK_RESIZE,
+        }
+
+    def __call__(self, record: Record) -> Sample:
+        """Make the sample of one picture.
+
+        Args:
+            record: of `builtin.region_records`.
+
+        Returns:
+            "file_name", "image_id", "image" uint8 (3, S, S), "boxes" float32 (n, 4) relative,
+            "labels" int64 (n,), "isthing" bool (n,), and if they are read "masks" bool (n, h, w)
+            and "crops" uint8 (n, 3, S0, S0). n may be 0: a picture whose segments are all too
+            small.
+
+        Raises:
+            InputError: picture, PNG or JSON are unreadable or disagree.
+        """
+        segments = read_segments(record, self.thing_ids)
+        height, width = segments.ids.shape
+        image = read_image(record["file_name"], (width, height))
+        labels = category_labels(segments.category_ids, self.index_of, record["pan_seg_file_name"])
+        isthing = self.isthing[labels]
+        regions = segment_regions(segments, isthing, self.crop_scale)
+        sample = {
+            "file_name": record["file_name"],
+            "image_id": record["image_id"],
+            "image": _chw(letterbox_image(image, self.image_size)),
+            "boxes": _boxes(regions.boxes, width, height),
+            "labels": torch.from_numpy(labels),
+            "isthing": torch.from_numpy(isthing),
+        }
+        if self.with_masks:
+            sample["masks"] = token_masks(segments.masks, self.tokens, self.mask_resize)
+        if self.with_crops:
+            sample["crops"] = _chw(letterbox_crops(image, regions.crops, self.crop_size))
+        return sample
+
+
+def _size_in_file(record: Record) -> tuple[int, int] | None:
+    """(width, height) of a record, in pixels, if its annotation file states them."""
+    return (record["width"], record["height"]) if "width" in record else None
+
+
+def _chw(image: np.ndarray) -> Tensor:
+    """(..., H, W, 3) -> (..., 3, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, -3)))
+
+
+def _boxes(boxes: np.ndarray, width: int, height: int) -> Tensor:
+    return torch.from_numpy(relative_boxes(boxes, width, height).astype(np.float32))

@@ -1,0 +1,220 @@
+"""Annotation files in COCO's formats -> dataset records (Detectron2's dictionaries).
+
+A record has "file_name", "image_id" and, where the file states them, "height" and "width" in
+pixels. Proposals and segments are added by the reader that knows them. Nothing here opens a
+picture.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipself_seg.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+
+# Below this a grid cell or a token has no content; the reference skips such pictures too.
+MIN_SIDE = 10
+
+
+def image_records(
+    json_file: str | os.PathLike[str], image_root: str | os.PathLike[str]
+) -> list[Record]:
+    """All pictures that a COCO-format file lists, with or without annotations.
+
+    Args:
+        json_file: only its "images" are read: "id", and "file_name" or, as in LVIS, "coco_url".
+        image_root: folder to which file names are relative.
+
+    Raises:
+        InputError: a missing or broken file, one without images, repeated image ids, no picture of
+            at least `MIN_SIDE` pixels a side.
+    """
+    return _image_records(_read_json(json_file), json_file, image_root)
+
+
+def proposal_records(
+    json_file: str | os.PathLike[str], image_root: str | os.PathLike[str]
+) -> list[Record]:
+    """`image_records` with "proposals": (n, 4) float32 XYXY pixels, in file order, n may be 0.
+
+    Args:
+        json_file: COCO's instances format. Of the annotations only "image_id" and "bbox" (XYWH)
+            are read.
+        image_root: folder to which file names are relative.
+
+    Raises:
+        InputError: as `image_records`; no annotations; a box that is not four finite numbers with
+            width and height of at least 0; a box of a picture that is not listed.
+    """
+    content = _read_json(json_file)
+    records = _image_records(content, json_file, image_root)
+    boxes = _boxes_by_image(_list_of(content, "annotations", json_file), json_file)
+    listed = {image["id"] for image in content["images"]}
+    for image_id in boxes.keys() - listed:
+        raise InputError(f'{json_file}: annotations of image {image_id}, which is not in "images"')
+    none = np.zeros((0, 4), dtype=np.float32)
+    for record in records:
+        record["proposals"] = boxes.get(record["image_id"], none)
+    return records
+
+
+def panoptic_records(
+    json_file: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
+    panoptic_root: str | os.PathLike[str],
+) -> list[Record]:
+    """`image_records` with "pan_seg_file_name" and "segments_info".
+
+    Category ids stay as in the file. Pictures without an entry in "annotations" have no ground
+    truth and are left out, with a logged count.
+
+    Raises:
+        InputError: as `image_records`; no annotations; an annotation of a picture that is not
+            listed; a segment without id, category or box.
+    """
+    content = _read_json(json_file)
+    records = {
+        record["image_id"]: record for record in _image_records(content, json_file, image_root)
+    }
+    listed = {image["id"] for image in content["images"]}
+    labelled = []
+    for annotation in _list_of(content, "annotations", json_file):
+        image_id = annotation.get("image_id")
+        if image_id not in listed:
+            raise InputError(
+                f'{json_file}: annotation of image {image_id}, which is not in "images"'
+            )
+        if image_id not in records:
+            continue
+        record = records[image_id]
+        _check_segments(annotation, image_id, json_file)
+        record["pan_seg_file_name"] = os.path.join(panoptic_root, annotation["file_name"])
+        record["segments_info"] = annotation["segments_info"]
+        labelled.append(record)
+    if len(labelled) < len(records):
+        logger.warning(
+            "%s: %d images have no panoptic annotation and are left out",
+            json_file,
+            len(records) - len(labelled),
+        )
+    return labelled
+
+
+def _read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    try:
+        content = json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise InputError(f"annotation file {path} is missing: put it there") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(
+            f"annotation file {path} cannot be read ({error}): fetch it again"
+        ) from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: not in COCO's format, which is an object with a list of images")
+    return content
+
+
+def _list_of(
+    content: dict[str, Any], key: str, path: str | os.PathLike[str]
+) -> list[dict[str, Any]]:
+    values = content.get(key)
+    if not isinstance(values, list) or not values:
+        raise InputError(f'{path}: no "{key}" in it: give a file in COCO\'s format that lists them')
+    return values
+
+
+def _image_records(
+    content: dict[str, Any], path: str | os.PathLike[str], image_root: str | os.PathLike[str]
+) -> list[Record]:
+    images = _list_of(content, "images", path)
+    records = [_image_record(image, path, image_root) for image in images]
+    _check_unique((record["image_id"] for record in records), path)
+    large = [record for record in records if _large_enough(record)]
+    if not large:
+        raise InputError(f"{path}: every image has a side below {MIN_SIDE} pixels")
+    if len(large) < len(records):
+        logger.warning(
+            "%s: %d of %d images have a side below %d pixels and are left out",
+            path,
+            len(records) - len(large),
+            len(records),
+            MIN_SIDE,
+        )
+    return large
+
+
+def _image_record(
+    image: dict[str, Any], path: str | os.PathLike[str], image_root: str | os.PathLike[str]
+) -> Record:
+    name = image.get("file_name") or "/".join(str(image.get("coco_url") or "").split("/")[-2:])
+    if not name or "id" not in image:
+        raise InputError(
+            f'{path}: an image needs "id" and "file_name" (or "coco_url"), got {image}'
+        )
+    record = {"file_name": os.path.join(image_root, name), "image_id": image["id"]}
+    if "height" in image and "width" in image:
+        record |= {"height": image["height"], "width": image["width"]}
+    return record
+
+
+def _check_unique(image_ids: Iterable[Any], path: str | os.PathLike[str]) -> None:
+    seen: set[Any] = set()
+    for image_id in image_ids:
+        if image_id in seen:
+            raise InputError(f"{path}: image id {image_id} is listed twice: ids must be unique")
+        seen.add(image_id)
+
+
+def _large_enough(record: Record) -> bool:
+    """True if both sides reach `MIN_SIDE`, or if the file does not state them."""
+    return min(record.get("height", MIN_SIDE), record.get("width", MIN_SIDE)) >= MIN_SIDE
+
+
+def _boxes_by_image(
+    annotations: list[dict[str, Any]], path: str | os.PathLike[str]
+) -> dict[Any, np.ndarray]:
+    """XYXY boxes of each image, checked."""
+    grouped: dict[Any, list[Any]] = {}
+    for annotation in annotations:
+        grouped.setdefault(annotation.get("image_id"), []).append(annotation.get("bbox"))
+    return {image_id: _xyxy(boxes, image_id, path) for image_id, boxes in grouped.items()}
+
+
+def _xyxy(boxes_xywh: list[Any], image_id: Any, path: str | os.PathLike[str]) -> np.ndarray:
+    try:
+        boxes = np.array(boxes_xywh, dtype=np.float64).reshape(len(boxes_xywh), 4)
+    except (TypeError, ValueError):
+        boxes = np.full((1, 4), np.nan)
+    if not np.isfinite(boxes).all() or (boxes[:, 2:] < 0).any():
+        raise InputError(
+            f'{path}: image {image_id} has a "bbox" that is not [x, y, width, height] '
+            "with finite numbers and sides of at least 0"
+        )
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes.astype(np.float32)
+
+
+def _check_segments(
+    annotation: dict[str, Any], image_id: Any, path: str | os.PathLike[str]
+) -> None:
+    segments = annotation.get("segments_info")
+    if not isinstance(segments, list) or "file_name" not in annotation:
+        raise InputError(
+            f'{path}: the annotation of image {image_id} needs "file_name" and "segments_info": '
+            "give a panoptic JSON"
+        )
+    for segment in segments:
+        missing = {"id", "category_id", "bbox"} - segment.keys()
+        if missing:
+            raise InputError(f"{path}: a segment of image {image_id} lacks {sorted(missing)}")
+    _xyxy([segment["bbox"] for segment in segments], image_id, path)

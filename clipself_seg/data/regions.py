@@ -1,0 +1,148 @@
+"""Which regions of a picture are distilled: grid cells or proposals.
+
+Legend: n regions, m grid rows, n_cols grid columns. Boxes are float64 XYXY in pixels of the
+original picture (no padding), unless a name says "relative". The rules are those of the CLIPSelf
+code; where the paper differs there is a switch, named D1 or D2 (docs/distillation.md).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+GridRule = Literal["aspect", "all"]
+
+
+class Regions(NamedTuple):
+    """Regions of one picture, in pixels.
+
+    Attributes:
+        boxes: (n, 4) XYXY, what the student pools over.
+        crops: (n, 4) XYXY, what is cut out for the teacher; the same, or enlarged and clipped.
+    """
+
+    boxes: np.ndarray
+    crops: np.ndarray
+
+
+def grid_pairs(max_split: int, rule: GridRule = "aspect") -> list[tuple[int, int]]:
+    """The (rows, columns) that a grid may have.
+
+    Args:
+        max_split: largest number of rows or columns, M.
+        rule: "aspect" keeps the two within a factor of two: columns from ceil(rows / 2) to
+            min(2 rows, M), 24 pairs for M = 6. "all" is the paper's text (D1): all M^2 pairs.
+    """
+    if max_split < 1:
+        raise ValueError(f"max_split must be at least 1, got {max_split}")
+    splits = range(1, max_split + 1)
+    if rule == "all":
+        return [(rows, columns) for rows in splits for columns in splits]
+    if rule != "aspect":
+        raise ValueError(f'the grid rule is "aspect" or "all", got "{rule}"')
+    return [
+        (rows, columns)
+        for rows in splits
+        for columns in range(math.ceil(rows / 2), min(2 * rows, max_split) + 1)
+    ]
+
+
+def grid_boxes(rows: int, columns: int, width: int, height: int) -> np.ndarray:
+    """Cells of the exact rows x columns partition of a picture, row by row, (rows * columns, 4)."""
+    x = np.arange(columns + 1) * width / columns
+    y = np.arange(rows + 1) * height / rows
+    x0, y0 = np.meshgrid(x[:-1], y[:-1])
+    x1, y1 = np.meshgrid(x[1:], y[1:])
+    return np.stack([x0, y0, x1, y1], axis=-1).reshape(-1, 4)
+
+
+def enlarge_boxes(boxes: np.ndarray, scale: float, width: int, height: int) -> np.ndarray:
+    """Scale boxes about their centres and clip them to the picture, (n, 4)."""
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    half = (boxes[:, 2:] - boxes[:, :2]) / 2 * scale
+    limit = np.array([width, height, width, height])
+    return np.concatenate([centre - half, centre + half], axis=1).clip(0, limit)
+
+
+def relative_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Boxes in the frame of the padded square, [0, 1] on both axes, (n, 4).
+
+    The picture fills the square from the top left corner with its longest side
+    (`images.letterbox_image`), so the side of the square cancels out.
+    """
+    return np.asarray(boxes, dtype=np.float64).reshape(-1, 4) / max(width, height)
+
+
+def sample_grid_regions(
+    rng: np.random.Generator,
+    *,
+    width: int,
+    height: int,
+    max_split: int = 6,
+    max_regions: int = 20,
+    rule: GridRule = "aspect",
+    crop_scale: float = 1.0,
+) -> Regions:
+    """Draw a grid and some of its cells (the image patches of the CLIPSelf paper).
+
+    One pair of `grid_pairs` is drawn uniformly, the cells are shuffled, the first `max_regions`
+    are kept.
+
+    Args:
+        rng: decides the pair, then the order.
+        width: of the picture, in pixels.
+        height: of the picture, in pixels.
+        max_split: largest number of rows or columns, M.
+        max_regions: cap per picture; 0 keeps every cell, as the paper's text does (D2).
+        rule: which pairs are allowed (D1).
+        crop_scale: enlargement of the teacher's crop about the cell's centre.
+    """
+    pairs = grid_pairs(max_split, rule)
+    boxes = grid_boxes(*pairs[rng.integers(len(pairs))], width, height)
+    boxes = boxes[rng.permutation(len(boxes))][: max_regions or None]
+    return Regions(boxes, enlarge_boxes(boxes, crop_scale, width, height))
+
+
+def sample_proposal_regions(
+    rng: np.random.Generator,
+    boxes: np.ndarray,
+    *,
+    width: int,
+    height: int,
+    max_regions: int = 20,
+    min_area: float = 8**2,
+    max_area: float = 1024**2,
+    crop_scale: float = 1.5,
+) -> Regions:
+    """Draw some of a picture's proposals, in the reference's order of steps.
+
+    Shuffle, keep the first `max_regions`, and only then drop boxes by area (those are not
+    replaced). If none is left, the one region is the top left quarter by quarter of the picture,
+    not enlarged.
+
+    Args:
+        rng: decides the order.
+        boxes: (N, 4) XYXY pixels, N may be 0.
+        width: of the picture, in pixels.
+        height: of the picture, in pixels.
+        max_regions: cap per picture; 0 keeps all.
+        min_area: smallest box area that is kept, in square pixels of the original picture.
+        max_area: largest box area that is kept, likewise.
+        crop_scale: enlargement of the teacher's crop; the student's box stays as it is.
+    """
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    boxes = boxes[rng.permutation(len(boxes))][: max_regions or None]
+    boxes = boxes[area_within(boxes, min_area, max_area)]
+    if len(boxes) == 0:
+        quarter = np.array([[0.0, 0.0, width / 4, height / 4]])
+        return Regions(quarter, quarter)
+    return Regions(boxes, enlarge_boxes(boxes, crop_scale, width, height))
+
+
+def area_within(boxes: np.ndarray, min_area: float, max_area: float) -> np.ndarray:
+    """Which boxes have an area from `min_area` to `max_area` inclusive, (n,) bool."""
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return (area >= min_area) & (area <= max_area)

@@ -1,0 +1,227 @@
+"""Vocabularies: the words of a data set, with synonyms and what is known about each class."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipself_seg.errors import InputError, nearest
+
+logger = logging.getLogger(__name__)
+
+FOLDER = Path(__file__).parent / "vocabularies"
+LIST_KEYS = {"name", "about", "allow_duplicate_names", "classes"}
+# What a class can say in JSON, and the type it has to have.
+CLASS_KEYS: dict[str, type] = {
+    "index": int,
+    "dataset_id": int,
+    "names": list,
+    "isthing": bool,
+    "seen": bool,
+    "frequency": str,
+    "catseg_name": str,
+}
+
+
+@dataclass(frozen=True)
+class VocabularyClass:
+    """One class.
+
+    Attributes:
+        names: its synonyms as the data set spells them; the first is the class's own name.
+        dataset_id: its number in the annotation files.
+        isthing: thing or stuff; None where the data set does not tell.
+        seen: whether training shows it (a base class); None where there is no such split.
+        frequency: LVIS's ``r``, ``c`` or ``f``; rare classes are the unseen ones.
+        catseg_name: the name that CAT-Seg puts into its prompt, where it is not `names`' first.
+    """
+
+    names: tuple[str, ...]
+    dataset_id: int
+    isthing: bool | None = None
+    seen: bool | None = None
+    frequency: str | None = None
+    catseg_name: str | None = None
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """An ordered list of classes; the position of a class is its label in the whole project."""
+
+    name: str
+    classes: tuple[VocabularyClass, ...]
+    about: str = ""
+
+    @classmethod
+    def from_names(cls, names: Sequence[str], name: str = "custom") -> Vocabulary:
+        """A vocabulary of plain words; synonyms are separated by a bar, as in ``dog|puppy``.
+
+        Raises:
+            InputError: no names, an empty one, or two classes with the same first name.
+        """
+        classes = [{"names": [word.strip() for word in entry.split("|")]} for entry in names]
+        return _parse({"name": name, "classes": classes}, origin=f'vocabulary "{name}"')
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The first name of every class."""
+        return tuple(entry.names[0] for entry in self.classes)
+
+    @property
+    def thing(self) -> np.ndarray:
+        """Bool (K,): which classes are things.
+
+        Raises:
+            InputError: the vocabulary does not tell.
+        """
+        return self._mask("isthing")
+
+    @property
+    def seen(self) -> np.ndarray:
+        """Bool (K,): which classes training shows.
+
+        Raises:
+            InputError: the vocabulary does not tell.
+        """
+        return self._mask("seen")
+
+    @functools.cached_property
+    def dataset_id_to_index(self) -> dict[int, int]:
+        """From a class's number in the annotation files to its position."""
+        return {entry.dataset_id: index for index, entry in enumerate(self.classes)}
+
+    def _mask(self, key: str) -> np.ndarray:
+        values = [getattr(entry, key) for entry in self.classes]
+        if None in values:
+            silent = self.names[values.index(None)]
+            raise InputError(
+                f'vocabulary "{self.name}" does not say "{key}" of "{silent}": '
+                f'add "{key}": true or false to every class'
+            )
+        return np.array(values, dtype=bool)
+
+
+def available_vocabularies() -> list[str]:
+    """Names of the built-in vocabularies."""
+    return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
+    """Read and check a vocabulary.
+
+    Args:
+        name_or_path: a built-in name (see `available_vocabularies`) or a JSON file: a list of
+            names as for `Vocabulary.from_names`, or an object like the built-in ones.
+
+    Raises:
+        InputError: no such vocabulary, or its content cannot be used.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".json":
+        path = FOLDER / f"{name_or_path}.json"
+        if not path.exists():
+            hint = nearest(str(name_or_path), available_vocabularies())
+            raise InputError(
+                f'no vocabulary "{name_or_path}": {hint}\n'
+                "A file of your own is named by its path, which has to end in .json."
+            )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such vocabulary file") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON: {error}") from None
+    if isinstance(content, list):
+        if not all(isinstance(entry, str) for entry in content):
+            raise InputError(f'{path}: a list has to hold names only, such as ["dog|puppy", "cat"]')
+        return Vocabulary.from_names(content, name=path.stem)
+    return _parse(content, origin=str(path))
+
+
+def _parse(content: Any, origin: str) -> Vocabulary:
+    if not isinstance(content, dict) or not isinstance(content.get("classes"), list):
+        raise InputError(
+            f'{origin}: expected a list of names, or an object with a list "classes" of '
+            '{"names": [...], ...}'
+        )
+    _check_keys(content, LIST_KEYS, origin)
+    if not content["classes"]:
+        raise InputError(f"{origin}: has no classes: name at least one")
+    classes = [
+        _parse_class(entry, index, f"{origin}: class {index}")
+        for index, entry in enumerate(content["classes"])
+    ]
+    with_ids = sum("dataset_id" in entry for entry in content["classes"])
+    if with_ids not in (0, len(classes)):
+        raise InputError(
+            f'{origin}: {with_ids} of {len(classes)} classes have a "dataset_id": give all or none'
+        )
+    _check_ids(classes, origin)
+    _check_names(classes, origin, allowed=bool(content.get("allow_duplicate_names")))
+    name = content.get("name", Path(origin).stem)
+    return Vocabulary(name=name, classes=tuple(classes), about=content.get("about", ""))
+
+
+def _parse_class(entry: Any, index: int, origin: str) -> VocabularyClass:
+    if not isinstance(entry, dict):
+        raise InputError(f'{origin}: expected an object like {{"names": ["dog"]}}, got {entry!r}')
+    _check_keys(entry, CLASS_KEYS, origin)
+    for key, value in entry.items():
+        if type(value) is not CLASS_KEYS[key]:
+            wanted = CLASS_KEYS[key].__name__
+            raise InputError(f'{origin}: "{key}" has to be of type {wanted}, got {value!r}')
+    names = entry.get("names", [])
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise InputError(f'{origin}: needs "names", a list of one or more words, got {names!r}')
+    if entry.get("index", index) != index:
+        raise InputError(f'{origin}: "index" is {entry["index"]}: sort the classes by index')
+    facts = {key: value for key, value in entry.items() if key not in ("index", "names")}
+    if "frequency" in facts:
+        facts.setdefault("seen", facts["frequency"] != "r")
+    # A list without numbers of its own counts its classes.
+    facts.setdefault("dataset_id", index)
+    return VocabularyClass(names=tuple(names), **facts)
+
+
+def _check_keys(content: dict[str, Any], known: Iterable[str], origin: str) -> None:
+    for key in content:
+        if key not in known:
+            raise InputError(f'{origin}: unknown key "{key}": {nearest(key, known)}')
+
+
+def _check_ids(classes: list[VocabularyClass], origin: str) -> None:
+    counts = Counter(entry.dataset_id for entry in classes)
+    twice = [str(number) for number, count in counts.items() if count > 1]
+    if twice:
+        raise InputError(f'{origin}: "dataset_id" used more than once: {_shorten(twice)}')
+
+
+def _check_names(classes: list[VocabularyClass], origin: str, allowed: bool) -> None:
+    """Classes of one name get one prompt, so that no model can tell them apart."""
+    counts = Counter(entry.names[0].strip().lower() for entry in classes)
+    twice = [name for name, count in counts.items() if count > 1]
+    if not twice:
+        return
+    message = f"{origin}: first names used more than once: "
+    if allowed:
+        logger.warning(message + ", ".join(twice))
+    else:
+        raise InputError(
+            f"{message}{_shorten(twice)}: put another synonym first, or set "
+            '"allow_duplicate_names": true'
+        )
+
+
+def _shorten(words: list[str]) -> str:
+    return ", ".join(words[:8]) + (f" and {len(words) - 8} more" if len(words) > 8 else "")

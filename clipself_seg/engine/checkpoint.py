@@ -1,0 +1,172 @@
+"""Training checkpoints: one safetensors file that proves itself whole, and a folder of the newest
+few.
+
+A file holds what the run changes and nothing else: the trained tensors, the optimiser's moments,
+the iteration, the loss scale, and the facts of the run that a resumed one must share. It needs no
+state of random
+generators: everything random in a step follows from seed and iteration.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from clipself_seg.clip.model import hash_tensors
+from clipself_seg.errors import InputError
+from clipself_seg.files import atomic_path
+
+Facts = dict[str, Any]
+NAME = re.compile(r"iteration_(\d+)\.safetensors")
+
+
+class CheckpointFolder:
+    """The checkpoints of one run, of which the newest `keep` stay."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, max(keep, 1)
+
+    def paths(self) -> list[Path]:
+        """Oldest first."""
+        found = [path for path in self.folder.glob("*") if NAME.fullmatch(path.name)]
+        return sorted(found, key=iteration_of)
+
+    def path(self, iteration: int) -> Path:
+        """Where the state after so many steps is kept."""
+        return self.folder / f"iteration_{iteration:07d}.safetensors"
+
+    def save(self, iteration: int, tensors: Mapping[str, Tensor], facts: Facts) -> Path:
+        """Write a checkpoint atomically and remove the oldest beyond `keep`."""
+        path = self.path(iteration)
+        write_state(path, tensors, facts)
+        for old in self.paths()[: -self.keep]:
+            old.unlink()
+        return path
+
+    def newest(self) -> tuple[dict[str, Tensor], Facts] | None:
+        """Content of the newest checkpoint, None if there is none.
+
+        Raises:
+            InputError: it is damaged; names the one before it.
+        """
+        paths = self.paths()
+        if not paths:
+            return None
+        try:
+            return read_state(paths[-1])
+        except InputError as error:
+            older = f"go on from {paths[-2].name}" if len(paths) > 1 else "start again"
+            raise InputError(f"{error}; delete it to {older}") from None
+
+    def remove_leftovers(self) -> None:
+        """Remove the half-written files of a killed run."""
+        for path in self.folder.glob(".iteration_*.part"):
+            path.unlink()
+
+
+def iteration_of(path: Path) -> int:
+    """Number of steps behind a checkpoint, from its name."""
+    match = NAME.fullmatch(path.name)
+    assert match, path
+    return int(match[1])
+
+
+def write_state(path: Path, tensors: Mapping[str, Tensor], facts: Facts) -> None:
+    """Write tensors and JSON-serialisable facts with a digest of both, atomically."""
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(facts)
+    metadata = {"facts": text, "digest": _digest(stored, text)}
+    with atomic_path(path) as temporary:
+        safetensors.torch.save_file(stored, temporary, metadata=metadata)
+
+
+def read_state(path: Path) -> tuple[dict[str, Tensor], Facts]:
+    """Read what `write_state` wrote.
+
+    Raises:
+        InputError: truncated, altered, or not a training checkpoint.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        tensors = safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"training checkpoint {path} is damaged ({error})") from None
+    if "digest" not in metadata or _digest(tensors, metadata["facts"]) != metadata["digest"]:
+        raise InputError(f"training checkpoint {path} is damaged (its digest does not match)")
+    return tensors, json.loads(metadata["facts"])
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    return hash_tensors({**tensors, text: torch.empty(0)})
+
+
+def pack(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What training changes, by name: ``model/<parameter>`` and
+    ``optimizer/<parameter>/<moment>``."""
+    packed = {}
+    for name, parameter in trained_parameters(model).items():
+        packed[f"model/{name}"] = parameter
+        for moment, value in optimizer.state.get(parameter, {}).items():
+            packed[f"optimizer/{name}/{moment}"] = value
+    return packed
+
+
+@torch.no_grad()
+def unpack(
+    tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Put back what `pack` took.
+
+    Raises:
+        InputError: other parameters or shapes than the model trains.
+    """
+    trained = trained_parameters(model)
+    unpack_model(tensors, model)
+    index = {parameter: i for i, parameter in enumerate(_in_order(optimizer))}
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        kind, _, rest = key.partition("/")
+        if kind == "optimizer":
+            name, _, moment = rest.rpartition("/")
+            # A copy: what safetensors returns may still be the file, mapped into memory.
+            state.setdefault(index[trained[name]], {})[moment] = value.clone()
+    groups = optimizer.state_dict()["param_groups"]
+    # The optimiser's own loading knows on which device each of its tensors has to be.
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+@torch.no_grad()
+def unpack_model(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Put back the trained parameters only, as evaluation needs them.
+
+    Raises:
+        InputError: other parameters or shapes than the model trains.
+    """
+    trained = trained_parameters(model)
+    stored = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
+    shapes = {name: value.shape for name, value in stored.items()}
+    if shapes != {name: parameter.shape for name, parameter in trained.items()}:
+        raise InputError(
+            "the checkpoint holds other trained parameters than this model: "
+            "resume with the configuration that it was written under"
+        )
+    for name, parameter in trained.items():
+        parameter.copy_(stored[name])
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> parameter of everything that requires a gradient."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _in_order(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

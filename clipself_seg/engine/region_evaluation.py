@@ -1,0 +1,125 @@
+"""Region recognition of a model on data sets and input sizes: loaders, Detectron2's inference,
+tables and curves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode, configurable
+from detectron2.evaluation import inference_on_dataset
+from detectron2.utils import comm
+
+from clipself_seg.data import builtin
+from clipself_seg.data.mappers import RegionMapper
+from clipself_seg.data.panoptic import MaskResize
+from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.engine.loader import Record, evaluation_batches
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.region_accuracy import RegionAccuracyEvaluator
+from clipself_seg.evaluation.report import plot_size_curve, size_table
+
+# Data set -> side of the student's input in pixels -> name of a number -> the number.
+Results = dict[str, dict[int, dict[str, float]]]
+logger = logging.getLogger(__name__)
+
+
+class RegionEvaluation:
+    """Evaluates any model that scores regions (`RegionReader`, `CLIPSelf`); over all processes
+    together."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        datasets: Sequence[str],
+        sizes: Sequence[int],
+        read: Sequence[str],
+        mask_resize: MaskResize,
+        workers: int,
+        output_dir: Path,
+    ) -> None:
+        """
+        Args:
+            datasets: panoptic ones, see `builtin`.
+            sizes: sides in pixels of the square input.
+            read: ways of reading a region.
+            mask_resize: see `token_masks`.
+            workers: of each loader.
+            output_dir: for tables by class, and the curve if there are several sizes.
+        """
+        self.datasets, self.sizes, self.read = tuple(datasets), tuple(sizes), tuple(read)
+        self.mask_resize, self.workers, self.output_dir = mask_resize, workers, output_dir
+        self._known: dict[str, tuple[Vocabulary, list[Record]]] = {}
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Reads ``DATASETS.TEST``, ``TEST.REGIONS``, ``DATALOADER`` and ``OUTPUT_DIR``."""
+        return {
+            "datasets": cfg.DATASETS.TEST,
+            "sizes": cfg.TEST.REGIONS.SIZES or (cfg.INPUT.REGIONS.STUDENT_SIZE,),
+            "read": cfg.TEST.REGIONS.READ,
+            "mask_resize": cfg.TEST.REGIONS.MASK_RESIZE,
+            "workers": cfg.DATALOADER.NUM_WORKERS,
+            "output_dir": Path(cfg.OUTPUT_DIR),
+        }
+
+    def __call__(self, model: Any) -> Results:
+        """Evaluate on every data set at every size; the same numbers in every process.
+
+        Args:
+            model: an nn.Module with `set_vocabulary`, `image_size` and `patch_size`; its mode is
+                restored.
+        """
+        return {name: self._dataset(name, model) for name in self.datasets}
+
+    def check(self, model: Any) -> None:
+        """Refuse what would fail later: unknown or missing data sets, sizes that the patch does
+        not divide."""
+        for size in self.sizes:
+            if size % model.patch_size:
+                raise InputError(
+                    f"input side {size} is not a multiple of the patch of {model.patch_size} pixels"
+                )
+        for name in self.datasets:
+            self._records(name)
+
+    def _dataset(self, name: str, model: Any) -> dict[int, dict[str, float]]:
+        vocabulary, records = self._records(name)
+        model.set_vocabulary(vocabulary)
+        found = {size: self._size(name, vocabulary, records, size, model) for size in self.sizes}
+        if len(self.sizes) > 1 and comm.is_main_process():
+            logger.info("Accuracy over the input size on %s:\n%s", name, size_table(found))
+            plot_size_curve({name: found}, self.output_dir / f"size_curve_{name}.png")
+        return found
+
+    def _size(
+        self,
+        name: str,
+        vocabulary: Vocabulary,
+        records: list[Record],
+        size: int,
+        model: Any,
+    ) -> dict[str, float]:
+        mapper = RegionMapper(
+            image_size=size,
+            crop_size=model.image_size,
+            stride=model.patch_size,
+            vocabulary=vocabulary,
+            read=self.read,
+            mask_resize=self.mask_resize,
+        )
+        evaluator = RegionAccuracyEvaluator(
+            dataset_name=name, class_names=vocabulary.names, output_dir=self.output_dir
+        )
+        batches = evaluation_batches(records, mapper, self.workers)
+        return inference_on_dataset(model, batches, evaluator)["regions"]
+
+    def _records(self, name: str) -> tuple[Vocabulary, list[Record]]:
+        """Words and records of a data set, read once."""
+        if name not in self._known:
+            vocabulary = load_vocabulary(builtin.vocabulary_name(name))
+            self._known[name] = vocabulary, builtin.region_records(name, vocabulary)
+        return self._known[name]

@@ -1,0 +1,110 @@
+"""The numbers of a training run, and which of them a resumed run has to share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from clipself_seg.config import flatten
+from clipself_seg.errors import InputError
+
+# Keys that a resumed run may change, by prefix: they do not decide what is learnt. The weights'
+# file is known by the hash of its content.
+FREE_KEYS = (
+    "CUDNN_BENCHMARK",
+    "DATALOADER.NUM_WORKERS",
+    "DATASETS.TEST",
+    "MODEL.CLIP.CHECKPOINTING",
+    "MODEL.CLIP.WEIGHTS",
+    "MODEL.CLIPSELF.ALPHA",
+    "MODEL.DEVICE",
+    "OUTPUT_DIR",
+    "SOLVER.CHECKPOINT_",
+    "SOLVER.LOG_PERIOD",
+    "TEST.",
+    "VIS_PERIOD",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """The numbers of a run; `clipself_seg.config` explains each under its key.
+
+    Attributes:
+        clip_norm: largest norm of all gradients together; None leaves them as they are.
+        loss_scaling: float16 gradients need it.
+        shared: full keys and values that a resumed run has to share.
+    """
+
+    output_dir: Path
+    seed: int
+    batch_size: int
+    iterations: int
+    base_lr: float
+    warmup: int
+    weight_decay: float
+    betas: tuple[float, float]
+    eps: float
+    clip_norm: float | None = None
+    loss_scaling: bool = False
+    sync_gradients: bool = True
+    workers: int = 0
+    checkpoint_period: int
+    checkpoint_keep: int = 2
+    log_period: int = 20
+    evaluation_period: int = 0
+    shared: Mapping[str, Any]
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> TrainingSettings:
+        """Reads ``SOLVER``, ``DATALOADER``, ``TEST.EVAL_PERIOD``, ``SEED`` and ``OUTPUT_DIR``."""
+        solver = cfg.SOLVER
+        return cls(
+            output_dir=Path(cfg.OUTPUT_DIR),
+            seed=cfg.SEED,
+            batch_size=solver.IMS_PER_BATCH,
+            iterations=solver.MAX_ITER,
+            base_lr=solver.BASE_LR,
+            warmup=solver.WARMUP_ITERS,
+            weight_decay=solver.WEIGHT_DECAY,
+            betas=tuple(solver.BETAS),
+            eps=solver.EPS,
+            clip_norm=solver.CLIP_GRADIENTS.CLIP_VALUE if solver.CLIP_GRADIENTS.ENABLED else None,
+            loss_scaling=solver.AMP.ENABLED and solver.AMP.DTYPE == "float16",
+            sync_gradients=solver.SYNC_GRADIENTS,
+            workers=cfg.DATALOADER.NUM_WORKERS,
+            checkpoint_period=solver.CHECKPOINT_PERIOD,
+            checkpoint_keep=solver.CHECKPOINT_KEEP,
+            log_period=solver.LOG_PERIOD,
+            evaluation_period=cfg.TEST.EVAL_PERIOD,
+            shared={k: v for k, v in flatten(cfg) if not k.startswith(FREE_KEYS)},
+        )
+
+
+def check_same_run(stored: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Refuse to resume a run under other facts than it was started with.
+
+    Args:
+        stored: facts of the checkpoint, as they came back from JSON.
+        current: facts of this run. Facts that only one of the two knows are not compared.
+
+    Raises:
+        InputError: names what differs, with both values.
+    """
+    here = json.loads(json.dumps(current))
+    differing = [
+        f"{name} was {stored[name]!r}, is {here[name]!r}"
+        for name in sorted(here.keys() & stored.keys())
+        if here[name] != stored[name]
+    ]
+    if differing:
+        more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
+        raise InputError(
+            f"cannot resume: {'; '.join(differing[:3])}{more}. "
+            "Restore that, or start a new run in another OUTPUT_DIR"
+        )

@@ -1,0 +1,281 @@
+"""The training loop: exact to resume, and stopped by the first number that is not finite."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from detectron2.utils import comm
+from detectron2.utils.events import (
+    CommonMetricPrinter,
+    EventStorage,
+    EventWriter,
+    JSONWriter,
+    TensorboardXWriter,
+)
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from clipself_seg.engine.checkpoint import CheckpointFolder, Facts, pack, trained_parameters, unpack
+from clipself_seg.engine.loader import DrawOrder, Record, Sample, ShareOfBatches, train_batches
+from clipself_seg.engine.optimizer import build_adamw, gradient_norm, learning_rate
+from clipself_seg.engine.settings import TrainingSettings, check_same_run
+from clipself_seg.errors import InputError
+from clipself_seg.files import atomic_path
+
+METRICS_FILE = "metrics.json"
+# Data set -> input size -> name of a number -> the number.
+Results = Mapping[str, Mapping[int, Mapping[str, float]]]
+
+
+class TrainingStopped(InputError):
+    """The loss or a gradient became NaN or infinite."""
+
+
+class Trainer:
+    """Trains a model of `clipself_seg.models` on this process's share of every batch.
+
+    The model is an nn.Module whose `forward` gives a dict of losses, with `device`,
+    `after_optimizer_step()` and `original_hash()`. Only the first process writes.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        records: Sequence[Record],
+        mapper: Callable[[Record, int], Sample],
+        settings: TrainingSettings,
+        evaluate: Callable[[Any], Results] | None = None,
+    ) -> None:
+        """
+        Args:
+            model: on its device.
+            records: of the data set.
+            mapper: (record, number of the draw) -> sample.
+            settings: the numbers of the run.
+            evaluate: called with the model before training and after every evaluation period.
+        """
+        self.model, self.records, self.mapper = model, records, mapper
+        self.settings, self.evaluate = settings, evaluate
+        self.order = DrawOrder(
+            num_images=len(records), batch_size=settings.batch_size, seed=settings.seed
+        )
+        self.optimizer = build_adamw(
+            model, weight_decay=settings.weight_decay, betas=settings.betas, eps=settings.eps
+        )
+        self.scaler = torch.amp.GradScaler(model.device.type, enabled=settings.loss_scaling)
+        self.checkpoints = CheckpointFolder(
+            settings.output_dir / "checkpoints", settings.checkpoint_keep
+        )
+        self._facts = self._run_facts()
+
+    def train(self, resume: bool = False) -> None:
+        """Run the remaining steps.
+
+        Args:
+            resume: go on from the newest checkpoint in the output folder, if there is one.
+
+        Raises:
+            InputError: there are checkpoints and `resume` is False, or they belong to another run.
+            TrainingStopped: the loss or a gradient is not finite.
+        """
+        start = self._start(resume)
+        share = ShareOfBatches(
+            order=self.order,
+            start=start,
+            stop=self.settings.iterations,
+            rank=comm.get_rank(),
+            processes=comm.get_world_size(),
+        )
+        batches = train_batches(self.records, self.mapper, share, self.settings.workers)
+        self.model.train()
+        forward = self._parallel()
+        with EventStorage(start) as storage, self._writers(start) as writers:
+            if start == 0:
+                self._evaluate(storage)
+            clock = time.perf_counter()
+            for storage.iter, samples in zip(share.steps, batches):
+                storage.put_scalar("data_time", time.perf_counter() - clock)
+                self._step(forward, storage, samples)
+                storage.put_scalar("time", time.perf_counter() - clock)
+                self._after_step(storage, writers)
+                clock = time.perf_counter()
+
+    def _step(
+        self,
+        forward: Callable[[list[Sample]], dict[str, Tensor]],
+        storage: EventStorage,
+        samples: list[Sample],
+    ) -> None:
+        """Forward, backward, and the optimiser's step if everything is finite."""
+        iteration, settings = storage.iter, self.settings
+        # Random numbers drawn inside a model follow from seed, step and process: nothing to save.
+        torch.manual_seed(_step_seed(settings.seed, iteration, comm.get_rank()))
+        rate = learning_rate(
+            iteration, base=settings.base_lr, warmup=settings.warmup, total=settings.iterations
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        losses = forward(samples)
+        self.optimizer.zero_grad()
+        self.scaler.scale(sum(losses.values())).backward()
+        self.scaler.unscale_(self.optimizer)
+        own = {k: v.detach() for k, v in losses.items()} | {"gradient_norm": self._clip()}
+        shared = self._mean_over_processes(own)
+        self._refuse_non_finite(iteration, shared, own, samples)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.model.after_optimizer_step()
+        storage.put_scalars(**shared)
+        storage.put_scalar("lr", rate, smoothing_hint=False)
+
+    def _clip(self) -> Tensor:
+        parameters = trained_parameters(self.model).values()
+        if self.settings.clip_norm is None:
+            return gradient_norm(parameters)
+        return torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
+
+    @staticmethod
+    def _mean_over_processes(own: Mapping[str, Tensor]) -> dict[str, float]:
+        values = torch.stack([value.float() for value in own.values()])
+        if comm.get_world_size() > 1:
+            dist.all_reduce(values)
+            values /= comm.get_world_size()
+        return dict(zip(own, values.tolist()))
+
+    def _refuse_non_finite(
+        self,
+        iteration: int,
+        shared: Mapping[str, float],
+        own: Mapping[str, Tensor],
+        samples: list[Sample],
+    ) -> None:
+        # Loss scaling tries too large scales on purpose and skips the steps that overflow.
+        skipped = {"gradient_norm"} if self.settings.loss_scaling else set()
+        bad = {k for k, v in shared.items() if not math.isfinite(v)} - skipped
+        if not bad:
+            return
+        guilty = bad - {"gradient_norm"} or bad
+        mine = any(not bool(torch.isfinite(own[name])) for name in guilty)
+        names = sum(comm.all_gather([s["file_name"] for s in samples] if mine else []), [])
+        if iteration > 0 and not self.checkpoints.path(iteration).exists():
+            self._save(iteration)
+        raise TrainingStopped(
+            f"{', '.join(sorted(guilty))} is not finite at iteration {iteration}, images: {', '.join(names)}. "
+            f"The step was not taken and the state before it is kept in {self.checkpoints.folder}; "
+            "check these images, lower SOLVER.BASE_LR or use SOLVER.AMP.DTYPE bfloat16"
+        )
+
+    def _after_step(self, storage: EventStorage, writers: Sequence[EventWriter]) -> None:
+        """Checkpoint, evaluation and log, when they are due."""
+        done, settings = storage.iter + 1, self.settings
+        last = done == settings.iterations
+        if last or done % settings.checkpoint_period == 0:
+            self._save(done)
+        if settings.evaluation_period and done % settings.evaluation_period == 0 and not last:
+            self._evaluate(storage)
+        if last or done % settings.log_period == 0:
+            for writer in writers:
+                writer.write()
+
+    def _evaluate(self, storage: EventStorage) -> None:
+        if self.evaluate is None or not self.settings.evaluation_period:
+            return
+        for dataset, sizes in self.evaluate(self.model).items():
+            for size, numbers in sizes.items():
+                for name, value in numbers.items():
+                    label = f"{dataset}/{size}/{name}"
+                    storage.put_scalar(label, value, smoothing_hint=False)
+
+    def _parallel(self) -> Any:
+        """What is called for the losses: the model, or a wrapper that averages its gradients."""
+        if comm.get_world_size() == 1 or not self.settings.sync_gradients:
+            return self.model
+        device = self.model.device
+        devices = [device] if device.type == "cuda" else None
+        return DistributedDataParallel(self.model, device_ids=devices, broadcast_buffers=False)
+
+    def _run_facts(self) -> Facts:
+        """What a resumed run has to share, besides the number of steps done."""
+        facts = dict(self.settings.shared) | {
+            "original weights": self.model.original_hash(),
+            "training images": len(self.records),
+        }
+        if not self.settings.sync_gradients:
+            # The replica that is kept sees the first process's share of each batch.
+            facts["processes"] = comm.get_world_size()
+        return facts
+
+    def _save(self, iteration: int) -> None:
+        if comm.is_main_process():
+            facts = {"iteration": iteration, "scaler": self.scaler.state_dict()}
+            tensors = pack(self.model, self.optimizer)
+            self.checkpoints.save(iteration, tensors, facts | {"run": self._facts})
+
+    def _start(self, resume: bool) -> int:
+        """Number of steps already done; loads their result."""
+        existing = self.checkpoints.paths()
+        if existing and not resume:
+            raise InputError(
+                f"{self.checkpoints.folder} holds {existing[-1].name} of an earlier run: "
+                "add --resume to go on with it, or choose another OUTPUT_DIR"
+            )
+        if comm.is_main_process():
+            self.checkpoints.remove_leftovers()
+        state = self.checkpoints.newest()
+        comm.synchronize()
+        if state is None:
+            return 0
+        tensors, facts = state
+        check_same_run(facts["run"], self._facts)
+        unpack(tensors, self.model, self.optimizer)
+        self.scaler.load_state_dict(facts["scaler"])
+        logging.getLogger(__name__).info("resumed after %d steps", facts["iteration"])
+        return facts["iteration"]
+
+    @contextlib.contextmanager
+    def _writers(self, start: int) -> Iterator[list[EventWriter]]:
+        """Log lines with the time left, metrics.json and TensorBoard; in the first process."""
+        if not comm.is_main_process():
+            yield []
+            return
+        folder = self.settings.output_dir
+        folder.mkdir(parents=True, exist_ok=True)
+        drop_metrics_from(folder / METRICS_FILE, start)
+        writers: list[EventWriter] = [
+            CommonMetricPrinter(self.settings.iterations),
+            JSONWriter(str(folder / METRICS_FILE)),
+            TensorboardXWriter(str(folder), purge_step=start or None),
+        ]
+        try:
+            yield writers
+        finally:
+            for writer in writers:
+                writer.close()
+
+
+def drop_metrics_from(path: Path, start: int) -> None:
+    """Remove the lines of steps that a resumed run takes again, and a line that was cut off."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            if json.loads(line)["iteration"] < start:
+                kept.append(line + "\n")
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(kept))
+
+
+def _step_seed(seed: int, iteration: int, rank: int) -> int:
+    return int(np.random.SeedSequence((seed, iteration, rank)).generate_state(1, np.uint64)[0] >> 1)

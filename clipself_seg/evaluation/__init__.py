@@ -1,0 +1,1 @@
+"""Reads outputs and turns them into numbers and tables."""

@@ -1,0 +1,219 @@
+"""Zero-shot region recognition: mean class accuracy of boxes, masks and crops.
+
+Legend: n regions, K classes. A "way" is a way of reading a region: boxes, masks, crops,
+attention_boxes, attention_masks. The rank of a region is the number of classes that beat its own,
+0 when it is recognised.
+
+The reference rounds to float16 on the way, which moves an accuracy by less than 0.05 points; here
+regions are counted as integers and divided in float64.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from torch import Tensor
+
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.report import region_table
+from clipself_seg.files import write_json
+
+logger = logging.getLogger(__name__)
+
+TOP = (1, 5)
+GROUPS = ("thing", "stuff")
+
+
+def label_ranks(scores_nK: Tensor, labels_n: Tensor) -> Tensor:
+    """Number of other classes that score at least as high as the region's own, (n,) int64.
+
+    A tie counts against the label: no order of classes can turn equal scores (an empty mask, a zero
+    vector) into a hit.
+
+    Args:
+        scores_nK: finite scores, of any scale.
+        labels_n: class indices in [0, K).
+    """
+    own_n1 = scores_nK.gather(1, labels_n[:, None])
+    return (scores_nK >= own_n1).sum(dim=1) - 1
+
+
+def class_accuracies(ranks: np.ndarray, labels: np.ndarray, num_classes: int, k: int) -> np.ndarray:
+    """Fraction of each class's regions with rank < k, (K,); NaN for classes without any."""
+    counts = np.bincount(labels, minlength=num_classes)
+    hits = np.bincount(labels[ranks < k], minlength=num_classes)
+    return np.divide(hits, counts, out=np.full(num_classes, np.nan), where=counts > 0)
+
+
+def mean_class_accuracy(ranks: np.ndarray, labels: np.ndarray, num_classes: int, k: int) -> float:
+    """Unweighted mean of the accuracies of the classes that have regions, in [0, 1].
+
+    NaN if there is no region at all.
+
+    Args:
+        ranks: (n,) see `label_ranks`.
+        labels: (n,) class indices in [0, K).
+        num_classes: K.
+        k: a region counts as recognised if its label is among the k best.
+    """
+    accuracies = class_accuracies(ranks, labels, num_classes, k)
+    accuracies = accuracies[~np.isnan(accuracies)]
+    return float(accuracies.mean()) if len(accuracies) else float("nan")
+
+
+class RegionAccuracyEvaluator(DatasetEvaluator):
+    """Top-1 and top-5 mean class accuracy among ALL classes, by way and group.
+
+    Ranks of all processes are merged before anything is averaged, and an image that several
+    processes saw (a sampler's padding) counts once, so the result does not depend on the number of
+    processes.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset_name: str,
+        class_names: Sequence[str],
+        output_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """
+        Args:
+            dataset_name: named in messages and in the file.
+            class_names: K names, for the table by class.
+            output_dir: where the main process writes `region_accuracy_<data set>.json`; None
+                writes nothing.
+        """
+        self.dataset_name = dataset_name
+        self.class_names = list(class_names)
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._images: dict[Any, dict[str, np.ndarray]] = {}
+
+    def process(
+        self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
+    ) -> None:
+        """Rank the labels of a batch.
+
+        Args:
+            inputs: samples with "image_id", "file_name", "labels" (n,) int64 and "isthing" (n,)
+                bool.
+            outputs: for each, "scores": {way: (n, K)}.
+
+        Raises:
+            FloatingPointError: a score is not finite.
+        """
+        for sample, output in zip(inputs, outputs, strict=True):
+            labels = sample["labels"]
+            image = {"labels": labels.cpu().numpy(), "isthing": sample["isthing"].cpu().numpy()}
+            for way, scores in output["scores"].items():
+                if not torch.isfinite(scores).all():
+                    raise FloatingPointError(
+                        f"the scores of {way} in {sample['file_name']} are not finite: "
+                        "the weights or the precision are at fault"
+                    )
+                image[way] = label_ranks(scores, labels.to(scores.device)).cpu().numpy()
+            self._images[sample["image_id"]] = image
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Merge all processes and average.
+
+        Returns:
+            {"regions": {"boxes.thing.top1": percent, ..., "thing.regions": count, "thing.classes":
+            count, ..., "images": count}}, the same in every process. A group without regions has
+            no accuracies.
+
+        Raises:
+            InputError: the data set has no region at all (in every process, so that none waits).
+        """
+        merged: dict[Any, dict[str, np.ndarray]] = {}
+        for images in comm.all_gather(self._images):
+            merged = {**images, **merged}
+        regions = _concatenate(merged.values())
+        if len(regions.get("labels", ())) == 0:
+            raise InputError(
+                f'"{self.dataset_name}" has no region to recognise in {len(merged)} images: '
+                "its panoptic ground truth is blank or all segments are too small"
+            )
+        results = region_results(regions, len(self.class_names)) | {"images": float(len(merged))}
+        if comm.is_main_process():
+            self._report(results, regions)
+        return {"regions": results}
+
+    def _report(self, results: dict[str, float], regions: dict[str, np.ndarray]) -> None:
+        table = region_table({self.dataset_name: results})
+        logger.info(
+            "Region recognition, top-1 and top-5 mean class accuracy in percent:\n%s", table
+        )
+        if self.output_dir is not None:
+            content = {
+                "dataset": self.dataset_name,
+                "results": results,
+                "classes": class_table(regions, self.class_names),
+            }
+            write_json(self.output_dir / f"region_accuracy_{self.dataset_name}.json", content)
+
+
+def region_results(regions: Mapping[str, np.ndarray], num_classes: int) -> dict[str, float]:
+    """Accuracies in percent and counts, by way and group.
+
+    Args:
+        regions: "labels" (n,), "isthing" (n,) and for each way its ranks (n,).
+        num_classes: K.
+    """
+    results: dict[str, float] = {}
+    labels, isthing = regions["labels"], regions["isthing"]
+    for group in GROUPS:
+        chosen = isthing if group == "thing" else ~isthing
+        results[f"{group}.regions"] = float(chosen.sum())
+        results[f"{group}.classes"] = float(len(np.unique(labels[chosen])))
+        if not chosen.any():
+            continue
+        for way in _ways(regions):
+            for k in TOP:
+                accuracy = mean_class_accuracy(regions[way][chosen], labels[chosen], num_classes, k)
+                results[f"{way}.{group}.top{k}"] = 100 * accuracy
+    return results
+
+
+def class_table(
+    regions: Mapping[str, np.ndarray], class_names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One row for each class that has regions, with its accuracies in percent."""
+    labels, isthing = regions["labels"], regions["isthing"]
+    num_classes = len(class_names)
+    accuracies = {
+        f"{way}.top{k}": 100 * class_accuracies(regions[way], labels, num_classes, k)
+        for way in _ways(regions)
+        for k in TOP
+    }
+    return [
+        {
+            "index": int(index),
+            "name": class_names[index],
+            "group": "thing" if isthing[labels == index][0] else "stuff",
+            "regions": int((labels == index).sum()),
+            **{key: float(values[index]) for key, values in accuracies.items()},
+        }
+        for index in np.unique(labels)
+    ]
+
+
+def _ways(regions: Mapping[str, np.ndarray]) -> list[str]:
+    return [key for key in regions if key not in ("labels", "isthing")]
+
+
+def _concatenate(images: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Join the images' arrays, key by key."""
+    images = list(images)
+    return {key: np.concatenate([image[key] for image in images]) for key in (images or [{}])[0]}

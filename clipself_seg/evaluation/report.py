@@ -1,0 +1,128 @@
+"""Numbers -> tables, results.json and the curve over input sizes.
+
+Results are what `RegionAccuracyEvaluator` returns under "regions": {"boxes.thing.top1": percent,
+...}.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from tabulate import tabulate
+
+from clipself_seg.files import atomic_path, write_json
+
+Results = Mapping[str, float]
+
+# Column of the paper's Tables 1 and 2 -> key without its ".top1" or ".top5".
+COLUMNS = {
+    "Boxes": "boxes.thing",
+    "Thing Masks": "masks.thing",
+    "Stuff Masks": "masks.stuff",
+    "Image Crops": "crops.thing",
+}
+# Shown only if a row has them.
+ATTENTION_COLUMNS = {
+    "Boxes (masked attention)": "attention_boxes.thing",
+    "Thing Masks (masked attention)": "attention_masks.thing",
+    "Stuff Masks (masked attention)": "attention_masks.stuff",
+}
+
+
+def region_table(rows: Mapping[str, Results], first: str = "model", style: str = "simple") -> str:
+    """The paper's Tables 1 and 2: top-1 and top-5 mean accuracy in percent, one row a model.
+
+    Args:
+        rows: row name -> results; a number that a row lacks is shown as "-".
+        first: heading of the first column.
+        style: a format of `tabulate`, such as "simple" or "github".
+    """
+    columns = _columns(rows.values())
+    headings = [f"{column} Top{k}" for column in columns for k in (1, 5)]
+    keys = [f"{key}.top{k}" for key in columns.values() for k in (1, 5)]
+    body = [[name, *(_percent(results, key) for key in keys)] for name, results in rows.items()]
+    align = ("left", *("right" for _ in keys))
+    return tabulate(body, [first, *headings], style, colalign=align, disable_numparse=True)
+
+
+def _columns(rows: Collection[Results]) -> dict[str, str]:
+    return COLUMNS | _present(ATTENTION_COLUMNS, rows)
+
+
+def _present(columns: Mapping[str, str], rows: Collection[Results]) -> dict[str, str]:
+    """The columns for which some row has a number."""
+    return {
+        column: key
+        for column, key in columns.items()
+        if any(f"{key}.top1" in results for results in rows)
+    }
+
+
+def _percent(results: Results, key: str) -> str:
+    return f"{results[key]:.1f}" if key in results else "-"
+
+
+def write_results(
+    path: str | os.PathLike[str], results: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> None:
+    """Write `results.json`, atomically: the numbers, and where they come from.
+
+    Args:
+        path: of the file.
+        results: JSON-serialisable.
+        provenance: as `clipself_seg.provenance.provenance` returns it.
+    """
+    write_json(path, {"results": dict(results), "provenance": dict(provenance)})
+
+
+def size_table(results_by_size: Mapping[int, Results], style: str = "simple") -> str:
+    """`region_table` with one row for each input size (Fig. 3 and A1 as numbers).
+
+    Args:
+        results_by_size: side S of the student's input in pixels -> results.
+        style: a format of `tabulate`.
+    """
+    rows = {str(size): results_by_size[size] for size in sorted(results_by_size)}
+    return region_table(rows, first="input size", style=style)
+
+
+def plot_size_curve(
+    curves: Mapping[str, Mapping[int, Results]], path: str | os.PathLike[str]
+) -> None:
+    """Write Fig. 3 / A1 as a PNG: top-1 mean accuracy over the input size, a panel a column.
+
+    Args:
+        curves: model name -> input size in pixels -> results.
+        path: of the PNG.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    results = [point for curve in curves.values() for point in curve.values()]
+    columns = _present(COLUMNS | ATTENTION_COLUMNS, results)
+    figure = Figure(figsize=(3.4 * max(1, len(columns)), 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, max(1, len(columns)), squeeze=False)[0]
+    for panel, (name, key) in zip(panels, columns.items()):
+        _draw_panel(panel, name, {model: _series(curve, key) for model, curve in curves.items()})
+    if len(curves) > 1:
+        panels[0].legend(fontsize="small")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+
+
+def _series(curve: Mapping[int, Results], key: str) -> list[tuple[int, float]]:
+    """(size, top-1 percent) of the sizes that have the number, by size."""
+    return [(s, curve[s][f"{key}.top1"]) for s in sorted(curve) if f"{key}.top1" in curve[s]]
+
+
+def _draw_panel(panel: Any, title: str, series: Mapping[str, list[tuple[int, float]]]) -> None:
+    for model, points in series.items():
+        panel.plot([size for size, _ in points], [value for _, value in points], "o-", label=model)
+    panel.set_title(title)
+    panel.set_xlabel("input size (pixels)")
+    panel.set_ylabel("top-1 mean accuracy (%)")
+    panel.set_ylim(bottom=0)
+    panel.grid(alpha=0.3)

@@ -1,0 +1,1 @@
+"""What the dense features are for: losses and predictors on top of them."""

@@ -1,0 +1,1 @@
+"""The embedded default: a small world of scenes, and a small CLIP that was trained on it."""

@@ -1,0 +1,173 @@
+"""Image-caption pairs for the mini CLIP: letterboxed crops of scenes, and words for what they show."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from PIL import Image
+
+from clipself_seg.mini.concepts import Concept
+from clipself_seg.mini.scenes import Scene, Segment
+
+Box = tuple[float, float, float, float]
+
+CROPS_A_SCENE = {"thing": 6, "stuff": 2, "cell": 3, "scene": 1}
+
+_QUALITIES = (
+    *("good", "bad", "bright", "dark", "cropped", "close-up", "low resolution"),
+    *("jpeg corrupted", "blurry", "pixelated", "black and white"),
+)
+_KINDS = ("plastic", "toy", "plushie", "cartoon", "embroidered", "nice", "cool", "weird", "small", "large", "clean")
+_ARTICLES = ("the", "one", "my", "a")
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """A letterboxed crop and what a caption may mention.
+
+    Attributes:
+        pixels: (side, side, 3) uint8 RGB.
+        things: visible things, the main one first.
+        stuff: visible stuff, the largest first.
+        subject: whether the first thing (or, without things, the first stuff) is what the crop is about,
+            so that a caption may leave the rest out.
+    """
+
+    pixels: np.ndarray
+    things: tuple[Concept, ...]
+    stuff: tuple[Concept, ...]
+    subject: bool
+
+
+def letterbox(image: np.ndarray, box: Box, side: int) -> np.ndarray:
+    """Crop, resize the longer side to `side` (bicubic) and pad evenly with black.
+
+    Args:
+        image: (H, W, 3) uint8.
+        box: XYXY in pixels; corners are rounded to the nearest integer.
+
+    Returns:
+        (side, side, 3) uint8.
+    """
+    x0, y0, x1, y1 = (int(round(value)) for value in box)
+    crop = Image.fromarray(image[y0:y1, x0:x1])
+    scale = side / max(crop.size)
+    width, height = (max(1, int(round(length * scale))) for length in crop.size)
+    canvas = np.zeros((side, side, 3), np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    canvas[top : top + height, left : left + width] = np.asarray(
+        crop.resize((width, height), Image.Resampling.BICUBIC)
+    )
+    return canvas
+
+
+def enlarge(box: Box, factor: float, size: tuple[int, int]) -> Box:
+    """Scale a box about its centre and clip it to an image of (height, width)."""
+    x0, y0, x1, y1 = box
+    cx, cy, dx, dy = (x0 + x1) / 2, (y0 + y1) / 2, factor * (x1 - x0) / 2, factor * (y1 - y0) / 2
+    return max(0.0, cx - dx), max(0.0, cy - dy), min(float(size[1]), cx + dx), min(float(size[0]), cy + dy)
+
+
+def _visible(scene: Scene, box: Box, main: Segment | None) -> tuple[tuple[Concept, ...], tuple[Concept, ...]]:
+    """Things and stuff that an observer would name in a box, largest first, `main` before all."""
+    x0, y0, x1, y1 = (int(round(value)) for value in box)
+    window = scene.segment_map[y0:y1, x0:x1]
+    counts = np.bincount(window.ravel(), minlength=len(scene.segments) + 1)
+    order = sorted(scene.segments, key=lambda segment: -counts[segment.id])
+    things, stuff = [], []
+    for segment in order:
+        share = counts[segment.id] / window.size
+        if segment is main:
+            continue
+        if segment.concept.isthing and share > 0.02 and counts[segment.id] > 0.5 * segment.area:
+            things.append(segment.concept)
+        elif not segment.concept.isthing and share > 0.12:
+            stuff.append(segment.concept)
+    if main is not None:
+        (things if main.concept.isthing else stuff).insert(0, main.concept)
+    return tuple(things), tuple(stuff)
+
+
+def _make(scene: Scene, box: Box, side: int, main: Segment | None) -> Crop | None:
+    if min(box[2] - box[0], box[3] - box[1]) < 8:
+        return None
+    things, stuff = _visible(scene, box, main)
+    if not things and not stuff:
+        return None
+    subject = main is not None or len(things) + len(stuff) == 1
+    return Crop(letterbox(scene.image, box, side), things, stuff, subject)
+
+
+def _cell(rng: np.random.Generator, size: tuple[int, int]) -> Box:
+    height, width = size
+    rows = int(rng.integers(1, 7))
+    columns = int(rng.integers(-(-rows // 2), min(2 * rows, 6) + 1))
+    row, column = int(rng.integers(rows)), int(rng.integers(columns))
+    dx, dy = width / columns, height / rows
+    return column * dx, row * dy, (column + 1) * dx, (row + 1) * dy
+
+
+def sample_crops(rng: np.random.Generator, scene: Scene, side: int) -> list[Crop]:
+    """Crops of a scene as the teacher of CLIPSelf sees them: objects with context, stuff, cells, all of it."""
+    size = scene.image.shape[:2]
+    things = [segment for segment in scene.segments if segment.concept.isthing]
+    stuff = [segment for segment in scene.segments if not segment.concept.isthing]
+    wanted: list[tuple[Box, Segment | None]] = []
+    for i in range(CROPS_A_SCENE["thing"]):
+        segment = things[i % len(things)]
+        wanted.append((enlarge(segment.box, float(rng.uniform(1.0, 2.0)), size), segment))
+    for i in range(min(CROPS_A_SCENE["stuff"], len(stuff))):
+        wanted.append((enlarge(stuff[i].box, float(rng.uniform(0.6, 1.0)), size), stuff[i]))
+    wanted += [(_cell(rng, size), None) for _ in range(CROPS_A_SCENE["cell"])]
+    wanted += [((0.0, 0.0, float(size[1]), float(size[0])), None)] * CROPS_A_SCENE["scene"]
+    crops = (_make(scene, box, side, main) for box, main in wanted)
+    return [crop for crop in crops if crop is not None]
+
+
+def _phrase(rng: np.random.Generator, concept: Concept) -> str:
+    name = concept.names[rng.integers(len(concept.names))]
+    if rng.random() < 0.05:
+        name = f"{_KINDS[rng.integers(len(_KINDS))]} {name}"
+    if rng.random() < 0.15:
+        return f"{_ARTICLES[rng.integers(len(_ARTICLES))]} {name}"
+    return f"a {name}" if concept.isthing else name
+
+
+def _frame(rng: np.random.Generator, words: str) -> str:
+    """Put a phrase into one of the sentences that prompt templates are made of."""
+    choice = rng.random()
+    if choice < 0.15:
+        return words
+    if choice < 0.25:
+        return f"there is {words} in the scene."
+    if choice < 0.3:
+        return f"itap of {words}."
+    quality = f"{_QUALITIES[rng.integers(len(_QUALITIES))]} " if rng.random() < 0.4 else ""
+    kind = "painting" if rng.random() < 0.05 else "photo"
+    sentence = f"a {quality}{kind} of {words}"
+    return (f"this is {sentence}" if rng.random() < 0.4 else sentence) + ("." if rng.random() < 0.7 else "")
+
+
+def _join(phrases: list[str]) -> str:
+    return phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]
+
+
+def choose_mentions(
+    rng: np.random.Generator, things: tuple[Concept, ...], stuff: tuple[Concept, ...], subject: bool
+) -> tuple[tuple[Concept, ...], tuple[Concept, ...]]:
+    """What one caption mentions: often the subject alone, else up to three things and two kinds of stuff."""
+    if subject and rng.random() < 0.7:
+        return (things[:1], ()) if things else ((), stuff[:1])
+    if things and rng.random() < 0.5:
+        return things[:3], ()
+    return things[:3], stuff[:2]
+
+
+def write_caption(rng: np.random.Generator, things: tuple[Concept, ...], stuff: tuple[Concept, ...]) -> str:
+    """A sentence that mentions these things (in this order) and stuff, such as "a photo of a red star on grass"."""
+    parts = []
+    if things:
+        parts.append(_join([_phrase(rng, concept) for concept in things]))
+    if stuff:
+        parts.append(_join([_phrase(rng, concept) for concept in stuff]))
+    return _frame(rng, (" on ", " in front of ")[rng.integers(2)].join(parts))

@@ -1,0 +1,115 @@
+"""Outlines of the things, and their antialiased masks."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+SUPERSAMPLING = 4
+"""Samples per pixel and axis when a mask is drawn."""
+
+MAX_TILT = {
+    "circle": 180,
+    "ring": 180,
+    "star": 36,
+    "square": 20,
+    "triangle": 25,
+    "cross": 20,
+    "heart": 30,
+    "moon": 40,
+}
+"""Largest rotation in degrees: beyond it one shape would begin to look like another."""
+
+
+def _arc(radius: float, start: float, stop: float, *, centre: float = 0.0) -> np.ndarray:
+    angles = np.radians(np.linspace(start, stop, 48))
+    return np.stack([centre + radius * np.cos(angles), radius * np.sin(angles)], axis=1)
+
+
+def _star() -> np.ndarray:
+    angles = np.radians(-90 + 36 * np.arange(10))
+    radii = np.where(np.arange(10) % 2 == 0, 1.0, 0.42)
+    return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
+
+
+def _cross() -> np.ndarray:
+    a, b = 0.30, 0.98
+    corners = [
+        (-a, -b),
+        (a, -b),
+        (a, -a),
+        (b, -a),
+        (b, a),
+        (a, a),
+        (a, b),
+        (-a, b),
+        (-a, a),
+        (-b, a),
+        (-b, -a),
+    ]
+    return np.array([*corners, (-a, -a)])
+
+
+def _heart() -> np.ndarray:
+    t = np.linspace(0, 2 * np.pi, 64)
+    x = 16 * np.sin(t) ** 3
+    y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
+    return np.stack([x, y + 2], axis=1) / 16.5
+
+
+def _moon() -> np.ndarray:
+    # The inner arc meets the outer one at x = 0.32, which leaves a sickle open to the right.
+    outer = _arc(0.98, 70, 290)
+    inner = _arc(0.92, 270, 90, centre=0.335)
+    return np.concatenate([outer, inner])
+
+
+def outline(shape: str) -> list[np.ndarray]:
+    """Closed contours of a shape in [-1, 1] coordinates, (n, 2) XY with y down; even-odd filling."""
+    if shape == "circle":
+        return [_arc(0.95, 0, 360)]
+    if shape == "ring":
+        return [_arc(0.98, 0, 360), _arc(0.56, 0, 360)]
+    if shape == "square":
+        return [0.86 * np.array([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)])]
+    if shape == "triangle":
+        return [np.array([(0.0, -0.98), (0.98, 0.80), (-0.98, 0.80)])]
+    return [{"star": _star, "cross": _cross, "heart": _heart, "moon": _moon}[shape]()]
+
+
+def shape_alpha(
+    shape: str,
+    *,
+    centre: tuple[float, float],
+    radius: float,
+    angle: float,
+    stretch: float,
+    size: tuple[int, int],
+) -> np.ndarray:
+    """Coverage of every pixel by a shape.
+
+    Args:
+        centre: (x, y) in pixels.
+        radius: half the side of the shape's square frame, pixels.
+        angle: clockwise rotation in degrees.
+        stretch: width over height; the area stays.
+        size: (height, width) of the result.
+
+    Returns:
+        (height, width) float32 in [0, 1].
+    """
+    height, width = size
+    turn = np.radians(angle)
+    rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    scale = radius * np.array([np.sqrt(stretch), 1 / np.sqrt(stretch)])
+    fraction_bits = 4
+    contours = []
+    for contour in outline(shape):
+        points = (contour * scale) @ rotation + np.array(centre)
+        points = (points * SUPERSAMPLING - 0.5) * 2**fraction_bits
+        contours.append(np.round(points).astype(np.int32))
+    canvas = np.zeros((height * SUPERSAMPLING, width * SUPERSAMPLING), np.uint8)
+    cv2.fillPoly(canvas, contours, 255, shift=fraction_bits)
+    return (
+        cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    )

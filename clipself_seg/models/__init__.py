@@ -1,0 +1,1 @@
+"""Detectron2 meta-architectures: towers and heads put together, and nothing else."""

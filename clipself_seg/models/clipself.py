@@ -1,0 +1,269 @@
+"""CLIPSelf: a CLIP image tower learns, from its own image embeddings of crops, dense features that
+recognise regions.
+
+Shapes: B images, R regions of all of them, n of one, E embedding, h x w cells of the dense
+    features.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from clipself_seg.clip import DenseCLIP, save_clip
+from clipself_seg.clip.region_pooling import box_weights, pool
+from clipself_seg.clip.tower import ImageTower, train_last_blocks
+from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.errors import InputError
+from clipself_seg.heads.distillation import Average, cosine_distillation_loss, loss_count
+from clipself_seg.models.region_reader import (
+    RegionReader,
+    Sample,
+    autocast,
+    clip_from_config,
+    precision_from_config,
+)
+
+
+@META_ARCH_REGISTRY.register()
+class CLIPSelf(nn.Module):
+    """Student and teacher start as the same CLIP; the teacher never changes (CLIPSelf, section 3).
+
+    In training, `forward` gives the distillation loss of a batch. In evaluation it reads regions
+    with ``alpha * student + (1 - alpha) * original``, mixed once by `eval`. Both towers stay in
+    evaluation mode all the time: there is no dropout, and batch norms are frozen.
+
+    Attributes:
+        teacher: the original CLIP, frozen; its text tower embeds the vocabulary.
+        student: the image tower that learns.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        clip: DenseCLIP,
+        trainable_blocks: int = -1,
+        alpha: float = 1.0,
+        loss_average: Average = "regions",
+        loss_weight: float = 1.0,
+        sizes: Sequence[int] = (),
+        seed: int = 0,
+        sync_gradients: bool = True,
+        precision: torch.dtype | None = None,
+        read: Sequence[str] = ("boxes", "masks", "crops"),
+        templates: str = "vild63",
+    ) -> None:
+        """
+        Args:
+            clip: becomes the teacher; the student is a copy of its image tower.
+            trainable_blocks: the last K blocks train, -1 is all; see `train_last_blocks`.
+            alpha: share of the student in what is evaluated and exported (D4).
+            loss_average: see `cosine_distillation_loss` (D3).
+            loss_weight: factor of the loss.
+            sizes: sides in pixels of the student's input, one drawn for each step; () keeps the
+                input as it is.
+            seed: decides that draw together with the iteration.
+            sync_gradients: the losses of the processes belong together (D5).
+            precision: of autocast, or None.
+            read: ways of reading a region in evaluation.
+            templates: prompts around a class name.
+        """
+        super().__init__()
+        if trainable_blocks == 0:
+            raise InputError("MODEL.CLIP.TRAINABLE_BLOCKS 0 trains nothing; -1 trains every block")
+        for size in sizes:
+            check_size(size, clip)
+        self.teacher = clip.eval().requires_grad_(False)
+        self.student: ImageTower = copy.deepcopy(clip.visual)
+        train_last_blocks(self.student, trainable_blocks)
+        self.alpha, self.sizes, self.seed = alpha, tuple(sizes), seed
+        self.loss_average, self.loss_weight = loss_average, loss_weight
+        self.sync_gradients, self.precision = sync_gradients, precision
+        self.reader = RegionReader(clip=clip, read=read, templates=templates, precision=precision)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Reads ``MODEL.CLIP``, ``MODEL.CLIPSELF``, ``INPUT.REGIONS``, ``TEST.REGIONS``,
+        ``SOLVER`` and ``SEED``."""
+        clip = clip_from_config(cfg)
+        check_size(cfg.INPUT.REGIONS.STUDENT_SIZE, clip)
+        clip.visual.checkpointing = cfg.MODEL.CLIP.CHECKPOINTING
+        return {
+            "clip": clip,
+            "trainable_blocks": cfg.MODEL.CLIP.TRAINABLE_BLOCKS,
+            "alpha": cfg.MODEL.CLIPSELF.ALPHA,
+            "loss_average": cfg.MODEL.CLIPSELF.LOSS_AVERAGE,
+            "loss_weight": cfg.MODEL.CLIPSELF.LOSS_WEIGHT,
+            "sizes": cfg.INPUT.REGIONS.MULTISCALE,
+            "seed": cfg.SEED,
+            "sync_gradients": cfg.SOLVER.SYNC_GRADIENTS,
+            "precision": precision_from_config(cfg),
+            "read": cfg.TEST.REGIONS.READ,
+            "templates": cfg.TEST.REGIONS.TEMPLATES,
+        }
+
+    @property
+    def image_size(self) -> int:
+        """S0, side in pixels of the teacher's crops."""
+        return self.teacher.image_size
+
+    @property
+    def patch_size(self) -> int:
+        """Stride in pixels of the dense features; images must be multiples of it."""
+        return self.teacher.patch_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.teacher.logit_scale.device
+
+    def set_vocabulary(self, words: Vocabulary | Sequence[str]) -> None:
+        """Give the classes that `forward` scores regions against in evaluation."""
+        self.reader.set_vocabulary(words)
+
+    def train(self, mode: bool = True) -> CLIPSelf:
+        """Switch between the loss and the reading of regions; ``eval()`` mixes the weights, once.
+
+        After unsynchronised training every process must call it: all evaluate the first one's
+        student.
+        """
+        self.training = mode
+        self.reader.clip = self.teacher if mode else self.ensembled_clip()
+        if not mode and not self.sync_gradients and comm.get_world_size() > 1:
+            for parameter in self.reader.clip.visual.parameters():
+                dist.broadcast(parameter.data, 0)
+        return self
+
+    def forward(self, samples: Sequence[Sample]) -> dict[str, Tensor] | list[dict[str, Any]]:
+        """The losses of a batch in training (`losses`), scores of regions in evaluation
+        (`RegionReader`)."""
+        return self.losses(samples) if self.training else self.reader(samples)
+
+    def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """Distil the regions of some images.
+
+        Args:
+            samples: "image" uint8 (3, S, S), "boxes" (n, 4) XYXY in [0, 1] of the padded square,
+                "crops" uint8 (n, 3, S0, S0); "iteration" if the input has several sizes.
+
+        Returns:
+            {"loss_clipself": scalar}, see `cosine_distillation_loss`.
+        """
+        boxes = [sample["boxes"] for sample in samples]
+        with autocast(self.device, self.precision):
+            teacher_RE = self._crop_embeddings([sample["crops"] for sample in samples])
+            student_RE = self._region_embeddings(self._student_images(samples), boxes)
+        regions_per_image = [len(boxes_n4) for boxes_n4 in boxes]
+        count = self._mean_count(loss_count(regions_per_image, self.loss_average))
+        loss = cosine_distillation_loss(
+            student_RE, teacher_RE, regions_per_image, self.loss_average, count
+        )
+        return {"loss_clipself": self.loss_weight * loss}
+
+    @torch.no_grad()
+    def _crop_embeddings(self, crops: Sequence[Tensor]) -> Tensor:
+        """Teacher embeddings (R, E) of all crops of the batch in one call, any length."""
+        images = self.teacher.preprocess(torch.cat(list(crops)).to(self.device, non_blocking=True))
+        return self.teacher.visual(images)
+
+    def _student_images(self, samples: Sequence[Sample]) -> Tensor:
+        """Normalised images (B, 3, S', S') at the size of this iteration."""
+        images = torch.stack([sample["image"] for sample in samples])
+        images = self.teacher.preprocess(images.to(self.device, non_blocking=True))
+        if not self.sizes:
+            return images
+        rng = np.random.default_rng((self.seed, samples[0]["iteration"]))
+        side = self.sizes[rng.integers(len(self.sizes))]
+        return F.interpolate(images, (side, side), mode="bilinear", align_corners=False)
+
+    def _region_embeddings(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+        """Means (R, E) of the student's unit-length dense features over each box, in RoIAlign's
+        weighting."""
+        dense_BEhw = F.normalize(self.student.dense(images).float(), dim=1)
+        grid = (dense_BEhw.shape[2], dense_BEhw.shape[3])
+        # The weights are made where the boxes are: on the CPU, without waiting for the GPU.
+        weights = [box_weights(boxes_n4, grid) for boxes_n4 in boxes]
+        rows = [
+            pool(features_Ehw, weights_nhw.to(self.device, non_blocking=True))
+            for features_Ehw, weights_nhw in zip(dense_BEhw, weights, strict=True)
+        ]
+        return torch.cat(rows)
+
+    def _mean_count(self, count: int) -> Tensor | None:
+        """Mean of `count` over the processes, so that the mean of their losses is the whole
+        batch's."""
+        if comm.get_world_size() == 1 or not self.sync_gradients:
+            return None
+        total = torch.tensor(float(count), device=self.device)
+        dist.all_reduce(total)
+        return total / comm.get_world_size()
+
+    @torch.no_grad()
+    def after_optimizer_step(self) -> None:
+        """Undo what weight decay did to weights that the loss does not reach.
+
+        OpenAI's layout packs query, key and value of a block into one matrix. Query and key of the
+        last block get no gradient on the dense path and shall stay the original's (clipself.md
+        2.6).
+        """
+        for trained, original in zip(
+            _query_key_rows(self.student), _query_key_rows(self.teacher.visual), strict=True
+        ):
+            trained.copy_(original)
+
+    @torch.no_grad()
+    def ensembled_clip(self) -> DenseCLIP:
+        """A CLIP with ``alpha * student + (1 - alpha) * original`` as image tower; the text tower
+        is shared.
+
+        What did not train is bit-identical to the original (clipself.md 2.9).
+        """
+        # The memo entry keeps deepcopy from copying the text tower.
+        clip = copy.deepcopy(self.teacher, {id(self.teacher.text): self.teacher.text})
+        for mixed, trained in zip(clip.visual.parameters(), self.student.parameters(), strict=True):
+            if trained.requires_grad:
+                mixed.lerp_(trained, self.alpha)
+        return clip
+
+    def weights_hash(self) -> str:
+        """Identity of the weights that are evaluated and exported."""
+        return self.ensembled_clip().weights_hash()
+
+    def original_hash(self) -> str:
+        """Identity of the weights that the run started from."""
+        return self.teacher.weights_hash()
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Write the result as a plain CLIP checkpoint that `load_clip` reads."""
+        save_clip(self.ensembled_clip(), path)
+
+
+def check_size(size: int, clip: DenseCLIP) -> None:
+    """Refuse an input side that the patch does not divide, before anything is read or trained.
+
+    Raises:
+        InputError: names the two nearest sides that work.
+    """
+    if size < clip.patch_size or size % clip.patch_size:
+        below = max(size // clip.patch_size, 1) * clip.patch_size
+        raise InputError(
+            f"input side {size} is not a multiple of the patch of {clip.name}, {clip.patch_size} "
+            f"pixels; take {below} or {below + clip.patch_size}"
+        )
+
+
+def _query_key_rows(tower: ImageTower) -> list[Tensor]:
+    packed = getattr(getattr(tower.blocks[-1], "attn", None), "in_proj_weight", None)
+    return [] if packed is None else [packed[: 2 * packed.shape[1]]]

@@ -1,0 +1,183 @@
+"""Region recognition with a CLIP as it is: every way of reading a region, scored against a
+vocabulary.
+
+Shapes: n regions of an image, K classes, E embedding, h x w cells of the dense features, S0 side
+    of a crop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor, nn
+
+from clipself_seg.clip import DenseCLIP, load_clip
+from clipself_seg.clip.region_pooling import box_weights, mask_weights, pool
+from clipself_seg.clip.text_bank import TextBank
+from clipself_seg.data.vocabulary import Vocabulary
+
+Sample = dict[str, Any]
+CROPS_AT_ONCE = 64
+
+
+def autocast(
+    device: torch.device, precision: torch.dtype | None
+) -> contextlib.AbstractContextManager:
+    """Mixed precision with `precision` as the lower one; None computes in the weights' own
+    precision."""
+    if precision is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=precision)
+
+
+def precision_from_config(cfg: CfgNode) -> torch.dtype | None:
+    """Reads ``SOLVER.AMP``."""
+    return getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None
+
+
+def clip_from_config(cfg: CfgNode) -> DenseCLIP:
+    """Reads ``MODEL.CLIP.{NAME, WEIGHTS}``; random weights come from torch's current seed."""
+    return load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.WEIGHTS or None)
+
+
+@META_ARCH_REGISTRY.register()
+class RegionReader(nn.Module):
+    """Scores regions by the cosine of their embedding with the text embedding of every class.
+
+    "boxes" and "masks" are pooled from one dense pass over the image, "crops" are image embeddings,
+    "attention_boxes" and "attention_masks" read by masked attention (clipself.md 4.3; CLIPSelf,
+    Tables 1, A1).
+    """
+
+    text_KE: Tensor | None
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        clip: DenseCLIP,
+        read: Sequence[str] = ("boxes", "masks", "crops"),
+        templates: str = "vild63",
+        precision: torch.dtype | None = None,
+    ) -> None:
+        """
+        Args:
+            clip: both towers.
+            read: ways of reading a region, out of `clipself_seg.config.READINGS`.
+            templates: prompts around a class name, see `TextBank`.
+            precision: of autocast, or None.
+        """
+        super().__init__()
+        self.clip, self.read, self.precision = (
+            clip.eval().requires_grad_(False),
+            tuple(read),
+            precision,
+        )
+        self.bank = TextBank(clip, templates)
+        self.register_buffer("text_KE", None, persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Reads ``MODEL.CLIP``, ``TEST.REGIONS.{READ, TEMPLATES}`` and ``SOLVER.AMP``."""
+        return {
+            "clip": clip_from_config(cfg),
+            "read": cfg.TEST.REGIONS.READ,
+            "templates": cfg.TEST.REGIONS.TEMPLATES,
+            "precision": precision_from_config(cfg),
+        }
+
+    @property
+    def image_size(self) -> int:
+        """S0, side in pixels of the crops."""
+        return self.clip.image_size
+
+    @property
+    def patch_size(self) -> int:
+        """Stride in pixels of the dense features; images must be multiples of it."""
+        return self.clip.patch_size
+
+    def weights_hash(self) -> str:
+        """Identity of the weights that are evaluated."""
+        return self.clip.weights_hash()
+
+    def set_vocabulary(self, words: Vocabulary | Sequence[str]) -> None:
+        """Give the classes to choose from; scores have one column for each, in this order."""
+        self.text_KE = self.bank.embed(words)
+
+    @torch.no_grad()
+    def forward(self, samples: Sequence[Sample]) -> list[dict[str, dict[str, Tensor]]]:
+        """Score the regions of some images of one size.
+
+        Args:
+            samples: "image" uint8 (3, S, S), and what the ways need: "boxes" (n, 4) XYXY in [0, 1]
+                of the padded square, "masks" (n, h, w) bool, "crops" uint8 (n, 3, S0, S0).
+
+        Returns:
+            For each image {"scores": {way: (n, K)}}, cosines in [-1, 1]. An empty mask scores 0
+            everywhere.
+        """
+        if self.text_KE is None:
+            raise RuntimeError("call set_vocabulary before scoring regions")
+        with autocast(self.text_KE.device, self.precision):
+            embeddings = self._embeddings(samples)
+        return [
+            {"scores": {way: rows[index] @ self.text_KE.T for way, rows in embeddings.items()}}
+            for index in range(len(samples))
+        ]
+
+    def _embeddings(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
+        """Unit vectors (n, E), float32, for every way and image."""
+        images = self.clip.preprocess(torch.stack([s["image"] for s in samples]).to(self.device))
+        boxes = [s["boxes"] for s in samples]
+        masks = [s["masks"] for s in samples] if any(w.endswith("masks") for w in self.read) else []
+        found = {}
+        for way in self.read:
+            if way == "crops":
+                found[way] = [self._embed_crops(s["crops"]) for s in samples]
+            elif way == "attention_boxes":
+                found[way] = self._split(self.clip.encode_boxes(images, boxes, True), boxes)
+            elif way == "attention_masks":
+                found[way] = self._split(self.clip.encode_masks(images, masks, True), masks)
+        if {"boxes", "masks"} & set(self.read):
+            found |= self._pooled(images, boxes, masks)
+        return {
+            way: [F.normalize(rows.float(), dim=-1) for rows in found[way]] for way in self.read
+        }
+
+    def _pooled(
+        self, images: Tensor, boxes: Sequence[Tensor], masks: Sequence[Tensor]
+    ) -> dict[str, list[Tensor]]:
+        """Boxes and masks, both from one dense pass and one product an image."""
+        dense_BEhw = F.normalize(self.clip.visual.dense(images).float(), dim=1)
+        grid = (dense_BEhw.shape[2], dense_BEhw.shape[3])
+        found: dict[str, list[Tensor]] = {"boxes": [], "masks": []}
+        for index, features_Ehw in enumerate(dense_BEhw):
+            weights = {"boxes": box_weights(boxes[index], grid)}
+            if masks:
+                weights["masks"] = mask_weights(masks[index])
+            rows = pool(features_Ehw, torch.cat(list(weights.values())).to(self.device))
+            for way, part in zip(weights, rows.split([len(w) for w in weights.values()])):
+                found[way].append(part)
+        return found
+
+    def _embed_crops(self, crops_nchw: Tensor) -> Tensor:
+        if not len(crops_nchw):
+            return torch.zeros(0, self.clip.embed_dim, device=self.device)
+        chunks = crops_nchw.split(CROPS_AT_ONCE)
+        return torch.cat(
+            [self.clip.visual(self.clip.preprocess(c.to(self.device))) for c in chunks]
+        )
+
+    def _split(self, rows: Tensor, per_image: Sequence[Tensor]) -> list[Tensor]:
+        return list(rows.split([len(regions) for regions in per_image]))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.clip.logit_scale.device

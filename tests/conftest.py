@@ -1,0 +1,46 @@
+"""Fixtures for all tests: the shared real data, and a clean state before and after each test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+# More threads than this make the tiny models of the tests slower, not faster.
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder with real pictures and reference outputs; tests that need it skip without it."""
+    folder = Path(os.environ.get("CLIPSELF_SEG_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no shared data at {folder} (set CLIPSELF_SEG_SHARED)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_dir(shared_dir: Path) -> Path:
+    """A few real pictures with annotations, laid out as DETECTRON2_DATASETS."""
+    folder = shared_dir / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real pictures at {folder}")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def clean_state() -> Iterator[None]:
+    """Seed every test alike, and undo what it did to the global state of torch."""
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    generator = torch.get_rng_state()
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(dtype)
+    torch.set_num_threads(threads)
+    torch.set_rng_state(generator)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,174 @@
+"""Pictures of every kind are read as RGB or refused by name; the two letterboxes are PIL's own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from detectron2.data.detection_utils import read_image as detectron2_read_image
+from PIL import Image
+
+from clipself_seg.data.images import (
+    fit_size,
+    letterbox_crops,
+    letterbox_image,
+    pixel_corners,
+    read_image,
+)
+from clipself_seg.errors import InputError
+
+
+def noise(height, width, channels=3, seed=0):
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_as_detectron2_does(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    path = tmp_path / "turned.png"
+    Image.fromarray(noise(5, 8)).save(path, exif=exif)
+    image = read_image(path)
+    assert image.shape == ((5, 8, 3) if orientation <= 4 else (8, 5, 3))
+    np.testing.assert_array_equal(image, detectron2_read_image(str(path), "RGB"))
+
+
+def test_grey_becomes_three_equal_channels(tmp_path):
+    Image.fromarray(noise(6, 7, 1)).save(tmp_path / "grey.png")
+    image = read_image(tmp_path / "grey.png")
+    np.testing.assert_array_equal(image, np.repeat(noise(6, 7, 1)[..., None], 3, axis=2))
+
+
+def test_sixteen_bit_grey_keeps_its_high_byte(tmp_path):
+    values = np.array([[0, 255, 256, 65535], [257, 512, 32768, 1000]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    image = read_image(tmp_path / "deep.png")
+    assert image[..., 0].tolist() == [[0, 0, 1, 255], [1, 2, 128, 3]]
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "L", "RGB", "YCbCr"])
+def test_jpegs_of_any_colour_space_are_read_in_natural_colours(tmp_path, mode):
+    colour = Image.new("RGB", (40, 30), (200, 60, 60)).convert(mode)
+    colour.save(tmp_path / "colour.jpg", quality=95)
+    expected = np.array(colour.convert("RGB")).astype(int)
+    assert np.abs(read_image(tmp_path / "colour.jpg").astype(int) - expected).max() <= 4
+
+
+@pytest.mark.parametrize("mode", ["P", "1", "LA", "RGBA"])
+def test_palette_bilevel_and_alpha_become_rgb(tmp_path, mode):
+    Image.fromarray(noise(6, 7)).convert(mode).save(tmp_path / "picture.png")
+    image = read_image(tmp_path / "picture.png")
+    assert image.shape == (6, 7, 3) and image.dtype == np.uint8
+
+
+def bad_files():
+    full = noise(64, 64)
+
+    def truncated(path):
+        Image.fromarray(full).save(path, format="JPEG")
+        path.write_bytes(path.read_bytes()[:900])
+
+    def truncated_png(path):
+        Image.fromarray(full).save(path, format="PNG")
+        path.write_bytes(path.read_bytes()[:900])
+
+    def broken_chunk(path):
+        Image.fromarray(full).save(path, format="PNG")
+        content = bytearray(path.read_bytes())
+        content[20] ^= 255
+        path.write_bytes(content)
+
+    def floats(path):
+        Image.fromarray(np.zeros((4, 4), np.float32)).save(path, format="TIFF")
+
+    return {
+        "missing": lambda path: None,
+        "empty": lambda path: path.write_bytes(b""),
+        "text": lambda path: path.write_text("<html>404</html>"),
+        "folder": lambda path: path.mkdir(),
+        "truncated": truncated,
+        "truncated_png": truncated_png,
+        "broken_chunk": broken_chunk,
+        "floats": floats,
+    }
+
+
+@pytest.mark.parametrize("make", bad_files().values(), ids=bad_files().keys())
+def test_a_picture_that_cannot_be_used_is_named(tmp_path, make):
+    path = tmp_path / "000000000042.jpg"
+    make(path)
+    with pytest.raises(InputError, match="000000000042.jpg") as caught:
+        read_image(path)
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+def test_another_size_than_the_annotation_states_is_refused(tmp_path):
+    Image.fromarray(noise(5, 8)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png", (8, 5)).shape == (5, 8, 3)
+    with pytest.raises(InputError, match="a.png is 8 x 5 .* says 5 x 8"):
+        read_image(tmp_path / "a.png", (5, 8))
+
+
+def test_fit_size_rounds_halves_to_even_and_keeps_a_pixel():
+    assert fit_size(640, 427, 1024) == (1024, 683)
+    assert fit_size(4, 10, 5) == (2, 5)
+    assert fit_size(5, 2, 5) == (5, 2)
+    assert fit_size(20, 5, 10) == (10, 2)  # 2.5 -> 2
+    assert fit_size(5000, 1, 1024) == (1024, 1)
+
+
+def test_letterboxed_image_is_pils_bicubic_above_black():
+    image = noise(30, 50)
+    square = letterbox_image(image, 64)
+    resized = Image.fromarray(image).resize((64, 38), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(square[:38], np.asarray(resized))
+    assert square.shape == (64, 64, 3) and not square[38:].any()
+
+
+@pytest.mark.parametrize("shape", [(1, 40), (40, 1), (1, 1)])
+def test_one_pixel_high_or_wide_pictures_survive(shape):
+    assert letterbox_image(noise(*shape) | 1, 32).any()
+    crops = letterbox_crops(noise(*shape) | 1, np.array([[0, 0, shape[1] / 4, shape[0] / 4]]), 8)
+    assert crops.any() and crops.shape == (1, 8, 8, 3)
+
+
+def test_crops_are_centred_with_the_odd_pixel_behind():
+    image = np.full((20, 20, 3), 255, dtype=np.uint8)
+    (crop,) = letterbox_crops(image, np.array([[0.0, 0.0, 10.0, 5.0]]), 9)
+    # 10 x 5 -> 9 x round(4.5) = 4: five rows of padding, two above and three below.
+    assert crop[:, 4, 0].tolist() == [0, 0, 255, 255, 255, 255, 0, 0, 0]
+    assert (crop[2:6] == 255).all()
+
+
+def test_crops_equal_pil_box_by_box():
+    image, rng = noise(31, 47), np.random.default_rng(1)
+    low = rng.uniform(0, 20, (10, 2))
+    boxes = np.concatenate([low, low + rng.uniform(2, 10, (10, 2))], axis=1)
+    for box, crop in zip(boxes, letterbox_crops(image, boxes, 16)):
+        cut = Image.fromarray(image).crop(tuple(box))
+        scale = 16 / max(cut.size)
+        cut = cut.resize((round(cut.width * scale), round(cut.height * scale)), 3)
+        expected = Image.new("RGB", (16, 16))
+        expected.paste(cut, ((16 - cut.width) // 2, (16 - cut.height) // 2))
+        np.testing.assert_array_equal(crop, np.asarray(expected))
+
+
+def test_no_boxes_give_no_crops():
+    assert letterbox_crops(noise(4, 4), np.zeros((0, 4)), 8).shape == (0, 8, 8, 3)
+
+
+def test_corners_round_to_even_and_never_lose_the_last_pixel():
+    boxes = [
+        [0.5, 1.5, 2.5, 3.5],  # halves to even
+        [3.1, 0, 3.2, 6],  # thinner than a pixel
+        [9.8, 5.9, 10, 6],  # at the far corner
+        [-5, -5, 50, 50],  # larger than the picture
+        [20, 2, 30, 4],  # outside
+    ]
+    assert pixel_corners(np.array(boxes), 10, 6).tolist() == [
+        [0, 2, 2, 4],
+        [3, 0, 4, 6],
+        [9, 5, 10, 6],
+        [0, 0, 10, 6],
+        [9, 2, 10, 4],
+    ]

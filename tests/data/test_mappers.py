@@ -1,0 +1,211 @@
+"""Records become samples: right frames, no hidden randomness, real pictures included."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from PIL import Image
+
+from clipself_seg.config import add_clipself_seg_config
+from clipself_seg.data.builtin import distillation_records, region_records
+from clipself_seg.data.mappers import DistillMapper, RegionMapper
+from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.errors import InputError
+
+BLOCK = 10
+
+
+@pytest.fixture
+def checkerboard(tmp_path):
+    """A record of 60 x 40 pixels whose 10-pixel blocks each have a colour of their own."""
+    colours = np.random.default_rng(0).integers(60, 256, (4, 6, 3), dtype=np.uint8)
+    picture = colours.repeat(BLOCK, axis=0).repeat(BLOCK, axis=1)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    return {"file_name": str(tmp_path / "a.png"), "image_id": 1, "width": 60, "height": 40}
+
+
+def distill(**changes):
+    settings = {"source": "grid", "student_size": 60, "crop_size": 16, "seed": 0}
+    return DistillMapper(**settings | changes)
+
+
+def mean_colour(image_CHW):
+    """Mean over the pixels that are not padding."""
+    pixels = image_CHW.float().flatten(1)
+    return pixels[:, pixels.sum(0) > 0].mean(1)
+
+
+@pytest.mark.parametrize("draw", range(8))
+def test_a_students_box_shows_what_the_teachers_crop_shows(checkerboard, draw):
+    sample = distill()(checkerboard, draw)
+    assert sample["image"].shape == (3, 60, 60) and sample["image"].dtype == torch.uint8
+    assert sample["boxes"].dtype == torch.float32 and len(sample["boxes"]) == len(sample["crops"])
+    for box, crop in zip(sample["boxes"], sample["crops"]):
+        x0, y0, x1, y1 = (box * 60).round().int().tolist()
+        inside = mean_colour(sample["image"][:, y0:y1, x0:x1])
+        assert (inside - mean_colour(crop)).abs().max() < 12
+
+
+def test_boxes_stay_on_the_picture_and_off_the_padding(checkerboard):
+    boxes = torch.cat([distill()(checkerboard, draw)["boxes"] for draw in range(20)])
+    assert boxes.min() == 0 and boxes[:, 2].max() == 1
+    torch.testing.assert_close(boxes[:, 3].max(), torch.tensor(40 / 60))
+
+
+def test_a_sample_depends_on_record_seed_and_draw_only(checkerboard):
+    np.random.seed(1)
+    first = distill()(checkerboard, 5)
+    np.random.seed(2)
+    mapper = distill()
+    mapper(checkerboard, 4)
+    again = mapper(checkerboard, 5)
+    assert all(torch.equal(first[key], again[key]) for key in ("image", "boxes", "crops"))
+    boxes = [distill(seed=seed)(checkerboard, draw)["boxes"] for seed, draw in [(0, 6), (1, 5)]]
+    assert all(not torch.equal(first["boxes"], other) for other in boxes)
+
+
+def test_proposals_keep_their_box_and_widen_their_crop(checkerboard):
+    record = checkerboard | {"proposals": np.array([[20, 10, 40, 20]], dtype=np.float32)}
+    sample = distill(source="proposals", crop_scale=1.5, crop_size=30)(record, 0)
+    torch.testing.assert_close(sample["boxes"], torch.tensor([[20.0, 10, 40, 20]]) / 60)
+    # 20 x 10 grows to 30 x 15; rows 7.5 and 22.5 round to 8 and 22.
+    expected = np.asarray(Image.open(record["file_name"]))[8:22, 15:45]
+    np.testing.assert_array_equal(sample["crops"][0, :, 8:22].permute(1, 2, 0), expected)
+
+
+def test_a_picture_without_proposals_still_gives_one_region(checkerboard):
+    record = checkerboard | {"proposals": np.zeros((0, 4), dtype=np.float32)}
+    sample = distill(source="proposals")(record, 0)
+    torch.testing.assert_close(sample["boxes"], torch.tensor([[0.0, 0, 15, 10]]) / 60)
+
+
+def test_proposals_of_another_picture_size_are_refused_and_grids_fit_any(checkerboard):
+    record = checkerboard | {"width": 61, "proposals": np.zeros((0, 4))}
+    with pytest.raises(InputError, match="a.png is 60 x 40"):
+        distill(source="proposals")(record, 0)
+    assert len(distill()(record, 0)["boxes"]) >= 1
+
+
+@pytest.mark.parametrize("shape", [(1, 50), (50, 1), (3, 3)])
+def test_pictures_smaller_than_a_grid_still_give_crops(tmp_path, shape):
+    Image.fromarray(np.full((*shape, 3), 200, np.uint8)).save(tmp_path / "thin.png")
+    record = {"file_name": str(tmp_path / "thin.png"), "image_id": 1}
+    for draw in range(10):
+        assert distill()(record, draw)["crops"].flatten(1).any(dim=1).all()
+
+
+def test_the_config_says_how_regions_are_made(vocabulary):
+    cfg = get_cfg()
+    add_clipself_seg_config(cfg)
+    cfg.INPUT.REGIONS.SOURCE, cfg.INPUT.REGIONS.CROP_SCALE = "proposals", 1.5
+    cfg.TEST.REGIONS.READ, cfg.TEST.REGIONS.MASK_RESIZE = ("masks",), "exact"
+    mapper = DistillMapper(cfg, crop_size=224, seed=7)
+    facts = (mapper.source, mapper.student_size, mapper.crop_size, mapper.seed, mapper.crop_scale)
+    assert facts == ("proposals", 1024, 224, 7, 1.5)
+    assert (mapper.max_regions, mapper.min_area, mapper.max_area) == (20, 8**2, 1024**2)
+    reader = RegionMapper(cfg, image_size=640, crop_size=224, stride=16, vocabulary=vocabulary)
+    assert (reader.tokens, reader.mask_resize, reader.with_crops) == (40, "exact", False)
+
+
+def test_an_unknown_source_is_refused():
+    with pytest.raises(ValueError, match="boxes"):
+        distill(source="boxes")
+
+
+def words(things=2, stuff=1):
+    names = [{"names": [f"thing{i}"], "dataset_id": 10 + i, "isthing": True} for i in range(things)]
+    names += [
+        {"names": [f"stuff{i}"], "dataset_id": 90 + i, "isthing": False} for i in range(stuff)
+    ]
+    return {"name": "test", "classes": names}
+
+
+@pytest.fixture
+def vocabulary(tmp_path):
+    (tmp_path / "words.json").write_text(json.dumps(words()))
+    return load_vocabulary(tmp_path / "words.json")
+
+
+@pytest.fixture
+def labelled(checkerboard, tmp_path):
+    """Thing 11 on the block at (20, 10), stuff 90 on the lower half."""
+    png = np.zeros((40, 60, 3), dtype=np.uint8)
+    png[10:20, 20:30, 0] = 5
+    png[20:, :, 1] = 1
+    Image.fromarray(png).save(tmp_path / "a_panoptic.png")
+    segments = [
+        {"id": 256, "category_id": 90, "bbox": [0, 20, 60, 20]},
+        {"id": 5, "category_id": 11, "bbox": [20, 10, 10, 10]},
+    ]
+    path = str(tmp_path / "a_panoptic.png")
+    return checkerboard | {"pan_seg_file_name": path, "segments_info": segments}
+
+
+def regions(vocabulary, **changes):
+    settings = {"image_size": 60, "crop_size": 16, "stride": 10, "vocabulary": vocabulary}
+    return RegionMapper(**settings | changes)
+
+
+@pytest.mark.parametrize("rule", ["reference", "exact"])
+def test_regions_carry_labels_boxes_masks_and_crops(labelled, vocabulary, rule):
+    sample = regions(vocabulary, mask_resize=rule)(labelled)
+    assert sample["labels"].tolist() == [2, 1]
+    assert sample["isthing"].tolist() == [False, True]
+    expected = torch.tensor([[0.0, 20, 59, 39], [20, 10, 30, 20]]) / 60
+    torch.testing.assert_close(sample["boxes"], expected)
+    cells = torch.zeros(2, 6, 6, dtype=torch.bool)
+    cells[0, 2:4] = True
+    cells[1, 1, 2] = True
+    torch.testing.assert_close(sample["masks"], cells)
+    assert sample["crops"].shape == (2, 3, 16, 16)
+
+
+def test_what_is_not_read_is_not_made(labelled, vocabulary):
+    assert not {"masks", "crops"} & regions(vocabulary, read=("boxes",))(labelled).keys()
+    sample = regions(vocabulary, read=("attention_masks",))(labelled)
+    assert "masks" in sample and "crops" not in sample
+
+
+def test_a_picture_of_small_segments_only_has_no_regions(labelled, vocabulary, tmp_path):
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "a_panoptic.png")
+    sample = regions(vocabulary)(labelled | {"segments_info": []})
+    shapes = {key: tuple(value.shape) for key, value in sample.items() if torch.is_tensor(value)}
+    assert shapes["boxes"] == (0, 4) and shapes["labels"] == shapes["isthing"] == (0,)
+    assert shapes["masks"] == (0, 6, 6) and shapes["crops"] == (0, 3, 16, 16)
+
+
+def test_picture_and_png_of_different_sizes_are_refused(labelled, vocabulary):
+    Image.new("RGB", (40, 60)).save(labelled["file_name"])
+    with pytest.raises(InputError, match="a.png is 40 x 60 .* says 60 x 40"):
+        regions(vocabulary)(labelled)
+
+
+def test_a_vocabulary_that_does_not_tell_things_is_refused():
+    with pytest.raises(InputError, match="isthing"):
+        regions(Vocabulary.from_names(["cat", "dog"]))
+
+
+@pytest.mark.parametrize("source", ["grid", "proposals"])
+def test_real_pictures_are_distilled(data_dir, monkeypatch, source):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(data_dir))
+    mapper = distill(source=source, student_size=128, crop_size=32)
+    for draw, record in enumerate(distillation_records(["coco_2017_train"], source)[:6]):
+        sample = mapper(record, draw)
+        assert 1 <= len(sample["boxes"]) <= 20
+        assert (sample["boxes"][:, 2:] > sample["boxes"][:, :2]).all()
+
+
+def test_real_panoptic_pictures_are_read(data_dir, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(data_dir))
+    vocabulary = load_vocabulary("coco_panoptic_133")
+    mapper = regions(vocabulary, image_size=256, stride=16)
+    for record in region_records("coco_2017_val_panoptic", vocabulary)[:6]:
+        sample = mapper(record)
+        count = len(sample["labels"])
+        assert sample["masks"].shape == (count, 16, 16) and sample["crops"].shape[0] == count
+        # COCO's ids are sorted so that the things come first.
+        torch.testing.assert_close(sample["isthing"], sample["labels"] < 80)

@@ -1,0 +1,138 @@
+"""Annotation files become records, or an error that names the file."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from clipself_seg.data.records import image_records, panoptic_records, proposal_records
+from clipself_seg.errors import InputError
+
+IMAGES = [
+    {"id": 7, "file_name": "a.jpg", "width": 40, "height": 30},
+    {"id": 9, "file_name": "b.jpg", "width": 30, "height": 40},
+]
+SEGMENT = {"id": 5, "category_id": 1, "bbox": [0, 0, 3, 3], "iscrowd": 0, "area": 9}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_json(content):
+        path = tmp_path / "annotations.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return path
+
+    return write_json
+
+
+def panoptic(images=IMAGES, segments=(SEGMENT,), image_id=7):
+    annotation = {"image_id": image_id, "file_name": "a.png", "segments_info": list(segments)}
+    return {"images": images, "annotations": [annotation]}
+
+
+def test_images_without_annotations_are_listed(write):
+    assert image_records(write({"images": IMAGES}), "root") == [
+        {"file_name": "root/a.jpg", "image_id": 7, "width": 40, "height": 30},
+        {"file_name": "root/b.jpg", "image_id": 9, "width": 30, "height": 40},
+    ]
+
+
+def test_lvis_images_are_found_by_the_end_of_their_url(write):
+    url = "http://images.cocodataset.org/train2017/000000391895.jpg"
+    (record,) = image_records(write({"images": [{"id": 1, "coco_url": url}]}), "coco/")
+    assert record == {"file_name": "coco/train2017/000000391895.jpg", "image_id": 1}
+
+
+def test_images_below_ten_pixels_are_left_out_with_a_count(write, caplog):
+    small = {"id": 1, "file_name": "s.jpg", "width": 9, "height": 400}
+    edge = {"id": 2, "file_name": "e.jpg", "width": 10, "height": 400}
+    with caplog.at_level(logging.WARNING):
+        records = image_records(write({"images": [small, edge]}), "root")
+    assert [record["image_id"] for record in records] == [2]
+    assert "1 of 2 images have a side below 10 pixels" in caplog.text
+
+
+def test_proposals_are_grouped_by_image_as_corners(write):
+    boxes = [(9, [1, 2, 3, 4]), (7, [0, 0, 5, 5]), (9, [10.5, 0, 1, 2])]
+    annotations = [{"image_id": image_id, "bbox": box} for image_id, box in boxes]
+    third = {"id": 11, "file_name": "c.jpg", "width": 50, "height": 50}
+    content = {"images": [*IMAGES, third], "annotations": annotations}
+    first, second, empty = proposal_records(write(content), "root")
+    assert first["proposals"].tolist() == [[0, 0, 5, 5]]
+    assert second["proposals"].tolist() == [[1, 2, 4, 6], [10.5, 0, 11.5, 2]]
+    assert empty["proposals"].shape == (0, 4)
+
+
+def test_panoptic_records_keep_the_files_own_category_ids(write, caplog):
+    (record,) = panoptic_records(write(panoptic()), "root", "png")
+    assert record["pan_seg_file_name"] == "png/a.png"
+    assert record["segments_info"] == [SEGMENT]
+    assert "1 images have no panoptic annotation" in caplog.text
+
+
+BOX = {"image_id": 7, "bbox": [0, 0, 1, 1]}
+BAD = {
+    "not JSON": (image_records, '{"images": [', "cannot be read"),
+    "a list": (image_records, "[]", "not in COCO's format"),
+    "no images": (image_records, {"annotations": []}, 'no "images"'),
+    "empty images": (image_records, {"images": []}, 'no "images"'),
+    "no file name": (image_records, {"images": [{"id": 1}]}, "file_name"),
+    "no image id": (image_records, {"images": [{"file_name": "a.jpg"}]}, '"id"'),
+    "repeated id": (image_records, {"images": [IMAGES[0], IMAGES[0]]}, "7 is listed twice"),
+    "all tiny": (image_records, {"images": [IMAGES[0] | {"width": 3}]}, "below 10"),
+    "no annotations": (proposal_records, {"images": IMAGES}, 'no "annotations"'),
+    "no box": (proposal_records, {"images": IMAGES, "annotations": [{"image_id": 7}]}, "bbox"),
+    "three numbers": (
+        proposal_records,
+        {"images": IMAGES, "annotations": [BOX | {"bbox": [1, 2, 3]}]},
+        "image 7",
+    ),
+    "negative width": (
+        proposal_records,
+        {"images": IMAGES, "annotations": [BOX | {"bbox": [9, 9, -5, -5]}]},
+        "image 7",
+    ),
+    "not a number": (
+        proposal_records,
+        '{"images": [{"id": 7, "file_name": "a"}], "annotations": '
+        '[{"image_id": 7, "bbox": [0, 0, NaN, 1]}]}',
+        "finite",
+    ),
+    "unlisted image": (
+        proposal_records,
+        {"images": IMAGES, "annotations": [BOX | {"image_id": 8}]},
+        "image 8",
+    ),
+    "panoptic without annotations": (panoptic_records, {"images": IMAGES}, 'no "annotations"'),
+    "panoptic of an unlisted image": (panoptic_records, panoptic(image_id=8), "image 8"),
+    "instances given as panoptic": (
+        panoptic_records,
+        {"images": IMAGES, "annotations": [BOX]},
+        "give a panoptic JSON",
+    ),
+    "segment without category": (
+        panoptic_records,
+        panoptic(segments=[{"id": 1, "bbox": [0, 0, 1, 1]}]),
+        "category_id",
+    ),
+    "segment with a broken box": (
+        panoptic_records,
+        panoptic(segments=[SEGMENT | {"bbox": "x"}]),
+        "bbox",
+    ),
+}
+
+
+@pytest.mark.parametrize("reader, content, words", BAD.values(), ids=BAD.keys())
+def test_a_file_that_cannot_be_used_is_named(write, reader, content, words):
+    folders = ("root", "png") if reader is panoptic_records else ("root",)
+    with pytest.raises(InputError, match="annotations.json") as caught:
+        reader(write(content), *folders)
+    assert words in str(caught.value) and len(str(caught.value).splitlines()) <= 2
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match="nowhere.json is missing"):
+        image_records(tmp_path / "nowhere.json", "root")

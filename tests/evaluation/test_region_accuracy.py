@@ -1,0 +1,185 @@
+"""Mean class accuracy by hand, by loop, and the same from one process as from two."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from detectron2.utils import comm
+
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.region_accuracy import (
+    RegionAccuracyEvaluator,
+    class_accuracies,
+    label_ranks,
+    mean_class_accuracy,
+)
+
+NUM_CLASSES = 7
+NAMES = [f"class{index}" for index in range(NUM_CLASSES)]
+
+
+def test_ranks_by_hand():
+    scores = torch.tensor([[0.1, 0.9, 0.5], [0.1, 0.9, 0.5], [0.1, 0.9, 0.5]])
+    assert label_ranks(scores, torch.tensor([1, 2, 0])).tolist() == [0, 1, 2]
+
+
+def test_ties_count_against_the_label():
+    assert label_ranks(torch.zeros(2, 5), torch.tensor([0, 4])).tolist() == [4, 4]
+    assert label_ranks(torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([0])).tolist() == [1]
+
+
+def test_ranks_agree_with_topk_when_nothing_ties():
+    scores = torch.rand(50, 20)
+    labels = torch.randint(20, (50,))
+    for k in (1, 5):
+        hits = (scores.topk(k).indices == labels[:, None]).any(dim=1)
+        torch.testing.assert_close(label_ranks(scores, labels) < k, hits)
+
+
+def test_classes_weigh_the_same_whatever_their_number_of_regions():
+    ranks, labels = np.array([0, 0, 0, 9, 4]), np.array([2, 2, 2, 2, 0])
+    assert mean_class_accuracy(ranks, labels, 5, 1) == (0.75 + 0.0) / 2
+    assert mean_class_accuracy(ranks, labels, 5, 5) == (0.75 + 1.0) / 2
+    np.testing.assert_array_equal(
+        class_accuracies(ranks, labels, 5, 1), [0.0, math.nan, 0.75, math.nan, math.nan]
+    )
+
+
+def test_mean_class_accuracy_equals_a_loop():
+    rng = np.random.default_rng(0)
+    ranks, labels = rng.integers(0, 10, 200), rng.integers(0, 12, 200)
+    means = [np.mean([r < 3 for r, l in zip(ranks, labels) if l == c]) for c in set(labels)]
+    assert mean_class_accuracy(ranks, labels, 30, 3) == pytest.approx(np.mean(means), abs=1e-12)
+
+
+def test_no_regions_have_no_accuracy():
+    empty = np.zeros(0, dtype=np.int64)
+    assert math.isnan(mean_class_accuracy(empty, empty, 4, 1))
+
+
+def image(image_id, count=4):
+    """A sample and its outputs; everything follows from the id."""
+    generator = torch.Generator().manual_seed(image_id)
+    labels = torch.randint(NUM_CLASSES, (count,), generator=generator)
+    sample = {"image_id": image_id, "file_name": f"{image_id}.jpg", "labels": labels}
+    scores = {
+        way: torch.rand(count, NUM_CLASSES, generator=generator)
+        for way in ("boxes", "masks", "crops", "attention_boxes")
+    }
+    return sample | {"isthing": labels < 4}, {"scores": scores}
+
+
+def evaluator(output_dir=None):
+    return RegionAccuracyEvaluator(dataset_name="tiny", class_names=NAMES, output_dir=output_dir)
+
+
+def evaluate(image_ids, output_dir=None):
+    one = evaluator(output_dir)
+    for image_id in image_ids:
+        sample, output = image(image_id)
+        one.process([sample], [output])
+    return one.evaluate()
+
+
+def test_groups_compete_among_all_classes():
+    one = evaluator()
+    sample = {
+        "image_id": 1,
+        "file_name": "1.jpg",
+        "labels": torch.tensor([0, 0, 5]),
+        "isthing": torch.tensor([True, True, False]),
+    }
+    scores = torch.zeros(3, NUM_CLASSES)
+    scores[0, 0] = 1  # recognised
+    scores[1, [0, 6]] = torch.tensor([0.5, 1.0])  # a stuff class beats the thing
+    scores[2, 5] = 1
+    one.process([sample], [{"scores": {"boxes": scores}}])
+    assert one.evaluate() == {
+        "regions": {
+            "thing.regions": 2.0,
+            "thing.classes": 1.0,
+            "boxes.thing.top1": 50.0,
+            "boxes.thing.top5": 100.0,
+            "stuff.regions": 1.0,
+            "stuff.classes": 1.0,
+            "boxes.stuff.top1": 100.0,
+            "boxes.stuff.top5": 100.0,
+            "images": 1.0,
+        }
+    }
+
+
+def test_an_image_that_comes_twice_counts_once():
+    assert evaluate([1, 2, 3, 1, 2]) == evaluate([3, 2, 1])
+
+
+def test_reset_forgets():
+    one = evaluator()
+    one.process(*zip(image(1)))
+    one.reset()
+    one.process(*zip(image(2)))
+    assert one.evaluate() == evaluate([2])
+
+
+def test_pictures_without_regions_do_not_disturb():
+    one = evaluator()
+    one.process(*zip(image(1), image(50, count=0)))
+    results = one.evaluate()["regions"]
+    assert results.pop("images") == 2
+    assert results == {k: v for k, v in evaluate([1])["regions"].items() if k != "images"}
+
+
+@pytest.mark.parametrize("counts", [[], [0, 0]])
+def test_a_set_without_any_region_is_refused_by_name(counts):
+    one = evaluator()
+    for index, count in enumerate(counts):
+        one.process(*zip(image(index, count)))
+    with pytest.raises(InputError, match='"tiny" has no region'):
+        one.evaluate()
+
+
+def test_scores_that_are_not_finite_name_the_picture():
+    sample, output = image(8)
+    output["scores"]["masks"][1, 2] = math.nan
+    with pytest.raises(FloatingPointError, match="masks in 8.jpg"):
+        evaluator().process([sample], [output])
+
+
+def test_the_file_holds_a_row_for_each_class_that_occurs(tmp_path):
+    results = evaluate(range(10), tmp_path)["regions"]
+    content = json.loads((tmp_path / "region_accuracy_tiny.json").read_text())
+    assert content["results"] == results
+    things = [row for row in content["classes"] if row["group"] == "thing"]
+    assert len(things) == results["thing.classes"]
+    assert sum(row["regions"] for row in things) == results["thing.regions"]
+    mean = np.mean([row["boxes.top5"] for row in things])
+    assert mean == pytest.approx(results["boxes.thing.top5"])
+
+
+def two_processes(rank, folder):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", world_size=2, rank=rank
+    )
+    # Image 4 is seen twice, as by a sampler that pads; the second process has fewer images.
+    results = evaluate([0, 1, 2, 4] if rank == 0 else [3, 4], folder)
+    with pytest.raises(InputError, match="no region"):
+        evaluate([])
+    torch.save(results, f"{folder}/{rank}.pt")
+    comm.synchronize()
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_give_the_result_of_one(tmp_path):
+    multiprocessing.spawn(two_processes, (str(tmp_path),), nprocs=2)
+    expected = evaluate(range(5), tmp_path / "one")
+    for rank in range(2):
+        assert torch.load(tmp_path / f"{rank}.pt", weights_only=True) == expected
+    files = [folder / "region_accuracy_tiny.json" for folder in (tmp_path, tmp_path / "one")]
+    assert json.loads(files[0].read_text())["results"] == expected["regions"]
+    by_class = [json.loads(file.read_text())["classes"] for file in files]
+    assert by_class[0] == by_class[1]

@@ -1,0 +1,75 @@
+"""Tables have the paper's columns, files hold the numbers and where they come from."""
+
+from __future__ import annotations
+
+import json
+
+from PIL import Image
+
+from clipself_seg.evaluation.report import (
+    plot_size_curve,
+    region_table,
+    size_table,
+    write_results,
+)
+
+RESULTS = {
+    "boxes.thing.top1": 72.14,
+    "boxes.thing.top5": 91.3,
+    "masks.thing.top1": 74.4,
+    "masks.thing.top5": 91.8,
+    "masks.stuff.top1": 46.85,
+    "masks.stuff.top5": 80.2,
+    "images": 5000.0,
+}
+
+
+def cells(table):
+    lines = table.splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_columns_are_those_of_the_papers_tables():
+    head, _, row = cells(region_table({"distilled": RESULTS}, style="github"))
+    assert head == [
+        "model",
+        "Boxes Top1",
+        "Boxes Top5",
+        "Thing Masks Top1",
+        "Thing Masks Top5",
+        "Stuff Masks Top1",
+        "Stuff Masks Top5",
+        "Image Crops Top1",
+        "Image Crops Top5",
+    ]
+    assert row == ["distilled", "72.1", "91.3", "74.4", "91.8", "46.9", "80.2", "-", "-"]
+
+
+def test_masked_attention_has_columns_only_if_it_was_read():
+    rows = {"a": RESULTS, "b": {"attention_boxes.thing.top1": 30.0}}
+    head, _, first, second = cells(region_table(rows, style="github"))
+    assert head[-2:] == ["Boxes (masked attention) Top1", "Boxes (masked attention) Top5"]
+    assert first[-2:] == ["-", "-"] and second[-2:] == ["30.0", "-"]
+
+
+def test_a_table_of_nothing_is_its_heading():
+    assert len(region_table({}, style="github").splitlines()) == 2
+
+
+def test_sizes_come_in_order():
+    rows = cells(size_table({1024: RESULTS, 320: RESULTS}, style="github"))
+    assert [row[0] for row in rows] == ["input size", rows[1][0], "320", "1024"]
+
+
+def test_results_carry_their_provenance(tmp_path):
+    write_results(tmp_path / "a" / "results.json", {"regions": RESULTS}, {"seed": 3})
+    content = json.loads((tmp_path / "a" / "results.json").read_text())
+    assert content == {"results": {"regions": RESULTS}, "provenance": {"seed": 3}}
+
+
+def test_the_curve_is_a_picture_with_a_panel_for_each_column(tmp_path):
+    curve = {320: RESULTS, 1024: RESULTS}
+    plot_size_curve({"before": curve, "after": {640: RESULTS}}, tmp_path / "curve.png")
+    plot_size_curve({"before": {320: {"boxes.thing.top1": 1.0}}}, tmp_path / "one.png")
+    with Image.open(tmp_path / "curve.png") as three, Image.open(tmp_path / "one.png") as one:
+        assert three.size == (3 * one.width, one.height)

@@ -1,0 +1,94 @@
+"""The import arrows of the house: data <- clip <- heads <- models, and what stands beside them.
+
+Read from the source, so that imports inside functions count and nothing has to be importable.
+"""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "clipself_seg"
+
+# What each part of the package may import besides itself and the small modules of the root.
+ARROWS = {
+    "config": set(),
+    "data": set(),
+    "clip": {"data"},
+    "heads": {"data", "clip"},
+    "models": {"data", "clip", "heads"},
+    "evaluation": {"data"},
+    "visualization": {"data"},
+    "mini": {"data", "clip"},
+}
+ROOT_MODULES = {"errors", "files", "provenance"}
+
+# The files that may know detectron2; the rest is tested with torch, open_clip and numpy alone.
+DETECTRON2_FILES = (
+    "config.py",
+    "data/builtin.py",
+    "data/mappers.py",
+    "clip/backbone.py",
+    "heads/box_predictor.py",
+    "models/*.py",
+    "evaluation/region_accuracy.py",  # an evaluator is a class of detectron2's
+)
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of everything that a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            for alias in node.names:
+                yield node.lineno, f"{node.module}.{alias.name}"
+
+
+def part_of(path: Path) -> str:
+    """The part of the package that a file belongs to: its folder, or the module itself."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def package_imports() -> Iterator[tuple[str, str, str]]:
+    """(place, importing part, imported dotted name) for every import in the package."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for line, name in imports(path):
+            yield f"{path.relative_to(ROOT)}:{line}", part_of(path), name
+
+
+def test_every_part_of_the_package_has_its_place():
+    parts = {part_of(path) for path in PACKAGE.rglob("*.py")}
+    assert parts - {"__init__"} <= ARROWS.keys() | ROOT_MODULES
+
+
+def test_imports_follow_the_arrows():
+    wrong = []
+    for place, part, name in package_imports():
+        words = name.split(".")
+        if words[0] != "clipself_seg" or words[1] == "__version__":
+            continue
+        if words[1] not in {part} | ROOT_MODULES | ARROWS.get(part, set()):
+            wrong.append(f"{place}: {part} imports {words[1]}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_nobody_imports_the_commands():
+    tools = {path.stem for path in (ROOT / "tools").glob("*.py")}
+    commands = {"train_net", "tools", "tests"} | tools
+    wrong = [place for place, _, name in package_imports() if name.split(".")[0] in commands]
+    assert not wrong, wrong
+
+
+def test_only_marked_files_know_detectron2():
+    wrong = []
+    for place, _, name in package_imports():
+        file = place.split(":")[0].removeprefix("clipself_seg/")
+        marked = any(fnmatch.fnmatch(file, pattern) for pattern in DETECTRON2_FILES)
+        if name.split(".")[0] == "detectron2" and not marked:
+            wrong.append(place)
+    assert not wrong, wrong

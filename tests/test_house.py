@@ -1,0 +1,119 @@
+"""Rules of the house that the linters do not know."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CODE = [
+    *sorted((ROOT / "clipself_seg").rglob("*.py")),
+    *sorted((ROOT / "tools").glob("*.py")),
+    *sorted(ROOT.glob("train_net.py")),
+]
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+Definition = Function | ast.ClassDef
+
+
+def place(path: Path, node: ast.AST) -> str:
+    """Where something stands, as a link that editors understand."""
+    return f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
+
+
+def public(body: list[ast.stmt]) -> Iterator[Definition]:
+    """Public functions, classes and methods; what is nested in a function is private."""
+    for node in body:
+        if isinstance(node, Definition) and node.name[0] != "_":
+            yield node
+            if isinstance(node, ast.ClassDef):
+                yield from public(node.body)
+
+
+def unannotated(function: Function) -> list[str]:
+    """Arguments without a type, and ``return``."""
+    spec = function.args
+    arguments = [*spec.posonlyargs, *spec.args, *spec.kwonlyargs, spec.vararg, spec.kwarg]
+    missing = [a.arg for a in arguments if a and not a.annotation and a.arg not in ("self", "cls")]
+    return missing + ([] if function.returns else ["return"])
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    """Every call in a file with the dotted name of what is called, as far as it is written out."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def test_everything_public_has_a_docstring():
+    wrong = []
+    for path in CODE:
+        tree = ast.parse(path.read_text())
+        nodes = [tree, *public(tree.body)] if path.name != "__init__.py" else [tree]
+        wrong += [place(path, node) for node in nodes if not ast.get_docstring(node)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_public_signature_is_annotated():
+    wrong = []
+    for path in CODE:
+        for node in public(ast.parse(path.read_text()).body):
+            missing = [] if isinstance(node, ast.ClassDef) else unannotated(node)
+            if missing:
+                wrong.append(f"{place(path, node)} {node.name}: {', '.join(missing)}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_files_and_functions_fit_on_a_screen_or_a_few():
+    wrong = []
+    for path in CODE:
+        text = path.read_text()
+        if len(text.splitlines()) > 300:
+            wrong.append(f"{place(path, ast.Module())} has more than 300 lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, Function) and node.end_lineno - node.lineno >= 60:
+                wrong.append(f"{place(path, node)} {node.name} has more than 60 lines")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_forbidden_calls():
+    wrong = []
+    for path in CODE:
+        for name, node in calls(path):
+            safe = any(
+                k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords
+            )
+            if name.endswith("torch.load") and not safe:
+                wrong.append(f"{place(path, node)} torch.load has to say weights_only=True")
+            if name.split(".")[-1] == "cuda" or name in ("print", "breakpoint", "eval", "exec"):
+                wrong.append(f"{place(path, node)} {name}(...)")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_paths_of_one_machine_and_no_open_ends():
+    words = re.compile(r"/(work|root|home|mnt|Users)/|\b(TODO|FIXME|XXX)\b")
+    files = CODE + TESTS + sorted([*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("docs/*.md")])
+    wrong = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in files
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if words.search(line) and path != Path(__file__)
+    ]
+    assert not wrong, wrong
+
+
+def test_nothing_public_is_left_unused():
+    texts = [path.read_text() for path in [*CODE, *TESTS, ROOT / "README.md"] if path.exists()]
+    mentions = Counter(re.findall(r"\w+", "\n".join(texts)))
+    wrong = []
+    for path in CODE:
+        tree = ast.parse(path.read_text())
+        for node in tree.body:
+            defines = isinstance(node, Definition)
+            # What is registered by a decorator is found by its name in a config.
+            if defines and not node.decorator_list and mentions[node.name] < 2:
+                wrong.append(f"{place(path, node)} {node.name}")
+    assert not wrong, "\n".join(wrong)

@@ -1,0 +1,162 @@
+"""The bootstrap: what it takes from a wheel, which Python it accepts, when it has nothing to do."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import subprocess
+import sys
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import pinned_wheels
+import setup_env
+import setup_steps
+
+WHEEL = {
+    "engine/__init__.py": b"",
+    "engine/core.py": b"answer = 42\n",
+    "engine/_C.cpython-310-x86_64-linux-gnu.so": b"\x7fELF",
+    "tools/__init__.py": b"",
+    "up_engine-1.0.dist-info/METADATA": (
+        b"Metadata-Version: 2.1\nName: up-engine\nVersion: 1.0\n"
+        b"Requires-Dist: numpy<2\nProvides-Extra: all\nLicense: MIT\n\nText\n"
+    ),
+    "up_engine-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: false\n",
+    "up_engine-1.0.dist-info/top_level.txt": b"engine\ntools\n",
+    "up_engine-1.0.dist-info/RECORD": b"engine/__init__.py,,\n",
+}
+
+
+@pytest.fixture
+def wheel(tmp_path):
+    """A wheel with what the real one has: a stray package, a binary, requirements too strict."""
+    path = tmp_path / "up_engine-1.0-cp310-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in WHEEL.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_only_the_package_and_its_metadata_are_unpacked(wheel, tmp_path):
+    site = tmp_path / "site"
+    site.mkdir()
+    pinned_wheels.unpack_wheel(wheel, "engine", site)
+    found = {str(path.relative_to(site)) for path in site.rglob("*") if path.is_file()}
+    info = "up_engine-1.0.dist-info"
+    names = ("INSTALLER", "METADATA", "RECORD", "WHEEL", "top_level.txt")
+    assert found == {"engine/__init__.py", "engine/core.py"} | {f"{info}/{name}" for name in names}
+    assert (site / info / "top_level.txt").read_text() == "engine\n"
+
+
+def test_record_lists_every_file_with_its_hash(wheel, tmp_path):
+    pinned_wheels.unpack_wheel(wheel, "engine", tmp_path)
+    with open(tmp_path / "up_engine-1.0.dist-info/RECORD", newline="") as file:
+        rows = {name: (digest, size) for name, digest, size in csv.reader(file)}
+    # printf 'answer = 42\n' | openssl dgst -sha256 -binary | base64 | tr +/ -_ | tr -d =
+    assert rows["engine/core.py"] == ("sha256=CndQInRPZMNShj8WXy4SWJhBmZm8V8gyBHcgNtDvay4", "12")
+    assert rows.pop("up_engine-1.0.dist-info/RECORD") == ("", "")
+    for name, row in rows.items():
+        assert pinned_wheels.record_line(name, (tmp_path / name).read_bytes())[1:] == row
+
+
+def test_unpacked_metadata_asks_for_nothing(wheel, tmp_path):
+    pinned_wheels.unpack_wheel(wheel, "engine", tmp_path)
+    found = metadata.Distribution.at(tmp_path / "up_engine-1.0.dist-info")
+    assert (found.metadata["Name"], found.version, found.requires) == ("up-engine", "1.0", None)
+    assert found.metadata["License"] == "MIT"
+
+
+def test_unpacking_again_after_an_interruption_leaves_no_trace_of_the_first_try(wheel, tmp_path):
+    (tmp_path / ".engine.part/engine").mkdir(parents=True)
+    (tmp_path / "up_engine-1.0.dist-info").mkdir()
+    pinned_wheels.unpack_wheel(wheel, "engine", tmp_path)
+    assert (tmp_path / "engine/core.py").exists()
+    assert not (tmp_path / ".engine.part").exists()
+
+
+def test_pins_are_complete_hashes():
+    assert [pin.package for pin in pinned_wheels.PINS] == ["detectron2", "panopticapi"]
+    assert all(len(bytes.fromhex(pin.sha256)) == 32 for pin in pinned_wheels.PINS)
+
+
+def test_this_python_is_found_and_an_unsupported_one_refused(monkeypatch, tmp_path):
+    assert setup_steps.find_python() == sys.executable
+    old = tmp_path / "python"
+    old.write_text("#!/bin/sh\necho 3.9\n")
+    old.chmod(0o755)
+    with pytest.raises(setup_steps.SetupError, match="3.10 to 3.13 is needed, but .* is 3.9"):
+        setup_steps.find_python(str(old))
+    monkeypatch.setattr(sys, "executable", str(old))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "python3.11").write_text("#!/bin/sh\necho 3.11\n")
+    (tmp_path / "python3.11").chmod(0o755)
+    assert setup_steps.find_python() == "python3.11"
+
+
+def test_a_folder_that_is_no_environment_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(setup_steps.SetupError, match="no virtual environment"):
+        setup_steps.make_venv(tmp_path, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_half_installed_packages_are_forgotten(tmp_path):
+    for name in ("whole", "half"):
+        (tmp_path / f"{name}-1.dist-info").mkdir()
+    (tmp_path / "whole-1.dist-info/INSTALLER").write_text("pip\n")
+    setup_steps.drop_half_installed(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["whole-1.dist-info"]
+
+
+def test_what_can_be_imported_already_is_kept(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(setup_steps, "importable", lambda python, package: True)
+    monkeypatch.setattr(setup_steps, "run", lambda *command: pytest.fail(str(command)))
+    setup_steps.add_pinned(Path(sys.executable), tmp_path)
+    assert "keeping the detectron2 that is there" in capsys.readouterr().out
+
+
+def test_a_folder_without_code_is_not_importable(tmp_path, monkeypatch):
+    (tmp_path / "detectron3").mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert not setup_steps.importable(Path(sys.executable), "detectron3")
+    assert setup_steps.importable(Path(sys.executable), "json")
+
+
+def test_a_complete_environment_is_known_by_its_stamp(tmp_path):
+    assert not setup_env.is_complete(tmp_path)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").touch()
+    for stamp, complete in ((setup_env.IN_PROGRESS, False), (setup_env.fingerprint(), True)):
+        (tmp_path / setup_env.STAMP).write_text(stamp)
+        assert setup_env.is_complete(tmp_path) is complete
+
+
+def test_arguments_behind_test_go_to_pytest():
+    options, rest = setup_env.parse(["test", "-k", "word", "tests/clip"])
+    assert options.command == "test" and rest == ["-k", "word", "tests/clip"]
+    with pytest.raises(SystemExit):
+        setup_env.parse(["lint", "--fix"])
+
+
+def test_failed_lint_fails_the_tests_after_they_have_run(monkeypatch):
+    ran = []
+    monkeypatch.setattr(
+        subprocess, "call", lambda words, cwd: ran.append(words[2]) or "black" in words
+    )
+    assert setup_env.test(Path("python"), []) == 1
+    assert ran == ["black", "isort", "flake8", "mypy", "pytest"]
+
+
+@pytest.mark.parametrize("module", [setup_env, setup_steps, pinned_wheels])
+def test_the_bootstrap_is_readable_for_an_old_python(module):
+    ast.parse(Path(module.__file__).read_text(), feature_version=(3, 6))
+
+
+def test_help_is_quick_and_needs_no_environment():
+    script = [sys.executable, "-S", setup_env.__file__, "--help"]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=10, check=True)
+    assert "quickstart" in done.stdout

@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""Make the virtual environment if need be, then run one of the project's commands in it.
+
+    python3 tools/setup_env.py [setup | quickstart | test | lint] [options] [arguments]
+
+setup       the environment only (the default)
+quickstart  the main job on the mini world: tools/quickstart.py
+test        lint and the tests; further arguments go to pytest
+lint        formatting, unused code, complexity and types
+
+This runs before anything is installed: it uses the standard library alone, and the syntax of
+Python 3.6, so that an old interpreter still reads as far as the message about its version.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Iterator, List, Optional, Sequence, Tuple
+
+import setup_steps as steps
+from setup_steps import ROOT, SetupError, say
+
+STAMP = "clipself_seg-setup"
+IN_PROGRESS = "in progress"
+SOURCES = ("clipself_seg", "tools", "tests", "train_net.py")
+CHECKS = (
+    ("black", "--check", "--quiet", "--diff", "--line-length", "100") + SOURCES,
+    ("isort", "--check-only", "--diff") + SOURCES,
+    ("flake8",) + SOURCES,
+    ("mypy",),
+)
+# Everything that decides what belongs into the environment.
+DECISIVE = (
+    "setup.cfg",
+    "pyproject.toml",
+    "tools/setup_env.py",
+    "tools/setup_steps.py",
+    "tools/pinned_wheels.py",
+)
+FIRST_IMPORT = "import cv2, open_clip, detectron2.engine, panopticapi.evaluation, clipself_seg"
+
+EPILOG = """
+torch, its like and every other package come from PyPI through pip, so pip's own settings hold: a
+machine without a GPU saves about 3 GB with
+PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu before the command.
+An environment that exists is used as it is (--venv "$CONDA_PREFIX" for conda's): pip installs only
+what is missing there, and a detectron2 that is already there is kept.
+"""
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Let one set-up of this checkout run at a time."""
+    folder = os.open(str(ROOT), os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another set-up of this checkout to end")
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def fingerprint() -> str:
+    """Changes with the decisive files, and with the place, to which the environment points."""
+    digest = hashlib.sha256(str(ROOT).encode())
+    for name in DECISIVE:
+        digest.update((ROOT / name).read_bytes())
+    return digest.hexdigest()
+
+
+def read(stamp: Path) -> str:
+    """The stamp of an earlier set-up; empty without one."""
+    return stamp.read_text() if stamp.exists() else ""
+
+
+def is_complete(venv: Path) -> bool:
+    """Whether an earlier set-up of the same files came to its end."""
+    stamp = venv / STAMP
+    return (venv / "bin/python").exists() and read(stamp) == fingerprint()
+
+
+def set_up(venv: Path, wanted: Optional[str], detectron2: str) -> None:
+    """Make the environment complete; every step looks first at what is there."""
+    begin = time.time()
+    say("[1/4] virtual environment %s" % venv)
+    python = steps.make_venv(venv, wanted)
+    site = steps.site_packages(python)
+    stamp = venv / STAMP
+    if read(stamp) == IN_PROGRESS:
+        steps.drop_half_installed(site)
+    stamp.write_text(IN_PROGRESS)
+    steps.add_pip(python, site)
+    say("[2/4] torch and everything else that PyPI has (the first time this takes minutes)")
+    steps.run(python, "-m", "pip", "install", "--editable", ".[dev]")
+    say("[3/4] detectron2 and panopticapi")
+    if detectron2 == "source":
+        steps.build_detectron2(python)
+    steps.add_pinned(python, site)
+    say("[4/4] first import")
+    steps.run(python, "-c", FIRST_IMPORT)
+    stamp.write_text(fingerprint())
+    say("environment complete after %.0f s: %s" % (time.time() - begin, python))
+
+
+def lint(python: Path) -> int:
+    """Run every check, also after one has failed, and name those that failed at the end."""
+    failed = []
+    for check in CHECKS:
+        say("lint: " + check[0])
+        if subprocess.call([str(python), "-m", *check], cwd=str(ROOT)):
+            failed.append(check[0])
+    say("lint: failed: " + ", ".join(failed) if failed else "lint: no complaints")
+    return 1 if failed else 0
+
+
+def test(python: Path, arguments: Sequence[str]) -> int:
+    """Lint, then the tests whatever lint said, so that one run shows everything."""
+    linted = lint(python)
+    tested = subprocess.call([str(python), "-m", "pytest", *arguments], cwd=str(ROOT))
+    if linted:
+        say("lint failed, see above the tests")
+    return tested or linted
+
+
+def quickstart(python: Path, arguments: Sequence[str]) -> int:
+    """The main job on the mini world."""
+    return subprocess.call([str(python), "tools/quickstart.py", *arguments], cwd=str(ROOT))
+
+
+def parse(words: Optional[Sequence[str]]) -> Tuple[argparse.Namespace, List[str]]:
+    """Options, and what is left over for the command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    choices = ("setup", "quickstart", "test", "lint")
+    parser.add_argument("command", nargs="?", choices=choices, default="setup", metavar="command")
+    parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="default: .venv here")
+    parser.add_argument("--python", help="interpreter for a new environment (default: this one)")
+    source = "source: build upstream's own from GitHub; needs git, a C++ compiler, nvcc for CUDA"
+    parser.add_argument("--detectron2", choices=("wheel", "source"), default="wheel", help=source)
+    parser.add_argument("--force", action="store_true", help="all steps, even if complete")
+    options, rest = parser.parse_known_args(words)
+    if rest and options.command not in ("test", "quickstart"):
+        parser.error("%s takes no argument %s" % (options.command, rest[0]))
+    return options, rest
+
+
+def main(words: Optional[Sequence[str]] = None) -> int:
+    """Set up if need be and run the command; its exit status, or 2 if there is no environment."""
+    options, rest = parse(words)
+    venv = options.venv.absolute()
+    try:
+        with alone():
+            if options.force or options.detectron2 == "source" or not is_complete(venv):
+                set_up(venv, options.python, options.detectron2)
+    except (SetupError, OSError) as error:
+        sys.stderr.write("error: %s\n" % error)
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on from here\n")
+        return 130
+    python = venv / "bin" / "python"
+    if options.command == "lint":
+        return lint(python)
+    if options.command == "test":
+        return test(python, rest)
+    return quickstart(python, rest) if options.command == "quickstart" else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

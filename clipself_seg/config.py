@@ -1,5 +1,4 @@
-"""Every key that this project adds to Detectron2's configuration, and the way a configuration is
-read.
+"""Every key that this project adds to Detectron2's configuration, and how a configuration is read.
 
 Of Detectron2's own keys these are used: ``MODEL.META_ARCHITECTURE``, ``MODEL.DEVICE``,
 ``DATASETS.TRAIN`` and ``.TEST``, ``DATALOADER.NUM_WORKERS``, ``TEST.EVAL_PERIOD``, ``SEED``,
@@ -33,6 +32,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "TEST.REGIONS.MASK_RESIZE": ("reference", "exact"),
     "TEST.REGIONS.TEMPLATES": ("vild63", "openai80", "single"),
 }
+POSITIVE = (
+    "INPUT.REGIONS.STUDENT_SIZE",
+    "INPUT.REGIONS.MAX_SPLIT",
+    "SOLVER.IMS_PER_BATCH",
+    "SOLVER.MAX_ITER",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "SOLVER.LOG_PERIOD",
+)
 READINGS = ("boxes", "masks", "crops", "attention_boxes", "attention_masks")
 
 
@@ -45,6 +52,7 @@ def add_clipself_seg_config(cfg: CfgNode) -> None:
 
 
 def _add_model(cfg: CfgNode) -> None:
+    # A class of clipself_seg.models: "CLIPSelf" trains, "RegionReader" evaluates a CLIP as it is.
     cfg.MODEL.META_ARCHITECTURE = "CLIPSelf"
     cfg.MODEL.CLIP = CfgNode()
     # open_clip's model name, such as EVA02-B-16 or ViT-B-16-quickgelu, or ViT-Mini-8 of the mini
@@ -90,8 +98,9 @@ def _add_input(cfg: CfgNode) -> None:
     # Enlargement of the teacher's crop about the centre of the region: 1 for grids, 1.5 for
     # proposals in the code.
     cfg.INPUT.REGIONS.CROP_SCALE = 1.0
-    # Proposals of a smaller or larger area, in square pixels of the original image, are dropped.
+    # Proposals of a smaller area, in square pixels of the original image, are dropped.
     cfg.INPUT.REGIONS.MIN_AREA = 8.0**2
+    # Proposals of a larger area are dropped as well.
     cfg.INPUT.REGIONS.MAX_AREA = 1024.0**2
     # Each step resizes its images to one of these sides, drawn from SEED and the iteration; ()
     # keeps STUDENT_SIZE.
@@ -99,12 +108,13 @@ def _add_input(cfg: CfgNode) -> None:
 
 
 def _add_solver(cfg: CfgNode) -> None:
-    # AdamW's moment decays and epsilon. The code takes (0.9, 0.999), 1e-8 for EVA and (0.9, 0.98),
-    # 1e-6 for OpenAI.
+    # Decay of AdamW's two moments. The code has (0.9, 0.999) for EVA and (0.9, 0.98) for OpenAI.
     cfg.SOLVER.BETAS = (0.9, 0.999)
+    # AdamW's epsilon. The code has 1e-8 for EVA and 1e-6 for OpenAI.
     cfg.SOLVER.EPS = 1e-8
+    # Learning rate after the warm-up of WARMUP_ITERS steps; it then falls to 0 as a cosine.
     cfg.SOLVER.BASE_LR = 1e-5
-    # Not on biases, norms and other vectors.
+    # Decoupled weight decay of matrices; biases, norms and other vectors have none.
     cfg.SOLVER.WEIGHT_DECAY = 0.1
     # D5: average the gradients over the processes. False is what the code does: every process
     # trains its own replica on its own part of the batch, and the first one's is evaluated and
@@ -116,6 +126,7 @@ def _add_solver(cfg: CfgNode) -> None:
     cfg.SOLVER.CHECKPOINT_KEEP = 2
     # Steps between two lines of the log.
     cfg.SOLVER.LOG_PERIOD = 20
+    # Of random weights, the order of the images, their grids and sizes.
     cfg.SEED = 0
 
 
@@ -136,8 +147,7 @@ def _add_test(cfg: CfgNode) -> None:
 
 
 def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -> CfgNode:
-    """Read a YAML file with its ``_BASE_`` files, then ``KEY VALUE`` pairs; check what can be
-    checked early.
+    """Read a YAML file with its ``_BASE_`` files, then ``KEY VALUE`` pairs, and check the values.
 
     Args:
         path: the file; None or "" starts from the defaults.
@@ -228,5 +238,8 @@ def _check(cfg: CfgNode) -> None:
             )
     if not 0 <= cfg.MODEL.CLIPSELF.ALPHA <= 1:
         raise InputError(f"MODEL.CLIPSELF.ALPHA must be in [0, 1], got {cfg.MODEL.CLIPSELF.ALPHA}")
+    for key in POSITIVE:
+        if values[key] < 1:
+            raise InputError(f"{key} must be at least 1, got {values[key]}")
     if cfg.SEED < 0:
         raise InputError(f"SEED must be 0 or more, got {cfg.SEED}: every run here is repeatable")

@@ -47,7 +47,7 @@ FIRST_IMPORT = "import cv2, open_clip, detectron2.engine, panopticapi.evaluation
 
 EPILOG = """
 torch, its like and every other package come from PyPI through pip, so pip's own settings hold: a
-machine without a GPU saves about 3 GB with
+machine without a GPU saves 3 GB of download with
 PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu before the command.
 An environment that exists is used as it is (--venv "$CONDA_PREFIX" for conda's): pip installs only
 what is missing there, and a detectron2 that is already there is kept.

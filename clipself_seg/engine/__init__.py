@@ -1,5 +1,4 @@
-"""What turns a meta-architecture into a run: order of the data, optimiser, loop, checkpoints,
-evaluation.
+"""What turns a model into a run: order of the data, optimiser, loop, checkpoints, evaluation.
 
 Detectron2's own engine is not used for this, because three of its parts are not what a run here
 promises: its sampler restarts on resume, its checkpointer unpickles what it is given, and its loop

@@ -1,5 +1,4 @@
-"""Training checkpoints: one safetensors file that proves itself whole, and a folder of the newest
-few.
+"""Training checkpoints: a safetensors file that proves itself whole, a folder of the newest few.
 
 A file holds what the run changes and nothing else: the trained tensors, the optimiser's moments,
 the iteration, the loss scale, and the facts of the run that a resumed one must share. It needs no
@@ -112,7 +111,7 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
 def pack(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """What training changes, by name: ``model/<parameter>`` and
     ``optimizer/<parameter>/<moment>``."""
-    packed = {}
+    packed: dict[str, Tensor] = {}
     for name, parameter in trained_parameters(model).items():
         packed[f"model/{name}"] = parameter
         for moment, value in optimizer.state.get(parameter, {}).items():

@@ -23,12 +23,11 @@ Record = dict[str, Any]
 
 
 class Draw(NamedTuple):
-    """One use of an image: the step that it belongs to, its number in the run, the image's
-    index."""
+    """One use of an image: its step, its number in the run, and the index of the image."""
 
     iteration: int
     number: int
-    index: int
+    image: int
 
 
 class DrawOrder:
@@ -61,14 +60,13 @@ class DrawOrder:
             rng = np.random.default_rng((self.seed, epoch))
             self._permutation = epoch, rng.permutation(self.num_images)
         start = step * self.batch_size
-        indices = self._permutation[1][start : start + self.batch_size].tolist()
+        images = self._permutation[1][start : start + self.batch_size].tolist()
         first = iteration * self.batch_size
-        return [Draw(iteration, first + i, index) for i, index in enumerate(indices)]
+        return [Draw(iteration, first + i, image) for i, image in enumerate(images)]
 
 
 class ShareOfBatches:
-    """Batch sampler: for each step from `start` to before `stop`, this process's equal share of
-    the draws."""
+    """Batch sampler: this process's equal share of the draws of the steps `start` to `stop` - 1."""
 
     def __init__(
         self, *, order: DrawOrder, start: int, stop: int, rank: int = 0, processes: int = 1
@@ -103,7 +101,7 @@ class MappedDraws(Dataset):
 
     def __getitem__(self, draw: Draw) -> Sample | InputError:
         try:
-            sample = self.mapper(self.records[draw.index], draw.number)
+            sample = self.mapper(self.records[draw.image], draw.number)
         except InputError as error:
             return error
         return sample | {"iteration": draw.iteration}

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 
 def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict]:
-    """What trains, in two groups: matrices with weight decay; vectors (biases, norms, scalars)
-    without."""
+    """What trains, in two groups: matrices with weight decay, and vectors (biases, norms) without."""
     trained = [p for p in parameters if p.requires_grad]
     return [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
@@ -29,8 +28,14 @@ def build_adamw(
 
 
 def learning_rate(step: int, *, base: float, warmup: int, total: int) -> float:
-    """Linear from base / warmup at step 0 to base at the end of the warm-up, then cosine towards 0
-    at `total`."""
+    """The rate of a step: a linear warm-up, then a cosine that would reach 0 at step `total`.
+
+    Args:
+        step: counted from 0.
+        base: rate of the last step of the warm-up; the first one has base / warmup.
+        warmup: steps, may be 0.
+        total: steps of the run.
+    """
     if step < warmup:
         return base * (step + 1) / warmup
     return 0.5 * base * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))

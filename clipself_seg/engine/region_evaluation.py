@@ -1,5 +1,4 @@
-"""Region recognition of a model on data sets and input sizes: loaders, Detectron2's inference,
-tables and curves."""
+"""Region recognition of a model on data sets and input sizes, with tables and curves."""
 
 from __future__ import annotations
 
@@ -27,8 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class RegionEvaluation:
-    """Evaluates any model that scores regions (`RegionReader`, `CLIPSelf`); over all processes
-    together."""
+    """Evaluates a model that scores regions (`RegionReader`, `CLIPSelf`), all processes together."""
 
     @configurable
     def __init__(
@@ -76,8 +74,7 @@ class RegionEvaluation:
         return {name: self._dataset(name, model) for name in self.datasets}
 
     def check(self, model: Any) -> None:
-        """Refuse what would fail later: unknown or missing data sets, sizes that the patch does
-        not divide."""
+        """Refuse early what would fail late: data sets that are not there, sizes that do not fit."""
         for size in self.sizes:
             if size % model.patch_size:
                 raise InputError(

@@ -1,27 +1,135 @@
-"""What ``train_net.py`` does in each process: prepare, then train or evaluate, then write the result."""
+"""What each process of ``train_net.py`` does: prepare, train or evaluate, write the result."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from clipself_seg import models
 from clipself_seg.data.builtin import distillation_records
 from clipself_seg.data.mappers import DistillMapper
 from clipself_seg.engine.checkpoint import CheckpointFolder, unpack_model
-from clipself_seg.engine.region_evaluation import RegionEvaluation
+from clipself_seg.engine.logs import setup_logging
+from clipself_seg.engine.region_evaluation import RegionEvaluation, Results
 from clipself_seg.engine.settings import TrainingSettings
 from clipself_seg.engine.trainer import Trainer
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.evaluation.report import write_results
 from clipself_seg.files import atomic_path
 from clipself_seg.provenance import provenance
+
+FINAL_CLIP = "clip_final.safetensors"
+RESULTS_FILE = "results.json"
+logger = logging.getLogger(__name__)
+
+
+def prepare(cfg: CfgNode) -> None:
+    """Make the output folder with the full configuration; set up logs, threads and precision."""
+    folder = Path(cfg.OUTPUT_DIR)
+    folder.mkdir(parents=True, exist_ok=True)
+    setup_logging(folder, comm.get_rank())
+    if comm.is_main_process():
+        with atomic_path(folder / "config.yaml") as temporary:
+            temporary.write_text(cfg.dump())
+    if not torch.cuda.is_available() and comm.get_world_size() > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // comm.get_world_size()))
+    # As the official code; no effect on the CPU.
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    logger.info(
+        "%s on %s, %d process(es); configuration in %s",
+        cfg.MODEL.META_ARCHITECTURE,
+        cfg.MODEL.DEVICE,
+        comm.get_world_size(),
+        folder / "config.yaml",
+    )
+
+
+def build_model(cfg: CfgNode) -> Any:
+    """The meta-architecture of the configuration, on its device; random weights follow from ``SEED``.
+
+    Raises:
+        InputError: an unknown meta-architecture or CLIP, or a checkpoint that does not fit.
+    """
+    name = cfg.MODEL.META_ARCHITECTURE
+    if name not in models.__all__:
+        raise InputError(
+            f'unknown MODEL.META_ARCHITECTURE "{name}"; {nearest(name, models.__all__)}'
+        )
+    torch.manual_seed(cfg.SEED)
+    return META_ARCH_REGISTRY.get(name)(cfg).to(cfg.MODEL.DEVICE)
+
+
+def train(cfg: CfgNode, resume: bool) -> None:
+    """Train to the end, write the result as a plain CLIP checkpoint, and evaluate it.
+
+    Args:
+        cfg: of the run.
+        resume: go on from the newest checkpoint in ``OUTPUT_DIR``, if there is one.
+    """
+    model = build_model(cfg)
+    if not isinstance(model, models.CLIPSelf):
+        raise InputError(f"{cfg.MODEL.META_ARCHITECTURE} does not train: add --eval-only")
+    evaluation = RegionEvaluation(cfg)
+    evaluation.check(model)
+    trainer = Trainer(
+        model=model,
+        records=distillation_records(cfg.DATASETS.TRAIN, cfg.INPUT.REGIONS.SOURCE),
+        mapper=DistillMapper(cfg, crop_size=model.image_size, seed=cfg.SEED),
+        settings=TrainingSettings.from_config(cfg),
+        evaluate=evaluation,
+    )
+    trainer.train(resume)
+    if comm.is_main_process():
+        path = Path(cfg.OUTPUT_DIR) / FINAL_CLIP
+        model.export(path)
+        logger.info("distilled CLIP written to %s (load_clip reads it)", path)
+    _report(cfg, model, evaluation(model), iterations=cfg.SOLVER.MAX_ITER)
+
+
+def evaluate(cfg: CfgNode, resume: bool) -> None:
+    """Evaluate ``MODEL.CLIP.WEIGHTS`` as they are, or the student of the newest checkpoint.
+
+    Args:
+        cfg: of the run.
+        resume: read the newest training checkpoint in ``OUTPUT_DIR``.
+    """
+    model = build_model(cfg)
+    evaluation = RegionEvaluation(cfg)
+    evaluation.check(model)
+    if not evaluation.datasets:
+        raise InputError("nothing to evaluate: DATASETS.TEST is empty")
+    iterations = _load_student(cfg, model) if resume else None
+    _report(cfg, model, evaluation(model), iterations=iterations)
+
+
+def _load_student(cfg: CfgNode, model: Any) -> int:
+    folder = Path(cfg.OUTPUT_DIR) / "checkpoints"
+    state = CheckpointFolder(folder, cfg.SOLVER.CHECKPOINT_KEEP).newest()
+    if state is None:
+        raise InputError(f"no training checkpoint in {folder}: leave --resume out or train first")
+    tensors, facts = state
+    unpack_model(tensors, model)
+    return facts["iteration"]
+
+
+def _report(cfg: CfgNode, model: Any, results: Results, iterations: int | None) -> None:
+    if not comm.is_main_process() or not results:
+        return
+    facts = provenance(
+        config=cfg.dump(),
+        seed=cfg.SEED,
+        weights_hash=model.weights_hash(),
+        processes=comm.get_world_size(),
+        iterations=iterations,
+    )
+    path = Path(cfg.OUTPUT_DIR) / RESULTS_FILE
+    write_results(path, results, facts)
+    logger.info("results written to %s", path)

@@ -72,7 +72,7 @@ class TrainingSettings:
             base_lr=solver.BASE_LR,
             warmup=solver.WARMUP_ITERS,
             weight_decay=solver.WEIGHT_DECAY,
-            betas=tuple(solver.BETAS),
+            betas=(float(solver.BETAS[0]), float(solver.BETAS[1])),
             eps=solver.EPS,
             clip_norm=solver.CLIP_GRADIENTS.CLIP_VALUE if solver.CLIP_GRADIENTS.ENABLED else None,
             loss_scaling=solver.AMP.ENABLED and solver.AMP.DTYPE == "float16",

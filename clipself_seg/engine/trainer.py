@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
-from detectron2.utils.events import (
-    CommonMetricPrinter,
-    EventStorage,
-    EventWriter,
-    JSONWriter,
-    TensorboardXWriter,
-)
+from detectron2.utils.events import EventStorage, EventWriter
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from clipself_seg.engine.checkpoint import CheckpointFolder, Facts, pack, trained_parameters, unpack
 from clipself_seg.engine.loader import DrawOrder, Record, Sample, ShareOfBatches, train_batches
+from clipself_seg.engine.metrics import metric_writers, write_all
 from clipself_seg.engine.optimizer import build_adamw, gradient_norm, learning_rate
 from clipself_seg.engine.settings import TrainingSettings, check_same_run
 from clipself_seg.errors import InputError
-from clipself_seg.files import atomic_path
 
-METRICS_FILE = "metrics.json"
 # Data set -> input size -> name of a number -> the number.
 Results = Mapping[str, Mapping[int, Mapping[str, float]]]
 
@@ -100,7 +90,8 @@ class Trainer:
         batches = train_batches(self.records, self.mapper, share, self.settings.workers)
         self.model.train()
         forward = self._parallel()
-        with EventStorage(start) as storage, self._writers(start) as writers:
+        places = self.settings.output_dir, start, self.settings.iterations
+        with EventStorage(start) as storage, metric_writers(*places) as writers:
             if start == 0:
                 self._evaluate(storage)
             clock = time.perf_counter()
@@ -128,7 +119,7 @@ class Trainer:
             group["lr"] = rate
         losses = forward(samples)
         self.optimizer.zero_grad()
-        self.scaler.scale(sum(losses.values())).backward()
+        self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
         self.scaler.unscale_(self.optimizer)
         own = {k: v.detach() for k, v in losses.items()} | {"gradient_norm": self._clip()}
         shared = self._mean_over_processes(own)
@@ -167,26 +158,32 @@ class Trainer:
             return
         guilty = bad - {"gradient_norm"} or bad
         mine = any(not bool(torch.isfinite(own[name])) for name in guilty)
-        names = sum(comm.all_gather([s["file_name"] for s in samples] if mine else []), [])
-        if iteration > 0 and not self.checkpoints.path(iteration).exists():
+        gathered = comm.all_gather([s["file_name"] for s in samples] if mine else [])
+        names = ", ".join(name for part in gathered for name in part)
+        if not self.checkpoints.path(iteration).exists():
             self._save(iteration)
         raise TrainingStopped(
-            f"{', '.join(sorted(guilty))} is not finite at iteration {iteration}, images: {', '.join(names)}. "
-            f"The step was not taken and the state before it is kept in {self.checkpoints.folder}; "
-            "check these images, lower SOLVER.BASE_LR or use SOLVER.AMP.DTYPE bfloat16"
+            f"{', '.join(sorted(guilty))} is not finite at iteration {iteration}, images: {names}. "
+            f"That step was not taken; {self.checkpoints.path(iteration)} is the state before it. "
+            "Check the images, lower SOLVER.BASE_LR or use SOLVER.AMP.DTYPE bfloat16"
         )
 
     def _after_step(self, storage: EventStorage, writers: Sequence[EventWriter]) -> None:
-        """Checkpoint, evaluation and log, when they are due."""
+        """Log, checkpoint and evaluation, when they are due."""
         done, settings = storage.iter + 1, self.settings
         last = done == settings.iterations
+        period = settings.evaluation_period
+        evaluating = bool(period) and done % period == 0 and not last
+        logging_due = last or evaluating or done % settings.log_period == 0
+        # Log before the checkpoint: a run that dies between them logs the step again, not never.
+        # The writers take a step's numbers once, so it waits for those of an evaluation.
+        if logging_due and not evaluating:
+            write_all(writers)
         if last or done % settings.checkpoint_period == 0:
             self._save(done)
-        if settings.evaluation_period and done % settings.evaluation_period == 0 and not last:
+        if evaluating:
             self._evaluate(storage)
-        if last or done % settings.log_period == 0:
-            for writer in writers:
-                writer.write()
+            write_all(writers)
 
     def _evaluate(self, storage: EventStorage) -> None:
         if self.evaluate is None or not self.settings.evaluation_period:
@@ -242,39 +239,6 @@ class Trainer:
         self.scaler.load_state_dict(facts["scaler"])
         logging.getLogger(__name__).info("resumed after %d steps", facts["iteration"])
         return facts["iteration"]
-
-    @contextlib.contextmanager
-    def _writers(self, start: int) -> Iterator[list[EventWriter]]:
-        """Log lines with the time left, metrics.json and TensorBoard; in the first process."""
-        if not comm.is_main_process():
-            yield []
-            return
-        folder = self.settings.output_dir
-        folder.mkdir(parents=True, exist_ok=True)
-        drop_metrics_from(folder / METRICS_FILE, start)
-        writers: list[EventWriter] = [
-            CommonMetricPrinter(self.settings.iterations),
-            JSONWriter(str(folder / METRICS_FILE)),
-            TensorboardXWriter(str(folder), purge_step=start or None),
-        ]
-        try:
-            yield writers
-        finally:
-            for writer in writers:
-                writer.close()
-
-
-def drop_metrics_from(path: Path, start: int) -> None:
-    """Remove the lines of steps that a resumed run takes again, and a line that was cut off."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            if json.loads(line)["iteration"] < start:
-                kept.append(line + "\n")
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(kept))
 
 
 def _step_seed(seed: int, iteration: int, rank: int) -> int:

@@ -1,5 +1,4 @@
-"""The CLIPSelf loss: the dense features of a region shall point where the teacher's embedding of
-its crop points.
+"""The CLIPSelf loss: a region's dense features shall point where its crop's embedding points.
 
 Shapes: B images, R regions of all of them in image order, E embedding.
 """
@@ -49,8 +48,7 @@ def cosine_distillation_loss(
 
 
 def loss_count(regions_per_image: Sequence[int], average: Average) -> int:
-    """How many things the loss of a batch averages over: its regions, or its images that have
-    any."""
+    """What the loss of a batch averages over: the number of regions, or of images that have any."""
     if average == "regions":
         return sum(regions_per_image)
     return sum(size > 0 for size in regions_per_image)

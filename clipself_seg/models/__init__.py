@@ -1,1 +1,6 @@
 """Detectron2 meta-architectures: towers and heads put together, and nothing else."""
+
+from clipself_seg.models.clipself import CLIPSelf
+from clipself_seg.models.region_reader import RegionReader
+
+__all__ = ["CLIPSelf", "RegionReader"]

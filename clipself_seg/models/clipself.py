@@ -1,5 +1,4 @@
-"""CLIPSelf: a CLIP image tower learns, from its own image embeddings of crops, dense features that
-recognise regions.
+"""CLIPSelf: a CLIP learns from its own embeddings of crops dense features that recognise regions.
 
 Shapes: B images, R regions of all of them, n of one, E embedding, h x w cells of the dense
     features.
@@ -189,8 +188,7 @@ class CLIPSelf(nn.Module):
         return F.interpolate(images, (side, side), mode="bilinear", align_corners=False)
 
     def _region_embeddings(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-        """Means (R, E) of the student's unit-length dense features over each box, in RoIAlign's
-        weighting."""
+        """Means (R, E) of the student's unit-length dense features over each box, as RoIAlign has."""
         dense_BEhw = F.normalize(self.student.dense(images).float(), dim=1)
         grid = (dense_BEhw.shape[2], dense_BEhw.shape[3])
         # The weights are made where the boxes are: on the CPU, without waiting for the GPU.
@@ -225,10 +223,9 @@ class CLIPSelf(nn.Module):
 
     @torch.no_grad()
     def ensembled_clip(self) -> DenseCLIP:
-        """A CLIP with ``alpha * student + (1 - alpha) * original`` as image tower; the text tower
-        is shared.
+        """A CLIP whose image tower is ``alpha * student + (1 - alpha) * original``.
 
-        What did not train is bit-identical to the original (clipself.md 2.9).
+        The text tower is shared. What did not train is bit-identical to the original (clipself.md 2.9).
         """
         # The memo entry keeps deepcopy from copying the text tower.
         clip = copy.deepcopy(self.teacher, {id(self.teacher.text): self.teacher.text})

@@ -1,5 +1,4 @@
-"""Region recognition with a CLIP as it is: every way of reading a region, scored against a
-vocabulary.
+"""Region recognition with a CLIP as it is: ways of reading a region, scored by a vocabulary.
 
 Shapes: n regions of an image, K classes, E embedding, h x w cells of the dense features, S0 side
     of a crop.

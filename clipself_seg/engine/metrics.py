@@ -1,0 +1,65 @@
+"""The numbers of a run as they come: log lines with the time left, metrics.json and TensorBoard."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from detectron2.utils import comm
+from detectron2.utils.events import (
+    CommonMetricPrinter,
+    EventWriter,
+    JSONWriter,
+    TensorboardXWriter,
+)
+
+from clipself_seg.files import atomic_path
+
+METRICS_FILE = "metrics.json"
+
+
+@contextlib.contextmanager
+def metric_writers(folder: Path, start: int, iterations: int) -> Iterator[list[EventWriter]]:
+    """Detectron2's writers, open as long as the context; none but in the first process.
+
+    Args:
+        folder: of the run.
+        start: first step; what a killed run wrote about it and later ones is removed.
+        iterations: steps of the run.
+    """
+    if not comm.is_main_process():
+        yield []
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    drop_metrics_from(folder / METRICS_FILE, start)
+    writers: list[EventWriter] = [
+        CommonMetricPrinter(iterations),
+        JSONWriter(str(folder / METRICS_FILE)),
+        TensorboardXWriter(str(folder), purge_step=start or None),
+    ]
+    try:
+        yield writers
+    finally:
+        for writer in writers:
+            writer.close()
+
+
+def write_all(writers: Sequence[EventWriter]) -> None:
+    """Let every writer take the numbers that are new in the current event storage."""
+    for writer in writers:
+        writer.write()
+
+
+def drop_metrics_from(path: Path, start: int) -> None:
+    """Remove the lines of steps that a resumed run takes again, and a line that was cut off."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            if json.loads(line)["iteration"] < start:
+                kept.append(line + "\n")
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(kept))

@@ -1,0 +1,110 @@
+"""Training checkpoints: what they hold, and that damage never passes."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+
+from clipself_seg.engine.checkpoint import (
+    CheckpointFolder,
+    pack,
+    read_state,
+    trained_parameters,
+    unpack,
+    write_state,
+)
+from clipself_seg.engine.optimizer import build_adamw
+from clipself_seg.errors import InputError
+from tests.tiny import tiny_clipself, tiny_samples
+
+
+def trained(steps=1):
+    model = tiny_clipself(trainable_blocks=2)
+    optimizer = build_adamw(model, weight_decay=0.1, betas=(0.9, 0.999), eps=1e-8)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 1e-2
+        optimizer.zero_grad()
+        model(tiny_samples(1, first=step))["loss_clipself"].backward()
+        optimizer.step()
+    return model, optimizer
+
+
+def same(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def test_state_survives_the_file_and_a_fresh_model(tmp_path):
+    model, optimizer = trained()
+    packed = pack(model, optimizer)
+    write_state(tmp_path / "state.safetensors", packed, {"iteration": 1})
+    tensors, facts = read_state(tmp_path / "state.safetensors")
+    fresh, fresh_optimizer = trained(steps=0)
+    unpack(tensors, fresh, fresh_optimizer)
+    assert facts == {"iteration": 1} and same(pack(fresh, fresh_optimizer), packed)
+
+
+def test_a_checkpoint_holds_what_trains_and_nothing_else(tmp_path):
+    model, optimizer = trained()
+    kinds = {name.split("/")[0] for name in pack(model, optimizer)}
+    assert kinds == {"model", "optimizer"}
+    assert all("resblocks.4." in n or "resblocks.5." in n for n in pack(model, optimizer))
+    assert len(pack(model, optimizer)) == 4 * len(trained_parameters(model))
+
+
+def test_the_newest_few_are_kept(tmp_path):
+    folder = CheckpointFolder(tmp_path, keep=2)
+    for iteration in (2, 10, 9_999_999, 10_000_000):
+        folder.save(iteration, {"x": torch.tensor(iteration)}, {})
+    names = [path.name for path in folder.paths()]
+    assert names == ["iteration_9999999.safetensors", "iteration_10000000.safetensors"]
+    assert folder.newest()[0]["x"] == 10_000_000
+
+
+def test_a_half_written_file_is_no_checkpoint_and_is_removed(tmp_path):
+    (tmp_path / ".iteration_0000004.safetensors.x1.part").write_bytes(b"half")
+    folder = CheckpointFolder(tmp_path, keep=2)
+    assert folder.newest() is None
+    folder.remove_leftovers()
+    assert not list(tmp_path.iterdir())
+
+
+def truncate(content):
+    return content[: len(content) // 2]
+
+
+def flip_a_bit(content):
+    middle = len(content) - 20
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def change_a_fact(content):
+    return content.replace(b"iteration", b"iteratioN", 1)
+
+
+def pickled(content):
+    return pickle.dumps({"x": 1})
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, change_a_fact, pickled, lambda c: b""])
+def test_a_damaged_newest_checkpoint_is_refused_by_name_with_the_way_out(tmp_path, damage):
+    folder = CheckpointFolder(tmp_path, keep=2)
+    folder.save(4, {"x": torch.randn(50)}, {"iteration": 4})
+    path = folder.save(8, {"x": torch.randn(50)}, {"iteration": 8})
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError) as caught:
+        folder.newest()
+    message = str(caught.value)
+    assert path.name in message and "delete it to go on from iteration_0000004" in message
+    assert len(message.splitlines()) <= 2
+    path.unlink()
+    assert folder.newest()[1] == {"iteration": 4}
+
+
+def test_parameters_of_another_model_are_refused(tmp_path):
+    model, optimizer = trained()
+    other = tiny_clipself(trainable_blocks=1)
+    adamw = build_adamw(other, weight_decay=0.1, betas=(0.9, 0.999), eps=1e-8)
+    with pytest.raises(InputError, match="other trained parameters"):
+        unpack(pack(model, optimizer), other, adamw)

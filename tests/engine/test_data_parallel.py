@@ -1,0 +1,118 @@
+"""Two processes (gloo, CPU) against one: gradients, weights and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+
+from clipself_seg.engine.checkpoint import trained_parameters
+from tests.engine.test_trainer import trainer, weights
+from tests.tiny import WORDS, tiny_clipself, tiny_region_sample, tiny_samples
+
+Tensors = dict[str, torch.Tensor]
+
+
+def _process(rank: int, work: Callable[[int, Path], Tensors], folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.save(work(rank, folder), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def in_two_processes(work: Callable[[int, Path], Tensors], folder: Path) -> list[Tensors]:
+    """What `work` returns in each process."""
+    mp.start_processes(_process, (work, folder), nprocs=2, start_method="fork")
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+def gradients(model, samples) -> Tensors:
+    """Gradients of the trained parameters for a batch, through the wrapper if there are processes."""
+    forward = model
+    if dist.is_initialized() and model.sync_gradients:
+        forward = DistributedDataParallel(model, broadcast_buffers=False)
+    sum(forward(samples).values()).backward()
+    return {name: p.grad for name, p in trained_parameters(model).items()}
+
+
+def worst(left: Tensors, right: Tensors) -> float:
+    """Largest difference, relative to the largest entry of each tensor."""
+    return max(float((left[k] - right[k]).abs().max() / right[k].abs().max()) for k in right)
+
+
+# One image with four regions and three with one to three: the shares are as uneven as can be.
+SAMPLES = [tiny_samples(4)[index] for index in (3, 2, 0, 1)]
+
+
+@pytest.mark.parametrize("average", ["regions", "images"])
+def test_gradients_are_equal_and_those_of_one_process_on_the_whole_batch(tmp_path, average):
+    def work(rank: int, folder: Path) -> Tensors:
+        return gradients(tiny_clipself(loss_average=average), SAMPLES[2 * rank : 2 * rank + 2])
+
+    first, second = in_two_processes(work, tmp_path)
+    whole = gradients(tiny_clipself(loss_average=average), SAMPLES)
+    assert all(torch.equal(first[name], second[name]) for name in whole)
+    assert worst(first, whole) < 1e-4
+
+
+def test_unsynchronised_processes_have_gradients_of_their_own(tmp_path):
+    def work(rank: int, folder: Path) -> Tensors:
+        model = tiny_clipself(sync_gradients=False)
+        return gradients(model, SAMPLES[2 * rank : 2 * rank + 2])
+
+    parts = in_two_processes(work, tmp_path)
+    assert worst(*parts) > 0.1
+    for rank, part in enumerate(parts):
+        alone = gradients(tiny_clipself(), SAMPLES[2 * rank : 2 * rank + 2])
+        assert worst(part, alone) < 1e-4
+
+
+def test_training_in_two_processes_is_training_in_one(tmp_path):
+    def work(rank: int, folder: Path) -> Tensors:
+        run = trainer(folder / "two")
+        run.train()
+        return weights(run)
+
+    first, second = in_two_processes(work, tmp_path)
+    one = trainer(tmp_path / "one")
+    one.train()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert worst(first, weights(one)) < 1e-3
+
+
+def test_unsynchronised_training_keeps_and_evaluates_the_first_replica(tmp_path):
+    def work(rank: int, folder: Path) -> Tensors:
+        run = trainer(folder / "two", sync_gradients=False)
+        run.model.sync_gradients = False
+        run.train()
+        run.model.eval().set_vocabulary(WORDS)
+        scores = run.model([tiny_region_sample()])[0]["scores"]["boxes"]
+        saved = run.checkpoints.newest()[0]
+        name, value = next(iter(weights(run).items()))
+        return {"scores": scores, "own": value, "saved": saved[f"model/{name}"]}
+
+    first, second = in_two_processes(work, tmp_path)
+    torch.testing.assert_close(first["scores"], second["scores"], atol=0, rtol=0)
+    assert torch.equal(first["saved"], first["own"]) and not torch.equal(
+        first["own"], second["own"]
+    )
+
+
+def test_a_loss_that_is_not_finite_in_one_process_stops_both_and_names_its_images(tmp_path):
+    def work(rank: int, folder: Path) -> Tensors:
+        run = trainer(folder / "two")
+        losses, factor = run.model.losses, float("nan") if rank == 1 else 1.0
+        run.model.losses = lambda s: {name: v * factor for name, v in losses(s).items()}
+        with pytest.raises(Exception, match="not finite at iteration 0") as caught:
+            run.train()
+        guilty = f"{run.order.batch(0)[1].image}.jpg"
+        innocent = f"{run.order.batch(0)[0].image}.jpg"
+        assert guilty in str(caught.value) and innocent not in str(caught.value)
+        return {}
+
+    in_two_processes(work, tmp_path)

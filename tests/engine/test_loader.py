@@ -1,0 +1,91 @@
+"""The order of the data, and that nothing but seed and iteration decides it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from clipself_seg.engine.loader import DrawOrder, ShareOfBatches, evaluation_batches, train_batches
+from clipself_seg.errors import InputError
+from tests.tiny import tiny_mapper, tiny_record
+
+RECORDS = [tiny_record(index) for index in range(10)]
+
+
+def order(batch_size=4, seed=0):
+    return DrawOrder(num_images=10, batch_size=batch_size, seed=seed)
+
+
+def draws(**how):
+    """(number, image) of every draw of a loader, in order."""
+    workers, processes = how.pop("workers", 0), how.pop("processes", 1)
+    share = ShareOfBatches(order=order(), processes=processes, **how)
+    record_of = tiny_mapper
+    batches = train_batches(RECORDS, lambda r, d: record_of(r, d) | {"draw": d}, share, workers)
+    return [[(s["draw"], s["image_id"]) for s in batch] for batch in batches]
+
+
+def test_an_epoch_uses_each_image_at_most_once_and_drops_the_incomplete_batch():
+    for epoch in range(3):
+        used = [draw.image for step in (0, 1) for draw in order().batch(2 * epoch + step)]
+        assert len(used) == len(set(used)) == 8
+
+
+def test_epochs_and_seeds_differ_and_draws_are_numbered_through():
+    first = [draw.image for draw in order().batch(0)]
+    assert first != [draw.image for draw in order().batch(2)]
+    assert first != [draw.image for draw in order(seed=1).batch(0)]
+    assert [draw.number for draw in order().batch(5)] == [20, 21, 22, 23]
+
+
+def test_every_image_is_used_in_the_long_run():
+    used = Counter(draw.image for step in range(40) for draw in order().batch(step))
+    assert set(used) == set(range(10)) and min(used.values()) >= 10
+
+
+@pytest.mark.parametrize("start", [0, 3, 4])
+def test_a_resumed_loader_goes_on_where_the_first_one_stopped(start):
+    assert draws(start=0, stop=6)[start:] == draws(start=start, stop=6)
+
+
+def test_workers_change_nothing():
+    assert draws(start=0, stop=3, workers=2) == draws(start=0, stop=3)
+
+
+def test_two_processes_see_together_what_one_sees():
+    one = draws(start=0, stop=4)
+    parts = [draws(start=0, stop=4, rank=rank, processes=2) for rank in (0, 1)]
+    assert [first + second for first, second in zip(*parts)] == one
+
+
+def test_samples_know_their_iteration():
+    share = ShareOfBatches(order=order(), start=2, stop=4)
+    batches = train_batches(RECORDS, tiny_mapper, share, workers=0)
+    assert [[s["iteration"] for s in batch] for batch in batches] == [[2] * 4, [3] * 4]
+
+
+def test_a_loader_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    draws(start=0, stop=2)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_input_error_in_a_worker_arrives_as_itself(workers):
+    def broken(record, draw):
+        raise InputError(f"image {record['file_name']} is missing")
+
+    share = ShareOfBatches(order=order(), start=0, stop=2)
+    with pytest.raises(InputError, match=r"^image \d.jpg is missing$"):
+        list(train_batches(RECORDS, broken, share, workers))
+    with pytest.raises(InputError, match=r"^image 0.jpg is missing$"):
+        list(evaluation_batches(RECORDS, lambda record: broken(record, 0), workers))
+
+
+def test_too_few_images_and_uneven_shares_are_refused():
+    with pytest.raises(InputError, match="10 images.*IMS_PER_BATCH 16"):
+        order(batch_size=16)
+    with pytest.raises(InputError, match="IMS_PER_BATCH 4.*3"):
+        ShareOfBatches(order=order(), start=0, stop=1, processes=3)

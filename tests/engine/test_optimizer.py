@@ -1,0 +1,68 @@
+"""Parameter groups and the learning rate."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from clipself_seg.engine.optimizer import (
+    build_adamw,
+    gradient_norm,
+    learning_rate,
+    parameter_groups,
+)
+from tests.tiny import tiny_clipself
+
+
+def test_warmup_is_linear_from_its_first_step():
+    rates = [learning_rate(step, base=1.0, warmup=4, total=10) for step in range(4)]
+    assert rates == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_cosine_starts_at_base_passes_half_of_it_and_ends_near_zero():
+    rate = {s: learning_rate(s, base=2.0, warmup=10, total=110) for s in (10, 60, 109, 110)}
+    assert rate[10] == 2.0 and rate[110] == pytest.approx(0)
+    assert rate[60] == pytest.approx(1.0)
+    assert rate[109] == pytest.approx(1 + math.cos(math.pi * 0.99))
+
+
+def test_no_warmup_is_allowed():
+    assert learning_rate(0, base=1.0, warmup=0, total=5) == 1.0
+
+
+def test_vectors_have_no_weight_decay_and_frozen_parameters_no_group():
+    layer, frozen = nn.Linear(3, 2), nn.Linear(3, 2).requires_grad_(False)
+    decayed, plain = parameter_groups(nn.Sequential(layer, frozen).parameters(), 0.1)
+    assert decayed == {"params": [layer.weight], "weight_decay": 0.1}
+    assert plain == {"params": [layer.bias], "weight_decay": 0.0}
+
+
+def test_groups_of_clipself_hold_the_student_blocks_once():
+    model = tiny_clipself()
+    groups = parameter_groups(model.parameters(), 0.1)
+    grouped = [p for group in groups for p in group["params"]]
+    blocks = list(model.student.blocks.parameters())
+    assert {id(p) for p in grouped} == {id(p) for p in blocks} and len(grouped) == len(blocks)
+
+
+def test_adamw_takes_the_step_of_its_formula():
+    model = nn.Linear(1, 1, bias=False)
+    model.weight.data.fill_(2.0)
+    optimizer = build_adamw(model, weight_decay=0.5, betas=(0.9, 0.98), eps=1e-6)
+    optimizer.param_groups[0]["lr"] = 0.1
+    model.weight.grad = torch.full((1, 1), 3.0)
+    optimizer.step()
+    # Decoupled decay first; the first normalised moment is g / |g|.
+    torch.testing.assert_close(
+        model.weight.data, torch.tensor([[2.0 * (1 - 0.1 * 0.5) - 0.1 * 3 / (3 + 1e-6)]])
+    )
+
+
+def test_gradient_norm_is_over_all_parameters_together():
+    layers = nn.Linear(1, 2), nn.Linear(1, 1)
+    layers[0].weight.grad = torch.tensor([[3.0], [0.0]])
+    layers[1].bias.grad = torch.tensor([4.0])
+    assert gradient_norm(nn.ModuleList(layers).parameters()) == 5

@@ -1,0 +1,235 @@
+"""The loop: exact resume after any death, refusals, and the stop at a number that is not finite."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipself_seg.engine import checkpoint
+from clipself_seg.engine.checkpoint import trained_parameters
+from clipself_seg.engine.metrics import drop_metrics_from
+from clipself_seg.engine.settings import TrainingSettings
+from clipself_seg.engine.trainer import Trainer, TrainingStopped
+from clipself_seg.errors import InputError
+from tests.tiny import tiny_clipself, tiny_mapper, tiny_record
+
+ITERATIONS = 7
+
+
+def settings(folder: Path, **changes) -> TrainingSettings:
+    return TrainingSettings(
+        output_dir=folder,
+        **{
+            "seed": 3,
+            "batch_size": 2,
+            "iterations": ITERATIONS,
+            "base_lr": 1e-2,
+            "warmup": 2,
+            "weight_decay": 0.1,
+            "betas": (0.9, 0.98),
+            "eps": 1e-6,
+            "checkpoint_period": 2,
+            "log_period": 1,
+            "shared": {"SOLVER.BASE_LR": 1e-2},
+        }
+        | changes,
+    )
+
+
+def trainer(folder: Path, mapper=tiny_mapper, evaluate=None, **changes) -> Trainer:
+    torch.set_num_threads(1)  # OpenMP does not survive the fork of `killed`
+    return Trainer(
+        model=tiny_clipself(trainable_blocks=2, sizes=(32, 64)),
+        records=[tiny_record(index) for index in range(5)],
+        mapper=mapper,
+        settings=settings(folder, **changes),
+        evaluate=evaluate,
+    )
+
+
+def weights(run: Trainer) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in trained_parameters(run.model).items()}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    run = trainer(tmp_path_factory.mktemp("uninterrupted"))
+    run.train()
+    return weights(run)
+
+
+def assert_same(left, right):
+    assert left.keys() == right.keys()
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
+
+
+def kill_self(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_a_step(run: Trainer) -> None:
+    """Die while the fourth batch is made."""
+    run.mapper = lambda record, draw: kill_self() if draw == 7 else tiny_mapper(record, draw)
+
+
+def before_any_checkpoint(run: Trainer) -> None:
+    """Die in the first step."""
+    run.model.after_optimizer_step = kill_self
+
+
+def in_a_checkpoint(run: Trainer) -> None:
+    """Die when the second checkpoint is written but has not got its name."""
+    replace = os.replace
+    os.replace = lambda a, b: kill_self() if "0004" in str(b) else replace(a, b)
+
+
+def after_a_checkpoint(run: Trainer) -> None:
+    """Die between a checkpoint and the removal of the oldest."""
+    checkpoint.Path.unlink = kill_self
+
+
+def in_the_last_step(run: Trainer) -> None:
+    """Die when everything but the last checkpoint is done."""
+    save = run._save
+    run._save = lambda done: kill_self() if done == ITERATIONS else save(done)
+
+
+def killed(folder: Path, death) -> None:
+    """Run a trainer in a forked process that dies by SIGKILL."""
+    child = os.fork()
+    if child == 0:
+        run = trainer(folder)
+        death(run)
+        with open(os.devnull, "w") as sys.stdout, open(os.devnull, "w") as sys.stderr:
+            run.train()
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    "death",
+    [before_any_checkpoint, in_a_step, in_a_checkpoint, after_a_checkpoint, in_the_last_step],
+)
+def test_a_killed_run_that_is_resumed_ends_bit_identical(tmp_path, uninterrupted, death):
+    killed(tmp_path, death)
+    resumed = trainer(tmp_path)
+    resumed.train(resume=True)
+    assert_same(weights(resumed), uninterrupted)
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == list(range(ITERATIONS))
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path, uninterrupted):
+    trainer(tmp_path).train()
+    again = trainer(tmp_path)
+    again.train(resume=True)
+    assert_same(weights(again), uninterrupted)
+
+
+def test_evaluation_in_between_changes_nothing(tmp_path, uninterrupted):
+    seen = []
+
+    def evaluate(model):
+        model.eval()
+        torch.rand(5)
+        seen.append(model.training)
+        model.train()
+        return {"data": {64: {"boxes.thing.top1": 50.0}}}
+
+    run = trainer(tmp_path, evaluate=evaluate, evaluation_period=3)
+    run.train()
+    assert_same(weights(run), uninterrupted)
+    assert len(seen) == 3  # before the first step, after 3 and 6
+    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert sum("data/64/boxes.thing.top1" in line for line in lines) == 3
+
+
+def test_an_output_folder_with_checkpoints_needs_resume(tmp_path):
+    trainer(tmp_path).train()
+    with pytest.raises(InputError, match="iteration_0000007.*--resume.*OUTPUT_DIR"):
+        trainer(tmp_path).train()
+
+
+def test_resume_under_another_configuration_or_data_is_refused(tmp_path):
+    trainer(tmp_path).train()
+    with pytest.raises(InputError, match="SOLVER.BASE_LR was 0.01, is 0.02"):
+        trainer(tmp_path, shared={"SOLVER.BASE_LR": 2e-2}).train(resume=True)
+    other = trainer(tmp_path)
+    other._facts["original weights"] = "another"
+    with pytest.raises(InputError, match="original weights was '[0-9a-f]{12}', is 'another'"):
+        other.train(resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(tmp_path):
+    run = trainer(tmp_path)
+    losses = run.model.losses
+    run.model.losses = lambda samples: {
+        name: value * (float("nan") if samples[0]["iteration"] == 5 else 1)
+        for name, value in losses(samples).items()
+    }
+    with pytest.raises(TrainingStopped) as caught:
+        run.train()
+    message = str(caught.value)
+    drawn = [f"{draw.image}.jpg" for draw in run.order.batch(5)]
+    assert "loss_clipself is not finite at iteration 5" in message
+    assert all(name in message for name in drawn) and len(message.splitlines()) <= 2
+    kept = [path.name for path in run.checkpoints.paths()]
+    assert kept == ["iteration_0000004.safetensors", "iteration_0000005.safetensors"]
+    good, _ = run.checkpoints.newest()
+    for name, value in weights(run).items():
+        assert torch.equal(value, good[f"model/{name}"]) and value.isfinite().all()
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_too(tmp_path):
+    run = trainer(tmp_path)
+    before = weights(run)
+    trained = next(iter(trained_parameters(run.model).values()))
+    trained.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(TrainingStopped, match="gradient_norm is not finite at iteration 0"):
+        run.train()
+    assert_same(weights(run), before)
+
+
+def test_gradients_are_clipped_to_a_norm(tmp_path):
+    run = trainer(tmp_path, clip_norm=1e-3, iterations=1)
+    run.train()
+    norm = sum(p.grad.square().sum() for p in trained_parameters(run.model).values()).sqrt()
+    torch.testing.assert_close(norm, torch.tensor(1e-3), rtol=1e-2, atol=0)
+
+
+def test_loss_scaling_survives_resume(tmp_path):
+    whole = trainer(tmp_path / "a", loss_scaling=True)
+    whole.train()
+    part = trainer(tmp_path / "b", loss_scaling=True)
+    part._after_step = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    part._save(0)
+    with pytest.raises(KeyboardInterrupt):
+        part.train(resume=True)
+    resumed = trainer(tmp_path / "b", loss_scaling=True)
+    resumed.train(resume=True)
+    assert_same(weights(resumed), weights(whole))
+    assert resumed.scaler.state_dict() == whole.scaler.state_dict()
+
+
+def test_metrics_of_steps_that_are_taken_again_are_dropped(tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_text('{"iteration": 1}\n{"iteration": 2}\n{"iteration": 3}\n{"itera')
+    drop_metrics_from(path, 3)
+    assert path.read_text() == '{"iteration": 1}\n{"iteration": 2}\n'
+
+
+def test_settings_cover_the_keys_that_decide_what_is_learnt():
+    from clipself_seg.config import load_config
+
+    shared = TrainingSettings.from_config(load_config(None)).shared
+    assert {"SOLVER.BASE_LR", "INPUT.REGIONS.MAX_SPLIT", "MODEL.CLIP.NAME", "SEED"} <= set(shared)
+    assert not {"OUTPUT_DIR", "MODEL.CLIP.WEIGHTS", "TEST.EVAL_PERIOD"} & set(shared)
+    assert dataclasses.is_dataclass(TrainingSettings)

@@ -1,0 +1,186 @@
+"""CLIPSelf: what trains, what never changes, and what is evaluated and written."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torchvision.ops import roi_align
+
+from clipself_seg.clip import load_clip
+from clipself_seg.engine.optimizer import build_adamw
+from clipself_seg.errors import InputError
+from tests.tiny import SIDE, WORDS, tiny_clipself, tiny_region_sample, tiny_samples
+
+
+def one_step(model, samples=None, lr=1e-2):
+    """A step of AdamW with weight decay, as the engine takes it."""
+    optimizer = build_adamw(model, weight_decay=0.1, betas=(0.9, 0.999), eps=1e-8)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    model(samples or tiny_samples(2))["loss_clipself"].backward()
+    optimizer.step()
+    model.after_optimizer_step()
+
+
+def state(module):
+    """A copy of all tensors of a module."""
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def changed(before, after):
+    """Names of the tensors that are not bit-identical."""
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_loss_is_that_of_roi_align_on_unit_dense_features():
+    model, samples = tiny_clipself(), tiny_samples(3)
+    images = model.teacher.preprocess(torch.stack([s["image"] for s in samples]))
+    dense = F.normalize(model.student.dense(images), dim=1)
+    grid = torch.tensor(dense.shape[-1])
+    boxes = [s["boxes"] * grid for s in samples]
+    student = roi_align(dense, boxes, 1, 1.0, -1, aligned=True)[..., 0, 0]
+    crops = model.teacher.preprocess(torch.cat([s["crops"] for s in samples]))
+    teacher = model.teacher.encode_image(crops)
+    expected = 1 - F.cosine_similarity(student, teacher).mean()
+    torch.testing.assert_close(model(samples)["loss_clipself"], expected)
+
+
+def test_teacher_is_bit_identical_and_in_eval_mode_after_a_step():
+    model = tiny_clipself()
+    before = state(model.teacher)
+    one_step(model.train())
+    assert not changed(before, model.teacher.state_dict())
+    assert not any(module.training for module in model.teacher.modules())
+    assert not any(parameter.requires_grad for parameter in model.teacher.parameters())
+
+
+@pytest.mark.parametrize("blocks", [-1, 1, 3])
+def test_one_step_changes_the_last_blocks_only(blocks):
+    model = tiny_clipself(trainable_blocks=blocks)
+    before = state(model.student)
+    one_step(model)
+    depth = len(model.student.blocks)
+    expected = range(depth)[-blocks:] if blocks > 0 else range(depth)
+    names = changed(before, model.student.state_dict())
+    assert names == {
+        name for name in before if any(f"resblocks.{index}." in name for index in expected)
+    }
+
+
+def test_query_and_key_of_the_last_block_stay_as_they_were_and_its_value_does_not():
+    model = tiny_clipself()
+    last = model.student.blocks[-1].attn
+    width = last.in_proj_weight.shape[1]
+    before = last.in_proj_weight.detach().clone(), last.in_proj_bias.detach().clone()
+    one_step(model)
+    for old, new in zip(before, (last.in_proj_weight, last.in_proj_bias)):
+        assert torch.equal(old[: 2 * width], new[: 2 * width])
+        assert not torch.equal(old[2 * width :], new[2 * width :])
+
+
+def test_query_and_key_of_the_last_block_of_eva_do_not_train():
+    model = tiny_clipself("EVA02-B-16")
+    last = model.student.blocks[-1].attn
+    assert not last.q_proj.weight.requires_grad and not last.k_proj.weight.requires_grad
+    assert not last.q_bias.requires_grad and last.v_proj.weight.requires_grad
+    first = model.student.blocks[0].attn
+    assert first.q_proj.weight.requires_grad and first.k_proj.weight.requires_grad
+
+
+@pytest.mark.parametrize("blocks", [0, 7, -2])
+def test_a_number_of_blocks_that_cannot_train_is_refused(blocks):
+    with pytest.raises(InputError, match=str(blocks)):
+        tiny_clipself(trainable_blocks=blocks)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.7, 1.0])
+def test_alpha_mixes_student_and_original(alpha):
+    model = tiny_clipself(alpha=alpha)
+    one_step(model)
+    mixed, teacher = model.ensembled_clip(), model.teacher
+    student, original = model.student.state_dict(), teacher.visual.state_dict()
+    for name, tensor in mixed.visual.state_dict().items():
+        expected = alpha * student[name].double() + (1 - alpha) * original[name].double()
+        torch.testing.assert_close(tensor.double(), expected, atol=1e-7, rtol=1e-6)
+        exact = {0.0: original, 1.0: student}.get(alpha)
+        assert exact is None or torch.equal(tensor, exact[name])
+    assert mixed.text is teacher.text and torch.equal(mixed.logit_scale, teacher.logit_scale)
+
+
+def test_evaluation_reads_with_the_mixed_weights_and_training_goes_on_with_the_student():
+    model = tiny_clipself(alpha=0.5, templates="single")
+    one_step(model)
+    before, samples = state(model.student), [tiny_region_sample()]
+    model.eval().set_vocabulary(WORDS)
+    scores = model(samples)[0]["scores"]
+    mixed = model.ensembled_clip()
+    images = mixed.preprocess(samples[0]["image"][None])
+    with torch.no_grad():
+        expected = mixed.encode_boxes(images, [samples[0]["boxes"]]) @ model.reader.text_KE.T
+    torch.testing.assert_close(scores["boxes"], expected)
+    model.train()
+    assert not changed(before, model.student.state_dict())
+    assert "loss_clipself" in model(tiny_samples(1))
+
+
+def test_exported_checkpoint_is_a_plain_clip(tmp_path):
+    model = tiny_clipself(alpha=0.7)
+    one_step(model)
+    model.export(tmp_path / "clip.safetensors")
+    read = load_clip("ViT-Mini-8", tmp_path / "clip.safetensors")
+    assert not changed(state(model.ensembled_clip()), read.state_dict())
+
+
+def test_activation_checkpointing_changes_no_gradient():
+    model, samples = tiny_clipself(), tiny_samples(2)
+    model(samples)["loss_clipself"].backward()
+    plain = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    model.student.checkpointing = True
+    model(samples)["loss_clipself"].backward()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(model.get_parameter(name).grad, gradient)
+
+
+def test_student_size_is_drawn_anew_for_each_iteration_and_only_then():
+    model = tiny_clipself(sizes=(32, 64, 128))
+    seen = {}
+    for iteration in [*range(12), *range(12)]:
+        samples = [sample | {"iteration": iteration} for sample in tiny_samples(1)]
+        side = model._student_images(samples).shape[-1]
+        assert seen.setdefault(iteration, side) == side
+    assert set(seen.values()) == {32, 64, 128}
+
+
+@pytest.mark.parametrize("size", [4, 60, 100])
+def test_a_size_that_the_patch_does_not_divide_is_refused_with_one_that_works(size):
+    below = max(size // 8, 1) * 8
+    with pytest.raises(InputError, match=f"{size}.*take {below} or {below + 8}"):
+        tiny_clipself(sizes=(size,))
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_mixed_precision_gives_about_the_same_loss_in_float32(precision):
+    samples = tiny_samples(2)
+    exact = tiny_clipself()(samples)["loss_clipself"]
+    mixed = tiny_clipself(precision=precision)(samples)["loss_clipself"]
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed, exact, atol=0.02, rtol=0)
+
+
+def test_average_over_images_and_weight_reach_the_loss():
+    samples = tiny_samples(2, first=3)  # four regions and one
+    single = torch.stack([tiny_clipself()([sample])["loss_clipself"] for sample in samples])
+    model = tiny_clipself(loss_average="images", loss_weight=2.0)
+    torch.testing.assert_close(model(samples)["loss_clipself"], 2 * single.mean())
+
+
+def test_copies_share_nothing_with_the_clip_that_was_given():
+    clip = load_clip("ViT-Mini-8", None)
+    model = type(tiny_clipself())(clip=copy.deepcopy(clip))
+    before = state(clip)
+    one_step(model)
+    assert not changed(before, clip.state_dict()) and SIDE == clip.image_size

@@ -1,0 +1,98 @@
+"""Reading a configuration, and what is refused with the way out."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from clipself_seg import config
+from clipself_seg.config import flatten, load_config
+from clipself_seg.errors import InputError
+
+
+def test_file_base_and_command_line_override_one_another_in_this_order(tmp_path):
+    (tmp_path / "base.yaml").write_text("SEED: 1\nSOLVER: {MAX_ITER: 1, WARMUP_ITERS: 1}\n")
+    (tmp_path / "run.yaml").write_text("_BASE_: base.yaml\nSOLVER: {MAX_ITER: 2, WARMUP_ITERS: 2}")
+    cfg = load_config(tmp_path / "run.yaml", ["SOLVER.MAX_ITER", "3"])
+    assert (cfg.SEED, cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.MAX_ITER) == (1, 2, 3)
+
+
+def test_values_are_converted_where_nothing_is_lost():
+    cfg = load_config(
+        None,
+        ["SOLVER.BASE_LR", "1", "INPUT.REGIONS.MULTISCALE", "(320, 640)", "MODEL.CLIP.WEIGHTS", ""],
+    )
+    assert cfg.SOLVER.BASE_LR == 1.0 and isinstance(cfg.SOLVER.BASE_LR, float)
+    assert cfg.INPUT.REGIONS.MULTISCALE == (320, 640) and cfg.MODEL.CLIP.WEIGHTS == ""
+
+
+def test_without_a_gpu_the_device_is_the_cpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert load_config(None).MODEL.DEVICE == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (["SOLVER.BASELR", "1"], 'unknown key "SOLVER.BASELR"; did you mean "SOLVER.BASE_LR"?'),
+        (["INPUT.REGION.SOURCE", "grid"], 'did you mean "INPUT.REGIONS.SOURCE"?'),
+        (["SOLVER", "1"], 'unknown key "SOLVER"'),
+        (["SEED.X", "1"], 'unknown key "SEED.X"'),
+        (["SEED"], '"SEED" has no partner'),
+        (["SEED", "one"], "SEED must be of type int, got 'one'"),
+        (["SEED", "-1"], "SEED must be 0 or more"),
+        (["SOLVER.BASE_LR", "fast"], "SOLVER.BASE_LR must be of type float"),
+        (["DATASETS.TRAIN", "mini_train"], "DATASETS.TRAIN must be of type tuple, such as"),
+        (["INPUT.REGIONS.SOURCE", "gird"], 'cannot be "gird"; did you mean "grid"?'),
+        (["TEST.REGIONS.READ", "('boxs',)"], 'cannot have "boxs"; did you mean "boxes"?'),
+        (["MODEL.CLIPSELF.ALPHA", "1.5"], r"ALPHA must be in \[0, 1\]"),
+        (["SOLVER.IMS_PER_BATCH", "0"], "SOLVER.IMS_PER_BATCH must be at least 1"),
+    ],
+)
+def test_a_wrong_option_is_refused_in_one_line(opts, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_config(None, opts)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("SOLVER: {BASE_LRS: 1}", 'run.yaml: unknown key "SOLVER.BASE_LRS"; did you mean'),
+        ("SOLVER: [1", "not a usable YAML file"),
+        ("", "not a usable YAML file|holds no keys"),
+        ("- 1", "not a usable YAML file|holds no keys"),
+        ("_BASE_: none.yaml", "_BASE_ .*none.yaml is missing"),
+        ("SEED: !!python/object/apply:os.getcwd []", "not a usable YAML file"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name(tmp_path, content, message):
+    (tmp_path / "run.yaml").write_text(content)
+    with pytest.raises(InputError, match=message) as caught:
+        load_config(tmp_path / "run.yaml")
+    assert "run.yaml" in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+def test_a_missing_file_is_refused_with_the_nearest_one(tmp_path):
+    (tmp_path / "coco_patches.yaml").write_text("SEED: 0")
+    with pytest.raises(InputError, match='no config file.*did you mean ".*coco_patches.yaml"'):
+        load_config(tmp_path / "coco_patch.yaml")
+
+
+def test_every_key_of_the_project_is_explained():
+    lines = Path(config.__file__).read_text().splitlines()
+    silent = []
+    for node in ast.walk(ast.parse("\n".join(lines))):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).startswith("cfg."):
+            section = ast.unparse(node.value) == "CfgNode()"
+            explained = lines[node.lineno - 2].strip().startswith("#")
+            # Not a default, but what load_config makes of "cuda" on a machine without a GPU.
+            device = ast.unparse(node.targets[0]) == "cfg.MODEL.DEVICE"
+            silent += [] if section or explained or device else [ast.unparse(node)]
+    assert not silent
+
+
+def test_flatten_lists_full_names():
+    assert dict(flatten({"A": {"B": 1, "C": {"D": ()}}, "E": 2})) == {"A.B": 1, "A.C.D": (), "E": 2}

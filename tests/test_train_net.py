@@ -1,0 +1,172 @@
+"""The command: a short --help, errors in one line, death and resume, two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import train_net
+from clipself_seg.clip import load_clip
+from tests.conftest import ROOT
+from tests.tiny import write_tiny_coco
+
+SMALL = {
+    "MODEL.CLIP.NAME": "ViT-Mini-8",
+    "MODEL.CLIP.WEIGHTS": "",
+    "INPUT.REGIONS.STUDENT_SIZE": "64",
+    "DATASETS.TRAIN": "('coco_2017_train',)",
+    "DATASETS.TEST": "()",
+    "DATALOADER.NUM_WORKERS": "0",
+    "SOLVER.IMS_PER_BATCH": "2",
+    "SOLVER.MAX_ITER": "2",
+    "SOLVER.WARMUP_ITERS": "2",
+    "SOLVER.BASE_LR": "1e-3",
+    "SOLVER.LOG_PERIOD": "1",
+    "TEST.REGIONS.TEMPLATES": "single",
+}
+
+
+@pytest.fixture
+def datasets(tmp_path, monkeypatch):
+    root = tmp_path / "datasets"
+    write_tiny_coco(root)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+    monkeypatch.setenv("CLIPSELF_SEG_CACHE", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    return root
+
+
+def words(output, *flags, **changes):
+    """A command line; keyword arguments are keys with two underscores for a dot."""
+    changed = {key.replace("__", "."): str(value) for key, value in changes.items()}
+    pairs = (SMALL | changed | {"OUTPUT_DIR": str(output)}).items()
+    return [*flags, *(word for pair in pairs for word in pair)]
+
+
+def start(*arguments):
+    return subprocess.Popen([sys.executable, ROOT / "train_net.py", *arguments], cwd=ROOT)
+
+
+def test_help_is_quick():
+    begun = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, ROOT / "train_net.py", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "--eval-only" in done.stdout
+    assert time.perf_counter() - begun < 2
+
+
+def test_sizes_may_stand_before_keys():
+    args = train_net.parse(["--eval-only", "--sizes", "320", "640", "SEED", "1"])
+    assert args.opts == ["SEED", "1", "TEST.REGIONS.SIZES", "(320, 640,)"]
+    assert train_net.parse(["SEED", "1"]).opts == ["SEED", "1"]
+
+
+def test_a_run_killed_and_resumed_writes_the_same_clip_as_one_that_was_not(tmp_path, datasets):
+    long = {"SOLVER__MAX_ITER": 40, "SOLVER__CHECKPOINT_PERIOD": 5}
+    assert train_net.main(words(tmp_path / "a", **long)) == 0
+    process = start(*words(tmp_path / "b", **long))
+    folder = tmp_path / "b" / "checkpoints"
+    while not (folder / "iteration_0000010.safetensors").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and not (tmp_path / "b" / "results.json").exists()
+    assert train_net.main(words(tmp_path / "b", "--resume", **long)) == 0
+    whole, resumed = (load_file(tmp_path / run / "clip_final.safetensors") for run in "ab")
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_two_processes_train_and_evaluate_like_one(tmp_path, datasets):
+    tested = {"DATASETS__TEST": "('coco_2017_val_panoptic',)", "TEST__EVAL_PERIOD": 1}
+    process = start(*words(tmp_path / "two", "--num-gpus", "2", **tested))
+    assert train_net.main(words(tmp_path / "one", **tested)) == 0
+    assert process.wait(120) == 0
+    one, two = (json.loads((tmp_path / run / "results.json").read_text()) for run in ("one", "two"))
+    assert one["results"] == two["results"] and two["provenance"]["processes"] == 2
+    assert one["results"]["coco_2017_val_panoptic"]["64"]["images"] == 5
+    left, right = (
+        load_clip("ViT-Mini-8", tmp_path / run / "clip_final.safetensors") for run in ("one", "two")
+    )
+    for name, tensor in left.state_dict().items():
+        torch.testing.assert_close(tensor, right.state_dict()[name], atol=1e-5, rtol=1e-3)
+
+
+def test_evaluation_of_sizes_and_of_a_checkpoint(tmp_path, datasets):
+    tested = {"DATASETS__TEST": "('coco_2017_val_panoptic',)"}
+    assert train_net.main(words(tmp_path, **tested)) == 0
+    trained = json.loads((tmp_path / "results.json").read_text())
+    flags = "--eval-only", "--resume", "--sizes", "64", "128"
+    assert train_net.main(words(tmp_path, *flags, **tested)) == 0
+    found = json.loads((tmp_path / "results.json").read_text())
+    sizes = found["results"]["coco_2017_val_panoptic"]
+    assert sizes["64"] == trained["results"]["coco_2017_val_panoptic"]["64"] and "128" in sizes
+    assert found["provenance"]["weights_hash"] == trained["provenance"]["weights_hash"]
+    assert (tmp_path / "size_curve_coco_2017_val_panoptic.png").exists()
+    assert train_net.main(words(tmp_path, "--eval-only", **tested)) == 0
+    original = json.loads((tmp_path / "results.json").read_text())
+    assert original["provenance"]["weights_hash"] != trained["provenance"]["weights_hash"]
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:200])
+
+
+IMAGE = "coco/train2017/000000000003.jpg"
+FIRST_CHECKPOINT = "iteration_0000002.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"SOLVER__BASELR": 1}, 'did you mean "SOLVER.BASE_LR"'),
+        ({"MODEL__META_ARCHITECTURE": "ClipSelf"}, 'did you mean "CLIPSelf"'),
+        ({"MODEL__META_ARCHITECTURE": "RegionReader"}, "--eval-only"),
+        ({"MODEL__CLIP__NAME": "ViT-B-61"}, 'did you mean "ViT-B-16'),
+        ({"MODEL__CLIP__WEIGHTS": "none.pt"}, "none.pt"),
+        ({"MODEL__CLIP__TRAINABLE_BLOCKS": 0}, "-1 trains every block"),
+        ({"INPUT__REGIONS__STUDENT_SIZE": 100}, "take 96 or 104"),
+        ({"DATASETS__TRAIN": "('coco_2017_trian',)"}, 'did you mean "coco_2017_train"'),
+        ({"DATASETS__TRAIN": "()"}, "DATASETS.TRAIN"),
+        ({"DATASETS__TEST": "('coco_2017_val',)"}, 'data set "coco_2017_val"'),
+        ({"SOLVER__IMS_PER_BATCH": 16}, "SOLVER.IMS_PER_BATCH"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(tmp_path, datasets, capfd, changes, message):
+    assert train_net.main(words(tmp_path / "out", **changes)) == 2
+    lines = capfd.readouterr().err.strip().splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1 and message in errors[0] and "Traceback" not in "".join(lines)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_picture_is_named_whoever_reads_it(tmp_path, datasets, capfd, workers):
+    cut(datasets / IMAGE)
+    changes = {"SOLVER__MAX_ITER": 9, "DATALOADER__NUM_WORKERS": workers}
+    assert train_net.main(words(tmp_path / "out", **changes)) == 2
+    errors = capfd.readouterr().err.strip().splitlines()
+    assert "000000000003.jpg" in errors[-1] and "Traceback" not in "".join(errors)
+
+
+def test_a_second_run_a_foreign_resume_and_a_damaged_checkpoint_are_refused(
+    tmp_path, datasets, capfd
+):
+    assert train_net.main(words(tmp_path / "out")) == 0
+    assert train_net.main(words(tmp_path / "out")) == 2
+    assert "--resume" in capfd.readouterr().err
+    assert train_net.main(words(tmp_path / "out", "--resume", SOLVER__BASE_LR=1)) == 2
+    assert "SOLVER.BASE_LR was 0.001, is 1.0" in capfd.readouterr().err
+    cut(tmp_path / "out" / "checkpoints" / FIRST_CHECKPOINT)
+    assert train_net.main(words(tmp_path / "out", "--resume")) == 2
+    assert f"{FIRST_CHECKPOINT} is damaged" in capfd.readouterr().err
+    assert train_net.main(words(tmp_path / "new", "--eval-only", "--resume")) == 2

@@ -1,0 +1,100 @@
+"""Small stand-ins for tests: a random CLIP, samples of noise, and a COCO of a few pictures of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from clipself_seg.clip import load_clip
+from clipself_seg.models import CLIPSelf
+
+SIDE = 64  # of student inputs and of crops alike
+WORDS = ("cat", "dog", "grass")
+
+
+def tiny_clipself(name: str = "ViT-Mini-8", **how: Any) -> CLIPSelf:
+    """A CLIPSelf with random weights, the same at every call."""
+    torch.manual_seed(0)
+    return CLIPSelf(clip=load_clip(name, None), **how)
+
+
+def tiny_record(index: int) -> dict[str, Any]:
+    """A record that `tiny_mapper` understands."""
+    return {"file_name": f"{index}.jpg", "image_id": index}
+
+
+def tiny_mapper(record: dict[str, Any], draw: int) -> dict[str, Any]:
+    """A distillation sample of noise with one to four boxes, the same for the same arguments."""
+    generator = torch.Generator().manual_seed(1000 * draw + record["image_id"])
+    count = 1 + draw % 4
+    corners = torch.rand(count, 2, 2, generator=generator).sort(dim=1).values
+    return {
+        **record,
+        "image": torch.randint(256, (3, SIDE, SIDE), dtype=torch.uint8, generator=generator),
+        "boxes": corners.flatten(1),
+        "crops": torch.randint(256, (count, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator),
+    }
+
+
+def tiny_samples(count: int, first: int = 0) -> list[dict[str, Any]]:
+    """Distillation samples of the draws from `first` on."""
+    return [
+        tiny_mapper(tiny_record(draw), draw) | {"iteration": 0}
+        for draw in range(first, first + count)
+    ]
+
+
+def tiny_region_sample(image_id: int = 0, regions: int = 3) -> dict[str, Any]:
+    """A sample for region recognition, with all that any way of reading needs."""
+    sample = tiny_mapper(tiny_record(image_id), draw=regions - 1 + 4 * image_id)
+    masks = torch.zeros(regions, SIDE // 8, SIDE // 8, dtype=torch.bool)
+    for index, mask in enumerate(masks):
+        mask[index : index + 2, 1:5] = True
+    return sample | {"masks": masks, "labels": torch.zeros(regions).long()}
+
+
+def write_tiny_coco(root: Path, images: int = 5) -> None:
+    """COCO's and LVIS's files below `root`: noise pictures, each with a cat (a box) on grass."""
+    rng = np.random.default_rng(0)
+    records, instances, segments = [], [], []
+    for folder in ("train2017", "val2017", "panoptic_val2017", "annotations"):
+        (root / "coco" / folder).mkdir(parents=True, exist_ok=True)
+    (root / "lvis").mkdir(exist_ok=True)
+    for index in range(1, images + 1):
+        name, (width, height) = f"{index:012d}", (56 + index, 40)
+        records.append({"id": index, "file_name": f"{name}.jpg", "width": width, "height": height})
+        noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        for split in ("train2017", "val2017"):
+            Image.fromarray(noise).save(root / "coco" / split / f"{name}.jpg")
+        ids = np.full((height, width), 2)
+        ids[5:25, 10:40] = 1
+        rgb = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
+        Image.fromarray(rgb).save(root / "coco" / "panoptic_val2017" / f"{name}.png")
+        box = {"id": index, "image_id": index, "bbox": [10, 5, 30, 20], "area": 600, "iscrowd": 0}
+        instances.append(box | {"category_id": 17})
+        parts = [
+            {"id": 1, "category_id": 17, "bbox": [10, 5, 30, 20], "area": 600, "iscrowd": 0},
+            {"id": 2, "category_id": 193, "bbox": [0, 0, width, height], "iscrowd": 0}
+            | {"area": width * height - 600},
+        ]
+        segments.append({"image_id": index, "file_name": f"{name}.png", "segments_info": parts})
+    categories = [
+        {"id": 17, "name": "cat", "isthing": 1},
+        {"id": 193, "name": "grass-merged", "isthing": 0},
+    ]
+    urls = [r | {"coco_url": f"http://coco/train2017/{r['file_name']}"} for r in records]
+    for record in urls:
+        del record["file_name"]
+    for file, listed, notes in (
+        ("coco/annotations/instances_train2017.json", records, instances),
+        ("coco/annotations/coco_proposals.json", records, instances),
+        ("coco/annotations/panoptic_val2017.json", records, segments),
+        ("lvis/lvis_v1_train.json", urls, instances),
+    ):
+        content = {"images": listed, "annotations": notes, "categories": categories}
+        (root / file).write_text(json.dumps(content))

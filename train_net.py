@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""Train and evaluate every model of this project.
+
+    python train_net.py --config-file configs/distill/coco_patches_eva02_vitb16.yaml --num-gpus 8
+    python train_net.py --config-file configs/regions/coco_eva02_vitb16.yaml --eval-only \\
+        --sizes 320 640 1024
+
+Writes into OUTPUT_DIR: config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints/, and at
+the end results.json and clip_final.safetensors, which `clipself_seg.clip.load_clip` reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+
+from clipself_seg.errors import InputError, report_input_errors
+
+
+def parser() -> argparse.ArgumentParser:
+    """Detectron2's default arguments and the input sizes of the region curve.
+
+    Written out here, because importing Detectron2 takes seconds and ``--help`` should not.
+    """
+    found = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    found.add_argument("--config-file", default="", metavar="FILE", help="a file below configs/")
+    found.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR"
+    )
+    found.add_argument(
+        "--eval-only",
+        action="store_true",
+        help="evaluate MODEL.CLIP.WEIGHTS, or with --resume the newest checkpoint",
+    )
+    found.add_argument(
+        "--sizes",
+        nargs="+",
+        default=[],
+        metavar="PIXELS",
+        help="evaluate at each of these input sizes and draw the curve (TEST.REGIONS.SIZES)",
+    )
+    found.add_argument("--num-gpus", type=int, default=1, help="processes; without GPUs on the CPU")
+    found.add_argument("--num-machines", type=int, default=1)
+    found.add_argument("--machine-rank", type=int, default=0)
+    found.add_argument(
+        "--dist-url", default="auto", help="how processes meet, such as tcp://HOST:PORT"
+    )
+    found.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to change"
+    )
+    return found
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Arguments of a command line, ``--sizes`` as part of ``opts``."""
+    args = parser().parse_args(arguments)
+    # argparse gives KEY VALUE pairs that follow --sizes to --sizes.
+    numbers = list(itertools.takewhile(str.isdigit, args.sizes))
+    opts = args.sizes[len(numbers) :] + args.opts
+    if numbers:
+        opts += ["TEST.REGIONS.SIZES", f"({', '.join(numbers)},)"]
+    args.opts = opts
+    return args
+
+
+@report_input_errors
+def run(args: argparse.Namespace) -> None:
+    """The work of one process."""
+    from clipself_seg.config import load_config
+
+    cfg = load_config(args.config_file, args.opts)
+    from clipself_seg.engine import run as engine
+
+    engine.prepare(cfg)
+    if args.eval_only:
+        engine.evaluate(cfg, args.resume)
+    else:
+        engine.train(cfg, args.resume)
+
+
+def worker(args: argparse.Namespace) -> None:
+    """`run` in a process of Detectron2's `launch`, which looks at exit statuses only."""
+    status = run(args)
+    if status:
+        sys.exit(status)
+
+
+def check_processes(args: argparse.Namespace) -> None:
+    """Refuse what `launch` would answer with a failed assertion."""
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else None
+    if args.num_gpus < 1 or (gpus is not None and args.num_gpus > gpus):
+        raise InputError(f"--num-gpus {args.num_gpus}: this machine has {gpus or 'only a CPU'}")
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise InputError("several machines need --dist-url tcp://HOST:PORT, the same for each")
+
+
+@report_input_errors
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    args = parse(sys.argv[1:] if arguments is None else arguments)
+    check_processes(args)
+    from detectron2.engine import launch
+    from torch.multiprocessing import ProcessExitedException
+
+    machines = {"num_machines": args.num_machines, "machine_rank": args.machine_rank}
+    try:
+        launch(worker, args.num_gpus, dist_url=args.dist_url, args=(args,), **machines)
+    except ProcessExitedException as error:
+        return error.exit_code
+    except SystemExit as error:
+        return int(error.code or 0)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

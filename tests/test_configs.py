@@ -1,4 +1,4 @@
-"""Every file below configs/ names things that exist, and takes a step or reads a picture in small."""
+"""Every file below configs/ names things that exist, and takes a step or reads a picture."""
 
 from __future__ import annotations
 

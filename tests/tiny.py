@@ -1,4 +1,4 @@
-"""Small stand-ins for tests: a random CLIP, samples of noise, and a COCO of a few pictures of it."""
+"""Small stand-ins for tests: a random CLIP, samples of noise, and a COCO of a few pictures."""
 
 from __future__ import annotations
 

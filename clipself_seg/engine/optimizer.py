@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict]:
-    """What trains, in two groups: matrices with weight decay, and vectors (biases, norms) without."""
+    """What trains, in two groups: matrices with weight decay, vectors (biases, norms) without."""
     trained = [p for p in parameters if p.requires_grad]
     return [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},

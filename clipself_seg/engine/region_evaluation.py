@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class RegionEvaluation:
-    """Evaluates a model that scores regions (`RegionReader`, `CLIPSelf`), all processes together."""
+    """Evaluates models that score regions (`RegionReader`, `CLIPSelf`), all processes together."""
 
     @configurable
     def __init__(
@@ -74,7 +74,7 @@ class RegionEvaluation:
         return {name: self._dataset(name, model) for name in self.datasets}
 
     def check(self, model: Any) -> None:
-        """Refuse early what would fail late: data sets that are not there, sizes that do not fit."""
+        """Refuse early what would fail late: missing data sets, sizes that do not fit."""
         for size in self.sizes:
             if size % model.patch_size:
                 raise InputError(

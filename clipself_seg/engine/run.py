@@ -53,7 +53,7 @@ def prepare(cfg: CfgNode) -> None:
 
 
 def build_model(cfg: CfgNode) -> Any:
-    """The meta-architecture of the configuration, on its device; random weights follow from ``SEED``.
+    """The configured meta-architecture on its device; random weights follow from ``SEED``.
 
     Raises:
         InputError: an unknown meta-architecture or CLIP, or a checkpoint that does not fit.

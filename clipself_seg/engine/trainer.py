@@ -200,7 +200,7 @@ class Trainer:
             return self.model
         device = self.model.device
         devices = [device] if device.type == "cuda" else None
-        return DistributedDataParallel(self.model, device_ids=devices, broadcast_buffers=False)
+        return DistributedDataParallel(self.model, device_ids=devices)
 
     def _run_facts(self) -> Facts:
         """What a resumed run has to share, besides the number of steps done."""

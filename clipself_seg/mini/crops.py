@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from PIL import Image
 
+from clipself_seg.data.images import letterbox_crops, pixel_corners
+from clipself_seg.data.regions import enlarge_boxes, grid_boxes, grid_pairs
 from clipself_seg.mini.concepts import Concept
 from clipself_seg.mini.scenes import Scene, Segment
 
@@ -18,8 +19,21 @@ _QUALITIES = (
     *("good", "bad", "bright", "dark", "cropped", "close-up", "low resolution"),
     *("jpeg corrupted", "blurry", "pixelated", "black and white"),
 )
-_KINDS = ("plastic", "toy", "plushie", "cartoon", "embroidered", "nice", "cool", "weird", "small", "large", "clean")
+_KINDS = (
+    "plastic",
+    "toy",
+    "plushie",
+    "cartoon",
+    "embroidered",
+    "nice",
+    "cool",
+    "weird",
+    "small",
+    "large",
+    "clean",
+)
 _ARTICLES = ("the", "one", "my", "a")
+
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
@@ -39,38 +53,11 @@ class Crop:
     subject: bool
 
 
-def letterbox(image: np.ndarray, box: Box, side: int) -> np.ndarray:
-    """Crop, resize the longer side to `side` (bicubic) and pad evenly with black.
-
-    Args:
-        image: (H, W, 3) uint8.
-        box: XYXY in pixels; corners are rounded to the nearest integer.
-
-    Returns:
-        (side, side, 3) uint8.
-    """
-    x0, y0, x1, y1 = (int(round(value)) for value in box)
-    crop = Image.fromarray(image[y0:y1, x0:x1])
-    scale = side / max(crop.size)
-    width, height = (max(1, int(round(length * scale))) for length in crop.size)
-    canvas = np.zeros((side, side, 3), np.uint8)
-    top, left = (side - height) // 2, (side - width) // 2
-    canvas[top : top + height, left : left + width] = np.asarray(
-        crop.resize((width, height), Image.Resampling.BICUBIC)
-    )
-    return canvas
-
-
-def enlarge(box: Box, factor: float, size: tuple[int, int]) -> Box:
-    """Scale a box about its centre and clip it to an image of (height, width)."""
-    x0, y0, x1, y1 = box
-    cx, cy, dx, dy = (x0 + x1) / 2, (y0 + y1) / 2, factor * (x1 - x0) / 2, factor * (y1 - y0) / 2
-    return max(0.0, cx - dx), max(0.0, cy - dy), min(float(size[1]), cx + dx), min(float(size[0]), cy + dy)
-
-
-def _visible(scene: Scene, box: Box, main: Segment | None) -> tuple[tuple[Concept, ...], tuple[Concept, ...]]:
+def _visible(
+    scene: Scene, box: Box, main: Segment | None
+) -> tuple[tuple[Concept, ...], tuple[Concept, ...]]:
     """Things and stuff that an observer would name in a box, largest first, `main` before all."""
-    x0, y0, x1, y1 = (int(round(value)) for value in box)
+    x0, y0, x1, y1 = pixel_corners(np.array([box]), *scene.image.shape[1::-1])[0]
     window = scene.segment_map[y0:y1, x0:x1]
     counts = np.bincount(window.ravel(), minlength=len(scene.segments) + 1)
     order = sorted(scene.segments, key=lambda segment: -counts[segment.id])
@@ -95,16 +82,23 @@ def _make(scene: Scene, box: Box, side: int, main: Segment | None) -> Crop | Non
     if not things and not stuff:
         return None
     subject = main is not None or len(things) + len(stuff) == 1
-    return Crop(letterbox(scene.image, box, side), things, stuff, subject)
+    pixels = letterbox_crops(scene.image, np.array([box]), side)[0]
+    return Crop(pixels, things, stuff, subject)
 
 
 def _cell(rng: np.random.Generator, size: tuple[int, int]) -> Box:
-    height, width = size
-    rows = int(rng.integers(1, 7))
-    columns = int(rng.integers(-(-rows // 2), min(2 * rows, 6) + 1))
-    row, column = int(rng.integers(rows)), int(rng.integers(columns))
-    dx, dy = width / columns, height / rows
-    return column * dx, row * dy, (column + 1) * dx, (row + 1) * dy
+    pairs = grid_pairs(6)
+    cells = grid_boxes(*pairs[rng.integers(len(pairs))], width=size[1], height=size[0])
+    return _box(cells[rng.integers(len(cells))])
+
+
+def _around(box: Box, factor: float, size: tuple[int, int]) -> Box:
+    return _box(enlarge_boxes(np.array([box]), factor, width=size[1], height=size[0])[0])
+
+
+def _box(corners: np.ndarray) -> Box:
+    x0, y0, x1, y1 = corners.tolist()
+    return x0, y0, x1, y1
 
 
 def sample_crops(rng: np.random.Generator, scene: Scene, side: int) -> list[Crop]:
@@ -115,9 +109,9 @@ def sample_crops(rng: np.random.Generator, scene: Scene, side: int) -> list[Crop
     wanted: list[tuple[Box, Segment | None]] = []
     for i in range(CROPS_A_SCENE["thing"]):
         segment = things[i % len(things)]
-        wanted.append((enlarge(segment.box, float(rng.uniform(1.0, 2.0)), size), segment))
+        wanted.append((_around(segment.box, float(rng.uniform(1.0, 2.0)), size), segment))
     for i in range(min(CROPS_A_SCENE["stuff"], len(stuff))):
-        wanted.append((enlarge(stuff[i].box, float(rng.uniform(0.6, 1.0)), size), stuff[i]))
+        wanted.append((_around(stuff[i].box, float(rng.uniform(0.6, 1.0)), size), stuff[i]))
     wanted += [(_cell(rng, size), None) for _ in range(CROPS_A_SCENE["cell"])]
     wanted += [((0.0, 0.0, float(size[1]), float(size[0])), None)] * CROPS_A_SCENE["scene"]
     crops = (_make(scene, box, side, main) for box, main in wanted)
@@ -145,7 +139,9 @@ def _frame(rng: np.random.Generator, words: str) -> str:
     quality = f"{_QUALITIES[rng.integers(len(_QUALITIES))]} " if rng.random() < 0.4 else ""
     kind = "painting" if rng.random() < 0.05 else "photo"
     sentence = f"a {quality}{kind} of {words}"
-    return (f"this is {sentence}" if rng.random() < 0.4 else sentence) + ("." if rng.random() < 0.7 else "")
+    return (f"this is {sentence}" if rng.random() < 0.4 else sentence) + (
+        "." if rng.random() < 0.7 else ""
+    )
 
 
 def _join(phrases: list[str]) -> str:
@@ -163,7 +159,9 @@ def choose_mentions(
     return things[:3], stuff[:2]
 
 
-def write_caption(rng: np.random.Generator, things: tuple[Concept, ...], stuff: tuple[Concept, ...]) -> str:
+def write_caption(
+    rng: np.random.Generator, things: tuple[Concept, ...], stuff: tuple[Concept, ...]
+) -> str:
     """A sentence that mentions these things (in this order) and stuff, such as "a photo of a red star on grass"."""
     parts = []
     if things:

@@ -188,7 +188,7 @@ class CLIPSelf(nn.Module):
         return F.interpolate(images, (side, side), mode="bilinear", align_corners=False)
 
     def _region_embeddings(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-        """Means (R, E) of the student's unit-length dense features over each box, as RoIAlign has."""
+        """RoIAlign's means (R, E) of the student's unit-length dense features over each box."""
         dense_BEhw = F.normalize(self.student.dense(images).float(), dim=1)
         grid = (dense_BEhw.shape[2], dense_BEhw.shape[3])
         # The weights are made where the boxes are: on the CPU, without waiting for the GPU.
@@ -225,7 +225,8 @@ class CLIPSelf(nn.Module):
     def ensembled_clip(self) -> DenseCLIP:
         """A CLIP whose image tower is ``alpha * student + (1 - alpha) * original``.
 
-        The text tower is shared. What did not train is bit-identical to the original (clipself.md 2.9).
+        The text tower is shared. What did not train is bit-identical to the original
+        (clipself.md 2.9).
         """
         # The memo entry keeps deepcopy from copying the text tower.
         clip = copy.deepcopy(self.teacher, {id(self.teacher.text): self.teacher.text})

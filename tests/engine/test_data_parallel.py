@@ -32,10 +32,10 @@ def in_two_processes(work: Callable[[int, Path], Tensors], folder: Path) -> list
 
 
 def gradients(model, samples) -> Tensors:
-    """Gradients of the trained parameters for a batch, through the wrapper if there are processes."""
+    """Gradients of the trained parameters, through the wrapper if there are processes."""
     forward = model
     if dist.is_initialized() and model.sync_gradients:
-        forward = DistributedDataParallel(model, broadcast_buffers=False)
+        forward = DistributedDataParallel(model)
     sum(forward(samples).values()).backward()
     return {name: p.grad for name, p in trained_parameters(model).items()}
 

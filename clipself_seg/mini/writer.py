@@ -1,0 +1,217 @@
+"""A mini world on disk, in COCO's formats and folders.
+
+{root}/{world}/{split}/000000.jpg                      pictures
+{root}/{world}/panoptic_{split}/000000.png             segment ids as R + 256 G + 65536 B
+{root}/{world}/stuffthingmaps/{split}/000000.png       class index per pixel, 255 = void
+{root}/{world}/annotations/{panoptic,instances,captions,proposals}_{split}.json
+{root}/{world}/manifest.json                           what was written, last of all
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as rle
+from tqdm import tqdm
+
+from clipself_seg.files import write_json
+from clipself_seg.mini.concepts import WORLDS, WorldSpec
+from clipself_seg.mini.crops import choose_mentions, write_caption
+from clipself_seg.mini.scenes import Scene, draw_scene
+
+FORMAT = 1  # raise it when the same seed gives other files
+SPLITS = ("train", "val")
+VOID = 255
+ID_STEP = 263  # panoptic ids need the second channel, so that a reader of the first alone shows
+JITTERED, RANDOM = 3, 4  # proposals for each thing, and beside them
+
+Entry = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldSize:
+    """How many scenes each split has, and the seed that they follow from."""
+
+    train: int = 400
+    val: int = 200
+    seed: int = 0
+
+
+def make_worlds(root: str | Path, size: WorldSize, processes: int = 2) -> bool:
+    """Write both worlds below `root`, unless they are there already.
+
+    A world is written beside its place and moved there when it is complete. An interrupted
+    call leaves nothing that the next one would take for a world.
+
+    Args:
+        root: folder for `mini` and `mini2`; what has another seed, size or format is replaced.
+        size: scenes of each world.
+        processes: drawing in parallel does not change the result.
+
+    Returns:
+        Whether anything was written.
+    """
+    written = False
+    for spec in WORLDS.values():
+        target = Path(root) / spec.name
+        manifest = {"format": FORMAT, **dataclasses.asdict(size)}
+        if _read_manifest(target) == manifest:
+            continue
+        partial = target.with_name(f".{spec.name}.part")
+        shutil.rmtree(partial, ignore_errors=True)
+        for split in SPLITS:
+            _write_split(partial, spec, split, size, processes)
+        write_json(partial / "manifest.json", manifest)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        written = True
+    return written
+
+
+def _read_manifest(folder: Path) -> Any:
+    try:
+        return json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def scene_of(spec: WorldSpec, split: str, index: int, seed: int) -> Scene:
+    """The scene with a number; every number has its own stream of random choices."""
+    world = list(WORLDS).index(spec.name)
+    return draw_scene(np.random.default_rng([seed, world, SPLITS.index(split), index]), spec)
+
+
+def _write_split(
+    folder: Path, spec: WorldSpec, split: str, size: WorldSize, processes: int
+) -> None:
+    for name in (split, f"panoptic_{split}", f"stuffthingmaps/{split}"):
+        (folder / name).mkdir(parents=True)
+    count = getattr(size, split)
+    jobs = [(folder, spec.name, split, index, size.seed) for index in range(count)]
+    label = f"draw {spec.name}/{split}"
+    with multiprocessing.get_context("fork").Pool(processes) as pool:
+        done = tqdm(pool.imap(_write_scene, jobs, chunksize=8), label, total=count, unit="scene")
+        entries = list(done)
+    _write_annotations(folder / "annotations", spec, split, entries)
+
+
+def _write_scene(job: tuple[Path, str, str, int, int]) -> Entry:
+    import cv2
+
+    cv2.setNumThreads(1)
+    folder, world, split, index, seed = job
+    spec = WORLDS[world]
+    scene = scene_of(spec, split, index, seed)
+    stem = f"{index:06d}"
+    Image.fromarray(scene.image).save(folder / split / f"{stem}.jpg", quality=95, subsampling=0)
+    ids = scene.segment_map.astype(np.uint32) * ID_STEP
+    rgb = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
+    Image.fromarray(rgb).save(folder / f"panoptic_{split}" / f"{stem}.png")
+    lookup = np.full(len(scene.segments) + 1, VOID, np.uint8)
+    for segment in scene.segments:
+        lookup[segment.id] = spec.concepts.index(segment.concept)
+    labels = Image.fromarray(lookup[scene.segment_map])
+    labels.save(folder / "stuffthingmaps" / split / f"{stem}.png")
+    rng = np.random.default_rng([seed, 99, index])
+    return {
+        "image": _image_entry(scene, index),
+        "segments": [_segment_entry(scene, segment) for segment in scene.segments],
+        "captions": _captions(rng, scene),
+        "proposals": _proposals(rng, scene),
+    }
+
+
+def _image_entry(scene: Scene, index: int) -> Entry:
+    height, width = scene.segment_map.shape
+    # Ids are not positions: code that mixes them up shows.
+    return {"id": 1000 + index, "file_name": f"{index:06d}.jpg", "width": width, "height": height}
+
+
+def _segment_entry(scene: Scene, segment: Any) -> Entry:
+    x0, y0, x1, y1 = segment.box
+    mask = np.asfortranarray(scene.segment_map == segment.id, dtype=np.uint8)
+    coded = rle.encode(mask)
+    return {
+        "id": segment.id * ID_STEP,
+        "category_id": segment.concept.dataset_id,
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "area": segment.area,
+        "iscrowd": 0,
+        "isthing": segment.concept.isthing,
+        "segmentation": {"size": coded["size"], "counts": coded["counts"].decode()},
+    }
+
+
+def _captions(rng: np.random.Generator, scene: Scene) -> list[str]:
+    ordered = sorted(scene.segments, key=lambda segment: -segment.area)
+    things = tuple(segment.concept for segment in ordered if segment.concept.isthing)
+    stuff = tuple(segment.concept for segment in ordered if not segment.concept.isthing)
+    return [
+        write_caption(rng, *choose_mentions(rng, things, stuff, subject=False)) for _ in range(2)
+    ]
+
+
+def _proposals(rng: np.random.Generator, scene: Scene) -> list[list[float]]:
+    """Boxes XYWH such as a region proposal network gives: loose around things, and some at random."""
+    height, width = scene.segment_map.shape
+    boxes = []
+    for segment in scene.segments:
+        if segment.concept.isthing:
+            x0, y0, x1, y1 = segment.box
+            spread = 0.08 * np.array([x1 - x0, y1 - y0, x1 - x0, y1 - y0])
+            boxes += list(np.array([x0, y0, x1, y1]) + rng.normal(0, 1, (JITTERED, 4)) * spread)
+    for _ in range(RANDOM):
+        w, h = rng.uniform(0.12, 0.5, 2) * max(height, width)
+        x, y = rng.uniform(0, max(1, width - w)), rng.uniform(0, max(1, height - h))
+        boxes.append(np.array([x, y, x + w, y + h]))
+    clipped = np.array(boxes).clip(0, [width, height, width, height])
+    corners, sides = clipped[:, :2], clipped[:, 2:] - clipped[:, :2]
+    return np.concatenate([corners, sides], axis=1).round(1).tolist()
+
+
+def _write_annotations(folder: Path, spec: WorldSpec, split: str, entries: list[Entry]) -> None:
+    images = [entry["image"] for entry in entries]
+    panoptic, instances, captions, proposals = [], [], [], []
+    for image, entry in zip(images, entries):
+        key = {"image_id": image["id"]}
+        infos = [_without(segment, "segmentation", "isthing") for segment in entry["segments"]]
+        png = image["file_name"].replace(".jpg", ".png")
+        panoptic.append({**key, "file_name": png, "segments_info": infos})
+        instances += [
+            {**_without(segment, "isthing", "id"), **key}
+            for segment in entry["segments"]
+            if segment["isthing"]
+        ]
+        captions += [{**key, "caption": caption} for caption in entry["captions"]]
+        proposals += [
+            {**key, "bbox": box, "category_id": 1, "area": box[2] * box[3], "iscrowd": 0}
+            for box in entry["proposals"]
+        ]
+    for listed in (instances, captions, proposals):
+        for number, annotation in enumerate(listed, 1):
+            annotation["id"] = number
+    categories = [
+        {"id": concept.dataset_id, "name": concept.names[0], "isthing": int(concept.isthing)}
+        for concept in spec.concepts
+    ]
+    things = [category for category in categories if category["isthing"]]
+    about = {"images": images}
+    for name, listed, classes in (
+        ("panoptic", panoptic, categories),
+        ("instances", instances, things),
+        ("captions", captions, []),
+        ("proposals", proposals, [{"id": 1, "name": "object"}]),
+    ):
+        content = {**about, "annotations": listed, "categories": classes}
+        write_json(folder / f"{name}_{split}.json", content)
+
+
+def _without(entry: Entry, *keys: str) -> Entry:
+    return {key: value for key, value in entry.items() if key not in keys}

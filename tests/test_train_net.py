@@ -56,13 +56,12 @@ def start(*arguments):
     return subprocess.Popen([sys.executable, ROOT / "train_net.py", *arguments], cwd=ROOT)
 
 
-def test_help_is_quick():
-    begun = time.perf_counter()
+def test_help_is_quick_because_nothing_heavy_is_imported():
+    code = "import sys, train_net; train_net.parser().format_help(); print(*sys.modules)"
     done = subprocess.run(
-        [sys.executable, ROOT / "train_net.py", "--help"], capture_output=True, text=True
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert done.returncode == 0 and "--eval-only" in done.stdout
-    assert time.perf_counter() - begun < 2
+    assert not {"torch", "detectron2", "numpy"} & set(done.stdout.split())
 
 
 def test_sizes_may_stand_before_keys():
@@ -91,7 +90,7 @@ def test_two_processes_train_and_evaluate_like_one(tmp_path, datasets):
     tested = {"DATASETS__TEST": "('coco_2017_val_panoptic',)", "TEST__EVAL_PERIOD": 1}
     process = start(*words(tmp_path / "two", "--num-gpus", "2", **tested))
     assert train_net.main(words(tmp_path / "one", **tested)) == 0
-    assert process.wait(120) == 0
+    assert process.wait(600) == 0
     one, two = (json.loads((tmp_path / run / "results.json").read_text()) for run in ("one", "two"))
     assert one["results"] == two["results"] and two["provenance"]["processes"] == 2
     assert one["results"]["coco_2017_val_panoptic"]["64"]["images"] == 5

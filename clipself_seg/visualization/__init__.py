@@ -1,0 +1,1 @@
+"""Pictures of features, segments and regions."""

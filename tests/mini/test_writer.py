@@ -1,0 +1,113 @@
+"""The mini worlds: deterministic, in COCO's formats, complete or not there."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+
+from clipself_seg.data.builtin import distillation_records, region_records
+from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.mini import writer
+from clipself_seg.mini.concepts import WORLDS
+from clipself_seg.mini.writer import WorldSize, make_worlds, scene_of
+
+SIZE = WorldSize(train=4, val=3, seed=5)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("worlds")
+    assert make_worlds(folder, SIZE, processes=1)
+    return folder
+
+
+def files(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_the_seed_decides_every_byte_whatever_the_number_of_processes(root, tmp_path):
+    make_worlds(tmp_path, SIZE, processes=2)
+    assert files(tmp_path) == files(root)
+
+
+def test_a_complete_world_is_kept_and_another_size_or_half_a_world_is_replaced(root, tmp_path):
+    assert make_worlds(tmp_path, SIZE, processes=1) and not make_worlds(tmp_path, SIZE)
+    (tmp_path / "mini" / "manifest.json").unlink()
+    (tmp_path / ".mini2.part").mkdir()
+    assert make_worlds(tmp_path, SIZE, processes=1)
+    assert files(tmp_path) == files(root)
+
+
+def test_an_interruption_leaves_no_world(tmp_path, monkeypatch):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writer, "_write_annotations", fail)
+    with pytest.raises(KeyboardInterrupt):
+        make_worlds(tmp_path, SIZE, processes=1)
+    assert not (tmp_path / "mini").exists()
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_vocabulary_files_are_the_worlds_own(world):
+    vocabulary, spec = load_vocabulary(world), WORLDS[world]
+    assert [c.names for c in vocabulary.classes] == [c.names for c in spec.concepts]
+    assert [c.dataset_id for c in vocabulary.classes] == [c.dataset_id for c in spec.concepts]
+    assert [c.isthing for c in vocabulary.classes] == [c.isthing for c in spec.concepts]
+    assert [c.seen for c in vocabulary.classes] == [c.seen for c in spec.concepts]
+
+
+def test_mini_has_36_things_in_a_seen_and_unseen_split_that_shows_every_colour_and_shape():
+    things = WORLDS["mini"].things
+    seen = [thing for thing in things if thing.seen]
+    assert len(things) == 36 and len(seen) == 24 and len(WORLDS["mini"].stuff) == 8
+    assert len({t.colour for t in seen}) == 6 and len({t.shape for t in seen}) == 6
+
+
+def test_the_second_world_has_words_textures_and_shapes_of_its_own():
+    first, second = WORLDS["mini"], WORLDS["mini2"]
+    assert {s.texture for s in second.stuff} - {s.texture for s in first.stuff}
+    assert {t.shape for t in second.things} - {t.shape for t in first.things}
+    assert any(len(concept.names) > 1 for concept in second.concepts)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_labels_agree_with_the_scene_in_every_format(root, world):
+    folder, spec = root / world, WORLDS[world]
+    panoptic = json.loads((folder / "annotations" / "panoptic_val.json").read_text())
+    instances = COCO(str(folder / "annotations" / "instances_val.json"))
+    index_of = {concept.dataset_id: i for i, concept in enumerate(spec.concepts)}
+    for number, entry in enumerate(panoptic["annotations"]):
+        scene = scene_of(spec, "val", number, SIZE.seed)
+        assert scene.image.shape[0] != scene.image.shape[1]
+        rgb = np.asarray(Image.open(folder / "panoptic_val" / entry["file_name"])).astype(int)
+        ids = rgb @ [1, 256, 65536]
+        labels = np.asarray(Image.open(folder / "stuffthingmaps/val" / entry["file_name"]))
+        for info, segment in zip(entry["segments_info"], scene.segments, strict=True):
+            mask = scene.segment_map == segment.id
+            assert ((ids == info["id"]) == mask).all() and info["area"] == mask.sum()
+            assert (labels[mask] == index_of[info["category_id"]]).all()
+            x, y, w, h = info["bbox"]
+            assert mask[y : y + h, x : x + w].sum() == mask.sum()
+        assert (labels[scene.segment_map == 0] == writer.VOID).all()
+        things = [s for s in scene.segments if s.concept.isthing]
+        annotations = instances.loadAnns(instances.getAnnIds(imgIds=[entry["image_id"]]))
+        assert 2 <= len(things) <= 6 and len(annotations) == len(things)
+        for annotation, segment in zip(annotations, things):
+            coded = {**annotation["segmentation"]}
+            assert (rle.decode(coded).astype(bool) == (scene.segment_map == segment.id)).all()
+
+
+def test_the_registered_names_read_the_files(root, monkeypatch):
+    monkeypatch.setenv("CLIPSELF_SEG_MINI", str(root))
+    for world in WORLDS:
+        assert len(distillation_records([f"{world}_train"], "grid")) == SIZE.train
+        proposals = distillation_records([f"{world}_train_proposals"], "proposals")
+        assert all(len(record["proposals"]) >= 2 * writer.JITTERED for record in proposals)
+        records = region_records(f"{world}_val_panoptic", load_vocabulary(world))
+        assert len(records) == SIZE.val

@@ -1,0 +1,56 @@
+"""K-Means pictures: clusters that are there are found, whatever the start."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from clipself_seg.visualization.dense_maps import enlarge_labels, kmeans, match_labels
+from clipself_seg.visualization.segments import borders, colour_segments, palette, sheet
+
+
+def three_bands(noise: float) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    truth = np.repeat([0, 0, 1, 1, 1, 2], 8).reshape(6, 8)
+    features = np.eye(5)[truth].transpose(2, 0, 1) + noise * rng.standard_normal((5, 6, 8))
+    return features / np.linalg.norm(features, axis=0), truth
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_separate_clusters_are_found_from_any_start(seed):
+    features, truth = three_bands(noise=0.05)
+    assert (match_labels(kmeans(features, 3, seed), truth) == truth).all()
+
+
+def test_every_cluster_has_a_location_even_among_equal_features():
+    labels = kmeans(np.ones((4, 3, 3)) / 2, clusters=4)
+    assert set(labels.ravel()) == {0, 1, 2, 3}
+
+
+def test_the_same_seed_gives_the_same_clusters():
+    features, _ = three_bands(noise=1.0)
+    assert (kmeans(features, 4, seed=3) == kmeans(features, 4, seed=3)).all()
+
+
+def test_surplus_clusters_get_numbers_of_their_own():
+    labels, reference = np.array([[0, 1, 2]]), np.array([[1, 0, 0]])
+    matched = match_labels(labels, reference)
+    assert matched[0, 0] == 1 and sorted(matched[0, 1:])[0] == 0 and matched.max() >= 2
+
+
+def test_enlarging_keeps_areas():
+    large = enlarge_labels(np.array([[0, 1], [1, 1]]), 40, 60)
+    assert large.shape == (40, 60) and abs((large == 0).mean() - 0.25) < 0.01
+
+
+def test_colours_differ_and_borders_are_dark():
+    assert len({tuple(colour) for colour in palette(40)}) == 40
+    labels = np.array([[0, 0, 1]])
+    assert borders(labels).tolist() == [[False, True, False]]
+    assert colour_segments(labels)[0, 1].sum() < colour_segments(labels)[0, 0].sum()
+
+
+def test_sheet_holds_every_picture_at_its_scale():
+    pictures = [[np.full((4, 5, 3), 7, np.uint8)] * 2] * 3
+    image = np.asarray(sheet(pictures, ["a", "b"], captions=[["x", "y"]] * 3, scale=2))
+    assert (image == 7).all(-1).sum() == 6 * 8 * 10

@@ -22,7 +22,7 @@ ARROWS = {
     "models": {"data", "clip", "heads"},
     "evaluation": {"data"},
     "visualization": {"data"},
-    "mini": {"data", "clip"},
+    "mini": {"data", "clip", "evaluation", "visualization"},
     # What train_net.py composes: the one part that knows all tasks, and that nobody imports.
     "engine": {"config", "data", "clip", "heads", "models", "evaluation", "visualization"},
 }

@@ -1,0 +1,193 @@
+"""Pictures that explain the quickstart's table: K-Means maps, recognised regions, loss curves, one page."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from clipself_seg.clip import DenseCLIP, TextBank, load_clip
+from clipself_seg.data.images import fit_size, letterbox_crops, letterbox_image, read_image
+from clipself_seg.data.panoptic import Segments, read_segments
+from clipself_seg.data.records import panoptic_records
+from clipself_seg.data.regions import enlarge_boxes, relative_boxes
+from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.evaluation.report import region_table
+from clipself_seg.files import atomic_path
+from clipself_seg.visualization.dense_maps import enlarge_labels, kmeans, match_labels
+from clipself_seg.visualization.segments import colour_segments, save_png, sheet
+
+MODEL = "ViT-Mini-8"
+COLUMNS = {"original CLIP": "mini", "CLIPSelf patches": "mini-clipself"}
+COLUMNS |= {"CLIPSelf proposals": "mini-clipself-proposals"}
+SCENES = 6
+CROPS = 12
+SIDE = 256  # pixels of the dense pass for pictures: four times as many locations as in training
+
+
+def write_gallery(
+    output: Path, world: Path, rows: Mapping[str, Mapping[str, float]], live: Mapping[str, Path]
+) -> None:
+    """Write kmeans.png, regions.png, loss.png and index.html.
+
+    Args:
+        output: folder for them.
+        world: folder of the mini world.
+        rows: results by model, for the page's table.
+        live: title -> metrics.json of a run, for the loss curves.
+    """
+    annotations = world / "annotations" / "panoptic_val.json"
+    records = panoptic_records(str(annotations), str(world / "val"), str(world / "panoptic_val"))
+    vocabulary = load_vocabulary("mini")
+    clips = {title: load_clip(MODEL, tag) for title, tag in COLUMNS.items()}
+    scenes = [_Scene(record, vocabulary) for record in records[:SCENES]]
+    save_png(kmeans_sheet(clips, scenes), output / "kmeans.png")
+    save_png(region_sheet(clips, scenes, vocabulary), output / "regions.png")
+    plot_losses(live, output / "loss.png")
+    with atomic_path(output / "index.html") as temporary:
+        temporary.write_text(page(rows))
+
+
+class _Scene:
+    """A validation picture with its segments and the dense features of any model."""
+
+    def __init__(self, record: dict[str, Any], vocabulary: Vocabulary) -> None:
+        things = frozenset(c.dataset_id for c in vocabulary.classes if c.isthing)
+        self.image = read_image(record["file_name"])
+        self.segments: Segments = read_segments(record, things)
+        index_of = vocabulary.dataset_id_to_index
+        self.labels = np.array([index_of[c] for c in self.segments.category_ids.tolist()])
+        self.things = np.flatnonzero(vocabulary.thing[self.labels])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.image.shape[1], self.image.shape[0]
+
+    def student_input(self, clip: DenseCLIP) -> Tensor:
+        square = letterbox_image(self.image, SIDE).transpose(2, 0, 1).copy()
+        return clip.preprocess(torch.from_numpy(square)[None])
+
+    def dense(self, clip: DenseCLIP) -> np.ndarray:
+        """Unit-length features of the picture without the padding, (E, h, w)."""
+        with torch.no_grad():
+            dense = clip.encode_dense(self.student_input(clip))[0].numpy()
+        width, height = (-(-side // clip.patch_size) for side in fit_size(*self.size, SIDE))
+        return dense[:, :height, :width]
+
+
+def kmeans_sheet(clips: Mapping[str, DenseCLIP], scenes: Sequence[_Scene]) -> Image.Image:
+    """Picture, ground truth, and K-Means of each model's dense features with k = number of segments."""
+    rows = []
+    for scene in scenes:
+        ids = np.searchsorted(np.unique(scene.segments.ids), scene.segments.ids)
+        row = [scene.image, colour_segments(ids)]
+        for clip in clips.values():
+            labels = kmeans(scene.dense(clip), clusters=len(scene.segments.segment_ids))
+            width, height = scene.size
+            row.append(colour_segments(match_labels(enlarge_labels(labels, height, width), ids)))
+        rows.append(row)
+    return sheet(rows, ["picture", "ground truth", *clips], scale=1)
+
+
+def region_sheet(
+    clips: Mapping[str, DenseCLIP], scenes: Sequence[_Scene], vocabulary: Vocabulary
+) -> Image.Image:
+    """Crops of things, and below each what the models take the box for."""
+    crops, truths, answers = [], [], []
+    for scene in scenes:
+        boxes = scene.segments.boxes[scene.things]
+        crops += list(letterbox_crops(scene.image, enlarge_boxes(boxes, 1.5, *scene.size), 96))
+        truths += [vocabulary.names[label] for label in scene.labels[scene.things]]
+        answers += list(zip(*_answers(clips, scene, vocabulary)))
+    return _answer_sheet(crops[:CROPS], truths, answers, list(clips))
+
+
+def _answers(
+    clips: Mapping[str, DenseCLIP], scene: _Scene, vocabulary: Vocabulary
+) -> Iterator[list[str]]:
+    boxes = relative_boxes(scene.segments.boxes[scene.things], *scene.size)
+    for clip in clips.values():
+        text = TextBank(clip).embed(vocabulary)
+        with torch.no_grad():
+            read = clip.encode_boxes(scene.student_input(clip), [torch.from_numpy(boxes).float()])
+        yield [vocabulary.names[i] for i in (read @ text.T).argmax(1).tolist()]
+
+
+def _answer_sheet(
+    crops: Sequence[np.ndarray],
+    truths: Sequence[str],
+    answers: Sequence[tuple[str, ...]],
+    titles: Sequence[str],
+) -> Image.Image:
+    """Four things a row; a blank tile beside each holds the lines of text."""
+    from PIL import ImageDraw, ImageFont
+
+    tiles = []
+    font = ImageFont.load_default(size=12)
+    for crop, truth, said in zip(crops, truths, answers):
+        tile = Image.new("RGB", (196, 96), "white")
+        draw = ImageDraw.Draw(tile)
+        draw.text((4, 2), truth, fill="black", font=font)
+        for line, (title, answer) in enumerate(zip(titles, said)):
+            colour = (0, 130, 0) if answer == truth else (190, 0, 0)
+            draw.text((4, 24 + 23 * line), f"{title.split()[-1]}: {answer}", fill=colour, font=font)
+        tiles += [crop, np.asarray(tile)]
+    return sheet([tiles[i : i + 6] for i in range(0, len(tiles), 6)], [])
+
+
+def plot_losses(runs: Mapping[str, Path], path: Path) -> None:
+    """Loss over the steps of the live runs, from their metrics.json."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for title, metrics in runs.items():
+        lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+        points = [(m["iteration"] + 1, m["loss_clipself"]) for m in lines if "loss_clipself" in m]
+        axes.plot(*zip(*points), label=title)
+    axes.set(xlabel="step", ylabel="1 - cosine(student region, teacher crop)", ylim=(0, None))
+    axes.legend()
+    axes.grid(alpha=0.3)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def page(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """The HTML page around table and pictures."""
+    table = html.unescape(region_table(rows, style="html"))
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>clipself_seg quickstart</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }}
+table {{ border-collapse: collapse; font-size: 14px; }}
+td, th {{ border-bottom: 1px solid #ccc; padding: .3rem .6rem; }}
+img {{ max-width: 100%; }}
+</style>
+<h1>CLIPSelf on the mini world</h1>
+<p>A small CLIP, trained on pictures and captions of this world, recognises a thing when it is shown a crop
+of it (<em>Image Crops</em>, first row). Asked for the same thing in the dense features of the whole picture
+(<em>Boxes</em>, <em>Thing Masks</em>) it fails. CLIPSelf pulls the dense features of each region towards the
+model's own embedding of the crop: no labels, no text. Top-1 and top-5 mean class accuracy in percent, among
+all 44 classes.</p>
+{table}
+<p><em>live</em> was distilled just now, in about a minute; <em>shipped</em> comes with the project and was
+distilled by the same command for longer (clipself_seg/mini/CARD.md).</p>
+<h2>What the dense features see</h2>
+<p>K-Means of the dense features of one picture, as many clusters as segments (paper, Fig. 4).</p>
+<img src="kmeans.png" alt="K-Means maps of the original and the distilled dense features">
+<h2>What a box is taken for</h2>
+<img src="regions.png" alt="Crops of things with the answers of each model">
+<h2>Loss of the live runs</h2>
+<img src="loss.png" alt="Loss curves">
+</html>
+"""

@@ -42,7 +42,7 @@ def in_small(name: Path, folder: Path):
     small = {
         "MODEL.CLIP.NAME": "ViT-Mini-8",
         "MODEL.CLIP.WEIGHTS": "",
-        "MODEL.CLIP.TRAINABLE_BLOCKS": min(cfg.MODEL.CLIP.TRAINABLE_BLOCKS, 6),
+        "MODEL.CLIP.TRAINABLE_BLOCKS": min(cfg.MODEL.CLIP.TRAINABLE_BLOCKS, 3),
         "INPUT.REGIONS.STUDENT_SIZE": 64,
         "INPUT.REGIONS.MULTISCALE": "(64, 128)" if cfg.INPUT.REGIONS.MULTISCALE else "()",
         "DATASETS.TRAIN": f"('{train}',)",

@@ -5,6 +5,8 @@ Shapes: B images, L = 1 + N tokens, Q observers, D width.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -179,5 +181,5 @@ class EvaTransformer(TransformerTower):
 
     def unused_by_dense(self) -> list[nn.Parameter]:
         """Query and key of the last block: its value path needs neither."""
-        attention = self.blocks[-1].attn
+        attention: Any = self.blocks[-1].attn
         return [attention.q_proj.weight, attention.k_proj.weight, attention.q_bias]

@@ -94,6 +94,10 @@ class MLP(nn.Module):
         return self.c_proj(self.gelu(self.c_fc(x)))
 
 
+def _layer_scale(width: int, initial: float | None) -> nn.Module:
+    return nn.Identity() if initial is None else LayerScale(width, initial)
+
+
 class ResidualBlock(nn.Module):
     """Pre-norm attention and MLP with residuals; parameter names as in OpenAI's and open_clip's files."""
 
@@ -107,13 +111,12 @@ class ResidualBlock(nn.Module):
         layer_scale: float | None = None,
     ) -> None:
         super().__init__()
-        scaled = layer_scale is not None
         self.ln_1 = nn.LayerNorm(width)
         self.attn = PackedAttention(width=width, heads=heads)
-        self.ls_1 = LayerScale(width, layer_scale) if scaled else nn.Identity()
+        self.ls_1 = _layer_scale(width, layer_scale)
         self.ln_2 = nn.LayerNorm(width)
         self.mlp = MLP(width=width, hidden=int(width * mlp_ratio), quick_gelu=quick_gelu)
-        self.ls_2 = LayerScale(width, layer_scale) if scaled else nn.Identity()
+        self.ls_2 = _layer_scale(width, layer_scale)
 
     def forward(self, x_BLD: Tensor, causal: bool = False) -> Tensor:
         """(B, L, D) -> (B, L, D)"""

@@ -20,7 +20,7 @@ from open_clip.pretrained import download_pretrained
 from torch import Tensor, nn
 
 from clipself_seg.clip import region_pooling
-from clipself_seg.clip.build import Architecture, find_architecture
+from clipself_seg.clip.build import Architecture, find_architecture, list_architectures
 from clipself_seg.clip.checkpoints import Checkpoint, read_checkpoint
 from clipself_seg.clip.weights import LAYOUTS, LoadReport, load_strictly
 from clipself_seg.errors import InputError, nearest
@@ -255,7 +255,9 @@ def _activation(
         return True, ("QuickGELU",)
     if recorded == "gelu" or published:
         return False, ("GELU",)
-    return False, (f"GELU (OpenAI's weights need {architecture.name}-quickgelu)",)
+    twin = f"{architecture.name}-quickgelu"
+    hint = f" (OpenAI's weights need {twin})" if twin in list_architectures() else ""
+    return False, (f"GELU{hint}",)
 
 
 def save_clip(

@@ -6,6 +6,7 @@ Shapes: B images, C channels of the last stage, E width of the embedding, h x w 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,15 @@ class ResNetTower(ImageTower, ModifiedResNet):
     Batch norms are frozen (their statistics and factors are buffers). The image embedding needs
     square images of `image_size`, because the attention pool's positions are not resized there.
     """
+
+    conv1: nn.Conv2d
+    conv2: nn.Conv2d
+    conv3: nn.Conv2d
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+    attnpool: Any  # open_clip's AttentionPool2d, whose parameters carry no types
 
     def __init__(
         self, *, image_size: int, width: int, layers: tuple[int, int, int, int], embed_dim: int
@@ -58,7 +68,7 @@ class ResNetTower(ImageTower, ModifiedResNet):
                 f"this ResNet embeds images of {self.image_size}x{self.image_size} pixels, got "
                 f"{images.shape[-2]}x{images.shape[-1]}; resize the image or use its dense features"
             )
-        x = self.stem(images)
+        x: Tensor = ModifiedResNet.stem(self, images)
         for stage in self.blocks:
             x = stage(x)
         return self.attnpool(x)
@@ -68,7 +78,7 @@ class ResNetTower(ImageTower, ModifiedResNet):
         wanted = self.check_names(names)
         patch_grid(images, STRIDE)
         found: dict[str, Tensor] = {}
-        x = self.stem(images)
+        x: Tensor = ModifiedResNet.stem(self, images)
         for index, stage in enumerate(self.blocks):
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(stage, x, use_reentrant=False)

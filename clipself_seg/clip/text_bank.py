@@ -68,9 +68,9 @@ class TextBank:
             raise InputError("the vocabulary is empty; give at least one class name")
         key = self._key(classes)
         if key not in self._memory:
-            self._memory[key] = self._from_disk(key) if self._path(key).exists() else None
-            if self._memory[key] is None:
-                self._memory[key] = self._compute(classes)
+            stored = self._from_disk(key)
+            self._memory[key] = self._compute(classes) if stored is None else stored
+            if stored is None:
                 self._to_disk(key)
         return self._memory[key].to(self.clip.logit_scale.device)
 

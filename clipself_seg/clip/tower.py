@@ -106,7 +106,8 @@ class TransformerTower(ImageTower):
         found: dict[str, Tensor] = {}
         for index, block in enumerate(self.blocks[: stop + 1]):
             if index == last:
-                tokens_BLD = self._run(block.value_path, tokens_BLD[:, 1:], ())
+                value_path: Any = block.value_path
+                tokens_BLD = self._run(value_path, tokens_BLD[:, 1:], ())
             else:
                 tokens_BLD = self._run(block, tokens_BLD, extras)
             if f"block{index}" in wanted:
@@ -150,7 +151,7 @@ class TransformerTower(ImageTower):
                 raise InputError(f"masks of {tuple(mask.shape[1:])} cells on a grid of {grid}")
             allowed_QL[: len(mask), 1:] = mask.flatten(1)
         observers_BQD = tokens_BLD[:, :1].expand(-1, count, -1)
-        for block in self.blocks[:-1]:
+        for block in list[Any](self.blocks)[:-1]:
             observers_BQD = block.observe(observers_BQD, tokens_BLD, allowed_BQL, *extras)
             tokens_BLD = self._run(block, tokens_BLD, extras)
         last: Any = self.blocks[-1]

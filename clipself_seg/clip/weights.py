@@ -26,7 +26,12 @@ NO_WEIGHTS = re.compile(
     r"(^|\.)(freqs_cos|freqs_sin|num_batches_tracked|attn_mask|input_resolution|context_length"
     r"|vocab_size|position_ids)$"
 )
-TEXT_PARTS = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.")
+TEXT_PARTS: tuple[str, ...] = (
+    "token_embedding.",
+    "positional_embedding",
+    "transformer.",
+    "ln_final.",
+)
 TEXT_PARTS += ("text_projection",)
 TIMM_NAMES = (  # official EVA name, timm's name; order matters for reading back
     (".attn.inner_attn_ln.", ".attn.norm."),
@@ -37,7 +42,7 @@ TIMM_NAMES = (  # official EVA name, timm's name; order matters for reading back
     (".mlp.w3.", ".mlp.fc2."),
     (".mlp.ffn_ln.", ".mlp.norm."),
 )
-POSITIONS = ("visual.positional_embedding", "visual.pos_embed")
+POSITIONS: tuple[str, ...] = ("visual.positional_embedding", "visual.pos_embed")
 POSITIONS += ("visual.attnpool.positional_embedding",)
 
 

@@ -94,7 +94,7 @@ class WorldSpec:
 def _things(shapes: tuple[str, ...], first_id: int, unseen: bool) -> list[Concept]:
     # Every third colour-shape pair on the diagonals is held out, so that each colour and each
     # shape is seen in other company.
-    concepts = []
+    concepts: list[Concept] = []
     for s, shape in enumerate(shapes):
         for c, colour in enumerate(COLOURS):
             names = tuple(f"{colour} {word}" for word in SYNONYMS.get(shape, (shape,)))

@@ -119,7 +119,7 @@ def _draw_thing(
 ) -> np.ndarray:
     """Paint a shaded, outlined thing with a soft shadow over the picture."""
     height, width = alpha.shape
-    shift = np.float32([[1, 0, 2.5], [0, 1, 3.0]])
+    shift = np.array([[1, 0, 2.5], [0, 1, 3.0]], np.float32)
     shadow = cv2.GaussianBlur(cv2.warpAffine(alpha, shift, (width, height)), (0, 0), 2.0)
     image = image * (1 - 0.38 * shadow[..., None])
     y, x = np.mgrid[:height, :width].astype(np.float32)
@@ -187,7 +187,7 @@ def _label(
     free = ~np.any(np.stack(masks), axis=0)
     visible = [*masks, *(free & (layout == index) for index in range(len(stuff)))]
     segment_map = np.zeros(layout.shape, np.uint8)
-    segments = []
+    segments: list[Segment] = []
     for concept, mask in zip([*things, *stuff], visible):
         area = int(mask.sum())
         if area < MIN_SEGMENT_AREA:

@@ -86,7 +86,8 @@ def test_config_names_weights_blocks_sizes_and_data_that_exist(name):
 
 
 def test_configs_are_small_and_have_an_output_folder_of_their_own():
-    outputs = [load_config(ROOT / "configs" / name).OUTPUT_DIR for name in CONFIGS]
+    runs = [name for name in CONFIGS if name.name != "base.yaml"]
+    outputs = [load_config(ROOT / "configs" / name).OUTPUT_DIR for name in runs]
     assert len(set(outputs)) == len(outputs) and "./output" not in outputs
     for name in CONFIGS:
         assert len((ROOT / "configs" / name).read_text().splitlines()) <= 25, name

@@ -1,0 +1,113 @@
+"""What is measured, and the model, pictures and regions that all tasks share.
+
+Legend: B images, n regions of an image, S side of the image, S0 side of a crop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipself_seg.clip import DenseCLIP, load_clip
+from clipself_seg.data.images import letterbox_crops, letterbox_image
+from clipself_seg.data.regions import grid_boxes, relative_boxes
+from clipself_seg.engine.benchmark.flops import TowerFlops, pooling_flops, tower_flops
+from clipself_seg.models.clipself import check_size
+
+Task = Literal["dense", "distill", "regions"]
+PICTURE = (480, 640)  # rows and columns of the made-up picture, COCO's most common size
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What to measure.
+
+    Attributes:
+        task: "dense", "distill" or "regions".
+        model: open_clip's name; its weights are random.
+        size: S, in pixels.
+        batch: B.
+        precision: "float32", or the lower precision of autocast.
+        regions: n.
+        repeats: timed calls of everything.
+        threads: of torch on the CPU.
+        device: "cpu" or "cuda".
+    """
+
+    task: Task
+    model: str
+    size: int = 1024
+    batch: int = 1
+    precision: str = "float32"
+    regions: int = 13
+    repeats: int = 5
+    threads: int = 2
+    device: str = "cpu"
+
+
+class Workload:
+    """Model, pictures and regions of a case, made when they are first needed."""
+
+    def __init__(self, case: Case) -> None:
+        """
+        Raises:
+            InputError: unknown model, or a size that its patch does not divide.
+        """
+        self.case, self.device = case, torch.device(case.device)
+        self.clip: DenseCLIP = load_clip(case.model, None).to(self.device)
+        check_size(case.size, self.clip)
+        self.tokens = case.size // self.clip.patch_size
+
+    @property
+    def precision(self) -> torch.dtype | None:
+        name = self.case.precision
+        """Of autocast, or None."""
+        return None if name == "float32" else getattr(torch, name)
+
+    @property
+    def flops(self) -> TowerFlops:
+        """Operations for one image."""
+        return tower_flops(self.clip.visual, self.case.size, self.clip.image_size)
+
+    @property
+    def pooling(self) -> int:
+        """Operations to pool one image's boxes, or masks."""
+        return pooling_flops(self.tokens**2, self.clip.embed_dim, self.case.regions)
+
+    @functools.cached_property
+    def picture(self) -> np.ndarray:
+        """uint8 (H, W, 3), noise."""
+        return np.random.default_rng(0).integers(0, 256, (*PICTURE, 3), dtype=np.uint8)
+
+    @functools.cached_property
+    def cells(self) -> np.ndarray:
+        """(n, 4) XYXY pixels."""
+        split = math.ceil(math.sqrt(self.case.regions))
+        return grid_boxes(split, split, PICTURE[1], PICTURE[0])[: self.case.regions]
+
+    @functools.cached_property
+    def boxes(self) -> Tensor:
+        """(n, 4) XYXY in [0, 1] of the padded square."""
+        return torch.from_numpy(relative_boxes(self.cells, PICTURE[1], PICTURE[0])).float()
+
+    def crops(self, boxes: np.ndarray) -> Tensor:
+        """Boxes (n, 4) in pixels cut out anew, uint8 (n, 3, S0, S0)."""
+        crops = letterbox_crops(self.picture, boxes, self.clip.image_size)
+        return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
+
+    def square(self) -> Tensor:
+        """The picture letterboxed anew, uint8 (3, S, S)."""
+        square = torch.from_numpy(letterbox_image(self.picture, self.case.size))
+        return square.permute(2, 0, 1).contiguous()
+
+    @functools.cached_property
+    def images(self) -> Tensor:
+        """(B, 3, S, S), normalised."""
+        squares = self.square().expand(self.case.batch, -1, -1, -1)
+        return self.clip.preprocess(squares.to(self.device))

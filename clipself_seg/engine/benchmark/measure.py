@@ -1,0 +1,133 @@
+"""Clocks and meters: time of calls in turn, the best matrix product, peak memory of a process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from clipself_seg.errors import InputError
+
+# Rows, inner side and columns: a large square, and the two products of a ViT-B's MLP.
+PEAK_SHAPES = ((2048, 2048, 2048), (4096, 768, 3072), (4096, 3072, 768))
+
+
+def _nothing() -> None:
+    return None
+
+
+class Run(NamedTuple):
+    """Something to time.
+
+    Attributes:
+        call: gets what `setup` returns.
+        flops: operations that the task needs, 0 where there are no matrix products to speak of.
+        setup: what has to be done before each call and is not timed.
+    """
+
+    call: Callable[[Any], Any]
+    flops: int = 0
+    setup: Callable[[], Any] = _nothing
+
+
+def matmul_peak(dtype: torch.dtype, device: torch.device, repeats: int) -> float:
+    """Operations per second of the fastest large matrix product, best of `repeats` for each shape."""
+    best = 0.0
+    for rows, inner, columns in PEAK_SHAPES:
+        a = torch.randn(rows, inner, device=device).to(dtype)
+        b = torch.randn(inner, columns, device=device).to(dtype)
+        run = Run(lambda _, a=a, b=b: a @ b)  # type: ignore[misc]
+        seconds = min(time_run(run, device) for _ in range(repeats + 1))
+        best = max(best, 2 * rows * inner * columns / seconds)
+    return best
+
+
+def time_run(run: Run, device: torch.device) -> float:
+    """Seconds of one call."""
+    prepared = run.setup()
+    _synchronise(device)
+    start = time.perf_counter()
+    kept = run.call(prepared)
+    _synchronise(device)
+    seconds = time.perf_counter() - start
+    del kept  # after the clock: freeing a large result is not part of the work
+    return seconds
+
+
+def time_in_turn(
+    runs: Mapping[str, Run], device: torch.device, repeats: int, report: Callable[[str], None]
+) -> dict[str, list[float]]:
+    """Seconds of every run, `repeats` times in turn, so that a slow moment of the machine hits all.
+
+    Args:
+        runs: by name; each is called once before to warm up.
+        device: to wait for.
+        repeats: rounds.
+        report: is told how far it is.
+    """
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(repeats + 1):
+        for name, run in runs.items():
+            seconds = time_run(run, device)
+            report(f"round {turn}/{repeats}  {name}: {seconds:.3f} s{'' if turn else ' (warm-up)'}")
+            if turn:
+                found[name].append(seconds)
+    return found
+
+
+def peak_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: str) -> int:
+    """Bytes that a process of its own needs at most for two calls of a run, its weights included.
+
+    On the CPU the growth of the process's peak since its imports, on a GPU torch's allocations.
+
+    Args:
+        build: importable; makes the runs of a case in the new process.
+        case: with `device` and `threads`; can be pickled.
+        name: of the run.
+
+    Raises:
+        InputError: the process was ended, most often because memory ran out.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+        try:
+            return pool.submit(_measure_memory, build, case, name).result()
+        except BrokenProcessPool:
+            raise InputError(
+                f'"{name}" was ended, most likely for want of memory: lower --size or --batch'
+            ) from None
+
+
+def _measure_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: str) -> int:
+    torch.set_num_threads(case.threads)
+    device = torch.device(case.device)
+    before = _resident_peak()
+    run = build(case)[name]
+    for _ in range(2):  # an optimiser has its state from the second step on
+        time_run(run, device)
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return _resident_peak() - before
+
+
+def _resident_peak() -> int:
+    """Bytes; Linux's ``VmHWM`` where it exists, since ``ru_maxrss`` starts with the parent's peak."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

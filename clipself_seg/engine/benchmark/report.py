@@ -1,0 +1,141 @@
+"""Runs a benchmark and puts its figures side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+from clipself_seg.engine.benchmark.case import Case
+from clipself_seg.engine.benchmark.measure import Run, matmul_peak, peak_memory, time_in_turn
+from clipself_seg.engine.benchmark.workloads import build_runs
+from clipself_seg.provenance import provenance
+
+# Pairs of formulations; those in the first list also get their memory measured.
+COMPUTED = {"dense": ["dense"], "distill": ["step"], "regions": ["scores"]}
+PREPARED = {"dense": [], "distill": ["samples"], "regions": ["samples"]}
+PARTS = ["student forward", "student backward", "teacher forward"]
+CHECKPOINTED = "checkpointed step"
+GIB = 2**30
+
+
+def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
+    """Measure a case.
+
+    Args:
+        case: what to measure.
+        report: is told how far it is.
+
+    Returns:
+        "case", "peak_flops" (operations a second of the best matrix product), "runs" (by name:
+        "seconds", their median; "all_seconds"; "images_per_second"; "flops_per_second" and
+        "peak_fraction" where operations are counted; "memory_bytes" where it is measured), "gains"
+        (by name: "speed" and "memory", plain over ours), for "distill" "step_overhead" and
+        "checkpointing_memory", and "provenance".
+
+    Raises:
+        InputError: the model, its size or the memory do not fit.
+    """
+    torch.set_num_threads(case.threads)
+    device = torch.device(case.device)
+    dtype = getattr(torch, case.precision)
+    report("building the model")
+    runs = build_runs(case)
+    report("matrix products, for the peak")
+    peak = matmul_peak(dtype, device, case.repeats)
+    seconds = time_in_turn(runs, device, case.repeats, report)
+    peak = max(peak, matmul_peak(dtype, device, case.repeats))
+    figures = {name: _figures(case, runs[name], taken, peak) for name, taken in seconds.items()}
+    del runs
+    for name in _with_memory(case):
+        report(f"memory of a process of its own: {name}")
+        figures[name]["memory_bytes"] = peak_memory(build_runs, case, name)
+    return {
+        "case": dataclasses.asdict(case),
+        "peak_flops": peak,
+        "runs": figures,
+        **_comparisons(case, figures),
+        "provenance": provenance(seed=0),
+    }
+
+
+def _figures(case: Case, run: Run, seconds: list[float], peak: float) -> dict[str, Any]:
+    median = statistics.median(seconds)
+    found: dict[str, Any] = {"seconds": median, "all_seconds": seconds}
+    found["images_per_second"] = case.batch / median
+    if run.flops:
+        found["flops_per_second"] = run.flops / median
+        found["peak_fraction"] = run.flops / median / peak
+    return found
+
+
+def _with_memory(case: Case) -> list[str]:
+    pairs = [name for base in COMPUTED[case.task] for name in (base, f"plain {base}")]
+    return pairs + ([CHECKPOINTED] if case.task == "distill" else [])
+
+
+def _comparisons(case: Case, figures: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    gains: dict[str, dict[str, float]] = {}
+    for name in COMPUTED[case.task] + PREPARED[case.task]:
+        ours, plain = figures[name], figures[f"plain {name}"]
+        gains[name] = {"speed": plain["seconds"] / ours["seconds"]}
+        if "memory_bytes" in ours:
+            gains[name]["memory"] = plain["memory_bytes"] / ours["memory_bytes"]
+    found: dict[str, Any] = {"gains": gains}
+    if PREPARED[case.task]:
+        names = COMPUTED[case.task] + PREPARED[case.task]
+        total = sum(figures[name]["seconds"] for name in names)
+        plain_total = sum(figures[f"plain {name}"]["seconds"] for name in names)
+        gains["all together"] = {"speed": plain_total / total}
+    if case.task == "distill":
+        parts = sum(figures[name]["seconds"] for name in PARTS)
+        found["step_overhead"] = figures["step"]["seconds"] / parts - 1
+        found["checkpointing_memory"] = (
+            figures[CHECKPOINTED]["memory_bytes"] / figures["step"]["memory_bytes"]
+        )
+    return found
+
+
+def as_text(results: Mapping[str, Any]) -> str:
+    """The results of `run_benchmark` as tables."""
+    case, runs = results["case"], results["runs"]
+    rows = [
+        [
+            name,
+            1000 * found["seconds"],
+            found["images_per_second"],
+            _scaled(found.get("flops_per_second"), 1e-9),
+            _scaled(found.get("peak_fraction"), 100),
+            _scaled(found.get("memory_bytes"), 1 / GIB),
+        ]
+        for name, found in runs.items()
+    ]
+    heads = ["", "ms", "images/s", "GFLOP/s", "% of peak", "peak GiB"]
+    gains = [
+        [name, found["speed"], found.get("memory")] for name, found in results["gains"].items()
+    ]
+    lines = [
+        f"{case['task']}: {case['model']}, {case['size']} px, batch {case['batch']}, "
+        f"{case['precision']}, {case['threads']} threads, {case['device']}; "
+        f"matmul peak {results['peak_flops'] / 1e9:.0f} GFLOP/s",
+        "",
+        tabulate(rows, heads, floatfmt=["", ".1f", ".3f", ".1f", ".1f", ".2f"]),
+        "",
+        tabulate(gains, ["plain / ours", "time", "memory"], floatfmt=["", ".2f", ".2f"]),
+    ]
+    if "step_overhead" in results:
+        lines += [
+            "",
+            f"step over the sum of its three parts: {100 * results['step_overhead']:+.1f} %",
+            f"peak memory with checkpointing: {100 * results['checkpointing_memory']:.1f} % "
+            "of that without",
+        ]
+    return "\n".join(lines)
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor

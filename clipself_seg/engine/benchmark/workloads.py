@@ -1,0 +1,240 @@
+"""The three tasks as things to time: in the project's formulation and in the plain one.
+
+Legend: B images, n regions of an image, H, W pixels of the picture, S0 side of a crop, K classes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipself_seg.data.panoptic import token_masks
+from clipself_seg.data.regions import enlarge_boxes
+from clipself_seg.engine.benchmark import plain
+from clipself_seg.engine.benchmark.case import PICTURE, Case, Workload
+from clipself_seg.engine.benchmark.measure import Run
+from clipself_seg.engine.optimizer import build_adamw, gradient_norm
+from clipself_seg.models.clipself import CLIPSelf
+from clipself_seg.models.region_reader import RegionReader, autocast
+
+WORDS = ("cat", "dog", "grass")
+
+
+class DenseWorkload(Workload):
+    """Dense features of a batch."""
+
+    def runs(self) -> dict[str, Run]:
+        """See `build_runs`."""
+        flops = self.case.batch * self.flops.dense
+        return {"dense": Run(self._dense, flops), "plain dense": Run(self._plain, flops)}
+
+    @torch.no_grad()
+    def _dense(self, _: None) -> Tensor:
+        with autocast(self.device, self.precision):
+            return self.clip.encode_dense(self.images)
+
+    @torch.no_grad()
+    def _plain(self, _: None) -> Tensor:
+        with autocast(self.device, self.precision):
+            return plain.dense_features(self.clip.visual, self.images)
+
+
+class DistillWorkload(Workload):
+    """One training step of CLIPSelf, its pure parts, and the making of its samples."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self.model = CLIPSelf(clip=self.clip, precision=self.precision).to(self.device).train()
+        self.optimizer = build_adamw(self.model, weight_decay=0.1, betas=(0.9, 0.98), eps=1e-6)
+
+    def runs(self) -> dict[str, Run]:
+        """See `build_runs`; beside them "checkpointed step" and the three parts of a step."""
+        batch, flops = self.case.batch, self.flops
+        teacher = batch * self.case.regions * flops.image
+        step = batch * (flops.dense + flops.dense_backward + 2 * self.pooling) + teacher
+        return {
+            "step": Run(self._step, step),
+            "plain step": Run(self._plain_step, step),
+            "checkpointed step": Run(self._checkpointed_step, step),
+            "student forward": Run(self._student_forward, batch * flops.dense),
+            "student backward": Run(
+                self._student_backward, batch * flops.dense_backward, self._student_graph
+            ),
+            "teacher forward": Run(self._teacher_forward, teacher),
+            "samples": Run(self._sample_batch),
+            "plain samples": Run(self._plain_sample_batch),
+        }
+
+    def _sample(self) -> dict[str, Any]:
+        return {"image": self.square(), "boxes": self.boxes, "crops": self.crops(self.cells)}
+
+    def _plain_sample(self) -> dict[str, Tensor]:
+        crops = plain.prepare_crops(self.clip, self.picture, self.cells)
+        boxes = torch.zeros(len(crops), 5)
+        boxes[: len(self.boxes), :4], boxes[: len(self.boxes), 4] = self.boxes, 1
+        image = plain.prepare_image(self.clip, self.picture, self.case.size)
+        return {"image": image, "boxes": boxes, "crops": crops}
+
+    def _sample_batch(self, _: None) -> list[dict[str, Any]]:
+        return [self._sample() for _ in range(self.case.batch)]
+
+    def _plain_sample_batch(self, _: None) -> list[dict[str, Tensor]]:
+        return [self._plain_sample() for _ in range(self.case.batch)]
+
+    @functools.cached_property
+    def samples(self) -> list[dict[str, Any]]:
+        """Of one batch."""
+        return self._sample_batch(None)
+
+    @functools.cached_property
+    def plain_samples(self) -> list[dict[str, Tensor]]:
+        """Of one batch."""
+        return self._plain_sample_batch(None)
+
+    def _step(self, _: None) -> float:
+        loss = self.model(self.samples)["loss_clipself"]
+        return self._finish(loss)
+
+    def _checkpointed_step(self, _: None) -> float:
+        self.model.student.checkpointing = True
+        try:
+            return self._step(None)
+        finally:
+            self.model.student.checkpointing = False
+
+    def _plain_step(self, _: None) -> float:
+        with autocast(self.device, self.precision):
+            loss = plain.distillation_loss(self.clip.visual, self.model.student, self.plain_samples)
+        return self._finish(loss)
+
+    def _finish(self, loss: Tensor) -> float:
+        """What `Trainer` does after the forward pass."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        gradient_norm(p for p in self.model.parameters() if p.requires_grad)
+        self.optimizer.step()
+        self.model.after_optimizer_step()
+        return loss.item()
+
+    def _student_forward(self, _: None) -> Tensor:
+        with autocast(self.device, self.precision):
+            return self.model.student.dense(self.images)
+
+    def _student_graph(self) -> tuple[Tensor, Tensor]:
+        self.optimizer.zero_grad()
+        features = self._student_forward(None)
+        return features, torch.randn_like(features)
+
+    def _student_backward(self, graph: tuple[Tensor, Tensor]) -> None:
+        features, gradient = graph
+        features.backward(gradient)
+
+    @functools.cached_property
+    def teacher_images(self) -> Tensor:
+        """(B n, 3, S0, S0), normalised."""
+        crops = torch.cat([sample["crops"] for sample in self.samples])
+        return self.clip.preprocess(crops.to(self.device))
+
+    @torch.no_grad()
+    def _teacher_forward(self, _: None) -> Tensor:
+        with autocast(self.device, self.precision):
+            return self.clip.visual(self.teacher_images)
+
+
+class RegionsWorkload(Workload):
+    """Scores of boxes, masks and crops of a batch, and the making of its samples."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self.reader = RegionReader(clip=self.clip, templates="single", precision=self.precision)
+        self.reader.set_vocabulary(WORDS)
+
+    def runs(self) -> dict[str, Run]:
+        """See `build_runs`."""
+        crops = self.case.regions * self.flops.image
+        flops = self.case.batch * (self.flops.dense + crops + 2 * self.pooling)
+        return {
+            "scores": Run(self._scores, flops),
+            "plain scores": Run(self._plain_scores, flops),
+            "samples": Run(self._sample_batch),
+            "plain samples": Run(self._plain_sample_batch),
+        }
+
+    @functools.cached_property
+    def enlarged(self) -> np.ndarray:
+        """(n, 4) XYXY pixels, what the crops show."""
+        return enlarge_boxes(self.cells, 1.5, PICTURE[1], PICTURE[0])
+
+    @functools.cached_property
+    def masks(self) -> np.ndarray:
+        """(n, H, W) bool, an ellipse in each box."""
+        y, x = np.mgrid[: PICTURE[0], : PICTURE[1]] + 0.5
+        x0, y0, x1, y1 = self.cells.T[:, :, None, None]
+        return ((2 * x - x0 - x1) / (x1 - x0)) ** 2 + ((2 * y - y0 - y1) / (y1 - y0)) ** 2 <= 1
+
+    def _sample_batch(self, _: None) -> list[dict[str, Any]]:
+        return [self._sample() for _ in range(self.case.batch)]
+
+    def _sample(self) -> dict[str, Any]:
+        return {
+            "image": self.square(),
+            "boxes": self.boxes,
+            "masks": token_masks(self.masks, self.tokens),
+            "crops": self.crops(self.enlarged),
+        }
+
+    def _plain_sample_batch(self, _: None) -> list[dict[str, Tensor]]:
+        return [self._plain_sample() for _ in range(self.case.batch)]
+
+    def _plain_sample(self) -> dict[str, Tensor]:
+        plain.prepare_masked_crops(self.clip, self.picture, self.enlarged, self.masks)
+        return {
+            "image": plain.prepare_image(self.clip, self.picture, self.case.size),
+            "boxes": self.boxes,
+            "masks": plain.prepare_masks(self.masks, self.tokens),
+            "crops": plain.prepare_crops(self.clip, self.picture, self.enlarged),
+        }
+
+    @functools.cached_property
+    def samples(self) -> list[dict[str, Any]]:
+        """Of one batch."""
+        return self._sample_batch(None)
+
+    @functools.cached_property
+    def plain_samples(self) -> list[dict[str, Tensor]]:
+        """Of one batch."""
+        return self._plain_sample_batch(None)
+
+    def _scores(self, _: None) -> list[dict[str, Tensor]]:
+        return [found["scores"] for found in self.reader(self.samples)]
+
+    @torch.no_grad()
+    def _plain_scores(self, _: None) -> list[dict[str, Tensor]]:
+        text_KE = self.reader.text_KE
+        assert text_KE is not None
+        with autocast(self.device, self.precision):
+            return [plain.region_scores(self.clip, s, text_KE) for s in self.plain_samples]
+
+
+TASKS: dict[str, type[DenseWorkload | DistillWorkload | RegionsWorkload]] = {
+    "dense": DenseWorkload,
+    "distill": DistillWorkload,
+    "regions": RegionsWorkload,
+}
+
+
+def build_runs(case: Case) -> Mapping[str, Run]:
+    """Everything to time for a task, by name; the same weights and pictures at every call.
+
+    A pair of formulations is called "X" and "plain X" (see `TASKS`).
+
+    Raises:
+        InputError: unknown model, or a size that its patch does not divide.
+    """
+    torch.manual_seed(0)
+    return TASKS[case.task](case).runs()

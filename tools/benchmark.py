@@ -1,0 +1,73 @@
+"""Speed and memory of dense features, distillation and region recognition, beside a plain formulation.
+
+    python tools/benchmark.py dense --model ViT-B-16 --size 1024
+    python tools/benchmark.py distill --model ViT-B-16 --size 1024 --batch 2
+    python tools/benchmark.py regions --model EVA02-B-16 --size 1024 --json regions.json
+
+Weights are random and pictures are noise: neither changes the time. Everything is timed in turn in one
+process (the median of --repeats calls counts); peak memory, weights included, is that of a process for
+each formulation. FLOP/s count the matrix products that the task needs, not what a formulation computes
+in vain, and are compared with the fastest large matrix product of the same run.
+
+The plain formulation resizes and normalises crops one by one into 20 float slots, runs OpenAI's last
+block in full beside the value path, embeds crops through the whole last block, pools boxes in a loop and
+masks from a copy of the map for each, and reads boxes and masks from a dense pass each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from clipself_seg.errors import report_input_errors
+
+START = time.perf_counter()
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("task", choices=["dense", "distill", "regions"])
+    parser.add_argument("--model", default="ViT-B-16", help="open_clip's name (ViT-B-16)")
+    parser.add_argument("--size", type=int, default=1024, help="side in pixels (1024)")
+    parser.add_argument("--batch", type=int, default=1, help="images (1)")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--regions", type=int, default=13, help="of each image (13)")
+    parser.add_argument("--repeats", type=int, default=5, help="timed calls of everything (5)")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--threads", type=int, default=cores, help=f"of torch ({cores})")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="(a GPU if there is one)")
+    parser.add_argument("--json", help="file for all figures, with where they come from")
+    return parser.parse_args()
+
+
+def say(line: str) -> None:
+    """A line of progress on stderr."""
+    sys.stderr.write(f"[{time.perf_counter() - START:6.1f} s] {line}\n")
+
+
+@report_input_errors
+def main() -> None:
+    """Measure, print, and write if asked to."""
+    arguments = vars(parse_arguments())
+    path = arguments.pop("json")
+    import torch
+
+    from clipself_seg.engine.benchmark.case import Case
+    from clipself_seg.engine.benchmark.report import as_text, run_benchmark
+    from clipself_seg.files import write_json
+
+    arguments["device"] = arguments["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+    results = run_benchmark(Case(**arguments), say)
+    sys.stdout.write(as_text(results) + "\n")
+    if path:
+        write_json(Path(path), results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

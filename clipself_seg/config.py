@@ -71,6 +71,8 @@ def _add_model(cfg: CfgNode) -> None:
     # "block1", ...
     cfg.MODEL.CLIP.OUT_FEATURES = ("dense",)
     cfg.MODEL.CLIPSELF = CfgNode()
+    # Where the student starts, if not as the teacher: a distilled checkpoint of the same CLIP, to go on with it.
+    cfg.MODEL.CLIPSELF.STUDENT_WEIGHTS = ""
     # D4: share of the student in what is evaluated and written, the rest is the original CLIP. The
     # code has 0.7 for B/16 and 0.95 for L/14; the paper mentions none, which is 1.
     cfg.MODEL.CLIPSELF.ALPHA = 0.7

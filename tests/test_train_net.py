@@ -98,7 +98,9 @@ def test_two_processes_train_and_evaluate_like_one(tmp_path, datasets):
         load_clip("ViT-Mini-8", tmp_path / run / "clip_final.safetensors") for run in ("one", "two")
     )
     for name, tensor in left.state_dict().items():
-        torch.testing.assert_close(tensor, right.state_dict()[name], atol=1e-5, rtol=1e-3)
+        # Adam turns rounding of tiny gradients into steps, so single entries may differ: the mean
+        # does not, and was 2e-5 to 3e-4 without averaging over the processes.
+        assert (tensor - right.state_dict()[name]).abs().mean() < 1e-5, name
 
 
 def test_evaluation_of_sizes_and_of_a_checkpoint(tmp_path, datasets):

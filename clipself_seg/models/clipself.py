@@ -20,7 +20,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from clipself_seg.clip import DenseCLIP, save_clip
+from clipself_seg.clip import DenseCLIP, load_clip, save_clip
 from clipself_seg.clip.region_pooling import box_weights, pool
 from clipself_seg.clip.tower import ImageTower, train_last_blocks
 from clipself_seg.data.vocabulary import Vocabulary
@@ -53,6 +53,7 @@ class CLIPSelf(nn.Module):
         self,
         *,
         clip: DenseCLIP,
+        student: ImageTower | None = None,
         trainable_blocks: int = -1,
         alpha: float = 1.0,
         loss_average: Average = "regions",
@@ -66,7 +67,8 @@ class CLIPSelf(nn.Module):
     ) -> None:
         """
         Args:
-            clip: becomes the teacher; the student is a copy of its image tower.
+            clip: becomes the teacher.
+            student: where the student starts; None is a copy of the teacher's image tower.
             trainable_blocks: the last K blocks train, -1 is all; see `train_last_blocks`.
             alpha: share of the student in what is evaluated and exported (D4).
             loss_average: see `cosine_distillation_loss` (D3).
@@ -85,8 +87,9 @@ class CLIPSelf(nn.Module):
         for size in sizes:
             check_size(size, clip)
         self.teacher = clip.eval().requires_grad_(False)
-        self.student: ImageTower = copy.deepcopy(clip.visual)
+        self.student: ImageTower = copy.deepcopy(clip.visual) if student is None else student
         train_last_blocks(self.student, trainable_blocks)
+        self._check_frozen_parts()
         self.alpha, self.sizes, self.seed = alpha, tuple(sizes), seed
         self.loss_average, self.loss_weight = loss_average, loss_weight
         self.sync_gradients, self.precision = sync_gradients, precision
@@ -98,9 +101,14 @@ class CLIPSelf(nn.Module):
         ``SOLVER`` and ``SEED``."""
         clip = clip_from_config(cfg)
         check_size(cfg.INPUT.REGIONS.STUDENT_SIZE, clip)
-        clip.visual.checkpointing = cfg.MODEL.CLIP.CHECKPOINTING
+        start = cfg.MODEL.CLIPSELF.STUDENT_WEIGHTS or None
+        student = load_clip(cfg.MODEL.CLIP.NAME, start).visual if start else None
+        for tower in (clip.visual, student):
+            if tower is not None:
+                tower.checkpointing = cfg.MODEL.CLIP.CHECKPOINTING
         return {
             "clip": clip,
+            "student": student,
             "trainable_blocks": cfg.MODEL.CLIP.TRAINABLE_BLOCKS,
             "alpha": cfg.MODEL.CLIPSELF.ALPHA,
             "loss_average": cfg.MODEL.CLIPSELF.LOSS_AVERAGE,
@@ -112,6 +120,16 @@ class CLIPSelf(nn.Module):
             "read": cfg.TEST.REGIONS.READ,
             "templates": cfg.TEST.REGIONS.TEMPLATES,
         }
+
+    def _check_frozen_parts(self) -> None:
+        """What does not train is the teacher's, or the exported mixture would be of two models."""
+        pairs = zip(self.student.named_parameters(), self.teacher.visual.parameters(), strict=True)
+        for (name, own), original in pairs:
+            if not own.requires_grad and not torch.equal(own, original):
+                raise InputError(
+                    f"MODEL.CLIPSELF.STUDENT_WEIGHTS: {name} does not train and differs from "
+                    "MODEL.CLIP.WEIGHTS; start from a student of the same CLIP"
+                )
 
     @property
     def image_size(self) -> int:

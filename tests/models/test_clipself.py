@@ -184,3 +184,15 @@ def test_copies_share_nothing_with_the_clip_that_was_given():
     before = state(clip)
     one_step(model)
     assert not changed(before, clip.state_dict()) and SIDE == clip.image_size
+
+
+def test_student_starts_where_it_is_told_and_only_as_a_student_of_the_same_clip():
+    first = tiny_clipself()
+    one_step(first)
+    again = tiny_clipself(student=copy.deepcopy(first.student))
+    assert not changed(state(first.student), again.student.state_dict())
+    stranger = copy.deepcopy(first.student)
+    with torch.no_grad():
+        stranger.proj.add_(1)
+    with pytest.raises(InputError, match="STUDENT_WEIGHTS: proj does not train and differs"):
+        tiny_clipself(student=stranger)

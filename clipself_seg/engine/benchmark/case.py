@@ -18,6 +18,7 @@ from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.data.images import letterbox_crops, letterbox_image
 from clipself_seg.data.regions import grid_boxes, relative_boxes
 from clipself_seg.engine.benchmark.flops import TowerFlops, pooling_flops, tower_flops
+from clipself_seg.errors import InputError
 from clipself_seg.models.clipself import check_size
 
 Task = Literal["dense", "distill", "regions"]
@@ -49,6 +50,13 @@ class Case:
     repeats: int = 5
     threads: int = 2
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name in ("size", "batch", "regions", "repeats", "threads"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} {getattr(self, name)} measures nothing; at least 1")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("torch sees no GPU here; leave --device out to measure the CPU")
 
 
 class Workload:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-import train_net
 
+import train_net
 from clipself_seg.clip import load_clip
 
 

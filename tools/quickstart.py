@@ -4,7 +4,7 @@
 
 1. draws the mini worlds (output/mini_world),
 2. measures how well the dense features of the shipped mini CLIP recognise regions,
-3. distils it twice for a minute each, from image patches and from proposals, and measures again,
+3. distils it twice for a minute or two, from image patches and from proposals, and measures again,
 4. measures the shipped weights, which were distilled by the same commands for longer,
 5. prints the paper's Table 2 in miniature and writes output/quickstart/index.html with pictures.
 

@@ -29,7 +29,8 @@ COLUMNS = {"original CLIP": "mini", "CLIPSelf patches": "mini-clipself"}
 COLUMNS |= {"CLIPSelf proposals": "mini-clipself-proposals"}
 SCENES = 6
 CROPS = 12
-SIDE = 256  # pixels of the dense pass for pictures: four times as many locations as in training
+TRAINED_SIDE = 160  # pixels, as in configs/mini: answers are best there
+MAP_SIDE = 192  # a finer grid shows more of the outlines
 
 
 def write_gallery(
@@ -71,15 +72,16 @@ class _Scene:
         """Width and height in pixels."""
         return self.image.shape[1], self.image.shape[0]
 
-    def student_input(self, clip: DenseCLIP) -> Tensor:
-        square = letterbox_image(self.image, SIDE).transpose(2, 0, 1).copy()
+    def student_input(self, clip: DenseCLIP, side: int) -> Tensor:
+        """Normalised padded square (1, 3, side, side)."""
+        square = letterbox_image(self.image, side).transpose(2, 0, 1).copy()
         return clip.preprocess(torch.from_numpy(square)[None])
 
     def dense(self, clip: DenseCLIP) -> np.ndarray:
         """Unit-length features of the picture without the padding, (E, h, w)."""
         with torch.no_grad():
-            dense = clip.encode_dense(self.student_input(clip))[0].numpy()
-        width, height = (-(-side // clip.patch_size) for side in fit_size(*self.size, SIDE))
+            dense = clip.encode_dense(self.student_input(clip, MAP_SIDE))[0].numpy()
+        width, height = (-(-side // clip.patch_size) for side in fit_size(*self.size, MAP_SIDE))
         return dense[:, :height, :width]
 
 
@@ -117,7 +119,8 @@ def _answers(
     for clip in clips.values():
         text = TextBank(clip).embed(vocabulary)
         with torch.no_grad():
-            read = clip.encode_boxes(scene.student_input(clip), [torch.from_numpy(boxes).float()])
+            images = scene.student_input(clip, TRAINED_SIDE)
+            read = clip.encode_boxes(images, [torch.from_numpy(boxes).float()])
         yield [vocabulary.names[i] for i in (read @ text.T).argmax(1).tolist()]
 
 
@@ -155,7 +158,7 @@ def plot_losses(runs: Mapping[str, Path], path: Path) -> None:
         lines = [json.loads(line) for line in metrics.read_text().splitlines()]
         points = [(m["iteration"] + 1, m["loss_clipself"]) for m in lines if "loss_clipself" in m]
         axes.plot(*zip(*points), label=title)
-    axes.set(xlabel="step", ylabel="1 - cosine(student region, teacher crop)", ylim=(0, None))
+    axes.set(xlabel="step", ylabel="1 - cosine to the crop", ylim=(0, None))
     axes.legend()
     axes.grid(alpha=0.3)
     with atomic_path(path) as temporary:
@@ -180,7 +183,7 @@ of it (<em>Image Crops</em>, first row). Asked for the same thing in the dense f
 model's own embedding of the crop: no labels, no text. Top-1 and top-5 mean class accuracy in percent, among
 all 44 classes.</p>
 {table}
-<p><em>live</em> was distilled just now, in about a minute; <em>shipped</em> comes with the project and was
+<p><em>live</em> was distilled just now, in a minute or two; <em>shipped</em> comes with the project and was
 distilled by the same command for longer (clipself_seg/mini/CARD.md).</p>
 <h2>What the dense features see</h2>
 <p>K-Means of the dense features of one picture, as many clusters as segments (paper, Fig. 4).</p>

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 
+import benchmark
 import pytest
 import torch
 
-import benchmark
 from clipself_seg.clip import load_clip
 from clipself_seg.clip.eva import EvaTransformer
 from clipself_seg.clip.tower import train_last_blocks

@@ -26,7 +26,7 @@ ARROWS = {
     # What train_net.py composes: the one part that knows all tasks, and that nobody imports.
     "engine": {"config", "data", "clip", "heads", "models", "evaluation", "visualization"},
 }
-ROOT_MODULES = {"errors", "files", "provenance"}
+ROOT_MODULES = {"errors", "files", "memory", "provenance"}
 
 # The files that may know detectron2; the rest is tested with torch, open_clip and numpy alone.
 DETECTRON2_FILES = (

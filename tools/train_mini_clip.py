@@ -33,12 +33,13 @@ def main() -> None:
     from tqdm import tqdm
 
     from clipself_seg.clip import load_clip, save_clip
+    from clipself_seg.memory import keep_freed_memory
     from clipself_seg.mini import train_clip
 
     settings = train_clip.TrainSettings(
         scenes=arguments.scenes, steps=arguments.steps, seed=arguments.seed
     )
-    train_clip.keep_freed_memory()
+    keep_freed_memory()
     torch.manual_seed(settings.seed)
     clip = load_clip(train_clip.ARCHITECTURE, None)
     crops = train_clip.render_crops(

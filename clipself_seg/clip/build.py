@@ -22,7 +22,7 @@ OWN_CONFIGS = Path(__file__).parent / "architectures"
 VISION_KEYS = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"}
 VISION_KEYS |= {"ls_init_value"}
 TEXT_KEYS = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
-EVA_SHAPES = {  # timm name -> width, layers, heads, patch (clipself.md 1.1)
+EVA_SHAPES = {  # timm name -> width, layers, heads, patch
     "eva02_base_patch16_clip_224": (768, 12, 12, 16),
     "eva02_large_patch14_clip_224": (1024, 24, 16, 14),
     "eva02_large_patch14_clip_336": (1024, 24, 16, 14),

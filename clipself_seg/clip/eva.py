@@ -1,4 +1,4 @@
-"""The ViT of EVA-02 CLIP: rotary positions, sub-LN and SwiGLU (clipself.md 1.2, EVA-CLIP arXiv 2303.15389).
+"""The ViT of EVA-02 CLIP: rotary positions, sub-LN and SwiGLU (EVA-CLIP, arXiv 2303.15389).
 
 Shapes: B images, L = 1 + N tokens, Q observers, D width.
 """

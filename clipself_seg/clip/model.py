@@ -121,7 +121,7 @@ class DenseCLIP(nn.Module):
         Args:
             images: (B, 3, H, W), normalised.
             boxes: for each image (n, 4), XYXY relative to the image, in [0, 1].
-            masked_attention: read by class-token copies that see only the box (ViT; clipself.md 1.4).
+            masked_attention: read by class-token copies that see only the box (ViT; the official code's ``v1``).
         """
         grid = self._grid(images)
         if masked_attention:

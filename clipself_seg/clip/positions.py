@@ -39,7 +39,7 @@ def patch_grid(images: Tensor, patch_size: int) -> tuple[int, int]:
 def resample_positions(table_LD: Tensor, grid: tuple[int, int], antialias: bool = False) -> Tensor:
     """Position table of another grid: class row kept, patch rows resized bicubically.
 
-    The official models resize without antialiasing when they run (clipself.md 1.2, 1.3); open_clip's
+    The official models resize without antialiasing when they run; open_clip's
     loader, which changes a checkpoint for good, antialiases.
 
     Args:
@@ -66,7 +66,7 @@ def resample_positions(table_LD: Tensor, grid: tuple[int, int], antialias: bool 
 def rotary_table(grid: tuple[int, int], head_channels: int, device: torch.device) -> Tensor:
     """EVA-02's rotary factors e^(i angle), (1 + N, head_channels / 2) complex64; the class token is not turned.
 
-    Row position first, then column position, each over a quarter of the channels (clipself.md 1.2).
+    Row position first, then column position, each over a quarter of the channels.
     Each axis is scaled on its own, so that a grid of h x w cells spans [0, 16) in both: on a square
     grid this is the official table, elsewhere its only consistent continuation.
     """

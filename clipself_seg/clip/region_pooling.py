@@ -15,7 +15,7 @@ MASK_EPS = 1e-12
 
 
 def box_weights(boxes_n4: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Cell weights (n, h, w) of torchvision's RoIAlign 1x1, aligned, adaptive sampling (clipself.md 1.6).
+    """Cell weights (n, h, w) of torchvision's RoIAlign 1x1, aligned, adaptive sampling.
 
     Args:
         boxes_n4: XYXY relative to the padded image, in [0, 1].
@@ -46,7 +46,7 @@ def _axis_weights(start_n: Tensor, end_n: Tensor, cells: int) -> Tensor:
 
 
 def mask_weights(masks_nhw: Tensor) -> Tensor:
-    """Cell weights (n, h, w) that average over each mask; an empty mask gets zeros (clipself.md 1.7)."""
+    """Cell weights (n, h, w) that average over each mask; an empty mask gets zeros."""
     masks_nhw = masks_nhw.float()
     return masks_nhw / (masks_nhw.sum((-2, -1), keepdim=True) + MASK_EPS)
 
@@ -60,7 +60,7 @@ def pool(features_Ehw: Tensor, weights_nhw: Tensor) -> Tensor:
 def box_cells(boxes_n4: Tensor, grid: tuple[int, int]) -> Tensor:
     """Boolean cells (n, h, w) from floor(start) to floor(end): what masked attention sees of a box.
 
-    A box inside one cell may see no cell at all (clipself.md 1.4).
+    A box inside one cell may see no cell at all.
     """
     rows, columns = grid
     scale = boxes_n4.new_tensor([columns, rows, columns, rows])

@@ -1,4 +1,4 @@
-"""The ResNets of OpenAI's CLIP: open_clip's tower with a dense path (clipself.md 1.5).
+"""The ResNets of OpenAI's CLIP: open_clip's tower with a dense path.
 
 Shapes: B images, C channels of the last stage, E width of the embedding, h x w cells of 32 pixels.
 """

@@ -32,7 +32,7 @@ def default_cache_dir() -> Path:
 
 
 class TextBank:
-    """Class embeddings of a CLIP's text tower: prompts encoded, normalised, averaged, normalised (clipself.md 4.6).
+    """Class embeddings of a CLIP's text tower: prompts encoded, normalised, averaged, normalised.
 
     Embeddings are kept in memory and on disk under a key made of the text tower's weights, the
     templates and the names, so words or weights that change never meet a stale embedding.

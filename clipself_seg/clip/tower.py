@@ -55,7 +55,7 @@ class ImageTower(nn.Module):
         return []
 
     def observe_regions(self, images: Tensor, masks: list[Tensor]) -> Tensor:
-        """Region embeddings by masked attention (clipself.md 1.4), (sum n, E), not normalised."""
+        """Region embeddings by masked attention, (sum n, E), not normalised."""
         raise InputError(f"{type(self).__name__} has no class token: masked attention needs a ViT")
 
     def dense(self, images: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ class TransformerTower(ImageTower):
         raise NotImplementedError
 
     def observe_regions(self, images: Tensor, masks: list[Tensor]) -> Tensor:
-        """Region embeddings by masked attention, the ``v1`` way (clipself.md 1.4).
+        """Region embeddings by masked attention, the ``v1`` way.
 
         A copy of the class token for each region attends, in every block, to the class token and to
         the image tokens of its region; nobody attends to it. The image tokens are therefore those

@@ -1,4 +1,4 @@
-"""The ViT of OpenAI's CLIP and of open_clip's models of the same layout (clipself.md 1.3)."""
+"""The ViT of OpenAI's CLIP and of open_clip's models of the same layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AdamW, its parameter groups and the learning rate of each step (clipself.md 2.7)."""
+"""AdamW, its parameter groups and the learning rate of each step."""
 
 from __future__ import annotations
 

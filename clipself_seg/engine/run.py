@@ -23,6 +23,7 @@ from clipself_seg.engine.trainer import Trainer
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.evaluation.report import write_results
 from clipself_seg.files import atomic_path
+from clipself_seg.memory import keep_freed_memory
 from clipself_seg.provenance import provenance
 
 FINAL_CLIP = "clip_final.safetensors"
@@ -40,6 +41,8 @@ def prepare(cfg: CfgNode) -> None:
             temporary.write_text(cfg.dump())
     if not torch.cuda.is_available() and comm.get_world_size() > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // comm.get_world_size()))
+    if cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
     # As the official code; no effect on the CPU.
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import math
-import multiprocessing
-import sys
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.mini.concepts import WORLDS, Concept
 from clipself_seg.mini.crops import choose_mentions, sample_crops, write_caption
+from clipself_seg.mini.parallel import draw_in_parallel
 from clipself_seg.mini.scenes import draw_scene
 
 ARCHITECTURE = "ViT-Mini-8"
@@ -54,25 +51,7 @@ class CropSet:
     subject: list[bool]
 
 
-def keep_freed_memory() -> None:
-    """Tell glibc not to hand large blocks back to the system after every step.
-
-    The activations of a step are then reused without page faults, which takes a quarter of the time
-    on a CPU. Elsewhere than on glibc nothing happens.
-    """
-    if sys.platform != "linux":
-        return
-    m_trim_threshold, m_mmap_threshold = -1, -3
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(m_mmap_threshold, 1 << 30)
-        mallopt(m_trim_threshold, (1 << 31) - 1)
-
-
 def _render(job: tuple[int, range, int]) -> CropSet:
-    import cv2
-
-    cv2.setNumThreads(1)
     seed, indices, side = job
     crops = []
     for index in indices:
@@ -91,8 +70,7 @@ def _render(job: tuple[int, range, int]) -> CropSet:
 def render_crops(*, scenes: int, side: int, seed: int, processes: int = 2) -> CropSet:
     """Draw scenes and cut the training crops out of them, in `processes` processes."""
     jobs = [(seed, range(start, min(start + 100, scenes)), side) for start in range(0, scenes, 100)]
-    with multiprocessing.get_context("fork").Pool(processes) as pool:
-        parts = list(tqdm(pool.imap(_render, jobs), "draw 100 scenes each", len(jobs)))
+    parts = draw_in_parallel(_render, jobs, processes=processes, label="draw 100 scenes each")
     return CropSet(
         np.concatenate([part.pixels for part in parts]),
         [things for part in parts for things in part.things],

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
-from tqdm import tqdm
 
 from clipself_seg.files import write_json
 from clipself_seg.mini.concepts import WORLDS, WorldSpec
 from clipself_seg.mini.crops import choose_mentions, write_caption
+from clipself_seg.mini.parallel import draw_in_parallel
 from clipself_seg.mini.scenes import Scene, draw_scene
 
 FORMAT = 1  # raise it when the same seed gives other files
@@ -96,16 +95,11 @@ def _write_split(
     count = getattr(size, split)
     jobs = [(folder, spec.name, split, index, size.seed) for index in range(count)]
     label = f"draw {spec.name}/{split}"
-    with multiprocessing.get_context("fork").Pool(processes) as pool:
-        done = tqdm(pool.imap(_write_scene, jobs, chunksize=8), label, total=count, unit="scene")
-        entries = list(done)
+    entries = draw_in_parallel(_write_scene, jobs, processes=processes, label=label)
     _write_annotations(folder / "annotations", spec, split, entries)
 
 
 def _write_scene(job: tuple[Path, str, str, int, int]) -> Entry:
-    import cv2
-
-    cv2.setNumThreads(1)
     folder, world, split, index, seed = job
     spec = WORLDS[world]
     scene = scene_of(spec, split, index, seed)

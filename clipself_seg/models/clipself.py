@@ -231,8 +231,7 @@ class CLIPSelf(nn.Module):
         """Undo what weight decay did to weights that the loss does not reach.
 
         OpenAI's layout packs query, key and value of a block into one matrix. Query and key of the
-        last block get no gradient on the dense path and shall stay the original's (clipself.md
-        2.6).
+        last block get no gradient on the dense path and shall stay the original's.
         """
         for trained, original in zip(
             _query_key_rows(self.student), _query_key_rows(self.teacher.visual), strict=True
@@ -243,8 +242,7 @@ class CLIPSelf(nn.Module):
     def ensembled_clip(self) -> DenseCLIP:
         """A CLIP whose image tower is ``alpha * student + (1 - alpha) * original``.
 
-        The text tower is shared. What did not train is bit-identical to the original
-        (clipself.md 2.9).
+        The text tower is shared. What did not train is bit-identical to the original.
         """
         # The memo entry keeps deepcopy from copying the text tower.
         clip = copy.deepcopy(self.teacher, {id(self.teacher.text): self.teacher.text})

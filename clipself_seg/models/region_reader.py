@@ -50,7 +50,7 @@ class RegionReader(nn.Module):
     """Scores regions by the cosine of their embedding with the text embedding of every class.
 
     "boxes" and "masks" are pooled from one dense pass over the image, "crops" are image embeddings,
-    "attention_boxes" and "attention_masks" read by masked attention (clipself.md 4.3; CLIPSelf,
+    "attention_boxes" and "attention_masks" read by masked attention (CLIPSelf,
     Tables 1, A1).
     """
 

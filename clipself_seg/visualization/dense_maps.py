@@ -10,7 +10,9 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 ITERATIONS = 30
-BLUR = 5  # pixels of the median filter in the authors' recipe (clipself.md 8.3, issues 12 and 18)
+BLUR = (
+    5  # pixels of the median filter in the authors' recipe (official repository, issues 12 and 18)
+)
 
 
 def kmeans(features: np.ndarray, clusters: int, seed: int = 0) -> np.ndarray:

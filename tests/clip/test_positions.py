@@ -44,7 +44,7 @@ def test_rotation_turns_adjacent_pairs():
 
 
 def test_square_rotary_table_equals_the_official_one_row_by_row():
-    """clipself.md 1.2: [t_r w_0, t_r w_0, t_r w_1, ...] then the same for the column."""
+    """[t_r w_0, t_r w_0, t_r w_1, ...] then the same for the column."""
     side, table = 7, rotary_table((7, 7), 64, torch.device("cpu"))
     for row, column in [(0, 0), (3, 5), (6, 6)]:
         angles = [p * 16 / side * 10000 ** (-2 * j / 32) for p in (row, column) for j in range(16)]

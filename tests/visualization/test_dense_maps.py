@@ -51,6 +51,6 @@ def test_colours_differ_and_borders_are_dark():
 
 
 def test_sheet_holds_every_picture_at_its_scale():
-    pictures = [[np.full((4, 5, 3), 7, np.uint8)] * 2] * 3
+    pictures = [[np.full((4, 5, 3), (200, 3, 99), np.uint8)] * 2] * 3
     image = np.asarray(sheet(pictures, ["a", "b"], captions=[["x", "y"]] * 3, scale=2))
-    assert (image == 7).all(-1).sum() == 6 * 8 * 10
+    assert (image == (200, 3, 99)).all(-1).sum() == 6 * 8 * 10

@@ -74,8 +74,8 @@ class Workload:
 
     @property
     def precision(self) -> torch.dtype | None:
-        name = self.case.precision
         """Of autocast, or None."""
+        name = self.case.precision
         return None if name == "float32" else getattr(torch, name)
 
     @property

@@ -1,4 +1,4 @@
-"""The plain formulation of everything that the project does in a better one (clipself.md 8.4).
+"""The plain formulation of everything that the project does in a better one.
 
 Legend: B images, n regions of an image, D width, E embedding, h x w cells, S side of the image,
     S0 side of a crop.
@@ -29,8 +29,8 @@ GREY = 114  # of the pixels outside a masked crop
 def dense_features(tower: ImageTower, images: Tensor) -> Tensor:
     """Unit-length dense features (B, E, h, w), float32.
 
-    OpenAI's layout: the last block runs in full beside the value path, for nothing (clipself.md
-    1.3). The value path keeps the class token to the end.
+    OpenAI's layout: the last block runs in full beside the value path, for nothing. The value path
+    keeps the class token to the end.
     """
     if not isinstance(tower, TransformerTower):
         return F.normalize(tower.dense(images).float(), dim=1)
@@ -106,7 +106,7 @@ def prepare_masks(masks_nHW: np.ndarray, side: int) -> Tensor:
 def prepare_masked_crops(
     clip: DenseCLIP, picture: np.ndarray, boxes_n4: np.ndarray, masks_nHW: np.ndarray
 ) -> Tensor:
-    """Crops with grey outside the mask, which the reference makes and never reads (clipself.md 4.2)."""
+    """Crops with grey outside the mask, which the reference makes and never reads."""
     slots = torch.zeros(max(SLOTS, len(boxes_n4)), 3, clip.image_size, clip.image_size)
     for slot, box, mask in zip(slots, boxes_n4, masks_nHW):
         masked = np.where(mask[:, :, None], picture, GREY).astype(np.uint8)

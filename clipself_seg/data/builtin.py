@@ -178,6 +178,8 @@ def vocabulary_name(name: str) -> str:
     """
     if name in DATASETS:
         words = DATASETS[name].vocabulary
+        if words is None:
+            raise InputError(f'data set "{name}" has no vocabulary here: {_panoptic_hint(name)}')
     else:
         words = _metadata(name).get("vocabulary")
     if words is None:

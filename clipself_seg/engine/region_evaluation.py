@@ -108,8 +108,11 @@ class RegionEvaluation:
             read=self.read,
             mask_resize=self.mask_resize,
         )
+        several = len(self.sizes) > 1
         evaluator = RegionAccuracyEvaluator(
-            dataset_name=name, class_names=vocabulary.names, output_dir=self.output_dir
+            dataset_name=name,
+            class_names=vocabulary.names,
+            output_dir=self.output_dir / f"size_{size}" if several else self.output_dir,
         )
         batches = evaluation_batches(records, mapper, self.workers)
         return inference_on_dataset(model, batches, evaluator)["regions"]

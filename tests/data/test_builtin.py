@@ -148,3 +148,10 @@ def test_the_real_small_coco_loads(data_dir, monkeypatch):
     records = region_records("coco_2017_val_panoptic", words)
     assert len(records) == 50
     assert sum(len(record["segments_info"]) for record in records) == 544
+
+
+def test_a_set_of_boxes_is_answered_with_the_panoptic_one_to_evaluate():
+    with pytest.raises(
+        InputError, match='no vocabulary here: did you mean "coco_2017_val_panoptic"'
+    ):
+        vocabulary_name("coco_2017_val")

@@ -86,6 +86,12 @@ def worker(args: argparse.Namespace) -> None:
     status = run(args)
     if status:
         sys.exit(status)
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        # A process that leaves with its group still open may abort in gloo's threads.
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def check_processes(args: argparse.Namespace) -> None:

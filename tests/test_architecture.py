@@ -30,7 +30,7 @@ ROOT_MODULES = {"errors", "files", "memory", "provenance"}
 
 # The files that may know detectron2; the rest is tested with torch, open_clip and numpy alone.
 DETECTRON2_FILES = (
-    "config.py",
+    "config/*.py",
     "data/builtin.py",
     "data/mappers.py",
     "clip/backbone.py",

@@ -1,4 +1,4 @@
-"""Every key that this project adds to Detectron2's configuration, and how a configuration is read.
+"""The keys of CLIP, distillation and region recognition, each with the sentence that explains it.
 
 Of Detectron2's own keys these are used: ``MODEL.META_ARCHITECTURE``, ``MODEL.DEVICE``,
 ``DATASETS.TRAIN`` and ``.TEST``, ``DATALOADER.NUM_WORKERS``, ``TEST.EVAL_PERIOD``, ``SEED``,
@@ -12,16 +12,9 @@ differ, the default is the code, whose numbers the paper prints, and D1 to D5 na
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from detectron2.config import CfgNode
 
-import torch
-import yaml
-from detectron2.config import CfgNode, get_cfg
-
-from clipself_seg.errors import InputError, nearest
+from clipself_seg.config.cat_seg import add_cat_seg_keys
 
 # What a key may be, where that is a short list.
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -49,6 +42,7 @@ def add_clipself_seg_config(cfg: CfgNode) -> None:
     _add_input(cfg)
     _add_solver(cfg)
     _add_test(cfg)
+    add_cat_seg_keys(cfg)
 
 
 def _add_model(cfg: CfgNode) -> None:
@@ -146,102 +140,3 @@ def _add_test(cfg: CfgNode) -> None:
     cfg.TEST.REGIONS.MASK_RESIZE = "reference"
     # Sentences around a class name: ViLD's 63, OpenAI's 80, or one.
     cfg.TEST.REGIONS.TEMPLATES = "vild63"
-
-
-def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -> CfgNode:
-    """Read a YAML file with its ``_BASE_`` files, then ``KEY VALUE`` pairs, and check the values.
-
-    Args:
-        path: the file; None or "" starts from the defaults.
-        opts: keys and values in turn, as on a command line.
-
-    Raises:
-        InputError: missing or broken file, unknown key (with the nearest known one), a value of
-            another type or outside its choices.
-    """
-    cfg = get_cfg()
-    add_clipself_seg_config(cfg)
-    if path:
-        _merge(cfg, _read_yaml(Path(path)), str(path))
-    _merge(cfg, _nested(opts), "the command line")
-    _check(cfg)
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
-    cfg.freeze()
-    return cfg
-
-
-def flatten(cfg: CfgNode | dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Full key and value of every leaf, in the order of the tree."""
-    for key, value in cfg.items():
-        if isinstance(value, dict) and value:
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        near = [str(p) for p in sorted(path.parent.glob("*.yaml"))]
-        raise InputError(
-            f"no config file {path}" + (f"; {nearest(str(path), near)}" if near else "")
-        )
-    try:
-        # Detectron2's own reader falls back to an unsafe YAML loader, which runs code.
-        loaded = CfgNode.load_yaml_with_base(str(path), allow_unsafe=False)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: its _BASE_ {error.filename} is missing") from None
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, AssertionError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not a usable YAML file: {reason}") from None
-    if not isinstance(loaded, dict):
-        raise InputError(f"{path} holds no keys")
-    return loaded
-
-
-def _nested(opts: Sequence[str]) -> dict[str, Any]:
-    if len(opts) % 2:
-        raise InputError(f'give options as KEY VALUE pairs; "{opts[-1]}" has no partner')
-    tree: dict[str, Any] = {}
-    for key, value in zip(opts[::2], opts[1::2]):
-        *parents, leaf = key.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return tree
-
-
-def _merge(cfg: CfgNode, tree: dict[str, Any], source: str) -> None:
-    known = dict(flatten(cfg))
-    for key, value in flatten(tree):
-        if key not in known:
-            raise InputError(f'{source}: unknown key "{key}"; {nearest(key, known)}')
-        try:
-            # YAML and the command line write whole numbers for float keys too.
-            cfg.merge_from_list([key, float(value) if isinstance(known[key], float) else value])
-        except ValueError:
-            wanted = type(known[key]).__name__
-            hint = ", such as \"('a', 'b')\"" if wanted == "tuple" else ""
-            raise InputError(
-                f"{source}: {key} must be of type {wanted}{hint}, got {value!r}"
-            ) from None
-
-
-def _check(cfg: CfgNode) -> None:
-    values = dict(flatten(cfg))
-    for key, choices in CHOICES.items():
-        if values[key] not in choices:
-            raise InputError(f'{key} cannot be "{values[key]}"; {nearest(values[key], choices)}')
-    for reading in cfg.TEST.REGIONS.READ:
-        if reading not in READINGS:
-            raise InputError(
-                f'TEST.REGIONS.READ cannot have "{reading}"; {nearest(reading, READINGS)}'
-            )
-    if not 0 <= cfg.MODEL.CLIPSELF.ALPHA <= 1:
-        raise InputError(f"MODEL.CLIPSELF.ALPHA must be in [0, 1], got {cfg.MODEL.CLIPSELF.ALPHA}")
-    for key in POSITIVE:
-        if values[key] < 1:
-            raise InputError(f"{key} must be at least 1, got {values[key]}")
-    if cfg.SEED < 0:
-        raise InputError(f"SEED must be 0 or more, got {cfg.SEED}: every run here is repeatable")

@@ -1,0 +1,151 @@
+"""The keys of CAT-Seg, under CAT-Seg's names where it has one, so that its own YAML files merge.
+
+"Official" in the comments is the CVPR 2024 code (arXiv 2303.11797v2); "version 1" the code of the
+first arXiv version, the baseline of CLIPSelf's Table 5. Of Detectron2's keys semantic segmentation
+reads ``INPUT.{MIN,MAX}_SIZE_{TRAIN,TEST}``, ``INPUT.CROP``, ``INPUT.FORMAT`` (RGB),
+``MODEL.WEIGHTS``, ``MODEL.BACKBONE``, ``MODEL.RESNETS`` and ``MODEL.SEM_SEG_HEAD.IGNORE_VALUE``.
+"""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+from detectron2.projects.deeplab import add_deeplab_config
+
+# What a key may be, where that is a short list.
+CAT_SEG_CHOICES: dict[str, tuple[str, ...]] = {
+    "MODEL.CAT_SEG.GUIDANCE": ("clip", "backbone"),
+    "MODEL.CAT_SEG.RESIDUAL": ("cls", "token"),
+    "MODEL.CAT_SEG.SYNONYMS": ("first", "mean"),
+    "MODEL.PROMPT_ENSEMBLE_TYPE": ("single", "imagenet"),
+    "MODEL.SEM_SEG_HEAD.ATTENTION_TYPE": ("linear", "full"),
+    "MODEL.SEM_SEG_HEAD.CLIP_FINETUNE": ("attention", "visual_attention", "full", "none"),
+    "TEST.MIOU_RULE": ("present", "union"),
+}
+
+
+def add_cat_seg_keys(cfg: CfgNode) -> None:
+    """Add the keys of semantic segmentation to `cfg`."""
+    add_deeplab_config(cfg)  # CAT-Seg's YAML files name keys of DeepLab's
+    _add_head(cfg)
+    _add_switches(cfg)
+    _add_swin(cfg)
+    _add_running(cfg)
+
+
+def _add_head(cfg: CfgNode) -> None:
+    head = cfg.MODEL.SEM_SEG_HEAD
+    # OpenAI's name of the CLIP, as CAT-Seg writes it ("ViT-B/16", "ViT-L/14@336px"); "" takes
+    # MODEL.CLIP.NAME and MODEL.CLIP.WEIGHTS.
+    head.CLIP_PRETRAINED = ""
+    # What of CLIP trains: "attention" is query and value matrices of both towers (official),
+    # "visual_attention" all attention of the image tower and its positions (version 1), "full" all
+    # blocks of both towers.
+    head.CLIP_FINETUNE = "attention"
+    # Class lists as flat JSON files, instead of the data sets' own vocabularies.
+    head.TRAIN_CLASS_JSON = ""
+    head.TEST_CLASS_JSON = ""
+    # Channels of the cost embedding, number of aggregation layers and of attention heads.
+    head.HIDDEN_DIMS = 128
+    head.NUM_LAYERS = 2
+    head.NUM_HEADS = 4
+    # Grid of the cost volume in cells, and side of its attention windows.
+    head.FEATURE_RESOLUTION = [24, 24]
+    head.WINDOW_SIZES = 12
+    # Pooling before attention over classes, one number a layer: 2 in training, 1 in evaluation of
+    # the official numbers.
+    head.POOLING_SIZES = [2, 2]
+    # Attention over classes: "linear", or "full" (softmax).
+    head.ATTENTION_TYPE = "linear"
+    # Channels of text and appearance guidance before and after their projection.
+    head.TEXT_GUIDANCE_DIM = 512
+    head.TEXT_GUIDANCE_PROJ_DIM = 128
+    head.APPEARANCE_GUIDANCE_DIM = 512
+    head.APPEARANCE_GUIDANCE_PROJ_DIM = 128
+    # Channels of the two steps of the decoder, of their guidance before and after projection.
+    head.DECODER_DIMS = [64, 32]
+    head.DECODER_GUIDANCE_DIMS = [256, 128]
+    head.DECODER_GUIDANCE_PROJ_DIMS = [32, 16]
+    # Prompt tuning of the official code, which no recipe uses: only 0 is possible.
+    head.PROMPT_DEPTH = 0
+    head.PROMPT_LENGTH = 0
+    # Not read here; CAT-Seg's files name them.
+    head.TRAIN_CLASS_INDEXES = ""
+    head.TEST_CLASS_INDEXES = ""
+    cfg.DATASETS.VAL_ALL = ("",)
+    cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+
+
+def _add_switches(cfg: CfgNode) -> None:
+    # One sentence around a class name, or the 80 of ImageNet as channels of the cost (version 1).
+    cfg.MODEL.PROMPT_ENSEMBLE_TYPE = "single"
+    cfg.MODEL.CLIP.VISUAL_INIT = ""  # a distilled CLIP whose image tower the training starts from
+    cfg.MODEL.CAT_SEG = CfgNode()
+    # Features that guide the aggregation: CLIP's own (official) or a backbone's (version 1).
+    cfg.MODEL.CAT_SEG.GUIDANCE = "clip"
+    # Blocks of CLIP whose outputs guide the decoder; () is after a third and after two thirds.
+    cfg.MODEL.CAT_SEG.GUIDANCE_BLOCKS = ()
+    # Residual of CLIP's last block: its class token everywhere (official), or the token itself,
+    # which is what CLIPSelf distils (version 1).
+    cfg.MODEL.CAT_SEG.RESIDUAL = "cls"
+    # Of a class with synonyms: the "first" (official), or the "mean" of all (version 1).
+    cfg.MODEL.CAT_SEG.SYNONYMS = "first"
+    # Attention over classes sees at least so many, the rest learned padding, and at most so many,
+    # the best of the window; 0 is all there are (version 1).
+    cfg.MODEL.CAT_SEG.PAD_LEN = 256
+    # Weights of the guidance backbone: a .pth or .safetensors file.
+    cfg.MODEL.CAT_SEG.BACKBONE_WEIGHTS = ""
+    # Leave ignored pixels out of the loss; the official loss has them as "no class".
+    cfg.MODEL.CAT_SEG.IGNORE_IN_LOSS = False
+    # Recompute text tower and aggregation in the backward pass.
+    cfg.MODEL.CAT_SEG.CHECKPOINTING = False
+    cfg.MODEL.MASK_FORMER = CfgNode()
+    # Plain inference pads the picture to a multiple of this.
+    cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 32
+
+
+def _add_swin(cfg: CfgNode) -> None:
+    # The Swin transformer that guides version 1's large model (MODEL.BACKBONE.NAME: GuidanceSwin).
+    swin = cfg.MODEL.SWIN = CfgNode()
+    swin.PRETRAIN_IMG_SIZE = 224
+    swin.PATCH_SIZE = 4
+    swin.EMBED_DIM = 96
+    swin.DEPTHS = [2, 2, 6, 2]
+    swin.NUM_HEADS = [3, 6, 12, 24]
+    swin.WINDOW_SIZE = 7
+    swin.MLP_RATIO = 4.0
+    swin.QKV_BIAS = True
+    swin.QK_SCALE = None
+    swin.DROP_RATE = 0.0
+    swin.ATTN_DROP_RATE = 0.0
+    swin.DROP_PATH_RATE = 0.3
+    swin.APE = False
+    swin.PATCH_NORM = True
+    swin.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    swin.USE_CHECKPOINT = False
+
+
+def _add_running(cfg: CfgNode) -> None:
+    # Learning rates of CLIP and of the guidance backbone, relative to BASE_LR; 0 freezes.
+    cfg.SOLVER.CLIP_MULTIPLIER = 0.01
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    # Weight decay of embeddings.
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
+    # Forward and backward passes that a step's share of the batch is divided into.
+    cfg.SOLVER.ACCUMULATE = 1
+    cfg.INPUT.COLOR_AUG_SSD = False  # brightness, contrast, saturation and hue, as SSD does
+    # Side in pixels that training crops are padded to.
+    cfg.INPUT.SIZE_DIVISIBILITY = -1
+    # Windows and a global view (the published numbers), or the whole picture at once.
+    cfg.TEST.SLIDING_WINDOW = False
+    cfg.TEST.WINDOW = CfgNode()
+    # Side of a window in pixels, share that neighbours overlap, and side of the square that the
+    # picture is resized to.
+    cfg.TEST.WINDOW.SIZE = 384
+    cfg.TEST.WINDOW.OVERLAP = 0.333
+    cfg.TEST.WINDOW.CANVAS = 640
+    # Mean IoU over classes that are "present" in the ground truth (Detectron2 since July 2022), or
+    # over the "union" with those predicted.
+    cfg.TEST.MIOU_RULE = "present"
+    # Class list that tells seen from unseen classes; "" is that of the first training data set.
+    cfg.TEST.TRAIN_VOCABULARY = ""

@@ -1,0 +1,121 @@
+"""The decoder of the cost volume: twice up by two, guided by features of the picture.
+
+A step is a transposed convolution, its result beside the guidance, and two 3x3 convolutions. Nothing
+non-linear stands between the first two, so they are one convolution of the small map: half the work,
+and no large map of many channels in between. The guidance's share of it is the same for every class
+and is computed once.
+
+Shapes: T classes, C channels, h x w cells.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class DoubleConv(nn.Module):
+    """Two 3x3 convolutions, each with group norm (16 channels a group) and ReLU."""
+
+    def __init__(self, *, channels: int, out_channels: int) -> None:
+        super().__init__()
+        groups = max(1, out_channels // 16)
+        self.double_conv = nn.Sequential(
+            nn.Conv2d(channels, out_channels, 3, padding=1, bias=False),
+            nn.GroupNorm(groups, out_channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            nn.GroupNorm(groups, out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+class UpBlock(nn.Module):
+    """(T, C, h, w) -> (T, D, 2 h, 2 w)."""
+
+    def __init__(self, *, channels: int, out_channels: int, guidance_channels: int) -> None:
+        super().__init__()
+        kept = channels - guidance_channels
+        self.up = nn.ConvTranspose2d(channels, kept, 2, stride=2)
+        self.conv = DoubleConv(channels=channels, out_channels=out_channels)
+
+    def shared_share(self, guidance_G2h2w: Tensor) -> Tensor:
+        """What guidance and bias add to the first convolution's output, (1, D, 2 h, 2 w)."""
+        bias = self.up.bias[:, None, None].expand(-1, *guidance_G2h2w.shape[1:])
+        return self._first()(torch.cat([bias, guidance_G2h2w])[None])
+
+    def corner_weight(self) -> Tensor:
+        """Transposed convolution and first convolution as one kernel, (4 D, C, 2, 2).
+
+        It stands on the corner of four cells and gives the four pixels around it.
+        """
+        kernel = self._first().weight[:, : self.up.out_channels]
+        taps = _corner_taps(kernel)
+        weight = torch.einsum(
+            "oudx,iuab,pkda,qlxb->pqoikl", kernel, self.up.weight, taps, taps
+        )
+        return weight.flatten(0, 2)
+
+    def forward(self, x_TChw: Tensor, corner_weight: Tensor, share: Tensor) -> Tensor:
+        """(T, C, h, w) -> (T, D, 2 h, 2 w), any number of classes at a time."""
+        corners = F.conv2d(x_TChw, corner_weight, padding=1)
+        _, norm1, relu, conv2, norm2, _ = self.conv.double_conv
+        x = relu(norm1(_around_corners(corners) + share))
+        return relu(norm2(conv2(x)))
+
+    def _first(self) -> nn.Conv2d:
+        conv = self.conv.double_conv[0]
+        assert isinstance(conv, nn.Conv2d)
+        return conv
+
+
+def _corner_taps(like: Tensor) -> Tensor:
+    """One axis of `corner_weight`: [pixel p, cell k, tap d, half a] is 1 where tap d of the 3-tap
+    kernel at pixel p reads half a of cell k. The pixels are the two beside the corner of two cells."""
+    taps = like.new_zeros(2, 2, 3, 2)
+    for pixel in range(2):
+        for tap in range(3):
+            # Halves along the axis: 0 1 | 2 3, the corner is the bar, the pixels are 1 and 2.
+            cell, half = divmod(pixel + tap, 2)
+            taps[pixel, cell, tap, half] = 1
+    return taps
+
+
+def _around_corners(corners: Tensor) -> Tensor:
+    """(T, 4 D, h + 1, w + 1), four pixels a corner -> (T, D, 2 h, 2 w)."""
+    count, _, rows, columns = corners.shape
+    parts = corners.permute(0, 2, 3, 1).unflatten(-1, (2, 2, -1))
+    pixels = parts.transpose(2, 3).reshape(count, 2 * rows, 2 * columns, -1)
+    return pixels[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
+
+
+class CostDecoder(nn.Module):
+    """Two steps up and the head; its modules are the aggregator's, under the names of its files."""
+
+    def __init__(
+        self, *, width: int, dims: tuple[int, int], guidance_dims: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.decoder1 = UpBlock(
+            channels=width, out_channels=dims[0], guidance_channels=guidance_dims[0]
+        )
+        self.decoder2 = UpBlock(
+            channels=dims[0], out_channels=dims[1], guidance_channels=guidance_dims[1]
+        )
+        self.head = nn.Conv2d(dims[1], 1, 3, padding=1)
+
+    def shared(self, guidance: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """What an image's classes share: kernel and guidance share of both steps.
+
+        Args:
+            guidance: projected, (G1, 2 h, 2 w) and (G2, 4 h, 4 w).
+        """
+        blocks = (self.decoder1, self.decoder2)
+        return [(b.corner_weight(), b.shared_share(g)) for b, g in zip(blocks, guidance)]
+
+    def forward(self, x_TChw: Tensor, shared: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Logits (T, 4 h, 4 w) of some classes."""
+        for block, parts in zip((self.decoder1, self.decoder2), shared):
+            x_TChw = block(x_TChw, *parts)
+        return self.head(x_TChw)[:, 0]

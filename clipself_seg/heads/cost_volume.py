@@ -1,0 +1,33 @@
+"""The cost volume: cosine between every location and every class, and the choice of the best classes.
+
+Shapes: T classes, P prompts of a class, E embedding, h x w cells.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cosine_cost(dense_Ehw: Tensor, text_TPE: Tensor) -> Tensor:
+    """Cosines (P, T, h, w) in [-1, 1]; neither side has to be of unit length."""
+    dense = F.normalize(dense_Ehw.flatten(1), dim=0)
+    text_PTE = F.normalize(text_TPE, dim=-1).transpose(0, 1)
+    return (text_PTE @ dense).unflatten(-1, dense_Ehw.shape[1:])
+
+
+def best_classes(cost_PThw: Tensor, count: int) -> Tensor | None:
+    """Indices (count,) of the classes with the highest cost anywhere, ascending.
+
+    None if there are no more than `count`, or if `count` is 0, which keeps them all.
+    """
+    if not count or cost_PThw.shape[1] <= count:
+        return None
+    peaks_T = cost_PThw.amax(dim=(0, 2, 3))
+    return torch.topk(peaks_T, count, sorted=False).indices.sort().values
+
+
+def text_direction(text_TPE: Tensor) -> Tensor:
+    """One vector (T, E) of unit length for each class: the mean of its prompts."""
+    return F.normalize(text_TPE.mean(dim=1), dim=-1)

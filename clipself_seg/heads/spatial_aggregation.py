@@ -1,0 +1,168 @@
+"""Aggregation over space: a pair of window-attention blocks that every class passes by itself.
+
+The features that guide the attention are the same for every class. Their share of query and key is
+a sum of its own, ``W [y ; g] = W_y y + W_g g``, and is computed once an image, not once a class.
+
+Shapes: T classes, N = h * w cells, C channels, W windows of M cells, H heads.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+APART = -100.0  # added where two cells of a shifted window are no neighbours in the picture
+
+
+class GuidedProjections(nn.Module):
+    """Query, key and value; query and key read the tokens and their guidance."""
+
+    def __init__(self, *, width: int, guidance_width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.q = nn.Linear(width + guidance_width, width)
+        self.k = nn.Linear(width + guidance_width, width)
+        self.v = nn.Linear(width, width)
+
+    def of_guidance(self, guidance: Tensor) -> Tensor:
+        """The guidance's share, biases included, (..., G) -> (..., 3 C): query, key, value."""
+        weight = torch.cat([self.q.weight[:, self.width :], self.k.weight[:, self.width :]])
+        query_key = F.linear(guidance, weight, torch.cat([self.q.bias, self.k.bias]))
+        return torch.cat([query_key, self.v.bias.expand_as(query_key[..., : self.width])], dim=-1)
+
+    def of_tokens(self, tokens: Tensor) -> Tensor:
+        """The tokens' share, (..., C) -> (..., 3 C)."""
+        query, key = self.q.weight[:, : self.width], self.k.weight[:, : self.width]
+        return F.linear(tokens, torch.cat([query, key, self.v.weight]))
+
+
+class WindowAttention(GuidedProjections):
+    """Softmax attention within windows, without position bias."""
+
+    def __init__(self, *, width: int, guidance_width: int, heads: int) -> None:
+        super().__init__(width=width, guidance_width=guidance_width)
+        self.heads = heads
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, y_TWMC: Tensor, guidance_WM3C: Tensor, mask_WMM: Tensor | None) -> Tensor:
+        """Cells in window order, the guidance's share, what is added to the scores -> (T, W, M, C)."""
+        classes, windows, cells, _ = y_TWMC.shape
+        qkv = (self.of_tokens(y_TWMC) + guidance_WM3C).flatten(0, 1)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mask = None if mask_WMM is None else mask_WMM.repeat(classes, 1, 1)[:, None]
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.proj(seen.transpose(1, 2).reshape(classes, windows, cells, -1))
+
+
+class MLP(nn.Module):
+    """Two linear layers with GELU between them."""
+
+    def __init__(self, *, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)"""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SwinBlock(nn.Module):
+    """Window attention and MLP with pre-norm residuals; cells are gathered into windows once."""
+
+    order: Tensor
+    back: Tensor
+    mask: Tensor | None
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        guidance_width: int,
+        heads: int,
+        grid: tuple[int, int],
+        window: int,
+        shift: int,
+        mlp_ratio: int = 4,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = WindowAttention(width=width, guidance_width=guidance_width, heads=heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = MLP(width=width, hidden=mlp_ratio * width)
+        order_WM = window_order(grid, window, shift)
+        self.windows = tuple(order_WM.shape)
+        self.register_buffer("order", order_WM.flatten(), persistent=False)
+        self.register_buffer("back", order_WM.flatten().argsort(), persistent=False)
+        mask = shifted_mask(grid, window, shift) if shift else None
+        self.register_buffer("mask", mask, persistent=False)
+
+    def guidance_share(self, guidance_NC: Tensor) -> Tensor:
+        """What the normed guidance adds to query, key and value, (W, M, 3 C)."""
+        return self.attn.of_guidance(guidance_NC[self.order]).unflatten(0, self.windows)
+
+    def forward(self, x_TNC: Tensor, share_WM3C: Tensor) -> Tensor:
+        """Cells in raster order (T, N, C) and `guidance_share` -> (T, N, C)."""
+        y_TWMC = self.norm1(x_TNC)[:, self.order].unflatten(1, self.windows)
+        mask = None if self.mask is None else self.mask.to(x_TNC.dtype)
+        seen_TNC = self.attn(y_TWMC, share_WM3C, mask).flatten(1, 2)
+        x_TNC = x_TNC + seen_TNC[:, self.back]
+        return x_TNC + self.mlp(self.norm2(x_TNC))
+
+
+class SpatialAggregation(nn.Module):
+    """A block with plain windows, then one with windows shifted by half their side."""
+
+    def __init__(
+        self, *, width: int, guidance_width: int, heads: int, grid: tuple[int, int], window: int
+    ) -> None:
+        """
+        Args:
+            width: C.
+            guidance_width: channels of the projected appearance guidance.
+            heads: H.
+            grid: (h, w) in cells, multiples of the window.
+            window: side in cells; one that does not fit is cut to the grid's shorter side, unshifted.
+        """
+        super().__init__()
+        fits = min(grid) > window
+        window = min(window, *grid)
+        sizes = {"width": width, "guidance_width": guidance_width, "heads": heads}
+        self.block_1 = SwinBlock(**sizes, grid=grid, window=window, shift=0)
+        shift = window // 2 if fits else 0
+        self.block_2 = SwinBlock(**sizes, grid=grid, window=window, shift=shift)
+        self.guidance_norm = nn.LayerNorm(guidance_width)
+
+    def guidance_shares(self, guidance_NG: Tensor) -> tuple[Tensor, Tensor]:
+        """What the guidance of an image adds in both blocks; the same for every class."""
+        normed = self.guidance_norm(guidance_NG)
+        return self.block_1.guidance_share(normed), self.block_2.guidance_share(normed)
+
+    def forward(self, x_TNC: Tensor, shares: tuple[Tensor, Tensor]) -> Tensor:
+        """(T, N, C) -> (T, N, C), any number of classes at a time."""
+        return self.block_2(self.block_1(x_TNC, shares[0]), shares[1])
+
+
+def window_order(grid: tuple[int, int], window: int, shift: int) -> Tensor:
+    """Raster indices (W, M) of the cells of each window, after a cyclic shift up and left."""
+    height, width = grid
+    if height % window or width % window:
+        raise ValueError(f"windows of {window} cells do not tile a grid of {height} x {width}")
+    raster = torch.arange(height * width).view(height, width).roll((-shift, -shift), (0, 1))
+    tiles = raster.view(height // window, window, width // window, window)
+    return tiles.transpose(1, 2).reshape(-1, window * window)
+
+
+def shifted_mask(grid: tuple[int, int], window: int, shift: int) -> Tensor:
+    """Added to the scores of shifted windows, (W, M, M): 0, or `APART` across the picture's seams."""
+    regions = [_seams(side, window, shift) for side in grid]
+    region = (3 * regions[0][:, None] + regions[1]).flatten()[window_order(grid, window, 0)]
+    apart = region[:, :, None] != region[:, None, :]
+    return torch.zeros(apart.shape).masked_fill(apart, APART)
+
+
+def _seams(side: int, window: int, shift: int) -> Tensor:
+    """Region of each cell of a rolled axis: inner windows, rest of the last one, what came round."""
+    cells = torch.arange(side)
+    return (cells >= side - window).long() + (cells >= side - shift).long()

@@ -1,0 +1,57 @@
+"""CAT-Seg's aggregator: golden numbers, and every shortcut against the plain formulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from clipself_seg.heads.cost_aggregator import AggregatorSizes, CostAggregator, Guidance
+
+
+def wave(shape: tuple[int, ...], a: float, b: float) -> torch.Tensor:
+    values = np.sin(a * np.arange(np.prod(shape), dtype=np.float64) + b)
+    return torch.from_numpy(values).reshape(shape)
+
+
+def fill(module: torch.nn.Module) -> None:
+    """Element j of the i-th tensor by name is 0.05 sin(0.37 j + i); norms' weights are 1 more."""
+    state = module.state_dict()
+    for index, name in enumerate(sorted(state)):
+        values = 0.05 * wave(tuple(state[name].shape), 0.37, index)
+        norm = name.endswith(".weight") and values.ndim == 1
+        state[name].copy_(values + 1 if norm else values)
+
+
+# pooling, classes, pad_len -> mean, std, min, max and five values of the official aggregator.
+GOLDEN = {
+    (1, 5, 256): "0.0793735130 0.0856719155 -0.1656997153 0.3548954766 "
+    "-0.0098439303 -0.0030330423 -0.0425326963 -0.0455003322 -0.0133228608",
+    (1, 5, 8): "0.0795108879 0.0842432785 -0.1607473971 0.3445919601 "
+    "-0.0103166537 -0.0017988705 -0.0373435413 -0.0530700638 -0.0142007284",
+    (1, 6, 4): "-33.3019493656 47.1627095584 -100 0.3751372420 "
+    "-100 -100 -0.0263445118 -0.0263328929 -0.0047998897",
+    (2, 5, 256): "0.0793740738 0.0856691712 -0.1655643381 0.3548850668 "
+    "-0.0098440099 -0.0030337780 -0.0425293736 -0.0455517448 -0.0133292622",
+    (2, 5, 8): "0.0795144654 0.0842404945 -0.1599615153 0.3445924986 "
+    "-0.0103152753 -0.0017691879 -0.0373382946 -0.0531024230 -0.0141906113",
+    (2, 6, 4): "-33.3019441986 47.1627132109 -100 0.3751462119 "
+    "-100 -100 -0.0263485844 -0.0263396669 -0.0047977975",
+}
+
+
+@pytest.mark.parametrize("case", GOLDEN)
+@torch.no_grad()
+def test_official_numbers_to_the_last_digit(case):
+    pooling, classes, pad_len = case
+    sizes = AggregatorSizes(pooling=(pooling, pooling), pad_len=pad_len)
+    aggregator = CostAggregator(sizes, classes_at_once=2).double().eval()
+    fill(aggregator)
+    dense = wave((1, 512, 24, 24), 0.011, 0.3)[0]
+    decoder = wave((256, 48, 48), 0.013, 0.1), wave((128, 96, 96), 0.017, 0.2)
+    text = wave((classes, 1, 512), 0.023, 0.7)
+    found = aggregator.aggregate(dense, Guidance(dense, decoder), text).all_classes(classes)
+    y, n = found.flatten(), found.numel()
+    actual = [y.mean(), y.std(correction=0), y.min(), y.max(), y[0], y[1], y[n // 3], y[n // 2], y[-1]]
+    expected = torch.tensor([float(x) for x in GOLDEN[case].split()], dtype=torch.float64)
+    torch.testing.assert_close(torch.stack(actual), expected, atol=2e-10, rtol=1e-9)

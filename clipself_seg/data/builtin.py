@@ -1,10 +1,14 @@
-"""The data sets that have a name here: one table of files, vocabulary and evaluator.
+"""The data sets that have a name here: their records, class lists and entries in the catalogue.
 
-Names and folders are Detectron2's. Files lie below `$DETECTRON2_DATASETS` (default `datasets`),
-those of the mini worlds below `$CLIPSELF_SEG_MINI` (default `output/mini_world`). Names that
-Detectron2 already has keep their entry in its catalogue, new ones are registered when this module
-is imported. A data set of your own, registered with Detectron2's `register_coco_instances` or
-`register_coco_panoptic`, works under its name as well.
+The tables are `coco_sets` for recognition and distillation and `sem_seg_sets` for semantic
+segmentation. Names and folders are Detectron2's and CAT-Seg's. Files lie below
+`$DETECTRON2_DATASETS` (default `datasets`), those of the mini worlds below `$CLIPSELF_SEG_MINI`
+(default `output/mini_world`). Names that Detectron2 already has keep their entry in its catalogue,
+new ones are registered when this module is imported.
+
+A data set of your own works under its name as well: registered with Detectron2's
+`register_coco_instances` or `register_coco_panoptic`, or, for semantic segmentation, with
+"image_root", "sem_seg_root", "ignore_label" and "vocabulary" in its metadata.
 """
 
 from __future__ import annotations
@@ -18,115 +22,19 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from clipself_seg.data.coco_sets import DATASETS
 from clipself_seg.data.panoptic import category_labels
-from clipself_seg.data.records import Record, image_records, panoptic_records, proposal_records
-from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.data.records import (
+    Record,
+    image_records,
+    panoptic_records,
+    proposal_records,
+)
+from clipself_seg.data.sem_seg_sets import SEM_SEG_DATASETS, SemSegFiles, pair_files
+from clipself_seg.data.vocabulary import Vocabulary, first_names
 from clipself_seg.errors import InputError, nearest
 
 RegionSource = Literal["grid", "proposals"]
-
-
-class DataRoot(NamedTuple):
-    """Where a family of data sets lies, and how to get its files."""
-
-    variable: str
-    default: str
-    advice: str
-
-    @property
-    def path(self) -> Path:
-        """The folder, as the environment says now."""
-        return Path(os.environ.get(self.variable) or self.default).expanduser()
-
-
-COCO = DataRoot(
-    "DETECTRON2_DATASETS",
-    "datasets",
-    "unpack images and annotations from https://cocodataset.org there",
-)
-LVIS = DataRoot(
-    "DETECTRON2_DATASETS",
-    "datasets",
-    "LVIS v1 is at https://www.lvisdataset.org, its images are COCO's",
-)
-PROPOSALS = DataRoot(
-    "DETECTRON2_DATASETS",
-    "datasets",
-    "CLIPSelf's authors give coco_proposals.json; any COCO-format JSON with boxes will do",
-)
-MINI = DataRoot(
-    "CLIPSELF_SEG_MINI", "output/mini_world", "`make quickstart` writes the mini worlds"
-)
-
-
-class DatasetFiles(NamedTuple):
-    """Where one data set lies and what it is for. Paths are relative to the root.
-
-    Attributes:
-        images: folder to which the file names of `annotations` are relative.
-        annotations: COCO-format JSON (instances, LVIS, proposals or panoptic).
-        panoptic: folder of the panoptic PNGs; then `annotations` is the panoptic JSON.
-        vocabulary: name of the class list, for `vocabulary.load_vocabulary`.
-        evaluator: Detectron2's evaluator_type; None for what is only trained on.
-    """
-
-    root: DataRoot
-    images: str
-    annotations: str
-    panoptic: str | None = None
-    vocabulary: str | None = None
-    evaluator: str | None = None
-
-
-def _coco(split: str) -> dict[str, DatasetFiles]:
-    images, words = f"coco/{split}2017", "coco_panoptic_133"
-    return {
-        f"coco_2017_{split}": DatasetFiles(
-            COCO, images, f"coco/annotations/instances_{split}2017.json", None, None, "coco"
-        ),
-        f"coco_2017_{split}_panoptic": DatasetFiles(
-            COCO,
-            images,
-            f"coco/annotations/panoptic_{split}2017.json",
-            f"coco/panoptic_{split}2017",
-            words,
-            "coco_panoptic_seg",
-        ),
-    }
-
-
-def _mini(world: str, split: str) -> dict[str, DatasetFiles]:
-    name, images, annotations = f"{world}_{split}", f"{world}/{split}", f"{world}/annotations"
-    return {
-        name: DatasetFiles(
-            MINI, images, f"{annotations}/instances_{split}.json", None, world, "coco"
-        ),
-        f"{name}_panoptic": DatasetFiles(
-            MINI,
-            images,
-            f"{annotations}/panoptic_{split}.json",
-            f"{world}/panoptic_{split}",
-            world,
-            "coco_panoptic_seg",
-        ),
-        f"{name}_proposals": DatasetFiles(MINI, images, f"{annotations}/proposals_{split}.json"),
-    }
-
-
-DATASETS: dict[str, DatasetFiles] = {
-    **_coco("train"),
-    **_coco("val"),
-    "coco_2017_train_proposals": DatasetFiles(
-        PROPOSALS, "coco/train2017", "coco/annotations/coco_proposals.json"
-    ),
-    "lvis_v1_train": DatasetFiles(
-        LVIS, "coco/", "lvis/lvis_v1_train.json", None, "lvis_v1_1203", "lvis"
-    ),
-    **_mini("mini", "train"),
-    **_mini("mini", "val"),
-    **_mini("mini2", "train"),
-    **_mini("mini2", "val"),
-}
 
 
 class _Paths(NamedTuple):
@@ -163,9 +71,71 @@ def region_records(name: str, vocabulary: Vocabulary) -> list[Record]:
             f'"{name}" has no panoptic PNGs, which region recognition reads: {_panoptic_hint(name)}'
         )
     records = panoptic_records(paths.annotations, paths.images, panoptic)
-    categories = [info["category_id"] for record in records for info in record["segments_info"]]
-    category_labels(np.unique(categories), vocabulary.dataset_id_to_index, paths.annotations)
+    categories = [
+        info["category_id"] for record in records for info in record["segments_info"]
+    ]
+    category_labels(
+        np.unique(categories), vocabulary.dataset_id_to_index, paths.annotations
+    )
     return records
+
+
+def sem_seg_dataset(name: str) -> SemSegFiles:
+    """Folders, vocabulary, ignore label and background of a data set for semantic segmentation.
+
+    Raises:
+        InputError: the data set is unknown, or its metadata lacks an entry.
+    """
+    if name in SEM_SEG_DATASETS:
+        return SEM_SEG_DATASETS[name]
+    if name in DATASETS or name not in DatasetCatalog.list():
+        raise InputError(
+            f'no data set "{name}" for semantic segmentation: {nearest(name, SEM_SEG_DATASETS)}'
+        )
+    metadata = _metadata(name)
+    for key in ("image_root", "sem_seg_root", "ignore_label", "vocabulary"):
+        if metadata.get(key) is None:
+            raise InputError(
+                f'data set "{name}" has no "{key}" in its metadata: '
+                f'set MetadataCatalog.get("{name}").{key}'
+            )
+    return SemSegFiles(
+        str(metadata["image_root"]),
+        str(metadata["sem_seg_root"]),
+        metadata["vocabulary"],
+        metadata["ignore_label"],
+        metadata.get("background"),
+    )
+
+
+def sem_seg_records(name: str) -> list[Record]:
+    """The pictures and label maps of a data set for semantic segmentation, sorted by name.
+
+    Returns:
+        Records with "file_name", "sem_seg_file_name" and "image_id", the file's stem.
+
+    Raises:
+        InputError: as `sem_seg_dataset`; files are missing (names the command that prepares them).
+    """
+    files = sem_seg_dataset(name)
+    if files.root is not None:
+        return pair_files(name, files)
+    for folder in (files.image_root, files.sem_seg_root):
+        if not folder.is_dir():
+            raise InputError(
+                f'data set "{name}": {folder} is missing; '
+                "correct its registration or restore the files"
+            )
+    records: list[Record] = DatasetCatalog.get(name)
+    if not records or any("sem_seg_file_name" not in record for record in records):
+        raise InputError(
+            f'data set "{name}": its records need "file_name" and "sem_seg_file_name": '
+            "register a function that gives them, such as Detectron2's load_sem_seg"
+        )
+    return sorted(
+        ({"image_id": Path(record["file_name"]).stem, **record} for record in records),
+        key=lambda record: record["file_name"],
+    )
 
 
 def vocabulary_name(name: str) -> str:
@@ -176,10 +146,15 @@ def vocabulary_name(name: str) -> str:
     Raises:
         InputError: the data set is unknown or has no class list here.
     """
-    if name in DATASETS:
+    words: str | None
+    if name in SEM_SEG_DATASETS:
+        words = SEM_SEG_DATASETS[name].vocabulary
+    elif name in DATASETS:
         words = DATASETS[name].vocabulary
         if words is None:
-            raise InputError(f'data set "{name}" has no vocabulary here: {_panoptic_hint(name)}')
+            raise InputError(
+                f'data set "{name}" has no vocabulary here: {_panoptic_hint(name)}'
+            )
     else:
         words = _metadata(name).get("vocabulary")
     if words is None:
@@ -201,8 +176,12 @@ def _paths(name: str) -> _Paths:
         files = DATASETS[name]
         root = files.root
         panoptic = None if files.panoptic is None else str(root.path / files.panoptic)
-        paths = _Paths(str(root.path / files.images), str(root.path / files.annotations), panoptic)
-        advice = f"set {root.variable} (now {root.path}) or get the files: {root.advice}"
+        paths = _Paths(
+            str(root.path / files.images), str(root.path / files.annotations), panoptic
+        )
+        advice = (
+            f"set {root.variable} (now {root.path}) or get the files: {root.advice}"
+        )
     else:
         paths = _registered_paths(name)
         advice = "correct its registration or restore the files"
@@ -215,7 +194,9 @@ def _paths(name: str) -> _Paths:
 def _metadata(name: str) -> dict[str, Any]:
     """What Detectron2's catalogue knows about a registered data set."""
     if name not in DatasetCatalog.list():
-        raise InputError(f'unknown data set "{name}": {nearest(name, DatasetCatalog.list())}')
+        raise InputError(
+            f'unknown data set "{name}": {nearest(name, DatasetCatalog.list())}'
+        )
     return MetadataCatalog.get(name).as_dict()
 
 
@@ -252,6 +233,23 @@ def register_datasets() -> None:
             continue
         DatasetCatalog.register(name, functools.partial(_load, name))
         MetadataCatalog.get(name).set(evaluator_type=files.evaluator)
+    for name, semantic in SEM_SEG_DATASETS.items():
+        if name not in known:
+            _register_sem_seg(name, semantic)
+
+
+def _register_sem_seg(name: str, files: SemSegFiles) -> None:
+    DatasetCatalog.register(name, functools.partial(sem_seg_records, name))
+    classes = first_names(files.vocabulary)
+    if files.background is not None:
+        classes = [*classes[: files.background], "background"]
+    MetadataCatalog.get(name).set(
+        image_root=str(files.image_root),
+        sem_seg_root=str(files.sem_seg_root),
+        ignore_label=files.ignore_label,
+        evaluator_type=files.evaluator,
+        stuff_classes=classes,
+    )
 
 
 register_datasets()

@@ -1,0 +1,88 @@
+"""The data sets in COCO's formats: one table of files, vocabulary and evaluator."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from clipself_seg.data.roots import COCO, LVIS, MINI, PROPOSALS, DataRoot
+
+
+class DatasetFiles(NamedTuple):
+    """Where one data set lies and what it is for. Paths are relative to the root.
+
+    Attributes:
+        images: folder to which the file names of `annotations` are relative.
+        annotations: COCO-format JSON (instances, LVIS, proposals or panoptic).
+        panoptic: folder of the panoptic PNGs; then `annotations` is the panoptic JSON.
+        vocabulary: name of the class list, for `vocabulary.load_vocabulary`.
+        evaluator: Detectron2's evaluator_type; None for what is only trained on.
+    """
+
+    root: DataRoot
+    images: str
+    annotations: str
+    panoptic: str | None = None
+    vocabulary: str | None = None
+    evaluator: str | None = None
+
+
+def _coco(split: str) -> dict[str, DatasetFiles]:
+    images, words = f"coco/{split}2017", "coco_panoptic_133"
+    return {
+        f"coco_2017_{split}": DatasetFiles(
+            COCO,
+            images,
+            f"coco/annotations/instances_{split}2017.json",
+            None,
+            None,
+            "coco",
+        ),
+        f"coco_2017_{split}_panoptic": DatasetFiles(
+            COCO,
+            images,
+            f"coco/annotations/panoptic_{split}2017.json",
+            f"coco/panoptic_{split}2017",
+            words,
+            "coco_panoptic_seg",
+        ),
+    }
+
+
+def _mini(world: str, split: str) -> dict[str, DatasetFiles]:
+    name, images, annotations = (
+        f"{world}_{split}",
+        f"{world}/{split}",
+        f"{world}/annotations",
+    )
+    return {
+        name: DatasetFiles(
+            MINI, images, f"{annotations}/instances_{split}.json", None, world, "coco"
+        ),
+        f"{name}_panoptic": DatasetFiles(
+            MINI,
+            images,
+            f"{annotations}/panoptic_{split}.json",
+            f"{world}/panoptic_{split}",
+            world,
+            "coco_panoptic_seg",
+        ),
+        f"{name}_proposals": DatasetFiles(
+            MINI, images, f"{annotations}/proposals_{split}.json"
+        ),
+    }
+
+
+DATASETS: dict[str, DatasetFiles] = {
+    **_coco("train"),
+    **_coco("val"),
+    "coco_2017_train_proposals": DatasetFiles(
+        PROPOSALS, "coco/train2017", "coco/annotations/coco_proposals.json"
+    ),
+    "lvis_v1_train": DatasetFiles(
+        LVIS, "coco/", "lvis/lvis_v1_train.json", None, "lvis_v1_1203", "lvis"
+    ),
+    **_mini("mini", "train"),
+    **_mini("mini", "val"),
+    **_mini("mini2", "train"),
+    **_mini("mini2", "val"),
+}

@@ -1,0 +1,53 @@
+"""Where each family of data sets lies, and how to get its files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+
+class DataRoot(NamedTuple):
+    """Where a family of data sets lies, and how to get its files."""
+
+    variable: str
+    default: str
+    advice: str
+
+    @property
+    def path(self) -> Path:
+        """The folder, as the environment says now."""
+        return Path(os.environ.get(self.variable) or self.default).expanduser()
+
+
+def _benchmark(advice: str) -> DataRoot:
+    return DataRoot("DETECTRON2_DATASETS", "datasets", advice)
+
+
+COCO = _benchmark("unpack images and annotations from https://cocodataset.org there")
+LVIS = _benchmark("LVIS v1 is at https://www.lvisdataset.org, its images are COCO's")
+PROPOSALS = _benchmark(
+    "CLIPSelf's authors give coco_proposals.json; any COCO-format JSON with boxes will do"
+)
+COCO_STUFF = _benchmark(
+    "train2017.zip and val2017.zip of https://cocodataset.org go to coco-stuff/images, "
+    "stuffthingmaps_trainval2017.zip of https://github.com/nightrome/cocostuff to "
+    "coco-stuff/annotations"
+)
+ADE_150 = _benchmark(
+    "unpack ADEChallengeData2016.zip of http://sceneparsing.csail.mit.edu there"
+)
+ADE_847 = _benchmark(
+    "unpack the full data set ADE20K_2021_17_01 of https://ade20k.csail.mit.edu there"
+)
+PASCAL_CONTEXT = _benchmark(
+    "unpack VOCtrainval_03-May-2010.tar of http://host.robots.ox.ac.uk/pascal/VOC/voc2010 there, "
+    "and PASCAL Context's files into VOCdevkit/VOC2010"
+)
+VOC_2012 = _benchmark(
+    "unpack VOCtrainval_11-May-2012.tar of http://host.robots.ox.ac.uk/pascal/VOC/voc2012 there, "
+    "and the augmented labels (SBD) as VOCdevkit/VOC2012/SegmentationClassAug"
+)
+MINI = DataRoot(
+    "CLIPSELF_SEG_MINI", "output/mini_world", "`make quickstart` writes the mini worlds"
+)

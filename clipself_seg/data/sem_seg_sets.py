@@ -1,0 +1,224 @@
+"""The data sets for semantic segmentation: one table, and the pairs of picture and label map.
+
+Names and folders are CAT-Seg's; what the names with a prepare command read is written by that
+command from the official archives. Labels are indices into the vocabulary.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+from clipself_seg.data.records import Record
+from clipself_seg.data.roots import (
+    ADE_150,
+    ADE_847,
+    COCO_STUFF,
+    MINI,
+    PASCAL_CONTEXT,
+    VOC_2012,
+    DataRoot,
+)
+from clipself_seg.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+class SemSegFiles(NamedTuple):
+    """Where one data set lies and how it is read.
+
+    Attributes:
+        images: folder of the pictures, relative to the root.
+        labels: folder of the label maps, likewise; a picture and its map have the same stem.
+        vocabulary: name of the class list, for `vocabulary.load_vocabulary`.
+        ignore_label: value of pixels without ground truth.
+        background: None, or the label of the background: then the vocabulary's classes from this
+            index on are words for it, evaluation counts a prediction of any of them as background
+            and has `background` + 1 classes.
+        prepare: command that writes the label maps.
+        images_without_labels: whether the folder of the pictures is meant to hold others as well.
+        official_count: pictures of the official split; None for a data set that has none.
+        root: None for a data set of Detectron2's catalogue, whose folders are complete paths.
+    """
+
+    images: str
+    labels: str
+    vocabulary: str
+    ignore_label: int = 255
+    background: int | None = None
+    image_suffix: str = ".jpg"
+    label_suffix: str = ".png"
+    prepare: str = ""
+    images_without_labels: bool = False
+    official_count: int | None = None
+    root: DataRoot | None = None
+
+    @property
+    def image_root(self) -> Path:
+        """Folder of the pictures, as the environment says now."""
+        return Path(self.images) if self.root is None else self.root.path / self.images
+
+    @property
+    def sem_seg_root(self) -> Path:
+        """Folder of the label maps, as the environment says now."""
+        return Path(self.labels) if self.root is None else self.root.path / self.labels
+
+    @property
+    def evaluator(self) -> str:
+        """Detectron2's evaluator_type."""
+        return "sem_seg" if self.background is None else "sem_seg_background"
+
+    def label_count(self, vocabulary_size: int) -> int:
+        """How many labels the maps may hold besides `ignore_label`."""
+        return vocabulary_size if self.background is None else self.background + 1
+
+
+def _coco_stuff(split: str, count: int) -> SemSegFiles:
+    return SemSegFiles(
+        f"coco-stuff/images/{split}2017",
+        f"coco-stuff/annotations_detectron2/{split}2017",
+        "coco_stuff_171",
+        prepare=f"python tools/prepare_coco_stuff.py --splits {split}2017",
+        official_count=count,
+        root=COCO_STUFF,
+    )
+
+
+def _context(classes: int, suffix: str, ignore_label: int) -> SemSegFiles:
+    return SemSegFiles(
+        "VOCdevkit/VOC2010/JPEGImages",
+        f"VOCdevkit/VOC2010/annotations_detectron2/pc{classes}_val",
+        f"pascal_context_{classes}",
+        ignore_label,
+        label_suffix=suffix,
+        prepare=f"python tools/prepare_pascal_context_{classes}.py",
+        images_without_labels=True,
+        official_count=5104,
+        root=PASCAL_CONTEXT,
+    )
+
+
+def _voc(labels: str, vocabulary: str, background: int | None) -> SemSegFiles:
+    return SemSegFiles(
+        "VOCdevkit/VOC2012/JPEGImages",
+        f"VOCdevkit/VOC2012/{labels}/val",
+        vocabulary,
+        background=background,
+        prepare="python tools/prepare_voc20.py",
+        images_without_labels=True,
+        official_count=1449,
+        root=VOC_2012,
+    )
+
+
+def _mini(world: str, images: str, labels: str, vocabulary: str) -> SemSegFiles:
+    return SemSegFiles(
+        f"{world}/{images}",
+        f"{world}/stuffthingmaps/{labels}",
+        vocabulary,
+        prepare="python tools/make_mini_world.py",
+        root=MINI,
+    )
+
+
+SEM_SEG_DATASETS: dict[str, SemSegFiles] = {
+    "coco_2017_train_stuff_all_sem_seg": _coco_stuff("train", 118287),
+    "coco_2017_test_stuff_all_sem_seg": _coco_stuff("val", 5000),
+    "ade20k_150_test_sem_seg": SemSegFiles(
+        "ADEChallengeData2016/images/validation",
+        "ADEChallengeData2016/annotations_detectron2/validation",
+        "ade20k_150",
+        prepare="python tools/prepare_ade150.py",
+        official_count=2000,
+        root=ADE_150,
+    ),
+    "ade20k_full_sem_seg_freq_val_all": SemSegFiles(
+        "ADE20K_2021_17_01/images_detectron2/validation",
+        "ADE20K_2021_17_01/annotations_detectron2/validation",
+        "ade20k_847",
+        65535,
+        label_suffix=".tif",
+        prepare="python tools/prepare_ade847.py",
+        official_count=2000,
+        root=ADE_847,
+    ),
+    "context_59_test_sem_seg": _context(59, ".png", 255),
+    "context_459_test_sem_seg": _context(459, ".tif", 459),
+    "voc_2012_test_sem_seg": _voc("annotations_detectron2", "voc_20", None),
+    "voc_2012_test_background_sem_seg": _voc(
+        "annotations_detectron2_bg", "voc_20b_prompts", 20
+    ),
+    **{
+        f"{world}_{split}_sem_seg": _mini(world, split, split, world)
+        for world in ("mini", "mini2")
+        for split in ("train", "val")
+    },
+    # Pixels of classes that training must not show are ignored.
+    "mini_train_base_sem_seg": _mini("mini", "train", "train_base", "mini_base"),
+}
+
+
+def pair_files(name: str, files: SemSegFiles) -> list[Record]:
+    """The pictures of a data set that have a label map, sorted by name.
+
+    Pictures without a map and maps without a picture are left out, with a logged count.
+
+    Args:
+        name: of the data set, for messages.
+
+    Returns:
+        Records with "file_name", "sem_seg_file_name" and "image_id", the file's stem.
+
+    Raises:
+        InputError: a folder is missing, or no picture has a map; names the command to run.
+    """
+    images = _files_by_stem(name, files, files.image_root, files.image_suffix)
+    labels = _files_by_stem(name, files, files.sem_seg_root, files.label_suffix)
+    both = sorted(images.keys() & labels.keys())
+    if not both:
+        raise InputError(
+            f'data set "{name}": no *{files.image_suffix} of {files.image_root} has a label map '
+            f"*{files.label_suffix} in {files.sem_seg_root}; {_advice(files)}"
+        )
+    without = len(images) - len(both)
+    if len(labels) > len(both) or (without and not files.images_without_labels):
+        logger.warning(
+            'data set "%s": %d images have no label map and %d label maps no image; %d pairs remain',
+            name,
+            without,
+            len(labels) - len(both),
+            len(both),
+        )
+    return [
+        {"file_name": images[stem], "sem_seg_file_name": labels[stem], "image_id": stem}
+        for stem in both
+    ]
+
+
+def _files_by_stem(
+    name: str, files: SemSegFiles, folder: Path, suffix: str
+) -> dict[str, str]:
+    """Stem -> path of the files of a folder with a suffix."""
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except OSError:
+        raise InputError(
+            f'data set "{name}": {folder} is missing; {_advice(files)}'
+        ) from None
+    # Hidden files are what an interrupted preparation leaves.
+    return {
+        entry[: -len(suffix)]: str(folder / entry)
+        for entry in names
+        if entry.endswith(suffix) and not entry.startswith(".")
+    }
+
+
+def _advice(files: SemSegFiles) -> str:
+    if files.root is None:
+        return "correct its registration or restore the files"
+    variable, _, advice = files.root
+    return (
+        f"run `{files.prepare}` once the files are unpacked\n"
+        f"To get them, set {variable} (now {files.root.path}), or: {advice}"
+    )

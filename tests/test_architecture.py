@@ -33,11 +33,13 @@ DETECTRON2_FILES = (
     "config/*.py",
     "data/builtin.py",
     "data/mappers.py",
+    "data/sem_seg_mappers.py",
     "clip/backbone.py",
     "heads/box_predictor.py",
     "models/*.py",
     "engine/*.py",
     "evaluation/region_accuracy.py",  # an evaluator is a class of detectron2's
+    "evaluation/sem_seg.py",
 )
 
 

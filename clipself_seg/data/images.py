@@ -25,7 +25,7 @@ _ORIENTATIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 # What Pillow raises for a file that is not what it says, depending on the format and the place.
-_DECODING_ERRORS = (
+DECODING_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -37,7 +37,9 @@ _DECODING_ERRORS = (
 )
 
 
-def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> np.ndarray:
+def read_image(
+    path: str | os.PathLike[str], size: tuple[int, int] | None = None
+) -> np.ndarray:
     """Read a picture as uint8 RGB, (H, W, 3).
 
     The EXIF orientation is applied, as Detectron2's loaders do: COCO's sizes and annotations refer
@@ -60,8 +62,10 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None
             f"image {path} is missing: restore it, or remove it from the annotation file"
         ) from None
     except UnidentifiedImageError:
-        raise InputError(f"image {path} is not a picture that Pillow reads: replace it") from None
-    except _DECODING_ERRORS as error:
+        raise InputError(
+            f"image {path} is not a picture that Pillow reads: replace it"
+        ) from None
+    except DECODING_ERRORS as error:
         raise InputError(
             f"image {path} cannot be decoded ({error}): fetch it again, "
             "or remove it from the annotation file"
@@ -78,7 +82,7 @@ def _upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation; a damaged EXIF block counts as none."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
-    except _DECODING_ERRORS:
+    except DECODING_ERRORS:
         return image
     method = _ORIENTATIONS.get(orientation) if isinstance(orientation, int) else None
     return image if method is None else image.transpose(method)
@@ -155,7 +159,9 @@ def pixel_corners(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
     gets the one pixel column or row nearest to it.
     """
     limit = np.array([width, height])
-    corners = np.rint(np.asarray(boxes, dtype=np.float64).reshape(-1, 4)).astype(np.int64)
+    corners = np.rint(np.asarray(boxes, dtype=np.float64).reshape(-1, 4)).astype(
+        np.int64
+    )
     low = corners[:, :2].clip(0, limit - 1)
     high = np.maximum(corners[:, 2:], low + 1).clip(None, limit)
     return np.concatenate([low, high], axis=1)

@@ -1,0 +1,110 @@
+"""Label maps: one integer per pixel, from 8- and 16-bit PNG and TIFF."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from PIL import Image
+
+from clipself_seg.data.images import DECODING_ERRORS
+from clipself_seg.errors import InputError
+
+
+def read_label_map(
+    path: str | os.PathLike[str],
+    *,
+    num_classes: int,
+    ignore_label: int,
+    size: tuple[int, int] | None = None,
+    image: str | os.PathLike[str] | None = None,
+) -> np.ndarray:
+    """Read and check the ground truth of a picture, (H, W) int64.
+
+    Args:
+        path: PNG or TIFF with one channel of 8 or 16 bits, or a palette PNG, whose indices count.
+        num_classes: labels are 0 ... num_classes - 1.
+        ignore_label: value of pixels without ground truth, the only other one allowed.
+        size: (width, height) of the picture, in pixels, to compare with.
+        image: the picture's file, for the message.
+
+    Raises:
+        InputError: missing, corrupt, several channels, another size than the picture, a label
+            outside the vocabulary, or labels above 255 cut to 8 bits.
+    """
+    labels = read_indices(path)
+    height, width = labels.shape
+    if size is not None and (width, height) != tuple(size):
+        raise InputError(
+            f"label map {path} is {width} x {height}, its image {image or ''} is "
+            f"{size[0]} x {size[1]}: prepare the label maps again, or restore the image"
+        )
+    _check_labels(labels, path, num_classes, ignore_label)
+    return labels.astype(np.int64)
+
+
+def read_indices(path: str | os.PathLike[str]) -> np.ndarray:
+    """The values of a file with one integer per pixel, as they are, (H, W) uint8, uint16 or int32.
+
+    Raises:
+        InputError: missing, corrupt, or several channels.
+    """
+    try:
+        with Image.open(path) as file:
+            if file.mode not in ("L", "P", "1") and not file.mode.startswith("I"):
+                raise InputError(
+                    f"label map {path} has pixels of type {file.mode}, not one integer each: "
+                    "give a map of class indices, not a coloured or blended one"
+                )
+            values = np.asarray(file)
+    except FileNotFoundError:
+        raise InputError(
+            f"label map {path} is missing: prepare the label maps, or restore it"
+        ) from None
+    except InputError:
+        raise
+    except DECODING_ERRORS as error:
+        raise InputError(
+            f"label map {path} cannot be decoded ({error}): delete it and prepare it again"
+        ) from None
+    return values.astype(np.uint8) if values.dtype == bool else values
+
+
+def _check_labels(
+    labels: np.ndarray,
+    path: str | os.PathLike[str],
+    num_classes: int,
+    ignore_label: int,
+) -> None:
+    known = (labels >= 0) & (labels < num_classes) | (labels == ignore_label)
+    if not known.all():
+        outside = np.unique(labels[~known])
+        shown = ", ".join(map(str, outside[:5])) + (", ..." if len(outside) > 5 else "")
+        raise InputError(
+            f"label map {path} has the value {shown}: expected 0 to {num_classes - 1}, or "
+            f"{ignore_label} for ignored pixels\n{_likely_cause(outside, num_classes, ignore_label)}"
+        )
+    # A reader or writer of 8 bits cuts larger labels to 255, which is a class where there are so
+    # many; a map whose labels happen to be below that is in order.
+    if (
+        labels.dtype == np.uint8
+        and num_classes > 255 != ignore_label
+        and (labels == 255).any()
+    ):
+        raise InputError(
+            f"label map {path} has 8 bits and the value 255, with {num_classes} classes: labels "
+            "above 254 were cut; prepare it again as 16-bit TIFF"
+        )
+
+
+def _likely_cause(outside: np.ndarray, num_classes: int, ignore_label: int) -> str:
+    if outside.tolist() == [num_classes]:
+        return "Labels that count from 1? tools/prepare_*.py renumber the archives' maps from 0."
+    if outside.tolist() in ([255], [65535]):
+        return (
+            f"Is {outside[0]} the ignore label here? Set it in the data set's metadata."
+        )
+    return (
+        "An archive's map that was not prepared (see tools/prepare_*.py), another data set's "
+        "numbering, or another vocabulary."
+    )

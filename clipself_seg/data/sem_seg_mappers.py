@@ -1,0 +1,227 @@
+"""What semantic segmentation needs from a record: pictures as bytes and label maps.
+
+Detectron2's own augmentations do the work. They draw from the generators of `random` and
+`numpy.random`, which are seeded for each sample and put back afterwards, so that a sample follows
+from the seed and the draw number alone. S is the side of a training crop, in pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import transforms as T
+from detectron2.projects.point_rend import ColorAugSSDTransform
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipself_seg.data.images import read_image
+from clipself_seg.data.label_maps import read_label_map
+from clipself_seg.data.records import Record
+from clipself_seg.errors import InputError
+
+Sample = dict[str, Any]
+
+PADDING = 128  # grey; the labels of padded pixels are ignored
+
+
+class SemSegTrainMapper:
+    """Record and draw number -> an augmented square crop with its labels.
+
+    Resized so that the shorter side has one of `min_sizes`, cropped, colours changed, flipped in
+    half of the draws, and padded at the right and bottom to S.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        seed: int,
+        num_classes: int,
+        ignore_label: int,
+        min_sizes: Sequence[int],
+        max_size: int,
+        sampling: str = "choice",
+        crop: tuple[str, Sequence[float]] | None = None,
+        max_category_area: float = 1.0,
+        change_colours: bool = False,
+        pad_to: int = -1,
+    ) -> None:
+        """
+        Args:
+            seed: of the run.
+            num_classes: labels are 0 ... num_classes - 1.
+            ignore_label: of the data set, also given to padding.
+            min_sizes: lengths of the shorter side in pixels.
+            max_size: of the longer side in pixels, which wins.
+            sampling: one of `min_sizes` ("choice"), or between the two of them ("range").
+            crop: Detectron2's type and size (height, width), or None.
+            max_category_area: share of a crop that one class may cover, tried 10 times.
+            change_colours: brightness, contrast, saturation and hue, as SSD does.
+            pad_to: S; what is larger is cut. -1 leaves the size as it is.
+        """
+        self.seed = seed
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
+        self.pad_to = pad_to
+        # Detectron2 resizes bytes with PIL, and other types with torch, which has no nearest
+        # neighbour for 16-bit integers.
+        self.narrow = max(num_classes - 1, ignore_label) <= 255
+        self.augmentations: list[Any] = [
+            T.ResizeShortestEdge(list(min_sizes), max_size, sampling)
+        ]
+        if crop is not None:
+            self.augmentations.append(
+                T.RandomCrop_CategoryAreaConstraint(
+                    *crop, max_category_area, ignore_label
+                )
+            )
+        if change_colours:
+            self.augmentations.append(ColorAugSSDTransform(img_format="RGB"))
+        self.augmentations.append(T.RandomFlip())
+
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, *, seed: int, num_classes: int, ignore_label: int
+    ) -> dict[str, Any]:
+        """Read INPUT; the seed and what the labels mean come from the caller."""
+        given = cfg.INPUT
+        _check_format(cfg)
+        crop = given.CROP
+        return {
+            "seed": seed,
+            "num_classes": num_classes,
+            "ignore_label": ignore_label,
+            "min_sizes": _sizes(given.MIN_SIZE_TRAIN),
+            "max_size": given.MAX_SIZE_TRAIN,
+            "sampling": given.MIN_SIZE_TRAIN_SAMPLING,
+            "crop": (crop.TYPE, tuple(crop.SIZE)) if crop.ENABLED else None,
+            "max_category_area": crop.SINGLE_CATEGORY_MAX_AREA,
+            "change_colours": given.COLOR_AUG_SSD,
+            "pad_to": given.SIZE_DIVISIBILITY,
+        }
+
+    def __call__(self, record: Record, draw: int) -> Sample:
+        """Make the sample of one draw.
+
+        Args:
+            record: of `builtin.sem_seg_records`.
+            draw: number of this draw in the run, at least 0.
+
+        Returns:
+            "file_name", "image_id", "image" uint8 (3, S, S) RGB, "sem_seg" (S, S), uint8 where the
+            labels fit and int32 elsewhere.
+
+        Raises:
+            InputError: picture or label map cannot be read or do not agree.
+        """
+        image = read_image(record["file_name"])
+        labels = read_label_map(
+            record["sem_seg_file_name"],
+            num_classes=self.num_classes,
+            ignore_label=self.ignore_label,
+            size=(image.shape[1], image.shape[0]),
+            image=record["file_name"],
+        )
+        labels = labels.astype(np.uint8 if self.narrow else np.float64)
+        augmented = T.AugInput(image, sem_seg=labels)
+        with _seeded(self.seed, draw):
+            T.AugmentationList(self.augmentations)(augmented)
+        sem_seg = torch.from_numpy(np.array(augmented.sem_seg))
+        return {
+            "file_name": record["file_name"],
+            "image_id": record["image_id"],
+            "image": self._pad(_chw(augmented.image), PADDING),
+            "sem_seg": self._pad(
+                sem_seg if self.narrow else sem_seg.int(), self.ignore_label
+            ),
+        }
+
+    def _pad(self, pixels: Tensor, value: int) -> Tensor:
+        """(..., H, W) -> (..., S, S)."""
+        if self.pad_to < 0:
+            return pixels
+        height, width = pixels.shape[-2:]
+        missing = (0, self.pad_to - width, 0, self.pad_to - height)
+        return F.pad(pixels, missing, value=value).contiguous()
+
+
+class SemSegTestMapper:
+    """Record -> the picture at the size of evaluation. Ground truth is left to the evaluator."""
+
+    @configurable
+    def __init__(self, *, min_size: int, max_size: int) -> None:
+        """
+        Args:
+            min_size: length of the shorter side in pixels; 0 keeps the picture's size.
+            max_size: of the longer side in pixels, which wins.
+        """
+        self.resize = T.ResizeShortestEdge(min_size, max_size, "choice")
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Read INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST."""
+        _check_format(cfg)
+        return {
+            "min_size": cfg.INPUT.MIN_SIZE_TEST,
+            "max_size": cfg.INPUT.MAX_SIZE_TEST,
+        }
+
+    def __call__(self, record: Record) -> Sample:
+        """Make the sample of one picture.
+
+        Args:
+            record: of `builtin.sem_seg_records`.
+
+        Returns:
+            "file_name", "image_id", "sem_seg_file_name", "image" uint8 (3, h, w) RGB, and "height"
+            and "width" of the picture as it was, in pixels.
+
+        Raises:
+            InputError: the picture cannot be read.
+        """
+        image = read_image(record["file_name"])
+        resized = self.resize.get_transform(image).apply_image(image)
+        return {
+            "file_name": record["file_name"],
+            "image_id": record["image_id"],
+            "sem_seg_file_name": record["sem_seg_file_name"],
+            "image": _chw(resized),
+            "height": image.shape[0],
+            "width": image.shape[1],
+        }
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, draw: int) -> Iterator[None]:
+    """Let `random` and `numpy.random` follow from seed and draw, and put them back afterwards."""
+    before = random.getstate(), np.random.get_state()
+    numbers = np.random.SeedSequence((seed, draw)).generate_state(8)
+    random.seed(numbers[:4].tobytes())
+    np.random.seed(numbers[4:])
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+
+
+def _check_format(cfg: CfgNode) -> None:
+    if cfg.INPUT.FORMAT != "RGB":
+        raise InputError(
+            f'INPUT.FORMAT is "{cfg.INPUT.FORMAT}": semantic segmentation reads pictures as RGB'
+        )
+
+
+def _sizes(value: int | Sequence[int]) -> tuple[int, ...]:
+    return (value,) if isinstance(value, int) else tuple(value)
+
+
+def _chw(image: np.ndarray) -> Tensor:
+    """(H, W, 3) -> (3, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

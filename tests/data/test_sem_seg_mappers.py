@@ -1,0 +1,214 @@
+"""Crops with their labels: nothing hidden decides them, and they are Detectron2's."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import read_image as detectron2_read_image
+from PIL import Image
+
+from clipself_seg.config import load_config
+from clipself_seg.data.sem_seg_mappers import SemSegTestMapper, SemSegTrainMapper
+from clipself_seg.errors import InputError
+
+SIDE = 32
+RECIPE = [
+    *("INPUT.MIN_SIZE_TRAIN", "(384,)", "INPUT.MIN_SIZE_TRAIN_SAMPLING", "choice"),
+    *(
+        "INPUT.CROP.ENABLED",
+        "True",
+        "INPUT.CROP.TYPE",
+        "absolute",
+        "INPUT.CROP.SIZE",
+        "[384, 384]",
+    ),
+    *(
+        "INPUT.COLOR_AUG_SSD",
+        "True",
+        "INPUT.SIZE_DIVISIBILITY",
+        "384",
+        "INPUT.FORMAT",
+        "RGB",
+    ),
+    *("INPUT.MIN_SIZE_TEST", "640", "INPUT.MAX_SIZE_TEST", "2560"),
+]
+
+
+def write_pair(folder, height, width, labels=None, suffix=".png"):
+    """A picture whose red channel is its label times 20, and the record of both."""
+    if labels is None:
+        labels = (
+            np.add.outer(np.arange(height) // 8, np.arange(width) // 8).astype(np.uint8)
+            % 10
+        )
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[..., 0] = (labels % 10) * 20
+    Image.fromarray(picture).save(folder / "a.png")
+    path = folder / f"labels{suffix}"
+    Image.fromarray(labels).save(path)
+    image, label_map = str(folder / "a.png"), str(path)
+    return {"file_name": image, "sem_seg_file_name": label_map, "image_id": "a"}
+
+
+def mapper(**changes):
+    settings = {"seed": 0, "num_classes": 10, "ignore_label": 255, "min_sizes": (SIDE,)}
+    settings |= {"max_size": 1333, "crop": ("absolute", (SIDE, SIDE)), "pad_to": SIDE}
+    return SemSegTrainMapper(**settings | changes)
+
+
+@pytest.fixture
+def record(tmp_path):
+    return write_pair(tmp_path, 64, 96)
+
+
+@pytest.mark.parametrize("draw", range(6))
+def test_labels_follow_the_picture_through_crop_and_flip(tmp_path, draw):
+    # No resizing, which would blend the picture but not the labels.
+    record = write_pair(tmp_path, SIDE, 96)
+    sample = mapper()(record, draw)
+    assert (
+        sample["image"].shape == (3, SIDE, SIDE)
+        and sample["image"].dtype == torch.uint8
+    )
+    assert sample["sem_seg"].dtype == torch.uint8
+    torch.testing.assert_close(sample["image"][0], sample["sem_seg"] * 20)
+
+
+def test_draws_differ_in_place_and_in_flip(record):
+    samples = [mapper()(record, draw)["sem_seg"] for draw in range(8)]
+    assert len({sample.numpy().tobytes() for sample in samples}) > 4
+
+
+def test_a_sample_follows_from_seed_and_draw_and_leaves_the_generators_alone(record):
+    made = []
+    for other in (1, 2):
+        random.seed(other)
+        np.random.seed(other)
+        coloured = mapper(change_colours=True)
+        coloured(record, 4)
+        made.append(coloured(record, 5))
+        assert (random.random(), np.random.rand()) == expected_next(other)
+    assert all(torch.equal(made[0][key], made[1][key]) for key in ("image", "sem_seg"))
+    for seed, draw in ((0, 6), (1, 5)):
+        assert not torch.equal(
+            mapper(seed=seed, change_colours=True)(record, draw)["image"],
+            made[0]["image"],
+        )
+
+
+def expected_next(seed):
+    return random.Random(seed).random(), np.random.RandomState(seed).rand()
+
+
+def test_padding_is_grey_and_ignored(tmp_path):
+    sample = mapper(max_size=64, ignore_label=200)(write_pair(tmp_path, 32, 128), 0)
+    # The longer side limits: 16 x 64, of which 32 columns are cut out.
+    assert (sample["image"][:, 16:] == 128).all() and (
+        sample["sem_seg"][16:] == 200
+    ).all()
+    assert (sample["sem_seg"][:16] < 10).all()
+
+
+def test_a_target_smaller_than_the_crop_cuts(record):
+    assert mapper(pad_to=20)(record, 0)["image"].shape == (3, 20, 20)
+    assert mapper(pad_to=-1, crop=None)(record, 0)["sem_seg"].shape == (32, 48)
+
+
+def test_labels_of_16_bits_keep_their_values(tmp_path):
+    labels = np.full((SIDE, SIDE), 65535, np.uint16)
+    labels[:, :16] = 846
+    record = write_pair(tmp_path, SIDE, SIDE, labels, ".tif")
+    sem_seg = mapper(num_classes=847, ignore_label=65535)(record, 0)["sem_seg"]
+    assert sem_seg.dtype == torch.int32 and sem_seg.unique().tolist() == [846, 65535]
+
+
+def test_a_single_class_may_be_kept_from_filling_the_crop(tmp_path):
+    labels = np.zeros((SIDE, 400), np.uint8)
+    labels[:, 200:216] = 1
+    record = write_pair(tmp_path, SIDE, 400, labels)
+    both = {
+        area: sum(
+            len(mapper(max_category_area=area)(record, d)["sem_seg"].unique()) == 2
+            for d in range(20)
+        )
+        for area in (1.0, 0.9)
+    }
+    assert both[0.9] > both[1.0] + 4
+
+
+def test_another_size_of_the_label_map_names_both_files(record, tmp_path):
+    Image.fromarray(np.zeros((10, 20), np.uint8)).save(tmp_path / "labels.png")
+    with pytest.raises(
+        InputError, match="labels.png is 20 x 10, its image .*a.png is 96 x 64"
+    ):
+        mapper()(record, 0)
+
+
+def test_another_channel_order_is_refused():
+    cfg = load_config(None, ["INPUT.FORMAT", "BGR"])
+    with pytest.raises(InputError, match="INPUT.FORMAT"):
+        SemSegTestMapper(cfg)
+
+
+def test_the_test_mapper_reads_no_ground_truth(record):
+    record["sem_seg_file_name"] = "nowhere.png"
+    sample = SemSegTestMapper(load_config(None, RECIPE))(record)
+    assert sample["image"].shape == (3, 640, 960)
+    assert (sample["height"], sample["width"]) == (64, 96)
+    assert sample["sem_seg_file_name"] == "nowhere.png"
+
+
+def real_records(data_dir, count=4):
+    folder = data_dir / "coco-stuff"
+    for path in sorted((folder / "images/val2017").iterdir())[:count]:
+        labels = folder / "annotations/val2017" / f"{path.stem}.png"
+        yield {
+            "file_name": str(path),
+            "sem_seg_file_name": str(labels),
+            "image_id": path.stem,
+        }
+
+
+def test_real_pictures_are_resized_as_detectron2_does(data_dir):
+    ours = SemSegTestMapper(load_config(None, RECIPE))
+    for record in real_records(data_dir):
+        image = detectron2_read_image(record["file_name"], "RGB")
+        stock = T.AugInput(image)
+        T.AugmentationList([T.ResizeShortestEdge([640, 640], 2560)])(stock)
+        sample = ours(record)
+        np.testing.assert_array_equal(
+            sample["image"].numpy(), stock.image.transpose(2, 0, 1)
+        )
+        assert (sample["height"], sample["width"]) == image.shape[:2]
+
+
+def test_real_training_crops_are_pieces_of_detectron2s_resized_picture(data_dir):
+    recipe = [*RECIPE, "INPUT.COLOR_AUG_SSD", "False"]
+    # The archive's map, 0 to 181, as 182 classes.
+    ours = SemSegTrainMapper(
+        load_config(None, recipe), seed=3, num_classes=182, ignore_label=255
+    )
+    for draw, record in enumerate(real_records(data_dir)):
+        image = detectron2_read_image(record["file_name"], "RGB")
+        labels = np.asarray(Image.open(record["sem_seg_file_name"]))
+        resize = T.ResizeShortestEdge([384], 1333, "choice").get_transform(image)
+        image, labels = resize.apply_image(image), resize.apply_segmentation(labels)
+        sample = ours(record, draw)
+        crop, target = (
+            sample["image"].numpy().transpose(1, 2, 0),
+            sample["sem_seg"].numpy(),
+        )
+        pieces = [
+            (turned[y : y + 384, x : x + 384], other[y : y + 384, x : x + 384])
+            for turned, other in ((image, labels), (image[:, ::-1], labels[:, ::-1]))
+            for y in range(image.shape[0] - 383)
+            for x in range(image.shape[1] - 383)
+        ]
+        assert any(
+            np.array_equal(target, other) and np.array_equal(crop, turned)
+            for turned, other in pieces
+        )

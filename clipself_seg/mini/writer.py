@@ -3,6 +3,7 @@
 {root}/{world}/{split}/000000.jpg                      pictures
 {root}/{world}/panoptic_{split}/000000.png             segment ids as R + 256 G + 65536 B
 {root}/{world}/stuffthingmaps/{split}/000000.png       class index per pixel, 255 = void
+{root}/mini/stuffthingmaps/train_base/000000.png       the same in the vocabulary mini_base
 {root}/{world}/annotations/{panoptic,instances,captions,proposals}_{split}.json
 {root}/{world}/manifest.json                           what was written, last of all
 """
@@ -19,13 +20,14 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from clipself_seg.files import write_json
+from clipself_seg.data.parallel import run_in_parallel
+from clipself_seg.files import atomic_path, write_json
 from clipself_seg.mini.concepts import WORLDS, WorldSpec
 from clipself_seg.mini.crops import choose_mentions, write_caption
-from clipself_seg.mini.parallel import draw_in_parallel
 from clipself_seg.mini.scenes import Scene, draw_scene
 
-FORMAT = 1  # raise it when the same seed gives other files
+FORMAT = 2  # raise it when the same seed gives other files
+WITHOUT_BASE_MAPS = 1  # a format that lacks nothing but train_base
 SPLITS = ("train", "val")
 VOID = 255
 ID_STEP = 263  # panoptic ids need the second channel, so that a reader of the first alone shows
@@ -61,12 +63,20 @@ def make_worlds(root: str | Path, size: WorldSize, processes: int = 2) -> bool:
     for spec in WORLDS.values():
         target = Path(root) / spec.name
         manifest = {"format": FORMAT, **dataclasses.asdict(size)}
-        if _read_manifest(target) == manifest:
+        found = _read_manifest(target)
+        if found == manifest:
+            continue
+        if found == manifest | {"format": WITHOUT_BASE_MAPS}:
+            # Completed in its place: somebody may be reading it.
+            _write_base_maps(target, spec)
+            write_json(target / "manifest.json", manifest)
+            written = True
             continue
         partial = target.with_name(f".{spec.name}.part")
         shutil.rmtree(partial, ignore_errors=True)
         for split in SPLITS:
             _write_split(partial, spec, split, size, processes)
+        _write_base_maps(partial, spec)
         write_json(partial / "manifest.json", manifest)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
@@ -84,7 +94,9 @@ def _read_manifest(folder: Path) -> Any:
 def scene_of(spec: WorldSpec, split: str, index: int, seed: int) -> Scene:
     """The scene with a number; every number has its own stream of random choices."""
     world = list(WORLDS).index(spec.name)
-    return draw_scene(np.random.default_rng([seed, world, SPLITS.index(split), index]), spec)
+    return draw_scene(
+        np.random.default_rng([seed, world, SPLITS.index(split), index]), spec
+    )
 
 
 def _write_split(
@@ -95,7 +107,7 @@ def _write_split(
     count = getattr(size, split)
     jobs = [(folder, spec.name, split, index, size.seed) for index in range(count)]
     label = f"draw {spec.name}/{split}"
-    entries = draw_in_parallel(_write_scene, jobs, processes=processes, label=label)
+    entries = run_in_parallel(_write_scene, jobs, processes=processes, label=label)
     _write_annotations(folder / "annotations", spec, split, entries)
 
 
@@ -104,9 +116,13 @@ def _write_scene(job: tuple[Path, str, str, int, int]) -> Entry:
     spec = WORLDS[world]
     scene = scene_of(spec, split, index, seed)
     stem = f"{index:06d}"
-    Image.fromarray(scene.image).save(folder / split / f"{stem}.jpg", quality=95, subsampling=0)
+    Image.fromarray(scene.image).save(
+        folder / split / f"{stem}.jpg", quality=95, subsampling=0
+    )
     ids = scene.segment_map.astype(np.uint32) * ID_STEP
-    rgb = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
+    rgb = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(
+        np.uint8
+    )
     Image.fromarray(rgb).save(folder / f"panoptic_{split}" / f"{stem}.png")
     lookup = np.full(len(scene.segments) + 1, VOID, np.uint8)
     for segment in scene.segments:
@@ -122,10 +138,34 @@ def _write_scene(job: tuple[Path, str, str, int, int]) -> Entry:
     }
 
 
+def base_classes(spec: WorldSpec) -> np.ndarray:
+    """Index of a class among the seen ones, by its index in the world, uint8 (256,); else `VOID`."""
+    seen = np.array([concept.seen for concept in spec.concepts])
+    lookup = np.full(256, VOID, np.uint8)
+    lookup[np.flatnonzero(seen)] = np.arange(seen.sum())
+    return lookup
+
+
+def _write_base_maps(folder: Path, spec: WorldSpec) -> None:
+    """Training labels without the classes that training must not show."""
+    if spec.name != "mini":
+        return
+    maps, lookup = folder / "stuffthingmaps", base_classes(spec)
+    for path in sorted((maps / "train").glob("*.png")):
+        with atomic_path(maps / "train_base" / path.name) as temporary:
+            labels = Image.fromarray(lookup[np.asarray(Image.open(path))])
+            labels.save(temporary, format="PNG")
+
+
 def _image_entry(scene: Scene, index: int) -> Entry:
     height, width = scene.segment_map.shape
     # Ids are not positions: code that mixes them up shows.
-    return {"id": 1000 + index, "file_name": f"{index:06d}.jpg", "width": width, "height": height}
+    return {
+        "id": 1000 + index,
+        "file_name": f"{index:06d}.jpg",
+        "width": width,
+        "height": height,
+    }
 
 
 def _segment_entry(scene: Scene, segment: Any) -> Entry:
@@ -148,7 +188,8 @@ def _captions(rng: np.random.Generator, scene: Scene) -> list[str]:
     things = tuple(segment.concept for segment in ordered if segment.concept.isthing)
     stuff = tuple(segment.concept for segment in ordered if not segment.concept.isthing)
     return [
-        write_caption(rng, *choose_mentions(rng, things, stuff, subject=False)) for _ in range(2)
+        write_caption(rng, *choose_mentions(rng, things, stuff, subject=False))
+        for _ in range(2)
     ]
 
 
@@ -160,7 +201,9 @@ def _proposals(rng: np.random.Generator, scene: Scene) -> list[list[float]]:
         if segment.concept.isthing:
             x0, y0, x1, y1 = segment.box
             spread = 0.08 * np.array([x1 - x0, y1 - y0, x1 - x0, y1 - y0])
-            boxes += list(np.array([x0, y0, x1, y1]) + rng.normal(0, 1, (JITTERED, 4)) * spread)
+            boxes += list(
+                np.array([x0, y0, x1, y1]) + rng.normal(0, 1, (JITTERED, 4)) * spread
+            )
     for _ in range(RANDOM):
         w, h = rng.uniform(0.12, 0.5, 2) * max(height, width)
         x, y = rng.uniform(0, max(1, width - w)), rng.uniform(0, max(1, height - h))
@@ -170,12 +213,17 @@ def _proposals(rng: np.random.Generator, scene: Scene) -> list[list[float]]:
     return np.concatenate([corners, sides], axis=1).round(1).tolist()
 
 
-def _write_annotations(folder: Path, spec: WorldSpec, split: str, entries: list[Entry]) -> None:
+def _write_annotations(
+    folder: Path, spec: WorldSpec, split: str, entries: list[Entry]
+) -> None:
     images = [entry["image"] for entry in entries]
     panoptic, instances, captions, proposals = [], [], [], []
     for image, entry in zip(images, entries):
         key = {"image_id": image["id"]}
-        infos = [_without(segment, "segmentation", "isthing") for segment in entry["segments"]]
+        infos = [
+            _without(segment, "segmentation", "isthing")
+            for segment in entry["segments"]
+        ]
         png = image["file_name"].replace(".jpg", ".png")
         panoptic.append({**key, "file_name": png, "segments_info": infos})
         instances += [
@@ -185,14 +233,24 @@ def _write_annotations(folder: Path, spec: WorldSpec, split: str, entries: list[
         ]
         captions += [{**key, "caption": caption} for caption in entry["captions"]]
         proposals += [
-            {**key, "bbox": box, "category_id": 1, "area": box[2] * box[3], "iscrowd": 0}
+            {
+                **key,
+                "bbox": box,
+                "category_id": 1,
+                "area": box[2] * box[3],
+                "iscrowd": 0,
+            }
             for box in entry["proposals"]
         ]
     for listed in (instances, captions, proposals):
         for number, annotation in enumerate(listed, 1):
             annotation["id"] = number
     categories = [
-        {"id": concept.dataset_id, "name": concept.names[0], "isthing": int(concept.isthing)}
+        {
+            "id": concept.dataset_id,
+            "name": concept.names[0],
+            "isthing": int(concept.isthing),
+        }
         for concept in spec.concepts
     ]
     things = [category for category in categories if category["isthing"]]

@@ -92,9 +92,10 @@ class EvaBlock(nn.Module):
         """(B, L, D) -> (B, L, D)"""
         return self._finish(x_BLD, self.attn(self.norm1(x_BLD), rotary))
 
-    def value_path(self, x_BLD: Tensor) -> Tensor:
-        """The block without attention, (B, L, D) -> (B, L, D): each token keeps to itself."""
-        return self._finish(x_BLD, self.attn.value_path(self.norm1(x_BLD)))
+    def value_path(self, x_BLD: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The block without attention, (B, L, D) -> (B, L, D), as `ResidualBlock.value_path`."""
+        seen_BLD = self.attn.value_path(self.norm1(x_BLD))
+        return self._finish(x_BLD if residual is None else residual, seen_BLD)
 
     def observe(
         self, observers_BQD: Tensor, x_BLD: Tensor, mask_BQL: Tensor | None, rotary: Tensor

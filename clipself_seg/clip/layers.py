@@ -80,6 +80,37 @@ class PackedAttention(nn.Module):
         return self.out_proj(merge_heads(seen))
 
 
+class SplitAttention(PackedAttention):
+    """The same attention with query, key and value matrices as parameters of their own.
+
+    So that some of them can train and the others stay (CAT-Seg fine-tunes query and value).
+    """
+
+    def __init__(self, packed: PackedAttention) -> None:
+        """Takes the weights of `packed`."""
+        nn.Module.__init__(self)
+        self.heads = packed.heads
+        for name, weight in zip(self.MATRICES, packed.in_proj_weight.detach().chunk(3)):
+            self.register_parameter(name, nn.Parameter(weight.clone()))
+        self.in_proj_bias = packed.in_proj_bias
+        self.out_proj = packed.out_proj
+
+    MATRICES = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+    @property
+    def in_proj_weight(self) -> Tensor:  # type: ignore[override]
+        """The three matrices on top of each other, (3 D, D)."""
+        return torch.cat([getattr(self, name) for name in self.MATRICES])
+
+
+def split_attention(module: nn.Module) -> None:
+    """Turn every `PackedAttention` below `module` into a `SplitAttention`."""
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is PackedAttention:
+                setattr(parent, name, SplitAttention(child))
+
+
 class MLP(nn.Module):
     """Two linear layers with an activation between them."""
 
@@ -122,9 +153,14 @@ class ResidualBlock(nn.Module):
         """(B, L, D) -> (B, L, D)"""
         return self._finish(x_BLD, self.attn(self.ln_1(x_BLD), causal))
 
-    def value_path(self, x_BLD: Tensor) -> Tensor:
-        """The block without attention, (B, L, D) -> (B, L, D): each token keeps to itself."""
-        return self._finish(x_BLD, self.attn.value_path(self.ln_1(x_BLD)))
+    def value_path(self, x_BLD: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The block without attention, (B, L, D) -> (B, L, D): each token keeps to itself.
+
+        `residual` takes the place of the tokens in the first sum, if it is given; any shape that
+        broadcasts.
+        """
+        seen_BLD = self.attn.value_path(self.ln_1(x_BLD))
+        return self._finish(x_BLD if residual is None else residual, seen_BLD)
 
     def observe(
         self, observers_BQD: Tensor, x_BLD: Tensor, mask_BQL: Tensor | None = None

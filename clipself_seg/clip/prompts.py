@@ -165,6 +165,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "vild63": tuple(_with_this_is(template) for template in VILD_63),
     "openai80": OPENAI_80,
     "single": ("a photo of a {}",),
+    "cat_seg": ("A photo of a {} in the scene",),
 }
 
 

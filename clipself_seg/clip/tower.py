@@ -72,7 +72,14 @@ class ImageTower(nn.Module):
 
 
 class TransformerTower(ImageTower):
-    """The walk through a ViT; subclasses say how tokens are made and what a block is."""
+    """The walk through a ViT; subclasses say how tokens are made and what a block is.
+
+    Attributes:
+        class_residual: the last block of the dense features adds the class token to every token's
+            value, where CLIPSelf adds the token itself (CAT-Seg's CVPR 2024 code).
+    """
+
+    class_residual: bool = False
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
         """Tokens (B, L, D) before the first block, extra block arguments, and the grid (h, w)."""
@@ -107,7 +114,8 @@ class TransformerTower(ImageTower):
         for index, block in enumerate(self.blocks[: stop + 1]):
             if index == last:
                 value_path: Any = block.value_path
-                tokens_BLD = self._run(value_path, tokens_BLD[:, 1:], ())
+                residual = (tokens_BLD[:, :1],) if self.class_residual else ()
+                tokens_BLD = self._run(value_path, tokens_BLD[:, 1:], residual)
             else:
                 tokens_BLD = self._run(block, tokens_BLD, extras)
             if f"block{index}" in wanted:

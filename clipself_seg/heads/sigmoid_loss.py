@@ -1,0 +1,35 @@
+"""Binary cross-entropy of every class at every pixel, without one-hot targets.
+
+Shapes: B images, T classes, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def sigmoid_loss(
+    logits_BTHW: Tensor, labels_BHW: Tensor, ignore_label: int, mask_ignored: bool = False
+) -> Tensor:
+    """Mean over images, pixels and classes, a scalar.
+
+    ``-log sigmoid(x)`` of the labelled class and ``-log sigmoid(-x)`` of the others add up to
+    ``sum softplus(x) - x[label]``.
+
+    Args:
+        logits_BTHW: before the sigmoid.
+        labels_BHW: integers in [0, T), or `ignore_label`.
+        ignore_label: such a pixel has no class: it pushes all of them down, as in CAT-Seg.
+        mask_ignored: leave such pixels out instead.
+    """
+    labels = labels_BHW.long()
+    valid = labels != ignore_label
+    own_BHW = logits_BTHW.gather(1, labels.where(valid, 0)[:, None])[:, 0].float()
+    own = torch.where(valid, own_BHW, 0).sum()
+    costs = F.softplus(logits_BTHW.float())
+    if not mask_ignored:
+        return (costs.sum() - own) / logits_BTHW.numel()
+    kept = (costs.sum(dim=1) * valid).sum() - own
+    return kept / (valid.sum().clamp(min=1) * logits_BTHW.shape[1])

@@ -1,0 +1,77 @@
+"""Sliding windows: where they lie, and how their class probabilities become one picture's.
+
+The published way of CAT-Seg: the picture is resized to a square canvas, cut into overlapping
+windows, and seen once more as a whole; windows are averaged where they overlap, then with the whole.
+
+Shapes: k classes, s x s logits of a window, H x W pixels of the original picture.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipself_seg.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowLayout:
+    """Windows of one size on a square canvas.
+
+    Attributes:
+        size: side of a window in pixels.
+        overlap: share of the side that neighbours have in common.
+        canvas: side of the canvas in pixels.
+    """
+
+    size: int = 384
+    overlap: float = 0.333
+    canvas: int = 640
+
+    def __post_init__(self) -> None:
+        stride = int(self.size * (1 - self.overlap))
+        if self.canvas < self.size or stride < 1 or (self.canvas - self.size) % stride:
+            raise InputError(
+                f"windows of {self.size} pixels with an overlap of {self.overlap} (a stride of "
+                f"{stride}) do not cover a canvas of {self.canvas}: TEST.WINDOW.CANVAS must be "
+                f"SIZE plus a multiple of the stride, such as {self.size + max(stride, 1)}"
+            )
+
+    @property
+    def corners(self) -> list[tuple[int, int]]:
+        """Top left corners (y, x), row by row."""
+        stride = int(self.size * (1 - self.overlap))
+        starts = range(0, self.canvas - self.size + 1, stride)
+        return list(itertools.product(starts, starts))
+
+    def views(self, image_3HW: Tensor) -> Tensor:
+        """The windows and, last, the whole picture, each (3, size, size); pixels stay 0..255."""
+        square = resize(image_3HW[None].float(), self.canvas)[0]
+        size = self.size
+        windows = [square[:, y : y + size, x : x + size] for y, x in self.corners]
+        return torch.stack([*windows, resize(image_3HW[None].float(), size)[0]])
+
+    def merge(self, logits_Vkss: Tensor) -> Tensor:
+        """Logits of the `views` -> probabilities (k, canvas, canvas).
+
+        The sigmoid is taken at the size of the window.
+        """
+        seen = resize(logits_Vkss, self.size).sigmoid_()
+        merged = seen.new_zeros(seen.shape[1], self.canvas, self.canvas)
+        times = seen.new_zeros(self.canvas, self.canvas)
+        for window, (y, x) in zip(seen, self.corners):
+            merged[:, y : y + self.size, x : x + self.size] += window
+            times[y : y + self.size, x : x + self.size] += 1
+        return merged.div_(times).add_(resize(seen[-1:], self.canvas)[0]).div_(2)
+
+
+def resize(maps: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """(B, C, h, w) -> bilinear, no antialiasing; the input itself where the size is the same."""
+    wanted = (size, size) if isinstance(size, int) else size
+    if tuple(maps.shape[-2:]) == tuple(wanted):
+        return maps
+    return F.interpolate(maps, wanted, mode="bilinear", align_corners=False)

@@ -1,0 +1,177 @@
+"""From keys to the parts of CAT-Seg."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.layers import ShapeSpec
+
+from clipself_seg.clip import DenseCLIP, load_clip
+from clipself_seg.clip.checkpoints import read_checkpoint
+from clipself_seg.clip.model import SHIPPED_TAGS
+from clipself_seg.clip.tower import TransformerTower
+from clipself_seg.errors import InputError, nearest
+from clipself_seg.heads.cost_aggregator import AggregatorSizes, CostAggregator
+from clipself_seg.heads.windows import WindowLayout
+from clipself_seg.models.region_reader import precision_from_config
+
+# CAT-Seg's MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED -> open_clip's name.
+OPENAI_NAMES = {
+    "ViT-B/16": "ViT-B-16-quickgelu",
+    "ViT-L/14@336px": "ViT-L-14-336-quickgelu",
+}
+TEMPLATES = {"single": "cat_seg", "imagenet": "openai80"}
+CPU_CLASSES_AT_ONCE = 4
+
+
+def clip_name(cfg: CfgNode) -> str:
+    """open_clip's name of the CLIP: CAT-Seg's key if it is given, else ours."""
+    theirs = cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED
+    if not theirs:
+        return cfg.MODEL.CLIP.NAME
+    if theirs not in OPENAI_NAMES:
+        raise InputError(
+            f'MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED cannot be "{theirs}": '
+            f"{nearest(theirs, OPENAI_NAMES)}; other CLIPs are named by MODEL.CLIP.NAME"
+        )
+    return OPENAI_NAMES[theirs]
+
+
+def build_clip(cfg: CfgNode) -> DenseCLIP:
+    """The CLIP with its initial weights, the image tower those of ``MODEL.CLIP.VISUAL_INIT``.
+
+    With CAT-Seg's key the weights are random: its checkpoints hold their CLIP, and training gives
+    ``MODEL.CLIP.WEIGHTS``.
+
+    Raises:
+        InputError: the tower is no ViT, or the distilled one differs in what distillation freezes.
+    """
+    name, weights = clip_name(cfg), cfg.MODEL.CLIP.WEIGHTS
+    if cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED and weights in SHIPPED_TAGS:
+        weights = ""  # the default, which goes with the default of MODEL.CLIP.NAME
+    clip = load_clip(name, weights or None)
+    if not isinstance(clip.visual, TransformerTower):
+        raise InputError(f"CAT-Seg needs a ViT, MODEL.CLIP.NAME is {name}")
+    if cfg.MODEL.CLIP.VISUAL_INIT:
+        tuned = load_clip(name, cfg.MODEL.CLIP.VISUAL_INIT)
+        if weights:
+            _check_frozen_parts(clip, tuned, cfg.MODEL.CLIP.VISUAL_INIT)
+        clip.visual = tuned.visual
+    clip.visual.checkpointing = cfg.MODEL.CLIP.CHECKPOINTING
+    return clip
+
+
+def _check_frozen_parts(clip: DenseCLIP, tuned: DenseCLIP, path: str) -> None:
+    """Distillation changes the blocks of the image tower alone; anything else is another CLIP's."""
+    groups, others = clip.visual.layer_groups(), tuned.visual.layer_groups()
+    for group, parameters in groups.items():
+        if group.startswith("block"):
+            continue
+        for own, other in zip(parameters, others[group]):
+            if not torch.allclose(own, other, atol=2e-3, rtol=2e-3):
+                raise InputError(
+                    f"MODEL.CLIP.VISUAL_INIT {path}: its {group} is not that of MODEL.CLIP.WEIGHTS; "
+                    "take the image tower that was distilled from these weights"
+                )
+
+
+def aggregator_sizes(cfg: CfgNode, clip: DenseCLIP) -> AggregatorSizes:
+    """``MODEL.SEM_SEG_HEAD`` as the aggregator's sizes.
+
+    Raises:
+        InputError: a number that does not fit the CLIP, or lists of another length.
+    """
+    head = cfg.MODEL.SEM_SEG_HEAD
+    prompts = {"single": 1, "imagenet": 80}[cfg.MODEL.PROMPT_ENSEMBLE_TYPE]
+    if head.TEXT_GUIDANCE_DIM != clip.embed_dim:
+        raise InputError(
+            f"MODEL.SEM_SEG_HEAD.TEXT_GUIDANCE_DIM is {head.TEXT_GUIDANCE_DIM}, the embedding of "
+            f"{clip.name} has {clip.embed_dim}: set it to that"
+        )
+    if len(head.POOLING_SIZES) != head.NUM_LAYERS:
+        raise InputError(
+            f"MODEL.SEM_SEG_HEAD.POOLING_SIZES {head.POOLING_SIZES} needs one number for each of "
+            f"NUM_LAYERS {head.NUM_LAYERS}"
+        )
+    if head.PROMPT_DEPTH or head.PROMPT_LENGTH:
+        raise InputError("MODEL.SEM_SEG_HEAD.PROMPT_DEPTH and PROMPT_LENGTH must be 0")
+    return AggregatorSizes(
+        prompts=prompts,
+        text=head.TEXT_GUIDANCE_DIM,
+        appearance=head.APPEARANCE_GUIDANCE_DIM,
+        decoder_guidance=tuple(head.DECODER_GUIDANCE_DIMS),
+        hidden=head.HIDDEN_DIMS,
+        layers=head.NUM_LAYERS,
+        heads=head.NUM_HEADS,
+        grid=tuple(head.FEATURE_RESOLUTION),
+        window=head.WINDOW_SIZES,
+        pooling=tuple(head.POOLING_SIZES),
+        attention=head.ATTENTION_TYPE,
+        text_projected=head.TEXT_GUIDANCE_PROJ_DIM,
+        appearance_projected=head.APPEARANCE_GUIDANCE_PROJ_DIM,
+        decoder_dims=tuple(head.DECODER_DIMS),
+        decoder_guidance_projected=tuple(head.DECODER_GUIDANCE_PROJ_DIMS),
+        pad_len=cfg.MODEL.CAT_SEG.PAD_LEN,
+    )
+
+
+def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
+    """Reads ``MODEL``, ``SOLVER.{AMP, BACKBONE_MULTIPLIER}`` and ``TEST``; the parts of `CATSeg`."""
+    clip = build_clip(cfg)
+    switches = cfg.MODEL.CAT_SEG
+    at_once = CPU_CLASSES_AT_ONCE if cfg.MODEL.DEVICE == "cpu" else 0
+    aggregator = CostAggregator(aggregator_sizes(cfg, clip), at_once)
+    aggregator.checkpointing = switches.CHECKPOINTING
+    depth = len(clip.visual.blocks)
+    guided = switches.GUIDANCE == "clip"
+    window = cfg.TEST.WINDOW
+    return {
+        "clip": clip,
+        "aggregator": aggregator,
+        "guidance_blocks": _guidance_blocks(cfg, depth) if guided else (),
+        "backbone": None if guided else build_backbone(cfg),
+        "class_residual": switches.RESIDUAL == "cls",
+        "all_synonyms": switches.SYNONYMS == "mean",
+        "templates": TEMPLATES[cfg.MODEL.PROMPT_ENSEMBLE_TYPE],
+        "finetune": cfg.MODEL.SEM_SEG_HEAD.CLIP_FINETUNE,
+        "sliding": cfg.TEST.SLIDING_WINDOW,
+        "layout": WindowLayout(window.SIZE, window.OVERLAP, window.CANVAS),
+        "size_divisibility": cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
+        "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+        "mask_ignored": switches.IGNORE_IN_LOSS,
+        "precision": precision_from_config(cfg),
+    }
+
+
+def _guidance_blocks(cfg: CfgNode, depth: int) -> tuple[int, int]:
+    blocks = tuple(cfg.MODEL.CAT_SEG.GUIDANCE_BLOCKS) or (depth // 3 - 1, 2 * depth // 3 - 1)
+    if len(blocks) != 2 or not all(0 <= block < depth for block in blocks):
+        raise InputError(
+            f"MODEL.CAT_SEG.GUIDANCE_BLOCKS must be two of the {depth} blocks, got {blocks}"
+        )
+    return blocks[0], blocks[1]
+
+
+def build_backbone(cfg: CfgNode) -> Backbone:
+    """The guidance backbone of version 1 with ``MODEL.CAT_SEG.BACKBONE_WEIGHTS``, if given.
+
+    Raises:
+        InputError: weights that do not fit.
+    """
+    backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, ShapeSpec(channels=3))
+    if path := cfg.MODEL.CAT_SEG.BACKBONE_WEIGHTS:
+        tensors = read_checkpoint(Path(path)).tensors
+        tensors = {name.removeprefix("backbone."): value for name, value in tensors.items()}
+        missing = backbone.load_state_dict(tensors, strict=False).missing_keys
+        if missing:
+            raise InputError(
+                f"MODEL.CAT_SEG.BACKBONE_WEIGHTS {path} lacks {len(missing)} tensors of "
+                f"{cfg.MODEL.BACKBONE.NAME} ({', '.join(missing[:3])})"
+            )
+    if not cfg.SOLVER.BACKBONE_MULTIPLIER:
+        backbone.requires_grad_(False)
+    return backbone

@@ -1,0 +1,59 @@
+"""The Swin transformer that guides the large model of CAT-Seg's first version."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone.swin import SwinTransformer
+from torch import Tensor
+
+FIRST = 2  # stage 0 is res2
+
+
+@BACKBONE_REGISTRY.register()
+class GuidanceSwin(SwinTransformer):
+    """Detectron2's Swin with features named res2, res3, ..., and its first norm frozen."""
+
+    @configurable
+    def __init__(self, **sizes: Any) -> None:
+        """
+        Args:
+            **sizes: of Detectron2's `SwinTransformer`.
+        """
+        super().__init__(**sizes)
+        self.norm0.requires_grad_(False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        """Reads ``MODEL.SWIN``."""
+        swin = cfg.MODEL.SWIN
+        return {
+            "pretrain_img_size": swin.PRETRAIN_IMG_SIZE,
+            "patch_size": swin.PATCH_SIZE,
+            "in_chans": input_shape.channels,
+            "embed_dim": swin.EMBED_DIM,
+            "depths": swin.DEPTHS,
+            "num_heads": swin.NUM_HEADS,
+            "window_size": swin.WINDOW_SIZE,
+            "mlp_ratio": swin.MLP_RATIO,
+            "qkv_bias": swin.QKV_BIAS,
+            "qk_scale": swin.QK_SCALE,
+            "drop_rate": swin.DROP_RATE,
+            "attn_drop_rate": swin.ATTN_DROP_RATE,
+            "drop_path_rate": swin.DROP_PATH_RATE,
+            "ape": swin.APE,
+            "patch_norm": swin.PATCH_NORM,
+            "out_indices": tuple(int(name[3:]) - FIRST for name in swin.OUT_FEATURES),
+            "use_checkpoint": swin.USE_CHECKPOINT,
+        }
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Normalised images (B, 3, H, W) -> {"res2": (B, C, H / 4, W / 4), "res3": ...}"""
+        return {f"res{int(k[1:]) + FIRST}": v for k, v in super().forward(images).items()}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of every feature."""
+        return {f"res{int(k[1:]) + FIRST}": v for k, v in super().output_shape().items()}

@@ -1,0 +1,23 @@
+"""Which classes of a vocabulary the training vocabulary has as well, by their names."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
+
+
+def seen_by_name(test: Vocabulary, train: Vocabulary) -> np.ndarray:
+    """Bool (K,): which of the K classes of `test` have a synonym that `train` has too.
+
+    Names are compared in lower case, with hyphens and underscores as spaces. Nothing is understood:
+    "wall" is not seen because of "wall-brick", nor "sofa" because of "couch".
+    """
+    known = {word for entry in train.classes for word in _words(entry)}
+    return np.array([not known.isdisjoint(_words(entry)) for entry in test.classes], dtype=bool)
+
+
+def _words(entry: VocabularyClass) -> set[str]:
+    return {" ".join(re.sub("[-_]", " ", name).lower().split()) for name in entry.names}

@@ -1,0 +1,176 @@
+"""Evaluates semantic segmentation: predicted classes and label maps in, mIoU and its like out.
+
+Legend: K classes, H W rows and columns of the original picture.
+
+The numbers and their names are those of Detectron2's `SemSegEvaluator`, to the last digit. What
+that one also does and no number here needs is left out: run-length encoding of every predicted
+class of every picture, and boundary IoU.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+from clipself_seg.data.label_maps import read_label_map
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.sem_seg_numbers import (
+    ClassNumbers,
+    check_rule,
+    class_numbers,
+    confusion_matrix,
+    sem_seg_results,
+)
+from clipself_seg.evaluation.sem_seg_report import run_table, write_class_csv
+
+logger = logging.getLogger(__name__)
+
+
+class SemSegAccuracyEvaluator(DatasetEvaluator):
+    """Counts pixels, and adds up the counts of all processes before anything is divided."""
+
+    def __init__(
+        self,
+        *,
+        dataset_name: str,
+        class_names: Sequence[str],
+        ignore_label: int,
+        background: int | None = None,
+        seen: np.ndarray | None = None,
+        rule: str = "present",
+        output_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """
+        Args:
+            dataset_name: named in messages and in the file.
+            class_names: K names.
+            ignore_label: of the label maps.
+            background: every prediction from this one on becomes this one, which is then the last
+                of the K classes (VOC-20b: 20); None merges nothing.
+            seen: see `sem_seg_results`.
+            rule: of the mean IoU.
+            output_dir: where the main process writes `sem_seg_classes_<data set>.csv`; None
+                writes nothing.
+
+        Raises:
+            InputError: an unknown rule, or numbers of names, background and seen that disagree.
+        """
+        if background is not None and len(class_names) != background + 1:
+            raise InputError(
+                f'"{dataset_name}" has {len(class_names)} classes, but background {background} '
+                f"has to be the last of {background + 1}"
+            )
+        if seen is not None and len(seen) > len(class_names):
+            raise InputError(f"seen tells of {len(seen)} classes, there are {len(class_names)}")
+        self.dataset_name = dataset_name
+        self.class_names = list(class_names)
+        self.ignore_label, self.background = ignore_label, background
+        self.seen = None if seen is None else np.asarray(seen, dtype=bool)
+        self.rule = check_rule(rule)
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        num_classes = len(self.class_names)
+        self._matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
+        self._images = 0
+
+    def process(
+        self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
+    ) -> None:
+        """Count the pixels of a batch.
+
+        Args:
+            inputs: samples with "file_name", "sem_seg_file_name", and the original "height" and
+                "width" in pixels.
+            outputs: for each, "sem_seg_labels" (H, W) integers, or "sem_seg" (scores (C, H, W), of
+                which the highest counts, the first of equal ones). C is K, or more if there is a
+                background.
+
+        Raises:
+            InputError: the label map is missing, broken or not of this vocabulary.
+            ValueError: a prediction of another size, or of a class that there is not.
+            FloatingPointError: a score is not finite.
+        """
+        num_classes = len(self.class_names)
+        for sample, output in zip(inputs, outputs, strict=True):
+            height, width = int(sample["height"]), int(sample["width"])
+            predicted = self._labels(sample["file_name"], output)
+            if predicted.shape != (height, width):
+                raise ValueError(
+                    f"{sample['file_name']} is {width}x{height} pixels (width x height), "
+                    f"its prediction has shape {predicted.shape}"
+                )
+            truth = read_label_map(
+                sample["sem_seg_file_name"],
+                num_classes=num_classes,
+                ignore_label=self.ignore_label,
+                size=(width, height),
+                image=sample["file_name"],
+            )
+            self._matrix += confusion_matrix(predicted, truth, num_classes, self.ignore_label)
+            self._images += 1
+
+    def _labels(self, file_name: str, output: Mapping[str, Any]) -> np.ndarray:
+        """Predicted classes (H, W), merged and checked."""
+        if "sem_seg_labels" in output:
+            labels = output["sem_seg_labels"]
+        else:
+            scores = output["sem_seg"]
+            if not torch.isfinite(scores.sum(dtype=torch.float32)):
+                raise FloatingPointError(
+                    f"the scores of {file_name} are not finite: the weights or the precision are "
+                    "at fault"
+                )
+            labels = scores.argmax(dim=0)
+        predicted = labels.cpu().numpy()
+        if self.background is not None:
+            predicted = np.minimum(predicted, self.background)
+        lowest, highest = predicted.min(initial=0), predicted.max(initial=0)
+        if lowest < 0 or highest >= len(self.class_names):
+            raise ValueError(
+                f"class {lowest if lowest < 0 else highest} is predicted in {file_name}, but "
+                f'"{self.dataset_name}" has {len(self.class_names)}: the model has other words'
+            )
+        return predicted
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Add up all processes and divide.
+
+        Returns:
+            {"sem_seg": numbers of `sem_seg_results` and "images"}, the same in every process.
+
+        Raises:
+            InputError: no pixel of the data set is valid (in every process, so that none waits).
+        """
+        counted = comm.all_gather((self._matrix, self._images))
+        matrix = np.sum([part for part, _ in counted], axis=0)
+        images = sum(number for _, number in counted)
+        if not matrix.any():
+            raise InputError(
+                f'"{self.dataset_name}" has no labelled pixel in {images} images: its label maps '
+                f"hold nothing but the ignore label {self.ignore_label}"
+            )
+        numbers = class_numbers(matrix, self.rule)
+        results = {"images": float(images)}
+        results |= sem_seg_results(numbers, self.class_names, self.seen)
+        if comm.is_main_process():
+            self._report(results, numbers)
+        return {"sem_seg": results}
+
+    def _report(self, results: dict[str, float], numbers: ClassNumbers) -> None:
+        table = run_table({self.dataset_name: results})
+        logger.info('Semantic segmentation in percent, rule "%s":\n%s', self.rule, table)
+        if self.output_dir is not None:
+            path = self.output_dir / f"sem_seg_classes_{self.dataset_name}.csv"
+            write_class_csv(path, self.class_names, numbers, self.seen)
+            logger.info("numbers of each class in %s", path)

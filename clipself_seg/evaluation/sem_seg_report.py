@@ -1,0 +1,134 @@
+"""Numbers of semantic segmentation -> the paper's table, a table of one run, and a CSV by class.
+
+Results are what `SemSegAccuracyEvaluator` returns under "sem_seg": {"mIoU": percent, ...}.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from tabulate import tabulate
+
+from clipself_seg.evaluation.sem_seg_numbers import ClassNumbers
+from clipself_seg.files import atomic_path
+
+Results = Mapping[str, float]
+
+# Data sets as papers call them; the first three are the columns of the CLIPSelf paper's Table 5.
+TITLES = {
+    "ade20k_150_test_sem_seg": "ADE-150",
+    "ade20k_full_sem_seg_freq_val_all": "ADE-847",
+    "context_59_test_sem_seg": "PC-59",
+    "context_459_test_sem_seg": "PC-459",
+    "voc_2012_test_sem_seg": "VOC-20",
+    "voc_2012_test_background_sem_seg": "VOC-20b",
+    "coco_2017_test_stuff_all_sem_seg": "COCO-Stuff",
+}
+# Heading -> key, of the tables' numbers in percent.
+PAPER_COLUMNS = {"mIoU": "mIoU", "mAcc": "mACC"}
+RUN_COLUMNS = {
+    "mIoU": "mIoU",
+    "mAcc": "mACC",
+    "fwIoU": "fwIoU",
+    "pAcc": "pACC",
+    "seen mIoU": "mIoU-seen",
+    "unseen mIoU": "mIoU-unseen",
+}
+
+
+CSV_COLUMNS = ("index", "name", "iou", "accuracy", "gt_pixels", "predicted_pixels", "seen")
+
+
+def paper_table(
+    rows: Mapping[str, Mapping[str, Results]], first: str = "model", style: str = "simple"
+) -> str:
+    """The paper's Table 5: one row a model; mIoU and mAcc in percent of each data set.
+
+    Args:
+        rows: row name -> data set -> results. Columns come in the paper's order, then as they
+            are met; a number that a row lacks is shown as "-".
+        first: heading of the first column.
+        style: a format of `tabulate`, such as "simple" or "github".
+    """
+    met = dict.fromkeys(name for results in rows.values() for name in results)
+    datasets = [name for name in TITLES if name in met] + [n for n in met if n not in TITLES]
+    headings = [f"{TITLES.get(name, name)} {title}" for name in datasets for title in PAPER_COLUMNS]
+    body = [
+        [row, *(_percent(by.get(name, {}), k) for name in datasets for k in PAPER_COLUMNS.values())]
+        for row, by in rows.items()
+    ]
+    return _table([first, *headings], body, style)
+
+
+def run_table(results: Mapping[str, Results], style: str = "simple") -> str:
+    """One row a data set: all means in percent, and the number of images behind them.
+
+    Args:
+        results: data set -> its results. The split into seen and unseen classes has columns only if
+            some row has it.
+        style: a format of `tabulate`.
+    """
+    columns = {
+        title: key
+        for title, key in RUN_COLUMNS.items()
+        if "-" not in key or any(key in numbers for numbers in results.values())
+    }
+    body = [
+        [
+            TITLES.get(name, name),
+            *(_percent(numbers, key) for key in columns.values()),
+            _count(numbers, "classes"),
+            _count(numbers, "images"),
+        ]
+        for name, numbers in results.items()
+    ]
+    return _table(["data set", *columns, "classes", "images"], body, style)
+
+
+def write_class_csv(
+    path: str | os.PathLike[str],
+    class_names: Sequence[str],
+    numbers: ClassNumbers,
+    seen: np.ndarray | None = None,
+) -> None:
+    """Write `CSV_COLUMNS` of each class, atomically.
+
+    IoU and accuracy are percent in full precision, empty where they are NaN; `seen` is 0 or 1,
+    empty where nothing is known.
+
+    Args:
+        path: of the file.
+        class_names: K.
+        numbers: of the K classes.
+        seen: bool (K or fewer,), of the first classes.
+    """
+    told = [] if seen is None else [str(int(value)) for value in seen]
+    told += [""] * (len(class_names) - len(told))
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(CSV_COLUMNS)
+        for index, name in enumerate(class_names):
+            percent = (_digits(numbers.iou[index]), _digits(numbers.accuracy[index]))
+            pixels = (int(numbers.truth[index]), int(numbers.predicted[index]))
+            writer.writerow((index, name, *percent, *pixels, told[index]))
+
+
+def _digits(fraction: float) -> str:
+    """Percent with all digits, empty for NaN."""
+    return "" if np.isnan(fraction) else repr(100 * float(fraction))
+
+
+def _table(headings: list[str], body: list[list[str]], style: str) -> str:
+    align = ("left", *("right" for _ in headings[1:]))
+    return tabulate(body, headings, style, colalign=align, disable_numparse=True)
+
+
+def _percent(results: Results, key: str) -> str:
+    return f"{results[key]:.1f}" if key in results else "-"
+
+
+def _count(results: Results, key: str) -> str:
+    return f"{results[key]:.0f}" if key in results else "-"

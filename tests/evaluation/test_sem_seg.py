@@ -1,0 +1,233 @@
+"""The numbers of Detectron2's own evaluator, and the same from one process as from two."""
+
+from __future__ import annotations
+
+import csv
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import SemSegEvaluator
+from detectron2.utils import comm
+from PIL import Image
+
+from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.sem_seg import SemSegAccuracyEvaluator
+
+# Of the stock evaluator, which is older than numpy 2.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:detectron2")
+
+
+def picture(folder, index, truth, suffix="png"):
+    """A sample with its label map on the disk."""
+    path = folder / f"{index}.{suffix}"
+    Image.fromarray(truth).save(path)
+    height, width = truth.shape
+    return {
+        "file_name": f"{index}.jpg",
+        "sem_seg_file_name": str(path),
+        "height": height,
+        "width": width,
+    }
+
+
+def random_truth(rng, num_classes, ignore_label, dtype=np.uint8, shape=(31, 45)):
+    truth = rng.integers(0, num_classes, shape)
+    truth[rng.random(shape) < 0.2] = ignore_label
+    return truth.astype(dtype)
+
+
+def evaluator(num_classes=4, **how):
+    how = {"class_names": [f"class{i}" for i in range(num_classes)], "ignore_label": 255} | how
+    return SemSegAccuracyEvaluator(dataset_name="tiny", **how)
+
+
+def detectron2_results(samples, outputs, class_names, ignore_label, name):
+    """Of the stock evaluator."""
+    records = [{key: s[key] for key in ("file_name", "sem_seg_file_name")} for s in samples]
+    DatasetCatalog.register(name, lambda: records)
+    MetadataCatalog.get(name).set(stuff_classes=class_names, ignore_label=ignore_label)
+    try:
+        # Its own loading function does not work with numpy 2.
+        stock = SemSegEvaluator(
+            name,
+            distributed=False,
+            sem_seg_loading_fn=lambda path, dtype: np.array(Image.open(path)).astype(dtype),
+        )
+        stock._compute_boundary_iou = False  # slow, and not ours
+        stock.reset()
+        for sample, output in zip(samples, outputs):
+            stock.process([sample], [output])
+        return stock.evaluate()["sem_seg"]
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def assert_same(ours, stock):
+    """Every number of the stock evaluator, to the last digit."""
+    assert len(stock) == 4 + 2 * sum(key.startswith("IoU-") for key in stock)
+    for key in stock:
+        np.testing.assert_equal(ours[key], float(stock[key]), err_msg=key)
+
+
+@pytest.mark.parametrize(
+    "num_classes, ignore_label, dtype, suffix",
+    [(7, 255, np.uint8, "png"), (459, 459, np.uint16, "tif"), (847, 65535, np.uint16, "tif")],
+)
+def test_random_numbers_are_detectron2s(tmp_path, num_classes, ignore_label, dtype, suffix):
+    rng = np.random.default_rng(num_classes)
+    names = [f"class{i}" for i in range(num_classes)]
+    used = num_classes - 2  # two classes are predicted, but not in the ground truth
+    samples = [
+        picture(tmp_path, i, random_truth(rng, used, ignore_label, dtype), suffix) for i in range(3)
+    ]
+    outputs = [{"sem_seg": torch.rand(num_classes, 31, 45)} for _ in samples]
+    ours = evaluator(class_names=names, ignore_label=ignore_label)
+    ours.process(samples, outputs)
+    stock = detectron2_results(samples, outputs, names, ignore_label, f"random_{num_classes}")
+    assert_same(ours.evaluate()["sem_seg"], stock)
+
+
+def test_real_numbers_are_detectron2s(tmp_path, data_dir):
+    vocabulary = load_vocabulary("coco_stuff_171")
+    table = np.full(256, 255, dtype=np.uint8)
+    for entry_id, index in vocabulary.dataset_id_to_index.items():
+        table[entry_id - 1] = index  # the official maps hold the id - 1
+    samples, outputs = [], []
+    for path in sorted((data_dir / "coco-stuff/annotations/val2017").glob("*.png")):
+        truth = table[np.array(Image.open(path))][::2, ::2]
+        samples.append(picture(tmp_path, path.stem, truth))
+        # A prediction that is right for the most part: the truth, moved, and a class of noise.
+        moved = np.roll(np.where(truth == 255, len(samples), truth), (2, 3), (0, 1))
+        one_hot = torch.eye(171, dtype=torch.uint8)[:, torch.from_numpy(moved).long()]
+        outputs.append({"sem_seg": one_hot})
+    assert len(samples) == 20
+    one = evaluator(class_names=vocabulary.names)
+    one.process(samples, outputs)
+    ours = one.evaluate()["sem_seg"]
+    stock = detectron2_results(samples, outputs, list(vocabulary.names), 255, "real_stuff")
+    assert_same(ours, stock)
+    assert ours["images"] == 20 and 50 < ours["mIoU"] < 99
+
+
+def test_labels_are_worth_what_scores_are_and_ties_go_to_the_first(tmp_path):
+    rng = np.random.default_rng(1)
+    samples = [picture(tmp_path, 0, random_truth(rng, 4, 255))]
+    scores = torch.randint(3, (4, 31, 45)).float()
+    first = np.argmax(scores.numpy(), axis=0)  # numpy promises the first
+    results = []
+    for output in (
+        {"sem_seg": scores},
+        {"sem_seg_labels": torch.from_numpy(first)},
+        {"sem_seg_labels": torch.from_numpy(first.astype(np.uint8))},
+    ):
+        one = evaluator()
+        one.process(samples, [output])
+        results.append(one.evaluate())
+    assert results[0] == results[1] == results[2]
+
+
+def test_every_word_from_the_background_on_is_the_background(tmp_path):
+    truth = np.array([[0, 2, 2, 255]], dtype=np.uint8)
+    one = evaluator(num_classes=3, background=2)
+    labels = torch.tensor([[0, 2, 5, 4]])  # of six words
+    one.process([picture(tmp_path, 0, truth)], [{"sem_seg_labels": labels}])
+    results = one.evaluate()["sem_seg"]
+    assert results["mIoU"] == 100 and results["classes"] == 2
+    assert "IoU-class2" in results and "IoU-class3" not in results
+
+
+def test_a_background_that_is_not_the_last_class_is_refused():
+    with pytest.raises(InputError, match="background 2 has to be the last of 3"):
+        evaluator(num_classes=4, background=2)
+
+
+def test_an_unknown_rule_is_refused():
+    with pytest.raises(InputError, match='"presnt": did you mean "present"'):
+        evaluator(rule="presnt")
+
+
+def test_one_wholly_ignored_picture_is_fine_and_only_such_are_not(tmp_path):
+    blank = picture(tmp_path, 0, np.full((4, 5), 255, dtype=np.uint8))
+    full = picture(tmp_path, 1, np.full((4, 5), 1, dtype=np.uint8))
+    output = {"sem_seg_labels": torch.ones(4, 5, dtype=torch.int64)}
+    one = evaluator()
+    one.process([blank, full], [output, output])
+    results = one.evaluate()["sem_seg"]
+    assert results["images"] == 2 and results["mIoU"] == 100
+    one.reset()
+    one.process([blank], [output])
+    with pytest.raises(InputError, match='"tiny" has no labelled pixel in 1 images'):
+        one.evaluate()
+
+
+def test_predictions_that_do_not_fit_are_refused(tmp_path):
+    sample = picture(tmp_path, 0, np.zeros((4, 5), dtype=np.uint8))
+    with pytest.raises(ValueError, match="0.jpg is 5x4 pixels"):
+        evaluator().process([sample], [{"sem_seg_labels": torch.zeros(5, 4, dtype=torch.int64)}])
+    for label in (4, -1):
+        with pytest.raises(ValueError, match=f"class {label} is predicted in 0.jpg"):
+            labels = torch.full((4, 5), label)
+            evaluator().process([sample], [{"sem_seg_labels": labels}])
+    with pytest.raises(FloatingPointError, match="0.jpg"):
+        evaluator().process([sample], [{"sem_seg": torch.full((4, 4, 5), math.nan)}])
+
+
+def test_labels_outside_of_the_vocabulary_name_the_file(tmp_path):
+    sample = picture(tmp_path, 0, np.full((4, 5), 9, dtype=np.uint8))
+    output = {"sem_seg_labels": torch.zeros(4, 5, dtype=torch.int64)}
+    with pytest.raises(InputError, match="0.png"):
+        evaluator().process([sample], [output])
+
+
+def test_the_csv_has_a_row_for_every_class(tmp_path):
+    truth = np.array([[0, 0, 1, 255]], dtype=np.uint8)
+    one = evaluator(3, seen=np.array([True, False]), output_dir=tmp_path / "out")
+    labels = torch.tensor([[0, 2, 1, 1]])
+    one.process([picture(tmp_path, 0, truth)], [{"sem_seg_labels": labels}])
+    one.evaluate()
+    with open(tmp_path / "out" / "sem_seg_classes_tiny.csv", newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["index", "name", "iou", "accuracy", "gt_pixels", "predicted_pixels", "seen"]
+    assert rows == [
+        ["0", "class0", "50.0", "50.0", "2", "1", "1"],
+        ["1", "class1", "100.0", "100.0", "1", "1", "0"],
+        ["2", "class2", "", "", "0", "1", ""],
+    ]
+
+
+def evaluate(folder, indices, output_dir=None):
+    one = evaluator(5, seen=np.arange(5) < 3, output_dir=output_dir)
+    for index in indices:
+        rng = np.random.default_rng(index)
+        name = f"{output_dir.name if output_dir else 'x'}_{comm.get_rank()}_{index}"
+        sample = picture(folder, name, random_truth(rng, 5, 255))
+        labels = torch.from_numpy(rng.integers(0, 5, (31, 45)))
+        one.process([sample], [{"sem_seg_labels": labels}])
+    return one.evaluate()["sem_seg"]
+
+
+def two_processes(rank, folder):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", world_size=2, rank=rank
+    )
+    results = evaluate(folder, [0, 1, 2] if rank == 0 else [3], folder / "two")
+    with pytest.raises(InputError, match="no labelled pixel"):
+        evaluate(folder, [])
+    torch.save(results, folder / f"{rank}.pt")
+    comm.synchronize()
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_give_the_result_of_one(tmp_path):
+    multiprocessing.spawn(two_processes, (tmp_path,), nprocs=2)
+    expected = evaluate(tmp_path, range(4), tmp_path / "one")
+    for rank in range(2):
+        assert torch.load(tmp_path / f"{rank}.pt", weights_only=True) == expected
+    files = [tmp_path / run / "sem_seg_classes_tiny.csv" for run in ("one", "two")]
+    assert files[0].read_bytes() == files[1].read_bytes()

@@ -1,0 +1,168 @@
+"""Semantic segmentation of a model on data sets, each with its own words, and the paper's table."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from detectron2.config import CfgNode, configurable
+from detectron2.evaluation import inference_on_dataset
+from detectron2.utils import comm
+
+from clipself_seg.data import builtin
+from clipself_seg.data.overlap import seen_by_name
+from clipself_seg.data.sem_seg_mappers import SemSegTestMapper
+from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.engine.loader import Record, Sample, evaluation_batches
+from clipself_seg.evaluation.sem_seg import SemSegAccuracyEvaluator
+from clipself_seg.evaluation.sem_seg_numbers import check_rule
+from clipself_seg.evaluation.sem_seg_report import paper_table, run_table
+
+# Data set -> name of a number -> the number.
+SemSegResults = dict[str, dict[str, float]]
+logger = logging.getLogger(__name__)
+
+
+class SemSegEvaluation:
+    """Evaluates a model that labels pixels, all processes together, one data set after the other."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        datasets: Sequence[str],
+        mapper: Callable[[Record], Sample],
+        rule: str,
+        train_vocabulary: str,
+        workers: int,
+        output_dir: Path,
+    ) -> None:
+        """
+        Args:
+            datasets: for semantic segmentation, see `builtin`.
+            mapper: record -> sample, see `SemSegTestMapper`.
+            rule: of the mean IoU, see `MiouRule`.
+            train_vocabulary: name of the class list whose words count as seen; "" splits nothing.
+            workers: of each loader.
+            output_dir: for tables by class; its name is that of the model in the paper's table.
+        """
+        self.datasets, self.mapper, self.rule = tuple(datasets), mapper, rule
+        self.train_vocabulary, self.workers = train_vocabulary, workers
+        self.output_dir = output_dir
+        self._known: dict[str, _Task] = {}
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Reads ``DATASETS``, ``TEST.MIOU_RULE`` and ``.TRAIN_VOCABULARY``, ``INPUT``,
+        ``DATALOADER`` and ``OUTPUT_DIR``."""
+        words = cfg.TEST.TRAIN_VOCABULARY
+        if not words and cfg.DATASETS.TRAIN:
+            words = builtin.vocabulary_name(cfg.DATASETS.TRAIN[0])
+        return {
+            "datasets": cfg.DATASETS.TEST,
+            "mapper": SemSegTestMapper(cfg),
+            "rule": cfg.TEST.MIOU_RULE,
+            "train_vocabulary": words,
+            "workers": cfg.DATALOADER.NUM_WORKERS,
+            "output_dir": Path(cfg.OUTPUT_DIR),
+        }
+
+    def __call__(self, model: Any) -> SemSegResults:
+        """Evaluate on every data set; the same numbers in every process.
+
+        Args:
+            model: an nn.Module with `set_vocabulary`, which is given the words of each data set,
+                and the attributes `names` and `output`; these and its mode are restored, so that
+                training goes on with its own words.
+
+        Returns:
+            Means, counts and the numbers of each class that counts, see `sem_seg_results`.
+        """
+        results: SemSegResults = {}
+        with _borrowed(model):
+            for name in self.datasets:
+                results[name] = self._dataset(name, model)
+        if results and comm.is_main_process():
+            rows = {self.output_dir.name or "model": results}
+            logger.info(
+                'All data sets in percent, rule "%s":\n%s\n\n%s',
+                self.rule,
+                run_table(results),
+                paper_table(rows),
+            )
+        return results
+
+    def check(self, model: Any) -> None:
+        """Refuse early what would fail late: an unknown rule, missing data sets or words."""
+        check_rule(self.rule)
+        for name in self.datasets:
+            self._task(name)
+
+    def _dataset(self, name: str, model: Any) -> dict[str, float]:
+        task = self._task(name)
+        model.set_vocabulary(task.vocabulary)
+        evaluator = SemSegAccuracyEvaluator(
+            dataset_name=name,
+            class_names=task.class_names,
+            ignore_label=task.ignore_label,
+            background=task.background,
+            seen=task.seen,
+            rule=self.rule,
+            output_dir=self.output_dir,
+        )
+        batches = evaluation_batches(task.records, self.mapper, self.workers)
+        found = inference_on_dataset(model, batches, evaluator)["sem_seg"]
+        # JSON has no NaN: a class that does not count has no number.
+        return {key: value for key, value in found.items() if not math.isnan(value)}
+
+    def _task(self, name: str) -> _Task:
+        """Words and records of a data set, read once."""
+        if name not in self._known:
+            self._known[name] = _read_task(name, self.train_vocabulary)
+        return self._known[name]
+
+
+class _Task(NamedTuple):
+    """A data set: what the model is told, what it is shown, and how it is counted."""
+
+    vocabulary: Vocabulary
+    records: list[Record]
+    class_names: tuple[str, ...]
+    ignore_label: int
+    background: int | None
+    seen: np.ndarray | None
+
+
+def _read_task(name: str, train_vocabulary: str) -> _Task:
+    files = builtin.sem_seg_dataset(name)
+    vocabulary = load_vocabulary(files.vocabulary)
+    # Without a background this keeps all; the background itself is neither seen nor unseen.
+    foreground = slice(files.background)
+    names = vocabulary.names[foreground]
+    seen = None
+    if train_vocabulary:
+        seen = seen_by_name(vocabulary, load_vocabulary(train_vocabulary))[foreground]
+    return _Task(
+        vocabulary=vocabulary,
+        records=builtin.sem_seg_records(name),
+        class_names=names if files.background is None else (*names, "background"),
+        ignore_label=files.ignore_label,
+        background=files.background,
+        seen=seen,
+    )
+
+
+@contextlib.contextmanager
+def _borrowed(model: Any) -> Iterator[None]:
+    """Ask the model for the best class of each pixel instead of all scores; restore its words."""
+    before = model.names, model.output
+    model.output = "labels"
+    try:
+        yield
+    finally:
+        model.names, model.output = before

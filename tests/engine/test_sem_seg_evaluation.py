@@ -1,0 +1,216 @@
+"""Data sets of several vocabularies in one run, and the same numbers from one process as from two."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_sem_seg
+from detectron2.utils import comm
+from PIL import Image
+from torch import nn
+
+from clipself_seg.config import add_clipself_seg_config
+from clipself_seg.engine.sem_seg_evaluation import SemSegEvaluation
+from clipself_seg.errors import InputError
+
+WORDS = {"pets": ["cat", "dog", "wide-grass"], "rooms": ["bed", "lamp", "wall", "door", "floor"]}
+
+
+class Echo(nn.Module):
+    """Reads a pixel's class off its red channel, as far as its words go."""
+
+    def __init__(self):
+        super().__init__()
+        self.output = "scores"
+        self.names, self.asked = ("training's",), []
+
+    def set_vocabulary(self, vocabulary):
+        self.names = vocabulary.names
+
+    def forward(self, batch):
+        assert len(batch) == 1 and not self.training
+        self.asked.append((self.names, self.output))
+        labels = batch[0]["image"][0].long() % len(self.names)
+        if self.output == "labels":
+            return [{"sem_seg_labels": labels}]
+        return [{"sem_seg": torch.eye(len(self.names))[labels].permute(2, 0, 1)}]
+
+
+def write_datasets(folder):
+    """Five pictures of pets and three of rooms, whose labels are right in nine of ten pixels."""
+    rng = np.random.default_rng(0)
+    for name, count, labels in (("pets", 5, 3), ("rooms", 3, 4)):
+        (folder / f"{name}.json").write_text(json.dumps(WORDS[name]))
+        for kind in ("images", "labels"):
+            (folder / name / kind).mkdir(parents=True)
+        for index in range(count):
+            truth = rng.integers(0, labels, (12, 9 + index)).astype(np.uint8)
+            red = np.where(rng.random(truth.shape) < 0.1, 1, truth).astype(np.uint8)
+            truth[:2] = 255
+            Image.fromarray(np.repeat(red[..., None], 3, 2)).save(
+                folder / name / "images" / f"{index}.png"
+            )
+            Image.fromarray(truth).save(folder / name / "labels" / f"{index}.png")
+
+
+def register(folder):
+    """As a user does it. The rooms' last two words are both the background, label 3."""
+    for name, background in (("pets", None), ("rooms", 3)):
+        images, labels = folder / name / "images", folder / name / "labels"
+        DatasetCatalog.register(name, lambda i=images, t=labels: load_sem_seg(t, i, "png", "png"))
+        MetadataCatalog.get(name).set(
+            image_root=str(images),
+            sem_seg_root=str(labels),
+            ignore_label=255,
+            vocabulary=str(folder / f"{name}.json"),
+            background=background,
+        )
+
+
+@pytest.fixture
+def datasets(tmp_path):
+    write_datasets(tmp_path)
+    register(tmp_path)
+    yield tmp_path
+    for name in WORDS:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def evaluation(folder, *options):
+    cfg = get_cfg()
+    add_clipself_seg_config(cfg)
+    cfg.merge_from_list(
+        ["DATASETS.TEST", ("pets", "rooms"), "DATASETS.TRAIN", (), "INPUT.MIN_SIZE_TEST", 0]
+        + ["INPUT.FORMAT", "RGB", "DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR", str(folder / "run")]
+    )
+    cfg.merge_from_list(list(options))
+    return SemSegEvaluation(cfg)
+
+
+def test_every_data_set_is_read_with_its_own_words(datasets):
+    model = Echo()
+    results = evaluation(datasets)(model)
+    assert (
+        model.asked
+        == [(tuple(WORDS["pets"]), "labels")] * 5 + [(tuple(WORDS["rooms"]), "labels")] * 3
+    )
+    assert {key for key in results["pets"] if key.startswith("IoU-")} == {
+        "IoU-cat",
+        "IoU-dog",
+        "IoU-wide-grass",
+    }
+    assert {key for key in results["rooms"] if key.startswith("IoU-")} == {
+        "IoU-bed",
+        "IoU-lamp",
+        "IoU-wall",
+        "IoU-background",
+    }
+    assert results["pets"]["images"] == 5 and results["rooms"]["images"] == 3
+    assert all(60 < results[name]["mIoU"] < 100 for name in WORDS)
+
+
+def test_the_model_is_given_back_as_it_was(datasets):
+    model = Echo().train()
+    evaluation(datasets)(model)
+    assert model.training and model.output == "scores" and model.names == ("training's",)
+    broken = Echo()
+    broken.forward = None
+    with pytest.raises(TypeError):
+        evaluation(datasets)(broken)
+    assert broken.output == "scores" and broken.names == ("training's",)
+
+
+def test_the_numbers_are_those_of_a_loop(datasets):
+    results = evaluation(datasets)(Echo())["pets"]
+    hits, right, union = 0, np.zeros(3), np.zeros(3)
+    total = 0
+    for path in sorted((datasets / "pets" / "images").iterdir()):
+        red = np.array(Image.open(path))[..., 0]
+        truth = np.array(Image.open(datasets / "pets" / "labels" / path.name))
+        for p, t in zip(red[truth < 255], truth[truth < 255]):
+            total += 1
+            hits += p == t
+            right[t] += p == t
+            union[t] += 1
+            union[p] += p != t
+    assert results["pACC"] == pytest.approx(100 * hits / total, abs=1e-10)
+    assert results["mIoU"] == pytest.approx(100 * np.mean(right / union), abs=1e-10)
+
+
+def test_seen_classes_are_those_that_training_names(datasets):
+    (datasets / "train.json").write_text(json.dumps(["puppy|Dog", "Wide grass", "door"]))
+    results = evaluation(datasets, "TEST.TRAIN_VOCABULARY", str(datasets / "train.json"))(Echo())
+    pets, rooms = results["pets"], results["rooms"]
+    assert (pets["classes-seen"], pets["classes-unseen"]) == (2, 1)
+    assert pets["mIoU-unseen"] == pets["IoU-cat"]
+    assert pets["mIoU-seen"] == pytest.approx((pets["IoU-dog"] + pets["IoU-wide-grass"]) / 2)
+    # "door" is a word of the background, which is neither seen nor unseen.
+    assert (rooms["classes-seen"], rooms["classes-unseen"]) == (0, 3)
+    assert "mIoU-seen" not in rooms
+
+
+def test_the_first_training_data_set_says_what_is_seen(datasets):
+    results = evaluation(datasets, "DATASETS.TRAIN", ("pets",))(Echo())
+    assert results["pets"]["classes-seen"] == 3 and results["rooms"]["classes-seen"] == 0
+    assert "classes-seen" not in evaluation(datasets)(Echo())["pets"]
+
+
+def test_the_old_rule_is_one_key_away(datasets):
+    for path in (datasets / "pets" / "labels").iterdir():
+        truth = np.array(Image.open(path))
+        Image.fromarray(np.where(truth == 1, 255, truth).astype(np.uint8)).save(path)
+    new, old = (evaluation(datasets, "TEST.MIOU_RULE", r)(Echo()) for r in ("present", "union"))
+    # "dog" is now predicted without being there: no number by one rule, 0 by the other.
+    assert "IoU-dog" not in new["pets"] and old["pets"]["IoU-dog"] == 0
+    assert old["pets"]["mIoU"] == pytest.approx(new["pets"]["mIoU"] * 2 / 3)
+
+
+def test_tables_and_files_of_a_run(datasets, caplog):
+    with caplog.at_level(logging.INFO, logger="clipself_seg"):
+        results = evaluation(datasets)(Echo())
+    assert "pets mIoU" in caplog.text and "fwIoU" in caplog.text
+    files = {path.name for path in (datasets / "run").iterdir()}
+    assert files == {"sem_seg_classes_pets.csv", "sem_seg_classes_rooms.csv"}
+    json.dumps(results, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("DATASETS.TEST", ("petz",)), 'no data set "petz" for semantic segmentation'),
+        (("TEST.MIOU_RULE", "both"), 'unknown mIoU rule "both"'),
+        (("TEST.TRAIN_VOCABULARY", "coco_stuff"), "coco_stuff_171"),
+    ],
+)
+def test_what_would_fail_late_is_refused_early(datasets, options, message):
+    with pytest.raises(InputError, match=message):
+        evaluation(datasets, *options).check(Echo())
+
+
+def two_processes(rank, folder):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", world_size=2, rank=rank
+    )
+    register(folder)
+    torch.save(evaluation(folder)(Echo()), folder / f"{rank}.pt")
+    comm.synchronize()
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_give_the_numbers_of_one(datasets):
+    multiprocessing.spawn(two_processes, (datasets,), nprocs=2)
+    table = datasets / "run" / "sem_seg_classes_pets.csv"
+    written = table.read_bytes()
+    expected = evaluation(datasets)(Echo())
+    for rank in range(2):
+        assert torch.load(datasets / f"{rank}.pt", weights_only=True) == expected
+    assert table.read_bytes() == written

@@ -67,7 +67,7 @@ def test_config_takes_a_step_or_reads_a_picture(name, tmp_path, tiny_coco, monke
     run.prepare(cfg)
     if cfg.MODEL.META_ARCHITECTURE == "CLIPSelf":
         run.train(cfg, resume=False)
-        assert (tmp_path / run.FINAL_CLIP).exists()
+        assert (tmp_path / "clip_final.safetensors").exists()
     else:
         run.evaluate(cfg, resume=False)
         assert (tmp_path / run.RESULTS_FILE).exists()

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+Group = dict[str, Any]
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
 
-def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict]:
+
+def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[Group]:
     """What trains, in two groups: matrices with weight decay, vectors (biases, norms) without."""
     trained = [p for p in parameters if p.requires_grad]
     return [
@@ -18,13 +23,46 @@ def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) ->
     ]
 
 
+def cat_seg_groups(cfg: CfgNode, model: Any) -> list[Group]:
+    """What trains of a `CATSeg`, by learning rate and weight decay.
+
+    CLIP and backbone learn at their multiples of ``SOLVER.BASE_LR``; norms and embeddings have decays
+    of their own, biases and padding tokens that of everything else.
+    """
+    solver = cfg.SOLVER
+    rates = (
+        (model.clip, solver.CLIP_MULTIPLIER),
+        (model.backbone, solver.BACKBONE_MULTIPLIER),
+    )
+    slow = {id(p): rate for part, rate in rates if part is not None for p in part.parameters()}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for module in model.modules():
+        decay = solver.WEIGHT_DECAY
+        if isinstance(module, NORMS):
+            decay = solver.WEIGHT_DECAY_NORM
+        elif isinstance(module, nn.Embedding):
+            decay = solver.WEIGHT_DECAY_EMBED
+        for parameter in module.parameters(recurse=False):
+            if parameter.requires_grad:
+                key = (slow.get(id(parameter), 1.0), decay)
+                groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": parameters, "lr_multiplier": rate, "weight_decay": decay}
+        for (rate, decay), parameters in groups.items()
+    ]
+
+
 def build_adamw(
-    model: nn.Module, *, weight_decay: float, betas: tuple[float, float], eps: float
+    groups: list[Group], *, betas: tuple[float, float], eps: float
 ) -> torch.optim.AdamW:
-    """AdamW over what trains in `model`; the learning rate is set before each step
-    (`learning_rate`)."""
-    groups = parameter_groups(model.parameters(), weight_decay)
+    """AdamW; the learning rate is set before each step (`set_learning_rate`)."""
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group its multiple of the rate, "lr_multiplier", by default 1."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_multiplier", 1.0)
 
 
 def learning_rate(step: int, *, base: float, warmup: int, total: int) -> float:

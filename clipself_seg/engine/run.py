@@ -13,12 +13,11 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 
 from clipself_seg import models
-from clipself_seg.data.builtin import distillation_records
-from clipself_seg.data.mappers import DistillMapper
+from clipself_seg.clip.checkpoints import read_checkpoint
 from clipself_seg.engine.checkpoint import CheckpointFolder, unpack_model
 from clipself_seg.engine.logs import setup_logging
-from clipself_seg.engine.region_evaluation import RegionEvaluation, Results
 from clipself_seg.engine.settings import TrainingSettings
+from clipself_seg.engine.tasks import Results, task_of
 from clipself_seg.engine.trainer import Trainer
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.evaluation.report import write_results
@@ -26,7 +25,6 @@ from clipself_seg.files import atomic_path
 from clipself_seg.memory import keep_freed_memory
 from clipself_seg.provenance import provenance
 
-FINAL_CLIP = "clip_final.safetensors"
 RESULTS_FILE = "results.json"
 logger = logging.getLogger(__name__)
 
@@ -56,7 +54,9 @@ def prepare(cfg: CfgNode) -> None:
 
 
 def build_model(cfg: CfgNode) -> Any:
-    """The configured meta-architecture on its device; random weights follow from ``SEED``.
+    """The configured meta-architecture with ``MODEL.WEIGHTS``, if given, on its device.
+
+    Random weights follow from ``SEED``.
 
     Raises:
         InputError: an unknown meta-architecture or CLIP, or a checkpoint that does not fit.
@@ -67,53 +67,76 @@ def build_model(cfg: CfgNode) -> Any:
             f'unknown MODEL.META_ARCHITECTURE "{name}"; {nearest(name, models.__all__)}'
         )
     torch.manual_seed(cfg.SEED)
-    return META_ARCH_REGISTRY.get(name)(cfg).to(cfg.MODEL.DEVICE)
+    model = META_ARCH_REGISTRY.get(name)(cfg)
+    if cfg.MODEL.WEIGHTS:
+        model.load_state_dict(read_checkpoint(cfg.MODEL.WEIGHTS).tensors)
+    return model.to(cfg.MODEL.DEVICE)
 
 
 def train(cfg: CfgNode, resume: bool) -> None:
-    """Train to the end, write the result as a plain CLIP checkpoint, and evaluate it.
+    """Train to the end, write the result, and evaluate it.
 
     Args:
         cfg: of the run.
         resume: go on from the newest checkpoint in ``OUTPUT_DIR``, if there is one.
     """
-    model = build_model(cfg)
-    if not isinstance(model, models.CLIPSelf):
-        raise InputError(f"{cfg.MODEL.META_ARCHITECTURE} does not train: add --eval-only")
-    evaluation = RegionEvaluation(cfg)
+    cfg = with_initial_weights(cfg)
+    model, task = build_model(cfg), task_of(cfg)
+    evaluation = task.evaluation()
     evaluation.check(model)
+    data = task.prepare(model)
     trainer = Trainer(
         model=model,
-        records=distillation_records(cfg.DATASETS.TRAIN, cfg.INPUT.REGIONS.SOURCE),
-        mapper=DistillMapper(cfg, crop_size=model.image_size, seed=cfg.SEED),
+        records=data.records,
+        mapper=data.mapper,
         settings=TrainingSettings.from_config(cfg),
         evaluate=evaluation,
+        groups=task.groups(model),
     )
     trainer.train(resume)
     if comm.is_main_process():
-        path = Path(cfg.OUTPUT_DIR) / FINAL_CLIP
-        model.export(path)
-        logger.info("distilled CLIP written to %s (load_clip reads it)", path)
+        path = task.write(model, Path(cfg.OUTPUT_DIR))
+        logger.info("result of the training written to %s", path)
     _report(cfg, model, evaluation(model), iterations=cfg.SOLVER.MAX_ITER)
 
 
 def evaluate(cfg: CfgNode, resume: bool) -> None:
-    """Evaluate ``MODEL.CLIP.WEIGHTS`` as they are, or the student of the newest checkpoint.
+    """Evaluate the configured weights as they are, or those of the newest checkpoint.
 
     Args:
         cfg: of the run.
         resume: read the newest training checkpoint in ``OUTPUT_DIR``.
     """
-    model = build_model(cfg)
-    evaluation = RegionEvaluation(cfg)
+    if resume:
+        cfg = with_initial_weights(cfg)
+    model, task = build_model(cfg), task_of(cfg)
+    evaluation = task.evaluation()
     evaluation.check(model)
     if not evaluation.datasets:
         raise InputError("nothing to evaluate: DATASETS.TEST is empty")
-    iterations = _load_student(cfg, model) if resume else None
+    iterations = _load_trained(cfg, model) if resume else None
     _report(cfg, model, evaluation(model), iterations=iterations)
 
 
-def _load_student(cfg: CfgNode, model: Any) -> int:
+def with_initial_weights(cfg: CfgNode) -> CfgNode:
+    """The configuration with OpenAI's weights, where training CAT-Seg names none.
+
+    ("" is enough to evaluate: a checkpoint of CAT-Seg holds its CLIP. "random" is taken literally.)
+    """
+    if cfg.MODEL.META_ARCHITECTURE != "CATSeg" or cfg.MODEL.WEIGHTS:
+        return cfg
+    given = cfg.MODEL.CLIP.WEIGHTS
+    theirs = bool(cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED) and given == "mini"
+    if given and given != "random" and not theirs:
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.CLIP.WEIGHTS = "" if given == "random" else "openai"
+    cfg.freeze()
+    return cfg
+
+
+def _load_trained(cfg: CfgNode, model: Any) -> int:
     folder = Path(cfg.OUTPUT_DIR) / "checkpoints"
     state = CheckpointFolder(folder, cfg.SOLVER.CHECKPOINT_KEEP).newest()
     if state is None:

@@ -19,11 +19,13 @@ FREE_KEYS = (
     "CUDNN_BENCHMARK",
     "DATALOADER.NUM_WORKERS",
     "DATASETS.TEST",
+    "MODEL.CAT_SEG.CHECKPOINTING",
     "MODEL.CLIP.CHECKPOINTING",
     "MODEL.CLIP.WEIGHTS",
     "MODEL.CLIPSELF.ALPHA",
     "MODEL.DEVICE",
     "OUTPUT_DIR",
+    "SOLVER.ACCUMULATE",
     "SOLVER.CHECKPOINT_",
     "SOLVER.LOG_PERIOD",
     "TEST.",
@@ -38,6 +40,7 @@ class TrainingSettings:
     Attributes:
         clip_norm: largest norm of all gradients together; None leaves them as they are.
         loss_scaling: float16 gradients need it.
+        accumulate: passes that a step's share of the batch is divided into.
         shared: full keys and values that a resumed run has to share.
     """
 
@@ -52,6 +55,7 @@ class TrainingSettings:
     eps: float
     clip_norm: float | None = None
     loss_scaling: bool = False
+    accumulate: int = 1
     sync_gradients: bool = True
     workers: int = 0
     checkpoint_period: int
@@ -74,8 +78,9 @@ class TrainingSettings:
             weight_decay=solver.WEIGHT_DECAY,
             betas=(float(solver.BETAS[0]), float(solver.BETAS[1])),
             eps=solver.EPS,
-            clip_norm=solver.CLIP_GRADIENTS.CLIP_VALUE if solver.CLIP_GRADIENTS.ENABLED else None,
+            clip_norm=(solver.CLIP_GRADIENTS.CLIP_VALUE if solver.CLIP_GRADIENTS.ENABLED else None),
             loss_scaling=solver.AMP.ENABLED and solver.AMP.DTYPE == "float16",
+            accumulate=solver.ACCUMULATE,
             sync_gradients=solver.SYNC_GRADIENTS,
             workers=cfg.DATALOADER.NUM_WORKERS,
             checkpoint_period=solver.CHECKPOINT_PERIOD,

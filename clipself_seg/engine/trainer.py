@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,34 @@ from detectron2.utils.events import EventStorage, EventWriter
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from clipself_seg.engine.checkpoint import CheckpointFolder, Facts, pack, trained_parameters, unpack
-from clipself_seg.engine.loader import DrawOrder, Record, Sample, ShareOfBatches, train_batches
+from clipself_seg.engine.checkpoint import (
+    CheckpointFolder,
+    Facts,
+    pack,
+    trained_parameters,
+    unpack,
+)
+from clipself_seg.engine.loader import (
+    DrawOrder,
+    Record,
+    Sample,
+    ShareOfBatches,
+    train_batches,
+)
 from clipself_seg.engine.metrics import metric_writers, write_all
-from clipself_seg.engine.optimizer import build_adamw, gradient_norm, learning_rate
+from clipself_seg.engine.optimizer import (
+    Group,
+    build_adamw,
+    gradient_norm,
+    learning_rate,
+    parameter_groups,
+    set_learning_rate,
+)
 from clipself_seg.engine.settings import TrainingSettings, check_same_run
 from clipself_seg.errors import InputError
 
-# Data set -> input size -> name of a number -> the number.
-Results = Mapping[str, Mapping[int, Mapping[str, float]]]
+# Data set -> (input size ->) name of a number -> the number.
+Results = Mapping[str, Any]
 
 
 class TrainingStopped(InputError):
@@ -46,6 +66,7 @@ class Trainer:
         mapper: Callable[[Record, int], Sample],
         settings: TrainingSettings,
         evaluate: Callable[[Any], Results] | None = None,
+        groups: list[Group] | None = None,
     ) -> None:
         """
         Args:
@@ -54,15 +75,15 @@ class Trainer:
             mapper: (record, number of the draw) -> sample.
             settings: the numbers of the run.
             evaluate: called with the model before training and after every evaluation period.
+            groups: of the optimiser; by default those of `parameter_groups`.
         """
         self.model, self.records, self.mapper = model, records, mapper
         self.settings, self.evaluate = settings, evaluate
         self.order = DrawOrder(
             num_images=len(records), batch_size=settings.batch_size, seed=settings.seed
         )
-        self.optimizer = build_adamw(
-            model, weight_decay=settings.weight_decay, betas=settings.betas, eps=settings.eps
-        )
+        groups = groups or parameter_groups(model.parameters(), settings.weight_decay)
+        self.optimizer = build_adamw(groups, betas=settings.betas, eps=settings.eps)
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=settings.loss_scaling)
         self.checkpoints = CheckpointFolder(
             settings.output_dir / "checkpoints", settings.checkpoint_keep
@@ -104,7 +125,7 @@ class Trainer:
 
     def _step(
         self,
-        forward: Callable[[list[Sample]], dict[str, Tensor]],
+        forward: Any,
         storage: EventStorage,
         samples: list[Sample],
     ) -> None:
@@ -113,15 +134,16 @@ class Trainer:
         # Random numbers drawn inside a model follow from seed, step and process: nothing to save.
         torch.manual_seed(_step_seed(settings.seed, iteration, comm.get_rank()))
         rate = learning_rate(
-            iteration, base=settings.base_lr, warmup=settings.warmup, total=settings.iterations
+            iteration,
+            base=settings.base_lr,
+            warmup=settings.warmup,
+            total=settings.iterations,
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        losses = forward(samples)
+        set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad()
-        self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
+        losses = self._backward(forward, samples)
         self.scaler.unscale_(self.optimizer)
-        own = {k: v.detach() for k, v in losses.items()} | {"gradient_norm": self._clip()}
+        own = losses | {"gradient_norm": self._clip()}
         shared = self._mean_over_processes(own)
         self._refuse_non_finite(iteration, shared, own, samples)
         self.scaler.step(self.optimizer)
@@ -129,6 +151,28 @@ class Trainer:
         self.model.after_optimizer_step()
         storage.put_scalars(**shared)
         storage.put_scalar("lr", rate, smoothing_hint=False)
+
+    def _backward(self, forward: Any, samples: list[Sample]) -> dict[str, Tensor]:
+        """Gradients of the mean loss of equal parts of the samples; returns the mean losses.
+
+        `forward` is the model or its wrapper; gradients are averaged over processes once, with the last part.
+        """
+        passes = self.settings.accumulate
+        if len(samples) % passes:
+            raise InputError(
+                f"SOLVER.ACCUMULATE {passes} does not divide the {len(samples)} images of a process"
+            )
+        size, means = len(samples) // passes, {}
+        for begin in range(0, len(samples), size):
+            last = begin + size == len(samples)
+            alone = forward.no_sync if hasattr(forward, "no_sync") and not last else nullcontext
+            with alone():
+                losses = forward(samples[begin : begin + size])
+                total = torch.stack(list(losses.values())).sum() / passes
+                self.scaler.scale(total).backward()
+            for name, value in losses.items():
+                means[name] = means.get(name, 0) + value.detach() / passes
+        return means
 
     def _clip(self) -> Tensor:
         parameters = trained_parameters(self.model).values()
@@ -188,11 +232,8 @@ class Trainer:
     def _evaluate(self, storage: EventStorage) -> None:
         if self.evaluate is None or not self.settings.evaluation_period:
             return
-        for dataset, sizes in self.evaluate(self.model).items():
-            for size, numbers in sizes.items():
-                for name, value in numbers.items():
-                    label = f"{dataset}/{size}/{name}"
-                    storage.put_scalar(label, value, smoothing_hint=False)
+        for label, value in _flatten(self.evaluate(self.model)):
+            storage.put_scalar(label, value, smoothing_hint=False)
 
     def _parallel(self) -> Any:
         """What is called for the losses: the model, or a wrapper that averages its gradients."""
@@ -239,6 +280,14 @@ class Trainer:
         self.scaler.load_state_dict(facts["scaler"])
         logging.getLogger(__name__).info("resumed after %d steps", facts["iteration"])
         return facts["iteration"]
+
+
+def _flatten(results: Results, prefix: str = "") -> Iterator[tuple[str, float]]:
+    for key, value in results.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _step_seed(seed: int, iteration: int, rank: int) -> int:

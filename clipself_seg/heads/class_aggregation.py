@@ -79,7 +79,10 @@ class ClassAggregation(nn.Module):
         return x_TNC + self._unpool(seen)
 
     def _layer(
-        self, x_TnC: Tensor, share_T3C: Tensor, padding: tuple[Tensor, Tensor, int] | None
+        self,
+        x_TnC: Tensor,
+        share_T3C: Tensor,
+        padding: tuple[Tensor, Tensor, int] | None,
     ) -> Tensor:
         x_nTC = x_TnC.transpose(0, 1).contiguous()
         qkv = self.attention.of_tokens(self.norm1(x_nTC)) + share_T3C

@@ -109,7 +109,11 @@ class CostAggregator(CostDecoder):
             dims=sizes.decoder_dims,
             guidance_dims=sizes.decoder_guidance_projected,
         )
-        self.sizes, self.classes_at_once, self.checkpointing = sizes, classes_at_once, False
+        self.sizes, self.classes_at_once, self.checkpointing = (
+            sizes,
+            classes_at_once,
+            False,
+        )
         self.conv1 = nn.Conv2d(sizes.prompts, sizes.hidden, 7, padding=3)
         self.guidance_projection = _conv(sizes.appearance, sizes.appearance_projected)
         self.text_guidance_projection = nn.Sequential(
@@ -157,7 +161,8 @@ class CostAggregator(CostDecoder):
         shared = self.shared((first, second))
         return self._in_groups(
             # The transposed view is what torch calls channels_last.
-            lambda x: self(x.transpose(1, 2).unflatten(2, self.sizes.grid), shared), x_TNC
+            lambda x: self(x.transpose(1, 2).unflatten(2, self.sizes.grid), shared),
+            x_TNC,
         )
 
     def _in_groups(

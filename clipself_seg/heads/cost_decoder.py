@@ -52,9 +52,7 @@ class UpBlock(nn.Module):
         """
         kernel = self._first().weight[:, : self.up.out_channels]
         taps = _corner_taps(kernel)
-        weight = torch.einsum(
-            "oudx,iuab,pkda,qlxb->pqoikl", kernel, self.up.weight, taps, taps
-        )
+        weight = torch.einsum("oudx,iuab,pkda,qlxb->pqoikl", kernel, self.up.weight, taps, taps)
         return weight.flatten(0, 2)
 
     def forward(self, x_TChw: Tensor, corner_weight: Tensor, share: Tensor) -> Tensor:
@@ -72,7 +70,8 @@ class UpBlock(nn.Module):
 
 def _corner_taps(like: Tensor) -> Tensor:
     """One axis of `corner_weight`: [pixel p, cell k, tap d, half a] is 1 where tap d of the 3-tap
-    kernel at pixel p reads half a of cell k. The pixels are the two beside the corner of two cells."""
+    kernel at pixel p reads half a of cell k. The pixels are the two beside the corner of two cells.
+    """
     taps = like.new_zeros(2, 2, 3, 2)
     for pixel in range(2):
         for tap in range(3):

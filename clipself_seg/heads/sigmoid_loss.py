@@ -11,7 +11,10 @@ from torch import Tensor
 
 
 def sigmoid_loss(
-    logits_BTHW: Tensor, labels_BHW: Tensor, ignore_label: int, mask_ignored: bool = False
+    logits_BTHW: Tensor,
+    labels_BHW: Tensor,
+    ignore_label: int,
+    mask_ignored: bool = False,
 ) -> Tensor:
     """Mean over images, pixels and classes, a scalar.
 

@@ -115,7 +115,13 @@ class SpatialAggregation(nn.Module):
     """A block with plain windows, then one with windows shifted by half their side."""
 
     def __init__(
-        self, *, width: int, guidance_width: int, heads: int, grid: tuple[int, int], window: int
+        self,
+        *,
+        width: int,
+        guidance_width: int,
+        heads: int,
+        grid: tuple[int, int],
+        window: int,
     ) -> None:
         """
         Args:

@@ -88,7 +88,10 @@ class CATSeg(nn.Module):
         self.guidance_blocks = tuple(f"block{i}" for i in guidance_blocks)
         clip.visual.class_residual = class_residual
         if backbone is None:
-            width, (first, second) = clip.visual.width, aggregator.sizes.decoder_guidance
+            width, (first, second) = (
+                clip.visual.width,
+                aggregator.sizes.decoder_guidance,
+            )
             self.upsample1 = nn.ConvTranspose2d(width, first, 2, stride=2)
             self.upsample2 = nn.ConvTranspose2d(width, second, 4, stride=4)
         if finetune == "attention":
@@ -200,7 +203,10 @@ class CATSeg(nn.Module):
 
     def _segment(self, sample: Sample) -> dict[str, Tensor]:
         image = sample["image"].to(self.device)
-        size = (sample.get("height", image.shape[1]), sample.get("width", image.shape[2]))
+        size = (
+            sample.get("height", image.shape[1]),
+            sample.get("width", image.shape[2]),
+        )
         parts = self._sliding(image) if self.sliding else self._plain(image)
         maps = ((classes, resize(probs[None], size)[0]) for classes, probs in parts)
         if self.output == "labels":
@@ -217,7 +223,9 @@ class CATSeg(nn.Module):
         padded = F.pad(normalised, (0, -width % d, 0, -height % d))
         (found,) = self._window_logits(padded)
         classes = self._indices(found.classes)
-        for part, logits in zip(classes.split(CLASSES_AT_ONCE), found.logits.split(CLASSES_AT_ONCE)):
+        for part, logits in zip(
+            classes.split(CLASSES_AT_ONCE), found.logits.split(CLASSES_AT_ONCE)
+        ):
             yield part, logits.sigmoid()
 
     def _sliding(self, image_3hw: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

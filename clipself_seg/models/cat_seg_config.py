@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 
 from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.clip.checkpoints import read_checkpoint
@@ -148,7 +148,10 @@ def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
 
 
 def _guidance_blocks(cfg: CfgNode, depth: int) -> tuple[int, int]:
-    blocks = tuple(cfg.MODEL.CAT_SEG.GUIDANCE_BLOCKS) or (depth // 3 - 1, 2 * depth // 3 - 1)
+    blocks = tuple(cfg.MODEL.CAT_SEG.GUIDANCE_BLOCKS) or (
+        depth // 3 - 1,
+        2 * depth // 3 - 1,
+    )
     if len(blocks) != 2 or not all(0 <= block < depth for block in blocks):
         raise InputError(
             f"MODEL.CAT_SEG.GUIDANCE_BLOCKS must be two of the {depth} blocks, got {blocks}"

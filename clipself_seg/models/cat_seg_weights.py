@@ -116,8 +116,11 @@ def _check_version(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) 
         raise InputError(
             f"this is a CAT-Seg checkpoint with {has} prompts as channels of the cost volume, the "
             f"model has {needs}: "
-            + ("version 1 (80) belongs to configs/semseg/catseg_v1_*" if has > needs else
-               "the CVPR version (1) belongs to configs/semseg/catseg_cvpr_*")
+            + (
+                "version 1 (80) belongs to configs/semseg/catseg_v1_*"
+                if has > needs
+                else "the CVPR version (1) belongs to configs/semseg/catseg_cvpr_*"
+            )
         )
     backbones = [any(n.startswith("backbone.") for n in names) for names in (tensors, wanted)]
     if backbones[0] != backbones[1]:

@@ -51,13 +51,14 @@ def test_groups_of_clipself_hold_the_student_blocks_once():
 def test_adamw_takes_the_step_of_its_formula():
     model = nn.Linear(1, 1, bias=False)
     model.weight.data.fill_(2.0)
-    optimizer = build_adamw(model, weight_decay=0.5, betas=(0.9, 0.98), eps=1e-6)
+    optimizer = build_adamw(parameter_groups(model.parameters(), 0.5), betas=(0.9, 0.98), eps=1e-6)
     optimizer.param_groups[0]["lr"] = 0.1
     model.weight.grad = torch.full((1, 1), 3.0)
     optimizer.step()
     # Decoupled decay first; the first normalised moment is g / |g|.
     torch.testing.assert_close(
-        model.weight.data, torch.tensor([[2.0 * (1 - 0.1 * 0.5) - 0.1 * 3 / (3 + 1e-6)]])
+        model.weight.data,
+        torch.tensor([[2.0 * (1 - 0.1 * 0.5) - 0.1 * 3 / (3 + 1e-6)]]),
     )
 
 

@@ -18,7 +18,7 @@ from clipself_seg.data.regions import enlarge_boxes
 from clipself_seg.engine.benchmark import plain
 from clipself_seg.engine.benchmark.case import PICTURE, Case, Workload
 from clipself_seg.engine.benchmark.measure import Run
-from clipself_seg.engine.optimizer import build_adamw, gradient_norm
+from clipself_seg.engine.optimizer import build_adamw, gradient_norm, parameter_groups
 from clipself_seg.models.clipself import CLIPSelf
 from clipself_seg.models.region_reader import RegionReader, autocast
 
@@ -31,7 +31,10 @@ class DenseWorkload(Workload):
     def runs(self) -> dict[str, Run]:
         """See `build_runs`."""
         flops = self.case.batch * self.flops.dense
-        return {"dense": Run(self._dense, flops), "plain dense": Run(self._plain, flops)}
+        return {
+            "dense": Run(self._dense, flops),
+            "plain dense": Run(self._plain, flops),
+        }
 
     @torch.no_grad()
     def _dense(self, _: None) -> Tensor:
@@ -50,7 +53,9 @@ class DistillWorkload(Workload):
     def __init__(self, case: Case) -> None:
         super().__init__(case)
         self.model = CLIPSelf(clip=self.clip, precision=self.precision).to(self.device).train()
-        self.optimizer = build_adamw(self.model, weight_decay=0.1, betas=(0.9, 0.98), eps=1e-6)
+        self.optimizer = build_adamw(
+            parameter_groups(self.model.parameters(), 0.1), betas=(0.9, 0.98), eps=1e-6
+        )
 
     def runs(self) -> dict[str, Run]:
         """See `build_runs`; beside them "checkpointed step" and the three parts of a step."""
@@ -63,7 +68,9 @@ class DistillWorkload(Workload):
             "checkpointed step": Run(self._checkpointed_step, step),
             "student forward": Run(self._student_forward, batch * flops.dense),
             "student backward": Run(
-                self._student_backward, batch * flops.dense_backward, self._student_graph
+                self._student_backward,
+                batch * flops.dense_backward,
+                self._student_graph,
             ),
             "teacher forward": Run(self._teacher_forward, teacher),
             "samples": Run(self._sample_batch),
@@ -71,7 +78,11 @@ class DistillWorkload(Workload):
         }
 
     def _sample(self) -> dict[str, Any]:
-        return {"image": self.square(), "boxes": self.boxes, "crops": self.crops(self.cells)}
+        return {
+            "image": self.square(),
+            "boxes": self.boxes,
+            "crops": self.crops(self.cells),
+        }
 
     def _plain_sample(self) -> dict[str, Tensor]:
         crops = plain.prepare_crops(self.clip, self.picture, self.cells)

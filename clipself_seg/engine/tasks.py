@@ -1,0 +1,147 @@
+"""What differs between the tasks of ``train_net.py``: data, optimiser groups, evaluation, result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from detectron2.config import CfgNode
+
+from clipself_seg.data import builtin
+from clipself_seg.data.mappers import DistillMapper
+from clipself_seg.data.sem_seg_mappers import SemSegTrainMapper
+from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, read_class_json
+from clipself_seg.engine.loader import Record, Sample
+from clipself_seg.engine.optimizer import Group, cat_seg_groups, parameter_groups
+from clipself_seg.engine.region_evaluation import RegionEvaluation
+from clipself_seg.engine.sem_seg_evaluation import SemSegEvaluation
+from clipself_seg.errors import InputError
+
+Results = dict[str, Any]  # data set -> numbers, in one or more levels
+
+
+class Evaluation(Protocol):
+    """Runs over DATASETS.TEST; all processes together."""
+
+    datasets: tuple[str, ...]
+
+    def check(self, model: Any) -> None:
+        """Refuse early what would fail late."""
+
+    def __call__(self, model: Any) -> Results:
+        """The same numbers in every process."""
+
+
+class TrainingData(NamedTuple):
+    """What a model trains on."""
+
+    records: Sequence[Record]
+    mapper: Callable[[Record, int], Sample]
+
+
+class Task(Protocol):
+    """One kind of model."""
+
+    def evaluation(self) -> Evaluation:
+        """How it is evaluated."""
+
+    def prepare(self, model: Any) -> TrainingData:
+        """Tell the model what it trains on."""
+
+    def groups(self, model: Any) -> list[Group]:
+        """What the optimiser changes."""
+
+    def write(self, model: Any, folder: Path) -> Path:
+        """Write the result of a training."""
+
+
+class DistillTask:
+    """CLIPSelf and region recognition."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.cfg = cfg
+
+    def evaluation(self) -> RegionEvaluation:
+        """Of regions."""
+        return RegionEvaluation(self.cfg)
+
+    def prepare(self, model: Any) -> TrainingData:
+        """Pictures and their regions."""
+        if not hasattr(model, "export"):
+            raise InputError(f"{self.cfg.MODEL.META_ARCHITECTURE} does not train: add --eval-only")
+        if self.cfg.SOLVER.ACCUMULATE != 1:
+            raise InputError(
+                "SOLVER.ACCUMULATE must be 1 for CLIPSelf: its loss averages over all regions of a batch"
+            )
+        records = builtin.distillation_records(
+            self.cfg.DATASETS.TRAIN, self.cfg.INPUT.REGIONS.SOURCE
+        )
+        mapper = DistillMapper(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)
+        return TrainingData(records, mapper)
+
+    def groups(self, model: Any) -> list[Group]:
+        """Matrices with weight decay, vectors without."""
+        return parameter_groups(model.parameters(), self.cfg.SOLVER.WEIGHT_DECAY)
+
+    def write(self, model: Any, folder: Path) -> Path:
+        """A plain CLIP, which `load_clip` reads."""
+        path = folder / "clip_final.safetensors"
+        model.export(path)
+        return path
+
+
+class SemSegTask:
+    """CAT-Seg."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.cfg = cfg
+
+    def evaluation(self) -> SemSegEvaluation:
+        """Of label maps."""
+        return SemSegEvaluation(self.cfg)
+
+    def prepare(self, model: Any) -> TrainingData:
+        """Pictures and label maps; the model is given the training vocabulary."""
+        names = self.cfg.DATASETS.TRAIN
+        records = [record for name in names for record in builtin.sem_seg_records(name)]
+        words = self._words(names)
+        model.set_vocabulary(words)
+        ignored = {builtin.sem_seg_dataset(name).ignore_label for name in names}
+        if ignored != {model.ignore_label}:
+            raise InputError(
+                f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {model.ignore_label}, the labels of "
+                f"DATASETS.TRAIN have {sorted(ignored)}: set it to that"
+            )
+        mapper = SemSegTrainMapper(
+            self.cfg,
+            seed=self.cfg.SEED,
+            num_classes=len(words),
+            ignore_label=model.ignore_label,
+        )
+        return TrainingData(records, mapper)
+
+    def _words(self, names: Sequence[str]) -> Vocabulary | list[str]:
+        if path := self.cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON:
+            return read_class_json(path)
+        found = {builtin.sem_seg_dataset(name).vocabulary for name in names}
+        if len(found) != 1:
+            raise InputError(
+                f"DATASETS.TRAIN must share one vocabulary, these have {sorted(found)}"
+            )
+        return load_vocabulary(found.pop())
+
+    def groups(self, model: Any) -> list[Group]:
+        """See `cat_seg_groups`."""
+        return cat_seg_groups(self.cfg, model)
+
+    def write(self, model: Any, folder: Path) -> Path:
+        """A checkpoint under CAT-Seg's own names, for MODEL.WEIGHTS."""
+        path = folder / "model_final.pth"
+        model.export(path)
+        return path
+
+
+def task_of(cfg: CfgNode) -> Task:
+    """The task that a meta-architecture belongs to."""
+    return SemSegTask(cfg) if cfg.MODEL.META_ARCHITECTURE == "CATSeg" else DistillTask(cfg)

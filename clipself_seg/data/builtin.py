@@ -31,7 +31,7 @@ from clipself_seg.data.records import (
     proposal_records,
 )
 from clipself_seg.data.sem_seg_sets import SEM_SEG_DATASETS, SemSegFiles, pair_files
-from clipself_seg.data.vocabulary import Vocabulary, first_names
+from clipself_seg.data.vocabulary import Vocabulary, class_entries
 from clipself_seg.errors import InputError, nearest
 
 RegionSource = Literal["grid", "proposals"]
@@ -71,12 +71,8 @@ def region_records(name: str, vocabulary: Vocabulary) -> list[Record]:
             f'"{name}" has no panoptic PNGs, which region recognition reads: {_panoptic_hint(name)}'
         )
     records = panoptic_records(paths.annotations, paths.images, panoptic)
-    categories = [
-        info["category_id"] for record in records for info in record["segments_info"]
-    ]
-    category_labels(
-        np.unique(categories), vocabulary.dataset_id_to_index, paths.annotations
-    )
+    categories = [info["category_id"] for record in records for info in record["segments_info"]]
+    category_labels(np.unique(categories), vocabulary.dataset_id_to_index, paths.annotations)
     return records
 
 
@@ -152,9 +148,7 @@ def vocabulary_name(name: str) -> str:
     elif name in DATASETS:
         words = DATASETS[name].vocabulary
         if words is None:
-            raise InputError(
-                f'data set "{name}" has no vocabulary here: {_panoptic_hint(name)}'
-            )
+            raise InputError(f'data set "{name}" has no vocabulary here: {_panoptic_hint(name)}')
     else:
         words = _metadata(name).get("vocabulary")
     if words is None:
@@ -176,12 +170,8 @@ def _paths(name: str) -> _Paths:
         files = DATASETS[name]
         root = files.root
         panoptic = None if files.panoptic is None else str(root.path / files.panoptic)
-        paths = _Paths(
-            str(root.path / files.images), str(root.path / files.annotations), panoptic
-        )
-        advice = (
-            f"set {root.variable} (now {root.path}) or get the files: {root.advice}"
-        )
+        paths = _Paths(str(root.path / files.images), str(root.path / files.annotations), panoptic)
+        advice = f"set {root.variable} (now {root.path}) or get the files: {root.advice}"
     else:
         paths = _registered_paths(name)
         advice = "correct its registration or restore the files"
@@ -194,9 +184,7 @@ def _paths(name: str) -> _Paths:
 def _metadata(name: str) -> dict[str, Any]:
     """What Detectron2's catalogue knows about a registered data set."""
     if name not in DatasetCatalog.list():
-        raise InputError(
-            f'unknown data set "{name}": {nearest(name, DatasetCatalog.list())}'
-        )
+        raise InputError(f'unknown data set "{name}": {nearest(name, DatasetCatalog.list())}')
     return MetadataCatalog.get(name).as_dict()
 
 
@@ -240,7 +228,7 @@ def register_datasets() -> None:
 
 def _register_sem_seg(name: str, files: SemSegFiles) -> None:
     DatasetCatalog.register(name, functools.partial(sem_seg_records, name))
-    classes = first_names(files.vocabulary)
+    classes = [entry["names"][0] for entry in class_entries(files.vocabulary)]
     if files.background is not None:
         classes = [*classes[: files.background], "background"]
     MetadataCatalog.get(name).set(

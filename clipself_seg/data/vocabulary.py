@@ -67,9 +67,7 @@ class Vocabulary:
         Raises:
             InputError: no names, an empty one, or two classes with the same first name.
         """
-        classes = [
-            {"names": [word.strip() for word in entry.split("|")]} for entry in names
-        ]
+        classes = [{"names": [word.strip() for word in entry.split("|")]} for entry in names]
         return _parse({"name": name, "classes": classes}, origin=f'vocabulary "{name}"')
 
     def __len__(self) -> int:
@@ -119,10 +117,11 @@ def available_vocabularies() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
-def first_names(name: str) -> list[str]:
-    """The class names of a built-in vocabulary, read without checks and warnings."""
+def class_entries(name: str) -> list[dict[str, Any]]:
+    """The classes of a built-in vocabulary as its file has them, without checks and warnings."""
     content = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
-    return [entry["names"][0] for entry in content["classes"]]
+    entries: list[dict[str, Any]] = content["classes"]
+    return entries
 
 
 def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
@@ -152,9 +151,7 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
         raise InputError(f"{path}: cannot be read as JSON: {error}") from None
     if isinstance(content, list):
         if not all(isinstance(entry, str) for entry in content):
-            raise InputError(
-                f'{path}: a list has to hold names only, such as ["dog|puppy", "cat"]'
-            )
+            raise InputError(f'{path}: a list has to hold names only, such as ["dog|puppy", "cat"]')
         return Vocabulary.from_names(content, name=path.stem)
     return _parse(content, origin=str(path))
 
@@ -185,28 +182,18 @@ def _parse(content: Any, origin: str) -> Vocabulary:
 
 def _parse_class(entry: Any, index: int, origin: str) -> VocabularyClass:
     if not isinstance(entry, dict):
-        raise InputError(
-            f'{origin}: expected an object like {{"names": ["dog"]}}, got {entry!r}'
-        )
+        raise InputError(f'{origin}: expected an object like {{"names": ["dog"]}}, got {entry!r}')
     _check_keys(entry, CLASS_KEYS, origin)
     for key, value in entry.items():
         if type(value) is not CLASS_KEYS[key]:
             wanted = CLASS_KEYS[key].__name__
-            raise InputError(
-                f'{origin}: "{key}" has to be of type {wanted}, got {value!r}'
-            )
+            raise InputError(f'{origin}: "{key}" has to be of type {wanted}, got {value!r}')
     names = entry.get("names", [])
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise InputError(
-            f'{origin}: needs "names", a list of one or more words, got {names!r}'
-        )
+        raise InputError(f'{origin}: needs "names", a list of one or more words, got {names!r}')
     if entry.get("index", index) != index:
-        raise InputError(
-            f'{origin}: "index" is {entry["index"]}: sort the classes by index'
-        )
-    facts = {
-        key: value for key, value in entry.items() if key not in ("index", "names")
-    }
+        raise InputError(f'{origin}: "index" is {entry["index"]}: sort the classes by index')
+    facts = {key: value for key, value in entry.items() if key not in ("index", "names")}
     if "frequency" in facts:
         facts.setdefault("seen", facts["frequency"] != "r")
     # A list without numbers of its own counts its classes.
@@ -224,9 +211,7 @@ def _check_ids(classes: list[VocabularyClass], origin: str) -> None:
     counts = Counter(entry.dataset_id for entry in classes)
     twice = [str(number) for number, count in counts.items() if count > 1]
     if twice:
-        raise InputError(
-            f'{origin}: "dataset_id" used more than once: {_shorten(twice)}'
-        )
+        raise InputError(f'{origin}: "dataset_id" used more than once: {_shorten(twice)}')
 
 
 def _check_names(classes: list[VocabularyClass], origin: str, allowed: bool) -> None:
@@ -246,6 +231,20 @@ def _check_names(classes: list[VocabularyClass], origin: str, allowed: bool) -> 
 
 
 def _shorten(words: list[str]) -> str:
-    return ", ".join(words[:8]) + (
-        f" and {len(words) - 8} more" if len(words) > 8 else ""
-    )
+    return ", ".join(words[:8]) + (f" and {len(words) - 8} more" if len(words) > 8 else "")
+
+
+def read_class_json(path: str | Path) -> list[str]:
+    """CAT-Seg's form of a class list: a flat JSON list; synonyms are separated by ", ".
+
+    Raises:
+        InputError: no such file, or anything but a list of names.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as a JSON list of class names: {error}") from None
+    names = content if isinstance(content, list) else []
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise InputError(f'{path}: has to hold a list of class names, such as ["dog, puppy", "sky"]')
+    return names

@@ -1,0 +1,146 @@
+"""ADE20K: the 150 classes of the scene parsing challenge, and the 847 of the full data set."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from clipself_seg.data.images import DECODING_ERRORS, read_image
+from clipself_seg.data.label_maps import read_indices
+from clipself_seg.data.prepare.common import (
+    MapJob,
+    Options,
+    Prepared,
+    convert_files,
+    files_in,
+    lookup_table,
+    save_png,
+    save_tiff,
+    written_whole,
+)
+from clipself_seg.data.roots import ADE_150, ADE_847
+from clipself_seg.data.vocabulary import class_entries
+from clipself_seg.errors import InputError
+
+SPLITS = ("training", "validation")
+LARGEST_SHORT_SIDE = 512
+IGNORED = 65535
+OBJECT_IDS = 26 * 256  # of R // 10 and G
+
+
+class _FullJob(NamedTuple):
+    image: Path
+    source: Path
+    image_target: Path
+    target: Path
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        return (self.image_target, self.target)
+
+
+def prepare_ade150(options: Options, splits: Sequence[str] = ("validation",)) -> list[Prepared]:
+    """Write ADEChallengeData2016/annotations_detectron2/{split} from its annotations/{split}.
+
+    Raises:
+        InputError: the archive is not there, or a map of it is broken.
+    """
+    folder = options.root / "ADEChallengeData2016"
+    prepared = []
+    for split in splits:
+        target = folder / "annotations_detectron2" / split
+        sources = files_in(folder / "annotations" / split, "*.png", ADE_150)
+        jobs = [MapJob(path, target / path.name) for path in sources]
+        prepared.append(convert_files(_convert, jobs, target, options))
+    return prepared
+
+
+def _convert(job: MapJob) -> bool:
+    values = read_indices(job.source)
+    if values.dtype != np.uint8 or values.max() > 150:
+        raise InputError(
+            f"{job.source} is not one of the challenge's maps, which have 8 bits and the values "
+            f"0 to 150 (largest value {values.max()}): unpack ADEChallengeData2016 again"
+        )
+    save_png(job.target, values - 1)  # 0, "other", becomes 255
+    return True
+
+
+def prepare_ade847(options: Options, splits: Sequence[str] = ("validation",)) -> list[Prepared]:
+    """Write {images,annotations}_detectron2/{split} of ADE20K_2021_17_01 from its images/ADE.
+
+    Pictures whose shorter side exceeds 512 pixels are reduced to it, with their labels.
+
+    Raises:
+        InputError: the archive is not there, or a file of it is broken or missing.
+    """
+    folder = options.root / "ADE20K_2021_17_01"
+    prepared = []
+    for split in splits:
+        target = folder / "annotations_detectron2" / split
+        sources = files_in(folder / "images/ADE" / split, "ADE_*_seg.png", ADE_847)
+        jobs = [_full_job(folder, split, path) for path in sources]
+        prepared.append(convert_files(_convert_full, jobs, target, options))
+    return prepared
+
+
+def _full_job(folder: Path, split: str, source: Path) -> _FullJob:
+    stem = source.name.removesuffix("_seg.png")
+    return _FullJob(
+        source.with_name(f"{stem}.jpg"),
+        source,
+        folder / "images_detectron2" / split / f"{stem}.jpg",
+        folder / "annotations_detectron2" / split / f"{stem}.tif",
+    )
+
+
+def _convert_full(job: _FullJob) -> bool:
+    image, labels = read_image(job.image), _full_table()[_object_ids(job.source)]
+    height, width = labels.shape
+    if image.shape[:2] != (height, width):
+        raise InputError(
+            f"{job.image} is {image.shape[1]} x {image.shape[0]}, {job.source} is "
+            f"{width} x {height}: unpack both again"
+        )
+    if min(height, width) > LARGEST_SHORT_SIDE:
+        scale = LARGEST_SHORT_SIDE / min(height, width)
+        size = (round(width * scale), round(height * scale))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+        labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
+    _save_jpeg(job.image_target, image)
+    save_tiff(job.target, labels)
+    return True
+
+
+def _object_ids(path: Path) -> np.ndarray:
+    """Ids of the objects in a `_seg.png`, (H, W) int64."""
+    try:
+        with Image.open(path) as file:
+            if file.mode != "RGB":
+                raise InputError(f"{path} has pixels of type {file.mode}, not RGB: unpack it again")
+            rgb = np.asarray(file).astype(np.int64)
+    except InputError:
+        raise
+    except DECODING_ERRORS as error:
+        raise InputError(f"{path} cannot be decoded ({error}): unpack it again") from None
+    return rgb[..., 0] // 10 * 256 + rgb[..., 1]
+
+
+@functools.cache
+def _full_table() -> np.ndarray:
+    # Not `load_vocabulary`, of which every process would warn that some names occur twice.
+    index_of = {entry["dataset_id"]: i for i, entry in enumerate(class_entries("ade20k_847"))}
+    return lookup_table(index_of, OBJECT_IDS, IGNORED, np.uint16)
+
+
+def _save_jpeg(path: Path, image: np.ndarray) -> None:
+    # OpenCV's own writer and quality, for the pictures that the published numbers were made with.
+    _, content = cv2.imencode(".jpg", image[..., ::-1])
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content.tobytes())

@@ -1,0 +1,56 @@
+"""COCO-Stuff: the archive's stuffthingmaps -> indices of the 171 classes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from clipself_seg.data.label_maps import read_indices
+from clipself_seg.data.prepare.common import (
+    MapJob,
+    Options,
+    Prepared,
+    convert_files,
+    files_in,
+    lookup_table,
+    save_png,
+)
+from clipself_seg.data.roots import COCO_STUFF
+from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.errors import InputError
+
+SPLITS = ("train2017", "val2017")
+
+
+def prepare_coco_stuff(options: Options, splits: Sequence[str] = SPLITS) -> list[Prepared]:
+    """Write coco-stuff/annotations_detectron2/{split} from coco-stuff/annotations/{split}.
+
+    Raises:
+        InputError: the archive is not there, or a map of it is broken.
+    """
+    return [_prepare_split(options, split) for split in splits]
+
+
+def _prepare_split(options: Options, split: str) -> Prepared:
+    folder = options.root / "coco-stuff"
+    target = folder / "annotations_detectron2" / split
+    sources = files_in(folder / "annotations" / split, "*.png", COCO_STUFF)
+    jobs = [MapJob(path, target / path.name) for path in sources]
+    return convert_files(_convert, jobs, target, options)
+
+
+def _convert(job: MapJob) -> bool:
+    values = read_indices(job.source)
+    if values.dtype != np.uint8:
+        raise InputError(f"{job.source} is not one of the archive's 8-bit maps: unpack it again")
+    save_png(job.target, _table()[values])
+    return True
+
+
+@functools.cache
+def _table() -> np.ndarray:
+    # A pixel is the official category id less 1; ids that no class has, and 255, are ignored.
+    index_of = load_vocabulary("coco_stuff_171").dataset_id_to_index
+    return lookup_table({number - 1: i for number, i in index_of.items()}, 256, 255, np.uint8)

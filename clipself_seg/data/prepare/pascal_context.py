@@ -1,0 +1,170 @@
+"""PASCAL Context on VOC 2010: the 59 frequent classes from its JSON, all 459 from its .mat files."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from pycocotools import mask as rle
+
+from clipself_seg.data.prepare.common import (
+    MapJob,
+    Options,
+    Prepared,
+    convert_files,
+    lookup_table,
+    require,
+    save_png,
+    save_tiff,
+)
+from clipself_seg.data.prepare.lists import read_stems
+from clipself_seg.data.roots import PASCAL_CONTEXT
+from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.errors import InputError
+
+CLASSES = 459
+JSON_HINT = (
+    "trainval_merged.json is the annotation file of the PASCAL in Detail challenge, "
+    "https://sites.google.com/view/pasd"
+)
+MAT_HINT = (
+    "The folder trainval with one .mat a picture is in the archive of PASCAL Context's 459 classes, "
+    "https://www.cs.stanford.edu/~roozbeh/pascal-context"
+)
+LIST_HINT = (
+    "It is the list of the 5104 validation pictures, one name a line, that CAT-Seg's repository has "
+    "in its folder datasets; another list, such as ImageSets/Main/val.txt, is given by --list"
+)
+
+
+class _JsonJob(NamedTuple):
+    source: Path
+    target: Path
+    size: tuple[int, int]  # height, width
+    segments: list[tuple[int, dict[str, Any]]]  # category id, RLE
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        return (self.target,)
+
+
+def prepare_pascal_context_59(options: Options) -> list[Prepared]:
+    """Write VOC2010/annotations_detectron2/pc59_val from VOC2010/trainval_merged.json.
+
+    Every picture of its phase "val" gets a map, in which later segments cover earlier ones.
+
+    Raises:
+        InputError: the JSON is not there, or not what it should be.
+    """
+    folder = options.root / "VOCdevkit/VOC2010"
+    target = folder / "annotations_detectron2/pc59_val"
+    jobs = _json_jobs(require(folder / "trainval_merged.json", PASCAL_CONTEXT, JSON_HINT), target)
+    return [convert_files(_convert_segments, jobs, target, options)]
+
+
+def _json_jobs(path: Path, target: Path) -> list[_JsonJob]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        images = [image for image in content["images"] if image["phase"] == "val"]
+        wanted = {image["image_id"] for image in images}
+        segments = defaultdict(list)
+        for entry in content["annos_segmentation"]:
+            if entry["image_id"] in wanted:
+                segments[entry["image_id"]].append((entry["category_id"], entry["segmentation"]))
+        jobs = [
+            _JsonJob(
+                path,
+                target / f"{Path(image['file_name']).stem}.png",
+                (image["height"], image["width"]),
+                segments[image["image_id"]],
+            )
+            for image in images
+        ]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path} is not the file it should be ({type(error).__name__}: {error})\n{JSON_HINT}"
+        ) from None
+    if not jobs:
+        raise InputError(f'{path} has no picture of phase "val"\n{JSON_HINT}')
+    return jobs
+
+
+def _convert_segments(job: _JsonJob) -> bool:
+    painted = np.zeros(job.size, np.uint16)
+    for category, segment in job.segments:
+        painted[_mask(job, segment)] = category
+    save_png(job.target, _table()[painted])
+    return True
+
+
+def _mask(job: _JsonJob, segment: Any) -> np.ndarray:
+    """Bool (H, W)."""
+    stem = job.target.stem
+    try:
+        if isinstance(segment["counts"], list):
+            segment = rle.frPyObjects(segment, *segment["size"])
+        mask = rle.decode(segment).astype(bool)
+    except (TypeError, KeyError, ValueError) as error:
+        raise InputError(
+            f"{job.source}: a segment of {stem} is not an RLE ({error})\n{JSON_HINT}"
+        ) from None
+    if mask.shape != job.size:
+        raise InputError(f"{job.source}: a segment of {stem} has another size than the picture")
+    return mask
+
+
+@functools.cache
+def _table() -> np.ndarray:
+    # The classes' numbers among the 459; background, 0, and all others are ignored.
+    index_of = load_vocabulary("pascal_context_59").dataset_id_to_index
+    return lookup_table(index_of, 1 << 16, 255, np.uint8)
+
+
+def prepare_pascal_context_459(options: Options, list_file: Path | None = None) -> list[Prepared]:
+    """Write VOC2010/annotations_detectron2/pc459_val from VOC2010/trainval/*.mat.
+
+    Pictures of the list without a .mat file have no ground truth and are left out.
+
+    Args:
+        list_file: names of the pictures; None is VOC2010/pascalcontext_val.txt.
+
+    Raises:
+        InputError: list or archive are not there, or a file of it is broken.
+    """
+    folder = options.root / "VOCdevkit/VOC2010"
+    target = folder / "annotations_detectron2/pc459_val"
+    path = list_file or folder / "pascalcontext_val.txt"
+    stems = read_stems(require(path, PASCAL_CONTEXT, LIST_HINT))
+    source = require(folder / "trainval", PASCAL_CONTEXT, MAT_HINT)
+    found = [stem for stem in stems if (source / f"{stem}.mat").exists()]
+    if not found:
+        raise InputError(f"{source} has no .mat file of a picture in {path}\n{MAT_HINT}")
+    jobs = [MapJob(source / f"{stem}.mat", target / f"{stem}.tif") for stem in found]
+    done = convert_files(_convert_mat, jobs, target, options)
+    return [done._replace(left_out=done.left_out + len(stems) - len(found))]
+
+
+def _convert_mat(job: MapJob) -> bool:
+    values = _read_mat(job.source)
+    if values.ndim != 2 or values.min() < 1 or values.max() > CLASSES:
+        raise InputError(
+            f"{job.source}: LabelMap has the shape {values.shape} and values from {values.min()} "
+            f"to {values.max()}, where 1 to {CLASSES} are expected\n{MAT_HINT}"
+        )
+    save_tiff(job.target, (values.astype(np.int64) - 1).astype(np.uint16))
+    return True
+
+
+def _read_mat(path: Path) -> np.ndarray:
+    import scipy.io
+
+    try:
+        return np.asarray(scipy.io.loadmat(path)["LabelMap"])
+    except Exception as error:  # scipy raises a dozen kinds about a broken file
+        raise InputError(
+            f"{path} cannot be read as a .mat file with a LabelMap ({error}): unpack it again"
+        ) from None

@@ -1,0 +1,106 @@
+"""A preparation that dies leaves whole files only, and the next run completes it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipself_seg.data.prepare import common
+from clipself_seg.data.prepare.ade import prepare_ade150
+from clipself_seg.data.prepare.common import Options
+from clipself_seg.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[3]
+COUNT, DEATH = 6, 4
+
+# Writes half of the fourth map's file, then dies as by `kill -9`.
+SCRIPT = f"""
+import os, signal
+from pathlib import Path
+from PIL import Image
+from clipself_seg.data.prepare.ade import prepare_ade150
+from clipself_seg.data.prepare.common import Options
+
+whole, calls = Image.Image.save, []
+def save(self, path, **how):
+    calls.append(path)
+    whole(self, path, **how)
+    if len(calls) == {DEATH}:
+        os.truncate(path, os.path.getsize(path) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+Image.Image.save = save
+prepare_ade150(Options(Path("data")))
+"""
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """Six maps of random labels."""
+    folder = tmp_path / "data/ADEChallengeData2016/annotations/validation"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(COUNT):
+        labels = rng.integers(1, 151, (40, 60), dtype=np.uint8)
+        Image.fromarray(labels).save(folder / f"ADE_val_{number}.png")
+    return folder
+
+
+def targets(archive):
+    return archive.parent.parent / "annotations_detectron2/validation"
+
+
+def check_whole(archive, paths):
+    for path in paths:
+        before = np.asarray(Image.open(archive / path.name))
+        assert (np.asarray(Image.open(path)) == before - 1).all()
+
+
+def test_a_killed_run_leaves_whole_maps_and_the_next_completes_it(archive, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=tmp_path, env=environment)
+    assert done.returncode == -signal.SIGKILL
+    left = sorted(targets(archive).glob("*.png"))
+    assert len(left) == DEATH - 1 and len(list(targets(archive).glob(".*.part"))) == 1
+    check_whole(archive, left)
+    (prepared,) = prepare_ade150(Options(tmp_path / "data"))
+    assert prepared[1:] == (COUNT - DEATH + 1, DEATH - 1, 0)
+    assert len(list(targets(archive).iterdir())) == COUNT
+    check_whole(archive, targets(archive).iterdir())
+
+
+def test_a_full_disk_is_said_and_nothing_is_lost(archive, tmp_path, monkeypatch):
+    whole, calls = Image.Image.save, []
+
+    def save(self, path, **how):
+        calls.append(path)
+        whole(self, path, **how)
+        if len(calls) == DEATH:
+            os.truncate(path, 10)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    with pytest.raises(
+        InputError, match="ADE_val_3.png cannot be written .No space.*make room"
+    ):
+        prepare_ade150(Options(tmp_path / "data"))
+    assert len(list(targets(archive).iterdir())) == DEATH - 1
+    (prepared,) = prepare_ade150(Options(tmp_path / "data"))
+    assert prepared[1:] == (COUNT - DEATH + 1, DEATH - 1, 0)
+
+
+def test_an_error_in_a_worker_arrives_as_it_is(archive, tmp_path):
+    (archive / "ADE_val_2.png").write_bytes(b"broken")
+    with pytest.raises(InputError, match="ADE_val_2.png cannot be decoded"):
+        prepare_ade150(Options(tmp_path / "data", processes=2))
+
+
+def test_what_a_lookup_table_does_not_name_is_the_other_value():
+    assert common.lookup_table({3: 0, 1: 1}, 5, 9, np.uint8).tolist() == [9, 1, 9, 0, 9]

@@ -1,0 +1,254 @@
+"""PASCAL Context, on files written here in the official formats."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+from pycocotools import mask as rle
+
+from clipself_seg.data.builtin import sem_seg_records
+from clipself_seg.data.prepare.common import Options
+from clipself_seg.data.prepare.pascal_context import (
+    prepare_pascal_context_59,
+    prepare_pascal_context_459,
+)
+from clipself_seg.errors import InputError
+
+CHOSEN = [
+    *(
+        2,
+        9,
+        18,
+        19,
+        22,
+        23,
+        25,
+        31,
+        33,
+        34,
+        44,
+        45,
+        46,
+        59,
+        65,
+        68,
+        72,
+        80,
+        85,
+        98,
+        104,
+        105,
+        113,
+    ),
+    *(
+        115,
+        144,
+        158,
+        159,
+        162,
+        187,
+        189,
+        207,
+        220,
+        232,
+        258,
+        259,
+        260,
+        284,
+        295,
+        296,
+        308,
+        324,
+    ),
+    *(
+        326,
+        347,
+        349,
+        354,
+        355,
+        360,
+        366,
+        368,
+        397,
+        415,
+        416,
+        420,
+        424,
+        427,
+        440,
+        445,
+        454,
+        458,
+    ),
+]
+HEIGHT, WIDTH = 24, 36
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """VOC2010 with four pictures."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    folder = tmp_path / "VOCdevkit/VOC2010"
+    (folder / "JPEGImages").mkdir(parents=True)
+    for number in range(1, 5):
+        picture = Image.fromarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+        picture.save(folder / f"JPEGImages/2008_{number:06d}.jpg")
+    return folder
+
+
+def segment(mask, compressed=True):
+    if compressed:
+        coded = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
+        return {"size": coded["size"], "counts": coded["counts"].decode()}
+    runs, value = [], False
+    flat = mask.flatten(order="F")
+    while len(flat):
+        ends = np.flatnonzero(flat != value)
+        length = int(ends[0]) if len(ends) else len(flat)
+        runs.append(length)
+        flat, value = flat[length:], not value
+    return {"size": list(mask.shape), "counts": runs}
+
+
+def write_json(folder, phases=("val", "train", "val", "val")):
+    """Random rectangles, some of the 59 and some not; what they should become."""
+    rng = np.random.default_rng(0)
+    images, entries, expected = [], [], {}
+    for number, phase in enumerate(phases, 1):
+        name, image_id = f"2008_{number:06d}", 2008000000 + number
+        facts = {"file_name": f"{name}.jpg", "image_id": image_id, "phase": phase}
+        images.append(facts | {"height": HEIGHT, "width": WIDTH})
+        expected[name] = np.full((HEIGHT, WIDTH), 255)
+        for i in range(8 if number < 4 else 0):
+            category = int(rng.choice([*CHOSEN, 1, 3, 397, 459]))
+            y, x = rng.integers(0, HEIGHT - 4), rng.integers(0, WIDTH - 4)
+            mask = np.zeros((HEIGHT, WIDTH), bool)
+            mask[y : y + 12, x : x + 14] = True
+            coded = segment(mask, compressed=i % 2 == 0)
+            entries.append(
+                {"image_id": image_id, "category_id": category, "segmentation": coded}
+            )
+            expected[name][mask] = CHOSEN.index(category) if category in CHOSEN else 255
+    # The file's order over the pictures is not that of the list of pictures.
+    order = [
+        entry for start in (2, 0, 1) for entry in entries[start * 8 : start * 8 + 8]
+    ]
+    content = {"images": images, "annos_segmentation": order}
+    (folder / "trainval_merged.json").write_text(json.dumps(content))
+    return expected
+
+
+def test_the_59_classes_are_painted_in_order_for_the_validation_pictures(
+    folder, tmp_path
+):
+    expected = write_json(folder)
+    (done,) = prepare_pascal_context_59(Options(tmp_path))
+    assert done[1:] == (3, 0, 0)
+    target = folder / "annotations_detectron2/pc59_val"
+    assert {path.stem for path in target.iterdir()} == expected.keys() - {"2008_000002"}
+    for path in target.iterdir():
+        labels = np.asarray(Image.open(path))
+        assert labels.dtype == np.uint8 and (labels == expected[path.stem]).all()
+    assert len(sem_seg_records("context_59_test_sem_seg")) == 3
+
+
+def test_a_json_that_is_another_file_says_where_the_right_one_is(folder, tmp_path):
+    path = folder / "trainval_merged.json"
+    with pytest.raises(
+        InputError, match="trainval_merged.json is missing.*\n.*PASCAL in Detail"
+    ):
+        prepare_pascal_context_59(Options(tmp_path))
+    for content in ("{", "[]", '{"images": []}', '{"images": [{"id": 1}]}'):
+        path.write_text(content)
+        with pytest.raises(
+            InputError, match="not the file it should be.*\n.*PASCAL in Detail"
+        ):
+            prepare_pascal_context_59(Options(tmp_path))
+    write_json(folder, phases=("train",))
+    with pytest.raises(InputError, match='no picture of phase "val"'):
+        prepare_pascal_context_59(Options(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "spoilt, words",
+    [
+        ([[1, 2, 3, 4, 5, 6]], "is not an RLE"),
+        ({"size": [3, 3], "counts": [9]}, "has another size than the picture"),
+    ],
+)
+def test_segments_that_do_not_fit_are_named(folder, tmp_path, spoilt, words):
+    write_json(folder)
+    path = folder / "trainval_merged.json"
+    content = json.loads(path.read_text())
+    content["annos_segmentation"][-1]["segmentation"] = spoilt
+    content["annos_segmentation"][-1]["image_id"] = 2008000004
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"a segment of 2008_000004 {words}"):
+        prepare_pascal_context_59(Options(tmp_path))
+
+
+def write_mats(folder, values):
+    (folder / "trainval").mkdir(exist_ok=True)
+    for stem, labels in values.items():
+        scipy.io.savemat(folder / f"trainval/{stem}.mat", {"LabelMap": labels})
+
+
+def test_the_459_classes_are_the_label_map_less_one(folder, tmp_path):
+    rng = np.random.default_rng(0)
+    stems = [f"2008_{number:06d}" for number in (1, 2, 3)]
+    maps = {
+        stem: rng.integers(1, 460, (HEIGHT, WIDTH)).astype(np.uint16) for stem in stems
+    }
+    maps["2008_000001"][0, :2] = 1, 459
+    # One more than listed, and one listed that has no .mat.
+    write_mats(folder, maps | {"2008_000004": np.ones((2, 2))})
+    (folder / "pascalcontext_val.txt").write_text(
+        "\n".join([*stems, "2008_000009", ""])
+    )
+    (done,) = prepare_pascal_context_459(Options(tmp_path, processes=2))
+    assert done[1:] == (3, 0, 1)
+    records = sem_seg_records("context_459_test_sem_seg")
+    assert [record["image_id"] for record in records] == stems
+    for record in records:
+        labels = Image.open(record["sem_seg_file_name"])
+        assert labels.mode == "I;16"
+        assert (np.asarray(labels) == maps[record["image_id"]].astype(int) - 1).all()
+
+
+def test_another_list_can_be_given(folder, tmp_path):
+    write_mats(folder, {"2008_000004": np.full((HEIGHT, WIDTH), 3.0)})
+    (tmp_path / "mine.txt").write_text("2008_000004.jpg 1\n")
+    (done,) = prepare_pascal_context_459(Options(tmp_path), tmp_path / "mine.txt")
+    assert done.written == 1
+
+
+def test_what_is_missing_or_broken_is_named(folder, tmp_path):
+    options = Options(tmp_path)
+    with pytest.raises(
+        InputError, match="pascalcontext_val.txt is missing.*\n.*CAT-Seg.*--list"
+    ):
+        prepare_pascal_context_459(options)
+    (folder / "pascalcontext_val.txt").write_text("\n")
+    with pytest.raises(InputError, match="names no picture"):
+        prepare_pascal_context_459(options)
+    (folder / "pascalcontext_val.txt").write_text("2008_000001\n")
+    with pytest.raises(InputError, match="trainval is missing.*\n.*459 classes"):
+        prepare_pascal_context_459(options)
+    (folder / "trainval").mkdir()
+    with pytest.raises(InputError, match="has no .mat file of a picture"):
+        prepare_pascal_context_459(options)
+    for wrong in (np.array([[0, 5]]), np.array([[5, 460]])):
+        write_mats(folder, {"2008_000001": wrong})
+        with pytest.raises(
+            InputError, match="2008_000001.mat: LabelMap .* where 1 to 459"
+        ):
+            prepare_pascal_context_459(options)
+    (folder / "trainval/2008_000001.mat").write_bytes(b"MATLAB 5.0 but cut")
+    with pytest.raises(
+        InputError, match="2008_000001.mat cannot be read as a .mat file"
+    ):
+        prepare_pascal_context_459(options)

@@ -99,7 +99,7 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         Raises:
             InputError: the label map is missing, broken or not of this vocabulary.
             ValueError: a prediction of another size, or of a class that there is not.
-            FloatingPointError: a score is not finite.
+            FloatingPointError: the best score of a pixel is not finite.
         """
         num_classes = len(self.class_names)
         for sample, output in zip(inputs, outputs, strict=True):
@@ -125,13 +125,12 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         if "sem_seg_labels" in output:
             labels = output["sem_seg_labels"]
         else:
-            scores = output["sem_seg"]
-            if not torch.isfinite(scores.sum(dtype=torch.float32)):
+            best, labels = output["sem_seg"].max(dim=0)
+            if not torch.isfinite(best).all():
                 raise FloatingPointError(
                     f"the scores of {file_name} are not finite: the weights or the precision are "
                     "at fault"
                 )
-            labels = scores.argmax(dim=0)
         predicted = labels.cpu().numpy()
         if self.background is not None:
             predicted = np.minimum(predicted, self.background)

@@ -52,6 +52,16 @@ def test_official_numbers_to_the_last_digit(case):
     text = wave((classes, 1, 512), 0.023, 0.7)
     found = aggregator.aggregate(dense, Guidance(dense, decoder), text).all_classes(classes)
     y, n = found.flatten(), found.numel()
-    actual = [y.mean(), y.std(correction=0), y.min(), y.max(), y[0], y[1], y[n // 3], y[n // 2], y[-1]]
+    actual = [
+        y.mean(),
+        y.std(correction=0),
+        y.min(),
+        y.max(),
+        y[0],
+        y[1],
+        y[n // 3],
+        y[n // 2],
+        y[-1],
+    ]
     expected = torch.tensor([float(x) for x in GOLDEN[case].split()], dtype=torch.float64)
     torch.testing.assert_close(torch.stack(actual), expected, atol=2e-10, rtol=1e-9)

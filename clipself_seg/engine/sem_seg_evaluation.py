@@ -17,8 +17,9 @@ from detectron2.utils import comm
 from clipself_seg.data import builtin
 from clipself_seg.data.overlap import seen_by_name
 from clipself_seg.data.sem_seg_mappers import SemSegTestMapper
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, read_class_json
 from clipself_seg.engine.loader import Record, Sample, evaluation_batches
+from clipself_seg.errors import InputError
 from clipself_seg.evaluation.sem_seg import SemSegAccuracyEvaluator
 from clipself_seg.evaluation.sem_seg_numbers import check_rule
 from clipself_seg.evaluation.sem_seg_report import paper_table, run_table
@@ -41,6 +42,7 @@ class SemSegEvaluation:
         train_vocabulary: str,
         workers: int,
         output_dir: Path,
+        class_json: str = "",
     ) -> None:
         """
         Args:
@@ -50,16 +52,18 @@ class SemSegEvaluation:
             train_vocabulary: name of the class list whose words count as seen; "" splits nothing.
             workers: of each loader.
             output_dir: for tables by class; its name is that of the model in the paper's table.
+            class_json: words that the model is given instead of the data set's own, one for each
+                of its classes, as CAT-Seg's files have them; "" for none.
         """
         self.datasets, self.mapper, self.rule = tuple(datasets), mapper, rule
         self.train_vocabulary, self.workers = train_vocabulary, workers
-        self.output_dir = output_dir
+        self.output_dir, self.class_json = output_dir, class_json
         self._known: dict[str, _Task] = {}
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Reads ``DATASETS``, ``TEST.MIOU_RULE`` and ``.TRAIN_VOCABULARY``, ``INPUT``,
-        ``DATALOADER`` and ``OUTPUT_DIR``."""
+        ``MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON``, ``DATALOADER`` and ``OUTPUT_DIR``."""
         words = cfg.TEST.TRAIN_VOCABULARY
         if not words and cfg.DATASETS.TRAIN:
             words = builtin.vocabulary_name(cfg.DATASETS.TRAIN[0])
@@ -70,6 +74,7 @@ class SemSegEvaluation:
             "train_vocabulary": words,
             "workers": cfg.DATALOADER.NUM_WORKERS,
             "output_dir": Path(cfg.OUTPUT_DIR),
+            "class_json": cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON,
         }
 
     def __call__(self, model: Any) -> SemSegResults:
@@ -105,7 +110,7 @@ class SemSegEvaluation:
 
     def _dataset(self, name: str, model: Any) -> dict[str, float]:
         task = self._task(name)
-        model.set_vocabulary(task.vocabulary)
+        model.set_vocabulary(task.words)
         evaluator = SemSegAccuracyEvaluator(
             dataset_name=name,
             class_names=task.class_names,
@@ -123,14 +128,14 @@ class SemSegEvaluation:
     def _task(self, name: str) -> _Task:
         """Words and records of a data set, read once."""
         if name not in self._known:
-            self._known[name] = _read_task(name, self.train_vocabulary)
+            self._known[name] = _read_task(name, self.train_vocabulary, self.class_json)
         return self._known[name]
 
 
 class _Task(NamedTuple):
     """A data set: what the model is told, what it is shown, and how it is counted."""
 
-    vocabulary: Vocabulary
+    words: Vocabulary | list[str]
     records: list[Record]
     class_names: tuple[str, ...]
     ignore_label: int
@@ -138,7 +143,7 @@ class _Task(NamedTuple):
     seen: np.ndarray | None
 
 
-def _read_task(name: str, train_vocabulary: str) -> _Task:
+def _read_task(name: str, train_vocabulary: str, class_json: str) -> _Task:
     files = builtin.sem_seg_dataset(name)
     vocabulary = load_vocabulary(files.vocabulary)
     # Without a background this keeps all; the background itself is neither seen nor unseen.
@@ -148,13 +153,23 @@ def _read_task(name: str, train_vocabulary: str) -> _Task:
     if train_vocabulary:
         seen = seen_by_name(vocabulary, load_vocabulary(train_vocabulary))[foreground]
     return _Task(
-        vocabulary=vocabulary,
+        words=_read_words(class_json, name, len(vocabulary)) if class_json else vocabulary,
         records=builtin.sem_seg_records(name),
         class_names=names if files.background is None else (*names, "background"),
         ignore_label=files.ignore_label,
         background=files.background,
         seen=seen,
     )
+
+
+def _read_words(class_json: str, name: str, count: int) -> list[str]:
+    words = read_class_json(class_json)
+    if len(words) != count:
+        raise InputError(
+            f'MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON {class_json} has {len(words)} names, "{name}" has '
+            f'{count} classes: leave the key "" to give each data set its own words'
+        )
+    return words
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ class Echo(nn.Module):
         self.names, self.asked = ("training's",), []
 
     def set_vocabulary(self, vocabulary):
-        self.names = vocabulary.names
+        self.names = tuple(getattr(vocabulary, "names", vocabulary))
 
     def forward(self, batch):
         assert len(batch) == 1 and not self.training
@@ -171,6 +171,17 @@ def test_the_old_rule_is_one_key_away(datasets):
     # "dog" is now predicted without being there: no number by one rule, 0 by the other.
     assert "IoU-dog" not in new["pets"] and old["pets"]["IoU-dog"] == 0
     assert old["pets"]["mIoU"] == pytest.approx(new["pets"]["mIoU"] * 2 / 3)
+
+
+def test_a_class_file_gives_the_model_other_words_and_keeps_the_classes(datasets):
+    (datasets / "words.json").write_text(json.dumps(["kitten, cat", "puppy", "lawn"]))
+    options = ("DATASETS.TEST", ("pets",), "MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON")
+    model = Echo()
+    results = evaluation(datasets, *options, str(datasets / "words.json"))(model)
+    assert model.asked[0][0] == ("kitten, cat", "puppy", "lawn")
+    assert results == evaluation(datasets, *options, "")(Echo())
+    with pytest.raises(InputError, match='has 5 names, "pets" has 3 classes'):
+        evaluation(datasets, *options, str(datasets / "rooms.json")).check(model)
 
 
 def test_tables_and_files_of_a_run(datasets, caplog):

@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from clipself_seg.data.roots import COCO, LVIS, MINI, PROPOSALS, DataRoot
 
+COUNTS = {"train": 118287, "val": 5000}
+"""Pictures of COCO's splits of 2017."""
+
 
 class DatasetFiles(NamedTuple):
     """Where one data set lies and what it is for. Paths are relative to the root.
@@ -16,6 +19,7 @@ class DatasetFiles(NamedTuple):
         panoptic: folder of the panoptic PNGs; then `annotations` is the panoptic JSON.
         vocabulary: name of the class list, for `vocabulary.load_vocabulary`.
         evaluator: Detectron2's evaluator_type; None for what is only trained on.
+        official_count: pictures of the official split; None for a data set that has none.
     """
 
     root: DataRoot
@@ -24,18 +28,14 @@ class DatasetFiles(NamedTuple):
     panoptic: str | None = None
     vocabulary: str | None = None
     evaluator: str | None = None
+    official_count: int | None = None
 
 
 def _coco(split: str) -> dict[str, DatasetFiles]:
-    images, words = f"coco/{split}2017", "coco_panoptic_133"
+    images, words, count = f"coco/{split}2017", "coco_panoptic_133", COUNTS[split]
     return {
         f"coco_2017_{split}": DatasetFiles(
-            COCO,
-            images,
-            f"coco/annotations/instances_{split}2017.json",
-            None,
-            None,
-            "coco",
+            COCO, images, f"coco/annotations/instances_{split}2017.json", None, None, "coco", count
         ),
         f"coco_2017_{split}_panoptic": DatasetFiles(
             COCO,
@@ -44,16 +44,13 @@ def _coco(split: str) -> dict[str, DatasetFiles]:
             f"coco/panoptic_{split}2017",
             words,
             "coco_panoptic_seg",
+            count,
         ),
     }
 
 
 def _mini(world: str, split: str) -> dict[str, DatasetFiles]:
-    name, images, annotations = (
-        f"{world}_{split}",
-        f"{world}/{split}",
-        f"{world}/annotations",
-    )
+    name, images, annotations = (f"{world}_{split}", f"{world}/{split}", f"{world}/annotations")
     return {
         name: DatasetFiles(
             MINI, images, f"{annotations}/instances_{split}.json", None, world, "coco"
@@ -66,9 +63,7 @@ def _mini(world: str, split: str) -> dict[str, DatasetFiles]:
             world,
             "coco_panoptic_seg",
         ),
-        f"{name}_proposals": DatasetFiles(
-            MINI, images, f"{annotations}/proposals_{split}.json"
-        ),
+        f"{name}_proposals": DatasetFiles(MINI, images, f"{annotations}/proposals_{split}.json"),
     }
 
 
@@ -76,10 +71,13 @@ DATASETS: dict[str, DatasetFiles] = {
     **_coco("train"),
     **_coco("val"),
     "coco_2017_train_proposals": DatasetFiles(
-        PROPOSALS, "coco/train2017", "coco/annotations/coco_proposals.json"
+        PROPOSALS,
+        "coco/train2017",
+        "coco/annotations/coco_proposals.json",
+        official_count=COUNTS["train"],
     ),
     "lvis_v1_train": DatasetFiles(
-        LVIS, "coco/", "lvis/lvis_v1_train.json", None, "lvis_v1_1203", "lvis"
+        LVIS, "coco/", "lvis/lvis_v1_train.json", None, "lvis_v1_1203", "lvis", 100170
     ),
     **_mini("mini", "train"),
     **_mini("mini", "val"),

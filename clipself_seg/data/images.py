@@ -37,9 +37,7 @@ DECODING_ERRORS = (
 )
 
 
-def read_image(
-    path: str | os.PathLike[str], size: tuple[int, int] | None = None
-) -> np.ndarray:
+def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> np.ndarray:
     """Read a picture as uint8 RGB, (H, W, 3).
 
     The EXIF orientation is applied, as Detectron2's loaders do: COCO's sizes and annotations refer
@@ -62,9 +60,7 @@ def read_image(
             f"image {path} is missing: restore it, or remove it from the annotation file"
         ) from None
     except UnidentifiedImageError:
-        raise InputError(
-            f"image {path} is not a picture that Pillow reads: replace it"
-        ) from None
+        raise InputError(f"image {path} is not a picture that Pillow reads: replace it") from None
     except DECODING_ERRORS as error:
         raise InputError(
             f"image {path} cannot be decoded ({error}): fetch it again, "
@@ -159,9 +155,7 @@ def pixel_corners(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
     gets the one pixel column or row nearest to it.
     """
     limit = np.array([width, height])
-    corners = np.rint(np.asarray(boxes, dtype=np.float64).reshape(-1, 4)).astype(
-        np.int64
-    )
+    corners = np.rint(np.asarray(boxes, dtype=np.float64).reshape(-1, 4)).astype(np.int64)
     low = corners[:, :2].clip(0, limit - 1)
     high = np.maximum(corners[:, 2:], low + 1).clip(None, limit)
     return np.concatenate([low, high], axis=1)

@@ -71,10 +71,7 @@ def read_indices(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def _check_labels(
-    labels: np.ndarray,
-    path: str | os.PathLike[str],
-    num_classes: int,
-    ignore_label: int,
+    labels: np.ndarray, path: str | os.PathLike[str], num_classes: int, ignore_label: int
 ) -> None:
     known = (labels >= 0) & (labels < num_classes) | (labels == ignore_label)
     if not known.all():
@@ -86,11 +83,7 @@ def _check_labels(
         )
     # A reader or writer of 8 bits cuts larger labels to 255, which is a class where there are so
     # many; a map whose labels happen to be below that is in order.
-    if (
-        labels.dtype == np.uint8
-        and num_classes > 255 != ignore_label
-        and (labels == 255).any()
-    ):
+    if labels.dtype == np.uint8 and num_classes > 255 != ignore_label and (labels == 255).any():
         raise InputError(
             f"label map {path} has 8 bits and the value 255, with {num_classes} classes: labels "
             "above 254 were cut; prepare it again as 16-bit TIFF"
@@ -101,9 +94,7 @@ def _likely_cause(outside: np.ndarray, num_classes: int, ignore_label: int) -> s
     if outside.tolist() == [num_classes]:
         return "Labels that count from 1? tools/prepare_*.py renumber the archives' maps from 0."
     if outside.tolist() in ([255], [65535]):
-        return (
-            f"Is {outside[0]} the ignore label here? Set it in the data set's metadata."
-        )
+        return f"Is {outside[0]} the ignore label here? Set it in the data set's metadata."
     return (
         "An archive's map that was not prepared (see tools/prepare_*.py), another data set's "
         "numbering, or another vocabulary."

@@ -22,11 +22,7 @@ MOST_JOBS_AT_ONCE = 32
 
 
 def run_in_parallel(
-    function: Callable[[Job], Result],
-    jobs: Sequence[Job],
-    *,
-    processes: int,
-    label: str,
+    function: Callable[[Job], Result], jobs: Sequence[Job], *, processes: int, label: str
 ) -> list[Result]:
     """``[function(job) for job in jobs]``, in order.
 

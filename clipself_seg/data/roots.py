@@ -34,9 +34,7 @@ COCO_STUFF = _benchmark(
     "stuffthingmaps_trainval2017.zip of https://github.com/nightrome/cocostuff to "
     "coco-stuff/annotations"
 )
-ADE_150 = _benchmark(
-    "unpack ADEChallengeData2016.zip of http://sceneparsing.csail.mit.edu there"
-)
+ADE_150 = _benchmark("unpack ADEChallengeData2016.zip of http://sceneparsing.csail.mit.edu there")
 ADE_847 = _benchmark(
     "unpack the full data set ADE20K_2021_17_01 of https://ade20k.csail.mit.edu there"
 )

@@ -72,14 +72,10 @@ class SemSegTrainMapper:
         # Detectron2 resizes bytes with PIL, and other types with torch, which has no nearest
         # neighbour for 16-bit integers.
         self.narrow = max(num_classes - 1, ignore_label) <= 255
-        self.augmentations: list[Any] = [
-            T.ResizeShortestEdge(list(min_sizes), max_size, sampling)
-        ]
+        self.augmentations: list[Any] = [T.ResizeShortestEdge(list(min_sizes), max_size, sampling)]
         if crop is not None:
             self.augmentations.append(
-                T.RandomCrop_CategoryAreaConstraint(
-                    *crop, max_category_area, ignore_label
-                )
+                T.RandomCrop_CategoryAreaConstraint(*crop, max_category_area, ignore_label)
             )
         if change_colours:
             self.augmentations.append(ColorAugSSDTransform(img_format="RGB"))
@@ -137,9 +133,7 @@ class SemSegTrainMapper:
             "file_name": record["file_name"],
             "image_id": record["image_id"],
             "image": self._pad(_chw(augmented.image), PADDING),
-            "sem_seg": self._pad(
-                sem_seg if self.narrow else sem_seg.int(), self.ignore_label
-            ),
+            "sem_seg": self._pad(sem_seg if self.narrow else sem_seg.int(), self.ignore_label),
         }
 
     def _pad(self, pixels: Tensor, value: int) -> Tensor:
@@ -167,10 +161,7 @@ class SemSegTestMapper:
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Read INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST."""
         _check_format(cfg)
-        return {
-            "min_size": cfg.INPUT.MIN_SIZE_TEST,
-            "max_size": cfg.INPUT.MAX_SIZE_TEST,
-        }
+        return {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": cfg.INPUT.MAX_SIZE_TEST}
 
     def __call__(self, record: Record) -> Sample:
         """Make the sample of one picture.

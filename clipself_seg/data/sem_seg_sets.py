@@ -7,6 +7,7 @@ command from the official archives. Labels are indices into the vocabulary.
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +40,7 @@ class SemSegFiles(NamedTuple):
         prepare: command that writes the label maps.
         images_without_labels: whether the folder of the pictures is meant to hold others as well.
         official_count: pictures of the official split; None for a data set that has none.
+        archive: folder that shows that the archive is there, where that is not `images`.
         root: None for a data set of Detectron2's catalogue, whose folders are complete paths.
     """
 
@@ -52,22 +54,31 @@ class SemSegFiles(NamedTuple):
     prepare: str = ""
     images_without_labels: bool = False
     official_count: int | None = None
+    archive: str = ""
     root: DataRoot | None = None
 
     @property
     def image_root(self) -> Path:
         """Folder of the pictures, as the environment says now."""
-        return Path(self.images) if self.root is None else self.root.path / self.images
+        return self._below(self.images)
 
     @property
     def sem_seg_root(self) -> Path:
         """Folder of the label maps, as the environment says now."""
-        return Path(self.labels) if self.root is None else self.root.path / self.labels
+        return self._below(self.labels)
+
+    @property
+    def archive_root(self) -> Path:
+        """Folder of the archive, as the environment says now."""
+        return self._below(self.archive or self.images)
 
     @property
     def evaluator(self) -> str:
         """Detectron2's evaluator_type."""
         return "sem_seg" if self.background is None else "sem_seg_background"
+
+    def _below(self, folder: str) -> Path:
+        return Path(folder) if self.root is None else self.root.path / folder
 
     def label_count(self, vocabulary_size: int) -> int:
         """How many labels the maps may hold besides `ignore_label`."""
@@ -139,6 +150,7 @@ SEM_SEG_DATASETS: dict[str, SemSegFiles] = {
         "ade20k_847",
         65535,
         label_suffix=".tif",
+        archive="ADE20K_2021_17_01/images/ADE/validation",
         prepare="python tools/prepare_ade847.py",
         official_count=2000,
         root=ADE_847,
@@ -146,9 +158,7 @@ SEM_SEG_DATASETS: dict[str, SemSegFiles] = {
     "context_59_test_sem_seg": _context(59, ".png", 255),
     "context_459_test_sem_seg": _context(459, ".tif", 459),
     "voc_2012_test_sem_seg": _voc("annotations_detectron2", "voc_20", None),
-    "voc_2012_test_background_sem_seg": _voc(
-        "annotations_detectron2_bg", "voc_20b_prompts", 20
-    ),
+    "voc_2012_test_background_sem_seg": _voc("annotations_detectron2_bg", "voc_20b_prompts", 20),
     **{
         f"{world}_{split}_sem_seg": _mini(world, split, split, world)
         for world in ("mini", "mini2")
@@ -173,8 +183,10 @@ def pair_files(name: str, files: SemSegFiles) -> list[Record]:
     Raises:
         InputError: a folder is missing, or no picture has a map; names the command to run.
     """
-    images = _files_by_stem(name, files, files.image_root, files.image_suffix)
-    labels = _files_by_stem(name, files, files.sem_seg_root, files.label_suffix)
+    for folder in (files.image_root, files.sem_seg_root):
+        if not folder.is_dir():
+            raise InputError(f'data set "{name}": {folder} is missing; {_advice(files)}')
+    images, labels = files_by_stem(files)
     both = sorted(images.keys() & labels.keys())
     if not both:
         raise InputError(
@@ -196,21 +208,24 @@ def pair_files(name: str, files: SemSegFiles) -> list[Record]:
     ]
 
 
-def _files_by_stem(
-    name: str, files: SemSegFiles, folder: Path, suffix: str
-) -> dict[str, str]:
-    """Stem -> path of the files of a folder with a suffix."""
+def files_by_stem(files: SemSegFiles) -> tuple[dict[str, str], dict[str, str]]:
+    """Stem -> path of all pictures, and of all label maps; empty where there is no such folder."""
+    return (
+        _files_with(files.image_root, files.image_suffix),
+        _files_with(files.sem_seg_root, files.label_suffix),
+    )
+
+
+def _files_with(folder: Path, suffix: str) -> dict[str, str]:
     try:
-        names = [path.name for path in folder.iterdir()]
+        names = os.listdir(folder)
     except OSError:
-        raise InputError(
-            f'data set "{name}": {folder} is missing; {_advice(files)}'
-        ) from None
+        return {}
     # Hidden files are what an interrupted preparation leaves.
     return {
-        entry[: -len(suffix)]: str(folder / entry)
-        for entry in names
-        if entry.endswith(suffix) and not entry.startswith(".")
+        name.removesuffix(suffix): str(folder / name)
+        for name in names
+        if name.endswith(suffix) and not name.startswith(".")
     }
 
 

@@ -94,9 +94,7 @@ def _read_manifest(folder: Path) -> Any:
 def scene_of(spec: WorldSpec, split: str, index: int, seed: int) -> Scene:
     """The scene with a number; every number has its own stream of random choices."""
     world = list(WORLDS).index(spec.name)
-    return draw_scene(
-        np.random.default_rng([seed, world, SPLITS.index(split), index]), spec
-    )
+    return draw_scene(np.random.default_rng([seed, world, SPLITS.index(split), index]), spec)
 
 
 def _write_split(
@@ -116,13 +114,9 @@ def _write_scene(job: tuple[Path, str, str, int, int]) -> Entry:
     spec = WORLDS[world]
     scene = scene_of(spec, split, index, seed)
     stem = f"{index:06d}"
-    Image.fromarray(scene.image).save(
-        folder / split / f"{stem}.jpg", quality=95, subsampling=0
-    )
+    Image.fromarray(scene.image).save(folder / split / f"{stem}.jpg", quality=95, subsampling=0)
     ids = scene.segment_map.astype(np.uint32) * ID_STEP
-    rgb = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(
-        np.uint8
-    )
+    rgb = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
     Image.fromarray(rgb).save(folder / f"panoptic_{split}" / f"{stem}.png")
     lookup = np.full(len(scene.segments) + 1, VOID, np.uint8)
     for segment in scene.segments:
@@ -160,12 +154,7 @@ def _write_base_maps(folder: Path, spec: WorldSpec) -> None:
 def _image_entry(scene: Scene, index: int) -> Entry:
     height, width = scene.segment_map.shape
     # Ids are not positions: code that mixes them up shows.
-    return {
-        "id": 1000 + index,
-        "file_name": f"{index:06d}.jpg",
-        "width": width,
-        "height": height,
-    }
+    return {"id": 1000 + index, "file_name": f"{index:06d}.jpg", "width": width, "height": height}
 
 
 def _segment_entry(scene: Scene, segment: Any) -> Entry:
@@ -188,8 +177,7 @@ def _captions(rng: np.random.Generator, scene: Scene) -> list[str]:
     things = tuple(segment.concept for segment in ordered if segment.concept.isthing)
     stuff = tuple(segment.concept for segment in ordered if not segment.concept.isthing)
     return [
-        write_caption(rng, *choose_mentions(rng, things, stuff, subject=False))
-        for _ in range(2)
+        write_caption(rng, *choose_mentions(rng, things, stuff, subject=False)) for _ in range(2)
     ]
 
 
@@ -201,9 +189,7 @@ def _proposals(rng: np.random.Generator, scene: Scene) -> list[list[float]]:
         if segment.concept.isthing:
             x0, y0, x1, y1 = segment.box
             spread = 0.08 * np.array([x1 - x0, y1 - y0, x1 - x0, y1 - y0])
-            boxes += list(
-                np.array([x0, y0, x1, y1]) + rng.normal(0, 1, (JITTERED, 4)) * spread
-            )
+            boxes += list(np.array([x0, y0, x1, y1]) + rng.normal(0, 1, (JITTERED, 4)) * spread)
     for _ in range(RANDOM):
         w, h = rng.uniform(0.12, 0.5, 2) * max(height, width)
         x, y = rng.uniform(0, max(1, width - w)), rng.uniform(0, max(1, height - h))
@@ -213,17 +199,12 @@ def _proposals(rng: np.random.Generator, scene: Scene) -> list[list[float]]:
     return np.concatenate([corners, sides], axis=1).round(1).tolist()
 
 
-def _write_annotations(
-    folder: Path, spec: WorldSpec, split: str, entries: list[Entry]
-) -> None:
+def _write_annotations(folder: Path, spec: WorldSpec, split: str, entries: list[Entry]) -> None:
     images = [entry["image"] for entry in entries]
     panoptic, instances, captions, proposals = [], [], [], []
     for image, entry in zip(images, entries):
         key = {"image_id": image["id"]}
-        infos = [
-            _without(segment, "segmentation", "isthing")
-            for segment in entry["segments"]
-        ]
+        infos = [_without(segment, "segmentation", "isthing") for segment in entry["segments"]]
         png = image["file_name"].replace(".jpg", ".png")
         panoptic.append({**key, "file_name": png, "segments_info": infos})
         instances += [
@@ -233,24 +214,14 @@ def _write_annotations(
         ]
         captions += [{**key, "caption": caption} for caption in entry["captions"]]
         proposals += [
-            {
-                **key,
-                "bbox": box,
-                "category_id": 1,
-                "area": box[2] * box[3],
-                "iscrowd": 0,
-            }
+            {**key, "bbox": box, "category_id": 1, "area": box[2] * box[3], "iscrowd": 0}
             for box in entry["proposals"]
         ]
     for listed in (instances, captions, proposals):
         for number, annotation in enumerate(listed, 1):
             annotation["id"] = number
     categories = [
-        {
-            "id": concept.dataset_id,
-            "name": concept.names[0],
-            "isthing": int(concept.isthing),
-        }
+        {"id": concept.dataset_id, "name": concept.names[0], "isthing": int(concept.isthing)}
         for concept in spec.concepts
     ]
     things = [category for category in categories if category["isthing"]]

@@ -31,11 +31,7 @@ def mini_root(tmp_path, monkeypatch):
     box = {"image_id": 3, "bbox": [1, 2, 3, 4]}
     segments = [{"id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}]
     entry = {"image_id": 3, "file_name": "3.png", "segments_info": segments}
-    for name, annotation in {
-        "instances": box,
-        "proposals": box,
-        "panoptic": entry,
-    }.items():
+    for name, annotation in {"instances": box, "proposals": box, "panoptic": entry}.items():
         content = {"images": images, "annotations": [annotation]}
         (folder / "annotations" / f"{name}_train.json").write_text(json.dumps(content))
     monkeypatch.setenv("CLIPSELF_SEG_MINI", str(tmp_path))
@@ -55,10 +51,7 @@ def registered():
 def test_all_names_are_in_detectron2s_catalogue_once():
     assert DATASETS.keys() <= set(DatasetCatalog.list())
     register_datasets()
-    assert (
-        MetadataCatalog.get("coco_2017_val_panoptic").evaluator_type
-        == "coco_panoptic_seg"
-    )
+    assert MetadataCatalog.get("coco_2017_val_panoptic").evaluator_type == "coco_panoptic_seg"
 
 
 def test_detectron2s_own_names_keep_their_files():
@@ -95,18 +88,12 @@ def test_data_sets_are_joined_in_order(mini_root):
 
 def test_our_names_also_load_from_the_catalogue(mini_root):
     assert DatasetCatalog.get("mini_train_proposals")[0]["proposals"].shape == (1, 4)
-    assert (
-        DatasetCatalog.get("mini_train_panoptic")[0]["segments_info"][0]["category_id"]
-        == 1
-    )
+    assert DatasetCatalog.get("mini_train_panoptic")[0]["segments_info"][0]["category_id"] == 1
 
 
 def test_a_users_own_data_set_works_under_its_name(mini_root, registered):
     json_file = str(mini_root / "mini/annotations/instances_train.json")
-    for name, folder in {
-        "my_photos": str(mini_root),
-        "my_lost_photos": "nowhere",
-    }.items():
+    for name, folder in {"my_photos": str(mini_root), "my_lost_photos": "nowhere"}.items():
         register_coco_instances(name, {"vocabulary": "lvis_v1_1203"}, json_file, folder)
         registered.append(name)
     (record,) = distillation_records(["my_photos"], "proposals")
@@ -193,9 +180,7 @@ def test_semantic_sets_are_in_detectron2s_catalogue_with_their_classes(name):
     assert files.label_count(len(load_vocabulary(files.vocabulary))) == labels
     assert metadata.ignore_label == files.ignore_label == ignore_label
     background = name == "voc_2012_test_background_sem_seg"
-    assert metadata.evaluator_type == (
-        "sem_seg_background" if background else "sem_seg"
-    )
+    assert metadata.evaluator_type == ("sem_seg_background" if background else "sem_seg")
     assert files.background == (20 if background else None)
     assert vocabulary_name(name) == files.vocabulary
 
@@ -203,10 +188,7 @@ def test_semantic_sets_are_in_detectron2s_catalogue_with_their_classes(name):
 @pytest.fixture
 def semantic_root(tmp_path, monkeypatch):
     """The training pictures 1, 2, 3 of a mini world, and label maps of 2, 3, 4."""
-    for folder, suffix, stems in (
-        ("train", "jpg", "321"),
-        ("stuffthingmaps/train", "png", "432"),
-    ):
+    for folder, suffix, stems in (("train", "jpg", "321"), ("stuffthingmaps/train", "png", "432")):
         (tmp_path / "mini" / folder).mkdir(parents=True)
         for stem in stems:
             (tmp_path / "mini" / folder / f"{stem}.{suffix}").touch()
@@ -215,25 +197,17 @@ def semantic_root(tmp_path, monkeypatch):
     return tmp_path / "mini"
 
 
-def test_pictures_and_label_maps_are_paired_by_name_and_the_rest_is_counted(
-    semantic_root, caplog
-):
+def test_pictures_and_label_maps_are_paired_by_name_and_the_rest_is_counted(semantic_root, caplog):
     records = sem_seg_records("mini_train_sem_seg")
     assert [record["image_id"] for record in records] == ["2", "3"]
     assert records[0]["file_name"] == str(semantic_root / "train/2.jpg")
-    assert records[0]["sem_seg_file_name"] == str(
-        semantic_root / "stuffthingmaps/train/2.png"
-    )
-    assert (
-        "1 images have no label map and 1 label maps no image; 2 pairs" in caplog.text
-    )
+    assert records[0]["sem_seg_file_name"] == str(semantic_root / "stuffthingmaps/train/2.png")
+    assert "1 images have no label map and 1 label maps no image; 2 pairs" in caplog.text
     assert DatasetCatalog.get("mini_train_sem_seg") == records
 
 
 def test_without_label_maps_the_command_that_writes_them_is_named(semantic_root):
-    with pytest.raises(
-        InputError, match="train_base is missing; run `python tools/make_mini"
-    ):
+    with pytest.raises(InputError, match="train_base is missing; run `python tools/make_mini"):
         sem_seg_records("mini_train_base_sem_seg")
     for path in (semantic_root / "stuffthingmaps/train").iterdir():
         path.unlink()
@@ -243,10 +217,7 @@ def test_without_label_maps_the_command_that_writes_them_is_named(semantic_root)
 
 def test_ones_own_semantic_set_works_under_its_name(semantic_root, registered):
     images, labels = semantic_root / "train", semantic_root / "stuffthingmaps/train"
-    pairs = [
-        {"file_name": f"{images}/{n}.jpg", "sem_seg_file_name": f"{n}.png"}
-        for n in "32"
-    ]
+    pairs = [{"file_name": f"{images}/{n}.jpg", "sem_seg_file_name": f"{n}.png"} for n in "32"]
     DatasetCatalog.register("my_scenes", lambda: pairs)
     registered.append("my_scenes")
     metadata = MetadataCatalog.get("my_scenes")
@@ -254,13 +225,7 @@ def test_ones_own_semantic_set_works_under_its_name(semantic_root, registered):
     with pytest.raises(InputError, match='"my_scenes" has no "vocabulary"'):
         sem_seg_dataset("my_scenes")
     metadata.vocabulary = "voc_20"
-    assert sem_seg_dataset("my_scenes")[:5] == (
-        str(images),
-        str(labels),
-        "voc_20",
-        7,
-        None,
-    )
+    assert sem_seg_dataset("my_scenes")[:5] == (str(images), str(labels), "voc_20", 7, None)
     assert [record["image_id"] for record in sem_seg_records("my_scenes")] == ["2", "3"]
     MetadataCatalog.get("my_scenes").__dict__["sem_seg_root"] = "nowhere"
     with pytest.raises(InputError, match='"my_scenes": nowhere is missing; correct'):

@@ -24,9 +24,7 @@ def test_8_and_16_bits_and_palettes_keep_their_values(tmp_path):
     assert labels.dtype == np.int64 and labels.tolist() == [[0, 3], [255, 1]]
     for suffix in (".tif", ".png"):
         path = write(tmp_path / f"b{suffix}", [[846, 65535, 256]], np.uint16)
-        assert read(path, num_classes=847, ignore_label=65535).tolist() == [
-            [846, 65535, 256]
-        ]
+        assert read(path, num_classes=847, ignore_label=65535).tolist() == [[846, 65535, 256]]
     palette = Image.fromarray(np.array([[0, 2]], np.uint8), mode="L").convert("P")
     palette.putpalette([9, 9, 9, 8, 8, 8, 7, 7, 7])
     palette.save(tmp_path / "c.png")
@@ -42,9 +40,7 @@ def test_missing_and_corrupt_files_are_named(tmp_path):
     with pytest.raises(InputError, match="lost.png is missing"):
         read(tmp_path / "lost.png")
     for suffix in (".png", ".tif"):
-        path = write(
-            tmp_path / f"a{suffix}", np.random.default_rng(0).integers(0, 4, (64, 64))
-        )
+        path = write(tmp_path / f"a{suffix}", np.random.default_rng(0).integers(0, 4, (64, 64)))
         path.write_bytes(path.read_bytes()[:300])
         with pytest.raises(InputError, match=f"a{suffix} cannot be decoded"):
             read(path)
@@ -61,9 +57,7 @@ def test_coloured_maps_are_refused(tmp_path):
 def test_labels_outside_the_vocabulary_are_named_with_a_likely_cause(tmp_path):
     with pytest.raises(InputError, match="a.png has the value 4: .*\n.*count from 1"):
         read(write(tmp_path / "a.png", [[4, 1]]))
-    with pytest.raises(
-        InputError, match="b.png has the value 7, 9: .*\n.*not prepared"
-    ):
+    with pytest.raises(InputError, match="b.png has the value 7, 9: .*\n.*not prepared"):
         read(write(tmp_path / "b.png", [[9, 7, 1, 255]]))
     with pytest.raises(InputError, match="255: .*\n.*ignore label"):
         read(write(tmp_path / "c.png", [[255, 1]]), ignore_label=200)
@@ -79,7 +73,5 @@ def test_another_size_than_the_image_is_refused(tmp_path):
 def test_a_large_vocabulary_cut_to_8_bits_shows_by_its_255s(tmp_path):
     whole = {"num_classes": 847, "ignore_label": 65535}
     assert read(write(tmp_path / "low.png", [[0, 254]]), **whole).tolist() == [[0, 254]]
-    with pytest.raises(
-        InputError, match="has 8 bits and the value 255, with 847 classes"
-    ):
+    with pytest.raises(InputError, match="has 8 bits and the value 255, with 847 classes"):
         read(write(tmp_path / "cut.png", [[255, 3]]), **whole)

@@ -52,9 +52,7 @@ def helper(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_results_come_in_the_order_of_the_jobs(helper, processes):
-    results = run_in_parallel(
-        helper.square, range(40), processes=processes, label="square"
-    )
+    results = run_in_parallel(helper.square, range(40), processes=processes, label="square")
     assert results == [number**2 for number in range(40)]
     assert run_in_parallel(helper.square, [], processes=processes, label="none") == []
 

@@ -18,22 +18,8 @@ from clipself_seg.errors import InputError
 SIDE = 32
 RECIPE = [
     *("INPUT.MIN_SIZE_TRAIN", "(384,)", "INPUT.MIN_SIZE_TRAIN_SAMPLING", "choice"),
-    *(
-        "INPUT.CROP.ENABLED",
-        "True",
-        "INPUT.CROP.TYPE",
-        "absolute",
-        "INPUT.CROP.SIZE",
-        "[384, 384]",
-    ),
-    *(
-        "INPUT.COLOR_AUG_SSD",
-        "True",
-        "INPUT.SIZE_DIVISIBILITY",
-        "384",
-        "INPUT.FORMAT",
-        "RGB",
-    ),
+    *("INPUT.CROP.ENABLED", "True", "INPUT.CROP.TYPE", "absolute", "INPUT.CROP.SIZE", "[384, 384]"),
+    *("INPUT.COLOR_AUG_SSD", "True", "INPUT.SIZE_DIVISIBILITY", "384", "INPUT.FORMAT", "RGB"),
     *("INPUT.MIN_SIZE_TEST", "640", "INPUT.MAX_SIZE_TEST", "2560"),
 ]
 
@@ -41,10 +27,7 @@ RECIPE = [
 def write_pair(folder, height, width, labels=None, suffix=".png"):
     """A picture whose red channel is its label times 20, and the record of both."""
     if labels is None:
-        labels = (
-            np.add.outer(np.arange(height) // 8, np.arange(width) // 8).astype(np.uint8)
-            % 10
-        )
+        labels = np.add.outer(np.arange(height) // 8, np.arange(width) // 8).astype(np.uint8) % 10
     picture = np.zeros((height, width, 3), np.uint8)
     picture[..., 0] = (labels % 10) * 20
     Image.fromarray(picture).save(folder / "a.png")
@@ -70,10 +53,7 @@ def test_labels_follow_the_picture_through_crop_and_flip(tmp_path, draw):
     # No resizing, which would blend the picture but not the labels.
     record = write_pair(tmp_path, SIDE, 96)
     sample = mapper()(record, draw)
-    assert (
-        sample["image"].shape == (3, SIDE, SIDE)
-        and sample["image"].dtype == torch.uint8
-    )
+    assert sample["image"].shape == (3, SIDE, SIDE) and sample["image"].dtype == torch.uint8
     assert sample["sem_seg"].dtype == torch.uint8
     torch.testing.assert_close(sample["image"][0], sample["sem_seg"] * 20)
 
@@ -95,8 +75,7 @@ def test_a_sample_follows_from_seed_and_draw_and_leaves_the_generators_alone(rec
     assert all(torch.equal(made[0][key], made[1][key]) for key in ("image", "sem_seg"))
     for seed, draw in ((0, 6), (1, 5)):
         assert not torch.equal(
-            mapper(seed=seed, change_colours=True)(record, draw)["image"],
-            made[0]["image"],
+            mapper(seed=seed, change_colours=True)(record, draw)["image"], made[0]["image"]
         )
 
 
@@ -107,9 +86,7 @@ def expected_next(seed):
 def test_padding_is_grey_and_ignored(tmp_path):
     sample = mapper(max_size=64, ignore_label=200)(write_pair(tmp_path, 32, 128), 0)
     # The longer side limits: 16 x 64, of which 32 columns are cut out.
-    assert (sample["image"][:, 16:] == 128).all() and (
-        sample["sem_seg"][16:] == 200
-    ).all()
+    assert (sample["image"][:, 16:] == 128).all() and (sample["sem_seg"][16:] == 200).all()
     assert (sample["sem_seg"][:16] < 10).all()
 
 
@@ -142,9 +119,7 @@ def test_a_single_class_may_be_kept_from_filling_the_crop(tmp_path):
 
 def test_another_size_of_the_label_map_names_both_files(record, tmp_path):
     Image.fromarray(np.zeros((10, 20), np.uint8)).save(tmp_path / "labels.png")
-    with pytest.raises(
-        InputError, match="labels.png is 20 x 10, its image .*a.png is 96 x 64"
-    ):
+    with pytest.raises(InputError, match="labels.png is 20 x 10, its image .*a.png is 96 x 64"):
         mapper()(record, 0)
 
 
@@ -166,11 +141,7 @@ def real_records(data_dir, count=4):
     folder = data_dir / "coco-stuff"
     for path in sorted((folder / "images/val2017").iterdir())[:count]:
         labels = folder / "annotations/val2017" / f"{path.stem}.png"
-        yield {
-            "file_name": str(path),
-            "sem_seg_file_name": str(labels),
-            "image_id": path.stem,
-        }
+        yield {"file_name": str(path), "sem_seg_file_name": str(labels), "image_id": path.stem}
 
 
 def test_real_pictures_are_resized_as_detectron2_does(data_dir):
@@ -180,28 +151,21 @@ def test_real_pictures_are_resized_as_detectron2_does(data_dir):
         stock = T.AugInput(image)
         T.AugmentationList([T.ResizeShortestEdge([640, 640], 2560)])(stock)
         sample = ours(record)
-        np.testing.assert_array_equal(
-            sample["image"].numpy(), stock.image.transpose(2, 0, 1)
-        )
+        np.testing.assert_array_equal(sample["image"].numpy(), stock.image.transpose(2, 0, 1))
         assert (sample["height"], sample["width"]) == image.shape[:2]
 
 
 def test_real_training_crops_are_pieces_of_detectron2s_resized_picture(data_dir):
     recipe = [*RECIPE, "INPUT.COLOR_AUG_SSD", "False"]
     # The archive's map, 0 to 181, as 182 classes.
-    ours = SemSegTrainMapper(
-        load_config(None, recipe), seed=3, num_classes=182, ignore_label=255
-    )
+    ours = SemSegTrainMapper(load_config(None, recipe), seed=3, num_classes=182, ignore_label=255)
     for draw, record in enumerate(real_records(data_dir)):
         image = detectron2_read_image(record["file_name"], "RGB")
         labels = np.asarray(Image.open(record["sem_seg_file_name"]))
         resize = T.ResizeShortestEdge([384], 1333, "choice").get_transform(image)
         image, labels = resize.apply_image(image), resize.apply_segmentation(labels)
         sample = ours(record, draw)
-        crop, target = (
-            sample["image"].numpy().transpose(1, 2, 0),
-            sample["sem_seg"].numpy(),
-        )
+        crop, target = (sample["image"].numpy().transpose(1, 2, 0), sample["sem_seg"].numpy())
         pieces = [
             (turned[y : y + 384, x : x + 384], other[y : y + 384, x : x + 384])
             for turned, other in ((image, labels), (image[:, ::-1], labels[:, ::-1]))

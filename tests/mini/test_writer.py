@@ -36,11 +36,7 @@ def root(tmp_path_factory):
 
 
 def files(folder):
-    return {
-        p.relative_to(folder): p.read_bytes()
-        for p in sorted(folder.rglob("*"))
-        if p.is_file()
-    }
+    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def test_the_seed_decides_every_byte_whatever_the_number_of_processes(root, tmp_path):
@@ -48,9 +44,7 @@ def test_the_seed_decides_every_byte_whatever_the_number_of_processes(root, tmp_
     assert files(tmp_path) == files(root)
 
 
-def test_a_complete_world_is_kept_and_another_size_or_half_a_world_is_replaced(
-    root, tmp_path
-):
+def test_a_complete_world_is_kept_and_another_size_or_half_a_world_is_replaced(root, tmp_path):
     assert make_worlds(tmp_path, SIZE, processes=1) and not make_worlds(tmp_path, SIZE)
     (tmp_path / "mini" / "manifest.json").unlink()
     (tmp_path / ".mini2.part").mkdir()
@@ -72,9 +66,7 @@ def test_an_interruption_leaves_no_world(tmp_path, monkeypatch):
 def test_vocabulary_files_are_the_worlds_own(world):
     vocabulary, spec = load_vocabulary(world), WORLDS[world]
     assert [c.names for c in vocabulary.classes] == [c.names for c in spec.concepts]
-    assert [c.dataset_id for c in vocabulary.classes] == [
-        c.dataset_id for c in spec.concepts
-    ]
+    assert [c.dataset_id for c in vocabulary.classes] == [c.dataset_id for c in spec.concepts]
     assert [c.isthing for c in vocabulary.classes] == [c.isthing for c in spec.concepts]
     assert [c.seen for c in vocabulary.classes] == [c.seen for c in spec.concepts]
 
@@ -102,13 +94,9 @@ def test_labels_agree_with_the_scene_in_every_format(root, world):
     for number, entry in enumerate(panoptic["annotations"]):
         scene = scene_of(spec, "val", number, SIZE.seed)
         assert scene.image.shape[0] != scene.image.shape[1]
-        rgb = np.asarray(
-            Image.open(folder / "panoptic_val" / entry["file_name"])
-        ).astype(int)
+        rgb = np.asarray(Image.open(folder / "panoptic_val" / entry["file_name"])).astype(int)
         ids = rgb @ [1, 256, 65536]
-        labels = np.asarray(
-            Image.open(folder / "stuffthingmaps/val" / entry["file_name"])
-        )
+        labels = np.asarray(Image.open(folder / "stuffthingmaps/val" / entry["file_name"]))
         for info, segment in zip(entry["segments_info"], scene.segments, strict=True):
             mask = scene.segment_map == segment.id
             assert ((ids == info["id"]) == mask).all() and info["area"] == mask.sum()
@@ -117,15 +105,11 @@ def test_labels_agree_with_the_scene_in_every_format(root, world):
             assert mask[y : y + h, x : x + w].sum() == mask.sum()
         assert (labels[scene.segment_map == 0] == writer.VOID).all()
         things = [s for s in scene.segments if s.concept.isthing]
-        annotations = instances.loadAnns(
-            instances.getAnnIds(imgIds=[entry["image_id"]])
-        )
+        annotations = instances.loadAnns(instances.getAnnIds(imgIds=[entry["image_id"]]))
         assert 2 <= len(things) <= 6 and len(annotations) == len(things)
         for annotation, segment in zip(annotations, things):
             coded = {**annotation["segmentation"]}
-            assert (
-                rle.decode(coded).astype(bool) == (scene.segment_map == segment.id)
-            ).all()
+            assert (rle.decode(coded).astype(bool) == (scene.segment_map == segment.id)).all()
 
 
 def test_base_labels_are_the_seen_classes_and_void(root):
@@ -135,9 +119,7 @@ def test_base_labels_are_the_seen_classes_and_void(root):
     assert len(paths) == SIZE.train
     for path in paths:
         labels = np.asarray(Image.open(path))
-        ours = np.asarray(
-            Image.open(root / "mini/stuffthingmaps/train_base" / path.name)
-        )
+        ours = np.asarray(Image.open(root / "mini/stuffthingmaps/train_base" / path.name))
         for index in np.unique(labels):
             seen = index != writer.VOID and words.classes[index].seen
             expected = base.names.index(words.names[index]) if seen else writer.VOID
@@ -148,10 +130,7 @@ def test_a_world_of_before_the_base_labels_is_completed_in_its_place(root, tmp_p
     make_worlds(tmp_path, SIZE, processes=1)
     shutil.rmtree(tmp_path / "mini/stuffthingmaps/train_base")
     for world in WORLDS:
-        write_json(
-            tmp_path / world / "manifest.json",
-            {"format": 1, **dataclasses.asdict(SIZE)},
-        )
+        write_json(tmp_path / world / "manifest.json", {"format": 1, **dataclasses.asdict(SIZE)})
     picture = (tmp_path / "mini/train/000000.jpg").stat()
     assert make_worlds(tmp_path, SIZE, processes=1)
     assert (tmp_path / "mini/train/000000.jpg").stat() == picture
@@ -160,18 +139,14 @@ def test_a_world_of_before_the_base_labels_is_completed_in_its_place(root, tmp_p
 
 def test_the_semantic_names_read_the_maps(root, monkeypatch):
     monkeypatch.setenv("CLIPSELF_SEG_MINI", str(root))
-    names = {
-        f"{world}_{split}_sem_seg": split for world in WORLDS for split in writer.SPLITS
-    }
+    names = {f"{world}_{split}_sem_seg": split for world in WORLDS for split in writer.SPLITS}
     for name, split in (names | {"mini_train_base_sem_seg": "train"}).items():
         records, files_of = sem_seg_records(name), sem_seg_dataset(name)
         assert len(records) == getattr(SIZE, split)
         classes = len(load_vocabulary(files_of.vocabulary))
         for record in records:
             read_label_map(
-                record["sem_seg_file_name"],
-                num_classes=classes,
-                ignore_label=files_of.ignore_label,
+                record["sem_seg_file_name"], num_classes=classes, ignore_label=files_of.ignore_label
             )
 
 
@@ -180,8 +155,6 @@ def test_the_registered_names_read_the_files(root, monkeypatch):
     for world in WORLDS:
         assert len(distillation_records([f"{world}_train"], "grid")) == SIZE.train
         proposals = distillation_records([f"{world}_train_proposals"], "proposals")
-        assert all(
-            len(record["proposals"]) >= 2 * writer.JITTERED for record in proposals
-        )
+        assert all(len(record["proposals"]) >= 2 * writer.JITTERED for record in proposals)
         records = region_records(f"{world}_val_panoptic", load_vocabulary(world))
         assert len(records) == SIZE.val

@@ -72,20 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that every prepare command has."""
     default = os.environ.get("DETECTRON2_DATASETS") or "datasets"
     parser.add_argument(
-        "--root",
-        default=default,
-        help=f"folder of the data sets, $DETECTRON2_DATASETS ({default})",
+        "--root", default=default, help=f"folder of the data sets, $DETECTRON2_DATASETS ({default})"
     )
     parser.add_argument(
-        "--processes",
-        type=int,
-        default=os.cpu_count() or 1,
-        help="to work in (one a core)",
+        "--processes", type=int, default=os.cpu_count() or 1, help="to work in (one a core)"
     )
     parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="write label maps again that are there already",
+        "--overwrite", action="store_true", help="write label maps again that are there already"
     )
 
 

@@ -19,71 +19,9 @@ from clipself_seg.data.prepare.pascal_context import (
 from clipself_seg.errors import InputError
 
 CHOSEN = [
-    *(
-        2,
-        9,
-        18,
-        19,
-        22,
-        23,
-        25,
-        31,
-        33,
-        34,
-        44,
-        45,
-        46,
-        59,
-        65,
-        68,
-        72,
-        80,
-        85,
-        98,
-        104,
-        105,
-        113,
-    ),
-    *(
-        115,
-        144,
-        158,
-        159,
-        162,
-        187,
-        189,
-        207,
-        220,
-        232,
-        258,
-        259,
-        260,
-        284,
-        295,
-        296,
-        308,
-        324,
-    ),
-    *(
-        326,
-        347,
-        349,
-        354,
-        355,
-        360,
-        366,
-        368,
-        397,
-        415,
-        416,
-        420,
-        424,
-        427,
-        440,
-        445,
-        454,
-        458,
-    ),
+    *(2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113),
+    *(115, 144, 158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324),
+    *(326, 347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454, 458),
 ]
 HEIGHT, WIDTH = 24, 36
 
@@ -129,22 +67,16 @@ def write_json(folder, phases=("val", "train", "val", "val")):
             mask = np.zeros((HEIGHT, WIDTH), bool)
             mask[y : y + 12, x : x + 14] = True
             coded = segment(mask, compressed=i % 2 == 0)
-            entries.append(
-                {"image_id": image_id, "category_id": category, "segmentation": coded}
-            )
+            entries.append({"image_id": image_id, "category_id": category, "segmentation": coded})
             expected[name][mask] = CHOSEN.index(category) if category in CHOSEN else 255
     # The file's order over the pictures is not that of the list of pictures.
-    order = [
-        entry for start in (2, 0, 1) for entry in entries[start * 8 : start * 8 + 8]
-    ]
+    order = [entry for start in (2, 0, 1) for entry in entries[start * 8 : start * 8 + 8]]
     content = {"images": images, "annos_segmentation": order}
     (folder / "trainval_merged.json").write_text(json.dumps(content))
     return expected
 
 
-def test_the_59_classes_are_painted_in_order_for_the_validation_pictures(
-    folder, tmp_path
-):
+def test_the_59_classes_are_painted_in_order_for_the_validation_pictures(folder, tmp_path):
     expected = write_json(folder)
     (done,) = prepare_pascal_context_59(Options(tmp_path))
     assert done[1:] == (3, 0, 0)
@@ -158,15 +90,11 @@ def test_the_59_classes_are_painted_in_order_for_the_validation_pictures(
 
 def test_a_json_that_is_another_file_says_where_the_right_one_is(folder, tmp_path):
     path = folder / "trainval_merged.json"
-    with pytest.raises(
-        InputError, match="trainval_merged.json is missing.*\n.*PASCAL in Detail"
-    ):
+    with pytest.raises(InputError, match="trainval_merged.json is missing.*\n.*PASCAL in Detail"):
         prepare_pascal_context_59(Options(tmp_path))
     for content in ("{", "[]", '{"images": []}', '{"images": [{"id": 1}]}'):
         path.write_text(content)
-        with pytest.raises(
-            InputError, match="not the file it should be.*\n.*PASCAL in Detail"
-        ):
+        with pytest.raises(InputError, match="not the file it should be.*\n.*PASCAL in Detail"):
             prepare_pascal_context_59(Options(tmp_path))
     write_json(folder, phases=("train",))
     with pytest.raises(InputError, match='no picture of phase "val"'):
@@ -200,15 +128,11 @@ def write_mats(folder, values):
 def test_the_459_classes_are_the_label_map_less_one(folder, tmp_path):
     rng = np.random.default_rng(0)
     stems = [f"2008_{number:06d}" for number in (1, 2, 3)]
-    maps = {
-        stem: rng.integers(1, 460, (HEIGHT, WIDTH)).astype(np.uint16) for stem in stems
-    }
+    maps = {stem: rng.integers(1, 460, (HEIGHT, WIDTH)).astype(np.uint16) for stem in stems}
     maps["2008_000001"][0, :2] = 1, 459
     # One more than listed, and one listed that has no .mat.
     write_mats(folder, maps | {"2008_000004": np.ones((2, 2))})
-    (folder / "pascalcontext_val.txt").write_text(
-        "\n".join([*stems, "2008_000009", ""])
-    )
+    (folder / "pascalcontext_val.txt").write_text("\n".join([*stems, "2008_000009", ""]))
     (done,) = prepare_pascal_context_459(Options(tmp_path, processes=2))
     assert done[1:] == (3, 0, 1)
     records = sem_seg_records("context_459_test_sem_seg")
@@ -228,9 +152,7 @@ def test_another_list_can_be_given(folder, tmp_path):
 
 def test_what_is_missing_or_broken_is_named(folder, tmp_path):
     options = Options(tmp_path)
-    with pytest.raises(
-        InputError, match="pascalcontext_val.txt is missing.*\n.*CAT-Seg.*--list"
-    ):
+    with pytest.raises(InputError, match="pascalcontext_val.txt is missing.*\n.*CAT-Seg.*--list"):
         prepare_pascal_context_459(options)
     (folder / "pascalcontext_val.txt").write_text("\n")
     with pytest.raises(InputError, match="names no picture"):
@@ -243,12 +165,8 @@ def test_what_is_missing_or_broken_is_named(folder, tmp_path):
         prepare_pascal_context_459(options)
     for wrong in (np.array([[0, 5]]), np.array([[5, 460]])):
         write_mats(folder, {"2008_000001": wrong})
-        with pytest.raises(
-            InputError, match="2008_000001.mat: LabelMap .* where 1 to 459"
-        ):
+        with pytest.raises(InputError, match="2008_000001.mat: LabelMap .* where 1 to 459"):
             prepare_pascal_context_459(options)
     (folder / "trainval/2008_000001.mat").write_bytes(b"MATLAB 5.0 but cut")
-    with pytest.raises(
-        InputError, match="2008_000001.mat cannot be read as a .mat file"
-    ):
+    with pytest.raises(InputError, match="2008_000001.mat cannot be read as a .mat file"):
         prepare_pascal_context_459(options)

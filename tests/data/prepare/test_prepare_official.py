@@ -79,9 +79,7 @@ def test_ade150(copy, tmp_path):
     for path in (folder / "annotations/validation").iterdir():
         before = pixels(path)
         after = pixels(folder / "annotations_detectron2/validation" / path.name)
-        assert after.tolist() == [
-            [v - 1 if v else 255 for v in row] for row in before.tolist()
-        ]
+        assert after.tolist() == [[v - 1 if v else 255 for v in row] for row in before.tolist()]
     check_registered("ade20k_150_test_sem_seg", 17)
 
 
@@ -106,9 +104,7 @@ def test_ade847(copy, tmp_path):
     after = np.asarray(labels)
     if labels.size == (width, height):
         assert (after == whole).all()
-    assert (
-        set(np.unique(after)) <= set(np.unique(whole)) and len(np.unique(after)) >= 13
-    )
+    assert set(np.unique(after)) <= set(np.unique(whole)) and len(np.unique(after)) >= 13
 
 
 def shrunk(width, height):
@@ -127,12 +123,8 @@ def write_ade_picture(root, width, height):
     Image.fromarray(rgb).save(folder / "ADE_val_00000001.jpg", quality=98)
 
 
-@pytest.mark.parametrize(
-    "size, expected", [((600, 1200), (512, 1024)), ((512, 700), (512, 700))]
-)
-def test_large_ade_pictures_are_reduced_with_their_labels(
-    tmp_path, monkeypatch, size, expected
-):
+@pytest.mark.parametrize("size, expected", [((600, 1200), (512, 1024)), ((512, 700), (512, 700))])
+def test_large_ade_pictures_are_reduced_with_their_labels(tmp_path, monkeypatch, size, expected):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     write_ade_picture(tmp_path, *size)
     prepare_ade847(Options(tmp_path))
@@ -151,9 +143,7 @@ def test_voc_without_and_with_background(copy, tmp_path):
     Image.fromarray(np.array([[0, 255]], np.uint8)).save(empty)
     with open(folder / "ImageSets/Segmentation/val.txt", "a") as file:
         file.write("2011_000099\n")
-    Image.fromarray(np.zeros((1, 2, 3), np.uint8)).save(
-        folder / "JPEGImages/2011_000099.jpg"
-    )
+    Image.fromarray(np.zeros((1, 2, 3), np.uint8)).save(folder / "JPEGImages/2011_000099.jpg")
     without, with_background = prepare_voc20(Options(tmp_path))
     assert without[1:] == (3, 0, 1) and with_background[1:] == (4, 0, 0)
     assert "1 without ground truth left out" in str(without)
@@ -180,10 +170,7 @@ def test_a_second_run_keeps_what_is_there_and_overwrite_does_not(copy, tmp_path)
     path = folder / "2011_000003.png"
     written = path.read_bytes()
     path.write_bytes(b"mine")
-    assert (
-        prepare_voc20(Options(tmp_path))[1][1:] == (0, 3, 0)
-        and path.read_bytes() == b"mine"
-    )
+    assert prepare_voc20(Options(tmp_path))[1][1:] == (0, 3, 0) and path.read_bytes() == b"mine"
     assert prepare_voc20(Options(tmp_path, overwrite=True))[1][1:] == (3, 0, 0)
     assert path.read_bytes() == written
 
@@ -193,16 +180,12 @@ def test_maps_that_are_not_the_archives_are_refused(copy, tmp_path):
     Image.fromarray(np.full((2, 2), 21, np.uint8)).save(
         folder / "SegmentationClassAug/2011_000003.png"
     )
-    with pytest.raises(
-        InputError, match="2011_000003.png is not a map of VOC.*found \\[21\\]"
-    ):
+    with pytest.raises(InputError, match="2011_000003.png is not a map of VOC.*found \\[21\\]"):
         prepare_voc20(Options(tmp_path))
     folder = copy("ADEChallengeData2016") / "annotations/validation"
     path = sorted(folder.iterdir())[0]
     Image.fromarray(np.full((2, 2), 151, np.uint8)).save(path)
-    with pytest.raises(
-        InputError, match=f"{path.name} is not one of the challenge's maps"
-    ):
+    with pytest.raises(InputError, match=f"{path.name} is not one of the challenge's maps"):
         prepare_ade150(Options(tmp_path))
     path.write_bytes(b"")
     with pytest.raises(InputError, match=f"{path.name} cannot be decoded"):
@@ -211,14 +194,8 @@ def test_maps_that_are_not_the_archives_are_refused(copy, tmp_path):
 
 def test_an_archive_that_is_not_there_is_named_with_its_address(tmp_path):
     for prepare, words in (
-        (
-            prepare_coco_stuff,
-            "coco-stuff/annotations/train2017 is missing.*\n.*stuffthingmaps",
-        ),
-        (
-            prepare_ade150,
-            "annotations/validation is missing.*\n.*ADEChallengeData2016.zip",
-        ),
+        (prepare_coco_stuff, "coco-stuff/annotations/train2017 is missing.*\n.*stuffthingmaps"),
+        (prepare_ade150, "annotations/validation is missing.*\n.*ADEChallengeData2016.zip"),
         (prepare_ade847, "images/ADE/validation is missing.*\n.*ADE20K_2021_17_01"),
         (prepare_voc20, "val.txt is missing.*\n.*VOCtrainval_11-May-2012.tar"),
     ):

@@ -1,0 +1,177 @@
+"""Every state that a data set can be in is told from the others, with what mends it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipself_seg.data import sem_seg_sets
+from clipself_seg.data.check import Options, all_names, check_datasets
+from clipself_seg.data.coco_sets import DATASETS
+from clipself_seg.data.prepare.ade import prepare_ade150
+from clipself_seg.data.prepare.common import Options as PrepareOptions
+from clipself_seg.errors import InputError
+
+ADE = "ade20k_150_test_sem_seg"
+COUNT = 5
+
+
+@pytest.fixture
+def ade(tmp_path, monkeypatch):
+    """The archive of a split of five pictures, which is the official number here."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    files = sem_seg_sets.SEM_SEG_DATASETS[ADE]._replace(official_count=COUNT)
+    monkeypatch.setitem(sem_seg_sets.SEM_SEG_DATASETS, ADE, files)
+    folder = tmp_path / "ADEChallengeData2016"
+    rng = np.random.default_rng(0)
+    for number in range(COUNT):
+        for kind, suffix, shape in (
+            ("images", "jpg", (20, 30, 3)),
+            ("annotations", "png", (20, 30)),
+        ):
+            path = folder / kind / "validation" / f"ADE_val_{number}.{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(1, 151, shape, dtype=np.uint8)).save(path)
+    return folder
+
+
+@pytest.fixture
+def prepared(ade, tmp_path):
+    """The same, prepared; the folder of the label maps."""
+    prepare_ade150(PrepareOptions(tmp_path))
+    return ade / "annotations_detectron2/validation"
+
+
+def check(name=ADE, **options):
+    (finding,) = check_datasets([name], Options(**options))
+    return finding
+
+
+def label_map(values, folder, number):
+    Image.fromarray(values.astype(np.uint8)).save(folder / f"ADE_val_{number}.png")
+
+
+def test_complete(prepared):
+    finding = check()
+    assert finding.state == "complete" and finding.fine()
+    assert finding[2:] == (COUNT, COUNT, COUNT, COUNT, 0, 0, 0, (), "")
+
+
+def test_absent_and_unprepared_name_the_way(ade):
+    finding = check()
+    assert finding.state == "unprepared" and finding.mend == "python tools/prepare_ade150.py"
+    shutil.rmtree(ade / "images")
+    finding = check()
+    assert finding.state == "absent" and not finding.fine(allow_subset=True)
+    assert "ADEChallengeData2016.zip" in finding.mend and "tools/prepare_ade150.py" in finding.mend
+
+
+def test_an_interrupted_preparation_is_incomplete_even_as_a_subset(prepared):
+    (prepared / "ADE_val_3.png").unlink()
+    finding = check()
+    assert finding.state == "incomplete" and finding.mend == "python tools/prepare_ade150.py"
+    assert "1 images without label map" in finding.notes
+    assert not finding.fine() and not finding.fine(allow_subset=True)
+
+
+def test_a_subset_is_incomplete_and_fine_on_request(prepared, ade):
+    (prepared / "ADE_val_3.png").unlink()
+    (ade / "images/validation/ADE_val_3.jpg").unlink()
+    finding = check()
+    assert finding.state == "incomplete" and finding.notes == ("4 of 5 images",)
+    assert not finding.fine() and finding.fine(allow_subset=True)
+
+
+def test_label_maps_without_image_count(prepared, ade):
+    (ade / "images/validation/ADE_val_3.jpg").unlink()
+    finding = check()
+    assert finding.state == "incomplete" and "1 label maps without image" in finding.notes
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        (np.full((20, 30), 150), "has the value 150: expected 0 to 149"),
+        (np.zeros((20, 31)), "is 31 x 20, its image .* is 30 x 20"),
+    ],
+)
+def test_label_maps_that_cannot_be_used_are_broken(prepared, values, words):
+    label_map(values, prepared, 2)
+    finding = check()
+    assert finding.state == "broken" and finding.broken == 1 and finding.read == COUNT
+    assert finding.mend == "python tools/prepare_ade150.py --overwrite"
+    (note,) = finding.notes
+    assert re.search(f"ADE_val_2.png {words}", note)
+
+
+def test_maps_of_an_archive_in_the_place_of_prepared_ones_are_broken(prepared, ade):
+    for number in range(COUNT):
+        label_map(np.full((20, 30), 150), prepared, number)
+    finding = check()
+    assert finding.broken == COUNT and len(finding.notes) == 4
+    assert finding.notes[-1] == "and 2 more such files"
+
+
+def test_blank_label_maps_are_counted_and_no_fault(prepared):
+    label_map(np.full((20, 30), 255), prepared, 2)
+    finding = check()
+    assert finding.state == "complete" and finding.blank == 1
+    assert finding.notes == ("1 of 5 label maps have no labelled pixel",)
+
+
+def test_a_sample_is_spread_evenly_and_full_reads_all(prepared):
+    label_map(np.full((20, 30), 255), prepared, 4)
+    assert check(sample=2)[5:8] == (2, 0, 0)
+    assert check(sample=0)[5:8] == (COUNT, 0, 1)
+
+
+def test_a_cut_picture_is_broken(prepared, ade):
+    path = ade / "images/validation/ADE_val_1.jpg"
+    path.write_bytes(path.read_bytes()[:200])
+    finding = check()
+    assert finding.state == "broken" and "ADE_val_1.jpg cannot be decoded" in finding.notes[0]
+
+
+@pytest.fixture
+def coco(data_dir, tmp_path, monkeypatch):
+    """The real small validation split, which is the official number here."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    for name in ("coco_2017_val_panoptic", "coco_2017_val"):
+        monkeypatch.setitem(DATASETS, name, DATASETS[name]._replace(official_count=50))
+    for folder in ("val2017", "panoptic_val2017"):
+        shutil.copytree(
+            data_dir / "coco" / folder, tmp_path / "coco" / folder, copy_function=shutil.copyfile
+        )
+    (tmp_path / "coco/annotations").mkdir()
+    for kind in ("panoptic", "instances"):
+        name = f"coco/annotations/{kind}_val2017.json"
+        shutil.copyfile(data_dir / name, tmp_path / name)
+    return tmp_path / "coco"
+
+
+def test_cocos_formats(coco):
+    finding = check("coco_2017_val_panoptic")
+    assert finding[:9] == ("coco_2017_val_panoptic", "complete", 50, 50, 50, 50, 0, 0, 0)
+    assert check("coco_2017_val").state == "complete"
+    assert check("lvis_v1_train").state == "absent"
+    path = sorted((coco / "panoptic_val2017").iterdir())[7]
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:100])
+    finding = check("coco_2017_val_panoptic")
+    assert finding.state == "broken" and path.name in finding.notes[0]
+    sorted((coco / "val2017").iterdir())[3].unlink()
+    finding = check("coco_2017_val")
+    assert finding.state == "incomplete" and "cocodataset.org" in finding.mend
+    assert "1 images of the annotation file are not there" in finding.notes
+    (coco / "annotations/instances_val2017.json").write_text("{")
+    assert check("coco_2017_val").state == "broken"
+
+
+def test_an_unknown_name_suggests_the_nearest():
+    assert ADE in all_names() and "mini_val_panoptic" in all_names()
+    with pytest.raises(InputError, match=f'did you mean "{ADE}"'):
+        check("ade20k_150_test")

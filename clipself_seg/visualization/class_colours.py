@@ -1,0 +1,100 @@
+"""A colour for every class name: far from each other, and the same from picture to picture."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+BACKGROUND = (148, 148, 148)
+# What people expect; a class gets the colour of the last of its words that is listed here, so that
+# "playing field" is a field and "sea water" water.
+EXPECTED = {
+    "sky": (110, 180, 240),
+    "cloud": (190, 215, 240),
+    "clouds": (190, 215, 240),
+    "water": (40, 110, 200),
+    "sea": (30, 90, 190),
+    "river": (60, 130, 210),
+    "grass": (120, 200, 60),
+    "field": (150, 200, 80),
+    "tree": (30, 130, 50),
+    "plant": (60, 160, 90),
+    "bush": (70, 140, 40),
+    "sand": (230, 200, 130),
+    "dirt": (150, 105, 60),
+    "mountain": (135, 110, 120),
+    "snow": (225, 235, 250),
+    "road": (110, 80, 130),
+    "person": (225, 40, 70),
+    "wood": (170, 110, 50),
+}
+# In CIELAB: nearer colours are hard to tell apart below a photograph. An expected colour may come
+# nearer to another, so that of many waters all are blue.
+CLOSE, STILL_DIFFERENT = 42.0, 14.0
+
+
+def class_colours(names: Sequence[str]) -> np.ndarray:
+    """Colours of classes, (K, 3) uint8 RGB, no two alike.
+
+    They depend on the set of names, not on their order. In another set a name keeps its colour,
+    unless a class there holds one that is too close. Some words have the colour that one expects,
+    "background" is grey.
+
+    Args:
+        names: K class names, upper and lower case alike; at most some 2000.
+    """
+    keys = [name.strip().casefold() for name in names]
+    rgb, lab = _candidates()
+    away = np.full(len(lab), np.inf)  # of each candidate from the nearest colour that is taken
+    colours: dict[str, np.ndarray] = {}
+    for key in sorted(set(keys), key=_turn):
+        gap = CLOSE if _expected(key) is None else STILL_DIFFERENT
+        while not (away >= gap).any():
+            gap *= 0.8
+        wanted = np.linalg.norm(lab - _preferred(key), axis=1)
+        best = int(np.where(away >= gap, wanted, np.inf).argmin())
+        colours[key] = np.array(BACKGROUND, np.uint8) if key == "background" else rgb[best]
+        away = np.minimum(away, np.linalg.norm(lab - _to_lab(colours[key]), axis=1))
+    return np.stack([colours[key] for key in keys]) if keys else np.zeros((0, 3), np.uint8)
+
+
+def _turn(key: str) -> tuple[bool, bool, int]:
+    """Place in the order of choosing: grey, then what has an expected colour, then by hash."""
+    return key != "background", _expected(key) is None, _hash(key)
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+
+
+def _expected(key: str) -> tuple[int, int, int] | None:
+    found = [EXPECTED[word] for word in re.split(r"[^\w]+", key) if word in EXPECTED]
+    return found[-1] if found else None
+
+
+def _preferred(key: str) -> np.ndarray:
+    rgb, lab = _candidates()
+    expected = _expected(key)
+    return lab[_hash(key) % len(rgb)] if expected is None else _to_lab(np.array(expected))
+
+
+@functools.cache
+def _candidates() -> tuple[np.ndarray, np.ndarray]:
+    """Colours to choose from, RGB (N, 3) uint8 and CIELAB (N, 3): neither grey, black nor white."""
+    steps = np.arange(0, 256, 15, dtype=np.uint8)
+    rgb = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
+    lab = _to_lab(rgb)
+    chroma = np.hypot(lab[:, 1], lab[:, 2])
+    kept = (lab[:, 0] > 32) & (lab[:, 0] < 92) & (chroma > 34)
+    return rgb[kept], lab[kept]
+
+
+def _to_lab(rgb: np.ndarray) -> np.ndarray:
+    """(..., 3) 0..255 -> CIELAB, lightness 0..100."""
+    flat = np.asarray(rgb, np.float32).reshape(1, -1, 3) / 255
+    return cv2.cvtColor(flat, cv2.COLOR_RGB2LAB).reshape(np.shape(rgb))

@@ -1,0 +1,205 @@
+"""Label maps over pictures: tinted regions with names, and a legend with shares.
+
+Shapes: H, W pixels of the picture, K classes. A label outside 0 ... K - 1 has no class: its pixels
+stay as they are, darkened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from clipself_seg.visualization.segments import borders
+
+OPACITY = 0.55
+SMALL, LARGE = 240, 1600  # sides in pixels: what is smaller is enlarged, but not beyond
+SMALLEST_TEXT = 14  # pixels
+INK, FAINT, PAPER = (25, 25, 25), (110, 110, 110), (255, 255, 255)
+MOST_ENTRIES = 40  # of a legend
+UNLABELLED = "no label"
+
+
+class Entry(NamedTuple):
+    """A line of a legend.
+
+    Attributes:
+        name: of the class.
+        colour: RGB.
+        note: what stands behind the name, such as its share of the pixels.
+    """
+
+    name: str
+    colour: tuple[int, int, int]
+    note: str = ""
+
+
+def paint(
+    image: np.ndarray, labels: np.ndarray, colours: np.ndarray, opacity: float = OPACITY
+) -> np.ndarray:
+    """Tint every pixel with the colour of its class and draw the boundaries white, (H, W, 3) uint8.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        labels: (H, W) integers.
+        colours: (K, 3) uint8.
+        opacity: of the tint, 0 to 1.
+    """
+    known = (labels >= 0) & (labels < len(colours))
+    index = np.where(known, labels, len(colours))
+    tints = np.concatenate([colours, np.zeros((1, 3), np.uint8)])[index]
+    painted: np.ndarray = cv2.addWeighted(image, 1 - opacity, tints, opacity, 0)
+    line = borders(labels).astype(np.uint8)
+    width = max(1, round(min(labels.shape) / 350))
+    if width > 1:
+        line = cv2.dilate(line, np.ones((width, width), np.uint8))
+    painted[line > 0] = painted[line > 0] // 4 + 191
+    return painted
+
+
+def overlay(
+    image: np.ndarray, labels: np.ndarray, names: Sequence[str], colours: np.ndarray
+) -> Image.Image:
+    """The tinted picture with names in large regions, above a legend with each class's share.
+
+    Text grows with the picture; a small picture is enlarged by a whole number.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        labels: (H, W) integers.
+        names: K.
+        colours: (K, 3) uint8.
+    """
+    image, labels = _readable(image, labels)
+    unit = text_size(labels)
+    picture = Image.fromarray(paint(image, labels, colours))
+    _write_names(picture, labels, names, unit)
+    key = legend(entries(labels, names, colours), max(picture.width, 18 * unit), unit)
+    canvas = Image.new("RGB", (key.width, picture.height + key.height), PAPER)
+    canvas.paste(picture, ((canvas.width - picture.width) // 2, 0))
+    canvas.paste(key, (0, picture.height))
+    return canvas
+
+
+def entries(
+    labels: np.ndarray,
+    names: Sequence[str],
+    colours: np.ndarray,
+    most: int = MOST_ENTRIES,
+    shares: bool = True,
+) -> list[Entry]:
+    """The classes of label maps, the largest first, with their shares of the pixels.
+
+    Args:
+        labels: (H, W), or several maps (n, H, W).
+        names: K.
+        colours: (K, 3) uint8.
+        most: lines; the last one says how many classes it stands for.
+        shares: whether to note them.
+    """
+    known = (labels >= 0) & (labels < len(names))
+    counts = np.bincount(labels[known].astype(np.int64), minlength=len(names))
+    parts = [(int(n), names[i], colours[i]) for i, n in enumerate(counts) if n]
+    parts.sort(key=lambda part: -part[0])
+    missing = int(labels.size - known.sum())
+    if missing:
+        parts.append((missing, UNLABELLED, np.array(INK)))
+
+    def note(count: int) -> str:
+        return percent(count / labels.size) if shares else ""
+
+    found = [Entry(name, (int(r), int(g), int(b)), note(n)) for n, name, (r, g, b) in parts]
+    if len(found) > most:
+        rest = parts[most - 1 :]
+        more = Entry(f"{len(rest)} more", PAPER, note(sum(part[0] for part in rest)))
+        found = [*found[: most - 1], more]
+    return found
+
+
+def percent(share: float) -> str:
+    """A share of the pixels; what is there is never 0."""
+    return f"{100 * share:.1f} %" if share >= 0.0005 else "< 0.1 %"
+
+
+def legend(lines: Sequence[Entry], width: int, unit: int) -> Image.Image:
+    """A white strip of colours, names and notes, in as many columns as fit.
+
+    Args:
+        lines: to show, from left to right.
+        width: of the strip in pixels; a name that is longer is cut, with dots.
+        unit: height of the text in pixels.
+    """
+    font = ImageFont.load_default(size=unit)
+    swatch, gap, step = round(1.1 * unit), unit // 2, round(1.7 * unit)
+    room = width - swatch - 4 * gap
+    names = [_cut(line.name, font, room - font.getlength(line.note) - gap) for line in lines]
+    notes = max((font.getlength(line.note) for line in lines), default=0)
+    text = max((font.getlength(name) for name in names), default=0)
+    column = min(width - gap, round(swatch + text + notes + 4 * gap))
+    columns = max(1, (width - gap) // column)
+    rows = -(-len(lines) // columns)
+    strip = Image.new("RGB", (width, rows * step + gap), PAPER)
+    draw = ImageDraw.Draw(strip)
+    for number, (line, name) in enumerate(zip(lines, names)):
+        left, top = gap + number % columns * column, gap // 2 + number // columns * step
+        middle = top + step / 2
+        box = (left, middle - swatch / 2, left + swatch, middle + swatch / 2)
+        draw.rounded_rectangle(box, radius=swatch / 4, fill=line.colour)
+        draw.text((left + swatch + gap, middle), name, fill=INK, font=font, anchor="lm")
+        place = (left + swatch + 2 * gap + font.getlength(name), middle)
+        draw.text(place, line.note, fill=FAINT, font=font, anchor="lm")
+    return strip
+
+
+def text_size(picture: np.ndarray) -> int:
+    """Height in pixels of text beside a picture (H, W, ...)."""
+    return max(SMALLEST_TEXT, round(min(picture.shape[:2]) / 30))
+
+
+def _readable(image: np.ndarray, *maps: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Picture and label maps, a small picture enlarged by a whole number."""
+    height, width = image.shape[:2]
+    factor = min(-(-SMALL // min(height, width)), max(1, LARGE // max(height, width)))
+    if factor <= 1:
+        return image, *maps
+    size = (factor * width, factor * height)
+    grown = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+    return grown, *(m.repeat(factor, axis=0).repeat(factor, axis=1) for m in maps)
+
+
+def _write_names(picture: Image.Image, labels: np.ndarray, names: Sequence[str], unit: int) -> None:
+    """Every class's name inside its largest region, where the region has room for it."""
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=unit)
+    step = max(1, min(labels.shape) // 400)  # what is deep can be found on a coarser grid
+    coarse = labels[::step, ::step]
+    for label in np.unique(coarse):
+        if not 0 <= label < len(names):
+            continue
+        # A frame of zeros: the border of the picture is a boundary too.
+        region = np.pad((coarse == label).astype(np.uint8), 1)
+        depth = step * cv2.distanceTransform(region, cv2.DIST_L2, 3)
+        y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+        centre = (step * (int(x) - 1), step * (int(y) - 1))
+        half = font.getlength(names[label]) / 2 + unit / 4
+        if depth[y, x] > unit and half < centre[0] < picture.width - half:
+            draw.text(
+                centre,
+                names[label],
+                fill=PAPER,
+                font=font,
+                anchor="mm",
+                stroke_width=max(1, unit // 8),
+                stroke_fill=INK,
+            )
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
+    """The text, or as much of it as fits, with dots."""
+    if font.getlength(text) <= room:
+        return text
+    while text and font.getlength(text + "...") > room:
+        text = text[:-1]
+    return text + "..."

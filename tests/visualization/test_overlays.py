@@ -1,0 +1,128 @@
+"""Overlays, legends and panels: colours that can be told apart, shares that add up, any size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipself_seg.data.images import read_image
+from clipself_seg.data.label_maps import read_indices
+from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.visualization import class_colours as colours_module
+from clipself_seg.visualization.class_colours import BACKGROUND, class_colours
+from clipself_seg.visualization.overlays import entries, legend, overlay, paint, percent, text_size
+from clipself_seg.visualization.panels import panel
+
+NAMES = ("dog", "grass", "sky")
+
+
+def lightness_apart(colours: np.ndarray) -> np.ndarray:
+    """CIELAB distances of all pairs."""
+    lab = colours_module._to_lab(colours)
+    apart = np.linalg.norm(lab[:, None] - lab[None], axis=-1)
+    return apart[np.triu_indices(len(lab), 1)]
+
+
+def test_few_colours_are_far_apart_and_many_are_all_different():
+    words = ["dog", "cat", "car", "wall", "lamp", "bed", "cup", "tie", "book", "oven"]
+    assert lightness_apart(class_colours(words)).min() > 35
+    names = load_vocabulary("ade20k_847").names
+    assert len(np.unique(class_colours(names), axis=0)) == len({n.strip().lower() for n in names})
+
+
+def test_colours_follow_the_name_and_not_its_place():
+    there, back = class_colours(NAMES), class_colours(NAMES[::-1])
+    assert (there == back[::-1]).all()
+    assert (class_colours(["Dog", " grass"]) == there[:2]).all()
+
+
+def test_background_is_grey_sky_is_blue_and_grass_green():
+    grey, sky, grass = class_colours(["background", "sky-other", "grass"]).astype(int)
+    assert tuple(grey) == BACKGROUND
+    assert sky.argmax() == 2 and grass.argmax() == 1
+    assert class_colours([]).shape == (0, 3)
+
+
+def test_tint_is_a_mixture_and_boundaries_are_light():
+    image = np.full((20, 20, 3), 100, np.uint8)
+    labels = np.repeat([0, 1], 10)[None].repeat(20, axis=0)
+    colours = np.array([[200, 0, 0], [0, 0, 200]], np.uint8)
+    painted = paint(image, labels, colours, opacity=0.5)
+    assert painted[5, 2].tolist() == [150, 50, 50] and painted[5, 17].tolist() == [50, 50, 150]
+    assert (painted[:, 9] > 190).all() and (image == 100).all()
+
+
+@pytest.mark.parametrize("label", [-1, 2, 255])
+def test_what_has_no_class_is_darkened_and_named(label):
+    image, labels = np.full((9, 9, 3), 200, np.uint8), np.full((9, 9), label)
+    colours = class_colours(NAMES[:2])
+    assert (paint(image, labels, colours) == 90).all()
+    assert [e.name for e in entries(labels, NAMES[:2], colours)] == ["no label"]
+
+
+def test_legend_lists_what_is_there_by_size_with_its_share():
+    labels = np.array([[0, 2, 2, 2, 2], [2, 2, 2, 7, 7]], np.uint8)
+    found = entries(labels, NAMES, class_colours(NAMES))
+    assert [(e.name, e.note) for e in found] == [
+        ("sky", "70.0 %"),
+        ("dog", "10.0 %"),
+        ("no label", "20.0 %"),
+    ]
+    assert found[0].colour == tuple(class_colours(NAMES)[2])
+    assert percent(0.0001) == "< 0.1 %" and percent(1) == "100.0 %"
+
+
+def test_long_legends_say_how_much_they_leave_out():
+    names = [f"word {i}" for i in range(10)]
+    labels = np.arange(10)[None].repeat(2, axis=0)
+    found = entries(labels, names, class_colours(names), most=4)
+    assert len(found) == 4 and (found[3].name, found[3].note) == ("7 more", "70.0 %")
+
+
+def test_long_names_are_cut_to_the_strip():
+    names = ["a very long name " * 20, "b"]
+    colours = class_colours(names)
+    strip = legend(entries(np.array([[0, 1]]), names, colours), 200, 14)
+    assert strip.width == 200 and (np.asarray(strip)[:, -3:] == 255).all()
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (3, 500), (500, 3), (40, 60), (700, 900)])
+def test_any_size_is_readable(height, width):
+    image, labels = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), int)
+    labels[:, width // 2 :] = 1
+    drawn = overlay(image, labels, NAMES, class_colours(NAMES))
+    assert drawn.width >= max(width, 250) and drawn.height >= height + 14
+    assert text_size(image) >= 14
+
+
+def test_text_grows_with_the_picture():
+    assert text_size(np.zeros((3000, 4000))) == 100
+
+
+def test_panels_align_pictures_of_different_sizes():
+    colours = class_colours(NAMES)
+    rows = []
+    for height, width in ((30, 60), (300, 200)):
+        labels = np.zeros((height, width), np.uint8)
+        rows.append(
+            (np.zeros((height, width, 3), np.uint8), {"ground truth": labels, "model": labels + 1})
+        )
+    drawn = np.asarray(panel(rows, NAMES, colours, width=100))
+    assert drawn.shape[0] > 50 + 150 and drawn.shape[1] > 300
+    # The first pictures of both rows are black and as wide as asked for.
+    black = (drawn == 0).all(-1)
+    assert black[40:60, 7:107].all() and black[100:200, 7:107].all()
+
+
+def test_real_ground_truth_is_drawn(data_dir):
+    vocabulary = load_vocabulary("coco_stuff_171")
+    index = np.full(256, 255)
+    for label, entry in enumerate(vocabulary.classes):
+        index[entry.dataset_id - 1] = label
+    folder = data_dir / "coco-stuff"
+    path = sorted((folder / "images" / "val2017").glob("*.jpg"))[0]
+    labels = index[read_indices(folder / "annotations" / "val2017" / f"{path.stem}.png")]
+    image = read_image(path)
+    drawn = overlay(image, labels, vocabulary.names, class_colours(vocabulary.names))
+    assert isinstance(drawn, Image.Image) and drawn.width == image.shape[1]

@@ -52,11 +52,9 @@ def paint(
     index = np.where(known, labels, len(colours))
     tints = np.concatenate([colours, np.zeros((1, 3), np.uint8)])[index]
     painted: np.ndarray = cv2.addWeighted(image, 1 - opacity, tints, opacity, 0)
-    line = borders(labels).astype(np.uint8)
     width = max(1, round(min(labels.shape) / 350))
-    if width > 1:
-        line = cv2.dilate(line, np.ones((width, width), np.uint8))
-    painted[line > 0] = painted[line > 0] // 4 + 191
+    line = cv2.dilate(borders(labels).astype(np.uint8), np.ones((width, width), np.uint8))
+    painted[line > 0] = painted[line > 0] // 4 + np.uint8(191)
     return painted
 
 

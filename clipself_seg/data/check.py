@@ -140,8 +140,8 @@ def _check_coco(name: str, options: Options) -> Finding:
     ]
     if missing:
         note = f"missing: {', '.join(missing)}"
-        there = (files.root.path / files.annotations).exists()
-        state: State = "incomplete" if there else "absent"
+        listed = (files.root.path / files.annotations).exists()
+        state: State = "incomplete" if listed else "absent"
         return finding._replace(state=state, missing=len(missing), notes=(note,), mend=advice)
     try:
         records = _records(name, files)

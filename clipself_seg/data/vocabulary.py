@@ -246,5 +246,7 @@ def read_class_json(path: str | Path) -> list[str]:
         raise InputError(f"{path}: cannot be read as a JSON list of class names: {error}") from None
     names = content if isinstance(content, list) else []
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise InputError(f'{path}: has to hold a list of class names, such as ["dog, puppy", "sky"]')
+        raise InputError(
+            f'{path}: has to hold a list of class names, such as ["dog, puppy", "sky"]'
+        )
     return names

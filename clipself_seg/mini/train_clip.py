@@ -69,13 +69,8 @@ def _render(job: tuple[int, range, int]) -> CropSet:
 
 def render_crops(*, scenes: int, side: int, seed: int, processes: int = 2) -> CropSet:
     """Draw scenes and cut the training crops out of them, in `processes` processes."""
-    jobs = [
-        (seed, range(start, min(start + 100, scenes)), side)
-        for start in range(0, scenes, 100)
-    ]
-    parts = run_in_parallel(
-        _render, jobs, processes=processes, label="draw 100 scenes each"
-    )
+    jobs = [(seed, range(start, min(start + 100, scenes)), side) for start in range(0, scenes, 100)]
+    parts = run_in_parallel(_render, jobs, processes=processes, label="draw 100 scenes each")
     return CropSet(
         np.concatenate([part.pixels for part in parts]),
         [things for part in parts for things in part.things],
@@ -86,9 +81,7 @@ def render_crops(*, scenes: int, side: int, seed: int, processes: int = 2) -> Cr
 
 def _key(things: tuple[Concept, ...], stuff: tuple[Concept, ...]) -> Key:
     """What a caption means, whatever its words and their order."""
-    return tuple(
-        sorted(((c.colour, c.shape, c.texture) for c in things + stuff), key=str)
-    )
+    return tuple(sorted(((c.colour, c.shape, c.texture) for c in things + stuff), key=str))
 
 
 def caption_batch(
@@ -113,10 +106,7 @@ def caption_batch(
         for concept in spec.concepts:
             mentions = ((concept,), ()) if concept.isthing else ((), (concept,))
             texts[write_caption(rng, *mentions)] = _key(*mentions)
-    numbers = {
-        key: number
-        for number, key in enumerate(dict.fromkeys([*keys, *texts.values()]))
-    }
+    numbers = {key: number for number, key in enumerate(dict.fromkeys([*keys, *texts.values()]))}
     rows = torch.tensor([numbers[key] for key in keys])
     columns = torch.tensor([numbers[key] for key in texts.values()])
     same = (rows[:, None] == columns[None, :]).float()
@@ -153,9 +143,7 @@ def _optimiser(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimiz
         {"params": decayed, "weight_decay": settings.weight_decay},
         {"params": free, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        groups, lr=settings.learning_rate, betas=(0.9, 0.98), eps=1e-6
-    )
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), eps=1e-6)
 
 
 def _batches(
@@ -173,9 +161,7 @@ def _batches(
         yield pixels, *caption_batch(rng, crops, indices)
 
 
-def train(
-    clip: DenseCLIP, crops: CropSet, settings: TrainSettings
-) -> Iterator[tuple[int, float]]:
+def train(clip: DenseCLIP, crops: CropSet, settings: TrainSettings) -> Iterator[tuple[int, float]]:
     """Train in place; yields (step, loss) after every step."""
     optimiser = _optimiser(clip, settings)
     clip.train()

@@ -16,7 +16,7 @@ CAT_SEG_CHOICES: dict[str, tuple[str, ...]] = {
     "MODEL.CAT_SEG.GUIDANCE": ("clip", "backbone"),
     "MODEL.CAT_SEG.RESIDUAL": ("cls", "token"),
     "MODEL.CAT_SEG.SYNONYMS": ("first", "mean"),
-    "MODEL.PROMPT_ENSEMBLE_TYPE": ("single", "imagenet"),
+    "MODEL.PROMPT_ENSEMBLE_TYPE": ("single", "imagenet", "plain"),
     "MODEL.SEM_SEG_HEAD.ATTENTION_TYPE": ("linear", "full"),
     "MODEL.SEM_SEG_HEAD.CLIP_FINETUNE": ("attention", "visual_attention", "full", "none"),
     "TEST.MIOU_RULE": ("present", "union"),
@@ -77,7 +77,8 @@ def _add_head(cfg: CfgNode) -> None:
 
 
 def _add_switches(cfg: CfgNode) -> None:
-    # One sentence around a class name, or the 80 of ImageNet as channels of the cost (version 1).
+    # CAT-Seg's sentence around a class name, the 80 of ImageNet as channels of the cost (version 1),
+    # or "plain", "a photo of a ...".
     cfg.MODEL.PROMPT_ENSEMBLE_TYPE = "single"
     cfg.MODEL.CLIP.VISUAL_INIT = ""  # a distilled CLIP whose image tower the training starts from
     cfg.MODEL.CAT_SEG = CfgNode()

@@ -162,7 +162,8 @@ class Trainer:
             raise InputError(
                 f"SOLVER.ACCUMULATE {passes} does not divide the {len(samples)} images of a process"
             )
-        size, means = len(samples) // passes, {}
+        size = len(samples) // passes
+        means: dict[str, Any] = {}
         for begin in range(0, len(samples), size):
             last = begin + size == len(samples)
             alone = forward.no_sync if hasattr(forward, "no_sync") and not last else nullcontext

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +82,7 @@ class AggregatorLayer(nn.Module):
 
     def __init__(self, sizes: AggregatorSizes, pooling: int) -> None:
         super().__init__()
-        shape = {"width": sizes.hidden, "heads": sizes.heads, "grid": sizes.grid}
+        shape: dict[str, Any] = {"width": sizes.hidden, "heads": sizes.heads, "grid": sizes.grid}
         self.swin_block = SpatialAggregation(
             **shape, guidance_width=sizes.appearance_projected, window=sizes.window
         )

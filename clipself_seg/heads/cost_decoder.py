@@ -42,6 +42,7 @@ class UpBlock(nn.Module):
 
     def shared_share(self, guidance_G2h2w: Tensor) -> Tensor:
         """What guidance and bias add to the first convolution's output, (1, D, 2 h, 2 w)."""
+        assert self.up.bias is not None
         bias = self.up.bias[:, None, None].expand(-1, *guidance_G2h2w.shape[1:])
         return self._first()(torch.cat([bias, guidance_G2h2w])[None])
 

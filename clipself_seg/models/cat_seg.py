@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,18 +22,24 @@ from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.class_texts import ClassTexts, Names, class_names
 from clipself_seg.clip.layers import split_attention
 from clipself_seg.clip.model import hash_tensors
+from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.files import atomic_path
+from clipself_seg.heads.class_maps import (
+    all_scores,
+    best_class,
+    plain_probabilities,
+    sliding_probabilities,
+)
 from clipself_seg.heads.cost_aggregator import ClassLogits, CostAggregator, Guidance
 from clipself_seg.heads.sigmoid_loss import sigmoid_loss
 from clipself_seg.heads.windows import WindowLayout, resize
-from clipself_seg.models.cat_seg_config import parts_from_config
+from clipself_seg.models.cat_seg_config import clip_parameters, parts_from_config
 from clipself_seg.models.cat_seg_weights import read_state, to_official
 from clipself_seg.models.region_reader import Sample, autocast
 
 logger = logging.getLogger(__name__)
 
-CLASSES_AT_ONCE = 32  # maps of the size of the picture that are in memory together
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
@@ -59,7 +65,7 @@ class CATSeg(nn.Module):
         templates: str = "cat_seg",
         finetune: str = "attention",
         sliding: bool = False,
-        layout: WindowLayout = WindowLayout(),
+        layout: WindowLayout | None = None,
         size_divisibility: int = 32,
         ignore_label: int = 255,
         mask_ignored: bool = False,
@@ -77,7 +83,7 @@ class CATSeg(nn.Module):
             templates: of the prompts, a name in `prompts.TEMPLATES`.
             finetune: see `clip_parameters`.
             sliding: windows and a whole view in evaluation, else the whole picture at once.
-            layout: of the windows.
+            layout: of the windows; None is the published one.
             size_divisibility: of the padding in plain evaluation.
             ignore_label: of pixels without a class.
             mask_ignored: see `sigmoid_loss`.
@@ -86,20 +92,20 @@ class CATSeg(nn.Module):
         super().__init__()
         self.clip, self.aggregator, self.backbone = clip, aggregator, backbone
         self.guidance_blocks = tuple(f"block{i}" for i in guidance_blocks)
-        clip.visual.class_residual = class_residual
+        tower = clip.visual
+        assert isinstance(tower, TransformerTower)
+        tower.class_residual = class_residual
         if backbone is None:
-            width, (first, second) = (
-                clip.visual.width,
-                aggregator.sizes.decoder_guidance,
-            )
-            self.upsample1 = nn.ConvTranspose2d(width, first, 2, stride=2)
-            self.upsample2 = nn.ConvTranspose2d(width, second, 4, stride=4)
+            first, second = aggregator.sizes.decoder_guidance
+            self.upsample1 = nn.ConvTranspose2d(tower.width, first, 2, stride=2)
+            self.upsample2 = nn.ConvTranspose2d(tower.width, second, 4, stride=4)
         if finetune == "attention":
             split_attention(clip)
         clip.requires_grad_(False)
         for parameter in clip_parameters(clip, finetune):
             parameter.requires_grad_(True)
-        self.all_synonyms, self.sliding, self.layout = all_synonyms, sliding, layout
+        self.all_synonyms, self.sliding = all_synonyms, sliding
+        self.layout = layout or WindowLayout()
         self.size_divisibility, self.ignore_label = size_divisibility, ignore_label
         self.mask_ignored, self.precision = mask_ignored, precision
         self.texts = ClassTexts(clip, templates, aggregator.checkpointing)
@@ -148,7 +154,8 @@ class CATSeg(nn.Module):
 
         Returns:
             {"loss_sem_seg": scalar}, or for each image {"sem_seg": (T, height, width)}
-            probabilities, or {"sem_seg_labels": (height, width)} int64 if `output` is "labels".
+            probabilities, or if `output` is "labels" {"sem_seg_labels": (height, width) int64,
+            "sem_seg_best": their probabilities}.
         """
         if not self.names:
             raise RuntimeError("call set_vocabulary before the model")
@@ -161,7 +168,7 @@ class CATSeg(nn.Module):
         """The loss of a batch of crops of one size; see `sigmoid_loss`."""
         windows = torch.stack([sample["image"] for sample in samples]).to(self.device)
         labels = torch.stack([sample["sem_seg"] for sample in samples]).to(self.device)
-        logits = resize(self.window_logits(windows), tuple(labels.shape[1:]))
+        logits = resize(self.window_logits(windows), (labels.shape[1], labels.shape[2]))
         loss = sigmoid_loss(logits, labels, self.ignore_label, self.mask_ignored)
         return {"loss_sem_seg": loss}
 
@@ -207,40 +214,19 @@ class CATSeg(nn.Module):
             sample.get("height", image.shape[1]),
             sample.get("width", image.shape[2]),
         )
-        parts = self._sliding(image) if self.sliding else self._plain(image)
-        maps = ((classes, resize(probs[None], size)[0]) for classes, probs in parts)
+        if self.sliding:
+            views = self._window_logits(self._normalise(self.layout.views(image)))
+            parts = sliding_probabilities(views, len(self.names), self.layout)
+        else:
+            d, (height, width) = self.size_divisibility, image.shape[1:]
+            padding = (0, -width % d, 0, -height % d)
+            padded = F.pad(self._normalise(image.float()[None]), padding)
+            (found,) = self._window_logits(padded)
+            parts = plain_probabilities(found, len(self.names))
         if self.output == "labels":
-            return {"sem_seg_labels": _best_class(maps, size, self.device)}
-        scores = torch.zeros(len(self.names), *size, device=self.device)
-        for classes, probs in maps:
-            scores[classes] = probs.float()
-        return {"sem_seg": scores}
-
-    def _plain(self, image_3hw: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Class indices and probabilities at the size of the logits, some classes at a time."""
-        normalised = self._normalise(image_3hw.float()[None])
-        d, (height, width) = self.size_divisibility, image_3hw.shape[1:]
-        padded = F.pad(normalised, (0, -width % d, 0, -height % d))
-        (found,) = self._window_logits(padded)
-        classes = self._indices(found.classes)
-        for part, logits in zip(
-            classes.split(CLASSES_AT_ONCE), found.logits.split(CLASSES_AT_ONCE)
-        ):
-            yield part, logits.sigmoid()
-
-    def _sliding(self, image_3hw: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Class indices and probabilities on the canvas, some classes at a time.
-
-        A class that a view leaves out is 0 there; one that all leave out is 0 and is not made.
-        """
-        views = self._window_logits(self._normalise(self.layout.views(image_3hw)))
-        kept = torch.cat([self._indices(view.classes) for view in views]).unique()
-        for part in kept.split(CLASSES_AT_ONCE):
-            logits = torch.stack([_of_classes(view, part) for view in views])
-            yield part, self.layout.merge(logits.float())
-
-    def _indices(self, classes: Tensor | None) -> Tensor:
-        return torch.arange(len(self.names), device=self.device) if classes is None else classes
+            labels, best = best_class(parts, size)
+            return {"sem_seg_labels": labels, "sem_seg_best": best}
+        return {"sem_seg": all_scores(parts, size, len(self.names))}
 
     def after_optimizer_step(self) -> None:
         """Nothing to put right: every trained weight is in the loss."""
@@ -272,51 +258,5 @@ class CATSeg(nn.Module):
         return hash_tensors(frozen)
 
 
-def clip_parameters(clip: DenseCLIP, finetune: str) -> list[nn.Parameter]:
-    """What of CLIP trains, by its structure.
-
-    Args:
-        clip: both towers.
-        finetune: "attention" is query and value matrices of all blocks of both towers,
-            "visual_attention" everything of the image tower's attention and its positions, "full"
-            all blocks of both towers, "none" nothing.
-    """
-    visual = [block.attn for block in clip.visual.blocks]
-    if finetune == "none":
-        return []
-    if finetune == "full":
-        blocks = [*clip.visual.blocks, *clip.text.transformer.resblocks]
-        return [p for block in blocks for p in block.parameters()]
-    if finetune == "visual_attention":
-        positions = clip.visual.layer_groups()["positions"]
-        return [p for attention in visual for p in attention.parameters()] + positions
-    text = [block.attn for block in clip.text.transformer.resblocks]
-    names = ("q_proj_weight", "v_proj_weight", "q_proj.weight", "v_proj.weight")
-    return [p for a in visual + text for name, p in a.named_parameters() if name in names]
-
-
 def _channels(values: Sequence[float], like: Tensor) -> Tensor:
     return torch.tensor(values, device=like.device)[:, None, None]
-
-
-def _of_classes(view: ClassLogits, wanted: Tensor) -> Tensor:
-    """Logits (k, s, s) of some classes; -100, which is 0 as a probability, where left out."""
-    if view.classes is None:
-        return view.logits[wanted]
-    position = torch.searchsorted(view.classes, wanted).clamp(max=len(view.classes) - 1)
-    there = view.classes[position] == wanted
-    return torch.where(there[:, None, None], view.logits[position], -100.0)
-
-
-def _best_class(
-    maps: Iterator[tuple[Tensor, Tensor]], size: tuple[int, int], device: torch.device
-) -> Tensor:
-    """Index of the highest probability of every pixel; of equal ones the lowest index."""
-    best = torch.zeros(size, device=device)
-    labels = torch.zeros(size, dtype=torch.long, device=device)
-    for classes, probs in maps:
-        value, index = probs.float().max(dim=0)
-        better = value > best
-        best = torch.where(better, value, best)
-        labels = torch.where(better, classes[index], labels)
-    return labels

@@ -9,10 +9,12 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import nn
 
 from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.clip.checkpoints import read_checkpoint
 from clipself_seg.clip.model import SHIPPED_TAGS
+from clipself_seg.clip.prompts import TEMPLATES as PROMPTS
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.heads.cost_aggregator import AggregatorSizes, CostAggregator
@@ -24,7 +26,7 @@ OPENAI_NAMES = {
     "ViT-B/16": "ViT-B-16-quickgelu",
     "ViT-L/14@336px": "ViT-L-14-336-quickgelu",
 }
-TEMPLATES = {"single": "cat_seg", "imagenet": "openai80"}
+TEMPLATES = {"single": "cat_seg", "imagenet": "openai80", "plain": "single"}
 CPU_CLASSES_AT_ONCE = 4
 
 
@@ -79,6 +81,29 @@ def _check_frozen_parts(clip: DenseCLIP, tuned: DenseCLIP, path: str) -> None:
                 )
 
 
+def clip_parameters(clip: DenseCLIP, finetune: str) -> list[nn.Parameter]:
+    """What of CLIP trains, by its structure.
+
+    Args:
+        clip: both towers.
+        finetune: "attention" is query and value matrices of all blocks of both towers,
+            "visual_attention" everything of the image tower's attention and its positions, "full"
+            all blocks of both towers, "none" nothing.
+    """
+    visual: list[Any] = [block.attn for block in clip.visual.blocks]
+    if finetune == "none":
+        return []
+    if finetune == "full":
+        blocks = [*clip.visual.blocks, *clip.text.transformer.resblocks]
+        return [p for block in blocks for p in block.parameters()]
+    if finetune == "visual_attention":
+        positions = clip.visual.layer_groups()["positions"]
+        return [p for attention in visual for p in attention.parameters()] + positions
+    text: list[Any] = [block.attn for block in clip.text.transformer.resblocks]
+    names = ("q_proj_weight", "v_proj_weight", "q_proj.weight", "v_proj.weight")
+    return [p for a in visual + text for name, p in a.named_parameters() if name in names]
+
+
 def aggregator_sizes(cfg: CfgNode, clip: DenseCLIP) -> AggregatorSizes:
     """``MODEL.SEM_SEG_HEAD`` as the aggregator's sizes.
 
@@ -86,7 +111,7 @@ def aggregator_sizes(cfg: CfgNode, clip: DenseCLIP) -> AggregatorSizes:
         InputError: a number that does not fit the CLIP, or lists of another length.
     """
     head = cfg.MODEL.SEM_SEG_HEAD
-    prompts = {"single": 1, "imagenet": 80}[cfg.MODEL.PROMPT_ENSEMBLE_TYPE]
+    prompts = len(PROMPTS[TEMPLATES[cfg.MODEL.PROMPT_ENSEMBLE_TYPE]])
     if head.TEXT_GUIDANCE_DIM != clip.embed_dim:
         raise InputError(
             f"MODEL.SEM_SEG_HEAD.TEXT_GUIDANCE_DIM is {head.TEXT_GUIDANCE_DIM}, the embedding of "

@@ -1,0 +1,96 @@
+"""From logits to a picture's class probabilities, some classes at a time.
+
+A full map of every class is what takes memory, so probabilities come in parts: class indices (k,)
+ascending, and maps (k, H, W). A consumer keeps what it needs: the best class, or all scores.
+
+Shapes: T classes, k of them, s x s logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from clipself_seg.heads.cost_aggregator import LEFT_OUT, ClassLogits
+from clipself_seg.heads.windows import WindowLayout, resize
+
+AT_ONCE = 32
+Part = tuple[Tensor, Tensor]
+
+
+def plain_probabilities(found: ClassLogits, count: int) -> Iterator[Part]:
+    """Probabilities at the size of the logits.
+
+    Args:
+        found: logits of the whole picture.
+        count: T.
+    """
+    classes = _indices(found, count)
+    for part, logits in zip(classes.split(AT_ONCE), found.logits.split(AT_ONCE)):
+        yield part, logits.float().sigmoid()
+
+
+def sliding_probabilities(
+    views: Sequence[ClassLogits], count: int, layout: WindowLayout
+) -> Iterator[Part]:
+    """Probabilities on the canvas.
+
+    A class that a view leaves out is 0 there; one that all leave out is 0 and does not come.
+
+    Args:
+        views: logits of `WindowLayout.views`.
+        count: T.
+        layout: of the windows.
+    """
+    kept = torch.cat([_indices(view, count) for view in views]).unique()
+    for part in kept.split(AT_ONCE):
+        logits = torch.stack([_of_classes(view, part) for view in views])
+        yield part, layout.merge(logits.float())
+
+
+def best_class(parts: Iterable[Part], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Index (H, W) int64 of the highest probability, of equal ones the lowest, and it (H, W).
+
+    Args:
+        parts: of at least one class.
+        size: (H, W) that the maps are resized to.
+    """
+    best = labels = None
+    for classes, maps in parts:
+        value, index = resize(maps[None], size)[0].max(dim=0)
+        if best is None or labels is None:
+            # A class that did not come has probability 0, and class 0 is the first of those.
+            best, labels = torch.zeros_like(value), torch.zeros_like(index)
+        better = value > best
+        best = torch.where(better, value, best)
+        labels = torch.where(better, classes[index], labels)
+    assert best is not None and labels is not None
+    return labels, best
+
+
+def all_scores(parts: Iterable[Part], size: tuple[int, int], count: int) -> Tensor:
+    """Probabilities (T, H, W), 0 for the classes that did not come."""
+    scores = None
+    for classes, maps in parts:
+        if scores is None:
+            scores = maps.new_zeros(count, *size)
+        scores[classes] = resize(maps[None], size)[0]
+    assert scores is not None
+    return scores
+
+
+def _indices(found: ClassLogits, count: int) -> Tensor:
+    if found.classes is None:
+        return torch.arange(count, device=found.logits.device)
+    return found.classes
+
+
+def _of_classes(view: ClassLogits, wanted: Tensor) -> Tensor:
+    """Logits (k, s, s) of some classes; `LEFT_OUT`, which is 0 as a probability, where not kept."""
+    if view.classes is None:
+        return view.logits[wanted]
+    position = torch.searchsorted(view.classes, wanted).clamp(max=len(view.classes) - 1)
+    there = view.classes[position] == wanted
+    return torch.where(there[:, None, None], view.logits[position], LEFT_OUT)

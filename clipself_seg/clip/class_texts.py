@@ -24,6 +24,7 @@ BATCH = 256  # prompts encoded together where no gradient is needed
 MANY = 4096  # prompts that deserve a progress bar
 
 Names = tuple[tuple[str, ...], ...]
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def class_names(words: Vocabulary | Sequence[str], all_synonyms: bool) -> Names:
@@ -78,9 +79,13 @@ class ClassTexts:
                 self._kept = key, self._encode(names)
         return self._kept[1]
 
-    def _state(self) -> tuple[tuple[int, int, torch.dtype], ...]:
-        """Changes whenever a weight is written to, replaced or moved."""
-        return tuple((p.data_ptr(), p._version, p.dtype) for p in self.clip.text.parameters())
+    def _state(self) -> tuple[int, ...]:
+        """Changes with any bit of a weight.
+
+        A sum over bit patterns: pointers and version counters miss what fused optimisers write.
+        """
+        sums = [p.detach().view(_BITS[p.element_size()]).sum() for p in self.clip.text.parameters()]
+        return tuple(torch.stack(sums).tolist())
 
     def _encode(self, names: Names) -> Tensor:
         tokens, counts = self._tokenize(names)

@@ -1,0 +1,265 @@
+"""Semantic segmentation of photographs with words of one's own.
+
+    predictor = load_predictor("configs/semseg/catseg_cvpr_vitb16.yaml", "model_base.pth")
+    predictor.set_vocabulary("dog|puppy, grass, sky", background="background")
+    found = predictor("photo.jpg")
+    found.labels, found.names, found.shares()
+
+Shapes: H, W pixels of the photograph as it is meant to be seen, N names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from torch import Tensor
+
+from clipself_seg.config import load_config
+from clipself_seg.data.images import read_image
+from clipself_seg.data.sem_seg_mappers import SemSegTestMapper
+from clipself_seg.data.vocabulary import Vocabulary, available_vocabularies
+from clipself_seg.data.words import own_words, read_words
+from clipself_seg.engine.run import build_model
+from clipself_seg.errors import InputError
+
+THRESHOLD = 0.5  # below it every word is more likely to be absent from a pixel than there
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+    """What a photograph shows where.
+
+    Attributes:
+        labels: (H, W), positions in `names`; uint8, or uint16 for more than 255 names.
+        names: of the classes, the background among them.
+        scores: (N, H, W) float32 in [0, 1] if they were asked for; `labels` is where they are
+            highest. Each is a probability by itself, so that they do not add up to 1.
+    """
+
+    labels: np.ndarray
+    names: tuple[str, ...]
+    scores: np.ndarray | None = None
+
+    def shares(self) -> dict[str, float]:
+        """Share of the pixels of every class that is there, the largest first."""
+        counts = np.bincount(self.labels.ravel(), minlength=len(self.names))
+        order = np.argsort(-counts, kind="stable")
+        return {self.names[i]: float(counts[i] / self.labels.size) for i in order if counts[i]}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Labels:
+    """From the model's classes to labels.
+
+    Attributes:
+        names: N.
+        of_class: label of every class of the model.
+        background: label, or None.
+        threshold: score that the background has everywhere.
+    """
+
+    names: tuple[str, ...]
+    of_class: Tensor
+    background: int | None
+    threshold: float
+
+
+class Predictor:
+    """A model with a vocabulary; calling it with a photograph gives a `Segmentation`."""
+
+    @configurable
+    def __init__(self, *, model: Any, mapper: SemSegTestMapper) -> None:
+        """`Predictor(cfg)` builds the configured model with its weights.
+
+        Args:
+            model: a `CATSeg`; it is put into evaluation mode, and belongs to the predictor.
+            mapper: resizes photographs as in evaluation.
+        """
+        self.model, self.mapper = model.eval(), mapper
+        self._all_synonyms = model.all_synonyms
+        self._labels: _Labels | None = None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Reads what `CATSeg` and `SemSegTestMapper` do.
+
+        Raises:
+            InputError: another kind of model, or weights that do not fit.
+        """
+        if cfg.MODEL.META_ARCHITECTURE != "CATSeg":
+            raise InputError(
+                f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, which does not label "
+                "pixels: take a configuration of CATSeg, such as those below configs/semseg"
+            )
+        return {"model": build_model(cfg), "mapper": SemSegTestMapper(cfg)}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What labels mean, the background among them; empty before `set_vocabulary`."""
+        return self._labels.names if self._labels else ()
+
+    @property
+    def background(self) -> int | None:
+        """Label of the background, if there is one."""
+        return self._labels.background if self._labels else None
+
+    @property
+    def threshold(self) -> float:
+        """Score that a class has to reach to win against the background."""
+        return self._labels.threshold if self._labels else 0.0
+
+    def set_vocabulary(
+        self,
+        words: Vocabulary | Sequence[str] | str,
+        background: str | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        """Say which classes to look for, until the next call.
+
+        Of words of one's own every synonym counts (the text embeddings are averaged); a built-in
+        vocabulary is read as `MODEL.CAT_SEG.SYNONYMS` says, as in evaluation.
+
+        Args:
+            words: "dog|puppy, grass", see `read_words`; a list, see `own_words`; or a vocabulary.
+            background: name of what is none of the classes; without one every pixel gets the best
+                class. "background|wall|floor" adds words that compete for pixels but are not told
+                apart. A class of that name plays the background itself.
+            threshold: score, 0 to 1, that a class has to reach to win against the background;
+                by default 0.5, or 0 where words compete for the background.
+
+        Raises:
+            InputError: no words, an empty one, one word twice, or a threshold outside 0 to 1.
+        """
+        if not isinstance(words, Vocabulary):
+            words = read_words(words) if isinstance(words, str) else own_words(words)
+        entries, names = list(words.classes), list(words.names)
+        place: int | None = None
+        if background is not None:
+            name, *others = own_words([background], "the background").classes[0].names
+            _check_background(others, words)
+            if name not in names:
+                names.append(name)
+            place = names.index(name)
+            entries += own_words(others).classes if others else ()
+            threshold = (0.0 if others else THRESHOLD) if threshold is None else threshold
+        elif threshold is not None:
+            raise InputError("a threshold needs a background to fall back to: name one")
+        if not 0 <= (threshold or 0) <= 1:
+            raise InputError(f"the threshold of the background must be in [0, 1], got {threshold}")
+        own = words.name not in available_vocabularies()
+        self.model.all_synonyms = own or self._all_synonyms
+        self.model.set_vocabulary(Vocabulary(words.name, tuple(entries)))
+        extra = [place] * (len(entries) - len(words))
+        of_class = torch.tensor([*range(len(words)), *extra], device=self.model.device)
+        self._labels = _Labels(tuple(names), of_class, place, threshold or 0.0)
+
+    def __call__(
+        self, image: np.ndarray | str | os.PathLike[str], scores: bool = False
+    ) -> Segmentation:
+        """Segment a photograph.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, or the path of a picture.
+            scores: keep the scores, which take 4 N H W bytes; else memory does not grow with N.
+
+        Raises:
+            InputError: the picture cannot be read, or is not of that form.
+        """
+        if self._labels is None:
+            raise RuntimeError("call set_vocabulary before the predictor")
+        if not isinstance(image, np.ndarray):
+            image = read_image(image)
+        self.model.output = "scores" if scores else "labels"
+        (found,) = self.model([self._sample(image)])
+        if scores:
+            maps = _label_scores(found["sem_seg"], self._labels)
+            labels = maps.argmax(dim=0)
+        else:
+            maps, labels = None, _label_map(found, self._labels)
+        return Segmentation(
+            labels=labels.cpu().numpy().astype(label_type(len(self.names))),
+            names=self.names,
+            scores=None if maps is None else maps.cpu().numpy(),
+        )
+
+    def _sample(self, image: np.ndarray) -> dict[str, Any]:
+        """As `SemSegTestMapper` makes it of a file."""
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise InputError(
+                f"a picture must be uint8 of shape (height, width, 3), got {image.dtype} of "
+                f"{image.shape}"
+            )
+        resized = self.mapper.resize.get_transform(image).apply_image(image)
+        pixels = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        return {"image": pixels, "height": image.shape[0], "width": image.shape[1]}
+
+
+def load_predictor(
+    config_file: str | os.PathLike[str],
+    weights: str | os.PathLike[str] | None = None,
+    opts: Sequence[str] = (),
+) -> Predictor:
+    """A predictor from files.
+
+    Args:
+        config_file: of a `CATSeg`.
+        weights: a checkpoint, in place of the configured MODEL.WEIGHTS; "random" goes without.
+        opts: further keys and values in turn.
+
+    Raises:
+        InputError: an unknown configuration or key, no weights, or weights that do not fit.
+    """
+    given = [] if weights is None else ["MODEL.WEIGHTS", os.fspath(weights)]
+    cfg = load_config(config_file, [*opts, *given])
+    if not cfg.MODEL.WEIGHTS:
+        raise InputError(
+            f"{config_file} names no MODEL.WEIGHTS: give a trained checkpoint, such as the "
+            "model_final.pth of train_net.py"
+        )
+    if cfg.MODEL.WEIGHTS == "random":
+        logger.warning("the weights are random: what is predicted means nothing")
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.WEIGHTS = ""
+    return Predictor(cfg)
+
+
+def label_type(count: int) -> type[np.unsignedinteger]:
+    """The smallest type for labels of so many names that leaves its highest value free."""
+    return np.uint8 if count <= 255 else np.uint16
+
+
+def _check_background(others: Sequence[str], words: Vocabulary) -> None:
+    known = {name.strip().casefold() for entry in words.classes for name in entry.names}
+    for word in others:
+        if word.casefold() in known:
+            raise InputError(
+                f'"{word}" is a word of the vocabulary and one of the background: remove one'
+            )
+
+
+def _label_map(found: dict[str, Tensor], how: _Labels) -> Tensor:
+    """(H, W) from the model's best class of every pixel and its score."""
+    labels = how.of_class[found["sem_seg_labels"]]
+    if how.background is None:
+        return labels
+    return labels.masked_fill(found["sem_seg_best"] < how.threshold, how.background)
+
+
+def _label_scores(scores: Tensor, how: _Labels) -> Tensor:
+    """(N, H, W) from the model's: the background's is that of its best word or the threshold."""
+    if how.background is None:
+        return scores
+    kept = scores.new_zeros(len(how.names), *scores.shape[1:])
+    kept[how.background] = how.threshold
+    for label, own in zip(how.of_class.tolist(), scores):
+        kept[label] = torch.maximum(kept[label], own)
+    return kept

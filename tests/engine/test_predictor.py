@@ -1,0 +1,213 @@
+"""Photographs in, labels out: words, background, sizes; with a real random model and with a stand-in."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from clipself_seg.config import load_config
+from clipself_seg.data.sem_seg_mappers import SemSegTestMapper
+from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.engine.predict_files import find_photos
+from clipself_seg.engine.predictor import Predictor, Segmentation, label_type, load_predictor
+from clipself_seg.errors import InputError
+
+SMALL = {
+    "MODEL.META_ARCHITECTURE": "CATSeg",
+    "MODEL.CLIP.NAME": "ViT-Mini-8",
+    "MODEL.CLIP.WEIGHTS": "",
+    "MODEL.CAT_SEG.GUIDANCE_BLOCKS": (0, 2),
+    "MODEL.CAT_SEG.PAD_LEN": 0,
+    "MODEL.SEM_SEG_HEAD.HIDDEN_DIMS": 16,
+    "MODEL.SEM_SEG_HEAD.NUM_HEADS": 2,
+    "MODEL.SEM_SEG_HEAD.FEATURE_RESOLUTION": [8, 8],
+    "MODEL.SEM_SEG_HEAD.WINDOW_SIZES": 4,
+    "MODEL.SEM_SEG_HEAD.TEXT_GUIDANCE_DIM": 128,
+    "MODEL.SEM_SEG_HEAD.TEXT_GUIDANCE_PROJ_DIM": 16,
+    "MODEL.SEM_SEG_HEAD.APPEARANCE_GUIDANCE_DIM": 128,
+    "MODEL.SEM_SEG_HEAD.APPEARANCE_GUIDANCE_PROJ_DIM": 16,
+    "MODEL.SEM_SEG_HEAD.DECODER_DIMS": [16, 16],
+    "MODEL.SEM_SEG_HEAD.DECODER_GUIDANCE_DIMS": [16, 16],
+    "MODEL.SEM_SEG_HEAD.DECODER_GUIDANCE_PROJ_DIMS": [16, 16],
+    "INPUT.FORMAT": "RGB",
+    "INPUT.MIN_SIZE_TEST": 64,
+    "MODEL.DEVICE": "cpu",
+}
+OPTS = [part for pair in SMALL.items() for part in pair]
+
+
+@pytest.fixture(scope="module")
+def real():
+    """A small CATSeg with random weights."""
+    return load_predictor("", "random", OPTS)
+
+
+class Fixed(nn.Module):
+    """Every column of the picture scores its own class: 0.9, 0.4, 0.6, 0.3 from left to right."""
+
+    device, all_synonyms, output = torch.device("cpu"), False, "scores"
+
+    def set_vocabulary(self, words):
+        self.names = [entry.names for entry in words.classes]
+
+    def forward(self, samples):
+        (sample,) = samples
+        scores = torch.zeros(len(self.names), sample["height"], sample["width"])
+        for column, score in enumerate((0.9, 0.4, 0.6, 0.3)[: len(self.names)]):
+            scores[column, :, column] = score
+        best = scores.max(dim=0)
+        if self.output == "labels":
+            return [{"sem_seg_labels": best.indices, "sem_seg_best": best.values}]
+        return [{"sem_seg": scores}]
+
+
+IMAGE = np.zeros((2, 4, 3), np.uint8)
+
+
+def fixed(words, *background, scores=False):
+    predictor = Predictor(model=Fixed(), mapper=SemSegTestMapper(min_size=0, max_size=99))
+    predictor.set_vocabulary(words, *background)
+    return predictor(IMAGE, scores=scores)
+
+
+@pytest.mark.parametrize("scores", [False, True])
+@pytest.mark.parametrize(
+    "words, background, names, row",
+    [
+        ("a, b, c, d", (), "abcd", [0, 1, 2, 3]),
+        # What no class reaches 0.5 on gets a label of its own, the last.
+        ("a, b, c, d", ("other",), ("a", "b", "c", "d", "other"), [0, 4, 2, 4]),
+        ("a, b, c, d", ("other", 0.35), ("a", "b", "c", "d", "other"), [0, 1, 2, 4]),
+        # A class of that name plays it.
+        ("a, b, c, d", ("a",), "abcd", [0, 0, 2, 0]),
+        # "x" and "y" compete for pixels; weak classes win against nothing.
+        ("a, b", ("other|x|y",), ("a", "b", "other"), [0, 1, 2, 2]),
+        ("a, b", ("other|x|y", 0.5), ("a", "b", "other"), [0, 2, 2, 2]),
+        ("a, b", ("b|x|y",), ("a", "b"), [0, 1, 1, 1]),
+    ],
+)
+def test_background_takes_what_no_class_reaches_and_what_its_words_win(
+    words, background, names, row, scores
+):
+    found = fixed(words, *background, scores=scores)
+    assert found.names == tuple(names)
+    assert found.labels.tolist() == [row, row]
+    if scores:
+        assert found.scores.shape == (len(names), 2, 4)
+        assert (found.scores.argmax(axis=0) == found.labels).all()
+
+
+def test_shares_add_up_and_leave_out_what_is_not_there():
+    shares = fixed("a, b, c, d", "other").shares()
+    assert shares == {"other": 0.5, "a": 0.25, "c": 0.25} and list(shares)[0] == "other"
+    assert Segmentation(np.zeros((1, 1), np.uint8), ("a", "b")).shares() == {"a": 1.0}
+
+
+def test_labels_have_sixteen_bits_where_eight_do_not_do():
+    assert label_type(255) == np.uint8 and label_type(256) == np.uint16
+    assert fixed([f"word {i}" for i in range(300)]).labels.dtype == np.uint16
+
+
+def test_synonyms_of_own_words_count_and_a_data_set_is_read_as_configured(real):
+    real.set_vocabulary("dog|puppy, grass")
+    assert real.model.names == (("dog", "puppy"), ("grass",))
+    real.set_vocabulary(load_vocabulary("ade20k_847"))
+    assert {len(names) for names in real.model.names} == {1}
+    real.set_vocabulary(["dog, puppy"])
+    assert real.model.names == (("dog", "puppy"),) and real.names == ("dog",)
+
+
+def test_files_arrays_and_evaluation_see_the_same_pixels(real, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    path = tmp_path / "photo.png"
+    Image.fromarray(pixels).save(path)
+    record = {"file_name": str(path), "image_id": 0, "sem_seg_file_name": ""}
+    sample = SemSegTestMapper(load_config("", OPTS))(record)
+    made = real._sample(pixels)
+    assert sample["image"].shape == (3, 64, 115) and (made["image"] == sample["image"]).all()
+    real.set_vocabulary("dog, grass, sky")
+    real.model.output = "labels"
+    expected = real.model([sample])[0]["sem_seg_labels"].numpy()
+    for image in (pixels, path):
+        assert (real(image).labels == expected).all()
+    assert expected.shape == (50, 90)
+
+
+def test_scores_and_labels_of_a_real_model_agree(real):
+    real.set_vocabulary("dog, grass, sky", "background", 0.5)
+    image = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    plain, scored = real(image), real(image, scores=True)
+    assert plain.scores is None and scored.scores.shape == (4, 40, 60)
+    assert (plain.labels == scored.labels).all()
+    assert (scored.scores[3] == 0.5).all() and 0 <= scored.scores.min() <= scored.scores.max() <= 1
+
+
+@pytest.mark.parametrize(
+    "background, message",
+    [
+        (("background", 1.5), r"in \[0, 1\], got 1.5"),
+        ((None, 0.5), "a threshold needs a background"),
+        (("other|b",), '"b" is a word of the vocabulary and one of the background'),
+        (("",), "the background is empty"),
+        (("x|y|x",), '"x" twice'),
+    ],
+)
+def test_a_background_that_makes_no_sense_is_refused(background, message):
+    with pytest.raises(InputError, match=message):
+        fixed("a, b", *background)
+
+
+def test_a_failed_call_keeps_the_vocabulary(real):
+    real.set_vocabulary("dog, grass")
+    with pytest.raises(InputError):
+        real.set_vocabulary("")
+    assert real.names == ("dog", "grass") and real(IMAGE).names == ("dog", "grass")
+
+
+@pytest.mark.parametrize("image", [IMAGE[..., 0], IMAGE.astype(float), IMAGE[:0], IMAGE[..., :2]])
+def test_arrays_that_are_no_pictures_are_refused(real, image):
+    real.set_vocabulary("dog")
+    with pytest.raises(InputError, match="a picture must be uint8 of shape"):
+        real(image)
+
+
+def test_what_cannot_predict_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no config file"):
+        load_predictor(tmp_path / "none.yaml", "random")
+    with pytest.raises(InputError, match="names no MODEL.WEIGHTS"):
+        load_predictor("", None, OPTS)
+    with pytest.raises(InputError, match="no checkpoint at"):
+        load_predictor("", tmp_path / "none.pth", OPTS)
+    with pytest.raises(InputError, match="CLIPSelf, which does not label pixels"):
+        load_predictor("", "random", [*OPTS, "MODEL.META_ARCHITECTURE", "CLIPSelf"])
+
+
+def test_folders_are_searched_and_nothing_is_taken_twice(tmp_path):
+    for name in ("b.jpg", "sub/b.jpg", "b.png", "note.txt", ".hidden.jpg", "out/overlays/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_photos([tmp_path, tmp_path / "b.jpg", tmp_path / "gone"], tmp_path / "out")
+    assert sorted(photo.name for photo in found.photos) == ["b.jpg", "b.png", "sub/b"]
+    assert [path.name for path in found.others] == ["note.txt"]
+    assert found.failed == {str(tmp_path / "gone"): "no such file or folder"}
+
+
+@pytest.mark.parametrize(
+    "inputs, output, message",
+    [
+        (["empty"], "out", "no pictures: "),
+        (["gone"], "out", "no such file or folder: "),
+        (["x"], "x", "is input and output"),
+        (["x/a.jpg", "y/a.jpg"], "out", "x/a.jpg and .*y/a.jpg would have results of one name"),
+    ],
+)
+def test_inputs_without_clear_results_are_refused(tmp_path, inputs, output, message):
+    for name in ("empty", "x", "y"):
+        (tmp_path / name).mkdir()
+    for name in ("x/a.jpg", "y/a.jpg"):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=message):
+        find_photos([tmp_path / name for name in inputs], tmp_path / output)

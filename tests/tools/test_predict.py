@@ -1,0 +1,104 @@
+"""tools/predict.py: what is written can be read, and a bad picture does not stop the others."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import predict
+import pytest
+from PIL import Image
+
+from clipself_seg.data.label_maps import read_indices
+from tests.engine.test_predictor import OPTS
+
+
+@pytest.fixture
+def photos(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, size in (("one.jpg", (40, 60)), ("sub/two.png", (70, 30))):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    (tmp_path / "empty.yaml").write_text("VERSION: 2\n")
+
+    def call(*words, weights="random", config=tmp_path / "empty.yaml"):
+        given = ["--config-file", config, "--weights", weights, "--output", tmp_path / "out"]
+        opts = ["--opts", *OPTS]
+        monkeypatch.setattr(sys, "argv", [str(w) for w in ("predict.py", *given, *words, *opts)])
+        return predict.main()
+
+    return call
+
+
+def test_results_of_a_folder_can_be_read_back(run, photos, tmp_path, capsys):
+    words = ("--vocabulary", "dog|puppy, grass, sky", "--background", "--scores", "--semantic")
+    assert run(*words, "--input", photos) == 0
+    assert capsys.readouterr().out.startswith("2 of 2 segmented")
+    out = tmp_path / "out"
+    content = json.loads((out / "classes.json").read_text())
+    assert content["names"] == {"0": "dog", "1": "grass", "2": "sky", "3": "background"}
+    assert content["complete"] and content["background"] == 3 and content["threshold"] == 0.5
+    assert content["prompted"][0] == ["dog", "puppy"] and not content["failed"]
+    for name, size in (("one", (40, 60)), ("sub/two", (70, 30))):
+        labels = read_indices(out / "labels" / f"{name}.png")
+        assert labels.shape == size and labels.dtype == np.uint8 and labels.max() <= 3
+        assert sum(content["pictures"][name]["shares"].values()) == pytest.approx(1)
+        with np.load(out / "scores" / f"{name}.npz") as file:
+            assert file["scores"].dtype == np.float16 and file["scores"].shape == (4, *size)
+            assert file["names"].tolist() == ["dog", "grass", "sky", "background"]
+        assert min(Image.open(out / "overlays" / f"{name}.png").size) >= 100
+
+
+def test_scores_are_written_only_if_asked_for(run, photos, tmp_path):
+    assert run("--vocabulary", "dog", "--input", photos / "one.jpg") == 0
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"labels", "overlays", "classes.json"}
+    assert (read_indices(tmp_path / "out" / "labels" / "one.png") == 0).all()
+
+
+def test_many_classes_are_written_with_sixteen_bits(run, photos, tmp_path):
+    (tmp_path / "words.txt").write_text("\n".join(f"word {i}" for i in range(256)))
+    assert run("--vocabulary", tmp_path / "words.txt", "--input", photos / "one.jpg") == 0
+    labels = Image.open(tmp_path / "out" / "labels" / "one.png")
+    assert labels.mode.startswith("I")
+    assert np.asarray(labels).max() < 256
+
+
+def test_bad_pictures_are_named_and_the_others_are_done(run, photos, tmp_path, capsys):
+    (photos / "broken.jpg").write_bytes((photos / "one.jpg").read_bytes()[:300])
+    assert run("--vocabulary", "dog, sky", "--input", photos, tmp_path / "gone.jpg") == 1
+    said = capsys.readouterr()
+    assert said.out.startswith("2 of 4 segmented")
+    assert "broken.jpg cannot be decoded" in said.err and "gone.jpg: no such file" in said.err
+    content = json.loads((tmp_path / "out" / "classes.json").read_text())
+    failed = {path.rsplit("/", 1)[1] for path in content["failed"]}
+    assert failed == {"broken.jpg", "gone.jpg"} and set(content["pictures"]) == {"one", "sub/two"}
+
+
+@pytest.mark.parametrize(
+    "vocabulary, how, message",
+    [
+        ("", {}, "empty"),
+        ("dog, dog", {}, '"dog" twice'),
+        ("dog", {"config": "none.yaml"}, "no config file none.yaml"),
+        ("dog", {"weights": "none.pth"}, "no checkpoint at none.pth"),
+    ],
+)
+def test_bad_input_is_a_line_and_status_2(run, photos, tmp_path, capsys, vocabulary, how, message):
+    assert run("--vocabulary", vocabulary, "--input", photos, **how) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") <= 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_that_cannot_be_written_end_it(run, photos, tmp_path, capsys):
+    (tmp_path / "out").write_text("a file in the way")
+    assert run("--vocabulary", "dog", "--input", photos) == 2
+    assert "results cannot be written below" in capsys.readouterr().err

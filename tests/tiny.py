@@ -59,12 +59,15 @@ def tiny_region_sample(image_id: int = 0, regions: int = 3) -> dict[str, Any]:
 
 
 def write_tiny_coco(root: Path, images: int = 5) -> None:
-    """COCO's and LVIS's files below `root`: noise pictures, each with a cat (a box) on grass."""
+    """COCO's, LVIS's and COCO-Stuff's files below `root`: noise, each with a cat (a box) on grass."""
     rng = np.random.default_rng(0)
     records, instances, segments = [], [], []
     for folder in ("train2017", "val2017", "panoptic_val2017", "annotations"):
         (root / "coco" / folder).mkdir(parents=True, exist_ok=True)
     (root / "lvis").mkdir(exist_ok=True)
+    stuff = root / "coco-stuff"
+    for folder in ("images/train2017", "annotations_detectron2/train2017"):
+        (stuff / folder).mkdir(parents=True, exist_ok=True)
     for index in range(1, images + 1):
         name, (width, height) = f"{index:012d}", (56 + index, 40)
         records.append({"id": index, "file_name": f"{name}.jpg", "width": width, "height": height})
@@ -73,6 +76,9 @@ def write_tiny_coco(root: Path, images: int = 5) -> None:
             Image.fromarray(noise).save(root / "coco" / split / f"{name}.jpg")
         ids = np.full((height, width), 2)
         ids[5:25, 10:40] = 1
+        Image.fromarray(noise).save(stuff / "images" / "train2017" / f"{name}.jpg")
+        labels = np.where(ids == 1, 15, 100).astype(np.uint8)
+        Image.fromarray(labels).save(stuff / "annotations_detectron2/train2017" / f"{name}.png")
         rgb = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
         Image.fromarray(rgb).save(root / "coco" / "panoptic_val2017" / f"{name}.png")
         box = {"id": index, "image_id": index, "bbox": [10, 5, 30, 20], "area": 600, "iscrowd": 0}
@@ -95,6 +101,7 @@ def write_tiny_coco(root: Path, images: int = 5) -> None:
         ("coco/annotations/coco_proposals.json", records, instances),
         ("coco/annotations/panoptic_val2017.json", records, segments),
         ("lvis/lvis_v1_train.json", urls, instances),
+        ("lvis/lvis_v1_train_proposals.json", urls, instances),
     ):
         content = {"images": listed, "annotations": notes, "categories": categories}
         (root / file).write_text(json.dumps(content))

@@ -5,6 +5,7 @@ Shapes: B images, L = 1 + N tokens, D width of the tower, E width of the embeddi
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,7 +18,7 @@ from clipself_seg.errors import InputError, nearest
 DENSE = "dense"
 
 
-class ImageTower(nn.Module):
+class ImageTower(nn.Module, abc.ABC):
     """An image encoder with an image embedding, dense features and named intermediate features.
 
     Attributes:
@@ -34,21 +35,21 @@ class ImageTower(nn.Module):
     blocks: nn.ModuleList
     checkpointing: bool = False
 
+    @abc.abstractmethod
     def forward(self, images: Tensor) -> Tensor:
         """Image embeddings (B, E), not normalised, of normalised images (B, 3, S, S)."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def features(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         """Named feature maps of one pass: ``dense`` (B, E, h, w), not normalised, and ``block{i}``."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def feature_shapes(self) -> dict[str, tuple[int, int]]:
         """Every name that `features` knows, with its channels and its stride in pixels."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def layer_groups(self) -> dict[str, list[nn.Parameter]]:
         """An ordered partition of the parameters: stem, positions, block0, block1, ..., head."""
-        raise NotImplementedError
 
     def unused_by_dense(self) -> list[nn.Parameter]:
         """Parameters of trainable blocks that the dense features never touch."""
@@ -81,13 +82,13 @@ class TransformerTower(ImageTower):
 
     class_residual: bool = False
 
+    @abc.abstractmethod
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
         """Tokens (B, L, D) before the first block, extra block arguments, and the grid (h, w)."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def project(self, tokens: Tensor) -> Tensor:
         """Final norm and projection, (..., D) -> (..., E)."""
-        raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
         """Image embeddings (B, E), not normalised, of normalised images (B, 3, H, W).
@@ -131,9 +132,9 @@ class TransformerTower(ImageTower):
         return shapes | {DENSE: (self.embed_dim, self.patch_size)}
 
     @property
+    @abc.abstractmethod
     def width(self) -> int:
         """D, the width of the residual stream."""
-        raise NotImplementedError
 
     def observe_regions(self, images: Tensor, masks: list[Tensor]) -> Tensor:
         """Region embeddings by masked attention, the ``v1`` way.

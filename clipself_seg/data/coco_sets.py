@@ -76,6 +76,10 @@ DATASETS: dict[str, DatasetFiles] = {
         "coco/annotations/coco_proposals.json",
         official_count=COUNTS["train"],
     ),
+    # The authors published no proposals for LVIS: boxes of a class-agnostic detector of your own.
+    "lvis_v1_train_proposals": DatasetFiles(
+        PROPOSALS, "coco/", "lvis/lvis_v1_train_proposals.json", None, None, None, 100170
+    ),
     "lvis_v1_train": DatasetFiles(
         LVIS, "coco/", "lvis/lvis_v1_train.json", None, "lvis_v1_1203", "lvis", 100170
     ),

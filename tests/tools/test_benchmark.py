@@ -12,17 +12,38 @@ import torch
 from clipself_seg.clip import load_clip
 from clipself_seg.clip.eva import EvaTransformer
 from clipself_seg.clip.tower import train_last_blocks
-from clipself_seg.engine.benchmark import measure, report
+from clipself_seg.engine.benchmark import cat_seg_workload, flops_cat_seg, measure, report
 from clipself_seg.engine.benchmark.case import Case
+from clipself_seg.engine.benchmark.cat_seg_workload import SemSegWorkload
 from clipself_seg.engine.benchmark.flops import count_tower_flops, tower_flops
 from clipself_seg.engine.benchmark.workloads import build_runs
 from clipself_seg.errors import InputError
+from clipself_seg.heads.cost_aggregator import AggregatorSizes
 
 TINY = ["--model", "ViT-Mini-8", "--size", "64", "--repeats", "1", "--regions", "5"]
 
 
 def tiny_runs(task, **more):
     return build_runs(Case(task=task, model="ViT-Mini-8", size=64, regions=5, batch=2, **more))
+
+
+SMALL = AggregatorSizes(
+    hidden=32,
+    grid=(8, 8),
+    window=4,
+    pad_len=12,
+    decoder_dims=(32, 16),
+    decoder_guidance_projected=(8, 4),
+)
+
+
+@pytest.fixture
+def small_cat_seg(monkeypatch):
+    monkeypatch.setattr(cat_seg_workload, "SIZES", SMALL)
+
+
+def semseg_case(**more):
+    return Case(task="semseg", model="ViT-Mini-8", **{"classes": 9, "batch": 1, **more})
 
 
 def result(runs, name):
@@ -48,6 +69,50 @@ def test_formulations_agree(task, name):
     ours = result(runs, name)
     plain = result(runs, "plain " + name.removeprefix("checkpointed "))
     torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [9, 15])
+def test_formulations_of_cat_seg_agree(small_cat_seg, classes):
+    runs = build_runs(semseg_case(classes=classes))
+    image = result(runs, "image")
+    assert image.shape == (classes, 480, 640)
+    for name in ("image", "texts", "merge"):
+        ours, plain = result(runs, name), result(runs, f"plain {name}")
+        torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)
+    assert torch.equal(result(runs, "best class"), image.argmax(dim=0))
+    ours, plain = result(runs, "features"), result(runs, "plain features")
+    for mine, other in zip((ours[name] for name in ("dense", "block0", "block1")), plain):
+        torch.testing.assert_close(mine, other, atol=1e-4, rtol=0)
+    ours, plain = result(runs, "aggregator"), result(runs, "plain aggregator")
+    ours = torch.stack([view.all_classes(classes) for view in ours])
+    torch.testing.assert_close(ours, plain, atol=1e-4, rtol=0)
+
+
+def test_training_steps_of_cat_seg_agree(small_cat_seg):
+    runs = build_runs(semseg_case(training=True, batch=2))
+    step = result(runs, "step")
+    assert step == result(runs, "step")  # the weights stay as they are
+    assert step == pytest.approx(result(runs, "plain step"), abs=1e-6)
+    assert step == pytest.approx(result(runs, "checkpointed step"), abs=1e-6)
+
+
+def test_operation_counts_of_cat_seg_are_those_of_torch(small_cat_seg):
+    words = ["a", "old brick wall", "x y z", "very old tree in the park"]
+    model = SemSegWorkload(semseg_case()).model
+    model.set_vocabulary(words)
+    model.requires_grad_(False)
+    views = torch.zeros(2, 3, 384, 384)
+    with torch.no_grad():
+        counted = flops_cat_seg.count_flops(lambda: model.window_logits(views))
+    parts = [flops_cat_seg.feature_flops, flops_cat_seg.upsample_flops]
+    parts += [flops_cat_seg.aggregator_flops]
+    assert flops_cat_seg.text_flops(model) + sum(part(model, 2) for part in parts) == counted
+
+
+def test_operation_counts_of_a_training_step_are_those_of_torch(small_cat_seg):
+    workload = SemSegWorkload(semseg_case(training=True, batch=2))
+    step = workload.runs()["step"]
+    assert flops_cat_seg.count_flops(lambda: step.call(None)) == step.flops
 
 
 def test_plain_samples_hold_the_same_pictures():
@@ -78,25 +143,36 @@ def test_operations_of_a_resnet_are_counted_without_memory():
     assert 1.5 * found.dense < found.dense_backward < 2 * found.dense
 
 
-@pytest.mark.parametrize("task", ["dense", "distill", "regions"])
-def test_prints_a_table_and_writes_the_figures(task, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("task", "name", "more"),
+    [
+        ("dense", "dense", []),
+        ("distill", "step", []),
+        ("regions", "scores", []),
+        ("semseg", "image", ["--classes", "9"]),
+        ("semseg", "step", ["--classes", "9", "--training"]),
+    ],
+)
+def test_prints_a_table_and_writes_the_figures(
+    task, name, more, small_cat_seg, tmp_path, monkeypatch, capsys
+):
     path = tmp_path / "figures.json"
     monkeypatch.setattr(measure, "PEAK_SHAPES", ((64, 64, 64),))
     if task != "dense":  # one task is enough to see that processes of their own are measured
         monkeypatch.setattr(report, "peak_memory", lambda build, case, name: 2**20)
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", task, *TINY, "--json", str(path)])
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", task, *TINY, *more, "--json", str(path)])
     assert benchmark.main() == 0
     figures, text = json.loads(path.read_text()), capsys.readouterr().out
     assert figures["case"]["model"] == "ViT-Mini-8" and figures["provenance"]["torch"]
     assert figures["peak_flops"] > 0
-    name = report.COMPUTED[task][0]
     for run in (name, f"plain {name}"):
         assert run in text
         found = figures["runs"][run]
         assert {"seconds", "all_seconds", "images_per_second", "peak_fraction"} <= found.keys()
         assert found["memory_bytes"] >= 2**20
     assert {"speed", "memory"} <= figures["gains"][name].keys()
-    assert {"step_overhead", "checkpointing_memory"} <= figures.keys() or task != "distill"
+    assert ("step_overhead" in figures) == (task == "distill")
+    assert ("checkpointing_memory" in figures) == (name == "step")
     assert "% of peak" in text and "plain / ours" in text
 
 
@@ -112,3 +188,5 @@ def test_refuses_what_cannot_be_measured():
         build_runs(Case(task="dense", model="ViT-Mini-8", size=60))
     with pytest.raises(InputError, match="repeats"):
         Case(task="dense", model="ViT-Mini-8", repeats=0)
+    with pytest.raises(InputError, match="847"):
+        build_runs(semseg_case(classes=848))

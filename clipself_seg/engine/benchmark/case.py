@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from clipself_seg.engine.benchmark.flops import TowerFlops, pooling_flops, tower
 from clipself_seg.errors import InputError
 from clipself_seg.models.clipself import check_size
 
-Task = Literal["dense", "distill", "regions"]
+Task = Literal["dense", "distill", "regions", "semseg"]
 PICTURE = (480, 640)  # rows and columns of the made-up picture, COCO's most common size
 
 
@@ -30,15 +30,17 @@ class Case:
     """What to measure.
 
     Attributes:
-        task: "dense", "distill" or "regions".
+        task: "dense", "distill", "regions" or "semseg".
         model: open_clip's name; its weights are random.
-        size: S, in pixels.
+        size: S, in pixels; "semseg" has sizes of its own.
         batch: B.
         precision: "float32", or the lower precision of autocast.
         regions: n.
         repeats: timed calls of everything.
         threads: of torch on the CPU.
         device: "cpu" or "cuda".
+        classes: of the vocabulary of "semseg", the first of ADE20K's 847.
+        training: a training step of "semseg" instead of inference.
     """
 
     task: Task
@@ -50,9 +52,11 @@ class Case:
     repeats: int = 5
     threads: int = 2
     device: str = "cpu"
+    classes: int = 150
+    training: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("size", "batch", "regions", "repeats", "threads"):
+        for name in ("size", "batch", "regions", "repeats", "threads", "classes"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} {getattr(self, name)} measures nothing; at least 1")
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -60,23 +64,39 @@ class Case:
 
 
 class Workload:
-    """Model, pictures and regions of a case, made when they are first needed."""
+    """CLIP and picture of a case."""
 
     def __init__(self, case: Case) -> None:
         """
         Raises:
-            InputError: unknown model, or a size that its patch does not divide.
+            InputError: unknown model.
         """
         self.case, self.device = case, torch.device(case.device)
         self.clip: DenseCLIP = load_clip(case.model, None).to(self.device)
-        check_size(case.size, self.clip)
-        self.tokens = case.size // self.clip.patch_size
 
     @property
     def precision(self) -> torch.dtype | None:
         """Of autocast, or None."""
         name = self.case.precision
         return None if name == "float32" else getattr(torch, name)
+
+    @functools.cached_property
+    def picture(self) -> np.ndarray:
+        """uint8 (H, W, 3), noise."""
+        return np.random.default_rng(0).integers(0, 256, (*PICTURE, 3), dtype=np.uint8)
+
+
+class RegionWorkload(Workload):
+    """Squares, boxes and crops besides, made when they are first needed."""
+
+    def __init__(self, case: Case) -> None:
+        """
+        Raises:
+            InputError: unknown model, or a size that its patch does not divide.
+        """
+        super().__init__(case)
+        check_size(case.size, self.clip)
+        self.tokens = case.size // self.clip.patch_size
 
     @property
     def flops(self) -> TowerFlops:
@@ -87,11 +107,6 @@ class Workload:
     def pooling(self) -> int:
         """Operations to pool one image's boxes, or masks."""
         return pooling_flops(self.tokens**2, self.clip.embed_dim, self.case.regions)
-
-    @functools.cached_property
-    def picture(self) -> np.ndarray:
-        """uint8 (H, W, 3), noise."""
-        return np.random.default_rng(0).integers(0, 256, (*PICTURE, 3), dtype=np.uint8)
 
     @functools.cached_property
     def cells(self) -> np.ndarray:
@@ -119,3 +134,29 @@ class Workload:
         """(B, 3, S, S), normalised."""
         squares = self.square().expand(self.case.batch, -1, -1, -1)
         return self.clip.preprocess(squares.to(self.device))
+
+
+class SampledWorkload(RegionWorkload):
+    """A batch of samples, made in both formulations."""
+
+    def _sample(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _plain_sample(self) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def _sample_batch(self, _: None = None) -> list[dict[str, Any]]:
+        return [self._sample() for _ in range(self.case.batch)]
+
+    def _plain_sample_batch(self, _: None = None) -> list[dict[str, Tensor]]:
+        return [self._plain_sample() for _ in range(self.case.batch)]
+
+    @functools.cached_property
+    def samples(self) -> list[dict[str, Any]]:
+        """Of one batch."""
+        return self._sample_batch()
+
+    @functools.cached_property
+    def plain_samples(self) -> list[dict[str, Tensor]]:
+        """Of one batch."""
+        return self._plain_sample_batch()

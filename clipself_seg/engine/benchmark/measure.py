@@ -31,11 +31,13 @@ class Run(NamedTuple):
         call: gets what `setup` returns.
         flops: operations that the task needs, 0 where there are no matrix products to speak of.
         setup: what has to be done before each call and is not timed.
+        memory: whether its peak memory counts too.
     """
 
     call: Callable[[Any], Any]
     flops: int = 0
     setup: Callable[[], Any] = _nothing
+    memory: bool = False
 
 
 def matmul_peak(dtype: torch.dtype, device: torch.device, repeats: int) -> float:

@@ -77,7 +77,8 @@ def _repeat(guidance_BGhw: Tensor, classes: int) -> Tensor:
 
 
 def _space(pair: Any, x_BCThw: Tensor, appearance_BGhw: Tensor) -> Tensor:
-    (images, _, classes), grid = x_BCThw.shape[:3], x_BCThw.shape[3:]
+    images, _, classes, *sides = x_BCThw.shape
+    grid = (sides[0], sides[1])
     x_mNC = _maps(x_BCThw).flatten(2).transpose(1, 2)
     guidance_mNG = _repeat(appearance_BGhw, classes).flatten(2).transpose(1, 2)
     guidance_mNG = pair.guidance_norm(guidance_mNG)

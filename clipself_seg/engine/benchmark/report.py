@@ -15,9 +15,6 @@ from clipself_seg.engine.benchmark.measure import Run, matmul_peak, peak_memory,
 from clipself_seg.engine.benchmark.workloads import build_runs
 from clipself_seg.provenance import provenance
 
-# Pairs of formulations; those in the first list also get their memory measured.
-COMPUTED = {"dense": ["dense"], "distill": ["step"], "regions": ["scores"]}
-PREPARED = {"dense": [], "distill": ["samples"], "regions": ["samples"]}
 PARTS = ["student forward", "student backward", "teacher forward"]
 CHECKPOINTED = "checkpointed step"
 GIB = 2**30
@@ -34,8 +31,8 @@ def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
         "case", "peak_flops" (operations a second of the best matrix product), "runs" (by name:
         "seconds", their median; "all_seconds"; "images_per_second"; "flops_per_second" and
         "peak_fraction" where operations are counted; "memory_bytes" where it is measured), "gains"
-        (by name: "speed" and "memory", plain over ours), for "distill" "step_overhead" and
-        "checkpointing_memory", and "provenance".
+        (by name: "speed" and "memory", plain over ours), for "distill" "step_overhead", for training
+        steps "checkpointing_memory", and "provenance".
 
     Raises:
         InputError: the model, its size or the memory do not fit.
@@ -50,8 +47,9 @@ def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
     seconds = time_in_turn(runs, device, case.repeats, report)
     peak = max(peak, matmul_peak(dtype, device, case.repeats))
     figures = {name: _figures(case, runs[name], taken, peak) for name, taken in seconds.items()}
+    measured = {name: run.memory for name, run in runs.items()}
     del runs
-    for name in _with_memory(case):
+    for name in (name for name in figures if measured[name]):
         report(f"memory of a process of its own: {name}")
         figures[name]["memory_bytes"] = peak_memory(build_runs, case, name)
     return {
@@ -73,27 +71,23 @@ def _figures(case: Case, run: Run, seconds: list[float], peak: float) -> dict[st
     return found
 
 
-def _with_memory(case: Case) -> list[str]:
-    pairs = [name for base in COMPUTED[case.task] for name in (base, f"plain {base}")]
-    return pairs + ([CHECKPOINTED] if case.task == "distill" else [])
-
-
 def _comparisons(case: Case, figures: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     gains: dict[str, dict[str, float]] = {}
-    for name in COMPUTED[case.task] + PREPARED[case.task]:
+    pairs = [name for name in figures if f"plain {name}" in figures]
+    for name in pairs:
         ours, plain = figures[name], figures[f"plain {name}"]
         gains[name] = {"speed": plain["seconds"] / ours["seconds"]}
         if "memory_bytes" in ours:
             gains[name]["memory"] = plain["memory_bytes"] / ours["memory_bytes"]
     found: dict[str, Any] = {"gains": gains}
-    if PREPARED[case.task]:
-        names = COMPUTED[case.task] + PREPARED[case.task]
-        total = sum(figures[name]["seconds"] for name in names)
-        plain_total = sum(figures[f"plain {name}"]["seconds"] for name in names)
+    if "samples" in figures:  # what follows each other, rather than parts of a whole
+        total = sum(figures[name]["seconds"] for name in pairs)
+        plain_total = sum(figures[f"plain {name}"]["seconds"] for name in pairs)
         gains["all together"] = {"speed": plain_total / total}
     if case.task == "distill":
         parts = sum(figures[name]["seconds"] for name in PARTS)
         found["step_overhead"] = figures["step"]["seconds"] / parts - 1
+    if CHECKPOINTED in figures:
         found["checkpointing_memory"] = (
             figures[CHECKPOINTED]["memory_bytes"] / figures["step"]["memory_bytes"]
         )
@@ -119,7 +113,7 @@ def as_text(results: Mapping[str, Any]) -> str:
         [name, found["speed"], found.get("memory")] for name, found in results["gains"].items()
     ]
     lines = [
-        f"{case['task']}: {case['model']}, {case['size']} px, batch {case['batch']}, "
+        f"{case['task']}: {case['model']}, {_extent(case)}, batch {case['batch']}, "
         f"{case['precision']}, {case['threads']} threads, {case['device']}; "
         f"matmul peak {results['peak_flops'] / 1e9:.0f} GFLOP/s",
         "",
@@ -128,13 +122,18 @@ def as_text(results: Mapping[str, Any]) -> str:
         tabulate(gains, ["plain / ours", "time", "memory"], floatfmt=["", ".2f", ".2f"]),
     ]
     if "step_overhead" in results:
-        lines += [
-            "",
-            f"step over the sum of its three parts: {100 * results['step_overhead']:+.1f} %",
-            f"peak memory with checkpointing: {100 * results['checkpointing_memory']:.1f} % "
-            "of that without",
-        ]
+        overhead = 100 * results["step_overhead"]
+        lines += ["", f"step over the sum of its three parts: {overhead:+.1f} %"]
+    if "checkpointing_memory" in results:
+        share = 100 * results["checkpointing_memory"]
+        lines += ["", f"peak memory with checkpointing: {share:.1f} % of that without"]
     return "\n".join(lines)
+
+
+def _extent(case: Mapping[str, Any]) -> str:
+    if case["task"] != "semseg":
+        return f"{case['size']} px"
+    return f"{case['classes']} classes, {'training' if case['training'] else 'sliding windows'}"
 
 
 def _scaled(value: float | None, factor: float) -> float | None:

@@ -1,4 +1,4 @@
-"""The three tasks as things to time: in the project's formulation and in the plain one.
+"""The tasks as things to time: in the project's formulation and in the plain one.
 
 Legend: B images, n regions of an image, H, W pixels of the picture, S0 side of a crop, K classes.
 """
@@ -16,7 +16,8 @@ from torch import Tensor
 from clipself_seg.data.panoptic import token_masks
 from clipself_seg.data.regions import enlarge_boxes
 from clipself_seg.engine.benchmark import plain
-from clipself_seg.engine.benchmark.case import PICTURE, Case, Workload
+from clipself_seg.engine.benchmark.case import PICTURE, Case, RegionWorkload, SampledWorkload
+from clipself_seg.engine.benchmark.cat_seg_workload import SemSegWorkload
 from clipself_seg.engine.benchmark.measure import Run
 from clipself_seg.engine.optimizer import build_adamw, gradient_norm, parameter_groups
 from clipself_seg.models.clipself import CLIPSelf
@@ -25,15 +26,15 @@ from clipself_seg.models.region_reader import RegionReader, autocast
 WORDS = ("cat", "dog", "grass")
 
 
-class DenseWorkload(Workload):
+class DenseWorkload(RegionWorkload):
     """Dense features of a batch."""
 
     def runs(self) -> dict[str, Run]:
         """See `build_runs`."""
         flops = self.case.batch * self.flops.dense
         return {
-            "dense": Run(self._dense, flops),
-            "plain dense": Run(self._plain, flops),
+            "dense": Run(self._dense, flops, memory=True),
+            "plain dense": Run(self._plain, flops, memory=True),
         }
 
     @torch.no_grad()
@@ -47,7 +48,7 @@ class DenseWorkload(Workload):
             return plain.dense_features(self.clip.visual, self.images)
 
 
-class DistillWorkload(Workload):
+class DistillWorkload(SampledWorkload):
     """One training step of CLIPSelf, its pure parts, and the making of its samples."""
 
     def __init__(self, case: Case) -> None:
@@ -63,9 +64,9 @@ class DistillWorkload(Workload):
         teacher = batch * self.case.regions * flops.image
         step = batch * (flops.dense + flops.dense_backward + 2 * self.pooling) + teacher
         return {
-            "step": Run(self._step, step),
-            "plain step": Run(self._plain_step, step),
-            "checkpointed step": Run(self._checkpointed_step, step),
+            "step": Run(self._step, step, memory=True),
+            "plain step": Run(self._plain_step, step, memory=True),
+            "checkpointed step": Run(self._checkpointed_step, step, memory=True),
             "student forward": Run(self._student_forward, batch * flops.dense),
             "student backward": Run(
                 self._student_backward,
@@ -90,22 +91,6 @@ class DistillWorkload(Workload):
         boxes[: len(self.boxes), :4], boxes[: len(self.boxes), 4] = self.boxes, 1
         image = plain.prepare_image(self.clip, self.picture, self.case.size)
         return {"image": image, "boxes": boxes, "crops": crops}
-
-    def _sample_batch(self, _: None) -> list[dict[str, Any]]:
-        return [self._sample() for _ in range(self.case.batch)]
-
-    def _plain_sample_batch(self, _: None) -> list[dict[str, Tensor]]:
-        return [self._plain_sample() for _ in range(self.case.batch)]
-
-    @functools.cached_property
-    def samples(self) -> list[dict[str, Any]]:
-        """Of one batch."""
-        return self._sample_batch(None)
-
-    @functools.cached_property
-    def plain_samples(self) -> list[dict[str, Tensor]]:
-        """Of one batch."""
-        return self._plain_sample_batch(None)
 
     def _step(self, _: None) -> float:
         loss = self.model(self.samples)["loss_clipself"]
@@ -157,7 +142,7 @@ class DistillWorkload(Workload):
             return self.clip.visual(self.teacher_images)
 
 
-class RegionsWorkload(Workload):
+class RegionsWorkload(SampledWorkload):
     """Scores of boxes, masks and crops of a batch, and the making of its samples."""
 
     def __init__(self, case: Case) -> None:
@@ -170,8 +155,8 @@ class RegionsWorkload(Workload):
         crops = self.case.regions * self.flops.image
         flops = self.case.batch * (self.flops.dense + crops + 2 * self.pooling)
         return {
-            "scores": Run(self._scores, flops),
-            "plain scores": Run(self._plain_scores, flops),
+            "scores": Run(self._scores, flops, memory=True),
+            "plain scores": Run(self._plain_scores, flops, memory=True),
             "samples": Run(self._sample_batch),
             "plain samples": Run(self._plain_sample_batch),
         }
@@ -188,9 +173,6 @@ class RegionsWorkload(Workload):
         x0, y0, x1, y1 = self.cells.T[:, :, None, None]
         return ((2 * x - x0 - x1) / (x1 - x0)) ** 2 + ((2 * y - y0 - y1) / (y1 - y0)) ** 2 <= 1
 
-    def _sample_batch(self, _: None) -> list[dict[str, Any]]:
-        return [self._sample() for _ in range(self.case.batch)]
-
     def _sample(self) -> dict[str, Any]:
         return {
             "image": self.square(),
@@ -198,9 +180,6 @@ class RegionsWorkload(Workload):
             "masks": token_masks(self.masks, self.tokens),
             "crops": self.crops(self.enlarged),
         }
-
-    def _plain_sample_batch(self, _: None) -> list[dict[str, Tensor]]:
-        return [self._plain_sample() for _ in range(self.case.batch)]
 
     def _plain_sample(self) -> dict[str, Tensor]:
         plain.prepare_masked_crops(self.clip, self.picture, self.enlarged, self.masks)
@@ -210,16 +189,6 @@ class RegionsWorkload(Workload):
             "masks": plain.prepare_masks(self.masks, self.tokens),
             "crops": plain.prepare_crops(self.clip, self.picture, self.enlarged),
         }
-
-    @functools.cached_property
-    def samples(self) -> list[dict[str, Any]]:
-        """Of one batch."""
-        return self._sample_batch(None)
-
-    @functools.cached_property
-    def plain_samples(self) -> list[dict[str, Tensor]]:
-        """Of one batch."""
-        return self._plain_sample_batch(None)
 
     def _scores(self, _: None) -> list[dict[str, Tensor]]:
         return [found["scores"] for found in self.reader(self.samples)]
@@ -232,10 +201,11 @@ class RegionsWorkload(Workload):
             return [plain.region_scores(self.clip, s, text_KE) for s in self.plain_samples]
 
 
-TASKS: dict[str, type[DenseWorkload | DistillWorkload | RegionsWorkload]] = {
+TASKS: dict[str, type[DenseWorkload | DistillWorkload | RegionsWorkload | SemSegWorkload]] = {
     "dense": DenseWorkload,
     "distill": DistillWorkload,
     "regions": RegionsWorkload,
+    "semseg": SemSegWorkload,
 }
 
 

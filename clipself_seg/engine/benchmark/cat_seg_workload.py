@@ -1,0 +1,243 @@
+"""CAT-Seg as things to time: a picture by sliding windows with its parts, or a training step.
+
+Legend: B images, T classes, V views of a picture, P prompts, E embedding, S side of a window.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipself_seg.clip.class_texts import ClassTexts
+from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.engine.benchmark import flops_cat_seg as flops
+from clipself_seg.engine.benchmark import plain_cat_seg as plain
+from clipself_seg.engine.benchmark.case import PICTURE, Case, Workload
+from clipself_seg.engine.benchmark.measure import Run
+from clipself_seg.engine.benchmark.plain_aggregator import aggregate
+from clipself_seg.engine.optimizer import build_adamw, gradient_norm, parameter_groups
+from clipself_seg.errors import InputError
+from clipself_seg.heads.class_maps import all_scores, sliding_probabilities
+from clipself_seg.heads.cost_aggregator import (
+    AggregatorSizes,
+    ClassLogits,
+    CostAggregator,
+    Guidance,
+)
+from clipself_seg.heads.windows import resize
+from clipself_seg.models import CATSeg
+from clipself_seg.models.cat_seg_config import CPU_CLASSES_AT_ONCE
+from clipself_seg.models.region_reader import Sample, autocast
+
+WORDS = "ade20k_847"
+SIZES = AggregatorSizes()
+
+
+class SemSegWorkload(Workload):
+    """The CVPR model, classes pooled two by two in training and not in inference."""
+
+    def __init__(self, case: Case) -> None:
+        """
+        Raises:
+            InputError: unknown model, or more classes than there are words.
+        """
+        super().__init__(case)
+        vocabulary = load_vocabulary(WORDS)
+        if case.classes > len(vocabulary):
+            raise InputError(
+                f"--classes {case.classes}: the words are ADE20K's, of which there are "
+                f"{len(vocabulary)}"
+            )
+        width = self.clip.embed_dim
+        sizes = dataclasses.replace(
+            SIZES,
+            text=width,
+            appearance=width,
+            pooling=(2 if case.training else 1,) * SIZES.layers,
+        )
+        at_once = CPU_CLASSES_AT_ONCE if case.device == "cpu" else 0
+        depth = len(self.clip.visual.blocks)
+        self.model = CATSeg(
+            clip=self.clip,
+            aggregator=CostAggregator(sizes, at_once),
+            guidance_blocks=(depth // 3 - 1, 2 * depth // 3 - 1),
+            sliding=True,
+            precision=self.precision,
+        )
+        self.model.to(self.device).train(case.training)
+        classes = vocabulary.classes[: case.classes]
+        self.model.set_vocabulary(dataclasses.replace(vocabulary, classes=classes))
+
+    def runs(self) -> dict[str, Run]:
+        """See `build_runs`; texts are encoded anew in "image", as for a first picture, and in "step"."""
+        return self._training_runs() if self.case.training else self._inference_runs()
+
+    def _inference_runs(self) -> dict[str, Run]:
+        model, views = self.model, len(self.model.layout.corners) + 1
+        text, features = flops.text_flops(model), flops.feature_flops(model, views)
+        aggregator = flops.aggregator_flops(model, views)
+        image = text + features + flops.upsample_flops(model, views) + aggregator
+        return {
+            "image": Run(self._image, image, self._forget_texts, memory=True),
+            "plain image": Run(self._plain_image, image, memory=True),
+            "best class": Run(self._best_class, image, self._forget_texts, memory=True),
+            "texts": Run(self._texts, text, self._forget_texts),
+            "plain texts": Run(self._lower(lambda _: plain.text_embeddings(model)), text),
+            "features": Run(self._lower(self._features), features),
+            "plain features": Run(self._lower(self._plain_features), features),
+            "aggregator": Run(self._lower(self._aggregator), aggregator, self._inputs),
+            "plain aggregator": Run(self._lower(self._plain_aggregator), aggregator, self._inputs),
+            "merge": Run(self._merge, setup=self._logits),
+            "plain merge": Run(self._plain_merge, setup=self._plain_logits),
+        }
+
+    def _lower(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Without gradients, in the case's precision."""
+
+        def run(prepared: Any) -> Any:
+            with torch.no_grad(), autocast(self.device, self.precision):
+                return function(prepared)
+
+        return run
+
+    @functools.cached_property
+    def sample(self) -> Sample:
+        """The picture."""
+        return {"image": torch.from_numpy(self.picture).permute(2, 0, 1).contiguous()}
+
+    @functools.cached_property
+    def views(self) -> Tensor:
+        """(V, 3, S, S), normalised, at CLIP's size."""
+        views = self.model.layout.views(self.sample["image"])
+        return resize(plain.normalise(self.model, views), self.model.clip_size)
+
+    def _forget_texts(self) -> None:
+        self.model.texts = ClassTexts(self.clip, self.model.texts.templates)
+
+    def _image(self, _: None) -> Tensor:
+        self.model.output = "scores"
+        return self.model([self.sample])[0]["sem_seg"]
+
+    def _best_class(self, _: None) -> Tensor:
+        self.model.output = "labels"
+        return self.model([self.sample])[0]["sem_seg_labels"]
+
+    def _plain_image(self, _: None) -> Tensor:
+        with autocast(self.device, self.precision):
+            return plain.scores(self.model, self.sample)
+
+    @torch.no_grad()
+    def _texts(self, _: None) -> Tensor:
+        with autocast(self.device, self.precision):
+            return self.model.texts.embed(self.model.names)
+
+    def _features(self, _: None) -> dict[str, Tensor]:
+        names = ("dense", *self.model.guidance_blocks)
+        return self.clip.visual.features(self.views, names)
+
+    def _plain_features(self, _: None) -> list[Tensor]:
+        return plain.image_features(self.model, self.views)
+
+    @functools.cached_property
+    def _made(self) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+        """Dense features, decoder guidance, texts (T, P, E)."""
+        model = self.model
+        with torch.no_grad():
+            dense, first, second = plain.image_features(model, self.views)
+            guidance = (model.upsample1(first), model.upsample2(second))
+            return dense, guidance, model.texts.embed(model.names)
+
+    def _inputs(self) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+        return self._made
+
+    def _aggregator(
+        self, inputs: tuple[Tensor, tuple[Tensor, Tensor], Tensor]
+    ) -> list[ClassLogits]:
+        dense, guidance, text = inputs
+        return [
+            self.model.aggregator.aggregate(image, Guidance(image, (first, second)), text)
+            for image, first, second in zip(dense, *guidance)
+        ]
+
+    def _plain_aggregator(self, inputs: tuple[Tensor, tuple[Tensor, Tensor], Tensor]) -> Tensor:
+        dense, guidance, text = inputs
+        text_VTPE = text.expand(len(dense), -1, -1, -1)
+        return aggregate(self.model.aggregator, dense, guidance, text_VTPE)
+
+    @functools.cached_property
+    def _view_logits(self) -> list[ClassLogits]:
+        return self._lower(self._aggregator)(self._made)
+
+    def _logits(self) -> list[ClassLogits]:
+        return self._view_logits
+
+    def _plain_logits(self) -> Tensor:
+        return torch.stack([v.all_classes(self.case.classes) for v in self._view_logits])
+
+    def _merge(self, views: list[ClassLogits]) -> Tensor:
+        parts = sliding_probabilities(views, self.case.classes, self.model.layout)
+        return all_scores(parts, PICTURE, self.case.classes)
+
+    def _plain_merge(self, logits: Tensor) -> Tensor:
+        merged = plain.merge(self.model, logits.float())
+        return F.interpolate(merged, PICTURE, mode="bilinear")[0]
+
+    def _training_runs(self) -> dict[str, Run]:
+        batch = self.case.batch
+        step = flops.step_flops(self.model, batch) + flops.text_flops(self.model, training=True)
+        return {
+            "step": Run(self._step, step, memory=True),
+            "plain step": Run(self._plain_step, step, memory=True),
+            "checkpointed step": Run(self._checkpointed_step, step, memory=True),
+        }
+
+    @functools.cached_property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """AdamW with a rate of 0: weights stay as they are."""
+        groups = parameter_groups(self.model.parameters(), 1e-4)
+        return build_adamw(groups, betas=(0.9, 0.999), eps=1e-8)
+
+    @functools.cached_property
+    def batch(self) -> list[Sample]:
+        """Noise of the window's size, and labels of which a few are ignored."""
+        side, generator = self.model.layout.size, torch.Generator().manual_seed(0)
+        shape, count = (self.case.batch, 3, side, side), self.case.classes
+        images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+        labels = torch.randint(count, (shape[0], side, side), generator=generator)
+        labels[:, : side // 16] = self.model.ignore_label
+        return [{"image": image, "sem_seg": label} for image, label in zip(images, labels)]
+
+    def _step(self, _: None) -> float:
+        return self._finish(self.model(self.batch)["loss_sem_seg"])
+
+    def _checkpointed_step(self, _: None) -> float:
+        parts = (self.model.aggregator, self.model.texts)
+        for part in parts:
+            part.checkpointing = True
+        try:
+            return self._step(None)
+        finally:
+            for part in parts:
+                part.checkpointing = False
+
+    def _plain_step(self, _: None) -> float:
+        images, labels = (
+            torch.stack([sample[key] for sample in self.batch]).to(self.device)
+            for key in ("image", "sem_seg")
+        )
+        with autocast(self.device, self.precision):
+            loss = plain.loss(self.model, images, labels)
+        return self._finish(loss)
+
+    def _finish(self, loss: Tensor) -> float:
+        self.optimizer.zero_grad()
+        loss.backward()
+        gradient_norm(p for p in self.model.parameters() if p.requires_grad)
+        self.optimizer.step()
+        return loss.item()

@@ -14,6 +14,17 @@ BACKGROUND = (148, 148, 148)
 # What people expect; a class gets the colour of the last of its words that is listed here, so that
 # "playing field" is a field and "sea water" water.
 EXPECTED = {
+    "red": (220, 40, 40),
+    "orange": (245, 140, 30),
+    "yellow": (245, 215, 50),
+    "green": (50, 170, 70),
+    "blue": (50, 90, 220),
+    "purple": (150, 60, 190),
+    "pink": (245, 130, 190),
+    "brown": (140, 90, 50),
+    "white": (225, 225, 215),
+    "bricks": (175, 80, 60),
+    "gravel": (150, 140, 115),
     "sky": (110, 180, 240),
     "cloud": (190, 215, 240),
     "clouds": (190, 215, 240),

@@ -1,0 +1,96 @@
+"""One experiment under several seeds: mean and spread of every number."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from clipself_seg.engine.run import RESULTS_FILE
+from clipself_seg.errors import InputError
+from clipself_seg.files import write_json
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+Numbers = dict[str, float]
+
+
+def repeat(
+    configs: Sequence[str], seeds: Sequence[int], output: Path, opts: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Train and evaluate each configuration under each seed; finished runs are not repeated.
+
+    Args:
+        configs: files for ``train_net.py``.
+        seeds: at least two.
+        output: folder of the runs and of `seeds.json`.
+        opts: further KEY VALUE words of every run.
+
+    Returns:
+        {config: {number: {"mean": ..., "spread": ..., "values": [...]}}}; the spread is the
+        standard deviation of a sample.
+
+    Raises:
+        InputError: fewer than two seeds, or a run that failed.
+    """
+    if len(set(seeds)) < 2:
+        raise InputError(f"a spread needs two different seeds, got {list(seeds)}")
+    found = {}
+    for config in configs:
+        runs = [_run(config, seed, output, opts) for seed in seeds]
+        found[config] = {
+            name: {
+                "mean": statistics.fmean(run[name] for run in runs),
+                "spread": statistics.stdev(run[name] for run in runs),
+                "values": [run[name] for run in runs],
+            }
+            for name in runs[0]
+            if all(name in run for run in runs)
+        }
+    write_json(output / "seeds.json", {"seeds": list(seeds), "results": found})
+    return found
+
+
+def spread_table(found: Mapping[str, Any], wanted: Sequence[str] = ()) -> str:
+    """One row a number, one column a configuration: ``mean +- spread``.
+
+    Args:
+        found: of `repeat`.
+        wanted: ends of the names to show; () shows all.
+    """
+    names = dict.fromkeys(name for numbers in found.values() for name in numbers)
+    shown = [n for n in names if not wanted or n.endswith(tuple(wanted))]
+    body = [[name, *(_cell(numbers.get(name)) for numbers in found.values())] for name in shown]
+    titles = [Path(config).stem for config in found]
+    return tabulate(body, ["", *titles], disable_numparse=True, stralign="right")
+
+
+def _cell(number: Mapping[str, float] | None) -> str:
+    return "-" if number is None else f"{number['mean']:.2f} +- {number['spread']:.2f}"
+
+
+def _run(config: str, seed: int, output: Path, opts: Sequence[str]) -> Numbers:
+    folder = output / f"{Path(config).stem}_seed{seed}"
+    results = folder / RESULTS_FILE
+    if not results.exists():
+        words = ["train_net.py", "--config-file", config, "--resume", *opts]
+        words += ["SEED", str(seed), "OUTPUT_DIR", str(folder)]
+        sys.stdout.write(f"$ python {shlex.join(words)}\n")
+        sys.stdout.flush()
+        if subprocess.run([sys.executable, *words], cwd=ROOT).returncode:
+            raise InputError(f"this run failed: python {shlex.join(words)}")
+    return dict(_flatten(json.loads(results.read_text())["results"]))
+
+
+def _flatten(results: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for key, value in results.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,53 @@
+"""Several seeds: means and spreads by hand, finished runs are kept, failed ones are named."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+
+from clipself_seg.engine import repeat as module
+from clipself_seg.engine.repeat import repeat, spread_table
+from clipself_seg.errors import InputError
+
+
+def write(folder, **numbers):
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps({"results": {"val": numbers}}))
+
+
+def test_mean_and_spread_of_finished_runs(tmp_path):
+    write(tmp_path / "a_seed0", mIoU=10.0, mACC=1.0)
+    write(tmp_path / "a_seed5", mIoU=14.0)
+    found = repeat(["configs/a.yaml"], [0, 5], tmp_path)
+    numbers = found["configs/a.yaml"]
+    assert numbers == {
+        "val/mIoU": {"mean": 12.0, "spread": pytest.approx(8**0.5), "values": [10.0, 14.0]}
+    }
+    assert json.loads((tmp_path / "seeds.json").read_text())["seeds"] == [0, 5]
+    assert "12.00 +- 2.83" in spread_table(found, ["/mIoU"])
+    assert "mIoU" not in spread_table(found, ["/mACC"])
+
+
+def test_a_run_that_is_missing_is_made_with_its_seed(tmp_path, monkeypatch):
+    calls = []
+
+    def train(words, cwd):
+        calls.append(words[words.index("SEED") + 1])
+        write(tmp_path / f"a_seed{calls[-1]}", mIoU=1.0)
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(module.subprocess, "run", train)
+    write(tmp_path / "a_seed0", mIoU=1.0)
+    repeat(["configs/a.yaml"], [0, 1], tmp_path)
+    assert calls == ["1"]
+
+
+def test_one_seed_has_no_spread_and_a_failed_run_is_named(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="two different seeds"):
+        repeat(["configs/a.yaml"], [3, 3], tmp_path)
+    failed = subprocess.CompletedProcess([], 1)
+    monkeypatch.setattr(module.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(InputError, match="failed: python train_net.py.*SEED 3"):
+        repeat(["configs/a.yaml"], [3, 4], tmp_path)

@@ -22,6 +22,7 @@ from pathlib import Path
 from clipself_seg.errors import report_input_errors
 
 CONFIG = "configs/mini/semseg.yaml"
+WEIGHTS = "mini-cat-seg"  # shipped, of that configuration
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -31,7 +32,10 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config-file", help=f"of a CATSeg ({CONFIG})")
-    parser.add_argument("--weights", help="checkpoint (MODEL.WEIGHTS of the configuration)")
+    parser.add_argument(
+        "--weights",
+        help=f"checkpoint (MODEL.WEIGHTS of the configuration; of the mini one {WEIGHTS})",
+    )
     parser.add_argument(
         "--vocabulary",
         required=True,
@@ -73,7 +77,8 @@ def main() -> int:
         named = ", ".join(path.name for path in found.others[:5])
         sys.stderr.write(f"{len(found.others)} file(s) are no pictures by their endings: {named}\n")
     config = arguments.config_file or ROOT / CONFIG
-    predictor = load_predictor(config, arguments.weights, arguments.opts)
+    weights = arguments.weights or (None if arguments.config_file else WEIGHTS)
+    predictor = load_predictor(config, weights, arguments.opts)
     predictor.set_vocabulary(words, arguments.background, arguments.threshold)
     failed = predict_files(predictor, found, arguments.output, arguments.scores)
     total = len(found.photos) + len(found.failed)

@@ -14,6 +14,7 @@ from detectron2.utils import comm
 
 from clipself_seg import models
 from clipself_seg.clip.checkpoints import read_checkpoint
+from clipself_seg.clip.model import SHIPPED
 from clipself_seg.engine.checkpoint import CheckpointFolder, unpack_model
 from clipself_seg.engine.logs import setup_logging
 from clipself_seg.engine.settings import TrainingSettings
@@ -26,6 +27,8 @@ from clipself_seg.memory import keep_freed_memory
 from clipself_seg.provenance import provenance
 
 RESULTS_FILE = "results.json"
+# Tag for MODEL.WEIGHTS -> file.
+SHIPPED_MODELS = {"mini-cat-seg": SHIPPED / "cat_seg_mini.safetensors"}
 logger = logging.getLogger(__name__)
 
 
@@ -68,8 +71,11 @@ def build_model(cfg: CfgNode) -> Any:
         )
     torch.manual_seed(cfg.SEED)
     model = META_ARCH_REGISTRY.get(name)(cfg)
-    if cfg.MODEL.WEIGHTS:
-        model.load_state_dict(read_checkpoint(cfg.MODEL.WEIGHTS).tensors)
+    if weights := cfg.MODEL.WEIGHTS:
+        shipped = SHIPPED_MODELS.get(weights)
+        tensors = read_checkpoint(shipped or weights).tensors
+        # What is shipped holds what training changed; the rest is the CLIP that is there already.
+        model.load_state_dict(model.state_dict() | tensors if shipped else tensors)
     return model.to(cfg.MODEL.DEVICE)
 
 

@@ -26,6 +26,8 @@ TITLES = {
     "voc_2012_test_sem_seg": "VOC-20",
     "voc_2012_test_background_sem_seg": "VOC-20b",
     "coco_2017_test_stuff_all_sem_seg": "COCO-Stuff",
+    "mini_val_sem_seg": "mini",
+    "mini2_val_sem_seg": "mini2",
 }
 # Heading -> key, of the tables' numbers in percent.
 PAPER_COLUMNS = {"mIoU": "mIoU", "mAcc": "mACC"}
@@ -86,6 +88,26 @@ def run_table(results: Mapping[str, Results], style: str = "simple") -> str:
         for name, numbers in results.items()
     ]
     return _table(["data set", *columns, "classes", "images"], body, style)
+
+
+def split_table(
+    rows: Mapping[str, Mapping[str, Results]], first: str = "model", style: str = "simple"
+) -> str:
+    """One row a model; mean IoU in percent of all, of seen and of unseen classes of each data set.
+
+    Args:
+        rows: row name -> data set -> results.
+        first: heading of the first column.
+        style: a format of `tabulate`.
+    """
+    datasets = dict.fromkeys(name for results in rows.values() for name in results)
+    keys = {"mIoU": "mIoU", "seen": "mIoU-seen", "unseen": "mIoU-unseen"}
+    headings = [f"{TITLES.get(name, name)} {title}" for name in datasets for title in keys]
+    body = [
+        [row, *(_percent(by.get(name, {}), key) for name in datasets for key in keys.values())]
+        for row, by in rows.items()
+    ]
+    return _table([first, *headings], body, style)
 
 
 def write_class_csv(

@@ -1,0 +1,66 @@
+"""The commands that the quickstart calls, as a user would type them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clipself_seg.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One call of train_net.py.
+
+    Attributes:
+        title: row of the table.
+        folder: name below the output folder.
+        config: file below configs/mini.
+        options: further words of the command.
+        training: whether the run distils (else it evaluates).
+    """
+
+    title: str
+    folder: str
+    config: str
+    options: tuple[str, ...] = ()
+    training: bool = False
+
+    def command(self, output: Path) -> list[str]:
+        """The words to type after ``python``."""
+        mode = ["--resume"] if self.training else ["--eval-only"]
+        words = ["train_net.py", "--config-file", f"configs/mini/{self.config}", *mode]
+        return [*words, *self.options, "OUTPUT_DIR", str(output / self.folder)]
+
+    def results(self, output: Path) -> dict[str, Any]:
+        """What the run wrote: "results" and "provenance"."""
+        return json.loads((output / self.folder / "results.json").read_text())
+
+
+def say(text: str) -> None:
+    """A heading on the terminal."""
+    sys.stdout.write(f"\n=== {text}\n")
+    sys.stdout.flush()
+
+
+def call(words: Sequence[str], worlds: Path) -> None:
+    """Run ``python`` with some words, on the mini worlds of a folder.
+
+    Raises:
+        InputError: it failed.
+    """
+    environment = {"CLIPSELF_SEG_MINI": str(worlds)}
+    sys.stdout.write(f"$ python {shlex.join(words)}\n")
+    sys.stdout.flush()
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, env={**os.environ, **environment})
+    if done.returncode:
+        raise InputError(f"this step failed: python {shlex.join(words)}; its message is above")

@@ -1,0 +1,168 @@
+"""CLIP branches: the official numbers (tests/parity), and what each way of reading promises."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from clipself_seg.clip import load_clip
+from clipself_seg.errors import InputError
+from clipself_seg.heads.clip_branches import (
+    CLIP_BRANCHES,
+    DensePooling,
+    MaskedAttention,
+)
+from tests.parity.named_weights import named_input, named_state_dict
+
+FOLDER = Path(__file__).parent.parent / "parity"
+MODELS = {
+    "odise_maskclip_b16": "ViT-B-16-quickgelu",
+    "odise_maskclip_l14_336": "ViT-L-14-336-quickgelu",
+}
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return load_clip("ViT-Mini-8", "mini")
+
+
+def rectangle(rows: int, columns: int, *corners: int) -> torch.Tensor:
+    top, left, bottom, right = corners
+    logits = torch.full((1, rows, columns), -5.0)
+    logits[:, top:bottom, left:right] = 5
+    return logits
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_masked_attention_gives_the_official_numbers(case):
+    expected = {
+        k: torch.from_numpy(v) for k, v in np.load(FOLDER / f"{case}.npz").items()
+    }
+    shapes = json.loads((FOLDER / f"{case}.shapes.json").read_text())
+    weights = named_state_dict(shapes)
+    with torch.device("meta"):  # no random numbers for weights that are replaced
+        clip = load_clip(MODELS[case], None)
+    clip.logit_scale = torch.nn.Parameter(weights.pop("logit_scale"))
+    tensors = {name.removeprefix("visual."): value for name, value in weights.items()}
+    clip.visual.load_state_dict(tensors, assign=True)
+    tiles = named_input(f"{case}:tiles", (1, 3, 4, 5))
+    low = tiles.repeat_interleave(112, 2).repeat_interleave(112, 3)
+    image = 0.5 + 0.2 * low + 0.12 * named_input(f"{case}:image", (1, 3, 448, 560))
+    image, masks = image.clamp(0, 1)[0], expected["mask_logits"]
+    text = named_input(f"{case}:text", (10, clip.embed_dim))
+    branch = MaskedAttention(clip)
+
+    cells = branch.cells(masks, (448, 560))
+    assert torch.equal(cells.flatten(1), expected["visible_patches"])
+    regions, valid = branch.embed(image, masks)
+    assert valid.tolist() == [True, True, True, False, True, True]
+    torch.testing.assert_close(regions, expected["mask_embed"], atol=1e-4, rtol=0)
+    synonyms = expected["synonyms_per_class"].tolist()
+    logits, _ = branch.score(image, masks, text, synonyms)
+    torch.testing.assert_close(logits, expected["class_logits"], atol=5e-5, rtol=0)
+    with torch.no_grad():
+        whole = clip.visual(branch.clip_input(image)[None])[0]
+    torch.testing.assert_close(whole, expected["image_embed"], atol=5e-5, rtol=0)
+
+
+def test_mask_of_the_whole_image_is_the_image_embedding_by_attention(mini):
+    image, branch = torch.rand(3, 96, 64), MaskedAttention(mini)
+    regions, valid = branch.embed(image, torch.ones(1, 24, 16))
+    with torch.no_grad():
+        expected = mini.visual(branch.clip_input(image)[None])
+    assert valid.all()
+    torch.testing.assert_close(regions, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_mask_of_one_cell_is_that_cell_by_dense_pooling(mini):
+    image, branch = torch.rand(3, 64, 64), DensePooling(mini, input_size=64)
+    regions, _ = branch.embed(image, rectangle(64, 64, 24, 40, 32, 48))
+    with torch.no_grad():
+        expected = mini.encode_dense(branch.clip_input(image)[None])[0, :, 3, 5]
+    torch.testing.assert_close(regions[0], expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", CLIP_BRANCHES)
+def test_empty_masks_are_finite_and_not_valid(mini, kind):
+    branch = CLIP_BRANCHES[kind](mini, input_size=64)
+    masks = torch.cat([torch.full((1, 16, 16), -9.0), torch.ones(1, 16, 16)])
+    logits, valid = branch.score(
+        torch.rand(3, 64, 64), masks, torch.randn(3, mini.embed_dim), [1, 2]
+    )
+    assert valid.tolist() == [False, True]
+    assert logits.shape == (2, 2) and logits.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", CLIP_BRANCHES)
+def test_queries_do_not_disturb_each_other(mini, kind):
+    branch, image = CLIP_BRANCHES[kind](mini, input_size=64), torch.rand(3, 48, 64)
+    masks = F.avg_pool2d(torch.randn(3, 12, 16), 3, 1, 1)
+    together, _ = branch.embed(image, masks)
+    apart = torch.cat([branch.embed(image, mask[None])[0] for mask in masks])
+    torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-4)
+    assert branch.embed(image, masks[:0])[0].shape == (0, mini.embed_dim)
+
+
+@pytest.mark.parametrize("kind", CLIP_BRANCHES)
+@pytest.mark.parametrize("aspect", ["square", "pad"])
+def test_aligned_masks_select_the_same_patches_with_and_without_padding(
+    mini, kind, aspect
+):
+    how = {"input_size": 128, "aspect": aspect, "align_masks": True}
+    branch = CLIP_BRANCHES[kind](mini, **how)
+    plain = branch.cells(rectangle(48, 64, 11, 21, 29, 50), (192, 256))
+    padded = rectangle(64, 80, 11, 21, 29, 50)
+    assert torch.equal(branch.cells(padded, (192, 256), canvas=(256, 320)), plain)
+    branch.align_masks = False
+    assert not torch.equal(branch.cells(padded, (192, 256), canvas=(256, 320)), plain)
+
+
+def test_official_masks_are_laid_over_the_image_with_their_padding(mini):
+    branch, masks = MaskedAttention(mini), F.avg_pool2d(torch.randn(4, 16, 16), 3, 1, 1)
+    stretched = branch.cells(masks, (40, 64), canvas=(64, 64))
+    assert torch.equal(stretched, branch.cells(masks, (40, 64)))
+
+
+def test_padded_aspect_lays_masks_where_the_image_is(mini):
+    branch = DensePooling(
+        mini, input_size=128
+    )  # the image fills rows 0..63: eight of 16 cells
+    cells = branch.cells(torch.ones(1, 8, 16), (32, 64))
+    assert cells[0].nonzero().amax(0).tolist() == [7, 15] and cells.sum() == 8 * 16
+    image = branch.clip_input(torch.ones(3, 32, 64))
+    white, black = (1 - mini.mean[0]) / mini.std[0], -mini.mean[0] / mini.std[0]
+    assert image[0, 63, 0] == pytest.approx(white) and image[0, 64, 0] == pytest.approx(
+        black
+    )
+
+
+def test_mask_scale_does_not_matter(mini):
+    branch, image = DensePooling(mini, input_size=64), torch.rand(3, 64, 64)
+    masks = F.avg_pool2d(torch.randn(3, 16, 16), 3, 1, 1)
+    torch.testing.assert_close(
+        branch.embed(image, masks), branch.embed(image, 7 * masks)
+    )
+
+
+@pytest.mark.parametrize(
+    "how, message",
+    [
+        ({"aspect": "sqaure"}, 'did you mean "square"'),
+        ({"binarise": "some"}, 'no binarise "some"'),
+        ({"interpolation": "nearest"}, 'no interpolation "nearest"'),
+        ({"input_size": 100}, "no multiple of the patch of ViT-Mini-8, 8"),
+    ],
+)
+def test_unusable_choices_are_refused(mini, how, message):
+    with pytest.raises(InputError, match=message):
+        DensePooling(mini, **how)
+
+
+def test_masks_of_another_image_are_refused(mini):
+    with pytest.raises(InputError, match="another image's"):
+        MaskedAttention(mini).cells(torch.ones(1, 8, 8), (96, 64), canvas=(64, 64))

@@ -1,0 +1,222 @@
+"""Class probabilities and masks of queries -> panoptic, semantic and instance outputs.
+
+The rules are Mask2Former's. Masks are read once, some pixels of all queries at a time, so memory
+beyond inputs and outputs does not grow with the picture; decisions about queries are taken on the
+host, after one transfer.
+
+Shapes: Q queries, K classes, P pixels of a piece, H W rows and columns of the output. `probs` is
+(Q, K + 1) with void last, as `fusion.fuse_scores` gives it; `mask_logits` is (Q, H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from clipself_seg.heads.mask_pieces import first_best, pixel_pieces
+
+Segment = dict[str, Any]
+
+
+def merge_panoptic(
+    probs: Tensor,
+    mask_logits: Tensor,
+    thing_ids: Sequence[int],
+    object_threshold: float = 0.0,
+    overlap_threshold: float = 0.8,
+) -> tuple[Tensor, list[Segment]]:
+    """Every pixel goes to one query, and a query to one segment.
+
+    A query takes part if its best class is not void and exceeds `object_threshold`. A pixel goes
+    to the query with the highest probability of class x mask, of equal ones the first; only where
+    that mask has at least one half is it drawn. A query is dropped if it won fewer than
+    `overlap_threshold` of the pixels where its mask has one half. Queries of one stuff class share
+    a segment.
+
+    Args:
+        probs: (Q, K + 1).
+        mask_logits: (Q, H, W).
+        thing_ids: indices of the thing classes, in [0, K).
+        object_threshold: in [0, 1].
+        overlap_threshold: in [0, 1].
+
+    Returns:
+        ids (H, W) int64, 0 where nothing is, and for each segment "id" (from 1), "isthing" (bool)
+        and "category_id" (in [0, K)).
+
+    Raises:
+        ValueError: shapes or thing ids that do not fit.
+        FloatingPointError: a probability or a deciding mask is not finite.
+    """
+    num_classes = _check(probs, mask_logits, thing_ids)
+    scores_Q, labels_Q = probs.float().max(dim=1)
+    kept = ((labels_Q != num_classes) & (scores_Q > object_threshold)).nonzero()[:, 0]
+    ids_HW = torch.zeros(mask_logits.shape[1:], dtype=torch.int64, device=probs.device)
+    if len(kept) == 0 or ids_HW.numel() == 0:
+        return ids_HW, []
+    winner, drawn, areas = _contest(scores_Q[kept], mask_logits, kept)
+    # One transfer; row 0 are labels, the rest is as `_contest` has it.
+    labels, won, half, both = torch.cat([labels_Q[kept][None], areas]).tolist()
+    segment_of, segments = [0] * len(kept), list[Segment]()
+    stuff: dict[int, int] = {}
+    for query, label in enumerate(labels):
+        if not (won[query] and half[query] and both[query]):
+            continue
+        if won[query] / half[query] < overlap_threshold:
+            continue
+        isthing = label in set(thing_ids)
+        if not isthing and label in stuff:
+            segment_of[query] = stuff[label]
+            continue
+        segment = {"id": len(segments) + 1, "isthing": isthing, "category_id": label}
+        segments.append(segment)
+        segment_of[query] = segment["id"]
+        if not isthing:
+            stuff[label] = segment["id"]
+    ids = torch.tensor(segment_of, device=probs.device)[winner] * drawn
+    return ids.view_as(ids_HW), segments
+
+
+def _contest(
+    scores: Tensor, mask_logits: Tensor, kept: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Who wins each pixel.
+
+    Args:
+        scores: (n,) of the kept queries.
+        mask_logits: (Q, H, W).
+        kept: (n,) indices of queries.
+
+    Returns:
+        winner (H W,) int64 in [0, n); drawn (H W,) bool, whether its mask has one half there; and
+        pixels (3, n) int64 of each: won, with one half, and both.
+    """
+    pixels, device = mask_logits[0].numel(), mask_logits.device
+    winner = torch.empty(pixels, dtype=torch.int64, device=device)
+    drawn = torch.empty(pixels, dtype=torch.bool, device=device)
+    half = torch.zeros(len(kept), dtype=torch.int64, device=device)
+    finite = torch.ones((), dtype=torch.bool, device=device)
+    for piece, logits in pixel_pieces(mask_logits, kept):
+        mask_nP = logits.sigmoid_()
+        best, winner[piece] = first_best(mask_nP * scores[:, None])
+        finite &= best.isfinite().all()
+        # 0 or 1 in place of the mask: sums of floats are fast, and exact below 2**24.
+        mask_nP.ge_(0.5)
+        half += mask_nP.sum(dim=1).long()
+        drawn[piece] = mask_nP.gather(0, winner[piece][None])[0] > 0
+    if not finite:
+        raise FloatingPointError("mask logits are not finite: the weights are at fault")
+    won = winner.bincount(minlength=len(kept))
+    both = winner[drawn].bincount(minlength=len(kept))
+    return winner, drawn, torch.stack([won, half, both])
+
+
+def merge_semantic(probs: Tensor, mask_logits: Tensor) -> Tensor:
+    """Scores (K, H, W) float32 of each class: the sum over queries of class x mask probability.
+
+    Args:
+        probs: (Q, K + 1); void is left out.
+        mask_logits: (Q, H, W).
+    """
+    num_classes = _check(probs, mask_logits)
+    scores = mask_logits.new_empty(
+        (num_classes, *mask_logits.shape[1:]), dtype=torch.float32
+    )
+    for piece, scores_KP in _class_scores(probs, mask_logits):
+        scores.view(num_classes, -1)[:, piece] = scores_KP
+    return scores
+
+
+def semantic_labels(probs: Tensor, mask_logits: Tensor) -> Tensor:
+    """Best class (H, W) int64 of `merge_semantic`, of equal ones the first, without its maps.
+
+    Args:
+        probs: (Q, K + 1); void is left out.
+        mask_logits: (Q, H, W).
+    """
+    _check(probs, mask_logits)
+    labels = mask_logits.new_zeros(mask_logits.shape[1:], dtype=torch.int64)
+    for piece, scores_KP in _class_scores(probs, mask_logits):
+        labels.view(-1)[piece] = first_best(scores_KP)[1]
+    return labels
+
+
+def _class_scores(probs: Tensor, mask_logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    class_KQ = probs[:, :-1].float().T
+    for piece, logits in pixel_pieces(mask_logits, more=len(class_KQ)):
+        with torch.autocast(logits.device.type, enabled=False):
+            yield piece, class_KQ @ logits.sigmoid_()
+
+
+def merge_instances(
+    probs: Tensor,
+    mask_logits: Tensor,
+    thing_ids: Sequence[int] | None,
+    top_k: int = 100,
+) -> Instances:
+    """The best pairs of query and class, things only.
+
+    The `top_k` are taken among all classes and stuff is dropped afterwards. One query may come
+    under several classes. A score is that of the class times the mean mask probability inside of
+    the mask.
+
+    Args:
+        probs: (Q, K + 1); void is left out.
+        mask_logits: (Q, H, W).
+        thing_ids: indices of the thing classes, in [0, K); None keeps all classes.
+        top_k: at least 0.
+
+    Returns:
+        n instances of an (H, W) picture: "pred_masks" (n, H, W) bool, "scores" (n,) float32,
+        "pred_classes" (n,) int64, and "pred_boxes", which are all 0: only masks are meant to be
+        evaluated. By falling class probability, of equal ones the lower query and class first.
+
+    Raises:
+        ValueError: shapes or thing ids that do not fit.
+        FloatingPointError: a probability is not finite.
+    """
+    num_classes = _check(probs, mask_logits, thing_ids or ())
+    class_scores, order = (
+        probs[:, :-1].float().flatten().sort(stable=True, descending=True)
+    )
+    class_scores, order = class_scores[:top_k], order[:top_k]
+    if thing_ids is not None:
+        things = torch.tensor(list(thing_ids), dtype=order.dtype, device=order.device)
+        chosen = torch.isin(order % num_classes, things)
+        class_scores, order = class_scores[chosen], order[chosen]
+    queries = order // num_classes
+    height, width = mask_logits.shape[1:]
+    masks = mask_logits.new_empty((len(queries), height * width), dtype=torch.bool)
+    inside, area = class_scores.new_zeros(2, len(queries), dtype=torch.float64)
+    for piece, logits in pixel_pieces(mask_logits, queries):
+        mask = torch.gt(logits, 0, out=masks[:, piece])
+        inside += (logits.sigmoid_() * mask).sum(dim=1)
+        area += mask.sum(dim=1)
+    found = Instances((height, width))
+    found.pred_masks = masks.view(len(queries), height, width)
+    found.pred_boxes = Boxes(class_scores.new_zeros(len(queries), 4))
+    found.scores = class_scores * (inside / (area + 1e-6)).float()
+    found.pred_classes = order % num_classes
+    return found
+
+
+def _check(probs: Tensor, mask_logits: Tensor, thing_ids: Sequence[int] = ()) -> int:
+    """K, if everything fits."""
+    if probs.ndim != 2 or mask_logits.ndim != 3 or len(probs) != len(mask_logits):
+        raise ValueError(
+            f"probabilities (Q, K + 1) {tuple(probs.shape)} do not fit mask logits (Q, H, W) "
+            f"{tuple(mask_logits.shape)}"
+        )
+    num_classes = probs.shape[1] - 1
+    wrong = [thing for thing in thing_ids if not 0 <= thing < num_classes]
+    if wrong:
+        raise ValueError(f"things {wrong[:5]} are not among the {num_classes} classes")
+    if not probs.isfinite().all():
+        raise FloatingPointError(
+            "class probabilities are not finite: the weights are at fault"
+        )
+    return num_classes

@@ -1,0 +1,128 @@
+"""Fusion is the official one wherever that is finite, and finite where it is not."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clipself_seg.errors import InputError
+from clipself_seg.heads.fusion import fuse_scores, fusion_exponents
+
+PARITY = Path(__file__).parent.parent / "parity" / "odise_fusion.npz"
+ROWS = [("caption", 0.35, 0.65), ("label", 0.3, 0.7)]
+ROWS += [(model, w, w) for model in ("caption", "label") for w in (0, 1)]
+
+
+def plain_fusion(generator, clip, void, seen, alpha, beta):
+    """Products of probabilities and the logarithm afterwards, in float64."""
+    generator, clip = generator.double().softmax(1), clip.double().softmax(1)
+    exponent = seen * alpha + ~seen * beta
+    fused = (generator ** (1 - exponent) * clip**exponent).log().softmax(1)
+    return torch.cat([fused * (1 - void[:, None]), void[:, None]], dim=1)
+
+
+def scores(queries=6, classes=5, scale=4.0):
+    generator, clip = scale * torch.randn(2, queries, classes)
+    return generator, clip, torch.rand(queries), torch.arange(classes) % 2 == 0
+
+
+@pytest.mark.parametrize("model, alpha, beta", ROWS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_official_probabilities(model, alpha, beta, dtype):
+    case = {key: torch.from_numpy(value) for key, value in np.load(PARITY).items()}
+    inputs = [
+        case[name].to(dtype)
+        for name in ("generator_logits", "clip_logits", f"void_{model}")
+    ]
+    fused = fuse_scores(*inputs, case["seen"], alpha, beta)
+    for suffix in ("", "_f64"):
+        expected = case[f"{model}_a{alpha}_b{beta}{suffix}"].double()
+        torch.testing.assert_close(fused.double(), expected, rtol=0, atol=1e-6)
+
+
+def test_random_scores_equal_the_plain_products_and_sum_to_one():
+    inputs = scores(50, 30)
+    fused = fuse_scores(*inputs, 0.4, 0.8)
+    assert fused.dtype == torch.float32 and fused.shape == (50, 31)
+    torch.testing.assert_close(
+        fused.double(), plain_fusion(*inputs, 0.4, 0.8), rtol=0, atol=1e-6
+    )
+    torch.testing.assert_close(fused.sum(1), torch.ones(50))
+
+
+def test_clip_alone_and_the_generator_alone():
+    generator, clip, _, seen = scores()
+    everything = torch.randn(6, 6).softmax(1)  # a generator's own K + 1 probabilities
+    generator, void = everything[:, :5].log(), everything[:, 5]
+    alone = fuse_scores(
+        generator, clip, void, seen, *fusion_exponents("generator", 0.3, 0.7)
+    )
+    torch.testing.assert_close(alone, everything)
+    alone = fuse_scores(
+        generator, clip, void, seen, *fusion_exponents("clip", 0.3, 0.7)
+    )
+    torch.testing.assert_close(alone[:, :5], clip.softmax(1) * (1 - void[:, None]))
+    assert fusion_exponents("fused", 0.3, 0.7) == (0.3, 0.7)
+
+
+@pytest.mark.parametrize("alpha, beta", [(0, 1), (1, 0), (0.35, 0.65), (0, 0), (1, 1)])
+@pytest.mark.parametrize("extreme", [500.0, 3e38, math.inf])
+def test_extreme_logits_give_finite_probabilities(alpha, beta, extreme):
+    generator, clip, void, seen = scores()
+    generator[0] = -extreme
+    generator[0, 1] = clip[0, 2] = extreme  # they agree on nothing
+    clip[1], generator[2] = extreme, -extreme
+    fused = fuse_scores(generator, clip, void, seen, alpha, beta)
+    assert fused.isfinite().all() and (fused >= 0).all()
+    torch.testing.assert_close(fused.sum(1), torch.ones(6))
+
+
+def test_a_query_that_clip_cannot_read_keeps_the_generators_scores():
+    generator, clip, void, seen = scores()
+    clip[3] = math.nan
+    valid = torch.arange(6) != 3
+    fused = fuse_scores(generator, clip, void, seen, 0.4, 0.8, valid)
+    alone = fuse_scores(generator, torch.zeros(6, 5), void, seen, 0, 0)
+    torch.testing.assert_close(fused[3], alone[3])
+    readable = [tensor[valid] for tensor in (generator, clip, void)]
+    torch.testing.assert_close(fused[valid], fuse_scores(*readable, seen, 0.4, 0.8))
+
+
+def test_half_precision_is_fused_in_float32():
+    generator, clip, void, seen = scores()
+    halves = [tensor.half() for tensor in (generator, clip, void)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        fused = fuse_scores(*halves, seen, 0.3, 0.7)
+    expected = fuse_scores(*(tensor.float() for tensor in halves), seen, 0.3, 0.7)
+    assert fused.dtype == torch.float32 and torch.equal(fused, expected)
+
+
+def test_no_query_is_fine():
+    fused = fuse_scores(
+        *torch.zeros(2, 0, 4), torch.zeros(0), torch.ones(4).bool(), 0.3, 0.7
+    )
+    assert fused.shape == (0, 5)
+
+
+@pytest.mark.parametrize("alpha, beta, named", [(1.1, 0, "alpha"), (0, -0.1, "beta")])
+def test_exponents_outside_of_zero_to_one_are_refused(alpha, beta, named):
+    for value in (alpha, beta), (math.nan, math.nan):
+        with pytest.raises(InputError, match=f"{named} is|alpha is"):
+            fuse_scores(*scores(), *value)
+
+
+def test_an_unknown_mode_names_the_modes():
+    with pytest.raises(InputError, match='no fusion mode "clips": did you mean "clip"'):
+        fusion_exponents("clips", 0.3, 0.7)
+
+
+def test_scores_of_another_vocabulary_are_refused():
+    generator, clip, void, seen = scores()
+    with pytest.raises(ValueError, match="6 queries x 5 classes do not fit"):
+        fuse_scores(generator, clip, void, seen[:4], 0.3, 0.7)
+    with pytest.raises(ValueError, match="do not fit"):
+        fuse_scores(generator, clip[:, :1], void, seen, 0.3, 0.7)

@@ -1,0 +1,306 @@
+"""Panoptic, semantic and instance outputs are those of the plain loops and of the official code."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clipself_seg.engine.benchmark.plain_panoptic import plain_panoptic
+from clipself_seg.heads import mask_pieces
+from clipself_seg.heads.fusion import fuse_scores
+from clipself_seg.heads.mask_pieces import first_best, resize_masks
+from clipself_seg.heads.panoptic_merge import (
+    merge_instances,
+    merge_panoptic,
+    merge_semantic,
+    semantic_labels,
+)
+
+PARITY = Path(__file__).parent.parent / "parity" / "odise_panoptic_merge.npz"
+THINGS = [0, 2, 3]
+
+
+@pytest.fixture(scope="module")
+def case():
+    return {key: torch.from_numpy(value) for key, value in np.load(PARITY).items()}
+
+
+@pytest.fixture
+def official(case):
+    return (
+        case["class_log_probs"].softmax(1),
+        case["mask_logits"].float(),
+        case["things"].tolist(),
+    )
+
+
+def random_queries(queries=40, classes=6, size=(48, 64), scale=3.0):
+    """Smooth blobs, so that masks have an inside."""
+    probs = (2 * torch.randn(queries, classes + 1)).softmax(1)
+    coarse = torch.randn(1, queries, 6, 8)
+    masks = torch.nn.functional.interpolate(coarse, size, mode="bicubic")[0]
+    return probs, scale * (masks - 0.5)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Every picture takes several pieces."""
+    monkeypatch.setattr(mask_pieces, "CPU_NUMBERS", 1)
+
+
+def assert_same_panoptic(found, expected):
+    assert torch.equal(found[0], expected[0]) and found[1] == expected[1]
+    assert all(type(segment["isthing"]) is bool for segment in found[1])
+
+
+# --- Panoptic
+
+
+@pytest.mark.parametrize(
+    "suffix, thresholds",
+    [("", ()), ("_obj0.4_ov0.5", (0.4, 0.5)), ("_obj0.999", (0.999, 0.8))],
+)
+def test_official_panoptic_maps(case, official, suffix, thresholds):
+    ids, segments = merge_panoptic(*official, *thresholds)
+    assert torch.equal(ids, case[f"panoptic{suffix}"].long())
+    rows = [[s["id"], s["isthing"], s["category_id"]] for s in segments]
+    assert rows == case[f"segments{suffix}"].tolist()
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("overlap", [0.0, 0.3, 0.8])
+def test_random_queries_give_what_the_loop_gives(seed, overlap):
+    torch.manual_seed(seed)
+    inputs = random_queries()
+    found = merge_panoptic(*inputs, THINGS, 0.1 * (seed % 3), overlap)
+    assert_same_panoptic(
+        found, plain_panoptic(*inputs, THINGS, 0.1 * (seed % 3), overlap)
+    )
+    assert overlap == 0.8 or len(found[1]) > 2
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_ties_go_to_the_first_query_and_class_as_in_the_loop(seed, small_pieces):
+    torch.manual_seed(seed)
+    probs, masks = random_queries()
+    probs = (2 * probs).round().add(0.25)  # many equal scores, of void and of classes
+    probs /= probs.sum(1, keepdim=True)
+    masks = (masks / 4).round() * 4  # many equal masks, many logits of exactly 0
+    found = merge_panoptic(probs, masks, THINGS, 0.0, 0.0)
+    assert_same_panoptic(found, plain_panoptic(probs, masks, THINGS, 0.0, 0.0))
+    assert found[1]
+
+
+def test_pieces_change_nothing(official, monkeypatch):
+    whole = merge_panoptic(*official)
+    semantic, labels = merge_semantic(*official[:2]), semantic_labels(*official[:2])
+    instances = merge_instances(*official)
+    monkeypatch.setattr(mask_pieces, "CPU_NUMBERS", 1)
+    assert_same_panoptic(merge_panoptic(*official), whole)
+    torch.testing.assert_close(merge_semantic(*official[:2]), semantic)
+    assert torch.equal(semantic_labels(*official[:2]), labels)
+    torch.testing.assert_close(merge_instances(*official).scores, instances.scores)
+
+
+def test_pixels_below_one_half_count_as_won_but_are_not_drawn():
+    # The first query wins 4 of its 4 pixels and two more, which stay empty; the second wins none
+    # of its one pixel.
+    masks = torch.tensor([[4.0, 4, 4, 4, -1, -1], [-9, -9, -9, 1, -9, -9]])[:, None]
+    probs = torch.tensor([[0.9, 0.0, 0.1], [0.0, 0.6, 0.4]])
+    ids, segments = merge_panoptic(probs, masks, [1])
+    assert ids.tolist() == [[1, 1, 1, 1, 0, 0]]
+    assert segments == [{"id": 1, "isthing": False, "category_id": 0}]
+
+
+def test_two_queries_of_a_stuff_class_share_a_segment_and_two_of_a_thing_do_not():
+    masks = torch.full((4, 1, 4), -9.0)
+    masks[range(4), 0, range(4)] = 9
+    probs = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]]).repeat(2, 1)
+    ids, segments = merge_panoptic(probs, masks, [1])
+    assert ids.tolist() == [[1, 2, 1, 3]]
+    assert [(s["id"], s["isthing"], s["category_id"]) for s in segments] == [
+        (1, False, 0),
+        (2, True, 1),
+        (3, True, 1),
+    ]
+
+
+def test_nothing_kept_and_no_query_give_an_empty_map():
+    for queries in (3, 0):
+        void = torch.tensor([0.1, 0.1, 0.8]).repeat(queries, 1)
+        ids, segments = merge_panoptic(void, torch.ones(queries, 4, 5), [0])
+        assert ids.shape == (4, 5) and not ids.any() and segments == []
+
+
+def test_the_host_waits_as_often_for_many_queries_as_for_few(monkeypatch):
+    def transfers(queries):
+        names = ("item", "tolist", "__bool__", "nonzero", "cpu")
+        counted = []
+        for name in names:
+            original = getattr(torch.Tensor, name)
+
+            def counting(*args, original=original, **kwargs):
+                counted.append(1)
+                return original(*args, **kwargs)
+
+            monkeypatch.setattr(torch.Tensor, name, counting)
+        merge_panoptic(*random_queries(queries), THINGS, 0.0, 0.0)
+        monkeypatch.undo()
+        return len(counted)
+
+    assert transfers(60) == transfers(6) < 8
+
+
+# --- Semantic
+
+
+def test_official_semantic_scores(case, official):
+    scores = merge_semantic(*official[:2])
+    expected = case["semantic_scores"]
+    torch.testing.assert_close(scores[:, ::4, ::4], expected, rtol=0, atol=1e-5)
+    assert torch.equal(scores.argmax(0), case["semantic_argmax"].long())
+    assert torch.equal(semantic_labels(*official[:2]), case["semantic_argmax"].long())
+
+
+def test_semantic_scores_are_sums_over_queries(small_pieces):
+    probs, masks = random_queries(7, 3, (5, 6))
+    scores = torch.zeros(3, 5, 6)
+    for query in range(7):
+        scores += probs[query, :3, None, None] * masks[query].sigmoid()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(merge_semantic(probs, masks), scores)
+        assert torch.equal(semantic_labels(probs, masks), scores.argmax(0))
+    assert not merge_semantic(probs[:0], masks[:0]).any()
+
+
+def test_the_first_of_equal_rows_is_the_best():
+    values = torch.tensor([[0.0, -1, 2], [3, -1, 2], [3, -5, 2], [1, -1, 2]])
+    best, first = first_best(values.clone())
+    assert best.tolist() == [3, -1, 2] and first.tolist() == [1, 0, 0]
+
+
+# --- Instances
+
+
+@pytest.mark.parametrize(
+    "name, top_k, things",
+    [("", 100, True), ("_top40", 40, True), ("_allclasses", 100, False)],
+)
+def test_official_instances(case, official, name, top_k, things):
+    probs, masks, thing_ids = official
+    found = merge_instances(probs, masks, thing_ids if things else None, top_k)
+    check_instances(found, case, f"instance{name}", masks)
+
+
+def check_instances(found, case, prefix, masks, slack=0):
+    """Against rows sorted by falling score, then query, then label."""
+    areas = found.pred_masks.flatten(1).sum(1)
+    # The query of each instance by its mask; several empty ones are ambiguous.
+    same = (found.pred_masks[:, None] == (masks > 0)[None]).flatten(2).all(2)
+    queries = torch.where(same.sum(1) == 1, same.int().argmax(1), -1)
+    rows = zip(
+        found.scores.tolist(),
+        queries.tolist(),
+        found.pred_classes.tolist(),
+        areas.tolist(),
+    )
+    rows = sorted(rows, key=lambda row: (-row[0], row[1], row[2]))
+    scores, *whole = (torch.tensor(column) for column in zip(*rows))
+    torch.testing.assert_close(scores, case[f"{prefix}_scores"], rtol=0, atol=1e-6)
+    for found_values, key in zip(whole, ("queries", "labels", "areas")):
+        difference = (found_values - case[f"{prefix}_{key}"]).abs().max()
+        assert difference <= (slack if key == "areas" else 0), key
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_random_instances_are_those_of_the_loop(tied, small_pieces):
+    probs, masks = random_queries(12, 5, (9, 13))
+    probs = (2 * probs).round() if tied else probs
+    pairs = [(-probs[q, k].item(), q, k) for q in range(12) for k in range(5)]
+    expected = [(s, q, k) for s, q, k in sorted(pairs)[:20] if k in THINGS]
+    found = merge_instances(probs, masks, THINGS, 20)
+    assert found.image_size == (9, 13) and len(found) == len(expected) > 3
+    assert (
+        found.pred_boxes.tensor.shape == (len(found), 4)
+        and not found.pred_boxes.tensor.any()
+    )
+    for index, (score, query, label) in enumerate(expected):
+        inside = masks[query] > 0
+        mean = (masks[query].sigmoid() * inside).sum() / (inside.sum() + 1e-6)
+        assert found.scores[index].item() == pytest.approx(
+            -score * mean.item(), abs=1e-6
+        )
+        assert found.pred_classes[index] == label
+        assert torch.equal(found.pred_masks[index], inside)
+
+
+def test_fewer_pairs_than_top_k_and_no_query_are_fine():
+    probs, masks = random_queries(2, 3)
+    assert len(merge_instances(probs, masks, None)) == 6
+    empty = merge_instances(probs[:0], masks[:0], [0])
+    assert len(empty) == 0 and empty.pred_masks.shape == (0, 48, 64)
+
+
+# --- From the generator's masks to the picture
+
+
+def test_official_outputs_of_resized_masks(case):
+    void = case["resized_object_void_logits"].softmax(1)[:, 1]
+    logits = case["resized_generator_logits"]
+    seen = torch.ones(logits.shape[1], dtype=torch.bool)
+    probs = fuse_scores(logits, torch.zeros_like(logits), void, seen, 0, 0)
+    torch.testing.assert_close(
+        probs, case["resized_class_log_probs"].softmax(1), rtol=0, atol=1e-6
+    )
+    sizes = [
+        tuple(case[f"resized_{name}"].tolist()) for name in ("canvas", "image_size")
+    ]
+    output_size = tuple(case["resized_output_size"].tolist())
+    masks = resize_masks(case["resized_mask_logits"], *sizes, output_size)
+    torch.testing.assert_close(
+        masks[:, ::4, ::4], case["resized_mask_logits_out"], rtol=0, atol=1e-4
+    )
+    things = case["things"].tolist()
+    ids, segments = merge_panoptic(probs, masks, things)
+    assert (ids != case["resized_panoptic"]).sum() <= 5
+    rows = [[s["id"], s["isthing"], s["category_id"]] for s in segments]
+    assert rows == case["resized_segments"].tolist()
+    assert (semantic_labels(probs, masks) != case["resized_semantic_argmax"]).sum() <= 5
+    check_instances(
+        merge_instances(probs, masks, things), case, "resized_instance", masks, 5
+    )
+
+
+def test_masks_are_resized_a_few_queries_at_a_time(monkeypatch):
+    masks = torch.randn(5, 4, 6)
+    sizes = (16, 24), (13, 20), (26, 41)
+    whole = resize_masks(masks, *sizes)
+    monkeypatch.setattr(mask_pieces, "GPU_NUMBERS", 2 * 16 * 24)
+    assert torch.equal(resize_masks(masks.double(), *sizes), whole)
+    assert torch.equal(resize_masks(masks, (4, 6), (4, 6), (4, 6)), masks)
+
+
+# --- What does not fit
+
+
+@pytest.mark.parametrize("poisoned", [math.nan, math.inf])
+def test_numbers_that_are_not_finite_are_named(poisoned):
+    probs, masks = random_queries(4, 3)
+    probs[1, 0] = poisoned
+    for merge in (merge_semantic, semantic_labels):
+        with pytest.raises(FloatingPointError, match="class probabilities"):
+            merge(probs, masks)
+    with pytest.raises(FloatingPointError, match="mask logits"):
+        merge_panoptic(torch.eye(4), masks * math.nan, THINGS[:1])
+
+
+def test_other_queries_and_unknown_things_are_refused():
+    probs, masks = random_queries(4, 3)
+    with pytest.raises(ValueError, match="do not fit"):
+        merge_semantic(probs[:3], masks)
+    with pytest.raises(ValueError, match=r"things \[3\] are not among the 3 classes"):
+        merge_panoptic(probs, masks, [0, 3])

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.clip.linear import Linear, linear
+
 
 class QuickGELU(nn.Module):
     """OpenAI's approximation ``x * sigmoid(1.702 x)``; their weights are only right with it."""
@@ -54,11 +56,11 @@ class PackedAttention(nn.Module):
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = Linear(width, width)
 
     def forward(self, x_BLD: Tensor, causal: bool = False) -> Tensor:
         """Self-attention, (B, L, D) -> (B, L, D); `causal` lets a token see only itself and earlier ones."""
-        packed = F.linear(x_BLD, self.in_proj_weight, self.in_proj_bias)
+        packed = linear(x_BLD, self.in_proj_weight, self.in_proj_bias)
         q, k, v = (split_heads(part, self.heads) for part in packed.chunk(3, dim=-1))
         return self.out_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=causal)))
 
@@ -66,14 +68,14 @@ class PackedAttention(nn.Module):
         """What attention would give if each token saw only itself: value and output projection."""
         width = x_BLD.shape[-1]
         return self.out_proj(
-            F.linear(x_BLD, self.in_proj_weight[2 * width :], self.in_proj_bias[2 * width :])
+            linear(x_BLD, self.in_proj_weight[2 * width :], self.in_proj_bias[2 * width :])
         )
 
     def observe(self, observers_BQD: Tensor, x_BLD: Tensor, mask_BQL: Tensor | None) -> Tensor:
         """Observers attend to the tokens that the boolean mask allows; (B, Q, D)."""
         width = x_BLD.shape[-1]
-        q = F.linear(observers_BQD, self.in_proj_weight[:width], self.in_proj_bias[:width])
-        kv = F.linear(x_BLD, self.in_proj_weight[width:], self.in_proj_bias[width:])
+        q = linear(observers_BQD, self.in_proj_weight[:width], self.in_proj_bias[:width])
+        kv = linear(x_BLD, self.in_proj_weight[width:], self.in_proj_bias[width:])
         k, v = (split_heads(part, self.heads) for part in kv.chunk(2, dim=-1))
         mask = None if mask_BQL is None else mask_BQL[:, None]
         seen = F.scaled_dot_product_attention(split_heads(q, self.heads), k, v, attn_mask=mask)
@@ -116,9 +118,9 @@ class MLP(nn.Module):
 
     def __init__(self, *, width: int, hidden: int, quick_gelu: bool) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(width, hidden)
+        self.c_fc = Linear(width, hidden)
         self.gelu = QuickGELU() if quick_gelu else nn.GELU()
-        self.c_proj = nn.Linear(hidden, width)
+        self.c_proj = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)"""
@@ -192,5 +194,5 @@ class Transformer(nn.Module):
             nn.init.normal_(block.attn.out_proj.weight, std=residual_std)
             nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
             nn.init.normal_(block.mlp.c_proj.weight, std=residual_std)
-            for linear in (block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj):
-                nn.init.zeros_(linear.bias)
+            for layer in (block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj):
+                nn.init.zeros_(layer.bias)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.clip.linear import Linear
 from clipself_seg.heads.spatial_aggregation import GuidedProjections
 
 EPS = 1e-6
@@ -55,7 +56,7 @@ class ClassAggregation(nn.Module):
         self.attention = GuidedProjections(width=width, guidance_width=guidance_width)
         self.attend = {"linear": linear_attention, "full": softmax_attention}[attention]
         hidden = mlp_ratio * width
-        self.MLP = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width))
+        self.MLP = nn.Sequential(Linear(width, hidden), nn.ReLU(), Linear(hidden, width))
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
 
@@ -85,10 +86,10 @@ class ClassAggregation(nn.Module):
         padding: tuple[Tensor, Tensor, int] | None,
     ) -> Tensor:
         x_nTC = x_TnC.transpose(0, 1).contiguous()
-        qkv = self.attention.of_tokens(self.norm1(x_nTC)) + share_T3C
+        qkv = self.attention.of_tokens(self.norm1(x_nTC)).add_(share_T3C)
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (n, H, T, c)
         x_nTC = x_nTC + self.attend(q, k, v, padding).transpose(1, 2).flatten(2)
-        return (x_nTC + self.MLP(self.norm2(x_nTC))).transpose(0, 1)
+        return self.MLP(self.norm2(x_nTC)).add_(x_nTC).transpose(0, 1)
 
     def _padding(self, classes: int) -> tuple[Tensor, Tensor, int] | None:
         """Key and value (H, 1, c) of a padding token, and how many there are."""

@@ -44,7 +44,8 @@ class UpBlock(nn.Module):
         """What guidance and bias add to the first convolution's output, (1, D, 2 h, 2 w)."""
         assert self.up.bias is not None
         bias = self.up.bias[:, None, None].expand(-1, *guidance_G2h2w.shape[1:])
-        return self._first()(torch.cat([bias, guidance_G2h2w])[None])
+        share = self._first()(torch.cat([bias, guidance_G2h2w])[None])
+        return share.contiguous(memory_format=torch.channels_last)
 
     def corner_weight(self) -> Tensor:
         """Transposed convolution and first convolution as one kernel, (4 D, C, 2, 2).

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.clip.linear import Linear, linear
+
 APART = -100.0  # added where two cells of a shifted window are no neighbours in the picture
 
 
@@ -21,20 +23,20 @@ class GuidedProjections(nn.Module):
     def __init__(self, *, width: int, guidance_width: int) -> None:
         super().__init__()
         self.width = width
-        self.q = nn.Linear(width + guidance_width, width)
-        self.k = nn.Linear(width + guidance_width, width)
-        self.v = nn.Linear(width, width)
+        self.q = Linear(width + guidance_width, width)
+        self.k = Linear(width + guidance_width, width)
+        self.v = Linear(width, width)
 
     def of_guidance(self, guidance: Tensor) -> Tensor:
         """The guidance's share, biases included, (..., G) -> (..., 3 C): query, key, value."""
         weight = torch.cat([self.q.weight[:, self.width :], self.k.weight[:, self.width :]])
-        query_key = F.linear(guidance, weight, torch.cat([self.q.bias, self.k.bias]))
+        query_key = linear(guidance, weight, torch.cat([self.q.bias, self.k.bias]))
         return torch.cat([query_key, self.v.bias.expand_as(query_key[..., : self.width])], dim=-1)
 
     def of_tokens(self, tokens: Tensor) -> Tensor:
         """The tokens' share, (..., C) -> (..., 3 C)."""
         query, key = self.q.weight[:, : self.width], self.k.weight[:, : self.width]
-        return F.linear(tokens, torch.cat([query, key, self.v.weight]))
+        return linear(tokens, torch.cat([query, key, self.v.weight]))
 
 
 class WindowAttention(GuidedProjections):
@@ -43,16 +45,41 @@ class WindowAttention(GuidedProjections):
     def __init__(self, *, width: int, guidance_width: int, heads: int) -> None:
         super().__init__(width=width, guidance_width=guidance_width)
         self.heads = heads
-        self.proj = nn.Linear(width, width)
+        self.proj = Linear(width, width)
 
     def forward(self, y_TWMC: Tensor, guidance_WM3C: Tensor, mask_WMM: Tensor | None) -> Tensor:
         """Cells in window order, the guidance's share, what is added to the scores -> (T, W, M, C)."""
-        classes, windows, cells, _ = y_TWMC.shape
-        qkv = (self.of_tokens(y_TWMC) + guidance_WM3C).flatten(0, 1)
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mask = None if mask_WMM is None else mask_WMM.repeat(classes, 1, 1)[:, None]
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.proj(seen.transpose(1, 2).reshape(classes, windows, cells, -1))
+        qkv = self.of_tokens(y_TWMC).add_(guidance_WM3C)
+        attend = _attend_by_head if _lean(qkv) else _attend
+        return self.proj(attend(qkv, self.heads, mask_WMM))
+
+
+def _lean(x: Tensor) -> bool:
+    """Whether what a fused kernel saves in memory is not needed: no gradient, a CPU's few classes."""
+    return x.device.type == "cpu" and not torch.is_grad_enabled()
+
+
+def _attend(qkv_TWM3C: Tensor, heads: int, mask_WMM: Tensor | None) -> Tensor:
+    """Softmax attention (T, W, M, C) in torch's fused kernel."""
+    q, k, v = qkv_TWM3C.flatten(0, 1).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    mask = None if mask_WMM is None else mask_WMM.repeat(len(qkv_TWM3C), 1, 1)[:, None]
+    seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return seen.transpose(1, 2).reshape(*qkv_TWM3C.shape[:3], -1)
+
+
+def _attend_by_head(qkv_TWM3C: Tensor, heads: int, mask_WMM: Tensor | None) -> Tensor:
+    """The same with the scores of one head at a time, which are small and faster to make."""
+    classes, windows, cells, width = qkv_TWM3C.shape
+    seen = qkv_TWM3C.new_empty(classes, windows, cells, width // 3)
+    parts = qkv_TWM3C.flatten(0, 1).unflatten(-1, (3, heads, -1))
+    scale = parts.shape[-1] ** -0.5
+    for head, seen_TWMc in enumerate(seen.unflatten(-1, (heads, -1)).unbind(3)):
+        q, k, v = parts[:, :, :, head].unbind(2)
+        scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=scale)
+        if mask_WMM is not None:
+            scores.unflatten(0, (classes, windows)).add_(mask_WMM)
+        seen_TWMc.copy_((scores.softmax(dim=-1) @ v).unflatten(0, (classes, windows)))
+    return seen
 
 
 class MLP(nn.Module):
@@ -60,8 +87,8 @@ class MLP(nn.Module):
 
     def __init__(self, *, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc1 = Linear(width, hidden)
+        self.fc2 = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)"""
@@ -107,8 +134,8 @@ class SwinBlock(nn.Module):
         y_TWMC = self.norm1(x_TNC)[:, self.order].unflatten(1, self.windows)
         mask = None if self.mask is None else self.mask.to(x_TNC.dtype)
         seen_TNC = self.attn(y_TWMC, share_WM3C, mask).flatten(1, 2)
-        x_TNC = x_TNC + seen_TNC[:, self.back]
-        return x_TNC + self.mlp(self.norm2(x_TNC))
+        x_TNC = seen_TNC[:, self.back].add_(x_TNC)
+        return self.mlp(self.norm2(x_TNC)).add_(x_TNC)
 
 
 class SpatialAggregation(nn.Module):

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipself_seg.clip.class_texts import ClassTexts
+from clipself_seg.clip.linear import stock_linear
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.engine.benchmark import flops_cat_seg as flops
 from clipself_seg.engine.benchmark import plain_cat_seg as plain
@@ -85,14 +86,14 @@ class SemSegWorkload(Workload):
         image = text + features + flops.upsample_flops(model, views) + aggregator
         return {
             "image": Run(self._image, image, self._forget_texts, memory=True),
-            "plain image": Run(self._plain_image, image, memory=True),
+            "plain image": Run(self._plain(self._plain_image), image, memory=True),
             "best class": Run(self._best_class, image, self._forget_texts, memory=True),
             "texts": Run(self._texts, text, self._forget_texts),
-            "plain texts": Run(self._lower(lambda _: plain.text_embeddings(model)), text),
+            "plain texts": Run(self._plain(lambda _: plain.text_embeddings(model)), text),
             "features": Run(self._lower(self._features), features),
-            "plain features": Run(self._lower(self._plain_features), features),
+            "plain features": Run(self._plain(self._plain_features), features),
             "aggregator": Run(self._lower(self._aggregator), aggregator, self._inputs),
-            "plain aggregator": Run(self._lower(self._plain_aggregator), aggregator, self._inputs),
+            "plain aggregator": Run(self._plain(self._plain_aggregator), aggregator, self._inputs),
             "merge": Run(self._merge, setup=self._logits),
             "plain merge": Run(self._plain_merge, setup=self._plain_logits),
         }
@@ -103,6 +104,15 @@ class SemSegWorkload(Workload):
         def run(prepared: Any) -> Any:
             with torch.no_grad(), autocast(self.device, self.precision):
                 return function(prepared)
+
+        return run
+
+    def _plain(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """The same with torch's own linear layers."""
+
+        def run(prepared: Any) -> Any:
+            with stock_linear():
+                return self._lower(function)(prepared)
 
         return run
 
@@ -129,8 +139,7 @@ class SemSegWorkload(Workload):
         return self.model([self.sample])[0]["sem_seg_labels"]
 
     def _plain_image(self, _: None) -> Tensor:
-        with autocast(self.device, self.precision):
-            return plain.scores(self.model, self.sample)
+        return plain.scores(self.model, self.sample)
 
     @torch.no_grad()
     def _texts(self, _: None) -> Tensor:
@@ -231,7 +240,7 @@ class SemSegWorkload(Workload):
             torch.stack([sample[key] for sample in self.batch]).to(self.device)
             for key in ("image", "sem_seg")
         )
-        with autocast(self.device, self.precision):
+        with stock_linear(), autocast(self.device, self.precision):
             loss = plain.loss(self.model, images, labels)
         return self._finish(loss)
 

@@ -1,0 +1,109 @@
+"""Multi-scale deformable attention in plain PyTorch (arXiv 2010.04159).
+
+Each query looks at a few points of every feature map, which it chooses itself, around its own place.
+
+Shapes: B images, L queries, M heads, V levels (feature maps), P points of a level, C channels, N
+    cells of all levels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Grids = Sequence[tuple[int, int]]
+
+
+class DeformableAttention(nn.Module):
+    """Parameter names are those of the published code."""
+
+    def __init__(self, *, width: int, heads: int, levels: int, points: int) -> None:
+        """
+        Args:
+            width: C, a multiple of `heads`.
+            heads: M.
+            levels: V.
+            points: P.
+        """
+        super().__init__()
+        self.heads, self.levels, self.points = heads, levels, points
+        self.sampling_offsets = nn.Linear(width, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(width, heads * levels * points)
+        self.value_proj = nn.Linear(width, width)
+        self.output_proj = nn.Linear(width, width)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Heads start by looking in directions all around, a point further out than the one before."""
+        nn.init.zeros_(self.sampling_offsets.weight)
+        angles_M = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        rays_M2 = torch.stack([angles_M.cos(), angles_M.sin()], dim=-1)
+        rays_M2 = rays_M2 / rays_M2.abs().amax(dim=-1, keepdim=True)
+        steps_P1 = torch.arange(1, self.points + 1)[:, None]
+        bias = (rays_M2[:, None, None] * steps_P1).expand(-1, self.levels, -1, -1)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(bias.flatten())
+        for linear in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+
+    def forward(
+        self, queries_BLC: Tensor, places_L2: Tensor, values_BNC: Tensor, grids: Grids
+    ) -> Tensor:
+        """(B, L, C)
+
+        Args:
+            queries_BLC: decide where to look and how much it counts.
+            places_L2: (x, y) of each query, relative to the image, in [0, 1].
+            values_BNC: the cells of all levels, one level after another, row by row.
+            grids: (h, w) of each level.
+        """
+        parts = (self.heads, self.levels, self.points)
+        offsets_BLMVP2 = self.sampling_offsets(queries_BLC).unflatten(-1, (*parts, 2))
+        weights_BLMVP = self.attention_weights(queries_BLC).unflatten(
+            -1, (self.heads, -1)
+        )
+        weights_BLMVP = weights_BLMVP.softmax(dim=-1).unflatten(-1, parts[1:])
+        # Offsets are in cells of their level.
+        sizes_V12 = queries_BLC.new_tensor([(w, h) for h, w in grids])[:, None]
+        places = places_L2[:, None, None, None] + offsets_BLMVP2 / sizes_V12
+        values = self.value_proj(values_BNC)
+        return self.output_proj(sample_levels(values, grids, places, weights_BLMVP))
+
+
+def sample_levels(
+    values_BNC: Tensor, grids: Grids, places_BLMVP2: Tensor, weights_BLMVP: Tensor
+) -> Tensor:
+    """Weighted sums of bilinear samples, (B, L, C); head m reads and writes the m-th part of C.
+
+    Args:
+        values_BNC: the cells of all levels, one level after another.
+        grids: (h, w) of each level.
+        places_BLMVP2: (x, y) relative to the image; beyond [0, 1] the maps go on with zeros.
+        weights_BLMVP: of the samples.
+    """
+    batch, _, heads = places_BLMVP2.shape[:3]
+    total: Tensor | None = None
+    levels = values_BNC.split([h * w for h, w in grids], dim=1)
+    for level, (values, grid) in enumerate(zip(levels, grids)):
+        maps = values.transpose(1, 2).reshape(batch * heads, -1, *grid)
+        # Queries last, so that the sum over a query's points runs along memory.
+        points = places_BLMVP2[:, :, :, level].permute(0, 2, 3, 1, 4).flatten(0, 1)
+        weights = weights_BLMVP[:, :, :, level].permute(0, 2, 3, 1).flatten(0, 1)
+        samples = F.grid_sample(
+            maps,
+            2 * points - 1,
+            mode="bilinear",
+            padding_mode="zeros",
+            align_corners=False,
+        )
+        summed = (samples * weights[:, None]).sum(dim=2)  # (B * M, C / M, L)
+        total = summed if total is None else total + summed
+    assert total is not None
+    return total.unflatten(0, (batch, heads)).flatten(1, 2).transpose(1, 2)

@@ -1,0 +1,70 @@
+"""From a query and its mask to an embedding that texts are compared with.
+
+Shapes: B images, Q queries, C channels, h x w pixels of stride 4.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clipself_seg.heads.class_logits import similarity_scale
+
+EPS = 1e-8
+
+
+class MLP(nn.Module):
+    """Three linear layers of one width with ReLU between them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)"""
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class PooledMaskEmbed(nn.Module):
+    """The query's state plus the mean feature of its mask, through an MLP.
+
+    Attributes:
+        logit_scale: logarithm of what cosines are multiplied with.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.pool_proj = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
+        self.mask_embed = nn.Sequential(nn.LayerNorm(width), MLP(width))
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def forward(
+        self, states_BQC: Tensor, features_BChw: Tensor, masks_BQhw: Tensor
+    ) -> Tensor:
+        """Embeddings (B, Q, C), of any length.
+
+        Args:
+            states_BQC: of the queries, normed.
+            features_BChw: mask features.
+            masks_BQhw: logits; the mask is where they are positive, without a gradient.
+        """
+        pooled_BQC = pool_masks(features_BChw, masks_BQhw)
+        return self.mask_embed(self.pool_proj(pooled_BQC) + states_BQC)
+
+    @property
+    def scale(self) -> Tensor:
+        """The positive scalar that cosines are multiplied with."""
+        return similarity_scale(self.logit_scale)
+
+
+def pool_masks(features_BChw: Tensor, masks_BQhw: Tensor) -> Tensor:
+    """The mean feature where a mask's logits are positive, (B, Q, C), float32; 0 for an empty mask."""
+    with torch.autocast(features_BChw.device.type, enabled=False):
+        inside_BQN = (masks_BQhw.detach() > 0).flatten(2).float()
+        sums_BQC = inside_BQN @ features_BChw.float().flatten(2).transpose(1, 2)
+        return sums_BQC / (inside_BQN.sum(dim=-1, keepdim=True) + EPS)

@@ -1,0 +1,224 @@
+"""The masked-attention decoder of Mask2Former (arXiv 2112.01527): queries that look where their masks are.
+
+Shapes: B images, Q queries, C channels, N cells of a level, h x w pixels of stride 4.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clipself_seg.clip.layers import PackedAttention, merge_heads, split_heads
+from clipself_seg.heads.mask_generator.mask_embed import MLP, PooledMaskEmbed
+from clipself_seg.heads.mask_generator.sine_positions import sine_positions
+
+
+@dataclasses.dataclass(frozen=True)
+class QueryPrediction:
+    """What the queries say after a layer.
+
+    Attributes:
+        states: (B, Q, C), normed.
+        mask_logits: (B, Q, h, w).
+        embeddings: (B, Q, C), to be compared with texts.
+        object_logits: (B, Q, 2), object and void, or None: then a text stands for void.
+    """
+
+    states: Tensor
+    mask_logits: Tensor
+    embeddings: Tensor
+    object_logits: Tensor | None
+
+
+class QueryAttention(PackedAttention):
+    """Attention whose queries, keys and values are three different things."""
+
+    def __init__(self, *, width: int, heads: int) -> None:
+        super().__init__(width=width, heads=heads)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def attend(
+        self,
+        queries_BQC: Tensor,
+        keys_BNC: Tensor,
+        values_BNC: Tensor,
+        allowed_BQN: Tensor | None = None,
+    ) -> Tensor:
+        """(B, Q, C); `allowed_BQN` is boolean, True where a query may look."""
+        given = (queries_BQC, keys_BNC, values_BNC)
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        q, k, v = (
+            split_heads(F.linear(x, weight, bias), self.heads)
+            for x, weight, bias in zip(given, weights, biases)
+        )
+        mask = None if allowed_BQN is None else allowed_BQN[:, None]
+        return self.out_proj(
+            merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+        )
+
+
+class SelfAttentionLayer(nn.Module):
+    """Queries look at each other."""
+
+    def __init__(self, *, width: int, heads: int) -> None:
+        super().__init__()
+        self.self_attn = QueryAttention(width=width, heads=heads)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, queries_BQC: Tensor, positions_QC: Tensor) -> Tensor:
+        """(B, Q, C) -> (B, Q, C)"""
+        placed = queries_BQC + positions_QC
+        return self.norm(
+            queries_BQC + self.self_attn.attend(placed, placed, queries_BQC)
+        )
+
+
+class CrossAttentionLayer(nn.Module):
+    """Queries look at the cells of a level that they are allowed."""
+
+    def __init__(self, *, width: int, heads: int) -> None:
+        super().__init__()
+        self.multihead_attn = QueryAttention(width=width, heads=heads)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(
+        self,
+        queries_BQC: Tensor,
+        positions_QC: Tensor,
+        level: Level,
+        allowed_BQN: Tensor,
+    ) -> Tensor:
+        """(B, Q, C) -> (B, Q, C)"""
+        placed = queries_BQC + positions_QC
+        seen = self.multihead_attn.attend(placed, level.keys, level.values, allowed_BQN)
+        return self.norm(queries_BQC + seen)
+
+
+class FeedForwardLayer(nn.Module):
+    """Two linear layers with ReLU between them."""
+
+    def __init__(self, *, width: int, hidden: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(width, hidden)
+        self.linear2 = nn.Linear(hidden, width)
+        self.norm = nn.LayerNorm(width)
+        for linear in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(linear.weight)
+
+    def forward(self, queries_BQC: Tensor) -> Tensor:
+        """(B, Q, C) -> (B, Q, C)"""
+        return self.norm(queries_BQC + self.linear2(F.relu(self.linear1(queries_BQC))))
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """A map as the cross attention takes it: keys and values (B, N, C), mask features (B, C, N)."""
+
+    keys: Tensor
+    values: Tensor
+    mask_features: Tensor
+
+
+class QueryDecoder(nn.Module):
+    """Parameter names are those of ODISE's checkpoints below ``sem_seg_head.predictor.``."""
+
+    def __init__(
+        self,
+        *,
+        width: int = 256,
+        heads: int = 8,
+        queries: int = 100,
+        layers: int = 9,
+        hidden: int = 2048,
+        levels: int = 3,
+        object_logits: bool = True,
+    ) -> None:
+        """
+        Args:
+            width: C.
+            heads: of all attentions.
+            queries: Q.
+            layers: each is a cross attention, a self attention and an MLP.
+            hidden: width of the MLPs.
+            levels: maps that the layers look at in turn.
+            object_logits: tell objects from void here (the caption model), not by a text.
+        """
+        super().__init__()
+        how, count = {"width": width, "heads": heads}, range(layers)
+        self.transformer_cross_attention_layers = nn.ModuleList(
+            CrossAttentionLayer(**how) for _ in count
+        )
+        self.transformer_self_attention_layers = nn.ModuleList(
+            SelfAttentionLayer(**how) for _ in count
+        )
+        self.transformer_ffn_layers = nn.ModuleList(
+            FeedForwardLayer(width=width, hidden=hidden) for _ in count
+        )
+        self.decoder_norm = nn.LayerNorm(width)
+        self.query_feat = nn.Embedding(queries, width)
+        self.query_embed = nn.Embedding(queries, width)
+        self.level_embed = nn.Embedding(levels, width)
+        self.class_embed = nn.Linear(width, 2) if object_logits else None
+        self.mask_embed = MLP(width)
+        self.post_mask_embed = PooledMaskEmbed(width)
+
+    def forward(
+        self, maps: Sequence[Tensor], mask_features: Tensor, every_layer: bool = False
+    ) -> list[QueryPrediction]:
+        """Predictions of the last layer, or of the initial queries and every layer.
+
+        Args:
+            maps: (B, C, ...), one for each level, in the order that the layers take them.
+            mask_features: (B, C, h, w).
+            every_layer: for losses on all of them.
+        """
+        levels = self._levels(maps, mask_features)
+        states = self.query_feat.weight.expand(len(mask_features), -1, -1)
+        found = [self._predict(states, mask_features)] if every_layer else []
+        layers = zip(
+            self.transformer_cross_attention_layers,
+            self.transformer_self_attention_layers,
+            self.transformer_ffn_layers,
+        )
+        for index, (cross, own, mlp) in enumerate(layers):
+            level = levels[index % len(levels)]
+            allowed_BQN = self._allowed(states, level)
+            states = cross(states, self.query_embed.weight, level, allowed_BQN)
+            states = mlp(own(states, self.query_embed.weight))
+            if every_layer:
+                found.append(self._predict(states, mask_features))
+        return found or [self._predict(states, mask_features)]
+
+    def _levels(self, maps: Sequence[Tensor], mask_features: Tensor) -> list[Level]:
+        levels = []
+        for one, kind in zip(maps, self.level_embed.weight):
+            grid, width = (one.shape[2], one.shape[3]), one.shape[1]
+            values = one.flatten(2).transpose(1, 2) + kind
+            keys = values + sine_positions(grid, width, one.device).to(values.dtype)
+            # A mask resized is the product with features resized, which is far less work.
+            small = F.interpolate(
+                mask_features, grid, mode="bilinear", align_corners=False
+            )
+            levels.append(Level(keys, values, small.flatten(2)))
+        return levels
+
+    @torch.no_grad()
+    def _allowed(self, states: Tensor, level: Level) -> Tensor:
+        """Where the masks of the level's size are positive; everywhere, if that is nowhere. (B, Q, N)"""
+        logits = self.mask_embed(self.decoder_norm(states)) @ level.mask_features
+        allowed = logits >= 0
+        return allowed | ~allowed.any(dim=-1, keepdim=True)
+
+    def _predict(self, states: Tensor, mask_features: Tensor) -> QueryPrediction:
+        states = self.decoder_norm(states)
+        products = self.mask_embed(states) @ mask_features.flatten(2)
+        masks = products.unflatten(2, mask_features.shape[2:])
+        embeddings = self.post_mask_embed(states, mask_features, masks)
+        objects = self.class_embed(states) if self.class_embed is not None else None
+        return QueryPrediction(states, masks, embeddings, objects)

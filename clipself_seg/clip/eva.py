@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip.layers import merge_heads, split_heads
+from clipself_seg.clip.linear import Linear, linear
 from clipself_seg.clip.positions import patch_grid, resample_positions, rotary_table, rotate
 from clipself_seg.clip.tower import TransformerTower
 
@@ -24,13 +25,13 @@ class RotaryAttention(nn.Module):
     def __init__(self, *, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q_proj = nn.Linear(width, width, bias=False)
-        self.k_proj = nn.Linear(width, width, bias=False)
-        self.v_proj = nn.Linear(width, width, bias=False)
+        self.q_proj = Linear(width, width, bias=False)
+        self.k_proj = Linear(width, width, bias=False)
+        self.v_proj = Linear(width, width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.inner_attn_ln = nn.LayerNorm(width, eps=NORM_EPS)
-        self.proj = nn.Linear(width, width)
+        self.proj = Linear(width, width)
 
     def forward(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
         """Self-attention, (B, L, D) -> (B, L, D)."""
@@ -47,11 +48,11 @@ class RotaryAttention(nn.Module):
         return self._attend(self._query(observers_BQD, None), x_BLD, rotary, mask_BQL)
 
     def _query(self, x_BLD: Tensor, rotary: Tensor | None) -> Tensor:
-        heads = split_heads(F.linear(x_BLD, self.q_proj.weight, self.q_bias), self.heads)
+        heads = split_heads(linear(x_BLD, self.q_proj.weight, self.q_bias), self.heads)
         return heads if rotary is None else rotate(heads, rotary)
 
     def _value(self, x_BLD: Tensor) -> Tensor:
-        return F.linear(x_BLD, self.v_proj.weight, self.v_bias)
+        return linear(x_BLD, self.v_proj.weight, self.v_bias)
 
     def _attend(
         self, q_BHQC: Tensor, x_BLD: Tensor, rotary: Tensor, mask_BQL: Tensor | None
@@ -68,10 +69,10 @@ class SwiGLU(nn.Module):
 
     def __init__(self, *, width: int, hidden: int) -> None:
         super().__init__()
-        self.w1 = nn.Linear(width, hidden)
-        self.w2 = nn.Linear(width, hidden)
+        self.w1 = Linear(width, hidden)
+        self.w2 = Linear(width, hidden)
         self.ffn_ln = nn.LayerNorm(hidden, eps=NORM_EPS)
-        self.w3 = nn.Linear(hidden, width)
+        self.w3 = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)"""
@@ -150,7 +151,7 @@ class EvaTransformer(TransformerTower):
             EvaBlock(width=width, heads=heads, hidden=hidden) for _ in range(layers)
         )
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
-        self.head = nn.Linear(width, embed_dim)
+        self.head = Linear(width, embed_dim)
 
     @property
     def width(self) -> int:

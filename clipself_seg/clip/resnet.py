@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import FrozenBatchNorm2d
 
+from clipself_seg.clip.linear import linear
 from clipself_seg.clip.positions import patch_grid, resample_positions
 from clipself_seg.clip.tower import DENSE, ImageTower
 from clipself_seg.errors import InputError
@@ -94,7 +94,7 @@ class ResNetTower(ImageTower, ModifiedResNet):
         pool, grid = self.attnpool, x_BChw.shape[-2:]
         positions_LC = resample_positions(pool.positional_embedding, (grid[0], grid[1]))
         cells_BNC = x_BChw.flatten(2).transpose(1, 2) + positions_LC[1:].to(x_BChw.dtype)
-        values_BNC = F.linear(cells_BNC, pool.v_proj.weight, pool.v_proj.bias)
+        values_BNC = linear(cells_BNC, pool.v_proj.weight, pool.v_proj.bias)
         return pool.c_proj(values_BNC).transpose(1, 2).unflatten(2, grid)
 
     def feature_shapes(self) -> dict[str, tuple[int, int]]:

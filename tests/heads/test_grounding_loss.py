@@ -1,0 +1,45 @@
+"""The grounding loss against a loop over images, captions and words."""
+
+from __future__ import annotations
+
+import torch
+
+from clipself_seg.heads.grounding_loss import grounding_loss
+
+SCALE = torch.tensor(14.0)
+
+
+def plain(embeddings, words, valid) -> torch.Tensor:
+    kept = [i for i, good in enumerate(valid.tolist()) if good]
+    scores = torch.zeros(len(kept), len(kept))
+    for row, i in enumerate(kept):
+        for column, j in enumerate(kept):
+            for word in words[j]:
+                fits = SCALE * torch.cosine_similarity(
+                    embeddings[i], word[None], dim=-1
+                )
+                scores[row, column] += (fits.softmax(0) * fits).sum() / len(words[j])
+    rows, columns = scores.log_softmax(1).diagonal(), scores.log_softmax(0).diagonal()
+    return -0.5 * (rows.mean() + columns.mean())
+
+
+def test_same_as_a_loop():
+    embeddings, words = torch.randn(4, 7, 8), torch.randn(4, 3, 8)
+    for valid in (torch.ones(4).bool(), torch.tensor([True, False, True, True])):
+        found = grounding_loss(embeddings, words, valid, SCALE)
+        torch.testing.assert_close(found, plain(embeddings, words, valid))
+
+
+def test_captions_of_their_own_image_cost_less():
+    words = torch.randn(4, 3, 8)
+    embeddings = torch.cat([words, torch.randn(4, 5, 8)], dim=1)
+    valid = torch.ones(4).bool()
+    right = grounding_loss(embeddings, words, valid, SCALE)
+    assert right < grounding_loss(embeddings.roll(1, 0), words, valid, SCALE)
+
+
+def test_without_a_valid_caption_the_loss_is_zero_and_has_gradients():
+    embeddings, words = (torch.randn(2, n, 8).requires_grad_() for n in (5, 3))
+    loss = grounding_loss(embeddings, words, torch.zeros(2).bool(), SCALE)
+    loss.backward()
+    assert loss == 0 and embeddings.grad is not None and not words.grad.any()

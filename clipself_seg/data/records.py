@@ -39,7 +39,7 @@ def image_records(
         InputError: a missing or broken file, one without images, repeated image ids, no picture of
             at least `MIN_SIDE` pixels a side.
     """
-    return _image_records(_read_json(json_file), json_file, image_root)
+    return _image_records(read_coco_json(json_file), json_file, image_root)
 
 
 def proposal_records(
@@ -56,12 +56,14 @@ def proposal_records(
         InputError: as `image_records`; no annotations; a box that is not four finite numbers with
             width and height of at least 0; a box of a picture that is not listed.
     """
-    content = _read_json(json_file)
+    content = read_coco_json(json_file)
     records = _image_records(content, json_file, image_root)
-    boxes = _boxes_by_image(_list_of(content, "annotations", json_file), json_file)
+    boxes = _boxes_by_image(coco_list(content, "annotations", json_file), json_file)
     listed = {image["id"] for image in content["images"]}
     for image_id in boxes.keys() - listed:
-        raise InputError(f'{json_file}: annotations of image {image_id}, which is not in "images"')
+        raise InputError(
+            f'{json_file}: annotations of image {image_id}, which is not in "images"'
+        )
     none = np.zeros((0, 4), dtype=np.float32)
     for record in records:
         record["proposals"] = boxes.get(record["image_id"], none)
@@ -82,13 +84,14 @@ def panoptic_records(
         InputError: as `image_records`; no annotations; an annotation of a picture that is not
             listed; a segment without id, category or box.
     """
-    content = _read_json(json_file)
+    content = read_coco_json(json_file)
     records = {
-        record["image_id"]: record for record in _image_records(content, json_file, image_root)
+        record["image_id"]: record
+        for record in _image_records(content, json_file, image_root)
     }
     listed = {image["id"] for image in content["images"]}
     labelled = []
-    for annotation in _list_of(content, "annotations", json_file):
+    for annotation in coco_list(content, "annotations", json_file):
         image_id = annotation.get("image_id")
         if image_id not in listed:
             raise InputError(
@@ -98,7 +101,9 @@ def panoptic_records(
             continue
         record = records[image_id]
         _check_segments(annotation, image_id, json_file)
-        record["pan_seg_file_name"] = os.path.join(panoptic_root, annotation["file_name"])
+        record["pan_seg_file_name"] = os.path.join(
+            panoptic_root, annotation["file_name"]
+        )
         record["segments_info"] = annotation["segments_info"]
         labelled.append(record)
     if len(labelled) < len(records):
@@ -110,7 +115,12 @@ def panoptic_records(
     return labelled
 
 
-def _read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_coco_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The object in an annotation file.
+
+    Raises:
+        InputError: it is missing, cannot be read or is not an object.
+    """
     try:
         content = json.loads(Path(path).read_text())
     except FileNotFoundError:
@@ -120,23 +130,39 @@ def _read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"annotation file {path} cannot be read ({error}): fetch it again"
         ) from None
     if not isinstance(content, dict):
-        raise InputError(f"{path}: not in COCO's format, which is an object with a list of images")
+        raise InputError(
+            f"{path}: not in COCO's format, which is an object with a list of images"
+        )
     return content
 
 
-def _list_of(
+def coco_list(
     content: dict[str, Any], key: str, path: str | os.PathLike[str]
 ) -> list[dict[str, Any]]:
+    """One of its lists, such as "images".
+
+    Args:
+        content: of the file.
+        key: name of the list.
+        path: of the file, for the error.
+
+    Raises:
+        InputError: no such list, or an empty one.
+    """
     values = content.get(key)
     if not isinstance(values, list) or not values:
-        raise InputError(f'{path}: no "{key}" in it: give a file in COCO\'s format that lists them')
+        raise InputError(
+            f'{path}: no "{key}" in it: give a file in COCO\'s format that lists them'
+        )
     return values
 
 
 def _image_records(
-    content: dict[str, Any], path: str | os.PathLike[str], image_root: str | os.PathLike[str]
+    content: dict[str, Any],
+    path: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
 ) -> list[Record]:
-    images = _list_of(content, "images", path)
+    images = coco_list(content, "images", path)
     records = [_image_record(image, path, image_root) for image in images]
     _check_unique((record["image_id"] for record in records), path)
     large = [record for record in records if _large_enough(record)]
@@ -154,9 +180,13 @@ def _image_records(
 
 
 def _image_record(
-    image: dict[str, Any], path: str | os.PathLike[str], image_root: str | os.PathLike[str]
+    image: dict[str, Any],
+    path: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
 ) -> Record:
-    name = image.get("file_name") or "/".join(str(image.get("coco_url") or "").split("/")[-2:])
+    name = image.get("file_name") or "/".join(
+        str(image.get("coco_url") or "").split("/")[-2:]
+    )
     if not name or "id" not in image:
         raise InputError(
             f'{path}: an image needs "id" and "file_name" (or "coco_url"), got {image}'
@@ -171,13 +201,17 @@ def _check_unique(image_ids: Iterable[Any], path: str | os.PathLike[str]) -> Non
     seen: set[Any] = set()
     for image_id in image_ids:
         if image_id in seen:
-            raise InputError(f"{path}: image id {image_id} is listed twice: ids must be unique")
+            raise InputError(
+                f"{path}: image id {image_id} is listed twice: ids must be unique"
+            )
         seen.add(image_id)
 
 
 def _large_enough(record: Record) -> bool:
     """True if both sides reach `MIN_SIDE`, or if the file does not state them."""
-    return min(record.get("height", MIN_SIDE), record.get("width", MIN_SIDE)) >= MIN_SIDE
+    return (
+        min(record.get("height", MIN_SIDE), record.get("width", MIN_SIDE)) >= MIN_SIDE
+    )
 
 
 def _boxes_by_image(
@@ -186,11 +220,17 @@ def _boxes_by_image(
     """XYXY boxes of each image, checked."""
     grouped: dict[Any, list[Any]] = {}
     for annotation in annotations:
-        grouped.setdefault(annotation.get("image_id"), []).append(annotation.get("bbox"))
-    return {image_id: _xyxy(boxes, image_id, path) for image_id, boxes in grouped.items()}
+        grouped.setdefault(annotation.get("image_id"), []).append(
+            annotation.get("bbox")
+        )
+    return {
+        image_id: _xyxy(boxes, image_id, path) for image_id, boxes in grouped.items()
+    }
 
 
-def _xyxy(boxes_xywh: list[Any], image_id: Any, path: str | os.PathLike[str]) -> np.ndarray:
+def _xyxy(
+    boxes_xywh: list[Any], image_id: Any, path: str | os.PathLike[str]
+) -> np.ndarray:
     try:
         boxes = np.array(boxes_xywh, dtype=np.float64).reshape(len(boxes_xywh), 4)
     except (TypeError, ValueError):
@@ -216,5 +256,7 @@ def _check_segments(
     for segment in segments:
         missing = {"id", "category_id", "bbox"} - segment.keys()
         if missing:
-            raise InputError(f"{path}: a segment of image {image_id} lacks {sorted(missing)}")
+            raise InputError(
+                f"{path}: a segment of image {image_id} lacks {sorted(missing)}"
+            )
     _xyxy([segment["bbox"] for segment in segments], image_id, path)

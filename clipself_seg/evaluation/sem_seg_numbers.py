@@ -115,7 +115,7 @@ def sem_seg_results(
             for name, values in (("mIoU", iou[members]), ("mACC", accuracy[members])):
                 if not np.isnan(values).all():
                     results[f"{name}-{group}"] = _mean_percent(values)
-    for index, key in enumerate(_class_keys(class_names)):
+    for index, key in enumerate(class_keys(class_names)):
         results[f"IoU-{key}"] = 100 * float(iou[index])
         results[f"ACC-{key}"] = 100 * float(accuracy[index])
     return results
@@ -127,7 +127,8 @@ def _mean_percent(values: np.ndarray) -> float:
     return 100 * float(np.sum(values) / len(values))
 
 
-def _class_keys(class_names: Sequence[str]) -> list[str]:
+def class_keys(class_names: Sequence[str]) -> list[str]:
+    """Names for results: of equal names all but the last also tell the class's index."""
     last = {name: index for index, name in enumerate(class_names)}
     return [
         name if last[name] == index else f"{name} ({index})"

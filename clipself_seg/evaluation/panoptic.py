@@ -1,0 +1,158 @@
+"""Evaluates panoptic segmentation: predicted segments and panoptic PNGs in, PQ and its like out.
+
+The names of the results are those of Detectron2's `COCOPanopticEvaluator`, the numbers
+panopticapi's. Predictions are counted where they are made: they are neither encoded nor written.
+
+Legend: C classes, H W rows and columns of the original picture.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+from clipself_seg.data.panoptic import read_panoptic_png
+from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.panoptic_files import check_things_and_stuff
+from clipself_seg.evaluation.panoptic_numbers import (
+    ImageMatches,
+    match_segments,
+    panoptic_map,
+    panoptic_quality,
+    panoptic_results,
+)
+from clipself_seg.evaluation.panoptic_report import quality_table, write_quality_csv
+
+logger = logging.getLogger(__name__)
+
+
+class PanopticQualityEvaluator(DatasetEvaluator):
+    """Matches segments picture by picture, and merges all processes before anything is averaged.
+
+    A picture that several processes saw (a sampler's padding) counts once, and pictures are added
+    up in a fixed order, so the result does not depend on the number of processes.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset_name: str,
+        vocabulary: Vocabulary,
+        image_ids: Sequence[Any] | None = None,
+        seen: np.ndarray | None = None,
+        panoptic_json: str | os.PathLike[str] = "the panoptic JSON",
+        output_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """
+        Args:
+            dataset_name: named in messages and in the file.
+            vocabulary: of the data set, C classes; tells things from stuff.
+            image_ids: of the data set, in the order of its file: each has to be evaluated. None
+                takes the pictures that come, sorted by id.
+            seen: (C,) bool, classes of the training vocabulary; None splits nothing.
+            panoptic_json: file of the ground truth, for messages.
+            output_dir: where the main process writes `panoptic_classes_<data set>.csv`; None
+                writes nothing.
+
+        Raises:
+            InputError: the vocabulary has no thing, no stuff or does not tell, or `seen` tells of
+                another number of classes.
+        """
+        if seen is not None and len(seen) != len(vocabulary):
+            raise InputError(
+                f"seen tells of {len(seen)} classes, there are {len(vocabulary)}"
+            )
+        check_things_and_stuff(vocabulary.thing, f'vocabulary "{vocabulary.name}"')
+        self.dataset_name, self.vocabulary = dataset_name, vocabulary
+        self.image_ids = None if image_ids is None else list(image_ids)
+        self.seen = None if seen is None else np.asarray(seen, dtype=bool)
+        self.panoptic_json = panoptic_json
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._images: dict[Any, ImageMatches] = {}
+
+    def process(
+        self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
+    ) -> None:
+        """Match the segments of a batch.
+
+        Args:
+            inputs: samples with "file_name", "image_id", "pan_seg_file_name" and "segments_info"
+                as `records.panoptic_records` gives them, with category ids of the data set.
+            outputs: for each, "panoptic_seg": ids (H, W), 0 where nothing is, and the segments with
+                "id" and "category_id" in [0, C), as `panoptic_merge.merge_panoptic` gives them.
+
+        Raises:
+            InputError: a PNG is missing or broken; PNG and JSON, map and list, or their sizes
+                disagree; a category that is not among the classes.
+        """
+        own_index = {index: index for index in range(len(self.vocabulary))}
+        for sample, output in zip(inputs, outputs, strict=True):
+            ids, segments = output["panoptic_seg"]
+            predicted = panoptic_map(
+                ids.cpu().numpy(),
+                segments,
+                own_index,
+                f"the predicted map of {sample['file_name']} and its list of segments",
+            )
+            png = sample["pan_seg_file_name"]
+            truth = panoptic_map(
+                read_panoptic_png(png),
+                sample["segments_info"],
+                self.vocabulary.dataset_id_to_index,
+                f"{png} and the entry of image {sample['image_id']} in {self.panoptic_json}",
+            )
+            self._images[sample["image_id"]] = match_segments(truth, predicted)
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Merge all processes and average.
+
+        Returns:
+            {"panoptic_seg": numbers of `panoptic_results` and "images"}, the same in every process.
+
+        Raises:
+            InputError: images are missing, or there is no segment at all (in every process, so
+                that none waits).
+        """
+        merged: dict[Any, ImageMatches] = {}
+        for images in comm.all_gather(self._images):
+            merged |= images
+        order = sorted(merged, key=str) if self.image_ids is None else self.image_ids
+        missing = [image for image in order if image not in merged]
+        if missing:
+            raise InputError(
+                f'{len(missing)} of {len(order)} images of "{self.dataset_name}" have no '
+                f"prediction, such as {missing[:3]}: evaluate the whole data set"
+            )
+        quality = panoptic_quality(
+            [merged[image] for image in order], len(self.vocabulary)
+        )
+        if np.isnan(quality.pq).all():
+            raise InputError(
+                f'"{self.dataset_name}" has no segment in {len(order)} images, neither true nor '
+                "predicted: its panoptic ground truth is blank"
+            )
+        isthing, names = self.vocabulary.thing, self.vocabulary.names
+        results = {"images": float(len(order))}
+        results |= panoptic_results(quality, names, isthing, self.seen)
+        if comm.is_main_process():
+            table = quality_table(results)
+            logger.info(
+                'Panoptic quality of "%s" in percent:\n%s', self.dataset_name, table
+            )
+            if self.output_dir is not None:
+                path = self.output_dir / f"panoptic_classes_{self.dataset_name}.csv"
+                write_quality_csv(path, names, isthing, quality, self.seen)
+                logger.info("numbers of each class in %s", path)
+        return {"panoptic_seg": results}

@@ -1,0 +1,203 @@
+"""Panoptic quality of a prediction on the disk: JSON and PNGs in COCO's format on both sides."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clipself_seg.data.overlap import seen_by_synonym
+from clipself_seg.data.panoptic import read_panoptic_png
+from clipself_seg.data.parallel import run_in_parallel
+from clipself_seg.data.records import coco_list, read_coco_json
+from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.panoptic_numbers import (
+    ClassQuality,
+    ImageMatches,
+    PanopticMap,
+    match_segments,
+    panoptic_map,
+    panoptic_quality,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class PanopticFiles(NamedTuple):
+    """One side.
+
+    Attributes:
+        json: with "annotations"; that of the truth also has "categories".
+        folder: of the PNGs that it names.
+    """
+
+    json: Path
+    folder: Path
+
+
+class Categories(NamedTuple):
+    """The C classes of a file, in its order.
+
+    Attributes:
+        ids: C category ids.
+        names: C.
+        isthing: (C,) bool.
+    """
+
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+    isthing: np.ndarray
+
+
+class _Pair(NamedTuple):
+    truth: Mapping[str, Any]
+    predicted: Mapping[str, Any]
+
+
+def read_categories(json_file: str | os.PathLike[str]) -> Categories:
+    """The classes of a panoptic JSON.
+
+    Raises:
+        InputError: missing or broken file; no categories; one without id, name or isthing; ids
+            that are not unique; no thing or no stuff among them.
+    """
+    entries = coco_list(read_coco_json(json_file), "categories", json_file)
+    for entry in entries:
+        missing = {"id", "name", "isthing"} - entry.keys()
+        if missing:
+            raise InputError(
+                f"{json_file}: a category lacks {sorted(missing)}: {entry}"
+            )
+    ids = tuple(entry["id"] for entry in entries)
+    if len(set(ids)) < len(ids):
+        raise InputError(
+            f"{json_file}: a category id is listed twice: ids must be unique"
+        )
+    isthing = np.array([entry["isthing"] == 1 for entry in entries], dtype=bool)
+    check_things_and_stuff(isthing, str(json_file))
+    return Categories(ids, tuple(entry["name"] for entry in entries), isthing)
+
+
+def seen_categories(
+    categories: Categories, vocabulary: str, trained: str
+) -> np.ndarray:
+    """Bool (C,): which classes are seen by the rule of `overlap.seen_by_synonym`.
+
+    Args:
+        categories: of the truth.
+        vocabulary: class list with the synonyms of these categories, under the same ids.
+        trained: class list that was trained on.
+
+    Raises:
+        InputError: no such class list, or one that lacks a category.
+    """
+    words = load_vocabulary(vocabulary)
+    missing = [i for i in categories.ids if i not in words.dataset_id_to_index]
+    if missing:
+        raise InputError(
+            f'vocabulary "{vocabulary}" lacks the categories {missing[:5]} of the ground truth: '
+            "give the data set's own"
+        )
+    seen = seen_by_synonym(words, load_vocabulary(trained))
+    return seen[[words.dataset_id_to_index[i] for i in categories.ids]]
+
+
+def check_things_and_stuff(isthing: np.ndarray, source: str) -> None:
+    """Refuse classes that are all things or all stuff.
+
+    Args:
+        isthing: (C,) bool.
+        source: of the classes, for the error.
+
+    Raises:
+        InputError: they are.
+    """
+    for kind, count in (("thing", isthing.sum()), ("stuff", (~isthing).sum())):
+        if count == 0:
+            raise InputError(
+                f'{source}: none of the {len(isthing)} classes is {kind}: set "isthing" of each; '
+                "without both kinds it is not a panoptic data set"
+            )
+
+
+def evaluate_files(
+    truth: PanopticFiles, predicted: PanopticFiles, processes: int = 1
+) -> tuple[ClassQuality, int]:
+    """Quality of every class in the order of the truth's categories, and the number of images.
+
+    Args:
+        truth: every image that it annotates has to have a prediction.
+        predicted: images that the truth does not have are left out, with a logged count.
+        processes: to work in; the result does not depend on them.
+
+    Raises:
+        InputError: files that are missing, broken, or disagree (names both).
+    """
+    categories = read_categories(truth.json)
+    index_of = {category: index for index, category in enumerate(categories.ids)}
+    pairs = _pairs(truth, predicted)
+    job = functools.partial(_match, truth=truth, predicted=predicted, index_of=index_of)
+    matches = run_in_parallel(job, pairs, processes=processes, label="panoptic quality")
+    return panoptic_quality(matches, len(index_of)), len(pairs)
+
+
+def _pairs(truth: PanopticFiles, predicted: PanopticFiles) -> list[_Pair]:
+    """Annotations of both sides, in the order of the truth."""
+    wanted, given = _annotations(truth.json), _annotations(predicted.json)
+    missing = [image for image in wanted if image not in given]
+    if missing:
+        raise InputError(
+            f"{predicted.json} has no prediction for {len(missing)} of {len(wanted)} images of "
+            f"{truth.json}, such as {missing[:3]}: an image without segments needs an entry too"
+        )
+    if len(given) > len(wanted):
+        logger.warning(
+            "%s: %d images are not in %s and are left out",
+            predicted.json,
+            len(given) - len(wanted),
+            truth.json,
+        )
+    return [_Pair(annotation, given[image]) for image, annotation in wanted.items()]
+
+
+def _annotations(json_file: Path) -> dict[Any, Mapping[str, Any]]:
+    found: dict[Any, Mapping[str, Any]] = {}
+    for entry in coco_list(read_coco_json(json_file), "annotations", json_file):
+        missing = {"image_id", "file_name", "segments_info"} - entry.keys()
+        if missing:
+            raise InputError(
+                f"{json_file}: an annotation lacks {sorted(missing)}: give a panoptic JSON"
+            )
+        if entry["image_id"] in found:
+            raise InputError(
+                f"{json_file}: image {entry['image_id']} is annotated twice: keep one of them"
+            )
+        found[entry["image_id"]] = entry
+    return found
+
+
+def _match(
+    pair: _Pair,
+    truth: PanopticFiles,
+    predicted: PanopticFiles,
+    index_of: Mapping[int, int],
+) -> ImageMatches:
+    return match_segments(
+        _read(truth, pair.truth, index_of), _read(predicted, pair.predicted, index_of)
+    )
+
+
+def _read(
+    side: PanopticFiles, annotation: Mapping[str, Any], index_of: Mapping[int, int]
+) -> PanopticMap:
+    png = side.folder / annotation["file_name"]
+    source = f"{png} and the entry of image {annotation['image_id']} in {side.json}"
+    return panoptic_map(
+        read_panoptic_png(png), annotation["segments_info"], index_of, source
+    )

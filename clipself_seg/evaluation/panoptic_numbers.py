@@ -1,0 +1,299 @@
+"""Panoptic quality (PQ) from two maps of segments: recognition (RQ) x segmentation (SQ).
+
+The numbers are those of panopticapi to the last digit. A true and a predicted segment match if
+they have the same class and an IoU above 1/2. Void pixels of the truth count for no prediction,
+the area of a true segment is what its file states, crowds match nothing, and a prediction that
+lies for more than half on void or on a crowd of its class is forgiven.
+
+Legend: n true and m predicted segments of a picture, C classes, H W its rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.sem_seg_numbers import class_keys
+
+# Suffix of a result -> what it is the mean over.
+GROUPS = {
+    "": "all",
+    "_th": "things",
+    "_st": "stuff",
+    "_seen": "seen",
+    "_unseen": "unseen",
+}
+
+
+class PanopticMap(NamedTuple):
+    """A picture's segments.
+
+    Attributes:
+        ids: (H, W) integers, 0 is void.
+        segment_ids: (n,) int64, in the order of the file.
+        classes: (n,) int64 in [0, C).
+        areas: (n,) int64 pixels as the file states them, -1 where it does not. Of the truth only.
+        crowd: (n,) bool. Of the truth only.
+        source: the picture and the list, for errors.
+    """
+
+    ids: np.ndarray
+    segment_ids: np.ndarray
+    classes: np.ndarray
+    areas: np.ndarray
+    crowd: np.ndarray
+    source: str
+
+
+class ImageMatches(NamedTuple):
+    """What became of a picture's segments.
+
+    Attributes:
+        matched: class of each matched pair, by rising id of the true segment.
+        ious: of the pairs, float64 in (1/2, 1].
+        missed: class of each true segment without a match, crowds aside.
+        false: class of each predicted segment without a match that is not forgiven.
+    """
+
+    matched: np.ndarray
+    ious: np.ndarray
+    missed: np.ndarray
+    false: np.ndarray
+
+
+class ClassQuality(NamedTuple):
+    """Of each class, (C,).
+
+    Attributes:
+        pq: in [0, 1]; NaN for a class that is nowhere.
+        sq: mean IoU of the matched pairs, 0 without any; NaN for a class that is nowhere.
+        rq: in [0, 1]; NaN for a class that is nowhere.
+        tp: matched pairs.
+        fp: false segments.
+        fn: missed segments.
+        iou_sum: of the matched pairs.
+    """
+
+    pq: np.ndarray
+    sq: np.ndarray
+    rq: np.ndarray
+    tp: np.ndarray
+    fp: np.ndarray
+    fn: np.ndarray
+    iou_sum: np.ndarray
+
+
+def panoptic_map(
+    ids: np.ndarray,
+    segments: Sequence[Mapping[str, Any]],
+    index_of: Mapping[int, int],
+    source: str,
+) -> PanopticMap:
+    """A map and its list of segments.
+
+    Args:
+        ids: (H, W) integers.
+        segments: each with "id", "category_id" and, in the truth, "area" and "iscrowd".
+        index_of: category id -> class.
+        source: see `PanopticMap`.
+
+    Raises:
+        InputError: a segment without id or category, of an unknown category, with id 0, or twice.
+    """
+    for info in segments:
+        if not {"id", "category_id"} <= info.keys():
+            raise InputError(
+                f'{source}: a segment lacks "id" or "category_id": {dict(info)}'
+            )
+        if info["category_id"] not in index_of:
+            raise InputError(
+                f"{source}: segment {info['id']} has category {info['category_id']}, "
+                f"which is not among the {len(index_of)} classes: give those of the data set"
+            )
+    listed = [info["id"] for info in segments]
+    if len(set(listed)) < len(listed) or 0 in listed:
+        raise InputError(
+            f"{source}: ids have to be unique and above 0, got {sorted(listed)[:9]}"
+        )
+    return PanopticMap(
+        ids=ids,
+        segment_ids=np.array(listed, dtype=np.int64),
+        classes=np.array(
+            [index_of[info["category_id"]] for info in segments], dtype=np.int64
+        ),
+        areas=np.array([info.get("area", -1) for info in segments], dtype=np.int64),
+        crowd=np.array([info.get("iscrowd", 0) == 1 for info in segments], dtype=bool),
+        source=source,
+    )
+
+
+def match_segments(truth: PanopticMap, predicted: PanopticMap) -> ImageMatches:
+    """Match the segments of one picture.
+
+    A true segment that is listed but has no pixel is missed: in ADE20K's files things may cover it.
+
+    Raises:
+        InputError: sizes differ; a map has ids that its list lacks; a predicted segment without
+            a pixel; a true segment, not a crowd, with more pixels than its stated area.
+    """
+    if truth.ids.shape != predicted.ids.shape:
+        sizes = ["{1} x {0}".format(*side.ids.shape) for side in (truth, predicted)]
+        raise InputError(
+            f"{predicted.source}: {sizes[1]} pixels (width x height), but {sizes[0]} in "
+            f"{truth.source}"
+        )
+    pixels = _common_pixels(truth, predicted)
+    void, common = pixels[0, 1:], pixels[1:, 1:]
+    true_pixels, predicted_pixels = pixels.sum(axis=1)[1:], pixels.sum(axis=0)[1:]
+    _check_pixels(truth, true_pixels, predicted, predicted_pixels)
+    union = predicted_pixels + truth.areas[:, None] - common - void
+    fits = (
+        (truth.classes[:, None] == predicted.classes)
+        & ~truth.crowd[:, None]
+        & (common > 0)
+    )
+    ious = np.divide(common, union, out=np.zeros(common.shape), where=fits)
+    rows, columns = np.nonzero(ious > 0.5)
+    order = np.argsort(truth.segment_ids[rows])
+    missed = ~truth.crowd
+    missed[rows] = False
+    # Of several crowds of a class the last counts, as in panopticapi.
+    forgiven = void.copy()
+    last_crowd = {truth.classes[row]: row for row in np.flatnonzero(truth.crowd)}
+    for index, row in last_crowd.items():
+        forgiven += common[row] * (predicted.classes == index)
+    false = forgiven / predicted_pixels <= 0.5
+    false[columns] = False
+    return ImageMatches(
+        truth.classes[rows[order]],
+        ious[rows[order], columns[order]],
+        truth.classes[missed],
+        predicted.classes[false],
+    )
+
+
+def _common_pixels(truth: PanopticMap, predicted: PanopticMap) -> np.ndarray:
+    """Pixels of each pair of segments, (1 + n, 1 + m) int64; the first row and column are void.
+
+    Runs of equal pairs along the rows are counted instead of pixels: there are far fewer.
+    """
+    true_ids, predicted_ids = truth.ids.ravel(), predicted.ids.ravel()
+    changes = (true_ids[1:] != true_ids[:-1]) | (
+        predicted_ids[1:] != predicted_ids[:-1]
+    )
+    starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
+    lengths = np.diff(starts, append=len(true_ids))
+    rows, columns = _positions(truth, true_ids[starts]), _positions(
+        predicted, predicted_ids[starts]
+    )
+    shape = (1 + len(truth.segment_ids), 1 + len(predicted.segment_ids))
+    cells = np.bincount(rows * shape[1] + columns, lengths, shape[0] * shape[1])
+    return cells.astype(np.int64).reshape(shape)
+
+
+def _positions(side: PanopticMap, ids: np.ndarray) -> np.ndarray:
+    """1 + position in the list of each id, 0 for void."""
+    known = np.concatenate([[0], side.segment_ids])
+    order = np.argsort(known)
+    found = np.searchsorted(known[order], ids).clip(max=len(known) - 1)
+    positions = order[found]
+    strange = ids[known[positions] != ids]
+    if len(strange):
+        raise InputError(
+            f"{side.source} disagree: segments {np.unique(strange)[:5].tolist()} only in the "
+            "picture, not in the list; take both from one release or run"
+        )
+    return positions
+
+
+def _check_pixels(
+    truth: PanopticMap,
+    true_pixels: np.ndarray,
+    predicted: PanopticMap,
+    predicted_pixels: np.ndarray,
+) -> None:
+    absent = predicted.segment_ids[predicted_pixels == 0]
+    if len(absent):
+        raise InputError(
+            f"{predicted.source} disagree: segments {absent[:5].tolist()} only in the list, "
+            "without a pixel in the picture; take both from one run"
+        )
+    # With less than its pixels an IoU could exceed 1.
+    for row in np.flatnonzero((true_pixels > truth.areas) & ~truth.crowd):
+        raise InputError(
+            f"{truth.source} disagree: segment {truth.segment_ids[row]} has {true_pixels[row]} "
+            f'pixels and an "area" of {truth.areas[row]} (-1: none); take both from one release'
+        )
+
+
+def panoptic_quality(images: Iterable[ImageMatches], num_classes: int) -> ClassQuality:
+    """Quality of every class over all pictures.
+
+    Args:
+        images: in the order of the ground truth; another one may change a last digit.
+        num_classes: C.
+    """
+    none = ImageMatches(*(np.zeros(0, dtype=np.int64),) * 4)
+    matched, ious, missed, false = map(np.concatenate, zip(none, *images))
+    tp, fn, fp = (
+        np.bincount(classes, minlength=num_classes)
+        for classes in (matched, missed, false)
+    )
+    iou_sum = np.bincount(matched, ious, num_classes)
+    weight = tp + 0.5 * fp + 0.5 * fn
+    counted = weight > 0
+    pq, rq = (_divide(part, weight, counted) for part in (iou_sum, tp))
+    sq = _divide(iou_sum, np.maximum(tp, 1), counted)
+    return ClassQuality(pq, sq, rq, tp, fp, fn, iou_sum)
+
+
+def _divide(part: np.ndarray, whole: np.ndarray, where: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(len(part), np.nan), where=where)
+
+
+def panoptic_results(
+    quality: ClassQuality,
+    class_names: Sequence[str],
+    isthing: np.ndarray,
+    seen: np.ndarray | None = None,
+) -> dict[str, float]:
+    """Means in percent over the classes that are somewhere, and their number.
+
+    Args:
+        quality: of the classes.
+        class_names: C.
+        isthing: (C,) bool.
+        seen: (C,) bool, classes of the training vocabulary; None splits nothing.
+
+    Returns:
+        "PQ", "SQ", "RQ", "classes", all with the suffixes "_th", "_st", "_seen" and "_unseen" too
+        (no means of a group without a class), and "PQ-<class>" ..., NaN for a class that is
+        nowhere.
+    """
+    everything = np.ones(len(isthing), dtype=bool)
+    members = {"": everything, "_th": isthing, "_st": ~isthing}
+    if seen is not None:
+        members |= {"_seen": seen, "_unseen": ~seen}
+    numbers = {"PQ": quality.pq, "SQ": quality.sq, "RQ": quality.rq}
+    results: dict[str, float] = {}
+    for suffix, group in members.items():
+        counted = group & ~np.isnan(quality.pq)
+        if counted.any():
+            # One after the other, since that is how panopticapi adds.
+            means = {
+                key: np.cumsum(v[counted])[-1] / counted.sum()
+                for key, v in numbers.items()
+            }
+            results |= {
+                f"{key}{suffix}": 100 * float(mean) for key, mean in means.items()
+            }
+        results[f"classes{suffix}"] = float(counted.sum())
+    for index, name in enumerate(class_keys(class_names)):
+        results |= {
+            f"{key}-{name}": 100 * float(values[index])
+            for key, values in numbers.items()
+        }
+    return results

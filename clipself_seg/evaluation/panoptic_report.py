@@ -1,0 +1,96 @@
+"""Panoptic quality -> a table of the groups of classes, and a CSV by class.
+
+Results are what `panoptic_numbers.panoptic_results` gives: {"PQ": percent, ...}.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from tabulate import tabulate
+
+from clipself_seg.evaluation.panoptic_numbers import GROUPS, ClassQuality
+from clipself_seg.files import atomic_path
+
+CSV_COLUMNS = (
+    "index",
+    "name",
+    "isthing",
+    "seen",
+    "pq",
+    "sq",
+    "rq",
+    "tp",
+    "fp",
+    "fn",
+    "iou_sum",
+)
+
+
+def quality_table(results: Mapping[str, float], style: str = "simple") -> str:
+    """PQ, SQ and RQ in percent of each group of classes, and how many classes are in it.
+
+    Args:
+        results: a group that they lack has no row, a mean that they lack is shown as "-".
+        style: a format of `tabulate`.
+    """
+    body = [
+        [
+            group,
+            *(_percent(results, f"{key}{suffix}") for key in ("PQ", "SQ", "RQ")),
+            f"{results[f'classes{suffix}']:.0f}",
+        ]
+        for suffix, group in GROUPS.items()
+        if f"classes{suffix}" in results
+    ]
+    headings = ["", "PQ", "SQ", "RQ", "classes"]
+    align = ("left", *("right" for _ in headings[1:]))
+    return tabulate(body, headings, style, colalign=align, disable_numparse=True)
+
+
+def write_quality_csv(
+    path: str | os.PathLike[str],
+    class_names: Sequence[str],
+    isthing: np.ndarray,
+    quality: ClassQuality,
+    seen: np.ndarray | None = None,
+) -> None:
+    """Write `CSV_COLUMNS` of each class, atomically.
+
+    PQ, SQ and RQ are percent in full precision, empty for a class that is nowhere; `seen` is 0 or
+    1, empty where nothing is known.
+
+    Args:
+        path: of the file.
+        class_names: C.
+        isthing: (C,) bool.
+        quality: of the classes.
+        seen: (C,) bool.
+    """
+    with atomic_path(path) as temporary, open(
+        temporary, "w", newline="", encoding="utf-8"
+    ) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(CSV_COLUMNS)
+        for index, name in enumerate(class_names):
+            known = "" if seen is None else int(seen[index])
+            percent = [_digits(values[index]) for values in quality[:3]]
+            counts = [
+                int(values[index]) for values in (quality.tp, quality.fp, quality.fn)
+            ]
+            total = float(quality.iou_sum[index])
+            writer.writerow(
+                (index, name, int(isthing[index]), known, *percent, *counts, total)
+            )
+
+
+def _digits(fraction: float) -> str:
+    """Percent with all digits, empty for NaN."""
+    return "" if np.isnan(fraction) else repr(100 * float(fraction))
+
+
+def _percent(results: Mapping[str, float], key: str) -> str:
+    return f"{results[key]:.1f}" if key in results else "-"

@@ -1,0 +1,182 @@
+"""The evaluator counts what the files say, and the same from one process as from two."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from detectron2.utils import comm
+
+from clipself_seg.data.panoptic import read_panoptic_png
+from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.panoptic import PanopticQualityEvaluator
+from clipself_seg.evaluation.panoptic_files import evaluate_files
+from clipself_seg.evaluation.panoptic_numbers import panoptic_results
+from clipself_seg.evaluation.panoptic_report import quality_table
+from tests.panoptic_worlds import CATEGORIES, random_sides
+
+WORDS = Vocabulary(
+    "tiny",
+    tuple(
+        VocabularyClass((entry["name"],), entry["id"], bool(entry["isthing"]))
+        for entry in CATEGORIES
+    ),
+)
+SEEN = np.array([True, False, True, True, False, False])
+IMAGES = [f"image_{index}" for index in range(5)]
+
+
+def batches(truth, predicted):
+    """(sample, output) of each image, as data set and model give them."""
+    sides = [
+        json.loads(side.json.read_text())["annotations"] for side in (truth, predicted)
+    ]
+    for true, given in zip(*sides):
+        sample = {
+            "file_name": f"{true['image_id']}.jpg",
+            "image_id": true["image_id"],
+            "pan_seg_file_name": str(truth.folder / true["file_name"]),
+            "segments_info": true["segments_info"],
+        }
+        segments = [
+            {
+                "id": info["id"],
+                "category_id": WORDS.dataset_id_to_index[info["category_id"]],
+            }
+            for info in given["segments_info"]
+        ]
+        ids = torch.tensor(read_panoptic_png(predicted.folder / given["file_name"]))
+        yield sample, {"panoptic_seg": (ids, segments)}
+
+
+def evaluator(**how):
+    how = {"image_ids": IMAGES, "seen": SEEN} | how
+    return PanopticQualityEvaluator(dataset_name="tiny", vocabulary=WORDS, **how)
+
+
+def test_results_are_those_of_the_files(tmp_path):
+    sides = random_sides(tmp_path, 1, len(IMAGES))
+    one = evaluator()
+    for sample, output in batches(*sides):
+        one.process([sample], [output])
+        one.process([sample], [output])  # an image that comes twice counts once
+    quality, _ = evaluate_files(*sides)
+    expected = panoptic_results(quality, WORDS.names, WORDS.thing, SEEN) | {
+        "images": 5.0
+    }
+    np.testing.assert_equal(one.evaluate(), {"panoptic_seg": expected})
+    one.image_ids = None
+    assert one.evaluate()["panoptic_seg"]["PQ"] == pytest.approx(
+        expected["PQ"], abs=1e-10
+    )
+
+
+def test_missing_images_and_blank_data_are_refused(tmp_path):
+    (sample, output), *_ = batches(*random_sides(tmp_path, 1, 2))
+    one = evaluator()
+    one.process([sample], [output])
+    with pytest.raises(InputError, match=r'4 of 5 images of "tiny".*image_1'):
+        one.evaluate()
+    one.reset()
+    one.image_ids = []
+    with pytest.raises(InputError, match='"tiny" has no segment in 0 images'):
+        one.evaluate()
+
+
+def test_predictions_that_do_not_fit_name_picture_and_file(tmp_path):
+    (sample, (ids, segments)), *_ = [
+        (sample, output["panoptic_seg"])
+        for sample, output in batches(*random_sides(tmp_path, 1, 1))
+    ]
+    for given, said in (
+        (
+            (ids[1:], segments),
+            "predicted map of image_0.jpg.*31 x 23 pixels.*image_0.png and the e",
+        ),
+        (
+            (ids, segments[1:]),
+            "predicted map of image_0.jpg and its list of segments disagree",
+        ),
+        (
+            (ids, [segments[0] | {"category_id": 6}, *segments[1:]]),
+            "category 6, which is not",
+        ),
+    ):
+        with pytest.raises(InputError, match=said):
+            evaluator().process([sample], [{"panoptic_seg": given}])
+    sample["segments_info"] = sample["segments_info"][1:]
+    with pytest.raises(
+        InputError, match="image_0.png and the entry of image image_0 in mine.json"
+    ):
+        evaluator(panoptic_json="mine.json").process(
+            [sample], [{"panoptic_seg": (ids, segments)}]
+        )
+
+
+def test_a_vocabulary_without_things_or_stuff_and_other_seen_classes_are_refused():
+    plain = Vocabulary.from_names(["dog", "sky"])
+    with pytest.raises(InputError, match='does not say "isthing"'):
+        PanopticQualityEvaluator(dataset_name="x", vocabulary=plain)
+    things = Vocabulary("mine", WORDS.classes[:3])
+    with pytest.raises(
+        InputError, match='vocabulary "mine": none of the 3 classes is stuff'
+    ):
+        PanopticQualityEvaluator(dataset_name="x", vocabulary=things)
+    with pytest.raises(InputError, match="seen tells of 2 classes, there are 6"):
+        evaluator(seen=SEEN[:2])
+
+
+def test_table_and_csv_have_every_group_and_class(tmp_path):
+    sides = random_sides(tmp_path, 1, len(IMAGES))
+    one = evaluator(output_dir=tmp_path / "out")
+    for sample, output in batches(*sides):
+        one.process([sample], [output])
+    results = one.evaluate()["panoptic_seg"]
+    lines = quality_table(results, "github").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert rows[0] == ["", "PQ", "SQ", "RQ", "classes"]
+    assert [row[0] for row in rows[2:]] == ["all", "things", "stuff", "seen", "unseen"]
+    assert rows[2][1] == f"{results['PQ']:.1f}" and rows[2][4] == "6"
+    assert quality_table({"classes": 0.0}, "github").splitlines()[2].count("| - ") == 0
+    with open(tmp_path / "out" / "panoptic_classes_tiny.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["name"] for row in table] == list(WORDS.names)
+    assert [row["seen"] for row in table] == ["1", "0", "1", "1", "0", "0"]
+    assert [float(row["pq"]) for row in table] == [
+        results[f"PQ-{name}"] for name in WORDS.names
+    ]
+
+
+def two_processes(rank, folder, sides):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", world_size=2, rank=rank
+    )
+    one = evaluator(output_dir=folder / "two")
+    pairs = list(batches(*sides))
+    for sample, output in pairs[3:] + pairs[:1] if rank else pairs[:3]:
+        one.process([sample], [output])
+    torch.save(one.evaluate(), folder / f"{rank}.pt")
+    one.reset()
+    with pytest.raises(InputError, match="5 of 5 images"):
+        one.evaluate()
+    comm.synchronize()
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_give_the_result_of_one(tmp_path):
+    sides = random_sides(tmp_path, 2, len(IMAGES))
+    multiprocessing.spawn(two_processes, (tmp_path, sides), nprocs=2)
+    one = evaluator(output_dir=tmp_path / "one")
+    for sample, output in batches(*sides):
+        one.process([sample], [output])
+    expected = one.evaluate()
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        np.testing.assert_equal(found, expected)
+    files = [tmp_path / run / "panoptic_classes_tiny.csv" for run in ("one", "two")]
+    assert files[0].read_bytes() == files[1].read_bytes()

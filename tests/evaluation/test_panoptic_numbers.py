@@ -1,0 +1,293 @@
+"""Panoptic quality is panopticapi's to the last digit; files that disagree are named."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.panoptic_files import (
+    PanopticFiles,
+    evaluate_files,
+    read_categories,
+    seen_categories,
+)
+from clipself_seg.evaluation.panoptic_numbers import (
+    match_segments,
+    panoptic_map,
+    panoptic_quality,
+    panoptic_results,
+)
+from tests.panoptic_worlds import (
+    CATEGORIES,
+    panopticapi_quality,
+    random_sides,
+    save_ids,
+    write_side,
+)
+
+THING, OTHER, STUFF = 2, 9, 23
+INDEX_OF = {entry["id"]: index for index, entry in enumerate(CATEGORIES)}
+ISTHING = np.array([entry["isthing"] == 1 for entry in CATEGORIES])
+
+
+def assert_panopticapis(truth, predicted):
+    """Every number, per class and averaged."""
+    quality, images = evaluate_files(truth, predicted)
+    stat, groups = panopticapi_quality(truth, predicted)
+    categories = read_categories(truth.json)
+    for index, category in enumerate(categories.ids):
+        theirs = stat[category]
+        ours = [getattr(quality, key)[index] for key in ("tp", "fp", "fn", "iou_sum")]
+        assert ours == [theirs.tp, theirs.fp, theirs.fn, theirs.iou], category
+    results = panoptic_results(quality, categories.names, categories.isthing)
+    for suffix, expected in groups.items():
+        for key in ("pq", "sq", "rq"):
+            assert results[f"{key.upper()}{suffix}"] == 100 * expected[key]
+        assert results[f"classes{suffix}"] == expected["n"]
+    in_range = [value for value in results.values() if not math.isnan(value)]
+    assert min(in_range) >= 0 and all(results[key] <= 100 for key in ("PQ", "SQ", "RQ"))
+    return quality, results, images
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_pictures_with_crowds_void_and_wrong_areas(tmp_path, seed):
+    quality, results, images = assert_panopticapis(*random_sides(tmp_path, seed))
+    assert (
+        images == 12
+        and quality.tp.sum() > 5 < quality.fp.sum()
+        and 0 < results["PQ"] < 100
+    )
+
+
+@pytest.fixture
+def val(data_dir):
+    return PanopticFiles(
+        data_dir / "coco/annotations/panoptic_val2017.json",
+        data_dir / "coco/panoptic_val2017",
+    )
+
+
+def test_a_spoilt_prediction_of_real_pictures(data_dir, val):
+    folder = data_dir / "pq_case"
+    predicted = PanopticFiles(folder / "pred.json", folder / "pred")
+    quality, results, _ = assert_panopticapis(val, predicted)
+    expected = json.loads((folder / "expected.json").read_text())
+    for suffix, group in (("", "All"), ("_th", "Things"), ("_st", "Stuff")):
+        for key in ("pq", "sq", "rq"):
+            assert (
+                results[f"{key.upper()}{suffix}"]
+                == 100 * expected["groups"][group][key]
+            )
+    # Its sums over images were taken in another order.
+    for category, numbers in zip(read_categories(val.json).ids, zip(*quality)):
+        row = expected["per_class"][str(category)]
+        keys = ("pq", "sq", "rq", "tp", "fp", "fn", "iou_sum")
+        np.testing.assert_allclose(
+            np.nan_to_num(numbers), [row[key] for key in keys], rtol=0, atol=1e-12
+        )
+
+
+def test_ground_truth_against_itself_is_100(val):
+    quality, _ = evaluate_files(val, val)
+    categories = read_categories(val.json)
+    results = panoptic_results(quality, categories.names, categories.isthing)
+    assert {
+        results[f"{key}{s}"] for key in ("PQ", "SQ", "RQ") for s in ("", "_th", "_st")
+    } == {100}
+    assert results["classes"] == 104 and not quality.fp.any() and not quality.fn.any()
+
+
+def segment(number, category, area=-1, iscrowd=0):
+    return {"id": number, "category_id": category, "area": area, "iscrowd": iscrowd}
+
+
+def quality_of(true_ids, true_segments, predicted_ids, predicted_segments):
+    sides = [
+        panoptic_map(np.array([ids]), segments, INDEX_OF, name)
+        for ids, segments, name in (
+            (true_ids, true_segments, "a.png and a.json"),
+            (predicted_ids, predicted_segments, "b.png and b.json"),
+        )
+    ]
+    return panoptic_quality([match_segments(*sides)], len(INDEX_OF))
+
+
+def test_void_pixels_are_not_held_against_a_prediction():
+    # IoU 3 / (5 + 4 - 3 - 1) = 3 / 5.
+    quality = quality_of(
+        [0, 1, 1, 1, 1, 2], [segment(1, THING, 4), segment(2, STUFF, 1)],
+        [5, 5, 5, 5, 0, 5], [segment(5, THING)],
+    )  # fmt: skip
+    assert quality.iou_sum[0] == 3 / 5 and quality.pq[0] == 3 / 5
+    assert quality.fn.tolist() == [0, 0, 0, 1, 0, 0] and not quality.fp.any()
+
+
+@pytest.mark.parametrize("on_void, false", [(2, 1), (3, 0)])
+def test_a_prediction_on_void_is_forgiven_from_more_than_half(on_void, false):
+    true_ids = [0] * on_void + [1] * (4 - on_void)
+    quality = quality_of(true_ids, [segment(1, OTHER, 4)], [5] * 4, [segment(5, THING)])
+    assert quality.fp[0] == false and quality.fn[1] == 1
+
+
+def test_a_crowd_matches_nothing_and_forgives_its_own_class_only():
+    true = [1, 1, 1, 1, 1, 1], [segment(1, THING, 6, iscrowd=1)]
+    predicted = [5, 5, 6, 6, 6, 6], [segment(5, OTHER), segment(6, THING)]
+    quality = quality_of(*true, *predicted)
+    assert not quality.tp.any() and not quality.fn.any()
+    assert quality.fp.tolist() == [0, 1, 0, 0, 0, 0]
+    assert np.isnan(quality.pq[0]) and quality.pq[1] == quality.sq[1] == 0
+
+
+def test_stuff_in_two_segments_matches_with_the_larger_alone():
+    true = [1, 1, 1, 1], [segment(1, STUFF, 4)]
+    merged = quality_of(*true, [5, 5, 5, 5], [segment(5, STUFF)])
+    assert merged.pq[3] == 1
+    parts = quality_of(*true, [5, 5, 5, 6], [segment(5, STUFF), segment(6, STUFF)])
+    assert parts.tp[3] == parts.fp[3] == 1 and parts.pq[3] == 0.75 / 1.5
+
+
+def test_a_stuff_area_stated_too_large_lowers_the_iou():
+    quality = quality_of([1, 1, 1, 2], [segment(1, STUFF, 4), segment(2, THING, 1)],
+                         [5, 5, 5, 6], [segment(5, STUFF), segment(6, THING)])  # fmt: skip
+    assert quality.iou_sum[3] == 3 / 4 and quality.iou_sum[0] == 1
+
+
+def test_a_true_segment_that_others_cover_is_missed():
+    true = [1, 1], [segment(1, THING, 2), segment(2, STUFF, 2)]
+    quality = quality_of(*true, [5, 5], [segment(5, THING)])
+    assert quality.fn.tolist() == [0, 0, 0, 1, 0, 0] and quality.tp[0] == 1
+
+
+def test_no_segment_on_either_side_and_no_picture_are_fine():
+    assert quality_of([0, 0], [], [5, 5], [segment(5, THING)]).fp.sum() == 0
+    assert quality_of([1, 1], [segment(1, THING, 2)], [0, 0], []).fn.sum() == 1
+    nothing = panoptic_quality([], 6)
+    assert np.isnan(nothing.pq).all()
+    results = panoptic_results(
+        nothing, [entry["name"] for entry in CATEGORIES], ISTHING
+    )
+    assert results["classes"] == 0 and "PQ" not in results
+
+
+def test_seen_and_unseen_classes_split_the_mean():
+    quality = quality_of([1, 1, 2, 2, 3], [segment(1, THING, 2), segment(2, OTHER, 2), segment(3, STUFF, 1)],
+                         [5, 5, 0, 0, 0], [segment(5, THING)])  # fmt: skip
+    seen = np.array([True, False, True, False, False, False])
+    results = panoptic_results(
+        quality, [entry["name"] for entry in CATEGORIES], ISTHING, seen
+    )
+    assert (results["PQ_seen"], results["PQ_unseen"]) == (100, 0)
+    assert (results["classes_seen"], results["classes_unseen"]) == (1, 2)
+    assert (results["PQ"], results["PQ_th"], results["PQ_st"]) == (100 * (1 / 3), 50, 0)
+    assert results["PQ-class0"] == 100 and math.isnan(results["PQ-class2"])
+
+
+# --- What cannot be compared
+
+
+@pytest.mark.parametrize(
+    "true, predicted, said",
+    [
+        (
+            ([1, 9], [segment(1, THING, 1)]),
+            None,
+            r"a.png and a.json disagree.*\[9\] only in the pi",
+        ),
+        (
+            ([1, 1], [segment(1, THING, 1)]),
+            None,
+            'a.json disagree.*2 pixels and an "area" of 1',
+        ),
+        (([1, 1], [segment(1, THING)]), None, 'an "area" of -1'),
+        (
+            None,
+            ([5, 8], [segment(5, THING)]),
+            r"b.png and b.json disagree.*\[8\] only in the pict",
+        ),
+        (
+            None,
+            ([5, 5], [segment(5, THING), segment(6, THING)]),
+            r"\[6\] only in the list",
+        ),
+        (
+            None,
+            ([5, 5], [segment(5, 3)]),
+            "segment 5 has category 3, which is not among the 6",
+        ),
+        (None, ([5, 5], [segment(5, THING)] * 2), "ids have to be unique"),
+        (None, ([0, 0], [segment(0, THING)]), "above 0"),
+        (None, ([5, 5], [{"id": 5}]), 'b.json: a segment lacks "id" or "category_id"'),
+        (
+            None,
+            ([5, 5, 5], [segment(5, THING)]),
+            "b.png and b.json: 3 x 1 pixels.*2 x 1 in a.png",
+        ),
+    ],
+)
+def test_pictures_and_lists_that_disagree_are_both_named(true, predicted, said):
+    true = true or ([1, 1], [segment(1, THING, 2)])
+    predicted = predicted or ([5, 5], [segment(5, THING)])
+    with pytest.raises(InputError, match=said):
+        quality_of(*true, *predicted)
+
+
+def test_several_processes_give_what_one_gives(tmp_path):
+    sides = random_sides(tmp_path, 3)
+    one, two = (evaluate_files(*sides, processes)[0] for processes in (1, 2))
+    np.testing.assert_equal(one, two)
+
+
+def test_missing_images_are_counted_and_further_ones_left_out(tmp_path, caplog):
+    ids, segments = np.full((4, 5), 1), [segment(1, THING, 20)]
+    truth = write_side(tmp_path / "true", [("a", ids, segments), ("b", ids, segments)])
+    predicted = write_side(tmp_path / "short", [("a", ids, segments)])
+    with pytest.raises(
+        InputError, match=r"short/side.json has no prediction for 1 of 2.*\['b'\]"
+    ):
+        evaluate_files(truth, predicted)
+    quality, images = evaluate_files(predicted, truth)
+    assert images == 1 and quality.pq[0] == 1
+    assert "1 images are not in" in caplog.text
+
+
+def test_png_and_json_on_the_disk_are_both_named(tmp_path):
+    truth, predicted = random_sides(tmp_path, 0, images=1)
+    save_ids(predicted.folder / "image_0.png", np.full((24, 31), 70001))
+    with pytest.raises(InputError) as error:
+        evaluate_files(truth, predicted)
+    assert str(predicted.folder / "image_0.png") in str(error.value)
+    assert f"image image_0 in {predicted.json}" in str(error.value)
+    shutil.rmtree(predicted.folder)
+    with pytest.raises(InputError, match="image_0.png is missing"):
+        evaluate_files(truth, predicted)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"categories": CATEGORIES[:3]}, "none of the 3 classes is stuff"),
+        ({"categories": CATEGORIES[3:]}, "none of the 3 classes is thing"),
+        ({"categories": [{"id": 1, "name": "x"}]}, r"a category lacks \['isthing'\]"),
+        ({"categories": CATEGORIES + CATEGORIES[:1]}, "listed twice"),
+        ({"annotations": [{"image_id": 1}]}, r"lacks \['file_name', 'segments_info'\]"),
+        ({"annotations": []}, 'no "annotations" in it'),
+    ],
+)
+def test_a_json_that_is_no_panoptic_ground_truth_is_refused(tmp_path, change, said):
+    truth, predicted = random_sides(tmp_path, 0, images=1)
+    truth.json.write_text(json.dumps(json.loads(truth.json.read_text()) | change))
+    with pytest.raises(InputError, match=said):
+        evaluate_files(truth, predicted)
+
+
+def test_seen_categories_come_from_the_words_under_the_same_ids(val):
+    categories = read_categories(val.json)
+    words = "openseg_coco_panoptic_133"
+    assert seen_categories(categories, words, words).all()
+    with pytest.raises(InputError, match='vocabulary "mini" lacks the categories'):
+        seen_categories(categories, "mini", words)

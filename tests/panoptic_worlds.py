@@ -1,0 +1,108 @@
+"""Small panoptic data sets on the disk, true and predicted, and panopticapi's word on them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+
+import numpy as np
+from panopticapi.evaluation import pq_compute_single_core
+from PIL import Image
+
+from clipself_seg.evaluation.panoptic_files import PanopticFiles
+
+CATEGORIES = [
+    {"id": 7 * i + 2, "name": f"class{i}", "isthing": int(i < 3), "color": [0, 0, 0]}
+    for i in range(6)
+]
+
+
+def save_ids(path, ids):
+    rgb = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rgb.astype(np.uint8)).save(path)
+
+
+def write_side(folder, images):
+    """Of [(image id, ids, segments)]."""
+    annotations = []
+    for image_id, ids, segments in images:
+        save_ids(folder / "png" / f"{image_id}.png", ids)
+        annotations.append(
+            {
+                "image_id": image_id,
+                "file_name": f"{image_id}.png",
+                "segments_info": segments,
+            }
+        )
+    content = {"annotations": annotations, "categories": CATEGORIES}
+    (folder / "side.json").write_text(json.dumps(content))
+    return PanopticFiles(folder / "side.json", folder / "png")
+
+
+def random_image(rng, crowds=0.3, size=(24, 31)):
+    """A true and a predicted picture: blocks, moved ones, with void, crowds and wrong classes."""
+    blocks = rng.integers(0, 9, (6, 8)) * rng.integers(1, 4)
+    true = np.kron(blocks, np.ones((4, 4), dtype=np.int64))[: size[0], : size[1]] * 7001
+    predicted = np.roll(true, rng.integers(0, 3, 2), (0, 1)) // 7001 * 300
+    truth = segments_of(rng, true, crowds)
+    class_of = {info["id"] // 7001 * 300: info["category_id"] for info in truth}
+    listed = segments_of(rng, predicted, 0)
+    for info in listed:
+        if rng.random() < 0.7:
+            info["category_id"] = class_of.get(info["id"], info["category_id"])
+    return true, truth, predicted, listed
+
+
+def segments_of(rng, ids, crowds):
+    """Things and stuff; stuff of one class is one segment, as in COCO, or several."""
+    found = []
+    for number in rng.permutation(np.unique(ids)).tolist():
+        if number == 0:
+            continue
+        category = CATEGORIES[rng.integers(len(CATEGORIES))]
+        painted = int((ids == number).sum())
+        found.append(
+            {
+                "id": number,
+                "category_id": category["id"],
+                "iscrowd": int(category["isthing"] and rng.random() < crowds),
+                # As in ADE20K, where areas of stuff may be stated too large.
+                "area": (
+                    painted
+                    if category["isthing"]
+                    else painted + int(rng.integers(0, 9))
+                ),
+            }
+        )
+    return found
+
+
+def random_sides(folder, seed, images=12):
+    rng = np.random.default_rng(seed)
+    made = [(f"image_{index}", random_image(rng)) for index in range(images)]
+    truth = write_side(folder / "truth", [(name, *image[:2]) for name, image in made])
+    predicted = write_side(
+        folder / "predicted", [(name, *image[2:]) for name, image in made]
+    )
+    return truth, predicted
+
+
+def panopticapi_quality(truth, predicted):
+    """(PQStat, {group: numbers}) of panopticapi, in one process."""
+    content = json.loads(truth.json.read_text())
+    given = {
+        entry["image_id"]: entry
+        for entry in json.loads(predicted.json.read_text())["annotations"]
+    }
+    pairs = [(entry, given[entry["image_id"]]) for entry in content["annotations"]]
+    categories = {entry["id"]: entry for entry in content["categories"]}
+    with contextlib.redirect_stdout(io.StringIO()):
+        stat = pq_compute_single_core(
+            0, pairs, truth.folder, predicted.folder, categories
+        )
+    groups = {"": None, "_th": True, "_st": False}
+    return stat, {
+        suffix: stat.pq_average(categories, is_)[0] for suffix, is_ in groups.items()
+    }

@@ -23,7 +23,8 @@ class QuickGELU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Elementwise; any shape."""
-        return x * torch.sigmoid(1.702 * x)
+        gate = (1.702 * x).sigmoid_()
+        return x * gate if torch.is_grad_enabled() else gate.mul_(x)
 
 
 class LayerScale(nn.Module):

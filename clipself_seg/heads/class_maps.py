@@ -16,7 +16,8 @@ from torch import Tensor
 from clipself_seg.heads.cost_aggregator import LEFT_OUT, ClassLogits
 from clipself_seg.heads.windows import WindowLayout, resize
 
-AT_ONCE = 32
+# Classes whose maps are made together: what stays in a CPU's cache, what fills a GPU.
+AT_ONCE = {"cpu": 4, "cuda": 32}
 Part = tuple[Tensor, Tensor]
 
 
@@ -28,7 +29,8 @@ def plain_probabilities(found: ClassLogits, count: int) -> Iterator[Part]:
         count: T.
     """
     classes = _indices(found, count)
-    for part, logits in zip(classes.split(AT_ONCE), found.logits.split(AT_ONCE)):
+    at_once = _at_once(classes)
+    for part, logits in zip(classes.split(at_once), found.logits.split(at_once)):
         yield part, logits.float().sigmoid()
 
 
@@ -45,7 +47,7 @@ def sliding_probabilities(
         layout: of the windows.
     """
     kept = torch.cat([_indices(view, count) for view in views]).unique()
-    for part in kept.split(AT_ONCE):
+    for part in kept.split(_at_once(kept)):
         logits = torch.stack([_of_classes(view, part) for view in views])
         yield part, layout.merge(logits.float())
 
@@ -79,6 +81,10 @@ def all_scores(parts: Iterable[Part], size: tuple[int, int], count: int) -> Tens
         scores[classes] = resize(maps[None], size)[0]
     assert scores is not None
     return scores
+
+
+def _at_once(classes: Tensor) -> int:
+    return AT_ONCE.get(classes.device.type, max(AT_ONCE.values()))
 
 
 def _indices(found: ClassLogits, count: int) -> Tensor:

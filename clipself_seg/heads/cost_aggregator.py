@@ -1,8 +1,7 @@
 """CAT-Seg's aggregator: a cost volume, refined over space and classes, decoded to logits.
 
-(CAT-Seg, arXiv 2303.11797, section 3.) An image at a time: classes are the batch. Without gradients
-the classes pass in groups small enough for the CPU's cache, so that memory does not follow their
-number.
+(CAT-Seg, arXiv 2303.11797, section 3.) An image at a time: classes are the batch. On the CPU they
+pass in groups small enough for its cache; without gradients memory does not follow their number then.
 
 Shapes: T classes, P prompts of a class, E embedding, N = h * w cells, C channels, K classes kept.
 """
@@ -99,8 +98,8 @@ class CostAggregator(CostDecoder):
     """From features of one image and texts to logits; parameter names as in CAT-Seg's checkpoints.
 
     Attributes:
-        classes_at_once: classes that pass together where no gradient is needed; 0 is all.
-        checkpointing: recompute each part in the backward pass.
+        classes_at_once: classes that pass together; 0 is all.
+        checkpointing: recompute each group in the backward pass.
     """
 
     def __init__(self, sizes: AggregatorSizes, classes_at_once: int = 0) -> None:
@@ -168,12 +167,14 @@ class CostAggregator(CostDecoder):
     def _in_groups(
         self, function: Callable[[Tensor], Tensor], x: Tensor, in_place: bool = False
     ) -> Tensor:
-        """`function` of the classes, a group at a time where no gradient is needed."""
+        """`function` of the classes, a group at a time; only `in_place` without gradients."""
+        groups: Sequence[Tensor] = x.split(self.classes_at_once or len(x))
         if torch.is_grad_enabled():
             if self.checkpointing:
-                return checkpoint(function, x, use_reentrant=False)
-            return function(x)
-        groups: Sequence[Tensor] = x.split(self.classes_at_once or len(x))
+                parts = [checkpoint(function, group, use_reentrant=False) for group in groups]
+            else:
+                parts = [function(group) for group in groups]
+            return torch.cat(parts) if len(parts) > 1 else parts[0]
         if in_place:
             for group in groups:
                 group.copy_(function(group))

@@ -66,7 +66,8 @@ class WindowLayout:
         for window, (y, x) in zip(seen, self.corners):
             merged[:, y : y + self.size, x : x + self.size] += window
             times[y : y + self.size, x : x + self.size] += 1
-        return merged.div_(times).add_(resize(seen[-1:], self.canvas)[0]).div_(2)
+        whole = resize(seen[-1:], self.canvas)[0]
+        return merged.mul_(0.5 / times).add_(whole, alpha=0.5)
 
 
 def resize(maps: Tensor, size: int | tuple[int, int]) -> Tensor:

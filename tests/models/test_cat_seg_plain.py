@@ -164,7 +164,8 @@ TRAINED += [("pooled", True), ("prompts as channels", True)]
 
 @pytest.mark.parametrize(("case", "checkpointing"), TRAINED)
 def test_loss_and_gradients_of_all_that_trains(case, checkpointing):
-    model, images, labels = tiny_model(sizes=CASES[case]).train(), windows(), labels_of(2)
+    model = tiny_model(sizes=CASES[case], classes_at_once=4).train()
+    images, labels = windows(), labels_of(2)
     model.aggregator.checkpointing = model.texts.checkpointing = checkpointing
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     expected = plain.loss(model, images, labels)
@@ -216,7 +217,7 @@ def test_inference_of_several_pictures(sliding, pad_len):
 
 
 def test_inference_of_more_classes_than_maps_in_memory(monkeypatch):
-    monkeypatch.setattr("clipself_seg.heads.class_maps.AT_ONCE", 2)
+    monkeypatch.setattr("clipself_seg.heads.class_maps.AT_ONCE", {"cpu": 2})
     model = tiny_model(sizes={"pad_len": 5}, sliding=True)
     sample = pictures()[1]
     expected = plain.scores(model, sample)

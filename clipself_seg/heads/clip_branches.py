@@ -64,9 +64,7 @@ class ClipBranch(abc.ABC):
             ("interpolation", interpolation, INTERPOLATIONS),
         ):
             if value not in known:
-                raise InputError(
-                    f'CLIP branch: no {key} "{value}"; {nearest(value, known)}'
-                )
+                raise InputError(f'CLIP branch: no {key} "{value}"; {nearest(value, known)}')
         if input_size < 1 or input_size % clip.patch_size:
             raise InputError(
                 f"CLIP branch: an input of {input_size} pixels is no multiple of the patch of "
@@ -130,15 +128,11 @@ class ClipBranch(abc.ABC):
             mode=self.interpolation,
             align_corners=False,
             antialias=self.antialias,
-        )[0].clamp(
-            0, 1
-        )  # bicubic overshoots
-        square = F.pad(
-            resized, (0, self.input_size - columns, 0, self.input_size - rows)
-        )
+        )[0]
+        resized = resized.clamp(0, 1)  # bicubic overshoots
+        square = F.pad(resized, (0, self.input_size - columns, 0, self.input_size - rows))
         mean, std = (
-            square.new_tensor(values)[:, None, None]
-            for values in (self.clip.mean, self.clip.std)
+            square.new_tensor(values)[:, None, None] for values in (self.clip.mean, self.clip.std)
         )
         return (square - mean) / std
 
@@ -158,8 +152,7 @@ class ClipBranch(abc.ABC):
         shown = self._shown(image_size)
         valid = image_size if self.align_masks else canvas
         share_h, share_w = (
-            valid[axis] / canvas[axis] * self.input_size / shown[axis]
-            for axis in (0, 1)
+            valid[axis] / canvas[axis] * self.input_size / shown[axis] for axis in (0, 1)
         )
         return visible_cells(
             mask_logits,

@@ -50,9 +50,7 @@ class LossSettings:
 class MaskCriterion:
     """Matches queries with targets, and adds up classification, mask and dice loss of every layer."""
 
-    def __init__(
-        self, *, class_agnostic: bool, settings: LossSettings | None = None
-    ) -> None:
+    def __init__(self, *, class_agnostic: bool, settings: LossSettings | None = None) -> None:
         """
         Args:
             class_agnostic: the classification knows objects and void only (the caption model).
@@ -73,9 +71,7 @@ class MaskCriterion:
             targets: of each image; no targets at all are fine.
         """
         if self.class_agnostic:
-            targets = [
-                MaskTargets(torch.zeros_like(t.labels), t.masks) for t in targets
-            ]
+            targets = [MaskTargets(torch.zeros_like(t.labels), t.masks) for t in targets]
         count = count_masks(targets, predictions[0][1].device)
         found: dict[str, Tensor] = {}
         *earlier, last = predictions
@@ -94,18 +90,12 @@ class MaskCriterion:
     ) -> dict[str, Tensor]:
         settings, weights = self.settings, self.settings.weights
         matches = [
-            match_queries(
-                c, m, t.labels, t.masks, points=settings.points, weights=weights
-            )
+            match_queries(c, m, t.labels, t.masks, points=settings.points, weights=weights)
             for c, m, t in zip(classes, masks, targets, strict=True)
         ]
         with torch.autocast(masks.device.type, enabled=False):
-            label = _classification(
-                classes.float(), targets, matches, settings.void_weight
-            )
-            logits_nP, targets_nP = _at_points(
-                masks.float(), targets, matches, settings
-            )
+            label = _classification(classes.float(), targets, matches, settings.void_weight)
+            logits_nP, targets_nP = _at_points(masks.float(), targets, matches, settings)
             entropy, dice = mask_losses(logits_nP, targets_nP)
             return {
                 "class": weights.classes * label,
@@ -125,14 +115,10 @@ def count_masks(targets: Sequence[MaskTargets], device: torch.device) -> Tensor:
 
 def mask_losses(logits_nP: Tensor, targets_nP: Tensor) -> tuple[Tensor, Tensor]:
     """Binary cross-entropy, the mean over points, and dice loss of each mask, both (n,)."""
-    entropy = F.binary_cross_entropy_with_logits(
-        logits_nP, targets_nP, reduction="none"
-    )
+    entropy = F.binary_cross_entropy_with_logits(logits_nP, targets_nP, reduction="none")
     inside = logits_nP.sigmoid()
     overlap_n = 2 * (inside * targets_nP).sum(dim=1) + 1
-    return entropy.mean(dim=1), 1 - overlap_n / (
-        inside.sum(dim=1) + targets_nP.sum(dim=1) + 1
-    )
+    return entropy.mean(dim=1), 1 - overlap_n / (inside.sum(dim=1) + targets_nP.sum(dim=1) + 1)
 
 
 @torch.no_grad()
@@ -140,9 +126,7 @@ def uncertain_points(logits_nhw: Tensor, settings: LossSettings) -> Tensor:
     """Points (n, P, 2), (x, y) in [0, 1], mostly where the logits are near zero (PointRend, 3.3)."""
     count = len(logits_nhw)
     hard = int(settings.important * settings.points)
-    candidates = logits_nhw.new_empty(
-        count, int(settings.oversample * settings.points), 2
-    )
+    candidates = logits_nhw.new_empty(count, int(settings.oversample * settings.points), 2)
     candidates.uniform_()
     doubt = -sample_points(logits_nhw, candidates).abs()
     best = doubt.topk(hard, dim=1).indices[..., None].expand(-1, -1, 2)
@@ -173,9 +157,7 @@ def _at_points(
     settings: LossSettings,
 ) -> tuple[Tensor, Tensor]:
     """Logits and targets (n, P) of the matched masks at the same points."""
-    logits_nhw = torch.cat(
-        [one[queries] for one, (queries, _) in zip(masks_BQhw, matches)]
-    )
+    logits_nhw = torch.cat([one[queries] for one, (queries, _) in zip(masks_BQhw, matches)])
     points_nP2 = uncertain_points(logits_nhw, settings)
     per_image = points_nP2.split([len(queries) for queries, _ in matches])
     wanted = [

@@ -35,13 +35,9 @@ def sample_points(maps_Nhw: Tensor, points_NP2: Tensor) -> Tensor:
     maps, points = maps_Nhw.float(), 2 * points_NP2.float() - 1
     # One set of points for all maps: the maps are the channels of one picture.
     maps, points = (
-        (maps[None], points[:, None])
-        if len(points) == 1
-        else (maps[:, None], points[:, None])
+        (maps[None], points[:, None]) if len(points) == 1 else (maps[:, None], points[:, None])
     )
-    return F.grid_sample(maps, points, mode="bilinear", align_corners=False).reshape(
-        shape
-    )
+    return F.grid_sample(maps, points, mode="bilinear", align_corners=False).reshape(shape)
 
 
 def pair_costs(
@@ -63,17 +59,11 @@ def pair_costs(
     classes_QT = -class_logits_QK.float().softmax(dim=-1)[:, labels_T]
     logits, targets = mask_logits_QP.float(), targets_TP.float()
     # softplus(x) - x t is the cross-entropy of sigmoid(x) with t.
-    entropy_QT = (
-        F.softplus(logits).sum(dim=1)[:, None] - logits @ targets.T
-    ) / logits.shape[1]
+    entropy_QT = (F.softplus(logits).sum(dim=1)[:, None] - logits @ targets.T) / logits.shape[1]
     inside = logits.sigmoid()
     sums_QT = inside.sum(dim=1)[:, None] + targets.sum(dim=1)
     dice_QT = 1 - (2 * inside @ targets.T + 1) / (sums_QT + 1)
-    return (
-        weights.classes * classes_QT
-        + weights.mask * entropy_QT
-        + weights.dice * dice_QT
-    )
+    return weights.classes * classes_QT + weights.mask * entropy_QT + weights.dice * dice_QT
 
 
 @torch.no_grad()
@@ -101,9 +91,7 @@ def match_queries(
     device = mask_logits_Qhw.device
     with torch.autocast(device.type, enabled=False):
         where_1P2 = torch.rand(1, points, 2, device=device)
-        logits_QP, targets_TP = (
-            sample_points(m, where_1P2) for m in (mask_logits_Qhw, masks_THW)
-        )
+        logits_QP, targets_TP = (sample_points(m, where_1P2) for m in (mask_logits_Qhw, masks_THW))
         costs = pair_costs(class_logits_QK, logits_QP, labels_T, targets_TP, weights)
     queries, targets = linear_sum_assignment(costs.cpu().numpy())
     return torch.from_numpy(queries).to(device), torch.from_numpy(targets).to(device)

@@ -25,12 +25,8 @@ def test_same_as_a_loop_over_classes():
         [1, 4, 2, 1, 1],
     )
     cosines = torch.nn.functional.cosine_similarity(regions[:, :, None], texts, dim=-1)
-    expected = torch.stack(
-        [part.amax(-1) for part in cosines.split(synonyms, -1)], dim=-1
-    )
-    torch.testing.assert_close(
-        class_logits(regions, texts, synonyms, TEN), 10 * expected
-    )
+    expected = torch.stack([part.amax(-1) for part in cosines.split(synonyms, -1)], dim=-1)
+    torch.testing.assert_close(class_logits(regions, texts, synonyms, TEN), 10 * expected)
 
 
 def test_gradient_goes_to_the_best_synonym_alone():

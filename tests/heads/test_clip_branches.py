@@ -40,9 +40,7 @@ def rectangle(rows: int, columns: int, *corners: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("case", MODELS)
 def test_masked_attention_gives_the_official_numbers(case):
-    expected = {
-        k: torch.from_numpy(v) for k, v in np.load(FOLDER / f"{case}.npz").items()
-    }
+    expected = {k: torch.from_numpy(v) for k, v in np.load(FOLDER / f"{case}.npz").items()}
     shapes = json.loads((FOLDER / f"{case}.shapes.json").read_text())
     weights = named_state_dict(shapes)
     with torch.device("meta"):  # no random numbers for weights that are replaced
@@ -110,9 +108,7 @@ def test_queries_do_not_disturb_each_other(mini, kind):
 
 @pytest.mark.parametrize("kind", CLIP_BRANCHES)
 @pytest.mark.parametrize("aspect", ["square", "pad"])
-def test_aligned_masks_select_the_same_patches_with_and_without_padding(
-    mini, kind, aspect
-):
+def test_aligned_masks_select_the_same_patches_with_and_without_padding(mini, kind, aspect):
     how = {"input_size": 128, "aspect": aspect, "align_masks": True}
     branch = CLIP_BRANCHES[kind](mini, **how)
     plain = branch.cells(rectangle(48, 64, 11, 21, 29, 50), (192, 256))
@@ -129,24 +125,18 @@ def test_official_masks_are_laid_over_the_image_with_their_padding(mini):
 
 
 def test_padded_aspect_lays_masks_where_the_image_is(mini):
-    branch = DensePooling(
-        mini, input_size=128
-    )  # the image fills rows 0..63: eight of 16 cells
+    branch = DensePooling(mini, input_size=128)  # the image fills rows 0..63: eight of 16 cells
     cells = branch.cells(torch.ones(1, 8, 16), (32, 64))
     assert cells[0].nonzero().amax(0).tolist() == [7, 15] and cells.sum() == 8 * 16
     image = branch.clip_input(torch.ones(3, 32, 64))
     white, black = (1 - mini.mean[0]) / mini.std[0], -mini.mean[0] / mini.std[0]
-    assert image[0, 63, 0] == pytest.approx(white) and image[0, 64, 0] == pytest.approx(
-        black
-    )
+    assert image[0, 63, 0] == pytest.approx(white) and image[0, 64, 0] == pytest.approx(black)
 
 
 def test_mask_scale_does_not_matter(mini):
     branch, image = DensePooling(mini, input_size=64), torch.rand(3, 64, 64)
     masks = F.avg_pool2d(torch.randn(3, 16, 16), 3, 1, 1)
-    torch.testing.assert_close(
-        branch.embed(image, masks), branch.embed(image, 7 * masks)
-    )
+    torch.testing.assert_close(branch.embed(image, masks), branch.embed(image, 7 * masks))
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,7 @@ def plain(embeddings, words, valid) -> torch.Tensor:
     for row, i in enumerate(kept):
         for column, j in enumerate(kept):
             for word in words[j]:
-                fits = SCALE * torch.cosine_similarity(
-                    embeddings[i], word[None], dim=-1
-                )
+                fits = SCALE * torch.cosine_similarity(embeddings[i], word[None], dim=-1)
                 scores[row, column] += (fits.softmax(0) * fits).sum() / len(words[j])
     rows, columns = scores.log_softmax(1).diagonal(), scores.log_softmax(0).diagonal()
     return -0.5 * (rows.mean() + columns.mean())

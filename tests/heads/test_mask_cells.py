@@ -18,9 +18,7 @@ def smooth(count: int, rows: int, columns: int) -> torch.Tensor:
 def test_any_is_the_max_pooled_probability_at_full_size():
     masks = smooth(20, 23, 31)
     size = GRID[0] * PATCH, GRID[1] * PATCH
-    pixels = F.interpolate(masks[None], size, mode="bilinear", align_corners=False)[
-        0
-    ].sigmoid()
+    pixels = F.interpolate(masks[None], size, mode="bilinear", align_corners=False)[0].sigmoid()
     assert pixels.sub(0.5).abs().min() > 1e-7, "no pixel on the threshold"
     expected = F.max_pool2d(pixels, PATCH) >= 0.5
     assert torch.equal(visible_cells(masks, GRID, PATCH), expected)
@@ -28,9 +26,7 @@ def test_any_is_the_max_pooled_probability_at_full_size():
 
 def test_centre_is_the_logit_interpolated_to_the_grid():
     masks = smooth(20, 23, 31)
-    expected = (
-        F.interpolate(masks[None], GRID, mode="bilinear", align_corners=False)[0] > 0
-    )
+    expected = F.interpolate(masks[None], GRID, mode="bilinear", align_corners=False)[0] > 0
     assert torch.equal(visible_cells(masks, GRID, PATCH, binarise="centre"), expected)
 
 
@@ -48,23 +44,17 @@ def test_small_masks_fall_back_to_any_touched_cell_and_the_others_do_not():
     masks[1, 0:20, 0:20] = 4
     cells = visible_cells(masks, GRID, PATCH, binarise="centre_or_any")
     assert cells[0].nonzero().tolist() == [[1, 1]]
-    assert torch.equal(
-        cells[1:], visible_cells(masks[1:], GRID, PATCH, binarise="centre")
-    )
+    assert torch.equal(cells[1:], visible_cells(masks[1:], GRID, PATCH, binarise="centre"))
     assert not cells[2].any()
 
 
 @pytest.mark.parametrize("binarise", BINARISATIONS)
 def test_padding_is_never_visible(binarise):
-    cells = visible_cells(
-        torch.ones(1, 8, 8), (4, 4), 10, shown=(26, 40), binarise=binarise
-    )
+    cells = visible_cells(torch.ones(1, 8, 8), (4, 4), 10, shown=(26, 40), binarise=binarise)
     # The centre of the third row, 25, is inside; that of the fourth is not, nor is any pixel.
     assert cells[0].any(dim=1).tolist() == [True, True, True, False]
 
 
 @pytest.mark.parametrize("binarise", BINARISATIONS)
 def test_no_masks(binarise):
-    assert visible_cells(
-        torch.zeros(0, 8, 8), GRID, PATCH, binarise=binarise
-    ).shape == (0, 5, 7)
+    assert visible_cells(torch.zeros(0, 8, 8), GRID, PATCH, binarise=binarise).shape == (0, 5, 7)

@@ -30,9 +30,7 @@ def targets(*labels: int, size: int = 16) -> MaskTargets:
 def test_entropy_and_dice_by_hand():
     # Probabilities 1/2, 1/2 against 1, 0: entropy log 2, dice 1 - (2 * 0.5 + 1) / (1 + 1 + 1).
     entropy, dice = mask_losses(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))
-    assert entropy.item() == pytest.approx(
-        math.log(2)
-    ) and dice.item() == pytest.approx(1 / 3)
+    assert entropy.item() == pytest.approx(math.log(2)) and dice.item() == pytest.approx(1 / 3)
 
 
 def test_classification_counts_void_a_tenth_by_hand():
@@ -51,9 +49,7 @@ def test_class_agnostic_losses_do_not_know_the_labels():
     classes, masks, found = torch.randn(2, 4, 2), torch.randn(2, 4, 8, 8), []
     for labels in ((3, 1), (0, 7)):
         torch.manual_seed(1)
-        found.append(
-            criterion.losses([(classes, masks)], [targets(*labels), targets(5)])
-        )
+        found.append(criterion.losses([(classes, masks)], [targets(*labels), targets(5)]))
     assert found[0] == found[1]
 
 
@@ -63,9 +59,7 @@ def test_same_as_a_loop_over_layers_images_and_masks():
     torch.manual_seed(5)
     found = MaskCriterion(class_agnostic=False, settings=FEW).losses(layers, wanted)
     torch.manual_seed(5)
-    for suffix, (classes, masks) in zip(
-        ("", "_0", "_1"), (layers[2], layers[0], layers[1])
-    ):
+    for suffix, (classes, masks) in zip(("", "_0", "_1"), (layers[2], layers[0], layers[1])):
         rows, weight, logs, chosen, truth = [], [], classes.log_softmax(-1), [], []
         for b, one in enumerate(wanted):
             how = {"points": FEW.points, "weights": FEW.weights}
@@ -83,9 +77,7 @@ def test_same_as_a_loop_over_layers_images_and_masks():
             p = x.sigmoid()
             entropy -= (t * p.log() + (1 - t) * (1 - p).log()).mean() / 3
             dice += (1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)) / 3
-        torch.testing.assert_close(
-            found[f"loss_class{suffix}"], 2 * sum(rows) / sum(weight)
-        )
+        torch.testing.assert_close(found[f"loss_class{suffix}"], 2 * sum(rows) / sum(weight))
         torch.testing.assert_close(found[f"loss_mask{suffix}"], 5 * entropy)
         torch.testing.assert_close(found[f"loss_dice{suffix}"], 5 * dice)
     assert len(found) == 9
@@ -95,18 +87,14 @@ def test_without_targets_only_void_is_learned_and_nothing_lacks_a_gradient():
     criterion = MaskCriterion(class_agnostic=False, settings=FEW)
     classes, masks = (torch.randn(2, 4, *s).requires_grad_() for s in ((6,), (8, 8)))
     found = criterion.losses([(classes, masks)], [targets(), targets()])
-    assert (
-        found["loss_mask"] == 0 and found["loss_dice"] == 0 and found["loss_class"] > 0
-    )
+    assert found["loss_mask"] == 0 and found["loss_dice"] == 0 and found["loss_class"] > 0
     sum(found.values()).backward()
     assert masks.grad is not None and not masks.grad.any() and classes.grad.any()
 
 
 def test_more_targets_than_queries():
     criterion = MaskCriterion(class_agnostic=True, settings=FEW)
-    found = criterion.losses(
-        [(torch.randn(1, 2, 2), torch.randn(1, 2, 8, 8))], [targets(0, 1, 2)]
-    )
+    found = criterion.losses([(torch.randn(1, 2, 2), torch.randn(1, 2, 8, 8))], [targets(0, 1, 2)])
     assert all(loss.isfinite() for loss in found.values())
 
 

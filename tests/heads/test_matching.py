@@ -26,22 +26,16 @@ def test_costs_equal_a_loop_over_pairs():
         probability = classes[q].softmax(-1)[labels[t]]
         entropy = F.binary_cross_entropy_with_logits(logits[q], targets[t])
         inside = logits[q].sigmoid()
-        dice = 1 - (2 * (inside * targets[t]).sum() + 1) / (
-            inside.sum() + targets[t].sum() + 1
-        )
+        dice = 1 - (2 * (inside * targets[t]).sum() + 1) / (inside.sum() + targets[t].sum() + 1)
         expected = -2 * probability + 5 * entropy + 3 * dice
         torch.testing.assert_close(found[q, t], expected)
 
 
 def test_points_are_sampled_as_bilinear_interpolation_does():
     maps = torch.randn(3, 4, 6)
-    y, x = torch.meshgrid(
-        (torch.arange(8) + 0.5) / 8, (torch.arange(12) + 0.5) / 12, indexing="ij"
-    )
+    y, x = torch.meshgrid((torch.arange(8) + 0.5) / 8, (torch.arange(12) + 0.5) / 12, indexing="ij")
     points = torch.stack([x, y], dim=-1).flatten(0, 1)[None]
-    expected = F.interpolate(maps[None], (8, 12), mode="bilinear", align_corners=False)[
-        0
-    ]
+    expected = F.interpolate(maps[None], (8, 12), mode="bilinear", align_corners=False)[0]
     inner = slice(1, -1)  # beyond the centres of the outer pixels, samples fade to zero
     found = sample_points(maps, points).unflatten(1, (8, 12))
     torch.testing.assert_close(found[:, inner, inner], expected[:, inner, inner])
@@ -55,16 +49,12 @@ def test_the_assignment_is_the_cheapest_of_all():
     classes, masks = torch.randn(5, 4), torch.randn(5, 8, 8)
     labels, targets = torch.tensor([1, 0, 2]), torch.rand(3, 16, 16) > 0.5
     torch.manual_seed(7)
-    queries, found = match_queries(
-        classes, masks, labels, targets, points=99, weights=WEIGHTS
-    )
+    queries, found = match_queries(classes, masks, labels, targets, points=99, weights=WEIGHTS)
     torch.manual_seed(7)
     points = torch.rand(1, 99, 2)
     sampled = sample_points(masks, points), sample_points(targets, points)
     costs = pair_costs(classes, sampled[0], labels, sampled[1], WEIGHTS).numpy()
-    best = min(
-        costs[list(p), range(3)].sum() for p in itertools.permutations(range(5), 3)
-    )
+    best = min(costs[list(p), range(3)].sum() for p in itertools.permutations(range(5), 3))
     np.testing.assert_allclose(costs[queries, found].sum(), best, rtol=1e-6)
     assert sorted(found.tolist()) == [0, 1, 2] and len(set(queries.tolist())) == 3
 
@@ -83,7 +73,5 @@ def test_masks_find_themselves():
 def test_an_image_without_targets():
     none = torch.zeros(0, dtype=torch.long), torch.zeros(0, 16, 16, dtype=torch.bool)
     how = {"points": 20, "weights": WEIGHTS}
-    queries, found = match_queries(
-        torch.randn(5, 4), torch.randn(5, 8, 8), *none, **how
-    )
+    queries, found = match_queries(torch.randn(5, 4), torch.randn(5, 8, 8), *none, **how)
     assert len(queries) == len(found) == 0

@@ -66,9 +66,7 @@ class DeformableAttention(nn.Module):
         """
         parts = (self.heads, self.levels, self.points)
         offsets_BLMVP2 = self.sampling_offsets(queries_BLC).unflatten(-1, (*parts, 2))
-        weights_BLMVP = self.attention_weights(queries_BLC).unflatten(
-            -1, (self.heads, -1)
-        )
+        weights_BLMVP = self.attention_weights(queries_BLC).unflatten(-1, (self.heads, -1))
         weights_BLMVP = weights_BLMVP.softmax(dim=-1).unflatten(-1, parts[1:])
         # Offsets are in cells of their level.
         sizes_V12 = queries_BLC.new_tensor([(w, h) for h, w in grids])[:, None]

@@ -67,9 +67,7 @@ class SegmentationHead(nn.Module):
 class TextHead(nn.Module):
     """From CLIP's text embeddings to the generator's; in the label model also void's own text."""
 
-    def __init__(
-        self, text_width: int, width: int, null_text: Tensor | None = None
-    ) -> None:
+    def __init__(self, text_width: int, width: int, null_text: Tensor | None = None) -> None:
         """
         Args:
             text_width: E.
@@ -114,9 +112,7 @@ class MaskGenerator(nn.Module):
         """
         super().__init__()
         if variant not in VARIANTS:
-            raise InputError(
-                f'no mask generator "{variant}"; {nearest(variant, VARIANTS)}'
-            )
+            raise InputError(f'no mask generator "{variant}"; {nearest(variant, VARIANTS)}')
         sizes = sizes or GeneratorSizes()
         if sizes.width % 32 or sizes.width % sizes.heads:
             raise InputError(

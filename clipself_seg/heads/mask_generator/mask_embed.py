@@ -43,9 +43,7 @@ class PooledMaskEmbed(nn.Module):
         self.mask_embed = nn.Sequential(nn.LayerNorm(width), MLP(width))
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
-    def forward(
-        self, states_BQC: Tensor, features_BChw: Tensor, masks_BQhw: Tensor
-    ) -> Tensor:
+    def forward(self, states_BQC: Tensor, features_BChw: Tensor, masks_BQhw: Tensor) -> Tensor:
         """Embeddings (B, Q, C), of any length.
 
         Args:

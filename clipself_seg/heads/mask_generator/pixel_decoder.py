@@ -27,9 +27,7 @@ class NormedConv(nn.Conv2d):
     """A convolution without bias and a group norm, under the names that Detectron2 gives them."""
 
     def __init__(self, channels: int, width: int, kernel_size: int) -> None:
-        super().__init__(
-            channels, width, kernel_size, padding=kernel_size // 2, bias=False
-        )
+        super().__init__(channels, width, kernel_size, padding=kernel_size // 2, bias=False)
         self.norm = nn.GroupNorm(GROUPS, width)
         nn.init.kaiming_uniform_(self.weight, a=1)
 
@@ -76,25 +74,16 @@ class Encoder(nn.Module):
         device, width = maps[0].device, maps[0].shape[1]
         # Sampling places do not survive half precision.
         with torch.autocast(device.type, enabled=False):
-            cells_BNC = torch.cat(
-                [m.float().flatten(2).transpose(1, 2) for m in maps], dim=1
-            )
+            cells_BNC = torch.cat([m.float().flatten(2).transpose(1, 2) for m in maps], dim=1)
             positions_NC = torch.cat(
-                [
-                    sine_positions(g, width, device) + e
-                    for g, e in zip(grids, self.level_embed)
-                ]
+                [sine_positions(g, width, device) + e for g, e in zip(grids, self.level_embed)]
             )
             places_N2 = torch.cat([_centres(grid, device) for grid in grids])
             layers: Any = self.encoder["layers"]
             for layer in layers:
-                cells_BNC = layer(
-                    cells_BNC, positions_NC.to(cells_BNC.dtype), places_N2, grids
-                )
+                cells_BNC = layer(cells_BNC, positions_NC.to(cells_BNC.dtype), places_N2, grids)
         parts = cells_BNC.split([h * w for h, w in grids], dim=1)
-        return [
-            part.transpose(1, 2).unflatten(2, grid) for part, grid in zip(parts, grids)
-        ]
+        return [part.transpose(1, 2).unflatten(2, grid) for part, grid in zip(parts, grids)]
 
 
 class PixelDecoder(nn.Module):
@@ -121,9 +110,7 @@ class PixelDecoder(nn.Module):
         """
         super().__init__()
         self.input_proj = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(channels[name], width, 1), nn.GroupNorm(GROUPS, width)
-            )
+            nn.Sequential(nn.Conv2d(channels[name], width, 1), nn.GroupNorm(GROUPS, width))
             for name in ENCODED
         )
         for name, parameter in self.input_proj.named_parameters():
@@ -148,9 +135,7 @@ class PixelDecoder(nn.Module):
         maps = self.transformer(projected)
         fine = self.adapter_1(features[FINEST])
         size = (fine.shape[2], fine.shape[3])
-        fine = fine + F.interpolate(
-            maps[-1], size, mode="bilinear", align_corners=False
-        )
+        fine = fine + F.interpolate(maps[-1], size, mode="bilinear", align_corners=False)
         return self.mask_features(F.relu(self.layer_1(fine))), maps
 
 

@@ -58,9 +58,7 @@ class QueryAttention(PackedAttention):
             for x, weight, bias in zip(given, weights, biases)
         )
         mask = None if allowed_BQN is None else allowed_BQN[:, None]
-        return self.out_proj(
-            merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
-        )
+        return self.out_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)))
 
 
 class SelfAttentionLayer(nn.Module):
@@ -74,9 +72,7 @@ class SelfAttentionLayer(nn.Module):
     def forward(self, queries_BQC: Tensor, positions_QC: Tensor) -> Tensor:
         """(B, Q, C) -> (B, Q, C)"""
         placed = queries_BQC + positions_QC
-        return self.norm(
-            queries_BQC + self.self_attn.attend(placed, placed, queries_BQC)
-        )
+        return self.norm(queries_BQC + self.self_attn.attend(placed, placed, queries_BQC))
 
 
 class CrossAttentionLayer(nn.Module):
@@ -202,9 +198,7 @@ class QueryDecoder(nn.Module):
             values = one.flatten(2).transpose(1, 2) + kind
             keys = values + sine_positions(grid, width, one.device).to(values.dtype)
             # A mask resized is the product with features resized, which is far less work.
-            small = F.interpolate(
-                mask_features, grid, mode="bilinear", align_corners=False
-            )
+            small = F.interpolate(mask_features, grid, mode="bilinear", align_corners=False)
             levels.append(Level(keys, values, small.flatten(2)))
         return levels
 

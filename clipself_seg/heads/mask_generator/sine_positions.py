@@ -36,6 +36,4 @@ def _axis(count: int, wavelengths: Tensor) -> Tensor:
     # The last of `count` cells is a full turn.
     steps = torch.arange(1, count + 1, dtype=torch.float32, device=wavelengths.device)
     angles = (steps / (count + EPS) * (2 * math.pi))[:, None] / wavelengths
-    return torch.stack([angles[:, 0::2].sin(), angles[:, 1::2].cos()], dim=-1).flatten(
-        1
-    )
+    return torch.stack([angles[:, 0::2].sin(), angles[:, 1::2].cos()], dim=-1).flatten(1)

@@ -31,14 +31,10 @@ def test_samples_equal_a_loop():
     cells = sum(h * w for h, w in GRIDS)
     values = torch.randn(batch, cells, width, dtype=torch.float64)
     shape = (batch, queries, heads, len(GRIDS), points)
-    places = (
-        torch.rand(*shape, 2, dtype=torch.float64) * 1.6 - 0.3
-    )  # some beyond the map
+    places = torch.rand(*shape, 2, dtype=torch.float64) * 1.6 - 0.3  # some beyond the map
     weights = torch.randn(shape, dtype=torch.float64)
     expected = torch.zeros(batch, queries, width, dtype=torch.float64)
-    for b, q, m, v, p in torch.cartesian_prod(
-        *(torch.arange(n) for n in shape)
-    ).tolist():
+    for b, q, m, v, p in torch.cartesian_prod(*(torch.arange(n) for n in shape)).tolist():
         start = sum(h * w for h, w in GRIDS[:v])
         h, w = GRIDS[v]
         own = slice(m * width // heads, (m + 1) * width // heads)

@@ -58,9 +58,7 @@ def backbone_parameters() -> int:
     """What ODISE trains outside the generator: eight bottlenecks, and the implicit captioner."""
     bottlenecks = 0
     for channels in (512, 512, 2560, 1920, 960, 640, 512, 512):
-        bottlenecks += (
-            128 * channels + 9 * 128 * 128 + 512 * 128 + 2 * (128 + 128 + 512)
-        )
+        bottlenecks += 128 * channels + 9 * 128 * 128 + 512 * 128 + 2 * (128 + 128 + 512)
         bottlenecks += 0 if channels == 512 else 512 * channels + 2 * 512
     text = 768 * 768 + 768 + 77 * 768 + 77 * 768
     time = 1280 * 768 + 1280 + 1280 + 1280
@@ -84,11 +82,7 @@ def test_training_reaches_every_parameter(variant):
     for prediction in generator(maps(batch=2), every_layer=True):
         scores = generator.scores(prediction, text, [2, 1, 2])
         loss = loss + scores.void_logits.log_softmax(-1)[..., 0].mean()
-        loss = (
-            loss
-            + scores.class_logits.square().mean()
-            + prediction.mask_logits.sigmoid().mean()
-        )
+        loss = loss + scores.class_logits.square().mean() + prediction.mask_logits.sigmoid().mean()
     loss.backward()
     assert not [name for name, p in generator.named_parameters() if p.grad is None]
 
@@ -104,13 +98,8 @@ def test_void_of_the_label_model_is_one_more_text():
         4,
     )
     as_class = generator.text_head.text_proj(torch.cat([text, torch.ones(1, 10)]))
-    cosines = (
-        torch.cosine_similarity(prediction.embeddings[:, :, None], as_class, dim=-1)
-        / 0.07
-    )
-    expected = torch.stack(
-        [c.amax(-1) for c in cosines.split([2, 1, 2, 1], -1)], dim=-1
-    )
+    cosines = torch.cosine_similarity(prediction.embeddings[:, :, None], as_class, dim=-1) / 0.07
+    expected = torch.stack([c.amax(-1) for c in cosines.split([2, 1, 2, 1], -1)], dim=-1)
     torch.testing.assert_close(scores.void_logits, expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(scores.void_prob, expected.softmax(-1)[..., -1])
 
@@ -120,9 +109,7 @@ def test_a_batch_is_its_images():
     generator, features = tiny().eval(), maps(batch=2)
     (both,) = generator(features)
     for index in (0, 1):
-        (alone,) = generator(
-            {name: m[index : index + 1] for name, m in features.items()}
-        )
+        (alone,) = generator({name: m[index : index + 1] for name, m in features.items()})
         torch.testing.assert_close(alone.mask_logits[0], both.mask_logits[index])
 
 

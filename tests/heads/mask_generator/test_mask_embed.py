@@ -19,11 +19,7 @@ def test_masks_get_no_gradient_and_features_do():
     features, masks = (torch.randn(1, n, 3, 3).requires_grad_() for n in (4, 2))
     module = PooledMaskEmbed(4)
     module(torch.randn(1, 2, 4), features, masks).square().sum().backward()
-    assert (
-        masks.grad is None
-        and features.grad is not None
-        and features.grad.abs().sum() > 0
-    )
+    assert masks.grad is None and features.grad is not None and features.grad.abs().sum() > 0
 
 
 def test_first_temperature_is_that_of_clip():

@@ -21,9 +21,7 @@ CASE = json.loads((FOLDER / "odise_head.json").read_text())
 def case(request):
     """Generator, what it gives and what it should; queries of the plain case are nearly alike."""
     prefix = "" if request.param == "plain" else "spread_"
-    weights = named_state_dict(
-        json.loads((FOLDER / "odise_head.shapes.json").read_text())
-    )
+    weights = named_state_dict(json.loads((FOLDER / "odise_head.shapes.json").read_text()))
     for name, factor in CASE["weight_multipliers"].items() if prefix else ():
         weights[name] *= factor
     generator = MaskGenerator(channels=CHANNELS).eval()
@@ -39,9 +37,7 @@ def case(request):
     }
     with torch.no_grad():
         decoded = generator.sem_seg_head.pixel_decoder(features)
-        predictions = generator.sem_seg_head.predictor(
-            decoded[1], decoded[0], every_layer=True
-        )
+        predictions = generator.sem_seg_head.predictor(decoded[1], decoded[0], every_layer=True)
         yield generator, decoded, predictions, expected
 
 
@@ -72,9 +68,7 @@ def test_queries_masks_embeddings_and_class_logits(case):
     assert (area - torch.from_numpy(expected["mask_area"])).abs().max() <= 2
     expect(last.embeddings[0], expected["e"], 2e-5)
     expect(last.object_logits[0], expected["object_void_logits"], 3e-5)
-    expect(
-        generator.sem_seg_head.predictor.post_mask_embed.scale, expected["tau"], 1e-5
-    )
+    expect(generator.sem_seg_head.predictor.post_mask_embed.scale, expected["tau"], 1e-5)
     text = named_input(f"{expected['tag']}:text", (10, 768))
     expect(generator.text_head(text), expected["text_projected"], 5e-6)
     scores = generator.scores(last, text, CASE["synonyms_per_class"])

@@ -17,9 +17,7 @@ def tiny(**how) -> QueryDecoder:
 
 
 def inputs(batch: int = 1) -> tuple[list[torch.Tensor], torch.Tensor]:
-    return [torch.randn(batch, 32, *grid) for grid in GRIDS], torch.randn(
-        batch, 32, 16, 24
-    )
+    return [torch.randn(batch, 32, *grid) for grid in GRIDS], torch.randn(batch, 32, 16, 24)
 
 
 def test_attention_is_that_of_torch():
@@ -33,9 +31,7 @@ def test_attention_is_that_of_torch():
     allowed = torch.rand(5, 9) > 0.4
     allowed[:, 0] = True
     expected, _ = other(queries, keys, values, attn_mask=~allowed)
-    actual = own.attend(
-        *(x.transpose(0, 1) for x in (queries, keys, values)), allowed[None]
-    )
+    actual = own.attend(*(x.transpose(0, 1) for x in (queries, keys, values)), allowed[None])
     torch.testing.assert_close(actual.transpose(0, 1), expected, atol=1e-5, rtol=1e-4)
 
 
@@ -43,13 +39,11 @@ def test_attention_is_that_of_torch():
 def test_allowed_cells_are_those_of_the_resized_mask():
     decoder, (maps, features) = tiny(), inputs()
     states = decoder.query_feat.weight[None]
-    masks = (
-        decoder.mask_embed(decoder.decoder_norm(states)) @ features.flatten(2)
-    ).unflatten(2, (16, 24))
+    masks = (decoder.mask_embed(decoder.decoder_norm(states)) @ features.flatten(2)).unflatten(
+        2, (16, 24)
+    )
     for level, grid in zip(decoder._levels(maps, features), GRIDS):
-        resized = F.interpolate(
-            masks, grid, mode="bilinear", align_corners=False
-        ).flatten(2)
+        resized = F.interpolate(masks, grid, mode="bilinear", align_corners=False).flatten(2)
         assert resized.abs().min() > 1e-5, "nothing on the threshold"
         expected = resized > 0
         expected |= ~expected.any(dim=-1, keepdim=True)
@@ -79,9 +73,7 @@ def test_images_do_not_disturb_each_other():
     decoder, (maps, features) = tiny(object_logits=False), inputs(batch=2)
     (both,) = decoder(maps, features)
     for index in (0, 1):
-        (alone,) = decoder(
-            [m[index : index + 1] for m in maps], features[index : index + 1]
-        )
+        (alone,) = decoder([m[index : index + 1] for m in maps], features[index : index + 1])
         torch.testing.assert_close(alone.mask_logits[0], both.mask_logits[index])
     assert both.object_logits is None
 
@@ -91,8 +83,6 @@ def test_sine_positions_by_hand():
     found = sine_positions((1, 4), 4, torch.device("cpu"))
     expected = [[0, 1, 1, 0], [0, 1, 0, -1], [0, 1, -1, 0], [0, 1, 0, 1]]
     torch.testing.assert_close(found, torch.tensor(expected).float(), atol=1e-5, rtol=0)
-    slow = sine_positions((1, 1), 8, torch.device("cpu"))[
-        0, :4
-    ]  # the second pair: a 100th
+    slow = sine_positions((1, 1), 8, torch.device("cpu"))[0, :4]  # the second pair: a 100th
     angle = torch.tensor(2 * torch.pi / 100)
     torch.testing.assert_close(slow[2:], torch.stack([angle.sin(), angle.cos()]))

@@ -28,9 +28,7 @@ def fusion_exponents(mode: str, alpha: float, beta: float) -> tuple[float, float
     """
     exponents = {"fused": (alpha, beta), "clip": (1.0, 1.0), "generator": (0.0, 0.0)}
     if mode not in exponents:
-        raise InputError(
-            f'no fusion mode "{mode}": {nearest(mode, get_args(FusionMode))}'
-        )
+        raise InputError(f'no fusion mode "{mode}": {nearest(mode, get_args(FusionMode))}')
     return exponents[mode]
 
 
@@ -72,9 +70,7 @@ def fuse_scores(
     if valid is not None:
         # Pooling over nothing may give anything, even NaN.
         clip_logits = torch.where(valid[:, None], clip_logits, 0)
-    generator_QK, clip_QK = _log_probabilities(generator_logits), _log_probabilities(
-        clip_logits
-    )
+    generator_QK, clip_QK = _log_probabilities(generator_logits), _log_probabilities(clip_logits)
     exponent_QK = torch.where(seen, alpha, beta).to(clip_QK).expand_as(clip_QK)
     if valid is not None:
         exponent_QK = exponent_QK * valid[:, None]

@@ -45,9 +45,7 @@ def first_best(values_nP: Tensor) -> tuple[Tensor, Tensor]:
     """
     best = values_nP.amax(dim=0)
     count = len(values_nP)
-    backwards = torch.arange(
-        count, 0, -1, dtype=values_nP.dtype, device=values_nP.device
-    )
+    backwards = torch.arange(count, 0, -1, dtype=values_nP.dtype, device=values_nP.device)
     first = count - values_nP.eq_(best).mul_(backwards[:, None]).amax(dim=0)
     # Where the best is NaN nothing equals it.
     return best, first.long().clamp_(max=count - 1)
@@ -71,9 +69,7 @@ def resize_masks(
         output_size: (H, W).
     """
     rows, columns = image_size
-    output = mask_logits.new_empty(
-        (len(mask_logits), *output_size), dtype=torch.float32
-    )
+    output = mask_logits.new_empty((len(mask_logits), *output_size), dtype=torch.float32)
     at_once = max(1, GPU_NUMBERS // (canvas_size[0] * canvas_size[1]))
     for source, target in zip(mask_logits.split(at_once), output.split(at_once)):
         on_canvas = _bilinear(source[None].float(), canvas_size)

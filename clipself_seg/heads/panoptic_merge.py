@@ -81,9 +81,7 @@ def merge_panoptic(
     return ids.view_as(ids_HW), segments
 
 
-def _contest(
-    scores: Tensor, mask_logits: Tensor, kept: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _contest(scores: Tensor, mask_logits: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Who wins each pixel.
 
     Args:
@@ -123,9 +121,7 @@ def merge_semantic(probs: Tensor, mask_logits: Tensor) -> Tensor:
         mask_logits: (Q, H, W).
     """
     num_classes = _check(probs, mask_logits)
-    scores = mask_logits.new_empty(
-        (num_classes, *mask_logits.shape[1:]), dtype=torch.float32
-    )
+    scores = mask_logits.new_empty((num_classes, *mask_logits.shape[1:]), dtype=torch.float32)
     for piece, scores_KP in _class_scores(probs, mask_logits):
         scores.view(num_classes, -1)[:, piece] = scores_KP
     return scores
@@ -180,9 +176,7 @@ def merge_instances(
         FloatingPointError: a probability is not finite.
     """
     num_classes = _check(probs, mask_logits, thing_ids or ())
-    class_scores, order = (
-        probs[:, :-1].float().flatten().sort(stable=True, descending=True)
-    )
+    class_scores, order = probs[:, :-1].float().flatten().sort(stable=True, descending=True)
     class_scores, order = class_scores[:top_k], order[:top_k]
     if thing_ids is not None:
         things = torch.tensor(list(thing_ids), dtype=order.dtype, device=order.device)
@@ -216,7 +210,5 @@ def _check(probs: Tensor, mask_logits: Tensor, thing_ids: Sequence[int] = ()) ->
     if wrong:
         raise ValueError(f"things {wrong[:5]} are not among the {num_classes} classes")
     if not probs.isfinite().all():
-        raise FloatingPointError(
-            "class probabilities are not finite: the weights are at fault"
-        )
+        raise FloatingPointError("class probabilities are not finite: the weights are at fault")
     return num_classes

@@ -30,9 +30,7 @@ def plain_panoptic(
     """
     scores, labels = probs.max(dim=1)
     kept = (labels != probs.shape[1] - 1) & (scores > object_threshold)
-    ids = torch.zeros(
-        mask_logits.shape[1:], dtype=torch.int64, device=mask_logits.device
-    )
+    ids = torch.zeros(mask_logits.shape[1:], dtype=torch.int64, device=mask_logits.device)
     segments: list[dict[str, Any]] = []
     if not kept.any():
         return ids, segments
@@ -49,9 +47,7 @@ def plain_panoptic(
             ids[mask] = stuff[label]
             continue
         isthing = label in thing_ids
-        segments.append(
-            {"id": len(segments) + 1, "isthing": isthing, "category_id": label}
-        )
+        segments.append({"id": len(segments) + 1, "isthing": isthing, "category_id": label})
         ids[mask] = len(segments)
         if not isthing:
             stuff[label] = len(segments)

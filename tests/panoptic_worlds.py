@@ -69,11 +69,7 @@ def segments_of(rng, ids, crowds):
                 "category_id": category["id"],
                 "iscrowd": int(category["isthing"] and rng.random() < crowds),
                 # As in ADE20K, where areas of stuff may be stated too large.
-                "area": (
-                    painted
-                    if category["isthing"]
-                    else painted + int(rng.integers(0, 9))
-                ),
+                "area": (painted if category["isthing"] else painted + int(rng.integers(0, 9))),
             }
         )
     return found
@@ -83,9 +79,7 @@ def random_sides(folder, seed, images=12):
     rng = np.random.default_rng(seed)
     made = [(f"image_{index}", random_image(rng)) for index in range(images)]
     truth = write_side(folder / "truth", [(name, *image[:2]) for name, image in made])
-    predicted = write_side(
-        folder / "predicted", [(name, *image[2:]) for name, image in made]
-    )
+    predicted = write_side(folder / "predicted", [(name, *image[2:]) for name, image in made])
     return truth, predicted
 
 
@@ -93,16 +87,11 @@ def panopticapi_quality(truth, predicted):
     """(PQStat, {group: numbers}) of panopticapi, in one process."""
     content = json.loads(truth.json.read_text())
     given = {
-        entry["image_id"]: entry
-        for entry in json.loads(predicted.json.read_text())["annotations"]
+        entry["image_id"]: entry for entry in json.loads(predicted.json.read_text())["annotations"]
     }
     pairs = [(entry, given[entry["image_id"]]) for entry in content["annotations"]]
     categories = {entry["id"]: entry for entry in content["categories"]}
     with contextlib.redirect_stdout(io.StringIO()):
-        stat = pq_compute_single_core(
-            0, pairs, truth.folder, predicted.folder, categories
-        )
+        stat = pq_compute_single_core(0, pairs, truth.folder, predicted.folder, categories)
     groups = {"": None, "_th": True, "_st": False}
-    return stat, {
-        suffix: stat.pq_average(categories, is_)[0] for suffix, is_ in groups.items()
-    }
+    return stat, {suffix: stat.pq_average(categories, is_)[0] for suffix, is_ in groups.items()}

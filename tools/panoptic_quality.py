@@ -79,9 +79,7 @@ def main() -> None:
         known = {key: value for key, value in results.items() if value == value}
         write_results(arguments.json, {"panoptic_seg": known}, provenance())
     if arguments.csv:
-        write_quality_csv(
-            arguments.csv, categories.names, categories.isthing, quality, seen
-        )
+        write_quality_csv(arguments.csv, categories.names, categories.isthing, quality, seen)
 
 
 if __name__ == "__main__":

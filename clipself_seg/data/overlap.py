@@ -16,9 +16,7 @@ def seen_by_name(test: Vocabulary, train: Vocabulary) -> np.ndarray:
     "wall" is not seen because of "wall-brick", nor "sofa" because of "couch".
     """
     known = {word for entry in train.classes for word in _words(entry)}
-    return np.array(
-        [not known.isdisjoint(_words(entry)) for entry in test.classes], dtype=bool
-    )
+    return np.array([not known.isdisjoint(_words(entry)) for entry in test.classes], dtype=bool)
 
 
 def seen_by_synonym(test: Vocabulary, train: Vocabulary) -> np.ndarray:
@@ -28,9 +26,7 @@ def seen_by_synonym(test: Vocabulary, train: Vocabulary) -> np.ndarray:
     plurals and blanks matter. Of OpenSeg's ADE20K-150 list COCO's 133 classes have seen 64.
     """
     known = {name for entry in train.classes for name in entry.names}
-    return np.array(
-        [not known.isdisjoint(entry.names) for entry in test.classes], dtype=bool
-    )
+    return np.array([not known.isdisjoint(entry.names) for entry in test.classes], dtype=bool)
 
 
 def _words(entry: VocabularyClass) -> set[str]:

@@ -102,9 +102,7 @@ def read_segments(record: dict[str, Any], thing_ids: frozenset[int]) -> Segments
 
 
 def _check_agreement(ids: np.ndarray, record: dict[str, Any]) -> None:
-    png, stated = record["pan_seg_file_name"], [
-        info["id"] for info in record["segments_info"]
-    ]
+    png, stated = record["pan_seg_file_name"], [info["id"] for info in record["segments_info"]]
     where = f"panoptic PNG {png} and the JSON's entry of image {record['image_id']} disagree"
     size = (record.get("height", ids.shape[0]), record.get("width", ids.shape[1]))
     if ids.shape != size:
@@ -120,9 +118,7 @@ def _check_agreement(ids: np.ndarray, record: dict[str, Any]) -> None:
         )
 
 
-def _box(
-    info: dict[str, Any], ids: np.ndarray, thing_ids: frozenset[int]
-) -> np.ndarray:
+def _box(info: dict[str, Any], ids: np.ndarray, thing_ids: frozenset[int]) -> np.ndarray:
     if info["category_id"] in thing_ids:
         x, y, width, height = info["bbox"]
         return np.array([x, y, x + width, y + height], dtype=np.float64)
@@ -148,9 +144,7 @@ def category_labels(
             f"{source}: category ids {unknown[:5]} are not in the vocabulary: "
             "give the data set's own"
         )
-    return np.array(
-        [index_of[category] for category in category_ids.tolist()], dtype=np.int64
-    )
+    return np.array([index_of[category] for category in category_ids.tolist()], dtype=np.int64)
 
 
 def mask_box(mask: np.ndarray) -> np.ndarray:
@@ -164,9 +158,7 @@ def mask_box(mask: np.ndarray) -> np.ndarray:
     return np.array([columns[0], rows[0], columns[-1], rows[-1]], dtype=np.float64)
 
 
-def segment_regions(
-    segments: Segments, isthing: np.ndarray, crop_scale: float
-) -> Regions:
+def segment_regions(segments: Segments, isthing: np.ndarray, crop_scale: float) -> Regions:
     """Boxes to pool over, and crops: things enlarged about the centre and clipped, stuff as it is.
 
     Args:
@@ -191,11 +183,7 @@ def token_masks(masks: np.ndarray, side: int, rule: MaskResize = "reference") ->
         raise ValueError(f'the mask rule is "reference" or "exact", got "{rule}"')
     if len(masks) == 0:
         return torch.zeros(0, side, side, dtype=torch.bool)
-    return (
-        resized_masks(masks, side)
-        if rule == "reference"
-        else covered_masks(masks, side)
-    )
+    return resized_masks(masks, side) if rule == "reference" else covered_masks(masks, side)
 
 
 def resized_masks(masks: np.ndarray, side: int) -> Tensor:
@@ -209,9 +197,7 @@ def resized_masks(masks: np.ndarray, side: int) -> Tensor:
     scale = side / max(height, width)
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
     pixels = torch.from_numpy(masks)[None].float()
-    resized = F.interpolate(
-        pixels, size, mode="bicubic", align_corners=False, antialias=False
-    )[0]
+    resized = F.interpolate(pixels, size, mode="bicubic", align_corners=False, antialias=False)[0]
     return F.pad(resized > 0, (0, side - size[1], 0, side - size[0]))
 
 
@@ -226,9 +212,7 @@ def covered_masks(masks: np.ndarray, side: int) -> Tensor:
     pixels = torch.from_numpy(masks).double()
     covered = _overlaps(height, side, cell) @ pixels @ _overlaps(width, side, cell).T
     # A cell's borders are fractions: without the slack one that is half covered may miss it.
-    threshold = (
-        covered.amax((1, 2), keepdim=True).clamp(max=cell**2 / 2) - 1e-9 * cell**2
-    )
+    threshold = covered.amax((1, 2), keepdim=True).clamp(max=cell**2 / 2) - 1e-9 * cell**2
     return (covered >= threshold) & (covered > 0)
 
 
@@ -236,6 +220,4 @@ def _overlaps(pixels: int, side: int, cell: float) -> Tensor:
     """Length of pixel j inside token cell i along one axis, in pixels, (side, pixels) float64."""
     pixel = torch.arange(pixels, dtype=torch.float64)
     start = torch.arange(side, dtype=torch.float64)[:, None] * cell
-    return (torch.minimum(pixel + 1, start + cell) - torch.maximum(pixel, start)).clamp(
-        min=0
-    )
+    return (torch.minimum(pixel + 1, start + cell) - torch.maximum(pixel, start)).clamp(min=0)

@@ -61,9 +61,7 @@ def proposal_records(
     boxes = _boxes_by_image(coco_list(content, "annotations", json_file), json_file)
     listed = {image["id"] for image in content["images"]}
     for image_id in boxes.keys() - listed:
-        raise InputError(
-            f'{json_file}: annotations of image {image_id}, which is not in "images"'
-        )
+        raise InputError(f'{json_file}: annotations of image {image_id}, which is not in "images"')
     none = np.zeros((0, 4), dtype=np.float32)
     for record in records:
         record["proposals"] = boxes.get(record["image_id"], none)
@@ -86,8 +84,7 @@ def panoptic_records(
     """
     content = read_coco_json(json_file)
     records = {
-        record["image_id"]: record
-        for record in _image_records(content, json_file, image_root)
+        record["image_id"]: record for record in _image_records(content, json_file, image_root)
     }
     listed = {image["id"] for image in content["images"]}
     labelled = []
@@ -101,9 +98,7 @@ def panoptic_records(
             continue
         record = records[image_id]
         _check_segments(annotation, image_id, json_file)
-        record["pan_seg_file_name"] = os.path.join(
-            panoptic_root, annotation["file_name"]
-        )
+        record["pan_seg_file_name"] = os.path.join(panoptic_root, annotation["file_name"])
         record["segments_info"] = annotation["segments_info"]
         labelled.append(record)
     if len(labelled) < len(records):
@@ -130,9 +125,7 @@ def read_coco_json(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"annotation file {path} cannot be read ({error}): fetch it again"
         ) from None
     if not isinstance(content, dict):
-        raise InputError(
-            f"{path}: not in COCO's format, which is an object with a list of images"
-        )
+        raise InputError(f"{path}: not in COCO's format, which is an object with a list of images")
     return content
 
 
@@ -151,9 +144,7 @@ def coco_list(
     """
     values = content.get(key)
     if not isinstance(values, list) or not values:
-        raise InputError(
-            f'{path}: no "{key}" in it: give a file in COCO\'s format that lists them'
-        )
+        raise InputError(f'{path}: no "{key}" in it: give a file in COCO\'s format that lists them')
     return values
 
 
@@ -184,9 +175,7 @@ def _image_record(
     path: str | os.PathLike[str],
     image_root: str | os.PathLike[str],
 ) -> Record:
-    name = image.get("file_name") or "/".join(
-        str(image.get("coco_url") or "").split("/")[-2:]
-    )
+    name = image.get("file_name") or "/".join(str(image.get("coco_url") or "").split("/")[-2:])
     if not name or "id" not in image:
         raise InputError(
             f'{path}: an image needs "id" and "file_name" (or "coco_url"), got {image}'
@@ -201,17 +190,13 @@ def _check_unique(image_ids: Iterable[Any], path: str | os.PathLike[str]) -> Non
     seen: set[Any] = set()
     for image_id in image_ids:
         if image_id in seen:
-            raise InputError(
-                f"{path}: image id {image_id} is listed twice: ids must be unique"
-            )
+            raise InputError(f"{path}: image id {image_id} is listed twice: ids must be unique")
         seen.add(image_id)
 
 
 def _large_enough(record: Record) -> bool:
     """True if both sides reach `MIN_SIDE`, or if the file does not state them."""
-    return (
-        min(record.get("height", MIN_SIDE), record.get("width", MIN_SIDE)) >= MIN_SIDE
-    )
+    return min(record.get("height", MIN_SIDE), record.get("width", MIN_SIDE)) >= MIN_SIDE
 
 
 def _boxes_by_image(
@@ -220,17 +205,11 @@ def _boxes_by_image(
     """XYXY boxes of each image, checked."""
     grouped: dict[Any, list[Any]] = {}
     for annotation in annotations:
-        grouped.setdefault(annotation.get("image_id"), []).append(
-            annotation.get("bbox")
-        )
-    return {
-        image_id: _xyxy(boxes, image_id, path) for image_id, boxes in grouped.items()
-    }
+        grouped.setdefault(annotation.get("image_id"), []).append(annotation.get("bbox"))
+    return {image_id: _xyxy(boxes, image_id, path) for image_id, boxes in grouped.items()}
 
 
-def _xyxy(
-    boxes_xywh: list[Any], image_id: Any, path: str | os.PathLike[str]
-) -> np.ndarray:
+def _xyxy(boxes_xywh: list[Any], image_id: Any, path: str | os.PathLike[str]) -> np.ndarray:
     try:
         boxes = np.array(boxes_xywh, dtype=np.float64).reshape(len(boxes_xywh), 4)
     except (TypeError, ValueError):
@@ -256,7 +235,5 @@ def _check_segments(
     for segment in segments:
         missing = {"id", "category_id", "bbox"} - segment.keys()
         if missing:
-            raise InputError(
-                f"{path}: a segment of image {image_id} lacks {sorted(missing)}"
-            )
+            raise InputError(f"{path}: a segment of image {image_id} lacks {sorted(missing)}")
     _xyxy([segment["bbox"] for segment in segments], image_id, path)

@@ -67,9 +67,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
                 another number of classes.
         """
         if seen is not None and len(seen) != len(vocabulary):
-            raise InputError(
-                f"seen tells of {len(seen)} classes, there are {len(vocabulary)}"
-            )
+            raise InputError(f"seen tells of {len(seen)} classes, there are {len(vocabulary)}")
         check_things_and_stuff(vocabulary.thing, f'vocabulary "{vocabulary.name}"')
         self.dataset_name, self.vocabulary = dataset_name, vocabulary
         self.image_ids = None if image_ids is None else list(image_ids)
@@ -135,9 +133,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
                 f'{len(missing)} of {len(order)} images of "{self.dataset_name}" have no '
                 f"prediction, such as {missing[:3]}: evaluate the whole data set"
             )
-        quality = panoptic_quality(
-            [merged[image] for image in order], len(self.vocabulary)
-        )
+        quality = panoptic_quality([merged[image] for image in order], len(self.vocabulary))
         if np.isnan(quality.pq).all():
             raise InputError(
                 f'"{self.dataset_name}" has no segment in {len(order)} images, neither true nor '
@@ -148,9 +144,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         results |= panoptic_results(quality, names, isthing, self.seen)
         if comm.is_main_process():
             table = quality_table(results)
-            logger.info(
-                'Panoptic quality of "%s" in percent:\n%s', self.dataset_name, table
-            )
+            logger.info('Panoptic quality of "%s" in percent:\n%s', self.dataset_name, table)
             if self.output_dir is not None:
                 path = self.output_dir / f"panoptic_classes_{self.dataset_name}.csv"
                 write_quality_csv(path, names, isthing, quality, self.seen)

@@ -71,22 +71,16 @@ def read_categories(json_file: str | os.PathLike[str]) -> Categories:
     for entry in entries:
         missing = {"id", "name", "isthing"} - entry.keys()
         if missing:
-            raise InputError(
-                f"{json_file}: a category lacks {sorted(missing)}: {entry}"
-            )
+            raise InputError(f"{json_file}: a category lacks {sorted(missing)}: {entry}")
     ids = tuple(entry["id"] for entry in entries)
     if len(set(ids)) < len(ids):
-        raise InputError(
-            f"{json_file}: a category id is listed twice: ids must be unique"
-        )
+        raise InputError(f"{json_file}: a category id is listed twice: ids must be unique")
     isthing = np.array([entry["isthing"] == 1 for entry in entries], dtype=bool)
     check_things_and_stuff(isthing, str(json_file))
     return Categories(ids, tuple(entry["name"] for entry in entries), isthing)
 
 
-def seen_categories(
-    categories: Categories, vocabulary: str, trained: str
-) -> np.ndarray:
+def seen_categories(categories: Categories, vocabulary: str, trained: str) -> np.ndarray:
     """Bool (C,): which classes are seen by the rule of `overlap.seen_by_synonym`.
 
     Args:
@@ -198,6 +192,4 @@ def _read(
 ) -> PanopticMap:
     png = side.folder / annotation["file_name"]
     source = f"{png} and the entry of image {annotation['image_id']} in {side.json}"
-    return panoptic_map(
-        read_panoptic_png(png), annotation["segments_info"], index_of, source
-    )
+    return panoptic_map(read_panoptic_png(png), annotation["segments_info"], index_of, source)

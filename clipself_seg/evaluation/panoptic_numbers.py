@@ -105,9 +105,7 @@ def panoptic_map(
     """
     for info in segments:
         if not {"id", "category_id"} <= info.keys():
-            raise InputError(
-                f'{source}: a segment lacks "id" or "category_id": {dict(info)}'
-            )
+            raise InputError(f'{source}: a segment lacks "id" or "category_id": {dict(info)}')
         if info["category_id"] not in index_of:
             raise InputError(
                 f"{source}: segment {info['id']} has category {info['category_id']}, "
@@ -115,15 +113,11 @@ def panoptic_map(
             )
     listed = [info["id"] for info in segments]
     if len(set(listed)) < len(listed) or 0 in listed:
-        raise InputError(
-            f"{source}: ids have to be unique and above 0, got {sorted(listed)[:9]}"
-        )
+        raise InputError(f"{source}: ids have to be unique and above 0, got {sorted(listed)[:9]}")
     return PanopticMap(
         ids=ids,
         segment_ids=np.array(listed, dtype=np.int64),
-        classes=np.array(
-            [index_of[info["category_id"]] for info in segments], dtype=np.int64
-        ),
+        classes=np.array([index_of[info["category_id"]] for info in segments], dtype=np.int64),
         areas=np.array([info.get("area", -1) for info in segments], dtype=np.int64),
         crowd=np.array([info.get("iscrowd", 0) == 1 for info in segments], dtype=bool),
         source=source,
@@ -150,11 +144,7 @@ def match_segments(truth: PanopticMap, predicted: PanopticMap) -> ImageMatches:
     true_pixels, predicted_pixels = pixels.sum(axis=1)[1:], pixels.sum(axis=0)[1:]
     _check_pixels(truth, true_pixels, predicted, predicted_pixels)
     union = predicted_pixels + truth.areas[:, None] - common - void
-    fits = (
-        (truth.classes[:, None] == predicted.classes)
-        & ~truth.crowd[:, None]
-        & (common > 0)
-    )
+    fits = (truth.classes[:, None] == predicted.classes) & ~truth.crowd[:, None] & (common > 0)
     ious = np.divide(common, union, out=np.zeros(common.shape), where=fits)
     rows, columns = np.nonzero(ious > 0.5)
     order = np.argsort(truth.segment_ids[rows])
@@ -181,9 +171,7 @@ def _common_pixels(truth: PanopticMap, predicted: PanopticMap) -> np.ndarray:
     Runs of equal pairs along the rows are counted instead of pixels: there are far fewer.
     """
     true_ids, predicted_ids = truth.ids.ravel(), predicted.ids.ravel()
-    changes = (true_ids[1:] != true_ids[:-1]) | (
-        predicted_ids[1:] != predicted_ids[:-1]
-    )
+    changes = (true_ids[1:] != true_ids[:-1]) | (predicted_ids[1:] != predicted_ids[:-1])
     starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
     lengths = np.diff(starts, append=len(true_ids))
     rows, columns = _positions(truth, true_ids[starts]), _positions(
@@ -239,8 +227,7 @@ def panoptic_quality(images: Iterable[ImageMatches], num_classes: int) -> ClassQ
     none = ImageMatches(*(np.zeros(0, dtype=np.int64),) * 4)
     matched, ious, missed, false = map(np.concatenate, zip(none, *images))
     tp, fn, fp = (
-        np.bincount(classes, minlength=num_classes)
-        for classes in (matched, missed, false)
+        np.bincount(classes, minlength=num_classes) for classes in (matched, missed, false)
     )
     iou_sum = np.bincount(matched, ious, num_classes)
     weight = tp + 0.5 * fp + 0.5 * fn
@@ -283,17 +270,9 @@ def panoptic_results(
         counted = group & ~np.isnan(quality.pq)
         if counted.any():
             # One after the other, since that is how panopticapi adds.
-            means = {
-                key: np.cumsum(v[counted])[-1] / counted.sum()
-                for key, v in numbers.items()
-            }
-            results |= {
-                f"{key}{suffix}": 100 * float(mean) for key, mean in means.items()
-            }
+            means = {key: np.cumsum(v[counted])[-1] / counted.sum() for key, v in numbers.items()}
+            results |= {f"{key}{suffix}": 100 * float(mean) for key, mean in means.items()}
         results[f"classes{suffix}"] = float(counted.sum())
     for index, name in enumerate(class_keys(class_names)):
-        results |= {
-            f"{key}-{name}": 100 * float(values[index])
-            for key, values in numbers.items()
-        }
+        results |= {f"{key}-{name}": 100 * float(values[index]) for key, values in numbers.items()}
     return results

@@ -70,21 +70,15 @@ def write_quality_csv(
         quality: of the classes.
         seen: (C,) bool.
     """
-    with atomic_path(path) as temporary, open(
-        temporary, "w", newline="", encoding="utf-8"
-    ) as file:
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(CSV_COLUMNS)
         for index, name in enumerate(class_names):
             known = "" if seen is None else int(seen[index])
             percent = [_digits(values[index]) for values in quality[:3]]
-            counts = [
-                int(values[index]) for values in (quality.tp, quality.fp, quality.fn)
-            ]
+            counts = [int(values[index]) for values in (quality.tp, quality.fp, quality.fn)]
             total = float(quality.iou_sum[index])
-            writer.writerow(
-                (index, name, int(isthing[index]), known, *percent, *counts, total)
-            )
+            writer.writerow((index, name, int(isthing[index]), known, *percent, *counts, total))
 
 
 def _digits(fraction: float) -> str:

@@ -17,6 +17,7 @@ def test_lists_have_the_published_lengths_and_no_repetition():
         "vild63": 63,
         "openai80": 80,
         "single": 1,
+        "cat_seg": 1,
     }
     assert all(len(set(texts)) == len(texts) for texts in TEMPLATES.values())
 

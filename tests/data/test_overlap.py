@@ -37,9 +37,7 @@ SEEN_OF_ADE = """
 
 
 def test_raw_synonyms_give_the_published_64_classes_of_ade():
-    ade, coco = load_vocabulary("openseg_ade20k_150"), load_vocabulary(
-        "openseg_coco_panoptic_133"
-    )
+    ade, coco = load_vocabulary("openseg_ade20k_150"), load_vocabulary("openseg_coco_panoptic_133")
     seen = seen_by_synonym(ade, coco)
     assert seen.nonzero()[0].tolist() == [int(word) for word in SEEN_OF_ADE.split()]
     assert (seen & ade.thing).sum() == 44 and (seen & ~ade.thing).sum() == 20
@@ -48,9 +46,7 @@ def test_raw_synonyms_give_the_published_64_classes_of_ade():
 
 def test_raw_synonyms_are_compared_letter_by_letter():
     train = Vocabulary.from_names(["Traffic-Light", "couch|sofa"])
-    test = Vocabulary.from_names(
-        ["traffic light", "Traffic-Light", "settee|sofa", "sofas"]
-    )
+    test = Vocabulary.from_names(["traffic light", "Traffic-Light", "settee|sofa", "sofas"])
     assert seen_by_synonym(test, train).tolist() == [False, True, True, False]
 
 

@@ -33,9 +33,7 @@ IMAGES = [f"image_{index}" for index in range(5)]
 
 def batches(truth, predicted):
     """(sample, output) of each image, as data set and model give them."""
-    sides = [
-        json.loads(side.json.read_text())["annotations"] for side in (truth, predicted)
-    ]
+    sides = [json.loads(side.json.read_text())["annotations"] for side in (truth, predicted)]
     for true, given in zip(*sides):
         sample = {
             "file_name": f"{true['image_id']}.jpg",
@@ -66,14 +64,10 @@ def test_results_are_those_of_the_files(tmp_path):
         one.process([sample], [output])
         one.process([sample], [output])  # an image that comes twice counts once
     quality, _ = evaluate_files(*sides)
-    expected = panoptic_results(quality, WORDS.names, WORDS.thing, SEEN) | {
-        "images": 5.0
-    }
+    expected = panoptic_results(quality, WORDS.names, WORDS.thing, SEEN) | {"images": 5.0}
     np.testing.assert_equal(one.evaluate(), {"panoptic_seg": expected})
     one.image_ids = None
-    assert one.evaluate()["panoptic_seg"]["PQ"] == pytest.approx(
-        expected["PQ"], abs=1e-10
-    )
+    assert one.evaluate()["panoptic_seg"]["PQ"] == pytest.approx(expected["PQ"], abs=1e-10)
 
 
 def test_missing_images_and_blank_data_are_refused(tmp_path):
@@ -110,12 +104,8 @@ def test_predictions_that_do_not_fit_name_picture_and_file(tmp_path):
         with pytest.raises(InputError, match=said):
             evaluator().process([sample], [{"panoptic_seg": given}])
     sample["segments_info"] = sample["segments_info"][1:]
-    with pytest.raises(
-        InputError, match="image_0.png and the entry of image image_0 in mine.json"
-    ):
-        evaluator(panoptic_json="mine.json").process(
-            [sample], [{"panoptic_seg": (ids, segments)}]
-        )
+    with pytest.raises(InputError, match="image_0.png and the entry of image image_0 in mine.json"):
+        evaluator(panoptic_json="mine.json").process([sample], [{"panoptic_seg": (ids, segments)}])
 
 
 def test_a_vocabulary_without_things_or_stuff_and_other_seen_classes_are_refused():
@@ -123,9 +113,7 @@ def test_a_vocabulary_without_things_or_stuff_and_other_seen_classes_are_refused
     with pytest.raises(InputError, match='does not say "isthing"'):
         PanopticQualityEvaluator(dataset_name="x", vocabulary=plain)
     things = Vocabulary("mine", WORDS.classes[:3])
-    with pytest.raises(
-        InputError, match='vocabulary "mine": none of the 3 classes is stuff'
-    ):
+    with pytest.raises(InputError, match='vocabulary "mine": none of the 3 classes is stuff'):
         PanopticQualityEvaluator(dataset_name="x", vocabulary=things)
     with pytest.raises(InputError, match="seen tells of 2 classes, there are 6"):
         evaluator(seen=SEEN[:2])
@@ -147,9 +135,7 @@ def test_table_and_csv_have_every_group_and_class(tmp_path):
         table = list(csv.DictReader(file))
     assert [row["name"] for row in table] == list(WORDS.names)
     assert [row["seen"] for row in table] == ["1", "0", "1", "1", "0", "0"]
-    assert [float(row["pq"]) for row in table] == [
-        results[f"PQ-{name}"] for name in WORDS.names
-    ]
+    assert [float(row["pq"]) for row in table] == [results[f"PQ-{name}"] for name in WORDS.names]
 
 
 def two_processes(rank, folder, sides):

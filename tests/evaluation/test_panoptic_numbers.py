@@ -57,11 +57,7 @@ def assert_panopticapis(truth, predicted):
 @pytest.mark.parametrize("seed", range(8))
 def test_random_pictures_with_crowds_void_and_wrong_areas(tmp_path, seed):
     quality, results, images = assert_panopticapis(*random_sides(tmp_path, seed))
-    assert (
-        images == 12
-        and quality.tp.sum() > 5 < quality.fp.sum()
-        and 0 < results["PQ"] < 100
-    )
+    assert images == 12 and quality.tp.sum() > 5 < quality.fp.sum() and 0 < results["PQ"] < 100
 
 
 @pytest.fixture
@@ -79,10 +75,7 @@ def test_a_spoilt_prediction_of_real_pictures(data_dir, val):
     expected = json.loads((folder / "expected.json").read_text())
     for suffix, group in (("", "All"), ("_th", "Things"), ("_st", "Stuff")):
         for key in ("pq", "sq", "rq"):
-            assert (
-                results[f"{key.upper()}{suffix}"]
-                == 100 * expected["groups"][group][key]
-            )
+            assert results[f"{key.upper()}{suffix}"] == 100 * expected["groups"][group][key]
     # Its sums over images were taken in another order.
     for category, numbers in zip(read_categories(val.json).ids, zip(*quality)):
         row = expected["per_class"][str(category)]
@@ -96,9 +89,7 @@ def test_ground_truth_against_itself_is_100(val):
     quality, _ = evaluate_files(val, val)
     categories = read_categories(val.json)
     results = panoptic_results(quality, categories.names, categories.isthing)
-    assert {
-        results[f"{key}{s}"] for key in ("PQ", "SQ", "RQ") for s in ("", "_th", "_st")
-    } == {100}
+    assert {results[f"{key}{s}"] for key in ("PQ", "SQ", "RQ") for s in ("", "_th", "_st")} == {100}
     assert results["classes"] == 104 and not quality.fp.any() and not quality.fn.any()
 
 
@@ -168,9 +159,7 @@ def test_no_segment_on_either_side_and_no_picture_are_fine():
     assert quality_of([1, 1], [segment(1, THING, 2)], [0, 0], []).fn.sum() == 1
     nothing = panoptic_quality([], 6)
     assert np.isnan(nothing.pq).all()
-    results = panoptic_results(
-        nothing, [entry["name"] for entry in CATEGORIES], ISTHING
-    )
+    results = panoptic_results(nothing, [entry["name"] for entry in CATEGORIES], ISTHING)
     assert results["classes"] == 0 and "PQ" not in results
 
 
@@ -178,9 +167,7 @@ def test_seen_and_unseen_classes_split_the_mean():
     quality = quality_of([1, 1, 2, 2, 3], [segment(1, THING, 2), segment(2, OTHER, 2), segment(3, STUFF, 1)],
                          [5, 5, 0, 0, 0], [segment(5, THING)])  # fmt: skip
     seen = np.array([True, False, True, False, False, False])
-    results = panoptic_results(
-        quality, [entry["name"] for entry in CATEGORIES], ISTHING, seen
-    )
+    results = panoptic_results(quality, [entry["name"] for entry in CATEGORIES], ISTHING, seen)
     assert (results["PQ_seen"], results["PQ_unseen"]) == (100, 0)
     assert (results["classes_seen"], results["classes_unseen"]) == (1, 2)
     assert (results["PQ"], results["PQ_th"], results["PQ_st"]) == (100 * (1 / 3), 50, 0)
@@ -246,9 +233,7 @@ def test_missing_images_are_counted_and_further_ones_left_out(tmp_path, caplog):
     ids, segments = np.full((4, 5), 1), [segment(1, THING, 20)]
     truth = write_side(tmp_path / "true", [("a", ids, segments), ("b", ids, segments)])
     predicted = write_side(tmp_path / "short", [("a", ids, segments)])
-    with pytest.raises(
-        InputError, match=r"short/side.json has no prediction for 1 of 2.*\['b'\]"
-    ):
+    with pytest.raises(InputError, match=r"short/side.json has no prediction for 1 of 2.*\['b'\]"):
         evaluate_files(truth, predicted)
     quality, images = evaluate_files(predicted, truth)
     assert images == 1 and quality.pq[0] == 1

@@ -34,10 +34,7 @@ def scores(queries=6, classes=5, scale=4.0):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_official_probabilities(model, alpha, beta, dtype):
     case = {key: torch.from_numpy(value) for key, value in np.load(PARITY).items()}
-    inputs = [
-        case[name].to(dtype)
-        for name in ("generator_logits", "clip_logits", f"void_{model}")
-    ]
+    inputs = [case[name].to(dtype) for name in ("generator_logits", "clip_logits", f"void_{model}")]
     fused = fuse_scores(*inputs, case["seen"], alpha, beta)
     for suffix in ("", "_f64"):
         expected = case[f"{model}_a{alpha}_b{beta}{suffix}"].double()
@@ -48,9 +45,7 @@ def test_random_scores_equal_the_plain_products_and_sum_to_one():
     inputs = scores(50, 30)
     fused = fuse_scores(*inputs, 0.4, 0.8)
     assert fused.dtype == torch.float32 and fused.shape == (50, 31)
-    torch.testing.assert_close(
-        fused.double(), plain_fusion(*inputs, 0.4, 0.8), rtol=0, atol=1e-6
-    )
+    torch.testing.assert_close(fused.double(), plain_fusion(*inputs, 0.4, 0.8), rtol=0, atol=1e-6)
     torch.testing.assert_close(fused.sum(1), torch.ones(50))
 
 
@@ -58,13 +53,9 @@ def test_clip_alone_and_the_generator_alone():
     generator, clip, _, seen = scores()
     everything = torch.randn(6, 6).softmax(1)  # a generator's own K + 1 probabilities
     generator, void = everything[:, :5].log(), everything[:, 5]
-    alone = fuse_scores(
-        generator, clip, void, seen, *fusion_exponents("generator", 0.3, 0.7)
-    )
+    alone = fuse_scores(generator, clip, void, seen, *fusion_exponents("generator", 0.3, 0.7))
     torch.testing.assert_close(alone, everything)
-    alone = fuse_scores(
-        generator, clip, void, seen, *fusion_exponents("clip", 0.3, 0.7)
-    )
+    alone = fuse_scores(generator, clip, void, seen, *fusion_exponents("clip", 0.3, 0.7))
     torch.testing.assert_close(alone[:, :5], clip.softmax(1) * (1 - void[:, None]))
     assert fusion_exponents("fused", 0.3, 0.7) == (0.3, 0.7)
 
@@ -102,9 +93,7 @@ def test_half_precision_is_fused_in_float32():
 
 
 def test_no_query_is_fine():
-    fused = fuse_scores(
-        *torch.zeros(2, 0, 4), torch.zeros(0), torch.ones(4).bool(), 0.3, 0.7
-    )
+    fused = fuse_scores(*torch.zeros(2, 0, 4), torch.zeros(0), torch.ones(4).bool(), 0.3, 0.7)
     assert fused.shape == (0, 5)
 
 

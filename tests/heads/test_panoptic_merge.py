@@ -77,9 +77,7 @@ def test_random_queries_give_what_the_loop_gives(seed, overlap):
     torch.manual_seed(seed)
     inputs = random_queries()
     found = merge_panoptic(*inputs, THINGS, 0.1 * (seed % 3), overlap)
-    assert_same_panoptic(
-        found, plain_panoptic(*inputs, THINGS, 0.1 * (seed % 3), overlap)
-    )
+    assert_same_panoptic(found, plain_panoptic(*inputs, THINGS, 0.1 * (seed % 3), overlap))
     assert overlap == 0.8 or len(found[1]) > 2
 
 
@@ -224,16 +222,11 @@ def test_random_instances_are_those_of_the_loop(tied, small_pieces):
     expected = [(s, q, k) for s, q, k in sorted(pairs)[:20] if k in THINGS]
     found = merge_instances(probs, masks, THINGS, 20)
     assert found.image_size == (9, 13) and len(found) == len(expected) > 3
-    assert (
-        found.pred_boxes.tensor.shape == (len(found), 4)
-        and not found.pred_boxes.tensor.any()
-    )
+    assert found.pred_boxes.tensor.shape == (len(found), 4) and not found.pred_boxes.tensor.any()
     for index, (score, query, label) in enumerate(expected):
         inside = masks[query] > 0
         mean = (masks[query].sigmoid() * inside).sum() / (inside.sum() + 1e-6)
-        assert found.scores[index].item() == pytest.approx(
-            -score * mean.item(), abs=1e-6
-        )
+        assert found.scores[index].item() == pytest.approx(-score * mean.item(), abs=1e-6)
         assert found.pred_classes[index] == label
         assert torch.equal(found.pred_masks[index], inside)
 
@@ -253,12 +246,8 @@ def test_official_outputs_of_resized_masks(case):
     logits = case["resized_generator_logits"]
     seen = torch.ones(logits.shape[1], dtype=torch.bool)
     probs = fuse_scores(logits, torch.zeros_like(logits), void, seen, 0, 0)
-    torch.testing.assert_close(
-        probs, case["resized_class_log_probs"].softmax(1), rtol=0, atol=1e-6
-    )
-    sizes = [
-        tuple(case[f"resized_{name}"].tolist()) for name in ("canvas", "image_size")
-    ]
+    torch.testing.assert_close(probs, case["resized_class_log_probs"].softmax(1), rtol=0, atol=1e-6)
+    sizes = [tuple(case[f"resized_{name}"].tolist()) for name in ("canvas", "image_size")]
     output_size = tuple(case["resized_output_size"].tolist())
     masks = resize_masks(case["resized_mask_logits"], *sizes, output_size)
     torch.testing.assert_close(
@@ -270,9 +259,7 @@ def test_official_outputs_of_resized_masks(case):
     rows = [[s["id"], s["isthing"], s["category_id"]] for s in segments]
     assert rows == case["resized_segments"].tolist()
     assert (semantic_labels(probs, masks) != case["resized_semantic_argmax"]).sum() <= 5
-    check_instances(
-        merge_instances(probs, masks, things), case, "resized_instance", masks, 5
-    )
+    check_instances(merge_instances(probs, masks, things), case, "resized_instance", masks, 5)
 
 
 def test_masks_are_resized_a_few_queries_at_a_time(monkeypatch):

@@ -1,0 +1,91 @@
+"""CAT-Seg in the training loop: several processes, accumulation, and resuming to the last bit."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.modeling import build_model
+
+from clipself_seg.config import load_config
+from clipself_seg.engine.checkpoint import trained_parameters
+from clipself_seg.engine.optimizer import cat_seg_groups
+from clipself_seg.engine.settings import TrainingSettings
+from clipself_seg.engine.trainer import Trainer
+from tests.conftest import ROOT
+from tests.engine.test_data_parallel import gradients, in_two_processes, worst
+
+HEAD = "MODEL.SEM_SEG_HEAD."
+SMALL = ("MODEL.CLIP.WEIGHTS", "", f"{HEAD}FEATURE_RESOLUTION", "[8, 8]", "SOLVER.MAX_ITER", "4")
+SMALL += (f"{HEAD}WINDOW_SIZES", "4", "MODEL.CAT_SEG.PAD_LEN", "6", "SOLVER.WARMUP_ITERS", "1")
+SMALL += ("SOLVER.CHECKPOINT_PERIOD", "2", "SOLVER.IMS_PER_BATCH", "4")
+
+
+def configuration(*opts):
+    return load_config(ROOT / "configs/mini/base_semseg.yaml", [*SMALL, *map(str, opts)])
+
+
+def model_of(cfg):
+    torch.manual_seed(0)
+    model = build_model(cfg).train()
+    model.sync_gradients = True
+    model.set_vocabulary(["cat", "dog", "sky"])
+    return model
+
+
+def mapper(record, draw):
+    generator = torch.Generator().manual_seed(100 * draw + record["image_id"])
+    return {
+        **record,
+        "image": torch.randint(256, (3, 64, 64), dtype=torch.uint8, generator=generator),
+        "sem_seg": torch.randint(3, (64, 64), generator=generator),
+    }
+
+
+RECORDS = [{"file_name": f"{index}.jpg", "image_id": index} for index in range(8)]
+SAMPLES = [mapper(record, 0) for record in RECORDS[:4]]
+
+
+def train(folder, *opts, resume=False):
+    cfg = configuration("OUTPUT_DIR", folder, *opts)
+    model = model_of(cfg)
+    settings = TrainingSettings.from_config(cfg)
+    groups = cat_seg_groups(cfg, model)
+    run = Trainer(model=model, records=RECORDS, mapper=mapper, settings=settings, groups=groups)
+    run.train(resume)
+    return {name: p.detach().clone() for name, p in trained_parameters(model).items()}
+
+
+def test_two_processes_without_unused_parameters_have_the_gradients_of_one(tmp_path):
+    def work(rank, folder):
+        return gradients(model_of(configuration()), SAMPLES[2 * rank : 2 * rank + 2])
+
+    first, second = in_two_processes(work, tmp_path)
+    whole = gradients(model_of(configuration()), SAMPLES)
+    used = {name: value for name, value in whole.items() if value.abs().max() > 1e-7}
+    assert all(torch.equal(first[name], second[name]) for name in whole)
+    assert worst({name: first[name] for name in used}, used) < 1e-3
+
+
+def test_accumulated_passes_are_one_step(tmp_path):
+    whole = train(tmp_path / "whole", "SOLVER.MAX_ITER", 1)
+    parts = train(tmp_path / "parts", "SOLVER.MAX_ITER", 1, "SOLVER.ACCUMULATE", 4)
+    moved = model_of(configuration())
+    before = dict(trained_parameters(moved))
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, atol=2e-5, rtol=1e-3)
+    assert any(not torch.equal(whole[name], before[name]) for name in whole)
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path):
+    straight = train(tmp_path / "straight")
+    train(tmp_path / "broken")
+    (tmp_path / "broken/checkpoints/iteration_0000004.safetensors").unlink()
+    resumed = train(tmp_path / "broken", resume=True)
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+
+
+def test_checkpointing_changes_no_gradient():
+    plain = gradients(model_of(configuration()), SAMPLES)
+    opts = ("MODEL.CAT_SEG.CHECKPOINTING", True, "MODEL.CLIP.CHECKPOINTING", True)
+    lean = gradients(model_of(configuration(*opts)), SAMPLES)
+    used = {name: value for name, value in plain.items() if value.abs().max() > 1e-7}
+    assert worst({name: lean[name] for name in used}, used) < 1e-3

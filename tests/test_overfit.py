@@ -16,7 +16,7 @@ from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.evaluation.sem_seg_numbers import class_numbers, confusion_matrix
 from tests.conftest import ROOT
 
-SIDE, STEPS = 64, 260
+SIDE, STEPS = 64, 500
 SMALL = (
     ("MODEL.SEM_SEG_HEAD.CLIP_FINETUNE", "full"),
     ("MODEL.SEM_SEG_HEAD.NUM_LAYERS", "1"),

@@ -1,4 +1,4 @@
-"""See CLIPSelf's claim on the mini world: about five minutes on two cores.
+"""See CLIPSelf's claims on the mini world: less than ten minutes on two cores.
 
     python tools/quickstart.py
 
@@ -6,11 +6,14 @@
 2. measures how well the dense features of the shipped mini CLIP recognise regions,
 3. distils it twice for a minute or two, from image patches and from proposals, and measures again,
 4. measures the shipped weights, which were distilled by the same commands for longer,
-5. prints the paper's Table 2 in miniature and writes output/quickstart/index.html with pictures.
+5. trains CAT-Seg on the seen classes twice, on the original CLIP and on CLIPSelf's, and evaluates on all
+   classes and on the second world,
+6. prints the paper's Tables 2 and 5 in miniature and writes output/quickstart/index.html with pictures.
 
 On COCO the same commands are (data below $DETECTRON2_DATASETS, see README.md):
     python train_net.py --config-file configs/regions/coco_openai_vitb16.yaml --eval-only
     python train_net.py --config-file configs/distill/coco_patches_openai_vitb16.yaml --num-gpus 8
+    python train_net.py --config-file configs/semseg/catseg_token_vitb16.yaml --num-gpus 4
 """
 
 from __future__ import annotations

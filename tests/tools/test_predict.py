@@ -40,7 +40,7 @@ def run(monkeypatch, tmp_path):
 def test_results_of_a_folder_can_be_read_back(run, photos, tmp_path, capsys):
     words = ("--vocabulary", "dog|puppy, grass, sky", "--background", "--scores", "--semantic")
     assert run(*words, "--input", photos) == 0
-    assert capsys.readouterr().out.startswith("2 of 2 segmented")
+    assert "2 of 2 segmented" in capsys.readouterr().out
     out = tmp_path / "out"
     content = json.loads((out / "classes.json").read_text())
     assert content["names"] == {"0": "dog", "1": "grass", "2": "sky", "3": "background"}
@@ -75,7 +75,7 @@ def test_bad_pictures_are_named_and_the_others_are_done(run, photos, tmp_path, c
     (photos / "broken.jpg").write_bytes((photos / "one.jpg").read_bytes()[:300])
     assert run("--vocabulary", "dog, sky", "--input", photos, tmp_path / "gone.jpg") == 1
     said = capsys.readouterr()
-    assert said.out.startswith("2 of 4 segmented")
+    assert "2 of 4 segmented" in said.out
     assert "broken.jpg cannot be decoded" in said.err and "gone.jpg: no such file" in said.err
     content = json.loads((tmp_path / "out" / "classes.json").read_text())
     failed = {path.rsplit("/", 1)[1] for path in content["failed"]}

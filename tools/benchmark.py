@@ -15,10 +15,9 @@ The plain formulation resizes and normalises crops one by one into 20 float slot
 block in full beside the value path, embeds crops through the whole last block, pools boxes in a loop and
 masks from a copy of the map for each, and reads boxes and masks from a dense pass each. CAT-Seg's
 encodes texts at the full context length, repeats guidance for every class, makes padding tokens, has all
-windows in one batch and all classes' maps at the size of the picture, has torch's own linear layers, and
-trains on one-hot targets. A picture
-has 480 x 640 pixels; "image" encodes the texts anew, as for a first picture, and gives all scores, "best
-class" only the labels.
+windows in one batch and all classes' maps at the size of the picture, and trains on one-hot targets. All
+have torch's own linear layers. A picture has 480 x 640 pixels; "image" encodes the texts anew, as for a
+first picture, and gives all scores, "best class" only the labels.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipself_seg.clip.linear import stock_linear
 from clipself_seg.data.panoptic import token_masks
 from clipself_seg.data.regions import enlarge_boxes
 from clipself_seg.engine.benchmark import plain
@@ -44,7 +45,7 @@ class DenseWorkload(RegionWorkload):
 
     @torch.no_grad()
     def _plain(self, _: None) -> Tensor:
-        with autocast(self.device, self.precision):
+        with stock_linear(), autocast(self.device, self.precision):
             return plain.dense_features(self.clip.visual, self.images)
 
 
@@ -104,7 +105,7 @@ class DistillWorkload(SampledWorkload):
             self.model.student.checkpointing = False
 
     def _plain_step(self, _: None) -> float:
-        with autocast(self.device, self.precision):
+        with stock_linear(), autocast(self.device, self.precision):
             loss = plain.distillation_loss(self.clip.visual, self.model.student, self.plain_samples)
         return self._finish(loss)
 
@@ -197,7 +198,7 @@ class RegionsWorkload(SampledWorkload):
     def _plain_scores(self, _: None) -> list[dict[str, Tensor]]:
         text_KE = self.reader.text_KE
         assert text_KE is not None
-        with autocast(self.device, self.precision):
+        with stock_linear(), autocast(self.device, self.precision):
             return [plain.region_scores(self.clip, s, text_KE) for s in self.plain_samples]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -137,7 +138,8 @@ class CATSeg(nn.Module):
             InputError: no class, or an empty name.
         """
         self.names = class_names(words, self.all_synonyms)
-        twice = sorted({n[0] for n in self.names if sum(n[0] == m[0] for m in self.names) > 1})
+        counts = Counter(names[0] for names in self.names)
+        twice = sorted(name for name, count in counts.items() if count > 1)
         if twice:
             logger.warning(
                 "classes of the same name cannot be told apart, the first one wins: %s; "

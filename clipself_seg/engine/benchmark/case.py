@@ -5,6 +5,7 @@ Legend: B images, n regions of an image, S side of the image, S0 side of a crop.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 import math
@@ -136,14 +137,16 @@ class RegionWorkload(Workload):
         return self.clip.preprocess(squares.to(self.device))
 
 
-class SampledWorkload(RegionWorkload):
+class SampledWorkload(RegionWorkload, abc.ABC):
     """A batch of samples, made in both formulations."""
 
+    @abc.abstractmethod
     def _sample(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """One sample."""
 
+    @abc.abstractmethod
     def _plain_sample(self) -> dict[str, Tensor]:
-        raise NotImplementedError
+        """The same in the plain formulation."""
 
     def _sample_batch(self, _: None = None) -> list[dict[str, Any]]:
         return [self._sample() for _ in range(self.case.batch)]

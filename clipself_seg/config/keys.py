@@ -15,6 +15,7 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 
 from clipself_seg.config.cat_seg import add_cat_seg_keys
+from clipself_seg.config.panoptic import add_panoptic_keys
 
 # What a key may be, where that is a short list.
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -43,6 +44,7 @@ def add_clipself_seg_config(cfg: CfgNode) -> None:
     _add_solver(cfg)
     _add_test(cfg)
     add_cat_seg_keys(cfg)
+    add_panoptic_keys(cfg)
 
 
 def _add_model(cfg: CfgNode) -> None:

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from clipself_seg.config.cat_seg import CAT_SEG_CHOICES
 from clipself_seg.config.keys import CHOICES, POSITIVE, READINGS, add_clipself_seg_config
+from clipself_seg.config.panoptic import PANOPTIC_CHOICES
 from clipself_seg.errors import InputError, nearest
 
 
@@ -98,7 +99,7 @@ def _merge(cfg: CfgNode, tree: dict[str, Any], source: str) -> None:
 
 def _check(cfg: CfgNode) -> None:
     values = dict(flatten(cfg))
-    for key, choices in (CHOICES | CAT_SEG_CHOICES).items():
+    for key, choices in (CHOICES | CAT_SEG_CHOICES | PANOPTIC_CHOICES).items():
         if values[key] not in choices:
             raise InputError(f'{key} cannot be "{values[key]}"; {nearest(values[key], choices)}')
     for reading in cfg.TEST.REGIONS.READ:
@@ -106,8 +107,9 @@ def _check(cfg: CfgNode) -> None:
             raise InputError(
                 f'TEST.REGIONS.READ cannot have "{reading}"; {nearest(reading, READINGS)}'
             )
-    if not 0 <= cfg.MODEL.CLIPSELF.ALPHA <= 1:
-        raise InputError(f"MODEL.CLIPSELF.ALPHA must be in [0, 1], got {cfg.MODEL.CLIPSELF.ALPHA}")
+    for key in ("MODEL.CLIPSELF.ALPHA", "MODEL.FUSION.ALPHA", "MODEL.FUSION.BETA"):
+        if not 0 <= values[key] <= 1:
+            raise InputError(f"{key} must be in [0, 1], got {values[key]}")
     for key in POSITIVE:
         if values[key] < 1:
             raise InputError(f"{key} must be at least 1, got {values[key]}")

@@ -1,0 +1,132 @@
+"""The keys of panoptic segmentation, under Mask2Former's names where it has one.
+
+"Official" in the comments is ODISE (arXiv 2303.04803). Of Detectron2's keys panoptic segmentation reads
+``INPUT.{MIN,MAX}_SIZE_TEST``, ``INPUT.FORMAT`` (RGB), ``MODEL.WEIGHTS``, ``TEST.DETECTIONS_PER_IMAGE`` and
+``SOLVER.{STEPS, GAMMA, WARMUP_FACTOR}``.
+"""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+# What a key may be, where that is a short list.
+PANOPTIC_CHOICES: dict[str, tuple[str, ...]] = {
+    "MODEL.MASK_GENERATOR.SOURCE": ("pyramid", "diffusion", "disk"),
+    "MODEL.MASK_GENERATOR.VARIANT": ("caption", "label"),
+    "MODEL.CLIP_BRANCH.KIND": ("dense", "masked_attention"),
+    "MODEL.CLIP_BRANCH.ASPECT": ("", "square", "pad"),
+    "MODEL.CLIP_BRANCH.BINARISE": ("", "any", "centre", "centre_or_any"),
+    "MODEL.CLIP_BRANCH.INTERPOLATION": ("", "bilinear", "bicubic"),
+    "MODEL.CLIP_BRANCH.TEMPLATES": ("single", "vild63", "openai80"),
+    "MODEL.FUSION.MODE": ("fused", "clip", "generator"),
+    "SOLVER.SCHEDULE": ("cosine", "steps"),
+}
+
+
+def add_panoptic_keys(cfg: CfgNode) -> None:
+    """Add the keys of panoptic segmentation to `cfg`; those of CAT-Seg have to be there."""
+    _add_generator(cfg)
+    _add_sources(cfg)
+    _add_scores(cfg)
+    _add_running(cfg)
+
+
+def _add_generator(cfg: CfgNode) -> None:
+    generator = cfg.MODEL.MASK_GENERATOR = CfgNode()
+    # Features of the generator: a "pyramid" on CLIP's blocks, Stable "diffusion" (official), or no
+    # generator at all but its outputs, read from "disk".
+    generator.SOURCE = "pyramid"
+    # What is void: "caption" has a classifier for it, "label" a text.
+    generator.VARIANT = "label"
+    # Layers and width of the MLPs of the pixel decoder, points of its attention.
+    generator.ENCODER_LAYERS = 6
+    generator.ENCODER_HIDDEN = 1024
+    generator.POINTS = 4
+    # Folder that tools/write_generator_outputs.py wrote, for SOURCE "disk".
+    generator.OUTPUTS = ""
+    # Weight of the caption model's grounding loss; 0 trains without captions.
+    generator.GROUNDING_WEIGHT = 1.0
+    # Mask2Former's keys: sizes of the query decoder, weights of the losses and their points.
+    former = cfg.MODEL.MASK_FORMER
+    former.NUM_OBJECT_QUERIES = 100
+    former.HIDDEN_DIM = 256
+    former.NHEADS = 8
+    former.DIM_FEEDFORWARD = 2048
+    former.DEC_LAYERS = 9  # without Mask2Former's count of the initial queries
+    former.CLASS_WEIGHT = 2.0
+    former.MASK_WEIGHT = 5.0
+    former.DICE_WEIGHT = 5.0
+    former.NO_OBJECT_WEIGHT = 0.1
+    former.TRAIN_NUM_POINTS = 12544
+    former.OVERSAMPLE_RATIO = 3.0
+    former.IMPORTANCE_SAMPLE_RATIO = 0.75
+    former.TEST = CfgNode()
+    # A query takes part in the panoptic map if its best class is more probable than this, and keeps
+    # its pixels if it wins at least so much of its mask.
+    former.TEST.OBJECT_MASK_THRESHOLD = 0.0
+    former.TEST.OVERLAP_THRESHOLD = 0.8
+
+
+def _add_sources(cfg: CfgNode) -> None:
+    pyramid = cfg.MODEL.PYRAMID = CfgNode()
+    # Blocks of CLIP that the pyramid reads; () is a quarter, a half, three quarters and the last.
+    pyramid.BLOCKS = ()
+    # Channels of its maps.
+    pyramid.CHANNELS = 256
+    diffusion = cfg.MODEL.DIFFUSION = CfgNode()
+    # Stable Diffusion v1-3: a CompVis checkpoint (.safetensors or .ckpt) or a folder of diffusers.
+    diffusion.WEIGHTS = ""
+    # Side in pixels of the crops that go through it.
+    diffusion.CROP = 512
+    # Of the one noise tensor that all crops share.
+    diffusion.NOISE_SEED = 42
+    # Crops that go through it together.
+    diffusion.CROPS_AT_ONCE = 1
+
+
+def _add_scores(cfg: CfgNode) -> None:
+    branch = cfg.MODEL.CLIP_BRANCH = CfgNode()
+    # How CLIP reads a mask: "dense" pools dense features (CLIPSelf), "masked_attention" is official.
+    branch.KIND = "dense"
+    # A CLIP of the same architecture for this alone, such as a distilled one; "" is MODEL.CLIP.WEIGHTS.
+    branch.WEIGHTS = ""
+    # Side in pixels of its square input; 0 is the kind's own: 64 cells a side, or CLIP's image size.
+    branch.INPUT_SIZE = 0
+    # "square" squashes the picture (official), "pad" keeps its aspect; "" is the kind's own.
+    branch.ASPECT = ""
+    # 1: a mask covers the pixels that it covers in the picture. 0: masks of the padded canvas are laid
+    # over the picture without padding (official). -1: the kind's own.
+    branch.ALIGN_MASKS = -1
+    # Which cells a mask opens, see `mask_cells.visible_cells`; "" is the kind's own.
+    branch.BINARISE = ""
+    # Resizing of the picture; "" and -1 are the kind's own.
+    branch.INTERPOLATION = ""
+    branch.ANTIALIAS = -1
+    # Sentences around a class name.
+    branch.TEMPLATES = "single"
+    fusion = cfg.MODEL.FUSION = CfgNode()
+    # Whose scores a model returns: "fused", "clip" or "generator". Void is always the generator's.
+    fusion.MODE = "fused"
+    # CLIP's exponent for classes of the training vocabulary, and for others.
+    fusion.ALPHA = 0.35
+    fusion.BETA = 0.65
+    # Masks that CLIP cannot see keep the generator's scores (official: False, they are fused all the
+    # same).
+    fusion.VALID_MASK = True
+
+
+def _add_running(cfg: CfgNode) -> None:
+    # Training pictures are resized by a factor between these, then cut or padded to a square.
+    cfg.INPUT.IMAGE_SIZE = 1024
+    cfg.INPUT.MIN_SCALE = 0.1
+    cfg.INPUT.MAX_SCALE = 2.0
+    # Segments that the cut leaves nothing of stay targets (official).
+    cfg.INPUT.KEEP_EMPTY_SEGMENTS = True
+    # "cosine" falls to 0, "steps" multiplies by SOLVER.GAMMA at each of SOLVER.STEPS.
+    cfg.SOLVER.SCHEDULE = "cosine"
+    panoptic = cfg.TEST.PANOPTIC = CfgNode()
+    # Scores that one evaluation compares, and what it measures.
+    panoptic.ROWS = ("clip", "generator", "fused")
+    panoptic.TASKS = ("panoptic", "instances", "semantic")
+    # Values of alpha and beta whose grid is evaluated too (--sweep); () is none.
+    panoptic.SWEEP = ()

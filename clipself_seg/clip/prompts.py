@@ -166,6 +166,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "openai80": OPENAI_80,
     "single": ("a photo of a {}",),
     "cat_seg": ("A photo of a {} in the scene",),
+    "odise": ("a photo of a {}.",),
+    "bare": ("{}",),
 }
 
 

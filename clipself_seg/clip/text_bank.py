@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -66,10 +66,19 @@ class TextBank:
         classes = _as_synonyms(words)
         if not classes:
             raise InputError("the vocabulary is empty; give at least one class name")
-        key = self._key(classes)
+        return self._kept(self._key(classes), lambda: self._compute(classes))
+
+    def embed_raw(self, names: Sequence[str]) -> Tensor:
+        """Embeddings (S, E) of S names, not normalised; the templates have to be one sentence."""
+        if len(TEMPLATES[self.templates]) != 1:
+            raise ValueError(f'"{self.templates}" has several sentences, which only unit vectors average')
+        return self._kept(self._key([tuple(names)], "raw"), lambda: self._encode(list(names)))
+
+    def _kept(self, key: str, compute: Callable[[], Tensor]) -> Tensor:
+        """From memory, else from disk, else computed now."""
         if key not in self._memory:
             stored = self._from_disk(key)
-            self._memory[key] = self._compute(classes) if stored is None else stored
+            self._memory[key] = compute() if stored is None else stored
             if stored is None:
                 self._to_disk(key)
         return self._memory[key].to(self.clip.logit_scale.device)
@@ -80,19 +89,26 @@ class TextBank:
         means = [torch.stack([rows[name] for name in synonyms]).mean(0) for synonyms in classes]
         return F.normalize(torch.stack(means), dim=-1)
 
-    @torch.no_grad()
     def _encode_names(self, names: list[str]) -> Tensor:
+        """Unit vectors, the mean of each name's sentences."""
+        units = F.normalize(self._encode(names), dim=-1)
+        return F.normalize(units.view(len(names), -1, self.clip.embed_dim).mean(1), dim=-1)
+
+    @torch.no_grad()
+    def _encode(self, names: list[str]) -> Tensor:
+        """Of every sentence of every name, not normalised, (names x sentences, E) on the CPU."""
         prompts = [prompt for name in names for prompt in class_prompts(name, self.templates)]
         tokens = self.clip.tokenize(prompts)
         # Prompts of like length side by side: the text tower cuts a batch at its longest text.
         order = tokens.argmax(dim=-1).argsort(stable=True)
+        device = self.clip.logit_scale.device
         encoded = torch.empty(len(prompts), self.clip.embed_dim)
         for batch in _batches(order):
-            encoded[batch] = self.clip.encode_text(tokens[batch]).float().cpu()
-        return F.normalize(encoded.view(len(names), -1, self.clip.embed_dim).mean(1), dim=-1)
+            encoded[batch] = self.clip.text(tokens[batch].to(device)).float().cpu()
+        return encoded
 
-    def _key(self, classes: list[tuple[str, ...]]) -> str:
-        facts = json.dumps([self._weights(), self.templates, classes])
+    def _key(self, classes: list[tuple[str, ...]], *more: str) -> str:
+        facts = json.dumps([self._weights(), self.templates, classes, *more])
         return hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
 
     def _weights(self) -> str:

@@ -17,7 +17,7 @@ PANOPTIC_CHOICES: dict[str, tuple[str, ...]] = {
     "MODEL.CLIP_BRANCH.ASPECT": ("", "square", "pad"),
     "MODEL.CLIP_BRANCH.BINARISE": ("", "any", "centre", "centre_or_any"),
     "MODEL.CLIP_BRANCH.INTERPOLATION": ("", "bilinear", "bicubic"),
-    "MODEL.CLIP_BRANCH.TEMPLATES": ("single", "vild63", "openai80"),
+    "MODEL.CLIP_BRANCH.TEMPLATES": ("odise", "vild63", "openai80"),
     "MODEL.FUSION.MODE": ("fused", "clip", "generator"),
     "SOLVER.SCHEDULE": ("cosine", "steps"),
 }
@@ -102,8 +102,8 @@ def _add_scores(cfg: CfgNode) -> None:
     # Resizing of the picture; "" and -1 are the kind's own.
     branch.INTERPOLATION = ""
     branch.ANTIALIAS = -1
-    # Sentences around a class name.
-    branch.TEMPLATES = "single"
+    # Sentences around a class name: "odise" is "a photo of a {}." (official).
+    branch.TEMPLATES = "odise"
     fusion = cfg.MODEL.FUSION = CfgNode()
     # Whose scores a model returns: "fused", "clip" or "generator". Void is always the generator's.
     fusion.MODE = "fused"

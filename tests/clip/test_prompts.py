@@ -18,6 +18,8 @@ def test_lists_have_the_published_lengths_and_no_repetition():
         "openai80": 80,
         "single": 1,
         "cat_seg": 1,
+        "odise": 1,
+        "bare": 1,
     }
     assert all(len(set(texts)) == len(texts) for texts in TEMPLATES.values())
 

@@ -1,0 +1,165 @@
+"""What a mask generator says of a picture, in memory and on disk.
+
+On disk it is one `.safetensors` file a picture, named by the picture's id, so that CLIP branches and
+exponents can be compared without running the generator again:
+
+    mask_logits   float16 (Q, m, n)   over the canvas, positive inside
+    class_logits  float32 (Q, K)      for the classes below, without void
+    void_prob     float32 (Q,)
+    metadata      file_name, canvas, image_size (JSON lists of rows and columns), classes (a hash), weights (a hash)
+
+Shapes: Q queries, K classes, m x n pixels of a mask.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipself_seg.errors import InputError
+from clipself_seg.files import atomic_path
+
+# Half precision ends here; a probability is 1 long before.
+LARGEST = 6e4
+TENSORS = ("mask_logits", "class_logits", "void_prob")
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorOutput:
+    """Masks of a picture and what their generator thinks of them.
+
+    Attributes:
+        mask_logits: (Q, m, n), over the canvas.
+        class_logits: (Q, K), without void.
+        void_prob: (Q,) in [0, 1].
+        canvas: rows and columns in pixels that the masks cover, padding included.
+        image_size: rows and columns of the picture on it, at its top left.
+    """
+
+    mask_logits: Tensor
+    class_logits: Tensor
+    void_prob: Tensor
+    canvas: tuple[int, int]
+    image_size: tuple[int, int]
+
+
+def output_path(folder: str | Path, image_id: Any) -> Path:
+    """The file of a picture: its id, with what a file name cannot hold as "_"."""
+    return Path(folder) / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', str(image_id))}.safetensors"
+
+
+def hash_classes(names: Sequence[Sequence[str]]) -> str:
+    """12 hexadecimal digits of the synonyms of all classes."""
+    facts = json.dumps([list(synonyms) for synonyms in names])
+    return hashlib.blake2b(facts.encode(), digest_size=6).hexdigest()
+
+
+def save_output(
+    folder: str | Path,
+    output: GeneratorOutput,
+    *,
+    image_id: Any,
+    file_name: str,
+    names: Sequence[Sequence[str]],
+    weights: str,
+) -> None:
+    """Write the file of a picture, atomically.
+
+    Args:
+        folder: of all pictures of a data set.
+        output: of the picture.
+        image_id: as in the data set.
+        file_name: of the picture; only its last part is kept.
+        names: synonyms of the K classes.
+        weights: hash of the generator's.
+    """
+    import safetensors.torch
+
+    tensors = {
+        "mask_logits": output.mask_logits.clamp(-LARGEST, LARGEST).half(),
+        "class_logits": output.class_logits.float(),
+        "void_prob": output.void_prob.float(),
+    }
+    facts = {
+        "file_name": Path(file_name).name,
+        "canvas": json.dumps(output.canvas),
+        "image_size": json.dumps(output.image_size),
+        "classes": hash_classes(names),
+        "weights": weights,
+    }
+    with atomic_path(output_path(folder, image_id)) as temporary:
+        safetensors.torch.save_file(
+            {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
+            temporary,
+            metadata=facts,
+        )
+
+
+def read_output(
+    folder: str | Path,
+    *,
+    image_id: Any,
+    file_name: str,
+    image_size: tuple[int, int],
+    names: Sequence[Sequence[str]],
+) -> GeneratorOutput:
+    """Read the file of a picture and check that it is of this picture and these classes.
+
+    Args:
+        folder: that `save_output` wrote to.
+        image_id: as in the data set.
+        file_name: of the picture.
+        image_size: rows and columns of the picture as the generator would be given it.
+        names: synonyms of the K classes.
+
+    Raises:
+        InputError: the file is missing or damaged, or of another picture, size or vocabulary.
+    """
+    path = output_path(folder, image_id)
+    tensors, facts = _read(path)
+    canvas, size = (tuple(json.loads(facts[key])) for key in ("canvas", "image_size"))
+    for what, stored, wanted, way_out in (
+        ("picture", facts["file_name"], Path(file_name).name, "give the outputs of this data set"),
+        ("size", size, tuple(image_size), "INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST have to be those of then"),
+        ("vocabulary", facts["classes"], hash_classes(names), "write them again with these words"),
+    ):
+        if stored != wanted:
+            raise InputError(
+                f"generator output {path} is of another {what} ({stored}) than asked for ({wanted}): {way_out}"
+            )
+    shapes = [tuple(tensors[name].shape) for name in TENSORS]
+    queries, classes = len(tensors["mask_logits"]), len(names)
+    if len(shapes[0]) != 3 or shapes[1:] != [(queries, classes), (queries,)]:
+        raise InputError(
+            f"generator output {path}: masks {shapes[0]}, class logits {shapes[1]} and void {shapes[2]} do "
+            f"not fit {classes} classes; write it again"
+        )
+    return GeneratorOutput(*(tensors[name].float() for name in TENSORS), canvas, size)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise InputError(
+            f"generator output {path} is missing: write it with tools/write_generator_outputs.py, or correct "
+            "MODEL.MASK_GENERATOR.OUTPUTS"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = file.metadata() or {}
+            tensors: dict[str, torch.Tensor] = {n: file.get_tensor(n) for n in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"generator output {path} is damaged ({error}): write it again") from None
+    missing = {*TENSORS} - tensors.keys() | {"file_name", "canvas", "image_size", "classes"} - facts.keys()
+    if missing:
+        raise InputError(f"{path} is no generator output: it lacks {sorted(missing)}")
+    return tensors, facts

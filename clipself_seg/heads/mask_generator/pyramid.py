@@ -1,0 +1,112 @@
+"""A feature pyramid on a frozen CLIP ViT: what a mask generator sees when no diffusion model is at hand.
+
+CLIP's blocks know what is where, but on one coarse grid; a few convolutions on the picture itself add the
+outlines (ViTDet, arXiv 2203.16527; ViT-Adapter, arXiv 2205.08534).
+
+Shapes: B images, H x W pixels of the canvas, C channels, h x w cells of CLIP's grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip.tower import TransformerTower
+from clipself_seg.errors import InputError
+from clipself_seg.heads.mask_generator.pixel_decoder import GROUPS, NormedConv
+
+STRIDES = {"s2": 4, "s3": 8, "s4": 16, "s5": 32}
+
+
+class CLIPPyramid(nn.Module):
+    """Maps of strides 4, 8, 16 and 32 from some blocks of CLIP and the picture.
+
+    Holds its CLIP, but does not own it. CLIP stays as it is; everything that is registered here trains.
+
+    Attributes:
+        channels: of each map.
+        frozen_prefixes: of entries of the state that a checkpoint does not hold.
+    """
+
+    frozen_prefixes: tuple[str, ...] = ()
+
+    def __init__(self, clip: DenseCLIP, *, blocks: Sequence[int] = (), channels: int = 256) -> None:
+        """
+        Args:
+            clip: with a ViT.
+            blocks: of CLIP's image tower that are read, indices from 0; () is after a quarter, a half,
+                three quarters and at the end.
+            channels: C, a multiple of 32.
+
+        Raises:
+            InputError: the image tower is no ViT, or has no such block; C is no multiple of 32.
+        """
+        super().__init__()
+        tower = clip.visual
+        if not isinstance(tower, TransformerTower):
+            raise InputError(f"a pyramid needs a ViT, MODEL.CLIP.NAME is {clip.name}")
+        if channels < GROUPS or channels % GROUPS:
+            raise InputError(f"MODEL.PYRAMID.CHANNELS is {channels}: give a multiple of {GROUPS}")
+        depth = len(tower.blocks)
+        blocks = blocks or [depth * part // 4 - 1 for part in (1, 2, 3, 4)]
+        self._clip, self.names = (clip,), tower.check_names(f"block{i}" for i in blocks)
+        self.channels = dict.fromkeys(STRIDES, channels)
+        # The power of two that a patch is nearest to from below: 14 pixels are enlarged to 16.
+        self.stride = 1 << (clip.patch_size - 1).bit_length()
+        self.block_projections = nn.ModuleList(
+            NormedConv(tower.width, channels, 1) for _ in self.names
+        )
+        self.stem = nn.ModuleList(
+            [_down(3, channels // 2), _down(channels // 2, channels), _down(channels, channels)]
+        )
+        self.up = nn.ModuleDict(
+            {name: _up(channels, self.stride // stride) for name, stride in STRIDES.items()}
+        )
+        self.outputs = nn.ModuleDict({name: NormedConv(channels, channels, 3) for name in STRIDES})
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """RGB (B, 3, H, W) in [0, 1], H and W multiples of 32 -> maps s2, s3, s4, s5 (B, C, ...)."""
+        cells = self._cells(images)
+        details = self.stem[1](self.stem[0](2 * images - 1))
+        fine = {"s2": details, "s3": self.stem[2](details)}
+        found = {}
+        for name, stride in STRIDES.items():
+            one = self.up[name](cells)
+            if stride > self.stride:
+                one = F.avg_pool2d(one, stride // self.stride)
+            found[name] = F.relu(self.outputs[name](one + fine[name] if name in fine else one))
+        return found
+
+    def _cells(self, images: Tensor) -> Tensor:
+        """(B, C, h, w), h = H / self.stride: the sum of all blocks' projections."""
+        (clip,) = self._clip
+        side_h, side_w = (side * clip.patch_size // self.stride for side in images.shape[2:])
+        mean, std = (images.new_tensor(v)[:, None, None] for v in (clip.mean, clip.std))
+        pixels = (images - mean) / std
+        if clip.patch_size != self.stride:
+            pixels = F.interpolate(pixels, (side_h, side_w), mode="bilinear", align_corners=False)
+        with torch.no_grad():
+            features = clip.visual.features(pixels, self.names)
+        parts = [p(features[name]) for p, name in zip(self.block_projections, self.names)]
+        return F.relu(torch.stack(parts).sum(dim=0))
+
+
+def _down(channels: int, width: int) -> nn.Sequential:
+    """Half the size."""
+    convolution = nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False)
+    groups = min(GROUPS, width // 8 or 1)
+    return nn.Sequential(convolution, nn.GroupNorm(groups, width), nn.ReLU())
+
+
+def _up(channels: int, factor: int) -> nn.Sequential:
+    """`factor` times the size, a power of two; nothing for factors up to 1."""
+    steps: list[nn.Module] = []
+    while factor > 1:
+        steps += [nn.ConvTranspose2d(channels, channels, 2, stride=2, bias=False)]
+        steps += [nn.GroupNorm(GROUPS, channels), nn.ReLU()]
+        factor //= 2
+    return nn.Sequential(*steps)

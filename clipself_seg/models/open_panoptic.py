@@ -1,0 +1,322 @@
+"""Open-vocabulary panoptic segmentation: a mask generator, CLIP's opinion on its masks, and both fused.
+
+(ODISE, arXiv 2303.04803; with CLIPSelf's dense features in the CLIP branch it is CLIPSelf's Table 6.)
+
+Shapes: Q queries, K classes, S texts (all synonyms of all classes), E embedding, H x W pixels of the result.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor, nn
+
+from clipself_seg.clip import DenseCLIP, TextBank
+from clipself_seg.clip.class_texts import Names, class_names
+from clipself_seg.clip.model import hash_tensors
+from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.errors import InputError
+from clipself_seg.files import atomic_path
+from clipself_seg.heads.clip_branches import ClipBranch
+from clipself_seg.heads.fusion import fuse_scores
+from clipself_seg.heads.grounding_loss import grounding_loss
+from clipself_seg.heads.mask_generator import MaskGenerator
+from clipself_seg.heads.mask_generator.outputs import GeneratorOutput, read_output
+from clipself_seg.heads.mask_losses import MaskCriterion, MaskTargets
+from clipself_seg.heads.mask_pieces import resize_masks
+from clipself_seg.heads.panoptic_merge import (
+    merge_instances,
+    merge_panoptic,
+    merge_semantic,
+    semantic_labels,
+)
+from clipself_seg.models import open_panoptic_weights as names_of
+from clipself_seg.models.open_panoptic_config import MergeSettings, panoptic_parts
+from clipself_seg.models.region_reader import Sample, autocast
+
+TASKS = ("panoptic", "instances", "semantic")
+# The texts of the generator's classes, by its variant.
+GENERATOR_TEMPLATES = {"caption": "odise", "label": "bare"}
+
+
+@META_ARCH_REGISTRY.register()
+class OpenPanoptic(nn.Module):
+    """Panoptic, instance and semantic segmentation; `set_vocabulary` gives the classes.
+
+    Attributes:
+        rows: name -> (alpha, beta), CLIP's exponents for seen and for unseen classes. With rows a picture's
+            result is {"rows": {name: outputs}}, all from one pass of generator and CLIP.
+        tasks: row name -> the outputs that it needs, out of `TASKS`; a row that is not in it has all.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        clip: DenseCLIP,
+        branch: ClipBranch,
+        backbone: nn.Module | None = None,
+        generator: MaskGenerator | None = None,
+        criterion: MaskCriterion | None = None,
+        outputs: str = "",
+        branch_templates: str = "odise",
+        alpha: float = 0.35,
+        beta: float = 0.65,
+        valid_mask: bool = True,
+        grounding_weight: float = 0.0,
+        settings: MergeSettings | None = None,
+        precision: torch.dtype | None = None,
+    ) -> None:
+        """
+        Args:
+            clip: both towers, frozen; gives the texts, and the features of a pyramid.
+            branch: scores masks, with a CLIP of its own or with `clip`.
+            backbone: images in [0, 1] -> maps s2, s3, s4, s5, with `channels` and `frozen_prefixes`.
+            generator: maps -> masks.
+            criterion: its losses; None: the model does not train.
+            outputs: folder of generator outputs (`outputs.save_output`), in place of backbone and generator.
+            branch_templates: sentences of the CLIP branch, a name in `prompts.TEMPLATES`.
+            alpha: CLIP's exponent for seen classes, in [0, 1].
+            beta: for the others.
+            valid_mask: masks that CLIP cannot see keep the generator's scores.
+            grounding_weight: of the caption model's grounding loss, 0 for none.
+            settings: of the outputs.
+            precision: of autocast, or None.
+
+        Raises:
+            InputError: neither a generator nor its outputs.
+        """
+        super().__init__()
+        if generator is None and not outputs:
+            raise InputError("MODEL.MASK_GENERATOR.OUTPUTS is empty: SOURCE disk reads it")
+        self.clip, self.branch = clip.eval().requires_grad_(False), branch
+        # Registered, so that it moves to the model's device; it may be `clip` itself.
+        self.branch_clip = branch.clip.eval().requires_grad_(False)
+        self.backbone, self.generator, self.criterion = backbone, generator, criterion
+        self.outputs, self.alpha, self.beta = outputs, alpha, beta
+        self.valid_mask, self.grounding_weight = valid_mask, grounding_weight
+        self.settings, self.precision = settings or MergeSettings(), precision
+        variant = "label" if generator is None else generator.variant
+        self.generator_bank = TextBank(clip, GENERATOR_TEMPLATES[variant])
+        self.branch_bank = TextBank(branch.clip, branch_templates)
+        self.rows: Mapping[str, tuple[float, float]] = {}
+        self.tasks: Mapping[str, Sequence[str]] = {}
+        self.names: Names = ()
+        self.things: tuple[int, ...] = ()
+        self.seen: np.ndarray | None = None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """See `panoptic_parts`."""
+        return panoptic_parts(cfg)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.clip.logit_scale.device
+
+    def train(self, mode: bool = True) -> OpenPanoptic:
+        """As every module; what is frozen stays in evaluation."""
+        super().train(mode)
+        self.clip.eval()
+        self.branch_clip.eval()
+        return self
+
+    def set_vocabulary(
+        self, words: Vocabulary | Sequence[str], seen: np.ndarray | None = None
+    ) -> None:
+        """Give the classes; labels are positions in them.
+
+        Args:
+            words: a vocabulary, or names; "dog|puppy" and "dog, puppy" are synonyms. What is not said to
+                be stuff is a thing.
+            seen: (K,) bool, classes of the training vocabulary; None: all of them.
+
+        Raises:
+            InputError: no class, or an empty name.
+            ValueError: `seen` tells of another number of classes.
+        """
+        names = class_names(words, all_synonyms=True)
+        if seen is not None and len(seen) != len(names):
+            raise ValueError(f"seen tells of {len(seen)} classes, there are {len(names)}")
+        stuff: set[int] = set()
+        if isinstance(words, Vocabulary):
+            stuff = {i for i, entry in enumerate(words.classes) if entry.isthing is False}
+        self.names, self.seen = names, seen
+        self.things = tuple(i for i in range(len(names)) if i not in stuff)
+
+    @property
+    def synonyms(self) -> list[int]:
+        """How many texts each class has."""
+        return [len(names) for names in self.names]
+
+    def forward(self, samples: Sequence[Sample]) -> dict[str, Tensor] | list[dict[str, Any]]:
+        """Losses in training, outputs for each picture in evaluation.
+
+        Args:
+            samples: "image" (3, h, w) RGB in 0..255. In training all of one size, with "labels" (T,) and
+                "masks" (T, h, w), and for grounding "words", noun phrases. In evaluation "height" and
+                "width" of the result, by default those of the image; with `outputs` "image_id" and "file_name".
+
+        Returns:
+            Losses by name; or for each picture "panoptic_seg": (ids (H, W) int64, segments), "instances",
+            "sem_seg": (K, H, W) scores, as `panoptic_merge` gives them; or with `rows` {"rows": {name: the same,
+            but "sem_seg_labels" (H, W) int64 in place of the scores}}.
+        """
+        if not self.names:
+            raise RuntimeError("call set_vocabulary before the model")
+        if self.training:
+            return self.losses(samples)
+        with torch.no_grad():
+            return [self._segment(sample) for sample in samples]
+
+    def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """Of every layer: `MaskCriterion.losses`, and the grounding loss of the caption model."""
+        if self.backbone is None or self.generator is None or self.criterion is None:
+            raise InputError("generator outputs from disk do not train: add --eval-only")
+        images = torch.stack([sample["image"] for sample in samples]).to(self.device)
+        targets = [
+            MaskTargets(sample["labels"].to(self.device), sample["masks"].to(self.device))
+            for sample in samples
+        ]
+        with autocast(self.device, self.precision):
+            features = self.backbone(images.float() / 255)
+            predictions = self.generator(features, every_layer=True)
+            texts = self._generator_texts()
+            scored = [self.generator.scores(p, texts, self.synonyms) for p in predictions]
+            pairs = [(s.void_logits, p.mask_logits) for s, p in zip(scored, predictions)]
+            found = self.criterion.losses(pairs, targets)
+            if self.grounding_weight:
+                found |= self._grounding(predictions, samples)
+        return found
+
+    def _grounding(self, predictions: Sequence[Any], samples: Sequence[Sample]) -> dict[str, Tensor]:
+        assert self.generator is not None
+        valid = torch.tensor([bool(sample["words"]) for sample in samples], device=self.device)
+        count = max((len(sample["words"]) for sample in samples), default=0) or 1
+        # A caption without words takes no part; "" keeps the shapes.
+        words = [word for s in samples for word in (s["words"] or [""] * count)]
+        texts = self.generator.text_head(self.generator_bank.embed_raw(words))
+        texts = texts.unflatten(0, (len(samples), -1))
+        scale = self.generator.sem_seg_head.predictor.post_mask_embed.scale
+        losses = [grounding_loss(p.embeddings, texts, valid, scale) for p in predictions]
+        suffixes = [*(f"_{i}" for i in range(len(losses) - 1)), ""]
+        return {
+            f"loss_grounding{suffix}": self.grounding_weight * loss
+            for suffix, loss in zip(suffixes, losses)
+        }
+
+    def _generator_texts(self) -> Tensor:
+        """(S, E), not normalised."""
+        return self.generator_bank.embed_raw([name for names in self.names for name in names])
+
+    def generate(self, sample: Sample) -> GeneratorOutput:
+        """Masks of a picture and the generator's scores of them, for the current vocabulary.
+
+        Args:
+            sample: as in evaluation, see `forward`.
+        """
+        height, width = size = (sample["image"].shape[1], sample["image"].shape[2])
+        if self.backbone is None or self.generator is None:
+            found = read_output(
+                self.outputs,
+                image_id=sample["image_id"],
+                file_name=sample["file_name"],
+                image_size=size,
+                names=self.names,
+            )
+            tensors = (found.mask_logits, found.class_logits, found.void_prob)
+            return GeneratorOutput(*(t.to(self.device) for t in tensors), found.canvas, size)
+        divisor = self.settings.size_divisibility
+        image = sample["image"].to(self.device).float()[None] / 255
+        canvas = F.pad(image, (0, -width % divisor, 0, -height % divisor))
+        with autocast(self.device, self.precision):
+            (prediction,) = self.generator(self.backbone(canvas))
+            scores = self.generator.scores(prediction, self._generator_texts(), self.synonyms)
+        return GeneratorOutput(
+            prediction.mask_logits[0].float(),
+            scores.class_logits[0].float(),
+            scores.void_prob[0],
+            (canvas.shape[2], canvas.shape[3]),
+            size,
+        )
+
+    def _segment(self, sample: Sample) -> dict[str, Any]:
+        found = self.generate(sample)
+        rows = self.rows or {"": (self.alpha, self.beta)}
+        clip_logits, valid = torch.zeros_like(found.class_logits), None
+        if any(exponents != (0, 0) for exponents in rows.values()):
+            clip_logits, valid = self._clip_scores(sample, found)
+        size = (sample.get("height", found.image_size[0]), sample.get("width", found.image_size[1]))
+        masks = resize_masks(found.mask_logits, found.canvas, found.image_size, size)
+        seen = torch.from_numpy(self.seen) if self.seen is not None else torch.ones(len(self.names))
+        outputs = {}
+        for name, (alpha, beta) in rows.items():
+            probs = fuse_scores(
+                found.class_logits,
+                clip_logits,
+                found.void_prob,
+                seen.to(self.device).bool(),
+                alpha,
+                beta,
+                valid if self.valid_mask else None,
+            )
+            outputs[name] = self._outputs(probs, masks, self.tasks.get(name, TASKS))
+        return {"rows": outputs} if self.rows else outputs[""]
+
+    def _clip_scores(self, sample: Sample, found: GeneratorOutput) -> tuple[Tensor, Tensor]:
+        image = sample["image"].to(self.device).float() / 255
+        texts = self.branch_bank.embed([name for names in self.names for name in names])
+        with autocast(self.device, self.precision):
+            return self.branch.score(image, found.mask_logits, texts, self.synonyms, found.canvas)
+
+    def _outputs(self, probs: Tensor, masks: Tensor, tasks: Sequence[str]) -> dict[str, Any]:
+        how, found = self.settings, dict[str, Any]()
+        if "panoptic" in tasks:
+            thresholds = how.object_threshold, how.overlap_threshold
+            found["panoptic_seg"] = merge_panoptic(probs, masks, self.things, *thresholds)
+        if "instances" in tasks:
+            found["instances"] = merge_instances(probs, masks, self.things, how.top_k)
+        if "semantic" in tasks and self.rows:
+            found["sem_seg_labels"] = semantic_labels(probs, masks)
+        elif "semantic" in tasks:
+            found["sem_seg"] = merge_semantic(probs, masks)
+        return found
+
+    def after_optimizer_step(self) -> None:
+        """Nothing to put right: every trained weight is in the loss."""
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: everything but the frozen models, under ODISE's names."""
+        return names_of.trained_state(self)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load a checkpoint of this project or of ODISE, always strictly, and log a report.
+
+        Raises:
+            InputError: missing, unexpected or misshapen tensors, another variant or source, or a
+                generator that was trained on another CLIP.
+        """
+        return super().load_state_dict(names_of.full_state(self, state_dict), assign=assign)
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Write `trained_state` under "model", atomically."""
+        with atomic_path(path) as temporary:
+            torch.save({"model": names_of.with_clip_hash(self)}, temporary)
+
+    def weights_hash(self) -> str:
+        """Identity of all weights, those of the CLIP branch included."""
+        return hash_tensors(self.state_dict())
+
+    def original_hash(self) -> str:
+        """Identity of what does not train, which a resumed run has to share."""
+        return self.clip.weights_hash()

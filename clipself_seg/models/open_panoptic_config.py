@@ -1,0 +1,165 @@
+"""From keys to the parts of panoptic segmentation."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from torch import nn
+
+from clipself_seg.clip import DenseCLIP, load_clip
+from clipself_seg.errors import InputError
+from clipself_seg.heads.clip_branches import CLIP_BRANCHES, ClipBranch
+from clipself_seg.heads.fusion import fusion_exponents
+from clipself_seg.heads.mask_generator import GeneratorSizes, MaskGenerator
+from clipself_seg.heads.mask_generator.pyramid import CLIPPyramid
+from clipself_seg.heads.mask_losses import LossSettings, MaskCriterion
+from clipself_seg.heads.matching import TermWeights
+from clipself_seg.models.region_reader import clip_from_config, precision_from_config
+
+
+@dataclasses.dataclass(frozen=True)
+class MergeSettings:
+    """How probabilities and masks become outputs.
+
+    Attributes:
+        object_threshold: of `merge_panoptic`.
+        overlap_threshold: likewise.
+        top_k: of `merge_instances`.
+        size_divisibility: of the canvas that the generator sees.
+    """
+
+    object_threshold: float = 0.0
+    overlap_threshold: float = 0.8
+    top_k: int = 100
+    size_divisibility: int = 64
+
+
+def panoptic_parts(cfg: CfgNode) -> dict[str, Any]:
+    """The arguments of `OpenPanoptic`: reads ``MODEL.{CLIP, MASK_GENERATOR, MASK_FORMER, PYRAMID, DIFFUSION,
+    CLIP_BRANCH, FUSION}``, ``TEST.DETECTIONS_PER_IMAGE`` and ``SOLVER.AMP``.
+
+    Raises:
+        InputError: values that do not fit each other.
+    """
+    clip = clip_from_config(cfg)
+    chosen, former = cfg.MODEL.MASK_GENERATOR, cfg.MODEL.MASK_FORMER
+    alpha, beta = fusion_exponents(
+        cfg.MODEL.FUSION.MODE, cfg.MODEL.FUSION.ALPHA, cfg.MODEL.FUSION.BETA
+    )
+    parts: dict[str, Any] = {
+        "clip": clip,
+        "branch": build_branch(cfg, clip),
+        "branch_templates": cfg.MODEL.CLIP_BRANCH.TEMPLATES,
+        "alpha": alpha,
+        "beta": beta,
+        "valid_mask": cfg.MODEL.FUSION.VALID_MASK,
+        "precision": precision_from_config(cfg),
+        "settings": MergeSettings(
+            former.TEST.OBJECT_MASK_THRESHOLD,
+            former.TEST.OVERLAP_THRESHOLD,
+            cfg.TEST.DETECTIONS_PER_IMAGE,
+            former.SIZE_DIVISIBILITY,
+        ),
+    }
+    if chosen.SOURCE == "disk":
+        return parts | {"outputs": chosen.OUTPUTS}
+    if former.SIZE_DIVISIBILITY % 32:
+        raise InputError(
+            f"MODEL.MASK_FORMER.SIZE_DIVISIBILITY is {former.SIZE_DIVISIBILITY}, a mask generator needs a "
+            "multiple of 32"
+        )
+    caption = chosen.VARIANT == "caption"
+    backbone = build_source(cfg, clip)
+    return parts | {
+        "backbone": backbone,
+        "generator": build_generator(cfg, clip, backbone),
+        "criterion": MaskCriterion(class_agnostic=caption, settings=_loss_settings(cfg)),
+        "grounding_weight": chosen.GROUNDING_WEIGHT if caption else 0.0,
+    }
+
+
+def build_branch(cfg: CfgNode, clip: DenseCLIP) -> ClipBranch:
+    """The CLIP branch; what a key leaves open is the kind's own.
+
+    Raises:
+        InputError: ``MODEL.CLIP_BRANCH.WEIGHTS`` has another text tower than ``MODEL.CLIP.WEIGHTS``.
+    """
+    keys = cfg.MODEL.CLIP_BRANCH
+    given = {
+        "input_size": keys.INPUT_SIZE or None,
+        "aspect": keys.ASPECT or None,
+        "align_masks": None if keys.ALIGN_MASKS < 0 else bool(keys.ALIGN_MASKS),
+        "binarise": keys.BINARISE or None,
+        "interpolation": keys.INTERPOLATION or None,
+        "antialias": None if keys.ANTIALIAS < 0 else bool(keys.ANTIALIAS),
+    }
+    own: DenseCLIP = clip
+    if keys.WEIGHTS and keys.WEIGHTS != cfg.MODEL.CLIP.WEIGHTS:
+        own = load_clip(cfg.MODEL.CLIP.NAME, keys.WEIGHTS)
+        # Distillation leaves the text tower alone: one serves both.
+        for name, tensor in own.text.state_dict().items():
+            if not torch.allclose(tensor, clip.text.state_dict()[name], atol=2e-3, rtol=2e-3):
+                raise InputError(
+                    f"MODEL.CLIP_BRANCH.WEIGHTS {keys.WEIGHTS}: its text tower is not that of "
+                    "MODEL.CLIP.WEIGHTS; take a CLIP that was distilled from these weights"
+                )
+        own.text = clip.text
+    kind: Any = CLIP_BRANCHES[keys.KIND]
+    return kind(own, **{name: value for name, value in given.items() if value is not None})
+
+
+def build_source(cfg: CfgNode, clip: DenseCLIP) -> nn.Module:
+    """The features that the mask generator sees."""
+    if cfg.MODEL.MASK_GENERATOR.SOURCE == "pyramid":
+        pyramid = cfg.MODEL.PYRAMID
+        return CLIPPyramid(clip, blocks=pyramid.BLOCKS, channels=pyramid.CHANNELS)
+    from clipself_seg.heads.diffusion_features import build_diffusion_features
+
+    diffusion = cfg.MODEL.DIFFUSION
+    return build_diffusion_features(
+        clip=clip,
+        weights=diffusion.WEIGHTS,
+        crop=diffusion.CROP,
+        noise_seed=diffusion.NOISE_SEED,
+        crops_at_once=diffusion.CROPS_AT_ONCE,
+    )
+
+
+def build_generator(cfg: CfgNode, clip: DenseCLIP, backbone: Any) -> MaskGenerator:
+    """The mask generator on the maps of a backbone."""
+    chosen, former = cfg.MODEL.MASK_GENERATOR, cfg.MODEL.MASK_FORMER
+    sizes = GeneratorSizes(
+        width=former.HIDDEN_DIM,
+        heads=former.NHEADS,
+        queries=former.NUM_OBJECT_QUERIES,
+        encoder_layers=chosen.ENCODER_LAYERS,
+        encoder_hidden=chosen.ENCODER_HIDDEN,
+        points=chosen.POINTS,
+        decoder_layers=former.DEC_LAYERS,
+        decoder_hidden=former.DIM_FEEDFORWARD,
+    )
+    null_text = None
+    if chosen.VARIANT == "label":
+        with torch.no_grad():
+            null_text = clip.text(clip.tokenize([""]))[0]
+    return MaskGenerator(
+        variant=chosen.VARIANT,
+        channels=backbone.channels,
+        text_width=clip.embed_dim,
+        null_text=null_text,
+        sizes=sizes,
+    )
+
+
+def _loss_settings(cfg: CfgNode) -> LossSettings:
+    former = cfg.MODEL.MASK_FORMER
+    return LossSettings(
+        weights=TermWeights(former.CLASS_WEIGHT, former.MASK_WEIGHT, former.DICE_WEIGHT),
+        void_weight=former.NO_OBJECT_WEIGHT,
+        points=former.TRAIN_NUM_POINTS,
+        oversample=former.OVERSAMPLE_RATIO,
+        important=former.IMPORTANCE_SAMPLE_RATIO,
+    )

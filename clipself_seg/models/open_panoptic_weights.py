@@ -1,0 +1,140 @@
+"""Checkpoints of panoptic segmentation: ODISE's names outside, strict and with a report.
+
+A checkpoint holds what trains: the feature source's own layers (``backbone.``), the segmentation head
+(``sem_seg_head.``) and the text head (``word_head.`` or ``category_head.``). CLIP, and Stable Diffusion, come
+from files of their own. This project's checkpoints also tell which CLIP they were trained on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipself_seg.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+CLIP_HASH = "clip_hash"  # bytes of the hexadecimal digits
+# Parameters of the losses, which nothing here needs.
+IGNORED = ("criterion.",)
+GENERATOR = "generator."
+# First part of a name -> the variant and the source that have it.
+VARIANTS = {"word_head": "caption", "category_head": "label"}
+SOURCES = {"backbone.feature_projections": "diffusion", "backbone.block_projections": "pyramid"}
+
+
+def trained_state(model: Any) -> dict[str, Tensor]:
+    """Official name -> tensor of what a checkpoint of an `OpenPanoptic` holds."""
+    return {official: model_state for official, model_state in _own(model).items()}
+
+
+def with_clip_hash(model: Any) -> dict[str, Tensor]:
+    """`trained_state` on the CPU, and the hash of the model's CLIP."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in _own(model).items()}
+    return state | {CLIP_HASH: _digits(model)}
+
+
+def full_state(model: Any, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A complete state dict of the model, what is frozen as it is there.
+
+    Args:
+        model: an `OpenPanoptic`.
+        state: a checkpoint's tensors under official names, with or without ``module.``, or what
+            ``model.state_dict()`` gives.
+
+    Raises:
+        InputError: missing, unexpected or misshapen tensors; another variant or source; another CLIP.
+    """
+    given = {name.removeprefix("module."): value for name, value in state.items()}
+    given = {name.removeprefix(GENERATOR): value for name, value in given.items()}
+    wanted, frozen = _own(model), _frozen(model)
+    _check_kind(model, given)
+    _check_clip(model, given)
+    read = {
+        name: value
+        for name, value in given.items()
+        if name != CLIP_HASH and name not in frozen and not name.startswith(IGNORED)
+    }
+    for problem, names in (
+        ("lacks", [name for name in wanted if name not in read]),
+        ("has unexpected", [name for name in read if name not in wanted]),
+    ):
+        if names:
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            raise InputError(f"the panoptic checkpoint {problem} {len(names)} tensors: {shown}")
+    for name, target in wanted.items():
+        if read[name].shape != target.shape:
+            raise InputError(
+                f"the panoptic checkpoint has {name} of shape {tuple(read[name].shape)}, the model needs "
+                f"{tuple(target.shape)}: MODEL.MASK_FORMER and MODEL.PYRAMID give the sizes"
+            )
+    logger.info(
+        "OpenPanoptic <- checkpoint: %d loaded, 0 missing, 0 unexpected, %d ignored; %d frozen tensors "
+        "of CLIP and feature source are not in it and stay as they are",
+        len(read),
+        sum(name.startswith(IGNORED) for name in given),
+        len(frozen),
+    )
+    complete = dict(torch.nn.Module.state_dict(model))
+    for name, value in read.items():
+        complete[name if name in complete else GENERATOR + name] = value
+    return complete
+
+
+def _own(model: Any) -> dict[str, Tensor]:
+    """Official name -> tensor of everything that is not frozen."""
+    frozen = _frozen_prefixes(model)
+    return {
+        name.removeprefix(GENERATOR): tensor
+        for name, tensor in torch.nn.Module.state_dict(model).items()
+        if not name.startswith(frozen)
+    }
+
+
+def _frozen(model: Any) -> set[str]:
+    prefixes = _frozen_prefixes(model)
+    return {name for name in torch.nn.Module.state_dict(model) if name.startswith(prefixes)}
+
+
+def _frozen_prefixes(model: Any) -> tuple[str, ...]:
+    inside = () if model.backbone is None else model.backbone.frozen_prefixes
+    return ("clip.", "branch_clip.", *(f"backbone.{prefix}" for prefix in inside))
+
+
+def _digits(model: Any) -> Tensor:
+    return torch.tensor(list(model.clip.weights_hash().encode()), dtype=torch.uint8)
+
+
+def _check_clip(model: Any, given: Mapping[str, Tensor]) -> None:
+    if CLIP_HASH not in given or torch.equal(given[CLIP_HASH].cpu(), _digits(model)):
+        return
+    raise InputError(
+        f"the panoptic checkpoint was trained on the CLIP {bytes(given[CLIP_HASH].tolist()).decode()}, "
+        f"MODEL.CLIP.WEIGHTS is {model.clip.weights_hash()}: give that one; a distilled CLIP belongs in "
+        "MODEL.CLIP_BRANCH.WEIGHTS"
+    )
+
+
+def _check_kind(model: Any, given: Mapping[str, Tensor]) -> None:
+    """Say it plainly where a checkpoint is another kind of panoptic model, or none."""
+    if model.generator is None:
+        raise InputError(
+            "MODEL.WEIGHTS is of no use with MODEL.MASK_GENERATOR.SOURCE disk: leave it empty"
+        )
+    if not any(name.startswith("sem_seg_head.predictor.query_feat") for name in given):
+        raise InputError(
+            "this is no panoptic checkpoint: it has no mask generator; a CLIP belongs in "
+            "MODEL.CLIP.WEIGHTS or MODEL.CLIP_BRANCH.WEIGHTS"
+        )
+    own = _own(model)
+    for table, key in ((VARIANTS, "VARIANT"), (SOURCES, "SOURCE")):
+        has, needs = ({k for p, k in table.items() if any(n.startswith(p) for n in names)} for names in (given, own))
+        if has and has != needs:
+            raise InputError(
+                f"this is a checkpoint of the {key} {'/'.join(sorted(has))}, the model's is "
+                f"{'/'.join(sorted(needs))}: set MODEL.MASK_GENERATOR.{key} {min(has)}"
+            )

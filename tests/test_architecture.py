@@ -42,6 +42,7 @@ DETECTRON2_FILES = (
     "evaluation/region_accuracy.py",  # an evaluator is a class of detectron2's
     "evaluation/sem_seg.py",
     "evaluation/panoptic.py",
+    "evaluation/instance_ap.py",
 )
 
 

@@ -1,0 +1,156 @@
+"""Evaluates instance masks: predicted instances and COCO's instances format in, AP out.
+
+The numbers and their names are those of Detectron2's `COCOEvaluator` for the task "segm". Unlike
+that one it takes vocabularies whose things are not the first classes, as ADE20K's, and says the
+same in every process.
+
+Legend: K classes, n instances, H W rows and columns of the original picture.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.structures import Instances
+from detectron2.utils import comm
+from tabulate import tabulate
+
+from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.instance_numbers import (
+    ImageInstances,
+    encode_masks,
+    instance_quality,
+    instance_results,
+    read_instance_truth,
+    write_instance_csv,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class InstanceAPEvaluator(DatasetEvaluator):
+    """Encodes masks picture by picture; the main process compares those of all processes.
+
+    A picture that several processes saw (a sampler's padding) counts once, and pictures are
+    compared in a fixed order, so the result does not depend on the number of processes.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset_name: str,
+        vocabulary: Vocabulary,
+        instances_json: str | os.PathLike[str],
+        image_ids: Sequence[Any] | None = None,
+        seen: np.ndarray | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """
+        Args:
+            dataset_name: named in messages and in the file.
+            vocabulary: of the data set, K classes; tells things from stuff.
+            instances_json: ground truth, with category ids of the data set.
+            image_ids: of the data set: each has to be evaluated, others of the file are left out.
+                None takes all of the file.
+            seen: (K,) bool, classes of the training vocabulary; None splits nothing.
+            output_dir: where the main process writes `instance_classes_<data set>.csv`; None
+                writes nothing.
+
+        Raises:
+            InputError: what `read_instance_truth` says, or `seen` tells of another number of
+                classes.
+        """
+        if seen is not None and len(seen) != len(vocabulary):
+            raise InputError(f"seen tells of {len(seen)} classes, there are {len(vocabulary)}")
+        self.dataset_name, self.vocabulary = dataset_name, vocabulary
+        self.seen = None if seen is None else np.asarray(seen, dtype=bool)
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.truth = read_instance_truth(instances_json, vocabulary, image_ids)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._images: dict[Any, ImageInstances] = {}
+
+    def process(
+        self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
+    ) -> None:
+        """Encode the masks of a batch.
+
+        Args:
+            inputs: samples with "file_name" and "image_id".
+            outputs: for each, "instances" with "pred_masks" (n, H, W) bool, "scores" (n,) and
+                "pred_classes" (n,) in [0, K), as `panoptic_merge.merge_instances` gives them.
+
+        Raises:
+            ValueError: a class that there is not.
+            FloatingPointError: a score is not finite.
+        """
+        for sample, output in zip(inputs, outputs, strict=True):
+            instances: Instances = output["instances"]
+            classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
+            wrong = [label for label in classes if not 0 <= label < len(self.vocabulary)]
+            if wrong:
+                raise ValueError(
+                    f"class {wrong[0]} is predicted in {sample['file_name']}, but "
+                    f'"{self.dataset_name}" has {len(self.vocabulary)}: the model has other words'
+                )
+            if not np.isfinite(scores).all():
+                raise FloatingPointError(
+                    f"the scores of {sample['file_name']} are not finite: the weights or the "
+                    "precision are at fault"
+                )
+            masks = encode_masks(instances.pred_masks.cpu().numpy())
+            self._images[sample["image_id"]] = ImageInstances(masks, scores, classes)
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Merge all processes and compare.
+
+        Returns:
+            {"segm": numbers of `instance_results` and "images"}, the same in every process.
+
+        Raises:
+            InputError: images are missing, or masks have another size than the file states (in
+                every process, so that none waits).
+        """
+        parts = comm.gather(self._images)
+        outcome: dict[str, float] | InputError | None = None
+        if comm.is_main_process():
+            try:
+                outcome = self._compare(
+                    {key: found for part in parts for key, found in part.items()}
+                )
+            except InputError as error:
+                outcome = error
+        # Once for all: comparing takes minutes for a large data set.
+        outcome = comm.all_gather(outcome)[0]
+        if isinstance(outcome, InputError):
+            raise outcome
+        return {"segm": outcome}
+
+    def _compare(self, found: Mapping[Any, ImageInstances]) -> dict[str, float]:
+        order = self.truth.image_ids
+        missing = [image for image in order if image not in found]
+        if missing:
+            raise InputError(
+                f'{len(missing)} of {len(order)} images of "{self.dataset_name}" have no '
+                f"prediction, such as {missing[:3]}: evaluate the whole data set"
+            )
+        logger.info('comparing the instances of %d images of "%s"', len(order), self.dataset_name)
+        quality = instance_quality(self.truth, found, self.vocabulary)
+        results = {"images": float(len(order))} | instance_results(quality, self.seen)
+        shown = {key: f"{value:.1f}" for key, value in results.items() if key.startswith("AP")}
+        table = tabulate([shown.values()], list(shown), disable_numparse=True)
+        logger.info('Instance masks of "%s" in percent:\n%s', self.dataset_name, table)
+        if self.output_dir is not None:
+            path = self.output_dir / f"instance_classes_{self.dataset_name}.csv"
+            write_instance_csv(path, self.vocabulary.names, quality, self.seen)
+            logger.info("numbers of each class in %s", path)
+        return results

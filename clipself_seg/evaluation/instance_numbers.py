@@ -1,0 +1,324 @@
+"""Average precision (AP) of instance masks: pycocotools' numbers, of things alone.
+
+The rules are COCO's: IoU 0.50 to 0.95, at most 100 predictions a picture, crowds forgive. What is
+not COCO's: image ids may be strings, as in ADE20K, and annotations may start with id 0, which
+pycocotools would take for no match.
+
+Legend: K classes of a vocabulary, T IoU thresholds, R recalls, A ranges of areas.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from clipself_seg.data.records import coco_list, read_coco_json
+from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.errors import InputError
+from clipself_seg.files import atomic_path
+
+# Number -> position in COCOeval's summary.
+SUMMARY = {"AP": 0, "AP50": 1, "AP75": 2, "APs": 3, "APm": 4, "APl": 5}
+CSV_COLUMNS = ("index", "name", "seen", "ap", "ap50", "instances", "predictions")
+logger = logging.getLogger(__name__)
+
+
+class ImageInstances(NamedTuple):
+    """What was found in a picture, n instances.
+
+    Attributes:
+        masks: n run-length encodings, see `encode_masks`.
+        scores: n.
+        classes: n, in [0, K).
+    """
+
+    masks: list[dict[str, Any]]
+    scores: list[float]
+    classes: list[int]
+
+
+class InstanceTruth(NamedTuple):
+    """Instances of a data set as pycocotools wants them.
+
+    Attributes:
+        image_ids: of the data set, sorted; a picture's number is its position.
+        images: "id" (its number), "height", "width".
+        annotations: with numbers for image ids, and ids from 1.
+    """
+
+    image_ids: tuple[Any, ...]
+    images: list[dict[str, Any]]
+    annotations: list[dict[str, Any]]
+
+
+class InstanceQuality(NamedTuple):
+    """What COCOeval says.
+
+    Attributes:
+        summary: its twelve numbers in [0, 1], -1 where there is nothing to say.
+        precision: (T, R, K) in [0, 1] over all areas, -1 for a class without an instance.
+        instances: (K,) true ones, crowds aside.
+        predictions: (K,).
+    """
+
+    summary: np.ndarray
+    precision: np.ndarray
+    instances: np.ndarray
+    predictions: np.ndarray
+
+
+def encode_masks(masks: np.ndarray) -> list[dict[str, Any]]:
+    """COCO's run-length encoding of each mask: "size" [H, W] and "counts" (bytes).
+
+    Args:
+        masks: (n, H, W) bool.
+    """
+    # One at a time: COCO's runs go down the columns, and the turned copy of all would be large.
+    return [rle.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in masks]
+
+
+def read_instance_truth(
+    json_file: str | os.PathLike[str],
+    vocabulary: Vocabulary,
+    image_ids: Sequence[Any] | None = None,
+) -> InstanceTruth:
+    """Instances of the images of a data set.
+
+    Args:
+        json_file: COCO's instances format.
+        vocabulary: of the data set; tells things from stuff.
+        image_ids: of the data set; None takes all of the file. Other images are left out.
+
+    Raises:
+        InputError: a missing or broken file; one without images or annotations; entries that lack
+            something; images that are not in it; a category that is not a thing of the vocabulary.
+    """
+    content = read_coco_json(json_file)
+    listed = _by_id(coco_list(content, "images", json_file), json_file)
+    wanted = list(listed) if image_ids is None else list(dict.fromkeys(image_ids))
+    missing = [image for image in wanted if image not in listed]
+    if missing:
+        raise InputError(
+            f"{json_file} lacks {len(missing)} of {len(wanted)} images of the data set, such as "
+            f"{missing[:3]}: take the instances of the same split"
+        )
+    # Numbers would not compare with strings.
+    order = tuple(sorted(wanted, key=lambda image: (isinstance(image, str), image)))
+    number_of = {image: number for number, image in enumerate(order)}
+    annotations = coco_list(content, "annotations", json_file)
+    _check_annotations(annotations, listed, vocabulary, json_file)
+    chosen = [entry for entry in annotations if entry["image_id"] in number_of]
+    if not chosen:
+        raise InputError(f"{json_file} has no instance in the {len(order)} images of the data set")
+    return InstanceTruth(
+        image_ids=order,
+        images=[
+            {"id": number, "height": listed[image]["height"], "width": listed[image]["width"]}
+            for number, image in enumerate(order)
+        ],
+        annotations=[
+            entry
+            | {
+                "id": position,
+                "image_id": number_of[entry["image_id"]],
+                "iscrowd": entry.get("iscrowd", 0),
+            }
+            for position, entry in enumerate(chosen, 1)
+        ],
+    )
+
+
+def _by_id(
+    images: list[dict[str, Any]], json_file: str | os.PathLike[str]
+) -> dict[Any, dict[str, Any]]:
+    for image in images:
+        missing = {"id", "height", "width"} - image.keys()
+        if missing:
+            raise InputError(f"{json_file}: an image lacks {sorted(missing)}: {image}")
+    return {image["id"]: image for image in images}
+
+
+def _check_annotations(
+    annotations: list[dict[str, Any]],
+    listed: Mapping[Any, Any],
+    vocabulary: Vocabulary,
+    json_file: str | os.PathLike[str],
+) -> None:
+    things = set(thing_categories(vocabulary))
+    for entry in annotations:
+        missing = {"image_id", "category_id", "segmentation", "area"} - entry.keys()
+        if missing:
+            raise InputError(
+                f"{json_file}: an annotation lacks {sorted(missing)}: give COCO's instances format"
+            )
+        if entry["image_id"] not in listed:
+            raise InputError(
+                f'{json_file}: annotation of image {entry["image_id"]}, which is not in "images"'
+            )
+        if entry["category_id"] not in things:
+            raise InputError(
+                f"{json_file}: an instance of image {entry['image_id']} has category "
+                f"{entry['category_id']}, which is not among the {len(things)} things of "
+                f'vocabulary "{vocabulary.name}": give those of the data set'
+            )
+
+
+def thing_categories(vocabulary: Vocabulary) -> list[int]:
+    """Category ids of the things, in the order of the classes.
+
+    Raises:
+        InputError: the vocabulary does not tell, or has none.
+    """
+    things = np.flatnonzero(vocabulary.thing)
+    if not len(things):
+        raise InputError(
+            f'vocabulary "{vocabulary.name}": none of the {len(vocabulary)} classes is thing: '
+            'set "isthing" of each; stuff has no instances'
+        )
+    return [vocabulary.classes[index].dataset_id for index in things]
+
+
+def instance_quality(
+    truth: InstanceTruth, found: Mapping[Any, ImageInstances], vocabulary: Vocabulary
+) -> InstanceQuality:
+    """Compare all pictures of a data set.
+
+    Args:
+        truth: of the data set.
+        found: by image id, of every picture; stuff is left out.
+        vocabulary: of the data set.
+
+    Raises:
+        InputError: masks of another size than the file states.
+    """
+    categories = np.array([entry.dataset_id for entry in vocabulary.classes])
+    detections: list[dict[str, Any]] = []
+    for image, image_id in zip(truth.images, truth.image_ids):
+        size = [image["height"], image["width"]]
+        for mask, score, label in zip(*found[image_id]):
+            if list(mask["size"]) != size:
+                raise InputError(
+                    f"image {image_id}: masks have {mask['size'][1]} x {mask['size'][0]} pixels "
+                    f"(width x height), the instances' file says {size[1]} x {size[0]}"
+                )
+            detections.append(
+                {
+                    "id": len(detections) + 1,
+                    "image_id": image["id"],
+                    "category_id": int(categories[label]),
+                    "segmentation": mask,
+                    "area": int(rle.area(mask)),
+                    "score": score,
+                }
+            )
+    things = thing_categories(vocabulary)
+    summary, precision_TRK = _coco_eval(truth, detections, things)
+    precision = np.full((*precision_TRK.shape[:2], len(vocabulary)), -1.0)
+    # COCOeval sorts the categories.
+    precision[..., [vocabulary.dataset_id_to_index[i] for i in sorted(things)]] = precision_TRK
+    counts = [
+        np.array([[entry["category_id"] for entry in part]]).T == categories
+        for part in ([e for e in truth.annotations if not e["iscrowd"]], detections)
+    ]
+    return InstanceQuality(summary, precision, *(count.sum(axis=0) for count in counts))
+
+
+def _coco_eval(
+    truth: InstanceTruth, detections: list[dict[str, Any]], things: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Summary (12,), and precision (T, R, things) of all areas, things by rising category id."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        # Copies: pycocotools writes into what it is given.
+        sides = [_coco(truth.images, part, things) for part in (truth.annotations, detections)]
+        evaluation = COCOeval(*sides, "segm")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    logger.debug("pycocotools:\n%s", said.getvalue())
+    return evaluation.stats, evaluation.eval["precision"][..., 0, -1]
+
+
+def _coco(
+    images: list[dict[str, Any]], annotations: list[dict[str, Any]], things: list[int]
+) -> COCO:
+    coco = COCO()
+    coco.dataset = {
+        "images": images,
+        "annotations": [dict(entry) for entry in annotations],
+        "categories": [{"id": category} for category in things],
+    }
+    coco.createIndex()
+    return coco
+
+
+def class_precision(quality: InstanceQuality) -> tuple[np.ndarray, np.ndarray]:
+    """AP and AP50 (K,) of each class in [0, 1], NaN for a class without an instance."""
+    known = quality.precision[0, 0] > -1
+    ap = np.where(known, quality.precision.mean(axis=(0, 1)), np.nan)
+    return ap, np.where(known, quality.precision[0].mean(axis=0), np.nan)
+
+
+def instance_results(quality: InstanceQuality, seen: np.ndarray | None = None) -> dict[str, float]:
+    """Means in percent.
+
+    Args:
+        quality: of the classes.
+        seen: (K,) bool, classes of the training vocabulary; None splits nothing.
+
+    Returns:
+        `SUMMARY`, and "classes" with an instance; with `seen` also "AP-seen", "classes-seen" and
+        the same of unseen. A mean over nothing is left out.
+    """
+    results = {
+        key: 100 * float(quality.summary[position])
+        for key, position in SUMMARY.items()
+        if quality.summary[position] >= 0
+    }
+    known = quality.precision[0, 0] > -1
+    results["classes"] = float(known.sum())
+    if seen is not None:
+        for group, members in (("seen", known & seen), ("unseen", known & ~seen)):
+            results[f"classes-{group}"] = float(members.sum())
+            if members.any():
+                results[f"AP-{group}"] = 100 * float(quality.precision[..., members].mean())
+    return results
+
+
+def write_instance_csv(
+    path: str | os.PathLike[str],
+    class_names: Sequence[str],
+    quality: InstanceQuality,
+    seen: np.ndarray | None = None,
+) -> None:
+    """Write `CSV_COLUMNS` of each class, atomically.
+
+    AP and AP50 are percent in full precision, empty for a class without an instance; `seen` is 0
+    or 1, empty where nothing is known.
+
+    Args:
+        path: of the file.
+        class_names: K.
+        quality: of the classes.
+        seen: (K,) bool.
+    """
+    percent = [100 * values for values in class_precision(quality)]
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(CSV_COLUMNS)
+        for index, name in enumerate(class_names):
+            told = "" if seen is None else int(seen[index])
+            numbers = [
+                "" if np.isnan(values[index]) else repr(float(values[index])) for values in percent
+            ]
+            counts = (int(quality.instances[index]), int(quality.predictions[index]))
+            writer.writerow((index, name, told, *numbers, *counts))

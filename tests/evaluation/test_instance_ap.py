@@ -1,0 +1,343 @@
+"""Average precision is Detectron2's and pycocotools', whatever the ids and the processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
+from pycocotools.coco import COCO
+
+from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.instance_ap import InstanceAPEvaluator
+from clipself_seg.evaluation.instance_numbers import encode_masks, read_instance_truth
+
+# Category ids fall, and stuff stands between the things.
+WORDS = Vocabulary(
+    "tiny",
+    tuple(
+        VocabularyClass((name,), number, thing)
+        for name, number, thing in [
+            ("cat", 30, True), ("sky", 20, False), ("dog", 9, True), ("cow", 4, True), ("sea", 2, False),
+        ]
+    ),
+)  # fmt: skip
+SEEN = np.array([True, True, False, True, False])
+SIZE = (20, 30)
+
+
+def box_mask(x, y, width, height):
+    mask = np.zeros(SIZE, dtype=bool)
+    mask[y : y + height, x : x + width] = True
+    return mask
+
+
+def rle_annotation(number, image, category, mask, iscrowd=0):
+    encoded = encode_masks(mask[None])[0]
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": category,
+        "segmentation": encoded | {"counts": encoded["counts"].decode()},
+        "area": int(mask.sum()),
+        "bbox": [0, 0, 1, 1],
+        "iscrowd": iscrowd,
+    }
+
+
+def write_instances(folder, annotations, images=("a", "b")):
+    content = {
+        "images": [{"id": name, "height": SIZE[0], "width": SIZE[1]} for name in images],
+        "annotations": annotations,
+        "categories": [
+            {"id": entry.dataset_id, "name": entry.names[0]}
+            for entry in WORDS.classes
+            if entry.isthing
+        ],
+    }
+    (folder / "instances.json").write_text(json.dumps(content))
+    return folder / "instances.json"
+
+
+def found(masks, scores, classes):
+    instances = Instances(SIZE)
+    instances.pred_masks = torch.from_numpy(np.array(masks).reshape(-1, *SIZE))
+    instances.scores = torch.tensor(scores, dtype=torch.float32)
+    instances.pred_classes = torch.tensor(classes, dtype=torch.int64)
+    instances.pred_boxes = Boxes(torch.zeros(len(scores), 4))
+    return {"instances": instances}
+
+
+def sample(image):
+    return {"file_name": f"{image}.jpg", "image_id": image}
+
+
+def evaluator(json_file, **how):
+    how = {"dataset_name": "tiny", "vocabulary": WORDS, "instances_json": json_file} | how
+    return InstanceAPEvaluator(**how)
+
+
+def random_boxes(rng, count):
+    corners = rng.integers(0, (SIZE[1] - 12, SIZE[0] - 9), (count, 2))
+    sides = rng.integers(5, (12, 9), (count, 2))
+    return np.array([box_mask(*corner, *side) for corner, side in zip(corners, sides)])
+
+
+def random_world(folder, seed, images):
+    """A file of boxes, and shifted, mislabelled and wholly wrong predictions with equal scores."""
+    rng = np.random.default_rng(seed)
+    things = [30, 9, 4]
+    annotations, outputs = [], {}
+    for image in images:
+        masks = random_boxes(rng, 5)
+        classes = rng.integers(0, 3, 5)
+        for mask, label in zip(masks, classes):
+            crowd = int(rng.random() < 0.15)
+            number = len(annotations) + 1
+            annotations.append(rle_annotation(number, image, things[label], mask, crowd))
+        given = [*np.roll(masks, rng.integers(0, 2), 1), *random_boxes(rng, 3)]
+        labels = np.where(rng.random(8) < 0.8, [*classes, 0, 1, 2], rng.integers(0, 3, 8))
+        # Indices of cat, dog and cow among all classes.
+        outputs[image] = found(given, rng.integers(1, 6, 8) / 7, np.array([0, 2, 3])[labels])
+    return write_instances(folder, annotations, images), outputs
+
+
+def detectron2_results(json_file, outputs, contiguous):
+    """Of a `COCOEvaluator` with things alone; `contiguous` is category id -> its own label."""
+    name = f"instances_of_{json_file.parent.name}"
+    metadata = MetadataCatalog.get(name)
+    metadata.set(json_file=str(json_file), thing_dataset_id_to_contiguous_id=contiguous)
+    theirs = COCOEvaluator(name, tasks=("segm",), distributed=False)
+    theirs.reset()
+    for image, output in outputs.items():
+        theirs.process([sample(image)], [output])
+    MetadataCatalog.remove(name)
+    return {key: value for key, value in theirs.evaluate()["segm"].items() if value == value}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_instances_have_detectron2s_numbers(tmp_path, seed):
+    images = list(range(7, 19)) if seed else [f"val_{index}" for index in range(12)]
+    json_file, outputs = random_world(tmp_path, seed, images)
+    ours = evaluator(json_file, seen=SEEN)
+    for image in reversed(images):  # the order of pictures does not count
+        ours.process([sample(image)], [outputs[image]])
+    results = ours.evaluate()["segm"]
+    for output in outputs.values():
+        labels = output["instances"].pred_classes
+        output["instances"].pred_classes = (labels - 1).clamp(min=0)
+    expected = detectron2_results(json_file, outputs, {30: 0, 9: 1, 4: 2})
+    assert expected["AP"] > 5 and expected.keys() <= results.keys()
+    assert {key: results[key] for key in expected} == expected
+    assert (results["images"], results["classes"]) == (12, 3)
+    assert (results["classes-seen"], results["classes-unseen"]) == (2, 1)
+    mean = (2 * results["AP-seen"] + results["AP-unseen"]) / 3
+    assert mean == pytest.approx(results["AP"], abs=1e-10)
+
+
+def test_real_instances_have_detectron2s_numbers(data_dir):
+    json_file = data_dir / "coco/annotations/instances_val2017.json"
+    words = load_vocabulary("openseg_coco_panoptic_133")
+    coco, rng = COCO(json_file), np.random.default_rng(0)
+    outputs = {}
+    for image, entry in coco.imgs.items():
+        annotations = coco.imgToAnns[image]
+        masks = [coco.annToMask(annotation) for annotation in annotations]
+        moved = [np.roll(mask, rng.integers(0, 9), 1).astype(bool) for mask in masks]
+        instances = Instances((entry["height"], entry["width"]))
+        instances.pred_masks = torch.from_numpy(
+            np.array(moved, dtype=bool).reshape(-1, *instances.image_size)
+        )
+        instances.pred_classes = torch.tensor(
+            [words.dataset_id_to_index[annotation["category_id"]] for annotation in annotations]
+        ).long()
+        instances.scores = torch.from_numpy(rng.random(len(annotations)))
+        instances.pred_boxes = Boxes(torch.zeros(len(annotations), 4))
+        outputs[image] = {"instances": instances}
+    ours = evaluator(json_file, vocabulary=words)
+    for image, output in outputs.items():
+        ours.process([sample(image)], [output])
+    results = ours.evaluate()["segm"]
+    contiguous = {
+        entry.dataset_id: index for index, entry in enumerate(words.classes) if entry.isthing
+    }
+    expected = detectron2_results(json_file, outputs, contiguous)
+    assert len(contiguous) == 80 and 40 < expected["AP"] < 99
+    assert {key: results[key] for key in expected} == expected
+    assert results["images"] == 50 and results["classes"] == 56
+
+
+def test_hand_computed_precision(tmp_path, capfd):
+    cat, dog, far = box_mask(0, 0, 10, 10), box_mask(12, 0, 10, 10), box_mask(12, 12, 8, 8)
+    crowd = box_mask(0, 12, 12, 8)
+    json_file = write_instances(
+        tmp_path,
+        [
+            # An id of 0 is "no match" for pycocotools.
+            rle_annotation(0, "a", 30, cat),
+            rle_annotation(1, "a", 9, dog),
+            rle_annotation(2, "b", 9, dog),
+            rle_annotation(3, "b", 9, crowd, iscrowd=1),
+        ],
+    )
+    ours = evaluator(json_file, seen=SEEN, output_dir=tmp_path / "out")
+    # IoU 0.8 of the cat: right for seven of ten thresholds. Of two dogs one is found; what lies
+    # on a crowd is forgiven, sky is not counted.
+    ours.process(
+        [sample("a"), sample("b")],
+        [
+            found([box_mask(0, 0, 10, 8), dog], [0.9, 0.8], [0, 2]),
+            found([crowd, far, far], [0.95, 0.1, 0.99], [2, 3, 1]),
+        ],
+    )
+    results = ours.evaluate()["segm"]
+    half = 51 / 101  # recall of 0.5 is reached at 51 of the 101 points
+    assert results["AP-seen"] == pytest.approx(70)
+    assert results["AP-unseen"] == pytest.approx(100 * half)
+    assert results["AP"] == pytest.approx((70 + 100 * half) / 2)
+    assert results["AP50"] == pytest.approx(100 * (1 + half) / 2)
+    assert results["classes"] == 2 and "APl" not in results and "APm" not in results
+    json.dumps(results, allow_nan=False)
+    assert capfd.readouterr().out == ""
+    with open(tmp_path / "out" / "instance_classes_tiny.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == list(WORDS.names)
+    assert [row["seen"] for row in rows] == ["1", "1", "0", "1", "0"]
+    assert [row["instances"] for row in rows] == ["1", "0", "2", "0", "0"]
+    assert [row["predictions"] for row in rows] == ["1", "1", "2", "1", "0"]
+    assert float(rows[0]["ap"]) == pytest.approx(70)
+    assert float(rows[0]["ap50"]) == pytest.approx(100)
+    assert rows[3]["ap"] == rows[1]["ap50"] == ""
+
+
+def test_no_prediction_at_all_is_an_ap_of_0(tmp_path):
+    json_file = write_instances(tmp_path, [rle_annotation(1, "a", 9, box_mask(0, 0, 5, 5))])
+    ours = evaluator(json_file)
+    ours.process([sample("a"), sample("b")], [found([], [], [])] * 2)
+    results = ours.evaluate()["segm"]
+    assert results["AP"] == results["AP50"] == results["APs"] == 0 and "AP-seen" not in results
+
+
+def test_images_that_the_data_set_leaves_out_do_not_count(tmp_path):
+    mask = box_mask(0, 0, 9, 9)
+    json_file = write_instances(
+        tmp_path, [rle_annotation(1, "a", 9, mask), rle_annotation(2, "b", 9, mask)]
+    )
+    ours = evaluator(json_file, image_ids=["b"])
+    ours.process([sample("b")], [found([mask], [0.5], [2])])
+    assert ours.evaluate()["segm"]["AP"] == pytest.approx(100)
+    ours.reset()
+    ours.process([sample("a")], [found([mask], [0.5], [2])])
+    with pytest.raises(InputError, match=r"1 of 1 images of \"tiny\".*\['b'\]"):
+        ours.evaluate()
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"category_id": 5}, 'image a has category 5, which is not among the 3 things.*"tiny"'),
+        ({"category_id": 20}, "category 20, which is not among the 3 things"),
+        ({"image_id": "c"}, 'annotation of image c, which is not in "images"'),
+    ],
+)
+def test_ground_truth_that_does_not_fit_names_file_and_value(tmp_path, change, said):
+    entry = rle_annotation(1, "a", 9, box_mask(0, 0, 5, 5))
+    with pytest.raises(InputError, match=f"instances.json.*{said}"):
+        evaluator(write_instances(tmp_path, [entry | change]))
+
+
+def test_files_that_lack_something_are_refused(tmp_path):
+    entry = rle_annotation(1, "a", 9, box_mask(0, 0, 5, 5))
+    json_file = write_instances(tmp_path, [entry])
+    with pytest.raises(InputError, match=r"lacks 1 of 2 images of the data set, such as \['c'\]"):
+        evaluator(json_file, image_ids=["a", "c"])
+    with pytest.raises(InputError, match="no instance in the 1 images"):
+        evaluator(json_file, image_ids=["b"])
+    with pytest.raises(InputError, match="seen tells of 2 classes, there are 5"):
+        evaluator(json_file, seen=SEEN[:2])
+    with pytest.raises(InputError, match='"stuff": none of the 1 classes is thing'):
+        evaluator(json_file, vocabulary=Vocabulary("stuff", WORDS.classes[1:2]))
+    with pytest.raises(InputError, match='no "annotations" in it'):
+        evaluator(write_instances(tmp_path, []))
+    with pytest.raises(InputError, match=r"an annotation lacks \['area'\]"):
+        evaluator(write_instances(tmp_path, [{k: v for k, v in entry.items() if k != "area"}]))
+    json_file.write_text(json.dumps({"images": [{"id": 1}], "annotations": [entry]}))
+    with pytest.raises(InputError, match=r"an image lacks \['height', 'width'\]"):
+        evaluator(json_file)
+
+
+def test_predictions_that_do_not_fit_are_refused(tmp_path):
+    mask = box_mask(0, 0, 5, 5)
+    json_file = write_instances(tmp_path, [rle_annotation(1, "a", 9, mask)])
+    ours = evaluator(json_file, image_ids=["a"])
+    with pytest.raises(ValueError, match='class 5 is predicted in a.jpg, but "tiny" has 5'):
+        ours.process([sample("a")], [found([mask], [0.5], [5])])
+    with pytest.raises(FloatingPointError, match="a.jpg are not finite"):
+        ours.process([sample("a")], [found([mask], [float("nan")], [0])])
+    wide = found([mask], [0.5], [0])
+    wide["instances"] = Instances((20, 31), pred_masks=torch.zeros(1, 20, 31).bool())
+    wide["instances"].scores, wide["instances"].pred_classes = torch.ones(1), torch.zeros(1)
+    wide["instances"].pred_classes = torch.zeros(1, dtype=torch.int64)
+    ours.process([sample("a")], [wide])
+    with pytest.raises(InputError, match="image a: masks have 31 x 20 pixels.*says 30 x 20"):
+        ours.evaluate()
+
+
+def test_encoding_is_cocos_and_empty_masks_are_fine():
+    masks = np.stack([box_mask(3, 2, 4, 5), np.zeros(SIZE, dtype=bool)])
+    encoded = encode_masks(masks)
+    assert [entry["size"] for entry in encoded] == [[20, 30]] * 2
+    coco = COCO()
+    coco.imgs = {0: {"height": 20, "width": 30}}
+    for mask, entry in zip(masks, encoded):
+        decoded = coco.annToMask({"image_id": 0, "segmentation": entry})
+        np.testing.assert_array_equal(decoded, mask)
+    assert encode_masks(masks[:0]) == []
+
+
+def test_mixed_ids_have_an_order_and_polygons_stay(tmp_path):
+    entry = rle_annotation(1, "a", 9, box_mask(0, 0, 5, 5))
+    entry["segmentation"] = [[0, 0, 5, 0, 5, 5, 0, 5]]
+    json_file = write_instances(tmp_path, [entry], images=["a", 3, "B", 1])
+    truth = read_instance_truth(json_file, WORDS)
+    assert truth.image_ids == (1, 3, "B", "a") and truth.annotations[0]["image_id"] == 3
+    ours = evaluator(json_file, image_ids=["a"])
+    ours.process([sample("a")], [found([box_mask(0, 0, 5, 5)], [0.5], [2])])
+    assert ours.evaluate()["segm"]["AP"] == pytest.approx(100)
+
+
+def two_processes(rank, folder, json_file, outputs):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", world_size=2, rank=rank
+    )
+    ours = evaluator(json_file, seen=SEEN, output_dir=folder / "two")
+    pairs = list(outputs.items())
+    for image, output in pairs[3:] + pairs[:1] if rank else pairs[:3]:
+        ours.process([sample(image)], [output])
+    torch.save(ours.evaluate(), folder / f"{rank}.pt")
+    ours.reset()
+    with pytest.raises(InputError, match="5 of 5 images"):
+        ours.evaluate()
+    comm.synchronize()
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_give_the_result_of_one(tmp_path):
+    json_file, outputs = random_world(tmp_path, 5, ["a", "b", "c", "d", "e"])
+    multiprocessing.spawn(two_processes, (tmp_path, json_file, outputs), nprocs=2)
+    ours = evaluator(json_file, seen=SEEN, output_dir=tmp_path / "one")
+    for image, output in outputs.items():
+        ours.process([sample(image)], [output])
+    expected = ours.evaluate()
+    for rank in range(2):
+        assert torch.load(tmp_path / f"{rank}.pt", weights_only=True) == expected
+    files = [tmp_path / run / "instance_classes_tiny.csv" for run in ("one", "two")]
+    assert files[0].read_bytes() == files[1].read_bytes()

@@ -33,6 +33,8 @@ DETECTRON2_FILES = (
     "config/*.py",
     "data/builtin.py",
     "data/mappers.py",
+    "data/panoptic_builtin.py",
+    "data/panoptic_mappers.py",
     "data/sem_seg_mappers.py",
     "clip/backbone.py",
     "heads/box_predictor.py",

@@ -29,6 +29,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--val", type=int, default=200, help="validation scenes of each world (200)"
     )
+    parser.add_argument(
+        "--base", type=int, default=800, help="scenes without unseen classes, for training (800)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="decides every scene (0)")
     return parser.parse_args()
 
@@ -39,7 +42,7 @@ def main() -> None:
     arguments = parse_arguments()
     from clipself_seg.mini.writer import WorldSize, make_worlds
 
-    size = WorldSize(train=arguments.train, val=arguments.val, seed=arguments.seed)
+    size = WorldSize(arguments.train, arguments.val, arguments.seed, arguments.base)
     written = make_worlds(arguments.output, size)
     sys.stdout.write(f"{arguments.output}: {'written' if written else 'complete already'}\n")
 

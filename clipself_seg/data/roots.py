@@ -20,6 +20,22 @@ class DataRoot(NamedTuple):
         return Path(os.environ.get(self.variable) or self.default).expanduser()
 
 
+class AdeRoot(DataRoot):
+    """Where ADE20K's 150 classes lie: below ODISE's folder `ade` if they are only there."""
+
+    @property
+    def path(self) -> Path:
+        """The folder that holds `ADEChallengeData2016`."""
+        return ade_parent(super().path)
+
+
+def ade_parent(root: Path) -> Path:
+    """`root`, or its folder `ade` if ADEChallengeData2016 is there and not in `root` itself."""
+    name = "ADEChallengeData2016"
+    prefixed = not (root / name).exists() and (root / "ade" / name).exists()
+    return root / "ade" if prefixed else root
+
+
 def _benchmark(advice: str) -> DataRoot:
     return DataRoot("DETECTRON2_DATASETS", "datasets", advice)
 
@@ -34,7 +50,9 @@ COCO_STUFF = _benchmark(
     "stuffthingmaps_trainval2017.zip of https://github.com/nightrome/cocostuff to "
     "coco-stuff/annotations"
 )
-ADE_150 = _benchmark("unpack ADEChallengeData2016.zip of http://sceneparsing.csail.mit.edu there")
+ADE_150 = AdeRoot(
+    *_benchmark("unpack ADEChallengeData2016.zip of http://sceneparsing.csail.mit.edu there")
+)
 ADE_847 = _benchmark(
     "unpack the full data set ADE20K_2021_17_01 of https://ade20k.csail.mit.edu there"
 )

@@ -6,6 +6,9 @@
 {root}/mini/stuffthingmaps/train_base/000000.png       the same in the vocabulary mini_base
 {root}/{world}/annotations/{panoptic,instances,captions,proposals}_{split}.json
 {root}/{world}/manifest.json                           what was written, last of all
+
+Splits are train and val; mini has a third one, base: scenes without unseen classes, for training
+that must not show them. Its labels are indices into mini_base.
 """
 
 from __future__ import annotations
@@ -26,9 +29,11 @@ from clipself_seg.mini.concepts import WORLDS, WorldSpec
 from clipself_seg.mini.crops import choose_mentions, write_caption
 from clipself_seg.mini.scenes import Scene, draw_scene
 
-FORMAT = 2  # raise it when the same seed gives other files
-WITHOUT_BASE_MAPS = 1  # a format that lacks nothing but train_base
-SPLITS = ("train", "val")
+FORMAT = 3  # raise it when the same seed gives other files
+# Older formats, of which the rest is the same: 1 lacks train_base, both lack the split base.
+COMPLETED = (1, 2)
+SPLITS = ("train", "val")  # of each world
+BASE = "base"
 VOID = 255
 ID_STEP = 263  # panoptic ids need the second channel, so that a reader of the first alone shows
 JITTERED, RANDOM = 3, 4  # proposals for each thing, and beside them
@@ -38,11 +43,16 @@ Entry = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class WorldSize:
-    """How many scenes each split has, and the seed that they follow from."""
+    """How many scenes each split has, and the seed that they follow from.
+
+    Attributes:
+        base: of mini alone.
+    """
 
     train: int = 400
     val: int = 200
     seed: int = 0
+    base: int = 800
 
 
 def make_worlds(root: str | Path, size: WorldSize, processes: int = 2) -> bool:
@@ -66,22 +76,26 @@ def make_worlds(root: str | Path, size: WorldSize, processes: int = 2) -> bool:
         found = _read_manifest(target)
         if found == manifest:
             continue
-        if found == manifest | {"format": WITHOUT_BASE_MAPS}:
+        written = True
+        if found in _older_manifests(manifest):
             # Completed in its place: somebody may be reading it.
-            _write_base_maps(target, spec)
+            _write_base(target, spec, size, processes)
             write_json(target / "manifest.json", manifest)
-            written = True
             continue
         partial = target.with_name(f".{spec.name}.part")
         shutil.rmtree(partial, ignore_errors=True)
         for split in SPLITS:
             _write_split(partial, spec, split, size, processes)
-        _write_base_maps(partial, spec)
+        _write_base(partial, spec, size, processes)
         write_json(partial / "manifest.json", manifest)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
-        written = True
     return written
+
+
+def _older_manifests(manifest: Entry) -> list[Entry]:
+    known = _without(manifest, "base")
+    return [known | {"format": older} for older in COMPLETED]
 
 
 def _read_manifest(folder: Path) -> Any:
@@ -93,26 +107,35 @@ def _read_manifest(folder: Path) -> Any:
 
 def scene_of(spec: WorldSpec, split: str, index: int, seed: int) -> Scene:
     """The scene with a number; every number has its own stream of random choices."""
-    world = list(WORLDS).index(spec.name)
-    return draw_scene(np.random.default_rng([seed, world, SPLITS.index(split), index]), spec)
+    world, number = list(WORLDS).index(spec.name), (*SPLITS, BASE).index(split)
+    return draw_scene(np.random.default_rng([seed, world, number, index]), split_spec(spec, split))
+
+
+def split_spec(spec: WorldSpec, split: str) -> WorldSpec:
+    """A world as a split shows it: with all classes or, in the split base, with the seen ones."""
+    if split != BASE:
+        return spec
+    seen = tuple(concept for concept in spec.concepts if concept.seen)
+    return dataclasses.replace(spec, concepts=seen)
 
 
 def _write_split(
     folder: Path, spec: WorldSpec, split: str, size: WorldSize, processes: int
 ) -> None:
     for name in (split, f"panoptic_{split}", f"stuffthingmaps/{split}"):
+        shutil.rmtree(folder / name, ignore_errors=True)  # of an interrupted call
         (folder / name).mkdir(parents=True)
     count = getattr(size, split)
     jobs = [(folder, spec.name, split, index, size.seed) for index in range(count)]
     label = f"draw {spec.name}/{split}"
     entries = run_in_parallel(_write_scene, jobs, processes=processes, label=label)
-    _write_annotations(folder / "annotations", spec, split, entries)
+    _write_annotations(folder / "annotations", split_spec(spec, split), split, entries)
 
 
 def _write_scene(job: tuple[Path, str, str, int, int]) -> Entry:
     folder, world, split, index, seed = job
-    spec = WORLDS[world]
-    scene = scene_of(spec, split, index, seed)
+    spec = split_spec(WORLDS[world], split)
+    scene = scene_of(WORLDS[world], split, index, seed)
     stem = f"{index:06d}"
     Image.fromarray(scene.image).save(folder / split / f"{stem}.jpg", quality=95, subsampling=0)
     ids = scene.segment_map.astype(np.uint32) * ID_STEP
@@ -140,10 +163,15 @@ def base_classes(spec: WorldSpec) -> np.ndarray:
     return lookup
 
 
+def _write_base(folder: Path, spec: WorldSpec, size: WorldSize, processes: int) -> None:
+    """What the first world has for training that must not show unseen classes."""
+    if spec.name == "mini":
+        _write_base_maps(folder, spec)
+        _write_split(folder, spec, BASE, size, processes)
+
+
 def _write_base_maps(folder: Path, spec: WorldSpec) -> None:
-    """Training labels without the classes that training must not show."""
-    if spec.name != "mini":
-        return
+    """Training labels with void in place of unseen classes."""
     maps, lookup = folder / "stuffthingmaps", base_classes(spec)
     for path in sorted((maps / "train").glob("*.png")):
         with atomic_path(maps / "train_base" / path.name) as temporary:

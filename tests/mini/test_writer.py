@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 
@@ -19,13 +18,15 @@ from clipself_seg.data.builtin import (
     sem_seg_records,
 )
 from clipself_seg.data.label_maps import read_label_map
+from clipself_seg.data.panoptic_builtin import panoptic_dataset, panoptic_set_records
+from clipself_seg.data.panoptic_sets import PANOPTIC_DATASETS
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.files import write_json
 from clipself_seg.mini import writer
 from clipself_seg.mini.concepts import WORLDS
-from clipself_seg.mini.writer import WorldSize, make_worlds, scene_of
+from clipself_seg.mini.writer import WorldSize, make_worlds, scene_of, split_spec
 
-SIZE = WorldSize(train=4, val=3, seed=5)
+SIZE = WorldSize(train=4, val=3, seed=5, base=3)
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +127,34 @@ def test_base_labels_are_the_seen_classes_and_void(root):
             assert (ours[labels == index] == expected).all()
 
 
-def test_a_world_of_before_the_base_labels_is_completed_in_its_place(root, tmp_path):
+def test_the_base_split_shows_seen_classes_only_and_in_their_own_vocabulary(root):
+    base = load_vocabulary("mini_base")
+    assert split_spec(WORLDS["mini"], "train") is WORLDS["mini"]
+    spec = split_spec(WORLDS["mini"], writer.BASE)
+    assert [concept.names for concept in spec.concepts] == [entry.names for entry in base.classes]
+    content = json.loads((root / "mini/annotations/panoptic_base.json").read_text())
+    assert len(content["annotations"]) == SIZE.base and len(content["categories"]) == len(base)
+    for number, entry in enumerate(content["annotations"]):
+        scene = scene_of(WORLDS["mini"], writer.BASE, number, SIZE.seed)
+        labels = np.asarray(Image.open(root / "mini/stuffthingmaps/base" / entry["file_name"]))
+        for info, segment in zip(entry["segments_info"], scene.segments, strict=True):
+            index = base.dataset_id_to_index[info["category_id"]]
+            assert (labels[scene.segment_map == segment.id] == index).all()
+    assert not (root / "mini2/base").exists()
+    first = [np.asarray(Image.open(root / f"mini/{split}/000000.jpg")) for split in ("base", "val")]
+    assert first[0].shape != first[1].shape or (first[0] != first[1]).any()
+
+
+@pytest.mark.parametrize("older", [1, 2])
+def test_a_world_of_before_the_base_split_is_completed_in_its_place(root, tmp_path, older):
     make_worlds(tmp_path, SIZE, processes=1)
-    shutil.rmtree(tmp_path / "mini/stuffthingmaps/train_base")
+    if older == 1:
+        shutil.rmtree(tmp_path / "mini/stuffthingmaps/train_base")
+    shutil.rmtree(tmp_path / "mini/base")
+    (tmp_path / "mini/panoptic_base/000009.png").touch()  # of an interrupted completion
     for world in WORLDS:
-        write_json(tmp_path / world / "manifest.json", {"format": 1, **dataclasses.asdict(SIZE)})
+        manifest = {"format": older, "train": SIZE.train, "val": SIZE.val, "seed": SIZE.seed}
+        write_json(tmp_path / world / "manifest.json", manifest)
     picture = (tmp_path / "mini/train/000000.jpg").stat()
     assert make_worlds(tmp_path, SIZE, processes=1)
     assert (tmp_path / "mini/train/000000.jpg").stat() == picture
@@ -148,6 +172,19 @@ def test_the_semantic_names_read_the_maps(root, monkeypatch):
             read_label_map(
                 record["sem_seg_file_name"], num_classes=classes, ignore_label=files_of.ignore_label
             )
+
+
+def test_the_panoptic_names_read_the_files(root, monkeypatch):
+    monkeypatch.setenv("CLIPSELF_SEG_MINI", str(root))
+    names = [name for name, files in PANOPTIC_DATASETS.items() if files.root.path == root]
+    assert len(names) == 5
+    for name in names:
+        files, split = panoptic_dataset(name), name.split("_")[1]
+        records = panoptic_set_records(name, ("panoptic", "instances", "semantic"))
+        assert len(records) == (SIZE.base if "base" in name else getattr(SIZE, split))
+        classes = len(load_vocabulary(files.vocabulary))
+        for record in records:
+            read_label_map(record["sem_seg_file_name"], num_classes=classes, ignore_label=255)
 
 
 def test_the_registered_names_read_the_files(root, monkeypatch):

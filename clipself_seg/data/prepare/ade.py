@@ -24,7 +24,7 @@ from clipself_seg.data.prepare.common import (
     save_tiff,
     written_whole,
 )
-from clipself_seg.data.roots import ADE_150, ADE_847
+from clipself_seg.data.roots import ADE_150, ADE_847, ade_parent
 from clipself_seg.data.vocabulary import class_entries
 from clipself_seg.errors import InputError
 
@@ -51,7 +51,7 @@ def prepare_ade150(options: Options, splits: Sequence[str] = ("validation",)) ->
     Raises:
         InputError: the archive is not there, or a map of it is broken.
     """
-    folder = options.root / "ADEChallengeData2016"
+    folder = ade_parent(options.root) / "ADEChallengeData2016"
     prepared = []
     for split in splits:
         target = folder / "annotations_detectron2" / split

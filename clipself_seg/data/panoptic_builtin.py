@@ -1,0 +1,169 @@
+"""The data sets for panoptic segmentation by name: records, files and entries in the catalogue.
+
+The table is `panoptic_sets`. Its names are registered when this module is imported, with the
+metadata that Detectron2's evaluators read: every class is in "stuff_classes", things are in
+"thing_classes" as well, and both maps lead to indices into the vocabulary. A data set of your own
+works under its name if it is registered with Detectron2's `register_coco_panoptic` or
+`register_coco_panoptic_separated` and has "vocabulary" in its metadata.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from clipself_seg.data.coco_sets import DATASETS
+from clipself_seg.data.panoptic import category_labels
+from clipself_seg.data.panoptic_sets import OWN, PANOPTIC_DATASETS, PanopticFiles
+from clipself_seg.data.records import Record, panoptic_records
+from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.errors import InputError, nearest
+
+IGNORE_LABEL = 255
+LABEL_DIVISOR = 1000
+TASKS = ("panoptic", "instances", "semantic")
+
+
+def panoptic_dataset(name: str) -> PanopticFiles:
+    """Files, vocabulary and evaluator of a data set for panoptic segmentation.
+
+    Raises:
+        InputError: the data set is unknown, or its metadata lacks an entry.
+    """
+    if name in PANOPTIC_DATASETS:
+        return PANOPTIC_DATASETS[name]
+    metadata = MetadataCatalog.get(name).as_dict() if name in DatasetCatalog.list() else {}
+    if name in DATASETS or not metadata.get("panoptic_json"):
+        raise InputError(
+            f'no data set "{name}" for panoptic segmentation: {nearest(name, PANOPTIC_DATASETS)}'
+        )
+    for key in ("image_root", "panoptic_root", "vocabulary"):
+        if not metadata.get(key):
+            raise InputError(
+                f'data set "{name}" has no "{key}" in its metadata: '
+                f'set MetadataCatalog.get("{name}").{key}'
+            )
+    return PanopticFiles(
+        OWN,
+        str(metadata["image_root"]),
+        str(metadata["panoptic_json"]),
+        str(metadata["panoptic_root"]),
+        str(metadata["vocabulary"]),
+        str(metadata.get("sem_seg_root") or ""),
+        str(metadata.get("json_file") or ""),
+        evaluator=str(metadata.get("evaluator_type") or "coco_panoptic_seg"),
+    )
+
+
+def panoptic_set_records(name: str, tasks: Collection[str] = ("panoptic",)) -> list[Record]:
+    """The pictures of a data set with their segments, in the order of its file.
+
+    Args:
+        name: as for `panoptic_dataset`.
+        tasks: of `TASKS`; their files have to be there.
+
+    Returns:
+        Records with "file_name", "image_id", "pan_seg_file_name", "segments_info" (category ids as
+        in the file), where the file states them "height" and "width" in pixels, and where the data
+        set has label maps "sem_seg_file_name". "covered_stuff" is true where stuff without a pixel
+        may be listed.
+
+    Raises:
+        InputError: as `panoptic_dataset`; files are missing (names the command that makes them) or
+            broken; a category that the vocabulary does not have.
+    """
+    files = panoptic_dataset(name)
+    check_files(name, files, tasks)
+    json_file, folder = files.path(files.panoptic_json), files.path(files.panoptic_root)
+    records = panoptic_records(json_file, files.path(files.images), folder)
+    index_of = load_vocabulary(files.vocabulary).dataset_id_to_index
+    categories = [info["category_id"] for record in records for info in record["segments_info"]]
+    category_labels(np.unique(categories), index_of, json_file)
+    for record in records:
+        record["covered_stuff"] = files.covered_stuff
+        if files.sem_seg_root:
+            stem = Path(record["pan_seg_file_name"]).stem
+            record["sem_seg_file_name"] = str(files.path(files.sem_seg_root) / f"{stem}.png")
+    return records
+
+
+def check_files(name: str, files: PanopticFiles, tasks: Collection[str] = TASKS) -> None:
+    """See to it that what some tasks read is there.
+
+    Args:
+        name: of the data set, for messages.
+        tasks: of `TASKS`.
+
+    Raises:
+        InputError: a file or folder is missing, or the data set has none; says what to do.
+    """
+    wanted = [(files.images, ""), (files.panoptic_root, files.prepare)]
+    wanted.append((files.panoptic_json, files.prepare))
+    if "instances" in tasks:
+        wanted.append((files.instances_json, files.prepare))
+    if "semantic" in tasks:
+        wanted.append((files.sem_seg_root, files.prepare_sem_seg))
+    for relative, command in wanted:
+        if not relative:
+            raise InputError(
+                f'data set "{name}" has no files for all of {", ".join(tasks)}: give its metadata '
+                "json_file (instances) and sem_seg_root (semantic), or leave a task out"
+            )
+        if not files.path(relative).exists():
+            advice = _advice(files, command)
+            raise InputError(f'data set "{name}": {files.path(relative)} is missing; {advice}')
+
+
+def _advice(files: PanopticFiles, command: str) -> str:
+    if files.root is OWN:
+        return files.root.advice
+    where = f"set {files.root.variable} (now {files.root.path}), or: {files.root.advice}"
+    if not command:
+        return where
+    return f"run `{command}` once the archive is unpacked\nTo get that, {where}"
+
+
+def register_panoptic_datasets() -> None:
+    """Add the table's names to Detectron2's catalogue, except those that it has already."""
+    known = set(DatasetCatalog.list())
+    for name, files in PANOPTIC_DATASETS.items():
+        if name not in known:
+            DatasetCatalog.register(name, functools.partial(panoptic_set_records, name))
+            MetadataCatalog.get(name).set(
+                image_root=str(files.path(files.images)),
+                panoptic_root=str(files.path(files.panoptic_root)),
+                panoptic_json=str(files.path(files.panoptic_json)),
+                sem_seg_root=str(files.path(files.sem_seg_root)),
+                json_file=str(files.path(files.instances_json)),
+                evaluator_type=files.evaluator,
+                ignore_label=IGNORE_LABEL,
+                label_divisor=LABEL_DIVISOR,
+                **class_metadata(load_vocabulary(files.vocabulary)),
+            )
+
+
+def class_metadata(vocabulary: Vocabulary) -> dict[str, list[str] | dict[int, int]]:
+    """What Detectron2's panoptic, semantic and instance evaluators want to know about the classes.
+
+    Indices of things are those of the vocabulary, which in ADE20K are not 0 ... n - 1.
+
+    Raises:
+        InputError: the vocabulary does not tell things from stuff.
+    """
+    index_of = vocabulary.dataset_id_to_index
+    things = set(np.flatnonzero(vocabulary.thing).tolist())
+    return {
+        "stuff_classes": list(vocabulary.names),
+        "thing_classes": [vocabulary.names[index] for index in sorted(things)],
+        "thing_dataset_id_to_contiguous_id": {
+            number: index for number, index in index_of.items() if index in things
+        },
+        "stuff_dataset_id_to_contiguous_id": dict(index_of),
+    }
+
+
+register_panoptic_datasets()

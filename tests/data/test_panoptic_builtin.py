@@ -1,0 +1,179 @@
+"""Panoptic names lead to files and to metadata that Detectron2's evaluators understand."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_panoptic
+
+from clipself_seg.data.overlap import seen_by_synonym
+from clipself_seg.data.panoptic_builtin import (
+    panoptic_dataset,
+    panoptic_set_records,
+    register_panoptic_datasets,
+)
+from clipself_seg.data.panoptic_sets import PANOPTIC_DATASETS
+from clipself_seg.data.roots import ade_parent
+from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.errors import InputError
+
+COCO, ADE = "coco_2017_val_panoptic_with_sem_seg", "ade20k_panoptic_val"
+
+
+@pytest.fixture
+def mini_root(tmp_path, monkeypatch):
+    """The base split of a mini world: one picture's annotations, without the picture."""
+    folder = tmp_path / "mini"
+    for name in ("annotations", "base", "panoptic_base"):
+        (folder / name).mkdir(parents=True)
+    segments = [{"id": 9, "category_id": 2, "bbox": [0, 0, 9, 9]}]
+    entry = {"image_id": 3, "file_name": "3.png", "segments_info": segments}
+    content = {"images": [{"id": 3, "file_name": "3.jpg"}], "annotations": [entry]}
+    (folder / "annotations/panoptic_base.json").write_text(json.dumps(content))
+    monkeypatch.setenv("CLIPSELF_SEG_MINI", str(tmp_path))
+    return folder
+
+
+@pytest.fixture
+def registered():
+    """Names to forget after the test."""
+    names: list[str] = []
+    yield names
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_names_are_in_the_catalogue_once_and_detectron2s_own_are_left_alone():
+    assert PANOPTIC_DATASETS.keys() <= set(DatasetCatalog.list())
+    register_panoptic_datasets()
+    assert len(MetadataCatalog.get("coco_2017_val_panoptic").thing_classes) == 133
+
+
+@pytest.mark.parametrize(
+    "name, classes, things",
+    [(COCO, 133, 80), (ADE, 150, 100), ("mini_train_base_panoptic", 32, 24)],
+)
+def test_metadata_has_all_classes_and_the_things_among_them(name, classes, things):
+    metadata, files = MetadataCatalog.get(name), panoptic_dataset(name)
+    words = load_vocabulary(files.vocabulary)
+    thing_map = metadata.thing_dataset_id_to_contiguous_id
+    all_map = metadata.stuff_dataset_id_to_contiguous_id
+    assert metadata.stuff_classes == list(words.names) and len(words) == classes
+    assert all_map == words.dataset_id_to_index
+    assert len(metadata.thing_classes) == len(thing_map) == things
+    for name_of_thing, (number, index) in zip(metadata.thing_classes, thing_map.items()):
+        assert all_map[number] == index and words.names[index] == name_of_thing
+        assert words.classes[index].isthing is True
+    assert (metadata.ignore_label, metadata.label_divisor) == (255, 1000)
+    assert metadata.evaluator_type == files.evaluator
+    for key in ("image_root", "panoptic_root", "panoptic_json", "sem_seg_root", "json_file"):
+        assert metadata.get(key)
+
+
+def test_things_of_coco_are_numbered_from_0_and_those_of_ade_keep_their_place():
+    of_coco = MetadataCatalog.get(COCO).thing_dataset_id_to_contiguous_id
+    assert list(of_coco.values()) == list(range(80)) and of_coco[90] == 79
+    of_ade = MetadataCatalog.get(ADE).thing_dataset_id_to_contiguous_id
+    assert all(number == index for number, index in of_ade.items())
+    assert list(of_ade)[:4] == [7, 8, 10, 12] and list(of_ade)[-1] == 149
+
+
+def test_the_vocabularies_have_the_published_overlap_with_training():
+    train = load_vocabulary(panoptic_dataset(COCO).vocabulary)
+    ade = load_vocabulary(panoptic_dataset(ADE).vocabulary)
+    assert seen_by_synonym(train, train).sum() == 133
+    seen = seen_by_synonym(ade, train)
+    assert seen.sum() == 64 and (seen & ade.thing).sum() == 44
+
+
+def test_records_name_everything_and_keep_the_files_category_ids(mini_root):
+    (record,) = panoptic_set_records("mini_train_base_panoptic")
+    assert record == {
+        "file_name": str(mini_root / "base/3.jpg"),
+        "image_id": 3,
+        "pan_seg_file_name": str(mini_root / "panoptic_base/3.png"),
+        "sem_seg_file_name": str(mini_root / "stuffthingmaps/base/3.png"),
+        "segments_info": [{"id": 9, "category_id": 2, "bbox": [0, 0, 9, 9]}],
+        "covered_stuff": False,
+    }
+    assert DatasetCatalog.get("mini_train_base_panoptic") == [record]
+
+
+def test_what_a_task_reads_has_to_be_there(mini_root, tmp_path, monkeypatch):
+    name = "mini_train_base_panoptic"
+    for tasks, words in (
+        (("semantic",), "stuffthingmaps/base is missing; run `python tools/make_mini_world.py`"),
+        (("panoptic", "instances"), "instances_base.json is missing; run"),
+    ):
+        with pytest.raises(InputError, match=words):
+            panoptic_set_records(name, tasks)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "empty"))
+    with pytest.raises(InputError, match="DETECTRON2_DATASETS .*cocodataset.org"):
+        panoptic_set_records(COCO)
+    (tmp_path / "empty/ADEChallengeData2016/images/validation").mkdir(parents=True)
+    with pytest.raises(InputError, match="run `python tools/prepare_ade20k_panoptic.py --splits v"):
+        panoptic_set_records(ADE)
+
+
+def test_a_category_that_the_vocabulary_lacks_is_refused_at_once(mini_root):
+    path = mini_root / "annotations/panoptic_base.json"
+    path.write_text(path.read_text().replace('"category_id": 2', '"category_id": 1'))
+    with pytest.raises(InputError, match=r"panoptic_base.json: category ids \[1\]"):
+        panoptic_set_records("mini_train_base_panoptic")
+
+
+@pytest.mark.parametrize(
+    "name, hint",
+    [
+        ("coco_2017_val_panoptic", COCO),
+        ("ade20k_panoptic_vla", ADE),
+        ("mini_val_sem_seg", "mini_val_panoptic_with_sem_seg"),
+    ],
+)
+def test_a_name_that_is_not_panoptic_suggests_the_nearest(name, hint):
+    with pytest.raises(InputError, match=f'no data set "{name}" .* did you mean "{hint}"'):
+        panoptic_dataset(name)
+
+
+def test_ones_own_set_works_under_its_name(mini_root, registered):
+    json_file = str(mini_root / "annotations/panoptic_base.json")
+    folders = str(mini_root / "base"), str(mini_root / "panoptic_base")
+    register_coco_panoptic("my_scenes", {}, *folders, json_file)
+    registered.append("my_scenes")
+    with pytest.raises(InputError, match='"my_scenes" has no "vocabulary" in its metadata: set Me'):
+        panoptic_dataset("my_scenes")
+    MetadataCatalog.get("my_scenes").vocabulary = "mini"
+    files = panoptic_dataset("my_scenes")
+    assert files.path(files.images) == mini_root / "base" and files.vocabulary == "mini"
+    (record,) = panoptic_set_records("my_scenes")
+    assert record["file_name"] == str(mini_root / "base/3.jpg")
+    assert "sem_seg_file_name" not in record
+    with pytest.raises(InputError, match='"my_scenes" has no files for all of semantic'):
+        panoptic_set_records("my_scenes", ["semantic"])
+    (mini_root / "base").rmdir()
+    with pytest.raises(InputError, match='"my_scenes": .*base is missing; correct its registr'):
+        panoptic_set_records("my_scenes")
+
+
+def test_ade_is_found_with_and_without_odises_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    files = panoptic_dataset(ADE)
+    assert files.path(files.images) == tmp_path / "ADEChallengeData2016/images/validation"
+    (tmp_path / "ade/ADEChallengeData2016").mkdir(parents=True)
+    assert files.path(files.images) == tmp_path / "ade/ADEChallengeData2016/images/validation"
+    assert ade_parent(tmp_path) == tmp_path / "ade"
+    (tmp_path / "ADEChallengeData2016").mkdir()
+    assert ade_parent(tmp_path) == tmp_path
+
+
+def test_the_real_small_coco_loads(data_dir, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(data_dir))
+    records = panoptic_set_records(COCO, ["panoptic", "instances"])
+    assert len(records) == 50 and sum(len(record["segments_info"]) for record in records) == 544
+    assert all(np.isscalar(record["height"]) for record in records)
+    with pytest.raises(InputError, match="run `python tools/prepare_coco_panoptic_semseg.py --spl"):
+        panoptic_set_records(COCO, ["semantic"])

@@ -31,9 +31,8 @@ from clipself_seg.data.regions import (
     sample_grid_regions,
     sample_proposal_regions,
 )
+from clipself_seg.data.samples import Sample, chw, stated_size
 from clipself_seg.data.vocabulary import Vocabulary
-
-Sample = dict[str, Any]
 
 
 class DistillMapper:
@@ -123,14 +122,14 @@ class DistillMapper:
         return {
             "file_name": record["file_name"],
             "image_id": record["image_id"],
-            "image": _chw(letterbox_image(image, self.student_size)),
+            "image": chw(letterbox_image(image, self.student_size)),
             "boxes": _boxes(regions.boxes, width, height),
-            "crops": _chw(letterbox_crops(image, regions.crops, self.crop_size)),
+            "crops": chw(letterbox_crops(image, regions.crops, self.crop_size)),
         }
 
     def _stated_size(self, record: Record) -> tuple[int, int] | None:
         """A grid fits any picture; proposals only the one that they were made for."""
-        return _size_in_file(record) if self.source == "proposals" else None
+        return stated_size(record) if self.source == "proposals" else None
 
     def _sample_regions(
         self, rng: np.random.Generator, record: Record, width: int, height: int
@@ -233,7 +232,7 @@ class RegionMapper:
         sample = {
             "file_name": record["file_name"],
             "image_id": record["image_id"],
-            "image": _chw(letterbox_image(image, self.image_size)),
+            "image": chw(letterbox_image(image, self.image_size)),
             "boxes": _boxes(regions.boxes, width, height),
             "labels": torch.from_numpy(labels),
             "isthing": torch.from_numpy(isthing),
@@ -241,18 +240,8 @@ class RegionMapper:
         if self.with_masks:
             sample["masks"] = token_masks(segments.masks, self.tokens, self.mask_resize)
         if self.with_crops:
-            sample["crops"] = _chw(letterbox_crops(image, regions.crops, self.crop_size))
+            sample["crops"] = chw(letterbox_crops(image, regions.crops, self.crop_size))
         return sample
-
-
-def _size_in_file(record: Record) -> tuple[int, int] | None:
-    """(width, height) of a record, in pixels, if its annotation file states them."""
-    return (record["width"], record["height"]) if "width" in record else None
-
-
-def _chw(image: np.ndarray) -> Tensor:
-    """(..., H, W, 3) -> (..., 3, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, -3)))
 
 
 def _boxes(boxes: np.ndarray, width: int, height: int) -> Tensor:

@@ -7,9 +7,7 @@ from the seed and the draw number alone. S is the side of a training crop, in pi
 
 from __future__ import annotations
 
-import contextlib
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,11 +21,7 @@ from torch.nn import functional as F
 from clipself_seg.data.images import read_image
 from clipself_seg.data.label_maps import read_label_map
 from clipself_seg.data.records import Record
-from clipself_seg.errors import InputError
-
-Sample = dict[str, Any]
-
-PADDING = 128  # grey; the labels of padded pixels are ignored
+from clipself_seg.data.samples import PADDING, Sample, chw, require_rgb, seeded, stated_size
 
 
 class SemSegTrainMapper:
@@ -87,7 +81,7 @@ class SemSegTrainMapper:
     ) -> dict[str, Any]:
         """Read INPUT; the seed and what the labels mean come from the caller."""
         given = cfg.INPUT
-        _check_format(cfg)
+        require_rgb(cfg.INPUT.FORMAT)
         crop = given.CROP
         return {
             "seed": seed,
@@ -126,13 +120,13 @@ class SemSegTrainMapper:
         )
         labels = labels.astype(np.uint8 if self.narrow else np.float64)
         augmented = T.AugInput(image, sem_seg=labels)
-        with _seeded(self.seed, draw):
+        with seeded(self.seed, draw):
             T.AugmentationList(self.augmentations)(augmented)
         sem_seg = torch.from_numpy(np.array(augmented.sem_seg))
         return {
             "file_name": record["file_name"],
             "image_id": record["image_id"],
-            "image": self._pad(_chw(augmented.image), PADDING),
+            "image": self._pad(chw(augmented.image), PADDING),
             "sem_seg": self._pad(sem_seg if self.narrow else sem_seg.int(), self.ignore_label),
         }
 
@@ -160,59 +154,31 @@ class SemSegTestMapper:
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Read INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST."""
-        _check_format(cfg)
+        require_rgb(cfg.INPUT.FORMAT)
         return {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": cfg.INPUT.MAX_SIZE_TEST}
 
     def __call__(self, record: Record) -> Sample:
         """Make the sample of one picture.
 
         Args:
-            record: of `builtin.sem_seg_records`.
+            record: with "file_name", and where it is known "height" and "width".
 
         Returns:
-            "file_name", "image_id", "sem_seg_file_name", "image" uint8 (3, h, w) RGB, and "height"
-            and "width" of the picture as it was, in pixels.
+            The record's entries, "image" uint8 (3, h, w) RGB, and "height" and "width" of the
+            picture as it was, in pixels.
 
         Raises:
-            InputError: the picture cannot be read.
+            InputError: the picture cannot be read, or has another size than stated.
         """
-        image = read_image(record["file_name"])
+        image = read_image(record["file_name"], stated_size(record))
         resized = self.resize.get_transform(image).apply_image(image)
         return {
-            "file_name": record["file_name"],
-            "image_id": record["image_id"],
-            "sem_seg_file_name": record["sem_seg_file_name"],
-            "image": _chw(resized),
+            **record,
+            "image": chw(resized),
             "height": image.shape[0],
             "width": image.shape[1],
         }
 
 
-@contextlib.contextmanager
-def _seeded(seed: int, draw: int) -> Iterator[None]:
-    """Let `random` and `numpy.random` follow from seed and draw, and put them back afterwards."""
-    before = random.getstate(), np.random.get_state()
-    numbers = np.random.SeedSequence((seed, draw)).generate_state(8)
-    random.seed(numbers[:4].tobytes())
-    np.random.seed(numbers[4:])
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-
-
-def _check_format(cfg: CfgNode) -> None:
-    if cfg.INPUT.FORMAT != "RGB":
-        raise InputError(
-            f'INPUT.FORMAT is "{cfg.INPUT.FORMAT}": semantic segmentation reads pictures as RGB'
-        )
-
-
 def _sizes(value: int | Sequence[int]) -> tuple[int, ...]:
     return (value,) if isinstance(value, int) else tuple(value)
-
-
-def _chw(image: np.ndarray) -> Tensor:
-    """(H, W, 3) -> (3, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -1,0 +1,162 @@
+"""What panoptic segmentation needs from a record: pictures as bytes, and a mask of each segment.
+
+Detectron2's own augmentations do the work, seeded for each sample (`samples.seeded`). S is the side
+of a training crop in pixels, T the number of its segments.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import transforms as T
+
+from clipself_seg.data.images import read_image
+from clipself_seg.data.panoptic import category_labels, read_panoptic_ids
+from clipself_seg.data.records import Record
+from clipself_seg.data.samples import PADDING, Sample, chw, require_rgb, seeded, stated_size
+from clipself_seg.data.sem_seg_mappers import SemSegTestMapper
+from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.errors import InputError
+
+VOID = 0
+WORDS = 8  # for each picture, official
+
+
+class _ResizeScale(T.ResizeScale):
+    """Detectron2's, whose sides are never rounded to 0."""
+
+    def _get_resize(self, image: np.ndarray, scale: float) -> T.Transform:
+        resize = super()._get_resize(image, scale)
+        sides = max(1, resize.new_h), max(1, resize.new_w)
+        return T.ResizeTransform(resize.h, resize.w, *sides, resize.interp)
+
+
+class PanopticTrainMapper:
+    """Record and draw number -> an augmented square crop with the masks of its segments.
+
+    Flipped in half of the draws, resized by a random factor of the size that fits S, then cut or
+    padded at the right and bottom to S. Nothing hidden decides: a sample follows from the seed and
+    the draw number alone.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        seed: int,
+        vocabulary: Vocabulary,
+        size: int,
+        scales: tuple[float, float],
+        keep_empty: bool = True,
+        words: int = 0,
+    ) -> None:
+        """
+        Args:
+            seed: of the run.
+            vocabulary: its dataset ids are the category ids of the records.
+            size: S.
+            scales: smallest and largest factor.
+            keep_empty: whether segments of which the crop leaves nothing stay targets.
+            words: so many noun phrases of one of the picture's captions are drawn, 0 for none.
+
+        Raises:
+            InputError: factors that are not positive and in order.
+        """
+        if not 0 < scales[0] <= scales[1]:
+            raise InputError(
+                f"INPUT.MIN_SCALE {scales[0]} and INPUT.MAX_SCALE {scales[1]}: give factors above "
+                "0, the smaller one first"
+            )
+        self.seed = seed
+        self.vocabulary = vocabulary
+        self.keep_empty = keep_empty
+        self.words = words
+        self.augmentations = [
+            T.RandomFlip(),
+            _ResizeScale(*scales, size, size),
+            T.FixedSizeCrop((size, size), pad_value=PADDING, seg_pad_value=VOID),
+        ]
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, *, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
+        """Read INPUT, and from MODEL.MASK_GENERATOR whether captions are trained on."""
+        require_rgb(cfg.INPUT.FORMAT)
+        generator = cfg.MODEL.MASK_GENERATOR
+        grounded = generator.VARIANT == "caption" and generator.GROUNDING_WEIGHT > 0
+        return {
+            "seed": seed,
+            "vocabulary": vocabulary,
+            "size": cfg.INPUT.IMAGE_SIZE,
+            "scales": (cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE),
+            "keep_empty": cfg.INPUT.KEEP_EMPTY_SEGMENTS,
+            "words": WORDS if grounded else 0,
+        }
+
+    def __call__(self, record: Record, draw: int) -> Sample:
+        """Make the sample of one draw.
+
+        Args:
+            record: of `panoptic_builtin.panoptic_set_records`.
+            draw: number of this draw in the run, at least 0.
+
+        Returns:
+            "file_name", "image_id", "image" uint8 (3, S, S) RGB, "labels" int64 (T,), "masks" bool
+            (T, S, S), in the file's order and without crowds, and if they are drawn "words", a list
+            of phrases, which is empty if the caption has none.
+
+        Raises:
+            InputError: picture, PNG or JSON are unreadable or disagree; a category that the
+                vocabulary does not have; no captions where words are drawn.
+        """
+        ids = read_panoptic_ids(record)
+        height, width = ids.shape
+        size = stated_size(record) or (width, height)
+        # Detectron2 resizes bytes with PIL; of the four of an id the highest is 0.
+        rgb = ids.view(np.uint8).reshape(height, width, 4)[..., :3]
+        augmented = T.AugInput(read_image(record["file_name"], size), sem_seg=rgb)
+        with seeded(self.seed, draw):
+            T.AugmentationList(self.augmentations)(augmented)
+        labels, masks = self._segments(augmented.sem_seg, record)
+        sample = {
+            "file_name": record["file_name"],
+            "image_id": record["image_id"],
+            "image": chw(augmented.image),
+            "labels": torch.from_numpy(labels),
+            "masks": torch.from_numpy(masks),
+        }
+        if self.words:
+            sample["words"] = self._draw_words(record, draw)
+        return sample
+
+    def _segments(self, rgb: np.ndarray, record: Record) -> tuple[np.ndarray, np.ndarray]:
+        """Class indices (T,) and masks (T, S, S) from segment ids as uint8 (S, S, 3)."""
+        infos = [info for info in record["segments_info"] if not info.get("iscrowd", 0)]
+        categories = np.array([info["category_id"] for info in infos], dtype=np.int64)
+        index_of = self.vocabulary.dataset_id_to_index
+        labels = category_labels(categories, index_of, record["pan_seg_file_name"])
+        numbers = np.array([info["id"] for info in infos], dtype=np.int32)
+        ids = rgb.astype(np.int32) @ np.array([1, 256, 256**2], dtype=np.int32)
+        masks = ids == numbers[:, None, None]
+        if not self.keep_empty:
+            there = masks.any(axis=(1, 2))
+            labels, masks = labels[there], masks[there]
+        return labels, masks
+
+    def _draw_words(self, record: Record, draw: int) -> list[str]:
+        captions = record.get("captions")
+        if not captions:
+            raise InputError(
+                f"image {record['image_id']} ({record['file_name']}) has no captions, which "
+                "MODEL.MASK_GENERATOR.GROUNDING_WEIGHT > 0 trains on: give a data set with captions, "
+                "or set it to 0"
+            )
+        rng = np.random.default_rng((self.seed, draw))
+        phrases = captions[rng.integers(len(captions))]
+        return [phrases[i] for i in rng.integers(len(phrases), size=self.words)] if phrases else []
+
+
+class PanopticTestMapper(SemSegTestMapper):
+    """Record -> its entries and the picture at the size of evaluation."""

@@ -12,34 +12,20 @@ from __future__ import annotations
 import argparse
 import sys
 
-from clipself_seg.data.prepare.common import add_arguments, options_of
+from clipself_seg.data.prepare.common import Options, Prepared, run_prepare
 from clipself_seg.errors import report_input_errors
 
 
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_arguments(parser)
-    parser.add_argument(
-        "--splits",
-        nargs="+",
-        default=["validation"],
-        choices=("training", "validation"),
-        help="to prepare (%(default)s)",
-    )
-    return parser.parse_args()
+def _prepare(options: Options, arguments: argparse.Namespace) -> list[Prepared]:
+    from clipself_seg.data.prepare.ade import prepare_ade150
+
+    return prepare_ade150(options, arguments.splits)
 
 
 @report_input_errors
 def main() -> None:
     """Prepare, and say what was done."""
-    arguments = parse_arguments()
-    from clipself_seg.data.prepare.ade import prepare_ade150
-
-    for done in prepare_ade150(options_of(arguments), arguments.splits):
-        sys.stdout.write(f"{done}\n")
+    run_prepare(__doc__, _prepare, splits=("training", "validation"), default=["validation"])
 
 
 if __name__ == "__main__":

@@ -14,28 +14,24 @@ import argparse
 import sys
 from pathlib import Path
 
-from clipself_seg.data.prepare.common import add_arguments, options_of
+from clipself_seg.data.prepare.common import Options, Prepared, run_prepare
 from clipself_seg.errors import report_input_errors
 
 
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_arguments(parser)
+def _add_list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", type=Path, help="names of the pictures, instead of that file")
-    return parser.parse_args()
+
+
+def _prepare(options: Options, arguments: argparse.Namespace) -> list[Prepared]:
+    from clipself_seg.data.prepare.pascal_context import prepare_pascal_context_459
+
+    return prepare_pascal_context_459(options, arguments.list)
 
 
 @report_input_errors
 def main() -> None:
     """Prepare, and say what was done."""
-    arguments = parse_arguments()
-    from clipself_seg.data.prepare.pascal_context import prepare_pascal_context_459
-
-    for done in prepare_pascal_context_459(options_of(arguments), arguments.list):
-        sys.stdout.write(f"{done}\n")
+    run_prepare(__doc__, _prepare, more=_add_list)
 
 
 if __name__ == "__main__":

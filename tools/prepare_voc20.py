@@ -13,27 +13,20 @@ from __future__ import annotations
 import argparse
 import sys
 
-from clipself_seg.data.prepare.common import add_arguments, options_of
+from clipself_seg.data.prepare.common import Options, Prepared, run_prepare
 from clipself_seg.errors import report_input_errors
 
 
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_arguments(parser)
-    return parser.parse_args()
+def _prepare(options: Options, arguments: argparse.Namespace) -> list[Prepared]:
+    from clipself_seg.data.prepare.voc import prepare_voc20
+
+    return prepare_voc20(options)
 
 
 @report_input_errors
 def main() -> None:
     """Prepare, and say what was done."""
-    arguments = parse_arguments()
-    from clipself_seg.data.prepare.voc import prepare_voc20
-
-    for done in prepare_voc20(options_of(arguments)):
-        sys.stdout.write(f"{done}\n")
+    run_prepare(__doc__, _prepare)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ import shutil
 import sys
 
 import check_datasets
+import prepare_ade20k_panoptic
 import prepare_ade150
 import prepare_ade847
+import prepare_coco_panoptic_semseg
 import prepare_coco_stuff
 import prepare_pascal_context_59
 import prepare_pascal_context_459
@@ -62,7 +64,14 @@ def test_prepared_sets_are_fine_as_subsets_and_the_json_says_why(
 
 
 @pytest.mark.parametrize(
-    "tool", [prepare_ade847, prepare_pascal_context_59, prepare_pascal_context_459]
+    "tool",
+    [
+        prepare_ade847,
+        prepare_ade20k_panoptic,
+        prepare_coco_panoptic_semseg,
+        prepare_pascal_context_59,
+        prepare_pascal_context_459,
+    ],
 )
 def test_a_missing_archive_is_an_error_and_status_2(monkeypatch, tmp_path, capsys, tool):
     assert run(monkeypatch, tool, "--root", tmp_path) == 2

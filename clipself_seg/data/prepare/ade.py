@@ -62,14 +62,23 @@ def prepare_ade150(options: Options, splits: Sequence[str] = ("validation",)) ->
 
 
 def _convert(job: MapJob) -> bool:
-    values = read_indices(job.source)
+    save_png(job.target, read_scene_map(job.source))
+    return True
+
+
+def read_scene_map(path: Path) -> np.ndarray:
+    """Class indices of the challenge's map, (H, W) uint8, 255 for "other".
+
+    Raises:
+        InputError: it cannot be read, or is not one of the challenge's.
+    """
+    values = read_indices(path)
     if values.dtype != np.uint8 or values.max() > 150:
         raise InputError(
-            f"{job.source} is not one of the challenge's maps, which have 8 bits and the values "
+            f"{path} is not one of the challenge's maps, which have 8 bits and the values "
             f"0 to 150 (largest value {values.max()}): unpack ADEChallengeData2016 again"
         )
-    save_png(job.target, values - 1)  # 0, "other", becomes 255
-    return True
+    return values - np.uint8(1)  # 0, "other", becomes 255
 
 
 def prepare_ade847(options: Options, splits: Sequence[str] = ("validation",)) -> list[Prepared]:

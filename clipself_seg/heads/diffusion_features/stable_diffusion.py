@@ -1,0 +1,157 @@
+"""Stable Diffusion v1 as a frozen feature extractor: eight maps of one step of denoising.
+
+The blocks of `diffusers` are walked one by one, as far as a map is still to come: a tap is the INPUT
+of a residual block (in the U-Net with the skip connection appended).
+
+Shapes: B crops, S side in pixels, T tokens and C width of a prompt, D width of the time embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SCALE = 0.18215  # of latents, so that they have about unit variance
+# The step t = 0 of a schedule whose first beta is 0.00085.
+SIGNAL, NOISE = (1 - 0.00085) ** 0.5, 0.00085**0.5
+LATENT_CELLS = 64  # a side of the stored noise: that of a crop of 512 pixels
+# (level, residual block) whose input is a tap.
+ENCODER_TAPS = ((2, 1), (3, 1))
+UNET_TAPS = ((0, 2), (1, 2), (2, 2), (3, 2))
+DECODER_TAPS = ((0, 2), (1, 2))
+
+
+class StableDiffusion(nn.Module):
+    """A frozen autoencoder and a frozen U-Net; gradients flow through the U-Net to its prompt.
+
+    Attributes:
+        tap_channels: of the eight taps: encoder (2), U-Net (4), decoder (2).
+        text_width: C; time_width: D.
+        empty_prompt: the encoded empty prompt, (1, T, C).
+        noise: the one noise that all crops share, (1, latent channels, 64, 64).
+    """
+
+    empty_prompt: Tensor
+    noise: Tensor
+
+    def __init__(self, *, unet: Any, vae: Any, empty_prompt: Tensor, noise_seed: int) -> None:
+        """
+        Args:
+            unet: diffusers' `UNet2DConditionModel`; vae: its `AutoencoderKL`.
+            empty_prompt: (1, T, C).
+            noise_seed: of the noise, drawn on the CPU.
+        """
+        super().__init__()
+        self.unet, self.vae = unet, vae
+        self.requires_grad_(False).eval()
+        # Not saved: they follow from the frozen weights and the seed.
+        self.register_buffer("empty_prompt", empty_prompt.detach(), persistent=False)
+        self.register_buffer("noise", shared_noise(noise_seed), persistent=False)
+        blocks = [vae.encoder.down_blocks[i].resnets[j] for i, j in ENCODER_TAPS]
+        blocks += [unet.up_blocks[i].resnets[j] for i, j in UNET_TAPS]
+        blocks += [vae.decoder.up_blocks[i].resnets[j] for i, j in DECODER_TAPS]
+        self.tap_channels = [block.norm1.num_channels for block in blocks]
+        self.text_width = empty_prompt.shape[-1]
+        self.time_width = unet.time_embedding.linear_2.out_features
+
+    def train(self, mode: bool = True) -> StableDiffusion:
+        """Stays in evaluation mode, whatever the model around it does."""
+        return super().train(False)
+
+    def forward(self, crops: Tensor, prompt_BTC: Tensor, time_BD: Tensor) -> list[Tensor]:
+        """The eight taps of crops (B, 3, S, S), RGB in [0, 1], S a multiple of 64.
+
+        Args:
+            crops: as above.
+            prompt_BTC: what the U-Net's cross-attention reads.
+            time_BD: added to the U-Net's time embedding.
+        """
+        mean, taps = encoder_taps(self.vae, 2 * crops - 1)
+        noise = self.noise
+        if noise.shape[-2:] != mean.shape[-2:]:
+            noise = F.interpolate(noise, mean.shape[-2:], mode="bicubic", align_corners=False)
+        noisy = SIGNAL * SCALE * mean + NOISE * noise
+        taps += unet_taps(self.unet, noisy, prompt_BTC, time_BD)
+        # The decoder sees the clean latents: undoing SCALE gives the encoder's mean.
+        return taps + decoder_taps(self.vae, mean)
+
+
+def shared_noise(seed: int) -> Tensor:
+    """Unit Gaussian noise (1, 4, 64, 64), the same on every machine."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn(1, 4, LATENT_CELLS, LATENT_CELLS, generator=generator, device="cpu")
+
+
+def encoder_taps(vae: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Mean of the latents (B, 4, S / 8, S / 8), not scaled, and two taps, of images (B, 3, S, S) in [-1, 1]."""
+    encoder, taps = vae.encoder, []
+    x = encoder.conv_in(images)
+    for level, block in enumerate(encoder.down_blocks):
+        for index, resnet in enumerate(block.resnets):
+            if (level, index) in ENCODER_TAPS:
+                taps.append(x)
+            x = resnet(x, None)
+        for downsample in block.downsamplers or ():
+            x = downsample(x)
+    x = encoder.conv_norm_out(encoder.mid_block(x))
+    moments = vae.quant_conv(encoder.conv_out(encoder.conv_act(x)))
+    return moments.chunk(2, dim=1)[0], taps
+
+
+def decoder_taps(vae: Any, latents: Tensor) -> list[Tensor]:
+    """Two taps of the decoder on latents (B, 4, h, w), not scaled; it is not run any further."""
+    decoder, taps = vae.decoder, []
+    x = decoder.mid_block(decoder.conv_in(vae.post_quant_conv(latents)))
+    for level, block in enumerate(decoder.up_blocks):
+        for index, resnet in enumerate(block.resnets):
+            if (level, index) in DECODER_TAPS:
+                taps.append(x)
+            if len(taps) == len(DECODER_TAPS):
+                return taps
+            x = resnet(x, None)
+        for upsample in block.upsamplers or ():
+            x = upsample(x)
+    raise AssertionError("a decoder of fewer levels than its taps")
+
+
+def unet_taps(unet: Any, latents: Tensor, prompt_BTC: Tensor, time_BD: Tensor) -> list[Tensor]:
+    """Four taps of the U-Net at step 0 on noisy latents (B, 4, h, w), h and w multiples of 8."""
+    steps = torch.zeros(len(latents), device=latents.device)
+    time = unet.time_embedding(unet.time_proj(steps)) + time_BD
+    x = unet.conv_in(latents)
+    skips, taps = [x], []
+    for block in unet.down_blocks:
+        for resnet, attention in _layers(block):
+            x = _attend(attention, resnet(x, time), prompt_BTC)
+            skips.append(x)
+        for downsample in block.downsamplers or ():
+            x = downsample(x)
+            skips.append(x)
+    x = unet.mid_block(x, time, encoder_hidden_states=prompt_BTC)
+    for level, block in enumerate(unet.up_blocks):
+        for index, (resnet, attention) in enumerate(_layers(block)):
+            x = torch.cat([x, skips.pop()], dim=1)
+            if (level, index) in UNET_TAPS:
+                taps.append(x)
+            if len(taps) == len(UNET_TAPS):
+                return taps
+            x = _attend(attention, resnet(x, time), prompt_BTC)
+        for upsample in block.upsamplers or ():
+            x = upsample(x)
+    raise AssertionError("a U-Net of fewer levels than its taps")
+
+
+def _layers(block: Any) -> Iterator[tuple[Any, Any]]:
+    """The residual blocks of a level, each with the attention behind it, if there is one."""
+    attentions = getattr(block, "attentions", [None] * len(block.resnets))
+    return zip(block.resnets, attentions, strict=True)
+
+
+def _attend(attention: Any, x: Tensor, prompt_BTC: Tensor) -> Tensor:
+    if attention is None:
+        return x
+    return attention(x, encoder_hidden_states=prompt_BTC, return_dict=False)[0]

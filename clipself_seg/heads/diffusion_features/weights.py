@@ -1,0 +1,187 @@
+"""Weights of Stable Diffusion v1: CompVis's single file or diffusers' folder, strictly, as data, offline."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from clipself_seg.clip.checkpoints import read_checkpoint
+from clipself_seg.clip.weights import NO_WEIGHTS, LoadReport
+from clipself_seg.errors import InputError
+from clipself_seg.heads.diffusion_features.captioner import TOKENS
+from clipself_seg.heads.diffusion_features.key_map import unet_name, vae_name
+from clipself_seg.heads.diffusion_features.networks import (
+    SMALL,
+    StableDiffusionSizes,
+    build_unet,
+    build_vae,
+)
+from clipself_seg.heads.diffusion_features.prompt import encode_empty_prompt
+from clipself_seg.heads.diffusion_features.stable_diffusion import StableDiffusion
+
+# Weights by chance instead of a path: in full size, and for tests.
+RANDOM = {"random": StableDiffusionSizes(), "random-small": SMALL}
+COMPVIS = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
+COMPVIS["text_encoder"] = "cond_stage_model.transformer."
+WAY_OUT = (
+    "download Stable Diffusion v1-3 (licence CreativeML OpenRAIL-M), as diffusers' folder "
+    "CompVis/stable-diffusion-v1-3 or as one .safetensors file of CompVis's names, and give its "
+    "path in MODEL.DIFFUSION.WEIGHTS"
+)
+
+logger = logging.getLogger(__name__)
+
+
+class Parts(NamedTuple):
+    """Tensors of the three networks under diffusers' and transformers' names."""
+
+    unet: dict[str, Tensor]
+    vae: dict[str, Tensor]
+    text_encoder: dict[str, Tensor]
+
+
+def load_stable_diffusion(
+    weights: str | os.PathLike[str],
+    *,
+    noise_seed: int = 42,
+    sizes: StableDiffusionSizes | None = None,
+) -> StableDiffusion:
+    """A frozen Stable Diffusion in float32 on the CPU.
+
+    Its text tower encodes the empty prompt and is dropped.
+
+    Args:
+        weights: CompVis's file (.safetensors, or .ckpt where it holds nothing but tensors) or
+            diffusers' folder; "random" (full size) or "random-small" for weights from a fixed seed.
+        noise_seed: of the noise that all crops share.
+        sizes: None for those of Stable Diffusion v1, or of the random weights.
+
+    Raises:
+        InputError: nothing there, or not Stable Diffusion v1; diffusers is not installed.
+    """
+    weights = os.fspath(weights)
+    if weights in RANDOM:
+        return _random(sizes or RANDOM[weights], noise_seed)
+    sizes = sizes or StableDiffusionSizes()
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
+        unet, vae = build_unet(sizes), build_vae(sizes)
+    parts = read_stable_diffusion(weights)
+    for network, tensors, name in ((unet, parts.unet, "U-Net"), (vae, parts.vae, "autoencoder")):
+        logger.info("%s", _load_strictly(network, tensors, name, weights))
+    try:
+        empty_prompt = encode_empty_prompt(parts.text_encoder)
+    except InputError as error:
+        raise InputError(f"{weights}: {error}") from None
+    if empty_prompt.shape != (1, TOKENS, sizes.text):
+        raise InputError(
+            f"{weights}: its prompts are {tuple(empty_prompt.shape)[1:]}, Stable Diffusion v1's "
+            f"are {(TOKENS, sizes.text)}"
+        )
+    return StableDiffusion(unet=unet, vae=vae, empty_prompt=empty_prompt, noise_seed=noise_seed)
+
+
+def _random(sizes: StableDiffusionSizes, noise_seed: int) -> StableDiffusion:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet, vae = build_unet(sizes), build_vae(sizes)
+        empty_prompt = torch.randn(1, TOKENS, sizes.text)
+    return StableDiffusion(unet=unet, vae=vae, empty_prompt=empty_prompt, noise_seed=noise_seed)
+
+
+def read_stable_diffusion(path: str | os.PathLike[str]) -> Parts:
+    """The weights of a file or a folder; other tensors of a file (averages, schedules) are left out.
+
+    Raises:
+        InputError: missing, damaged, holding code, or without one of the three networks.
+    """
+    if not os.fspath(path):
+        raise InputError(f"no weights for the diffusion features: {WAY_OUT}")
+    path = Path(path)
+    if path.is_dir():
+        return _read_folder(path)
+    if not path.is_file():
+        raise InputError(f"no Stable Diffusion at {path}: {WAY_OUT}")
+    return _read_file(path)
+
+
+def _read_file(path: Path) -> Parts:
+    try:
+        tensors = read_checkpoint(path).tensors
+    except InputError as error:
+        if path.suffix == ".safetensors":
+            raise
+        raise InputError(
+            f"{error}. Stable Diffusion's original .ckpt is such a file: convert it to .safetensors "
+            "where you trust it, or take diffusers' folder"
+        ) from None
+    found = {}
+    for part, prefix in COMPVIS.items():
+        found[part] = {
+            n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)
+        }
+        if not found[part]:
+            raise InputError(
+                f"{path} holds no {part} (no tensor starts with {prefix}, the first is "
+                f"{next(iter(tensors))}): {WAY_OUT}"
+            )
+    return _under_new_names(**found)
+
+
+def _read_folder(folder: Path) -> Parts:
+    found = {}
+    for part in Parts._fields:
+        text = part == "text_encoder"
+        stems = ["model", "pytorch_model"] if text else ["diffusion_pytorch_model"]
+        # Full precision first, tensors as data first.
+        ends = [v + s for v in ("", ".fp16") for s in (".safetensors", ".bin")]
+        files = [folder / part / (stem + end) for end in ends for stem in stems]
+        file = next((file for file in files if file.is_file()), None)
+        if file is None:
+            raise InputError(f"no {files[0]} (nor its .bin): {WAY_OUT}")
+        found[part] = read_checkpoint(file).tensors
+    return _under_new_names(**found)
+
+
+def _under_new_names(
+    unet: Mapping[str, Tensor], vae: Mapping[str, Tensor], text_encoder: Mapping[str, Tensor]
+) -> Parts:
+    def renamed(tensors: Mapping[str, Tensor], rule: Callable[[str], str]) -> dict[str, Tensor]:
+        return {rule(n): tensor for n, tensor in tensors.items() if not NO_WEIGHTS.search(n)}
+
+    return Parts(renamed(unet, unet_name), renamed(vae, vae_name), renamed(text_encoder, str))
+
+
+def _load_strictly(network: Any, tensors: dict[str, Tensor], name: str, source: str) -> LoadReport:
+    """Give a network on the meta device its tensors, as float32."""
+    wanted = network.state_dict()
+    for problem, names in (
+        ("lacks", [n for n in wanted if n not in tensors]),
+        ("has unexpected", [n for n in tensors if n not in wanted]),
+    ):
+        if names:
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            raise InputError(
+                f"{source}: its {name} {problem} {len(names)} tensors ({shown}); is it Stable "
+                "Diffusion v1, and complete?"
+            )
+    converted = sum(tensor.dtype != torch.float32 for tensor in tensors.values())
+    for key, target in wanted.items():
+        tensor = tensors[key]
+        # The autoencoder's attention was once made of convolutions of 1 x 1.
+        if tensor.shape == (*target.shape, 1, 1):
+            tensor = tensor.flatten(1)
+        if tensor.shape != target.shape or not tensor.is_floating_point():
+            raise InputError(
+                f"{source}: {key} of its {name} is {str(tensor.dtype)[6:]} {tuple(tensor.shape)}, "
+                f"Stable Diffusion v1 needs floats {tuple(target.shape)}"
+            )
+        tensors[key] = tensor.float()
+    network.load_state_dict(tensors, assign=True)
+    title = f"Stable Diffusion's {name}"
+    return LoadReport(title, Path(source).name, len(wanted), converted, 0, 0)

@@ -58,7 +58,7 @@ def read_panoptic_png(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def _decode_quickly(path: str | os.PathLike[str]) -> np.ndarray | None:
-    """By way of OpenCV, in three quarters of Pillow's time; None for all but a sound RGB PNG."""
+    """By way of OpenCV, which is faster than Pillow; None for all but a sound RGB PNG."""
     try:
         content = np.fromfile(path, dtype=np.uint8)
         # Bits of a sample and kind of pixel: OpenCV would turn palettes into colours.

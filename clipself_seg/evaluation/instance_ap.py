@@ -28,9 +28,9 @@ from clipself_seg.evaluation.instance_numbers import (
     encode_masks,
     instance_quality,
     instance_results,
-    read_instance_truth,
     write_instance_csv,
 )
+from clipself_seg.evaluation.instance_truth import read_instance_truth
 
 logger = logging.getLogger(__name__)
 

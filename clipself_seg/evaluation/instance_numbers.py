@@ -1,8 +1,6 @@
 """Average precision (AP) of instance masks: pycocotools' numbers, of things alone.
 
-The rules are COCO's: IoU 0.50 to 0.95, at most 100 predictions a picture, crowds forgive. What is
-not COCO's: image ids may be strings, as in ADE20K, and annotations may start with id 0, which
-pycocotools would take for no match.
+The rules are COCO's: IoU 0.50 to 0.95, at most 100 predictions a picture, crowds forgive.
 
 Legend: K classes of a vocabulary, T IoU thresholds, R recalls, A ranges of areas.
 """
@@ -22,9 +20,9 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from clipself_seg.data.records import coco_list, read_coco_json
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
+from clipself_seg.evaluation.instance_truth import InstanceTruth, thing_categories
 from clipself_seg.files import atomic_path
 
 # Number -> position in COCOeval's summary.
@@ -45,20 +43,6 @@ class ImageInstances(NamedTuple):
     masks: list[dict[str, Any]]
     scores: list[float]
     classes: list[int]
-
-
-class InstanceTruth(NamedTuple):
-    """Instances of a data set as pycocotools wants them.
-
-    Attributes:
-        image_ids: of the data set, sorted; a picture's number is its position.
-        images: "id" (its number), "height", "width".
-        annotations: with numbers for image ids, and ids from 1.
-    """
-
-    image_ids: tuple[Any, ...]
-    images: list[dict[str, Any]]
-    annotations: list[dict[str, Any]]
 
 
 class InstanceQuality(NamedTuple):
@@ -85,107 +69,6 @@ def encode_masks(masks: np.ndarray) -> list[dict[str, Any]]:
     """
     # One at a time: COCO's runs go down the columns, and the turned copy of all would be large.
     return [rle.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in masks]
-
-
-def read_instance_truth(
-    json_file: str | os.PathLike[str],
-    vocabulary: Vocabulary,
-    image_ids: Sequence[Any] | None = None,
-) -> InstanceTruth:
-    """Instances of the images of a data set.
-
-    Args:
-        json_file: COCO's instances format.
-        vocabulary: of the data set; tells things from stuff.
-        image_ids: of the data set; None takes all of the file. Other images are left out.
-
-    Raises:
-        InputError: a missing or broken file; one without images or annotations; entries that lack
-            something; images that are not in it; a category that is not a thing of the vocabulary.
-    """
-    content = read_coco_json(json_file)
-    listed = _by_id(coco_list(content, "images", json_file), json_file)
-    wanted = list(listed) if image_ids is None else list(dict.fromkeys(image_ids))
-    missing = [image for image in wanted if image not in listed]
-    if missing:
-        raise InputError(
-            f"{json_file} lacks {len(missing)} of {len(wanted)} images of the data set, such as "
-            f"{missing[:3]}: take the instances of the same split"
-        )
-    # Numbers would not compare with strings.
-    order = tuple(sorted(wanted, key=lambda image: (isinstance(image, str), image)))
-    number_of = {image: number for number, image in enumerate(order)}
-    annotations = coco_list(content, "annotations", json_file)
-    _check_annotations(annotations, listed, vocabulary, json_file)
-    chosen = [entry for entry in annotations if entry["image_id"] in number_of]
-    if not chosen:
-        raise InputError(f"{json_file} has no instance in the {len(order)} images of the data set")
-    return InstanceTruth(
-        image_ids=order,
-        images=[
-            {"id": number, "height": listed[image]["height"], "width": listed[image]["width"]}
-            for number, image in enumerate(order)
-        ],
-        annotations=[
-            entry
-            | {
-                "id": position,
-                "image_id": number_of[entry["image_id"]],
-                "iscrowd": entry.get("iscrowd", 0),
-            }
-            for position, entry in enumerate(chosen, 1)
-        ],
-    )
-
-
-def _by_id(
-    images: list[dict[str, Any]], json_file: str | os.PathLike[str]
-) -> dict[Any, dict[str, Any]]:
-    for image in images:
-        missing = {"id", "height", "width"} - image.keys()
-        if missing:
-            raise InputError(f"{json_file}: an image lacks {sorted(missing)}: {image}")
-    return {image["id"]: image for image in images}
-
-
-def _check_annotations(
-    annotations: list[dict[str, Any]],
-    listed: Mapping[Any, Any],
-    vocabulary: Vocabulary,
-    json_file: str | os.PathLike[str],
-) -> None:
-    things = set(thing_categories(vocabulary))
-    for entry in annotations:
-        missing = {"image_id", "category_id", "segmentation", "area"} - entry.keys()
-        if missing:
-            raise InputError(
-                f"{json_file}: an annotation lacks {sorted(missing)}: give COCO's instances format"
-            )
-        if entry["image_id"] not in listed:
-            raise InputError(
-                f'{json_file}: annotation of image {entry["image_id"]}, which is not in "images"'
-            )
-        if entry["category_id"] not in things:
-            raise InputError(
-                f"{json_file}: an instance of image {entry['image_id']} has category "
-                f"{entry['category_id']}, which is not among the {len(things)} things of "
-                f'vocabulary "{vocabulary.name}": give those of the data set'
-            )
-
-
-def thing_categories(vocabulary: Vocabulary) -> list[int]:
-    """Category ids of the things, in the order of the classes.
-
-    Raises:
-        InputError: the vocabulary does not tell, or has none.
-    """
-    things = np.flatnonzero(vocabulary.thing)
-    if not len(things):
-        raise InputError(
-            f'vocabulary "{vocabulary.name}": none of the {len(vocabulary)} classes is thing: '
-            'set "isthing" of each; stuff has no instances'
-        )
-    return [vocabulary.classes[index].dataset_id for index in things]
 
 
 def instance_quality(

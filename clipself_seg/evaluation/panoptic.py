@@ -23,6 +23,7 @@ from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic_files import check_things_and_stuff
 from clipself_seg.evaluation.panoptic_numbers import (
+    ClassQuality,
     ImageMatches,
     match_segments,
     panoptic_map,
@@ -87,7 +88,8 @@ class PanopticQualityEvaluator(DatasetEvaluator):
 
         Args:
             inputs: samples with "file_name", "image_id", "pan_seg_file_name" and "segments_info"
-                as `records.panoptic_records` gives them, with category ids of the data set.
+                as `records.panoptic_records` gives them, with category ids of the data set; who
+                compares several predictions of a picture reads its PNG once, as "pan_seg" (H, W).
             outputs: for each, "panoptic_seg": ids (H, W), 0 where nothing is, and the segments with
                 "id" and "category_id" in [0, C), as `panoptic_merge.merge_panoptic` gives them.
 
@@ -104,9 +106,9 @@ class PanopticQualityEvaluator(DatasetEvaluator):
                 own_index,
                 f"the predicted map of {sample['file_name']} and its list of segments",
             )
-            png = sample["pan_seg_file_name"]
+            png, read = sample["pan_seg_file_name"], sample.get("pan_seg")
             truth = panoptic_map(
-                read_panoptic_png(png),
+                read_panoptic_png(png) if read is None else read,
                 sample["segments_info"],
                 self.vocabulary.dataset_id_to_index,
                 f"{png} and the entry of image {sample['image_id']} in {self.panoptic_json}",
@@ -123,6 +125,22 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             InputError: images are missing, or there is no segment at all (in every process, so
                 that none waits).
         """
+        quality, results = self._merge()
+        if comm.is_main_process():
+            table = quality_table(results)
+            logger.info('Panoptic quality of "%s" in percent:\n%s', self.dataset_name, table)
+            if self.output_dir is not None:
+                path = self.output_dir / f"panoptic_classes_{self.dataset_name}.csv"
+                names, isthing = self.vocabulary.names, self.vocabulary.thing
+                write_quality_csv(path, names, isthing, quality, self.seen)
+                logger.info("numbers of each class in %s", path)
+        return {"panoptic_seg": results}
+
+    def results(self) -> dict[str, float]:
+        """What `evaluate` returns under "panoptic_seg", without table and file."""
+        return self._merge()[1]
+
+    def _merge(self) -> tuple[ClassQuality, dict[str, float]]:
         merged: dict[Any, ImageMatches] = {}
         for images in comm.all_gather(self._images):
             merged |= images
@@ -139,14 +157,8 @@ class PanopticQualityEvaluator(DatasetEvaluator):
                 f'"{self.dataset_name}" has no segment in {len(order)} images, neither true nor '
                 "predicted: its panoptic ground truth is blank"
             )
-        isthing, names = self.vocabulary.thing, self.vocabulary.names
         results = {"images": float(len(order))}
-        results |= panoptic_results(quality, names, isthing, self.seen)
-        if comm.is_main_process():
-            table = quality_table(results)
-            logger.info('Panoptic quality of "%s" in percent:\n%s', self.dataset_name, table)
-            if self.output_dir is not None:
-                path = self.output_dir / f"panoptic_classes_{self.dataset_name}.csv"
-                write_quality_csv(path, names, isthing, quality, self.seen)
-                logger.info("numbers of each class in %s", path)
-        return {"panoptic_seg": results}
+        results |= panoptic_results(
+            quality, self.vocabulary.names, self.vocabulary.thing, self.seen
+        )
+        return quality, results

@@ -18,7 +18,8 @@ from pycocotools.coco import COCO
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.instance_ap import InstanceAPEvaluator
-from clipself_seg.evaluation.instance_numbers import encode_masks, read_instance_truth
+from clipself_seg.evaluation.instance_numbers import encode_masks
+from clipself_seg.evaluation.instance_truth import read_instance_truth
 
 # Category ids fall, and stuff stands between the things.
 WORDS = Vocabulary(

@@ -66,8 +66,18 @@ def test_results_are_those_of_the_files(tmp_path):
     quality, _ = evaluate_files(*sides)
     expected = panoptic_results(quality, WORDS.names, WORDS.thing, SEEN) | {"images": 5.0}
     np.testing.assert_equal(one.evaluate(), {"panoptic_seg": expected})
+    np.testing.assert_equal(one.results(), expected)
     one.image_ids = None
     assert one.evaluate()["panoptic_seg"]["PQ"] == pytest.approx(expected["PQ"], abs=1e-10)
+
+
+def test_a_truth_that_was_read_before_is_not_read_again(tmp_path):
+    (sample, output), *_ = batches(*random_sides(tmp_path, 1, 1))
+    one, two = evaluator(image_ids=None), evaluator(image_ids=None)
+    one.process([sample], [output])
+    read = read_panoptic_png(sample["pan_seg_file_name"])
+    two.process([sample | {"pan_seg": read, "pan_seg_file_name": "gone.png"}], [output])
+    np.testing.assert_equal(one.results(), two.results())
 
 
 def test_missing_images_and_blank_data_are_refused(tmp_path):

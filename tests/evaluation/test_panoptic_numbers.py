@@ -8,7 +8,9 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from clipself_seg.data.panoptic import read_panoptic_png
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic_files import (
     PanopticFiles,
@@ -221,6 +223,32 @@ def test_pictures_and_lists_that_disagree_are_both_named(true, predicted, said):
     predicted = predicted or ([5, 5], [segment(5, THING)])
     with pytest.raises(InputError, match=said):
         quality_of(*true, *predicted)
+
+
+def test_a_png_has_the_ids_that_pillow_reads(tmp_path, val):
+    ids = np.random.default_rng(0).integers(0, 2**24, (7, 11))
+    save_ids(tmp_path / "a.png", ids)
+    np.testing.assert_array_equal(read_panoptic_png(tmp_path / "a.png"), ids)
+    for path in sorted(val.folder.iterdir())[:5]:
+        red, green, blue = np.asarray(Image.open(path)).astype(int).transpose(2, 0, 1)
+        np.testing.assert_array_equal(read_panoptic_png(path), red + 256 * green + 65536 * blue)
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGBA", "I;16"])
+def test_a_png_of_other_pixels_is_refused(tmp_path, mode):
+    Image.new(mode, (9, 8)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=f"a.png: a panoptic PNG has RGB pixels.*is {mode}"):
+        read_panoptic_png(tmp_path / "a.png")
+
+
+def test_a_broken_png_is_not_read_in_part(tmp_path):
+    save_ids(tmp_path / "a.png", np.random.default_rng(0).integers(0, 2**24, (60, 70)))
+    whole = (tmp_path / "a.png").read_bytes()
+    flipped = whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:]
+    for content in (b"", whole[:20], whole[:60], whole[:5000], flipped):
+        (tmp_path / "a.png").write_bytes(content)
+        with pytest.raises(InputError, match="a.png cannot be decoded"):
+            read_panoptic_png(tmp_path / "a.png")
 
 
 def test_several_processes_give_what_one_gives(tmp_path):

@@ -1,6 +1,6 @@
 """The ViT of EVA-02 CLIP: rotary positions, sub-LN and SwiGLU (EVA-CLIP, arXiv 2303.15389).
 
-Shapes: B images, L = 1 + N tokens, Q observers, D width.
+Shapes: B images, L = 1 + N tokens, Q observers, R = L + Q rows, tokens first, D width.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip.layers import merge_heads, split_heads
+from clipself_seg.clip.layers import attend_and_observe, merge_heads, split_heads
 from clipself_seg.clip.linear import Linear, linear
 from clipself_seg.clip.positions import patch_grid, resample_positions, rotary_table, rotate
 from clipself_seg.clip.tower import TransformerTower
@@ -35,7 +35,7 @@ class RotaryAttention(nn.Module):
 
     def forward(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
         """Self-attention, (B, L, D) -> (B, L, D)."""
-        return self._attend(self._query(x_BLD, rotary), x_BLD, rotary, None)
+        return self._attend(rotate(self._query(x_BLD), rotary), x_BLD, rotary, None)
 
     def value_path(self, x_BLD: Tensor) -> Tensor:
         """What attention would give if each token saw only itself."""
@@ -45,20 +45,31 @@ class RotaryAttention(nn.Module):
         self, observers_BQD: Tensor, x_BLD: Tensor, mask_BQL: Tensor | None, rotary: Tensor
     ) -> Tensor:
         """Copies of the class token, which is not turned, attend to what the mask allows; (B, Q, D)."""
-        return self._attend(self._query(observers_BQD, None), x_BLD, rotary, mask_BQL)
+        return self._attend(self._query(observers_BQD), x_BLD, rotary, mask_BQL)
 
-    def _query(self, x_BLD: Tensor, rotary: Tensor | None) -> Tensor:
-        heads = split_heads(linear(x_BLD, self.q_proj.weight, self.q_bias), self.heads)
-        return heads if rotary is None else rotate(heads, rotary)
+    def forward_and_observe(self, x_BRD: Tensor, mask_BQL: Tensor, rotary: Tensor) -> Tensor:
+        """`forward` of the tokens and `observe` of the observers behind them, (B, R, D)."""
+        observers, tokens = mask_BQL.shape[1:]
+        q_tokens, q_observers = self._query(x_BRD).split([tokens, observers], dim=2)
+        k, v = self._key_and_value(x_BRD[:, :tokens], rotary)
+        seen = attend_and_observe(rotate(q_tokens, rotary), q_observers, k, v, mask_BQL)
+        return self.proj(self.inner_attn_ln(seen))
+
+    def _query(self, x_BLD: Tensor) -> Tensor:
+        """Not turned yet."""
+        return split_heads(linear(x_BLD, self.q_proj.weight, self.q_bias), self.heads)
 
     def _value(self, x_BLD: Tensor) -> Tensor:
         return linear(x_BLD, self.v_proj.weight, self.v_bias)
 
+    def _key_and_value(self, x_BLD: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor]:
+        k = rotate(split_heads(self.k_proj(x_BLD), self.heads), rotary)
+        return k, split_heads(self._value(x_BLD), self.heads)
+
     def _attend(
         self, q_BHQC: Tensor, x_BLD: Tensor, rotary: Tensor, mask_BQL: Tensor | None
     ) -> Tensor:
-        k = rotate(split_heads(self.k_proj(x_BLD), self.heads), rotary)
-        v = split_heads(self._value(x_BLD), self.heads)
+        k, v = self._key_and_value(x_BLD, rotary)
         mask = None if mask_BQL is None else mask_BQL[:, None]
         seen = merge_heads(F.scaled_dot_product_attention(q_BHQC, k, v, attn_mask=mask))
         return self.proj(self.inner_attn_ln(seen))
@@ -80,7 +91,7 @@ class SwiGLU(nn.Module):
 
 
 class EvaBlock(nn.Module):
-    """Pre-norm attention and SwiGLU with residuals; the same three ways through it as `ResidualBlock`."""
+    """Pre-norm attention and SwiGLU with residuals; the same four ways through it as `ResidualBlock`."""
 
     def __init__(self, *, width: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -104,6 +115,11 @@ class EvaBlock(nn.Module):
         """The block for copies of the class token that read `x_BLD` and are read by nobody; (B, Q, D)."""
         seen = self.attn.observe(self.norm1(observers_BQD), self.norm1(x_BLD), mask_BQL, rotary)
         return self._finish(observers_BQD, seen)
+
+    def forward_and_observe(self, x_BRD: Tensor, mask_BQL: Tensor, rotary: Tensor) -> Tensor:
+        """`forward` of the tokens and `observe` of those behind them, as `ResidualBlock`'s; (B, R, D)."""
+        seen_BRD = self.attn.forward_and_observe(self.norm1(x_BRD), mask_BQL, rotary)
+        return self._finish(x_BRD, seen_BRD)
 
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + attended

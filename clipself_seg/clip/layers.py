@@ -1,12 +1,14 @@
-"""The transformer block of OpenAI's CLIP, image and text alike, with the two extra ways through it.
+"""The transformer block of OpenAI's CLIP, image and text alike, with the other ways through it.
 
-A block can be run in three ways:
+A block can be run in four ways:
 - `forward`: every token attends to every token;
 - `value_path`: no token attends to any other one (CLIPSelf's dense last block, paper section 3.1);
 - `observe`: extra tokens read the sequence and are read by nobody (class token of the last
-  block, masked attention).
+  block, masked attention);
+- `forward_and_observe`: both at once, tokens and observers as rows of the same matrix products.
 
-Shapes: B batch, L tokens, Q observers, D width, H heads, C channels of one head.
+Shapes: B batch, L tokens, Q observers, R = L + Q rows, tokens first, D width, H heads, C channels of
+one head.
 """
 
 from __future__ import annotations
@@ -49,6 +51,20 @@ def merge_heads(x_BHLC: Tensor) -> Tensor:
     return x_BHLC.transpose(1, 2).flatten(2)
 
 
+def attend_and_observe(
+    tokens_BHLC: Tensor, observers_BHQC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, mask_BQL: Tensor
+) -> Tensor:
+    """What queries of tokens and of observers see of the tokens, (B, R, D).
+
+    Two attentions: the tokens' stays without a mask, and nothing of size R x R exists.
+    """
+    seen = F.scaled_dot_product_attention(tokens_BHLC, k_BHLC, v_BHLC)
+    read = F.scaled_dot_product_attention(
+        observers_BHQC, k_BHLC, v_BHLC, attn_mask=mask_BQL[:, None]
+    )
+    return torch.cat([merge_heads(seen), merge_heads(read)], dim=1)
+
+
 class PackedAttention(nn.Module):
     """Multi-head attention with the parameter names of `nn.MultiheadAttention`."""
 
@@ -74,13 +90,23 @@ class PackedAttention(nn.Module):
 
     def observe(self, observers_BQD: Tensor, x_BLD: Tensor, mask_BQL: Tensor | None) -> Tensor:
         """Observers attend to the tokens that the boolean mask allows; (B, Q, D)."""
-        width = x_BLD.shape[-1]
-        q = linear(observers_BQD, self.in_proj_weight[:width], self.in_proj_bias[:width])
-        kv = linear(x_BLD, self.in_proj_weight[width:], self.in_proj_bias[width:])
-        k, v = (split_heads(part, self.heads) for part in kv.chunk(2, dim=-1))
+        q, k, v = self._project(observers_BQD, x_BLD)
         mask = None if mask_BQL is None else mask_BQL[:, None]
-        seen = F.scaled_dot_product_attention(split_heads(q, self.heads), k, v, attn_mask=mask)
-        return self.out_proj(merge_heads(seen))
+        return self.out_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)))
+
+    def forward_and_observe(self, x_BRD: Tensor, mask_BQL: Tensor) -> Tensor:
+        """`forward` of the tokens and `observe` of the observers behind them, (B, R, D)."""
+        observers, tokens = mask_BQL.shape[1:]
+        q, k, v = self._project(x_BRD, x_BRD[:, :tokens])
+        q_tokens, q_observers = q.split([tokens, observers], dim=2)
+        return self.out_proj(attend_and_observe(q_tokens, q_observers, k, v, mask_BQL))
+
+    def _project(self, queries_BQD: Tensor, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, Q, C) of some rows, keys and values (B, H, L, C) of others."""
+        width, weight, bias = x_BLD.shape[-1], self.in_proj_weight, self.in_proj_bias
+        q = linear(queries_BQD, weight[:width], bias[:width])
+        k, v = linear(x_BLD, weight[width:], bias[width:]).chunk(2, dim=-1)
+        return split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads)
 
 
 class SplitAttention(PackedAttention):
@@ -171,6 +197,13 @@ class ResidualBlock(nn.Module):
         """The block for tokens that read `x_BLD` and are read by nobody; (B, Q, D)."""
         seen = self.attn.observe(self.ln_1(observers_BQD), self.ln_1(x_BLD), mask_BQL)
         return self._finish(observers_BQD, seen)
+
+    def forward_and_observe(self, x_BRD: Tensor, mask_BQL: Tensor) -> Tensor:
+        """`forward` of the tokens and `observe` of the observers behind them, (B, R, D).
+
+        The tokens come out as if alone; their keys and values are made once for both.
+        """
+        return self._finish(x_BRD, self.attn.forward_and_observe(self.ln_1(x_BRD), mask_BQL))
 
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.ls_1(attended)

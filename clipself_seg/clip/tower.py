@@ -1,6 +1,7 @@
 """What every image tower offers, and the part that the two transformer towers share.
 
-Shapes: B images, L = 1 + N tokens, D width of the tower, E width of the embedding, h x w token grid, Q observers.
+Shapes: B images, L = 1 + N tokens, Q observers, R = L + Q rows, D width of the tower, E width of the embedding,
+    h x w token grid.
 """
 
 from __future__ import annotations
@@ -141,7 +142,8 @@ class TransformerTower(ImageTower):
 
         A copy of the class token for each region attends, in every block, to the class token and to
         the image tokens of its region; nobody attends to it. The image tokens are therefore those
-        of a plain forward, computed once for all regions.
+        of a plain forward, computed once for all regions, and the copies are further rows of the same
+        matrix products: the cost grows with R, not with its square.
 
         Args:
             images: (B, 3, H, W), normalised.
@@ -159,11 +161,11 @@ class TransformerTower(ImageTower):
             if mask.shape[1:] != grid:
                 raise InputError(f"masks of {tuple(mask.shape[1:])} cells on a grid of {grid}")
             allowed_QL[: len(mask), 1:] = mask.flatten(1)
-        observers_BQD = tokens_BLD[:, :1].expand(-1, count, -1)
+        x_BRD = torch.cat([tokens_BLD, tokens_BLD[:, :1].expand(-1, count, -1)], dim=1)
         for block in list[Any](self.blocks)[:-1]:
-            observers_BQD = block.observe(observers_BQD, tokens_BLD, allowed_BQL, *extras)
-            tokens_BLD = self._run(block, tokens_BLD, extras)
+            x_BRD = self._run(block.forward_and_observe, x_BRD, (allowed_BQL, *extras))
         last: Any = self.blocks[-1]
+        tokens_BLD, observers_BQD = x_BRD.split([allowed_BQL.shape[2], count], dim=1)
         observers_BQD = last.observe(observers_BQD, tokens_BLD, allowed_BQL, *extras)
         return self.project(
             torch.cat([row[: len(mask)] for row, mask in zip(observers_BQD, masks)])

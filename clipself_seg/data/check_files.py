@@ -6,16 +6,23 @@ from typing import NamedTuple
 
 from clipself_seg.data.images import read_image
 from clipself_seg.data.label_maps import read_label_map
-from clipself_seg.data.panoptic import read_segments
+from clipself_seg.data.panoptic import read_panoptic_ids, read_segments
 from clipself_seg.data.records import Record
 from clipself_seg.errors import InputError
 
 
 class FileFinding(NamedTuple):
-    """What was found; `problem` is "" if the files are in order."""
+    """What was found.
+
+    Attributes:
+        problem: "" if the files are in order.
+        blank: no pixel has a label.
+        label_map: the problem is the label map that a panoptic data set has besides.
+    """
 
     problem: str
     blank: bool = False
+    label_map: bool = False
 
 
 class SemSegJob(NamedTuple):
@@ -24,6 +31,35 @@ class SemSegJob(NamedTuple):
     record: Record
     label_count: int
     ignore_label: int
+
+
+class PanopticJob(NamedTuple):
+    """A record of `panoptic_builtin.panoptic_set_records`, and how many classes there are."""
+
+    record: Record
+    classes: int
+
+
+def check_panoptic_record(job: PanopticJob) -> FileFinding:
+    """Read picture, panoptic PNG and label map; a PNG without any segment is blank."""
+    record = job.record
+    try:
+        ids = read_panoptic_ids(record)
+        size = (ids.shape[1], ids.shape[0])
+        read_image(record["file_name"], size)
+    except InputError as error:
+        return FileFinding(str(error))
+    try:
+        read_label_map(
+            record["sem_seg_file_name"],
+            num_classes=job.classes,
+            ignore_label=255,
+            size=size,
+            image=record["file_name"],
+        )
+    except InputError as error:
+        return FileFinding(str(error), label_map=True)
+    return FileFinding("", not ids.any())
 
 
 def check_label_map(job: SemSegJob) -> FileFinding:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from clipself_seg.data.captions import read_phrases
 from clipself_seg.data.coco_sets import DATASETS
 from clipself_seg.data.panoptic import category_labels
 from clipself_seg.data.panoptic_sets import OWN, PANOPTIC_DATASETS, PanopticFiles
@@ -25,7 +26,12 @@ from clipself_seg.errors import InputError, nearest
 
 IGNORE_LABEL = 255
 LABEL_DIVISOR = 1000
-TASKS = ("panoptic", "instances", "semantic")
+METADATA_KEYS = {
+    "instances": "json_file",
+    "semantic": "sem_seg_root",
+    "captions": "captions_json",
+}
+"""Task -> where a data set of one's own says what it reads."""
 
 
 def panoptic_dataset(name: str) -> PanopticFiles:
@@ -55,6 +61,7 @@ def panoptic_dataset(name: str) -> PanopticFiles:
         str(metadata["vocabulary"]),
         str(metadata.get("sem_seg_root") or ""),
         str(metadata.get("json_file") or ""),
+        str(metadata.get("captions_json") or ""),
         evaluator=str(metadata.get("evaluator_type") or "coco_panoptic_seg"),
     )
 
@@ -64,13 +71,14 @@ def panoptic_set_records(name: str, tasks: Collection[str] = ("panoptic",)) -> l
 
     Args:
         name: as for `panoptic_dataset`.
-        tasks: of `TASKS`; their files have to be there.
+        tasks: of `panoptic_sets.TASKS`; their files have to be there.
 
     Returns:
         Records with "file_name", "image_id", "pan_seg_file_name", "segments_info" (category ids as
         in the file), where the file states them "height" and "width" in pixels, and where the data
         set has label maps "sem_seg_file_name". "covered_stuff" is true where stuff without a pixel
-        may be listed.
+        may be listed. For the task "captions": "captions", noun phrases of each of the picture's
+        captions.
 
     Raises:
         InputError: as `panoptic_dataset`; files are missing (names the command that makes them) or
@@ -83,7 +91,10 @@ def panoptic_set_records(name: str, tasks: Collection[str] = ("panoptic",)) -> l
     index_of = load_vocabulary(files.vocabulary).dataset_id_to_index
     categories = [info["category_id"] for record in records for info in record["segments_info"]]
     category_labels(np.unique(categories), index_of, json_file)
+    phrases = read_phrases(files.path(files.captions_json)) if "captions" in tasks else {}
     for record in records:
+        if "captions" in tasks:
+            record["captions"] = phrases.get(record["image_id"], [])
         record["covered_stuff"] = files.covered_stuff
         if files.sem_seg_root:
             stem = Path(record["pan_seg_file_name"]).stem
@@ -91,31 +102,26 @@ def panoptic_set_records(name: str, tasks: Collection[str] = ("panoptic",)) -> l
     return records
 
 
-def check_files(name: str, files: PanopticFiles, tasks: Collection[str] = TASKS) -> None:
+def check_files(name: str, files: PanopticFiles, tasks: Collection[str]) -> None:
     """See to it that what some tasks read is there.
 
     Args:
         name: of the data set, for messages.
-        tasks: of `TASKS`.
+        tasks: of `panoptic_sets.TASKS`.
 
     Raises:
         InputError: a file or folder is missing, or the data set has none; says what to do.
     """
-    wanted = [(files.images, ""), (files.panoptic_root, files.prepare)]
-    wanted.append((files.panoptic_json, files.prepare))
-    if "instances" in tasks:
-        wanted.append((files.instances_json, files.prepare))
-    if "semantic" in tasks:
-        wanted.append((files.sem_seg_root, files.prepare_sem_seg))
-    for relative, command in wanted:
-        if not relative:
+    for needed in files.needed(tasks):
+        if not needed.relative:
+            key = METADATA_KEYS[needed.task]
+            way = f'set MetadataCatalog.get("{name}").{key}' if files.root is OWN else "do without"
+            raise InputError(f'data set "{name}" has no files for "{needed.task}": {way}')
+        path = files.path(needed.relative)
+        if not path.exists():
             raise InputError(
-                f'data set "{name}" has no files for all of {", ".join(tasks)}: give its metadata '
-                "json_file (instances) and sem_seg_root (semantic), or leave a task out"
+                f'data set "{name}": {path} is missing; {_advice(files, needed.command)}'
             )
-        if not files.path(relative).exists():
-            advice = _advice(files, command)
-            raise InputError(f'data set "{name}": {files.path(relative)} is missing; {advice}')
 
 
 def _advice(files: PanopticFiles, command: str) -> str:

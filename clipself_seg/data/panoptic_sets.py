@@ -6,14 +6,32 @@ written by that command from the official archives.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
 from clipself_seg.data.coco_sets import COUNTS
 from clipself_seg.data.roots import ADE_150, COCO, MINI, DataRoot
 
+TASKS = ("panoptic", "instances", "semantic", "captions")
+"""What can be done with a data set: evaluation, and training on captions."""
+
 OWN = DataRoot("", "", "correct its registration or restore the files")
 """Of a data set of Detectron2's catalogue, whose paths are complete."""
+
+
+class NeededPath(NamedTuple):
+    """A file or folder that a task reads.
+
+    Attributes:
+        task: of `TASKS`.
+        relative: path from the root, "" if the data set has none.
+        command: that writes it; "" if it is an archive's own.
+    """
+
+    task: str
+    relative: str
+    command: str = ""
 
 
 class PanopticFiles(NamedTuple):
@@ -55,6 +73,24 @@ class PanopticFiles(NamedTuple):
     def path(self, relative: str) -> Path:
         """One of its paths, as the environment says now."""
         return self.root.path / relative
+
+    def needed(self, tasks: Collection[str]) -> list[NeededPath]:
+        """What some tasks read, in the order in which it comes to be there.
+
+        Args:
+            tasks: of `TASKS`.
+        """
+        found = [
+            NeededPath("panoptic", self.images),
+            NeededPath("panoptic", self.panoptic_json, self.prepare),
+            NeededPath("panoptic", self.panoptic_root, self.prepare),
+        ]
+        others = (
+            NeededPath("instances", self.instances_json, self.prepare),
+            NeededPath("semantic", self.sem_seg_root, self.prepare_sem_seg),
+            NeededPath("captions", self.captions_json, self.prepare_captions),
+        )
+        return found + [needed for needed in others if needed.task in tasks]
 
 
 def _coco(split: str) -> PanopticFiles:

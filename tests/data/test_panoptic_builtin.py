@@ -152,7 +152,7 @@ def test_ones_own_set_works_under_its_name(mini_root, registered):
     (record,) = panoptic_set_records("my_scenes")
     assert record["file_name"] == str(mini_root / "base/3.jpg")
     assert "sem_seg_file_name" not in record
-    with pytest.raises(InputError, match='"my_scenes" has no files for all of semantic'):
+    with pytest.raises(InputError, match='"my_scenes" has no files for "semantic": set Met'):
         panoptic_set_records("my_scenes", ["semantic"])
     (mini_root / "base").rmdir()
     with pytest.raises(InputError, match='"my_scenes": .*base is missing; correct its registr'):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 
@@ -16,6 +17,8 @@ import prepare_pascal_context_59
 import prepare_pascal_context_459
 import prepare_voc20
 import pytest
+
+from tests.small_coco import write_small_coco
 
 
 def run(monkeypatch, tool, *words) -> int:
@@ -61,6 +64,21 @@ def test_prepared_sets_are_fine_as_subsets_and_the_json_says_why(
     assert all(entry["fine"] and entry["notes"] for entry in entries)
     assert run(monkeypatch, *checks) == 1
     assert "17 of 2000 images" in capsys.readouterr().out
+
+
+def test_panoptic_coco_is_fine_as_a_subset_once_it_is_prepared(
+    data_dir, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    write_small_coco(data_dir, tmp_path, 3)
+    checks = (check_datasets, "coco_2017_val_panoptic_with_sem_seg", "--allow-subset")
+    assert run(monkeypatch, *checks) == 1
+    (mend,) = re.findall("mend: python tools/(.*)", capsys.readouterr().out)
+    assert mend == "prepare_coco_panoptic_semseg.py --splits val2017"
+    words = ("--splits", "val2017", "--processes", 1)
+    assert run(monkeypatch, prepare_coco_panoptic_semseg, *words) == 0
+    assert "panoptic_semseg_val2017: 3 written" in capsys.readouterr().out
+    assert run(monkeypatch, *checks) == 0
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,8 @@ def _check_mapping(path: Path, expected: np.ndarray) -> None:
     """Rows "instance class, scene class, ...", both counted from 1, below one line of words."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()[1:]
-        rows = [[int(word) for word in line.split()[:2]] for line in lines if line.strip()]
-        scenes = dict(rows)
+        rows = (line.split()[:2] for line in lines if line.strip())
+        scenes = {int(instance): int(scene) for instance, scene in rows}
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} is not a table of instance and scene classes ({error}): fetch it again, "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from clipself_seg.data.panoptic_builtin import panoptic_set_records
 from clipself_seg.data.prepare.coco_panoptic_semseg import prepare_coco_panoptic_semseg
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.errors import InputError
+from tests.small_coco import write_small_coco
 
 VAL = "coco/annotations/panoptic_val2017.json"
 COUNT = 6
@@ -22,16 +22,7 @@ COUNT = 6
 def root(data_dir, tmp_path, monkeypatch):
     """The first pictures of the real validation split."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    content = json.loads((data_dir / VAL).read_text())
-    content["annotations"] = content["annotations"][:COUNT]
-    ids = {entry["image_id"] for entry in content["annotations"]}
-    content["images"] = [image for image in content["images"] if image["id"] in ids]
-    for folder in ("annotations", "panoptic_val2017", "val2017"):
-        (tmp_path / "coco" / folder).mkdir(parents=True)
-    (tmp_path / VAL).write_text(json.dumps(content))
-    for entry in content["annotations"]:
-        name = f"coco/panoptic_val2017/{entry['file_name']}"
-        shutil.copyfile(data_dir / name, tmp_path / name)
+    write_small_coco(data_dir, tmp_path, COUNT)
     return tmp_path
 
 
@@ -58,7 +49,6 @@ def test_every_pixel_has_the_position_of_its_segments_category(root):
         seen_void |= bool((expected == 255).any())
     assert seen_void
     name = "coco_2017_val_panoptic_with_sem_seg"
-    shutil.copyfile(root / VAL, root / "coco/annotations/instances_val2017.json")
     for record in panoptic_set_records(name, ["semantic"]):
         assert Image.open(record["sem_seg_file_name"]).mode == "L"
 

@@ -1,0 +1,29 @@
+"""Captions with their noun phrases: one JSON, written once and read by training.
+
+{"annotations": [{"image_id": 139, "caption": "A dog on grass.", "phrases": ["a dog", "grass"]}, ...]}
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from clipself_seg.data.records import coco_list, read_coco_json
+from clipself_seg.errors import InputError
+
+
+def read_phrases(path: str | os.PathLike[str]) -> dict[Any, list[list[str]]]:
+    """Image id -> noun phrases of each caption, in the order of the file.
+
+    Raises:
+        InputError: missing, broken, or captions without phrases.
+    """
+    phrases: dict[Any, list[list[str]]] = {}
+    for entry in coco_list(read_coco_json(path), "annotations", path):
+        if "image_id" not in entry or not isinstance(entry.get("phrases"), list):
+            raise InputError(
+                f'{path}: a caption needs "image_id" and a list of "phrases", got {entry}: '
+                "write it with tools/prepare_coco_captions.py --overwrite"
+            )
+        phrases.setdefault(entry["image_id"], []).append(entry["phrases"])
+    return phrases

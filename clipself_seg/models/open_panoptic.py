@@ -31,17 +31,11 @@ from clipself_seg.heads.mask_generator import MaskGenerator
 from clipself_seg.heads.mask_generator.outputs import GeneratorOutput, read_output
 from clipself_seg.heads.mask_losses import MaskCriterion, MaskTargets
 from clipself_seg.heads.mask_pieces import resize_masks
-from clipself_seg.heads.panoptic_merge import (
-    merge_instances,
-    merge_panoptic,
-    merge_semantic,
-    semantic_labels,
-)
 from clipself_seg.models import open_panoptic_weights as names_of
-from clipself_seg.models.open_panoptic_config import MergeSettings, panoptic_parts
+from clipself_seg.models.open_panoptic_config import panoptic_parts
+from clipself_seg.models.panoptic_outputs import TASKS, MergeSettings, make_outputs
 from clipself_seg.models.region_reader import Sample, autocast
 
-TASKS = ("panoptic", "instances", "semantic")
 # The texts of the generator's classes, by its variant.
 GENERATOR_TEMPLATES = {"caption": "odise", "label": "bare"}
 
@@ -135,13 +129,12 @@ class OpenPanoptic(nn.Module):
         """Give the classes; labels are positions in them.
 
         Args:
-            words: a vocabulary, or names; "dog|puppy" and "dog, puppy" are synonyms. What is not said to
-                be stuff is a thing.
+            words: a vocabulary, or names with synonyms, "dog|puppy". What is not said to be stuff is a thing.
             seen: (K,) bool, classes of the training vocabulary; None: all of them.
 
         Raises:
             InputError: no class, or an empty name.
-            ValueError: `seen` tells of another number of classes.
+            ValueError: `seen` is of another number of classes.
         """
         names = class_names(words, all_synonyms=True)
         if seen is not None and len(seen) != len(names):
@@ -197,7 +190,9 @@ class OpenPanoptic(nn.Module):
                 found |= self._grounding(predictions, samples)
         return found
 
-    def _grounding(self, predictions: Sequence[Any], samples: Sequence[Sample]) -> dict[str, Tensor]:
+    def _grounding(
+        self, predictions: Sequence[Any], samples: Sequence[Sample]
+    ) -> dict[str, Tensor]:
         assert self.generator is not None
         valid = torch.tensor([bool(sample["words"]) for sample in samples], device=self.device)
         count = max((len(sample["words"]) for sample in samples), default=0) or 1
@@ -223,17 +218,13 @@ class OpenPanoptic(nn.Module):
         Args:
             sample: as in evaluation, see `forward`.
         """
-        height, width = size = (sample["image"].shape[1], sample["image"].shape[2])
+        height, width = sample["image"].shape[1:]
         if self.backbone is None or self.generator is None:
+            identity = {"image_id": sample["image_id"], "file_name": sample["file_name"]}
             found = read_output(
-                self.outputs,
-                image_id=sample["image_id"],
-                file_name=sample["file_name"],
-                image_size=size,
-                names=self.names,
+                self.outputs, **identity, image_size=(height, width), names=self.names
             )
-            tensors = (found.mask_logits, found.class_logits, found.void_prob)
-            return GeneratorOutput(*(t.to(self.device) for t in tensors), found.canvas, size)
+            return found.to(self.device)
         divisor = self.settings.size_divisibility
         image = sample["image"].to(self.device).float()[None] / 255
         canvas = F.pad(image, (0, -width % divisor, 0, -height % divisor))
@@ -245,7 +236,7 @@ class OpenPanoptic(nn.Module):
             scores.class_logits[0].float(),
             scores.void_prob[0],
             (canvas.shape[2], canvas.shape[3]),
-            size,
+            (height, width),
         )
 
     def _segment(self, sample: Sample) -> dict[str, Any]:
@@ -268,7 +259,10 @@ class OpenPanoptic(nn.Module):
                 beta,
                 valid if self.valid_mask else None,
             )
-            outputs[name] = self._outputs(probs, masks, self.tasks.get(name, TASKS))
+            tasks = self.tasks.get(name, TASKS)
+            outputs[name] = make_outputs(
+                probs, masks, self.things, self.settings, tasks, labels=bool(self.rows)
+            )
         return {"rows": outputs} if self.rows else outputs[""]
 
     def _clip_scores(self, sample: Sample, found: GeneratorOutput) -> tuple[Tensor, Tensor]:
@@ -276,19 +270,6 @@ class OpenPanoptic(nn.Module):
         texts = self.branch_bank.embed([name for names in self.names for name in names])
         with autocast(self.device, self.precision):
             return self.branch.score(image, found.mask_logits, texts, self.synonyms, found.canvas)
-
-    def _outputs(self, probs: Tensor, masks: Tensor, tasks: Sequence[str]) -> dict[str, Any]:
-        how, found = self.settings, dict[str, Any]()
-        if "panoptic" in tasks:
-            thresholds = how.object_threshold, how.overlap_threshold
-            found["panoptic_seg"] = merge_panoptic(probs, masks, self.things, *thresholds)
-        if "instances" in tasks:
-            found["instances"] = merge_instances(probs, masks, self.things, how.top_k)
-        if "semantic" in tasks and self.rows:
-            found["sem_seg_labels"] = semantic_labels(probs, masks)
-        elif "semantic" in tasks:
-            found["sem_seg"] = merge_semantic(probs, masks)
-        return found
 
     def after_optimizer_step(self) -> None:
         """Nothing to put right: every trained weight is in the loss."""

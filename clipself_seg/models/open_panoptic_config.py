@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -17,24 +16,8 @@ from clipself_seg.heads.mask_generator import GeneratorSizes, MaskGenerator
 from clipself_seg.heads.mask_generator.pyramid import CLIPPyramid
 from clipself_seg.heads.mask_losses import LossSettings, MaskCriterion
 from clipself_seg.heads.matching import TermWeights
+from clipself_seg.models.panoptic_outputs import MergeSettings
 from clipself_seg.models.region_reader import clip_from_config, precision_from_config
-
-
-@dataclasses.dataclass(frozen=True)
-class MergeSettings:
-    """How probabilities and masks become outputs.
-
-    Attributes:
-        object_threshold: of `merge_panoptic`.
-        overlap_threshold: likewise.
-        top_k: of `merge_instances`.
-        size_divisibility: of the canvas that the generator sees.
-    """
-
-    object_threshold: float = 0.0
-    overlap_threshold: float = 0.8
-    top_k: int = 100
-    size_divisibility: int = 64
 
 
 def panoptic_parts(cfg: CfgNode) -> dict[str, Any]:

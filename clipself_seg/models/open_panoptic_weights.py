@@ -27,14 +27,9 @@ VARIANTS = {"word_head": "caption", "category_head": "label"}
 SOURCES = {"backbone.feature_projections": "diffusion", "backbone.block_projections": "pyramid"}
 
 
-def trained_state(model: Any) -> dict[str, Tensor]:
-    """Official name -> tensor of what a checkpoint of an `OpenPanoptic` holds."""
-    return {official: model_state for official, model_state in _own(model).items()}
-
-
 def with_clip_hash(model: Any) -> dict[str, Tensor]:
     """`trained_state` on the CPU, and the hash of the model's CLIP."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in _own(model).items()}
+    state = {n: tensor.detach().cpu().contiguous() for n, tensor in trained_state(model).items()}
     return state | {CLIP_HASH: _digits(model)}
 
 
@@ -51,7 +46,7 @@ def full_state(model: Any, state: Mapping[str, Any]) -> dict[str, Tensor]:
     """
     given = {name.removeprefix("module."): value for name, value in state.items()}
     given = {name.removeprefix(GENERATOR): value for name, value in given.items()}
-    wanted, frozen = _own(model), _frozen(model)
+    wanted, frozen = trained_state(model), _frozen(model)
     _check_kind(model, given)
     _check_clip(model, given)
     read = {
@@ -85,8 +80,8 @@ def full_state(model: Any, state: Mapping[str, Any]) -> dict[str, Tensor]:
     return complete
 
 
-def _own(model: Any) -> dict[str, Tensor]:
-    """Official name -> tensor of everything that is not frozen."""
+def trained_state(model: Any) -> dict[str, Tensor]:
+    """Official name -> tensor of what a checkpoint of an `OpenPanoptic` holds: all that is not frozen."""
     frozen = _frozen_prefixes(model)
     return {
         name.removeprefix(GENERATOR): tensor
@@ -130,9 +125,12 @@ def _check_kind(model: Any, given: Mapping[str, Tensor]) -> None:
             "this is no panoptic checkpoint: it has no mask generator; a CLIP belongs in "
             "MODEL.CLIP.WEIGHTS or MODEL.CLIP_BRANCH.WEIGHTS"
         )
-    own = _own(model)
+    own = trained_state(model)
     for table, key in ((VARIANTS, "VARIANT"), (SOURCES, "SOURCE")):
-        has, needs = ({k for p, k in table.items() if any(n.startswith(p) for n in names)} for names in (given, own))
+        has, needs = (
+            {k for p, k in table.items() if any(n.startswith(p) for n in names)}
+            for names in (given, own)
+        )
         if has and has != needs:
             raise InputError(
                 f"this is a checkpoint of the {key} {'/'.join(sorted(has))}, the model's is "

@@ -50,6 +50,11 @@ class GeneratorOutput:
     canvas: tuple[int, int]
     image_size: tuple[int, int]
 
+    def to(self, device: torch.device) -> GeneratorOutput:
+        """The same with its tensors on a device."""
+        moved = {name: getattr(self, name).to(device) for name in TENSORS}
+        return dataclasses.replace(self, **moved)
+
 
 def output_path(folder: str | Path, image_id: Any) -> Path:
     """The file of a picture: its id, with what a file name cannot hold as "_"."""
@@ -128,7 +133,12 @@ def read_output(
     canvas, size = (tuple(json.loads(facts[key])) for key in ("canvas", "image_size"))
     for what, stored, wanted, way_out in (
         ("picture", facts["file_name"], Path(file_name).name, "give the outputs of this data set"),
-        ("size", size, tuple(image_size), "INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST have to be those of then"),
+        (
+            "size",
+            size,
+            tuple(image_size),
+            "INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST have to be those of then",
+        ),
         ("vocabulary", facts["classes"], hash_classes(names), "write them again with these words"),
     ):
         if stored != wanted:
@@ -142,7 +152,8 @@ def read_output(
             f"generator output {path}: masks {shapes[0]}, class logits {shapes[1]} and void {shapes[2]} do "
             f"not fit {classes} classes; write it again"
         )
-    return GeneratorOutput(*(tensors[name].float() for name in TENSORS), canvas, size)
+    masks, class_logits, void_prob = (tensors[name].float() for name in TENSORS)
+    return GeneratorOutput(masks, class_logits, void_prob, canvas, size)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -159,7 +170,12 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors: dict[str, torch.Tensor] = {n: file.get_tensor(n) for n in file.keys()}
     except (SafetensorError, OSError) as error:
         raise InputError(f"generator output {path} is damaged ({error}): write it again") from None
-    missing = {*TENSORS} - tensors.keys() | {"file_name", "canvas", "image_size", "classes"} - facts.keys()
+    missing = {*TENSORS} - tensors.keys() | {
+        "file_name",
+        "canvas",
+        "image_size",
+        "classes",
+    } - facts.keys()
     if missing:
         raise InputError(f"{path} is no generator output: it lacks {sorted(missing)}")
     return tensors, facts

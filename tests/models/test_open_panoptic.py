@@ -1,0 +1,256 @@
+"""OpenPanoptic: rows of the fusion from one pass, training, checkpoints under ODISE's names."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import build_model
+
+from clipself_seg import models  # noqa: F401 (registers OpenPanoptic)
+from clipself_seg.clip.checkpoints import read_checkpoint
+from clipself_seg.config import load_config
+from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
+from clipself_seg.errors import InputError
+from clipself_seg.heads.fusion import fuse_scores
+from clipself_seg.heads.mask_pieces import resize_masks
+from clipself_seg.heads.panoptic_merge import merge_instances, merge_panoptic, merge_semantic
+from tests.conftest import ROOT
+
+CONFIG = ROOT / "configs/mini/base_panoptic.yaml"
+SMALL = ("MODEL.CLIP.WEIGHTS", "", "MODEL.CLIP_BRANCH.INPUT_SIZE", "64", "SEED", "1")
+SMALL += ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "7", "MODEL.CLIP_BRANCH.TEMPLATES", "odise")
+SMALL += ("MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "64")
+THING, STUFF = ("red star", "blue ring"), ("grass", "lawn")
+ROWS = {"clip": (1.0, 1.0), "generator": (0.0, 0.0), "fused": (0.35, 0.65)}
+
+
+def vocabulary():
+    entries = [VocabularyClass((name,), i, isthing=True) for i, name in enumerate(THING)]
+    return Vocabulary("tiny", (*entries, VocabularyClass(STUFF, 2, isthing=False)))
+
+
+def model_of(*opts, seed=0):
+    torch.manual_seed(seed)
+    model = build_model(load_config(CONFIG, [*SMALL, *map(str, opts)]))
+    model.set_vocabulary(vocabulary(), np.array([True, False, True]))
+    return model.eval()
+
+
+def sample(height=60, width=75, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
+    return {"image": image, "height": 40, "width": 50}
+
+
+def training_samples(count=2):
+    found = []
+    for seed in range(count):
+        generator = torch.Generator().manual_seed(seed)
+        ids = torch.randint(3, (1, 4, 4), generator=generator).float()
+        ids = torch.nn.functional.interpolate(ids[None], (64, 64))[0, 0]
+        found.append(
+            {
+                "image": torch.randint(256, (3, 64, 64), dtype=torch.uint8, generator=generator),
+                "labels": torch.tensor([2, 0, 1]),
+                "masks": torch.stack([ids == i for i in range(3)]),
+                "words": ["red star", "grass"] if seed else [],
+            }
+        )
+    return found
+
+
+@pytest.fixture(scope="module")
+def model():
+    return model_of()
+
+
+def test_outputs_are_those_of_the_parts_put_together(model):
+    one = sample()
+    (found,) = model([one])
+    with torch.no_grad():
+        generated = model.generate(one)
+        texts = model.branch_bank.embed(["red star", "blue ring", "grass", "lawn"])
+        image = one["image"].float() / 255
+        logits, valid = model.branch.score(image, generated.mask_logits, texts, [1, 1, 2], (64, 96))
+    assert generated.canvas == (64, 96) and generated.image_size == (60, 75)
+    seen = torch.tensor([True, False, True])
+    scores = (generated.class_logits, logits, generated.void_prob, seen, 0.35, 0.65, valid)
+    probs = fuse_scores(*scores)
+    masks = resize_masks(generated.mask_logits, (64, 96), (60, 75), (40, 50))
+    ids, segments = merge_panoptic(probs, masks, (0, 1))
+    assert torch.equal(found["panoptic_seg"][0], ids) and found["panoptic_seg"][1] == segments
+    assert torch.equal(found["sem_seg"], merge_semantic(probs, masks))
+    assert found["sem_seg"].shape == (3, 40, 50)
+    expected = merge_instances(probs, masks, (0, 1))
+    assert torch.equal(found["instances"].scores, expected.scores)
+
+
+def test_rows_of_one_pass_equal_a_model_of_each_mode(model):
+    model.rows = ROWS
+    try:
+        (found,) = model([sample()])
+    finally:
+        model.rows = {}
+    for mode in ROWS:
+        (alone,) = model_of("MODEL.FUSION.MODE", mode)([sample()])
+        row = found["rows"][mode]
+        assert torch.equal(row["panoptic_seg"][0], alone["panoptic_seg"][0])
+        assert torch.equal(row["sem_seg_labels"], alone["sem_seg"].argmax(0))
+        assert torch.equal(row["instances"].scores, alone["instances"].scores)
+
+
+def test_a_row_makes_only_what_its_tasks_ask_for(model):
+    model.rows, model.tasks = ROWS, {"clip": ("panoptic",), "fused": ("semantic",)}
+    try:
+        (found,) = model([sample()])
+    finally:
+        model.rows, model.tasks = {}, {}
+    assert found["rows"]["clip"].keys() == {"panoptic_seg"}
+    assert found["rows"]["fused"].keys() == {"sem_seg_labels"}
+    assert len(found["rows"]["generator"]) == 3
+
+
+def test_the_generator_alone_never_asks_clip(monkeypatch):
+    model = model_of("MODEL.FUSION.MODE", "generator")
+    monkeypatch.setattr(model.branch, "score", lambda *_: pytest.fail("CLIP was asked"))
+    assert model([sample()])[0]["sem_seg"].shape == (3, 40, 50)
+
+
+def test_a_picture_is_segmented_alike_alone_and_in_a_list(model):
+    pair = [sample(seed=1), sample(48, 33, seed=2)]
+    together, alone = model(pair), [model([one])[0] for one in pair]
+    for left, right in zip(together, alone):
+        assert torch.equal(left["panoptic_seg"][0], right["panoptic_seg"][0])
+
+
+def test_words_change_on_a_live_model(model):
+    model.set_vocabulary(["cat", "dog|puppy"])
+    try:
+        assert model.things == (0, 1) and model.synonyms == [1, 2]
+        assert model([sample()])[0]["sem_seg"].shape == (2, 40, 50)
+    finally:
+        model.set_vocabulary(vocabulary(), np.array([True, False, True]))
+    with pytest.raises(ValueError, match="2 classes, there are 3"):
+        model.set_vocabulary(vocabulary(), np.array([True, False]))
+
+
+@pytest.mark.parametrize("variant", ["label", "caption"])
+def test_everything_that_trains_has_a_gradient_and_clip_has_none(variant):
+    model = model_of("MODEL.MASK_GENERATOR.VARIANT", variant).train()
+    losses = model(training_samples())
+    per_layer = 4 if variant == "caption" else 3
+    assert len(losses) == per_layer * 4  # initial queries and three layers
+    sum(losses.values()).backward()
+    for name, parameter in model.named_parameters():
+        frozen = name.startswith(("clip.", "branch_clip."))
+        assert parameter.requires_grad != frozen, name
+        assert (parameter.grad is None) == frozen, name
+        assert frozen or parameter.grad.isfinite().all(), name
+    assert not model.clip.training
+
+
+def test_training_without_targets_is_finite():
+    model = model_of().train()
+    empty = training_samples(1)[0] | {"labels": torch.zeros(0).long()}
+    losses = model([empty | {"masks": torch.zeros(0, 64, 64).bool()}])
+    assert all(value.isfinite() for value in losses.values())
+    sum(losses.values()).backward()
+
+
+def test_an_exported_model_is_the_same_after_loading(tmp_path):
+    model, other = model_of(seed=0), model_of(seed=0)
+    for parameter in (p for p in model.parameters() if p.requires_grad):
+        torch.nn.init.normal_(parameter)
+    model.export(tmp_path / "model.pth")
+    assert model.weights_hash() != other.weights_hash()
+    DetectionCheckpointer(other).load(str(tmp_path / "model.pth"))
+    assert model.weights_hash() == other.weights_hash()
+    other = model_of(seed=0)
+    other.load_state_dict(model.state_dict())
+    assert model.weights_hash() == other.weights_hash()
+
+
+def test_the_names_are_those_of_odise_and_nothing_frozen_is_among_them():
+    shapes = json.loads((ROOT / "tests/parity/odise_head.shapes.json").read_text())
+    model = model_of(
+        *("MODEL.MASK_GENERATOR.VARIANT", "caption", "MODEL.MASK_FORMER.DEC_LAYERS", 9),
+        *("MODEL.MASK_GENERATOR.ENCODER_LAYERS", 6),
+    )
+    names = model.trained_state().keys()
+    assert {name for name in names if not name.startswith("backbone.")} == shapes.keys()
+
+
+def test_official_extras_are_ignored():
+    model = model_of()
+    state = {f"module.{name}": tensor for name, tensor in model.trained_state().items()}
+    model.load_state_dict(state | {"module.criterion.empty_weight": torch.ones(134)})
+
+
+def test_wrong_checkpoints_are_refused_with_the_way_out(tmp_path):
+    model = model_of()
+    state = dict(model.trained_state())
+    caption = model_of("MODEL.MASK_GENERATOR.VARIANT", "caption").trained_state()
+    first = "sem_seg_head.predictor.query_feat.weight"
+    diffusion = {n: t for n, t in state.items() if not n.startswith("backbone.")}
+    diffusion["backbone.feature_projections.0.0.conv1.weight"] = torch.zeros(1)
+    for wrong, words in (
+        (caption, "VARIANT caption, the model's is label"),
+        (diffusion, "SOURCE diffusion, the model's is pyramid"),
+        ({"visual.proj": torch.zeros(2)}, "no panoptic checkpoint"),
+        ({n: t for n, t in state.items() if "decoder_norm" not in n}, "lacks 2 tensors"),
+        (state | {"backbone.more": torch.zeros(1)}, "unexpected 1 tensors: backbone.more"),
+        (state | {first: torch.zeros(9, 64)}, r"shape \(9, 64\), the model needs \(7, 64\)"),
+    ):
+        with pytest.raises(InputError, match=words):
+            model.load_state_dict(wrong)
+
+
+def test_a_generator_of_another_clip_is_refused(tmp_path):
+    model_of(seed=0).export(tmp_path / "model.pth")
+    other = model_of(seed=5)
+    with pytest.raises(InputError, match="trained on the CLIP .*MODEL.CLIP_BRANCH.WEIGHTS"):
+        other.load_state_dict(read_checkpoint(tmp_path / "model.pth").tensors)
+
+
+def test_the_branch_may_be_a_distilled_clip_and_nothing_else():
+    opts = ("MODEL.CLIP.WEIGHTS", "mini", "MODEL.CLIP_BRANCH.WEIGHTS", "mini-clipself")
+    model = model_of(*opts)
+    assert model.branch_clip is not model.clip and model.branch_clip.text is model.clip.text
+    assert model_of("MODEL.CLIP.WEIGHTS", "mini").branch_clip is not None
+    with pytest.raises(InputError, match="its text tower is not that of"):
+        model_of("MODEL.CLIP_BRANCH.WEIGHTS", "mini-clipself")
+
+
+@pytest.mark.parametrize(
+    ("opts", "words"),
+    [
+        (("MODEL.FUSION.ALPHA", 1.5), r"MODEL.FUSION.ALPHA must be in \[0, 1\], got 1.5"),
+        (("MODEL.FUSION.BETA", -0.1), r"MODEL.FUSION.BETA must be in"),
+        (("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", 48), "needs a multiple of 32"),
+        (("MODEL.PYRAMID.CHANNELS", 48), "give a multiple of 32"),
+        (("MODEL.PYRAMID.BLOCKS", (9,)), 'no feature "block9"'),
+        (("MODEL.MASK_GENERATOR.SOURCE", "disk"), "OUTPUTS is empty"),
+        (("MODEL.CLIP.NAME", "RN50"), "a pyramid needs a ViT"),
+        (("MODEL.CLIP_BRANCH.KIND", "pooled"), 'cannot be "pooled"'),
+    ],
+)
+def test_bad_keys_are_refused_by_name(opts, words):
+    with pytest.raises(InputError, match=words):
+        model_of(*opts)
+
+
+def test_no_words_and_no_generator_are_told(model):
+    fresh = build_model(load_config(CONFIG, SMALL))
+    with pytest.raises(RuntimeError, match="call set_vocabulary"):
+        fresh([sample()])
+    disk = model_of("MODEL.MASK_GENERATOR.SOURCE", "disk", "MODEL.MASK_GENERATOR.OUTPUTS", "x")
+    with pytest.raises(InputError, match="do not train"):
+        disk.train()(training_samples())
+    with pytest.raises(InputError, match="generator output .* is missing"):
+        disk.eval()([sample() | {"image_id": 1, "file_name": "1.jpg"}])
+    with pytest.raises(InputError, match="of no use with MODEL.MASK_GENERATOR.SOURCE disk"):
+        disk.load_state_dict(model.trained_state())

@@ -62,9 +62,9 @@ def _diffusers() -> Any:
     # Here, not above: the package takes seconds to import, and only this source needs it.
     try:
         import diffusers
-    except ImportError:
+    except ImportError as error:
         raise InputError(
-            "features of Stable Diffusion need the package diffusers: "
+            f"features of Stable Diffusion need the package diffusers ({error}): "
             'pip install "clipself_seg[diffusion]"'
         ) from None
     return diffusers

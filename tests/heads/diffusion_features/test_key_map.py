@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from clipself_seg.heads.diffusion_features.key_map import unet_name, vae_name
-from clipself_seg.heads.diffusion_features.networks import SMALL, build_unet, build_vae
+from clipself_seg.heads.diffusion_features.networks import (
+    SMALL,
+    StableDiffusionSizes,
+    build_unet,
+    build_vae,
+)
 from tests.heads.diffusion_features.compvis import compvis_state
 
 pytest.importorskip("diffusers", reason="needs diffusers (the extra [diffusion])")
@@ -52,6 +57,15 @@ def test_names_of_the_unet(compvis, diffusers):
 )
 def test_names_of_the_autoencoder(compvis, diffusers):
     assert vae_name(compvis) == diffusers
+
+
+def test_every_name_of_the_full_model_has_its_place():
+    with torch.device("meta"):
+        unet, vae = build_unet(StableDiffusionSizes()), build_vae(StableDiffusionSizes())
+    state = compvis_state(unet.state_dict(), vae.state_dict(), {})
+    for prefix, rule, network, count in ((UNET, unet_name, unet, 686), (VAE, vae_name, vae, 248)):
+        names = [name.removeprefix(prefix) for name in state if name.startswith(prefix)]
+        assert len(names) == count and {rule(name) for name in names} == set(network.state_dict())
 
 
 def test_names_and_tensors_are_those_of_diffusers_own_conversion():

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from clipself_seg.data.records import coco_list, read_coco_json
@@ -27,3 +28,11 @@ def read_phrases(path: str | os.PathLike[str]) -> dict[Any, list[list[str]]]:
             )
         phrases.setdefault(entry["image_id"], []).append(entry["phrases"])
     return phrases
+
+
+def add_phrases(
+    annotations: Sequence[dict[str, Any]], phrases: Sequence[list[str]]
+) -> list[dict[str, Any]]:
+    """COCO's captions with the "phrases" of each, for `read_phrases`."""
+    pairs = zip(annotations, phrases, strict=True)
+    return [{**annotation, "phrases": found} for annotation, found in pairs]

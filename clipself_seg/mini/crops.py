@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import re
 
 import numpy as np
 
 from clipself_seg.data.images import letterbox_crops, pixel_corners
 from clipself_seg.data.regions import enlarge_boxes, grid_boxes, grid_pairs
-from clipself_seg.mini.concepts import Concept
+from clipself_seg.mini.concepts import COLOURS, WORLDS, Concept
 from clipself_seg.mini.scenes import Scene, Segment
 
 Box = tuple[float, float, float, float]
@@ -33,6 +35,7 @@ _KINDS = (
     "clean",
 )
 _ARTICLES = ("the", "one", "my", "a")
+_BEFORE = ("on", "in front of")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,4 +171,21 @@ def write_caption(
         parts.append(_join([_phrase(rng, concept) for concept in things]))
     if stuff:
         parts.append(_join([_phrase(rng, concept) for concept in stuff]))
-    return _frame(rng, (" on ", " in front of ")[rng.integers(2)].join(parts))
+    return _frame(rng, f" {_BEFORE[rng.integers(2)]} ".join(parts))
+
+
+def tag_caption(caption: str) -> list[tuple[str, str]]:
+    """Words of `write_caption` with their part of speech, for `noun_phrases`.
+
+    What is said about the photo and not about the scene gets the tag "FW", so that it is no phrase.
+    """
+    words = re.findall(r"[\w-]+|[^\w\s]", caption)
+    return [(word, _tags().get(word, "FW")) for word in words]
+
+
+@functools.cache
+def _tags() -> dict[str, str]:
+    names = {name for spec in WORLDS.values() for entry in spec.concepts for name in entry.names}
+    tags = {word: "NN" for name in names for word in name.split()}
+    tags |= dict.fromkeys((*COLOURS, *_KINDS), "JJ") | dict.fromkeys(_ARTICLES, "DT")
+    return tags | {word: "IN" for phrase in _BEFORE for word in phrase.split()}

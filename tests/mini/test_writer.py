@@ -18,12 +18,14 @@ from clipself_seg.data.builtin import (
     sem_seg_records,
 )
 from clipself_seg.data.label_maps import read_label_map
+from clipself_seg.data.noun_phrases import noun_phrases
 from clipself_seg.data.panoptic_builtin import panoptic_dataset, panoptic_set_records
-from clipself_seg.data.panoptic_sets import PANOPTIC_DATASETS
+from clipself_seg.data.panoptic_sets import PANOPTIC_DATASETS, TASKS
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.files import write_json
 from clipself_seg.mini import writer
 from clipself_seg.mini.concepts import WORLDS
+from clipself_seg.mini.crops import tag_caption
 from clipself_seg.mini.writer import WorldSize, make_worlds, scene_of, split_spec
 
 SIZE = WorldSize(train=4, val=3, seed=5, base=3)
@@ -145,20 +147,47 @@ def test_the_base_split_shows_seen_classes_only_and_in_their_own_vocabulary(root
     assert first[0].shape != first[1].shape or (first[0] != first[1]).any()
 
 
-@pytest.mark.parametrize("older", [1, 2])
-def test_a_world_of_before_the_base_split_is_completed_in_its_place(root, tmp_path, older):
+@pytest.mark.parametrize("older", [1, 2, 3])
+def test_an_older_world_is_completed_in_its_place(root, tmp_path, older):
     make_worlds(tmp_path, SIZE, processes=1)
     if older == 1:
         shutil.rmtree(tmp_path / "mini/stuffthingmaps/train_base")
-    shutil.rmtree(tmp_path / "mini/base")
-    (tmp_path / "mini/panoptic_base/000009.png").touch()  # of an interrupted completion
+    if older < 3:
+        shutil.rmtree(tmp_path / "mini/base")
+        (tmp_path / "mini/panoptic_base/000009.png").touch()  # of an interrupted completion
+    for path in tmp_path.rglob("captions_*.json"):
+        content = json.loads(path.read_text())
+        for entry in content["annotations"]:
+            del entry["phrases"]
+        write_json(path, content)
     for world in WORLDS:
         manifest = {"format": older, "train": SIZE.train, "val": SIZE.val, "seed": SIZE.seed}
+        manifest |= {"base": SIZE.base} if older == 3 else {}
         write_json(tmp_path / world / "manifest.json", manifest)
-    picture = (tmp_path / "mini/train/000000.jpg").stat()
+    pictures = [tmp_path / "mini/train/000000.jpg"]
+    pictures += [tmp_path / "mini/base/000000.jpg"] if older == 3 else []
+    before = [path.stat() for path in pictures]
     assert make_worlds(tmp_path, SIZE, processes=1)
-    assert (tmp_path / "mini/train/000000.jpg").stat() == picture
+    assert [path.stat() for path in pictures] == before
     assert files(tmp_path) == files(root)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_captions_have_the_phrases_of_what_they_mention(root, world):
+    names = {name for concept in WORLDS[world].concepts for name in concept.names}
+    for path in sorted((root / world / "annotations").glob("captions_*.json")):
+        for entry in json.loads(path.read_text())["annotations"]:
+            mentioned = {name for name in names if name in entry["caption"]}
+            alone = {phrase for phrase in entry["phrases"] if " on " not in phrase}
+            alone = {phrase for phrase in alone if " in front of " not in phrase}
+            assert all(any(phrase.endswith(name) for name in mentioned) for phrase in alone)
+            assert all(any(phrase.endswith(name) for phrase in alone) for name in mentioned)
+
+
+def test_what_a_caption_says_of_the_photo_is_no_phrase():
+    caption = "this is a low resolution photo of a toy red star and grass on brick wall."
+    expected = ["toy red star", "grass", "brick wall", "grass on brick wall"]
+    assert noun_phrases(caption, tag_caption) == expected
 
 
 def test_the_semantic_names_read_the_maps(root, monkeypatch):
@@ -180,11 +209,12 @@ def test_the_panoptic_names_read_the_files(root, monkeypatch):
     assert len(names) == 5
     for name in names:
         files, split = panoptic_dataset(name), name.split("_")[1]
-        records = panoptic_set_records(name, ("panoptic", "instances", "semantic"))
+        records = panoptic_set_records(name, TASKS)
         assert len(records) == (SIZE.base if "base" in name else getattr(SIZE, split))
         classes = len(load_vocabulary(files.vocabulary))
         for record in records:
             read_label_map(record["sem_seg_file_name"], num_classes=classes, ignore_label=255)
+            assert len(record["captions"]) == 2 and any(record["captions"])
 
 
 def test_the_registered_names_read_the_files(root, monkeypatch):

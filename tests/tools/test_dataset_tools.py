@@ -11,6 +11,7 @@ import check_datasets
 import prepare_ade20k_panoptic
 import prepare_ade150
 import prepare_ade847
+import prepare_coco_captions
 import prepare_coco_panoptic_semseg
 import prepare_coco_stuff
 import prepare_pascal_context_59
@@ -86,6 +87,7 @@ def test_panoptic_coco_is_fine_as_a_subset_once_it_is_prepared(
     [
         prepare_ade847,
         prepare_ade20k_panoptic,
+        prepare_coco_captions,
         prepare_coco_panoptic_semseg,
         prepare_pascal_context_59,
         prepare_pascal_context_459,

@@ -1,0 +1,94 @@
+"""Phrases by hand, with the tags that a tagger gives."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import pytest
+
+from clipself_seg.data.noun_phrases import nltk_tagger, noun_phrases
+from clipself_seg.errors import InputError
+
+
+def phrases(text):
+    """Of a caption written as word/TAG word/TAG."""
+    return noun_phrases(text, lambda caption: [tuple(w.rsplit("/", 1)) for w in caption.split()])
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("A/DT dog/NN", ["dog"]),
+        # Articles, numbers and possessives before a phrase are not part of it.
+        ("Two/CD Large/JJ dogs/NNS and/CC her/PRP$ cat/NN", ["large dogs", "cat"]),
+        ("a/DT big/JJ red/JJ fire/NN truck/NN ./.", ["big red fire truck"]),
+        # No noun, no phrase; an adjective without one is none either.
+        ("it/PRP is/VBZ red/JJ ./.", []),
+        ("", []),
+        # Prepositions make longer phrases, in which articles stay.
+        (
+            "a/DT man/NN on/IN a/DT surf/NN board/NN in/IN water/NN",
+            ["man", "surf board", "water", "man on a surf board in water"],
+        ),
+        (
+            "grass/NN in/IN front/IN of/IN a/DT wall/NN",
+            ["grass", "wall", "grass in front of a wall"],
+        ),
+        ("dogs/NNS run/VBP on/IN grass/NN", ["dogs", "grass"]),
+        ("a/DT dog/NN by/IN ./.", ["dog"]),
+        # Twice the same is once.
+        ("a/DT dog/NN and/CC the/DT Dog/NN", ["dog"]),
+    ],
+)
+def test_phrases_by_hand(text, expected):
+    assert phrases(text) == expected
+
+
+def test_the_last_phrase_does_not_need_a_full_stop():
+    words = "a/DT dog/NN on/IN wet/JJ grass/NN"
+    assert phrases(words) == phrases(words + " ./.") == ["dog", "wet grass", "dog on wet grass"]
+
+
+@pytest.fixture
+def fresh():
+    nltk_tagger.cache_clear()
+    yield
+    nltk_tagger.cache_clear()
+
+
+def stand_in(monkeypatch, pos_tag):
+    """A package nltk with this tagger."""
+    package, tokenize = types.ModuleType("nltk"), types.ModuleType("nltk.tokenize")
+    package.pos_tag, package.tokenize = pos_tag, tokenize
+    tokenize.TreebankWordTokenizer = lambda: types.SimpleNamespace(tokenize=str.split)
+    monkeypatch.setitem(sys.modules, "nltk", package)
+    monkeypatch.setitem(sys.modules, "nltk.tokenize", tokenize)
+
+
+def test_nltks_tagger_is_given_separated_words(fresh, monkeypatch):
+    stand_in(monkeypatch, lambda words: [(w, "DT" if w == "a" else "NN") for w in words])
+    assert nltk_tagger()("a dog") == [("a", "DT"), ("dog", "NN")]
+    assert noun_phrases("a dog", nltk_tagger()) == ["dog"]
+
+
+def test_without_nltk_or_its_model_the_way_to_get_it_is_named(fresh, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nltk", None)
+    with pytest.raises(InputError, match="pip install nltk"):
+        nltk_tagger()
+
+    def fail(words):
+        raise LookupError("Resource averaged_perceptron_tagger_eng not found")
+
+    stand_in(monkeypatch, fail)
+    with pytest.raises(InputError, match="nltk.downloader averaged_perceptron_tagger_eng"):
+        nltk_tagger()
+
+
+def test_nltk_itself_if_it_is_installed(fresh):
+    pytest.importorskip("nltk")
+    try:
+        tagger = nltk_tagger()
+    except InputError:
+        pytest.skip("without its tagger")
+    assert noun_phrases("A large dog sits on the grass", tagger) == ["large dog", "grass"]

@@ -31,8 +31,8 @@ from clipself_seg.heads.mask_generator import MaskGenerator
 from clipself_seg.heads.mask_generator.outputs import GeneratorOutput, read_output
 from clipself_seg.heads.mask_losses import MaskCriterion, MaskTargets
 from clipself_seg.heads.mask_pieces import resize_masks
-from clipself_seg.models import open_panoptic_weights as names_of
 from clipself_seg.models.open_panoptic_config import panoptic_parts
+from clipself_seg.models.open_panoptic_weights import full_state, with_clip_hash
 from clipself_seg.models.panoptic_outputs import TASKS, MergeSettings, make_outputs
 from clipself_seg.models.region_reader import Sample, autocast
 
@@ -274,10 +274,6 @@ class OpenPanoptic(nn.Module):
     def after_optimizer_step(self) -> None:
         """Nothing to put right: every trained weight is in the loss."""
 
-    def trained_state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds: everything but the frozen models, under ODISE's names."""
-        return names_of.trained_state(self)
-
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
@@ -287,12 +283,12 @@ class OpenPanoptic(nn.Module):
             InputError: missing, unexpected or misshapen tensors, another variant or source, or a
                 generator that was trained on another CLIP.
         """
-        return super().load_state_dict(names_of.full_state(self, state_dict), assign=assign)
+        return super().load_state_dict(full_state(self, state_dict), assign=assign)
 
     def export(self, path: str | os.PathLike[str]) -> None:
-        """Write `trained_state` under "model", atomically."""
+        """Write what is not frozen under ODISE's names, atomically."""
         with atomic_path(path) as temporary:
-            torch.save({"model": names_of.with_clip_hash(self)}, temporary)
+            torch.save({"model": with_clip_hash(self)}, temporary)
 
     def weights_hash(self) -> str:
         """Identity of all weights, those of the CLIP branch included."""

@@ -18,6 +18,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import fuse_scores
 from clipself_seg.heads.mask_pieces import resize_masks
 from clipself_seg.heads.panoptic_merge import merge_instances, merge_panoptic, merge_semantic
+from clipself_seg.models.open_panoptic_weights import trained_state
 from tests.conftest import ROOT
 
 CONFIG = ROOT / "configs/mini/base_panoptic.yaml"
@@ -180,20 +181,20 @@ def test_the_names_are_those_of_odise_and_nothing_frozen_is_among_them():
         *("MODEL.MASK_GENERATOR.VARIANT", "caption", "MODEL.MASK_FORMER.DEC_LAYERS", 9),
         *("MODEL.MASK_GENERATOR.ENCODER_LAYERS", 6),
     )
-    names = model.trained_state().keys()
+    names = trained_state(model).keys()
     assert {name for name in names if not name.startswith("backbone.")} == shapes.keys()
 
 
 def test_official_extras_are_ignored():
     model = model_of()
-    state = {f"module.{name}": tensor for name, tensor in model.trained_state().items()}
+    state = {f"module.{name}": tensor for name, tensor in trained_state(model).items()}
     model.load_state_dict(state | {"module.criterion.empty_weight": torch.ones(134)})
 
 
 def test_wrong_checkpoints_are_refused_with_the_way_out(tmp_path):
     model = model_of()
-    state = dict(model.trained_state())
-    caption = model_of("MODEL.MASK_GENERATOR.VARIANT", "caption").trained_state()
+    state = dict(trained_state(model))
+    caption = trained_state(model_of("MODEL.MASK_GENERATOR.VARIANT", "caption"))
     first = "sem_seg_head.predictor.query_feat.weight"
     diffusion = {n: t for n, t in state.items() if not n.startswith("backbone.")}
     diffusion["backbone.feature_projections.0.0.conv1.weight"] = torch.zeros(1)
@@ -253,4 +254,4 @@ def test_no_words_and_no_generator_are_told(model):
     with pytest.raises(InputError, match="generator output .* is missing"):
         disk.eval()([sample() | {"image_id": 1, "file_name": "1.jpg"}])
     with pytest.raises(InputError, match="of no use with MODEL.MASK_GENERATOR.SOURCE disk"):
-        disk.load_state_dict(model.trained_state())
+        disk.load_state_dict(trained_state(model))

@@ -138,8 +138,9 @@ class PanopticTrainMapper:
         index_of = self.vocabulary.dataset_id_to_index
         labels = category_labels(categories, index_of, record["pan_seg_file_name"])
         numbers = np.array([info["id"] for info in infos], dtype=np.int32)
-        ids = rgb.astype(np.int32) @ np.array([1, 256, 256**2], dtype=np.int32)
-        masks = ids == numbers[:, None, None]
+        four = np.zeros((*rgb.shape[:2], 4), dtype=np.uint8)
+        four[..., :3] = rgb
+        masks = four.view(np.int32)[..., 0] == numbers[:, None, None]
         if not self.keep_empty:
             there = masks.any(axis=(1, 2))
             labels, masks = labels[there], masks[there]

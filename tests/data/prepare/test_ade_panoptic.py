@@ -21,6 +21,7 @@ from clipself_seg.data.prepare.ade_panoptic import prepare_ade_panoptic
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
+from clipself_seg.evaluation.panoptic_files import PanopticFiles, evaluate_files
 
 VOCABULARY = load_vocabulary("openseg_ade20k_150")
 THINGS = [index for index, entry in enumerate(VOCABULARY.classes) if entry.isthing]
@@ -130,6 +131,24 @@ def test_the_registered_set_reads_them_covered_stuff_included(folder):
     assert record["covered_stuff"] and len(record["segments_info"]) == 4
     assert read_panoptic_ids(record).shape == (12, 16)
     assert record["image_id"] == "ADE_val_00000001" and record["width"] == 16
+
+
+@pytest.mark.parametrize("clean, ious", [(True, [1, 1, 1]), (False, [4 / 7, 1, 1])])
+def test_a_perfect_prediction_of_published_files_loses_what_things_cover(folder, clean, ious):
+    """Of the wall 4 pixels are left of the 7 stated, and nothing of the sky, which is missed."""
+    prepare(folder, clean)
+    truth = PanopticFiles(folder / "ade20k_panoptic_val.json", folder / "ade20k_panoptic_val")
+    content = json.loads(truth.json.read_text())
+    (entry,) = content["annotations"]
+    infos = entry["segments_info"]
+    entry["segments_info"] = [info for info in infos if info["category_id"] != SKY]
+    predicted = truth._replace(json=folder / "predicted.json")
+    predicted.json.write_text(json.dumps(content))
+    quality, images = evaluate_files(truth, predicted)
+    classes = [WALL, BED, DOOR]
+    assert images == 1 and quality.tp[classes].tolist() == [1, 1, 1] and quality.tp.sum() == 3
+    np.testing.assert_allclose(quality.iou_sum[classes], ious)
+    assert quality.fn.sum() == quality.fn[SKY] == (0 if clean else 1) and quality.fp.sum() == 0
 
 
 def real_things(labels):

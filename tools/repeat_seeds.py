@@ -2,6 +2,8 @@
 
     python tools/repeat_seeds.py configs/mini/semseg_original.yaml configs/mini/semseg.yaml
     python tools/repeat_seeds.py configs/mini/patches.yaml --seeds 0 1 2 3 --show boxes.thing.top1
+    python tools/repeat_seeds.py configs/mini/panoptic.yaml --evaluate configs/mini/panoptic_original.yaml \\
+        --show /PQ /PQ_unseen
 
 Finished runs below the output folder are not repeated; an interrupted one is gone on with.
 """
@@ -29,6 +31,13 @@ def parse_arguments() -> argparse.Namespace:
         default=["/mIoU", "/mIoU-seen", "/mIoU-unseen"],
         help="ends of the names of the numbers to print",
     )
+    parser.add_argument(
+        "--evaluate",
+        nargs="+",
+        default=[],
+        metavar="CONFIG",
+        help="files under which what the first configuration trained is evaluated too",
+    )
     parser.add_argument("--opts", nargs="*", default=[], help="further KEY VALUE of every run")
     return parser.parse_args()
 
@@ -40,7 +49,8 @@ def main() -> None:
     from clipself_seg.engine.repeat import repeat, spread_table
 
     output = arguments.output.absolute()
-    found = repeat(arguments.configs, arguments.seeds, output, arguments.opts)
+    given = (arguments.configs, arguments.seeds, output, arguments.opts, arguments.evaluate)
+    found = repeat(*given)
     sys.stdout.write(f"\n{spread_table(found, arguments.show)}\n{output / 'seeds.json'}\n")
 
 

@@ -18,11 +18,16 @@ from clipself_seg.errors import InputError
 from clipself_seg.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+TRAINED = "model_final.pth"
 Numbers = dict[str, float]
 
 
 def repeat(
-    configs: Sequence[str], seeds: Sequence[int], output: Path, opts: Sequence[str] = ()
+    configs: Sequence[str],
+    seeds: Sequence[int],
+    output: Path,
+    opts: Sequence[str] = (),
+    evaluated: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train and evaluate each configuration under each seed; finished runs are not repeated.
 
@@ -31,6 +36,7 @@ def repeat(
         seeds: at least two.
         output: folder of the runs and of `seeds.json`.
         opts: further KEY VALUE words of every run.
+        evaluated: files under which what the first configuration trained is evaluated as well.
 
     Returns:
         {config: {number: {"mean": ..., "spread": ..., "values": [...]}}}; the spread is the
@@ -42,8 +48,11 @@ def repeat(
     if len(set(seeds)) < 2:
         raise InputError(f"a spread needs two different seeds, got {list(seeds)}")
     found = {}
-    for config in configs:
-        runs = [_run(config, seed, output, opts) for seed in seeds]
+    for config in (*configs, *evaluated):
+        # What is trained is named by a configuration and a seed.
+        trained = [_folder(configs[0], seed, output) / TRAINED for seed in seeds]
+        only = [("MODEL.WEIGHTS", str(path)) if config in evaluated else () for path in trained]
+        runs = [_run(config, seed, output, opts, more) for seed, more in zip(seeds, only)]
         found[config] = {
             name: {
                 "mean": statistics.fmean(run[name] for run in runs),
@@ -75,11 +84,19 @@ def _cell(number: Mapping[str, float] | None) -> str:
     return "-" if number is None else f"{number['mean']:.2f} +- {number['spread']:.2f}"
 
 
-def _run(config: str, seed: int, output: Path, opts: Sequence[str]) -> Numbers:
-    folder = output / f"{Path(config).stem}_seed{seed}"
+def _folder(config: str, seed: int, output: Path) -> Path:
+    return output / f"{Path(config).stem}_seed{seed}"
+
+
+def _run(
+    config: str, seed: int, output: Path, opts: Sequence[str], weights: Sequence[str]
+) -> Numbers:
+    """Train and evaluate, or with `weights` only evaluate."""
+    folder = _folder(config, seed, output)
     results = folder / RESULTS_FILE
     if not results.exists():
-        words = ["train_net.py", "--config-file", config, "--resume", *opts]
+        mode = "--eval-only" if weights else "--resume"
+        words = ["train_net.py", "--config-file", config, mode, *opts, *weights]
         words += ["SEED", str(seed), "OUTPUT_DIR", str(folder)]
         sys.stdout.write(f"$ python {shlex.join(words)}\n")
         sys.stdout.flush()
@@ -92,5 +109,5 @@ def _flatten(results: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
     for key, value in results.items():
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{key}/")
-        else:
+        elif isinstance(value, int | float):
             yield f"{prefix}{key}", value

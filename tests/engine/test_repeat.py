@@ -44,6 +44,23 @@ def test_a_run_that_is_missing_is_made_with_its_seed(tmp_path, monkeypatch):
     assert calls == ["1"]
 
 
+def test_what_one_configuration_trained_is_evaluated_under_another(tmp_path, monkeypatch):
+    calls = []
+
+    def train(words, cwd):
+        calls.append(" ".join(map(str, words[1:])))
+        write(tmp_path / f"b_seed{words[words.index('SEED') + 1]}", PQ=1.0)
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(module.subprocess, "run", train)
+    for seed in (0, 1):
+        write(tmp_path / f"a_seed{seed}", PQ=2.0)
+    found = repeat(["a.yaml"], [0, 1], tmp_path, evaluated=["b.yaml"])
+    assert [found[name]["val/PQ"]["mean"] for name in ("a.yaml", "b.yaml")] == [2.0, 1.0]
+    weights = tmp_path / "a_seed1" / "model_final.pth"
+    assert f"--config-file b.yaml --eval-only MODEL.WEIGHTS {weights} SEED 1" in calls[1]
+
+
 def test_one_seed_has_no_spread_and_a_failed_run_is_named(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="two different seeds"):
         repeat(["configs/a.yaml"], [3, 3], tmp_path)

@@ -1,0 +1,198 @@
+"""Several fusions of one pass over the pictures, each evaluated on its own.
+
+A row is a pair of exponents: alpha is CLIP's share in the scores of seen classes, beta in those of
+others. The rows of the paper's Table 6 have names; a sweep adds one for each cell of its grid.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from detectron2.evaluation import DatasetEvaluator
+
+from clipself_seg.data.panoptic import read_panoptic_png
+from clipself_seg.errors import InputError, nearest
+from clipself_seg.evaluation.panoptic import PanopticQualityEvaluator
+
+# What is measured, in the order of the paper's columns.
+TASKS = ("panoptic", "instances", "semantic")
+ROWS = ("clip", "generator", "fused")
+SWEEP_NUMBERS = ("PQ", "PQ_seen", "PQ_unseen")
+# Numbers of a class begin so; they are in the CSVs.
+CLASS_PREFIXES = ("PQ-", "SQ-", "RQ-", "IoU-", "ACC-")
+
+Sweep = dict[str, Any]
+logger = logging.getLogger(__name__)
+
+
+class Row(NamedTuple):
+    """One fusion.
+
+    Attributes:
+        alpha: CLIP's exponent for seen classes, in [0, 1].
+        beta: for the others.
+        tasks: of `TASKS`, what is measured.
+    """
+
+    alpha: float
+    beta: float
+    tasks: tuple[str, ...]
+
+
+def named_rows(
+    names: Sequence[str], alpha: float, beta: float, tasks: Sequence[str]
+) -> dict[str, Row]:
+    """The rows of Table 6.
+
+    Args:
+        names: of `ROWS`.
+        alpha: of the row "fused".
+        beta: likewise.
+        tasks: of `TASKS`.
+
+    Raises:
+        InputError: an unknown name or task, or none at all; an exponent out of [0, 1].
+    """
+    for key, given, known in (("ROWS", names, ROWS), ("TASKS", tasks, TASKS)):
+        if not given:
+            raise InputError(f"TEST.PANOPTIC.{key} is empty: give some of {', '.join(known)}")
+        for name in given:
+            if name not in known:
+                raise InputError(
+                    f'TEST.PANOPTIC.{key} cannot have "{name}"; {nearest(name, known)}'
+                )
+    check_exponents((alpha, beta), "MODEL.FUSION.ALPHA and BETA")
+    exponents = {"clip": (1.0, 1.0), "generator": (0.0, 0.0), "fused": (alpha, beta)}
+    return {name: Row(*exponents[name], tuple(tasks)) for name in names}
+
+
+def check_exponents(values: Iterable[float], source: str) -> None:
+    """Refuse exponents out of [0, 1].
+
+    Args:
+        values: to check.
+        source: the key, for the error.
+
+    Raises:
+        InputError: one is not a number in [0, 1].
+    """
+    for value in values:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not 0 <= value <= 1:
+            raise InputError(f"{source} must be in [0, 1], got {value}")
+
+
+def sweep_rows(values: Sequence[float], seen: np.ndarray | None) -> dict[str, Row]:
+    """A row for each cell of the grid of alpha and beta that differs from the others.
+
+    Args:
+        values: of alpha as well as of beta.
+        seen: (K,) bool, classes of the training vocabulary; None: all of them.
+    """
+    cells = [(alpha, beta) for alpha in values for beta in values]
+    return {sweep_name(alpha, beta, seen): Row(alpha, beta, ("panoptic",)) for alpha, beta in cells}
+
+
+def sweep_name(alpha: float, beta: float, seen: np.ndarray | None) -> str:
+    """Name of a cell's row; cells that do not differ, for want of seen or unseen classes, share it."""
+    shown = "-" if seen is not None and not seen.any() else f"{alpha:g}"
+    hidden = "-" if seen is None or seen.all() else f"{beta:g}"
+    return f"sweep {shown} {hidden}"
+
+
+def sweep_results(
+    values: Sequence[float], seen: np.ndarray | None, found: Mapping[str, Mapping[str, float]]
+) -> Sweep:
+    """The grid of each number, as `fusion_report` takes it.
+
+    Args:
+        values: of alpha and beta.
+        seen: as in `sweep_rows`.
+        found: row name -> numbers.
+    """
+    sweep: Sweep = {"alpha": list(values), "beta": list(values)}
+    for key in SWEEP_NUMBERS:
+        grid = [
+            [found[sweep_name(alpha, beta, seen)].get(key) for beta in values] for alpha in values
+        ]
+        if any(value is not None for line in grid for value in line):
+            sweep[key] = grid
+    return sweep
+
+
+class RowsEvaluator(DatasetEvaluator):
+    """Hands the outputs of each row to the row's own evaluators."""
+
+    def __init__(
+        self,
+        *,
+        rows: Mapping[str, Mapping[str, DatasetEvaluator]],
+        quiet: Mapping[str, PanopticQualityEvaluator] | None = None,
+    ) -> None:
+        """
+        Args:
+            rows: row name -> task of `TASKS` -> evaluator.
+            quiet: evaluators of rows that are too many for tables and files of their own.
+        """
+        self.rows, self.quiet = rows, quiet or {}
+        self._every = {
+            **{name: list(by_task.values()) for name, by_task in rows.items()},
+            **{name: [evaluator] for name, evaluator in self.quiet.items()},
+        }
+        self._segments = bool(self.quiet) or any("panoptic" in by_task for by_task in rows.values())
+
+    def reset(self) -> None:
+        """Forget all images."""
+        for evaluators in self._every.values():
+            for evaluator in evaluators:
+                evaluator.reset()
+
+    def process(
+        self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
+    ) -> None:
+        """Compare every row's outputs with the truth, which is read once.
+
+        Args:
+            inputs: samples as the evaluators of the rows take them.
+            outputs: for each, "rows": row name -> outputs as those evaluators take them.
+        """
+        for sample, output in zip(inputs, outputs, strict=True):
+            if self._segments:
+                sample = {**sample, "pan_seg": read_panoptic_png(sample["pan_seg_file_name"])}
+            for name, evaluators in self._every.items():
+                for evaluator in evaluators:
+                    evaluator.process([sample], [output["rows"][name]])
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Means in percent of every row, the same in every process; NaN is left out.
+
+        Raises:
+            InputError: what the evaluators raise.
+        """
+        found = {name: self._row(name, by_task) for name, by_task in self.rows.items()}
+        for name, evaluator in self.quiet.items():
+            found[name] = _means(evaluator.results(), "panoptic")
+        return found
+
+    def _row(self, name: str, by_task: Mapping[str, DatasetEvaluator]) -> dict[str, float]:
+        logger.info("row %s:", name)
+        numbers: dict[str, float] = {}
+        for task, evaluator in by_task.items():
+            (results,) = evaluator.evaluate().values()
+            numbers |= _means(results, task)
+        return numbers
+
+
+def _means(results: Mapping[str, float], task: str) -> dict[str, float]:
+    """Without numbers of a class, and counts of classes but those of panoptic quality."""
+    return {
+        key: value
+        for key, value in results.items()
+        if not key.startswith(CLASS_PREFIXES)
+        and not math.isnan(value)
+        and (task == "panoptic" or not key.startswith("classes"))
+    }

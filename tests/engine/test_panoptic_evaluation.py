@@ -1,0 +1,399 @@
+"""Several fusions from one pass, each with the numbers of its own evaluators, in any number of
+processes."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Instances
+from detectron2.utils import comm
+from PIL import Image
+from torch import nn
+
+from clipself_seg.config import add_clipself_seg_config
+from clipself_seg.data.panoptic import read_panoptic_png
+from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.engine.panoptic_evaluation import PanopticEvaluation
+from clipself_seg.engine.panoptic_rows import sweep_results, sweep_rows
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.instance_numbers import encode_masks
+from clipself_seg.evaluation.panoptic import PanopticQualityEvaluator
+from tests.panoptic_worlds import save_ids
+
+# Category ids are in no order, and stuff stands between the things.
+CLASSES = [
+    ("cat", 40, True),
+    ("sky", 10, False),
+    ("dog", 30, True),
+    ("sea", 20, False),
+    ("cow", 5, True),
+]
+TRAINED = ["cat", "sky", "horse"]
+SIZE = (24, 32)
+COCO = "coco_2017_val_panoptic_with_sem_seg"
+
+
+class Spoiler(nn.Module):
+    """The truth, without a share alpha of the segments of seen classes and beta of the others."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.things, self.seen = ("training's",), (0,), None
+        self.rows, self.tasks, self.asked = {}, {}, []
+
+    def set_vocabulary(self, words, seen=None):
+        self.words, self.names, self.seen = words, words.names, seen
+        self.things = tuple(np.flatnonzero(words.thing).tolist())
+
+    def forward(self, batch):
+        assert len(batch) == 1 and not self.training
+        self.asked.append((batch[0]["image_id"], self.names))
+        truth = read_panoptic_png(batch[0]["pan_seg_file_name"])
+        return [{"rows": {name: self.row(batch[0], truth, name) for name in self.rows}}]
+
+    def row(self, sample, truth, name):
+        alpha, beta = self.rows[name]
+        kept, labels = [], np.zeros(truth.shape, dtype=np.int64)
+        for info in sample["segments_info"]:
+            label = self.words.dataset_id_to_index[info["category_id"]]
+            lost = info["id"] % 10 < 10 * (alpha if self.seen is None or self.seen[label] else beta)
+            labels[truth == info["id"]] = (label + lost) % len(self.names)
+            if not lost:
+                kept.append({"id": info["id"], "category_id": label})
+        ids = np.where(np.isin(truth, [info["id"] for info in kept]), truth, 0)
+        outputs = {
+            "panoptic": ("panoptic_seg", (torch.from_numpy(ids), kept)),
+            "instances": ("instances", self.instances(truth, kept)),
+            "semantic": ("sem_seg_labels", torch.from_numpy(labels)),
+        }
+        return dict(outputs[task] for task in self.tasks[name])
+
+    def instances(self, truth, kept):
+        kept = [info for info in kept if info["category_id"] in self.things]
+        masks = np.array([truth == info["id"] for info in kept]).reshape(-1, *truth.shape)
+        found = Instances(truth.shape)
+        found.pred_masks = torch.from_numpy(masks)
+        found.scores = torch.ones(len(kept))
+        found.pred_classes = torch.tensor([info["category_id"] for info in kept]).long()
+        return found
+
+
+def write_picture(folder, rng, name):
+    """A picture of eight blocks; returns its entries in both JSONs, and its instances."""
+    blocks = np.arange(1, 9).reshape(2, 4) + 10 * rng.integers(1, 9)
+    ids = np.kron(blocks, np.ones((12, 8), dtype=np.int64))
+    labels = np.full(SIZE, 255, dtype=np.uint8)
+    segments, instances = [], []
+    for number, position in zip(blocks.ravel().tolist(), rng.permutation(8) % len(CLASSES)):
+        _, category, thing = CLASSES[position]
+        mask = ids == number
+        labels[mask] = position
+        info = {
+            "id": number,
+            "category_id": category,
+            "area": 96,
+            "bbox": [0, 0, 8, 12],
+            "iscrowd": 0,
+        }
+        segments.append(info)
+        if thing:
+            encoded = encode_masks(mask[None])[0]
+            encoded["counts"] = encoded["counts"].decode()
+            instances.append(info | {"image_id": name, "segmentation": encoded})
+    save_ids(folder / "segments" / f"{name}.png", ids)
+    Image.new("RGB", SIZE[::-1]).save(folder / "images" / f"{name}.png")
+    Image.fromarray(labels).save(folder / "labels" / f"{name}.png")
+    entry = {"image_id": name, "file_name": f"{name}.png", "segments_info": segments}
+    return {"id": name, "file_name": f"{name}.png", "height": 24, "width": 32}, entry, instances
+
+
+def write_dataset(folder, seed, pictures):
+    rng = np.random.default_rng(seed)
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True)
+    made = [write_picture(folder, rng, f"{folder.name}_{index}") for index in range(pictures)]
+    images = [image for image, _, _ in made]
+    files = {
+        "panoptic": [entry for _, entry, _ in made],
+        "instances": [entry for _, _, found in made for entry in found],
+    }
+    for kind, entries in files.items():
+        content = {"images": images, "annotations": entries}
+        (folder / f"{kind}.json").write_text(json.dumps(content))
+
+
+def write_datasets(folder):
+    classes = [{"names": [n], "dataset_id": i, "isthing": thing} for n, i, thing in CLASSES]
+    (folder / "words.json").write_text(json.dumps({"name": "words", "classes": classes}))
+    (folder / "trained.json").write_text(json.dumps(TRAINED))
+    write_dataset(folder / "one", 0, 5)
+    write_dataset(folder / "two", 1, 3)
+
+
+def register(folder, name, **changes):
+    """As a user does it."""
+    DatasetCatalog.register(name, lambda: [])
+    paths = {
+        "image_root": folder / name / "images",
+        "panoptic_root": folder / name / "segments",
+        "panoptic_json": folder / name / "panoptic.json",
+        "sem_seg_root": folder / name / "labels",
+        "json_file": folder / name / "instances.json",
+        "vocabulary": folder / "words.json",
+    }
+    MetadataCatalog.get(name).set(**{key: str(path) for key, path in (paths | changes).items()})
+
+
+@pytest.fixture
+def datasets(tmp_path):
+    write_datasets(tmp_path)
+    for name in ("one", "two"):
+        register(tmp_path, name)
+    yield tmp_path
+    for name in ("one", "two"):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def evaluation(folder, *options):
+    cfg = get_cfg()
+    add_clipself_seg_config(cfg)
+    cfg.merge_from_list(
+        ["DATASETS.TEST", ("one", "two"), "DATASETS.TRAIN", (), "INPUT.MIN_SIZE_TEST", 0]
+        + ["INPUT.FORMAT", "RGB", "DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR", str(folder / "run")]
+        + ["TEST.TRAIN_VOCABULARY", str(folder / "trained.json")]
+        + ["MODEL.FUSION.ALPHA", 0.2, "MODEL.FUSION.BETA", 0.5]
+    )
+    cfg.merge_from_list(list(options))
+    return PanopticEvaluation(cfg)
+
+
+def test_every_row_of_every_data_set_comes_from_one_pass(datasets):
+    model = Spoiler()
+    results = evaluation(datasets)(model)
+    names = tuple(name for name, _, _ in CLASSES)
+    assert [(image, words) for image, words in model.asked] == [
+        (f"{name}_{index}", names) for name, count in (("one", 5), ("two", 3)) for index in range(count)
+    ]  # fmt: skip
+    assert list(results) == ["one", "two"] and list(results["one"]) == [
+        "clip",
+        "generator",
+        "fused",
+    ]
+    exponents = {row: (found["alpha"], found["beta"]) for row, found in results["one"].items()}
+    assert exponents == {"clip": (1, 1), "generator": (0, 0), "fused": (0.2, 0.5)}
+    for found, images in ((results["one"], 5), (results["two"], 3)):
+        truth = found["generator"]
+        wholes = ("PQ", "SQ", "RQ", "PQ_th", "PQ_st", "PQ_seen", "PQ_unseen", "mIoU", "mIoU-unseen")
+        assert {truth[key] for key in wholes} == {100}
+        assert truth["AP"] == pytest.approx(100) and truth["images"] == images
+        assert {found["clip"][key] for key in ("PQ", "AP", "mIoU")} == {0}
+        for key in ("PQ", "PQ_seen", "PQ_unseen", "AP", "AP-seen", "mIoU"):
+            assert 0 < found["fused"][key] < 100, key
+        assert (truth["classes"], truth["classes_seen"], truth["classes_unseen"]) == (5, 2, 3)
+    json.dumps(results, allow_nan=False)
+
+
+def test_numbers_of_a_row_are_those_of_its_evaluator_alone(datasets):
+    results = evaluation(datasets)(Spoiler())["one"]["fused"]
+    model, words = Spoiler().eval(), load_vocabulary(datasets / "words.json")
+    seen = np.array([True, True, False, False, False])
+    model.set_vocabulary(words, seen)
+    model.rows, model.tasks = {"fused": (0.2, 0.5)}, {"fused": ("panoptic",)}
+    alone = PanopticQualityEvaluator(dataset_name="one", vocabulary=words, seen=seen)
+    for entry in json.loads((datasets / "one/panoptic.json").read_text())["annotations"]:
+        png = str(datasets / "one/segments" / entry["file_name"])
+        sample = entry | {"file_name": "x", "pan_seg_file_name": png}
+        output = model([sample | {"image": torch.zeros(3, 4, 4)}])[0]["rows"]["fused"]
+        alone.process([sample], [output])
+    expected = {key: value for key, value in alone.results().items() if "-" not in key}
+    assert {key: results[key] for key in expected} == expected
+    assert not any(key.startswith(("PQ-", "IoU-", "classes-")) for key in results)
+
+
+def test_the_model_is_given_back_as_it_was(datasets):
+    model = Spoiler().train()
+    before = model.names, model.things, model.seen, model.rows, model.tasks
+    evaluation(datasets)(model)
+    assert model.training
+    assert (model.names, model.things, model.seen, model.rows, model.tasks) == before
+    broken = Spoiler()
+    broken.forward = None
+    with pytest.raises(TypeError):
+        evaluation(datasets)(broken)
+    assert broken.names == ("training's",) and broken.rows == {}
+
+
+def test_a_sweep_is_a_grid_over_seen_and_unseen_classes(datasets, caplog):
+    options = ("DATASETS.TEST", ("one",), "TEST.PANOPTIC.SWEEP", (0, 0.5, 1.0))
+    model = Spoiler()
+    with caplog.at_level(logging.INFO, logger="clipself_seg"):
+        results = evaluation(datasets, *options)(model)["one"]
+    sweep = results["sweep"]
+    assert len(model.asked) == 5 and sweep["alpha"] == sweep["beta"] == [0.0, 0.5, 1.0]
+    # A lost segment is missed and nothing else: alpha decides about seen classes alone.
+    seen, unseen = np.array(sweep["PQ_seen"]), np.array(sweep["PQ_unseen"])
+    assert (seen == seen[:, :1]).all() and (unseen == unseen[:1]).all()
+    assert seen[0, 0] == unseen[0, 0] == 100 and seen[2, 0] == unseen[0, 2] == 0
+    np.testing.assert_allclose(sweep["PQ"], (2 * seen + 3 * unseen) / 5, rtol=0, atol=1e-10)
+    assert sweep["PQ"][0][0] == results["generator"]["PQ"]
+    json.dumps(results, allow_nan=False)
+    assert (datasets / "run/sweep_one.png").stat().st_size > 1000
+    assert "alpha \\ beta" in caplog.text and "100.0*" in caplog.text
+    assert caplog.text.count('Panoptic quality of "one"') == 3  # those with a name
+
+
+def test_cells_that_do_not_differ_are_evaluated_once():
+    seen = np.array([True, False])
+    assert len(sweep_rows((0, 0.5, 1), seen)) == 9
+    rows = sweep_rows((0, 0.5, 1), None)
+    assert len(rows) == len(sweep_rows((0, 0.5, 1), ~seen & seen)) == 3
+    assert {row.tasks for row in rows.values()} == {("panoptic",)}
+    found = {name: {"PQ": 10 * row.alpha} for name, row in rows.items()}
+    sweep = sweep_results((0, 0.5, 1), None, found)
+    assert sweep == {"alpha": [0, 0.5, 1], "beta": [0, 0.5, 1], "PQ": [[0] * 3, [5] * 3, [10] * 3]}
+
+
+def test_without_a_training_vocabulary_all_is_seen_and_nothing_is_split(datasets):
+    options = ("TEST.TRAIN_VOCABULARY", "", "TEST.PANOPTIC.SWEEP", (0.5, 1.0))
+    results = evaluation(datasets, *options)(Spoiler())["one"]
+    assert "PQ_seen" not in results["fused"] and "AP-unseen" not in results["fused"]
+    assert results["sweep"].keys() == {"alpha", "beta", "PQ"}
+    assert results["sweep"]["PQ"][0][0] == results["sweep"]["PQ"][0][1] > 0
+
+
+def test_the_first_training_data_set_says_what_is_seen(datasets):
+    options = ("TEST.TRAIN_VOCABULARY", "", "DATASETS.TRAIN", ("two",))
+    results = evaluation(datasets, *options)(Spoiler())["one"]["generator"]
+    assert results["classes_seen"] == 5 and results["classes_unseen"] == 0
+
+
+def test_files_and_tables_of_a_run(datasets, caplog):
+    with caplog.at_level(logging.INFO, logger="clipself_seg"):
+        evaluation(datasets)(Spoiler())
+    assert "CLIP only" in caplog.text and "one PQ" in caplog.text and "unseen PQ" in caplog.text
+    expected = {
+        f"{row}/{kind}_classes_{name}.csv"
+        for row in ("clip", "generator", "fused")
+        for kind in ("panoptic", "instance", "sem_seg")
+        for name in ("one", "two")
+    }
+    run = datasets / "run"
+    assert {str(path.relative_to(run)) for path in run.rglob("*.*")} == expected
+
+
+def test_rows_and_tasks_are_what_is_asked_for(datasets):
+    options = ("TEST.PANOPTIC.ROWS", ("clip",), "TEST.PANOPTIC.TASKS", ("semantic",))
+    results = evaluation(datasets, *options)(Spoiler())["one"]
+    assert results.keys() == {"clip"} and "mIoU" in results["clip"]
+    assert "PQ" not in results["clip"] and "AP" not in results["clip"]
+
+
+def test_a_data_set_that_never_has_files_for_a_task_goes_without(datasets, caplog):
+    MetadataCatalog.remove("one")
+    register_again = {"json_file": "", "sem_seg_root": ""}
+    DatasetCatalog.remove("one")
+    register(datasets, "one", **register_again)
+    results = evaluation(datasets)(Spoiler())
+    assert '"one" has no files for "instances", which is left out' in caplog.text
+    assert results["one"]["generator"]["PQ"] == 100 and "AP" not in results["one"]["generator"]
+    assert "mIoU" not in results["one"]["generator"] and "mIoU" in results["two"]["generator"]
+    with pytest.raises(InputError, match='"one" has no files for any of instances, semantic'):
+        options = ("TEST.PANOPTIC.TASKS", ("instances", "semantic"))
+        evaluation(datasets, *options).check(Spoiler())
+
+
+@pytest.mark.parametrize("kind", ["labels", "segments"])
+def test_a_missing_file_is_found_before_the_run(datasets, kind):
+    evaluation(datasets).check(Spoiler())
+    (datasets / "one" / kind / "one_3.png").unlink()
+    with pytest.raises(InputError, match=f'"one": 1 of 5 files are missing.*{kind}/one_3.png'):
+        evaluation(datasets).check(Spoiler())
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("DATASETS.TEST", ("ones",)), 'no data set "ones" for panoptic segmentation'),
+        (("TEST.PANOPTIC.ROWS", ("clap",)), 'ROWS cannot have "clap"; did you mean "clip"'),
+        (
+            ("TEST.PANOPTIC.TASKS", ("instance",)),
+            'cannot have "instance"; did you mean "instances"',
+        ),
+        (("TEST.PANOPTIC.ROWS", ()), "ROWS is empty: give some of clip, generator, fused"),
+        (("TEST.PANOPTIC.SWEEP", (0.5, 1.5)), r"SWEEP must be in \[0, 1\], got 1.5"),
+        (("TEST.PANOPTIC.SWEEP", ("x",)), r"SWEEP must be in \[0, 1\], got x"),
+        (("MODEL.FUSION.BETA", -0.1), r"BETA must be in \[0, 1\], got -0.1"),
+        (("TEST.TRAIN_VOCABULARY", "coco_stuff"), "coco_stuff_171"),
+        (("TEST.MIOU_RULE", "both"), 'unknown mIoU rule "both"'),
+    ],
+)
+def test_what_would_fail_late_is_refused_early(datasets, options, message):
+    with pytest.raises(InputError, match=message):
+        evaluation(datasets, *options).check(Spoiler())
+
+
+@pytest.mark.parametrize("thing, lacking", [(True, "stuff"), (False, "thing")])
+def test_words_without_things_or_stuff_are_refused_early(datasets, thing, lacking):
+    content = json.loads((datasets / "words.json").read_text())
+    for entry in content["classes"]:
+        entry["isthing"] = thing
+    (datasets / "words.json").write_text(json.dumps(content))
+    options = ("TEST.PANOPTIC.TASKS", ("panoptic",))
+    with pytest.raises(InputError, match=f"words.*none of the 5 classes is {lacking}"):
+        evaluation(datasets, *options).check(Spoiler())
+
+
+def test_real_ground_truth_against_itself_is_100(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(data_dir))
+    options = ("DATASETS.TEST", (COCO,), "TEST.TRAIN_VOCABULARY", "openseg_coco_panoptic_133")
+    tasks = ("TEST.PANOPTIC.TASKS", ("panoptic", "instances"), "TEST.PANOPTIC.ROWS", ("generator",))
+    results = evaluation(tmp_path, *options, *tasks)(Spoiler())[COCO]["generator"]
+    assert {results[key] for key in ("PQ", "SQ", "RQ", "PQ_th", "PQ_st", "PQ_seen")} == {100}
+    assert results["AP"] > 99 and results["images"] == 50 and results["classes"] == 104
+
+
+@pytest.mark.parametrize(
+    "name, command",
+    [
+        (COCO, "tools/prepare_coco_panoptic_semseg.py"),
+        ("ade20k_panoptic_val", "tools/prepare_ade20k_panoptic.py"),
+    ],
+)
+def test_files_that_a_command_makes_are_asked_for_by_its_name(
+    data_dir, tmp_path, monkeypatch, name, command
+):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(data_dir))
+    options = ("DATASETS.TEST", (name,), "TEST.TRAIN_VOCABULARY", "")
+    with pytest.raises(InputError, match=command):
+        evaluation(tmp_path, *options).check(Spoiler())
+
+
+def two_processes(rank, folder):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", world_size=2, rank=rank
+    )
+    for name in ("one", "two"):
+        register(folder, name)
+    results = evaluation(folder, "TEST.PANOPTIC.SWEEP", (0, 0.5))(Spoiler())
+    (folder / f"{rank}.json").write_text(json.dumps(results))
+    comm.synchronize()
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_give_the_numbers_and_files_of_one(datasets):
+    multiprocessing.spawn(two_processes, (datasets,), nprocs=2)
+    run = datasets / "run"
+    files = {path: path.read_bytes() for path in run.rglob("*.*")}
+    expected = evaluation(datasets, "TEST.PANOPTIC.SWEEP", (0, 0.5))(Spoiler())
+    for rank in range(2):
+        assert json.loads((datasets / f"{rank}.json").read_text()) == expected
+    assert {path: path.read_bytes() for path in run.rglob("*.*")} == files

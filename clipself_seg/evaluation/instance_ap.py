@@ -1,4 +1,4 @@
-"""Evaluates instance masks: predicted instances and COCO's instances format in, AP out.
+"""Evaluates instance masks: predicted instances and those of the data set in, AP out.
 
 The numbers and their names are those of Detectron2's `COCOEvaluator` for the task "segm". Unlike
 that one it takes vocabularies whose things are not the first classes, as ADE20K's, and says the
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from clipself_seg.evaluation.instance_numbers import (
     instance_results,
     write_instance_csv,
 )
-from clipself_seg.evaluation.instance_truth import read_instance_truth
+from clipself_seg.evaluation.instance_truth import InstanceTruth
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +47,7 @@ class InstanceAPEvaluator(DatasetEvaluator):
         *,
         dataset_name: str,
         vocabulary: Vocabulary,
-        instances_json: str | os.PathLike[str],
-        image_ids: Sequence[Any] | None = None,
+        truth: InstanceTruth,
         seen: np.ndarray | None = None,
         output_dir: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -56,23 +55,19 @@ class InstanceAPEvaluator(DatasetEvaluator):
         Args:
             dataset_name: named in messages and in the file.
             vocabulary: of the data set, K classes; tells things from stuff.
-            instances_json: ground truth, with category ids of the data set.
-            image_ids: of the data set: each has to be evaluated, others of the file are left out.
-                None takes all of the file.
+            truth: of the data set; each of its images has to be evaluated.
             seen: (K,) bool, classes of the training vocabulary; None splits nothing.
             output_dir: where the main process writes `instance_classes_<data set>.csv`; None
                 writes nothing.
 
         Raises:
-            InputError: what `read_instance_truth` says, or `seen` tells of another number of
-                classes.
+            InputError: `seen` tells of another number of classes.
         """
         if seen is not None and len(seen) != len(vocabulary):
             raise InputError(f"seen tells of {len(seen)} classes, there are {len(vocabulary)}")
-        self.dataset_name, self.vocabulary = dataset_name, vocabulary
+        self.dataset_name, self.vocabulary, self.truth = dataset_name, vocabulary, truth
         self.seen = None if seen is None else np.asarray(seen, dtype=bool)
         self.output_dir = None if output_dir is None else Path(output_dir)
-        self.truth = read_instance_truth(instances_json, vocabulary, image_ids)
         self.reset()
 
     def reset(self) -> None:

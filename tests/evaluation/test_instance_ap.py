@@ -81,8 +81,9 @@ def sample(image):
     return {"file_name": f"{image}.jpg", "image_id": image}
 
 
-def evaluator(json_file, **how):
-    how = {"dataset_name": "tiny", "vocabulary": WORDS, "instances_json": json_file} | how
+def evaluator(json_file, image_ids=None, vocabulary=WORDS, **how):
+    truth = read_instance_truth(json_file, vocabulary, image_ids)
+    how = {"dataset_name": "tiny", "vocabulary": vocabulary, "truth": truth} | how
     return InstanceAPEvaluator(**how)
 
 

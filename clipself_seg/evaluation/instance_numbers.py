@@ -19,6 +19,7 @@ import numpy as np
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from tqdm import tqdm
 
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
@@ -116,14 +117,39 @@ def instance_quality(
     return InstanceQuality(summary, precision, *(count.sum(axis=0) for count in counts))
 
 
+class _WatchedEval(COCOeval):
+    """With a progress bar, which appears if it takes longer: a minute for COCO's 5000 pictures."""
+
+    def __init__(self, truth: COCO, found: COCO, kind: str) -> None:
+        super().__init__(truth, found, kind)
+        params = self.params
+        pairs = len(params.imgIds) * len(params.catIds)
+        total = pairs * (1 + len(params.areaRng))
+        self.bar = tqdm(desc="instances", total=total, unit="pair", delay=2, leave=False)
+
+    def evaluate(self) -> None:
+        with self.bar:
+            super().evaluate()
+
+    def computeIoU(self, *pair: Any) -> Any:
+        self.bar.update()
+        return super().computeIoU(*pair)
+
+    def evaluateImg(self, *pair: Any) -> Any:
+        self.bar.update()
+        return super().evaluateImg(*pair)
+
+
 def _coco_eval(
     truth: InstanceTruth, detections: list[dict[str, Any]], things: list[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Summary (12,), and precision (T, R, things) of all areas, things by rising category id."""
     with contextlib.redirect_stdout(io.StringIO()) as said:
         # Copies: pycocotools writes into what it is given.
-        sides = [_coco(truth.images, part, things) for part in (truth.annotations, detections)]
-        evaluation = COCOeval(*sides, "segm")
+        given, found = (
+            _coco(truth.images, part, things) for part in (truth.annotations, detections)
+        )
+        evaluation = _WatchedEval(given, found, "segm")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

@@ -136,7 +136,7 @@ class PanopticEvaluation:
 
     def _dataset(self, name: str, model: Any) -> dict[str, Any]:
         truth = self._truth(name)
-        model.set_vocabulary(truth.vocabulary, truth.seen)
+        model.set_vocabulary(truth.vocabulary, seen=truth.seen)
         rows = self._rows(truth)
         model.rows = {row: (plan.alpha, plan.beta) for row, plan in rows.items()}
         model.tasks = {row: plan.tasks for row, plan in rows.items()}

@@ -3,13 +3,16 @@
     python tools/predict.py --vocabulary "red star, blue ring, grass" --input photo.jpg
     python tools/predict.py --config-file configs/semseg/catseg_cvpr_vitb16.yaml --weights model_base.pth \\
         --vocabulary "dog|puppy, grass, sky" --background --input photo.jpg folder/ --output out/
+    python tools/predict.py --panoptic --vocabulary "red star, blue ring, grass" --stuff grass --input photo.jpg
 
-Commas separate classes, bars synonyms, which are averaged. Every pixel gets the best class; with
---background, those that no class reaches --threshold on get the background. "--background
-background|wall|floor" adds words that compete for pixels, all of which are background.
+Commas separate classes, bars synonyms. Every pixel gets the best class; with --background, those
+that no class reaches --threshold on get the background. "--background background|wall|floor" adds
+words that compete for pixels, all of which are background. With --panoptic things are told apart,
+one by one; words that are not in --stuff are things, unless a built-in vocabulary tells.
 
 Writes overlays/*.png with a legend, labels/*.png (8 bits, or 16 for more than 255 classes), with
 --scores scores/*.npz (float16), and classes.json: what labels mean, their shares, what failed.
+With --panoptic overlays/*.png, and panoptic/*.png and panoptic.json in COCO's format.
 Exit status: 0, 1 if a picture failed and the others were done, 2 if nothing was done.
 """
 
@@ -18,11 +21,25 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from clipself_seg.errors import report_input_errors
+from clipself_seg.errors import InputError, report_input_errors
 
-CONFIG = "configs/mini/semseg.yaml"
-WEIGHTS = "mini-cat-seg"  # shipped, of that configuration
+if TYPE_CHECKING:
+    from clipself_seg.engine.predict_files import Found, Results
+
+# Configuration and shipped weights of it, without and with --panoptic.
+SEMANTIC = ("configs/mini/semseg.yaml", "mini-cat-seg")
+PANOPTIC = ("configs/mini/panoptic.yaml", "mini-open-panoptic")
+# Options that only one of the tasks has, and the configuration's key behind them, if it is just that.
+SEMANTIC_ONLY = ("background", "threshold", "scores")
+PANOPTIC_KEYS = {
+    "clip_weights": "MODEL.CLIP_BRANCH.WEIGHTS",
+    "mode": "MODEL.FUSION.MODE",
+    "alpha": "MODEL.FUSION.ALPHA",
+    "beta": "MODEL.FUSION.BETA",
+}
+PANOPTIC_ONLY = ("stuff", "trained", *PANOPTIC_KEYS)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -31,10 +48,15 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", help=f"of a CATSeg ({CONFIG})")
+    task = parser.add_mutually_exclusive_group()
+    task.add_argument("--semantic", action="store_true", help="give every pixel a class (default)")
+    task.add_argument("--panoptic", action="store_true", help="find things and stuff")
+    parser.add_argument(
+        "--config-file", help=f"of a CATSeg ({SEMANTIC[0]}) or an OpenPanoptic ({PANOPTIC[0]})"
+    )
     parser.add_argument(
         "--weights",
-        help=f"checkpoint (MODEL.WEIGHTS of the configuration; of the mini one {WEIGHTS})",
+        help="checkpoint (MODEL.WEIGHTS of the configuration; of the mini ones what is shipped)",
     )
     parser.add_argument(
         "--vocabulary",
@@ -43,47 +65,107 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--input", nargs="+", required=True, help="pictures, and folders of them")
     parser.add_argument("--output", default="output/predict", help="(output/predict)")
-    parser.add_argument(
+    parser.add_argument("--opts", nargs="*", default=[], help="further KEY VALUE of the config")
+    _add_semantic(parser.add_argument_group("without --panoptic"))
+    _add_panoptic(parser.add_argument_group("with --panoptic"))
+    return parser.parse_args()
+
+
+def _add_semantic(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--background",
         nargs="?",
         const="background",
         metavar="NAME|WORD...",
         help="for what is none of the classes (background)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--threshold",
         type=float,
         help="score that a class needs against the background (0.5, or 0 if words compete for it)",
     )
-    parser.add_argument("--scores", action="store_true", help="write the scores of all classes")
-    parser.add_argument(
-        "--semantic", action="store_true", help="give every pixel a class (the one task there is)"
+    group.add_argument(
+        "--scores", action="store_true", default=None, help="write the scores of all classes"
     )
-    parser.add_argument("--opts", nargs="*", default=[], help="further KEY VALUE of the config")
-    return parser.parse_args()
+
+
+def _add_panoptic(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--stuff", help='words that are stuff, as --vocabulary; "" for none')
+    group.add_argument(
+        "--clip-weights", help="file or tag of the CLIP that scores masks, such as a distilled one"
+    )
+    group.add_argument(
+        "--trained",
+        metavar="VOCABULARY",
+        help="its words are the seen ones (the vocabulary of DATASETS.TRAIN)",
+    )
+    group.add_argument("--mode", help="whose scores count: fused, clip or generator (fused)")
+    for name, of in (("alpha", "seen words"), ("beta", "other words")):
+        key = PANOPTIC_KEYS[name]
+        group.add_argument(f"--{name}", type=float, help=f"CLIP's exponent for {of} ({key})")
 
 
 @report_input_errors
 def main() -> int:
     """Segment, and say where the results are."""
     arguments = parse_arguments()
-    from clipself_seg.data.words import read_words
+    _refuse(arguments, SEMANTIC_ONLY if arguments.panoptic else PANOPTIC_ONLY)
     from clipself_seg.engine.predict_files import find_photos, predict_files
-    from clipself_seg.engine.predictor import load_predictor
 
-    words = read_words(arguments.vocabulary)
     found = find_photos(arguments.input, arguments.output)
     if found.others:
         named = ", ".join(path.name for path in found.others[:5])
         sys.stderr.write(f"{len(found.others)} file(s) are no pictures by their endings: {named}\n")
-    config = arguments.config_file or ROOT / CONFIG
-    weights = arguments.weights or (None if arguments.config_file else WEIGHTS)
-    predictor = load_predictor(config, weights, arguments.opts)
-    predictor.set_vocabulary(words, arguments.background, arguments.threshold)
-    failed = predict_files(predictor, found, arguments.output, arguments.scores)
+    results = _panoptic(arguments, found) if arguments.panoptic else _semantic(arguments)
+    failed = predict_files(results, found)
     total = len(found.photos) + len(found.failed)
     sys.stdout.write(f"{total - len(failed)} of {total} segmented, in {arguments.output}\n")
     return 1 if failed else 0
+
+
+def _refuse(arguments: argparse.Namespace, options: tuple[str, ...]) -> None:
+    """Of the options those of the other task."""
+    for name in options:
+        if getattr(arguments, name) is not None:
+            why = "does not go with" if arguments.panoptic else "needs"
+            raise InputError(f"--{name.replace('_', '-')} {why} --panoptic")
+
+
+def _model(arguments: argparse.Namespace, default: tuple[str, str]) -> tuple[str | Path, str]:
+    """Configuration and weights."""
+    if arguments.config_file:
+        return arguments.config_file, arguments.weights
+    return ROOT / default[0], arguments.weights or default[1]
+
+
+def _semantic(arguments: argparse.Namespace) -> Results:
+    from clipself_seg.data.words import read_words
+    from clipself_seg.engine.predict_files import SemanticResults
+    from clipself_seg.engine.predictor import load_predictor
+
+    words = read_words(arguments.vocabulary)
+    predictor = load_predictor(*_model(arguments, SEMANTIC), arguments.opts)
+    predictor.set_vocabulary(words, arguments.background, arguments.threshold)
+    return SemanticResults(
+        predictor=predictor, folder=arguments.output, scores=bool(arguments.scores)
+    )
+
+
+def _panoptic(arguments: argparse.Namespace, found: Found) -> Results:
+    from clipself_seg.engine.panoptic_predictor import load_panoptic_predictor, panoptic_words
+    from clipself_seg.engine.panoptic_results import PanopticResults
+
+    words = panoptic_words(arguments.vocabulary, arguments.stuff)
+    mode, exponents = arguments.mode or "fused", (arguments.alpha, arguments.beta)
+    if mode != "fused" and exponents != (None, None):
+        raise InputError(f"--alpha and --beta are of the mode fused, not {mode}: leave them out")
+    opts = list(arguments.opts)
+    for name, key in PANOPTIC_KEYS.items():
+        if getattr(arguments, name) is not None:
+            opts += [key, getattr(arguments, name)]
+    predictor = load_panoptic_predictor(*_model(arguments, PANOPTIC), opts, arguments.trained)
+    predictor.set_vocabulary(words)
+    return PanopticResults(predictor=predictor, folder=arguments.output, photos=found.photos)
 
 
 if __name__ == "__main__":

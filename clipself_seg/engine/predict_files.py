@@ -1,20 +1,21 @@
-"""Segmenting files and folders of pictures: overlays, label maps and scores, one picture at a time."""
+"""Segmenting files and folders of pictures, one at a time: overlays, label maps and scores, or any results."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from clipself_seg.data.images import read_image
-from clipself_seg.engine.predictor import Predictor, Segmentation
+from clipself_seg.engine.predictor import Predictor
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path, write_json
 from clipself_seg.provenance import provenance
@@ -32,11 +33,13 @@ class Photo:
 
     Attributes:
         path: of the file.
-        name: of what is written for it, without ending; of a picture in a folder with the way there.
+        file_name: its name, of a picture in a folder with the way there.
+        name: of what is written for it, without ending.
     """
 
     path: Path
-    name: str
+    file_name: str
+    name: str = ""
 
 
 @dataclasses.dataclass
@@ -94,10 +97,10 @@ def _search(folder: Path, out: Path, found: Found) -> None:
 
 
 def _name(photos: Sequence[Photo]) -> list[Photo]:
-    short = [photo.name.removesuffix(photo.path.suffix) for photo in photos]
+    short = [photo.file_name.removesuffix(photo.path.suffix) for photo in photos]
     counts = Counter(short)
     named = [
-        dataclasses.replace(photo, name=stem if counts[stem] == 1 else photo.name)
+        dataclasses.replace(photo, name=stem if counts[stem] == 1 else photo.file_name)
         for photo, stem in zip(photos, short)
     ]
     twice = [name for name, count in Counter(photo.name for photo in named).items() if count > 1]
@@ -110,20 +113,28 @@ def _name(photos: Sequence[Photo]) -> list[Photo]:
     return named
 
 
-def predict_files(
-    predictor: Predictor, found: Found, output: str | Path, scores: bool = False
-) -> dict[str, str]:
+class Results(Protocol):
+    """What is written of pictures."""
+
+    @property
+    def folder(self) -> Path:
+        """Below which it is written."""
+
+    def write(self, photo: Photo, image: np.ndarray) -> None:
+        """Segment a picture (H, W, 3) uint8 and write what was found."""
+
+    def write_index(self, failed: Mapping[str, str], complete: bool) -> None:
+        """Write the file that explains the others: what is there, and input -> what is wrong."""
+
+
+def predict_files(results: Results, found: Found) -> dict[str, str]:
     """Segment pictures; what cannot be read is told at once, and the others are done.
 
-    Writes below `output` for each picture overlays/NAME.png, labels/NAME.png (8 or 16 bits) and, if
-    asked for, scores/NAME.npz ("scores" float16 (N, H, W), "names"), and classes.json: what labels
-    mean, shares of every picture, failures, and where it all comes from.
+    The index is written before the first picture and, interrupted or not, after the last.
 
     Args:
-        predictor: with a vocabulary.
+        results: segments and writes; what is there of the same names is replaced.
         found: see `find_photos`.
-        output: folder; results of the same names are replaced.
-        scores: whether to write them.
 
     Returns:
         Input -> what is wrong, of those without results.
@@ -131,56 +142,76 @@ def predict_files(
     Raises:
         InputError: results cannot be written.
     """
-    out, failed = Path(output), dict(found.failed)
-    colours = class_colours(predictor.names)
-    facts = _facts(predictor, colours)
-    pictures: dict[str, Any] = {}
+    failed, complete = dict(found.failed), False
     try:
-        # Label maps of an interrupted run can be read too.
-        write_json(out / "classes.json", facts | {"complete": False})
+        results.write_index(failed, complete)
         for path, reason in failed.items():
             _complain(path, reason)
-        for photo in tqdm(found.photos, "pictures", unit="picture"):
-            try:
-                image = read_image(photo.path)
-            except InputError as error:
-                failed[str(photo.path)] = str(error)
-                _complain(str(photo.path), str(error))
-                continue
-            result = predictor(image, scores=scores)
-            _write(out, photo.name, image, result, colours)
-            pictures[photo.name] = {"file": str(photo.path), "shares": result.shares()}
-        listed = {"pictures": pictures, "failed": failed}
-        write_json(out / "classes.json", facts | listed | {"complete": True})
+        try:
+            for photo in tqdm(found.photos, "pictures", unit="picture"):
+                try:
+                    image = read_image(photo.path)
+                except InputError as error:
+                    failed[str(photo.path)] = str(error)
+                    _complain(str(photo.path), str(error))
+                    continue
+                results.write(photo, image)
+            complete = True
+        finally:
+            results.write_index(failed, complete)
     except OSError as error:
-        raise InputError(f"results cannot be written below {output}: {error}") from None
+        raise InputError(f"results cannot be written below {results.folder}: {error}") from None
     return failed
 
 
-def _facts(predictor: Predictor, colours: np.ndarray) -> dict[str, Any]:
-    names = predictor.names
-    return {
-        "names": {str(label): name for label, name in enumerate(names)},
-        "colours": {str(n): f"#{bytes(rgb).hex()}" for n, rgb in enumerate(colours)},
-        "prompted": [list(synonyms) for synonyms in predictor.model.names],
-        "background": predictor.background,
-        "threshold": predictor.threshold,
-        "provenance": provenance(weights_hash=predictor.model.weights_hash()),
-    }
+class SemanticResults:
+    """overlays/NAME.png, labels/NAME.png (8 or 16 bits), if asked for scores/NAME.npz, classes.json.
 
+    Scores are "scores" float16 (N, H, W) and "names"; the JSON tells what labels mean, their shares in
+    every picture, failures, and where it all comes from.
+    """
 
-def _write(
-    out: Path, name: str, image: np.ndarray, result: Segmentation, colours: np.ndarray
-) -> None:
-    save_png(Image.fromarray(result.labels), out / "labels" / f"{name}.png")
-    drawn = overlay(image, result.labels, result.names, colours)
-    save_png(drawn, out / "overlays" / f"{name}.png")
-    if result.scores is not None:
-        with atomic_path(out / "scores" / f"{name}.npz") as temporary:
-            with open(temporary, "wb") as file:
-                np.savez_compressed(
-                    file, scores=result.scores.astype(np.float16), names=np.array(result.names)
-                )
+    def __init__(self, *, predictor: Predictor, folder: str | Path, scores: bool = False) -> None:
+        """
+        Args:
+            predictor: with a vocabulary.
+            folder: to write below.
+            scores: whether to write them.
+        """
+        self.predictor, self.folder, self.scores = predictor, Path(folder), scores
+        self._colours = class_colours(predictor.names)
+        self._pictures: dict[str, Any] = {}
+
+    def write(self, photo: Photo, image: np.ndarray) -> None:
+        """See `Results`."""
+        result, name = self.predictor(image, scores=self.scores), photo.name
+        save_png(Image.fromarray(result.labels), self.folder / "labels" / f"{name}.png")
+        drawn = overlay(image, result.labels, result.names, self._colours)
+        save_png(drawn, self.folder / "overlays" / f"{name}.png")
+        if result.scores is not None:
+            with atomic_path(self.folder / "scores" / f"{name}.npz") as temporary:
+                with open(temporary, "wb") as file:
+                    np.savez_compressed(
+                        file, scores=result.scores.astype(np.float16), names=np.array(result.names)
+                    )
+        self._pictures[name] = {"file": str(photo.path), "shares": result.shares()}
+
+    def write_index(self, failed: Mapping[str, str], complete: bool) -> None:
+        """See `Results`."""
+        listed = {"pictures": self._pictures, "failed": dict(failed), "complete": complete}
+        write_json(self.folder / "classes.json", self._facts | listed)
+
+    @functools.cached_property
+    def _facts(self) -> dict[str, Any]:
+        names, model = self.predictor.names, self.predictor.model
+        return {
+            "names": {str(label): name for label, name in enumerate(names)},
+            "colours": {str(n): f"#{bytes(rgb).hex()}" for n, rgb in enumerate(self._colours)},
+            "prompted": [list(synonyms) for synonyms in model.names],
+            "background": self.predictor.background,
+            "threshold": self.predictor.threshold,
+            "provenance": provenance(weights_hash=model.weights_hash()),
+        }
 
 
 def _complain(path: str, reason: str) -> None:

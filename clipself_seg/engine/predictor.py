@@ -11,7 +11,6 @@ Shapes: H, W pixels of the photograph as it is meant to be seen, N names.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -21,16 +20,14 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
-from clipself_seg.config import load_config
-from clipself_seg.data.images import read_image
 from clipself_seg.data.sem_seg_mappers import SemSegTestMapper
 from clipself_seg.data.vocabulary import Vocabulary, available_vocabularies
 from clipself_seg.data.words import own_words, read_words
+from clipself_seg.engine.prediction import photo_sample, prediction_config, require_architecture
 from clipself_seg.engine.run import build_model
 from clipself_seg.errors import InputError
 
 THRESHOLD = 0.5  # below it every word is more likely to be absent from a pixel than there
-logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,11 +91,7 @@ class Predictor:
         Raises:
             InputError: another kind of model, or weights that do not fit.
         """
-        if cfg.MODEL.META_ARCHITECTURE != "CATSeg":
-            raise InputError(
-                f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, which does not label "
-                "pixels: take a configuration of CATSeg, such as those below configs/semseg"
-            )
+        require_architecture(cfg, "CATSeg", "does not label pixels", "configs/semseg")
         return {"model": build_model(cfg), "mapper": SemSegTestMapper(cfg)}
 
     @property
@@ -175,10 +168,8 @@ class Predictor:
         """
         if self._labels is None:
             raise RuntimeError("call set_vocabulary before the predictor")
-        if not isinstance(image, np.ndarray):
-            image = read_image(image)
         self.model.output = "scores" if scores else "labels"
-        (found,) = self.model([self._sample(image)])
+        (found,) = self.model([photo_sample(image, self.mapper)])
         if scores:
             maps = _label_scores(found["sem_seg"], self._labels)
             labels = maps.argmax(dim=0)
@@ -189,17 +180,6 @@ class Predictor:
             names=self.names,
             scores=None if maps is None else maps.cpu().numpy(),
         )
-
-    def _sample(self, image: np.ndarray) -> dict[str, Any]:
-        """As `SemSegTestMapper` makes it of a file."""
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise InputError(
-                f"a picture must be uint8 of shape (height, width, 3), got {image.dtype} of "
-                f"{image.shape}"
-            )
-        resized = self.mapper.resize.get_transform(image).apply_image(image)
-        pixels = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-        return {"image": pixels, "height": image.shape[0], "width": image.shape[1]}
 
 
 def load_predictor(
@@ -217,19 +197,7 @@ def load_predictor(
     Raises:
         InputError: an unknown configuration or key, no weights, or weights that do not fit.
     """
-    given = [] if weights is None else ["MODEL.WEIGHTS", os.fspath(weights)]
-    cfg = load_config(config_file, [*opts, *given])
-    if not cfg.MODEL.WEIGHTS:
-        raise InputError(
-            f"{config_file} names no MODEL.WEIGHTS: give a trained checkpoint, such as the "
-            "model_final.pth of train_net.py"
-        )
-    if cfg.MODEL.WEIGHTS == "random":
-        logger.warning("the weights are random: what is predicted means nothing")
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.MODEL.WEIGHTS = ""
-    return Predictor(cfg)
+    return Predictor(prediction_config(config_file, weights, opts))
 
 
 def label_type(count: int) -> type[np.unsignedinteger]:

@@ -12,7 +12,13 @@ from clipself_seg.config import load_config
 from clipself_seg.data.sem_seg_mappers import SemSegTestMapper
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.engine.predict_files import find_photos
-from clipself_seg.engine.predictor import Predictor, Segmentation, label_type, load_predictor
+from clipself_seg.engine.prediction import photo_sample
+from clipself_seg.engine.predictor import (
+    Predictor,
+    Segmentation,
+    label_type,
+    load_predictor,
+)
 from clipself_seg.errors import InputError
 
 SMALL = {
@@ -126,7 +132,7 @@ def test_files_arrays_and_evaluation_see_the_same_pixels(real, tmp_path):
     Image.fromarray(pixels).save(path)
     record = {"file_name": str(path), "image_id": 0, "sem_seg_file_name": ""}
     sample = SemSegTestMapper(load_config("", OPTS))(record)
-    made = real._sample(pixels)
+    made = photo_sample(pixels, real.mapper)
     assert sample["image"].shape == (3, 64, 115) and (made["image"] == sample["image"]).all()
     real.set_vocabulary("dog, grass, sky")
     real.model.output = "labels"

@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from clipself_seg.data.label_maps import read_indices
+from clipself_seg.data.panoptic import read_panoptic_png
+from tests.engine.test_panoptic_predictor import CONFIG, SMALL
 from tests.engine.test_predictor import OPTS
 
 
@@ -28,9 +30,9 @@ def photos(tmp_path):
 def run(monkeypatch, tmp_path):
     (tmp_path / "empty.yaml").write_text("VERSION: 2\n")
 
-    def call(*words, weights="random", config=tmp_path / "empty.yaml"):
+    def call(*words, weights="random", config=tmp_path / "empty.yaml", opts=OPTS):
         given = ["--config-file", config, "--weights", weights, "--output", tmp_path / "out"]
-        opts = ["--opts", *OPTS]
+        opts = ["--opts", *opts]
         monkeypatch.setattr(sys, "argv", [str(w) for w in ("predict.py", *given, *words, *opts)])
         return predict.main()
 
@@ -102,3 +104,63 @@ def test_results_that_cannot_be_written_end_it(run, photos, tmp_path, capsys):
     (tmp_path / "out").write_text("a file in the way")
     assert run("--vocabulary", "dog", "--input", photos) == 2
     assert "results cannot be written below" in capsys.readouterr().err
+
+
+@pytest.fixture
+def panoptic(run):
+    def call(*words, weights="random", config=CONFIG, opts=SMALL):
+        return run("--panoptic", *words, weights=weights, config=config, opts=opts)
+
+    return call
+
+
+def test_panoptic_results_of_a_folder_can_be_read_back(panoptic, photos, tmp_path, capsys):
+    (photos / "broken.jpg").write_bytes((photos / "one.jpg").read_bytes()[:300])
+    words = ("--vocabulary", "green ring, blue ring|hoop, grass", "--stuff", "grass")
+    fusion = ("--alpha", "0.2", "--beta", "0.4", "--trained", "mini_base")
+    assert panoptic(*words, *fusion, "--input", photos) == 1
+    said = capsys.readouterr()
+    assert "2 of 3 segmented" in said.out and "broken.jpg cannot be decoded" in said.err
+    out = tmp_path / "out"
+    content = json.loads((out / "panoptic.json").read_text())
+    info = content["info"]
+    assert (info["alpha"], info["beta"], info["trained"]) == (0.2, 0.4, "mini_base")
+    assert info["seen"] == ["green ring", "grass"] and info["complete"] and len(info["failed"]) == 1
+    assert [c["isthing"] for c in content["categories"]] == [1, 1, 0]
+    assert [i["file_name"] for i in content["images"]] == ["one.jpg", "sub/two.png"]
+    for entry, size in zip(content["annotations"], ((40, 60), (70, 30))):
+        ids = read_panoptic_png(out / "panoptic" / entry["file_name"])
+        assert ids.shape == size
+        assert set(np.unique(ids)) - {0} == {info["id"] for info in entry["segments_info"]}
+        assert min(Image.open(out / "overlays" / entry["file_name"]).size) >= 100
+
+
+@pytest.mark.parametrize(
+    "words, how, message",
+    [
+        (("--vocabulary", ""), {}, "empty"),
+        (("--vocabulary", "dog, sky", "--stuff", "sea"), {}, 'stuff "sea" is not in the voc'),
+        (("--vocabulary", "ade20k_150"), {}, "does not tell things from stuff"),
+        (("--vocabulary", "dog", "--alpha", "1.5"), {}, "ALPHA must be in [0, 1], got 1.5"),
+        (("--vocabulary", "dog", "--mode", "clap"), {}, 'cannot be "clap"; did you mean "clip"'),
+        (("--vocabulary", "dog", "--mode", "clip", "--beta", "1"), {}, "of the mode fused"),
+        (("--vocabulary", "dog", "--scores"), {}, "--scores does not go with --panoptic"),
+        (("--vocabulary", "dog", "--trained", "no"), {}, 'no vocabulary "no"'),
+        (("--vocabulary", "dog", "--clip-weights", "no.pt"), {}, "no.pt"),
+        (("--vocabulary", "dog"), {"opts": OPTS}, "CATSeg, which finds no segments"),
+        (("--vocabulary", "dog"), {"weights": "none.pth"}, "no checkpoint at none.pth"),
+    ],
+)
+def test_bad_panoptic_input_is_a_line_and_status_2(
+    panoptic, photos, tmp_path, capsys, words, how, message
+):
+    assert panoptic(*words, "--input", photos, **how) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") <= 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_panoptic_options_alone_are_refused(run, photos, capsys):
+    for option in ("--stuff", "--clip-weights", "--alpha"):
+        assert run("--vocabulary", "dog", option, "1", "--input", photos) == 2
+        assert f"{option} needs --panoptic" in capsys.readouterr().err

@@ -1,0 +1,266 @@
+"""Panoptic segmentation of photographs with words of one's own.
+
+    predictor = load_panoptic_predictor("configs/mini/panoptic.yaml", "mini-open-panoptic")
+    predictor.set_vocabulary("red star, blue ring, grass, sky", stuff="grass, sky")
+    found = predictor("photo.jpg")
+    found.ids, found.segments
+
+Shapes: H, W pixels of the photograph as it is meant to be seen, K classes, n segments.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode, configurable
+from scipy import ndimage
+
+from clipself_seg.data.overlap import seen_by_synonym
+from clipself_seg.data.panoptic_builtin import panoptic_dataset
+from clipself_seg.data.panoptic_mappers import PanopticTestMapper
+from clipself_seg.data.vocabulary import (
+    Vocabulary,
+    available_vocabularies,
+    class_entries,
+    load_vocabulary,
+)
+from clipself_seg.data.words import own_words, read_words
+from clipself_seg.engine.prediction import photo_sample, prediction_config, require_architecture
+from clipself_seg.engine.run import build_model
+from clipself_seg.errors import InputError, nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class PanopticSegment:
+    """A thing, or all stuff of one class.
+
+    Attributes:
+        id: its value in the map, from 1.
+        label: of its class, a position in the vocabulary.
+        name: of its class.
+        isthing: thing or stuff.
+        area: in pixels.
+        box: x, y, width and height in pixels, of the smallest box that holds it.
+    """
+
+    id: int
+    label: int
+    name: str
+    isthing: bool
+    area: int
+    box: tuple[int, int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class PanopticSegmentation:
+    """What a photograph shows where.
+
+    Attributes:
+        ids: (H, W) int32, 0 where nothing was found, else that of a segment.
+        segments: n, the largest first; their ids are 1 ... n.
+    """
+
+    ids: np.ndarray
+    segments: tuple[PanopticSegment, ...]
+
+
+class PanopticPredictor:
+    """A model with a vocabulary; calling it with a photograph gives a `PanopticSegmentation`.
+
+    Attributes:
+        words: the vocabulary, which tells things from stuff; None before `set_vocabulary`.
+        seen: (K,) bool, which of its classes training has shown.
+    """
+
+    @configurable
+    def __init__(self, *, model: Any, mapper: PanopticTestMapper, trained: Vocabulary) -> None:
+        """`PanopticPredictor(cfg)` builds the configured model with its weights.
+
+        Args:
+            model: an `OpenPanoptic`; it is put into evaluation mode, and belongs to the predictor.
+            mapper: resizes photographs as in evaluation.
+            trained: vocabulary whose words are seen ones, to which the model's alpha belongs; beta
+                belongs to the others.
+        """
+        self.model, self.mapper, self.trained = model.eval(), mapper, trained
+        # Instances and class maps, which nobody asks for, cost time and memory.
+        model.tasks = {"": ("panoptic",)}
+        self.words: Vocabulary | None = None
+        self.seen = np.zeros(0, bool)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, *, trained: str | None = None) -> dict[str, Any]:
+        """Reads what `OpenPanoptic` and `PanopticTestMapper` do, TEST.TRAIN_VOCABULARY and
+        DATASETS.TRAIN.
+
+        Args:
+            cfg: of an `OpenPanoptic`.
+            trained: name or file of the training vocabulary; None: the configured one.
+
+        Raises:
+            InputError: another kind of model, one that reads outputs of a generator from the disk,
+                weights that do not fit, or no training vocabulary.
+        """
+        require_architecture(cfg, "OpenPanoptic", "finds no segments", "configs/panoptic")
+        if cfg.MODEL.MASK_GENERATOR.SOURCE == "disk":
+            raise InputError(
+                "MODEL.MASK_GENERATOR.SOURCE disk has masks of a data set only: photographs need a "
+                "generator, so give another SOURCE and its weights"
+            )
+        words = load_vocabulary(trained or _trained_on(cfg))
+        mapper = PanopticTestMapper(cfg)
+        return {"model": build_model(cfg), "mapper": mapper, "trained": words}
+
+    def set_vocabulary(
+        self,
+        words: Vocabulary | Sequence[str] | str,
+        stuff: Vocabulary | Sequence[str] | str | None = None,
+    ) -> None:
+        """Say which classes to look for, until the next call. Every synonym counts.
+
+        Args:
+            words: see `panoptic_words`.
+            stuff: likewise.
+
+        Raises:
+            InputError: as `panoptic_words`.
+        """
+        words = panoptic_words(words, stuff)
+        seen = seen_by_synonym(words, self.trained)
+        self.model.set_vocabulary(words, seen)
+        self.words, self.seen = words, seen
+
+    def __call__(self, image: np.ndarray | str | os.PathLike[str]) -> PanopticSegmentation:
+        """Segment a photograph.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, or the path of a picture.
+
+        Raises:
+            InputError: the picture cannot be read, or is not of that form.
+        """
+        if self.words is None:
+            raise RuntimeError("call set_vocabulary before the predictor")
+        (found,) = self.model([photo_sample(image, self.mapper)])
+        ids, segments = found["panoptic_seg"]
+        return segmentation_of(ids.cpu().numpy(), segments, self.words.names)
+
+
+def load_panoptic_predictor(
+    config_file: str | os.PathLike[str],
+    weights: str | os.PathLike[str] | None = None,
+    opts: Sequence[str] = (),
+    trained: str | None = None,
+) -> PanopticPredictor:
+    """A predictor from files.
+
+    Args:
+        config_file: of an `OpenPanoptic`.
+        weights: a checkpoint, in place of the configured MODEL.WEIGHTS; "random" goes without.
+        opts: further keys and values in turn, such as MODEL.FUSION.ALPHA.
+        trained: name or file of the training vocabulary; None: the configured one.
+
+    Raises:
+        InputError: an unknown configuration, key or vocabulary, no weights, or weights that do not
+            fit.
+    """
+    return PanopticPredictor(prediction_config(config_file, weights, opts), trained=trained)
+
+
+def panoptic_words(
+    words: Vocabulary | Sequence[str] | str,
+    stuff: Vocabulary | Sequence[str] | str | None = None,
+) -> Vocabulary:
+    """A vocabulary that tells things from stuff.
+
+    Args:
+        words: "dog|puppy, grass", see `read_words`; a list, see `own_words`; or a vocabulary.
+        stuff: those that are stuff, in the same forms, or "" for none; all others are things.
+            None: as the vocabulary says; of one's own words all are things.
+
+    Raises:
+        InputError: no words, an empty one, or one word twice; stuff that is none of them; a
+            built-in vocabulary that does not tell things from stuff.
+    """
+    words = _vocabulary(words)
+    if stuff is not None:
+        return with_stuff(words, _vocabulary(stuff) if stuff else None)
+    built_in = words.name in available_vocabularies()
+    if built_in and words.classes[0].isthing is None:
+        telling = [n for n in available_vocabularies() if "isthing" in class_entries(n)[0]]
+        raise InputError(
+            f'vocabulary "{words.name}" does not tell things from stuff: say which words are stuff, '
+            f"or take one of {', '.join(telling)}"
+        )
+    return words
+
+
+def with_stuff(words: Vocabulary, stuff: Vocabulary | None) -> Vocabulary:
+    """A vocabulary in which some classes are stuff and the others things.
+
+    Args:
+        words: K classes.
+        stuff: words of those that are stuff, any synonym in any case; None for none.
+
+    Raises:
+        InputError: a word that no class has.
+    """
+    wanted = {} if stuff is None else {n.casefold(): n for c in stuff.classes for n in c.names}
+    keys = [{name.strip().casefold() for name in entry.names} for entry in words.classes]
+    for key, name in wanted.items():
+        if not any(key in known for known in keys):
+            others = nearest(name, {n for entry in words.classes for n in entry.names})
+            raise InputError(f'stuff "{name}" is not in the vocabulary; {others}')
+    classes = tuple(
+        dataclasses.replace(entry, isthing=known.isdisjoint(wanted))
+        for entry, known in zip(words.classes, keys)
+    )
+    return dataclasses.replace(words, classes=classes)
+
+
+def segmentation_of(
+    ids: np.ndarray, segments: Sequence[dict[str, Any]], names: Sequence[str]
+) -> PanopticSegmentation:
+    """What `panoptic_merge.merge_panoptic` gives, measured, the largest segment first.
+
+    Args:
+        ids: (H, W), 0 where nothing is, else 1 ... n.
+        segments: n, with "id", "category_id" and "isthing".
+        names: K.
+    """
+    areas = np.bincount(ids.ravel(), minlength=len(segments) + 1)
+    order = sorted(segments, key=lambda segment: -int(areas[segment["id"]]))
+    number = np.zeros(len(segments) + 1, np.int32)
+    number[[segment["id"] for segment in order]] = np.arange(1, len(order) + 1)
+    places = ndimage.find_objects(ids.astype(np.int32), max_label=len(segments))
+    found = list[PanopticSegment]()
+    for segment in order:
+        rows, columns = places[segment["id"] - 1]
+        box = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+        label, area = segment["category_id"], int(areas[segment["id"]])
+        own = len(found) + 1
+        found.append(PanopticSegment(own, label, names[label], segment["isthing"], area, box))
+    return PanopticSegmentation(number[ids], tuple(found))
+
+
+def _vocabulary(words: Vocabulary | Sequence[str] | str) -> Vocabulary:
+    if isinstance(words, Vocabulary):
+        return words
+    return read_words(words) if isinstance(words, str) else own_words(words)
+
+
+def _trained_on(cfg: CfgNode) -> str:
+    """The training vocabulary, by the rule of evaluation."""
+    if cfg.TEST.TRAIN_VOCABULARY:
+        given: str = cfg.TEST.TRAIN_VOCABULARY
+        return given
+    if not cfg.DATASETS.TRAIN:
+        raise InputError(
+            "DATASETS.TRAIN is empty: which words are seen? Name the training vocabulary, such as "
+            "openseg_coco_panoptic_133 (TEST.TRAIN_VOCABULARY)"
+        )
+    return panoptic_dataset(cfg.DATASETS.TRAIN[0]).vocabulary

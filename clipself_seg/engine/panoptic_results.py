@@ -1,0 +1,121 @@
+"""Panoptic segments of files and folders of pictures, in COCO's format, and drawn."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from clipself_seg.engine.panoptic_predictor import PanopticPredictor, PanopticSegment
+from clipself_seg.engine.predict_files import Photo
+from clipself_seg.files import write_json
+from clipself_seg.provenance import provenance
+from clipself_seg.visualization.class_colours import class_colours
+from clipself_seg.visualization.panoptic import colour_ids, panoptic_overlay, segment_colours
+from clipself_seg.visualization.segments import save_png
+
+
+class PanopticResults:
+    """overlays/NAME.png, panoptic/NAME.png and panoptic.json, the last two in COCO's format.
+
+    Pixels of a PNG are R + 256 G + 65536 B of a segment's id and look like its colour on the overlay;
+    black is nothing. Category ids are those of the vocabulary; words of one's own count from 0. Image
+    ids are the numbers that the files are named by, as COCO's are, or else count from 1.
+    """
+
+    def __init__(
+        self, *, predictor: PanopticPredictor, folder: str | Path, photos: Sequence[Photo]
+    ) -> None:
+        """
+        Args:
+            predictor: with a vocabulary.
+            folder: to write below.
+            photos: all that will be written.
+
+        Raises:
+            ValueError: no vocabulary.
+        """
+        if predictor.words is None:
+            raise ValueError("the predictor has no vocabulary")
+        self.predictor, self.folder, self._words = predictor, Path(folder), predictor.words
+        self._colours = class_colours(self._words.names)
+        self._ids = dict(zip((photo.name for photo in photos), image_ids(photos)))
+        self._images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+
+    def write(self, photo: Photo, image: np.ndarray) -> None:
+        """See `predict_files.Results`."""
+        found, names = self.predictor(image), self._words.names
+        classes = [segment.label for segment in found.segments]
+        drawn = panoptic_overlay(image, found.ids - 1, classes, names, self._colours)
+        save_png(drawn, self.folder / "overlays" / f"{photo.name}.png")
+        colours = segment_colours(self._colours[classes])
+        painted = np.concatenate([np.zeros((1, 3), np.uint8), colours])[found.ids]
+        save_png(Image.fromarray(painted), self.folder / "panoptic" / f"{photo.name}.png")
+        number, (height, width) = self._ids[photo.name], found.ids.shape
+        size = {"width": width, "height": height}
+        self._images.append({"id": number, "file_name": photo.file_name} | size)
+        pairs = zip(colour_ids(colours).tolist(), found.segments)
+        self._annotations.append(
+            {
+                "image_id": number,
+                "file_name": f"{photo.name}.png",
+                "segments_info": [self._entry(own, segment) for own, segment in pairs],
+            }
+        )
+
+    def write_index(self, failed: Mapping[str, str], complete: bool) -> None:
+        """See `predict_files.Results`."""
+        content = {
+            "info": self._facts | {"failed": dict(failed), "complete": complete},
+            "images": self._images,
+            "annotations": self._annotations,
+            "categories": self._categories,
+        }
+        write_json(self.folder / "panoptic.json", content)
+
+    def _entry(self, own: int, segment: PanopticSegment) -> dict[str, Any]:
+        return {
+            "id": own,
+            "category_id": self._words.classes[segment.label].dataset_id,
+            "area": segment.area,
+            "bbox": list(segment.box),
+            "iscrowd": 0,
+        }
+
+    @functools.cached_property
+    def _categories(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": entry.dataset_id,
+                "name": entry.names[0],
+                "isthing": int(entry.isthing is not False),
+                "color": colour.tolist(),
+            }
+            for entry, colour in zip(self._words.classes, self._colours)
+        ]
+
+    @functools.cached_property
+    def _facts(self) -> dict[str, Any]:
+        model, seen = self.predictor.model, self.predictor.seen
+        return {
+            "description": "panoptic segmentation by clipself_seg",
+            "prompted": [list(synonyms) for synonyms in model.names],
+            "trained": self.predictor.trained.name,
+            "seen": [name for name, known in zip(self._words.names, seen) if known],
+            "alpha": model.alpha,
+            "beta": model.beta,
+            "provenance": provenance(weights_hash=model.weights_hash()),
+        }
+
+
+def image_ids(photos: Sequence[Photo]) -> list[int]:
+    """Ids of pictures: the numbers that all are named by, if they differ, else 1, 2, 3 ..."""
+    stems = [photo.path.stem for photo in photos]
+    numbers = [int(stem) for stem in stems if stem.isdecimal()]
+    named = len(set(numbers)) == len(stems)
+    return numbers if named else list(range(1, len(photos) + 1))

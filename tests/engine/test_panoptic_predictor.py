@@ -1,0 +1,249 @@
+"""Photographs in, segments out: words, things and stuff, seen words, measures, files in COCO's format."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from clipself_seg.data.panoptic import read_panoptic_ids
+from clipself_seg.data.panoptic_mappers import PanopticTestMapper
+from clipself_seg.data.records import panoptic_records
+from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.engine.panoptic_predictor import (
+    PanopticPredictor,
+    load_panoptic_predictor,
+    panoptic_words,
+    segmentation_of,
+)
+from clipself_seg.engine.panoptic_results import PanopticResults, image_ids
+from clipself_seg.engine.predict_files import Photo, find_photos, predict_files
+from clipself_seg.engine.prediction import photo_sample
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.panoptic_files import PanopticFiles, evaluate_files
+from tests.conftest import ROOT
+from tests.panoptic_worlds import panopticapi_quality
+
+CONFIG = ROOT / "configs/mini/base_panoptic.yaml"
+SMALL = ("MODEL.CLIP.WEIGHTS", "", "MODEL.CLIP_BRANCH.INPUT_SIZE", "64", "MODEL.DEVICE", "cpu")
+SMALL += ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "7", "MODEL.CLIP_BRANCH.TEMPLATES", "odise")
+WORDS, STUFF = "red star, grass|lawn, sky", "Lawn, sky"
+
+
+class Quarters(nn.Module):
+    """Finds the classes 0, 0, 1 and nothing in the quarters of a picture, in this order."""
+
+    device, alpha, beta = torch.device("cpu"), 0.35, 0.65
+
+    def set_vocabulary(self, words, seen):
+        self.words, self.seen = words, seen
+        self.names = tuple(entry.names for entry in words.classes)
+
+    def weights_hash(self):
+        return "none"
+
+    def forward(self, samples):
+        (sample,) = samples
+        ids = torch.zeros(sample["height"], sample["width"], dtype=torch.int64)
+        y, x = sample["height"] // 2 + 1, sample["width"] // 2
+        ids[:y, :x], ids[:y, x:], ids[y:, :x] = 2, 1, 3
+        things = [entry.isthing is not False for entry in self.words.classes]
+        segments = [
+            {"id": number, "category_id": label, "isthing": things[label]}
+            for number, label in ((1, 0), (2, 0), (3, 1))
+        ]
+        return [{"panoptic_seg": (ids, segments)}]
+
+
+def predictor(words=WORDS, stuff=STUFF):
+    made = PanopticPredictor(
+        model=Quarters(),
+        mapper=PanopticTestMapper(min_size=0, max_size=99),
+        trained=Vocabulary.from_names(["red star|x", "Grass"]),
+    )
+    made.set_vocabulary(words, stuff)
+    return made
+
+
+@pytest.fixture
+def photos(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, size in (("one.jpg", (40, 60)), ("sub/two.png", (71, 31)), ("sub/three.png", (9, 9))):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "in"
+
+
+def write(photos, out, made=None):
+    found, made = find_photos([photos], out), made or predictor()
+    results = PanopticResults(predictor=made, folder=out, photos=found.photos)
+    return predict_files(results, found)
+
+
+def test_segments_are_measured_and_counted_from_the_largest():
+    found = predictor()(np.zeros((5, 4, 3), np.uint8))
+    assert found.ids.dtype == np.int32
+    assert found.ids.tolist() == [[2, 2, 1, 1]] * 3 + [[3, 3, 0, 0]] * 2
+    measured = [(s.id, s.label, s.name, s.isthing, s.area, s.box) for s in found.segments]
+    assert measured == [
+        (1, 0, "red star", True, 6, (2, 0, 2, 3)),
+        (2, 0, "red star", True, 6, (0, 0, 2, 3)),
+        (3, 1, "grass", False, 4, (0, 3, 2, 2)),
+    ]
+
+
+def test_measures_equal_a_plain_loop():
+    rng = np.random.default_rng(0)
+    ids = np.kron(rng.integers(0, 6, (5, 6)), np.ones((4, 3), np.int64))
+    segments = [{"id": i, "category_id": i % 3, "isthing": i < 3} for i in range(1, 6)]
+    found = segmentation_of(ids, segments, ("a", "b", "c"))
+    assert [s.area for s in found.segments] == sorted((s.area for s in found.segments))[::-1]
+    for segment in found.segments:
+        mask = found.ids == segment.id
+        (was,) = np.unique(ids[mask])
+        rows, columns = np.nonzero(ids == was)
+        assert segment.area == len(rows) and segment.label == was % 3
+        x, y = columns.min(), rows.min()
+        assert segment.box == (x, y, columns.max() + 1 - x, rows.max() + 1 - y)
+    assert (found.ids == 0).sum() == (ids == 0).sum()
+    nothing = segmentation_of(np.zeros((3, 4), np.int64), [], ())
+    assert nothing.segments == () and (nothing.ids == 0).all()
+
+
+def test_words_that_are_not_stuff_are_things_and_the_training_vocabulary_is_seen():
+    made = predictor()
+    assert made.words.thing.tolist() == [True, False, False]
+    # As the lists spell them: "Grass" is not "grass".
+    assert made.seen.tolist() == made.model.seen.tolist() == [True, False, False]
+    assert panoptic_words("dog, sky", "").thing.tolist() == [True, True]
+    assert panoptic_words("dog, sky").classes[0].isthing is None
+    assert panoptic_words("mini", "mini").thing.any() == np.False_
+
+
+def test_a_built_in_vocabulary_tells_things_from_stuff_or_is_refused():
+    assert (panoptic_words("mini").thing == load_vocabulary("mini").thing).all()
+    with pytest.raises(InputError, match='"ade20k_150" does not tell.*openseg_ade20k_150'):
+        panoptic_words("ade20k_150")
+    assert panoptic_words("ade20k_150", "wall, sky").thing.sum() == 148
+
+
+@pytest.mark.parametrize(
+    "words, stuff, message",
+    [
+        ("", None, "the vocabulary is empty"),
+        ("dog, dog", None, '"dog" twice'),
+        ("dog, grass", "gras", 'stuff "gras" is not in the vocabulary; did you mean "grass"'),
+        ("dog, grass", "grass, , sky", "empty word"),
+    ],
+)
+def test_words_that_make_no_sense_are_refused(words, stuff, message):
+    made = predictor()
+    with pytest.raises(InputError, match=message):
+        made.set_vocabulary(words, stuff)
+    assert made.words.names == ("red star", "grass", "sky")
+
+
+def test_results_in_cocos_format_are_their_own_truth(photos, tmp_path):
+    out = tmp_path / "out"
+    assert write(photos, out) == {}
+    content = json.loads((out / "panoptic.json").read_text())
+    assert content["info"]["complete"] and content["info"]["seen"] == ["red star"]
+    assert [c["isthing"] for c in content["categories"]] == [1, 0, 0]
+    side = PanopticFiles(out / "panoptic.json", out / "panoptic")
+    quality, images = evaluate_files(side, side)
+    assert images == 3 and quality.pq[:2].tolist() == [1, 1] and np.isnan(quality.pq[2])
+    # panopticapi reads it too.
+    assert panopticapi_quality(side, side)[1][""]["pq"] == 1
+    for record in panoptic_records(side.json, photos, side.folder):
+        ids = read_panoptic_ids(record)
+        assert ids.shape == (record["height"], record["width"])
+        for info in record["segments_info"]:
+            x, y, width, height = info["bbox"]
+            mask = ids == info["id"]
+            assert info["area"] == mask.sum() == mask[y : y + height, x : x + width].sum()
+        with Image.open(record["file_name"]) as image:
+            assert image.size == ids.shape[::-1]
+
+
+def test_a_png_has_the_colours_of_the_categories(photos, tmp_path):
+    write(photos, tmp_path / "out")
+    content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
+    colours = [category["color"] for category in content["categories"]]
+    png = np.asarray(Image.open(tmp_path / "out" / "panoptic" / "one.png"))
+    assert png[0, -1].tolist() == colours[0] and png[-1, 0].tolist() == colours[1]
+    assert png[-1, -1].tolist() == [0, 0, 0] and png[0, 0].tolist() not in colours
+
+
+def test_category_ids_are_those_of_the_vocabulary(photos, tmp_path):
+    write(photos, tmp_path / "out", predictor("mini", None))
+    content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
+    listed = {category["id"]: category["name"] for category in content["categories"]}
+    words = load_vocabulary("mini")
+    assert listed == {entry.dataset_id: entry.names[0] for entry in words.classes}
+    infos = content["annotations"][0]["segments_info"]
+    assert {info["category_id"] for info in infos} == {c.dataset_id for c in words.classes[:2]}
+
+
+def test_image_ids_are_the_numbers_of_the_files_or_count():
+    def ids(*names):
+        return image_ids([Photo(ROOT / name, name) for name in names])
+
+    assert ids("000139.jpg", "a/000285.png") == [139, 285]
+    assert ids("7.jpg", "dog.jpg") == [1, 2] == ids("7.jpg", "007.png")
+
+
+def test_an_interrupted_run_leaves_what_it_did(photos, tmp_path, monkeypatch):
+    made = predictor()
+    whole = made.model.forward
+
+    def forward(samples):
+        if samples[0]["height"] == 71:
+            raise KeyboardInterrupt
+        return whole(samples)
+
+    monkeypatch.setattr(made.model, "forward", forward)
+    with pytest.raises(KeyboardInterrupt):
+        write(photos, tmp_path / "out", made)
+    content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
+    assert not content["info"]["complete"]
+    assert [image["file_name"] for image in content["images"]] == ["one.jpg", "sub/three.png"]
+
+
+@pytest.fixture(scope="module")
+def real():
+    """A small OpenPanoptic with random weights."""
+    return load_panoptic_predictor(CONFIG, "random", SMALL)
+
+
+def test_a_real_model_gives_what_it_gives_in_evaluation(real):
+    real.set_vocabulary(WORDS, STUFF)
+    assert real.trained.name == "mini_base" and real.model.things == (0,)
+    image = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    found = real(image)
+    (output,) = real.model([photo_sample(image, real.mapper)])
+    assert output.keys() == {"panoptic_seg"}
+    ids, segments = output["panoptic_seg"]
+    assert found.ids.shape == (50, 90) and len(found.segments) == len(segments)
+    for segment in found.segments:
+        (was,) = ids[torch.from_numpy(found.ids == segment.id)].unique().tolist()
+        assert segments[was - 1]["category_id"] == segment.label
+
+
+def test_what_finds_no_segments_is_refused(tmp_path):
+    for opts, message in (
+        (("MODEL.META_ARCHITECTURE", "CATSeg"), "CATSeg, which finds no segments.*OpenPanoptic"),
+        (("MODEL.MASK_GENERATOR.SOURCE", "disk"), "photographs need a generator"),
+        (("MODEL.FUSION.ALPHA", 1.5), r"ALPHA must be in \[0, 1\], got 1.5"),
+        (("DATASETS.TRAIN", "()"), "which words are seen"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_panoptic_predictor(CONFIG, "random", [*SMALL, *opts])
+    with pytest.raises(InputError, match="names no MODEL.WEIGHTS"):
+        load_panoptic_predictor(CONFIG, None, SMALL)
+    with pytest.raises(InputError, match='no vocabulary "mini_bas"'):
+        load_panoptic_predictor(CONFIG, "random", SMALL, trained="mini_bas")

@@ -17,6 +17,8 @@ import sys
 
 from clipself_seg.errors import InputError, report_input_errors
 
+SWEEP = tuple(f"{tenth / 10}" for tenth in range(11))
+
 
 def parser() -> argparse.ArgumentParser:
     """Detectron2's default arguments and the input sizes of the region curve.
@@ -42,6 +44,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="PIXELS",
         help="evaluate at each of these input sizes and draw the curve (TEST.REGIONS.SIZES)",
     )
+    found.add_argument(
+        "--sweep",
+        nargs="*",
+        metavar="SHARE",
+        help="panoptic: evaluate every pair of these as alpha and beta too (0 0.1 ... 1)",
+    )
     found.add_argument("--num-gpus", type=int, default=1, help="processes; without GPUs on the CPU")
     found.add_argument("--num-machines", type=int, default=1)
     found.add_argument("--machine-rank", type=int, default=0)
@@ -62,8 +70,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     opts = args.sizes[len(numbers) :] + args.opts
     if numbers:
         opts += ["TEST.REGIONS.SIZES", f"({', '.join(numbers)},)"]
+    if args.sweep is not None:
+        shares = list(itertools.takewhile(_is_number, args.sweep))
+        opts = args.sweep[len(shares) :] + opts
+        opts += ["TEST.PANOPTIC.SWEEP", f"({', '.join(shares or SWEEP)},)"]
     args.opts = opts
     return args
+
+
+def _is_number(word: str) -> bool:
+    return word.replace(".", "", 1).isdigit()
 
 
 @report_input_errors

@@ -71,7 +71,9 @@ class TextBank:
     def embed_raw(self, names: Sequence[str]) -> Tensor:
         """Embeddings (S, E) of S names, not normalised; the templates have to be one sentence."""
         if len(TEMPLATES[self.templates]) != 1:
-            raise ValueError(f'"{self.templates}" has several sentences, which only unit vectors average')
+            raise ValueError(
+                f'"{self.templates}" has several sentences, which only unit vectors average'
+            )
         return self._kept(self._key([tuple(names)], "raw"), lambda: self._encode(list(names)))
 
     def _kept(self, key: str, compute: Callable[[], Tensor]) -> Tensor:

@@ -74,7 +74,8 @@ def _add_sources(cfg: CfgNode) -> None:
     # Channels of its maps.
     pyramid.CHANNELS = 256
     diffusion = cfg.MODEL.DIFFUSION = CfgNode()
-    # Stable Diffusion v1-3: a CompVis checkpoint (.safetensors or .ckpt) or a folder of diffusers.
+    # Stable Diffusion v1-3: a CompVis checkpoint (.safetensors, or .ckpt of tensors only) or a folder of
+    # diffusers; "random-small" for tests.
     diffusion.WEIGHTS = ""
     # Side in pixels of the crops that go through it.
     diffusion.CROP = 512

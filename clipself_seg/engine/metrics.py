@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from detectron2.utils import comm
 from detectron2.utils.events import (
@@ -63,3 +64,12 @@ def drop_metrics_from(path: Path, start: int) -> None:
                 kept.append(line + "\n")
     with atomic_path(path) as temporary:
         temporary.write_text("".join(kept))
+
+
+def flatten_numbers(results: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers in nested results, each under its way there, such as "set/row/PQ"."""
+    for key, value in results.items():
+        if isinstance(value, Mapping):
+            yield from flatten_numbers(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float):
+            yield f"{prefix}{key}", value

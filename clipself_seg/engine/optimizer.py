@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -52,6 +52,20 @@ def cat_seg_groups(cfg: CfgNode, model: Any) -> list[Group]:
     ]
 
 
+def panoptic_groups(cfg: CfgNode, model: nn.Module) -> list[Group]:
+    """What trains of an `OpenPanoptic`: norms and biases without weight decay, everything else with."""
+    plain, decayed = list[nn.Parameter](), list[nn.Parameter]()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                vector = isinstance(module, NORMS) or name.endswith("bias")
+                (plain if vector else decayed).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": cfg.SOLVER.WEIGHT_DECAY},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+
+
 def build_adamw(
     groups: list[Group], *, betas: tuple[float, float], eps: float
 ) -> torch.optim.AdamW:
@@ -77,6 +91,26 @@ def learning_rate(step: int, *, base: float, warmup: int, total: int) -> float:
     if step < warmup:
         return base * (step + 1) / warmup
     return 0.5 * base * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+
+
+def stepped_rate(
+    step: int, *, base: float, warmup: int, factor: float, drops: Sequence[int], gamma: float
+) -> float:
+    """The rate of a step: a linear warm-up, then a constant that drops (Detectron2's WarmupMultiStepLR).
+
+    Args:
+        step: counted from 0.
+        base: rate after the warm-up, before the first drop.
+        warmup: steps, may be 0.
+        factor: share of the rate that the warm-up starts from.
+        drops: steps from which on the rate is multiplied by `gamma`, each once more.
+        gamma: of a drop.
+    """
+    rate = base * gamma ** sum(step >= drop for drop in drops)
+    if step >= warmup:
+        return rate
+    done = step / warmup
+    return rate * (factor * (1 - done) + done)
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:

@@ -7,12 +7,13 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
+from clipself_seg.engine.metrics import flatten_numbers
 from clipself_seg.engine.run import RESULTS_FILE
 from clipself_seg.errors import InputError
 from clipself_seg.files import write_json
@@ -102,12 +103,4 @@ def _run(
         sys.stdout.flush()
         if subprocess.run([sys.executable, *words], cwd=ROOT).returncode:
             raise InputError(f"this run failed: python {shlex.join(words)}")
-    return dict(_flatten(json.loads(results.read_text())["results"]))
-
-
-def _flatten(results: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    for key, value in results.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}/")
-        elif isinstance(value, int | float):
-            yield f"{prefix}{key}", value
+    return dict(flatten_numbers(json.loads(results.read_text())["results"]))

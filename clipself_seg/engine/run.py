@@ -28,7 +28,10 @@ from clipself_seg.provenance import provenance
 
 RESULTS_FILE = "results.json"
 # Tag for MODEL.WEIGHTS -> file.
-SHIPPED_MODELS = {"mini-cat-seg": SHIPPED / "cat_seg_mini.safetensors"}
+SHIPPED_MODELS = {
+    "mini-cat-seg": SHIPPED / "cat_seg_mini.safetensors",
+    "mini-open-panoptic": SHIPPED / "open_panoptic_mini.safetensors",
+}
 logger = logging.getLogger(__name__)
 
 
@@ -74,8 +77,10 @@ def build_model(cfg: CfgNode) -> Any:
     if weights := cfg.MODEL.WEIGHTS:
         shipped = SHIPPED_MODELS.get(weights)
         tensors = read_checkpoint(shipped or weights).tensors
-        # What is shipped holds what training changed; the rest is the CLIP that is there already.
-        model.load_state_dict(model.state_dict() | tensors if shipped else tensors)
+        if shipped and name == "CATSeg":
+            # What is shipped holds what training changed; the rest is the CLIP that is there already.
+            tensors = model.state_dict() | tensors
+        model.load_state_dict(tensors)
     return model.to(cfg.MODEL.DEVICE)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from clipself_seg.config import flatten
+from clipself_seg.engine.optimizer import learning_rate, stepped_rate
 from clipself_seg.errors import InputError
 
 # Keys that a resumed run may change, by prefix: they do not decide what is learnt. The weights'
@@ -23,7 +24,10 @@ FREE_KEYS = (
     "MODEL.CLIP.CHECKPOINTING",
     "MODEL.CLIP.WEIGHTS",
     "MODEL.CLIPSELF.ALPHA",
+    "MODEL.CLIP_BRANCH.",
     "MODEL.DEVICE",
+    "MODEL.FUSION.",
+    "MODEL.MASK_FORMER.TEST.",
     "OUTPUT_DIR",
     "SOLVER.ACCUMULATE",
     "SOLVER.CHECKPOINT_",
@@ -41,6 +45,7 @@ class TrainingSettings:
         clip_norm: largest norm of all gradients together; None leaves them as they are.
         loss_scaling: float16 gradients need it.
         accumulate: passes that a step's share of the batch is divided into.
+        drops: steps at which the learning rate falls; None lets it fall as a cosine.
         shared: full keys and values that a resumed run has to share.
     """
 
@@ -62,6 +67,9 @@ class TrainingSettings:
     checkpoint_keep: int = 2
     log_period: int = 20
     evaluation_period: int = 0
+    drops: tuple[int, ...] | None = None
+    gamma: float = 0.1
+    warmup_factor: float = 0.001
     shared: Mapping[str, Any]
 
     @classmethod
@@ -87,7 +95,23 @@ class TrainingSettings:
             checkpoint_keep=solver.CHECKPOINT_KEEP,
             log_period=solver.LOG_PERIOD,
             evaluation_period=cfg.TEST.EVAL_PERIOD,
+            drops=tuple(solver.STEPS) if solver.SCHEDULE == "steps" else None,
+            gamma=solver.GAMMA,
+            warmup_factor=solver.WARMUP_FACTOR,
             shared={k: v for k, v in flatten(cfg) if not k.startswith(FREE_KEYS)},
+        )
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        if self.drops is None:
+            return learning_rate(step, base=self.base_lr, warmup=self.warmup, total=self.iterations)
+        return stepped_rate(
+            step,
+            base=self.base_lr,
+            warmup=self.warmup,
+            factor=self.warmup_factor,
+            drops=self.drops,
+            gamma=self.gamma,
         )
 
 

@@ -10,10 +10,18 @@ from detectron2.config import CfgNode
 
 from clipself_seg.data import builtin
 from clipself_seg.data.mappers import DistillMapper
+from clipself_seg.data.panoptic_builtin import panoptic_dataset, panoptic_set_records
+from clipself_seg.data.panoptic_mappers import PanopticTrainMapper
 from clipself_seg.data.sem_seg_mappers import SemSegTrainMapper
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, read_class_json
 from clipself_seg.engine.loader import Record, Sample
-from clipself_seg.engine.optimizer import Group, cat_seg_groups, parameter_groups
+from clipself_seg.engine.optimizer import (
+    Group,
+    cat_seg_groups,
+    panoptic_groups,
+    parameter_groups,
+)
+from clipself_seg.engine.panoptic_evaluation import PanopticEvaluation
 from clipself_seg.engine.region_evaluation import RegionEvaluation
 from clipself_seg.engine.sem_seg_evaluation import SemSegEvaluation
 from clipself_seg.errors import InputError
@@ -142,6 +150,53 @@ class SemSegTask:
         return path
 
 
+class PanopticTask:
+    """Mask generator and CLIP, fused."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.cfg = cfg
+
+    def evaluation(self) -> PanopticEvaluation:
+        """Of panoptic, instance and semantic segmentation."""
+        return PanopticEvaluation(self.cfg)
+
+    def prepare(self, model: Any) -> TrainingData:
+        """Pictures and segments; the model is given the training vocabulary."""
+        if model.generator is None:
+            raise InputError("MODEL.MASK_GENERATOR.SOURCE disk does not train: add --eval-only")
+        names = self.cfg.DATASETS.TRAIN
+        found = {panoptic_dataset(name).vocabulary for name in names}
+        if len(found) != 1:
+            raise InputError(
+                f"DATASETS.TRAIN must share one vocabulary, these have {sorted(found)}"
+            )
+        words = load_vocabulary(found.pop())
+        model.set_vocabulary(words)
+        chosen = self.cfg.MODEL.MASK_GENERATOR
+        grounded = chosen.VARIANT == "caption" and chosen.GROUNDING_WEIGHT > 0
+        tasks = ("panoptic", "captions") if grounded else ("panoptic",)
+        records = [record for name in names for record in panoptic_set_records(name, tasks)]
+        mapper = PanopticTrainMapper(self.cfg, seed=self.cfg.SEED, vocabulary=words)
+        return TrainingData(records, mapper)
+
+    def groups(self, model: Any) -> list[Group]:
+        """See `panoptic_groups`."""
+        return panoptic_groups(self.cfg, model)
+
+    def write(self, model: Any, folder: Path) -> Path:
+        """A checkpoint under ODISE's names, for MODEL.WEIGHTS."""
+        path = folder / "model_final.pth"
+        model.export(path)
+        return path
+
+
+# Meta-architecture -> task, where it is not distillation.
+TASKS: dict[str, type[SemSegTask] | type[PanopticTask]] = {
+    "CATSeg": SemSegTask,
+    "OpenPanoptic": PanopticTask,
+}
+
+
 def task_of(cfg: CfgNode) -> Task:
     """The task that a meta-architecture belongs to."""
-    return SemSegTask(cfg) if cfg.MODEL.META_ARCHITECTURE == "CATSeg" else DistillTask(cfg)
+    return TASKS.get(cfg.MODEL.META_ARCHITECTURE, DistillTask)(cfg)

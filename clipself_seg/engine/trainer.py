@@ -31,12 +31,11 @@ from clipself_seg.engine.loader import (
     ShareOfBatches,
     train_batches,
 )
-from clipself_seg.engine.metrics import metric_writers, write_all
+from clipself_seg.engine.metrics import flatten_numbers, metric_writers, write_all
 from clipself_seg.engine.optimizer import (
     Group,
     build_adamw,
     gradient_norm,
-    learning_rate,
     parameter_groups,
     set_learning_rate,
 )
@@ -133,12 +132,7 @@ class Trainer:
         iteration, settings = storage.iter, self.settings
         # Random numbers drawn inside a model follow from seed, step and process: nothing to save.
         torch.manual_seed(_step_seed(settings.seed, iteration, comm.get_rank()))
-        rate = learning_rate(
-            iteration,
-            base=settings.base_lr,
-            warmup=settings.warmup,
-            total=settings.iterations,
-        )
+        rate = settings.rate(iteration)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad()
         losses = self._backward(forward, samples)
@@ -233,7 +227,7 @@ class Trainer:
     def _evaluate(self, storage: EventStorage) -> None:
         if self.evaluate is None or not self.settings.evaluation_period:
             return
-        for label, value in _flatten(self.evaluate(self.model)):
+        for label, value in flatten_numbers(self.evaluate(self.model)):
             storage.put_scalar(label, value, smoothing_hint=False)
 
     def _parallel(self) -> Any:
@@ -281,14 +275,6 @@ class Trainer:
         self.scaler.load_state_dict(facts["scaler"])
         logging.getLogger(__name__).info("resumed after %d steps", facts["iteration"])
         return facts["iteration"]
-
-
-def _flatten(results: Results, prefix: str = "") -> Iterator[tuple[str, float]]:
-    for key, value in results.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}/")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _step_seed(seed: int, iteration: int, rank: int) -> int:

@@ -31,6 +31,7 @@ TITLES = {
 ROW_TITLES = {"clip": "CLIP only", "generator": "generator only", "fused": "fused"}
 # Heading -> key.
 PAPER_COLUMNS = {"PQ": "PQ", "mAP": "AP", "mIoU": "mIoU"}
+SPLIT_COLUMNS = {"PQ": "PQ", "seen": "PQ_seen", "unseen": "PQ_unseen"}
 # Those of a row that no data set has are left out.
 RUN_COLUMNS = {
     "PQ": "PQ",
@@ -72,6 +73,33 @@ def fusion_table(
             body.append([model, ROW_TITLES.get(row, row), *cells])
     headings = [f"{TITLES.get(name, name)} {title}" for name, title, _ in columns]
     return _table([first, "scores", *headings], body, style, left=2)
+
+
+def split_table(
+    models: Mapping[str, Mapping[str, Rows]], first: str = "scores", style: str = "simple"
+) -> str:
+    """Who names the masks of one generator: PQ in percent of all, of seen and of unseen classes.
+
+    Args:
+        models: name of a CLIP -> data set -> row -> numbers. The row "generator" does not depend on
+            CLIP and is shown once.
+        first: heading of the first column.
+        style: a format of `tabulate`.
+    """
+    lines: dict[str, dict[str, Numbers]] = {}
+    for row in ROW_TITLES:
+        for model, results in models.items():
+            name = ROW_TITLES[row] if row == "generator" else f"{model}, {ROW_TITLES[row]}"
+            found = {dataset: rows[row] for dataset, rows in results.items() if row in rows}
+            if found:
+                lines.setdefault(name, found)
+    datasets = dict.fromkeys(dataset for found in lines.values() for dataset in found)
+    columns = [(name, *column) for name in datasets for column in SPLIT_COLUMNS.items()]
+    body = [
+        [line, *(_percent(found.get(name, {}), key) for name, _, key in columns)]
+        for line, found in lines.items()
+    ]
+    return _table([first, *(f"{TITLES.get(n, n)} {t}" for n, t, _ in columns)], body, style, left=1)
 
 
 def rows_table(results: Mapping[str, Rows], style: str = "simple") -> str:

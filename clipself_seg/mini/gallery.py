@@ -39,6 +39,7 @@ def write_gallery(
     rows: Mapping[str, Mapping[str, float]],
     live: Mapping[str, Path],
     semantic_table: str,
+    panoptic_table: str,
 ) -> None:
     """Write kmeans.png, regions.png, loss.png and index.html.
 
@@ -48,6 +49,7 @@ def write_gallery(
         rows: results by model, for the page's table.
         live: title -> metrics.json of a run, for the loss curves.
         semantic_table: of the semantic chapter, HTML; its pictures are there already.
+        panoptic_table: likewise, of the panoptic chapter.
     """
     annotations = world / "annotations" / "panoptic_val.json"
     records = panoptic_records(str(annotations), str(world / "val"), str(world / "panoptic_val"))
@@ -58,7 +60,7 @@ def write_gallery(
     save_png(region_sheet(clips, scenes, vocabulary), output / "regions.png")
     plot_losses(live, output / "loss.png")
     with atomic_path(output / "index.html") as temporary:
-        temporary.write_text(page(rows, semantic_table))
+        temporary.write_text(page(rows, semantic_table, panoptic_table))
 
 
 class _Scene:
@@ -170,7 +172,7 @@ def plot_losses(runs: Mapping[str, Path], path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=120)
 
 
-def page(rows: Mapping[str, Mapping[str, float]], semantic_table: str) -> str:
+def page(rows: Mapping[str, Mapping[str, float]], semantic_table: str, panoptic_table: str) -> str:
     """The HTML page around tables and pictures."""
     table = html.unescape(region_table(rows, style="html"))
     return f"""<!doctype html>
@@ -206,5 +208,14 @@ percent. <em>mini2</em> is another world, with its own layouts, textures and wor
 <img src="semantic_mini.png" alt="Pictures of the mini world with ground truth and predictions">
 <h3>mini2</h3>
 <img src="semantic_mini2.png" alt="Pictures of the second world with ground truth and predictions">
+<h2>Panoptic segmentation</h2>
+<p>A mask generator, trained just now on pictures that show the seen classes of the mini world only, finds
+segments. What they are called is decided by CLIP's dense features inside of each mask (<em>CLIP only</em>), by
+the generator's own scores, or by both (<em>fused</em>). Panoptic quality in percent.</p>
+{html.unescape(panoptic_table)}
+<h3>mini</h3>
+<img src="panoptic_mini.png" alt="Pictures of the mini world with true and predicted segments">
+<h3>mini2</h3>
+<img src="panoptic_mini2.png" alt="Pictures of the second world with true and predicted segments">
 </html>
 """

@@ -11,6 +11,7 @@ from typing import Any
 from clipself_seg.evaluation.report import region_table
 from clipself_seg.files import atomic_path, write_json
 from clipself_seg.mini.gallery import write_gallery
+from clipself_seg.mini.panoptic_chapter import PanopticChapter, panoptic_chapter
 from clipself_seg.mini.semantic_chapter import SemanticChapter, semantic_chapter
 from clipself_seg.mini.steps import Run, call, say
 from clipself_seg.mini.writer import WorldSize, make_worlds
@@ -60,33 +61,40 @@ def run_quickstart(output: str | Path, worlds: str | Path, fresh: bool = False) 
         content = run.results(output)
         (rows[run.title],) = content["results"][DATASET].values()
         facts[run.title] = content["provenance"]
-    chapter = semantic_chapter(output, worlds)
+    chapters = semantic_chapter(output, worlds), panoptic_chapter(output, worlds)
     say("pictures")
     live = {run.title: output / run.folder / "metrics.json" for run in RUNS if run.training}
-    write_gallery(output, worlds / "mini", rows, live, chapter.table("html"))
-    _write_table(output, rows, facts, chapter, time.monotonic() - begin)
+    tables = [chapter.table("html") for chapter in chapters]
+    write_gallery(output, worlds / "mini", rows, live, *tables)
+    _write_table(output, rows, facts, *chapters, time.monotonic() - begin)
 
 
 def _write_table(
     output: Path,
     rows: dict[str, dict[str, float]],
     facts: dict[str, Any],
-    chapter: SemanticChapter,
+    semantic: SemanticChapter,
+    panoptic: PanopticChapter,
     seconds: float,
 ) -> None:
-    content = {"results": rows, "semantic": chapter.rows, "seconds": seconds}
-    write_json(output / "results.json", content | {"provenance": {**facts, **chapter.facts}})
+    content = {"results": rows, "semantic": semantic.rows, "panoptic": panoptic.rows}
+    facts = {**facts, **semantic.facts, **panoptic.facts}
+    write_json(output / "results.json", content | {"seconds": seconds, "provenance": facts})
     with atomic_path(output / "table.md") as temporary:
-        text = f"{region_table(rows, style='github')}\n\n{chapter.table('github')}\n"
-        temporary.write_text(text)
+        tables = [region_table(rows, style="github")]
+        tables += [chapter.table("github") for chapter in (semantic, panoptic)]
+        temporary.write_text("\n\n".join(tables) + "\n")
     table = region_table(rows, first="mini_val, top-1 and top-5 mean accuracy in %")
     sys.stdout.write(
         f"\n{table}\n\n"
         "Boxes, Thing Masks, Stuff Masks: pooled from the dense features. Image Crops: the image "
         "embedding of each\nregion's crop, what a region could be recognised with at best; its first "
         "row is the teacher's.\n\n"
-        f"{chapter.table('simple')}\n\n"
+        f"{semantic.table('simple')}\n\n"
         "Mean IoU of CAT-Seg in %, trained just now on the seen classes of mini. mini2 is a world of "
-        "its own, with other\nlayouts, textures and words.\n"
+        "its own, with other\nlayouts, textures and words.\n\n"
+        f"{panoptic.table('simple')}\n\n"
+        "Panoptic quality in % of a mask generator trained just now on pictures of the seen classes of "
+        "mini. Its masks are\nnamed by CLIP's dense features alone, by the generator alone, or by both.\n"
         f"{seconds / 60:.1f} minutes. Pictures: {output / 'index.html'}\n"
     )

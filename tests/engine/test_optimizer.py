@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from clipself_seg.config import load_config
 from clipself_seg.engine.optimizer import (
     build_adamw,
     gradient_norm,
     learning_rate,
+    panoptic_groups,
     parameter_groups,
+    stepped_rate,
 )
 from tests.tiny import tiny_clipself
 
@@ -27,6 +30,21 @@ def test_cosine_starts_at_base_passes_half_of_it_and_ends_near_zero():
     assert rate[10] == 2.0 and rate[110] == pytest.approx(0)
     assert rate[60] == pytest.approx(1.0)
     assert rate[109] == pytest.approx(1 + math.cos(math.pi * 0.99))
+
+
+def test_steps_warm_up_from_their_factor_and_drop_at_and_after_each_milestone():
+    how = {"base": 2.0, "warmup": 4, "factor": 0.5, "drops": (6, 8), "gamma": 0.1}
+    rates = [stepped_rate(step, **how) for step in range(10)]
+    assert rates == pytest.approx([1, 1.25, 1.5, 1.75, 2, 2, 0.2, 0.2, 0.02, 0.02])
+    assert stepped_rate(0, **{**how, "warmup": 0}) == 2.0
+
+
+def test_panoptic_groups_decay_embeddings_and_matrices_alone():
+    model = nn.ModuleDict({"e": nn.Embedding(2, 3), "n": nn.GroupNorm(1, 3), "l": nn.Linear(3, 3)})
+    model["f"] = nn.Linear(3, 3).requires_grad_(False)
+    decayed, plain = panoptic_groups(load_config(None, ["SOLVER.WEIGHT_DECAY", "0.05"]), model)
+    assert [p.ndim for p in decayed["params"]] == [2, 2] and decayed["weight_decay"] == 0.05
+    assert [p.ndim for p in plain["params"]] == [1, 1, 1] and plain["weight_decay"] == 0.0
 
 
 def test_no_warmup_is_allowed():

@@ -11,6 +11,7 @@ from clipself_seg.evaluation.fusion_report import (
     fusion_table,
     plot_sweep,
     rows_table,
+    split_table,
     sweep_table,
 )
 
@@ -102,3 +103,21 @@ def test_a_picture_frames_the_best_cell_of_each_panel(tmp_path):
     # The other panel has no number, so no frame.
     assert (two == (255, 0, 0)).all(axis=2).sum() == pytest.approx(red.sum(), rel=0.05)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.png", "two.png"]
+
+
+def test_the_split_table_shows_the_generator_once_and_every_clip_beside_it():
+    def rows(value):
+        numbers = {"PQ": value, "PQ_seen": value + 1}
+        return {"mini": {"clip": numbers, "generator": {"PQ": 7.0}, "fused": {"PQ": value + 2}}}
+
+    table = split_table({"original": rows(10.0), "CLIPSelf": rows(20.0)}, style="github")
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]
+    ]
+    assert lines == [
+        ["original, CLIP only", "10.0", "11.0", "-"],
+        ["CLIPSelf, CLIP only", "20.0", "21.0", "-"],
+        ["generator only", "7.0", "-", "-"],
+        ["original, fused", "12.0", "-", "-"],
+        ["CLIPSelf, fused", "22.0", "-", "-"],
+    ]

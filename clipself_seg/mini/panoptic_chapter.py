@@ -1,0 +1,124 @@
+"""The quickstart's third chapter: one mask generator, its masks read by the original CLIP and by CLIPSelf's."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipself_seg.data.images import read_image
+from clipself_seg.data.panoptic import read_panoptic_png
+from clipself_seg.data.records import read_coco_json
+from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.evaluation.fusion_report import split_table
+from clipself_seg.mini.steps import Run, call, say
+from clipself_seg.visualization.class_colours import class_colours
+from clipself_seg.visualization.panels import panel
+from clipself_seg.visualization.segments import save_png
+
+CLIPSELF = Run("CLIPSelf", "panoptic_clipself", "panoptic.yaml", training=True)
+WORLDS = ("mini", "mini2")
+PICTURES = 4  # of each world
+VOID = -1
+
+
+def original(output: Path) -> Run:
+    """The same generator beside the original CLIP."""
+    weights = str(output / CLIPSELF.folder / "model_final.pth")
+    return Run(
+        "original CLIP",
+        "panoptic_original",
+        "panoptic_original.yaml",
+        options=("MODEL.WEIGHTS", weights),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class PanopticChapter:
+    """Numbers of the chapter.
+
+    Attributes:
+        rows: CLIP -> data set -> row of the fusion -> results.
+        facts: CLIP -> provenance.
+    """
+
+    rows: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    facts: Mapping[str, Any]
+
+    def table(self, style: str) -> str:
+        """Table 6 in miniature: PQ of all, of seen and of unseen classes."""
+        return split_table(self.rows, style=style)
+
+
+def panoptic_chapter(output: Path, worlds: Path) -> PanopticChapter:
+    """Train the generator, evaluate it with both CLIPs, and write `panoptic_<world>.png`.
+
+    Args:
+        output: folder for runs and pictures.
+        worlds: folder of the mini worlds.
+
+    Raises:
+        InputError: a step failed.
+    """
+    say("a mask generator, its masks scored by itself, by CLIPSelf's dense features, and by both")
+    call(CLIPSELF.command(output), worlds)
+    say("the same masks, scored by the original CLIP's dense features")
+    runs = (original(output), CLIPSELF)
+    call(runs[0].command(output), worlds)
+    for world in WORLDS:
+        _write_panel(world, output, worlds, runs)
+    contents = {run.title: run.results(output) for run in runs}
+    return PanopticChapter(
+        {title: content["results"] for title, content in contents.items()},
+        {f"panoptic, {title}": content["provenance"] for title, content in contents.items()},
+    )
+
+
+def _write_panel(world: str, output: Path, worlds: Path, runs: tuple[Run, ...]) -> None:
+    """Pictures, their ground truth and the fused segments of both."""
+    vocabulary, folder = load_vocabulary(world), worlds / world
+    pictures = sorted((folder / "val").glob("*.jpg"))[:PICTURES]
+    stems = [picture.stem for picture in pictures]
+    truth = folder / "annotations/panoptic_val.json", folder / "panoptic_val"
+    columns = {"ground truth": class_maps(*truth, vocabulary, stems)}
+    for run in runs:
+        found = output / run.folder / f"predicted_{world}"
+        words = ["tools/predict.py", "--panoptic", "--config-file", f"configs/mini/{run.config}"]
+        words += ["--weights", str(output / CLIPSELF.folder / "model_final.pth")]
+        words += ["--vocabulary", world, "--output", str(found), "--input", *map(str, pictures)]
+        call(words, worlds)
+        columns[f"fused, {run.title}"] = class_maps(
+            found / "panoptic.json", found / "panoptic", vocabulary, stems
+        )
+    rows: list[tuple[np.ndarray, dict[str, np.ndarray]]] = [
+        (read_image(picture), {title: maps[picture.stem] for title, maps in columns.items()})
+        for picture in pictures
+    ]
+    sheet = panel(rows, vocabulary.names, class_colours(vocabulary.names))
+    save_png(sheet, output / f"panoptic_{world}.png")
+
+
+def class_maps(
+    json_file: Path, folder: Path, vocabulary: Vocabulary, stems: Collection[str]
+) -> dict[str, np.ndarray]:
+    """Class of every pixel of some panoptic PNGs, (H, W) by stem, -1 where no segment is.
+
+    Args:
+        json_file: in COCO's panoptic format.
+        folder: of its PNGs.
+        vocabulary: of its categories.
+        stems: of the PNGs.
+    """
+    found = {}
+    for entry in read_coco_json(json_file)["annotations"]:
+        if (stem := Path(entry["file_name"]).stem) not in stems:
+            continue
+        ids = read_panoptic_png(folder / entry["file_name"])
+        found[stem] = np.full(ids.shape, VOID)
+        for segment in entry["segments_info"]:
+            index = vocabulary.dataset_id_to_index[segment["category_id"]]
+            found[stem][ids == segment["id"]] = index
+    return found

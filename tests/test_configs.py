@@ -11,12 +11,13 @@ from clipself_seg.clip.build import find_architecture
 from clipself_seg.clip.model import SHIPPED_TAGS
 from clipself_seg.config import load_config
 from clipself_seg.data.builtin import DATASETS
+from clipself_seg.data.panoptic_sets import PANOPTIC_DATASETS
 from clipself_seg.data.sem_seg_sets import SEM_SEG_DATASETS
 from clipself_seg.engine import run
 from tests.conftest import ROOT
 from tests.tiny import write_tiny_coco
 
-FOLDERS = ("distill", "regions", "semseg", "mini")
+FOLDERS = ("distill", "regions", "semseg", "panoptic", "mini")
 CONFIGS = sorted(
     path.relative_to(ROOT / "configs")
     for folder in FOLDERS
@@ -36,8 +37,8 @@ def tiny_coco(tmp_path_factory):
 def in_small(name: Path, folder: Path):
     """The configuration with a random mini CLIP, 64 pixels, two images and one step."""
     cfg = load_config(ROOT / "configs" / name)
-    semantic = cfg.MODEL.META_ARCHITECTURE == "CATSeg"
-    small = small_cat_seg(cfg) if semantic else small_distillation(cfg)
+    kinds = {"CATSeg": small_cat_seg, "OpenPanoptic": small_panoptic}
+    small = kinds.get(cfg.MODEL.META_ARCHITECTURE, small_distillation)(cfg)
     small |= {
         "MODEL.CLIP.NAME": "ViT-Mini-8",
         "DATALOADER.NUM_WORKERS": 0,
@@ -67,6 +68,27 @@ def small_cat_seg(cfg) -> dict[str, object]:
         "DATASETS.TEST": "()",
     }
     return changes | ({f"{head}APPEARANCE_GUIDANCE_DIM": 128} if guided else {})
+
+
+def small_panoptic(cfg) -> dict[str, object]:
+    """One step on two pictures of the small COCO; the generator as it is, but for its size."""
+    former = "MODEL.MASK_FORMER."
+    return {
+        "MODEL.CLIP.WEIGHTS": "",
+        "MODEL.CLIP_BRANCH.WEIGHTS": "",
+        "MODEL.DIFFUSION.WEIGHTS": "random-small",
+        "MODEL.DIFFUSION.CROP": 64,
+        "MODEL.PYRAMID.CHANNELS": 32,
+        "MODEL.MASK_GENERATOR.ENCODER_LAYERS": 1,
+        f"{former}DEC_LAYERS": 2,
+        f"{former}HIDDEN_DIM": 32,
+        f"{former}DIM_FEEDFORWARD": 32,
+        f"{former}TRAIN_NUM_POINTS": 64,
+        "INPUT.IMAGE_SIZE": 64,
+        "DATASETS.TRAIN": "('coco_2017_train_panoptic_with_sem_seg',)",
+        "DATASETS.TEST": "()",
+        "SOLVER.AMP.ENABLED": False,
+    }
 
 
 def small_distillation(cfg) -> dict[str, object]:
@@ -99,7 +121,8 @@ def test_config_takes_a_step_or_reads_a_picture(name, tmp_path, tiny_coco, monke
     monkeypatch.setenv("CLIPSELF_SEG_CACHE", str(tiny_coco))
     cfg = in_small(name, tmp_path)
     run.prepare(cfg)
-    written = {"CLIPSelf": "clip_final.safetensors", "CATSeg": "model_final.pth"}
+    trained = dict.fromkeys(("CATSeg", "OpenPanoptic"), "model_final.pth")
+    written = {"CLIPSelf": "clip_final.safetensors", **trained}
     if file := written.get(cfg.MODEL.META_ARCHITECTURE):
         run.train(cfg, resume=False)
         assert (tmp_path / file).exists()
@@ -116,9 +139,10 @@ def test_config_names_weights_blocks_sizes_and_data_that_exist(name):
     assert cfg.MODEL.CLIP.WEIGHTS in [*tags, *SHIPPED_TAGS, ""]
     tower = clip.signature
     assert cfg.MODEL.CLIP.TRAINABLE_BLOCKS <= tower.layers
-    if cfg.MODEL.META_ARCHITECTURE != "CATSeg":
+    if cfg.MODEL.META_ARCHITECTURE in ("CLIPSelf", "RegionReader"):
         assert cfg.INPUT.REGIONS.STUDENT_SIZE % tower.patch_size == 0
-    assert set(cfg.DATASETS.TRAIN + cfg.DATASETS.TEST) <= set(DATASETS) | set(SEM_SEG_DATASETS)
+    known = {*DATASETS, *SEM_SEG_DATASETS, *PANOPTIC_DATASETS}
+    assert set(cfg.DATASETS.TRAIN + cfg.DATASETS.TEST) <= known
 
 
 def test_configs_are_small_and_have_an_output_folder_of_their_own():

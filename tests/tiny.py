@@ -62,7 +62,7 @@ def write_tiny_coco(root: Path, images: int = 5) -> None:
     """COCO's, LVIS's and COCO-Stuff's files below `root`: noise, each with a cat (a box) on grass."""
     rng = np.random.default_rng(0)
     records, instances, segments = [], [], []
-    for folder in ("train2017", "val2017", "panoptic_val2017", "annotations"):
+    for folder in ("train2017", "val2017", "panoptic_train2017", "panoptic_val2017", "annotations"):
         (root / "coco" / folder).mkdir(parents=True, exist_ok=True)
     (root / "lvis").mkdir(exist_ok=True)
     stuff = root / "coco-stuff"
@@ -80,7 +80,8 @@ def write_tiny_coco(root: Path, images: int = 5) -> None:
         labels = np.where(ids == 1, 15, 100).astype(np.uint8)
         Image.fromarray(labels).save(stuff / "annotations_detectron2/train2017" / f"{name}.png")
         rgb = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
-        Image.fromarray(rgb).save(root / "coco" / "panoptic_val2017" / f"{name}.png")
+        for split in ("train2017", "val2017"):
+            Image.fromarray(rgb).save(root / "coco" / f"panoptic_{split}" / f"{name}.png")
         box = {"id": index, "image_id": index, "bbox": [10, 5, 30, 20], "area": 600, "iscrowd": 0}
         instances.append(box | {"category_id": 17})
         parts = [
@@ -89,6 +90,15 @@ def write_tiny_coco(root: Path, images: int = 5) -> None:
             | {"area": width * height - 600},
         ]
         segments.append({"image_id": index, "file_name": f"{name}.png", "segments_info": parts})
+    captions = [
+        {
+            "id": r["id"],
+            "image_id": r["id"],
+            "caption": "a cat on grass",
+            "phrases": ["cat", "grass"],
+        }
+        for r in records
+    ]
     categories = [
         {"id": 17, "name": "cat", "isthing": 1},
         {"id": 193, "name": "grass-merged", "isthing": 0},
@@ -100,6 +110,8 @@ def write_tiny_coco(root: Path, images: int = 5) -> None:
         ("coco/annotations/instances_train2017.json", records, instances),
         ("coco/annotations/coco_proposals.json", records, instances),
         ("coco/annotations/panoptic_val2017.json", records, segments),
+        ("coco/annotations/panoptic_train2017.json", records, segments),
+        ("coco/annotations/panoptic_caption_train2017.json", records, captions),
         ("lvis/lvis_v1_train.json", urls, instances),
         ("lvis/lvis_v1_train_proposals.json", urls, instances),
     ):

@@ -1,10 +1,11 @@
-"""Speed and memory of dense features, distillation, region recognition and CAT-Seg, beside a plain formulation.
+"""Speed and memory of all tasks beside a plain formulation: features, distillation, regions, CAT-Seg, panoptic.
 
     python tools/benchmark.py dense --model ViT-B-16 --size 1024
     python tools/benchmark.py distill --model ViT-B-16 --size 1024 --batch 2
     python tools/benchmark.py regions --model EVA02-B-16 --size 1024 --json regions.json
     python tools/benchmark.py semseg --model ViT-B-16-quickgelu --classes 847
     python tools/benchmark.py semseg --model ViT-B-16-quickgelu --training
+    python tools/benchmark.py panoptic --repeats 3
 
 Weights are random and pictures are noise: neither changes the time. Everything is timed in turn in one
 process (the median of --repeats calls counts); peak memory, weights included, is that of a process for
@@ -18,6 +19,13 @@ encodes texts at the full context length, repeats guidance for every class, make
 windows in one batch and all classes' maps at the size of the picture, and trains on one-hot targets. All
 have torch's own linear layers. A picture has 480 x 640 pixels; "image" encodes the texts anew, as for a
 first picture, and gives all scores, "best class" only the labels.
+
+Panoptic segmentation has ODISE's sizes: a picture of 1024 x 1365 on a canvas of 1024 x 1408. The plain
+generator predicts masks and pooled embeddings ten times, plain masked attention has mask tokens
+for keys too and a boolean mask, plain dense pooling a copy of the map for each mask, plain fusion loops
+over classes and multiplies probabilities, plain masks are all resized at once, the plain merge is a loop
+over queries. "image" and "large image" are plain forwards at the input sizes of the two CLIP branches.
+Memory of the merge is what it needs beside the masks, which have the size of the canvas.
 """
 
 from __future__ import annotations
@@ -31,6 +39,7 @@ from pathlib import Path
 from clipself_seg.errors import report_input_errors
 
 START = time.perf_counter()
+MODEL, PANOPTIC_MODEL = "ViT-B-16", "ViT-L-14-336-quickgelu"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -38,13 +47,18 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("task", choices=["dense", "distill", "regions", "semseg"])
-    parser.add_argument("--model", default="ViT-B-16", help="open_clip's name (ViT-B-16)")
+    parser.add_argument("task", choices=["dense", "distill", "regions", "semseg", "panoptic"])
+    parser.add_argument(
+        "--model", help=f"open_clip's name ({MODEL}; of panoptic ODISE's, {PANOPTIC_MODEL})"
+    )
     parser.add_argument("--size", type=int, default=1024, help="side in pixels (1024)")
     parser.add_argument("--batch", type=int, default=1, help="images (1)")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--regions", type=int, default=13, help="of each image (13)")
-    parser.add_argument("--classes", type=int, help="of semseg (150; 171 in training)")
+    parser.add_argument(
+        "--classes", type=int, help="of semseg (150; 171 in training) or panoptic (133)"
+    )
+    parser.add_argument("--queries", type=int, help="of panoptic (100; 250 in the merge)")
     parser.add_argument("--training", action="store_true", help="a training step of semseg")
     parser.add_argument("--repeats", type=int, default=5, help="timed calls of everything (5)")
     cores = len(os.sched_getaffinity(0))
@@ -70,8 +84,10 @@ def main() -> None:
     from clipself_seg.engine.benchmark.report import as_text, run_benchmark
     from clipself_seg.files import write_json
 
+    panoptic = arguments["task"] == "panoptic"
     if arguments["classes"] is None:
-        arguments["classes"] = 171 if arguments["training"] else 150
+        arguments["classes"] = 133 if panoptic else 171 if arguments["training"] else 150
+    arguments["model"] = arguments["model"] or (PANOPTIC_MODEL if panoptic else MODEL)
     arguments["device"] = arguments["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
     results = run_benchmark(Case(**arguments), say)
     sys.stdout.write(as_text(results) + "\n")

@@ -12,13 +12,24 @@ import torch
 from clipself_seg.clip import load_clip
 from clipself_seg.clip.eva import EvaTransformer
 from clipself_seg.clip.tower import train_last_blocks
-from clipself_seg.engine.benchmark import cat_seg_workload, flops_cat_seg, measure, report
+from clipself_seg.engine.benchmark import (
+    cat_seg_workload,
+    flops_cat_seg,
+    measure,
+    panoptic_workload,
+    report,
+)
 from clipself_seg.engine.benchmark.case import Case
 from clipself_seg.engine.benchmark.cat_seg_workload import SemSegWorkload
 from clipself_seg.engine.benchmark.flops import count_tower_flops, tower_flops
+from clipself_seg.engine.benchmark.panoptic_workload import PanopticWorkload
+from clipself_seg.engine.benchmark.plain_panoptic import plain_masked_attention
 from clipself_seg.engine.benchmark.workloads import build_runs
 from clipself_seg.errors import InputError
+from clipself_seg.heads import clip_branches
+from clipself_seg.heads.clip_branches import MaskedAttention
 from clipself_seg.heads.cost_aggregator import AggregatorSizes
+from clipself_seg.heads.mask_generator import GeneratorSizes
 
 TINY = ["--model", "ViT-Mini-8", "--size", "64", "--repeats", "1", "--regions", "5"]
 
@@ -40,6 +51,21 @@ SMALL = AggregatorSizes(
 @pytest.fixture
 def small_cat_seg(monkeypatch):
     monkeypatch.setattr(cat_seg_workload, "SIZES", SMALL)
+
+
+@pytest.fixture
+def small_panoptic(monkeypatch):
+    sizes = GeneratorSizes(
+        width=32, heads=4, encoder_layers=1, encoder_hidden=32, decoder_layers=4, decoder_hidden=32
+    )
+    small = {"IMAGE": (120, 156), "CANVAS": (128, 192), "SIZES": sizes, "CHANNELS": 32, "CELLS": 8}
+    for name, value in small.items():
+        monkeypatch.setattr(panoptic_workload, name, value)
+    monkeypatch.setattr(clip_branches, "CELLS", 8)
+
+
+def panoptic_runs(**more):
+    return build_runs(Case("panoptic", "ViT-Mini-8", **{"classes": 9, "queries": 12, **more}))
 
 
 def semseg_case(**more):
@@ -115,6 +141,52 @@ def test_operation_counts_of_a_training_step_are_those_of_torch(small_cat_seg):
     assert flops_cat_seg.count_flops(lambda: step.call(None)) == step.flops
 
 
+def test_formulations_of_panoptic_segmentation_agree(small_panoptic):
+    runs = panoptic_runs()
+    ours, plain = result(runs, "generator"), result(runs, "plain generator")
+    assert ours.mask_logits.shape == (1, 12, 32, 48) and (ours.mask_logits > 0).any()
+    for mine, other in zip(vars(ours).values(), vars(plain).values()):
+        torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4)
+    shapes = {"masked attention": (12, 128), "dense pooling": (12, 128), "fusion": (12, 10)}
+    for name, shape in {**shapes, "masks": (12, 480, 640)}.items():
+        ours, plain = result(runs, name), result(runs, f"plain {name}")
+        assert ours.shape == shape
+        torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-4, msg=name)
+    (ids, segments), (plain_ids, plain_segments) = result(runs, "merge"), result(
+        runs, "plain merge"
+    )
+    assert torch.equal(ids, plain_ids) and segments == plain_segments
+    assert ids.shape == (128, 192) and 3 < len(segments) <= 12
+
+
+def test_operation_counts_of_the_generator_are_those_of_torch(small_panoptic):
+    generator = panoptic_runs()["generator"]
+    assert flops_cat_seg.count_flops(lambda: generator.call(None)) == generator.flops
+
+
+def test_mask_tokens_of_eva_attend_as_observers_do(small_panoptic):
+    workload = PanopticWorkload(Case("panoptic", "ViT-Mini-8", classes=9, queries=5))
+    workload.clip.visual = tiny_eva()
+    branch = MaskedAttention(workload.clip)
+    observed = branch.embed(workload.image, workload.masks, (128, 192))[0]
+    full = plain_masked_attention(branch, workload.image, workload.masks)
+    torch.testing.assert_close(observed, full, atol=1e-5, rtol=1e-4)
+
+
+def test_towers_without_a_class_token_have_no_masked_attention(small_panoptic):
+    runs = build_runs(Case("panoptic", "RN50", classes=9, queries=5))
+    assert (
+        "dense pooling" in runs and not {"masked attention", "image", "large image"} & runs.keys()
+    )
+
+
+def test_memory_of_the_merge_is_beside_its_masks(small_panoptic):
+    runs = panoptic_runs(queries=None)
+    for name in ("merge", "plain merge"):
+        masks = runs[name].setup()
+        assert len(masks) == 250 and runs[name].given == masks.numel() * masks.element_size()
+
+
 def test_plain_samples_hold_the_same_pictures():
     runs, clip = tiny_runs("regions"), load_clip("ViT-Mini-8", None)
     ours, plain = result(runs, "samples")[0], result(runs, "plain samples")[0]
@@ -151,10 +223,11 @@ def test_operations_of_a_resnet_are_counted_without_memory():
         ("regions", "scores", []),
         ("semseg", "image", ["--classes", "9"]),
         ("semseg", "step", ["--classes", "9", "--training"]),
+        ("panoptic", "masked attention", ["--classes", "9", "--queries", "5"]),
     ],
 )
 def test_prints_a_table_and_writes_the_figures(
-    task, name, more, small_cat_seg, tmp_path, monkeypatch, capsys
+    task, name, more, small_cat_seg, small_panoptic, tmp_path, monkeypatch, capsys
 ):
     path = tmp_path / "figures.json"
     monkeypatch.setattr(measure, "PEAK_SHAPES", ((64, 64, 64),))
@@ -172,6 +245,8 @@ def test_prints_a_table_and_writes_the_figures(
         assert found["memory_bytes"] >= 2**20
     assert {"speed", "memory"} <= figures["gains"][name].keys()
     assert ("step_overhead" in figures) == (task == "distill")
+    assert ("over_image" in figures) == (task == "panoptic")
+    assert ("x a plain image forward" in text) == (task == "panoptic")
     assert ("checkpointing_memory" in figures) == (name == "step")
     assert "% of peak" in text and "plain / ours" in text
 
@@ -190,3 +265,9 @@ def test_refuses_what_cannot_be_measured():
         Case(task="dense", model="ViT-Mini-8", repeats=0)
     with pytest.raises(InputError, match="847"):
         build_runs(semseg_case(classes=848))
+    with pytest.raises(InputError, match="847"):
+        panoptic_runs(classes=848)
+    with pytest.raises(InputError, match="queries 0"):
+        panoptic_runs(queries=0)
+    with pytest.raises(InputError, match="ViT-Mini-8"):
+        build_runs(Case("panoptic", "ViT-Mini-9"))

@@ -22,7 +22,7 @@ from clipself_seg.engine.benchmark.flops import TowerFlops, pooling_flops, tower
 from clipself_seg.errors import InputError
 from clipself_seg.models.clipself import check_size
 
-Task = Literal["dense", "distill", "regions", "semseg"]
+Task = Literal["dense", "distill", "regions", "semseg", "panoptic"]
 PICTURE = (480, 640)  # rows and columns of the made-up picture, COCO's most common size
 
 
@@ -31,17 +31,18 @@ class Case:
     """What to measure.
 
     Attributes:
-        task: "dense", "distill", "regions" or "semseg".
+        task: "dense", "distill", "regions", "semseg" or "panoptic".
         model: open_clip's name; its weights are random.
-        size: S, in pixels; "semseg" has sizes of its own.
+        size: S, in pixels; "semseg" and "panoptic" have sizes of their own.
         batch: B.
         precision: "float32", or the lower precision of autocast.
         regions: n.
         repeats: timed calls of everything.
         threads: of torch on the CPU.
         device: "cpu" or "cuda".
-        classes: of the vocabulary of "semseg", the first of ADE20K's 847.
+        classes: of the vocabulary: the first of ADE20K's 847, in "panoptic" of COCO's 133 if they do.
         training: a training step of "semseg" instead of inference.
+        queries: of "panoptic"; None for ODISE's 100, and FC-CLIP's 250 in the merge.
     """
 
     task: Task
@@ -55,25 +56,27 @@ class Case:
     device: str = "cpu"
     classes: int = 150
     training: bool = False
+    queries: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("size", "batch", "regions", "repeats", "threads", "classes"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} {getattr(self, name)} measures nothing; at least 1")
+        for name in ("size", "batch", "regions", "repeats", "threads", "classes", "queries"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name} {value} measures nothing; at least 1")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("torch sees no GPU here; leave --device out to measure the CPU")
 
 
 class Workload:
-    """CLIP and picture of a case."""
+    """CLIP and picture of a case, made when they are first needed."""
 
     def __init__(self, case: Case) -> None:
-        """
-        Raises:
-            InputError: unknown model.
-        """
         self.case, self.device = case, torch.device(case.device)
-        self.clip: DenseCLIP = load_clip(case.model, None).to(self.device)
+
+    @functools.cached_property
+    def clip(self) -> DenseCLIP:
+        """Random weights."""
+        return load_clip(self.case.model, None).to(self.device)
 
     @property
     def precision(self) -> torch.dtype | None:

@@ -34,12 +34,14 @@ class Run(NamedTuple):
         flops: operations that the task needs, 0 where there are no matrix products to speak of.
         setup: what has to be done before each call and is not timed.
         memory: whether its peak memory counts too.
+        given: bytes of what `setup` returns, where that is not part of the memory.
     """
 
     call: Callable[[Any], Any]
     flops: int = 0
     setup: Callable[[], Any] = _nothing
     memory: bool = False
+    given: int = 0
 
 
 def matmul_peak(dtype: torch.dtype, device: torch.device, repeats: int) -> float:
@@ -92,7 +94,7 @@ def time_in_turn(
 
 
 def peak_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: str) -> int:
-    """Bytes that a process of its own needs at most for two calls of a run, its weights included.
+    """Bytes that a process of its own needs at most for two calls of a run: weights, but not what is given.
 
     On the CPU the growth of the process's peak since its imports, on a GPU torch's allocations.
 
@@ -122,8 +124,8 @@ def _measure_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: 
     for _ in range(2):  # an optimiser has its state from the second step on
         time_run(run, device)
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return _resident_peak() - before
+        return torch.cuda.max_memory_allocated(device) - run.given
+    return _resident_peak() - before - run.given
 
 
 def _resident_peak() -> int:

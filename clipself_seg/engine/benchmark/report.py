@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from clipself_seg.engine.benchmark.case import Case
 from clipself_seg.engine.benchmark.measure import Run, matmul_peak, peak_memory, time_in_turn
+from clipself_seg.engine.benchmark.panoptic_workload import MERGED, QUERIES, over_image
 from clipself_seg.engine.benchmark.workloads import build_runs
 from clipself_seg.provenance import provenance
 
@@ -32,7 +33,8 @@ def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
         "seconds", their median; "all_seconds"; "images_per_second"; "flops_per_second" and
         "peak_fraction" where operations are counted; "memory_bytes" where it is measured), "gains"
         (by name: "speed" and "memory", plain over ours), for "distill" "step_overhead", for training
-        steps "checkpointing_memory", and "provenance".
+        steps "checkpointing_memory", for "panoptic" "over_image" (by CLIP branch: its time over that of
+        a plain forward), and "provenance".
 
     Raises:
         InputError: the model, its size or the memory do not fit.
@@ -87,6 +89,8 @@ def _comparisons(case: Case, figures: Mapping[str, dict[str, Any]]) -> dict[str,
     if case.task == "distill":
         parts = sum(figures[name]["seconds"] for name in PARTS)
         found["step_overhead"] = figures["step"]["seconds"] / parts - 1
+    if case.task == "panoptic":
+        found["over_image"] = over_image(figures)
     if CHECKPOINTED in figures:
         found["checkpointing_memory"] = (
             figures[CHECKPOINTED]["memory_bytes"] / figures["step"]["memory_bytes"]
@@ -124,6 +128,8 @@ def as_text(results: Mapping[str, Any]) -> str:
     if "step_overhead" in results:
         overhead = 100 * results["step_overhead"]
         lines += ["", f"step over the sum of its three parts: {overhead:+.1f} %"]
+    for branch, times in results.get("over_image", {}).items():
+        lines += ["", f"{branch}: {times:.3f} x a plain image forward at its input size"]
     if "checkpointing_memory" in results:
         share = 100 * results["checkpointing_memory"]
         lines += ["", f"peak memory with checkpointing: {share:.1f} % of that without"]
@@ -131,6 +137,9 @@ def as_text(results: Mapping[str, Any]) -> str:
 
 
 def _extent(case: Mapping[str, Any]) -> str:
+    if case["task"] == "panoptic":
+        queries, merged = (case["queries"] or count for count in (QUERIES, MERGED))
+        return f"{queries} queries, {merged} in the merge, {case['classes']} classes"
     if case["task"] != "semseg":
         return f"{case['size']} px"
     return f"{case['classes']} classes, {'training' if case['training'] else 'sliding windows'}"

@@ -20,6 +20,7 @@ from clipself_seg.engine.benchmark import plain
 from clipself_seg.engine.benchmark.case import PICTURE, Case, RegionWorkload, SampledWorkload
 from clipself_seg.engine.benchmark.cat_seg_workload import SemSegWorkload
 from clipself_seg.engine.benchmark.measure import Run
+from clipself_seg.engine.benchmark.panoptic_workload import PanopticWorkload
 from clipself_seg.engine.optimizer import build_adamw, gradient_norm, parameter_groups
 from clipself_seg.models.clipself import CLIPSelf
 from clipself_seg.models.region_reader import RegionReader, autocast
@@ -202,11 +203,15 @@ class RegionsWorkload(SampledWorkload):
             return [plain.region_scores(self.clip, s, text_KE) for s in self.plain_samples]
 
 
-TASKS: dict[str, type[DenseWorkload | DistillWorkload | RegionsWorkload | SemSegWorkload]] = {
+TASKS: dict[
+    str,
+    type[DenseWorkload | DistillWorkload | RegionsWorkload | SemSegWorkload | PanopticWorkload],
+] = {
     "dense": DenseWorkload,
     "distill": DistillWorkload,
     "regions": RegionsWorkload,
     "semseg": SemSegWorkload,
+    "panoptic": PanopticWorkload,
 }
 
 

@@ -1,0 +1,194 @@
+"""Runs the mask generator over a data set and keeps what it says, one file a picture.
+
+What is there already is not made again, so that an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+from safetensors import SafetensorError, safe_open
+from tqdm import tqdm
+
+from clipself_seg.clip.model import hash_tensors
+from clipself_seg.data.images import read_image
+from clipself_seg.data.panoptic_builtin import panoptic_dataset, panoptic_set_records
+from clipself_seg.data.panoptic_mappers import PanopticTestMapper
+from clipself_seg.data.records import Record
+from clipself_seg.data.samples import Sample, stated_size
+from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.engine.loader import evaluation_batches
+from clipself_seg.engine.prediction import require_architecture
+from clipself_seg.engine.run import build_model
+from clipself_seg.errors import InputError
+from clipself_seg.heads.mask_generator.outputs import hash_classes, output_path, save_output
+
+# What a file that is there may be of, by the key that tells.
+OTHERS = {
+    "weights": "other weights",
+    "classes": "another vocabulary",
+    "file_name": "another picture",
+    "image_size": "another size",
+}
+
+
+class Written(NamedTuple):
+    """How many pictures' outputs were written, and how many were there already."""
+
+    written: int
+    kept: int
+
+
+def write_dataset_outputs(
+    cfg: CfgNode, dataset: str, folder: str | Path, overwrite: bool = False
+) -> Written:
+    """Write the outputs of the configured generator for the pictures and words of a data set.
+
+    Args:
+        cfg: of an `OpenPanoptic` with its weights.
+        dataset: for panoptic segmentation, see `panoptic_builtin`.
+        folder: for the files.
+        overwrite: write what is there already again.
+
+    Raises:
+        InputError: another kind of model, or one without a generator; an unknown or incomplete data
+            set; and as `write_outputs`.
+    """
+    require_architecture(cfg, "OpenPanoptic", "has no mask generator", "configs/panoptic")
+    if cfg.MODEL.MASK_GENERATOR.SOURCE == "disk":
+        raise InputError(
+            "MODEL.MASK_GENERATOR.SOURCE disk reads outputs, it makes none: give that of a generator"
+        )
+    words = load_vocabulary(panoptic_dataset(dataset).vocabulary)
+    records = panoptic_set_records(dataset)
+    mapper, model = PanopticTestMapper(cfg), build_model(cfg).eval()
+    model.set_vocabulary(words)
+    return write_outputs(
+        model=model,
+        records=records,
+        mapper=mapper,
+        folder=folder,
+        workers=cfg.DATALOADER.NUM_WORKERS,
+        overwrite=overwrite,
+    )
+
+
+def write_outputs(
+    *,
+    model: Any,
+    records: Sequence[Record],
+    mapper: PanopticTestMapper,
+    folder: str | Path,
+    workers: int = 0,
+    overwrite: bool = False,
+) -> Written:
+    """Write the outputs of a generator for some pictures, with a progress bar.
+
+    A file that is damaged is written again.
+
+    Args:
+        model: an `OpenPanoptic` in evaluation mode with the words of the pictures.
+        records: with "file_name" and "image_id".
+        mapper: resizes the pictures.
+        folder: for the files, see `outputs.output_path`.
+        workers: of the loader.
+        overwrite: write what is there already again.
+
+    Raises:
+        InputError: a picture cannot be read; a file that is there is of other weights, words or
+            pictures; two pictures would have one file; the files cannot be written.
+    """
+    _check_paths(folder, records)
+    facts = {"weights": generator_hash(model), "classes": hash_classes(model.names)}
+    waiting = list(records)
+    if not overwrite:
+        bar = tqdm(records, "files that are there", leave=False, disable=not Path(folder).is_dir())
+        waiting = [record for record in bar if not _is_there(folder, record, facts, mapper)]
+    if waiting:
+        batches = evaluation_batches(waiting, mapper, workers)
+        with torch.no_grad():
+            for (sample,) in tqdm(batches, "pictures", unit="picture"):
+                _write(folder, model, sample, facts["weights"])
+    return Written(len(waiting), len(records) - len(waiting))
+
+
+def generator_hash(model: Any) -> str:
+    """Identity of the weights that outputs depend on: all but the CLIP branch's.
+
+    Args:
+        model: an `OpenPanoptic`.
+    """
+    state = model.state_dict()
+    return hash_tensors({n: t for n, t in state.items() if not n.startswith("branch_clip.")})
+
+
+def _write(folder: str | Path, model: Any, sample: Sample, weights: str) -> None:
+    try:
+        save_output(
+            folder,
+            model.generate(sample),
+            image_id=sample["image_id"],
+            file_name=sample["file_name"],
+            names=model.names,
+            weights=weights,
+        )
+    except OSError as error:
+        raise InputError(f"outputs cannot be written to {folder}: {error}") from None
+
+
+def _is_there(
+    folder: str | Path,
+    record: Record,
+    facts: dict[str, str],
+    mapper: PanopticTestMapper,
+) -> bool:
+    """Whether a picture has its file, of these weights and words."""
+    path = output_path(folder, record["image_id"])
+    if not path.is_file():
+        return False
+    try:
+        # Opening reads the header alone, but sees that nothing is cut off.
+        with safe_open(path, framework="pt") as file:
+            stored = file.metadata() or {}
+    except (SafetensorError, OSError):
+        return False
+    size = json.dumps(_input_size(record, mapper))
+    wanted = facts | {"file_name": Path(record["file_name"]).name, "image_size": size}
+    for key, value in wanted.items():
+        if stored.get(key) != value:
+            raise InputError(
+                f"{path} is there already, of {OTHERS[key]} ({stored.get(key)}, not {value}): give "
+                "another folder, or overwrite it"
+            )
+    return True
+
+
+def _input_size(record: Record, mapper: PanopticTestMapper) -> tuple[int, int]:
+    """Rows and columns of a picture as the generator is given it."""
+    if size := stated_size(record):
+        image = np.broadcast_to(np.uint8(0), (size[1], size[0], 3))
+    else:
+        image = read_image(record["file_name"])
+    resize = mapper.resize.get_transform(image)
+    resized = isinstance(resize, T.ResizeTransform)
+    return (resize.new_h, resize.new_w) if resized else image.shape[:2]
+
+
+def _check_paths(folder: str | Path, records: Sequence[Record]) -> None:
+    """Two pictures must not share a file."""
+    owners: dict[Path, Any] = {}
+    for record in records:
+        path, number = output_path(folder, record["image_id"]), record["image_id"]
+        if path in owners:
+            raise InputError(
+                f"the images {owners[path]!r} and {number!r} would share the file {path}: give them "
+                "ids that differ in letters and digits"
+            )
+        owners[path] = number

@@ -1,0 +1,259 @@
+"""Outputs of a data set: written once, gone on with, and from disk the same result as live."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+import write_generator_outputs
+from PIL import Image
+from torch import nn
+
+from clipself_seg.config import load_config
+from clipself_seg.data.panoptic_builtin import panoptic_set_records
+from clipself_seg.data.panoptic_mappers import PanopticTestMapper
+from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.engine import generator_outputs
+from clipself_seg.engine.generator_outputs import generator_hash, write_outputs
+from clipself_seg.engine.run import build_model
+from clipself_seg.errors import InputError
+from clipself_seg.heads.mask_generator.outputs import GeneratorOutput
+from tests.engine.test_panoptic_predictor import CONFIG, SMALL
+
+TINY = (*SMALL, "INPUT.MIN_SIZE_TEST", "48", "MODEL.MASK_FORMER.DEC_LAYERS", "1")
+TINY += ("MODEL.MASK_GENERATOR.ENCODER_LAYERS", "1", "MODEL.MASK_FORMER.HIDDEN_DIM", "32")
+DATASET = "mini_val_panoptic_with_sem_seg"
+SIZES = {1003: (40, 60), 1001: (71, 31), 1002: (64, 64)}
+ROWS = {"clip": (1.0, 1.0), "generator": (0.0, 0.0), "fused": (0.35, 0.65)}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Three pictures of noise as the mini world's validation split."""
+    root, rng = tmp_path_factory.mktemp("world"), np.random.default_rng(0)
+    for name in ("annotations", "val", "panoptic_val"):
+        (root / "mini" / name).mkdir(parents=True)
+    images, entries = [], []
+    for number, (height, width) in SIZES.items():
+        noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(root / "mini" / "val" / f"{number}.png")
+        entry = {"id": number, "file_name": f"{number}.png"}
+        # Of one picture the file does not say how large it is.
+        images.append(entry | ({"height": height, "width": width} if number != 1002 else {}))
+        segments = [{"id": 9, "category_id": 2, "bbox": [0, 0, 9, 9]}]
+        entries.append({"image_id": number, "file_name": "9.png", "segments_info": segments})
+    content = {"images": images, "annotations": entries}
+    (root / "mini" / "annotations" / "panoptic_val.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def there(world, monkeypatch):
+    monkeypatch.setenv("CLIPSELF_SEG_MINI", str(world))
+
+
+def config(*opts):
+    return load_config(CONFIG, [*TINY, *opts])
+
+
+class Blank(nn.Module):
+    """Says the same of every picture."""
+
+    names = (("dog",), ("grass",))
+
+    def generate(self, sample):
+        size = tuple(sample["image"].shape[1:])
+        return GeneratorOutput(torch.zeros(2, 3, 3), torch.zeros(2, 2), torch.zeros(2), size, size)
+
+
+@pytest.fixture(scope="module")
+def live():
+    model = build_model(config()).eval()
+    model.set_vocabulary(load_vocabulary("mini"), np.arange(44) % 2 == 0)
+    return model
+
+
+def write(folder, model, **how):
+    records = panoptic_set_records(DATASET)
+    mapper = PanopticTestMapper(config())
+    return write_outputs(
+        **{"model": model, "records": records, "mapper": mapper, "folder": folder} | how
+    )
+
+
+@pytest.fixture(scope="module")
+def written(live, world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("outputs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPSELF_SEG_MINI", str(world))
+        assert write(folder, live) == (3, 0)
+    return folder
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Ids of the pictures that a generator runs on."""
+    ids, whole = [], generator_outputs.save_output
+
+    def save(folder, output, **facts):
+        ids.append(facts["image_id"])
+        whole(folder, output, **facts)
+
+    monkeypatch.setattr(generator_outputs, "save_output", save)
+    return ids
+
+
+def samples():
+    mapper = PanopticTestMapper(config())
+    return [mapper(record) for record in panoptic_set_records(DATASET)]
+
+
+def disk_model(folder, *opts):
+    source = ("MODEL.MASK_GENERATOR.SOURCE", "disk", "MODEL.MASK_GENERATOR.OUTPUTS", str(folder))
+    model = build_model(config(*source, *opts)).eval()
+    model.set_vocabulary(load_vocabulary("mini"), np.arange(44) % 2 == 0)
+    return model
+
+
+def test_results_from_disk_are_the_live_ones_up_to_the_half_precision_of_masks(
+    live, written, monkeypatch
+):
+    whole = live.generate
+
+    def halved(sample):
+        found = whole(sample)
+        return dataclasses.replace(found, mask_logits=found.mask_logits.half().float())
+
+    monkeypatch.setattr(live, "generate", halved)
+    disk = disk_model(written)
+    monkeypatch.setattr(live, "rows", ROWS)
+    disk.rows = ROWS
+    for sample in samples():
+        (one,), (other,) = live([sample]), disk([sample])
+        for row in ROWS:
+            (ids, segments), (their_ids, theirs) = (
+                found["rows"][row]["panoptic_seg"] for found in (one, other)
+            )
+            assert torch.equal(ids, their_ids) and segments == theirs
+            assert ids.shape == (sample["height"], sample["width"])
+            maps = [found["rows"][row]["sem_seg_labels"] for found in (one, other)]
+            assert torch.equal(*maps)
+            scores = [found["rows"][row]["instances"].scores for found in (one, other)]
+            torch.testing.assert_close(*scores)
+
+
+def test_half_precision_hardly_moves_a_mask(live, written):
+    disk = disk_model(written)
+    for sample in samples():
+        with torch.no_grad():
+            one, other = live.generate(sample), disk.generate(sample)
+        torch.testing.assert_close(one.mask_logits, other.mask_logits, atol=2e-3, rtol=2e-3)
+        assert torch.equal(one.class_logits, other.class_logits)
+        assert torch.equal(one.void_prob, other.void_prob)
+        assert (one.canvas, one.image_size) == (other.canvas, other.image_size)
+
+
+def test_what_is_there_is_kept_and_what_is_missing_or_damaged_is_made(tmp_path, made):
+    model = Blank()
+    write(tmp_path, model)
+    assert made == [1003, 1001, 1002]
+    kept = (tmp_path / "1001.safetensors").stat().st_mtime_ns
+    (tmp_path / "1003.safetensors").unlink()
+    damaged = tmp_path / "1002.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-5])
+    assert write(tmp_path, model) == (2, 1) and made[3:] == [1003, 1002]
+    assert (tmp_path / "1001.safetensors").stat().st_mtime_ns == kept
+    assert write(tmp_path, model) == (0, 3) and len(made) == 5
+    assert write(tmp_path, model, overwrite=True) == (3, 0) and len(made) == 8
+
+
+def test_files_of_other_weights_words_or_sizes_are_refused(live, written, monkeypatch, made):
+    with pytest.raises(InputError, match="1003.*of another size.*give another folder"):
+        mapper = PanopticTestMapper(config("INPUT.MIN_SIZE_TEST", "40"))
+        write(written, live, mapper=mapper)
+    records = panoptic_set_records(DATASET)
+    with pytest.raises(InputError, match="of another picture .1003.png, not 3.png"):
+        write(written, live, records=[records[0] | {"file_name": "3.png"}])
+    monkeypatch.setattr(live, "names", live.names[::-1])
+    with pytest.raises(InputError, match="of another vocabulary"):
+        write(written, live)
+    monkeypatch.undo()
+    monkeypatch.setattr(generator_outputs, "generator_hash", lambda model: "other")
+    with pytest.raises(InputError, match="of other weights .*, not other"):
+        write(written, live, records=records)
+    assert not made
+
+
+def test_the_clip_branch_is_no_part_of_the_generator(live):
+    branch = ("MODEL.CLIP.WEIGHTS", "mini", "MODEL.CLIP_BRANCH.WEIGHTS", "mini-clipself")
+    plain = build_model(config(*branch[:2]))
+    distilled = build_model(config(*branch))
+    assert plain.weights_hash() != distilled.weights_hash()
+    assert generator_hash(plain) == generator_hash(distilled) != generator_hash(live)
+
+
+def test_pictures_of_one_file_are_refused(live, tmp_path):
+    records = [{"file_name": f"{n}.png", "image_id": n} for n in ("a/1", "a_1")]
+    with pytest.raises(InputError, match="'a/1' and 'a_1' would share the file .*a_1.safetensors"):
+        write(tmp_path, live, records=records)
+
+
+def test_a_model_that_reads_outputs_refuses_those_of_something_else(written, tmp_path):
+    one = samples()[0]
+    for change, message in (
+        ({"image_id": 5}, "5.safetensors is missing"),
+        ({"image_id": 1001}, "of another picture"),
+        ({"image": one["image"][:, 1:]}, "of another size"),
+    ):
+        with pytest.raises(InputError, match=message):
+            disk_model(written)([one | change])
+    model = disk_model(written)
+    model.set_vocabulary(["dog", "grass"])
+    with pytest.raises(InputError, match="of another vocabulary"):
+        model([one])
+    (tmp_path / "1003.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(InputError, match="1003.safetensors is damaged"):
+        disk_model(tmp_path)([one])
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    def call(*words, weights="random", dataset=DATASET, output=tmp_path / "out"):
+        given = ("--config-file", CONFIG, "--weights", weights, "--dataset", dataset)
+        opts = ("--output", output, "--opts", *TINY, *words)
+        monkeypatch.setattr(sys, "argv", [str(w) for w in ("x.py", *given, *opts)])
+        return write_generator_outputs.main()
+
+    return call
+
+
+def test_the_tool_says_what_it_wrote(run, capsys, tmp_path):
+    for said in ("3 written, 0 there already", "0 written, 3 there already"):
+        assert run() == 0 and capsys.readouterr().out == f"{tmp_path / 'out'}: {said}\n"
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    "how, words, message",
+    [
+        ({"dataset": "mini_vall"}, (), 'no data set "mini_vall"'),
+        ({"weights": "none.pth"}, (), "no checkpoint at none.pth"),
+        ({}, ("MODEL.META_ARCHITECTURE", "CATSeg"), "has no mask generator"),
+        ({}, ("MODEL.MASK_GENERATOR.SOURCE", "disk"), "reads outputs, it makes none"),
+    ],
+)
+def test_bad_input_is_a_line_and_status_2(run, capsys, tmp_path, how, words, message):
+    assert run(*words, **how) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") or "weights are random" in error
+    assert message in error and not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_ends_it(run, capsys, tmp_path):
+    (tmp_path / "out").write_text("a file in the way")
+    assert run() == 2
+    assert "outputs cannot be written to" in capsys.readouterr().err

@@ -1,0 +1,130 @@
+"""Generator outputs on disk: what is read is what was written, and of the picture that was asked for."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, safe_open, save_file
+
+from clipself_seg.errors import InputError
+from clipself_seg.heads.mask_generator.outputs import (
+    LARGEST,
+    GeneratorOutput,
+    hash_classes,
+    output_path,
+    read_output,
+    save_output,
+)
+
+NAMES = (("dog", "puppy"), ("grass",), ("sky",))
+IDENTITY = {"image_id": 139, "file_name": "a/000139.jpg", "names": NAMES}
+
+
+def output(queries=4, classes=3):
+    """As a generator of somebody else's may give it: numpy arrays."""
+    rng = np.random.default_rng(0)
+    masks, logits = rng.normal(0, 9, (queries, 6, 8)), rng.normal(0, 9, (queries, classes))
+    arrays = (masks, logits, rng.random(queries))
+    return GeneratorOutput(*(torch.from_numpy(array) for array in arrays), (24, 32), (24, 30))
+
+
+def read(folder, **other):
+    return read_output(folder, **{**IDENTITY, "image_size": (24, 30)} | other)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_output(tmp_path, output(), **IDENTITY, weights="none")
+    return tmp_path
+
+
+def test_what_is_read_is_what_was_written_up_to_the_half_precision_of_masks(folder):
+    found, given = read(folder), output()
+    assert (found.canvas, found.image_size) == ((24, 32), (24, 30))
+    assert torch.equal(found.mask_logits, given.mask_logits.half().float())
+    assert torch.equal(found.class_logits, given.class_logits.float())
+    assert torch.equal(found.void_prob, given.void_prob.float())
+
+
+def test_a_file_is_what_its_description_says(folder):
+    (path,) = folder.iterdir()
+    assert path.name == "139.safetensors" == output_path(folder, 139).name
+    with safe_open(path, framework="pt") as file:
+        facts = file.metadata()
+    assert facts["file_name"] == "000139.jpg" and facts["weights"] == "none"
+    assert json.loads(facts["canvas"]) == [24, 32] and json.loads(facts["image_size"]) == [24, 30]
+    assert facts["classes"] == hash_classes(NAMES)
+    tensors = load_file(path)
+    shapes = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    assert shapes == {
+        "mask_logits": (torch.float16, (4, 6, 8)),
+        "class_logits": (torch.float32, (4, 3)),
+        "void_prob": (torch.float32, (4,)),
+    }
+    # Two bytes a pixel of a mask, and little else.
+    assert path.stat().st_size < 2 * 4 * 6 * 8 + 800
+
+
+def test_logits_beyond_half_precision_stay_finite(tmp_path):
+    given = output()
+    given.mask_logits[0], given.mask_logits[1] = 1e9, -torch.inf
+    save_output(tmp_path, given, **IDENTITY, weights="none")
+    found = read(tmp_path).mask_logits
+    assert found.isfinite().all() and (found[0] > 0.99 * LARGEST).all() and (found[1] < 0).all()
+
+
+def test_no_mask_at_all_is_an_output_too(tmp_path):
+    save_output(tmp_path, output(queries=0), **IDENTITY, weights="none")
+    assert read(tmp_path).mask_logits.shape == (0, 6, 8)
+
+
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        ({"file_name": "b/000285.jpg"}, "another picture.*000139.jpg.*000285.jpg"),
+        ({"image_size": (48, 60)}, r"another size.*\(24, 30\).*\(48, 60\).*MIN_SIZE_TEST"),
+        ({"names": (("dog",), *NAMES[1:])}, "another vocabulary"),
+        ({"names": NAMES[::-1]}, "another vocabulary"),
+        ({"image_id": 285}, "285.safetensors is missing.*write_generator_outputs"),
+    ],
+)
+def test_outputs_of_something_else_are_refused(folder, other, message):
+    with pytest.raises(InputError, match=message):
+        read(folder, **other)
+
+
+def test_the_folder_of_a_picture_does_not_matter(folder):
+    assert read(folder, file_name="elsewhere/000139.jpg").canvas == (24, 32)
+
+
+def test_damaged_and_foreign_files_are_refused(folder):
+    (path,) = folder.iterdir()
+    content = path.read_bytes()
+    for part in (b"", content[:40], content[:-10], b"x" * 400):
+        path.write_bytes(part)
+        with pytest.raises(InputError, match="139.safetensors is damaged.*write it again"):
+            read(folder)
+    save_file({"mask_logits": torch.zeros(1, 2, 2)}, path)
+    with pytest.raises(InputError, match="no generator output: it lacks.*canvas.*void_prob"):
+        read(folder)
+
+
+def test_arrays_that_do_not_fit_each_other_are_refused(tmp_path):
+    given = output()
+    wrong = GeneratorOutput(given.mask_logits[:2], *(getattr(given, n) for n in FIELDS))
+    save_output(tmp_path, wrong, **IDENTITY, weights="none")
+    with pytest.raises(InputError, match=r"masks \(2, 6, 8\), class logits \(4, 3\).*do not fit"):
+        read(tmp_path)
+    save_output(tmp_path, output(classes=2), **IDENTITY, weights="none")
+    with pytest.raises(InputError, match=r"class logits \(4, 2\).*do not fit 3 classes"):
+        read(tmp_path)
+
+
+FIELDS = ("class_logits", "void_prob", "canvas", "image_size")
+
+
+def test_ids_become_file_names():
+    assert output_path("x", "val/a b").name == "val_a_b.safetensors"

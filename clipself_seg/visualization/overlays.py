@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from clipself_seg.visualization.names import place_names, write_names
 from clipself_seg.visualization.segments import borders
 
 OPACITY = 0.55
@@ -40,7 +41,9 @@ class Entry(NamedTuple):
 def paint(
     image: np.ndarray, labels: np.ndarray, colours: np.ndarray, opacity: float = OPACITY
 ) -> np.ndarray:
-    """Tint every pixel with the colour of its class and draw the boundaries white, (H, W, 3) uint8.
+    """Tint every pixel with the colour of its class, (H, W, 3) uint8.
+
+    Boundaries are white between dark rims, so that they show on any ground.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -53,8 +56,10 @@ def paint(
     tints = np.concatenate([colours, np.zeros((1, 3), np.uint8)])[index]
     painted: np.ndarray = cv2.addWeighted(image, 1 - opacity, tints, opacity, 0)
     width = max(1, round(min(labels.shape) / 350))
-    line = cv2.dilate(borders(labels).astype(np.uint8), np.ones((width, width), np.uint8))
-    painted[line > 0] = painted[line > 0] // 4 + np.uint8(191)
+    edge = borders(labels).astype(np.uint8)
+    line, rim = (cv2.dilate(edge, np.ones((w, w), np.uint8)) > 0 for w in (width, width + 2))
+    painted[rim] //= 2
+    painted[line] = painted[line] // 4 + np.uint8(191)
     return painted
 
 
@@ -74,7 +79,7 @@ def overlay(
     image, labels = _readable(image, labels)
     unit = text_size(labels)
     picture = Image.fromarray(paint(image, labels, colours))
-    _write_names(picture, labels, names, unit)
+    write_names(picture, place_names(labels, names, unit))
     key = legend(entries(labels, names, colours), max(picture.width, 18 * unit), unit)
     canvas = Image.new("RGB", (key.width, picture.height + key.height), PAPER)
     canvas.paste(picture, ((canvas.width - picture.width) // 2, 0))
@@ -166,32 +171,6 @@ def _readable(image: np.ndarray, *maps: np.ndarray) -> tuple[np.ndarray, ...]:
     size = (factor * width, factor * height)
     grown = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
     return grown, *(m.repeat(factor, axis=0).repeat(factor, axis=1) for m in maps)
-
-
-def _write_names(picture: Image.Image, labels: np.ndarray, names: Sequence[str], unit: int) -> None:
-    """Every class's name inside its largest region, where the region has room for it."""
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=unit)
-    step = max(1, min(labels.shape) // 400)  # what is deep can be found on a coarser grid
-    coarse = labels[::step, ::step]
-    for label in np.unique(coarse):
-        if not 0 <= label < len(names):
-            continue
-        # A frame of zeros: the border of the picture is a boundary too.
-        region = np.pad((coarse == label).astype(np.uint8), 1)
-        depth = step * cv2.distanceTransform(region, cv2.DIST_L2, 3)
-        y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-        centre = (step * (int(x) - 1), step * (int(y) - 1))
-        half = font.getlength(names[label]) / 2 + unit / 4
-        if depth[y, x] > unit and half < centre[0] < picture.width - half:
-            draw.text(
-                centre,
-                names[label],
-                fill=PAPER,
-                font=font,
-                anchor="mm",
-                stroke_width=max(1, unit // 8),
-                stroke_fill=INK,
-            )
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:

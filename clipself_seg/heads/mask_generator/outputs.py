@@ -178,4 +178,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     } - facts.keys()
     if missing:
         raise InputError(f"{path} is no generator output: it lacks {sorted(missing)}")
+    for key in ("canvas", "image_size"):
+        if not re.fullmatch(r"\[[1-9]\d*, ?[1-9]\d*\]", facts[key]):
+            raise InputError(
+                f"generator output {path}: {key} is {facts[key]!r}, not a JSON list of rows and columns"
+            )
     return tensors, facts

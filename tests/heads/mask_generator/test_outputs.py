@@ -112,6 +112,16 @@ def test_damaged_and_foreign_files_are_refused(folder):
         read(folder)
 
 
+@pytest.mark.parametrize("value", ["24x32", "[24]", "[0, 32]", "null"])
+def test_sizes_that_are_none_are_refused(folder, value):
+    (path,) = folder.iterdir()
+    with safe_open(path, framework="pt") as file:
+        facts = file.metadata()
+    save_file(load_file(path), path, metadata=facts | {"canvas": value})
+    with pytest.raises(InputError, match="canvas is .*, not a JSON list of rows and columns"):
+        read(folder)
+
+
 def test_arrays_that_do_not_fit_each_other_are_refused(tmp_path):
     given = output()
     wrong = GeneratorOutput(given.mask_logits[:2], *(getattr(given, n) for n in FIELDS))

@@ -58,14 +58,16 @@ def _any(
     shown: tuple[int, int],
 ) -> Tensor:
     size = grid[0] * patch, grid[1] * patch
-    found = [logits_Qmn.new_zeros(0, *grid, dtype=torch.bool)]
-    for part in logits_Qmn.split(MASKS_AT_ONCE) if len(logits_Qmn) else ():
-        pixels = _resample(part, size, share)
+    cells = torch.zeros(len(logits_Qmn), *grid, dtype=torch.bool, device=logits_Qmn.device)
+    # Between negative logits all are negative: a mask without another one opens nothing.
+    positive = (logits_Qmn.flatten(1) >= 0).any(dim=1).nonzero()[:, 0]
+    for part in positive.split(MASKS_AT_ONCE) if len(positive) else ():
+        pixels = _resample(logits_Qmn[part], size, share)
         pixels[:, shown[0] :] = -torch.inf
         pixels[:, :, shown[1] :] = -torch.inf
         # A sigmoid is monotone: the largest probability is that of the largest logit.
-        found.append(F.max_pool2d(pixels, patch) >= 0)
-    return torch.cat(found)
+        cells[part] = F.max_pool2d(pixels, patch) >= 0
+    return cells
 
 
 def _resample(logits_Qmn: Tensor, size: tuple[int, int], share: tuple[float, float]) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from clipself_seg.heads import mask_cells
 from clipself_seg.heads.mask_cells import BINARISATIONS, visible_cells
 
 GRID, PATCH = (5, 7), 6
@@ -16,7 +17,7 @@ def smooth(count: int, rows: int, columns: int) -> torch.Tensor:
 
 
 def test_any_is_the_max_pooled_probability_at_full_size():
-    masks = smooth(20, 23, 31)
+    masks = torch.cat([smooth(10, 23, 31), smooth(2, 23, 31) - 9, smooth(10, 23, 31)])
     size = GRID[0] * PATCH, GRID[1] * PATCH
     pixels = F.interpolate(masks[None], size, mode="bilinear", align_corners=False)[0].sigmoid()
     assert pixels.sub(0.5).abs().min() > 1e-7, "no pixel on the threshold"
@@ -53,6 +54,16 @@ def test_padding_is_never_visible(binarise):
     cells = visible_cells(torch.ones(1, 8, 8), (4, 4), 10, shown=(26, 40), binarise=binarise)
     # The centre of the third row, 25, is inside; that of the fourth is not, nor is any pixel.
     assert cells[0].any(dim=1).tolist() == [True, True, True, False]
+
+
+def test_masks_without_a_positive_logit_are_not_resampled(monkeypatch):
+    resampled = []
+    monkeypatch.setattr(mask_cells, "_resample", lambda masks, *_: resampled.append(masks) or masks)
+    masks = torch.full((3, *GRID), -1.0)
+    masks[1, 2, 3] = 0  # one half: visible
+    cells = visible_cells(masks, GRID, 1)
+    assert cells.nonzero().tolist() == [[1, 2, 3]]
+    assert torch.equal(torch.cat(resampled), masks[1:2])
 
 
 @pytest.mark.parametrize("binarise", BINARISATIONS)

@@ -93,5 +93,7 @@ def match_queries(
         where_1P2 = torch.rand(1, points, 2, device=device)
         logits_QP, targets_TP = (sample_points(m, where_1P2) for m in (mask_logits_Qhw, masks_THW))
         costs = pair_costs(class_logits_QK, logits_QP, labels_T, targets_TP, weights)
+    # Whatever is matched then, the loss is not finite either, and the trainer says so with the pictures.
+    costs = costs.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     queries, targets = linear_sum_assignment(costs.cpu().numpy())
     return torch.from_numpy(queries).to(device), torch.from_numpy(targets).to(device)

@@ -89,3 +89,12 @@ def test_checkpointing_changes_no_gradient():
     lean = gradients(model_of(configuration(*opts)), SAMPLES)
     used = {name: value for name, value in plain.items() if value.abs().max() > 1e-7}
     assert worst({name: lean[name] for name in used}, used) < 1e-3
+
+
+def test_half_precision_changes_the_loss_little_and_no_gradient_is_lost():
+    plain = model_of(configuration())(SAMPLES)["loss_sem_seg"].item()
+    half = model_of(configuration("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "bfloat16"))
+    loss = half(SAMPLES)["loss_sem_seg"]
+    loss.backward()
+    assert abs(loss.item() - plain) < 0.01 * plain
+    assert all(p.grad.isfinite().all() for p in trained_parameters(half).values())

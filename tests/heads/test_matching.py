@@ -75,3 +75,13 @@ def test_an_image_without_targets():
     how = {"points": 20, "weights": WEIGHTS}
     queries, found = match_queries(torch.randn(5, 4), torch.randn(5, 8, 8), *none, **how)
     assert len(queries) == len(found) == 0
+
+
+def test_predictions_that_are_not_finite_are_matched_all_the_same():
+    logits = torch.full((3, 4, 4), torch.nan)
+    masks = torch.ones(2, 4, 4, dtype=torch.bool)
+    weights = TermWeights()
+    found = match_queries(
+        torch.zeros(3, 5), logits, torch.tensor([0, 1]), masks, points=8, weights=weights
+    )
+    assert len(found[0]) == len(found[1]) == 2

@@ -68,12 +68,20 @@ class TextBank:
             raise InputError("the vocabulary is empty; give at least one class name")
         return self._kept(self._key(classes), lambda: self._compute(classes))
 
-    def embed_raw(self, names: Sequence[str]) -> Tensor:
-        """Embeddings (S, E) of S names, not normalised; the templates have to be one sentence."""
+    def embed_raw(self, names: Sequence[str], keep: bool = True) -> Tensor:
+        """Embeddings (S, E) of S names, not normalised; the templates have to be one sentence.
+
+        Args:
+            names: S.
+            keep: in memory and on disk. False is for names that will not come again together, such as
+                those of a training step: every step would leave a file.
+        """
         if len(TEMPLATES[self.templates]) != 1:
             raise ValueError(
                 f'"{self.templates}" has several sentences, which only unit vectors average'
             )
+        if not keep:
+            return self._encode(list(names)).to(self.clip.logit_scale.device)
         return self._kept(self._key([tuple(names)], "raw"), lambda: self._encode(list(names)))
 
     def _kept(self, key: str, compute: Callable[[], Tensor]) -> Tensor:

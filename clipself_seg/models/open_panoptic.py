@@ -198,7 +198,7 @@ class OpenPanoptic(nn.Module):
         count = max((len(sample["words"]) for sample in samples), default=0) or 1
         # A caption without words takes no part; "" keeps the shapes.
         words = [word for s in samples for word in (s["words"] or [""] * count)]
-        texts = self.generator.text_head(self.generator_bank.embed_raw(words))
+        texts = self.generator.text_head(self.generator_bank.embed_raw(words, keep=False))
         texts = texts.unflatten(0, (len(samples), -1))
         scale = self.generator.sem_seg_head.predictor.post_mask_embed.scale
         losses = [grounding_loss(p.embeddings, texts, valid, scale) for p in predictions]

@@ -53,10 +53,18 @@ def test_disk_cache_is_used_and_a_damaged_entry_is_made_again(clip, bank, tmp_pa
     (entry,) = tmp_path.iterdir()
     again = TextBank(clip, "vild63", cache_dir=tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(clip, "encode_text", None)  # the disk has to be enough
+        patch.setattr(clip.text, "forward", None)  # the disk has to be enough
         assert torch.equal(again.embed(["cat"]), first)
     entry.write_bytes(b"damaged")
     assert torch.equal(TextBank(clip, "vild63", cache_dir=tmp_path).embed(["cat"]), first)
+
+
+def test_raw_embeddings_that_are_not_kept_are_the_same_and_leave_nothing(clip, tmp_path):
+    bank = TextBank(clip, "odise", cache_dir=tmp_path)
+    found = bank.embed_raw(["cat", "owl"], keep=False)
+    assert not list(tmp_path.iterdir()) and not bank._memory
+    torch.testing.assert_close(found, bank.embed_raw(["cat", "owl"]))
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_text_tower_is_unmoved_by_what_follows_the_end_of_a_text(clip):

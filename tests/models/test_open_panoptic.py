@@ -154,6 +154,16 @@ def test_everything_that_trains_has_a_gradient_and_clip_has_none(variant):
     assert not model.clip.training
 
 
+def test_words_of_captions_are_not_kept():
+    model = model_of("MODEL.MASK_GENERATOR.VARIANT", "caption").train()
+    kept = []
+    for word in ("apple", "pear"):
+        first, second = training_samples()
+        model([first, second | {"words": [word, "grass"]}])
+        kept.append(len(model.generator_bank._memory))
+    assert kept == [1, 1]  # the vocabulary
+
+
 def test_training_without_targets_is_finite():
     model = model_of().train()
     empty = training_samples(1)[0] | {"labels": torch.zeros(0).long()}

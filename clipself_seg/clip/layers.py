@@ -19,14 +19,21 @@ from torch import Tensor, nn
 
 from clipself_seg.clip.linear import Linear, linear
 
+CPU_NUMBERS = 2**18  # that an activation works on at once, within a core's cache
+
 
 class QuickGELU(nn.Module):
     """OpenAI's approximation ``x * sigmoid(1.702 x)``; their weights are only right with it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Elementwise; any shape."""
-        gate = (1.702 * x).sigmoid_()
-        return x * gate if torch.is_grad_enabled() else gate.mul_(x)
+        """Elementwise, of any contiguous (..., D); without gradients it overwrites its argument."""
+        if torch.is_grad_enabled():
+            return x * (1.702 * x).sigmoid_()
+        # A second tensor of this size would cost more than the arithmetic: fresh memory is slow.
+        rows = max(1, CPU_NUMBERS // x.shape[-1]) if x.device.type == "cpu" else x.numel()
+        for part in x.view(-1, x.shape[-1]).split(rows):
+            part.mul_((1.702 * part).sigmoid_())
+        return x
 
 
 class LayerScale(nn.Module):

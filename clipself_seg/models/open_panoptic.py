@@ -26,7 +26,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
 from clipself_seg.heads.clip_branches import ClipBranch
 from clipself_seg.heads.fusion import fuse_scores
-from clipself_seg.heads.grounding_loss import grounding_loss
+from clipself_seg.heads.grounding_loss import grounding_loss, longest_caption
 from clipself_seg.heads.mask_generator import MaskGenerator
 from clipself_seg.heads.mask_generator.outputs import GeneratorOutput, read_output
 from clipself_seg.heads.mask_losses import MaskCriterion, MaskTargets
@@ -195,7 +195,7 @@ class OpenPanoptic(nn.Module):
     ) -> dict[str, Tensor]:
         assert self.generator is not None
         valid = torch.tensor([bool(sample["words"]) for sample in samples], device=self.device)
-        count = max((len(sample["words"]) for sample in samples), default=0) or 1
+        count = longest_caption([sample["words"] for sample in samples], self.device)
         # A caption without words takes no part; "" keeps the shapes.
         words = [word for s in samples for word in (s["words"] or [""] * count)]
         texts = self.generator.text_head(self.generator_bank.embed_raw(words, keep=False))

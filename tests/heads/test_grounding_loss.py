@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from clipself_seg.heads.grounding_loss import grounding_loss
+from clipself_seg.heads.grounding_loss import grounding_loss, longest_caption
+from tests.engine.test_data_parallel import in_two_processes
 
 SCALE = torch.tensor(14.0)
 
@@ -41,3 +42,30 @@ def test_without_a_valid_caption_the_loss_is_zero_and_has_gradients():
     loss = grounding_loss(embeddings, words, torch.zeros(2).bool(), SCALE)
     loss.backward()
     assert loss == 0 and embeddings.grad is not None and not words.grad.any()
+
+
+def test_captions_of_all_processes_compete(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    parts = torch.randn(4, 7, 8, generator=generator), torch.randn(4, 3, 8, generator=generator)
+    valid = torch.tensor([False, False, True, True])  # none in the first process
+
+    def work(rank=0, folder=None, share=2):
+        own = slice(share * rank, share * rank + share)
+        embeddings, words = (part[own].clone().requires_grad_() for part in parts)
+        scale = SCALE.clone().requires_grad_()
+        loss = grounding_loss(embeddings, words, valid[own], scale)
+        loss.backward()
+        count = torch.tensor(longest_caption([["word"] * rank * 3], loss.device))
+        found = (loss.detach(), embeddings.grad, words.grad, scale.grad, count)
+        return dict(zip(("loss", "embeddings", "words", "scale", "count"), found))
+
+    first, second = in_two_processes(work, tmp_path)
+    whole = work(share=4)
+    for name in ("loss", "scale"):
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], whole[name])
+    for name in ("embeddings", "words"):
+        # The sum over both: the mean over processes, which comes behind, makes it the whole's.
+        together = torch.cat([first[name], second[name]]) / 2
+        torch.testing.assert_close(together, whole[name])
+    assert first["count"] == second["count"] == 3 and whole["count"] == 1

@@ -6,7 +6,8 @@
         --sizes 320 640 1024
 
 Writes into OUTPUT_DIR: config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints/, and at
-the end results.json and clip_final.safetensors, which `clipself_seg.clip.load_clip` reads.
+the end results.json and clip_final.safetensors, which `clipself_seg.clip.load_clip` reads, or of
+CAT-Seg and a mask generator model_final.pth, for MODEL.WEIGHTS.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--eval-only",
         action="store_true",
-        help="evaluate MODEL.CLIP.WEIGHTS, or with --resume the newest checkpoint",
+        help="evaluate MODEL.WEIGHTS or, of regions, MODEL.CLIP.WEIGHTS; with --resume the newest checkpoint",
     )
     found.add_argument(
         "--sizes",

@@ -117,9 +117,14 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
     Args:
         cfg: of the run.
         resume: read the newest training checkpoint in ``OUTPUT_DIR``.
+
+    Raises:
+        InputError: nothing to evaluate, or a mask generator that is not trained.
     """
     if resume:
         cfg = with_initial_weights(cfg)
+    else:
+        _require_generator_weights(cfg)
     model, task = build_model(cfg), task_of(cfg)
     evaluation = task.evaluation()
     evaluation.check(model)
@@ -127,6 +132,17 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
         raise InputError("nothing to evaluate: DATASETS.TEST is empty")
     iterations = _load_trained(cfg, model) if resume else None
     _report(cfg, model, evaluation(model), iterations=iterations)
+
+
+def _require_generator_weights(cfg: CfgNode) -> None:
+    """A random mask generator is evaluated as slowly as a trained one, and gives numbers as well."""
+    if cfg.MODEL.META_ARCHITECTURE != "OpenPanoptic" or cfg.MODEL.WEIGHTS:
+        return
+    if cfg.MODEL.MASK_GENERATOR.SOURCE != "disk":
+        raise InputError(
+            "MODEL.WEIGHTS is empty, so the mask generator is random: give a trained checkpoint, such as "
+            "the model_final.pth of train_net.py, or --resume"
+        )
 
 
 def with_initial_weights(cfg: CfgNode) -> CfgNode:

@@ -8,7 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from clipself_seg.clip import load_clip, save_clip
+from clipself_seg.clip import layers, load_clip, save_clip
 from clipself_seg.clip.tower import train_last_blocks
 from clipself_seg.errors import InputError
 
@@ -143,6 +143,18 @@ def test_checkpointing_changes_no_gradient_of_regions(mini, tiny_eva):
             gradients.append([p.grad.clone() for p in tower.parameters()])
         tower.checkpointing = False
         torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_quick_gelu_is_the_same_with_and_without_gradients(monkeypatch):
+    monkeypatch.setattr(layers, "CPU_NUMBERS", 10)  # three rows at once
+    x = torch.randn(2, 4, 3)
+    expected = x * torch.sigmoid(1.702 * x)
+    torch.testing.assert_close(layers.QuickGELU()(x), expected)
+    with torch.no_grad():
+        overwritten = layers.QuickGELU()(x)
+        assert layers.QuickGELU()(x[:0]).shape == (0, 4, 3)
+    assert torch.equal(overwritten, x)
+    torch.testing.assert_close(x, expected)
 
 
 def test_checkpointing_changes_no_gradient(mini, tiny_eva):

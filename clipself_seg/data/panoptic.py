@@ -103,8 +103,8 @@ def read_panoptic_ids(record: dict[str, Any]) -> np.ndarray:
     """Segment ids of a record's PNG, (H, W) int32, 0 is void; its list of segments agrees.
 
     Args:
-        record: "pan_seg_file_name", "segments_info" and "image_id"; if known, "height" and "width".
-            With "covered_stuff", segments may be listed that have no pixel.
+        record: "pan_seg_file_name", "segments_info" and "image_id"; if known, "height", "width" and
+            "panoptic_json". With "covered_stuff", segments may be listed that have no pixel.
 
     Raises:
         InputError: the PNG cannot be read, or it and the JSON disagree about size or segments.
@@ -142,7 +142,8 @@ def read_segments(record: dict[str, Any], thing_ids: frozenset[int]) -> Segments
 
 def _check_agreement(ids: np.ndarray, record: dict[str, Any]) -> None:
     png, stated = record["pan_seg_file_name"], [info["id"] for info in record["segments_info"]]
-    where = f"panoptic PNG {png} and the JSON's entry of image {record['image_id']} disagree"
+    entry = f"entry of image {record['image_id']} in {record.get('panoptic_json', 'the JSON')}"
+    where = f"panoptic PNG {png} and the {entry} disagree"
     size = (record.get("height", ids.shape[0]), record.get("width", ids.shape[1]))
     if ids.shape != size:
         raise InputError(

@@ -74,8 +74,8 @@ def panoptic_set_records(name: str, tasks: Collection[str] = ("panoptic",)) -> l
         tasks: of `panoptic_sets.TASKS`; their files have to be there.
 
     Returns:
-        Records with "file_name", "image_id", "pan_seg_file_name", "segments_info" (category ids as
-        in the file), where the file states them "height" and "width" in pixels, and where the data
+        Records with "file_name", "image_id", "pan_seg_file_name", "panoptic_json", "segments_info"
+        (category ids as in the file), where the file states them "height" and "width" in pixels, and where the data
         set has label maps "sem_seg_file_name". "covered_stuff" is true where stuff without a pixel
         may be listed. For the task "captions": "captions", noun phrases of each of the picture's
         captions.

@@ -73,7 +73,7 @@ def panoptic_records(
     image_root: str | os.PathLike[str],
     panoptic_root: str | os.PathLike[str],
 ) -> list[Record]:
-    """`image_records` with "pan_seg_file_name" and "segments_info".
+    """`image_records` with "pan_seg_file_name", "segments_info" and, for messages, "panoptic_json".
 
     Category ids stay as in the file. Pictures without an entry in "annotations" have no ground
     truth and are left out, with a logged count.
@@ -100,6 +100,7 @@ def panoptic_records(
         _check_segments(annotation, image_id, json_file)
         record["pan_seg_file_name"] = os.path.join(panoptic_root, annotation["file_name"])
         record["segments_info"] = annotation["segments_info"]
+        record["panoptic_json"] = os.fspath(json_file)
         labelled.append(record)
     if len(labelled) < len(records):
         logger.warning(

@@ -118,7 +118,9 @@ def repeated(record):
 )
 def test_png_and_json_that_disagree_are_both_named(scene, spoil):
     spoil(scene)
-    with pytest.raises(InputError, match=r"42\.png and the JSON's entry of image 42 dis") as caught:
+    with pytest.raises(
+        InputError, match=r"42\.png and the entry of image 42 in the JSON dis"
+    ) as caught:
         read_segments(scene, THINGS)
     assert len(str(caught.value).splitlines()) <= 2
 

@@ -96,6 +96,7 @@ def test_records_name_everything_and_keep_the_files_category_ids(mini_root):
         "file_name": str(mini_root / "base/3.jpg"),
         "image_id": 3,
         "pan_seg_file_name": str(mini_root / "panoptic_base/3.png"),
+        "panoptic_json": str(mini_root / "annotations/panoptic_base.json"),
         "sem_seg_file_name": str(mini_root / "stuffthingmaps/base/3.png"),
         "segments_info": [{"id": 9, "category_id": 2, "bbox": [0, 0, 9, 9]}],
         "covered_stuff": False,

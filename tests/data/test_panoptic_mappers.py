@@ -129,7 +129,8 @@ def test_a_thin_picture_keeps_a_pixel(tmp_path):
 
 def test_png_and_json_that_disagree_are_both_named(record):
     record["segments_info"].pop(0)
-    words = "panoptic PNG .*segments.png and the JSON's entry of image a disagree: .*70001"
+    record["panoptic_json"] = "some.json"
+    words = "panoptic PNG .*segments.png and the entry of image a in some.json disagree: .*70001"
     with pytest.raises(InputError, match=words):
         mapper()(record, 0)
 

@@ -72,7 +72,10 @@ def edit(root, change):
 
 def test_png_and_json_that_disagree_are_both_named(root):
     edit(root, lambda infos: infos.pop())
-    with pytest.raises(InputError, match="panoptic PNG .*panoptic_val2017.*JSON's entry of image"):
+    with pytest.raises(
+        InputError,
+        match="panoptic PNG .*panoptic_val2017/.*image .* in .*panoptic_val2017.json dis",
+    ):
         prepare(root)
 
 

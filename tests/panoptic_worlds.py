@@ -10,7 +10,7 @@ import numpy as np
 from panopticapi.evaluation import pq_compute_single_core
 from PIL import Image
 
-from clipself_seg.evaluation.panoptic_files import PanopticFiles
+from clipself_seg.evaluation.panoptic_files import PanopticFolder
 
 CATEGORIES = [
     {"id": 7 * i + 2, "name": f"class{i}", "isthing": int(i < 3), "color": [0, 0, 0]}
@@ -38,7 +38,7 @@ def write_side(folder, images):
         )
     content = {"annotations": annotations, "categories": CATEGORIES}
     (folder / "side.json").write_text(json.dumps(content))
-    return PanopticFiles(folder / "side.json", folder / "png")
+    return PanopticFolder(folder / "side.json", folder / "png")
 
 
 def random_image(rng, crowds=0.3, size=(24, 31)):

@@ -119,10 +119,13 @@ def test_evaluation_of_sizes_and_of_a_checkpoint(tmp_path, datasets):
     assert original["provenance"]["weights_hash"] != trained["provenance"]["weights_hash"]
 
 
-def test_a_mask_generator_without_weights_is_not_evaluated(tmp_path, capsys):
-    config = ["--config-file", str(ROOT / "configs/mini/panoptic.yaml")]
-    assert train_net.main(["--eval-only", *config, "OUTPUT_DIR", str(tmp_path)]) == 2
-    assert "MODEL.WEIGHTS is empty, so the mask generator is random" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("config", "head"), [("panoptic", "mask generator"), ("semseg", "cost aggregation")]
+)
+def test_a_random_head_is_not_evaluated(tmp_path, capsys, config, head):
+    words = ["--config-file", str(ROOT / f"configs/mini/{config}.yaml")]
+    assert train_net.main(["--eval-only", *words, "OUTPUT_DIR", str(tmp_path)]) == 2
+    assert f"MODEL.WEIGHTS is empty, so the {head} is random" in capsys.readouterr().err
 
 
 def cut(path):

@@ -56,7 +56,7 @@ def main() -> None:
     """Evaluate, print the table and write what was asked for."""
     arguments = parse_arguments()
     from clipself_seg.evaluation.panoptic_files import (
-        PanopticFiles,
+        PanopticFolder,
         evaluate_files,
         read_categories,
         seen_categories,
@@ -66,10 +66,10 @@ def main() -> None:
     from clipself_seg.evaluation.report import write_results
     from clipself_seg.provenance import provenance
 
-    truth = PanopticFiles(*arguments.truth)
+    truth = PanopticFolder(*arguments.truth)
     categories = read_categories(truth.json)
     seen = seen_categories(categories, *arguments.split) if arguments.split else None
-    predicted = PanopticFiles(*arguments.prediction)
+    predicted = PanopticFolder(*arguments.prediction)
     quality, images = evaluate_files(truth, predicted, max(1, arguments.processes))
     results = {"images": float(images)}
     results |= panoptic_results(quality, categories.names, categories.isthing, seen)

@@ -129,5 +129,7 @@ def _add_running(cfg: CfgNode) -> None:
     # Scores that one evaluation compares, and what it measures.
     panoptic.ROWS = ("clip", "generator", "fused")
     panoptic.TASKS = ("panoptic", "instances", "semantic")
+    # Evaluate in SOLVER.AMP's precision as well (official: only in training).
+    panoptic.AMP = False
     # Values of alpha and beta whose grid is evaluated too (--sweep); () is none.
     panoptic.SWEEP = ()

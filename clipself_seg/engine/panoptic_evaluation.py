@@ -12,7 +12,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
 
-from clipself_seg.data.panoptic_builtin import IGNORE_LABEL, panoptic_dataset
+from clipself_seg.data.panoptic_builtin import IGNORE_LABEL
 from clipself_seg.data.panoptic_mappers import PanopticTestMapper
 from clipself_seg.engine.loader import Record, Sample, evaluation_batches
 from clipself_seg.engine.panoptic_rows import (
@@ -24,7 +24,7 @@ from clipself_seg.engine.panoptic_rows import (
     sweep_results,
     sweep_rows,
 )
-from clipself_seg.engine.panoptic_truth import PanopticTruth, read_panoptic_truth
+from clipself_seg.engine.panoptic_truth import PanopticTruth, read_panoptic_truth, trained_words
 from clipself_seg.evaluation.fusion_report import (
     TITLES,
     fusion_table,
@@ -35,9 +35,10 @@ from clipself_seg.evaluation.fusion_report import (
 from clipself_seg.evaluation.instance_ap import InstanceAPEvaluator
 from clipself_seg.evaluation.panoptic import PanopticQualityEvaluator
 from clipself_seg.evaluation.sem_seg import SemSegAccuracyEvaluator
+from clipself_seg.heads.mask_generator.outputs import check_outputs
 
 # Data set -> row -> name of a number -> the number; and "sweep" beside the rows.
-PanopticResults = dict[str, dict[str, Any]]
+FusionResults = dict[str, dict[str, Any]]
 logger = logging.getLogger(__name__)
 
 
@@ -91,9 +92,6 @@ class PanopticEvaluation:
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Reads ``DATASETS``, ``TEST.PANOPTIC``, ``.MIOU_RULE`` and ``.TRAIN_VOCABULARY``,
         ``MODEL.FUSION``, ``INPUT``, ``DATALOADER`` and ``OUTPUT_DIR``."""
-        words = cfg.TEST.TRAIN_VOCABULARY
-        if not words and cfg.DATASETS.TRAIN:
-            words = panoptic_dataset(cfg.DATASETS.TRAIN[0]).vocabulary
         return {
             "datasets": cfg.DATASETS.TEST,
             "mapper": PanopticTestMapper(cfg),
@@ -103,12 +101,12 @@ class PanopticEvaluation:
             "beta": cfg.MODEL.FUSION.BETA,
             "sweep": cfg.TEST.PANOPTIC.SWEEP,
             "rule": cfg.TEST.MIOU_RULE,
-            "train_vocabulary": words,
+            "train_vocabulary": trained_words(cfg),
             "workers": cfg.DATALOADER.NUM_WORKERS,
             "output_dir": Path(cfg.OUTPUT_DIR),
         }
 
-    def __call__(self, model: Any) -> PanopticResults:
+    def __call__(self, model: Any) -> FusionResults:
         """Evaluate on every data set; the same numbers in every process.
 
         Args:
@@ -121,7 +119,7 @@ class PanopticEvaluation:
             `instance_results`, those of `sem_seg_results`), "alpha", "beta" and "images"; with a
             sweep also "sweep", see `fusion_report`.
         """
-        results: PanopticResults = {}
+        results: FusionResults = {}
         with _borrowed(model):
             for name in self.datasets:
                 results[name] = self._dataset(name, model)
@@ -132,7 +130,10 @@ class PanopticEvaluation:
     def check(self, model: Any) -> None:
         """Refuse early what would fail late: missing files, words that are no panoptic ones."""
         for name in self.datasets:
-            self._evaluator(name, self._truth(name))
+            truth = self._truth(name)
+            self._evaluator(name, truth)
+            if folder := getattr(model, "outputs", ""):
+                check_outputs(folder, name, [record["image_id"] for record in truth.records])
 
     def _dataset(self, name: str, model: Any) -> dict[str, Any]:
         truth = self._truth(name)
@@ -207,7 +208,7 @@ class PanopticEvaluation:
             self._known[name] = read_panoptic_truth(name, self.tasks, self.train_vocabulary)
         return self._known[name]
 
-    def _report(self, results: PanopticResults) -> None:
+    def _report(self, results: FusionResults) -> None:
         model = self.output_dir.name or "model"
         logger.info(
             "All data sets in percent:\n%s\n\n%s",

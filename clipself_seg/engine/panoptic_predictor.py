@@ -20,7 +20,6 @@ from detectron2.config import CfgNode, configurable
 from scipy import ndimage
 
 from clipself_seg.data.overlap import seen_by_synonym
-from clipself_seg.data.panoptic_builtin import panoptic_dataset
 from clipself_seg.data.panoptic_mappers import PanopticTestMapper
 from clipself_seg.data.vocabulary import (
     Vocabulary,
@@ -29,6 +28,7 @@ from clipself_seg.data.vocabulary import (
     load_vocabulary,
 )
 from clipself_seg.data.words import own_words, read_words
+from clipself_seg.engine.panoptic_truth import trained_words
 from clipself_seg.engine.prediction import photo_sample, prediction_config, require_architecture
 from clipself_seg.engine.run import build_model
 from clipself_seg.errors import InputError, nearest
@@ -255,12 +255,9 @@ def _vocabulary(words: Vocabulary | Sequence[str] | str) -> Vocabulary:
 
 def _trained_on(cfg: CfgNode) -> str:
     """The training vocabulary, by the rule of evaluation."""
-    if cfg.TEST.TRAIN_VOCABULARY:
-        given: str = cfg.TEST.TRAIN_VOCABULARY
-        return given
-    if not cfg.DATASETS.TRAIN:
+    if not (words := trained_words(cfg)):
         raise InputError(
             "DATASETS.TRAIN is empty: which words are seen? Name the training vocabulary, such as "
             "openseg_coco_panoptic_133 (TEST.TRAIN_VOCABULARY)"
         )
-    return panoptic_dataset(cfg.DATASETS.TRAIN[0]).vocabulary
+    return words

@@ -17,9 +17,8 @@ from detectron2.evaluation import DatasetEvaluator
 from clipself_seg.data.panoptic import read_panoptic_png
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.evaluation.panoptic import PanopticQualityEvaluator
+from clipself_seg.models.panoptic_outputs import TASKS
 
-# What is measured, in the order of the paper's columns.
-TASKS = ("panoptic", "instances", "semantic")
 ROWS = ("clip", "generator", "fused")
 SWEEP_NUMBERS = ("PQ", "PQ_seen", "PQ_unseen")
 # Numbers of a class begin so; they are in the CSVs.

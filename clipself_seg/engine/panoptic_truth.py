@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from detectron2.config import CfgNode
 
 from clipself_seg.data.overlap import seen_by_synonym
 from clipself_seg.data.panoptic_builtin import panoptic_dataset, panoptic_set_records
@@ -90,8 +91,8 @@ def _tasks_of(name: str, files: PanopticFiles, tasks: Sequence[str]) -> tuple[st
 def _check_pictures(
     name: str, files: PanopticFiles, records: Sequence[Record], tasks: Sequence[str]
 ) -> None:
-    """Every PNG has to be there: a run of hours should not end at the last one."""
-    wanted = [("pan_seg_file_name", files.prepare)]
+    """Every picture and PNG has to be there: a run of hours should not end at the last one."""
+    wanted = [("file_name", ""), ("pan_seg_file_name", files.prepare)]
     if "semantic" in tasks:
         wanted.append(("sem_seg_file_name", files.prepare_sem_seg))
     for key, command in wanted:
@@ -102,3 +103,11 @@ def _check_pictures(
                 f'data set "{name}": {len(missing)} of {len(records)} files are missing, such as '
                 f"{missing[0]}; {advice}"
             )
+
+
+def trained_words(cfg: CfgNode) -> str:
+    """The class list that counts as seen: TEST.TRAIN_VOCABULARY, else the first training data set's; or ""."""
+    if cfg.TEST.TRAIN_VOCABULARY or not cfg.DATASETS.TRAIN:
+        given: str = cfg.TEST.TRAIN_VOCABULARY
+        return given
+    return panoptic_dataset(cfg.DATASETS.TRAIN[0]).vocabulary

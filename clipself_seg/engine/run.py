@@ -124,7 +124,7 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
     if resume:
         cfg = with_initial_weights(cfg)
     else:
-        _require_generator_weights(cfg)
+        _require_head_weights(cfg)
     model, task = build_model(cfg), task_of(cfg)
     evaluation = task.evaluation()
     evaluation.check(model)
@@ -134,14 +134,16 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
     _report(cfg, model, evaluation(model), iterations=iterations)
 
 
-def _require_generator_weights(cfg: CfgNode) -> None:
-    """A random mask generator is evaluated as slowly as a trained one, and gives numbers as well."""
-    if cfg.MODEL.META_ARCHITECTURE != "OpenPanoptic" or cfg.MODEL.WEIGHTS:
+def _require_head_weights(cfg: CfgNode) -> None:
+    """A random head is evaluated as slowly as a trained one, and gives numbers as well."""
+    heads = {"OpenPanoptic": "mask generator", "CATSeg": "cost aggregation"}
+    head = heads.get(cfg.MODEL.META_ARCHITECTURE)
+    if head is None or cfg.MODEL.WEIGHTS:
         return
-    if cfg.MODEL.MASK_GENERATOR.SOURCE != "disk":
+    if head == "cost aggregation" or cfg.MODEL.MASK_GENERATOR.SOURCE != "disk":
         raise InputError(
-            "MODEL.WEIGHTS is empty, so the mask generator is random: give a trained checkpoint, such as "
-            "the model_final.pth of train_net.py, or --resume"
+            f"MODEL.WEIGHTS is empty, so the {head} is random: give a trained checkpoint, such as the "
+            "model_final.pth of train_net.py, or --resume"
         )
 
 

@@ -29,7 +29,7 @@ from clipself_seg.evaluation.panoptic_numbers import (
 logger = logging.getLogger(__name__)
 
 
-class PanopticFiles(NamedTuple):
+class PanopticFolder(NamedTuple):
     """One side.
 
     Attributes:
@@ -121,7 +121,7 @@ def check_things_and_stuff(isthing: np.ndarray, source: str) -> None:
 
 
 def evaluate_files(
-    truth: PanopticFiles, predicted: PanopticFiles, processes: int = 1
+    truth: PanopticFolder, predicted: PanopticFolder, processes: int = 1
 ) -> tuple[ClassQuality, int]:
     """Quality of every class in the order of the truth's categories, and the number of images.
 
@@ -141,7 +141,7 @@ def evaluate_files(
     return panoptic_quality(matches, len(index_of)), len(pairs)
 
 
-def _pairs(truth: PanopticFiles, predicted: PanopticFiles) -> list[_Pair]:
+def _pairs(truth: PanopticFolder, predicted: PanopticFolder) -> list[_Pair]:
     """Annotations of both sides, in the order of the truth."""
     wanted, given = _annotations(truth.json), _annotations(predicted.json)
     missing = [image for image in wanted if image not in given]
@@ -178,8 +178,8 @@ def _annotations(json_file: Path) -> dict[Any, Mapping[str, Any]]:
 
 def _match(
     pair: _Pair,
-    truth: PanopticFiles,
-    predicted: PanopticFiles,
+    truth: PanopticFolder,
+    predicted: PanopticFolder,
     index_of: Mapping[int, int],
 ) -> ImageMatches:
     return match_segments(
@@ -188,7 +188,7 @@ def _match(
 
 
 def _read(
-    side: PanopticFiles, annotation: Mapping[str, Any], index_of: Mapping[int, int]
+    side: PanopticFolder, annotation: Mapping[str, Any], index_of: Mapping[int, int]
 ) -> PanopticMap:
     png = side.folder / annotation["file_name"]
     source = f"{png} and the entry of image {annotation['image_id']} in {side.json}"

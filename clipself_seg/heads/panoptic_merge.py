@@ -62,13 +62,13 @@ def merge_panoptic(
     # One transfer; row 0 are labels, the rest is as `_contest` has it.
     labels, won, half, both = torch.cat([labels_Q[kept][None], areas]).tolist()
     segment_of, segments = [0] * len(kept), list[Segment]()
-    stuff: dict[int, int] = {}
+    things, stuff = set(thing_ids), dict[int, int]()
     for query, label in enumerate(labels):
         if not (won[query] and half[query] and both[query]):
             continue
         if won[query] / half[query] < overlap_threshold:
             continue
-        isthing = label in set(thing_ids)
+        isthing = label in things
         if not isthing and label in stuff:
             segment_of[query] = stuff[label]
             continue

@@ -67,6 +67,7 @@ class OpenPanoptic(nn.Module):
         grounding_weight: float = 0.0,
         settings: MergeSettings | None = None,
         precision: torch.dtype | None = None,
+        test_precision: torch.dtype | None = None,
     ) -> None:
         """
         Args:
@@ -82,7 +83,7 @@ class OpenPanoptic(nn.Module):
             valid_mask: masks that CLIP cannot see keep the generator's scores.
             grounding_weight: of the caption model's grounding loss, 0 for none.
             settings: of the outputs.
-            precision: of autocast, or None.
+            precision, test_precision: of autocast in training and in evaluation, or None.
 
         Raises:
             InputError: neither a generator nor its outputs.
@@ -96,7 +97,8 @@ class OpenPanoptic(nn.Module):
         self.backbone, self.generator, self.criterion = backbone, generator, criterion
         self.outputs, self.alpha, self.beta = outputs, alpha, beta
         self.valid_mask, self.grounding_weight = valid_mask, grounding_weight
-        self.settings, self.precision = settings or MergeSettings(), precision
+        self.settings = settings or MergeSettings()
+        self.precision, self.test_precision = precision, test_precision
         variant = "label" if generator is None else generator.variant
         self.generator_bank = TextBank(clip, GENERATOR_TEMPLATES[variant])
         self.branch_bank = TextBank(branch.clip, branch_templates)
@@ -228,7 +230,7 @@ class OpenPanoptic(nn.Module):
         divisor = self.settings.size_divisibility
         image = sample["image"].to(self.device).float()[None] / 255
         canvas = F.pad(image, (0, -width % divisor, 0, -height % divisor))
-        with autocast(self.device, self.precision):
+        with autocast(self.device, self.test_precision):
             (prediction,) = self.generator(self.backbone(canvas))
             scores = self.generator.scores(prediction, self._generator_texts(), self.synonyms)
         return GeneratorOutput(
@@ -248,17 +250,10 @@ class OpenPanoptic(nn.Module):
         size = (sample.get("height", found.image_size[0]), sample.get("width", found.image_size[1]))
         masks = resize_masks(found.mask_logits, found.canvas, found.image_size, size)
         seen = torch.from_numpy(self.seen) if self.seen is not None else torch.ones(len(self.names))
+        scores = (found.class_logits, clip_logits, found.void_prob, seen.to(self.device).bool())
         outputs = {}
         for name, (alpha, beta) in rows.items():
-            probs = fuse_scores(
-                found.class_logits,
-                clip_logits,
-                found.void_prob,
-                seen.to(self.device).bool(),
-                alpha,
-                beta,
-                valid if self.valid_mask else None,
-            )
+            probs = fuse_scores(*scores, alpha, beta, valid if self.valid_mask else None)
             tasks = self.tasks.get(name, TASKS)
             outputs[name] = make_outputs(
                 probs, masks, self.things, self.settings, tasks, labels=bool(self.rows)
@@ -268,7 +263,7 @@ class OpenPanoptic(nn.Module):
     def _clip_scores(self, sample: Sample, found: GeneratorOutput) -> tuple[Tensor, Tensor]:
         image = sample["image"].to(self.device).float() / 255
         texts = self.branch_bank.embed([name for names in self.names for name in names])
-        with autocast(self.device, self.precision):
+        with autocast(self.device, self.test_precision):
             return self.branch.score(image, found.mask_logits, texts, self.synonyms, found.canvas)
 
     def after_optimizer_step(self) -> None:

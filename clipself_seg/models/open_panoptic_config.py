@@ -32,6 +32,7 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, Any]:
     alpha, beta = fusion_exponents(
         cfg.MODEL.FUSION.MODE, cfg.MODEL.FUSION.ALPHA, cfg.MODEL.FUSION.BETA
     )
+    precision = precision_from_config(cfg)
     parts: dict[str, Any] = {
         "clip": clip,
         "branch": build_branch(cfg, clip),
@@ -39,7 +40,8 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, Any]:
         "alpha": alpha,
         "beta": beta,
         "valid_mask": cfg.MODEL.FUSION.VALID_MASK,
-        "precision": precision_from_config(cfg),
+        "precision": precision,
+        "test_precision": precision if cfg.TEST.PANOPTIC.AMP else None,
         "settings": MergeSettings(
             former.TEST.OBJECT_MASK_THRESHOLD,
             former.TEST.OVERLAP_THRESHOLD,

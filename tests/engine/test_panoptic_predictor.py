@@ -24,7 +24,7 @@ from clipself_seg.engine.panoptic_results import PanopticResults, image_ids
 from clipself_seg.engine.predict_files import Photo, find_photos, predict_files
 from clipself_seg.engine.prediction import photo_sample
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.panoptic_files import PanopticFiles, evaluate_files
+from clipself_seg.evaluation.panoptic_files import PanopticFolder, evaluate_files
 from tests.conftest import ROOT
 from tests.panoptic_worlds import panopticapi_quality
 
@@ -154,7 +154,7 @@ def test_results_in_cocos_format_are_their_own_truth(photos, tmp_path):
     content = json.loads((out / "panoptic.json").read_text())
     assert content["info"]["complete"] and content["info"]["seen"] == ["red star"]
     assert [c["isthing"] for c in content["categories"]] == [1, 0, 0]
-    side = PanopticFiles(out / "panoptic.json", out / "panoptic")
+    side = PanopticFolder(out / "panoptic.json", out / "panoptic")
     quality, images = evaluate_files(side, side)
     assert images == 3 and quality.pq[:2].tolist() == [1, 1] and np.isnan(quality.pq[2])
     # panopticapi reads it too.

@@ -11,7 +11,7 @@ from clipself_seg.engine.optimizer import panoptic_groups
 from clipself_seg.engine.settings import TrainingSettings
 from clipself_seg.engine.trainer import Trainer
 from tests.engine.test_data_parallel import gradients, in_two_processes
-from tests.models.test_open_panoptic import CONFIG, SMALL, model_of, training_samples
+from tests.models.test_open_panoptic import CONFIG, SMALL, model_of, sample, training_samples
 
 RUN = ("SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2", "SOLVER.IMS_PER_BATCH", "2")
 RUN += ("SOLVER.WARMUP_ITERS", "1", "SOLVER.SCHEDULE", "steps", "SOLVER.STEPS", "(3,)")
@@ -64,3 +64,12 @@ def test_half_precision_changes_the_losses_little():
         found.append(torch.stack(list(losses.values())).detach())
     torch.testing.assert_close(*found, rtol=0.05, atol=0.05)
     assert not torch.equal(*found)
+
+
+def test_evaluation_is_in_full_precision_unless_it_is_asked_for():
+    half = ("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "bfloat16")
+    plain, same, other = (
+        model_of(*opts)([sample()])[0]["sem_seg"]
+        for opts in ((), half, (*half, "TEST.PANOPTIC.AMP", True))
+    )
+    assert torch.equal(plain, same) and not torch.equal(plain, other)

@@ -13,7 +13,7 @@ from PIL import Image
 from clipself_seg.data.panoptic import read_panoptic_png
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic_files import (
-    PanopticFiles,
+    PanopticFolder,
     evaluate_files,
     read_categories,
     seen_categories,
@@ -64,7 +64,7 @@ def test_random_pictures_with_crowds_void_and_wrong_areas(tmp_path, seed):
 
 @pytest.fixture
 def val(data_dir):
-    return PanopticFiles(
+    return PanopticFolder(
         data_dir / "coco/annotations/panoptic_val2017.json",
         data_dir / "coco/panoptic_val2017",
     )
@@ -72,7 +72,7 @@ def val(data_dir):
 
 def test_a_spoilt_prediction_of_real_pictures(data_dir, val):
     folder = data_dir / "pq_case"
-    predicted = PanopticFiles(folder / "pred.json", folder / "pred")
+    predicted = PanopticFolder(folder / "pred.json", folder / "pred")
     quality, results, _ = assert_panopticapis(val, predicted)
     expected = json.loads((folder / "expected.json").read_text())
     for suffix, group in (("", "All"), ("_th", "Things"), ("_st", "Stuff")):

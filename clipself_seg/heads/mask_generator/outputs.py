@@ -156,6 +156,21 @@ def read_output(
     return GeneratorOutput(masks, class_logits, void_prob, canvas, size)
 
 
+def check_outputs(folder: str | Path, dataset: str, image_ids: Sequence[Any]) -> None:
+    """Refuse a folder that lacks pictures of a data set, before hours are spent on the others.
+
+    Raises:
+        InputError: it does; says how to write them.
+    """
+    lost = [image for image in image_ids if not output_path(folder, image).is_file()]
+    if lost:
+        raise InputError(
+            f"{len(lost)} of {len(image_ids)} generator outputs of {dataset} are missing in {folder}, such as "
+            f"that of image {lost[0]}: write them with tools/write_generator_outputs.py --dataset {dataset}, "
+            "or leave the data set out of DATASETS.TEST"
+        )
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 

@@ -21,7 +21,7 @@ from clipself_seg.data.prepare.ade_panoptic import prepare_ade_panoptic
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.panoptic_files import PanopticFiles, evaluate_files
+from clipself_seg.evaluation.panoptic_files import PanopticFolder, evaluate_files
 
 VOCABULARY = load_vocabulary("openseg_ade20k_150")
 THINGS = [index for index, entry in enumerate(VOCABULARY.classes) if entry.isthing]
@@ -137,7 +137,7 @@ def test_the_registered_set_reads_them_covered_stuff_included(folder):
 def test_a_perfect_prediction_of_published_files_loses_what_things_cover(folder, clean, ious):
     """Of the wall 4 pixels are left of the 7 stated, and nothing of the sky, which is missed."""
     prepare(folder, clean)
-    truth = PanopticFiles(folder / "ade20k_panoptic_val.json", folder / "ade20k_panoptic_val")
+    truth = PanopticFolder(folder / "ade20k_panoptic_val.json", folder / "ade20k_panoptic_val")
     content = json.loads(truth.json.read_text())
     (entry,) = content["annotations"]
     infos = entry["segments_info"]

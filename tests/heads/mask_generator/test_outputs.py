@@ -13,6 +13,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.heads.mask_generator.outputs import (
     LARGEST,
     GeneratorOutput,
+    check_outputs,
     hash_classes,
     output_path,
     read_output,
@@ -138,3 +139,10 @@ FIELDS = ("class_logits", "void_prob", "canvas", "image_size")
 
 def test_ids_become_file_names():
     assert output_path("x", "val/a b").name == "val_a_b.safetensors"
+
+
+def test_a_folder_that_lacks_pictures_is_refused_before_any_is_read(tmp_path):
+    (tmp_path / "7.safetensors").touch()
+    check_outputs(tmp_path, "ade", [7])
+    with pytest.raises(InputError, match="2 of 3 generator outputs of ade .* that of image 8"):
+        check_outputs(tmp_path, "ade", [7, 8, "a/b"])

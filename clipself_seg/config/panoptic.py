@@ -42,6 +42,9 @@ def _add_generator(cfg: CfgNode) -> None:
     generator.ENCODER_LAYERS = 6
     generator.ENCODER_HIDDEN = 1024
     generator.POINTS = 4
+    # Grey value, 0 to 255, of the canvas around a picture in evaluation. Training pads with 128 whatever
+    # stands here; official is black.
+    generator.PADDING = 0
     # Folder that tools/write_generator_outputs.py wrote, for SOURCE "disk".
     generator.OUTPUTS = ""
     # Weight of the caption model's grounding loss; 0 trains without captions.

@@ -228,8 +228,9 @@ class OpenPanoptic(nn.Module):
             )
             return found.to(self.device)
         divisor = self.settings.size_divisibility
-        image = sample["image"].to(self.device).float()[None] / 255
-        canvas = F.pad(image, (0, -width % divisor, 0, -height % divisor))
+        missing = (0, -width % divisor, 0, -height % divisor)
+        image = sample["image"].to(self.device).float()[None]
+        canvas = F.pad(image, missing, value=self.settings.padding) / 255
         with autocast(self.device, self.test_precision):
             (prediction,) = self.generator(self.backbone(canvas))
             scores = self.generator.scores(prediction, self._generator_texts(), self.synonyms)

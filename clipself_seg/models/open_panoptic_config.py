@@ -47,6 +47,7 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, Any]:
             former.TEST.OVERLAP_THRESHOLD,
             cfg.TEST.DETECTIONS_PER_IMAGE,
             former.SIZE_DIVISIBILITY,
+            chosen.PADDING,
         ),
     }
     if chosen.SOURCE == "disk":

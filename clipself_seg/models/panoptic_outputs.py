@@ -30,12 +30,14 @@ class MergeSettings:
         overlap_threshold: likewise.
         top_k: of `merge_instances`.
         size_divisibility: of the canvas that the generator sees, in pixels.
+        padding: grey value of the canvas around a picture, 0 to 255.
     """
 
     object_threshold: float = 0.0
     overlap_threshold: float = 0.8
     top_k: int = 100
     size_divisibility: int = 64
+    padding: int = 0
 
 
 def make_outputs(

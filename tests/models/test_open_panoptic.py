@@ -16,6 +16,7 @@ from clipself_seg.config import load_config
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import fuse_scores
+from clipself_seg.heads.mask_generator.pyramid import CLIPPyramid
 from clipself_seg.heads.mask_pieces import resize_masks
 from clipself_seg.heads.panoptic_merge import merge_instances, merge_panoptic, merge_semantic
 from clipself_seg.models.open_panoptic_weights import trained_state
@@ -119,6 +120,20 @@ def test_the_generator_alone_never_asks_clip(monkeypatch):
     model = model_of("MODEL.FUSION.MODE", "generator")
     monkeypatch.setattr(model.branch, "score", lambda *_: pytest.fail("CLIP was asked"))
     assert model([sample()])[0]["sem_seg"].shape == (3, 40, 50)
+
+
+def test_the_canvas_is_padded_with_the_grey_of_the_configuration(model, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        model.backbone,
+        "forward",
+        lambda x: seen.append(x) or CLIPPyramid.forward(model.backbone, x),
+    )
+    model.generate(sample())
+    canvas, padding = seen[0][0], load_config(CONFIG).MODEL.MASK_GENERATOR.PADDING / 255
+    assert canvas.shape == (3, 64, 96) and padding > 0
+    torch.testing.assert_close(canvas[:, :60, :75], sample()["image"] / 255)
+    assert (canvas[:, 60:] == padding).all() and (canvas[:, :, 75:] == padding).all()
 
 
 def test_a_picture_is_segmented_alike_alone_and_in_a_list(model):

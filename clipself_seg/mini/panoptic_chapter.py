@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +12,7 @@ from clipself_seg.data.panoptic import read_panoptic_png
 from clipself_seg.data.records import read_coco_json
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.evaluation.fusion_report import split_table
-from clipself_seg.mini.steps import Run, call, say
+from clipself_seg.mini.steps import Chapter, Run, call, read_chapter, say
 from clipself_seg.visualization.class_colours import class_colours
 from clipself_seg.visualization.panels import panel
 from clipself_seg.visualization.segments import save_png
@@ -36,24 +34,7 @@ def original(output: Path) -> Run:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class PanopticChapter:
-    """Numbers of the chapter.
-
-    Attributes:
-        rows: CLIP -> data set -> row of the fusion -> results.
-        facts: CLIP -> provenance.
-    """
-
-    rows: Mapping[str, Mapping[str, Mapping[str, Any]]]
-    facts: Mapping[str, Any]
-
-    def table(self, style: str) -> str:
-        """Table 6 in miniature: PQ of all, of seen and of unseen classes."""
-        return split_table(self.rows, style=style)
-
-
-def panoptic_chapter(output: Path, worlds: Path) -> PanopticChapter:
+def panoptic_chapter(output: Path, worlds: Path) -> Chapter:
     """Train the generator, evaluate it with both CLIPs, and write `panoptic_<world>.png`.
 
     Args:
@@ -70,11 +51,7 @@ def panoptic_chapter(output: Path, worlds: Path) -> PanopticChapter:
     call(runs[0].command(output), worlds)
     for world in WORLDS:
         _write_panel(world, output, worlds, runs)
-    contents = {run.title: run.results(output) for run in runs}
-    return PanopticChapter(
-        {title: content["results"] for title, content in contents.items()},
-        {f"panoptic, {title}": content["provenance"] for title, content in contents.items()},
-    )
+    return read_chapter(runs, output, split_table, "panoptic, ")
 
 
 def _write_panel(world: str, output: Path, worlds: Path, runs: tuple[Run, ...]) -> None:

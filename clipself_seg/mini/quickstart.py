@@ -11,9 +11,9 @@ from typing import Any
 from clipself_seg.evaluation.report import region_table
 from clipself_seg.files import atomic_path, write_json
 from clipself_seg.mini.gallery import write_gallery
-from clipself_seg.mini.panoptic_chapter import PanopticChapter, panoptic_chapter
-from clipself_seg.mini.semantic_chapter import SemanticChapter, semantic_chapter
-from clipself_seg.mini.steps import Run, call, say
+from clipself_seg.mini.panoptic_chapter import panoptic_chapter
+from clipself_seg.mini.semantic_chapter import semantic_chapter
+from clipself_seg.mini.steps import Chapter, Run, call, say
 from clipself_seg.mini.writer import WorldSize, make_worlds
 
 DATASET = "mini_val_panoptic"
@@ -73,8 +73,8 @@ def _write_table(
     output: Path,
     rows: dict[str, dict[str, float]],
     facts: dict[str, Any],
-    semantic: SemanticChapter,
-    panoptic: PanopticChapter,
+    semantic: Chapter,
+    panoptic: Chapter,
     seconds: float,
 ) -> None:
     content = {"results": rows, "semantic": semantic.rows, "panoptic": panoptic.rows}

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +10,7 @@ from clipself_seg.data.images import read_image
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.evaluation.sem_seg_report import split_table
-from clipself_seg.mini.steps import Run, call, say
+from clipself_seg.mini.steps import Chapter, Run, call, read_chapter, say
 from clipself_seg.visualization.class_colours import class_colours
 from clipself_seg.visualization.panels import panel
 from clipself_seg.visualization.segments import save_png
@@ -26,24 +23,7 @@ WORLDS = ("mini", "mini2")
 PICTURES = 4  # of each world
 
 
-@dataclasses.dataclass(frozen=True)
-class SemanticChapter:
-    """Numbers of the chapter.
-
-    Attributes:
-        rows: model -> data set -> results.
-        facts: model -> provenance.
-    """
-
-    rows: Mapping[str, Mapping[str, Mapping[str, float]]]
-    facts: Mapping[str, Any]
-
-    def table(self, style: str) -> str:
-        """Table 5 in miniature: mean IoU of seen and unseen classes, and of the second world."""
-        return split_table(self.rows, style=style)
-
-
-def semantic_chapter(output: Path, worlds: Path) -> SemanticChapter:
+def semantic_chapter(output: Path, worlds: Path) -> Chapter:
     """Train and evaluate both models, and write `semantic_<world>.png`.
 
     Args:
@@ -58,11 +38,7 @@ def semantic_chapter(output: Path, worlds: Path) -> SemanticChapter:
         call(run.command(output), worlds)
     for world in WORLDS:
         _write_panel(world, output, worlds)
-    contents = {run.title: run.results(output) for run in RUNS}
-    return SemanticChapter(
-        {title: content["results"] for title, content in contents.items()},
-        {title: content["provenance"] for title, content in contents.items()},
-    )
+    return read_chapter(RUNS, output, split_table)
 
 
 def _write_panel(world: str, output: Path, worlds: Path) -> None:

@@ -8,7 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,38 @@ class Run:
     def results(self, output: Path) -> dict[str, Any]:
         """What the run wrote: "results" and "provenance"."""
         return json.loads((output / self.folder / "results.json").read_text())
+
+
+@dataclasses.dataclass(frozen=True)
+class Chapter:
+    """Numbers of a chapter of the quickstart.
+
+    Attributes:
+        rows: title of a run -> data set -> results.
+        facts: title of a run -> provenance.
+        table: format of `tabulate` -> the chapter's table.
+    """
+
+    rows: Mapping[str, Mapping[str, Any]]
+    facts: Mapping[str, Any]
+    table: Callable[[str], str]
+
+
+def read_chapter(
+    runs: Sequence[Run], output: Path, table: Callable[..., str], prefix: str = ""
+) -> Chapter:
+    """What some runs of a chapter wrote.
+
+    Args:
+        runs: that are finished.
+        output: folder of the runs.
+        table: (rows, style=...) -> the table.
+        prefix: of the titles among the facts.
+    """
+    contents = {run.title: run.results(output) for run in runs}
+    rows = {title: content["results"] for title, content in contents.items()}
+    facts = {prefix + title: content["provenance"] for title, content in contents.items()}
+    return Chapter(rows, facts, lambda style: table(rows, style=style))
 
 
 def say(text: str) -> None:

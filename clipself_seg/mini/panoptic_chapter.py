@@ -21,6 +21,7 @@ CLIPSELF = Run("CLIPSelf", "panoptic_clipself", "panoptic.yaml", training=True)
 WORLDS = ("mini", "mini2")
 PICTURES = 4  # of each world
 VOID = -1
+TITLES = {"clip": "alone", "fused": "and generator"}
 
 
 def original(output: Path) -> Run:
@@ -55,19 +56,19 @@ def panoptic_chapter(output: Path, worlds: Path) -> Chapter:
 
 
 def _write_panel(world: str, output: Path, worlds: Path, runs: tuple[Run, ...]) -> None:
-    """Pictures, their ground truth and the fused segments of both."""
+    """Pictures, their ground truth, and segments as both CLIPs name them, the second one also fused."""
     vocabulary, folder = load_vocabulary(world), worlds / world
     pictures = sorted((folder / "val").glob("*.jpg"))[:PICTURES]
     stems = [picture.stem for picture in pictures]
     truth = folder / "annotations/panoptic_val.json", folder / "panoptic_val"
     columns = {"ground truth": class_maps(*truth, vocabulary, stems)}
-    for run in runs:
-        found = output / run.folder / f"predicted_{world}"
+    for run, mode in (*((run, "clip") for run in runs), (CLIPSELF, "fused")):
+        found = output / run.folder / f"predicted_{world}_{mode}"
         words = ["tools/predict.py", "--panoptic", "--config-file", f"configs/mini/{run.config}"]
-        words += ["--weights", str(output / CLIPSELF.folder / "model_final.pth")]
+        words += ["--weights", str(output / CLIPSELF.folder / "model_final.pth"), "--mode", mode]
         words += ["--vocabulary", world, "--output", str(found), "--input", *map(str, pictures)]
         call(words, worlds)
-        columns[f"fused, {run.title}"] = class_maps(
+        columns[f"{run.title}, {TITLES[mode]}"] = class_maps(
             found / "panoptic.json", found / "panoptic", vocabulary, stems
         )
     rows: list[tuple[np.ndarray, dict[str, np.ndarray]]] = [

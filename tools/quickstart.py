@@ -1,4 +1,4 @@
-"""See CLIPSelf's claims on the mini world: less than ten minutes on two cores.
+"""See CLIPSelf's claims on the mini world: a quarter of an hour on two cores.
 
     python tools/quickstart.py
 
@@ -8,12 +8,15 @@
 4. measures the shipped weights, which were distilled by the same commands for longer,
 5. trains CAT-Seg on the seen classes twice, on the original CLIP and on CLIPSelf's, and evaluates on all
    classes and on the second world,
-6. prints the paper's Tables 2 and 5 in miniature and writes output/quickstart/index.html with pictures.
+6. trains a mask generator on the seen classes and lets its masks be named by both CLIPs, by itself, and by
+   both together,
+7. prints the paper's Tables 2, 5 and 6 in miniature and writes output/quickstart/index.html with pictures.
 
 On COCO the same commands are (data below $DETECTRON2_DATASETS, see README.md):
     python train_net.py --config-file configs/regions/coco_openai_vitb16.yaml --eval-only
     python train_net.py --config-file configs/distill/coco_patches_openai_vitb16.yaml --num-gpus 8
     python train_net.py --config-file configs/semseg/catseg_token_vitb16.yaml --num-gpus 4
+    python train_net.py --config-file configs/panoptic/pyramid_vitb16.yaml --num-gpus 8
 """
 
 from __future__ import annotations

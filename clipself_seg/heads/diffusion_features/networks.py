@@ -65,6 +65,6 @@ def _diffusers() -> Any:
     except ImportError as error:
         raise InputError(
             f"features of Stable Diffusion need the package diffusers ({error}): "
-            'pip install "clipself_seg[diffusion]"'
+            'pip install ".[diffusion]"'
         ) from None
     return diffusers

@@ -17,7 +17,9 @@ from clipself_seg.visualization.class_colours import class_colours
 from clipself_seg.visualization.panels import panel
 from clipself_seg.visualization.segments import save_png
 
-CLIPSELF = Run("CLIPSelf", "panoptic_clipself", "panoptic.yaml", training=True)
+# Half the configuration's steps: a newcomer is waiting.
+SHORT = ("SOLVER.MAX_ITER", "600")
+CLIPSELF = Run("CLIPSelf", "panoptic_clipself", "panoptic.yaml", SHORT, training=True)
 WORLDS = ("mini", "mini2")
 PICTURES = 4  # of each world
 VOID = -1

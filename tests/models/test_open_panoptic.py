@@ -26,6 +26,7 @@ CONFIG = ROOT / "configs/mini/base_panoptic.yaml"
 SMALL = ("MODEL.CLIP.WEIGHTS", "", "MODEL.CLIP_BRANCH.INPUT_SIZE", "64", "SEED", "1")
 SMALL += ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "7", "MODEL.CLIP_BRANCH.TEMPLATES", "odise")
 SMALL += ("MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "64")
+SMALL += ("MODEL.FUSION.ALPHA", "0.35", "MODEL.FUSION.BETA", "0.65")
 THING, STUFF = ("red star", "blue ring"), ("grass", "lawn")
 ROWS = {"clip": (1.0, 1.0), "generator": (0.0, 0.0), "fused": (0.35, 0.65)}
 

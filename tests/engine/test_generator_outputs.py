@@ -178,10 +178,9 @@ def test_files_of_other_weights_words_or_sizes_are_refused(live, written, monkey
     records = panoptic_set_records(DATASET)
     with pytest.raises(InputError, match="of another picture .1003.png, not 3.png"):
         write(written, live, records=[records[0] | {"file_name": "3.png"}])
-    monkeypatch.setattr(live, "names", live.names[::-1])
-    with pytest.raises(InputError, match="of another vocabulary"):
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="of another vocabulary"):
+        patch.setattr(live, "names", live.names[::-1])
         write(written, live)
-    monkeypatch.undo()
     monkeypatch.setattr(generator_outputs, "generator_hash", lambda model: "other")
     with pytest.raises(InputError, match="of other weights .*, not other"):
         write(written, live, records=records)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -205,19 +206,39 @@ def _check_architecture(
     )
 
 
-def _check_names(
-    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], checkpoint: Checkpoint
-) -> None:
-    for problem, names in (
-        ("lacks", [name for name in wanted if name not in tensors]),
-        ("has unexpected", [name for name in tensors if name not in wanted]),
+class NameProblem(NamedTuple):
+    """What is wrong with the names of a checkpoint: "lacks 2 tensors", and the first of them."""
+
+    what: str
+    names: str
+
+
+def name_problem(wanted: Iterable[str], given: Iterable[str]) -> NameProblem | None:
+    """The first way in which a checkpoint's names are not those of a model; None if they are.
+
+    Args:
+        wanted: of the model.
+        given: of the checkpoint.
+    """
+    needed, there = dict.fromkeys(wanted), dict.fromkeys(given)
+    for verb, names in (
+        ("lacks", [name for name in needed if name not in there]),
+        ("has unexpected", [name for name in there if name not in needed]),
     ):
         if names:
             shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise InputError(
-                f"{checkpoint.path} {problem} {len(names)} tensors ({shown}); "
-                "is it a complete checkpoint of this model?"
-            )
+            return NameProblem(f"{verb} {len(names)} tensors", shown)
+    return None
+
+
+def _check_names(
+    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], checkpoint: Checkpoint
+) -> None:
+    if problem := name_problem(wanted, tensors):
+        raise InputError(
+            f"{checkpoint.path} {problem.what} ({problem.names}); "
+            "is it a complete checkpoint of this model?"
+        )
 
 
 def _check_shapes(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from clipself_seg.clip.layers import SplitAttention
+from clipself_seg.clip.weights import name_problem
 from clipself_seg.clip.weights import to_native as clip_names
 from clipself_seg.errors import InputError
 
@@ -44,12 +45,8 @@ def read_state(model: Any, state: Mapping[str, Any]) -> tuple[dict[str, Tensor],
     wanted = model.state_dict()
     tensors = _with_attention_like(tensors, wanted)
     _check_version(tensors, wanted)
-    missing = [name for name in wanted if name not in tensors]
-    unexpected = [name for name in tensors if name not in wanted]
-    for problem, names in (("lacks", missing), ("has unexpected", unexpected)):
-        if names:
-            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise InputError(f"the CAT-Seg checkpoint {problem} {len(names)} tensors: {shown}")
+    if problem := name_problem(wanted, tensors):
+        raise InputError(f"the CAT-Seg checkpoint {problem.what}: {problem.names}")
     for name, target in wanted.items():
         tensors[name] = _fitting(name, tensors[name], target)
     layout = "CAT-Seg's names" if official else "own names"

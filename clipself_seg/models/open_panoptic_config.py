@@ -86,8 +86,9 @@ def build_branch(cfg: CfgNode, clip: DenseCLIP) -> ClipBranch:
     if keys.WEIGHTS and keys.WEIGHTS != cfg.MODEL.CLIP.WEIGHTS:
         own = load_clip(cfg.MODEL.CLIP.NAME, keys.WEIGHTS)
         # Distillation leaves the text tower alone: one serves both.
+        theirs = clip.text.state_dict()
         for name, tensor in own.text.state_dict().items():
-            if not torch.allclose(tensor, clip.text.state_dict()[name], atol=2e-3, rtol=2e-3):
+            if not torch.allclose(tensor, theirs[name], atol=2e-3, rtol=2e-3):
                 raise InputError(
                     f"MODEL.CLIP_BRANCH.WEIGHTS {keys.WEIGHTS}: its text tower is not that of "
                     "MODEL.CLIP.WEIGHTS; take a CLIP that was distilled from these weights"

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipself_seg.clip.weights import name_problem
 from clipself_seg.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -54,13 +55,8 @@ def full_state(model: Any, state: Mapping[str, Any]) -> dict[str, Tensor]:
         for name, value in given.items()
         if name != CLIP_HASH and name not in frozen and not name.startswith(IGNORED)
     }
-    for problem, names in (
-        ("lacks", [name for name in wanted if name not in read]),
-        ("has unexpected", [name for name in read if name not in wanted]),
-    ):
-        if names:
-            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise InputError(f"the panoptic checkpoint {problem} {len(names)} tensors: {shown}")
+    if problem := name_problem(wanted, read):
+        raise InputError(f"the panoptic checkpoint {problem.what}: {problem.names}")
     for name, target in wanted.items():
         if read[name].shape != target.shape:
             raise InputError(

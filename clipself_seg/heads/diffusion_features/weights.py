@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clipself_seg.clip.checkpoints import read_checkpoint
-from clipself_seg.clip.weights import NO_WEIGHTS, LoadReport
+from clipself_seg.clip.weights import NO_WEIGHTS, LoadReport, name_problem
 from clipself_seg.errors import InputError
 from clipself_seg.heads.diffusion_features.captioner import TOKENS
 from clipself_seg.heads.diffusion_features.key_map import unet_name, vae_name
@@ -160,16 +160,11 @@ def _under_new_names(
 def _load_strictly(network: Any, tensors: dict[str, Tensor], name: str, source: str) -> LoadReport:
     """Give a network on the meta device its tensors, as float32."""
     wanted = network.state_dict()
-    for problem, names in (
-        ("lacks", [n for n in wanted if n not in tensors]),
-        ("has unexpected", [n for n in tensors if n not in wanted]),
-    ):
-        if names:
-            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise InputError(
-                f"{source}: its {name} {problem} {len(names)} tensors ({shown}); is it Stable "
-                "Diffusion v1, and complete?"
-            )
+    if problem := name_problem(wanted, tensors):
+        raise InputError(
+            f"{source}: its {name} {problem.what} ({problem.names}); is it Stable Diffusion v1, and "
+            "complete?"
+        )
     converted = sum(tensor.dtype != torch.float32 for tensor in tensors.values())
     for key, target in wanted.items():
         tensor = tensors[key]

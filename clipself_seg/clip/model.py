@@ -90,7 +90,12 @@ class DenseCLIP(nn.Module):
 
     def preprocess(self, images: Tensor) -> Tensor:
         """uint8 RGB (B, 3, H, W) on any device -> normalised float32."""
-        return normalise(images, self.mean, self.std)
+        return self.normalise(images.float() / 255)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """RGB (..., 3, H, W) in [0, 1] -> what the image tower takes, of the same type."""
+        shift, scale = (pixels.new_tensor(v)[:, None, None] for v in (self.mean, self.std))
+        return (pixels - shift) / scale
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """open_clip's tokens of K texts, (K, context_length) int64."""
@@ -160,13 +165,6 @@ class DenseCLIP(nn.Module):
     def weights_hash(self) -> str:
         """12 hexadecimal digits that follow from every weight of the model."""
         return hash_tensors(self.state_dict())
-
-
-def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 RGB (B, 3, H, W) -> float32 ``(pixel / 255 - mean) / std`` per channel."""
-    shift = torch.tensor(mean, device=images.device)[:, None, None]
-    scale = torch.tensor(std, device=images.device)[:, None, None]
-    return (images.float() / 255 - shift) / scale
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from clipself_seg.engine.panoptic_rows import (
     sweep_rows,
 )
 from clipself_seg.engine.panoptic_truth import PanopticTruth, read_panoptic_truth, trained_words
+from clipself_seg.engine.restored import restored
 from clipself_seg.evaluation.fusion_report import (
     TITLES,
     fusion_table,
@@ -120,7 +120,7 @@ class PanopticEvaluation:
             sweep also "sweep", see `fusion_report`.
         """
         results: FusionResults = {}
-        with _borrowed(model):
+        with restored(model, "names", "things", "seen", "rows", "tasks"):
             for name in self.datasets:
                 results[name] = self._dataset(name, model)
         if results and comm.is_main_process():
@@ -225,14 +225,3 @@ class PanopticEvaluation:
         path = self.output_dir / f"sweep_{name}.png"
         plot_sweep(path, sweep, title)
         logger.info("PQ by alpha and beta (%s):\n%s\n%s", title, sweep_table(sweep), path)
-
-
-@contextlib.contextmanager
-def _borrowed(model: Any) -> Iterator[None]:
-    """Give a model back with its own words and rows."""
-    before = {key: getattr(model, key) for key in ("names", "things", "seen", "rows", "tasks")}
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            setattr(model, key, value)

@@ -17,9 +17,10 @@ from detectron2.evaluation import DatasetEvaluator
 from clipself_seg.data.panoptic import read_panoptic_png
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.evaluation.panoptic import PanopticQualityEvaluator
+from clipself_seg.heads.fusion import fusion_exponents
 from clipself_seg.models.panoptic_outputs import TASKS
 
-ROWS = ("clip", "generator", "fused")
+ROWS = ("clip", "generator", "fused")  # fusion modes, in the order of the paper's table
 SWEEP_NUMBERS = ("PQ", "PQ_seen", "PQ_unseen")
 # Numbers of a class begin so; they are in the CSVs.
 CLASS_PREFIXES = ("PQ-", "SQ-", "RQ-", "IoU-", "ACC-")
@@ -65,8 +66,7 @@ def named_rows(
                     f'TEST.PANOPTIC.{key} cannot have "{name}"; {nearest(name, known)}'
                 )
     check_exponents((alpha, beta), "MODEL.FUSION.ALPHA and BETA")
-    exponents = {"clip": (1.0, 1.0), "generator": (0.0, 0.0), "fused": (alpha, beta)}
-    return {name: Row(*exponents[name], tuple(tasks)) for name in names}
+    return {name: Row(*fusion_exponents(name, alpha, beta), tuple(tasks)) for name in names}
 
 
 def check_exponents(values: Iterable[float], source: str) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from clipself_seg.data.overlap import seen_by_name
 from clipself_seg.data.sem_seg_mappers import SemSegTestMapper
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, read_class_json
 from clipself_seg.engine.loader import Record, Sample, evaluation_batches
+from clipself_seg.engine.restored import restored
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.sem_seg import SemSegAccuracyEvaluator
 from clipself_seg.evaluation.sem_seg_numbers import check_rule
@@ -89,7 +89,9 @@ class SemSegEvaluation:
             Means, counts and the numbers of each class that counts, see `sem_seg_results`.
         """
         results: SemSegResults = {}
-        with _borrowed(model):
+        with restored(model, "names", "output"):
+            # The best class of each pixel instead of all scores.
+            model.output = "labels"
             for name in self.datasets:
                 results[name] = self._dataset(name, model)
         if results and comm.is_main_process():
@@ -170,14 +172,3 @@ def _read_words(class_json: str, name: str, count: int) -> list[str]:
             f'{count} classes: leave the key "" to give each data set its own words'
         )
     return words
-
-
-@contextlib.contextmanager
-def _borrowed(model: Any) -> Iterator[None]:
-    """Ask the model for the best class of each pixel instead of all scores; restore its words."""
-    before = model.names, model.output
-    model.output = "labels"
-    try:
-        yield
-    finally:
-        model.names, model.output = before

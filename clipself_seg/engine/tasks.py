@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -94,9 +94,7 @@ class DistillTask:
 
     def write(self, model: Any, folder: Path) -> Path:
         """A plain CLIP, which `load_clip` reads."""
-        path = folder / "clip_final.safetensors"
-        model.export(path)
-        return path
+        return _export(model, folder / "clip_final.safetensors")
 
 
 class SemSegTask:
@@ -132,12 +130,7 @@ class SemSegTask:
     def _words(self, names: Sequence[str]) -> Vocabulary | list[str]:
         if path := self.cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON:
             return read_class_json(path)
-        found = {builtin.sem_seg_dataset(name).vocabulary for name in names}
-        if len(found) != 1:
-            raise InputError(
-                f"DATASETS.TRAIN must share one vocabulary, these have {sorted(found)}"
-            )
-        return load_vocabulary(found.pop())
+        return _shared_vocabulary(builtin.sem_seg_dataset(name).vocabulary for name in names)
 
     def groups(self, model: Any) -> list[Group]:
         """See `cat_seg_groups`."""
@@ -145,9 +138,7 @@ class SemSegTask:
 
     def write(self, model: Any, folder: Path) -> Path:
         """A checkpoint under CAT-Seg's own names, for MODEL.WEIGHTS."""
-        path = folder / "model_final.pth"
-        model.export(path)
-        return path
+        return _export(model, folder / "model_final.pth")
 
 
 class PanopticTask:
@@ -165,12 +156,7 @@ class PanopticTask:
         if model.generator is None:
             raise InputError("MODEL.MASK_GENERATOR.SOURCE disk does not train: add --eval-only")
         names = self.cfg.DATASETS.TRAIN
-        found = {panoptic_dataset(name).vocabulary for name in names}
-        if len(found) != 1:
-            raise InputError(
-                f"DATASETS.TRAIN must share one vocabulary, these have {sorted(found)}"
-            )
-        words = load_vocabulary(found.pop())
+        words = _shared_vocabulary(panoptic_dataset(name).vocabulary for name in names)
         model.set_vocabulary(words)
         chosen = self.cfg.MODEL.MASK_GENERATOR
         grounded = chosen.VARIANT == "caption" and chosen.GROUNDING_WEIGHT > 0
@@ -185,9 +171,20 @@ class PanopticTask:
 
     def write(self, model: Any, folder: Path) -> Path:
         """A checkpoint under ODISE's names, for MODEL.WEIGHTS."""
-        path = folder / "model_final.pth"
-        model.export(path)
-        return path
+        return _export(model, folder / "model_final.pth")
+
+
+def _shared_vocabulary(names: Iterable[str]) -> Vocabulary:
+    """The one class list of all training data sets."""
+    found = set(names)
+    if len(found) != 1:
+        raise InputError(f"DATASETS.TRAIN must share one vocabulary, these have {sorted(found)}")
+    return load_vocabulary(found.pop())
+
+
+def _export(model: Any, path: Path) -> Path:
+    model.export(path)
+    return path
 
 
 # Meta-architecture -> task, where it is not distillation.

@@ -131,10 +131,7 @@ class ClipBranch(abc.ABC):
         )[0]
         resized = resized.clamp(0, 1)  # bicubic overshoots
         square = F.pad(resized, (0, self.input_size - columns, 0, self.input_size - rows))
-        mean, std = (
-            square.new_tensor(values)[:, None, None] for values in (self.clip.mean, self.clip.std)
-        )
-        return (square - mean) / std
+        return self.clip.normalise(square)
 
     def cells(
         self,

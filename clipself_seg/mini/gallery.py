@@ -21,7 +21,9 @@ from clipself_seg.data.regions import enlarge_boxes, relative_boxes
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.evaluation.report import region_table
 from clipself_seg.files import atomic_path
+from clipself_seg.visualization.class_colours import class_colours
 from clipself_seg.visualization.dense_maps import enlarge_labels, kmeans, match_labels
+from clipself_seg.visualization.panels import panel
 from clipself_seg.visualization.segments import colour_segments, save_png, sheet
 
 MODEL = "ViT-Mini-8"
@@ -61,6 +63,27 @@ def write_gallery(
     plot_losses(live, output / "loss.png")
     with atomic_path(output / "index.html") as temporary:
         temporary.write_text(page(rows, semantic_table, panoptic_table))
+
+
+def write_panel(
+    path: Path,
+    vocabulary: Vocabulary,
+    pictures: Sequence[Path],
+    columns: Mapping[str, Sequence[np.ndarray]],
+) -> None:
+    """Pictures of a world beside label maps, with a legend in each row.
+
+    Args:
+        path: of the PNG.
+        vocabulary: of the labels.
+        pictures: files.
+        columns: title -> label map (H, W) of every picture.
+    """
+    rows: list[tuple[np.ndarray, dict[str, np.ndarray]]] = [
+        (read_image(picture), {title: maps[i] for title, maps in columns.items()})
+        for i, picture in enumerate(pictures)
+    ]
+    save_png(panel(rows, vocabulary.names, class_colours(vocabulary.names)), path)
 
 
 class _Scene:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from clipself_seg.data.images import read_image
 from clipself_seg.data.panoptic import read_panoptic_png
 from clipself_seg.data.records import read_coco_json
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.evaluation.fusion_report import split_table
-from clipself_seg.mini.steps import Chapter, Run, call, read_chapter, say
-from clipself_seg.visualization.class_colours import class_colours
-from clipself_seg.visualization.panels import panel
-from clipself_seg.visualization.segments import save_png
+from clipself_seg.mini.gallery import write_panel
+from clipself_seg.mini.steps import WORLDS, Chapter, Run, call, first_pictures, read_chapter, say
 
 # Half the configuration's steps: a newcomer is waiting.
 SHORT = ("SOLVER.MAX_ITER", "600")
 CLIPSELF = Run("CLIPSelf", "panoptic_clipself", "panoptic.yaml", SHORT, training=True)
-WORLDS = ("mini", "mini2")
-PICTURES = 4  # of each world
 VOID = -1
 TITLES = {"clip": "alone", "fused": "and generator"}
 
@@ -60,7 +55,7 @@ def panoptic_chapter(output: Path, worlds: Path) -> Chapter:
 def _write_panel(world: str, output: Path, worlds: Path, runs: tuple[Run, ...]) -> None:
     """Pictures, their ground truth, and segments as both CLIPs name them, the second one also fused."""
     vocabulary, folder = load_vocabulary(world), worlds / world
-    pictures = sorted((folder / "val").glob("*.jpg"))[:PICTURES]
+    pictures = first_pictures(worlds, world)
     stems = [picture.stem for picture in pictures]
     truth = folder / "annotations/panoptic_val.json", folder / "panoptic_val"
     columns = {"ground truth": class_maps(*truth, vocabulary, stems)}
@@ -73,18 +68,13 @@ def _write_panel(world: str, output: Path, worlds: Path, runs: tuple[Run, ...]) 
         columns[f"{run.title}, {TITLES[mode]}"] = class_maps(
             found / "panoptic.json", found / "panoptic", vocabulary, stems
         )
-    rows: list[tuple[np.ndarray, dict[str, np.ndarray]]] = [
-        (read_image(picture), {title: maps[picture.stem] for title, maps in columns.items()})
-        for picture in pictures
-    ]
-    sheet = panel(rows, vocabulary.names, class_colours(vocabulary.names))
-    save_png(sheet, output / f"panoptic_{world}.png")
+    write_panel(output / f"panoptic_{world}.png", vocabulary, pictures, columns)
 
 
 def class_maps(
-    json_file: Path, folder: Path, vocabulary: Vocabulary, stems: Collection[str]
-) -> dict[str, np.ndarray]:
-    """Class of every pixel of some panoptic PNGs, (H, W) by stem, -1 where no segment is.
+    json_file: Path, folder: Path, vocabulary: Vocabulary, stems: Sequence[str]
+) -> list[np.ndarray]:
+    """Class of every pixel of some panoptic PNGs, (H, W) of each, -1 where no segment is.
 
     Args:
         json_file: in COCO's panoptic format.
@@ -92,13 +82,13 @@ def class_maps(
         vocabulary: of its categories.
         stems: of the PNGs.
     """
-    found = {}
-    for entry in read_coco_json(json_file)["annotations"]:
-        if (stem := Path(entry["file_name"]).stem) not in stems:
-            continue
+    entries = {Path(e["file_name"]).stem: e for e in read_coco_json(json_file)["annotations"]}
+    found = []
+    for entry in (entries[stem] for stem in stems):
         ids = read_panoptic_png(folder / entry["file_name"])
-        found[stem] = np.full(ids.shape, VOID)
+        labels = np.full(ids.shape, VOID)
         for segment in entry["segments_info"]:
             index = vocabulary.dataset_id_to_index[segment["category_id"]]
-            found[stem][ids == segment["id"]] = index
+            labels[ids == segment["id"]] = index
+        found.append(labels)
     return found

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
-from clipself_seg.data.images import read_image
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.evaluation.sem_seg_report import split_table
-from clipself_seg.mini.steps import Chapter, Run, call, read_chapter, say
-from clipself_seg.visualization.class_colours import class_colours
-from clipself_seg.visualization.panels import panel
-from clipself_seg.visualization.segments import save_png
+from clipself_seg.mini.gallery import write_panel
+from clipself_seg.mini.steps import WORLDS, Chapter, Run, call, first_pictures, read_chapter, say
 
 RUNS = (
     Run("CAT-Seg, original CLIP", "semseg_original", "semseg_original.yaml", training=True),
     Run("CAT-Seg, CLIPSelf", "semseg_clipself", "semseg.yaml", training=True),
 )
-WORLDS = ("mini", "mini2")
-PICTURES = 4  # of each world
 
 
 def semantic_chapter(output: Path, worlds: Path) -> Chapter:
@@ -44,19 +37,15 @@ def semantic_chapter(output: Path, worlds: Path) -> Chapter:
 def _write_panel(world: str, output: Path, worlds: Path) -> None:
     """Pictures, their ground truth and what both models say."""
     vocabulary = load_vocabulary(world)
-    pictures = sorted((worlds / world / "val").glob("*.jpg"))[:PICTURES]
+    pictures = first_pictures(worlds, world)
     truths = [worlds / world / "stuffthingmaps" / "val" / f"{p.stem}.png" for p in pictures]
-    columns = {"ground truth": truths}
+    files = {"ground truth": truths}
     for run in RUNS:
         folder = output / run.folder / f"predicted_{world}"
         words = ["tools/predict.py", "--config-file", f"configs/mini/{run.config}"]
         words += ["--weights", str(output / run.folder / "model_final.pth")]
         words += ["--vocabulary", world, "--output", str(folder), "--input", *map(str, pictures)]
         call(words, worlds)
-        columns[run.title.split(", ")[1]] = [folder / "labels" / f"{p.stem}.png" for p in pictures]
-    rows: list[tuple[np.ndarray, dict[str, np.ndarray]]] = [
-        (read_image(picture), {title: read_indices(maps[i]) for title, maps in columns.items()})
-        for i, picture in enumerate(pictures)
-    ]
-    sheet = panel(rows, vocabulary.names, class_colours(vocabulary.names))
-    save_png(sheet, output / f"semantic_{world}.png")
+        files[run.title.split(", ")[1]] = [folder / "labels" / f"{p.stem}.png" for p in pictures]
+    columns = {title: [read_indices(path) for path in paths] for title, paths in files.items()}
+    write_panel(output / f"semantic_{world}.png", vocabulary, pictures, columns)

@@ -15,6 +15,8 @@ from typing import Any
 from clipself_seg.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+# What the chapters show: so many pictures of each world.
+WORLDS, PICTURES = ("mini", "mini2"), 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +78,11 @@ def read_chapter(
     rows = {title: content["results"] for title, content in contents.items()}
     facts = {prefix + title: content["provenance"] for title, content in contents.items()}
     return Chapter(rows, facts, lambda style: table(rows, style=style))
+
+
+def first_pictures(worlds: Path, world: str) -> list[Path]:
+    """The pictures of a world that the chapters show."""
+    return sorted((worlds / world / "val").glob("*.jpg"))[:PICTURES]
 
 
 def say(text: str) -> None:

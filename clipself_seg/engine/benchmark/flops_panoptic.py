@@ -10,9 +10,7 @@ import torch
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.engine.benchmark.flops_cat_seg import count_flops
 from clipself_seg.heads.mask_generator import GeneratorSizes
-
-STRIDES = {"s2": 4, "s3": 8, "s4": 16, "s5": 32}
-LEVELS = ("s5", "s4", "s3")  # in the order of the decoder's layers
+from clipself_seg.heads.mask_generator.pixel_decoder import ENCODED, FINEST, STRIDES
 
 
 def generator_flops(sizes: GeneratorSizes, channels: int, canvas: tuple[int, int]) -> int:
@@ -24,17 +22,17 @@ def generator_flops(sizes: GeneratorSizes, channels: int, canvas: tuple[int, int
         canvas: rows and columns in pixels.
     """
     cells = {name: canvas[0] // s * (canvas[1] // s) for name, s in STRIDES.items()}
-    encoded, finest = sum(cells[name] for name in LEVELS), cells["s2"]
+    encoded, finest = sum(cells[name] for name in ENCODED), cells[FINEST]
     width, queries = sizes.width, sizes.queries
     square = width**2
-    samples = sizes.heads * len(LEVELS) * sizes.points
+    samples = sizes.heads * len(ENCODED) * sizes.points
     # Value and output, two offsets and a weight for each sample, and the MLP.
     encoder = 2 * square + 3 * width * samples + 2 * width * sizes.encoder_hidden
     pixel_decoder = encoded * (channels * width + sizes.encoder_layers * encoder)
     pixel_decoder += finest * (channels * width + 10 * square)
     query_decoder = 0
     for layer in range(sizes.decoder_layers):
-        seen = cells[LEVELS[layer % len(LEVELS)]]
+        seen = cells[ENCODED[layer % len(ENCODED)]]
         # Nine square matrices: three of the mask embedding, two and four of the attentions.
         rows = 9 * square + 2 * width * sizes.decoder_hidden + 2 * queries * width
         query_decoder += queries * rows + 3 * queries * seen * width + 2 * seen * square

@@ -69,5 +69,4 @@ def embed_crops(clip: DenseCLIP, crops: Tensor, antialias: bool = False) -> Tens
     size = (clip.image_size, clip.image_size)
     if tuple(crops.shape[-2:]) != size:
         crops = F.interpolate(crops, size, mode="bicubic", align_corners=False, antialias=antialias)
-    mean, std = (crops.new_tensor(values)[:, None, None] for values in (clip.mean, clip.std))
-    return clip.visual((crops - mean) / std).float()
+    return clip.visual(clip.normalise(crops)).float()

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.heads.mask_generator.pixel_decoder import NormedConv
+from clipself_seg.heads.mask_generator.pixel_decoder import STRIDES, NormedConv
 
 WIDTH = 512  # of the maps
 HIDDEN = 128
-STRIDES = {"s2": 4, "s3": 8, "s4": 16, "s5": 32}
 # The map that each tap is added to: encoder (2), U-Net (4), decoder (2). The first of the U-Net has
 # a stride of 64 and is enlarged.
 TAP_MAPS = ("s2", "s3", "s5", "s5", "s4", "s3", "s3", "s2")

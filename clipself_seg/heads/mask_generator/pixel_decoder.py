@@ -19,6 +19,8 @@ from clipself_seg.heads.mask_generator.deformable_attention import (
 from clipself_seg.heads.mask_generator.sine_positions import sine_positions
 
 GROUPS = 32
+STRIDES = {"s2": 4, "s3": 8, "s4": 16, "s5": 32}
+"""Of the maps that a feature source gives, in pixels."""
 ENCODED = ("s5", "s4", "s3")  # the order of the encoder's levels: coarse to fine
 FINEST = "s2"
 

@@ -17,9 +17,7 @@ from torch import Tensor, nn
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.errors import InputError
-from clipself_seg.heads.mask_generator.pixel_decoder import GROUPS, NormedConv
-
-STRIDES = {"s2": 4, "s3": 8, "s4": 16, "s5": 32}
+from clipself_seg.heads.mask_generator.pixel_decoder import GROUPS, STRIDES, NormedConv
 
 
 class CLIPPyramid(nn.Module):
@@ -85,8 +83,7 @@ class CLIPPyramid(nn.Module):
         """(B, C, h, w), h = H / self.stride: the sum of all blocks' projections."""
         (clip,) = self._clip
         side_h, side_w = (side * clip.patch_size // self.stride for side in images.shape[2:])
-        mean, std = (images.new_tensor(v)[:, None, None] for v in (clip.mean, clip.std))
-        pixels = (images - mean) / std
+        pixels = clip.normalise(images)
         if clip.patch_size != self.stride:
             pixels = F.interpolate(pixels, (side_h, side_w), mode="bilinear", align_corners=False)
         with torch.no_grad():

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.clip.region_pooling import box_weights, mask_weights, pool
 from clipself_seg.clip.text_bank import TextBank
+from clipself_seg.data.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 
-Sample = dict[str, Any]
 CROPS_AT_ONCE = 64
 
 

@@ -44,20 +44,29 @@ class Run(NamedTuple):
     given: int = 0
 
 
-def matmul_peak(dtype: torch.dtype, device: torch.device, repeats: int) -> float:
-    """Operations per second of the fastest large matrix product, best of `repeats` for each shape.
+class Peaks(NamedTuple):
+    """Operations per second of the fastest large matrix product.
 
-    Both of torch's ways count: its products, and the project's by way of oneDNN.
+    Attributes:
+        torch: of torch's own products.
+        best: of those and the project's by way of oneDNN, whichever is faster.
     """
-    best = 0.0
+
+    torch: float
+    best: float
+
+
+def matmul_peaks(dtype: torch.dtype, device: torch.device, repeats: int) -> Peaks:
+    """The best of `repeats` calls for each of `PEAK_SHAPES`."""
+    found = dict.fromkeys((F.linear, linear), 0.0)
     for rows, inner, columns in PEAK_SHAPES:
         a = torch.randn(rows, inner, device=device).to(dtype)
         b = torch.randn(columns, inner, device=device).to(dtype)
-        for product in (F.linear, linear):
+        for product in found:
             run = Run(lambda _, f=product, a=a, b=b: f(a, b))  # type: ignore[misc]
             seconds = min(time_run(run, device) for _ in range(repeats + 1))
-            best = max(best, 2 * rows * inner * columns / seconds)
-    return best
+            found[product] = max(found[product], 2 * rows * inner * columns / seconds)
+    return Peaks(found[F.linear], max(found.values()))
 
 
 def time_run(run: Run, device: torch.device) -> float:

@@ -32,7 +32,7 @@ from clipself_seg.heads.mask_generator.outputs import GeneratorOutput, read_outp
 from clipself_seg.heads.mask_losses import MaskCriterion, MaskTargets
 from clipself_seg.heads.mask_pieces import resize_masks
 from clipself_seg.models.open_panoptic_config import panoptic_parts
-from clipself_seg.models.open_panoptic_weights import full_state, with_clip_hash
+from clipself_seg.models.open_panoptic_weights import frozen_hashes, full_state, with_hashes
 from clipself_seg.models.panoptic_outputs import TASKS, MergeSettings, make_outputs
 from clipself_seg.models.region_reader import Sample, autocast
 
@@ -284,7 +284,7 @@ class OpenPanoptic(nn.Module):
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write what is not frozen under ODISE's names, atomically."""
         with atomic_path(path) as temporary:
-            torch.save({"model": with_clip_hash(self)}, temporary)
+            torch.save({"model": with_hashes(self)}, temporary)
 
     def weights_hash(self) -> str:
         """Identity of all weights, those of the CLIP branch included."""
@@ -292,4 +292,4 @@ class OpenPanoptic(nn.Module):
 
     def original_hash(self) -> str:
         """Identity of what does not train, which a resumed run has to share."""
-        return self.clip.weights_hash()
+        return "-".join(frozen_hashes(self).values())

@@ -2,7 +2,7 @@
 
 A checkpoint holds what trains: the feature source's own layers (``backbone.``), the segmentation head
 (``sem_seg_head.``) and the text head (``word_head.`` or ``category_head.``). CLIP, and Stable Diffusion, come
-from files of their own. This project's checkpoints also tell which CLIP they were trained on.
+from files of their own. This project's checkpoints also tell which of those they were trained on.
 """
 
 from __future__ import annotations
@@ -14,12 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipself_seg.clip.model import hash_tensors
 from clipself_seg.clip.weights import name_problem
 from clipself_seg.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-CLIP_HASH = "clip_hash"  # bytes of the hexadecimal digits
+# Entries with the hash of what was frozen in training (bytes of its hexadecimal digits), and where another
+# one can be given.
+CLIP_HASH, SOURCE_HASH = "clip_hash", "feature_source_hash"
+KEYS = {
+    CLIP_HASH: "MODEL.CLIP.WEIGHTS (a distilled CLIP belongs in MODEL.CLIP_BRANCH.WEIGHTS)",
+    SOURCE_HASH: "MODEL.DIFFUSION.WEIGHTS",
+}
 # Parameters of the losses, which nothing here needs.
 IGNORED = ("criterion.",)
 GENERATOR = "generator."
@@ -28,10 +35,14 @@ VARIANTS = {"word_head": "caption", "category_head": "label"}
 SOURCES = {"backbone.feature_projections": "diffusion", "backbone.block_projections": "pyramid"}
 
 
-def with_clip_hash(model: Any) -> dict[str, Tensor]:
-    """`trained_state` on the CPU, and the hash of the model's CLIP."""
+def with_hashes(model: Any) -> dict[str, Tensor]:
+    """`trained_state` on the CPU, and the hashes of the model's CLIP and frozen feature source."""
     state = {n: tensor.detach().cpu().contiguous() for n, tensor in trained_state(model).items()}
-    return state | {CLIP_HASH: _digits(model)}
+    hashes = {
+        entry: torch.tensor(list(digits.encode()), dtype=torch.uint8)
+        for entry, digits in frozen_hashes(model).items()
+    }
+    return state | hashes
 
 
 def full_state(model: Any, state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -49,11 +60,11 @@ def full_state(model: Any, state: Mapping[str, Any]) -> dict[str, Tensor]:
     given = {name.removeprefix(GENERATOR): value for name, value in given.items()}
     wanted, frozen = trained_state(model), _frozen(model)
     _check_kind(model, given)
-    _check_clip(model, given)
+    _check_hashes(model, given)
     read = {
         name: value
         for name, value in given.items()
-        if name != CLIP_HASH and name not in frozen and not name.startswith(IGNORED)
+        if name not in KEYS and name not in frozen and not name.startswith(IGNORED)
     }
     if problem := name_problem(wanted, read):
         raise InputError(f"the panoptic checkpoint {problem.what}: {problem.names}")
@@ -96,18 +107,22 @@ def _frozen_prefixes(model: Any) -> tuple[str, ...]:
     return ("clip.", "branch_clip.", *(f"backbone.{prefix}" for prefix in inside))
 
 
-def _digits(model: Any) -> Tensor:
-    return torch.tensor(list(model.clip.weights_hash().encode()), dtype=torch.uint8)
+def frozen_hashes(model: Any) -> dict[str, str]:
+    """Entry of a checkpoint -> hash of what does not train: CLIP, and the feature source's frozen part."""
+    found = {CLIP_HASH: model.clip.weights_hash()}
+    state = torch.nn.Module.state_dict(model)
+    if source := {n: state[n] for n in _frozen(model) if n.startswith("backbone.")}:
+        found[SOURCE_HASH] = hash_tensors(source)
+    return found
 
 
-def _check_clip(model: Any, given: Mapping[str, Tensor]) -> None:
-    if CLIP_HASH not in given or torch.equal(given[CLIP_HASH].cpu(), _digits(model)):
-        return
-    raise InputError(
-        f"the panoptic checkpoint was trained on the CLIP {bytes(given[CLIP_HASH].tolist()).decode()}, "
-        f"MODEL.CLIP.WEIGHTS is {model.clip.weights_hash()}: give that one; a distilled CLIP belongs in "
-        "MODEL.CLIP_BRANCH.WEIGHTS"
-    )
+def _check_hashes(model: Any, given: Mapping[str, Tensor]) -> None:
+    for entry, own in frozen_hashes(model).items():
+        if entry in given and (trained_on := bytes(given[entry].tolist()).decode()) != own:
+            raise InputError(
+                f"the panoptic checkpoint was trained on weights {trained_on}, the model has {own}: give "
+                f"the former as {KEYS[entry]}"
+            )
 
 
 def _check_kind(model: Any, given: Mapping[str, Tensor]) -> None:

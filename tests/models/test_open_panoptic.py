@@ -239,8 +239,23 @@ def test_wrong_checkpoints_are_refused_with_the_way_out(tmp_path):
 def test_a_generator_of_another_clip_is_refused(tmp_path):
     model_of(seed=0).export(tmp_path / "model.pth")
     other = model_of(seed=5)
-    with pytest.raises(InputError, match="trained on the CLIP .*MODEL.CLIP_BRANCH.WEIGHTS"):
+    with pytest.raises(InputError, match="trained on weights .*MODEL.CLIP_BRANCH.WEIGHTS"):
         other.load_state_dict(read_checkpoint(tmp_path / "model.pth").tensors)
+
+
+def test_a_generator_of_another_stable_diffusion_is_refused(tmp_path):
+    pytest.importorskip("diffusers")
+    opts = ("MODEL.MASK_GENERATOR.SOURCE", "diffusion", "MODEL.DIFFUSION.WEIGHTS", "random-small")
+    model = model_of(*opts, "MODEL.DIFFUSION.CROP", 64)
+    model.export(tmp_path / "model.pth")
+    state = read_checkpoint(tmp_path / "model.pth").tensors
+    model.load_state_dict(state)
+    before = model.original_hash()
+    with torch.no_grad():
+        next(model.backbone.stable_diffusion.parameters()).add_(1)
+    assert model.original_hash() != before
+    with pytest.raises(InputError, match="trained on weights .*MODEL.DIFFUSION.WEIGHTS"):
+        model.load_state_dict(state)
 
 
 def test_the_branch_may_be_a_distilled_clip_and_nothing_else():

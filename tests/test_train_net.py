@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 
 import train_net
 from clipself_seg.clip import load_clip
+from clipself_seg.clip.model import SHIPPED
+from clipself_seg.engine.run import SHIPPED_MODELS
 from tests.conftest import ROOT
 from tests.tiny import write_tiny_coco
 
@@ -133,6 +135,7 @@ def cut(path):
 
 
 IMAGE = "coco/train2017/000000000003.jpg"
+CLIP_FILE = SHIPPED / "vit_mini_8.safetensors"
 FIRST_CHECKPOINT = "iteration_0000002.safetensors"
 
 
@@ -150,6 +153,8 @@ FIRST_CHECKPOINT = "iteration_0000002.safetensors"
         ({"DATASETS__TRAIN": "()"}, "DATASETS.TRAIN"),
         ({"DATASETS__TEST": "('coco_2017_val',)"}, 'data set "coco_2017_val"'),
         ({"SOLVER__IMS_PER_BATCH": 16}, "SOLVER.IMS_PER_BATCH"),
+        ({"MODEL__WEIGHTS": CLIP_FILE}, "is a CLIP, which CLIPSelf takes as MODEL.CLIP.WEIGHTS"),
+        ({"MODEL__WEIGHTS": SHIPPED_MODELS["mini-cat-seg"]}, "no checkpoint of CLIPSelf"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(tmp_path, datasets, capfd, changes, message):

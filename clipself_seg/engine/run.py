@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
+from torch import Tensor
 
 from clipself_seg import models
 from clipself_seg.clip.checkpoints import read_checkpoint
 from clipself_seg.clip.model import SHIPPED
+from clipself_seg.clip.weights import name_problem, signature_of, to_native
 from clipself_seg.engine.checkpoint import CheckpointFolder, unpack_model
 from clipself_seg.engine.logs import setup_logging
 from clipself_seg.engine.settings import TrainingSettings
@@ -24,6 +27,7 @@ from clipself_seg.errors import InputError, nearest
 from clipself_seg.evaluation.report import write_results
 from clipself_seg.files import atomic_path
 from clipself_seg.memory import keep_freed_memory
+from clipself_seg.models import CLIPSelf, RegionReader
 from clipself_seg.provenance import provenance
 
 RESULTS_FILE = "results.json"
@@ -80,8 +84,28 @@ def build_model(cfg: CfgNode) -> Any:
         if shipped and name == "CATSeg":
             # What is shipped holds what training changed; the rest is the CLIP that is there already.
             tensors = model.state_dict() | tensors
-        model.load_state_dict(tensors)
+        _load_weights(model, tensors, weights)
     return model.to(cfg.MODEL.DEVICE)
+
+
+def _load_weights(model: Any, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Tensors of MODEL.WEIGHTS for a model; CAT-Seg and OpenPanoptic explain what does not fit themselves."""
+    if isinstance(model, CLIPSelf | RegionReader):
+        if signature_of(to_native(tensors)):
+            raise InputError(
+                f"MODEL.WEIGHTS {source} is a CLIP, which {type(model).__name__} takes as "
+                "MODEL.CLIP.WEIGHTS: give it there and leave MODEL.WEIGHTS empty"
+            )
+        if problem := name_problem(model.state_dict(), tensors):
+            raise InputError(
+                f"MODEL.WEIGHTS {source} {problem.what} ({problem.names}): it is no checkpoint of "
+                f"{type(model).__name__}, which needs none besides MODEL.CLIP.WEIGHTS"
+            )
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:  # of torch, several lines long
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"MODEL.WEIGHTS {source} does not fit the model: {reason}") from None
 
 
 def train(cfg: CfgNode, resume: bool) -> None:

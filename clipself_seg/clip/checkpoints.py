@@ -65,9 +65,9 @@ def _read_safetensors(path: Path) -> Checkpoint:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         tensors = safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, ValueError) as error:
+    except Exception as error:  # as in `safe_torch_load`
         raise InputError(
-            f"{path} is truncated or no safetensors file ({error}); fetch it again"
+            f"{path} is truncated or no safetensors file ({_in_short(error)}); fetch it again"
         ) from None
     return Checkpoint(path, unwrap(tensors, path), "safetensors", metadata.get("activation"))
 
@@ -87,11 +87,16 @@ def safe_torch_load(path: str | os.PathLike[str]) -> Any:
             f"{path} is refused: it is damaged or holds Python objects that would run code when "
             f"loaded{named}; use a file that holds tensors only"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # about damaged bytes torch, zipfile and pickle raise all there is
         raise InputError(
-            f"{path} is truncated or no PyTorch file ({first[:80]}); fetch it again"
+            f"{path} is truncated or no PyTorch file ({_in_short(error)}); fetch it again"
         ) from None
+
+
+def _in_short(error: BaseException) -> str:
+    """The beginning of the first line of what a library says."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0][:80]
 
 
 def unwrap(content: Any, path: Path) -> dict[str, Tensor]:
@@ -110,10 +115,15 @@ def unwrap(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    try:
+        if not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except Exception as error:  # as in `safe_torch_load`
+        raise InputError(
+            f"{path} is a damaged archive ({_in_short(error)}); fetch it again"
+        ) from None
 
 
 class _ScriptObject:
@@ -186,15 +196,16 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
         with zipfile.ZipFile(path) as archive:
             data = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
             module = _TensorUnpickler(archive, data.rsplit("/", 1)[0]).load()
+        return dict(_walk(module, ""))
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path} is refused: it is damaged or names {error}, which could run code"
         ) from None
-    except (zipfile.BadZipFile, EOFError, KeyError, RuntimeError, ValueError, TypeError) as error:
+    except Exception as error:  # as in `safe_torch_load`
         raise InputError(
-            f"{path} is a truncated or foreign TorchScript archive ({error}); fetch it again"
+            f"{path} is a truncated or foreign TorchScript archive ({_in_short(error)}); "
+            "fetch it again"
         ) from None
-    return dict(_walk(module, ""))
 
 
 def _walk(module: Any, prefix: str) -> list[tuple[str, Tensor]]:

@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -81,25 +82,29 @@ def test_old_flat_eva_text_and_rotary_buffers_are_understood():
     assert list(to_native(flat)) == ["logit_scale", "text.text_projection"]
 
 
-def test_torchscript_archive_is_read_as_data_and_gets_quickgelu(official, tmp_path):
-    class Node(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x
+class Node(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
 
-    def insert(node: nn.Module, names: list[str], tensor: torch.Tensor) -> None:
-        if len(names) == 1:
-            node.register_buffer(names[0], tensor)
-            return
-        if not hasattr(node, names[0]):
-            node.add_module(names[0], Node())
-        insert(getattr(node, names[0]), names[1:], tensor)
 
+def save_torchscript(tensors, path) -> None:
+    """An archive whose module has the tensors as buffers under their dotted names."""
     root = Node()
-    for name, tensor in official.items():
-        insert(root, name.split("."), tensor.half())
-    for constant in ("input_resolution", "context_length", "vocab_size"):
-        root.register_buffer(constant, torch.tensor(77))
-    torch.jit.save(torch.jit.script(root), tmp_path / "openai.pt")
+    for name, tensor in tensors.items():
+        *parents, leaf = name.split(".")
+        node = root
+        for parent in parents:
+            if not hasattr(node, parent):
+                node.add_module(parent, Node())
+            node = getattr(node, parent)
+        node.register_buffer(leaf, tensor)
+    torch.jit.save(torch.jit.script(root), path)
+
+
+def test_torchscript_archive_is_read_as_data_and_gets_quickgelu(official, tmp_path):
+    content = {name: tensor.half() for name, tensor in official.items()}
+    constants = ("input_resolution", "context_length", "vocab_size")
+    save_torchscript(content | dict.fromkeys(constants, torch.tensor(77)), tmp_path / "openai.pt")
     clip = load_clip(MINI, tmp_path / "openai.pt")
     assert clip.quick_gelu and "TorchScript" in str(clip.report) and "QuickGELU" in str(clip.report)
     torch.testing.assert_close(clip.visual.proj.detach(), official["visual.proj"].half().float())
@@ -172,6 +177,40 @@ def test_bad_files_are_refused_by_name_and_nothing_runs(official, tmp_path, monk
             load_clip(MINI, tmp_path / name)
         assert len(str(caught.value).splitlines()) <= 2, name
     assert not (tmp_path / "exploded").exists()
+
+
+def damaged(data: bytes, rng: np.random.Generator) -> bytes:
+    """The bytes cut off somewhere, or with some of them changed."""
+    if rng.random() < 0.3:
+        return data[: rng.integers(len(data))]
+    changed = bytearray(data)
+    for place in rng.integers(len(data), size=rng.integers(1, 9)):
+        changed[place] = rng.integers(256)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "torchscript", "safetensors"])
+def test_a_damaged_file_is_read_or_refused_by_name(tmp_path, kind):
+    # Small tensors: most bytes are those that say how to read the file.
+    tensors = {"visual.proj": torch.ones(2, 2), "logit_scale": torch.ones(1)}
+    whole = tmp_path / ("whole.safetensors" if kind == "safetensors" else "whole.pt")
+    if kind == "safetensors":
+        safetensors.torch.save_file(tensors, whole)
+    elif kind == "torchscript":
+        save_torchscript(tensors, whole)
+    else:
+        torch.save(tensors, whole, _use_new_zipfile_serialization=kind == "zip")
+    assert read_checkpoint(whole).tensors.keys() == tensors.keys()
+    rng, refused = np.random.default_rng(0), 0
+    for number in range(60):
+        path = tmp_path / f"damaged_{number}{whole.suffix}"
+        path.write_bytes(damaged(whole.read_bytes(), rng))
+        try:
+            read_checkpoint(path)
+        except InputError as error:
+            refused += 1
+            assert path.name in str(error) and len(str(error).splitlines()) <= 2
+    assert refused > 10
 
 
 def test_torchscript_archive_with_a_foreign_name_is_refused(tmp_path):

@@ -203,8 +203,11 @@ class CATSeg(nn.Module):
             first, second = (features[name] for name in self.guidance_blocks)
             maps = (features["dense"], self.upsample1(first), self.upsample2(second))
         else:
+            # Its strides are 16, 8 and 4 where CLIP's patches may be of another side.
+            height, width = self.aggregator.sizes.grid
+            seen = resize(windows, (16 * height, 16 * width))
             mean, std = (_channels(v, windows) for v in (self.clip.mean, self.clip.std))
-            pixels = (windows * std + mean) * 255
+            pixels = (seen * std + mean) * 255
             shift, scale = (_channels(v, windows) for v in (IMAGENET_MEAN, IMAGENET_STD))
             found = self.backbone((pixels - shift) / scale)
             maps = (found["res4"], found["res3"], found["res2"])

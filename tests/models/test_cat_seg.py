@@ -225,11 +225,15 @@ def test_version_1_segments_with_each_backbone(image):
     swin += ["MODEL.SWIN.OUT_FEATURES", "['res2', 'res3', 'res4']"]
     swin += [f"{head}APPEARANCE_GUIDANCE_DIM", "128", f"{head}DECODER_GUIDANCE_DIMS", "[64, 32]"]
     for opts in (resnet, swin):
-        # The guidance has strides 16, 8 and 4: a grid of 8 x 8 cells belongs to 128 pixels.
         model = build(*opts)
-        windows = torch.nn.functional.interpolate(image[None], 128)
-        logits = model.window_logits(windows)
-        assert logits.shape == (1, 2, 32, 32) and logits.isfinite().all()
+        for side in (64, 128):
+            windows = torch.nn.functional.interpolate(image[None], side)
+            logits = model.window_logits(windows)
+            assert logits.shape == (1, 2, 32, 32) and logits.isfinite().all()
+        tall = torch.nn.functional.interpolate(image[None], (160, 128))[0]
+        for sliding in (False, True):
+            model.sliding = sliding
+            assert scores(model, tall).shape == (2, 20, 30)
 
 
 @pytest.mark.parametrize(

@@ -254,8 +254,16 @@ def _activation(
     if recorded == "gelu" or published:
         return False, ("GELU",)
     twin = f"{architecture.name}-quickgelu"
-    hint = f" (OpenAI's weights need {twin})" if twin in list_architectures() else ""
-    return False, (f"GELU{hint}",)
+    if twin in list_architectures():
+        # No fingerprint tells the two apart: shapes and names are the same.
+        logger.warning(
+            "%s does not say with which activation it was trained; %s gives it exact GELU. "
+            "Weights trained with QuickGELU (OpenAI's and their descendants) are only right as %s",
+            checkpoint.path,
+            architecture.name,
+            twin,
+        )
+    return False, ("GELU",)
 
 
 def save_clip(

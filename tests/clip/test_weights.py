@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import pickle
@@ -80,6 +81,23 @@ def test_old_flat_eva_text_and_rotary_buffers_are_understood():
         "visual.blocks.0.attn.rope.freqs_sin": torch.ones(1),
     }
     assert list(to_native(flat)) == ["logit_scale", "text.text_projection"]
+
+
+def test_weights_that_do_not_tell_their_activation_are_loaded_with_a_warning(
+    official, tmp_path, caplog, monkeypatch
+):
+    # The mini model under the name of one that exists with both activations.
+    both = dataclasses.replace(find_architecture(MINI), name="ViT-B-16")
+    monkeypatch.setattr("clipself_seg.clip.model.find_architecture", lambda name: both)
+    torch.save(official, tmp_path / "untold.pt")
+    assert not load_clip("ViT-B-16", tmp_path / "untold.pt").quick_gelu
+    (warning,) = [r for r in caplog.records if r.levelno == logging.WARNING]
+    told = warning.getMessage()
+    assert all(word in told for word in ("untold.pt", "ViT-B-16 gives", "as ViT-B-16-quickgelu"))
+    caplog.clear()
+    save_clip(load_clip(MINI, None), tmp_path / "told.pt")
+    load_clip("ViT-B-16", tmp_path / "told.pt")
+    assert not [r for r in caplog.records if r.levelno == logging.WARNING]
 
 
 class Node(nn.Module):

@@ -63,6 +63,7 @@ def resample_positions(table_LD: Tensor, grid: tuple[int, int], antialias: bool 
 
 
 @functools.lru_cache(maxsize=16)
+@torch.inference_mode(False)  # a table that inference keeps may serve a training afterwards
 def rotary_table(grid: tuple[int, int], head_channels: int, device: torch.device) -> Tensor:
     """EVA-02's rotary factors e^(i angle), (1 + N, head_channels / 2) complex64; the class token is not turned.
 

@@ -56,3 +56,12 @@ def test_square_rotary_table_equals_the_official_one_row_by_row():
 def test_size_that_the_patch_does_not_divide_is_refused_with_the_nearest(size):
     with pytest.raises(InputError, match=f"{size[0]}x{size[1]} is not a multiple of 16"):
         patch_grid(torch.zeros(1, 3, *size), 16)
+
+
+def test_a_rotary_table_that_inference_made_serves_training():
+    rotary_table.cache_clear()
+    with torch.inference_mode():
+        rotary_table((2, 3), 8, torch.device("cpu"))
+    queries = torch.randn(1, 1, 7, 8, requires_grad=True)
+    rotate(queries, rotary_table((2, 3), 8, torch.device("cpu"))).sum().backward()
+    assert queries.grad is not None

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip.linear import Linear
+from clipself_seg.heads.cost_volume import at_least_float32
 from clipself_seg.heads.spatial_aggregation import GuidedProjections
 
 EPS = 1e-6
@@ -123,21 +124,26 @@ def linear_attention(
 ) -> Tensor:
     """Attention with the kernel ``elu(x) + 1`` (Katharopoulos et al., 2020), cost linear in T.
 
+    Its sums over classes are made in float32 also of half precision, whose type the result has.
+
     Args:
         q: (n, H, T, c), and so `k` and `v`.
         k: keys.
         v: values.
         padding: key and value (H, 1, c) that are there so many times more.
     """
-    q, k = F.elu(q) + 1, F.elu(k) + 1
-    products_nHcc = k.transpose(-2, -1) @ v
-    sums_nHc1 = k.sum(dim=-2).unsqueeze(-1)
-    if padding is not None:
-        key, value, count = padding
-        key = F.elu(key) + 1
-        products_nHcc = products_nHcc + count * (key.transpose(-2, -1) @ value)
-        sums_nHc1 = sums_nHc1 + count * key.transpose(-2, -1)
-    return (q @ products_nHcc) / (q @ sums_nHc1 + EPS)
+    dtype = q.dtype
+    with torch.autocast(q.device.type, enabled=False):
+        q, k, v = (at_least_float32(x) for x in (q, k, v))
+        q, k = F.elu(q) + 1, F.elu(k) + 1
+        products_nHcc = k.transpose(-2, -1) @ v
+        sums_nHc1 = k.sum(dim=-2).unsqueeze(-1)
+        if padding is not None:
+            key, value, count = padding
+            key, value = F.elu(at_least_float32(key)) + 1, at_least_float32(value)
+            products_nHcc = products_nHcc + count * (key.transpose(-2, -1) @ value)
+            sums_nHc1 = sums_nHc1 + count * key.transpose(-2, -1)
+        return ((q @ products_nHcc) / (q @ sums_nHc1 + EPS)).to(dtype)
 
 
 def softmax_attention(

@@ -11,10 +11,16 @@ from torch import Tensor
 
 
 def cosine_cost(dense_Ehw: Tensor, text_TPE: Tensor) -> Tensor:
-    """Cosines (P, T, h, w) in [-1, 1]; neither side has to be of unit length."""
-    dense = F.normalize(dense_Ehw.flatten(1), dim=0)
-    text_PTE = F.normalize(text_TPE, dim=-1).transpose(0, 1)
-    return (text_PTE @ dense).unflatten(-1, dense_Ehw.shape[1:])
+    """Cosines (P, T, h, w) in [-1, 1], in float32 or better; no side has to be of unit length."""
+    with torch.autocast(dense_Ehw.device.type, enabled=False):
+        dense = F.normalize(at_least_float32(dense_Ehw).flatten(1), dim=0)
+        text_PTE = F.normalize(at_least_float32(text_TPE), dim=-1).transpose(0, 1)
+        return (text_PTE @ dense).unflatten(-1, dense_Ehw.shape[1:])
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision as float32; anything else as it is."""
+    return x.float() if x.element_size() < 4 else x
 
 
 def best_classes(cost_PThw: Tensor, count: int) -> Tensor | None:

@@ -1,0 +1,27 @@
+"""Under autocast, cosines and the sums over classes stay in float32."""
+
+from __future__ import annotations
+
+import torch
+
+from clipself_seg.heads.class_aggregation import linear_attention
+from clipself_seg.heads.cost_volume import cosine_cost
+
+
+def test_cosines_under_autocast_are_those_of_float32():
+    dense, text = torch.randn(64, 5, 7), torch.randn(9, 2, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = cosine_cost(dense, text)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, cosine_cost(dense, text), atol=1e-6, rtol=0)
+
+
+def test_linear_attention_rounds_its_result_alone():
+    q, k, v = torch.randn(3, 2, 4, 200, 8).bfloat16()
+    padding = torch.randn(4, 1, 8).bfloat16(), torch.randn(4, 1, 8).bfloat16(), 56
+    exact = (padding[0].double(), padding[1].double(), 56)
+    expected = linear_attention(q.double(), k.double(), v.double(), exact)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = linear_attention(q, k, v, padding)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=2**-8)

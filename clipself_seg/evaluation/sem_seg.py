@@ -92,7 +92,8 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         Args:
             inputs: samples with "file_name", "sem_seg_file_name", and the original "height" and
                 "width" in pixels.
-            outputs: for each, "sem_seg_labels" (H, W) integers, or "sem_seg" (scores (C, H, W), of
+            outputs: for each, "sem_seg_labels" (H, W) integers and if it is known "sem_seg_best",
+                their scores, or "sem_seg" (scores (C, H, W), of
                 which the highest counts, the first of equal ones). C is K, or more if there is a
                 background.
 
@@ -123,14 +124,13 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
     def _labels(self, file_name: str, output: Mapping[str, Any]) -> np.ndarray:
         """Predicted classes (H, W), merged and checked."""
         if "sem_seg_labels" in output:
-            labels = output["sem_seg_labels"]
+            labels, best = output["sem_seg_labels"], output.get("sem_seg_best")
         else:
             best, labels = output["sem_seg"].max(dim=0)
-            if not torch.isfinite(best).all():
-                raise FloatingPointError(
-                    f"the scores of {file_name} are not finite: the weights or the precision are "
-                    "at fault"
-                )
+        if best is not None and not torch.isfinite(best).all():
+            raise FloatingPointError(
+                f"the scores of {file_name} are not finite: the weights or the precision are at fault"
+            )
         predicted = labels.cpu().numpy()
         if self.background is not None:
             predicted = np.minimum(predicted, self.background)

@@ -55,6 +55,8 @@ def sliding_probabilities(
 def best_class(parts: Iterable[Part], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Index (H, W) int64 of the highest probability, of equal ones the lowest, and it (H, W).
 
+    A probability that is not a number is the highest.
+
     Args:
         parts: of at least one class.
         size: (H, W) that the maps are resized to.
@@ -65,8 +67,8 @@ def best_class(parts: Iterable[Part], size: tuple[int, int]) -> tuple[Tensor, Te
         if best is None or labels is None:
             # A class that did not come has probability 0, and class 0 is the first of those.
             best, labels = torch.zeros_like(value), torch.zeros_like(index)
-        better = value > best
-        best = torch.where(better, value, best)
+        better = (value > best) | value.isnan()
+        best = torch.maximum(best, value)
         labels = torch.where(better, classes[index], labels)
     assert best is not None and labels is not None
     return labels, best

@@ -176,6 +176,9 @@ def test_predictions_that_do_not_fit_are_refused(tmp_path):
             evaluator().process([sample], [{"sem_seg_labels": labels}])
     with pytest.raises(FloatingPointError, match="0.jpg"):
         evaluator().process([sample], [{"sem_seg": torch.full((4, 4, 5), math.nan)}])
+    labels = {"sem_seg_labels": torch.zeros(4, 5, dtype=torch.int64)}
+    with pytest.raises(FloatingPointError, match="0.jpg"):
+        evaluator().process([sample], [labels | {"sem_seg_best": torch.full((4, 5), math.nan)}])
 
 
 def test_labels_outside_of_the_vocabulary_name_the_file(tmp_path):

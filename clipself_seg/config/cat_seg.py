@@ -41,7 +41,8 @@ def _add_head(cfg: CfgNode) -> None:
     # "visual_attention" all attention of the image tower and its positions (version 1), "full" all
     # blocks of both towers.
     head.CLIP_FINETUNE = "attention"
-    # Class lists as flat JSON files, instead of the data sets' own vocabularies.
+    # Class lists as flat JSON files, instead of the data sets' own vocabularies. CAT-Seg's own
+    # (coco.json, ade150.json, ...) are built in, and need not be there.
     head.TRAIN_CLASS_JSON = ""
     head.TEST_CLASS_JSON = ""
     # Channels of the cost embedding, number of aggregation layers and of attention heads.
@@ -68,11 +69,16 @@ def _add_head(cfg: CfgNode) -> None:
     # Prompt tuning of the official code, which no recipe uses: only 0 is possible.
     head.PROMPT_DEPTH = 0
     head.PROMPT_LENGTH = 0
+    # Not read: the CLIP knows its own, and PROMPT_ENSEMBLE_TYPE says what the prompts are.
+    cfg.MODEL.CLIP_PIXEL_MEAN = [122.7709383, 116.7460125, 104.09373615]
+    cfg.MODEL.CLIP_PIXEL_STD = [68.5005327, 66.6321579, 70.3231630]
+    cfg.MODEL.PROMPT_ENSEMBLE = False
     # Not read here; CAT-Seg's files name them.
     head.TRAIN_CLASS_INDEXES = ""
     head.TEST_CLASS_INDEXES = ""
     cfg.DATASETS.VAL_ALL = ("",)
     cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"
+    # Likewise.
     cfg.SOLVER.OPTIMIZER = "ADAMW"
 
 
@@ -94,7 +100,8 @@ def _add_switches(cfg: CfgNode) -> None:
     # Attention over classes sees at least so many, the rest learned padding, and at most so many,
     # the best of the window; 0 is all there are (version 1).
     cfg.MODEL.CAT_SEG.PAD_LEN = 256
-    # Weights of the guidance backbone: a .pth or .safetensors file.
+    # Weights of the guidance backbone: a .pth, .safetensors or .pkl file. Training needs them
+    # ("random" is taken literally); a checkpoint of the whole model holds them.
     cfg.MODEL.CAT_SEG.BACKBONE_WEIGHTS = ""
     # Leave ignored pixels out of the loss; the official loss has them as "no class".
     cfg.MODEL.CAT_SEG.IGNORE_IN_LOSS = False
@@ -108,20 +115,27 @@ def _add_switches(cfg: CfgNode) -> None:
 def _add_swin(cfg: CfgNode) -> None:
     # The Swin transformer that guides version 1's large model (MODEL.BACKBONE.NAME: GuidanceSwin).
     swin = cfg.MODEL.SWIN = CfgNode()
+    # Side in pixels of the pictures it was trained on, of a patch, and channels of the first stage.
     swin.PRETRAIN_IMG_SIZE = 224
     swin.PATCH_SIZE = 4
     swin.EMBED_DIM = 96
+    # Blocks and attention heads of each stage, side of the attention windows in tokens.
     swin.DEPTHS = [2, 2, 6, 2]
     swin.NUM_HEADS = [3, 6, 12, 24]
     swin.WINDOW_SIZE = 7
+    # Width of the MLPs relative to the stage's.
     swin.MLP_RATIO = 4.0
+    # Biases of query, key and value; factor of their products, None for 1 / sqrt(channels of a head).
     swin.QKV_BIAS = True
     swin.QK_SCALE = None
+    # Dropout of tokens, of attention, and of whole residual branches.
     swin.DROP_RATE = 0.0
     swin.ATTN_DROP_RATE = 0.0
     swin.DROP_PATH_RATE = 0.3
+    # Absolute positions, and a norm behind the patch embedding.
     swin.APE = False
     swin.PATCH_NORM = True
+    # Stages that are given out, and whether their activations are made again in the backward pass.
     swin.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     swin.USE_CHECKPOINT = False
 

@@ -49,17 +49,20 @@ def _add_generator(cfg: CfgNode) -> None:
     generator.OUTPUTS = ""
     # Weight of the caption model's grounding loss; 0 trains without captions.
     generator.GROUNDING_WEIGHT = 1.0
-    # Mask2Former's keys: sizes of the query decoder, weights of the losses and their points.
     former = cfg.MODEL.MASK_FORMER
+    # Mask2Former's keys, of the query decoder: queries, width, attention heads and width of the MLPs.
     former.NUM_OBJECT_QUERIES = 100
     former.HIDDEN_DIM = 256
     former.NHEADS = 8
     former.DIM_FEEDFORWARD = 2048
     former.DEC_LAYERS = 9  # without Mask2Former's count of the initial queries
+    # Weights of the losses on classes, mask pixels and mask overlap; of "no object" among the classes.
     former.CLASS_WEIGHT = 2.0
     former.MASK_WEIGHT = 5.0
     former.DICE_WEIGHT = 5.0
     former.NO_OBJECT_WEIGHT = 0.1
+    # Points of a mask that the losses read, how many times more are drawn, and the share of the points
+    # that is chosen among them for uncertainty.
     former.TRAIN_NUM_POINTS = 12544
     former.OVERSAMPLE_RATIO = 3.0
     former.IMPORTANCE_SAMPLE_RATIO = 0.75

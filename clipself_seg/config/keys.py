@@ -26,14 +26,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "TEST.REGIONS.MASK_RESIZE": ("reference", "exact"),
     "TEST.REGIONS.TEMPLATES": ("vild63", "openai80", "single"),
 }
-POSITIVE = (
-    "INPUT.REGIONS.STUDENT_SIZE",
-    "INPUT.REGIONS.MAX_SPLIT",
-    "SOLVER.IMS_PER_BATCH",
-    "SOLVER.MAX_ITER",
-    "SOLVER.CHECKPOINT_PERIOD",
-    "SOLVER.LOG_PERIOD",
-)
 READINGS = ("boxes", "masks", "crops", "attention_boxes", "attention_masks")
 
 

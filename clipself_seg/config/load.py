@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,9 +13,12 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from clipself_seg.config.cat_seg import CAT_SEG_CHOICES
-from clipself_seg.config.keys import CHOICES, POSITIVE, READINGS, add_clipself_seg_config
+from clipself_seg.config.checks import CHECKS
+from clipself_seg.config.keys import CHOICES, READINGS, add_clipself_seg_config
 from clipself_seg.config.panoptic import PANOPTIC_CHOICES
 from clipself_seg.errors import InputError, nearest
+
+logger = logging.getLogger(__name__)
 
 
 def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -> CfgNode:
@@ -30,12 +34,19 @@ def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -
     """
     cfg = get_cfg()
     add_clipself_seg_config(cfg)
+    seed = cfg.SEED
     if path:
         _merge(cfg, _read_yaml(Path(path)), str(path))
     _merge(cfg, _nested(opts), "the command line")
+    if cfg.SEED == -1:
+        cfg.SEED = seed  # any, in Detectron2's words
     _check(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+    amp = cfg.SOLVER.AMP
+    if cfg.MODEL.DEVICE == "cpu" and amp.ENABLED and amp.DTYPE == "float16":
+        amp.ENABLED = False
+        logger.warning("float16 is slow on a CPU: SOLVER.AMP.ENABLED is False, all is float32")
     cfg.freeze()
     return cfg
 
@@ -107,11 +118,6 @@ def _check(cfg: CfgNode) -> None:
             raise InputError(
                 f'TEST.REGIONS.READ cannot have "{reading}"; {nearest(reading, READINGS)}'
             )
-    for key in ("MODEL.CLIPSELF.ALPHA", "MODEL.FUSION.ALPHA", "MODEL.FUSION.BETA"):
-        if not 0 <= values[key] <= 1:
-            raise InputError(f"{key} must be in [0, 1], got {values[key]}")
-    for key in POSITIVE:
-        if values[key] < 1:
-            raise InputError(f"{key} must be at least 1, got {values[key]}")
-    if cfg.SEED < 0:
-        raise InputError(f"SEED must be 0 or more, got {cfg.SEED}: every run here is repeatable")
+    for key, wanted, holds in CHECKS:
+        if not holds(values[key]):
+            raise InputError(f"{key} must be {wanted}, got {values[key]!r}")

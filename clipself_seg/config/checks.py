@@ -1,0 +1,56 @@
+"""What a value has to be, besides of its key's type: one table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+
+class Check(NamedTuple):
+    """A key, what its value must be in words, and whether a value is."""
+
+    key: str
+    wanted: str
+    holds: Callable[[Any], bool]
+
+
+def _sides(value: Sequence[Any]) -> bool:
+    return all(isinstance(side, int) and side >= 1 for side in value)
+
+
+def _decays(value: Sequence[Any]) -> bool:
+    return len(value) == 2 and all(isinstance(d, int | float) and 0 <= d < 1 for d in value)
+
+
+AT_LEAST_ONE = (
+    "INPUT.REGIONS.STUDENT_SIZE",
+    "INPUT.REGIONS.MAX_SPLIT",
+    "SOLVER.IMS_PER_BATCH",
+    "SOLVER.MAX_ITER",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "SOLVER.LOG_PERIOD",
+)
+AT_LEAST_ZERO = (
+    "DATALOADER.NUM_WORKERS",
+    "INPUT.REGIONS.MAX_REGIONS",
+    "SOLVER.WARMUP_ITERS",
+    "TEST.EVAL_PERIOD",
+)
+SHARES = ("MODEL.CLIPSELF.ALPHA", "MODEL.FUSION.ALPHA", "MODEL.FUSION.BETA")
+SIDES = ("INPUT.REGIONS.MULTISCALE", "TEST.REGIONS.SIZES")
+
+CHECKS: tuple[Check, ...] = (
+    *(Check(key, "at least 1", lambda value: value >= 1) for key in AT_LEAST_ONE),
+    *(Check(key, "0 or more", lambda value: value >= 0) for key in AT_LEAST_ZERO),
+    *(Check(key, "in [0, 1]", lambda value: 0 <= value <= 1) for key in SHARES),
+    *(Check(key, "whole numbers of pixels, each at least 1", _sides) for key in SIDES),
+    Check("SEED", "0 or more, for every run here is repeatable", lambda value: value >= 0),
+    Check("INPUT.REGIONS.CROP_SCALE", "greater than 0", lambda value: value > 0),
+    Check("SOLVER.BETAS", "two numbers in [0, 1)", _decays),
+    Check(
+        "MODEL.DEVICE",
+        '"cpu", "cuda" or "cuda:" with a number',
+        lambda value: re.fullmatch(r"cpu|cuda(:\d+)?", value) is not None,
+    ),
+)

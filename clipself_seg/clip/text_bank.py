@@ -34,8 +34,8 @@ def default_cache_dir() -> Path:
 class TextBank:
     """Class embeddings of a CLIP's text tower: prompts encoded, normalised, averaged, normalised.
 
-    Embeddings are kept in memory and on disk under a key made of the text tower's weights, the
-    templates and the names, so words or weights that change never meet a stale embedding.
+    Embeddings are kept in memory and on disk under a key made of the text tower's weights and the
+    sentences, so words, templates or weights that change never meet a stale embedding.
     """
 
     def __init__(
@@ -57,11 +57,12 @@ class TextBank:
         self._memory: dict[str, Tensor] = {}
         self._hashed: tuple[tuple[tuple[int, int], ...], str] | None = None
 
-    def embed(self, words: Vocabulary | Sequence[str | Sequence[str]]) -> Tensor:
+    def embed(self, words: Vocabulary | str | Sequence[str | Sequence[str]]) -> Tensor:
         """Unit vectors (K, E) on the model's device; a class with synonyms gets the mean of theirs.
 
         Args:
-            words: a vocabulary, or for each class a name or a sequence of synonyms.
+            words: a vocabulary, or for each class a name or a sequence of synonyms; one string is one
+                class. Classes may come twice: their rows are equal.
         """
         classes = _as_synonyms(words)
         if not classes:
@@ -118,7 +119,8 @@ class TextBank:
         return encoded
 
     def _key(self, classes: list[tuple[str, ...]], *more: str) -> str:
-        facts = json.dumps([self._weights(), self.templates, classes, *more])
+        prompts = [[class_prompts(name, self.templates) for name in names] for names in classes]
+        facts = json.dumps([self._weights(), prompts, *more])
         return hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
 
     def _weights(self) -> str:
@@ -148,7 +150,9 @@ class TextBank:
             return
 
 
-def _as_synonyms(words: Vocabulary | Sequence[str | Sequence[str]]) -> list[tuple[str, ...]]:
+def _as_synonyms(words: Vocabulary | str | Sequence[str | Sequence[str]]) -> list[tuple[str, ...]]:
+    if isinstance(words, str):
+        return [(words,)]
     if isinstance(words, Vocabulary):
         return [tuple(entry.names) for entry in words.classes]
     return [(word,) if isinstance(word, str) else tuple(word) for word in words]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from clipself_seg.clip import TextBank, load_clip
-from clipself_seg.clip.prompts import class_prompts
+from clipself_seg.clip.prompts import TEMPLATES, class_prompts
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 
@@ -46,6 +46,19 @@ def test_words_and_weights_that_change_give_new_embeddings(clip, bank):
     with torch.no_grad():
         clip.text.ln_final.bias.add_(torch.randn_like(clip.text.ln_final.bias))
     assert not torch.allclose(bank.embed(["cat"]), before)
+
+
+def test_templates_that_change_under_their_name_give_new_embeddings(clip, bank, monkeypatch):
+    before = bank.embed(["cat"])
+    monkeypatch.setitem(TEMPLATES, "vild63", ("a drawing of {}",))
+    assert not torch.allclose(bank.embed(["cat"]), before)
+
+
+def test_one_string_is_one_text_and_a_class_may_come_twice(clip, bank):
+    (cat,) = bank.embed(["cat"])
+    assert torch.equal(bank.embed("cat"), cat[None])
+    torch.testing.assert_close(bank.embed(["cat", "cat"]), torch.stack([cat, cat]))
+    torch.testing.assert_close(clip.encode_text("a cat"), clip.encode_text(["a cat"]))
 
 
 def test_disk_cache_is_used_and_a_damaged_entry_is_made_again(clip, bank, tmp_path, monkeypatch):

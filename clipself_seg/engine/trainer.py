@@ -44,6 +44,7 @@ from clipself_seg.errors import InputError
 
 # Data set -> (input size ->) name of a number -> the number.
 Results = Mapping[str, Any]
+MOST_SKIPPED = 20  # steps in a row: loss scaling finds a scale within a few
 
 
 class TrainingStopped(InputError):
@@ -66,6 +67,7 @@ class Trainer:
         settings: TrainingSettings,
         evaluate: Callable[[Any], Results] | None = None,
         groups: list[Group] | None = None,
+        started: Callable[[], None] | None = None,
     ) -> None:
         """
         Args:
@@ -75,9 +77,10 @@ class Trainer:
             settings: the numbers of the run.
             evaluate: called with the model before training and after every evaluation period.
             groups: of the optimiser; by default those of `parameter_groups`.
+            started: called before the first step, once nothing speaks against the run.
         """
         self.model, self.records, self.mapper = model, records, mapper
-        self.settings, self.evaluate = settings, evaluate
+        self.settings, self.evaluate, self.started = settings, evaluate, started
         self.order = DrawOrder(
             num_images=len(records), batch_size=settings.batch_size, seed=settings.seed
         )
@@ -87,7 +90,7 @@ class Trainer:
         self.checkpoints = CheckpointFolder(
             settings.output_dir / "checkpoints", settings.checkpoint_keep
         )
-        self._facts = self._run_facts()
+        self._facts, self._skipped = self._run_facts(), 0
 
     def train(self, resume: bool = False) -> None:
         """Run the remaining steps.
@@ -100,6 +103,8 @@ class Trainer:
             TrainingStopped: the loss or a gradient is not finite.
         """
         start = self._start(resume)
+        if self.started is not None:
+            self.started()
         share = ShareOfBatches(
             order=self.order,
             start=start,
@@ -140,6 +145,7 @@ class Trainer:
         own = losses | {"gradient_norm": self._clip()}
         shared = self._mean_over_processes(own)
         self._refuse_non_finite(iteration, shared, own, samples)
+        self._refuse_endless_skipping(iteration, shared["gradient_norm"])
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.model.after_optimizer_step()
@@ -204,8 +210,19 @@ class Trainer:
         raise TrainingStopped(
             f"{', '.join(sorted(guilty))} is not finite at iteration {iteration}, images: {names}. "
             f"That step was not taken; {self.checkpoints.path(iteration)} is the state before it. "
-            "Check the images, lower SOLVER.BASE_LR or use SOLVER.AMP.DTYPE bfloat16"
+            "Repair the images and --resume, or start anew in another OUTPUT_DIR with a lower "
+            "SOLVER.BASE_LR or SOLVER.AMP.DTYPE bfloat16"
         )
+
+    def _refuse_endless_skipping(self, iteration: int, norm: float) -> None:
+        """Loss scaling skips a step whose gradients overflow; a run of such steps learns nothing."""
+        self._skipped = 0 if math.isfinite(norm) else self._skipped + 1
+        if self._skipped == MOST_SKIPPED:
+            raise TrainingStopped(
+                f"gradients overflowed float16 in {MOST_SKIPPED} steps in a row, the last at iteration "
+                f"{iteration}, with a loss scale of {self.scaler.get_scale():g}: none of them was taken. "
+                "Start anew in another OUTPUT_DIR with SOLVER.AMP.DTYPE bfloat16"
+            )
 
     def _after_step(self, storage: EventStorage, writers: Sequence[EventWriter]) -> None:
         """Log, checkpoint and evaluation, when they are due."""

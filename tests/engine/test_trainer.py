@@ -15,7 +15,7 @@ import torch
 from clipself_seg.engine import checkpoint
 from clipself_seg.engine.checkpoint import trained_parameters
 from clipself_seg.engine.metrics import drop_metrics_from
-from clipself_seg.engine.settings import TrainingSettings
+from clipself_seg.engine.settings import FREE_KEYS, TrainingSettings
 from clipself_seg.engine.trainer import Trainer, TrainingStopped
 from clipself_seg.errors import InputError
 from tests.tiny import tiny_clipself, tiny_mapper, tiny_record
@@ -181,6 +181,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(tmp_path):
     drawn = [f"{draw.image}.jpg" for draw in run.order.batch(5)]
     assert "loss_clipself is not finite at iteration 5" in message
     assert all(name in message for name in drawn) and len(message.splitlines()) <= 2
+    # Keys that a resumed run may not change need a new folder.
+    advice = message.split("start anew in another OUTPUT_DIR")[1]
+    for key in ("SOLVER.BASE_LR", "SOLVER.AMP.DTYPE"):
+        assert key in advice and not key.startswith(FREE_KEYS)
     kept = [path.name for path in run.checkpoints.paths()]
     assert kept == ["iteration_0000004.safetensors", "iteration_0000005.safetensors"]
     good, _ = run.checkpoints.newest()
@@ -194,6 +198,16 @@ def test_a_gradient_that_is_not_finite_stops_the_run_too(tmp_path):
     trained = next(iter(trained_parameters(run.model).values()))
     trained.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(TrainingStopped, match="gradient_norm is not finite at iteration 0"):
+        run.train()
+    assert_same(weights(run), before)
+
+
+def test_loss_scaling_that_skips_every_step_stops_the_run(tmp_path):
+    run = trainer(tmp_path, loss_scaling=True, iterations=30)
+    before = weights(run)
+    trained = next(iter(trained_parameters(run.model).values()))
+    trained.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(TrainingStopped, match="20 steps in a row, the last at iteration 19"):
         run.train()
     assert_same(weights(run), before)
 

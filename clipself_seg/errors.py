@@ -15,6 +15,10 @@ class InputError(ValueError):
     """Something that a user gave (file, key, name, value) cannot be used; the message says what to do."""
 
 
+class MissingFiles(InputError):
+    """A data set that is known here, whose files are not on this disk."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """A hint such as ``did you mean "ViT-B-16"?``, or a list of choices when nothing is close."""
     names = sorted(set(choices))

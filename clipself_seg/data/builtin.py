@@ -27,7 +27,7 @@ from clipself_seg.data.panoptic import category_labels
 from clipself_seg.data.records import Record, image_records, panoptic_records, proposal_records
 from clipself_seg.data.sem_seg_sets import SEM_SEG_DATASETS, SemSegFiles, pair_files
 from clipself_seg.data.vocabulary import Vocabulary, class_entries
-from clipself_seg.errors import InputError, nearest
+from clipself_seg.errors import InputError, MissingFiles, nearest
 
 RegionSource = Literal["grid", "proposals"]
 
@@ -113,7 +113,7 @@ def sem_seg_records(name: str) -> list[Record]:
         return pair_files(name, files)
     for folder in (files.image_root, files.sem_seg_root):
         if not folder.is_dir():
-            raise InputError(
+            raise MissingFiles(
                 f'data set "{name}": {folder} is missing; '
                 "correct its registration or restore the files"
             )
@@ -172,7 +172,7 @@ def _paths(name: str) -> _Paths:
         advice = "correct its registration or restore the files"
     for path in paths:
         if path is not None and not os.path.exists(path):
-            raise InputError(f'data set "{name}": {path} is missing; {advice}')
+            raise MissingFiles(f'data set "{name}": {path} is missing; {advice}')
     return paths
 
 

@@ -22,7 +22,7 @@ from clipself_seg.data.panoptic import category_labels
 from clipself_seg.data.panoptic_sets import OWN, PANOPTIC_DATASETS, PanopticFiles
 from clipself_seg.data.records import Record, panoptic_records
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
-from clipself_seg.errors import InputError, nearest
+from clipself_seg.errors import InputError, MissingFiles, nearest
 
 IGNORE_LABEL = 255
 LABEL_DIVISOR = 1000
@@ -119,7 +119,7 @@ def check_files(name: str, files: PanopticFiles, tasks: Collection[str]) -> None
             raise InputError(f'data set "{name}" has no files for "{needed.task}": {way}')
         path = files.path(needed.relative)
         if not path.exists():
-            raise InputError(
+            raise MissingFiles(
                 f'data set "{name}": {path} is missing; {_advice(files, needed.command)}'
             )
 

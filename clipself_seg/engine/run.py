@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ from clipself_seg.clip.weights import name_problem, signature_of, to_native
 from clipself_seg.engine.checkpoint import CheckpointFolder, unpack_model
 from clipself_seg.engine.logs import setup_logging
 from clipself_seg.engine.settings import TrainingSettings
-from clipself_seg.engine.tasks import Results, task_of
+from clipself_seg.engine.tasks import Evaluation, task_of
 from clipself_seg.engine.trainer import Trainer
-from clipself_seg.errors import InputError, nearest
+from clipself_seg.errors import InputError, MissingFiles, nearest
 from clipself_seg.evaluation.report import write_results
 from clipself_seg.files import atomic_path
 from clipself_seg.memory import keep_freed_memory
@@ -40,27 +41,39 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(cfg: CfgNode) -> None:
-    """Make the output folder with the full configuration; set up logs, threads and precision."""
+    """Make the output folder; set up logs, threads and memory."""
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
     setup_logging(folder, comm.get_rank())
-    if comm.is_main_process():
-        with atomic_path(folder / "config.yaml") as temporary:
-            temporary.write_text(cfg.dump())
     if not torch.cuda.is_available() and comm.get_world_size() > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // comm.get_world_size()))
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
-    # As the official code; no effect on the CPU.
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.allow_tf32 = True
     logger.info(
-        "%s on %s, %d process(es); configuration in %s",
+        "%s on %s, %d process(es), output in %s",
         cfg.MODEL.META_ARCHITECTURE,
         cfg.MODEL.DEVICE,
         comm.get_world_size(),
-        folder / "config.yaml",
+        folder,
     )
+
+
+@contextlib.contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Whether a GPU may round the factors of matrix products to TF32; no effect on the CPU."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def _write_config(cfg: CfgNode, suffix: str = "") -> None:
+    """The full configuration of a run that has begun."""
+    if comm.is_main_process():
+        with atomic_path(Path(cfg.OUTPUT_DIR) / f"config{suffix}.yaml") as temporary:
+            temporary.write_text(cfg.dump())
 
 
 def build_model(cfg: CfgNode) -> Any:
@@ -118,21 +131,44 @@ def train(cfg: CfgNode, resume: bool) -> None:
     cfg = with_initial_weights(cfg)
     model, task = build_model(cfg), task_of(cfg)
     evaluation = task.evaluation()
-    evaluation.check(model)
+    _leave_out_missing(evaluation, model)
     data = task.prepare(model)
     trainer = Trainer(
         model=model,
         records=data.records,
         mapper=data.mapper,
         settings=TrainingSettings.from_config(cfg),
-        evaluate=evaluation,
+        # In the precision of --eval-only and of tools/predict.py.
+        evaluate=tf32(False)(evaluation),
         groups=task.groups(model),
+        started=lambda: _write_config(cfg),
     )
-    trainer.train(resume)
+    with tf32(True):  # as the official code
+        trainer.train(resume)
     if comm.is_main_process():
         path = task.write(model, Path(cfg.OUTPUT_DIR))
         logger.info("result of the training written to %s", path)
-    _report(cfg, model, evaluation(model), iterations=cfg.SOLVER.MAX_ITER)
+    _report(cfg, model, evaluation, iterations=cfg.SOLVER.MAX_ITER)
+
+
+def _leave_out_missing(evaluation: Evaluation, model: Any) -> None:
+    """Keep the data sets that can be evaluated: a training needs none of them.
+
+    Raises:
+        InputError: what would fail late for another reason than files that are not here.
+    """
+    present, missing = [], []
+    for name in evaluation.datasets:
+        evaluation.datasets = (name,)
+        try:
+            evaluation.check(model)
+            present.append(name)
+        except MissingFiles as error:
+            missing.append(str(error))
+    evaluation.datasets = tuple(present)
+    evaluation.check(model)
+    if missing:
+        logger.warning("DATASETS.TEST is evaluated without:\n%s", "\n".join(missing))
 
 
 def evaluate(cfg: CfgNode, resume: bool) -> None:
@@ -155,7 +191,10 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
     if not evaluation.datasets:
         raise InputError("nothing to evaluate: DATASETS.TEST is empty")
     iterations = _load_trained(cfg, model) if resume else None
-    _report(cfg, model, evaluation(model), iterations=iterations)
+    # What a training wrote about itself stays.
+    suffix = "_eval" if _checkpoints(cfg).paths() else ""
+    _write_config(cfg, suffix)
+    _report(cfg, model, evaluation, iterations=iterations, suffix=suffix)
 
 
 def _require_head_weights(cfg: CfgNode) -> None:
@@ -189,17 +228,27 @@ def with_initial_weights(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
+def _checkpoints(cfg: CfgNode) -> CheckpointFolder:
+    return CheckpointFolder(Path(cfg.OUTPUT_DIR) / "checkpoints", cfg.SOLVER.CHECKPOINT_KEEP)
+
+
 def _load_trained(cfg: CfgNode, model: Any) -> int:
-    folder = Path(cfg.OUTPUT_DIR) / "checkpoints"
-    state = CheckpointFolder(folder, cfg.SOLVER.CHECKPOINT_KEEP).newest()
+    checkpoints = _checkpoints(cfg)
+    state = checkpoints.newest()
     if state is None:
-        raise InputError(f"no training checkpoint in {folder}: leave --resume out or train first")
+        raise InputError(
+            f"no training checkpoint in {checkpoints.folder}: leave --resume out or train first"
+        )
     tensors, facts = state
     unpack_model(tensors, model)
     return facts["iteration"]
 
 
-def _report(cfg: CfgNode, model: Any, results: Results, iterations: int | None) -> None:
+def _report(
+    cfg: CfgNode, model: Any, evaluation: Evaluation, iterations: int | None, suffix: str = ""
+) -> None:
+    """Evaluate and write the numbers with where they come from; `evaluation` may have `facts()` of its own."""
+    results = evaluation(model)
     if not comm.is_main_process() or not results:
         return
     facts = provenance(
@@ -208,7 +257,9 @@ def _report(cfg: CfgNode, model: Any, results: Results, iterations: int | None) 
         weights_hash=model.weights_hash(),
         processes=comm.get_world_size(),
         iterations=iterations,
+        **getattr(evaluation, "facts", dict)(),
     )
-    path = Path(cfg.OUTPUT_DIR) / RESULTS_FILE
+    file = Path(RESULTS_FILE)
+    path = Path(cfg.OUTPUT_DIR) / f"{file.stem}{suffix}{file.suffix}"
     write_results(path, results, facts)
     logger.info("results written to %s", path)

@@ -21,7 +21,7 @@ from clipself_seg.data.roots import (
     VOC_2012,
     DataRoot,
 )
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, MissingFiles
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ def pair_files(name: str, files: SemSegFiles) -> list[Record]:
     """
     for folder in (files.image_root, files.sem_seg_root):
         if not folder.is_dir():
-            raise InputError(f'data set "{name}": {folder} is missing; {_advice(files)}')
+            raise MissingFiles(f'data set "{name}": {folder} is missing; {_advice(files)}')
     images, labels = files_by_stem(files)
     both = sorted(images.keys() & labels.keys())
     if not both:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +12,10 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipself_seg.clip.model import load_clip
+from clipself_seg.clip.model import DenseCLIP, load_clip
 from clipself_seg.clip.tower import DENSE, ImageTower, train_last_blocks
+
+logger = logging.getLogger(__name__)
 
 
 @BACKBONE_REGISTRY.register()
@@ -32,17 +35,19 @@ class CLIPBackbone(Backbone):
         Args:
             tower: an image tower of `clipself_seg.clip`.
             out_features: names out of ``dense``, ``block0``, ``block1``, ...
-            trainable_blocks: the last K blocks train; 0 freezes everything, -1 trains all blocks.
+            trainable_blocks: the last K blocks train; 0 freezes everything, -1 trains all blocks. What
+                no feature needs stays frozen: DistributedDataParallel wants a gradient of the rest.
         """
         super().__init__()
         self.tower = tower
         self.out_features = tower.check_names(out_features)
-        train_last_blocks(tower, trainable_blocks, dense_only=set(out_features) == {DENSE})
+        train_last_blocks(tower, trainable_blocks, self.out_features)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict[str, Any]:
         """Reads ``MODEL.CLIP.{NAME, WEIGHTS, OUT_FEATURES, TRAINABLE_BLOCKS, CHECKPOINTING}``."""
         clip = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.WEIGHTS or None)
+        _warn_of_other_pixels(cfg, clip)
         clip.visual.checkpointing = cfg.MODEL.CLIP.CHECKPOINTING
         return {
             "tower": clip.visual,
@@ -69,3 +74,14 @@ class CLIPBackbone(Backbone):
     def size_divisibility(self) -> int:
         """Sides of the input must be multiples of this."""
         return self.tower.patch_size
+
+
+def _warn_of_other_pixels(cfg: CfgNode, clip: DenseCLIP) -> None:
+    """Detectron2's defaults are BGR and ImageNet's mean, with which a CLIP sees wrong colours."""
+    wanted = {"PIXEL_MEAN": clip.mean, "PIXEL_STD": clip.std}
+    for key, values in wanted.items():
+        given, needed = list(cfg.MODEL[key]), [round(255 * value, 3) for value in values]
+        if any(abs(a - b) > 0.5 for a, b in zip(given, needed)):
+            logger.warning("MODEL.%s is %s, this CLIP was trained with %s", key, given, needed)
+    if cfg.INPUT.FORMAT != "RGB":
+        logger.warning("INPUT.FORMAT is %s, a CLIP sees RGB", cfg.INPUT.FORMAT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import json
 import os
 import pickle
 import zipfile
@@ -27,12 +28,15 @@ class Checkpoint:
         tensors: name -> tensor, wrappers and ``module.`` prefixes removed.
         format: for the report: "safetensors", "TorchScript archive", "state dict".
         activation: "gelu" or "quick_gelu" where the file records it, else None.
+        mean, std: RGB normalisation of pixels in [0, 1] where the file records it, else None.
     """
 
     path: Path
     tensors: dict[str, Tensor]
     format: str
     activation: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -51,10 +55,26 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         return Checkpoint(path, tensors, "TorchScript archive", "quick_gelu")
     content = safe_torch_load(path)
     tensors = unwrap(content, path)
-    activation = content.get("activation") if isinstance(content, Mapping) else None
-    if activation is None and "input_resolution" in tensors:
-        activation = "quick_gelu"  # only OpenAI's own state dicts carry this entry
-    return Checkpoint(path, tensors, "state dict", activation)
+    facts = _facts(content if isinstance(content, Mapping) else {}, path)
+    if facts["activation"] is None and "input_resolution" in tensors:
+        facts["activation"] = "quick_gelu"  # only OpenAI's own state dicts carry this entry
+    return Checkpoint(path, tensors, "state dict", **facts)
+
+
+def _facts(stored: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What `save_clip` wrote beside the tensors."""
+    found: dict[str, Any] = {"activation": stored.get("activation")}
+    for name in ("mean", "std"):
+        if (text := stored.get(f"pixel_{name}")) is None:
+            continue
+        try:
+            red, green, blue = json.loads(text)
+            found[name] = float(red), float(green), float(blue)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"{path}: pixel_{name} is {text!r}, not three numbers; fetch it again"
+            ) from None
+    return found
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
@@ -69,7 +89,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
         raise InputError(
             f"{path} is truncated or no safetensors file ({_in_short(error)}); fetch it again"
         ) from None
-    return Checkpoint(path, unwrap(tensors, path), "safetensors", metadata.get("activation"))
+    return Checkpoint(path, unwrap(tensors, path), "safetensors", **_facts(metadata, path))
 
 
 def safe_torch_load(path: str | os.PathLike[str]) -> Any:

@@ -5,8 +5,10 @@ Shapes: B images, K texts, n regions of an image, E embedding, h x w grid of the
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -20,9 +22,9 @@ from open_clip.pretrained import download_pretrained
 from torch import Tensor, nn
 
 from clipself_seg.clip import region_pooling
-from clipself_seg.clip.build import Architecture, find_architecture, list_architectures
+from clipself_seg.clip.build import Architecture, find_architecture
 from clipself_seg.clip.checkpoints import Checkpoint, read_checkpoint
-from clipself_seg.clip.weights import LAYOUTS, LoadReport, load_strictly
+from clipself_seg.clip.weights import LAYOUTS, LoadReport, choose_activation, load_strictly
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.files import atomic_path
 
@@ -97,16 +99,16 @@ class DenseCLIP(nn.Module):
         shift, scale = (pixels.new_tensor(v)[:, None, None] for v in (self.mean, self.std))
         return (pixels - shift) / scale
 
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """open_clip's tokens of K texts, (K, context_length) int64."""
-        return _tokenizer()(list(texts), self.context_length)
+    def tokenize(self, texts: str | Sequence[str]) -> Tensor:
+        """open_clip's tokens of K texts (a string is one), (K, context_length) int64."""
+        return _tokenizer()([texts] if isinstance(texts, str) else list(texts), self.context_length)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Image embeddings (B, E), unit length, of normalised images (B, 3, S, S)."""
         return F.normalize(self.visual(images), dim=-1)
 
-    def encode_text(self, texts: Sequence[str] | Tensor) -> Tensor:
-        """Text embeddings (K, E), unit length, of K strings or of token ids (K, context_length)."""
+    def encode_text(self, texts: str | Sequence[str] | Tensor) -> Tensor:
+        """Text embeddings (K, E), unit length, of K strings (or one) or token ids (K, context_length)."""
         tokens = texts if isinstance(texts, Tensor) else self.tokenize(texts)
         return F.normalize(self.text(tokens.to(self.logit_scale.device)), dim=-1)
 
@@ -127,8 +129,12 @@ class DenseCLIP(nn.Module):
             images: (B, 3, H, W), normalised.
             boxes: for each image (n, 4), XYXY relative to the image, in [0, 1].
             masked_attention: read by class-token copies that see only the box (ViT; the official code's ``v1``).
+
+        Raises:
+            InputError: not one (n, 4) for each image.
         """
         grid = self._grid(images)
+        region_pooling.check_regions("boxes", boxes, images, (4,))
         if masked_attention:
             cells = [region_pooling.box_cells(b.to(images.device), grid) for b in boxes]
             return F.normalize(self.visual.observe_regions(images, cells), dim=-1)
@@ -141,13 +147,12 @@ class DenseCLIP(nn.Module):
         """Embeddings (sum n, E), unit length, of masks (n, h, w) at token resolution.
 
         An empty mask gives a zero vector; with `masked_attention` it sees the class token only.
+
+        Raises:
+            InputError: not one (n, h, w) for each image.
         """
         grid = self._grid(images)
-        for mask in masks:
-            if tuple(mask.shape[1:]) != grid:
-                raise InputError(
-                    f"masks have {tuple(mask.shape[1:])} cells, the features {grid}; resize them"
-                )
+        region_pooling.check_regions("masks", masks, images, grid)
         masks = [mask.to(images.device) for mask in masks]
         if masked_attention:
             regions = self.visual.observe_regions(images, [mask.bool() for mask in masks])
@@ -193,13 +198,13 @@ def load_clip(name: str, weights: str | os.PathLike[str] | None) -> DenseCLIP:
     if weights is None:
         return DenseCLIP(architecture=architecture, quick_gelu=architecture.quick_gelu).eval()
     checkpoint, published = _locate(architecture, os.fspath(weights))
-    quick_gelu, notes = _activation(architecture, checkpoint, published)
+    quick_gelu, notes = choose_activation(architecture, checkpoint, published)
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
         clip = DenseCLIP(
             architecture=architecture,
             quick_gelu=quick_gelu,
-            mean=published.get("mean", CLIP_MEAN),
-            std=published.get("std", CLIP_STD),
+            mean=checkpoint.mean or published.get("mean", CLIP_MEAN),
+            std=checkpoint.std or published.get("std", CLIP_STD),
         )
     report = load_strictly(clip, architecture, checkpoint)
     clip.report = LoadReport(**{**vars(report), "notes": report.notes + notes})
@@ -211,8 +216,7 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
     if weights in SHIPPED_TAGS:
         layers = [read_checkpoint(SHIPPED / f"{s}.safetensors") for s in SHIPPED_TAGS[weights]]
         merged = {k: v for layer in layers for k, v in layer.tensors.items()}
-        first = layers[0]
-        return Checkpoint(layers[-1].path, merged, first.format, first.activation), {}
+        return dataclasses.replace(layers[0], path=layers[-1].path, tensors=merged), {}
     tags = open_clip.list_pretrained_tags_by_model(architecture.name)
     looks_like_path = os.sep in weights or Path(weights).suffix or Path(weights).exists()
     if looks_like_path and weights not in tags:
@@ -232,38 +236,6 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
             f"({type(error).__name__}); fetch the file yourself and give its path"
         ) from error
     return read_checkpoint(path), published
-
-
-def _activation(
-    architecture: Architecture, checkpoint: Checkpoint, published: Mapping[str, Any]
-) -> tuple[bool, tuple[str, ...]]:
-    """Whether the towers get QuickGELU, and what the report says about it."""
-    if architecture.separate_text:
-        return False, ()
-    recorded = checkpoint.activation
-    if recorded is None and published.get("quick_gelu"):
-        recorded = "quick_gelu"
-    if recorded == "gelu" and architecture.quick_gelu:
-        plain = architecture.name.removesuffix("-quickgelu")
-        raise InputError(
-            f"{checkpoint.path} was trained with exact GELU, {architecture.name} has QuickGELU; "
-            f'load it as "{plain}"'
-        )
-    if recorded == "quick_gelu" or architecture.quick_gelu:
-        return True, ("QuickGELU",)
-    if recorded == "gelu" or published:
-        return False, ("GELU",)
-    twin = f"{architecture.name}-quickgelu"
-    if twin in list_architectures():
-        # No fingerprint tells the two apart: shapes and names are the same.
-        logger.warning(
-            "%s does not say with which activation it was trained; %s gives it exact GELU. "
-            "Weights trained with QuickGELU (OpenAI's and their descendants) are only right as %s",
-            checkpoint.path,
-            architecture.name,
-            twin,
-        )
-    return False, ("GELU",)
 
 
 def save_clip(
@@ -288,7 +260,12 @@ def save_clip(
         for name, tensor in clip.state_dict().items()
     }
     tensors = LAYOUTS[layout](native, clip.architecture.separate_text)
-    facts = {"name": clip.name, "activation": "quick_gelu" if clip.quick_gelu else "gelu"}
+    facts = {
+        "name": clip.name,
+        "activation": "quick_gelu" if clip.quick_gelu else "gelu",
+        "pixel_mean": json.dumps(clip.mean),
+        "pixel_std": json.dumps(clip.std),
+    }
     if path.suffix == ".safetensors":
         import safetensors.torch
 

@@ -8,10 +8,41 @@ Shapes: n regions, E channels, h x w cells.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from clipself_seg.errors import InputError
+
 MASK_EPS = 1e-12
+
+
+def check_regions(
+    kind: str, regions: Sequence[Tensor], images: Tensor, shape: tuple[int, ...]
+) -> None:
+    """Refuse what is not one tensor (n, *shape) for each image.
+
+    Args:
+        kind: "boxes" or "masks", for the message.
+        regions: one tensor for each image.
+        images: (B, 3, H, W).
+        shape: of one region.
+
+    Raises:
+        InputError: another number of tensors, or another shape.
+    """
+    wanted = f"(n, {', '.join(map(str, shape))})"
+    if len(regions) != len(images):
+        raise InputError(
+            f"{len(regions)} tensors of {kind} for {len(images)} images; give a list with one "
+            f"{wanted} for each image, n = 0 for none"
+        )
+    for tensor in regions:
+        if tensor.dim() != 1 + len(shape) or tuple(tensor.shape[1:]) != shape:
+            raise InputError(
+                f"{kind} of an image must be {wanted} for this image size, got {tuple(tensor.shape)}"
+            )
 
 
 def box_weights(boxes_n4: Tensor, grid: tuple[int, int]) -> Tensor:

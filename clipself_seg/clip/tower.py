@@ -53,7 +53,7 @@ class ImageTower(nn.Module, abc.ABC):
         """An ordered partition of the parameters: stem, positions, block0, block1, ..., head."""
 
     def unused_by_dense(self) -> list[nn.Parameter]:
-        """Parameters of trainable blocks that the dense features never touch."""
+        """Parameters of trainable blocks that no feature of `features` ever touches."""
         return []
 
     def observe_regions(self, images: Tensor, masks: list[Tensor]) -> Tensor:
@@ -71,6 +71,11 @@ class ImageTower(nn.Module, abc.ABC):
             if name not in known:
                 raise InputError(f'no feature "{name}" in this image tower; {nearest(name, known)}')
         return wanted
+
+    def deepest(self, names: Iterable[str]) -> int:
+        """Index of the last block that some features of `features` need; -1 for no features."""
+        last = len(self.blocks) - 1
+        return max((last if name == DENSE else int(name[5:]) for name in names), default=-1)
 
 
 class TransformerTower(ImageTower):
@@ -110,7 +115,7 @@ class TransformerTower(ImageTower):
         """
         wanted = self.check_names(names)
         last = len(self.blocks) - 1
-        stop = max((last if name == DENSE else int(name[5:]) for name in wanted), default=-1)
+        stop = self.deepest(wanted)
         tokens_BLD, extras, grid = self.embed(images)
         found: dict[str, Tensor] = {}
         for index, block in enumerate(self.blocks[: stop + 1]):
@@ -157,7 +162,7 @@ class TransformerTower(ImageTower):
         allowed_BQL = tokens_BLD.new_ones(
             (len(masks), count, tokens_BLD.shape[1]), dtype=torch.bool
         )
-        for allowed_QL, mask in zip(allowed_BQL, masks):
+        for allowed_QL, mask in zip(allowed_BQL, masks, strict=True):
             if mask.shape[1:] != grid:
                 raise InputError(f"masks of {tuple(mask.shape[1:])} cells on a grid of {grid}")
             allowed_QL[: len(mask), 1:] = mask.flatten(1)
@@ -168,7 +173,7 @@ class TransformerTower(ImageTower):
         tokens_BLD, observers_BQD = x_BRD.split([allowed_BQL.shape[2], count], dim=1)
         observers_BQD = last.observe(observers_BQD, tokens_BLD, allowed_BQL, *extras)
         return self.project(
-            torch.cat([row[: len(mask)] for row, mask in zip(observers_BQD, masks)])
+            torch.cat([row[: len(mask)] for row, mask in zip(observers_BQD, masks, strict=True)])
         )
 
     def _run(self, block: Any, tokens_BLD: Tensor, extras: tuple[Tensor, ...]) -> Tensor:
@@ -183,13 +188,13 @@ def _as_map(tokens_BND: Tensor, grid: tuple[int, int]) -> Tensor:
     return tokens_BND.transpose(1, 2).unflatten(2, grid)
 
 
-def train_last_blocks(tower: ImageTower, count: int, dense_only: bool = True) -> None:
+def train_last_blocks(tower: ImageTower, count: int, names: Iterable[str] = (DENSE,)) -> None:
     """Let the last `count` blocks train and freeze everything else (paper Table 1b).
 
     Args:
         tower: its `layer_groups` decide, every group is set, so calling twice is safe.
         count: 0 freezes the tower, -1 trains every block.
-        dense_only: the loss reads the dense features alone: parameters that they never touch stay frozen.
+        names: features that the loss reads: parameters that none of them touches stay frozen.
 
     Raises:
         InputError: more blocks than there are.
@@ -197,10 +202,10 @@ def train_last_blocks(tower: ImageTower, count: int, dense_only: bool = True) ->
     depth = len(tower.blocks)
     if not -1 <= count <= depth:
         raise InputError(f"{count} trainable blocks asked of a tower of {depth}; use -1 for all")
-    trained = range(depth if count == -1 else count)
-    names = {f"block{depth - 1 - i}" for i in trained}
+    first = 0 if count == -1 else depth - count
+    trained = {f"block{i}" for i in range(first, tower.deepest(names) + 1)}
     for name, parameters in tower.layer_groups().items():
         for parameter in parameters:
-            parameter.requires_grad_(name in names)
-    for parameter in tower.unused_by_dense() if dense_only else []:
+            parameter.requires_grad_(name in trained)
+    for parameter in tower.unused_by_dense():
         parameter.requires_grad_(False)

@@ -10,9 +10,10 @@ Names here: ``visual.*``, ``text.*``, ``logit_scale``. Layouts read and written:
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from clipself_seg.clip.checkpoints import Checkpoint
 from clipself_seg.clip.positions import resample_positions
 from clipself_seg.errors import InputError
 
+logger = logging.getLogger(__name__)
 # Entries of published files that are no weights: rebuilt (rotary tables, masks) or constants.
 NO_WEIGHTS = re.compile(
     r"(^|\.)(freqs_cos|freqs_sin|num_batches_tracked|attn_mask|input_resolution|context_length"
@@ -178,6 +180,45 @@ def load_strictly(
         notes.append("converted to float32")
     source = f"{checkpoint.path.name} ({checkpoint.format})"
     return LoadReport(architecture.name, source, len(wanted), converted, 0, 0, tuple(notes))
+
+
+def choose_activation(
+    architecture: Architecture, checkpoint: Checkpoint, published: Mapping[str, Any]
+) -> tuple[bool, tuple[str, ...]]:
+    """Whether the towers get QuickGELU, and what the report says about it.
+
+    Args:
+        published: open_clip's facts about downloaded weights, else empty.
+
+    Raises:
+        InputError: weights trained with exact GELU for a model with QuickGELU.
+    """
+    if architecture.separate_text:
+        return False, ()
+    recorded = checkpoint.activation
+    if recorded is None and published.get("quick_gelu"):
+        recorded = "quick_gelu"
+    if recorded == "gelu" and architecture.quick_gelu:
+        plain = architecture.name.removesuffix("-quickgelu")
+        raise InputError(
+            f"{checkpoint.path} was trained with exact GELU, {architecture.name} has QuickGELU; "
+            f'load it as "{plain}"'
+        )
+    if recorded == "quick_gelu" or architecture.quick_gelu:
+        return True, ("QuickGELU",)
+    if recorded == "gelu" or published:
+        return False, ("GELU",)
+    twin = f"{architecture.name}-quickgelu"
+    if twin in list_architectures():
+        # No fingerprint tells the two apart: shapes and names are the same.
+        logger.warning(
+            "%s does not say with which activation it was trained; %s gives it exact GELU. "
+            "Weights trained with QuickGELU (OpenAI's and their descendants) are only right as %s",
+            checkpoint.path,
+            architecture.name,
+            twin,
+        )
+    return False, ("GELU",)
 
 
 def _resize_positions(tensor: Tensor, target: Tensor, antialias: bool) -> Tensor:

@@ -36,6 +36,14 @@ def test_output_shape_is_honest():
     assert not any(p.requires_grad for p in backbone.parameters())
 
 
+def test_pixels_that_are_not_the_clips_are_warned_of(caplog):
+    build_backbone(config("INPUT.FORMAT", "RGB"))
+    assert not caplog.records
+    build_backbone(config("MODEL.PIXEL_MEAN", [103.53, 116.28, 123.675]))
+    said = [record.getMessage() for record in caplog.records]
+    assert [message.split(" is ")[0] for message in said] == ["MODEL.PIXEL_MEAN", "INPUT.FORMAT"]
+
+
 def test_dense_features_have_unit_length():
     cfg = config("MODEL.CLIP.OUT_FEATURES", ["dense"])
     dense = build_backbone(cfg)(torch.randn(1, 3, 32, 32))["dense"]

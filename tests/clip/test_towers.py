@@ -179,7 +179,7 @@ def test_layer_groups_are_a_partition_of_the_parameters(mini, tiny_eva):
 
 
 def test_parameters_unused_by_dense_get_no_gradient_and_all_other_block_parameters_do(tiny_eva):
-    train_last_blocks(tiny_eva, -1, dense_only=True)
+    train_last_blocks(tiny_eva, -1)
     tiny_eva.zero_grad(set_to_none=True)
     tiny_eva.dense(torch.randn(1, 3, 32, 32)).sum().backward()
     for name, parameter in tiny_eva.named_parameters():
@@ -188,6 +188,21 @@ def test_parameters_unused_by_dense_get_no_gradient_and_all_other_block_paramete
     trained = {id(p) for p in tiny_eva.parameters() if p.requires_grad}
     blocks = {id(p) for p in tiny_eva.blocks.parameters()}
     assert trained == blocks - unused
+
+
+@pytest.mark.parametrize(
+    "names", [["block0"], ["block1"], ["block0", "dense"], ["block2"], ["block1", "block3"]]
+)
+@pytest.mark.parametrize("kind", ["OpenAI", "EVA"])
+def test_all_that_trains_gets_a_gradient_whatever_features_are_read(mini, tiny_eva, kind, names):
+    tower = mini.visual if kind == "OpenAI" else tiny_eva
+    names = [name for name in names if name in tower.feature_shapes()]
+    train_last_blocks(tower, -1, names)
+    tower.zero_grad(set_to_none=True)
+    sum(map(torch.sum, tower.features(torch.randn(1, 3, 32, 32), names).values())).backward()
+    for name, parameter in tower.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), name
+    assert any(p.requires_grad for p in tower.blocks[0].parameters())
 
 
 @pytest.mark.parametrize("count, expected", [(0, set()), (1, {3}), (-1, {0, 1, 2, 3})])
@@ -207,8 +222,16 @@ def test_last_blocks_train_whatever_was_set_before(count, expected):
 def test_bad_input_is_named(mini):
     with pytest.raises(InputError, match="60x64 is not a multiple of 8"):
         mini.encode_dense(torch.zeros(1, 3, 60, 64))
-    with pytest.raises(InputError, match=r"\(4, 4\) cells, the features \(8, 8\)"):
-        mini.encode_masks(torch.zeros(1, 3, 64, 64), [torch.ones(1, 4, 4)])
+    image = torch.zeros(1, 3, 64, 64)
+    for masked in (False, True):
+        with pytest.raises(InputError, match=r"masks .*must be \(n, 8, 8\) .*got \(1, 4, 4\)"):
+            mini.encode_masks(image, [torch.ones(1, 4, 4)], masked)
+        with pytest.raises(InputError, match=r"boxes .*must be \(n, 4\) .*got \(4,\)"):
+            mini.encode_boxes(image, [torch.rand(4)], masked)
+        with pytest.raises(InputError, match="2 tensors of boxes for 1 images"):
+            mini.encode_boxes(image, [torch.rand(1, 4)] * 2, masked)
+        with pytest.raises(InputError, match="0 tensors of masks for 1 images"):
+            mini.encode_masks(image, [], masked)
     with pytest.raises(InputError, match='no feature "block99".*"block'):
         mini.visual.features(torch.zeros(1, 3, 64, 64), ["block99"])
     with pytest.raises(InputError, match="no class token"):

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from clipself_seg.clip import list_architectures, load_clip, save_clip
+from clipself_seg.clip import DenseCLIP, list_architectures, load_clip, save_clip
 from clipself_seg.clip.build import find_architecture
 from clipself_seg.clip.checkpoints import read_checkpoint
 from clipself_seg.clip.weights import signature_of, to_native, to_official, to_open_clip
@@ -66,6 +66,21 @@ def test_saved_models_load_back(mini, tmp_path, suffix, layout):
     save_clip(mini, path, layout=layout)
     assert same_weights(load_clip(MINI, path), mini)
     assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_normalisation_of_pixels_is_saved_with_the_weights(tmp_path, suffix):
+    half = (0.5, 0.5, 0.5)
+    clip = DenseCLIP(architecture=find_architecture(MINI), quick_gelu=False, mean=half, std=half)
+    save_clip(clip, tmp_path / f"half.{suffix}")
+    loaded = load_clip(MINI, tmp_path / f"half.{suffix}")
+    assert (loaded.mean, loaded.std) == (half, half)
+
+
+def test_a_normalisation_that_is_none_is_refused(official, tmp_path):
+    torch.save({"state_dict": official, "pixel_mean": "[1, 2]"}, tmp_path / "x.pt")
+    with pytest.raises(InputError, match="x.pt: pixel_mean is .* not three numbers"):
+        load_clip(MINI, tmp_path / "x.pt")
 
 
 def test_eva_names_survive_both_layouts():

@@ -7,6 +7,7 @@ Shapes: n regions of an image, K classes, E embedding, h x w cells of the dense 
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from clipself_seg.clip.region_pooling import box_weights, mask_weights, pool
 from clipself_seg.clip.text_bank import TextBank
 from clipself_seg.data.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.errors import InputError
 
 CROPS_AT_ONCE = 64
 
@@ -106,7 +108,18 @@ class RegionReader(nn.Module):
         return self.clip.weights_hash()
 
     def set_vocabulary(self, words: Vocabulary | Sequence[str]) -> None:
-        """Give the classes to choose from; scores have one column for each, in this order."""
+        """Give the classes to choose from; scores have one column for each, in this order.
+
+        Raises:
+            InputError: no class, or a name that comes twice.
+        """
+        if not isinstance(words, Vocabulary):
+            twice = [name for name, count in Counter(map(str, words)).items() if count > 1]
+            if twice:
+                raise InputError(
+                    f"the vocabulary has {', '.join(twice)} more than once, which scores cannot tell "
+                    "apart; name each class once"
+                )
         self.text_KE = self.bank.embed(words)
 
     @torch.no_grad()

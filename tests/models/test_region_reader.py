@@ -7,6 +7,7 @@ import torch
 
 from clipself_seg.clip import load_clip
 from clipself_seg.config import READINGS
+from clipself_seg.errors import InputError
 from clipself_seg.models import RegionReader
 from tests.tiny import WORDS, tiny_region_sample
 
@@ -73,6 +74,11 @@ def test_only_what_is_read_is_computed_and_needed():
     reader.set_vocabulary(WORDS)
     sample = {k: v for k, v in tiny_region_sample().items() if k not in ("masks", "crops")}
     assert list(reader([sample])[0]["scores"]) == ["boxes"]
+
+
+def test_a_class_that_comes_twice_is_refused_by_name(reader):
+    with pytest.raises(InputError, match="has dog more than once"):
+        reader.set_vocabulary(["cat", "dog", "dog"])
 
 
 def test_scoring_before_the_words_are_known_is_an_error():

@@ -53,7 +53,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--size", type=int, default=1024, help="side in pixels (1024)")
     parser.add_argument("--batch", type=int, default=1, help="images (1)")
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument(
+        "--precision", choices=["float32", "bfloat16", "float16"], default="float32"
+    )
     parser.add_argument("--regions", type=int, default=13, help="of each image (13)")
     parser.add_argument(
         "--classes", type=int, help="of semseg (150; 171 in training) or panoptic (133)"

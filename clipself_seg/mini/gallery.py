@@ -21,6 +21,7 @@ from clipself_seg.data.regions import enlarge_boxes, relative_boxes
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.evaluation.report import region_table
 from clipself_seg.files import atomic_path
+from clipself_seg.mini.steps import Chapter
 from clipself_seg.visualization.class_colours import class_colours
 from clipself_seg.visualization.dense_maps import enlarge_labels, kmeans, match_labels
 from clipself_seg.visualization.panels import panel
@@ -40,8 +41,7 @@ def write_gallery(
     world: Path,
     rows: Mapping[str, Mapping[str, float]],
     live: Mapping[str, Path],
-    semantic_table: str,
-    panoptic_table: str,
+    chapters: Mapping[str, Chapter],
 ) -> None:
     """Write kmeans.png, regions.png, loss.png and index.html.
 
@@ -50,8 +50,7 @@ def write_gallery(
         world: folder of the mini world.
         rows: results by model, for the page's table.
         live: title -> metrics.json of a run, for the loss curves.
-        semantic_table: of the semantic chapter, HTML; its pictures are there already.
-        panoptic_table: likewise, of the panoptic chapter.
+        chapters: "semantic", "panoptic, live" and "panoptic, shipped"; their pictures are there already.
     """
     annotations = world / "annotations" / "panoptic_val.json"
     records = panoptic_records(str(annotations), str(world / "val"), str(world / "panoptic_val"))
@@ -62,7 +61,7 @@ def write_gallery(
     save_png(region_sheet(clips, scenes, vocabulary), output / "regions.png")
     plot_losses(live, output / "loss.png")
     with atomic_path(output / "index.html") as temporary:
-        temporary.write_text(page(rows, semantic_table, panoptic_table))
+        temporary.write_text(page(rows, chapters))
 
 
 def write_panel(
@@ -195,9 +194,10 @@ def plot_losses(runs: Mapping[str, Path], path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=120)
 
 
-def page(rows: Mapping[str, Mapping[str, float]], semantic_table: str, panoptic_table: str) -> str:
+def page(rows: Mapping[str, Mapping[str, float]], chapters: Mapping[str, Chapter]) -> str:
     """The HTML page around tables and pictures."""
     table = html.unescape(region_table(rows, style="html"))
+    tables = {name: html.unescape(chapter.table("html")) for name, chapter in chapters.items()}
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>clipself_seg quickstart</title>
 <style>
@@ -226,16 +226,19 @@ distilled by the same command for longer (clipself_seg/mini/CARD.md).</p>
 <p>CAT-Seg refines the cosines between dense features and class names. Both models below were trained just now
 on the seen classes of the mini world, one on the features of the original CLIP, one on CLIPSelf's. Mean IoU in
 percent. <em>mini2</em> is another world, with its own layouts, textures and words.</p>
-{html.unescape(semantic_table)}
+{tables["semantic"]}
 <h3>mini</h3>
 <img src="semantic_mini.png" alt="Pictures of the mini world with ground truth and predictions">
 <h3>mini2</h3>
 <img src="semantic_mini2.png" alt="Pictures of the second world with ground truth and predictions">
 <h2>Panoptic segmentation</h2>
-<p>A mask generator, trained just now on pictures that show the seen classes of the mini world only, finds
-segments. What they are called is decided by CLIP's dense features inside of each mask (<em>CLIP only</em>), by
-the generator's own scores, or by both (<em>fused</em>). Panoptic quality in percent.</p>
-{html.unescape(panoptic_table)}
+<p>A mask generator, trained on pictures that show the seen classes of the mini world only, finds segments. What
+they are called is decided by CLIP's dense features inside of each mask (<em>CLIP only</em>), by the generator's own
+scores, or by both (<em>fused</em>). Panoptic quality in percent. The first generator was trained just now and knows
+masks, but hardly classes; the second one comes with the project, and found the segments in the pictures.</p>
+{tables["panoptic, live"]}
+<p></p>
+{tables["panoptic, shipped"]}
 <h3>mini</h3>
 <img src="panoptic_mini.png" alt="Pictures of the mini world with true and predicted segments">
 <h3>mini2</h3>

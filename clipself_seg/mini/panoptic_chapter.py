@@ -1,7 +1,8 @@
-"""The quickstart's third chapter: one mask generator, its masks read by the original CLIP and by CLIPSelf's."""
+"""The quickstart's third chapter: masks of a generator, named by the original CLIP and by CLIPSelf's."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,55 +15,63 @@ from clipself_seg.evaluation.fusion_report import split_table
 from clipself_seg.mini.gallery import write_panel
 from clipself_seg.mini.steps import WORLDS, Chapter, Run, call, first_pictures, read_chapter, say
 
-# Half the configuration's steps: a newcomer is waiting.
-SHORT = ("SOLVER.MAX_ITER", "600")
-CLIPSELF = Run("CLIPSelf", "panoptic_clipself", "panoptic.yaml", SHORT, training=True)
+# A third of the configuration's steps: a newcomer is waiting.
+LIVE = Run("CLIPSelf", "panoptic_live", "panoptic.yaml", ("SOLVER.MAX_ITER", "400"), training=True)
+SHIPPED = "mini-open-panoptic"
+RUNS = tuple(
+    Run(title, f"panoptic_shipped_{name}", config, ("MODEL.WEIGHTS", SHIPPED))
+    for title, name, config in (
+        ("original CLIP", "original", "panoptic_original.yaml"),
+        ("CLIPSelf", "clipself", "panoptic.yaml"),
+    )
+)
 VOID = -1
 TITLES = {"clip": "alone", "fused": "and generator"}
 
 
-def original(output: Path) -> Run:
-    """The same generator beside the original CLIP."""
-    weights = str(output / CLIPSELF.folder / "model_final.pth")
-    return Run(
-        "original CLIP",
-        "panoptic_original",
-        "panoptic_original.yaml",
-        options=("MODEL.WEIGHTS", weights),
-    )
-
-
-def panoptic_chapter(output: Path, worlds: Path) -> Chapter:
-    """Train the generator, evaluate it with both CLIPs, and write `panoptic_<world>.png`.
+def panoptic_chapter(output: Path, worlds: Path) -> dict[str, Chapter]:
+    """Train a generator, evaluate it and the shipped one, and write `panoptic_<world>.png`.
 
     Args:
         output: folder for runs and pictures.
         worlds: folder of the mini worlds.
 
+    Returns:
+        "live" and "shipped".
+
     Raises:
         InputError: a step failed.
     """
-    say("a mask generator, its masks scored by itself, by CLIPSelf's dense features, and by both")
-    call(CLIPSELF.command(output), worlds)
-    say("the same masks, scored by the original CLIP's dense features")
-    runs = (original(output), CLIPSELF)
-    call(runs[0].command(output), worlds)
+    say("a mask generator; its masks named by CLIPSelf's dense features, by itself, and by both")
+    call(LIVE.command(output), worlds)
+    for run in RUNS:
+        say(f"a generator that trained for longer, beside {run.title}")
+        call(run.command(output), worlds)
     for world in WORLDS:
-        _write_panel(world, output, worlds, runs)
-    return read_chapter(runs, output, split_table, "panoptic, ")
+        _write_panel(world, output, worlds)
+    runs = {"live": (LIVE,), "shipped": RUNS}
+    return {
+        name: read_chapter(
+            runs[name],
+            output,
+            functools.partial(split_table, first=f"generator, {name}"),
+            f"panoptic {name}, ",
+        )
+        for name in runs
+    }
 
 
-def _write_panel(world: str, output: Path, worlds: Path, runs: tuple[Run, ...]) -> None:
-    """Pictures, their ground truth, and segments as both CLIPs name them, the second one also fused."""
+def _write_panel(world: str, output: Path, worlds: Path) -> None:
+    """Pictures, truth, and segments of the shipped generator as both CLIPs name them, the second also fused."""
     vocabulary, folder = load_vocabulary(world), worlds / world
     pictures = first_pictures(worlds, world)
     stems = [picture.stem for picture in pictures]
     truth = folder / "annotations/panoptic_val.json", folder / "panoptic_val"
     columns = {"ground truth": class_maps(*truth, vocabulary, stems)}
-    for run, mode in (*((run, "clip") for run in runs), (CLIPSELF, "fused")):
+    for run, mode in (*((run, "clip") for run in RUNS), (RUNS[-1], "fused")):
         found = output / run.folder / f"predicted_{world}_{mode}"
         words = ["tools/predict.py", "--panoptic", "--config-file", f"configs/mini/{run.config}"]
-        words += ["--weights", str(output / CLIPSELF.folder / "model_final.pth"), "--mode", mode]
+        words += ["--weights", SHIPPED, "--mode", mode]
         words += ["--vocabulary", world, "--output", str(found), "--input", *map(str, pictures)]
         call(words, worlds)
         columns[f"{run.title}, {TITLES[mode]}"] = class_maps(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,40 +62,43 @@ def run_quickstart(output: str | Path, worlds: str | Path, fresh: bool = False) 
         content = run.results(output)
         (rows[run.title],) = content["results"][DATASET].values()
         facts[run.title] = content["provenance"]
-    chapters = semantic_chapter(output, worlds), panoptic_chapter(output, worlds)
+    chapters = {"semantic": semantic_chapter(output, worlds)}
+    panoptic = panoptic_chapter(output, worlds)
+    chapters |= {f"panoptic, {name}": chapter for name, chapter in panoptic.items()}
     say("pictures")
     live = {run.title: output / run.folder / "metrics.json" for run in RUNS if run.training}
-    tables = [chapter.table("html") for chapter in chapters]
-    write_gallery(output, worlds / "mini", rows, live, *tables)
-    _write_table(output, rows, facts, *chapters, time.monotonic() - begin)
+    write_gallery(output, worlds / "mini", rows, live, chapters)
+    _write_table(output, rows, facts, chapters, time.monotonic() - begin)
 
 
 def _write_table(
     output: Path,
     rows: dict[str, dict[str, float]],
     facts: dict[str, Any],
-    semantic: Chapter,
-    panoptic: Chapter,
+    chapters: Mapping[str, Chapter],
     seconds: float,
 ) -> None:
-    content = {"results": rows, "semantic": semantic.rows, "panoptic": panoptic.rows}
-    facts = {**facts, **semantic.facts, **panoptic.facts}
+    content = {"results": rows} | {name: chapter.rows for name, chapter in chapters.items()}
+    facts = facts | {k: v for chapter in chapters.values() for k, v in chapter.facts.items()}
     write_json(output / "results.json", content | {"seconds": seconds, "provenance": facts})
     with atomic_path(output / "table.md") as temporary:
         tables = [region_table(rows, style="github")]
-        tables += [chapter.table("github") for chapter in (semantic, panoptic)]
+        tables += [chapter.table("github") for chapter in chapters.values()]
         temporary.write_text("\n\n".join(tables) + "\n")
+    semantic, *panoptic = (chapter.table("simple") for chapter in chapters.values())
+    panoptic_tables = "\n\n".join(panoptic)
     table = region_table(rows, first="mini_val, top-1 and top-5 mean accuracy in %")
     sys.stdout.write(
         f"\n{table}\n\n"
         "Boxes, Thing Masks, Stuff Masks: pooled from the dense features. Image Crops: the image "
         "embedding of each\nregion's crop, what a region could be recognised with at best; its first "
         "row is the teacher's.\n\n"
-        f"{semantic.table('simple')}\n\n"
+        f"{semantic}\n\n"
         "Mean IoU of CAT-Seg in %, trained just now on the seen classes of mini. mini2 is a world of "
         "its own, with other\nlayouts, textures and words.\n\n"
-        f"{panoptic.table('simple')}\n\n"
-        "Panoptic quality in % of a mask generator trained just now on pictures of the seen classes of "
-        "mini. Its masks are\nnamed by CLIP's dense features alone, by the generator alone, or by both.\n"
+        f"{panoptic_tables}\n\n"
+        "Panoptic quality in % of two mask generators, one trained just now, one for longer, on pictures "
+        "of the seen classes\nof mini. Their masks are named by CLIP's dense features alone, by the "
+        "generator alone, or by both (fused).\n"
         f"{seconds / 60:.1f} minutes. Pictures: {output / 'index.html'}\n"
     )

@@ -26,16 +26,12 @@ from pycocotools import mask as rle
 from clipself_seg.data.captions import add_phrases
 from clipself_seg.data.noun_phrases import noun_phrases
 from clipself_seg.data.parallel import run_in_parallel
-from clipself_seg.data.records import read_coco_json
 from clipself_seg.files import atomic_path, write_json
 from clipself_seg.mini.concepts import WORLDS, WorldSpec
 from clipself_seg.mini.crops import choose_mentions, tag_caption, write_caption
 from clipself_seg.mini.scenes import Scene, draw_scene
 
 FORMAT = 4  # raise it when the same seed gives other files
-# Older formats, of which the rest is the same: 1 lacks train_base, 1 and 2 lack the split base, and
-# 1 to 3 the phrases of captions.
-WITHOUT_BASE, WITHOUT_PHRASES = (1, 2), (3,)
 SPLITS = ("train", "val")  # of each world
 BASE = "base"
 VOID = 255
@@ -77,42 +73,18 @@ def make_worlds(root: str | Path, size: WorldSize, processes: int = 2) -> bool:
     for spec in WORLDS.values():
         target = Path(root) / spec.name
         manifest = {"format": FORMAT, **dataclasses.asdict(size)}
-        found = _read_manifest(target)
-        if found == manifest:
+        if _read_manifest(target) == manifest:
             continue
         written = True
-        if found in _older_manifests(manifest):
-            # Completed in its place: somebody may be reading it.
-            if found["format"] in WITHOUT_BASE:
-                _write_base(target, spec, size, processes)
-            _add_phrases(target / "annotations")
-            write_json(target / "manifest.json", manifest)
-            continue
         partial = target.with_name(f".{spec.name}.part")
         shutil.rmtree(partial, ignore_errors=True)
         for split in SPLITS:
             _write_split(partial, spec, split, size, processes)
         _write_base(partial, spec, size, processes)
-        _add_phrases(partial / "annotations")
         write_json(partial / "manifest.json", manifest)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
     return written
-
-
-def _older_manifests(manifest: Entry) -> list[Entry]:
-    known = _without(manifest, "base")
-    older = [manifest | {"format": number} for number in WITHOUT_PHRASES]
-    return older + [known | {"format": number} for number in WITHOUT_BASE]
-
-
-def _add_phrases(folder: Path) -> None:
-    """Give the captions of all splits their noun phrases."""
-    for path in sorted(folder.glob("captions_*.json")):
-        content = read_coco_json(path)
-        entries = content["annotations"]
-        phrases = [noun_phrases(entry["caption"], tag_caption) for entry in entries]
-        write_json(path, content | {"annotations": add_phrases(entries, phrases)})
 
 
 def _read_manifest(folder: Path) -> Any:
@@ -265,6 +237,7 @@ def _write_annotations(folder: Path, spec: WorldSpec, split: str, entries: list[
     for listed in (instances, captions, proposals):
         for number, annotation in enumerate(listed, 1):
             annotation["id"] = number
+    phrases = [noun_phrases(annotation["caption"], tag_caption) for annotation in captions]
     categories = [
         {"id": concept.dataset_id, "name": concept.names[0], "isthing": int(concept.isthing)}
         for concept in spec.concepts
@@ -274,7 +247,7 @@ def _write_annotations(folder: Path, spec: WorldSpec, split: str, entries: list[
     for name, listed, classes in (
         ("panoptic", panoptic, categories),
         ("instances", instances, things),
-        ("captions", captions, []),
+        ("captions", add_phrases(captions, phrases), []),
         ("proposals", proposals, [{"id": 1, "name": "object"}]),
     ):
         content = {**about, "annotations": listed, "categories": classes}

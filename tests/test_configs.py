@@ -67,7 +67,9 @@ def small_cat_seg(cfg) -> dict[str, object]:
         "DATASETS.TRAIN": "('coco_2017_train_stuff_all_sem_seg',)",
         "DATASETS.TEST": "()",
     }
-    return changes | ({f"{head}APPEARANCE_GUIDANCE_DIM": 128} if guided else {})
+    if guided:
+        return changes | {f"{head}APPEARANCE_GUIDANCE_DIM": 128}
+    return changes | {"MODEL.CAT_SEG.BACKBONE_WEIGHTS": "random"}
 
 
 def small_panoptic(cfg) -> dict[str, object]:

@@ -109,9 +109,16 @@ class SemSegTask:
 
     def prepare(self, model: Any) -> TrainingData:
         """Pictures and label maps; the model is given the training vocabulary."""
+        self._check_backbone()
         names = self.cfg.DATASETS.TRAIN
         records = [record for name in names for record in builtin.sem_seg_records(name)]
         words = self._words(names)
+        if 0 < (pad_len := self.cfg.MODEL.CAT_SEG.PAD_LEN) <= len(words):
+            # No padding is left to learn from, and classes that a window leaves out have no gradient.
+            raise InputError(
+                f"MODEL.CAT_SEG.PAD_LEN is {pad_len}, DATASETS.TRAIN has {len(words)} classes: raise "
+                "PAD_LEN above the number of classes or set it to 0"
+            )
         model.set_vocabulary(words)
         ignored = {builtin.sem_seg_dataset(name).ignore_label for name in names}
         if ignored != {model.ignore_label}:
@@ -126,6 +133,16 @@ class SemSegTask:
             ignore_label=model.ignore_label,
         )
         return TrainingData(records, mapper)
+
+    def _check_backbone(self) -> None:
+        switches = self.cfg.MODEL.CAT_SEG
+        guided = switches.GUIDANCE == "backbone"
+        if guided and not (self.cfg.MODEL.WEIGHTS or switches.BACKBONE_WEIGHTS):
+            raise InputError(
+                f"the guidance backbone {self.cfg.MODEL.BACKBONE.NAME} would be random: give "
+                "MODEL.CAT_SEG.BACKBONE_WEIGHTS, such as R-101.pkl, or a CAT-Seg checkpoint as "
+                'MODEL.WEIGHTS ("random" is taken literally)'
+            )
 
     def _words(self, names: Sequence[str]) -> Vocabulary | list[str]:
         if path := self.cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.clip.checkpoints import read_checkpoint
 from clipself_seg.clip.model import SHIPPED_TAGS
+from clipself_seg.clip.numpy_pickle import read_numpy_pickle
 from clipself_seg.clip.prompts import TEMPLATES as PROMPTS
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.errors import InputError, nearest
@@ -28,6 +30,9 @@ OPENAI_NAMES = {
 }
 TEMPLATES = {"single": "cat_seg", "imagenet": "openai80", "plain": "single"}
 CPU_CLASSES_AT_ONCE = 4
+RANDOM = "random"  # MODEL.CAT_SEG.BACKBONE_WEIGHTS that is meant to be so
+# A Swin for classification has no norms between its stages; they start as what changes nothing.
+OUTPUT_NORM = re.compile(r"norm\d\.(weight|bias)")
 
 
 def clip_name(cfg: CfgNode) -> str:
@@ -185,21 +190,34 @@ def _guidance_blocks(cfg: CfgNode, depth: int) -> tuple[int, int]:
 
 
 def build_backbone(cfg: CfgNode) -> Backbone:
-    """The guidance backbone of version 1 with ``MODEL.CAT_SEG.BACKBONE_WEIGHTS``, if given.
+    """The guidance backbone of version 1 with ``MODEL.CAT_SEG.BACKBONE_WEIGHTS``; "" is random.
 
     Raises:
         InputError: weights that do not fit.
     """
     backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, ShapeSpec(channels=3))
-    if path := cfg.MODEL.CAT_SEG.BACKBONE_WEIGHTS:
-        tensors = read_checkpoint(Path(path)).tensors
-        tensors = {name.removeprefix("backbone."): value for name, value in tensors.items()}
-        missing = backbone.load_state_dict(tensors, strict=False).missing_keys
-        if missing:
-            raise InputError(
-                f"MODEL.CAT_SEG.BACKBONE_WEIGHTS {path} lacks {len(missing)} tensors of "
-                f"{cfg.MODEL.BACKBONE.NAME} ({', '.join(missing[:3])})"
-            )
+    path = cfg.MODEL.CAT_SEG.BACKBONE_WEIGHTS
+    if path and path != RANDOM:
+        _load_backbone(backbone, Path(path))
     if not cfg.SOLVER.BACKBONE_MULTIPLIER:
         backbone.requires_grad_(False)
     return backbone
+
+
+def _load_backbone(backbone: Backbone, path: Path) -> None:
+    """Tensors of a classifier or a detector; what the backbone has no place for is left out."""
+    key = f"MODEL.CAT_SEG.BACKBONE_WEIGHTS {path}"
+    pickled = path.suffix == ".pkl"
+    tensors = read_numpy_pickle(path) if pickled else read_checkpoint(path).tensors
+    tensors = {name.removeprefix("backbone."): value for name, value in tensors.items()}
+    try:
+        found = backbone.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:  # of torch, several lines long
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"{key} does not fit {type(backbone).__name__}: {reason}") from None
+    missing = [name for name in found.missing_keys if not OUTPUT_NORM.fullmatch(name)]
+    if missing:
+        raise InputError(
+            f"{key} lacks {len(missing)} tensors of {type(backbone).__name__} "
+            f"({', '.join(missing[:3])})"
+        )

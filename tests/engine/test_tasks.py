@@ -1,0 +1,42 @@
+"""What semantic segmentation refuses before it trains."""
+
+from __future__ import annotations
+
+import types
+
+import pytest
+
+from clipself_seg.config import load_config
+from clipself_seg.engine.tasks import SemSegTask
+from clipself_seg.errors import InputError
+from tests.conftest import ROOT
+from tests.tiny import write_tiny_coco
+
+TRAIN = ("DATASETS.TRAIN", "('coco_2017_train_stuff_all_sem_seg',)")
+PRESETS = ROOT / "configs/semseg"
+
+
+def prepare(preset, *opts):
+    model = types.SimpleNamespace(set_vocabulary=lambda words: None, ignore_label=255)
+    return SemSegTask(load_config(PRESETS / preset, [*TRAIN, *opts])).prepare(model)
+
+
+def test_training_with_a_random_guidance_backbone_has_to_be_meant(tmp_path, monkeypatch):
+    write_tiny_coco(tmp_path, images=2)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    preset, key = "catseg_v1_r101_vitb16.yaml", "MODEL.CAT_SEG.BACKBONE_WEIGHTS"
+    with pytest.raises(InputError, match=f"build_resnet_backbone would be random: give {key}"):
+        prepare(preset)
+    for opts in ((key, "random"), (key, "R-101.pkl"), ("MODEL.WEIGHTS", "catseg.pth")):
+        assert prepare(preset, *opts).records
+
+
+def test_training_needs_more_padding_than_classes_or_none(tmp_path, monkeypatch):
+    write_tiny_coco(tmp_path, images=2)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    key = "MODEL.CAT_SEG.PAD_LEN"
+    for length in ("1", "171"):
+        with pytest.raises(InputError, match=f"{key} is {length}, .* has 171 classes: raise"):
+            prepare("catseg_cvpr_vitb16.yaml", key, length)
+    for length in ("0", "172"):
+        assert prepare("catseg_cvpr_vitb16.yaml", key, length).records

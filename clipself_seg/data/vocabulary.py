@@ -18,6 +18,16 @@ from clipself_seg.errors import InputError, nearest
 logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent / "vocabularies"
+# CAT-Seg's class files -> the vocabularies that have their words.
+CLASS_FILES = {
+    "coco.json": "coco_stuff_171",
+    "ade150.json": "ade20k_150",
+    "ade847.json": "ade20k_847",
+    "pc59.json": "pascal_context_59",
+    "pc459.json": "pascal_context_459",
+    "voc20.json": "voc_20",
+    "voc20b.json": "voc_20b_prompts",
+}
 LIST_KEYS = {"name", "about", "allow_duplicate_names", "classes"}
 # What a class can say in JSON, and the type it has to have.
 CLASS_KEYS: dict[str, type] = {
@@ -41,7 +51,7 @@ class VocabularyClass:
         isthing: thing or stuff; None where the data set does not tell.
         seen: whether training shows it (a base class); None where there is no such split.
         frequency: LVIS's ``r``, ``c`` or ``f``; rare classes are the unseen ones.
-        catseg_name: the name that CAT-Seg puts into its prompt, where it is not `names`' first.
+        catseg_name: CAT-Seg's entry of the class, where it is not `names` joined by ", ".
     """
 
     names: tuple[str, ...]
@@ -62,12 +72,12 @@ class Vocabulary:
 
     @classmethod
     def from_names(cls, names: Sequence[str], name: str = "custom") -> Vocabulary:
-        """A vocabulary of plain words; synonyms are separated by a bar, as in ``dog|puppy``.
+        """A vocabulary of plain words; synonyms are separated as in ``dog|puppy`` or ``dog, puppy``.
 
         Raises:
             InputError: no names, an empty one, or two classes with the same first name.
         """
-        classes = [{"names": [word.strip() for word in entry.split("|")]} for entry in names]
+        classes = [{"names": split_synonyms(entry)} for entry in names]
         return _parse({"name": name, "classes": classes}, origin=f'vocabulary "{name}"')
 
     def __len__(self) -> int:
@@ -110,6 +120,11 @@ class Vocabulary:
                 f'add "{key}": true or false to every class'
             )
         return np.array(values, dtype=bool)
+
+
+def split_synonyms(entry: str) -> list[str]:
+    """The synonyms of a class that is given as one string, separated by "|" or, as CAT-Seg does, ", "."""
+    return [word.strip() for word in entry.replace("|", ", ").split(", ")]
 
 
 def available_vocabularies() -> list[str]:
@@ -237,11 +252,17 @@ def _shorten(words: list[str]) -> str:
 def read_class_json(path: str | Path) -> list[str]:
     """CAT-Seg's form of a class list: a flat JSON list; synonyms are separated by ", ".
 
+    Where there is no such file, one of the name of CAT-Seg's own is made of the built-in vocabulary.
+
     Raises:
         InputError: no such file, or anything but a list of names.
     """
+    path = Path(path)
+    if path.name in CLASS_FILES and not path.exists():
+        entries = class_entries(CLASS_FILES[path.name])
+        return [entry.get("catseg_name") or ", ".join(entry["names"]) for entry in entries]
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as a JSON list of class names: {error}") from None
     names = content if isinstance(content, list) else []

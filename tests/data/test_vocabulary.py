@@ -8,7 +8,13 @@ import logging
 import numpy as np
 import pytest
 
-from clipself_seg.data.vocabulary import Vocabulary, available_vocabularies, load_vocabulary
+from clipself_seg.data.vocabulary import (
+    CLASS_FILES,
+    Vocabulary,
+    available_vocabularies,
+    load_vocabulary,
+    read_class_json,
+)
 from clipself_seg.errors import InputError
 
 SIZES = {
@@ -97,8 +103,21 @@ def test_from_names_splits_synonyms_and_counts_the_classes():
 
 
 def test_a_file_may_be_a_plain_list(write):
-    vocabulary = load_vocabulary(write(["dog|puppy", "cat"]))
+    vocabulary = load_vocabulary(write(["dog|puppy", "cat, kitten"]))
     assert vocabulary.name == "words" and vocabulary.names == ("dog", "cat")
+    assert [entry.names[1] for entry in vocabulary.classes] == ["puppy", "kitten"]
+
+
+def test_cat_segs_class_files_are_built_in_and_a_file_goes_before(tmp_path):
+    full = read_class_json("datasets/ade847.json")
+    assert len(full) == 847 and sum(", " in entry for entry in full) == 217
+    assert read_class_json("datasets/ade150.json")[7:9] == ["bed ", "windowpane"]
+    counts = [len(read_class_json(name)) for name in CLASS_FILES]
+    assert counts == [171, 150, 847, 59, 459, 20, 59]
+    (tmp_path / "coco.json").write_text('["dog, puppy"]')
+    assert read_class_json(tmp_path / "coco.json") == ["dog, puppy"]
+    with pytest.raises(InputError, match="none.json"):
+        read_class_json(tmp_path / "none.json")
 
 
 def test_masks_follow_the_order_of_the_classes(write):

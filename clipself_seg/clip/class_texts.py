@@ -7,6 +7,7 @@ Shapes: T classes, P prompts of a class, E embedding.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -17,14 +18,18 @@ from tqdm import tqdm
 
 from clipself_seg.clip.model import DenseCLIP
 from clipself_seg.clip.prompts import TEMPLATES
-from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.data.vocabulary import Vocabulary, split_synonyms
 from clipself_seg.errors import InputError
 
 BATCH = 256  # prompts encoded together where no gradient is needed
 MANY = 4096  # prompts that deserve a progress bar
 
 Names = tuple[tuple[str, ...], ...]
+KEPT = 8  # vocabularies whose embeddings are kept for one state of the weights
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+# Weights whose checksum is made at once: what stays in a CPU's cache, what fills a GPU.
+CHUNK = {"cpu": 2**16, "cuda": 2**20}
+State = tuple[torch.device, tuple[int, ...]]
 
 
 def class_names(words: Vocabulary | Sequence[str], all_synonyms: bool) -> Names:
@@ -32,16 +37,19 @@ def class_names(words: Vocabulary | Sequence[str], all_synonyms: bool) -> Names:
 
     Args:
         words: a vocabulary, or strings; synonyms are separated by ", " or "|".
-        all_synonyms: all names of a class, else the first alone. CAT-Seg's own spelling of a name
-            takes the place of the first one.
+        all_synonyms: all names of a class, else the first alone. CAT-Seg's own entry of a class
+            takes the place of all its names.
 
     Raises:
         InputError: no class, or an empty name.
     """
     if isinstance(words, Vocabulary):
-        found = [(c.catseg_name or c.names[0], *c.names[1:]) for c in words.classes]
+        # CAT-Seg's own entry stands for the whole class, also where the data set has synonyms.
+        found = [
+            tuple(c.catseg_name.split(", ")) if c.catseg_name else c.names for c in words.classes
+        ]
     else:
-        found = [tuple(word.replace("|", ", ").split(", ")) for word in words]
+        found = [tuple(split_synonyms(word)) for word in words]
     if not found:
         raise InputError("the vocabulary is empty; give at least one class name")
     for names in found:
@@ -62,7 +70,8 @@ class ClassTexts:
         """
         self.clip, self.templates, self.checkpointing = clip, templates, checkpointing
         self._tokens: tuple[Names, Tensor, list[int]] | None = None
-        self._kept: tuple[object, Tensor] | None = None
+        self._state_of_kept: State | None = None
+        self._kept: dict[Names, Tensor] = {}
 
     def embed(self, names: Names) -> Tensor:
         """Unit vectors (T, P, E), one for each class and template.
@@ -73,23 +82,31 @@ class ClassTexts:
         trained = any(p.requires_grad for p in self.clip.text.parameters())
         if trained and torch.is_grad_enabled():
             return self._encode(names)
-        key = (names, self._state())
-        if self._kept is None or self._kept[0] != key:
+        state = self._state()
+        if state != self._state_of_kept:
+            self._state_of_kept, self._kept = state, {}
+        if names not in self._kept:
+            while len(self._kept) >= KEPT:
+                del self._kept[next(iter(self._kept))]
             with torch.no_grad():
-                self._kept = key, self._encode(names)
-        return self._kept[1]
+                self._kept[names] = self._encode(names)
+        return self._kept[names]
 
-    def _state(self) -> tuple[int, ...]:
-        """Changes with any bit of a weight.
+    def _state(self) -> State:
+        """Changes with the device, with any bit of a weight, and with the order of weights.
 
-        A sum over bit patterns: pointers and version counters miss what fused optimisers write.
+        Checksums of bit patterns: pointers and version counters miss what fused optimisers write.
         """
-        sums = [p.detach().view(_BITS[p.element_size()]).sum() for p in self.clip.text.parameters()]
-        return tuple(torch.stack(sums).tolist())
+        sums = [_checksum(p.detach()) for p in self.clip.text.parameters()]
+        return self._device, tuple(torch.stack(sums).tolist())
+
+    @property
+    def _device(self) -> torch.device:
+        return self.clip.logit_scale.device
 
     def _encode(self, names: Names) -> Tensor:
         tokens, counts = self._tokenize(names)
-        rows = F.normalize(self._run(tokens.to(self.clip.logit_scale.device)).float(), dim=-1)
+        rows = F.normalize(self._run(tokens.to(self._device)).float(), dim=-1)
         if max(counts) == 1:
             return rows.unflatten(0, (len(names), -1))
         per_class = rows.unflatten(0, (sum(counts), -1)).split(counts)
@@ -112,3 +129,20 @@ class ClassTexts:
         bar = tqdm(order.split(BATCH), "texts", leave=False, disable=len(tokens) < MANY)
         rows = torch.cat([self.clip.text(tokens[part]) for part in bar])
         return rows[order.argsort()]
+
+
+def _checksum(tensor: Tensor) -> Tensor:
+    """An int64 scalar that tells the bits of a tensor and, by a factor for each, their places."""
+    bits = tensor.flatten().view(_BITS[tensor.element_size()])
+    factors = _factors(tensor.device)
+    total = factors.new_zeros(())
+    for part in bits.split(len(factors)):
+        total = 31 * total + (factors[: len(part)] * part).sum()
+    return total
+
+
+@functools.cache
+def _factors(device: torch.device) -> Tensor:
+    """The odd numbers, which lose no bit of what they multiply."""
+    count = CHUNK.get(device.type, max(CHUNK.values()))
+    return 2 * torch.arange(count, device=device) + 1

@@ -138,13 +138,14 @@ class CATSeg(nn.Module):
             InputError: no class, or an empty name.
         """
         self.names = class_names(words, self.all_synonyms)
-        counts = Counter(names[0] for names in self.names)
-        twice = sorted(name for name, count in counts.items() if count > 1)
+        # Texts are the same where case and spaces alone differ.
+        read = (", ".join(" ".join(n.casefold().split()) for n in names) for names in self.names)
+        twice = sorted(name for name, count in Counter(read).items() if count > 1)
         if twice:
             logger.warning(
-                "classes of the same name cannot be told apart, the first one wins: %s; "
-                "MODEL.CAT_SEG.SYNONYMS mean reads all their synonyms",
-                ", ".join(twice),
+                "classes of the same name cannot be told apart, the first one wins: %s%s",
+                "; ".join(twice),
+                "" if self.all_synonyms else ". MODEL.CAT_SEG.SYNONYMS mean reads all synonyms",
             )
 
     def forward(self, samples: Sequence[Sample]) -> dict[str, Tensor] | list[dict[str, Tensor]]:

@@ -9,13 +9,14 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from clipself_seg.clip import load_clip, save_clip
+from clipself_seg.clip import class_texts, load_clip, save_clip
+from clipself_seg.clip.class_texts import ClassTexts, class_names
 from clipself_seg.config import load_config
+from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.engine.optimizer import cat_seg_groups
 from clipself_seg.engine.run import with_initial_weights
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg
-from clipself_seg.models.cat_seg_config import build_backbone
 from clipself_seg.models.cat_seg_weights import to_official
 from tests.conftest import ROOT
 
@@ -50,7 +51,7 @@ def test_words_changed_on_a_live_model_take_effect(image):
     assert torch.equal(scores(model, image), before)
 
 
-@pytest.mark.parametrize("way", ["optimiser", "load_state_dict", "replaced"])
+@pytest.mark.parametrize("way", ["optimiser", "load_state_dict", "replaced", "permuted"])
 @torch.no_grad()
 def test_weights_that_change_never_meet_the_texts_of_earlier_ones(way):
     model = build()
@@ -66,10 +67,40 @@ def test_weights_that_change_never_meet_the_texts_of_earlier_ones(way):
             if name.startswith("clip.text.") and name.endswith("v_proj_weight"):
                 state[name] += 0.3
         model.load_state_dict(state)
+    elif way == "permuted":
+        weight.copy_(weight.flip(0))
     else:
         model.clip.text.text_projection = torch.nn.Parameter(model.clip.text.text_projection * -1)
     new = model.texts.embed(model.names)
     assert not torch.allclose(new, old)
+
+
+@torch.no_grad()
+def test_texts_of_several_vocabularies_are_kept_for_one_device(monkeypatch):
+    texts = build().texts
+    encode, asked = texts._encode, []
+    monkeypatch.setattr(texts, "_encode", lambda names: asked.append(names) or encode(names))
+    cat, dog = (("cat",),), (("dog",),)
+    first = texts.embed(cat)
+    texts.embed(dog)
+    assert texts.embed(cat) is first and asked == [cat, dog]
+    for index in range(class_texts.KEPT):
+        texts.embed(((str(index),),))
+    texts.embed(cat)
+    assert len(texts._kept) == class_texts.KEPT and asked[-1] == cat
+    monkeypatch.setattr(ClassTexts, "_device", torch.device("cpu", 0))
+    texts.embed(cat)
+    assert asked[-2:] == [cat, cat]
+
+
+def test_a_checksum_tells_places_of_weights_across_chunks(monkeypatch):
+    monkeypatch.setitem(class_texts.CHUNK, "cpu", 4)
+    class_texts._factors.cache_clear()
+    weight = torch.arange(10.0) - 4
+    sums = [weight, weight.flip(0), weight.roll(4), weight[[1, 0, *range(2, 10)]], -weight]
+    assert len({int(class_texts._checksum(w)) for w in sums}) == 5
+    assert class_texts._checksum(weight.clone()) == class_texts._checksum(weight)
+    class_texts._factors.cache_clear()
 
 
 def test_texts_get_gradients_in_training_and_are_kept_in_evaluation():
@@ -90,10 +121,23 @@ def test_synonyms_are_the_first_or_the_mean(image):
     torch.testing.assert_close(mean.texts.embed(mean.names)[0], expected)
 
 
+def test_cat_segs_entry_of_a_class_takes_the_place_of_all_its_names():
+    ade = class_names(load_vocabulary("ade20k_150"), all_synonyms=True)
+    assert {len(names) for names in ade} == {1} and ade[7] == ("bed ",)
+    full = class_names(load_vocabulary("ade20k_847"), all_synonyms=True)
+    assert sum(len(names) > 1 for names in full) == 217
+
+
 def test_classes_of_one_name_are_warned_about(caplog):
+    first, mean = build(), build("MODEL.CAT_SEG.SYNONYMS", "mean")
     with caplog.at_level(logging.WARNING):
-        build().set_vocabulary(["door", "sky", "door, gate"])
-    assert "door" in caplog.text and "SYNONYMS" in caplog.text
+        mean.set_vocabulary(["door", "sky", "door, gate"])
+        assert not caplog.text
+        mean.set_vocabulary(["Door, gate", "sky", "door,  gate"])
+        assert "wins: door, gate" in caplog.text and "SYNONYMS" not in caplog.text
+        caplog.clear()
+        first.set_vocabulary(["door", "sky", "door, gate"])
+    assert "wins: door." in caplog.text and "SYNONYMS" in caplog.text
 
 
 @pytest.mark.parametrize("words", [[], [""], ["cat", " "], ["cat, "]])
@@ -176,64 +220,15 @@ def test_training_without_weights_starts_from_openai():
 
 
 def test_cat_segs_own_keys_mean_the_same():
-    opts = ["MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED", "ViT-B/16", "MODEL.DEVICE", "meta"]
+    opts = ["MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED", "ViT-B/16"]
     cfg = load_config(None, [*opts, "MODEL.META_ARCHITECTURE", "CATSeg"])
     with torch.device("meta"):
-        model = build_model(cfg)
+        model = CATSeg(cfg)
     assert (model.clip.name, len(model.state_dict())) == ("ViT-B-16-quickgelu", 482)
     assert model.guidance_blocks == ("block3", "block7")
     assert with_initial_weights(cfg).MODEL.CLIP.WEIGHTS == "openai"
     with pytest.raises(InputError, match="CLIP_PRETRAINED"):
         build_model(load_config(None, [opts[0], "ViT-H", "MODEL.META_ARCHITECTURE", "CATSeg"]))
-
-
-def test_version_1_has_a_backbone_and_eighty_prompts_as_channels():
-    path = ROOT / "configs/semseg/catseg_v1_r101_vitb16.yaml"
-    cfg = load_config(path, ["MODEL.DEVICE", "meta"])
-    with torch.device("meta"):
-        model = build_model(cfg)
-    state = model.state_dict()
-    assert state["aggregator.conv1.weight"].shape == (128, 80, 7, 7)
-    assert not any("padding" in name or name.startswith("upsample") for name in state)
-    frozen = [p.requires_grad for p in model.clip.text.parameters()]
-    assert not any(frozen)
-    assert model.clip.visual.positional_embedding.requires_grad
-    assert model.clip.visual.blocks[0].attn.in_proj_bias.requires_grad
-    assert not model.clip.visual.class_residual
-
-
-@pytest.mark.parametrize("preset", ["v1_r101_vitb16", "v1_swinb_vitl14_336"])
-def test_guidance_of_version_1_has_the_channels_of_its_backbone(preset):
-    cfg = load_config(ROOT / f"configs/semseg/catseg_{preset}.yaml")
-    shapes = build_backbone(cfg).output_shape()
-    head = cfg.MODEL.SEM_SEG_HEAD
-    assert shapes["res4"].channels == head.APPEARANCE_GUIDANCE_DIM
-    assert [shapes[name].channels for name in ("res3", "res2")] == head.DECODER_GUIDANCE_DIMS
-    assert [shapes[name].stride for name in ("res4", "res3", "res2")] == [16, 8, 4]
-
-
-@torch.no_grad()
-def test_version_1_segments_with_each_backbone(image):
-    common = ["MODEL.CAT_SEG.GUIDANCE", "backbone", "INPUT.FORMAT", "RGB"]
-    head = "MODEL.SEM_SEG_HEAD."
-    resnet = [*common, "MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.RESNETS.STEM_TYPE"]
-    resnet += ["basic", "MODEL.RESNETS.DEPTH", "50", "MODEL.RESNETS.OUT_FEATURES"]
-    resnet += ["['res2', 'res3', 'res4']", f"{head}APPEARANCE_GUIDANCE_DIM", "1024"]
-    resnet += [f"{head}DECODER_GUIDANCE_DIMS", "[512, 256]"]
-    swin = [*common, "MODEL.BACKBONE.NAME", "GuidanceSwin", "MODEL.SWIN.EMBED_DIM", "32"]
-    swin += ["MODEL.SWIN.DEPTHS", "[1, 1, 1]", "MODEL.SWIN.NUM_HEADS", "[1, 2, 4]"]
-    swin += ["MODEL.SWIN.OUT_FEATURES", "['res2', 'res3', 'res4']"]
-    swin += [f"{head}APPEARANCE_GUIDANCE_DIM", "128", f"{head}DECODER_GUIDANCE_DIMS", "[64, 32]"]
-    for opts in (resnet, swin):
-        model = build(*opts)
-        for side in (64, 128):
-            windows = torch.nn.functional.interpolate(image[None], side)
-            logits = model.window_logits(windows)
-            assert logits.shape == (1, 2, 32, 32) and logits.isfinite().all()
-        tall = torch.nn.functional.interpolate(image[None], (160, 128))[0]
-        for sliding in (False, True):
-            model.sliding = sliding
-            assert scores(model, tall).shape == (2, 20, 30)
 
 
 @pytest.mark.parametrize(

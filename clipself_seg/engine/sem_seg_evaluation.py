@@ -43,6 +43,7 @@ class SemSegEvaluation:
         workers: int,
         output_dir: Path,
         class_json: str = "",
+        pooling: Sequence[int] = (),
     ) -> None:
         """
         Args:
@@ -54,16 +55,17 @@ class SemSegEvaluation:
             output_dir: for tables by class; its name is that of the model in the paper's table.
             class_json: words that the model is given instead of the data set's own, one for each
                 of its classes, as CAT-Seg's files have them; "" for none.
+            pooling: of the classes before their attention, where windows slide.
         """
         self.datasets, self.mapper, self.rule = tuple(datasets), mapper, rule
         self.train_vocabulary, self.workers = train_vocabulary, workers
-        self.output_dir, self.class_json = output_dir, class_json
+        self.output_dir, self.class_json, self.pooling = output_dir, class_json, tuple(pooling)
         self._known: dict[str, _Task] = {}
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Reads ``DATASETS``, ``TEST.MIOU_RULE`` and ``.TRAIN_VOCABULARY``, ``INPUT``,
-        ``MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON``, ``DATALOADER`` and ``OUTPUT_DIR``."""
+        """Reads ``DATASETS``, ``TEST``, ``INPUT``, ``DATALOADER``, ``OUTPUT_DIR``, and of
+        ``MODEL.SEM_SEG_HEAD`` ``TEST_CLASS_JSON`` and ``POOLING_SIZES``."""
         words = cfg.TEST.TRAIN_VOCABULARY
         if not words and cfg.DATASETS.TRAIN:
             words = builtin.vocabulary_name(cfg.DATASETS.TRAIN[0])
@@ -75,6 +77,7 @@ class SemSegEvaluation:
             "workers": cfg.DATALOADER.NUM_WORKERS,
             "output_dir": Path(cfg.OUTPUT_DIR),
             "class_json": cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON,
+            "pooling": cfg.MODEL.SEM_SEG_HEAD.POOLING_SIZES if cfg.TEST.SLIDING_WINDOW else (),
         }
 
     def __call__(self, model: Any) -> SemSegResults:
@@ -89,6 +92,11 @@ class SemSegEvaluation:
             Means, counts and the numbers of each class that counts, see `sem_seg_results`.
         """
         results: SemSegResults = {}
+        if set(self.pooling) - {1}:
+            logger.info(
+                "MODEL.SEM_SEG_HEAD.POOLING_SIZES is %s; the official numbers pool by 1 in evaluation",
+                list(self.pooling),
+            )
         with restored(model, "names", "output"):
             # The best class of each pixel instead of all scores.
             model.output = "labels"
@@ -103,6 +111,10 @@ class SemSegEvaluation:
                 paper_table(rows),
             )
         return results
+
+    def facts(self) -> dict[str, str]:
+        """What decides the numbers beside weights and data, for the files of a run."""
+        return {"evaluator rule": self.rule, "train vocabulary": self.train_vocabulary}
 
     def check(self, model: Any) -> None:
         """Refuse early what would fail late: an unknown rule, missing data sets or words."""

@@ -193,6 +193,19 @@ def test_tables_and_files_of_a_run(datasets, caplog):
     json.dumps(results, allow_nan=False)
 
 
+def test_what_decides_the_numbers_is_told(datasets, caplog):
+    with caplog.at_level(logging.INFO, logger="clipself_seg"):
+        run = evaluation(datasets, "TEST.MIOU_RULE", "union", "TEST.SLIDING_WINDOW", True)
+        assert run.facts()["evaluator rule"] == "union"
+        run(Echo())
+        assert "POOLING_SIZES is [2, 2]" in caplog.text
+        caplog.clear()
+        key = "MODEL.SEM_SEG_HEAD.POOLING_SIZES"
+        evaluation(datasets, key, [1, 1], "TEST.SLIDING_WINDOW", True)(Echo())
+        evaluation(datasets)(Echo())
+    assert "POOLING_SIZES" not in caplog.text
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from safetensors.torch import load_file
 import train_net
 from clipself_seg.clip import load_clip
 from clipself_seg.clip.model import SHIPPED
-from clipself_seg.engine.run import SHIPPED_MODELS
+from clipself_seg.engine.region_evaluation import RegionEvaluation
+from clipself_seg.engine.run import SHIPPED_MODELS, tf32
 from tests.conftest import ROOT
 from tests.tiny import write_tiny_coco
 
@@ -109,16 +111,47 @@ def test_evaluation_of_sizes_and_of_a_checkpoint(tmp_path, datasets):
     tested = {"DATASETS__TEST": "('coco_2017_val_panoptic',)"}
     assert train_net.main(words(tmp_path, **tested)) == 0
     trained = json.loads((tmp_path / "results.json").read_text())
+    config = (tmp_path / "config.yaml").read_text()
     flags = "--eval-only", "--resume", "--sizes", "64", "128"
     assert train_net.main(words(tmp_path, *flags, **tested)) == 0
-    found = json.loads((tmp_path / "results.json").read_text())
+    found = json.loads((tmp_path / "results_eval.json").read_text())
     sizes = found["results"]["coco_2017_val_panoptic"]
     assert sizes["64"] == trained["results"]["coco_2017_val_panoptic"]["64"] and "128" in sizes
     assert found["provenance"]["weights_hash"] == trained["provenance"]["weights_hash"]
     assert (tmp_path / "size_curve_coco_2017_val_panoptic.png").exists()
     assert train_net.main(words(tmp_path, "--eval-only", **tested)) == 0
-    original = json.loads((tmp_path / "results.json").read_text())
+    original = json.loads((tmp_path / "results_eval.json").read_text())
     assert original["provenance"]["weights_hash"] != trained["provenance"]["weights_hash"]
+    # What the training wrote about itself is still there.
+    assert json.loads((tmp_path / "results.json").read_text()) == trained
+    assert (tmp_path / "config.yaml").read_text() == config
+    assert train_net.main(words(tmp_path / "own", "--eval-only", **tested)) == 0
+    assert {"config.yaml", "results.json"} <= set(os.listdir(tmp_path / "own"))
+
+
+def test_an_evaluation_inside_a_training_is_in_full_precision():
+    allowed = lambda: torch.backends.cuda.matmul.allow_tf32  # noqa: E731
+    with tf32(True):
+        assert allowed() and not tf32(False)(allowed)() and allowed()
+    assert not allowed()
+
+
+def test_training_leaves_out_missing_test_sets_and_evaluation_does_not(
+    tmp_path, datasets, capfd, monkeypatch
+):
+    monkeypatch.setattr(RegionEvaluation, "facts", lambda self: {"rule": "own"}, raising=False)
+    shutil.rmtree(datasets / "coco" / "panoptic_val2017")
+    tested = {
+        "DATASETS__TEST": "('coco_2017_val_panoptic', 'coco_2017_train_panoptic')",
+        "SOLVER__MAX_ITER": 1,
+    }
+    assert train_net.main(words(tmp_path / "out", **tested)) == 0
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(content["results"]) == ["coco_2017_train_panoptic"]
+    assert content["provenance"]["rule"] == "own"
+    said = " ".join(capfd.readouterr())
+    assert "evaluated without" in said and "panoptic_val2017 is missing" in said
+    assert train_net.main(words(tmp_path / "eval", "--eval-only", **tested)) == 2
 
 
 @pytest.mark.parametrize(
@@ -153,6 +186,11 @@ FIRST_CHECKPOINT = "iteration_0000002.safetensors"
         ({"DATASETS__TRAIN": "()"}, "DATASETS.TRAIN"),
         ({"DATASETS__TEST": "('coco_2017_val',)"}, 'data set "coco_2017_val"'),
         ({"SOLVER__IMS_PER_BATCH": 16}, "SOLVER.IMS_PER_BATCH"),
+        ({"TEST__REGIONS__SIZES": "(100,)"}, "take 96 or 104"),
+        (
+            {"MODEL__CLIP__NAME": "RN50", "TEST__REGIONS__READ": "('attention_boxes',)"},
+            "class token",
+        ),
         ({"MODEL__WEIGHTS": CLIP_FILE}, "is a CLIP, which CLIPSelf takes as MODEL.CLIP.WEIGHTS"),
         ({"MODEL__WEIGHTS": SHIPPED_MODELS["mini-cat-seg"]}, "no checkpoint of CLIPSelf"),
     ],
@@ -177,7 +215,9 @@ def test_a_second_run_a_foreign_resume_and_a_damaged_checkpoint_are_refused(
     tmp_path, datasets, capfd
 ):
     assert train_net.main(words(tmp_path / "out")) == 0
-    assert train_net.main(words(tmp_path / "out")) == 2
+    config = (tmp_path / "out" / "config.yaml").read_text()
+    assert train_net.main(words(tmp_path / "out", TEST__EVAL_PERIOD=9)) == 2
+    assert (tmp_path / "out" / "config.yaml").read_text() == config
     assert "--resume" in capfd.readouterr().err
     assert train_net.main(words(tmp_path / "out", "--resume", SOLVER__BASE_LR=1)) == 2
     assert "SOLVER.BASE_LR was 0.001, is 1.0" in capfd.readouterr().err

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 
+from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data import builtin
 from clipself_seg.data.mappers import RegionMapper
 from clipself_seg.data.panoptic import MaskResize
@@ -19,6 +20,7 @@ from clipself_seg.engine.loader import Record, evaluation_batches
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.region_accuracy import RegionAccuracyEvaluator
 from clipself_seg.evaluation.report import plot_size_curve, size_table
+from clipself_seg.models.clipself import check_size
 
 # Data set -> side of the student's input in pixels -> name of a number -> the number.
 Results = dict[str, dict[int, dict[str, float]]]
@@ -74,12 +76,16 @@ class RegionEvaluation:
         return {name: self._dataset(name, model) for name in self.datasets}
 
     def check(self, model: Any) -> None:
-        """Refuse early what would fail late: missing data sets, sizes that do not fit."""
+        """Refuse early what would fail late: missing data sets, sizes and ways that do not fit."""
+        clip = getattr(model, "reader", model).clip
         for size in self.sizes:
-            if size % model.patch_size:
-                raise InputError(
-                    f"input side {size} is not a multiple of the patch of {model.patch_size} pixels"
-                )
+            check_size(size, clip)
+        masked = [way for way in self.read if way.startswith("attention")]
+        if masked and not isinstance(clip.visual, TransformerTower):
+            raise InputError(
+                f'TEST.REGIONS.READ has "{masked[0]}", but {clip.name} has no class token for masked '
+                "attention: leave it out, or take a ViT"
+            )
         for name in self.datasets:
             self._records(name)
 

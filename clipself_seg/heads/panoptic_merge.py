@@ -10,7 +10,7 @@ Shapes: Q queries, K classes, P pixels of a piece, H W rows and columns of the o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ Segment = dict[str, Any]
 def merge_panoptic(
     probs: Tensor,
     mask_logits: Tensor,
-    thing_ids: Sequence[int],
+    thing_ids: Iterable[int],
     object_threshold: float = 0.0,
     overlap_threshold: float = 0.8,
 ) -> tuple[Tensor, list[Segment]]:
@@ -40,7 +40,7 @@ def merge_panoptic(
     Args:
         probs: (Q, K + 1).
         mask_logits: (Q, H, W).
-        thing_ids: indices of the thing classes, in [0, K).
+        thing_ids: indices of the thing classes, in [0, K); a list, a set, an array or a tensor.
         object_threshold: in [0, 1].
         overlap_threshold: in [0, 1].
 
@@ -52,7 +52,8 @@ def merge_panoptic(
         ValueError: shapes or thing ids that do not fit.
         FloatingPointError: a probability or a deciding mask is not finite.
     """
-    num_classes = _check(probs, mask_logits, thing_ids)
+    num_classes = _check(probs, mask_logits)
+    things = _indices(thing_ids, num_classes)
     scores_Q, labels_Q = probs.float().max(dim=1)
     kept = ((labels_Q != num_classes) & (scores_Q > object_threshold)).nonzero()[:, 0]
     ids_HW = torch.zeros(mask_logits.shape[1:], dtype=torch.int64, device=probs.device)
@@ -62,7 +63,7 @@ def merge_panoptic(
     # One transfer; row 0 are labels, the rest is as `_contest` has it.
     labels, won, half, both = torch.cat([labels_Q[kept][None], areas]).tolist()
     segment_of, segments = [0] * len(kept), list[Segment]()
-    things, stuff = set(thing_ids), dict[int, int]()
+    stuff = dict[int, int]()
     for query, label in enumerate(labels):
         if not (won[query] and half[query] and both[query]):
             continue
@@ -151,7 +152,7 @@ def _class_scores(probs: Tensor, mask_logits: Tensor) -> Iterator[tuple[slice, T
 def merge_instances(
     probs: Tensor,
     mask_logits: Tensor,
-    thing_ids: Sequence[int] | None,
+    thing_ids: Iterable[int] | None,
     top_k: int = 100,
 ) -> Instances:
     """The best pairs of query and class, things only.
@@ -175,11 +176,11 @@ def merge_instances(
         ValueError: shapes or thing ids that do not fit.
         FloatingPointError: a probability is not finite.
     """
-    num_classes = _check(probs, mask_logits, thing_ids or ())
+    num_classes = _check(probs, mask_logits)
     class_scores, order = probs[:, :-1].float().flatten().sort(stable=True, descending=True)
     class_scores, order = class_scores[:top_k], order[:top_k]
     if thing_ids is not None:
-        things = torch.tensor(list(thing_ids), dtype=order.dtype, device=order.device)
+        things = order.new_tensor(sorted(_indices(thing_ids, num_classes)))
         chosen = torch.isin(order % num_classes, things)
         class_scores, order = class_scores[chosen], order[chosen]
     queries = order // num_classes
@@ -198,17 +199,22 @@ def merge_instances(
     return found
 
 
-def _check(probs: Tensor, mask_logits: Tensor, thing_ids: Sequence[int] = ()) -> int:
+def _check(probs: Tensor, mask_logits: Tensor) -> int:
     """K, if everything fits."""
     if probs.ndim != 2 or mask_logits.ndim != 3 or len(probs) != len(mask_logits):
         raise ValueError(
             f"probabilities (Q, K + 1) {tuple(probs.shape)} do not fit mask logits (Q, H, W) "
             f"{tuple(mask_logits.shape)}"
         )
-    num_classes = probs.shape[1] - 1
-    wrong = [thing for thing in thing_ids if not 0 <= thing < num_classes]
-    if wrong:
-        raise ValueError(f"things {wrong[:5]} are not among the {num_classes} classes")
     if not probs.isfinite().all():
         raise FloatingPointError("class probabilities are not finite: the weights are at fault")
-    return num_classes
+    return probs.shape[1] - 1
+
+
+def _indices(thing_ids: Iterable[int], num_classes: int) -> set[int]:
+    """Thing classes as Python's numbers: elements of a tensor are told apart by where they lie."""
+    things = {int(thing) for thing in thing_ids}
+    wrong = sorted(thing for thing in things if not 0 <= thing < num_classes)
+    if wrong:
+        raise ValueError(f"things {wrong[:5]} are not among the {num_classes} classes")
+    return things

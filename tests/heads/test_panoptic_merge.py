@@ -127,6 +127,17 @@ def test_two_queries_of_a_stuff_class_share_a_segment_and_two_of_a_thing_do_not(
     ]
 
 
+@pytest.mark.parametrize("kind", [list, set, np.array, torch.tensor])
+def test_things_are_the_same_in_every_container(kind):
+    masks = torch.full((2, 1, 2), -9.0)
+    masks[range(2), 0, range(2)] = 9
+    probs = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]])
+    things = kind([1])
+    assert [s["isthing"] for s in merge_panoptic(probs, masks, things)[1]] == [False, True]
+    assert merge_instances(probs, masks, things).pred_classes.unique().tolist() == [1]
+    assert len(merge_instances(probs, masks, kind([0, 1]))) == 4
+
+
 def test_nothing_kept_and_no_query_give_an_empty_map():
     for queries in (3, 0):
         void = torch.tensor([0.1, 0.1, 0.8]).repeat(queries, 1)

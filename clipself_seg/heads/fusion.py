@@ -71,7 +71,9 @@ def fuse_scores(
         # Pooling over nothing may give anything, even NaN.
         clip_logits = torch.where(valid[:, None], clip_logits, 0)
     generator_QK, clip_QK = _log_probabilities(generator_logits), _log_probabilities(clip_logits)
-    exponent_QK = torch.where(seen, alpha, beta).to(clip_QK).expand_as(clip_QK)
+    # Python's numbers alone would be rounded to float32.
+    exponent_K = torch.where(seen, clip_QK.new_tensor(alpha), clip_QK.new_tensor(beta))
+    exponent_QK = exponent_K.expand_as(clip_QK)
     if valid is not None:
         exponent_QK = exponent_QK * valid[:, None]
     mixed_QK = ((1 - exponent_QK) * generator_QK + exponent_QK * clip_QK).softmax(dim=1)

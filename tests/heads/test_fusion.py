@@ -20,7 +20,7 @@ ROWS += [(model, w, w) for model in ("caption", "label") for w in (0, 1)]
 def plain_fusion(generator, clip, void, seen, alpha, beta):
     """Products of probabilities and the logarithm afterwards, in float64."""
     generator, clip = generator.double().softmax(1), clip.double().softmax(1)
-    exponent = seen * alpha + ~seen * beta
+    exponent = seen.double() * alpha + (~seen).double() * beta
     fused = (generator ** (1 - exponent) * clip**exponent).log().softmax(1)
     return torch.cat([fused * (1 - void[:, None]), void[:, None]], dim=1)
 
@@ -47,6 +47,14 @@ def test_random_scores_equal_the_plain_products_and_sum_to_one():
     assert fused.dtype == torch.float32 and fused.shape == (50, 31)
     torch.testing.assert_close(fused.double(), plain_fusion(*inputs, 0.4, 0.8), rtol=0, atol=1e-6)
     torch.testing.assert_close(fused.sum(1), torch.ones(50))
+
+
+def test_float64_is_exact_in_float64():
+    generator, clip, void, seen = scores(50, 30)
+    inputs = generator.double(), clip.double(), void.double(), seen
+    fused = fuse_scores(*inputs, 0.35, 0.65)
+    assert fused.dtype == torch.float64
+    torch.testing.assert_close(fused, plain_fusion(*inputs, 0.35, 0.65), rtol=0, atol=1e-12)
 
 
 def test_clip_alone_and_the_generator_alone():

@@ -1,10 +1,11 @@
 """The data sets for panoptic segmentation by name: records, files and entries in the catalogue.
 
-The table is `panoptic_sets`. Its names are registered when this module is imported, with the
-metadata that Detectron2's evaluators read: every class is in "stuff_classes", things are in
-"thing_classes" as well, and both maps lead to indices into the vocabulary. A data set of your own
-works under its name if it is registered with Detectron2's `register_coco_panoptic` or
-`register_coco_panoptic_separated` and has "vocabulary" in its metadata.
+The table is `panoptic_sets`. Its names are registered when this module is imported, with records
+and metadata of Detectron2's standard: every class is in "stuff_classes", things are in
+"thing_classes" as well, and both maps lead to indices into the vocabulary. This project itself reads
+`panoptic_set_records`, with the category ids of the file. A data set of your own works under its name
+if it is registered with Detectron2's `register_coco_panoptic` or `register_coco_panoptic_separated`
+and has "vocabulary" in its metadata.
 """
 
 from __future__ import annotations
@@ -133,12 +134,32 @@ def _advice(files: PanopticFiles, command: str) -> str:
     return f"run `{command}` once the archive is unpacked\nTo get that, {where}"
 
 
+def standard_records(name: str) -> list[Record]:
+    """`panoptic_set_records` as Detectron2's standard has it, for its tools and for others' mappers.
+
+    Every segment has its index into the vocabulary as "category_id", and "isthing".
+
+    Raises:
+        InputError: as `panoptic_set_records`.
+    """
+    records = panoptic_set_records(name)
+    words = load_vocabulary(panoptic_dataset(name).vocabulary)
+    thing, index_of = words.thing.tolist(), words.dataset_id_to_index
+    for record in records:
+        labels = [index_of[info["category_id"]] for info in record["segments_info"]]
+        record["segments_info"] = [
+            {**info, "category_id": label, "isthing": thing[label]}
+            for info, label in zip(record["segments_info"], labels)
+        ]
+    return records
+
+
 def register_panoptic_datasets() -> None:
     """Add the table's names to Detectron2's catalogue, except those that it has already."""
     known = set(DatasetCatalog.list())
     for name, files in PANOPTIC_DATASETS.items():
         if name not in known:
-            DatasetCatalog.register(name, functools.partial(panoptic_set_records, name))
+            DatasetCatalog.register(name, functools.partial(standard_records, name))
             MetadataCatalog.get(name).set(
                 image_root=str(files.path(files.images)),
                 panoptic_root=str(files.path(files.panoptic_root)),

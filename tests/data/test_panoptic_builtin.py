@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_panoptic
+from detectron2.utils.visualizer import Visualizer
+from PIL import Image
 
 from clipself_seg.data.overlap import seen_by_synonym
 from clipself_seg.data.panoptic_builtin import (
@@ -101,7 +103,36 @@ def test_records_name_everything_and_keep_the_files_category_ids(mini_root):
         "segments_info": [{"id": 9, "category_id": 2, "bbox": [0, 0, 9, 9]}],
         "covered_stuff": False,
     }
-    assert DatasetCatalog.get("mini_train_base_panoptic") == [record]
+
+
+def test_the_catalogues_records_have_indices_and_tell_things(mini_root):
+    (raw,) = panoptic_set_records("mini_train_base_panoptic")
+    (record,) = DatasetCatalog.get("mini_train_base_panoptic")
+    index = MetadataCatalog.get("mini_train_base_panoptic").stuff_dataset_id_to_contiguous_id[2]
+    (info,) = record.pop("segments_info")
+    assert info == {"id": 9, "category_id": index, "isthing": True, "bbox": [0, 0, 9, 9]}
+    assert record == {key: value for key, value in raw.items() if key != "segments_info"}
+
+
+def drawn(record, name):
+    """What Detectron2 draws of a record: the words, and whether any pixel changed."""
+    image = np.asarray(Image.open(record["file_name"]).convert("RGB"))
+    visualizer = Visualizer(image, MetadataCatalog.get(name), scale=1.0)
+    output = visualizer.draw_dataset_dict(record)
+    return [text.get_text() for text in output.ax.texts], (output.get_image() != image).any()
+
+
+def test_detectron2_draws_a_record_of_the_mini_world(mini_root):
+    name = "mini_train_base_panoptic"
+    Image.new("RGB", (32, 24)).save(mini_root / "base/3.jpg")
+    (mini_root / "stuffthingmaps/base").mkdir(parents=True)
+    Image.new("L", (32, 24), 255).save(mini_root / "stuffthingmaps/base/3.png")
+    pixels = np.zeros((24, 32, 3), dtype=np.uint8)
+    pixels[4:20, 4:20, 0] = 9
+    Image.fromarray(pixels).save(mini_root / "panoptic_base/3.png")
+    texts, changed = drawn(DatasetCatalog.get(name)[0], name)
+    words = load_vocabulary("mini_base")
+    assert texts == [words.names[words.dataset_id_to_index[2]]] and changed
 
 
 def test_what_a_task_reads_has_to_be_there(mini_root, tmp_path, monkeypatch):
@@ -178,3 +209,15 @@ def test_the_real_small_coco_loads(data_dir, monkeypatch):
     assert all(np.isscalar(record["height"]) for record in records)
     with pytest.raises(InputError, match="run `python tools/prepare_coco_panoptic_semseg.py --spl"):
         panoptic_set_records(COCO, ["semantic"])
+
+
+def test_detectron2_draws_real_records(data_dir, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(data_dir))
+    (raw, *_), (record, *_) = panoptic_set_records(COCO), DatasetCatalog.get(COCO)
+    del record["sem_seg_file_name"]  # which a tool writes
+    texts, changed = drawn(record, COCO)
+    words = load_vocabulary(panoptic_dataset(COCO).vocabulary)
+    expected = {
+        words.names[words.dataset_id_to_index[info["category_id"]]] for info in raw["segments_info"]
+    }
+    assert {text.removesuffix("|crowd") for text in texts} == expected and changed

@@ -80,7 +80,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _is_number(word: str) -> bool:
-    return word.replace(".", "", 1).isdigit()
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 @report_input_errors

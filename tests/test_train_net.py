@@ -60,6 +60,14 @@ def start(*arguments):
     return subprocess.Popen([sys.executable, ROOT / "train_net.py", *arguments], cwd=ROOT)
 
 
+@pytest.mark.parametrize(
+    "words, grid", [([], None), (["0", "1e-1"], "(0, 1e-1,)"), (["-0.5"], "(-0.5,)")]
+)
+def test_numbers_after_sweep_are_the_grid_whatever_their_spelling(words, grid):
+    key, value = train_net.parse(["--sweep", *words]).opts
+    assert key == "TEST.PANOPTIC.SWEEP" and value == (grid or f"({', '.join(train_net.SWEEP)},)")
+
+
 def test_help_is_quick_because_nothing_heavy_is_imported():
     code = "import sys, train_net; train_net.parser().format_help(); print(*sys.modules)"
     done = subprocess.run(

@@ -47,7 +47,7 @@ def _add_generator(cfg: CfgNode) -> None:
     generator.PADDING = 0
     # Folder that tools/write_generator_outputs.py wrote, for SOURCE "disk".
     generator.OUTPUTS = ""
-    # Weight of the caption model's grounding loss; 0 trains without captions.
+    # Weight of the caption model's grounding loss, which alone trains its words.
     generator.GROUNDING_WEIGHT = 1.0
     former = cfg.MODEL.MASK_FORMER
     # Mask2Former's keys, of the query decoder: queries, width, attention heads and width of the MLPs.

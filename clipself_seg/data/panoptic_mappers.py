@@ -151,8 +151,8 @@ class PanopticTrainMapper:
         if not captions:
             raise InputError(
                 f"image {record['image_id']} ({record['file_name']}) has no captions, which "
-                "MODEL.MASK_GENERATOR.GROUNDING_WEIGHT > 0 trains on: give a data set with captions, "
-                "or set it to 0"
+                "MODEL.MASK_GENERATOR.VARIANT caption trains on: give a data set with captions, or train "
+                "VARIANT label"
             )
         rng = np.random.default_rng((self.seed, draw))
         phrases = captions[rng.integers(len(captions))]

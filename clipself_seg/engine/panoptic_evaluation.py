@@ -87,6 +87,7 @@ class PanopticEvaluation:
         self.rule, self.train_vocabulary = rule, train_vocabulary
         self.workers, self.output_dir = workers, output_dir
         self._known: dict[str, PanopticTruth] = {}
+        self._facts: dict[str, Any] = {}
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -129,11 +130,21 @@ class PanopticEvaluation:
 
     def check(self, model: Any) -> None:
         """Refuse early what would fail late: missing files, words that are no panoptic ones."""
+        if branch := getattr(model, "branch", None):
+            self._facts["CLIP branch"] = branch.facts()
+        made_by = {}
         for name in self.datasets:
             truth = self._truth(name)
             self._evaluator(name, truth)
             if folder := getattr(model, "outputs", ""):
-                check_outputs(folder, name, [record["image_id"] for record in truth.records])
+                ids = [record["image_id"] for record in truth.records]
+                made_by[name] = check_outputs(folder, name, ids)
+        if made_by:
+            self._facts["generator on disk"] = made_by
+
+    def facts(self) -> dict[str, Any]:
+        """What decides the numbers beside weights and configuration, as `check` found it."""
+        return self._facts
 
     def _dataset(self, name: str, model: Any) -> dict[str, Any]:
         truth = self._truth(name)

@@ -176,7 +176,12 @@ class PanopticTask:
         words = _shared_vocabulary(panoptic_dataset(name).vocabulary for name in names)
         model.set_vocabulary(words)
         chosen = self.cfg.MODEL.MASK_GENERATOR
-        grounded = chosen.VARIANT == "caption" and chosen.GROUNDING_WEIGHT > 0
+        grounded = chosen.VARIANT == "caption"
+        if grounded and chosen.GROUNDING_WEIGHT <= 0:
+            raise InputError(
+                "MODEL.MASK_GENERATOR.GROUNDING_WEIGHT 0 leaves the caption model's words untrained: give "
+                "it a weight above 0 and captions, or train MODEL.MASK_GENERATOR.VARIANT label"
+            )
         tasks = ("panoptic", "captions") if grounded else ("panoptic",)
         records = [record for name in names for record in panoptic_set_records(name, tasks)]
         mapper = PanopticTrainMapper(self.cfg, seed=self.cfg.SEED, vocabulary=words)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +74,11 @@ class ClipBranch(abc.ABC):
         self.clip, self.input_size, self.aspect = clip, input_size, aspect
         self.align_masks, self.binarise = align_masks, binarise
         self.interpolation, self.antialias = interpolation, antialias
+
+    def facts(self) -> dict[str, Any]:
+        """What decides the scores beside weights and words: the values behind "the kind's own"."""
+        names = ("input_size", "aspect", "align_masks", "binarise", "interpolation", "antialias")
+        return {"kind": type(self).__name__} | {name: getattr(self, name) for name in names}
 
     @property
     def grid(self) -> tuple[int, int]:

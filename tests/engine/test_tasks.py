@@ -1,4 +1,4 @@
-"""What semantic segmentation refuses before it trains."""
+"""What segmentation refuses before it trains."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import types
 import pytest
 
 from clipself_seg.config import load_config
-from clipself_seg.engine.tasks import SemSegTask
+from clipself_seg.engine.tasks import PanopticTask, SemSegTask
 from clipself_seg.errors import InputError
 from tests.conftest import ROOT
 from tests.tiny import write_tiny_coco
@@ -40,3 +40,11 @@ def test_training_needs_more_padding_than_classes_or_none(tmp_path, monkeypatch)
             prepare("catseg_cvpr_vitb16.yaml", key, length)
     for length in ("0", "172"):
         assert prepare("catseg_cvpr_vitb16.yaml", key, length).records
+
+
+def test_a_caption_model_whose_words_would_not_train_is_refused():
+    opts = ("MODEL.MASK_GENERATOR.GROUNDING_WEIGHT", "0.0")
+    cfg = load_config(ROOT / "configs/panoptic/odise_caption.yaml", opts)
+    model = types.SimpleNamespace(set_vocabulary=lambda words: None, generator=object())
+    with pytest.raises(InputError, match="GROUNDING_WEIGHT 0 leaves .* or train .*VARIANT label"):
+        PanopticTask(cfg).prepare(model)

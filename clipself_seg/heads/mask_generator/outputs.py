@@ -153,14 +153,36 @@ def read_output(
             f"not fit {classes} classes; write it again"
         )
     masks, class_logits, void_prob = (tensors[name].float() for name in TENSORS)
+    _check_values(path, masks, class_logits, void_prob, canvas, size)
     return GeneratorOutput(masks, class_logits, void_prob, canvas, size)
 
 
-def check_outputs(folder: str | Path, dataset: str, image_ids: Sequence[Any]) -> None:
+def _check_values(
+    path: Path,
+    masks: Tensor,
+    class_logits: Tensor,
+    void_prob: Tensor,
+    canvas: tuple[int, ...],
+    size: tuple[int, ...],
+) -> None:
+    """Refuse numbers of another program that fusion and merging would take for scores."""
+    for wrong, what in (
+        (any(c < s for c, s in zip(canvas, size)), f"its canvas {canvas} is smaller than {size}"),
+        (not all(t.isfinite().all() for t in (masks, class_logits)), "a logit is not finite"),
+        (not ((void_prob >= 0) & (void_prob <= 1)).all(), "void_prob is outside of 0 to 1"),
+    ):
+        if wrong:
+            raise InputError(f"generator output {path}: {what}; write it again")
+
+
+def check_outputs(folder: str | Path, dataset: str, image_ids: Sequence[Any]) -> str:
     """Refuse a folder that lacks pictures of a data set, before hours are spent on the others.
 
+    Returns:
+        Hash of the generator's weights, as the files have it.
+
     Raises:
-        InputError: it does; says how to write them.
+        InputError: it does (says how to write them), or its files are of several generators.
     """
     lost = [image for image in image_ids if not output_path(folder, image).is_file()]
     if lost:
@@ -169,6 +191,25 @@ def check_outputs(folder: str | Path, dataset: str, image_ids: Sequence[Any]) ->
             f"that of image {lost[0]}: write them with tools/write_generator_outputs.py --dataset {dataset}, "
             "or leave the data set out of DATASETS.TEST"
         )
+    made_by = {_facts(output_path(folder, image))["weights"]: image for image in image_ids}
+    if len(made_by) > 1:
+        examples = ", ".join(f"{weights} (image {image})" for weights, image in made_by.items())
+        raise InputError(
+            f"generator outputs of {dataset} in {folder} are of several generators: {examples}; write "
+            "all of them with one"
+        )
+    return next(iter(made_by), "")
+
+
+def _facts(path: Path) -> dict[str, str]:
+    """Metadata of a file, whose tensors are not read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {"weights": ""} | (file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"generator output {path} is damaged ({error}): write it again") from None
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -142,7 +143,28 @@ def test_ids_become_file_names():
 
 
 def test_a_folder_that_lacks_pictures_is_refused_before_any_is_read(tmp_path):
-    (tmp_path / "7.safetensors").touch()
-    check_outputs(tmp_path, "ade", [7])
+    save_output(tmp_path, output(), **IDENTITY | {"image_id": 7}, weights="none")
+    assert check_outputs(tmp_path, "ade", [7]) == "none"
     with pytest.raises(InputError, match="2 of 3 generator outputs of ade .* that of image 8"):
         check_outputs(tmp_path, "ade", [7, 8, "a/b"])
+
+
+def test_outputs_of_two_generators_are_refused(tmp_path):
+    for image, weights in ((7, "one"), (8, "other")):
+        save_output(tmp_path, output(), **IDENTITY | {"image_id": image}, weights=weights)
+    with pytest.raises(InputError, match=r"several generators: one .image 7., other .image 8."):
+        check_outputs(tmp_path, "ade", [7, 8])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"void_prob": torch.tensor([0.5, 5.0, -1.0, 0.1])}, "void_prob is outside of 0 to 1"),
+        ({"class_logits": torch.full((4, 3), torch.nan)}, "a logit is not finite"),
+        ({"canvas": (20, 32)}, r"its canvas \(20, 32\) is smaller than \(24, 30\)"),
+    ],
+)
+def test_numbers_that_are_no_scores_are_refused(tmp_path, change, message):
+    save_output(tmp_path, dataclasses.replace(output(), **change), **IDENTITY, weights="none")
+    with pytest.raises(InputError, match=message):
+        read(tmp_path)

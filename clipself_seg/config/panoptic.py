@@ -89,6 +89,8 @@ def _add_sources(cfg: CfgNode) -> None:
     diffusion.NOISE_SEED = 42
     # Crops that go through it together.
     diffusion.CROPS_AT_ONCE = 1
+    # Smooth the crops before they are made smaller for the captioner's CLIP (official: no).
+    diffusion.ANTIALIAS = False
 
 
 def _add_scores(cfg: CfgNode) -> None:

@@ -112,6 +112,7 @@ def build_source(cfg: CfgNode, clip: DenseCLIP) -> nn.Module:
         crop=diffusion.CROP,
         noise_seed=diffusion.NOISE_SEED,
         crops_at_once=diffusion.CROPS_AT_ONCE,
+        antialias=diffusion.ANTIALIAS,
     )
 
 

@@ -246,7 +246,8 @@ def test_a_generator_of_another_clip_is_refused(tmp_path):
 def test_a_generator_of_another_stable_diffusion_is_refused(tmp_path):
     pytest.importorskip("diffusers")
     opts = ("MODEL.MASK_GENERATOR.SOURCE", "diffusion", "MODEL.DIFFUSION.WEIGHTS", "random-small")
-    model = model_of(*opts, "MODEL.DIFFUSION.CROP", 64)
+    model = model_of(*opts, "MODEL.DIFFUSION.CROP", 64, "MODEL.DIFFUSION.ANTIALIAS", True)
+    assert model.backbone.antialias
     model.export(tmp_path / "model.pth")
     state = read_checkpoint(tmp_path / "model.pth").tensors
     model.load_state_dict(state)

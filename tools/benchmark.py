@@ -6,6 +6,7 @@
     python tools/benchmark.py semseg --model ViT-B-16-quickgelu --classes 847
     python tools/benchmark.py semseg --model ViT-B-16-quickgelu --training
     python tools/benchmark.py panoptic --repeats 3
+    python tools/benchmark.py pq --threads 1
 
 Weights are random and pictures are noise: neither changes the time. Everything is timed in turn in one
 process (the median of --repeats calls counts); peak memory, weights included, is that of a process for
@@ -26,6 +27,9 @@ for keys too and a boolean mask, plain dense pooling a copy of the map for each 
 over classes and multiplies probabilities, plain masks are all resized at once, the plain merge is a loop
 over queries. "image" and "large image" are plain forwards at the input sizes of the two CLIP branches.
 Memory of the merge is what it needs beside the masks, which have the size of the canvas.
+
+"pq" is panoptic quality of --batch made-up pictures in one process, beside panopticapi's: in memory from
+what a model gives (panopticapi has it written as PNGs, as by Detectron2's evaluator), and from files.
 """
 
 from __future__ import annotations
@@ -47,12 +51,12 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("task", choices=["dense", "distill", "regions", "semseg", "panoptic"])
+    parser.add_argument("task", choices=["dense", "distill", "regions", "semseg", "panoptic", "pq"])
     parser.add_argument(
         "--model", help=f"open_clip's name ({MODEL}; of panoptic ODISE's, {PANOPTIC_MODEL})"
     )
     parser.add_argument("--size", type=int, default=1024, help="side in pixels (1024)")
-    parser.add_argument("--batch", type=int, default=1, help="images (1)")
+    parser.add_argument("--batch", type=int, help="images (1; of pq 20)")
     parser.add_argument(
         "--precision", choices=["float32", "bfloat16", "float16"], default="float32"
     )
@@ -86,10 +90,13 @@ def main() -> None:
     from clipself_seg.engine.benchmark.report import as_text, run_benchmark
     from clipself_seg.files import write_json
 
-    panoptic = arguments["task"] == "panoptic"
+    panoptic, quality = (arguments["task"] == task for task in ("panoptic", "pq"))
+    if arguments["batch"] is None:
+        arguments["batch"] = 20 if quality else 1
     if arguments["classes"] is None:
         arguments["classes"] = 133 if panoptic else 171 if arguments["training"] else 150
-    arguments["model"] = arguments["model"] or (PANOPTIC_MODEL if panoptic else MODEL)
+    model = PANOPTIC_MODEL if panoptic else "no model" if quality else MODEL
+    arguments["model"] = arguments["model"] or model
     arguments["device"] = arguments["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
     results = run_benchmark(Case(**arguments), say)
     sys.stdout.write(as_text(results) + "\n")

@@ -159,6 +159,22 @@ def test_formulations_of_panoptic_segmentation_agree(small_panoptic):
     assert ids.shape == (128, 192) and 3 < len(segments) <= 12
 
 
+def test_panoptic_quality_is_panopticapis_in_memory_and_from_files():
+    runs = build_runs(Case("pq", "no model", batch=3))
+    found = [result(runs, name) for name in runs]
+    assert len(set(found)) == 1 and 0 < found[0] < 100
+
+
+def test_a_quality_benchmark_prints_both(monkeypatch, capsys):
+    monkeypatch.setattr(measure, "PEAK_SHAPES", ((64, 64, 64),))
+    words = ["benchmark.py", "pq", "--batch", "1", "--repeats", "1", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert benchmark.main() == 0
+    text = capsys.readouterr().out
+    for name in ("PQ in memory", "PQ of files"):
+        assert text.count(name) == 3  # ours, the plain one, and how they compare
+
+
 def test_operation_counts_of_the_generator_are_those_of_torch(small_panoptic):
     generator = panoptic_runs()["generator"]
     assert flops_cat_seg.count_flops(lambda: generator.call(None)) == generator.flops

@@ -22,7 +22,7 @@ from clipself_seg.engine.benchmark.flops import TowerFlops, pooling_flops, tower
 from clipself_seg.errors import InputError
 from clipself_seg.models.clipself import check_size
 
-Task = Literal["dense", "distill", "regions", "semseg", "panoptic"]
+Task = Literal["dense", "distill", "regions", "semseg", "panoptic", "pq"]
 PICTURE = (480, 640)  # rows and columns of the made-up picture, COCO's most common size
 
 
@@ -31,9 +31,9 @@ class Case:
     """What to measure.
 
     Attributes:
-        task: "dense", "distill", "regions", "semseg" or "panoptic".
-        model: open_clip's name; its weights are random.
-        size: S, in pixels; "semseg" and "panoptic" have sizes of their own.
+        task: "dense", "distill", "regions", "semseg", "panoptic" or "pq".
+        model: open_clip's name; its weights are random. "pq" has none.
+        size: S, in pixels; "semseg", "panoptic" and "pq" have sizes of their own.
         batch: B.
         precision: "float32", or the lower precision of autocast.
         regions: n.

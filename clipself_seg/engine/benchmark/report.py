@@ -152,6 +152,8 @@ def _extent(case: Mapping[str, Any]) -> str:
     if case["task"] == "panoptic":
         queries, merged = (case["queries"] or count for count in (QUERIES, MERGED))
         return f"{queries} queries, {merged} in the merge, {case['classes']} classes"
+    if case["task"] == "pq":
+        return "pairs of 480 x 640 pixels"
     if case["task"] != "semseg":
         return f"{case['size']} px"
     return f"{case['classes']} classes, {'training' if case['training'] else 'sliding windows'}"

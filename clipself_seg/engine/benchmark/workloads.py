@@ -21,6 +21,7 @@ from clipself_seg.engine.benchmark.case import PICTURE, Case, RegionWorkload, Sa
 from clipself_seg.engine.benchmark.cat_seg_workload import SemSegWorkload
 from clipself_seg.engine.benchmark.measure import Run
 from clipself_seg.engine.benchmark.panoptic_workload import PanopticWorkload
+from clipself_seg.engine.benchmark.pq_workload import PQWorkload
 from clipself_seg.engine.optimizer import build_adamw, gradient_norm, parameter_groups
 from clipself_seg.models.clipself import CLIPSelf
 from clipself_seg.models.region_reader import RegionReader, autocast
@@ -205,13 +206,21 @@ class RegionsWorkload(SampledWorkload):
 
 TASKS: dict[
     str,
-    type[DenseWorkload | DistillWorkload | RegionsWorkload | SemSegWorkload | PanopticWorkload],
+    type[
+        DenseWorkload
+        | DistillWorkload
+        | RegionsWorkload
+        | SemSegWorkload
+        | PanopticWorkload
+        | PQWorkload
+    ],
 ] = {
     "dense": DenseWorkload,
     "distill": DistillWorkload,
     "regions": RegionsWorkload,
     "semseg": SemSegWorkload,
     "panoptic": PanopticWorkload,
+    "pq": PQWorkload,
 }
 
 

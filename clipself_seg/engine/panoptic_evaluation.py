@@ -132,15 +132,19 @@ class PanopticEvaluation:
         """Refuse early what would fail late: missing files, words that are no panoptic ones."""
         if branch := getattr(model, "branch", None):
             self._facts["CLIP branch"] = branch.facts()
-        made_by = {}
+        made_by, areas = {}, {}
         for name in self.datasets:
             truth = self._truth(name)
             self._evaluator(name, truth)
+            if truth.areas:
+                areas[name] = truth.areas
             if folder := getattr(model, "outputs", ""):
                 ids = [record["image_id"] for record in truth.records]
                 made_by[name] = check_outputs(folder, name, ids)
         if made_by:
             self._facts["generator on disk"] = made_by
+        if areas:
+            self._facts["areas"] = areas
 
     def facts(self) -> dict[str, Any]:
         """What decides the numbers beside weights and configuration, as `check` found it."""

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from clipself_seg.data.overlap import seen_by_synonym
 from clipself_seg.data.panoptic_builtin import panoptic_dataset, panoptic_set_records
 from clipself_seg.data.panoptic_sets import PanopticFiles
+from clipself_seg.data.records import read_coco_json
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.engine.loader import Record
 from clipself_seg.errors import InputError
@@ -31,6 +32,8 @@ class PanopticTruth(NamedTuple):
         seen: (K,) bool, classes of the training vocabulary; None if nothing is known of it.
         tasks: of "panoptic", "instances", "semantic", what is measured.
         instances: if they are measured.
+        areas: what the file says its areas of stuff are: "published", which ADE20K's are if it does
+            not say, or "clean"; "" where there is no such question.
     """
 
     files: PanopticFiles
@@ -39,6 +42,7 @@ class PanopticTruth(NamedTuple):
     seen: np.ndarray | None
     tasks: tuple[str, ...]
     instances: InstanceTruth | None
+    areas: str = ""
 
     @property
     def image_ids(self) -> list[Any]:
@@ -70,7 +74,9 @@ def read_panoptic_truth(name: str, tasks: Sequence[str], train_vocabulary: str) 
     if "instances" in theirs:
         image_ids = [record["image_id"] for record in records]
         instances = read_instance_truth(files.path(files.instances_json), vocabulary, image_ids)
-    return PanopticTruth(files, vocabulary, records, seen, theirs, instances)
+    info = read_coco_json(files.path(files.panoptic_json)).get("info") or {}
+    areas = info.get("areas", "published" if files.covered_stuff else "")
+    return PanopticTruth(files, vocabulary, records, seen, theirs, instances, areas)
 
 
 def _tasks_of(name: str, files: PanopticFiles, tasks: Sequence[str]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from detectron2.utils import comm
 from PIL import Image
 from torch import nn
 
+from clipself_seg.clip import load_clip
 from clipself_seg.config import add_clipself_seg_config
 from clipself_seg.data.panoptic import read_panoptic_png
 from clipself_seg.data.vocabulary import load_vocabulary
@@ -25,6 +26,8 @@ from clipself_seg.engine.panoptic_rows import sweep_results, sweep_rows
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.instance_numbers import encode_masks
 from clipself_seg.evaluation.panoptic import PanopticQualityEvaluator
+from clipself_seg.heads.clip_branches import DensePooling
+from clipself_seg.heads.mask_generator.outputs import GeneratorOutput, save_output
 from tests.panoptic_worlds import save_ids
 
 # Category ids are in no order, and stuff stands between the things.
@@ -308,6 +311,32 @@ def test_a_data_set_that_never_has_files_for_a_task_goes_without(datasets, caplo
     with pytest.raises(InputError, match='"one" has no files for any of instances, semantic'):
         options = ("TEST.PANOPTIC.TASKS", ("instances", "semantic"))
         evaluation(datasets, *options).check(Spoiler())
+
+
+def test_facts_tell_what_the_configuration_leaves_open(datasets):
+    path = datasets / "one/panoptic.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"info": {"areas": "clean"}}))
+    blank = GeneratorOutput(torch.zeros(1, 2, 2), torch.zeros(1, 5), torch.zeros(1), SIZE, SIZE)
+    for image in [f"one_{i}" for i in range(5)] + [f"two_{i}" for i in range(3)]:
+        facts = {"image_id": image, "file_name": f"{image}.png", "weights": image[:3]}
+        save_output(datasets / "outputs", blank, names=(("any",),) * 5, **facts)
+    run, model = evaluation(datasets), Spoiler()
+    model.outputs = str(datasets / "outputs")
+    model.branch = DensePooling(load_clip("ViT-Mini-8", None))
+    run.check(model)
+    assert json.loads(json.dumps(run.facts())) == {
+        "CLIP branch": {
+            "kind": "DensePooling",
+            "input_size": 512,
+            "aspect": "pad",
+            "align_masks": True,
+            "binarise": "centre_or_any",
+            "interpolation": "bicubic",
+            "antialias": True,
+        },
+        "generator on disk": {"one": "one", "two": "two"},
+        "areas": {"one": "clean"},
+    }
 
 
 @pytest.mark.parametrize("kind", ["labels", "segments"])

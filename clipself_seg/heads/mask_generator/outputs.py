@@ -17,7 +17,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from clipself_seg.files import atomic_path
 # Half precision ends here; a probability is 1 long before.
 LARGEST = 6e4
 TENSORS = ("mask_logits", "class_logits", "void_prob")
+FACTS = {"file_name", "canvas", "image_size", "classes", "weights"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +86,13 @@ def save_output(
         file_name: of the picture; only its last part is kept.
         names: synonyms of the K classes.
         weights: hash of the generator's.
+
+    Raises:
+        InputError: numbers that are no scores, or a canvas smaller than the picture.
     """
     import safetensors.torch
 
+    path = output_path(folder, image_id)
     tensors = {
         "mask_logits": output.mask_logits.clamp(-LARGEST, LARGEST).half(),
         "class_logits": output.class_logits.float(),
@@ -100,7 +105,8 @@ def save_output(
         "classes": hash_classes(names),
         "weights": weights,
     }
-    with atomic_path(output_path(folder, image_id)) as temporary:
+    _check_values(path, tensors, output.canvas, output.image_size)
+    with atomic_path(path) as temporary:
         safetensors.torch.save_file(
             {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
             temporary,
@@ -126,7 +132,8 @@ def read_output(
         names: synonyms of the K classes.
 
     Raises:
-        InputError: the file is missing or damaged, or of another picture, size or vocabulary.
+        InputError: the file is missing or damaged, or of another picture, size or vocabulary; numbers
+            that are no scores.
     """
     path = output_path(folder, image_id)
     tensors, facts = _read(path)
@@ -153,26 +160,22 @@ def read_output(
             f"not fit {classes} classes; write it again"
         )
     masks, class_logits, void_prob = (tensors[name].float() for name in TENSORS)
-    _check_values(path, masks, class_logits, void_prob, canvas, size)
+    _check_values(path, tensors, canvas, size)
     return GeneratorOutput(masks, class_logits, void_prob, canvas, size)
 
 
 def _check_values(
-    path: Path,
-    masks: Tensor,
-    class_logits: Tensor,
-    void_prob: Tensor,
-    canvas: tuple[int, ...],
-    size: tuple[int, ...],
+    path: Path, tensors: Mapping[str, Tensor], canvas: tuple[int, ...], size: tuple[int, ...]
 ) -> None:
     """Refuse numbers of another program that fusion and merging would take for scores."""
+    masks, class_logits, void_prob = (tensors[name] for name in TENSORS)
     for wrong, what in (
         (any(c < s for c, s in zip(canvas, size)), f"its canvas {canvas} is smaller than {size}"),
         (not all(t.isfinite().all() for t in (masks, class_logits)), "a logit is not finite"),
         (not ((void_prob >= 0) & (void_prob <= 1)).all(), "void_prob is outside of 0 to 1"),
     ):
         if wrong:
-            raise InputError(f"generator output {path}: {what}; write it again")
+            raise InputError(f"generator output {path}: {what}; correct what made it")
 
 
 def check_outputs(folder: str | Path, dataset: str, image_ids: Sequence[Any]) -> str:
@@ -207,9 +210,12 @@ def _facts(path: Path) -> dict[str, str]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            return {"weights": ""} | (file.metadata() or {})
+            facts = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise InputError(f"generator output {path} is damaged ({error}): write it again") from None
+    if missing := FACTS - facts.keys():
+        raise InputError(f"{path} is no generator output: it lacks {sorted(missing)}")
+    return facts
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -226,12 +232,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors: dict[str, torch.Tensor] = {n: file.get_tensor(n) for n in file.keys()}
     except (SafetensorError, OSError) as error:
         raise InputError(f"generator output {path} is damaged ({error}): write it again") from None
-    missing = {*TENSORS} - tensors.keys() | {
-        "file_name",
-        "canvas",
-        "image_size",
-        "classes",
-    } - facts.keys()
+    missing = {*TENSORS} - tensors.keys() | FACTS - facts.keys()
     if missing:
         raise InputError(f"{path} is no generator output: it lacks {sorted(missing)}")
     for key in ("canvas", "image_size"):

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, safe_open, save_file
 
 from clipself_seg.errors import InputError
+from clipself_seg.heads.mask_generator import outputs
 from clipself_seg.heads.mask_generator.outputs import (
     LARGEST,
     GeneratorOutput,
@@ -164,7 +165,23 @@ def test_outputs_of_two_generators_are_refused(tmp_path):
         ({"canvas": (20, 32)}, r"its canvas \(20, 32\) is smaller than \(24, 30\)"),
     ],
 )
-def test_numbers_that_are_no_scores_are_refused(tmp_path, change, message):
-    save_output(tmp_path, dataclasses.replace(output(), **change), **IDENTITY, weights="none")
-    with pytest.raises(InputError, match=message):
+def test_numbers_that_are_no_scores_are_refused(tmp_path, change, message, monkeypatch):
+    wrong = dataclasses.replace(output(), **change)
+    with pytest.raises(InputError, match=f"139.safetensors: {message}"):
+        save_output(tmp_path, wrong, **IDENTITY, weights="none")
+    assert not list(tmp_path.iterdir())
+    with monkeypatch.context() as patch:  # as another program may write it
+        patch.setattr(outputs, "_check_values", lambda *_: None)
+        save_output(tmp_path, wrong, **IDENTITY, weights="none")
+    with pytest.raises(InputError, match=f"139.safetensors: {message}"):
         read(tmp_path)
+
+
+def test_a_file_has_to_say_which_generator_made_it(folder):
+    (path,) = folder.iterdir()
+    with safe_open(path, framework="pt") as file:
+        facts = {key: value for key, value in file.metadata().items() if key != "weights"}
+    save_file(load_file(path), path, metadata=facts)
+    for way in (lambda: read(folder), lambda: check_outputs(folder, "ade", [139])):
+        with pytest.raises(InputError, match=r"139.safetensors is no .* it lacks \['weights'\]"):
+            way()

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from clipself_seg.clip.precision import full_precision
 from clipself_seg.errors import InputError
 
 MASK_EPS = 1e-12
@@ -84,7 +85,7 @@ def mask_weights(masks_nhw: Tensor) -> Tensor:
 
 def pool(features_Ehw: Tensor, weights_nhw: Tensor) -> Tensor:
     """Weighted sums over the cells, (n, E), in float32 under autocast too."""
-    with torch.autocast(features_Ehw.device.type, enabled=False):
+    with full_precision(features_Ehw.device):
         return weights_nhw.float().flatten(1) @ features_Ehw.float().flatten(1).T
 
 

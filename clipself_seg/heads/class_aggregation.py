@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip.linear import Linear
+from clipself_seg.clip.precision import full_precision
 from clipself_seg.heads.cost_volume import at_least_float32
 from clipself_seg.heads.spatial_aggregation import GuidedProjections
 
@@ -133,7 +134,7 @@ def linear_attention(
         padding: key and value (H, 1, c) that are there so many times more.
     """
     dtype = q.dtype
-    with torch.autocast(q.device.type, enabled=False):
+    with full_precision(q.device):
         q, k, v = (at_least_float32(x) for x in (q, k, v))
         q, k = F.elu(q) + 1, F.elu(k) + 1
         products_nHcc = k.transpose(-2, -1) @ v

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipself_seg.clip.precision import full_precision
 from clipself_seg.errors import InputError
 
 LARGEST_SCALE = 100.0
@@ -40,7 +41,7 @@ def class_logits(
             f"{len(text_SE)} texts for {len(synonyms)} classes with {sum(synonyms)} synonyms; "
             "give every class at least one text, and every text a class"
         )
-    with torch.autocast(embeddings.device.type, enabled=False):
+    with full_precision(embeddings.device):
         texts_SE = F.normalize(text_SE.float(), dim=-1)
         logits = scale.float() * (F.normalize(embeddings.float(), dim=-1) @ texts_SE.T)
         return _best_of_synonyms(logits, synonyms)

@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipself_seg.clip.precision import full_precision
+
 
 def cosine_cost(dense_Ehw: Tensor, text_TPE: Tensor) -> Tensor:
     """Cosines (P, T, h, w) in [-1, 1], in float32 or better; no side has to be of unit length."""
-    with torch.autocast(dense_Ehw.device.type, enabled=False):
+    with full_precision(dense_Ehw.device):
         dense = F.normalize(at_least_float32(dense_Ehw).flatten(1), dim=0)
         text_PTE = F.normalize(at_least_float32(text_TPE), dim=-1).transpose(0, 1)
         return (text_PTE @ dense).unflatten(-1, dense_Ehw.shape[1:])

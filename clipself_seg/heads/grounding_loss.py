@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
+from clipself_seg.clip.precision import full_precision
+
 
 def grounding_loss(
     embeddings_BQC: Tensor, words_BWC: Tensor, valid_B: Tensor, scale: Tensor
@@ -31,7 +33,7 @@ def grounding_loss(
             any valid pair the loss is 0.
         scale: what cosines are multiplied with.
     """
-    with torch.autocast(embeddings_BQC.device.type, enabled=False):
+    with full_precision(embeddings_BQC.device):
         valid = _of_all_processes(valid_B.float()) > 0
         queries = F.normalize(_of_all_processes(embeddings_BQC.float())[valid], dim=-1)
         words = F.normalize(_of_all_processes(words_BWC.float())[valid], dim=-1)

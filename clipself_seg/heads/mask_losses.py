@@ -14,6 +14,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipself_seg.clip.precision import full_precision
 from clipself_seg.heads.matching import TermWeights, match_queries, sample_points
 
 Matches = list[tuple[Tensor, Tensor]]
@@ -93,7 +94,7 @@ class MaskCriterion:
             match_queries(c, m, t.labels, t.masks, points=settings.points, weights=weights)
             for c, m, t in zip(classes, masks, targets, strict=True)
         ]
-        with torch.autocast(masks.device.type, enabled=False):
+        with full_precision(masks.device):
             label = _classification(classes.float(), targets, matches, settings.void_weight)
             logits_nP, targets_nP = _at_points(masks.float(), targets, matches, settings)
             entropy, dice = mask_losses(logits_nP, targets_nP)

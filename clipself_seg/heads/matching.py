@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from clipself_seg.clip.precision import full_precision
+
 
 @dataclasses.dataclass(frozen=True)
 class TermWeights:
@@ -89,7 +91,7 @@ def match_queries(
         weights: of the terms of the cost.
     """
     device = mask_logits_Qhw.device
-    with torch.autocast(device.type, enabled=False):
+    with full_precision(device):
         where_1P2 = torch.rand(1, points, 2, device=device)
         logits_QP, targets_TP = (sample_points(m, where_1P2) for m in (mask_logits_Qhw, masks_THW))
         costs = pair_costs(class_logits_QK, logits_QP, labels_T, targets_TP, weights)

@@ -17,6 +17,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from clipself_seg.clip.precision import full_precision
 from clipself_seg.heads.mask_pieces import first_best, pixel_pieces
 
 Segment = dict[str, Any]
@@ -145,7 +146,7 @@ def semantic_labels(probs: Tensor, mask_logits: Tensor) -> Tensor:
 def _class_scores(probs: Tensor, mask_logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
     class_KQ = probs[:, :-1].float().T
     for piece, logits in pixel_pieces(mask_logits, more=len(class_KQ)):
-        with torch.autocast(logits.device.type, enabled=False):
+        with full_precision(logits.device):
             yield piece, class_KQ @ logits.sigmoid_()
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.clip.precision import full_precision
 from clipself_seg.heads.class_logits import similarity_scale
 
 EPS = 1e-8
@@ -62,7 +63,7 @@ class PooledMaskEmbed(nn.Module):
 
 def pool_masks(features_BChw: Tensor, masks_BQhw: Tensor) -> Tensor:
     """The mean feature where a mask's logits are positive, (B, Q, C), float32; 0 for an empty mask."""
-    with torch.autocast(features_BChw.device.type, enabled=False):
+    with full_precision(features_BChw.device):
         inside_BQN = (masks_BQhw.detach() > 0).flatten(2).float()
         sums_BQC = inside_BQN @ features_BChw.float().flatten(2).transpose(1, 2)
         return sums_BQC / (inside_BQN.sum(dim=-1, keepdim=True) + EPS)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.clip.precision import full_precision
 from clipself_seg.heads.mask_generator.deformable_attention import (
     DeformableAttention,
     Grids,
@@ -75,7 +76,7 @@ class Encoder(nn.Module):
         grids = [(m.shape[2], m.shape[3]) for m in maps]
         device, width = maps[0].device, maps[0].shape[1]
         # Sampling places do not survive half precision.
-        with torch.autocast(device.type, enabled=False):
+        with full_precision(device):
             cells_BNC = torch.cat([m.float().flatten(2).transpose(1, 2) for m in maps], dim=1)
             positions_NC = torch.cat(
                 [sine_positions(g, width, device) + e for g, e in zip(grids, self.level_embed)]

@@ -107,12 +107,9 @@ def worker(args: argparse.Namespace) -> None:
     status = run(args)
     if status:
         sys.exit(status)
-    import torch.distributed as dist
+    from clipself_seg.engine.processes import leave_process_group
 
-    if dist.is_initialized():
-        # A process that leaves with its group still open may abort in gloo's threads.
-        dist.barrier()
-        dist.destroy_process_group()
+    leave_process_group()
 
 
 def check_processes(args: argparse.Namespace) -> None:

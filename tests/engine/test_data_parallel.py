@@ -12,6 +12,7 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from clipself_seg.engine.checkpoint import trained_parameters
+from clipself_seg.engine.processes import leave_process_group
 from tests.engine.test_trainer import trainer, weights
 from tests.tiny import WORDS, tiny_clipself, tiny_region_sample, tiny_samples
 
@@ -22,7 +23,7 @@ def _process(rank: int, work: Callable[[int, Path], Tensors], folder: Path) -> N
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
     torch.save(work(rank, folder), folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    leave_process_group()
 
 
 def in_two_processes(work: Callable[[int, Path], Tensors], folder: Path) -> list[Tensors]:

@@ -13,7 +13,6 @@ import torch.multiprocessing as multiprocessing
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Instances
-from detectron2.utils import comm
 from PIL import Image
 from torch import nn
 
@@ -23,6 +22,7 @@ from clipself_seg.data.panoptic import read_panoptic_png
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.engine.panoptic_evaluation import PanopticEvaluation
 from clipself_seg.engine.panoptic_rows import sweep_results, sweep_rows
+from clipself_seg.engine.processes import leave_process_group
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.instance_numbers import encode_masks
 from clipself_seg.evaluation.panoptic import PanopticQualityEvaluator
@@ -414,8 +414,7 @@ def two_processes(rank, folder):
         register(folder, name)
     results = evaluation(folder, "TEST.PANOPTIC.SWEEP", (0, 0.5))(Spoiler())
     (folder / f"{rank}.json").write_text(json.dumps(results))
-    comm.synchronize()
-    torch.distributed.destroy_process_group()
+    leave_process_group()
 
 
 def test_two_processes_give_the_numbers_and_files_of_one(datasets):

@@ -12,11 +12,11 @@ import torch.multiprocessing as multiprocessing
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_sem_seg
-from detectron2.utils import comm
 from PIL import Image
 from torch import nn
 
 from clipself_seg.config import add_clipself_seg_config
+from clipself_seg.engine.processes import leave_process_group
 from clipself_seg.engine.sem_seg_evaluation import SemSegEvaluation
 from clipself_seg.errors import InputError
 
@@ -226,8 +226,7 @@ def two_processes(rank, folder):
     )
     register(folder)
     torch.save(evaluation(folder)(Echo()), folder / f"{rank}.pt")
-    comm.synchronize()
-    torch.distributed.destroy_process_group()
+    leave_process_group()
 
 
 def test_two_processes_give_the_numbers_of_one(datasets):

@@ -12,10 +12,10 @@ import torch.multiprocessing as multiprocessing
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
-from detectron2.utils import comm
 from pycocotools.coco import COCO
 
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
+from clipself_seg.engine.processes import leave_process_group
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.instance_ap import InstanceAPEvaluator
 from clipself_seg.evaluation.instance_numbers import encode_masks
@@ -329,8 +329,7 @@ def two_processes(rank, folder, json_file, outputs):
     ours.reset()
     with pytest.raises(InputError, match="5 of 5 images"):
         ours.evaluate()
-    comm.synchronize()
-    torch.distributed.destroy_process_group()
+    leave_process_group()
 
 
 def test_two_processes_give_the_result_of_one(tmp_path):

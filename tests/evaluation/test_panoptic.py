@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
-from detectron2.utils import comm
 
 from clipself_seg.data.panoptic import read_panoptic_png
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
+from clipself_seg.engine.processes import leave_process_group
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic import PanopticQualityEvaluator
 from clipself_seg.evaluation.panoptic_files import evaluate_files
@@ -160,8 +160,7 @@ def two_processes(rank, folder, sides):
     one.reset()
     with pytest.raises(InputError, match="5 of 5 images"):
         one.evaluate()
-    comm.synchronize()
-    torch.distributed.destroy_process_group()
+    leave_process_group()
 
 
 def test_two_processes_give_the_result_of_one(tmp_path):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
-from detectron2.utils import comm
 
+from clipself_seg.engine.processes import leave_process_group
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.region_accuracy import (
     RegionAccuracyEvaluator,
@@ -170,8 +170,7 @@ def two_processes(rank, folder):
     with pytest.raises(InputError, match="no region"):
         evaluate([])
     torch.save(results, f"{folder}/{rank}.pt")
-    comm.synchronize()
-    torch.distributed.destroy_process_group()
+    leave_process_group()
 
 
 def test_two_processes_give_the_result_of_one(tmp_path):

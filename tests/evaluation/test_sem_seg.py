@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from PIL import Image
 
 from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.engine.processes import leave_process_group
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.sem_seg import SemSegAccuracyEvaluator
 
@@ -223,8 +224,7 @@ def two_processes(rank, folder):
     with pytest.raises(InputError, match="no labelled pixel"):
         evaluate(folder, [])
     torch.save(results, folder / f"{rank}.pt")
-    comm.synchronize()
-    torch.distributed.destroy_process_group()
+    leave_process_group()
 
 
 def test_two_processes_give_the_result_of_one(tmp_path):

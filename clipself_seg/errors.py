@@ -19,6 +19,17 @@ class MissingFiles(InputError):
     """A data set that is known here, whose files are not on this disk."""
 
 
+def in_short(error: BaseException) -> str:
+    """The beginning of the first line of what a library says, which may be pages long."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0][:80]
+
+
+def last_line(error: BaseException) -> str:
+    """The end of what torch says about a state dict, where the reason is."""
+    return str(error).strip().splitlines()[-1].strip()
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """A hint such as ``did you mean "ViT-B-16"?``, or a list of choices when nothing is close."""
     names = sorted(set(choices))

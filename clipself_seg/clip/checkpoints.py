@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, in_short
 
 WRAPPERS = ("model", "module", "state_dict")  # in the order in which the official loaders look
 
@@ -87,7 +87,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
         tensors = safetensors.torch.load_file(path)
     except Exception as error:  # as in `safe_torch_load`
         raise InputError(
-            f"{path} is truncated or no safetensors file ({_in_short(error)}); fetch it again"
+            f"{path} is truncated or no safetensors file ({in_short(error)}); fetch it again"
         ) from None
     return Checkpoint(path, unwrap(tensors, path), "safetensors", **_facts(metadata, path))
 
@@ -109,14 +109,8 @@ def safe_torch_load(path: str | os.PathLike[str]) -> Any:
         ) from None
     except Exception as error:  # about damaged bytes torch, zipfile and pickle raise all there is
         raise InputError(
-            f"{path} is truncated or no PyTorch file ({_in_short(error)}); fetch it again"
+            f"{path} is truncated or no PyTorch file ({in_short(error)}); fetch it again"
         ) from None
-
-
-def _in_short(error: BaseException) -> str:
-    """The beginning of the first line of what a library says."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0][:80]
 
 
 def unwrap(content: Any, path: Path) -> dict[str, Tensor]:
@@ -142,7 +136,7 @@ def _is_torchscript(path: Path) -> bool:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
     except Exception as error:  # as in `safe_torch_load`
         raise InputError(
-            f"{path} is a damaged archive ({_in_short(error)}); fetch it again"
+            f"{path} is a damaged archive ({in_short(error)}); fetch it again"
         ) from None
 
 
@@ -223,7 +217,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
         ) from None
     except Exception as error:  # as in `safe_torch_load`
         raise InputError(
-            f"{path} is a truncated or foreign TorchScript archive ({_in_short(error)}); "
+            f"{path} is a truncated or foreign TorchScript archive ({in_short(error)}); "
             "fetch it again"
         ) from None
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, in_short
 
 # What rebuilds an array, under the modules of numpy 1 and numpy 2.
 MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -45,9 +45,8 @@ def read_numpy_pickle(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             "that holds arrays only"
         ) from None
     except Exception as error:  # about damaged bytes pickle and numpy raise all there is
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
         raise InputError(
-            f"{path} is truncated or no pickle of arrays ({reason}); fetch it again"
+            f"{path} is truncated or no pickle of arrays ({in_short(error)}); fetch it again"
         ) from None
     if not tensors:
         raise InputError(f"{path} holds no arrays; is it a checkpoint?")

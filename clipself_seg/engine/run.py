@@ -24,7 +24,7 @@ from clipself_seg.engine.logs import setup_logging
 from clipself_seg.engine.settings import TrainingSettings
 from clipself_seg.engine.tasks import Evaluation, task_of
 from clipself_seg.engine.trainer import Trainer
-from clipself_seg.errors import InputError, MissingFiles, nearest
+from clipself_seg.errors import InputError, MissingFiles, last_line, nearest
 from clipself_seg.evaluation.report import write_results
 from clipself_seg.files import atomic_path
 from clipself_seg.memory import keep_freed_memory
@@ -117,8 +117,9 @@ def _load_weights(model: Any, tensors: Mapping[str, Tensor], source: str) -> Non
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:  # of torch, several lines long
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"MODEL.WEIGHTS {source} does not fit the model: {reason}") from None
+        raise InputError(
+            f"MODEL.WEIGHTS {source} does not fit the model: {last_line(error)}"
+        ) from None
 
 
 def train(cfg: CfgNode, resume: bool) -> None:

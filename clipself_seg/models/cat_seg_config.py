@@ -18,7 +18,7 @@ from clipself_seg.clip.model import SHIPPED_TAGS
 from clipself_seg.clip.numpy_pickle import read_numpy_pickle
 from clipself_seg.clip.prompts import TEMPLATES as PROMPTS
 from clipself_seg.clip.tower import TransformerTower
-from clipself_seg.errors import InputError, nearest
+from clipself_seg.errors import InputError, last_line, nearest
 from clipself_seg.heads.cost_aggregator import AggregatorSizes, CostAggregator
 from clipself_seg.heads.windows import WindowLayout
 from clipself_seg.models.region_reader import precision_from_config
@@ -213,8 +213,9 @@ def _load_backbone(backbone: Backbone, path: Path) -> None:
     try:
         found = backbone.load_state_dict(tensors, strict=False)
     except RuntimeError as error:  # of torch, several lines long
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"{key} does not fit {type(backbone).__name__}: {reason}") from None
+        raise InputError(
+            f"{key} does not fit {type(backbone).__name__}: {last_line(error)}"
+        ) from None
     missing = [name for name in found.missing_keys if not OUTPUT_NORM.fullmatch(name)]
     if missing:
         raise InputError(

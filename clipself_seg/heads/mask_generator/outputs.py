@@ -136,7 +136,7 @@ def read_output(
             that are no scores.
     """
     path = output_path(folder, image_id)
-    tensors, facts = _read(path)
+    tensors, facts = _read(path, TENSORS)
     canvas, size = (tuple(json.loads(facts[key])) for key in ("canvas", "image_size"))
     for what, stored, wanted, way_out in (
         ("picture", facts["file_name"], Path(file_name).name, "give the outputs of this data set"),
@@ -194,7 +194,7 @@ def check_outputs(folder: str | Path, dataset: str, image_ids: Sequence[Any]) ->
             f"that of image {lost[0]}: write them with tools/write_generator_outputs.py --dataset {dataset}, "
             "or leave the data set out of DATASETS.TEST"
         )
-    made_by = {_facts(output_path(folder, image))["weights"]: image for image in image_ids}
+    made_by = {_read(output_path(folder, image), ())[1]["weights"]: image for image in image_ids}
     if len(made_by) > 1:
         examples = ", ".join(f"{weights} (image {image})" for weights, image in made_by.items())
         raise InputError(
@@ -204,21 +204,8 @@ def check_outputs(folder: str | Path, dataset: str, image_ids: Sequence[Any]) ->
     return next(iter(made_by), "")
 
 
-def _facts(path: Path) -> dict[str, str]:
-    """Metadata of a file, whose tensors are not read."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"generator output {path} is damaged ({error}): write it again") from None
-    if missing := FACTS - facts.keys():
-        raise InputError(f"{path} is no generator output: it lacks {sorted(missing)}")
-    return facts
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Some tensors and the metadata of a complete file."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -229,10 +216,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             facts = file.metadata() or {}
-            tensors: dict[str, torch.Tensor] = {n: file.get_tensor(n) for n in file.keys()}
+            there = set(file.keys())
+            tensors: dict[str, Tensor] = {n: file.get_tensor(n) for n in there.intersection(names)}
     except (SafetensorError, OSError) as error:
         raise InputError(f"generator output {path} is damaged ({error}): write it again") from None
-    missing = {*TENSORS} - tensors.keys() | FACTS - facts.keys()
+    missing = {*TENSORS} - there | FACTS - facts.keys()
     if missing:
         raise InputError(f"{path} is no generator output: it lacks {sorted(missing)}")
     for key in ("canvas", "image_size"):

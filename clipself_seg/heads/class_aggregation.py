@@ -21,7 +21,7 @@ from clipself_seg.heads.cost_volume import at_least_float32
 from clipself_seg.heads.spatial_aggregation import GuidedProjections
 
 EPS = 1e-6
-CELLS_AT_ONCE = 4096  # (class, cell) pairs whose activations stay in the CPU's cache
+VALUES_AT_ONCE = 4096 * 128  # of tokens, whose activations stay in the CPU's cache
 
 
 class ClassAggregation(nn.Module):
@@ -71,7 +71,7 @@ class ClassAggregation(nn.Module):
             seen = self._layer(pooled_TnC, share_T3C, padding)
             return x_TNC + self._unpool(seen)
         # Some locations at a time; each is by itself.
-        step = max(1, CELLS_AT_ONCE // len(x_TNC))
+        step = max(1, VALUES_AT_ONCE // (len(x_TNC) * x_TNC.shape[-1]))
         parts = pooled_TnC.split(step, dim=1)
         if self.pooling == 1:
             # The locations' own input is not needed again: the sum goes where it came from.

@@ -9,6 +9,7 @@ Shapes: T classes, P prompts of a class, E embedding, N = h * w cells, C channel
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from clipself_seg.heads.cost_volume import best_classes, cosine_cost, text_direc
 from clipself_seg.heads.spatial_aggregation import SpatialAggregation
 
 LEFT_OUT = -100.0  # logit of the classes that are not among the best
+CACHED_VALUES = 4 * 24 * 24 * 128  # of the cost volume: four classes of the published models
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,11 @@ class AggregatorSizes:
     decoder_dims: tuple[int, int] = (64, 32)
     decoder_guidance_projected: tuple[int, int] = (32, 16)
     pad_len: int = 256
+
+    @property
+    def classes_in_cache(self) -> int:
+        """Classes that may pass together if all that is made of them is to stay in a CPU's cache."""
+        return max(1, CACHED_VALUES // (self.hidden * math.prod(self.grid)))
 
 
 class Guidance(NamedTuple):

@@ -29,7 +29,6 @@ OPENAI_NAMES = {
     "ViT-L/14@336px": "ViT-L-14-336-quickgelu",
 }
 TEMPLATES = {"single": "cat_seg", "imagenet": "openai80", "plain": "single"}
-CPU_CLASSES_AT_ONCE = 4
 RANDOM = "random"  # MODEL.CAT_SEG.BACKBONE_WEIGHTS that is meant to be so
 # A Swin for classification has no norms between its stages; they start as what changes nothing.
 OUTPUT_NORM = re.compile(r"norm\d\.(weight|bias)")
@@ -153,8 +152,8 @@ def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
     """Reads ``MODEL``, ``SOLVER.{AMP, BACKBONE_MULTIPLIER}`` and ``TEST``; the parts of `CATSeg`."""
     clip = build_clip(cfg)
     switches = cfg.MODEL.CAT_SEG
-    at_once = CPU_CLASSES_AT_ONCE if cfg.MODEL.DEVICE == "cpu" else 0
-    aggregator = CostAggregator(aggregator_sizes(cfg, clip), at_once)
+    sizes = aggregator_sizes(cfg, clip)
+    aggregator = CostAggregator(sizes, sizes.classes_in_cache if cfg.MODEL.DEVICE == "cpu" else 0)
     aggregator.checkpointing = switches.CHECKPOINTING
     depth = len(clip.visual.blocks)
     guided = switches.GUIDANCE == "clip"

@@ -65,3 +65,9 @@ def test_official_numbers_to_the_last_digit(case):
     ]
     expected = torch.tensor([float(x) for x in GOLDEN[case].split()], dtype=torch.float64)
     torch.testing.assert_close(torch.stack(actual), expected, atol=2e-10, rtol=1e-9)
+
+
+def test_classes_that_pass_together_follow_from_the_size_of_the_cost_volume():
+    assert AggregatorSizes().classes_in_cache == 4
+    assert AggregatorSizes(hidden=32, grid=(16, 16)).classes_in_cache == 36
+    assert AggregatorSizes(hidden=512, grid=(64, 64)).classes_in_cache == 1

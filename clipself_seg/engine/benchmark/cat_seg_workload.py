@@ -33,7 +33,6 @@ from clipself_seg.heads.cost_aggregator import (
 )
 from clipself_seg.heads.windows import resize
 from clipself_seg.models import CATSeg
-from clipself_seg.models.cat_seg_config import CPU_CLASSES_AT_ONCE
 from clipself_seg.models.region_reader import Sample, autocast
 
 WORDS = "ade20k_847"
@@ -62,7 +61,7 @@ class SemSegWorkload(Workload):
             appearance=width,
             pooling=(2 if case.training else 1,) * SIZES.layers,
         )
-        at_once = CPU_CLASSES_AT_ONCE if case.device == "cpu" else 0
+        at_once = sizes.classes_in_cache if case.device == "cpu" else 0
         depth = len(self.clip.visual.blocks)
         self.model = CATSeg(
             clip=self.clip,

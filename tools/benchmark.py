@@ -3,7 +3,7 @@
     python tools/benchmark.py dense --model ViT-B-16 --size 1024
     python tools/benchmark.py distill --model ViT-B-16 --size 1024 --batch 2
     python tools/benchmark.py regions --model EVA02-B-16 --size 1024 --json regions.json
-    python tools/benchmark.py semseg --model ViT-B-16-quickgelu --classes 847
+    python tools/benchmark.py semseg --model ViT-B-16-quickgelu --classes 847 --only image --repeats 1
     python tools/benchmark.py semseg --model ViT-B-16-quickgelu --training
     python tools/benchmark.py panoptic --repeats 3
     python tools/benchmark.py pq --threads 1
@@ -66,6 +66,13 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--queries", type=int, help="of panoptic (100; 250 in the merge)")
     parser.add_argument("--training", action="store_true", help="a training step of semseg")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        default=(),
+        help="rows of the table to measure, each beside its plain formulation (everything)",
+    )
     parser.add_argument("--repeats", type=int, default=5, help="timed calls of everything (5)")
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--threads", type=int, default=cores, help=f"of torch ({cores})")
@@ -98,6 +105,7 @@ def main() -> None:
     model = PANOPTIC_MODEL if panoptic else "no model" if quality else MODEL
     arguments["model"] = arguments["model"] or model
     arguments["device"] = arguments["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+    arguments["only"] = tuple(arguments["only"])
     results = run_benchmark(Case(**arguments), say)
     sys.stdout.write(as_text(results) + "\n")
     if path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 
@@ -173,6 +174,14 @@ def test_a_quality_benchmark_prints_both(monkeypatch, capsys):
     text = capsys.readouterr().out
     for name in ("PQ in memory", "PQ of files"):
         assert text.count(name) == 3  # ours, the plain one, and how they compare
+
+
+def test_measures_only_what_is_named_beside_its_plain_formulation(monkeypatch):
+    monkeypatch.setattr(measure, "PEAK_SHAPES", ((64, 64, 64),))
+    case = Case("pq", "no model", batch=1, repeats=1, threads=1, only=("PQ of files",))
+    assert list(report.run_benchmark(case, print)["runs"]) == ["PQ of files", "plain PQ of files"]
+    with pytest.raises(InputError, match='did you mean "PQ of files"'):
+        report.run_benchmark(dataclasses.replace(case, only=("PQ of file",)), print)
 
 
 def test_operation_counts_of_the_generator_are_those_of_torch(small_panoptic):

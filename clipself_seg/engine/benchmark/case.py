@@ -43,6 +43,7 @@ class Case:
         classes: of the vocabulary: the first of ADE20K's 847, in "panoptic" of COCO's 133 if they do.
         training: a training step of "semseg" instead of inference.
         queries: of "panoptic"; None for ODISE's 100, and FC-CLIP's 250 in the merge.
+        only: names of what is measured, each beside its plain formulation; () is everything.
     """
 
     task: Task
@@ -57,6 +58,7 @@ class Case:
     classes: int = 150
     training: bool = False
     queries: int | None = None
+    only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("size", "batch", "regions", "repeats", "threads", "classes", "queries"):

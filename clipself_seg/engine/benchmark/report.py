@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from clipself_seg.engine.benchmark.measure import (
 )
 from clipself_seg.engine.benchmark.panoptic_workload import MERGED, QUERIES, over_image
 from clipself_seg.engine.benchmark.workloads import build_runs
+from clipself_seg.errors import InputError, nearest
 from clipself_seg.provenance import provenance
 
 PARTS = ["student forward", "student backward", "teacher forward"]
@@ -44,13 +45,13 @@ def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
         a plain forward), and "provenance".
 
     Raises:
-        InputError: the model, its size or the memory do not fit.
+        InputError: the model, its size or the memory do not fit, or nothing is called as in `only`.
     """
     torch.set_num_threads(case.threads)
     device = torch.device(case.device)
     dtype = getattr(torch, case.precision)
     report("building the model")
-    runs = build_runs(case)
+    runs = _chosen(build_runs(case), case.only)
     report("matrix products, for the peak")
     before = matmul_peaks(dtype, device, case.repeats)
     seconds = time_in_turn(runs, device, case.repeats, report)
@@ -70,6 +71,15 @@ def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
         **_comparisons(case, figures),
         "provenance": provenance(seed=0),
     }
+
+
+def _chosen(runs: Mapping[str, Run], only: Sequence[str]) -> Mapping[str, Run]:
+    """Those of some names, and their plain formulations."""
+    for name in only:
+        if name not in runs:
+            raise InputError(f'--only "{name}" is not measured here; {nearest(name, runs)}')
+    chosen = {*only, *(f"plain {name}" for name in only)} or runs.keys()
+    return {name: run for name, run in runs.items() if name in chosen}
 
 
 def _figures(case: Case, run: Run, seconds: list[float], peaks: Peaks) -> dict[str, Any]:
@@ -96,12 +106,12 @@ def _comparisons(case: Case, figures: Mapping[str, dict[str, Any]]) -> dict[str,
         total = sum(figures[name]["seconds"] for name in pairs)
         plain_total = sum(figures[f"plain {name}"]["seconds"] for name in pairs)
         gains["all together"] = {"speed": plain_total / total}
-    if case.task == "distill":
+    if figures.keys() >= {"step", *PARTS}:
         parts = sum(figures[name]["seconds"] for name in PARTS)
         found["step_overhead"] = figures["step"]["seconds"] / parts - 1
     if case.task == "panoptic":
         found["over_image"] = over_image(figures)
-    if CHECKPOINTED in figures:
+    if figures.keys() >= {"step", CHECKPOINTED}:
         found["checkpointing_memory"] = (
             figures[CHECKPOINTED]["memory_bytes"] / figures["step"]["memory_bytes"]
         )

@@ -45,7 +45,10 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def report_input_errors(main: Callable[P, int | None]) -> Callable[P, int]:
-    """Turn an `InputError` that escapes a command into one line on stderr and exit status 2."""
+    """Turn an `InputError` that escapes a command into one line on stderr and exit status 2.
+
+    So with trouble of the file system: a full disk, a folder that may not be written.
+    """
 
     @functools.wraps(main)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
@@ -53,6 +56,15 @@ def report_input_errors(main: Callable[P, int | None]) -> Callable[P, int]:
             return main(*args, **kwargs) or 0
         except InputError as error:
             sys.stderr.write(f"error: {error}\n")
+            return 2
+        except OSError as error:
+            if error.strerror is None or isinstance(error, BrokenPipeError):
+                raise
+            place = "" if error.filename is None else f"{error.filename}: "
+            sys.stderr.write(
+                f"error: {place}{error.strerror}: make room, or give another path; files that are "
+                "complete stay as they are\n"
+            )
             return 2
 
     return wrapped

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +19,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Whatever happens inside (an exception, SIGKILL, a full disk), `path` holds either its old
     content or the complete new one.
+
+    Raises:
+        OSError: `path` is no regular file (a device, a folder), or cannot be written.
     """
     target = Path(path)
+    if target.exists() and not target.is_file():
+        raise OSError(errno.EINVAL, "is no file that could be replaced", str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     os.close(handle)
@@ -29,6 +36,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         os.replace(temporary, target)
+    except Exception as error:
+        # Safetensors tells of a full disk by an exception of its own.
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            code = int(number[1])
+            raise OSError(code, os.strerror(code), str(target)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -30,21 +30,34 @@ AT_LEAST_ONE = (
     "SOLVER.MAX_ITER",
     "SOLVER.CHECKPOINT_PERIOD",
     "SOLVER.LOG_PERIOD",
+    "TEST.DETECTIONS_PER_IMAGE",
+    "TEST.WINDOW.SIZE",
+    "TEST.WINDOW.CANVAS",
 )
 AT_LEAST_ZERO = (
     "DATALOADER.NUM_WORKERS",
     "INPUT.REGIONS.MAX_REGIONS",
+    "MODEL.CAT_SEG.PAD_LEN",
     "SOLVER.WARMUP_ITERS",
     "TEST.EVAL_PERIOD",
 )
-SHARES = ("MODEL.CLIPSELF.ALPHA", "MODEL.FUSION.ALPHA", "MODEL.FUSION.BETA")
+SHARES = (
+    "MODEL.CLIPSELF.ALPHA",
+    "MODEL.FUSION.ALPHA",
+    "MODEL.FUSION.BETA",
+    "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD",
+    "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD",
+)
+SWITCHES = ("MODEL.CLIP_BRANCH.ALIGN_MASKS", "MODEL.CLIP_BRANCH.ANTIALIAS")
 SIDES = ("INPUT.REGIONS.MULTISCALE", "TEST.REGIONS.SIZES")
 
 CHECKS: tuple[Check, ...] = (
     *(Check(key, "at least 1", lambda value: value >= 1) for key in AT_LEAST_ONE),
     *(Check(key, "0 or more", lambda value: value >= 0) for key in AT_LEAST_ZERO),
     *(Check(key, "in [0, 1]", lambda value: 0 <= value <= 1) for key in SHARES),
+    *(Check(key, "1, 0, or -1 for the kind's own", lambda v: v in (-1, 0, 1)) for key in SWITCHES),
     *(Check(key, "whole numbers of pixels, each at least 1", _sides) for key in SIDES),
+    Check("TEST.WINDOW.OVERLAP", "0 or more, and less than 1", lambda value: 0 <= value < 1),
     Check("SEED", "0 or more, for every run here is repeatable", lambda value: value >= 0),
     Check("INPUT.REGIONS.CROP_SCALE", "greater than 0", lambda value: value > 0),
     Check("SOLVER.BETAS", "two numbers in [0, 1)", _decays),

@@ -141,11 +141,14 @@ def coco_list(
         path: of the file, for the error.
 
     Raises:
-        InputError: no such list, or an empty one.
+        InputError: no such list, an empty one, or one of something else than objects.
     """
     values = content.get(key)
     if not isinstance(values, list) or not values:
         raise InputError(f'{path}: no "{key}" in it: give a file in COCO\'s format that lists them')
+    for value in values:
+        if not isinstance(value, dict):
+            raise InputError(f'{path}: {value!r} among its "{key}" is no object: fetch it again')
     return values
 
 

@@ -28,11 +28,17 @@ from clipself_seg.engine.loader import evaluation_batches
 from clipself_seg.engine.prediction import require_architecture
 from clipself_seg.engine.run import build_model
 from clipself_seg.errors import InputError
-from clipself_seg.heads.mask_generator.outputs import hash_classes, output_path, save_output
+from clipself_seg.heads.mask_generator.outputs import (
+    hash_classes,
+    output_path,
+    save_output,
+    settings_text,
+)
 
 # What a file that is there may be of, by the key that tells.
 OTHERS = {
     "weights": "other weights",
+    "settings": "other settings",
     "classes": "another vocabulary",
     "file_name": "another picture",
     "image_size": "another size",
@@ -102,11 +108,16 @@ def write_outputs(
         overwrite: write what is there already again.
 
     Raises:
-        InputError: a picture cannot be read; a file that is there is of other weights, words or
-            pictures; two pictures would have one file; the files cannot be written.
+        InputError: a picture cannot be read; a file that is there is of other weights, settings,
+            words or pictures; two pictures would have one file; the files cannot be written.
     """
     _check_paths(folder, records)
-    facts = {"weights": generator_hash(model), "classes": hash_classes(model.names)}
+    weights, settings = generator_hash(model), generator_settings(model)
+    facts = {
+        "weights": weights,
+        "settings": settings_text(settings),
+        "classes": hash_classes(model.names),
+    }
     waiting = list(records)
     if not overwrite:
         bar = tqdm(records, "files that are there", leave=False, disable=not Path(folder).is_dir())
@@ -115,7 +126,7 @@ def write_outputs(
         batches = evaluation_batches(waiting, mapper, workers)
         with torch.no_grad():
             for (sample,) in tqdm(batches, "pictures", unit="picture"):
-                _write(folder, model, sample, facts["weights"])
+                _write(folder, model, sample, weights=weights, settings=settings)
     return Written(len(waiting), len(records) - len(waiting))
 
 
@@ -129,7 +140,21 @@ def generator_hash(model: Any) -> str:
     return hash_tensors({n: t for n, t in state.items() if not n.startswith("branch_clip.")})
 
 
-def _write(folder: str | Path, model: Any, sample: Sample, weights: str) -> None:
+def generator_settings(model: Any) -> dict[str, Any]:
+    """What outputs depend on beside the weights, and beside what every file tells of its picture.
+
+    Args:
+        model: an `OpenPanoptic`.
+    """
+    return {
+        "size_divisibility": model.settings.size_divisibility,
+        "padding": model.settings.padding,
+        "precision": str(model.test_precision or torch.float32),
+        **model.backbone.facts(),
+    }
+
+
+def _write(folder: str | Path, model: Any, sample: Sample, **made_by: Any) -> None:
     try:
         save_output(
             folder,
@@ -137,7 +162,7 @@ def _write(folder: str | Path, model: Any, sample: Sample, weights: str) -> None
             image_id=sample["image_id"],
             file_name=sample["file_name"],
             names=model.names,
-            weights=weights,
+            **made_by,
         )
     except OSError as error:
         raise InputError(f"outputs cannot be written to {folder}: {error}") from None

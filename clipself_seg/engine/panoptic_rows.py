@@ -98,8 +98,8 @@ def sweep_rows(values: Sequence[float], seen: np.ndarray | None) -> dict[str, Ro
 
 def sweep_name(alpha: float, beta: float, seen: np.ndarray | None) -> str:
     """Name of a cell's row; cells that do not differ, for want of seen or unseen classes, share it."""
-    shown = "-" if seen is not None and not seen.any() else f"{alpha:g}"
-    hidden = "-" if seen is None or seen.all() else f"{beta:g}"
+    shown = "-" if seen is not None and not seen.any() else repr(float(alpha))
+    hidden = "-" if seen is None or seen.all() else repr(float(beta))
     return f"sweep {shown} {hidden}"
 
 

@@ -139,14 +139,14 @@ def sweep_table(sweep: Mapping[str, Any], key: str = "PQ", style: str = "simple"
     """
     best = best_cell(sweep[key])
     body = [
-        [f"{alpha:g}"]
+        [f"{alpha:.7g}"]
         + [
             _cell(value) + ("*" if (row, column) == best else "")
             for column, value in enumerate(values)
         ]
         for row, (alpha, values) in enumerate(zip(sweep["alpha"], sweep[key]))
     ]
-    return _table(["alpha \\ beta", *(f"{beta:g}" for beta in sweep["beta"])], body, style)
+    return _table(["alpha \\ beta", *(f"{beta:.7g}" for beta in sweep["beta"])], body, style)
 
 
 def best_cell(grid: Grid) -> tuple[int, int] | None:
@@ -194,8 +194,8 @@ def _draw_grid(panel: Any, sweep: Mapping[str, Any], key: str) -> None:
     panel.set_title(SWEEP_TITLES[key], fontsize="small")
     panel.set_xlabel("beta (unseen classes)")
     panel.set_ylabel("alpha (seen classes)")
-    panel.set_xticks(range(len(sweep["beta"])), [f"{beta:g}" for beta in sweep["beta"]])
-    panel.set_yticks(range(len(sweep["alpha"])), [f"{alpha:g}" for alpha in sweep["alpha"]])
+    panel.set_xticks(range(len(sweep["beta"])), [f"{beta:.7g}" for beta in sweep["beta"]])
+    panel.set_yticks(range(len(sweep["alpha"])), [f"{alpha:.7g}" for alpha in sweep["alpha"]])
     for row, values in enumerate(grid):
         for column, value in enumerate(values):
             # White on the dark half of the colours, black on the bright one.

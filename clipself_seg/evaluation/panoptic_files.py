@@ -72,6 +72,8 @@ def read_categories(json_file: str | os.PathLike[str]) -> Categories:
         missing = {"id", "name", "isthing"} - entry.keys()
         if missing:
             raise InputError(f"{json_file}: a category lacks {sorted(missing)}: {entry}")
+        if not isinstance(entry["id"], int) or entry["isthing"] not in (0, 1):
+            raise InputError(f'{json_file}: "id" is a whole number and "isthing" 0 or 1: {entry}')
     ids = tuple(entry["id"] for entry in entries)
     if len(set(ids)) < len(ids):
         raise InputError(f"{json_file}: a category id is listed twice: ids must be unique")
@@ -145,6 +147,11 @@ def _pairs(truth: PanopticFolder, predicted: PanopticFolder) -> list[_Pair]:
     """Annotations of both sides, in the order of the truth."""
     wanted, given = _annotations(truth.json), _annotations(predicted.json)
     missing = [image for image in wanted if image not in given]
+    if missing and {str(image) for image in missing} <= {str(image) for image in given}:
+        raise InputError(
+            f"{predicted.json} has its image ids as {type(next(iter(given))).__name__}, {truth.json} "
+            f"as {type(missing[0]).__name__}: write those of the ground truth"
+        )
     if missing:
         raise InputError(
             f"{predicted.json} has no prediction for {len(missing)} of {len(wanted)} images of "
@@ -167,6 +174,11 @@ def _annotations(json_file: Path) -> dict[Any, Mapping[str, Any]]:
         if missing:
             raise InputError(
                 f"{json_file}: an annotation lacks {sorted(missing)}: give a panoptic JSON"
+            )
+        if not isinstance(entry["file_name"], str) or not isinstance(entry["segments_info"], list):
+            raise InputError(
+                f'{json_file}: "file_name" or "segments_info" of image {entry["image_id"]} is no text '
+                "and no list: give a panoptic JSON"
             )
         if entry["image_id"] in found:
             raise InputError(

@@ -35,7 +35,7 @@ class PanopticMap(NamedTuple):
         ids: (H, W) integers, 0 is void.
         segment_ids: (n,) int64, in the order of the file.
         classes: (n,) int64 in [0, C).
-        areas: (n,) int64 pixels as the file states them, -1 where it does not. Of the truth only.
+        areas: (n,) float64 pixels as the file states them, -1 where it does not. Of the truth only.
         crowd: (n,) bool. Of the truth only.
         source: the picture and the list, for errors.
     """
@@ -101,11 +101,11 @@ def panoptic_map(
         source: see `PanopticMap`.
 
     Raises:
-        InputError: a segment without id or category, of an unknown category, with id 0, or twice.
+        InputError: a segment without id or category, with something else than numbers, of an unknown
+            category, with id 0, or twice.
     """
     for info in segments:
-        if not {"id", "category_id"} <= info.keys():
-            raise InputError(f'{source}: a segment lacks "id" or "category_id": {dict(info)}')
+        _check_segment(info, source)
         if info["category_id"] not in index_of:
             raise InputError(
                 f"{source}: segment {info['id']} has category {info['category_id']}, "
@@ -118,10 +118,20 @@ def panoptic_map(
         ids=ids,
         segment_ids=np.array(listed, dtype=np.int64),
         classes=np.array([index_of[info["category_id"]] for info in segments], dtype=np.int64),
-        areas=np.array([info.get("area", -1) for info in segments], dtype=np.int64),
+        areas=np.array([info.get("area", -1) for info in segments], dtype=np.float64),
         crowd=np.array([info.get("iscrowd", 0) == 1 for info in segments], dtype=bool),
         source=source,
     )
+
+
+def _check_segment(info: Any, source: str) -> None:
+    if not isinstance(info, Mapping) or not {"id", "category_id"} <= info.keys():
+        raise InputError(f'{source}: a segment lacks "id" or "category_id": {info!r}')
+    numbers = isinstance(info.get("area", -1), int | float)
+    if not numbers or not all(isinstance(info[key], int) for key in ("id", "category_id")):
+        raise InputError(f"{source}: a segment has something else than numbers: {info!r}")
+    if not 0 <= info["id"] < 2**24:
+        raise InputError(f"{source}: no three bytes of a PNG hold the id of the segment {info!r}")
 
 
 def match_segments(truth: PanopticMap, predicted: PanopticMap) -> ImageMatches:
@@ -137,7 +147,7 @@ def match_segments(truth: PanopticMap, predicted: PanopticMap) -> ImageMatches:
         sizes = ["{1} x {0}".format(*side.ids.shape) for side in (truth, predicted)]
         raise InputError(
             f"{predicted.source}: {sizes[1]} pixels (width x height), but {sizes[0]} in "
-            f"{truth.source}"
+            f"{truth.source}: give predictions of the pictures' own size"
         )
     pixels = _common_pixels(truth, predicted)
     void, common = pixels[0, 1:], pixels[1:, 1:]
@@ -213,7 +223,7 @@ def _check_pixels(
     for row in np.flatnonzero((true_pixels > truth.areas) & ~truth.crowd):
         raise InputError(
             f"{truth.source} disagree: segment {truth.segment_ids[row]} has {true_pixels[row]} "
-            f'pixels and an "area" of {truth.areas[row]} (-1: none); take both from one release'
+            f'pixels and an "area" of {truth.areas[row]:g} (-1: none); take both from one release'
         )
 
 

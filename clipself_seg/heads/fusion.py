@@ -66,8 +66,10 @@ def fuse_scores(
     for name, value in (("alpha", alpha), ("beta", beta)):
         if not 0 <= value <= 1:
             raise InputError(f"{name} is an exponent between 0 and 1, got {value}")
-    _check_shapes(generator_logits, clip_logits, void_prob, seen)
+    _check_shapes(generator_logits, clip_logits, void_prob, seen, valid)
+    seen = seen.bool()
     if valid is not None:
+        valid = valid.bool()
         # Pooling over nothing may give anything, even NaN.
         clip_logits = torch.where(valid[:, None], clip_logits, 0)
     generator_QK, clip_QK = _log_probabilities(generator_logits), _log_probabilities(clip_logits)
@@ -92,12 +94,17 @@ def _log_probabilities(logits: Tensor) -> Tensor:
 
 
 def _check_shapes(
-    generator_logits: Tensor, clip_logits: Tensor, void_prob: Tensor, seen: Tensor
+    generator_logits: Tensor,
+    clip_logits: Tensor,
+    void_prob: Tensor,
+    seen: Tensor,
+    valid: Tensor | None,
 ) -> None:
     queries, classes = generator_logits.shape
-    given = (tuple(clip_logits.shape), tuple(void_prob.shape), tuple(seen.shape))
-    if given != ((queries, classes), (queries,), (classes,)):
+    given = [tuple(part.shape) for part in (clip_logits, void_prob, seen)]
+    given.append((queries,) if valid is None else tuple(valid.shape))
+    if given != [(queries, classes), (queries,), (classes,), (queries,)]:
         raise ValueError(
             f"generator logits of {queries} queries x {classes} classes do not fit CLIP logits "
-            f"{given[0]}, void {given[1]} and seen {given[2]}"
+            f"{given[0]}, void {given[1]}, seen {given[2]} and valid {given[3]}"
         )

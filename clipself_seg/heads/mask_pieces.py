@@ -70,6 +70,8 @@ def resize_masks(
     """
     rows, columns = image_size
     output = mask_logits.new_empty((len(mask_logits), *output_size), dtype=torch.float32)
+    if output.numel() == 0:
+        return output
     at_once = max(1, GPU_NUMBERS // (canvas_size[0] * canvas_size[1]))
     for source, target in zip(mask_logits.split(at_once), output.split(at_once)):
         on_canvas = _bilinear(source[None].float(), canvas_size)

@@ -150,6 +150,7 @@ def _class_scores(probs: Tensor, mask_logits: Tensor) -> Iterator[tuple[slice, T
             yield piece, class_KQ @ logits.sigmoid_()
 
 
+@torch.no_grad()
 def merge_instances(
     probs: Tensor,
     mask_logits: Tensor,
@@ -174,10 +175,12 @@ def merge_instances(
         evaluated. By falling class probability, of equal ones the lower query and class first.
 
     Raises:
-        ValueError: shapes or thing ids that do not fit.
+        ValueError: shapes, thing ids or a number of pairs that do not fit.
         FloatingPointError: a probability is not finite.
     """
     num_classes = _check(probs, mask_logits)
+    if top_k < 0:
+        raise ValueError(f"top_k is {top_k}: give 0 or more")
     class_scores, order = probs[:, :-1].float().flatten().sort(stable=True, descending=True)
     class_scores, order = class_scores[:top_k], order[:top_k]
     if thing_ids is not None:
@@ -214,7 +217,10 @@ def _check(probs: Tensor, mask_logits: Tensor) -> int:
 
 def _indices(thing_ids: Iterable[int], num_classes: int) -> set[int]:
     """Thing classes as Python's numbers: elements of a tensor are told apart by where they lie."""
-    things = {int(thing) for thing in thing_ids}
+    given = list(thing_ids)
+    if any(str(getattr(thing, "dtype", type(thing).__name__)).endswith("bool") for thing in given):
+        raise ValueError("things are given as indices of classes, not as a mask: take its nonzero()")
+    things = {int(thing) for thing in given}
     wrong = sorted(thing for thing in things if not 0 <= thing < num_classes)
     if wrong:
         raise ValueError(f"things {wrong[:5]} are not among the {num_classes} classes")

@@ -33,6 +33,11 @@ class WindowLayout:
     canvas: int = 640
 
     def __post_init__(self) -> None:
+        if self.size < 1 or not 0 <= self.overlap < 1:
+            raise InputError(
+                f"windows of {self.size} pixels with an overlap of {self.overlap}: TEST.WINDOW.SIZE is at "
+                "least 1, and OVERLAP in [0, 1)"
+            )
         stride = int(self.size * (1 - self.overlap))
         if self.canvas < self.size or stride < 1 or (self.canvas - self.size) % stride:
             raise InputError(

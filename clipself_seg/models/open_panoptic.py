@@ -144,7 +144,7 @@ class OpenPanoptic(nn.Module):
         stuff: set[int] = set()
         if isinstance(words, Vocabulary):
             stuff = {i for i, entry in enumerate(words.classes) if entry.isthing is False}
-        self.names, self.seen = names, seen
+        self.names, self.seen = names, None if seen is None else np.asarray(seen, dtype=bool)
         self.things = tuple(i for i in range(len(names)) if i not in stuff)
 
     @property

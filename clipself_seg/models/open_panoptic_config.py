@@ -52,7 +52,7 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, Any]:
     }
     if chosen.SOURCE == "disk":
         return parts | {"outputs": chosen.OUTPUTS}
-    if former.SIZE_DIVISIBILITY % 32:
+    if former.SIZE_DIVISIBILITY < 1 or former.SIZE_DIVISIBILITY % 32:
         raise InputError(
             f"MODEL.MASK_FORMER.SIZE_DIVISIBILITY is {former.SIZE_DIVISIBILITY}, a mask generator needs a "
             "multiple of 32"

@@ -57,7 +57,12 @@ def make_outputs(
         settings: of the merging.
         tasks: out of `TASKS`.
         labels: of "semantic" only the best class, "sem_seg_labels" (H, W), in place of all scores.
+
+    Raises:
+        ValueError: an unknown task, and as the merges.
     """
+    if unknown := set(tasks) - set(TASKS):
+        raise ValueError(f"no task {sorted(unknown)}: choose from {', '.join(TASKS)}")
     found: dict[str, Any] = {}
     if "panoptic" in tasks:
         thresholds = settings.object_threshold, settings.overlap_threshold

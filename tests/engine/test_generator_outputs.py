@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from clipself_seg.engine.generator_outputs import generator_hash, write_outputs
 from clipself_seg.engine.run import build_model
 from clipself_seg.errors import InputError
 from clipself_seg.heads.mask_generator.outputs import GeneratorOutput
+from clipself_seg.models.panoptic_outputs import MergeSettings
 from tests.engine.test_panoptic_predictor import CONFIG, SMALL
 
 TINY = (*SMALL, "INPUT.MIN_SIZE_TEST", "48", "MODEL.MASK_FORMER.DEC_LAYERS", "1")
@@ -64,6 +66,7 @@ class Blank(nn.Module):
     """Says the same of every picture."""
 
     names = (("dog",), ("grass",))
+    settings, test_precision, backbone = MergeSettings(), None, SimpleNamespace(facts=dict)
 
     def generate(self, sample):
         size = tuple(sample["image"].shape[1:])
@@ -180,6 +183,9 @@ def test_files_of_other_weights_words_or_sizes_are_refused(live, written, monkey
         write(written, live, records=[records[0] | {"file_name": "3.png"}])
     with monkeypatch.context() as patch, pytest.raises(InputError, match="of another vocabulary"):
         patch.setattr(live, "names", live.names[::-1])
+        write(written, live)
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="other settings.*: 77"):
+        patch.setattr(live, "settings", dataclasses.replace(live.settings, padding=77))
         write(written, live)
     monkeypatch.setattr(generator_outputs, "generator_hash", lambda model: "other")
     with pytest.raises(InputError, match="of other weights .*, not other"):

@@ -334,7 +334,10 @@ def test_facts_tell_what_the_configuration_leaves_open(datasets):
             "interpolation": "bicubic",
             "antialias": True,
         },
-        "generator on disk": {"one": "one", "two": "two"},
+        "generator on disk": {
+            "one": {"weights": "one", "settings": "{}"},
+            "two": {"weights": "two", "settings": "{}"},
+        },
         "areas": {"one": "clean"},
     }
 

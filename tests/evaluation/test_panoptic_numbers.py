@@ -150,6 +150,12 @@ def test_a_stuff_area_stated_too_large_lowers_the_iou():
     assert quality.iou_sum[3] == 3 / 4 and quality.iou_sum[0] == 1
 
 
+def test_a_stated_area_counts_with_its_fraction():
+    sides = [1, 1, 1, 2], [segment(1, STUFF, 3.9), segment(2, THING, 1)]
+    quality = quality_of(*sides, [5, 5, 5, 6], [segment(5, STUFF), segment(6, THING)])
+    assert quality.iou_sum[3] == 3 / (3 + 3.9 - 3)  # as panopticapi adds
+
+
 def test_a_true_segment_that_others_cover_is_missed():
     true = [1, 1], [segment(1, THING, 2), segment(2, STUFF, 2)]
     quality = quality_of(*true, [5, 5], [segment(5, THING)])
@@ -211,6 +217,10 @@ def test_seen_and_unseen_classes_split_the_mean():
         (None, ([5, 5], [segment(5, THING)] * 2), "ids have to be unique"),
         (None, ([0, 0], [segment(0, THING)]), "above 0"),
         (None, ([5, 5], [{"id": 5}]), 'b.json: a segment lacks "id" or "category_id"'),
+        (None, ([5, 5], ["5"]), "b.json: a segment lacks"),
+        (None, ([5, 5], [segment(5, [THING])]), "something else than numbers.*'id': 5"),
+        (None, ([5, 5], [segment(2**63, THING)]), "no three bytes of a PNG hold"),
+        (([1, 1], [segment(1, THING, None)]), None, "something else than numbers.*None"),
         (
             None,
             ([5, 5, 5], [segment(5, THING)]),
@@ -263,6 +273,17 @@ def test_missing_images_are_counted_and_further_ones_left_out(tmp_path, caplog):
     predicted = write_side(tmp_path / "short", [("a", ids, segments)])
     with pytest.raises(InputError, match=r"short/side.json has no prediction for 1 of 2.*\['b'\]"):
         evaluate_files(truth, predicted)
+    content = json.loads(truth.json.read_text())
+    for number, annotation in enumerate(content["annotations"]):
+        annotation["image_id"] = str(number)
+    numbered = truth._replace(json=tmp_path / "numbered.json")
+    numbered.json.write_text(json.dumps(content))
+    for annotation in content["annotations"]:
+        annotation["image_id"] = int(annotation["image_id"])
+    truth.json.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="image ids as int, .*numbered.json as str"):
+        evaluate_files(numbered, truth)
+    truth = write_side(tmp_path / "true", [("a", ids, segments), ("b", ids, segments)])
     quality, images = evaluate_files(predicted, truth)
     assert images == 1 and quality.pq[0] == 1
     assert "1 images are not in" in caplog.text
@@ -289,6 +310,12 @@ def test_png_and_json_on_the_disk_are_both_named(tmp_path):
         ({"categories": CATEGORIES + CATEGORIES[:1]}, "listed twice"),
         ({"annotations": [{"image_id": 1}]}, r"lacks \['file_name', 'segments_info'\]"),
         ({"annotations": []}, 'no "annotations" in it'),
+        ({"annotations": [3]}, '3 among its "annotations" is no object'),
+        ({"categories": [{"id": 1, "name": "x", "isthing": "1"}]}, '"isthing" 0 or 1'),
+        (
+            {"annotations": [{"image_id": 1, "file_name": None, "segments_info": []}]},
+            '"file_name" or "segments_info" of image 1',
+        ),
     ],
 )
 def test_a_json_that_is_no_panoptic_ground_truth_is_refused(tmp_path, change, said):

@@ -117,6 +117,15 @@ def test_an_unknown_mode_names_the_modes():
         fusion_exponents("clips", 0.3, 0.7)
 
 
+def test_masks_of_queries_and_classes_may_be_of_numbers():
+    generator, clip, void, seen = scores()
+    valid = torch.tensor([1, 0, 1, 1, 0, 1])
+    expected = fuse_scores(generator, clip, void, seen, 0.3, 0.7, valid.bool())
+    assert torch.equal(fuse_scores(generator, clip, void, seen.long(), 0.3, 0.7, valid), expected)
+    with pytest.raises(ValueError, match=r"valid \(5,\)"):
+        fuse_scores(generator, clip, void, seen, 0.3, 0.7, valid[:5])
+
+
 def test_scores_of_another_vocabulary_are_refused():
     generator, clip, void, seen = scores()
     with pytest.raises(ValueError, match="6 queries x 5 classes do not fit"):

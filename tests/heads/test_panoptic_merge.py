@@ -282,7 +282,28 @@ def test_masks_are_resized_a_few_queries_at_a_time(monkeypatch):
     assert torch.equal(resize_masks(masks, (4, 6), (4, 6), (4, 6)), masks)
 
 
+def test_no_query_is_resized_to_no_mask():
+    assert resize_masks(torch.zeros(0, 6, 7), (24, 28), (20, 25), (40, 50)).shape == (0, 40, 50)
+
+
+def test_merges_give_numbers_also_where_gradients_are_tracked():
+    probs, masks = random_queries(4, 3)
+    tracked = masks.clone().requires_grad_()
+    expected = merge_instances(probs, masks, [0]).scores
+    assert torch.equal(merge_instances(probs, tracked, [0]).scores, expected)
+
+
 # --- What does not fit
+
+
+@pytest.mark.parametrize("mask", [torch.tensor, np.array, list])
+def test_things_given_as_a_mask_are_refused(mask):
+    probs, masks = random_queries(4, 3)
+    for merge in (merge_panoptic, merge_instances):
+        with pytest.raises(ValueError, match="not as a mask"):
+            merge(probs, masks, mask([False, False, True]))
+    with pytest.raises(ValueError, match="top_k is -1"):
+        merge_instances(probs, masks, [0], -1)
 
 
 @pytest.mark.parametrize("poisoned", [math.nan, math.inf])

@@ -6,12 +6,14 @@ Shapes: B images, n crops of an image, H x W pixels of the canvas, S side of a c
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip.model import hash_tensors
 from clipself_seg.errors import InputError
 from clipself_seg.heads.diffusion_features.captioner import ImplicitCaptioner, embed_crops
 from clipself_seg.heads.diffusion_features.crops import crop_corners, cut_crops, join_crops
@@ -78,6 +80,11 @@ class DiffusionFeatures(nn.Module):
         )
         self.feature_projections = tap_projections(stable_diffusion.tap_channels)
         self.stable_diffusion = stable_diffusion
+
+    def facts(self) -> dict[str, Any]:
+        """What decides the maps beside the weights; the noise is no weight."""
+        noise = hash_tensors({"noise": self.stable_diffusion.noise})
+        return {"crop": self.crop, "antialias": self.antialias, "noise": noise}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Maps s2, s3, s4, s5, (B, 512, H / stride, W / stride).

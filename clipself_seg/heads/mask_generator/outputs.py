@@ -6,7 +6,8 @@ exponents can be compared without running the generator again:
     mask_logits   float16 (Q, m, n)   over the canvas, positive inside
     class_logits  float32 (Q, K)      for the classes below, without void
     void_prob     float32 (Q,)
-    metadata      file_name, canvas, image_size (JSON lists of rows and columns), classes (a hash), weights (a hash)
+    metadata      file_name, canvas, image_size (JSON lists of rows and columns), classes (a hash), weights (a hash),
+                  settings (a JSON object of what else decided the numbers)
 
 Shapes: Q queries, K classes, m x n pixels of a mask.
 """
@@ -68,6 +69,11 @@ def hash_classes(names: Sequence[Sequence[str]]) -> str:
     return hashlib.blake2b(facts.encode(), digest_size=6).hexdigest()
 
 
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """JSON of the settings of a generator; equal ones are equal texts."""
+    return json.dumps(settings, sort_keys=True)
+
+
 def save_output(
     folder: str | Path,
     output: GeneratorOutput,
@@ -76,6 +82,7 @@ def save_output(
     file_name: str,
     names: Sequence[Sequence[str]],
     weights: str,
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the file of a picture, atomically.
 
@@ -86,6 +93,7 @@ def save_output(
         file_name: of the picture; only its last part is kept.
         names: synonyms of the K classes.
         weights: hash of the generator's.
+        settings: what else decided its numbers.
 
     Raises:
         InputError: numbers that are no scores, or a canvas smaller than the picture.
@@ -104,6 +112,7 @@ def save_output(
         "image_size": json.dumps(output.image_size),
         "classes": hash_classes(names),
         "weights": weights,
+        "settings": settings_text(settings or {}),
     }
     _check_values(path, tensors, output.canvas, output.image_size)
     with atomic_path(path) as temporary:
@@ -138,15 +147,13 @@ def read_output(
     path = output_path(folder, image_id)
     tensors, facts = _read(path, TENSORS)
     canvas, size = (tuple(json.loads(facts[key])) for key in ("canvas", "image_size"))
+    same_set = "give the outputs of this data set"
+    same_sizes = f"{same_set}, with INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST as they were then"
+    same_words = f"{same_set}, or write them again with these words"
     for what, stored, wanted, way_out in (
-        ("picture", facts["file_name"], Path(file_name).name, "give the outputs of this data set"),
-        (
-            "size",
-            size,
-            tuple(image_size),
-            "INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST have to be those of then",
-        ),
-        ("vocabulary", facts["classes"], hash_classes(names), "write them again with these words"),
+        ("picture", facts["file_name"], Path(file_name).name, same_set),
+        ("vocabulary", facts["classes"], hash_classes(names), same_words),
+        ("size", size, tuple(image_size), same_sizes),
     ):
         if stored != wanted:
             raise InputError(
@@ -178,11 +185,11 @@ def _check_values(
             raise InputError(f"generator output {path}: {what}; correct what made it")
 
 
-def check_outputs(folder: str | Path, dataset: str, image_ids: Sequence[Any]) -> str:
+def check_outputs(folder: str | Path, dataset: str, image_ids: Sequence[Any]) -> dict[str, str]:
     """Refuse a folder that lacks pictures of a data set, before hours are spent on the others.
 
     Returns:
-        Hash of the generator's weights, as the files have it.
+        "weights" and "settings" of the generator, as the files have them.
 
     Raises:
         InputError: it does (says how to write them), or its files are of several generators.
@@ -194,14 +201,17 @@ def check_outputs(folder: str | Path, dataset: str, image_ids: Sequence[Any]) ->
             f"that of image {lost[0]}: write them with tools/write_generator_outputs.py --dataset {dataset}, "
             "or leave the data set out of DATASETS.TEST"
         )
-    made_by = {_read(output_path(folder, image), ())[1]["weights"]: image for image in image_ids}
+    made_by = {}
+    for image in image_ids:
+        facts = _read(output_path(folder, image), ())[1]
+        made_by[facts["weights"], facts.get("settings", "{}")] = image
     if len(made_by) > 1:
-        examples = ", ".join(f"{weights} (image {image})" for weights, image in made_by.items())
+        examples = ", ".join(f"{' '.join(by)} (image {image})" for by, image in made_by.items())
         raise InputError(
             f"generator outputs of {dataset} in {folder} are of several generators: {examples}; write "
             "all of them with one"
         )
-    return next(iter(made_by), "")
+    return dict(zip(("weights", "settings"), next(iter(made_by), ("", "{}"))))
 
 
 def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, str]]:

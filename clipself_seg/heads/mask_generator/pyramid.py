@@ -9,6 +9,7 @@ Shapes: B images, H x W pixels of the canvas, C channels, h x w cells of CLIP's 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +66,10 @@ class CLIPPyramid(nn.Module):
             {name: _up(channels, self.stride // stride) for name, stride in STRIDES.items()}
         )
         self.outputs = nn.ModuleDict({name: NormedConv(channels, channels, 3) for name in STRIDES})
+
+    def facts(self) -> dict[str, Any]:
+        """What decides the maps beside the weights and shapes."""
+        return {"blocks": list(self.names)}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """RGB (B, 3, H, W) in [0, 1], H and W multiples of 32 -> maps s2, s3, s4, s5 (B, C, ...)."""

@@ -58,6 +58,7 @@ def test_a_file_is_what_its_description_says(folder):
     with safe_open(path, framework="pt") as file:
         facts = file.metadata()
     assert facts["file_name"] == "000139.jpg" and facts["weights"] == "none"
+    assert json.loads(facts["settings"]) == {}
     assert json.loads(facts["canvas"]) == [24, 32] and json.loads(facts["image_size"]) == [24, 30]
     assert facts["classes"] == hash_classes(NAMES)
     tensors = load_file(path)
@@ -145,16 +146,20 @@ def test_ids_become_file_names():
 
 def test_a_folder_that_lacks_pictures_is_refused_before_any_is_read(tmp_path):
     save_output(tmp_path, output(), **IDENTITY | {"image_id": 7}, weights="none")
-    assert check_outputs(tmp_path, "ade", [7]) == "none"
+    assert check_outputs(tmp_path, "ade", [7]) == {"weights": "none", "settings": "{}"}
     with pytest.raises(InputError, match="2 of 3 generator outputs of ade .* that of image 8"):
         check_outputs(tmp_path, "ade", [7, 8, "a/b"])
 
 
 def test_outputs_of_two_generators_are_refused(tmp_path):
-    for image, weights in ((7, "one"), (8, "other")):
-        save_output(tmp_path, output(), **IDENTITY | {"image_id": image}, weights=weights)
-    with pytest.raises(InputError, match=r"several generators: one .image 7., other .image 8."):
+    for image, weights, padding in ((7, "one", 0), (8, "other", 0), (9, "one", 128)):
+        how = {"weights": weights, "settings": {"padding": padding}}
+        save_output(tmp_path, output(), **IDENTITY | {"image_id": image}, **how)
+    assert check_outputs(tmp_path, "ade", [9]) == {"weights": "one", "settings": '{"padding": 128}'}
+    with pytest.raises(InputError, match=r"generators: one .* .image 7., other .* .image 8."):
         check_outputs(tmp_path, "ade", [7, 8])
+    with pytest.raises(InputError, match=r'one {"padding": 0} .image 7., one {"padding": 128}'):
+        check_outputs(tmp_path, "ade", [7, 9])
 
 
 @pytest.mark.parametrize(

@@ -219,7 +219,9 @@ def _indices(thing_ids: Iterable[int], num_classes: int) -> set[int]:
     """Thing classes as Python's numbers: elements of a tensor are told apart by where they lie."""
     given = list(thing_ids)
     if any(str(getattr(thing, "dtype", type(thing).__name__)).endswith("bool") for thing in given):
-        raise ValueError("things are given as indices of classes, not as a mask: take its nonzero()")
+        raise ValueError(
+            "things are given as indices of classes, not as a mask: take its nonzero()"
+        )
     things = {int(thing) for thing in given}
     wrong = sorted(thing for thing in things if not 0 <= thing < num_classes)
     if wrong:

@@ -275,7 +275,10 @@ def test_the_branch_may_be_a_distilled_clip_and_nothing_else():
         (("MODEL.FUSION.BETA", -0.1), r"MODEL.FUSION.BETA must be in"),
         (("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", 48), "needs a multiple of 32"),
         (("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", 0), "DIVISIBILITY is 0, .* multiple of 32"),
-        (("MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", 1.5), r"OVERLAP_THRESHOLD must be in \[0, 1\]"),
+        (
+            ("MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", 1.5),
+            r"OVERLAP_THRESHOLD must be in \[0, 1\]",
+        ),
         (("MODEL.CLIP_BRANCH.ALIGN_MASKS", 7), "ALIGN_MASKS must be 1, 0, or -1"),
         (("TEST.DETECTIONS_PER_IMAGE", -1), "DETECTIONS_PER_IMAGE must be at least 1"),
         (("MODEL.PYRAMID.CHANNELS", 48), "give a multiple of 32"),

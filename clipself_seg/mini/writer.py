@@ -26,12 +26,13 @@ from pycocotools import mask as rle
 from clipself_seg.data.captions import add_phrases
 from clipself_seg.data.noun_phrases import noun_phrases
 from clipself_seg.data.parallel import run_in_parallel
+from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path, write_json
 from clipself_seg.mini.concepts import WORLDS, WorldSpec
 from clipself_seg.mini.crops import choose_mentions, tag_caption, write_caption
 from clipself_seg.mini.scenes import Scene, draw_scene
 
-FORMAT = 4  # raise it when the same seed gives other files
+FORMAT = 5  # raise it when the same seed gives other files
 SPLITS = ("train", "val")  # of each world
 BASE = "base"
 VOID = 255
@@ -47,12 +48,21 @@ class WorldSize:
 
     Attributes:
         base: of mini alone.
+
+    Raises:
+        InputError: a split without scenes, or a negative seed.
     """
 
     train: int = 400
     val: int = 200
     seed: int = 0
     base: int = 800
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            least = 0 if name == "seed" else 1
+            if value < least:
+                raise InputError(f"mini world: {name} is {value}: give {least} or more")
 
 
 def make_worlds(root: str | Path, size: WorldSize, processes: int = 2) -> bool:
@@ -247,10 +257,12 @@ def _write_annotations(folder: Path, spec: WorldSpec, split: str, entries: list[
     for name, listed, classes in (
         ("panoptic", panoptic, categories),
         ("instances", instances, things),
-        ("captions", add_phrases(captions, phrases), []),
+        ("captions", add_phrases(captions, phrases), None),
         ("proposals", proposals, [{"id": 1, "name": "object"}]),
     ):
-        content = {**about, "annotations": listed, "categories": classes}
+        content = {**about, "annotations": listed}
+        if classes is not None:  # pycocotools takes the key, even empty, for a promise of classes
+            content["categories"] = classes
         write_json(folder / f"{name}_{split}.json", content)
 
 

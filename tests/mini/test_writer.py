@@ -21,6 +21,7 @@ from clipself_seg.data.noun_phrases import noun_phrases
 from clipself_seg.data.panoptic_builtin import panoptic_dataset, panoptic_set_records
 from clipself_seg.data.panoptic_sets import PANOPTIC_DATASETS, TASKS
 from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.errors import InputError
 from clipself_seg.files import write_json
 from clipself_seg.mini import writer
 from clipself_seg.mini.concepts import WORLDS
@@ -153,6 +154,22 @@ def test_a_world_of_an_older_format_is_drawn_anew(root, tmp_path):
     (tmp_path / "mini/train/000000.jpg").write_bytes(b"old")
     assert make_worlds(tmp_path, SIZE, processes=1)
     assert files(tmp_path) == files(root)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_pycocotools_loads_every_captions_file(root, world):
+    paths = sorted((root / world / "annotations").glob("captions_*.json"))
+    assert len(paths) == 2 + (world == "mini")
+    for path in paths:
+        loaded = COCO(str(path))
+        assert len(loaded.getAnnIds()) == 2 * len(loaded.getImgIds()) > 0
+
+
+@pytest.mark.parametrize("name, value", [("train", 0), ("val", -1), ("base", 0), ("seed", -1)])
+def test_a_split_without_scenes_and_a_negative_seed_are_refused(name, value):
+    least = 0 if name == "seed" else 1
+    with pytest.raises(InputError, match=f"{name} is {value}: give {least} or more"):
+        WorldSize(**{name: value})
 
 
 @pytest.mark.parametrize("world", WORLDS)

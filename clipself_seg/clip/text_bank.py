@@ -5,10 +5,11 @@ Shapes: K classes, E embedding.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -17,13 +18,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from clipself_seg.clip.checkpoints import read_checkpoint
+from clipself_seg.clip.class_texts import _checksum
 from clipself_seg.clip.model import DenseCLIP, hash_tensors
+from clipself_seg.clip.precision import full_precision
 from clipself_seg.clip.prompts import TEMPLATES, class_prompts
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.files import atomic_path
 
 BATCH = 256  # prompts encoded together
+# Part of every key: entries of version 1 may hold low precision, or the rows of other weights.
+VERSION = 2
 
 
 def default_cache_dir() -> Path:
@@ -35,7 +40,8 @@ class TextBank:
     """Class embeddings of a CLIP's text tower: prompts encoded, normalised, averaged, normalised.
 
     Embeddings are kept in memory and on disk under a key made of the text tower's weights and the
-    sentences, so words, templates or weights that change never meet a stale embedding.
+    sentences, so words, templates or weights that change never meet a stale embedding. What is kept
+    is the same whoever asks first: encoded without autocast, inference mode and gradients.
     """
 
     def __init__(
@@ -55,7 +61,7 @@ class TextBank:
         self.clip, self.templates = clip, templates
         self.cache_dir = Path(cache_dir) if cache_dir is not None else default_cache_dir() / "text"
         self._memory: dict[str, Tensor] = {}
-        self._hashed: tuple[tuple[tuple[int, int], ...], str] | None = None
+        self._hashed: tuple[tuple[int, ...], str] | None = None
 
     def embed(self, words: Vocabulary | str | Sequence[str | Sequence[str]]) -> Tensor:
         """Unit vectors (K, E) on the model's device; a class with synonyms gets the mean of theirs.
@@ -63,6 +69,9 @@ class TextBank:
         Args:
             words: a vocabulary, or for each class a name or a sequence of synonyms; one string is one
                 class. Classes may come twice: their rows are equal.
+
+        Raises:
+            InputError: no class, one without names, or a name that is no string.
         """
         classes = _as_synonyms(words)
         if not classes:
@@ -88,11 +97,19 @@ class TextBank:
     def _kept(self, key: str, compute: Callable[[], Tensor]) -> Tensor:
         """From memory, else from disk, else computed now."""
         if key not in self._memory:
-            stored = self._from_disk(key)
-            self._memory[key] = compute() if stored is None else stored
+            with self._whoever_asks():
+                stored = self._from_disk(key)
+                self._memory[key] = compute() if stored is None else stored
             if stored is None:
                 self._to_disk(key)
         return self._memory[key].to(self.clip.logit_scale.device)
+
+    @contextlib.contextmanager
+    def _whoever_asks(self) -> Iterator[None]:
+        """Nothing of the caller's modes: low precision or inference tensors would reach the next one."""
+        with torch.inference_mode(False), torch.no_grad():
+            with full_precision(self.clip.logit_scale.device):
+                yield
 
     def _compute(self, classes: list[tuple[str, ...]]) -> Tensor:
         names = list(dict.fromkeys(name for synonyms in classes for name in synonyms))
@@ -120,15 +137,19 @@ class TextBank:
 
     def _key(self, classes: list[tuple[str, ...]], *more: str) -> str:
         prompts = [[class_prompts(name, self.templates) for name in names] for names in classes]
-        facts = json.dumps([self._weights(), prompts, *more])
+        facts = json.dumps([VERSION, self._weights(), prompts, *more])
         return hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
 
     def _weights(self) -> str:
-        """Hash of the text tower, recomputed only after one of its tensors was written to."""
-        state = self.clip.text.state_dict(keep_vars=True)
-        versions = tuple((tensor.data_ptr(), tensor._version) for tensor in state.values())
-        if self._hashed is None or self._hashed[0] != versions:
-            self._hashed = versions, hash_tensors(state) + str(self.clip.quick_gelu)
+        """Hash of the text tower, recomputed only after a bit of it changed.
+
+        Checksums, a fifth of the hash's time, tell that: version counters miss what is written to
+        ``.data``, and inference tensors have none.
+        """
+        state = self.clip.text.state_dict()
+        sums = tuple(torch.stack([_checksum(tensor) for tensor in state.values()]).tolist())
+        if self._hashed is None or self._hashed[0] != sums:
+            self._hashed = sums, hash_tensors(state) + str(self.clip.quick_gelu)
         return self._hashed[1]
 
     def _path(self, key: str) -> Path:
@@ -155,7 +176,19 @@ def _as_synonyms(words: Vocabulary | str | Sequence[str | Sequence[str]]) -> lis
         return [(words,)]
     if isinstance(words, Vocabulary):
         return [tuple(entry.names) for entry in words.classes]
-    return [(word,) if isinstance(word, str) else tuple(word) for word in words]
+    return [_synonyms(index, word) for index, word in enumerate(words)]
+
+
+def _synonyms(index: int, word: str | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(word, str):
+        return (word,)
+    names = tuple(word) if isinstance(word, Iterable) else ()
+    if not names or not all(isinstance(name, str) for name in names):
+        raise InputError(
+            f"class {index} of the vocabulary is {word!r:.80}; give a name, or at least one in a list "
+            "of synonyms"
+        )
+    return names
 
 
 def _batches(order: Tensor) -> Iterator[Tensor]:

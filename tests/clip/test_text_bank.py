@@ -48,6 +48,41 @@ def test_words_and_weights_that_change_give_new_embeddings(clip, bank):
     assert not torch.allclose(bank.embed(["cat"]), before)
 
 
+def test_weights_written_behind_autograds_back_give_new_embeddings_in_memory_and_on_disk(
+    clip, bank, tmp_path
+):
+    before = bank.embed(["cat"])
+    clip.text.text_projection.data.mul_(-1)
+    torch.testing.assert_close(bank.embed(["cat"]), -before)
+    dog = bank.embed(["dog"])
+    clip.text.text_projection.data.mul_(-1)
+    assert torch.equal(bank.embed(["cat"]), before)
+    for asked in (bank, TextBank(clip, "vild63", cache_dir=tmp_path)):
+        torch.testing.assert_close(asked.embed(["dog"]), -dog)
+
+
+@pytest.mark.parametrize("kept", ["memory", "disk"])
+def test_what_is_kept_does_not_depend_on_the_modes_of_who_asks_first(clip, tmp_path, kept):
+    bank = TextBank(clip, "single", cache_dir=tmp_path)
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        bank.embed(["cat"])
+    if kept == "disk":
+        bank = TextBank(clip, "single", cache_dir=tmp_path)
+        with torch.inference_mode():
+            bank.embed(["cat"])
+    found = bank.embed(["cat"])
+    expected = TextBank(clip, "single", cache_dir=tmp_path / "other").embed(["cat"])
+    assert torch.equal(found, expected) and not found.is_inference()
+
+
+def test_a_clip_that_was_loaded_in_inference_mode_has_embeddings_too(clip, bank, tmp_path):
+    with torch.inference_mode():
+        torch.manual_seed(2)
+        frozen = TextBank(load_clip("ViT-Mini-8", None), "vild63", cache_dir=tmp_path / "other")
+        assert torch.equal(frozen.embed(["cat"]), bank.embed(["cat"]))
+    assert torch.equal(frozen.embed(["owl"]), bank.embed(["owl"]))
+
+
 def test_templates_that_change_under_their_name_give_new_embeddings(clip, bank, monkeypatch):
     before = bank.embed(["cat"])
     monkeypatch.setitem(TEMPLATES, "vild63", ("a drawing of {}",))
@@ -92,3 +127,9 @@ def test_empty_vocabulary_and_unknown_templates_are_refused(clip, bank, tmp_path
         bank.embed([])
     with pytest.raises(InputError, match='no prompt templates "vild".*"vild63"'):
         TextBank(clip, "vild", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [[], 3, None, ["cat", 3], b"cat"])
+def test_what_is_no_class_is_refused_by_its_place(bank, wrong):
+    with pytest.raises(InputError, match="class 1 of the vocabulary is .*give a name"):
+        bank.embed(["a", wrong])

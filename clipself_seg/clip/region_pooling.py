@@ -17,12 +17,16 @@ from clipself_seg.clip.precision import full_precision
 from clipself_seg.errors import InputError
 
 MASK_EPS = 1e-12
+FARTHEST = (
+    -1.0,
+    2.0,
+)  # corners of boxes; an image's own lie in [0, 1], those of enlarged boxes near it
 
 
 def check_regions(
     kind: str, regions: Sequence[Tensor], images: Tensor, shape: tuple[int, ...]
 ) -> None:
-    """Refuse what is not one tensor (n, *shape) for each image.
+    """Refuse what is not one tensor (n, *shape) of sound values for each image.
 
     Args:
         kind: "boxes" or "masks", for the message.
@@ -31,7 +35,8 @@ def check_regions(
         shape: of one region.
 
     Raises:
-        InputError: another number of tensors, or another shape.
+        InputError: another number of tensors, no tensor, or another shape; a value that is not
+            finite; a box far outside its image, such as one in pixels.
     """
     wanted = f"(n, {', '.join(map(str, shape))})"
     if len(regions) != len(images):
@@ -40,10 +45,32 @@ def check_regions(
             f"{wanted} for each image, n = 0 for none"
         )
     for tensor in regions:
+        if not isinstance(tensor, Tensor):
+            raise InputError(
+                f"{kind} of an image must be a tensor {wanted}, got {type(tensor).__name__}; "
+                "torch.as_tensor makes one"
+            )
         if tensor.dim() != 1 + len(shape) or tuple(tensor.shape[1:]) != shape:
             raise InputError(
                 f"{kind} of an image must be {wanted} for this image size, got {tuple(tensor.shape)}"
             )
+        _check_values(kind, tensor)
+
+
+def _check_values(kind: str, tensor: Tensor) -> None:
+    """One look at all values; on a GPU the answer is waited for."""
+    wrong = ~tensor.isfinite()
+    if kind == "boxes":
+        wrong |= (tensor < FARTHEST[0]) | (tensor > FARTHEST[1])
+    if not wrong.any():
+        return
+    index = int(wrong.flatten(1).any(dim=1).nonzero()[0])
+    if kind == "boxes":
+        raise InputError(
+            f"boxes are XYXY relative to the image, in [0, 1], but box {index} is "
+            f"{tensor[index].tolist()}; divide pixels by width and height"
+        )
+    raise InputError(f"{kind} must be finite numbers, but number {index} of an image is not")
 
 
 def box_weights(boxes_n4: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torchvision.ops import roi_align
 
+from clipself_seg.clip import load_clip
 from clipself_seg.clip.region_pooling import box_cells, box_weights, mask_weights, pool
+from clipself_seg.errors import InputError
 
 
 def test_box_weights_equal_roi_align_on_random_boxes_inside_and_outside():
@@ -60,3 +63,40 @@ def test_masked_attention_sees_floor_to_floor_cells_of_a_box():
     expected = torch.zeros(4, 4, dtype=torch.bool)
     expected[0:3, 1:3] = True  # floor(0.4)..floor(3.6), floor(1.2)..floor(3.2)
     assert torch.equal(cells[0], expected) and not cells[1].any()
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return load_clip("ViT-Mini-8", "mini")
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 64.0, 1e6, -1.5])
+def test_boxes_in_pixels_and_boxes_that_are_no_numbers_are_refused(mini, masked, wrong):
+    boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, wrong, 0.5]])
+    with pytest.raises(InputError, match=r"in \[0, 1\], but box 1 is \[0.0, 0.0, .*divide pixels"):
+        mini.encode_boxes(torch.zeros(1, 3, 64, 64), [boxes], masked)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_boxes_that_reach_over_the_edge_are_read(mini, masked):
+    boxes = [torch.tensor([[-0.25, -0.25, 0.75, 1.25], [-1.0, -1.0, 2.0, 2.0]])]
+    with torch.no_grad():
+        read = mini.encode_boxes(torch.zeros(1, 3, 64, 64), boxes, masked)
+    torch.testing.assert_close(read.norm(dim=1), torch.ones(2))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_masks_that_are_no_numbers_are_refused(mini, masked):
+    masks = torch.ones(2, 8, 8)
+    masks[1, 3, 4] = torch.nan
+    with pytest.raises(InputError, match="masks must be finite numbers, but number 1"):
+        mini.encode_masks(torch.zeros(1, 3, 64, 64), [masks], masked)
+
+
+def test_what_is_no_tensor_is_refused_by_its_type(mini):
+    image, boxes = torch.zeros(1, 3, 64, 64), [[0.0, 0.0, 1.0, 1.0]]
+    with pytest.raises(InputError, match=r"boxes .*a tensor \(n, 4\), got list; torch.as_tensor"):
+        mini.encode_boxes(image, [boxes])
+    with pytest.raises(InputError, match=r"masks .*tensor \(n, 8, 8\), got ndarray"):
+        mini.encode_masks(image, [torch.ones(1, 8, 8).numpy()])

@@ -17,7 +17,7 @@ from clipself_seg.data.images import read_image
 from clipself_seg.data.panoptic import category_labels, read_panoptic_ids
 from clipself_seg.data.records import Record
 from clipself_seg.data.samples import PADDING, Sample, chw, require_rgb, seeded, stated_size
-from clipself_seg.data.sem_seg_mappers import SemSegTestMapper
+from clipself_seg.data.sem_seg_mappers import SemSegTestMapper, at_least_a_pixel
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 
@@ -29,9 +29,7 @@ class _ResizeScale(T.ResizeScale):
     """Detectron2's, whose sides are never rounded to 0."""
 
     def _get_resize(self, image: np.ndarray, scale: float) -> T.Transform:
-        resize = super()._get_resize(image, scale)
-        sides = max(1, resize.new_h), max(1, resize.new_w)
-        return T.ResizeTransform(resize.h, resize.w, *sides, resize.interp)
+        return at_least_a_pixel(super()._get_resize(image, scale))
 
 
 class PanopticTrainMapper:

@@ -24,6 +24,22 @@ from clipself_seg.data.records import Record
 from clipself_seg.data.samples import PADDING, Sample, chw, require_rgb, seeded, stated_size
 
 
+class ResizeShortestEdge(T.ResizeShortestEdge):
+    """Detectron2's, whose sides are never rounded to 0, as those of a thin picture would be."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """What resizes this picture."""
+        return at_least_a_pixel(super().get_transform(image))
+
+
+def at_least_a_pixel(transform: T.Transform) -> T.Transform:
+    """The same, where no side of what it resizes to is 0."""
+    if not isinstance(transform, T.ResizeTransform):
+        return transform
+    sides = max(1, transform.new_h), max(1, transform.new_w)
+    return T.ResizeTransform(transform.h, transform.w, *sides, transform.interp)
+
+
 class SemSegTrainMapper:
     """Record and draw number -> an augmented square crop with its labels.
 
@@ -66,7 +82,7 @@ class SemSegTrainMapper:
         # Detectron2 resizes bytes with PIL, and other types with torch, which has no nearest
         # neighbour for 16-bit integers.
         self.narrow = max(num_classes - 1, ignore_label) <= 255
-        self.augmentations: list[Any] = [T.ResizeShortestEdge(list(min_sizes), max_size, sampling)]
+        self.augmentations: list[Any] = [ResizeShortestEdge(list(min_sizes), max_size, sampling)]
         if crop is not None:
             self.augmentations.append(
                 T.RandomCrop_CategoryAreaConstraint(*crop, max_category_area, ignore_label)
@@ -149,7 +165,7 @@ class SemSegTestMapper:
             min_size: length of the shorter side in pixels; 0 keeps the picture's size.
             max_size: of the longer side in pixels, which wins.
         """
-        self.resize = T.ResizeShortestEdge(min_size, max_size, "choice")
+        self.resize = ResizeShortestEdge(min_size, max_size, "choice")
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:

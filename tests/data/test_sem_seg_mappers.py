@@ -144,6 +144,14 @@ def real_records(data_dir, count=4):
         yield {"file_name": str(path), "sem_seg_file_name": str(labels), "image_id": path.stem}
 
 
+@pytest.mark.parametrize("shape", [(1, 6000, 3), (6000, 1, 3)])
+def test_no_side_of_a_thin_picture_is_rounded_away(tmp_path, shape):
+    record = write_pair(tmp_path, *shape[:2])
+    sample = SemSegTestMapper(load_config(None, RECIPE))(record)
+    assert sorted(sample["image"].shape[1:]) == [1, 2560]
+    assert mapper()(record, 0)["image"].shape == (3, SIDE, SIDE)
+
+
 def test_real_pictures_are_resized_as_detectron2_does(data_dir):
     ours = SemSegTestMapper(load_config(None, RECIPE))
     for record in real_records(data_dir):

@@ -57,14 +57,14 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None
             image = _to_rgb(_upright(file))
     except FileNotFoundError:
         raise InputError(
-            f"image {path} is missing: restore it, or remove it from the annotation file"
+            f"image {path} is missing: restore it, or leave it out of what names it"
         ) from None
     except UnidentifiedImageError:
         raise InputError(f"image {path} is not a picture that Pillow reads: replace it") from None
     except DECODING_ERRORS as error:
         raise InputError(
-            f"image {path} cannot be decoded ({error}): fetch it again, "
-            "or remove it from the annotation file"
+            f"image {path} cannot be decoded ({error}): replace it by a whole copy, or leave it out "
+            "of what names it"
         ) from None
     if size is not None and image.size != size:
         raise InputError(

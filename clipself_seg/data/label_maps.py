@@ -10,6 +10,8 @@ from PIL import Image
 from clipself_seg.data.images import DECODING_ERRORS
 from clipself_seg.errors import InputError
 
+_UNPACK = "unpack its archive again"
+
 
 def read_label_map(
     path: str | os.PathLike[str],
@@ -43,8 +45,12 @@ def read_label_map(
     return labels.astype(np.int64)
 
 
-def read_indices(path: str | os.PathLike[str]) -> np.ndarray:
+def read_indices(path: str | os.PathLike[str], archive: bool = False) -> np.ndarray:
     """The values of a file with one integer per pixel, as they are, (H, W) uint8, uint16 or int32.
+
+    Args:
+        path: see `read_label_map`.
+        archive: the file has been unpacked, not prepared, which decides about the way out.
 
     Raises:
         InputError: missing, corrupt, or several channels.
@@ -58,15 +64,14 @@ def read_indices(path: str | os.PathLike[str]) -> np.ndarray:
                 )
             values = np.asarray(file)
     except FileNotFoundError:
-        raise InputError(
-            f"label map {path} is missing: prepare the label maps, or restore it"
-        ) from None
+        remedy = _UNPACK if archive else "prepare the label maps, or restore it"
+        raise InputError(f"label map {path} is missing: {remedy}") from None
     except InputError:
         raise
     except DECODING_ERRORS as error:
-        raise InputError(
-            f"label map {path} cannot be decoded ({error}): delete it and prepare it again"
-        ) from None
+        # Nothing is said about deleting: a map of one's own has no archive behind it.
+        remedy = _UNPACK if archive else "prepare it again with --overwrite, or restore it"
+        raise InputError(f"label map {path} cannot be decoded ({error}): {remedy}") from None
     return values.astype(np.uint8) if values.dtype == bool else values
 
 

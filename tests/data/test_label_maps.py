@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipself_seg.data.label_maps import read_label_map
+from clipself_seg.data.label_maps import read_indices, read_label_map
 from clipself_seg.errors import InputError
 
 
@@ -47,6 +47,18 @@ def test_missing_and_corrupt_files_are_named(tmp_path):
     (tmp_path / "b.png").write_text("not a picture")
     with pytest.raises(InputError, match="b.png cannot be decoded"):
         read(tmp_path / "b.png")
+
+
+def test_an_archives_map_is_unpacked_again_and_none_is_deleted(tmp_path):
+    path = tmp_path / "a.png"
+    for archive, remedy in ((True, "unpack its archive again"), (False, "restore it")):
+        path.unlink(missing_ok=True)
+        with pytest.raises(InputError, match=f"a.png is missing: .*{remedy}"):
+            read_indices(path, archive)
+        path.write_bytes(b"")
+        with pytest.raises(InputError, match=f"a.png cannot be decoded .*{remedy}") as caught:
+            read_indices(path, archive)
+        assert "delete" not in str(caught.value)
 
 
 def test_coloured_maps_are_refused(tmp_path):

@@ -72,7 +72,7 @@ def read_scene_map(path: Path) -> np.ndarray:
     Raises:
         InputError: it cannot be read, or is not one of the challenge's.
     """
-    values = read_indices(path)
+    values = read_indices(path, archive=True)
     if values.dtype != np.uint8 or values.max() > 150:
         raise InputError(
             f"{path} is not one of the challenge's maps, which have 8 bits and the values "

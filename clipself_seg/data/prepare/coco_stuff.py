@@ -42,7 +42,7 @@ def _prepare_split(options: Options, split: str) -> Prepared:
 
 
 def _convert(job: MapJob) -> bool:
-    values = read_indices(job.source)
+    values = read_indices(job.source, archive=True)
     if values.dtype != np.uint8:
         raise InputError(f"{job.source} is not one of the archive's 8-bit maps: unpack it again")
     save_png(job.target, _table()[values])

@@ -55,7 +55,7 @@ def prepare_voc20(options: Options) -> list[Prepared]:
 
 
 def _convert(job: _Job) -> bool:
-    values = read_indices(job.source)
+    values = read_indices(job.source, archive=True)
     strange = np.unique(values[(values > CLASSES) & (values != VOID)])
     if values.dtype != np.uint8 or len(strange):
         raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,8 +50,14 @@ def own_words(entries: Sequence[str], origin: str = "the vocabulary") -> Vocabul
         origin: what a message calls them.
 
     Raises:
-        InputError: no words, an empty one, or one word twice.
+        InputError: no words, an empty one, one word twice, or an entry that is no string.
     """
+    for entry in entries:
+        if not isinstance(entry, str):
+            raise InputError(
+                f"{origin} has {reprlib.repr(entry)}, which is no string: give one for each class, "
+                'with bars between synonyms, such as "dog|puppy"'
+            )
     classes = [[word.strip() for word in re.split(r"\||, ", entry)] for entry in entries]
     if not any(word for words in classes for word in words):
         raise InputError(f'{origin} is empty: give at least one word, such as "dog, grass, sky"')

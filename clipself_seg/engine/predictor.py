@@ -124,12 +124,13 @@ class Predictor:
             words: "dog|puppy, grass", see `read_words`; a list, see `own_words`; or a vocabulary.
             background: name of what is none of the classes; without one every pixel gets the best
                 class. "background|wall|floor" adds words that compete for pixels but are not told
-                apart. A class of that name plays the background itself.
+                apart. A class of that name, in whatever case, plays the background itself.
             threshold: score, 0 to 1, that a class has to reach to win against the background;
                 by default 0.5, or 0 where words compete for the background.
 
         Raises:
-            InputError: no words, an empty one, one word twice, or a threshold outside 0 to 1.
+            InputError: no words, an empty one, one word twice, a background that is a synonym of a
+                class, or a threshold outside 0 to 1.
         """
         if not isinstance(words, Vocabulary):
             words = read_words(words) if isinstance(words, str) else own_words(words)
@@ -137,10 +138,10 @@ class Predictor:
         place: int | None = None
         if background is not None:
             name, *others = own_words([background], "the background").classes[0].names
-            _check_background(others, words)
-            if name not in names:
+            place = _background_class(name, others, words)
+            if place is None:
+                place = len(names)
                 names.append(name)
-            place = names.index(name)
             entries += own_words(others).classes if others else ()
             threshold = (0.0 if others else THRESHOLD) if threshold is None else threshold
         elif threshold is not None:
@@ -205,13 +206,23 @@ def label_type(count: int) -> type[np.unsignedinteger]:
     return np.uint8 if count <= 255 else np.uint16
 
 
-def _check_background(others: Sequence[str], words: Vocabulary) -> None:
-    known = {name.strip().casefold() for entry in words.classes for name in entry.names}
-    for word in others:
+def _background_class(name: str, others: Sequence[str], words: Vocabulary) -> int | None:
+    """The class that is called like the background, whatever case, if there is one.
+
+    Raises:
+        InputError: the background has a word that stands in the vocabulary for something else.
+    """
+    called = [own.strip().casefold() for own in words.names]
+    alike = name.casefold() in called
+    known = {own.strip().casefold(): entry for entry in words.classes for own in entry.names}
+    for word in others if alike else (name, *others):
         if word.casefold() in known:
+            first = known[word.casefold()].names[0]
+            hint = f'; the class itself is called "{first}"' if word == name else ""
             raise InputError(
-                f'"{word}" is a word of the vocabulary and one of the background: remove one'
+                f'"{word}" is a word of the vocabulary and one of the background: remove one{hint}'
             )
+    return called.index(name.casefold()) if alike else None
 
 
 def _label_map(found: dict[str, Tensor], how: _Labels) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -53,6 +54,13 @@ def test_files_and_known_names_are_read(tmp_path):
 def test_what_cannot_be_meant_is_named(text, message):
     with pytest.raises(InputError, match=message):
         read_words(text)
+
+
+@pytest.mark.parametrize("entry", [["dog", "puppy"], 3, None, b"dog"])
+def test_entries_that_are_no_strings_are_named(entry):
+    shown = re.escape(repr(entry))
+    with pytest.raises(InputError, match=f"the vocabulary has {shown}, which is no string"):
+        own_words(["sky", entry])
 
 
 def test_a_word_with_an_underscore_is_taken_with_a_comma():

@@ -159,11 +159,28 @@ def test_scores_and_labels_of_a_real_model_agree(real):
         (("other|b",), '"b" is a word of the vocabulary and one of the background'),
         (("",), "the background is empty"),
         (("x|y|x",), '"x" twice'),
+        (("a|B",), '"B" is a word of the vocabulary and one of the background'),
+        ((["x"],), r"the background has \['x'\], which is no string"),
     ],
 )
 def test_a_background_that_makes_no_sense_is_refused(background, message):
     with pytest.raises(InputError, match=message):
         fixed("a, b", *background)
+
+
+def test_a_class_in_another_case_plays_the_background():
+    assert fixed("dog, sky", "Sky").names == ("dog", "sky")
+    predictor = Predictor(model=Fixed(), mapper=SemSegTestMapper(min_size=0, max_size=99))
+    predictor.set_vocabulary("dog, sky", "SKY|wall")
+    assert predictor.names == ("dog", "sky") and predictor.background == 1
+
+
+@pytest.mark.parametrize("background", ["puppy", "Puppy|wall", "wall|puppy"])
+def test_a_synonym_of_a_class_is_no_background(background):
+    with pytest.raises(InputError, match='"[pP]uppy" is a word of the vocabulary') as caught:
+        fixed("dog|puppy, sky", background)
+    hint = background != "wall|puppy"
+    assert ('the class itself is called "dog"' in str(caught.value)) == hint
 
 
 def test_a_failed_call_keeps_the_vocabulary(real):
@@ -199,6 +216,21 @@ def test_folders_are_searched_and_nothing_is_taken_twice(tmp_path):
     assert sorted(photo.name for photo in found.photos) == ["b.jpg", "b.png", "sub/b"]
     assert [path.name for path in found.others] == ["note.txt"]
     assert found.failed == {str(tmp_path / "gone"): "no such file or folder"}
+
+
+def test_links_to_nothing_are_failures(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.jpg").touch()
+    for name, target in (("dead.jpg", "gone"), ("loop.jpg", "loop.jpg"), ("dead.txt", "gone")):
+        (tmp_path / "in" / name).symlink_to(target)
+    found = find_photos([tmp_path / "in"], tmp_path / "out")
+    assert [photo.name for photo in found.photos] == ["a"]
+    failed = {str(tmp_path / "in" / name) for name in ("dead.jpg", "loop.jpg")}
+    assert set(found.failed) == failed and set(found.failed.values()) == {"a link to nothing"}
+    assert [path.name for path in found.others] == ["dead.txt"]
+    (tmp_path / "in/a.jpg").unlink()
+    with pytest.raises(InputError, match="no pictures: "):
+        find_photos([tmp_path / "in"], tmp_path / "out")
 
 
 @pytest.mark.parametrize(

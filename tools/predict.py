@@ -11,7 +11,7 @@ words that compete for pixels, all of which are background. With --panoptic thin
 one by one; words that are not in --stuff are things, unless a built-in vocabulary tells.
 
 Writes overlays/*.png with a legend, labels/*.png (8 bits, or 16 for more than 255 classes), with
---scores scores/*.npz (float16), and classes.json: what labels mean, their shares, what failed.
+--scores scores/*.npz (float32), and classes.json: what labels mean, their shares, what failed.
 With --panoptic overlays/*.png, and panoptic/*.png and panoptic.json in COCO's format.
 Exit status: 0, 1 if a picture failed and the others were done, 2 if nothing was done.
 """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
+import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,12 +18,14 @@ from tqdm import tqdm
 
 from clipself_seg.data.images import read_image
 from clipself_seg.engine.predictor import Predictor
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, in_short
 from clipself_seg.files import atomic_path, write_json
 from clipself_seg.provenance import provenance
 from clipself_seg.visualization.class_colours import class_colours
 from clipself_seg.visualization.overlays import overlay
 from clipself_seg.visualization.segments import save_png
+
+logger = logging.getLogger(__name__)
 
 # What a folder is searched for; a file that is named itself may end otherwise.
 ENDINGS = tuple(".avif .bmp .gif .jp2 .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split())
@@ -78,7 +82,8 @@ def find_photos(inputs: Sequence[str | Path], output: str | Path) -> Found:
     unique = {photo.path.resolve(): photo for photo in found.photos}
     if not unique:
         named = ", ".join(map(str, inputs))
-        reason = "no such file or folder" if len(found.failed) == len(inputs) else "no pictures"
+        missing = all(str(Path(item)) in found.failed for item in inputs)
+        reason = "no such file or folder" if missing else "no pictures"
         raise InputError(f"{reason}: {named}; a picture ends in {' '.join(ENDINGS)}")
     found.photos = _name(list(unique.values()))
     return found
@@ -88,12 +93,15 @@ def _search(folder: Path, out: Path, found: Found) -> None:
     for path in sorted(folder.rglob("*")):
         way = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in way.parts)
-        if hidden or out in path.resolve().parents or not path.is_file():
+        # Not Path.resolve, which fails at a link to itself.
+        if hidden or out in Path(os.path.realpath(path)).parents or path.is_dir():
             continue
-        if path.suffix.lower() in ENDINGS:
+        if path.suffix.lower() not in ENDINGS:
+            found.others.append(path)
+        elif path.is_file():
             found.photos.append(Photo(path, way.as_posix()))
         else:
-            found.others.append(path)
+            found.failed[str(path)] = "a link to nothing" if path.is_symlink() else "no file"
 
 
 def _name(photos: Sequence[Photo]) -> list[Photo]:
@@ -128,7 +136,7 @@ class Results(Protocol):
 
 
 def predict_files(results: Results, found: Found) -> dict[str, str]:
-    """Segment pictures; what cannot be read is told at once, and the others are done.
+    """Segment pictures; what cannot be read or segmented is told at once, and the others are done.
 
     The index is written before the first picture and, interrupted or not, after the last.
 
@@ -150,12 +158,13 @@ def predict_files(results: Results, found: Found) -> dict[str, str]:
         try:
             for photo in tqdm(found.photos, "pictures", unit="picture"):
                 try:
-                    image = read_image(photo.path)
-                except InputError as error:
-                    failed[str(photo.path)] = str(error)
-                    _complain(str(photo.path), str(error))
-                    continue
-                results.write(photo, image)
+                    results.write(photo, read_image(photo.path))
+                except OSError:  # a full disk, and so on: the next picture would fare no better
+                    raise
+                except Exception as error:  # whatever a library makes of a strange picture
+                    reason = _reason(error)
+                    failed[str(photo.path)] = reason
+                    _complain(str(photo.path), reason)
             complete = True
         finally:
             results.write_index(failed, complete)
@@ -167,8 +176,8 @@ def predict_files(results: Results, found: Found) -> dict[str, str]:
 class SemanticResults:
     """overlays/NAME.png, labels/NAME.png (8 or 16 bits), if asked for scores/NAME.npz, classes.json.
 
-    Scores are "scores" float16 (N, H, W) and "names"; the JSON tells what labels mean, their shares in
-    every picture, failures, and where it all comes from.
+    Scores are "scores" float32 (N, H, W), highest where the labels say, and "names"; the JSON tells
+    what labels mean, their shares in every picture, failures, and where it all comes from.
     """
 
     def __init__(self, *, predictor: Predictor, folder: str | Path, scores: bool = False) -> None:
@@ -185,15 +194,14 @@ class SemanticResults:
     def write(self, photo: Photo, image: np.ndarray) -> None:
         """See `Results`."""
         result, name = self.predictor(image, scores=self.scores), photo.name
-        save_png(Image.fromarray(result.labels), self.folder / "labels" / f"{name}.png")
         drawn = overlay(image, result.labels, result.names, self._colours)
+        save_png(Image.fromarray(result.labels), self.folder / "labels" / f"{name}.png")
         save_png(drawn, self.folder / "overlays" / f"{name}.png")
         if result.scores is not None:
             with atomic_path(self.folder / "scores" / f"{name}.npz") as temporary:
                 with open(temporary, "wb") as file:
-                    np.savez_compressed(
-                        file, scores=result.scores.astype(np.float16), names=np.array(result.names)
-                    )
+                    # In half precision close scores would be equal, and some labels not theirs.
+                    np.savez_compressed(file, scores=result.scores, names=np.array(result.names))
         self._pictures[name] = {"file": str(photo.path), "shares": result.shares()}
 
     def write_index(self, failed: Mapping[str, str], complete: bool) -> None:
@@ -212,6 +220,14 @@ class SemanticResults:
             "threshold": self.predictor.threshold,
             "provenance": provenance(weights_hash=model.weights_hash()),
         }
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a picture; of an error that nobody foresaw DEBUG logs the whole."""
+    if isinstance(error, InputError):
+        return str(error)
+    logger.debug("a picture cannot be segmented", exc_info=error)
+    return f"cannot be segmented ({type(error).__name__}: {in_short(error)})"
 
 
 def _complain(path: str, reason: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from unittest import mock
 
 import numpy as np
 import predict
@@ -12,6 +13,8 @@ from PIL import Image
 
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.panoptic import read_panoptic_png
+from clipself_seg.engine.predict_files import Photo, SemanticResults
+from clipself_seg.engine.predictor import Predictor, Segmentation
 from tests.engine.test_panoptic_predictor import CONFIG, SMALL
 from tests.engine.test_predictor import OPTS
 
@@ -53,7 +56,8 @@ def test_results_of_a_folder_can_be_read_back(run, photos, tmp_path, capsys):
         assert labels.shape == size and labels.dtype == np.uint8 and labels.max() <= 3
         assert sum(content["pictures"][name]["shares"].values()) == pytest.approx(1)
         with np.load(out / "scores" / f"{name}.npz") as file:
-            assert file["scores"].dtype == np.float16 and file["scores"].shape == (4, *size)
+            assert file["scores"].dtype == np.float32 and file["scores"].shape == (4, *size)
+            assert (file["scores"].argmax(axis=0) == labels).all()
             assert file["names"].tolist() == ["dog", "grass", "sky", "background"]
         assert min(Image.open(out / "overlays" / f"{name}.png").size) >= 100
 
@@ -63,6 +67,17 @@ def test_scores_are_written_only_if_asked_for(run, photos, tmp_path):
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"labels", "overlays", "classes.json"}
     assert (read_indices(tmp_path / "out" / "labels" / "one.png") == 0).all()
+
+
+def test_written_scores_tell_classes_apart_as_labels_do(tmp_path):
+    scores = np.full((2, 1, 2), 0.5, np.float32)
+    scores[1] += np.float32(1e-6)
+    found = Segmentation(np.ones((1, 2), np.uint8), ("a", "b"), scores)
+    predictor = mock.Mock(return_value=found, names=found.names)
+    results = SemanticResults(predictor=predictor, folder=tmp_path, scores=True)
+    results.write(Photo(tmp_path / "x.png", "x.png", "x"), np.zeros((1, 2, 3), np.uint8))
+    with np.load(tmp_path / "scores/x.npz") as file:
+        assert (file["scores"].argmax(axis=0) == read_indices(tmp_path / "labels/x.png")).all()
 
 
 def test_many_classes_are_written_with_sixteen_bits(run, photos, tmp_path):
@@ -82,6 +97,35 @@ def test_bad_pictures_are_named_and_the_others_are_done(run, photos, tmp_path, c
     content = json.loads((tmp_path / "out" / "classes.json").read_text())
     failed = {path.rsplit("/", 1)[1] for path in content["failed"]}
     assert failed == {"broken.jpg", "gone.jpg"} and set(content["pictures"]) == {"one", "sub/two"}
+
+
+def test_a_picture_that_no_library_can_take_does_not_stop_the_others(
+    run, photos, tmp_path, capsys, monkeypatch
+):
+    whole = Predictor.__call__
+
+    def strange(self, image, scores=False):
+        if image.shape[0] == 40:
+            raise RuntimeError("no kernel for this\nand a page of details")
+        return whole(self, image, scores)
+
+    monkeypatch.setattr(Predictor, "__call__", strange)
+    assert run("--vocabulary", "dog, sky", "--input", photos) == 1
+    said = capsys.readouterr()
+    assert "1 of 2 segmented" in said.out
+    assert "one.jpg: cannot be segmented (RuntimeError: no kernel for this)\n" in said.err
+    content = json.loads((tmp_path / "out" / "classes.json").read_text())
+    assert list(content["pictures"]) == ["sub/two"] and content["complete"]
+    assert list(content["failed"]) == [str(photos / "one.jpg")]
+
+
+def test_pictures_of_a_pixels_height_or_width_are_segmented(run, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, shape in (("flat", (1, 6000, 3)), ("thin", (6000, 1, 3))):
+        Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / f"in/{name}.png")
+    assert run("--vocabulary", "dog, sky", "--input", tmp_path / "in") == 0
+    assert read_indices(tmp_path / "out/labels/flat.png").shape == (1, 6000)
+    assert read_indices(tmp_path / "out/labels/thin.png").shape == (6000, 1)
 
 
 @pytest.mark.parametrize(

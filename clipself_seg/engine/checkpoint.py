@@ -8,6 +8,7 @@ generators: everything random in a step follows from seed and iteration.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from clipself_seg.files import atomic_path
 
 Facts = dict[str, Any]
 NAME = re.compile(r"iteration_(\d+)\.safetensors")
+METADATA = "checkpoint"  # the only key: safetensors writes several in random order
 
 
 class CheckpointFolder:
@@ -65,6 +67,14 @@ class CheckpointFolder:
             older = f"go on from {paths[-2].name}" if len(paths) > 1 else "start again"
             raise InputError(f"{error}; delete it to {older}") from None
 
+    def newest_finite(self) -> Path | None:
+        """The newest whole checkpoint without NaN and infinite numbers, None if there is none."""
+        for path in reversed(self.paths()):
+            with contextlib.suppress(InputError):
+                if all_finite(read_state(path)[0]):
+                    return path
+        return None
+
     def remove_leftovers(self) -> None:
         """Remove the half-written files of a killed run."""
         for path in self.folder.glob(".iteration_*.part"):
@@ -79,12 +89,15 @@ def iteration_of(path: Path) -> int:
 
 
 def write_state(path: Path, tensors: Mapping[str, Tensor], facts: Facts) -> None:
-    """Write tensors and JSON-serialisable facts with a digest of both, atomically."""
+    """Write tensors and JSON-serialisable facts with a digest of both, atomically.
+
+    Equal content gives equal bytes.
+    """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(facts)
-    metadata = {"facts": text, "digest": _digest(stored, text)}
+    text = json.dumps(facts, sort_keys=True)
+    about = json.dumps({"digest": _digest(stored, text), "facts": text})
     with atomic_path(path) as temporary:
-        safetensors.torch.save_file(stored, temporary, metadata=metadata)
+        safetensors.torch.save_file(stored, temporary, metadata={METADATA: about})
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], Facts]:
@@ -95,17 +108,24 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], Facts]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            about = file.metadata() or {}
+        if METADATA in about:  # what older versions wrote has digest and facts beside each other
+            about = json.loads(about[METADATA])
         tensors = safetensors.torch.load_file(path)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"training checkpoint {path} is damaged ({error})") from None
-    if "digest" not in metadata or _digest(tensors, metadata["facts"]) != metadata["digest"]:
+    if {"digest", "facts"} - about.keys() or _digest(tensors, about["facts"]) != about["digest"]:
         raise InputError(f"training checkpoint {path} is damaged (its digest does not match)")
-    return tensors, json.loads(metadata["facts"])
+    return tensors, json.loads(about["facts"])
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
     return hash_tensors({**tensors, text: torch.empty(0)})
+
+
+def all_finite(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether no tensor holds NaN or an infinite number."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors.values())
 
 
 def pack(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

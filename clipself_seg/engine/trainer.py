@@ -20,17 +20,12 @@ from torch.nn.parallel import DistributedDataParallel
 from clipself_seg.engine.checkpoint import (
     CheckpointFolder,
     Facts,
+    all_finite,
     pack,
     trained_parameters,
     unpack,
 )
-from clipself_seg.engine.loader import (
-    DrawOrder,
-    Record,
-    Sample,
-    ShareOfBatches,
-    train_batches,
-)
+from clipself_seg.engine.loader import DrawOrder, Record, Sample, ShareOfBatches, train_batches
 from clipself_seg.engine.metrics import flatten_numbers, metric_writers, write_all
 from clipself_seg.engine.optimizer import (
     Group,
@@ -48,7 +43,7 @@ MOST_SKIPPED = 20  # steps in a row: loss scaling finds a scale within a few
 
 
 class TrainingStopped(InputError):
-    """The loss or a gradient became NaN or infinite."""
+    """The loss, a gradient or a trained weight became NaN or infinite."""
 
 
 class Trainer:
@@ -100,7 +95,7 @@ class Trainer:
 
         Raises:
             InputError: there are checkpoints and `resume` is False, or they belong to another run.
-            TrainingStopped: the loss or a gradient is not finite.
+            TrainingStopped: the loss, a gradient or a trained weight is not finite.
         """
         start = self._start(resume)
         if self.started is not None:
@@ -127,12 +122,7 @@ class Trainer:
                 self._after_step(storage, writers)
                 clock = time.perf_counter()
 
-    def _step(
-        self,
-        forward: Any,
-        storage: EventStorage,
-        samples: list[Sample],
-    ) -> None:
+    def _step(self, forward: Any, storage: EventStorage, samples: list[Sample]) -> None:
         """Forward, backward, and the optimiser's step if everything is finite."""
         iteration, settings = storage.iter, self.settings
         # Random numbers drawn inside a model follow from seed, step and process: nothing to save.
@@ -149,7 +139,8 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.model.after_optimizer_step()
-        storage.put_scalars(**shared)
+        # No medians: their window starts anew with the process, and a resumed run would log others.
+        storage.put_scalars(smoothing_hint=False, **shared)
         storage.put_scalar("lr", rate, smoothing_hint=False)
 
     def _backward(self, forward: Any, samples: list[Sample]) -> dict[str, Tensor]:
@@ -205,11 +196,11 @@ class Trainer:
         mine = any(not bool(torch.isfinite(own[name])) for name in guilty)
         gathered = comm.all_gather([s["file_name"] for s in samples] if mine else [])
         names = ", ".join(name for part in gathered for name in part)
-        if not self.checkpoints.path(iteration).exists():
-            self._save(iteration)
+        where = f"at iteration {iteration}, images: {names}"
+        what = f"{', '.join(sorted(guilty))} is not finite {where}. "
+        self._save(iteration, what)
         raise TrainingStopped(
-            f"{', '.join(sorted(guilty))} is not finite at iteration {iteration}, images: {names}. "
-            f"That step was not taken; {self.checkpoints.path(iteration)} is the state before it. "
+            f"{what}That step was not taken; {self.checkpoints.path(iteration)} is the state before it. "
             "Repair the images and --resume, or start anew in another OUTPUT_DIR with a lower "
             "SOLVER.BASE_LR or SOLVER.AMP.DTYPE bfloat16"
         )
@@ -266,10 +257,19 @@ class Trainer:
             facts["processes"] = comm.get_world_size()
         return facts
 
-    def _save(self, iteration: int) -> None:
+    def _save(self, iteration: int, trouble: str = "") -> None:
+        """Write a checkpoint; one that is not finite would push out those to go back to."""
+        tensors = pack(self.model, self.optimizer)
+        # The first process saves, and the others stop with it.
+        if not comm.all_gather(all_finite(tensors))[0]:
+            good = self.checkpoints.newest_finite() or "there is none"
+            raise TrainingStopped(
+                f"{trouble}Trained weights or their moments are not finite after {iteration} steps "
+                f"and were not saved; the newest checkpoint that is finite: {good}. "
+                "Start anew in another OUTPUT_DIR with a lower SOLVER.BASE_LR"
+            )
         if comm.is_main_process():
             facts = {"iteration": iteration, "scaler": self.scaler.state_dict()}
-            tensors = pack(self.model, self.optimizer)
             self.checkpoints.save(iteration, tensors, facts | {"run": self._facts})
 
     def _start(self, resume: bool) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 
 import pytest
+import safetensors.torch
 import torch
 
+from clipself_seg.clip.model import hash_tensors
 from clipself_seg.engine.checkpoint import (
     CheckpointFolder,
     pack,
@@ -43,6 +46,33 @@ def test_state_survives_the_file_and_a_fresh_model(tmp_path):
     fresh, fresh_optimizer = trained(steps=0)
     unpack(tensors, fresh, fresh_optimizer)
     assert facts == {"iteration": 1} and same(pack(fresh, fresh_optimizer), packed)
+
+
+def test_equal_states_give_equal_bytes(tmp_path):
+    packed, facts = pack(*trained()), {"iteration": 1, "run": {"a": 1, "b": 2}}
+    other_order = {"run": {"b": 2, "a": 1}, "iteration": 1}
+    contents = set()
+    for number in range(6):
+        write_state(tmp_path / f"{number}.st", packed, other_order if number % 2 else facts)
+        contents.add((tmp_path / f"{number}.st").read_bytes())
+    assert len(contents) == 1
+
+
+def test_checkpoints_of_older_versions_are_read(tmp_path):
+    tensors, text = {"x": torch.arange(3)}, json.dumps({"iteration": 1})
+    metadata = {"facts": text, "digest": hash_tensors({**tensors, text: torch.empty(0)})}
+    safetensors.torch.save_file(tensors, tmp_path / "old.safetensors", metadata=metadata)
+    stored, facts = read_state(tmp_path / "old.safetensors")
+    assert same(stored, tensors) and facts == {"iteration": 1}
+
+
+def test_the_newest_finite_checkpoint_is_found_behind_others(tmp_path):
+    folder = CheckpointFolder(tmp_path, keep=3)
+    assert folder.newest_finite() is None
+    good = folder.save(2, {"x": torch.ones(2)}, {})
+    folder.save(4, {"x": torch.tensor([1, float("inf")])}, {})
+    folder.save(6, {"x": torch.ones(2)}, {}).write_bytes(b"damaged")
+    assert folder.newest_finite() == good
 
 
 def test_a_checkpoint_holds_what_trains_and_nothing_else(tmp_path):

@@ -192,6 +192,41 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(tmp_path):
         assert torch.equal(value, good[f"model/{name}"]) and value.isfinite().all()
 
 
+def spoil_after(run: Trainer, steps: int) -> None:
+    """One trained weight becomes NaN in the last of so many steps."""
+    done = []
+
+    def spoil() -> None:
+        done.append(1)
+        if len(done) == steps:
+            next(iter(trained_parameters(run.model).values())).data.fill_(float("nan"))
+
+    run.model.after_optimizer_step = spoil
+
+
+@pytest.mark.parametrize(
+    "steps, message",
+    [
+        (3, "loss_clipself is not finite at iteration 3, images: .* not finite after 3 steps"),
+        (4, "^Trained weights or their moments are not finite after 4 steps"),
+    ],
+)
+def test_weights_that_are_not_finite_push_no_good_checkpoint_out(tmp_path, steps, message):
+    run = trainer(tmp_path, checkpoint_keep=1)
+    spoil_after(run, steps)
+    with pytest.raises(TrainingStopped, match=f"{message}.*is finite: .*_0000002") as caught:
+        run.train()
+    assert len(str(caught.value).splitlines()) <= 2
+    assert [path.name for path in run.checkpoints.paths()] == ["iteration_0000002.safetensors"]
+
+
+def test_a_rate_that_is_no_number_leaves_no_checkpoint(tmp_path):
+    run = trainer(tmp_path, base_lr=float("nan"))
+    with pytest.raises(TrainingStopped, match="not finite.*is finite: there is none"):
+        run.train()
+    assert not run.checkpoints.paths()
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [
@@ -232,6 +267,26 @@ def test_loss_scaling_survives_resume(tmp_path):
     resumed.train(resume=True)
     assert_same(weights(resumed), weights(whole))
     assert resumed.scaler.state_dict() == whole.scaler.state_dict()
+
+
+def test_a_resumed_run_writes_the_files_of_an_uninterrupted_one(tmp_path):
+    trainer(tmp_path / "whole").train()
+    part = trainer(tmp_path / "part")
+    part.mapper = lambda record, draw: [][0] if draw == 10 else tiny_mapper(record, draw)
+    with pytest.raises(IndexError):
+        part.train()
+    trainer(tmp_path / "part").train(resume=True)
+    states = [
+        {path.name: path.read_bytes() for path in (tmp_path / name / "checkpoints").iterdir()}
+        for name in ("whole", "part")
+    ]
+    assert states[0] == states[1]
+    logged = []
+    for name in ("whole", "part"):
+        lines = map(json.loads, (tmp_path / name / "metrics.json").read_text().splitlines())
+        kept = ("iteration", "loss_clipself", "gradient_norm", "lr")  # the others are times
+        logged.append([{key: line[key] for key in kept} for line in lines])
+    assert logged[0] == logged[1] and len(logged[0]) == ITERATIONS
 
 
 def test_metrics_of_steps_that_are_taken_again_are_dropped(tmp_path):

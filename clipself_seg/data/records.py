@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -58,10 +59,9 @@ def proposal_records(
     """
     content = read_coco_json(json_file)
     records = _image_records(content, json_file, image_root)
-    boxes = _boxes_by_image(coco_list(content, "annotations", json_file), json_file)
     listed = {image["id"] for image in content["images"]}
-    for image_id in boxes.keys() - listed:
-        raise InputError(f'{json_file}: annotations of image {image_id}, which is not in "images"')
+    annotations = coco_list(content, "annotations", json_file)
+    boxes = _boxes_by_image(annotations, listed, json_file)
     none = np.zeros((0, 4), dtype=np.float32)
     for record in records:
         record["proposals"] = boxes.get(record["image_id"], none)
@@ -80,7 +80,7 @@ def panoptic_records(
 
     Raises:
         InputError: as `image_records`; no annotations; an annotation of a picture that is not
-            listed; a segment without id, category or box.
+            listed, or that has another one; a segment without id, category or box.
     """
     content = read_coco_json(json_file)
     records = {
@@ -89,14 +89,15 @@ def panoptic_records(
     listed = {image["id"] for image in content["images"]}
     labelled = []
     for annotation in coco_list(content, "annotations", json_file):
-        image_id = annotation.get("image_id")
-        if image_id not in listed:
-            raise InputError(
-                f'{json_file}: annotation of image {image_id}, which is not in "images"'
-            )
+        image_id = _annotated_image(annotation, listed, json_file)
         if image_id not in records:
             continue
         record = records[image_id]
+        if "segments_info" in record:
+            raise InputError(
+                f"{json_file}: image {image_id} has two annotations, of {record['pan_seg_file_name']} "
+                f"and {reprlib.repr(annotation.get('file_name'))}: leave the right one"
+            )
         _check_segments(annotation, image_id, json_file)
         record["pan_seg_file_name"] = os.path.join(panoptic_root, annotation["file_name"])
         record["segments_info"] = annotation["segments_info"]
@@ -121,7 +122,7 @@ def read_coco_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         content = json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise InputError(f"annotation file {path} is missing: put it there") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # no text, no JSON, nested too deeply
         raise InputError(
             f"annotation file {path} cannot be read ({error}): fetch it again"
         ) from None
@@ -148,7 +149,8 @@ def coco_list(
         raise InputError(f'{path}: no "{key}" in it: give a file in COCO\'s format that lists them')
     for value in values:
         if not isinstance(value, dict):
-            raise InputError(f'{path}: {value!r} among its "{key}" is no object: fetch it again')
+            shown = reprlib.repr(value)
+            raise InputError(f'{path}: {shown} among its "{key}" is no object: fetch it again')
     return values
 
 
@@ -180,13 +182,20 @@ def _image_record(
     image_root: str | os.PathLike[str],
 ) -> Record:
     name = image.get("file_name") or "/".join(str(image.get("coco_url") or "").split("/")[-2:])
-    if not name or "id" not in image:
+    if not name or not isinstance(name, str) or not isinstance(image.get("id"), int | str):
         raise InputError(
-            f'{path}: an image needs "id" and "file_name" (or "coco_url"), got {image}'
+            f'{path}: an image needs "id", a number or text, and "file_name" (or "coco_url"), text; '
+            f"got {reprlib.repr(image)}"
         )
     record = {"file_name": os.path.join(image_root, name), "image_id": image["id"]}
     if "height" in image and "width" in image:
-        record |= {"height": image["height"], "width": image["width"]}
+        sides = {side: image[side] for side in ("height", "width")}
+        if not all(isinstance(value, int | float) and value % 1 == 0 for value in sides.values()):
+            raise InputError(
+                f"{path}: image {image['id']} has {reprlib.repr(sides)}: give whole numbers of pixels, "
+                "or leave both out"
+            )
+        record |= sides
     return record
 
 
@@ -204,19 +213,31 @@ def _large_enough(record: Record) -> bool:
 
 
 def _boxes_by_image(
-    annotations: list[dict[str, Any]], path: str | os.PathLike[str]
+    annotations: list[dict[str, Any]], listed: set[Any], path: str | os.PathLike[str]
 ) -> dict[Any, np.ndarray]:
     """XYXY boxes of each image, checked."""
     grouped: dict[Any, list[Any]] = {}
     for annotation in annotations:
-        grouped.setdefault(annotation.get("image_id"), []).append(annotation.get("bbox"))
+        image_id = _annotated_image(annotation, listed, path)
+        grouped.setdefault(image_id, []).append(annotation.get("bbox"))
     return {image_id: _xyxy(boxes, image_id, path) for image_id, boxes in grouped.items()}
+
+
+def _annotated_image(
+    annotation: dict[str, Any], listed: set[Any], path: str | os.PathLike[str]
+) -> Any:
+    image_id = annotation.get("image_id")
+    if not isinstance(image_id, int | str) or image_id not in listed:
+        raise InputError(
+            f'{path}: an annotation of image {reprlib.repr(image_id)}, which is not in "images"'
+        )
+    return image_id
 
 
 def _xyxy(boxes_xywh: list[Any], image_id: Any, path: str | os.PathLike[str]) -> np.ndarray:
     try:
         boxes = np.array(boxes_xywh, dtype=np.float64).reshape(len(boxes_xywh), 4)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         boxes = np.full((1, 4), np.nan)
     if not np.isfinite(boxes).all() or (boxes[:, 2:] < 0).any():
         raise InputError(
@@ -231,13 +252,23 @@ def _check_segments(
     annotation: dict[str, Any], image_id: Any, path: str | os.PathLike[str]
 ) -> None:
     segments = annotation.get("segments_info")
-    if not isinstance(segments, list) or "file_name" not in annotation:
+    if not isinstance(segments, list) or not isinstance(annotation.get("file_name"), str):
         raise InputError(
             f'{path}: the annotation of image {image_id} needs "file_name" and "segments_info": '
             "give a panoptic JSON"
         )
     for segment in segments:
+        if not isinstance(segment, dict):
+            raise InputError(
+                f'{path}: {reprlib.repr(segment)} among the "segments_info" of image {image_id} is no '
+                "object: fetch it again"
+            )
         missing = {"id", "category_id", "bbox"} - segment.keys()
         if missing:
             raise InputError(f"{path}: a segment of image {image_id} lacks {sorted(missing)}")
+        if not all(isinstance(segment[key], int) for key in ("id", "category_id")):
+            raise InputError(
+                f'{path}: a segment of image {image_id} needs whole numbers as "id" and '
+                f'"category_id", got {reprlib.repr(segment)}'
+            )
     _xyxy([segment["bbox"] for segment in segments], image_id, path)

@@ -72,6 +72,7 @@ def test_panoptic_records_keep_the_files_own_category_ids(write, caplog):
     assert "1 images have no panoptic annotation" in caplog.text
 
 
+PNG = panoptic()["annotations"][0]
 BOX = {"image_id": 7, "bbox": [0, 0, 1, 1]}
 BAD = {
     "not JSON": (image_records, '{"images": [', "cannot be read"),
@@ -116,6 +117,54 @@ BAD = {
         panoptic_records,
         panoptic(segments=[{"id": 1, "bbox": [0, 0, 1, 1]}]),
         "category_id",
+    ),
+    "nested too deeply": (image_records, '{"images": ' + "[" * 100_000, "cannot be read"),
+    "a height that is null": (
+        image_records,
+        {"images": [IMAGES[0] | {"height": None}]},
+        "image 7 has {'height': None, 'width': 40}",
+    ),
+    "a height that is text": (
+        image_records,
+        {"images": [IMAGES[0] | {"height": "20"}]},
+        "whole numbers",
+    ),
+    "a file name that is a number": (
+        image_records,
+        {"images": [{"id": 7, "file_name": 5}]},
+        "'file_name': 5",
+    ),
+    "an image id that is a list": (
+        image_records,
+        {"images": [IMAGES[0] | {"id": [1]}]},
+        "'id': [1]",
+    ),
+    "an annotation of a list": (
+        proposal_records,
+        {"images": IMAGES, "annotations": [BOX | {"image_id": [7]}]},
+        "image [7]",
+    ),
+    "a box beyond all numbers": (
+        proposal_records,
+        {"images": IMAGES, "annotations": [BOX | {"bbox": [0, 0, 10**400, 1]}]},
+        "finite",
+    ),
+    "panoptic of a list": (panoptic_records, panoptic(image_id=[7]), "image [7]"),
+    "segments that are numbers": (panoptic_records, panoptic(segments=[3]), '3 among the "segm'),
+    "segment with an id that is a list": (
+        panoptic_records,
+        panoptic(segments=[SEGMENT | {"id": [5]}]),
+        "whole numbers",
+    ),
+    "panoptic file name that is a number": (
+        panoptic_records,
+        {"images": IMAGES, "annotations": [PNG | {"file_name": 5}]},
+        '"file_name"',
+    ),
+    "two panoptic annotations of an image": (
+        panoptic_records,
+        {"images": IMAGES, "annotations": [PNG, PNG | {"file_name": "b.png"}]},
+        "image 7 has two annotations, of png/a.png and 'b.png'",
     ),
     "segment with a broken box": (
         panoptic_records,

@@ -18,6 +18,7 @@ from torch import Tensor
 from clipself_seg.errors import InputError, in_short
 
 WRAPPERS = ("model", "module", "state_dict")  # in the order in which the official loaders look
+FACTS = "facts"  # key of what `save_clip` tells in a safetensors file, as JSON
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a .pt, .pth, .bin or .safetensors file.
+    """Read a .pt, .pth, .bin or .safetensors file; what is in it decides which, not its name.
 
     Raises:
         InputError: missing, truncated, holding code, or without tensors; the file is named.
@@ -48,7 +49,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}; give the path of a .pt or .safetensors file")
-    if path.suffix == ".safetensors":
+    if _is_safetensors(path):
         return _read_safetensors(path)
     if _is_torchscript(path):
         tensors = read_torchscript(path)
@@ -59,6 +60,18 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if facts["activation"] is None and "input_resolution" in tensors:
         facts["activation"] = "quick_gelu"  # only OpenAI's own state dicts carry this entry
     return Checkpoint(path, tensors, "state dict", **facts)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file is one, by its beginning; by its suffix if the beginning is of no known kind."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start.startswith((b"PK", b"\x80")):  # torch's archives, and the pickles of old versions
+        return False
+    # The length of a JSON object, which safetensors limits to 100 MB, and the object.
+    if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= 100_000_000:
+        return True
+    return path.suffix.lower() == ".safetensors"
 
 
 def _facts(stored: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -83,13 +96,15 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            facts = file.metadata() or {}
+        if FACTS in facts:  # what older versions wrote has the facts beside each other
+            facts = dict(json.loads(facts[FACTS]))
         tensors = safetensors.torch.load_file(path)
     except Exception as error:  # as in `safe_torch_load`
         raise InputError(
             f"{path} is truncated or no safetensors file ({in_short(error)}); fetch it again"
         ) from None
-    return Checkpoint(path, unwrap(tensors, path), "safetensors", **_facts(metadata, path))
+    return Checkpoint(path, unwrap(tensors, path), "safetensors", **_facts(facts, path))
 
 
 def safe_torch_load(path: str | os.PathLike[str]) -> Any:
@@ -99,7 +114,8 @@ def safe_torch_load(path: str | os.PathLike[str]) -> Any:
         InputError: the file is damaged, or unpickling it would run code.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:  # given a path, torch goes by its suffix
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split("GLOBAL ")[-1].split(" ")[0] if "GLOBAL" in str(error) else ""
         named = f" (it names {reason})" if reason else ""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from clipself_seg.clip import region_pooling
 from clipself_seg.clip.build import Architecture, find_architecture
-from clipself_seg.clip.checkpoints import Checkpoint, read_checkpoint
+from clipself_seg.clip.checkpoints import FACTS, Checkpoint, read_checkpoint
 from clipself_seg.clip.weights import LAYOUTS, LoadReport, choose_activation, load_strictly
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.files import atomic_path
@@ -192,8 +192,11 @@ def load_clip(name: str, weights: str | os.PathLike[str] | None) -> DenseCLIP:
             for random weights from torch's current seed.
 
     Raises:
-        InputError: unknown name or tag, or a file that is missing, damaged, unsafe or of another model.
+        InputError: unknown name or tag, or a file that is missing, damaged, unsafe, of another model
+            or without finite numbers.
     """
+    if not isinstance(name, str):
+        raise InputError(f'{name!r} is no name of a CLIP model; give one such as "ViT-B-16"')
     architecture = find_architecture(name)
     if weights is None:
         return DenseCLIP(architecture=architecture, quick_gelu=architecture.quick_gelu).eval()
@@ -270,9 +273,12 @@ def save_clip(
         import safetensors.torch
 
         with atomic_path(path) as temporary:
-            safetensors.torch.save_file(tensors, temporary, metadata=facts)
+            # One key: safetensors writes several in random order, and equal models give equal files.
+            told = {FACTS: json.dumps(facts, sort_keys=True)}
+            safetensors.torch.save_file(tensors, temporary, metadata=told)
     elif path.suffix in {".pt", ".pth"}:
-        with atomic_path(path) as temporary:
-            torch.save({"epoch": 0, "state_dict": tensors, **facts}, temporary)
+        # A file, not its path: torch would write the random temporary name into the archive.
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            torch.save({"epoch": 0, "state_dict": tensors, **facts}, file)
     else:
         raise InputError(f"cannot write {path}: name it .safetensors or .pt")

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from clipself_seg.clip.build import Architecture, Signature, find_architecture, list_architectures
+from clipself_seg.clip.build import Architecture, find_architecture, list_architectures
 from clipself_seg.clip.checkpoints import Checkpoint
 from clipself_seg.clip.positions import resample_positions
+from clipself_seg.clip.signatures import first_gap, signature_of
 from clipself_seg.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -120,32 +123,6 @@ LAYOUTS: dict[str, Callable[[Mapping[str, Tensor], bool], dict[str, Tensor]]] = 
 }
 
 
-def signature_of(tensors: Mapping[str, Tensor]) -> Signature | None:
-    """The architecture that native names and shapes belong to, or None where there is no image tower."""
-    if "visual.patch_embed.proj.weight" in tensors and "visual.head.weight" in tensors:
-        kernel = tensors["visual.patch_embed.proj.weight"]
-        embed_dim = len(tensors["visual.head.weight"])
-        return Signature(
-            "EVA ViT", len(kernel), _count(tensors, "blocks"), kernel.shape[-1], embed_dim
-        )
-    if "visual.class_embedding" in tensors and "visual.proj" in tensors:
-        kernel = tensors["visual.conv1.weight"]
-        layers = _count(tensors, "transformer.resblocks")
-        embed_dim = tensors["visual.proj"].shape[1]
-        return Signature("OpenAI ViT", len(kernel), layers, kernel.shape[-1], embed_dim)
-    if "visual.layer4.0.conv1.weight" in tensors and "visual.attnpool.c_proj.weight" in tensors:
-        layers = sum(_count(tensors, f"layer{stage}") for stage in (1, 2, 3, 4))
-        embed_dim = len(tensors["visual.attnpool.c_proj.weight"])
-        return Signature("ResNet", len(tensors["visual.conv3.weight"]), layers, 32, embed_dim)
-    return None
-
-
-def _count(tensors: Mapping[str, Tensor], stack: str) -> int:
-    pattern = re.compile(rf"visual\.{re.escape(stack)}\.(\d+)\.")
-    found = {match.group(1) for name in tensors if (match := pattern.match(name))}
-    return len(found)
-
-
 def load_strictly(
     module: nn.Module, architecture: Architecture, checkpoint: Checkpoint
 ) -> LoadReport:
@@ -154,7 +131,8 @@ def load_strictly(
     Floating tensors of any precision become float32; a position table of another square grid is resized.
 
     Raises:
-        InputError: another architecture, missing, unexpected or misshapen tensors, integer weights.
+        InputError: another architecture, missing, unexpected or misshapen tensors, weights that are
+            integers, sparse, without values, NaN or infinite.
     """
     tensors = to_native(checkpoint.tensors)
     _check_architecture(tensors, architecture, checkpoint)
@@ -168,12 +146,22 @@ def load_strictly(
                 f"{checkpoint.path}: {name} is {str(tensor.dtype)[6:]}, not floating point; "
                 "quantised weights cannot be used, take the original checkpoint"
             )
+        if tensor.layout != torch.strided or tensor.is_meta:
+            what = "has no values" if tensor.is_meta else "is sparse"
+            raise InputError(
+                f"{checkpoint.path}: {name} {what}; save the weights as dense tensors of the CPU"
+            )
         if name in POSITIONS and tensor.shape != target.shape:
-            tensor = _resize_positions(tensor, target, antialias=name != "visual.pos_embed")
+            tensor = _resize_positions(name, tensor, target, checkpoint.path)
             notes.append(f"positions resized to {tuple(target.shape)}")
         converted += tensor.dtype != target.dtype
-        tensors[name] = tensor.reshape(target.shape) if tensor.numel() == 1 else tensor
-        tensors[name] = tensors[name].to(target.dtype)
+        single = tensor.numel() == target.numel() == 1
+        tensors[name] = (tensor.reshape(target.shape) if single else tensor).to(target.dtype)
+        if not tensors[name].isfinite().all():
+            raise InputError(
+                f"{checkpoint.path}: {name} has NaN or infinite numbers; take a checkpoint from before "
+                "its training failed, or fetch it again"
+            )
     _check_shapes(tensors, wanted, checkpoint)
     module.load_state_dict(tensors, assign=True)
     if converted:
@@ -221,10 +209,18 @@ def choose_activation(
     return False, ("GELU",)
 
 
-def _resize_positions(tensor: Tensor, target: Tensor, antialias: bool) -> Tensor:
-    side = round((target.shape[-2] - 1) ** 0.5)
+def _resize_positions(name: str, tensor: Tensor, target: Tensor, path: Path) -> Tensor:
+    rows = tensor.shape[-2] if tensor.dim() > 1 else 0
+    alike = (*tensor.shape[:-2], target.shape[-2], *tensor.shape[-1:]) == tuple(target.shape)
+    if not alike or rows < 2 or math.isqrt(rows - 1) ** 2 != rows - 1:
+        raise InputError(
+            f"{path}: {name} is {tuple(tensor.shape)}, the model needs {tuple(target.shape)} or the "
+            "positions of another square grid; is it a checkpoint of this model?"
+        )
+    side = math.isqrt(target.shape[-2] - 1)
     table = tensor.reshape(-1, tensor.shape[-1])
-    return resample_positions(table, (side, side), antialias).reshape(target.shape)
+    resized = resample_positions(table, (side, side), antialias=name != "visual.pos_embed")
+    return resized.reshape(target.shape)
 
 
 def _check_architecture(
@@ -232,9 +228,8 @@ def _check_architecture(
 ) -> None:
     found = signature_of(tensors)
     if found is None:
-        names = ", ".join(list(tensors)[:3])
         raise InputError(
-            f"{checkpoint.path} holds no CLIP image tower (it starts with {names}); "
+            f"{checkpoint.path} holds no CLIP image tower ({first_gap(tensors)}); "
             "give an OpenAI, open_clip, EVA-CLIP or CLIPSelf checkpoint"
         )
     if found == architecture.signature:
@@ -242,8 +237,8 @@ def _check_architecture(
     fitting = [n for n in list_architectures() if find_architecture(n).signature == found]
     hint = f'; load it as "{min(fitting, key=len)}"' if fitting else ""
     raise InputError(
-        f"{checkpoint.path} holds an {found}, but {architecture.name} is an "
-        f"{architecture.signature}{hint}"
+        f"{checkpoint.path} is of another model: its image tower is {found}, that of "
+        f"{architecture.name} is {architecture.signature}{hint}"
     )
 
 

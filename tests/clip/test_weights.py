@@ -16,7 +16,8 @@ from torch import nn
 from clipself_seg.clip import DenseCLIP, list_architectures, load_clip, save_clip
 from clipself_seg.clip.build import find_architecture
 from clipself_seg.clip.checkpoints import read_checkpoint
-from clipself_seg.clip.weights import signature_of, to_native, to_official, to_open_clip
+from clipself_seg.clip.signatures import TELLING, first_gap, signature_of
+from clipself_seg.clip.weights import to_native, to_official, to_open_clip
 from clipself_seg.errors import InputError
 
 MINI = "ViT-Mini-8"
@@ -66,6 +67,36 @@ def test_saved_models_load_back(mini, tmp_path, suffix, layout):
     save_clip(mini, path, layout=layout)
     assert same_weights(load_clip(MINI, path), mini)
     assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_equal_models_give_equal_bytes(mini, tmp_path, suffix):
+    paths = [tmp_path / f"{number}" / f"clip.{suffix}" for number in range(6)]
+    for path in paths:
+        save_clip(mini, path)
+    assert len({path.read_bytes() for path in paths}) == 1
+
+
+def test_facts_of_older_versions_are_read(official, tmp_path):
+    facts = {"name": MINI, "activation": "quick_gelu", "pixel_mean": "[0.5, 0.5, 0.5]"}
+    safetensors.torch.save_file(official, tmp_path / "old.safetensors", metadata=facts)
+    loaded = load_clip(MINI, tmp_path / "old.safetensors")
+    assert loaded.quick_gelu and loaded.mean == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "SAFETENSORS", "pt", "bin"])
+def test_what_is_in_a_file_decides_how_it_is_read(mini, official, tmp_path, suffix):
+    for number, kind in enumerate(("safetensors", "zip", "legacy", "torchscript")):
+        path = tmp_path / f"{number}.{suffix}"
+        if kind == "safetensors":
+            safetensors.torch.save_file(official, path)
+        elif kind == "torchscript":
+            save_torchscript(official, path)
+        else:
+            torch.save(official, path, _use_new_zipfile_serialization=kind == "zip")
+        loaded = load_clip(MINI, path)
+        assert same_weights(loaded, mini)
+        assert (kind == "safetensors") == ("(safetensors)" in str(loaded.report))
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
@@ -154,6 +185,45 @@ def test_position_table_of_another_grid_is_resized_and_reported(official, tmp_pa
     )
     torch.save(official, tmp_path / "small.pt")
     assert "positions resized" in str(load_clip(MINI, tmp_path / "small.pt").report)
+
+
+POSITIONS = "visual.positional_embedding"
+ODD = {  # tensor -> what it becomes (None: missing), and what the error says of it
+    "other width": (POSITIONS, torch.ones(37, 64), r"is \(37, 64\), the model needs"),
+    "class token only": (POSITIONS, torch.ones(1, 128), r"is \(1, 128\), the model needs"),
+    "one row": (POSITIONS, torch.ones(128), r"is \(128,\), the model needs"),
+    "scalar": (POSITIONS, torch.ones(()), r"is \(\), the model needs"),
+    "no square": (POSITIONS, torch.ones(36, 128), r"is \(36, 128\).*square grid"),
+    "no kernel": ("visual.conv1.weight", None, "of 4 dimensions, here it is missing"),
+    "kernel of no dimensions": ("visual.conv1.weight", torch.ones(()), r"here it is \(\)"),
+    "projection of one": ("visual.proj", torch.ones(128), r"of 2 dimensions, here it is \(128,\)"),
+    "projection of none": ("visual.proj", torch.ones(()), r"of 2 dimensions, here it is \(\)"),
+    "one number": ("ln_final.bias", torch.ones(1), r"is \(1,\), the model needs"),
+    "sparse": ("ln_final.bias", torch.ones(128).to_sparse(), "is sparse"),
+    "meta": ("ln_final.bias", torch.ones(128, device="meta"), "has no values"),
+    "NaN": ("ln_final.bias", torch.full((128,), float("nan")), "has NaN or infinite"),
+    "infinite": ("logit_scale", torch.tensor(float("inf")), "has NaN or infinite"),
+    "too large": ("logit_scale", torch.tensor(1e300, dtype=torch.float64), "has NaN or infinite"),
+}
+
+
+@pytest.mark.parametrize("name, value, message", ODD.values(), ids=ODD.keys())
+def test_one_odd_tensor_is_named_with_its_file(official, tmp_path, name, value, message):
+    del official[name]
+    torch.save(official | ({} if value is None else {name: value}), tmp_path / "odd.pt")
+    with pytest.raises(InputError, match=f"odd.pt.*{name}.*{message}") as caught:
+        load_clip(MINI, tmp_path / "odd.pt")
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+def test_a_resnet_without_what_tells_its_width_is_no_image_tower():
+    whole = load_clip("RN50", None).state_dict()
+    assert signature_of(whole)
+    for name, rank in TELLING["ResNet"].items():
+        without = {key: tensor for key, tensor in whole.items() if key != name}
+        for given in (without, without | {name: torch.ones(())}):
+            assert signature_of(given) is None
+            assert f"ResNet has {name} of {rank} dimensions" in first_gap(given)
 
 
 class Bomb:
@@ -278,6 +348,12 @@ def test_exact_gelu_weights_are_refused_by_a_quickgelu_model(tmp_path):
 )
 def test_unknown_or_unsupported_model_name_gets_the_nearest_one(name, hint):
     with pytest.raises(InputError, match=hint):
+        load_clip(name, None)
+
+
+@pytest.mark.parametrize("name", [None, 5])
+def test_a_model_name_that_is_no_text_is_refused(name):
+    with pytest.raises(InputError, match=f"{name} is no name of a CLIP model"):
         load_clip(name, None)
 
 

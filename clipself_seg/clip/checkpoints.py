@@ -44,7 +44,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a .pt, .pth, .bin or .safetensors file; what is in it decides which, not its name.
 
     Raises:
-        InputError: missing, truncated, holding code, or without tensors; the file is named.
+        InputError: missing, unreadable, truncated, holding code, or without tensors; the file is named.
     """
     path = Path(path)
     if not path.is_file():
@@ -64,8 +64,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 def _is_safetensors(path: Path) -> bool:
     """Whether a file is one, by its beginning; by its suffix if the beginning is of no known kind."""
-    with path.open("rb") as file:
-        start = file.read(9)
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); make it readable, or give another") from None
     if start.startswith((b"PK", b"\x80")):  # torch's archives, and the pickles of old versions
         return False
     # The length of a JSON object, which safetensors limits to 100 MB, and the object.

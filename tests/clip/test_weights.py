@@ -282,6 +282,16 @@ def test_bad_files_are_refused_by_name_and_nothing_runs(official, tmp_path, monk
     assert not (tmp_path / "exploded").exists()
 
 
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "x.pt").write_bytes(b"")
+    monkeypatch.setattr("clipself_seg.clip.checkpoints.Path.open", refuse)
+    with pytest.raises(InputError, match="x.pt cannot be read .Permission denied"):
+        read_checkpoint(tmp_path / "x.pt")
+
+
 def damaged(data: bytes, rng: np.random.Generator) -> bytes:
     """The bytes cut off somewhere, or with some of them changed."""
     if rng.random() < 0.3:

@@ -68,7 +68,9 @@ def _is_safetensors(path: Path) -> bool:
         with path.open("rb") as file:
             start = file.read(9)
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); make it readable, or give another") from None
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}); make it readable, or give another"
+        ) from None
     if start.startswith((b"PK", b"\x80")):  # torch's archives, and the pickles of old versions
         return False
     # The length of a JSON object, which safetensors limits to 100 MB, and the object.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clipself_seg.data.builtin import distillation_records, region_records
-from clipself_seg.data.check_files import SemSegJob, check_label_map, check_record
+from clipself_seg.data.check_files import check_record
 from clipself_seg.data.check_findings import (
     Finding,
     Options,
@@ -15,11 +15,12 @@ from clipself_seg.data.check_findings import (
     read_files,
 )
 from clipself_seg.data.check_panoptic import check_panoptic
+from clipself_seg.data.check_sem_seg import check_sem_seg
 from clipself_seg.data.coco_sets import DATASETS, DatasetFiles
 from clipself_seg.data.panoptic_sets import PANOPTIC_DATASETS
 from clipself_seg.data.records import Record
-from clipself_seg.data.sem_seg_sets import SEM_SEG_DATASETS, files_by_stem, pair_files
-from clipself_seg.data.vocabulary import class_entries, load_vocabulary
+from clipself_seg.data.sem_seg_sets import SEM_SEG_DATASETS
+from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError, nearest
 
 
@@ -43,39 +44,7 @@ def check_datasets(names: Sequence[str], options: Options) -> list[Finding]:
 def _check(name: str, options: Options) -> Finding:
     if name in PANOPTIC_DATASETS:
         return check_panoptic(name, options)
-    return (_check_sem_seg if name in SEM_SEG_DATASETS else _check_coco)(name, options)
-
-
-def _check_sem_seg(name: str, options: Options) -> Finding:
-    files = SEM_SEG_DATASETS[name]
-    images, labels = (paths.keys() for paths in files_by_stem(files))
-    finding = Finding(name, "complete", len(images), len(labels), files.official_count)
-    assert files.root is not None
-    if not images and not files.archive_root.is_dir():
-        note, mend = (
-            f"{files.archive_root} is missing",
-            f"{files.root.advice}; then {files.prepare}",
-        )
-        return finding._replace(state="absent", notes=(note,), mend=mend)
-    if not images & labels:
-        note = f"no label maps in {files.sem_seg_root}"
-        return finding._replace(state="unprepared", notes=(note,), mend=files.prepare)
-    without = 0 if files.images_without_labels else len(images - labels)
-    extra = len(labels - images)
-    finding = finding._replace(labelled=len(images & labels), missing=without + extra)
-    notes = [f"{without} images without label map"] * bool(without)
-    notes += [f"{extra} label maps without image"] * bool(extra)
-    classes = len(class_entries(files.vocabulary))
-    jobs = [
-        SemSegJob(record, files.label_count(classes), files.ignore_label)
-        for record in pair_files(name, files)
-    ]
-    found = read_files(check_label_map, jobs, name, options)
-    prepare_again = f"{files.prepare} --overwrite"
-    if not files.official_count:
-        prepare_again = f"delete {files.sem_seg_root.parents[1]}, then {files.prepare}"
-    fetch = f"{files.prepare}; if that adds none, the archive is not whole: {files.root.advice}"
-    return judge(finding, found, notes, (files.prepare, prepare_again, fetch))
+    return (check_sem_seg if name in SEM_SEG_DATASETS else _check_coco)(name, options)
 
 
 def _check_coco(name: str, options: Options) -> Finding:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from clipself_seg.data.images import read_image
 from clipself_seg.data.label_maps import read_label_map
@@ -17,12 +17,14 @@ class FileFinding(NamedTuple):
     Attributes:
         problem: "" if the files are in order.
         blank: no pixel has a label.
-        label_map: the problem is the label map that a panoptic data set has besides.
+        label_map: the problem is the label map, and not the picture or the panoptic PNG.
+        image_id: of the picture, if a semantic data set has the problem.
     """
 
     problem: str
     blank: bool = False
     label_map: bool = False
+    image_id: Any = ""
 
 
 class SemSegJob(NamedTuple):
@@ -67,6 +69,9 @@ def check_label_map(job: SemSegJob) -> FileFinding:
     record = job.record
     try:
         image = read_image(record["file_name"])
+    except InputError as error:
+        return FileFinding(str(error), image_id=record["image_id"])
+    try:
         labels = read_label_map(
             record["sem_seg_file_name"],
             num_classes=job.label_count,
@@ -75,7 +80,7 @@ def check_label_map(job: SemSegJob) -> FileFinding:
             image=record["file_name"],
         )
     except InputError as error:
-        return FileFinding(str(error))
+        return FileFinding(str(error), label_map=True, image_id=record["image_id"])
     return FileFinding("", bool((labels == job.ignore_label).all()))
 
 

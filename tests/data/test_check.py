@@ -90,6 +90,7 @@ def test_label_maps_without_image_count(prepared, ade):
     (ade / "images/validation/ADE_val_3.jpg").unlink()
     finding = check()
     assert finding.state == "incomplete" and "1 label maps without image" in finding.notes
+    assert "ADEChallengeData2016.zip" in finding.mend and "prepare" not in finding.mend
 
 
 @pytest.mark.parametrize(
@@ -134,6 +135,33 @@ def test_a_cut_picture_is_broken(prepared, ade):
     path.write_bytes(path.read_bytes()[:200])
     finding = check()
     assert finding.state == "broken" and "ADE_val_1.jpg cannot be decoded" in finding.notes[0]
+    assert "ADEChallengeData2016.zip" in finding.mend and "prepare" not in finding.mend
+
+
+def test_preparing_is_no_advice_without_what_it_reads(prepared, ade):
+    raw = ade / "annotations/validation"
+    (raw / "ADE_val_3.png").rename(ade / "ADE_val_3.png")
+    (prepared / "ADE_val_3.png").unlink()
+    finding = check()
+    first, then = finding.mend.split("; then ")
+    assert "ADEChallengeData2016.zip" in first and then == "python tools/prepare_ade150.py"
+    assert finding.notes[:2] == (
+        "1 images without label map",
+        "1 of these lack what they are prepared from",
+    )
+    # A map whose archive's file is there, and one whose archive's file is not.
+    (ade / "ADE_val_3.png").rename(raw / "ADE_val_3.png")
+    assert check().mend == "python tools/prepare_ade150.py"
+    (prepared / "ADE_val_2.png").write_bytes(b"")
+    assert check().mend == "python tools/prepare_ade150.py --overwrite"
+    (raw / "ADE_val_2.png").unlink()
+    assert check().mend.startswith("the archive is not whole: unpack ADEChallengeData2016.zip")
+    shutil.rmtree(ade / "annotations")
+    shutil.rmtree(prepared)
+    finding = check()
+    assert finding.state == "incomplete" and not finding.fine(allow_subset=True)
+    assert any("annotations/validation is missing" in note for note in finding.notes)
+    assert finding.mend.startswith("the archive is not whole: unpack ADEChallengeData2016.zip")
 
 
 @pytest.fixture

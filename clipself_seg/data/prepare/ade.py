@@ -34,14 +34,22 @@ IGNORED = 65535
 OBJECT_IDS = 26 * 256  # of R // 10 and G
 
 
-class _FullJob(NamedTuple):
+class FullJob(NamedTuple):
+    """A picture of the full data set and its labels, both to write from the archive's."""
+
     image: Path
     source: Path
     image_target: Path
     target: Path
 
     @property
+    def sources(self) -> tuple[Path, ...]:
+        """The archive's picture and objects."""
+        return (self.image, self.source)
+
+    @property
     def outputs(self) -> tuple[Path, ...]:
+        """The picture, then its labels."""
         return (self.image_target, self.target)
 
 
@@ -51,14 +59,23 @@ def prepare_ade150(options: Options, splits: Sequence[str] = ("validation",)) ->
     Raises:
         InputError: the archive is not there, or a map of it is broken.
     """
-    folder = ade_parent(options.root) / "ADEChallengeData2016"
     prepared = []
     for split in splits:
-        target = folder / "annotations_detectron2" / split
-        sources = files_in(folder / "annotations" / split, "*.png", ADE_150)
-        jobs = [MapJob(path, target / path.name) for path in sources]
-        prepared.append(convert_files(_convert, jobs, target, options))
+        jobs = ade150_jobs(options.root, split)
+        prepared.append(convert_files(_convert, jobs, jobs[0].target.parent, options))
     return prepared
+
+
+def ade150_jobs(root: Path, split: str) -> list[MapJob]:
+    """What `prepare_ade150` does for a split.
+
+    Raises:
+        InputError: the archive is not there.
+    """
+    folder = ade_parent(root) / "ADEChallengeData2016"
+    target = folder / "annotations_detectron2" / split
+    sources = files_in(folder / "annotations" / split, "*.png", ADE_150)
+    return [MapJob(path, target / path.name) for path in sources]
 
 
 def _convert(job: MapJob) -> bool:
@@ -89,19 +106,27 @@ def prepare_ade847(options: Options, splits: Sequence[str] = ("validation",)) ->
     Raises:
         InputError: the archive is not there, or a file of it is broken or missing.
     """
-    folder = options.root / "ADE20K_2021_17_01"
     prepared = []
     for split in splits:
-        target = folder / "annotations_detectron2" / split
-        sources = files_in(folder / "images/ADE" / split, "ADE_*_seg.png", ADE_847)
-        jobs = [_full_job(folder, split, path) for path in sources]
-        prepared.append(convert_files(_convert_full, jobs, target, options))
+        jobs = ade847_jobs(options.root, split)
+        prepared.append(convert_files(_convert_full, jobs, jobs[0].target.parent, options))
     return prepared
 
 
-def _full_job(folder: Path, split: str, source: Path) -> _FullJob:
+def ade847_jobs(root: Path, split: str) -> list[FullJob]:
+    """What `prepare_ade847` does for a split.
+
+    Raises:
+        InputError: the archive is not there.
+    """
+    folder = root / "ADE20K_2021_17_01"
+    sources = files_in(folder / "images/ADE" / split, "ADE_*_seg.png", ADE_847)
+    return [_full_job(folder, split, path) for path in sources]
+
+
+def _full_job(folder: Path, split: str, source: Path) -> FullJob:
     stem = source.name.removesuffix("_seg.png")
-    return _FullJob(
+    return FullJob(
         source.with_name(f"{stem}.jpg"),
         source,
         folder / "images_detectron2" / split / f"{stem}.jpg",
@@ -109,7 +134,7 @@ def _full_job(folder: Path, split: str, source: Path) -> _FullJob:
     )
 
 
-def _convert_full(job: _FullJob) -> bool:
+def _convert_full(job: FullJob) -> bool:
     image, labels = read_image(job.image), _full_table()[_object_ids(job.source)]
     height, width = labels.shape
     if image.shape[:2] != (height, width):

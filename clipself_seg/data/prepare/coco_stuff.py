@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -30,15 +31,23 @@ def prepare_coco_stuff(options: Options, splits: Sequence[str] = SPLITS) -> list
     Raises:
         InputError: the archive is not there, or a map of it is broken.
     """
-    return [_prepare_split(options, split) for split in splits]
+    prepared = []
+    for split in splits:
+        jobs = coco_stuff_jobs(options.root, split)
+        prepared.append(convert_files(_convert, jobs, jobs[0].target.parent, options))
+    return prepared
 
 
-def _prepare_split(options: Options, split: str) -> Prepared:
-    folder = options.root / "coco-stuff"
+def coco_stuff_jobs(root: Path, split: str) -> list[MapJob]:
+    """What `prepare_coco_stuff` does for a split.
+
+    Raises:
+        InputError: the archive is not there.
+    """
+    folder = root / "coco-stuff"
     target = folder / "annotations_detectron2" / split
     sources = files_in(folder / "annotations" / split, "*.png", COCO_STUFF)
-    jobs = [MapJob(path, target / path.name) for path in sources]
-    return convert_files(_convert, jobs, target, options)
+    return [MapJob(path, target / path.name) for path in sources]
 
 
 def _convert(job: MapJob) -> bool:

@@ -54,11 +54,24 @@ class FileJob(Protocol):
         """All files that it writes, the last one last."""
 
 
+class SourcedJob(FileJob, Protocol):
+    """One label map to write, of which it can be asked whether all is there for it."""
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """All files that it reads."""
+
+
 class MapJob(NamedTuple):
     """One label map to write from one file of an archive."""
 
     source: Path
     target: Path
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """The archive's file."""
+        return (self.source,)
 
     @property
     def outputs(self) -> tuple[Path, ...]:

@@ -41,14 +41,22 @@ LIST_HINT = (
 )
 
 
-class _JsonJob(NamedTuple):
+class JsonJob(NamedTuple):
+    """A label map to paint from segments of the JSON."""
+
     source: Path
     target: Path
     size: tuple[int, int]  # height, width
     segments: list[tuple[int, dict[str, Any]]]  # category id, RLE
 
     @property
+    def sources(self) -> tuple[Path, ...]:
+        """The JSON."""
+        return (self.source,)
+
+    @property
     def outputs(self) -> tuple[Path, ...]:
+        """The label map."""
         return (self.target,)
 
 
@@ -60,13 +68,22 @@ def prepare_pascal_context_59(options: Options) -> list[Prepared]:
     Raises:
         InputError: the JSON is not there, or not what it should be.
     """
-    folder = options.root / "VOCdevkit/VOC2010"
-    target = folder / "annotations_detectron2/pc59_val"
-    jobs = _json_jobs(require(folder / "trainval_merged.json", PASCAL_CONTEXT, JSON_HINT), target)
-    return [convert_files(_convert_segments, jobs, target, options)]
+    jobs = context_59_jobs(options.root)
+    return [convert_files(_convert_segments, jobs, jobs[0].target.parent, options)]
 
 
-def _json_jobs(path: Path, target: Path) -> list[_JsonJob]:
+def context_59_jobs(root: Path) -> list[JsonJob]:
+    """What `prepare_pascal_context_59` does.
+
+    Raises:
+        InputError: the JSON is not there, or not what it should be.
+    """
+    folder = root / "VOCdevkit/VOC2010"
+    path = require(folder / "trainval_merged.json", PASCAL_CONTEXT, JSON_HINT)
+    return _json_jobs(path, folder / "annotations_detectron2/pc59_val")
+
+
+def _json_jobs(path: Path, target: Path) -> list[JsonJob]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         images = [image for image in content["images"] if image["phase"] == "val"]
@@ -76,7 +93,7 @@ def _json_jobs(path: Path, target: Path) -> list[_JsonJob]:
             if entry["image_id"] in wanted:
                 segments[entry["image_id"]].append((entry["category_id"], entry["segmentation"]))
         jobs = [
-            _JsonJob(
+            JsonJob(
                 path,
                 target / f"{Path(image['file_name']).stem}.png",
                 (image["height"], image["width"]),
@@ -93,7 +110,7 @@ def _json_jobs(path: Path, target: Path) -> list[_JsonJob]:
     return jobs
 
 
-def _convert_segments(job: _JsonJob) -> bool:
+def _convert_segments(job: JsonJob) -> bool:
     painted = np.zeros(job.size, np.uint16)
     for category, segment in job.segments:
         painted[_mask(job, segment)] = category
@@ -101,7 +118,7 @@ def _convert_segments(job: _JsonJob) -> bool:
     return True
 
 
-def _mask(job: _JsonJob, segment: Any) -> np.ndarray:
+def _mask(job: JsonJob, segment: Any) -> np.ndarray:
     """Bool (H, W)."""
     stem = job.target.stem
     try:
@@ -135,7 +152,18 @@ def prepare_pascal_context_459(options: Options, list_file: Path | None = None) 
     Raises:
         InputError: list or archive are not there, or a file of it is broken.
     """
-    folder = options.root / "VOCdevkit/VOC2010"
+    jobs, left_out = context_459_jobs(options.root, list_file)
+    done = convert_files(_convert_mat, jobs, jobs[0].target.parent, options)
+    return [done._replace(left_out=done.left_out + left_out)]
+
+
+def context_459_jobs(root: Path, list_file: Path | None = None) -> tuple[list[MapJob], int]:
+    """What `prepare_pascal_context_459` does, and how many pictures it leaves out.
+
+    Raises:
+        InputError: list or archive are not there.
+    """
+    folder = root / "VOCdevkit/VOC2010"
     target = folder / "annotations_detectron2/pc459_val"
     path = list_file or folder / "pascalcontext_val.txt"
     stems = read_stems(require(path, PASCAL_CONTEXT, LIST_HINT))
@@ -144,8 +172,7 @@ def prepare_pascal_context_459(options: Options, list_file: Path | None = None) 
     if not found:
         raise InputError(f"{source} has no .mat file of a picture in {path}\n{MAT_HINT}")
     jobs = [MapJob(source / f"{stem}.mat", target / f"{stem}.tif") for stem in found]
-    done = convert_files(_convert_mat, jobs, target, options)
-    return [done._replace(left_out=done.left_out + len(stems) - len(found))]
+    return jobs, len(stems) - len(found)
 
 
 def _convert_mat(job: MapJob) -> bool:

@@ -25,13 +25,21 @@ FOLDERS = {"annotations_detectron2": VOID, "annotations_detectron2_bg": CLASSES}
 """Folder of the label maps -> what background becomes."""
 
 
-class _Job(NamedTuple):
+class VocJob(NamedTuple):
+    """A label map to write, and what background becomes in it."""
+
     source: Path
     target: Path
     background: int
 
     @property
+    def sources(self) -> tuple[Path, ...]:
+        """The archive's map."""
+        return (self.source,)
+
+    @property
     def outputs(self) -> tuple[Path, ...]:
+        """The label map."""
         return (self.target,)
 
 
@@ -43,18 +51,44 @@ def prepare_voc20(options: Options) -> list[Prepared]:
     Raises:
         InputError: the archive is not there, or a map of it is broken or missing.
     """
-    folder = options.root / "VOCdevkit/VOC2012"
-    stems = read_stems(require(folder / "ImageSets/Segmentation/val.txt", VOC_2012))
-    source = require(folder / "SegmentationClassAug", VOC_2012)
     prepared = []
-    for name, background in FOLDERS.items():
-        target = folder / name / "val"
-        jobs = [_Job(source / f"{s}.png", target / f"{s}.png", background) for s in stems]
-        prepared.append(convert_files(_convert, jobs, target, options))
+    for name in FOLDERS:
+        jobs = voc20_jobs(options.root, name)
+        prepared.append(convert_files(_convert, jobs, jobs[0].target.parent, options))
     return prepared
 
 
-def _convert(job: _Job) -> bool:
+def voc20_jobs(root: Path, name: str) -> list[VocJob]:
+    """What `prepare_voc20` does for one of `FOLDERS`.
+
+    Raises:
+        InputError: the archive is not there, or its list names no picture.
+    """
+    folder = root / "VOCdevkit/VOC2012"
+    stems = read_stems(require(folder / "ImageSets/Segmentation/val.txt", VOC_2012))
+    source, target = require(folder / "SegmentationClassAug", VOC_2012), folder / name / "val"
+    return [VocJob(source / f"{s}.png", target / f"{s}.png", FOLDERS[name]) for s in stems]
+
+
+def nothing_left(job: VocJob) -> bool:
+    """Whether the preparation leaves a picture out, of which nothing but background would be left.
+
+    Raises:
+        InputError: the archive's map is broken or missing.
+    """
+    return job.background == VOID and bool((_labels(job) == VOID).all())
+
+
+def _convert(job: VocJob) -> bool:
+    labels = _labels(job)
+    if job.background == VOID and (labels == VOID).all():
+        return False
+    save_png(job.target, labels)
+    return True
+
+
+def _labels(job: VocJob) -> np.ndarray:
+    """What is written for a picture, (H, W) uint8."""
     values = read_indices(job.source, archive=True)
     strange = np.unique(values[(values > CLASSES) & (values != VOID)])
     if values.dtype != np.uint8 or len(strange):
@@ -63,8 +97,4 @@ def _convert(job: _Job) -> bool:
             f"(found {strange[:5].tolist()} in {values.dtype}): unpack it again"
         )
     index_of = {0: job.background} | {number + 1: number for number in range(CLASSES)}
-    labels = lookup_table(index_of, 256, VOID, np.uint8)[values]
-    if job.background == VOID and (labels == VOID).all():
-        return False
-    save_png(job.target, labels)
-    return True
+    return lookup_table(index_of, 256, VOID, np.uint8)[values]

@@ -69,6 +69,29 @@ def test_float16_is_not_used_on_a_cpu(caplog):
         (["SOLVER.WARMUP_ITERS", "-1"], "WARMUP_ITERS must be 0 or more"),
         (["INPUT.REGIONS.CROP_SCALE", "0"], "CROP_SCALE must be greater than 0"),
         (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE must be .*, got 'gpu'"),
+        (["MODEL", "x", "MODEL.CLIP.NAME", "y"], 'unknown key "MODEL"'),
+        (["MODEL.CLIP", "x", "MODEL.CLIP.NAME", "y"], 'unknown key "MODEL.CLIP"'),
+        (["MODEL.DEVICE", "None"], "MODEL.DEVICE must be of type str, got None; leave it out"),
+        (["SOLVER.MAX_ITER", "{[]: 1}"], "SOLVER.MAX_ITER must be of type int"),
+        (["SOLVER.EPS", "-1"], "SOLVER.EPS must be 0 or more, and finite, got -1.0"),
+        (["SOLVER.BASE_LR", "-1e-3"], "BASE_LR must be 0 or more, and finite, got -0.001"),
+        (["SOLVER.BASE_LR", "nan"], "BASE_LR must be 0 or more, and finite, got nan"),
+        (["SOLVER.BASE_LR", "inf"], "BASE_LR must be 0 or more, and finite, got inf"),
+        (["SOLVER.WEIGHT_DECAY", "-0.1"], "WEIGHT_DECAY must be 0 or more, and finite"),
+        (["SOLVER.CHECKPOINT_KEEP", "-1"], "CHECKPOINT_KEEP must be 0 or more, got -1"),
+        (["MODEL.CLIPSELF.LOSS_WEIGHT", "0"], "LOSS_WEIGHT must be greater than 0"),
+        (["TEST.REGIONS.READ", "()"], "READ must be at least one way of reading a region"),
+        (
+            ["INPUT.REGIONS.MIN_AREA", "100", "INPUT.REGIONS.MAX_AREA", "50"],
+            "MIN_AREA must be at most MAX_AREA.* got 100.0 with INPUT.REGIONS.MAX_AREA 50.0",
+        ),
+        (
+            [
+                *("SOLVER.CLIP_GRADIENTS.ENABLED", "True"),
+                *("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "0"),
+            ],
+            "CLIP_VALUE must be greater than 0.* got 0.0 with SOLVER.CLIP_GRADIENTS.ENABLED True",
+        ),
     ],
 )
 def test_a_wrong_option_is_refused_in_one_line(opts, message):
@@ -86,6 +109,13 @@ def test_a_wrong_option_is_refused_in_one_line(opts, message):
         ("- 1", "not a usable YAML file|holds no keys"),
         ("_BASE_: none.yaml", "_BASE_ .*none.yaml is missing"),
         ("SEED: !!python/object/apply:os.getcwd []", "not a usable YAML file"),
+        ("_BASE_: run.yaml", "its _BASE_ leads back to it"),
+        ("_BASE_: null", "not a usable YAML file"),
+        ("SOLVER: {BASE_LR: null}", "run.yaml: SOLVER.BASE_LR must be of type float, got None"),
+        ("SOLVER: {BASE_LR: [1]}", r"run.yaml: SOLVER.BASE_LR must be of type float, got \[1\]"),
+        ("SOLVER: {BASE_LR: 1" + 400 * "0" + "}", "run.yaml: SOLVER.BASE_LR must be of type float"),
+        ("SOLVER: {MAX_ITER: null}", "SOLVER.MAX_ITER must be of type int, got None; leave it out"),
+        ("MODEL: {DEVICE: null}", "MODEL.DEVICE must be of type str, got None; leave it out"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(tmp_path, content, message):
@@ -93,6 +123,36 @@ def test_a_wrong_file_is_refused_by_name(tmp_path, content, message):
     with pytest.raises(InputError, match=message) as caught:
         load_config(tmp_path / "run.yaml")
     assert "run.yaml" in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+def test_a_list_as_a_way_of_reading_is_refused_in_one_line(tmp_path):
+    (tmp_path / "run.yaml").write_text("TEST: {REGIONS: {READ: [[boxes]]}}")
+    with pytest.raises(InputError, match="TEST.REGIONS.READ cannot have .*boxes") as caught:
+        load_config(tmp_path / "run.yaml")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("written", ["null", "None", '"None"', "none"])
+def test_cat_segs_none_freezes_clip_however_it_is_written(tmp_path, written):
+    (tmp_path / "run.yaml").write_text("MODEL: {SEM_SEG_HEAD: {CLIP_FINETUNE: " + written + "}}")
+    assert load_config(tmp_path / "run.yaml").MODEL.SEM_SEG_HEAD.CLIP_FINETUNE == "none"
+
+
+def test_none_stays_where_it_is_a_value_of_its_own():
+    assert load_config(None, ["MODEL.SWIN.QK_SCALE", "None"]).MODEL.SWIN.QK_SCALE is None
+
+
+@pytest.mark.parametrize(
+    "opts",
+    [
+        ["SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "0"],  # nothing is clipped
+        ["INPUT.REGIONS.MIN_AREA", "64", "INPUT.REGIONS.MAX_AREA", "64"],
+        ["SOLVER.BASE_LR", "0", "SOLVER.WEIGHT_DECAY", "0", "SOLVER.EPS", "0"],
+    ],
+)
+def test_values_at_the_edge_are_taken(opts):
+    cfg = dict(flatten(load_config(None, opts)))
+    assert [cfg[key] for key in opts[::2]] == [float(value) for value in opts[1::2]]
 
 
 def test_a_missing_file_is_refused_with_the_nearest_one(tmp_path):

@@ -29,7 +29,7 @@ KEPT = 8  # vocabularies whose embeddings are kept for one state of the weights
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Weights whose checksum is made at once: what stays in a CPU's cache, what fills a GPU.
 CHUNK = {"cpu": 2**16, "cuda": 2**20}
-State = tuple[torch.device, tuple[int, ...]]
+State = tuple[torch.device, torch.dtype | None, tuple[int, ...]]
 
 
 def class_names(words: Vocabulary | Sequence[str], all_synonyms: bool) -> Names:
@@ -41,14 +41,23 @@ def class_names(words: Vocabulary | Sequence[str], all_synonyms: bool) -> Names:
             takes the place of all its names.
 
     Raises:
-        InputError: no class, or an empty name.
+        InputError: no class, an empty name, or something else than a list of strings.
     """
+    if isinstance(words, str):
+        raise InputError(
+            f'"{words}" is one string: give a list of class names, such as ["{words}"]'
+        )
     if isinstance(words, Vocabulary):
         # CAT-Seg's own entry stands for the whole class, also where the data set has synonyms.
         found = [
             tuple(c.catseg_name.split(", ")) if c.catseg_name else c.names for c in words.classes
         ]
     else:
+        for word in words:
+            if not isinstance(word, str):
+                raise InputError(
+                    f'{word!r} is no class name: each is a string, synonyms as in "dog|puppy"'
+                )
         found = [tuple(split_synonyms(word)) for word in words]
     if not found:
         raise InputError("the vocabulary is empty; give at least one class name")
@@ -93,12 +102,14 @@ class ClassTexts:
         return self._kept[names]
 
     def _state(self) -> State:
-        """Changes with the device, with any bit of a weight, and with the order of weights.
+        """Changes with device and precision, with any bit of a weight, and with the order of weights.
 
         Checksums of bit patterns: pointers and version counters miss what fused optimisers write.
         """
         sums = [_checksum(p.detach()) for p in self.clip.text.parameters()]
-        return self._device, tuple(torch.stack(sums).tolist())
+        kind = self._device.type
+        low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        return self._device, low, tuple(torch.stack(sums).tolist())
 
     @property
     def _device(self) -> torch.device:
@@ -116,8 +127,19 @@ class ClassTexts:
         if self._tokens is None or self._tokens[0] != names:
             templates = TEMPLATES[self.templates]
             prompts = [t.format(name) for synonyms in names for name in synonyms for t in templates]
-            self._tokens = names, self.clip.tokenize(prompts), [len(n) for n in names]
+            tokens = self.clip.tokenize(prompts)
+            self._refuse_cut(prompts, tokens)
+            self._tokens = names, tokens, [len(n) for n in names]
         return self._tokens[1], self._tokens[2]
+
+    def _refuse_cut(self, prompts: Sequence[str], tokens: Tensor) -> None:
+        """open_clip cuts a long text without a word, and classes may become the same."""
+        for index in tokens[:, -1].nonzero()[:, 0].tolist():
+            if self.clip.token_count(prompts[index]) > self.clip.context_length:
+                raise InputError(
+                    f'"{prompts[index][:60]}..." has more than the {self.clip.context_length} tokens that '
+                    "CLIP reads: shorten the name of the class"
+                )
 
     def _run(self, tokens: Tensor) -> Tensor:
         if torch.is_grad_enabled():

@@ -103,6 +103,10 @@ class DenseCLIP(nn.Module):
         """open_clip's tokens of K texts (a string is one), (K, context_length) int64."""
         return _tokenizer()([texts] if isinstance(texts, str) else list(texts), self.context_length)
 
+    def token_count(self, text: str) -> int:
+        """How many tokens a text has, its beginning and end included; `tokenize` cuts what is too long."""
+        return len(_tokenizer().encode(text)) + 2
+
     def encode_image(self, images: Tensor) -> Tensor:
         """Image embeddings (B, E), unit length, of normalised images (B, 3, S, S)."""
         return F.normalize(self.visual(images), dim=-1)

@@ -1,7 +1,8 @@
-"""What a value has to be, besides of its key's type: one table."""
+"""What a value has to be, besides of its key's type: one table, and one of pairs of keys."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +14,15 @@ class Check(NamedTuple):
     key: str
     wanted: str
     holds: Callable[[Any], bool]
+
+
+class Relation(NamedTuple):
+    """A key, another, what the first one's value must be in words, and whether the two values agree."""
+
+    key: str
+    other: str
+    wanted: str
+    holds: Callable[[Any, Any], bool]
 
 
 def _sides(value: Sequence[Any]) -> bool:
@@ -38,8 +48,18 @@ AT_LEAST_ZERO = (
     "DATALOADER.NUM_WORKERS",
     "INPUT.REGIONS.MAX_REGIONS",
     "MODEL.CAT_SEG.PAD_LEN",
+    "SOLVER.CHECKPOINT_KEEP",
     "SOLVER.WARMUP_ITERS",
     "TEST.EVAL_PERIOD",
+)
+FINITE = (
+    "SOLVER.BACKBONE_MULTIPLIER",
+    "SOLVER.BASE_LR",
+    "SOLVER.CLIP_MULTIPLIER",
+    "SOLVER.EPS",
+    "SOLVER.WEIGHT_DECAY",
+    "SOLVER.WEIGHT_DECAY_EMBED",
+    "SOLVER.WEIGHT_DECAY_NORM",
 )
 SHARES = (
     "MODEL.CLIPSELF.ALPHA",
@@ -54,16 +74,34 @@ SIDES = ("INPUT.REGIONS.MULTISCALE", "TEST.REGIONS.SIZES")
 CHECKS: tuple[Check, ...] = (
     *(Check(key, "at least 1", lambda value: value >= 1) for key in AT_LEAST_ONE),
     *(Check(key, "0 or more", lambda value: value >= 0) for key in AT_LEAST_ZERO),
+    *(Check(key, "0 or more, and finite", lambda v: 0 <= v < math.inf) for key in FINITE),
     *(Check(key, "in [0, 1]", lambda value: 0 <= value <= 1) for key in SHARES),
     *(Check(key, "1, 0, or -1 for the kind's own", lambda v: v in (-1, 0, 1)) for key in SWITCHES),
     *(Check(key, "whole numbers of pixels, each at least 1", _sides) for key in SIDES),
     Check("TEST.WINDOW.OVERLAP", "0 or more, and less than 1", lambda value: 0 <= value < 1),
     Check("SEED", "0 or more, for every run here is repeatable", lambda value: value >= 0),
     Check("INPUT.REGIONS.CROP_SCALE", "greater than 0", lambda value: value > 0),
+    Check("MODEL.CLIPSELF.LOSS_WEIGHT", "greater than 0, and finite", lambda v: 0 < v < math.inf),
+    Check("TEST.REGIONS.READ", "at least one way of reading a region", lambda v: len(v) > 0),
     Check("SOLVER.BETAS", "two numbers in [0, 1)", _decays),
     Check(
         "MODEL.DEVICE",
         '"cpu", "cuda" or "cuda:" with a number',
         lambda value: re.fullmatch(r"cpu|cuda(:\d+)?", value) is not None,
+    ),
+)
+
+RELATIONS: tuple[Relation, ...] = (
+    Relation(
+        "INPUT.REGIONS.MIN_AREA",
+        "INPUT.REGIONS.MAX_AREA",
+        "at most MAX_AREA, or no proposal is left",
+        lambda least, most: least <= most,
+    ),
+    Relation(
+        "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",
+        "SOLVER.CLIP_GRADIENTS.ENABLED",
+        "greater than 0, for gradients are cut to this norm",
+        lambda norm, enabled: norm > 0 or not enabled,
     ),
 )

@@ -13,12 +13,15 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from clipself_seg.config.cat_seg import CAT_SEG_CHOICES
-from clipself_seg.config.checks import CHECKS
+from clipself_seg.config.checks import CHECKS, RELATIONS
 from clipself_seg.config.keys import CHOICES, READINGS, add_clipself_seg_config
 from clipself_seg.config.panoptic import PANOPTIC_CHOICES
 from clipself_seg.errors import InputError, nearest
 
 logger = logging.getLogger(__name__)
+
+# Keys that have a word for nothing: CAT-Seg's own code freezes CLIP for None.
+NONES = {"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE": "none"}
 
 
 def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -> CfgNode:
@@ -37,7 +40,7 @@ def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -
     seed = cfg.SEED
     if path:
         _merge(cfg, _read_yaml(Path(path)), str(path))
-    _merge(cfg, _nested(opts), "the command line")
+    _merge(cfg, _pairs(opts), "the command line")
     if cfg.SEED == -1:
         cfg.SEED = seed  # any, in Detectron2's words
     _check(cfg)
@@ -71,7 +74,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         loaded = CfgNode.load_yaml_with_base(str(path), allow_unsafe=False)
     except FileNotFoundError as error:
         raise InputError(f"{path}: its _BASE_ {error.filename} is missing") from None
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, AssertionError) as error:
+    except RecursionError:
+        raise InputError(
+            f"{path}: its _BASE_ leads back to it, or brackets in it are too deep; take them out"
+        ) from None
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, AssertionError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not a usable YAML file: {reason}") from None
     if not isinstance(loaded, dict):
@@ -79,17 +86,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def _nested(opts: Sequence[str]) -> dict[str, Any]:
+def _pairs(opts: Sequence[str]) -> dict[str, Any]:
     if len(opts) % 2:
         raise InputError(f'give options as KEY VALUE pairs; "{opts[-1]}" has no partner')
-    tree: dict[str, Any] = {}
-    for key, value in zip(opts[::2], opts[1::2]):
-        *parents, leaf = key.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return tree
+    return dict(zip(opts[::2], opts[1::2]))
 
 
 def _merge(cfg: CfgNode, tree: dict[str, Any], source: str) -> None:
@@ -100,12 +100,25 @@ def _merge(cfg: CfgNode, tree: dict[str, Any], source: str) -> None:
         try:
             # YAML and the command line write whole numbers for float keys too.
             cfg.merge_from_list([key, float(value) if isinstance(known[key], float) else value])
-        except ValueError:
+        except (ValueError, TypeError, OverflowError):
             wanted = type(known[key]).__name__
             hint = ", such as \"('a', 'b')\"" if wanted == "tuple" else ""
             raise InputError(
                 f"{source}: {key} must be of type {wanted}{hint}, got {value!r}"
             ) from None
+    _fill_nones(cfg, known, source)
+
+
+def _fill_nones(cfg: CfgNode, known: dict[str, Any], source: str) -> None:
+    """Refuse None, which Detectron2 takes for any type, where a key has no word for it."""
+    for key, value in flatten(cfg):
+        if value is None and known[key] is not None:
+            if key not in NONES:
+                raise InputError(
+                    f"{source}: {key} must be of type {type(known[key]).__name__}, got None; "
+                    f"leave it out for {known[key]!r}"
+                )
+            cfg.merge_from_list([key, NONES[key]])
 
 
 def _check(cfg: CfgNode) -> None:
@@ -116,8 +129,13 @@ def _check(cfg: CfgNode) -> None:
     for reading in cfg.TEST.REGIONS.READ:
         if reading not in READINGS:
             raise InputError(
-                f'TEST.REGIONS.READ cannot have "{reading}"; {nearest(reading, READINGS)}'
+                f'TEST.REGIONS.READ cannot have "{reading}"; {nearest(str(reading), READINGS)}'
             )
     for key, wanted, holds in CHECKS:
         if not holds(values[key]):
             raise InputError(f"{key} must be {wanted}, got {values[key]!r}")
+    for key, other, wanted, agree in RELATIONS:
+        if not agree(values[key], values[other]):
+            raise InputError(
+                f"{key} must be {wanted}, got {values[key]!r} with {other} {values[other]!r}"
+            )

@@ -249,6 +249,12 @@ def _shorten(words: list[str]) -> str:
     return ", ".join(words[:8]) + (f" and {len(words) - 8} more" if len(words) > 8 else "")
 
 
+def class_list(path: str) -> str:
+    """What `load_vocabulary` reads in place of a file of CAT-Seg's that is not there: the built-in one."""
+    name = CLASS_FILES.get(Path(path).name)
+    return name if name and not Path(path).exists() else path
+
+
 def read_class_json(path: str | Path) -> list[str]:
     """CAT-Seg's form of a class list: a flat JSON list; synonyms are separated by ", ".
 

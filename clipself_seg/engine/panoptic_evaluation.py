@@ -88,6 +88,7 @@ class PanopticEvaluation:
         self.workers, self.output_dir = workers, output_dir
         self._known: dict[str, PanopticTruth] = {}
         self._facts: dict[str, Any] = {}
+        self.finished: Callable[[FusionResults], None] = lambda results: None
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -124,6 +125,7 @@ class PanopticEvaluation:
         with restored(model, "names", "things", "seen", "rows", "tasks"):
             for name in self.datasets:
                 results[name] = self._dataset(name, model)
+                self.finished(results)
         if results and comm.is_main_process():
             self._report(results)
         return results

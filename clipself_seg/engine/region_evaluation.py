@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class RegionEvaluation:
         self.datasets, self.sizes, self.read = tuple(datasets), tuple(sizes), tuple(read)
         self.mask_resize, self.workers, self.output_dir = mask_resize, workers, output_dir
         self._known: dict[str, tuple[Vocabulary, list[Record]]] = {}
+        self.finished: Callable[[Results], None] = lambda results: None
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -73,7 +74,11 @@ class RegionEvaluation:
             model: an nn.Module with `set_vocabulary`, `image_size` and `patch_size`; its mode is
                 restored.
         """
-        return {name: self._dataset(name, model) for name in self.datasets}
+        results: Results = {}
+        for name in self.datasets:
+            results[name] = self._dataset(name, model)
+            self.finished(results)
+        return results
 
     def check(self, model: Any) -> None:
         """Refuse early what would fail late: missing data sets, sizes and ways that do not fit."""

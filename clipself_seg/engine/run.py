@@ -22,7 +22,7 @@ from clipself_seg.clip.weights import name_problem, signature_of, to_native
 from clipself_seg.engine.checkpoint import CheckpointFolder, unpack_model
 from clipself_seg.engine.logs import setup_logging
 from clipself_seg.engine.settings import TrainingSettings
-from clipself_seg.engine.tasks import Evaluation, task_of
+from clipself_seg.engine.tasks import Evaluation, Results, task_of
 from clipself_seg.engine.trainer import Trainer
 from clipself_seg.errors import InputError, MissingFiles, last_line, nearest
 from clipself_seg.evaluation.report import write_results
@@ -249,18 +249,27 @@ def _report(
     cfg: CfgNode, model: Any, evaluation: Evaluation, iterations: int | None, suffix: str = ""
 ) -> None:
     """Evaluate and write the numbers with where they come from; `evaluation` may have `facts()` of its own."""
-    results = evaluation(model)
-    if not comm.is_main_process() or not results:
-        return
-    facts = provenance(
-        config=cfg.dump(),
-        seed=cfg.SEED,
-        weights_hash=model.weights_hash(),
-        processes=comm.get_world_size(),
-        iterations=iterations,
-        **getattr(evaluation, "facts", dict)(),
-    )
     file = Path(RESULTS_FILE)
     path = Path(cfg.OUTPUT_DIR) / f"{file.stem}{suffix}{file.suffix}"
-    write_results(path, results, facts)
-    logger.info("results written to %s", path)
+
+    def write(results: Results) -> None:
+        if not comm.is_main_process() or not results:
+            return
+        facts = provenance(
+            config=cfg.dump(),
+            seed=cfg.SEED,
+            weights_hash=model.weights_hash(),
+            processes=comm.get_world_size(),
+            iterations=iterations,
+            **getattr(evaluation, "facts", dict)(),
+        )
+        # Where a later data set fails, the file says what it lacks.
+        if waiting := [name for name in evaluation.datasets if name not in results]:
+            facts["not evaluated"] = waiting
+        write_results(path, results, facts)
+        logger.info("results written to %s", path)
+
+    evaluation.finished = write
+    results = evaluation(model)
+    if len(results) != len(evaluation.datasets):
+        write(results)

@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from clipself_seg.data import builtin
 from clipself_seg.data.overlap import seen_by_name
 from clipself_seg.data.sem_seg_mappers import SemSegTestMapper
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, read_class_json
+from clipself_seg.data.vocabulary import Vocabulary, class_list, load_vocabulary, read_class_json
 from clipself_seg.engine.loader import Record, Sample, evaluation_batches
 from clipself_seg.engine.restored import restored
 from clipself_seg.errors import InputError
@@ -50,7 +50,8 @@ class SemSegEvaluation:
             datasets: for semantic segmentation, see `builtin`.
             mapper: record -> sample, see `SemSegTestMapper`.
             rule: of the mean IoU, see `MiouRule`.
-            train_vocabulary: name of the class list whose words count as seen; "" splits nothing.
+            train_vocabulary: name of the class list whose words count as seen, or its file; "" splits
+                nothing.
             workers: of each loader.
             output_dir: for tables by class; its name is that of the model in the paper's table.
             class_json: words that the model is given instead of the data set's own, one for each
@@ -61,13 +62,16 @@ class SemSegEvaluation:
         self.train_vocabulary, self.workers = train_vocabulary, workers
         self.output_dir, self.class_json, self.pooling = output_dir, class_json, tuple(pooling)
         self._known: dict[str, _Task] = {}
+        self.finished: Callable[[SemSegResults], None] = lambda results: None
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Reads ``DATASETS``, ``TEST``, ``INPUT``, ``DATALOADER``, ``OUTPUT_DIR``, and of
         ``MODEL.SEM_SEG_HEAD`` ``TEST_CLASS_JSON`` and ``POOLING_SIZES``."""
-        words = cfg.TEST.TRAIN_VOCABULARY
-        if not words and cfg.DATASETS.TRAIN:
+        words, class_json = cfg.TEST.TRAIN_VOCABULARY, cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON
+        if not words and class_json:
+            words = class_list(class_json)
+        elif not words and cfg.DATASETS.TRAIN:
             words = builtin.vocabulary_name(cfg.DATASETS.TRAIN[0])
         return {
             "datasets": cfg.DATASETS.TEST,
@@ -102,6 +106,7 @@ class SemSegEvaluation:
             model.output = "labels"
             for name in self.datasets:
                 results[name] = self._dataset(name, model)
+                self.finished(results)
         if results and comm.is_main_process():
             rows = {self.output_dir.name or "model": results}
             logger.info(
@@ -166,8 +171,9 @@ def _read_task(name: str, train_vocabulary: str, class_json: str) -> _Task:
     seen = None
     if train_vocabulary:
         seen = seen_by_name(vocabulary, load_vocabulary(train_vocabulary))[foreground]
+    own = words_of_set("TEST_CLASS_JSON", class_json, name, len(vocabulary)) if class_json else []
     return _Task(
-        words=_read_words(class_json, name, len(vocabulary)) if class_json else vocabulary,
+        words=own if class_json else vocabulary,
         records=builtin.sem_seg_records(name),
         class_names=names if files.background is None else (*names, "background"),
         ignore_label=files.ignore_label,
@@ -176,11 +182,22 @@ def _read_task(name: str, train_vocabulary: str, class_json: str) -> _Task:
     )
 
 
-def _read_words(class_json: str, name: str, count: int) -> list[str]:
+def words_of_set(key: str, class_json: str, name: str, count: int) -> list[str]:
+    """Words for the classes of a data set from a file in CAT-Seg's form.
+
+    Args:
+        key: of ``MODEL.SEM_SEG_HEAD``, that names the file.
+        class_json: the file, see `read_class_json`.
+        name: of the data set.
+        count: of its classes.
+
+    Raises:
+        InputError: no such file, or one of another number of classes.
+    """
     words = read_class_json(class_json)
     if len(words) != count:
         raise InputError(
-            f'MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON {class_json} has {len(words)} names, "{name}" has '
+            f'MODEL.SEM_SEG_HEAD.{key} {class_json} has {len(words)} names, "{name}" has '
             f'{count} classes: leave the key "" to give each data set its own words'
         )
     return words

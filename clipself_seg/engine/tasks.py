@@ -13,7 +13,7 @@ from clipself_seg.data.mappers import DistillMapper
 from clipself_seg.data.panoptic_builtin import panoptic_dataset, panoptic_set_records
 from clipself_seg.data.panoptic_mappers import PanopticTrainMapper
 from clipself_seg.data.sem_seg_mappers import SemSegTrainMapper
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, read_class_json
+from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.engine.loader import Record, Sample
 from clipself_seg.engine.optimizer import (
     Group,
@@ -23,7 +23,7 @@ from clipself_seg.engine.optimizer import (
 )
 from clipself_seg.engine.panoptic_evaluation import PanopticEvaluation
 from clipself_seg.engine.region_evaluation import RegionEvaluation
-from clipself_seg.engine.sem_seg_evaluation import SemSegEvaluation
+from clipself_seg.engine.sem_seg_evaluation import SemSegEvaluation, words_of_set
 from clipself_seg.errors import InputError
 
 Results = dict[str, Any]  # data set -> numbers, in one or more levels
@@ -33,6 +33,8 @@ class Evaluation(Protocol):
     """Runs over DATASETS.TEST; all processes together."""
 
     datasets: tuple[str, ...]
+    # Called after each data set with the numbers so far: what is measured is not lost if a later one fails.
+    finished: Callable[[Results], None]
 
     def check(self, model: Any) -> None:
         """Refuse early what would fail late."""
@@ -145,9 +147,9 @@ class SemSegTask:
             )
 
     def _words(self, names: Sequence[str]) -> Vocabulary | list[str]:
-        if path := self.cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON:
-            return read_class_json(path)
-        return _shared_vocabulary(builtin.sem_seg_dataset(name).vocabulary for name in names)
+        shared = _shared_vocabulary(builtin.sem_seg_dataset(name).vocabulary for name in names)
+        path = self.cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON
+        return words_of_set("TRAIN_CLASS_JSON", path, names[0], len(shared)) if path else shared
 
     def groups(self, model: Any) -> list[Group]:
         """See `cat_seg_groups`."""

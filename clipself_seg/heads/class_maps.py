@@ -21,17 +21,20 @@ AT_ONCE = {"cpu": 4, "cuda": 32}
 Part = tuple[Tensor, Tensor]
 
 
-def plain_probabilities(found: ClassLogits, count: int) -> Iterator[Part]:
-    """Probabilities at the size of the logits.
+def plain_probabilities(
+    found: ClassLogits, count: int, image_size: tuple[int, int]
+) -> Iterator[Part]:
+    """Probabilities at the size of the logits, cut to the picture's where it is smaller (Detectron2's way).
 
     Args:
         found: logits of the whole picture.
         count: T.
+        image_size: rows and columns of the picture.
     """
     classes = _indices(found, count)
-    at_once = _at_once(classes)
+    at_once, (rows, columns) = _at_once(classes), image_size
     for part, logits in zip(classes.split(at_once), found.logits.split(at_once)):
-        yield part, logits.float().sigmoid()
+        yield part, logits[:, :rows, :columns].float().sigmoid()
 
 
 def sliding_probabilities(

@@ -9,6 +9,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipself_seg.errors import InputError
+
+
+def check_labels(labels: Tensor, num_classes: int, ignore_label: int) -> None:
+    """Refuse labels that a loss could not read; on a GPU they would end the process.
+
+    Args:
+        labels: integers of any shape.
+        num_classes: T.
+        ignore_label: that is none.
+
+    Raises:
+        InputError: one is neither in [0, T) nor `ignore_label`.
+    """
+    wrong = labels[((labels < 0) | (labels >= num_classes)) & (labels != ignore_label)]
+    if len(wrong):
+        raise InputError(
+            f"label {int(wrong[0])} is outside of the vocabulary of {num_classes} classes (0 to "
+            f"{num_classes - 1}; {ignore_label} is ignored): give the data set's words to "
+            "set_vocabulary, or its label as MODEL.SEM_SEG_HEAD.IGNORE_VALUE"
+        )
+
 
 def sigmoid_loss(
     logits_BTHW: Tensor,

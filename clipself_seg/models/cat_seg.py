@@ -33,7 +33,7 @@ from clipself_seg.heads.class_maps import (
     sliding_probabilities,
 )
 from clipself_seg.heads.cost_aggregator import ClassLogits, CostAggregator, Guidance
-from clipself_seg.heads.sigmoid_loss import sigmoid_loss
+from clipself_seg.heads.sigmoid_loss import check_labels, sigmoid_loss
 from clipself_seg.heads.windows import WindowLayout, resize
 from clipself_seg.models.cat_seg_config import clip_parameters, parts_from_config
 from clipself_seg.models.cat_seg_weights import read_state, to_official
@@ -169,6 +169,8 @@ class CATSeg(nn.Module):
 
     def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """The loss of a batch of crops of one size; see `sigmoid_loss`."""
+        for sample in samples:
+            check_labels(sample["sem_seg"], len(self.names), self.ignore_label)
         windows = torch.stack([sample["image"] for sample in samples]).to(self.device)
         labels = torch.stack([sample["sem_seg"] for sample in samples]).to(self.device)
         logits = resize(self.window_logits(windows), (labels.shape[1], labels.shape[2]))
@@ -224,11 +226,11 @@ class CATSeg(nn.Module):
             views = self._window_logits(self._normalise(self.layout.views(image)))
             parts = sliding_probabilities(views, len(self.names), self.layout)
         else:
-            d, (height, width) = self.size_divisibility, image.shape[1:]
+            d, (height, width) = max(1, self.size_divisibility), image.shape[1:]
             padding = (0, -width % d, 0, -height % d)
             padded = F.pad(self._normalise(image.float()[None]), padding)
             (found,) = self._window_logits(padded)
-            parts = plain_probabilities(found, len(self.names))
+            parts = plain_probabilities(found, len(self.names), (height, width))
         if self.output == "labels":
             labels, best = best_class(parts, size)
             return {"sem_seg_labels": labels, "sem_seg_best": best}

@@ -7,7 +7,7 @@ Two of them per layer stack are masks that follow from the sizes.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from clipself_seg.errors import InputError
 
 CLIP = "sem_seg_head.predictor.clip_model."
 AGGREGATOR = "sem_seg_head.predictor.transformer."
+BLOCK = re.compile(r"clip\.visual\.(?:transformer\.resblocks|blocks)\.(\d+)\.")
 MASK = re.compile(r"attn_mask$")
 PACKED, MATRICES = "in_proj_weight", SplitAttention.MATRICES
 
@@ -46,7 +47,10 @@ def read_state(model: Any, state: Mapping[str, Any]) -> tuple[dict[str, Tensor],
     tensors = _with_attention_like(tensors, wanted)
     _check_version(tensors, wanted)
     if problem := name_problem(wanted, tensors):
-        raise InputError(f"the CAT-Seg checkpoint {problem.what}: {problem.names}")
+        raise InputError(
+            f"the CAT-Seg checkpoint {problem.what}: {problem.names}; is it one of another CLIP "
+            "(MODEL.CLIP.NAME)? Detectron2's checkpointer leaves out tensors of another shape"
+        )
     for name, target in wanted.items():
         tensors[name] = _fitting(name, tensors[name], target)
     layout = "CAT-Seg's names" if official else "own names"
@@ -63,7 +67,13 @@ def to_official(model: Any) -> dict[str, Tensor]:
     for name, tensor in model.state_dict().items():
         part, _, rest = name.partition(".")
         if part == "clip":
-            named[CLIP + rest.removeprefix("text.")] = tensor
+            official = CLIP + rest.removeprefix("text.")
+            if official.endswith(PACKED) and model.backbone is None:
+                # Whatever trains: the CVPR version always has them apart.
+                prefix = official.removesuffix(PACKED)
+                named |= {prefix + m: t for m, t in zip(MATRICES, tensor.chunk(3))}
+            else:
+                named[official] = tensor
         elif part == "aggregator":
             named[AGGREGATOR + rest] = tensor
         else:
@@ -102,6 +112,12 @@ def _with_attention_like(
 
 
 def _check_version(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    depths = [_clip_depth(names) for names in (tensors, wanted)]
+    if depths[0] and depths[0] != depths[1]:
+        raise InputError(
+            f"this is a CAT-Seg checkpoint of a CLIP with {depths[0]} blocks, the model's has {depths[1]}: "
+            "configs/semseg has *_vitb16 for 12 and *_vitl14_336 for 24"
+        )
     first = "aggregator.conv1.weight"
     if first not in tensors:
         raise InputError(
@@ -126,6 +142,11 @@ def _check_version(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) 
             + ("a backbone, the model by CLIP" if backbones[0] else "CLIP, the model by a backbone")
             + ": MODEL.CAT_SEG.GUIDANCE chooses between version 1 and the CVPR version"
         )
+
+
+def _clip_depth(names: Iterable[str]) -> int:
+    found = (BLOCK.match(name) for name in names)
+    return max((1 + int(match[1]) for match in found if match), default=0)
 
 
 def _fitting(name: str, tensor: Tensor, target: Tensor) -> Tensor:

@@ -163,6 +163,25 @@ def test_the_first_training_data_set_says_what_is_seen(datasets):
     assert "classes-seen" not in evaluation(datasets)(Echo())["pets"]
 
 
+def test_words_that_training_was_given_instead_say_what_is_seen(datasets):
+    (datasets / "own.json").write_text(json.dumps(["dog, puppy", "bird", "fish"]))
+    options = ("DATASETS.TRAIN", ("pets",), "MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON")
+    run = evaluation(datasets, *options, str(datasets / "own.json"))
+    assert run(Echo())["pets"]["classes-seen"] == 1
+    assert run.facts()["train vocabulary"] == str(datasets / "own.json")
+    official = evaluation(datasets, *options, "datasets/coco.json")
+    assert official.facts()["train vocabulary"] == "coco_stuff_171"
+
+
+def test_numbers_of_each_data_set_are_told_once_they_are_there(datasets):
+    told, run = [], evaluation(datasets)
+    run.finished = lambda results: told.append(dict(results))
+    next((datasets / "rooms" / "images").iterdir()).write_bytes(b"broken")
+    with pytest.raises(InputError, match="rooms"):
+        run(Echo())
+    assert [list(results) for results in told] == [["pets"]]
+
+
 def test_the_old_rule_is_one_key_away(datasets):
     for path in (datasets / "pets" / "labels").iterdir():
         truth = np.array(Image.open(path))

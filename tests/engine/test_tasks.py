@@ -42,6 +42,14 @@ def test_training_needs_more_padding_than_classes_or_none(tmp_path, monkeypatch)
         assert prepare("catseg_cvpr_vitb16.yaml", key, length).records
 
 
+def test_words_of_another_data_set_are_refused(tmp_path, monkeypatch):
+    write_tiny_coco(tmp_path, images=2)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    key = "MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON"
+    with pytest.raises(InputError, match=f"{key} datasets/ade847.json has 847 names.* 171"):
+        prepare("catseg_cvpr_vitb16.yaml", key, "datasets/ade847.json")
+
+
 def test_a_caption_model_whose_words_would_not_train_is_refused():
     opts = ("MODEL.MASK_GENERATOR.GROUNDING_WEIGHT", "0.0")
     cfg = load_config(ROOT / "configs/panoptic/odise_caption.yaml", opts)

@@ -146,6 +146,53 @@ def test_no_words_and_empty_words_are_refused(words):
         build().set_vocabulary(words)
 
 
+@pytest.mark.parametrize(
+    "words, said", [("dog", "one string"), ([["a", "b"]], "class name"), ([1], "1 is")]
+)
+def test_words_are_a_list_of_strings(words, said):
+    with pytest.raises(InputError, match=said):
+        build().set_vocabulary(words)
+
+
+def test_a_name_that_clip_would_cut_is_refused(image):
+    model = build()
+    model.set_vocabulary(["dog " * 60 + "x", "dog"])
+    assert scores(model, image).shape[0] == 2
+    model.set_vocabulary(["dog", "dog " * 100])
+    with pytest.raises(InputError, match="dog dog.* more than the 77 tokens"):
+        scores(model, image)
+
+
+@torch.no_grad()
+def test_texts_of_another_precision_are_not_kept_for_this_one(image):
+    model = build()
+    exact = scores(model, image)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = scores(model, image)
+    assert not torch.equal(rough, exact) and torch.equal(scores(model, image), exact)
+
+
+def test_a_label_outside_of_the_vocabulary_is_named(image):
+    model = build().train()
+    labels = torch.full((64, 64), 255)
+    assert model([{"image": image, "sem_seg": labels}])["loss_sem_seg"].isfinite()
+    for wrong in (2, -1):
+        with pytest.raises(InputError, match=f"label {wrong} is outside of the vocabulary of 2"):
+            model([{"image": image, "sem_seg": labels.index_fill(0, torch.tensor(3), wrong)}])
+
+
+def test_a_picture_smaller_than_the_logits_is_cut_as_detectron2_does(image):
+    from detectron2.modeling.postprocessing import sem_seg_postprocess
+
+    model = build("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", "0")
+    small = image[:, :20, :30]
+    with torch.no_grad():
+        whole = model.window_logits(small[None])[0].sigmoid()
+    expected = sem_seg_postprocess(whole, (20, 30), 40, 60)
+    found = model([{"image": small, "height": 40, "width": 60}])[0]["sem_seg"]
+    torch.testing.assert_close(found, expected)
+
+
 def test_a_distilled_tower_is_where_training_starts(tmp_path):
     clip = load_clip("ViT-Mini-8", "mini-clipself")
     save_clip(clip, tmp_path / "student.pt")
@@ -168,6 +215,9 @@ def test_checkpoints_of_other_kinds_are_told_apart():
     model = build()
     official = to_official(model)
     first = "sem_seg_head.predictor.transformer.conv1.weight"
+    deeper = "sem_seg_head.predictor.clip_model.visual.transformer.resblocks.23.ln_1.weight"
+    with pytest.raises(InputError, match="with 24 blocks, the model's has 4"):
+        model.load_state_dict(official | {deeper: torch.zeros(1)})
     version_1 = official | {first: torch.zeros(32, 80, 7, 7)}
     with pytest.raises(InputError, match="80 prompts.*catseg_v1"):
         model.load_state_dict(version_1)
@@ -185,6 +235,7 @@ def test_checkpoints_of_other_kinds_are_told_apart():
 
 def test_packed_and_split_attention_load_into_each_other(image):
     split, packed = build(), build("MODEL.SEM_SEG_HEAD.CLIP_FINETUNE", "none", "SEED", "2")
+    assert to_official(packed).keys() == to_official(split).keys()
     packed.load_state_dict(to_official(split))
     torch.testing.assert_close(scores(packed, image), scores(split, image))
     again = build("SEED", "3")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import re
 import sys
 
 from clipself_seg.errors import InputError, report_input_errors
@@ -64,19 +65,33 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Arguments of a command line, ``--sizes`` as part of ``opts``."""
+    """Arguments of a command line, ``--sizes`` as part of ``opts``.
+
+    Raises:
+        InputError: ``--sizes`` without a number, or with one that is not whole.
+    """
     args = parser().parse_args(arguments)
     # argparse gives KEY VALUE pairs that follow --sizes to --sizes.
-    numbers = list(itertools.takewhile(str.isdigit, args.sizes))
-    opts = args.sizes[len(numbers) :] + args.opts
-    if numbers:
-        opts += ["TEST.REGIONS.SIZES", f"({', '.join(numbers)},)"]
+    words = list(itertools.takewhile(lambda word: not word[:1].isalpha(), args.sizes))
+    opts = args.sizes[len(words) :] + args.opts
+    if args.sizes:
+        opts += ["TEST.REGIONS.SIZES", f"({', '.join(_sides(words or args.sizes))},)"]
     if args.sweep is not None:
         shares = list(itertools.takewhile(_is_number, args.sweep))
         opts = args.sweep[len(shares) :] + opts
         opts += ["TEST.PANOPTIC.SWEEP", f"({', '.join(shares or SWEEP)},)"]
     args.opts = opts
     return args
+
+
+def _sides(words: list[str]) -> list[str]:
+    """The numbers of ``--sizes``, which may have commas between them."""
+    for word in words:
+        if not re.fullmatch("[0-9]+(,[0-9]+)*,?", word):
+            raise InputError(
+                f'--sizes takes whole numbers of pixels, such as --sizes 320 640, got "{word}"'
+            )
+    return [side for word in words for side in word.split(",") if side]
 
 
 def _is_number(word: str) -> bool:

@@ -19,6 +19,7 @@ from clipself_seg.clip import load_clip
 from clipself_seg.clip.model import SHIPPED
 from clipself_seg.engine.region_evaluation import RegionEvaluation
 from clipself_seg.engine.run import SHIPPED_MODELS, tf32
+from clipself_seg.errors import InputError
 from tests.conftest import ROOT
 from tests.tiny import write_tiny_coco
 
@@ -80,6 +81,22 @@ def test_sizes_may_stand_before_keys():
     args = train_net.parse(["--eval-only", "--sizes", "320", "640", "SEED", "1"])
     assert args.opts == ["SEED", "1", "TEST.REGIONS.SIZES", "(320, 640,)"]
     assert train_net.parse(["SEED", "1"]).opts == ["SEED", "1"]
+
+
+@pytest.mark.parametrize("sizes", [["320,640"], ["320,", "640"], ["320", "640"]])
+def test_sizes_may_have_commas(sizes):
+    args = train_net.parse(["--sizes", *sizes, "MODEL.DEVICE", "cpu"])
+    assert args.opts == ["MODEL.DEVICE", "cpu", "TEST.REGIONS.SIZES", "(320, 640,)"]
+
+
+@pytest.mark.parametrize("wrong", ["320.5", "-64", "64px", "64x96", ",64"])
+def test_a_size_that_is_no_whole_number_is_named_and_no_key_is_blamed(capsys, wrong):
+    assert train_net.main(["--sizes", "64", wrong, "MODEL.DEVICE", "cpu"]) == 2
+    assert f'--sizes takes whole numbers of pixels, such as --sizes 320 640, got "{wrong}"' in (
+        capsys.readouterr().err
+    )
+    with pytest.raises(InputError, match='such as --sizes 320 640, got "MODEL.DEVICE"'):
+        train_net.parse(["--sizes", "MODEL.DEVICE", "cpu"])
 
 
 def test_a_run_killed_and_resumed_writes_the_same_clip_as_one_that_was_not(tmp_path, datasets):

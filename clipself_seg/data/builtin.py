@@ -46,8 +46,12 @@ def distillation_records(names: Sequence[str], source: RegionSource) -> list[Rec
         source: "grid" reads the list of images only; "proposals" also each annotation's box.
 
     Raises:
-        InputError: an unknown name, or files that are missing or broken.
+        InputError: an unknown name; files that are missing or broken; proposals of a panoptic data
+            set, whose annotations are segments.
     """
+    if source == "proposals":
+        for name in names:
+            _refuse_panoptic(name)
     read = {"grid": image_records, "proposals": proposal_records}[source]
     return [record for name in names for record in _read(name, read)]
 
@@ -157,6 +161,22 @@ def vocabulary_name(name: str) -> str:
 def _read(name: str, read: Callable[[str, str], list[Record]]) -> list[Record]:
     paths = _paths(name)
     return read(paths.annotations, paths.images)
+
+
+def _refuse_panoptic(name: str) -> None:
+    if name in DATASETS:
+        is_panoptic = DATASETS[name].panoptic is not None
+    else:
+        is_panoptic = _registered_paths(name).panoptic is not None
+    if not is_panoptic:
+        return
+    boxes = name.removesuffix("_panoptic")
+    known = [other for other in (boxes, f"{boxes}_proposals") if other in DATASETS]
+    way = " or ".join(f'"{other}"' for other in known if other != name)
+    raise InputError(
+        f'data set "{name}" is panoptic, and a panoptic JSON has no list of boxes for proposals: take '
+        + (way or "one that register_coco_instances made of a JSON of instances or proposals")
+    )
 
 
 def _paths(name: str) -> _Paths:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
+from detectron2.data.datasets import register_coco_instances, register_coco_panoptic
 
 from clipself_seg.data.builtin import (
     DATASETS,
@@ -101,6 +101,25 @@ def test_a_users_own_data_set_works_under_its_name(mini_root, registered):
     assert vocabulary_name("my_photos") == "lvis_v1_1203"
     with pytest.raises(InputError, match='"my_lost_photos": nowhere is missing'):
         distillation_records(["my_lost_photos"], "grid")
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("coco_2017_val_panoptic", 'take "coco_2017_val"$'),
+        ("coco_2017_train_panoptic", 'take "coco_2017_train" or "coco_2017_train_proposals"$'),
+        ("my_panoptic", "take one that register_coco_instances made"),
+    ],
+)
+def test_a_panoptic_set_as_proposals_is_answered_with_a_set_of_boxes(
+    mini_root, registered, name, way
+):
+    folder = str(mini_root / "mini")
+    json_file = f"{folder}/annotations/panoptic_train.json"
+    register_coco_panoptic("my_panoptic", {}, folder, folder, json_file)
+    registered.append("my_panoptic")
+    with pytest.raises(InputError, match=f'"{name}" is panoptic.* no list of boxes.* {way}'):
+        distillation_records([name], "proposals")
 
 
 def test_an_unknown_name_suggests_the_nearest():

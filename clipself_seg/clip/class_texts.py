@@ -7,7 +7,6 @@ Shapes: T classes, P prompts of a class, E embedding.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
+from clipself_seg.clip.checksums import checksums
 from clipself_seg.clip.model import DenseCLIP
 from clipself_seg.clip.prompts import TEMPLATES
 from clipself_seg.data.vocabulary import Vocabulary, split_synonyms
@@ -26,9 +26,6 @@ MANY = 4096  # prompts that deserve a progress bar
 
 Names = tuple[tuple[str, ...], ...]
 KEPT = 8  # vocabularies whose embeddings are kept for one state of the weights
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-# Weights whose checksum is made at once: what stays in a CPU's cache, what fills a GPU.
-CHUNK = {"cpu": 2**16, "cuda": 2**20}
 State = tuple[torch.device, torch.dtype | None, tuple[int, ...]]
 
 
@@ -102,14 +99,10 @@ class ClassTexts:
         return self._kept[names]
 
     def _state(self) -> State:
-        """Changes with device and precision, with any bit of a weight, and with the order of weights.
-
-        Checksums of bit patterns: pointers and version counters miss what fused optimisers write.
-        """
-        sums = [_checksum(p.detach()) for p in self.clip.text.parameters()]
+        """Changes with device and precision, with any bit of a weight, and with the order of weights."""
         kind = self._device.type
         low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        return self._device, low, tuple(torch.stack(sums).tolist())
+        return self._device, low, checksums(self.clip.text.parameters())
 
     @property
     def _device(self) -> torch.device:
@@ -151,20 +144,3 @@ class ClassTexts:
         bar = tqdm(order.split(BATCH), "texts", leave=False, disable=len(tokens) < MANY)
         rows = torch.cat([self.clip.text(tokens[part]) for part in bar])
         return rows[order.argsort()]
-
-
-def _checksum(tensor: Tensor) -> Tensor:
-    """An int64 scalar that tells the bits of a tensor and, by a factor for each, their places."""
-    bits = tensor.flatten().view(_BITS[tensor.element_size()])
-    factors = _factors(tensor.device)
-    total = factors.new_zeros(())
-    for part in bits.split(len(factors)):
-        total = 31 * total + (factors[: len(part)] * part).sum()
-    return total
-
-
-@functools.cache
-def _factors(device: torch.device) -> Tensor:
-    """The odd numbers, which lose no bit of what they multiply."""
-    count = CHUNK.get(device.type, max(CHUNK.values()))
-    return 2 * torch.arange(count, device=device) + 1

@@ -17,10 +17,8 @@ from clipself_seg.clip.precision import full_precision
 from clipself_seg.errors import InputError
 
 MASK_EPS = 1e-12
-FARTHEST = (
-    -1.0,
-    2.0,
-)  # corners of boxes; an image's own lie in [0, 1], those of enlarged boxes near it
+# Corners of boxes; an image's own lie in [0, 1], those of enlarged boxes near it.
+FARTHEST = -1.0, 2.0
 
 
 def check_regions(

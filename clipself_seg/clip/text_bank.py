@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from clipself_seg.clip.checkpoints import read_checkpoint
-from clipself_seg.clip.class_texts import _checksum
+from clipself_seg.clip.checksums import checksums
 from clipself_seg.clip.model import DenseCLIP, hash_tensors
 from clipself_seg.clip.precision import full_precision
 from clipself_seg.clip.prompts import TEMPLATES, class_prompts
@@ -143,11 +143,10 @@ class TextBank:
     def _weights(self) -> str:
         """Hash of the text tower, recomputed only after a bit of it changed.
 
-        Checksums, a fifth of the hash's time, tell that: version counters miss what is written to
-        ``.data``, and inference tensors have none.
+        Checksums, a fifth of the hash's time, tell that.
         """
         state = self.clip.text.state_dict()
-        sums = tuple(torch.stack([_checksum(tensor) for tensor in state.values()]).tolist())
+        sums = checksums(state.values())
         if self._hashed is None or self._hashed[0] != sums:
             self._hashed = sums, hash_tensors(state) + str(self.clip.quick_gelu)
         return self._hashed[1]

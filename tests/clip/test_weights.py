@@ -21,6 +21,7 @@ from clipself_seg.clip.weights import to_native, to_official, to_open_clip
 from clipself_seg.errors import InputError
 
 MINI = "ViT-Mini-8"
+KINDS = ("safetensors", "zip", "legacy", "torchscript")
 
 
 @pytest.fixture(scope="module")
@@ -84,16 +85,21 @@ def test_facts_of_older_versions_are_read(official, tmp_path):
     assert loaded.quick_gelu and loaded.mean == (0.5, 0.5, 0.5)
 
 
+def save_as(kind, tensors, path):
+    """A file of one of `KINDS`, whatever its name."""
+    if kind == "safetensors":
+        safetensors.torch.save_file(tensors, path)
+    elif kind == "torchscript":
+        save_torchscript(tensors, path)
+    else:
+        torch.save(tensors, path, _use_new_zipfile_serialization=kind == "zip")
+
+
 @pytest.mark.parametrize("suffix", ["safetensors", "SAFETENSORS", "pt", "bin"])
 def test_what_is_in_a_file_decides_how_it_is_read(mini, official, tmp_path, suffix):
-    for number, kind in enumerate(("safetensors", "zip", "legacy", "torchscript")):
+    for number, kind in enumerate(KINDS):
         path = tmp_path / f"{number}.{suffix}"
-        if kind == "safetensors":
-            safetensors.torch.save_file(official, path)
-        elif kind == "torchscript":
-            save_torchscript(official, path)
-        else:
-            torch.save(official, path, _use_new_zipfile_serialization=kind == "zip")
+        save_as(kind, official, path)
         loaded = load_clip(MINI, path)
         assert same_weights(loaded, mini)
         assert (kind == "safetensors") == ("(safetensors)" in str(loaded.report))
@@ -302,17 +308,12 @@ def damaged(data: bytes, rng: np.random.Generator) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.parametrize("kind", ["zip", "legacy", "torchscript", "safetensors"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_file_is_read_or_refused_by_name(tmp_path, kind):
     # Small tensors: most bytes are those that say how to read the file.
     tensors = {"visual.proj": torch.ones(2, 2), "logit_scale": torch.ones(1)}
     whole = tmp_path / ("whole.safetensors" if kind == "safetensors" else "whole.pt")
-    if kind == "safetensors":
-        safetensors.torch.save_file(tensors, whole)
-    elif kind == "torchscript":
-        save_torchscript(tensors, whole)
-    else:
-        torch.save(tensors, whole, _use_new_zipfile_serialization=kind == "zip")
+    save_as(kind, tensors, whole)
     assert read_checkpoint(whole).tensors.keys() == tensors.keys()
     rng, refused = np.random.default_rng(0), 0
     for number in range(60):

@@ -13,6 +13,7 @@ from detectron2.utils import comm
 
 from clipself_seg.data.panoptic_builtin import IGNORE_LABEL
 from clipself_seg.data.panoptic_mappers import PanopticTestMapper
+from clipself_seg.engine.evaluation import Evaluation
 from clipself_seg.engine.loader import Record, Sample, evaluation_batches
 from clipself_seg.engine.panoptic_rows import (
     Row,
@@ -42,7 +43,7 @@ FusionResults = dict[str, dict[str, Any]]
 logger = logging.getLogger(__name__)
 
 
-class PanopticEvaluation:
+class PanopticEvaluation(Evaluation):
     """Evaluates a model that fuses scores, all processes together, one data set after the other."""
 
     @configurable
@@ -80,7 +81,8 @@ class PanopticEvaluation:
             InputError: unknown rows or tasks, or exponents out of [0, 1].
         """
         check_exponents(sweep, "TEST.PANOPTIC.SWEEP")
-        self.datasets, self.mapper = tuple(datasets), mapper
+        super().__init__(datasets)
+        self.mapper = mapper
         self.rows = named_rows(rows, alpha, beta, tasks)
         self.tasks = tuple(tasks)
         self.sweep = tuple(dict.fromkeys(float(value) for value in sweep))
@@ -88,7 +90,6 @@ class PanopticEvaluation:
         self.workers, self.output_dir = workers, output_dir
         self._known: dict[str, PanopticTruth] = {}
         self._facts: dict[str, Any] = {}
-        self.finished: Callable[[FusionResults], None] = lambda results: None
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -121,11 +122,8 @@ class PanopticEvaluation:
             `instance_results`, those of `sem_seg_results`), "alpha", "beta" and "images"; with a
             sweep also "sweep", see `fusion_report`.
         """
-        results: FusionResults = {}
         with restored(model, "names", "things", "seen", "rows", "tasks"):
-            for name in self.datasets:
-                results[name] = self._dataset(name, model)
-                self.finished(results)
+            results = self._each_dataset(model)
         if results and comm.is_main_process():
             self._report(results)
         return results

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from clipself_seg.data import builtin
 from clipself_seg.data.mappers import RegionMapper
 from clipself_seg.data.panoptic import MaskResize
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.engine.evaluation import Evaluation
 from clipself_seg.engine.loader import Record, evaluation_batches
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.region_accuracy import RegionAccuracyEvaluator
@@ -27,7 +28,7 @@ Results = dict[str, dict[int, dict[str, float]]]
 logger = logging.getLogger(__name__)
 
 
-class RegionEvaluation:
+class RegionEvaluation(Evaluation):
     """Evaluates models that score regions (`RegionReader`, `CLIPSelf`), all processes together."""
 
     @configurable
@@ -50,10 +51,10 @@ class RegionEvaluation:
             workers: of each loader.
             output_dir: for tables by class, and the curve if there are several sizes.
         """
-        self.datasets, self.sizes, self.read = tuple(datasets), tuple(sizes), tuple(read)
+        super().__init__(datasets)
+        self.sizes, self.read = tuple(sizes), tuple(read)
         self.mask_resize, self.workers, self.output_dir = mask_resize, workers, output_dir
         self._known: dict[str, tuple[Vocabulary, list[Record]]] = {}
-        self.finished: Callable[[Results], None] = lambda results: None
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -74,11 +75,7 @@ class RegionEvaluation:
             model: an nn.Module with `set_vocabulary`, `image_size` and `patch_size`; its mode is
                 restored.
         """
-        results: Results = {}
-        for name in self.datasets:
-            results[name] = self._dataset(name, model)
-            self.finished(results)
-        return results
+        return self._each_dataset(model)
 
     def check(self, model: Any) -> None:
         """Refuse early what would fail late: missing data sets, sizes and ways that do not fit."""

@@ -20,9 +20,10 @@ from clipself_seg.clip.checkpoints import read_checkpoint
 from clipself_seg.clip.model import SHIPPED
 from clipself_seg.clip.weights import name_problem, signature_of, to_native
 from clipself_seg.engine.checkpoint import CheckpointFolder, unpack_model
+from clipself_seg.engine.evaluation import Evaluation, Results
 from clipself_seg.engine.logs import setup_logging
 from clipself_seg.engine.settings import TrainingSettings
-from clipself_seg.engine.tasks import Evaluation, Results, task_of
+from clipself_seg.engine.tasks import task_of
 from clipself_seg.engine.trainer import Trainer
 from clipself_seg.errors import InputError, MissingFiles, last_line, nearest
 from clipself_seg.evaluation.report import write_results
@@ -248,20 +249,21 @@ def _load_trained(cfg: CfgNode, model: Any) -> int:
 def _report(
     cfg: CfgNode, model: Any, evaluation: Evaluation, iterations: int | None, suffix: str = ""
 ) -> None:
-    """Evaluate and write the numbers with where they come from; `evaluation` may have `facts()` of its own."""
+    """Evaluate and write the numbers with where they come from, anew after each data set."""
     file = Path(RESULTS_FILE)
     path = Path(cfg.OUTPUT_DIR) / f"{file.stem}{suffix}{file.suffix}"
+    weights = model.weights_hash() if comm.is_main_process() and evaluation.datasets else ""
 
     def write(results: Results) -> None:
-        if not comm.is_main_process() or not results:
+        if not comm.is_main_process():
             return
         facts = provenance(
             config=cfg.dump(),
             seed=cfg.SEED,
-            weights_hash=model.weights_hash(),
+            weights_hash=weights,
             processes=comm.get_world_size(),
             iterations=iterations,
-            **getattr(evaluation, "facts", dict)(),
+            **evaluation.facts(),
         )
         # Where a later data set fails, the file says what it lacks.
         if waiting := [name for name in evaluation.datasets if name not in results]:
@@ -270,6 +272,4 @@ def _report(
         logger.info("results written to %s", path)
 
     evaluation.finished = write
-    results = evaluation(model)
-    if len(results) != len(evaluation.datasets):
-        write(results)
+    evaluation(model)

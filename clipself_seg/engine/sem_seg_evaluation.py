@@ -17,6 +17,7 @@ from clipself_seg.data import builtin
 from clipself_seg.data.overlap import seen_by_name
 from clipself_seg.data.sem_seg_mappers import SemSegTestMapper
 from clipself_seg.data.vocabulary import Vocabulary, class_list, load_vocabulary, read_class_json
+from clipself_seg.engine.evaluation import Evaluation
 from clipself_seg.engine.loader import Record, Sample, evaluation_batches
 from clipself_seg.engine.restored import restored
 from clipself_seg.errors import InputError
@@ -29,7 +30,7 @@ SemSegResults = dict[str, dict[str, float]]
 logger = logging.getLogger(__name__)
 
 
-class SemSegEvaluation:
+class SemSegEvaluation(Evaluation):
     """Evaluates a model that labels pixels, all processes together, one data set after the other."""
 
     @configurable
@@ -58,11 +59,11 @@ class SemSegEvaluation:
                 of its classes, as CAT-Seg's files have them; "" for none.
             pooling: of the classes before their attention, where windows slide.
         """
-        self.datasets, self.mapper, self.rule = tuple(datasets), mapper, rule
+        super().__init__(datasets)
+        self.mapper, self.rule = mapper, rule
         self.train_vocabulary, self.workers = train_vocabulary, workers
         self.output_dir, self.class_json, self.pooling = output_dir, class_json, tuple(pooling)
         self._known: dict[str, _Task] = {}
-        self.finished: Callable[[SemSegResults], None] = lambda results: None
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -95,7 +96,6 @@ class SemSegEvaluation:
         Returns:
             Means, counts and the numbers of each class that counts, see `sem_seg_results`.
         """
-        results: SemSegResults = {}
         if set(self.pooling) - {1}:
             logger.info(
                 "MODEL.SEM_SEG_HEAD.POOLING_SIZES is %s; the official numbers pool by 1 in evaluation",
@@ -104,9 +104,7 @@ class SemSegEvaluation:
         with restored(model, "names", "output"):
             # The best class of each pixel instead of all scores.
             model.output = "labels"
-            for name in self.datasets:
-                results[name] = self._dataset(name, model)
-                self.finished(results)
+            results = self._each_dataset(model)
         if results and comm.is_main_process():
             rows = {self.output_dir.name or "model": results}
             logger.info(
@@ -171,9 +169,11 @@ def _read_task(name: str, train_vocabulary: str, class_json: str) -> _Task:
     seen = None
     if train_vocabulary:
         seen = seen_by_name(vocabulary, load_vocabulary(train_vocabulary))[foreground]
-    own = words_of_set("TEST_CLASS_JSON", class_json, name, len(vocabulary)) if class_json else []
+    words: Vocabulary | list[str] = vocabulary
+    if class_json:
+        words = words_of_set("TEST_CLASS_JSON", class_json, name, len(vocabulary))
     return _Task(
-        words=own if class_json else vocabulary,
+        words=words,
         records=builtin.sem_seg_records(name),
         class_names=names if files.background is None else (*names, "background"),
         ignore_label=files.ignore_label,

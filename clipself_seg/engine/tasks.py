@@ -14,6 +14,7 @@ from clipself_seg.data.panoptic_builtin import panoptic_dataset, panoptic_set_re
 from clipself_seg.data.panoptic_mappers import PanopticTrainMapper
 from clipself_seg.data.sem_seg_mappers import SemSegTrainMapper
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.engine.evaluation import Evaluation
 from clipself_seg.engine.loader import Record, Sample
 from clipself_seg.engine.optimizer import (
     Group,
@@ -25,22 +26,6 @@ from clipself_seg.engine.panoptic_evaluation import PanopticEvaluation
 from clipself_seg.engine.region_evaluation import RegionEvaluation
 from clipself_seg.engine.sem_seg_evaluation import SemSegEvaluation, words_of_set
 from clipself_seg.errors import InputError
-
-Results = dict[str, Any]  # data set -> numbers, in one or more levels
-
-
-class Evaluation(Protocol):
-    """Runs over DATASETS.TEST; all processes together."""
-
-    datasets: tuple[str, ...]
-    # Called after each data set with the numbers so far: what is measured is not lost if a later one fails.
-    finished: Callable[[Results], None]
-
-    def check(self, model: Any) -> None:
-        """Refuse early what would fail late."""
-
-    def __call__(self, model: Any) -> Results:
-        """The same numbers in every process."""
 
 
 class TrainingData(NamedTuple):

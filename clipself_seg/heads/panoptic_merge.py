@@ -217,8 +217,8 @@ def _check(probs: Tensor, mask_logits: Tensor) -> int:
 
 def _indices(thing_ids: Iterable[int], num_classes: int) -> set[int]:
     """Thing classes as Python's numbers: elements of a tensor are told apart by where they lie."""
-    given = list(thing_ids)
-    if any(str(getattr(thing, "dtype", type(thing).__name__)).endswith("bool") for thing in given):
+    given = [thing.item() if hasattr(thing, "item") else thing for thing in thing_ids]
+    if any(isinstance(thing, bool) for thing in given):
         raise ValueError(
             "things are given as indices of classes, not as a mask: take its nonzero()"
         )

@@ -59,11 +59,7 @@ def prepare_ade150(options: Options, splits: Sequence[str] = ("validation",)) ->
     Raises:
         InputError: the archive is not there, or a map of it is broken.
     """
-    prepared = []
-    for split in splits:
-        jobs = ade150_jobs(options.root, split)
-        prepared.append(convert_files(_convert, jobs, jobs[0].target.parent, options))
-    return prepared
+    return [convert_files(_convert, ade150_jobs(options.root, s), options) for s in splits]
 
 
 def ade150_jobs(root: Path, split: str) -> list[MapJob]:
@@ -106,11 +102,7 @@ def prepare_ade847(options: Options, splits: Sequence[str] = ("validation",)) ->
     Raises:
         InputError: the archive is not there, or a file of it is broken or missing.
     """
-    prepared = []
-    for split in splits:
-        jobs = ade847_jobs(options.root, split)
-        prepared.append(convert_files(_convert_full, jobs, jobs[0].target.parent, options))
-    return prepared
+    return [convert_files(_convert_full, ade847_jobs(options.root, s), options) for s in splits]
 
 
 def ade847_jobs(root: Path, split: str) -> list[FullJob]:

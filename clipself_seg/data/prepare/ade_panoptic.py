@@ -125,7 +125,7 @@ def _prepare_split(
     if split.complete(jobs) and not options.overwrite:
         done = Prepared(pngs, 0, len(jobs), 0)
     else:
-        done = convert_files(_convert, jobs, pngs, options)
+        done = convert_files(_convert, jobs, options)
         _write_jsons(split, [json.loads(job.entries.read_text()) for job in jobs])
     for areas in (PUBLISHED, CLEAN):
         shutil.rmtree(split._replace(areas=areas).waiting, ignore_errors=True)

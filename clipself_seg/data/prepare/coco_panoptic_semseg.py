@@ -56,7 +56,7 @@ def _prepare_split(options: Options, split: str) -> Prepared:
         _Job(record, target / f"{Path(record['pan_seg_file_name']).stem}.png")
         for record in panoptic_records(json_file, folder / split, pngs)
     ]
-    return convert_files(_convert, jobs, target, options)
+    return convert_files(_convert, jobs, options)
 
 
 def _convert(job: _Job) -> bool:

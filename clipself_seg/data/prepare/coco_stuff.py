@@ -31,11 +31,7 @@ def prepare_coco_stuff(options: Options, splits: Sequence[str] = SPLITS) -> list
     Raises:
         InputError: the archive is not there, or a map of it is broken.
     """
-    prepared = []
-    for split in splits:
-        jobs = coco_stuff_jobs(options.root, split)
-        prepared.append(convert_files(_convert, jobs, jobs[0].target.parent, options))
-    return prepared
+    return [convert_files(_convert, coco_stuff_jobs(options.root, s), options) for s in splits]
 
 
 def coco_stuff_jobs(root: Path, split: str) -> list[MapJob]:

@@ -47,7 +47,11 @@ class Prepared(NamedTuple):
 
 
 class FileJob(Protocol):
-    """One file to convert."""
+    """One label map to write."""
+
+    @property
+    def target(self) -> Path:
+        """The label map."""
 
     @property
     def outputs(self) -> tuple[Path, ...]:
@@ -160,15 +164,14 @@ def files_in(folder: Path, pattern: str, archive: DataRoot) -> list[Path]:
 
 
 def convert_files(
-    convert: Callable[[Job], bool], jobs: Sequence[Job], folder: Path, options: Options
+    convert: Callable[[Job], bool], jobs: Sequence[Job], options: Options
 ) -> Prepared:
     """Convert what is still to do, in parallel, with a progress bar.
 
     Args:
         convert: a function of a module; False says that there was nothing to write.
-        jobs: whose outputs lie in `folder` or beside it. Files are whole or not there, so those
-            that are there need no work.
-        folder: of the label maps, for messages.
+        jobs: at least one; their label maps lie in one folder. Files are whole or not there, so
+            those that are there need no work.
 
     Raises:
         InputError: what `convert` raises about its files; what is done stays.
@@ -181,6 +184,7 @@ def convert_files(
     todo = [
         job for job in jobs if options.overwrite or not all(path.exists() for path in job.outputs)
     ]
+    folder = jobs[0].target.parent
     label = "/".join(folder.parts[-2:])
     done = run_in_parallel(convert, todo, processes=options.processes, label=label)
     return Prepared(folder, sum(done), len(jobs) - len(todo), len(done) - sum(done))

@@ -68,8 +68,7 @@ def prepare_pascal_context_59(options: Options) -> list[Prepared]:
     Raises:
         InputError: the JSON is not there, or not what it should be.
     """
-    jobs = context_59_jobs(options.root)
-    return [convert_files(_convert_segments, jobs, jobs[0].target.parent, options)]
+    return [convert_files(_convert_segments, context_59_jobs(options.root), options)]
 
 
 def context_59_jobs(root: Path) -> list[JsonJob]:
@@ -153,7 +152,7 @@ def prepare_pascal_context_459(options: Options, list_file: Path | None = None) 
         InputError: list or archive are not there, or a file of it is broken.
     """
     jobs, left_out = context_459_jobs(options.root, list_file)
-    done = convert_files(_convert_mat, jobs, jobs[0].target.parent, options)
+    done = convert_files(_convert_mat, jobs, options)
     return [done._replace(left_out=done.left_out + left_out)]
 
 

@@ -51,11 +51,7 @@ def prepare_voc20(options: Options) -> list[Prepared]:
     Raises:
         InputError: the archive is not there, or a map of it is broken or missing.
     """
-    prepared = []
-    for name in FOLDERS:
-        jobs = voc20_jobs(options.root, name)
-        prepared.append(convert_files(_convert, jobs, jobs[0].target.parent, options))
-    return prepared
+    return [convert_files(_convert, voc20_jobs(options.root, name), options) for name in FOLDERS]
 
 
 def voc20_jobs(root: Path, name: str) -> list[VocJob]:

@@ -169,7 +169,8 @@ class DenseCLIP(nn.Module):
     def _pool(self, images: Tensor, weights: list[Tensor]) -> Tensor:
         dense = self.encode_dense(images)
         pooled = [region_pooling.pool(f, w) for f, w in zip(dense, weights, strict=True)]
-        return F.normalize(torch.cat(pooled), dim=-1)
+        none = dense.new_zeros(0, self.embed_dim, dtype=torch.float32)  # a batch of no images
+        return F.normalize(torch.cat([none, *pooled]), dim=-1)
 
     def weights_hash(self) -> str:
         """12 hexadecimal digits that follow from every weight of the model."""

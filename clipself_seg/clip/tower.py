@@ -172,9 +172,9 @@ class TransformerTower(ImageTower):
         last: Any = self.blocks[-1]
         tokens_BLD, observers_BQD = x_BRD.split([allowed_BQL.shape[2], count], dim=1)
         observers_BQD = last.observe(observers_BQD, tokens_BLD, allowed_BQL, *extras)
-        return self.project(
-            torch.cat([row[: len(mask)] for row, mask in zip(observers_BQD, masks, strict=True)])
-        )
+        rows = [row[: len(mask)] for row, mask in zip(observers_BQD, masks, strict=True)]
+        none = observers_BQD.flatten(0, 1)[:0]  # a batch of no images
+        return self.project(torch.cat([none, *rows]))
 
     def _run(self, block: Any, tokens_BLD: Tensor, extras: tuple[Tensor, ...]) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():

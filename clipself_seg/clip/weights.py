@@ -257,13 +257,14 @@ def name_problem(wanted: Iterable[str], given: Iterable[str]) -> NameProblem | N
         given: of the checkpoint.
     """
     needed, there = dict.fromkeys(wanted), dict.fromkeys(given)
-    for verb, names in (
-        ("lacks", [name for name in needed if name not in there]),
-        ("has unexpected", [name for name in there if name not in needed]),
+    for verb, kind, names in (
+        ("lacks", "", [name for name in needed if name not in there]),
+        ("has", "unexpected ", [name for name in there if name not in needed]),
     ):
         if names:
             shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            return NameProblem(f"{verb} {len(names)} tensors", shown)
+            noun = "tensor" if len(names) == 1 else "tensors"
+            return NameProblem(f"{verb} {len(names)} {kind}{noun}", shown)
     return None
 
 

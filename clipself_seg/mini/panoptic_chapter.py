@@ -13,7 +13,15 @@ from clipself_seg.data.records import read_coco_json
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.evaluation.fusion_report import split_table
 from clipself_seg.mini.gallery import write_panel
-from clipself_seg.mini.steps import WORLDS, Chapter, Run, call, first_pictures, read_chapter, say
+from clipself_seg.mini.steps import (
+    WORLDS,
+    Chapter,
+    Run,
+    call_together,
+    first_pictures,
+    read_chapter,
+    say,
+)
 
 # A third of the configuration's steps: a newcomer is waiting.
 LIVE = Run("CLIPSelf", "panoptic_live", "panoptic.yaml", ("SOLVER.MAX_ITER", "400"), training=True)
@@ -25,6 +33,8 @@ RUNS = tuple(
         ("CLIPSelf", "clipself", "panoptic.yaml"),
     )
 )
+# What the pictures show: both CLIPs alone, and the second one fused with the generator.
+NAMED = (*((run, "clip") for run in RUNS), (RUNS[-1], "fused"))
 VOID = -1
 TITLES = {"clip": "alone", "fused": "and generator"}
 
@@ -42,11 +52,19 @@ def panoptic_chapter(output: Path, worlds: Path) -> dict[str, Chapter]:
     Raises:
         InputError: a step failed.
     """
-    say("a mask generator; its masks named by CLIPSelf's dense features, by itself, and by both")
-    call(LIVE.command(output), worlds)
-    for run in RUNS:
-        say(f"a generator that trained for longer, beside {run.title}")
-        call(run.command(output), worlds)
+    say(
+        "a mask generator, trained just now, and one that trained for longer; who names their masks?"
+    )
+    call_together({run.folder: run.command(output) for run in (LIVE, *RUNS)}, worlds)
+    say("what the longer trained one says of pictures of both worlds")
+    call_together(
+        {
+            f"{run.folder}, {mode}, {world}": _prediction(run, mode, world, output, worlds)
+            for run, mode in NAMED
+            for world in WORLDS
+        },
+        worlds,
+    )
     for world in WORLDS:
         _write_panel(world, output, worlds)
     runs = {"live": (LIVE,), "shipped": RUNS}
@@ -61,19 +79,27 @@ def panoptic_chapter(output: Path, worlds: Path) -> dict[str, Chapter]:
     }
 
 
+def _folder(run: Run, mode: str, world: str, output: Path) -> Path:
+    return output / run.folder / f"predicted_{world}_{mode}"
+
+
+def _prediction(run: Run, mode: str, world: str, output: Path, worlds: Path) -> list[str]:
+    """The words that segment the pictures of a world."""
+    words = ["tools/predict.py", "--panoptic", "--config-file", f"configs/mini/{run.config}"]
+    words += ["--weights", SHIPPED, "--mode", mode, "--vocabulary", world]
+    words += ["--output", str(_folder(run, mode, world, output)), "--input"]
+    return words + [str(picture) for picture in first_pictures(worlds, world)]
+
+
 def _write_panel(world: str, output: Path, worlds: Path) -> None:
-    """Pictures, truth, and segments of the shipped generator as both CLIPs name them, the second also fused."""
+    """Pictures, truth, and segments of the shipped generator as `NAMED`."""
     vocabulary, folder = load_vocabulary(world), worlds / world
     pictures = first_pictures(worlds, world)
     stems = [picture.stem for picture in pictures]
     truth = folder / "annotations/panoptic_val.json", folder / "panoptic_val"
     columns = {"ground truth": class_maps(*truth, vocabulary, stems)}
-    for run, mode in (*((run, "clip") for run in RUNS), (RUNS[-1], "fused")):
-        found = output / run.folder / f"predicted_{world}_{mode}"
-        words = ["tools/predict.py", "--panoptic", "--config-file", f"configs/mini/{run.config}"]
-        words += ["--weights", SHIPPED, "--mode", mode]
-        words += ["--vocabulary", world, "--output", str(found), "--input", *map(str, pictures)]
-        call(words, worlds)
+    for run, mode in NAMED:
+        found = _folder(run, mode, world, output)
         columns[f"{run.title}, {TITLES[mode]}"] = class_maps(
             found / "panoptic.json", found / "panoptic", vocabulary, stems
         )

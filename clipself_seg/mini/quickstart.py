@@ -14,7 +14,7 @@ from clipself_seg.files import atomic_path, write_json
 from clipself_seg.mini.gallery import write_gallery
 from clipself_seg.mini.panoptic_chapter import panoptic_chapter
 from clipself_seg.mini.semantic_chapter import semantic_chapter
-from clipself_seg.mini.steps import Chapter, Run, call, say
+from clipself_seg.mini.steps import Chapter, Run, call_together, say
 from clipself_seg.mini.writer import WorldSize, make_worlds
 
 DATASET = "mini_val_panoptic"
@@ -56,9 +56,11 @@ def run_quickstart(output: str | Path, worlds: str | Path, fresh: bool = False) 
     make_worlds(worlds, WorldSize())
     rows: dict[str, dict[str, float]] = {}
     facts: dict[str, Any] = {}
+    say("region recognition: CLIP as it is, after distillations just now, and after longer ones")
+    # Those that take long begin.
+    runs = sorted(RUNS, key=lambda run: not run.training)
+    call_together({run.folder: run.command(output) for run in runs}, worlds)
     for run in RUNS:
-        say(run.title)
-        call(run.command(output), worlds)
         content = run.results(output)
         (rows[run.title],) = content["results"][DATASET].values()
         facts[run.title] = content["provenance"]

@@ -8,7 +8,15 @@ from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.evaluation.sem_seg_report import split_table
 from clipself_seg.mini.gallery import write_panel
-from clipself_seg.mini.steps import WORLDS, Chapter, Run, call, first_pictures, read_chapter, say
+from clipself_seg.mini.steps import (
+    WORLDS,
+    Chapter,
+    Run,
+    call_together,
+    first_pictures,
+    read_chapter,
+    say,
+)
 
 RUNS = (
     Run("CAT-Seg, original CLIP", "semseg_original", "semseg_original.yaml", training=True),
@@ -26,26 +34,42 @@ def semantic_chapter(output: Path, worlds: Path) -> Chapter:
     Raises:
         InputError: a step failed.
     """
-    for run in RUNS:
-        say(run.title)
-        call(run.command(output), worlds)
+    say("CAT-Seg, trained on the original CLIP and on CLIPSelf's")
+    call_together({run.folder: run.command(output) for run in RUNS}, worlds)
+    say("what both say of pictures of both worlds")
+    call_together(
+        {
+            f"{run.folder}, {world}": _prediction(run, world, output, worlds)
+            for run in RUNS
+            for world in WORLDS
+        },
+        worlds,
+    )
     for world in WORLDS:
         _write_panel(world, output, worlds)
     return read_chapter(RUNS, output, split_table)
 
 
+def _folder(run: Run, world: str, output: Path) -> Path:
+    return output / run.folder / f"predicted_{world}"
+
+
+def _prediction(run: Run, world: str, output: Path, worlds: Path) -> list[str]:
+    """The words that segment the pictures of a world."""
+    words = ["tools/predict.py", "--config-file", f"configs/mini/{run.config}"]
+    words += ["--weights", str(output / run.folder / "model_final.pth"), "--vocabulary", world]
+    words += ["--output", str(_folder(run, world, output)), "--input"]
+    return words + [str(picture) for picture in first_pictures(worlds, world)]
+
+
 def _write_panel(world: str, output: Path, worlds: Path) -> None:
     """Pictures, their ground truth and what both models say."""
-    vocabulary = load_vocabulary(world)
     pictures = first_pictures(worlds, world)
-    truths = [worlds / world / "stuffthingmaps" / "val" / f"{p.stem}.png" for p in pictures]
-    files = {"ground truth": truths}
+    folders = {"ground truth": worlds / world / "stuffthingmaps" / "val"}
     for run in RUNS:
-        folder = output / run.folder / f"predicted_{world}"
-        words = ["tools/predict.py", "--config-file", f"configs/mini/{run.config}"]
-        words += ["--weights", str(output / run.folder / "model_final.pth")]
-        words += ["--vocabulary", world, "--output", str(folder), "--input", *map(str, pictures)]
-        call(words, worlds)
-        files[run.title.split(", ")[1]] = [folder / "labels" / f"{p.stem}.png" for p in pictures]
-    columns = {title: [read_indices(path) for path in paths] for title, paths in files.items()}
-    write_panel(output / f"semantic_{world}.png", vocabulary, pictures, columns)
+        folders[run.title.split(", ")[1]] = _folder(run, world, output) / "labels"
+    columns = {
+        title: [read_indices(folder / f"{picture.stem}.png") for picture in pictures]
+        for title, folder in folders.items()
+    }
+    write_panel(output / f"semantic_{world}.png", load_vocabulary(world), pictures, columns)

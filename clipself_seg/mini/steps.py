@@ -9,14 +9,18 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from clipself_seg.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # What the chapters show: so many pictures of each world.
 WORLDS, PICTURES = ("mini", "mini2"), 4
+AT_ONCE = 2  # commands of `call_together`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,15 +95,37 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def call(words: Sequence[str], worlds: Path) -> None:
-    """Run ``python`` with some words, on the mini worlds of a folder.
+def call_together(commands: Mapping[str, Sequence[str]], worlds: Path) -> None:
+    """Run ``python`` with each of some words, `AT_ONCE` at a time, which share the cores.
+
+    Neither starting up nor a small model fills several cores: together they are done earlier.
+
+    Args:
+        commands: name -> words; the lines that a command prints begin with its name.
+        worlds: folder of the mini worlds.
 
     Raises:
-        InputError: it failed.
+        InputError: one of them failed; the others came to their end.
     """
-    environment = {"CLIPSELF_SEG_MINI": str(worlds)}
-    sys.stdout.write(f"$ python {shlex.join(words)}\n")
-    sys.stdout.flush()
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, env={**os.environ, **environment})
-    if done.returncode:
-        raise InputError(f"this step failed: python {shlex.join(words)}; its message is above")
+    for words in commands.values():
+        sys.stdout.write(f"$ python {shlex.join(words)}\n")
+    threads = str(max(1, torch.get_num_threads() // AT_ONCE))
+    environment = {**os.environ, "CLIPSELF_SEG_MINI": str(worlds)}
+    environment |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        codes = pool.map(lambda name: _follow(name, commands[name], environment), commands)
+    for (name, words), code in zip(commands.items(), codes):
+        if code:
+            raise InputError(
+                f"this step failed: python {shlex.join(words)}; its message is above, after [{name}]"
+            )
+
+
+def _follow(name: str, words: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Exit status of a command whose lines are passed on as they come."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen([sys.executable, *words], cwd=ROOT, env=environment, **pipes) as process:
+        for line in process.stdout or ():
+            sys.stdout.write(f"[{name}] {line}")
+            sys.stdout.flush()
+    return process.returncode

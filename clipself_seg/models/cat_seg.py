@@ -35,7 +35,7 @@ from clipself_seg.heads.class_maps import (
 from clipself_seg.heads.cost_aggregator import ClassLogits, CostAggregator, Guidance
 from clipself_seg.heads.sigmoid_loss import check_labels, sigmoid_loss
 from clipself_seg.heads.windows import WindowLayout, resize
-from clipself_seg.models.cat_seg_config import clip_parameters, parts_from_config
+from clipself_seg.models.cat_seg_config import GUIDES, clip_parameters, parts_from_config
 from clipself_seg.models.cat_seg_weights import read_state, to_official
 from clipself_seg.models.region_reader import Sample, autocast
 
@@ -213,7 +213,7 @@ class CATSeg(nn.Module):
             pixels = (seen * std + mean) * 255
             shift, scale = (_channels(v, windows) for v in (IMAGENET_MEAN, IMAGENET_STD))
             found = self.backbone((pixels - shift) / scale)
-            maps = (found["res4"], found["res3"], found["res2"])
+            maps = tuple(found[name] for name in GUIDES)
         return [Guidance(a, (b, c)) for a, b, c in zip(*maps)]
 
     def _segment(self, sample: Sample) -> dict[str, Tensor]:

@@ -16,11 +16,12 @@ from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.clip.checkpoints import read_checkpoint
 from clipself_seg.clip.model import SHIPPED_TAGS
 from clipself_seg.clip.numpy_pickle import read_numpy_pickle
-from clipself_seg.clip.prompts import TEMPLATES as PROMPTS
 from clipself_seg.clip.tower import TransformerTower
+from clipself_seg.clip.weights import name_problem
 from clipself_seg.errors import InputError, last_line, nearest
-from clipself_seg.heads.cost_aggregator import AggregatorSizes, CostAggregator
+from clipself_seg.heads.cost_aggregator import CostAggregator
 from clipself_seg.heads.windows import WindowLayout
+from clipself_seg.models.cat_seg_sizes import TEMPLATES, aggregator_sizes
 from clipself_seg.models.region_reader import precision_from_config
 
 # CAT-Seg's MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED -> open_clip's name.
@@ -28,7 +29,7 @@ OPENAI_NAMES = {
     "ViT-B/16": "ViT-B-16-quickgelu",
     "ViT-L/14@336px": "ViT-L-14-336-quickgelu",
 }
-TEMPLATES = {"single": "cat_seg", "imagenet": "openai80", "plain": "single"}
+GUIDES = ("res4", "res3", "res2")  # of a backbone: appearance, and the decoder's two
 RANDOM = "random"  # MODEL.CAT_SEG.BACKBONE_WEIGHTS that is meant to be so
 # A Swin for classification has no norms between its stages; they start as what changes nothing.
 OUTPUT_NORM = re.compile(r"norm\d\.(weight|bias)")
@@ -108,61 +109,22 @@ def clip_parameters(clip: DenseCLIP, finetune: str) -> list[nn.Parameter]:
     return [p for a in visual + text for name, p in a.named_parameters() if name in names]
 
 
-def aggregator_sizes(cfg: CfgNode, clip: DenseCLIP) -> AggregatorSizes:
-    """``MODEL.SEM_SEG_HEAD`` as the aggregator's sizes.
-
-    Raises:
-        InputError: a number that does not fit the CLIP, or lists of another length.
-    """
-    head = cfg.MODEL.SEM_SEG_HEAD
-    prompts = len(PROMPTS[TEMPLATES[cfg.MODEL.PROMPT_ENSEMBLE_TYPE]])
-    if head.TEXT_GUIDANCE_DIM != clip.embed_dim:
-        raise InputError(
-            f"MODEL.SEM_SEG_HEAD.TEXT_GUIDANCE_DIM is {head.TEXT_GUIDANCE_DIM}, the embedding of "
-            f"{clip.name} has {clip.embed_dim}: set it to that"
-        )
-    if len(head.POOLING_SIZES) != head.NUM_LAYERS:
-        raise InputError(
-            f"MODEL.SEM_SEG_HEAD.POOLING_SIZES {head.POOLING_SIZES} needs one number for each of "
-            f"NUM_LAYERS {head.NUM_LAYERS}"
-        )
-    if head.PROMPT_DEPTH or head.PROMPT_LENGTH:
-        raise InputError("MODEL.SEM_SEG_HEAD.PROMPT_DEPTH and PROMPT_LENGTH must be 0")
-    return AggregatorSizes(
-        prompts=prompts,
-        text=head.TEXT_GUIDANCE_DIM,
-        appearance=head.APPEARANCE_GUIDANCE_DIM,
-        decoder_guidance=tuple(head.DECODER_GUIDANCE_DIMS),
-        hidden=head.HIDDEN_DIMS,
-        layers=head.NUM_LAYERS,
-        heads=head.NUM_HEADS,
-        grid=tuple(head.FEATURE_RESOLUTION),
-        window=head.WINDOW_SIZES,
-        pooling=tuple(head.POOLING_SIZES),
-        attention=head.ATTENTION_TYPE,
-        text_projected=head.TEXT_GUIDANCE_PROJ_DIM,
-        appearance_projected=head.APPEARANCE_GUIDANCE_PROJ_DIM,
-        decoder_dims=tuple(head.DECODER_DIMS),
-        decoder_guidance_projected=tuple(head.DECODER_GUIDANCE_PROJ_DIMS),
-        pad_len=cfg.MODEL.CAT_SEG.PAD_LEN,
-    )
-
-
 def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
     """Reads ``MODEL``, ``SOLVER.{AMP, BACKBONE_MULTIPLIER}`` and ``TEST``; the parts of `CATSeg`."""
     clip = build_clip(cfg)
     switches = cfg.MODEL.CAT_SEG
-    sizes = aggregator_sizes(cfg, clip)
+    guided = switches.GUIDANCE == "clip"
+    backbone = None if guided else build_backbone(cfg)
+    sizes = aggregator_sizes(cfg, clip, _guidance_channels(clip, backbone))
     aggregator = CostAggregator(sizes, sizes.classes_in_cache if cfg.MODEL.DEVICE == "cpu" else 0)
     aggregator.checkpointing = switches.CHECKPOINTING
     depth = len(clip.visual.blocks)
-    guided = switches.GUIDANCE == "clip"
     window = cfg.TEST.WINDOW
     return {
         "clip": clip,
         "aggregator": aggregator,
         "guidance_blocks": _guidance_blocks(cfg, depth) if guided else (),
-        "backbone": None if guided else build_backbone(cfg),
+        "backbone": backbone,
         "class_residual": switches.RESIDUAL == "cls",
         "all_synonyms": switches.SYNONYMS == "mean",
         "templates": TEMPLATES[cfg.MODEL.PROMPT_ENSEMBLE_TYPE],
@@ -174,6 +136,19 @@ def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
         "mask_ignored": switches.IGNORE_IN_LOSS,
         "precision": precision_from_config(cfg),
     }
+
+
+def _guidance_channels(clip: DenseCLIP, backbone: Backbone | None) -> list[int]:
+    if backbone is None:
+        return [clip.embed_dim]
+    shapes = backbone.output_shape()
+    missing = [name for name in GUIDES if name not in shapes]
+    if missing:
+        raise InputError(
+            f"MODEL.BACKBONE.NAME {type(backbone).__name__} gives {', '.join(shapes)} and not "
+            f"{', '.join(missing)}, which guide; name them in its OUT_FEATURES"
+        )
+    return [shapes[name].channels or 0 for name in GUIDES]
 
 
 def _guidance_blocks(cfg: CfgNode, depth: int) -> tuple[int, int]:
@@ -216,8 +191,5 @@ def _load_backbone(backbone: Backbone, path: Path) -> None:
             f"{key} does not fit {type(backbone).__name__}: {last_line(error)}"
         ) from None
     missing = [name for name in found.missing_keys if not OUTPUT_NORM.fullmatch(name)]
-    if missing:
-        raise InputError(
-            f"{key} lacks {len(missing)} tensors of {type(backbone).__name__} "
-            f"({', '.join(missing[:3])})"
-        )
+    if problem := name_problem(missing, ()):
+        raise InputError(f"{key} {problem.what} of {type(backbone).__name__} ({problem.names})")

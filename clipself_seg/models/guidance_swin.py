@@ -24,7 +24,8 @@ class GuidanceSwin(SwinTransformer):
             **sizes: of Detectron2's `SwinTransformer`.
         """
         super().__init__(**sizes)
-        self.norm0.requires_grad_(False)
+        if "res2" in self.output_shape():
+            self.norm0.requires_grad_(False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:

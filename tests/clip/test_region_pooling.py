@@ -42,6 +42,13 @@ def test_no_boxes_give_no_embeddings():
     assert pool(torch.randn(3, 4, 4), box_weights(torch.empty(0, 4), (4, 4))).shape == (0, 3)
 
 
+@pytest.mark.parametrize("masked_attention", [False, True])
+def test_a_batch_of_no_images_gives_no_embeddings(masked_attention):
+    clip, images = load_clip("ViT-Mini-8", None), torch.empty(0, 3, 64, 64)
+    for read in (clip.encode_boxes, clip.encode_masks):
+        assert read(images, [], masked_attention).shape == (0, clip.embed_dim)
+
+
 def test_masks_are_averaged_and_an_empty_mask_gives_zero():
     features, masks = torch.randn(5, 3, 4), torch.rand(4, 3, 4) > 0.5
     masks[2] = False

@@ -272,8 +272,8 @@ def _bad_files(official, folder) -> dict[str, str]:
         "nothing.pt": "holds no tensors",
         "list.pt": "holds a list, not a state dict",
         "foreign.pt": "no CLIP image tower .*fc.weight",
-        "missing.pt": "lacks 1 tensors .visual.ln_post.bias",
-        "extra.pt": "has unexpected 1 tensors .visual.extra",
+        "missing.pt": "lacks 1 tensor .visual.ln_post.bias",
+        "extra.pt": "has 1 unexpected tensor .visual.extra",
         "shape.pt": r"ln_final.bias is \(3,\), the model needs",
         "int8.pt": "ln_final.bias is int8, not floating point",
     }

@@ -23,6 +23,7 @@ from tests.conftest import ROOT
 MINI = ROOT / "configs/mini/semseg.yaml"
 SMALL = ("MODEL.CLIP.WEIGHTS", "", "MODEL.SEM_SEG_HEAD.FEATURE_RESOLUTION", "[8, 8]")
 SMALL += ("MODEL.SEM_SEG_HEAD.WINDOW_SIZES", "4", "SEED", "1")
+HEAD = "MODEL.SEM_SEG_HEAD"
 
 
 def build(*opts: str) -> CATSeg:
@@ -225,9 +226,9 @@ def test_checkpoints_of_other_kinds_are_told_apart():
         model.load_state_dict(load_clip("ViT-Mini-8", None).state_dict())
     with pytest.raises(InputError, match="guided by a backbone"):
         model.load_state_dict(official | {"backbone.stem.conv1.weight": torch.zeros(1)})
-    with pytest.raises(InputError, match="lacks 1 tensors: upsample1.bias"):
+    with pytest.raises(InputError, match="lacks 1 tensor: upsample1.bias"):
         model.load_state_dict({n: t for n, t in official.items() if n != "upsample1.bias"})
-    with pytest.raises(InputError, match="has unexpected 1 tensors: extra"):
+    with pytest.raises(InputError, match="has 1 unexpected tensor: extra"):
         model.load_state_dict(official | {"extra": torch.zeros(1)})
     with pytest.raises(InputError, match=re.escape("shape (3,)")):
         model.load_state_dict(official | {"upsample1.bias": torch.zeros(3)})
@@ -285,10 +286,21 @@ def test_cat_segs_own_keys_mean_the_same():
 @pytest.mark.parametrize(
     "key, value, message",
     [
-        ("MODEL.SEM_SEG_HEAD.TEXT_GUIDANCE_DIM", "512", "has 128"),
-        ("MODEL.SEM_SEG_HEAD.POOLING_SIZES", "[1]", "NUM_LAYERS"),
+        (f"{HEAD}.TEXT_GUIDANCE_DIM", "512", "must be 128, the embedding of ViT-Mini-8, it is 512"),
+        (f"{HEAD}.TEXT_GUIDANCE_PROJ_DIM", "0", "must be at least 1"),
+        (f"{HEAD}.APPEARANCE_GUIDANCE_DIM", "512", "must be 128, the channels of the guidance"),
+        (f"{HEAD}.NUM_LAYERS", "-1", "must be 0 or more"),
+        (f"{HEAD}.POOLING_SIZES", "[1]", "NUM_LAYERS"),
+        (f"{HEAD}.POOLING_SIZES", "[3, 1]", "each a divisor of FEATURE_RESOLUTION"),
+        (f"{HEAD}.NUM_HEADS", "3", "a divisor of HIDDEN_DIMS"),
+        (f"{HEAD}.FEATURE_RESOLUTION", "[16]", "two whole numbers"),
+        (f"{HEAD}.FEATURE_RESOLUTION", "[16, 8]", "square"),
+        (f"{HEAD}.WINDOW_SIZES", "7", "a divisor of FEATURE_RESOLUTION"),
+        (f"{HEAD}.DECODER_DIMS", "[32]", "two whole numbers"),
+        (f"{HEAD}.DECODER_DIMS", "[50, 16]", "groups of 16 channels"),
+        (f"{HEAD}.DECODER_GUIDANCE_PROJ_DIMS", "[16, 32]", "less than what its step gets"),
+        (f"{HEAD}.PROMPT_LENGTH", "4", "must be 0"),
         ("MODEL.CAT_SEG.GUIDANCE_BLOCKS", "(0, 9)", "two of the 4 blocks"),
-        ("MODEL.SEM_SEG_HEAD.PROMPT_LENGTH", "4", "must be 0"),
         ("TEST.WINDOW.CANVAS", "700", "do not cover"),
     ],
 )

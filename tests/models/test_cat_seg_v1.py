@@ -56,7 +56,7 @@ def test_the_guidance_backbone_starts_from_detectron2s_pickles(tmp_path):
 
     key = ["MODEL.CAT_SEG.BACKBONE_WEIGHTS"]
     assert read(arrays).patch_embed.proj.bias.eq(1).all()
-    with pytest.raises(InputError, match="swin.pkl lacks 1 tensors .*patch_embed.proj.weight"):
+    with pytest.raises(InputError, match="swin.pkl lacks 1 tensor of .*patch_embed.proj.weight"):
         read({n: a for n, a in arrays.items() if n != "patch_embed.proj.weight"})
     with pytest.raises(InputError, match="swin.pkl does not fit D2SwinTransformer"):
         read(arrays | {"patch_embed.proj.bias": np.ones(5, np.float32)})
@@ -84,3 +84,17 @@ def test_version_1_segments_with_each_backbone():
         for sliding in (False, True):
             model.sliding = sliding
             assert scores(model, tall).shape == (2, 20, 30)
+
+
+def test_guidance_that_does_not_fit_the_backbone_is_refused():
+    opts = ["MODEL.CAT_SEG.GUIDANCE", "backbone", "MODEL.BACKBONE.NAME", "GuidanceSwin"]
+    opts += ["MODEL.SWIN.EMBED_DIM", "16", "MODEL.SWIN.DEPTHS", "[1, 1, 1]"]
+    opts += ["MODEL.SWIN.NUM_HEADS", "[1, 2, 4]", "MODEL.SWIN.OUT_FEATURES"]
+    head = "MODEL.SEM_SEG_HEAD."
+    with pytest.raises(InputError, match="gives res3, res4 and not res2, which guide"):
+        build(*opts, "['res3', 'res4']")
+    opts += ["['res2', 'res3', 'res4']", f"{head}APPEARANCE_GUIDANCE_DIM"]
+    with pytest.raises(InputError, match="APPEARANCE_GUIDANCE_DIM must be 64"):
+        build(*opts, "32")
+    with pytest.raises(InputError, match=r"DECODER_GUIDANCE_DIMS must be \[32, 16\]"):
+        build(*opts, "64", f"{head}DECODER_GUIDANCE_DIMS", "[16, 32]")

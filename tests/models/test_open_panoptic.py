@@ -229,7 +229,7 @@ def test_wrong_checkpoints_are_refused_with_the_way_out(tmp_path):
         (diffusion, "SOURCE diffusion, the model's is pyramid"),
         ({"visual.proj": torch.zeros(2)}, "no panoptic checkpoint"),
         ({n: t for n, t in state.items() if "decoder_norm" not in n}, "lacks 2 tensors"),
-        (state | {"backbone.more": torch.zeros(1)}, "unexpected 1 tensors: backbone.more"),
+        (state | {"backbone.more": torch.zeros(1)}, "1 unexpected tensor: backbone.more"),
         (state | {first: torch.zeros(9, 64)}, r"shape \(9, 64\), the model needs \(7, 64\)"),
     ):
         with pytest.raises(InputError, match=words):

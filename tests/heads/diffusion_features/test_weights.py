@@ -114,8 +114,8 @@ def test_other_models_are_refused_by_the_tensor_that_tells(compvis, tmp_path):
     unet = "model.diffusion_model."
     key = f"{unet}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
     wrong = {
-        "its U-Net lacks 1 tensors .conv_out.bias": {f"{unet}out.2.bias": None},
-        "its U-Net has unexpected 1 tensors .label_emb.0": {f"{unet}label_emb.0": torch.ones(2)},
+        "its U-Net lacks 1 tensor .conv_out.bias": {f"{unet}out.2.bias": None},
+        "its U-Net has 1 unexpected tensor .label_emb.0": {f"{unet}label_emb.0": torch.ones(2)},
         r"attn2.to_k.weight of its U-Net is float32 .16, 32.,.*needs floats .16, 24.": {
             key: torch.ones(16, 32)
         },

@@ -4,7 +4,7 @@
 
 1. draws the mini worlds (output/mini_world),
 2. measures how well the dense features of the shipped mini CLIP recognise regions,
-3. distils it twice for a minute or two, from image patches and from proposals, and measures again,
+3. distils it twice for two minutes, from image patches and from proposals, and measures again,
 4. measures the shipped weights, which were distilled by the same commands for longer,
 5. trains CAT-Seg on the seen classes twice, on the original CLIP and on CLIPSelf's, and evaluates on all
    classes and on the second world,

@@ -112,6 +112,7 @@ def call_together(commands: Mapping[str, Sequence[str]], worlds: Path) -> None:
     threads = str(max(1, torch.get_num_threads() // AT_ONCE))
     environment = {**os.environ, "CLIPSELF_SEG_MINI": str(worlds)}
     environment |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    environment["TQDM_MININTERVAL"] = "10"  # seconds: a bar's every state is a line here
     with ThreadPoolExecutor(AT_ONCE) as pool:
         codes = pool.map(lambda name: _follow(name, commands[name], environment), commands)
     for (name, words), code in zip(commands.items(), codes):
@@ -126,6 +127,7 @@ def _follow(name: str, words: Sequence[str], environment: Mapping[str, str]) -> 
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen([sys.executable, *words], cwd=ROOT, env=environment, **pipes) as process:
         for line in process.stdout or ():
-            sys.stdout.write(f"[{name}] {line}")
-            sys.stdout.flush()
+            if line.strip():
+                sys.stdout.write(f"[{name}] {line}")
+                sys.stdout.flush()
     return process.returncode

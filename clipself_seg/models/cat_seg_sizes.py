@@ -14,6 +14,10 @@ from clipself_seg.heads.cost_aggregator import AggregatorSizes
 
 # Prompt sets by the names of CAT-Seg's MODEL.PROMPT_ENSEMBLE_TYPE.
 TEMPLATES = {"single": "cat_seg", "imagenet": "openai80", "plain": "single"}
+SINGLE: tuple[str, ...] = ("HIDDEN_DIMS", "NUM_HEADS", "WINDOW_SIZES", "APPEARANCE_GUIDANCE_DIM")
+SINGLE += ("APPEARANCE_GUIDANCE_PROJ_DIM", "TEXT_GUIDANCE_PROJ_DIM")
+PAIRS: tuple[str, ...] = ("FEATURE_RESOLUTION", "DECODER_DIMS")
+PAIRS += ("DECODER_GUIDANCE_DIMS", "DECODER_GUIDANCE_PROJ_DIMS")
 
 
 class Size(NamedTuple):
@@ -67,25 +71,15 @@ def _positive(sizes: Sequence[int]) -> bool:
 
 def _lengths(head: CfgNode) -> Iterator[Size]:
     """How many numbers, and that each is one; the other tests count on it."""
-    singles = ("HIDDEN_DIMS", "NUM_HEADS", "WINDOW_SIZES", "APPEARANCE_GUIDANCE_DIM")
-    singles += ("TEXT_GUIDANCE_PROJ_DIM", "APPEARANCE_GUIDANCE_PROJ_DIM")
-    for key in singles:
+    for key in SINGLE:
         yield Size(key, "at least 1", _positive([head[key]]))
     yield Size("NUM_LAYERS", "0 or more", head.NUM_LAYERS >= 0)
-    counted = (
-        (2, "two whole numbers", "FEATURE_RESOLUTION"),
-        (2, "two whole numbers", "DECODER_DIMS"),
-        (2, "two whole numbers", "DECODER_GUIDANCE_DIMS"),
-        (2, "two whole numbers", "DECODER_GUIDANCE_PROJ_DIMS"),
-        (
-            head.NUM_LAYERS,
-            f"one number for each of NUM_LAYERS {head.NUM_LAYERS}",
-            "POOLING_SIZES",
-        ),
-    )
-    for count, wanted, key in counted:
-        fits = len(head[key]) == count and _positive(head[key])
-        yield Size(key, f"{wanted}, each at least 1", fits)
+    for key in PAIRS:
+        pair = len(head[key]) == 2 and _positive(head[key])
+        yield Size(key, "two whole numbers, each at least 1", pair)
+    layers, pooling = head.NUM_LAYERS, head.POOLING_SIZES
+    one_each = len(pooling) == layers and _positive(pooling)
+    yield Size("POOLING_SIZES", f"one number for each of NUM_LAYERS {layers}", one_each)
     for key in ("PROMPT_DEPTH", "PROMPT_LENGTH"):
         yield Size(key, "0, prompt tuning is not there", head[key] == 0)
 

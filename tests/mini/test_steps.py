@@ -1,0 +1,34 @@
+"""The quickstart's commands side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipself_seg.errors import InputError
+from clipself_seg.mini.steps import AT_ONCE, call_together
+
+
+def python(*lines: str) -> list[str]:
+    return ["-c", "\n".join(["import os, sys", *lines])]
+
+
+def test_lines_bear_the_name_of_their_command_and_commands_share_the_cores(capfd):
+    told = "print(os.environ['OMP_NUM_THREADS'], os.environ['CLIPSELF_SEG_MINI'])"
+    commands = {"one": python(told), "two": python("print('up', file=sys.stderr)", told)}
+    call_together(commands, Path("worlds"))
+    threads = max(1, torch.get_num_threads() // AT_ONCE)
+    lines = capfd.readouterr().out.splitlines()
+    assert sum(line.startswith("$ python -c") for line in lines) == 2
+    assert [line for line in lines if line.startswith("[one]")] == [f"[one] {threads} worlds"]
+    assert {"[two] up", f"[two] {threads} worlds"} <= set(lines)
+
+
+def test_a_command_that_fails_is_named_and_the_others_come_to_their_end(tmp_path):
+    done = tmp_path / "done"
+    commands = {"bad": python("sys.exit(3)"), "good": python(f"open({str(done)!r}, 'w')")}
+    with pytest.raises(InputError, match=r"this step failed: python -c (.|\n)*after \[bad\]"):
+        call_together(commands, tmp_path)
+    assert done.exists()

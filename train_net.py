@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import re
 import sys
 
@@ -65,10 +66,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Arguments of a command line, ``--sizes`` as part of ``opts``.
+    """Arguments of a command line, ``--sizes`` and ``--sweep`` as part of ``opts``.
 
     Raises:
-        InputError: ``--sizes`` without a number, or with one that is not whole.
+        InputError: ``--sizes`` without a number, or with one that is not whole; something else than
+            numbers after ``--sweep``.
     """
     args = parser().parse_args(arguments)
     # argparse gives KEY VALUE pairs that follow --sizes to --sizes.
@@ -77,9 +79,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if args.sizes:
         opts += ["TEST.REGIONS.SIZES", f"({', '.join(_sides(words or args.sizes))},)"]
     if args.sweep is not None:
-        shares = list(itertools.takewhile(_is_number, args.sweep))
-        opts = args.sweep[len(shares) :] + opts
-        opts += ["TEST.PANOPTIC.SWEEP", f"({', '.join(shares or SWEEP)},)"]
+        words = list(itertools.takewhile(lambda word: not _is_key(word), args.sweep))
+        opts = args.sweep[len(words) :] + opts
+        opts += ["TEST.PANOPTIC.SWEEP", f"({', '.join(_shares(words) or SWEEP)},)"]
     args.opts = opts
     return args
 
@@ -94,12 +96,22 @@ def _sides(words: list[str]) -> list[str]:
     return [side for word in words for side in word.split(",") if side]
 
 
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
+def _is_key(word: str) -> bool:
+    """Whether a word is a configuration key: sections have capital letters."""
+    return re.match("[A-Z]", word) is not None
+
+
+def _shares(words: list[str]) -> list[str]:
+    """The numbers of ``--sweep``, which may have commas between them."""
+    shares = [share for word in words for share in word.split(",") if share]
+    for share in shares:
+        try:
+            usable = math.isfinite(float(share))
+        except ValueError:
+            usable = False
+        if not usable:
+            raise InputError(f'--sweep takes numbers, such as --sweep 0 0.5 1, got "{share}"')
+    return shares
 
 
 @report_input_errors

@@ -47,7 +47,8 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 def report_input_errors(main: Callable[P, int | None]) -> Callable[P, int]:
     """Turn an `InputError` that escapes a command into one line on stderr and exit status 2.
 
-    So with trouble of the file system: a full disk, a folder that may not be written.
+    So with trouble of the file system: a full disk, a folder that may not be written. Ctrl-C is one
+    line and status 130.
     """
 
     @functools.wraps(main)
@@ -57,6 +58,9 @@ def report_input_errors(main: Callable[P, int | None]) -> Callable[P, int]:
         except InputError as error:
             sys.stderr.write(f"error: {error}\n")
             return 2
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted; what is complete stays, and the same command goes on\n")
+            return 130
         except OSError as error:
             if error.strerror is None or isinstance(error, BrokenPipeError):
                 raise

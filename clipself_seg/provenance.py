@@ -30,6 +30,16 @@ def _git(root: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
+def _processor() -> str:
+    """What the CPU is called; `platform` has no name for it on most Linux systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
 def provenance(
     *,
     config: str | None = None,
@@ -54,9 +64,7 @@ def provenance(
         "command": " ".join(sys.argv),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "device": (
-            torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
-        ),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
         "seed": seed,
         "weights_hash": weights_hash,
         "config": config,

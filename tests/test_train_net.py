@@ -62,11 +62,23 @@ def start(*arguments):
 
 
 @pytest.mark.parametrize(
-    "words, grid", [([], None), (["0", "1e-1"], "(0, 1e-1,)"), (["-0.5"], "(-0.5,)")]
+    "words, grid",
+    [
+        ([], None),
+        (["0", "1e-1"], "(0, 1e-1,)"),
+        (["-0.5"], "(-0.5,)"),
+        (["0,0.5,1"], "(0, 0.5, 1,)"),
+    ],
 )
 def test_numbers_after_sweep_are_the_grid_whatever_their_spelling(words, grid):
     key, value = train_net.parse(["--sweep", *words]).opts
     assert key == "TEST.PANOPTIC.SWEEP" and value == (grid or f"({', '.join(train_net.SWEEP)},)")
+
+
+@pytest.mark.parametrize("wrong", ["foo", "nan", "0.5;1"])
+def test_a_share_that_is_no_number_is_named(wrong):
+    with pytest.raises(InputError, match=f'such as --sweep 0 0.5 1, got "{wrong}"'):
+        train_net.parse(["--sweep", "0", wrong, "MODEL.DEVICE", "cpu"])
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported():
@@ -132,7 +144,7 @@ def test_two_processes_train_and_evaluate_like_one(tmp_path, datasets):
         assert (tensor - right.state_dict()[name]).abs().mean() < 1e-5, name
 
 
-def test_evaluation_of_sizes_and_of_a_checkpoint(tmp_path, datasets):
+def test_evaluation_of_sizes_and_of_a_checkpoint(tmp_path, datasets, capsys):
     tested = {"DATASETS__TEST": "('coco_2017_val_panoptic',)"}
     assert train_net.main(words(tmp_path, **tested)) == 0
     trained = json.loads((tmp_path / "results.json").read_text())
@@ -150,6 +162,15 @@ def test_evaluation_of_sizes_and_of_a_checkpoint(tmp_path, datasets):
     # What the training wrote about itself is still there.
     assert json.loads((tmp_path / "results.json").read_text()) == trained
     assert (tmp_path / "config.yaml").read_text() == config
+    last = max((tmp_path / "checkpoints").glob("*.safetensors"))
+    older = words(tmp_path / "own", "--eval-only", **tested, MODEL__WEIGHTS=last)
+    assert train_net.main(older) == 0
+    loaded = json.loads((tmp_path / "own" / "results.json").read_text())
+    assert loaded["results"] == trained["results"]
+    assert train_net.main([*older, "MODEL.CLIP.WEIGHTS", "mini"]) == 2
+    assert (
+        f"{last} is a training checkpoint of a run with other original" in capsys.readouterr().err
+    )
     assert train_net.main(words(tmp_path / "own", "--eval-only", **tested)) == 0
     assert {"config.yaml", "results.json"} <= set(os.listdir(tmp_path / "own"))
 

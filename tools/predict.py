@@ -120,7 +120,7 @@ def main() -> int:
     failed = predict_files(results, found)
     total = len(found.photos) + len(found.failed)
     sys.stdout.write(f"{total - len(failed)} of {total} segmented, in {arguments.output}\n")
-    return 1 if failed else 0
+    return 2 if len(failed) == total else 1 if failed else 0
 
 
 def _refuse(arguments: argparse.Namespace, options: tuple[str, ...]) -> None:

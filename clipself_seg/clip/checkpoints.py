@@ -10,7 +10,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -71,12 +71,12 @@ def _is_safetensors(path: Path) -> bool:
         raise InputError(
             f"{path} cannot be read ({error.strerror}); make it readable, or give another"
         ) from None
-    if start.startswith((b"PK", b"\x80")):  # torch's archives, and the pickles of old versions
-        return False
-    # The length of a JSON object, which safetensors limits to 100 MB, and the object.
+    # The length of a JSON object, which safetensors limits to 100 MB, and the object. Its first byte
+    # may be any: that of a pickle, too.
     if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= 100_000_000:
         return True
-    return path.suffix.lower() == ".safetensors"
+    known = start.startswith((b"PK", b"\x80"))  # torch's archives, and the pickles of old versions
+    return not known and path.suffix.lower() == ".safetensors"
 
 
 def _facts(stored: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -120,6 +120,7 @@ def safe_torch_load(path: str | os.PathLike[str]) -> Any:
     """
     try:
         with open(path, "rb") as file:  # given a path, torch goes by its suffix
+            _check_sums(file)
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split("GLOBAL ")[-1].split(" ")[0] if "GLOBAL" in str(error) else ""
@@ -132,6 +133,15 @@ def safe_torch_load(path: str | os.PathLike[str]) -> Any:
         raise InputError(
             f"{path} is truncated or no PyTorch file ({in_short(error)}); fetch it again"
         ) from None
+
+
+def _check_sums(file: BinaryIO) -> None:
+    """Compare the bytes of a zip archive with its checksums, which torch does not look at."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
+    file.seek(0)
 
 
 def unwrap(content: Any, path: Path) -> dict[str, Tensor]:

@@ -79,6 +79,24 @@ class ClassTexts:
         self._state_of_kept: State | None = None
         self._kept: dict[Names, Tensor] = {}
 
+    def check(self, names: Names) -> None:
+        """Refuse what open_clip would cut without a word, so that classes may become the same.
+
+        Raises:
+            InputError: a name with more tokens than CLIP reads.
+        """
+        longest = max(TEMPLATES[self.templates], key=len)
+        for name in (name for synonyms in names for name in synonyms):
+            prompt = longest.format(name)
+            # A token is a byte at least, and most names are short of the limit by far.
+            if 2 * len(prompt.encode()) <= self.clip.context_length:
+                continue
+            if self.clip.token_count(prompt) > self.clip.context_length:
+                raise InputError(
+                    f'"{prompt[:60]}..." has more than the {self.clip.context_length} tokens that CLIP '
+                    "reads: shorten the name of the class"
+                )
+
     def embed(self, names: Names) -> Tensor:
         """Unit vectors (T, P, E), one for each class and template.
 
@@ -119,20 +137,11 @@ class ClassTexts:
     def _tokenize(self, names: Names) -> tuple[Tensor, list[int]]:
         if self._tokens is None or self._tokens[0] != names:
             templates = TEMPLATES[self.templates]
+            self.check(names)
             prompts = [t.format(name) for synonyms in names for name in synonyms for t in templates]
             tokens = self.clip.tokenize(prompts)
-            self._refuse_cut(prompts, tokens)
             self._tokens = names, tokens, [len(n) for n in names]
         return self._tokens[1], self._tokens[2]
-
-    def _refuse_cut(self, prompts: Sequence[str], tokens: Tensor) -> None:
-        """open_clip cuts a long text without a word, and classes may become the same."""
-        for index in tokens[:, -1].nonzero()[:, 0].tolist():
-            if self.clip.token_count(prompts[index]) > self.clip.context_length:
-                raise InputError(
-                    f'"{prompts[index][:60]}..." has more than the {self.clip.context_length} tokens that '
-                    "CLIP reads: shorten the name of the class"
-                )
 
     def _run(self, tokens: Tensor) -> Tensor:
         if torch.is_grad_enabled():

@@ -205,7 +205,9 @@ def load_clip(name: str, weights: str | os.PathLike[str] | None) -> DenseCLIP:
     architecture = find_architecture(name)
     if weights is None:
         return DenseCLIP(architecture=architecture, quick_gelu=architecture.quick_gelu).eval()
-    checkpoint, published = _locate(architecture, os.fspath(weights))
+    if not (given := os.fspath(weights)):
+        raise InputError(f'no weights "" for {name}: give a file or a tag, or None for random ones')
+    checkpoint, published = _locate(architecture, given)
     quick_gelu, notes = choose_activation(architecture, checkpoint, published)
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
         clip = DenseCLIP(

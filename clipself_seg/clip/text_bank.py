@@ -102,7 +102,8 @@ class TextBank:
                 self._memory[key] = compute() if stored is None else stored
             if stored is None:
                 self._to_disk(key)
-        return self._memory[key].to(self.clip.logit_scale.device)
+        # A copy: what a caller does to it stays with the caller.
+        return self._memory[key].to(self.clip.logit_scale.device, copy=True)
 
     @contextlib.contextmanager
     def _whoever_asks(self) -> Iterator[None]:
@@ -172,17 +173,15 @@ class TextBank:
 
 def _as_synonyms(words: Vocabulary | str | Sequence[str | Sequence[str]]) -> list[tuple[str, ...]]:
     if isinstance(words, str):
-        return [(words,)]
+        words = [words]
     if isinstance(words, Vocabulary):
         return [tuple(entry.names) for entry in words.classes]
     return [_synonyms(index, word) for index, word in enumerate(words)]
 
 
 def _synonyms(index: int, word: str | Sequence[str]) -> tuple[str, ...]:
-    if isinstance(word, str):
-        return (word,)
-    names = tuple(word) if isinstance(word, Iterable) else ()
-    if not names or not all(isinstance(name, str) for name in names):
+    names = (word,) if isinstance(word, str) else tuple(word) if isinstance(word, Iterable) else ()
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise InputError(
             f"class {index} of the vocabulary is {word!r:.80}; give a name, or at least one in a list "
             "of synonyms"

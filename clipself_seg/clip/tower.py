@@ -197,13 +197,20 @@ def train_last_blocks(tower: ImageTower, count: int, names: Iterable[str] = (DEN
         names: features that the loss reads: parameters that none of them touches stay frozen.
 
     Raises:
-        InputError: more blocks than there are.
+        InputError: more blocks than there are, or only such as no feature passes.
     """
     depth = len(tower.blocks)
     if not -1 <= count <= depth:
         raise InputError(f"{count} trainable blocks asked of a tower of {depth}; use -1 for all")
     first = 0 if count == -1 else depth - count
-    trained = {f"block{i}" for i in range(first, tower.deepest(names) + 1)}
+    deepest = tower.deepest(names := list(names))
+    trained = {f"block{i}" for i in range(first, deepest + 1)}
+    if count and not trained:
+        raise InputError(
+            f"{count} trainable blocks of {depth} begin with block{first}, but the features "
+            f"{', '.join(names)} end with block{deepest}: nothing would train; give "
+            f"{depth - deepest} or more, or 0 to freeze all"
+        )
     for name, parameters in tower.layer_groups().items():
         for parameter in parameters:
             parameter.requires_grad_(name in trained)

@@ -36,6 +36,7 @@ def _decays(value: Sequence[Any]) -> bool:
 AT_LEAST_ONE = (
     "INPUT.REGIONS.STUDENT_SIZE",
     "INPUT.REGIONS.MAX_SPLIT",
+    "MODEL.MASK_FORMER.TRAIN_NUM_POINTS",
     "SOLVER.IMS_PER_BATCH",
     "SOLVER.MAX_ITER",
     "SOLVER.CHECKPOINT_PERIOD",
@@ -78,8 +79,24 @@ CHECKS: tuple[Check, ...] = (
     *(Check(key, "in [0, 1]", lambda value: 0 <= value <= 1) for key in SHARES),
     *(Check(key, "1, 0, or -1 for the kind's own", lambda v: v in (-1, 0, 1)) for key in SWITCHES),
     *(Check(key, "whole numbers of pixels, each at least 1", _sides) for key in SIDES),
+    # Keys of Detectron2 and CAT-Seg that would ask for what is not there.
+    Check(
+        "SOLVER.LR_SCHEDULER_NAME",
+        '"WarmupCosineLR" or "WarmupMultiStepLR", and SOLVER.SCHEDULE tells which',
+        lambda value: value in ("WarmupCosineLR", "WarmupMultiStepLR"),
+    ),
+    Check("SOLVER.BASE_LR_END", "0, where the cosine ends", lambda value: value == 0),
+    Check("SOLVER.OPTIMIZER", '"ADAMW", there is no other', lambda value: value == "ADAMW"),
+    Check("TEST.AUG.ENABLED", "False, pictures are not flipped", lambda value: not value),
+    Check(
+        "INPUT.DATASET_MAPPER_NAME",
+        '"mask_former_semantic"; the model decides how pictures are read',
+        lambda value: value == "mask_former_semantic",
+    ),
+    Check("MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO", "in [0, 1]", lambda v: 0 <= v <= 1),
+    Check("MODEL.MASK_FORMER.OVERSAMPLE_RATIO", "1 or more", lambda value: 1 <= value < math.inf),
     Check("TEST.WINDOW.OVERLAP", "0 or more, and less than 1", lambda value: 0 <= value < 1),
-    Check("SEED", "0 or more, for every run here is repeatable", lambda value: value >= 0),
+    Check("SEED", "in [0, 2^32), for every run here is repeatable", lambda v: 0 <= v < 2**32),
     Check("INPUT.REGIONS.CROP_SCALE", "greater than 0", lambda value: value > 0),
     Check("MODEL.CLIPSELF.LOSS_WEIGHT", "greater than 0, and finite", lambda v: 0 < v < math.inf),
     Check("TEST.REGIONS.READ", "at least one way of reading a region", lambda v: len(v) > 0),
@@ -92,6 +109,18 @@ CHECKS: tuple[Check, ...] = (
 )
 
 RELATIONS: tuple[Relation, ...] = (
+    Relation(
+        "TEST.PANOPTIC.SWEEP",
+        "MODEL.META_ARCHITECTURE",
+        "empty but for OpenPanoptic, which has the two exponents",
+        lambda sweep, model: not sweep or model == "OpenPanoptic",
+    ),
+    Relation(
+        "TEST.REGIONS.SIZES",
+        "MODEL.META_ARCHITECTURE",
+        "empty but for CLIPSelf and RegionReader, which read regions at several sizes",
+        lambda sizes, model: not sizes or model in ("CLIPSelf", "RegionReader"),
+    ),
     Relation(
         "INPUT.REGIONS.MIN_AREA",
         "INPUT.REGIONS.MAX_AREA",

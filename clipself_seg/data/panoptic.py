@@ -136,14 +136,14 @@ def read_segments(record: dict[str, Any], thing_ids: frozenset[int]) -> Segments
         category_ids=np.array([info["category_id"] for info in infos], dtype=np.int64),
         boxes=np.array([_box(info, ids, thing_ids) for info in infos]).reshape(-1, 4),
     )
+    _check_boxes(segments, record)
     keep = area_within(segments.boxes, MIN_BOX_AREA, MAX_BOX_AREA)
     return Segments(ids, *(values[keep] for values in segments[1:]))
 
 
 def _check_agreement(ids: np.ndarray, record: dict[str, Any]) -> None:
-    png, stated = record["pan_seg_file_name"], [info["id"] for info in record["segments_info"]]
-    entry = f"entry of image {record['image_id']} in {record.get('panoptic_json', 'the JSON')}"
-    where = f"panoptic PNG {png} and the {entry} disagree"
+    stated = [info["id"] for info in record["segments_info"]]
+    where = _disagreement(record)
     size = (record.get("height", ids.shape[0]), record.get("width", ids.shape[1]))
     if ids.shape != size:
         raise InputError(
@@ -157,6 +157,23 @@ def _check_agreement(ids: np.ndarray, record: dict[str, Any]) -> None:
             f"{where}: segments {sorted(painted - set(stated))[:5]} only in the PNG, "
             f"{sorted(set(stated) - painted)[:5]} only in the JSON; take both from one release"
         )
+
+
+def _check_boxes(segments: Segments, record: dict[str, Any]) -> None:
+    """Boxes lie in their pictures, but for a pixel of rounding."""
+    height, width = segments.ids.shape
+    outside = (segments.boxes < -1) | (segments.boxes > np.array([width, height] * 2) + 1)
+    for index in np.flatnonzero(outside.any(axis=1))[:1]:
+        raise InputError(
+            f"{_disagreement(record)}: the box of segment {segments.segment_ids[index]}, "
+            f"{segments.boxes[index].tolist()}, is not in the picture of {width} x {height} pixels; "
+            "take both from one release"
+        )
+
+
+def _disagreement(record: dict[str, Any]) -> str:
+    entry = f"entry of image {record['image_id']} in {record.get('panoptic_json', 'the JSON')}"
+    return f"panoptic PNG {record['pan_seg_file_name']} and the {entry} disagree"
 
 
 def _box(info: dict[str, Any], ids: np.ndarray, thing_ids: frozenset[int]) -> np.ndarray:

@@ -50,4 +50,6 @@ def stated_size(record: Record) -> tuple[int, int] | None:
 
 def chw(image: np.ndarray) -> Tensor:
     """(..., H, W, 3) -> (..., 3, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, -3)))
+    channels = np.ascontiguousarray(np.moveaxis(image, -1, -3))
+    # Pillow's own memory, which a picture of one pixel still is, may not be written.
+    return torch.from_numpy(channels if channels.flags.writeable else channels.copy())

@@ -167,7 +167,10 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
     if isinstance(content, list):
         if not all(isinstance(entry, str) for entry in content):
             raise InputError(f'{path}: a list has to hold names only, such as ["dog|puppy", "cat"]')
-        return Vocabulary.from_names(content, name=path.stem)
+        classes = [{"names": split_synonyms(entry)} for entry in content]
+        # CAT-Seg's own list of ADE20K's classes has names twice, and is used as it is.
+        twice = path.name in CLASS_FILES
+        content = {"name": path.stem, "classes": classes, "allow_duplicate_names": twice}
     return _parse(content, origin=str(path))
 
 

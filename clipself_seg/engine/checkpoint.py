@@ -182,6 +182,31 @@ def unpack_model(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
         parameter.copy_(stored[name])
 
 
+def is_training_state(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether names are those of `pack`."""
+    return all(name.startswith(("model/", "optimizer/")) for name in tensors)
+
+
+def load_training_state(path: Path, model: nn.Module) -> None:
+    """The trained parameters of a checkpoint for a model that has the others already.
+
+    Args:
+        path: written by `CheckpointFolder.save`.
+        model: with `original_hash`.
+
+    Raises:
+        InputError: the file is damaged, or of a run with another model or other initial weights.
+    """
+    tensors, facts = read_state(path)
+    unpack_model(tensors, model)
+    original = getattr(model, "original_hash", str)()
+    if facts["run"]["original weights"] != original:
+        raise InputError(
+            f"{path} is a training checkpoint of a run with other original weights: give the "
+            "configuration and the MODEL.CLIP.WEIGHTS of that run"
+        )
+
+
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Name -> parameter of everything that requires a gradient."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}

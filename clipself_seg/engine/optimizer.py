@@ -79,7 +79,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group.get("lr_multiplier", 1.0)
 
 
-def learning_rate(step: int, *, base: float, warmup: int, total: int) -> float:
+def learning_rate(
+    step: int, *, base: float, warmup: int, total: int, factor: float | None = None
+) -> float:
     """The rate of a step: a linear warm-up, then a cosine that would reach 0 at step `total`.
 
     Args:
@@ -87,10 +89,21 @@ def learning_rate(step: int, *, base: float, warmup: int, total: int) -> float:
         base: rate of the last step of the warm-up; the first one has base / warmup.
         warmup: steps, may be 0.
         total: steps of the run.
+        factor: share of the rate that the warm-up starts from, and the cosine begins with it, as in
+            Detectron2's WarmupCosineLR; None begins the cosine after the warm-up.
     """
+    if factor is None:
+        if step < warmup:
+            return base * (step + 1) / warmup
+        return _cosine((step - warmup) / (total - warmup), base)
     if step < warmup:
-        return base * (step + 1) / warmup
-    return 0.5 * base * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+        done = step / warmup
+        return (1 - done) * factor * base + done * _cosine(warmup / total, base)
+    return _cosine(step / total, base)
+
+
+def _cosine(done: float, base: float) -> float:
+    return 0.5 * base * (1 + math.cos(math.pi * done))
 
 
 def stepped_rate(

@@ -19,7 +19,12 @@ from clipself_seg import models
 from clipself_seg.clip.checkpoints import read_checkpoint
 from clipself_seg.clip.model import SHIPPED
 from clipself_seg.clip.weights import name_problem, signature_of, to_native
-from clipself_seg.engine.checkpoint import CheckpointFolder, unpack_model
+from clipself_seg.engine.checkpoint import (
+    CheckpointFolder,
+    is_training_state,
+    load_training_state,
+    unpack_model,
+)
 from clipself_seg.engine.evaluation import Evaluation, Results
 from clipself_seg.engine.logs import setup_logging
 from clipself_seg.engine.settings import TrainingSettings
@@ -98,7 +103,10 @@ def build_model(cfg: CfgNode) -> Any:
         if shipped and name == "CATSeg":
             # What is shipped holds what training changed; the rest is the CLIP that is there already.
             tensors = model.state_dict() | tensors
-        _load_weights(model, tensors, weights)
+        if is_training_state(tensors):
+            load_training_state(Path(weights), model)
+        else:
+            _load_weights(model, tensors, weights)
     return model.to(cfg.MODEL.DEVICE)
 
 

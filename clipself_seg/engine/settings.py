@@ -47,6 +47,7 @@ class TrainingSettings:
         loss_scaling: float16 gradients need it.
         accumulate: passes that a step's share of the batch is divided into.
         drops: steps at which the learning rate falls; None lets it fall as a cosine.
+        warmup_within: the cosine begins with the warm-up, not after it.
         shared: full keys and values that a resumed run has to share.
     """
 
@@ -71,6 +72,7 @@ class TrainingSettings:
     drops: tuple[int, ...] | None = None
     gamma: float = 0.1
     warmup_factor: float = 0.001
+    warmup_within: bool = False
     shared: Mapping[str, Any]
 
     @classmethod
@@ -99,13 +101,20 @@ class TrainingSettings:
             drops=tuple(solver.STEPS) if solver.SCHEDULE == "steps" else None,
             gamma=solver.GAMMA,
             warmup_factor=solver.WARMUP_FACTOR,
+            warmup_within=solver.LR_SCHEDULER_NAME == "WarmupCosineLR",
             shared={k: v for k, v in flatten(cfg) if not k.startswith(FREE_KEYS)},
         )
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
         if self.drops is None:
-            return learning_rate(step, base=self.base_lr, warmup=self.warmup, total=self.iterations)
+            return learning_rate(
+                step,
+                base=self.base_lr,
+                warmup=self.warmup,
+                total=self.iterations,
+                factor=self.warmup_factor if self.warmup_within else None,
+            )
         return stepped_rate(
             step,
             base=self.base_lr,

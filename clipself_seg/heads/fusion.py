@@ -74,7 +74,9 @@ def fuse_scores(
         clip_logits = torch.where(valid[:, None], clip_logits, 0)
     generator_QK, clip_QK = _log_probabilities(generator_logits), _log_probabilities(clip_logits)
     # Python's numbers alone would be rounded to float32.
-    exponent_K = torch.where(seen, clip_QK.new_tensor(alpha), clip_QK.new_tensor(beta))
+    exponent_K = torch.where(
+        seen, clip_QK.new_tensor(float(alpha)), clip_QK.new_tensor(float(beta))
+    )
     exponent_QK = exponent_K.expand_as(clip_QK)
     if valid is not None:
         exponent_QK = exponent_QK * valid[:, None]

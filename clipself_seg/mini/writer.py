@@ -83,7 +83,7 @@ def make_worlds(root: str | Path, size: WorldSize, processes: int = 2) -> bool:
     for spec in WORLDS.values():
         target = Path(root) / spec.name
         manifest = {"format": FORMAT, **dataclasses.asdict(size)}
-        if _read_manifest(target) == manifest:
+        if _read_manifest(target) == manifest and _is_whole(spec, target, size):
             continue
         written = True
         partial = target.with_name(f".{spec.name}.part")
@@ -102,6 +102,19 @@ def _read_manifest(folder: Path) -> Any:
         return json.loads((folder / "manifest.json").read_text())
     except (OSError, ValueError):
         return None
+
+
+def _is_whole(spec: WorldSpec, world: Path, size: WorldSize) -> bool:
+    """Whether no picture or map was lost since the world was written."""
+    for split in (*SPLITS, *((BASE,) if spec.name == "mini" else ())):
+        pictures = (split, "jpg"), (f"panoptic_{split}", "png"), (f"stuffthingmaps/{split}", "png")
+        for folder, suffix in pictures:
+            paths = (
+                world / folder / f"{index:06d}.{suffix}" for index in range(getattr(size, split))
+            )
+            if not all(path.is_file() for path in paths):
+                return False
+    return True
 
 
 def scene_of(spec: WorldSpec, split: str, index: int, seed: int) -> Scene:

@@ -135,9 +135,11 @@ class CATSeg(nn.Module):
             words: a vocabulary, or names; "dog|puppy" and "dog, puppy" are synonyms.
 
         Raises:
-            InputError: no class, or an empty name.
+            InputError: no class, an empty name, or one with more tokens than CLIP reads.
         """
-        self.names = class_names(words, self.all_synonyms)
+        names = class_names(words, self.all_synonyms)
+        self.texts.check(names)
+        self.names = names
         # Texts are the same where case and spaces alone differ.
         read = (", ".join(" ".join(n.casefold().split()) for n in names) for names in self.names)
         twice = sorted(name for name, count in Counter(read).items() if count > 1)
@@ -160,8 +162,6 @@ class CATSeg(nn.Module):
             probabilities, or if `output` is "labels" {"sem_seg_labels": (height, width) int64,
             "sem_seg_best": their probabilities}.
         """
-        if not self.names:
-            raise RuntimeError("call set_vocabulary before the model")
         if self.training:
             return self.losses(samples)
         with torch.no_grad():
@@ -182,37 +182,41 @@ class CATSeg(nn.Module):
 
         Classes that a window leaves out have -100.
         """
-        found = self._window_logits(self._normalise(windows.to(self.device).float()))
+        found = self._window_logits(self._inputs(windows.to(self.device).float()))
         return torch.stack([one.all_classes(len(self.names)) for one in found])
 
-    def _normalise(self, images: Tensor) -> Tensor:
+    def _inputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """RGB (B, 3, H, W) in 0..255, normalised as CLIP expects it, and as the backbone does."""
         mean, std = (_channels(values, images) for values in (self.clip.mean, self.clip.std))
-        return (images - 255 * mean) / (255 * std)
+        seen = (images - 255 * mean) / (255 * std)
+        if self.backbone is None:
+            return seen, seen
+        shift, scale = (_channels(values, images) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        return seen, (images - shift) / scale
 
-    def _window_logits(self, windows: Tensor) -> list[ClassLogits]:
-        """Of normalised windows (B, 3, S, S), resized to what CLIP expects."""
+    def _window_logits(self, given: tuple[Tensor, Tensor]) -> list[ClassLogits]:
+        """Of what `_inputs` gives, windows (B, 3, S, S), resized to what CLIP and backbone expect."""
+        if not self.names:
+            raise RuntimeError("call set_vocabulary before the model")
+        windows, guides = given
         with autocast(self.device, self.precision):
             text_TPE = self.texts.embed(self.names)
             inputs = resize(windows, self.clip_size)
             features = self.clip.visual.features(inputs, ("dense", *self.guidance_blocks))
-            guidance = self._guidance(windows, features)
+            guidance = self._guidance(guides, features)
             return [
                 self.aggregator.aggregate(dense, parts, text_TPE)
                 for dense, parts in zip(features["dense"], guidance)
             ]
 
-    def _guidance(self, windows: Tensor, features: Mapping[str, Tensor]) -> list[Guidance]:
+    def _guidance(self, guides: Tensor, features: Mapping[str, Tensor]) -> list[Guidance]:
         if self.backbone is None:
             first, second = (features[name] for name in self.guidance_blocks)
             maps = (features["dense"], self.upsample1(first), self.upsample2(second))
         else:
             # Its strides are 16, 8 and 4 where CLIP's patches may be of another side.
             height, width = self.aggregator.sizes.grid
-            seen = resize(windows, (16 * height, 16 * width))
-            mean, std = (_channels(v, windows) for v in (self.clip.mean, self.clip.std))
-            pixels = (seen * std + mean) * 255
-            shift, scale = (_channels(v, windows) for v in (IMAGENET_MEAN, IMAGENET_STD))
-            found = self.backbone((pixels - shift) / scale)
+            found = self.backbone(resize(guides, (16 * height, 16 * width)))
             maps = tuple(found[name] for name in GUIDES)
         return [Guidance(a, (b, c)) for a, b, c in zip(*maps)]
 
@@ -223,13 +227,13 @@ class CATSeg(nn.Module):
             sample.get("width", image.shape[2]),
         )
         if self.sliding:
-            views = self._window_logits(self._normalise(self.layout.views(image)))
+            views = self._window_logits(self._inputs(self.layout.views(image)))
             parts = sliding_probabilities(views, len(self.names), self.layout)
         else:
             d, (height, width) = max(1, self.size_divisibility), image.shape[1:]
             padding = (0, -width % d, 0, -height % d)
-            padded = F.pad(self._normalise(image.float()[None]), padding)
-            (found,) = self._window_logits(padded)
+            seen, guides = (F.pad(part, padding) for part in self._inputs(image.float()[None]))
+            (found,) = self._window_logits((seen, guides))
             parts = plain_probabilities(found, len(self.names), (height, width))
         if self.output == "labels":
             labels, best = best_class(parts, size)

@@ -84,6 +84,12 @@ def _check_frozen_parts(clip: DenseCLIP, tuned: DenseCLIP, path: str) -> None:
                     f"MODEL.CLIP.VISUAL_INIT {path}: its {group} is not that of MODEL.CLIP.WEIGHTS; "
                     "take the image tower that was distilled from these weights"
                 )
+    texts = zip(clip.text.state_dict().values(), tuned.text.state_dict().values())
+    if not all(torch.allclose(own, other, atol=2e-3, rtol=2e-3) for own, other in texts):
+        raise InputError(
+            f"MODEL.CLIP.VISUAL_INIT {path}: its text tower is not that of MODEL.CLIP.WEIGHTS; take a "
+            "CLIP that was distilled from these weights"
+        )
 
 
 def clip_parameters(clip: DenseCLIP, finetune: str) -> list[nn.Parameter]:

@@ -119,12 +119,14 @@ def _check_version(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) 
             "configs/semseg has *_vitb16 for 12 and *_vitl14_336 for 24"
         )
     first = "aggregator.conv1.weight"
-    if first not in tensors:
+    if not any(name.startswith("aggregator.") for name in tensors):
         raise InputError(
             "this is no CAT-Seg checkpoint: it has no aggregator; a CLIP alone belongs in "
             "MODEL.CLIP.WEIGHTS, a distilled image tower in MODEL.CLIP.VISUAL_INIT"
         )
-    has, needs = tensors[first].shape[1], wanted[first].shape[1]
+    # Detectron2's checkpointer leaves out what has another shape.
+    needs = wanted[first].shape[1]
+    has = tensors[first].shape[1] if first in tensors else needs
     if has != needs:
         raise InputError(
             f"this is a CAT-Seg checkpoint with {has} prompts as channels of the cost volume, the "

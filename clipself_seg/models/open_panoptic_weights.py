@@ -27,8 +27,12 @@ KEYS = {
     CLIP_HASH: "MODEL.CLIP.WEIGHTS (a distilled CLIP belongs in MODEL.CLIP_BRANCH.WEIGHTS)",
     SOURCE_HASH: "MODEL.DIFFUSION.WEIGHTS",
 }
-# Parameters of the losses, which nothing here needs.
-IGNORED = ("criterion.",)
+# Parameters of the losses, which nothing here needs, and what ODISE freezes: CLIP and Stable Diffusion, which
+# come from files of their own.
+IGNORED: tuple[str, ...] = ("criterion.", "pixel_mean", "pixel_std", "clip_head.clip.")
+IGNORED += ("category_head.clip.", "word_head.clip.", "backbone.feature_extractor.ldm_extractor.")
+# What is as wide as CLIP's embeddings.
+OF_CLIP = ("text_proj", "null_embed", "clip_project", "time_embed_project")
 GENERATOR = "generator."
 # First part of a name -> the variant and the source that have it.
 VARIANTS = {"word_head": "caption", "category_head": "label"}
@@ -72,7 +76,12 @@ def full_state(model: Any, state: Mapping[str, Any]) -> dict[str, Tensor]:
         if read[name].shape != target.shape:
             raise InputError(
                 f"the panoptic checkpoint has {name} of shape {tuple(read[name].shape)}, the model needs "
-                f"{tuple(target.shape)}: MODEL.MASK_FORMER and MODEL.PYRAMID give the sizes"
+                f"{tuple(target.shape)}: "
+                + (
+                    "MODEL.CLIP.NAME gives the size"
+                    if any(part in name for part in OF_CLIP)
+                    else "MODEL.MASK_FORMER and MODEL.PYRAMID give the sizes"
+                )
             )
     logger.info(
         "OpenPanoptic <- checkpoint: %d loaded, 0 missing, 0 unexpected, %d ignored; %d frozen tensors "

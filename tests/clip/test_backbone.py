@@ -12,6 +12,7 @@ from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from clipself_seg.clip.backbone import CLIPBackbone
 from clipself_seg.clip.model import CLIP_MEAN, CLIP_STD
 from clipself_seg.config import add_clipself_seg_config
+from clipself_seg.errors import InputError
 
 
 def config(*options):
@@ -68,6 +69,12 @@ def test_stock_sem_seg_fpn_head_trains_one_step(trainable):
     optimiser.step()
     changed = any(not torch.equal(a, b) for a, b in zip(before, model.backbone.parameters()))
     assert changed == (trainable == -1)
+
+
+def test_trainable_blocks_behind_the_features_are_refused():
+    cfg = config("MODEL.CLIP.OUT_FEATURES", ["block1"], "MODEL.CLIP.TRAINABLE_BLOCKS", 2)
+    with pytest.raises(InputError, match="block1 end with block1: nothing would train; give 3"):
+        build_backbone(cfg)
 
 
 def test_stock_feature_pyramid_takes_an_inner_block():

@@ -122,6 +122,11 @@ def test_text_tower_is_unmoved_by_what_follows_the_end_of_a_text(clip):
     torch.testing.assert_close(together[:1], alone, atol=1e-6, rtol=1e-5)
 
 
+def test_what_a_caller_does_to_embeddings_stays_with_the_caller(bank):
+    bank.embed(["cat", "dog"]).zero_()
+    torch.testing.assert_close(bank.embed(["cat", "dog"]).norm(dim=-1), torch.ones(2))
+
+
 def test_empty_vocabulary_and_unknown_templates_are_refused(clip, bank, tmp_path):
     with pytest.raises(InputError, match="vocabulary is empty"):
         bank.embed([])
@@ -129,7 +134,7 @@ def test_empty_vocabulary_and_unknown_templates_are_refused(clip, bank, tmp_path
         TextBank(clip, "vild", cache_dir=tmp_path)
 
 
-@pytest.mark.parametrize("wrong", [[], 3, None, ["cat", 3], b"cat"])
+@pytest.mark.parametrize("wrong", ["", " ", [], 3, None, ["cat", 3], ["cat", ""], b"cat"])
 def test_what_is_no_class_is_refused_by_its_place(bank, wrong):
     with pytest.raises(InputError, match="class 1 of the vocabulary is .*give a name"):
         bank.embed(["a", wrong])

@@ -327,6 +327,28 @@ def test_a_damaged_file_is_read_or_refused_by_name(tmp_path, kind):
     assert refused > 10
 
 
+def test_a_safetensors_file_may_begin_with_any_byte(tmp_path):
+    first = set()
+    for length in range(0, 264, 8):  # the header is filled up to eights
+        path = tmp_path / f"{length}.safetensors"
+        safetensors.torch.save_file(
+            {"visual.proj": torch.ones(2)}, path, metadata={"note": length * "x"}
+        )
+        first.add(path.read_bytes()[0])
+        assert read_checkpoint(path).format == "safetensors"
+    assert first == set(range(0, 256, 8))  # 0x80, with which a pickle begins, among them
+
+
+def test_changed_bytes_of_an_archive_are_found(tmp_path):
+    path = tmp_path / "x.pt"
+    torch.save({"visual.proj": torch.full((64, 64), 1 / 3)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"\xab\xaa\xaa\x3e") + 2000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="x.pt is truncated.*checksum of .*data/0"):
+        read_checkpoint(path)
+
+
 def test_torchscript_archive_with_a_foreign_name_is_refused(tmp_path):
     import zipfile
 

@@ -73,6 +73,10 @@ def test_regions_are_dropped_by_box_area_inclusive(scene):
     assert len(read_segments(scene, THINGS).boxes) == 2
     scene["segments_info"][1]["bbox"] = [1, 2, 8, 7.9]
     assert read_segments(scene, THINGS).category_ids.tolist() == [100]
+    ids = np.zeros((1025, 1024), dtype=np.int64)
+    ids[:20], ids[30:60] = 70000, 513
+    save_ids(scene["pan_seg_file_name"], ids)
+    scene |= {"width": 1024, "height": 1025}
     scene["segments_info"][1]["bbox"] = [0, 0, 1024, 1025]
     assert read_segments(scene, THINGS).category_ids.tolist() == [100]
 
@@ -109,12 +113,16 @@ def blank_png(record):
     save_ids(record["pan_seg_file_name"], np.zeros((20, 30), dtype=np.int64))
 
 
+def box_outside(record):
+    record["segments_info"][1]["bbox"] = [25, 2, 10, 12]
+
+
 def repeated(record):
     record["segments_info"].append(record["segments_info"][0])
 
 
 @pytest.mark.parametrize(
-    "spoil", [other_size, missing_in_png, missing_in_json, blank_png, repeated]
+    "spoil", [other_size, missing_in_png, missing_in_json, blank_png, box_outside, repeated]
 )
 def test_png_and_json_that_disagree_are_both_named(scene, spoil):
     spoil(scene)

@@ -167,6 +167,16 @@ def test_double_names_can_be_allowed(write, caplog):
     assert "more than once: bag" in caplog.text
 
 
+def test_cat_segs_own_list_with_names_twice_is_read_as_it_is(tmp_path, caplog):
+    names = load_vocabulary("ade20k_847").names
+    (tmp_path / "ade847.json").write_text(json.dumps(names))
+    assert load_vocabulary(tmp_path / "ade847.json").names == names
+    assert "more than once: bag" in caplog.text
+    (tmp_path / "mine.json").write_text(json.dumps(names))
+    with pytest.raises(InputError, match="more than once: bag"):
+        load_vocabulary(tmp_path / "mine.json")
+
+
 def test_unknown_names_and_unreadable_files_are_refused(tmp_path):
     with pytest.raises(InputError, match='did you mean "coco_stuff_171"'):
         load_vocabulary("coco_stuff")

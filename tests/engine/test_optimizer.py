@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from detectron2.solver import build_lr_scheduler
 from torch import nn
 
 from clipself_seg.config import load_config
@@ -17,6 +18,7 @@ from clipself_seg.engine.optimizer import (
     parameter_groups,
     stepped_rate,
 )
+from clipself_seg.engine.settings import TrainingSettings
 from tests.tiny import tiny_clipself
 
 
@@ -30,6 +32,22 @@ def test_cosine_starts_at_base_passes_half_of_it_and_ends_near_zero():
     assert rate[10] == 2.0 and rate[110] == pytest.approx(0)
     assert rate[60] == pytest.approx(1.0)
     assert rate[109] == pytest.approx(1 + math.cos(math.pi * 0.99))
+
+
+@pytest.mark.parametrize("warmup, factor", [(0, 0.001), (20, 0.001), (20, 1.0)])
+def test_the_cosine_of_detectron2_begins_with_the_warmup(warmup, factor):
+    names = {"LR_SCHEDULER_NAME": "WarmupCosineLR", "WARMUP_ITERS": warmup, "MAX_ITER": 50}
+    names |= {"WARMUP_FACTOR": factor, "BASE_LR": 2.0}
+    opts = [word for key, value in names.items() for word in (f"SOLVER.{key}", str(value))]
+    cfg = load_config(None, opts)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    scheduler, rates = build_lr_scheduler(cfg, optimizer), []
+    for _ in range(50):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    settings = TrainingSettings.from_config(cfg)
+    assert [settings.rate(step) for step in range(50)] == pytest.approx(rates)
 
 
 def test_steps_warm_up_from_their_factor_and_drop_at_and_after_each_milestone():

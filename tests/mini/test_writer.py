@@ -52,6 +52,8 @@ def test_a_complete_world_is_kept_and_another_size_or_half_a_world_is_replaced(r
     (tmp_path / "mini" / "manifest.json").unlink()
     (tmp_path / ".mini2.part").mkdir()
     assert make_worlds(tmp_path, SIZE, processes=1)
+    (tmp_path / "mini2" / "panoptic_val" / "000000.png").unlink()
+    assert make_worlds(tmp_path, SIZE, processes=1)
     assert files(tmp_path) == files(root)
 
 

@@ -155,13 +155,17 @@ def test_words_are_a_list_of_strings(words, said):
         build().set_vocabulary(words)
 
 
+def test_a_model_without_words_says_so():
+    with pytest.raises(RuntimeError, match="call set_vocabulary"):
+        build_model(load_config(MINI, SMALL)).window_logits(torch.zeros(1, 3, 64, 64))
+
+
 def test_a_name_that_clip_would_cut_is_refused(image):
     model = build()
     model.set_vocabulary(["dog " * 60 + "x", "dog"])
-    assert scores(model, image).shape[0] == 2
-    model.set_vocabulary(["dog", "dog " * 100])
     with pytest.raises(InputError, match="dog dog.* more than the 77 tokens"):
-        scores(model, image)
+        model.set_vocabulary(["dog", "dog " * 100])
+    assert scores(model, image).shape[0] == 2  # with the words that it had
 
 
 @torch.no_grad()
@@ -210,6 +214,11 @@ def test_a_tower_of_another_clip_is_refused(tmp_path):
     opts = ("MODEL.CLIP.WEIGHTS", "mini", "MODEL.CLIP.VISUAL_INIT", str(tmp_path / "other.pt"))
     with pytest.raises(InputError, match="VISUAL_INIT.*(stem|positions|head)"):
         build(*opts)
+    clip = load_clip("ViT-Mini-8", "mini-clipself")
+    clip.text.text_projection.data.neg_()
+    save_clip(clip, tmp_path / "other.pt")
+    with pytest.raises(InputError, match="VISUAL_INIT.*its text tower is not that of MODEL.CLIP"):
+        build(*opts)
 
 
 def test_checkpoints_of_other_kinds_are_told_apart():
@@ -226,6 +235,9 @@ def test_checkpoints_of_other_kinds_are_told_apart():
         model.load_state_dict(load_clip("ViT-Mini-8", None).state_dict())
     with pytest.raises(InputError, match="guided by a backbone"):
         model.load_state_dict(official | {"backbone.stem.conv1.weight": torch.zeros(1)})
+    with pytest.raises(InputError, match="lacks 1 tensor: aggregator.conv1.weight.*another shape"):
+        own = model.state_dict()
+        model.load_state_dict({n: t for n, t in own.items() if n != "aggregator.conv1.weight"})
     with pytest.raises(InputError, match="lacks 1 tensor: upsample1.bias"):
         model.load_state_dict({n: t for n, t in official.items() if n != "upsample1.bias"})
     with pytest.raises(InputError, match="has 1 unexpected tensor: extra"):

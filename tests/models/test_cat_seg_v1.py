@@ -86,6 +86,24 @@ def test_version_1_segments_with_each_backbone():
             assert scores(model, tall).shape == (2, 20, 30)
 
 
+@torch.no_grad()
+def test_padding_is_zero_for_both_inputs_of_version_1():
+    """After the normalisation of each: CLIP's mean is not zero for a backbone of ImageNet's."""
+    opts = ["MODEL.CAT_SEG.GUIDANCE", "backbone", "MODEL.BACKBONE.NAME", "GuidanceSwin"]
+    opts += ["MODEL.SWIN.EMBED_DIM", "16", "MODEL.SWIN.DEPTHS", "[1, 1, 1]"]
+    opts += ["MODEL.SWIN.NUM_HEADS", "[1, 2, 4]", "MODEL.SWIN.OUT_FEATURES"]
+    opts += ["['res2', 'res3', 'res4']", "MODEL.SEM_SEG_HEAD.APPEARANCE_GUIDANCE_DIM", "64"]
+    model = build(*opts, "MODEL.SEM_SEG_HEAD.DECODER_GUIDANCE_DIMS", "[32, 16]")
+    given = []
+    features = model.clip.visual.features
+    model.clip.visual.features = lambda x, names: given.append(x) or features(x, names)
+    model.backbone.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    model.size_divisibility = 64  # the right half is padding
+    scores(model, torch.full((3, 64, 32), 255))
+    for x in given:
+        assert x[..., -x.shape[-1] // 4 :].abs().max() == 0 and x[..., : x.shape[-1] // 4].all()
+
+
 def test_guidance_that_does_not_fit_the_backbone_is_refused():
     opts = ["MODEL.CAT_SEG.GUIDANCE", "backbone", "MODEL.BACKBONE.NAME", "GuidanceSwin"]
     opts += ["MODEL.SWIN.EMBED_DIM", "16", "MODEL.SWIN.DEPTHS", "[1, 1, 1]"]

@@ -236,6 +236,15 @@ def test_wrong_checkpoints_are_refused_with_the_way_out(tmp_path):
             model.load_state_dict(wrong)
 
 
+def test_what_odise_freezes_is_left_out_of_a_checkpoint_that_has_it(caplog):
+    model = model_of()
+    frozen = ("clip_head.clip.visual.proj", "category_head.clip.logit_scale", "pixel_mean")
+    frozen += ("backbone.feature_extractor.ldm_extractor.ldm.x",)
+    with caplog.at_level("INFO"):
+        model.load_state_dict(trained_state(model) | {name: torch.ones(1) for name in frozen})
+    assert "0 unexpected, 4 ignored" in caplog.text
+
+
 def test_a_generator_of_another_clip_is_refused(tmp_path):
     model_of(seed=0).export(tmp_path / "model.pth")
     other = model_of(seed=5)

@@ -95,6 +95,7 @@ def test_bad_pictures_are_named_and_the_others_are_done(run, photos, tmp_path, c
     assert "2 of 4 segmented" in said.out
     assert "broken.jpg cannot be decoded" in said.err and "gone.jpg: no such file" in said.err
     content = json.loads((tmp_path / "out" / "classes.json").read_text())
+    assert run("--vocabulary", "dog, sky", "--input", photos / "broken.jpg") == 2
     failed = {path.rsplit("/", 1)[1] for path in content["failed"]}
     assert failed == {"broken.jpg", "gone.jpg"} and set(content["pictures"]) == {"one", "sub/two"}
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from clipself_seg.data.roots import DataRoot
 from clipself_seg.errors import InputError
-from clipself_seg.files import atomic_path
+from clipself_seg.files import alone_in, atomic_path
 
 
 class Options(NamedTuple):
@@ -174,8 +174,16 @@ def convert_files(
             those that are there need no work.
 
     Raises:
-        InputError: what `convert` raises about its files; what is done stays.
+        InputError: what `convert` raises about its files; what is done stays. Another process is at
+            work on the same folder.
     """
+    with alone_in(jobs[0].target.parent):
+        return _convert_files(convert, jobs, options)
+
+
+def _convert_files(
+    convert: Callable[[Job], bool], jobs: Sequence[Job], options: Options
+) -> Prepared:
     from clipself_seg.data.parallel import run_in_parallel
 
     for place in {output.parent for job in jobs for output in job.outputs}:

@@ -96,25 +96,25 @@ def save_output(
         settings: what else decided its numbers.
 
     Raises:
-        InputError: numbers that are no scores, or a canvas smaller than the picture.
+        InputError: numbers that are no scores or do not fit the classes, or a canvas smaller than the
+            picture.
     """
     import safetensors.torch
 
     path = output_path(folder, image_id)
-    tensors = {
-        "mask_logits": output.mask_logits.clamp(-LARGEST, LARGEST).half(),
-        "class_logits": output.class_logits.float(),
-        "void_prob": output.void_prob.float(),
-    }
+    canvas, size = (tuple(map(int, pair)) for pair in (output.canvas, output.image_size))
+    tensors = {name: torch.as_tensor(getattr(output, name)).float() for name in TENSORS}
+    _check_shapes(path, tensors, len(names))
+    tensors["mask_logits"] = tensors["mask_logits"].clamp(-LARGEST, LARGEST).half()
     facts = {
         "file_name": Path(file_name).name,
-        "canvas": json.dumps(output.canvas),
-        "image_size": json.dumps(output.image_size),
+        "canvas": json.dumps(canvas),
+        "image_size": json.dumps(size),
         "classes": hash_classes(names),
         "weights": weights,
         "settings": settings_text(settings or {}),
     }
-    _check_values(path, tensors, output.canvas, output.image_size)
+    _check_values(path, tensors, canvas, size)
     with atomic_path(path) as temporary:
         safetensors.torch.save_file(
             {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
@@ -159,16 +159,21 @@ def read_output(
             raise InputError(
                 f"generator output {path} is of another {what} ({stored}) than asked for ({wanted}): {way_out}"
             )
+    _check_shapes(path, tensors, len(names))
+    masks, class_logits, void_prob = (tensors[name].float() for name in TENSORS)
+    _check_values(path, tensors, canvas, size)
+    return GeneratorOutput(masks, class_logits, void_prob, canvas, size)
+
+
+def _check_shapes(path: Path, tensors: Mapping[str, Tensor], classes: int) -> None:
+    """Refuse tensors that are not of the same masks, or of other classes."""
     shapes = [tuple(tensors[name].shape) for name in TENSORS]
-    queries, classes = len(tensors["mask_logits"]), len(names)
-    if len(shapes[0]) != 3 or shapes[1:] != [(queries, classes), (queries,)]:
+    queries = shapes[0][0] if len(shapes[0]) == 3 else -1
+    if shapes[1:] != [(queries, classes), (queries,)]:
         raise InputError(
             f"generator output {path}: masks {shapes[0]}, class logits {shapes[1]} and void {shapes[2]} do "
             f"not fit {classes} classes; write it again"
         )
-    masks, class_logits, void_prob = (tensors[name].float() for name in TENSORS)
-    _check_values(path, tensors, canvas, size)
-    return GeneratorOutput(masks, class_logits, void_prob, canvas, size)
 
 
 def _check_values(

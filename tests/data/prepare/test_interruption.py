@@ -17,6 +17,7 @@ from clipself_seg.data.prepare import common
 from clipself_seg.data.prepare.ade import prepare_ade150
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.errors import InputError
+from clipself_seg.files import alone_in
 
 ROOT = Path(__file__).resolve().parents[3]
 COUNT, DEATH = 6, 4
@@ -74,6 +75,14 @@ def test_a_killed_run_leaves_whole_maps_and_the_next_completes_it(archive, tmp_p
     assert prepared[1:] == (COUNT - DEATH + 1, DEATH - 1, 0)
     assert len(list(targets(archive).iterdir())) == COUNT
     check_whole(archive, targets(archive).iterdir())
+
+
+def test_two_preparations_of_one_folder_do_not_meet(archive, tmp_path):
+    with alone_in(targets(archive)):
+        with pytest.raises(InputError, match="annotations_detectron2/validation: another process"):
+            prepare_ade150(Options(tmp_path / "data"))
+    (prepared,) = prepare_ade150(Options(tmp_path / "data"))
+    assert prepared.written == COUNT
 
 
 def test_a_full_disk_is_said_and_nothing_is_lost(archive, tmp_path, monkeypatch):

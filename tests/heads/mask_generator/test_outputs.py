@@ -126,15 +126,22 @@ def test_sizes_that_are_none_are_refused(folder, value):
         read(folder)
 
 
-def test_arrays_that_do_not_fit_each_other_are_refused(tmp_path):
+def test_arrays_that_do_not_fit_each_other_are_refused_when_they_are_written(tmp_path):
     given = output()
     wrong = GeneratorOutput(given.mask_logits[:2], *(getattr(given, n) for n in FIELDS))
-    save_output(tmp_path, wrong, **IDENTITY, weights="none")
     with pytest.raises(InputError, match=r"masks \(2, 6, 8\), class logits \(4, 3\).*do not fit"):
-        read(tmp_path)
-    save_output(tmp_path, output(classes=2), **IDENTITY, weights="none")
+        save_output(tmp_path, wrong, **IDENTITY, weights="none")
     with pytest.raises(InputError, match=r"class logits \(4, 2\).*do not fit 3 classes"):
-        read(tmp_path)
+        save_output(tmp_path, output(classes=2), **IDENTITY, weights="none")
+    assert not list(tmp_path.iterdir())
+
+
+def test_arrays_of_numpy_are_taken(tmp_path):
+    given = output()
+    arrays = (getattr(given, name).numpy() for name in ("mask_logits", "class_logits", "void_prob"))
+    sizes = (tuple(map(np.int64, pair)) for pair in (given.canvas, given.image_size))
+    save_output(tmp_path, GeneratorOutput(*arrays, *sizes), **IDENTITY, weights="none")
+    assert torch.equal(read(tmp_path).class_logits, given.class_logits.float())
 
 
 FIELDS = ("class_logits", "void_prob", "canvas", "image_size")

@@ -131,6 +131,7 @@ def test_cat_segs_entry_of_a_class_takes_the_place_of_all_its_names():
 
 def test_classes_of_one_name_are_warned_about(caplog):
     first, mean = build(), build("MODEL.CAT_SEG.SYNONYMS", "mean")
+    caplog.clear()
     with caplog.at_level(logging.WARNING):
         mean.set_vocabulary(["door", "sky", "door, gate"])
         assert not caplog.text

@@ -59,7 +59,10 @@ def report_input_errors(main: Callable[P, int | None]) -> Callable[P, int]:
             sys.stderr.write(f"error: {error}\n")
             return 2
         except KeyboardInterrupt:
-            sys.stderr.write("interrupted; what is complete stays, and the same command goes on\n")
+            sys.stderr.write(
+                "interrupted; what is complete stays: the same command goes on, of a training with "
+                "--resume\n"
+            )
             return 130
         except OSError as error:
             if error.strerror is None or isinstance(error, BrokenPipeError):

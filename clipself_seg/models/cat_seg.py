@@ -162,6 +162,7 @@ class CATSeg(nn.Module):
             probabilities, or if `output` is "labels" {"sem_seg_labels": (height, width) int64,
             "sem_seg_best": their probabilities}.
         """
+        self._require_words()
         if self.training:
             return self.losses(samples)
         with torch.no_grad():
@@ -182,8 +183,13 @@ class CATSeg(nn.Module):
 
         Classes that a window leaves out have -100.
         """
+        self._require_words()
         found = self._window_logits(self._inputs(windows.to(self.device).float()))
         return torch.stack([one.all_classes(len(self.names)) for one in found])
+
+    def _require_words(self) -> None:
+        if not self.names:
+            raise RuntimeError("call set_vocabulary before the model")
 
     def _inputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """RGB (B, 3, H, W) in 0..255, normalised as CLIP expects it, and as the backbone does."""
@@ -196,8 +202,6 @@ class CATSeg(nn.Module):
 
     def _window_logits(self, given: tuple[Tensor, Tensor]) -> list[ClassLogits]:
         """Of what `_inputs` gives, windows (B, 3, S, S), resized to what CLIP and backbone expect."""
-        if not self.names:
-            raise RuntimeError("call set_vocabulary before the model")
         windows, guides = given
         with autocast(self.device, self.precision):
             text_TPE = self.texts.embed(self.names)

@@ -42,6 +42,30 @@ prepare_ade150(Options(Path("data")))
 """
 
 
+# When the first map is written, the signal reaches all processes.
+CTRL_C = """
+import os, signal, sys
+from pathlib import Path
+from clipself_seg.data import parallel
+from clipself_seg.data.prepare.ade import prepare_ade150
+from clipself_seg.data.prepare.common import Options
+from clipself_seg.errors import report_input_errors
+
+def bar(results, *_, **__):
+    for result in results:
+        yield result
+        os.killpg(0, signal.SIGINT)
+
+@report_input_errors
+def main():
+    parallel.tqdm = bar
+    prepare_ade150(Options(Path("data"), processes=int(sys.argv[1])))
+
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+
+
 @pytest.fixture
 def archive(tmp_path):
     """Six maps of random labels."""
@@ -74,6 +98,22 @@ def test_a_killed_run_leaves_whole_maps_and_the_next_completes_it(archive, tmp_p
     (prepared,) = prepare_ade150(Options(tmp_path / "data"))
     assert prepared[1:] == (COUNT - DEATH + 1, DEATH - 1, 0)
     assert len(list(targets(archive).iterdir())) == COUNT
+    check_whole(archive, targets(archive).iterdir())
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ctrl_c_is_a_line_and_what_is_done_stays(archive, tmp_path, processes):
+    """Sent to all processes, as a terminal does; the preparation sends it when a map is there."""
+    words = [sys.executable, "-c", CTRL_C, str(processes)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        words, cwd=tmp_path, env=environment, capture_output=True, text=True, start_new_session=True
+    )
+    assert done.returncode == 130
+    assert "interrupted; what is complete stays" in done.stderr and "Traceback" not in done.stderr
+    assert not list(targets(archive).glob(".*.part"))
+    (prepared,) = prepare_ade150(Options(tmp_path / "data"))
+    assert prepared.kept >= 1 and prepared.written + prepared.kept == COUNT
     check_whole(archive, targets(archive).iterdir())
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -49,7 +50,9 @@ def run_in_parallel(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(processes, len(jobs)), context, _start_worker) as pool:
         try:
-            return collect(pool.map(function, jobs, chunksize=piece))
+            with _workers_that_ignore_interrupts():
+                results = pool.map(function, jobs, chunksize=piece)
+            return collect(results)
         except BrokenProcessPool:
             raise InputError(
                 f"{label}: the system ended a worker, often for want of memory: "
@@ -59,11 +62,25 @@ def run_in_parallel(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
+@contextlib.contextmanager
+def _workers_that_ignore_interrupts() -> Iterator[None]:
+    """Ctrl-C reaches all processes of a terminal, and the first one answers for those begun here.
+
+    They inherit to ignore it, and so do from their first instruction on.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # where no process may say how it takes signals
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _start_worker() -> None:
     import cv2
 
-    # Ctrl-C reaches all processes of a terminal; the first one answers for them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -29,7 +29,12 @@ SHIPPED = "mini-open-panoptic"
 # ODISE's exponent of CLIP for seen classes: this generator knows them, that of a few minutes does not.
 ALPHA = "0.35"
 RUNS = tuple(
-    Run(title, f"panoptic_shipped_{name}", config, ("MODEL.WEIGHTS", SHIPPED, "MODEL.FUSION.ALPHA", ALPHA))
+    Run(
+        title,
+        f"panoptic_shipped_{name}",
+        config,
+        ("MODEL.WEIGHTS", SHIPPED, "MODEL.FUSION.ALPHA", ALPHA),
+    )
     for title, name, config in (
         ("original CLIP", "original", "panoptic_original.yaml"),
         ("CLIPSelf", "clipself", "panoptic.yaml"),

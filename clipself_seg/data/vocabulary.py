@@ -77,8 +77,7 @@ class Vocabulary:
         Raises:
             InputError: no names, an empty one, or two classes with the same first name.
         """
-        classes = [{"names": split_synonyms(entry)} for entry in names]
-        return _parse({"name": name, "classes": classes}, origin=f'vocabulary "{name}"')
+        return _parse({"name": name, "classes": _entries(names)}, origin=f'vocabulary "{name}"')
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -127,6 +126,11 @@ def split_synonyms(entry: str) -> list[str]:
     return [word.strip() for word in entry.replace("|", ", ").split(", ")]
 
 
+def _entries(names: Sequence[str]) -> list[dict[str, Any]]:
+    """Classes as files have them, of names alone."""
+    return [{"names": split_synonyms(entry)} for entry in names]
+
+
 def available_vocabularies() -> list[str]:
     """Names of the built-in vocabularies."""
     return sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -167,10 +171,13 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
     if isinstance(content, list):
         if not all(isinstance(entry, str) for entry in content):
             raise InputError(f'{path}: a list has to hold names only, such as ["dog|puppy", "cat"]')
-        classes = [{"names": split_synonyms(entry)} for entry in content]
         # CAT-Seg's own list of ADE20K's classes has names twice, and is used as it is.
         twice = path.name in CLASS_FILES
-        content = {"name": path.stem, "classes": classes, "allow_duplicate_names": twice}
+        content = {
+            "name": path.stem,
+            "classes": _entries(content),
+            "allow_duplicate_names": twice,
+        }
     return _parse(content, origin=str(path))
 
 

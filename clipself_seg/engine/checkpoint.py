@@ -187,20 +187,19 @@ def is_training_state(tensors: Mapping[str, Tensor]) -> bool:
     return all(name.startswith(("model/", "optimizer/")) for name in tensors)
 
 
-def load_training_state(path: Path, model: nn.Module) -> None:
+def load_training_state(path: Path, model: Any) -> None:
     """The trained parameters of a checkpoint for a model that has the others already.
 
     Args:
         path: written by `CheckpointFolder.save`.
-        model: with `original_hash`.
+        model: an nn.Module with `original_hash` if anything of it trains.
 
     Raises:
         InputError: the file is damaged, or of a run with another model or other initial weights.
     """
     tensors, facts = read_state(path)
     unpack_model(tensors, model)
-    original = getattr(model, "original_hash", str)()
-    if facts["run"]["original weights"] != original:
+    if facts["run"]["original weights"] != model.original_hash():
         raise InputError(
             f"{path} is a training checkpoint of a run with other original weights: give the "
             "configuration and the MODEL.CLIP.WEIGHTS of that run"

@@ -19,6 +19,7 @@ from clipself_seg.mini.steps import (
     Run,
     call_together,
     first_pictures,
+    prediction,
     read_chapter,
     say,
 )
@@ -91,12 +92,9 @@ def _folder(run: Run, mode: str, world: str, output: Path) -> Path:
 
 
 def _prediction(run: Run, mode: str, world: str, output: Path, worlds: Path) -> list[str]:
-    """The words that segment the pictures of a world."""
-    words = ["tools/predict.py", "--panoptic", "--config-file", f"configs/mini/{run.config}"]
-    words += ["--weights", SHIPPED, "--mode", mode, "--vocabulary", world]
-    words += ["--alpha", ALPHA] if mode == "fused" else []
-    words += ["--output", str(_folder(run, mode, world, output)), "--input"]
-    return words + [str(picture) for picture in first_pictures(worlds, world)]
+    options = ["--panoptic", "--mode", mode, *(["--alpha", ALPHA] if mode == "fused" else [])]
+    folder = _folder(run, mode, world, output)
+    return prediction(run.config, SHIPPED, world, worlds, folder, *options)
 
 
 def _write_panel(world: str, output: Path, worlds: Path) -> None:

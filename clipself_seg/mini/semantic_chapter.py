@@ -14,6 +14,7 @@ from clipself_seg.mini.steps import (
     Run,
     call_together,
     first_pictures,
+    prediction,
     read_chapter,
     say,
 )
@@ -55,11 +56,8 @@ def _folder(run: Run, world: str, output: Path) -> Path:
 
 
 def _prediction(run: Run, world: str, output: Path, worlds: Path) -> list[str]:
-    """The words that segment the pictures of a world."""
-    words = ["tools/predict.py", "--config-file", f"configs/mini/{run.config}"]
-    words += ["--weights", str(output / run.folder / "model_final.pth"), "--vocabulary", world]
-    words += ["--output", str(_folder(run, world, output)), "--input"]
-    return words + [str(picture) for picture in first_pictures(worlds, world)]
+    weights = output / run.folder / "model_final.pth"
+    return prediction(run.config, weights, world, worlds, _folder(run, world, output))
 
 
 def _write_panel(world: str, output: Path, worlds: Path) -> None:

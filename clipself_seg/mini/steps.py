@@ -89,6 +89,24 @@ def first_pictures(worlds: Path, world: str) -> list[Path]:
     return sorted((worlds / world / "val").glob("*.jpg"))[:PICTURES]
 
 
+def prediction(
+    config: str, weights: str | Path, world: str, worlds: Path, output: Path, *options: str
+) -> list[str]:
+    """The words to type after ``python`` to segment the first pictures of a world.
+
+    Args:
+        config: name below configs/mini.
+        weights: file or tag.
+        world: also the name of the vocabulary.
+        worlds: folder of the mini worlds.
+        output: folder for the results.
+        options: further ones.
+    """
+    words = ["tools/predict.py", "--config-file", f"configs/mini/{config}", *options]
+    words += ["--weights", str(weights), "--vocabulary", world, "--output", str(output), "--input"]
+    return words + [str(picture) for picture in first_pictures(worlds, world)]
+
+
 def say(text: str) -> None:
     """A heading on the terminal."""
     sys.stdout.write(f"\n=== {text}\n")

@@ -48,6 +48,11 @@ class Concept:
         """Whether this is a countable object."""
         return self.shape is not None
 
+    def without_colour(self) -> Concept:
+        """The same thing, called by its shape alone."""
+        names = tuple(name.removeprefix(f"{self.colour} ") for name in self.names)
+        return dataclasses.replace(self, names=names, colour=None)
+
 
 @dataclasses.dataclass(frozen=True)
 class WorldSpec:

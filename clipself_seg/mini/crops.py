@@ -15,7 +15,10 @@ from clipself_seg.mini.scenes import Scene, Segment
 
 Box = tuple[float, float, float, float]
 
-CROPS_A_SCENE = {"thing": 6, "stuff": 2, "cell": 3, "scene": 1}
+CROPS_A_SCENE = {"thing": 6, "stuff": 2, "cell": 4, "scene": 1}
+
+COLOURLESS = 0.35
+"""Part of the things that a training caption calls by their shape alone."""
 
 _QUALITIES = (
     *("good", "bad", "bright", "dark", "cropped", "close-up", "low resolution"),
@@ -56,8 +59,8 @@ class Crop:
     subject: bool
 
 
-def _visible(
-    scene: Scene, box: Box, main: Segment | None
+def visible_concepts(
+    scene: Scene, box: Box, main: Segment | None = None
 ) -> tuple[tuple[Concept, ...], tuple[Concept, ...]]:
     """Things and stuff that an observer would name in a box, largest first, `main` before all."""
     x0, y0, x1, y1 = pixel_corners(np.array([box]), *scene.image.shape[1::-1])[0]
@@ -69,7 +72,10 @@ def _visible(
         share = counts[segment.id] / window.size
         if segment is main:
             continue
-        if segment.concept.isthing and share > 0.02 and counts[segment.id] > 0.5 * segment.area:
+        shown = counts[segment.id] / segment.area
+        # Most of a thing, or a good piece of it that fills a good piece of the box.
+        named = (shown > 0.5 and share > 0.02) or (shown > 0.15 and share > 0.15)
+        if segment.concept.isthing and named:
             things.append(segment.concept)
         elif not segment.concept.isthing and share > 0.12:
             stuff.append(segment.concept)
@@ -81,7 +87,7 @@ def _visible(
 def _make(scene: Scene, box: Box, side: int, main: Segment | None) -> Crop | None:
     if min(box[2] - box[0], box[3] - box[1]) < 8:
         return None
-    things, stuff = _visible(scene, box, main)
+    things, stuff = visible_concepts(scene, box, main)
     if not things and not stuff:
         return None
     subject = main is not None or len(things) + len(stuff) == 1
@@ -160,6 +166,11 @@ def choose_mentions(
     if things and rng.random() < 0.5:
         return things[:3], ()
     return things[:3], stuff[:2]
+
+
+def leave_out_colours(rng: np.random.Generator, things: tuple[Concept, ...]) -> tuple[Concept, ...]:
+    """Some things without their colour, as people say "a star": or embeddings would be mostly of colour."""
+    return tuple(thing.without_colour() if rng.random() < COLOURLESS else thing for thing in things)
 
 
 def write_caption(

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from clipself_seg.mini.concepts import COLOURS, Concept, WorldSpec
-from clipself_seg.mini.shapes import MAX_TILT, shape_alpha
+from clipself_seg.mini.shapes import MAX_TILT, Pose, shape_alpha, surface
 from clipself_seg.mini.textures import TEXTURES, smooth_noise
 
 MIN_SEGMENT_AREA = 64
@@ -98,26 +98,24 @@ def _background(
     return image, layout, chosen
 
 
-def _thing_alpha(rng: np.random.Generator, shape: str, height: int, width: int) -> np.ndarray:
+def _random_pose(rng: np.random.Generator, shape: str, height: int, width: int) -> Pose:
     longer = max(height, width)
     low, high = np.log(THING_SIZES[0] * longer), np.log(THING_SIZES[1] * longer)
     radius = 0.5 * float(np.exp(rng.uniform(low, high)))
     margin = 0.8 * radius
     tilt = MAX_TILT[shape]
-    return shape_alpha(
-        shape,
+    return Pose(
         centre=(rng.uniform(margin, width - margin), rng.uniform(margin, height - margin)),
         radius=radius,
         angle=float(rng.uniform(-tilt, tilt)),
         stretch=float(rng.uniform(0.87, 1.15)),
-        size=(height, width),
     )
 
 
 def _draw_thing(
-    rng: np.random.Generator, image: np.ndarray, alpha: np.ndarray, colour: str
+    rng: np.random.Generator, image: np.ndarray, alpha: np.ndarray, light: np.ndarray, colour: str
 ) -> np.ndarray:
-    """Paint a shaded, outlined thing with a soft shadow over the picture."""
+    """Paint a marked, shaded, outlined thing with a soft shadow over the picture."""
     height, width = alpha.shape
     shift = np.array([[1, 0, 2.5], [0, 1, 3.0]], np.float32)
     shadow = cv2.GaussianBlur(cv2.warpAffine(alpha, shift, (width, height)), (0, 0), 2.0)
@@ -129,7 +127,7 @@ def _draw_thing(
         y1 - y0
     )
     base = np.asarray(COLOURS[colour], np.float32) + rng.normal(0, 8, 3).astype(np.float32)
-    paint = base * (0.95 + 0.22 * ramp[..., None])
+    paint = base * ((0.95 + 0.22 * ramp) * (0.78 + 0.22 * light))[..., None]
     inner = cv2.GaussianBlur(cv2.erode(alpha, np.ones((3, 3))), (3, 3), 0)
     paint = paint * (0.45 + 0.55 * inner[..., None])
     return image * (1 - alpha[..., None]) + paint * alpha[..., None]
@@ -169,11 +167,13 @@ def draw_scene(rng: np.random.Generator, spec: WorldSpec) -> Scene:
             break
         concept = spec.things[rng.integers(len(spec.things))]
         assert concept.shape is not None and concept.colour is not None
-        alpha = _thing_alpha(rng, concept.shape, height, width)
+        pose = _random_pose(rng, concept.shape, height, width)
+        alpha = shape_alpha(concept.shape, pose, (height, width))
         new = alpha > 0.5
         if not _fits(masks, full_areas, new):
             continue
-        image = _draw_thing(rng, image, alpha, concept.colour)
+        light = surface(concept.shape, pose, (height, width))
+        image = _draw_thing(rng, image, alpha, light, concept.colour)
         masks = [mask & ~new for mask in masks] + [new]
         full_areas.append(int(new.sum()))
         concepts.append(concept)

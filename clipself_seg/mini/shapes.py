@@ -1,6 +1,9 @@
-"""Outlines of the things, and their antialiased masks."""
+"""Outlines of the things, their antialiased masks, and the marks on their surfaces."""
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -77,35 +80,37 @@ def outline(shape: str) -> list[np.ndarray]:
     return [{"star": _star, "cross": _cross, "heart": _heart, "moon": _moon}[shape]()]
 
 
-def shape_alpha(
-    shape: str,
-    *,
-    centre: tuple[float, float],
-    radius: float,
-    angle: float,
-    stretch: float,
-    size: tuple[int, int],
-) -> np.ndarray:
-    """Coverage of every pixel by a shape.
+@dataclasses.dataclass(frozen=True)
+class Pose:
+    """Where a thing is.
 
-    Args:
+    Attributes:
         centre: (x, y) in pixels.
         radius: half the side of the shape's square frame, pixels.
         angle: clockwise rotation in degrees.
         stretch: width over height; the area stays.
-        size: (height, width) of the result.
-
-    Returns:
-        (height, width) float32 in [0, 1].
     """
+
+    centre: tuple[float, float]
+    radius: float
+    angle: float
+    stretch: float
+
+    @property
+    def rotation(self) -> np.ndarray:
+        """(2, 2), from rows of the thing's own XY to rows of the picture's."""
+        turn = np.radians(self.angle)
+        return np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+
+
+def shape_alpha(shape: str, pose: Pose, size: tuple[int, int]) -> np.ndarray:
+    """Coverage of every pixel of a picture by a shape, float32 in [0, 1] of size (height, width)."""
     height, width = size
-    turn = np.radians(angle)
-    rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-    scale = radius * np.array([np.sqrt(stretch), 1 / np.sqrt(stretch)])
+    scale = pose.radius * np.array([np.sqrt(pose.stretch), 1 / np.sqrt(pose.stretch)])
     fraction_bits = 4
     contours = []
     for contour in outline(shape):
-        points = (contour * scale) @ rotation + np.array(centre)
+        points = (contour * scale) @ pose.rotation + np.array(pose.centre)
         points = (points * SUPERSAMPLING - 0.5) * 2**fraction_bits
         contours.append(np.round(points).astype(np.int32))
     canvas = np.zeros((height * SUPERSAMPLING, width * SUPERSAMPLING), np.uint8)
@@ -113,3 +118,40 @@ def shape_alpha(
     return (
         cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     )
+
+
+def _stripes(across: np.ndarray) -> np.ndarray:
+    return np.tanh(2 * np.sin(across))
+
+
+def _dots(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return np.tanh(3 * (np.cos(u) + np.cos(v) - 0.6))
+
+
+MARKS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "circle": lambda u, v: np.ones_like(u),
+    "ring": lambda u, v: _stripes(8 * np.arctan2(v, u)),
+    "star": _dots,
+    "square": lambda u, v: np.tanh(4 * np.sin(u) * np.sin(v)),
+    "triangle": lambda u, v: _stripes(v),
+    "cross": lambda u, v: _stripes(0.75 * (u + v)),
+    "heart": lambda u, v: _stripes(u),
+    "moon": lambda u, v: -_dots(u, v),
+}
+"""Light of a shape's surface from -1 to 1, of its own coordinates with a period of 2 pi.
+
+Every part of a thing shows what it is, as a piece of fur shows a cat: what is cut off by the edge of an image
+patch, or hidden, can still be named.
+"""
+
+MARK_PERIOD = (6.0, 12.0)
+"""Fewest and most pixels from one mark to the next; between, a fifth of the frame's side."""
+
+
+def surface(shape: str, pose: Pose, size: tuple[int, int]) -> np.ndarray:
+    """Marks of a shape over a whole picture, float32 in [-1, 1] of size (height, width)."""
+    y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
+    own = np.stack([x - pose.centre[0], y - pose.centre[1]], axis=-1) @ pose.rotation.T
+    period = np.clip(0.4 * pose.radius, *MARK_PERIOD)
+    u, v = np.moveaxis(own * (2 * np.pi / period), -1, 0)
+    return MARKS[shape](u, v).astype(np.float32)

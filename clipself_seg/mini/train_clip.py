@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.mini.concepts import WORLDS, Concept
-from clipself_seg.mini.crops import choose_mentions, sample_crops, write_caption
+from clipself_seg.mini.crops import choose_mentions, leave_out_colours, sample_crops, write_caption
 from clipself_seg.mini.scenes import draw_scene
 
 ARCHITECTURE = "ViT-Mini-8"
@@ -96,9 +96,10 @@ def caption_batch(
     keys: list[Key] = []
     texts: dict[str, Key] = {}
     for index in indices:
-        mentions = choose_mentions(
+        things, stuff = choose_mentions(
             rng, crops.things[index], crops.stuff[index], crops.subject[index]
         )
+        mentions = leave_out_colours(rng, things), stuff
         keys.append(_key(*mentions))
         texts[write_caption(rng, *mentions)] = keys[-1]
     # The classes' own captions are negatives of every step: a small batch then sees all of them.

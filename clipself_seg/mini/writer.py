@@ -32,7 +32,7 @@ from clipself_seg.mini.concepts import WORLDS, WorldSpec
 from clipself_seg.mini.crops import choose_mentions, tag_caption, write_caption
 from clipself_seg.mini.scenes import Scene, draw_scene
 
-FORMAT = 5  # raise it when the same seed gives other files
+FORMAT = 6  # raise it when the same seed gives other files
 SPLITS = ("train", "val")  # of each world
 BASE = "base"
 VOID = 255

@@ -1,0 +1,46 @@
+"""The paper's claim on the weights that come with the project, on scenes that nobody trained on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import train_net
+from clipself_seg.mini.writer import WorldSize, make_worlds
+
+TAGS = ("mini", "mini-clipself", "mini-clipself-proposals")
+WAYS = ("boxes", "masks")
+
+
+@pytest.fixture(scope="module")
+def top1(tmp_path_factory):
+    """Tag -> way and group -> top-1 mean class accuracy in percent."""
+    root = tmp_path_factory.mktemp("shipped")
+    make_worlds(root, WorldSize(train=1, val=60, base=1, seed=11), processes=1)
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPSELF_SEG_MINI", str(root))
+        for tag in TAGS:
+            keys = ["MODEL.CLIP.WEIGHTS", tag, "OUTPUT_DIR", str(root / tag)]
+            train_net.main(["--config-file", "configs/mini/regions.yaml", "--eval-only", *keys])
+            content = json.loads((root / tag / "results.json").read_text())
+            (results,) = content["results"]["mini_val_panoptic"].values()
+            found[tag] = {key: value for key, value in results.items() if key.endswith("top1")}
+    return found
+
+
+def test_the_teacher_knows_what_a_crop_shows(top1):
+    assert top1["mini"]["crops.thing.top1"] >= 80
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_original_reads_its_own_dense_features_badly(top1, way):
+    assert top1["mini"][f"{way}.thing.top1"] <= top1["mini"]["crops.thing.top1"] / 3
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("tag", TAGS[1:])
+def test_a_student_reads_them_nearly_as_well_as_the_teacher_reads_crops(top1, tag, way):
+    assert top1[tag][f"{way}.thing.top1"] >= 2 / 3 * top1["mini"]["crops.thing.top1"]
+    assert top1[tag]["masks.stuff.top1"] > top1["mini"]["masks.stuff.top1"] + 10

@@ -62,6 +62,8 @@ def main():
     prepare_ade150(Options(Path("data"), processes=int(sys.argv[1])))
 
 if __name__ == "__main__":
+    # Tests that a shell started in the background inherit that it is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())
 """
 

@@ -1,4 +1,4 @@
-"""Train the mini CLIP from scratch on image-caption pairs of the mini worlds (about half an hour on two cores).
+"""Train the mini CLIP from scratch on image-caption pairs of the mini worlds (about twenty minutes on two cores).
 
     python tools/train_mini_clip.py --output output/mini_clip.safetensors
 

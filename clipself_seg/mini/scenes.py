@@ -9,7 +9,7 @@ import numpy as np
 
 from clipself_seg.mini.concepts import COLOURS, Concept, WorldSpec
 from clipself_seg.mini.shapes import MAX_TILT, Pose, shape_alpha, surface
-from clipself_seg.mini.textures import TEXTURES, smooth_noise
+from clipself_seg.mini.textures import TEXTURES, pixel_grid, smooth_noise
 
 MIN_SEGMENT_AREA = 64
 """Pixels; smaller pieces of stuff become void, smaller things are not placed."""
@@ -60,7 +60,7 @@ def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 def _bands(rng: np.random.Generator, height: int, width: int, count: int) -> np.ndarray:
     """Wavy bands one below or beside the other, (height, width) in 0..count-1."""
-    y, x = np.mgrid[:height, :width].astype(np.float32)
+    y, x = pixel_grid(height, width)
     upright = rng.random() < 0.3
     along = x / width if upright else y / height
     along = along + 0.05 * smooth_noise(rng, height, width, 48)
@@ -71,7 +71,7 @@ def _bands(rng: np.random.Generator, height: int, width: int, count: int) -> np.
 
 def _patchwork(rng: np.random.Generator, height: int, width: int, count: int) -> np.ndarray:
     """Cells around scattered centres, two or three to a kind of stuff."""
-    y, x = np.mgrid[:height, :width].astype(np.float32)
+    y, x = pixel_grid(height, width)
     centres = rng.uniform(0, 1, (3 * count, 2)) * (height, width)
     wobble = 6 * smooth_noise(rng, height, width, 20)
     distances = [np.abs(y + wobble - cy) + np.abs(x - wobble - cx) for cy, cx in centres]
@@ -120,7 +120,7 @@ def _draw_thing(
     shift = np.array([[1, 0, 2.5], [0, 1, 3.0]], np.float32)
     shadow = cv2.GaussianBlur(cv2.warpAffine(alpha, shift, (width, height)), (0, 0), 2.0)
     image = image * (1 - 0.38 * shadow[..., None])
-    y, x = np.mgrid[:height, :width].astype(np.float32)
+    y, x = pixel_grid(height, width)
     x0, y0, x1, y1 = tight_box(alpha > 0.5)
     turn = rng.uniform(0, 2 * np.pi)
     ramp = np.cos(turn) * (x - (x0 + x1) / 2) / (x1 - x0) + np.sin(turn) * (y - (y0 + y1) / 2) / (

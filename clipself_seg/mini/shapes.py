@@ -8,6 +8,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from clipself_seg.mini.textures import pixel_grid
+
 SUPERSAMPLING = 4
 """Samples per pixel and axis when a mask is drawn."""
 
@@ -150,7 +152,7 @@ MARK_PERIOD = (6.0, 12.0)
 
 def surface(shape: str, pose: Pose, size: tuple[int, int]) -> np.ndarray:
     """Marks of a shape over a whole picture, float32 in [-1, 1] of size (height, width)."""
-    y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
+    y, x = pixel_grid(*size)
     own = np.stack([x - pose.centre[0], y - pose.centre[1]], axis=-1) @ pose.rotation.T
     period = np.clip(0.4 * pose.radius, *MARK_PERIOD)
     u, v = np.moveaxis(own * (2 * np.pi / period), -1, 0)

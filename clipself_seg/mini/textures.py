@@ -22,7 +22,8 @@ def smooth_noise(rng: np.random.Generator, height: int, width: int, cell: float)
     return big[:height, :width]
 
 
-def _grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+def pixel_grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Y and x of every pixel, each (height, width) float32."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
     return y, x
 
@@ -48,7 +49,7 @@ def grass(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 def water(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Flat waves."""
-    y, _ = _grid(height, width)
+    y, _ = pixel_grid(height, width)
     wave = np.sin(2 * np.pi * y / rng.uniform(7, 10) + 1.3 * smooth_noise(rng, height, width, 14))
     return _mix((34, 84, 112), (112, 164, 182), 0.4 + 0.33 * wave)
 
@@ -73,7 +74,7 @@ def _cells(
 
 def bricks(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A wall of bricks in running bond."""
-    y, x = _grid(height, width)
+    y, x = pixel_grid(height, width)
     step = int(rng.integers(9, 12))
     tone, joints = _cells(y, x, rng, (step, 2 * step + 2), 0.5)
     image = _paint(
@@ -85,7 +86,7 @@ def bricks(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 def tiles(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Square bluish tiles with dark joints."""
-    y, x = _grid(height, width)
+    y, x = pixel_grid(height, width)
     step = int(rng.integers(13, 18))
     tone, joints = _cells(y, x, rng, (step, step), 0.0)
     image = _paint((156, 180, 192), 9 * tone)
@@ -95,7 +96,7 @@ def tiles(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 def wood(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Upright planks with grain."""
-    y, x = _grid(height, width)
+    y, x = pixel_grid(height, width)
     step = int(rng.integers(16, 24))
     grain = np.sin(2 * np.pi * (x / 5 + 0.7 * smooth_noise(rng, height, width, 22)))
     plank = rng.standard_normal(width // step + 1).astype(np.float32)[(x / step).astype(int)]
@@ -115,7 +116,7 @@ def gravel(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 def cloth(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Diagonal stripes in two muted tones."""
-    y, x = _grid(height, width)
+    y, x = pixel_grid(height, width)
     way = 1 if rng.random() < 0.5 else -1
     stripe = np.sin(2 * np.pi * (x + way * y) / rng.uniform(13, 17))
     return _mix((96, 62, 84), (202, 178, 176), 0.5 + 2.0 * stripe)
@@ -131,7 +132,7 @@ def marble(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 def wallpaper(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Dots in staggered rows."""
-    y, x = _grid(height, width)
+    y, x = pixel_grid(height, width)
     step = rng.uniform(12, 15)
     moved = x + 0.5 * step * (np.floor(y / step) % 2)
     distance = np.hypot(y % step - step / 2, moved % step - step / 2)

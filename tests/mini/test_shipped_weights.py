@@ -22,8 +22,9 @@ def top1(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPSELF_SEG_MINI", str(root))
         for tag in TAGS:
-            keys = ["MODEL.CLIP.WEIGHTS", tag, "OUTPUT_DIR", str(root / tag)]
-            train_net.main(["--config-file", "configs/mini/regions.yaml", "--eval-only", *keys])
+            words = ["--config-file", "configs/mini/regions.yaml", "--eval-only"]
+            words += ["MODEL.CLIP.WEIGHTS", tag, "OUTPUT_DIR", str(root / tag)]
+            assert train_net.main(words) == 0
             content = json.loads((root / tag / "results.json").read_text())
             (results,) = content["results"]["mini_val_panoptic"].values()
             found[tag] = {key: value for key, value in results.items() if key.endswith("top1")}

@@ -93,8 +93,8 @@ def main() -> None:
     path = arguments.pop("json")
     import torch
 
-    from clipself_seg.engine.benchmark.case import Case
-    from clipself_seg.engine.benchmark.report import as_text, run_benchmark
+    from clipself_seg.benchmark.case import Case
+    from clipself_seg.benchmark.report import as_text, run_benchmark
     from clipself_seg.files import write_json
 
     panoptic, quality = (arguments["task"] == task for task in ("panoptic", "pq"))

@@ -7,8 +7,8 @@ import functools
 import pytest
 import torch
 
+from clipself_seg.benchmark import plain_cat_seg as plain
 from clipself_seg.clip import load_clip, prompts
-from clipself_seg.engine.benchmark import plain_cat_seg as plain
 from clipself_seg.heads.cost_aggregator import LEFT_OUT, AggregatorSizes, CostAggregator
 from clipself_seg.heads.windows import WindowLayout
 from clipself_seg.models import CATSeg

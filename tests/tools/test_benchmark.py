@@ -10,22 +10,22 @@ import benchmark
 import pytest
 import torch
 
-from clipself_seg.clip import load_clip
-from clipself_seg.clip.eva import EvaTransformer
-from clipself_seg.clip.tower import train_last_blocks
-from clipself_seg.engine.benchmark import (
+from clipself_seg.benchmark import (
     cat_seg_workload,
     flops_cat_seg,
     measure,
     panoptic_workload,
     report,
 )
-from clipself_seg.engine.benchmark.case import Case
-from clipself_seg.engine.benchmark.cat_seg_workload import SemSegWorkload
-from clipself_seg.engine.benchmark.flops import count_tower_flops, tower_flops
-from clipself_seg.engine.benchmark.panoptic_workload import PanopticWorkload
-from clipself_seg.engine.benchmark.plain_panoptic import plain_masked_attention
-from clipself_seg.engine.benchmark.workloads import build_runs
+from clipself_seg.benchmark.case import Case
+from clipself_seg.benchmark.cat_seg_workload import SemSegWorkload
+from clipself_seg.benchmark.flops import count_tower_flops, tower_flops
+from clipself_seg.benchmark.panoptic_workload import PanopticWorkload
+from clipself_seg.benchmark.plain_panoptic import plain_masked_attention
+from clipself_seg.benchmark.workloads import build_runs
+from clipself_seg.clip import load_clip
+from clipself_seg.clip.eva import EvaTransformer
+from clipself_seg.clip.tower import train_last_blocks
 from clipself_seg.errors import InputError
 from clipself_seg.heads import clip_branches
 from clipself_seg.heads.clip_branches import MaskedAttention

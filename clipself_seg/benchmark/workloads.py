@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipself_seg.benchmark import plain
+from clipself_seg.benchmark.case import PICTURE, Case, RegionWorkload, SampledWorkload
+from clipself_seg.benchmark.cat_seg_workload import SemSegWorkload
+from clipself_seg.benchmark.measure import Run
+from clipself_seg.benchmark.panoptic_workload import PanopticWorkload
+from clipself_seg.benchmark.pq_workload import PQWorkload
 from clipself_seg.clip.linear import stock_linear
 from clipself_seg.data.panoptic import token_masks
 from clipself_seg.data.regions import enlarge_boxes
-from clipself_seg.engine.benchmark import plain
-from clipself_seg.engine.benchmark.case import PICTURE, Case, RegionWorkload, SampledWorkload
-from clipself_seg.engine.benchmark.cat_seg_workload import SemSegWorkload
-from clipself_seg.engine.benchmark.measure import Run
-from clipself_seg.engine.benchmark.panoptic_workload import PanopticWorkload
-from clipself_seg.engine.benchmark.pq_workload import PQWorkload
 from clipself_seg.engine.optimizer import build_adamw, gradient_norm, parameter_groups
 from clipself_seg.models.clipself import CLIPSelf
 from clipself_seg.models.region_reader import RegionReader, autocast

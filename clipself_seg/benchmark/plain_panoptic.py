@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipself_seg.benchmark import plain
 from clipself_seg.clip.layers import ResidualBlock, merge_heads, split_heads
 from clipself_seg.clip.positions import rotate
-from clipself_seg.engine.benchmark import plain
 from clipself_seg.heads.clip_branches import DensePooling, MaskedAttention
 from clipself_seg.heads.mask_generator import MaskGenerator
 from clipself_seg.heads.mask_generator.query_decoder import Level, QueryPrediction

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipself_seg.benchmark.plain_aggregator import aggregate
 from clipself_seg.clip.prompts import TEMPLATES
-from clipself_seg.engine.benchmark.plain_aggregator import aggregate
 from clipself_seg.models import CATSeg
 from clipself_seg.models.region_reader import Sample
 

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from clipself_seg.benchmark.case import PICTURE, Case
+from clipself_seg.benchmark.measure import Run
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
-from clipself_seg.engine.benchmark.case import PICTURE, Case
-from clipself_seg.engine.benchmark.measure import Run
 from clipself_seg.evaluation.panoptic import PanopticQualityEvaluator
 from clipself_seg.evaluation.panoptic_files import PanopticFolder, evaluate_files
 from clipself_seg.evaluation.panoptic_numbers import panoptic_results

@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from clipself_seg.engine.benchmark.case import Case
-from clipself_seg.engine.benchmark.measure import (
+from clipself_seg.benchmark.case import Case
+from clipself_seg.benchmark.measure import (
     Peaks,
     Run,
     matmul_peaks,
     peak_memory,
     time_in_turn,
 )
-from clipself_seg.engine.benchmark.panoptic_workload import MERGED, QUERIES, over_image
-from clipself_seg.engine.benchmark.workloads import build_runs
+from clipself_seg.benchmark.panoptic_workload import MERGED, QUERIES, over_image
+from clipself_seg.benchmark.workloads import build_runs
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.provenance import provenance
 

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipself_seg.benchmark.flops import TowerFlops, pooling_flops, tower_flops
 from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.data.images import letterbox_crops, letterbox_image
 from clipself_seg.data.regions import grid_boxes, relative_boxes
-from clipself_seg.engine.benchmark.flops import TowerFlops, pooling_flops, tower_flops
 from clipself_seg.errors import InputError
 from clipself_seg.models.clipself import check_size
 

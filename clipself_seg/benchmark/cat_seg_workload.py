@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipself_seg.benchmark import flops_cat_seg as flops
+from clipself_seg.benchmark import plain_cat_seg as plain
+from clipself_seg.benchmark.case import PICTURE, Case, Workload
+from clipself_seg.benchmark.measure import Run
+from clipself_seg.benchmark.plain_aggregator import aggregate
 from clipself_seg.clip.class_texts import ClassTexts
 from clipself_seg.clip.linear import stock_linear
 from clipself_seg.data.vocabulary import load_vocabulary
-from clipself_seg.engine.benchmark import flops_cat_seg as flops
-from clipself_seg.engine.benchmark import plain_cat_seg as plain
-from clipself_seg.engine.benchmark.case import PICTURE, Case, Workload
-from clipself_seg.engine.benchmark.measure import Run
-from clipself_seg.engine.benchmark.plain_aggregator import aggregate
 from clipself_seg.engine.optimizer import build_adamw, gradient_norm, parameter_groups
 from clipself_seg.errors import InputError
 from clipself_seg.heads.class_maps import all_scores, sliding_probabilities

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 
+from clipself_seg.benchmark.flops_cat_seg import count_flops
 from clipself_seg.clip import DenseCLIP
-from clipself_seg.engine.benchmark.flops_cat_seg import count_flops
 from clipself_seg.heads.mask_generator import GeneratorSizes
 from clipself_seg.heads.mask_generator.pixel_decoder import ENCODED, FINEST, STRIDES
 

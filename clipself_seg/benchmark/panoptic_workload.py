@@ -15,26 +15,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip import DenseCLIP, load_clip
-from clipself_seg.clip.linear import stock_linear
-from clipself_seg.clip.tower import TransformerTower
-from clipself_seg.data.vocabulary import load_vocabulary
-from clipself_seg.engine.benchmark import plain_panoptic as plain
-from clipself_seg.engine.benchmark.case import PICTURE, Case, Workload
-from clipself_seg.engine.benchmark.flops import pooling_flops, tower_flops
-from clipself_seg.engine.benchmark.flops_panoptic import (
+from clipself_seg.benchmark import plain_panoptic as plain
+from clipself_seg.benchmark.case import PICTURE, Case, Workload
+from clipself_seg.benchmark.flops import pooling_flops, tower_flops
+from clipself_seg.benchmark.flops_panoptic import (
     STRIDES,
     generator_flops,
     regions_flops,
 )
-from clipself_seg.engine.benchmark.measure import Run
-from clipself_seg.engine.benchmark.panoptic_inputs import (
+from clipself_seg.benchmark.measure import Run
+from clipself_seg.benchmark.panoptic_inputs import (
     Scores,
     areas,
     noise,
     random_scores,
     seeded,
 )
+from clipself_seg.clip import DenseCLIP, load_clip
+from clipself_seg.clip.linear import stock_linear
+from clipself_seg.clip.tower import TransformerTower
+from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.heads.class_logits import class_logits
 from clipself_seg.heads.clip_branches import CELLS, DensePooling, MaskedAttention

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
-from clipself_seg.clip.checksums import checksums
+from clipself_seg.checkpoints.hashes import checksums
 from clipself_seg.clip.model import DenseCLIP
 from clipself_seg.clip.prompts import TEMPLATES
 from clipself_seg.data.vocabulary import Vocabulary, split_synonyms

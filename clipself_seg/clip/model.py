@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from open_clip.pretrained import download_pretrained
 from torch import Tensor, nn
 
+from clipself_seg.checkpoints.read import FACTS, Checkpoint, read_checkpoint
 from clipself_seg.clip import region_pooling
 from clipself_seg.clip.build import Architecture, find_architecture
-from clipself_seg.clip.checkpoints import FACTS, Checkpoint, read_checkpoint
 from clipself_seg.clip.weights import LAYOUTS, LoadReport, choose_activation, load_strictly
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.files import atomic_path

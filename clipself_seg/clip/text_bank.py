@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from clipself_seg.clip.checkpoints import read_checkpoint
-from clipself_seg.clip.checksums import checksums
+from clipself_seg.checkpoints.hashes import checksums
+from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.clip.model import DenseCLIP, hash_tensors
 from clipself_seg.clip.precision import full_precision
 from clipself_seg.clip.prompts import TEMPLATES, class_prompts

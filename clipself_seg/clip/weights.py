@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from clipself_seg.checkpoints.read import Checkpoint
 from clipself_seg.clip.build import Architecture, find_architecture, list_architectures
-from clipself_seg.clip.checkpoints import Checkpoint
 from clipself_seg.clip.positions import resample_positions
 from clipself_seg.clip.signatures import first_gap, signature_of
 from clipself_seg.errors import InputError

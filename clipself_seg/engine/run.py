@@ -16,15 +16,15 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from clipself_seg import models
-from clipself_seg.clip.checkpoints import read_checkpoint
-from clipself_seg.clip.model import SHIPPED
-from clipself_seg.clip.weights import name_problem, signature_of, to_native
-from clipself_seg.engine.checkpoint import (
+from clipself_seg.checkpoints.read import read_checkpoint
+from clipself_seg.checkpoints.training_state import (
     CheckpointFolder,
     is_training_state,
     load_training_state,
     unpack_model,
 )
+from clipself_seg.clip.model import SHIPPED
+from clipself_seg.clip.weights import name_problem, signature_of, to_native
 from clipself_seg.engine.evaluation import Evaluation, Results
 from clipself_seg.engine.logs import setup_logging
 from clipself_seg.engine.settings import TrainingSettings

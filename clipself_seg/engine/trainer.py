@@ -17,7 +17,7 @@ from detectron2.utils.events import EventStorage, EventWriter
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from clipself_seg.engine.checkpoint import (
+from clipself_seg.checkpoints.training_state import (
     CheckpointFolder,
     Facts,
     all_finite,

@@ -12,10 +12,10 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn
 
+from clipself_seg.checkpoints.pickles import read_numpy_pickle
+from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.clip import DenseCLIP, load_clip
-from clipself_seg.clip.checkpoints import read_checkpoint
 from clipself_seg.clip.model import SHIPPED_TAGS
-from clipself_seg.clip.numpy_pickle import read_numpy_pickle
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.clip.weights import name_problem
 from clipself_seg.errors import InputError, last_line, nearest

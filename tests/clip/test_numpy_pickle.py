@@ -9,7 +9,7 @@ import pickle
 import numpy as np
 import pytest
 
-from clipself_seg.clip.numpy_pickle import read_numpy_pickle
+from clipself_seg.checkpoints.pickles import read_numpy_pickle
 from clipself_seg.errors import InputError
 
 

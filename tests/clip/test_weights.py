@@ -13,9 +13,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.clip import DenseCLIP, list_architectures, load_clip, save_clip
 from clipself_seg.clip.build import find_architecture
-from clipself_seg.clip.checkpoints import read_checkpoint
 from clipself_seg.clip.signatures import TELLING, first_gap, signature_of
 from clipself_seg.clip.weights import to_native, to_official, to_open_clip
 from clipself_seg.errors import InputError
@@ -293,7 +293,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     (tmp_path / "x.pt").write_bytes(b"")
-    monkeypatch.setattr("clipself_seg.clip.checkpoints.Path.open", refuse)
+    monkeypatch.setattr("clipself_seg.checkpoints.read.Path.open", refuse)
     with pytest.raises(InputError, match="x.pt cannot be read .Permission denied"):
         read_checkpoint(tmp_path / "x.pt")
 

@@ -9,8 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from clipself_seg.clip.model import hash_tensors
-from clipself_seg.engine.checkpoint import (
+from clipself_seg.checkpoints.training_state import (
     CheckpointFolder,
     pack,
     read_state,
@@ -18,6 +17,7 @@ from clipself_seg.engine.checkpoint import (
     unpack,
     write_state,
 )
+from clipself_seg.clip.model import hash_tensors
 from clipself_seg.engine.optimizer import build_adamw, parameter_groups
 from clipself_seg.errors import InputError
 from tests.tiny import tiny_clipself, tiny_samples

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from clipself_seg.checkpoints.training_state import trained_parameters
 from clipself_seg.config import load_config
-from clipself_seg.engine.checkpoint import trained_parameters
 from clipself_seg.engine.optimizer import panoptic_groups
 from clipself_seg.engine.settings import TrainingSettings
 from clipself_seg.engine.trainer import Trainer

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from clipself_seg.engine import checkpoint
-from clipself_seg.engine.checkpoint import trained_parameters
+from clipself_seg.checkpoints import training_state as checkpoint
+from clipself_seg.checkpoints.training_state import trained_parameters
 from clipself_seg.engine.metrics import drop_metrics_from
 from clipself_seg.engine.settings import FREE_KEYS, TrainingSettings
 from clipself_seg.engine.trainer import Trainer, TrainingStopped

@@ -11,7 +11,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 
 from clipself_seg import models  # noqa: F401 (registers OpenPanoptic)
-from clipself_seg.clip.checkpoints import read_checkpoint
+from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.config import load_config
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError

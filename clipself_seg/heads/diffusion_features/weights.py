@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from clipself_seg.clip.checkpoints import read_checkpoint
+from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.clip.weights import NO_WEIGHTS, LoadReport, name_problem
 from clipself_seg.errors import InputError
 from clipself_seg.heads.diffusion_features.captioner import TOKENS

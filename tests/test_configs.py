@@ -10,9 +10,9 @@ import pytest
 from clipself_seg.clip.build import find_architecture
 from clipself_seg.clip.model import SHIPPED_TAGS
 from clipself_seg.config import load_config
-from clipself_seg.data.builtin import DATASETS
-from clipself_seg.data.panoptic_sets import PANOPTIC_DATASETS
-from clipself_seg.data.sem_seg_sets import SEM_SEG_DATASETS
+from clipself_seg.data.datasets.catalog import DATASETS
+from clipself_seg.data.datasets.panoptic_files import PANOPTIC_DATASETS
+from clipself_seg.data.datasets.sem_seg import SEM_SEG_DATASETS
 from clipself_seg.engine import run
 from tests.conftest import ROOT
 from tests.tiny import write_tiny_coco

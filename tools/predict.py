@@ -139,7 +139,7 @@ def _model(arguments: argparse.Namespace, default: tuple[str, str]) -> tuple[str
 
 
 def _semantic(arguments: argparse.Namespace) -> Results:
-    from clipself_seg.data.words import read_words
+    from clipself_seg.data.vocabulary_text import read_words
     from clipself_seg.engine.predict_files import SemanticResults
     from clipself_seg.engine.predictor import load_predictor
 

@@ -18,13 +18,13 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from clipself_seg.clip.model import hash_tensors
+from clipself_seg.data.datasets.panoptic import panoptic_dataset, panoptic_set_records
 from clipself_seg.data.images import read_image
-from clipself_seg.data.panoptic_builtin import panoptic_dataset, panoptic_set_records
-from clipself_seg.data.panoptic_mappers import PanopticTestMapper
+from clipself_seg.data.loader import evaluation_batches
+from clipself_seg.data.mappers.panoptic import PanopticTestMapper
+from clipself_seg.data.mappers.samples import Sample, stated_size
 from clipself_seg.data.records import Record
-from clipself_seg.data.samples import Sample, stated_size
 from clipself_seg.data.vocabulary import load_vocabulary
-from clipself_seg.engine.loader import evaluation_batches
 from clipself_seg.engine.prediction import require_architecture
 from clipself_seg.engine.run import build_model
 from clipself_seg.errors import InputError

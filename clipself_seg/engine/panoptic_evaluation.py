@@ -11,10 +11,10 @@ from detectron2.config import CfgNode, configurable
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
 
-from clipself_seg.data.panoptic_builtin import IGNORE_LABEL
-from clipself_seg.data.panoptic_mappers import PanopticTestMapper
+from clipself_seg.data.datasets.panoptic import IGNORE_LABEL
+from clipself_seg.data.loader import Record, Sample, evaluation_batches
+from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.engine.evaluation import Evaluation
-from clipself_seg.engine.loader import Record, Sample, evaluation_batches
 from clipself_seg.engine.panoptic_rows import (
     Row,
     RowsEvaluator,

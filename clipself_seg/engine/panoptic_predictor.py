@@ -19,15 +19,15 @@ import numpy as np
 from detectron2.config import CfgNode, configurable
 from scipy import ndimage
 
+from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.overlap import seen_by_synonym
-from clipself_seg.data.panoptic_mappers import PanopticTestMapper
 from clipself_seg.data.vocabulary import (
     Vocabulary,
     available_vocabularies,
     class_entries,
     load_vocabulary,
 )
-from clipself_seg.data.words import own_words, read_words
+from clipself_seg.data.vocabulary_text import own_words, read_words
 from clipself_seg.engine.panoptic_truth import trained_words
 from clipself_seg.engine.prediction import photo_sample, prediction_config, require_architecture
 from clipself_seg.engine.run import build_model

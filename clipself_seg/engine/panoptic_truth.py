@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from detectron2.config import CfgNode
 
+from clipself_seg.data.datasets.panoptic import panoptic_dataset, panoptic_set_records
+from clipself_seg.data.datasets.panoptic_files import PanopticFiles
+from clipself_seg.data.loader import Record
 from clipself_seg.data.overlap import seen_by_synonym
-from clipself_seg.data.panoptic_builtin import panoptic_dataset, panoptic_set_records
-from clipself_seg.data.panoptic_sets import PanopticFiles
 from clipself_seg.data.records import read_coco_json
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
-from clipself_seg.engine.loader import Record
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.instance_truth import InstanceTruth, read_instance_truth
 

@@ -12,8 +12,8 @@ from detectron2.config import CfgNode
 
 from clipself_seg.config import load_config
 from clipself_seg.data.images import read_image
-from clipself_seg.data.samples import chw
-from clipself_seg.data.sem_seg_mappers import SemSegTestMapper
+from clipself_seg.data.mappers.samples import chw
+from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.errors import InputError
 
 logger = logging.getLogger(__name__)

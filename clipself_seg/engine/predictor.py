@@ -20,9 +20,9 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
-from clipself_seg.data.sem_seg_mappers import SemSegTestMapper
+from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import Vocabulary, available_vocabularies
-from clipself_seg.data.words import own_words, read_words
+from clipself_seg.data.vocabulary_text import own_words, read_words
 from clipself_seg.engine.prediction import photo_sample, prediction_config, require_architecture
 from clipself_seg.engine.run import build_model
 from clipself_seg.errors import InputError

@@ -12,12 +12,12 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 
 from clipself_seg.clip.tower import TransformerTower
-from clipself_seg.data import builtin
-from clipself_seg.data.mappers import RegionMapper
+from clipself_seg.data.datasets import catalog as builtin
+from clipself_seg.data.loader import Record, evaluation_batches
+from clipself_seg.data.mappers.distill import RegionMapper
 from clipself_seg.data.panoptic import MaskResize
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.engine.evaluation import Evaluation
-from clipself_seg.engine.loader import Record, evaluation_batches
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.region_accuracy import RegionAccuracyEvaluator
 from clipself_seg.evaluation.report import plot_size_curve, size_table

@@ -13,12 +13,12 @@ from detectron2.config import CfgNode, configurable
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 
-from clipself_seg.data import builtin
+from clipself_seg.data.datasets import catalog as builtin
+from clipself_seg.data.loader import Record, Sample, evaluation_batches
+from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.overlap import seen_by_name
-from clipself_seg.data.sem_seg_mappers import SemSegTestMapper
 from clipself_seg.data.vocabulary import Vocabulary, class_list, load_vocabulary, read_class_json
 from clipself_seg.engine.evaluation import Evaluation
-from clipself_seg.engine.loader import Record, Sample, evaluation_batches
 from clipself_seg.engine.restored import restored
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.sem_seg import SemSegAccuracyEvaluator

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple, Protocol
 
 from detectron2.config import CfgNode
 
-from clipself_seg.data import builtin
-from clipself_seg.data.mappers import DistillMapper
-from clipself_seg.data.panoptic_builtin import panoptic_dataset, panoptic_set_records
-from clipself_seg.data.panoptic_mappers import PanopticTrainMapper
-from clipself_seg.data.sem_seg_mappers import SemSegTrainMapper
+from clipself_seg.data.datasets import catalog as builtin
+from clipself_seg.data.datasets.panoptic import panoptic_dataset, panoptic_set_records
+from clipself_seg.data.loader import Record, Sample
+from clipself_seg.data.mappers.distill import DistillMapper
+from clipself_seg.data.mappers.panoptic import PanopticTrainMapper
+from clipself_seg.data.mappers.sem_seg import SemSegTrainMapper
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.engine.evaluation import Evaluation
-from clipself_seg.engine.loader import Record, Sample
 from clipself_seg.engine.optimizer import (
     Group,
     cat_seg_groups,

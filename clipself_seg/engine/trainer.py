@@ -25,7 +25,7 @@ from clipself_seg.checkpoints.training_state import (
     trained_parameters,
     unpack,
 )
-from clipself_seg.engine.loader import DrawOrder, Record, Sample, ShareOfBatches, train_batches
+from clipself_seg.data.loader import DrawOrder, Record, Sample, ShareOfBatches, train_batches
 from clipself_seg.engine.metrics import flatten_numbers, metric_writers, write_all
 from clipself_seg.engine.optimizer import (
     Group,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.clip.region_pooling import box_weights, mask_weights, pool
 from clipself_seg.clip.text_bank import TextBank
-from clipself_seg.data.samples import Sample
+from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 

@@ -8,7 +8,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances, register_coco_panoptic
 
-from clipself_seg.data.builtin import (
+from clipself_seg.data.datasets.catalog import (
     DATASETS,
     distillation_records,
     region_records,

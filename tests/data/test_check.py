@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipself_seg.data import sem_seg_sets
-from clipself_seg.data.check import Options, all_names, check_datasets
-from clipself_seg.data.coco_sets import DATASETS
+from clipself_seg.data.check.report import Options, all_names, check_datasets
+from clipself_seg.data.datasets import sem_seg as sem_seg_sets
+from clipself_seg.data.datasets.coco import DATASETS
 from clipself_seg.data.prepare.ade import prepare_ade150
 from clipself_seg.data.prepare.common import Options as PrepareOptions
 from clipself_seg.errors import InputError

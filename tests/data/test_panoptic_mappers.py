@@ -12,9 +12,9 @@ from detectron2.data.detection_utils import read_image as detectron2_read_image
 from PIL import Image
 
 from clipself_seg.config import load_config
-from clipself_seg.data.panoptic_builtin import panoptic_dataset, panoptic_set_records
-from clipself_seg.data.panoptic_mappers import PanopticTestMapper, PanopticTrainMapper
-from clipself_seg.data.samples import seeded
+from clipself_seg.data.datasets.panoptic import panoptic_dataset, panoptic_set_records
+from clipself_seg.data.mappers.panoptic import PanopticTestMapper, PanopticTrainMapper
+from clipself_seg.data.mappers.samples import seeded
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 

@@ -12,7 +12,7 @@ from detectron2.data.detection_utils import read_image as detectron2_read_image
 from PIL import Image
 
 from clipself_seg.config import load_config
-from clipself_seg.data.sem_seg_mappers import SemSegTestMapper, SemSegTrainMapper
+from clipself_seg.data.mappers.sem_seg import SemSegTestMapper, SemSegTrainMapper
 from clipself_seg.errors import InputError
 
 SIDE = 32

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from clipself_seg.data.vocabulary import load_vocabulary
-from clipself_seg.data.words import own_words, read_words
+from clipself_seg.data.vocabulary_text import own_words, read_words
 from clipself_seg.errors import InputError
 
 

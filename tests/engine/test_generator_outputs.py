@@ -15,8 +15,8 @@ from PIL import Image
 from torch import nn
 
 from clipself_seg.config import load_config
-from clipself_seg.data.panoptic_builtin import panoptic_set_records
-from clipself_seg.data.panoptic_mappers import PanopticTestMapper
+from clipself_seg.data.datasets.panoptic import panoptic_set_records
+from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.engine import generator_outputs
 from clipself_seg.engine.generator_outputs import generator_hash, write_outputs

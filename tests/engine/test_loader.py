@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from clipself_seg.engine.loader import DrawOrder, ShareOfBatches, evaluation_batches, train_batches
+from clipself_seg.data.loader import DrawOrder, ShareOfBatches, evaluation_batches, train_batches
 from clipself_seg.errors import InputError
 from tests.tiny import tiny_mapper, tiny_record
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from clipself_seg.config import load_config
-from clipself_seg.data.sem_seg_mappers import SemSegTestMapper
+from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.engine.predict_files import find_photos
 from clipself_seg.engine.prediction import photo_sample

@@ -10,16 +10,16 @@ from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
-from clipself_seg.data.builtin import (
+from clipself_seg.data.datasets.catalog import (
     distillation_records,
     region_records,
     sem_seg_dataset,
     sem_seg_records,
 )
+from clipself_seg.data.datasets.panoptic import panoptic_dataset, panoptic_set_records
+from clipself_seg.data.datasets.panoptic_files import PANOPTIC_DATASETS, TASKS
 from clipself_seg.data.label_maps import read_label_map
 from clipself_seg.data.noun_phrases import noun_phrases
-from clipself_seg.data.panoptic_builtin import panoptic_dataset, panoptic_set_records
-from clipself_seg.data.panoptic_sets import PANOPTIC_DATASETS, TASKS
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import write_json

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from clipself_seg.data.datasets.roots import ADE_150, ADE_847, ade_parent
 from clipself_seg.data.images import DECODING_ERRORS, read_image
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.prepare.common import (
@@ -24,7 +25,6 @@ from clipself_seg.data.prepare.common import (
     save_tiff,
     written_whole,
 )
-from clipself_seg.data.roots import ADE_150, ADE_847, ade_parent
 from clipself_seg.data.vocabulary import class_entries
 from clipself_seg.errors import InputError
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from clipself_seg.data.datasets.roots import ADE_150, ade_parent
 from clipself_seg.data.images import DECODING_ERRORS
 from clipself_seg.data.prepare.ade import read_scene_map
 from clipself_seg.data.prepare.ade_instances import (
@@ -36,7 +37,6 @@ from clipself_seg.data.prepare.common import (
     written_whole,
 )
 from clipself_seg.data.records import read_coco_json
-from clipself_seg.data.roots import ADE_150, ade_parent
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 

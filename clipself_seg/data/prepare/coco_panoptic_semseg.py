@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clipself_seg.data.datasets.roots import COCO
 from clipself_seg.data.panoptic import category_labels, read_panoptic_ids
 from clipself_seg.data.prepare.common import (
     Options,
@@ -18,7 +19,6 @@ from clipself_seg.data.prepare.common import (
     save_png,
 )
 from clipself_seg.data.records import Record, panoptic_records
-from clipself_seg.data.roots import COCO
 from clipself_seg.data.vocabulary import load_vocabulary
 
 SPLITS = ("train2017", "val2017")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clipself_seg.data.datasets.roots import COCO_STUFF
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.prepare.common import (
     MapJob,
@@ -18,7 +19,6 @@ from clipself_seg.data.prepare.common import (
     lookup_table,
     save_png,
 )
-from clipself_seg.data.roots import COCO_STUFF
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 

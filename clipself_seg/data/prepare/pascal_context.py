@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as rle
 
+from clipself_seg.data.datasets.roots import PASCAL_CONTEXT
 from clipself_seg.data.prepare.common import (
     MapJob,
     Options,
@@ -22,7 +23,6 @@ from clipself_seg.data.prepare.common import (
     save_tiff,
 )
 from clipself_seg.data.prepare.lists import read_stems
-from clipself_seg.data.roots import PASCAL_CONTEXT
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 

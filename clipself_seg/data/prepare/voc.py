@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clipself_seg.data.datasets.roots import VOC_2012
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.prepare.common import (
     Options,
@@ -17,7 +18,6 @@ from clipself_seg.data.prepare.common import (
     save_png,
 )
 from clipself_seg.data.prepare.lists import read_stems
-from clipself_seg.data.roots import VOC_2012
 from clipself_seg.errors import InputError
 
 CLASSES, VOID = 20, 255

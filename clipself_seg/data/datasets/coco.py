@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from clipself_seg.data.roots import COCO, LVIS, MINI, PROPOSALS, DataRoot
+from clipself_seg.data.datasets.roots import COCO, LVIS, MINI, PROPOSALS, DataRoot
 
 COUNTS = {"train": 118287, "val": 5000}
 """Pictures of COCO's splits of 2017."""

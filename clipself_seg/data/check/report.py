@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clipself_seg.data.builtin import distillation_records, region_records
-from clipself_seg.data.check_files import check_record
-from clipself_seg.data.check_findings import (
+from clipself_seg.data.check.files import check_record
+from clipself_seg.data.check.findings import (
     Finding,
     Options,
     State,
@@ -14,12 +13,13 @@ from clipself_seg.data.check_findings import (
     judge,
     read_files,
 )
-from clipself_seg.data.check_panoptic import check_panoptic
-from clipself_seg.data.check_sem_seg import check_sem_seg
-from clipself_seg.data.coco_sets import DATASETS, DatasetFiles
-from clipself_seg.data.panoptic_sets import PANOPTIC_DATASETS
+from clipself_seg.data.check.panoptic import check_panoptic
+from clipself_seg.data.check.sem_seg import check_sem_seg
+from clipself_seg.data.datasets.catalog import distillation_records, region_records
+from clipself_seg.data.datasets.coco import DATASETS, DatasetFiles
+from clipself_seg.data.datasets.panoptic_files import PANOPTIC_DATASETS
+from clipself_seg.data.datasets.sem_seg import SEM_SEG_DATASETS
 from clipself_seg.data.records import Record
-from clipself_seg.data.sem_seg_sets import SEM_SEG_DATASETS
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError, nearest
 

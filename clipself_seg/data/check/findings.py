@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from clipself_seg.data.check_files import FileFinding
+from clipself_seg.data.check.files import FileFinding
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.data.records import Record
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from clipself_seg.data.check_files import FileFinding, SemSegJob, check_label_map
-from clipself_seg.data.check_findings import Finding, Options, State, judge, read_files
-from clipself_seg.data.prepare.plans import Plan
-from clipself_seg.data.sem_seg_sets import (
+from clipself_seg.data.check.files import FileFinding, SemSegJob, check_label_map
+from clipself_seg.data.check.findings import Finding, Options, State, judge, read_files
+from clipself_seg.data.datasets.sem_seg import (
     SEM_SEG_DATASETS,
     SemSegFiles,
     files_by_stem,
     pair_files,
 )
+from clipself_seg.data.prepare.plans import Plan
 from clipself_seg.data.vocabulary import class_entries
 
 

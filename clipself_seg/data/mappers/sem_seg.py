@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from clipself_seg.data.images import read_image
 from clipself_seg.data.label_maps import read_label_map
+from clipself_seg.data.mappers.samples import PADDING, Sample, chw, require_rgb, seeded, stated_size
 from clipself_seg.data.records import Record
-from clipself_seg.data.samples import PADDING, Sample, chw, require_rgb, seeded, stated_size
 
 
 class ResizeShortestEdge(T.ResizeShortestEdge):

@@ -18,9 +18,9 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from clipself_seg.data.captions import read_phrases
-from clipself_seg.data.coco_sets import DATASETS
+from clipself_seg.data.datasets.coco import DATASETS
+from clipself_seg.data.datasets.panoptic_files import OWN, PANOPTIC_DATASETS, PanopticFiles
 from clipself_seg.data.panoptic import category_labels
-from clipself_seg.data.panoptic_sets import OWN, PANOPTIC_DATASETS, PanopticFiles
 from clipself_seg.data.records import Record, panoptic_records
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError, MissingFiles, nearest

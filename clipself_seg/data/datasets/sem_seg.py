@@ -11,8 +11,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from clipself_seg.data.records import Record
-from clipself_seg.data.roots import (
+from clipself_seg.data.datasets.roots import (
     ADE_150,
     ADE_847,
     COCO_STUFF,
@@ -21,6 +20,7 @@ from clipself_seg.data.roots import (
     VOC_2012,
     DataRoot,
 )
+from clipself_seg.data.records import Record
 from clipself_seg.errors import InputError, MissingFiles
 
 logger = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from clipself_seg.data.coco_sets import COUNTS
-from clipself_seg.data.roots import ADE_150, COCO, MINI, DataRoot
+from clipself_seg.data.datasets.coco import COUNTS
+from clipself_seg.data.datasets.roots import ADE_150, COCO, MINI, DataRoot
 
 TASKS = ("panoptic", "instances", "semantic", "captions")
 """What can be done with a data set: evaluation, and training on captions."""

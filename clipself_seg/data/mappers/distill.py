@@ -16,6 +16,7 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from clipself_seg.data.images import letterbox_crops, letterbox_image, read_image
+from clipself_seg.data.mappers.samples import Sample, chw, stated_size
 from clipself_seg.data.panoptic import (
     MaskResize,
     category_labels,
@@ -31,7 +32,6 @@ from clipself_seg.data.regions import (
     sample_grid_regions,
     sample_proposal_regions,
 )
-from clipself_seg.data.samples import Sample, chw, stated_size
 from clipself_seg.data.vocabulary import Vocabulary
 
 

@@ -22,10 +22,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from clipself_seg.data.coco_sets import DATASETS
+from clipself_seg.data.datasets.coco import DATASETS
+from clipself_seg.data.datasets.sem_seg import SEM_SEG_DATASETS, SemSegFiles, pair_files
 from clipself_seg.data.panoptic import category_labels
 from clipself_seg.data.records import Record, image_records, panoptic_records, proposal_records
-from clipself_seg.data.sem_seg_sets import SEM_SEG_DATASETS, SemSegFiles, pair_files
 from clipself_seg.data.vocabulary import Vocabulary, class_entries
 from clipself_seg.errors import InputError, MissingFiles, nearest
 

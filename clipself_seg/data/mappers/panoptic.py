@@ -14,10 +14,10 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 
 from clipself_seg.data.images import read_image
+from clipself_seg.data.mappers.samples import PADDING, Sample, chw, require_rgb, seeded, stated_size
+from clipself_seg.data.mappers.sem_seg import SemSegTestMapper, at_least_a_pixel
 from clipself_seg.data.panoptic import category_labels, read_panoptic_ids
 from clipself_seg.data.records import Record
-from clipself_seg.data.samples import PADDING, Sample, chw, require_rgb, seeded, stated_size
-from clipself_seg.data.sem_seg_mappers import SemSegTestMapper, at_least_a_pixel
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 

@@ -16,8 +16,8 @@ from detectron2.data import DatasetFromList
 from detectron2.data.samplers import InferenceSampler
 from torch.utils.data import DataLoader, Dataset
 
+from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.records import Record
-from clipself_seg.data.samples import Sample
 from clipself_seg.errors import InputError
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from panopticapi.evaluation import pq_compute_single_core
 from PIL import Image
 
-from clipself_seg.evaluation.panoptic_files import PanopticFolder
+from clipself_seg.evaluation.panoptic.files import PanopticFolder
 
 CATEGORIES = [
     {"id": 7 * i + 2, "name": f"class{i}", "isthing": int(i < 3), "color": [0, 0, 0]}

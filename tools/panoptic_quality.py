@@ -55,14 +55,14 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Evaluate, print the table and write what was asked for."""
     arguments = parse_arguments()
-    from clipself_seg.evaluation.panoptic_files import (
+    from clipself_seg.evaluation.panoptic.files import (
         PanopticFolder,
         evaluate_files,
         read_categories,
         seen_categories,
     )
-    from clipself_seg.evaluation.panoptic_numbers import panoptic_results
-    from clipself_seg.evaluation.panoptic_report import quality_table, write_quality_csv
+    from clipself_seg.evaluation.panoptic.numbers import panoptic_results
+    from clipself_seg.evaluation.panoptic.report import quality_table, write_quality_csv
     from clipself_seg.evaluation.report import write_results
     from clipself_seg.provenance import provenance
 

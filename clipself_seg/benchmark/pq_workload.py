@@ -21,9 +21,9 @@ from PIL import Image
 from clipself_seg.benchmark.case import PICTURE, Case
 from clipself_seg.benchmark.measure import Run
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
-from clipself_seg.evaluation.panoptic import PanopticQualityEvaluator
-from clipself_seg.evaluation.panoptic_files import PanopticFolder, evaluate_files
-from clipself_seg.evaluation.panoptic_numbers import panoptic_results
+from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
+from clipself_seg.evaluation.panoptic.files import PanopticFolder, evaluate_files
+from clipself_seg.evaluation.panoptic.numbers import panoptic_results
 from clipself_seg.files import write_json
 
 WORDS = "openseg_coco_panoptic_133"

@@ -24,7 +24,7 @@ from clipself_seg.engine.panoptic_results import PanopticResults, image_ids
 from clipself_seg.engine.predict_files import Photo, find_photos, predict_files
 from clipself_seg.engine.prediction import photo_sample
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.panoptic_files import PanopticFolder, evaluate_files
+from clipself_seg.evaluation.panoptic.files import PanopticFolder, evaluate_files
 from tests.conftest import ROOT
 from tests.panoptic_worlds import panopticapi_quality
 

@@ -9,7 +9,7 @@ import pytest
 
 from clipself_seg.config import load_config
 from clipself_seg.engine import run
-from clipself_seg.engine.evaluation import Evaluation
+from clipself_seg.evaluation.base import Evaluation
 from tests.conftest import ROOT
 
 

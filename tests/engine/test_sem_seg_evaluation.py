@@ -17,8 +17,8 @@ from torch import nn
 
 from clipself_seg.config import add_clipself_seg_config
 from clipself_seg.engine.processes import leave_process_group
-from clipself_seg.engine.sem_seg_evaluation import SemSegEvaluation
 from clipself_seg.errors import InputError
+from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation
 
 WORDS = {"pets": ["cat", "dog", "wide-grass"], "rooms": ["bed", "lamp", "wall", "door", "floor"]}
 

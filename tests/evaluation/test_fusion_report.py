@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipself_seg.evaluation.fusion_report import (
+from clipself_seg.evaluation.panoptic.fusion_report import (
     best_cell,
     fusion_table,
     plot_sweep,

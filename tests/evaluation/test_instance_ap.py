@@ -17,9 +17,9 @@ from pycocotools.coco import COCO
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
 from clipself_seg.engine.processes import leave_process_group
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.instance_ap import InstanceAPEvaluator
-from clipself_seg.evaluation.instance_numbers import encode_masks
-from clipself_seg.evaluation.instance_truth import read_instance_truth
+from clipself_seg.evaluation.instances.ap import InstanceAPEvaluator
+from clipself_seg.evaluation.instances.numbers import encode_masks
+from clipself_seg.evaluation.instances.truth import read_instance_truth
 
 # Category ids fall, and stuff stands between the things.
 WORDS = Vocabulary(

@@ -12,13 +12,13 @@ from PIL import Image
 
 from clipself_seg.data.panoptic import read_panoptic_png
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.panoptic_files import (
+from clipself_seg.evaluation.panoptic.files import (
     PanopticFolder,
     evaluate_files,
     read_categories,
     seen_categories,
 )
-from clipself_seg.evaluation.panoptic_numbers import (
+from clipself_seg.evaluation.panoptic.numbers import (
     match_segments,
     panoptic_map,
     panoptic_quality,

@@ -12,7 +12,7 @@ import torch.multiprocessing as multiprocessing
 
 from clipself_seg.engine.processes import leave_process_group
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.region_accuracy import (
+from clipself_seg.evaluation.regions.accuracy import (
     RegionAccuracyEvaluator,
     class_accuracies,
     label_ranks,

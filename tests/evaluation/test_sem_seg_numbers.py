@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from clipself_seg.evaluation.sem_seg_numbers import class_numbers, confusion_matrix, sem_seg_results
+from clipself_seg.evaluation.sem_seg.numbers import class_numbers, confusion_matrix, sem_seg_results
 
 # Rows are the truth: 8 pixels of a, 4 of b, none of c and d; c is predicted twice, d never.
 TOY = np.array([[6, 1, 1, 0], [0, 3, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]])

@@ -6,8 +6,8 @@ import csv
 
 import numpy as np
 
-from clipself_seg.evaluation.sem_seg_numbers import ClassNumbers
-from clipself_seg.evaluation.sem_seg_report import paper_table, run_table, write_class_csv
+from clipself_seg.evaluation.sem_seg.numbers import ClassNumbers
+from clipself_seg.evaluation.sem_seg.report import paper_table, run_table, write_class_csv
 
 RESULTS = {
     "mIoU": 27.24,

@@ -21,7 +21,7 @@ from clipself_seg.data.prepare.ade_panoptic import prepare_ade_panoptic
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.panoptic_files import PanopticFolder, evaluate_files
+from clipself_seg.evaluation.panoptic.files import PanopticFolder, evaluate_files
 
 VOCABULARY = load_vocabulary("openseg_ade20k_150")
 THINGS = [index for index, entry in enumerate(VOCABULARY.classes) if entry.isthing]

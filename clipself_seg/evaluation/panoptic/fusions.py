@@ -16,7 +16,7 @@ from detectron2.evaluation import DatasetEvaluator
 
 from clipself_seg.data.panoptic import read_panoptic_png
 from clipself_seg.errors import InputError, nearest
-from clipself_seg.evaluation.panoptic import PanopticQualityEvaluator
+from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.heads.fusion import fusion_exponents
 from clipself_seg.models.panoptic_outputs import TASKS
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from tabulate import tabulate
 
-from clipself_seg.evaluation.panoptic_numbers import GROUPS, ClassQuality
+from clipself_seg.evaluation.panoptic.numbers import GROUPS, ClassQuality
 from clipself_seg.files import atomic_path
 
 CSV_COLUMNS = (

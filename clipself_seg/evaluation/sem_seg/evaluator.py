@@ -22,14 +22,14 @@ from detectron2.utils import comm
 
 from clipself_seg.data.label_maps import read_label_map
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.sem_seg_numbers import (
+from clipself_seg.evaluation.sem_seg.numbers import (
     ClassNumbers,
     check_rule,
     class_numbers,
     confusion_matrix,
     sem_seg_results,
 )
-from clipself_seg.evaluation.sem_seg_report import run_table, write_class_csv
+from clipself_seg.evaluation.sem_seg.report import run_table, write_class_csv
 
 logger = logging.getLogger(__name__)
 

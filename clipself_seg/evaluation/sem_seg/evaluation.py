@@ -18,12 +18,12 @@ from clipself_seg.data.loader import Record, Sample, evaluation_batches
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.overlap import seen_by_name
 from clipself_seg.data.vocabulary import Vocabulary, class_list, load_vocabulary, read_class_json
-from clipself_seg.engine.evaluation import Evaluation
-from clipself_seg.engine.restored import restored
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.sem_seg import SemSegAccuracyEvaluator
-from clipself_seg.evaluation.sem_seg_numbers import check_rule
-from clipself_seg.evaluation.sem_seg_report import paper_table, run_table
+from clipself_seg.evaluation.base import Evaluation
+from clipself_seg.evaluation.restored import restored
+from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
+from clipself_seg.evaluation.sem_seg.numbers import check_rule
+from clipself_seg.evaluation.sem_seg.report import paper_table, run_table
 
 # Data set -> name of a number -> the number.
 SemSegResults = dict[str, dict[str, float]]

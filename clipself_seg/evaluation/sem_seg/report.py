@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from tabulate import tabulate
 
-from clipself_seg.evaluation.sem_seg_numbers import ClassNumbers
+from clipself_seg.evaluation.sem_seg.numbers import ClassNumbers
 from clipself_seg.files import atomic_path
 
 Results = Mapping[str, float]

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.instance_truth import InstanceTruth, thing_categories
+from clipself_seg.evaluation.instances.truth import InstanceTruth, thing_categories
 from clipself_seg.files import atomic_path
 
 # Number -> position in COCOeval's summary.

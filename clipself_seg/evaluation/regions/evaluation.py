@@ -17,9 +17,9 @@ from clipself_seg.data.loader import Record, evaluation_batches
 from clipself_seg.data.mappers.distill import RegionMapper
 from clipself_seg.data.panoptic import MaskResize
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
-from clipself_seg.engine.evaluation import Evaluation
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.region_accuracy import RegionAccuracyEvaluator
+from clipself_seg.evaluation.base import Evaluation
+from clipself_seg.evaluation.regions.accuracy import RegionAccuracyEvaluator
 from clipself_seg.evaluation.report import plot_size_curve, size_table
 from clipself_seg.models.clipself import check_size
 

@@ -21,8 +21,8 @@ from detectron2.utils import comm
 from clipself_seg.data.panoptic import read_panoptic_png
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.panoptic_files import check_things_and_stuff
-from clipself_seg.evaluation.panoptic_numbers import (
+from clipself_seg.evaluation.panoptic.files import check_things_and_stuff
+from clipself_seg.evaluation.panoptic.numbers import (
     ClassQuality,
     ImageMatches,
     match_segments,
@@ -30,7 +30,7 @@ from clipself_seg.evaluation.panoptic_numbers import (
     panoptic_quality,
     panoptic_results,
 )
-from clipself_seg.evaluation.panoptic_report import quality_table, write_quality_csv
+from clipself_seg.evaluation.panoptic.report import quality_table, write_quality_csv
 
 logger = logging.getLogger(__name__)
 

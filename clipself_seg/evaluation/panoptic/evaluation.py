@@ -14,8 +14,17 @@ from detectron2.utils import comm
 from clipself_seg.data.datasets.panoptic import IGNORE_LABEL
 from clipself_seg.data.loader import Record, Sample, evaluation_batches
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
-from clipself_seg.engine.evaluation import Evaluation
-from clipself_seg.engine.panoptic_rows import (
+from clipself_seg.evaluation.base import Evaluation
+from clipself_seg.evaluation.instances.ap import InstanceAPEvaluator
+from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
+from clipself_seg.evaluation.panoptic.fusion_report import (
+    TITLES,
+    fusion_table,
+    plot_sweep,
+    rows_table,
+    sweep_table,
+)
+from clipself_seg.evaluation.panoptic.fusions import (
     Row,
     RowsEvaluator,
     Sweep,
@@ -24,18 +33,13 @@ from clipself_seg.engine.panoptic_rows import (
     sweep_results,
     sweep_rows,
 )
-from clipself_seg.engine.panoptic_truth import PanopticTruth, read_panoptic_truth, trained_words
-from clipself_seg.engine.restored import restored
-from clipself_seg.evaluation.fusion_report import (
-    TITLES,
-    fusion_table,
-    plot_sweep,
-    rows_table,
-    sweep_table,
+from clipself_seg.evaluation.panoptic.ground_truth import (
+    PanopticTruth,
+    read_panoptic_truth,
+    trained_words,
 )
-from clipself_seg.evaluation.instance_ap import InstanceAPEvaluator
-from clipself_seg.evaluation.panoptic import PanopticQualityEvaluator
-from clipself_seg.evaluation.sem_seg import SemSegAccuracyEvaluator
+from clipself_seg.evaluation.restored import restored
+from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
 from clipself_seg.heads.mask_generator.outputs import check_outputs
 
 # Data set -> row -> name of a number -> the number; and "sweep" beside the rows.

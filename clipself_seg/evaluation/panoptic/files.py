@@ -17,7 +17,7 @@ from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.data.records import coco_list, read_coco_json
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.panoptic_numbers import (
+from clipself_seg.evaluation.panoptic.numbers import (
     ClassQuality,
     ImageMatches,
     PanopticMap,

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.sem_seg_numbers import class_keys
+from clipself_seg.evaluation.sem_seg.numbers import class_keys
 
 # Suffix of a result -> what it is the mean over.
 GROUPS = {

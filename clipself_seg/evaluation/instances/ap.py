@@ -23,14 +23,14 @@ from tabulate import tabulate
 
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.instance_numbers import (
+from clipself_seg.evaluation.instances.numbers import (
     ImageInstances,
     encode_masks,
     instance_quality,
     instance_results,
     write_instance_csv,
 )
-from clipself_seg.evaluation.instance_truth import InstanceTruth
+from clipself_seg.evaluation.instances.truth import InstanceTruth
 
 logger = logging.getLogger(__name__)
 

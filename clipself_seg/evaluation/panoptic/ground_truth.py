@@ -17,7 +17,7 @@ from clipself_seg.data.overlap import seen_by_synonym
 from clipself_seg.data.records import read_coco_json
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.instance_truth import InstanceTruth, read_instance_truth
+from clipself_seg.evaluation.instances.truth import InstanceTruth, read_instance_truth
 
 logger = logging.getLogger(__name__)
 

@@ -24,14 +24,14 @@ from clipself_seg.clip.linear import stock_linear
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.engine.optimizer import build_adamw, gradient_norm, parameter_groups
 from clipself_seg.errors import InputError
-from clipself_seg.heads.class_maps import all_scores, sliding_probabilities
-from clipself_seg.heads.cost_aggregator import (
+from clipself_seg.heads.cat_seg.class_maps import all_scores, sliding_probabilities
+from clipself_seg.heads.cat_seg.cost_aggregator import (
     AggregatorSizes,
     ClassLogits,
     CostAggregator,
     Guidance,
 )
-from clipself_seg.heads.windows import resize
+from clipself_seg.heads.cat_seg.windows import resize
 from clipself_seg.models import CATSeg
 from clipself_seg.models.region_reader import Sample, autocast
 

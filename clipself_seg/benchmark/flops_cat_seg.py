@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clipself_seg.clip.class_texts import BATCH
 from clipself_seg.clip.prompts import TEMPLATES
-from clipself_seg.heads.cost_aggregator import Guidance
+from clipself_seg.heads.cat_seg.cost_aggregator import Guidance
 from clipself_seg.models import CATSeg
 
 

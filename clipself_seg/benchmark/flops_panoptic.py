@@ -9,8 +9,8 @@ import torch
 
 from clipself_seg.benchmark.flops_cat_seg import count_flops
 from clipself_seg.clip import DenseCLIP
-from clipself_seg.heads.mask_generator import GeneratorSizes
-from clipself_seg.heads.mask_generator.pixel_decoder import ENCODED, FINEST, STRIDES
+from clipself_seg.heads.panoptic.mask_generator import GeneratorSizes
+from clipself_seg.heads.panoptic.mask_generator.pixel_decoder import ENCODED, FINEST, STRIDES
 
 
 def generator_flops(sizes: GeneratorSizes, channels: int, canvas: tuple[int, int]) -> int:

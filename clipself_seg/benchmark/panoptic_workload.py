@@ -36,13 +36,13 @@ from clipself_seg.clip.linear import stock_linear
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.heads.class_logits import class_logits
-from clipself_seg.heads.clip_branches import CELLS, DensePooling, MaskedAttention
 from clipself_seg.heads.fusion import fuse_scores
-from clipself_seg.heads.mask_generator import GeneratorSizes, MaskGenerator
-from clipself_seg.heads.mask_generator.query_decoder import QueryPrediction
-from clipself_seg.heads.mask_pieces import resize_masks
-from clipself_seg.heads.panoptic_merge import merge_panoptic
+from clipself_seg.heads.panoptic.class_logits import class_logits
+from clipself_seg.heads.panoptic.clip_branches import CELLS, DensePooling, MaskedAttention
+from clipself_seg.heads.panoptic.mask_generator import GeneratorSizes, MaskGenerator
+from clipself_seg.heads.panoptic.mask_generator.query_decoder import QueryPrediction
+from clipself_seg.heads.panoptic.mask_pieces import resize_masks
+from clipself_seg.heads.panoptic.panoptic_merge import merge_panoptic
 from clipself_seg.models.region_reader import autocast
 
 IMAGE, CANVAS = (1024, 1365), (1024, 1408)  # of a picture of 480 x 640 in the official test

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.heads.cost_aggregator import LEFT_OUT, CostAggregator
+from clipself_seg.heads.cat_seg.cost_aggregator import LEFT_OUT, CostAggregator
 
 
 def aggregate(

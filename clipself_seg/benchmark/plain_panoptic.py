@@ -20,10 +20,10 @@ from torch import Tensor
 from clipself_seg.benchmark import plain
 from clipself_seg.clip.layers import ResidualBlock, merge_heads, split_heads
 from clipself_seg.clip.positions import rotate
-from clipself_seg.heads.clip_branches import DensePooling, MaskedAttention
-from clipself_seg.heads.mask_generator import MaskGenerator
-from clipself_seg.heads.mask_generator.query_decoder import Level, QueryPrediction
-from clipself_seg.heads.mask_generator.sine_positions import sine_positions
+from clipself_seg.heads.panoptic.clip_branches import DensePooling, MaskedAttention
+from clipself_seg.heads.panoptic.mask_generator import MaskGenerator
+from clipself_seg.heads.panoptic.mask_generator.query_decoder import Level, QueryPrediction
+from clipself_seg.heads.panoptic.mask_generator.sine_positions import sine_positions
 
 
 def plain_predictions(

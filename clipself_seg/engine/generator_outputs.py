@@ -28,7 +28,7 @@ from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.engine.prediction import require_architecture
 from clipself_seg.engine.run import build_model
 from clipself_seg.errors import InputError
-from clipself_seg.heads.mask_generator.outputs import (
+from clipself_seg.heads.panoptic.mask_generator.outputs import (
     hash_classes,
     output_path,
     save_output,

@@ -26,15 +26,15 @@ from clipself_seg.clip.model import hash_tensors
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.files import atomic_path
-from clipself_seg.heads.class_maps import (
+from clipself_seg.heads.cat_seg.class_maps import (
     all_scores,
     best_class,
     plain_probabilities,
     sliding_probabilities,
 )
-from clipself_seg.heads.cost_aggregator import ClassLogits, CostAggregator, Guidance
-from clipself_seg.heads.sigmoid_loss import check_labels, sigmoid_loss
-from clipself_seg.heads.windows import WindowLayout, resize
+from clipself_seg.heads.cat_seg.cost_aggregator import ClassLogits, CostAggregator, Guidance
+from clipself_seg.heads.cat_seg.sigmoid_loss import check_labels, sigmoid_loss
+from clipself_seg.heads.cat_seg.windows import WindowLayout, resize
 from clipself_seg.models.cat_seg_config import GUIDES, clip_parameters, parts_from_config
 from clipself_seg.models.cat_seg_weights import read_state, to_official
 from clipself_seg.models.region_reader import Sample, autocast

@@ -19,8 +19,8 @@ from clipself_seg.clip.model import SHIPPED_TAGS
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.clip.weights import name_problem
 from clipself_seg.errors import InputError, last_line, nearest
-from clipself_seg.heads.cost_aggregator import CostAggregator
-from clipself_seg.heads.windows import WindowLayout
+from clipself_seg.heads.cat_seg.cost_aggregator import CostAggregator
+from clipself_seg.heads.cat_seg.windows import WindowLayout
 from clipself_seg.models.cat_seg_sizes import TEMPLATES, aggregator_sizes
 from clipself_seg.models.region_reader import precision_from_config
 

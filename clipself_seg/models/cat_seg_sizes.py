@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.prompts import TEMPLATES as PROMPTS
 from clipself_seg.errors import InputError
-from clipself_seg.heads.cost_aggregator import AggregatorSizes
+from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes
 
 # Prompt sets by the names of CAT-Seg's MODEL.PROMPT_ENSEMBLE_TYPE.
 TEMPLATES = {"single": "cat_seg", "imagenet": "openai80", "plain": "single"}

@@ -25,7 +25,7 @@ from clipself_seg.clip.region_pooling import box_weights, pool
 from clipself_seg.clip.tower import ImageTower, train_last_blocks
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.heads.distillation import Average, cosine_distillation_loss, loss_count
+from clipself_seg.heads.distillation.losses import Average, cosine_distillation_loss, loss_count
 from clipself_seg.models.region_reader import (
     RegionReader,
     Sample,

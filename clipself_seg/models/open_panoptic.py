@@ -24,13 +24,13 @@ from clipself_seg.clip.model import hash_tensors
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
-from clipself_seg.heads.clip_branches import ClipBranch
 from clipself_seg.heads.fusion import fuse_scores
-from clipself_seg.heads.grounding_loss import grounding_loss, longest_caption
-from clipself_seg.heads.mask_generator import MaskGenerator
-from clipself_seg.heads.mask_generator.outputs import GeneratorOutput, read_output
-from clipself_seg.heads.mask_losses import MaskCriterion, MaskTargets
-from clipself_seg.heads.mask_pieces import resize_masks
+from clipself_seg.heads.panoptic.clip_branches import ClipBranch
+from clipself_seg.heads.panoptic.grounding_loss import grounding_loss, longest_caption
+from clipself_seg.heads.panoptic.mask_generator import MaskGenerator
+from clipself_seg.heads.panoptic.mask_generator.outputs import GeneratorOutput, read_output
+from clipself_seg.heads.panoptic.mask_losses import MaskCriterion, MaskTargets
+from clipself_seg.heads.panoptic.mask_pieces import resize_masks
 from clipself_seg.models.open_panoptic_config import panoptic_parts
 from clipself_seg.models.open_panoptic_weights import frozen_hashes, full_state, with_hashes
 from clipself_seg.models.panoptic_outputs import TASKS, MergeSettings, make_outputs

@@ -10,12 +10,12 @@ from torch import nn
 
 from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.errors import InputError
-from clipself_seg.heads.clip_branches import CLIP_BRANCHES, ClipBranch
 from clipself_seg.heads.fusion import fusion_exponents
-from clipself_seg.heads.mask_generator import GeneratorSizes, MaskGenerator
-from clipself_seg.heads.mask_generator.pyramid import CLIPPyramid
-from clipself_seg.heads.mask_losses import LossSettings, MaskCriterion
-from clipself_seg.heads.matching import TermWeights
+from clipself_seg.heads.panoptic.clip_branches import CLIP_BRANCHES, ClipBranch
+from clipself_seg.heads.panoptic.mask_generator import GeneratorSizes, MaskGenerator
+from clipself_seg.heads.panoptic.mask_generator.pyramid import CLIPPyramid
+from clipself_seg.heads.panoptic.mask_losses import LossSettings, MaskCriterion
+from clipself_seg.heads.panoptic.matching import TermWeights
 from clipself_seg.models.panoptic_outputs import MergeSettings
 from clipself_seg.models.region_reader import clip_from_config, precision_from_config
 
@@ -103,7 +103,7 @@ def build_source(cfg: CfgNode, clip: DenseCLIP) -> nn.Module:
     if cfg.MODEL.MASK_GENERATOR.SOURCE == "pyramid":
         pyramid = cfg.MODEL.PYRAMID
         return CLIPPyramid(clip, blocks=pyramid.BLOCKS, channels=pyramid.CHANNELS)
-    from clipself_seg.heads.diffusion_features import build_diffusion_features
+    from clipself_seg.heads.panoptic.diffusion_features import build_diffusion_features
 
     diffusion = cfg.MODEL.DIFFUSION
     return build_diffusion_features(

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from clipself_seg.heads.panoptic_merge import (
+from clipself_seg.heads.panoptic.panoptic_merge import (
     merge_instances,
     merge_panoptic,
     merge_semantic,

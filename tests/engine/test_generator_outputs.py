@@ -22,7 +22,7 @@ from clipself_seg.engine import generator_outputs
 from clipself_seg.engine.generator_outputs import generator_hash, write_outputs
 from clipself_seg.engine.run import build_model
 from clipself_seg.errors import InputError
-from clipself_seg.heads.mask_generator.outputs import GeneratorOutput
+from clipself_seg.heads.panoptic.mask_generator.outputs import GeneratorOutput
 from clipself_seg.models.panoptic_outputs import MergeSettings
 from tests.engine.test_panoptic_predictor import CONFIG, SMALL
 

@@ -26,8 +26,8 @@ from clipself_seg.evaluation.instances.numbers import encode_masks
 from clipself_seg.evaluation.panoptic.evaluation import PanopticEvaluation
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.evaluation.panoptic.fusions import sweep_results, sweep_rows
-from clipself_seg.heads.clip_branches import DensePooling
-from clipself_seg.heads.mask_generator.outputs import GeneratorOutput, save_output
+from clipself_seg.heads.panoptic.clip_branches import DensePooling
+from clipself_seg.heads.panoptic.mask_generator.outputs import GeneratorOutput, save_output
 from tests.panoptic_worlds import save_ids
 
 # Category ids are in no order, and stuff stands between the things.

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clipself_seg.errors import InputError
-from clipself_seg.heads.class_logits import class_logits, similarity_scale
+from clipself_seg.heads.panoptic.class_logits import class_logits, similarity_scale
 
 TEN = torch.tensor(10.0)
 

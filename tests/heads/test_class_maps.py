@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from clipself_seg.heads.class_maps import best_class
+from clipself_seg.heads.cat_seg.class_maps import best_class
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from clipself_seg.clip import load_clip
 from clipself_seg.errors import InputError
-from clipself_seg.heads.clip_branches import (
+from clipself_seg.heads.panoptic.clip_branches import (
     CLIP_BRANCHES,
     DensePooling,
     MaskedAttention,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipself_seg.heads.cost_aggregator import AggregatorSizes, CostAggregator, Guidance
+from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes, CostAggregator, Guidance
 
 
 def wave(shape: tuple[int, ...], a: float, b: float) -> torch.Tensor:

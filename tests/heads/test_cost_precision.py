@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from clipself_seg.heads.class_aggregation import linear_attention
-from clipself_seg.heads.cost_volume import cosine_cost
+from clipself_seg.heads.cat_seg.class_aggregation import linear_attention
+from clipself_seg.heads.cat_seg.cost_volume import cosine_cost
 
 
 def test_cosines_under_autocast_are_those_of_float32():

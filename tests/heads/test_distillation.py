@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clipself_seg.heads.distillation import cosine_distillation_loss, loss_count
+from clipself_seg.heads.distillation.losses import cosine_distillation_loss, loss_count
 
 
 def test_loss_of_vectors_whose_angles_are_known():

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipself_seg.heads import mask_cells
-from clipself_seg.heads.mask_cells import BINARISATIONS, visible_cells
+from clipself_seg.heads.panoptic import mask_cells
+from clipself_seg.heads.panoptic.mask_cells import BINARISATIONS, visible_cells
 
 GRID, PATCH = (5, 7), 6
 

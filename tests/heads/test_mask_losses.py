@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from clipself_seg.heads.mask_losses import (
+from clipself_seg.heads.panoptic.mask_losses import (
     LossSettings,
     MaskCriterion,
     MaskTargets,
@@ -15,7 +15,7 @@ from clipself_seg.heads.mask_losses import (
     mask_losses,
     uncertain_points,
 )
-from clipself_seg.heads.matching import match_queries, sample_points
+from clipself_seg.heads.panoptic.matching import match_queries, sample_points
 
 FEW = LossSettings(points=64)
 

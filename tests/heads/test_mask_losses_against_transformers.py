@@ -16,13 +16,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipself_seg.heads.mask_losses import (
+from clipself_seg.heads.panoptic.mask_losses import (
     LossSettings,
     MaskCriterion,
     MaskTargets,
     uncertain_points,
 )
-from clipself_seg.heads.matching import TermWeights, match_queries
+from clipself_seg.heads.panoptic.matching import TermWeights, match_queries
 
 # None of this is transformers' public interface: setup.cfg says which versions have it.
 theirs = pytest.importorskip(

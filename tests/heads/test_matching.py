@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from clipself_seg.heads.matching import (
+from clipself_seg.heads.panoptic.matching import (
     TermWeights,
     match_queries,
     pair_costs,

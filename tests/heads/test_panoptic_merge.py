@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from clipself_seg.benchmark.plain_panoptic import plain_panoptic
-from clipself_seg.heads import mask_pieces
 from clipself_seg.heads.fusion import fuse_scores
-from clipself_seg.heads.mask_pieces import first_best, resize_masks
-from clipself_seg.heads.panoptic_merge import (
+from clipself_seg.heads.panoptic import mask_pieces
+from clipself_seg.heads.panoptic.mask_pieces import first_best, resize_masks
+from clipself_seg.heads.panoptic.panoptic_merge import (
     merge_instances,
     merge_panoptic,
     merge_semantic,

@@ -16,9 +16,13 @@ from clipself_seg.config import load_config
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import fuse_scores
-from clipself_seg.heads.mask_generator.pyramid import CLIPPyramid
-from clipself_seg.heads.mask_pieces import resize_masks
-from clipself_seg.heads.panoptic_merge import merge_instances, merge_panoptic, merge_semantic
+from clipself_seg.heads.panoptic.mask_generator.pyramid import CLIPPyramid
+from clipself_seg.heads.panoptic.mask_pieces import resize_masks
+from clipself_seg.heads.panoptic.panoptic_merge import (
+    merge_instances,
+    merge_panoptic,
+    merge_semantic,
+)
 from clipself_seg.models.open_panoptic_weights import trained_state
 from tests.conftest import ROOT
 

@@ -27,10 +27,10 @@ from clipself_seg.clip import load_clip
 from clipself_seg.clip.eva import EvaTransformer
 from clipself_seg.clip.tower import train_last_blocks
 from clipself_seg.errors import InputError
-from clipself_seg.heads import clip_branches
-from clipself_seg.heads.clip_branches import MaskedAttention
-from clipself_seg.heads.cost_aggregator import AggregatorSizes
-from clipself_seg.heads.mask_generator import GeneratorSizes
+from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes
+from clipself_seg.heads.panoptic import clip_branches
+from clipself_seg.heads.panoptic.clip_branches import MaskedAttention
+from clipself_seg.heads.panoptic.mask_generator import GeneratorSizes
 
 TINY = ["--model", "ViT-Mini-8", "--size", "64", "--repeats", "1", "--regions", "5"]
 

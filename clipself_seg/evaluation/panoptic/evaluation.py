@@ -40,7 +40,7 @@ from clipself_seg.evaluation.panoptic.ground_truth import (
 )
 from clipself_seg.evaluation.restored import restored
 from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
-from clipself_seg.heads.mask_generator.outputs import check_outputs
+from clipself_seg.heads.panoptic.mask_generator.outputs import check_outputs
 
 # Data set -> row -> name of a number -> the number; and "sweep" beside the rows.
 FusionResults = dict[str, dict[str, Any]]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clipself_seg.heads.diffusion_features.key_map import unet_name, vae_name
-from clipself_seg.heads.diffusion_features.networks import (
+from clipself_seg.heads.panoptic.diffusion_features.key_map import unet_name, vae_name
+from clipself_seg.heads.panoptic.diffusion_features.networks import (
     SMALL,
     StableDiffusionSizes,
     build_unet,

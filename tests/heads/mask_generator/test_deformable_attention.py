@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from clipself_seg.heads.mask_generator.deformable_attention import (
+from clipself_seg.heads.panoptic.mask_generator.deformable_attention import (
     DeformableAttention,
     sample_levels,
 )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from clipself_seg.errors import InputError
-from clipself_seg.heads.mask_generator import GeneratorSizes, MaskGenerator
+from clipself_seg.heads.panoptic.mask_generator import GeneratorSizes, MaskGenerator
 
 PARITY = Path(__file__).parent.parent.parent / "parity"
 OFFICIAL = {f"s{i}": 512 for i in (2, 3, 4, 5)}

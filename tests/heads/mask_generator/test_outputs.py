@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, safe_open, save_file
 
 from clipself_seg.errors import InputError
-from clipself_seg.heads.mask_generator import outputs
-from clipself_seg.heads.mask_generator.outputs import (
+from clipself_seg.heads.panoptic.mask_generator import outputs
+from clipself_seg.heads.panoptic.mask_generator.outputs import (
     LARGEST,
     GeneratorOutput,
     check_outputs,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipself_seg.heads.mask_generator import MaskGenerator
+from clipself_seg.heads.panoptic.mask_generator import MaskGenerator
 from tests.parity.named_weights import named_input, named_state_dict
 
 FOLDER = Path(__file__).parent.parent.parent / "parity"

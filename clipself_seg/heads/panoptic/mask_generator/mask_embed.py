@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip.precision import full_precision
-from clipself_seg.heads.class_logits import similarity_scale
+from clipself_seg.heads.panoptic.class_logits import similarity_scale
 
 EPS = 1e-8
 

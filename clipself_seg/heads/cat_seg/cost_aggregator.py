@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from clipself_seg.heads.class_aggregation import ClassAggregation
-from clipself_seg.heads.cost_decoder import CostDecoder
-from clipself_seg.heads.cost_volume import best_classes, cosine_cost, text_direction
-from clipself_seg.heads.spatial_aggregation import SpatialAggregation
+from clipself_seg.heads.cat_seg.class_aggregation import ClassAggregation
+from clipself_seg.heads.cat_seg.cost_decoder import CostDecoder
+from clipself_seg.heads.cat_seg.cost_volume import best_classes, cosine_cost, text_direction
+from clipself_seg.heads.cat_seg.spatial_aggregation import SpatialAggregation
 
 LEFT_OUT = -100.0  # logit of the classes that are not among the best
 CACHED_VALUES = 4 * 24 * 24 * 128  # of the cost volume: four classes of the published models

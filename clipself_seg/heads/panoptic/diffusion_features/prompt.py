@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clipself_seg.clip.layers import ResidualBlock
 from clipself_seg.errors import InputError
-from clipself_seg.heads.diffusion_features.captioner import TOKENS
+from clipself_seg.heads.panoptic.diffusion_features.captioner import TOKENS
 
 START, END = 49406, 49407  # the end token also pads
 HEAD_WIDTH = 64

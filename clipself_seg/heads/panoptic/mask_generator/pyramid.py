@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.errors import InputError
-from clipself_seg.heads.mask_generator.pixel_decoder import GROUPS, STRIDES, NormedConv
+from clipself_seg.heads.panoptic.mask_generator.pixel_decoder import GROUPS, STRIDES, NormedConv
 
 
 class CLIPPyramid(nn.Module):

@@ -1,6 +1,6 @@
 """Mask generators: feature maps to mask logits, class logits and void."""
 
-from clipself_seg.heads.mask_generator.generator import (
+from clipself_seg.heads.panoptic.mask_generator.generator import (
     GeneratorScores,
     GeneratorSizes,
     MaskGenerator,

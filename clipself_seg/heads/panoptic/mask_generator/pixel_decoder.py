@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip.precision import full_precision
-from clipself_seg.heads.mask_generator.deformable_attention import (
+from clipself_seg.heads.panoptic.mask_generator.deformable_attention import (
     DeformableAttention,
     Grids,
 )
-from clipself_seg.heads.mask_generator.sine_positions import sine_positions
+from clipself_seg.heads.panoptic.mask_generator.sine_positions import sine_positions
 
 GROUPS = 32
 STRIDES = {"s2": 4, "s3": 8, "s4": 16, "s5": 32}

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip.layers import PackedAttention, merge_heads, split_heads
-from clipself_seg.heads.mask_generator.mask_embed import MLP, PooledMaskEmbed
-from clipself_seg.heads.mask_generator.sine_positions import sine_positions
+from clipself_seg.heads.panoptic.mask_generator.mask_embed import MLP, PooledMaskEmbed
+from clipself_seg.heads.panoptic.mask_generator.sine_positions import sine_positions
 
 
 @dataclasses.dataclass(frozen=True)

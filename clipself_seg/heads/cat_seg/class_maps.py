@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from clipself_seg.heads.cost_aggregator import LEFT_OUT, ClassLogits
-from clipself_seg.heads.windows import WindowLayout, resize
+from clipself_seg.heads.cat_seg.cost_aggregator import LEFT_OUT, ClassLogits
+from clipself_seg.heads.cat_seg.windows import WindowLayout, resize
 
 # Classes whose maps are made together: what stays in a CPU's cache, what fills a GPU.
 AT_ONCE = {"cpu": 4, "cuda": 32}

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipself_seg.clip.precision import full_precision
-from clipself_seg.heads.matching import TermWeights, match_queries, sample_points
+from clipself_seg.heads.panoptic.matching import TermWeights, match_queries, sample_points
 
 Matches = list[tuple[Tensor, Tensor]]
 

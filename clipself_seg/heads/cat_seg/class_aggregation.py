@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.precision import full_precision
-from clipself_seg.heads.cost_volume import at_least_float32
-from clipself_seg.heads.spatial_aggregation import GuidedProjections
+from clipself_seg.heads.cat_seg.cost_volume import at_least_float32
+from clipself_seg.heads.cat_seg.spatial_aggregation import GuidedProjections
 
 EPS = 1e-6
 VALUES_AT_ONCE = 4096 * 128  # of tokens, whose activations stay in the CPU's cache

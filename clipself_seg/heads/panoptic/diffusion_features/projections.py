@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.heads.mask_generator.pixel_decoder import STRIDES, NormedConv
+from clipself_seg.heads.panoptic.mask_generator.pixel_decoder import STRIDES, NormedConv
 
 WIDTH = 512  # of the maps
 HIDDEN = 128

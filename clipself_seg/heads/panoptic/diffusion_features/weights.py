@@ -14,16 +14,16 @@ from torch import Tensor
 from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.clip.weights import NO_WEIGHTS, LoadReport, name_problem
 from clipself_seg.errors import InputError
-from clipself_seg.heads.diffusion_features.captioner import TOKENS
-from clipself_seg.heads.diffusion_features.key_map import unet_name, vae_name
-from clipself_seg.heads.diffusion_features.networks import (
+from clipself_seg.heads.panoptic.diffusion_features.captioner import TOKENS
+from clipself_seg.heads.panoptic.diffusion_features.key_map import unet_name, vae_name
+from clipself_seg.heads.panoptic.diffusion_features.networks import (
     SMALL,
     StableDiffusionSizes,
     build_unet,
     build_vae,
 )
-from clipself_seg.heads.diffusion_features.prompt import encode_empty_prompt
-from clipself_seg.heads.diffusion_features.stable_diffusion import StableDiffusion
+from clipself_seg.heads.panoptic.diffusion_features.prompt import encode_empty_prompt
+from clipself_seg.heads.panoptic.diffusion_features.stable_diffusion import StableDiffusion
 
 # Weights by chance instead of a path: in full size, and for tests.
 RANDOM = {"random": StableDiffusionSizes(), "random-small": SMALL}

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from clipself_seg.errors import InputError, nearest
-from clipself_seg.heads.class_logits import class_logits
-from clipself_seg.heads.mask_generator.pixel_decoder import PixelDecoder
-from clipself_seg.heads.mask_generator.query_decoder import (
+from clipself_seg.heads.panoptic.class_logits import class_logits
+from clipself_seg.heads.panoptic.mask_generator.pixel_decoder import PixelDecoder
+from clipself_seg.heads.panoptic.mask_generator.query_decoder import (
     QueryDecoder,
     QueryPrediction,
 )

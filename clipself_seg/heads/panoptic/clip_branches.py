@@ -19,8 +19,8 @@ from torch import Tensor
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.data.images import fit_size
 from clipself_seg.errors import InputError, nearest
-from clipself_seg.heads.class_logits import class_logits, similarity_scale
-from clipself_seg.heads.mask_cells import BINARISATIONS, visible_cells
+from clipself_seg.heads.panoptic.class_logits import class_logits, similarity_scale
+from clipself_seg.heads.panoptic.mask_cells import BINARISATIONS, visible_cells
 
 ASPECTS = ("square", "pad")
 INTERPOLATIONS = ("bilinear", "bicubic")

@@ -18,7 +18,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from clipself_seg.clip.precision import full_precision
-from clipself_seg.heads.mask_pieces import first_best, pixel_pieces
+from clipself_seg.heads.panoptic.mask_pieces import first_best, pixel_pieces
 
 Segment = dict[str, Any]
 

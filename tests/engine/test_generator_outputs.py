@@ -23,7 +23,7 @@ from clipself_seg.engine.generator_outputs import generator_hash, write_outputs
 from clipself_seg.engine.run import build_model
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.mask_generator.outputs import GeneratorOutput
-from clipself_seg.models.panoptic_outputs import MergeSettings
+from clipself_seg.models.panoptic.outputs import MergeSettings
 from tests.engine.test_panoptic_predictor import CONFIG, SMALL
 
 TINY = (*SMALL, "INPUT.MIN_SIZE_TEST", "48", "MODEL.MASK_FORMER.DEC_LAYERS", "1")

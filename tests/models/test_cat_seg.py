@@ -17,7 +17,7 @@ from clipself_seg.engine.optimizer import cat_seg_groups
 from clipself_seg.engine.run import with_initial_weights
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg
-from clipself_seg.models.cat_seg_weights import to_official
+from clipself_seg.models.cat_seg.weights import to_official
 from tests.conftest import ROOT
 
 MINI = ROOT / "configs/mini/semseg.yaml"

@@ -11,7 +11,7 @@ import torch
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg
-from clipself_seg.models.cat_seg_config import build_backbone
+from clipself_seg.models.cat_seg.config import build_backbone
 from tests.conftest import ROOT
 from tests.models.test_cat_seg import build, scores
 

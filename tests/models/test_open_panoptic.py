@@ -23,7 +23,7 @@ from clipself_seg.heads.panoptic.panoptic_merge import (
     merge_panoptic,
     merge_semantic,
 )
-from clipself_seg.models.open_panoptic_weights import trained_state
+from clipself_seg.models.panoptic.weights import trained_state
 from tests.conftest import ROOT
 
 CONFIG = ROOT / "configs/mini/base_panoptic.yaml"

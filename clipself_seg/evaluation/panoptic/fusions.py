@@ -18,7 +18,7 @@ from clipself_seg.data.panoptic import read_panoptic_png
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.heads.fusion import fusion_exponents
-from clipself_seg.models.panoptic_outputs import TASKS
+from clipself_seg.models.panoptic.outputs import TASKS
 
 ROWS = ("clip", "generator", "fused")  # fusion modes, in the order of the paper's table
 SWEEP_NUMBERS = ("PQ", "PQ_seen", "PQ_unseen")

@@ -31,9 +31,9 @@ from clipself_seg.heads.panoptic.mask_generator import MaskGenerator
 from clipself_seg.heads.panoptic.mask_generator.outputs import GeneratorOutput, read_output
 from clipself_seg.heads.panoptic.mask_losses import MaskCriterion, MaskTargets
 from clipself_seg.heads.panoptic.mask_pieces import resize_masks
-from clipself_seg.models.open_panoptic_config import panoptic_parts
-from clipself_seg.models.open_panoptic_weights import frozen_hashes, full_state, with_hashes
-from clipself_seg.models.panoptic_outputs import TASKS, MergeSettings, make_outputs
+from clipself_seg.models.panoptic.config import panoptic_parts
+from clipself_seg.models.panoptic.outputs import TASKS, MergeSettings, make_outputs
+from clipself_seg.models.panoptic.weights import frozen_hashes, full_state, with_hashes
 from clipself_seg.models.region_reader import Sample, autocast
 
 # The texts of the generator's classes, by its variant.

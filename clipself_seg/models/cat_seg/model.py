@@ -35,8 +35,8 @@ from clipself_seg.heads.cat_seg.class_maps import (
 from clipself_seg.heads.cat_seg.cost_aggregator import ClassLogits, CostAggregator, Guidance
 from clipself_seg.heads.cat_seg.sigmoid_loss import check_labels, sigmoid_loss
 from clipself_seg.heads.cat_seg.windows import WindowLayout, resize
-from clipself_seg.models.cat_seg_config import GUIDES, clip_parameters, parts_from_config
-from clipself_seg.models.cat_seg_weights import read_state, to_official
+from clipself_seg.models.cat_seg.config import GUIDES, clip_parameters, parts_from_config
+from clipself_seg.models.cat_seg.weights import read_state, to_official
 from clipself_seg.models.region_reader import Sample, autocast
 
 logger = logging.getLogger(__name__)

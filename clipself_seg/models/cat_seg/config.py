@@ -21,7 +21,7 @@ from clipself_seg.clip.weights import name_problem
 from clipself_seg.errors import InputError, last_line, nearest
 from clipself_seg.heads.cat_seg.cost_aggregator import CostAggregator
 from clipself_seg.heads.cat_seg.windows import WindowLayout
-from clipself_seg.models.cat_seg_sizes import TEMPLATES, aggregator_sizes
+from clipself_seg.models.cat_seg.sizes import TEMPLATES, aggregator_sizes
 from clipself_seg.models.region_reader import precision_from_config
 
 # CAT-Seg's MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED -> open_clip's name.

@@ -16,7 +16,7 @@ from clipself_seg.heads.panoptic.mask_generator import GeneratorSizes, MaskGener
 from clipself_seg.heads.panoptic.mask_generator.pyramid import CLIPPyramid
 from clipself_seg.heads.panoptic.mask_losses import LossSettings, MaskCriterion
 from clipself_seg.heads.panoptic.matching import TermWeights
-from clipself_seg.models.panoptic_outputs import MergeSettings
+from clipself_seg.models.panoptic.outputs import MergeSettings
 from clipself_seg.models.region_reader import clip_from_config, precision_from_config
 
 

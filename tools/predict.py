@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from clipself_seg.errors import InputError, report_input_errors
 
 if TYPE_CHECKING:
-    from clipself_seg.engine.predict_files import Found, Results
+    from clipself_seg.prediction.files import Found, Results
 
 # Configuration and shipped weights of it, without and with --panoptic.
 SEMANTIC = ("configs/mini/semseg.yaml", "mini-cat-seg")
@@ -110,7 +110,7 @@ def main() -> int:
     """Segment, and say where the results are."""
     arguments = parse_arguments()
     _refuse(arguments, SEMANTIC_ONLY if arguments.panoptic else PANOPTIC_ONLY)
-    from clipself_seg.engine.predict_files import find_photos, predict_files
+    from clipself_seg.prediction.files import find_photos, predict_files
 
     found = find_photos(arguments.input, arguments.output)
     if found.others:
@@ -140,8 +140,8 @@ def _model(arguments: argparse.Namespace, default: tuple[str, str]) -> tuple[str
 
 def _semantic(arguments: argparse.Namespace) -> Results:
     from clipself_seg.data.vocabulary_text import read_words
-    from clipself_seg.engine.predict_files import SemanticResults
-    from clipself_seg.engine.predictor import load_predictor
+    from clipself_seg.prediction.files import SemanticResults
+    from clipself_seg.prediction.semantic import load_predictor
 
     words = read_words(arguments.vocabulary)
     predictor = load_predictor(*_model(arguments, SEMANTIC), arguments.opts)
@@ -152,8 +152,8 @@ def _semantic(arguments: argparse.Namespace) -> Results:
 
 
 def _panoptic(arguments: argparse.Namespace, found: Found) -> Results:
-    from clipself_seg.engine.panoptic_predictor import load_panoptic_predictor, panoptic_words
-    from clipself_seg.engine.panoptic_results import PanopticResults
+    from clipself_seg.prediction.panoptic import load_panoptic_predictor, panoptic_words
+    from clipself_seg.prediction.panoptic_results import PanopticResults
 
     words = panoptic_words(arguments.vocabulary, arguments.stuff)
     mode, exponents = arguments.mode or "fused", (arguments.alpha, arguments.beta)

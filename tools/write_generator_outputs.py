@@ -38,8 +38,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Write, and say how many."""
     arguments = parse_arguments()
-    from clipself_seg.engine.generator_outputs import write_dataset_outputs
-    from clipself_seg.engine.prediction import prediction_config
+    from clipself_seg.prediction.common import prediction_config
+    from clipself_seg.prediction.generator_outputs import write_dataset_outputs
 
     cfg = prediction_config(arguments.config_file, arguments.weights, arguments.opts)
     done = write_dataset_outputs(cfg, arguments.dataset, arguments.output, arguments.overwrite)

@@ -14,17 +14,17 @@ from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.panoptic import read_panoptic_ids
 from clipself_seg.data.records import panoptic_records
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
-from clipself_seg.engine.panoptic_predictor import (
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.panoptic.files import PanopticFolder, evaluate_files
+from clipself_seg.prediction.common import photo_sample
+from clipself_seg.prediction.files import Photo, find_photos, predict_files
+from clipself_seg.prediction.panoptic import (
     PanopticPredictor,
     load_panoptic_predictor,
     panoptic_words,
     segmentation_of,
 )
-from clipself_seg.engine.panoptic_results import PanopticResults, image_ids
-from clipself_seg.engine.predict_files import Photo, find_photos, predict_files
-from clipself_seg.engine.prediction import photo_sample
-from clipself_seg.errors import InputError
-from clipself_seg.evaluation.panoptic.files import PanopticFolder, evaluate_files
+from clipself_seg.prediction.panoptic_results import PanopticResults, image_ids
 from tests.conftest import ROOT
 from tests.panoptic_worlds import panopticapi_quality
 

@@ -11,15 +11,15 @@ from torch import nn
 from clipself_seg.config import load_config
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import load_vocabulary
-from clipself_seg.engine.predict_files import find_photos
-from clipself_seg.engine.prediction import photo_sample
-from clipself_seg.engine.predictor import (
+from clipself_seg.errors import InputError
+from clipself_seg.prediction.common import photo_sample
+from clipself_seg.prediction.files import find_photos
+from clipself_seg.prediction.semantic import (
     Predictor,
     Segmentation,
     label_type,
     load_predictor,
 )
-from clipself_seg.errors import InputError
 
 SMALL = {
     "MODEL.META_ARCHITECTURE": "CATSeg",

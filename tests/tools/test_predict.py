@@ -13,8 +13,8 @@ from PIL import Image
 
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.panoptic import read_panoptic_png
-from clipself_seg.engine.predict_files import Photo, SemanticResults
-from clipself_seg.engine.predictor import Predictor, Segmentation
+from clipself_seg.prediction.files import Photo, SemanticResults
+from clipself_seg.prediction.semantic import Predictor, Segmentation
 from tests.engine.test_panoptic_predictor import CONFIG, SMALL
 from tests.engine.test_predictor import OPTS
 

@@ -17,9 +17,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from clipself_seg.data.images import read_image
-from clipself_seg.engine.predictor import Predictor
 from clipself_seg.errors import InputError, in_short
 from clipself_seg.files import atomic_path, write_json
+from clipself_seg.prediction.semantic import Predictor
 from clipself_seg.provenance import provenance
 from clipself_seg.visualization.class_colours import class_colours
 from clipself_seg.visualization.overlays import overlay

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clipself_seg.engine.panoptic_predictor import PanopticPredictor, PanopticSegment
-from clipself_seg.engine.predict_files import Photo
 from clipself_seg.files import write_json
+from clipself_seg.prediction.files import Photo
+from clipself_seg.prediction.panoptic import PanopticPredictor, PanopticSegment
 from clipself_seg.provenance import provenance
 from clipself_seg.visualization.class_colours import class_colours
 from clipself_seg.visualization.panoptic import colour_ids, panoptic_overlay, segment_colours

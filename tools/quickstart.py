@@ -44,7 +44,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Run it."""
     arguments = parse_arguments()
-    from clipself_seg.mini.quickstart import run_quickstart
+    from clipself_seg.quickstart.quickstart import run_quickstart
 
     run_quickstart(arguments.output, arguments.worlds, arguments.fresh)
 

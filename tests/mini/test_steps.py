@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clipself_seg.errors import InputError
-from clipself_seg.mini.steps import AT_ONCE, call_together
+from clipself_seg.quickstart.steps import AT_ONCE, call_together
 
 
 def python(*lines: str) -> list[str]:

@@ -12,8 +12,8 @@ from clipself_seg.data.panoptic import read_panoptic_png
 from clipself_seg.data.records import read_coco_json
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.evaluation.panoptic.fusion_report import split_table
-from clipself_seg.mini.gallery import write_panel
-from clipself_seg.mini.steps import (
+from clipself_seg.quickstart.gallery import write_panel
+from clipself_seg.quickstart.steps import (
     WORLDS,
     Chapter,
     Run,

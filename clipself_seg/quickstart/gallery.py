@@ -21,7 +21,7 @@ from clipself_seg.data.regions import enlarge_boxes, relative_boxes
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.evaluation.report import region_table
 from clipself_seg.files import atomic_path
-from clipself_seg.mini.steps import Chapter
+from clipself_seg.quickstart.steps import Chapter
 from clipself_seg.visualization.class_colours import class_colours
 from clipself_seg.visualization.dense_maps import enlarge_labels, kmeans, match_labels
 from clipself_seg.visualization.panels import panel

@@ -7,8 +7,8 @@ from pathlib import Path
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.evaluation.sem_seg.report import split_table
-from clipself_seg.mini.gallery import write_panel
-from clipself_seg.mini.steps import (
+from clipself_seg.quickstart.gallery import write_panel
+from clipself_seg.quickstart.steps import (
     WORLDS,
     Chapter,
     Run,

@@ -11,11 +11,11 @@ from typing import Any
 
 from clipself_seg.evaluation.report import region_table
 from clipself_seg.files import atomic_path, write_json
-from clipself_seg.mini.gallery import write_gallery
-from clipself_seg.mini.panoptic_chapter import panoptic_chapter
-from clipself_seg.mini.semantic_chapter import semantic_chapter
-from clipself_seg.mini.steps import Chapter, Run, call_together, say
 from clipself_seg.mini.writer import WorldSize, make_worlds
+from clipself_seg.quickstart.gallery import write_gallery
+from clipself_seg.quickstart.panoptic_chapter import panoptic_chapter
+from clipself_seg.quickstart.semantic_chapter import semantic_chapter
+from clipself_seg.quickstart.steps import Chapter, Run, call_together, say
 
 DATASET = "mini_val_panoptic"
 

@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> None:
     from clipself_seg.config import load_config
 
     cfg = load_config(args.config_file, args.opts)
-    from clipself_seg.engine import run as engine
+    from clipself_seg.training import run as engine
 
     engine.prepare(cfg)
     if args.eval_only:
@@ -134,7 +134,7 @@ def worker(args: argparse.Namespace) -> None:
     status = run(args)
     if status:
         sys.exit(status)
-    from clipself_seg.engine.processes import leave_process_group
+    from clipself_seg.training.processes import leave_process_group
 
     leave_process_group()
 

@@ -13,7 +13,7 @@ from clipself_seg.config import load_config
 from clipself_seg.data.datasets.catalog import DATASETS
 from clipself_seg.data.datasets.panoptic_files import PANOPTIC_DATASETS
 from clipself_seg.data.datasets.sem_seg import SEM_SEG_DATASETS
-from clipself_seg.engine import run
+from clipself_seg.training import run
 from tests.conftest import ROOT
 from tests.tiny import write_tiny_coco
 

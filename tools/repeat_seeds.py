@@ -46,7 +46,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Run it."""
     arguments = parse_arguments()
-    from clipself_seg.engine.repeat import repeat, spread_table
+    from clipself_seg.training.repeat import repeat, spread_table
 
     output = arguments.output.absolute()
     given = (arguments.configs, arguments.seeds, output, arguments.opts, arguments.evaluate)

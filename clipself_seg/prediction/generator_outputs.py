@@ -25,7 +25,6 @@ from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.mappers.samples import Sample, stated_size
 from clipself_seg.data.records import Record
 from clipself_seg.data.vocabulary import load_vocabulary
-from clipself_seg.engine.run import build_model
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.mask_generator.outputs import (
     hash_classes,
@@ -34,6 +33,7 @@ from clipself_seg.heads.panoptic.mask_generator.outputs import (
     settings_text,
 )
 from clipself_seg.prediction.common import require_architecture
+from clipself_seg.training.run import build_model
 
 # What a file that is there may be of, by the key that tells.
 OTHERS = {

@@ -7,9 +7,9 @@ from detectron2.modeling import build_model
 
 from clipself_seg.checkpoints.training_state import trained_parameters
 from clipself_seg.config import load_config
-from clipself_seg.engine.optimizer import cat_seg_groups
-from clipself_seg.engine.settings import TrainingSettings
-from clipself_seg.engine.trainer import Trainer
+from clipself_seg.training.optimizer import cat_seg_groups
+from clipself_seg.training.settings import TrainingSettings
+from clipself_seg.training.trainer import Trainer
 from tests.conftest import ROOT
 from tests.engine.test_data_parallel import gradients, in_two_processes, worst
 

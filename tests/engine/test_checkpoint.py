@@ -18,8 +18,8 @@ from clipself_seg.checkpoints.training_state import (
     write_state,
 )
 from clipself_seg.clip.model import hash_tensors
-from clipself_seg.engine.optimizer import build_adamw, parameter_groups
 from clipself_seg.errors import InputError
+from clipself_seg.training.optimizer import build_adamw, parameter_groups
 from tests.tiny import tiny_clipself, tiny_samples
 
 

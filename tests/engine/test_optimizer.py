@@ -10,7 +10,7 @@ from detectron2.solver import build_lr_scheduler
 from torch import nn
 
 from clipself_seg.config import load_config
-from clipself_seg.engine.optimizer import (
+from clipself_seg.training.optimizer import (
     build_adamw,
     gradient_norm,
     learning_rate,
@@ -18,7 +18,7 @@ from clipself_seg.engine.optimizer import (
     parameter_groups,
     stepped_rate,
 )
-from clipself_seg.engine.settings import TrainingSettings
+from clipself_seg.training.settings import TrainingSettings
 from tests.tiny import tiny_clipself
 
 

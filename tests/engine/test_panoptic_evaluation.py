@@ -20,7 +20,6 @@ from clipself_seg.clip import load_clip
 from clipself_seg.config import add_clipself_seg_config
 from clipself_seg.data.panoptic import read_panoptic_png
 from clipself_seg.data.vocabulary import load_vocabulary
-from clipself_seg.engine.processes import leave_process_group
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.instances.numbers import encode_masks
 from clipself_seg.evaluation.panoptic.evaluation import PanopticEvaluation
@@ -28,6 +27,7 @@ from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.evaluation.panoptic.fusions import sweep_results, sweep_rows
 from clipself_seg.heads.panoptic.clip_branches import DensePooling
 from clipself_seg.heads.panoptic.mask_generator.outputs import GeneratorOutput, save_output
+from clipself_seg.training.processes import leave_process_group
 from tests.panoptic_worlds import save_ids
 
 # Category ids are in no order, and stuff stands between the things.

@@ -7,9 +7,9 @@ import torch
 
 from clipself_seg.checkpoints.training_state import trained_parameters
 from clipself_seg.config import load_config
-from clipself_seg.engine.optimizer import panoptic_groups
-from clipself_seg.engine.settings import TrainingSettings
-from clipself_seg.engine.trainer import Trainer
+from clipself_seg.training.optimizer import panoptic_groups
+from clipself_seg.training.settings import TrainingSettings
+from clipself_seg.training.trainer import Trainer
 from tests.engine.test_data_parallel import gradients, in_two_processes
 from tests.models.test_open_panoptic import CONFIG, SMALL, model_of, sample, training_samples
 

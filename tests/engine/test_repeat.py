@@ -7,9 +7,9 @@ import subprocess
 
 import pytest
 
-from clipself_seg.engine import repeat as module
-from clipself_seg.engine.repeat import repeat, spread_table
 from clipself_seg.errors import InputError
+from clipself_seg.training import repeat as module
+from clipself_seg.training.repeat import repeat, spread_table
 
 
 def write(folder, **numbers):

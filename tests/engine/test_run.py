@@ -8,8 +8,8 @@ import types
 import pytest
 
 from clipself_seg.config import load_config
-from clipself_seg.engine import run
 from clipself_seg.evaluation.base import Evaluation
+from clipself_seg.training import run
 from tests.conftest import ROOT
 
 

@@ -7,8 +7,8 @@ import types
 import pytest
 
 from clipself_seg.config import load_config
-from clipself_seg.engine.tasks import PanopticTask, SemSegTask
 from clipself_seg.errors import InputError
+from clipself_seg.training.tasks import PanopticTask, SemSegTask
 from tests.conftest import ROOT
 from tests.tiny import write_tiny_coco
 

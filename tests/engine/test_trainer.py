@@ -14,10 +14,10 @@ import torch
 
 from clipself_seg.checkpoints import training_state as checkpoint
 from clipself_seg.checkpoints.training_state import trained_parameters
-from clipself_seg.engine.metrics import drop_metrics_from
-from clipself_seg.engine.settings import FREE_KEYS, TrainingSettings
-from clipself_seg.engine.trainer import Trainer, TrainingStopped
 from clipself_seg.errors import InputError
+from clipself_seg.training.metrics import drop_metrics_from
+from clipself_seg.training.settings import FREE_KEYS, TrainingSettings
+from clipself_seg.training.trainer import Trainer, TrainingStopped
 from tests.tiny import tiny_clipself, tiny_mapper, tiny_record
 
 ITERATIONS = 7

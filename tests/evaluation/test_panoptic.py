@@ -12,12 +12,12 @@ import torch.multiprocessing as multiprocessing
 
 from clipself_seg.data.panoptic import read_panoptic_png
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
-from clipself_seg.engine.processes import leave_process_group
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.evaluation.panoptic.files import evaluate_files
 from clipself_seg.evaluation.panoptic.numbers import panoptic_results
 from clipself_seg.evaluation.panoptic.report import quality_table
+from clipself_seg.training.processes import leave_process_group
 from tests.panoptic_worlds import CATEGORIES, random_sides
 
 WORDS = Vocabulary(

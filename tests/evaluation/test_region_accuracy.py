@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 
-from clipself_seg.engine.processes import leave_process_group
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.regions.accuracy import (
     RegionAccuracyEvaluator,
@@ -18,6 +17,7 @@ from clipself_seg.evaluation.regions.accuracy import (
     label_ranks,
     mean_class_accuracy,
 )
+from clipself_seg.training.processes import leave_process_group
 
 NUM_CLASSES = 7
 NAMES = [f"class{index}" for index in range(NUM_CLASSES)]

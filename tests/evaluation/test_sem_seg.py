@@ -15,9 +15,9 @@ from detectron2.utils import comm
 from PIL import Image
 
 from clipself_seg.data.vocabulary import load_vocabulary
-from clipself_seg.engine.processes import leave_process_group
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
+from clipself_seg.training.processes import leave_process_group
 
 # Of the stock evaluator, which is older than numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:detectron2")

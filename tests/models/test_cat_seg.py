@@ -13,11 +13,11 @@ from clipself_seg.clip import checksums, class_texts, load_clip, save_clip
 from clipself_seg.clip.class_texts import ClassTexts, class_names
 from clipself_seg.config import load_config
 from clipself_seg.data.vocabulary import load_vocabulary
-from clipself_seg.engine.optimizer import cat_seg_groups
-from clipself_seg.engine.run import with_initial_weights
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg
 from clipself_seg.models.cat_seg.weights import to_official
+from clipself_seg.training.optimizer import cat_seg_groups
+from clipself_seg.training.run import with_initial_weights
 from tests.conftest import ROOT
 
 MINI = ROOT / "configs/mini/semseg.yaml"

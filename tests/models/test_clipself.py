@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torchvision.ops import roi_align
 
 from clipself_seg.clip import load_clip
-from clipself_seg.engine.optimizer import build_adamw, parameter_groups
 from clipself_seg.errors import InputError
+from clipself_seg.training.optimizer import build_adamw, parameter_groups
 from tests.tiny import SIDE, WORDS, tiny_clipself, tiny_region_sample, tiny_samples
 
 

@@ -25,10 +25,6 @@ from clipself_seg.checkpoints.training_state import (
 )
 from clipself_seg.clip.model import SHIPPED
 from clipself_seg.clip.weights import name_problem, signature_of, to_native
-from clipself_seg.engine.logs import setup_logging
-from clipself_seg.engine.settings import TrainingSettings
-from clipself_seg.engine.tasks import task_of
-from clipself_seg.engine.trainer import Trainer
 from clipself_seg.errors import InputError, MissingFiles, last_line, nearest
 from clipself_seg.evaluation.base import Evaluation, Results
 from clipself_seg.evaluation.report import write_results
@@ -36,6 +32,10 @@ from clipself_seg.files import atomic_path
 from clipself_seg.memory import keep_freed_memory
 from clipself_seg.models import CLIPSelf, RegionReader
 from clipself_seg.provenance import provenance
+from clipself_seg.training.logs import setup_logging
+from clipself_seg.training.settings import TrainingSettings
+from clipself_seg.training.tasks import task_of
+from clipself_seg.training.trainer import Trainer
 
 RESULTS_FILE = "results.json"
 # Tag for MODEL.WEIGHTS -> file.

@@ -15,17 +15,17 @@ from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.data.mappers.panoptic import PanopticTrainMapper
 from clipself_seg.data.mappers.sem_seg import SemSegTrainMapper
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
-from clipself_seg.engine.optimizer import (
-    Group,
-    cat_seg_groups,
-    panoptic_groups,
-    parameter_groups,
-)
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation
 from clipself_seg.evaluation.panoptic.evaluation import PanopticEvaluation
 from clipself_seg.evaluation.regions.evaluation import RegionEvaluation
 from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation, words_of_set
+from clipself_seg.training.optimizer import (
+    Group,
+    cat_seg_groups,
+    panoptic_groups,
+    parameter_groups,
+)
 
 
 class TrainingData(NamedTuple):

@@ -11,8 +11,8 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from clipself_seg.config import flatten
-from clipself_seg.engine.optimizer import learning_rate, stepped_rate
 from clipself_seg.errors import InputError
+from clipself_seg.training.optimizer import learning_rate, stepped_rate
 
 # Keys that a resumed run may change, by prefix: they do not decide what is learnt. The weights'
 # file is known by the hash of its content.

@@ -13,10 +13,10 @@ from typing import Any
 
 from tabulate import tabulate
 
-from clipself_seg.engine.metrics import flatten_numbers
-from clipself_seg.engine.run import RESULTS_FILE
 from clipself_seg.errors import InputError
 from clipself_seg.files import write_json
+from clipself_seg.training.metrics import flatten_numbers
+from clipself_seg.training.run import RESULTS_FILE
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRAINED = "model_final.pth"

@@ -26,16 +26,16 @@ from clipself_seg.checkpoints.training_state import (
     unpack,
 )
 from clipself_seg.data.loader import DrawOrder, Record, Sample, ShareOfBatches, train_batches
-from clipself_seg.engine.metrics import flatten_numbers, metric_writers, write_all
-from clipself_seg.engine.optimizer import (
+from clipself_seg.errors import InputError
+from clipself_seg.training.metrics import flatten_numbers, metric_writers, write_all
+from clipself_seg.training.optimizer import (
     Group,
     build_adamw,
     gradient_norm,
     parameter_groups,
     set_learning_rate,
 )
-from clipself_seg.engine.settings import TrainingSettings, check_same_run
-from clipself_seg.errors import InputError
+from clipself_seg.training.settings import TrainingSettings, check_same_run
 
 # Data set -> (input size ->) name of a number -> the number.
 Results = Mapping[str, Any]

@@ -15,8 +15,8 @@ from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.panoptic import read_panoptic_png
 from clipself_seg.prediction.files import Photo, SemanticResults
 from clipself_seg.prediction.semantic import Predictor, Segmentation
-from tests.engine.test_panoptic_predictor import CONFIG, SMALL
-from tests.engine.test_predictor import OPTS
+from tests.prediction.test_panoptic import CONFIG, SMALL
+from tests.prediction.test_semantic import OPTS
 
 
 @pytest.fixture

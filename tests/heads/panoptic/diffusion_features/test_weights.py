@@ -14,7 +14,7 @@ from clipself_seg.heads.panoptic.diffusion_features.networks import SMALL, build
 from clipself_seg.heads.panoptic.diffusion_features.prompt import encode_empty_prompt
 from clipself_seg.heads.panoptic.diffusion_features.stable_diffusion import StableDiffusion
 from clipself_seg.heads.panoptic.diffusion_features.weights import load_stable_diffusion
-from tests.heads.diffusion_features.compvis import compvis_state, small_text_tower
+from tests.heads.panoptic.diffusion_features.compvis import compvis_state, small_text_tower
 
 
 @pytest.fixture(scope="module")

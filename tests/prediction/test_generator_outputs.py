@@ -24,7 +24,7 @@ from clipself_seg.models.panoptic.outputs import MergeSettings
 from clipself_seg.prediction import generator_outputs
 from clipself_seg.prediction.generator_outputs import generator_hash, write_outputs
 from clipself_seg.training.run import build_model
-from tests.engine.test_panoptic_predictor import CONFIG, SMALL
+from tests.prediction.test_panoptic import CONFIG, SMALL
 
 TINY = (*SMALL, "INPUT.MIN_SIZE_TEST", "48", "MODEL.MASK_FORMER.DEC_LAYERS", "1")
 TINY += ("MODEL.MASK_GENERATOR.ENCODER_LAYERS", "1", "MODEL.MASK_FORMER.HIDDEN_DIM", "32")

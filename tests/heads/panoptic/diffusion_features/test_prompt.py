@@ -7,7 +7,7 @@ import torch
 
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.diffusion_features.prompt import encode_empty_prompt
-from tests.heads.diffusion_features.compvis import small_text_tower
+from tests.heads.panoptic.diffusion_features.compvis import small_text_tower
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from clipself_seg.config import load_config
 from clipself_seg.models import CATSeg
 from clipself_seg.models.cat_seg.weights import to_official
 from tests.conftest import ROOT
-from tests.heads.test_cost_aggregator import wave
+from tests.heads.cat_seg.test_cost_aggregator import wave
 from tests.parity.named_weights import named_input, named_state_dict
 
 FOLDER = Path(__file__).parent.parent / "parity"

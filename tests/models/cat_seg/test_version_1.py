@@ -13,7 +13,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg
 from clipself_seg.models.cat_seg.config import build_backbone
 from tests.conftest import ROOT
-from tests.models.test_cat_seg import build, scores
+from tests.models.cat_seg.test_model import build, scores
 
 
 def test_version_1_has_a_backbone_and_eighty_prompts_as_channels():

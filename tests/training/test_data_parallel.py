@@ -13,8 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from clipself_seg.checkpoints.training_state import trained_parameters
 from clipself_seg.training.processes import leave_process_group
-from tests.engine.test_trainer import trainer, weights
 from tests.tiny import WORDS, tiny_clipself, tiny_region_sample, tiny_samples
+from tests.training.test_trainer import trainer, weights
 
 Tensors = dict[str, torch.Tensor]
 

@@ -12,7 +12,7 @@ from clipself_seg.heads.panoptic.diffusion_features.networks import (
     build_unet,
     build_vae,
 )
-from tests.heads.diffusion_features.compvis import compvis_state
+from tests.heads.panoptic.diffusion_features.compvis import compvis_state
 
 pytest.importorskip("diffusers", reason="needs diffusers (the extra [diffusion])")
 UNET, VAE = "model.diffusion_model.", "first_stage_model."

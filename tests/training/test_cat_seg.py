@@ -11,7 +11,7 @@ from clipself_seg.training.optimizer import cat_seg_groups
 from clipself_seg.training.settings import TrainingSettings
 from clipself_seg.training.trainer import Trainer
 from tests.conftest import ROOT
-from tests.engine.test_data_parallel import gradients, in_two_processes, worst
+from tests.training.test_data_parallel import gradients, in_two_processes, worst
 
 HEAD = "MODEL.SEM_SEG_HEAD."
 SMALL = ("MODEL.CLIP.WEIGHTS", "", f"{HEAD}FEATURE_RESOLUTION", "[8, 8]", "SOLVER.MAX_ITER", "4")

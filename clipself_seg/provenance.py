@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from clipself_seg import __version__
+from clipself_seg.files import write_json
 
 
 def git_commit() -> str:
@@ -70,3 +73,16 @@ def provenance(
         "config": config,
         **more,
     }
+
+
+def write_results(
+    path: str | os.PathLike[str], results: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> None:
+    """Write `results.json`, atomically: the numbers, and where they come from.
+
+    Args:
+        path: of the file.
+        results: JSON-serialisable.
+        provenance: as `clipself_seg.provenance.provenance` returns it.
+    """
+    write_json(path, {"results": dict(results), "provenance": dict(provenance)})

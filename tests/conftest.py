@@ -10,6 +10,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+PARITY = ROOT / "tests" / "parity"
 # More threads than this make the tiny models of the tests slower, not faster.
 torch.set_num_threads(min(2, torch.get_num_threads()))
 

@@ -10,41 +10,50 @@ import fnmatch
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.conftest import ROOT
+
 PACKAGE = ROOT / "clipself_seg"
 
-# What each part of the package may import besides itself and the small modules of the root.
+# What all parts stand on.
+GROUND = {"checkpoints", "config", "errors", "files", "memory", "provenance"}
+# What each other part of the package may import besides itself and the ground.
+FLOW = ["data", "clip", "heads", "models", "evaluation"]
 ARROWS = {
-    "config": set(),
-    "data": set(),
-    "clip": {"data"},
-    "heads": {"data", "clip"},
-    "models": {"data", "clip", "heads"},
-    "evaluation": {"data"},
+    "checkpoints": set[str](),
+    "config": set[str](),
+    **{part: set(FLOW[:place]) for place, part in enumerate(FLOW)},
     "visualization": {"data"},
-    "mini": {"data", "clip", "evaluation", "visualization"},
-    # What train_net.py composes: the one part that knows all tasks, and that nobody imports.
-    "engine": {"config", "data", "clip", "heads", "models", "evaluation", "visualization"},
+    "training": set(FLOW),
+    "prediction": {*FLOW, "visualization"},
+    "benchmark": {*FLOW, "training"},
+    "mini": {*FLOW, "visualization"},
+    "quickstart": {*FLOW, "mini", "visualization"},
+    # The one part that knows all of them, and that no other one imports.
+    "commands": {
+        *FLOW,
+        "benchmark",
+        "mini",
+        "prediction",
+        "quickstart",
+        "training",
+        "visualization",
+    },
 }
-ROOT_MODULES = {"errors", "files", "memory", "provenance"}
 
 # The files that may know detectron2; the rest is tested with torch, open_clip and numpy alone.
 DETECTRON2_FILES = (
     "config/*.py",
-    "data/builtin.py",
-    "data/mappers.py",
-    "data/panoptic_builtin.py",
-    "data/panoptic_mappers.py",
-    "data/sem_seg_mappers.py",
+    "data/datasets/*.py",
+    "data/loader.py",
+    "data/mappers/*.py",
     "clip/backbone.py",
-    "heads/box_predictor.py",
-    "heads/panoptic_merge.py",  # instances are a class of detectron2's
+    "heads/panoptic/panoptic_merge.py",  # instances are a class of detectron2's
     "models/*.py",
-    "engine/*.py",
-    "evaluation/region_accuracy.py",  # an evaluator is a class of detectron2's
-    "evaluation/sem_seg.py",
-    "evaluation/panoptic.py",
-    "evaluation/instance_ap.py",
+    "evaluation/*.py",  # evaluators are a class of detectron2's, and so is their loop
+    "training/*.py",
+    "prediction/*.py",
+    "benchmark/*.py",
+    "commands/*.py",
 )
 
 
@@ -72,8 +81,13 @@ def package_imports() -> Iterator[tuple[str, str, str]]:
 
 
 def test_every_part_of_the_package_has_its_place():
-    parts = {part_of(path) for path in PACKAGE.rglob("*.py")}
-    assert parts - {"__init__"} <= ARROWS.keys() | ROOT_MODULES
+    parts = {part_of(path) for path in PACKAGE.rglob("*.py")} - {"__init__", "__main__"}
+    assert parts == ARROWS.keys() | GROUND
+
+
+def test_marked_files_exist():
+    files = [str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py")]
+    assert all(fnmatch.filter(files, pattern) for pattern in DETECTRON2_FILES)
 
 
 def test_imports_follow_the_arrows():
@@ -82,7 +96,7 @@ def test_imports_follow_the_arrows():
         words = name.split(".")
         if words[0] != "clipself_seg" or words[1] == "__version__":
             continue
-        if words[1] not in {part} | ROOT_MODULES | ARROWS.get(part, set()):
+        if words[1] not in {part} | GROUND | ARROWS.get(part, set()):
             wrong.append(f"{place}: {part} imports {words[1]}")
     assert not wrong, "\n".join(wrong)
 

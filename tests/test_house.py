@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.conftest import ROOT
+
 CODE = [
     *sorted((ROOT / "clipself_seg").rglob("*.py")),
     *sorted((ROOT / "tools").glob("*.py")),

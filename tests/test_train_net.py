@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 import train_net
+from clipself_seg.checkpoints.shipped import SHIPPED, SHIPPED_MODELS
 from clipself_seg.clip import load_clip
-from clipself_seg.clip.model import SHIPPED
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.regions.evaluation import RegionEvaluation
-from clipself_seg.training.run import SHIPPED_MODELS, tf32
+from clipself_seg.training.run import tf32
 from tests.conftest import ROOT
 from tests.tiny import write_tiny_coco
 

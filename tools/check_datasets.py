@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from clipself_seg.errors import report_input_errors
 
 if TYPE_CHECKING:
-    from clipself_seg.data.check.report import Finding
+    from clipself_seg.data.check.findings import Finding
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -48,7 +48,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Check, and say what was found."""
     arguments = parse_arguments()
-    from clipself_seg.data.check.report import Options, all_names, check_datasets
+    from clipself_seg.data.check.findings import Options
+    from clipself_seg.data.check.report import all_names, check_datasets
     from clipself_seg.files import write_json
 
     sample = 0 if arguments.full else max(1, arguments.sample)

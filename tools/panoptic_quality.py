@@ -63,8 +63,7 @@ def main() -> None:
     )
     from clipself_seg.evaluation.panoptic.numbers import panoptic_results
     from clipself_seg.evaluation.panoptic.report import quality_table, write_quality_csv
-    from clipself_seg.evaluation.report import write_results
-    from clipself_seg.provenance import provenance
+    from clipself_seg.provenance import provenance, write_results
 
     truth = PanopticFolder(*arguments.truth)
     categories = read_categories(truth.json)

@@ -21,6 +21,8 @@ from clipself_seg.benchmark.measure import Run
 from clipself_seg.benchmark.plain_aggregator import aggregate
 from clipself_seg.clip.class_texts import ClassTexts
 from clipself_seg.clip.linear import stock_linear
+from clipself_seg.clip.precision import autocast
+from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.class_maps import all_scores, sliding_probabilities
@@ -32,7 +34,6 @@ from clipself_seg.heads.cat_seg.cost_aggregator import (
 )
 from clipself_seg.heads.cat_seg.windows import resize
 from clipself_seg.models import CATSeg
-from clipself_seg.models.region_reader import Sample, autocast
 from clipself_seg.training.optimizer import build_adamw, gradient_norm, parameter_groups
 
 WORDS = "ade20k_847"

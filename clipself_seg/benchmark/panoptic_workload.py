@@ -18,11 +18,7 @@ from torch import Tensor
 from clipself_seg.benchmark import plain_panoptic as plain
 from clipself_seg.benchmark.case import PICTURE, Case, Workload
 from clipself_seg.benchmark.flops import pooling_flops, tower_flops
-from clipself_seg.benchmark.flops_panoptic import (
-    STRIDES,
-    generator_flops,
-    regions_flops,
-)
+from clipself_seg.benchmark.flops_panoptic import generator_flops, regions_flops
 from clipself_seg.benchmark.measure import Run
 from clipself_seg.benchmark.panoptic_inputs import (
     Scores,
@@ -33,6 +29,7 @@ from clipself_seg.benchmark.panoptic_inputs import (
 )
 from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.clip.linear import stock_linear
+from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
@@ -40,10 +37,10 @@ from clipself_seg.heads.fusion import fuse_scores
 from clipself_seg.heads.panoptic.class_logits import class_logits
 from clipself_seg.heads.panoptic.clip_branches import CELLS, DensePooling, MaskedAttention
 from clipself_seg.heads.panoptic.mask_generator import GeneratorSizes, MaskGenerator
+from clipself_seg.heads.panoptic.mask_generator.pixel_decoder import STRIDES
 from clipself_seg.heads.panoptic.mask_generator.query_decoder import QueryPrediction
 from clipself_seg.heads.panoptic.mask_pieces import resize_masks
 from clipself_seg.heads.panoptic.panoptic_merge import merge_panoptic
-from clipself_seg.models.region_reader import autocast
 
 IMAGE, CANVAS = (1024, 1365), (1024, 1408)  # of a picture of 480 x 640 in the official test
 SIZES, CHANNELS = GeneratorSizes(), 512  # ODISE's generator, and its feature maps

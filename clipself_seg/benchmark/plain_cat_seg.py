@@ -17,8 +17,8 @@ from torch import Tensor
 
 from clipself_seg.benchmark.plain_aggregator import aggregate
 from clipself_seg.clip.prompts import TEMPLATES
+from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.models import CATSeg
-from clipself_seg.models.region_reader import Sample
 
 
 def text_embeddings(model: CATSeg) -> Tensor:

@@ -7,7 +7,8 @@ to ``.data``.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -37,3 +38,13 @@ def _factors(device: torch.device) -> Tensor:
     """The odd numbers, which lose no bit of what they multiply."""
     count = CHUNK.get(device.type, max(CHUNK.values()))
     return 2 * torch.arange(count, device=device) + 1
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """12 hexadecimal digits of names, types, shapes and bytes."""
+    digest = hashlib.blake2b(digest_size=6)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(flat.numpy().data)
+    return digest.hexdigest()

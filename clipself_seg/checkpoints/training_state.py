@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from clipself_seg.clip.model import hash_tensors
+from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
 

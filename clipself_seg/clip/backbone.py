@@ -85,3 +85,8 @@ def _warn_of_other_pixels(cfg: CfgNode, clip: DenseCLIP) -> None:
             logger.warning("MODEL.%s is %s, this CLIP was trained with %s", key, given, needed)
     if cfg.INPUT.FORMAT != "RGB":
         logger.warning("INPUT.FORMAT is %s, a CLIP sees RGB", cfg.INPUT.FORMAT)
+
+
+def clip_from_config(cfg: CfgNode) -> DenseCLIP:
+    """Reads ``MODEL.CLIP.{NAME, WEIGHTS}``; random weights come from torch's current seed."""
+    return load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.WEIGHTS or None)

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,9 @@ import torch.nn.functional as F
 from open_clip.pretrained import download_pretrained
 from torch import Tensor, nn
 
+from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.read import FACTS, Checkpoint, read_checkpoint
+from clipself_seg.checkpoints.shipped import SHIPPED, SHIPPED_TAGS
 from clipself_seg.clip import region_pooling
 from clipself_seg.clip.build import Architecture, find_architecture
 from clipself_seg.clip.weights import LAYOUTS, LoadReport, choose_activation, load_strictly
@@ -30,13 +31,6 @@ from clipself_seg.files import atomic_path
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-SHIPPED = Path(__file__).parent.parent / "mini" / "weights"
-# Tags of the weights that come with the project: files laid over one another, the later ones win.
-SHIPPED_TAGS = {
-    "mini": ("vit_mini_8",),
-    "mini-clipself": ("vit_mini_8", "vit_mini_8_clipself"),
-    "mini-clipself-proposals": ("vit_mini_8", "vit_mini_8_clipself_proposals"),
-}
 
 logger = logging.getLogger(__name__)
 
@@ -175,16 +169,6 @@ class DenseCLIP(nn.Module):
     def weights_hash(self) -> str:
         """12 hexadecimal digits that follow from every weight of the model."""
         return hash_tensors(self.state_dict())
-
-
-def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """12 hexadecimal digits of names, types, shapes and bytes."""
-    digest = hashlib.blake2b(digest_size=6)
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(flat.numpy().data)
-    return digest.hexdigest()
 
 
 def load_clip(name: str, weights: str | os.PathLike[str] | None) -> DenseCLIP:

@@ -12,3 +12,13 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager[ob
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
+
+
+def autocast(
+    device: torch.device, precision: torch.dtype | None
+) -> contextlib.AbstractContextManager:
+    """Mixed precision with `precision` as the lower one; None computes in the weights' own
+    precision."""
+    if precision is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=precision)

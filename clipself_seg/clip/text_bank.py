@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from clipself_seg.checkpoints.hashes import checksums
+from clipself_seg.checkpoints.hashes import checksums, hash_tensors
 from clipself_seg.checkpoints.read import read_checkpoint
-from clipself_seg.clip.model import DenseCLIP, hash_tensors
+from clipself_seg.clip.model import DenseCLIP
 from clipself_seg.clip.precision import full_precision
 from clipself_seg.clip.prompts import TEMPLATES, class_prompts
 from clipself_seg.data.vocabulary import Vocabulary

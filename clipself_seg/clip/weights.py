@@ -13,13 +13,14 @@ import dataclasses
 import logging
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from clipself_seg.checkpoints.names import name_problem
 from clipself_seg.checkpoints.read import Checkpoint
 from clipself_seg.clip.build import Architecture, find_architecture, list_architectures
 from clipself_seg.clip.positions import resample_positions
@@ -240,32 +241,6 @@ def _check_architecture(
         f"{checkpoint.path} is of another model: its image tower is {found}, that of "
         f"{architecture.name} is {architecture.signature}{hint}"
     )
-
-
-class NameProblem(NamedTuple):
-    """What is wrong with the names of a checkpoint: "lacks 2 tensors", and the first of them."""
-
-    what: str
-    names: str
-
-
-def name_problem(wanted: Iterable[str], given: Iterable[str]) -> NameProblem | None:
-    """The first way in which a checkpoint's names are not those of a model; None if they are.
-
-    Args:
-        wanted: of the model.
-        given: of the checkpoint.
-    """
-    needed, there = dict.fromkeys(wanted), dict.fromkeys(given)
-    for verb, kind, names in (
-        ("lacks", "", [name for name in needed if name not in there]),
-        ("has", "unexpected ", [name for name in there if name not in needed]),
-    ):
-        if names:
-            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            noun = "tensor" if len(names) == 1 else "tensors"
-            return NameProblem(f"{verb} {len(names)} {kind}{noun}", shown)
-    return None
 
 
 def _check_names(

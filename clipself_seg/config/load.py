@@ -139,3 +139,8 @@ def _check(cfg: CfgNode) -> None:
             raise InputError(
                 f"{key} must be {wanted}, got {values[key]!r} with {other} {values[other]!r}"
             )
+
+
+def precision_from_config(cfg: CfgNode) -> torch.dtype | None:
+    """Reads ``SOLVER.AMP``."""
+    return getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None

@@ -21,18 +21,16 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from clipself_seg.clip import DenseCLIP, load_clip, save_clip
+from clipself_seg.clip.backbone import clip_from_config
+from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.region_pooling import box_weights, pool
 from clipself_seg.clip.tower import ImageTower, train_last_blocks
+from clipself_seg.config.load import precision_from_config
+from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.heads.distillation.losses import Average, cosine_distillation_loss, loss_count
-from clipself_seg.models.region_reader import (
-    RegionReader,
-    Sample,
-    autocast,
-    clip_from_config,
-    precision_from_config,
-)
+from clipself_seg.models.region_reader import RegionReader
 
 
 @META_ARCH_REGISTRY.register()

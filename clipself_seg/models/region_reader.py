@@ -6,7 +6,6 @@ Shapes: n regions of an image, K classes, E embedding, h x w cells of the dense 
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -17,34 +16,17 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
-from clipself_seg.clip import DenseCLIP, load_clip
+from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip.backbone import clip_from_config
+from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.region_pooling import box_weights, mask_weights, pool
 from clipself_seg.clip.text_bank import TextBank
+from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 
 CROPS_AT_ONCE = 64
-
-
-def autocast(
-    device: torch.device, precision: torch.dtype | None
-) -> contextlib.AbstractContextManager:
-    """Mixed precision with `precision` as the lower one; None computes in the weights' own
-    precision."""
-    if precision is None:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=precision)
-
-
-def precision_from_config(cfg: CfgNode) -> torch.dtype | None:
-    """Reads ``SOLVER.AMP``."""
-    return getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None
-
-
-def clip_from_config(cfg: CfgNode) -> DenseCLIP:
-    """Reads ``MODEL.CLIP.{NAME, WEIGHTS}``; random weights come from torch's current seed."""
-    return load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.WEIGHTS or None)
 
 
 @META_ARCH_REGISTRY.register()

@@ -17,7 +17,7 @@ from detectron2.data import transforms as T
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
-from clipself_seg.clip.model import hash_tensors
+from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.data.datasets.panoptic import panoptic_dataset, panoptic_set_records
 from clipself_seg.data.images import read_image
 from clipself_seg.data.loader import evaluation_batches
@@ -32,8 +32,8 @@ from clipself_seg.heads.panoptic.mask_generator.outputs import (
     save_output,
     settings_text,
 )
+from clipself_seg.models.build import build_model
 from clipself_seg.prediction.common import require_architecture
-from clipself_seg.training.run import build_model
 
 # What a file that is there may be of, by the key that tells.
 OTHERS = {

@@ -30,8 +30,8 @@ from clipself_seg.data.vocabulary import (
 from clipself_seg.data.vocabulary_text import own_words, read_words
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.evaluation.panoptic.ground_truth import trained_words
+from clipself_seg.models.build import build_model
 from clipself_seg.prediction.common import photo_sample, prediction_config, require_architecture
-from clipself_seg.training.run import build_model
 
 
 @dataclasses.dataclass(frozen=True)

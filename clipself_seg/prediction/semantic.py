@@ -24,8 +24,8 @@ from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import Vocabulary, available_vocabularies
 from clipself_seg.data.vocabulary_text import own_words, read_words
 from clipself_seg.errors import InputError
+from clipself_seg.models.build import build_model
 from clipself_seg.prediction.common import photo_sample, prediction_config, require_architecture
-from clipself_seg.training.run import build_model
 
 THRESHOLD = 0.5  # below it every word is more likely to be absent from a pixel than there
 

@@ -19,7 +19,7 @@ from clipself_seg.data.panoptic import Segments, read_segments
 from clipself_seg.data.records import panoptic_records
 from clipself_seg.data.regions import enlarge_boxes, relative_boxes
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
-from clipself_seg.evaluation.report import region_table
+from clipself_seg.evaluation.regions.report import region_table
 from clipself_seg.files import atomic_path
 from clipself_seg.quickstart.steps import Chapter
 from clipself_seg.visualization.class_colours import class_colours

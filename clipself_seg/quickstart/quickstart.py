@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clipself_seg.evaluation.report import region_table
+from clipself_seg.evaluation.regions.report import region_table
 from clipself_seg.files import atomic_path, write_json
 from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.quickstart.gallery import write_gallery

@@ -5,44 +5,30 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
-from torch import Tensor
 
-from clipself_seg import models
-from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.checkpoints.training_state import (
     CheckpointFolder,
-    is_training_state,
-    load_training_state,
     unpack_model,
 )
-from clipself_seg.clip.model import SHIPPED
-from clipself_seg.clip.weights import name_problem, signature_of, to_native
-from clipself_seg.errors import InputError, MissingFiles, last_line, nearest
+from clipself_seg.errors import InputError, MissingFiles
 from clipself_seg.evaluation.base import Evaluation, Results
-from clipself_seg.evaluation.report import write_results
 from clipself_seg.files import atomic_path
 from clipself_seg.memory import keep_freed_memory
-from clipself_seg.models import CLIPSelf, RegionReader
-from clipself_seg.provenance import provenance
+from clipself_seg.models.build import build_model
+from clipself_seg.provenance import provenance, write_results
 from clipself_seg.training.logs import setup_logging
 from clipself_seg.training.settings import TrainingSettings
 from clipself_seg.training.tasks import task_of
 from clipself_seg.training.trainer import Trainer
 
 RESULTS_FILE = "results.json"
-# Tag for MODEL.WEIGHTS -> file.
-SHIPPED_MODELS = {
-    "mini-cat-seg": SHIPPED / "cat_seg_mini.safetensors",
-    "mini-open-panoptic": SHIPPED / "open_panoptic_mini.safetensors",
-}
 logger = logging.getLogger(__name__)
 
 
@@ -80,55 +66,6 @@ def _write_config(cfg: CfgNode, suffix: str = "") -> None:
     if comm.is_main_process():
         with atomic_path(Path(cfg.OUTPUT_DIR) / f"config{suffix}.yaml") as temporary:
             temporary.write_text(cfg.dump())
-
-
-def build_model(cfg: CfgNode) -> Any:
-    """The configured meta-architecture with ``MODEL.WEIGHTS``, if given, on its device.
-
-    Random weights follow from ``SEED``.
-
-    Raises:
-        InputError: an unknown meta-architecture or CLIP, or a checkpoint that does not fit.
-    """
-    name = cfg.MODEL.META_ARCHITECTURE
-    if name not in models.__all__:
-        raise InputError(
-            f'unknown MODEL.META_ARCHITECTURE "{name}"; {nearest(name, models.__all__)}'
-        )
-    torch.manual_seed(cfg.SEED)
-    model = META_ARCH_REGISTRY.get(name)(cfg)
-    if weights := cfg.MODEL.WEIGHTS:
-        shipped = SHIPPED_MODELS.get(weights)
-        tensors = read_checkpoint(shipped or weights).tensors
-        if shipped and name == "CATSeg":
-            # What is shipped holds what training changed; the rest is the CLIP that is there already.
-            tensors = model.state_dict() | tensors
-        if is_training_state(tensors):
-            load_training_state(Path(weights), model)
-        else:
-            _load_weights(model, tensors, weights)
-    return model.to(cfg.MODEL.DEVICE)
-
-
-def _load_weights(model: Any, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Tensors of MODEL.WEIGHTS for a model; CAT-Seg and OpenPanoptic explain what does not fit themselves."""
-    if isinstance(model, CLIPSelf | RegionReader):
-        if signature_of(to_native(tensors)):
-            raise InputError(
-                f"MODEL.WEIGHTS {source} is a CLIP, which {type(model).__name__} takes as "
-                "MODEL.CLIP.WEIGHTS: give it there and leave MODEL.WEIGHTS empty"
-            )
-        if problem := name_problem(model.state_dict(), tensors):
-            raise InputError(
-                f"MODEL.WEIGHTS {source} {problem.what} ({problem.names}): it is no checkpoint of "
-                f"{type(model).__name__}, which needs none besides MODEL.CLIP.WEIGHTS"
-            )
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:  # of torch, several lines long
-        raise InputError(
-            f"MODEL.WEIGHTS {source} does not fit the model: {last_line(error)}"
-        ) from None
 
 
 def train(cfg: CfgNode, resume: bool) -> None:

@@ -10,10 +10,11 @@ from detectron2.config import CfgNode
 
 from clipself_seg.data.datasets import catalog as builtin
 from clipself_seg.data.datasets.panoptic import panoptic_dataset, panoptic_set_records
-from clipself_seg.data.loader import Record, Sample
 from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.data.mappers.panoptic import PanopticTrainMapper
+from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTrainMapper
+from clipself_seg.data.records import Record
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation

@@ -25,7 +25,9 @@ from clipself_seg.checkpoints.training_state import (
     trained_parameters,
     unpack,
 )
-from clipself_seg.data.loader import DrawOrder, Record, Sample, ShareOfBatches, train_batches
+from clipself_seg.data.loader import DrawOrder, ShareOfBatches, train_batches
+from clipself_seg.data.mappers.samples import Sample
+from clipself_seg.data.records import Record
 from clipself_seg.errors import InputError
 from clipself_seg.training.metrics import flatten_numbers, metric_writers, write_all
 from clipself_seg.training.optimizer import (

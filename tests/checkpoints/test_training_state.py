@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.training_state import (
     CheckpointFolder,
     pack,
@@ -17,7 +18,6 @@ from clipself_seg.checkpoints.training_state import (
     unpack,
     write_state,
 )
-from clipself_seg.clip.model import hash_tensors
 from clipself_seg.errors import InputError
 from clipself_seg.training.optimizer import build_adamw, parameter_groups
 from tests.tiny import tiny_clipself, tiny_samples

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor
 
 from clipself_seg.clip import DenseCLIP, load_clip
+from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict
 
-FOLDER = Path(__file__).parent.parent / "parity"
 CASES = {  # case -> open_clip's name, sizes, size of the image embedding
     "clipself_openai_b16": ("ViT-B-16-quickgelu", (224, 256), 224),
     "clipself_eva02_b16": ("EVA02-B-16", (224, 256), 224),
@@ -28,13 +27,13 @@ TEXTS = ["a photo of a cat", "This is a blurry photo of the traffic light."]
 @pytest.fixture(scope="module", params=CASES)
 def case(request, tmp_path_factory) -> tuple[str, DenseCLIP, dict[str, np.ndarray]]:
     name = request.param
-    shapes = json.loads((FOLDER / f"{name}.shapes.json").read_text())
+    shapes = json.loads((PARITY / f"{name}.shapes.json").read_text())
     path = tmp_path_factory.mktemp(name) / "official.pt"
     torch.save({"state_dict": named_state_dict(shapes)}, path)
     clip = load_clip(CASES[name][0], path)
     path.unlink()
     with torch.no_grad():
-        yield name, clip, dict(np.load(FOLDER / f"{name}.npz"))
+        yield name, clip, dict(np.load(PARITY / f"{name}.npz"))
 
 
 def masks(h: int, w: int) -> Tensor:

@@ -7,11 +7,11 @@ from pathlib import Path
 import open_clip
 import pytest
 
+from clipself_seg.checkpoints.shipped import SHIPPED_TAGS
 from clipself_seg.clip.build import find_architecture
-from clipself_seg.clip.model import SHIPPED_TAGS
 from clipself_seg.config import load_config
-from clipself_seg.data.datasets.catalog import DATASETS
-from clipself_seg.data.datasets.panoptic_files import PANOPTIC_DATASETS
+from clipself_seg.data.datasets.coco import DATASETS
+from clipself_seg.data.datasets.panoptic import PANOPTIC_DATASETS
 from clipself_seg.data.datasets.sem_seg import SEM_SEG_DATASETS
 from clipself_seg.training import run
 from tests.conftest import ROOT

@@ -13,8 +13,7 @@ import pytest
 
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.errors import InputError
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.conftest import ROOT
 
 HELPER = """
 import os, signal, time

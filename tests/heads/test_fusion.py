@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +10,9 @@ import torch
 
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import fuse_scores, fusion_exponents
+from tests.conftest import PARITY
 
-PARITY = Path(__file__).parent.parent / "parity" / "odise_fusion.npz"
+CASE = PARITY / "odise_fusion.npz"
 ROWS = [("caption", 0.35, 0.65), ("label", 0.3, 0.7)]
 ROWS += [(model, w, w) for model in ("caption", "label") for w in (0, 1)]
 
@@ -33,7 +33,7 @@ def scores(queries=6, classes=5, scale=4.0):
 @pytest.mark.parametrize("model, alpha, beta", ROWS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_official_probabilities(model, alpha, beta, dtype):
-    case = {key: torch.from_numpy(value) for key, value in np.load(PARITY).items()}
+    case = {key: torch.from_numpy(value) for key, value in np.load(CASE).items()}
     inputs = [case[name].to(dtype) for name in ("generator_logits", "clip_logits", f"void_{model}")]
     fused = fuse_scores(*inputs, case["seen"], alpha, beta)
     for suffix in ("", "_f64"):

@@ -16,8 +16,12 @@ from clipself_seg.data.datasets.catalog import (
     sem_seg_dataset,
     sem_seg_records,
 )
-from clipself_seg.data.datasets.panoptic import panoptic_dataset, panoptic_set_records
-from clipself_seg.data.datasets.panoptic_files import PANOPTIC_DATASETS, TASKS
+from clipself_seg.data.datasets.panoptic import (
+    PANOPTIC_DATASETS,
+    TASKS,
+    panoptic_dataset,
+    panoptic_set_records,
+)
 from clipself_seg.data.label_maps import read_label_map
 from clipself_seg.data.noun_phrases import noun_phrases
 from clipself_seg.data.vocabulary import load_vocabulary

@@ -20,10 +20,10 @@ from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.mask_generator.outputs import GeneratorOutput
+from clipself_seg.models.build import build_model
 from clipself_seg.models.panoptic.outputs import MergeSettings
 from clipself_seg.prediction import generator_outputs
 from clipself_seg.prediction.generator_outputs import generator_hash, write_outputs
-from clipself_seg.training.run import build_model
 from tests.prediction.test_panoptic import CONFIG, SMALL
 
 TINY = (*SMALL, "INPUT.MIN_SIZE_TEST", "48", "MODEL.MASK_FORMER.DEC_LAYERS", "1")

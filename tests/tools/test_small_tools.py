@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import convert_clip
 import make_mini_world
@@ -13,8 +12,7 @@ import torch
 import train_mini_clip
 
 from clipself_seg.clip import load_clip, save_clip
-
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.conftest import ROOT
 
 
 def run(monkeypatch, tool, *words) -> int:

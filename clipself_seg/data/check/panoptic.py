@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from clipself_seg.data.check.files import FileFinding, PanopticJob, check_panoptic_record
 from clipself_seg.data.check.findings import Finding, Options, existing, judge, read_files
-from clipself_seg.data.datasets.panoptic import panoptic_set_records
-from clipself_seg.data.datasets.panoptic_files import PANOPTIC_DATASETS, NeededPath, PanopticFiles
+from clipself_seg.data.datasets.panoptic import (
+    PANOPTIC_DATASETS,
+    NeededPath,
+    PanopticFiles,
+    panoptic_set_records,
+)
 from clipself_seg.data.records import Record, image_records
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError

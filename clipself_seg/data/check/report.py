@@ -17,7 +17,7 @@ from clipself_seg.data.check.panoptic import check_panoptic
 from clipself_seg.data.check.sem_seg import check_sem_seg
 from clipself_seg.data.datasets.catalog import distillation_records, region_records
 from clipself_seg.data.datasets.coco import DATASETS, DatasetFiles
-from clipself_seg.data.datasets.panoptic_files import PANOPTIC_DATASETS
+from clipself_seg.data.datasets.panoptic import PANOPTIC_DATASETS
 from clipself_seg.data.datasets.sem_seg import SEM_SEG_DATASETS
 from clipself_seg.data.records import Record
 from clipself_seg.data.vocabulary import load_vocabulary

@@ -7,32 +7,20 @@ Legend: S side of the padded square, S0 side of a teacher crop, n regions, h w t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode, configurable
-from torch import Tensor
 
 from clipself_seg.data.images import letterbox_crops, letterbox_image, read_image
-from clipself_seg.data.mappers.samples import Sample, chw, stated_size
-from clipself_seg.data.panoptic import (
-    MaskResize,
-    category_labels,
-    read_segments,
-    segment_regions,
-    token_masks,
-)
+from clipself_seg.data.mappers.samples import Sample, box_tensor, chw, stated_size
 from clipself_seg.data.records import Record
 from clipself_seg.data.regions import (
     GridRule,
     Regions,
-    relative_boxes,
     sample_grid_regions,
     sample_proposal_regions,
 )
-from clipself_seg.data.vocabulary import Vocabulary
 
 
 class DistillMapper:
@@ -123,7 +111,7 @@ class DistillMapper:
             "file_name": record["file_name"],
             "image_id": record["image_id"],
             "image": chw(letterbox_image(image, self.student_size)),
-            "boxes": _boxes(regions.boxes, width, height),
+            "boxes": box_tensor(regions.boxes, width, height),
             "crops": chw(letterbox_crops(image, regions.crops, self.crop_size)),
         }
 
@@ -154,95 +142,3 @@ class DistillMapper:
             max_area=self.max_area,
             crop_scale=self.crop_scale,
         )
-
-
-class RegionMapper:
-    """Record with panoptic ground truth -> the picture and its regions with labels."""
-
-    @configurable
-    def __init__(
-        self,
-        *,
-        image_size: int,
-        crop_size: int,
-        stride: int,
-        vocabulary: Vocabulary,
-        read: Sequence[str] = ("boxes", "masks", "crops"),
-        mask_resize: MaskResize = "reference",
-        crop_scale: float = 1.5,
-    ) -> None:
-        """
-        Args:
-            image_size: S, in pixels.
-            crop_size: S0, in pixels.
-            stride: pixels per token along S.
-            vocabulary: class list of the data set, with ids and things.
-            read: ways of reading a region; crops and masks are made only if one of them needs them.
-            mask_resize: see `token_masks`.
-            crop_scale: enlargement of the things' crops.
-        """
-        self.image_size = image_size
-        self.crop_size = crop_size
-        self.tokens = image_size // stride
-        self.index_of = dict(vocabulary.dataset_id_to_index)
-        self.isthing = np.asarray(vocabulary.thing, dtype=bool)
-        self.thing_ids = frozenset(
-            category for category, index in self.index_of.items() if self.isthing[index]
-        )
-        self.with_crops = "crops" in read
-        self.with_masks = any(way.endswith("masks") for way in read)
-        self.mask_resize: MaskResize = mask_resize
-        self.crop_scale = crop_scale
-
-    @classmethod
-    def from_config(
-        cls, cfg: CfgNode, *, image_size: int, crop_size: int, stride: int, vocabulary: Vocabulary
-    ) -> dict[str, Any]:
-        """Read TEST.REGIONS; sizes come from the model and the curve's current point."""
-        return {
-            "image_size": image_size,
-            "crop_size": crop_size,
-            "stride": stride,
-            "vocabulary": vocabulary,
-            "read": tuple(cfg.TEST.REGIONS.READ),
-            "mask_resize": cfg.TEST.REGIONS.MASK_RESIZE,
-        }
-
-    def __call__(self, record: Record) -> Sample:
-        """Make the sample of one picture.
-
-        Args:
-            record: of `builtin.region_records`.
-
-        Returns:
-            "file_name", "image_id", "image" uint8 (3, S, S), "boxes" float32 (n, 4) relative,
-            "labels" int64 (n,), "isthing" bool (n,), and if they are read "masks" bool (n, h, w)
-            and "crops" uint8 (n, 3, S0, S0). n may be 0: a picture whose segments are all too
-            small.
-
-        Raises:
-            InputError: picture, PNG or JSON are unreadable or disagree.
-        """
-        segments = read_segments(record, self.thing_ids)
-        height, width = segments.ids.shape
-        image = read_image(record["file_name"], (width, height))
-        labels = category_labels(segments.category_ids, self.index_of, record["pan_seg_file_name"])
-        isthing = self.isthing[labels]
-        regions = segment_regions(segments, isthing, self.crop_scale)
-        sample = {
-            "file_name": record["file_name"],
-            "image_id": record["image_id"],
-            "image": chw(letterbox_image(image, self.image_size)),
-            "boxes": _boxes(regions.boxes, width, height),
-            "labels": torch.from_numpy(labels),
-            "isthing": torch.from_numpy(isthing),
-        }
-        if self.with_masks:
-            sample["masks"] = token_masks(segments.masks, self.tokens, self.mask_resize)
-        if self.with_crops:
-            sample["crops"] = chw(letterbox_crops(image, regions.crops, self.crop_size))
-        return sample
-
-
-def _boxes(boxes: np.ndarray, width: int, height: int) -> Tensor:
-    return torch.from_numpy(relative_boxes(boxes, width, height).astype(np.float32))

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from clipself_seg.data.records import Record
+from clipself_seg.data.regions import (
+    relative_boxes,
+)
 from clipself_seg.errors import InputError
 
 Sample = dict[str, Any]
@@ -53,3 +56,8 @@ def chw(image: np.ndarray) -> Tensor:
     channels = np.ascontiguousarray(np.moveaxis(image, -1, -3))
     # Pillow's own memory, which a picture of one pixel still is, may not be written.
     return torch.from_numpy(channels if channels.flags.writeable else channels.copy())
+
+
+def box_tensor(boxes: np.ndarray, width: int, height: int) -> Tensor:
+    """Boxes (n, 4) XYXY in pixels -> float32, relative to the longer side of the picture, see `relative_boxes`."""
+    return torch.from_numpy(relative_boxes(boxes, width, height).astype(np.float32))

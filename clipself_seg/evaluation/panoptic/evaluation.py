@@ -12,8 +12,10 @@ from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
 
 from clipself_seg.data.datasets.panoptic import IGNORE_LABEL
-from clipself_seg.data.loader import Record, Sample, evaluation_batches
+from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
+from clipself_seg.data.mappers.samples import Sample
+from clipself_seg.data.records import Record
 from clipself_seg.evaluation.base import Evaluation
 from clipself_seg.evaluation.instances.ap import InstanceAPEvaluator
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator

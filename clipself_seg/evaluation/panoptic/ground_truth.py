@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from detectron2.config import CfgNode
 
-from clipself_seg.data.datasets.panoptic import panoptic_dataset, panoptic_set_records
-from clipself_seg.data.datasets.panoptic_files import PanopticFiles
-from clipself_seg.data.loader import Record
+from clipself_seg.data.datasets.panoptic import (
+    PanopticFiles,
+    panoptic_dataset,
+    panoptic_set_records,
+)
 from clipself_seg.data.overlap import seen_by_synonym
-from clipself_seg.data.records import read_coco_json
+from clipself_seg.data.records import Record, read_coco_json
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.instances.truth import InstanceTruth, read_instance_truth

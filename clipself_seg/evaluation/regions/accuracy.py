@@ -23,7 +23,7 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.report import region_table
+from clipself_seg.evaluation.regions.report import region_table
 from clipself_seg.files import write_json
 
 logger = logging.getLogger(__name__)

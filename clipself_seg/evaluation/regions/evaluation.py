@@ -13,14 +13,15 @@ from detectron2.utils import comm
 
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.datasets import catalog as builtin
-from clipself_seg.data.loader import Record, evaluation_batches
-from clipself_seg.data.mappers.distill import RegionMapper
+from clipself_seg.data.loader import evaluation_batches
+from clipself_seg.data.mappers.regions import RegionMapper
 from clipself_seg.data.panoptic import MaskResize
+from clipself_seg.data.records import Record
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation
 from clipself_seg.evaluation.regions.accuracy import RegionAccuracyEvaluator
-from clipself_seg.evaluation.report import plot_size_curve, size_table
+from clipself_seg.evaluation.regions.report import plot_size_curve, size_table
 from clipself_seg.models.clipself import check_size
 
 # Data set -> side of the student's input in pixels -> name of a number -> the number.

@@ -14,9 +14,11 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 
 from clipself_seg.data.datasets import catalog as builtin
-from clipself_seg.data.loader import Record, Sample, evaluation_batches
+from clipself_seg.data.loader import evaluation_batches
+from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.overlap import seen_by_name
+from clipself_seg.data.records import Record
 from clipself_seg.data.vocabulary import Vocabulary, class_list, load_vocabulary, read_class_json
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation

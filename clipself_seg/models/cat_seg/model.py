@@ -19,11 +19,13 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from torch import Tensor, nn
 
+from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.class_texts import ClassTexts, Names, class_names
 from clipself_seg.clip.layers import split_attention
-from clipself_seg.clip.model import hash_tensors
+from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.tower import TransformerTower
+from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.files import atomic_path
 from clipself_seg.heads.cat_seg.class_maps import (
@@ -37,7 +39,6 @@ from clipself_seg.heads.cat_seg.sigmoid_loss import check_labels, sigmoid_loss
 from clipself_seg.heads.cat_seg.windows import WindowLayout, resize
 from clipself_seg.models.cat_seg.config import GUIDES, clip_parameters, parts_from_config
 from clipself_seg.models.cat_seg.weights import read_state, to_official
-from clipself_seg.models.region_reader import Sample, autocast
 
 logger = logging.getLogger(__name__)
 

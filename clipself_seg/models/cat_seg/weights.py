@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipself_seg.checkpoints.names import name_problem
 from clipself_seg.clip.layers import SplitAttention
-from clipself_seg.clip.weights import name_problem
 from clipself_seg.clip.weights import to_native as clip_names
 from clipself_seg.errors import InputError
 

@@ -9,6 +9,8 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from clipself_seg.clip import DenseCLIP, load_clip
+from clipself_seg.clip.backbone import clip_from_config
+from clipself_seg.config.load import precision_from_config
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import fusion_exponents
 from clipself_seg.heads.panoptic.clip_branches import CLIP_BRANCHES, ClipBranch
@@ -17,7 +19,6 @@ from clipself_seg.heads.panoptic.mask_generator.pyramid import CLIPPyramid
 from clipself_seg.heads.panoptic.mask_losses import LossSettings, MaskCriterion
 from clipself_seg.heads.panoptic.matching import TermWeights
 from clipself_seg.models.panoptic.outputs import MergeSettings
-from clipself_seg.models.region_reader import clip_from_config, precision_from_config
 
 
 def panoptic_parts(cfg: CfgNode) -> dict[str, Any]:

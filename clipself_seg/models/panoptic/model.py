@@ -18,9 +18,11 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
+from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.class_texts import Names, class_names
-from clipself_seg.clip.model import hash_tensors
+from clipself_seg.clip.precision import autocast
+from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
@@ -34,7 +36,6 @@ from clipself_seg.heads.panoptic.mask_pieces import resize_masks
 from clipself_seg.models.panoptic.config import panoptic_parts
 from clipself_seg.models.panoptic.outputs import TASKS, MergeSettings, make_outputs
 from clipself_seg.models.panoptic.weights import frozen_hashes, full_state, with_hashes
-from clipself_seg.models.region_reader import Sample, autocast
 
 # The texts of the generator's classes, by its variant.
 GENERATOR_TEMPLATES = {"caption": "odise", "label": "bare"}

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipself_seg.clip.model import hash_tensors
-from clipself_seg.clip.weights import name_problem
+from clipself_seg.checkpoints.hashes import hash_tensors
+from clipself_seg.checkpoints.names import name_problem
 from clipself_seg.errors import InputError
 
 logger = logging.getLogger(__name__)

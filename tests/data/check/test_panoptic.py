@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from clipself_seg.data.captions import read_phrases
-from clipself_seg.data.check.report import Options, all_names, check_datasets
-from clipself_seg.data.datasets.panoptic_files import PANOPTIC_DATASETS
+from clipself_seg.data.check.findings import Options
+from clipself_seg.data.check.report import all_names, check_datasets
+from clipself_seg.data.datasets.panoptic import PANOPTIC_DATASETS
 from clipself_seg.data.prepare.coco_panoptic_semseg import prepare_coco_panoptic_semseg
 from clipself_seg.data.prepare.common import Options as PrepareOptions
 from clipself_seg.errors import InputError

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipself_seg.data.check.report import Options, all_names, check_datasets
+from clipself_seg.data.check.findings import Options
+from clipself_seg.data.check.report import all_names, check_datasets
 from clipself_seg.data.datasets import sem_seg as sem_seg_sets
 from clipself_seg.data.datasets.coco import DATASETS
 from clipself_seg.data.prepare.ade import prepare_ade150

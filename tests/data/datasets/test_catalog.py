@@ -9,7 +9,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances, register_coco_panoptic
 
 from clipself_seg.data.datasets.catalog import (
-    DATASETS,
     distillation_records,
     region_records,
     register_datasets,
@@ -17,6 +16,7 @@ from clipself_seg.data.datasets.catalog import (
     sem_seg_records,
     vocabulary_name,
 )
+from clipself_seg.data.datasets.coco import DATASETS
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 

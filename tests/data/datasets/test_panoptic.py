@@ -12,11 +12,11 @@ from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
 from clipself_seg.data.datasets.panoptic import (
+    PANOPTIC_DATASETS,
     panoptic_dataset,
     panoptic_set_records,
     register_panoptic_datasets,
 )
-from clipself_seg.data.datasets.panoptic_files import PANOPTIC_DATASETS
 from clipself_seg.data.datasets.roots import ade_parent
 from clipself_seg.data.overlap import seen_by_synonym
 from clipself_seg.data.vocabulary import load_vocabulary

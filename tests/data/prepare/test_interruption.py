@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +17,8 @@ from clipself_seg.data.prepare.ade import prepare_ade150
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 COUNT, DEATH = 6, 4
 
 # Writes half of the fourth map's file, then dies as by `kill -9`.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +16,9 @@ from clipself_seg.heads.panoptic.clip_branches import (
     DensePooling,
     MaskedAttention,
 )
+from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict
 
-FOLDER = Path(__file__).parent.parent / "parity"
 MODELS = {
     "odise_maskclip_b16": "ViT-B-16-quickgelu",
     "odise_maskclip_l14_336": "ViT-L-14-336-quickgelu",
@@ -40,8 +39,8 @@ def rectangle(rows: int, columns: int, *corners: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("case", MODELS)
 def test_masked_attention_gives_the_official_numbers(case):
-    expected = {k: torch.from_numpy(v) for k, v in np.load(FOLDER / f"{case}.npz").items()}
-    shapes = json.loads((FOLDER / f"{case}.shapes.json").read_text())
+    expected = {k: torch.from_numpy(v) for k, v in np.load(PARITY / f"{case}.npz").items()}
+    shapes = json.loads((PARITY / f"{case}.shapes.json").read_text())
     weights = named_state_dict(shapes)
     with torch.device("meta"):  # no random numbers for weights that are replaced
         clip = load_clip(MODELS[case], None)

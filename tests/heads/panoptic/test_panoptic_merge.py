@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,14 +18,15 @@ from clipself_seg.heads.panoptic.panoptic_merge import (
     merge_semantic,
     semantic_labels,
 )
+from tests.conftest import PARITY
 
-PARITY = Path(__file__).parent.parent / "parity" / "odise_panoptic_merge.npz"
+CASE = PARITY / "odise_panoptic_merge.npz"
 THINGS = [0, 2, 3]
 
 
 @pytest.fixture(scope="module")
 def case():
-    return {key: torch.from_numpy(value) for key, value in np.load(PARITY).items()}
+    return {key: torch.from_numpy(value) for key, value in np.load(CASE).items()}
 
 
 @pytest.fixture

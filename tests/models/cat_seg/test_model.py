@@ -9,7 +9,8 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from clipself_seg.clip import checksums, class_texts, load_clip, save_clip
+from clipself_seg.checkpoints import hashes
+from clipself_seg.clip import class_texts, load_clip, save_clip
 from clipself_seg.clip.class_texts import ClassTexts, class_names
 from clipself_seg.config import load_config
 from clipself_seg.data.vocabulary import load_vocabulary
@@ -95,13 +96,13 @@ def test_texts_of_several_vocabularies_are_kept_for_one_device(monkeypatch):
 
 
 def test_a_checksum_tells_places_of_weights_across_chunks(monkeypatch):
-    monkeypatch.setitem(checksums.CHUNK, "cpu", 4)
-    checksums._factors.cache_clear()
+    monkeypatch.setitem(hashes.CHUNK, "cpu", 4)
+    hashes._factors.cache_clear()
     weight = torch.arange(10.0) - 4
     sums = [weight, weight.flip(0), weight.roll(4), weight[[1, 0, *range(2, 10)]], -weight]
-    assert len({int(checksums._checksum(w)) for w in sums}) == 5
-    assert checksums._checksum(weight.clone()) == checksums._checksum(weight)
-    checksums._factors.cache_clear()
+    assert len({int(hashes._checksum(w)) for w in sums}) == 5
+    assert hashes._checksum(weight.clone()) == hashes._checksum(weight)
+    hashes._factors.cache_clear()
 
 
 def test_texts_get_gradients_in_training_and_are_kept_in_evaluation():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,16 +16,14 @@ from clipself_seg.clip.vit import VisionTransformer
 from clipself_seg.config import load_config
 from clipself_seg.models import CATSeg
 from clipself_seg.models.cat_seg.weights import to_official
-from tests.conftest import ROOT
+from tests.conftest import PARITY, ROOT
 from tests.heads.cat_seg.test_cost_aggregator import wave
 from tests.parity.named_weights import named_input, named_state_dict
 
-FOLDER = Path(__file__).parent.parent / "parity"
-
 
 def facts(case: str) -> tuple[dict, dict[str, torch.Tensor]]:
-    content = json.loads((FOLDER / f"{case}.json").read_text())
-    arrays = np.load(FOLDER / f"{case}.npz")
+    content = json.loads((PARITY / f"{case}.json").read_text())
+    arrays = np.load(PARITY / f"{case}.npz")
     return content, {
         name: torch.from_numpy(arrays[name]) for name in arrays if arrays[name].dtype.kind in "fi"
     }
@@ -34,7 +31,7 @@ def facts(case: str) -> tuple[dict, dict[str, torch.Tensor]]:
 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, torch.Tensor]:
-    return named_state_dict(json.loads((FOLDER / "catseg_b.shapes.json").read_text()))
+    return named_state_dict(json.loads((PARITY / "catseg_b.shapes.json").read_text()))
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +106,7 @@ def test_loss_and_gradients_of_a_training_step(model, weights):
         assert gradients[name].norm().item() == pytest.approx(norm, rel=1e-4), name
     (zero,) = content["trainable_with_zero_grad"]
     assert not gradients[zero].any()
-    names = np.load(FOLDER / "catseg_b_train_loss.npz")["grad_names"]
+    names = np.load(PARITY / "catseg_b_train_loss.npz")["grad_names"]
     for index, name in enumerate(names.tolist()):
         part = expected[f"grad_{index:02d}"]
         actual = (

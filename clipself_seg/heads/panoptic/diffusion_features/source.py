@@ -12,20 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.model import hash_tensors
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.diffusion_features.captioner import ImplicitCaptioner, embed_crops
 from clipself_seg.heads.panoptic.diffusion_features.crops import crop_corners, cut_crops, join_crops
 from clipself_seg.heads.panoptic.diffusion_features.networks import StableDiffusionSizes
 from clipself_seg.heads.panoptic.diffusion_features.projections import (
-    STRIDES,
     WIDTH,
     project_taps,
     tap_projections,
 )
 from clipself_seg.heads.panoptic.diffusion_features.stable_diffusion import StableDiffusion
 from clipself_seg.heads.panoptic.diffusion_features.weights import load_stable_diffusion
+from clipself_seg.heads.panoptic.mask_generator.pixel_decoder import STRIDES
 
 DIVISIBILITY = 64  # the U-Net's coarsest level has a stride of 64 pixels
 

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from clipself_seg.checkpoints.names import name_problem
 from clipself_seg.checkpoints.read import read_checkpoint
-from clipself_seg.clip.weights import NO_WEIGHTS, LoadReport, name_problem
+from clipself_seg.clip.weights import NO_WEIGHTS, LoadReport
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.diffusion_features.captioner import TOKENS
 from clipself_seg.heads.panoptic.diffusion_features.key_map import unet_name, vae_name

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.mask_generator import GeneratorSizes, MaskGenerator
+from tests.conftest import PARITY
 
-PARITY = Path(__file__).parent.parent.parent / "parity"
 OFFICIAL = {f"s{i}": 512 for i in (2, 3, 4, 5)}
 TINY = GeneratorSizes(32, 4, 6, encoder_layers=1, encoder_hidden=32, decoder_layers=3)
 CHANNELS = {"s2": 8, "s3": 12, "s4": 16, "s5": 20}

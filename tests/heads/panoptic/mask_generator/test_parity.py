@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from clipself_seg.heads.panoptic.mask_generator import MaskGenerator
+from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict
 
-FOLDER = Path(__file__).parent.parent.parent / "parity"
 CHANNELS = {f"s{i}": 512 for i in (2, 3, 4, 5)}
-CASE = json.loads((FOLDER / "odise_head.json").read_text())
+CASE = json.loads((PARITY / "odise_head.json").read_text())
 
 
 @pytest.fixture(scope="module", params=["plain", "spread"])
 def case(request):
     """Generator, what it gives and what it should; queries of the plain case are nearly alike."""
     prefix = "" if request.param == "plain" else "spread_"
-    weights = named_state_dict(json.loads((FOLDER / "odise_head.shapes.json").read_text()))
+    weights = named_state_dict(json.loads((PARITY / "odise_head.shapes.json").read_text()))
     for name, factor in CASE["weight_multipliers"].items() if prefix else ():
         weights[name] *= factor
     generator = MaskGenerator(channels=CHANNELS).eval()
     generator.load_state_dict(weights, strict=True)
-    stored = np.load(FOLDER / "odise_head.npz")
+    stored = np.load(PARITY / "odise_head.npz")
     names = [n for n in stored if n.startswith("spread_") == bool(prefix)]
     expected = {name.removeprefix("spread_"): stored[name] for name in names}
     tag = str(expected["tag"])

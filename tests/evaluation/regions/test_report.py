@@ -6,12 +6,8 @@ import json
 
 from PIL import Image
 
-from clipself_seg.evaluation.report import (
-    plot_size_curve,
-    region_table,
-    size_table,
-    write_results,
-)
+from clipself_seg.evaluation.regions.report import plot_size_curve, region_table, size_table
+from clipself_seg.provenance import write_results
 
 RESULTS = {
     "boxes.thing.top1": 72.14,

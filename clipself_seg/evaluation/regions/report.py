@@ -12,7 +12,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from clipself_seg.files import atomic_path, write_json
+from clipself_seg.files import atomic_path
 
 Results = Mapping[str, float]
 
@@ -62,19 +62,6 @@ def _present(columns: Mapping[str, str], rows: Collection[Results]) -> dict[str,
 
 def _percent(results: Results, key: str) -> str:
     return f"{results[key]:.1f}" if key in results else "-"
-
-
-def write_results(
-    path: str | os.PathLike[str], results: Mapping[str, Any], provenance: Mapping[str, Any]
-) -> None:
-    """Write `results.json`, atomically: the numbers, and where they come from.
-
-    Args:
-        path: of the file.
-        results: JSON-serialisable.
-        provenance: as `clipself_seg.provenance.provenance` returns it.
-    """
-    write_json(path, {"results": dict(results), "provenance": dict(provenance)})
 
 
 def size_table(results_by_size: Mapping[int, Results], style: str = "simple") -> str:

@@ -1,0 +1,32 @@
+"""The names of a checkpoint against those that a model needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class NameProblem(NamedTuple):
+    """What is wrong with the names of a checkpoint: "lacks 2 tensors", and the first of them."""
+
+    what: str
+    names: str
+
+
+def name_problem(wanted: Iterable[str], given: Iterable[str]) -> NameProblem | None:
+    """The first way in which a checkpoint's names are not those of a model; None if they are.
+
+    Args:
+        wanted: of the model.
+        given: of the checkpoint.
+    """
+    needed, there = dict.fromkeys(wanted), dict.fromkeys(given)
+    for verb, kind, names in (
+        ("lacks", "", [name for name in needed if name not in there]),
+        ("has", "unexpected ", [name for name in there if name not in needed]),
+    ):
+        if names:
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            noun = "tensor" if len(names) == 1 else "tensors"
+            return NameProblem(f"{verb} {len(names)} {kind}{noun}", shown)
+    return None

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-import train_net
+from clipself_seg.commands import train
 from clipself_seg.data.prepare.coco_panoptic_semseg import prepare_coco_panoptic_semseg
 from clipself_seg.data.prepare.common import Options
 from tests.conftest import ROOT
@@ -84,7 +84,7 @@ def test_training_reaches_a_panoptic_quality_of_eighty_on_four_photographs(
     output = tmp_path / "run"
     words = [str(word) for pair in (SMALL | {"OUTPUT_DIR": output}).items() for word in pair]
     config = str(ROOT / "configs/panoptic/pyramid_vitb16.yaml")
-    assert train_net.main(["--config-file", config, *words]) == 0
+    assert train.main(["--config-file", config, *words]) == 0
     results = json.loads((output / "results.json").read_text())["results"]
     row = results["coco_2017_val_panoptic_with_sem_seg"]["fused"]
     assert row["PQ"] >= 80 and row["mIoU"] >= 80, row

@@ -7,8 +7,8 @@ import shlex
 
 import pytest
 
-import train_net
 from clipself_seg.clip import TextBank, load_clip
+from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from tests.conftest import ROOT
 
@@ -27,7 +27,7 @@ def commands(program: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("words", commands("train_net.py"), ids=" ".join)
 def test_training_and_evaluation_commands_are_accepted(words):
-    args = train_net.parse(words)
+    args = train.parse(words)
     assert load_config(ROOT / args.config_file, args.opts).MODEL.CLIP.NAME
 
 

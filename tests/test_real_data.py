@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-import train_net
 from clipself_seg.clip import load_clip
+from clipself_seg.commands import train
 
 
 def options(data_dir, folder, **changes) -> list[str]:
@@ -27,14 +27,14 @@ def options(data_dir, folder, **changes) -> list[str]:
 @pytest.mark.parametrize("source", ["grid", "proposals"])
 def test_real_pictures_are_distilled(data_dir, tmp_path, monkeypatch, source):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(data_dir))
-    assert train_net.main(options(data_dir, tmp_path, **{"INPUT.REGIONS.SOURCE": source})) == 0
+    assert train.main(options(data_dir, tmp_path, **{"INPUT.REGIONS.SOURCE": source})) == 0
     assert load_clip("ViT-Mini-8", tmp_path / "clip_final.safetensors").image_size == 64
 
 
 def test_regions_of_real_pictures_are_recognised(data_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(data_dir))
     words = options(data_dir, tmp_path, **{"DATASETS.TEST": "('coco_2017_val_panoptic',)"})
-    assert train_net.main(["--eval-only", *words]) == 0
+    assert train.main(["--eval-only", *words]) == 0
     content = json.loads((tmp_path / "results.json").read_text())
     numbers = content["results"]["coco_2017_val_panoptic"]["128"]
     assert numbers["images"] == 50 and numbers["thing.regions"] + numbers["stuff.regions"] == 537

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-import train_net
+from clipself_seg.commands import train
 from clipself_seg.mini.writer import WorldSize, make_worlds
 
 TAGS = ("mini", "mini-clipself", "mini-clipself-proposals")
@@ -24,7 +24,7 @@ def top1(tmp_path_factory):
         for tag in TAGS:
             words = ["--config-file", "configs/mini/regions.yaml", "--eval-only"]
             words += ["MODEL.CLIP.WEIGHTS", tag, "OUTPUT_DIR", str(root / tag)]
-            assert train_net.main(words) == 0
+            assert train.main(words) == 0
             content = json.loads((root / tag / "results.json").read_text())
             (results,) = content["results"]["mini_val_panoptic"].values()
             found[tag] = {key: value for key, value in results.items() if key.endswith("top1")}

@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from clipself_seg.checkpoints.training_state import trained_parameters
-from clipself_seg.training.processes import leave_process_group
+from clipself_seg.commands.train import leave_process_group
 from tests.tiny import WORDS, tiny_clipself, tiny_region_sample, tiny_samples
 from tests.training.test_trainer import trainer, weights
 

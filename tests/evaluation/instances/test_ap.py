@@ -14,12 +14,12 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 
+from clipself_seg.commands.train import leave_process_group
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.instances.ap import InstanceAPEvaluator
 from clipself_seg.evaluation.instances.numbers import encode_masks
 from clipself_seg.evaluation.instances.truth import read_instance_truth
-from clipself_seg.training.processes import leave_process_group
 
 # Category ids fall, and stuff stands between the things.
 WORDS = Vocabulary(

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import nn
 
 from clipself_seg.clip import load_clip
+from clipself_seg.commands.train import leave_process_group
 from clipself_seg.config import add_clipself_seg_config
 from clipself_seg.data.panoptic import read_panoptic_png
 from clipself_seg.data.vocabulary import load_vocabulary
@@ -27,7 +28,6 @@ from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.evaluation.panoptic.fusions import sweep_results, sweep_rows
 from clipself_seg.heads.panoptic.clip_branches import DensePooling
 from clipself_seg.heads.panoptic.mask_generator.outputs import GeneratorOutput, save_output
-from clipself_seg.training.processes import leave_process_group
 from tests.panoptic_worlds import save_ids
 
 # Category ids are in no order, and stuff stands between the things.

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 
+from clipself_seg.commands.train import leave_process_group
 from clipself_seg.data.panoptic import read_panoptic_png
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
@@ -17,7 +18,6 @@ from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.evaluation.panoptic.files import evaluate_files
 from clipself_seg.evaluation.panoptic.numbers import panoptic_results
 from clipself_seg.evaluation.panoptic.report import quality_table
-from clipself_seg.training.processes import leave_process_group
 from tests.panoptic_worlds import CATEGORIES, random_sides
 
 WORDS = Vocabulary(

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 
+from clipself_seg.commands.train import leave_process_group
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.regions.accuracy import (
     RegionAccuracyEvaluator,
@@ -17,7 +18,6 @@ from clipself_seg.evaluation.regions.accuracy import (
     label_ranks,
     mean_class_accuracy,
 )
-from clipself_seg.training.processes import leave_process_group
 
 NUM_CLASSES = 7
 NAMES = [f"class{index}" for index in range(NUM_CLASSES)]

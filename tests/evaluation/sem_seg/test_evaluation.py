@@ -15,10 +15,10 @@ from detectron2.data.datasets import load_sem_seg
 from PIL import Image
 from torch import nn
 
+from clipself_seg.commands.train import leave_process_group
 from clipself_seg.config import add_clipself_seg_config
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation
-from clipself_seg.training.processes import leave_process_group
 
 WORDS = {"pets": ["cat", "dog", "wide-grass"], "rooms": ["bed", "lamp", "wall", "door", "floor"]}
 

@@ -14,10 +14,10 @@ from detectron2.evaluation import SemSegEvaluator
 from detectron2.utils import comm
 from PIL import Image
 
+from clipself_seg.commands.train import leave_process_group
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
-from clipself_seg.training.processes import leave_process_group
 
 # Of the stock evaluator, which is older than numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:detectron2")

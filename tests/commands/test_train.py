@@ -1,4 +1,4 @@
-"""The command: a short --help, errors in one line, death and resume, two processes."""
+"""The command: errors in one line, death and resume, two processes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import train_net
 from clipself_seg.checkpoints.shipped import SHIPPED, SHIPPED_MODELS
 from clipself_seg.clip import load_clip
+from clipself_seg.commands import train
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.regions.evaluation import RegionEvaluation
 from clipself_seg.training.run import tf32
@@ -71,49 +71,41 @@ def start(*arguments):
     ],
 )
 def test_numbers_after_sweep_are_the_grid_whatever_their_spelling(words, grid):
-    key, value = train_net.parse(["--sweep", *words]).opts
-    assert key == "TEST.PANOPTIC.SWEEP" and value == (grid or f"({', '.join(train_net.SWEEP)},)")
+    key, value = train.parse(["--sweep", *words]).opts
+    assert key == "TEST.PANOPTIC.SWEEP" and value == (grid or f"({', '.join(train.SWEEP)},)")
 
 
 @pytest.mark.parametrize("wrong", ["foo", "nan", "0.5;1"])
 def test_a_share_that_is_no_number_is_named(wrong):
     with pytest.raises(InputError, match=f'such as --sweep 0 0.5 1, got "{wrong}"'):
-        train_net.parse(["--sweep", "0", wrong, "MODEL.DEVICE", "cpu"])
-
-
-def test_help_is_quick_because_nothing_heavy_is_imported():
-    code = "import sys, train_net; train_net.parser().format_help(); print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert not {"torch", "detectron2", "numpy"} & set(done.stdout.split())
+        train.parse(["--sweep", "0", wrong, "MODEL.DEVICE", "cpu"])
 
 
 def test_sizes_may_stand_before_keys():
-    args = train_net.parse(["--eval-only", "--sizes", "320", "640", "SEED", "1"])
+    args = train.parse(["--eval-only", "--sizes", "320", "640", "SEED", "1"])
     assert args.opts == ["SEED", "1", "TEST.REGIONS.SIZES", "(320, 640,)"]
-    assert train_net.parse(["SEED", "1"]).opts == ["SEED", "1"]
+    assert train.parse(["SEED", "1"]).opts == ["SEED", "1"]
 
 
 @pytest.mark.parametrize("sizes", [["320,640"], ["320,", "640"], ["320", "640"]])
 def test_sizes_may_have_commas(sizes):
-    args = train_net.parse(["--sizes", *sizes, "MODEL.DEVICE", "cpu"])
+    args = train.parse(["--sizes", *sizes, "MODEL.DEVICE", "cpu"])
     assert args.opts == ["MODEL.DEVICE", "cpu", "TEST.REGIONS.SIZES", "(320, 640,)"]
 
 
 @pytest.mark.parametrize("wrong", ["320.5", "-64", "64px", "64x96", ",64"])
 def test_a_size_that_is_no_whole_number_is_named_and_no_key_is_blamed(capsys, wrong):
-    assert train_net.main(["--sizes", "64", wrong, "MODEL.DEVICE", "cpu"]) == 2
+    assert train.main(["--sizes", "64", wrong, "MODEL.DEVICE", "cpu"]) == 2
     assert f'--sizes takes whole numbers of pixels, such as --sizes 320 640, got "{wrong}"' in (
         capsys.readouterr().err
     )
     with pytest.raises(InputError, match='such as --sizes 320 640, got "MODEL.DEVICE"'):
-        train_net.parse(["--sizes", "MODEL.DEVICE", "cpu"])
+        train.parse(["--sizes", "MODEL.DEVICE", "cpu"])
 
 
 def test_a_run_killed_and_resumed_writes_the_same_clip_as_one_that_was_not(tmp_path, datasets):
     long = {"SOLVER__MAX_ITER": 40, "SOLVER__CHECKPOINT_PERIOD": 5}
-    assert train_net.main(words(tmp_path / "a", **long)) == 0
+    assert train.main(words(tmp_path / "a", **long)) == 0
     process = start(*words(tmp_path / "b", **long))
     folder = tmp_path / "b" / "checkpoints"
     while not (folder / "iteration_0000010.safetensors").exists():
@@ -121,7 +113,7 @@ def test_a_run_killed_and_resumed_writes_the_same_clip_as_one_that_was_not(tmp_p
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL and not (tmp_path / "b" / "results.json").exists()
-    assert train_net.main(words(tmp_path / "b", "--resume", **long)) == 0
+    assert train.main(words(tmp_path / "b", "--resume", **long)) == 0
     whole, resumed = (load_file(tmp_path / run / "clip_final.safetensors") for run in "ab")
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
@@ -130,7 +122,7 @@ def test_a_run_killed_and_resumed_writes_the_same_clip_as_one_that_was_not(tmp_p
 def test_two_processes_train_and_evaluate_like_one(tmp_path, datasets):
     tested = {"DATASETS__TEST": "('coco_2017_val_panoptic',)", "TEST__EVAL_PERIOD": 1}
     process = start(*words(tmp_path / "two", "--num-gpus", "2", **tested))
-    assert train_net.main(words(tmp_path / "one", **tested)) == 0
+    assert train.main(words(tmp_path / "one", **tested)) == 0
     assert process.wait(600) == 0
     one, two = (json.loads((tmp_path / run / "results.json").read_text()) for run in ("one", "two"))
     assert one["results"] == two["results"] and two["provenance"]["processes"] == 2
@@ -146,17 +138,17 @@ def test_two_processes_train_and_evaluate_like_one(tmp_path, datasets):
 
 def test_evaluation_of_sizes_and_of_a_checkpoint(tmp_path, datasets, capsys):
     tested = {"DATASETS__TEST": "('coco_2017_val_panoptic',)"}
-    assert train_net.main(words(tmp_path, **tested)) == 0
+    assert train.main(words(tmp_path, **tested)) == 0
     trained = json.loads((tmp_path / "results.json").read_text())
     config = (tmp_path / "config.yaml").read_text()
     flags = "--eval-only", "--resume", "--sizes", "64", "128"
-    assert train_net.main(words(tmp_path, *flags, **tested)) == 0
+    assert train.main(words(tmp_path, *flags, **tested)) == 0
     found = json.loads((tmp_path / "results_eval.json").read_text())
     sizes = found["results"]["coco_2017_val_panoptic"]
     assert sizes["64"] == trained["results"]["coco_2017_val_panoptic"]["64"] and "128" in sizes
     assert found["provenance"]["weights_hash"] == trained["provenance"]["weights_hash"]
     assert (tmp_path / "size_curve_coco_2017_val_panoptic.png").exists()
-    assert train_net.main(words(tmp_path, "--eval-only", **tested)) == 0
+    assert train.main(words(tmp_path, "--eval-only", **tested)) == 0
     original = json.loads((tmp_path / "results_eval.json").read_text())
     assert original["provenance"]["weights_hash"] != trained["provenance"]["weights_hash"]
     # What the training wrote about itself is still there.
@@ -164,14 +156,14 @@ def test_evaluation_of_sizes_and_of_a_checkpoint(tmp_path, datasets, capsys):
     assert (tmp_path / "config.yaml").read_text() == config
     last = max((tmp_path / "checkpoints").glob("*.safetensors"))
     older = words(tmp_path / "own", "--eval-only", **tested, MODEL__WEIGHTS=last)
-    assert train_net.main(older) == 0
+    assert train.main(older) == 0
     loaded = json.loads((tmp_path / "own" / "results.json").read_text())
     assert loaded["results"] == trained["results"]
-    assert train_net.main([*older, "MODEL.CLIP.WEIGHTS", "mini"]) == 2
+    assert train.main([*older, "MODEL.CLIP.WEIGHTS", "mini"]) == 2
     assert (
         f"{last} is a training checkpoint of a run with other original" in capsys.readouterr().err
     )
-    assert train_net.main(words(tmp_path / "own", "--eval-only", **tested)) == 0
+    assert train.main(words(tmp_path / "own", "--eval-only", **tested)) == 0
     assert {"config.yaml", "results.json"} <= set(os.listdir(tmp_path / "own"))
 
 
@@ -191,13 +183,13 @@ def test_training_leaves_out_missing_test_sets_and_evaluation_does_not(
         "DATASETS__TEST": "('coco_2017_val_panoptic', 'coco_2017_train_panoptic')",
         "SOLVER__MAX_ITER": 1,
     }
-    assert train_net.main(words(tmp_path / "out", **tested)) == 0
+    assert train.main(words(tmp_path / "out", **tested)) == 0
     content = json.loads((tmp_path / "out" / "results.json").read_text())
     assert list(content["results"]) == ["coco_2017_train_panoptic"]
     assert content["provenance"]["rule"] == "own"
     said = " ".join(capfd.readouterr())
     assert "evaluated without" in said and "panoptic_val2017 is missing" in said
-    assert train_net.main(words(tmp_path / "eval", "--eval-only", **tested)) == 2
+    assert train.main(words(tmp_path / "eval", "--eval-only", **tested)) == 2
 
 
 @pytest.mark.parametrize(
@@ -205,7 +197,7 @@ def test_training_leaves_out_missing_test_sets_and_evaluation_does_not(
 )
 def test_a_random_head_is_not_evaluated(tmp_path, capsys, config, head):
     words = ["--config-file", str(ROOT / f"configs/mini/{config}.yaml")]
-    assert train_net.main(["--eval-only", *words, "OUTPUT_DIR", str(tmp_path)]) == 2
+    assert train.main(["--eval-only", *words, "OUTPUT_DIR", str(tmp_path)]) == 2
     assert f"MODEL.WEIGHTS is empty, so the {head} is random" in capsys.readouterr().err
 
 
@@ -242,7 +234,7 @@ FIRST_CHECKPOINT = "iteration_0000002.safetensors"
     ],
 )
 def test_bad_input_is_one_line_and_status_2(tmp_path, datasets, capfd, changes, message):
-    assert train_net.main(words(tmp_path / "out", **changes)) == 2
+    assert train.main(words(tmp_path / "out", **changes)) == 2
     lines = capfd.readouterr().err.strip().splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
     assert len(errors) == 1 and message in errors[0] and "Traceback" not in "".join(lines)
@@ -252,7 +244,7 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, datasets, capfd, changes, 
 def test_a_broken_picture_is_named_whoever_reads_it(tmp_path, datasets, capfd, workers):
     cut(datasets / IMAGE)
     changes = {"SOLVER__MAX_ITER": 9, "DATALOADER__NUM_WORKERS": workers}
-    assert train_net.main(words(tmp_path / "out", **changes)) == 2
+    assert train.main(words(tmp_path / "out", **changes)) == 2
     errors = capfd.readouterr().err.strip().splitlines()
     assert "000000000003.jpg" in errors[-1] and "Traceback" not in "".join(errors)
 
@@ -260,14 +252,14 @@ def test_a_broken_picture_is_named_whoever_reads_it(tmp_path, datasets, capfd, w
 def test_a_second_run_a_foreign_resume_and_a_damaged_checkpoint_are_refused(
     tmp_path, datasets, capfd
 ):
-    assert train_net.main(words(tmp_path / "out")) == 0
+    assert train.main(words(tmp_path / "out")) == 0
     config = (tmp_path / "out" / "config.yaml").read_text()
-    assert train_net.main(words(tmp_path / "out", TEST__EVAL_PERIOD=9)) == 2
+    assert train.main(words(tmp_path / "out", TEST__EVAL_PERIOD=9)) == 2
     assert (tmp_path / "out" / "config.yaml").read_text() == config
     assert "--resume" in capfd.readouterr().err
-    assert train_net.main(words(tmp_path / "out", "--resume", SOLVER__BASE_LR=1)) == 2
+    assert train.main(words(tmp_path / "out", "--resume", SOLVER__BASE_LR=1)) == 2
     assert "SOLVER.BASE_LR was 0.001, is 1.0" in capfd.readouterr().err
     cut(tmp_path / "out" / "checkpoints" / FIRST_CHECKPOINT)
-    assert train_net.main(words(tmp_path / "out", "--resume")) == 2
+    assert train.main(words(tmp_path / "out", "--resume")) == 2
     assert f"{FIRST_CHECKPOINT} is damaged" in capfd.readouterr().err
-    assert train_net.main(words(tmp_path / "new", "--eval-only", "--resume")) == 2
+    assert train.main(words(tmp_path / "new", "--eval-only", "--resume")) == 2

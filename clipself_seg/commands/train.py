@@ -1,0 +1,182 @@
+"""Train and evaluate every model of this project.
+
+    python train_net.py --config-file configs/distill/coco_patches_eva02_vitb16.yaml --num-gpus 8
+    python train_net.py --config-file configs/regions/coco_eva02_vitb16.yaml --eval-only \\
+        --sizes 320 640 1024
+
+Writes into OUTPUT_DIR: config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints/, and at
+the end results.json and clip_final.safetensors, which `clipself_seg.clip.load_clip` reads, or of
+CAT-Seg and a mask generator model_final.pth, for MODEL.WEIGHTS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import re
+import sys
+
+from clipself_seg.errors import InputError, report_input_errors
+
+SWEEP = tuple(f"{tenth / 10}" for tenth in range(11))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Detectron2's default arguments and the input sizes of the region curve.
+
+    Written out here, because importing Detectron2 takes seconds and ``--help`` should not.
+    """
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--config-file", default="", metavar="FILE", help="a file below configs/")
+    options.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR"
+    )
+    options.add_argument(
+        "--eval-only",
+        action="store_true",
+        help="evaluate MODEL.WEIGHTS or, of regions, MODEL.CLIP.WEIGHTS; with --resume the newest checkpoint",
+    )
+    options.add_argument(
+        "--sizes",
+        nargs="+",
+        default=[],
+        metavar="PIXELS",
+        help="evaluate at each of these input sizes and draw the curve (TEST.REGIONS.SIZES)",
+    )
+    options.add_argument(
+        "--sweep",
+        nargs="*",
+        metavar="SHARE",
+        help="panoptic: evaluate every pair of these as alpha and beta too (0 0.1 ... 1)",
+    )
+    options.add_argument(
+        "--num-gpus", type=int, default=1, help="processes; without GPUs on the CPU"
+    )
+    options.add_argument("--num-machines", type=int, default=1)
+    options.add_argument("--machine-rank", type=int, default=0)
+    options.add_argument(
+        "--dist-url", default="auto", help="how processes meet, such as tcp://HOST:PORT"
+    )
+    options.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to change"
+    )
+    return options
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Arguments of a command line, ``--sizes`` and ``--sweep`` as part of ``opts``.
+
+    Raises:
+        InputError: ``--sizes`` without a number, or with one that is not whole; something else than
+            numbers after ``--sweep``.
+    """
+    args = parser().parse_args(arguments)
+    # argparse gives KEY VALUE pairs that follow --sizes to --sizes.
+    words = list(itertools.takewhile(lambda word: not word[:1].isalpha(), args.sizes))
+    opts = args.sizes[len(words) :] + args.opts
+    if args.sizes:
+        opts += ["TEST.REGIONS.SIZES", f"({', '.join(_sides(words or args.sizes))},)"]
+    if args.sweep is not None:
+        words = list(itertools.takewhile(lambda word: not _is_key(word), args.sweep))
+        opts = args.sweep[len(words) :] + opts
+        opts += ["TEST.PANOPTIC.SWEEP", f"({', '.join(_fractions(words) or SWEEP)},)"]
+    args.opts = opts
+    return args
+
+
+def _sides(words: list[str]) -> list[str]:
+    """The numbers of ``--sizes``, which may have commas between them."""
+    for word in words:
+        if not re.fullmatch("[0-9]+(,[0-9]+)*,?", word):
+            raise InputError(
+                f'--sizes takes whole numbers of pixels, such as --sizes 320 640, got "{word}"'
+            )
+    return [side for word in words for side in word.split(",") if side]
+
+
+def _is_key(word: str) -> bool:
+    """Whether a word is a configuration key: sections have capital letters."""
+    return re.match("[A-Z]", word) is not None
+
+
+def _fractions(words: list[str]) -> list[str]:
+    """The numbers of ``--sweep``, which may have commas between them."""
+    fractions = [fraction for word in words for fraction in word.split(",") if fraction]
+    for fraction in fractions:
+        try:
+            usable = math.isfinite(float(fraction))
+        except ValueError:
+            usable = False
+        if not usable:
+            raise InputError(f'--sweep takes numbers, such as --sweep 0 0.5 1, got "{fraction}"')
+    return fractions
+
+
+@report_input_errors
+def run(args: argparse.Namespace) -> None:
+    """The work of one process."""
+    from clipself_seg.config import load_config
+
+    cfg = load_config(args.config_file, args.opts)
+    from clipself_seg.training.run import evaluate, prepare, train
+
+    prepare(cfg)
+    if args.eval_only:
+        evaluate(cfg, args.resume)
+    else:
+        train(cfg, args.resume)
+
+
+def worker(args: argparse.Namespace) -> None:
+    """`run` in a process of Detectron2's `launch`, which looks at exit statuses only."""
+    status = run(args)
+    if status:
+        sys.exit(status)
+    leave_process_group()
+
+
+def leave_process_group() -> None:
+    """Wait for the other processes and take their group down, if there is one.
+
+    Detectron2 keeps the group in a cache. Left there, it falls with the interpreter, and a thread of
+    gloo's that still runs then aborts a process whose work is done.
+    """
+    import torch.distributed as dist
+    from detectron2.utils import comm
+
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        comm._get_global_gloo_group.cache_clear()
+        dist.destroy_process_group()
+
+
+def check_processes(args: argparse.Namespace) -> None:
+    """Refuse what `launch` would answer with a failed assertion."""
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else None
+    if args.num_gpus < 1 or (gpus is not None and args.num_gpus > gpus):
+        raise InputError(f"--num-gpus {args.num_gpus}: this machine has {gpus or 'only a CPU'}")
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise InputError("several machines need --dist-url tcp://HOST:PORT, the same for each")
+
+
+@report_input_errors
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    args = parse(sys.argv[1:] if arguments is None else arguments)
+    check_processes(args)
+    from detectron2.engine import launch
+    from torch.multiprocessing import ProcessExitedException
+
+    machines = {"num_machines": args.num_machines, "machine_rank": args.machine_rank}
+    try:
+        launch(worker, args.num_gpus, dist_url=args.dist_url, args=(args,), **machines)
+    except ProcessExitedException as error:
+        return error.exit_code
+    except SystemExit as error:
+        return int(error.code or 0)
+    return 0

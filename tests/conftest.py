@@ -12,7 +12,12 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 PARITY = ROOT / "tests" / "parity"
 # More threads than this make the tiny models of the tests slower, not faster.
-torch.set_num_threads(min(2, torch.get_num_threads()))
+THREADS = min(2, torch.get_num_threads())
+if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)) > 1:
+    # Workers of pytest-xdist share the cores, and so does what they start.
+    THREADS = 1
+    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +58,9 @@ def clean_state() -> Iterator[None]:
     torch.set_rng_state(generator)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def two_threads(clean_state: None) -> None:
+    """What is compared with a reference is computed by two threads, also where workers have one."""
+    torch.set_num_threads(2)

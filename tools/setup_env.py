@@ -5,7 +5,7 @@
 
 setup       the environment only (the default)
 quickstart  the main job on the mini world: tools/quickstart.py
-test        lint and the tests; further arguments go to pytest
+test        lint and the tests, some side by side; further arguments go to pytest (-n 0: one by one)
 lint        formatting, unused code, complexity and types
 
 This runs before anything is installed: it uses the standard library alone, and the syntax of
@@ -35,6 +35,9 @@ CHECKS = (
     ("flake8",) + SOURCES,
     ("mypy",),
 )
+# A worker a core; each holds up to 2 GB, so few where there are many cores. Tests that share what a
+# module sets up stay together for as long as no worker is idle. A later -n takes precedence.
+SIDE_BY_SIDE = ("-n", "auto", "--maxprocesses", "4", "--dist", "worksteal")
 # Everything that decides what belongs into the environment.
 DECISIVE = (
     "setup.cfg",
@@ -125,7 +128,8 @@ def lint(python: Path) -> int:
 def test(python: Path, arguments: Sequence[str]) -> int:
     """Lint, then the tests whatever lint said, so that one run shows everything."""
     linted = lint(python)
-    tested = subprocess.call([str(python), "-m", "pytest", *arguments], cwd=str(ROOT))
+    command = [str(python), "-m", "pytest", *SIDE_BY_SIDE, *arguments]
+    tested = subprocess.call(command, cwd=str(ROOT))
     if linted:
         say("lint failed, see above the tests")
     return tested or linted

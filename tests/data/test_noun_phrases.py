@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 import sys
 import types
 
@@ -85,10 +87,44 @@ def test_without_nltk_or_its_model_the_way_to_get_it_is_named(fresh, monkeypatch
         nltk_tagger()
 
 
-def test_nltk_itself_if_it_is_installed(fresh):
-    pytest.importorskip("nltk")
-    try:
-        tagger = nltk_tagger()
-    except InputError:
-        pytest.skip("without its tagger")
+# Captions tagged by hand, for a tagger that learns from nothing else.
+TAGGED = """
+a/DT large/JJ cat/NN sits/VBZ on/IN a/DT chair/NN
+the/DT small/JJ dog/NN runs/VBZ on/IN the/DT grass/NN
+a/DT dog/NN ,/, a/DT large/JJ dog/NN and/CC a/DT cat/NN
+the/DT large/JJ chair/NN stands/VBZ on/IN grass/NN
+"""
+
+
+@pytest.fixture
+def trained_tagger(tmp_path, monkeypatch):
+    """NLTK with a small tagger of its own kind where it looks for the one that it downloads."""
+    nltk = pytest.importorskip("nltk", "3.9")
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    folder = tmp_path / "taggers" / "averaged_perceptron_tagger_eng"
+    folder.mkdir(parents=True)
+    tagger = nltk.PerceptronTagger(load=False)
+    random.seed(0)  # it learns from the captions in a shuffled order
+    tagger.train(
+        [[nltk.str2tuple(word) for word in s.split()] for s in TAGGED.splitlines() if s], nr_iter=50
+    )
+    model = {
+        "weights": tagger.model.weights,
+        "tagdict": tagger.tagdict,
+        "classes": sorted(tagger.classes),
+    }
+    for name, content in model.items():
+        path = folder / f"averaged_perceptron_tagger_eng.{name}.json"
+        path.write_text(json.dumps(content))
+
+
+def test_nltk_itself_tags_the_words_of_a_caption(fresh, trained_tagger):
+    tagger = nltk_tagger()
+    assert tagger("a cat, a dog") == [
+        ("a", "DT"),
+        ("cat", "NN"),
+        (",", ","),
+        ("a", "DT"),
+        ("dog", "NN"),
+    ]
     assert noun_phrases("A large dog sits on the grass", tagger) == ["large dog", "grass"]

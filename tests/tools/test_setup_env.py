@@ -142,6 +142,15 @@ def test_arguments_behind_test_go_to_pytest():
         setup_env.parse(["lint", "--fix"])
 
 
+def test_tests_run_side_by_side_unless_the_arguments_say_otherwise(monkeypatch):
+    commands = []
+    monkeypatch.setattr(subprocess, "call", lambda words, cwd: commands.append(words) or 0)
+    assert setup_env.test(Path("python"), ["-n", "0"]) == 0
+    *_, words = commands
+    workers = [words[i + 1] for i, word in enumerate(words) if word == "-n"]
+    assert words[:3] == ["python", "-m", "pytest"] and workers == ["auto", "0"]
+
+
 def test_failed_lint_fails_the_tests_after_they_have_run(monkeypatch):
     ran = []
     monkeypatch.setattr(

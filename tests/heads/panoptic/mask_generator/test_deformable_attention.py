@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from clipself_seg.heads.panoptic.mask_generator.deformable_attention import (
     DeformableAttention,
     sample_levels,
 )
+
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 GRIDS = [(2, 3), (4, 5)]
 

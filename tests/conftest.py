@@ -11,6 +11,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 PARITY = ROOT / "tests" / "parity"
+BASELINE = ROOT / "tests" / "baseline"
 # More threads than this make the tiny models of the tests slower, not faster.
 THREADS = min(2, torch.get_num_threads())
 if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)) > 1:

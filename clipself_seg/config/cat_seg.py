@@ -9,7 +9,6 @@ reads ``INPUT.{MIN,MAX}_SIZE_{TRAIN,TEST}``, ``INPUT.CROP``, ``INPUT.FORMAT`` (R
 from __future__ import annotations
 
 from detectron2.config import CfgNode
-from detectron2.projects.deeplab import add_deeplab_config
 
 # What a key may be, where that is a short list.
 CAT_SEG_CHOICES: dict[str, tuple[str, ...]] = {
@@ -25,9 +24,10 @@ CAT_SEG_CHOICES: dict[str, tuple[str, ...]] = {
 
 def add_cat_seg_keys(cfg: CfgNode) -> None:
     """Add the keys of semantic segmentation to `cfg`."""
-    add_deeplab_config(cfg)  # CAT-Seg's YAML files name keys of DeepLab's
     _add_head(cfg)
+    _add_unfollowed(cfg)
     _add_switches(cfg)
+    _add_resnet(cfg)
     _add_swin(cfg)
     _add_running(cfg)
 
@@ -66,20 +66,28 @@ def _add_head(cfg: CfgNode) -> None:
     head.DECODER_DIMS = [64, 32]
     head.DECODER_GUIDANCE_DIMS = [256, 128]
     head.DECODER_GUIDANCE_PROJ_DIMS = [32, 16]
-    # Prompt tuning of the official code, which no recipe uses: only 0 is possible.
+
+
+def _add_unfollowed(cfg: CfgNode) -> None:
+    """Add the keys that CAT-Seg's files name and `unfollowed` lists: they pass as they are published."""
+    head = cfg.MODEL.SEM_SEG_HEAD
+    # Prompt tuning of the official code, which no recipe uses.
     head.PROMPT_DEPTH = 0
     head.PROMPT_LENGTH = 0
-    # Not read: the CLIP knows its own, and PROMPT_ENSEMBLE_TYPE says what the prompts are.
+    # The CLIP knows its own, and PROMPT_ENSEMBLE_TYPE says what the prompts are.
     cfg.MODEL.CLIP_PIXEL_MEAN = [122.7709383, 116.7460125, 104.09373615]
     cfg.MODEL.CLIP_PIXEL_STD = [68.5005327, 66.6321579, 70.3231630]
     cfg.MODEL.PROMPT_ENSEMBLE = False
-    # Not read here; CAT-Seg's files name them.
+    # Which of the classes are seen and unseen, and one more list of data sets.
     head.TRAIN_CLASS_INDEXES = ""
     head.TEST_CLASS_INDEXES = ""
     cfg.DATASETS.VAL_ALL = ("",)
+    # How images are read and what optimises, where there is no choice here.
     cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"
-    # Likewise.
     cfg.SOLVER.OPTIMIZER = "ADAMW"
+    # DeepLab's polynomial schedule.
+    cfg.SOLVER.POLY_LR_POWER = 0.9
+    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
 
 
 def _add_switches(cfg: CfgNode) -> None:
@@ -110,6 +118,14 @@ def _add_switches(cfg: CfgNode) -> None:
     cfg.MODEL.MASK_FORMER = CfgNode()
     # Plain inference pads the picture to a multiple of this.
     cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 32
+
+
+def _add_resnet(cfg: CfgNode) -> None:
+    # DeepLab's keys of the ResNet that guides version 1 (MODEL.BACKBONE.NAME:
+    # build_resnet_deeplab_backbone): dilations of the last two stages, and "basic" or "deeplab".
+    cfg.MODEL.RESNETS.RES4_DILATION = 1
+    cfg.MODEL.RESNETS.RES5_MULTI_GRID = [1, 2, 4]
+    cfg.MODEL.RESNETS.STEM_TYPE = "deeplab"
 
 
 def _add_swin(cfg: CfgNode) -> None:
@@ -148,6 +164,8 @@ def _add_running(cfg: CfgNode) -> None:
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
     # Forward and backward passes that a step's share of the batch is divided into.
     cfg.SOLVER.ACCUMULATE = 1
+    # Training crops in which one class covers more than this fraction are drawn anew; 1 draws once.
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
     cfg.INPUT.COLOR_AUG_SSD = False  # brightness, contrast, saturation and hue, as SSD does
     # Side in pixels that training crops are padded to.
     cfg.INPUT.SIZE_DIVISIBILITY = -1

@@ -79,19 +79,10 @@ CHECKS: tuple[Check, ...] = (
     *(Check(key, "in [0, 1]", lambda value: 0 <= value <= 1) for key in SHARES),
     *(Check(key, "1, 0, or -1 for the kind's own", lambda v: v in (-1, 0, 1)) for key in SWITCHES),
     *(Check(key, "whole numbers of pixels, each at least 1", _sides) for key in SIDES),
-    # Keys of Detectron2 and CAT-Seg that would ask for what is not there.
     Check(
         "SOLVER.LR_SCHEDULER_NAME",
         '"WarmupCosineLR" or "WarmupMultiStepLR", and SOLVER.SCHEDULE tells which',
         lambda value: value in ("WarmupCosineLR", "WarmupMultiStepLR"),
-    ),
-    Check("SOLVER.BASE_LR_END", "0, where the cosine ends", lambda value: value == 0),
-    Check("SOLVER.OPTIMIZER", '"ADAMW", there is no other', lambda value: value == "ADAMW"),
-    Check("TEST.AUG.ENABLED", "False, pictures are not flipped", lambda value: not value),
-    Check(
-        "INPUT.DATASET_MAPPER_NAME",
-        '"mask_former_semantic"; the model decides how pictures are read',
-        lambda value: value == "mask_former_semantic",
     ),
     Check("MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO", "in [0, 1]", lambda v: 0 <= v <= 1),
     Check("MODEL.MASK_FORMER.OVERSAMPLE_RATIO", "1 or more", lambda value: 1 <= value < math.inf),

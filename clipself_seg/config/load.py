@@ -11,11 +11,13 @@ from typing import Any
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from fvcore.common.config import BASE_KEY
 
 from clipself_seg.config.cat_seg import CAT_SEG_CHOICES
 from clipself_seg.config.checks import CHECKS, RELATIONS
 from clipself_seg.config.keys import CHOICES, READINGS, add_clipself_seg_config
 from clipself_seg.config.panoptic import PANOPTIC_CHOICES
+from clipself_seg.config.unfollowed import unfollowed
 from clipself_seg.errors import InputError, nearest
 
 logger = logging.getLogger(__name__)
@@ -33,17 +35,22 @@ def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -
 
     Raises:
         InputError: missing or broken file, unknown key (with the nearest known one), a value of
-            another type or outside its choices.
+            another type or outside its choices, a value that nothing follows.
     """
     cfg = get_cfg()
     add_clipself_seg_config(cfg)
-    seed = cfg.SEED
+    defaults = dict(flatten(cfg))
+    typed = _pairs(opts)
     if path:
         _merge(cfg, _read_yaml(Path(path)), str(path))
-    _merge(cfg, _pairs(opts), "the command line")
+    _merge(cfg, typed, "the command line")
     if cfg.SEED == -1:
-        cfg.SEED = seed  # any, in Detectron2's words
+        cfg.SEED = defaults["SEED"]  # any, in Detectron2's words
     _check(cfg)
+    if refused := _unfollowed_value(cfg, defaults):
+        key, message = refused
+        source = "the command line" if key in typed else _file_that_sets(key, Path(path or ""))
+        raise InputError(f"{source or path}: {message}")
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     amp = cfg.SOLVER.AMP
@@ -139,6 +146,35 @@ def _check(cfg: CfgNode) -> None:
             raise InputError(
                 f"{key} must be {wanted}, got {values[key]!r} with {other} {values[other]!r}"
             )
+
+
+def _unfollowed_value(cfg: CfgNode, defaults: dict[str, Any]) -> tuple[str, str] | None:
+    """The first key whose value would silently have no effect, and what to do about it."""
+    for key, value in flatten(cfg):
+        if entry := unfollowed(key, cfg.MODEL.META_ARCHITECTURE):
+            passing = (defaults[key], *entry.published)
+            if _plain(value) not in map(_plain, passing):
+                wanted = " or ".join(map(repr, passing))
+                return key, f"{key} must be {wanted}, got {value!r}: {entry.instead}; leave it out"
+    return None
+
+
+def _plain(value: Any) -> Any:
+    """A value with lists for tuples, also inside, where YAML has no tuples."""
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _file_that_sets(key: str, path: Path) -> Path | None:
+    """The file or the ``_BASE_`` of it whose value of a key counts; None for one on the web."""
+    tree = yaml.safe_load(path.read_text())
+    bases = tree.pop(BASE_KEY, [])
+    if key in dict(flatten(tree)):
+        return path
+    for base in reversed([bases] if isinstance(bases, str) else bases):
+        local = path.parent / os.path.expanduser(base)
+        if "://" not in base and (setter := _file_that_sets(key, local)):
+            return setter
+    return None
 
 
 def precision_from_config(cfg: CfgNode) -> torch.dtype | None:

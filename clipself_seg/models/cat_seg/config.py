@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import detectron2.projects.deeplab  # noqa: F401  (registers build_resnet_deeplab_backbone)
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec

@@ -83,7 +83,7 @@ class RegionMapper:
         """Make the sample of one picture.
 
         Args:
-            record: of `builtin.region_records`.
+            record: of `catalog.region_records`.
 
         Returns:
             "file_name", "image_id", "image" uint8 (3, S, S), "boxes" float32 (n, 4) relative,

@@ -12,7 +12,7 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 
 from clipself_seg.clip.tower import TransformerTower
-from clipself_seg.data.datasets import catalog as builtin
+from clipself_seg.data.datasets import catalog
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.regions import RegionMapper
 from clipself_seg.data.panoptic import MaskResize
@@ -45,7 +45,7 @@ class RegionEvaluation(Evaluation):
     ) -> None:
         """
         Args:
-            datasets: panoptic ones, see `builtin`.
+            datasets: panoptic ones, see `data.datasets.catalog`.
             sizes: sides in pixels of the square input.
             read: ways of reading a region.
             mask_resize: see `token_masks`.
@@ -129,6 +129,6 @@ class RegionEvaluation(Evaluation):
     def _records(self, name: str) -> tuple[Vocabulary, list[Record]]:
         """Words and records of a data set, read once."""
         if name not in self._known:
-            vocabulary = load_vocabulary(builtin.vocabulary_name(name))
-            self._known[name] = vocabulary, builtin.region_records(name, vocabulary)
+            vocabulary = load_vocabulary(catalog.vocabulary_name(name))
+            self._known[name] = vocabulary, catalog.region_records(name, vocabulary)
         return self._known[name]

@@ -21,8 +21,8 @@ from clipself_seg.benchmark.panoptic_workload import PanopticWorkload
 from clipself_seg.benchmark.pq_workload import PQWorkload
 from clipself_seg.clip.linear import stock_linear
 from clipself_seg.clip.precision import autocast
-from clipself_seg.data.panoptic import token_masks
 from clipself_seg.data.regions import enlarge_boxes
+from clipself_seg.data.segments import token_masks
 from clipself_seg.models.clipself import CLIPSelf
 from clipself_seg.models.region_reader import RegionReader
 from clipself_seg.training.optimizer import build_adamw, gradient_norm, parameter_groups

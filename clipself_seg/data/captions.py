@@ -1,23 +1,87 @@
-"""Captions with their noun phrases: one JSON, written once and read by training.
+"""Captions and their noun phrases: how phrases are made, and the JSON that training reads.
 
-{"annotations": [{"image_id": 139, "caption": "A dog on grass.", "phrases": ["a dog", "grass"]}, ...]}
+{"annotations": [{"image_id": 139, "caption": "A dog on grass.", "phrases": ["dog", "grass"]}, ...]}
+
+Noun phrases are chunks over part-of-speech tags of the Penn Treebank. A phrase is adjectives and
+nouns, without the article before them ("large dog"). Phrases that prepositions join are one more
+phrase ("large dog on a beach").
 """
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from clipself_seg.data.records import coco_list, read_coco_json
 from clipself_seg.errors import InputError
 
+Tagger = Callable[[str], list[tuple[str, str]]]
+"""Function from a caption to its words, each with its tag."""
 
-def read_phrases(path: str | os.PathLike[str]) -> dict[Any, list[list[str]]]:
-    """Image id -> noun phrases of each caption, in the order of the file.
+# One letter for each word, so that a regular expression matches chunks; other words are "x".
+LETTERS = {
+    **dict.fromkeys(("DT", "PDT", "PRP$", "CD"), "D"),
+    **dict.fromkeys(("JJ", "JJR", "JJS"), "J"),
+    **dict.fromkeys(("NN", "NNS", "NNP", "NNPS"), "N"),
+    "IN": "P",
+}
+CHUNK = "J*N+"
+ALONE = re.compile(CHUNK)
+JOINED = re.compile(f"{CHUNK}(?:P+D*{CHUNK})+")
+
+
+def noun_phrases(caption: str, tagger: Tagger) -> list[str]:
+    """Noun phrases of a caption in lower case and in order, joined ones last, without repetitions.
+
+    Args:
+        caption: sentence, with or without a full stop at its end.
+        tagger: function that tags its words, such as `nltk_tagger()`.
+    """
+    tagged = tagger(caption)
+    letters = "".join(LETTERS.get(tag, "x") for _, tag in tagged)
+    words = [word.lower() for word, _ in tagged]
+    spans = [match.span() for pattern in (ALONE, JOINED) for match in pattern.finditer(letters)]
+    return list(dict.fromkeys(" ".join(words[start:end]) for start, end in spans))
+
+
+@functools.cache
+def nltk_tagger() -> Tagger:
+    """NLTK's averaged perceptron tagger, on words as the Penn Treebank separates them.
 
     Raises:
-        InputError: missing, broken, or captions without phrases.
+        InputError: the package or its model is not installed; the message says how to get it.
+    """
+    try:
+        import nltk
+        from nltk.tokenize import TreebankWordTokenizer
+    except ImportError:
+        raise InputError(
+            "noun phrases of captions need the package nltk: pip install nltk"
+        ) from None
+    separate = TreebankWordTokenizer().tokenize
+
+    def tag(caption: str) -> list[tuple[str, str]]:
+        return [(word, tag) for word, tag in nltk.pos_tag(separate(caption))]
+
+    try:
+        tag("a dog")
+    except LookupError:
+        raise InputError(
+            "noun phrases of captions need NLTK's tagger: "
+            "python -m nltk.downloader averaged_perceptron_tagger_eng "
+            "(averaged_perceptron_tagger before NLTK 3.9)"
+        ) from None
+    return tag
+
+
+def read_phrases(path: str | os.PathLike[str]) -> dict[Any, list[list[str]]]:
+    """Noun phrases of each caption by image id, in the order of the file.
+
+    Raises:
+        InputError: the file is missing or broken, or its captions have no phrases.
     """
     phrases: dict[Any, list[list[str]]] = {}
     for entry in coco_list(read_coco_json(path), "annotations", path):
@@ -33,6 +97,6 @@ def read_phrases(path: str | os.PathLike[str]) -> dict[Any, list[list[str]]]:
 def add_phrases(
     annotations: Sequence[dict[str, Any]], phrases: Sequence[list[str]]
 ) -> list[dict[str, Any]]:
-    """COCO's captions with the "phrases" of each, for `read_phrases`."""
+    """COCO's caption annotations with a list "phrases" in each, as `read_phrases` reads them."""
     pairs = zip(annotations, phrases, strict=True)
-    return [{**annotation, "phrases": found} for annotation, found in pairs]
+    return [{**annotation, "phrases": listed} for annotation, listed in pairs]

@@ -1,8 +1,7 @@
-"""Annotation files in COCO's formats -> dataset records (Detectron2's dictionaries).
+"""Annotation files in COCO's formats are read into dataset records, Detectron2's dictionaries.
 
 A record has "file_name", "image_id" and, where the file states them, "height" and "width" in
-pixels. Proposals and segments are added by the reader that knows them. Nothing here opens a
-picture.
+pixels. Proposals and segments are added by the function that reads them. No image is opened here.
 """
 
 from __future__ import annotations
@@ -23,21 +22,22 @@ logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 
-# Below this a grid cell or a token has no content; the reference skips such pictures too.
+# Below this a grid cell or a token has no content; the reference skips such images too.
 MIN_SIDE = 10
 
 
 def image_records(
     json_file: str | os.PathLike[str], image_root: str | os.PathLike[str]
 ) -> list[Record]:
-    """All pictures that a COCO-format file lists, with or without annotations.
+    """Records of all images that a COCO-format file lists, with or without annotations.
 
     Args:
-        json_file: only its "images" are read: "id", and "file_name" or, as in LVIS, "coco_url".
+        json_file: file of which only "images" is read: "id", and "file_name" or, as in LVIS,
+            "coco_url".
         image_root: folder to which file names are relative.
 
     Raises:
-        InputError: a missing or broken file, one without images, repeated image ids, no picture of
+        InputError: a missing or broken file, one without images, repeated image ids, no image of
             at least `MIN_SIDE` pixels a side.
     """
     return _image_records(read_coco_json(json_file), json_file, image_root)
@@ -46,16 +46,16 @@ def image_records(
 def proposal_records(
     json_file: str | os.PathLike[str], image_root: str | os.PathLike[str]
 ) -> list[Record]:
-    """`image_records` with "proposals": (n, 4) float32 XYXY pixels, in file order, n may be 0.
+    """Records of all images with "proposals": (n, 4) float32 XYXY pixels, in file order, n may be 0.
 
     Args:
-        json_file: COCO's instances format. Of the annotations only "image_id" and "bbox" (XYWH)
-            are read.
+        json_file: file in COCO's instances format. Of the annotations only "image_id" and "bbox"
+            (XYWH) are read.
         image_root: folder to which file names are relative.
 
     Raises:
         InputError: as `image_records`; no annotations; a box that is not four finite numbers with
-            width and height of at least 0; a box of a picture that is not listed.
+            width and height of at least 0; a box of an image that is not listed.
     """
     content = read_coco_json(json_file)
     records = _image_records(content, json_file, image_root)
@@ -73,13 +73,19 @@ def panoptic_records(
     image_root: str | os.PathLike[str],
     panoptic_root: str | os.PathLike[str],
 ) -> list[Record]:
-    """`image_records` with "pan_seg_file_name", "segments_info" and, for messages, "panoptic_json".
+    """Records of all images with panoptic ground truth.
 
-    Category ids stay as in the file. Pictures without an entry in "annotations" have no ground
-    truth and are left out, with a logged count.
+    They also have "pan_seg_file_name", "segments_info" with the category ids of the file and, for
+    messages, "panoptic_json". Images without an entry in "annotations" have no ground truth and are
+    left out, with a logged count.
+
+    Args:
+        json_file: file in COCO's panoptic format.
+        image_root: folder to which the images' file names are relative.
+        panoptic_root: folder to which the PNGs' file names are relative.
 
     Raises:
-        InputError: as `image_records`; no annotations; an annotation of a picture that is not
+        InputError: as `image_records`; no annotations; an annotation of an image that is not
             listed, or that has another one; a segment without id, category or box.
     """
     content = read_coco_json(json_file)
@@ -113,10 +119,10 @@ def panoptic_records(
 
 
 def read_coco_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The object in an annotation file.
+    """Content of an annotation file, a JSON object.
 
     Raises:
-        InputError: it is missing, cannot be read or is not an object.
+        InputError: the file is missing, cannot be read or holds no object.
     """
     try:
         content = json.loads(Path(path).read_text())
@@ -134,15 +140,15 @@ def read_coco_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 def coco_list(
     content: dict[str, Any], key: str, path: str | os.PathLike[str]
 ) -> list[dict[str, Any]]:
-    """One of its lists, such as "images".
+    """List of an annotation file, such as "images".
 
     Args:
-        content: of the file.
+        content: content of the file, see `read_coco_json`.
         key: name of the list.
-        path: of the file, for the error.
+        path: path of the file, for the error.
 
     Raises:
-        InputError: no such list, an empty one, or one of something else than objects.
+        InputError: there is no such list, it is empty, or it holds something else than objects.
     """
     values = content.get(key)
     if not isinstance(values, list) or not values:
@@ -152,6 +158,28 @@ def coco_list(
             shown = reprlib.repr(value)
             raise InputError(f'{path}: {shown} among its "{key}" is no object: fetch it again')
     return values
+
+
+def category_labels(
+    category_ids: np.ndarray, index_of: dict[int, int], source: str | os.PathLike[str]
+) -> np.ndarray:
+    """Class indices of category ids, (n,) int64.
+
+    Args:
+        category_ids: category ids of an annotation file, (n,) integers.
+        index_of: index in the vocabulary by category id.
+        source: path of the file, for the error.
+
+    Raises:
+        InputError: the vocabulary lacks a category id.
+    """
+    unknown = sorted(set(category_ids.tolist()) - index_of.keys())
+    if unknown:
+        raise InputError(
+            f"{source}: category ids {unknown[:5]} are not in the vocabulary: "
+            "give the data set's own"
+        )
+    return np.array([index_of[category] for category in category_ids.tolist()], dtype=np.int64)
 
 
 def _image_records(
@@ -200,22 +228,22 @@ def _image_record(
 
 
 def _check_unique(image_ids: Iterable[Any], path: str | os.PathLike[str]) -> None:
-    seen: set[Any] = set()
+    listed: set[Any] = set()
     for image_id in image_ids:
-        if image_id in seen:
+        if image_id in listed:
             raise InputError(f"{path}: image id {image_id} is listed twice: ids must be unique")
-        seen.add(image_id)
+        listed.add(image_id)
 
 
 def _large_enough(record: Record) -> bool:
-    """True if both sides reach `MIN_SIDE`, or if the file does not state them."""
+    """Whether both sides reach `MIN_SIDE`, or the file does not state them."""
     return min(record.get("height", MIN_SIDE), record.get("width", MIN_SIDE)) >= MIN_SIDE
 
 
 def _boxes_by_image(
     annotations: list[dict[str, Any]], listed: set[Any], path: str | os.PathLike[str]
 ) -> dict[Any, np.ndarray]:
-    """XYXY boxes of each image, checked."""
+    """Checked XYXY boxes of each image by its id."""
     grouped: dict[Any, list[Any]] = {}
     for annotation in annotations:
         image_id = _annotated_image(annotation, listed, path)

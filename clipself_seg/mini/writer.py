@@ -23,8 +23,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from clipself_seg.data.captions import add_phrases
-from clipself_seg.data.noun_phrases import noun_phrases
+from clipself_seg.data.captions import add_phrases, noun_phrases
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path, write_json

@@ -59,7 +59,7 @@ def write_dataset_outputs(
 
     Args:
         cfg: of an `OpenPanoptic` with its weights.
-        dataset: for panoptic segmentation, see `panoptic_builtin`.
+        dataset: for panoptic segmentation, see `data.datasets.panoptic`.
         folder: for the files.
         overwrite: write what is there already again.
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from clipself_seg.clip import DenseCLIP, TextBank, load_clip
 from clipself_seg.data.images import fit_size, letterbox_crops, letterbox_image, read_image
-from clipself_seg.data.panoptic import Segments, read_segments
 from clipself_seg.data.records import panoptic_records
 from clipself_seg.data.regions import enlarge_boxes, relative_boxes
+from clipself_seg.data.segments import Segments, read_segments
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.evaluation.regions.report import region_table
 from clipself_seg.files import atomic_path

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipself_seg.data.panoptic import read_panoptic_png
+from clipself_seg.data.panoptic_png import read_panoptic_png
 from clipself_seg.data.records import read_coco_json
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.evaluation.panoptic.fusion_report import split_table

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, Protocol
 
 from detectron2.config import CfgNode
 
-from clipself_seg.data.datasets import catalog
+from clipself_seg.data.datasets.coco import distillation_records
 from clipself_seg.data.datasets.panoptic import panoptic_dataset, panoptic_set_records
+from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
 from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.data.mappers.panoptic import PanopticTrainMapper
 from clipself_seg.data.mappers.samples import Sample
@@ -70,9 +71,7 @@ class DistillTask:
             raise InputError(
                 "SOLVER.ACCUMULATE must be 1 for CLIPSelf: its loss averages over all regions of a batch"
             )
-        records = catalog.distillation_records(
-            self.cfg.DATASETS.TRAIN, self.cfg.INPUT.REGIONS.SOURCE
-        )
+        records = distillation_records(self.cfg.DATASETS.TRAIN, self.cfg.INPUT.REGIONS.SOURCE)
         mapper = DistillMapper(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)
         return TrainingData(records, mapper)
 
@@ -99,7 +98,7 @@ class SemSegTask:
         """Pictures and label maps; the model is given the training vocabulary."""
         self._check_backbone()
         names = self.cfg.DATASETS.TRAIN
-        records = [record for name in names for record in catalog.sem_seg_records(name)]
+        records = [record for name in names for record in sem_seg_records(name)]
         words = self._words(names)
         if 0 < (pad_len := self.cfg.MODEL.CAT_SEG.PAD_LEN) <= len(words):
             # No padding is left to learn from, and classes that a window leaves out have no gradient.
@@ -108,7 +107,7 @@ class SemSegTask:
                 "PAD_LEN above the number of classes or set it to 0"
             )
         model.set_vocabulary(words)
-        ignored = {catalog.sem_seg_dataset(name).ignore_label for name in names}
+        ignored = {sem_seg_dataset(name).ignore_label for name in names}
         if ignored != {model.ignore_label}:
             raise InputError(
                 f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {model.ignore_label}, the labels of "
@@ -133,7 +132,7 @@ class SemSegTask:
             )
 
     def _words(self, names: Sequence[str]) -> Vocabulary | list[str]:
-        shared = _shared_vocabulary(catalog.sem_seg_dataset(name).vocabulary for name in names)
+        shared = _shared_vocabulary(sem_seg_dataset(name).vocabulary for name in names)
         path = self.cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON
         return words_of_set("TRAIN_CLASS_JSON", path, names[0], len(shared)) if path else shared
 

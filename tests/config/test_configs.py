@@ -10,7 +10,7 @@ import pytest
 from clipself_seg.checkpoints.shipped import SHIPPED_TAGS
 from clipself_seg.clip.build import find_architecture
 from clipself_seg.config import load_config
-from clipself_seg.data.datasets.coco import DATASETS
+from clipself_seg.data.datasets.coco import COCO_DATASETS
 from clipself_seg.data.datasets.panoptic import PANOPTIC_DATASETS
 from clipself_seg.data.datasets.sem_seg import SEM_SEG_DATASETS
 from clipself_seg.training import run
@@ -143,7 +143,7 @@ def test_config_names_weights_blocks_sizes_and_data_that_exist(name):
     assert cfg.MODEL.CLIP.TRAINABLE_BLOCKS <= tower.layers
     if cfg.MODEL.META_ARCHITECTURE in ("CLIPSelf", "RegionReader"):
         assert cfg.INPUT.REGIONS.STUDENT_SIZE % tower.patch_size == 0
-    known = {*DATASETS, *SEM_SEG_DATASETS, *PANOPTIC_DATASETS}
+    known = {*COCO_DATASETS, *SEM_SEG_DATASETS, *PANOPTIC_DATASETS}
     assert set(cfg.DATASETS.TRAIN + cfg.DATASETS.TEST) <= known
 
 

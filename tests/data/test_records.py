@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 import logging
 
+import numpy as np
 import pytest
 
-from clipself_seg.data.records import image_records, panoptic_records, proposal_records
+from clipself_seg.data.records import (
+    category_labels,
+    image_records,
+    panoptic_records,
+    proposal_records,
+)
 from clipself_seg.errors import InputError
 
 IMAGES = [
@@ -185,3 +191,11 @@ def test_a_file_that_cannot_be_used_is_named(write, reader, content, words):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match="nowhere.json is missing"):
         image_records(tmp_path / "nowhere.json", "root")
+
+
+def test_categories_outside_the_vocabulary_are_named():
+    index_of = {1: 0, 100: 1}
+    assert category_labels(np.array([100, 1, 100]), index_of, "x.json").tolist() == [1, 0, 1]
+    assert category_labels(np.zeros(0, dtype=np.int64), index_of, "x.json").shape == (0,)
+    with pytest.raises(InputError, match=r"x.json: category ids \[7\]"):
+        category_labels(np.array([1, 7]), index_of, "x.json")

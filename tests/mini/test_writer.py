@@ -10,20 +10,16 @@ from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
-from clipself_seg.data.datasets.catalog import (
-    distillation_records,
-    region_records,
-    sem_seg_dataset,
-    sem_seg_records,
-)
+from clipself_seg.data.captions import noun_phrases
+from clipself_seg.data.datasets.coco import distillation_records, region_records
 from clipself_seg.data.datasets.panoptic import (
     PANOPTIC_DATASETS,
     TASKS,
     panoptic_dataset,
     panoptic_set_records,
 )
+from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
 from clipself_seg.data.label_maps import read_label_map
-from clipself_seg.data.noun_phrases import noun_phrases
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import write_json

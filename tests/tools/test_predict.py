@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from clipself_seg.data.label_maps import read_indices
-from clipself_seg.data.panoptic import read_panoptic_png
+from clipself_seg.data.panoptic_png import read_panoptic_png
 from clipself_seg.prediction.files import Photo, SemanticResults
 from clipself_seg.prediction.semantic import Predictor, Segmentation
 from tests.prediction.test_panoptic import CONFIG, SMALL

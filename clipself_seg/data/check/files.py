@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 from clipself_seg.data.images import read_image
 from clipself_seg.data.label_maps import read_label_map
-from clipself_seg.data.panoptic import read_panoptic_ids, read_segments
+from clipself_seg.data.panoptic_png import read_panoptic_ids
 from clipself_seg.data.records import Record
+from clipself_seg.data.segments import read_segments
 from clipself_seg.errors import InputError
 
 
@@ -36,7 +37,7 @@ class SemSegJob(NamedTuple):
 
 
 class PanopticJob(NamedTuple):
-    """A record of `panoptic_builtin.panoptic_set_records`, and how many classes there are."""
+    """A record of `datasets.panoptic.panoptic_set_records`, and how many classes there are."""
 
     record: Record
     classes: int

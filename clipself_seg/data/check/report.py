@@ -15,8 +15,12 @@ from clipself_seg.data.check.findings import (
 )
 from clipself_seg.data.check.panoptic import check_panoptic
 from clipself_seg.data.check.sem_seg import check_sem_seg
-from clipself_seg.data.datasets.catalog import distillation_records, region_records
-from clipself_seg.data.datasets.coco import DATASETS, DatasetFiles
+from clipself_seg.data.datasets.coco import (
+    COCO_DATASETS,
+    CocoFiles,
+    distillation_records,
+    region_records,
+)
 from clipself_seg.data.datasets.panoptic import PANOPTIC_DATASETS
 from clipself_seg.data.datasets.sem_seg import SEM_SEG_DATASETS
 from clipself_seg.data.records import Record
@@ -26,7 +30,7 @@ from clipself_seg.errors import InputError, nearest
 
 def all_names() -> list[str]:
     """The data sets that can be checked."""
-    return [*DATASETS, *SEM_SEG_DATASETS, *PANOPTIC_DATASETS]
+    return [*COCO_DATASETS, *SEM_SEG_DATASETS, *PANOPTIC_DATASETS]
 
 
 def check_datasets(names: Sequence[str], options: Options) -> list[Finding]:
@@ -48,7 +52,7 @@ def _check(name: str, options: Options) -> Finding:
 
 
 def _check_coco(name: str, options: Options) -> Finding:
-    files = DATASETS[name]
+    files = COCO_DATASETS[name]
     advice = files.root.advice
     finding = Finding(name, "complete", official=files.official_count)
     wanted = [files.images, files.annotations, *([files.panoptic] if files.panoptic else [])]
@@ -72,7 +76,7 @@ def _check_coco(name: str, options: Options) -> Finding:
     return judge(finding, found, notes, (advice, advice, advice))
 
 
-def _records(name: str, files: DatasetFiles) -> list[Record]:
+def _records(name: str, files: CocoFiles) -> list[Record]:
     if files.panoptic is None:
         return distillation_records([name], "proposals")
     assert files.vocabulary is not None

@@ -1,12 +1,15 @@
-"""Data sets for panoptic segmentation by name: their files, their records and their entries in the catalogue.
+"""Data sets for panoptic segmentation.
 
-Names and folders are Mask2Former's and ODISE's. What the names with a prepare command read is written by
-that command from the official archives. `PANOPTIC_DATASETS` is registered when this module is imported, with
-records and metadata of Detectron2's standard: every class is in "stuff_classes", things are in
-"thing_classes" as well, and both maps lead to indices into the vocabulary. This project itself reads
-`panoptic_set_records`, with the category ids of the file. A data set of your own works under its name
-if it is registered with Detectron2's `register_coco_panoptic` or `register_coco_panoptic_separated`
-and has "vocabulary" in its metadata.
+First the table of their files, vocabularies and evaluators, then their records and their entries in
+Detectron2's catalogue. Names and folders are Mask2Former's and ODISE's; what a prepare command of the
+table writes, it writes from the official archives.
+
+`PANOPTIC_DATASETS` is registered when this module is imported, with records and metadata of
+Detectron2's standard: every class is in "stuff_classes", things are in "thing_classes" as well, and
+both maps lead to indices into the vocabulary. This project itself reads `panoptic_set_records`, with
+the category ids of the file. A data set of your own works under its name if it is registered with
+Detectron2's `register_coco_panoptic` or `register_coco_panoptic_separated` and has "vocabulary" in its
+metadata.
 """
 
 from __future__ import annotations
@@ -20,27 +23,36 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from clipself_seg.data.captions import read_phrases
-from clipself_seg.data.datasets.coco import COUNTS, DATASETS
+from clipself_seg.data.datasets.coco import COCO_DATASETS, COUNTS
 from clipself_seg.data.datasets.roots import ADE_150, COCO, MINI, DataRoot
-from clipself_seg.data.panoptic import category_labels
-from clipself_seg.data.records import Record, panoptic_records
+from clipself_seg.data.records import Record, category_labels, panoptic_records
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError, MissingFiles, nearest
 
 TASKS = ("panoptic", "instances", "semantic", "captions")
-"""What can be done with a data set: evaluation, and training on captions."""
+"""Tasks that a data set may have files for: three kinds of evaluation, and training on captions."""
 
-OWN = DataRoot("", "", "correct its registration or restore the files")
-"""Of a data set of Detectron2's catalogue, whose paths are complete."""
+METADATA_KEYS = {
+    "instances": "json_file",
+    "semantic": "sem_seg_root",
+    "captions": "captions_json",
+}
+"""Metadata entry of a data set in Detectron2's catalogue that holds a task's file or folder, by task."""
+
+REGISTERED = DataRoot("", "", "correct its registration or restore the files")
+"""Root of a data set in Detectron2's catalogue, whose paths are complete."""
+
+IGNORE_LABEL = 255
+LABEL_DIVISOR = 1000
 
 
 class NeededPath(NamedTuple):
     """A file or folder that a task reads.
 
     Attributes:
-        task: of `TASKS`.
-        relative: path from the root, "" if the data set has none.
-        command: that writes it; "" if it is an archive's own.
+        task: one of `TASKS`.
+        relative: path relative to the root; "" if the data set has no such file.
+        command: command that writes it; "" if it is part of an archive.
     """
 
     task: str
@@ -49,23 +61,26 @@ class NeededPath(NamedTuple):
 
 
 class PanopticFiles(NamedTuple):
-    """Where one data set lies and how it is read. Paths are relative to the root.
+    """Where the files of one data set lie, and how they are read. Paths are relative to the root.
 
     Attributes:
+        root: folder of the data set's family, with advice how to get its files.
         images: folder to which the file names of `panoptic_json` are relative.
-        panoptic_json: COCO's panoptic format.
-        panoptic_root: folder of the PNGs that it names.
-        vocabulary: name of the class list, for `vocabulary.load_vocabulary`; its dataset ids are
-            the category ids of the file.
+        panoptic_json: file in COCO's panoptic format.
+        panoptic_root: folder of the PNGs that `panoptic_json` names.
+        vocabulary: name of its vocabulary, for `vocabulary.load_vocabulary`; the dataset ids of that
+            are the category ids of `panoptic_json`.
         sem_seg_root: folder of label maps with indices into the vocabulary, 255 elsewhere, named as
             the PNGs; "" if there are none.
-        instances_json: COCO's instances format with the same category ids; "" if there is none.
-        captions_json: captions and their noun phrases, as `captions.py` writes them; "" likewise.
-        prepare: command that writes the panoptic files; "" if they are an archive's own.
-        prepare_sem_seg: command that writes the label maps; "" likewise.
-        prepare_captions: command that writes the captions; "" likewise.
+        instances_json: file in COCO's instances format with the same category ids; "" if there is
+            none.
+        captions_json: file of captions and their noun phrases, see `captions.py`; "" if there is
+            none.
+        prepare: command that writes the panoptic files; "" if they are part of an archive.
+        prepare_sem_seg: command that writes the label maps; "" if they are part of an archive.
+        prepare_captions: command that writes the captions; "" if they are part of an archive.
         evaluator: Detectron2's evaluator_type.
-        official_count: pictures of the official split; None for a data set that has none.
+        official_count: number of images of the official split; None where there is no official split.
         covered_stuff: whether the file may list stuff that things cover entirely, as ADE20K's does.
     """
 
@@ -85,16 +100,16 @@ class PanopticFiles(NamedTuple):
     covered_stuff: bool = False
 
     def path(self, relative: str) -> Path:
-        """One of its paths, as the environment says now."""
+        """Path on this machine of one of the paths above, with the root that the environment names now."""
         return self.root.path / relative
 
     def needed(self, tasks: Collection[str]) -> list[NeededPath]:
-        """What some tasks read, in the order in which it comes to be there.
+        """Paths that some tasks read, in the order in which they are unpacked and written.
 
         Args:
-            tasks: of `TASKS`.
+            tasks: tasks of `TASKS`; "panoptic" is always among them.
         """
-        found = [
+        paths = [
             NeededPath("panoptic", self.images),
             NeededPath("panoptic", self.panoptic_json, self.prepare),
             NeededPath("panoptic", self.panoptic_root, self.prepare),
@@ -104,7 +119,7 @@ class PanopticFiles(NamedTuple):
             NeededPath("semantic", self.sem_seg_root, self.prepare_sem_seg),
             NeededPath("captions", self.captions_json, self.prepare_captions),
         )
-        return found + [needed for needed in others if needed.task in tasks]
+        return paths + [needed for needed in others if needed.task in tasks]
 
 
 def _coco(split: str) -> PanopticFiles:
@@ -167,23 +182,16 @@ PANOPTIC_DATASETS: dict[str, PanopticFiles] = {
         for world in ("mini", "mini2")
         for split in ("train", "val")
     },
-    # Pictures that show no class that training must not show.
+    # Images that show seen classes only.
     "mini_train_base_panoptic": _mini("mini", "base", "mini_base"),
 }
 
 
-IGNORE_LABEL = 255
-LABEL_DIVISOR = 1000
-METADATA_KEYS = {
-    "instances": "json_file",
-    "semantic": "sem_seg_root",
-    "captions": "captions_json",
-}
-"""Task -> where a data set of one's own says what it reads."""
-
-
 def panoptic_dataset(name: str) -> PanopticFiles:
     """Files, vocabulary and evaluator of a data set for panoptic segmentation.
+
+    Args:
+        name: data set of `PANOPTIC_DATASETS` or of Detectron2's catalogue.
 
     Raises:
         InputError: the data set is unknown, or its metadata lacks an entry.
@@ -191,7 +199,7 @@ def panoptic_dataset(name: str) -> PanopticFiles:
     if name in PANOPTIC_DATASETS:
         return PANOPTIC_DATASETS[name]
     metadata = MetadataCatalog.get(name).as_dict() if name in DatasetCatalog.list() else {}
-    if name in DATASETS or not metadata.get("panoptic_json"):
+    if name in COCO_DATASETS or not metadata.get("panoptic_json"):
         raise InputError(
             f'no data set "{name}" for panoptic segmentation: {nearest(name, PANOPTIC_DATASETS)}'
         )
@@ -202,7 +210,7 @@ def panoptic_dataset(name: str) -> PanopticFiles:
                 f'set MetadataCatalog.get("{name}").{key}'
             )
     return PanopticFiles(
-        OWN,
+        REGISTERED,
         str(metadata["image_root"]),
         str(metadata["panoptic_json"]),
         str(metadata["panoptic_root"]),
@@ -215,27 +223,27 @@ def panoptic_dataset(name: str) -> PanopticFiles:
 
 
 def panoptic_set_records(name: str, tasks: Collection[str] = ("panoptic",)) -> list[Record]:
-    """The pictures of a data set with their segments, in the order of its file.
+    """Records of the images of a data set with their segments, in the order of its file.
 
     Args:
-        name: as for `panoptic_dataset`.
-        tasks: of `panoptic_sets.TASKS`; their files have to be there.
+        name: data set of `PANOPTIC_DATASETS` or of Detectron2's catalogue.
+        tasks: tasks of `TASKS`; their files have to be there.
 
     Returns:
         Records with "file_name", "image_id", "pan_seg_file_name", "panoptic_json", "segments_info"
-        (category ids as in the file), where the file states them "height" and "width" in pixels, and where the data
-        set has label maps "sem_seg_file_name". "covered_stuff" is true where stuff without a pixel
-        may be listed. For the task "captions": "captions", noun phrases of each of the picture's
-        captions.
+        (category ids as in the file), where the file states them "height" and "width" in pixels, and
+        where the data set has label maps "sem_seg_file_name". "covered_stuff" is true where stuff
+        without a pixel may be listed. For the task "captions": "captions", the noun phrases of each
+        of the image's captions.
 
     Raises:
-        InputError: as `panoptic_dataset`; files are missing (names the command that makes them) or
-            broken; a category that the vocabulary does not have.
+        InputError: as `panoptic_dataset`; files are missing (the message names the command that
+            writes them) or broken; a category that the vocabulary does not have.
     """
     files = panoptic_dataset(name)
-    check_files(name, files, tasks)
-    json_file, folder = files.path(files.panoptic_json), files.path(files.panoptic_root)
-    records = panoptic_records(json_file, files.path(files.images), folder)
+    _check_files(name, files, tasks)
+    json_file = files.path(files.panoptic_json)
+    records = panoptic_records(json_file, files.path(files.images), files.path(files.panoptic_root))
     index_of = load_vocabulary(files.vocabulary).dataset_id_to_index
     categories = [info["category_id"] for record in records for info in record["segments_info"]]
     category_labels(np.unique(categories), index_of, json_file)
@@ -250,21 +258,14 @@ def panoptic_set_records(name: str, tasks: Collection[str] = ("panoptic",)) -> l
     return records
 
 
-def check_files(name: str, files: PanopticFiles, tasks: Collection[str]) -> None:
-    """See to it that what some tasks read is there.
-
-    Args:
-        name: of the data set, for messages.
-        tasks: of `panoptic_sets.TASKS`.
-
-    Raises:
-        InputError: a file or folder is missing, or the data set has none; says what to do.
-    """
+def _check_files(name: str, files: PanopticFiles, tasks: Collection[str]) -> None:
+    """Refuse a data set of which a file or folder that some tasks read is missing, and say what to do."""
     for needed in files.needed(tasks):
         if not needed.relative:
             key = METADATA_KEYS[needed.task]
-            way = f'set MetadataCatalog.get("{name}").{key}' if files.root is OWN else "do without"
-            raise InputError(f'data set "{name}" has no files for "{needed.task}": {way}')
+            registered = files.root is REGISTERED
+            remedy = f'set MetadataCatalog.get("{name}").{key}' if registered else "do without"
+            raise InputError(f'data set "{name}" has no files for "{needed.task}": {remedy}')
         path = files.path(needed.relative)
         if not path.exists():
             raise MissingFiles(
@@ -273,7 +274,7 @@ def check_files(name: str, files: PanopticFiles, tasks: Collection[str]) -> None
 
 
 def _advice(files: PanopticFiles, command: str) -> str:
-    if files.root is OWN:
+    if files.root is REGISTERED:
         return files.root.advice
     where = f"set {files.root.variable} (now {files.root.path}), or: {files.root.advice}"
     if not command:
@@ -282,7 +283,7 @@ def _advice(files: PanopticFiles, command: str) -> str:
 
 
 def standard_records(name: str) -> list[Record]:
-    """`panoptic_set_records` as Detectron2's standard has it, for its tools and for others' mappers.
+    """Records of `panoptic_set_records` in Detectron2's standard, for its tools and the mappers of others.
 
     Every segment has its index into the vocabulary as "category_id", and "isthing".
 
@@ -290,8 +291,9 @@ def standard_records(name: str) -> list[Record]:
         InputError: as `panoptic_set_records`.
     """
     records = panoptic_set_records(name)
-    words = load_vocabulary(panoptic_dataset(name).vocabulary)
-    thing, index_of = words.thing.tolist(), words.dataset_id_to_index
+    vocabulary = load_vocabulary(panoptic_dataset(name).vocabulary)
+    thing = vocabulary.thing.tolist()
+    index_of = vocabulary.dataset_id_to_index
     for record in records:
         labels = [index_of[info["category_id"]] for info in record["segments_info"]]
         record["segments_info"] = [
@@ -302,7 +304,7 @@ def standard_records(name: str) -> list[Record]:
 
 
 def register_panoptic_datasets() -> None:
-    """Add the table's names to Detectron2's catalogue, except those that it has already."""
+    """Add `PANOPTIC_DATASETS` to Detectron2's catalogue, except for names that it has already."""
     known = set(DatasetCatalog.list())
     for name, files in PANOPTIC_DATASETS.items():
         if name not in known:
@@ -321,12 +323,12 @@ def register_panoptic_datasets() -> None:
 
 
 def class_metadata(vocabulary: Vocabulary) -> dict[str, list[str] | dict[int, int]]:
-    """What Detectron2's panoptic, semantic and instance evaluators want to know about the classes.
+    """Metadata of the classes that Detectron2's panoptic, semantic and instance evaluators read.
 
     Indices of things are those of the vocabulary, which in ADE20K are not 0 ... n - 1.
 
     Raises:
-        InputError: the vocabulary does not tell things from stuff.
+        InputError: the vocabulary does not say which classes are things.
     """
     index_of = vocabulary.dataset_id_to_index
     things = set(np.flatnonzero(vocabulary.thing).tolist())

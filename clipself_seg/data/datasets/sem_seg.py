@@ -1,16 +1,25 @@
-"""The data sets for semantic segmentation: one table, and the pairs of picture and label map.
+"""Data sets for semantic segmentation.
 
-Names and folders are CAT-Seg's; what the names with a prepare command read is written by that
-command from the official archives. Labels are indices into the vocabulary.
+First the table of their folders, vocabularies and ignore labels, then their records, which pair
+images with label maps, and their entries in Detectron2's catalogue. Names and folders are CAT-Seg's;
+what a prepare command of the table reads is written by that command from the official archives.
+Labels are indices into the vocabulary. A name that Detectron2 already has keeps its entry, the others
+are registered when this module is imported. A data set of your own works under its name if it is in
+Detectron2's catalogue with "image_root", "sem_seg_root", "ignore_label" and "vocabulary" in its
+metadata.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from pathlib import Path
 from typing import NamedTuple
 
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from clipself_seg.data.datasets.coco import COCO_DATASETS, COUNTS, registered_metadata
 from clipself_seg.data.datasets.roots import (
     ADE_150,
     ADE_847,
@@ -21,25 +30,29 @@ from clipself_seg.data.datasets.roots import (
     DataRoot,
 )
 from clipself_seg.data.records import Record
-from clipself_seg.errors import InputError, MissingFiles
+from clipself_seg.data.vocabulary import class_entries
+from clipself_seg.errors import InputError, MissingFiles, nearest
 
 logger = logging.getLogger(__name__)
 
 
 class SemSegFiles(NamedTuple):
-    """Where one data set lies and how it is read.
+    """Where the files of one data set lie, and how they are read.
 
     Attributes:
-        images: folder of the pictures, relative to the root.
-        labels: folder of the label maps, likewise; a picture and its map have the same stem.
-        vocabulary: name of the class list, for `vocabulary.load_vocabulary`.
+        images: folder of the images, relative to the root.
+        labels: folder of the label maps, relative to the root; an image and its map have the same
+            stem.
+        vocabulary: name of its vocabulary, for `vocabulary.load_vocabulary`.
         ignore_label: value of pixels without ground truth.
-        background: None, or the label of the background: then the vocabulary's classes from this
-            index on are words for it, evaluation counts a prediction of any of them as background
-            and has `background` + 1 classes.
+        background: None, or the label of the background: then the classes of the vocabulary from
+            this index on are names for background, evaluation counts a prediction of any of them as
+            background and has `background` + 1 classes.
+        image_suffix: suffix of the images.
+        label_suffix: suffix of the label maps.
         prepare: command that writes the label maps.
-        images_without_labels: whether the folder of the pictures is meant to hold others as well.
-        official_count: pictures of the official split; None for a data set that has none.
+        images_without_labels: whether the folder of the images is meant to hold other images, too.
+        official_count: number of images of the official split; None where there is no official split.
         archive: folder that shows that the archive is there, where that is not `images`.
         root: None for a data set of Detectron2's catalogue, whose folders are complete paths.
     """
@@ -59,17 +72,17 @@ class SemSegFiles(NamedTuple):
 
     @property
     def image_root(self) -> Path:
-        """Folder of the pictures, as the environment says now."""
+        """Folder of the images, with the root that the environment names now."""
         return self._below(self.images)
 
     @property
     def sem_seg_root(self) -> Path:
-        """Folder of the label maps, as the environment says now."""
+        """Folder of the label maps, with the root that the environment names now."""
         return self._below(self.labels)
 
     @property
     def archive_root(self) -> Path:
-        """Folder of the archive, as the environment says now."""
+        """Folder of the archive, with the root that the environment names now."""
         return self._below(self.archive or self.images)
 
     @property
@@ -81,17 +94,17 @@ class SemSegFiles(NamedTuple):
         return Path(folder) if self.root is None else self.root.path / folder
 
     def label_count(self, vocabulary_size: int) -> int:
-        """How many labels the maps may hold besides `ignore_label`."""
+        """Number of labels that the maps may hold besides `ignore_label`."""
         return vocabulary_size if self.background is None else self.background + 1
 
 
-def _coco_stuff(split: str, count: int) -> SemSegFiles:
+def _coco_stuff(split: str) -> SemSegFiles:
     return SemSegFiles(
         f"coco-stuff/images/{split}2017",
         f"coco-stuff/annotations_detectron2/{split}2017",
         "coco_stuff_171",
         prepare=f"python tools/prepare_coco_stuff.py --splits {split}2017",
-        official_count=count,
+        official_count=COUNTS[split],
         root=COCO_STUFF,
     )
 
@@ -134,8 +147,8 @@ def _mini(world: str, images: str, labels: str, vocabulary: str) -> SemSegFiles:
 
 
 SEM_SEG_DATASETS: dict[str, SemSegFiles] = {
-    "coco_2017_train_stuff_all_sem_seg": _coco_stuff("train", 118287),
-    "coco_2017_test_stuff_all_sem_seg": _coco_stuff("val", 5000),
+    "coco_2017_train_stuff_all_sem_seg": _coco_stuff("train"),
+    "coco_2017_test_stuff_all_sem_seg": _coco_stuff("val"),
     "ade20k_150_test_sem_seg": SemSegFiles(
         "ADEChallengeData2016/images/validation",
         "ADEChallengeData2016/annotations_detectron2/validation",
@@ -164,24 +177,87 @@ SEM_SEG_DATASETS: dict[str, SemSegFiles] = {
         for world in ("mini", "mini2")
         for split in ("train", "val")
     },
-    # Pixels of classes that training must not show are ignored.
+    # Pixels of unseen classes are ignored, so that training does not show them.
     "mini_train_base_sem_seg": _mini("mini", "train", "train_base", "mini_base"),
 }
 
 
-def pair_files(name: str, files: SemSegFiles) -> list[Record]:
-    """The pictures of a data set that have a label map, sorted by name.
+def sem_seg_dataset(name: str) -> SemSegFiles:
+    """Folders, vocabulary, ignore label and background of a data set for semantic segmentation.
 
-    Pictures without a map and maps without a picture are left out, with a logged count.
+    Raises:
+        InputError: the data set is unknown, or its metadata lacks an entry.
+    """
+    if name in SEM_SEG_DATASETS:
+        return SEM_SEG_DATASETS[name]
+    if name in COCO_DATASETS or name not in DatasetCatalog.list():
+        raise InputError(
+            f'no data set "{name}" for semantic segmentation: {nearest(name, SEM_SEG_DATASETS)}'
+        )
+    metadata = registered_metadata(name)
+    for key in ("image_root", "sem_seg_root", "ignore_label", "vocabulary"):
+        if metadata.get(key) is None:
+            raise InputError(
+                f'data set "{name}" has no "{key}" in its metadata: '
+                f'set MetadataCatalog.get("{name}").{key}'
+            )
+    return SemSegFiles(
+        str(metadata["image_root"]),
+        str(metadata["sem_seg_root"]),
+        metadata["vocabulary"],
+        metadata["ignore_label"],
+        metadata.get("background"),
+    )
+
+
+def sem_seg_records(name: str) -> list[Record]:
+    """Images and label maps of a data set for semantic segmentation, sorted by file name.
 
     Args:
-        name: of the data set, for messages.
+        name: data set of `SEM_SEG_DATASETS` or of Detectron2's catalogue.
 
     Returns:
         Records with "file_name", "sem_seg_file_name" and "image_id", the file's stem.
 
     Raises:
-        InputError: a folder is missing, or no picture has a map; names the command to run.
+        InputError: as `sem_seg_dataset`; files are missing (the message names the command that
+            prepares them).
+    """
+    files = sem_seg_dataset(name)
+    if files.root is not None:
+        return pair_files(name, files)
+    for folder in (files.image_root, files.sem_seg_root):
+        if not folder.is_dir():
+            raise MissingFiles(
+                f'data set "{name}": {folder} is missing; '
+                "correct its registration or restore the files"
+            )
+    records: list[Record] = DatasetCatalog.get(name)
+    if not records or any("sem_seg_file_name" not in record for record in records):
+        raise InputError(
+            f'data set "{name}": its records need "file_name" and "sem_seg_file_name": '
+            "register a function that gives them, such as Detectron2's load_sem_seg"
+        )
+    return sorted(
+        ({"image_id": Path(record["file_name"]).stem, **record} for record in records),
+        key=lambda record: record["file_name"],
+    )
+
+
+def pair_files(name: str, files: SemSegFiles) -> list[Record]:
+    """Images of a data set that have a label map, sorted by file name.
+
+    Images without a map and maps without an image are left out, with a logged count.
+
+    Args:
+        name: name of the data set, for messages.
+        files: its entry in the table.
+
+    Returns:
+        Records with "file_name", "sem_seg_file_name" and "image_id", the file's stem.
+
+    Raises:
+        InputError: a folder is missing, or no image has a map; the message names the command to run.
     """
     for folder in (files.image_root, files.sem_seg_root):
         if not folder.is_dir():
@@ -209,7 +285,7 @@ def pair_files(name: str, files: SemSegFiles) -> list[Record]:
 
 
 def files_by_stem(files: SemSegFiles) -> tuple[dict[str, str], dict[str, str]]:
-    """Stem -> path of all pictures, and of all label maps; empty where there is no such folder."""
+    """Paths by stem of all images and of all label maps; empty where there is no such folder."""
     return (
         _files_with(files.image_root, files.image_suffix),
         _files_with(files.sem_seg_root, files.label_suffix),
@@ -237,3 +313,28 @@ def _advice(files: SemSegFiles) -> str:
         f"run `{files.prepare}` once the files are unpacked\n"
         f"To get them, set {variable} (now {files.root.path}), or: {advice}"
     )
+
+
+def register_sem_seg_datasets() -> None:
+    """Add `SEM_SEG_DATASETS` to Detectron2's catalogue, except for names that it has already."""
+    known = set(DatasetCatalog.list())
+    for name, files in SEM_SEG_DATASETS.items():
+        if name not in known:
+            _register(name, files)
+
+
+def _register(name: str, files: SemSegFiles) -> None:
+    DatasetCatalog.register(name, functools.partial(sem_seg_records, name))
+    classes = [entry["names"][0] for entry in class_entries(files.vocabulary)]
+    if files.background is not None:
+        classes = [*classes[: files.background], "background"]
+    MetadataCatalog.get(name).set(
+        image_root=str(files.image_root),
+        sem_seg_root=str(files.sem_seg_root),
+        ignore_label=files.ignore_label,
+        evaluator_type=files.evaluator,
+        stuff_classes=classes,
+    )
+
+
+register_sem_seg_datasets()

@@ -93,7 +93,7 @@ class DistillMapper:
         """Make the sample of one draw.
 
         Args:
-            record: of `catalog.distillation_records`.
+            record: of `datasets.coco.distillation_records`.
             draw: number of this draw in the run, at least 0.
 
         Returns:

@@ -16,8 +16,8 @@ from detectron2.data import transforms as T
 from clipself_seg.data.images import read_image
 from clipself_seg.data.mappers.samples import PADDING, Sample, chw, require_rgb, seeded, stated_size
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper, at_least_a_pixel
-from clipself_seg.data.panoptic import category_labels, read_panoptic_ids
-from clipself_seg.data.records import Record
+from clipself_seg.data.panoptic_png import read_panoptic_ids
+from clipself_seg.data.records import Record, category_labels
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 
@@ -97,7 +97,7 @@ class PanopticTrainMapper:
         """Make the sample of one draw.
 
         Args:
-            record: of `panoptic_builtin.panoptic_set_records`.
+            record: of `datasets.panoptic.panoptic_set_records`.
             draw: number of this draw in the run, at least 0.
 
         Returns:

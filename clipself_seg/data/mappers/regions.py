@@ -16,14 +16,8 @@ from detectron2.config import CfgNode, configurable
 
 from clipself_seg.data.images import letterbox_crops, letterbox_image, read_image
 from clipself_seg.data.mappers.samples import Sample, box_tensor, chw
-from clipself_seg.data.panoptic import (
-    MaskResize,
-    category_labels,
-    read_segments,
-    segment_regions,
-    token_masks,
-)
-from clipself_seg.data.records import Record
+from clipself_seg.data.records import Record, category_labels
+from clipself_seg.data.segments import MaskResize, read_segments, segment_regions, token_masks
 from clipself_seg.data.vocabulary import Vocabulary
 
 
@@ -83,7 +77,7 @@ class RegionMapper:
         """Make the sample of one picture.
 
         Args:
-            record: of `catalog.region_records`.
+            record: of `datasets.coco.region_records`.
 
         Returns:
             "file_name", "image_id", "image" uint8 (3, S, S), "boxes" float32 (n, 4) relative,

@@ -116,7 +116,7 @@ class SemSegTrainMapper:
         """Make the sample of one draw.
 
         Args:
-            record: of `catalog.sem_seg_records`.
+            record: of `datasets.sem_seg.sem_seg_records`.
             draw: number of this draw in the run, at least 0.
 
         Returns:

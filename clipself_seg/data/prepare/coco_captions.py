@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from clipself_seg.data.captions import add_phrases
+from clipself_seg.data.captions import add_phrases, nltk_tagger, noun_phrases
 from clipself_seg.data.datasets.roots import COCO
-from clipself_seg.data.noun_phrases import nltk_tagger, noun_phrases
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.data.prepare.common import Options, Prepared, require, written_whole
 from clipself_seg.data.records import coco_list, read_coco_json

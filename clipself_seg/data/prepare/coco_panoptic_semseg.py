@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clipself_seg.data.datasets.roots import COCO
-from clipself_seg.data.panoptic import category_labels, read_panoptic_ids
+from clipself_seg.data.panoptic_png import read_panoptic_ids
 from clipself_seg.data.prepare.common import (
     Options,
     Prepared,
@@ -18,7 +18,7 @@ from clipself_seg.data.prepare.common import (
     require,
     save_png,
 )
-from clipself_seg.data.records import Record, panoptic_records
+from clipself_seg.data.records import Record, category_labels, panoptic_records
 from clipself_seg.data.vocabulary import load_vocabulary
 
 SPLITS = ("train2017", "val2017")

@@ -239,3 +239,19 @@ def written_whole(path: Path) -> Iterator[Path]:
             f"{path} cannot be written ({error.strerror or error}): {remedy} and run this again; "
             "what is finished stays"
         ) from None
+
+
+def read_stems(path: Path) -> list[str]:
+    """First word of every line, without the suffix of a picture.
+
+    Raises:
+        InputError: the file cannot be read, or names no picture.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"list {path} cannot be read: {error}") from None
+    stems = [line.split()[0].removesuffix(".jpg") for line in lines if line.strip()]
+    if not stems:
+        raise InputError(f"list {path} names no picture")
+    return list(dict.fromkeys(stems))

@@ -18,11 +18,11 @@ from clipself_seg.data.prepare.common import (
     Prepared,
     convert_files,
     lookup_table,
+    read_stems,
     require,
     save_png,
     save_tiff,
 )
-from clipself_seg.data.prepare.lists import read_stems
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 

@@ -14,10 +14,10 @@ from clipself_seg.data.prepare.common import (
     Prepared,
     convert_files,
     lookup_table,
+    read_stems,
     require,
     save_png,
 )
-from clipself_seg.data.prepare.lists import read_stems
 from clipself_seg.errors import InputError
 
 CLASSES, VOID = 20, 255

@@ -70,7 +70,7 @@ class PanopticEvaluation(Evaluation):
     ) -> None:
         """
         Args:
-            datasets: for panoptic segmentation, see `panoptic_builtin`.
+            datasets: for panoptic segmentation, see `data.datasets.panoptic`.
             mapper: record -> sample, see `PanopticTestMapper`.
             rows: of `panoptic_rows.ROWS`.
             tasks: of `panoptic_rows.TASKS`; one for which a data set has no files is left out.

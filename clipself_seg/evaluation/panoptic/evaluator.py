@@ -18,7 +18,7 @@ import numpy as np
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from clipself_seg.data.panoptic import read_panoptic_png
+from clipself_seg.data.panoptic_png import read_panoptic_png
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.files import check_things_and_stuff

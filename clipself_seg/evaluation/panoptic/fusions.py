@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
 
-from clipself_seg.data.panoptic import read_panoptic_png
+from clipself_seg.data.panoptic_png import read_panoptic_png
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.heads.fusion import fusion_exponents

@@ -56,7 +56,7 @@ def read_panoptic_truth(name: str, tasks: Sequence[str], train_vocabulary: str) 
     """Read everything but the pictures and their PNGs, which have to be there.
 
     Args:
-        name: of the data set, see `panoptic_builtin`.
+        name: of the data set, see `data.datasets.panoptic`.
         tasks: what shall be measured; that for which the data set never has files is left out,
             with a logged reason.
         train_vocabulary: name of the class list whose words count as seen; "" splits nothing.

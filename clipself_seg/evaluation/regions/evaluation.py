@@ -12,11 +12,12 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 
 from clipself_seg.clip.tower import TransformerTower
-from clipself_seg.data.datasets import catalog
+from clipself_seg.data.datasets.catalog import vocabulary_name
+from clipself_seg.data.datasets.coco import region_records
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.regions import RegionMapper
-from clipself_seg.data.panoptic import MaskResize
 from clipself_seg.data.records import Record
+from clipself_seg.data.segments import MaskResize
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation
@@ -45,7 +46,7 @@ class RegionEvaluation(Evaluation):
     ) -> None:
         """
         Args:
-            datasets: panoptic ones, see `data.datasets.catalog`.
+            datasets: panoptic ones, see `data.datasets.coco`.
             sizes: sides in pixels of the square input.
             read: ways of reading a region.
             mask_resize: see `token_masks`.
@@ -129,6 +130,6 @@ class RegionEvaluation(Evaluation):
     def _records(self, name: str) -> tuple[Vocabulary, list[Record]]:
         """Words and records of a data set, read once."""
         if name not in self._known:
-            vocabulary = load_vocabulary(catalog.vocabulary_name(name))
-            self._known[name] = vocabulary, catalog.region_records(name, vocabulary)
+            vocabulary = load_vocabulary(vocabulary_name(name))
+            self._known[name] = vocabulary, region_records(name, vocabulary)
         return self._known[name]

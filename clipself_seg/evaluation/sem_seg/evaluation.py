@@ -13,7 +13,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 
-from clipself_seg.data.datasets import catalog
+from clipself_seg.data.datasets.catalog import vocabulary_name
+from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
@@ -50,7 +51,7 @@ class SemSegEvaluation(Evaluation):
     ) -> None:
         """
         Args:
-            datasets: for semantic segmentation, see `data.datasets.catalog`.
+            datasets: for semantic segmentation, see `data.datasets.sem_seg`.
             mapper: record -> sample, see `SemSegTestMapper`.
             rule: of the mean IoU, see `MiouRule`.
             train_vocabulary: name of the class list whose words count as seen, or its file; "" splits
@@ -75,7 +76,7 @@ class SemSegEvaluation(Evaluation):
         if not words and class_json:
             words = class_list(class_json)
         elif not words and cfg.DATASETS.TRAIN:
-            words = catalog.vocabulary_name(cfg.DATASETS.TRAIN[0])
+            words = vocabulary_name(cfg.DATASETS.TRAIN[0])
         return {
             "datasets": cfg.DATASETS.TEST,
             "mapper": SemSegTestMapper(cfg),
@@ -163,7 +164,7 @@ class _Task(NamedTuple):
 
 
 def _read_task(name: str, train_vocabulary: str, class_json: str) -> _Task:
-    files = catalog.sem_seg_dataset(name)
+    files = sem_seg_dataset(name)
     vocabulary = load_vocabulary(files.vocabulary)
     # Without a background this keeps all; the background itself is neither seen nor unseen.
     foreground = slice(files.background)
@@ -176,7 +177,7 @@ def _read_task(name: str, train_vocabulary: str, class_json: str) -> _Task:
         words = words_of_set("TEST_CLASS_JSON", class_json, name, len(vocabulary))
     return _Task(
         words=words,
-        records=catalog.sem_seg_records(name),
+        records=sem_seg_records(name),
         class_names=names if files.background is None else (*names, "background"),
         ignore_label=files.ignore_label,
         background=files.background,

@@ -12,7 +12,7 @@ from PIL import Image
 from clipself_seg.data.check.findings import Options
 from clipself_seg.data.check.report import all_names, check_datasets
 from clipself_seg.data.datasets import sem_seg as sem_seg_sets
-from clipself_seg.data.datasets.coco import DATASETS
+from clipself_seg.data.datasets.coco import COCO_DATASETS
 from clipself_seg.data.prepare.ade import prepare_ade150
 from clipself_seg.data.prepare.common import Options as PrepareOptions
 from clipself_seg.errors import InputError
@@ -170,7 +170,7 @@ def coco(data_dir, tmp_path, monkeypatch):
     """The real small validation split, which is the official number here."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     for name in ("coco_2017_val_panoptic", "coco_2017_val"):
-        monkeypatch.setitem(DATASETS, name, DATASETS[name]._replace(official_count=50))
+        monkeypatch.setitem(COCO_DATASETS, name, COCO_DATASETS[name]._replace(official_count=50))
     for folder in ("val2017", "panoptic_val2017"):
         shutil.copytree(
             data_dir / "coco" / folder, tmp_path / "coco" / folder, copy_function=shutil.copyfile

@@ -1,158 +1,18 @@
-"""Names lead to files, and a name or file that is not there to an error that says what to do."""
+"""Names of data sets lead to their vocabularies."""
 
 from __future__ import annotations
 
-import json
-
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances, register_coco_panoptic
 
-from clipself_seg.data.datasets.catalog import (
-    distillation_records,
-    region_records,
-    register_datasets,
-    sem_seg_dataset,
-    sem_seg_records,
-    vocabulary_name,
-)
-from clipself_seg.data.datasets.coco import DATASETS
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.data.datasets.catalog import vocabulary_name
+from clipself_seg.data.datasets.coco import COCO_DATASETS
+from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 
 
-@pytest.fixture
-def mini_root(tmp_path, monkeypatch):
-    """A mini world of one picture's annotations, without the picture."""
-    folder = tmp_path / "mini"
-    for name in ("annotations", "train", "panoptic_train"):
-        (folder / name).mkdir(parents=True)
-    images = [{"id": 3, "file_name": "3.png", "width": 20, "height": 20}]
-    box = {"image_id": 3, "bbox": [1, 2, 3, 4]}
-    segments = [{"id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}]
-    entry = {"image_id": 3, "file_name": "3.png", "segments_info": segments}
-    for name, annotation in {"instances": box, "proposals": box, "panoptic": entry}.items():
-        content = {"images": images, "annotations": [annotation]}
-        (folder / "annotations" / f"{name}_train.json").write_text(json.dumps(content))
-    monkeypatch.setenv("CLIPSELF_SEG_MINI", str(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture
-def registered():
-    """Names to forget after the test."""
-    names: list[str] = []
-    yield names
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-
-
-def test_all_names_are_in_detectron2s_catalogue_once():
-    assert DATASETS.keys() <= set(DatasetCatalog.list())
-    register_datasets()
-    assert MetadataCatalog.get("coco_2017_val_panoptic").evaluator_type == "coco_panoptic_seg"
-
-
-def test_detectron2s_own_names_keep_their_files():
-    """The table repeats Detectron2's layout for names that both have; here they are compared."""
-    shared = ["coco_2017_train", "coco_2017_val", "lvis_v1_train"]
-    for name in shared:
-        metadata = MetadataCatalog.get(name)
-        assert metadata.json_file.endswith(DATASETS[name].annotations)
-        assert metadata.image_root.endswith(DATASETS[name].images)
-    for name in ("coco_2017_train_panoptic", "coco_2017_val_panoptic"):
-        metadata = MetadataCatalog.get(name)
-        assert metadata.panoptic_json.endswith(DATASETS[name].annotations)
-        assert metadata.panoptic_root.endswith(DATASETS[name].panoptic)
-        assert metadata.evaluator_type == DATASETS[name].evaluator
-
-
 def test_every_named_vocabulary_but_the_generated_ones_is_shipped():
-    names = {files.vocabulary for files in DATASETS.values()} - {None, "mini", "mini2"}
+    names = {files.vocabulary for files in COCO_DATASETS.values()} - {None, "mini", "mini2"}
     assert all(len(load_vocabulary(name)) > 100 for name in names)
-
-
-def test_grid_and_proposals_read_the_same_pictures(mini_root):
-    (record,) = distillation_records(["mini_train"], "grid")
-    assert record["file_name"] == str(mini_root / "mini/train/3.png")
-    assert "proposals" not in record
-    (record,) = distillation_records(["mini_train_proposals"], "proposals")
-    assert record["proposals"].tolist() == [[1, 2, 4, 6]]
-
-
-def test_data_sets_are_joined_in_order(mini_root):
-    records = distillation_records(["mini_train", "mini_train_panoptic"], "grid")
-    assert [record["image_id"] for record in records] == [3, 3]
-
-
-def test_our_names_also_load_from_the_catalogue(mini_root):
-    assert DatasetCatalog.get("mini_train_proposals")[0]["proposals"].shape == (1, 4)
-    assert DatasetCatalog.get("mini_train_panoptic")[0]["segments_info"][0]["category_id"] == 1
-
-
-def test_a_users_own_data_set_works_under_its_name(mini_root, registered):
-    json_file = str(mini_root / "mini/annotations/instances_train.json")
-    for name, folder in {"my_photos": str(mini_root), "my_lost_photos": "nowhere"}.items():
-        register_coco_instances(name, {"vocabulary": "lvis_v1_1203"}, json_file, folder)
-        registered.append(name)
-    (record,) = distillation_records(["my_photos"], "proposals")
-    assert record["file_name"] == str(mini_root / "3.png")
-    assert vocabulary_name("my_photos") == "lvis_v1_1203"
-    with pytest.raises(InputError, match='"my_lost_photos": nowhere is missing'):
-        distillation_records(["my_lost_photos"], "grid")
-
-
-@pytest.mark.parametrize(
-    ("name", "way"),
-    [
-        ("coco_2017_val_panoptic", 'take "coco_2017_val"$'),
-        ("coco_2017_train_panoptic", 'take "coco_2017_train" or "coco_2017_train_proposals"$'),
-        ("my_panoptic", "take one that register_coco_instances made"),
-    ],
-)
-def test_a_panoptic_set_as_proposals_is_answered_with_a_set_of_boxes(
-    mini_root, registered, name, way
-):
-    folder = str(mini_root / "mini")
-    json_file = f"{folder}/annotations/panoptic_train.json"
-    register_coco_panoptic("my_panoptic", {}, folder, folder, json_file)
-    registered.append("my_panoptic")
-    with pytest.raises(InputError, match=f'"{name}" is panoptic.* no list of boxes.* {way}'):
-        distillation_records([name], "proposals")
-
-
-def test_an_unknown_name_suggests_the_nearest():
-    with pytest.raises(InputError, match='did you mean "coco_2017_train"'):
-        distillation_records(["coco_2017_trian"], "grid")
-    with pytest.raises(InputError, match='did you mean "mini_val_panoptic"'):
-        vocabulary_name("mini_val_panoptik")
-
-
-def test_missing_files_name_the_variable_and_the_way_to_get_them(tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    monkeypatch.setenv("CLIPSELF_SEG_MINI", str(tmp_path))
-    for name, words in {
-        "coco_2017_train": "DETECTRON2_DATASETS .*cocodataset.org",
-        "coco_2017_train_proposals": "DETECTRON2_DATASETS .*coco_proposals.json",
-        "lvis_v1_train": "DETECTRON2_DATASETS .*lvisdataset.org",
-        "mini_val": "CLIPSELF_SEG_MINI .*make quickstart",
-    }.items():
-        with pytest.raises(InputError, match=f'"{name}": .* is missing; set {words}'):
-            distillation_records([name], "grid")
-
-
-def test_region_recognition_wants_a_panoptic_data_set(mini_root):
-    words = Vocabulary.from_names(["circle"])
-    with pytest.raises(InputError, match='did you mean "mini_train_panoptic"'):
-        region_records("mini_train", words)
-
-
-def test_categories_outside_the_vocabulary_are_refused_at_once(mini_root):
-    with pytest.raises(InputError, match=r"panoptic_train.json: category ids \[1\]"):
-        region_records("mini_train_panoptic", Vocabulary.from_names(["circle"]))
-    two = Vocabulary.from_names(["circle", "square"])
-    assert len(region_records("mini_train_panoptic", two)) == 1
 
 
 def test_a_data_set_without_vocabulary_says_how_to_give_one():
@@ -160,99 +20,8 @@ def test_a_data_set_without_vocabulary_says_how_to_give_one():
         vocabulary_name("coco_2017_train_proposals")
 
 
-def test_the_real_small_coco_loads(data_dir, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(data_dir))
-    assert len(distillation_records(["coco_2017_train"], "grid")) == 60
-    boxes = distillation_records(["coco_2017_train"], "proposals")
-    assert sum(len(record["proposals"]) for record in boxes) == 522
-    words = load_vocabulary(vocabulary_name("coco_2017_val_panoptic"))
-    records = region_records("coco_2017_val_panoptic", words)
-    assert len(records) == 50
-    assert sum(len(record["segments_info"]) for record in records) == 544
-
-
 def test_a_set_of_boxes_is_answered_with_the_panoptic_one_to_evaluate():
     with pytest.raises(
         InputError, match='no vocabulary here: did you mean "coco_2017_val_panoptic"'
     ):
         vocabulary_name("coco_2017_val")
-
-
-SEM_SEG_NAMES = {
-    "coco_2017_train_stuff_all_sem_seg": ("coco-stuff", 171, 255),
-    "coco_2017_test_stuff_all_sem_seg": ("coco-stuff", 171, 255),
-    "ade20k_150_test_sem_seg": ("ADEChallengeData2016", 150, 255),
-    "ade20k_full_sem_seg_freq_val_all": ("ADE20K_2021_17_01", 847, 65535),
-    "context_59_test_sem_seg": ("VOCdevkit/VOC2010", 59, 255),
-    "context_459_test_sem_seg": ("VOCdevkit/VOC2010", 459, 459),
-    "voc_2012_test_sem_seg": ("VOCdevkit/VOC2012", 20, 255),
-    "voc_2012_test_background_sem_seg": ("VOCdevkit/VOC2012", 21, 255),
-}
-
-
-@pytest.mark.parametrize("name", SEM_SEG_NAMES)
-def test_semantic_sets_are_in_detectron2s_catalogue_with_their_classes(name):
-    folder, labels, ignore_label = SEM_SEG_NAMES[name]
-    files, metadata = sem_seg_dataset(name), MetadataCatalog.get(name)
-    assert folder in metadata.image_root and folder in metadata.sem_seg_root
-    assert len(metadata.stuff_classes) == labels
-    assert files.label_count(len(load_vocabulary(files.vocabulary))) == labels
-    assert metadata.ignore_label == files.ignore_label == ignore_label
-    background = name == "voc_2012_test_background_sem_seg"
-    assert metadata.evaluator_type == ("sem_seg_background" if background else "sem_seg")
-    assert files.background == (20 if background else None)
-    assert vocabulary_name(name) == files.vocabulary
-
-
-@pytest.fixture
-def semantic_root(tmp_path, monkeypatch):
-    """The training pictures 1, 2, 3 of a mini world, and label maps of 2, 3, 4."""
-    for folder, suffix, stems in (("train", "jpg", "321"), ("stuffthingmaps/train", "png", "432")):
-        (tmp_path / "mini" / folder).mkdir(parents=True)
-        for stem in stems:
-            (tmp_path / "mini" / folder / f"{stem}.{suffix}").touch()
-    (tmp_path / "mini/train/.5.jpg.x.part").touch()
-    monkeypatch.setenv("CLIPSELF_SEG_MINI", str(tmp_path))
-    return tmp_path / "mini"
-
-
-def test_pictures_and_label_maps_are_paired_by_name_and_the_rest_is_counted(semantic_root, caplog):
-    records = sem_seg_records("mini_train_sem_seg")
-    assert [record["image_id"] for record in records] == ["2", "3"]
-    assert records[0]["file_name"] == str(semantic_root / "train/2.jpg")
-    assert records[0]["sem_seg_file_name"] == str(semantic_root / "stuffthingmaps/train/2.png")
-    assert "1 images have no label map and 1 label maps no image; 2 pairs" in caplog.text
-    assert DatasetCatalog.get("mini_train_sem_seg") == records
-
-
-def test_without_label_maps_the_command_that_writes_them_is_named(semantic_root):
-    with pytest.raises(InputError, match="train_base is missing; run `python tools/make_mini"):
-        sem_seg_records("mini_train_base_sem_seg")
-    for path in (semantic_root / "stuffthingmaps/train").iterdir():
-        path.unlink()
-    with pytest.raises(InputError, match="no \\*.jpg of .*train has .*make_mini_world"):
-        sem_seg_records("mini_train_sem_seg")
-
-
-def test_ones_own_semantic_set_works_under_its_name(semantic_root, registered):
-    images, labels = semantic_root / "train", semantic_root / "stuffthingmaps/train"
-    pairs = [{"file_name": f"{images}/{n}.jpg", "sem_seg_file_name": f"{n}.png"} for n in "32"]
-    DatasetCatalog.register("my_scenes", lambda: pairs)
-    registered.append("my_scenes")
-    metadata = MetadataCatalog.get("my_scenes")
-    metadata.set(image_root=str(images), sem_seg_root=str(labels), ignore_label=7)
-    with pytest.raises(InputError, match='"my_scenes" has no "vocabulary"'):
-        sem_seg_dataset("my_scenes")
-    metadata.vocabulary = "voc_20"
-    assert sem_seg_dataset("my_scenes")[:5] == (str(images), str(labels), "voc_20", 7, None)
-    assert [record["image_id"] for record in sem_seg_records("my_scenes")] == ["2", "3"]
-    MetadataCatalog.get("my_scenes").__dict__["sem_seg_root"] = "nowhere"
-    with pytest.raises(InputError, match='"my_scenes": nowhere is missing; correct'):
-        sem_seg_records("my_scenes")
-
-
-def test_a_name_that_is_not_semantic_suggests_the_nearest():
-    with pytest.raises(InputError, match='did you mean "ade20k_150_test_sem_seg"'):
-        sem_seg_dataset("ade20k_150_sem_seg")
-    with pytest.raises(InputError, match='did you mean "mini_val_sem_seg"'):
-        sem_seg_dataset("mini_val")

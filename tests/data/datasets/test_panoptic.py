@@ -27,7 +27,7 @@ COCO, ADE = "coco_2017_val_panoptic_with_sem_seg", "ade20k_panoptic_val"
 
 @pytest.fixture
 def mini_root(tmp_path, monkeypatch):
-    """The base split of a mini world: one picture's annotations, without the picture."""
+    """The base split of a mini world: the annotations of one image, without the image."""
     folder = tmp_path / "mini"
     for name in ("annotations", "base", "panoptic_base"):
         (folder / name).mkdir(parents=True)
@@ -37,16 +37,6 @@ def mini_root(tmp_path, monkeypatch):
     (folder / "annotations/panoptic_base.json").write_text(json.dumps(content))
     monkeypatch.setenv("CLIPSELF_SEG_MINI", str(tmp_path))
     return folder
-
-
-@pytest.fixture
-def registered():
-    """Names to forget after the test."""
-    names: list[str] = []
-    yield names
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 def test_names_are_in_the_catalogue_once_and_detectron2s_own_are_left_alone():
@@ -61,15 +51,15 @@ def test_names_are_in_the_catalogue_once_and_detectron2s_own_are_left_alone():
 )
 def test_metadata_has_all_classes_and_the_things_among_them(name, classes, things):
     metadata, files = MetadataCatalog.get(name), panoptic_dataset(name)
-    words = load_vocabulary(files.vocabulary)
+    vocabulary = load_vocabulary(files.vocabulary)
     thing_map = metadata.thing_dataset_id_to_contiguous_id
     all_map = metadata.stuff_dataset_id_to_contiguous_id
-    assert metadata.stuff_classes == list(words.names) and len(words) == classes
-    assert all_map == words.dataset_id_to_index
+    assert metadata.stuff_classes == list(vocabulary.names) and len(vocabulary) == classes
+    assert all_map == vocabulary.dataset_id_to_index
     assert len(metadata.thing_classes) == len(thing_map) == things
     for name_of_thing, (number, index) in zip(metadata.thing_classes, thing_map.items()):
-        assert all_map[number] == index and words.names[index] == name_of_thing
-        assert words.classes[index].isthing is True
+        assert all_map[number] == index and vocabulary.names[index] == name_of_thing
+        assert vocabulary.classes[index].isthing is True
     assert (metadata.ignore_label, metadata.label_divisor) == (255, 1000)
     assert metadata.evaluator_type == files.evaluator
     for key in ("image_root", "panoptic_root", "panoptic_json", "sem_seg_root", "json_file"):
@@ -115,7 +105,7 @@ def test_the_catalogues_records_have_indices_and_tell_things(mini_root):
 
 
 def drawn(record, name):
-    """What Detectron2 draws of a record: the words, and whether any pixel changed."""
+    """Texts that Detectron2 draws on the image of a record, and whether any pixel changed."""
     image = np.asarray(Image.open(record["file_name"]).convert("RGB"))
     visualizer = Visualizer(image, MetadataCatalog.get(name), scale=1.0)
     output = visualizer.draw_dataset_dict(record)
@@ -131,17 +121,17 @@ def test_detectron2_draws_a_record_of_the_mini_world(mini_root):
     pixels[4:20, 4:20, 0] = 9
     Image.fromarray(pixels).save(mini_root / "panoptic_base/3.png")
     texts, changed = drawn(DatasetCatalog.get(name)[0], name)
-    words = load_vocabulary("mini_base")
-    assert texts == [words.names[words.dataset_id_to_index[2]]] and changed
+    vocabulary = load_vocabulary("mini_base")
+    assert texts == [vocabulary.names[vocabulary.dataset_id_to_index[2]]] and changed
 
 
 def test_what_a_task_reads_has_to_be_there(mini_root, tmp_path, monkeypatch):
     name = "mini_train_base_panoptic"
-    for tasks, words in (
+    for tasks, message in (
         (("semantic",), "stuffthingmaps/base is missing; run `python tools/make_mini_world.py`"),
         (("panoptic", "instances"), "instances_base.json is missing; run"),
     ):
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(InputError, match=message):
             panoptic_set_records(name, tasks)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "empty"))
     with pytest.raises(InputError, match="DETECTRON2_DATASETS .*cocodataset.org"):
@@ -216,8 +206,9 @@ def test_detectron2_draws_real_records(data_dir, monkeypatch):
     (raw, *_), (record, *_) = panoptic_set_records(COCO), DatasetCatalog.get(COCO)
     del record["sem_seg_file_name"]  # which a tool writes
     texts, changed = drawn(record, COCO)
-    words = load_vocabulary(panoptic_dataset(COCO).vocabulary)
+    vocabulary = load_vocabulary(panoptic_dataset(COCO).vocabulary)
     expected = {
-        words.names[words.dataset_id_to_index[info["category_id"]]] for info in raw["segments_info"]
+        vocabulary.names[vocabulary.dataset_id_to_index[info["category_id"]]]
+        for info in raw["segments_info"]
     }
     assert {text.removesuffix("|crowd") for text in texts} == expected and changed

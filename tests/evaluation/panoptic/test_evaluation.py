@@ -19,7 +19,7 @@ from torch import nn
 from clipself_seg.clip import load_clip
 from clipself_seg.commands.train import leave_process_group
 from clipself_seg.config import add_clipself_seg_config
-from clipself_seg.data.panoptic import read_panoptic_png
+from clipself_seg.data.panoptic_png import read_panoptic_png
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.instances.numbers import encode_masks

@@ -11,7 +11,7 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 from clipself_seg.commands.train import leave_process_group
-from clipself_seg.data.panoptic import read_panoptic_png
+from clipself_seg.data.panoptic_png import read_panoptic_png
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator

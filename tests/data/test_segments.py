@@ -7,11 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from clipself_seg.data.panoptic import (
-    category_labels,
+from clipself_seg.data.panoptic_png import read_panoptic_png
+from clipself_seg.data.segments import (
     covered_masks,
     mask_box,
-    read_panoptic_png,
     read_segments,
     resized_masks,
     segment_regions,
@@ -146,14 +145,6 @@ def test_a_png_that_cannot_be_used_is_named(scene, tmp_path, spoil):
     spoil(tmp_path / "42.png")
     with pytest.raises(InputError, match="42.png"):
         read_segments(scene, THINGS)
-
-
-def test_categories_outside_the_vocabulary_are_named():
-    index_of = {1: 0, 100: 1}
-    assert category_labels(np.array([100, 1, 100]), index_of, "x.json").tolist() == [1, 0, 1]
-    assert category_labels(np.zeros(0, dtype=np.int64), index_of, "x.json").shape == (0,)
-    with pytest.raises(InputError, match=r"x.json: category ids \[7\]"):
-        category_labels(np.array([1, 7]), index_of, "x.json")
 
 
 def test_mask_box_by_hand():

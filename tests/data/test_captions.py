@@ -9,7 +9,7 @@ import types
 
 import pytest
 
-from clipself_seg.data.noun_phrases import nltk_tagger, noun_phrases
+from clipself_seg.data.captions import nltk_tagger, noun_phrases
 from clipself_seg.errors import InputError
 
 

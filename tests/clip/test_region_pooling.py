@@ -72,11 +72,6 @@ def test_masked_attention_sees_floor_to_floor_cells_of_a_box():
     assert torch.equal(cells[0], expected) and not cells[1].any()
 
 
-@pytest.fixture(scope="module")
-def mini():
-    return load_clip("ViT-Mini-8", "mini")
-
-
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 64.0, 1e6, -1.5])
 def test_boxes_in_pixels_and_boxes_that_are_no_numbers_are_refused(mini, masked, wrong):

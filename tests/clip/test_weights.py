@@ -4,39 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import pickle
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from torch import nn
 
-from clipself_seg.checkpoints.read import read_checkpoint
-from clipself_seg.clip import DenseCLIP, list_architectures, load_clip, save_clip
+from clipself_seg.clip import load_clip, save_clip
 from clipself_seg.clip.build import find_architecture
-from clipself_seg.clip.signatures import TELLING, first_gap, signature_of
 from clipself_seg.clip.weights import to_native, to_official, to_open_clip
 from clipself_seg.errors import InputError
+from tests.checkpoint_files import KINDS, Bomb, save_as, save_torchscript
 
 MINI = "ViT-Mini-8"
-KINDS = ("safetensors", "zip", "legacy", "torchscript")
-
-
-@pytest.fixture(scope="module")
-def mini():
-    torch.manual_seed(1)
-    return load_clip(MINI, None)
 
 
 @pytest.fixture
 def official(mini):
     return to_official({k: v.clone() for k, v in mini.state_dict().items()}, separate_text=False)
-
-
-def same_weights(a, b) -> bool:
-    return a.weights_hash() == b.weights_hash()
 
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "module"])
@@ -47,7 +32,7 @@ def test_wrapped_and_bare_state_dicts_load_and_optimiser_state_is_ignored(
         official if wrapper is None else {wrapper: official, "optimizer": {"state": {}}, "epoch": 6}
     )
     torch.save(content, tmp_path / "x.pt")
-    assert same_weights(load_clip(MINI, tmp_path / "x.pt"), mini)
+    assert load_clip(MINI, tmp_path / "x.pt").weights_hash() == mini.weights_hash()
 
 
 def test_module_prefix_and_half_precision_load(mini, official, tmp_path, caplog):
@@ -61,38 +46,11 @@ def test_module_prefix_and_half_precision_load(mini, official, tmp_path, caplog)
     assert line in caplog.text
 
 
-@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
-@pytest.mark.parametrize("layout", ["official", "open_clip"])
-def test_saved_models_load_back(mini, tmp_path, suffix, layout):
-    path = tmp_path / f"saved.{suffix}"
-    save_clip(mini, path, layout=layout)
-    assert same_weights(load_clip(MINI, path), mini)
-    assert os.listdir(tmp_path) == [path.name]
-
-
-@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
-def test_equal_models_give_equal_bytes(mini, tmp_path, suffix):
-    paths = [tmp_path / f"{number}" / f"clip.{suffix}" for number in range(6)]
-    for path in paths:
-        save_clip(mini, path)
-    assert len({path.read_bytes() for path in paths}) == 1
-
-
 def test_facts_of_older_versions_are_read(official, tmp_path):
     facts = {"name": MINI, "activation": "quick_gelu", "pixel_mean": "[0.5, 0.5, 0.5]"}
     safetensors.torch.save_file(official, tmp_path / "old.safetensors", metadata=facts)
     loaded = load_clip(MINI, tmp_path / "old.safetensors")
     assert loaded.quick_gelu and loaded.mean == (0.5, 0.5, 0.5)
-
-
-def save_as(kind, tensors, path):
-    """A file of one of `KINDS`, whatever its name."""
-    if kind == "safetensors":
-        safetensors.torch.save_file(tensors, path)
-    elif kind == "torchscript":
-        save_torchscript(tensors, path)
-    else:
-        torch.save(tensors, path, _use_new_zipfile_serialization=kind == "zip")
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "SAFETENSORS", "pt", "bin"])
@@ -101,17 +59,8 @@ def test_what_is_in_a_file_decides_how_it_is_read(mini, official, tmp_path, suff
         path = tmp_path / f"{number}.{suffix}"
         save_as(kind, official, path)
         loaded = load_clip(MINI, path)
-        assert same_weights(loaded, mini)
+        assert loaded.weights_hash() == mini.weights_hash()
         assert (kind == "safetensors") == ("(safetensors)" in str(loaded.report))
-
-
-@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
-def test_normalisation_of_pixels_is_saved_with_the_weights(tmp_path, suffix):
-    half = (0.5, 0.5, 0.5)
-    clip = DenseCLIP(architecture=find_architecture(MINI), quick_gelu=False, mean=half, std=half)
-    save_clip(clip, tmp_path / f"half.{suffix}")
-    loaded = load_clip(MINI, tmp_path / f"half.{suffix}")
-    assert (loaded.mean, loaded.std) == (half, half)
 
 
 def test_a_normalisation_that_is_none_is_refused(official, tmp_path):
@@ -121,7 +70,8 @@ def test_a_normalisation_that_is_none_is_refused(official, tmp_path):
 
 
 def test_eva_names_survive_both_layouts():
-    names = load_clip("EVA02-B-16", None).state_dict()
+    with torch.device("meta"):  # only the names count
+        names = load_clip("EVA02-B-16", None).state_dict()
     for convert in (to_official, to_open_clip):
         assert list(to_native(convert(names, separate_text=True))) == list(names)
 
@@ -150,25 +100,6 @@ def test_weights_that_do_not_tell_their_activation_are_loaded_with_a_warning(
     save_clip(load_clip(MINI, None), tmp_path / "told.pt")
     load_clip("ViT-B-16", tmp_path / "told.pt")
     assert not [r for r in caplog.records if r.levelno == logging.WARNING]
-
-
-class Node(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-
-def save_torchscript(tensors, path) -> None:
-    """An archive whose module has the tensors as buffers under their dotted names."""
-    root = Node()
-    for name, tensor in tensors.items():
-        *parents, leaf = name.split(".")
-        node = root
-        for parent in parents:
-            if not hasattr(node, parent):
-                node.add_module(parent, Node())
-            node = getattr(node, parent)
-        node.register_buffer(leaf, tensor)
-    torch.jit.save(torch.jit.script(root), path)
 
 
 def test_torchscript_archive_is_read_as_data_and_gets_quickgelu(official, tmp_path):
@@ -222,21 +153,6 @@ def test_one_odd_tensor_is_named_with_its_file(official, tmp_path, name, value, 
     assert len(str(caught.value).splitlines()) <= 2
 
 
-def test_a_resnet_without_what_tells_its_width_is_no_image_tower():
-    whole = load_clip("RN50", None).state_dict()
-    assert signature_of(whole)
-    for name, rank in TELLING["ResNet"].items():
-        without = {key: tensor for key, tensor in whole.items() if key != name}
-        for given in (without, without | {name: torch.ones(())}):
-            assert signature_of(given) is None
-            assert f"ResNet has {name} of {rank} dimensions" in first_gap(given)
-
-
-class Bomb:
-    def __reduce__(self):
-        return os.system, ("touch exploded",)
-
-
 def _bad_files(official, folder) -> dict[str, str]:
     """File name -> what the error must say."""
     torch.save(official, folder / "good.pt")
@@ -288,78 +204,6 @@ def test_bad_files_are_refused_by_name_and_nothing_runs(official, tmp_path, monk
     assert not (tmp_path / "exploded").exists()
 
 
-def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise PermissionError(13, "Permission denied")
-
-    (tmp_path / "x.pt").write_bytes(b"")
-    monkeypatch.setattr("clipself_seg.checkpoints.read.Path.open", refuse)
-    with pytest.raises(InputError, match="x.pt cannot be read .Permission denied"):
-        read_checkpoint(tmp_path / "x.pt")
-
-
-def damaged(data: bytes, rng: np.random.Generator) -> bytes:
-    """The bytes cut off somewhere, or with some of them changed."""
-    if rng.random() < 0.3:
-        return data[: rng.integers(len(data))]
-    changed = bytearray(data)
-    for place in rng.integers(len(data), size=rng.integers(1, 9)):
-        changed[place] = rng.integers(256)
-    return bytes(changed)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_file_is_read_or_refused_by_name(tmp_path, kind):
-    # Small tensors: most bytes are those that say how to read the file.
-    tensors = {"visual.proj": torch.ones(2, 2), "logit_scale": torch.ones(1)}
-    whole = tmp_path / ("whole.safetensors" if kind == "safetensors" else "whole.pt")
-    save_as(kind, tensors, whole)
-    assert read_checkpoint(whole).tensors.keys() == tensors.keys()
-    rng, refused = np.random.default_rng(0), 0
-    for number in range(60):
-        path = tmp_path / f"damaged_{number}{whole.suffix}"
-        path.write_bytes(damaged(whole.read_bytes(), rng))
-        try:
-            read_checkpoint(path)
-        except InputError as error:
-            refused += 1
-            assert path.name in str(error) and len(str(error).splitlines()) <= 2
-    assert refused > 10
-
-
-def test_a_safetensors_file_may_begin_with_any_byte(tmp_path):
-    first = set()
-    for length in range(0, 264, 8):  # the header is filled up to eights
-        path = tmp_path / f"{length}.safetensors"
-        safetensors.torch.save_file(
-            {"visual.proj": torch.ones(2)}, path, metadata={"note": length * "x"}
-        )
-        first.add(path.read_bytes()[0])
-        assert read_checkpoint(path).format == "safetensors"
-    assert first == set(range(0, 256, 8))  # 0x80, with which a pickle begins, among them
-
-
-def test_changed_bytes_of_an_archive_are_found(tmp_path):
-    path = tmp_path / "x.pt"
-    torch.save({"visual.proj": torch.full((64, 64), 1 / 3)}, path)
-    content = bytearray(path.read_bytes())
-    content[content.index(b"\xab\xaa\xaa\x3e") + 2000] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(InputError, match="x.pt is truncated.*checksum of .*data/0"):
-        read_checkpoint(path)
-
-
-def test_torchscript_archive_with_a_foreign_name_is_refused(tmp_path):
-    import zipfile
-
-    payload = pickle.dumps(Bomb(), protocol=2)
-    with zipfile.ZipFile(tmp_path / "evil.pt", "w") as archive:
-        archive.writestr("evil/data.pkl", payload)
-        archive.writestr("evil/constants.pkl", pickle.dumps(()))
-    with pytest.raises(InputError, match="refused.*system"):
-        read_checkpoint(tmp_path / "evil.pt")
-
-
 def test_file_of_another_architecture_is_refused_with_its_own_name(official, tmp_path):
     torch.save(official, tmp_path / "mini.pt")
     with pytest.raises(
@@ -368,50 +212,11 @@ def test_file_of_another_architecture_is_refused_with_its_own_name(official, tmp
         load_clip("EVA02-B-16", tmp_path / "mini.pt")
 
 
-def test_exact_gelu_weights_are_refused_by_a_quickgelu_model(tmp_path):
-    plain = load_clip("ViT-B-32", None)
-    save_clip(plain, tmp_path / "gelu.pt")
+def test_exact_gelu_weights_are_refused_by_a_quickgelu_model(mini, tmp_path, monkeypatch):
+    # The mini model under the name of one that exists with both activations.
+    name = "ViT-B-32-quickgelu"
+    quick = dataclasses.replace(find_architecture(MINI), name=name, quick_gelu=True)
+    monkeypatch.setattr("clipself_seg.clip.model.find_architecture", lambda name: quick)
+    save_clip(mini, tmp_path / "gelu.pt")
     with pytest.raises(InputError, match='exact GELU.*load it as "ViT-B-32"'):
-        load_clip("ViT-B-32-quickgelu", tmp_path / "gelu.pt")
-
-
-@pytest.mark.parametrize(
-    "name, hint",
-    [("ViT-B16", "ViT-B-16"), ("EVA02-B16", "EVA02-B-16"), ("coca_ViT-B-32", "neither")],
-)
-def test_unknown_or_unsupported_model_name_gets_the_nearest_one(name, hint):
-    with pytest.raises(InputError, match=hint):
-        load_clip(name, None)
-
-
-@pytest.mark.parametrize("name", [None, 5])
-def test_a_model_name_that_is_no_text_is_refused(name):
-    with pytest.raises(InputError, match=f"{name} is no name of a CLIP model"):
-        load_clip(name, None)
-
-
-def test_unknown_tag_gets_the_nearest_one():
-    with pytest.raises(InputError, match='neither a file nor a tag; did you mean "openai"'):
-        load_clip("ViT-B-16", "opnai")
-
-
-def test_every_config_and_its_state_dict_agree_on_the_signature():
-    for name in ("ViT-B-32", "EVA02-B-16", "RN50", MINI):
-        clip = load_clip(name, None)
-        assert signature_of(clip.state_dict()) == find_architecture(name).signature
-
-
-def test_named_towers_of_the_issue_are_all_known():
-    known = set(list_architectures())
-    for name in (
-        "ViT-B-32",
-        "ViT-B-16",
-        "ViT-L-14",
-        "ViT-L-14-336",
-        "RN50",
-        "RN50x4",
-        "RN50x16",
-        "RN50x64",
-    ):
-        assert {name, f"{name}-quickgelu"} <= known
-    assert {"EVA02-B-16", "EVA02-L-14", "EVA02-L-14-336", MINI} <= known
+        load_clip(name, tmp_path / "gelu.pt")

@@ -1,24 +1,14 @@
-"""The towers against open_clip's own models, against naive loops, and with gradients."""
+"""Image towers: dense features and regions against naive loops, what trains, and checkpointing."""
 
 from __future__ import annotations
 
-import open_clip
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from clipself_seg.clip import layers, load_clip, save_clip
+from clipself_seg.clip import load_clip
 from clipself_seg.clip.tower import train_last_blocks
-from clipself_seg.errors import InputError
-
-NAMES = ["ViT-B-32-quickgelu", "EVA02-B-16", "RN50"]
-
-
-@pytest.fixture(scope="module")
-def mini():
-    torch.manual_seed(0)
-    return load_clip("ViT-Mini-8", None)
 
 
 @pytest.fixture(scope="module")
@@ -29,24 +19,6 @@ def tiny_eva():
     return EvaTransformer(
         image_size=32, patch_size=8, width=64, layers=3, heads=2, hidden=96, embed_dim=16
     ).eval()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_image_and_text_embeddings_equal_open_clip(name, tmp_path):
-    torch.manual_seed(0)
-    theirs = open_clip.create_model(name).eval()
-    torch.save(theirs.state_dict(), tmp_path / "open_clip.pt")
-    ours = load_clip(name, tmp_path / "open_clip.pt")
-    images = torch.randn(2, 3, ours.image_size, ours.image_size)
-    tokens = ours.tokenize(["a dog", "two cats on a very long and patterned red sofa"])
-    with torch.no_grad():
-        actual, expected = ours.encode_image(images), theirs.encode_image(images, normalize=True)
-        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
-        actual, expected = ours.encode_text(tokens), theirs.encode_text(tokens, normalize=True)
-        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
-    save_clip(ours, tmp_path / "back.pt", layout="open_clip")
-    back = torch.load(tmp_path / "back.pt", weights_only=True)["state_dict"]
-    theirs.load_state_dict(back)  # strict: both ways through the converter
 
 
 def test_dense_features_equal_a_last_block_in_which_each_token_sees_only_itself(mini):
@@ -145,18 +117,6 @@ def test_checkpointing_changes_no_gradient_of_regions(mini, tiny_eva):
         torch.testing.assert_close(gradients[0], gradients[1])
 
 
-def test_quick_gelu_is_the_same_with_and_without_gradients(monkeypatch):
-    monkeypatch.setattr(layers, "CPU_NUMBERS", 10)  # three rows at once
-    x = torch.randn(2, 4, 3)
-    expected = x * torch.sigmoid(1.702 * x)
-    torch.testing.assert_close(layers.QuickGELU()(x), expected)
-    with torch.no_grad():
-        overwritten = layers.QuickGELU()(x)
-        assert layers.QuickGELU()(x[:0]).shape == (0, 4, 3)
-    assert torch.equal(overwritten, x)
-    torch.testing.assert_close(x, expected)
-
-
 def test_checkpointing_changes_no_gradient(mini, tiny_eva):
     for tower in (mini.visual, tiny_eva):
         images, gradients = torch.randn(1, 3, 40, 40), []
@@ -173,7 +133,9 @@ def test_checkpointing_changes_no_gradient(mini, tiny_eva):
 
 
 def test_layer_groups_are_a_partition_of_the_parameters(mini, tiny_eva):
-    for tower in (mini.visual, tiny_eva, load_clip("RN50", None).visual):
+    with torch.device("meta"):  # without memory
+        resnet = load_clip("RN50", None).visual
+    for tower in (mini.visual, tiny_eva, resnet):
         grouped = [id(p) for group in tower.layer_groups().values() for p in group]
         assert sorted(grouped) == sorted(id(p) for p in tower.parameters())
 
@@ -217,26 +179,3 @@ def test_last_blocks_train_whatever_was_set_before(count, expected):
     }
     assert training == wanted
     assert not tower.proj.requires_grad and not tower.positional_embedding.requires_grad
-
-
-def test_bad_input_is_named(mini):
-    with pytest.raises(InputError, match="60x64 is not a multiple of 8"):
-        mini.encode_dense(torch.zeros(1, 3, 60, 64))
-    image = torch.zeros(1, 3, 64, 64)
-    for masked in (False, True):
-        with pytest.raises(InputError, match=r"masks .*must be \(n, 8, 8\) .*got \(1, 4, 4\)"):
-            mini.encode_masks(image, [torch.ones(1, 4, 4)], masked)
-        with pytest.raises(InputError, match=r"boxes .*must be \(n, 4\) .*got \(4,\)"):
-            mini.encode_boxes(image, [torch.rand(4)], masked)
-        with pytest.raises(InputError, match="2 tensors of boxes for 1 images"):
-            mini.encode_boxes(image, [torch.rand(1, 4)] * 2, masked)
-        with pytest.raises(InputError, match="0 tensors of masks for 1 images"):
-            mini.encode_masks(image, [], masked)
-    with pytest.raises(InputError, match='no feature "block99".*"block'):
-        mini.visual.features(torch.zeros(1, 3, 64, 64), ["block99"])
-    with pytest.raises(InputError, match="no class token"):
-        load_clip("RN50", None).encode_boxes(
-            torch.zeros(1, 3, 64, 64), [torch.rand(1, 4)], masked_attention=True
-        )
-    with pytest.raises(InputError, match="embeds images of 224x224"):
-        load_clip("RN50", None).encode_image(torch.zeros(1, 3, 256, 256))

@@ -1,0 +1,86 @@
+"""Checkpoint files: read by what is in them, or refused by name; nothing in them is executed."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from clipself_seg.checkpoints.read import read_checkpoint
+from clipself_seg.errors import InputError
+from tests.checkpoint_files import KINDS, Bomb, save_as
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "x.pt").write_bytes(b"")
+    monkeypatch.setattr("clipself_seg.checkpoints.read.Path.open", refuse)
+    with pytest.raises(InputError, match="x.pt cannot be read .Permission denied"):
+        read_checkpoint(tmp_path / "x.pt")
+
+
+def damaged(data: bytes, rng: np.random.Generator) -> bytes:
+    """The bytes cut off somewhere, or with some of them changed."""
+    if rng.random() < 0.3:
+        return data[: rng.integers(len(data))]
+    changed = bytearray(data)
+    for place in rng.integers(len(data), size=rng.integers(1, 9)):
+        changed[place] = rng.integers(256)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_file_is_read_or_refused_by_name(tmp_path, kind):
+    # Small tensors: most bytes are those that say how to read the file.
+    tensors = {"visual.proj": torch.ones(2, 2), "logit_scale": torch.ones(1)}
+    whole = tmp_path / ("whole.safetensors" if kind == "safetensors" else "whole.pt")
+    save_as(kind, tensors, whole)
+    assert read_checkpoint(whole).tensors.keys() == tensors.keys()
+    rng, refused = np.random.default_rng(0), 0
+    for number in range(60):
+        path = tmp_path / f"damaged_{number}{whole.suffix}"
+        path.write_bytes(damaged(whole.read_bytes(), rng))
+        try:
+            read_checkpoint(path)
+        except InputError as error:
+            refused += 1
+            assert path.name in str(error) and len(str(error).splitlines()) <= 2
+    assert refused > 10
+
+
+def test_a_safetensors_file_may_begin_with_any_byte(tmp_path):
+    first = set()
+    for length in range(0, 264, 8):  # the header is filled up to eights
+        path = tmp_path / f"{length}.safetensors"
+        safetensors.torch.save_file(
+            {"visual.proj": torch.ones(2)}, path, metadata={"note": length * "x"}
+        )
+        first.add(path.read_bytes()[0])
+        assert read_checkpoint(path).format == "safetensors"
+    assert first == set(range(0, 256, 8))  # 0x80, with which a pickle begins, among them
+
+
+def test_changed_bytes_of_an_archive_are_found(tmp_path):
+    path = tmp_path / "x.pt"
+    torch.save({"visual.proj": torch.full((64, 64), 1 / 3)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"\xab\xaa\xaa\x3e") + 2000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="x.pt is truncated.*checksum of .*data/0"):
+        read_checkpoint(path)
+
+
+def test_torchscript_archive_with_a_foreign_name_is_refused(tmp_path):
+    import zipfile
+
+    payload = pickle.dumps(Bomb(), protocol=2)
+    with zipfile.ZipFile(tmp_path / "evil.pt", "w") as archive:
+        archive.writestr("evil/data.pkl", payload)
+        archive.writestr("evil/constants.pkl", pickle.dumps(()))
+    with pytest.raises(InputError, match="refused.*system"):
+        read_checkpoint(tmp_path / "evil.pt")

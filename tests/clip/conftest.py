@@ -1,0 +1,15 @@
+"""The mini CLIP with random weights, for all tests of a file."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from clipself_seg.clip import DenseCLIP, load_clip
+
+
+@pytest.fixture(scope="module")
+def mini() -> DenseCLIP:
+    """Other weights than a fresh model has in a test."""
+    torch.manual_seed(1)
+    return load_clip("ViT-Mini-8", None)

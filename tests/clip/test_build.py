@@ -1,0 +1,33 @@
+"""Names of models: which are known, and the nearest one of those that are not."""
+
+from __future__ import annotations
+
+import pytest
+
+from clipself_seg.clip import list_architectures, load_clip
+from clipself_seg.errors import InputError
+
+
+@pytest.mark.parametrize(
+    "name, hint",
+    [("ViT-B16", "ViT-B-16"), ("EVA02-B16", "EVA02-B-16"), ("coca_ViT-B-32", "neither")],
+)
+def test_unknown_or_unsupported_model_name_gets_the_nearest_one(name, hint):
+    with pytest.raises(InputError, match=hint):
+        load_clip(name, None)
+
+
+def test_the_published_towers_are_all_known():
+    known = set(list_architectures())
+    for name in (
+        "ViT-B-32",
+        "ViT-B-16",
+        "ViT-L-14",
+        "ViT-L-14-336",
+        "RN50",
+        "RN50x4",
+        "RN50x16",
+        "RN50x64",
+    ):
+        assert {name, f"{name}-quickgelu"} <= known
+    assert {"EVA02-B-16", "EVA02-L-14", "EVA02-L-14-336", "ViT-Mini-8"} <= known

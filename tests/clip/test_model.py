@@ -1,0 +1,94 @@
+"""`load_clip`'s models against open_clip's own, saved and loaded back, and input that does not fit them."""
+
+from __future__ import annotations
+
+import os
+
+import open_clip
+import pytest
+import torch
+
+from clipself_seg.clip import DenseCLIP, load_clip, save_clip
+from clipself_seg.clip.build import find_architecture
+from clipself_seg.errors import InputError
+
+MINI = "ViT-Mini-8"
+NAMES = ["ViT-B-32-quickgelu", "EVA02-B-16", "RN50"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_image_and_text_embeddings_equal_open_clip(name, tmp_path):
+    torch.manual_seed(0)
+    theirs = open_clip.create_model(name).eval()
+    torch.save(theirs.state_dict(), tmp_path / "open_clip.pt")
+    ours = load_clip(name, tmp_path / "open_clip.pt")
+    images = torch.randn(2, 3, ours.image_size, ours.image_size)
+    tokens = ours.tokenize(["a dog", "two cats on a very long and patterned red sofa"])
+    with torch.no_grad():
+        actual, expected = ours.encode_image(images), theirs.encode_image(images, normalize=True)
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+        actual, expected = ours.encode_text(tokens), theirs.encode_text(tokens, normalize=True)
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+    save_clip(ours, tmp_path / "back.pt", layout="open_clip")
+    back = torch.load(tmp_path / "back.pt", weights_only=True)["state_dict"]
+    theirs.load_state_dict(back)  # strict: both ways through the converter
+
+
+def test_bad_input_is_named(mini):
+    with pytest.raises(InputError, match="60x64 is not a multiple of 8"):
+        mini.encode_dense(torch.zeros(1, 3, 60, 64))
+    image = torch.zeros(1, 3, 64, 64)
+    for masked in (False, True):
+        with pytest.raises(InputError, match=r"masks .*must be \(n, 8, 8\) .*got \(1, 4, 4\)"):
+            mini.encode_masks(image, [torch.ones(1, 4, 4)], masked)
+        with pytest.raises(InputError, match=r"boxes .*must be \(n, 4\) .*got \(4,\)"):
+            mini.encode_boxes(image, [torch.rand(4)], masked)
+        with pytest.raises(InputError, match="2 tensors of boxes for 1 images"):
+            mini.encode_boxes(image, [torch.rand(1, 4)] * 2, masked)
+        with pytest.raises(InputError, match="0 tensors of masks for 1 images"):
+            mini.encode_masks(image, [], masked)
+    with pytest.raises(InputError, match='no feature "block99".*"block'):
+        mini.visual.features(torch.zeros(1, 3, 64, 64), ["block99"])
+    with torch.device("meta"):  # refused before anything is computed
+        resnet = load_clip("RN50", None)
+    with pytest.raises(InputError, match="no class token"):
+        resnet.encode_boxes(image, [torch.rand(1, 4)], masked_attention=True)
+    with pytest.raises(InputError, match="embeds images of 224x224"):
+        resnet.encode_image(torch.zeros(1, 3, 256, 256))
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+@pytest.mark.parametrize("layout", ["official", "open_clip"])
+def test_saved_models_load_back(mini, tmp_path, suffix, layout):
+    path = tmp_path / f"saved.{suffix}"
+    save_clip(mini, path, layout=layout)
+    assert load_clip(MINI, path).weights_hash() == mini.weights_hash()
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_equal_models_give_equal_bytes(mini, tmp_path, suffix):
+    paths = [tmp_path / f"{number}" / f"clip.{suffix}" for number in range(6)]
+    for path in paths:
+        save_clip(mini, path)
+    assert len({path.read_bytes() for path in paths}) == 1
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_normalisation_of_pixels_is_saved_with_the_weights(tmp_path, suffix):
+    half = (0.5, 0.5, 0.5)
+    clip = DenseCLIP(architecture=find_architecture(MINI), quick_gelu=False, mean=half, std=half)
+    save_clip(clip, tmp_path / f"half.{suffix}")
+    loaded = load_clip(MINI, tmp_path / f"half.{suffix}")
+    assert (loaded.mean, loaded.std) == (half, half)
+
+
+@pytest.mark.parametrize("name", [None, 5])
+def test_a_model_name_that_is_no_text_is_refused(name):
+    with pytest.raises(InputError, match=f"{name} is no name of a CLIP model"):
+        load_clip(name, None)
+
+
+def test_unknown_tag_gets_the_nearest_one():
+    with pytest.raises(InputError, match='neither a file nor a tag; did you mean "openai"'):
+        load_clip("ViT-B-16", "opnai")

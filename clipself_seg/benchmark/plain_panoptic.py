@@ -22,8 +22,8 @@ from clipself_seg.clip.layers import ResidualBlock, merge_heads, split_heads
 from clipself_seg.clip.positions import rotate
 from clipself_seg.heads.panoptic.clip_branches import DensePooling, MaskedAttention
 from clipself_seg.heads.panoptic.mask_generator import MaskGenerator
+from clipself_seg.heads.panoptic.mask_generator.pixel_decoder import sine_positions
 from clipself_seg.heads.panoptic.mask_generator.query_decoder import Level, QueryPrediction
-from clipself_seg.heads.panoptic.mask_generator.sine_positions import sine_positions
 
 
 def plain_predictions(

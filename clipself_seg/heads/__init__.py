@@ -1,1 +1,5 @@
-"""What the dense features are for: losses and predictors on top of them."""
+"""Losses and predictors on top of dense features, one folder for each method.
+
+Start with ``cat_seg/cost_aggregator.py`` for semantic segmentation, ``panoptic/clip_branches.py`` for
+panoptic segmentation and ``distillation/losses.py`` for CLIPSelf.
+"""

@@ -1,8 +1,8 @@
-"""Scores of a mask generator x scores of CLIP -> probabilities of classes and void.
+"""Fuses the class scores of a mask generator and of CLIP into probabilities of classes and void.
 
-A weighted geometric mean of two softmaxes, in log space: class by class, CLIP's exponent is alpha
-for a class that training showed and beta for another, and the generator has the rest. Void ("no
-object") is the generator's alone, since CLIP has no words for it.
+The fusion is a weighted geometric mean of two softmaxes, computed in log space. CLIP's exponent is
+alpha for seen classes and beta for unseen ones, the generator's is one minus that. Void ("no object")
+comes from the generator alone, since no text describes it to CLIP.
 
 Shapes: Q queries (masks), K classes.
 """
@@ -21,10 +21,15 @@ FusionMode = Literal["fused", "clip", "generator"]
 
 
 def fusion_exponents(mode: str, alpha: float, beta: float) -> tuple[float, float]:
-    """Alpha and beta of a mode: as they are, (1, 1) for "clip" and (0, 0) for "generator".
+    """Alpha and beta that a mode uses: the given ones, (1, 1) for "clip", (0, 0) for "generator".
+
+    Args:
+        mode: "fused", "clip" or "generator".
+        alpha: CLIP's exponent for seen classes in the mode "fused".
+        beta: CLIP's exponent for unseen classes in the mode "fused".
 
     Raises:
-        InputError: an unknown mode.
+        InputError: the mode is unknown.
     """
     exponents = {"fused": (alpha, beta), "clip": (1.0, 1.0), "generator": (0.0, 0.0)}
     if mode not in exponents:
@@ -41,27 +46,28 @@ def fuse_scores(
     beta: float,
     valid: Tensor | None = None,
 ) -> Tensor:
-    """Probabilities (Q, K + 1), void last; every row sums to 1.
+    """Fused probabilities (Q, K + 1) of each query's classes, void last; every row sums to 1.
 
-    Each of the two is normalised before they are mixed: exponents differ between classes, so the
-    normalisers do not cancel, and raw logits would mix into something else.
+    Both logits are normalised before they are mixed: exponents differ between classes, so the
+    normalisers do not cancel, and raw logits would give other probabilities.
 
     Args:
-        generator_logits: (Q, K) without void, its temperature applied. Infinite ones are fine.
-        clip_logits: (Q, K), its temperature applied.
-        void_prob: (Q,) in [0, 1].
-        seen: (K,) bool, classes of the training vocabulary.
+        generator_logits: class logits (Q, K) of the generator without void, its temperature applied;
+            infinite values are fine.
+        clip_logits: class logits (Q, K) of CLIP, its temperature applied.
+        void_prob: the generator's probability of void, (Q,) in [0, 1].
+        seen: (K,) bool, True for the classes of the training vocabulary.
         alpha: CLIP's exponent for seen classes, in [0, 1].
-        beta: CLIP's exponent for the others, in [0, 1].
-        valid: (Q,) bool, whether CLIP could read the mask; a query that it could not read keeps
-            the generator's scores, whatever its CLIP logits are. None: all are valid.
+        beta: CLIP's exponent for unseen classes, in [0, 1].
+        valid: (Q,) bool, True where CLIP has an embedding of the mask; other queries keep the
+            generator's scores, whatever their CLIP logits are. None: all are valid.
 
     Returns:
-        float32, or float64 if the logits are.
+        Probabilities in float32, or in float64 if the logits are float64.
 
     Raises:
-        InputError: alpha or beta outside of [0, 1].
-        ValueError: shapes that do not fit.
+        InputError: alpha or beta is outside of [0, 1].
+        ValueError: the shapes do not fit.
     """
     for name, value in (("alpha", alpha), ("beta", beta)):
         if not 0 <= value <= 1:
@@ -72,8 +78,9 @@ def fuse_scores(
         valid = valid.bool()
         # Pooling over nothing may give anything, even NaN.
         clip_logits = torch.where(valid[:, None], clip_logits, 0)
-    generator_QK, clip_QK = _log_probabilities(generator_logits), _log_probabilities(clip_logits)
-    # Python's numbers alone would be rounded to float32.
+    generator_QK = _log_probabilities(generator_logits)
+    clip_QK = _log_probabilities(clip_logits)
+    # Tensors of the logits' type: torch.where rounds Python's numbers to float32.
     exponent_K = torch.where(
         seen, clip_QK.new_tensor(float(alpha)), clip_QK.new_tensor(float(beta))
     )

@@ -150,7 +150,7 @@ def generator_settings(model: Any) -> dict[str, Any]:
         "size_divisibility": model.settings.size_divisibility,
         "padding": model.settings.padding,
         "precision": str(model.test_precision or torch.float32),
-        **model.backbone.facts(),
+        **model.backbone.settings(),
     }
 
 

@@ -137,7 +137,7 @@ class PanopticEvaluation(Evaluation):
     def check(self, model: Any) -> None:
         """Refuse early what would fail late: missing files, words that are no panoptic ones."""
         if branch := getattr(model, "branch", None):
-            self._facts["CLIP branch"] = branch.facts()
+            self._facts["CLIP branch"] = branch.settings()
         made_by, areas = {}, {}
         for name in self.datasets:
             truth = self._truth(name)

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The distillation losses of the CLIPSelf family; start with ``losses.py``."""

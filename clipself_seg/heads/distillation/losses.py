@@ -1,6 +1,6 @@
-"""The CLIPSelf loss: a region's dense features shall point where its crop's embedding points.
+"""The CLIPSelf loss: the cosine distance between a region's dense features and its crop's embedding.
 
-Shapes: B images, R regions of all of them in image order, E embedding.
+Shapes: B images, R regions of all images in image order, E embedding width.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ def cosine_distillation_loss(
 ) -> Tensor:
     """Mean of ``1 - cos(student, teacher)``, a scalar in [0, 2] (CLIPSelf, equation 1).
 
-    Computed in float32, whatever the inputs are.
+    It is computed in float32, whatever the type of the inputs.
 
     Args:
-        student_RE: pooled dense features, any length.
-        teacher_RE: image embeddings of the regions' crops, any length; gets no gradient.
-        regions_per_image: B numbers that sum to R.
-        average: "regions" gives every region the same weight (official code), "images" every
-            image (paper; D3).
-        count: what the sum is divided by; `loss_count` of this batch if None. Under data
-            parallelism its mean over the processes: then the mean of their losses, and of their
-            gradients, is that of one process on the whole batch, however the regions are spread.
+        student_RE: pooled dense features of the regions, of any norm.
+        teacher_RE: image embeddings of the regions' crops, of any norm; they get no gradient.
+        regions_per_image: number of regions of each of the B images; they sum to R.
+        average: "regions" gives every region the same weight (official code), "images" gives every
+            image the same weight (paper; D3).
+        count: divisor of the summed distances; None means `loss_count` of this batch. Under data
+            parallelism give the mean of `loss_count` over the processes: then the mean of their losses
+            and gradients equals that of one process on the whole batch, however regions are spread.
     """
     distance_R = 1 - F.cosine_similarity(
         student_RE.float(), teacher_RE.detach().float(), dim=-1, eps=1e-12
@@ -48,7 +48,12 @@ def cosine_distillation_loss(
 
 
 def loss_count(regions_per_image: Sequence[int], average: Average) -> int:
-    """What the loss of a batch averages over: the number of regions, or of images that have any."""
+    """Divisor of a batch's loss: its number of regions, or of images that have any region.
+
+    Args:
+        regions_per_image: number of regions of each image.
+        average: "regions" or "images", as in `cosine_distillation_loss`.
+    """
     if average == "regions":
         return sum(regions_per_image)
     return sum(size > 0 for size in regions_per_image)

@@ -1,6 +1,6 @@
-"""Embeddings against texts: scaled cosines, and for a class the best of its synonyms.
+"""Class logits from embeddings and texts: scaled cosines, with the best synonym of each class.
 
-Shapes: Q queries, S texts (all synonyms of all classes), K classes, E embedding.
+Shapes: Q queries, S texts (all synonyms of all classes), K classes, E embedding width.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ LARGEST_SCALE = 100.0
 
 
 def similarity_scale(logit_scale: Tensor) -> Tensor:
-    """The factor of cosines, a positive scalar of at most 100, from its logarithm."""
+    """Factor that cosines are multiplied by, a positive scalar of at most 100, from its logarithm."""
     return logit_scale.exp().clamp(max=LARGEST_SCALE)
 
 
 def class_logits(
     embeddings: Tensor, text_SE: Tensor, synonyms: Sequence[int], scale: Tensor
 ) -> Tensor:
-    """``scale * cosine`` of the synonym that fits best, (..., Q, K), in float32.
+    """Largest ``scale * cosine`` among the synonyms of each class, (..., Q, K), in float32.
 
     Args:
-        embeddings: (..., Q, E), of any length; a zero vector has the logit 0 everywhere.
-        text_SE: of any length, the synonyms of a class one after another.
-        synonyms: how many of the S texts belong to each of the K classes.
-        scale: a scalar, see `similarity_scale`.
+        embeddings: (..., Q, E), of any norm; a zero vector has the logit 0 for every class.
+        text_SE: text embeddings of any norm, the synonyms of a class one after another.
+        synonyms: number of texts of each of the K classes.
+        scale: factor of the cosines, a scalar as `similarity_scale` returns it.
 
     Raises:
         InputError: the counts do not add up to S, or a class has no text.
@@ -42,15 +42,16 @@ def class_logits(
             "give every class at least one text, and every text a class"
         )
     with full_precision(embeddings.device):
-        texts_SE = F.normalize(text_SE.float(), dim=-1)
-        logits = scale.float() * (F.normalize(embeddings.float(), dim=-1) @ texts_SE.T)
+        unit_SE = F.normalize(text_SE.float(), dim=-1)
+        logits = scale.float() * (F.normalize(embeddings.float(), dim=-1) @ unit_SE.T)
         return _best_of_synonyms(logits, synonyms)
 
 
 def _best_of_synonyms(logits: Tensor, synonyms: Sequence[int]) -> Tensor:
-    """(..., S) -> (..., K)"""
+    """Maximum over the synonyms of each class, (..., S) -> (..., K)."""
     if max(synonyms) == 1:
         return logits
     class_of_S = torch.repeat_interleave(torch.tensor(synonyms)).to(logits.device)
     best = logits.new_zeros(*logits.shape[:-1], len(synonyms))
+    # include_self=False: the zeros of `best` must not beat negative logits.
     return best.scatter_reduce(-1, class_of_S.expand_as(logits), logits, "amax", include_self=False)

@@ -1,9 +1,10 @@
-"""CLIP's opinion on a generator's masks: an embedding for each mask, scored by the texts.
+"""CLIP's class scores for the masks of a generator: one embedding a mask, compared with the texts.
 
-Two ways of reading a mask: `MaskedAttention` is ODISE's, `DensePooling` takes its place for a CLIP with
-good dense features (CLIPSelf, Table 6).
+There are two readouts of a mask: `MaskedAttention` is ODISE's, `DensePooling` replaces it for a CLIP
+with good dense features (CLIPSelf, Table 6).
 
-Shapes: Q queries, S texts, K classes, E embedding, h x w cells of CLIP's grid, m x n pixels of a mask.
+Shapes: Q queries, S texts, K classes, E embedding width, h x w cells of CLIP's grid, m x n pixels of a
+mask.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from clipself_seg.heads.panoptic.mask_cells import BINARISATIONS, visible_cells
 
 ASPECTS = ("square", "pad")
 INTERPOLATIONS = ("bilinear", "bicubic")
-CELLS = 64  # a side in CLIPSelf's evaluation of masks
+CELLS = 64  # cells a side in CLIPSelf's evaluation of masks
 
 
 class ClipBranch(abc.ABC):
-    """From an image and mask logits to class logits; subclasses say how cells become an embedding.
+    """Computes class logits from an image and mask logits; subclasses implement the readout.
 
-    Holds its CLIP, but does not own it: not a module, so that one CLIP serves everything.
+    It is no `nn.Module` and does not own its CLIP, so that one CLIP serves every part of a model.
     """
 
     def __init__(
@@ -46,18 +47,18 @@ class ClipBranch(abc.ABC):
     ) -> None:
         """
         Args:
-            clip: frozen; its text tower is not used.
-            input_size: side in pixels of the square that CLIP sees.
-            aspect: "square" squashes the image, "pad" keeps its aspect and fills with black
+            clip: frozen CLIP; its text tower is not used.
+            input_size: side in pixels of the square input of CLIP.
+            aspect: "square" squashes the image, "pad" keeps its aspect ratio and pads with black
                 at the right and bottom.
-            align_masks: a mask covers the pixels that it covers in the image. False lays the canvas,
-                padding included, over the image as if it were not padded (the official code).
-            binarise: see `visible_cells`.
-            interpolation: "bilinear" or "bicubic", of the image.
-            antialias: smooth the image before it is made smaller.
+            align_masks: True keeps a mask on the pixels that it covers in the image. False lays the
+                canvas, padding included, over the image as if it had no padding (the official code).
+            binarise: rule that opens a cell for a mask, one of those of `visible_cells`.
+            interpolation: how the image is resized, "bilinear" or "bicubic".
+            antialias: whether the image is smoothed before it is made smaller.
 
         Raises:
-            InputError: an unknown choice, or a size that the patch does not divide.
+            InputError: a choice is unknown, or the patch does not divide the size.
         """
         for key, value, known in (
             ("aspect", aspect, ASPECTS),
@@ -71,18 +72,22 @@ class ClipBranch(abc.ABC):
                 f"CLIP branch: an input of {input_size} pixels is no multiple of the patch of "
                 f"{clip.name}, {clip.patch_size}"
             )
-        self.clip, self.input_size, self.aspect = clip, input_size, aspect
-        self.align_masks, self.binarise = align_masks, binarise
-        self.interpolation, self.antialias = interpolation, antialias
+        self.clip = clip
+        self.input_size = input_size
+        self.aspect = aspect
+        self.align_masks = align_masks
+        self.binarise = binarise
+        self.interpolation = interpolation
+        self.antialias = antialias
 
-    def facts(self) -> dict[str, Any]:
-        """What decides the scores beside weights and words: the values behind "the kind's own"."""
+    def settings(self) -> dict[str, Any]:
+        """Settings that decide the scores beside weights and vocabulary, with defaults filled in."""
         names = ("input_size", "aspect", "align_masks", "binarise", "interpolation", "antialias")
         return {"kind": type(self).__name__} | {name: getattr(self, name) for name in names}
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(h, w)"""
+        """Rows and columns of CLIP's grid, (h, w)."""
         cells = self.input_size // self.clip.patch_size
         return cells, cells
 
@@ -95,22 +100,22 @@ class ClipBranch(abc.ABC):
         synonyms: Sequence[int],
         canvas: tuple[int, int] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Class logits of the masks, and which of them CLIP could see.
+        """Class logits of the masks, and which masks have a visible cell.
 
         Args:
             image: (3, H, W), RGB in [0, 1], without padding.
-            mask_logits: (Q, m, n), positive inside, over the canvas.
+            mask_logits: (Q, m, n) over the canvas, positive inside a mask.
             text_SE: text embeddings, the synonyms of a class one after another.
-            synonyms: how many texts each class has.
-            canvas: rows and columns in pixels that the masks cover: the image with the padding at
-                its right and bottom. None: the image itself.
+            synonyms: number of texts of each class.
+            canvas: rows and columns in pixels that the masks cover: the image with its padding at
+                the right and bottom. None: the image itself.
 
         Returns:
-            (Q, K): scaled cosine, the best of a class's synonyms; and (Q,) bool: whether a cell of the
-            grid was visible.
+            Class logits (Q, K), the largest scaled cosine among a class's synonyms; and (Q,) bool,
+            True for masks with at least one visible cell.
 
         Raises:
-            InputError: a canvas smaller than the image, or counts that do not fit the texts.
+            InputError: the canvas is smaller than the image, or the counts do not fit the texts.
         """
         regions_QE, valid = self.embed(image, mask_logits, canvas)
         scale = similarity_scale(self.clip.logit_scale)
@@ -120,13 +125,16 @@ class ClipBranch(abc.ABC):
     def embed(
         self, image: Tensor, mask_logits: Tensor, canvas: tuple[int, int] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Region embeddings (Q, E), and (Q,) bool as in `score`, whose arguments these are."""
+        """Region embeddings (Q, E) of the masks, and (Q,) bool, True for masks with a visible cell.
+
+        The arguments are those of `score`.
+        """
         cells_Qhw = self.cells(mask_logits, (image.shape[1], image.shape[2]), canvas)
-        regions = self._read(self.clip_input(image)[None], cells_Qhw)
+        regions = self._readout(self.clip_input(image)[None], cells_Qhw)
         return regions.float(), cells_Qhw.flatten(1).any(dim=1)
 
     def clip_input(self, image: Tensor) -> Tensor:
-        """What CLIP sees of an image (3, H, W) in [0, 1]: normalised, (3, input_size, input_size)."""
+        """CLIP's input (3, input_size, input_size), normalised, for an image (3, H, W) in [0, 1]."""
         rows, columns = self._shown((image.shape[1], image.shape[2]))
         resized = F.interpolate(
             image[None].float(),
@@ -145,7 +153,7 @@ class ClipBranch(abc.ABC):
         image_size: tuple[int, int],
         canvas: tuple[int, int] | None = None,
     ) -> Tensor:
-        """Boolean cells (Q, h, w) that the masks make visible; arguments as in `score`."""
+        """Boolean cells (Q, h, w) that the masks make visible; the arguments are those of `score`."""
         canvas = canvas or image_size
         if canvas[0] < image_size[0] or canvas[1] < image_size[1]:
             raise InputError(
@@ -154,14 +162,15 @@ class ClipBranch(abc.ABC):
             )
         shown = self._shown(image_size)
         valid = image_size if self.align_masks else canvas
-        share_h, share_w = (
+        # The image's fraction of the mask map, extended by the padding of CLIP's own input.
+        fraction_h, fraction_w = (
             valid[axis] / canvas[axis] * self.input_size / shown[axis] for axis in (0, 1)
         )
         return visible_cells(
             mask_logits,
             self.grid,
             self.clip.patch_size,
-            share=(share_h, share_w),
+            fraction=(fraction_h, fraction_w),
             shown=shown,
             binarise=self.binarise,
         )
@@ -174,15 +183,15 @@ class ClipBranch(abc.ABC):
         return rows, columns
 
     @abc.abstractmethod
-    def _read(self, images: Tensor, cells_Qhw: Tensor) -> Tensor:
-        """(1, 3, S, S) and the visible cells -> (Q, E)"""
+    def _readout(self, images: Tensor, cells_Qhw: Tensor) -> Tensor:
+        """Embeddings (Q, E) of the visible cells of one image (1, 3, S, S)."""
 
 
 class MaskedAttention(ClipBranch):
-    """Copies of the class token that attend to the class token and the visible patches (ODISE).
+    """Mask tokens, copies of the class token, that attend to it and to the visible patches (ODISE).
 
-    A mask without visible patch sees the class token alone: roughly the image's own classes.
-    Defaults are ODISE's. Needs a ViT.
+    A mask without a visible patch attends to the class token alone, and scores roughly as the whole
+    image does. The defaults are ODISE's. It needs a ViT.
     """
 
     def __init__(
@@ -196,7 +205,12 @@ class MaskedAttention(ClipBranch):
         interpolation: str = "bilinear",
         antialias: bool = False,
     ) -> None:
-        """Arguments of `ClipBranch`; an `input_size` of None is the size of CLIP's image embeddings."""
+        """
+        Args:
+            clip: frozen CLIP with a ViT.
+            input_size: side in pixels of CLIP's square input; None: the size of its image embeddings.
+            aspect, align_masks, binarise, interpolation, antialias: as in `ClipBranch`.
+        """
         super().__init__(
             clip,
             input_size=input_size or clip.image_size,
@@ -207,15 +221,15 @@ class MaskedAttention(ClipBranch):
             antialias=antialias,
         )
 
-    def _read(self, images: Tensor, cells_Qhw: Tensor) -> Tensor:
+    def _readout(self, images: Tensor, cells_Qhw: Tensor) -> Tensor:
         return self.clip.visual.observe_regions(images, [cells_Qhw])
 
 
 class DensePooling(ClipBranch):
-    """The mean of the dense features in the visible cells (CLIPSelf).
+    """Mean of the dense features in the visible cells (CLIPSelf).
 
-    A mask without visible cell has the embedding 0 and is not valid. Defaults are those of
-    CLIPSelf's evaluation of masks: 64 x 64 cells, aspect kept, black padding.
+    A mask without a visible cell has the embedding 0 and is not valid. The defaults are those of
+    CLIPSelf's evaluation of masks: 64 x 64 cells, aspect ratio kept, black padding.
     """
 
     def __init__(
@@ -229,7 +243,12 @@ class DensePooling(ClipBranch):
         interpolation: str = "bicubic",
         antialias: bool = True,
     ) -> None:
-        """Arguments of `ClipBranch`; an `input_size` of None is 64 cells a side."""
+        """
+        Args:
+            clip: frozen CLIP.
+            input_size: side in pixels of CLIP's square input; None: 64 cells.
+            aspect, align_masks, binarise, interpolation, antialias: as in `ClipBranch`.
+        """
         super().__init__(
             clip,
             input_size=input_size or CELLS * clip.patch_size,
@@ -240,11 +259,11 @@ class DensePooling(ClipBranch):
             antialias=antialias,
         )
 
-    def _read(self, images: Tensor, cells_Qhw: Tensor) -> Tensor:
+    def _readout(self, images: Tensor, cells_Qhw: Tensor) -> Tensor:
         return self.clip.encode_masks(images, [cells_Qhw])
 
 
-# The names that a configuration gives them.
+# Names of the branches in a configuration.
 CLIP_BRANCHES: dict[str, type[MaskedAttention] | type[DensePooling]] = {
     "masked_attention": MaskedAttention,
     "dense": DensePooling,

@@ -1,7 +1,7 @@
 """The losses of a mask generator (Mask2Former; ODISE's settings).
 
 Shapes: B images, Q queries, K + 1 classes with void last, T targets of an image, n matched masks of
-    a batch, P points, h x w pixels of the predictions, H x W of the targets.
+    a batch, P points, h x w pixels of the predictions, H x W pixels of the targets.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Matches = list[tuple[Tensor, Tensor]]
 
 @dataclasses.dataclass(frozen=True)
 class MaskTargets:
-    """The segments of an image: labels (T,) int64 in [0, K), masks (T, H, W) bool over the canvas."""
+    """Segments of an image: labels (T,) int64 in [0, K), masks (T, H, W) bool over the canvas."""
 
     labels: Tensor
     masks: Tensor
@@ -30,14 +30,14 @@ class MaskTargets:
 
 @dataclasses.dataclass(frozen=True)
 class LossSettings:
-    """Weights and points; the defaults are ODISE's.
+    """Weights of the loss terms and numbers of points; the defaults are ODISE's.
 
     Attributes:
-        weights: of the terms.
-        void_weight: what a query without target counts in the classification.
-        points: P, where a mask is compared.
-        oversample: random candidates for each point.
-        important: the share of points taken from the candidates, where the prediction is least sure;
+        weights: weights of the loss terms, which the matching uses too.
+        void_weight: weight of a query without a target in the classification loss.
+        points: P, number of points at which a mask is compared with its target.
+        oversample: number of random candidates for each point.
+        important: fraction of the points that are the candidates with the least certain prediction;
             the others are random.
     """
 
@@ -49,38 +49,40 @@ class LossSettings:
 
 
 class MaskCriterion:
-    """Matches queries with targets, and adds up classification, mask and dice loss of every layer."""
+    """Matches queries with targets and computes classification, mask and dice loss of every layer."""
 
     def __init__(self, *, class_agnostic: bool, settings: LossSettings | None = None) -> None:
         """
         Args:
-            class_agnostic: the classification knows objects and void only (the caption model).
-            settings: None for ODISE's.
+            class_agnostic: whether the classification is between object and void only (the caption
+                model).
+            settings: weights and numbers of points; None for ODISE's.
         """
-        self.class_agnostic, self.settings = class_agnostic, settings or LossSettings()
+        self.class_agnostic = class_agnostic
+        self.settings = settings or LossSettings()
 
     def losses(
         self,
         predictions: Sequence[tuple[Tensor, Tensor]],
         targets: Sequence[MaskTargets],
     ) -> dict[str, Tensor]:
-        """Weighted losses: ``loss_{class,mask,dice}`` of the last layer, ``..._{i}`` of the i-th before.
+        """Weighted losses: ``loss_{class,mask,dice}`` of the last layer, ``..._{i}`` of earlier layer i.
 
         Args:
-            predictions: for each layer class logits with void (B, Q, K + 1), of the class-agnostic
-                kind (B, Q, 2), and mask logits (B, Q, h, w).
-            targets: of each image; no targets at all are fine.
+            predictions: class logits with void, (B, Q, K + 1) or (B, Q, 2) if class-agnostic, and
+                mask logits (B, Q, h, w) of each layer.
+            targets: segments of each image; images without any are fine.
         """
         if self.class_agnostic:
             targets = [MaskTargets(torch.zeros_like(t.labels), t.masks) for t in targets]
         count = count_masks(targets, predictions[0][1].device)
-        found: dict[str, Tensor] = {}
+        losses: dict[str, Tensor] = {}
         *earlier, last = predictions
         named = {"": last} | {f"_{index}": layer for index, layer in enumerate(earlier)}
         for suffix, (class_logits, mask_logits) in named.items():
             terms = self._layer(class_logits, mask_logits, targets, count)
-            found |= {f"loss_{name}{suffix}": term for name, term in terms.items()}
-        return found
+            losses |= {f"loss_{name}{suffix}": term for name, term in terms.items()}
+        return losses
 
     def _layer(
         self,
@@ -89,7 +91,9 @@ class MaskCriterion:
         targets: Sequence[MaskTargets],
         count: Tensor,
     ) -> dict[str, Tensor]:
-        settings, weights = self.settings, self.settings.weights
+        """Weighted "class", "mask" and "dice" loss of one layer; `count` divides the mask losses."""
+        settings = self.settings
+        weights = settings.weights
         matches = [
             match_queries(c, m, t.labels, t.masks, points=settings.points, weights=weights)
             for c, m, t in zip(classes, masks, targets, strict=True)
@@ -106,7 +110,7 @@ class MaskCriterion:
 
 
 def count_masks(targets: Sequence[MaskTargets], device: torch.device) -> Tensor:
-    """Targets of the batch, the mean over processes and at least 1: what mask losses are divided by."""
+    """Divisor of mask losses: targets of a batch, averaged over processes, at least 1."""
     count = torch.tensor(float(sum(len(t.labels) for t in targets)), device=device)
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(count)
@@ -115,7 +119,12 @@ def count_masks(targets: Sequence[MaskTargets], device: torch.device) -> Tensor:
 
 
 def mask_losses(logits_nP: Tensor, targets_nP: Tensor) -> tuple[Tensor, Tensor]:
-    """Binary cross-entropy, the mean over points, and dice loss of each mask, both (n,)."""
+    """Binary cross-entropy, averaged over points, and dice loss of each mask, both (n,).
+
+    Args:
+        logits_nP: mask logits at the points.
+        targets_nP: target values at the same points, in [0, 1].
+    """
     entropy = F.binary_cross_entropy_with_logits(logits_nP, targets_nP, reduction="none")
     inside = logits_nP.sigmoid()
     overlap_n = 2 * (inside * targets_nP).sum(dim=1) + 1
@@ -124,11 +133,12 @@ def mask_losses(logits_nP: Tensor, targets_nP: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def uncertain_points(logits_nhw: Tensor, settings: LossSettings) -> Tensor:
-    """Points (n, P, 2), (x, y) in [0, 1], mostly where the logits are near zero (PointRend, 3.3)."""
+    """Points (n, P, 2), (x, y) in [0, 1], mostly where logits are near 0 (PointRend, section 3.3)."""
     count = len(logits_nhw)
     hard = int(settings.important * settings.points)
     candidates = logits_nhw.new_empty(count, int(settings.oversample * settings.points), 2)
     candidates.uniform_()
+    # The smaller a logit's magnitude, the less certain the prediction.
     doubt = -sample_points(logits_nhw, candidates).abs()
     best = doubt.topk(hard, dim=1).indices[..., None].expand(-1, -1, 2)
     others = logits_nhw.new_empty(count, settings.points - hard, 2).uniform_()
@@ -141,7 +151,7 @@ def _classification(
     matches: Matches,
     void_weight: float,
 ) -> Tensor:
-    """Cross-entropy, a mean that counts void less; queries without a target are void."""
+    """Mean cross-entropy with a lower weight for void, the target of unmatched queries."""
     void = logits_BQK.shape[2] - 1
     wanted_BQ = torch.full(logits_BQK.shape[:2], void, device=logits_BQK.device)
     for wanted_Q, target, (queries, indices) in zip(wanted_BQ, targets, matches):
@@ -157,7 +167,7 @@ def _at_points(
     matches: Matches,
     settings: LossSettings,
 ) -> tuple[Tensor, Tensor]:
-    """Logits and targets (n, P) of the matched masks at the same points."""
+    """Logits (n, P) and targets (n, P) of the matched masks at the same uncertain points."""
     logits_nhw = torch.cat([one[queries] for one, (queries, _) in zip(masks_BQhw, matches)])
     points_nP2 = uncertain_points(logits_nhw, settings)
     per_image = points_nP2.split([len(queries) for queries, _ in matches])
@@ -169,7 +179,8 @@ def _at_points(
 
 
 def _sampled(logits_nhw: Tensor, points_nP2: Tensor) -> Tensor:
+    """Logits (n, P) at the points; without masks an empty tensor that still has a gradient."""
     if len(logits_nhw):
         return sample_points(logits_nhw, points_nP2)
-    # Nothing to sample, but the parameters behind the masks still get their (zero) gradients.
+    # Parameters behind the masks have to get (zero) gradients even if nothing is sampled.
     return logits_nhw.flatten(1)[:, :1].expand(-1, points_nP2.shape[1])

@@ -1,6 +1,6 @@
-"""Masks of many queries at the size of a picture, some at a time.
+"""Masks of many queries at the size of an image, processed in pieces that fit the cache.
 
-Shapes: Q queries, P pixels of a piece, H W rows and columns of the output.
+Shapes: Q queries, n chosen queries, P pixels of a piece, H W rows and columns of the output.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Numbers that are worked on at once: within a core's cache, or enough for a GPU.
-CPU_NUMBERS, GPU_NUMBERS = 2**18, 2**25
-# Vectorised and scalar arithmetic may differ in the last bit: pieces have no scalar rest.
+# Numbers that are processed at once: within a core's cache, and enough for a GPU.
+CPU_NUMBERS = 2**18
+GPU_NUMBERS = 2**25
+# Pieces are multiples of a vector register: scalar arithmetic on a rest may differ in the last bit.
 LANES = 64
 
 
 def pixel_pieces(
     mask_logits: Tensor, queries: Tensor | None = None, more: int = 0
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Pixels from ... to, and a float32 copy (n, P) of their logits that may be overwritten.
+    """Yields a slice of pixels and a float32 copy (n, P) of their logits that may be overwritten.
 
     Args:
-        mask_logits: (Q, H, W).
-        queries: (n,) indices; None for all.
-        more: numbers per pixel that the caller makes besides.
+        mask_logits: (Q, H, W); the slices are of its flattened pixels.
+        queries: indices (n,) of the queries to yield; None for all Q.
+        more: further numbers a pixel that the caller computes, so that pieces get smaller.
     """
     flat = mask_logits.flatten(1)
     count = len(flat) if queries is None else len(queries)
@@ -39,15 +40,16 @@ def pixel_pieces(
 
 
 def first_best(values_nP: Tensor) -> tuple[Tensor, Tensor]:
-    """Maximum (P,) and the first row (P,) int64 that has it. Overwrites its argument.
+    """Maximum (P,) over rows and the first row (P,) int64 that attains it; overwrites its argument.
 
-    As `max(dim=0)`, which on a CPU is some ten times as slow along rows.
+    The same as `max(dim=0)`, which is about ten times as slow along rows on a CPU.
     """
     best = values_nP.amax(dim=0)
     count = len(values_nP)
+    # Row i is given n - i where it attains the maximum, so the largest number marks the first row.
     backwards = torch.arange(count, 0, -1, dtype=values_nP.dtype, device=values_nP.device)
     first = count - values_nP.eq_(best).mul_(backwards[:, None]).amax(dim=0)
-    # Where the best is NaN nothing equals it.
+    # Nothing equals a maximum of NaN, which leaves n.
     return best, first.long().clamp_(max=count - 1)
 
 
@@ -57,16 +59,16 @@ def resize_masks(
     image_size: tuple[int, int],
     output_size: tuple[int, int],
 ) -> Tensor:
-    """Masks (Q, H, W) float32 of the original picture from those of the generator.
+    """Mask logits (Q, H, W) float32 of the original image from those of the generator.
 
-    Bilinear to the padded canvas, cut to what the picture covers of it (top left), and bilinear to
-    the output: two steps, a few queries at a time, since one step gives other numbers.
+    They are resized to the padded canvas, cut to the image's part of it (top left) and resized to the
+    output, bilinearly and a few queries at a time. A single resize gives other numbers.
 
     Args:
-        mask_logits: (Q, h, w), usually a quarter of the canvas.
-        canvas_size: (rows, columns) of the padded input.
-        image_size: (rows, columns) of the picture on it.
-        output_size: (H, W).
+        mask_logits: (Q, h, w), usually at a quarter of the canvas's resolution.
+        canvas_size: rows and columns of the padded input in pixels.
+        image_size: rows and columns of the resized image on the canvas.
+        output_size: rows and columns (H, W) of the original image.
     """
     rows, columns = image_size
     output = mask_logits.new_empty((len(mask_logits), *output_size), dtype=torch.float32)

@@ -1,11 +1,11 @@
-"""Class probabilities and masks of queries -> panoptic, semantic and instance outputs.
+"""Merges class probabilities and masks of queries into panoptic, semantic and instance outputs.
 
 The rules are Mask2Former's. Masks are read once, some pixels of all queries at a time, so memory
-beyond inputs and outputs does not grow with the picture; decisions about queries are taken on the
-host, after one transfer.
+beyond inputs and outputs does not grow with the image. Decisions about queries are made on the host,
+after one transfer.
 
-Shapes: Q queries, K classes, P pixels of a piece, H W rows and columns of the output. `probs` is
-(Q, K + 1) with void last, as `fusion.fuse_scores` gives it; `mask_logits` is (Q, H, W).
+Shapes: Q queries, n of them kept, K classes, P pixels of a piece, H W rows and columns of the output.
+`probs` is (Q, K + 1) with void last, as `fusion.fuse_scores` returns it; `mask_logits` is (Q, H, W).
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ def merge_panoptic(
     object_threshold: float = 0.0,
     overlap_threshold: float = 0.8,
 ) -> tuple[Tensor, list[Segment]]:
-    """Every pixel goes to one query, and a query to one segment.
+    """Panoptic segments: every pixel is assigned to one query, and every query to one segment.
 
-    A query takes part if its best class is not void and exceeds `object_threshold`. A pixel goes
-    to the query with the highest probability of class x mask, of equal ones the first; only where
-    that mask has at least one half is it drawn. A query is dropped if it won fewer than
-    `overlap_threshold` of the pixels where its mask has one half. Queries of one stuff class share
-    a segment.
+    A query takes part if its best class is not void and has more than `object_threshold`. A pixel is
+    assigned to the query with the highest product of class and mask probability, the first of equal
+    ones, and drawn only if that mask's probability is at least one half there. A query is dropped if
+    it won fewer pixels than `overlap_threshold` times the pixels where its mask's probability is at
+    least one half. Queries of the same stuff class form one segment.
 
     Args:
-        probs: (Q, K + 1).
-        mask_logits: (Q, H, W).
+        probs: class probabilities (Q, K + 1), void last.
+        mask_logits: (Q, H, W), positive inside a mask.
         thing_ids: indices of the thing classes, in [0, K); a list, a set, an array or a tensor.
-        object_threshold: in [0, 1].
-        overlap_threshold: in [0, 1].
+        object_threshold: probability that a query's class has to exceed, in [0, 1].
+        overlap_threshold: smallest ratio of a query's won pixels to its mask's area, in [0, 1].
 
     Returns:
-        ids (H, W) int64, 0 where nothing is, and for each segment "id" (from 1), "isthing" (bool)
-        and "category_id" (in [0, K)).
+        Segment ids (H, W) int64, 0 where there is no segment, and a dict for each segment: "id" (from
+        1), "isthing" (bool) and "category_id" (in [0, K)).
 
     Raises:
-        ValueError: shapes or thing ids that do not fit.
+        ValueError: shapes or thing ids do not fit.
         FloatingPointError: a probability or a deciding mask is not finite.
     """
     num_classes = _check(probs, mask_logits)
@@ -61,10 +61,11 @@ def merge_panoptic(
     if len(kept) == 0 or ids_HW.numel() == 0:
         return ids_HW, []
     winner, drawn, areas = _contest(scores_Q[kept], mask_logits, kept)
-    # One transfer; row 0 are labels, the rest is as `_contest` has it.
+    # One transfer for everything; row 0 holds the labels, the other rows are those of `_contest`.
     labels, won, half, both = torch.cat([labels_Q[kept][None], areas]).tolist()
-    segment_of, segments = [0] * len(kept), list[Segment]()
-    stuff = dict[int, int]()
+    segment_of = [0] * len(kept)
+    segments = list[Segment]()
+    stuff = dict[int, int]()  # id of the segment of each stuff class
     for query, label in enumerate(labels):
         if not (won[query] and half[query] and both[query]):
             continue
@@ -84,18 +85,20 @@ def merge_panoptic(
 
 
 def _contest(scores: Tensor, mask_logits: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Who wins each pixel.
+    """The query that wins each pixel, and the areas that decide about the queries.
 
     Args:
-        scores: (n,) of the kept queries.
+        scores: class probabilities (n,) of the kept queries.
         mask_logits: (Q, H, W).
-        kept: (n,) indices of queries.
+        kept: indices (n,) of the kept queries.
 
     Returns:
-        winner (H W,) int64 in [0, n); drawn (H W,) bool, whether its mask has one half there; and
-        pixels (3, n) int64 of each: won, with one half, and both.
+        The winner of each pixel, (H W,) int64 in [0, n); whether the winner's mask probability is at
+        least one half there, (H W,) bool; and numbers of pixels (3, n) int64 of each query: won, with
+        a probability of at least one half, and both.
     """
-    pixels, device = mask_logits[0].numel(), mask_logits.device
+    pixels = mask_logits[0].numel()
+    device = mask_logits.device
     winner = torch.empty(pixels, dtype=torch.int64, device=device)
     drawn = torch.empty(pixels, dtype=torch.bool, device=device)
     half = torch.zeros(len(kept), dtype=torch.int64, device=device)
@@ -116,11 +119,11 @@ def _contest(scores: Tensor, mask_logits: Tensor, kept: Tensor) -> tuple[Tensor,
 
 
 def merge_semantic(probs: Tensor, mask_logits: Tensor) -> Tensor:
-    """Scores (K, H, W) float32 of each class: the sum over queries of class x mask probability.
+    """Scores (K, H, W) float32 of each class: class times mask probability, summed over queries.
 
     Args:
-        probs: (Q, K + 1); void is left out.
-        mask_logits: (Q, H, W).
+        probs: class probabilities (Q, K + 1); void is left out.
+        mask_logits: (Q, H, W), positive inside a mask.
     """
     num_classes = _check(probs, mask_logits)
     scores = mask_logits.new_empty((num_classes, *mask_logits.shape[1:]), dtype=torch.float32)
@@ -130,11 +133,13 @@ def merge_semantic(probs: Tensor, mask_logits: Tensor) -> Tensor:
 
 
 def semantic_labels(probs: Tensor, mask_logits: Tensor) -> Tensor:
-    """Best class (H, W) int64 of `merge_semantic`, of equal ones the first, without its maps.
+    """Best class (H, W) int64 of every pixel, as the first maximum of `merge_semantic`'s scores.
+
+    The scores (K, H, W) themselves are never in memory as a whole.
 
     Args:
-        probs: (Q, K + 1); void is left out.
-        mask_logits: (Q, H, W).
+        probs: class probabilities (Q, K + 1); void is left out.
+        mask_logits: (Q, H, W), positive inside a mask.
     """
     _check(probs, mask_logits)
     labels = mask_logits.new_zeros(mask_logits.shape[1:], dtype=torch.int64)
@@ -144,6 +149,7 @@ def semantic_labels(probs: Tensor, mask_logits: Tensor) -> Tensor:
 
 
 def _class_scores(probs: Tensor, mask_logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yields a slice of the flattened pixels and their class scores (K, P)."""
     class_KQ = probs[:, :-1].float().T
     for piece, logits in pixel_pieces(mask_logits, more=len(class_KQ)):
         with full_precision(logits.device):
@@ -157,36 +163,39 @@ def merge_instances(
     thing_ids: Iterable[int] | None,
     top_k: int = 100,
 ) -> Instances:
-    """The best pairs of query and class, things only.
+    """Instances of the best pairs of query and class, things only.
 
-    The `top_k` are taken among all classes and stuff is dropped afterwards. One query may come
-    under several classes. A score is that of the class times the mean mask probability inside of
-    the mask.
+    The `top_k` pairs are chosen among all classes, and stuff is dropped afterwards. A query may
+    appear with several classes. The score is the class probability times the mean mask probability
+    inside the mask.
 
     Args:
-        probs: (Q, K + 1); void is left out.
-        mask_logits: (Q, H, W).
+        probs: class probabilities (Q, K + 1); void is left out.
+        mask_logits: (Q, H, W), positive inside a mask.
         thing_ids: indices of the thing classes, in [0, K); None keeps all classes.
-        top_k: at least 0.
+        top_k: number of pairs, at least 0.
 
     Returns:
-        n instances of an (H, W) picture: "pred_masks" (n, H, W) bool, "scores" (n,) float32,
+        n instances of an (H, W) image: "pred_masks" (n, H, W) bool, "scores" (n,) float32,
         "pred_classes" (n,) int64, and "pred_boxes", which are all 0: only masks are meant to be
-        evaluated. By falling class probability, of equal ones the lower query and class first.
+        evaluated. They are in order of falling class probability, equal ones in that of query and
+        class.
 
     Raises:
-        ValueError: shapes, thing ids or a number of pairs that do not fit.
+        ValueError: shapes, thing ids or `top_k` do not fit.
         FloatingPointError: a probability is not finite.
     """
     num_classes = _check(probs, mask_logits)
     if top_k < 0:
         raise ValueError(f"top_k is {top_k}: give 0 or more")
     class_scores, order = probs[:, :-1].float().flatten().sort(stable=True, descending=True)
-    class_scores, order = class_scores[:top_k], order[:top_k]
+    class_scores = class_scores[:top_k]
+    order = order[:top_k]
     if thing_ids is not None:
         things = order.new_tensor(sorted(_indices(thing_ids, num_classes)))
         chosen = torch.isin(order % num_classes, things)
-        class_scores, order = class_scores[chosen], order[chosen]
+        class_scores = class_scores[chosen]
+        order = order[chosen]
     queries = order // num_classes
     height, width = mask_logits.shape[1:]
     masks = mask_logits.new_empty((len(queries), height * width), dtype=torch.bool)
@@ -195,16 +204,16 @@ def merge_instances(
         mask = torch.gt(logits, 0, out=masks[:, piece])
         inside += (logits.sigmoid_() * mask).sum(dim=1)
         area += mask.sum(dim=1)
-    found = Instances((height, width))
-    found.pred_masks = masks.view(len(queries), height, width)
-    found.pred_boxes = Boxes(class_scores.new_zeros(len(queries), 4))
-    found.scores = class_scores * (inside / (area + 1e-6)).float()
-    found.pred_classes = order % num_classes
-    return found
+    instances = Instances((height, width))
+    instances.pred_masks = masks.view(len(queries), height, width)
+    instances.pred_boxes = Boxes(class_scores.new_zeros(len(queries), 4))
+    instances.scores = class_scores * (inside / (area + 1e-6)).float()
+    instances.pred_classes = order % num_classes
+    return instances
 
 
 def _check(probs: Tensor, mask_logits: Tensor) -> int:
-    """K, if everything fits."""
+    """Number of classes K, after a check of shapes and of finite probabilities."""
     if probs.ndim != 2 or mask_logits.ndim != 3 or len(probs) != len(mask_logits):
         raise ValueError(
             f"probabilities (Q, K + 1) {tuple(probs.shape)} do not fit mask logits (Q, H, W) "
@@ -216,7 +225,7 @@ def _check(probs: Tensor, mask_logits: Tensor) -> int:
 
 
 def _indices(thing_ids: Iterable[int], num_classes: int) -> set[int]:
-    """Thing classes as Python's numbers: elements of a tensor are told apart by where they lie."""
+    """Thing classes as a set of Python numbers: elements of a tensor hash by identity, not by value."""
     given = [thing.item() if hasattr(thing, "item") else thing for thing in thing_ids]
     if any(isinstance(thing, bool) for thing in given):
         raise ValueError(

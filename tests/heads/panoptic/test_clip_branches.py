@@ -1,4 +1,4 @@
-"""CLIP branches: the official numbers (tests/parity), and what each way of reading promises."""
+"""CLIP branches: the official numbers (tests/parity), and what each readout promises."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ def plain(embeddings, words, valid) -> torch.Tensor:
 def test_same_as_a_loop():
     embeddings, words = torch.randn(4, 7, 8), torch.randn(4, 3, 8)
     for valid in (torch.ones(4).bool(), torch.tensor([True, False, True, True])):
-        found = grounding_loss(embeddings, words, valid, SCALE)
-        torch.testing.assert_close(found, plain(embeddings, words, valid))
+        loss = grounding_loss(embeddings, words, valid, SCALE)
+        torch.testing.assert_close(loss, plain(embeddings, words, valid))
 
 
 def test_captions_of_their_own_image_cost_less():
@@ -49,18 +49,18 @@ def test_captions_of_all_processes_compete(tmp_path):
     parts = torch.randn(4, 7, 8, generator=generator), torch.randn(4, 3, 8, generator=generator)
     valid = torch.tensor([False, False, True, True])  # none in the first process
 
-    def work(rank=0, folder=None, share=2):
-        own = slice(share * rank, share * rank + share)
+    def work(rank=0, folder=None, batch=2):
+        own = slice(batch * rank, batch * rank + batch)
         embeddings, words = (part[own].clone().requires_grad_() for part in parts)
         scale = SCALE.clone().requires_grad_()
         loss = grounding_loss(embeddings, words, valid[own], scale)
         loss.backward()
         count = torch.tensor(longest_caption([["word"] * rank * 3], loss.device))
-        found = (loss.detach(), embeddings.grad, words.grad, scale.grad, count)
-        return dict(zip(("loss", "embeddings", "words", "scale", "count"), found))
+        results = (loss.detach(), embeddings.grad, words.grad, scale.grad, count)
+        return dict(zip(("loss", "embeddings", "words", "scale", "count"), results))
 
     first, second = in_two_processes(work, tmp_path)
-    whole = work(share=4)
+    whole = work(batch=4)
     for name in ("loss", "scale"):
         assert torch.equal(first[name], second[name])
         torch.testing.assert_close(first[name], whole[name])

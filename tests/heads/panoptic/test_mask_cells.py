@@ -31,11 +31,11 @@ def test_centre_is_the_logit_interpolated_to_the_grid():
     assert torch.equal(visible_cells(masks, GRID, PATCH, binarise="centre"), expected)
 
 
-def test_a_share_of_the_map_is_that_part_cut_out():
+def test_a_fraction_of_the_map_is_that_part_cut_out():
     masks = smooth(9, 20, 42)
     part = masks[:, :10, :28]
     # Only cells whose samples do not reach over the cut are the same.
-    whole = visible_cells(masks, GRID, PATCH, share=(10 / 20, 28 / 42))[:, :-1, :-1]
+    whole = visible_cells(masks, GRID, PATCH, fraction=(10 / 20, 28 / 42))[:, :-1, :-1]
     assert torch.equal(whole, visible_cells(part, GRID, PATCH)[:, :-1, :-1])
 
 

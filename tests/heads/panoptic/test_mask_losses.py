@@ -38,26 +38,26 @@ def test_classification_counts_void_a_tenth_by_hand():
     classes, wanted = torch.randn(1, 3, 5), targets(3, 1)
     masks = 20 * wanted.masks.float() - 10
     masks = torch.cat([masks, torch.full((1, 16, 16), -10.0)])[None]
-    found = criterion.losses([(classes, masks)], [wanted])
+    losses = criterion.losses([(classes, masks)], [wanted])
     logs = -classes[0].log_softmax(-1)
     expected = (logs[0, 3] + logs[1, 1] + 0.1 * logs[2, 4]) / 2.1
-    torch.testing.assert_close(found["loss_class"], 2 * expected)
+    torch.testing.assert_close(losses["loss_class"], 2 * expected)
 
 
 def test_class_agnostic_losses_do_not_know_the_labels():
     criterion = MaskCriterion(class_agnostic=True, settings=FEW)
-    classes, masks, found = torch.randn(2, 4, 2), torch.randn(2, 4, 8, 8), []
+    classes, masks, losses = torch.randn(2, 4, 2), torch.randn(2, 4, 8, 8), []
     for labels in ((3, 1), (0, 7)):
         torch.manual_seed(1)
-        found.append(criterion.losses([(classes, masks)], [targets(*labels), targets(5)]))
-    assert found[0] == found[1]
+        losses.append(criterion.losses([(classes, masks)], [targets(*labels), targets(5)]))
+    assert losses[0] == losses[1]
 
 
 def test_same_as_a_loop_over_layers_images_and_masks():
     wanted = [targets(3, 1), targets(2), targets()]
     layers = [(torch.randn(3, 4, 6), torch.randn(3, 4, 8, 8)) for _ in range(3)]
     torch.manual_seed(5)
-    found = MaskCriterion(class_agnostic=False, settings=FEW).losses(layers, wanted)
+    losses = MaskCriterion(class_agnostic=False, settings=FEW).losses(layers, wanted)
     torch.manual_seed(5)
     for suffix, (classes, masks) in zip(("", "_0", "_1"), (layers[2], layers[0], layers[1])):
         rows, weight, logs, chosen, truth = [], [], classes.log_softmax(-1), [], []
@@ -77,25 +77,25 @@ def test_same_as_a_loop_over_layers_images_and_masks():
             p = x.sigmoid()
             entropy -= (t * p.log() + (1 - t) * (1 - p).log()).mean() / 3
             dice += (1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)) / 3
-        torch.testing.assert_close(found[f"loss_class{suffix}"], 2 * sum(rows) / sum(weight))
-        torch.testing.assert_close(found[f"loss_mask{suffix}"], 5 * entropy)
-        torch.testing.assert_close(found[f"loss_dice{suffix}"], 5 * dice)
-    assert len(found) == 9
+        torch.testing.assert_close(losses[f"loss_class{suffix}"], 2 * sum(rows) / sum(weight))
+        torch.testing.assert_close(losses[f"loss_mask{suffix}"], 5 * entropy)
+        torch.testing.assert_close(losses[f"loss_dice{suffix}"], 5 * dice)
+    assert len(losses) == 9
 
 
 def test_without_targets_only_void_is_learned_and_nothing_lacks_a_gradient():
     criterion = MaskCriterion(class_agnostic=False, settings=FEW)
     classes, masks = (torch.randn(2, 4, *s).requires_grad_() for s in ((6,), (8, 8)))
-    found = criterion.losses([(classes, masks)], [targets(), targets()])
-    assert found["loss_mask"] == 0 and found["loss_dice"] == 0 and found["loss_class"] > 0
-    sum(found.values()).backward()
+    losses = criterion.losses([(classes, masks)], [targets(), targets()])
+    assert losses["loss_mask"] == 0 and losses["loss_dice"] == 0 and losses["loss_class"] > 0
+    sum(losses.values()).backward()
     assert masks.grad is not None and not masks.grad.any() and classes.grad.any()
 
 
 def test_more_targets_than_queries():
     criterion = MaskCriterion(class_agnostic=True, settings=FEW)
-    found = criterion.losses([(torch.randn(1, 2, 2), torch.randn(1, 2, 8, 8))], [targets(0, 1, 2)])
-    assert all(loss.isfinite() for loss in found.values())
+    losses = criterion.losses([(torch.randn(1, 2, 2), torch.randn(1, 2, 8, 8))], [targets(0, 1, 2)])
+    assert all(loss.isfinite() for loss in losses.values())
 
 
 def test_masks_are_counted_over_the_batch_and_never_zero():

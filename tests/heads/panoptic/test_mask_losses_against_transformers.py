@@ -1,9 +1,9 @@
 """Matching and losses of masks against transformers' Mask2FormerLoss, at the same random points.
 
 Both draw their points in the same order (layer by layer, the last one first: those of each image's
-matching, the candidates for uncertain points, the random ones), so that a seed is all they share.
+matching, the candidates for uncertain points, the random ones), so that both need only the same seed.
 
-What transformers does in another way on purpose is not compared: its terms come without weights, so
+What transformers does differently on purpose is not compared: its terms come without weights, so
 the test multiplies; costs that are not numbers match last, where ours stop the training as those of
 Mask2Former do; targets of canvases of different sizes are padded, ours are padded by the mapper.
 """
@@ -71,7 +71,7 @@ def losses_of_theirs(
 ) -> dict[str, Tensor]:
     """With the weights and under the names of ours."""
     *earlier, (class_logits, mask_logits) = predictions
-    found = criterion_of_theirs(settings, classes)(
+    losses = criterion_of_theirs(settings, classes)(
         mask_logits,
         class_logits,
         # They sample masks as they are given, and booleans cannot be.
@@ -89,7 +89,7 @@ def losses_of_theirs(
     return {
         name.replace(term, ours): weight * value
         for term, (ours, weight) in terms.items()
-        for name, value in found.items()
+        for name, value in losses.items()
         if name.startswith(term)
     }
 
@@ -116,9 +116,9 @@ def test_matches_are_the_same(settings):
     torch.manual_seed(4)
     how = {"points": settings.points, "weights": settings.weights}
     for c, m, one, pair in zip(classes, masks, wanted, expected, strict=True):
-        found = match_queries(c, m, one.labels, one.masks, **how)
-        assert len(found[0]) == min(QUERIES, len(one.labels))
-        torch.testing.assert_close(found, pair, atol=0, rtol=0)
+        matches = match_queries(c, m, one.labels, one.masks, **how)
+        assert len(matches[0]) == min(QUERIES, len(one.labels))
+        torch.testing.assert_close(matches, pair, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("important", [0.0, 0.7, 0.75, 1.0])
@@ -132,9 +132,9 @@ def test_uncertain_points_are_the_same(points, oversample, important):
         logits[:, None], criterion.calculate_uncertainty, points, oversample, important
     )
     torch.manual_seed(4)
-    found = uncertain_points(logits, settings)
-    assert found.shape == (5, points, 2)
-    torch.testing.assert_close(found, expected, atol=0, rtol=0)
+    chosen = uncertain_points(logits, settings)
+    assert chosen.shape == (5, points, 2)
+    torch.testing.assert_close(chosen, expected, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("class_agnostic", [False, True])
@@ -147,10 +147,10 @@ def test_losses_and_gradients_of_every_layer_are_the_same(counts, settings, clas
     logits = [one.requires_grad_() for layer in predictions for one in layer]
     criterion = MaskCriterion(class_agnostic=class_agnostic, settings=settings)
     torch.manual_seed(4)
-    found = criterion.losses(predictions, wanted)
+    losses = criterion.losses(predictions, wanted)
     torch.manual_seed(4)
     expected = losses_of_theirs(predictions, wanted, settings, classes)
-    assert len(found) == 12
-    torch.testing.assert_close(found, expected)
-    gradients = [torch.autograd.grad(sum(each.values()), logits) for each in (found, expected)]
+    assert len(losses) == 12
+    torch.testing.assert_close(losses, expected)
+    gradients = [torch.autograd.grad(sum(each.values()), logits) for each in (losses, expected)]
     torch.testing.assert_close(*gradients, atol=1e-7, rtol=1e-5)

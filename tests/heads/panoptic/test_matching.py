@@ -21,14 +21,14 @@ WEIGHTS = TermWeights(2.0, 5.0, 3.0)
 def test_costs_equal_a_loop_over_pairs():
     classes, logits = torch.randn(4, 6), 3 * torch.randn(4, 50)
     labels, targets = torch.tensor([2, 0, 2]), (torch.rand(3, 50) > 0.5).float()
-    found = pair_costs(classes, logits, labels, targets, WEIGHTS)
+    costs = pair_costs(classes, logits, labels, targets, WEIGHTS)
     for q, t in itertools.product(range(4), range(3)):
         probability = classes[q].softmax(-1)[labels[t]]
         entropy = F.binary_cross_entropy_with_logits(logits[q], targets[t])
         inside = logits[q].sigmoid()
         dice = 1 - (2 * (inside * targets[t]).sum() + 1) / (inside.sum() + targets[t].sum() + 1)
         expected = -2 * probability + 5 * entropy + 3 * dice
-        torch.testing.assert_close(found[q, t], expected)
+        torch.testing.assert_close(costs[q, t], expected)
 
 
 def test_points_are_sampled_as_bilinear_interpolation_does():
@@ -37,10 +37,10 @@ def test_points_are_sampled_as_bilinear_interpolation_does():
     points = torch.stack([x, y], dim=-1).flatten(0, 1)[None]
     expected = F.interpolate(maps[None], (8, 12), mode="bilinear", align_corners=False)[0]
     inner = slice(1, -1)  # beyond the centres of the outer pixels, samples fade to zero
-    found = sample_points(maps, points).unflatten(1, (8, 12))
-    torch.testing.assert_close(found[:, inner, inner], expected[:, inner, inner])
+    samples = sample_points(maps, points).unflatten(1, (8, 12))
+    torch.testing.assert_close(samples[:, inner, inner], expected[:, inner, inner])
     each = sample_points(maps, points.expand(3, -1, -1))
-    torch.testing.assert_close(each, found.flatten(1))
+    torch.testing.assert_close(each, samples.flatten(1))
     assert sample_points(maps[:0], points).shape == (0, 96)
 
 
@@ -49,14 +49,14 @@ def test_the_assignment_is_the_cheapest_of_all():
     classes, masks = torch.randn(5, 4), torch.randn(5, 8, 8)
     labels, targets = torch.tensor([1, 0, 2]), torch.rand(3, 16, 16) > 0.5
     torch.manual_seed(7)
-    queries, found = match_queries(classes, masks, labels, targets, points=99, weights=WEIGHTS)
+    queries, matched = match_queries(classes, masks, labels, targets, points=99, weights=WEIGHTS)
     torch.manual_seed(7)
     points = torch.rand(1, 99, 2)
     sampled = sample_points(masks, points), sample_points(targets, points)
     costs = pair_costs(classes, sampled[0], labels, sampled[1], WEIGHTS).numpy()
     best = min(costs[list(p), range(3)].sum() for p in itertools.permutations(range(5), 3))
-    np.testing.assert_allclose(costs[queries, found].sum(), best, rtol=1e-6)
-    assert sorted(found.tolist()) == [0, 1, 2] and len(set(queries.tolist())) == 3
+    np.testing.assert_allclose(costs[queries, matched].sum(), best, rtol=1e-6)
+    assert sorted(matched.tolist()) == [0, 1, 2] and len(set(queries.tolist())) == 3
 
 
 def test_masks_find_themselves():
@@ -66,22 +66,22 @@ def test_masks_find_themselves():
     masks = torch.cat([-torch.ones(2, 16, 16), targets[order].float() * 20 - 10])
     labels = torch.tensor([0, 0, 0])
     how = {"points": 200, "weights": TermWeights()}
-    queries, found = match_queries(torch.zeros(5, 2), masks, labels, targets, **how)
-    assert dict(zip(queries.tolist(), found.tolist())) == {2: 2, 3: 0, 4: 1}
+    queries, matched = match_queries(torch.zeros(5, 2), masks, labels, targets, **how)
+    assert dict(zip(queries.tolist(), matched.tolist())) == {2: 2, 3: 0, 4: 1}
 
 
 def test_an_image_without_targets():
     none = torch.zeros(0, dtype=torch.long), torch.zeros(0, 16, 16, dtype=torch.bool)
     how = {"points": 20, "weights": WEIGHTS}
-    queries, found = match_queries(torch.randn(5, 4), torch.randn(5, 8, 8), *none, **how)
-    assert len(queries) == len(found) == 0
+    queries, matched = match_queries(torch.randn(5, 4), torch.randn(5, 8, 8), *none, **how)
+    assert len(queries) == len(matched) == 0
 
 
 def test_predictions_that_are_not_finite_are_matched_all_the_same():
     logits = torch.full((3, 4, 4), torch.nan)
     masks = torch.ones(2, 4, 4, dtype=torch.bool)
     weights = TermWeights()
-    found = match_queries(
+    matches = match_queries(
         torch.zeros(3, 5), logits, torch.tensor([0, 1]), masks, points=8, weights=weights
     )
-    assert len(found[0]) == len(found[1]) == 2
+    assert len(matches[0]) == len(matches[1]) == 2

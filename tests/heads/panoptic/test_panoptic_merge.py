@@ -48,13 +48,13 @@ def random_queries(queries=40, classes=6, size=(48, 64), scale=3.0):
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    """Every picture takes several pieces."""
+    """Every image takes several pieces."""
     monkeypatch.setattr(mask_pieces, "CPU_NUMBERS", 1)
 
 
-def assert_same_panoptic(found, expected):
-    assert torch.equal(found[0], expected[0]) and found[1] == expected[1]
-    assert all(type(segment["isthing"]) is bool for segment in found[1])
+def assert_same_panoptic(merged, expected):
+    assert torch.equal(merged[0], expected[0]) and merged[1] == expected[1]
+    assert all(type(segment["isthing"]) is bool for segment in merged[1])
 
 
 # --- Panoptic
@@ -76,9 +76,9 @@ def test_official_panoptic_maps(case, official, suffix, thresholds):
 def test_random_queries_give_what_the_loop_gives(seed, overlap):
     torch.manual_seed(seed)
     inputs = random_queries()
-    found = merge_panoptic(*inputs, THINGS, 0.1 * (seed % 3), overlap)
-    assert_same_panoptic(found, plain_panoptic(*inputs, THINGS, 0.1 * (seed % 3), overlap))
-    assert overlap == 0.8 or len(found[1]) > 2
+    merged = merge_panoptic(*inputs, THINGS, 0.1 * (seed % 3), overlap)
+    assert_same_panoptic(merged, plain_panoptic(*inputs, THINGS, 0.1 * (seed % 3), overlap))
+    assert overlap == 0.8 or len(merged[1]) > 2
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -88,9 +88,9 @@ def test_ties_go_to_the_first_query_and_class_as_in_the_loop(seed, small_pieces)
     probs = (2 * probs).round().add(0.25)  # many equal scores, of void and of classes
     probs /= probs.sum(1, keepdim=True)
     masks = (masks / 4).round() * 4  # many equal masks, many logits of exactly 0
-    found = merge_panoptic(probs, masks, THINGS, 0.0, 0.0)
-    assert_same_panoptic(found, plain_panoptic(probs, masks, THINGS, 0.0, 0.0))
-    assert found[1]
+    merged = merge_panoptic(probs, masks, THINGS, 0.0, 0.0)
+    assert_same_panoptic(merged, plain_panoptic(probs, masks, THINGS, 0.0, 0.0))
+    assert merged[1]
 
 
 def test_pieces_change_nothing(official, monkeypatch):
@@ -201,27 +201,27 @@ def test_the_first_of_equal_rows_is_the_best():
 )
 def test_official_instances(case, official, name, top_k, things):
     probs, masks, thing_ids = official
-    found = merge_instances(probs, masks, thing_ids if things else None, top_k)
-    check_instances(found, case, f"instance{name}", masks)
+    merged = merge_instances(probs, masks, thing_ids if things else None, top_k)
+    check_instances(merged, case, f"instance{name}", masks)
 
 
-def check_instances(found, case, prefix, masks, slack=0):
+def check_instances(merged, case, prefix, masks, slack=0):
     """Against rows sorted by falling score, then query, then label."""
-    areas = found.pred_masks.flatten(1).sum(1)
+    areas = merged.pred_masks.flatten(1).sum(1)
     # The query of each instance by its mask; several empty ones are ambiguous.
-    same = (found.pred_masks[:, None] == (masks > 0)[None]).flatten(2).all(2)
+    same = (merged.pred_masks[:, None] == (masks > 0)[None]).flatten(2).all(2)
     queries = torch.where(same.sum(1) == 1, same.int().argmax(1), -1)
     rows = zip(
-        found.scores.tolist(),
+        merged.scores.tolist(),
         queries.tolist(),
-        found.pred_classes.tolist(),
+        merged.pred_classes.tolist(),
         areas.tolist(),
     )
     rows = sorted(rows, key=lambda row: (-row[0], row[1], row[2]))
     scores, *whole = (torch.tensor(column) for column in zip(*rows))
     torch.testing.assert_close(scores, case[f"{prefix}_scores"], rtol=0, atol=1e-6)
-    for found_values, key in zip(whole, ("queries", "labels", "areas")):
-        difference = (found_values - case[f"{prefix}_{key}"]).abs().max()
+    for merged_values, key in zip(whole, ("queries", "labels", "areas")):
+        difference = (merged_values - case[f"{prefix}_{key}"]).abs().max()
         assert difference <= (slack if key == "areas" else 0), key
 
 
@@ -231,15 +231,15 @@ def test_random_instances_are_those_of_the_loop(tied, small_pieces):
     probs = (2 * probs).round() if tied else probs
     pairs = [(-probs[q, k].item(), q, k) for q in range(12) for k in range(5)]
     expected = [(s, q, k) for s, q, k in sorted(pairs)[:20] if k in THINGS]
-    found = merge_instances(probs, masks, THINGS, 20)
-    assert found.image_size == (9, 13) and len(found) == len(expected) > 3
-    assert found.pred_boxes.tensor.shape == (len(found), 4) and not found.pred_boxes.tensor.any()
+    merged = merge_instances(probs, masks, THINGS, 20)
+    assert merged.image_size == (9, 13) and len(merged) == len(expected) > 3
+    assert merged.pred_boxes.tensor.shape == (len(merged), 4) and not merged.pred_boxes.tensor.any()
     for index, (score, query, label) in enumerate(expected):
         inside = masks[query] > 0
         mean = (masks[query].sigmoid() * inside).sum() / (inside.sum() + 1e-6)
-        assert found.scores[index].item() == pytest.approx(-score * mean.item(), abs=1e-6)
-        assert found.pred_classes[index] == label
-        assert torch.equal(found.pred_masks[index], inside)
+        assert merged.scores[index].item() == pytest.approx(-score * mean.item(), abs=1e-6)
+        assert merged.pred_classes[index] == label
+        assert torch.equal(merged.pred_masks[index], inside)
 
 
 def test_fewer_pairs_than_top_k_and_no_query_are_fine():
@@ -249,7 +249,7 @@ def test_fewer_pairs_than_top_k_and_no_query_are_fine():
     assert len(empty) == 0 and empty.pred_masks.shape == (0, 48, 64)
 
 
-# --- From the generator's masks to the picture
+# --- From the generator's masks to the image
 
 
 def test_official_outputs_of_resized_masks(case):

@@ -1,4 +1,4 @@
-"""Stable Diffusion as a source of features, with ODISE's implicit captioner."""
+"""Feature maps of Stable Diffusion with ODISE's implicit captioner; start with ``source.py``."""
 
 from clipself_seg.heads.panoptic.diffusion_features.source import (
     DiffusionFeatures,

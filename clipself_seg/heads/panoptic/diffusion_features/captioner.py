@@ -1,6 +1,7 @@
 """ODISE's implicit captioner (arXiv 2303.04803, section 3.2): CLIP's image embedding as a text prompt.
 
-Shapes: B crops, E embedding of CLIP, T tokens and C width of a prompt, D width of the time embedding.
+Shapes: B crops, E width of CLIP's embedding, T tokens and C width of a prompt, D width of the time
+    embedding.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ TOKENS = 77
 
 
 class PositionalLinear(nn.Module):
-    """One linear layer for all positions, and a learned vector for each of them."""
+    """One linear layer, whose output gets a learned vector for each position."""
 
     def __init__(self, width_in: int, width_out: int, positions: int) -> None:
         super().__init__()
@@ -23,23 +24,23 @@ class PositionalLinear(nn.Module):
         self.positional_embedding = nn.Parameter(0.02 * torch.randn(1, positions, width_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, width_in) -> (B, positions, width_out)"""
+        """Transforms (B, width_in) into (B, positions, width_out)."""
         return self.linear(x)[:, None] + self.positional_embedding
 
 
 class ImplicitCaptioner(nn.Module):
-    """From image embeddings to what conditions the diffusion model: a prompt, and a term for its time embedding.
+    """Turns image embeddings into the diffusion model's conditions: a prompt and a term of the time.
 
-    Both are gated by the tanh of a factor that starts at 0: training starts from the empty prompt.
+    Both are gated by the tanh of a factor that starts at 0, so training starts with the empty prompt.
     Parameter names are those of ODISE's checkpoints below ``backbone.feature_extractor.``.
     """
 
     def __init__(self, *, clip_width: int, text_width: int, time_width: int) -> None:
         """
         Args:
-            clip_width: E.
-            text_width: C.
-            time_width: D.
+            clip_width: width E of CLIP's embedding.
+            text_width: width C of a prompt.
+            time_width: width D of the time embedding.
         """
         super().__init__()
         self.clip_project = PositionalLinear(clip_width, text_width, TOKENS)
@@ -48,11 +49,11 @@ class ImplicitCaptioner(nn.Module):
         self.alpha_cond_time_embed = nn.Parameter(torch.zeros(time_width))
 
     def forward(self, image_BE: Tensor, empty_1TC: Tensor) -> tuple[Tensor, Tensor]:
-        """Prompts (B, T, C) and time terms (B, D).
+        """Prompts (B, T, C) and terms of the time embedding (B, D).
 
         Args:
             image_BE: CLIP's image embeddings, not normalised.
-            empty_1TC: the encoded empty prompt.
+            empty_1TC: encoded empty prompt.
         """
         prompt_BTC = empty_1TC + self.alpha_cond.tanh() * self.clip_project(image_BE)
         time_BD = self.alpha_cond_time_embed.tanh() * self.time_embed_project(image_BE)[:, 0]
@@ -63,8 +64,13 @@ class ImplicitCaptioner(nn.Module):
 def embed_crops(clip: DenseCLIP, crops: Tensor, antialias: bool = False) -> Tensor:
     """Image embeddings (B, E), not normalised, of square crops (B, 3, S, S), RGB in [0, 1].
 
-    CLIP's own preprocessing on tensors. Its cut of the middle leaves a square as it is, and bicubic
-    values outside of [0, 1] stay, as they do in torchvision.
+    This is CLIP's own preprocessing on tensors. Its centre crop changes nothing of a square, and
+    bicubic values outside of [0, 1] stay, as they do in torchvision.
+
+    Args:
+        clip: CLIP whose image tower embeds the crops.
+        crops: square crops of any size.
+        antialias: whether crops are smoothed before they are made smaller.
     """
     size = (clip.image_size, clip.image_size)
     if tuple(crops.shape[-2:]) != size:

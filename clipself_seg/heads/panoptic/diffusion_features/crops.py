@@ -1,4 +1,4 @@
-"""Cutting a canvas into square crops, and putting their feature maps together again.
+"""Cuts a canvas into square crops and joins their feature maps again.
 
 Shapes: B images, n crops of an image, S side of a crop in pixels, C channels, h x w cells of a map.
 """
@@ -18,12 +18,13 @@ Corner = tuple[int, int]
 def crop_corners(height: int, width: int, side: int) -> list[Corner]:
     """Top left corners (y, x) in pixels of the crops that cover a canvas, row by row.
 
-    As few crops as it takes, side by side; the last one of an axis is shifted back inside, and
-    overlaps its neighbour.
+    The crops are as few as possible and side by side. The last one of an axis is shifted back inside
+    the canvas, and overlaps its neighbour.
 
     Args:
-        height, width: of the canvas.
-        side: of a crop, no longer than either.
+        height: height of the canvas in pixels.
+        width: width of the canvas in pixels.
+        side: side of a crop in pixels, not longer than either.
     """
     rows, columns = (
         [min(i * side, length - side) for i in range(math.ceil(length / side))]
@@ -33,7 +34,13 @@ def crop_corners(height: int, width: int, side: int) -> list[Corner]:
 
 
 def cut_crops(images: Tensor, corners: Sequence[Corner], side: int) -> Tensor:
-    """(B, 3, H, W) -> (B * n, 3, S, S), the crops of an image one after another."""
+    """Crops (B * n, 3, S, S) of images (B, 3, H, W), those of an image one after another.
+
+    Args:
+        images: (B, 3, H, W).
+        corners: top left corners (y, x) of the n crops of each image.
+        side: side S of a crop in pixels.
+    """
     cut = [images[:, :, y : y + side, x : x + side] for y, x in corners]
     return torch.stack(cut, dim=1).flatten(0, 1)
 
@@ -41,13 +48,13 @@ def cut_crops(images: Tensor, corners: Sequence[Corner], side: int) -> Tensor:
 def join_crops(
     maps: Tensor, corners: Sequence[Corner], size: tuple[int, int], stride: int
 ) -> Tensor:
-    """Maps of crops -> the map of their canvas: the plain mean of all crops that see a cell.
+    """Joins maps of crops into the map of their canvas: in a cell, the mean of all crops that cover it.
 
     Args:
         maps: (B * n, C, S / stride, S / stride), in the order of `cut_crops`.
-        corners: of the n crops, multiples of the stride.
+        corners: top left corners (y, x) of the n crops in pixels, multiples of the stride.
         size: height and width of the canvas in pixels.
-        stride: of the maps in pixels.
+        stride: stride of the maps in pixels.
 
     Returns:
         (B, C, height / stride, width / stride)
@@ -58,9 +65,9 @@ def join_crops(
     h, w = maps.shape[-2:]
     rows, columns = (length // stride for length in size)
     total = maps.new_zeros(len(maps_BnChw), maps.shape[1], rows, columns)
-    times = maps.new_zeros(rows, columns)
+    counts = maps.new_zeros(rows, columns)
     for index, (y, x) in enumerate(corners):
         cells = slice(y // stride, y // stride + h), slice(x // stride, x // stride + w)
         total[:, :, cells[0], cells[1]] += maps_BnChw[:, index]
-        times[cells] += 1
-    return total / times
+        counts[cells] += 1
+    return total / counts

@@ -1,16 +1,16 @@
-"""CompVis's names of Stable Diffusion v1's weights -> diffusers' names.
+"""Renames Stable Diffusion v1's weights from CompVis's names to diffusers' names.
 
-Names that no rule knows stay as they are, for the loader to refuse.
+Names that no rule covers stay as they are, and the loader refuses them.
 """
 
 from __future__ import annotations
 
 import re
 
-LEVELS = 4  # of autoencoder and U-Net
-PER_LEVEL = 3  # blocks of the U-Net, the halving of a level included
+LEVELS = 4  # levels of the autoencoder and of the U-Net
+PER_LEVEL = 3  # blocks of a level of the U-Net, including the one that halves the size
 
-# In the names of residual blocks.
+# Parts of the names of residual blocks.
 RESNET = {
     "in_layers.0.": "norm1.",
     "in_layers.2.": "conv1.",
@@ -19,7 +19,7 @@ RESNET = {
     "out_layers.3.": "conv2.",
     "skip_connection.": "conv_shortcut.",
 }
-# At the start of a name.
+# Starts of names outside of the numbered blocks.
 UNET = {
     "time_embed.0.": "time_embedding.linear_1.",
     "time_embed.2.": "time_embedding.linear_2.",
@@ -58,12 +58,16 @@ def unet_name(name: str) -> str:
     for start, new in UNET.items():
         if name.startswith(start):
             return _renamed(new + name.removeprefix(start), RESNET)
-    found = UNET_BLOCK.fullmatch(name)
-    if found is None:
+    match = UNET_BLOCK.fullmatch(name)
+    if match is None:
         return name
-    way, number, part, rest = found[1], int(found[2]), int(found[3]), found[4]
-    level, place = divmod(number - 1 if way == "input" else number, PER_LEVEL)
-    blocks = "down_blocks" if way == "input" else "up_blocks"
+    number = int(match[2])
+    part = int(match[3])
+    rest = match[4]
+    # Input block 0 is the first convolution, so that the levels begin with block 1.
+    down = match[1] == "input"
+    level, place = divmod(number - 1 if down else number, PER_LEVEL)
+    blocks = "down_blocks" if down else "up_blocks"
     if rest.startswith("op."):
         return f"{blocks}.{level}.downsamplers.0.conv.{rest.removeprefix('op.')}"
     if part and rest.startswith("conv."):
@@ -74,20 +78,20 @@ def unet_name(name: str) -> str:
 
 
 def vae_name(name: str) -> str:
-    """diffusers' name of a parameter below ``first_stage_model.``; its own old names are understood too."""
+    """diffusers' name of a parameter below ``first_stage_model.``, or of one under its own old name."""
     name = _renamed(_renamed(name, VAE), VAE_ATTENTION)
-    found = VAE_BLOCK.fullmatch(name)
-    if found is None:
+    match = VAE_BLOCK.fullmatch(name)
+    if match is None:
         return name
-    way, number, part, rest = found[1], int(found[2]), found[3], found[4]
+    stack, number, part, rest = match.groups()
     # CompVis counts the decoder's levels from fine to coarse.
-    level = number if way == "encoder.down" else LEVELS - 1 - number
+    level = int(number) if stack == "encoder.down" else LEVELS - 1 - int(number)
     inner = f"resnets.{rest}" if part == "block" else f"{part}rs.0.{rest}"
-    return f"{way}_blocks.{level}.{inner}"
+    return f"{stack}_blocks.{level}.{inner}"
 
 
 def _renamed(name: str, parts: dict[str, str]) -> str:
-    """`name` with the first of the parts that it holds replaced."""
+    """`name` with the first of `parts` that it contains replaced."""
     for old, new in parts.items():
         if old in name:
             return name.replace(old, new, 1)

@@ -1,4 +1,4 @@
-"""Stable Diffusion v1's networks, built by `diffusers` from sizes alone: nothing is downloaded."""
+"""Builds Stable Diffusion v1's networks with `diffusers` from their sizes; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from clipself_seg.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class StableDiffusionSizes:
-    """Widths; the defaults are those of Stable Diffusion v1.
+    """Sizes of the networks; the defaults are those of Stable Diffusion v1.
 
     Attributes:
-        unet, vae: channels of the four levels.
+        unet: channels of the U-Net's four levels.
+        vae: channels of the autoencoder's four levels.
         text: width of a prompt.
-        heads: of the U-Net's attention.
-        groups: of the norms.
+        heads: number of heads of the U-Net's attention.
+        groups: number of groups of the group norms.
     """
 
     unet: tuple[int, int, int, int] = (320, 640, 1280, 1280)
@@ -31,7 +32,7 @@ SMALL = StableDiffusionSizes(unet=(16, 16, 32, 32), vae=(8, 8, 16, 16), text=24,
 
 
 def build_unet(sizes: StableDiffusionSizes) -> Any:
-    """A `UNet2DConditionModel` with random weights, whose class labels are added to its time embedding."""
+    """A `UNet2DConditionModel` with random weights that adds class labels to its time embedding."""
     return _diffusers().UNet2DConditionModel(
         sample_size=64,
         block_out_channels=sizes.unet,
@@ -59,7 +60,8 @@ def build_vae(sizes: StableDiffusionSizes) -> Any:
 
 
 def _diffusers() -> Any:
-    # Here, not above: the package takes seconds to import, and only this source needs it.
+    """The package diffusers, or an `InputError` if it is not installed."""
+    # Imported here, since it takes seconds and only this source needs it.
     try:
         import diffusers
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""From the eight taps of the diffusion model to the four maps of a mask generator.
+"""Projects the eight taps of the diffusion model to the four maps of a mask generator.
 
 Shapes: B crops, C channels of a tap, h x w cells.
 """
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from clipself_seg.heads.panoptic.mask_generator.pixel_decoder import STRIDES, NormedConv
 
-WIDTH = 512  # of the maps
-HIDDEN = 128
-# The map that each tap is added to: encoder (2), U-Net (4), decoder (2). The first of the U-Net has
-# a stride of 64 and is enlarged.
+WIDTH = 512  # channels of the maps
+HIDDEN = 128  # channels inside a residual block
+# The map that each tap is added to: encoder (2), U-Net (4), decoder (2). The first tap of the U-Net
+# has a stride of 64 and is enlarged.
 TAP_MAPS = ("s2", "s3", "s5", "s5", "s4", "s3", "s3", "s2")
 
 
 class Bottleneck(nn.Module):
-    """The residual block of ResNet-50 with group norms, under the names that Detectron2 gives it."""
+    """Residual block of ResNet-50 with group norms, under the parameter names of Detectron2."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -31,29 +31,33 @@ class Bottleneck(nn.Module):
             self.shortcut = NormedConv(channels, WIDTH, 1)
         for convolution in self.children():
             assert isinstance(convolution, NormedConv)
-            # He et al., for layers with ReLU; a NormedConv is without one.
+            # The initialisation of layers with ReLU (He et al.), which NormedConv's own does not assume.
             nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, WIDTH, h, w)"""
+        """Transforms (B, C, h, w) into (B, WIDTH, h, w)."""
         inner = self.conv3(F.relu(self.conv2(F.relu(self.conv1(x)))))
         return F.relu(inner + (self.shortcut(x) if hasattr(self, "shortcut") else x))
 
 
 def tap_projections(channels: Sequence[int]) -> nn.ModuleList:
-    """A projection for each tap; names are those of ODISE's ``backbone.feature_projections``."""
+    """Projections of the taps under the names of ODISE's ``backbone.feature_projections``.
+
+    Args:
+        channels: number of channels of each tap.
+    """
     return nn.ModuleList(nn.Sequential(Bottleneck(count)) for count in channels)
 
 
 def project_taps(
     projections: nn.ModuleList, taps: Sequence[Tensor], side: int
 ) -> dict[str, Tensor]:
-    """Maps (B, WIDTH, side / stride, side / stride) of crops: the sum of a map's projected taps.
+    """Maps (B, WIDTH, side / stride, side / stride) of crops, each the sum of its projected taps.
 
     Args:
-        projections: of `tap_projections`.
-        taps: (B, C, h, w) of any size: the nearest cell of a tap is read.
-        side: of the crops in pixels.
+        projections: modules that `tap_projections` returned.
+        taps: taps (B, C, h, w) of any size, resized by taking the nearest cell.
+        side: side of the crops in pixels.
     """
     maps: dict[str, Tensor] = {}
     for projection, tap, name in zip(projections, taps, TAP_MAPS, strict=True):

@@ -1,6 +1,6 @@
-"""The empty prompt, encoded by Stable Diffusion's own text tower (CLIP ViT-L/14's).
+"""Encodes the empty prompt with Stable Diffusion's own text tower, that of CLIP ViT-L/14.
 
-Shapes: T tokens, C width.
+Shapes: T tokens and C width of a prompt.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from clipself_seg.clip.layers import ResidualBlock
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.diffusion_features.captioner import TOKENS
 
-START, END = 49406, 49407  # the end token also pads
+START = 49406
+END = 49407  # also the padding
 HEAD_WIDTH = 64
 MATRICES = ("q_proj", "k_proj", "v_proj")
-# Names in a block here -> names in transformers' CLIP.
+# Names in a `ResidualBlock` and the names in transformers' CLIP.
 BLOCK_NAMES = {
     "ln_1": "layer_norm1",
     "attn.out_proj": "self_attn.out_proj",
@@ -30,13 +31,14 @@ BLOCK_NAMES = {
 
 @torch.no_grad()
 def encode_empty_prompt(tensors: Mapping[str, Tensor]) -> Tensor:
-    """The last hidden state (1, T, C) of the empty prompt, after the final norm, in float32.
+    """Last hidden state (1, T, C) of the empty prompt after the final norm, in float32.
 
     Args:
-        tensors: of transformers' `CLIPTextModel`, with or without ``text_model.`` before their names.
+        tensors: tensors of transformers' `CLIPTextModel`, with or without ``text_model.`` before their
+            names.
 
     Raises:
-        InputError: a tensor is missing, or of another shape than its neighbours make it.
+        InputError: a tensor is missing, or its shape does not fit the others.
     """
     weights = {name.removeprefix("text_model."): tensor for name, tensor in tensors.items()}
     try:
@@ -50,8 +52,8 @@ def encode_empty_prompt(tensors: Mapping[str, Tensor]) -> Tensor:
 
 def _encode(weights: Mapping[str, Tensor]) -> Tensor:
     tokens = torch.tensor([START] + [END] * (TOKENS - 1))
-    words = weights["embeddings.token_embedding.weight"][tokens].float()
-    x_1TC = words[None] + weights["embeddings.position_embedding.weight"].float()
+    embeddings = weights["embeddings.token_embedding.weight"][tokens].float()
+    x_1TC = embeddings[None] + weights["embeddings.position_embedding.weight"].float()
     width = x_1TC.shape[-1]
     numbers = {int(name.split(".")[2]) for name in weights if name.startswith("encoder.layers.")}
     for number in range(max(numbers, default=-1) + 1):
@@ -64,11 +66,11 @@ def _encode(weights: Mapping[str, Tensor]) -> Tensor:
 
 
 def _block(weights: Mapping[str, Tensor], layer: str) -> dict[str, Tensor]:
-    """The tensors of one block under the names here."""
-    found = {}
+    """Tensors of one layer under the names of a `ResidualBlock`."""
+    block = {}
     for kind in ("weight", "bias"):
         parts = [weights[f"{layer}.self_attn.{name}.{kind}"].float() for name in MATRICES]
-        found[f"attn.in_proj_{kind}"] = torch.cat(parts)
+        block[f"attn.in_proj_{kind}"] = torch.cat(parts)
         for own, other in BLOCK_NAMES.items():
-            found[f"{own}.{kind}"] = weights[f"{layer}.{other}.{kind}"].float()
-    return found
+            block[f"{own}.{kind}"] = weights[f"{layer}.{other}.{kind}"].float()
+    return block

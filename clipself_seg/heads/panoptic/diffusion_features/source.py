@@ -1,6 +1,6 @@
-"""Feature maps of Stable Diffusion, conditioned on what CLIP sees (ODISE, arXiv 2303.04803).
+"""Feature maps of Stable Diffusion conditioned on CLIP's image embeddings (ODISE, arXiv 2303.04803).
 
-Shapes: B images, n crops of an image, H x W pixels of the canvas, S side of a crop.
+Shapes: B images, n crops of an image, H x W pixels of the canvas, S side of a crop in pixels.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ DIVISIBILITY = 64  # the U-Net's coarsest level has a stride of 64 pixels
 
 
 class DiffusionFeatures(nn.Module):
-    """Maps of strides 4, 8, 16 and 32 of the crops of a canvas, in training as in evaluation.
+    """Maps of strides 4, 8, 16 and 32 from the crops of a canvas, in training as in evaluation.
 
-    What trains has the names of ODISE's checkpoints below ``backbone.``: the captioner
-    (``feature_extractor``) and the projections. Holds its CLIP, but does not own it.
+    The captioner (``feature_extractor``) and the projections train, under the names of ODISE's
+    checkpoints below ``backbone.``. CLIP is used but not registered as a submodule.
 
     Attributes:
-        channels: of each map.
-        frozen_prefixes: of entries of the state that a checkpoint does not hold.
+        channels: number of channels of each map by its name.
+        frozen_prefixes: prefixes of state entries that a checkpoint does not hold.
     """
 
     frozen_prefixes: tuple[str, ...] = ("stable_diffusion.",)
@@ -54,14 +54,15 @@ class DiffusionFeatures(nn.Module):
     ) -> None:
         """
         Args:
-            clip: frozen; its image embeddings become prompts.
-            stable_diffusion: frozen too.
-            crop: side in pixels of what the diffusion model sees, a multiple of 64.
-            crops_at_once: how many crops go through the diffusion model together; more take more memory.
-            antialias: smooth the crops before they are made smaller for CLIP (official: no).
+            clip: frozen CLIP, whose image embeddings become prompts.
+            stable_diffusion: frozen Stable Diffusion.
+            crop: side in pixels of the diffusion model's input, a multiple of 64.
+            crops_at_once: number of crops that the diffusion model processes together; more take more
+                memory.
+            antialias: whether crops are smoothed before they are made smaller for CLIP (official: no).
 
         Raises:
-            InputError: a size or a number that does not work.
+            InputError: `crop` or `crops_at_once` is not usable.
         """
         super().__init__()
         if crop < DIVISIBILITY or crop % DIVISIBILITY:
@@ -70,9 +71,11 @@ class DiffusionFeatures(nn.Module):
             )
         if crops_at_once < 1:
             raise InputError(f"MODEL.DIFFUSION.CROPS_AT_ONCE is {crops_at_once}: give 1 or more")
-        self.crop, self.crops_at_once, self.antialias = crop, crops_at_once, antialias
+        self.crop = crop
+        self.crops_at_once = crops_at_once
+        self.antialias = antialias
         self.channels = dict.fromkeys(STRIDES, WIDTH)
-        self._clip = (clip,)
+        self._clip = (clip,)  # a tuple, so that CLIP is not registered as a submodule
         self.feature_extractor = ImplicitCaptioner(
             clip_width=clip.embed_dim,
             text_width=stable_diffusion.text_width,
@@ -81,21 +84,22 @@ class DiffusionFeatures(nn.Module):
         self.feature_projections = tap_projections(stable_diffusion.tap_channels)
         self.stable_diffusion = stable_diffusion
 
-    def facts(self) -> dict[str, Any]:
-        """What decides the maps beside the weights; the noise is no weight."""
+    def settings(self) -> dict[str, Any]:
+        """Settings that decide the maps beside the weights: crop, smoothing and a hash of the noise."""
         noise = hash_tensors({"noise": self.stable_diffusion.noise})
         return {"crop": self.crop, "antialias": self.antialias, "noise": noise}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Maps s2, s3, s4, s5, (B, 512, H / stride, W / stride).
+        """Maps s2, s3, s4, s5 (B, 512, H / stride, W / stride) of RGB images.
 
-        Every crop is seen alone, with a caption of its own; where crops overlap, the maps are means.
+        Every crop is processed alone, with its own implicit caption; where crops overlap, the maps
+        are averaged.
 
         Args:
-            images: (B, 3, H, W), RGB in [0, 1], H and W multiples of 64, padding black.
+            images: (B, 3, H, W) in [0, 1], H and W multiples of 64, padding black.
 
         Raises:
-            InputError: a size that is no multiple of 64.
+            InputError: H or W is no multiple of 64.
         """
         height, width = images.shape[-2:]
         if height % DIVISIBILITY or width % DIVISIBILITY:
@@ -116,7 +120,8 @@ class DiffusionFeatures(nn.Module):
 
     def _maps(self, crops: Tensor) -> dict[str, Tensor]:
         """Maps of crops (any number, 3, S, S)."""
-        side, size = crops.shape[-1], (self.crop, self.crop)
+        side = crops.shape[-1]
+        size = (self.crop, self.crop)
         if side != self.crop:
             crops = F.interpolate(crops, size, mode="bicubic", align_corners=False)
         (clip,) = self._clip
@@ -136,14 +141,19 @@ def build_diffusion_features(
     antialias: bool = False,
     sizes: StableDiffusionSizes | None = None,
 ) -> DiffusionFeatures:
-    """`DiffusionFeatures` on weights of Stable Diffusion; the defaults are ODISE's.
+    """Builds `DiffusionFeatures` on weights of Stable Diffusion; the defaults are ODISE's.
 
     Args:
-        weights, noise_seed, sizes: see `load_stable_diffusion`.
-        clip, crop, crops_at_once, antialias: see `DiffusionFeatures`.
+        clip: frozen CLIP, whose image embeddings become prompts.
+        weights: file or folder of Stable Diffusion's weights, as in `load_stable_diffusion`.
+        crop: side in pixels of the diffusion model's input, a multiple of 64.
+        noise_seed: seed of the noise that all crops get.
+        crops_at_once: number of crops that the diffusion model processes together.
+        antialias: whether crops are smoothed before they are made smaller for CLIP.
+        sizes: sizes of the networks; None for those that belong to the weights.
 
     Raises:
-        InputError: see there.
+        InputError: the weights cannot be loaded, or `crop` or `crops_at_once` is not usable.
     """
     return DiffusionFeatures(
         clip=clip,

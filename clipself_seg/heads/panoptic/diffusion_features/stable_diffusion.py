@@ -1,9 +1,10 @@
-"""Stable Diffusion v1 as a frozen feature extractor: eight maps of one step of denoising.
+"""Stable Diffusion v1 as a frozen feature extractor: eight taps of one step of denoising.
 
-The blocks of `diffusers` are walked one by one, as far as a map is still to come: a tap is the INPUT
-of a residual block (in the U-Net with the skip connection appended).
+The blocks of `diffusers` are run one by one until the last tap. A tap is the input of a residual block
+(in the U-Net with the skip connection appended).
 
-Shapes: B crops, S side in pixels, T tokens and C width of a prompt, D width of the time embedding.
+Shapes: B crops, S side of a crop in pixels, T tokens and C width of a prompt, D width of the time
+    embedding.
 """
 
 from __future__ import annotations
@@ -15,24 +16,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SCALE = 0.18215  # of latents, so that they have about unit variance
-# The step t = 0 of a schedule whose first beta is 0.00085.
-SIGNAL, NOISE = (1 - 0.00085) ** 0.5, 0.00085**0.5
-LATENT_CELLS = 64  # a side of the stored noise: that of a crop of 512 pixels
-# (level, residual block) whose input is a tap.
+SCALE = 0.18215  # factor of latents, so that they have about unit variance
+# Factors of signal and noise at step t = 0 of a schedule whose first beta is 0.00085.
+SIGNAL = (1 - 0.00085) ** 0.5
+NOISE = 0.00085**0.5
+LATENT_CELLS = 64  # side of the stored noise in cells, that of a crop of 512 pixels
+# (level, residual block) of the blocks whose input is a tap.
 ENCODER_TAPS = ((2, 1), (3, 1))
 UNET_TAPS = ((0, 2), (1, 2), (2, 2), (3, 2))
 DECODER_TAPS = ((0, 2), (1, 2))
 
 
 class StableDiffusion(nn.Module):
-    """A frozen autoencoder and a frozen U-Net; gradients flow through the U-Net to its prompt.
+    """Frozen autoencoder and frozen U-Net; gradients flow through the U-Net to its prompt.
 
     Attributes:
-        tap_channels: of the eight taps: encoder (2), U-Net (4), decoder (2).
-        text_width: C; time_width: D.
-        empty_prompt: the encoded empty prompt, (1, T, C).
-        noise: the one noise that all crops share, (1, latent channels, 64, 64).
+        tap_channels: channels of the eight taps: encoder (2), U-Net (4), decoder (2).
+        text_width: width C of a prompt.
+        time_width: width D of the time embedding.
+        empty_prompt: encoded empty prompt, (1, T, C).
+        noise: the same noise for all crops, (1, latent channels, 64, 64).
     """
 
     empty_prompt: Tensor
@@ -41,12 +44,14 @@ class StableDiffusion(nn.Module):
     def __init__(self, *, unet: Any, vae: Any, empty_prompt: Tensor, noise_seed: int) -> None:
         """
         Args:
-            unet: diffusers' `UNet2DConditionModel`; vae: its `AutoencoderKL`.
-            empty_prompt: (1, T, C).
-            noise_seed: of the noise, drawn on the CPU.
+            unet: diffusers' `UNet2DConditionModel`.
+            vae: diffusers' `AutoencoderKL`.
+            empty_prompt: encoded empty prompt, (1, T, C).
+            noise_seed: seed of the noise, which is drawn on the CPU.
         """
         super().__init__()
-        self.unet, self.vae = unet, vae
+        self.unet = unet
+        self.vae = vae
         self.requires_grad_(False).eval()
         # Not saved: they follow from the frozen weights and the seed.
         self.register_buffer("empty_prompt", empty_prompt.detach(), persistent=False)
@@ -63,12 +68,12 @@ class StableDiffusion(nn.Module):
         return super().train(False)
 
     def forward(self, crops: Tensor, prompt_BTC: Tensor, time_BD: Tensor) -> list[Tensor]:
-        """The eight taps of crops (B, 3, S, S), RGB in [0, 1], S a multiple of 64.
+        """The eight taps of crops, (B, channels, h, w) each.
 
         Args:
-            crops: as above.
-            prompt_BTC: what the U-Net's cross-attention reads.
-            time_BD: added to the U-Net's time embedding.
+            crops: (B, 3, S, S), RGB in [0, 1], S a multiple of 64.
+            prompt_BTC: prompts, keys and values of the U-Net's cross-attention.
+            time_BD: terms that are added to the U-Net's time embedding.
         """
         mean, taps = encoder_taps(self.vae, 2 * crops - 1)
         noise = self.noise
@@ -76,7 +81,7 @@ class StableDiffusion(nn.Module):
             noise = F.interpolate(noise, mean.shape[-2:], mode="bicubic", align_corners=False)
         noisy = SIGNAL * SCALE * mean + NOISE * noise
         taps += unet_taps(self.unet, noisy, prompt_BTC, time_BD)
-        # The decoder sees the clean latents: undoing SCALE gives the encoder's mean.
+        # The decoder is given the latents without noise: undoing SCALE gives the encoder's mean.
         return taps + decoder_taps(self.vae, mean)
 
 
@@ -87,8 +92,14 @@ def shared_noise(seed: int) -> Tensor:
 
 
 def encoder_taps(vae: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Mean of the latents (B, 4, S / 8, S / 8), not scaled, and two taps, of images (B, 3, S, S) in [-1, 1]."""
-    encoder, taps = vae.encoder, []
+    """Mean of the unscaled latents (B, 4, S / 8, S / 8) and two taps of images.
+
+    Args:
+        vae: diffusers' `AutoencoderKL`.
+        images: (B, 3, S, S) in [-1, 1].
+    """
+    encoder = vae.encoder
+    taps = []
     x = encoder.conv_in(images)
     for level, block in enumerate(encoder.down_blocks):
         for index, resnet in enumerate(block.resnets):
@@ -103,8 +114,14 @@ def encoder_taps(vae: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 
 def decoder_taps(vae: Any, latents: Tensor) -> list[Tensor]:
-    """Two taps of the decoder on latents (B, 4, h, w), not scaled; it is not run any further."""
-    decoder, taps = vae.decoder, []
+    """Two taps of the decoder, which is not run any further.
+
+    Args:
+        vae: diffusers' `AutoencoderKL`.
+        latents: unscaled latents (B, 4, h, w).
+    """
+    decoder = vae.decoder
+    taps: list[Tensor] = []
     x = decoder.mid_block(decoder.conv_in(vae.post_quant_conv(latents)))
     for level, block in enumerate(decoder.up_blocks):
         for index, resnet in enumerate(block.resnets):
@@ -119,11 +136,19 @@ def decoder_taps(vae: Any, latents: Tensor) -> list[Tensor]:
 
 
 def unet_taps(unet: Any, latents: Tensor, prompt_BTC: Tensor, time_BD: Tensor) -> list[Tensor]:
-    """Four taps of the U-Net at step 0 on noisy latents (B, 4, h, w), h and w multiples of 8."""
+    """Four taps of the U-Net at step 0, which is not run any further.
+
+    Args:
+        unet: diffusers' `UNet2DConditionModel`.
+        latents: scaled, noisy latents (B, 4, h, w), h and w multiples of 8.
+        prompt_BTC: prompts, keys and values of the cross-attention.
+        time_BD: terms that are added to the time embedding.
+    """
     steps = torch.zeros(len(latents), device=latents.device)
     time = unet.time_embedding(unet.time_proj(steps)) + time_BD
     x = unet.conv_in(latents)
-    skips, taps = [x], []
+    skips = [x]
+    taps: list[Tensor] = []
     for block in unet.down_blocks:
         for resnet, attention in _layers(block):
             x = _attend(attention, resnet(x, time), prompt_BTC)
@@ -146,12 +171,13 @@ def unet_taps(unet: Any, latents: Tensor, prompt_BTC: Tensor, time_BD: Tensor) -
 
 
 def _layers(block: Any) -> Iterator[tuple[Any, Any]]:
-    """The residual blocks of a level, each with the attention behind it, if there is one."""
+    """The residual blocks of a level, each with the attention after it or None."""
     attentions = getattr(block, "attentions", [None] * len(block.resnets))
     return zip(block.resnets, attentions, strict=True)
 
 
 def _attend(attention: Any, x: Tensor, prompt_BTC: Tensor) -> Tensor:
+    """`x` after the attention, or `x` itself if there is none."""
     if attention is None:
         return x
     return attention(x, encoder_hidden_states=prompt_BTC, return_dict=False)[0]

@@ -1,4 +1,4 @@
-"""Weights of Stable Diffusion v1: CompVis's single file or diffusers' folder, strictly, as data, offline."""
+"""Loads Stable Diffusion v1 from CompVis's file or diffusers' folder: strictly, as data, offline."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from clipself_seg.heads.panoptic.diffusion_features.networks import (
 from clipself_seg.heads.panoptic.diffusion_features.prompt import encode_empty_prompt
 from clipself_seg.heads.panoptic.diffusion_features.stable_diffusion import StableDiffusion
 
-# Weights by chance instead of a path: in full size, and for tests.
+# Names of random weights, which can be given instead of a path: in full size, and for tests.
 RANDOM = {"random": StableDiffusionSizes(), "random-small": SMALL}
 COMPVIS = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
 COMPVIS["text_encoder"] = "cond_stage_model.transformer."
-WAY_OUT = (
+REMEDY = (
     "download Stable Diffusion v1-3 (licence CreativeML OpenRAIL-M), as diffusers' folder "
     "CompVis/stable-diffusion-v1-3 or as one .safetensors file of CompVis's names, and give its "
     "path in MODEL.DIFFUSION.WEIGHTS"
@@ -53,18 +53,18 @@ def load_stable_diffusion(
     noise_seed: int = 42,
     sizes: StableDiffusionSizes | None = None,
 ) -> StableDiffusion:
-    """A frozen Stable Diffusion in float32 on the CPU.
+    """Loads a frozen Stable Diffusion in float32 on the CPU.
 
-    Its text tower encodes the empty prompt and is dropped.
+    Its text tower encodes the empty prompt and is then dropped.
 
     Args:
         weights: CompVis's file (.safetensors, or .ckpt where it holds nothing but tensors) or
             diffusers' folder; "random" (full size) or "random-small" for weights from a fixed seed.
-        noise_seed: of the noise that all crops share.
-        sizes: None for those of Stable Diffusion v1, or of the random weights.
+        noise_seed: seed of the noise that all crops get.
+        sizes: sizes of the networks; None for those of Stable Diffusion v1, or of the random weights.
 
     Raises:
-        InputError: nothing there, or not Stable Diffusion v1; diffusers is not installed.
+        InputError: the weights are missing or not Stable Diffusion v1's, or diffusers is not installed.
     """
     weights = os.fspath(weights)
     if weights in RANDOM:
@@ -96,18 +96,21 @@ def _random(sizes: StableDiffusionSizes, noise_seed: int) -> StableDiffusion:
 
 
 def read_stable_diffusion(path: str | os.PathLike[str]) -> Parts:
-    """The weights of a file or a folder; other tensors of a file (averages, schedules) are left out.
+    """Reads the weights of a file or a folder; other tensors (averages, schedules) are left out.
+
+    Args:
+        path: CompVis's file or diffusers' folder.
 
     Raises:
-        InputError: missing, damaged, holding code, or without one of the three networks.
+        InputError: the file or folder is missing or damaged, holds code, or lacks one of the networks.
     """
     if not os.fspath(path):
-        raise InputError(f"no weights for the diffusion features: {WAY_OUT}")
+        raise InputError(f"no weights for the diffusion features: {REMEDY}")
     path = Path(path)
     if path.is_dir():
         return _read_folder(path)
     if not path.is_file():
-        raise InputError(f"no Stable Diffusion at {path}: {WAY_OUT}")
+        raise InputError(f"no Stable Diffusion at {path}: {REMEDY}")
     return _read_file(path)
 
 
@@ -121,37 +124,39 @@ def _read_file(path: Path) -> Parts:
             f"{error}. Stable Diffusion's original .ckpt is such a file: convert it to .safetensors "
             "where you trust it, or take diffusers' folder"
         ) from None
-    found = {}
+    parts = {}
     for part, prefix in COMPVIS.items():
-        found[part] = {
+        parts[part] = {
             n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)
         }
-        if not found[part]:
+        if not parts[part]:
             raise InputError(
                 f"{path} holds no {part} (no tensor starts with {prefix}, the first is "
-                f"{next(iter(tensors))}): {WAY_OUT}"
+                f"{next(iter(tensors))}): {REMEDY}"
             )
-    return _under_new_names(**found)
+    return _under_new_names(**parts)
 
 
 def _read_folder(folder: Path) -> Parts:
-    found = {}
+    parts = {}
     for part in Parts._fields:
         text = part == "text_encoder"
         stems = ["model", "pytorch_model"] if text else ["diffusion_pytorch_model"]
-        # Full precision first, tensors as data first.
+        # Full precision before half precision, safetensors before pickles.
         ends = [v + s for v in ("", ".fp16") for s in (".safetensors", ".bin")]
         files = [folder / part / (stem + end) for end in ends for stem in stems]
         file = next((file for file in files if file.is_file()), None)
         if file is None:
-            raise InputError(f"no {files[0]} (nor its .bin): {WAY_OUT}")
-        found[part] = read_checkpoint(file).tensors
-    return _under_new_names(**found)
+            raise InputError(f"no {files[0]} (nor its .bin): {REMEDY}")
+        parts[part] = read_checkpoint(file).tensors
+    return _under_new_names(**parts)
 
 
 def _under_new_names(
     unet: Mapping[str, Tensor], vae: Mapping[str, Tensor], text_encoder: Mapping[str, Tensor]
 ) -> Parts:
+    """The parts under diffusers' present names, without entries that are no weights."""
+
     def renamed(tensors: Mapping[str, Tensor], rule: Callable[[str], str]) -> dict[str, Tensor]:
         return {rule(n): tensor for n, tensor in tensors.items() if not NO_WEIGHTS.search(n)}
 
@@ -159,7 +164,7 @@ def _under_new_names(
 
 
 def _load_strictly(network: Any, tensors: dict[str, Tensor], name: str, source: str) -> LoadReport:
-    """Give a network on the meta device its tensors, as float32."""
+    """Replaces the tensors of a network on the meta device, in float32; all names have to match."""
     wanted = network.state_dict()
     if problem := name_problem(wanted, tensors):
         raise InputError(
@@ -169,7 +174,7 @@ def _load_strictly(network: Any, tensors: dict[str, Tensor], name: str, source: 
     converted = sum(tensor.dtype != torch.float32 for tensor in tensors.values())
     for key, target in wanted.items():
         tensor = tensors[key]
-        # The autoencoder's attention was once made of convolutions of 1 x 1.
+        # Older files have the autoencoder's attention as convolutions of 1 x 1.
         if tensor.shape == (*target.shape, 1, 1):
             tensor = tensor.flatten(1)
         if tensor.shape != target.shape or not tensor.is_floating_point():

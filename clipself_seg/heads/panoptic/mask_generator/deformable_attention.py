@@ -1,8 +1,9 @@
 """Multi-scale deformable attention in plain PyTorch (arXiv 2010.04159).
 
-Each query looks at a few points of every feature map, which it chooses itself, around its own place.
+Each query samples every feature map at a few points around its own place; it predicts their offsets
+and weights.
 
-Shapes: B images, L queries, M heads, V levels (feature maps), P points of a level, C channels, N
+Shapes: B images, L queries, M heads, V levels (feature maps), P points on a level, C channels, N
     cells of all levels.
 """
 
@@ -19,18 +20,20 @@ Grids = Sequence[tuple[int, int]]
 
 
 class DeformableAttention(nn.Module):
-    """Parameter names are those of the published code."""
+    """Multi-scale deformable attention under the parameter names of the published code."""
 
     def __init__(self, *, width: int, heads: int, levels: int, points: int) -> None:
         """
         Args:
-            width: C, a multiple of `heads`.
-            heads: M.
-            levels: V.
-            points: P.
+            width: number of channels C, a multiple of `heads`.
+            heads: number of heads M.
+            levels: number of feature maps V.
+            points: number of points P of a head on each level.
         """
         super().__init__()
-        self.heads, self.levels, self.points = heads, levels, points
+        self.heads = heads
+        self.levels = levels
+        self.points = points
         self.sampling_offsets = nn.Linear(width, heads * levels * points * 2)
         self.attention_weights = nn.Linear(width, heads * levels * points)
         self.value_proj = nn.Linear(width, width)
@@ -38,7 +41,7 @@ class DeformableAttention(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Heads start by looking in directions all around, a point further out than the one before."""
+        """Published initialisation: head m looks in direction m of M, point p at a distance of p cells."""
         nn.init.zeros_(self.sampling_offsets.weight)
         angles_M = torch.arange(self.heads) * (2 * math.pi / self.heads)
         rays_M2 = torch.stack([angles_M.cos(), angles_M.sin()], dim=-1)
@@ -56,19 +59,19 @@ class DeformableAttention(nn.Module):
     def forward(
         self, queries_BLC: Tensor, places_L2: Tensor, values_BNC: Tensor, grids: Grids
     ) -> Tensor:
-        """(B, L, C)
+        """Attended values (B, L, C).
 
         Args:
-            queries_BLC: decide where to look and how much it counts.
-            places_L2: (x, y) of each query, relative to the image, in [0, 1].
-            values_BNC: the cells of all levels, one level after another, row by row.
-            grids: (h, w) of each level.
+            queries_BLC: queries, from which offsets and weights of the points are predicted.
+            places_L2: position (x, y) of each query relative to the image, in [0, 1].
+            values_BNC: cells of all levels, one level after another, row by row.
+            grids: rows and columns (h, w) of each level.
         """
         parts = (self.heads, self.levels, self.points)
         offsets_BLMVP2 = self.sampling_offsets(queries_BLC).unflatten(-1, (*parts, 2))
         weights_BLMVP = self.attention_weights(queries_BLC).unflatten(-1, (self.heads, -1))
         weights_BLMVP = weights_BLMVP.softmax(dim=-1).unflatten(-1, parts[1:])
-        # Offsets are in cells of their level.
+        # Offsets are in cells of their level, places in fractions of the image.
         sizes_V12 = queries_BLC.new_tensor([(w, h) for h, w in grids])[:, None]
         places = places_L2[:, None, None, None] + offsets_BLMVP2 / sizes_V12
         values = self.value_proj(values_BNC)
@@ -81,10 +84,10 @@ def sample_levels(
     """Weighted sums of bilinear samples, (B, L, C); head m reads and writes the m-th part of C.
 
     Args:
-        values_BNC: the cells of all levels, one level after another.
-        grids: (h, w) of each level.
-        places_BLMVP2: (x, y) relative to the image; beyond [0, 1] the maps go on with zeros.
-        weights_BLMVP: of the samples.
+        values_BNC: cells of all levels, one level after another.
+        grids: rows and columns (h, w) of each level.
+        places_BLMVP2: points (x, y) relative to the image; beyond [0, 1] the maps are zero.
+        weights_BLMVP: weights of the samples, which sum to 1 over levels and points.
     """
     batch, _, heads = places_BLMVP2.shape[:3]
     total: Tensor | None = None

@@ -1,4 +1,4 @@
-"""ODISE's mask generator (arXiv 2303.04803): feature maps and texts -> masks, class logits and void.
+"""ODISE's mask generator (arXiv 2303.04803): from feature maps and texts to masks and class logits.
 
 Shapes: B images, Q queries, S texts (all synonyms of all classes), K classes, E width of a text
 embedding, C width of the generator.
@@ -25,7 +25,18 @@ VARIANTS = ("caption", "label")
 
 @dataclasses.dataclass(frozen=True)
 class GeneratorSizes:
-    """Widths and depths; the defaults are those of ODISE's checkpoints."""
+    """Widths and depths of the generator; the defaults are those of ODISE's checkpoints.
+
+    Attributes:
+        width: number of channels C.
+        heads: number of heads of every attention.
+        queries: number of queries Q.
+        encoder_layers: number of layers of the pixel decoder's encoder.
+        encoder_hidden: hidden width of the encoder's MLPs.
+        points: number of points of a head on each level in deformable attention.
+        decoder_layers: number of layers of the query decoder.
+        decoder_hidden: hidden width of the query decoder's MLPs.
+    """
 
     width: int = 256
     heads: int = 8
@@ -39,12 +50,13 @@ class GeneratorSizes:
 
 @dataclasses.dataclass(frozen=True)
 class GeneratorScores:
-    """What the generator thinks of its masks.
+    """Class and void logits of the generator's masks.
 
     Attributes:
         class_logits: (B, Q, K), without void.
-        void_logits: what decides about void, and what the classification loss is made of:
-            (B, Q, 2), object and void (caption), or (B, Q, K + 1), classes and void (label).
+        void_logits: logits with void last, from which void's probability and the classification loss
+            are computed: (B, Q, 2), object and void (caption), or (B, Q, K + 1), classes and void
+            (label).
     """
 
     class_logits: Tensor
@@ -52,27 +64,28 @@ class GeneratorScores:
 
     @property
     def void_prob(self) -> Tensor:
-        """(B, Q) in [0, 1]"""
+        """Probability of void, (B, Q) in [0, 1]."""
         return self.void_logits.float().softmax(dim=-1)[..., -1]
 
 
 class SegmentationHead(nn.Module):
-    """Pixel decoder and query decoder, under the names of the checkpoints."""
+    """Pixel decoder and query decoder under the parameter names of ODISE's checkpoints."""
 
     def __init__(self, pixel_decoder: PixelDecoder, predictor: QueryDecoder) -> None:
         super().__init__()
-        self.pixel_decoder, self.predictor = pixel_decoder, predictor
+        self.pixel_decoder = pixel_decoder
+        self.predictor = predictor
 
 
 class TextHead(nn.Module):
-    """From CLIP's text embeddings to the generator's; in the label model also void's own text."""
+    """Projects CLIP's text embeddings to the generator's width; the label model appends void's text."""
 
     def __init__(self, text_width: int, width: int, null_text: Tensor | None = None) -> None:
         """
         Args:
-            text_width: E.
-            width: C.
-            null_text: initial embedding (E,) of void; None: no void here.
+            text_width: width E of CLIP's text embeddings.
+            width: width C of the generator.
+            null_text: initial text embedding (E,) of void; None: no text of void (the caption model).
         """
         super().__init__()
         self.text_proj = nn.Linear(text_width, width)
@@ -80,14 +93,14 @@ class TextHead(nn.Module):
             self.null_embed = nn.Parameter(null_text.detach().reshape(1, -1).clone())
 
     def forward(self, text_SE: Tensor) -> Tensor:
-        """(S, E) -> (S, C), in the label model (S + 1, C): void last."""
+        """Projected texts of texts (S, E): (S, C), or (S + 1, C) with void last in the label model."""
         if hasattr(self, "null_embed"):
             text_SE = torch.cat([text_SE, self.null_embed.to(text_SE.dtype)])
         return self.text_proj(text_SE)
 
 
 class MaskGenerator(nn.Module):
-    """Parameter names are those of ODISE's checkpoints."""
+    """Pixel decoder, query decoder and text head under the parameter names of ODISE's checkpoints."""
 
     def __init__(
         self,
@@ -100,15 +113,16 @@ class MaskGenerator(nn.Module):
     ) -> None:
         """
         Args:
-            variant: "caption" tells objects from void by a classifier, "label" by a text of void.
-            channels: of the feature maps s2, s3, s4 and s5, whose strides are 4, 8, 16 and 32.
-            text_width: E.
-            null_text: (E,), label only: where void's text starts, CLIP's embedding of the empty text;
-                None: at zero, for weights that are loaded later.
-            sizes: None for ODISE's.
+            variant: "caption" separates objects from void with a classifier, "label" with a text of
+                void.
+            channels: channels of the feature maps s2, s3, s4 and s5 (strides 4, 8, 16 and 32).
+            text_width: width E of CLIP's text embeddings.
+            null_text: initial text embedding (E,) of void in the label model, CLIP's embedding of the
+                empty text; None: zeros, for weights that are loaded later.
+            sizes: widths and depths; None for ODISE's.
 
         Raises:
-            InputError: an unknown variant, or a width that does not fit heads and norms.
+            InputError: the variant is unknown, or the width does not fit heads and norms.
         """
         super().__init__()
         if variant not in VARIANTS:
@@ -119,7 +133,8 @@ class MaskGenerator(nn.Module):
                 f"mask generator: a width of {sizes.width} has to be a multiple of 32 (groups of "
                 f"norms) and of the {sizes.heads} heads"
             )
-        self.variant, label = variant, variant == "label"
+        self.variant = variant
+        label = variant == "label"
         pixel_decoder = PixelDecoder(
             channels=channels,
             width=sizes.width,
@@ -145,18 +160,18 @@ class MaskGenerator(nn.Module):
 
     @property
     def text_head(self) -> TextHead:
-        """``word_head`` of the caption model, ``category_head`` of the label model."""
+        """Head for texts: ``word_head`` in the caption model, ``category_head`` in the label model."""
         return self.category_head if self.variant == "label" else self.word_head
 
     def forward(
         self, features: Mapping[str, Tensor], every_layer: bool = False
     ) -> list[QueryPrediction]:
-        """Predictions of the last layer; with `every_layer` of the initial queries and all layers.
+        """Predictions of the last layer, or with `every_layer` of the initial queries and all layers.
 
         Args:
             features: maps (B, channels, H / stride, W / stride) s2, s3, s4, s5; H and W are
                 multiples of 32.
-            every_layer: for losses on all of them.
+            every_layer: return all predictions, for losses on all of them.
         """
         mask_features, maps = self.sem_seg_head.pixel_decoder(features)
         return self.sem_seg_head.predictor(maps, mask_features, every_layer)
@@ -164,15 +179,15 @@ class MaskGenerator(nn.Module):
     def scores(
         self, prediction: QueryPrediction, text_SE: Tensor, synonyms: Sequence[int]
     ) -> GeneratorScores:
-        """Class logits and void of a prediction.
+        """Class and void logits of a prediction.
 
         Args:
-            prediction: of `forward`.
+            prediction: an element of the list that `forward` returns.
             text_SE: CLIP's text embeddings, not normalised, the synonyms of a class one after another.
-            synonyms: how many texts each class has.
+            synonyms: number of texts of each class.
 
         Raises:
-            InputError: counts that do not fit the texts.
+            InputError: the counts do not fit the texts.
         """
         texts_SC = self.text_head(text_SE)
         scale = self.sem_seg_head.predictor.post_mask_embed.scale
@@ -180,5 +195,6 @@ class MaskGenerator(nn.Module):
             logits = class_logits(prediction.embeddings, texts_SC, synonyms, scale)
             assert prediction.object_logits is not None
             return GeneratorScores(logits, prediction.object_logits)
+        # Void is one more class with a single text.
         with_void = class_logits(prediction.embeddings, texts_SC, [*synonyms, 1], scale)
         return GeneratorScores(with_void[..., :-1], with_void)

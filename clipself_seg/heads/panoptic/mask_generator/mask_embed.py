@@ -1,4 +1,4 @@
-"""From a query and its mask to an embedding that texts are compared with.
+"""Embedding of a query and its mask, which is compared with texts.
 
 Shapes: B images, Q queries, C channels, h x w pixels of stride 4.
 """
@@ -25,7 +25,7 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., C)"""
+        """Transforms (..., C) into (..., C)."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
         return self.layers[-1](x)
@@ -35,7 +35,7 @@ class PooledMaskEmbed(nn.Module):
     """The query's state plus the mean feature of its mask, through an MLP.
 
     Attributes:
-        logit_scale: logarithm of what cosines are multiplied with.
+        logit_scale: logarithm of the factor that cosines are multiplied by.
     """
 
     def __init__(self, width: int) -> None:
@@ -45,24 +45,25 @@ class PooledMaskEmbed(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def forward(self, states_BQC: Tensor, features_BChw: Tensor, masks_BQhw: Tensor) -> Tensor:
-        """Embeddings (B, Q, C), of any length.
+        """Embeddings (B, Q, C), of any norm.
 
         Args:
-            states_BQC: of the queries, normed.
-            features_BChw: mask features.
-            masks_BQhw: logits; the mask is where they are positive, without a gradient.
+            states_BQC: states of the queries after the final norm.
+            features_BChw: mask features of the pixel decoder.
+            masks_BQhw: mask logits; features are pooled where they are positive, and the masks get
+                no gradient.
         """
         pooled_BQC = pool_masks(features_BChw, masks_BQhw)
         return self.mask_embed(self.pool_proj(pooled_BQC) + states_BQC)
 
     @property
     def scale(self) -> Tensor:
-        """The positive scalar that cosines are multiplied with."""
+        """Positive scalar that cosines are multiplied by."""
         return similarity_scale(self.logit_scale)
 
 
 def pool_masks(features_BChw: Tensor, masks_BQhw: Tensor) -> Tensor:
-    """The mean feature where a mask's logits are positive, (B, Q, C), float32; 0 for an empty mask."""
+    """Mean feature where a mask's logits are positive, (B, Q, C) float32; 0 for an empty mask."""
     with full_precision(features_BChw.device):
         inside_BQN = (masks_BQhw.detach() > 0).flatten(2).float()
         sums_BQC = inside_BQN @ features_BChw.float().flatten(2).transpose(1, 2)

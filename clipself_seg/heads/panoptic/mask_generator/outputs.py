@@ -1,13 +1,13 @@
-"""What a mask generator says of a picture, in memory and on disk.
+"""Outputs of a mask generator for an image, in memory and on disk.
 
-On disk it is one `.safetensors` file a picture, named by the picture's id, so that CLIP branches and
-exponents can be compared without running the generator again:
+On disk there is one `.safetensors` file for each image, named by the image's id, so that CLIP branches
+and exponents can be compared without running the generator again:
 
     mask_logits   float16 (Q, m, n)   over the canvas, positive inside
     class_logits  float32 (Q, K)      for the classes below, without void
     void_prob     float32 (Q,)
-    metadata      file_name, canvas, image_size (JSON lists of rows and columns), classes (a hash), weights (a hash),
-                  settings (a JSON object of what else decided the numbers)
+    metadata      file_name, canvas, image_size (JSON lists of rows and columns), classes (a hash),
+                  weights (a hash), settings (a JSON object of what else decided the numbers)
 
 Shapes: Q queries, K classes, m x n pixels of a mask.
 """
@@ -28,22 +28,22 @@ from torch import Tensor
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
 
-# Half precision ends here; a probability is 1 long before.
+# The largest logit on disk, just below half precision's maximum; its probability is 1 anyway.
 LARGEST = 6e4
 TENSORS = ("mask_logits", "class_logits", "void_prob")
-FACTS = {"file_name", "canvas", "image_size", "classes", "weights"}
+METADATA = {"file_name", "canvas", "image_size", "classes", "weights"}
 
 
 @dataclasses.dataclass(frozen=True)
 class GeneratorOutput:
-    """Masks of a picture and what their generator thinks of them.
+    """Masks of an image with the generator's class logits and void probabilities.
 
     Attributes:
-        mask_logits: (Q, m, n), over the canvas.
+        mask_logits: (Q, m, n) over the canvas, positive inside a mask.
         class_logits: (Q, K), without void.
-        void_prob: (Q,) in [0, 1].
+        void_prob: probability of void, (Q,) in [0, 1].
         canvas: rows and columns in pixels that the masks cover, padding included.
-        image_size: rows and columns of the picture on it, at its top left.
+        image_size: rows and columns in pixels of the resized image at the top left of the canvas.
     """
 
     mask_logits: Tensor
@@ -53,24 +53,24 @@ class GeneratorOutput:
     image_size: tuple[int, int]
 
     def to(self, device: torch.device) -> GeneratorOutput:
-        """The same with its tensors on a device."""
+        """A copy with its tensors on a device."""
         moved = {name: getattr(self, name).to(device) for name in TENSORS}
         return dataclasses.replace(self, **moved)
 
 
 def output_path(folder: str | Path, image_id: Any) -> Path:
-    """The file of a picture: its id, with what a file name cannot hold as "_"."""
+    """Path of an image's file: its id, with "_" for characters that a file name cannot hold."""
     return Path(folder) / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', str(image_id))}.safetensors"
 
 
 def hash_classes(names: Sequence[Sequence[str]]) -> str:
-    """12 hexadecimal digits of the synonyms of all classes."""
-    facts = json.dumps([list(synonyms) for synonyms in names])
-    return hashlib.blake2b(facts.encode(), digest_size=6).hexdigest()
+    """Hash of the synonyms of all classes, 12 hexadecimal digits."""
+    text = json.dumps([list(synonyms) for synonyms in names])
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
-    """JSON of the settings of a generator; equal ones are equal texts."""
+    """JSON of a generator's settings with sorted keys, so that equal settings give equal texts."""
     return json.dumps(settings, sort_keys=True)
 
 
@@ -84,20 +84,20 @@ def save_output(
     weights: str,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the file of a picture, atomically.
+    """Writes the file of an image, atomically.
 
     Args:
-        folder: of all pictures of a data set.
-        output: of the picture.
-        image_id: as in the data set.
-        file_name: of the picture; only its last part is kept.
-        names: synonyms of the K classes.
-        weights: hash of the generator's.
-        settings: what else decided its numbers.
+        folder: folder for all images of a data set.
+        output: the generator's output for the image.
+        image_id: id of the image in the data set.
+        file_name: file name of the image, of which only the last part is kept.
+        names: synonyms of each of the K classes.
+        weights: hash of the generator's weights.
+        settings: settings of the generator that decide its numbers too.
 
     Raises:
-        InputError: numbers that are no scores or do not fit the classes, or a canvas smaller than the
-            picture.
+        InputError: the numbers are no scores or do not fit the classes, or the canvas is smaller than
+            the image.
     """
     import safetensors.torch
 
@@ -106,7 +106,7 @@ def save_output(
     tensors = {name: torch.as_tensor(getattr(output, name)).float() for name in TENSORS}
     _check_shapes(path, tensors, len(names))
     tensors["mask_logits"] = tensors["mask_logits"].clamp(-LARGEST, LARGEST).half()
-    facts = {
+    metadata = {
         "file_name": Path(file_name).name,
         "canvas": json.dumps(canvas),
         "image_size": json.dumps(size),
@@ -119,7 +119,7 @@ def save_output(
         safetensors.torch.save_file(
             {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
             temporary,
-            metadata=facts,
+            metadata=metadata,
         )
 
 
@@ -131,33 +131,33 @@ def read_output(
     image_size: tuple[int, int],
     names: Sequence[Sequence[str]],
 ) -> GeneratorOutput:
-    """Read the file of a picture and check that it is of this picture and these classes.
+    """Reads the file of an image and checks that it is of this image and these classes.
 
     Args:
-        folder: that `save_output` wrote to.
-        image_id: as in the data set.
-        file_name: of the picture.
-        image_size: rows and columns of the picture as the generator would be given it.
-        names: synonyms of the K classes.
+        folder: folder that `save_output` wrote to.
+        image_id: id of the image in the data set.
+        file_name: file name of the image.
+        image_size: rows and columns in pixels of the resized image, as the generator's input has them.
+        names: synonyms of each of the K classes.
 
     Raises:
-        InputError: the file is missing or damaged, or of another picture, size or vocabulary; numbers
-            that are no scores.
+        InputError: the file is missing or damaged, is of another image, size or vocabulary, or has
+            numbers that are no scores.
     """
     path = output_path(folder, image_id)
-    tensors, facts = _read(path, TENSORS)
-    canvas, size = (tuple(json.loads(facts[key])) for key in ("canvas", "image_size"))
+    tensors, metadata = _read(path, TENSORS)
+    canvas, size = (tuple(json.loads(metadata[key])) for key in ("canvas", "image_size"))
     same_set = "give the outputs of this data set"
     same_sizes = f"{same_set}, with INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST as they were then"
-    same_words = f"{same_set}, or write them again with these words"
-    for what, stored, wanted, way_out in (
-        ("picture", facts["file_name"], Path(file_name).name, same_set),
-        ("vocabulary", facts["classes"], hash_classes(names), same_words),
+    same_names = f"{same_set}, or write them again with these class names"
+    for what, stored, wanted, remedy in (
+        ("image", metadata["file_name"], Path(file_name).name, same_set),
+        ("vocabulary", metadata["classes"], hash_classes(names), same_names),
         ("size", size, tuple(image_size), same_sizes),
     ):
         if stored != wanted:
             raise InputError(
-                f"generator output {path} is of another {what} ({stored}) than asked for ({wanted}): {way_out}"
+                f"generator output {path} is of another {what} ({stored}) than asked for ({wanted}): {remedy}"
             )
     _check_shapes(path, tensors, len(names))
     masks, class_logits, void_prob = (tensors[name].float() for name in TENSORS)
@@ -166,7 +166,7 @@ def read_output(
 
 
 def _check_shapes(path: Path, tensors: Mapping[str, Tensor], classes: int) -> None:
-    """Refuse tensors that are not of the same masks, or of other classes."""
+    """Raises an `InputError` for tensors of different numbers of masks, or of other classes."""
     shapes = [tuple(tensors[name].shape) for name in TENSORS]
     queries = shapes[0][0] if len(shapes[0]) == 3 else -1
     if shapes[1:] != [(queries, classes), (queries,)]:
@@ -179,7 +179,7 @@ def _check_shapes(path: Path, tensors: Mapping[str, Tensor], classes: int) -> No
 def _check_values(
     path: Path, tensors: Mapping[str, Tensor], canvas: tuple[int, ...], size: tuple[int, ...]
 ) -> None:
-    """Refuse numbers of another program that fusion and merging would take for scores."""
+    """Raises an `InputError` for numbers that fusion and merging would silently take for scores."""
     masks, class_logits, void_prob = (tensors[name] for name in TENSORS)
     for wrong, what in (
         (any(c < s for c, s in zip(canvas, size)), f"its canvas {canvas} is smaller than {size}"),
@@ -191,25 +191,31 @@ def _check_values(
 
 
 def check_outputs(folder: str | Path, dataset: str, image_ids: Sequence[Any]) -> dict[str, str]:
-    """Refuse a folder that lacks pictures of a data set, before hours are spent on the others.
+    """Checks that a folder has the outputs of all images of a data set, before any is evaluated.
+
+    Args:
+        folder: folder that `save_output` wrote to.
+        dataset: name of the data set, for messages.
+        image_ids: ids of all images of the data set.
 
     Returns:
-        "weights" and "settings" of the generator, as the files have them.
+        "weights" and "settings" of the generator, as the metadata of the files has them.
 
     Raises:
-        InputError: it does (says how to write them), or its files are of several generators.
+        InputError: outputs are missing (the message says how to write them), or the files are of
+            several generators.
     """
-    lost = [image for image in image_ids if not output_path(folder, image).is_file()]
-    if lost:
+    missing = [image for image in image_ids if not output_path(folder, image).is_file()]
+    if missing:
         raise InputError(
-            f"{len(lost)} of {len(image_ids)} generator outputs of {dataset} are missing in {folder}, such as "
-            f"that of image {lost[0]}: write them with tools/write_generator_outputs.py --dataset {dataset}, "
+            f"{len(missing)} of {len(image_ids)} generator outputs of {dataset} are missing in {folder}, such as "
+            f"that of image {missing[0]}: write them with tools/write_generator_outputs.py --dataset {dataset}, "
             "or leave the data set out of DATASETS.TEST"
         )
     made_by = {}
     for image in image_ids:
-        facts = _read(output_path(folder, image), ())[1]
-        made_by[facts["weights"], facts.get("settings", "{}")] = image
+        metadata = _read(output_path(folder, image), ())[1]
+        made_by[metadata["weights"], metadata.get("settings", "{}")] = image
     if len(made_by) > 1:
         examples = ", ".join(f"{' '.join(by)} (image {image})" for by, image in made_by.items())
         raise InputError(
@@ -220,7 +226,7 @@ def check_outputs(folder: str | Path, dataset: str, image_ids: Sequence[Any]) ->
 
 
 def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Some tensors and the metadata of a complete file."""
+    """The tensors of the given names and the metadata of a file that is complete."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -230,17 +236,17 @@ def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str
         )
     try:
         with safe_open(path, framework="pt") as file:
-            facts = file.metadata() or {}
-            there = set(file.keys())
-            tensors: dict[str, Tensor] = {n: file.get_tensor(n) for n in there.intersection(names)}
+            metadata = file.metadata() or {}
+            keys = set(file.keys())
+            tensors: dict[str, Tensor] = {n: file.get_tensor(n) for n in keys.intersection(names)}
     except (SafetensorError, OSError) as error:
         raise InputError(f"generator output {path} is damaged ({error}): write it again") from None
-    missing = {*TENSORS} - there | FACTS - facts.keys()
+    missing = {*TENSORS} - keys | METADATA - metadata.keys()
     if missing:
         raise InputError(f"{path} is no generator output: it lacks {sorted(missing)}")
     for key in ("canvas", "image_size"):
-        if not re.fullmatch(r"\[[1-9]\d*, ?[1-9]\d*\]", facts[key]):
+        if not re.fullmatch(r"\[[1-9]\d*, ?[1-9]\d*\]", metadata[key]):
             raise InputError(
-                f"generator output {path}: {key} is {facts[key]!r}, not a JSON list of rows and columns"
+                f"generator output {path}: {key} is {metadata[key]!r}, not a JSON list of rows and columns"
             )
-    return tensors, facts
+    return tensors, metadata

@@ -1,10 +1,14 @@
-"""The pixel decoder of Mask2Former (arXiv 2112.01527): deformable attention over three maps, a fourth on top.
+"""The pixel decoder of Mask2Former (arXiv 2112.01527): deformable attention over three feature maps.
 
-Shapes: B images, C channels, N cells of all levels of the encoder; strides in pixels.
+A fourth, finer map is added to the result for the mask features.
+
+Shapes: B images, C channels, N cells of all levels of the encoder, h x w cells of a map; strides in
+    pixels.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,17 +21,19 @@ from clipself_seg.heads.panoptic.mask_generator.deformable_attention import (
     DeformableAttention,
     Grids,
 )
-from clipself_seg.heads.panoptic.mask_generator.sine_positions import sine_positions
 
 GROUPS = 32
 STRIDES = {"s2": 4, "s3": 8, "s4": 16, "s5": 32}
-"""Of the maps that a feature source gives, in pixels."""
+"""Strides in pixels of the maps that every feature source gives."""
 ENCODED = ("s5", "s4", "s3")  # the order of the encoder's levels: coarse to fine
 FINEST = "s2"
+# DETR's constants of sine positions.
+TEMPERATURE = 10_000
+EPS = 1e-6
 
 
 class NormedConv(nn.Conv2d):
-    """A convolution without bias and a group norm, under the names that Detectron2 gives them."""
+    """Convolution without bias and a group norm, under the parameter names of Detectron2."""
 
     def __init__(self, channels: int, width: int, kernel_size: int) -> None:
         super().__init__(channels, width, kernel_size, padding=kernel_size // 2, bias=False)
@@ -35,12 +41,12 @@ class NormedConv(nn.Conv2d):
         nn.init.kaiming_uniform_(self.weight, a=1)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, channels, h, w) -> (B, width, h, w)"""
+        """Transforms (B, channels, h, w) into (B, width, h, w)."""
         return self.norm(super().forward(input))
 
 
 class EncoderLayer(nn.Module):
-    """Deformable attention of all cells to all maps, and an MLP; norms after the sums."""
+    """Deformable attention of all cells to all maps, and an MLP; post-norm residuals."""
 
     def __init__(self, *, width: int, heads: int, points: int, hidden: int) -> None:
         super().__init__()
@@ -57,14 +63,21 @@ class EncoderLayer(nn.Module):
     def forward(
         self, cells_BNC: Tensor, positions_NC: Tensor, places_N2: Tensor, grids: Grids
     ) -> Tensor:
-        """(B, N, C) -> (B, N, C)"""
-        seen = self.self_attn(cells_BNC + positions_NC, places_N2, cells_BNC, grids)
-        cells_BNC = self.norm1(cells_BNC + seen)
+        """Updates the cells of all levels, (B, N, C) -> (B, N, C).
+
+        Args:
+            cells_BNC: cells of all levels, one level after another.
+            positions_NC: positional embeddings, added to the queries.
+            places_N2: centre (x, y) of each cell relative to the image, in [0, 1].
+            grids: rows and columns (h, w) of each level.
+        """
+        attended = self.self_attn(cells_BNC + positions_NC, places_N2, cells_BNC, grids)
+        cells_BNC = self.norm1(cells_BNC + attended)
         return self.norm2(cells_BNC + self.linear2(F.relu(self.linear1(cells_BNC))))
 
 
 class Encoder(nn.Module):
-    """A stack of layers, with a learned vector that tells the levels apart."""
+    """Stack of encoder layers with a learned embedding of each level."""
 
     def __init__(self, layers: Sequence[EncoderLayer], width: int) -> None:
         super().__init__()
@@ -72,10 +85,10 @@ class Encoder(nn.Module):
         self.level_embed = nn.Parameter(torch.randn(len(ENCODED), width))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps (B, C, h, w) of the levels -> as many of the same shapes, in float32."""
+        """Transforms the maps (B, C, h, w) of the levels into maps of the same shapes, in float32."""
         grids = [(m.shape[2], m.shape[3]) for m in maps]
         device, width = maps[0].device, maps[0].shape[1]
-        # Sampling places do not survive half precision.
+        # Half precision is too coarse for the sampling places.
         with full_precision(device):
             cells_BNC = torch.cat([m.float().flatten(2).transpose(1, 2) for m in maps], dim=1)
             positions_NC = torch.cat(
@@ -90,7 +103,10 @@ class Encoder(nn.Module):
 
 
 class PixelDecoder(nn.Module):
-    """Parameter names are those of ODISE's checkpoints below ``sem_seg_head.pixel_decoder.``."""
+    """Encoder of three maps, and mask features from its finest output and a fourth map.
+
+    Parameter names are those of ODISE's checkpoints below ``sem_seg_head.pixel_decoder.``.
+    """
 
     def __init__(
         self,
@@ -104,12 +120,12 @@ class PixelDecoder(nn.Module):
     ) -> None:
         """
         Args:
-            channels: of the maps s2, s3, s4 and s5, whose strides are 4, 8, 16 and 32.
-            width: C, a multiple of 32.
-            heads: of the encoder's attention.
-            layers: of the encoder.
-            points: that a head looks at, on each level.
-            hidden: width of the encoder's MLPs.
+            channels: channels of the maps s2, s3, s4 and s5 (strides 4, 8, 16 and 32).
+            width: number of channels C, a multiple of 32.
+            heads: number of heads of the encoder's attention.
+            layers: number of layers of the encoder.
+            points: number of points that a head samples on each level.
+            hidden: hidden width of the encoder's MLPs.
         """
         super().__init__()
         self.input_proj = nn.ModuleList(
@@ -119,20 +135,21 @@ class PixelDecoder(nn.Module):
         for name, parameter in self.input_proj.named_parameters():
             if name.endswith("0.weight"):
                 nn.init.xavier_uniform_(parameter)
-        how = {"width": width, "heads": heads, "points": points, "hidden": hidden}
-        self.transformer = Encoder([EncoderLayer(**how) for _ in range(layers)], width)
+        sizes = {"width": width, "heads": heads, "points": points, "hidden": hidden}
+        self.transformer = Encoder([EncoderLayer(**sizes) for _ in range(layers)], width)
         self.adapter_1 = NormedConv(channels[FINEST], width, 1)
         self.layer_1 = NormedConv(width, width, 3)
         self.mask_features = nn.Conv2d(width, width, 1)
         nn.init.kaiming_uniform_(self.mask_features.weight, a=1)
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """
+        """Mask features and the encoder's maps.
+
         Args:
             features: maps (B, channels, H / stride, W / stride) s2, s3, s4, s5.
 
         Returns:
-            Mask features (B, C, H / 4, W / 4), and maps (B, C, ...) of strides 32, 16, 8.
+            Mask features (B, C, H / 4, W / 4), and maps (B, C, ...) of strides 32, 16 and 8.
         """
         projected = [p(features[name]) for p, name in zip(self.input_proj, ENCODED)]
         maps = self.transformer(projected)
@@ -143,6 +160,33 @@ class PixelDecoder(nn.Module):
 
 
 def _centres(grid: tuple[int, int], device: torch.device) -> Tensor:
-    """(x, y) of the cells' centres, relative to the map, (h * w, 2)."""
+    """Centres (x, y) of a map's cells relative to the map, (h * w, 2), row by row."""
     y_h, x_w = ((torch.arange(count, device=device) + 0.5) / count for count in grid)
     return torch.cartesian_prod(y_h, x_w).flip(-1)
+
+
+def sine_positions(grid: tuple[int, int], width: int, device: torch.device) -> Tensor:
+    """Fixed positions (h * w, C) of a map's cells, float32: half from the row, half from the column.
+
+    They are the sines of DETR (arXiv 2005.12872, appendix).
+
+    Args:
+        grid: rows and columns (h, w) of the map.
+        width: number of channels C, a multiple of 4, since sine and cosine alternate in each half.
+        device: device of the result.
+    """
+    half = width // 2
+    index = torch.arange(half, device=device)
+    wavelengths = TEMPERATURE ** (2 * (index // 2) / half)
+    rows_hc, columns_wc = (_axis(count, wavelengths) for count in grid)
+    height, width = grid
+    rows_hwc = rows_hc[:, None].expand(-1, width, -1)
+    columns_hwc = columns_wc[None].expand(height, -1, -1)
+    return torch.cat([rows_hwc, columns_hwc], dim=-1).flatten(0, 1)
+
+
+def _axis(count: int, wavelengths: Tensor) -> Tensor:
+    """Sines and cosines (count, C / 2) of the positions on one axis; the last is a full turn."""
+    steps = torch.arange(1, count + 1, dtype=torch.float32, device=wavelengths.device)
+    angles = (steps / (count + EPS) * (2 * math.pi))[:, None] / wavelengths
+    return torch.stack([angles[:, 0::2].sin(), angles[:, 1::2].cos()], dim=-1).flatten(1)

@@ -1,7 +1,7 @@
-"""A feature pyramid on a frozen CLIP ViT: what a mask generator sees when no diffusion model is at hand.
+"""A feature pyramid on a frozen CLIP ViT: feature maps for a mask generator without a diffusion model.
 
-CLIP's blocks know what is where, but on one coarse grid; a few convolutions on the picture itself add the
-outlines (ViTDet, arXiv 2203.16527; ViT-Adapter, arXiv 2205.08534).
+The features of CLIP's blocks are semantic but on one coarse grid; a few convolutions on the image add
+details (ViTDet, arXiv 2203.16527; ViT-Adapter, arXiv 2205.08534).
 
 Shapes: B images, H x W pixels of the canvas, C channels, h x w cells of CLIP's grid.
 """
@@ -22,13 +22,13 @@ from clipself_seg.heads.panoptic.mask_generator.pixel_decoder import GROUPS, STR
 
 
 class CLIPPyramid(nn.Module):
-    """Maps of strides 4, 8, 16 and 32 from some blocks of CLIP and the picture.
+    """Maps of strides 4, 8, 16 and 32 from some blocks of CLIP and from the image.
 
-    Holds its CLIP, but does not own it. CLIP stays as it is; everything that is registered here trains.
+    CLIP is used but not registered as a submodule: it stays frozen, and all parameters here train.
 
     Attributes:
-        channels: of each map.
-        frozen_prefixes: of entries of the state that a checkpoint does not hold.
+        channels: number of channels of each map by its name.
+        frozen_prefixes: prefixes of state entries that a checkpoint does not hold.
     """
 
     frozen_prefixes: tuple[str, ...] = ()
@@ -36,10 +36,10 @@ class CLIPPyramid(nn.Module):
     def __init__(self, clip: DenseCLIP, *, blocks: Sequence[int] = (), channels: int = 256) -> None:
         """
         Args:
-            clip: with a ViT.
-            blocks: of CLIP's image tower that are read, indices from 0; () is after a quarter, a half,
-                three quarters and at the end.
-            channels: C, a multiple of 32.
+            clip: frozen CLIP with a ViT.
+            blocks: indices (from 0) of the blocks of CLIP's image tower whose outputs are read; ()
+                means after a quarter, a half and three quarters of them and the last.
+            channels: number of channels C of each map, a multiple of 32.
 
         Raises:
             InputError: the image tower is no ViT, or has no such block; C is no multiple of 32.
@@ -52,9 +52,10 @@ class CLIPPyramid(nn.Module):
             raise InputError(f"MODEL.PYRAMID.CHANNELS is {channels}: give a multiple of {GROUPS}")
         depth = len(tower.blocks)
         blocks = blocks or [depth * part // 4 - 1 for part in (1, 2, 3, 4)]
-        self._clip, self.names = (clip,), tower.check_names(f"block{i}" for i in blocks)
+        self._clip = (clip,)  # a tuple, so that CLIP is not registered as a submodule
+        self.names = tower.check_names(f"block{i}" for i in blocks)
         self.channels = dict.fromkeys(STRIDES, channels)
-        # The power of two that a patch is nearest to from below: 14 pixels are enlarged to 16.
+        # The smallest power of two that holds a patch: images are enlarged so that 14 pixels become 16.
         self.stride = 1 << (clip.patch_size - 1).bit_length()
         self.block_projections = nn.ModuleList(
             NormedConv(tower.width, channels, 1) for _ in self.names
@@ -67,25 +68,30 @@ class CLIPPyramid(nn.Module):
         )
         self.outputs = nn.ModuleDict({name: NormedConv(channels, channels, 3) for name in STRIDES})
 
-    def facts(self) -> dict[str, Any]:
-        """What decides the maps beside the weights and shapes."""
+    def settings(self) -> dict[str, Any]:
+        """Settings that decide the maps beside weights and shapes."""
         return {"blocks": list(self.names)}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """RGB (B, 3, H, W) in [0, 1], H and W multiples of 32 -> maps s2, s3, s4, s5 (B, C, ...)."""
+        """Maps s2, s3, s4, s5 (B, C, H / stride, W / stride) of RGB images.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], H and W multiples of 32.
+        """
         cells = self._cells(images)
         details = self.stem[1](self.stem[0](2 * images - 1))
         fine = {"s2": details, "s3": self.stem[2](details)}
-        found = {}
+        maps = {}
         for name, stride in STRIDES.items():
-            one = self.up[name](cells)
+            coarse = self.up[name](cells)
             if stride > self.stride:
-                one = F.avg_pool2d(one, stride // self.stride)
-            found[name] = F.relu(self.outputs[name](one + fine[name] if name in fine else one))
-        return found
+                coarse = F.avg_pool2d(coarse, stride // self.stride)
+            summed = coarse + fine[name] if name in fine else coarse
+            maps[name] = F.relu(self.outputs[name](summed))
+        return maps
 
     def _cells(self, images: Tensor) -> Tensor:
-        """(B, C, h, w), h = H / self.stride: the sum of all blocks' projections."""
+        """Sum of the projections of all blocks, (B, C, H / self.stride, W / self.stride)."""
         (clip,) = self._clip
         side_h, side_w = (side * clip.patch_size // self.stride for side in images.shape[2:])
         pixels = clip.normalise(images)
@@ -98,14 +104,14 @@ class CLIPPyramid(nn.Module):
 
 
 def _down(channels: int, width: int) -> nn.Sequential:
-    """Half the size."""
+    """Convolution that halves the size, with group norm and ReLU."""
     convolution = nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False)
     groups = min(GROUPS, width // 8 or 1)
     return nn.Sequential(convolution, nn.GroupNorm(groups, width), nn.ReLU())
 
 
 def _up(channels: int, factor: int) -> nn.Sequential:
-    """`factor` times the size, a power of two; nothing for factors up to 1."""
+    """Transposed convolutions that enlarge by `factor`, a power of two; none for factors up to 1."""
     steps: list[nn.Module] = []
     while factor > 1:
         steps += [nn.ConvTranspose2d(channels, channels, 2, stride=2, bias=False)]

@@ -1,4 +1,4 @@
-"""The masked-attention decoder of Mask2Former (arXiv 2112.01527): queries that look where their masks are.
+"""The masked-attention decoder of Mask2Former (arXiv 2112.01527): queries attend inside their masks.
 
 Shapes: B images, Q queries, C channels, N cells of a level, h x w pixels of stride 4.
 """
@@ -14,18 +14,18 @@ from torch import Tensor, nn
 
 from clipself_seg.clip.layers import PackedAttention, merge_heads, split_heads
 from clipself_seg.heads.panoptic.mask_generator.mask_embed import MLP, PooledMaskEmbed
-from clipself_seg.heads.panoptic.mask_generator.sine_positions import sine_positions
+from clipself_seg.heads.panoptic.mask_generator.pixel_decoder import sine_positions
 
 
 @dataclasses.dataclass(frozen=True)
 class QueryPrediction:
-    """What the queries say after a layer.
+    """Prediction of the queries after a layer.
 
     Attributes:
-        states: (B, Q, C), normed.
-        mask_logits: (B, Q, h, w).
-        embeddings: (B, Q, C), to be compared with texts.
-        object_logits: (B, Q, 2), object and void, or None: then a text stands for void.
+        states: states of the queries after the norm, (B, Q, C).
+        mask_logits: (B, Q, h, w), positive inside a mask.
+        embeddings: embeddings that are compared with texts, (B, Q, C).
+        object_logits: (B, Q, 2), object and void; None if a text stands for void (the label model).
     """
 
     states: Tensor
@@ -35,7 +35,7 @@ class QueryPrediction:
 
 
 class QueryAttention(PackedAttention):
-    """Attention whose queries, keys and values are three different things."""
+    """Attention with separate inputs for queries, keys and values."""
 
     def __init__(self, *, width: int, heads: int) -> None:
         super().__init__(width=width, heads=heads)
@@ -50,19 +50,27 @@ class QueryAttention(PackedAttention):
         values_BNC: Tensor,
         allowed_BQN: Tensor | None = None,
     ) -> Tensor:
-        """(B, Q, C); `allowed_BQN` is boolean, True where a query may look."""
-        given = (queries_BQC, keys_BNC, values_BNC)
-        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        """Attended values (B, Q, C).
+
+        Args:
+            queries_BQC: inputs of the query projection.
+            keys_BNC: inputs of the key projection.
+            values_BNC: inputs of the value projection.
+            allowed_BQN: boolean, True where a query may attend; None allows everything.
+        """
+        inputs = (queries_BQC, keys_BNC, values_BNC)
+        weights = self.in_proj_weight.chunk(3)
+        biases = self.in_proj_bias.chunk(3)
         q, k, v = (
             split_heads(F.linear(x, weight, bias), self.heads)
-            for x, weight, bias in zip(given, weights, biases)
+            for x, weight, bias in zip(inputs, weights, biases)
         )
         mask = None if allowed_BQN is None else allowed_BQN[:, None]
         return self.out_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)))
 
 
 class SelfAttentionLayer(nn.Module):
-    """Queries look at each other."""
+    """Self-attention of the queries, with residual and norm."""
 
     def __init__(self, *, width: int, heads: int) -> None:
         super().__init__()
@@ -70,13 +78,13 @@ class SelfAttentionLayer(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, queries_BQC: Tensor, positions_QC: Tensor) -> Tensor:
-        """(B, Q, C) -> (B, Q, C)"""
+        """Updates the queries, (B, Q, C) -> (B, Q, C); positions are added to queries and keys."""
         placed = queries_BQC + positions_QC
         return self.norm(queries_BQC + self.self_attn.attend(placed, placed, queries_BQC))
 
 
 class CrossAttentionLayer(nn.Module):
-    """Queries look at the cells of a level that they are allowed."""
+    """Attention of the queries to the allowed cells of a level, with residual and norm."""
 
     def __init__(self, *, width: int, heads: int) -> None:
         super().__init__()
@@ -90,14 +98,14 @@ class CrossAttentionLayer(nn.Module):
         level: Level,
         allowed_BQN: Tensor,
     ) -> Tensor:
-        """(B, Q, C) -> (B, Q, C)"""
+        """Updates the queries, (B, Q, C) -> (B, Q, C); `allowed_BQN` is as in `QueryAttention`."""
         placed = queries_BQC + positions_QC
-        seen = self.multihead_attn.attend(placed, level.keys, level.values, allowed_BQN)
-        return self.norm(queries_BQC + seen)
+        attended = self.multihead_attn.attend(placed, level.keys, level.values, allowed_BQN)
+        return self.norm(queries_BQC + attended)
 
 
 class FeedForwardLayer(nn.Module):
-    """Two linear layers with ReLU between them."""
+    """Two linear layers with ReLU between them, with residual and norm."""
 
     def __init__(self, *, width: int, hidden: int) -> None:
         super().__init__()
@@ -108,13 +116,13 @@ class FeedForwardLayer(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, queries_BQC: Tensor) -> Tensor:
-        """(B, Q, C) -> (B, Q, C)"""
+        """Updates the queries, (B, Q, C) -> (B, Q, C)."""
         return self.norm(queries_BQC + self.linear2(F.relu(self.linear1(queries_BQC))))
 
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """A map as the cross attention takes it: keys and values (B, N, C), mask features (B, C, N)."""
+    """Inputs of the cross attention to a map: keys and values (B, N, C), mask features (B, C, N)."""
 
     keys: Tensor
     values: Tensor
@@ -122,7 +130,10 @@ class Level:
 
 
 class QueryDecoder(nn.Module):
-    """Parameter names are those of ODISE's checkpoints below ``sem_seg_head.predictor.``."""
+    """Layers of masked attention that turn learned queries into masks and embeddings.
+
+    Parameter names are those of ODISE's checkpoints below ``sem_seg_head.predictor.``.
+    """
 
     def __init__(
         self,
@@ -137,24 +148,23 @@ class QueryDecoder(nn.Module):
     ) -> None:
         """
         Args:
-            width: C.
-            heads: of all attentions.
-            queries: Q.
-            layers: each is a cross attention, a self attention and an MLP.
-            hidden: width of the MLPs.
-            levels: maps that the layers look at in turn.
-            object_logits: tell objects from void here (the caption model), not by a text.
+            width: number of channels C.
+            heads: number of heads of every attention.
+            queries: number of queries Q.
+            layers: number of layers, each a cross attention, a self attention and an MLP.
+            hidden: hidden width of the MLPs.
+            levels: number of maps, to which the layers attend in turn.
+            object_logits: predict object against void here (the caption model), not from a text.
         """
         super().__init__()
-        how, count = {"width": width, "heads": heads}, range(layers)
         self.transformer_cross_attention_layers = nn.ModuleList(
-            CrossAttentionLayer(**how) for _ in count
+            CrossAttentionLayer(width=width, heads=heads) for _ in range(layers)
         )
         self.transformer_self_attention_layers = nn.ModuleList(
-            SelfAttentionLayer(**how) for _ in count
+            SelfAttentionLayer(width=width, heads=heads) for _ in range(layers)
         )
         self.transformer_ffn_layers = nn.ModuleList(
-            FeedForwardLayer(width=width, hidden=hidden) for _ in count
+            FeedForwardLayer(width=width, hidden=hidden) for _ in range(layers)
         )
         self.decoder_norm = nn.LayerNorm(width)
         self.query_feat = nn.Embedding(queries, width)
@@ -167,16 +177,16 @@ class QueryDecoder(nn.Module):
     def forward(
         self, maps: Sequence[Tensor], mask_features: Tensor, every_layer: bool = False
     ) -> list[QueryPrediction]:
-        """Predictions of the last layer, or of the initial queries and every layer.
+        """Predictions of the last layer, or with `every_layer` of the initial queries and all layers.
 
         Args:
-            maps: (B, C, ...), one for each level, in the order that the layers take them.
-            mask_features: (B, C, h, w).
-            every_layer: for losses on all of them.
+            maps: one map (B, C, ...) for each level, in the order in which the layers use them.
+            mask_features: features (B, C, h, w), whose products with queries are the masks.
+            every_layer: return all predictions, for losses on all of them.
         """
         levels = self._levels(maps, mask_features)
         states = self.query_feat.weight.expand(len(mask_features), -1, -1)
-        found = [self._predict(states, mask_features)] if every_layer else []
+        predictions = [self._predict(states, mask_features)] if every_layer else []
         layers = zip(
             self.transformer_cross_attention_layers,
             self.transformer_self_attention_layers,
@@ -188,28 +198,31 @@ class QueryDecoder(nn.Module):
             states = cross(states, self.query_embed.weight, level, allowed_BQN)
             states = mlp(own(states, self.query_embed.weight))
             if every_layer:
-                found.append(self._predict(states, mask_features))
-        return found or [self._predict(states, mask_features)]
+                predictions.append(self._predict(states, mask_features))
+        return predictions or [self._predict(states, mask_features)]
 
     def _levels(self, maps: Sequence[Tensor], mask_features: Tensor) -> list[Level]:
+        """Keys, values and mask features of each map."""
         levels = []
-        for one, kind in zip(maps, self.level_embed.weight):
-            grid, width = (one.shape[2], one.shape[3]), one.shape[1]
-            values = one.flatten(2).transpose(1, 2) + kind
-            keys = values + sine_positions(grid, width, one.device).to(values.dtype)
-            # A mask resized is the product with features resized, which is far less work.
+        for features, embedding in zip(maps, self.level_embed.weight):
+            _, width, *grid = features.shape
+            values = features.flatten(2).transpose(1, 2) + embedding
+            positions = sine_positions((grid[0], grid[1]), width, features.device)
+            keys = values + positions.to(values.dtype)
+            # Resizing the features resizes every mask, their product with a query, for far less work.
             small = F.interpolate(mask_features, grid, mode="bilinear", align_corners=False)
             levels.append(Level(keys, values, small.flatten(2)))
         return levels
 
     @torch.no_grad()
     def _allowed(self, states: Tensor, level: Level) -> Tensor:
-        """Where the masks of the level's size are positive; everywhere, if that is nowhere. (B, Q, N)"""
+        """Cells (B, Q, N) where a query's mask is not negative; all cells if there is none."""
         logits = self.mask_embed(self.decoder_norm(states)) @ level.mask_features
         allowed = logits >= 0
         return allowed | ~allowed.any(dim=-1, keepdim=True)
 
     def _predict(self, states: Tensor, mask_features: Tensor) -> QueryPrediction:
+        """Prediction of the queries' states (B, Q, C)."""
         states = self.decoder_norm(states)
         products = self.mask_embed(states) @ mask_features.flatten(2)
         masks = products.unflatten(2, mask_features.shape[2:])

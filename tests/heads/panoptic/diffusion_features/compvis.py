@@ -71,7 +71,7 @@ def compvis_state(
     unet: dict[str, Tensor], vae: dict[str, Tensor], text: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """One state dict of three of diffusers' and transformers', with tensors that a loader leaves out."""
-    found = {"betas": torch.ones(2), "model_ema.decay": torch.ones(())}
+    tensors = {"betas": torch.ones(2), "model_ema.decay": torch.ones(())}
     for prefix, state, pairs in (
         ("model.diffusion_model.", unet, list(unet_pairs())),
         ("first_stage_model.", vae, list(vae_pairs())),
@@ -84,8 +84,8 @@ def compvis_state(
                     break
             if "attn_1" in name and tensor.dim() == 2:
                 tensor = tensor[:, :, None, None]
-            found[prefix + name] = tensor.clone()
-    return found
+            tensors[prefix + name] = tensor.clone()
+    return tensors
 
 
 def small_text_tower(width: int = 24, layers: int = 2) -> dict[str, Tensor]:
@@ -106,5 +106,5 @@ def small_text_tower(width: int = 24, layers: int = 2) -> dict[str, Tensor]:
             shapes |= {f"{layer}.{name}.weight": (rows, columns), f"{layer}.{name}.bias": (rows,)}
         for name in ("layer_norm1", "layer_norm2"):
             shapes |= {f"{layer}.{name}.weight": (width,), f"{layer}.{name}.bias": (width,)}
-    found = {root + name: 0.3 * torch.randn(shape) for name, shape in shapes.items()}
-    return found | {f"{root}embeddings.position_ids": torch.arange(77)[None]}
+    tensors = {root + name: 0.3 * torch.randn(shape) for name, shape in shapes.items()}
+    return tensors | {f"{root}embeddings.position_ids": torch.arange(77)[None]}

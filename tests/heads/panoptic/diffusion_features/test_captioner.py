@@ -46,7 +46,7 @@ def test_clip_sees_the_crop_resized_and_normalised(antialias):
     size = (clip.image_size, clip.image_size)
     small = F.interpolate(crops, size, mode="bicubic", antialias=antialias)
     mean, std = (torch.tensor(v)[:, None, None] for v in (clip.mean, clip.std))
-    found = embed_crops(clip, crops, antialias)
-    torch.testing.assert_close(found, clip.visual((small - mean) / std))
-    assert not torch.allclose(found.norm(dim=-1), torch.ones(2), atol=0.01)
-    assert not found.requires_grad
+    embeddings = embed_crops(clip, crops, antialias)
+    torch.testing.assert_close(embeddings, clip.visual((small - mean) / std))
+    assert not torch.allclose(embeddings.norm(dim=-1), torch.ones(2), atol=0.01)
+    assert not embeddings.requires_grad

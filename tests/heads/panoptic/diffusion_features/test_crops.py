@@ -44,17 +44,17 @@ def test_constant_maps_stay_constant_and_overlaps_are_means():
     )
 
 
-def test_joining_equals_a_loop_over_cells_and_gradients_are_shares():
+def test_joining_equals_a_loop_over_cells_and_gradients_are_fractions():
     size, side, stride = (128, 160), 96, 32
     corners = crop_corners(*size, side)
     maps = torch.randn(2 * len(corners), 3, 3, 3, requires_grad=True)
     joined = join_crops(maps, corners, size, stride)
     for image, row, column in ((0, 0, 0), (1, 1, 2), (0, 3, 4), (1, 2, 1)):
-        seen = [
+        covering = [
             maps[image * len(corners) + i, :, row - y // stride, column - x // stride]
             for i, (y, x) in enumerate(corners)
             if 0 <= row - y // stride < 3 and 0 <= column - x // stride < 3
         ]
-        torch.testing.assert_close(joined[image, :, row, column], torch.stack(seen).mean(dim=0))
+        torch.testing.assert_close(joined[image, :, row, column], torch.stack(covering).mean(dim=0))
     (gradient,) = torch.autograd.grad(joined.sum(), maps)
     torch.testing.assert_close(gradient.sum(), torch.tensor(float(joined.numel())))

@@ -39,14 +39,14 @@ class Inputs:
     """What modules are called with, in the order of the calls."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self.seen: list[Tensor] = []
+        self.inputs: list[Tensor] = []
         for module in modules:
-            module.register_forward_pre_hook(lambda _, inputs: self.seen.append(inputs[0]))
+            module.register_forward_pre_hook(lambda _, given: self.inputs.append(given[0]))
 
 
-def equal(found: list[Tensor], expected: list[Tensor]) -> None:
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected):
+def equal(taps: list[Tensor], expected: list[Tensor]) -> None:
+    assert len(taps) == len(expected)
+    for one, other in zip(taps, expected):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=3e-5)
 
 
@@ -57,8 +57,8 @@ def test_the_unets_taps_are_those_of_a_full_run():
     latents, prompt = torch.randn(2, 4, 16, 8), torch.randn(2, 77, SMALL.text)
     time = torch.randn(2, 4 * SMALL.unet[0])
     unet(latents, 0, encoder_hidden_states=prompt, class_labels=time)
-    equal(unet_taps(unet, latents, prompt, time), recorded.seen[:4])
-    assert [latents.shape[-2] / tap.shape[-2] for tap in recorded.seen[:4]] == [8, 4, 2, 1]
+    equal(unet_taps(unet, latents, prompt, time), recorded.inputs[:4])
+    assert [latents.shape[-2] / tap.shape[-2] for tap in recorded.inputs[:4]] == [8, 4, 2, 1]
 
 
 @torch.no_grad()
@@ -70,10 +70,10 @@ def test_the_autoencoders_taps_and_mean_are_those_of_a_full_run():
     images = 2 * torch.rand(2, 3, 64, 128) - 1
     mean = vae.encode(images).latent_dist.mean
     vae.decode(mean)
-    found, taps = encoder_taps(vae, images)
-    equal([found, *taps], [mean, *encoded.seen[:2]])
-    equal(decoder_taps(vae, mean), decoded.seen[:2])
-    sides = [images.shape[-1] / tap.shape[-1] for tap in encoded.seen[:2] + decoded.seen[:2]]
+    latents, taps = encoder_taps(vae, images)
+    equal([latents, *taps], [mean, *encoded.inputs[:2]])
+    equal(decoder_taps(vae, mean), decoded.inputs[:2])
+    sides = [images.shape[-1] / tap.shape[-1] for tap in encoded.inputs[:2] + decoded.inputs[:2]]
     assert sides == [4, 8, 8, 4]
 
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion's files: both layouts load, everything else is refused with the way out, nothing runs."""
+"""Stable Diffusion's files: both layouts load, everything else is refused with a remedy, nothing runs."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Bomb:
         return os.system, ("touch exploded",)
 
 
-def test_checkpoints_with_code_are_refused_with_the_way_out(compvis, tmp_path, monkeypatch):
+def test_checkpoints_with_code_are_refused_with_a_remedy(compvis, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": compvis, "callbacks": Bomb()}, "sd.ckpt")
     with pytest.raises(InputError, match="sd.ckpt is refused.*convert it to .safetensors"):
@@ -110,7 +110,7 @@ def test_missing_weights_name_what_to_download(tmp_path, monkeypatch, path, orig
         load_stable_diffusion(path, sizes=SMALL)
 
 
-def test_other_models_are_refused_by_the_tensor_that_tells(compvis, tmp_path):
+def test_other_models_are_refused_by_the_tensor_that_differs(compvis, tmp_path):
     unet = "model.diffusion_model."
     key = f"{unet}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
     wrong = {

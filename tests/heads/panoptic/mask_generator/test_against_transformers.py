@@ -62,7 +62,7 @@ OURS_ALONE = ("class_embed.", "post_mask_embed.")
 
 def renamed(named: Mapping[str, Tensor], names: list[tuple[str, str]]) -> dict[str, Tensor]:
     """Weights, or gradients of them, under the names that transformers has for them."""
-    found = {}
+    tensors = {}
     for name, tensor in named.items():
         if name.startswith(OURS_ALONE):
             continue
@@ -70,13 +70,13 @@ def renamed(named: Mapping[str, Tensor], names: list[tuple[str, str]]) -> dict[s
             name = re.sub(pattern, new, name)
         before, packed, kind = name.partition("self_attn.in_proj_")
         if packed:
-            found |= {
+            tensors |= {
                 f"{before}self_attn.{one}_proj.{kind}": part
                 for one, part in zip("qkv", tensor.chunk(3))
             }
         else:
-            found[name] = tensor
-    return found
+            tensors[name] = tensor
+    return tensors
 
 
 def settings(sizes: GeneratorSizes) -> Any:
@@ -105,7 +105,7 @@ def modules(sizes: GeneratorSizes, channels: Mapping[str, int]) -> tuple[nn.Modu
 
 @torch.no_grad()
 def alike() -> tuple[nn.Module, ...]:
-    """Small modules of the same weights, none of which is zero, one or shared by two channels.
+    """Small modules of the same weights, none of which is zero, one or the same in two channels.
 
     Theirs, built alone, are never initialised (the level embedding is whatever was in memory).
     """
@@ -133,9 +133,9 @@ def queries_of_ours(decoder, maps, mask_features) -> dict[str, list[Tensor]]:
 
 
 def queries_of_theirs(query_decoder, maps, mask_features) -> dict[str, list[Tensor]]:
-    found = query_decoder(maps, mask_features)
-    states = [state.transpose(0, 1) for state in found.intermediate_hidden_states]
-    return {"masks": list(found.masks_queries_logits), "states": states}
+    outputs = query_decoder(maps, mask_features)
+    states = [state.transpose(0, 1) for state in outputs.intermediate_hidden_states]
+    return {"masks": list(outputs.masks_queries_logits), "states": states}
 
 
 def decode(ours, maps) -> dict[str, list[Tensor]]:
@@ -147,8 +147,8 @@ def decode(ours, maps) -> dict[str, list[Tensor]]:
 
 def decode_theirs(pixel_decoder, query_decoder, maps) -> dict[str, list[Tensor]]:
     how = {"output_hidden_states": False, "output_attentions": False, "return_dict": True}
-    found = pixel_decoder(list(maps.values()), **how)
-    coarse_to_fine, mask_features = list(found.multi_scale_features), found.mask_features
+    outputs = pixel_decoder(list(maps.values()), **how)
+    coarse_to_fine, mask_features = list(outputs.multi_scale_features), outputs.mask_features
     queries = queries_of_theirs(query_decoder, coarse_to_fine, mask_features)
     return {"mask_features": [mask_features], "maps": coarse_to_fine} | queries
 
@@ -183,9 +183,9 @@ def test_names_shapes_and_counts_are_alike_at_the_official_sizes():
 def test_maps_masks_and_states_are_alike(canvas):
     ours, *others = alike()
     maps = inputs(*canvas)
-    found, expected = decode(ours, maps), decode_theirs(*others, maps)
-    assert len(found["masks"]) == 5 and found["masks"][0].dtype == torch.float32
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    outputs, expected = decode(ours, maps), decode_theirs(*others, maps)
+    assert len(outputs["masks"]) == 5 and outputs["masks"][0].dtype == torch.float32
+    torch.testing.assert_close(outputs, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("canvas", CANVASES)
@@ -193,9 +193,9 @@ def test_maps_masks_and_states_are_alike(canvas):
 def test_in_double_precision_they_are_the_same(doubles, canvas):
     ours, *others = alike()
     maps = inputs(*canvas)
-    found, expected = decode(ours, maps), decode_theirs(*others, maps)
-    assert {t.dtype for tensors in found.values() for t in tensors} == {torch.float64}
-    torch.testing.assert_close(found, expected, atol=1e-11, rtol=0)
+    outputs, expected = decode(ours, maps), decode_theirs(*others, maps)
+    assert {t.dtype for tensors in outputs.values() for t in tensors} == {torch.float64}
+    torch.testing.assert_close(outputs, expected, atol=1e-11, rtol=0)
 
 
 def test_gradients_of_inputs_and_weights_are_the_same(doubles):
@@ -230,10 +230,10 @@ def test_queries_with_an_empty_mask_look_everywhere_in_both(doubles):
     mask_features = parts_C2.repeat_interleave(torch.tensor([12, 28]), dim=1)
     mask_features = mask_features[None, :, None].expand(2, -1, 16, -1)
     maps = [torch.randn(2, 64, *grid) for grid in ((2, 5), (4, 10), (8, 20))]
-    found = queries_of_ours(decoder, maps, mask_features)
-    torch.testing.assert_close(found["masks"][0][1, :, 15, [11, 12]], logits_Q2)
+    outputs = queries_of_ours(decoder, maps, mask_features)
+    torch.testing.assert_close(outputs["masks"][0][1, :, 15, [11, 12]], logits_Q2)
     expected = queries_of_theirs(query_decoder, maps, mask_features)
-    torch.testing.assert_close(found, expected, atol=1e-11, rtol=0)
+    torch.testing.assert_close(outputs, expected, atol=1e-11, rtol=0)
 
 
 def test_untrained_heads_look_where_theirs_do():
@@ -242,5 +242,5 @@ def test_untrained_heads_look_where_theirs_do():
     model = SimpleNamespace(config=settings(SIZES))
     theirs.Mask2FormerPreTrainedModel._init_weights(model, other)
     for name in ("sampling_offsets", "attention_weights"):
-        found, expected = (getattr(one, name).state_dict() for one in (ours, other))
-        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+        outputs, expected = (getattr(one, name).state_dict() for one in (ours, other))
+        torch.testing.assert_close(outputs, expected, atol=1e-6, rtol=0)

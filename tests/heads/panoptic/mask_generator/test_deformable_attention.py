@@ -53,8 +53,8 @@ def test_constant_values_come_back_where_no_sample_leaves_the_map():
     for linear in (attention.value_proj, attention.output_proj):
         torch.nn.init.eye_(linear.weight)
     values = torch.arange(8.0).expand(1, 26, 8)
-    seen = attention(torch.randn(1, 3, 8), torch.full((3, 2), 0.5), values, GRIDS)
-    torch.testing.assert_close(seen, values[:, :3])
+    attended = attention(torch.randn(1, 3, 8), torch.full((3, 2), 0.5), values, GRIDS)
+    torch.testing.assert_close(attended, values[:, :3])
 
 
 def test_untrained_heads_look_in_directions_of_their_own_ever_further():

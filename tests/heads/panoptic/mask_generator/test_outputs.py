@@ -1,4 +1,4 @@
-"""Generator outputs on disk: what is read is what was written, and of the picture that was asked for."""
+"""Generator outputs on disk: what is read is what was written, and of the image that was asked for."""
 
 from __future__ import annotations
 
@@ -45,22 +45,25 @@ def folder(tmp_path):
 
 
 def test_what_is_read_is_what_was_written_up_to_the_half_precision_of_masks(folder):
-    found, given = read(folder), output()
-    assert (found.canvas, found.image_size) == ((24, 32), (24, 30))
-    assert torch.equal(found.mask_logits, given.mask_logits.half().float())
-    assert torch.equal(found.class_logits, given.class_logits.float())
-    assert torch.equal(found.void_prob, given.void_prob.float())
+    stored, given = read(folder), output()
+    assert (stored.canvas, stored.image_size) == ((24, 32), (24, 30))
+    assert torch.equal(stored.mask_logits, given.mask_logits.half().float())
+    assert torch.equal(stored.class_logits, given.class_logits.float())
+    assert torch.equal(stored.void_prob, given.void_prob.float())
 
 
 def test_a_file_is_what_its_description_says(folder):
     (path,) = folder.iterdir()
     assert path.name == "139.safetensors" == output_path(folder, 139).name
     with safe_open(path, framework="pt") as file:
-        facts = file.metadata()
-    assert facts["file_name"] == "000139.jpg" and facts["weights"] == "none"
-    assert json.loads(facts["settings"]) == {}
-    assert json.loads(facts["canvas"]) == [24, 32] and json.loads(facts["image_size"]) == [24, 30]
-    assert facts["classes"] == hash_classes(NAMES)
+        metadata = file.metadata()
+    assert metadata["file_name"] == "000139.jpg" and metadata["weights"] == "none"
+    assert json.loads(metadata["settings"]) == {}
+    assert json.loads(metadata["canvas"]) == [24, 32] and json.loads(metadata["image_size"]) == [
+        24,
+        30,
+    ]
+    assert metadata["classes"] == hash_classes(NAMES)
     tensors = load_file(path)
     shapes = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     assert shapes == {
@@ -76,8 +79,8 @@ def test_logits_beyond_half_precision_stay_finite(tmp_path):
     given = output()
     given.mask_logits[0], given.mask_logits[1] = 1e9, -torch.inf
     save_output(tmp_path, given, **IDENTITY, weights="none")
-    found = read(tmp_path).mask_logits
-    assert found.isfinite().all() and (found[0] > 0.99 * LARGEST).all() and (found[1] < 0).all()
+    masks = read(tmp_path).mask_logits
+    assert masks.isfinite().all() and (masks[0] > 0.99 * LARGEST).all() and (masks[1] < 0).all()
 
 
 def test_no_mask_at_all_is_an_output_too(tmp_path):
@@ -88,7 +91,7 @@ def test_no_mask_at_all_is_an_output_too(tmp_path):
 @pytest.mark.parametrize(
     "other, message",
     [
-        ({"file_name": "b/000285.jpg"}, "another picture.*000139.jpg.*000285.jpg"),
+        ({"file_name": "b/000285.jpg"}, "another image.*000139.jpg.*000285.jpg"),
         ({"image_size": (48, 60)}, r"another size.*\(24, 30\).*\(48, 60\).*MIN_SIZE_TEST"),
         ({"names": (("dog",), *NAMES[1:])}, "another vocabulary"),
         ({"names": NAMES[::-1]}, "another vocabulary"),
@@ -100,7 +103,7 @@ def test_outputs_of_something_else_are_refused(folder, other, message):
         read(folder, **other)
 
 
-def test_the_folder_of_a_picture_does_not_matter(folder):
+def test_the_folder_of_an_image_does_not_matter(folder):
     assert read(folder, file_name="elsewhere/000139.jpg").canvas == (24, 32)
 
 
@@ -120,8 +123,8 @@ def test_damaged_and_foreign_files_are_refused(folder):
 def test_sizes_that_are_none_are_refused(folder, value):
     (path,) = folder.iterdir()
     with safe_open(path, framework="pt") as file:
-        facts = file.metadata()
-    save_file(load_file(path), path, metadata=facts | {"canvas": value})
+        metadata = file.metadata()
+    save_file(load_file(path), path, metadata=metadata | {"canvas": value})
     with pytest.raises(InputError, match="canvas is .*, not a JSON list of rows and columns"):
         read(folder)
 
@@ -151,7 +154,7 @@ def test_ids_become_file_names():
     assert output_path("x", "val/a b").name == "val_a_b.safetensors"
 
 
-def test_a_folder_that_lacks_pictures_is_refused_before_any_is_read(tmp_path):
+def test_a_folder_that_lacks_images_is_refused_before_any_is_read(tmp_path):
     save_output(tmp_path, output(), **IDENTITY | {"image_id": 7}, weights="none")
     assert check_outputs(tmp_path, "ade", [7]) == {"weights": "none", "settings": "{}"}
     with pytest.raises(InputError, match="2 of 3 generator outputs of ade .* that of image 8"):
@@ -192,8 +195,8 @@ def test_numbers_that_are_no_scores_are_refused(tmp_path, change, message, monke
 def test_a_file_has_to_say_which_generator_made_it(folder):
     (path,) = folder.iterdir()
     with safe_open(path, framework="pt") as file:
-        facts = {key: value for key, value in file.metadata().items() if key != "weights"}
-    save_file(load_file(path), path, metadata=facts)
-    for way in (lambda: read(folder), lambda: check_outputs(folder, "ade", [139])):
+        metadata = {key: value for key, value in file.metadata().items() if key != "weights"}
+    save_file(load_file(path), path, metadata=metadata)
+    for call in (lambda: read(folder), lambda: check_outputs(folder, "ade", [139])):
         with pytest.raises(InputError, match=r"139.safetensors is no .* it lacks \['weights'\]"):
-            way()
+            call()

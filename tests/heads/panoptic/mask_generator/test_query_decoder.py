@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from clipself_seg.heads.panoptic.mask_generator.pixel_decoder import sine_positions
 from clipself_seg.heads.panoptic.mask_generator.query_decoder import QueryAttention, QueryDecoder
-from clipself_seg.heads.panoptic.mask_generator.sine_positions import sine_positions
 
 GRIDS = [(2, 3), (4, 6), (8, 12)]
 
@@ -80,9 +80,9 @@ def test_images_do_not_disturb_each_other():
 
 def test_sine_positions_by_hand():
     # Four numbers a cell: sine and cosine of the row, of the column; the last one is a full turn.
-    found = sine_positions((1, 4), 4, torch.device("cpu"))
+    positions = sine_positions((1, 4), 4, torch.device("cpu"))
     expected = [[0, 1, 1, 0], [0, 1, 0, -1], [0, 1, -1, 0], [0, 1, 0, 1]]
-    torch.testing.assert_close(found, torch.tensor(expected).float(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(positions, torch.tensor(expected).float(), atol=1e-5, rtol=0)
     slow = sine_positions((1, 1), 8, torch.device("cpu"))[0, :4]  # the second pair: a 100th
     angle = torch.tensor(2 * torch.pi / 100)
     torch.testing.assert_close(slow[2:], torch.stack([angle.sin(), angle.cos()]))

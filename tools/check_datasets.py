@@ -1,82 +1,8 @@
-"""Which data sets are present, complete, unprepared or broken, and the command that mends each.
+"""Which data sets are present, complete, unprepared or broken, and the command that mends each."""
 
-    python tools/check_datasets.py
-    python tools/check_datasets.py ade20k_150_test_sem_seg voc_2012_test_sem_seg --full
-    python tools/check_datasets.py coco_2017_val_panoptic --allow-subset --json check.json
-
-Counts pictures and ground truth, and reads a sample of both: sizes, label ranges, blank maps.
-Without names it checks all data sets that have one here. The status is 0 if all are complete, 1 if
-not, 2 if something was asked for that cannot be checked.
-"""
-
-from __future__ import annotations
-
-import argparse
-import os
 import sys
-from typing import TYPE_CHECKING
 
-from clipself_seg.errors import report_input_errors
-
-if TYPE_CHECKING:
-    from clipself_seg.data.check.findings import Finding
-
-
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("names", nargs="*", help="data sets to check (all)")
-    parser.add_argument("--full", action="store_true", help="read every picture, not a sample")
-    parser.add_argument(
-        "--sample", type=int, default=200, help="pictures of each set to read (200)"
-    )
-    parser.add_argument(
-        "--allow-subset",
-        action="store_true",
-        help="fewer pictures than the official split are fine if all have ground truth",
-    )
-    parser.add_argument("--json", help="file for the findings")
-    parser.add_argument(
-        "--processes", type=int, default=os.cpu_count() or 1, help="to read in (one a core)"
-    )
-    return parser.parse_args()
-
-
-@report_input_errors
-def main() -> int:
-    """Check, and say what was found."""
-    arguments = parse_arguments()
-    from clipself_seg.data.check.findings import Options
-    from clipself_seg.data.check.report import all_names, check_datasets
-    from clipself_seg.files import write_json
-
-    sample = 0 if arguments.full else max(1, arguments.sample)
-    options = Options(sample, max(1, arguments.processes))
-    findings = check_datasets(arguments.names or all_names(), options)
-    fine = [finding.fine(arguments.allow_subset) for finding in findings]
-    _show(findings)
-    if arguments.json:
-        write_json(
-            arguments.json,
-            [{**finding._asdict(), "fine": ok} for finding, ok in zip(findings, fine)],
-        )
-    return 0 if all(fine) else 1
-
-
-def _show(findings: list[Finding]) -> None:
-    from tabulate import tabulate
-
-    headers = ("data set", "state", "images", "with labels", "official", "read", "broken", "blank")
-    rows = [(f.name, f.state, *f[2:8]) for f in findings]
-    sys.stdout.write(tabulate(rows, headers, tablefmt="simple") + "\n")
-    for finding in findings:
-        lines = [*finding.notes, *([f"mend: {finding.mend}"] if finding.mend else [])]
-        if lines:
-            text = "\n".join(lines).replace("\n", "\n    ")
-            sys.stdout.write(f"\n{finding.name}: {finding.state}\n    {text}\n")
-
+from clipself_seg.commands.check_datasets import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,53 +1,8 @@
-"""See CLIPSelf's claims on the mini world: a quarter of an hour on two cores.
+"""See CLIPSelf's claims on the mini world: a quarter of an hour on two cores."""
 
-    python tools/quickstart.py
-
-1. draws the mini worlds (output/mini_world),
-2. measures how well the dense features of the shipped mini CLIP recognise regions,
-3. distils it twice for two minutes, from image patches and from proposals, and measures again,
-4. measures the shipped weights, which were distilled by the same commands for longer,
-5. trains CAT-Seg on the seen classes twice, on the original CLIP and on CLIPSelf's, and evaluates on all
-   classes and on the second world,
-6. trains a mask generator on the seen classes and lets its masks be named by both CLIPs, by itself, and by
-   both together,
-7. prints the paper's Tables 2, 5 and 6 in miniature and writes output/quickstart/index.html with pictures.
-
-On COCO the same commands are (data below $DETECTRON2_DATASETS, see README.md):
-    python train_net.py --config-file configs/regions/coco_openai_vitb16.yaml --eval-only
-    python train_net.py --config-file configs/distill/coco_patches_openai_vitb16.yaml --num-gpus 8
-    python train_net.py --config-file configs/semseg/catseg_token_vitb16.yaml --num-gpus 4
-    python train_net.py --config-file configs/panoptic/pyramid_vitb16.yaml --num-gpus 8
-"""
-
-from __future__ import annotations
-
-import argparse
-import os
 import sys
 
-from clipself_seg.errors import report_input_errors
-
-
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    worlds = os.environ.get("CLIPSELF_SEG_MINI", "output/mini_world")
-    parser.add_argument("--output", default="output/quickstart", help="(output/quickstart)")
-    parser.add_argument("--worlds", default=worlds, help=f"folder of the mini worlds ({worlds})")
-    parser.add_argument("--fresh", action="store_true", help="forget what earlier calls did")
-    return parser.parse_args()
-
-
-@report_input_errors
-def main() -> None:
-    """Run it."""
-    arguments = parse_arguments()
-    from clipself_seg.quickstart.quickstart import run_quickstart
-
-    run_quickstart(arguments.output, arguments.worlds, arguments.fresh)
-
+from clipself_seg.commands.quickstart import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,56 +1,8 @@
-"""Train the mini CLIP from scratch on image-caption pairs of the mini worlds (about twenty minutes on two cores).
+"""Train the mini CLIP from scratch on image-caption pairs of the mini worlds (about twenty minutes on two cores)."""
 
-    python tools/train_mini_clip.py --output output/mini_clip.safetensors
-
-The weights that come with the project (tag `mini`) were made this way; clipself_seg/mini/CARD.md has the numbers.
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
 
-from clipself_seg.errors import report_input_errors
-
-
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output", default="output/mini_clip.safetensors", help="file to write")
-    parser.add_argument("--scenes", type=int, default=9000, help="scenes to cut crops from (9000)")
-    parser.add_argument("--steps", type=int, default=3300, help="steps of 128 crops (3300)")
-    parser.add_argument("--seed", type=int, default=0, help="decides scenes, captions and weights")
-    return parser.parse_args()
-
-
-@report_input_errors
-def main() -> None:
-    """Draw, train, save."""
-    arguments = parse_arguments()
-    import torch
-    from tqdm import tqdm
-
-    from clipself_seg.clip import load_clip, save_clip
-    from clipself_seg.memory import keep_freed_memory
-    from clipself_seg.mini import train_clip
-
-    settings = train_clip.TrainSettings(
-        scenes=arguments.scenes, steps=arguments.steps, seed=arguments.seed
-    )
-    keep_freed_memory()
-    torch.manual_seed(settings.seed)
-    clip = load_clip(train_clip.ARCHITECTURE, None)
-    crops = train_clip.render_crops(
-        scenes=settings.scenes, side=clip.image_size, seed=settings.seed
-    )
-    with tqdm(train_clip.train(clip, crops, settings), "train", settings.steps) as progress:
-        for _, loss in progress:
-            progress.set_postfix(loss=f"{loss:.3f}")
-    save_clip(clip, arguments.output, dtype=torch.float16)
-    sys.stdout.write(f"{arguments.output}: weights {clip.weights_hash()}\n")
-
+from clipself_seg.commands.train_mini_clip import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from clipself_seg.commands.prepare import PREPARATIONS
 from tests.conftest import ROOT
 
 SCRIPTS = {
@@ -20,6 +21,7 @@ SCRIPTS = {
 def test_every_command_has_a_script():
     commands = {path.stem for path in (ROOT / "clipself_seg/commands").glob("[!_]*.py")}
     assert set(SCRIPTS.values()) == commands
+    assert SCRIPTS.keys() >= {f"tools/prepare_{data_set}.py" for data_set in PREPARATIONS}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
-import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,56 +81,6 @@ class MapJob(NamedTuple):
 
 
 Job = TypeVar("Job", bound=FileJob)
-
-
-def run_prepare(
-    about: str | None,
-    prepare: Callable[[Options, argparse.Namespace], Sequence[Prepared]],
-    *,
-    splits: Sequence[str] = (),
-    default: Sequence[str] = (),
-    more: Callable[[argparse.ArgumentParser], object] | None = None,
-) -> None:
-    """A prepare command: read the command line, prepare, and say what was done.
-
-    Args:
-        about: the command's docstring.
-        prepare: is given the options that all commands have, and the whole command line.
-        splits: values of --splits; without any there is no such option.
-        default: the splits that are prepared unless others are named; () is all.
-        more: adds the options that the command has for itself.
-
-    Raises:
-        InputError: fewer than one process, or what `prepare` raises.
-    """
-    parser = argparse.ArgumentParser(
-        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    root = os.environ.get("DETECTRON2_DATASETS") or "datasets"
-    parser.add_argument(
-        "--root", default=root, help=f"folder of the data sets, $DETECTRON2_DATASETS ({root})"
-    )
-    parser.add_argument(
-        "--processes", type=int, default=os.cpu_count() or 1, help="to work in (one a core)"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="write files again that are there already"
-    )
-    if splits:
-        chosen = list(default or splits)
-        about_splits = f"to prepare ({' '.join(chosen)})"
-        parser.add_argument(
-            "--splits", nargs="+", default=chosen, choices=splits, help=about_splits
-        )
-    if more is not None:
-        more(parser)
-    arguments = parser.parse_args()
-    if arguments.processes < 1:
-        raise InputError(f"--processes {arguments.processes}: at least 1 is needed")
-    root_folder = Path(arguments.root).expanduser()
-    options = Options(root_folder, arguments.processes, arguments.overwrite)
-    for done in prepare(options, arguments):
-        sys.stdout.write(f"{done}\n")
 
 
 def require(path: Path, archive: DataRoot, hint: str = "") -> Path:

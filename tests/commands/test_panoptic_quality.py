@@ -1,24 +1,23 @@
-"""tools/panoptic_quality.py: the table, the files and the status."""
+"""panoptic_quality: the table, the files and the status."""
 
 from __future__ import annotations
 
 import csv
 import json
-import sys
 
-import panoptic_quality
 import pytest
+
+from clipself_seg.commands import panoptic_quality
 
 
 @pytest.fixture
-def run(monkeypatch, data_dir):
+def run(data_dir):
     coco = data_dir / "coco"
     truth = (coco / "annotations/panoptic_val2017.json", coco / "panoptic_val2017")
 
     def call(*words):
-        given = ("panoptic_quality.py", "--truth", *truth, "--processes", 1, *words)
-        monkeypatch.setattr(sys, "argv", [str(word) for word in given])
-        return panoptic_quality.main()
+        given = ("--truth", *truth, "--processes", 1, *words)
+        return panoptic_quality.main([str(word) for word in given])
 
     return call
 

@@ -1,16 +1,15 @@
-"""tools/predict.py: what is written can be read, and a bad picture does not stop the others."""
+"""predict: what is written can be read, and a bad picture does not stop the others."""
 
 from __future__ import annotations
 
 import json
-import sys
 from unittest import mock
 
 import numpy as np
-import predict
 import pytest
 from PIL import Image
 
+from clipself_seg.commands import predict
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.panoptic_png import read_panoptic_png
 from clipself_seg.prediction.files import Photo, SemanticResults
@@ -30,14 +29,13 @@ def photos(tmp_path):
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path):
+def run(tmp_path):
     (tmp_path / "empty.yaml").write_text("VERSION: 2\n")
 
     def call(*words, weights="random", config=tmp_path / "empty.yaml", opts=OPTS):
         given = ["--config-file", config, "--weights", weights, "--output", tmp_path / "out"]
         opts = ["--opts", *opts]
-        monkeypatch.setattr(sys, "argv", [str(w) for w in ("predict.py", *given, *words, *opts)])
-        return predict.main()
+        return predict.main([str(word) for word in (*given, *words, *opts)])
 
     return call
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 
-import benchmark
 import pytest
 import torch
 
@@ -26,6 +24,7 @@ from clipself_seg.benchmark.workloads import build_runs
 from clipself_seg.clip import load_clip
 from clipself_seg.clip.eva import EvaTransformer
 from clipself_seg.clip.tower import train_last_blocks
+from clipself_seg.commands import benchmark
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes
 from clipself_seg.heads.panoptic import clip_branches
@@ -168,9 +167,7 @@ def test_panoptic_quality_is_panopticapis_in_memory_and_from_files():
 
 def test_a_quality_benchmark_prints_both(monkeypatch, capsys):
     monkeypatch.setattr(measure, "PEAK_SHAPES", ((64, 64, 64),))
-    words = ["benchmark.py", "pq", "--batch", "1", "--repeats", "1", "--threads", "1"]
-    monkeypatch.setattr(sys, "argv", words)
-    assert benchmark.main() == 0
+    assert benchmark.main(["pq", "--batch", "1", "--repeats", "1", "--threads", "1"]) == 0
     text = capsys.readouterr().out
     for name in ("PQ in memory", "PQ of files"):
         assert text.count(name) == 3  # ours, the plain one, and how they compare
@@ -258,8 +255,7 @@ def test_prints_a_table_and_writes_the_figures(
     monkeypatch.setattr(measure, "PEAK_SHAPES", ((64, 64, 64),))
     if task != "dense":  # one task is enough to see that processes of their own are measured
         monkeypatch.setattr(report, "peak_memory", lambda build, case, name: 2**20)
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", task, *TINY, *more, "--json", str(path)])
-    assert benchmark.main() == 0
+    assert benchmark.main([task, *TINY, *more, "--json", str(path)]) == 0
     figures, text = json.loads(path.read_text()), capsys.readouterr().out
     assert figures["case"]["model"] == "ViT-Mini-8" and figures["provenance"]["torch"]
     assert figures["peak_flops"] > 0

@@ -1,0 +1,114 @@
+"""Speed and memory of all tasks beside a plain formulation: features, distillation, regions, CAT-Seg, panoptic.
+
+    python tools/benchmark.py dense --model ViT-B-16 --size 1024
+    python tools/benchmark.py distill --model ViT-B-16 --size 1024 --batch 2
+    python tools/benchmark.py regions --model EVA02-B-16 --size 1024 --json regions.json
+    python tools/benchmark.py semseg --model ViT-B-16-quickgelu --classes 847 --only image --repeats 1
+    python tools/benchmark.py semseg --model ViT-B-16-quickgelu --training
+    python tools/benchmark.py panoptic --repeats 3
+    python tools/benchmark.py pq --threads 1
+
+Weights are random and pictures are noise: neither changes the time. Everything is timed in turn in one
+process (the median of --repeats calls counts); peak memory, weights included, is that of a process for
+each formulation. FLOP/s count the matrix products that the task needs, not what a formulation computes
+in vain, and are compared with the fastest large matrix product of the same run.
+
+The plain formulation resizes and normalises crops one by one into 20 float slots, runs OpenAI's last
+block in full beside the value path, embeds crops through the whole last block, pools boxes in a loop and
+masks from a copy of the map for each, and reads boxes and masks from a dense pass each. CAT-Seg's
+encodes texts at the full context length, repeats guidance for every class, makes padding tokens, has all
+windows in one batch and all classes' maps at the size of the picture, and trains on one-hot targets. All
+have torch's own linear layers. A picture has 480 x 640 pixels; "image" encodes the texts anew, as for a
+first picture, and gives all scores, "best class" only the labels.
+
+Panoptic segmentation has ODISE's sizes: a picture of 1024 x 1365 on a canvas of 1024 x 1408. The plain
+generator predicts masks and pooled embeddings ten times, plain masked attention has mask tokens
+for keys too and a boolean mask, plain dense pooling a copy of the map for each mask, plain fusion loops
+over classes and multiplies probabilities, plain masks are all resized at once, the plain merge is a loop
+over queries. "image" and "large image" are plain forwards at the input sizes of the two CLIP branches.
+Memory of the merge is what it needs beside the masks, which have the size of the canvas.
+
+"pq" is panoptic quality of --batch made-up pictures in one process, beside panopticapi's: in memory from
+what a model gives (panopticapi has it written as PNGs, as by Detectron2's evaluator), and from files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from clipself_seg.errors import report_input_errors
+
+START = time.perf_counter()
+MODEL, PANOPTIC_MODEL = "ViT-B-16", "ViT-L-14-336-quickgelu"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument(
+        "task", choices=["dense", "distill", "regions", "semseg", "panoptic", "pq"]
+    )
+    options.add_argument(
+        "--model", help=f"open_clip's name ({MODEL}; of panoptic ODISE's, {PANOPTIC_MODEL})"
+    )
+    options.add_argument("--size", type=int, default=1024, help="side in pixels (1024)")
+    options.add_argument("--batch", type=int, help="images (1; of pq 20)")
+    options.add_argument(
+        "--precision", choices=["float32", "bfloat16", "float16"], default="float32"
+    )
+    options.add_argument("--regions", type=int, default=13, help="of each image (13)")
+    options.add_argument(
+        "--classes", type=int, help="of semseg (150; 171 in training) or panoptic (133)"
+    )
+    options.add_argument("--queries", type=int, help="of panoptic (100; 250 in the merge)")
+    options.add_argument("--training", action="store_true", help="a training step of semseg")
+    options.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        default=(),
+        help="rows of the table to measure, each beside its plain formulation (everything)",
+    )
+    options.add_argument("--repeats", type=int, default=5, help="timed calls of everything (5)")
+    cores = len(os.sched_getaffinity(0))
+    options.add_argument("--threads", type=int, default=cores, help=f"of torch ({cores})")
+    options.add_argument("--device", choices=["cpu", "cuda"], help="(a GPU if there is one)")
+    options.add_argument("--json", help="file for all figures, with where they come from")
+    return options
+
+
+def say(line: str) -> None:
+    """A line of progress on stderr."""
+    sys.stderr.write(f"[{time.perf_counter() - START:6.1f} s] {line}\n")
+
+
+@report_input_errors
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print, and write if asked to."""
+    args = vars(parser().parse_args(arguments))
+    path = args.pop("json")
+    import torch
+
+    from clipself_seg.benchmark.case import Case
+    from clipself_seg.benchmark.report import as_text, run_benchmark
+    from clipself_seg.files import write_json
+
+    panoptic, quality = (args["task"] == task for task in ("panoptic", "pq"))
+    if args["batch"] is None:
+        args["batch"] = 20 if quality else 1
+    if args["classes"] is None:
+        args["classes"] = 133 if panoptic else 171 if args["training"] else 150
+    model = PANOPTIC_MODEL if panoptic else "no model" if quality else MODEL
+    args["model"] = args["model"] or model
+    args["device"] = args["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+    args["only"] = tuple(args["only"])
+    results = run_benchmark(Case(**args), say)
+    sys.stdout.write(as_text(results) + "\n")
+    if path:
+        write_json(Path(path), results)

@@ -1,0 +1,247 @@
+"""Label maps, panoptic labels and captions in training layout, made from the archives of data sets.
+
+    python tools/prepare_NAME.py
+
+A function for each data set; its docstring is the help text of its command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from clipself_seg.errors import InputError, report_input_errors
+
+if TYPE_CHECKING:
+    from clipself_seg.data.prepare.common import Options, Prepared
+
+COCO = ("train2017", "val2017")
+ADE = ("training", "validation")
+Prepare = Callable[["Options", argparse.Namespace], "list[Prepared]"]
+
+
+class Preparation(NamedTuple):
+    """What is special to the command of one data set.
+
+    Attributes:
+        prepare: is given the options that all commands have, and the whole command line; its
+            docstring is the help text.
+        splits: values of --splits; without any there is no such option.
+        default: the splits that are prepared unless others are named; () is all.
+        more: adds the options that the command has for itself.
+    """
+
+    prepare: Prepare
+    splits: tuple[str, ...] = ()
+    default: tuple[str, ...] = ()
+    more: Callable[[argparse.ArgumentParser], object] | None = None
+
+
+def coco_stuff(options: Options, args: argparse.Namespace) -> list[Prepared]:
+    """Label maps of COCO-Stuff's 171 classes.
+
+        python tools/prepare_coco_stuff.py
+        python tools/prepare_coco_stuff.py --root /data/datasets --processes 8 --splits val2017
+
+    Reads coco-stuff/annotations/{train2017,val2017}, the PNGs of stuffthingmaps_trainval2017.zip,
+    and writes coco-stuff/annotations_detectron2.
+    What is there already is kept; an interrupted run is completed by the next.
+    """
+    from clipself_seg.data.prepare.coco_stuff import prepare_coco_stuff
+
+    return prepare_coco_stuff(options, args.splits)
+
+
+def coco_panoptic_semseg(options: Options, args: argparse.Namespace) -> list[Prepared]:
+    """Label maps of COCO's 133 panoptic classes, for the mean IoU of panoptic segmentation.
+
+        python tools/prepare_coco_panoptic_semseg.py
+        python tools/prepare_coco_panoptic_semseg.py --root /data/datasets --processes 8 --splits val2017
+
+    Reads coco/annotations/panoptic_{train2017,val2017}.json and coco/panoptic_{train2017,val2017},
+    and writes coco/panoptic_semseg_{train2017,val2017}.
+    What is there already is kept; an interrupted run is completed by the next.
+    """
+    from clipself_seg.data.prepare.coco_panoptic_semseg import prepare_coco_panoptic_semseg
+
+    return prepare_coco_panoptic_semseg(options, args.splits)
+
+
+def coco_captions(options: Options, args: argparse.Namespace) -> list[Prepared]:
+    """Noun phrases of COCO's captions, for training the caption model.
+
+        python tools/prepare_coco_captions.py
+        python tools/prepare_coco_captions.py --root /data/datasets --processes 8 --splits train2017
+
+    Reads coco/annotations/captions_{train2017,val2017}.json and writes
+    coco/annotations/panoptic_caption_{train2017,val2017}.json. It needs the package nltk and its
+    English tagger: pip install nltk; python -m nltk.downloader averaged_perceptron_tagger_eng
+    What is there already is kept.
+    """
+    from clipself_seg.data.prepare.coco_captions import prepare_coco_captions
+
+    return prepare_coco_captions(options, args.splits)
+
+
+def ade150(options: Options, args: argparse.Namespace) -> list[Prepared]:
+    """Label maps of ADE20K's 150 classes.
+
+        python tools/prepare_ade150.py
+        python tools/prepare_ade150.py --root /data/datasets --processes 8
+
+    Reads ADEChallengeData2016/annotations and writes ADEChallengeData2016/annotations_detectron2.
+    What is there already is kept; an interrupted run is completed by the next.
+    """
+    from clipself_seg.data.prepare.ade import prepare_ade150
+
+    return prepare_ade150(options, args.splits)
+
+
+def ade847(options: Options, args: argparse.Namespace) -> list[Prepared]:
+    """Pictures and label maps of ADE20K's 847 classes.
+
+        python tools/prepare_ade847.py
+        python tools/prepare_ade847.py --root /data/datasets --processes 8
+
+    Reads ADE20K_2021_17_01/images/ADE (its index_ade20k.pkl is not needed) and writes
+    images_detectron2 and annotations_detectron2 beside it.
+    What is there already is kept; an interrupted run is completed by the next.
+    """
+    from clipself_seg.data.prepare.ade import prepare_ade847
+
+    return prepare_ade847(options, args.splits)
+
+
+def _add_areas(options: argparse.ArgumentParser) -> None:
+    options.add_argument(
+        "--clean-areas",
+        action="store_true",
+        help="state the areas that stuff has in the end, which gives another panoptic quality",
+    )
+
+
+def ade20k_panoptic(options: Options, args: argparse.Namespace) -> list[Prepared]:
+    """Panoptic and instance labels of ADE20K's 150 classes.
+
+        python tools/prepare_ade20k_panoptic.py
+        python tools/prepare_ade20k_panoptic.py --root /data/datasets --processes 8 --splits validation
+
+    Reads images, annotations and annotations_instance of ADEChallengeData2016 and writes beside them
+    ade20k_panoptic_{train,val}, its JSON and ade20k_instance_{train,val}.json. As in the files that
+    published numbers come from, areas of stuff are those before things are pasted over it.
+    What is there already is kept; an interrupted run is completed by the next.
+    """
+    from clipself_seg.data.prepare.ade_panoptic import prepare_ade_panoptic
+
+    return prepare_ade_panoptic(options, args.splits, args.clean_areas)
+
+
+def pascal_context_59(options: Options, args: argparse.Namespace) -> list[Prepared]:
+    """Label maps of PASCAL Context's 59 frequent classes.
+
+        python tools/prepare_pascal_context_59.py
+        python tools/prepare_pascal_context_59.py --root /data/datasets --processes 8
+
+    Reads VOCdevkit/VOC2010/trainval_merged.json and writes annotations_detectron2/pc59_val beside it.
+    The JSON is read whole, which takes some gigabytes of memory.
+    What is there already is kept; an interrupted run is completed by the next.
+    """
+    from clipself_seg.data.prepare.pascal_context import prepare_pascal_context_59
+
+    return prepare_pascal_context_59(options)
+
+
+def _add_list(options: argparse.ArgumentParser) -> None:
+    options.add_argument("--list", type=Path, help="names of the pictures, instead of that file")
+
+
+def pascal_context_459(options: Options, args: argparse.Namespace) -> list[Prepared]:
+    """Label maps of all 459 classes of PASCAL Context.
+
+        python tools/prepare_pascal_context_459.py
+        python tools/prepare_pascal_context_459.py --root /data/datasets --processes 8
+
+    Reads VOCdevkit/VOC2010/trainval/*.mat for the names in VOCdevkit/VOC2010/pascalcontext_val.txt
+    and writes annotations_detectron2/pc459_val beside them.
+    What is there already is kept; an interrupted run is completed by the next.
+    """
+    from clipself_seg.data.prepare.pascal_context import prepare_pascal_context_459
+
+    return prepare_pascal_context_459(options, args.list)
+
+
+def voc20(options: Options, args: argparse.Namespace) -> list[Prepared]:
+    """Label maps of PASCAL VOC 2012: VOC-20 without background, and VOC-20b with it.
+
+        python tools/prepare_voc20.py
+        python tools/prepare_voc20.py --root /data/datasets --processes 8
+
+    Reads VOCdevkit/VOC2012/SegmentationClassAug for the names in ImageSets/Segmentation/val.txt and
+    writes annotations_detectron2/val and annotations_detectron2_bg/val.
+    What is there already is kept; an interrupted run is completed by the next.
+    """
+    from clipself_seg.data.prepare.voc import prepare_voc20
+
+    return prepare_voc20(options)
+
+
+PREPARATIONS = {
+    "coco_stuff": Preparation(coco_stuff, splits=COCO),
+    "coco_panoptic_semseg": Preparation(coco_panoptic_semseg, splits=COCO),
+    "coco_captions": Preparation(coco_captions, splits=COCO),
+    "ade150": Preparation(ade150, splits=ADE, default=("validation",)),
+    "ade847": Preparation(ade847, splits=ADE, default=("validation",)),
+    "ade20k_panoptic": Preparation(ade20k_panoptic, splits=ADE, more=_add_areas),
+    "pascal_context_59": Preparation(pascal_context_59),
+    "pascal_context_459": Preparation(pascal_context_459, more=_add_list),
+    "voc20": Preparation(voc20),
+}
+
+
+def parser(data_set: str) -> argparse.ArgumentParser:
+    """The command line of one data set: a key of `PREPARATIONS`."""
+    special = PREPARATIONS[data_set]
+    options = argparse.ArgumentParser(
+        description=inspect.getdoc(special.prepare),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    root = os.environ.get("DETECTRON2_DATASETS") or "datasets"
+    options.add_argument(
+        "--root", default=root, help=f"folder of the data sets, $DETECTRON2_DATASETS ({root})"
+    )
+    options.add_argument(
+        "--processes", type=int, default=os.cpu_count() or 1, help="to work in (one a core)"
+    )
+    options.add_argument(
+        "--overwrite", action="store_true", help="write files again that are there already"
+    )
+    if special.splits:
+        chosen = list(special.default or special.splits)
+        options.add_argument(
+            "--splits",
+            nargs="+",
+            default=chosen,
+            choices=special.splits,
+            help=f"to prepare ({' '.join(chosen)})",
+        )
+    if special.more is not None:
+        special.more(options)
+    return options
+
+
+@report_input_errors
+def main(data_set: str, arguments: list[str] | None = None) -> None:
+    """Prepare one data set, a key of `PREPARATIONS`, and say what was done."""
+    args = parser(data_set).parse_args(arguments)
+    if args.processes < 1:
+        raise InputError(f"--processes {args.processes}: at least 1 is needed")
+    from clipself_seg.data.prepare.common import Options
+
+    options = Options(Path(args.root).expanduser(), args.processes, args.overwrite)
+    for done in PREPARATIONS[data_set].prepare(options, args):
+        sys.stdout.write(f"{done}\n")

@@ -1,0 +1,54 @@
+"""Train and evaluate configurations under several seeds, and tell mean and spread.
+
+    python tools/repeat_seeds.py configs/mini/semseg_original.yaml configs/mini/semseg.yaml
+    python tools/repeat_seeds.py configs/mini/patches.yaml --seeds 0 1 2 3 --show boxes.thing.top1
+    python tools/repeat_seeds.py configs/mini/panoptic.yaml --evaluate configs/mini/panoptic_original.yaml \\
+        --show /PQ /PQ_unseen
+
+Finished runs below the output folder are not repeated; an interrupted one is gone on with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from clipself_seg.errors import report_input_errors
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("configs", nargs="+", help="files below configs/")
+    options.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="(0 1 2)")
+    options.add_argument("--output", type=Path, default=Path("output/seeds"), help="(output/seeds)")
+    options.add_argument(
+        "--show",
+        nargs="+",
+        default=["/mIoU", "/mIoU-seen", "/mIoU-unseen"],
+        help="ends of the names of the numbers to print",
+    )
+    options.add_argument(
+        "--evaluate",
+        nargs="+",
+        default=[],
+        metavar="CONFIG",
+        help="files under which what the first configuration trained is evaluated too",
+    )
+    options.add_argument("--opts", nargs="*", default=[], help="further KEY VALUE of every run")
+    return options
+
+
+@report_input_errors
+def main(arguments: list[str] | None = None) -> None:
+    """Run it."""
+    args = parser().parse_args(arguments)
+    from clipself_seg.training.repeat import repeat, spread_table
+
+    output = args.output.absolute()
+    given = (args.configs, args.seeds, output, args.opts, args.evaluate)
+    found = repeat(*given)
+    sys.stdout.write(f"\n{spread_table(found, args.show)}\n{output / 'seeds.json'}\n")

@@ -34,7 +34,8 @@ from clipself_seg.heads.cat_seg.cost_aggregator import (
 )
 from clipself_seg.heads.cat_seg.windows import resize
 from clipself_seg.models import CATSeg
-from clipself_seg.training.optimizer import build_adamw, gradient_norm, parameter_groups
+from clipself_seg.models.parameter_groups import matrices_and_vectors
+from clipself_seg.training.optimizer import build_adamw, gradient_norm
 
 WORDS = "ade20k_847"
 SIZES = AggregatorSizes()
@@ -131,12 +132,10 @@ class SemSegWorkload(Workload):
         self.model.texts = ClassTexts(self.clip, self.model.texts.templates)
 
     def _image(self, _: None) -> Tensor:
-        self.model.output = "scores"
-        return self.model([self.sample])[0]["sem_seg"]
+        return self.model([self.sample], output="scores")[0]["sem_seg"]
 
     def _best_class(self, _: None) -> Tensor:
-        self.model.output = "labels"
-        return self.model([self.sample])[0]["sem_seg_labels"]
+        return self.model([self.sample], output="labels")[0]["sem_seg_labels"]
 
     def _plain_image(self, _: None) -> Tensor:
         return plain.scores(self.model, self.sample)
@@ -209,7 +208,7 @@ class SemSegWorkload(Workload):
     @functools.cached_property
     def optimizer(self) -> torch.optim.Optimizer:
         """AdamW with a rate of 0: weights stay as they are."""
-        groups = parameter_groups(self.model.parameters(), 1e-4)
+        groups = matrices_and_vectors(self.model.parameters(), 1e-4)
         return build_adamw(groups, betas=(0.9, 0.999), eps=1e-8)
 
     @functools.cached_property

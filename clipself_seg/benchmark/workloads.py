@@ -24,8 +24,9 @@ from clipself_seg.clip.precision import autocast
 from clipself_seg.data.regions import enlarge_boxes
 from clipself_seg.data.segments import token_masks
 from clipself_seg.models.clipself import CLIPSelf
+from clipself_seg.models.parameter_groups import matrices_and_vectors
 from clipself_seg.models.region_reader import RegionReader
-from clipself_seg.training.optimizer import build_adamw, gradient_norm, parameter_groups
+from clipself_seg.training.optimizer import build_adamw, gradient_norm
 
 WORDS = ("cat", "dog", "grass")
 
@@ -59,7 +60,7 @@ class DistillWorkload(SampledWorkload):
         super().__init__(case)
         self.model = CLIPSelf(clip=self.clip, precision=self.precision).to(self.device).train()
         self.optimizer = build_adamw(
-            parameter_groups(self.model.parameters(), 0.1), betas=(0.9, 0.98), eps=1e-6
+            matrices_and_vectors(self.model.parameters(), 0.1), betas=(0.9, 0.98), eps=1e-6
         )
 
     def runs(self) -> dict[str, Run]:

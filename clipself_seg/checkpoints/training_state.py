@@ -1,7 +1,7 @@
 """Training checkpoints: a safetensors file that proves itself whole, a folder of the newest few.
 
 A file holds what the run changes and nothing else: the trained tensors, the optimiser's moments,
-the iteration, the loss scale, and the facts of the run that a resumed one must share. It needs no
+the iteration, the loss scale, and the metadata of the run that a resumed one must share. It needs no
 state of random
 generators: everything random in a step follows from seed and iteration.
 """
@@ -24,7 +24,7 @@ from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
 
-Facts = dict[str, Any]
+Metadata = dict[str, Any]
 NAME = re.compile(r"iteration_(\d+)\.safetensors")
 METADATA = "checkpoint"  # the only key: safetensors writes several in random order
 
@@ -44,15 +44,15 @@ class CheckpointFolder:
         """Where the state after so many steps is kept."""
         return self.folder / f"iteration_{iteration:07d}.safetensors"
 
-    def save(self, iteration: int, tensors: Mapping[str, Tensor], facts: Facts) -> Path:
+    def save(self, iteration: int, tensors: Mapping[str, Tensor], metadata: Metadata) -> Path:
         """Write a checkpoint atomically and remove the oldest beyond `keep`."""
         path = self.path(iteration)
-        write_state(path, tensors, facts)
+        write_state(path, tensors, metadata)
         for old in self.paths()[: -self.keep]:
             old.unlink()
         return path
 
-    def newest(self) -> tuple[dict[str, Tensor], Facts] | None:
+    def newest(self) -> tuple[dict[str, Tensor], Metadata] | None:
         """Content of the newest checkpoint, None if there is none.
 
         Raises:
@@ -88,19 +88,19 @@ def iteration_of(path: Path) -> int:
     return int(match[1])
 
 
-def write_state(path: Path, tensors: Mapping[str, Tensor], facts: Facts) -> None:
-    """Write tensors and JSON-serialisable facts with a digest of both, atomically.
+def write_state(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata) -> None:
+    """Write tensors and JSON-serialisable metadata with a digest of both, atomically.
 
     Equal content gives equal bytes.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(facts, sort_keys=True)
+    text = json.dumps(metadata, sort_keys=True)
     about = json.dumps({"digest": _digest(stored, text), "facts": text})
     with atomic_path(path) as temporary:
         safetensors.torch.save_file(stored, temporary, metadata={METADATA: about})
 
 
-def read_state(path: Path) -> tuple[dict[str, Tensor], Facts]:
+def read_state(path: Path) -> tuple[dict[str, Tensor], Metadata]:
     """Read what `write_state` wrote.
 
     Raises:
@@ -197,9 +197,9 @@ def load_training_state(path: Path, model: Any) -> None:
     Raises:
         InputError: the file is damaged, or of a run with another model or other initial weights.
     """
-    tensors, facts = read_state(path)
+    tensors, metadata = read_state(path)
     unpack_model(tensors, model)
-    if facts["run"]["original weights"] != model.original_hash():
+    if metadata["run"]["original weights"] != model.original_hash():
         raise InputError(
             f"{path} is a training checkpoint of a run with other original weights: give the "
             "configuration and the MODEL.CLIP.WEIGHTS of that run"

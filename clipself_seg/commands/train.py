@@ -121,9 +121,9 @@ def run(args: argparse.Namespace) -> None:
     from clipself_seg.config import load_config
 
     cfg = load_config(args.config_file, args.opts)
-    from clipself_seg.training.run import evaluate, prepare, train
+    from clipself_seg.training.run import evaluate, setup, train
 
-    prepare(cfg)
+    setup(cfg)
     if args.eval_only:
         evaluate(cfg, args.resume)
     else:

@@ -17,7 +17,7 @@ from clipself_seg.config.cat_seg import CAT_SEG_CHOICES
 from clipself_seg.config.checks import CHECKS, RELATIONS
 from clipself_seg.config.keys import CHOICES, READINGS, add_clipself_seg_config
 from clipself_seg.config.panoptic import PANOPTIC_CHOICES
-from clipself_seg.config.unfollowed import unfollowed
+from clipself_seg.config.unfollowed import RETIRED, unfollowed
 from clipself_seg.errors import InputError, nearest
 
 logger = logging.getLogger(__name__)
@@ -102,6 +102,8 @@ def _pairs(opts: Sequence[str]) -> dict[str, Any]:
 def _merge(cfg: CfgNode, tree: dict[str, Any], source: str) -> None:
     known = dict(flatten(cfg))
     for key, value in flatten(tree):
+        if key not in known and key in RETIRED and _plain(value) == RETIRED[key]:
+            continue
         if key not in known:
             raise InputError(f'{source}: unknown key "{key}"; {nearest(key, known)}')
         try:

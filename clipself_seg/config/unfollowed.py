@@ -50,6 +50,17 @@ BATCH_NORMS = "the statistics of batch norms are not measured again"
 IMAGENET_MEAN = [123.675, 116.28, 103.53]
 IMAGENET_STD = [58.395, 57.12, 57.375]
 
+# DeepLab's keys, which nothing reads: the config.yaml of an earlier run names them with these values.
+RETIRED: dict[str, Any] = {
+    "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS": 256,
+    "MODEL.SEM_SEG_HEAD.ASPP_DILATIONS": [6, 12, 18],
+    "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT": 0.1,
+    "MODEL.SEM_SEG_HEAD.LOSS_TYPE": "hard_pixel_mining",
+    "MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS": [48],
+    "MODEL.SEM_SEG_HEAD.PROJECT_FEATURES": ["res2"],
+    "MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV": False,
+}
+
 UNFOLLOWED: tuple[Unfollowed, ...] = (
     Unfollowed("VERSION", "files of older versions are not converted"),
     Unfollowed("CUDNN_BENCHMARK", "cuDNN's choice of kernels is left to PyTorch", (True,)),

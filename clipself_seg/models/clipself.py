@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,8 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.heads.distillation.losses import Average, cosine_distillation_loss, loss_count
-from clipself_seg.models.region_reader import RegionReader
+from clipself_seg.models.parameter_groups import Group, matrices_and_vectors
+from clipself_seg.models.region_reader import RegionReader, check_size, load_region_checkpoint
 
 
 @META_ARCH_REGISTRY.register()
@@ -129,6 +130,20 @@ class CLIPSelf(nn.Module):
                     "MODEL.CLIP.WEIGHTS; start from a student of the same CLIP"
                 )
 
+    @classmethod
+    def task(cls) -> str:
+        """Region recognition; its training is distillation."""
+        return "regions"
+
+    @classmethod
+    def require_trained(cls, cfg: CfgNode) -> None:
+        """A CLIP is something to evaluate as it is, a random one too."""
+
+    @classmethod
+    def training_config(cls, cfg: CfgNode) -> CfgNode:
+        """As it is: ``MODEL.CLIP.WEIGHTS`` says where the teacher comes from."""
+        return cfg
+
     @property
     def image_size(self) -> int:
         """S0, side in pixels of the teacher's crops."""
@@ -147,6 +162,10 @@ class CLIPSelf(nn.Module):
     def set_vocabulary(self, words: Vocabulary | Sequence[str]) -> None:
         """Give the classes that `forward` scores regions against in evaluation."""
         self.reader.set_vocabulary(words)
+
+    def check_readouts(self, sizes: Sequence[int], readouts: Sequence[str]) -> None:
+        """See `RegionReader.check_readouts`."""
+        self.reader.check_readouts(sizes, readouts)
 
     def train(self, mode: bool = True) -> CLIPSelf:
         """Switch between the loss and the reading of regions; ``eval()`` mixes the weights, once.
@@ -253,6 +272,17 @@ class CLIPSelf(nn.Module):
         """Identity of the weights that are evaluated and exported."""
         return self.ensembled_clip().weights_hash()
 
+    def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
+        """See `Model`; teacher and student are both in it."""
+        load_region_checkpoint(self, tensors, source)
+
+    def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
+        """Needs no classes."""
+
+    def optimizer_groups(self, solver: CfgNode) -> list[Group]:
+        """Matrices with weight decay, vectors without."""
+        return matrices_and_vectors(self.parameters(), solver.WEIGHT_DECAY)
+
     def original_hash(self) -> str:
         """Identity of the weights that the run started from."""
         return self.teacher.weights_hash()
@@ -260,20 +290,6 @@ class CLIPSelf(nn.Module):
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write the result as a plain CLIP checkpoint that `load_clip` reads."""
         save_clip(self.ensembled_clip(), path)
-
-
-def check_size(size: int, clip: DenseCLIP) -> None:
-    """Refuse an input side that the patch does not divide, before anything is read or trained.
-
-    Raises:
-        InputError: names the two nearest sides that work.
-    """
-    if size < clip.patch_size or size % clip.patch_size:
-        below = max(size // clip.patch_size, 1) * clip.patch_size
-        raise InputError(
-            f"input side {size} is not a multiple of the patch of {clip.name}, {clip.patch_size} "
-            f"pixels; take {below} or {below + clip.patch_size}"
-        )
 
 
 def _query_key_rows(tower: ImageTower) -> list[Tensor]:

@@ -7,7 +7,7 @@ Shapes: n regions of an image, K classes, E embedding, h x w cells of the dense 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,15 +16,19 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
+from clipself_seg.checkpoints.names import name_problem
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import clip_from_config
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.region_pooling import box_weights, mask_weights, pool
+from clipself_seg.clip.signatures import signature_of
 from clipself_seg.clip.text_bank import TextBank
+from clipself_seg.clip.tower import TransformerTower
+from clipself_seg.clip.weights import to_native
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, last_line
 
 CROPS_AT_ONCE = 64
 
@@ -57,11 +61,9 @@ class RegionReader(nn.Module):
             precision: of autocast, or None.
         """
         super().__init__()
-        self.clip, self.read, self.precision = (
-            clip.eval().requires_grad_(False),
-            tuple(read),
-            precision,
-        )
+        self.clip = clip.eval().requires_grad_(False)
+        self.read = tuple(read)
+        self.precision = precision
         self.bank = TextBank(clip, templates)
         self.register_buffer("text_KE", None, persistent=False)
 
@@ -74,6 +76,15 @@ class RegionReader(nn.Module):
             "templates": cfg.TEST.REGIONS.TEMPLATES,
             "precision": precision_from_config(cfg),
         }
+
+    @classmethod
+    def task(cls) -> str:
+        """Region recognition."""
+        return "regions"
+
+    @classmethod
+    def require_trained(cls, cfg: CfgNode) -> None:
+        """A CLIP is something to evaluate as it is, a random one too."""
 
     @property
     def image_size(self) -> int:
@@ -88,6 +99,33 @@ class RegionReader(nn.Module):
     def weights_hash(self) -> str:
         """Identity of the weights that are evaluated."""
         return self.clip.weights_hash()
+
+    def original_hash(self) -> str:
+        """The same: nothing trains."""
+        return self.weights_hash()
+
+    def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
+        """See `Model`."""
+        load_region_checkpoint(self, tensors, source)
+
+    def check_readouts(self, sizes: Sequence[int], readouts: Sequence[str]) -> None:
+        """Refuse what `forward` could not do.
+
+        Args:
+            sizes: sides in pixels of the square input.
+            readouts: out of `clipself_seg.config.READINGS`.
+
+        Raises:
+            InputError: a side that the patch does not divide, or masked attention without a class token.
+        """
+        for size in sizes:
+            check_size(size, self.clip)
+        masked = [name for name in readouts if name.startswith("attention")]
+        if masked and not isinstance(self.clip.visual, TransformerTower):
+            raise InputError(
+                f'TEST.REGIONS.READ has "{masked[0]}", but {self.clip.name} has no class token for masked '
+                "attention: leave it out, or take a ViT"
+            )
 
     def set_vocabulary(self, words: Vocabulary | Sequence[str]) -> None:
         """Give the classes to choose from; scores have one column for each, in this order.
@@ -175,3 +213,49 @@ class RegionReader(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.clip.logit_scale.device
+
+
+def check_size(size: int, clip: DenseCLIP) -> None:
+    """Refuse an input side that the patch does not divide, before anything is read or trained.
+
+    Raises:
+        InputError: names the two nearest sides that work.
+    """
+    if size < clip.patch_size or size % clip.patch_size:
+        below = max(size // clip.patch_size, 1) * clip.patch_size
+        raise InputError(
+            f"input side {size} is not a multiple of the patch of {clip.name}, {clip.patch_size} "
+            f"pixels; take {below} or {below + clip.patch_size}"
+        )
+
+
+def load_region_checkpoint(
+    model: RegionReader | nn.Module, tensors: Mapping[str, Tensor], source: str
+) -> None:
+    """Load a state dict of a `RegionReader` or `CLIPSelf`, which need none beside ``MODEL.CLIP.WEIGHTS``.
+
+    Args:
+        model: of either class.
+        tensors: name -> tensor.
+        source: the file, for messages.
+
+    Raises:
+        InputError: a CLIP, which has a key of its own, or a checkpoint of another model.
+    """
+    kind = type(model).__name__
+    if signature_of(to_native(tensors)):
+        raise InputError(
+            f"MODEL.WEIGHTS {source} is a CLIP, which {kind} takes as "
+            "MODEL.CLIP.WEIGHTS: give it there and leave MODEL.WEIGHTS empty"
+        )
+    if problem := name_problem(model.state_dict(), tensors):
+        raise InputError(
+            f"MODEL.WEIGHTS {source} {problem.what} ({problem.names}): it is no checkpoint of "
+            f"{kind}, which needs none besides MODEL.CLIP.WEIGHTS"
+        )
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:  # of torch, several lines long
+        raise InputError(
+            f"MODEL.WEIGHTS {source} does not fit the model: {last_line(error)}"
+        ) from None

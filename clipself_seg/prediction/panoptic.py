@@ -31,6 +31,7 @@ from clipself_seg.data.vocabulary_text import own_words, read_words
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.evaluation.panoptic.ground_truth import trained_words
 from clipself_seg.models.build import build_model
+from clipself_seg.models.panoptic.outputs import Fusion
 from clipself_seg.prediction.common import photo_sample, prediction_config, require_architecture
 
 
@@ -87,8 +88,6 @@ class PanopticPredictor:
                 belongs to the others.
         """
         self.model, self.mapper, self.trained = model.eval(), mapper, trained
-        # Instances and class maps, which nobody asks for, cost time and memory.
-        model.tasks = {"": ("panoptic",)}
         self.words: Vocabulary | None = None
         self.seen = np.zeros(0, bool)
 
@@ -145,8 +144,10 @@ class PanopticPredictor:
         """
         if self.words is None:
             raise RuntimeError("call set_vocabulary before the predictor")
-        (found,) = self.model([photo_sample(image, self.mapper)])
-        ids, segments = found["panoptic_seg"]
+        # Instances and class maps, which nobody asks for here, cost time and memory.
+        own = Fusion(self.model.alpha, self.model.beta, ("panoptic",))
+        (outputs,) = self.model([photo_sample(image, self.mapper)], fusions={"own": own})
+        ids, segments = outputs["fusions"]["own"]["panoptic_seg"]
         return segmentation_of(ids.cpu().numpy(), segments, self.words.names)
 
 

@@ -81,7 +81,6 @@ class Predictor:
             mapper: resizes photographs as in evaluation.
         """
         self.model, self.mapper = model.eval(), mapper
-        self._all_synonyms = model.all_synonyms
         self._labels: _Labels | None = None
 
     @classmethod
@@ -149,8 +148,10 @@ class Predictor:
         if not 0 <= (threshold or 0) <= 1:
             raise InputError(f"the threshold of the background must be in [0, 1], got {threshold}")
         own = words.name not in available_vocabularies()
-        self.model.all_synonyms = own or self._all_synonyms
-        self.model.set_vocabulary(Vocabulary(words.name, tuple(entries)))
+        # Own words count with every synonym; those of a benchmark as the model was built to read them.
+        self.model.set_vocabulary(
+            Vocabulary(words.name, tuple(entries)), all_synonyms=True if own else None
+        )
         extra = [place] * (len(entries) - len(words))
         of_class = torch.tensor([*range(len(words)), *extra], device=self.model.device)
         self._labels = _Labels(tuple(names), of_class, place, threshold or 0.0)
@@ -169,8 +170,8 @@ class Predictor:
         """
         if self._labels is None:
             raise RuntimeError("call set_vocabulary before the predictor")
-        self.model.output = "scores" if scores else "labels"
-        (found,) = self.model([photo_sample(image, self.mapper)])
+        sample = photo_sample(image, self.mapper)
+        (found,) = self.model([sample], output="scores" if scores else "labels")
         if scores:
             maps = _label_scores(found["sem_seg"], self._labels)
             labels = maps.argmax(dim=0)

@@ -1,69 +1,14 @@
-"""AdamW, its parameter groups and the learning rate of each step."""
+"""AdamW and the learning rate of each step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
-from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-Group = dict[str, Any]
-NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
-
-
-def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[Group]:
-    """What trains, in two groups: matrices with weight decay, vectors (biases, norms) without."""
-    trained = [p for p in parameters if p.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-
-
-def cat_seg_groups(cfg: CfgNode, model: Any) -> list[Group]:
-    """What trains of a `CATSeg`, by learning rate and weight decay.
-
-    CLIP and backbone learn at their multiples of ``SOLVER.BASE_LR``; norms and embeddings have decays
-    of their own, biases and padding tokens that of everything else.
-    """
-    solver = cfg.SOLVER
-    rates = (
-        (model.clip, solver.CLIP_MULTIPLIER),
-        (model.backbone, solver.BACKBONE_MULTIPLIER),
-    )
-    slow = {id(p): rate for part, rate in rates if part is not None for p in part.parameters()}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for module in model.modules():
-        decay = solver.WEIGHT_DECAY
-        if isinstance(module, NORMS):
-            decay = solver.WEIGHT_DECAY_NORM
-        elif isinstance(module, nn.Embedding):
-            decay = solver.WEIGHT_DECAY_EMBED
-        for parameter in module.parameters(recurse=False):
-            if parameter.requires_grad:
-                key = (slow.get(id(parameter), 1.0), decay)
-                groups.setdefault(key, []).append(parameter)
-    return [
-        {"params": parameters, "lr_multiplier": rate, "weight_decay": decay}
-        for (rate, decay), parameters in groups.items()
-    ]
-
-
-def panoptic_groups(cfg: CfgNode, model: nn.Module) -> list[Group]:
-    """What trains of an `OpenPanoptic`: norms and biases without weight decay, everything else with."""
-    plain, decayed = list[nn.Parameter](), list[nn.Parameter]()
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad:
-                vector = isinstance(module, NORMS) or name.endswith("bias")
-                (plain if vector else decayed).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": cfg.SOLVER.WEIGHT_DECAY},
-        {"params": plain, "weight_decay": 0.0},
-    ]
+from clipself_seg.models.parameter_groups import Group
 
 
 def build_adamw(

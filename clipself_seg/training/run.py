@@ -1,4 +1,4 @@
-"""What each process of ``train_net.py`` does: prepare, train or evaluate, write the result."""
+"""What each process of ``train_net.py`` does: set up, train or evaluate, write the result."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode
@@ -21,7 +21,8 @@ from clipself_seg.errors import InputError, MissingFiles
 from clipself_seg.evaluation.base import Evaluation, Results
 from clipself_seg.files import atomic_path
 from clipself_seg.memory import keep_freed_memory
-from clipself_seg.models.build import build_model
+from clipself_seg.models.build import architecture, build_model
+from clipself_seg.models.protocol import Model, TrainableModel
 from clipself_seg.provenance import provenance, write_results
 from clipself_seg.training.logs import setup_logging
 from clipself_seg.training.settings import TrainingSettings
@@ -32,7 +33,7 @@ RESULTS_FILE = "results.json"
 logger = logging.getLogger(__name__)
 
 
-def prepare(cfg: CfgNode) -> None:
+def setup(cfg: CfgNode) -> None:
     """Make the output folder; set up logs, threads and memory."""
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,11 +76,12 @@ def train(cfg: CfgNode, resume: bool) -> None:
         cfg: of the run.
         resume: go on from the newest checkpoint in ``OUTPUT_DIR``, if there is one.
     """
-    cfg = with_initial_weights(cfg)
-    model, task = build_model(cfg), task_of(cfg)
+    cfg = _trainable(cfg).training_config(cfg)
+    model = cast(TrainableModel, build_model(cfg))
+    task = task_of(cfg)
     evaluation = task.evaluation()
     _leave_out_missing(evaluation, model)
-    data = task.prepare(model)
+    data = task.training_data(model)
     trainer = Trainer(
         model=model,
         records=data.records,
@@ -87,18 +89,19 @@ def train(cfg: CfgNode, resume: bool) -> None:
         settings=TrainingSettings.from_config(cfg),
         # In the precision of --eval-only and of tools/predict.py.
         evaluate=tf32(False)(evaluation),
-        groups=task.groups(model),
+        groups=model.optimizer_groups(cfg.SOLVER),
         started=lambda: _write_config(cfg),
     )
     with tf32(True):  # as the official code
         trainer.train(resume)
     if comm.is_main_process():
-        path = task.write(model, Path(cfg.OUTPUT_DIR))
+        path = Path(cfg.OUTPUT_DIR) / task.result_file
+        model.export(path)
         logger.info("result of the training written to %s", path)
     _report(cfg, model, evaluation, iterations=cfg.SOLVER.MAX_ITER)
 
 
-def _leave_out_missing(evaluation: Evaluation, model: Any) -> None:
+def _leave_out_missing(evaluation: Evaluation[Any], model: Model) -> None:
     """Keep the data sets that can be evaluated: a training needs none of them.
 
     Raises:
@@ -126,14 +129,14 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
         resume: read the newest training checkpoint in ``OUTPUT_DIR``.
 
     Raises:
-        InputError: nothing to evaluate, or a mask generator that is not trained.
+        InputError: nothing to evaluate, or a model that is not trained.
     """
     if resume:
-        cfg = with_initial_weights(cfg)
+        cfg = _trainable(cfg).training_config(cfg)
     else:
-        _require_head_weights(cfg)
-    model, task = build_model(cfg), task_of(cfg)
-    evaluation = task.evaluation()
+        architecture(cfg).require_trained(cfg)
+    model = build_model(cfg)
+    evaluation = task_of(cfg).evaluation()
     evaluation.check(model)
     if not evaluation.datasets:
         raise InputError("nothing to evaluate: DATASETS.TEST is empty")
@@ -144,55 +147,36 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
     _report(cfg, model, evaluation, iterations=iterations, suffix=suffix)
 
 
-def _require_head_weights(cfg: CfgNode) -> None:
-    """A random head is evaluated as slowly as a trained one, and gives numbers as well."""
-    heads = {"OpenPanoptic": "mask generator", "CATSeg": "cost aggregation"}
-    head = heads.get(cfg.MODEL.META_ARCHITECTURE)
-    if head is None or cfg.MODEL.WEIGHTS:
-        return
-    if head == "cost aggregation" or cfg.MODEL.MASK_GENERATOR.SOURCE != "disk":
-        raise InputError(
-            f"MODEL.WEIGHTS is empty, so the {head} is random: give a trained checkpoint, such as the "
-            "model_final.pth of train_net.py, or --resume"
-        )
-
-
-def with_initial_weights(cfg: CfgNode) -> CfgNode:
-    """The configuration with OpenAI's weights, where training CAT-Seg names none.
-
-    ("" is enough to evaluate: a checkpoint of CAT-Seg holds its CLIP. "random" is taken literally.)
-    """
-    if cfg.MODEL.META_ARCHITECTURE != "CATSeg" or cfg.MODEL.WEIGHTS:
-        return cfg
-    given = cfg.MODEL.CLIP.WEIGHTS
-    theirs = bool(cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED) and given == "mini"
-    if given and given != "random" and not theirs:
-        return cfg
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.CLIP.WEIGHTS = "" if given == "random" else "openai"
-    cfg.freeze()
-    return cfg
+def _trainable(cfg: CfgNode) -> type[TrainableModel]:
+    """The class of the configured meta-architecture, if it trains."""
+    cls = architecture(cfg)
+    if not issubclass(cls, TrainableModel):
+        raise InputError(f"{cfg.MODEL.META_ARCHITECTURE} does not train: add --eval-only")
+    return cls
 
 
 def _checkpoints(cfg: CfgNode) -> CheckpointFolder:
     return CheckpointFolder(Path(cfg.OUTPUT_DIR) / "checkpoints", cfg.SOLVER.CHECKPOINT_KEEP)
 
 
-def _load_trained(cfg: CfgNode, model: Any) -> int:
+def _load_trained(cfg: CfgNode, model: Model) -> int:
     checkpoints = _checkpoints(cfg)
     state = checkpoints.newest()
     if state is None:
         raise InputError(
             f"no training checkpoint in {checkpoints.folder}: leave --resume out or train first"
         )
-    tensors, facts = state
+    tensors, metadata = state
     unpack_model(tensors, model)
-    return facts["iteration"]
+    return metadata["iteration"]
 
 
 def _report(
-    cfg: CfgNode, model: Any, evaluation: Evaluation, iterations: int | None, suffix: str = ""
+    cfg: CfgNode,
+    model: Model,
+    evaluation: Evaluation[Any],
+    iterations: int | None,
+    suffix: str = "",
 ) -> None:
     """Evaluate and write the numbers with where they come from, anew after each data set."""
     file = Path(RESULTS_FILE)
@@ -202,18 +186,18 @@ def _report(
     def write(results: Results) -> None:
         if not comm.is_main_process():
             return
-        facts = provenance(
+        metadata = provenance(
             config=cfg.dump(),
             seed=cfg.SEED,
             weights_hash=weights,
             processes=comm.get_world_size(),
             iterations=iterations,
-            **evaluation.facts(),
+            **evaluation.metadata(),
         )
         # Where a later data set fails, the file says what it lacks.
         if waiting := [name for name in evaluation.datasets if name not in results]:
-            facts["not evaluated"] = waiting
-        write_results(path, results, facts)
+            metadata["not evaluated"] = waiting
+        write_results(path, results, metadata)
         logger.info("results written to %s", path)
 
     evaluation.finished = write

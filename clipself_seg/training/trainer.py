@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from clipself_seg.checkpoints.training_state import (
     CheckpointFolder,
-    Facts,
+    Metadata,
     all_finite,
     pack,
     trained_parameters,
@@ -29,12 +29,12 @@ from clipself_seg.data.loader import DrawOrder, ShareOfBatches, train_batches
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.records import Record
 from clipself_seg.errors import InputError
+from clipself_seg.models.parameter_groups import Group
+from clipself_seg.models.protocol import TrainableModel
 from clipself_seg.training.metrics import flatten_numbers, metric_writers, write_all
 from clipself_seg.training.optimizer import (
-    Group,
     build_adamw,
     gradient_norm,
-    parameter_groups,
     set_learning_rate,
 )
 from clipself_seg.training.settings import TrainingSettings, check_same_run
@@ -51,43 +51,47 @@ class TrainingStopped(InputError):
 class Trainer:
     """Trains a model of `clipself_seg.models` on this process's share of every batch.
 
-    The model is an nn.Module whose `forward` gives a dict of losses, with `device`,
-    `after_optimizer_step()` and `original_hash()`. Only the first process writes.
+    Only the first process writes.
     """
 
     def __init__(
         self,
         *,
-        model: Any,
+        model: TrainableModel,
         records: Sequence[Record],
         mapper: Callable[[Record, int], Sample],
         settings: TrainingSettings,
         evaluate: Callable[[Any], Results] | None = None,
-        groups: list[Group] | None = None,
+        groups: list[Group],
         started: Callable[[], None] | None = None,
     ) -> None:
         """
         Args:
-            model: on its device.
+            model: on its device; an nn.Module.
             records: of the data set.
             mapper: (record, number of the draw) -> sample.
             settings: the numbers of the run.
             evaluate: called with the model before training and after every evaluation period.
-            groups: of the optimiser; by default those of `parameter_groups`.
+            groups: parameter groups of the optimiser, see `TrainableModel.optimizer_groups`.
             started: called before the first step, once nothing speaks against the run.
         """
-        self.model, self.records, self.mapper = model, records, mapper
-        self.settings, self.evaluate, self.started = settings, evaluate, started
+        self.model: Any = model
+        self.device = next(self.model.parameters()).device
+        self.records = records
+        self.mapper = mapper
+        self.settings = settings
+        self.evaluate = evaluate
+        self.started = started
         self.order = DrawOrder(
             num_images=len(records), batch_size=settings.batch_size, seed=settings.seed
         )
-        groups = groups or parameter_groups(model.parameters(), settings.weight_decay)
         self.optimizer = build_adamw(groups, betas=settings.betas, eps=settings.eps)
-        self.scaler = torch.amp.GradScaler(model.device.type, enabled=settings.loss_scaling)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.loss_scaling)
         self.checkpoints = CheckpointFolder(
             settings.output_dir / "checkpoints", settings.checkpoint_keep
         )
-        self._facts, self._skipped = self._run_facts(), 0
+        self._run = self._run_metadata()
+        self._skipped = 0
 
     def train(self, resume: bool = False) -> None:
         """Run the remaining steps.
@@ -159,8 +163,8 @@ class Trainer:
         means: dict[str, Any] = {}
         for begin in range(0, len(samples), size):
             last = begin + size == len(samples)
-            alone = forward.no_sync if hasattr(forward, "no_sync") and not last else nullcontext
-            with alone():
+            waits = isinstance(forward, DistributedDataParallel) and not last
+            with forward.no_sync() if waits else nullcontext():
                 losses = forward(samples[begin : begin + size])
                 total = torch.stack(list(losses.values())).sum() / passes
                 self.scaler.scale(total).backward()
@@ -244,20 +248,19 @@ class Trainer:
         """What is called for the losses: the model, or a wrapper that averages its gradients."""
         if comm.get_world_size() == 1 or not self.settings.sync_gradients:
             return self.model
-        device = self.model.device
-        devices = [device] if device.type == "cuda" else None
+        devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(self.model, device_ids=devices)
 
-    def _run_facts(self) -> Facts:
+    def _run_metadata(self) -> Metadata:
         """What a resumed run has to share, besides the number of steps done."""
-        facts = dict(self.settings.shared) | {
+        metadata = dict(self.settings.shared) | {
             "original weights": self.model.original_hash(),
             "training images": len(self.records),
         }
         if not self.settings.sync_gradients:
             # The replica that is kept sees the first process's share of each batch.
-            facts["processes"] = comm.get_world_size()
-        return facts
+            metadata["processes"] = comm.get_world_size()
+        return metadata
 
     def _save(self, iteration: int, trouble: str = "") -> None:
         """Write a checkpoint; one that is not finite would push out those to go back to."""
@@ -271,8 +274,8 @@ class Trainer:
                 "Start anew in another OUTPUT_DIR with a lower SOLVER.BASE_LR"
             )
         if comm.is_main_process():
-            facts = {"iteration": iteration, "scaler": self.scaler.state_dict()}
-            self.checkpoints.save(iteration, tensors, facts | {"run": self._facts})
+            metadata = {"iteration": iteration, "scaler": self.scaler.state_dict()}
+            self.checkpoints.save(iteration, tensors, metadata | {"run": self._run})
 
     def _start(self, resume: bool) -> int:
         """Number of steps already done; loads their result."""
@@ -288,12 +291,12 @@ class Trainer:
         comm.synchronize()
         if state is None:
             return 0
-        tensors, facts = state
-        check_same_run(facts["run"], self._facts)
+        tensors, metadata = state
+        check_same_run(metadata["run"], self._run)
         unpack(tensors, self.model, self.optimizer)
-        self.scaler.load_state_dict(facts["scaler"])
-        logging.getLogger(__name__).info("resumed after %d steps", facts["iteration"])
-        return facts["iteration"]
+        self.scaler.load_state_dict(metadata["scaler"])
+        logging.getLogger(__name__).info("resumed after %d steps", metadata["iteration"])
+        return metadata["iteration"]
 
 
 def _step_seed(seed: int, iteration: int, rank: int) -> int:

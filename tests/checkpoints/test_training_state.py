@@ -19,13 +19,16 @@ from clipself_seg.checkpoints.training_state import (
     write_state,
 )
 from clipself_seg.errors import InputError
-from clipself_seg.training.optimizer import build_adamw, parameter_groups
+from clipself_seg.models.parameter_groups import matrices_and_vectors
+from clipself_seg.training.optimizer import build_adamw
 from tests.tiny import tiny_clipself, tiny_samples
 
 
 def trained(steps=1):
     model = tiny_clipself(trainable_blocks=2)
-    optimizer = build_adamw(parameter_groups(model.parameters(), 0.1), betas=(0.9, 0.999), eps=1e-8)
+    optimizer = build_adamw(
+        matrices_and_vectors(model.parameters(), 0.1), betas=(0.9, 0.999), eps=1e-8
+    )
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 1e-2
         optimizer.zero_grad()
@@ -137,6 +140,6 @@ def test_a_damaged_newest_checkpoint_is_refused_by_name_with_the_way_out(tmp_pat
 def test_parameters_of_another_model_are_refused(tmp_path):
     model, optimizer = trained()
     other = tiny_clipself(trainable_blocks=1)
-    adamw = build_adamw(parameter_groups(other.parameters(), 0.1), betas=(0.9, 0.999), eps=1e-8)
+    adamw = build_adamw(matrices_and_vectors(other.parameters(), 0.1), betas=(0.9, 0.999), eps=1e-8)
     with pytest.raises(InputError, match="other trained parameters"):
         unpack(pack(model, optimizer), other, adamw)

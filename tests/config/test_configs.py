@@ -122,7 +122,7 @@ def test_config_takes_a_step_or_reads_a_picture(name, tmp_path, tiny_coco, monke
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tiny_coco))
     monkeypatch.setenv("CLIPSELF_SEG_CACHE", str(tiny_coco))
     cfg = in_small(name, tmp_path)
-    run.prepare(cfg)
+    run.setup(cfg)
     trained = dict.fromkeys(("CATSeg", "OpenPanoptic"), "model_final.pth")
     written = {"CLIPSelf": "clip_final.safetensors", **trained}
     if file := written.get(cfg.MODEL.META_ARCHITECTURE):

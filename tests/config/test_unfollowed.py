@@ -181,3 +181,16 @@ def test_keys_of_the_model_and_its_input_are_left_to_an_architecture_of_others()
 def test_defaults_pass_as_a_run_has_written_them(tmp_path):
     (tmp_path / "config.yaml").write_text(load_config(None).dump())
     assert dict(flatten(load_config(tmp_path / "config.yaml"))).keys() == DEFAULTS.keys()
+
+
+def test_the_configuration_of_an_earlier_run_loads_again(tmp_path):
+    cfg = get_cfg()
+    add_deeplab_config(cfg)
+    add_clipself_seg_config(cfg)
+    path = tmp_path / "config.yaml"
+    path.write_text(cfg.dump())
+    assert "ASPP_DILATIONS" in path.read_text()
+    assert load_config(path).MODEL.META_ARCHITECTURE == cfg.MODEL.META_ARCHITECTURE
+    path.write_text("MODEL: {SEM_SEG_HEAD: {ASPP_CHANNELS: 512}}")
+    with pytest.raises(InputError, match="unknown key .*ASPP_CHANNELS"):
+        load_config(path)

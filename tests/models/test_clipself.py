@@ -11,13 +11,16 @@ from torchvision.ops import roi_align
 
 from clipself_seg.clip import load_clip
 from clipself_seg.errors import InputError
-from clipself_seg.training.optimizer import build_adamw, parameter_groups
+from clipself_seg.models.parameter_groups import matrices_and_vectors
+from clipself_seg.training.optimizer import build_adamw
 from tests.tiny import SIDE, WORDS, tiny_clipself, tiny_region_sample, tiny_samples
 
 
 def one_step(model, samples=None, lr=1e-2):
     """A step of AdamW with weight decay, as the engine takes it."""
-    optimizer = build_adamw(parameter_groups(model.parameters(), 0.1), betas=(0.9, 0.999), eps=1e-8)
+    optimizer = build_adamw(
+        matrices_and_vectors(model.parameters(), 0.1), betas=(0.9, 0.999), eps=1e-8
+    )
     for group in optimizer.param_groups:
         group["lr"] = lr
     model(samples or tiny_samples(2))["loss_clipself"].backward()

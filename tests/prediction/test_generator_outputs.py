@@ -21,7 +21,7 @@ from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.mask_generator.outputs import GeneratorOutput
 from clipself_seg.models.build import build_model
-from clipself_seg.models.panoptic.outputs import MergeSettings
+from clipself_seg.models.panoptic.outputs import Fusion, MergeSettings
 from clipself_seg.prediction import generator_outputs
 from clipself_seg.prediction.generator_outputs import generator_hash, write_outputs
 from tests.prediction.test_panoptic import CONFIG, SMALL
@@ -30,7 +30,7 @@ TINY = (*SMALL, "INPUT.MIN_SIZE_TEST", "48", "MODEL.MASK_FORMER.DEC_LAYERS", "1"
 TINY += ("MODEL.MASK_GENERATOR.ENCODER_LAYERS", "1", "MODEL.MASK_FORMER.HIDDEN_DIM", "32")
 DATASET = "mini_val_panoptic_with_sem_seg"
 SIZES = {1003: (40, 60), 1001: (71, 31), 1002: (64, 64)}
-ROWS = {"clip": (1.0, 1.0), "generator": (0.0, 0.0), "fused": (0.35, 0.65)}
+FUSIONS = {"clip": Fusion(1.0, 1.0), "generator": Fusion(0.0, 0.0), "fused": Fusion(0.35, 0.65)}
 
 
 @pytest.fixture(scope="module")
@@ -133,19 +133,17 @@ def test_results_from_disk_are_the_live_ones_up_to_the_half_precision_of_masks(
 
     monkeypatch.setattr(live, "generate", halved)
     disk = disk_model(written)
-    monkeypatch.setattr(live, "rows", ROWS)
-    disk.rows = ROWS
     for sample in samples():
-        (one,), (other,) = live([sample]), disk([sample])
-        for row in ROWS:
+        (one,), (other,) = live([sample], fusions=FUSIONS), disk([sample], fusions=FUSIONS)
+        for row in FUSIONS:
             (ids, segments), (their_ids, theirs) = (
-                found["rows"][row]["panoptic_seg"] for found in (one, other)
+                found["fusions"][row]["panoptic_seg"] for found in (one, other)
             )
             assert torch.equal(ids, their_ids) and segments == theirs
             assert ids.shape == (sample["height"], sample["width"])
-            maps = [found["rows"][row]["sem_seg_labels"] for found in (one, other)]
+            maps = [found["fusions"][row]["sem_seg_labels"] for found in (one, other)]
             assert torch.equal(*maps)
-            scores = [found["rows"][row]["instances"].scores for found in (one, other)]
+            scores = [found["fusions"][row]["instances"].scores for found in (one, other)]
             torch.testing.assert_close(*scores)
 
 
@@ -182,7 +180,7 @@ def test_files_of_other_weights_words_or_sizes_are_refused(live, written, monkey
     with pytest.raises(InputError, match="of another picture .1003.png, not 3.png"):
         write(written, live, records=[records[0] | {"file_name": "3.png"}])
     with monkeypatch.context() as patch, pytest.raises(InputError, match="of another vocabulary"):
-        patch.setattr(live, "names", live.names[::-1])
+        patch.setattr(live, "classes", live.classes._replace(names=live.names[::-1]))
         write(written, live)
     with monkeypatch.context() as patch, pytest.raises(InputError, match="other settings.*: 77"):
         patch.setattr(live, "settings", dataclasses.replace(live.settings, padding=77))

@@ -46,7 +46,7 @@ class Quarters(nn.Module):
     def weights_hash(self):
         return "none"
 
-    def forward(self, samples):
+    def forward(self, samples, fusions):
         (sample,) = samples
         ids = torch.zeros(sample["height"], sample["width"], dtype=torch.int64)
         y, x = sample["height"] // 2 + 1, sample["width"] // 2
@@ -56,7 +56,7 @@ class Quarters(nn.Module):
             {"id": number, "category_id": label, "isthing": things[label]}
             for number, label in ((1, 0), (2, 0), (3, 1))
         ]
-        return [{"panoptic_seg": (ids, segments)}]
+        return [{"fusions": {name: {"panoptic_seg": (ids, segments)} for name in fusions}}]
 
 
 def predictor(words=WORDS, stuff=STUFF):
@@ -201,10 +201,10 @@ def test_an_interrupted_run_leaves_what_it_did(photos, tmp_path, monkeypatch):
     made = predictor()
     whole = made.model.forward
 
-    def forward(samples):
+    def forward(samples, fusions):
         if samples[0]["height"] == 71:
             raise KeyboardInterrupt
-        return whole(samples)
+        return whole(samples, fusions)
 
     monkeypatch.setattr(made.model, "forward", forward)
     with pytest.raises(KeyboardInterrupt):
@@ -222,7 +222,7 @@ def real():
 
 def test_a_real_model_gives_what_it_gives_in_evaluation(real):
     real.set_vocabulary(WORDS, STUFF)
-    assert real.trained.name == "mini_base" and real.model.things == (0,)
+    assert real.trained.name == "mini_base" and real.model.classes.things == (0,)
     image = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
     found = real(image)
     (output,) = real.model([photo_sample(image, real.mapper)])

@@ -7,7 +7,6 @@ from detectron2.modeling import build_model
 
 from clipself_seg.checkpoints.training_state import trained_parameters
 from clipself_seg.config import load_config
-from clipself_seg.training.optimizer import cat_seg_groups
 from clipself_seg.training.settings import TrainingSettings
 from clipself_seg.training.trainer import Trainer
 from tests.conftest import ROOT
@@ -48,7 +47,7 @@ def train(folder, *opts, resume=False):
     cfg = configuration("OUTPUT_DIR", folder, *opts)
     model = model_of(cfg)
     settings = TrainingSettings.from_config(cfg)
-    groups = cat_seg_groups(cfg, model)
+    groups = model.optimizer_groups(cfg.SOLVER)
     run = Trainer(model=model, records=RECORDS, mapper=mapper, settings=settings, groups=groups)
     run.train(resume)
     return {name: p.detach().clone() for name, p in trained_parameters(model).items()}

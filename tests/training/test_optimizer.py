@@ -1,4 +1,4 @@
-"""Parameter groups and the learning rate."""
+"""AdamW and the learning rate."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from detectron2.solver import build_lr_scheduler
 from torch import nn
 
 from clipself_seg.config import load_config
+from clipself_seg.models.parameter_groups import matrices_and_vectors
 from clipself_seg.training.optimizer import (
     build_adamw,
     gradient_norm,
     learning_rate,
-    panoptic_groups,
-    parameter_groups,
     stepped_rate,
 )
 from clipself_seg.training.settings import TrainingSettings
-from tests.tiny import tiny_clipself
 
 
 def test_warmup_is_linear_from_its_first_step():
@@ -57,37 +55,16 @@ def test_steps_warm_up_from_their_factor_and_drop_at_and_after_each_milestone():
     assert stepped_rate(0, **{**how, "warmup": 0}) == 2.0
 
 
-def test_panoptic_groups_decay_embeddings_and_matrices_alone():
-    model = nn.ModuleDict({"e": nn.Embedding(2, 3), "n": nn.GroupNorm(1, 3), "l": nn.Linear(3, 3)})
-    model["f"] = nn.Linear(3, 3).requires_grad_(False)
-    decayed, plain = panoptic_groups(load_config(None, ["SOLVER.WEIGHT_DECAY", "0.05"]), model)
-    assert [p.ndim for p in decayed["params"]] == [2, 2] and decayed["weight_decay"] == 0.05
-    assert [p.ndim for p in plain["params"]] == [1, 1, 1] and plain["weight_decay"] == 0.0
-
-
 def test_no_warmup_is_allowed():
     assert learning_rate(0, base=1.0, warmup=0, total=5) == 1.0
-
-
-def test_vectors_have_no_weight_decay_and_frozen_parameters_no_group():
-    layer, frozen = nn.Linear(3, 2), nn.Linear(3, 2).requires_grad_(False)
-    decayed, plain = parameter_groups(nn.Sequential(layer, frozen).parameters(), 0.1)
-    assert decayed == {"params": [layer.weight], "weight_decay": 0.1}
-    assert plain == {"params": [layer.bias], "weight_decay": 0.0}
-
-
-def test_groups_of_clipself_hold_the_student_blocks_once():
-    model = tiny_clipself()
-    groups = parameter_groups(model.parameters(), 0.1)
-    grouped = [p for group in groups for p in group["params"]]
-    blocks = list(model.student.blocks.parameters())
-    assert {id(p) for p in grouped} == {id(p) for p in blocks} and len(grouped) == len(blocks)
 
 
 def test_adamw_takes_the_step_of_its_formula():
     model = nn.Linear(1, 1, bias=False)
     model.weight.data.fill_(2.0)
-    optimizer = build_adamw(parameter_groups(model.parameters(), 0.5), betas=(0.9, 0.98), eps=1e-6)
+    optimizer = build_adamw(
+        matrices_and_vectors(model.parameters(), 0.5), betas=(0.9, 0.98), eps=1e-6
+    )
     optimizer.param_groups[0]["lr"] = 0.1
     model.weight.grad = torch.full((1, 1), 3.0)
     optimizer.step()

@@ -7,7 +7,6 @@ import torch
 
 from clipself_seg.checkpoints.training_state import trained_parameters
 from clipself_seg.config import load_config
-from clipself_seg.training.optimizer import panoptic_groups
 from clipself_seg.training.settings import TrainingSettings
 from clipself_seg.training.trainer import Trainer
 from tests.models.panoptic.test_model import CONFIG, SMALL, model_of, sample, training_samples
@@ -26,7 +25,7 @@ def train(folder, resume=False):
     cfg = load_config(CONFIG, [*SMALL, *RUN, "OUTPUT_DIR", str(folder)])
     model = model_of(*RUN).train()
     settings = TrainingSettings.from_config(cfg)
-    groups = panoptic_groups(cfg, model)
+    groups = model.optimizer_groups(cfg.SOLVER)
     run = Trainer(model=model, records=RECORDS, mapper=mapper, settings=settings, groups=groups)
     run.train(resume)
     return {name: p.detach().clone() for name, p in trained_parameters(model).items()}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import types
 
 import pytest
+from detectron2.modeling import META_ARCH_REGISTRY
 
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
-from clipself_seg.training.tasks import PanopticTask, SemSegTask
+from clipself_seg.models import CATSeg
+from clipself_seg.training.tasks import SemSegTask, task_of
 from tests.conftest import ROOT
 from tests.tiny import write_tiny_coco
 
@@ -16,43 +18,55 @@ TRAIN = ("DATASETS.TRAIN", "('coco_2017_train_stuff_all_sem_seg',)")
 PRESETS = ROOT / "configs/semseg"
 
 
-def prepare(preset, *opts):
-    model = types.SimpleNamespace(set_vocabulary=lambda words: None, ignore_label=255)
-    return SemSegTask(load_config(PRESETS / preset, [*TRAIN, *opts])).prepare(model)
+def training_data(preset, *opts):
+    model = types.SimpleNamespace(setup_training=lambda vocabulary: None, ignore_label=255)
+    return SemSegTask(load_config(PRESETS / preset, [*TRAIN, *opts])).training_data(model)
 
 
-def test_training_with_a_random_guidance_backbone_has_to_be_meant(tmp_path, monkeypatch):
-    write_tiny_coco(tmp_path, images=2)
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    preset, key = "catseg_v1_r101_vitb16.yaml", "MODEL.CAT_SEG.BACKBONE_WEIGHTS"
-    with pytest.raises(InputError, match=f"build_resnet_backbone would be random: give {key}"):
-        prepare(preset)
-    for opts in ((key, "random"), (key, "R-101.pkl"), ("MODEL.WEIGHTS", "catseg.pth")):
-        assert prepare(preset, *opts).records
-
-
-def test_training_needs_more_padding_than_classes_or_none(tmp_path, monkeypatch):
-    write_tiny_coco(tmp_path, images=2)
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    key = "MODEL.CAT_SEG.PAD_LEN"
-    for length in ("1", "171"):
-        with pytest.raises(InputError, match=f"{key} is {length}, .* has 171 classes: raise"):
-            prepare("catseg_cvpr_vitb16.yaml", key, length)
-    for length in ("0", "172"):
-        assert prepare("catseg_cvpr_vitb16.yaml", key, length).records
-
-
-def test_words_of_another_data_set_are_refused(tmp_path, monkeypatch):
+def test_class_names_of_another_data_set_are_refused(tmp_path, monkeypatch):
     write_tiny_coco(tmp_path, images=2)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     key = "MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON"
     with pytest.raises(InputError, match=f"{key} datasets/ade847.json has 847 names.* 171"):
-        prepare("catseg_cvpr_vitb16.yaml", key, "datasets/ade847.json")
+        training_data("catseg_cvpr_vitb16.yaml", key, "datasets/ade847.json")
 
 
-def test_a_caption_model_whose_words_would_not_train_is_refused():
-    opts = ("MODEL.MASK_GENERATOR.GROUNDING_WEIGHT", "0.0")
-    cfg = load_config(ROOT / "configs/panoptic/odise_caption.yaml", opts)
-    model = types.SimpleNamespace(set_vocabulary=lambda words: None, generator=object())
-    with pytest.raises(InputError, match="GROUNDING_WEIGHT 0 leaves .* or train .*VARIANT label"):
-        PanopticTask(cfg).prepare(model)
+def test_an_architecture_of_somebody_else_trains_and_evaluates_by_its_task():
+    class Theirs(CATSeg):
+        pass
+
+    META_ARCH_REGISTRY._do_register("Theirs", Theirs)
+    try:
+        assert isinstance(task_of(config("Theirs")), SemSegTask)
+    finally:
+        del META_ARCH_REGISTRY._obj_map["Theirs"]
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("GuidanceSwin", 'unknown MODEL.META_ARCHITECTURE "GuidanceSwin"; .*CATSeg'),
+        ("GeneralizedRCNN", "GeneralizedRCNN is registered, but has not all members of .*Model"),
+    ],
+)
+def test_what_is_no_open_vocabulary_model_is_refused_by_name(name, message):
+    with pytest.raises(InputError, match=message):
+        task_of(config(name))
+
+
+def test_a_task_that_there_is_not_is_refused_by_name():
+    class Theirs(CATSeg):
+        @classmethod
+        def task(cls):
+            return "depth"
+
+    META_ARCH_REGISTRY._do_register("Theirs", Theirs)
+    try:
+        with pytest.raises(InputError, match='Theirs is of the task "depth"; there are regions,'):
+            task_of(config("Theirs"))
+    finally:
+        del META_ARCH_REGISTRY._obj_map["Theirs"]
+
+
+def config(architecture):
+    return load_config(None, ["MODEL.META_ARCHITECTURE", architecture])

@@ -15,6 +15,7 @@ import torch
 from clipself_seg.checkpoints import training_state as checkpoint
 from clipself_seg.checkpoints.training_state import trained_parameters
 from clipself_seg.errors import InputError
+from clipself_seg.models.parameter_groups import matrices_and_vectors
 from clipself_seg.training.metrics import drop_metrics_from
 from clipself_seg.training.settings import FREE_KEYS, TrainingSettings
 from clipself_seg.training.trainer import Trainer, TrainingStopped
@@ -45,12 +46,15 @@ def settings(folder: Path, **changes) -> TrainingSettings:
 
 def trainer(folder: Path, mapper=tiny_mapper, evaluate=None, **changes) -> Trainer:
     torch.set_num_threads(1)  # OpenMP does not survive the fork of `killed`
+    model = tiny_clipself(trainable_blocks=2, sizes=(32, 64))
+    run_settings = settings(folder, **changes)
     return Trainer(
-        model=tiny_clipself(trainable_blocks=2, sizes=(32, 64)),
+        model=model,
         records=[tiny_record(index) for index in range(5)],
         mapper=mapper,
-        settings=settings(folder, **changes),
+        settings=run_settings,
         evaluate=evaluate,
+        groups=matrices_and_vectors(model.parameters(), run_settings.weight_decay),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
-from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from clipself_seg.data.datasets.panoptic import IGNORE_LABEL
@@ -16,40 +16,39 @@ from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.records import Record
-from clipself_seg.evaluation.base import Evaluation
+from clipself_seg.evaluation.base import Evaluation, own_classes_kept, run_model
 from clipself_seg.evaluation.instances.ap import InstanceAPEvaluator
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.evaluation.panoptic.fusion_report import (
     TITLES,
     fusion_table,
+    fusions_table,
     plot_sweep,
-    rows_table,
     sweep_table,
 )
 from clipself_seg.evaluation.panoptic.fusions import (
-    Row,
-    RowsEvaluator,
+    FusionsEvaluator,
     Sweep,
     check_exponents,
-    named_rows,
+    named_fusions,
+    sweep_fusions,
     sweep_results,
-    sweep_rows,
 )
 from clipself_seg.evaluation.panoptic.ground_truth import (
     PanopticTruth,
     read_panoptic_truth,
     trained_words,
 )
-from clipself_seg.evaluation.restored import restored
 from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
-from clipself_seg.heads.panoptic.mask_generator.outputs import check_outputs
+from clipself_seg.models.panoptic.outputs import Fusion
+from clipself_seg.models.protocol import PanopticModel
 
-# Data set -> row -> name of a number -> the number; and "sweep" beside the rows.
+# Data set -> fusion -> name of a number -> the number; and "sweep" beside the fusions.
 FusionResults = dict[str, dict[str, Any]]
 logger = logging.getLogger(__name__)
 
 
-class PanopticEvaluation(Evaluation):
+class PanopticEvaluation(Evaluation[PanopticModel]):
     """Evaluates a model that fuses scores, all processes together, one data set after the other."""
 
     @configurable
@@ -58,7 +57,7 @@ class PanopticEvaluation(Evaluation):
         *,
         datasets: Sequence[str],
         mapper: Callable[[Record], Sample],
-        rows: Sequence[str],
+        fusions: Sequence[str],
         tasks: Sequence[str],
         alpha: float,
         beta: float,
@@ -72,30 +71,32 @@ class PanopticEvaluation(Evaluation):
         Args:
             datasets: for panoptic segmentation, see `data.datasets.panoptic`.
             mapper: record -> sample, see `PanopticTestMapper`.
-            rows: of `panoptic_rows.ROWS`.
-            tasks: of `panoptic_rows.TASKS`; one for which a data set has no files is left out.
-            alpha: CLIP's exponent for seen classes in the row "fused", in [0, 1].
-            beta: likewise, for the others.
+            fusions: names out of `fusions.FUSIONS`.
+            tasks: out of `TASKS`; one for which a data set has no files is left out.
+            alpha: exponent of CLIP's scores of seen classes in the fusion "fused", in [0, 1].
+            beta: exponent of CLIP's scores of all other classes in it, in [0, 1].
             sweep: values of alpha and beta, whose grid is evaluated too.
             rule: of the mean IoU, see `MiouRule`.
             train_vocabulary: name of the class list whose words count as seen; "" splits nothing,
                 and the model takes all classes for seen.
             workers: of each loader.
-            output_dir: for tables by class, in a folder a row, and pictures of the sweep.
+            output_dir: for tables by class, in a folder for each fusion, and plots of the sweep.
 
         Raises:
-            InputError: unknown rows or tasks, or exponents out of [0, 1].
+            InputError: unknown fusions or tasks, or exponents out of [0, 1].
         """
         check_exponents(sweep, "TEST.PANOPTIC.SWEEP")
         super().__init__(datasets)
         self.mapper = mapper
-        self.rows = named_rows(rows, alpha, beta, tasks)
+        self.fusions = named_fusions(fusions, alpha, beta, tasks)
         self.tasks = tuple(tasks)
         self.sweep = tuple(dict.fromkeys(float(value) for value in sweep))
-        self.rule, self.train_vocabulary = rule, train_vocabulary
-        self.workers, self.output_dir = workers, output_dir
+        self.rule = rule
+        self.train_vocabulary = train_vocabulary
+        self.workers = workers
+        self.output_dir = output_dir
         self._known: dict[str, PanopticTruth] = {}
-        self._facts: dict[str, Any] = {}
+        self._metadata: dict[str, Any] = {}
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -104,7 +105,7 @@ class PanopticEvaluation(Evaluation):
         return {
             "datasets": cfg.DATASETS.TEST,
             "mapper": PanopticTestMapper(cfg),
-            "rows": cfg.TEST.PANOPTIC.ROWS,
+            "fusions": cfg.TEST.PANOPTIC.ROWS,
             "tasks": cfg.TEST.PANOPTIC.TASKS,
             "alpha": cfg.MODEL.FUSION.ALPHA,
             "beta": cfg.MODEL.FUSION.BETA,
@@ -115,82 +116,75 @@ class PanopticEvaluation(Evaluation):
             "output_dir": Path(cfg.OUTPUT_DIR),
         }
 
-    def __call__(self, model: Any) -> FusionResults:
+    def __call__(self, model: PanopticModel) -> FusionResults:
         """Evaluate on every data set; the same numbers in every process.
 
         Args:
-            model: an nn.Module with `set_vocabulary(words, seen)`, which is given the words of each
-                data set, and the attributes `rows` and `tasks`, see `OpenPanoptic`. These, its
-                words and its mode are restored, so that training goes on with its own words.
+            model: is given the classes of each data set; afterwards it has its own classes and
+                mode again, so that training goes on.
 
         Returns:
-            Of each data set and row means in percent (those of `panoptic_results`, "AP..." of
+            For each data set and fusion means in percent (those of `panoptic_results`, "AP..." of
             `instance_results`, those of `sem_seg_results`), "alpha", "beta" and "images"; with a
             sweep also "sweep", see `fusion_report`.
         """
-        with restored(model, "names", "things", "seen", "rows", "tasks"):
+        with own_classes_kept(model):
             results = self._each_dataset(model)
         if results and comm.is_main_process():
             self._report(results)
         return results
 
-    def check(self, model: Any) -> None:
+    def check(self, model: PanopticModel) -> None:
         """Refuse early what would fail late: missing files, words that are no panoptic ones."""
-        if branch := getattr(model, "branch", None):
-            self._facts["CLIP branch"] = branch.settings()
-        made_by, areas = {}, {}
+        records = {}
+        areas = {}
         for name in self.datasets:
             truth = self._truth(name)
             self._evaluator(name, truth)
+            records[name] = truth.records
             if truth.areas:
                 areas[name] = truth.areas
-            if folder := getattr(model, "outputs", ""):
-                ids = [record["image_id"] for record in truth.records]
-                made_by[name] = check_outputs(folder, name, ids)
-        if made_by:
-            self._facts["generator on disk"] = made_by
+        self._metadata |= model.evaluation_metadata(records)
         if areas:
-            self._facts["areas"] = areas
+            self._metadata["areas"] = areas
 
-    def facts(self) -> dict[str, Any]:
-        """What decides the numbers beside weights and configuration, as `check` found it."""
-        return self._facts
+    def metadata(self) -> dict[str, Any]:
+        """What decides the numbers beside weights and configuration, once `check` was called."""
+        return self._metadata
 
-    def _dataset(self, name: str, model: Any) -> dict[str, Any]:
+    def _dataset(self, name: str, model: PanopticModel) -> dict[str, Any]:
         truth = self._truth(name)
         model.set_vocabulary(truth.vocabulary, seen=truth.seen)
-        rows = self._rows(truth)
-        model.rows = {row: (plan.alpha, plan.beta) for row, plan in rows.items()}
-        model.tasks = {row: plan.tasks for row, plan in rows.items()}
+        fusions = self._fusions(truth)
         batches = evaluation_batches(truth.records, self.mapper, self.workers)
-        found = inference_on_dataset(model, batches, self._evaluator(name, truth))
+        numbers = run_model(model, batches, self._evaluator(name, truth), fusions=fusions)
         results: dict[str, Any] = {
-            row: found[row] | {"alpha": rows[row].alpha, "beta": rows[row].beta}
-            for row in self.rows
+            fusion: numbers[fusion] | {"alpha": fusions[fusion].alpha, "beta": fusions[fusion].beta}
+            for fusion in self.fusions
         }
         if self.sweep:
-            results["sweep"] = sweep_results(self.sweep, truth.seen, found)
+            results["sweep"] = sweep_results(self.sweep, truth.seen, numbers)
         return results
 
-    def _rows(self, truth: PanopticTruth) -> dict[str, Row]:
-        named = {name: row._replace(tasks=truth.tasks) for name, row in self.rows.items()}
-        return named | sweep_rows(self.sweep, truth.seen)
+    def _fusions(self, truth: PanopticTruth) -> dict[str, Fusion]:
+        named = {name: fusion._replace(tasks=truth.tasks) for name, fusion in self.fusions.items()}
+        return named | sweep_fusions(self.sweep, truth.seen)
 
-    def _evaluator(self, name: str, truth: PanopticTruth) -> RowsEvaluator:
-        """Of all rows of a data set."""
-        return RowsEvaluator(
-            rows={
-                row: {task: self._of_task(name, truth, task, row) for task in truth.tasks}
-                for row in self.rows
+    def _evaluator(self, name: str, truth: PanopticTruth) -> FusionsEvaluator:
+        """Evaluators of every fusion of a data set."""
+        return FusionsEvaluator(
+            fusions={
+                fusion: {task: self._of_task(name, truth, task, fusion) for task in truth.tasks}
+                for fusion in self.fusions
             },
             quiet={
-                row: self._of_segments(name, truth, None)
-                for row in sweep_rows(self.sweep, truth.seen)
+                fusion: self._of_segments(name, truth, None)
+                for fusion in sweep_fusions(self.sweep, truth.seen)
             },
         )
 
-    def _of_task(self, name: str, truth: PanopticTruth, task: str, row: str) -> DatasetEvaluator:
-        folder = self.output_dir / row
+    def _of_task(self, name: str, truth: PanopticTruth, task: str, fusion: str) -> DatasetEvaluator:
+        folder = self.output_dir / fusion
         if task == "panoptic":
             return self._of_segments(name, truth, folder)
         if task == "semantic":
@@ -233,12 +227,12 @@ class PanopticEvaluation(Evaluation):
         model = self.output_dir.name or "model"
         logger.info(
             "All data sets in percent:\n%s\n\n%s",
-            rows_table(results),
+            fusions_table(results),
             fusion_table({model: results}),
         )
-        for name, found in results.items():
-            if "sweep" in found:
-                self._report_sweep(name, found["sweep"])
+        for name, numbers in results.items():
+            if "sweep" in numbers:
+                self._report_sweep(name, numbers["sweep"])
 
     def _report_sweep(self, name: str, sweep: Sweep) -> None:
         images = len(self._truth(name).records)

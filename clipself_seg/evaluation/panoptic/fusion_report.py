@@ -102,7 +102,7 @@ def split_table(
     return _table([first, *(f"{TITLES.get(n, n)} {t}" for n, t, _ in columns)], body, style, left=1)
 
 
-def rows_table(results: Mapping[str, Rows], style: str = "simple") -> str:
+def fusions_table(results: Mapping[str, Rows], style: str = "simple") -> str:
     """All means of one run in percent: a line for each data set and row.
 
     Args:

@@ -1,7 +1,7 @@
-"""Several fusions of one pass over the pictures, each evaluated on its own.
+"""Several fusions of one pass over the images, each evaluated on its own.
 
-A row is a pair of exponents: alpha is CLIP's share in the scores of seen classes, beta in those of
-others. The rows of the paper's Table 6 have names; a sweep adds one for each cell of its grid.
+A fusion is a pair of exponents: alpha is CLIP's contribution to the scores of seen classes, beta to those
+of all others. The rows of the paper's Table 6 have names; a sweep adds one for each cell of its grid.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
@@ -18,9 +18,9 @@ from clipself_seg.data.panoptic_png import read_panoptic_png
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.heads.fusion import fusion_exponents
-from clipself_seg.models.panoptic.outputs import TASKS
+from clipself_seg.models.panoptic.outputs import TASKS, Fusion
 
-ROWS = ("clip", "generator", "fused")  # fusion modes, in the order of the paper's table
+FUSIONS = ("clip", "generator", "fused")  # fusion modes, in the order of the paper's table
 SWEEP_NUMBERS = ("PQ", "PQ_seen", "PQ_unseen")
 # Numbers of a class begin so; they are in the CSVs.
 CLASS_PREFIXES = ("PQ-", "SQ-", "RQ-", "IoU-", "ACC-")
@@ -29,35 +29,21 @@ Sweep = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 
-class Row(NamedTuple):
-    """One fusion.
-
-    Attributes:
-        alpha: CLIP's exponent for seen classes, in [0, 1].
-        beta: for the others.
-        tasks: of `TASKS`, what is measured.
-    """
-
-    alpha: float
-    beta: float
-    tasks: tuple[str, ...]
-
-
-def named_rows(
+def named_fusions(
     names: Sequence[str], alpha: float, beta: float, tasks: Sequence[str]
-) -> dict[str, Row]:
-    """The rows of Table 6.
+) -> dict[str, Fusion]:
+    """The fusions of Table 6.
 
     Args:
-        names: of `ROWS`.
-        alpha: of the row "fused".
-        beta: likewise.
-        tasks: of `TASKS`.
+        names: out of `FUSIONS`.
+        alpha: exponent of CLIP's scores of seen classes in "fused".
+        beta: exponent of CLIP's scores of all other classes in "fused".
+        tasks: out of `TASKS`, what is measured.
 
     Raises:
         InputError: an unknown name or task, or none at all; an exponent out of [0, 1].
     """
-    for key, given, known in (("ROWS", names, ROWS), ("TASKS", tasks, TASKS)):
+    for key, given, known in (("ROWS", names, FUSIONS), ("TASKS", tasks, TASKS)):
         if not given:
             raise InputError(f"TEST.PANOPTIC.{key} is empty: give some of {', '.join(known)}")
         for name in given:
@@ -66,7 +52,7 @@ def named_rows(
                     f'TEST.PANOPTIC.{key} cannot have "{name}"; {nearest(name, known)}'
                 )
     check_exponents((alpha, beta), "MODEL.FUSION.ALPHA and BETA")
-    return {name: Row(*fusion_exponents(name, alpha, beta), tuple(tasks)) for name in names}
+    return {name: Fusion(*fusion_exponents(name, alpha, beta), tuple(tasks)) for name in names}
 
 
 def check_exponents(values: Iterable[float], source: str) -> None:
@@ -85,64 +71,69 @@ def check_exponents(values: Iterable[float], source: str) -> None:
             raise InputError(f"{source} must be in [0, 1], got {value}")
 
 
-def sweep_rows(values: Sequence[float], seen: np.ndarray | None) -> dict[str, Row]:
-    """A row for each cell of the grid of alpha and beta that differs from the others.
+def sweep_fusions(values: Sequence[float], seen: np.ndarray | None) -> dict[str, Fusion]:
+    """A fusion for each cell of the grid of alpha and beta that differs from the others.
 
     Args:
-        values: of alpha as well as of beta.
+        values: values that alpha and beta take.
         seen: (K,) bool, classes of the training vocabulary; None: all of them.
     """
     cells = [(alpha, beta) for alpha in values for beta in values]
-    return {sweep_name(alpha, beta, seen): Row(alpha, beta, ("panoptic",)) for alpha, beta in cells}
+    return {
+        sweep_name(alpha, beta, seen): Fusion(alpha, beta, ("panoptic",)) for alpha, beta in cells
+    }
 
 
 def sweep_name(alpha: float, beta: float, seen: np.ndarray | None) -> str:
-    """Name of a cell's row; cells that do not differ, for want of seen or unseen classes, share it."""
+    """Name of a cell's fusion; cells that do not differ, for want of seen or unseen classes, have the same."""
     shown = "-" if seen is not None and not seen.any() else repr(float(alpha))
     hidden = "-" if seen is None or seen.all() else repr(float(beta))
     return f"sweep {shown} {hidden}"
 
 
 def sweep_results(
-    values: Sequence[float], seen: np.ndarray | None, found: Mapping[str, Mapping[str, float]]
+    values: Sequence[float], seen: np.ndarray | None, numbers: Mapping[str, Mapping[str, float]]
 ) -> Sweep:
     """The grid of each number, as `fusion_report` takes it.
 
     Args:
-        values: of alpha and beta.
-        seen: as in `sweep_rows`.
-        found: row name -> numbers.
+        values: values that alpha and beta take.
+        seen: (K,) bool, classes of the training vocabulary; None: all of them.
+        numbers: name of a fusion -> name of a number -> the number.
     """
     sweep: Sweep = {"alpha": list(values), "beta": list(values)}
     for key in SWEEP_NUMBERS:
         grid = [
-            [found[sweep_name(alpha, beta, seen)].get(key) for beta in values] for alpha in values
+            [numbers[sweep_name(alpha, beta, seen)].get(key) for beta in values] for alpha in values
         ]
         if any(value is not None for line in grid for value in line):
             sweep[key] = grid
     return sweep
 
 
-class RowsEvaluator(DatasetEvaluator):
-    """Hands the outputs of each row to the row's own evaluators."""
+class FusionsEvaluator(DatasetEvaluator):
+    """Hands the outputs of each fusion to the fusion's own evaluators."""
 
     def __init__(
         self,
         *,
-        rows: Mapping[str, Mapping[str, DatasetEvaluator]],
+        fusions: Mapping[str, Mapping[str, DatasetEvaluator]],
         quiet: Mapping[str, PanopticQualityEvaluator] | None = None,
     ) -> None:
         """
         Args:
-            rows: row name -> task of `TASKS` -> evaluator.
-            quiet: evaluators of rows that are too many for tables and files of their own.
+            fusions: name of a fusion -> task of `TASKS` -> evaluator.
+            quiet: evaluators of fusions that are too many for tables and files of their own.
         """
-        self.rows, self.quiet = rows, quiet or {}
+        self.fusions = fusions
+        self.quiet = quiet or {}
         self._every = {
-            **{name: list(by_task.values()) for name, by_task in rows.items()},
+            **{name: list(by_task.values()) for name, by_task in fusions.items()},
             **{name: [evaluator] for name, evaluator in self.quiet.items()},
         }
-        self._segments = bool(self.quiet) or any("panoptic" in by_task for by_task in rows.values())
+        self._segments = bool(self.quiet) or any(
+            "panoptic" in by_task for by_task in fusions.values()
+        )
 
     def reset(self) -> None:
         """Forget all images."""
@@ -153,32 +144,32 @@ class RowsEvaluator(DatasetEvaluator):
     def process(
         self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
     ) -> None:
-        """Compare every row's outputs with the truth, which is read once.
+        """Compare the outputs of every fusion with the ground truth, which is read once.
 
         Args:
-            inputs: samples as the evaluators of the rows take them.
-            outputs: for each, "rows": row name -> outputs as those evaluators take them.
+            inputs: samples as the evaluators of the fusions take them.
+            outputs: for each, "fusions": name of a fusion -> outputs as those evaluators take them.
         """
         for sample, output in zip(inputs, outputs, strict=True):
             if self._segments:
                 sample = {**sample, "pan_seg": read_panoptic_png(sample["pan_seg_file_name"])}
             for name, evaluators in self._every.items():
                 for evaluator in evaluators:
-                    evaluator.process([sample], [output["rows"][name]])
+                    evaluator.process([sample], [output["fusions"][name]])
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Means in percent of every row, the same in every process; NaN is left out.
+        """Means in percent of every fusion, the same in every process; NaN is left out.
 
         Raises:
             InputError: what the evaluators raise.
         """
-        found = {name: self._row(name, by_task) for name, by_task in self.rows.items()}
+        numbers = {name: self._numbers(name, by_task) for name, by_task in self.fusions.items()}
         for name, evaluator in self.quiet.items():
-            found[name] = _means(evaluator.results(), "panoptic")
-        return found
+            numbers[name] = _means(evaluator.results(), "panoptic")
+        return numbers
 
-    def _row(self, name: str, by_task: Mapping[str, DatasetEvaluator]) -> dict[str, float]:
-        logger.info("row %s:", name)
+    def _numbers(self, name: str, by_task: Mapping[str, DatasetEvaluator]) -> dict[str, float]:
+        logger.info("fusion %s:", name)
         numbers: dict[str, float] = {}
         for task, evaluator in by_task.items():
             (results,) = evaluator.evaluate().values()

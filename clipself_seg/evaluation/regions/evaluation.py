@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
-from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 
-from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.datasets.catalog import vocabulary_name
 from clipself_seg.data.datasets.coco import region_records
 from clipself_seg.data.loader import evaluation_batches
@@ -19,18 +17,17 @@ from clipself_seg.data.mappers.regions import RegionMapper
 from clipself_seg.data.records import Record
 from clipself_seg.data.segments import MaskResize
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
-from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import Evaluation
+from clipself_seg.evaluation.base import Evaluation, run_model
 from clipself_seg.evaluation.regions.accuracy import RegionAccuracyEvaluator
 from clipself_seg.evaluation.regions.report import plot_size_curve, size_table
-from clipself_seg.models.clipself import check_size
+from clipself_seg.models.protocol import RegionModel
 
 # Data set -> side of the student's input in pixels -> name of a number -> the number.
 Results = dict[str, dict[int, dict[str, float]]]
 logger = logging.getLogger(__name__)
 
 
-class RegionEvaluation(Evaluation):
+class RegionEvaluation(Evaluation[RegionModel]):
     """Evaluates models that score regions (`RegionReader`, `CLIPSelf`), all processes together."""
 
     @configurable
@@ -70,30 +67,21 @@ class RegionEvaluation(Evaluation):
             "output_dir": Path(cfg.OUTPUT_DIR),
         }
 
-    def __call__(self, model: Any) -> Results:
+    def __call__(self, model: RegionModel) -> Results:
         """Evaluate on every data set at every size; the same numbers in every process.
 
         Args:
-            model: an nn.Module with `set_vocabulary`, `image_size` and `patch_size`; its mode is
-                restored.
+            model: has the classes of the last data set afterwards; its mode is restored.
         """
         return self._each_dataset(model)
 
-    def check(self, model: Any) -> None:
+    def check(self, model: RegionModel) -> None:
         """Refuse early what would fail late: missing data sets, sizes and ways that do not fit."""
-        clip = getattr(model, "reader", model).clip
-        for size in self.sizes:
-            check_size(size, clip)
-        masked = [way for way in self.read if way.startswith("attention")]
-        if masked and not isinstance(clip.visual, TransformerTower):
-            raise InputError(
-                f'TEST.REGIONS.READ has "{masked[0]}", but {clip.name} has no class token for masked '
-                "attention: leave it out, or take a ViT"
-            )
+        model.check_readouts(self.sizes, self.read)
         for name in self.datasets:
             self._records(name)
 
-    def _dataset(self, name: str, model: Any) -> dict[int, dict[str, float]]:
+    def _dataset(self, name: str, model: RegionModel) -> dict[int, dict[str, float]]:
         vocabulary, records = self._records(name)
         model.set_vocabulary(vocabulary)
         found = {size: self._size(name, vocabulary, records, size, model) for size in self.sizes}
@@ -108,7 +96,7 @@ class RegionEvaluation(Evaluation):
         vocabulary: Vocabulary,
         records: list[Record],
         size: int,
-        model: Any,
+        model: RegionModel,
     ) -> dict[str, float]:
         mapper = RegionMapper(
             image_size=size,
@@ -125,7 +113,7 @@ class RegionEvaluation(Evaluation):
             output_dir=self.output_dir / f"size_{size}" if several else self.output_dir,
         )
         batches = evaluation_batches(records, mapper, self.workers)
-        return inference_on_dataset(model, batches, evaluator)["regions"]
+        return run_model(model, batches, evaluator)["regions"]
 
     def _records(self, name: str) -> tuple[Vocabulary, list[Record]]:
         """Words and records of a data set, read once."""

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.config import CfgNode, configurable
-from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 
 from clipself_seg.data.datasets.catalog import vocabulary_name
@@ -22,18 +21,18 @@ from clipself_seg.data.overlap import seen_by_name
 from clipself_seg.data.records import Record
 from clipself_seg.data.vocabulary import Vocabulary, class_list, load_vocabulary, read_class_json
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import Evaluation
-from clipself_seg.evaluation.restored import restored
+from clipself_seg.evaluation.base import Evaluation, own_classes_kept, run_model
 from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
 from clipself_seg.evaluation.sem_seg.numbers import check_rule
 from clipself_seg.evaluation.sem_seg.report import paper_table, run_table
+from clipself_seg.models.protocol import SemSegModel
 
 # Data set -> name of a number -> the number.
 SemSegResults = dict[str, dict[str, float]]
 logger = logging.getLogger(__name__)
 
 
-class SemSegEvaluation(Evaluation):
+class SemSegEvaluation(Evaluation[SemSegModel]):
     """Evaluates a model that labels pixels, all processes together, one data set after the other."""
 
     @configurable
@@ -88,13 +87,12 @@ class SemSegEvaluation(Evaluation):
             "pooling": cfg.MODEL.SEM_SEG_HEAD.POOLING_SIZES if cfg.TEST.SLIDING_WINDOW else (),
         }
 
-    def __call__(self, model: Any) -> SemSegResults:
+    def __call__(self, model: SemSegModel) -> SemSegResults:
         """Evaluate on every data set; the same numbers in every process.
 
         Args:
-            model: an nn.Module with `set_vocabulary`, which is given the words of each data set,
-                and the attributes `names` and `output`; these and its mode are restored, so that
-                training goes on with its own words.
+            model: is given the classes of each data set; afterwards it has its own classes and
+                mode again, so that training goes on.
 
         Returns:
             Means, counts and the numbers of each class that counts, see `sem_seg_results`.
@@ -104,9 +102,7 @@ class SemSegEvaluation(Evaluation):
                 "MODEL.SEM_SEG_HEAD.POOLING_SIZES is %s; the official numbers pool by 1 in evaluation",
                 list(self.pooling),
             )
-        with restored(model, "names", "output"):
-            # The best class of each pixel instead of all scores.
-            model.output = "labels"
+        with own_classes_kept(model):
             results = self._each_dataset(model)
         if results and comm.is_main_process():
             rows = {self.output_dir.name or "model": results}
@@ -118,17 +114,17 @@ class SemSegEvaluation(Evaluation):
             )
         return results
 
-    def facts(self) -> dict[str, str]:
+    def metadata(self) -> dict[str, str]:
         """What decides the numbers beside weights and data, for the files of a run."""
         return {"evaluator rule": self.rule, "train vocabulary": self.train_vocabulary}
 
-    def check(self, model: Any) -> None:
+    def check(self, model: SemSegModel) -> None:
         """Refuse early what would fail late: an unknown rule, missing data sets or words."""
         check_rule(self.rule)
         for name in self.datasets:
             self._task(name)
 
-    def _dataset(self, name: str, model: Any) -> dict[str, float]:
+    def _dataset(self, name: str, model: SemSegModel) -> dict[str, float]:
         task = self._task(name)
         model.set_vocabulary(task.words)
         evaluator = SemSegAccuracyEvaluator(
@@ -141,9 +137,10 @@ class SemSegEvaluation(Evaluation):
             output_dir=self.output_dir,
         )
         batches = evaluation_batches(task.records, self.mapper, self.workers)
-        found = inference_on_dataset(model, batches, evaluator)["sem_seg"]
+        # The best class of each pixel instead of all scores.
+        numbers = run_model(model, batches, evaluator, output="labels")["sem_seg"]
         # JSON has no NaN: a class that does not count has no number.
-        return {key: value for key, value in found.items() if not math.isnan(value)}
+        return {key: value for key, value in numbers.items() if not math.isnan(value)}
 
     def _task(self, name: str) -> _Task:
         """Words and records of a data set, read once."""

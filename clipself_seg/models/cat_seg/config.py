@@ -147,7 +147,7 @@ OPENAI_NAMES = {
     "ViT-L/14@336px": "ViT-L-14-336-quickgelu",
 }
 GUIDES = ("res4", "res3", "res2")  # of a backbone: appearance, and the decoder's two
-RANDOM = "random"  # MODEL.CAT_SEG.BACKBONE_WEIGHTS that is meant to be so
+RANDOM = "random"  # weights of the backbone or of CLIP that are meant to be so
 # A Swin for classification has no norms between its stages; they start as what changes nothing.
 OUTPUT_NORM = re.compile(r"norm\d\.(weight|bias)")
 
@@ -316,3 +316,34 @@ def _load_backbone(backbone: Backbone, path: Path) -> None:
     missing = [name for name in found.missing_keys if not OUTPUT_NORM.fullmatch(name)]
     if problem := name_problem(missing, ()):
         raise InputError(f"{key} {problem.what} of {type(backbone).__name__} ({problem.names})")
+
+
+def training_config(cfg: CfgNode) -> CfgNode:
+    """The configuration with OpenAI's weights, where training names none.
+
+    ("" is enough to evaluate: a checkpoint of CAT-Seg holds its CLIP. "random" is taken literally.)
+
+    Raises:
+        InputError: the guidance backbone of version 1 would be random.
+    """
+    if cfg.MODEL.WEIGHTS:
+        return cfg
+    _require_backbone_weights(cfg)
+    given = cfg.MODEL.CLIP.WEIGHTS
+    theirs = bool(cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED) and given == "mini"
+    if given and given != RANDOM and not theirs:
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.CLIP.WEIGHTS = "" if given == RANDOM else "openai"
+    cfg.freeze()
+    return cfg
+
+
+def _require_backbone_weights(cfg: CfgNode) -> None:
+    if cfg.MODEL.CAT_SEG.GUIDANCE == "backbone" and not cfg.MODEL.CAT_SEG.BACKBONE_WEIGHTS:
+        raise InputError(
+            f"the guidance backbone {cfg.MODEL.BACKBONE.NAME} would be random: give "
+            "MODEL.CAT_SEG.BACKBONE_WEIGHTS, such as R-101.pkl, or a CAT-Seg checkpoint as "
+            'MODEL.WEIGHTS ("random" is taken literally)'
+        )

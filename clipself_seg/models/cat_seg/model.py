@@ -20,6 +20,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.hashes import hash_tensors
+from clipself_seg.checkpoints.shipped import SHIPPED_MODELS
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.class_texts import ClassTexts, Names, class_names
 from clipself_seg.clip.layers import split_attention
@@ -27,6 +28,7 @@ from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
 from clipself_seg.heads.cat_seg.class_maps import (
     all_scores,
@@ -37,11 +39,19 @@ from clipself_seg.heads.cat_seg.class_maps import (
 from clipself_seg.heads.cat_seg.cost_aggregator import ClassLogits, CostAggregator, Guidance
 from clipself_seg.heads.cat_seg.sigmoid_loss import check_labels, sigmoid_loss
 from clipself_seg.heads.cat_seg.windows import WindowLayout, resize
-from clipself_seg.models.cat_seg.config import GUIDES, clip_parameters, parts_from_config
+from clipself_seg.models.cat_seg.config import (
+    GUIDES,
+    clip_parameters,
+    parts_from_config,
+    training_config,
+)
 from clipself_seg.models.cat_seg.weights import read_state, to_official
+from clipself_seg.models.parameter_groups import Group, by_rate_and_kind
+from clipself_seg.models.protocol import Classes
 
 logger = logging.getLogger(__name__)
 
+OUTPUTS = ("scores", "labels")  # what evaluation can ask for
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
@@ -50,8 +60,7 @@ class CATSeg(nn.Module):
     """Open-vocabulary semantic segmentation; `set_vocabulary` gives the classes.
 
     Attributes:
-        output: "scores" gives (T, height, width) probabilities for each image, "labels" only the
-            best class of every pixel, in memory that does not grow with the classes.
+        classes: what `set_vocabulary` gave.
     """
 
     @configurable
@@ -111,13 +120,31 @@ class CATSeg(nn.Module):
         self.size_divisibility, self.ignore_label = size_divisibility, ignore_label
         self.mask_ignored, self.precision = mask_ignored, precision
         self.texts = ClassTexts(clip, templates, aggregator.checkpointing)
-        self.names: Names = ()
-        self.output = "scores"
+        self.classes = Classes()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """See `parts_from_config`."""
         return parts_from_config(cfg)
+
+    @classmethod
+    def task(cls) -> str:
+        """Semantic segmentation."""
+        return "sem_seg"
+
+    @classmethod
+    def require_trained(cls, cfg: CfgNode) -> None:
+        """Refuse a random cost aggregation, which is evaluated as slowly as a trained one."""
+        if not cfg.MODEL.WEIGHTS:
+            raise InputError(
+                "MODEL.WEIGHTS is empty, so the cost aggregation is random: give a trained checkpoint, "
+                "such as the model_final.pth of train_net.py, or --resume"
+            )
+
+    @classmethod
+    def training_config(cls, cfg: CfgNode) -> CfgNode:
+        """See `training_config`."""
+        return training_config(cfg)
 
     @property
     def device(self) -> torch.device:
@@ -125,22 +152,33 @@ class CATSeg(nn.Module):
         return self.clip.logit_scale.device
 
     @property
+    def names(self) -> Names:
+        """Names of each class that go into its prompts."""
+        return self.classes.names
+
+    @property
     def clip_size(self) -> int:
         """Side in pixels of what CLIP sees, R."""
         return self.aggregator.sizes.grid[0] * self.clip.patch_size
 
-    def set_vocabulary(self, words: Vocabulary | Sequence[str]) -> None:
+    def set_vocabulary(
+        self, words: Vocabulary | Sequence[str], all_synonyms: bool | None = None
+    ) -> None:
         """Give the classes; scores have one map for each, in this order.
 
         Args:
             words: a vocabulary, or names; "dog|puppy" and "dog, puppy" are synonyms.
+            all_synonyms: whether all names of a class count, or the first alone; None is as the model
+                was built.
 
         Raises:
             InputError: no class, an empty name, or one with more tokens than CLIP reads.
         """
-        names = class_names(words, self.all_synonyms)
+        if all_synonyms is None:
+            all_synonyms = self.all_synonyms
+        names = class_names(words, all_synonyms)
         self.texts.check(names)
-        self.names = names
+        self.classes = Classes(names)
         # Texts are the same where case and spaces alone differ.
         read = (", ".join(" ".join(n.casefold().split()) for n in names) for names in self.names)
         twice = sorted(name for name, count in Counter(read).items() if count > 1)
@@ -148,26 +186,65 @@ class CATSeg(nn.Module):
             logger.warning(
                 "classes of the same name cannot be told apart, the first one wins: %s%s",
                 "; ".join(twice),
-                "" if self.all_synonyms else ". MODEL.CAT_SEG.SYNONYMS mean reads all synonyms",
+                "" if all_synonyms else ". MODEL.CAT_SEG.SYNONYMS mean reads all synonyms",
             )
 
-    def forward(self, samples: Sequence[Sample]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+    def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
+        """Give the training vocabulary.
+
+        Raises:
+            InputError: there is none, or as many classes as the aggregator pads to.
+        """
+        if vocabulary is None:
+            raise InputError(
+                "CAT-Seg trains on classes: DATASETS.TRAIN has to name data sets with a vocabulary"
+            )
+        pad_len = self.aggregator.sizes.pad_len
+        if 0 < pad_len <= len(vocabulary):
+            # No padding is left to learn from, and classes that a window leaves out have no gradient.
+            raise InputError(
+                f"MODEL.CAT_SEG.PAD_LEN is {pad_len}, DATASETS.TRAIN has {len(vocabulary)} classes: raise "
+                "PAD_LEN above the number of classes or set it to 0"
+            )
+        self.set_vocabulary(vocabulary)
+
+    def optimizer_groups(self, solver: CfgNode) -> list[Group]:
+        """CLIP and backbone learn at their multiples of ``SOLVER.BASE_LR``; norms and embeddings have decays
+        of their own, biases and padding tokens that of everything else."""
+        return by_rate_and_kind(
+            self,
+            multipliers=(
+                (self.clip, solver.CLIP_MULTIPLIER),
+                (self.backbone, solver.BACKBONE_MULTIPLIER),
+            ),
+            weight_decay=solver.WEIGHT_DECAY,
+            norm_decay=solver.WEIGHT_DECAY_NORM,
+            embedding_decay=solver.WEIGHT_DECAY_EMBED,
+        )
+
+    def forward(
+        self, samples: Sequence[Sample], *, output: str = "scores"
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Losses in training, a segmentation for each image in evaluation.
 
         Args:
             samples: "image" (3, h, w) RGB in 0..255; in training "sem_seg" (S, S) labels; in
                 evaluation "height" and "width" of the result, by default those of the image.
+            output: in evaluation, "scores" for (T, height, width) probabilities, or "labels" for the
+                best class of every pixel alone, in memory that does not grow with the classes.
 
         Returns:
             {"loss_sem_seg": scalar}, or for each image {"sem_seg": (T, height, width)}
             probabilities, or if `output` is "labels" {"sem_seg_labels": (height, width) int64,
             "sem_seg_best": their probabilities}.
         """
-        self._require_words()
+        self._require_vocabulary()
         if self.training:
             return self.losses(samples)
+        if output not in OUTPUTS:
+            raise ValueError(f'no output "{output}": choose from {", ".join(OUTPUTS)}')
         with torch.no_grad():
-            return [self._segment(sample) for sample in samples]
+            return [self._segment(sample, output) for sample in samples]
 
     def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """The loss of a batch of crops of one size; see `sigmoid_loss`."""
@@ -184,11 +261,11 @@ class CATSeg(nn.Module):
 
         Classes that a window leaves out have -100.
         """
-        self._require_words()
+        self._require_vocabulary()
         found = self._window_logits(self._inputs(windows.to(self.device).float()))
         return torch.stack([one.all_classes(len(self.names)) for one in found])
 
-    def _require_words(self) -> None:
+    def _require_vocabulary(self) -> None:
         if not self.names:
             raise RuntimeError("call set_vocabulary before the model")
 
@@ -225,7 +302,7 @@ class CATSeg(nn.Module):
             maps = tuple(found[name] for name in GUIDES)
         return [Guidance(a, (b, c)) for a, b, c in zip(*maps)]
 
-    def _segment(self, sample: Sample) -> dict[str, Tensor]:
+    def _segment(self, sample: Sample, output: str) -> dict[str, Tensor]:
         image = sample["image"].to(self.device)
         size = (
             sample.get("height", image.shape[1]),
@@ -240,13 +317,18 @@ class CATSeg(nn.Module):
             seen, guides = (F.pad(part, padding) for part in self._inputs(image.float()[None]))
             (found,) = self._window_logits((seen, guides))
             parts = plain_probabilities(found, len(self.names), (height, width))
-        if self.output == "labels":
+        if output == "labels":
             labels, best = best_class(parts, size)
             return {"sem_seg_labels": labels, "sem_seg_best": best}
         return {"sem_seg": all_scores(parts, size, len(self.names))}
 
     def after_optimizer_step(self) -> None:
         """Nothing to put right: every trained weight is in the loss."""
+
+    def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
+        """See `Model`. Shipped weights hold what training changed; the rest is the CLIP that is there already."""
+        shipped = source in SHIPPED_MODELS
+        self.load_state_dict(self.state_dict() | tensors if shipped else tensors)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False

@@ -30,12 +30,18 @@ from clipself_seg.heads.fusion import fuse_scores
 from clipself_seg.heads.panoptic.clip_branches import ClipBranch
 from clipself_seg.heads.panoptic.grounding_loss import grounding_loss, longest_caption
 from clipself_seg.heads.panoptic.mask_generator import MaskGenerator
-from clipself_seg.heads.panoptic.mask_generator.outputs import GeneratorOutput, read_output
+from clipself_seg.heads.panoptic.mask_generator.outputs import (
+    GeneratorOutput,
+    check_outputs,
+    read_output,
+)
 from clipself_seg.heads.panoptic.mask_losses import MaskCriterion, MaskTargets
 from clipself_seg.heads.panoptic.mask_pieces import resize_masks
 from clipself_seg.models.panoptic.config import panoptic_parts
-from clipself_seg.models.panoptic.outputs import TASKS, MergeSettings, make_outputs
+from clipself_seg.models.panoptic.outputs import Fusion, MergeSettings, make_outputs
 from clipself_seg.models.panoptic.weights import frozen_hashes, full_state, with_hashes
+from clipself_seg.models.parameter_groups import Group, norms_and_biases_apart
+from clipself_seg.models.protocol import Classes
 
 # The texts of the generator's classes, by its variant.
 GENERATOR_TEMPLATES = {"caption": "odise", "label": "bare"}
@@ -46,9 +52,7 @@ class OpenPanoptic(nn.Module):
     """Panoptic, instance and semantic segmentation; `set_vocabulary` gives the classes.
 
     Attributes:
-        rows: name -> (alpha, beta), CLIP's exponents for seen and for unseen classes. With rows a picture's
-            result is {"rows": {name: outputs}}, all from one pass of generator and CLIP.
-        tasks: row name -> the outputs that it needs, out of `TASKS`; a row that is not in it has all.
+        classes: what `set_vocabulary` gave.
     """
 
     @configurable
@@ -103,16 +107,41 @@ class OpenPanoptic(nn.Module):
         variant = "label" if generator is None else generator.variant
         self.generator_bank = TextBank(clip, GENERATOR_TEMPLATES[variant])
         self.branch_bank = TextBank(branch.clip, branch_templates)
-        self.rows: Mapping[str, tuple[float, float]] = {}
-        self.tasks: Mapping[str, Sequence[str]] = {}
-        self.names: Names = ()
-        self.things: tuple[int, ...] = ()
-        self.seen: np.ndarray | None = None
+        self.classes = Classes()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """See `panoptic_parts`."""
         return panoptic_parts(cfg)
+
+    @classmethod
+    def task(cls) -> str:
+        """Panoptic segmentation."""
+        return "panoptic"
+
+    @classmethod
+    def require_trained(cls, cfg: CfgNode) -> None:
+        """Refuse a random mask generator, which is evaluated as slowly as a trained one."""
+        if not cfg.MODEL.WEIGHTS and cfg.MODEL.MASK_GENERATOR.SOURCE != "disk":
+            raise InputError(
+                "MODEL.WEIGHTS is empty, so the mask generator is random: give a trained checkpoint, "
+                "such as the model_final.pth of train_net.py, or --resume"
+            )
+
+    @classmethod
+    def training_config(cls, cfg: CfgNode) -> CfgNode:
+        """As it is: CLIP and feature source have keys of their own."""
+        return cfg
+
+    @property
+    def names(self) -> Names:
+        """All names of each class."""
+        return self.classes.names
+
+    @property
+    def needs_captions(self) -> bool:
+        """Whether training needs the noun phrases of captions."""
+        return self.generator is not None and self.generator.variant == "caption"
 
     @property
     def device(self) -> torch.device:
@@ -145,33 +174,84 @@ class OpenPanoptic(nn.Module):
         stuff: set[int] = set()
         if isinstance(words, Vocabulary):
             stuff = {i for i, entry in enumerate(words.classes) if entry.isthing is False}
-        self.names, self.seen = names, None if seen is None else np.asarray(seen, dtype=bool)
-        self.things = tuple(i for i in range(len(names)) if i not in stuff)
+        self.classes = Classes(
+            names=names,
+            things=tuple(i for i in range(len(names)) if i not in stuff),
+            seen=None if seen is None else np.asarray(seen, dtype=bool),
+        )
+
+    def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
+        """Give the training vocabulary.
+
+        Raises:
+            InputError: outputs from disk do not train, there are no classes, or the caption model would
+                learn no class names.
+        """
+        if self.generator is None:
+            raise InputError("MODEL.MASK_GENERATOR.SOURCE disk does not train: add --eval-only")
+        if vocabulary is None:
+            raise InputError(
+                "OpenPanoptic trains on classes: DATASETS.TRAIN has to name panoptic data sets"
+            )
+        if self.needs_captions and self.grounding_weight <= 0:
+            raise InputError(
+                "MODEL.MASK_GENERATOR.GROUNDING_WEIGHT 0 leaves the caption model's words untrained: give "
+                "it a weight above 0 and captions, or train MODEL.MASK_GENERATOR.VARIANT label"
+            )
+        self.set_vocabulary(vocabulary)
+
+    def optimizer_groups(self, solver: CfgNode) -> list[Group]:
+        """Norms and biases without weight decay, everything else with."""
+        return norms_and_biases_apart(self, solver.WEIGHT_DECAY)
+
+    def evaluation_metadata(
+        self, records: Mapping[str, Sequence[Mapping[str, Any]]]
+    ) -> dict[str, Any]:
+        """What decides the numbers beside weights and configuration: the CLIP branch, and what made the
+        generator outputs on disk.
+
+        Args:
+            records: data set -> its records, with "image_id".
+
+        Raises:
+            InputError: an image has no generator output.
+        """
+        metadata: dict[str, Any] = {"CLIP branch": self.branch.settings()}
+        if self.outputs and records:
+            metadata["generator on disk"] = {
+                name: check_outputs(self.outputs, name, [record["image_id"] for record in own])
+                for name, own in records.items()
+            }
+        return metadata
 
     @property
     def synonyms(self) -> list[int]:
         """How many texts each class has."""
         return [len(names) for names in self.names]
 
-    def forward(self, samples: Sequence[Sample]) -> dict[str, Tensor] | list[dict[str, Any]]:
-        """Losses in training, outputs for each picture in evaluation.
+    def forward(
+        self, samples: Sequence[Sample], *, fusions: Mapping[str, Fusion] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Any]]:
+        """Losses in training, outputs for each image in evaluation.
 
         Args:
             samples: "image" (3, h, w) RGB in 0..255. In training all of one size, with "labels" (T,) and
                 "masks" (T, h, w), and for grounding "words", noun phrases. In evaluation "height" and
                 "width" of the result, by default those of the image; with `outputs` "image_id" and "file_name".
+            fusions: in evaluation, name -> fusion; all are made from one pass of generator and CLIP. None is
+                the model's own alpha and beta.
 
         Returns:
-            Losses by name; or for each picture "panoptic_seg": (ids (H, W) int64, segments), "instances",
-            "sem_seg": (K, H, W) scores, as `panoptic_merge` gives them; or with `rows` {"rows": {name: the same,
-            but "sem_seg_labels" (H, W) int64 in place of the scores}}.
+            Losses by name; or for each image "panoptic_seg": (ids (H, W) int64, segments), "instances",
+            "sem_seg": (K, H, W) scores, as `panoptic_merge` gives them; or with `fusions` {"fusions": {name:
+            the same, but "sem_seg_labels" (H, W) int64 in place of the scores}}.
         """
         if not self.names:
             raise RuntimeError("call set_vocabulary before the model")
         if self.training:
             return self.losses(samples)
         with torch.no_grad():
-            return [self._segment(sample) for sample in samples]
+            return [self._segment(sample, fusions) for sample in samples]
 
     def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Of every layer: `MaskCriterion.losses`, and the grounding loss of the caption model."""
@@ -243,24 +323,32 @@ class OpenPanoptic(nn.Module):
             (height, width),
         )
 
-    def _segment(self, sample: Sample) -> dict[str, Any]:
-        found = self.generate(sample)
-        rows = self.rows or {"": (self.alpha, self.beta)}
-        clip_logits, valid = torch.zeros_like(found.class_logits), None
-        if any(exponents != (0, 0) for exponents in rows.values()):
-            clip_logits, valid = self._clip_scores(sample, found)
-        size = (sample.get("height", found.image_size[0]), sample.get("width", found.image_size[1]))
-        masks = resize_masks(found.mask_logits, found.canvas, found.image_size, size)
-        seen = torch.from_numpy(self.seen) if self.seen is not None else torch.ones(len(self.names))
-        scores = (found.class_logits, clip_logits, found.void_prob, seen.to(self.device).bool())
+    def _segment(self, sample: Sample, fusions: Mapping[str, Fusion] | None) -> dict[str, Any]:
+        generated = self.generate(sample)
+        wanted = fusions or {"": Fusion(self.alpha, self.beta)}
+        clip_logits = torch.zeros_like(generated.class_logits)
+        valid = None
+        if any((fusion.alpha, fusion.beta) != (0, 0) for fusion in wanted.values()):
+            clip_logits, valid = self._clip_scores(sample, generated)
+        height, width = generated.image_size
+        size = (sample.get("height", height), sample.get("width", width))
+        masks = resize_masks(generated.mask_logits, generated.canvas, generated.image_size, size)
+        names, things, known = self.classes
+        seen = torch.ones(len(names)) if known is None else torch.from_numpy(known)
+        scores = (
+            generated.class_logits,
+            clip_logits,
+            generated.void_prob,
+            seen.to(self.device).bool(),
+        )
         outputs = {}
-        for name, (alpha, beta) in rows.items():
-            probs = fuse_scores(*scores, alpha, beta, valid if self.valid_mask else None)
-            tasks = self.tasks.get(name, TASKS)
+        for name, fusion in wanted.items():
+            exponents = (fusion.alpha, fusion.beta)
+            probs = fuse_scores(*scores, *exponents, valid if self.valid_mask else None)
             outputs[name] = make_outputs(
-                probs, masks, self.things, self.settings, tasks, labels=bool(self.rows)
+                probs, masks, things, self.settings, fusion.tasks, labels=bool(fusions)
             )
-        return {"rows": outputs} if self.rows else outputs[""]
+        return {"fusions": outputs} if fusions else outputs[""]
 
     def _clip_scores(self, sample: Sample, found: GeneratorOutput) -> tuple[Tensor, Tensor]:
         image = sample["image"].to(self.device).float() / 255
@@ -270,6 +358,10 @@ class OpenPanoptic(nn.Module):
 
     def after_optimizer_step(self) -> None:
         """Nothing to put right: every trained weight is in the loss."""
+
+    def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
+        """See `Model` and `load_state_dict`."""
+        self.load_state_dict(tensors)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False

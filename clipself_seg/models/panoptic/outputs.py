@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -19,6 +19,20 @@ from clipself_seg.heads.panoptic.panoptic_merge import (
 )
 
 TASKS = ("panoptic", "instances", "semantic")
+
+
+class Fusion(NamedTuple):
+    """One fusion of the scores of generator and CLIP, and the outputs that are made of it.
+
+    Attributes:
+        alpha: exponent of CLIP's scores of seen classes, in [0, 1].
+        beta: exponent of CLIP's scores of all other classes, in [0, 1].
+        tasks: outputs, out of `TASKS`.
+    """
+
+    alpha: float
+    beta: float
+    tasks: tuple[str, ...] = TASKS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,9 +25,12 @@ from clipself_seg.errors import InputError
 from clipself_seg.evaluation.instances.numbers import encode_masks
 from clipself_seg.evaluation.panoptic.evaluation import PanopticEvaluation
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
-from clipself_seg.evaluation.panoptic.fusions import sweep_results, sweep_rows
+from clipself_seg.evaluation.panoptic.fusions import sweep_fusions, sweep_results
 from clipself_seg.heads.panoptic.clip_branches import DensePooling
 from clipself_seg.heads.panoptic.mask_generator.outputs import GeneratorOutput, save_output
+from clipself_seg.models import OpenPanoptic
+from clipself_seg.models.panoptic.outputs import Fusion
+from clipself_seg.models.protocol import Classes
 from tests.panoptic_worlds import save_ids
 
 # Category ids are in no order, and stuff stands between the things.
@@ -48,26 +51,31 @@ class Spoiler(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.names, self.things, self.seen = ("training's",), (0,), None
-        self.rows, self.tasks, self.asked = {}, {}, []
+        self.classes = Classes((("training's",),), (0,), None)
+        self.asked = []
 
     def set_vocabulary(self, words, seen=None):
-        self.words, self.names, self.seen = words, words.names, seen
-        self.things = tuple(np.flatnonzero(words.thing).tolist())
+        self.words = words
+        things = tuple(np.flatnonzero(words.thing).tolist())
+        self.classes = Classes(words.names, things, seen)
 
-    def forward(self, batch):
+    def evaluation_metadata(self, records):
+        return {}
+
+    def forward(self, batch, fusions):
         assert len(batch) == 1 and not self.training
-        self.asked.append((batch[0]["image_id"], self.names))
+        self.asked.append((batch[0]["image_id"], self.classes.names))
         truth = read_panoptic_png(batch[0]["pan_seg_file_name"])
-        return [{"rows": {name: self.row(batch[0], truth, name) for name in self.rows}}]
+        return [{"fusions": {name: self.spoil(batch[0], truth, f) for name, f in fusions.items()}}]
 
-    def row(self, sample, truth, name):
-        alpha, beta = self.rows[name]
+    def spoil(self, sample, truth, fusion):
+        alpha, beta, tasks = fusion
+        names, _, seen = self.classes
         kept, labels = [], np.zeros(truth.shape, dtype=np.int64)
         for info in sample["segments_info"]:
             label = self.words.dataset_id_to_index[info["category_id"]]
-            lost = info["id"] % 10 < 10 * (alpha if self.seen is None or self.seen[label] else beta)
-            labels[truth == info["id"]] = (label + lost) % len(self.names)
+            lost = info["id"] % 10 < 10 * (alpha if seen is None or seen[label] else beta)
+            labels[truth == info["id"]] = (label + lost) % len(names)
             if not lost:
                 kept.append({"id": info["id"], "category_id": label})
         ids = np.where(np.isin(truth, [info["id"] for info in kept]), truth, 0)
@@ -76,10 +84,10 @@ class Spoiler(nn.Module):
             "instances": ("instances", self.instances(truth, kept)),
             "semantic": ("sem_seg_labels", torch.from_numpy(labels)),
         }
-        return dict(outputs[task] for task in self.tasks[name])
+        return dict(outputs[task] for task in tasks)
 
     def instances(self, truth, kept):
-        kept = [info for info in kept if info["category_id"] in self.things]
+        kept = [info for info in kept if info["category_id"] in self.classes.things]
         masks = np.array([truth == info["id"] for info in kept]).reshape(-1, *truth.shape)
         found = Instances(truth.shape)
         found.pred_masks = torch.from_numpy(masks)
@@ -209,13 +217,13 @@ def test_numbers_of_a_row_are_those_of_its_evaluator_alone(datasets):
     model, words = Spoiler().eval(), load_vocabulary(datasets / "words.json")
     seen = np.array([True, True, False, False, False])
     model.set_vocabulary(words, seen)
-    model.rows, model.tasks = {"fused": (0.2, 0.5)}, {"fused": ("panoptic",)}
+    fusions = {"fused": Fusion(0.2, 0.5, ("panoptic",))}
     alone = PanopticQualityEvaluator(dataset_name="one", vocabulary=words, seen=seen)
     for entry in json.loads((datasets / "one/panoptic.json").read_text())["annotations"]:
         png = str(datasets / "one/segments" / entry["file_name"])
         sample = entry | {"file_name": "x", "pan_seg_file_name": png}
-        output = model([sample | {"image": torch.zeros(3, 4, 4)}])[0]["rows"]["fused"]
-        alone.process([sample], [output])
+        (output,) = model([sample | {"image": torch.zeros(3, 4, 4)}], fusions)
+        alone.process([sample], [output["fusions"]["fused"]])
     expected = {key: value for key, value in alone.results().items() if "-" not in key}
     assert {key: results[key] for key in expected} == expected
     assert not any(key.startswith(("PQ-", "IoU-", "classes-")) for key in results)
@@ -223,15 +231,15 @@ def test_numbers_of_a_row_are_those_of_its_evaluator_alone(datasets):
 
 def test_the_model_is_given_back_as_it_was(datasets):
     model = Spoiler().train()
-    before = model.names, model.things, model.seen, model.rows, model.tasks
+    before = model.classes
     evaluation(datasets)(model)
     assert model.training
-    assert (model.names, model.things, model.seen, model.rows, model.tasks) == before
+    assert model.classes is before
     broken = Spoiler()
     broken.forward = None
     with pytest.raises(TypeError):
         evaluation(datasets)(broken)
-    assert broken.names == ("training's",) and broken.rows == {}
+    assert broken.classes.names == (("training's",),)
 
 
 def test_a_sweep_is_a_grid_over_seen_and_unseen_classes(datasets, caplog):
@@ -255,9 +263,9 @@ def test_a_sweep_is_a_grid_over_seen_and_unseen_classes(datasets, caplog):
 
 def test_cells_that_do_not_differ_are_evaluated_once():
     seen = np.array([True, False])
-    assert len(sweep_rows((0, 0.5, 1), seen)) == 9
-    rows = sweep_rows((0, 0.5, 1), None)
-    assert len(rows) == len(sweep_rows((0, 0.5, 1), ~seen & seen)) == 3
+    assert len(sweep_fusions((0, 0.5, 1), seen)) == 9
+    rows = sweep_fusions((0, 0.5, 1), None)
+    assert len(rows) == len(sweep_fusions((0, 0.5, 1), ~seen & seen)) == 3
     assert {row.tasks for row in rows.values()} == {("panoptic",)}
     found = {name: {"PQ": 10 * row.alpha} for name, row in rows.items()}
     sweep = sweep_results((0, 0.5, 1), None, found)
@@ -313,7 +321,7 @@ def test_a_data_set_that_never_has_files_for_a_task_goes_without(datasets, caplo
         evaluation(datasets, *options).check(Spoiler())
 
 
-def test_facts_tell_what_the_configuration_leaves_open(datasets):
+def test_metadata_say_what_the_configuration_leaves_open(datasets):
     path = datasets / "one/panoptic.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"info": {"areas": "clean"}}))
     blank = GeneratorOutput(torch.zeros(1, 2, 2), torch.zeros(1, 5), torch.zeros(1), SIZE, SIZE)
@@ -323,8 +331,9 @@ def test_facts_tell_what_the_configuration_leaves_open(datasets):
     run, model = evaluation(datasets), Spoiler()
     model.outputs = str(datasets / "outputs")
     model.branch = DensePooling(load_clip("ViT-Mini-8", None))
+    model.evaluation_metadata = lambda records: OpenPanoptic.evaluation_metadata(model, records)
     run.check(model)
-    assert json.loads(json.dumps(run.facts())) == {
+    assert json.loads(json.dumps(run.metadata())) == {
         "CLIP branch": {
             "kind": "DensePooling",
             "input_size": 512,

@@ -9,8 +9,8 @@ from PIL import Image
 from clipself_seg.evaluation.panoptic.fusion_report import (
     best_cell,
     fusion_table,
+    fusions_table,
     plot_sweep,
-    rows_table,
     split_table,
     sweep_table,
 )
@@ -54,7 +54,7 @@ def test_table_6_has_a_line_for_each_model_and_row_and_the_papers_columns():
 
 
 def test_the_table_of_a_run_has_the_columns_that_some_row_has():
-    rows = cells(rows_table(RESULTS, "github"))
+    rows = cells(fusions_table(RESULTS, "github"))
     assert rows[0] == [
         "data set", "scores", "alpha", "beta", "PQ", "unseen PQ", "mAP", "mIoU", "images",
     ]  # fmt: skip

@@ -28,19 +28,18 @@ class Echo(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.output = "scores"
-        self.names, self.asked = ("training's",), []
+        self.classes, self.asked = ("training's",), []
 
     def set_vocabulary(self, vocabulary):
-        self.names = tuple(getattr(vocabulary, "names", vocabulary))
+        self.classes = tuple(getattr(vocabulary, "names", vocabulary))
 
-    def forward(self, batch):
+    def forward(self, batch, output="scores"):
         assert len(batch) == 1 and not self.training
-        self.asked.append((self.names, self.output))
-        labels = batch[0]["image"][0].long() % len(self.names)
-        if self.output == "labels":
+        self.asked.append((self.classes, output))
+        labels = batch[0]["image"][0].long() % len(self.classes)
+        if output == "labels":
             return [{"sem_seg_labels": labels}]
-        return [{"sem_seg": torch.eye(len(self.names))[labels].permute(2, 0, 1)}]
+        return [{"sem_seg": torch.eye(len(self.classes))[labels].permute(2, 0, 1)}]
 
 
 def write_datasets(folder):
@@ -120,12 +119,12 @@ def test_every_data_set_is_read_with_its_own_words(datasets):
 def test_the_model_is_given_back_as_it_was(datasets):
     model = Echo().train()
     evaluation(datasets)(model)
-    assert model.training and model.output == "scores" and model.names == ("training's",)
+    assert model.training and model.classes == ("training's",)
     broken = Echo()
     broken.forward = None
     with pytest.raises(TypeError):
         evaluation(datasets)(broken)
-    assert broken.output == "scores" and broken.names == ("training's",)
+    assert broken.classes == ("training's",)
 
 
 def test_the_numbers_are_those_of_a_loop(datasets):
@@ -168,9 +167,9 @@ def test_words_that_training_was_given_instead_say_what_is_seen(datasets):
     options = ("DATASETS.TRAIN", ("pets",), "MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON")
     run = evaluation(datasets, *options, str(datasets / "own.json"))
     assert run(Echo())["pets"]["classes-seen"] == 1
-    assert run.facts()["train vocabulary"] == str(datasets / "own.json")
+    assert run.metadata()["train vocabulary"] == str(datasets / "own.json")
     official = evaluation(datasets, *options, "datasets/coco.json")
-    assert official.facts()["train vocabulary"] == "coco_stuff_171"
+    assert official.metadata()["train vocabulary"] == "coco_stuff_171"
 
 
 def test_numbers_of_each_data_set_are_told_once_they_are_there(datasets):
@@ -215,7 +214,7 @@ def test_tables_and_files_of_a_run(datasets, caplog):
 def test_what_decides_the_numbers_is_told(datasets, caplog):
     with caplog.at_level(logging.INFO, logger="clipself_seg"):
         run = evaluation(datasets, "TEST.MIOU_RULE", "union", "TEST.SLIDING_WINDOW", True)
-        assert run.facts()["evaluator rule"] == "union"
+        assert run.metadata()["evaluator rule"] == "union"
         run(Echo())
         assert "POOLING_SIZES is [2, 2]" in caplog.text
         caplog.clear()

@@ -210,8 +210,7 @@ def test_inference_of_several_pictures(sliding, pad_len):
     model = tiny_model(sizes={"pad_len": pad_len}, classes_at_once=2, sliding=sliding)
     samples = pictures()
     found = [result["sem_seg"] for result in model(samples)]
-    model.output = "labels"
-    labels = [result["sem_seg_labels"] for result in model(samples)]
+    labels = [result["sem_seg_labels"] for result in model(samples, output="labels")]
     for sample, scores, best in zip(samples, found, labels):
         expected = plain.scores(model, sample)
         close(scores, expected)
@@ -224,8 +223,8 @@ def test_inference_of_more_classes_than_maps_in_memory(monkeypatch):
     sample = pictures()[1]
     expected = plain.scores(model, sample)
     close(model([sample])[0]["sem_seg"], expected)
-    model.output = "labels"
-    assert torch.equal(model([sample])[0]["sem_seg_labels"], expected.argmax(dim=0))
+    (result,) = model([sample], output="labels")
+    assert torch.equal(result["sem_seg_labels"], expected.argmax(dim=0))
 
 
 @torch.no_grad()

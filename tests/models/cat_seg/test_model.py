@@ -17,8 +17,6 @@ from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg
 from clipself_seg.models.cat_seg.weights import to_official
-from clipself_seg.training.optimizer import cat_seg_groups
-from clipself_seg.training.run import with_initial_weights
 from tests.conftest import ROOT
 
 MINI = ROOT / "configs/mini/semseg.yaml"
@@ -266,7 +264,8 @@ def test_what_trains_and_how_fast():
     assert len(clip) == 2 * (4 + 2)
     assert all(name.endswith(("q_proj_weight", "v_proj_weight")) for name in clip)
     groups = {
-        (g["lr_multiplier"], g["weight_decay"]): g["params"] for g in cat_seg_groups(cfg, model)
+        (g["lr_multiplier"], g["weight_decay"]): g["params"]
+        for g in model.optimizer_groups(cfg.SOLVER)
     }
     assert {id(p) for p in groups[0.01, 1e-4]} == {
         id(p) for n, p in model.named_parameters() if n in clip
@@ -278,11 +277,11 @@ def test_what_trains_and_how_fast():
 
 def test_training_without_weights_starts_from_openai():
     cfg = load_config(ROOT / "configs/semseg/catseg_cvpr_vitb16.yaml")
-    assert with_initial_weights(cfg).MODEL.CLIP.WEIGHTS == "openai"
+    assert CATSeg.training_config(cfg).MODEL.CLIP.WEIGHTS == "openai"
     random = load_config(MINI, ["MODEL.CLIP.WEIGHTS", "random"])
-    assert with_initial_weights(random).MODEL.CLIP.WEIGHTS == ""
+    assert CATSeg.training_config(random).MODEL.CLIP.WEIGHTS == ""
     given = load_config(MINI)
-    assert with_initial_weights(given).MODEL.CLIP.WEIGHTS == "mini"
+    assert CATSeg.training_config(given).MODEL.CLIP.WEIGHTS == "mini"
 
 
 def test_cat_segs_own_keys_mean_the_same():
@@ -292,7 +291,7 @@ def test_cat_segs_own_keys_mean_the_same():
         model = CATSeg(cfg)
     assert (model.clip.name, len(model.state_dict())) == ("ViT-B-16-quickgelu", 482)
     assert model.guidance_blocks == ("block3", "block7")
-    assert with_initial_weights(cfg).MODEL.CLIP.WEIGHTS == "openai"
+    assert CATSeg.training_config(cfg).MODEL.CLIP.WEIGHTS == "openai"
     with pytest.raises(InputError, match="CLIP_PRETRAINED"):
         build_model(load_config(None, [opts[0], "ViT-H", "MODEL.META_ARCHITECTURE", "CATSeg"]))
 
@@ -321,3 +320,23 @@ def test_cat_segs_own_keys_mean_the_same():
 def test_sizes_that_do_not_fit_are_refused(key, value, message):
     with pytest.raises(InputError, match=message):
         build(key, value)
+
+
+def test_training_with_a_random_guidance_backbone_has_to_be_meant():
+    preset = ROOT / "configs/semseg/catseg_v1_r101_vitb16.yaml"
+    key = "MODEL.CAT_SEG.BACKBONE_WEIGHTS"
+    with pytest.raises(InputError, match=f"build_resnet_backbone would be random: give {key}"):
+        CATSeg.training_config(load_config(preset))
+    for opts in ((key, "random"), (key, "R-101.pkl"), ("MODEL.WEIGHTS", "catseg.pth")):
+        CATSeg.training_config(load_config(preset, opts))
+
+
+def test_training_needs_more_padding_than_classes_or_none():
+    names = ["cat", "dog", "sky"]
+    for length in (1, 3):
+        with pytest.raises(InputError, match=f"PAD_LEN is {length}, .* has 3 classes: raise"):
+            build("MODEL.CAT_SEG.PAD_LEN", str(length)).setup_training(names)
+    for length in (0, 4):
+        model = build("MODEL.CAT_SEG.PAD_LEN", str(length))
+        model.setup_training(names)
+        assert model.names == (("cat",), ("dog",), ("sky",))

@@ -23,6 +23,7 @@ from clipself_seg.heads.panoptic.panoptic_merge import (
     merge_panoptic,
     merge_semantic,
 )
+from clipself_seg.models.panoptic.outputs import Fusion
 from clipself_seg.models.panoptic.weights import trained_state
 from tests.conftest import ROOT
 
@@ -32,7 +33,7 @@ SMALL += ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "7", "MODEL.CLIP_BRANCH.TEMPLA
 SMALL += ("MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "64")
 SMALL += ("MODEL.FUSION.ALPHA", "0.35", "MODEL.FUSION.BETA", "0.65")
 THING, STUFF = ("red star", "blue ring"), ("grass", "lawn")
-ROWS = {"clip": (1.0, 1.0), "generator": (0.0, 0.0), "fused": (0.35, 0.65)}
+FUSIONS = {"clip": Fusion(1.0, 1.0), "generator": Fusion(0.0, 0.0), "fused": Fusion(0.35, 0.65)}
 
 
 def vocabulary():
@@ -97,28 +98,22 @@ def test_outputs_are_those_of_the_parts_put_together(model):
 
 
 def test_rows_of_one_pass_equal_a_model_of_each_mode(model):
-    model.rows = ROWS
-    try:
-        (found,) = model([sample()])
-    finally:
-        model.rows = {}
-    for mode in ROWS:
+    (found,) = model([sample()], fusions=FUSIONS)
+    for mode in FUSIONS:
         (alone,) = model_of("MODEL.FUSION.MODE", mode)([sample()])
-        row = found["rows"][mode]
+        row = found["fusions"][mode]
         assert torch.equal(row["panoptic_seg"][0], alone["panoptic_seg"][0])
         assert torch.equal(row["sem_seg_labels"], alone["sem_seg"].argmax(0))
         assert torch.equal(row["instances"].scores, alone["instances"].scores)
 
 
 def test_a_row_makes_only_what_its_tasks_ask_for(model):
-    model.rows, model.tasks = ROWS, {"clip": ("panoptic",), "fused": ("semantic",)}
-    try:
-        (found,) = model([sample()])
-    finally:
-        model.rows, model.tasks = {}, {}
-    assert found["rows"]["clip"].keys() == {"panoptic_seg"}
-    assert found["rows"]["fused"].keys() == {"sem_seg_labels"}
-    assert len(found["rows"]["generator"]) == 3
+    tasks = {"clip": ("panoptic",), "fused": ("semantic",)}
+    asked = {name: f._replace(tasks=tasks.get(name, f.tasks)) for name, f in FUSIONS.items()}
+    (found,) = model([sample()], fusions=asked)
+    assert found["fusions"]["clip"].keys() == {"panoptic_seg"}
+    assert found["fusions"]["fused"].keys() == {"sem_seg_labels"}
+    assert len(found["fusions"]["generator"]) == 3
 
 
 def test_the_generator_alone_never_asks_clip(monkeypatch):
@@ -151,7 +146,7 @@ def test_a_picture_is_segmented_alike_alone_and_in_a_list(model):
 def test_words_change_on_a_live_model(model):
     model.set_vocabulary(["cat", "dog|puppy"])
     try:
-        assert model.things == (0, 1) and model.synonyms == [1, 2]
+        assert model.classes.things == (0, 1) and model.synonyms == [1, 2]
         assert model([sample()])[0]["sem_seg"].shape == (2, 40, 50)
     finally:
         model.set_vocabulary(vocabulary(), np.array([True, False, True]))
@@ -317,3 +312,15 @@ def test_no_words_and_no_generator_are_told(model):
         disk.eval()([sample() | {"image_id": 1, "file_name": "1.jpg"}])
     with pytest.raises(InputError, match="of no use with MODEL.MASK_GENERATOR.SOURCE disk"):
         disk.load_state_dict(trained_state(model))
+
+
+def test_a_caption_model_whose_class_names_would_not_train_is_refused():
+    opts = (
+        "MODEL.MASK_GENERATOR.VARIANT",
+        "caption",
+        "MODEL.MASK_GENERATOR.GROUNDING_WEIGHT",
+        "0.0",
+    )
+    model = model_of(*opts)
+    with pytest.raises(InputError, match="GROUNDING_WEIGHT 0 leaves .* or train .*VARIANT label"):
+        model.setup_training(["cat", "dog"])

@@ -1,0 +1,72 @@
+"""Partitions of what trains into the optimiser's groups, by structure and never by substrings of names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+Group = dict[str, Any]
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
+
+
+def matrices_and_vectors(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[Group]:
+    """What trains, in two groups: matrices with weight decay, vectors (biases, norms) without."""
+    trained = [p for p in parameters if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def norms_and_biases_apart(model: nn.Module, weight_decay: float) -> list[Group]:
+    """What trains, in two groups: everything else with weight decay, norms and biases without."""
+    decayed = list[nn.Parameter]()
+    plain = list[nn.Parameter]()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                vector = isinstance(module, NORMS) or name.endswith("bias")
+                (plain if vector else decayed).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+
+
+def by_rate_and_kind(
+    model: nn.Module,
+    *,
+    multipliers: Iterable[tuple[nn.Module | None, float]],
+    weight_decay: float,
+    norm_decay: float,
+    embedding_decay: float,
+) -> list[Group]:
+    """What trains, by learning rate and weight decay, as Detectron2's `get_default_optimizer_params` parts it.
+
+    Args:
+        model: all modules.
+        multipliers: parts of the model with the multiple of the base learning rate of each; 1 elsewhere.
+        weight_decay: of everything but the following, biases among it.
+        norm_decay: of norms.
+        embedding_decay: of `nn.Embedding`.
+    """
+    slow = {
+        id(p): rate for part, rate in multipliers if part is not None for p in part.parameters()
+    }
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for module in model.modules():
+        decay = weight_decay
+        if isinstance(module, NORMS):
+            decay = norm_decay
+        elif isinstance(module, nn.Embedding):
+            decay = embedding_decay
+        for parameter in module.parameters(recurse=False):
+            if parameter.requires_grad:
+                key = (slow.get(id(parameter), 1.0), decay)
+                groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": parameters, "lr_multiplier": rate, "weight_decay": decay}
+        for (rate, decay), parameters in groups.items()
+    ]

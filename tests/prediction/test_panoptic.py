@@ -226,7 +226,7 @@ def test_a_real_model_gives_what_it_gives_in_evaluation(real):
     image = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
     found = real(image)
     (output,) = real.model([photo_sample(image, real.mapper)])
-    assert output.keys() == {"panoptic_seg"}
+    assert output.keys() == {"panoptic_seg", "instances", "sem_seg"}
     ids, segments = output["panoptic_seg"]
     assert found.ids.shape == (50, 90) and len(found.segments) == len(segments)
     for segment in found.segments:

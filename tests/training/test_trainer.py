@@ -167,7 +167,7 @@ def test_resume_under_another_configuration_or_data_is_refused(tmp_path):
     with pytest.raises(InputError, match="SOLVER.BASE_LR was 0.01, is 0.02"):
         trainer(tmp_path, shared={"SOLVER.BASE_LR": 2e-2}).train(resume=True)
     other = trainer(tmp_path)
-    other._facts["original weights"] = "another"
+    other._run["original weights"] = "another"
     with pytest.raises(InputError, match="original weights was '[0-9a-f]{12}', is 'another'"):
         other.train(resume=True)
 

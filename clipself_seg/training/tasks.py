@@ -13,11 +13,11 @@ from detectron2.config import CfgNode
 from clipself_seg.data.datasets.coco import distillation_records
 from clipself_seg.data.datasets.panoptic import panoptic_dataset, panoptic_set_records
 from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
-from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.records import Record
 from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.data.mappers.panoptic import PanopticTrainMapper
+from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTrainMapper
+from clipself_seg.data.records import Record
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation
@@ -81,9 +81,7 @@ class RegionTask:
                 "SOLVER.ACCUMULATE must be 1 for CLIPSelf: its loss averages over all regions of a batch"
             )
         model.setup_training(None)
-        records = distillation_records(
-            self.cfg.DATASETS.TRAIN, self.cfg.INPUT.REGIONS.SOURCE
-        )
+        records = distillation_records(self.cfg.DATASETS.TRAIN, self.cfg.INPUT.REGIONS.SOURCE)
         mapper = DistillMapper(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)
         return TrainingData(records, mapper)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from detectron2.config import get_cfg
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+from detectron2.projects.deeplab import add_deeplab_config
 
 import clipself_seg
 from clipself_seg import models

@@ -49,7 +49,8 @@ def full_name(node: ast.expr, sections: dict[str, str]) -> str | None:
 def keys_read(source: str) -> set[str]:
     """Keys that Python source reads as attributes of ``cfg`` or of a section that it gives a name."""
     nodes = list(ast.walk(ast.parse(source)))
-    sections = {"cfg": ""}
+    # What hands on a section calls it by its name.
+    sections = {"cfg": "", "solver": "SOLVER"}
     for node in (node for node in nodes if isinstance(node, ast.Assign)):
         target, value = node.targets[0], node.value
         pairs = [(target, value)]

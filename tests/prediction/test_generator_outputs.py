@@ -66,7 +66,7 @@ class Blank(nn.Module):
     """Says the same of every picture."""
 
     names = (("dog",), ("grass",))
-    settings, test_precision, backbone = MergeSettings(), None, SimpleNamespace(facts=dict)
+    settings, test_precision, backbone = MergeSettings(), None, SimpleNamespace(settings=dict)
 
     def generate(self, sample):
         size = tuple(sample["image"].shape[1:])

@@ -1,1 +1,4 @@
-"""Pictures, regions and words: what goes into the models."""
+"""Images, annotations and vocabularies: all that is read before a model sees it.
+
+Open `datasets/` first for the data sets and their names, `mappers/` for the samples that models get.
+"""

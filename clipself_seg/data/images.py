@@ -1,7 +1,7 @@
-"""Reading pictures, and the two ways in which they are brought to a square.
+"""Reading images and fitting them into squares: whole ones for the student, crops for the teacher.
 
-Frames: H, W are the picture's pixels, boxes are XYXY pixels with x to the right and y down. PIL
-does every resampling, because the published numbers were made with its antialiased bicubic filter.
+Legend: H, W pixels of the image; boxes are XYXY pixels with x to the right and y down. PIL does
+every resampling, because the published numbers were made with its antialiased bicubic filter.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What Pillow raises for a file that is not what it says, depending on the format and the place.
+# Errors that Pillow raises for a damaged file, depending on the format and on where it is damaged.
 DECODING_ERRORS = (
     OSError,
     SyntaxError,
@@ -38,14 +38,14 @@ DECODING_ERRORS = (
 
 
 def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> np.ndarray:
-    """Read a picture as uint8 RGB, (H, W, 3).
+    """Read an image as uint8 RGB, (H, W, 3).
 
     The EXIF orientation is applied, as Detectron2's loaders do: COCO's sizes and annotations refer
-    to the picture as it is meant to be seen. Grey, palette and CMYK become RGB, an alpha channel is
-    dropped, 16-bit grey keeps its high byte.
+    to the image as it is displayed. Grey, palette and CMYK become RGB, an alpha channel is dropped,
+    16-bit grey keeps its high byte.
 
     Args:
-        path: any format that Pillow reads; of an animation the first frame.
+        path: file of any format that Pillow reads; the first frame of an animation is read.
         size: (width, height) that the annotations state, if boxes or masks will be used.
 
     Raises:
@@ -57,14 +57,14 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None
             image = _to_rgb(_upright(file))
     except FileNotFoundError:
         raise InputError(
-            f"image {path} is missing: restore it, or leave it out of what names it"
+            f"image {path} is missing: restore it, or leave it out of the list that names it"
         ) from None
     except UnidentifiedImageError:
-        raise InputError(f"image {path} is not a picture that Pillow reads: replace it") from None
+        raise InputError(f"image {path} is not an image that Pillow reads: replace it") from None
     except DECODING_ERRORS as error:
         raise InputError(
             f"image {path} cannot be decoded ({error}): replace it by a whole copy, or leave it out "
-            "of what names it"
+            "of the list that names it"
         ) from None
     if size is not None and image.size != size:
         raise InputError(
@@ -86,7 +86,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        # Pillow's own conversion of 16-bit grey clips at 255 and would give a white picture.
+        # Pillow's own conversion of 16-bit grey clips at 255 and would give a white image.
         high_byte = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
         return Image.fromarray(high_byte.astype(np.uint8)).convert("RGB")
     if image.mode == "F":
@@ -97,7 +97,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def fit_size(width: int, height: int, side: int) -> tuple[int, int]:
-    """Size (width, height) with the longest side equal to `side`, the aspect kept, each at least 1.
+    """Size (width, height) with the longest side equal to `side`, the aspect kept, both at least 1.
 
     Python's `round` (halves to even) decides, as in the reference.
     """
@@ -106,43 +106,44 @@ def fit_size(width: int, height: int, side: int) -> tuple[int, int]:
 
 
 def letterbox_image(image: np.ndarray, side: int) -> np.ndarray:
-    """The student's input: longest side = `side`, bicubic, black padding at the right and bottom.
+    """Student input: longest side = `side`, bicubic, black padding at the right and bottom.
 
     Args:
-        image: uint8 (H, W, 3).
+        image: whole image, uint8 (H, W, 3).
         side: side S of the square, in pixels.
 
     Returns:
-        uint8 (S, S, 3). A point (x, y) of the picture lies at (x, y) / max(W, H) of the square, so
+        uint8 (S, S, 3). A point (x, y) of the image lies at (x, y) / max(W, H) of the square, so
         relative boxes do not depend on S (`regions.relative_boxes`).
     """
-    picture = Image.fromarray(image)
-    picture = picture.resize(fit_size(*picture.size, side), Image.Resampling.BICUBIC)
+    whole = Image.fromarray(image)
+    resized = whole.resize(fit_size(*whole.size, side), Image.Resampling.BICUBIC)
     square = np.zeros((side, side, 3), dtype=np.uint8)
-    square[: picture.height, : picture.width] = np.asarray(picture)
+    square[: resized.height, : resized.width] = np.asarray(resized)
     return square
 
 
 def letterbox_crops(image: np.ndarray, boxes: np.ndarray, side: int) -> np.ndarray:
-    """The teacher's inputs: each box cut out, longest side = `side`, black padding on both sides.
+    """Teacher inputs: each box cut out, longest side = `side`, black padding on both sides.
 
     The padding is even; an odd pixel goes to the right or bottom. Corners are rounded as PIL's
     crop does (see `pixel_corners`).
 
     Args:
-        image: uint8 (H, W, 3).
-        boxes: (n, 4) XYXY pixels, fractions allowed.
+        image: whole image, uint8 (H, W, 3).
+        boxes: boxes to cut out, (n, 4) XYXY pixels, fractions allowed.
         side: side S0 of the squares, in pixels.
 
     Returns:
         uint8 (n, S0, S0, 3).
     """
-    picture = Image.fromarray(image)
+    whole = Image.fromarray(image)
     crops = np.zeros((len(boxes), side, side, 3), dtype=np.uint8)
-    for crop, corners in zip(crops, pixel_corners(boxes, *picture.size)):
-        cut = picture.crop(tuple(corners.tolist()))
+    for crop, corners in zip(crops, pixel_corners(boxes, *whole.size)):
+        cut = whole.crop(tuple(corners.tolist()))
         cut = cut.resize(fit_size(*cut.size, side), Image.Resampling.BICUBIC)
-        left, top = (side - cut.width) // 2, (side - cut.height) // 2
+        left = (side - cut.width) // 2
+        top = (side - cut.height) // 2
         crop[top : top + cut.height, left : left + cut.width] = np.asarray(cut)
     return crops
 
@@ -151,8 +152,13 @@ def pixel_corners(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
     """Round boxes to pixels that can be cut out, (n, 4) int64 with 0 <= x0 < x1 <= width.
 
     Corners go to the nearest integer (halves to even, as PIL rounds) and are clipped to the
-    picture. A box that would have no pixel left, because it is thinner than one or lies outside,
+    image. A box that would have no pixel left, because it is thinner than one or lies outside,
     gets the one pixel column or row nearest to it.
+
+    Args:
+        boxes: (n, 4) XYXY pixels.
+        width: width of the image in pixels.
+        height: height of the image in pixels.
     """
     limit = np.array([width, height])
     corners = np.rint(np.asarray(boxes, dtype=np.float64).reshape(-1, 4)).astype(np.int64)

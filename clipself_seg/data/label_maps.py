@@ -1,4 +1,4 @@
-"""Label maps: one integer per pixel, from 8- and 16-bit PNG and TIFF."""
+"""Reading label maps, which have one integer per pixel, from 8- and 16-bit PNG and TIFF files."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def read_label_map(
     size: tuple[int, int] | None = None,
     image: str | os.PathLike[str] | None = None,
 ) -> np.ndarray:
-    """Read and check the ground truth of a picture, (H, W) int64.
+    """Read and check the label map of an image, (H, W) int64.
 
     Args:
         path: PNG or TIFF with one channel of 8 or 16 bits, or a palette PNG, whose indices count.
-        num_classes: labels are 0 ... num_classes - 1.
+        num_classes: number of classes; labels are 0 ... num_classes - 1.
         ignore_label: value of pixels without ground truth, the only other one allowed.
-        size: (width, height) of the picture, in pixels, to compare with.
-        image: the picture's file, for the message.
+        size: (width, height) of the image in pixels, to compare with.
+        image: file of the image, for the message.
 
     Raises:
-        InputError: missing, corrupt, several channels, another size than the picture, a label
-            outside the vocabulary, or labels above 255 cut to 8 bits.
+        InputError: the file is missing or corrupt, or has several channels, another size than the
+            image, a label outside the vocabulary, or labels above 255 cut to 8 bits.
     """
     labels = read_indices(path)
     height, width = labels.shape
@@ -46,14 +46,14 @@ def read_label_map(
 
 
 def read_indices(path: str | os.PathLike[str], archive: bool = False) -> np.ndarray:
-    """The values of a file with one integer per pixel, as they are, (H, W) uint8, uint16 or int32.
+    """Unchecked values of a file with one integer per pixel, (H, W) uint8, uint16 or int32.
 
     Args:
-        path: see `read_label_map`.
-        archive: the file has been unpacked, not prepared, which decides about the way out.
+        path: file as for `read_label_map`.
+        archive: whether the file was unpacked and not prepared, which decides the advice of errors.
 
     Raises:
-        InputError: missing, corrupt, or several channels.
+        InputError: the file is missing or corrupt, or has several channels.
     """
     try:
         with Image.open(path) as file:
@@ -69,7 +69,7 @@ def read_indices(path: str | os.PathLike[str], archive: bool = False) -> np.ndar
     except InputError:
         raise
     except DECODING_ERRORS as error:
-        # Nothing is said about deleting: a map of one's own has no archive behind it.
+        # The advice is not to delete it: a map of a user's own cannot be prepared again.
         remedy = _UNPACK if archive else "prepare it again with --overwrite, or restore it"
         raise InputError(f"label map {path} cannot be decoded ({error}): {remedy}") from None
     return values.astype(np.uint8) if values.dtype == bool else values
@@ -86,8 +86,8 @@ def _check_labels(
             f"label map {path} has the value {shown}: expected 0 to {num_classes - 1}, or "
             f"{ignore_label} for ignored pixels\n{_likely_cause(outside, num_classes, ignore_label)}"
         )
-    # A reader or writer of 8 bits cuts larger labels to 255, which is a class where there are so
-    # many; a map whose labels happen to be below that is in order.
+    # A reader or writer of 8 bits cuts larger labels to 255, which is a valid class where there are
+    # more than 255; a map whose labels happen to be smaller is in order.
     if labels.dtype == np.uint8 and num_classes > 255 != ignore_label and (labels == 255).any():
         raise InputError(
             f"label map {path} has 8 bits and the value 255, with {num_classes} classes: labels "

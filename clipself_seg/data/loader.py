@@ -1,8 +1,8 @@
-"""The order of the data, as a function of seed and iteration alone, and the loaders that keep it.
+"""Data loaders whose order is a function of seed and iteration alone.
 
 A draw is one use of an image; draws are numbered from 0 over the whole run and all processes.
-Image and augmentation follow from the draw's number, so a run sees the same data whatever the
-number of processes and workers, and a resumed one goes on as if it had never stopped.
+Image and augmentation follow from the draw's number, so a run reads the same data whatever the
+number of processes and workers, and a resumed run continues as if it had not been interrupted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ from clipself_seg.errors import InputError
 
 
 class Draw(NamedTuple):
-    """One use of an image: its step, its number in the run, and the index of the image."""
+    """One use of an image.
+
+    Attributes:
+        iteration: training step that uses it.
+        number: number of the draw in the run.
+        image: index of the image in the data set.
+    """
 
     iteration: int
     number: int
@@ -30,30 +36,31 @@ class Draw(NamedTuple):
 
 
 class DrawOrder:
-    """Which images make up a step: a permutation for each epoch, its incomplete last batch
-    dropped."""
+    """Order of the images: a permutation for each epoch, whose incomplete last batch is dropped."""
 
     def __init__(self, *, num_images: int, batch_size: int, seed: int) -> None:
         """
         Args:
-            num_images: of the data set.
-            batch_size: images of a step, over all processes.
-            seed: of the run.
+            num_images: number of images of the data set.
+            batch_size: number of images of a step, over all processes.
+            seed: seed of the run.
 
         Raises:
-            InputError: fewer images than a batch has.
+            InputError: the data set has fewer images than a batch.
         """
         if num_images < batch_size:
             raise InputError(
                 f"the training data has {num_images} images, fewer than SOLVER.IMS_PER_BATCH "
                 f"{batch_size}: lower it or add data sets to DATASETS.TRAIN"
             )
-        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.seed = seed
         self.steps_per_epoch = num_images // batch_size
         self._permutation: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def batch(self, iteration: int) -> list[Draw]:
-        """The draws of a step, for all processes together."""
+        """Draws of a step, for all processes together."""
         epoch, step = divmod(iteration, self.steps_per_epoch)
         if self._permutation[0] != epoch:
             rng = np.random.default_rng((self.seed, epoch))
@@ -64,39 +71,53 @@ class DrawOrder:
         return [Draw(iteration, first + i, image) for i, image in enumerate(images)]
 
 
-class ShareOfBatches:
-    """Batch sampler: this process's equal share of the draws of the steps `start` to `stop` - 1."""
+class DistributedBatchSampler:
+    """Batch sampler that gives each process an equal part of the draws of every step."""
 
     def __init__(
         self, *, order: DrawOrder, start: int, stop: int, rank: int = 0, processes: int = 1
     ) -> None:
+        """
+        Args:
+            order: order of the images over all processes.
+            start: first step.
+            stop: step after the last one.
+            rank: number of this process.
+            processes: number of processes.
+
+        Raises:
+            InputError: the batch size is not a multiple of the number of processes.
+        """
         if order.batch_size % processes:
             raise InputError(
-                f"SOLVER.IMS_PER_BATCH {order.batch_size} cannot be shared equally by {processes} "
+                f"SOLVER.IMS_PER_BATCH {order.batch_size} cannot be divided equally among {processes} "
                 "processes: make it a multiple of --num-gpus"
             )
-        self.order, self.steps, self.rank = order, range(start, stop), rank
-        self.share = order.batch_size // processes
+        self.order = order
+        self.steps = range(start, stop)
+        self.rank = rank
+        self.batch_size = order.batch_size // processes
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def __iter__(self) -> Iterator[list[Draw]]:
         for iteration in self.steps:
-            begin = self.rank * self.share
-            yield self.order.batch(iteration)[begin : begin + self.share]
+            begin = self.rank * self.batch_size
+            yield self.order.batch(iteration)[begin : begin + self.batch_size]
 
 
 class MappedDraws(Dataset):
-    """Draw -> sample, with the step's number as "iteration".
+    """Dataset of the samples of draws, with the number of the step as "iteration".
 
-    An `InputError` is returned instead of raised: a worker process would wrap it into its
-    traceback.
+    An `InputError` is returned instead of raised, because a worker process would wrap it into its
+    traceback; `Batches` raises it.
     """
 
     def __init__(self, records: Sequence[Record], mapper: Callable[[Record, int], Sample]) -> None:
-        # Detectron2's list keeps the records in one buffer that forked workers share.
-        self.records, self.mapper = DatasetFromList(list(records), copy=False), mapper
+        # Detectron2's list keeps the records in one buffer that forked workers do not copy.
+        self.records = DatasetFromList(list(records), copy=False)
+        self.mapper = mapper
 
     def __getitem__(self, draw: Draw) -> Sample | InputError:
         try:
@@ -107,10 +128,11 @@ class MappedDraws(Dataset):
 
 
 class MappedRecords(Dataset):
-    """Index -> sample, for evaluation; errors as in `MappedDraws`."""
+    """Dataset of the samples of records, for evaluation, with errors as in `MappedDraws`."""
 
     def __init__(self, records: Sequence[Record], mapper: Callable[[Record], Sample]) -> None:
-        self.records, self.mapper = DatasetFromList(list(records), copy=False), mapper
+        self.records = DatasetFromList(list(records), copy=False)
+        self.mapper = mapper
 
     def __len__(self) -> int:
         return len(self.records)
@@ -123,7 +145,7 @@ class MappedRecords(Dataset):
 
 
 class Batches:
-    """A loader of sample lists that raises the errors which its workers met."""
+    """Loader of lists of samples that raises the errors which its workers returned."""
 
     def __init__(self, loader: DataLoader) -> None:
         self.loader = loader
@@ -142,29 +164,29 @@ class Batches:
 def train_batches(
     records: Sequence[Record],
     mapper: Callable[[Record, int], Sample],
-    share: ShareOfBatches,
+    sampler: DistributedBatchSampler,
     workers: int,
 ) -> Batches:
-    """The batches of this process, from the sampler's first step on."""
-    return _batches(MappedDraws(records, mapper), workers, batch_sampler=share)
+    """Loader of the batches of this process, from the sampler's first step on."""
+    return _batches(MappedDraws(records, mapper), workers, batch_sampler=sampler)
 
 
 def evaluation_batches(
     records: Sequence[Record], mapper: Callable[[Record], Sample], workers: int
 ) -> Batches:
-    """Every image once over all processes, one at a time (their numbers of regions differ)."""
+    """Loader of every image once over all processes, one at a time: their numbers of regions differ."""
     sampler = InferenceSampler(len(records))
     return _batches(MappedRecords(records, mapper), workers, sampler=sampler, batch_size=1)
 
 
-def _batches(dataset: Dataset, workers: int, **how: Any) -> Batches:
+def _batches(dataset: Dataset, workers: int, **options: Any) -> Batches:
     loader: DataLoader = DataLoader(
         dataset,
         num_workers=workers,
         collate_fn=_as_list,
         # A generator of its own: by default the loader would draw from torch's global one.
         generator=torch.Generator().manual_seed(0),
-        **how,
+        **options,
     )
     return Batches(loader)
 

@@ -53,7 +53,7 @@ def _decode_by_pillow(path: str | os.PathLike[str]) -> np.ndarray:
                     f"{path}: a panoptic PNG has RGB pixels (id = R + 256 G + 65536 B), "
                     f"this one is {image.mode}"
                 )
-            # Likewise four bytes a pixel, read as one little-endian integer.
+            # Four bytes a pixel, read as one little-endian integer; the mask drops the unused fourth.
             numbers = np.frombuffer(image.tobytes("raw", "RGBX"), dtype="<u4")
             return (numbers & 0xFFFFFF).view(np.int32).reshape(image.size[::-1])
     except FileNotFoundError:

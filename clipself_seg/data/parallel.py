@@ -1,4 +1,4 @@
-"""Work on many files in several processes, with a progress bar."""
+"""Calls of one function for many jobs in several processes, with a progress bar."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 MOST_JOBS_AT_ONCE = 32
-"""Larger pieces would make the progress bar jump, and more to do again after an interruption."""
+"""Most jobs that a worker gets at once: more would make the progress bar jump, and an interruption
+would lose more work."""
 
 
 def run_in_parallel(
     function: Callable[[Job], Result], jobs: Sequence[Job], *, processes: int, label: str
 ) -> list[Result]:
-    """``[function(job) for job in jobs]``, in order.
+    """Results ``[function(job) for job in jobs]``, in order.
 
-    Workers are started afresh, not forked: the threads of OpenCV and torch do not survive a fork.
-    They end with this process, however it ends.
+    Workers are spawned, not forked: the threads of OpenCV and torch do not survive a fork. They end
+    with this process, however it ends.
 
     Args:
-        function: of a module, so that a worker can import it.
-        jobs: small, picklable.
-        processes: 1 works in this process.
-        label: of the progress bar.
+        function: function of a module, so that a worker can import it.
+        jobs: its arguments, small and picklable.
+        processes: number of workers; 1 works in this process.
+        label: title of the progress bar.
 
     Raises:
-        InputError: the system ended a worker. What `function` raises is passed on.
+        InputError: the system ended a worker. Errors of `function` are passed on.
     """
 
     def collect(results: Iterable[Result]) -> list[Result]:
@@ -64,12 +65,13 @@ def run_in_parallel(
 
 @contextlib.contextmanager
 def _workers_that_ignore_interrupts() -> Iterator[None]:
-    """Ctrl-C reaches all processes of a terminal, and the first one answers for those begun here.
+    """Let workers that are started in this context ignore Ctrl-C from their first instruction on.
 
-    They inherit to ignore it, and so do from their first instruction on.
+    Ctrl-C reaches all processes of a terminal; the first process handles it and ends its workers.
+    They inherit its setting at the time of their start.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # where no process may say how it takes signals
+        yield  # only the main thread may set signal handlers
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -1,8 +1,8 @@
-"""Which regions of a picture are distilled: grid cells or proposals.
+"""Regions of an image that are distilled, grid cells or proposals, and arithmetic of their boxes.
 
-Legend: n regions, m grid rows, n_cols grid columns. Boxes are float64 XYXY in pixels of the
-original picture (no padding), unless a name says "relative". The rules are those of the CLIPSelf
-code; where the paper differs there is a switch, named D1 or D2 (docs/distillation.md).
+Legend: n regions. Boxes are float64 XYXY in pixels of the original image (no padding), unless a name
+says "relative". The rules are those of the CLIPSelf code; where the paper differs there is a switch,
+named D1 or D2 (docs/distillation.md).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ GridRule = Literal["aspect", "all"]
 
 
 class Regions(NamedTuple):
-    """Regions of one picture, in pixels.
+    """Regions of one image, in pixels.
 
     Attributes:
-        boxes: (n, 4) XYXY, what the student pools over.
-        crops: (n, 4) XYXY, what is cut out for the teacher; the same, or enlarged and clipped.
+        boxes: (n, 4) XYXY, boxes that the student pools over.
+        crops: (n, 4) XYXY, boxes that are cut out for the teacher; the same, or enlarged and clipped.
     """
 
     boxes: np.ndarray
@@ -28,7 +28,7 @@ class Regions(NamedTuple):
 
 
 def grid_pairs(max_split: int, rule: GridRule = "aspect") -> list[tuple[int, int]]:
-    """The (rows, columns) that a grid may have.
+    """Pairs (rows, columns) that a grid may have.
 
     Args:
         max_split: largest number of rows or columns, M.
@@ -50,7 +50,7 @@ def grid_pairs(max_split: int, rule: GridRule = "aspect") -> list[tuple[int, int
 
 
 def grid_boxes(rows: int, columns: int, width: int, height: int) -> np.ndarray:
-    """Cells of the exact rows x columns partition of a picture, row by row, (rows * columns, 4)."""
+    """Cells of the exact rows x columns partition of an image, row by row, (rows * columns, 4)."""
     x = np.arange(columns + 1) * width / columns
     y = np.arange(rows + 1) * height / rows
     x0, y0 = np.meshgrid(x[:-1], y[:-1])
@@ -59,7 +59,7 @@ def grid_boxes(rows: int, columns: int, width: int, height: int) -> np.ndarray:
 
 
 def enlarge_boxes(boxes: np.ndarray, scale: float, width: int, height: int) -> np.ndarray:
-    """Scale boxes about their centres and clip them to the picture, (n, 4)."""
+    """Scale boxes about their centres and clip them to the image, (n, 4)."""
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     half = (boxes[:, 2:] - boxes[:, :2]) / 2 * scale
@@ -70,7 +70,7 @@ def enlarge_boxes(boxes: np.ndarray, scale: float, width: int, height: int) -> n
 def relative_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
     """Boxes in the frame of the padded square, [0, 1] on both axes, (n, 4).
 
-    The picture fills the square from the top left corner with its longest side
+    The image fills the square from the top left corner with its longest side
     (`images.letterbox_image`), so the side of the square cancels out.
     """
     return np.asarray(boxes, dtype=np.float64).reshape(-1, 4) / max(width, height)
@@ -86,18 +86,18 @@ def sample_grid_regions(
     rule: GridRule = "aspect",
     crop_scale: float = 1.0,
 ) -> Regions:
-    """Draw a grid and some of its cells (the image patches of the CLIPSelf paper).
+    """Draw a grid and some of its cells, which are the image patches of the CLIPSelf paper.
 
     One pair of `grid_pairs` is drawn uniformly, the cells are shuffled, the first `max_regions`
     are kept.
 
     Args:
-        rng: decides the pair, then the order.
-        width: of the picture, in pixels.
-        height: of the picture, in pixels.
+        rng: generator that decides the pair, then the order.
+        width: width of the image in pixels.
+        height: height of the image in pixels.
         max_split: largest number of rows or columns, M.
-        max_regions: cap per picture; 0 keeps every cell, as the paper's text does (D2).
-        rule: which pairs are allowed (D1).
+        max_regions: most regions of an image; 0 keeps every cell, as the paper's text does (D2).
+        rule: rule for the pairs that are allowed (D1).
         crop_scale: enlargement of the teacher's crop about the cell's centre.
     """
     pairs = grid_pairs(max_split, rule)
@@ -117,20 +117,20 @@ def sample_proposal_regions(
     max_area: float = 1024**2,
     crop_scale: float = 1.5,
 ) -> Regions:
-    """Draw some of a picture's proposals, in the reference's order of steps.
+    """Draw some of the proposals of an image, in the reference's order of steps.
 
     Shuffle, keep the first `max_regions`, and only then drop boxes by area (those are not
-    replaced). If none is left, the one region is the top left quarter by quarter of the picture,
+    replaced). If none is left, the one region is the top left quarter by quarter of the image,
     not enlarged.
 
     Args:
-        rng: decides the order.
-        boxes: (N, 4) XYXY pixels, N may be 0.
-        width: of the picture, in pixels.
-        height: of the picture, in pixels.
-        max_regions: cap per picture; 0 keeps all.
-        min_area: smallest box area that is kept, in square pixels of the original picture.
-        max_area: largest box area that is kept, likewise.
+        rng: generator that decides the order.
+        boxes: proposals of the image, (N, 4) XYXY pixels, N may be 0.
+        width: width of the image in pixels.
+        height: height of the image in pixels.
+        max_regions: most regions of an image; 0 keeps all.
+        min_area: smallest box area that is kept, in square pixels of the original image.
+        max_area: largest box area that is kept, in square pixels of the original image.
         crop_scale: enlargement of the teacher's crop; the student's box stays as it is.
     """
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
@@ -143,6 +143,6 @@ def sample_proposal_regions(
 
 
 def area_within(boxes: np.ndarray, min_area: float, max_area: float) -> np.ndarray:
-    """Which boxes have an area from `min_area` to `max_area` inclusive, (n,) bool."""
+    """Whether the area of each box is from `min_area` to `max_area` inclusive, (n,) bool."""
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     return (area >= min_area) & (area <= max_area)

@@ -25,7 +25,7 @@ from clipself_seg.checkpoints.training_state import (
     trained_parameters,
     unpack,
 )
-from clipself_seg.data.loader import DrawOrder, ShareOfBatches, train_batches
+from clipself_seg.data.loader import DistributedBatchSampler, DrawOrder, train_batches
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.records import Record
 from clipself_seg.errors import InputError
@@ -106,14 +106,14 @@ class Trainer:
         start = self._start(resume)
         if self.started is not None:
             self.started()
-        share = ShareOfBatches(
+        sampler = DistributedBatchSampler(
             order=self.order,
             start=start,
             stop=self.settings.iterations,
             rank=comm.get_rank(),
             processes=comm.get_world_size(),
         )
-        batches = train_batches(self.records, self.mapper, share, self.settings.workers)
+        batches = train_batches(self.records, self.mapper, sampler, self.settings.workers)
         self.model.train()
         forward = self._parallel()
         places = self.settings.output_dir, start, self.settings.iterations
@@ -121,7 +121,7 @@ class Trainer:
             if start == 0:
                 self._evaluate(storage)
             clock = time.perf_counter()
-            for storage.iter, samples in zip(share.steps, batches):
+            for storage.iter, samples in zip(sampler.steps, batches):
                 storage.put_scalar("data_time", time.perf_counter() - clock)
                 self._step(forward, storage, samples)
                 storage.put_scalar("time", time.perf_counter() - clock)

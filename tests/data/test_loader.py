@@ -7,7 +7,12 @@ from collections import Counter
 import pytest
 import torch
 
-from clipself_seg.data.loader import DrawOrder, ShareOfBatches, evaluation_batches, train_batches
+from clipself_seg.data.loader import (
+    DistributedBatchSampler,
+    DrawOrder,
+    evaluation_batches,
+    train_batches,
+)
 from clipself_seg.errors import InputError
 from tests.tiny import tiny_mapper, tiny_record
 
@@ -18,12 +23,12 @@ def order(batch_size=4, seed=0):
     return DrawOrder(num_images=10, batch_size=batch_size, seed=seed)
 
 
-def draws(**how):
+def draws(**options):
     """(number, image) of every draw of a loader, in order."""
-    workers, processes = how.pop("workers", 0), how.pop("processes", 1)
-    share = ShareOfBatches(order=order(), processes=processes, **how)
+    workers, processes = options.pop("workers", 0), options.pop("processes", 1)
+    sampler = DistributedBatchSampler(order=order(), processes=processes, **options)
     record_of = tiny_mapper
-    batches = train_batches(RECORDS, lambda r, d: record_of(r, d) | {"draw": d}, share, workers)
+    batches = train_batches(RECORDS, lambda r, d: record_of(r, d) | {"draw": d}, sampler, workers)
     return [[(s["draw"], s["image_id"]) for s in batch] for batch in batches]
 
 
@@ -61,8 +66,8 @@ def test_two_processes_see_together_what_one_sees():
 
 
 def test_samples_know_their_iteration():
-    share = ShareOfBatches(order=order(), start=2, stop=4)
-    batches = train_batches(RECORDS, tiny_mapper, share, workers=0)
+    sampler = DistributedBatchSampler(order=order(), start=2, stop=4)
+    batches = train_batches(RECORDS, tiny_mapper, sampler, workers=0)
     assert [[s["iteration"] for s in batch] for batch in batches] == [[2] * 4, [3] * 4]
 
 
@@ -77,9 +82,9 @@ def test_an_input_error_in_a_worker_arrives_as_itself(workers):
     def broken(record, draw):
         raise InputError(f"image {record['file_name']} is missing")
 
-    share = ShareOfBatches(order=order(), start=0, stop=2)
+    sampler = DistributedBatchSampler(order=order(), start=0, stop=2)
     with pytest.raises(InputError, match=r"^image \d.jpg is missing$"):
-        list(train_batches(RECORDS, broken, share, workers))
+        list(train_batches(RECORDS, broken, sampler, workers))
     with pytest.raises(InputError, match=r"^image 0.jpg is missing$"):
         list(evaluation_batches(RECORDS, lambda record: broken(record, 0), workers))
 
@@ -88,4 +93,4 @@ def test_too_few_images_and_uneven_shares_are_refused():
     with pytest.raises(InputError, match="10 images.*IMS_PER_BATCH 16"):
         order(batch_size=16)
     with pytest.raises(InputError, match="IMS_PER_BATCH 4.*3"):
-        ShareOfBatches(order=order(), start=0, stop=1, processes=3)
+        DistributedBatchSampler(order=order(), start=0, stop=1, processes=3)

@@ -1,4 +1,4 @@
-"""One picture and its ground truth, read as training and evaluation would."""
+"""Checks of one image and its ground truth, which are read as training and evaluation read them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from clipself_seg.errors import InputError
 
 
 class FileFinding(NamedTuple):
-    """What was found.
+    """Result of the check of an image and its ground truth.
 
     Attributes:
-        problem: "" if the files are in order.
-        blank: no pixel has a label.
-        label_map: the problem is the label map, and not the picture or the panoptic PNG.
-        image_id: of the picture, if a semantic data set has the problem.
+        problem: message of the error; "" if the files are in order.
+        blank: whether no pixel has a label.
+        label_map: whether the problem is the label map, and not the image or the panoptic PNG.
+        image_id: id of the image, if the data set is one for semantic segmentation.
     """
 
     problem: str
@@ -29,7 +29,7 @@ class FileFinding(NamedTuple):
 
 
 class SemSegJob(NamedTuple):
-    """A picture and its label map, and which labels that may hold."""
+    """A record of an image and its label map, with the labels that the map may hold."""
 
     record: Record
     label_count: int
@@ -37,14 +37,14 @@ class SemSegJob(NamedTuple):
 
 
 class PanopticJob(NamedTuple):
-    """A record of `datasets.panoptic.panoptic_set_records`, and how many classes there are."""
+    """A record of `datasets.panoptic.panoptic_set_records`, with the number of classes."""
 
     record: Record
     classes: int
 
 
 def check_panoptic_record(job: PanopticJob) -> FileFinding:
-    """Read picture, panoptic PNG and label map; a PNG without any segment is blank."""
+    """Read image, panoptic PNG and label map; a PNG without any segment is blank."""
     record = job.record
     try:
         ids = read_panoptic_ids(record)
@@ -66,7 +66,7 @@ def check_panoptic_record(job: PanopticJob) -> FileFinding:
 
 
 def check_label_map(job: SemSegJob) -> FileFinding:
-    """Read both; a map without any labelled pixel is blank."""
+    """Read image and label map; a map without any labelled pixel is blank."""
     record = job.record
     try:
         image = read_image(record["file_name"])
@@ -86,13 +86,13 @@ def check_label_map(job: SemSegJob) -> FileFinding:
 
 
 def check_record(record: Record) -> FileFinding:
-    """Read a picture of an annotation file, and its panoptic PNG if it has one."""
+    """Read the image of a record of an annotation file, and its panoptic PNG if it has one."""
     size = (record["width"], record["height"]) if "width" in record else None
     try:
         read_image(record["file_name"], size)
         if "pan_seg_file_name" not in record:
             return FileFinding("")
-        # Which classes are things decides about boxes only, which are not looked at.
+        # Whether a class is a thing decides about boxes only, which are not used here.
         segments = read_segments(record, frozenset())
     except InputError as error:
         return FileFinding(str(error))

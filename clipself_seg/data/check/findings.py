@@ -1,4 +1,4 @@
-"""What a check finds about a data set, and how pictures are read for it."""
+"""Result of the check of a data set, and reading of its files, or of a sample of them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from clipself_seg.data.records import Record
 State = Literal["absent", "unprepared", "incomplete", "broken", "complete"]
 
 NOTES = 3
-"""So many broken files of a data set are described."""
-
+"""Most broken files of a data set that are described."""
 
 WORTH_PROCESSES = 1000
-"""Fewer pictures are read before other processes have started."""
+"""Number of images up to which one process is done before others have started."""
 
 
 class Options(NamedTuple):
-    """How thoroughly to look.
+    """Thoroughness of a check.
 
     Attributes:
-        sample: so many pictures of a data set, evenly spread, are read; 0 reads all.
-        processes: to read in.
+        sample: number of images of a data set, evenly spread, that are read; 0 reads all.
+        processes: number of processes to read in.
     """
 
     sample: int = 200
@@ -33,21 +32,22 @@ class Options(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What was found about a data set.
+    """Result of the check of a data set.
 
     Attributes:
+        name: name of the data set.
         state: "absent": the archive is not there. "unprepared": it is, but no label maps.
-            "incomplete": pictures without ground truth, or fewer than the official split has.
+            "incomplete": images without ground truth, or fewer than the official split has.
             "broken": files that cannot be used. "complete": none of these.
-        images: pictures that the folder or the annotation file has.
-        labelled: pictures with ground truth.
-        official: pictures of the official split, None where there is none.
-        read: pictures that were read for this.
-        broken: of those, how many cannot be used.
-        blank: of those, how many have no labelled pixel.
-        missing: pictures without the ground truth that they should have, or the reverse.
-        notes: what is wrong.
-        mend: what to do about it, "" if nothing.
+        images: number of images in the folder or the annotation file.
+        labelled: number of images with ground truth.
+        official: number of images of the official split, None where there is no official split.
+        read: number of images that were read for the check.
+        broken: number of images read that cannot be used.
+        blank: number of images read that have no labelled pixel.
+        missing: number of images without the ground truth that they should have, or the reverse.
+        notes: descriptions of what is wrong.
+        mend: advice or command that corrects it, "" if nothing is wrong.
     """
 
     name: str
@@ -63,18 +63,23 @@ class Finding(NamedTuple):
     mend: str = ""
 
     def fine(self, allow_subset: bool = False) -> bool:
-        """Whether it can be used.
+        """Whether the data set can be used.
 
         Args:
-            allow_subset: fewer pictures than the official split are enough, if all have ground
-                truth.
+            allow_subset: whether fewer images than the official split has are enough, if all have
+                ground truth.
         """
         subset = self.state == "incomplete" and self.labelled > 0 and not self.missing
         return self.state == "complete" or (allow_subset and subset)
 
 
 def existing(records: Sequence[Record], key: str = "file_name") -> list[Record]:
-    """Records of which a file is there, by listing each folder once."""
+    """Records whose file of an entry exists, by listing each folder once.
+
+    Args:
+        records: records of a data set.
+        key: entry that names the file.
+    """
     folders = {os.path.dirname(record[key]) for record in records}
     names = {folder: set(os.listdir(folder)) for folder in folders if os.path.isdir(folder)}
     return [
@@ -87,7 +92,14 @@ def existing(records: Sequence[Record], key: str = "file_name") -> list[Record]:
 def read_files(
     check: Callable[[Any], FileFinding], jobs: Sequence[Any], name: str, options: Options
 ) -> list[FileFinding]:
-    """Read all, or an evenly spread sample."""
+    """Results of a check of all files of a data set, or of an evenly spread sample.
+
+    Args:
+        check: check of one job, a function of `files.py`.
+        jobs: its arguments, one for each image.
+        name: name of the data set, for the progress bar.
+        options: size of the sample, and number of processes.
+    """
     if options.sample and len(jobs) > options.sample:
         jobs = [jobs[i * len(jobs) // options.sample] for i in range(options.sample)]
     processes = options.processes if len(jobs) > WORTH_PROCESSES else 1
@@ -95,30 +107,34 @@ def read_files(
 
 
 def judge(
-    finding: Finding, found: list[FileFinding], notes: list[str], mends: tuple[str, str, str]
+    finding: Finding, files: list[FileFinding], notes: list[str], mends: tuple[str, str, str]
 ) -> Finding:
-    """Put counts and files together.
+    """Result of the check of a data set, from its counts and the results of its files.
 
     Args:
-        notes: what the counts say.
-        mends: for what is missing, for what is broken, and for an archive that is not whole.
+        finding: result so far, with the counts of images.
+        files: results of the files that were read.
+        notes: descriptions of what the counts show to be wrong.
+        mends: advice for missing files, for broken files, and for an archive that is not whole.
     """
-    problems = [file.problem for file in found if file.problem]
-    blank = sum(file.blank for file in found)
+    problems = [file.problem for file in files if file.problem]
+    blank = sum(file.blank for file in files)
     few = finding.labelled < (finding.official or 0)
     notes = notes + [f"{finding.labelled} of {finding.official} images"] * few
     notes += problems[:NOTES]
     notes += [f"and {len(problems) - NOTES} more such files"] * (len(problems) > NOTES)
-    notes += [f"{blank} of {len(found)} label maps have no labelled pixel"] * bool(blank)
+    notes += [f"{blank} of {len(files)} label maps have no labelled pixel"] * bool(blank)
     state: State = "complete"
     mend = ""
     if problems:
-        state, mend = "broken", mends[1]
+        state = "broken"
+        mend = mends[1]
     elif finding.missing or few or not finding.labelled:
-        state, mend = "incomplete", mends[0 if finding.missing else 2]
+        state = "incomplete"
+        mend = mends[0 if finding.missing else 2]
     return finding._replace(
         state=state,
-        read=len(found),
+        read=len(files),
         broken=len(problems),
         blank=blank,
         notes=tuple(notes),

@@ -1,4 +1,4 @@
-"""Whether a data set for panoptic segmentation is there and in order."""
+"""Check of a data set for panoptic segmentation: whether it is complete and readable."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ EVALUATION = ("panoptic", "instances", "semantic")
 
 
 def check_panoptic(name: str, options: Options) -> Finding:
-    """Check pictures, panoptic PNGs and JSON, label maps and instances of a known data set."""
+    """Check images, panoptic PNGs and JSON, label maps and instances of a data set.
+
+    Args:
+        name: data set of `PANOPTIC_DATASETS`.
+        options: thoroughness of the check.
+    """
     files = PANOPTIC_DATASETS[name]
     finding = Finding(name, "complete", official=files.official_count)
     missing = [need for need in files.needed(EVALUATION) if not _there(files, need)]
@@ -33,7 +38,7 @@ def check_panoptic(name: str, options: Options) -> Finding:
     with_image = existing(records)
     with_segments = existing(with_image, "pan_seg_file_name")
     complete = existing(with_segments, "sem_seg_file_name")
-    counts = [len(found) for found in (records, with_image, with_segments, complete)]
+    counts = [len(listed) for listed in (records, with_image, with_segments, complete)]
     lost = [before - after for before, after in zip(counts, counts[1:])]
     notes, mends = [], []
     advice = files.root.advice
@@ -48,9 +53,9 @@ def check_panoptic(name: str, options: Options) -> Finding:
     finding = finding._replace(images=counts[1], labelled=counts[3], missing=sum(lost))
     classes = len(load_vocabulary(files.vocabulary))
     jobs = [PanopticJob(record, classes) for record in complete]
-    found = read_files(check_panoptic_record, jobs, name, options)
+    results = read_files(check_panoptic_record, jobs, name, options)
     fetch = "; then ".join([f"the archive is not whole: {advice}", *_commands(files)])
-    return judge(finding, found, notes, ("; then ".join(mends), _mend(files, found), fetch))
+    return judge(finding, results, notes, ("; then ".join(mends), _mend(files, results), fetch))
 
 
 def _there(files: PanopticFiles, need: NeededPath) -> bool:
@@ -58,7 +63,7 @@ def _there(files: PanopticFiles, need: NeededPath) -> bool:
 
 
 def _absent(finding: Finding, files: PanopticFiles, missing: list[NeededPath]) -> Finding:
-    """What can be said if files or folders are missing as a whole."""
+    """Result if files or folders are missing as a whole."""
     note = "missing: " + ", ".join(str(files.path(need.relative)) for need in missing)
     gone = {need.relative for need in missing if not need.command}
     commands = [need.command for need in missing if need.command]
@@ -87,12 +92,12 @@ def _note_captions(files: PanopticFiles) -> list[str]:
     return [f"no {path}, which only training on captions needs: {files.prepare_captions}"]
 
 
-def _mend(files: PanopticFiles, found: list[FileFinding]) -> str:
-    """For files that were read and cannot be used."""
+def _mend(files: PanopticFiles, results: list[FileFinding]) -> str:
+    """Advice for files that were read and cannot be used."""
     steps = []
-    if any(file.problem and not file.label_map for file in found):
+    if any(file.problem and not file.label_map for file in results):
         steps.append(_again(files, files.prepare))
-    if any(file.problem and file.label_map for file in found):
+    if any(file.problem and file.label_map for file in results):
         steps.append(_again(files, files.prepare_sem_seg))
     return "; then ".join(dict.fromkeys(steps))
 

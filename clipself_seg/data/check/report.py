@@ -1,4 +1,4 @@
-"""Which data sets are there and in order, and the command that mends each that is not."""
+"""Checks of data sets by name, with the command that mends what is missing or broken."""
 
 from __future__ import annotations
 
@@ -29,12 +29,16 @@ from clipself_seg.errors import InputError, nearest
 
 
 def all_names() -> list[str]:
-    """The data sets that can be checked."""
+    """Names of the data sets that can be checked."""
     return [*COCO_DATASETS, *SEM_SEG_DATASETS, *PANOPTIC_DATASETS]
 
 
 def check_datasets(names: Sequence[str], options: Options) -> list[Finding]:
-    """Check some data sets one after the other.
+    """Results of the checks of some data sets, one after the other.
+
+    Args:
+        names: names of `all_names`.
+        options: thoroughness of the checks.
 
     Raises:
         InputError: an unknown name.
@@ -68,12 +72,12 @@ def _check_coco(name: str, options: Options) -> Finding:
         records = _records(name, files)
     except InputError as error:
         return finding._replace(state="broken", notes=(str(error),), mend=advice)
-    there = existing(records)
-    lost = len(records) - len(there)
-    finding = finding._replace(images=len(there), labelled=len(there), missing=lost)
+    present = existing(records)
+    lost = len(records) - len(present)
+    finding = finding._replace(images=len(present), labelled=len(present), missing=lost)
     notes = [f"{lost} images of the annotation file are not there"] * bool(lost)
-    found = read_files(check_record, there, name, options)
-    return judge(finding, found, notes, (advice, advice, advice))
+    results = read_files(check_record, present, name, options)
+    return judge(finding, results, notes, (advice, advice, advice))
 
 
 def _records(name: str, files: CocoFiles) -> list[Record]:

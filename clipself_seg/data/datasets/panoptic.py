@@ -1,8 +1,8 @@
 """Data sets for panoptic segmentation.
 
 First the table of their files, vocabularies and evaluators, then their records and their entries in
-Detectron2's catalogue. Names and folders are Mask2Former's and ODISE's; what a prepare command of the
-table writes, it writes from the official archives.
+Detectron2's catalogue. Names and folders are Mask2Former's and ODISE's. Files with a command in the
+table are written by it from the official archives.
 
 `PANOPTIC_DATASETS` is registered when this module is imported, with records and metadata of
 Detectron2's standard: every class is in "stuff_classes", things are in "thing_classes" as well, and

@@ -1,4 +1,4 @@
-"""Where each family of data sets lies, and how to get its files."""
+"""Root folders of the families of data sets, and advice how to get the files of each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import NamedTuple
 
 
 class DataRoot(NamedTuple):
-    """Where a family of data sets lies, and how to get its files."""
+    """Root folder of a family of data sets.
+
+    Attributes:
+        variable: environment variable that names the folder.
+        default: folder where the variable is not set.
+        advice: how to get the files, for messages.
+    """
 
     variable: str
     default: str
@@ -16,21 +22,21 @@ class DataRoot(NamedTuple):
 
     @property
     def path(self) -> Path:
-        """The folder, as the environment says now."""
+        """Folder that the environment names now."""
         return Path(os.environ.get(self.variable) or self.default).expanduser()
 
 
 class AdeRoot(DataRoot):
-    """Where ADE20K's 150 classes lie: below ODISE's folder `ade` if they are only there."""
+    """Root folder of ADE20K's 150 classes, or ODISE's folder `ade` in it if they are only there."""
 
     @property
     def path(self) -> Path:
-        """The folder that holds `ADEChallengeData2016`."""
+        """Folder that holds `ADEChallengeData2016`."""
         return ade_parent(super().path)
 
 
 def ade_parent(root: Path) -> Path:
-    """`root`, or its folder `ade` if ADEChallengeData2016 is there and not in `root` itself."""
+    """Folder that holds ADEChallengeData2016: `root` or, if it is only there, its folder `ade`."""
     name = "ADEChallengeData2016"
     prefixed = not (root / name).exists() and (root / "ade" / name).exists()
     return root / "ade" if prefixed else root

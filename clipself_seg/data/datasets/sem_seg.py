@@ -1,12 +1,13 @@
 """Data sets for semantic segmentation.
 
 First the table of their folders, vocabularies and ignore labels, then their records, which pair
-images with label maps, and their entries in Detectron2's catalogue. Names and folders are CAT-Seg's;
-what a prepare command of the table reads is written by that command from the official archives.
-Labels are indices into the vocabulary. A name that Detectron2 already has keeps its entry, the others
-are registered when this module is imported. A data set of your own works under its name if it is in
-Detectron2's catalogue with "image_root", "sem_seg_root", "ignore_label" and "vocabulary" in its
-metadata.
+images with label maps, and their entries in Detectron2's catalogue. Names and folders are CAT-Seg's.
+Label maps are written by the table's commands from the official archives; labels are indices into the
+vocabulary.
+
+A name that Detectron2 already has keeps its entry, the others are registered when this module is
+imported. A data set of your own works under its name if it is in Detectron2's catalogue with
+"image_root", "sem_seg_root", "ignore_label" and "vocabulary" in its metadata.
 """
 
 from __future__ import annotations
@@ -297,7 +298,7 @@ def _files_with(folder: Path, suffix: str) -> dict[str, str]:
         names = os.listdir(folder)
     except OSError:
         return {}
-    # Hidden files are what an interrupted preparation leaves.
+    # Hidden files are leftovers of an interrupted preparation.
     return {
         name.removesuffix(suffix): str(folder / name)
         for name in names

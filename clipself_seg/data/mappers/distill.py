@@ -1,8 +1,8 @@
-"""What each task needs from a dataset record, as uint8 pictures and plain tensors.
+"""Mapper for distillation: record -> the image, some of its regions, and a crop of each.
 
-Nothing is normalised here: pictures travel as bytes and the model does the rest.
-Legend: S side of the padded square, S0 side of a teacher crop, n regions, h w tokens along S.
-"Relative" boxes are XYXY in [0, 1] of the padded square.
+Nothing is normalised here: images are passed on as bytes, and the model normalises them.
+Legend: S side of the padded square, S0 side of a teacher crop, n regions. "Relative" boxes are XYXY in
+[0, 1] of the padded square.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ from clipself_seg.data.regions import (
 
 
 class DistillMapper:
-    """Record and draw number -> the picture, its regions, and a crop of each.
+    """Mapper from a record and a draw number to the image, its regions, and a crop of each.
 
     The sample depends on the record, the seed and the draw number only, so it is the same
-    whichever process makes it, and an interrupted run sees what an uninterrupted one would have
-    seen.
+    whichever process makes it, and a resumed run reads the same samples as an uninterrupted one.
     """
 
     @configurable
@@ -49,15 +48,15 @@ class DistillMapper:
         """
         Args:
             source: "grid" draws cells, "proposals" draws from the record's "proposals".
-            student_size: S, in pixels.
-            crop_size: S0, in pixels.
-            seed: of the run.
-            max_split: see `sample_grid_regions`.
-            grid_rule: see `grid_pairs`.
-            max_regions: cap per picture, 0 for none.
+            student_size: S, side of the student's input in pixels.
+            crop_size: S0, side of the teacher's crops in pixels.
+            seed: seed of the run.
+            max_split: largest number of rows or columns of a grid.
+            grid_rule: rule for the pairs of rows and columns, see `grid_pairs`.
+            max_regions: most regions of an image, 0 for no limit.
             crop_scale: enlargement of the teacher's crops.
-            min_area: of proposals, in square pixels of the original picture.
-            max_area: of proposals, likewise.
+            min_area: smallest area of a proposal, in square pixels of the original image.
+            max_area: largest area of a proposal, in square pixels of the original image.
         """
         if source not in ("grid", "proposals"):
             raise ValueError(f'regions come from "grid" or "proposals", got "{source}"')
@@ -93,7 +92,7 @@ class DistillMapper:
         """Make the sample of one draw.
 
         Args:
-            record: of `datasets.coco.distillation_records`.
+            record: record of `datasets.coco.distillation_records`.
             draw: number of this draw in the run, at least 0.
 
         Returns:
@@ -101,7 +100,7 @@ class DistillMapper:
             "crops" uint8 (n, 3, S0, S0); n >= 1.
 
         Raises:
-            InputError: the picture cannot be read, or proposals refer to another picture size.
+            InputError: the image cannot be read, or the proposals were made for another image size.
         """
         image = read_image(record["file_name"], self._stated_size(record))
         rng = np.random.default_rng((self.seed, draw))
@@ -116,7 +115,7 @@ class DistillMapper:
         }
 
     def _stated_size(self, record: Record) -> tuple[int, int] | None:
-        """A grid fits any picture; proposals only the one that they were made for."""
+        """Size that the image must have: any fits a grid, proposals only the one they were made for."""
         return stated_size(record) if self.source == "proposals" else None
 
     def _sample_regions(

@@ -1,7 +1,7 @@
-"""What panoptic segmentation needs from a record: pictures as bytes, and a mask of each segment.
+"""Mappers for panoptic segmentation: record -> the image as bytes and, in training, segment masks.
 
-Detectron2's own augmentations do the work, seeded for each sample (`samples.seeded`). S is the side
-of a training crop in pixels, T the number of its segments.
+Images are augmented by Detectron2, seeded for each sample (`samples.seeded`). S is the side of a
+training crop in pixels, T the number of its segments.
 """
 
 from __future__ import annotations
@@ -22,22 +22,21 @@ from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 
 VOID = 0
-WORDS = 8  # for each picture, official
+WORDS = 8  # noun phrases drawn for each image, as in the official code
 
 
 class _ResizeScale(T.ResizeScale):
-    """Detectron2's, whose sides are never rounded to 0."""
+    """Detectron2's augmentation, but with no side rounded to 0."""
 
     def _get_resize(self, image: np.ndarray, scale: float) -> T.Transform:
         return at_least_a_pixel(super()._get_resize(image, scale))
 
 
 class PanopticTrainMapper:
-    """Record and draw number -> an augmented square crop with the masks of its segments.
+    """Mapper from a record and a draw number to an augmented square crop and its segments' masks.
 
-    Flipped in half of the draws, resized by a random factor of the size that fits S, then cut or
-    padded at the right and bottom to S. Nothing hidden decides: a sample follows from the seed and
-    the draw number alone.
+    The image is flipped in half of the draws, resized by a random factor of the size that fits S, then
+    cut or padded at the right and bottom to S. A sample depends on the seed and the draw number alone.
     """
 
     @configurable
@@ -53,12 +52,12 @@ class PanopticTrainMapper:
     ) -> None:
         """
         Args:
-            seed: of the run.
-            vocabulary: its dataset ids are the category ids of the records.
-            size: S.
-            scales: smallest and largest factor.
+            seed: seed of the run.
+            vocabulary: classes, whose dataset ids are the category ids of the records.
+            size: S, side of the crop in pixels.
+            scales: smallest and largest factor of the resizing.
             keep_empty: whether segments of which the crop leaves nothing stay targets.
-            words: so many noun phrases of one of the picture's captions are drawn, 0 for none.
+            words: number of noun phrases that are drawn from one of the image's captions, 0 for none.
 
         Raises:
             InputError: factors that are not positive and in order.
@@ -97,22 +96,22 @@ class PanopticTrainMapper:
         """Make the sample of one draw.
 
         Args:
-            record: of `datasets.panoptic.panoptic_set_records`.
+            record: record of `datasets.panoptic.panoptic_set_records`.
             draw: number of this draw in the run, at least 0.
 
         Returns:
             "file_name", "image_id", "image" uint8 (3, S, S) RGB, "labels" int64 (T,), "masks" bool
-            (T, S, S), in the file's order and without crowds, and if they are drawn "words", a list
-            of phrases, which is empty if the caption has none.
+            (T, S, S), in the file's order and without crowds, and if phrases are drawn "words", a
+            list of them, which is empty if the caption has none.
 
         Raises:
-            InputError: picture, PNG or JSON are unreadable or disagree; a category that the
-                vocabulary does not have; no captions where words are drawn.
+            InputError: image, PNG or JSON are unreadable or disagree; a category that the
+                vocabulary does not have; no captions where phrases are drawn.
         """
         ids = read_panoptic_ids(record)
         height, width = ids.shape
         size = stated_size(record) or (width, height)
-        # Detectron2 resizes bytes with PIL; of the four of an id the highest is 0.
+        # Detectron2 resizes bytes with PIL, so ids are resized as RGB; the fourth byte of an id is 0.
         rgb = ids.view(np.uint8).reshape(height, width, 4)[..., :3]
         augmented = T.AugInput(read_image(record["file_name"], size), sem_seg=rgb)
         with seeded(self.seed, draw):
@@ -126,7 +125,7 @@ class PanopticTrainMapper:
             "masks": torch.from_numpy(masks),
         }
         if self.words:
-            sample["words"] = self._draw_words(record, draw)
+            sample["words"] = self._draw_phrases(record, draw)
         return sample
 
     def _segments(self, rgb: np.ndarray, record: Record) -> tuple[np.ndarray, np.ndarray]:
@@ -135,16 +134,18 @@ class PanopticTrainMapper:
         categories = np.array([info["category_id"] for info in infos], dtype=np.int64)
         index_of = self.vocabulary.dataset_id_to_index
         labels = category_labels(categories, index_of, record["pan_seg_file_name"])
-        numbers = np.array([info["id"] for info in infos], dtype=np.int32)
-        four = np.zeros((*rgb.shape[:2], 4), dtype=np.uint8)
-        four[..., :3] = rgb
-        masks = four.view(np.int32)[..., 0] == numbers[:, None, None]
+        segment_ids = np.array([info["id"] for info in infos], dtype=np.int32)
+        # Back from three bytes a pixel to one integer, R + 256 G + 65536 B.
+        rgba = np.zeros((*rgb.shape[:2], 4), dtype=np.uint8)
+        rgba[..., :3] = rgb
+        masks = rgba.view(np.int32)[..., 0] == segment_ids[:, None, None]
         if not self.keep_empty:
-            there = masks.any(axis=(1, 2))
-            labels, masks = labels[there], masks[there]
+            visible = masks.any(axis=(1, 2))
+            labels = labels[visible]
+            masks = masks[visible]
         return labels, masks
 
-    def _draw_words(self, record: Record, draw: int) -> list[str]:
+    def _draw_phrases(self, record: Record, draw: int) -> list[str]:
         captions = record.get("captions")
         if not captions:
             raise InputError(
@@ -158,4 +159,4 @@ class PanopticTrainMapper:
 
 
 class PanopticTestMapper(SemSegTestMapper):
-    """Record -> its entries and the picture at the size of evaluation."""
+    """Mapper from a record to its entries and the image at the size of evaluation."""

@@ -1,6 +1,6 @@
-"""Record -> the picture and its regions with their classes, for region recognition.
+"""Mapper for region recognition: record -> the image and its regions with their classes.
 
-Nothing is normalised here: pictures travel as bytes and the model does the rest.
+Nothing is normalised here: images are passed on as bytes, and the model normalises them.
 Legend: S side of the padded square, S0 side of a crop, n regions, h w tokens along S.
 "Relative" boxes are XYXY in [0, 1] of the padded square.
 """
@@ -22,7 +22,7 @@ from clipself_seg.data.vocabulary import Vocabulary
 
 
 class RegionMapper:
-    """Record with panoptic ground truth -> the picture and its regions with labels."""
+    """Mapper from a record with panoptic ground truth to the image and its labelled regions."""
 
     @configurable
     def __init__(
@@ -38,12 +38,12 @@ class RegionMapper:
     ) -> None:
         """
         Args:
-            image_size: S, in pixels.
-            crop_size: S0, in pixels.
+            image_size: S, side of the model's input in pixels.
+            crop_size: S0, side of the crops in pixels.
             stride: pixels per token along S.
-            vocabulary: class list of the data set, with ids and things.
-            read: ways of reading a region; crops and masks are made only if one of them needs them.
-            mask_resize: see `token_masks`.
+            vocabulary: classes of the data set, with ids and things.
+            read: readouts of a region; crops and masks are made only if one of them needs them.
+            mask_resize: rule for masks at token resolution, see `token_masks`.
             crop_scale: enlargement of the things' crops.
         """
         self.image_size = image_size
@@ -55,7 +55,7 @@ class RegionMapper:
             category for category, index in self.index_of.items() if self.isthing[index]
         )
         self.with_crops = "crops" in read
-        self.with_masks = any(way.endswith("masks") for way in read)
+        self.with_masks = any(readout.endswith("masks") for readout in read)
         self.mask_resize: MaskResize = mask_resize
         self.crop_scale = crop_scale
 
@@ -63,7 +63,7 @@ class RegionMapper:
     def from_config(
         cls, cfg: CfgNode, *, image_size: int, crop_size: int, stride: int, vocabulary: Vocabulary
     ) -> dict[str, Any]:
-        """Read TEST.REGIONS; sizes come from the model and the curve's current point."""
+        """Read TEST.REGIONS; sizes, stride and vocabulary come from the caller."""
         return {
             "image_size": image_size,
             "crop_size": crop_size,
@@ -74,19 +74,18 @@ class RegionMapper:
         }
 
     def __call__(self, record: Record) -> Sample:
-        """Make the sample of one picture.
+        """Make the sample of one image.
 
         Args:
-            record: of `datasets.coco.region_records`.
+            record: record of `datasets.coco.region_records`.
 
         Returns:
             "file_name", "image_id", "image" uint8 (3, S, S), "boxes" float32 (n, 4) relative,
             "labels" int64 (n,), "isthing" bool (n,), and if they are read "masks" bool (n, h, w)
-            and "crops" uint8 (n, 3, S0, S0). n may be 0: a picture whose segments are all too
-            small.
+            and "crops" uint8 (n, 3, S0, S0). n is 0 for an image whose segments are all too small.
 
         Raises:
-            InputError: picture, PNG or JSON are unreadable or disagree.
+            InputError: image, PNG or JSON are unreadable or disagree.
         """
         segments = read_segments(record, self.thing_ids)
         height, width = segments.ids.shape

@@ -1,4 +1,4 @@
-"""What the mappers of all tasks share."""
+"""Helpers that the mappers of all tasks use: seeding, sizes, and arrays as tensors."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from clipself_seg.errors import InputError
 
 Sample = dict[str, Any]
 
-PADDING = 128  # grey
+PADDING = 128  # value of the pixels around an image: grey
 
 
 @contextlib.contextmanager
 def seeded(seed: int, draw: int) -> Iterator[None]:
-    """Let `random` and `numpy.random` follow from seed and draw, and put them back afterwards."""
+    """Seed `random` and `numpy.random` from seed and draw, and restore their states afterwards."""
     before = random.getstate(), np.random.get_state()
     numbers = np.random.SeedSequence((seed, draw)).generate_state(8)
     random.seed(numbers[:4].tobytes())
@@ -37,27 +37,27 @@ def seeded(seed: int, draw: int) -> Iterator[None]:
 
 
 def require_rgb(channels: str) -> None:
-    """Refuse another INPUT.FORMAT.
+    """Refuse a value of INPUT.FORMAT other than RGB.
 
     Raises:
         InputError: it is not RGB.
     """
     if channels != "RGB":
-        raise InputError(f'INPUT.FORMAT is "{channels}": segmentation reads pictures as RGB')
+        raise InputError(f'INPUT.FORMAT is "{channels}": segmentation reads images as RGB')
 
 
 def stated_size(record: Record) -> tuple[int, int] | None:
-    """(width, height) of a record, in pixels, if its annotation file states them."""
+    """Size (width, height) of a record's image in pixels, if its annotation file states it."""
     return (record["width"], record["height"]) if "width" in record else None
 
 
 def chw(image: np.ndarray) -> Tensor:
-    """(..., H, W, 3) -> (..., 3, H, W)."""
+    """Array of images (..., H, W, 3) as a tensor (..., 3, H, W)."""
     channels = np.ascontiguousarray(np.moveaxis(image, -1, -3))
-    # Pillow's own memory, which a picture of one pixel still is, may not be written.
+    # An image of one pixel is not copied above: it is Pillow's own memory, which is read-only.
     return torch.from_numpy(channels if channels.flags.writeable else channels.copy())
 
 
 def box_tensor(boxes: np.ndarray, width: int, height: int) -> Tensor:
-    """Boxes (n, 4) XYXY in pixels -> float32, relative to the longer side of the picture, see `relative_boxes`."""
+    """Boxes (n, 4) XYXY in pixels as a float32 tensor in the frame of `relative_boxes`."""
     return torch.from_numpy(relative_boxes(boxes, width, height).astype(np.float32))

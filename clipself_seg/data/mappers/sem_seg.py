@@ -1,8 +1,8 @@
-"""What semantic segmentation needs from a record: pictures as bytes and label maps.
+"""Mappers for semantic segmentation: record -> the image as bytes and, in training, its label map.
 
-Detectron2's own augmentations do the work. They draw from the generators of `random` and
-`numpy.random`, which are seeded for each sample and put back afterwards, so that a sample follows
-from the seed and the draw number alone. S is the side of a training crop, in pixels.
+Images are augmented by Detectron2. Its augmentations draw from the generators of `random` and
+`numpy.random`, which are seeded for each sample and restored afterwards, so that a sample depends on
+the seed and the draw number alone. S is the side of a training crop in pixels.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from clipself_seg.data.records import Record
 
 
 class ResizeShortestEdge(T.ResizeShortestEdge):
-    """Detectron2's, whose sides are never rounded to 0, as those of a thin picture would be."""
+    """Detectron2's augmentation, but with no side rounded to 0, as that of a thin image would be."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        """What resizes this picture."""
+        """Transform that resizes this image."""
         return at_least_a_pixel(super().get_transform(image))
 
 
 def at_least_a_pixel(transform: T.Transform) -> T.Transform:
-    """The same, where no side of what it resizes to is 0."""
+    """The same transform, with sides of at least one pixel if it resizes."""
     if not isinstance(transform, T.ResizeTransform):
         return transform
     sides = max(1, transform.new_h), max(1, transform.new_w)
@@ -41,10 +41,10 @@ def at_least_a_pixel(transform: T.Transform) -> T.Transform:
 
 
 class SemSegTrainMapper:
-    """Record and draw number -> an augmented square crop with its labels.
+    """Mapper from a record and a draw number to an augmented square crop with its labels.
 
-    Resized so that the shorter side has one of `min_sizes`, cropped, colours changed, flipped in
-    half of the draws, and padded at the right and bottom to S.
+    The image is resized so that its shorter side has one of `min_sizes`, cropped, changed in colour,
+    flipped in half of the draws, and padded at the right and bottom to S.
     """
 
     @configurable
@@ -64,23 +64,23 @@ class SemSegTrainMapper:
     ) -> None:
         """
         Args:
-            seed: of the run.
-            num_classes: labels are 0 ... num_classes - 1.
-            ignore_label: of the data set, also given to padding.
+            seed: seed of the run.
+            num_classes: number of classes; labels are 0 ... num_classes - 1.
+            ignore_label: value of pixels without ground truth, which padding gets too.
             min_sizes: lengths of the shorter side in pixels.
-            max_size: of the longer side in pixels, which wins.
-            sampling: one of `min_sizes` ("choice"), or between the two of them ("range").
-            crop: Detectron2's type and size (height, width), or None.
-            max_category_area: share of a crop that one class may cover, tried 10 times.
-            change_colours: brightness, contrast, saturation and hue, as SSD does.
-            pad_to: S; what is larger is cut. -1 leaves the size as it is.
+            max_size: largest length of the longer side in pixels, which takes precedence.
+            sampling: "choice" draws one of `min_sizes`, "range" a length between the two of them.
+            crop: type and size (height, width) of Detectron2's random crop; None does not crop.
+            max_category_area: fraction of a crop that one class may cover; 10 crops are tried.
+            change_colours: whether brightness, contrast, saturation and hue change, as in SSD.
+            pad_to: S; a larger image is cut. -1 leaves the size as it is.
         """
         self.seed = seed
         self.num_classes = num_classes
         self.ignore_label = ignore_label
         self.pad_to = pad_to
-        # Detectron2 resizes bytes with PIL, and other types with torch, which has no nearest
-        # neighbour for 16-bit integers.
+        # Detectron2 resizes bytes with PIL and other types with torch, which has no nearest
+        # neighbour for 16-bit integers. So labels are bytes where they fit.
         self.narrow = max(num_classes - 1, ignore_label) <= 255
         self.augmentations: list[Any] = [ResizeShortestEdge(list(min_sizes), max_size, sampling)]
         if crop is not None:
@@ -95,9 +95,9 @@ class SemSegTrainMapper:
     def from_config(
         cls, cfg: CfgNode, *, seed: int, num_classes: int, ignore_label: int
     ) -> dict[str, Any]:
-        """Read INPUT; the seed and what the labels mean come from the caller."""
+        """Read INPUT; the seed and the meaning of the labels come from the caller."""
         given = cfg.INPUT
-        require_rgb(cfg.INPUT.FORMAT)
+        require_rgb(given.FORMAT)
         crop = given.CROP
         return {
             "seed": seed,
@@ -116,7 +116,7 @@ class SemSegTrainMapper:
         """Make the sample of one draw.
 
         Args:
-            record: of `datasets.sem_seg.sem_seg_records`.
+            record: record of `datasets.sem_seg.sem_seg_records`.
             draw: number of this draw in the run, at least 0.
 
         Returns:
@@ -124,7 +124,7 @@ class SemSegTrainMapper:
             labels fit and int32 elsewhere.
 
         Raises:
-            InputError: picture or label map cannot be read or do not agree.
+            InputError: image or label map cannot be read or do not agree.
         """
         image = read_image(record["file_name"])
         labels = read_label_map(
@@ -147,7 +147,7 @@ class SemSegTrainMapper:
         }
 
     def _pad(self, pixels: Tensor, value: int) -> Tensor:
-        """(..., H, W) -> (..., S, S)."""
+        """Pad or cut (..., H, W) to (..., S, S); a negative padding cuts."""
         if self.pad_to < 0:
             return pixels
         height, width = pixels.shape[-2:]
@@ -156,14 +156,14 @@ class SemSegTrainMapper:
 
 
 class SemSegTestMapper:
-    """Record -> the picture at the size of evaluation. Ground truth is left to the evaluator."""
+    """Mapper from a record to the image at the size of evaluation; evaluators read ground truth."""
 
     @configurable
     def __init__(self, *, min_size: int, max_size: int) -> None:
         """
         Args:
-            min_size: length of the shorter side in pixels; 0 keeps the picture's size.
-            max_size: of the longer side in pixels, which wins.
+            min_size: length of the shorter side in pixels; 0 keeps the image's size.
+            max_size: largest length of the longer side in pixels, which takes precedence.
         """
         self.resize = ResizeShortestEdge(min_size, max_size, "choice")
 
@@ -174,17 +174,17 @@ class SemSegTestMapper:
         return {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": cfg.INPUT.MAX_SIZE_TEST}
 
     def __call__(self, record: Record) -> Sample:
-        """Make the sample of one picture.
+        """Make the sample of one image.
 
         Args:
-            record: with "file_name", and where it is known "height" and "width".
+            record: record with "file_name" and, where they are known, "height" and "width".
 
         Returns:
             The record's entries, "image" uint8 (3, h, w) RGB, and "height" and "width" of the
-            picture as it was, in pixels.
+            image before resizing, in pixels.
 
         Raises:
-            InputError: the picture cannot be read, or has another size than stated.
+            InputError: the image cannot be read, or has another size than stated.
         """
         image = read_image(record["file_name"], stated_size(record))
         resized = self.resize.get_transform(image).apply_image(image)

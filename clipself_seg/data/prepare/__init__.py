@@ -1,1 +1,4 @@
-"""From the layout of the official archives to label maps with indices of the vocabularies."""
+"""Conversion of the official archives to the layout that training reads, a file for each data set.
+
+Open `common.py` first: it has the jobs and the writing that all preparations use.
+"""

@@ -1,4 +1,4 @@
-"""ADE20K: the 150 classes of the scene parsing challenge, and the 847 of the full data set."""
+"""ADE20K: label maps of the scene parsing challenge's 150 classes, and of the full data set's 847."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from clipself_seg.errors import InputError
 SPLITS = ("training", "validation")
 LARGEST_SHORT_SIDE = 512
 IGNORED = 65535
-OBJECT_IDS = 26 * 256  # of R // 10 and G
+OBJECT_IDS = 26 * 256  # number of object ids, R // 10 * 256 + G
 
 
 class FullJob(NamedTuple):
-    """A picture of the full data set and its labels, both to write from the archive's."""
+    """One image of the full data set and its label map, both to write from the archive's files."""
 
     image: Path
     source: Path
@@ -44,17 +44,21 @@ class FullJob(NamedTuple):
 
     @property
     def sources(self) -> tuple[Path, ...]:
-        """The archive's picture and objects."""
+        """Paths of the archive's image and map of objects."""
         return (self.image, self.source)
 
     @property
     def outputs(self) -> tuple[Path, ...]:
-        """The picture, then its labels."""
+        """Paths of the image, then of its label map."""
         return (self.image_target, self.target)
 
 
 def prepare_ade150(options: Options, splits: Sequence[str] = ("validation",)) -> list[Prepared]:
     """Write ADEChallengeData2016/annotations_detectron2/{split} from its annotations/{split}.
+
+    Args:
+        options: root folder, number of processes, and whether files are written again.
+        splits: splits of `SPLITS`.
 
     Raises:
         InputError: the archive is not there, or a map of it is broken.
@@ -63,7 +67,7 @@ def prepare_ade150(options: Options, splits: Sequence[str] = ("validation",)) ->
 
 
 def ade150_jobs(root: Path, split: str) -> list[MapJob]:
-    """What `prepare_ade150` does for a split.
+    """Jobs of `prepare_ade150` for a split.
 
     Raises:
         InputError: the archive is not there.
@@ -80,10 +84,10 @@ def _convert(job: MapJob) -> bool:
 
 
 def read_scene_map(path: Path) -> np.ndarray:
-    """Class indices of the challenge's map, (H, W) uint8, 255 for "other".
+    """Class indices of a label map of the challenge, (H, W) uint8, 255 for "other".
 
     Raises:
-        InputError: it cannot be read, or is not one of the challenge's.
+        InputError: the map cannot be read, or is not one of the challenge's.
     """
     values = read_indices(path, archive=True)
     if values.dtype != np.uint8 or values.max() > 150:
@@ -97,7 +101,11 @@ def read_scene_map(path: Path) -> np.ndarray:
 def prepare_ade847(options: Options, splits: Sequence[str] = ("validation",)) -> list[Prepared]:
     """Write {images,annotations}_detectron2/{split} of ADE20K_2021_17_01 from its images/ADE.
 
-    Pictures whose shorter side exceeds 512 pixels are reduced to it, with their labels.
+    Images whose shorter side exceeds 512 pixels are reduced to it, with their labels.
+
+    Args:
+        options: root folder, number of processes, and whether files are written again.
+        splits: splits of `SPLITS`.
 
     Raises:
         InputError: the archive is not there, or a file of it is broken or missing.
@@ -106,7 +114,7 @@ def prepare_ade847(options: Options, splits: Sequence[str] = ("validation",)) ->
 
 
 def ade847_jobs(root: Path, split: str) -> list[FullJob]:
-    """What `prepare_ade847` does for a split.
+    """Jobs of `prepare_ade847` for a split.
 
     Raises:
         InputError: the archive is not there.
@@ -127,7 +135,8 @@ def _full_job(folder: Path, split: str, source: Path) -> FullJob:
 
 
 def _convert_full(job: FullJob) -> bool:
-    image, labels = read_image(job.image), _full_table()[_object_ids(job.source)]
+    image = read_image(job.image)
+    labels = _full_table()[_object_ids(job.source)]
     height, width = labels.shape
     if image.shape[:2] != (height, width):
         raise InputError(
@@ -145,7 +154,7 @@ def _convert_full(job: FullJob) -> bool:
 
 
 def _object_ids(path: Path) -> np.ndarray:
-    """Ids of the objects in a `_seg.png`, (H, W) int64."""
+    """Object ids of the pixels of a `_seg.png`, (H, W) int64."""
     try:
         with Image.open(path) as file:
             if file.mode != "RGB":
@@ -160,13 +169,13 @@ def _object_ids(path: Path) -> np.ndarray:
 
 @functools.cache
 def _full_table() -> np.ndarray:
-    # Not `load_vocabulary`, of which every process would warn that some names occur twice.
+    # Not `load_vocabulary`, which would warn in every process that some names occur twice.
     index_of = {entry["dataset_id"]: i for i, entry in enumerate(class_entries("ade20k_847"))}
     return lookup_table(index_of, OBJECT_IDS, IGNORED, np.uint16)
 
 
 def _save_jpeg(path: Path, image: np.ndarray) -> None:
-    # OpenCV's own writer and quality, for the pictures that the published numbers were made with.
+    # OpenCV's own writer and quality: the published numbers were made with such images.
     _, content = cv2.imencode(".jpg", image[..., ::-1])
     with written_whole(path) as temporary:
         temporary.write_bytes(content.tobytes())

@@ -1,7 +1,7 @@
-"""ADE20K's instance maps: which pixel belongs to which thing, and of which class that is.
+"""ADE20K's instance maps: the thing that each pixel belongs to, and the class of each thing.
 
 A pixel's red value is one of 100 instance classes, counted from 1, its green value the number of
-the thing in the picture; 0 is no thing. The 100 classes are the things among the 150, in order.
+the thing in the image; 0 is no thing. The 100 classes are the things among the 150, in order.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ ARCHIVE = (
 
 
 class InstanceMap(NamedTuple):
-    """The things of a picture.
+    """Things of an image.
 
     Attributes:
         numbers: (H, W) uint8, number of the thing, 0 where there is none.
-        classes: number -> index among the 150 classes, by rising number.
+        classes: index among the 150 classes by number, in the order of numbers.
     """
 
     numbers: np.ndarray
@@ -42,22 +42,22 @@ def scene_classes(folder: Path) -> np.ndarray:
     """Index among the 150 classes of each of the 100 instance classes, int64 (100,).
 
     Args:
-        folder: of the archive. A file there that maps the one to the other, as the challenge gives
-            it, has to agree.
+        folder: folder of the archive. A file there that maps instance classes to scene classes, as
+            the challenge provides it, has to agree.
 
     Raises:
-        InputError: such a file cannot be read, or says something else.
+        InputError: such a file cannot be read or disagrees.
     """
     expected = np.flatnonzero(load_vocabulary(VOCABULARY).thing)
-    for place in (folder, folder / "annotations_instance"):
+    for parent in (folder, folder / "annotations_instance"):
         for name in MAPPING_FILES:
-            if (place / name).exists():
-                _check_mapping(place / name, expected)
+            if (parent / name).exists():
+                _check_mapping(parent / name, expected)
     return expected
 
 
 def _check_mapping(path: Path, expected: np.ndarray) -> None:
-    """Rows "instance class, scene class, ...", both counted from 1, below one line of words."""
+    """Check a file of rows "instance class, scene class, ...", counted from 1, below a header line."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()[1:]
         rows = (line.split()[:2] for line in lines if line.strip())
@@ -78,14 +78,15 @@ def _check_mapping(path: Path, expected: np.ndarray) -> None:
 
 
 def read_instance_map(path: str | os.PathLike[str], scene_of: np.ndarray) -> InstanceMap:
-    """Read and check the things of one picture.
+    """Read and check the things of one image.
 
     Args:
         path: PNG of annotations_instance.
-        scene_of: of `scene_classes`.
+        scene_of: index among the 150 classes of each instance class, from `scene_classes`.
 
     Raises:
-        InputError: missing, corrupt, not RGB; a thing with several classes or an unknown one.
+        InputError: the file is missing, corrupt or not RGB; a thing has several classes or an
+            unknown one.
     """
     rgb = _read_rgb(path)
     numbers = np.ascontiguousarray(rgb[..., 1])
@@ -121,14 +122,15 @@ def _read_rgb(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def segment_entry(mask: np.ndarray, category: int) -> dict[str, Any]:
-    """What both JSONs say about a segment: class, area in pixels and box XYWH.
+    """Entry of a segment in both JSONs: class, area in pixels and box XYWH.
 
     Args:
-        mask: (H, W) bool, not empty.
+        mask: mask of the segment, (H, W) bool, not empty.
+        category: index of its class.
     """
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    corner, end = (columns[0], rows[0]), (columns[-1] + 1, rows[-1] + 1)
-    box = [*corner, end[0] - corner[0], end[1] - corner[1]]
+    columns = np.flatnonzero(mask.any(axis=0))
+    rows = np.flatnonzero(mask.any(axis=1))
+    box = [columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]]
     return {
         "category_id": category,
         "area": int(mask.sum()),
@@ -138,7 +140,7 @@ def segment_entry(mask: np.ndarray, category: int) -> dict[str, Any]:
 
 
 def instance_entry(mask: np.ndarray, category: int) -> dict[str, Any]:
-    """`segment_entry` with the mask as RLE, as in COCO's instances format."""
+    """Entry of a thing in COCO's instances format: `segment_entry` with the mask as RLE."""
     coded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
     segmentation = {"size": coded["size"], "counts": coded["counts"].decode()}
     return {**segment_entry(mask, category), "segmentation": segmentation}

@@ -1,4 +1,4 @@
-"""ADE20K's 150 classes: semantic and instance maps -> panoptic PNGs and JSON, and instances.
+"""ADE20K's 150 classes: panoptic PNGs and JSON, and instances, from semantic and instance maps.
 
 The published panoptic files state area and box of stuff as they were before the things were pasted
 over it, and list stuff of which nothing is left. Panoptic quality reads the stated area, so numbers
@@ -41,17 +41,18 @@ from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 
 SPLITS = {"training": "train", "validation": "val"}
-"""Folder of the archive -> what the published files call it."""
+"""Name of a split in the published files, by its folder in the archive."""
 
 # Ids are multiples of it, so that they need all channels and look different.
 ID_STEP = 10007
 IGNORED = 255
-PUBLISHED, CLEAN = "published", "clean"
-"""Areas of stuff before and after the things are pasted."""
+# The stated areas of stuff: before the things are pasted ("published") or after it ("clean").
+PUBLISHED = "published"
+CLEAN = "clean"
 
 
 class _Job(NamedTuple):
-    """A picture; its entries of the JSONs wait in a file until all pictures are done."""
+    """One image to convert; its entries of the JSONs are kept in a file until all images are done."""
 
     image: Path
     semantic: Path
@@ -67,7 +68,7 @@ class _Job(NamedTuple):
 
 
 class _Split(NamedTuple):
-    """What is written for a split."""
+    """Files that are written for a split."""
 
     pngs: Path
     panoptic: Path
@@ -76,7 +77,7 @@ class _Split(NamedTuple):
 
     @property
     def waiting(self) -> Path:
-        """Folder of the pictures' entries."""
+        """Folder of the images' entries."""
         return self.pngs / f".{self.areas}"
 
     def complete(self, jobs: Sequence[_Job]) -> bool:
@@ -93,12 +94,14 @@ def prepare_ade_panoptic(
     All are in ADEChallengeData2016, as are annotations and annotations_instance, which are read.
 
     Args:
-        splits: of `SPLITS`.
-        clean_areas: state the area that stuff has in the PNG, and leave out stuff without a pixel.
+        options: root folder, number of processes, and whether files are written again.
+        splits: splits of `SPLITS`.
+        clean_areas: whether stuff has the area that it has in the PNG, and stuff without a pixel is
+            left out.
 
     Raises:
-        InputError: an archive is not there, a file of it is broken, or what is there has been
-            prepared with other areas.
+        InputError: an archive is not there, a file of it is broken, or the files that are there have
+            been prepared with other areas.
     """
     folder = ade_parent(options.root) / "ADEChallengeData2016"
     require(folder, ADE_150)
@@ -117,9 +120,9 @@ def _prepare_split(
     jobs = []
     for image in files_in(folder / "images" / name, "*.jpg", ADE_150):
         png = f"{image.stem}.png"
-        places = (semantic / png, things / png)
-        written = (pngs / png, split.waiting / f"{image.stem}.json")
-        jobs.append(_Job(image, *places, scene_of, clean, *written))
+        sources = (semantic / png, things / png)
+        targets = (pngs / png, split.waiting / f"{image.stem}.json")
+        jobs.append(_Job(image, *sources, scene_of, clean, *targets))
     if not options.overwrite:
         _check_areas(split)
     if split.complete(jobs) and not options.overwrite:
@@ -135,7 +138,7 @@ def _prepare_split(
 def _check_areas(split: _Split) -> None:
     if not split.panoptic.exists():
         return
-    # Files of others than this tool are the published ones.
+    # A file without the entry was not written here: it is the published one.
     areas = read_coco_json(split.panoptic).get("info", {}).get("areas", PUBLISHED)
     if areas != split.areas:
         raise InputError(
@@ -145,7 +148,8 @@ def _check_areas(split: _Split) -> None:
 
 
 def _convert(job: _Job) -> bool:
-    labels, things = read_scene_map(job.semantic), read_instance_map(job.instances, job.scene_of)
+    labels = read_scene_map(job.semantic)
+    things = read_instance_map(job.instances, job.scene_of)
     _check_sizes(job, labels, things.numbers)
     ids, segments = _paste(labels, things, np.isin(np.arange(256), job.scene_of))
     if job.clean:
@@ -175,11 +179,14 @@ def _convert(job: _Job) -> bool:
 def _paste(
     labels: np.ndarray, things: InstanceMap, isthing: np.ndarray
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Segment ids (H, W) int32, and the entries of stuff and things as they were pasted.
+    """Segment ids (H, W) int32 of stuff with things pasted over it, and the entries of both.
+
+    An entry has the area and box of its segment before later ones are pasted over it.
 
     Args:
-        labels: (H, W) uint8 classes, `IGNORED` elsewhere. What it says of things does not count.
-        isthing: (256,) bool.
+        labels: (H, W) uint8 classes, `IGNORED` elsewhere. Its pixels of things are not used.
+        things: things of the image, pasted in the order of their numbers.
+        isthing: whether each class is a thing, (256,) bool.
     """
     ids = np.zeros(labels.shape, dtype=np.int32)
     segments: list[dict[str, Any]] = []
@@ -193,7 +200,7 @@ def _paste(
 
 
 def _as_painted(ids: np.ndarray, segments: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Entries with the area and box that segments have in the end, without hidden ones."""
+    """Entries with the areas and boxes that segments have in the PNG, without hidden segments."""
     masks = [(ids == info["id"], info) for info in segments]
     return [info | segment_entry(mask, info["category_id"]) for mask, info in masks if mask.any()]
 
@@ -212,25 +219,27 @@ def _check_sizes(job: _Job, *maps: np.ndarray) -> None:
             )
 
 
-def _write_jsons(split: _Split, pictures: Sequence[dict[str, Any]]) -> None:
-    """Instances first: when the panoptic JSON is there, all is."""
+def _write_jsons(split: _Split, converted: Sequence[dict[str, Any]]) -> None:
+    """Write both JSONs, the panoptic one last: once it is there, all files are."""
     panoptic, instances = [], []
-    for picture in pictures:
-        name = f"{picture['image']['id']}.png"
-        of_image = {"image_id": picture["image"]["id"]}
-        panoptic.append({**of_image, "file_name": name, "segments_info": picture["segments"]})
-        instances += [{**entry, **of_image} for entry in picture["instances"]]
+    for entries in converted:
+        image_id = entries["image"]["id"]
+        segments = {"file_name": f"{image_id}.png", "segments_info": entries["segments"]}
+        panoptic.append({"image_id": image_id, **segments})
+        instances += [{**entry, "image_id": image_id} for entry in entries["instances"]]
     for number, entry in enumerate(instances, 1):
         entry["id"] = number
     categories = _categories()
     things = [category for category in categories if category["isthing"]]
-    images = [picture["image"] for picture in pictures]
-    about = {"info": {"areas": split.areas}, "images": images}
-    for path, entries, classes in (
+    about = {
+        "info": {"areas": split.areas},
+        "images": [entries["image"] for entries in converted],
+    }
+    for path, listed, classes in (
         (split.instances, instances, things),
         (split.panoptic, panoptic, categories),
     ):
-        content = {**about, "annotations": entries, "categories": classes}
+        content = {**about, "annotations": listed, "categories": classes}
         with written_whole(path) as temporary:
             temporary.write_text(json.dumps(content))
 

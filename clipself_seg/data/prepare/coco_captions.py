@@ -1,4 +1,4 @@
-"""COCO's captions -> the same with their noun phrases, for training on captions."""
+"""COCO's captions: the same with their noun phrases, for training on captions."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from clipself_seg.errors import InputError
 
 SPLITS = ("train2017", "val2017")
 AT_ONCE = 1000
-"""Captions of a job."""
+"""Number of captions of a job."""
 
 
 def prepare_coco_captions(options: Options, splits: Sequence[str] = SPLITS) -> list[Prepared]:
     """Write coco/annotations/panoptic_caption_{split}.json from captions_{split}.json.
 
     Captions without a phrase are kept, with an empty list.
+
+    Args:
+        options: root folder, number of processes, and whether files are written again.
+        splits: splits of `SPLITS`.
 
     Raises:
         InputError: the archive is not there or broken, or NLTK or its tagger is not installed.
@@ -30,7 +34,8 @@ def prepare_coco_captions(options: Options, splits: Sequence[str] = SPLITS) -> l
 
 def _prepare_split(options: Options, split: str) -> Prepared:
     folder = options.root / "coco/annotations"
-    target, source = folder / f"panoptic_caption_{split}.json", folder / f"captions_{split}.json"
+    target = folder / f"panoptic_caption_{split}.json"
+    source = folder / f"captions_{split}.json"
     entries = coco_list(read_coco_json(require(source, COCO)), "annotations", source)
     if target.exists() and not options.overwrite:
         return Prepared(target, 0, len(entries), 0)
@@ -42,7 +47,7 @@ def _prepare_split(options: Options, split: str) -> Prepared:
     jobs = [captions[start : start + AT_ONCE] for start in range(0, len(captions), AT_ONCE)]
     label = f"captions_{split}"
     done = run_in_parallel(_phrases, jobs, processes=options.processes, label=label)
-    phrases = [found for part in done for found in part]
+    phrases = [listed for part in done for listed in part]
     with written_whole(target) as temporary:
         temporary.write_text(json.dumps({"annotations": add_phrases(entries, phrases)}))
     return Prepared(target, len(entries), 0, 0)

@@ -1,4 +1,4 @@
-"""COCO panoptic: the panoptic PNGs and their JSON -> label maps with indices of the 133 classes."""
+"""COCO panoptic: label maps with indices of the 133 classes from panoptic PNGs and their JSON."""
 
 from __future__ import annotations
 
@@ -41,6 +41,10 @@ def prepare_coco_panoptic_semseg(
 
     Crowds have their class. Void is 255.
 
+    Args:
+        options: root folder, number of processes, and whether files are written again.
+        splits: splits of `SPLITS`.
+
     Raises:
         InputError: the archive is not there, or PNGs and JSON of it are broken or disagree.
     """
@@ -60,14 +64,15 @@ def _prepare_split(options: Options, split: str) -> Prepared:
 
 
 def _convert(job: _Job) -> bool:
-    ids, infos = read_panoptic_ids(job.record), job.record["segments_info"]
+    ids = read_panoptic_ids(job.record)
+    infos = job.record["segments_info"]
     categories = np.array([info["category_id"] for info in infos], dtype=np.int64)
     labels = category_labels(categories, _index_of(), job.record["pan_seg_file_name"])
-    # Sorted by id, with void, so that a search leads from a pixel to its label.
-    numbers = np.array([0] + [info["id"] for info in infos], dtype=np.int64)
-    order = np.argsort(numbers)
-    found = np.searchsorted(numbers[order], ids)
-    save_png(job.target, np.append(IGNORED, labels).astype(np.uint8)[order][found])
+    # Segment ids sorted, with void, so that a binary search leads from a pixel to its label.
+    segment_ids = np.array([0] + [info["id"] for info in infos], dtype=np.int64)
+    order = np.argsort(segment_ids)
+    positions = np.searchsorted(segment_ids[order], ids)
+    save_png(job.target, np.append(IGNORED, labels).astype(np.uint8)[order][positions])
     return True
 
 

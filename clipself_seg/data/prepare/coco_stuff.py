@@ -1,4 +1,4 @@
-"""COCO-Stuff: the archive's stuffthingmaps -> indices of the 171 classes."""
+"""COCO-Stuff: label maps with indices of the 171 classes from the archive's stuffthingmaps."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ SPLITS = ("train2017", "val2017")
 def prepare_coco_stuff(options: Options, splits: Sequence[str] = SPLITS) -> list[Prepared]:
     """Write coco-stuff/annotations_detectron2/{split} from coco-stuff/annotations/{split}.
 
+    Args:
+        options: root folder, number of processes, and whether files are written again.
+        splits: splits of `SPLITS`.
+
     Raises:
         InputError: the archive is not there, or a map of it is broken.
     """
@@ -35,7 +39,7 @@ def prepare_coco_stuff(options: Options, splits: Sequence[str] = SPLITS) -> list
 
 
 def coco_stuff_jobs(root: Path, split: str) -> list[MapJob]:
-    """What `prepare_coco_stuff` does for a split.
+    """Jobs of `prepare_coco_stuff` for a split.
 
     Raises:
         InputError: the archive is not there.

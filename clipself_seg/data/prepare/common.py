@@ -1,4 +1,4 @@
-"""What all preparations share: which files are still to do, doing them, and writing them whole."""
+"""Helpers of all preparations: their options, files still to do, and writing them whole."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from clipself_seg.files import alone_in, atomic_path
 
 
 class Options(NamedTuple):
-    """How to prepare.
+    """Options that all preparations have.
 
     Attributes:
-        root: the folder that $DETECTRON2_DATASETS names.
-        processes: to work in.
-        overwrite: write what is there already again.
+        root: folder of the data sets, which $DETECTRON2_DATASETS names.
+        processes: number of processes to work in.
+        overwrite: whether files that are there already are written again.
     """
 
     root: Path
@@ -30,7 +30,14 @@ class Options(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What was done for one folder of label maps."""
+    """Result of the preparation of one folder of label maps, or of one file.
+
+    Attributes:
+        folder: folder or file that is complete now.
+        written: number of maps that were written.
+        kept: number of maps that were there already.
+        left_out: number of images without ground truth.
+    """
 
     folder: Path
     written: int
@@ -38,7 +45,7 @@ class Prepared(NamedTuple):
     left_out: int
 
     def __str__(self) -> str:
-        """One line for the terminal."""
+        """Line for the terminal."""
         left_out = f", {self.left_out} without ground truth left out" if self.left_out else ""
         return f"{self.folder}: {self.written} written, {self.kept} there already{left_out}"
 
@@ -48,19 +55,19 @@ class FileJob(Protocol):
 
     @property
     def target(self) -> Path:
-        """The label map."""
+        """Path of the label map."""
 
     @property
     def outputs(self) -> tuple[Path, ...]:
-        """All files that it writes, the last one last."""
+        """Paths of all files that it writes, in the order of writing."""
 
 
 class SourcedJob(FileJob, Protocol):
-    """One label map to write, of which it can be asked whether all is there for it."""
+    """One label map to write from files that can be listed before."""
 
     @property
     def sources(self) -> tuple[Path, ...]:
-        """All files that it reads."""
+        """Paths of all files that it reads."""
 
 
 class MapJob(NamedTuple):
@@ -71,12 +78,12 @@ class MapJob(NamedTuple):
 
     @property
     def sources(self) -> tuple[Path, ...]:
-        """The archive's file."""
+        """Path of the archive's file."""
         return (self.source,)
 
     @property
     def outputs(self) -> tuple[Path, ...]:
-        """The label map."""
+        """Path of the label map."""
         return (self.target,)
 
 
@@ -84,10 +91,15 @@ Job = TypeVar("Job", bound=FileJob)
 
 
 def require(path: Path, archive: DataRoot, hint: str = "") -> Path:
-    """`path`, if it is there.
+    """Return `path` if it exists.
+
+    Args:
+        path: file or folder of an archive.
+        archive: root of the archive, with advice how to get it.
+        hint: advice for this path, in place of the archive's.
 
     Raises:
-        InputError: it is missing; says what to get.
+        InputError: it is missing; the message says how to get it.
     """
     if not path.exists():
         advice = hint or f"To get it: {archive.advice}"
@@ -98,7 +110,12 @@ def require(path: Path, archive: DataRoot, hint: str = "") -> Path:
 
 
 def files_in(folder: Path, pattern: str, archive: DataRoot) -> list[Path]:
-    """Files of an archive's folder that match, sorted; hidden ones do not count.
+    """Sorted files below a folder of an archive that match a pattern, without hidden ones.
+
+    Args:
+        folder: folder of the archive.
+        pattern: pattern of file names, such as "*.png".
+        archive: root of the archive, with advice how to get it.
 
     Raises:
         InputError: there is no such folder or file.
@@ -113,16 +130,17 @@ def files_in(folder: Path, pattern: str, archive: DataRoot) -> list[Path]:
 def convert_files(
     convert: Callable[[Job], bool], jobs: Sequence[Job], options: Options
 ) -> Prepared:
-    """Convert what is still to do, in parallel, with a progress bar.
+    """Convert the files that are still to do, in parallel, with a progress bar.
 
     Args:
-        convert: a function of a module; False says that there was nothing to write.
-        jobs: at least one; their label maps lie in one folder. Files are whole or not there, so
-            those that are there need no work.
+        convert: function of a module that writes one job; False says that there was nothing to write.
+        jobs: at least one job; their label maps are in one folder. Files are written whole or not at
+            all, so those that exist need no work.
+        options: whether existing files are written again, and number of processes.
 
     Raises:
-        InputError: what `convert` raises about its files; what is done stays. Another process is at
-            work on the same folder.
+        InputError: an error of `convert`; files that are finished stay. Or another process is at work
+            on the same folder.
     """
     with alone_in(jobs[0].target.parent):
         return _convert_files(convert, jobs, options)
@@ -133,8 +151,8 @@ def _convert_files(
 ) -> Prepared:
     from clipself_seg.data.parallel import run_in_parallel
 
-    for place in {output.parent for job in jobs for output in job.outputs}:
-        for left_over in place.glob(".*.part"):  # of a run that was killed
+    for parent in {output.parent for job in jobs for output in job.outputs}:
+        for left_over in parent.glob(".*.part"):  # of a run that was killed
             left_over.unlink(missing_ok=True)
     todo = [
         job for job in jobs if options.overwrite or not all(path.exists() for path in job.outputs)
@@ -146,35 +164,35 @@ def _convert_files(
 
 
 def lookup_table(index_of: Mapping[int, int], size: int, other: int, dtype: Any) -> np.ndarray:
-    """(size,) of `dtype`: index by value, `other` for values without one."""
+    """Array (size,) of `dtype` with the index of each value, and `other` for values without one."""
     table = np.full(size, other, dtype)
     table[list(index_of)] = list(index_of.values())
     return table
 
 
 def save_png(path: Path, values: np.ndarray) -> None:
-    """Write uint8 (H, W) as grey PNG, atomically."""
+    """Write uint8 (H, W) as a grey PNG, atomically."""
     _save(path, values, format="PNG")
 
 
 def save_tiff(path: Path, values: np.ndarray) -> None:
-    """Write uint16 (H, W) as TIFF with lossless compression, atomically."""
+    """Write uint16 (H, W) as a TIFF with lossless compression, atomically."""
     _save(path, values, format="TIFF", compression="tiff_adobe_deflate")
 
 
-def _save(path: Path, values: np.ndarray, **how: str) -> None:
+def _save(path: Path, values: np.ndarray, **options: str) -> None:
     from PIL import Image
 
     with written_whole(path) as temporary:
-        Image.fromarray(values).save(temporary, **how)
+        Image.fromarray(values).save(temporary, **options)
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """`files.atomic_path` whose trouble with the disk is an error that says what to do.
+    """`files.atomic_path` with failures of the file system as errors that say what to do.
 
     Raises:
-        InputError: no space, no permission, or another failure of the file system.
+        InputError: there is no space or no permission, or the file system fails otherwise.
     """
     try:
         with atomic_path(path) as temporary:
@@ -189,10 +207,10 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def read_stems(path: Path) -> list[str]:
-    """First word of every line, without the suffix of a picture.
+    """Stems of a list of images as VOC's archives have it: the first word of every line.
 
     Raises:
-        InputError: the file cannot be read, or names no picture.
+        InputError: the file cannot be read, or names no image.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -200,5 +218,5 @@ def read_stems(path: Path) -> list[str]:
         raise InputError(f"list {path} cannot be read: {error}") from None
     stems = [line.split()[0].removesuffix(".jpg") for line in lines if line.strip()]
     if not stems:
-        raise InputError(f"list {path} names no picture")
+        raise InputError(f"list {path} names no image")
     return list(dict.fromkeys(stems))

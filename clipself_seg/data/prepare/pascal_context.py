@@ -1,4 +1,4 @@
-"""PASCAL Context on VOC 2010: the 59 frequent classes from its JSON, all 459 from its .mat files."""
+"""PASCAL Context: label maps of 59 frequent classes from its JSON, of all 459 from its .mat files."""
 
 from __future__ import annotations
 
@@ -32,50 +32,57 @@ JSON_HINT = (
     "https://sites.google.com/view/pasd"
 )
 MAT_HINT = (
-    "The folder trainval with one .mat a picture is in the archive of PASCAL Context's 459 classes, "
+    "The folder trainval with one .mat an image is in the archive of PASCAL Context's 459 classes, "
     "https://www.cs.stanford.edu/~roozbeh/pascal-context"
 )
 LIST_HINT = (
-    "It is the list of the 5104 validation pictures, one name a line, that CAT-Seg's repository has "
+    "It is the list of the 5104 validation images, one name a line, that CAT-Seg's repository has "
     "in its folder datasets; another list, such as ImageSets/Main/val.txt, is given by --list"
 )
 
 
 class JsonJob(NamedTuple):
-    """A label map to paint from segments of the JSON."""
+    """One label map to paint from segments of the JSON.
+
+    Attributes:
+        source: path of the JSON.
+        target: path of the label map.
+        size: (height, width) in pixels.
+        segments: (category id, RLE) of each segment.
+    """
 
     source: Path
     target: Path
-    size: tuple[int, int]  # height, width
-    segments: list[tuple[int, dict[str, Any]]]  # category id, RLE
+    size: tuple[int, int]
+    segments: list[tuple[int, dict[str, Any]]]
 
     @property
     def sources(self) -> tuple[Path, ...]:
-        """The JSON."""
+        """Path of the JSON."""
         return (self.source,)
 
     @property
     def outputs(self) -> tuple[Path, ...]:
-        """The label map."""
+        """Path of the label map."""
         return (self.target,)
 
 
 def prepare_pascal_context_59(options: Options) -> list[Prepared]:
     """Write VOC2010/annotations_detectron2/pc59_val from VOC2010/trainval_merged.json.
 
-    Every picture of its phase "val" gets a map, in which later segments cover earlier ones.
+    Every image of its phase "val" gets a map, in which later segments cover earlier ones.
 
     Raises:
-        InputError: the JSON is not there, or not what it should be.
+        InputError: the JSON is missing or has another format.
     """
     return [convert_files(_convert_segments, context_59_jobs(options.root), options)]
 
 
 def context_59_jobs(root: Path) -> list[JsonJob]:
-    """What `prepare_pascal_context_59` does.
+    """Jobs of `prepare_pascal_context_59`.
 
     Raises:
-        InputError: the JSON is not there, or not what it should be.
+        InputError: the JSON is missing or has another format.
     """
     folder = root / "VOCdevkit/VOC2010"
     path = require(folder / "trainval_merged.json", PASCAL_CONTEXT, JSON_HINT)
@@ -105,7 +112,7 @@ def _json_jobs(path: Path, target: Path) -> list[JsonJob]:
             f"{path} is not the file it should be ({type(error).__name__}: {error})\n{JSON_HINT}"
         ) from None
     if not jobs:
-        raise InputError(f'{path} has no picture of phase "val"\n{JSON_HINT}')
+        raise InputError(f'{path} has no image of phase "val"\n{JSON_HINT}')
     return jobs
 
 
@@ -118,7 +125,7 @@ def _convert_segments(job: JsonJob) -> bool:
 
 
 def _mask(job: JsonJob, segment: Any) -> np.ndarray:
-    """Bool (H, W)."""
+    """Mask of a segment, (H, W) bool."""
     stem = job.target.stem
     try:
         if isinstance(segment["counts"], list):
@@ -129,13 +136,13 @@ def _mask(job: JsonJob, segment: Any) -> np.ndarray:
             f"{job.source}: a segment of {stem} is not an RLE ({error})\n{JSON_HINT}"
         ) from None
     if mask.shape != job.size:
-        raise InputError(f"{job.source}: a segment of {stem} has another size than the picture")
+        raise InputError(f"{job.source}: a segment of {stem} has another size than the image")
     return mask
 
 
 @functools.cache
 def _table() -> np.ndarray:
-    # The classes' numbers among the 459; background, 0, and all others are ignored.
+    # Values of the map are numbers among the 459 classes; background, 0, and the others are ignored.
     index_of = load_vocabulary("pascal_context_59").dataset_id_to_index
     return lookup_table(index_of, 1 << 16, 255, np.uint8)
 
@@ -143,13 +150,14 @@ def _table() -> np.ndarray:
 def prepare_pascal_context_459(options: Options, list_file: Path | None = None) -> list[Prepared]:
     """Write VOC2010/annotations_detectron2/pc459_val from VOC2010/trainval/*.mat.
 
-    Pictures of the list without a .mat file have no ground truth and are left out.
+    Images of the list without a .mat file have no ground truth and are left out.
 
     Args:
-        list_file: names of the pictures; None is VOC2010/pascalcontext_val.txt.
+        options: root folder, number of processes, and whether files are written again.
+        list_file: list of the images; None is VOC2010/pascalcontext_val.txt.
 
     Raises:
-        InputError: list or archive are not there, or a file of it is broken.
+        InputError: list or archive are missing, or a file of the archive is broken.
     """
     jobs, left_out = context_459_jobs(options.root, list_file)
     done = convert_files(_convert_mat, jobs, options)
@@ -157,21 +165,21 @@ def prepare_pascal_context_459(options: Options, list_file: Path | None = None) 
 
 
 def context_459_jobs(root: Path, list_file: Path | None = None) -> tuple[list[MapJob], int]:
-    """What `prepare_pascal_context_459` does, and how many pictures it leaves out.
+    """Jobs of `prepare_pascal_context_459`, and the number of images that it leaves out.
 
     Raises:
-        InputError: list or archive are not there.
+        InputError: list or archive are missing.
     """
     folder = root / "VOCdevkit/VOC2010"
     target = folder / "annotations_detectron2/pc459_val"
     path = list_file or folder / "pascalcontext_val.txt"
     stems = read_stems(require(path, PASCAL_CONTEXT, LIST_HINT))
     source = require(folder / "trainval", PASCAL_CONTEXT, MAT_HINT)
-    found = [stem for stem in stems if (source / f"{stem}.mat").exists()]
-    if not found:
-        raise InputError(f"{source} has no .mat file of a picture in {path}\n{MAT_HINT}")
-    jobs = [MapJob(source / f"{stem}.mat", target / f"{stem}.tif") for stem in found]
-    return jobs, len(stems) - len(found)
+    labelled = [stem for stem in stems if (source / f"{stem}.mat").exists()]
+    if not labelled:
+        raise InputError(f"{source} has no .mat file of an image in {path}\n{MAT_HINT}")
+    jobs = [MapJob(source / f"{stem}.mat", target / f"{stem}.tif") for stem in labelled]
+    return jobs, len(stems) - len(labelled)
 
 
 def _convert_mat(job: MapJob) -> bool:

@@ -1,4 +1,7 @@
-"""What the preparations of the data sets for semantic segmentation would write, and from which files."""
+"""Preparations of the data sets for semantic segmentation, looked at without doing them.
+
+A check asks here which images an archive names, and whether all files for a label map are there.
+"""
 
 from __future__ import annotations
 
@@ -28,18 +31,20 @@ _JOBS: dict[str, Callable[[Path], Sequence[SourcedJob]]] = {
 
 
 class Plan:
-    """The preparation of a data set, looked at without doing it, and only once it is asked for."""
+    """Jobs of the preparation of a data set, listed at the first question about them."""
 
     def __init__(self, name: str, root: Path) -> None:
         """
         Args:
-            name: of the data set; there is nothing to prepare for one that is not known here.
-            root: the folder that $DETECTRON2_DATASETS names.
+            name: name of the data set; there are no jobs for one that has no preparation.
+            root: folder of the data sets, which $DETECTRON2_DATASETS names.
         """
-        self._name, self._root = name, root
+        self._name = name
+        self._root = root
 
     @functools.cached_property
     def _listed(self) -> tuple[dict[str, SourcedJob], str]:
+        """Jobs by stem, and a message if the archive cannot be listed."""
         try:
             jobs = _JOBS[self._name](self._root) if self._name in _JOBS else ()
         except InputError as error:
@@ -48,23 +53,23 @@ class Plan:
 
     @property
     def problem(self) -> str:
-        """What the archive lacks as a whole, so that nothing can be prepared; "" if nothing."""
+        """Message about a part of the archive without which nothing can be prepared; "" if none."""
         return self._listed[1]
 
     @property
     def stems(self) -> set[str]:
-        """Pictures that the archive names as those of the data set."""
+        """Stems of the images that the archive names as those of the data set."""
         return set(self._listed[0])
 
     def possible(self, stem: str) -> bool:
-        """Whether all is there that the label map of a picture is made of."""
+        """Whether all files are there from which the label map of an image is made."""
         job = self._listed[0].get(stem)
         return job is not None and all(path.exists() for path in job.sources)
 
     def left_out(self, stem: str) -> bool:
-        """Whether the preparation rightly writes nothing for a picture."""
+        """Whether the preparation writes no label map for an image that would have no label."""
         job = self._listed[0].get(stem)
         try:
             return isinstance(job, VocJob) and nothing_left(job)
-        except InputError:  # a broken map, of which the preparation tells
+        except InputError:  # a broken map, which the preparation refuses
             return False

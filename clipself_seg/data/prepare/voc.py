@@ -20,13 +20,14 @@ from clipself_seg.data.prepare.common import (
 )
 from clipself_seg.errors import InputError
 
-CLASSES, VOID = 20, 255
+CLASSES = 20
+VOID = 255
 FOLDERS = {"annotations_detectron2": VOID, "annotations_detectron2_bg": CLASSES}
-"""Folder of the label maps -> what background becomes."""
+"""Label of background by folder of the label maps."""
 
 
 class VocJob(NamedTuple):
-    """A label map to write, and what background becomes in it."""
+    """One label map to write, and the label of background in it."""
 
     source: Path
     target: Path
@@ -34,19 +35,19 @@ class VocJob(NamedTuple):
 
     @property
     def sources(self) -> tuple[Path, ...]:
-        """The archive's map."""
+        """Path of the archive's map."""
         return (self.source,)
 
     @property
     def outputs(self) -> tuple[Path, ...]:
-        """The label map."""
+        """Path of the label map."""
         return (self.target,)
 
 
 def prepare_voc20(options: Options) -> list[Prepared]:
     """Write VOC2012/annotations_detectron2{,_bg}/val from VOC2012/SegmentationClassAug.
 
-    A picture in which nothing but background would be left has no map of VOC-20.
+    An image that shows nothing but background gets no map of VOC-20.
 
     Raises:
         InputError: the archive is not there, or a map of it is broken or missing.
@@ -55,19 +56,20 @@ def prepare_voc20(options: Options) -> list[Prepared]:
 
 
 def voc20_jobs(root: Path, name: str) -> list[VocJob]:
-    """What `prepare_voc20` does for one of `FOLDERS`.
+    """Jobs of `prepare_voc20` for one of `FOLDERS`.
 
     Raises:
-        InputError: the archive is not there, or its list names no picture.
+        InputError: the archive is not there, or its list names no image.
     """
     folder = root / "VOCdevkit/VOC2012"
     stems = read_stems(require(folder / "ImageSets/Segmentation/val.txt", VOC_2012))
-    source, target = require(folder / "SegmentationClassAug", VOC_2012), folder / name / "val"
+    source = require(folder / "SegmentationClassAug", VOC_2012)
+    target = folder / name / "val"
     return [VocJob(source / f"{s}.png", target / f"{s}.png", FOLDERS[name]) for s in stems]
 
 
 def nothing_left(job: VocJob) -> bool:
-    """Whether the preparation leaves a picture out, of which nothing but background would be left.
+    """Whether the preparation leaves an image out, because it shows nothing but background.
 
     Raises:
         InputError: the archive's map is broken or missing.
@@ -84,7 +86,7 @@ def _convert(job: VocJob) -> bool:
 
 
 def _labels(job: VocJob) -> np.ndarray:
-    """What is written for a picture, (H, W) uint8."""
+    """Labels that are written for an image, (H, W) uint8."""
     values = read_indices(job.source, archive=True)
     strange = np.unique(values[(values > CLASSES) & (values != VOID)])
     if values.dtype != np.uint8 or len(strange):

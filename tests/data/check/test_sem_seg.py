@@ -133,7 +133,7 @@ def test_each_file_that_an_interrupted_preparation_lacks_is_missed_until_it_is_d
             path.unlink()
     finding = check(name)
     assert not finding.fine(allow_subset=True) and finding.mend == command
-    assert finding.notes[0] == "1 pictures of the archive are not prepared"
+    assert finding.notes[0] == "1 images of the archive are not prepared"
     prepare()
     assert check(name).fine(allow_subset=True)
 

@@ -97,7 +97,7 @@ def test_a_json_that_is_another_file_says_where_the_right_one_is(folder, tmp_pat
         with pytest.raises(InputError, match="not the file it should be.*\n.*PASCAL in Detail"):
             prepare_pascal_context_59(Options(tmp_path))
     write_json(folder, phases=("train",))
-    with pytest.raises(InputError, match='no picture of phase "val"'):
+    with pytest.raises(InputError, match='no image of phase "val"'):
         prepare_pascal_context_59(Options(tmp_path))
 
 
@@ -105,7 +105,7 @@ def test_a_json_that_is_another_file_says_where_the_right_one_is(folder, tmp_pat
     "spoilt, words",
     [
         ([[1, 2, 3, 4, 5, 6]], "is not an RLE"),
-        ({"size": [3, 3], "counts": [9]}, "has another size than the picture"),
+        ({"size": [3, 3], "counts": [9]}, "has another size than the image"),
     ],
 )
 def test_segments_that_do_not_fit_are_named(folder, tmp_path, spoilt, words):
@@ -155,13 +155,13 @@ def test_what_is_missing_or_broken_is_named(folder, tmp_path):
     with pytest.raises(InputError, match="pascalcontext_val.txt is missing.*\n.*CAT-Seg.*--list"):
         prepare_pascal_context_459(options)
     (folder / "pascalcontext_val.txt").write_text("\n")
-    with pytest.raises(InputError, match="names no picture"):
+    with pytest.raises(InputError, match="names no image"):
         prepare_pascal_context_459(options)
     (folder / "pascalcontext_val.txt").write_text("2008_000001\n")
     with pytest.raises(InputError, match="trainval is missing.*\n.*459 classes"):
         prepare_pascal_context_459(options)
     (folder / "trainval").mkdir()
-    with pytest.raises(InputError, match="has no .mat file of a picture"):
+    with pytest.raises(InputError, match="has no .mat file of an image"):
         prepare_pascal_context_459(options)
     for wrong in (np.array([[0, 5]]), np.array([[5, 460]])):
         write_mats(folder, {"2008_000001": wrong})

@@ -209,7 +209,7 @@ def test_a_model_that_reads_outputs_refuses_those_of_something_else(written, tmp
     one = samples()[0]
     for change, message in (
         ({"image_id": 5}, "5.safetensors is missing"),
-        ({"image_id": 1001}, "of another picture"),
+        ({"image_id": 1001}, "of another image"),
         ({"image": one["image"][:, 1:]}, "of another size"),
     ):
         with pytest.raises(InputError, match=message):

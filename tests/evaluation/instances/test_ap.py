@@ -8,18 +8,17 @@ import json
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 
-from clipself_seg.commands.train import leave_process_group
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.instances.ap import InstanceAPEvaluator
 from clipself_seg.evaluation.instances.numbers import encode_masks
 from clipself_seg.evaluation.instances.truth import read_instance_truth
+from tests.two_processes import in_two_processes
 
 # Category ids fall, and stuff stands between the things.
 WORDS = Vocabulary(
@@ -317,29 +316,25 @@ def test_mixed_ids_have_an_order_and_polygons_stay(tmp_path):
     assert ours.evaluate()["segm"]["AP"] == pytest.approx(100)
 
 
-def two_processes(rank, folder, json_file, outputs):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", world_size=2, rank=rank
-    )
-    ours = evaluator(json_file, seen=SEEN, output_dir=folder / "two")
-    pairs = list(outputs.items())
-    for image, output in pairs[3:] + pairs[:1] if rank else pairs[:3]:
-        ours.process([sample(image)], [output])
-    torch.save(ours.evaluate(), folder / f"{rank}.pt")
-    ours.reset()
-    with pytest.raises(InputError, match="5 of 5 images"):
-        ours.evaluate()
-    leave_process_group()
-
-
 def test_two_processes_give_the_result_of_one(tmp_path):
     json_file, outputs = random_world(tmp_path, 5, ["a", "b", "c", "d", "e"])
-    multiprocessing.spawn(two_processes, (tmp_path, json_file, outputs), nprocs=2)
+
+    def work(rank, folder):
+        part = evaluator(json_file, seen=SEEN, output_dir=folder / "two")
+        pairs = list(outputs.items())
+        for image, output in pairs[3:] + pairs[:1] if rank else pairs[:3]:
+            part.process([sample(image)], [output])
+        results = part.evaluate()
+        part.reset()
+        with pytest.raises(InputError, match="5 of 5 images"):
+            part.evaluate()
+        return results
+
+    both = in_two_processes(work, tmp_path)
     ours = evaluator(json_file, seen=SEEN, output_dir=tmp_path / "one")
     for image, output in outputs.items():
         ours.process([sample(image)], [output])
     expected = ours.evaluate()
-    for rank in range(2):
-        assert torch.load(tmp_path / f"{rank}.pt", weights_only=True) == expected
+    assert both == [expected, expected]
     files = [tmp_path / run / "instance_classes_tiny.csv" for run in ("one", "two")]
     assert files[0].read_bytes() == files[1].read_bytes()

@@ -9,7 +9,6 @@ import logging
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Instances
@@ -17,7 +16,6 @@ from PIL import Image
 from torch import nn
 
 from clipself_seg.clip import load_clip
-from clipself_seg.commands.train import leave_process_group
 from clipself_seg.config import add_clipself_seg_config
 from clipself_seg.data.panoptic_png import read_panoptic_png
 from clipself_seg.data.vocabulary import load_vocabulary
@@ -32,6 +30,7 @@ from clipself_seg.models import OpenPanoptic
 from clipself_seg.models.panoptic.outputs import Fusion
 from clipself_seg.models.protocol import Classes
 from tests.panoptic_worlds import save_ids
+from tests.two_processes import in_two_processes
 
 # Category ids are in no order, and stuff stands between the things.
 CLASSES = [
@@ -417,23 +416,13 @@ def test_files_that_a_command_makes_are_asked_for_by_its_name(
         evaluation(tmp_path, *options).check(Spoiler())
 
 
-def two_processes(rank, folder):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", world_size=2, rank=rank
-    )
-    for name in ("one", "two"):
-        register(folder, name)
-    results = evaluation(folder, "TEST.PANOPTIC.SWEEP", (0, 0.5))(Spoiler())
-    (folder / f"{rank}.json").write_text(json.dumps(results))
-    leave_process_group()
-
-
 def test_two_processes_give_the_numbers_and_files_of_one(datasets):
-    multiprocessing.spawn(two_processes, (datasets,), nprocs=2)
+    def work(rank, folder):
+        return evaluation(folder, "TEST.PANOPTIC.SWEEP", (0, 0.5))(Spoiler())
+
+    found = in_two_processes(work, datasets)
     run = datasets / "run"
     files = {path: path.read_bytes() for path in run.rglob("*.*")}
     expected = evaluation(datasets, "TEST.PANOPTIC.SWEEP", (0, 0.5))(Spoiler())
-    for rank in range(2):
-        assert json.loads((datasets / f"{rank}.json").read_text()) == expected
+    assert found == [expected, expected]
     assert {path: path.read_bytes() for path in run.rglob("*.*")} == files

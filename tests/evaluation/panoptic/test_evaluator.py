@@ -8,9 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 
-from clipself_seg.commands.train import leave_process_group
 from clipself_seg.data.panoptic_png import read_panoptic_png
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
@@ -19,6 +17,7 @@ from clipself_seg.evaluation.panoptic.files import evaluate_files
 from clipself_seg.evaluation.panoptic.numbers import panoptic_results
 from clipself_seg.evaluation.panoptic.report import quality_table
 from tests.panoptic_worlds import CATEGORIES, random_sides
+from tests.two_processes import in_two_processes
 
 WORDS = Vocabulary(
     "tiny",
@@ -148,30 +147,26 @@ def test_table_and_csv_have_every_group_and_class(tmp_path):
     assert [float(row["pq"]) for row in table] == [results[f"PQ-{name}"] for name in WORDS.names]
 
 
-def two_processes(rank, folder, sides):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", world_size=2, rank=rank
-    )
-    one = evaluator(output_dir=folder / "two")
-    pairs = list(batches(*sides))
-    for sample, output in pairs[3:] + pairs[:1] if rank else pairs[:3]:
-        one.process([sample], [output])
-    torch.save(one.evaluate(), folder / f"{rank}.pt")
-    one.reset()
-    with pytest.raises(InputError, match="5 of 5 images"):
-        one.evaluate()
-    leave_process_group()
-
-
 def test_two_processes_give_the_result_of_one(tmp_path):
     sides = random_sides(tmp_path, 2, len(IMAGES))
-    multiprocessing.spawn(two_processes, (tmp_path, sides), nprocs=2)
+
+    def work(rank, folder):
+        part = evaluator(output_dir=folder / "two")
+        pairs = list(batches(*sides))
+        for sample, output in pairs[3:] + pairs[:1] if rank else pairs[:3]:
+            part.process([sample], [output])
+        results = part.evaluate()
+        part.reset()
+        with pytest.raises(InputError, match="5 of 5 images"):
+            part.evaluate()
+        return results
+
+    found = in_two_processes(work, tmp_path)
     one = evaluator(output_dir=tmp_path / "one")
     for sample, output in batches(*sides):
         one.process([sample], [output])
     expected = one.evaluate()
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        np.testing.assert_equal(found, expected)
+    for results in found:
+        np.testing.assert_equal(results, expected)
     files = [tmp_path / run / "panoptic_classes_tiny.csv" for run in ("one", "two")]
     assert files[0].read_bytes() == files[1].read_bytes()

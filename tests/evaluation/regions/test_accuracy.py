@@ -8,9 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 
-from clipself_seg.commands.train import leave_process_group
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.regions.accuracy import (
     RegionAccuracyEvaluator,
@@ -18,6 +16,7 @@ from clipself_seg.evaluation.regions.accuracy import (
     label_ranks,
     mean_class_accuracy,
 )
+from tests.two_processes import in_two_processes
 
 NUM_CLASSES = 7
 NAMES = [f"class{index}" for index in range(NUM_CLASSES)]
@@ -161,23 +160,17 @@ def test_the_file_holds_a_row_for_each_class_that_occurs(tmp_path):
     assert mean == pytest.approx(results["boxes.thing.top5"])
 
 
-def two_processes(rank, folder):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", world_size=2, rank=rank
-    )
-    # Image 4 is seen twice, as by a sampler that pads; the second process has fewer images.
-    results = evaluate([0, 1, 2, 4] if rank == 0 else [3, 4], folder)
-    with pytest.raises(InputError, match="no region"):
-        evaluate([])
-    torch.save(results, f"{folder}/{rank}.pt")
-    leave_process_group()
-
-
 def test_two_processes_give_the_result_of_one(tmp_path):
-    multiprocessing.spawn(two_processes, (str(tmp_path),), nprocs=2)
+    def work(rank, folder):
+        # Image 4 is seen twice, as by a sampler that pads; the second process has fewer images.
+        results = evaluate([0, 1, 2, 4] if rank == 0 else [3, 4], folder)
+        with pytest.raises(InputError, match="no region"):
+            evaluate([])
+        return results
+
+    found = in_two_processes(work, tmp_path)
     expected = evaluate(range(5), tmp_path / "one")
-    for rank in range(2):
-        assert torch.load(tmp_path / f"{rank}.pt", weights_only=True) == expected
+    assert found == [expected, expected]
     files = [folder / "region_accuracy_tiny.json" for folder in (tmp_path, tmp_path / "one")]
     assert json.loads(files[0].read_text())["results"] == expected["regions"]
     by_class = [json.loads(file.read_text())["classes"] for file in files]

@@ -8,17 +8,16 @@ import logging
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_sem_seg
 from PIL import Image
 from torch import nn
 
-from clipself_seg.commands.train import leave_process_group
 from clipself_seg.config import add_clipself_seg_config
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation
+from tests.two_processes import in_two_processes
 
 WORDS = {"pets": ["cat", "dog", "wide-grass"], "rooms": ["bed", "lamp", "wall", "door", "floor"]}
 
@@ -237,21 +236,10 @@ def test_what_would_fail_late_is_refused_early(datasets, options, message):
         evaluation(datasets, *options).check(Echo())
 
 
-def two_processes(rank, folder):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", world_size=2, rank=rank
-    )
-    register(folder)
-    torch.save(evaluation(folder)(Echo()), folder / f"{rank}.pt")
-    leave_process_group()
-
-
 def test_two_processes_give_the_numbers_of_one(datasets):
-    multiprocessing.spawn(two_processes, (datasets,), nprocs=2)
+    found = in_two_processes(lambda rank, folder: evaluation(folder)(Echo()), datasets)
     table = datasets / "run" / "sem_seg_classes_pets.csv"
     written = table.read_bytes()
     expected = evaluation(datasets)(Echo())
-    for rank in range(2):
-        assert torch.load(datasets / f"{rank}.pt", weights_only=True) == expected
+    assert found == [expected, expected]
     assert table.read_bytes() == written

@@ -8,16 +8,15 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 from detectron2.utils import comm
 from PIL import Image
 
-from clipself_seg.commands.train import leave_process_group
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
+from tests.two_processes import in_two_processes
 
 # Of the stock evaluator, which is older than numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:detectron2")
@@ -216,21 +215,15 @@ def evaluate(folder, indices, output_dir=None):
     return one.evaluate()["sem_seg"]
 
 
-def two_processes(rank, folder):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", world_size=2, rank=rank
-    )
-    results = evaluate(folder, [0, 1, 2] if rank == 0 else [3], folder / "two")
-    with pytest.raises(InputError, match="no labelled pixel"):
-        evaluate(folder, [])
-    torch.save(results, folder / f"{rank}.pt")
-    leave_process_group()
-
-
 def test_two_processes_give_the_result_of_one(tmp_path):
-    multiprocessing.spawn(two_processes, (tmp_path,), nprocs=2)
+    def work(rank, folder):
+        results = evaluate(folder, [0, 1, 2] if rank == 0 else [3], folder / "two")
+        with pytest.raises(InputError, match="no labelled pixel"):
+            evaluate(folder, [])
+        return results
+
+    found = in_two_processes(work, tmp_path)
     expected = evaluate(tmp_path, range(4), tmp_path / "one")
-    for rank in range(2):
-        assert torch.load(tmp_path / f"{rank}.pt", weights_only=True) == expected
+    assert found == [expected, expected]
     files = [tmp_path / run / "sem_seg_classes_tiny.csv" for run in ("one", "two")]
     assert files[0].read_bytes() == files[1].read_bytes()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from clipself_seg.heads.panoptic.grounding_loss import grounding_loss, longest_caption
-from tests.training.test_data_parallel import in_two_processes
+from tests.two_processes import in_two_processes
 
 SCALE = torch.tensor(14.0)
 

@@ -10,7 +10,8 @@ from clipself_seg.config import load_config
 from clipself_seg.training.settings import TrainingSettings
 from clipself_seg.training.trainer import Trainer
 from tests.conftest import ROOT
-from tests.training.test_data_parallel import gradients, in_two_processes, worst
+from tests.training.test_trainer_data_parallel import gradients, worst
+from tests.two_processes import in_two_processes
 
 HEAD = "MODEL.SEM_SEG_HEAD."
 SMALL = ("MODEL.CLIP.WEIGHTS", "", f"{HEAD}FEATURE_RESOLUTION", "[8, 8]", "SOLVER.MAX_ITER", "4")

@@ -13,8 +13,10 @@ import pytest
 from PIL import Image
 
 from clipself_seg.data.prepare import common
-from clipself_seg.data.prepare.ade import prepare_ade150
+from clipself_seg.data.prepare.ade import prepare_ade150, prepare_ade847
+from clipself_seg.data.prepare.coco_stuff import prepare_coco_stuff
 from clipself_seg.data.prepare.common import Options
+from clipself_seg.data.prepare.voc import prepare_voc20
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
 from tests.conftest import ROOT
@@ -152,3 +154,14 @@ def test_an_error_in_a_worker_arrives_as_it_is(archive, tmp_path):
 
 def test_what_a_lookup_table_does_not_name_is_the_other_value():
     assert common.lookup_table({3: 0, 1: 1}, 5, 9, np.uint8).tolist() == [9, 1, 9, 0, 9]
+
+
+def test_an_archive_that_is_not_there_is_named_with_its_address(tmp_path):
+    for prepare, words in (
+        (prepare_coco_stuff, "coco-stuff/annotations/train2017 is missing.*\n.*stuffthingmaps"),
+        (prepare_ade150, "annotations/validation is missing.*\n.*ADEChallengeData2016.zip"),
+        (prepare_ade847, "images/ADE/validation is missing.*\n.*ADE20K_2021_17_01"),
+        (prepare_voc20, "val.txt is missing.*\n.*VOCtrainval_11-May-2012.tar"),
+    ):
+        with pytest.raises(InputError, match=words):
+            prepare(Options(tmp_path))

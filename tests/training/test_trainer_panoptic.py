@@ -10,7 +10,8 @@ from clipself_seg.config import load_config
 from clipself_seg.training.settings import TrainingSettings
 from clipself_seg.training.trainer import Trainer
 from tests.models.panoptic.test_model import CONFIG, SMALL, model_of, sample, training_samples
-from tests.training.test_data_parallel import gradients, in_two_processes
+from tests.training.test_trainer_data_parallel import gradients
+from tests.two_processes import in_two_processes
 
 RUN = ("SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2", "SOLVER.IMS_PER_BATCH", "2")
 RUN += ("SOLVER.WARMUP_ITERS", "1", "SOLVER.SCHEDULE", "steps", "SOLVER.STEPS", "(3,)")

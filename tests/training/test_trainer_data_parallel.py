@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from clipself_seg.checkpoints.training_state import trained_parameters
-from clipself_seg.commands.train import leave_process_group
 from tests.tiny import WORDS, tiny_clipself, tiny_region_sample, tiny_samples
 from tests.training.test_trainer import trainer, weights
+from tests.two_processes import in_two_processes
 
 Tensors = dict[str, torch.Tensor]
-
-
-def _process(rank: int, work: Callable[[int, Path], Tensors], folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.save(work(rank, folder), folder / f"{rank}.pt")
-    leave_process_group()
-
-
-def in_two_processes(work: Callable[[int, Path], Tensors], folder: Path) -> list[Tensors]:
-    """What `work` returns in each process."""
-    mp.start_processes(_process, (work, folder), nprocs=2, start_method="fork")
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
 def gradients(model, samples) -> Tensors:

@@ -1,0 +1,29 @@
+"""What is asked of prepared label maps."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
+from clipself_seg.data.label_maps import read_label_map
+from clipself_seg.data.vocabulary import load_vocabulary
+
+
+def pixels(path):
+    """Values of an image file."""
+    return np.asarray(Image.open(path))
+
+
+def check_registered(name, count):
+    """The data set has so many records, and each label map is of its image and its classes."""
+    files = sem_seg_dataset(name)
+    records, classes = sem_seg_records(name), len(load_vocabulary(files.vocabulary))
+    assert len(records) == count
+    for record in records:
+        read_label_map(
+            record["sem_seg_file_name"],
+            num_classes=files.label_count(classes),
+            ignore_label=files.ignore_label,
+            size=Image.open(record["file_name"]).size,
+        )

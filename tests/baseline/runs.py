@@ -27,7 +27,7 @@ from clipself_seg.clip import build, load_clip, save_clip
 from clipself_seg.mini.writer import WorldSize, make_worlds
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
-WORLD = WorldSize(train=4, val=8, base=4, seed=5)
+WORLD = WorldSize(train=4, val=6, base=4, seed=5)
 SAVED, STEPS = 2, 4  # the step after which a state is kept, and the last one
 NOT_KEPT = {"time", "data_time", "eta_seconds"}  # numbers of a step that no run repeats
 
@@ -141,6 +141,7 @@ OTHER_GROUPS = {
         BACKBONE
         | {
             "MODEL.RESNETS.DEPTH": 50,
+            "MODEL.RESNETS.NORM": "BN",
             "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
             "MODEL.RESNETS.RES2_OUT_CHANNELS": 8,
             "MODEL.RESNETS.WIDTH_PER_GROUP": 4,

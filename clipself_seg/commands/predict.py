@@ -40,7 +40,8 @@ PANOPTIC_KEYS = {
     "beta": "MODEL.FUSION.BETA",
 }
 PANOPTIC_ONLY = ("stuff", "trained", *PANOPTIC_KEYS)
-ROOT = Path(__file__).resolve().parent.parent.parent
+# Holds configs/ too, in a checkout as a link.
+PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def parser() -> argparse.ArgumentParser:
@@ -135,7 +136,7 @@ def _model(args: argparse.Namespace, default: tuple[str, str]) -> tuple[str | Pa
     """Configuration and weights."""
     if args.config_file:
         return args.config_file, args.weights
-    return ROOT / default[0], args.weights or default[1]
+    return PACKAGE / default[0], args.weights or default[1]
 
 
 def _semantic(args: argparse.Namespace) -> Results:

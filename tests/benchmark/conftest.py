@@ -1,0 +1,17 @@
+"""Fixtures that make the cases of the benchmark small."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.benchmark.small import shrink_cat_seg, shrink_panoptic
+
+
+@pytest.fixture
+def small_cat_seg(monkeypatch):
+    shrink_cat_seg(monkeypatch)
+
+
+@pytest.fixture
+def small_panoptic(monkeypatch):
+    shrink_panoptic(monkeypatch)

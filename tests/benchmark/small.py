@@ -1,0 +1,57 @@
+"""Small cases of the benchmark: they say what large ones do, only sooner."""
+
+from __future__ import annotations
+
+from clipself_seg.benchmark import cat_seg_workload, panoptic_workload
+from clipself_seg.benchmark.case import Case
+from clipself_seg.benchmark.workloads import build_runs
+from clipself_seg.clip.eva import EvaTransformer
+from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes
+from clipself_seg.heads.panoptic import clip_branches
+from clipself_seg.heads.panoptic.mask_generator import GeneratorSizes
+
+SMALL = AggregatorSizes(
+    hidden=32,
+    grid=(8, 8),
+    window=4,
+    pad_len=12,
+    decoder_dims=(32, 16),
+    decoder_guidance_projected=(8, 4),
+)
+
+
+def shrink_cat_seg(monkeypatch):
+    """CAT-Seg's cases have an aggregator of few channels."""
+    monkeypatch.setattr(cat_seg_workload, "SIZES", SMALL)
+
+
+def shrink_panoptic(monkeypatch):
+    """Panoptic cases have a small image and a generator of few channels."""
+    sizes = GeneratorSizes(
+        width=32, heads=4, encoder_layers=1, encoder_hidden=32, decoder_layers=4, decoder_hidden=32
+    )
+    small = {"IMAGE": (120, 156), "CANVAS": (128, 192), "SIZES": sizes, "CHANNELS": 32, "CELLS": 8}
+    for name, value in small.items():
+        monkeypatch.setattr(panoptic_workload, name, value)
+    monkeypatch.setattr(clip_branches, "CELLS", 8)
+
+
+def tiny_runs(task, **more):
+    return build_runs(Case(task=task, model="ViT-Mini-8", size=64, regions=5, batch=2, **more))
+
+
+def semseg_case(**more):
+    return Case(task="semseg", model="ViT-Mini-8", **{"classes": 9, "batch": 1, **more})
+
+
+def panoptic_runs(**more):
+    return build_runs(Case("panoptic", "ViT-Mini-8", **{"classes": 9, "queries": 12, **more}))
+
+
+def result(runs, name):
+    return runs[name].call(runs[name].setup())
+
+
+def tiny_eva():
+    shape = {"width": 48, "layers": 3, "heads": 3, "hidden": 128, "embed_dim": 32}
+    return EvaTransformer(image_size=32, patch_size=8, **shape)

@@ -1,0 +1,27 @@
+"""Panoptic quality: panopticapi's in memory and from files, and measured alone if named."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from clipself_seg.benchmark import measure, report
+from clipself_seg.benchmark.case import Case
+from clipself_seg.benchmark.workloads import build_runs
+from clipself_seg.errors import InputError
+from tests.benchmark.small import result
+
+
+def test_panoptic_quality_is_panopticapis_in_memory_and_from_files():
+    runs = build_runs(Case("pq", "no model", batch=3))
+    found = [result(runs, name) for name in runs]
+    assert len(set(found)) == 1 and 0 < found[0] < 100
+
+
+def test_measures_only_what_is_named_beside_its_plain_formulation(monkeypatch):
+    monkeypatch.setattr(measure, "PEAK_SHAPES", ((64, 64, 64),))
+    case = Case("pq", "no model", batch=1, repeats=1, threads=1, only=("PQ of files",))
+    assert list(report.run_benchmark(case, print)["runs"]) == ["PQ of files", "plain PQ of files"]
+    with pytest.raises(InputError, match='did you mean "PQ of files"'):
+        report.run_benchmark(dataclasses.replace(case, only=("PQ of file",)), print)

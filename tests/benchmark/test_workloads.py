@@ -1,0 +1,58 @@
+"""Features, distillation and regions: both formulations agree."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from clipself_seg.benchmark.case import Case
+from clipself_seg.benchmark.workloads import build_runs
+from clipself_seg.clip import load_clip
+from clipself_seg.errors import InputError
+from tests.benchmark.small import result, tiny_runs
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        ("dense", "dense"),
+        ("distill", "step"),
+        ("distill", "checkpointed step"),
+        ("regions", "scores"),
+    ],
+)
+def test_formulations_agree(task, name):
+    runs = tiny_runs(task)
+    ours = result(runs, name)
+    plain = result(runs, "plain " + name.removeprefix("checkpointed "))
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+
+
+def test_plain_samples_hold_the_same_pictures():
+    runs, clip = tiny_runs("regions"), load_clip("ViT-Mini-8", None)
+    ours, plain = result(runs, "samples")[0], result(runs, "plain samples")[0]
+    torch.testing.assert_close(clip.preprocess(ours["image"][None])[0], plain["image"])
+    torch.testing.assert_close(clip.preprocess(ours["crops"]), plain["crops"][:5])
+    assert torch.equal(ours["masks"], plain["masks"]) and not plain["crops"][5:].any()
+
+
+def test_timed_steps_leave_the_weights_as_they_are():
+    runs = tiny_runs("distill")
+    assert result(runs, "step") == result(runs, "step")
+
+
+def test_autocast_changes_the_precision_and_not_the_meaning():
+    exact = result(tiny_runs("dense"), "dense")
+    rough = result(tiny_runs("dense", precision="bfloat16"), "dense")
+    assert not torch.equal(exact, rough.float())
+    torch.testing.assert_close(exact, rough.float(), atol=0.05, rtol=0)
+
+
+def test_a_side_that_is_no_multiple_of_the_patches_is_refused():
+    with pytest.raises(InputError, match="60"):
+        build_runs(Case(task="dense", model="ViT-Mini-8", size=60))
+
+
+def test_a_case_without_a_timed_call_is_refused():
+    with pytest.raises(InputError, match="repeats"):
+        Case(task="dense", model="ViT-Mini-8", repeats=0)

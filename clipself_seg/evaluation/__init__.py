@@ -1,1 +1,1 @@
-"""Reads outputs and turns them into numbers and tables."""
+"""Evaluates models on data sets and turns outputs into numbers and tables, a folder a task; start with base.py."""

@@ -1,4 +1,4 @@
-"""What all evaluations share: the loop over data sets, and how a model is asked."""
+"""The base of all evaluations: the loop over data sets, and calls of a model with arguments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from detectron2.evaluation import DatasetEvaluator, inference_context, inference
 from clipself_seg.data.loader import Batches
 from clipself_seg.models.protocol import Model, PanopticModel, SemSegModel
 
-Results = dict[str, Any]  # data set -> numbers, in one or more levels
+Results = dict[str, Any]  # name of a data set -> its numbers, nested as the task needs
 AnyModel = TypeVar("AnyModel", bound=Model)
 
 
@@ -22,8 +22,8 @@ class Evaluation(abc.ABC, Generic[AnyModel]):
 
     Attributes:
         datasets: names of the data sets.
-        finished: called after each data set with the numbers so far: what is measured is not lost
-            if a later one fails.
+        finished: function that is called after each data set with the numbers so far, so that they
+            are not lost if a later data set fails.
     """
 
     def __init__(self, datasets: Sequence[str]) -> None:
@@ -35,7 +35,7 @@ class Evaluation(abc.ABC, Generic[AnyModel]):
         """Refuse early what would fail late.
 
         Raises:
-            InputError: a data set, a file of it, or something that the model lacks.
+            InputError: a data set or a file of it is missing or broken, or does not fit the model.
         """
 
     @abc.abstractmethod
@@ -43,12 +43,12 @@ class Evaluation(abc.ABC, Generic[AnyModel]):
         """Evaluates on every data set and returns the same numbers in every process."""
 
     def metadata(self) -> dict[str, Any]:
-        """What decides the numbers beside weights and configuration, once `check` was called."""
+        """Settings that decide the numbers beside weights and configuration, known after `check`."""
         return {}
 
     @abc.abstractmethod
     def _dataset(self, name: str, model: AnyModel) -> dict[Any, Any]:
-        """Numbers of one data set."""
+        """Evaluates on one data set and returns its numbers."""
 
     def _each_dataset(self, model: AnyModel) -> Results:
         results: Results = {}
@@ -64,10 +64,13 @@ def run_model(
     """Detectron2's `inference_on_dataset` with keyword arguments for each call of the model.
 
     Args:
-        model: an nn.Module; it is in evaluation mode meanwhile.
+        model: an nn.Module, which is in evaluation mode meanwhile.
         batches: lists of samples.
-        evaluator: is given samples and outputs.
-        **asked: what the model's ``forward`` is asked for.
+        evaluator: compares the samples with the model's outputs.
+        **asked: keyword arguments of the model's ``forward``, such as the outputs that it makes.
+
+    Returns:
+        The numbers of the evaluator.
     """
     with inference_context(model):
         return inference_on_dataset(functools.partial(model, **asked), batches, evaluator)
@@ -75,9 +78,9 @@ def run_model(
 
 @contextlib.contextmanager
 def own_classes_kept(model: SemSegModel | PanopticModel) -> Iterator[None]:
-    """Data sets give the model their classes; afterwards it has those again that it came with.
+    """Restores the classes of a model afterwards, whatever vocabularies it is given meanwhile.
 
-    (In the middle of a training they are those of the training vocabulary.)
+    In the middle of a training they are those of the training vocabulary.
     """
     before = model.classes
     try:

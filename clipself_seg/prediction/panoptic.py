@@ -29,7 +29,7 @@ from clipself_seg.data.vocabulary import (
 )
 from clipself_seg.data.vocabulary_text import own_words, read_words
 from clipself_seg.errors import InputError, nearest
-from clipself_seg.evaluation.panoptic.ground_truth import trained_words
+from clipself_seg.evaluation.panoptic.ground_truth import train_vocabulary_name
 from clipself_seg.models.build import build_model
 from clipself_seg.models.panoptic.outputs import Fusion
 from clipself_seg.prediction.common import photo_sample, prediction_config, require_architecture
@@ -256,7 +256,7 @@ def _vocabulary(words: Vocabulary | Sequence[str] | str) -> Vocabulary:
 
 def _trained_on(cfg: CfgNode) -> str:
     """The training vocabulary, by the rule of evaluation."""
-    if not (words := trained_words(cfg)):
+    if not (words := train_vocabulary_name(cfg)):
         raise InputError(
             "DATASETS.TRAIN is empty: which words are seen? Name the training vocabulary, such as "
             "openseg_coco_panoptic_133 (TEST.TRAIN_VOCABULARY)"

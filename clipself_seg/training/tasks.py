@@ -23,7 +23,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation
 from clipself_seg.evaluation.panoptic.evaluation import PanopticEvaluation
 from clipself_seg.evaluation.regions.evaluation import RegionEvaluation
-from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation, words_of_set
+from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation, read_dataset_names
 from clipself_seg.models.build import architecture
 
 
@@ -121,7 +121,9 @@ class SemSegTask:
     def _vocabulary(self, names: Sequence[str]) -> Vocabulary | list[str]:
         shared = _shared_vocabulary(sem_seg_dataset(name).vocabulary for name in names)
         path = self.cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON
-        return words_of_set("TRAIN_CLASS_JSON", path, names[0], len(shared)) if path else shared
+        return (
+            read_dataset_names("TRAIN_CLASS_JSON", path, names[0], len(shared)) if path else shared
+        )
 
 
 class PanopticTask:

@@ -1,10 +1,10 @@
-"""Evaluates instance masks: predicted instances and those of the data set in, AP out.
+"""Evaluates instance masks: predicted and true instances in, average precision (AP) out.
 
 The numbers and their names are those of Detectron2's `COCOEvaluator` for the task "segm". Unlike
-that one it takes vocabularies whose things are not the first classes, as ADE20K's, and says the
-same in every process.
+that one it takes vocabularies whose things are not the first classes, as ADE20K's, and returns the
+same numbers in every process.
 
-Legend: K classes, n instances, H W rows and columns of the original picture.
+Legend: K classes, n instances, H W rows and columns of the original image.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tabulate import tabulate
 
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
+from clipself_seg.evaluation.instances.ground_truth import InstanceGroundTruth
 from clipself_seg.evaluation.instances.numbers import (
     ImageInstances,
     encode_masks,
@@ -30,15 +31,14 @@ from clipself_seg.evaluation.instances.numbers import (
     instance_results,
     write_instance_csv,
 )
-from clipself_seg.evaluation.instances.truth import InstanceTruth
 
 logger = logging.getLogger(__name__)
 
 
 class InstanceAPEvaluator(DatasetEvaluator):
-    """Encodes masks picture by picture; the main process compares those of all processes.
+    """Encodes masks image by image; the main process compares those of all processes.
 
-    A picture that several processes saw (a sampler's padding) counts once, and pictures are
+    An image that several processes evaluated (a sampler's padding) counts once, and images are
     compared in a fixed order, so the result does not depend on the number of processes.
     """
 
@@ -47,25 +47,27 @@ class InstanceAPEvaluator(DatasetEvaluator):
         *,
         dataset_name: str,
         vocabulary: Vocabulary,
-        truth: InstanceTruth,
+        ground_truth: InstanceGroundTruth,
         seen: np.ndarray | None = None,
         output_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         """
         Args:
-            dataset_name: named in messages and in the file.
-            vocabulary: of the data set, K classes; tells things from stuff.
-            truth: of the data set; each of its images has to be evaluated.
+            dataset_name: name of the data set for messages and the file.
+            vocabulary: K classes of the data set; it says which are things.
+            ground_truth: instances of the data set; each of its images has to be evaluated.
             seen: (K,) bool, classes of the training vocabulary; None splits nothing.
-            output_dir: where the main process writes `instance_classes_<data set>.csv`; None
-                writes nothing.
+            output_dir: folder where the main process writes `instance_classes_<data set>.csv`;
+                None writes nothing.
 
         Raises:
-            InputError: `seen` tells of another number of classes.
+            InputError: `seen` has another number of classes.
         """
         if seen is not None and len(seen) != len(vocabulary):
-            raise InputError(f"seen tells of {len(seen)} classes, there are {len(vocabulary)}")
-        self.dataset_name, self.vocabulary, self.truth = dataset_name, vocabulary, truth
+            raise InputError(f"seen has {len(seen)} classes, there are {len(vocabulary)}")
+        self.dataset_name = dataset_name
+        self.vocabulary = vocabulary
+        self.ground_truth = ground_truth
         self.seen = None if seen is None else np.asarray(seen, dtype=bool)
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.reset()
@@ -81,21 +83,22 @@ class InstanceAPEvaluator(DatasetEvaluator):
 
         Args:
             inputs: samples with "file_name" and "image_id".
-            outputs: for each, "instances" with "pred_masks" (n, H, W) bool, "scores" (n,) and
+            outputs: for each sample "instances" with "pred_masks" (n, H, W) bool, "scores" (n,) and
                 "pred_classes" (n,) in [0, K), as `panoptic_merge.merge_instances` gives them.
 
         Raises:
-            ValueError: a class that there is not.
+            ValueError: a predicted class that the vocabulary does not have.
             FloatingPointError: a score is not finite.
         """
         for sample, output in zip(inputs, outputs, strict=True):
             instances: Instances = output["instances"]
-            classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
+            classes = instances.pred_classes.tolist()
+            scores = instances.scores.tolist()
             wrong = [label for label in classes if not 0 <= label < len(self.vocabulary)]
             if wrong:
                 raise ValueError(
                     f"class {wrong[0]} is predicted in {sample['file_name']}, but "
-                    f'"{self.dataset_name}" has {len(self.vocabulary)}: the model has other words'
+                    f'"{self.dataset_name}" has {len(self.vocabulary)}: the model has another vocabulary'
                 )
             if not np.isfinite(scores).all():
                 raise FloatingPointError(
@@ -119,27 +122,26 @@ class InstanceAPEvaluator(DatasetEvaluator):
         outcome: dict[str, float] | InputError | None = None
         if comm.is_main_process():
             try:
-                outcome = self._compare(
-                    {key: found for part in parts for key, found in part.items()}
-                )
+                outcome = self._compare({key: one for part in parts for key, one in part.items()})
             except InputError as error:
                 outcome = error
-        # Once for all: comparing takes minutes for a large data set.
+        # Compared in one process for all, since it takes minutes for a large data set; an error goes
+        # to every process, so that none waits.
         outcome = comm.all_gather(outcome)[0]
         if isinstance(outcome, InputError):
             raise outcome
         return {"segm": outcome}
 
-    def _compare(self, found: Mapping[Any, ImageInstances]) -> dict[str, float]:
-        order = self.truth.image_ids
-        missing = [image for image in order if image not in found]
+    def _compare(self, predicted: Mapping[Any, ImageInstances]) -> dict[str, float]:
+        order = self.ground_truth.image_ids
+        missing = [image for image in order if image not in predicted]
         if missing:
             raise InputError(
                 f'{len(missing)} of {len(order)} images of "{self.dataset_name}" have no '
                 f"prediction, such as {missing[:3]}: evaluate the whole data set"
             )
         logger.info('comparing the instances of %d images of "%s"', len(order), self.dataset_name)
-        quality = instance_quality(self.truth, found, self.vocabulary)
+        quality = instance_quality(self.ground_truth, predicted, self.vocabulary)
         results = {"images": float(len(order))} | instance_results(quality, self.seen)
         shown = {key: f"{value:.1f}" for key, value in results.items() if key.startswith("AP")}
         table = tabulate([shown.values()], list(shown), disable_numparse=True)

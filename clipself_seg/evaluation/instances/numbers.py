@@ -1,6 +1,7 @@
 """Average precision (AP) of instance masks: pycocotools' numbers, of things alone.
 
-The rules are COCO's: IoU 0.50 to 0.95, at most 100 predictions a picture, crowds forgive.
+The rules are COCO's: IoU 0.50 to 0.95, at most 100 predictions an image, and a prediction on a crowd
+of its class does not count as false.
 
 Legend: K classes of a vocabulary, T IoU thresholds, R recalls, A ranges of areas.
 """
@@ -23,22 +24,22 @@ from tqdm import tqdm
 
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.instances.truth import InstanceTruth, thing_categories
+from clipself_seg.evaluation.instances.ground_truth import InstanceGroundTruth, thing_categories
 from clipself_seg.files import atomic_path
 
-# Number -> position in COCOeval's summary.
+# Name of a number -> its position in COCOeval's summary.
 SUMMARY = {"AP": 0, "AP50": 1, "AP75": 2, "APs": 3, "APm": 4, "APl": 5}
 CSV_COLUMNS = ("index", "name", "seen", "ap", "ap50", "instances", "predictions")
 logger = logging.getLogger(__name__)
 
 
 class ImageInstances(NamedTuple):
-    """What was found in a picture, n instances.
+    """The n instances that are predicted in an image.
 
     Attributes:
-        masks: n run-length encodings, see `encode_masks`.
-        scores: n.
-        classes: n, in [0, K).
+        masks: run-length encoding of each instance, see `encode_masks`.
+        scores: score of each instance, of any scale.
+        classes: class of each instance, in [0, K).
     """
 
     masks: list[dict[str, Any]]
@@ -47,13 +48,13 @@ class ImageInstances(NamedTuple):
 
 
 class InstanceQuality(NamedTuple):
-    """What COCOeval says.
+    """COCOeval's numbers, for all classes of a vocabulary.
 
     Attributes:
-        summary: its twelve numbers in [0, 1], -1 where there is nothing to say.
+        summary: its twelve numbers in [0, 1], -1 where no class counts.
         precision: (T, R, K) in [0, 1] over all areas, -1 for a class without an instance.
-        instances: (K,) true ones, crowds aside.
-        predictions: (K,).
+        instances: (K,) number of true instances of each class, crowds aside.
+        predictions: (K,) number of predicted instances of each class.
     """
 
     summary: np.ndarray
@@ -68,28 +69,28 @@ def encode_masks(masks: np.ndarray) -> list[dict[str, Any]]:
     Args:
         masks: (n, H, W) bool.
     """
-    # One at a time: COCO's runs go down the columns, and the turned copy of all would be large.
+    # One at a time: COCO's runs go down the columns, and a transposed copy of all would be large.
     return [rle.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in masks]
 
 
 def instance_quality(
-    truth: InstanceTruth, found: Mapping[Any, ImageInstances], vocabulary: Vocabulary
+    truth: InstanceGroundTruth, predicted: Mapping[Any, ImageInstances], vocabulary: Vocabulary
 ) -> InstanceQuality:
-    """Compare all pictures of a data set.
+    """Compares predicted and true instances in all images of a data set.
 
     Args:
-        truth: of the data set.
-        found: by image id, of every picture; stuff is left out.
-        vocabulary: of the data set.
+        truth: instances of the data set.
+        predicted: image id -> predicted instances, for every image; those of stuff are left out.
+        vocabulary: K classes of the data set; it says which are things.
 
     Raises:
-        InputError: masks of another size than the file states.
+        InputError: masks have another size than the file states.
     """
     categories = np.array([entry.dataset_id for entry in vocabulary.classes])
     detections: list[dict[str, Any]] = []
     for image, image_id in zip(truth.images, truth.image_ids):
         size = [image["height"], image["width"]]
-        for mask, score, label in zip(*found[image_id]):
+        for mask, score, label in zip(*predicted[image_id]):
             if list(mask["size"]) != size:
                 raise InputError(
                     f"image {image_id}: masks have {mask['size'][1]} x {mask['size'][0]} pixels "
@@ -108,7 +109,7 @@ def instance_quality(
     things = thing_categories(vocabulary)
     summary, precision_TRK = _coco_eval(truth, detections, things)
     precision = np.full((*precision_TRK.shape[:2], len(vocabulary)), -1.0)
-    # COCOeval sorts the categories.
+    # COCOeval has the categories in rising order, and only those of things.
     precision[..., [vocabulary.dataset_id_to_index[i] for i in sorted(things)]] = precision_TRK
     counts = [
         np.array([[entry["category_id"] for entry in part]]).T == categories
@@ -118,10 +119,10 @@ def instance_quality(
 
 
 class _WatchedEval(COCOeval):
-    """With a progress bar, which appears if it takes longer: a minute for COCO's 5000 pictures."""
+    """COCOeval with a progress bar, which appears after 2 s: COCO's 5000 images take a minute."""
 
-    def __init__(self, truth: COCO, found: COCO, kind: str) -> None:
-        super().__init__(truth, found, kind)
+    def __init__(self, truth: COCO, predicted: COCO, kind: str) -> None:
+        super().__init__(truth, predicted, kind)
         params = self.params
         pairs = len(params.imgIds) * len(params.catIds)
         total = pairs * (1 + len(params.areaRng))
@@ -141,15 +142,14 @@ class _WatchedEval(COCOeval):
 
 
 def _coco_eval(
-    truth: InstanceTruth, detections: list[dict[str, Any]], things: list[int]
+    truth: InstanceGroundTruth, detections: list[dict[str, Any]], things: list[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Summary (12,), and precision (T, R, things) of all areas, things by rising category id."""
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        # Copies: pycocotools writes into what it is given.
-        given, found = (
+        true, predicted = (
             _coco(truth.images, part, things) for part in (truth.annotations, detections)
         )
-        evaluation = _WatchedEval(given, found, "segm")
+        evaluation = _WatchedEval(true, predicted, "segm")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -163,6 +163,7 @@ def _coco(
     coco = COCO()
     coco.dataset = {
         "images": images,
+        # Copies: pycocotools writes into them.
         "annotations": [dict(entry) for entry in annotations],
         "categories": [{"id": category} for category in things],
     }
@@ -178,15 +179,16 @@ def class_precision(quality: InstanceQuality) -> tuple[np.ndarray, np.ndarray]:
 
 
 def instance_results(quality: InstanceQuality, seen: np.ndarray | None = None) -> dict[str, float]:
-    """Means in percent.
+    """Means in percent over the classes with an instance, and their number.
 
     Args:
-        quality: of the classes.
+        quality: numbers of the K classes.
         seen: (K,) bool, classes of the training vocabulary; None splits nothing.
 
     Returns:
-        `SUMMARY`, and "classes" with an instance; with `seen` also "AP-seen", "classes-seen" and
-        the same of unseen. A mean over nothing is left out.
+        The keys of `SUMMARY`, and "classes", the number of classes with an instance; with `seen`
+        also "AP-seen", "classes-seen" and the same of unseen classes. A mean over no class is left
+        out.
     """
     results = {
         key: 100 * float(quality.summary[position])
@@ -211,23 +213,23 @@ def write_instance_csv(
 ) -> None:
     """Write `CSV_COLUMNS` of each class, atomically.
 
-    AP and AP50 are percent in full precision, empty for a class without an instance; `seen` is 0
-    or 1, empty where nothing is known.
+    AP and AP50 are percent in full precision, empty for a class without an instance; "seen" is 0
+    or 1, empty where the training vocabulary is not known.
 
     Args:
-        path: of the file.
-        class_names: K.
-        quality: of the classes.
-        seen: (K,) bool.
+        path: the CSV to write.
+        class_names: names of the K classes.
+        quality: numbers of the K classes.
+        seen: (K,) bool, classes of the training vocabulary; None if that is not known.
     """
     percent = [100 * values for values in class_precision(quality)]
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(CSV_COLUMNS)
         for index, name in enumerate(class_names):
-            told = "" if seen is None else int(seen[index])
+            known = "" if seen is None else int(seen[index])
             numbers = [
                 "" if np.isnan(values[index]) else repr(float(values[index])) for values in percent
             ]
             counts = (int(quality.instances[index]), int(quality.predictions[index]))
-            writer.writerow((index, name, told, *numbers, *counts))
+            writer.writerow((index, name, known, *numbers, *counts))

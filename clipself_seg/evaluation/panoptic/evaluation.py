@@ -21,9 +21,9 @@ from clipself_seg.evaluation.instances.ap import InstanceAPEvaluator
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.evaluation.panoptic.fusion_report import (
     TITLES,
-    fusion_table,
-    fusions_table,
+    paper_table,
     plot_sweep,
+    run_table,
     sweep_table,
 )
 from clipself_seg.evaluation.panoptic.fusions import (
@@ -35,15 +35,15 @@ from clipself_seg.evaluation.panoptic.fusions import (
     sweep_results,
 )
 from clipself_seg.evaluation.panoptic.ground_truth import (
-    PanopticTruth,
-    read_panoptic_truth,
-    trained_words,
+    PanopticGroundTruth,
+    read_panoptic_ground_truth,
+    train_vocabulary_name,
 )
 from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
 from clipself_seg.models.panoptic.outputs import Fusion
 from clipself_seg.models.protocol import PanopticModel
 
-# Data set -> fusion -> name of a number -> the number; and "sweep" beside the fusions.
+# Data set -> name of a fusion -> name of a number -> the number; "sweep" stands beside the fusions.
 FusionResults = dict[str, dict[str, Any]]
 logger = logging.getLogger(__name__)
 
@@ -69,18 +69,20 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
     ) -> None:
         """
         Args:
-            datasets: for panoptic segmentation, see `data.datasets.panoptic`.
-            mapper: record -> sample, see `PanopticTestMapper`.
-            fusions: names out of `fusions.FUSIONS`.
-            tasks: out of `TASKS`; one for which a data set has no files is left out.
+            datasets: names of panoptic data sets, see `data.datasets.panoptic`.
+            mapper: maps a record to a sample, see `PanopticTestMapper`.
+            fusions: names of fusions, out of `fusions.FUSIONS`.
+            tasks: what is measured, out of `TASKS`; a task for which a data set has no files is left
+                out.
             alpha: exponent of CLIP's scores of seen classes in the fusion "fused", in [0, 1].
             beta: exponent of CLIP's scores of all other classes in it, in [0, 1].
             sweep: values of alpha and beta, whose grid is evaluated too.
-            rule: of the mean IoU, see `MiouRule`.
-            train_vocabulary: name of the class list whose words count as seen; "" splits nothing,
-                and the model takes all classes for seen.
-            workers: of each loader.
-            output_dir: for tables by class, in a folder for each fusion, and plots of the sweep.
+            rule: classes that the mean IoU is taken over, see `MiouRule`.
+            train_vocabulary: name of the class list that was trained on, whose classes count as
+                seen; "" splits nothing, and the model takes all classes for seen.
+            workers: number of worker processes of each loader.
+            output_dir: folder for tables by class, in a folder for each fusion, and plots of the
+                sweep.
 
         Raises:
             InputError: unknown fusions or tasks, or exponents out of [0, 1].
@@ -95,7 +97,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         self.train_vocabulary = train_vocabulary
         self.workers = workers
         self.output_dir = output_dir
-        self._known: dict[str, PanopticTruth] = {}
+        self._known: dict[str, PanopticGroundTruth] = {}
         self._metadata: dict[str, Any] = {}
 
     @classmethod
@@ -111,17 +113,17 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             "beta": cfg.MODEL.FUSION.BETA,
             "sweep": cfg.TEST.PANOPTIC.SWEEP,
             "rule": cfg.TEST.MIOU_RULE,
-            "train_vocabulary": trained_words(cfg),
+            "train_vocabulary": train_vocabulary_name(cfg),
             "workers": cfg.DATALOADER.NUM_WORKERS,
             "output_dir": Path(cfg.OUTPUT_DIR),
         }
 
     def __call__(self, model: PanopticModel) -> FusionResults:
-        """Evaluate on every data set; the same numbers in every process.
+        """Evaluates on every data set; every process gets the same numbers.
 
         Args:
-            model: is given the classes of each data set; afterwards it has its own classes and
-                mode again, so that training goes on.
+            model: the model, which is given the classes of each data set; afterwards it has its own
+                classes and mode again, so that training goes on.
 
         Returns:
             For each data set and fusion means in percent (those of `panoptic_results`, "AP..." of
@@ -135,7 +137,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         return results
 
     def check(self, model: PanopticModel) -> None:
-        """Refuse early what would fail late: missing files, words that are no panoptic ones."""
+        """Refuse early what would fail late: missing files, a vocabulary without things or stuff."""
         records = {}
         areas = {}
         for name in self.datasets:
@@ -149,7 +151,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             self._metadata["areas"] = areas
 
     def metadata(self) -> dict[str, Any]:
-        """What decides the numbers beside weights and configuration, once `check` was called."""
+        """Settings that decide the numbers beside weights and configuration, known after `check`."""
         return self._metadata
 
     def _dataset(self, name: str, model: PanopticModel) -> dict[str, Any]:
@@ -166,27 +168,31 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             results["sweep"] = sweep_results(self.sweep, truth.seen, numbers)
         return results
 
-    def _fusions(self, truth: PanopticTruth) -> dict[str, Fusion]:
+    def _fusions(self, truth: PanopticGroundTruth) -> dict[str, Fusion]:
         named = {name: fusion._replace(tasks=truth.tasks) for name, fusion in self.fusions.items()}
         return named | sweep_fusions(self.sweep, truth.seen)
 
-    def _evaluator(self, name: str, truth: PanopticTruth) -> FusionsEvaluator:
+    def _evaluator(self, name: str, truth: PanopticGroundTruth) -> FusionsEvaluator:
         """Evaluators of every fusion of a data set."""
         return FusionsEvaluator(
             fusions={
-                fusion: {task: self._of_task(name, truth, task, fusion) for task in truth.tasks}
+                fusion: {
+                    task: self._task_evaluator(name, truth, task, fusion) for task in truth.tasks
+                }
                 for fusion in self.fusions
             },
             quiet={
-                fusion: self._of_segments(name, truth, None)
+                fusion: self._panoptic_evaluator(name, truth, None)
                 for fusion in sweep_fusions(self.sweep, truth.seen)
             },
         )
 
-    def _of_task(self, name: str, truth: PanopticTruth, task: str, fusion: str) -> DatasetEvaluator:
+    def _task_evaluator(
+        self, name: str, truth: PanopticGroundTruth, task: str, fusion: str
+    ) -> DatasetEvaluator:
         folder = self.output_dir / fusion
         if task == "panoptic":
-            return self._of_segments(name, truth, folder)
+            return self._panoptic_evaluator(name, truth, folder)
         if task == "semantic":
             return SemSegAccuracyEvaluator(
                 dataset_name=name,
@@ -200,13 +206,13 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         return InstanceAPEvaluator(
             dataset_name=name,
             vocabulary=truth.vocabulary,
-            truth=truth.instances,
+            ground_truth=truth.instances,
             seen=truth.seen,
             output_dir=folder,
         )
 
-    def _of_segments(
-        self, name: str, truth: PanopticTruth, folder: Path | None
+    def _panoptic_evaluator(
+        self, name: str, truth: PanopticGroundTruth, folder: Path | None
     ) -> PanopticQualityEvaluator:
         return PanopticQualityEvaluator(
             dataset_name=name,
@@ -217,18 +223,18 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             output_dir=folder,
         )
 
-    def _truth(self, name: str) -> PanopticTruth:
-        """Words and records of a data set, read once."""
+    def _truth(self, name: str) -> PanopticGroundTruth:
+        """Vocabulary, records and ground truth of a data set, read once."""
         if name not in self._known:
-            self._known[name] = read_panoptic_truth(name, self.tasks, self.train_vocabulary)
+            self._known[name] = read_panoptic_ground_truth(name, self.tasks, self.train_vocabulary)
         return self._known[name]
 
     def _report(self, results: FusionResults) -> None:
         model = self.output_dir.name or "model"
         logger.info(
             "All data sets in percent:\n%s\n\n%s",
-            fusions_table(results),
-            fusion_table({model: results}),
+            run_table(results),
+            paper_table({model: results}),
         )
         for name, numbers in results.items():
             if "sweep" in numbers:

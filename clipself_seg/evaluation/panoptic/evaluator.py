@@ -1,9 +1,9 @@
-"""Evaluates panoptic segmentation: predicted segments and panoptic PNGs in, PQ and its like out.
+"""Evaluates panoptic segmentation: predicted segments and panoptic PNGs in, PQ, SQ and RQ out.
 
 The names of the results are those of Detectron2's `COCOPanopticEvaluator`, the numbers
-panopticapi's. Predictions are counted where they are made: they are neither encoded nor written.
+panopticapi's. Predictions are compared in memory: they are neither encoded nor written.
 
-Legend: C classes, H W rows and columns of the original picture.
+Legend: C classes, H W rows and columns of the original image.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ logger = logging.getLogger(__name__)
 
 
 class PanopticQualityEvaluator(DatasetEvaluator):
-    """Matches segments picture by picture, and merges all processes before anything is averaged.
+    """Matches segments image by image, and merges all processes before anything is averaged.
 
-    A picture that several processes saw (a sampler's padding) counts once, and pictures are added
-    up in a fixed order, so the result does not depend on the number of processes.
+    An image that several processes evaluated (a sampler's padding) counts once, and images are
+    added up in a fixed order, so the result does not depend on the number of processes.
     """
 
     def __init__(
@@ -54,23 +54,24 @@ class PanopticQualityEvaluator(DatasetEvaluator):
     ) -> None:
         """
         Args:
-            dataset_name: named in messages and in the file.
-            vocabulary: of the data set, C classes; tells things from stuff.
-            image_ids: of the data set, in the order of its file: each has to be evaluated. None
-                takes the pictures that come, sorted by id.
+            dataset_name: name of the data set for messages and the file.
+            vocabulary: C classes of the data set; it says which are things and which are stuff.
+            image_ids: ids of the data set's images, in the order of its file: each has to be
+                evaluated. None takes the images that come, sorted by id.
             seen: (C,) bool, classes of the training vocabulary; None splits nothing.
             panoptic_json: file of the ground truth, for messages.
-            output_dir: where the main process writes `panoptic_classes_<data set>.csv`; None
-                writes nothing.
+            output_dir: folder where the main process writes `panoptic_classes_<data set>.csv`;
+                None writes nothing.
 
         Raises:
-            InputError: the vocabulary has no thing, no stuff or does not tell, or `seen` tells of
-                another number of classes.
+            InputError: the vocabulary has no thing, no stuff or marks neither, or `seen` has another
+                number of classes.
         """
         if seen is not None and len(seen) != len(vocabulary):
-            raise InputError(f"seen tells of {len(seen)} classes, there are {len(vocabulary)}")
+            raise InputError(f"seen has {len(seen)} classes, there are {len(vocabulary)}")
         check_things_and_stuff(vocabulary.thing, f'vocabulary "{vocabulary.name}"')
-        self.dataset_name, self.vocabulary = dataset_name, vocabulary
+        self.dataset_name = dataset_name
+        self.vocabulary = vocabulary
         self.image_ids = None if image_ids is None else list(image_ids)
         self.seen = None if seen is None else np.asarray(seen, dtype=bool)
         self.panoptic_json = panoptic_json
@@ -88,10 +89,11 @@ class PanopticQualityEvaluator(DatasetEvaluator):
 
         Args:
             inputs: samples with "file_name", "image_id", "pan_seg_file_name" and "segments_info"
-                as `records.panoptic_records` gives them, with category ids of the data set; who
-                compares several predictions of a picture reads its PNG once, as "pan_seg" (H, W).
-            outputs: for each, "panoptic_seg": ids (H, W), 0 where nothing is, and the segments with
-                "id" and "category_id" in [0, C), as `panoptic_merge.merge_panoptic` gives them.
+                as `records.panoptic_records` gives them, with category ids of the data set. A
+                caller that compares several predictions of an image reads its PNG once, and gives
+                it as "pan_seg" (H, W).
+            outputs: for each sample "panoptic_seg": ids (H, W), 0 where nothing is, and the segments
+                with "id" and "category_id" in [0, C), as `panoptic_merge.merge_panoptic` gives them.
 
         Raises:
             InputError: a PNG is missing or broken; PNG and JSON, map and list, or their sizes
@@ -106,7 +108,8 @@ class PanopticQualityEvaluator(DatasetEvaluator):
                 own_index,
                 f"the predicted map of {sample['file_name']} and its list of segments",
             )
-            png, read = sample["pan_seg_file_name"], sample.get("pan_seg")
+            png = sample["pan_seg_file_name"]
+            read = sample.get("pan_seg")
             truth = panoptic_map(
                 read_panoptic_png(png) if read is None else read,
                 sample["segments_info"],
@@ -131,13 +134,14 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             logger.info('Panoptic quality of "%s" in percent:\n%s', self.dataset_name, table)
             if self.output_dir is not None:
                 path = self.output_dir / f"panoptic_classes_{self.dataset_name}.csv"
-                names, isthing = self.vocabulary.names, self.vocabulary.thing
-                write_quality_csv(path, names, isthing, quality, self.seen)
+                write_quality_csv(
+                    path, self.vocabulary.names, self.vocabulary.thing, quality, self.seen
+                )
                 logger.info("numbers of each class in %s", path)
         return {"panoptic_seg": results}
 
     def results(self) -> dict[str, float]:
-        """What `evaluate` returns under "panoptic_seg", without table and file."""
+        """Results that `evaluate` returns under "panoptic_seg", without table and file."""
         return self._merge()[1]
 
     def _merge(self) -> tuple[ClassQuality, dict[str, float]]:

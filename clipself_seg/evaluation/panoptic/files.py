@@ -1,4 +1,4 @@
-"""Panoptic quality of a prediction on the disk: JSON and PNGs in COCO's format on both sides."""
+"""Panoptic quality of files: prediction and ground truth are JSON and PNGs in COCO's format."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ logger = logging.getLogger(__name__)
 
 
 class PanopticFolder(NamedTuple):
-    """One side.
+    """Files of the ground truth, or of a prediction.
 
     Attributes:
-        json: with "annotations"; that of the truth also has "categories".
-        folder: of the PNGs that it names.
+        json: panoptic JSON with "annotations"; that of the ground truth also has "categories".
+        folder: folder of the PNGs that the JSON names.
     """
 
     json: Path
@@ -42,12 +42,12 @@ class PanopticFolder(NamedTuple):
 
 
 class Categories(NamedTuple):
-    """The C classes of a file, in its order.
+    """The C classes of a panoptic JSON, in its order.
 
     Attributes:
-        ids: C category ids.
-        names: C.
-        isthing: (C,) bool.
+        ids: category id of each class.
+        names: name of each class.
+        isthing: (C,) bool, which classes are things.
     """
 
     ids: tuple[int, ...]
@@ -61,10 +61,10 @@ class _Pair(NamedTuple):
 
 
 def read_categories(json_file: str | os.PathLike[str]) -> Categories:
-    """The classes of a panoptic JSON.
+    """Reads the classes of a panoptic JSON.
 
     Raises:
-        InputError: missing or broken file; no categories; one without id, name or isthing; ids
+        InputError: a missing or broken file; no categories; one without id, name or isthing; ids
             that are not unique; no thing or no stuff among them.
     """
     entries = coco_list(read_coco_json(json_file), "categories", json_file)
@@ -86,33 +86,33 @@ def seen_categories(categories: Categories, vocabulary: str, trained: str) -> np
     """Bool (C,): which classes are seen by the rule of `overlap.seen_by_synonym`.
 
     Args:
-        categories: of the truth.
-        vocabulary: class list with the synonyms of these categories, under the same ids.
-        trained: class list that was trained on.
+        categories: classes of the ground truth.
+        vocabulary: name of the class list with the synonyms of these categories, under the same ids.
+        trained: name of the class list that was trained on.
 
     Raises:
         InputError: no such class list, or one that lacks a category.
     """
-    words = load_vocabulary(vocabulary)
-    missing = [i for i in categories.ids if i not in words.dataset_id_to_index]
+    classes = load_vocabulary(vocabulary)
+    missing = [i for i in categories.ids if i not in classes.dataset_id_to_index]
     if missing:
         raise InputError(
             f'vocabulary "{vocabulary}" lacks the categories {missing[:5]} of the ground truth: '
             "give the data set's own"
         )
-    seen = seen_by_synonym(words, load_vocabulary(trained))
-    return seen[[words.dataset_id_to_index[i] for i in categories.ids]]
+    seen = seen_by_synonym(classes, load_vocabulary(trained))
+    return seen[[classes.dataset_id_to_index[i] for i in categories.ids]]
 
 
 def check_things_and_stuff(isthing: np.ndarray, source: str) -> None:
     """Refuse classes that are all things or all stuff.
 
     Args:
-        isthing: (C,) bool.
-        source: of the classes, for the error.
+        isthing: (C,) bool, which classes are things.
+        source: file or vocabulary that the classes come from, for the error.
 
     Raises:
-        InputError: they are.
+        InputError: all classes are things, or all are stuff.
     """
     for kind, count in (("thing", isthing.sum()), ("stuff", (~isthing).sum())):
         if count == 0:
@@ -125,12 +125,13 @@ def check_things_and_stuff(isthing: np.ndarray, source: str) -> None:
 def evaluate_files(
     truth: PanopticFolder, predicted: PanopticFolder, processes: int = 1
 ) -> tuple[ClassQuality, int]:
-    """Quality of every class in the order of the truth's categories, and the number of images.
+    """Quality of every class in the order of the ground truth's categories, and the number of images.
 
     Args:
-        truth: every image that it annotates has to have a prediction.
-        predicted: images that the truth does not have are left out, with a logged count.
-        processes: to work in; the result does not depend on them.
+        truth: files of the ground truth; every image that they annotate needs a prediction.
+        predicted: files of the prediction; images that the ground truth does not have are left out,
+            with a logged count.
+        processes: number of processes to work in; the result does not depend on it.
 
     Raises:
         InputError: files that are missing, broken, or disagree (names both).
@@ -144,8 +145,9 @@ def evaluate_files(
 
 
 def _pairs(truth: PanopticFolder, predicted: PanopticFolder) -> list[_Pair]:
-    """Annotations of both sides, in the order of the truth."""
-    wanted, given = _annotations(truth.json), _annotations(predicted.json)
+    """Annotations of each image on both sides, in the order of the ground truth."""
+    wanted = _annotations(truth.json)
+    given = _annotations(predicted.json)
     missing = [image for image in wanted if image not in given]
     if missing and {str(image) for image in missing} <= {str(image) for image in given}:
         raise InputError(
@@ -168,7 +170,7 @@ def _pairs(truth: PanopticFolder, predicted: PanopticFolder) -> list[_Pair]:
 
 
 def _annotations(json_file: Path) -> dict[Any, Mapping[str, Any]]:
-    found: dict[Any, Mapping[str, Any]] = {}
+    by_image: dict[Any, Mapping[str, Any]] = {}
     for entry in coco_list(read_coco_json(json_file), "annotations", json_file):
         missing = {"image_id", "file_name", "segments_info"} - entry.keys()
         if missing:
@@ -180,12 +182,12 @@ def _annotations(json_file: Path) -> dict[Any, Mapping[str, Any]]:
                 f'{json_file}: "file_name" or "segments_info" of image {entry["image_id"]} is no text '
                 "and no list: give a panoptic JSON"
             )
-        if entry["image_id"] in found:
+        if entry["image_id"] in by_image:
             raise InputError(
                 f"{json_file}: image {entry['image_id']} is annotated twice: keep one of them"
             )
-        found[entry["image_id"]] = entry
-    return found
+        by_image[entry["image_id"]] = entry
+    return by_image
 
 
 def _match(

@@ -1,9 +1,9 @@
-"""Rows of fusion -> the paper's Table 6, a table of one run; a sweep -> tables and a picture.
+"""Numbers of several fusions -> the paper's Table 6 and a table of one run; a sweep -> table and plot.
 
-Results are what `PanopticEvaluation` returns: {data set: {row: {"PQ": percent, ...}}}. A sweep is
+Results are what `PanopticEvaluation` returns: {data set: {fusion: {"PQ": percent, ...}}}. A sweep is
 {"alpha": [...], "beta": [...], "PQ": [[...]], ...}: alpha is CLIP's exponent for seen classes, beta
-for the others, and numbers in percent have a row for each alpha and a column for each beta, None
-where there is nothing to say.
+for all other classes, and numbers in percent have a row for each alpha and a column for each beta,
+None where no class counts.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from tabulate import tabulate
 from clipself_seg.files import atomic_path
 
 Numbers = Mapping[str, float]
-# Row -> its numbers, of one data set.
-Rows = Mapping[str, Numbers]
+# Name of a fusion -> its numbers on one data set.
+FusionNumbers = Mapping[str, Numbers]
 Grid = Sequence[Sequence[float | None]]
 
 # Data sets as papers call them; the first two are the columns of the CLIPSelf paper's Table 6.
@@ -28,11 +28,11 @@ TITLES = {
     "mini_val_panoptic_with_sem_seg": "mini",
     "mini2_val_panoptic_with_sem_seg": "mini2",
 }
-ROW_TITLES = {"clip": "CLIP only", "generator": "generator only", "fused": "fused"}
-# Heading -> key.
+FUSION_TITLES = {"clip": "CLIP only", "generator": "generator only", "fused": "fused"}
+# Heading of a column -> key of the number.
 PAPER_COLUMNS = {"PQ": "PQ", "mAP": "AP", "mIoU": "mIoU"}
 SPLIT_COLUMNS = {"PQ": "PQ", "seen": "PQ_seen", "unseen": "PQ_unseen"}
-# Those of a row that no data set has are left out.
+# A column is left out if no data set has its number.
 RUN_COLUMNS = {
     "PQ": "PQ",
     "SQ": "SQ",
@@ -51,14 +51,14 @@ RUN_COLUMNS = {
 SWEEP_TITLES = {"PQ": "PQ", "PQ_seen": "PQ of seen classes", "PQ_unseen": "PQ of unseen classes"}
 
 
-def fusion_table(
-    models: Mapping[str, Mapping[str, Rows]], first: str = "model", style: str = "simple"
+def paper_table(
+    models: Mapping[str, Mapping[str, FusionNumbers]], first: str = "model", style: str = "simple"
 ) -> str:
-    """The paper's Table 6: a line for each model and row; PQ, mAP and mIoU in percent.
+    """The paper's Table 6: a line for each model and fusion; PQ, mAP and mIoU in percent.
 
     Args:
-        models: name -> data set -> row -> numbers. Columns come in the paper's order, then as they
-            are met; a number that a line lacks is shown as "-".
+        models: name of a model -> data set -> fusion -> numbers. Data sets come in the paper's
+            order, others after them in the given order; a number that a line lacks is shown as "-".
         first: heading of the first column.
         style: a format of `tabulate`, such as "simple" or "github".
     """
@@ -67,49 +67,60 @@ def fusion_table(
     columns = [(name, *column) for name in datasets for column in PAPER_COLUMNS.items()]
     body = []
     for model, results in models.items():
-        for row in dict.fromkeys(row for rows in results.values() for row in _only_rows(rows)):
-            found = [results.get(name, {}).get(row, {}) for name, _, _ in columns]
-            cells = [_percent(numbers, key) for numbers, (_, _, key) in zip(found, columns)]
-            body.append([model, ROW_TITLES.get(row, row), *cells])
+        names = (name for fusions in results.values() for name in _fusion_names(fusions))
+        for fusion in dict.fromkeys(names):
+            cells = [
+                _percent(results.get(dataset, {}).get(fusion, {}), key)
+                for dataset, _, key in columns
+            ]
+            body.append([model, FUSION_TITLES.get(fusion, fusion), *cells])
     headings = [f"{TITLES.get(name, name)} {title}" for name, title, _ in columns]
     return _table([first, "scores", *headings], body, style, left=2)
 
 
 def split_table(
-    models: Mapping[str, Mapping[str, Rows]], first: str = "scores", style: str = "simple"
+    models: Mapping[str, Mapping[str, FusionNumbers]], first: str = "scores", style: str = "simple"
 ) -> str:
-    """Who names the masks of one generator: PQ in percent of all, of seen and of unseen classes.
+    """CLIPs that classify the masks of one generator: PQ in percent of all, seen and unseen classes.
 
     Args:
-        models: name of a CLIP -> data set -> row -> numbers. The row "generator" does not depend on
-            CLIP and is shown once.
+        models: name of a CLIP -> data set -> fusion -> numbers. The fusion "generator" does not
+            depend on CLIP and is shown once.
         first: heading of the first column.
         style: a format of `tabulate`.
     """
     lines: dict[str, dict[str, Numbers]] = {}
-    for row in ROW_TITLES:
+    for fusion, title in FUSION_TITLES.items():
         for model, results in models.items():
-            name = ROW_TITLES[row] if row == "generator" else f"{model}, {ROW_TITLES[row]}"
-            found = {dataset: rows[row] for dataset, rows in results.items() if row in rows}
-            if found:
-                lines.setdefault(name, found)
-    datasets = dict.fromkeys(dataset for found in lines.values() for dataset in found)
+            name = title if fusion == "generator" else f"{model}, {title}"
+            line = {
+                dataset: fusions[fusion]
+                for dataset, fusions in results.items()
+                if fusion in fusions
+            }
+            if line:
+                lines.setdefault(name, line)
+    datasets = dict.fromkeys(dataset for line in lines.values() for dataset in line)
     columns = [(name, *column) for name in datasets for column in SPLIT_COLUMNS.items()]
     body = [
-        [line, *(_percent(found.get(name, {}), key) for name, _, key in columns)]
-        for line, found in lines.items()
+        [title, *(_percent(line.get(name, {}), key) for name, _, key in columns)]
+        for title, line in lines.items()
     ]
     return _table([first, *(f"{TITLES.get(n, n)} {t}" for n, t, _ in columns)], body, style, left=1)
 
 
-def fusions_table(results: Mapping[str, Rows], style: str = "simple") -> str:
-    """All means of one run in percent: a line for each data set and row.
+def run_table(results: Mapping[str, FusionNumbers], style: str = "simple") -> str:
+    """All means of one run in percent: a line for each data set and fusion.
 
     Args:
-        results: data set -> row -> numbers; "alpha", "beta" and "images" are shown as well.
+        results: data set -> fusion -> numbers; "alpha", "beta" and "images" are shown as well.
         style: a format of `tabulate`.
     """
-    lines = [(name, row, rows[row]) for name, rows in results.items() for row in _only_rows(rows)]
+    lines = [
+        (dataset, fusion, fusions[fusion])
+        for dataset, fusions in results.items()
+        for fusion in _fusion_names(fusions)
+    ]
     columns = {
         title: key
         for title, key in RUN_COLUMNS.items()
@@ -117,13 +128,13 @@ def fusions_table(results: Mapping[str, Rows], style: str = "simple") -> str:
     }
     body = [
         [
-            TITLES.get(name, name),
-            ROW_TITLES.get(row, row),
+            TITLES.get(dataset, dataset),
+            FUSION_TITLES.get(fusion, fusion),
             *(_short(numbers, key) for key in ("alpha", "beta")),
             *(_percent(numbers, key) for key in columns.values()),
             _short(numbers, "images"),
         ]
-        for name, row, numbers in lines
+        for dataset, fusion, numbers in lines
     ]
     headings = ["data set", "scores", "alpha", "beta", *columns, "images"]
     return _table(headings, body, style, left=2)
@@ -133,8 +144,8 @@ def sweep_table(sweep: Mapping[str, Any], key: str = "PQ", style: str = "simple"
     """One number in percent: a line for each alpha, a column for each beta, * at the best.
 
     Args:
-        sweep: see the module.
-        key: which number.
+        sweep: grids of numbers, see the docstring of this module.
+        key: which number, one of `SWEEP_TITLES`.
         style: a format of `tabulate`.
     """
     best = best_cell(sweep[key])
@@ -150,7 +161,8 @@ def sweep_table(sweep: Mapping[str, Any], key: str = "PQ", style: str = "simple"
 
 
 def best_cell(grid: Grid) -> tuple[int, int] | None:
-    """Row and column of the highest number, of equal ones the first; None if there is none."""
+    """Row and column of the highest number, of equal ones the first; None if there is no number."""
+    # Negated positions: max takes the smallest row, then the smallest column, of equal numbers.
     cells = [
         (value, -row, -column)
         for row, values in enumerate(grid)
@@ -167,9 +179,9 @@ def plot_sweep(path: str | os.PathLike[str], sweep: Mapping[str, Any], title: st
     """Write a sweep as a PNG: a heat map of each of `SWEEP_TITLES`, a frame around the best cell.
 
     Args:
-        path: of the PNG.
-        sweep: see the module.
-        title: above all panels.
+        path: the PNG to write.
+        sweep: grids of numbers, see the docstring of this module.
+        title: heading above all panels.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -214,9 +226,9 @@ def _frame(corner: tuple[float, float]) -> Any:
     return Rectangle(corner, 1, 1, fill=False, edgecolor="red", linewidth=2, clip_on=False)
 
 
-def _only_rows(rows: Mapping[str, Any]) -> list[str]:
-    """Names of the rows: a data set's sweep stands beside them."""
-    return [row for row in rows if row != "sweep"]
+def _fusion_names(results: Mapping[str, Any]) -> list[str]:
+    """Names of the fusions of a data set, whose results also have its "sweep"."""
+    return [name for name in results if name != "sweep"]
 
 
 def _table(headings: list[str], body: list[list[str]], style: str, left: int = 1) -> str:

@@ -1,7 +1,7 @@
 """Several fusions of one pass over the images, each evaluated on its own.
 
 A fusion is a pair of exponents: alpha is CLIP's contribution to the scores of seen classes, beta to those
-of all others. The rows of the paper's Table 6 have names; a sweep adds one for each cell of its grid.
+of all others. Those of the paper's Table 6 have names; a sweep adds one for each cell of its grid.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from clipself_seg.models.panoptic.outputs import TASKS, Fusion
 
 FUSIONS = ("clip", "generator", "fused")  # fusion modes, in the order of the paper's table
 SWEEP_NUMBERS = ("PQ", "PQ_seen", "PQ_unseen")
-# Numbers of a class begin so; they are in the CSVs.
+# Keys of numbers of a single class begin with these; only the CSVs have them.
 CLASS_PREFIXES = ("PQ-", "SQ-", "RQ-", "IoU-", "ACC-")
 
 Sweep = dict[str, Any]
@@ -35,10 +35,10 @@ def named_fusions(
     """The fusions of Table 6.
 
     Args:
-        names: out of `FUSIONS`.
-        alpha: exponent of CLIP's scores of seen classes in "fused".
-        beta: exponent of CLIP's scores of all other classes in "fused".
-        tasks: out of `TASKS`, what is measured.
+        names: names of fusions, out of `FUSIONS`.
+        alpha: exponent of CLIP's scores of seen classes in "fused", in [0, 1].
+        beta: exponent of CLIP's scores of all other classes in "fused", in [0, 1].
+        tasks: what is measured, out of `TASKS`.
 
     Raises:
         InputError: an unknown name or task, or none at all; an exponent out of [0, 1].
@@ -59,8 +59,8 @@ def check_exponents(values: Iterable[float], source: str) -> None:
     """Refuse exponents out of [0, 1].
 
     Args:
-        values: to check.
-        source: the key, for the error.
+        values: exponents to check.
+        source: configuration key that they come from, for the error.
 
     Raises:
         InputError: one is not a number in [0, 1].
@@ -75,7 +75,7 @@ def sweep_fusions(values: Sequence[float], seen: np.ndarray | None) -> dict[str,
     """A fusion for each cell of the grid of alpha and beta that differs from the others.
 
     Args:
-        values: values that alpha and beta take.
+        values: exponents in [0, 1] that both alpha and beta take.
         seen: (K,) bool, classes of the training vocabulary; None: all of them.
     """
     cells = [(alpha, beta) for alpha in values for beta in values]
@@ -85,19 +85,22 @@ def sweep_fusions(values: Sequence[float], seen: np.ndarray | None) -> dict[str,
 
 
 def sweep_name(alpha: float, beta: float, seen: np.ndarray | None) -> str:
-    """Name of a cell's fusion; cells that do not differ, for want of seen or unseen classes, have the same."""
-    shown = "-" if seen is not None and not seen.any() else repr(float(alpha))
-    hidden = "-" if seen is None or seen.all() else repr(float(beta))
-    return f"sweep {shown} {hidden}"
+    """Name of a cell's fusion, with "-" for an exponent that no class has.
+
+    Cells that differ only in such an exponent have the same name, so that they are evaluated once.
+    """
+    seen_exponent = "-" if seen is not None and not seen.any() else repr(float(alpha))
+    unseen_exponent = "-" if seen is None or seen.all() else repr(float(beta))
+    return f"sweep {seen_exponent} {unseen_exponent}"
 
 
 def sweep_results(
     values: Sequence[float], seen: np.ndarray | None, numbers: Mapping[str, Mapping[str, float]]
 ) -> Sweep:
-    """The grid of each number, as `fusion_report` takes it.
+    """The grid of each of `SWEEP_NUMBERS`, as `fusion_report` takes it.
 
     Args:
-        values: values that alpha and beta take.
+        values: exponents in [0, 1] that both alpha and beta take.
         seen: (K,) bool, classes of the training vocabulary; None: all of them.
         numbers: name of a fusion -> name of a number -> the number.
     """
@@ -112,7 +115,7 @@ def sweep_results(
 
 
 class FusionsEvaluator(DatasetEvaluator):
-    """Hands the outputs of each fusion to the fusion's own evaluators."""
+    """Hands the outputs of each fusion to that fusion's own evaluators."""
 
     def __init__(
         self,
@@ -148,7 +151,8 @@ class FusionsEvaluator(DatasetEvaluator):
 
         Args:
             inputs: samples as the evaluators of the fusions take them.
-            outputs: for each, "fusions": name of a fusion -> outputs as those evaluators take them.
+            outputs: for each sample "fusions": name of a fusion -> outputs as those evaluators take
+                them.
         """
         for sample, output in zip(inputs, outputs, strict=True):
             if self._segments:
@@ -161,7 +165,7 @@ class FusionsEvaluator(DatasetEvaluator):
         """Means in percent of every fusion, the same in every process; NaN is left out.
 
         Raises:
-            InputError: what the evaluators raise.
+            InputError: an evaluator has nothing to compare, or not all images.
         """
         numbers = {name: self._numbers(name, by_task) for name, by_task in self.fusions.items()}
         for name, evaluator in self.quiet.items():
@@ -178,7 +182,10 @@ class FusionsEvaluator(DatasetEvaluator):
 
 
 def _means(results: Mapping[str, float], task: str) -> dict[str, float]:
-    """Without numbers of a class, and counts of classes but those of panoptic quality."""
+    """Means of a task, without numbers of single classes and without NaN.
+
+    Counts of classes stay only for panoptic quality: the tasks have the same keys for them.
+    """
     return {
         key: value
         for key, value in results.items()

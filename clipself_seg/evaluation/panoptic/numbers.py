@@ -1,11 +1,11 @@
 """Panoptic quality (PQ) from two maps of segments: recognition (RQ) x segmentation (SQ).
 
 The numbers are those of panopticapi to the last digit. A true and a predicted segment match if
-they have the same class and an IoU above 1/2. Void pixels of the truth count for no prediction,
-the area of a true segment is what its file states, crowds match nothing, and a prediction that
-lies for more than half on void or on a crowd of its class is forgiven.
+they have the same class and an IoU above 1/2. Void pixels of the ground truth count for no
+prediction, the area of a true segment is what its file states, crowds match nothing, and a
+prediction that lies for more than half on void or on a crowd of its class is forgiven.
 
-Legend: n true and m predicted segments of a picture, C classes, H W its rows and columns.
+Legend: n true and m predicted segments of an image, C classes, H W rows and columns of the image.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.sem_seg.numbers import class_keys
 
-# Suffix of a result -> what it is the mean over.
+# Suffix of a key of the results -> classes that the mean is taken over.
 GROUPS = {
     "": "all",
     "_th": "things",
@@ -29,15 +29,16 @@ GROUPS = {
 
 
 class PanopticMap(NamedTuple):
-    """A picture's segments.
+    """The segments of an image, true or predicted.
 
     Attributes:
-        ids: (H, W) integers, 0 is void.
-        segment_ids: (n,) int64, in the order of the file.
-        classes: (n,) int64 in [0, C).
-        areas: (n,) float64 pixels as the file states them, -1 where it does not. Of the truth only.
-        crowd: (n,) bool. Of the truth only.
-        source: the picture and the list, for errors.
+        ids: (H, W) integers, the segment of each pixel; 0 is void.
+        segment_ids: (n,) int64, id of each segment, in the order of the file.
+        classes: (n,) int64 in [0, C), class of each segment.
+        areas: (n,) float64, pixels of each segment as the file states them, -1 where it does not;
+            only the ground truth's are used.
+        crowd: (n,) bool, which segments are crowds; only the ground truth's are used.
+        source: the map and its list of segments, for errors.
     """
 
     ids: np.ndarray
@@ -49,11 +50,11 @@ class PanopticMap(NamedTuple):
 
 
 class ImageMatches(NamedTuple):
-    """What became of a picture's segments.
+    """Matched and unmatched segments of an image.
 
     Attributes:
         matched: class of each matched pair, by rising id of the true segment.
-        ious: of the pairs, float64 in (1/2, 1].
+        ious: IoU of each matched pair, float64 in (1/2, 1].
         missed: class of each true segment without a match, crowds aside.
         false: class of each predicted segment without a match that is not forgiven.
     """
@@ -65,16 +66,16 @@ class ImageMatches(NamedTuple):
 
 
 class ClassQuality(NamedTuple):
-    """Of each class, (C,).
+    """Panoptic quality of each class, arrays (C,).
 
     Attributes:
-        pq: in [0, 1]; NaN for a class that is nowhere.
+        pq: panoptic quality in [0, 1]; NaN for a class that is nowhere.
         sq: mean IoU of the matched pairs, 0 without any; NaN for a class that is nowhere.
-        rq: in [0, 1]; NaN for a class that is nowhere.
-        tp: matched pairs.
-        fp: false segments.
-        fn: missed segments.
-        iou_sum: of the matched pairs.
+        rq: recognition quality in [0, 1]; NaN for a class that is nowhere.
+        tp: number of matched pairs.
+        fp: number of false segments.
+        fn: number of missed segments.
+        iou_sum: sum of the IoUs of the matched pairs.
     """
 
     pq: np.ndarray
@@ -92,13 +93,13 @@ def panoptic_map(
     index_of: Mapping[int, int],
     source: str,
 ) -> PanopticMap:
-    """A map and its list of segments.
+    """Joins a map of ids and its list of segments, and checks the list.
 
     Args:
-        ids: (H, W) integers.
-        segments: each with "id", "category_id" and, in the truth, "area" and "iscrowd".
-        index_of: category id -> class.
-        source: see `PanopticMap`.
+        ids: (H, W) integers, the segment of each pixel; 0 is void.
+        segments: each with "id", "category_id" and, in the ground truth, "area" and "iscrowd".
+        index_of: category id -> class in [0, C).
+        source: the map and its list of segments, for errors.
 
     Raises:
         InputError: a segment without id or category, with something else than numbers, of an unknown
@@ -135,7 +136,7 @@ def _check_segment(info: Any, source: str) -> None:
 
 
 def match_segments(truth: PanopticMap, predicted: PanopticMap) -> ImageMatches:
-    """Match the segments of one picture.
+    """Match the segments of one image.
 
     A true segment that is listed but has no pixel is missed: in ADE20K's files things may cover it.
 
@@ -147,15 +148,18 @@ def match_segments(truth: PanopticMap, predicted: PanopticMap) -> ImageMatches:
         sizes = ["{1} x {0}".format(*side.ids.shape) for side in (truth, predicted)]
         raise InputError(
             f"{predicted.source}: {sizes[1]} pixels (width x height), but {sizes[0]} in "
-            f"{truth.source}: give predictions of the pictures' own size"
+            f"{truth.source}: give predictions of the images' own size"
         )
     pixels = _common_pixels(truth, predicted)
-    void, common = pixels[0, 1:], pixels[1:, 1:]
-    true_pixels, predicted_pixels = pixels.sum(axis=1)[1:], pixels.sum(axis=0)[1:]
-    _check_pixels(truth, true_pixels, predicted, predicted_pixels)
+    void = pixels[0, 1:]
+    common = pixels[1:, 1:]
+    predicted_pixels = pixels.sum(axis=0)[1:]
+    _check_pixels(truth, pixels.sum(axis=1)[1:], predicted, predicted_pixels)
+    # Pixels of a prediction on void do not count, and a true segment is as large as its file states.
     union = predicted_pixels + truth.areas[:, None] - common - void
     fits = (truth.classes[:, None] == predicted.classes) & ~truth.crowd[:, None] & (common > 0)
     ious = np.divide(common, union, out=np.zeros(common.shape), where=fits)
+    # Segments do not overlap, so that above 1/2 each of them has at most one partner.
     rows, columns = np.nonzero(ious > 0.5)
     order = np.argsort(truth.segment_ids[rows])
     missed = ~truth.crowd
@@ -184,25 +188,25 @@ def _common_pixels(truth: PanopticMap, predicted: PanopticMap) -> np.ndarray:
     changes = (true_ids[1:] != true_ids[:-1]) | (predicted_ids[1:] != predicted_ids[:-1])
     starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
     lengths = np.diff(starts, append=len(true_ids))
-    rows, columns = _positions(truth, true_ids[starts]), _positions(
-        predicted, predicted_ids[starts]
-    )
+    rows = _positions(truth, true_ids[starts])
+    columns = _positions(predicted, predicted_ids[starts])
     shape = (1 + len(truth.segment_ids), 1 + len(predicted.segment_ids))
     cells = np.bincount(rows * shape[1] + columns, lengths, shape[0] * shape[1])
     return cells.astype(np.int64).reshape(shape)
 
 
 def _positions(side: PanopticMap, ids: np.ndarray) -> np.ndarray:
-    """1 + position in the list of each id, 0 for void."""
+    """Position of each id in the list of segments, counted from 1; 0 for void."""
     known = np.concatenate([[0], side.segment_ids])
     order = np.argsort(known)
-    found = np.searchsorted(known[order], ids).clip(max=len(known) - 1)
-    positions = order[found]
+    # An id that is not listed gets the position of another one, which the comparison below reveals.
+    ranks = np.searchsorted(known[order], ids).clip(max=len(known) - 1)
+    positions = order[ranks]
     strange = ids[known[positions] != ids]
     if len(strange):
         raise InputError(
             f"{side.source} disagree: segments {np.unique(strange)[:5].tolist()} only in the "
-            "picture, not in the list; take both from one release or run"
+            "map, not in the list; take both from one release or run"
         )
     return positions
 
@@ -217,9 +221,9 @@ def _check_pixels(
     if len(absent):
         raise InputError(
             f"{predicted.source} disagree: segments {absent[:5].tolist()} only in the list, "
-            "without a pixel in the picture; take both from one run"
+            "without a pixel in the map; take both from one run"
         )
-    # With less than its pixels an IoU could exceed 1.
+    # With an area below its number of pixels a segment could have an IoU above 1.
     for row in np.flatnonzero((true_pixels > truth.areas) & ~truth.crowd):
         raise InputError(
             f"{truth.source} disagree: segment {truth.segment_ids[row]} has {true_pixels[row]} "
@@ -228,11 +232,12 @@ def _check_pixels(
 
 
 def panoptic_quality(images: Iterable[ImageMatches], num_classes: int) -> ClassQuality:
-    """Quality of every class over all pictures.
+    """Quality of every class over all images.
 
     Args:
-        images: in the order of the ground truth; another one may change a last digit.
-        num_classes: C.
+        images: matches of each image, in the order of the ground truth; another order may change a
+            last digit of the sums.
+        num_classes: number of classes, C.
     """
     none = ImageMatches(*(np.zeros(0, dtype=np.int64),) * 4)
     matched, ious, missed, false = map(np.concatenate, zip(none, *images))
@@ -260,9 +265,9 @@ def panoptic_results(
     """Means in percent over the classes that are somewhere, and their number.
 
     Args:
-        quality: of the classes.
-        class_names: C.
-        isthing: (C,) bool.
+        quality: numbers of the C classes.
+        class_names: names of the C classes.
+        isthing: (C,) bool, which classes are things.
         seen: (C,) bool, classes of the training vocabulary; None splits nothing.
 
     Returns:

@@ -1,6 +1,6 @@
 """Panoptic quality -> a table of the groups of classes, and a CSV by class.
 
-Results are what `panoptic_numbers.panoptic_results` gives: {"PQ": percent, ...}.
+Results are those of `numbers.panoptic_results`: {"PQ": percent, ...}.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def quality_table(results: Mapping[str, float], style: str = "simple") -> str:
     """PQ, SQ and RQ in percent of each group of classes, and how many classes are in it.
 
     Args:
-        results: a group that they lack has no row, a mean that they lack is shown as "-".
+        results: name of a number -> the number. A group that is not in them has no row, a mean that
+            is not in them is shown as "-".
         style: a format of `tabulate`.
     """
     body = [
@@ -60,15 +61,15 @@ def write_quality_csv(
 ) -> None:
     """Write `CSV_COLUMNS` of each class, atomically.
 
-    PQ, SQ and RQ are percent in full precision, empty for a class that is nowhere; `seen` is 0 or
-    1, empty where nothing is known.
+    PQ, SQ and RQ are percent in full precision, empty for a class that is nowhere; "seen" is 0 or
+    1, empty where the training vocabulary is not known.
 
     Args:
-        path: of the file.
-        class_names: C.
-        isthing: (C,) bool.
-        quality: of the classes.
-        seen: (C,) bool.
+        path: the CSV to write.
+        class_names: names of the C classes.
+        isthing: (C,) bool, which classes are things.
+        quality: numbers of the C classes.
+        seen: (C,) bool, classes of the training vocabulary; None if that is not known.
     """
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -1,11 +1,11 @@
 """Zero-shot region recognition: mean class accuracy of boxes, masks and crops.
 
-Legend: n regions, K classes. A "way" is a way of reading a region: boxes, masks, crops,
+Legend: n regions, K classes. A readout is how a region becomes an embedding: boxes, masks, crops,
 attention_boxes, attention_masks. The rank of a region is the number of classes that beat its own,
 0 when it is recognised.
 
-The reference rounds to float16 on the way, which moves an accuracy by less than 0.05 points; here
-regions are counted as integers and divided in float64.
+The reference rounds intermediate results to float16, which moves an accuracy by less than 0.05
+points; here regions are counted as integers and divided in float64.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def label_ranks(scores_nK: Tensor, labels_n: Tensor) -> Tensor:
     vector) into a hit.
 
     Args:
-        scores_nK: finite scores, of any scale.
-        labels_n: class indices in [0, K).
+        scores_nK: finite scores of every region and class, of any scale.
+        labels_n: class of each region, in [0, K).
     """
     own_n1 = scores_nK.gather(1, labels_n[:, None])
     return (scores_nK >= own_n1).sum(dim=1) - 1
@@ -59,9 +59,9 @@ def mean_class_accuracy(ranks: np.ndarray, labels: np.ndarray, num_classes: int,
     NaN if there is no region at all.
 
     Args:
-        ranks: (n,) see `label_ranks`.
-        labels: (n,) class indices in [0, K).
-        num_classes: K.
+        ranks: (n,) rank of each region, see `label_ranks`.
+        labels: (n,) class of each region, in [0, K).
+        num_classes: number of classes, K.
         k: a region counts as recognised if its label is among the k best.
     """
     accuracies = class_accuracies(ranks, labels, num_classes, k)
@@ -70,11 +70,11 @@ def mean_class_accuracy(ranks: np.ndarray, labels: np.ndarray, num_classes: int,
 
 
 class RegionAccuracyEvaluator(DatasetEvaluator):
-    """Top-1 and top-5 mean class accuracy among ALL classes, by way and group.
+    """Top-1 and top-5 mean class accuracy among ALL classes, by readout and group.
 
     Ranks of all processes are merged before anything is averaged, and an image that several
-    processes saw (a sampler's padding) counts once, so the result does not depend on the number of
-    processes.
+    processes evaluated (a sampler's padding) counts once, so the result does not depend on the
+    number of processes.
     """
 
     def __init__(
@@ -86,9 +86,9 @@ class RegionAccuracyEvaluator(DatasetEvaluator):
     ) -> None:
         """
         Args:
-            dataset_name: named in messages and in the file.
-            class_names: K names, for the table by class.
-            output_dir: where the main process writes `region_accuracy_<data set>.json`; None
+            dataset_name: name of the data set for messages and the file.
+            class_names: names of the K classes, for the table by class.
+            output_dir: folder where the main process writes `region_accuracy_<data set>.json`; None
                 writes nothing.
         """
         self.dataset_name = dataset_name
@@ -108,7 +108,7 @@ class RegionAccuracyEvaluator(DatasetEvaluator):
         Args:
             inputs: samples with "image_id", "file_name", "labels" (n,) int64 and "isthing" (n,)
                 bool.
-            outputs: for each, "scores": {way: (n, K)}.
+            outputs: for each sample "scores": {readout: (n, K)}.
 
         Raises:
             FloatingPointError: a score is not finite.
@@ -116,13 +116,13 @@ class RegionAccuracyEvaluator(DatasetEvaluator):
         for sample, output in zip(inputs, outputs, strict=True):
             labels = sample["labels"]
             image = {"labels": labels.cpu().numpy(), "isthing": sample["isthing"].cpu().numpy()}
-            for way, scores in output["scores"].items():
+            for readout, scores in output["scores"].items():
                 if not torch.isfinite(scores).all():
                     raise FloatingPointError(
-                        f"the scores of {way} in {sample['file_name']} are not finite: "
+                        f"the scores of {readout} in {sample['file_name']} are not finite: "
                         "the weights or the precision are at fault"
                     )
-                image[way] = label_ranks(scores, labels.to(scores.device)).cpu().numpy()
+                image[readout] = label_ranks(scores, labels.to(scores.device)).cpu().numpy()
             self._images[sample["image_id"]] = image
 
     def evaluate(self) -> dict[str, dict[str, float]]:
@@ -165,36 +165,44 @@ class RegionAccuracyEvaluator(DatasetEvaluator):
 
 
 def region_results(regions: Mapping[str, np.ndarray], num_classes: int) -> dict[str, float]:
-    """Accuracies in percent and counts, by way and group.
+    """Accuracies in percent and counts, by readout and group.
 
     Args:
-        regions: "labels" (n,), "isthing" (n,) and for each way its ranks (n,).
-        num_classes: K.
+        regions: "labels" (n,), "isthing" (n,) and for each readout its ranks (n,).
+        num_classes: number of classes, K.
     """
     results: dict[str, float] = {}
-    labels, isthing = regions["labels"], regions["isthing"]
+    labels = regions["labels"]
+    isthing = regions["isthing"]
     for group in GROUPS:
         chosen = isthing if group == "thing" else ~isthing
         results[f"{group}.regions"] = float(chosen.sum())
         results[f"{group}.classes"] = float(len(np.unique(labels[chosen])))
         if not chosen.any():
             continue
-        for way in _ways(regions):
+        for readout in _readouts(regions):
+            ranks = regions[readout][chosen]
             for k in TOP:
-                accuracy = mean_class_accuracy(regions[way][chosen], labels[chosen], num_classes, k)
-                results[f"{way}.{group}.top{k}"] = 100 * accuracy
+                accuracy = mean_class_accuracy(ranks, labels[chosen], num_classes, k)
+                results[f"{readout}.{group}.top{k}"] = 100 * accuracy
     return results
 
 
 def class_table(
     regions: Mapping[str, np.ndarray], class_names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """One row for each class that has regions, with its accuracies in percent."""
-    labels, isthing = regions["labels"], regions["isthing"]
+    """One row for each class that has regions, with its accuracies in percent.
+
+    Args:
+        regions: "labels" (n,), "isthing" (n,) and for each readout its ranks (n,).
+        class_names: names of the K classes.
+    """
+    labels = regions["labels"]
+    isthing = regions["isthing"]
     num_classes = len(class_names)
     accuracies = {
-        f"{way}.top{k}": 100 * class_accuracies(regions[way], labels, num_classes, k)
-        for way in _ways(regions)
+        f"{readout}.top{k}": 100 * class_accuracies(regions[readout], labels, num_classes, k)
+        for readout in _readouts(regions)
         for k in TOP
     }
     return [
@@ -209,11 +217,11 @@ def class_table(
     ]
 
 
-def _ways(regions: Mapping[str, np.ndarray]) -> list[str]:
+def _readouts(regions: Mapping[str, np.ndarray]) -> list[str]:
     return [key for key in regions if key not in ("labels", "isthing")]
 
 
 def _concatenate(images: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Join the images' arrays, key by key."""
+    """Concatenates the arrays of all images, key by key."""
     images = list(images)
     return {key: np.concatenate([image[key] for image in images]) for key in (images or [{}])[0]}

@@ -43,16 +43,19 @@ class RegionEvaluation(Evaluation[RegionModel]):
     ) -> None:
         """
         Args:
-            datasets: panoptic ones, see `data.datasets.coco`.
+            datasets: names of panoptic data sets, see `data.datasets.coco`.
             sizes: sides in pixels of the square input.
-            read: ways of reading a region.
-            mask_resize: see `token_masks`.
-            workers: of each loader.
-            output_dir: for tables by class, and the curve if there are several sizes.
+            read: readouts, out of `clipself_seg.config.READINGS`.
+            mask_resize: rule by which masks are resized to tokens, see `token_masks`.
+            workers: number of worker processes of each loader.
+            output_dir: folder for tables by class, and the curve if there are several sizes.
         """
         super().__init__(datasets)
-        self.sizes, self.read = tuple(sizes), tuple(read)
-        self.mask_resize, self.workers, self.output_dir = mask_resize, workers, output_dir
+        self.sizes = tuple(sizes)
+        self.read = tuple(read)
+        self.mask_resize = mask_resize
+        self.workers = workers
+        self.output_dir = output_dir
         self._known: dict[str, tuple[Vocabulary, list[Record]]] = {}
 
     @classmethod
@@ -68,15 +71,16 @@ class RegionEvaluation(Evaluation[RegionModel]):
         }
 
     def __call__(self, model: RegionModel) -> Results:
-        """Evaluate on every data set at every size; the same numbers in every process.
+        """Evaluates on every data set at every size; every process gets the same numbers.
 
         Args:
-            model: has the classes of the last data set afterwards; its mode is restored.
+            model: the model, which has the classes of the last data set afterwards; its mode is
+                restored.
         """
         return self._each_dataset(model)
 
     def check(self, model: RegionModel) -> None:
-        """Refuse early what would fail late: missing data sets, sizes and ways that do not fit."""
+        """Refuse early what would fail late: missing data sets, sizes and readouts that do not fit."""
         model.check_readouts(self.sizes, self.read)
         for name in self.datasets:
             self._records(name)
@@ -84,11 +88,11 @@ class RegionEvaluation(Evaluation[RegionModel]):
     def _dataset(self, name: str, model: RegionModel) -> dict[int, dict[str, float]]:
         vocabulary, records = self._records(name)
         model.set_vocabulary(vocabulary)
-        found = {size: self._size(name, vocabulary, records, size, model) for size in self.sizes}
+        results = {size: self._size(name, vocabulary, records, size, model) for size in self.sizes}
         if len(self.sizes) > 1 and comm.is_main_process():
-            logger.info("Accuracy over the input size on %s:\n%s", name, size_table(found))
-            plot_size_curve({name: found}, self.output_dir / f"size_curve_{name}.png")
-        return found
+            logger.info("Accuracy over the input size on %s:\n%s", name, size_table(results))
+            plot_size_curve({name: results}, self.output_dir / f"size_curve_{name}.png")
+        return results
 
     def _size(
         self,
@@ -116,7 +120,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
         return run_model(model, batches, evaluator)["regions"]
 
     def _records(self, name: str) -> tuple[Vocabulary, list[Record]]:
-        """Words and records of a data set, read once."""
+        """Vocabulary and records of a data set, read once."""
         if name not in self._known:
             vocabulary = load_vocabulary(vocabulary_name(name))
             self._known[name] = vocabulary, region_records(name, vocabulary)

@@ -1,4 +1,4 @@
-"""Numbers -> tables, results.json and the curve over input sizes.
+"""Numbers of region recognition -> tables, and the curve over input sizes.
 
 Results are what `RegionAccuracyEvaluator` returns under "regions": {"boxes.thing.top1": percent,
 ...}.
@@ -35,7 +35,7 @@ def region_table(rows: Mapping[str, Results], first: str = "model", style: str =
     """The paper's Tables 1 and 2: top-1 and top-5 mean accuracy in percent, one row a model.
 
     Args:
-        rows: row name -> results; a number that a row lacks is shown as "-".
+        rows: name of the row -> results; a number that a row lacks is shown as "-".
         first: heading of the first column.
         style: a format of `tabulate`, such as "simple" or "github".
     """
@@ -52,7 +52,7 @@ def _columns(rows: Collection[Results]) -> dict[str, str]:
 
 
 def _present(columns: Mapping[str, str], rows: Collection[Results]) -> dict[str, str]:
-    """The columns for which some row has a number."""
+    """The columns of which some row has a number."""
     return {
         column: key
         for column, key in columns.items()
@@ -81,8 +81,8 @@ def plot_size_curve(
     """Write Fig. 3 / A1 as a PNG: top-1 mean accuracy over the input size, a panel a column.
 
     Args:
-        curves: model name -> input size in pixels -> results.
-        path: of the PNG.
+        curves: name of a model -> input size in pixels -> results.
+        path: the PNG to write.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -101,7 +101,7 @@ def plot_size_curve(
 
 
 def _series(curve: Mapping[int, Results], key: str) -> list[tuple[int, float]]:
-    """(size, top-1 percent) of the sizes that have the number, by size."""
+    """Pairs of size and top-1 accuracy in percent, by size; sizes without the number are left out."""
     return [(s, curve[s][f"{key}.top1"]) for s in sorted(curve) if f"{key}.top1" in curve[s]]
 
 

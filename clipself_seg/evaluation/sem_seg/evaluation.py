@@ -1,4 +1,4 @@
-"""Semantic segmentation of a model on data sets, each with its own words, and the paper's table."""
+"""Semantic segmentation of a model on data sets, each with its own classes, and the paper's table."""
 
 from __future__ import annotations
 
@@ -50,37 +50,43 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
     ) -> None:
         """
         Args:
-            datasets: for semantic segmentation, see `data.datasets.sem_seg`.
-            mapper: record -> sample, see `SemSegTestMapper`.
-            rule: of the mean IoU, see `MiouRule`.
-            train_vocabulary: name of the class list whose words count as seen, or its file; "" splits
-                nothing.
-            workers: of each loader.
-            output_dir: for tables by class; its name is that of the model in the paper's table.
-            class_json: words that the model is given instead of the data set's own, one for each
-                of its classes, as CAT-Seg's files have them; "" for none.
-            pooling: of the classes before their attention, where windows slide.
+            datasets: names of data sets of semantic segmentation, see `data.datasets.sem_seg`.
+            mapper: maps a record to a sample, see `SemSegTestMapper`.
+            rule: classes that the mean IoU is taken over, see `MiouRule`.
+            train_vocabulary: name or file of the class list that was trained on, whose classes count
+                as seen; "" splits nothing.
+            workers: number of worker processes of each loader.
+            output_dir: folder for tables by class; its name is that of the model in the paper's table.
+            class_json: file in CAT-Seg's form with a name for each class of the data set, which the
+                model is given instead of the data set's own names; "" for none.
+            pooling: factors by which the classes are pooled before their attention, where windows
+                slide; only a log line depends on them.
         """
         super().__init__(datasets)
-        self.mapper, self.rule = mapper, rule
-        self.train_vocabulary, self.workers = train_vocabulary, workers
-        self.output_dir, self.class_json, self.pooling = output_dir, class_json, tuple(pooling)
+        self.mapper = mapper
+        self.rule = rule
+        self.train_vocabulary = train_vocabulary
+        self.workers = workers
+        self.output_dir = output_dir
+        self.class_json = class_json
+        self.pooling = tuple(pooling)
         self._known: dict[str, _Task] = {}
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Reads ``DATASETS``, ``TEST``, ``INPUT``, ``DATALOADER``, ``OUTPUT_DIR``, and of
         ``MODEL.SEM_SEG_HEAD`` ``TEST_CLASS_JSON`` and ``POOLING_SIZES``."""
-        words, class_json = cfg.TEST.TRAIN_VOCABULARY, cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON
-        if not words and class_json:
-            words = class_list(class_json)
-        elif not words and cfg.DATASETS.TRAIN:
-            words = vocabulary_name(cfg.DATASETS.TRAIN[0])
+        trained = cfg.TEST.TRAIN_VOCABULARY
+        class_json = cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON
+        if not trained and class_json:
+            trained = class_list(class_json)
+        elif not trained and cfg.DATASETS.TRAIN:
+            trained = vocabulary_name(cfg.DATASETS.TRAIN[0])
         return {
             "datasets": cfg.DATASETS.TEST,
             "mapper": SemSegTestMapper(cfg),
             "rule": cfg.TEST.MIOU_RULE,
-            "train_vocabulary": words,
+            "train_vocabulary": trained,
             "workers": cfg.DATALOADER.NUM_WORKERS,
             "output_dir": Path(cfg.OUTPUT_DIR),
             "class_json": cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON,
@@ -88,14 +94,15 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         }
 
     def __call__(self, model: SemSegModel) -> SemSegResults:
-        """Evaluate on every data set; the same numbers in every process.
+        """Evaluates on every data set; every process gets the same numbers.
 
         Args:
-            model: is given the classes of each data set; afterwards it has its own classes and
-                mode again, so that training goes on.
+            model: the model, which is given the classes of each data set; afterwards it has its own
+                classes and mode again, so that training goes on.
 
         Returns:
-            Means, counts and the numbers of each class that counts, see `sem_seg_results`.
+            For each data set means, counts and the numbers of each class that counts, see
+            `sem_seg_results`.
         """
         if set(self.pooling) - {1}:
             logger.info(
@@ -105,28 +112,27 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         with own_classes_kept(model):
             results = self._each_dataset(model)
         if results and comm.is_main_process():
-            rows = {self.output_dir.name or "model": results}
             logger.info(
                 'All data sets in percent, rule "%s":\n%s\n\n%s',
                 self.rule,
                 run_table(results),
-                paper_table(rows),
+                paper_table({self.output_dir.name or "model": results}),
             )
         return results
 
     def metadata(self) -> dict[str, str]:
-        """What decides the numbers beside weights and data, for the files of a run."""
+        """Settings that decide the numbers beside weights and data, for the files of a run."""
         return {"evaluator rule": self.rule, "train vocabulary": self.train_vocabulary}
 
     def check(self, model: SemSegModel) -> None:
-        """Refuse early what would fail late: an unknown rule, missing data sets or words."""
+        """Refuse early what would fail late: an unknown rule, missing data sets or vocabularies."""
         check_rule(self.rule)
         for name in self.datasets:
             self._task(name)
 
     def _dataset(self, name: str, model: SemSegModel) -> dict[str, float]:
         task = self._task(name)
-        model.set_vocabulary(task.words)
+        model.set_vocabulary(task.vocabulary)
         evaluator = SemSegAccuracyEvaluator(
             dataset_name=name,
             class_names=task.class_names,
@@ -143,16 +149,27 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         return {key: value for key, value in numbers.items() if not math.isnan(value)}
 
     def _task(self, name: str) -> _Task:
-        """Words and records of a data set, read once."""
+        """Classes, records and settings of a data set, read once."""
         if name not in self._known:
             self._known[name] = _read_task(name, self.train_vocabulary, self.class_json)
         return self._known[name]
 
 
 class _Task(NamedTuple):
-    """A data set: what the model is told, what it is shown, and how it is counted."""
+    """A data set as its evaluation needs it.
 
-    words: Vocabulary | list[str]
+    Attributes:
+        vocabulary: classes that the model is given.
+        records: a record for each image.
+        class_names: names of the classes that are counted, a background last.
+        ignore_label: label of pixels that do not count.
+        background: class in [0, K) from which on all classes are the background; None for no such
+            class.
+        seen: bool, which of the foreground classes belong to the training vocabulary; None if that is
+            not known.
+    """
+
+    vocabulary: Vocabulary | list[str]
     records: list[Record]
     class_names: tuple[str, ...]
     ignore_label: int
@@ -163,17 +180,17 @@ class _Task(NamedTuple):
 def _read_task(name: str, train_vocabulary: str, class_json: str) -> _Task:
     files = sem_seg_dataset(name)
     vocabulary = load_vocabulary(files.vocabulary)
-    # Without a background this keeps all; the background itself is neither seen nor unseen.
+    # Without a background (None) this keeps all; the background itself is neither seen nor unseen.
     foreground = slice(files.background)
     names = vocabulary.names[foreground]
     seen = None
     if train_vocabulary:
         seen = seen_by_name(vocabulary, load_vocabulary(train_vocabulary))[foreground]
-    words: Vocabulary | list[str] = vocabulary
+    given: Vocabulary | list[str] = vocabulary
     if class_json:
-        words = words_of_set("TEST_CLASS_JSON", class_json, name, len(vocabulary))
+        given = read_dataset_names("TEST_CLASS_JSON", class_json, name, len(vocabulary))
     return _Task(
-        words=words,
+        vocabulary=given,
         records=sem_seg_records(name),
         class_names=names if files.background is None else (*names, "background"),
         ignore_label=files.ignore_label,
@@ -182,22 +199,22 @@ def _read_task(name: str, train_vocabulary: str, class_json: str) -> _Task:
     )
 
 
-def words_of_set(key: str, class_json: str, name: str, count: int) -> list[str]:
-    """Words for the classes of a data set from a file in CAT-Seg's form.
+def read_dataset_names(key: str, class_json: str, dataset: str, count: int) -> list[str]:
+    """Reads names for the classes of a data set from a file in CAT-Seg's form.
 
     Args:
-        key: of ``MODEL.SEM_SEG_HEAD``, that names the file.
+        key: key below ``MODEL.SEM_SEG_HEAD`` that gives the file, for the error.
         class_json: the file, see `read_class_json`.
-        name: of the data set.
-        count: of its classes.
+        dataset: name of the data set, for the error.
+        count: number of its classes.
 
     Raises:
-        InputError: no such file, or one of another number of classes.
+        InputError: no such file, or one with another number of names.
     """
-    words = read_class_json(class_json)
-    if len(words) != count:
+    names = read_class_json(class_json)
+    if len(names) != count:
         raise InputError(
-            f'MODEL.SEM_SEG_HEAD.{key} {class_json} has {len(words)} names, "{name}" has '
-            f'{count} classes: leave the key "" to give each data set its own words'
+            f'MODEL.SEM_SEG_HEAD.{key} {class_json} has {len(names)} names, "{dataset}" has '
+            f'{count} classes: leave the key "" to give each data set its own class names'
         )
-    return words
+    return names

@@ -1,10 +1,10 @@
-"""Evaluates semantic segmentation: predicted classes and label maps in, mIoU and its like out.
+"""Evaluates semantic segmentation: predicted classes and label maps in, mean IoU and accuracy out.
 
-Legend: K classes, H W rows and columns of the original picture.
+Legend: K classes, H W rows and columns of the original image.
 
-The numbers and their names are those of Detectron2's `SemSegEvaluator`, to the last digit. What
-that one also does and no number here needs is left out: run-length encoding of every predicted
-class of every picture, and boundary IoU.
+The numbers and their names are those of Detectron2's `SemSegEvaluator`, to the last digit. Left out
+is what no number here needs: that one's run-length encoding of every predicted class of every image,
+and its boundary IoU.
 """
 
 from __future__ import annotations
@@ -50,14 +50,15 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
     ) -> None:
         """
         Args:
-            dataset_name: named in messages and in the file.
-            class_names: K names.
-            ignore_label: of the label maps.
+            dataset_name: name of the data set for messages and the file.
+            class_names: names of the K classes.
+            ignore_label: label of pixels of the label maps that do not count.
             background: every prediction from this one on becomes this one, which is then the last
                 of the K classes (VOC-20b: 20); None merges nothing.
-            seen: see `sem_seg_results`.
-            rule: of the mean IoU.
-            output_dir: where the main process writes `sem_seg_classes_<data set>.csv`; None
+            seen: bool (K or fewer,), which of the first classes belong to the training vocabulary;
+                None splits nothing.
+            rule: classes that the mean IoU is taken over, see `MiouRule`.
+            output_dir: folder where the main process writes `sem_seg_classes_<data set>.csv`; None
                 writes nothing.
 
         Raises:
@@ -69,10 +70,11 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
                 f"has to be the last of {background + 1}"
             )
         if seen is not None and len(seen) > len(class_names):
-            raise InputError(f"seen tells of {len(seen)} classes, there are {len(class_names)}")
+            raise InputError(f"seen has {len(seen)} classes, there are {len(class_names)}")
         self.dataset_name = dataset_name
         self.class_names = list(class_names)
-        self.ignore_label, self.background = ignore_label, background
+        self.ignore_label = ignore_label
+        self.background = background
         self.seen = None if seen is None else np.asarray(seen, dtype=bool)
         self.rule = check_rule(rule)
         self.output_dir = None if output_dir is None else Path(output_dir)
@@ -92,14 +94,13 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         Args:
             inputs: samples with "file_name", "sem_seg_file_name", and the original "height" and
                 "width" in pixels.
-            outputs: for each, "sem_seg_labels" (H, W) integers and if it is known "sem_seg_best",
-                their scores, or "sem_seg" (scores (C, H, W), of
-                which the highest counts, the first of equal ones). C is K, or more if there is a
-                background.
+            outputs: for each sample "sem_seg_labels" (H, W) integers, and their scores (H, W) as
+                "sem_seg_best" if they are known; or "sem_seg", scores (C, H, W), of which the highest
+                counts, the first of equal ones. C is K, or more if there is a background.
 
         Raises:
             InputError: the label map is missing, broken or not of this vocabulary.
-            ValueError: a prediction of another size, or of a class that there is not.
+            ValueError: a prediction of another size, or of a class that the data set does not have.
             FloatingPointError: the best score of a pixel is not finite.
         """
         num_classes = len(self.class_names)
@@ -124,7 +125,8 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
     def _labels(self, file_name: str, output: Mapping[str, Any]) -> np.ndarray:
         """Predicted classes (H, W), merged and checked."""
         if "sem_seg_labels" in output:
-            labels, best = output["sem_seg_labels"], output.get("sem_seg_best")
+            labels = output["sem_seg_labels"]
+            best = output.get("sem_seg_best")
         else:
             best, labels = output["sem_seg"].max(dim=0)
         if best is not None and not torch.isfinite(best).all():
@@ -134,16 +136,17 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         predicted = labels.cpu().numpy()
         if self.background is not None:
             predicted = np.minimum(predicted, self.background)
-        lowest, highest = predicted.min(initial=0), predicted.max(initial=0)
+        lowest = predicted.min(initial=0)
+        highest = predicted.max(initial=0)
         if lowest < 0 or highest >= len(self.class_names):
             raise ValueError(
                 f"class {lowest if lowest < 0 else highest} is predicted in {file_name}, but "
-                f'"{self.dataset_name}" has {len(self.class_names)}: the model has other words'
+                f'"{self.dataset_name}" has {len(self.class_names)}: the model has another vocabulary'
             )
         return predicted
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Add up all processes and divide.
+        """Add up the counts of all processes and divide.
 
         Returns:
             {"sem_seg": numbers of `sem_seg_results` and "images"}, the same in every process.

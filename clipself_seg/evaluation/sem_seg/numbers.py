@@ -1,7 +1,7 @@
 """The numbers of semantic segmentation, from one confusion matrix.
 
-Legend: K classes, H W rows and columns of the original picture. "Valid" pixels have a label that
-is not the ignore label; nothing else is counted.
+Legend: K classes, H W rows and columns of the original image. "Valid" pixels have a label that is
+not the ignore label; no other pixels are counted.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ RULES: tuple[str, ...] = get_args(MiouRule)
 
 
 class ClassNumbers(NamedTuple):
-    """Of each class, (K,).
+    """Numbers of each class, arrays (K,).
 
     Attributes:
-        iou: in [0, 1]; NaN for classes that do not count by the rule.
+        iou: intersection over union in [0, 1]; NaN for classes that do not count by the rule.
         accuracy: fraction of the class's pixels that are predicted as it; NaN without ground truth.
-        hits: pixels of the ground truth that are predicted as the class.
-        truth: pixels of the ground truth.
-        predicted: valid pixels predicted as the class.
+        hits: number of the class's pixels that are predicted as it.
+        truth: number of the class's pixels in the ground truth.
+        predicted: number of valid pixels predicted as the class.
     """
 
     iou: np.ndarray
@@ -38,10 +38,10 @@ class ClassNumbers(NamedTuple):
 
 
 def check_rule(rule: str) -> MiouRule:
-    """The rule itself, if it is one.
+    """Returns the rule itself if it is one of `RULES`.
 
     Raises:
-        InputError: it is not; names the choices.
+        InputError: it is none of them; names the choices.
     """
     for known in get_args(MiouRule):
         if rule == known:
@@ -52,15 +52,16 @@ def check_rule(rule: str) -> MiouRule:
 def confusion_matrix(
     predicted: np.ndarray, truth: np.ndarray, num_classes: int, ignore_label: int
 ) -> np.ndarray:
-    """Numbers of valid pixels, int64 (K, K): rows are the truth, columns the prediction.
+    """Numbers of valid pixels, int64 (K, K): rows are the ground truth, columns the prediction.
 
     Args:
         predicted: (H, W) integers in [0, K).
         truth: (H, W) integers in [0, K), or `ignore_label`, which may lie in or outside of [0, K).
-        num_classes: K.
-        ignore_label: of pixels that do not count.
+        num_classes: number of classes, K.
+        ignore_label: label of pixels that do not count.
     """
     valid = truth != ignore_label
+    # Narrow labels (uint8) would overflow when they are multiplied.
     cells = truth[valid].astype(np.int64, copy=False) * num_classes + predicted[valid]
     counts = np.bincount(cells, minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes)
@@ -70,10 +71,12 @@ def class_numbers(matrix: np.ndarray, rule: MiouRule = "present") -> ClassNumber
     """Read the numbers of every class off a confusion matrix.
 
     Args:
-        matrix: see `confusion_matrix`.
-        rule: which classes have an IoU.
+        matrix: int64 (K, K), see `confusion_matrix`.
+        rule: which classes have an IoU, see `MiouRule`.
     """
-    hits, truth, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
+    hits = matrix.diagonal()
+    truth = matrix.sum(axis=1)
+    predicted = matrix.sum(axis=0)
     union = truth + predicted - hits
     counted = truth > 0 if rule == "present" else union > 0
     nan = np.full(len(matrix), np.nan)
@@ -88,15 +91,16 @@ def sem_seg_results(
     """Means in percent and counts, under Detectron2's names.
 
     Args:
-        numbers: of the classes; some pixel has to be valid.
-        class_names: K. Of equal names the last has the plain key, as in Detectron2; the others'
-            keys also tell the class's index.
-        seen: bool (K or fewer,), of the first classes; the rest is neither seen nor unseen.
+        numbers: numbers of the K classes; some pixel has to be valid.
+        class_names: names of the K classes. Of equal names the last has the plain key, as in
+            Detectron2; the keys of the others also have the class's index.
+        seen: bool (K or fewer,), which of the first classes belong to the training vocabulary; the
+            rest is neither seen nor unseen. None splits nothing.
 
     Returns:
         "mIoU", "fwIoU", "mACC", "pACC", "IoU-<class>" and "ACC-<class>" (NaN for a class that does
-        not count), "classes" present; with `seen` also "mIoU-seen", "mACC-seen", "classes-seen" and
-        the same of unseen, means only where a class counts.
+        not count), "classes", the number of classes present; with `seen` also "mIoU-seen", "mACC-seen", "classes-seen" and
+        the same of unseen classes, means only where a class counts.
     """
     iou, accuracy, hits, truth, _ = numbers
     weights = truth / truth.sum()
@@ -122,13 +126,13 @@ def sem_seg_results(
 
 
 def _mean_percent(values: np.ndarray) -> float:
-    """Mean of what is not NaN, in percent."""
+    """Mean in percent of the values that are not NaN."""
     values = values[~np.isnan(values)]
     return 100 * float(np.sum(values) / len(values))
 
 
 def class_keys(class_names: Sequence[str]) -> list[str]:
-    """Names for results: of equal names all but the last also tell the class's index."""
+    """Names of the classes as keys of results: of equal names all but the last also have the index."""
     last = {name: index for index, name in enumerate(class_names)}
     return [
         name if last[name] == index else f"{name} ({index})"

@@ -29,7 +29,7 @@ TITLES = {
     "mini_val_sem_seg": "mini",
     "mini2_val_sem_seg": "mini2",
 }
-# Heading -> key, of the tables' numbers in percent.
+# Heading of a column -> key of the number, which is in percent.
 PAPER_COLUMNS = {"mIoU": "mIoU", "mAcc": "mACC"}
 RUN_COLUMNS = {
     "mIoU": "mIoU",
@@ -39,8 +39,6 @@ RUN_COLUMNS = {
     "seen mIoU": "mIoU-seen",
     "unseen mIoU": "mIoU-unseen",
 }
-
-
 CSV_COLUMNS = ("index", "name", "iou", "accuracy", "gt_pixels", "predicted_pixels", "seen")
 
 
@@ -50,8 +48,8 @@ def paper_table(
     """The paper's Table 5: one row a model; mIoU and mAcc in percent of each data set.
 
     Args:
-        rows: row name -> data set -> results. Columns come in the paper's order, then as they
-            are met; a number that a row lacks is shown as "-".
+        rows: name of the row -> data set -> results. Data sets come in the paper's order, others
+            after them in the given order; a number that a row lacks is shown as "-".
         first: heading of the first column.
         style: a format of `tabulate`, such as "simple" or "github".
     """
@@ -69,8 +67,8 @@ def run_table(results: Mapping[str, Results], style: str = "simple") -> str:
     """One row a data set: all means in percent, and the number of images behind them.
 
     Args:
-        results: data set -> its results. The split into seen and unseen classes has columns only if
-            some row has it.
+        results: data set -> its results. The columns of seen and unseen classes are there only if
+            some data set has these numbers.
         style: a format of `tabulate`.
     """
     columns = {
@@ -96,7 +94,7 @@ def split_table(
     """One row a model; mean IoU in percent of all, of seen and of unseen classes of each data set.
 
     Args:
-        rows: row name -> data set -> results.
+        rows: name of the row -> data set -> results.
         first: heading of the first column.
         style: a format of `tabulate`.
     """
@@ -118,24 +116,25 @@ def write_class_csv(
 ) -> None:
     """Write `CSV_COLUMNS` of each class, atomically.
 
-    IoU and accuracy are percent in full precision, empty where they are NaN; `seen` is 0 or 1,
-    empty where nothing is known.
+    IoU and accuracy are percent in full precision, empty where they are NaN; "seen" is 0 or 1,
+    empty for classes that are neither seen nor unseen.
 
     Args:
-        path: of the file.
-        class_names: K.
-        numbers: of the K classes.
-        seen: bool (K or fewer,), of the first classes.
+        path: the CSV to write.
+        class_names: names of the K classes.
+        numbers: numbers of the K classes.
+        seen: bool (K or fewer,), which of the first classes belong to the training vocabulary; None
+            if that is not known.
     """
-    told = [] if seen is None else [str(int(value)) for value in seen]
-    told += [""] * (len(class_names) - len(told))
+    known = [] if seen is None else [str(int(value)) for value in seen]
+    known += [""] * (len(class_names) - len(known))
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(CSV_COLUMNS)
         for index, name in enumerate(class_names):
             percent = (_digits(numbers.iou[index]), _digits(numbers.accuracy[index]))
             pixels = (int(numbers.truth[index]), int(numbers.predicted[index]))
-            writer.writerow((index, name, *percent, *pixels, told[index]))
+            writer.writerow((index, name, *percent, *pixels, known[index]))
 
 
 def _digits(fraction: float) -> str:

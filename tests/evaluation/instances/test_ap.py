@@ -16,8 +16,8 @@ from pycocotools.coco import COCO
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.instances.ap import InstanceAPEvaluator
+from clipself_seg.evaluation.instances.ground_truth import read_instance_ground_truth
 from clipself_seg.evaluation.instances.numbers import encode_masks
-from clipself_seg.evaluation.instances.truth import read_instance_truth
 from tests.two_processes import in_two_processes
 
 # Category ids fall, and stuff stands between the things.
@@ -67,7 +67,7 @@ def write_instances(folder, annotations, images=("a", "b")):
     return folder / "instances.json"
 
 
-def found(masks, scores, classes):
+def predicted(masks, scores, classes):
     instances = Instances(SIZE)
     instances.pred_masks = torch.from_numpy(np.array(masks).reshape(-1, *SIZE))
     instances.scores = torch.tensor(scores, dtype=torch.float32)
@@ -81,8 +81,8 @@ def sample(image):
 
 
 def evaluator(json_file, image_ids=None, vocabulary=WORDS, **how):
-    truth = read_instance_truth(json_file, vocabulary, image_ids)
-    how = {"dataset_name": "tiny", "vocabulary": vocabulary, "truth": truth} | how
+    truth = read_instance_ground_truth(json_file, vocabulary, image_ids)
+    how = {"dataset_name": "tiny", "vocabulary": vocabulary, "ground_truth": truth} | how
     return InstanceAPEvaluator(**how)
 
 
@@ -107,7 +107,7 @@ def random_world(folder, seed, images):
         given = [*np.roll(masks, rng.integers(0, 2), 1), *random_boxes(rng, 3)]
         labels = np.where(rng.random(8) < 0.8, [*classes, 0, 1, 2], rng.integers(0, 3, 8))
         # Indices of cat, dog and cow among all classes.
-        outputs[image] = found(given, rng.integers(1, 6, 8) / 7, np.array([0, 2, 3])[labels])
+        outputs[image] = predicted(given, rng.integers(1, 6, 8) / 7, np.array([0, 2, 3])[labels])
     return write_instances(folder, annotations, images), outputs
 
 
@@ -129,7 +129,7 @@ def test_random_instances_have_detectron2s_numbers(tmp_path, seed):
     images = list(range(7, 19)) if seed else [f"val_{index}" for index in range(12)]
     json_file, outputs = random_world(tmp_path, seed, images)
     ours = evaluator(json_file, seen=SEEN)
-    for image in reversed(images):  # the order of pictures does not count
+    for image in reversed(images):  # the order of images does not count
         ours.process([sample(image)], [outputs[image]])
     results = ours.evaluate()["segm"]
     for output in outputs.values():
@@ -190,13 +190,13 @@ def test_hand_computed_precision(tmp_path, capfd):
         ],
     )
     ours = evaluator(json_file, seen=SEEN, output_dir=tmp_path / "out")
-    # IoU 0.8 of the cat: right for seven of ten thresholds. Of two dogs one is found; what lies
+    # IoU 0.8 of the cat: right for seven of ten thresholds. Of two dogs one is right; what lies
     # on a crowd is forgiven, sky is not counted.
     ours.process(
         [sample("a"), sample("b")],
         [
-            found([box_mask(0, 0, 10, 8), dog], [0.9, 0.8], [0, 2]),
-            found([crowd, far, far], [0.95, 0.1, 0.99], [2, 3, 1]),
+            predicted([box_mask(0, 0, 10, 8), dog], [0.9, 0.8], [0, 2]),
+            predicted([crowd, far, far], [0.95, 0.1, 0.99], [2, 3, 1]),
         ],
     )
     results = ours.evaluate()["segm"]
@@ -223,7 +223,7 @@ def test_hand_computed_precision(tmp_path, capfd):
 def test_no_prediction_at_all_is_an_ap_of_0(tmp_path):
     json_file = write_instances(tmp_path, [rle_annotation(1, "a", 9, box_mask(0, 0, 5, 5))])
     ours = evaluator(json_file)
-    ours.process([sample("a"), sample("b")], [found([], [], [])] * 2)
+    ours.process([sample("a"), sample("b")], [predicted([], [], [])] * 2)
     results = ours.evaluate()["segm"]
     assert results["AP"] == results["AP50"] == results["APs"] == 0 and "AP-seen" not in results
 
@@ -234,10 +234,10 @@ def test_images_that_the_data_set_leaves_out_do_not_count(tmp_path):
         tmp_path, [rle_annotation(1, "a", 9, mask), rle_annotation(2, "b", 9, mask)]
     )
     ours = evaluator(json_file, image_ids=["b"])
-    ours.process([sample("b")], [found([mask], [0.5], [2])])
+    ours.process([sample("b")], [predicted([mask], [0.5], [2])])
     assert ours.evaluate()["segm"]["AP"] == pytest.approx(100)
     ours.reset()
-    ours.process([sample("a")], [found([mask], [0.5], [2])])
+    ours.process([sample("a")], [predicted([mask], [0.5], [2])])
     with pytest.raises(InputError, match=r"1 of 1 images of \"tiny\".*\['b'\]"):
         ours.evaluate()
 
@@ -263,7 +263,7 @@ def test_files_that_lack_something_are_refused(tmp_path):
         evaluator(json_file, image_ids=["a", "c"])
     with pytest.raises(InputError, match="no instance in the 1 images"):
         evaluator(json_file, image_ids=["b"])
-    with pytest.raises(InputError, match="seen tells of 2 classes, there are 5"):
+    with pytest.raises(InputError, match="seen has 2 classes, there are 5"):
         evaluator(json_file, seen=SEEN[:2])
     with pytest.raises(InputError, match='"stuff": none of the 1 classes is thing'):
         evaluator(json_file, vocabulary=Vocabulary("stuff", WORDS.classes[1:2]))
@@ -281,10 +281,10 @@ def test_predictions_that_do_not_fit_are_refused(tmp_path):
     json_file = write_instances(tmp_path, [rle_annotation(1, "a", 9, mask)])
     ours = evaluator(json_file, image_ids=["a"])
     with pytest.raises(ValueError, match='class 5 is predicted in a.jpg, but "tiny" has 5'):
-        ours.process([sample("a")], [found([mask], [0.5], [5])])
+        ours.process([sample("a")], [predicted([mask], [0.5], [5])])
     with pytest.raises(FloatingPointError, match="a.jpg are not finite"):
-        ours.process([sample("a")], [found([mask], [float("nan")], [0])])
-    wide = found([mask], [0.5], [0])
+        ours.process([sample("a")], [predicted([mask], [float("nan")], [0])])
+    wide = predicted([mask], [0.5], [0])
     wide["instances"] = Instances((20, 31), pred_masks=torch.zeros(1, 20, 31).bool())
     wide["instances"].scores, wide["instances"].pred_classes = torch.ones(1), torch.zeros(1)
     wide["instances"].pred_classes = torch.zeros(1, dtype=torch.int64)
@@ -309,10 +309,10 @@ def test_mixed_ids_have_an_order_and_polygons_stay(tmp_path):
     entry = rle_annotation(1, "a", 9, box_mask(0, 0, 5, 5))
     entry["segmentation"] = [[0, 0, 5, 0, 5, 5, 0, 5]]
     json_file = write_instances(tmp_path, [entry], images=["a", 3, "B", 1])
-    truth = read_instance_truth(json_file, WORDS)
+    truth = read_instance_ground_truth(json_file, WORDS)
     assert truth.image_ids == (1, 3, "B", "a") and truth.annotations[0]["image_id"] == 3
     ours = evaluator(json_file, image_ids=["a"])
-    ours.process([sample("a")], [found([box_mask(0, 0, 5, 5)], [0.5], [2])])
+    ours.process([sample("a")], [predicted([box_mask(0, 0, 5, 5)], [0.5], [2])])
     assert ours.evaluate()["segm"]["AP"] == pytest.approx(100)
 
 

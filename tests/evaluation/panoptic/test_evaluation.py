@@ -46,7 +46,7 @@ COCO = "coco_2017_val_panoptic_with_sem_seg"
 
 
 class Spoiler(nn.Module):
-    """The truth, without a share alpha of the segments of seen classes and beta of the others."""
+    """The ground truth, without a fraction alpha of the segments of seen classes and beta of others."""
 
     def __init__(self):
         super().__init__()
@@ -88,15 +88,15 @@ class Spoiler(nn.Module):
     def instances(self, truth, kept):
         kept = [info for info in kept if info["category_id"] in self.classes.things]
         masks = np.array([truth == info["id"] for info in kept]).reshape(-1, *truth.shape)
-        found = Instances(truth.shape)
-        found.pred_masks = torch.from_numpy(masks)
-        found.scores = torch.ones(len(kept))
-        found.pred_classes = torch.tensor([info["category_id"] for info in kept]).long()
-        return found
+        instances = Instances(truth.shape)
+        instances.pred_masks = torch.from_numpy(masks)
+        instances.scores = torch.ones(len(kept))
+        instances.pred_classes = torch.tensor([info["category_id"] for info in kept]).long()
+        return instances
 
 
-def write_picture(folder, rng, name):
-    """A picture of eight blocks; returns its entries in both JSONs, and its instances."""
+def write_image(folder, rng, name):
+    """An image of eight blocks; returns its entries in both JSONs, and its instances."""
     blocks = np.arange(1, 9).reshape(2, 4) + 10 * rng.integers(1, 9)
     ids = np.kron(blocks, np.ones((12, 8), dtype=np.int64))
     labels = np.full(SIZE, 255, dtype=np.uint8)
@@ -124,15 +124,15 @@ def write_picture(folder, rng, name):
     return {"id": name, "file_name": f"{name}.png", "height": 24, "width": 32}, entry, instances
 
 
-def write_dataset(folder, seed, pictures):
+def write_dataset(folder, seed, count):
     rng = np.random.default_rng(seed)
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True)
-    made = [write_picture(folder, rng, f"{folder.name}_{index}") for index in range(pictures)]
+    made = [write_image(folder, rng, f"{folder.name}_{index}") for index in range(count)]
     images = [image for image, _, _ in made]
     files = {
         "panoptic": [entry for _, entry, _ in made],
-        "instances": [entry for _, _, found in made for entry in found],
+        "instances": [entry for _, _, instances in made for entry in instances],
     }
     for kind, entries in files.items():
         content = {"images": images, "annotations": entries}
@@ -185,7 +185,7 @@ def evaluation(folder, *options):
     return PanopticEvaluation(cfg)
 
 
-def test_every_row_of_every_data_set_comes_from_one_pass(datasets):
+def test_every_fusion_of_every_data_set_comes_from_one_pass(datasets):
     model = Spoiler()
     results = evaluation(datasets)(model)
     names = tuple(name for name, _, _ in CLASSES)
@@ -197,21 +197,21 @@ def test_every_row_of_every_data_set_comes_from_one_pass(datasets):
         "generator",
         "fused",
     ]
-    exponents = {row: (found["alpha"], found["beta"]) for row, found in results["one"].items()}
+    exponents = {name: (one["alpha"], one["beta"]) for name, one in results["one"].items()}
     assert exponents == {"clip": (1, 1), "generator": (0, 0), "fused": (0.2, 0.5)}
-    for found, images in ((results["one"], 5), (results["two"], 3)):
-        truth = found["generator"]
+    for fusions, images in ((results["one"], 5), (results["two"], 3)):
+        truth = fusions["generator"]
         wholes = ("PQ", "SQ", "RQ", "PQ_th", "PQ_st", "PQ_seen", "PQ_unseen", "mIoU", "mIoU-unseen")
         assert {truth[key] for key in wholes} == {100}
         assert truth["AP"] == pytest.approx(100) and truth["images"] == images
-        assert {found["clip"][key] for key in ("PQ", "AP", "mIoU")} == {0}
+        assert {fusions["clip"][key] for key in ("PQ", "AP", "mIoU")} == {0}
         for key in ("PQ", "PQ_seen", "PQ_unseen", "AP", "AP-seen", "mIoU"):
-            assert 0 < found["fused"][key] < 100, key
+            assert 0 < fusions["fused"][key] < 100, key
         assert (truth["classes"], truth["classes_seen"], truth["classes_unseen"]) == (5, 2, 3)
     json.dumps(results, allow_nan=False)
 
 
-def test_numbers_of_a_row_are_those_of_its_evaluator_alone(datasets):
+def test_numbers_of_a_fusion_are_those_of_its_evaluator_alone(datasets):
     results = evaluation(datasets)(Spoiler())["one"]["fused"]
     model, words = Spoiler().eval(), load_vocabulary(datasets / "words.json")
     seen = np.array([True, True, False, False, False])
@@ -263,11 +263,11 @@ def test_a_sweep_is_a_grid_over_seen_and_unseen_classes(datasets, caplog):
 def test_cells_that_do_not_differ_are_evaluated_once():
     seen = np.array([True, False])
     assert len(sweep_fusions((0, 0.5, 1), seen)) == 9
-    rows = sweep_fusions((0, 0.5, 1), None)
-    assert len(rows) == len(sweep_fusions((0, 0.5, 1), ~seen & seen)) == 3
-    assert {row.tasks for row in rows.values()} == {("panoptic",)}
-    found = {name: {"PQ": 10 * row.alpha} for name, row in rows.items()}
-    sweep = sweep_results((0, 0.5, 1), None, found)
+    fusions = sweep_fusions((0, 0.5, 1), None)
+    assert len(fusions) == len(sweep_fusions((0, 0.5, 1), ~seen & seen)) == 3
+    assert {fusion.tasks for fusion in fusions.values()} == {("panoptic",)}
+    numbers = {name: {"PQ": 10 * fusion.alpha} for name, fusion in fusions.items()}
+    sweep = sweep_results((0, 0.5, 1), None, numbers)
     assert sweep == {"alpha": [0, 0.5, 1], "beta": [0, 0.5, 1], "PQ": [[0] * 3, [5] * 3, [10] * 3]}
 
 
@@ -290,8 +290,8 @@ def test_files_and_tables_of_a_run(datasets, caplog):
         evaluation(datasets)(Spoiler())
     assert "CLIP only" in caplog.text and "one PQ" in caplog.text and "unseen PQ" in caplog.text
     expected = {
-        f"{row}/{kind}_classes_{name}.csv"
-        for row in ("clip", "generator", "fused")
+        f"{fusion}/{kind}_classes_{name}.csv"
+        for fusion in ("clip", "generator", "fused")
         for kind in ("panoptic", "instance", "sem_seg")
         for name in ("one", "two")
     }
@@ -299,7 +299,7 @@ def test_files_and_tables_of_a_run(datasets, caplog):
     assert {str(path.relative_to(run)) for path in run.rglob("*.*")} == expected
 
 
-def test_rows_and_tasks_are_what_is_asked_for(datasets):
+def test_fusions_and_tasks_are_what_is_asked_for(datasets):
     options = ("TEST.PANOPTIC.ROWS", ("clip",), "TEST.PANOPTIC.TASKS", ("semantic",))
     results = evaluation(datasets, *options)(Spoiler())["one"]
     assert results.keys() == {"clip"} and "mIoU" in results["clip"]
@@ -325,8 +325,8 @@ def test_metadata_say_what_the_configuration_leaves_open(datasets):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"info": {"areas": "clean"}}))
     blank = GeneratorOutput(torch.zeros(1, 2, 2), torch.zeros(1, 5), torch.zeros(1), SIZE, SIZE)
     for image in [f"one_{i}" for i in range(5)] + [f"two_{i}" for i in range(3)]:
-        facts = {"image_id": image, "file_name": f"{image}.png", "weights": image[:3]}
-        save_output(datasets / "outputs", blank, names=(("any",),) * 5, **facts)
+        provenance = {"image_id": image, "file_name": f"{image}.png", "weights": image[:3]}
+        save_output(datasets / "outputs", blank, names=(("any",),) * 5, **provenance)
     run, model = evaluation(datasets), Spoiler()
     model.outputs = str(datasets / "outputs")
     model.branch = DensePooling(load_clip("ViT-Mini-8", None))
@@ -351,7 +351,7 @@ def test_metadata_say_what_the_configuration_leaves_open(datasets):
 
 
 @pytest.mark.parametrize("kind", ["labels", "segments"])
-def test_a_missing_file_is_found_before_the_run(datasets, kind):
+def test_a_missing_file_is_refused_before_the_run(datasets, kind):
     evaluation(datasets).check(Spoiler())
     (datasets / "one" / kind / "one_3.png").unlink()
     with pytest.raises(InputError, match=f'"one": 1 of 5 files are missing.*{kind}/one_3.png'):
@@ -420,9 +420,9 @@ def test_two_processes_give_the_numbers_and_files_of_one(datasets):
     def work(rank, folder):
         return evaluation(folder, "TEST.PANOPTIC.SWEEP", (0, 0.5))(Spoiler())
 
-    found = in_two_processes(work, datasets)
+    both = in_two_processes(work, datasets)
     run = datasets / "run"
     files = {path: path.read_bytes() for path in run.rglob("*.*")}
     expected = evaluation(datasets, "TEST.PANOPTIC.SWEEP", (0, 0.5))(Spoiler())
-    assert found == [expected, expected]
+    assert both == [expected, expected]
     assert {path: path.read_bytes() for path in run.rglob("*.*")} == files

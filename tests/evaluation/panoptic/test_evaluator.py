@@ -70,7 +70,7 @@ def test_results_are_those_of_the_files(tmp_path):
     assert one.evaluate()["panoptic_seg"]["PQ"] == pytest.approx(expected["PQ"], abs=1e-10)
 
 
-def test_a_truth_that_was_read_before_is_not_read_again(tmp_path):
+def test_ground_truth_that_was_read_before_is_not_read_again(tmp_path):
     (sample, output), *_ = batches(*random_sides(tmp_path, 1, 1))
     one, two = evaluator(image_ids=None), evaluator(image_ids=None)
     one.process([sample], [output])
@@ -91,7 +91,7 @@ def test_missing_images_and_blank_data_are_refused(tmp_path):
         one.evaluate()
 
 
-def test_predictions_that_do_not_fit_name_picture_and_file(tmp_path):
+def test_predictions_that_do_not_fit_name_image_and_file(tmp_path):
     (sample, (ids, segments)), *_ = [
         (sample, output["panoptic_seg"])
         for sample, output in batches(*random_sides(tmp_path, 1, 1))
@@ -124,7 +124,7 @@ def test_a_vocabulary_without_things_or_stuff_and_other_seen_classes_are_refused
     things = Vocabulary("mine", WORDS.classes[:3])
     with pytest.raises(InputError, match='vocabulary "mine": none of the 3 classes is stuff'):
         PanopticQualityEvaluator(dataset_name="x", vocabulary=things)
-    with pytest.raises(InputError, match="seen tells of 2 classes, there are 6"):
+    with pytest.raises(InputError, match="seen has 2 classes, there are 6"):
         evaluator(seen=SEEN[:2])
 
 
@@ -161,12 +161,12 @@ def test_two_processes_give_the_result_of_one(tmp_path):
             part.evaluate()
         return results
 
-    found = in_two_processes(work, tmp_path)
+    both = in_two_processes(work, tmp_path)
     one = evaluator(output_dir=tmp_path / "one")
     for sample, output in batches(*sides):
         one.process([sample], [output])
     expected = one.evaluate()
-    for results in found:
+    for results in both:
         np.testing.assert_equal(results, expected)
     files = [tmp_path / run / "panoptic_classes_tiny.csv" for run in ("one", "two")]
     assert files[0].read_bytes() == files[1].read_bytes()

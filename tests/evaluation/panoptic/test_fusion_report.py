@@ -8,9 +8,9 @@ from PIL import Image
 
 from clipself_seg.evaluation.panoptic.fusion_report import (
     best_cell,
-    fusion_table,
-    fusions_table,
+    paper_table,
     plot_sweep,
+    run_table,
     split_table,
     sweep_table,
 )
@@ -40,9 +40,9 @@ def cells(table):
     ]
 
 
-def test_table_6_has_a_line_for_each_model_and_row_and_the_papers_columns():
+def test_table_6_has_a_line_for_each_model_and_fusion_and_the_papers_columns():
     models = {"ODISE": RESULTS, "CLIPSelf": {COCO: {"fused": {"PQ": 45.7}}}}
-    rows = cells(fusion_table(models, style="github"))
+    rows = cells(paper_table(models, style="github"))
     assert rows[0] == [
         "model", "scores", "COCO PQ", "COCO mAP", "COCO mIoU", "ADE20K PQ", "ADE20K mAP", "ADE20K mIoU",
     ]  # fmt: skip
@@ -53,8 +53,8 @@ def test_table_6_has_a_line_for_each_model_and_row_and_the_papers_columns():
     ]
 
 
-def test_the_table_of_a_run_has_the_columns_that_some_row_has():
-    rows = cells(fusions_table(RESULTS, "github"))
+def test_the_table_of_a_run_has_the_columns_that_some_fusion_has():
+    rows = cells(run_table(RESULTS, "github"))
     assert rows[0] == [
         "data set", "scores", "alpha", "beta", "PQ", "unseen PQ", "mAP", "mIoU", "images",
     ]  # fmt: skip
@@ -66,8 +66,8 @@ def test_the_table_of_a_run_has_the_columns_that_some_row_has():
 
 
 def test_unknown_data_sets_come_last_under_their_own_names():
-    found = {"mine": {"fused": {"PQ": 1.0}}, "mini_val_panoptic_with_sem_seg": {}}
-    assert cells(fusion_table({"x": found}, style="github"))[0][2::3] == ["mini PQ", "mine PQ"]
+    results = {"mine": {"fused": {"PQ": 1.0}}, "mini_val_panoptic_with_sem_seg": {}}
+    assert cells(paper_table({"x": results}, style="github"))[0][2::3] == ["mini PQ", "mine PQ"]
 
 
 def test_a_sweep_is_a_grid_with_a_star_at_the_best():
@@ -88,7 +88,7 @@ def test_the_best_cell_is_the_first_of_the_highest(grid, best):
     assert best_cell(grid) == best
 
 
-def test_a_picture_frames_the_best_cell_of_each_panel(tmp_path):
+def test_a_plot_frames_the_best_cell_of_each_panel(tmp_path):
     plot_sweep(tmp_path / "one.png", {key: SWEEP[key] for key in ("alpha", "beta", "PQ")}, "mini")
     plot_sweep(tmp_path / "two.png", SWEEP, "mini")
     one, two = (
@@ -106,11 +106,11 @@ def test_a_picture_frames_the_best_cell_of_each_panel(tmp_path):
 
 
 def test_the_split_table_shows_the_generator_once_and_every_clip_beside_it():
-    def rows(value):
+    def fusions(value):
         numbers = {"PQ": value, "PQ_seen": value + 1}
         return {"mini": {"clip": numbers, "generator": {"PQ": 7.0}, "fused": {"PQ": value + 2}}}
 
-    table = split_table({"original": rows(10.0), "CLIPSelf": rows(20.0)}, style="github")
+    table = split_table({"original": fusions(10.0), "CLIPSelf": fusions(20.0)}, style="github")
     lines = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]
     ]

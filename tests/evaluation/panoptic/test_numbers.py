@@ -57,7 +57,7 @@ def assert_panopticapis(truth, predicted):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_random_pictures_with_crowds_void_and_wrong_areas(tmp_path, seed):
+def test_random_images_with_crowds_void_and_wrong_areas(tmp_path, seed):
     quality, results, images = assert_panopticapis(*random_sides(tmp_path, seed))
     assert images == 12 and quality.tp.sum() > 5 < quality.fp.sum() and 0 < results["PQ"] < 100
 
@@ -70,7 +70,7 @@ def val(data_dir):
     )
 
 
-def test_a_spoilt_prediction_of_real_pictures(data_dir, val):
+def test_a_spoilt_prediction_of_real_images(data_dir, val):
     folder = data_dir / "pq_case"
     predicted = PanopticFolder(folder / "pred.json", folder / "pred")
     quality, results, _ = assert_panopticapis(val, predicted)
@@ -162,7 +162,7 @@ def test_a_true_segment_that_others_cover_is_missed():
     assert quality.fn.tolist() == [0, 0, 0, 1, 0, 0] and quality.tp[0] == 1
 
 
-def test_no_segment_on_either_side_and_no_picture_are_fine():
+def test_no_segment_on_either_side_and_no_image_are_fine():
     assert quality_of([0, 0], [], [5, 5], [segment(5, THING)]).fp.sum() == 0
     assert quality_of([1, 1], [segment(1, THING, 2)], [0, 0], []).fn.sum() == 1
     nothing = panoptic_quality([], 6)
@@ -191,7 +191,7 @@ def test_seen_and_unseen_classes_split_the_mean():
         (
             ([1, 9], [segment(1, THING, 1)]),
             None,
-            r"a.png and a.json disagree.*\[9\] only in the pi",
+            r"a.png and a.json disagree.*\[9\] only in the map",
         ),
         (
             ([1, 1], [segment(1, THING, 1)]),
@@ -202,7 +202,7 @@ def test_seen_and_unseen_classes_split_the_mean():
         (
             None,
             ([5, 8], [segment(5, THING)]),
-            r"b.png and b.json disagree.*\[8\] only in the pict",
+            r"b.png and b.json disagree.*\[8\] only in the map",
         ),
         (
             None,
@@ -228,7 +228,7 @@ def test_seen_and_unseen_classes_split_the_mean():
         ),
     ],
 )
-def test_pictures_and_lists_that_disagree_are_both_named(true, predicted, said):
+def test_maps_and_lists_that_disagree_are_both_named(true, predicted, said):
     true = true or ([1, 1], [segment(1, THING, 2)])
     predicted = predicted or ([5, 5], [segment(5, THING)])
     with pytest.raises(InputError, match=said):
@@ -325,7 +325,7 @@ def test_a_json_that_is_no_panoptic_ground_truth_is_refused(tmp_path, change, sa
         evaluate_files(truth, predicted)
 
 
-def test_seen_categories_come_from_the_words_under_the_same_ids(val):
+def test_seen_categories_come_from_the_vocabulary_under_the_same_ids(val):
     categories = read_categories(val.json)
     words = "openseg_coco_panoptic_133"
     assert seen_categories(categories, words, words).all()

@@ -67,8 +67,8 @@ def image(image_id, count=4):
     labels = torch.randint(NUM_CLASSES, (count,), generator=generator)
     sample = {"image_id": image_id, "file_name": f"{image_id}.jpg", "labels": labels}
     scores = {
-        way: torch.rand(count, NUM_CLASSES, generator=generator)
-        for way in ("boxes", "masks", "crops", "attention_boxes")
+        readout: torch.rand(count, NUM_CLASSES, generator=generator)
+        for readout in ("boxes", "masks", "crops", "attention_boxes")
     }
     return sample | {"isthing": labels < 4}, {"scores": scores}
 
@@ -125,7 +125,7 @@ def test_reset_forgets():
     assert one.evaluate() == evaluate([2])
 
 
-def test_pictures_without_regions_do_not_disturb():
+def test_images_without_regions_do_not_disturb():
     one = evaluator()
     one.process(*zip(image(1), image(50, count=0)))
     results = one.evaluate()["regions"]
@@ -142,7 +142,7 @@ def test_a_set_without_any_region_is_refused_by_name(counts):
         one.evaluate()
 
 
-def test_scores_that_are_not_finite_name_the_picture():
+def test_scores_that_are_not_finite_name_the_image():
     sample, output = image(8)
     output["scores"]["masks"][1, 2] = math.nan
     with pytest.raises(FloatingPointError, match="masks in 8.jpg"):
@@ -168,9 +168,9 @@ def test_two_processes_give_the_result_of_one(tmp_path):
             evaluate([])
         return results
 
-    found = in_two_processes(work, tmp_path)
+    both = in_two_processes(work, tmp_path)
     expected = evaluate(range(5), tmp_path / "one")
-    assert found == [expected, expected]
+    assert both == [expected, expected]
     files = [folder / "region_accuracy_tiny.json" for folder in (tmp_path, tmp_path / "one")]
     assert json.loads(files[0].read_text())["results"] == expected["regions"]
     by_class = [json.loads(file.read_text())["classes"] for file in files]

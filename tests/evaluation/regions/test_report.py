@@ -63,7 +63,7 @@ def test_results_carry_their_provenance(tmp_path):
     assert content == {"results": {"regions": RESULTS}, "provenance": {"seed": 3}}
 
 
-def test_the_curve_is_a_picture_with_a_panel_for_each_column(tmp_path):
+def test_the_curve_is_a_plot_with_a_panel_for_each_column(tmp_path):
     curve = {320: RESULTS, 1024: RESULTS}
     plot_size_curve({"before": curve, "after": {640: RESULTS}}, tmp_path / "curve.png")
     plot_size_curve({"before": {320: {"boxes.thing.top1": 1.0}}}, tmp_path / "one.png")

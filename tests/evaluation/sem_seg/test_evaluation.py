@@ -23,11 +23,12 @@ WORDS = {"pets": ["cat", "dog", "wide-grass"], "rooms": ["bed", "lamp", "wall", 
 
 
 class Echo(nn.Module):
-    """Reads a pixel's class off its red channel, as far as its words go."""
+    """Reads a pixel's class off its red channel, as far as its classes go."""
 
     def __init__(self):
         super().__init__()
-        self.classes, self.asked = ("training's",), []
+        self.classes = ("training's",)
+        self.asked = []
 
     def set_vocabulary(self, vocabulary):
         self.classes = tuple(getattr(vocabulary, "names", vocabulary))
@@ -42,7 +43,7 @@ class Echo(nn.Module):
 
 
 def write_datasets(folder):
-    """Five pictures of pets and three of rooms, whose labels are right in nine of ten pixels."""
+    """Five images of pets and three of rooms, whose labels are right in nine of ten pixels."""
     rng = np.random.default_rng(0)
     for name, count, labels in (("pets", 5, 3), ("rooms", 3, 4)):
         (folder / f"{name}.json").write_text(json.dumps(WORDS[name]))
@@ -59,7 +60,7 @@ def write_datasets(folder):
 
 
 def register(folder):
-    """As a user does it. The rooms' last two words are both the background, label 3."""
+    """As a user does it. The rooms' last two classes are both the background, label 3."""
     for name, background in (("pets", None), ("rooms", 3)):
         images, labels = folder / name / "images", folder / name / "labels"
         DatasetCatalog.register(name, lambda i=images, t=labels: load_sem_seg(t, i, "png", "png"))
@@ -161,7 +162,7 @@ def test_the_first_training_data_set_says_what_is_seen(datasets):
     assert "classes-seen" not in evaluation(datasets)(Echo())["pets"]
 
 
-def test_words_that_training_was_given_instead_say_what_is_seen(datasets):
+def test_class_names_that_training_was_given_instead_say_what_is_seen(datasets):
     (datasets / "own.json").write_text(json.dumps(["dog, puppy", "bird", "fish"]))
     options = ("DATASETS.TRAIN", ("pets",), "MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON")
     run = evaluation(datasets, *options, str(datasets / "own.json"))
@@ -171,13 +172,14 @@ def test_words_that_training_was_given_instead_say_what_is_seen(datasets):
     assert official.metadata()["train vocabulary"] == "coco_stuff_171"
 
 
-def test_numbers_of_each_data_set_are_told_once_they_are_there(datasets):
-    told, run = [], evaluation(datasets)
-    run.finished = lambda results: told.append(dict(results))
+def test_numbers_of_each_data_set_are_handed_on_once_they_are_there(datasets):
+    finished = []
+    run = evaluation(datasets)
+    run.finished = lambda results: finished.append(dict(results))
     next((datasets / "rooms" / "images").iterdir()).write_bytes(b"broken")
     with pytest.raises(InputError, match="rooms"):
         run(Echo())
-    assert [list(results) for results in told] == [["pets"]]
+    assert [list(results) for results in finished] == [["pets"]]
 
 
 def test_the_old_rule_is_one_key_away(datasets):
@@ -190,7 +192,7 @@ def test_the_old_rule_is_one_key_away(datasets):
     assert old["pets"]["mIoU"] == pytest.approx(new["pets"]["mIoU"] * 2 / 3)
 
 
-def test_a_class_file_gives_the_model_other_words_and_keeps_the_classes(datasets):
+def test_a_class_file_gives_the_model_other_names_and_keeps_the_classes(datasets):
     (datasets / "words.json").write_text(json.dumps(["kitten, cat", "puppy", "lawn"]))
     options = ("DATASETS.TEST", ("pets",), "MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON")
     model = Echo()
@@ -210,7 +212,7 @@ def test_tables_and_files_of_a_run(datasets, caplog):
     json.dumps(results, allow_nan=False)
 
 
-def test_what_decides_the_numbers_is_told(datasets, caplog):
+def test_what_decides_the_numbers_is_logged(datasets, caplog):
     with caplog.at_level(logging.INFO, logger="clipself_seg"):
         run = evaluation(datasets, "TEST.MIOU_RULE", "union", "TEST.SLIDING_WINDOW", True)
         assert run.metadata()["evaluator rule"] == "union"
@@ -237,9 +239,9 @@ def test_what_would_fail_late_is_refused_early(datasets, options, message):
 
 
 def test_two_processes_give_the_numbers_of_one(datasets):
-    found = in_two_processes(lambda rank, folder: evaluation(folder)(Echo()), datasets)
+    both = in_two_processes(lambda rank, folder: evaluation(folder)(Echo()), datasets)
     table = datasets / "run" / "sem_seg_classes_pets.csv"
     written = table.read_bytes()
     expected = evaluation(datasets)(Echo())
-    assert found == [expected, expected]
+    assert both == [expected, expected]
     assert table.read_bytes() == written

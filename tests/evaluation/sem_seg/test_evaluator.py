@@ -22,7 +22,7 @@ from tests.two_processes import in_two_processes
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:detectron2")
 
 
-def picture(folder, index, truth, suffix="png"):
+def write_sample(folder, index, truth, suffix="png"):
     """A sample with its label map on the disk."""
     path = folder / f"{index}.{suffix}"
     Image.fromarray(truth).save(path)
@@ -84,7 +84,8 @@ def test_random_numbers_are_detectron2s(tmp_path, num_classes, ignore_label, dty
     names = [f"class{i}" for i in range(num_classes)]
     used = num_classes - 2  # two classes are predicted, but not in the ground truth
     samples = [
-        picture(tmp_path, i, random_truth(rng, used, ignore_label, dtype), suffix) for i in range(3)
+        write_sample(tmp_path, i, random_truth(rng, used, ignore_label, dtype), suffix)
+        for i in range(3)
     ]
     outputs = [{"sem_seg": torch.rand(num_classes, 31, 45)} for _ in samples]
     ours = evaluator(class_names=names, ignore_label=ignore_label)
@@ -101,7 +102,7 @@ def test_real_numbers_are_detectron2s(tmp_path, data_dir):
     samples, outputs = [], []
     for path in sorted((data_dir / "coco-stuff/annotations/val2017").glob("*.png")):
         truth = table[np.array(Image.open(path))][::2, ::2]
-        samples.append(picture(tmp_path, path.stem, truth))
+        samples.append(write_sample(tmp_path, path.stem, truth))
         # A prediction that is right for the most part: the truth, moved, and a class of noise.
         moved = np.roll(np.where(truth == 255, len(samples), truth), (2, 3), (0, 1))
         one_hot = torch.eye(171, dtype=torch.uint8)[:, torch.from_numpy(moved).long()]
@@ -117,7 +118,7 @@ def test_real_numbers_are_detectron2s(tmp_path, data_dir):
 
 def test_labels_are_worth_what_scores_are_and_ties_go_to_the_first(tmp_path):
     rng = np.random.default_rng(1)
-    samples = [picture(tmp_path, 0, random_truth(rng, 4, 255))]
+    samples = [write_sample(tmp_path, 0, random_truth(rng, 4, 255))]
     scores = torch.randint(3, (4, 31, 45)).float()
     first = np.argmax(scores.numpy(), axis=0)  # numpy promises the first
     results = []
@@ -135,8 +136,8 @@ def test_labels_are_worth_what_scores_are_and_ties_go_to_the_first(tmp_path):
 def test_every_word_from_the_background_on_is_the_background(tmp_path):
     truth = np.array([[0, 2, 2, 255]], dtype=np.uint8)
     one = evaluator(num_classes=3, background=2)
-    labels = torch.tensor([[0, 2, 5, 4]])  # of six words
-    one.process([picture(tmp_path, 0, truth)], [{"sem_seg_labels": labels}])
+    labels = torch.tensor([[0, 2, 5, 4]])  # of six classes
+    one.process([write_sample(tmp_path, 0, truth)], [{"sem_seg_labels": labels}])
     results = one.evaluate()["sem_seg"]
     assert results["mIoU"] == 100 and results["classes"] == 2
     assert "IoU-class2" in results and "IoU-class3" not in results
@@ -152,9 +153,9 @@ def test_an_unknown_rule_is_refused():
         evaluator(rule="presnt")
 
 
-def test_one_wholly_ignored_picture_is_fine_and_only_such_are_not(tmp_path):
-    blank = picture(tmp_path, 0, np.full((4, 5), 255, dtype=np.uint8))
-    full = picture(tmp_path, 1, np.full((4, 5), 1, dtype=np.uint8))
+def test_one_wholly_ignored_image_is_fine_and_only_such_are_not(tmp_path):
+    blank = write_sample(tmp_path, 0, np.full((4, 5), 255, dtype=np.uint8))
+    full = write_sample(tmp_path, 1, np.full((4, 5), 1, dtype=np.uint8))
     output = {"sem_seg_labels": torch.ones(4, 5, dtype=torch.int64)}
     one = evaluator()
     one.process([blank, full], [output, output])
@@ -167,7 +168,7 @@ def test_one_wholly_ignored_picture_is_fine_and_only_such_are_not(tmp_path):
 
 
 def test_predictions_that_do_not_fit_are_refused(tmp_path):
-    sample = picture(tmp_path, 0, np.zeros((4, 5), dtype=np.uint8))
+    sample = write_sample(tmp_path, 0, np.zeros((4, 5), dtype=np.uint8))
     with pytest.raises(ValueError, match="0.jpg is 5x4 pixels"):
         evaluator().process([sample], [{"sem_seg_labels": torch.zeros(5, 4, dtype=torch.int64)}])
     for label in (4, -1):
@@ -182,7 +183,7 @@ def test_predictions_that_do_not_fit_are_refused(tmp_path):
 
 
 def test_labels_outside_of_the_vocabulary_name_the_file(tmp_path):
-    sample = picture(tmp_path, 0, np.full((4, 5), 9, dtype=np.uint8))
+    sample = write_sample(tmp_path, 0, np.full((4, 5), 9, dtype=np.uint8))
     output = {"sem_seg_labels": torch.zeros(4, 5, dtype=torch.int64)}
     with pytest.raises(InputError, match="0.png"):
         evaluator().process([sample], [output])
@@ -192,7 +193,7 @@ def test_the_csv_has_a_row_for_every_class(tmp_path):
     truth = np.array([[0, 0, 1, 255]], dtype=np.uint8)
     one = evaluator(3, seen=np.array([True, False]), output_dir=tmp_path / "out")
     labels = torch.tensor([[0, 2, 1, 1]])
-    one.process([picture(tmp_path, 0, truth)], [{"sem_seg_labels": labels}])
+    one.process([write_sample(tmp_path, 0, truth)], [{"sem_seg_labels": labels}])
     one.evaluate()
     with open(tmp_path / "out" / "sem_seg_classes_tiny.csv", newline="") as file:
         head, *rows = csv.reader(file)
@@ -209,7 +210,7 @@ def evaluate(folder, indices, output_dir=None):
     for index in indices:
         rng = np.random.default_rng(index)
         name = f"{output_dir.name if output_dir else 'x'}_{comm.get_rank()}_{index}"
-        sample = picture(folder, name, random_truth(rng, 5, 255))
+        sample = write_sample(folder, name, random_truth(rng, 5, 255))
         labels = torch.from_numpy(rng.integers(0, 5, (31, 45)))
         one.process([sample], [{"sem_seg_labels": labels}])
     return one.evaluate()["sem_seg"]
@@ -222,8 +223,8 @@ def test_two_processes_give_the_result_of_one(tmp_path):
             evaluate(folder, [])
         return results
 
-    found = in_two_processes(work, tmp_path)
+    both = in_two_processes(work, tmp_path)
     expected = evaluate(tmp_path, range(4), tmp_path / "one")
-    assert found == [expected, expected]
+    assert both == [expected, expected]
     files = [tmp_path / run / "sem_seg_classes_tiny.csv" for run in ("one", "two")]
     assert files[0].read_bytes() == files[1].read_bytes()

@@ -1,4 +1,4 @@
-"""Instances of a data set in COCO's format, as pycocotools wants them.
+"""Ground truth of instance masks: reads COCO's instances format as pycocotools wants it.
 
 Image ids may be strings, as in ADE20K, and annotations may have the id 0, which pycocotools would
 take for no match: both are numbered anew.
@@ -17,13 +17,14 @@ from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 
 
-class InstanceTruth(NamedTuple):
-    """Instances of a data set as pycocotools wants them.
+class InstanceGroundTruth(NamedTuple):
+    """Instances of a data set, with images and annotations numbered for pycocotools.
 
     Attributes:
-        image_ids: of the data set, sorted; a picture's number is its position.
-        images: "id" (its number), "height", "width".
-        annotations: with numbers for image ids, and ids from 1.
+        image_ids: ids of the data set's images, sorted; the number of an image is its position.
+        images: for each image "id" (its number), "height" and "width" in pixels.
+        annotations: for each instance COCO's entry, with the number of its image as "image_id", and
+            ids from 1.
     """
 
     image_ids: tuple[Any, ...]
@@ -31,17 +32,18 @@ class InstanceTruth(NamedTuple):
     annotations: list[dict[str, Any]]
 
 
-def read_instance_truth(
+def read_instance_ground_truth(
     json_file: str | os.PathLike[str],
     vocabulary: Vocabulary,
     image_ids: Sequence[Any] | None = None,
-) -> InstanceTruth:
-    """Instances of the images of a data set.
+) -> InstanceGroundTruth:
+    """Reads the instances of the images of a data set.
 
     Args:
-        json_file: COCO's instances format.
-        vocabulary: of the data set; tells things from stuff.
-        image_ids: of the data set; None takes all of the file. Other images are left out.
+        json_file: file in COCO's instances format.
+        vocabulary: classes of the data set; it says which are things.
+        image_ids: ids of the data set's images, other images are left out; None takes all of the
+            file.
 
     Raises:
         InputError: a missing or broken file; one without images or annotations; entries that lack
@@ -56,7 +58,7 @@ def read_instance_truth(
             f"{json_file} lacks {len(missing)} of {len(wanted)} images of the data set, such as "
             f"{missing[:3]}: take the instances of the same split"
         )
-    # Numbers would not compare with strings.
+    # Numbers before strings: Python does not compare one with the other.
     order = tuple(sorted(wanted, key=lambda image: (isinstance(image, str), image)))
     number_of = {image: number for number, image in enumerate(order)}
     annotations = coco_list(content, "annotations", json_file)
@@ -64,7 +66,7 @@ def read_instance_truth(
     chosen = [entry for entry in annotations if entry["image_id"] in number_of]
     if not chosen:
         raise InputError(f"{json_file} has no instance in the {len(order)} images of the data set")
-    return InstanceTruth(
+    return InstanceGroundTruth(
         image_ids=order,
         images=[
             {"id": number, "height": listed[image]["height"], "width": listed[image]["width"]}
@@ -121,7 +123,7 @@ def thing_categories(vocabulary: Vocabulary) -> list[int]:
     """Category ids of the things, in the order of the classes.
 
     Raises:
-        InputError: the vocabulary does not tell, or has none.
+        InputError: the vocabulary marks no class as thing.
     """
     things = np.flatnonzero(vocabulary.thing)
     if not len(things):

@@ -99,8 +99,8 @@ def sem_seg_results(
 
     Returns:
         "mIoU", "fwIoU", "mACC", "pACC", "IoU-<class>" and "ACC-<class>" (NaN for a class that does
-        not count), "classes", the number of classes present; with `seen` also "mIoU-seen", "mACC-seen", "classes-seen" and
-        the same of unseen classes, means only where a class counts.
+        not count), "classes", the number of classes present; with `seen` also "mIoU-seen",
+        "mACC-seen", "classes-seen" and the same of unseen classes, means only where a class counts.
     """
     iou, accuracy, hits, truth, _ = numbers
     weights = truth / truth.sum()

@@ -13,8 +13,6 @@ from clipself_seg.clip import DenseCLIP, load_clip
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict
 
-pytestmark = pytest.mark.usefixtures("two_threads")
-
 CASES = {  # case -> open_clip's name, sizes, size of the image embedding
     "clipself_openai_b16": ("ViT-B-16-quickgelu", (224, 256), 224),
     "clipself_eva02_b16": ("EVA02-B-16", (224, 256), 224),

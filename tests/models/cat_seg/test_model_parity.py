@@ -20,8 +20,6 @@ from tests.conftest import PARITY, ROOT
 from tests.heads.cat_seg.test_cost_aggregator import wave
 from tests.parity.named_weights import named_input, named_state_dict
 
-pytestmark = pytest.mark.usefixtures("two_threads")
-
 
 def facts(case: str) -> tuple[dict, dict[str, torch.Tensor]]:
     content = json.loads((PARITY / f"{case}.json").read_text())

@@ -22,8 +22,7 @@ from clipself_seg.files import atomic_path, write_json
 from clipself_seg.prediction.semantic import Predictor
 from clipself_seg.provenance import provenance
 from clipself_seg.visualization.class_colours import class_colours
-from clipself_seg.visualization.overlays import overlay
-from clipself_seg.visualization.segments import save_png
+from clipself_seg.visualization.overlays import overlay, save_png
 
 logger = logging.getLogger(__name__)
 

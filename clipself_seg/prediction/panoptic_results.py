@@ -15,8 +15,8 @@ from clipself_seg.prediction.files import Photo
 from clipself_seg.prediction.panoptic import PanopticPredictor, PanopticSegment
 from clipself_seg.provenance import provenance
 from clipself_seg.visualization.class_colours import class_colours
+from clipself_seg.visualization.overlays import save_png
 from clipself_seg.visualization.panoptic import colour_ids, panoptic_overlay, segment_colours
-from clipself_seg.visualization.segments import save_png
 
 
 class PanopticResults:

@@ -23,9 +23,14 @@ from clipself_seg.evaluation.regions.report import region_table
 from clipself_seg.files import atomic_path
 from clipself_seg.quickstart.steps import Chapter
 from clipself_seg.visualization.class_colours import class_colours
-from clipself_seg.visualization.dense_maps import enlarge_labels, kmeans, match_labels
-from clipself_seg.visualization.panels import panel
-from clipself_seg.visualization.segments import colour_segments, save_png, sheet
+from clipself_seg.visualization.dense_maps import (
+    colour_segments,
+    enlarge_labels,
+    kmeans,
+    match_labels,
+)
+from clipself_seg.visualization.overlays import save_png
+from clipself_seg.visualization.panels import panel, sheet
 
 MODEL = "ViT-Mini-8"
 COLUMNS = {"original CLIP": "mini", "CLIPSelf patches": "mini-clipself"}

@@ -1,1 +1,4 @@
-"""Pictures of features, segments and regions."""
+"""Drawings of label maps, segments and dense features over images.
+
+Open `overlays.py` first: it tints an image by a label map, with names and a legend.
+"""

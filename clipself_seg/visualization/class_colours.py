@@ -1,4 +1,4 @@
-"""A colour for every class name: far from each other, and the same from picture to picture."""
+"""Colours of class names: far from each other, and the same in every image."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 BACKGROUND = (148, 148, 148)
-# What people expect; a class gets the colour of the last of its words that is listed here, so that
-# "playing field" is a field and "sea water" water.
+# Colours that people expect. A class gets the colour of the last of its words that is listed here, so
+# that "playing field" is a field and "sea water" water.
 EXPECTED = {
     "red": (220, 40, 40),
     "orange": (245, 140, 30),
@@ -44,16 +44,17 @@ EXPECTED = {
     "person": (225, 40, 70),
     "wood": (170, 110, 50),
 }
-# In CIELAB: nearer colours are hard to tell apart below a photograph. An expected colour may come
-# nearer to another, so that of many waters all are blue.
-CLOSE, STILL_DIFFERENT = 42.0, 14.0
+# Distances in CIELAB: nearer colours are hard to distinguish when they tint an image. Expected colours
+# may be nearer, so that of many kinds of water all are blue.
+CLOSE = 42.0
+STILL_DIFFERENT = 14.0
 
 
 def class_colours(names: Sequence[str]) -> np.ndarray:
     """Colours of classes, (K, 3) uint8 RGB, no two alike.
 
     They depend on the set of names, not on their order. In another set a name keeps its colour,
-    unless a class there holds one that is too close. Some words have the colour that one expects,
+    unless a class there has one that is too close. Some names have the colour that people expect,
     "background" is grey.
 
     Args:
@@ -61,9 +62,10 @@ def class_colours(names: Sequence[str]) -> np.ndarray:
     """
     keys = [name.strip().casefold() for name in names]
     rgb, lab = _candidates()
-    away = np.full(len(lab), np.inf)  # of each candidate from the nearest colour that is taken
+    away = np.full(len(lab), np.inf)  # distance of each candidate from the nearest colour in use
     colours: dict[str, np.ndarray] = {}
     for key in sorted(set(keys), key=_turn):
+        # With many names no candidate is far enough away: then the distance is reduced.
         gap = CLOSE if _expected(key) is None else STILL_DIFFERENT
         while not (away >= gap).any():
             gap *= 0.8
@@ -75,7 +77,7 @@ def class_colours(names: Sequence[str]) -> np.ndarray:
 
 
 def _turn(key: str) -> tuple[bool, bool, int]:
-    """Place in the order of choosing: grey, then what has an expected colour, then by hash."""
+    """Place in the order of choosing: background, then names with an expected colour, then by hash."""
     return key != "background", _expected(key) is None, _hash(key)
 
 
@@ -84,8 +86,8 @@ def _hash(key: str) -> int:
 
 
 def _expected(key: str) -> tuple[int, int, int] | None:
-    found = [EXPECTED[word] for word in re.split(r"[^\w]+", key) if word in EXPECTED]
-    return found[-1] if found else None
+    expected = [EXPECTED[word] for word in re.split(r"[^\w]+", key) if word in EXPECTED]
+    return expected[-1] if expected else None
 
 
 def _preferred(key: str) -> np.ndarray:
@@ -96,7 +98,7 @@ def _preferred(key: str) -> np.ndarray:
 
 @functools.cache
 def _candidates() -> tuple[np.ndarray, np.ndarray]:
-    """Colours to choose from, RGB (N, 3) uint8 and CIELAB (N, 3): neither grey, black nor white."""
+    """Candidate colours, RGB (N, 3) uint8 and CIELAB (N, 3): neither grey nor black nor white."""
     steps = np.arange(0, 256, 15, dtype=np.uint8)
     rgb = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
     lab = _to_lab(rgb)
@@ -106,6 +108,6 @@ def _candidates() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _to_lab(rgb: np.ndarray) -> np.ndarray:
-    """(..., 3) 0..255 -> CIELAB, lightness 0..100."""
+    """Colours (..., 3) in CIELAB, with lightness 0 ... 100, of RGB 0 ... 255."""
     flat = np.asarray(rgb, np.float32).reshape(1, -1, 3) / 255
     return cv2.cvtColor(flat, cv2.COLOR_RGB2LAB).reshape(np.shape(rgb))

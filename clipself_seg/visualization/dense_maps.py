@@ -1,30 +1,33 @@
-"""Dense features as pictures: K-Means over the locations of one image (paper, Fig. 4).
+"""Maps of dense features: coloured K-Means over the locations of one image (paper, Fig. 4).
 
 Shapes: E channels, h x w cells, k clusters, H x W pixels.
 """
 
 from __future__ import annotations
 
+import colorsys
+
 import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from clipself_seg.visualization.overlays import borders
+
 ITERATIONS = 30
-BLUR = (
-    5  # pixels of the median filter in the authors' recipe (official repository, issues 12 and 18)
-)
+# Pixels of the median filter in the authors' recipe (official repository, issues 12 and 18).
+BLUR = 5
 
 
 def kmeans(features: np.ndarray, clusters: int, seed: int = 0) -> np.ndarray:
     """Spherical K-Means of unit-length features, (h, w) int64 in [0, clusters).
 
-    Starts from spread-out locations (k-means++) that `seed` decides. A cluster that loses all its
+    The start is spread-out locations (k-means++) that `seed` decides. A cluster that loses all its
     locations takes the one that fits its own cluster worst.
 
     Args:
-        features: (E, h, w), unit length per location, padding removed.
+        features: features of unit length at each location, (E, h, w), without padding.
         clusters: k, at most h * w.
-        seed: of the start.
+        seed: seed of the start.
     """
     height, width = features.shape[1:]
     points = features.reshape(len(features), -1).T.astype(np.float64)
@@ -32,7 +35,8 @@ def kmeans(features: np.ndarray, clusters: int, seed: int = 0) -> np.ndarray:
     labels = np.full(len(points), -1)
     for _ in range(ITERATIONS):
         similarity = points @ centres.T
-        previous, labels = labels, similarity.argmax(1)
+        previous = labels
+        labels = similarity.argmax(1)
         for cluster in np.setdiff1d(np.arange(clusters), labels):
             worst = similarity[np.arange(len(points)), labels].argmin()
             labels[worst] = cluster
@@ -45,6 +49,7 @@ def kmeans(features: np.ndarray, clusters: int, seed: int = 0) -> np.ndarray:
 
 
 def _spread_out(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Points drawn one by one, each with a probability that grows with its distance from the others."""
     chosen = [int(rng.integers(len(points)))]
     distance = np.full(len(points), np.inf)
     while len(chosen) < count:
@@ -58,13 +63,16 @@ def match_labels(labels: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Renumber clusters like the segments that they overlap most, one to one.
 
     Args:
-        labels: (H, W) clusters.
-        reference: (H, W) segments, the same size, numbered from 0.
+        labels: clusters (H, W), numbered from 0.
+        reference: segments (H, W), numbered from 0.
 
     Returns:
-        (H, W): a cluster without a segment of its own gets a number above all of them.
+        Clusters (H, W) with the numbers of their segments; a cluster without a segment of its own
+        gets a number above all of them.
     """
-    clusters, segments = int(labels.max()) + 1, int(reference.max()) + 1
+    clusters = int(labels.max()) + 1
+    segments = int(reference.max()) + 1
+    # Pixels of each pair of cluster and segment, counted by one number for each pair.
     pairs = labels.astype(np.int64) * segments + reference
     overlap = np.bincount(pairs.ravel(), minlength=clusters * segments).reshape(clusters, segments)
     numbers = segments + np.arange(clusters)
@@ -74,6 +82,29 @@ def match_labels(labels: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def enlarge_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Cells to pixels (nearest), edges rounded by the median filter of the authors' recipe."""
+    """Labels of cells as labels of pixels (nearest), edges rounded by the authors' median filter."""
     large = cv2.resize(labels.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
     return cv2.medianBlur(large, BLUR).astype(np.int64)
+
+
+GOLDEN = 0.618033988749895
+
+
+def palette(count: int) -> np.ndarray:
+    """Colours that stay far apart however many there are, (count, 3) uint8 RGB."""
+    colours = [
+        colorsys.hsv_to_rgb((0.02 + i * GOLDEN) % 1, (0.85, 0.55, 0.7)[i % 3], (0.95, 0.8)[i % 2])
+        for i in range(count)
+    ]
+    return (255 * np.array(colours).reshape(-1, 3)).round().astype(np.uint8)
+
+
+def colour_segments(labels: np.ndarray) -> np.ndarray:
+    """Label map with one colour for each number and dark borders, (H, W, 3) uint8.
+
+    Args:
+        labels: (H, W) integers from 0.
+    """
+    painted = palette(int(labels.max()) + 1)[labels]
+    painted[borders(labels)] //= 3
+    return painted

@@ -1,4 +1,4 @@
-"""Names inside of regions: where each is best read, and how large.
+"""Names inside of the regions of a label map: their places and sizes, and how they are written.
 
 Shapes: H, W pixels of the label map, K names.
 """
@@ -12,20 +12,21 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-CELLS = 400  # of the shorter side: a place is looked for on a grid that is no finer
-SMALLER = 0.75  # size of the text, of the usual one, where that does not fit
+CELLS = 400  # most cells along the shorter side of the grid on which places are searched
+SMALLER = 0.75  # size of the text as a fraction of the usual one, where that does not fit
 LEAST_TEXT = 11  # pixels
-INSIDE = 0.6  # share of a name that has to lie in its region
-WHITE, DARK = (255, 255, 255), (20, 20, 20)
+INSIDE = 0.6  # fraction of a name's box that has to lie in its region
+WHITE = (255, 255, 255)
+DARK = (20, 20, 20)
 
 
 class Name(NamedTuple):
-    """A name at its place.
+    """A name with its place on an image.
 
     Attributes:
-        label: whose it is.
-        text: to write.
-        centre: x and y in pixels.
+        label: label of the region.
+        text: name to write.
+        centre: x and y of the centre in pixels.
         size: height of the text in pixels.
     """
 
@@ -36,52 +37,55 @@ class Name(NamedTuple):
 
 
 def place_names(labels: np.ndarray, names: Sequence[str], size: int) -> list[Name]:
-    """For every region that has room a name, at its deepest place where the name fits.
+    """Names of all regions with room for one, each at the deepest place where it fits.
 
-    Where it does not fit, smaller text is tried; then a name may stick out a little, if it comes near
-    no other. What is too small for that has none.
+    Where it does not fit, smaller text is tried; then a name may stick out a little if it overlaps no
+    other. Regions that are too small for that get no name.
 
     Args:
         labels: (H, W) integers; those outside of 0 ... K - 1 have no name.
-        names: K.
+        names: names of the K labels.
         size: height of the text in pixels.
     """
     step = max(1, min(labels.shape) // CELLS)
     grid = labels[::step, ::step]
     sizes = dict.fromkeys((size, max(min(size, LEAST_TEXT), round(SMALLER * size))))
     fonts = {height: ImageFont.load_default(size=height) for height in sizes}
-    found, waiting, taken = list[Name](), [], np.zeros(grid.shape, bool)
+    placed = list[Name]()
+    waiting = []
+    taken = np.zeros(grid.shape, bool)
     numbers, areas = np.unique(grid, return_counts=True)
     for label in numbers[np.argsort(-areas, kind="stable")].tolist():
         if not 0 <= label < len(names):
             continue
-        region, share = grid == label, 0.0
+        region = grid == label
+        inside = 0.0
         for height, font in fonts.items():
-            if share < 1:
+            if inside < 1:
                 box = _box(font.getlength(names[label]), height, step)
-                share, cell = _best(region, box)
+                inside, cell = _best(region, box)
                 name = Name(label, names[label], (step * cell[0], step * cell[1]), height)
-        if share == 1:
-            found.append(name)
+        if inside == 1:
+            placed.append(name)
             taken[_window(cell, box)] = True
-        elif share >= INSIDE:
+        elif inside >= INSIDE:
             waiting.append((name, _window(cell, box)))
     # Names inside of their regions cannot meet; the others come after them.
     for name, window in waiting:
         if not taken[window].any():
             taken[window] = True
-            found.append(name)
-    return found
+            placed.append(name)
+    return placed
 
 
-def write_names(picture: Image.Image, placed: Sequence[Name]) -> None:
+def write_names(image: Image.Image, placed: Sequence[Name]) -> None:
     """Write names white with a dark rim, which can be read on any ground.
 
     Args:
-        picture: RGB, is written on.
-        placed: see `place_names`.
+        image: RGB image, which is drawn on.
+        placed: names and places from `place_names`.
     """
-    draw = ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(image)
     for name in placed:
         draw.text(
             name.centre,
@@ -95,23 +99,24 @@ def write_names(picture: Image.Image, placed: Sequence[Name]) -> None:
 
 
 def _box(length: float, size: int, step: int) -> tuple[int, int]:
-    """Columns and rows of cells that a text takes, both odd, so that there is a middle."""
+    """Number of columns and rows of cells that a text takes, both odd, so that there is a middle."""
     columns, rows = (int(pixels / step) // 2 * 2 + 1 for pixels in (length + size / 4, size))
     return columns, rows
 
 
 def _best(region: np.ndarray, box: tuple[int, int]) -> tuple[float, tuple[int, int]]:
-    """Largest share of a box that a region covers, and where: the deepest such x and y."""
+    """Largest fraction of a box that lies in a region, and x and y of the deepest such place."""
     columns, rows = box
     if columns > region.shape[1] or rows > region.shape[0]:
         return 0.0, (0, 0)
     covered = cv2.boxFilter(
         region.astype(np.float32), -1, box, normalize=False, borderType=cv2.BORDER_CONSTANT
     )
-    # A frame of zeros: the border of the picture is a boundary too.
+    # A frame of zeros: the border of the image is a boundary too.
     depth = cv2.distanceTransform(np.pad(region.astype(np.uint8), 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
-    # Boxes that reach beyond the picture do not count.
-    y_margin, x_margin = rows // 2, columns // 2
+    # Boxes that reach beyond the image do not count.
+    y_margin = rows // 2
+    x_margin = columns // 2
     inner = (
         slice(y_margin, region.shape[0] - y_margin),
         slice(x_margin, region.shape[1] - x_margin),
@@ -124,7 +129,8 @@ def _best(region: np.ndarray, box: tuple[int, int]) -> tuple[float, tuple[int, i
 
 def _window(cell: tuple[int, int], box: tuple[int, int]) -> tuple[slice, slice]:
     """Rows and columns of a box around a cell."""
-    (x, y), (columns, rows) = cell, box
+    x, y = cell
+    columns, rows = box
     return (
         slice(y - rows // 2, y + rows // 2 + 1),
         slice(x - columns // 2, x + columns // 2 + 1),

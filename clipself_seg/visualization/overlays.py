@@ -1,11 +1,12 @@
-"""Label maps over pictures: tinted regions with names, and a legend with shares.
+"""Label maps over images: tinted regions with names, and a legend with each class's percentage.
 
-Shapes: H, W pixels of the picture, K classes. A label outside 0 ... K - 1 has no class: its pixels
-stay as they are, darkened.
+Shapes: H, W pixels of the image, K classes. A label outside 0 ... K - 1 has no class: its pixels are
+darkened.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,13 +14,18 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from clipself_seg.files import atomic_path
 from clipself_seg.visualization.names import place_names, write_names
-from clipself_seg.visualization.segments import borders
 
 OPACITY = 0.55
-SMALL, LARGE = 240, 1600  # sides in pixels: what is smaller is enlarged, but not beyond
+# Sides in pixels: an image whose shorter side is below the first is enlarged, unless its longer side
+# would exceed the second.
+SMALL = 240
+LARGE = 1600
 SMALLEST_TEXT = 14  # pixels
-INK, FAINT, PAPER = (25, 25, 25), (110, 110, 110), (255, 255, 255)
+INK = (25, 25, 25)
+FAINT = (110, 110, 110)
+PAPER = (255, 255, 255)
 MOST_ENTRIES = 40  # of a legend
 UNLABELLED = "no label"
 
@@ -28,9 +34,9 @@ class Entry(NamedTuple):
     """A line of a legend.
 
     Attributes:
-        name: of the class.
+        name: name of the class.
         colour: RGB.
-        note: what stands behind the name, such as its share of the pixels.
+        note: text behind the name, such as the percentage of the pixels.
     """
 
     name: str
@@ -48,8 +54,8 @@ def paint(
     Args:
         image: (H, W, 3) uint8 RGB.
         labels: (H, W) integers.
-        colours: (K, 3) uint8.
-        opacity: of the tint, 0 to 1.
+        colours: colours of the classes, (K, 3) uint8.
+        opacity: opacity of the tint, 0 to 1.
     """
     known = (labels >= 0) & (labels < len(colours))
     index = np.where(known, labels, len(colours))
@@ -66,24 +72,24 @@ def paint(
 def overlay(
     image: np.ndarray, labels: np.ndarray, names: Sequence[str], colours: np.ndarray
 ) -> Image.Image:
-    """The tinted picture with names in large regions, above a legend with each class's share.
+    """Tinted image with names in large regions, above a legend with each class's percentage.
 
-    Text grows with the picture; a small picture is enlarged by a whole number.
+    Text grows with the image; a small image is enlarged by a whole number.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         labels: (H, W) integers.
-        names: K.
-        colours: (K, 3) uint8.
+        names: names of the K classes.
+        colours: colours of the classes, (K, 3) uint8.
     """
     image, labels = _readable(image, labels)
     unit = text_size(labels)
-    picture = Image.fromarray(paint(image, labels, colours))
-    write_names(picture, place_names(labels, names, unit))
-    key = legend(entries(labels, names, colours), max(picture.width, 18 * unit), unit)
-    canvas = Image.new("RGB", (key.width, picture.height + key.height), PAPER)
-    canvas.paste(picture, ((canvas.width - picture.width) // 2, 0))
-    canvas.paste(key, (0, picture.height))
+    painted = Image.fromarray(paint(image, labels, colours))
+    write_names(painted, place_names(labels, names, unit))
+    key = legend(entries(labels, names, colours), max(painted.width, 18 * unit), unit)
+    canvas = Image.new("RGB", (key.width, painted.height + key.height), PAPER)
+    canvas.paste(painted, ((canvas.width - painted.width) // 2, 0))
+    canvas.paste(key, (0, painted.height))
     return canvas
 
 
@@ -92,16 +98,16 @@ def entries(
     names: Sequence[str],
     colours: np.ndarray,
     most: int = MOST_ENTRIES,
-    shares: bool = True,
+    percentages: bool = True,
 ) -> list[Entry]:
-    """The classes of label maps, the largest first, with their shares of the pixels.
+    """Legend entries of the classes of label maps, the largest class first.
 
     Args:
-        labels: (H, W), or several maps (n, H, W).
-        names: K.
-        colours: (K, 3) uint8.
-        most: lines; the last one says how many classes it stands for.
-        shares: whether to note them.
+        labels: one map (H, W) or several (n, H, W).
+        names: names of the K classes.
+        colours: colours of the classes, (K, 3) uint8.
+        most: most entries; the last one then says how many classes are left.
+        percentages: whether the entries note the percentages of the pixels.
     """
     known = (labels >= 0) & (labels < len(names))
     counts = np.bincount(labels[known].astype(np.int64), minlength=len(names))
@@ -112,31 +118,33 @@ def entries(
         parts.append((missing, UNLABELLED, np.array(INK)))
 
     def note(count: int) -> str:
-        return percent(count / labels.size) if shares else ""
+        return percent(count / labels.size) if percentages else ""
 
-    found = [Entry(name, (int(r), int(g), int(b)), note(n)) for n, name, (r, g, b) in parts]
-    if len(found) > most:
+    lines = [Entry(name, (int(r), int(g), int(b)), note(n)) for n, name, (r, g, b) in parts]
+    if len(lines) > most:
         rest = parts[most - 1 :]
         more = Entry(f"{len(rest)} more", PAPER, note(sum(part[0] for part in rest)))
-        found = [*found[: most - 1], more]
-    return found
+        lines = [*lines[: most - 1], more]
+    return lines
 
 
-def percent(share: float) -> str:
-    """A share of the pixels; what is there is never 0."""
-    return f"{100 * share:.1f} %" if share >= 0.0005 else "< 0.1 %"
+def percent(fraction: float) -> str:
+    """Fraction of the pixels as text in percent; a positive one is never written as 0."""
+    return f"{100 * fraction:.1f} %" if fraction >= 0.0005 else "< 0.1 %"
 
 
 def legend(lines: Sequence[Entry], width: int, unit: int) -> Image.Image:
-    """A white strip of colours, names and notes, in as many columns as fit.
+    """White strip of colours, names and notes, in as many columns as fit.
 
     Args:
-        lines: to show, from left to right.
-        width: of the strip in pixels; a name that is longer is cut, with dots.
+        lines: entries to show, row by row.
+        width: width of the strip in pixels; a name that is too long for it is cut, with dots.
         unit: height of the text in pixels.
     """
     font = ImageFont.load_default(size=unit)
-    swatch, gap, step = round(1.1 * unit), unit // 2, round(1.7 * unit)
+    swatch = round(1.1 * unit)
+    gap = unit // 2
+    step = round(1.7 * unit)
     room = width - swatch - 4 * gap
     names = [_cut(line.name, font, room - font.getlength(line.note) - gap) for line in lines]
     notes = max((font.getlength(line.note) for line in lines), default=0)
@@ -147,7 +155,8 @@ def legend(lines: Sequence[Entry], width: int, unit: int) -> Image.Image:
     strip = Image.new("RGB", (width, rows * step + gap), PAPER)
     draw = ImageDraw.Draw(strip)
     for number, (line, name) in enumerate(zip(lines, names)):
-        left, top = gap + number % columns * column, gap // 2 + number // columns * step
+        left = gap + number % columns * column
+        top = gap // 2 + number // columns * step
         middle = top + step / 2
         box = (left, middle - swatch / 2, left + swatch, middle + swatch / 2)
         draw.rounded_rectangle(box, radius=swatch / 4, fill=line.colour)
@@ -157,13 +166,13 @@ def legend(lines: Sequence[Entry], width: int, unit: int) -> Image.Image:
     return strip
 
 
-def text_size(picture: np.ndarray) -> int:
-    """Height in pixels of text beside a picture (H, W, ...)."""
-    return max(SMALLEST_TEXT, round(min(picture.shape[:2]) / 30))
+def text_size(image: np.ndarray) -> int:
+    """Height in pixels of the text on and below an image (H, W, ...)."""
+    return max(SMALLEST_TEXT, round(min(image.shape[:2]) / 30))
 
 
 def _readable(image: np.ndarray, *maps: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Picture and label maps, a small picture enlarged by a whole number."""
+    """Image and label maps, enlarged by a whole number if the image is small."""
     height, width = image.shape[:2]
     factor = min(-(-SMALL // min(height, width)), max(1, LARGE // max(height, width)))
     if factor <= 1:
@@ -174,9 +183,23 @@ def _readable(image: np.ndarray, *maps: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
-    """The text, or as much of it as fits, with dots."""
+    """Text, or as much of it as fits into a width in pixels, with dots."""
     if font.getlength(text) <= room:
         return text
     while text and font.getlength(text + "...") > room:
         text = text[:-1]
     return text + "..."
+
+
+def borders(labels: np.ndarray) -> np.ndarray:
+    """Whether each pixel differs from the one to the right or below, (H, W) bool."""
+    edge = np.zeros(labels.shape, bool)
+    edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    edge[:-1] |= labels[:-1] != labels[1:]
+    return edge
+
+
+def save_png(image: Image.Image, path: str | os.PathLike[str]) -> None:
+    """Write a PNG, atomically."""
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG")

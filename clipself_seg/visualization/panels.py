@@ -1,4 +1,4 @@
-"""Pictures beside their ground truth and predictions, each row with a legend of its own."""
+"""Panels: images beside their ground truth and predictions, in rows under titles."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from clipself_seg.visualization.overlays import INK, PAPER, SMALLEST_TEXT, entries, legend, paint
 
-OPACITY = 0.75  # of label maps, which stand beside the picture
+OPACITY = 0.75  # of label maps, which are shown beside the image
 LEGEND = 23  # width in heights of the text: two columns
+MARGIN = 8  # pixels around the images of a sheet
+TITLE = 18  # height of a title or caption of a sheet in pixels
 
 
 def panel(
@@ -20,25 +22,27 @@ def panel(
     colours: np.ndarray,
     width: int = 360,
 ) -> Image.Image:
-    """Rows of "picture | ground truth | prediction ... | legend" under titles.
+    """Rows of "image | ground truth | prediction ... | legend" under titles.
 
     Args:
-        rows: of each a picture (H, W, 3) uint8 and its label maps (H, W) by title; the same titles
-            in every row.
-        names: K.
-        colours: (K, 3) uint8.
-        width: of every picture on the panel, in pixels.
+        rows: for each row an image (H, W, 3) uint8 and its label maps (H, W) by title; the same
+            titles in every row.
+        names: names of the K classes.
+        colours: colours of the classes, (K, 3) uint8.
+        width: width of every image on the panel, in pixels.
     """
     unit = max(SMALLEST_TEXT, round(width / 26))
     strips = [_strip(image, maps, names, colours, width, unit) for image, maps in rows]
-    gap, head = unit // 2, 2 * unit
+    gap = unit // 2
+    head = 2 * unit
     size = (
         max(strip.width for strip in strips) + 2 * gap,
         head + sum(strip.height + gap for strip in strips),
     )
     canvas = Image.new("RGB", size, PAPER)
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=unit)
-    for column, title in enumerate(["picture", *rows[0][1]]):
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(size=unit)
+    for column, title in enumerate(["image", *rows[0][1]]):
         place = (gap + column * (width + gap), head / 2)
         draw.text(place, title, fill=INK, font=font, anchor="lm")
     top = head
@@ -56,16 +60,17 @@ def _strip(
     width: int,
     unit: int,
 ) -> Image.Image:
-    """A row of a panel: pictures of one width and, beside them, the classes of all maps."""
+    """Row of a panel: image and label maps in one width and, beside them, the classes of all maps."""
     height = max(1, round(width * image.shape[0] / image.shape[1]))
     shrink = cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_CUBIC
     small = cv2.resize(image, (width, height), interpolation=shrink)
+    # Rows and columns of the nearest pixels, so that labels are not blended.
     y, x = (np.arange(n) * m // n for n, m in zip((height, width), image.shape[:2]))
     tiles = [small]
     for labels in maps.values():
         tiles.append(paint(small, labels[np.ix_(y, x)], colours, OPACITY))
     room = max(2, 2 * (height // round(1.7 * unit)))
-    lines = entries(np.stack(list(maps.values())), names, colours, most=room, shares=False)
+    lines = entries(np.stack(list(maps.values())), names, colours, most=room, percentages=False)
     key = legend(lines, LEGEND * unit, unit)
     gap = unit // 2
     size = (len(tiles) * (width + gap) + key.width, max(height, key.height))
@@ -74,3 +79,44 @@ def _strip(
         strip.paste(Image.fromarray(tile), (column * (width + gap), 0))
     strip.paste(key, (len(tiles) * (width + gap), 0))
     return strip
+
+
+def sheet(
+    rows: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str],
+    captions: Sequence[Sequence[str]] | None = None,
+    scale: int = 1,
+) -> Image.Image:
+    """Rows of images under column titles.
+
+    Args:
+        rows: images (H, W, 3) uint8; each column is as wide as its widest image.
+        titles: title of each column, or none at all.
+        captions: line below each image.
+        scale: enlargement by a whole number; pixels stay sharp.
+    """
+    font = ImageFont.load_default(size=13)
+    grown = [[np.kron(p, np.ones((scale, scale, 1), np.uint8)) for p in row] for row in rows]
+    foot = TITLE if captions else 0
+    columns = max(len(row) for row in grown)
+    widths = [max(row[c].shape[1] for row in grown if c < len(row)) for c in range(columns)]
+    heights = [max(image.shape[0] for image in row) for row in grown]
+    head = TITLE + MARGIN if titles else 0
+    size = (
+        sum(widths) + MARGIN * (columns + 1),
+        head + sum(heights) + (MARGIN + foot) * len(rows) + MARGIN,
+    )
+    canvas = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(canvas)
+    lefts = [MARGIN + sum(widths[:c]) + MARGIN * c for c in range(columns)]
+    for left, title in zip(lefts, titles):
+        draw.text((left, MARGIN), title, fill="black", font=font)
+    top = head + MARGIN
+    for number, (row, height) in enumerate(zip(grown, heights)):
+        for column, image in enumerate(row):
+            canvas.paste(Image.fromarray(image), (lefts[column], top))
+            if captions:
+                place = (lefts[column], top + image.shape[0] + 1)
+                draw.text(place, captions[number][column], fill="black", font=font)
+        top += height + MARGIN + foot
+    return canvas

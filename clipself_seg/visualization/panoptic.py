@@ -1,6 +1,6 @@
-"""Segments over a picture: every one with an outline, a name and a colour of its own.
+"""Panoptic segments over an image, each with an outline, a name and a colour of its own.
 
-Shapes: H, W pixels of the picture, n segments, K classes.
+Shapes: H, W pixels of the image, n segments, K classes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from PIL import Image
 
 from clipself_seg.visualization.overlays import overlay
 
-# Of things of one class: (turn of the hue, towards white or, below 0, black).
+# Shades of the things of one class: (turn of the hue, fraction towards white or, below 0, black).
 SHADES = ((0.0, 0.0), (0.03, 0.4), (-0.03, -0.35), (0.05, -0.15), (-0.05, 0.6), (0.02, -0.5))
 BLACK_AND_WHITE = (0, 2**24 - 1)
 
@@ -26,43 +26,46 @@ def panoptic_overlay(
     names: Sequence[str],
     colours: np.ndarray,
 ) -> Image.Image:
-    """The tinted picture with outlines and names, above a legend with each segment's share.
+    """Tinted image with outlines and names, above a legend with each segment's percentage.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        labels: (H, W) integers, positions in `classes`; -1 where nothing is.
-        classes: n, positions in `names`, of each segment.
-        names: K.
-        colours: (K, 3) uint8.
+        labels: (H, W) integers, positions in `classes`; -1 where no segment is.
+        classes: position in `names` of the class of each of the n segments.
+        names: names of the K classes.
+        colours: colours of the classes, (K, 3) uint8.
     """
     titles = segment_names([names[index] for index in classes])
     return overlay(image, labels, titles, segment_colours(colours[list(classes)]))
 
 
 def segment_names(names: Sequence[str]) -> list[str]:
-    """Names of n segments, those of one class counted: "dog 1", "sky", "dog 2".
+    """Names of n segments, with those of one class counted: "dog 1", "sky", "dog 2".
 
     Args:
-        names: of the class of each.
+        names: name of the class of each segment.
     """
-    total, so_far = Counter(names), Counter[str]()
-    found = []
+    total = Counter(names)
+    so_far = Counter[str]()
+    numbered = []
     for name in names:
         so_far[name] += 1
-        found.append(name if total[name] == 1 else f"{name} {so_far[name]}")
-    return found
+        numbered.append(name if total[name] == 1 else f"{name} {so_far[name]}")
+    return numbered
 
 
 def segment_colours(colours: np.ndarray) -> np.ndarray:
     """Colours of n segments, (n, 3) uint8, no two alike, neither black nor white.
 
-    The first segment of a class has its colour, others have shades of it. The ids of a panoptic PNG
-    can be read off them, see `colour_ids`.
+    The first segment of a class has its colour, others have shades of it. `colour_ids` of them are
+    the ids of a panoptic PNG.
 
     Args:
-        colours: of the class of each, (n, 3) uint8.
+        colours: colour of the class of each segment, (n, 3) uint8.
     """
-    found, taken, so_far = [], set(BLACK_AND_WHITE), Counter[tuple[int, ...]]()
+    chosen = []
+    taken = set(BLACK_AND_WHITE)
+    so_far = Counter[tuple[int, ...]]()
     for colour in map(tuple, colours.reshape(-1, 3).tolist()):
         shade = _shade(colour, so_far[colour])
         so_far[colour] += 1
@@ -70,18 +73,18 @@ def segment_colours(colours: np.ndarray) -> np.ndarray:
         while number in taken:
             number = (number + 1) % 2**24
         taken.add(number)
-        found.append([number % 256, number // 256 % 256, number // 65536])
-    return np.array(found, np.uint8).reshape(-1, 3)
+        chosen.append([number % 256, number // 256 % 256, number // 65536])
+    return np.array(chosen, np.uint8).reshape(-1, 3)
 
 
 def colour_ids(colours: np.ndarray) -> np.ndarray:
-    """R + 256 G + 65536 B of colours (..., 3): (...) int64."""
+    """Integers R + 256 G + 65536 B of colours (..., 3), (...) int64."""
     numbers: np.ndarray = colours.astype(np.int64) @ np.array([1, 256, 65536])
     return numbers
 
 
 def _shade(colour: Sequence[int], count: int) -> tuple[int, ...]:
-    """One of `SHADES`; after them, the same again with turned hues."""
+    """Shade of the segment of a class with a number: one of `SHADES`, then again with turned hues."""
     turn, light = SHADES[count % len(SHADES)]
     hue, saturation, value = colorsys.rgb_to_hsv(*(part / 255 for part in colour))
     rgb = colorsys.hsv_to_rgb((hue + turn + 0.015 * (count // len(SHADES))) % 1, saturation, value)

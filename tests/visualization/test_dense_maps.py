@@ -1,12 +1,19 @@
-"""K-Means pictures: clusters that are there are found, whatever the start."""
+"""K-Means maps: clusters that exist are recovered, whatever the start."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from clipself_seg.visualization.dense_maps import enlarge_labels, kmeans, match_labels
-from clipself_seg.visualization.segments import borders, colour_segments, palette, sheet
+from clipself_seg.visualization.dense_maps import (
+    colour_segments,
+    enlarge_labels,
+    kmeans,
+    match_labels,
+    palette,
+)
+from clipself_seg.visualization.overlays import borders
+from clipself_seg.visualization.panels import sheet
 
 
 def three_bands(noise: float) -> tuple[np.ndarray, np.ndarray]:
@@ -51,6 +58,6 @@ def test_colours_differ_and_borders_are_dark():
 
 
 def test_sheet_holds_every_picture_at_its_scale():
-    pictures = [[np.full((4, 5, 3), (200, 3, 99), np.uint8)] * 2] * 3
-    image = np.asarray(sheet(pictures, ["a", "b"], captions=[["x", "y"]] * 3, scale=2))
+    images = [[np.full((4, 5, 3), (200, 3, 99), np.uint8)] * 2] * 3
+    image = np.asarray(sheet(images, ["a", "b"], captions=[["x", "y"]] * 3, scale=2))
     assert (image == (200, 3, 99)).all(-1).sum() == 6 * 8 * 10

@@ -75,7 +75,7 @@ def test_any_size_will_do(height, width):
 
 @pytest.mark.parametrize("ground", [0, 128, 255])
 def test_names_show_on_any_ground(ground):
-    picture = Image.new("RGB", (120, 40), (ground,) * 3)
-    write_names(picture, place_names(np.zeros((40, 120), int), ["sky"], 16))
-    values = np.asarray(picture)
+    image = Image.new("RGB", (120, 40), (ground,) * 3)
+    write_names(image, place_names(np.zeros((40, 120), int), ["sky"], 16))
+    values = np.asarray(image)
     assert (values > 240).any() and (values < 40).any()

@@ -1,4 +1,4 @@
-"""Overlays, legends and panels: colours that can be told apart, shares that add up, any size."""
+"""Overlays, legends and panels: colours that can be told apart, percentages that add up, any size."""
 
 from __future__ import annotations
 
@@ -65,21 +65,21 @@ def test_what_has_no_class_is_darkened_and_named(label):
 
 def test_legend_lists_what_is_there_by_size_with_its_share():
     labels = np.array([[0, 2, 2, 2, 2], [2, 2, 2, 7, 7]], np.uint8)
-    found = entries(labels, NAMES, class_colours(NAMES))
-    assert [(e.name, e.note) for e in found] == [
+    lines = entries(labels, NAMES, class_colours(NAMES))
+    assert [(e.name, e.note) for e in lines] == [
         ("sky", "70.0 %"),
         ("dog", "10.0 %"),
         ("no label", "20.0 %"),
     ]
-    assert found[0].colour == tuple(class_colours(NAMES)[2])
+    assert lines[0].colour == tuple(class_colours(NAMES)[2])
     assert percent(0.0001) == "< 0.1 %" and percent(1) == "100.0 %"
 
 
 def test_long_legends_say_how_much_they_leave_out():
     names = [f"word {i}" for i in range(10)]
     labels = np.arange(10)[None].repeat(2, axis=0)
-    found = entries(labels, names, class_colours(names), most=4)
-    assert len(found) == 4 and (found[3].name, found[3].note) == ("7 more", "70.0 %")
+    lines = entries(labels, names, class_colours(names), most=4)
+    assert len(lines) == 4 and (lines[3].name, lines[3].note) == ("7 more", "70.0 %")
 
 
 def test_long_names_are_cut_to_the_strip():
@@ -112,7 +112,7 @@ def test_panels_align_pictures_of_different_sizes():
         )
     drawn = np.asarray(panel(rows, NAMES, colours, width=100))
     assert drawn.shape[0] > 50 + 150 and drawn.shape[1] > 300
-    # The first pictures of both rows are black and as wide as asked for.
+    # The first images of both rows are black and as wide as asked for.
     black = (drawn == 0).all(-1)
     assert black[40:60, 7:107].all() and black[100:200, 7:107].all()
 

@@ -1,4 +1,4 @@
-"""Detectron2 meta-architectures: towers and heads put together, and nothing else."""
+"""Detectron2 meta-architectures that join towers and heads, a folder a method; start with protocol.py and build.py."""
 
 from clipself_seg.models.cat_seg.guidance_swin import GuidanceSwin
 from clipself_seg.models.cat_seg.model import CATSeg

@@ -1,4 +1,4 @@
-"""From a configuration to a model with its weights: one registry, below prediction and training."""
+"""Builds a model with its weights from a configuration, for prediction and training alike."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from clipself_seg.models.protocol import Model
 
 
 def architecture(cfg: CfgNode) -> type[Model]:
-    """The class of ``MODEL.META_ARCHITECTURE``, of this package or registered by somebody else.
+    """The class that ``MODEL.META_ARCHITECTURE`` names, of this package or registered elsewhere.
 
     Raises:
-        InputError: there is none of that name, or it lacks members of `Model`.
+        InputError: no class of that name is registered, or it lacks members of `Model`.
     """
     name = cfg.MODEL.META_ARCHITECTURE
     classes = dict(META_ARCH_REGISTRY)
@@ -36,9 +36,9 @@ def architecture(cfg: CfgNode) -> type[Model]:
 
 
 def build_model(cfg: CfgNode) -> Model:
-    """The configured meta-architecture with ``MODEL.WEIGHTS``, if given, on its device.
+    """Builds the configured meta-architecture with ``MODEL.WEIGHTS``, if given, on ``MODEL.DEVICE``.
 
-    Random weights follow from ``SEED``.
+    Weights that no file gives are random and follow from ``SEED``.
 
     Raises:
         InputError: an unknown meta-architecture or CLIP, or a checkpoint that does not fit.

@@ -1,7 +1,7 @@
 """CLIPSelf: a CLIP learns from its own embeddings of crops dense features that recognise regions.
 
-Shapes: B images, R regions of all of them, n of one, E embedding, h x w cells of the dense
-    features.
+Shapes: B images, R regions of all images, n regions of one image, E embedding, h x w cells of the
+    dense features.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from clipself_seg.models.region_reader import RegionReader, check_size, load_reg
 class CLIPSelf(nn.Module):
     """Student and teacher start as the same CLIP; the teacher never changes (CLIPSelf, section 3).
 
-    In training, `forward` gives the distillation loss of a batch. In evaluation it reads regions
+    In training, `forward` returns the distillation loss of a batch. In evaluation it scores regions
     with ``alpha * student + (1 - alpha) * original``, mixed once by `eval`. Both towers stay in
     evaluation mode all the time: there is no dropout, and batch norms are frozen.
 
@@ -66,19 +66,19 @@ class CLIPSelf(nn.Module):
     ) -> None:
         """
         Args:
-            clip: becomes the teacher.
-            student: where the student starts; None is a copy of the teacher's image tower.
-            trainable_blocks: the last K blocks train, -1 is all; see `train_last_blocks`.
-            alpha: share of the student in what is evaluated and exported (D4).
-            loss_average: see `cosine_distillation_loss` (D3).
+            clip: CLIP that becomes the teacher, both towers.
+            student: image tower that the student starts from; None starts from a copy of the teacher's.
+            trainable_blocks: number of last blocks that train, -1 for all; see `train_last_blocks`.
+            alpha: weight of the student in the mixture that is evaluated and exported, in [0, 1] (D4).
+            loss_average: what the loss is averaged over, see `cosine_distillation_loss` (D3).
             loss_weight: factor of the loss.
-            sizes: sides in pixels of the student's input, one drawn for each step; () keeps the
-                input as it is.
-            seed: decides that draw together with the iteration.
-            sync_gradients: the losses of the processes belong together (D5).
-            precision: of autocast, or None.
-            read: ways of reading a region in evaluation.
-            templates: prompts around a class name.
+            sizes: sides in pixels of the student's input, of which one is drawn for each step; ()
+                keeps the input as it is.
+            seed: seed of that draw, together with the iteration.
+            sync_gradients: whether the loss is averaged over the regions of all processes (D5).
+            precision: dtype of autocast, or None.
+            read: readouts in evaluation, out of `clipself_seg.config.READINGS`.
+            templates: prompts around a class name, a name in `prompts.TEMPLATES`.
         """
         super().__init__()
         if trainable_blocks == 0:
@@ -89,9 +89,13 @@ class CLIPSelf(nn.Module):
         self.student: ImageTower = copy.deepcopy(clip.visual) if student is None else student
         train_last_blocks(self.student, trainable_blocks)
         self._check_frozen_parts()
-        self.alpha, self.sizes, self.seed = alpha, tuple(sizes), seed
-        self.loss_average, self.loss_weight = loss_average, loss_weight
-        self.sync_gradients, self.precision = sync_gradients, precision
+        self.alpha = alpha
+        self.sizes = tuple(sizes)
+        self.seed = seed
+        self.loss_average = loss_average
+        self.loss_weight = loss_weight
+        self.sync_gradients = sync_gradients
+        self.precision = precision
         self.reader = RegionReader(clip=clip, read=read, templates=templates, precision=precision)
 
     @classmethod
@@ -121,7 +125,7 @@ class CLIPSelf(nn.Module):
         }
 
     def _check_frozen_parts(self) -> None:
-        """What does not train is the teacher's, or the exported mixture would be of two models."""
+        """Refuses a student whose frozen weights are not the teacher's: the mixture would be of two CLIPs."""
         pairs = zip(self.student.named_parameters(), self.teacher.visual.parameters(), strict=True)
         for (name, own), original in pairs:
             if not own.requires_grad and not torch.equal(own, original):
@@ -132,16 +136,16 @@ class CLIPSelf(nn.Module):
 
     @classmethod
     def task(cls) -> str:
-        """Region recognition; its training is distillation."""
+        """Returns "regions": region recognition, trained by distillation."""
         return "regions"
 
     @classmethod
     def require_trained(cls, cfg: CfgNode) -> None:
-        """A CLIP is something to evaluate as it is, a random one too."""
+        """Accepts every configuration: a CLIP can be evaluated as it is, a random one too."""
 
     @classmethod
     def training_config(cls, cfg: CfgNode) -> CfgNode:
-        """As it is: ``MODEL.CLIP.WEIGHTS`` says where the teacher comes from."""
+        """The configuration as it is: ``MODEL.CLIP.WEIGHTS`` gives the teacher."""
         return cfg
 
     @property
@@ -156,19 +160,19 @@ class CLIPSelf(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.teacher.logit_scale.device
 
     def set_vocabulary(self, words: Vocabulary | Sequence[str]) -> None:
-        """Give the classes that `forward` scores regions against in evaluation."""
+        """Gives the model the classes that `forward` scores regions against in evaluation."""
         self.reader.set_vocabulary(words)
 
     def check_readouts(self, sizes: Sequence[int], readouts: Sequence[str]) -> None:
-        """See `RegionReader.check_readouts`."""
+        """Refuses sizes and readouts that the model does not have, see `RegionReader.check_readouts`."""
         self.reader.check_readouts(sizes, readouts)
 
     def train(self, mode: bool = True) -> CLIPSelf:
-        """Switch between the loss and the reading of regions; ``eval()`` mixes the weights, once.
+        """Switch between the loss and the scores of regions; ``eval()`` mixes the weights, once.
 
         After unsynchronised training every process must call it: all evaluate the first one's
         student.
@@ -181,16 +185,16 @@ class CLIPSelf(nn.Module):
         return self
 
     def forward(self, samples: Sequence[Sample]) -> dict[str, Tensor] | list[dict[str, Any]]:
-        """The losses of a batch in training (`losses`), scores of regions in evaluation
-        (`RegionReader`)."""
+        """Losses of a batch in training, see `losses`; scores of regions in evaluation, see
+        `RegionReader.forward`."""
         return self.losses(samples) if self.training else self.reader(samples)
 
     def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Distil the regions of some images.
 
         Args:
-            samples: "image" uint8 (3, S, S), "boxes" (n, 4) XYXY in [0, 1] of the padded square,
-                "crops" uint8 (n, 3, S0, S0); "iteration" if the input has several sizes.
+            samples: for each image "image" uint8 (3, S, S), "boxes" (n, 4) XYXY in [0, 1] of the padded
+                square, "crops" uint8 (n, 3, S0, S0); "iteration" if the input has several sizes.
 
         Returns:
             {"loss_clipself": scalar}, see `cosine_distillation_loss`.
@@ -208,7 +212,7 @@ class CLIPSelf(nn.Module):
 
     @torch.no_grad()
     def _crop_embeddings(self, crops: Sequence[Tensor]) -> Tensor:
-        """Teacher embeddings (R, E) of all crops of the batch in one call, any length."""
+        """Teacher embeddings (R, E) of all crops of the batch in one call, not normalised."""
         images = self.teacher.preprocess(torch.cat(list(crops)).to(self.device, non_blocking=True))
         return self.teacher.visual(images)
 
@@ -223,7 +227,7 @@ class CLIPSelf(nn.Module):
         return F.interpolate(images, (side, side), mode="bilinear", align_corners=False)
 
     def _region_embeddings(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-        """RoIAlign's means (R, E) of the student's unit-length dense features over each box."""
+        """Means (R, E) of the student's unit-length dense features over each box, by RoIAlign."""
         dense_BEhw = F.normalize(self.student.dense(images).float(), dim=1)
         grid = (dense_BEhw.shape[2], dense_BEhw.shape[3])
         # The weights are made where the boxes are: on the CPU, without waiting for the GPU.
@@ -245,10 +249,10 @@ class CLIPSelf(nn.Module):
 
     @torch.no_grad()
     def after_optimizer_step(self) -> None:
-        """Undo what weight decay did to weights that the loss does not reach.
+        """Restores weights that weight decay changes though the loss does not reach them.
 
         OpenAI's layout packs query, key and value of a block into one matrix. Query and key of the
-        last block get no gradient on the dense path and shall stay the original's.
+        last block get no gradient on the dense path and have to stay the original's.
         """
         for trained, original in zip(
             _query_key_rows(self.student), _query_key_rows(self.teacher.visual), strict=True
@@ -259,7 +263,8 @@ class CLIPSelf(nn.Module):
     def ensembled_clip(self) -> DenseCLIP:
         """A CLIP whose image tower is ``alpha * student + (1 - alpha) * original``.
 
-        The text tower is shared. What did not train is bit-identical to the original.
+        The text tower is the teacher's own. Weights that did not train are bit-identical to the
+        original's.
         """
         # The memo entry keeps deepcopy from copying the text tower.
         clip = copy.deepcopy(self.teacher, {id(self.teacher.text): self.teacher.text})
@@ -269,29 +274,30 @@ class CLIPSelf(nn.Module):
         return clip
 
     def weights_hash(self) -> str:
-        """Identity of the weights that are evaluated and exported."""
+        """Hash of the weights that are evaluated and exported."""
         return self.ensembled_clip().weights_hash()
 
     def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
-        """See `Model`; teacher and student are both in it."""
+        """Loads ``MODEL.WEIGHTS``, in which teacher and student both are; see `load_region_checkpoint`."""
         load_region_checkpoint(self, tensors, source)
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
-        """Needs no classes."""
+        """Does nothing: distillation needs no classes."""
 
     def optimizer_groups(self, solver: CfgNode) -> list[Group]:
-        """Matrices with weight decay, vectors without."""
+        """Parameter groups: matrices with weight decay, vectors without."""
         return matrices_and_vectors(self.parameters(), solver.WEIGHT_DECAY)
 
     def original_hash(self) -> str:
-        """Identity of the weights that the run started from."""
+        """Hash of the weights that the run started from."""
         return self.teacher.weights_hash()
 
     def export(self, path: str | os.PathLike[str]) -> None:
-        """Write the result as a plain CLIP checkpoint that `load_clip` reads."""
+        """Writes the mixed weights as a plain CLIP checkpoint that `load_clip` reads."""
         save_clip(self.ensembled_clip(), path)
 
 
 def _query_key_rows(tower: ImageTower) -> list[Tensor]:
+    """Query and key rows of the last block's packed matrix; nothing if the block packs none."""
     packed = getattr(getattr(tower.blocks[-1], "attn", None), "in_proj_weight", None)
     return [] if packed is None else [packed[: 2 * packed.shape[1]]]

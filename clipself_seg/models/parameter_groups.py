@@ -1,4 +1,4 @@
-"""Partitions of what trains into the optimiser's groups, by structure and never by substrings of names."""
+"""Partitions of the parameters that train into the optimiser's groups, by structure and never by names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
 
 
 def matrices_and_vectors(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[Group]:
-    """What trains, in two groups: matrices with weight decay, vectors (biases, norms) without."""
+    """Parameters that train, in two groups: matrices with weight decay, vectors (biases, norms) without."""
     trained = [p for p in parameters if p.requires_grad]
     return [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
@@ -21,9 +21,9 @@ def matrices_and_vectors(parameters: Iterable[nn.Parameter], weight_decay: float
 
 
 def norms_and_biases_apart(model: nn.Module, weight_decay: float) -> list[Group]:
-    """What trains, in two groups: everything else with weight decay, norms and biases without."""
-    decayed = list[nn.Parameter]()
-    plain = list[nn.Parameter]()
+    """Parameters that train, in two groups: norms and biases without weight decay, all others with it."""
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
@@ -43,14 +43,17 @@ def by_rate_and_kind(
     norm_decay: float,
     embedding_decay: float,
 ) -> list[Group]:
-    """What trains, by learning rate and weight decay, as Detectron2's `get_default_optimizer_params` parts it.
+    """Parameters that train, grouped by learning rate and weight decay.
+
+    The partition is that of Detectron2's `get_default_optimizer_params`.
 
     Args:
-        model: all modules.
-        multipliers: parts of the model with the multiple of the base learning rate of each; 1 elsewhere.
-        weight_decay: of everything but the following, biases among it.
-        norm_decay: of norms.
-        embedding_decay: of `nn.Embedding`.
+        model: the whole model.
+        multipliers: parts of the model, each with the multiple of the base learning rate at which it
+            learns; all other parameters learn at the base rate.
+        weight_decay: weight decay of all parameters, biases too, but those of norms and embeddings.
+        norm_decay: weight decay of the parameters of norms.
+        embedding_decay: weight decay of `nn.Embedding`.
     """
     slow = {
         id(p): rate for part, rate in multipliers if part is not None for p in part.parameters()

@@ -1,7 +1,7 @@
-"""What training and evaluation need of a model: one Protocol a purpose, which a model of anyone's may follow.
+"""Members that training and evaluation need of a model: one Protocol a purpose, open to other projects' models.
 
 A class that is registered in Detectron2's ``META_ARCH_REGISTRY`` and has these members is trained and evaluated
-by ``train_net.py`` as the models of this package are; nothing asks for its name.
+by ``train_net.py`` as the models of this package are, whatever its name.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Classes(NamedTuple):
     """The classes that `set_vocabulary` has given to a model.
 
     Attributes:
-        names: names that go into the prompts of each class, its synonyms.
+        names: for each class the names (synonyms) that go into its prompts.
         things: indices of the classes that are things, for panoptic models.
-        seen: (K,) bool, classes of the training vocabulary; None is all of them.
+        seen: (K,) bool, classes of the training vocabulary; None stands for all of them.
     """
 
     names: tuple[tuple[str, ...], ...] = ()
@@ -38,41 +38,41 @@ class Model(Protocol):
 
     @classmethod
     def task(cls) -> str:
-        """Name of its task, a key of `training.tasks.TASKS`: "regions", "sem_seg" or "panoptic"."""
+        """Name of the model's task, a key of `training.tasks.TASKS`: "regions", "sem_seg" or "panoptic"."""
 
     @classmethod
     def require_trained(cls, cfg: CfgNode) -> None:
         """Refuse to evaluate a configuration whose model would be random.
 
         Raises:
-            InputError: no trained weights are given; says how.
+            InputError: no trained weights are given; the message says how to give them.
         """
 
     def set_vocabulary(self, words: Vocabulary | Sequence[str]) -> None:
-        """Give the classes; outputs number them in this order."""
+        """Gives the model its classes; outputs number them in this order."""
 
     def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
-        """Take the tensors of MODEL.WEIGHTS.
+        """Load the tensors of ``MODEL.WEIGHTS``.
 
         Args:
-            tensors: name -> tensor, as the file has them.
+            tensors: name -> tensor, under the names of the file.
             source: the file, or the tag of shipped weights, for messages.
 
         Raises:
-            InputError: they are not those of such a model.
+            InputError: the tensors are not those of such a model.
         """
 
     def weights_hash(self) -> str:
-        """Identity of the weights that are evaluated."""
+        """Hash of the weights that are evaluated."""
 
     def original_hash(self) -> str:
-        """Identity of what does not train, which a resumed run has to share."""
+        """Hash of the weights that do not train, which have to be the same when a run is resumed."""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Those of nn.Module."""
+        """Names and parameters, as of nn.Module."""
 
     def to(self, device: str) -> Any:
-        """That of nn.Module."""
+        """Moves the model to a device, as nn.Module does."""
 
 
 @runtime_checkable
@@ -84,57 +84,61 @@ class TrainableModel(Model, Protocol):
         """The configuration with the initial weights that training takes where the keys name none.
 
         Raises:
-            InputError: something would be random that has to be trained before.
+            InputError: a part would be random that has to be trained before.
         """
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
-        """Give the training vocabulary; None where training needs no classes.
+        """Gives the model the training vocabulary; None where training needs no classes.
 
         Raises:
             InputError: the model cannot be trained, or not on these classes.
         """
 
     def optimizer_groups(self, solver: CfgNode) -> list[dict[str, Any]]:
-        """What trains, as parameter groups with "weight_decay" and, if it is not 1, "lr_multiplier".
+        """Parameters that train, in groups with "weight_decay" and, if it is not 1, "lr_multiplier".
 
         Args:
-            solver: the section ``SOLVER``.
+            solver: the section ``SOLVER`` of the configuration.
         """
 
     def after_optimizer_step(self) -> None:
-        """Called after every step of the optimiser, to put right what weight decay must not change."""
+        """Restores weights that weight decay must not change; called after every step of the optimiser."""
 
     def export(self, path: str | os.PathLike[str]) -> None:
-        """Write the result of a training, atomically."""
+        """Writes the result of a training to a file, atomically."""
 
 
 class RegionModel(Model, Protocol):
-    """A model that scores regions."""
+    """A model that scores regions of images against its classes."""
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of the crops that it is given."""
+        """Side in pixels of the square crops that the model is given."""
 
     @property
     def patch_size(self) -> int:
-        """Stride in pixels of its dense features."""
+        """Stride in pixels of the model's dense features."""
 
     def check_readouts(self, sizes: Sequence[int], readouts: Sequence[str]) -> None:
         """Refuse input sizes and readouts that the model does not have.
 
+        Args:
+            sizes: sides in pixels of the square input.
+            readouts: how regions become embeddings, out of `clipself_seg.config.READINGS`.
+
         Raises:
-            InputError: names the first of them.
+            InputError: a size or readout does not fit; names the first one.
         """
 
     def __call__(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-        """For each image "scores": readout -> (n, K)."""
+        """Returns for each image "scores": readout -> (n, K)."""
 
 
 class SemSegModel(Model, Protocol):
     """A model that labels pixels.
 
     Attributes:
-        classes: what `set_vocabulary` gave.
+        classes: the classes that `set_vocabulary` gave.
         ignore_label: label of pixels without a class in training.
     """
 
@@ -142,14 +146,15 @@ class SemSegModel(Model, Protocol):
     ignore_label: int
 
     def __call__(self, samples: Sequence[Sample], *, output: str) -> list[dict[str, Tensor]]:
-        """For each image "sem_seg" (K, H, W) if `output` is "scores", or "sem_seg_labels" (H, W) if it is "labels"."""
+        """Returns for each image "sem_seg" (K, H, W) if `output` is "scores", "sem_seg_labels" (H, W) if it is
+        "labels"."""
 
 
 class PanopticModel(Model, Protocol):
     """A model that fuses the scores of a mask generator and of CLIP.
 
     Attributes:
-        classes: what `set_vocabulary` gave.
+        classes: the classes that `set_vocabulary` gave.
     """
 
     classes: Classes
@@ -161,21 +166,21 @@ class PanopticModel(Model, Protocol):
     def set_vocabulary(
         self, words: Vocabulary | Sequence[str], seen: np.ndarray | None = None
     ) -> None:
-        """Give the classes, and which of them belong to the training vocabulary; None is all."""
+        """Gives the model its classes, and which of them belong to the training vocabulary (None: all)."""
 
     def evaluation_metadata(
         self, records: Mapping[str, Sequence[Mapping[str, Any]]]
     ) -> dict[str, Any]:
-        """What decides the numbers beside weights and configuration, for the files of a run.
+        """Settings that decide the numbers beside weights and configuration, for the files of a run.
 
         Args:
-            records: data set -> its records.
+            records: name of a data set -> its records.
 
         Raises:
-            InputError: something that the records need is not there.
+            InputError: a file that the records need is missing.
         """
 
     def __call__(
         self, samples: Sequence[Sample], *, fusions: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
-        """For each image "fusions": name of a fusion -> outputs."""
+        """Returns for each image "fusions": name of a fusion -> outputs."""

@@ -1,4 +1,4 @@
-"""Region recognition with a CLIP as it is: ways of reading a region, scored by a vocabulary.
+"""Region recognition with a CLIP as it is: readouts of regions, scored against a vocabulary.
 
 Shapes: n regions of an image, K classes, E embedding, h x w cells of the dense features, S0 side
     of a crop.
@@ -38,8 +38,7 @@ class RegionReader(nn.Module):
     """Scores regions by the cosine of their embedding with the text embedding of every class.
 
     "boxes" and "masks" are pooled from one dense pass over the image, "crops" are image embeddings,
-    "attention_boxes" and "attention_masks" read by masked attention (CLIPSelf,
-    Tables 1, A1).
+    "attention_boxes" and "attention_masks" come from masked attention (CLIPSelf, Tables 1, A1).
     """
 
     text_KE: Tensor | None
@@ -55,10 +54,10 @@ class RegionReader(nn.Module):
     ) -> None:
         """
         Args:
-            clip: both towers.
-            read: ways of reading a region, out of `clipself_seg.config.READINGS`.
+            clip: CLIP with both towers.
+            read: readouts, out of `clipself_seg.config.READINGS`.
             templates: prompts around a class name, see `TextBank`.
-            precision: of autocast, or None.
+            precision: dtype of autocast, or None.
         """
         super().__init__()
         self.clip = clip.eval().requires_grad_(False)
@@ -79,12 +78,12 @@ class RegionReader(nn.Module):
 
     @classmethod
     def task(cls) -> str:
-        """Region recognition."""
+        """Returns "regions": region recognition."""
         return "regions"
 
     @classmethod
     def require_trained(cls, cfg: CfgNode) -> None:
-        """A CLIP is something to evaluate as it is, a random one too."""
+        """Accepts every configuration: a CLIP can be evaluated as it is, a random one too."""
 
     @property
     def image_size(self) -> int:
@@ -97,23 +96,23 @@ class RegionReader(nn.Module):
         return self.clip.patch_size
 
     def weights_hash(self) -> str:
-        """Identity of the weights that are evaluated."""
+        """Hash of the weights that are evaluated."""
         return self.clip.weights_hash()
 
     def original_hash(self) -> str:
-        """The same: nothing trains."""
+        """Hash of all weights: none of them trains."""
         return self.weights_hash()
 
     def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
-        """See `Model`."""
+        """Loads ``MODEL.WEIGHTS``, see `load_region_checkpoint`."""
         load_region_checkpoint(self, tensors, source)
 
     def check_readouts(self, sizes: Sequence[int], readouts: Sequence[str]) -> None:
-        """Refuse what `forward` could not do.
+        """Refuse sizes and readouts that `forward` could not work with.
 
         Args:
             sizes: sides in pixels of the square input.
-            readouts: out of `clipself_seg.config.READINGS`.
+            readouts: how regions become embeddings, out of `clipself_seg.config.READINGS`.
 
         Raises:
             InputError: a side that the patch does not divide, or masked attention without a class token.
@@ -147,56 +146,58 @@ class RegionReader(nn.Module):
         """Score the regions of some images of one size.
 
         Args:
-            samples: "image" uint8 (3, S, S), and what the ways need: "boxes" (n, 4) XYXY in [0, 1]
-                of the padded square, "masks" (n, h, w) bool, "crops" uint8 (n, 3, S0, S0).
+            samples: for each image "image" uint8 (3, S, S), "boxes" (n, 4) XYXY in [0, 1] of the padded
+                square, and for their readouts "masks" (n, h, w) bool, "crops" uint8 (n, 3, S0, S0).
 
         Returns:
-            For each image {"scores": {way: (n, K)}}, cosines in [-1, 1]. An empty mask scores 0
-            everywhere.
+            For each image {"scores": {readout: (n, K)}}, cosines in [-1, 1]. An empty mask scores 0
+            for every class.
         """
         if self.text_KE is None:
             raise RuntimeError("call set_vocabulary before scoring regions")
         with autocast(self.text_KE.device, self.precision):
             embeddings = self._embeddings(samples)
         return [
-            {"scores": {way: rows[index] @ self.text_KE.T for way, rows in embeddings.items()}}
+            {"scores": {name: rows[index] @ self.text_KE.T for name, rows in embeddings.items()}}
             for index in range(len(samples))
         ]
 
     def _embeddings(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
-        """Unit vectors (n, E), float32, for every way and image."""
+        """Unit vectors (n, E), float32, for every readout and image."""
         images = self.clip.preprocess(torch.stack([s["image"] for s in samples]).to(self.device))
         boxes = [s["boxes"] for s in samples]
-        masks = [s["masks"] for s in samples] if any(w.endswith("masks") for w in self.read) else []
-        found = {}
-        for way in self.read:
-            if way == "crops":
-                found[way] = [self._embed_crops(s["crops"]) for s in samples]
-            elif way == "attention_boxes":
-                found[way] = self._split(self.clip.encode_boxes(images, boxes, True), boxes)
-            elif way == "attention_masks":
-                found[way] = self._split(self.clip.encode_masks(images, masks, True), masks)
+        masked = any(readout.endswith("masks") for readout in self.read)
+        masks = [s["masks"] for s in samples] if masked else []
+        embeddings = {}
+        for readout in self.read:
+            if readout == "crops":
+                embeddings[readout] = [self._embed_crops(s["crops"]) for s in samples]
+            elif readout == "attention_boxes":
+                embeddings[readout] = _split(self.clip.encode_boxes(images, boxes, True), boxes)
+            elif readout == "attention_masks":
+                embeddings[readout] = _split(self.clip.encode_masks(images, masks, True), masks)
         if {"boxes", "masks"} & set(self.read):
-            found |= self._pooled(images, boxes, masks)
+            embeddings |= self._pooled(images, boxes, masks)
         return {
-            way: [F.normalize(rows.float(), dim=-1) for rows in found[way]] for way in self.read
+            readout: [F.normalize(rows.float(), dim=-1) for rows in embeddings[readout]]
+            for readout in self.read
         }
 
     def _pooled(
         self, images: Tensor, boxes: Sequence[Tensor], masks: Sequence[Tensor]
     ) -> dict[str, list[Tensor]]:
-        """Boxes and masks, both from one dense pass and one product an image."""
+        """Embeddings of boxes and masks, both from one dense pass and one product an image."""
         dense_BEhw = F.normalize(self.clip.visual.dense(images).float(), dim=1)
         grid = (dense_BEhw.shape[2], dense_BEhw.shape[3])
-        found: dict[str, list[Tensor]] = {"boxes": [], "masks": []}
+        pooled: dict[str, list[Tensor]] = {"boxes": [], "masks": []}
         for index, features_Ehw in enumerate(dense_BEhw):
             weights = {"boxes": box_weights(boxes[index], grid)}
             if masks:
                 weights["masks"] = mask_weights(masks[index])
             rows = pool(features_Ehw, torch.cat(list(weights.values())).to(self.device))
-            for way, part in zip(weights, rows.split([len(w) for w in weights.values()])):
-                found[way].append(part)
-        return found
+            for readout, part in zip(weights, rows.split([len(w) for w in weights.values()])):
+                pooled[readout].append(part)
+        return pooled
 
     def _embed_crops(self, crops_nchw: Tensor) -> Tensor:
         if not len(crops_nchw):
@@ -206,13 +207,14 @@ class RegionReader(nn.Module):
             [self.clip.visual(self.clip.preprocess(c.to(self.device))) for c in chunks]
         )
 
-    def _split(self, rows: Tensor, per_image: Sequence[Tensor]) -> list[Tensor]:
-        return list(rows.split([len(regions) for regions in per_image]))
-
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.clip.logit_scale.device
+
+
+def _split(rows: Tensor, per_image: Sequence[Tensor]) -> list[Tensor]:
+    return list(rows.split([len(regions) for regions in per_image]))
 
 
 def check_size(size: int, clip: DenseCLIP) -> None:
@@ -235,7 +237,7 @@ def load_region_checkpoint(
     """Load a state dict of a `RegionReader` or `CLIPSelf`, which need none beside ``MODEL.CLIP.WEIGHTS``.
 
     Args:
-        model: of either class.
+        model: a `RegionReader` or `CLIPSelf`.
         tensors: name -> tensor.
         source: the file, for messages.
 

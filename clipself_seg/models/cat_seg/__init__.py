@@ -1,1 +1,1 @@
-"""TODO."""
+"""CAT-Seg, open-vocabulary semantic segmentation by cost aggregation; start with model.py."""

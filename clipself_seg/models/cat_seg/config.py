@@ -1,4 +1,4 @@
-"""From keys to the parts of CAT-Seg: CLIP, guidance, the sizes of `MODEL.SEM_SEG_HEAD`, and what trains."""
+"""Builds CAT-Seg from configuration keys: CLIP, guidance, the sizes of the aggregator, and what trains."""
 
 from __future__ import annotations
 
@@ -35,7 +35,13 @@ PAIRS += ("DECODER_GUIDANCE_DIMS", "DECODER_GUIDANCE_PROJ_DIMS")
 
 
 class Size(NamedTuple):
-    """A key below `MODEL.SEM_SEG_HEAD`, what it has to be in words, and whether it is."""
+    """A check of a key below ``MODEL.SEM_SEG_HEAD``.
+
+    Attributes:
+        key: the key.
+        wanted: values that it may have, for the error.
+        holds: whether it has one of them.
+    """
 
     key: str
     wanted: str
@@ -46,19 +52,20 @@ def aggregator_sizes(cfg: CfgNode, clip: DenseCLIP, guidance: Sequence[int]) -> 
     """``MODEL.SEM_SEG_HEAD`` as the aggregator's sizes.
 
     Args:
-        cfg: read for ``MODEL``.
-        clip: whose dense features the cost volume compares with the texts.
-        guidance: channels of the appearance guidance, or of all three of a guidance backbone.
+        cfg: configuration; ``MODEL`` is read.
+        clip: CLIP whose dense features the cost volume compares with the texts.
+        guidance: channels of the appearance guidance, or of all three maps of a guidance backbone.
 
     Raises:
         InputError: numbers that do not fit the CLIP, the guidance or one another.
     """
     head = cfg.MODEL.SEM_SEG_HEAD
-    for tests in (_lengths(head), _values(head, clip), _guidance(head, guidance)):
-        for size in tests:
+    for checks in (_lengths(head), _values(head, clip), _guidance(head, guidance)):
+        for size in checks:
             if not size.holds:
-                key, value = f"MODEL.SEM_SEG_HEAD.{size.key}", head[size.key]
-                raise InputError(f"{key} must be {size.wanted}, it is {value}")
+                raise InputError(
+                    f"MODEL.SEM_SEG_HEAD.{size.key} must be {size.wanted}, it is {head[size.key]}"
+                )
     return AggregatorSizes(
         prompts=len(PROMPTS[TEMPLATES[cfg.MODEL.PROMPT_ENSEMBLE_TYPE]]),
         text=head.TEXT_GUIDANCE_DIM,
@@ -84,7 +91,7 @@ def _positive(sizes: Sequence[int]) -> bool:
 
 
 def _lengths(head: CfgNode) -> Iterator[Size]:
-    """How many numbers, and that each is one; the other tests count on it."""
+    """Checks that every key has as many positive numbers as needed, on which the other checks rely."""
     for key in SINGLE:
         yield Size(key, "at least 1", _positive([head[key]]))
     yield Size("NUM_LAYERS", "0 or more", head.NUM_LAYERS >= 0)
@@ -99,11 +106,12 @@ def _lengths(head: CfgNode) -> Iterator[Size]:
 
 
 def _values(head: CfgNode, clip: DenseCLIP) -> Iterator[Size]:
-    """What divides what."""
-    (rows, columns), window = head.FEATURE_RESOLUTION, head.WINDOW_SIZES
+    """Checks that sizes fit CLIP's embedding, and that windows, pooling, heads and groups divide their sizes."""
+    rows, columns = head.FEATURE_RESOLUTION
+    window = head.WINDOW_SIZES
     embedding = f"{clip.embed_dim}, the embedding of {clip.name}"
     yield Size("TEXT_GUIDANCE_DIM", embedding, head.TEXT_GUIDANCE_DIM == clip.embed_dim)
-    yield Size("FEATURE_RESOLUTION", "square, as the pictures that CLIP sees", rows == columns)
+    yield Size("FEATURE_RESOLUTION", "square, as the images that CLIP sees", rows == columns)
     divides = f"a divisor of FEATURE_RESOLUTION {head.FEATURE_RESOLUTION}"
     tiles = f"{divides}, or at least as large"
     yield Size("WINDOW_SIZES", tiles, window >= rows or rows % window == 0)
@@ -126,7 +134,7 @@ def _values(head: CfgNode, clip: DenseCLIP) -> Iterator[Size]:
 
 
 def _guidance(head: CfgNode, channels: Sequence[int]) -> Iterator[Size]:
-    """What guides has to have the channels that are read; CLIP's blocks are projected to any."""
+    """Checks that the guidance has the channels that are read; CLIP's blocks are projected to any."""
     appearance, *decoder = channels
     yield Size(
         "APPEARANCE_GUIDANCE_DIM",
@@ -141,19 +149,23 @@ def _guidance(head: CfgNode, channels: Sequence[int]) -> Iterator[Size]:
         )
 
 
-# CAT-Seg's MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED -> open_clip's name.
+# Value of CAT-Seg's MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED -> open_clip's name.
 OPENAI_NAMES = {
     "ViT-B/16": "ViT-B-16-quickgelu",
     "ViT-L/14@336px": "ViT-L-14-336-quickgelu",
 }
-GUIDES = ("res4", "res3", "res2")  # of a backbone: appearance, and the decoder's two
-RANDOM = "random"  # weights of the backbone or of CLIP that are meant to be so
+GUIDES = (
+    "res4",
+    "res3",
+    "res2",
+)  # a backbone's maps for the appearance and for the decoder's two steps
+RANDOM = "random"  # value of a key that asks for random weights of the backbone or of CLIP
 # A Swin for classification has no norms between its stages; they start as what changes nothing.
 OUTPUT_NORM = re.compile(r"norm\d\.(weight|bias)")
 
 
 def clip_name(cfg: CfgNode) -> str:
-    """open_clip's name of the CLIP: CAT-Seg's key if it is given, else ours."""
+    """open_clip's name of the CLIP, by CAT-Seg's key if it is given, else by ``MODEL.CLIP.NAME``."""
     theirs = cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED
     if not theirs:
         return cfg.MODEL.CLIP.NAME
@@ -166,7 +178,7 @@ def clip_name(cfg: CfgNode) -> str:
 
 
 def build_clip(cfg: CfgNode) -> DenseCLIP:
-    """The CLIP with its initial weights, the image tower those of ``MODEL.CLIP.VISUAL_INIT``.
+    """Builds the CLIP with its initial weights, its image tower with those of ``MODEL.CLIP.VISUAL_INIT``.
 
     With CAT-Seg's key the weights are random: its checkpoints hold their CLIP, and training gives
     ``MODEL.CLIP.WEIGHTS``.
@@ -174,7 +186,8 @@ def build_clip(cfg: CfgNode) -> DenseCLIP:
     Raises:
         InputError: the tower is no ViT, or the distilled one differs in what distillation freezes.
     """
-    name, weights = clip_name(cfg), cfg.MODEL.CLIP.WEIGHTS
+    name = clip_name(cfg)
+    weights = cfg.MODEL.CLIP.WEIGHTS
     if cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED and weights in SHIPPED_TAGS:
         weights = ""  # the default, which goes with the default of MODEL.CLIP.NAME
     clip = load_clip(name, weights or None)
@@ -190,8 +203,9 @@ def build_clip(cfg: CfgNode) -> DenseCLIP:
 
 
 def _check_frozen_parts(clip: DenseCLIP, tuned: DenseCLIP, path: str) -> None:
-    """Distillation changes the blocks of the image tower alone; anything else is another CLIP's."""
-    groups, others = clip.visual.layer_groups(), tuned.visual.layer_groups()
+    """Refuses an image tower that was distilled from another CLIP: distillation changes blocks alone."""
+    groups = clip.visual.layer_groups()
+    others = tuned.visual.layer_groups()
     for group, parameters in groups.items():
         if group.startswith("block"):
             continue
@@ -210,10 +224,10 @@ def _check_frozen_parts(clip: DenseCLIP, tuned: DenseCLIP, path: str) -> None:
 
 
 def clip_parameters(clip: DenseCLIP, finetune: str) -> list[nn.Parameter]:
-    """What of CLIP trains, by its structure.
+    """Parameters of CLIP that train, by its structure.
 
     Args:
-        clip: both towers.
+        clip: CLIP with both towers.
         finetune: "attention" is query and value matrices of all blocks of both towers,
             "visual_attention" everything of the image tower's attention and its positions, "full"
             all blocks of both towers, "none" nothing.
@@ -233,7 +247,7 @@ def clip_parameters(clip: DenseCLIP, finetune: str) -> list[nn.Parameter]:
 
 
 def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
-    """Reads ``MODEL``, ``SOLVER.{AMP, BACKBONE_MULTIPLIER}`` and ``TEST``; the parts of `CATSeg`."""
+    """Builds the arguments of `CATSeg`; reads ``MODEL``, ``SOLVER.{AMP, BACKBONE_MULTIPLIER}`` and ``TEST``."""
     clip = build_clip(cfg)
     switches = cfg.MODEL.CAT_SEG
     guided = switches.GUIDANCE == "clip"
@@ -287,7 +301,7 @@ def _guidance_blocks(cfg: CfgNode, depth: int) -> tuple[int, int]:
 
 
 def build_backbone(cfg: CfgNode) -> Backbone:
-    """The guidance backbone of version 1 with ``MODEL.CAT_SEG.BACKBONE_WEIGHTS``; "" is random.
+    """Builds the guidance backbone of version 1 with ``MODEL.CAT_SEG.BACKBONE_WEIGHTS``; "" is random.
 
     Raises:
         InputError: weights that do not fit.
@@ -302,18 +316,18 @@ def build_backbone(cfg: CfgNode) -> Backbone:
 
 
 def _load_backbone(backbone: Backbone, path: Path) -> None:
-    """Tensors of a classifier or a detector; what the backbone has no place for is left out."""
+    """Loads tensors of a classifier or a detector; those that the backbone does not have are left out."""
     key = f"MODEL.CAT_SEG.BACKBONE_WEIGHTS {path}"
     pickled = path.suffix == ".pkl"
     tensors = read_numpy_pickle(path) if pickled else read_checkpoint(path).tensors
     tensors = {name.removeprefix("backbone."): value for name, value in tensors.items()}
     try:
-        found = backbone.load_state_dict(tensors, strict=False)
+        names = backbone.load_state_dict(tensors, strict=False)
     except RuntimeError as error:  # of torch, several lines long
         raise InputError(
             f"{key} does not fit {type(backbone).__name__}: {last_line(error)}"
         ) from None
-    missing = [name for name in found.missing_keys if not OUTPUT_NORM.fullmatch(name)]
+    missing = [name for name in names.missing_keys if not OUTPUT_NORM.fullmatch(name)]
     if problem := name_problem(missing, ()):
         raise InputError(f"{key} {problem.what} of {type(backbone).__name__} ({problem.names})")
 

@@ -21,7 +21,7 @@ class GuidanceSwin(SwinTransformer):
     def __init__(self, **sizes: Any) -> None:
         """
         Args:
-            **sizes: of Detectron2's `SwinTransformer`.
+            **sizes: arguments of Detectron2's `SwinTransformer`.
         """
         super().__init__(**sizes)
         if "res2" in self.output_shape():
@@ -52,14 +52,14 @@ class GuidanceSwin(SwinTransformer):
         }
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Normalised images (B, 3, H, W) -> {"res2": (B, C, H / 4, W / 4), "res3": ...}"""
+        """Features of normalised images (B, 3, H, W): {"res2": (B, C, H / 4, W / 4), "res3": ...}."""
         return {f"res{int(k[1:]) + FIRST}": v for k, v in super().forward(images).items()}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of every feature."""
+        """Channels and stride of every feature, by its name."""
         return {f"res{int(k[1:]) + FIRST}": v for k, v in super().output_shape().items()}
 
 
 @BACKBONE_REGISTRY.register()
 class D2SwinTransformer(GuidanceSwin):
-    """The same under the name that CAT-Seg's configurations have for it."""
+    """`GuidanceSwin` under the name that CAT-Seg's configurations have for it."""

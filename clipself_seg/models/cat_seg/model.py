@@ -1,6 +1,6 @@
 """CAT-Seg: the cosines between CLIP's dense features and class names, refined to a segmentation.
 
-(CAT-Seg, arXiv 2303.11797.) The presets below configs/semseg say which of its versions this is.
+The method is that of CAT-Seg (arXiv 2303.11797), in the versions of the configurations in configs/semseg.
 
 Shapes: B images, T classes, P prompts of a class, E embedding, S side of a window in pixels.
 """
@@ -51,8 +51,9 @@ from clipself_seg.models.protocol import Classes
 
 logger = logging.getLogger(__name__)
 
-OUTPUTS = ("scores", "labels")  # what evaluation can ask for
-IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+OUTPUTS = ("scores", "labels")  # outputs that `forward` can make in evaluation
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 @META_ARCH_REGISTRY.register()
@@ -60,7 +61,7 @@ class CATSeg(nn.Module):
     """Open-vocabulary semantic segmentation; `set_vocabulary` gives the classes.
 
     Attributes:
-        classes: what `set_vocabulary` gave.
+        classes: the classes that `set_vocabulary` gave.
     """
 
     @configurable
@@ -84,24 +85,28 @@ class CATSeg(nn.Module):
     ) -> None:
         """
         Args:
-            clip: both towers; a ViT.
-            aggregator: sizes that fit.
-            guidance_blocks: two blocks of the image tower that guide the decoder, unless there is
-                a `backbone`.
+            clip: CLIP with both towers, a ViT.
+            aggregator: cost aggregation whose sizes fit the CLIP and the guidance.
+            guidance_blocks: indices of two blocks of the image tower that guide the decoder, unless
+                there is a `backbone`.
             backbone: guides in CLIP's place, with features res4, res3 and res2 (version 1).
-            class_residual: see `TransformerTower`.
-            all_synonyms: see `class_names`.
-            templates: of the prompts, a name in `prompts.TEMPLATES`.
-            finetune: see `clip_parameters`.
-            sliding: windows and a whole view in evaluation, else the whole picture at once.
-            layout: of the windows; None is the published one.
-            size_divisibility: of the padding in plain evaluation.
-            ignore_label: of pixels without a class.
-            mask_ignored: see `sigmoid_loss`.
-            precision: of autocast, or None.
+            class_residual: whether the last block of the dense features adds the class token, see
+                `TransformerTower`.
+            all_synonyms: whether all names of a class go into its prompts, or the first alone.
+            templates: prompts around a class name, a name in `prompts.TEMPLATES`.
+            finetune: which parameters of CLIP train, see `clip_parameters`.
+            sliding: whether evaluation slides windows and adds a whole view, or takes the whole
+                image at once.
+            layout: sizes of the sliding windows; None is the published layout.
+            size_divisibility: pixels to multiples of which plain evaluation pads the image.
+            ignore_label: label of pixels without a class in training.
+            mask_ignored: whether these pixels are left out of the loss, see `sigmoid_loss`.
+            precision: dtype of autocast, or None.
         """
         super().__init__()
-        self.clip, self.aggregator, self.backbone = clip, aggregator, backbone
+        self.clip = clip
+        self.aggregator = aggregator
+        self.backbone = backbone
         self.guidance_blocks = tuple(f"block{i}" for i in guidance_blocks)
         tower = clip.visual
         assert isinstance(tower, TransformerTower)
@@ -115,21 +120,24 @@ class CATSeg(nn.Module):
         clip.requires_grad_(False)
         for parameter in clip_parameters(clip, finetune):
             parameter.requires_grad_(True)
-        self.all_synonyms, self.sliding = all_synonyms, sliding
+        self.all_synonyms = all_synonyms
+        self.sliding = sliding
         self.layout = layout or WindowLayout()
-        self.size_divisibility, self.ignore_label = size_divisibility, ignore_label
-        self.mask_ignored, self.precision = mask_ignored, precision
+        self.size_divisibility = size_divisibility
+        self.ignore_label = ignore_label
+        self.mask_ignored = mask_ignored
+        self.precision = precision
         self.texts = ClassTexts(clip, templates, aggregator.checkpointing)
         self.classes = Classes()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """See `parts_from_config`."""
+        """Builds the parts from configuration keys, see `parts_from_config`."""
         return parts_from_config(cfg)
 
     @classmethod
     def task(cls) -> str:
-        """Semantic segmentation."""
+        """Returns "sem_seg": semantic segmentation."""
         return "sem_seg"
 
     @classmethod
@@ -143,22 +151,22 @@ class CATSeg(nn.Module):
 
     @classmethod
     def training_config(cls, cfg: CfgNode) -> CfgNode:
-        """See `training_config`."""
+        """The configuration with the weights that training starts from, see `config.training_config`."""
         return training_config(cfg)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.clip.logit_scale.device
 
     @property
     def names(self) -> Names:
-        """Names of each class that go into its prompts."""
+        """For each class the names that go into its prompts."""
         return self.classes.names
 
     @property
     def clip_size(self) -> int:
-        """Side in pixels of what CLIP sees, R."""
+        """Side in pixels of the square images that CLIP is given."""
         return self.aggregator.sizes.grid[0] * self.clip.patch_size
 
     def set_vocabulary(
@@ -168,8 +176,8 @@ class CATSeg(nn.Module):
 
         Args:
             words: a vocabulary, or names; "dog|puppy" and "dog, puppy" are synonyms.
-            all_synonyms: whether all names of a class count, or the first alone; None is as the model
-                was built.
+            all_synonyms: whether all names of a class count, or the first alone; None takes the value
+                that the model was built with.
 
         Raises:
             InputError: no class, an empty name, or one with more tokens than CLIP reads.
@@ -179,7 +187,7 @@ class CATSeg(nn.Module):
         names = class_names(words, all_synonyms)
         self.texts.check(names)
         self.classes = Classes(names)
-        # Texts are the same where case and spaces alone differ.
+        # CLIP's tokens are the same where case and spaces alone differ.
         read = (", ".join(" ".join(n.casefold().split()) for n in names) for names in self.names)
         twice = sorted(name for name, count in Counter(read).items() if count > 1)
         if twice:
@@ -193,7 +201,7 @@ class CATSeg(nn.Module):
         """Give the training vocabulary.
 
         Raises:
-            InputError: there is none, or as many classes as the aggregator pads to.
+            InputError: there is no vocabulary, or it has as many classes as the aggregator pads to.
         """
         if vocabulary is None:
             raise InputError(
@@ -209,8 +217,9 @@ class CATSeg(nn.Module):
         self.set_vocabulary(vocabulary)
 
     def optimizer_groups(self, solver: CfgNode) -> list[Group]:
-        """CLIP and backbone learn at their multiples of ``SOLVER.BASE_LR``; norms and embeddings have decays
-        of their own, biases and padding tokens that of everything else."""
+        """Parameter groups: CLIP and backbone learn at their multiples of ``SOLVER.BASE_LR``; norms and
+        embeddings have weight decays of their own, all others, biases and padding tokens too, the common one.
+        """
         return by_rate_and_kind(
             self,
             multipliers=(
@@ -228,8 +237,8 @@ class CATSeg(nn.Module):
         """Losses in training, a segmentation for each image in evaluation.
 
         Args:
-            samples: "image" (3, h, w) RGB in 0..255; in training "sem_seg" (S, S) labels; in
-                evaluation "height" and "width" of the result, by default those of the image.
+            samples: for each image "image" (3, h, w) RGB in 0..255; in training "sem_seg" (S, S)
+                labels; in evaluation "height" and "width" of the result, by default the image's.
             output: in evaluation, "scores" for (T, height, width) probabilities, or "labels" for the
                 best class of every pixel alone, in memory that does not grow with the classes.
 
@@ -247,7 +256,7 @@ class CATSeg(nn.Module):
             return [self._segment(sample, output) for sample in samples]
 
     def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """The loss of a batch of crops of one size; see `sigmoid_loss`."""
+        """The loss of a batch of crops of one size, {"loss_sem_seg": scalar}; see `sigmoid_loss`."""
         for sample in samples:
             check_labels(sample["sem_seg"], len(self.names), self.ignore_label)
         windows = torch.stack([sample["image"] for sample in samples]).to(self.device)
@@ -262,29 +271,29 @@ class CATSeg(nn.Module):
         Classes that a window leaves out have -100.
         """
         self._require_vocabulary()
-        found = self._window_logits(self._inputs(windows.to(self.device).float()))
-        return torch.stack([one.all_classes(len(self.names)) for one in found])
+        logits = self._window_logits(self._inputs(windows.to(self.device).float()))
+        return torch.stack([one.all_classes(len(self.names)) for one in logits])
 
     def _require_vocabulary(self) -> None:
         if not self.names:
             raise RuntimeError("call set_vocabulary before the model")
 
     def _inputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """RGB (B, 3, H, W) in 0..255, normalised as CLIP expects it, and as the backbone does."""
+        """RGB images (B, 3, H, W) in 0..255, normalised for CLIP, and normalised for the backbone."""
         mean, std = (_channels(values, images) for values in (self.clip.mean, self.clip.std))
-        seen = (images - 255 * mean) / (255 * std)
+        normalised = (images - 255 * mean) / (255 * std)
         if self.backbone is None:
-            return seen, seen
+            return normalised, normalised
         shift, scale = (_channels(values, images) for values in (IMAGENET_MEAN, IMAGENET_STD))
-        return seen, (images - shift) / scale
+        return normalised, (images - shift) / scale
 
-    def _window_logits(self, given: tuple[Tensor, Tensor]) -> list[ClassLogits]:
-        """Of what `_inputs` gives, windows (B, 3, S, S), resized to what CLIP and backbone expect."""
-        windows, guides = given
+    def _window_logits(self, inputs: tuple[Tensor, Tensor]) -> list[ClassLogits]:
+        """Logits of windows (B, 3, S, S), which `_inputs` has normalised for CLIP and for the backbone."""
+        windows, guides = inputs
         with autocast(self.device, self.precision):
             text_TPE = self.texts.embed(self.names)
-            inputs = resize(windows, self.clip_size)
-            features = self.clip.visual.features(inputs, ("dense", *self.guidance_blocks))
+            resized = resize(windows, self.clip_size)
+            features = self.clip.visual.features(resized, ("dense", *self.guidance_blocks))
             guidance = self._guidance(guides, features)
             return [
                 self.aggregator.aggregate(dense, parts, text_TPE)
@@ -296,10 +305,11 @@ class CATSeg(nn.Module):
             first, second = (features[name] for name in self.guidance_blocks)
             maps = (features["dense"], self.upsample1(first), self.upsample2(second))
         else:
-            # Its strides are 16, 8 and 4 where CLIP's patches may be of another side.
+            # Its strides are 16, 8 and 4, whatever the side of CLIP's patches: an input of 16 pixels a
+            # cell gives a res4 of CLIP's grid.
             height, width = self.aggregator.sizes.grid
-            found = self.backbone(resize(guides, (16 * height, 16 * width)))
-            maps = tuple(found[name] for name in GUIDES)
+            guiding = self.backbone(resize(guides, (16 * height, 16 * width)))
+            maps = tuple(guiding[name] for name in GUIDES)
         return [Guidance(a, (b, c)) for a, b, c in zip(*maps)]
 
     def _segment(self, sample: Sample, output: str) -> dict[str, Tensor]:
@@ -312,28 +322,30 @@ class CATSeg(nn.Module):
             views = self._window_logits(self._inputs(self.layout.views(image)))
             parts = sliding_probabilities(views, len(self.names), self.layout)
         else:
-            d, (height, width) = max(1, self.size_divisibility), image.shape[1:]
-            padding = (0, -width % d, 0, -height % d)
-            seen, guides = (F.pad(part, padding) for part in self._inputs(image.float()[None]))
-            (found,) = self._window_logits((seen, guides))
-            parts = plain_probabilities(found, len(self.names), (height, width))
+            height, width = image.shape[1:]
+            divisor = max(1, self.size_divisibility)
+            padding = (0, -width % divisor, 0, -height % divisor)
+            # Padded after the normalisation, so that the border is the mean colour.
+            windows, guides = (F.pad(part, padding) for part in self._inputs(image.float()[None]))
+            (logits,) = self._window_logits((windows, guides))
+            parts = plain_probabilities(logits, len(self.names), (height, width))
         if output == "labels":
             labels, best = best_class(parts, size)
             return {"sem_seg_labels": labels, "sem_seg_best": best}
         return {"sem_seg": all_scores(parts, size, len(self.names))}
 
     def after_optimizer_step(self) -> None:
-        """Nothing to put right: every trained weight is in the loss."""
+        """Does nothing: the loss reaches every trained weight."""
 
     def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
-        """See `Model`. Shipped weights hold what training changed; the rest is the CLIP that is there already."""
+        """Loads ``MODEL.WEIGHTS``; shipped weights hold what training changed, the rest is the CLIP here."""
         shipped = source in SHIPPED_MODELS
         self.load_state_dict(self.state_dict() | tensors if shipped else tensors)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Load this project's or CAT-Seg's names, always strictly, and log a report.
+        """Load a state dict under this project's or CAT-Seg's names, always strictly, and log a report.
 
         Raises:
             InputError: missing, unexpected or misshapen tensors, or another version's checkpoint.
@@ -343,16 +355,16 @@ class CATSeg(nn.Module):
         return super().load_state_dict(tensors, strict=True, assign=assign)
 
     def export(self, path: str | os.PathLike[str]) -> None:
-        """Write the weights under CAT-Seg's own names, as its code loads them, atomically."""
+        """Writes the weights under CAT-Seg's own names, as its code loads them, atomically."""
         with atomic_path(path) as temporary:
             torch.save({"model": to_official(self)}, temporary)
 
     def weights_hash(self) -> str:
-        """Identity of the weights."""
+        """Hash of all weights."""
         return hash_tensors(self.state_dict())
 
     def original_hash(self) -> str:
-        """Identity of what does not train, which a resumed run has to share."""
+        """Hash of the weights that do not train, which have to be the same when a run is resumed."""
         frozen = {name: p for name, p in self.named_parameters() if not p.requires_grad}
         return hash_tensors(frozen)
 

@@ -1,4 +1,4 @@
-"""CAT-Seg's checkpoints: from its names to the names here, strictly and with a report, and back.
+"""Translates CAT-Seg's checkpoints to the names here, strictly and with a report, and back.
 
 A checkpoint of the CVPR 2024 code has 484 tensors (ViT-B) or 652 (ViT-L), its whole CLIP among them.
 Two of them per layer stack are masks that follow from the sizes.
@@ -22,18 +22,19 @@ CLIP = "sem_seg_head.predictor.clip_model."
 AGGREGATOR = "sem_seg_head.predictor.transformer."
 BLOCK = re.compile(r"clip\.visual\.(?:transformer\.resblocks|blocks)\.(\d+)\.")
 MASK = re.compile(r"attn_mask$")
-PACKED, MATRICES = "in_proj_weight", SplitAttention.MATRICES
+PACKED = "in_proj_weight"
+MATRICES = SplitAttention.MATRICES
 
 
 def read_state(model: Any, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
-    """The tensors of `model`, out of a state dict under CAT-Seg's names or ours.
+    """Reads the tensors of `model` from a state dict under CAT-Seg's names or those of this project.
 
     Args:
         model: a `CATSeg`.
         state: name -> tensor.
 
     Returns:
-        A complete state dict of the model, and the line for the log.
+        A complete state dict of the model, and a line for the log.
 
     Raises:
         InputError: missing, unexpected or misshapen tensors; another version or size of CAT-Seg.
@@ -69,7 +70,7 @@ def to_official(model: Any) -> dict[str, Tensor]:
         if part == "clip":
             official = CLIP + rest.removeprefix("text.")
             if official.endswith(PACKED) and model.backbone is None:
-                # Whatever trains: the CVPR version always has them apart.
+                # The CVPR version has query, key and value apart, whatever trains.
                 prefix = official.removesuffix(PACKED)
                 named |= {prefix + m: t for m, t in zip(MATRICES, tensor.chunk(3))}
             else:
@@ -86,29 +87,31 @@ def to_official(model: Any) -> dict[str, Tensor]:
 
 def _from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     clip = {n.removeprefix(CLIP): t for n, t in state.items() if n.startswith(CLIP)}
-    found = {f"clip.{name}": tensor for name, tensor in clip_names(clip).items()}
+    tensors = {f"clip.{name}": tensor for name, tensor in clip_names(clip).items()}
     for name, tensor in state.items():
         if name.startswith(CLIP) or MASK.search(name):
             continue
         if name.startswith(AGGREGATOR):
             name = f"aggregator.{name.removeprefix(AGGREGATOR)}"
-        found[name] = tensor
-    return found
+        tensors[name] = tensor
+    return tensors
 
 
 def _with_attention_like(
     tensors: dict[str, Tensor], wanted: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Query, key and value packed or apart, as the model has them."""
-    found = dict(tensors)
+    converted = dict(tensors)
     for name in tensors:
         prefix, _, leaf = name.rpartition(".")
         parts = [f"{prefix}.{matrix}" for matrix in MATRICES]
         if leaf == PACKED and parts[0] in wanted:
-            found |= dict(zip(parts, found.pop(name).chunk(3)))
-        elif leaf == MATRICES[0] and f"{prefix}.{PACKED}" in wanted and set(parts) <= found.keys():
-            found[f"{prefix}.{PACKED}"] = torch.cat([found.pop(part) for part in parts])
-    return found
+            converted |= dict(zip(parts, converted.pop(name).chunk(3)))
+        elif (
+            leaf == MATRICES[0] and f"{prefix}.{PACKED}" in wanted and set(parts) <= tensors.keys()
+        ):
+            converted[f"{prefix}.{PACKED}"] = torch.cat([converted.pop(part) for part in parts])
+    return converted
 
 
 def _check_version(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
@@ -147,8 +150,8 @@ def _check_version(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) 
 
 
 def _clip_depth(names: Iterable[str]) -> int:
-    found = (BLOCK.match(name) for name in names)
-    return max((1 + int(match[1]) for match in found if match), default=0)
+    matches = (BLOCK.match(name) for name in names)
+    return max((1 + int(match[1]) for match in matches if match), default=0)
 
 
 def _fitting(name: str, tensor: Tensor, target: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Open-vocabulary panoptic segmentation as in ODISE, with CLIPSelf in its CLIP branch; start with model.py."""

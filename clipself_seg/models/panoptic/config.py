@@ -1,4 +1,4 @@
-"""From keys to the parts of panoptic segmentation."""
+"""Builds the parts of panoptic segmentation from configuration keys."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ from clipself_seg.models.panoptic.outputs import MergeSettings
 
 
 def panoptic_parts(cfg: CfgNode) -> dict[str, Any]:
-    """The arguments of `OpenPanoptic`: reads ``MODEL.{CLIP, MASK_GENERATOR, MASK_FORMER, PYRAMID, DIFFUSION,
-    CLIP_BRANCH, FUSION}``, ``TEST.DETECTIONS_PER_IMAGE`` and ``SOLVER.AMP``.
+    """Builds the arguments of `OpenPanoptic`.
+
+    Reads ``MODEL.{CLIP, MASK_GENERATOR, MASK_FORMER, PYRAMID, DIFFUSION, CLIP_BRANCH, FUSION}``,
+    ``TEST.DETECTIONS_PER_IMAGE``, ``TEST.PANOPTIC.AMP`` and ``SOLVER.AMP``.
 
     Raises:
         InputError: values that do not fit each other.
     """
     clip = clip_from_config(cfg)
-    chosen, former = cfg.MODEL.MASK_GENERATOR, cfg.MODEL.MASK_FORMER
+    chosen = cfg.MODEL.MASK_GENERATOR
+    former = cfg.MODEL.MASK_FORMER
     alpha, beta = fusion_exponents(
         cfg.MODEL.FUSION.MODE, cfg.MODEL.FUSION.ALPHA, cfg.MODEL.FUSION.BETA
     )
@@ -69,7 +72,7 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, Any]:
 
 
 def build_branch(cfg: CfgNode, clip: DenseCLIP) -> ClipBranch:
-    """The CLIP branch; what a key leaves open is the kind's own.
+    """Builds the CLIP branch; values that the keys leave open are the defaults of the branch's kind.
 
     Raises:
         InputError: ``MODEL.CLIP_BRANCH.WEIGHTS`` has another text tower than ``MODEL.CLIP.WEIGHTS``.
@@ -100,7 +103,7 @@ def build_branch(cfg: CfgNode, clip: DenseCLIP) -> ClipBranch:
 
 
 def build_source(cfg: CfgNode, clip: DenseCLIP) -> nn.Module:
-    """The features that the mask generator sees."""
+    """Builds the source of the mask generator's features."""
     if cfg.MODEL.MASK_GENERATOR.SOURCE == "pyramid":
         pyramid = cfg.MODEL.PYRAMID
         return CLIPPyramid(clip, blocks=pyramid.BLOCKS, channels=pyramid.CHANNELS)
@@ -118,8 +121,15 @@ def build_source(cfg: CfgNode, clip: DenseCLIP) -> nn.Module:
 
 
 def build_generator(cfg: CfgNode, clip: DenseCLIP, backbone: Any) -> MaskGenerator:
-    """The mask generator on the maps of a backbone."""
-    chosen, former = cfg.MODEL.MASK_GENERATOR, cfg.MODEL.MASK_FORMER
+    """Builds the mask generator that works on the maps of a backbone.
+
+    Args:
+        cfg: configuration; ``MODEL.MASK_GENERATOR`` and ``MODEL.MASK_FORMER`` are read.
+        clip: CLIP whose text tower gives the null text and the width of texts.
+        backbone: source of the maps, with their numbers of channels as `channels`.
+    """
+    chosen = cfg.MODEL.MASK_GENERATOR
+    former = cfg.MODEL.MASK_FORMER
     sizes = GeneratorSizes(
         width=former.HIDDEN_DIM,
         heads=former.NHEADS,

@@ -1,6 +1,7 @@
-"""Open-vocabulary panoptic segmentation: a mask generator, CLIP's opinion on its masks, and both fused.
+"""Open-vocabulary panoptic segmentation: a mask generator's scores of its masks, fused with CLIP's.
 
-(ODISE, arXiv 2303.04803; with CLIPSelf's dense features in the CLIP branch it is CLIPSelf's Table 6.)
+The method is that of ODISE (arXiv 2303.04803); with CLIPSelf's dense features in the CLIP branch it is that of
+CLIPSelf's Table 6.
 
 Shapes: Q queries, K classes, S texts (all synonyms of all classes), E embedding, H x W pixels of the result.
 """
@@ -43,7 +44,7 @@ from clipself_seg.models.panoptic.weights import frozen_hashes, full_state, with
 from clipself_seg.models.parameter_groups import Group, norms_and_biases_apart
 from clipself_seg.models.protocol import Classes
 
-# The texts of the generator's classes, by its variant.
+# Variant of the generator -> prompts around its class names, a name in `prompts.TEMPLATES`.
 GENERATOR_TEMPLATES = {"caption": "odise", "label": "bare"}
 
 
@@ -52,7 +53,7 @@ class OpenPanoptic(nn.Module):
     """Panoptic, instance and semantic segmentation; `set_vocabulary` gives the classes.
 
     Attributes:
-        classes: what `set_vocabulary` gave.
+        classes: the classes that `set_vocabulary` gave.
     """
 
     @configurable
@@ -76,19 +77,20 @@ class OpenPanoptic(nn.Module):
     ) -> None:
         """
         Args:
-            clip: both towers, frozen; gives the texts, and the features of a pyramid.
-            branch: scores masks, with a CLIP of its own or with `clip`.
-            backbone: images in [0, 1] -> maps s2, s3, s4, s5, with `channels` and `frozen_prefixes`.
-            generator: maps -> masks.
-            criterion: its losses; None: the model does not train.
+            clip: CLIP with both towers, frozen; embeds the texts, and gives the features of a pyramid.
+            branch: CLIP branch that scores masks, with a CLIP of its own or with `clip`.
+            backbone: turns images in [0, 1] into maps s2, s3, s4, s5; has `channels` and `frozen_prefixes`.
+            generator: turns the maps into masks.
+            criterion: losses of the generator; None for a model that does not train.
             outputs: folder of generator outputs (`outputs.save_output`), in place of backbone and generator.
-            branch_templates: sentences of the CLIP branch, a name in `prompts.TEMPLATES`.
-            alpha: CLIP's exponent for seen classes, in [0, 1].
-            beta: for the others.
-            valid_mask: masks that CLIP cannot see keep the generator's scores.
-            grounding_weight: of the caption model's grounding loss, 0 for none.
-            settings: of the outputs.
-            precision, test_precision: of autocast in training and in evaluation, or None.
+            branch_templates: prompts of the CLIP branch, a name in `prompts.TEMPLATES`.
+            alpha: exponent of CLIP's scores of seen classes, in [0, 1].
+            beta: exponent of CLIP's scores of all other classes, in [0, 1].
+            valid_mask: whether masks of which CLIP has no embedding keep the generator's scores alone.
+            grounding_weight: weight of the caption model's grounding loss, 0 for none.
+            settings: settings by which images are padded and outputs are made.
+            precision: dtype of autocast in training, or None.
+            test_precision: dtype of autocast in evaluation, or None.
 
         Raises:
             InputError: neither a generator nor its outputs.
@@ -96,14 +98,21 @@ class OpenPanoptic(nn.Module):
         super().__init__()
         if generator is None and not outputs:
             raise InputError("MODEL.MASK_GENERATOR.OUTPUTS is empty: SOURCE disk reads it")
-        self.clip, self.branch = clip.eval().requires_grad_(False), branch
+        self.clip = clip.eval().requires_grad_(False)
+        self.branch = branch
         # Registered, so that it moves to the model's device; it may be `clip` itself.
         self.branch_clip = branch.clip.eval().requires_grad_(False)
-        self.backbone, self.generator, self.criterion = backbone, generator, criterion
-        self.outputs, self.alpha, self.beta = outputs, alpha, beta
-        self.valid_mask, self.grounding_weight = valid_mask, grounding_weight
+        self.backbone = backbone
+        self.generator = generator
+        self.criterion = criterion
+        self.outputs = outputs
+        self.alpha = alpha
+        self.beta = beta
+        self.valid_mask = valid_mask
+        self.grounding_weight = grounding_weight
         self.settings = settings or MergeSettings()
-        self.precision, self.test_precision = precision, test_precision
+        self.precision = precision
+        self.test_precision = test_precision
         variant = "label" if generator is None else generator.variant
         self.generator_bank = TextBank(clip, GENERATOR_TEMPLATES[variant])
         self.branch_bank = TextBank(branch.clip, branch_templates)
@@ -111,12 +120,12 @@ class OpenPanoptic(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """See `panoptic_parts`."""
+        """Builds the parts from configuration keys, see `panoptic_parts`."""
         return panoptic_parts(cfg)
 
     @classmethod
     def task(cls) -> str:
-        """Panoptic segmentation."""
+        """Returns "panoptic": panoptic segmentation."""
         return "panoptic"
 
     @classmethod
@@ -130,12 +139,12 @@ class OpenPanoptic(nn.Module):
 
     @classmethod
     def training_config(cls, cfg: CfgNode) -> CfgNode:
-        """As it is: CLIP and feature source have keys of their own."""
+        """The configuration as it is: CLIP and feature source have keys of their own."""
         return cfg
 
     @property
     def names(self) -> Names:
-        """All names of each class."""
+        """For each class all its names."""
         return self.classes.names
 
     @property
@@ -145,11 +154,11 @@ class OpenPanoptic(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.clip.logit_scale.device
 
     def train(self, mode: bool = True) -> OpenPanoptic:
-        """As every module; what is frozen stays in evaluation."""
+        """Switches the training mode as in every module; the frozen CLIPs stay in evaluation mode."""
         super().train(mode)
         self.clip.eval()
         self.branch_clip.eval()
@@ -161,8 +170,8 @@ class OpenPanoptic(nn.Module):
         """Give the classes; labels are positions in them.
 
         Args:
-            words: a vocabulary, or names with synonyms, "dog|puppy". What is not said to be stuff is a thing.
-            seen: (K,) bool, classes of the training vocabulary; None: all of them.
+            words: a vocabulary, or names with synonyms, "dog|puppy". Classes that are not marked as stuff are things.
+            seen: (K,) bool, classes of the training vocabulary; None stands for all of them.
 
         Raises:
             InputError: no class, or an empty name.
@@ -170,7 +179,7 @@ class OpenPanoptic(nn.Module):
         """
         names = class_names(words, all_synonyms=True)
         if seen is not None and len(seen) != len(names):
-            raise ValueError(f"seen tells of {len(seen)} classes, there are {len(names)}")
+            raise ValueError(f"seen has {len(seen)} classes, there are {len(names)}")
         stuff: set[int] = set()
         if isinstance(words, Vocabulary):
             stuff = {i for i, entry in enumerate(words.classes) if entry.isthing is False}
@@ -184,8 +193,8 @@ class OpenPanoptic(nn.Module):
         """Give the training vocabulary.
 
         Raises:
-            InputError: outputs from disk do not train, there are no classes, or the caption model would
-                learn no class names.
+            InputError: the generator's outputs come from disk, there are no classes, or the caption model
+                would learn no class names.
         """
         if self.generator is None:
             raise InputError("MODEL.MASK_GENERATOR.SOURCE disk does not train: add --eval-only")
@@ -195,23 +204,23 @@ class OpenPanoptic(nn.Module):
             )
         if self.needs_captions and self.grounding_weight <= 0:
             raise InputError(
-                "MODEL.MASK_GENERATOR.GROUNDING_WEIGHT 0 leaves the caption model's words untrained: give "
+                "MODEL.MASK_GENERATOR.GROUNDING_WEIGHT 0 leaves the caption model's class scores untrained: give "
                 "it a weight above 0 and captions, or train MODEL.MASK_GENERATOR.VARIANT label"
             )
         self.set_vocabulary(vocabulary)
 
     def optimizer_groups(self, solver: CfgNode) -> list[Group]:
-        """Norms and biases without weight decay, everything else with."""
+        """Parameter groups: norms and biases without weight decay, all others with it."""
         return norms_and_biases_apart(self, solver.WEIGHT_DECAY)
 
     def evaluation_metadata(
         self, records: Mapping[str, Sequence[Mapping[str, Any]]]
     ) -> dict[str, Any]:
-        """What decides the numbers beside weights and configuration: the CLIP branch, and what made the
-        generator outputs on disk.
+        """Settings that decide the numbers beside weights and configuration: those of the CLIP branch, and
+        the provenance of the generator outputs on disk.
 
         Args:
-            records: data set -> its records, with "image_id".
+            records: name of a data set -> its records, with "image_id".
 
         Raises:
             InputError: an image has no generator output.
@@ -226,7 +235,7 @@ class OpenPanoptic(nn.Module):
 
     @property
     def synonyms(self) -> list[int]:
-        """How many texts each class has."""
+        """Number of texts of each class."""
         return [len(names) for names in self.names]
 
     def forward(
@@ -235,11 +244,11 @@ class OpenPanoptic(nn.Module):
         """Losses in training, outputs for each image in evaluation.
 
         Args:
-            samples: "image" (3, h, w) RGB in 0..255. In training all of one size, with "labels" (T,) and
+            samples: for each image "image" (3, h, w) RGB in 0..255. In training all of one size, with "labels" (T,) and
                 "masks" (T, h, w), and for grounding "words", noun phrases. In evaluation "height" and
                 "width" of the result, by default those of the image; with `outputs` "image_id" and "file_name".
-            fusions: in evaluation, name -> fusion; all are made from one pass of generator and CLIP. None is
-                the model's own alpha and beta.
+            fusions: in evaluation, name -> fusion; all are made from one pass of generator and CLIP. None
+                makes one with the model's own alpha and beta.
 
         Returns:
             Losses by name; or for each image "panoptic_seg": (ids (H, W) int64, segments), "instances",
@@ -254,7 +263,7 @@ class OpenPanoptic(nn.Module):
             return [self._segment(sample, fusions) for sample in samples]
 
     def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """Of every layer: `MaskCriterion.losses`, and the grounding loss of the caption model."""
+        """Losses of every decoder layer by name: `MaskCriterion.losses`, and the caption model's grounding loss."""
         if self.backbone is None or self.generator is None or self.criterion is None:
             raise InputError("generator outputs from disk do not train: add --eval-only")
         images = torch.stack([sample["image"] for sample in samples]).to(self.device)
@@ -268,10 +277,10 @@ class OpenPanoptic(nn.Module):
             texts = self._generator_texts()
             scored = [self.generator.scores(p, texts, self.synonyms) for p in predictions]
             pairs = [(s.void_logits, p.mask_logits) for s, p in zip(scored, predictions)]
-            found = self.criterion.losses(pairs, targets)
+            losses = self.criterion.losses(pairs, targets)
             if self.grounding_weight:
-                found |= self._grounding(predictions, samples)
-        return found
+                losses |= self._grounding(predictions, samples)
+        return losses
 
     def _grounding(
         self, predictions: Sequence[Any], samples: Sequence[Sample]
@@ -279,9 +288,9 @@ class OpenPanoptic(nn.Module):
         assert self.generator is not None
         valid = torch.tensor([bool(sample["words"]) for sample in samples], device=self.device)
         count = longest_caption([sample["words"] for sample in samples], self.device)
-        # A caption without words takes no part; "" keeps the shapes.
-        words = [word for s in samples for word in (s["words"] or [""] * count)]
-        texts = self.generator.text_head(self.generator_bank.embed_raw(words, keep=False))
+        # A caption without noun phrases takes no part (`valid`); "" keeps the shapes.
+        phrases = [phrase for s in samples for phrase in (s["words"] or [""] * count)]
+        texts = self.generator.text_head(self.generator_bank.embed_raw(phrases, keep=False))
         texts = texts.unflatten(0, (len(samples), -1))
         scale = self.generator.sem_seg_head.predictor.post_mask_embed.scale
         losses = [grounding_loss(p.embeddings, texts, valid, scale) for p in predictions]
@@ -292,26 +301,26 @@ class OpenPanoptic(nn.Module):
         }
 
     def _generator_texts(self) -> Tensor:
-        """(S, E), not normalised."""
+        """Embeddings (S, E) of all names of all classes, not normalised."""
         return self.generator_bank.embed_raw([name for names in self.names for name in names])
 
     def generate(self, sample: Sample) -> GeneratorOutput:
-        """Masks of a picture and the generator's scores of them, for the current vocabulary.
+        """Masks of an image and the generator's scores of them, for the current vocabulary.
 
         Args:
-            sample: as in evaluation, see `forward`.
+            sample: a sample of evaluation, see `forward`.
         """
         height, width = sample["image"].shape[1:]
         if self.backbone is None or self.generator is None:
             identity = {"image_id": sample["image_id"], "file_name": sample["file_name"]}
-            found = read_output(
+            output = read_output(
                 self.outputs, **identity, image_size=(height, width), names=self.names
             )
-            return found.to(self.device)
+            return output.to(self.device)
         divisor = self.settings.size_divisibility
-        missing = (0, -width % divisor, 0, -height % divisor)
+        padding = (0, -width % divisor, 0, -height % divisor)
         image = sample["image"].to(self.device).float()[None]
-        canvas = F.pad(image, missing, value=self.settings.padding) / 255
+        canvas = F.pad(image, padding, value=self.settings.padding) / 255
         with autocast(self.device, self.test_precision):
             (prediction,) = self.generator(self.backbone(canvas))
             scores = self.generator.scores(prediction, self._generator_texts(), self.synonyms)
@@ -350,17 +359,19 @@ class OpenPanoptic(nn.Module):
             )
         return {"fusions": outputs} if fusions else outputs[""]
 
-    def _clip_scores(self, sample: Sample, found: GeneratorOutput) -> tuple[Tensor, Tensor]:
+    def _clip_scores(self, sample: Sample, generated: GeneratorOutput) -> tuple[Tensor, Tensor]:
         image = sample["image"].to(self.device).float() / 255
         texts = self.branch_bank.embed([name for names in self.names for name in names])
         with autocast(self.device, self.test_precision):
-            return self.branch.score(image, found.mask_logits, texts, self.synonyms, found.canvas)
+            return self.branch.score(
+                image, generated.mask_logits, texts, self.synonyms, generated.canvas
+            )
 
     def after_optimizer_step(self) -> None:
-        """Nothing to put right: every trained weight is in the loss."""
+        """Does nothing: the loss reaches every trained weight."""
 
     def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
-        """See `Model` and `load_state_dict`."""
+        """Loads ``MODEL.WEIGHTS``, see `load_state_dict`."""
         self.load_state_dict(tensors)
 
     def load_state_dict(
@@ -375,14 +386,14 @@ class OpenPanoptic(nn.Module):
         return super().load_state_dict(full_state(self, state_dict), assign=assign)
 
     def export(self, path: str | os.PathLike[str]) -> None:
-        """Write what is not frozen under ODISE's names, atomically."""
+        """Writes the weights that are not frozen under ODISE's names, atomically."""
         with atomic_path(path) as temporary:
             torch.save({"model": with_hashes(self)}, temporary)
 
     def weights_hash(self) -> str:
-        """Identity of all weights, those of the CLIP branch included."""
+        """Hash of all weights, those of the CLIP branch included."""
         return hash_tensors(self.state_dict())
 
     def original_hash(self) -> str:
-        """Identity of what does not train, which a resumed run has to share."""
+        """Hash of the weights that do not train, which have to be the same when a run is resumed."""
         return "-".join(frozen_hashes(self).values())

@@ -1,4 +1,4 @@
-"""From class probabilities and masks to what a panoptic model returns.
+"""Turns class probabilities and masks into the outputs of a panoptic model.
 
 Shapes: Q queries, K classes, H x W pixels of the result.
 """
@@ -27,7 +27,7 @@ class Fusion(NamedTuple):
     Attributes:
         alpha: exponent of CLIP's scores of seen classes, in [0, 1].
         beta: exponent of CLIP's scores of all other classes, in [0, 1].
-        tasks: outputs, out of `TASKS`.
+        tasks: outputs to make, out of `TASKS`.
     """
 
     alpha: float
@@ -37,14 +37,14 @@ class Fusion(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MergeSettings:
-    """How probabilities and masks become outputs.
+    """Settings by which images are padded, and probabilities and masks become outputs.
 
     Attributes:
-        object_threshold: of `merge_panoptic`.
-        overlap_threshold: likewise.
-        top_k: of `merge_instances`.
-        size_divisibility: of the canvas that the generator sees, in pixels.
-        padding: grey value of the canvas around a picture, 0 to 255.
+        object_threshold: probability that a query's class has to exceed in `merge_panoptic`, in [0, 1].
+        overlap_threshold: smallest fraction of its mask that a query has to win there, in [0, 1].
+        top_k: number of instances that `merge_instances` keeps.
+        size_divisibility: pixels of which the sides of the generator's canvas are multiples.
+        padding: grey value of the canvas around an image, 0 to 255.
     """
 
     object_threshold: float = 0.0
@@ -62,29 +62,30 @@ def make_outputs(
     tasks: Sequence[str] = TASKS,
     labels: bool = False,
 ) -> dict[str, Any]:
-    """The outputs under Detectron2's names.
+    """Makes the outputs of an image, under Detectron2's names.
 
     Args:
-        probs: (Q, K + 1), void last.
-        masks: logits (Q, H, W).
+        probs: class probabilities of each query, (Q, K + 1), void last.
+        masks: mask logits of each query, (Q, H, W).
         things: indices of the thing classes.
-        settings: of the merging.
-        tasks: out of `TASKS`.
-        labels: of "semantic" only the best class, "sem_seg_labels" (H, W), in place of all scores.
+        settings: thresholds and numbers of the merges.
+        tasks: outputs to make, out of `TASKS`.
+        labels: whether "semantic" is the best class of each pixel, "sem_seg_labels" (H, W), in place
+            of all scores, "sem_seg" (K, H, W).
 
     Raises:
-        ValueError: an unknown task, and as the merges.
+        ValueError: an unknown task, or probabilities and masks that the merges refuse.
     """
     if unknown := set(tasks) - set(TASKS):
         raise ValueError(f"no task {sorted(unknown)}: choose from {', '.join(TASKS)}")
-    found: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}
     if "panoptic" in tasks:
-        thresholds = settings.object_threshold, settings.overlap_threshold
-        found["panoptic_seg"] = merge_panoptic(probs, masks, things, *thresholds)
+        thresholds = (settings.object_threshold, settings.overlap_threshold)
+        outputs["panoptic_seg"] = merge_panoptic(probs, masks, things, *thresholds)
     if "instances" in tasks:
-        found["instances"] = merge_instances(probs, masks, things, settings.top_k)
+        outputs["instances"] = merge_instances(probs, masks, things, settings.top_k)
     if "semantic" in tasks and labels:
-        found["sem_seg_labels"] = semantic_labels(probs, masks)
+        outputs["sem_seg_labels"] = semantic_labels(probs, masks)
     elif "semantic" in tasks:
-        found["sem_seg"] = merge_semantic(probs, masks)
-    return found
+        outputs["sem_seg"] = merge_semantic(probs, masks)
+    return outputs

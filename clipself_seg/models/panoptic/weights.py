@@ -1,8 +1,8 @@
-"""Checkpoints of panoptic segmentation: ODISE's names outside, strict and with a report.
+"""Checkpoints of panoptic segmentation under ODISE's names, loaded strictly and with a report.
 
-A checkpoint holds what trains: the feature source's own layers (``backbone.``), the segmentation head
+A checkpoint holds the weights that train: the feature source's own layers (``backbone.``), the segmentation head
 (``sem_seg_head.``) and the text head (``word_head.`` or ``category_head.``). CLIP, and Stable Diffusion, come
-from files of their own. This project's checkpoints also tell which of those they were trained on.
+from files of their own, whose hashes this project's checkpoints hold too.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from clipself_seg.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# Entries with the hash of what was frozen in training (bytes of its hexadecimal digits), and where another
-# one can be given.
-CLIP_HASH, SOURCE_HASH = "clip_hash", "feature_source_hash"
+# Entries with the hash of what was frozen in training (bytes of its hexadecimal digits), and the key that
+# gives other weights.
+CLIP_HASH = "clip_hash"
+SOURCE_HASH = "feature_source_hash"
 KEYS = {
     CLIP_HASH: "MODEL.CLIP.WEIGHTS (a distilled CLIP belongs in MODEL.CLIP_BRANCH.WEIGHTS)",
     SOURCE_HASH: "MODEL.DIFFUSION.WEIGHTS",
@@ -31,7 +32,7 @@ KEYS = {
 # come from files of their own.
 IGNORED: tuple[str, ...] = ("criterion.", "pixel_mean", "pixel_std", "clip_head.clip.")
 IGNORED += ("category_head.clip.", "word_head.clip.", "backbone.feature_extractor.ldm_extractor.")
-# What is as wide as CLIP's embeddings.
+# Parts of names of tensors that are as wide as CLIP's embeddings.
 OF_CLIP = ("text_proj", "null_embed", "clip_project", "time_embed_project")
 GENERATOR = "generator."
 # First part of a name -> the variant and the source that have it.
@@ -50,19 +51,20 @@ def with_hashes(model: Any) -> dict[str, Tensor]:
 
 
 def full_state(model: Any, state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """A complete state dict of the model, what is frozen as it is there.
+    """A complete state dict of the model: a checkpoint's tensors, and the frozen ones as they are in the model.
 
     Args:
         model: an `OpenPanoptic`.
-        state: a checkpoint's tensors under official names, with or without ``module.``, or what
-            ``model.state_dict()`` gives.
+        state: tensors of a checkpoint under official names, with or without ``module.``, or those of
+            ``model.state_dict()``.
 
     Raises:
         InputError: missing, unexpected or misshapen tensors; another variant or source; another CLIP.
     """
     given = {name.removeprefix("module."): value for name, value in state.items()}
     given = {name.removeprefix(GENERATOR): value for name, value in given.items()}
-    wanted, frozen = trained_state(model), _frozen(model)
+    wanted = trained_state(model)
+    frozen = _frozen_names(model)
     _check_kind(model, given)
     _check_hashes(model, given)
     read = {
@@ -97,7 +99,7 @@ def full_state(model: Any, state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def trained_state(model: Any) -> dict[str, Tensor]:
-    """Official name -> tensor of what a checkpoint of an `OpenPanoptic` holds: all that is not frozen."""
+    """Tensors that a checkpoint of an `OpenPanoptic` holds, all but the frozen ones, under official names."""
     frozen = _frozen_prefixes(model)
     return {
         name.removeprefix(GENERATOR): tensor
@@ -106,7 +108,7 @@ def trained_state(model: Any) -> dict[str, Tensor]:
     }
 
 
-def _frozen(model: Any) -> set[str]:
+def _frozen_names(model: Any) -> set[str]:
     prefixes = _frozen_prefixes(model)
     return {name for name in torch.nn.Module.state_dict(model) if name.startswith(prefixes)}
 
@@ -117,12 +119,12 @@ def _frozen_prefixes(model: Any) -> tuple[str, ...]:
 
 
 def frozen_hashes(model: Any) -> dict[str, str]:
-    """Entry of a checkpoint -> hash of what does not train: CLIP, and the feature source's frozen part."""
-    found = {CLIP_HASH: model.clip.weights_hash()}
+    """Hashes of the weights that do not train, CLIP and the feature source's frozen part, by checkpoint entry."""
+    hashes = {CLIP_HASH: model.clip.weights_hash()}
     state = torch.nn.Module.state_dict(model)
-    if source := {n: state[n] for n in _frozen(model) if n.startswith("backbone.")}:
-        found[SOURCE_HASH] = hash_tensors(source)
-    return found
+    if source := {n: state[n] for n in _frozen_names(model) if n.startswith("backbone.")}:
+        hashes[SOURCE_HASH] = hash_tensors(source)
+    return hashes
 
 
 def _check_hashes(model: Any, given: Mapping[str, Tensor]) -> None:
@@ -135,7 +137,7 @@ def _check_hashes(model: Any, given: Mapping[str, Tensor]) -> None:
 
 
 def _check_kind(model: Any, given: Mapping[str, Tensor]) -> None:
-    """Say it plainly where a checkpoint is another kind of panoptic model, or none."""
+    """Refuses a checkpoint of another kind of panoptic model, or of no panoptic model, by its kind."""
     if model.generator is None:
         raise InputError(
             "MODEL.WEIGHTS is of no use with MODEL.MASK_GENERATOR.SOURCE disk: leave it empty"

@@ -169,7 +169,7 @@ class SemSegWorkload(Workload):
     ) -> list[ClassLogits]:
         dense, guidance, text = inputs
         return [
-            self.model.aggregator.aggregate(image, Guidance(image, (first, second)), text)
+            self.model.aggregator(image, Guidance(image, (first, second)), text)
             for image, first, second in zip(dense, *guidance)
         ]
 

@@ -78,7 +78,7 @@ def aggregator_flops(model: CATSeg, views: int) -> int:
             torch.empty(channels, scale * rows, scale * columns, device="meta")
             for channels, scale in zip(sizes.decoder_guidance, (2, 4))
         )
-        meta.aggregator.aggregate(dense, Guidance(dense, (first, second)), _texts(meta))
+        meta.aggregator(dense, Guidance(dense, (first, second)), _texts(meta))
 
     return views * _count(model, run)
 

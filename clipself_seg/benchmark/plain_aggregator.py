@@ -175,5 +175,5 @@ def _decode(aggregator: Any, x_BCThw: Tensor, guidance: list[Tensor]) -> Tensor:
     x = _maps(x_BCThw)
     for block, features in zip((aggregator.decoder1, aggregator.decoder2), guidance):
         x = torch.cat([block.up(x), _repeat(features, classes)], dim=1)
-        x = block.conv.double_conv(x)
+        x = block.conv(x)
     return aggregator.head(x)[:, 0].unflatten(0, (images, classes))

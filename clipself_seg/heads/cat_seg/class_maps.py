@@ -1,7 +1,7 @@
-"""From logits to a picture's class probabilities, some classes at a time.
+"""From logits to class probabilities of an image, some classes at a time.
 
-A full map of every class is what takes memory, so probabilities come in parts: class indices (k,)
-ascending, and maps (k, H, W). A consumer keeps what it needs: the best class, or all scores.
+Full maps of all classes take most of the memory, so probabilities come in parts: class indices (k,),
+ascending, and their maps (k, H, W). The caller keeps what it needs: the best class, or all scores.
 
 Shapes: T classes, k of them, s x s logits.
 """
@@ -16,38 +16,43 @@ from torch import Tensor
 from clipself_seg.heads.cat_seg.cost_aggregator import LEFT_OUT, ClassLogits
 from clipself_seg.heads.cat_seg.windows import WindowLayout, resize
 
-# Classes whose maps are made together: what stays in a CPU's cache, what fills a GPU.
+# Number of classes whose maps are made together: they stay in a CPU's cache, or fill a GPU.
 AT_ONCE = {"cpu": 4, "cuda": 32}
 Part = tuple[Tensor, Tensor]
 
 
 def plain_probabilities(
-    found: ClassLogits, count: int, image_size: tuple[int, int]
+    whole: ClassLogits, count: int, image_size: tuple[int, int]
 ) -> Iterator[Part]:
-    """Probabilities at the size of the logits, cut to the picture's where it is smaller (Detectron2's way).
+    """Probabilities at the size of the logits, cut to that of the image where it is smaller.
+
+    (Detectron2's `sem_seg_postprocess` cuts in the same place, also where the logits are smaller than
+    the padded input, as CAT-Seg's are.)
 
     Args:
-        found: logits of the whole picture.
+        whole: logits of the whole padded image.
         count: T.
-        image_size: rows and columns of the picture.
+        image_size: rows and columns of the image without padding.
     """
-    classes = _indices(found, count)
-    at_once, (rows, columns) = _at_once(classes), image_size
-    for part, logits in zip(classes.split(at_once), found.logits.split(at_once)):
+    classes = _indices(whole, count)
+    at_once = _at_once(classes)
+    rows, columns = image_size
+    for part, logits in zip(classes.split(at_once), whole.logits.split(at_once)):
         yield part, logits[:, :rows, :columns].float().sigmoid()
 
 
 def sliding_probabilities(
     views: Sequence[ClassLogits], count: int, layout: WindowLayout
 ) -> Iterator[Part]:
-    """Probabilities on the canvas.
+    """Probabilities on the canvas of the windows.
 
-    A class that a view leaves out is 0 there; one that all leave out is 0 and does not come.
+    A class that a view leaves out has probability 0 there. A class that all views leave out is in no
+    part.
 
     Args:
-        views: logits of `WindowLayout.views`.
+        views: logits of each of `WindowLayout.views`.
         count: T.
-        layout: of the windows.
+        layout: positions of the windows.
     """
     kept = torch.cat([_indices(view, count) for view in views]).unique()
     for part in kept.split(_at_once(kept)):
@@ -56,20 +61,22 @@ def sliding_probabilities(
 
 
 def best_class(parts: Iterable[Part], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Index (H, W) int64 of the highest probability, of equal ones the lowest, and it (H, W).
+    """Index (H, W) int64 of the class with the highest probability, and that probability (H, W).
 
-    A probability that is not a number is the highest.
+    Of equally probable classes the first one wins. NaN counts as the highest probability, so that it
+    shows.
 
     Args:
-        parts: of at least one class.
+        parts: class indices and maps, of at least one class.
         size: (H, W) that the maps are resized to.
     """
     best = labels = None
     for classes, maps in parts:
         value, index = resize(maps[None], size)[0].max(dim=0)
         if best is None or labels is None:
-            # A class that did not come has probability 0, and class 0 is the first of those.
-            best, labels = torch.zeros_like(value), torch.zeros_like(index)
+            # A class that is in no part has probability 0, and class 0 is the first of those.
+            best = torch.zeros_like(value)
+            labels = torch.zeros_like(index)
         better = (value > best) | value.isnan()
         best = torch.maximum(best, value)
         labels = torch.where(better, classes[index], labels)
@@ -78,7 +85,13 @@ def best_class(parts: Iterable[Part], size: tuple[int, int]) -> tuple[Tensor, Te
 
 
 def all_scores(parts: Iterable[Part], size: tuple[int, int], count: int) -> Tensor:
-    """Probabilities (T, H, W), 0 for the classes that did not come."""
+    """Probabilities (T, H, W), 0 for the classes that are in no part.
+
+    Args:
+        parts: class indices and maps, of at least one class.
+        size: (H, W) that the maps are resized to.
+        count: T.
+    """
     scores = None
     for classes, maps in parts:
         if scores is None:
@@ -92,16 +105,17 @@ def _at_once(classes: Tensor) -> int:
     return AT_ONCE.get(classes.device.type, max(AT_ONCE.values()))
 
 
-def _indices(found: ClassLogits, count: int) -> Tensor:
-    if found.classes is None:
-        return torch.arange(count, device=found.logits.device)
-    return found.classes
+def _indices(view: ClassLogits, count: int) -> Tensor:
+    if view.classes is None:
+        return torch.arange(count, device=view.logits.device)
+    return view.classes
 
 
 def _of_classes(view: ClassLogits, wanted: Tensor) -> Tensor:
-    """Logits (k, s, s) of some classes; `LEFT_OUT`, which is 0 as a probability, where not kept."""
+    """Logits (k, s, s) of some classes; `LEFT_OUT`, whose sigmoid is 0, for those that are not kept."""
     if view.classes is None:
         return view.logits[wanted]
+    # Both are ascending. A class that is not kept gets some other class's position, and is masked.
     position = torch.searchsorted(view.classes, wanted).clamp(max=len(view.classes) - 1)
-    there = view.classes[position] == wanted
-    return torch.where(there[:, None, None], view.logits[position], LEFT_OUT)
+    kept = view.classes[position] == wanted
+    return torch.where(kept[:, None, None], view.logits[position], LEFT_OUT)

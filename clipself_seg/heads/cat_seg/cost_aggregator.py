@@ -1,7 +1,8 @@
-"""CAT-Seg's aggregator: a cost volume, refined over space and classes, decoded to logits.
+"""CAT-Seg's aggregator: a cost volume, refined over space and over classes, decoded to logits.
 
-(CAT-Seg, arXiv 2303.11797, section 3.) An image at a time: classes are the batch. On the CPU they
-pass in groups small enough for its cache; without gradients memory does not follow their number then.
+(CAT-Seg, arXiv 2303.11797, section 3.) Images pass one at a time, so that classes are the batch. On
+the CPU classes pass in groups that are small enough for its cache; without gradients the memory for
+what is made of them does not grow with their number then.
 
 Shapes: T classes, P prompts of a class, E embedding, N = h * w cells, C channels, K classes kept.
 """
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from clipself_seg.heads.cat_seg.class_aggregation import ClassAggregation
-from clipself_seg.heads.cat_seg.cost_decoder import CostDecoder
+from clipself_seg.heads.cat_seg.cost_decoder import UpBlock
 from clipself_seg.heads.cat_seg.cost_volume import best_classes, cosine_cost, text_direction
 from clipself_seg.heads.cat_seg.spatial_aggregation import SpatialAggregation
 
@@ -28,14 +29,24 @@ CACHED_VALUES = 4 * 24 * 24 * 128  # of the cost volume: four classes of the pub
 
 @dataclasses.dataclass(frozen=True)
 class AggregatorSizes:
-    """Sizes of the aggregator; the names of `MODEL.SEM_SEG_HEAD` in words.
+    """Sizes of the aggregator, the values of ``MODEL.SEM_SEG_HEAD`` and ``MODEL.CAT_SEG.PAD_LEN``.
 
     Attributes:
         prompts: P, input channels of the cost embedding.
-        text: E of the text guidance.
+        text: E, channels of the text guidance.
         appearance: channels of the appearance guidance.
-        decoder_guidance: channels of the two decoder guidances.
+        decoder_guidance: channels of the two guidances of the decoder.
+        hidden: C, channels of the cost embedding.
+        layers: number of aggregation layers.
+        heads: number of attention heads, over space and over classes.
         grid: (h, w).
+        window: side in cells of the attention windows over space.
+        pooling: side in cells that each layer averages before its attention over classes.
+        attention: kind of attention over classes, "linear" or "full".
+        text_projected: channels of the projected text guidance.
+        appearance_projected: channels of the projected appearance guidance.
+        decoder_dims: output channels of the two steps of the decoder.
+        decoder_guidance_projected: channels of the two projected guidances of the decoder.
         pad_len: classes that attention over classes sees at least, and at most; 0 is all there are.
     """
 
@@ -58,12 +69,12 @@ class AggregatorSizes:
 
     @property
     def classes_in_cache(self) -> int:
-        """Classes that may pass together if all that is made of them is to stay in a CPU's cache."""
+        """Number of classes whose cost embeddings stay in a CPU's cache together, at least 1."""
         return max(1, CACHED_VALUES // (self.hidden * math.prod(self.grid)))
 
 
 class Guidance(NamedTuple):
-    """Features of one image: appearance (E, h, w), and for the decoder (D1, 2 h, 2 w), (D2, 4 h, 4 w)."""
+    """Features of one image: appearance (A, h, w), and for the decoder (D1, 2 h, 2 w), (D2, 4 h, 4 w)."""
 
     appearance: Tensor
     decoder: tuple[Tensor, Tensor]
@@ -76,17 +87,68 @@ class ClassLogits(NamedTuple):
     classes: Tensor | None
 
     def all_classes(self, count: int) -> Tensor:
-        """Logits (T, 4 h, 4 w), `LEFT_OUT` for the classes that are not among the best."""
+        """Logits (T, 4 h, 4 w), `LEFT_OUT` for the classes that are not among the best.
+
+        Args:
+            count: T.
+        """
         if self.classes is None:
             return self.logits
         full = self.logits.new_full((count, *self.logits.shape[1:]), LEFT_OUT)
         return full.index_copy(0, self.classes, self.logits)
 
 
+class Groups(NamedTuple):
+    """How the classes pass.
+
+    Attributes:
+        size: classes that pass together; 0 is all.
+        recompute: whether each group is computed again in the backward pass.
+    """
+
+    size: int
+    recompute: bool
+
+    def apply(
+        self, function: Callable[[Tensor], Tensor], x: Tensor, in_place: bool = False
+    ) -> Tensor:
+        """Results of a function that treats every class by itself, applied to a group at a time.
+
+        Args:
+            function: (k, ...) -> (k, ...) for any number k of classes.
+            x: (T, ...).
+            in_place: without gradients, write the results of equal shape over `x`, which nobody
+                reads again.
+        """
+        groups: Sequence[Tensor] = x.split(self.size or len(x))
+        if torch.is_grad_enabled():
+            if self.recompute:
+                parts = [checkpoint(function, group, use_reentrant=False) for group in groups]
+            else:
+                parts = [function(group) for group in groups]
+            return torch.cat(parts) if len(parts) > 1 else parts[0]
+        if in_place:
+            for group in groups:
+                group.copy_(function(group))
+            return x
+        # Written where they belong, so that parts and their concatenation never exist at once.
+        first = function(groups[0])
+        results = first.new_empty(len(x), *first.shape[1:])
+        results[: len(first)] = first
+        for start, group in zip(range(len(first), len(x), len(first)), groups[1:]):
+            results[start : start + len(group)] = function(group)
+        return results
+
+
 class AggregatorLayer(nn.Module):
-    """Over space, then over classes."""
+    """One refinement of the cost embedding, over space and then over classes."""
 
     def __init__(self, sizes: AggregatorSizes, pooling: int) -> None:
+        """
+        Args:
+            sizes: of the aggregator.
+            pooling: side in cells that is averaged before the attention over classes.
+        """
         super().__init__()
         shape: dict[str, Any] = {"width": sizes.hidden, "heads": sizes.heads, "grid": sizes.grid}
         self.swin_block = SpatialAggregation(
@@ -100,27 +162,55 @@ class AggregatorLayer(nn.Module):
             attention=sizes.attention,
         )
 
+    def forward(
+        self, x_TNC: Tensor, appearance_NG: Tensor, text_TG: Tensor, groups: Groups
+    ) -> Tensor:
+        """Refined embedding (T, N, C); without gradients it overwrites `x_TNC`.
 
-class CostAggregator(CostDecoder):
+        Args:
+            x_TNC: cost embedding.
+            appearance_NG: projected appearance guidance of every cell.
+            text_TG: projected text guidance of every class.
+            groups: how the classes pass over space. Over classes all have to be there at once.
+        """
+        contributions = self.swin_block.guidance_contributions(appearance_NG)
+        x_TNC = groups.apply(lambda x: self.swin_block(x, contributions), x_TNC, in_place=True)
+        if groups.recompute and torch.is_grad_enabled():
+            return checkpoint(self.attention, x_TNC, text_TG, use_reentrant=False)
+        return self.attention(x_TNC, text_TG)
+
+
+class CostAggregator(nn.Module):
     """From features of one image and texts to logits; parameter names as in CAT-Seg's checkpoints.
 
     Attributes:
+        sizes: of its parts.
         classes_at_once: classes that pass together; 0 is all.
         checkpointing: recompute each group in the backward pass.
     """
 
     def __init__(self, sizes: AggregatorSizes, classes_at_once: int = 0) -> None:
-        super().__init__(
-            width=sizes.hidden,
-            dims=sizes.decoder_dims,
-            guidance_dims=sizes.decoder_guidance_projected,
+        """
+        Args:
+            sizes: of its parts.
+            classes_at_once: classes that pass together; 0 is all.
+        """
+        super().__init__()
+        self.sizes = sizes
+        self.classes_at_once = classes_at_once
+        self.checkpointing = False
+        width = sizes.hidden
+        first, second = sizes.decoder_dims
+        first_guidance, second_guidance = sizes.decoder_guidance_projected
+        # The decoder comes first: random weights and optimiser groups follow from this order.
+        self.decoder1 = UpBlock(
+            channels=width, out_channels=first, guidance_channels=first_guidance
         )
-        self.sizes, self.classes_at_once, self.checkpointing = (
-            sizes,
-            classes_at_once,
-            False,
+        self.decoder2 = UpBlock(
+            channels=first, out_channels=second, guidance_channels=second_guidance
         )
-        self.conv1 = nn.Conv2d(sizes.prompts, sizes.hidden, 7, padding=3)
+        self.head = nn.Conv2d(second, 1, 3, padding=1)
+        self.conv1 = nn.Conv2d(sizes.prompts, width, 7, padding=3)
         self.guidance_projection = _conv(sizes.appearance, sizes.appearance_projected)
         self.text_guidance_projection = nn.Sequential(
             nn.Linear(sizes.text, sizes.text_projected), nn.ReLU()
@@ -130,68 +220,49 @@ class CostAggregator(CostDecoder):
         )
         self.layers = nn.ModuleList(AggregatorLayer(sizes, p) for p in sizes.pooling)
 
-    def aggregate(self, dense_Ehw: Tensor, guidance: Guidance, text_TPE: Tensor) -> ClassLogits:
+    def forward(self, dense_Ehw: Tensor, guidance: Guidance, text_TPE: Tensor) -> ClassLogits:
         """Logits of one image.
 
         Args:
-            dense_Ehw: of CLIP, any length per location.
-            guidance: of the same image.
-            text_TPE: prompts of every class.
+            dense_Ehw: dense features of CLIP, of any length per cell.
+            guidance: features of the same image.
+            text_TPE: embeddings of the prompts of every class.
         """
+        groups = Groups(self.classes_at_once, self.checkpointing)
         cost_PThw = cosine_cost(dense_Ehw, text_TPE)
         classes = best_classes(cost_PThw, self.sizes.pad_len)
         if classes is not None:
-            cost_PThw, text_TPE = cost_PThw[:, classes], text_TPE[classes]
+            cost_PThw = cost_PThw[:, classes]
+            text_TPE = text_TPE[classes]
         text_TG = self.text_guidance_projection(text_direction(text_TPE))
         appearance_NG = self.guidance_projection(guidance.appearance[None])[0].flatten(1).T
-        x_TNC = self._in_groups(self._embed, cost_PThw.transpose(0, 1))
+        x_TNC = groups.apply(self._embed, cost_PThw.transpose(0, 1))
         for layer in self.layers:
-            x_TNC = self._layer(layer, x_TNC, appearance_NG, text_TG)
-        return ClassLogits(self._decode(x_TNC, guidance.decoder), classes)
-
-    def _layer(self, layer: nn.Module, x_TNC: Tensor, appearance: Tensor, text: Tensor) -> Tensor:
-        assert isinstance(layer, AggregatorLayer)
-        shares = layer.swin_block.guidance_shares(appearance)
-        x_TNC = self._in_groups(lambda x: layer.swin_block(x, shares), x_TNC, in_place=True)
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(layer.attention, x_TNC, text, use_reentrant=False)
-        return layer.attention(x_TNC, text)
+            x_TNC = layer(x_TNC, appearance_NG, text_TG, groups)
+        return ClassLogits(self._decode(x_TNC, guidance.decoder, groups), classes)
 
     def _embed(self, cost_TPhw: Tensor) -> Tensor:
         """(T, P, h, w) -> (T, N, C)"""
         return self.conv1(cost_TPhw).flatten(2).transpose(1, 2).contiguous()
 
-    def _decode(self, x_TNC: Tensor, guidance: tuple[Tensor, Tensor]) -> Tensor:
+    def _decode(self, x_TNC: Tensor, guidance: tuple[Tensor, Tensor], groups: Groups) -> Tensor:
+        """Logits (T, 4 h, 4 w)."""
         projections = zip(self.decoder_guidance_projection, guidance)
-        first, second = (project(features[None])[0] for project, features in projections)
-        shared = self.shared((first, second))
-        return self._in_groups(
-            # The transposed view is what torch calls channels_last.
-            lambda x: self(x.transpose(1, 2).unflatten(2, self.sizes.grid), shared),
-            x_TNC,
-        )
+        projected = [project(features[None])[0] for project, features in projections]
+        blocks = (self.decoder1, self.decoder2)
+        # What all classes of the image have in common is computed once.
+        steps = [
+            (b, b.corner_weight(), b.guidance_contribution(g)) for b, g in zip(blocks, projected)
+        ]
 
-    def _in_groups(
-        self, function: Callable[[Tensor], Tensor], x: Tensor, in_place: bool = False
-    ) -> Tensor:
-        """`function` of the classes, a group at a time; only `in_place` without gradients."""
-        groups: Sequence[Tensor] = x.split(self.classes_at_once or len(x))
-        if torch.is_grad_enabled():
-            if self.checkpointing:
-                parts = [checkpoint(function, group, use_reentrant=False) for group in groups]
-            else:
-                parts = [function(group) for group in groups]
-            return torch.cat(parts) if len(parts) > 1 else parts[0]
-        if in_place:
-            for group in groups:
-                group.copy_(function(group))
-            return x
-        first = function(groups[0])
-        found = first.new_empty(len(x), *first.shape[1:])
-        found[: len(first)] = first
-        for start, group in zip(range(len(first), len(x), len(first)), groups[1:]):
-            found[start : start + len(group)] = function(group)
-        return found
+        def decode(x_TNC: Tensor) -> Tensor:
+            # The transposed view is what torch calls channels_last.
+            x_TChw = x_TNC.transpose(1, 2).unflatten(2, self.sizes.grid)
+            for block, corner_weight, contribution in steps:
+                x_TChw = block(x_TChw, corner_weight, contribution)
+            return self.head(x_TChw)[:, 0]
+
+        return groups.apply(decode, x_TNC)
 
 
 def _conv(channels: int, out_channels: int) -> nn.Sequential:

@@ -1,11 +1,11 @@
-"""The decoder of the cost volume: twice up by two, guided by features of the picture.
+"""The steps of the decoder, which make the cost embedding twice as large, guided by image features.
 
 A step is a transposed convolution, its result beside the guidance, and two 3x3 convolutions. Nothing
 non-linear stands between the first two, so they are one convolution of the small map: half the work,
-and no large map of many channels in between. The guidance's share of it is the same for every class
-and is computed once.
+and no large map of many channels in between. The contribution of the guidance to it is the same for
+every class and is computed once.
 
-Shapes: T classes, C channels, h x w cells.
+Shapes: T classes, C channels, D output channels, G guidance channels, h x w cells.
 """
 
 from __future__ import annotations
@@ -30,22 +30,34 @@ class DoubleConv(nn.Module):
             nn.ReLU(inplace=True),
         )
 
+    def forward(self, x: Tensor) -> Tensor:
+        """(T, C, h, w) -> (T, D, h, w)"""
+        return self.double_conv(x)
+
 
 class UpBlock(nn.Module):
-    """(T, C, h, w) -> (T, D, 2 h, 2 w)."""
+    """One step, (T, C, h, w) -> (T, D, 2 h, 2 w)."""
 
     def __init__(self, *, channels: int, out_channels: int, guidance_channels: int) -> None:
+        """
+        Args:
+            channels: C.
+            out_channels: D.
+            guidance_channels: G, less than C: the transposed convolution gives the other C - G.
+        """
         super().__init__()
         kept = channels - guidance_channels
         self.up = nn.ConvTranspose2d(channels, kept, 2, stride=2)
         self.conv = DoubleConv(channels=channels, out_channels=out_channels)
 
-    def shared_share(self, guidance_G2h2w: Tensor) -> Tensor:
-        """What guidance and bias add to the first convolution's output, (1, D, 2 h, 2 w)."""
+    def guidance_contribution(self, guidance_G2h2w: Tensor) -> Tensor:
+        """What guidance and bias add to the output of the first convolution, (1, D, 2 h, 2 w)."""
         assert self.up.bias is not None
+        # The bias of the transposed convolution is a constant map in front of the first convolution,
+        # so its contribution differs at the border alone, where zeros are padded.
         bias = self.up.bias[:, None, None].expand(-1, *guidance_G2h2w.shape[1:])
-        share = self._first()(torch.cat([bias, guidance_G2h2w])[None])
-        return share.contiguous(memory_format=torch.channels_last)
+        contribution = self._first()(torch.cat([bias, guidance_G2h2w])[None])
+        return contribution.contiguous(memory_format=torch.channels_last)
 
     def corner_weight(self) -> Tensor:
         """Transposed convolution and first convolution as one kernel, (4 D, C, 2, 2).
@@ -54,14 +66,22 @@ class UpBlock(nn.Module):
         """
         kernel = self._first().weight[:, : self.up.out_channels]
         taps = _corner_taps(kernel)
+        # o, i, u: output, input and intermediate channels; p, q: pixel; k, l: cell; d, x: tap of the
+        # 3x3 kernel; a, b: half of a cell, which is the place in the transposed kernel.
         weight = torch.einsum("oudx,iuab,pkda,qlxb->pqoikl", kernel, self.up.weight, taps, taps)
         return weight.flatten(0, 2)
 
-    def forward(self, x_TChw: Tensor, corner_weight: Tensor, share: Tensor) -> Tensor:
-        """(T, C, h, w) -> (T, D, 2 h, 2 w), any number of classes at a time."""
+    def forward(self, x_TChw: Tensor, corner_weight: Tensor, contribution: Tensor) -> Tensor:
+        """(T, C, h, w) -> (T, D, 2 h, 2 w), any number of classes at a time.
+
+        Args:
+            x_TChw: maps of the classes.
+            corner_weight: result of `corner_weight`.
+            contribution: result of `guidance_contribution`.
+        """
         corners = F.conv2d(x_TChw, corner_weight, padding=1)
         _, norm1, relu, conv2, norm2, _ = self.conv.double_conv
-        x = relu(norm1(_around_corners(corners) + share))
+        x = relu(norm1(_around_corners(corners) + contribution))
         return relu(norm2(conv2(x)))
 
     def _first(self) -> nn.Conv2d:
@@ -88,35 +108,5 @@ def _around_corners(corners: Tensor) -> Tensor:
     count, _, rows, columns = corners.shape
     parts = corners.permute(0, 2, 3, 1).unflatten(-1, (2, 2, -1))
     pixels = parts.transpose(2, 3).reshape(count, 2 * rows, 2 * columns, -1)
+    # Corners on the border have pixels outside of the map.
     return pixels[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
-
-
-class CostDecoder(nn.Module):
-    """Two steps up and the head; its modules are the aggregator's, under the names of its files."""
-
-    def __init__(
-        self, *, width: int, dims: tuple[int, int], guidance_dims: tuple[int, int]
-    ) -> None:
-        super().__init__()
-        self.decoder1 = UpBlock(
-            channels=width, out_channels=dims[0], guidance_channels=guidance_dims[0]
-        )
-        self.decoder2 = UpBlock(
-            channels=dims[0], out_channels=dims[1], guidance_channels=guidance_dims[1]
-        )
-        self.head = nn.Conv2d(dims[1], 1, 3, padding=1)
-
-    def shared(self, guidance: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """What an image's classes share: kernel and guidance share of both steps.
-
-        Args:
-            guidance: projected, (G1, 2 h, 2 w) and (G2, 4 h, 4 w).
-        """
-        blocks = (self.decoder1, self.decoder2)
-        return [(b.corner_weight(), b.shared_share(g)) for b, g in zip(blocks, guidance)]
-
-    def forward(self, x_TChw: Tensor, shared: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """Logits (T, 4 h, 4 w) of some classes."""
-        for block, parts in zip((self.decoder1, self.decoder2), shared):
-            x_TChw = block(x_TChw, *parts)
-        return self.head(x_TChw)[:, 0]

@@ -1,4 +1,4 @@
-"""The cost volume: cosine between every location and every class, and the choice of the best classes.
+"""The cost volume, cosines between all locations and all classes, and the choice of the best classes.
 
 Shapes: T classes, P prompts of a class, E embedding, h x w cells.
 """
@@ -13,7 +13,12 @@ from clipself_seg.clip.precision import full_precision
 
 
 def cosine_cost(dense_Ehw: Tensor, text_TPE: Tensor) -> Tensor:
-    """Cosines (P, T, h, w) in [-1, 1], in float32 or better; no side has to be of unit length."""
+    """Cosines (P, T, h, w) in [-1, 1], in float32 or better.
+
+    Args:
+        dense_Ehw: features of every location, of any length.
+        text_TPE: embeddings of every prompt, of any length.
+    """
     with full_precision(dense_Ehw.device):
         dense = F.normalize(at_least_float32(dense_Ehw).flatten(1), dim=0)
         text_PTE = F.normalize(at_least_float32(text_TPE), dim=-1).transpose(0, 1)
@@ -21,14 +26,19 @@ def cosine_cost(dense_Ehw: Tensor, text_TPE: Tensor) -> Tensor:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision as float32; anything else as it is."""
+    """Converts half precision to float32, and returns anything else as it is."""
     return x.float() if x.element_size() < 4 else x
 
 
 def best_classes(cost_PThw: Tensor, count: int) -> Tensor | None:
-    """Indices (count,) of the classes with the highest cost anywhere, ascending.
+    """Indices (count,), ascending, of the classes whose highest cost in the image is highest.
 
-    None if there are no more than `count`, or if `count` is 0, which keeps them all.
+    Args:
+        cost_PThw: cosines.
+        count: number of classes to keep; 0 keeps all.
+
+    Returns:
+        None if all classes are kept.
     """
     if not count or cost_PThw.shape[1] <= count:
         return None
@@ -37,5 +47,5 @@ def best_classes(cost_PThw: Tensor, count: int) -> Tensor | None:
 
 
 def text_direction(text_TPE: Tensor) -> Tensor:
-    """One vector (T, E) of unit length for each class: the mean of its prompts."""
+    """Mean embedding of the prompts of each class, scaled to unit length, (T, E)."""
     return F.normalize(text_TPE.mean(dim=1), dim=-1)

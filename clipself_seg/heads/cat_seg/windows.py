@@ -1,9 +1,10 @@
-"""Sliding windows: where they lie, and how their class probabilities become one picture's.
+"""Sliding windows: where they lie, and how their class probabilities become those of one image.
 
-The published way of CAT-Seg: the picture is resized to a square canvas, cut into overlapping
-windows, and seen once more as a whole; windows are averaged where they overlap, then with the whole.
+The published evaluation of CAT-Seg: the image is resized to a square canvas and cut into overlapping
+windows; one more view is the whole image. Windows are averaged where they overlap, and the result
+with the whole view.
 
-Shapes: k classes, s x s logits of a window, H x W pixels of the original picture.
+Shapes: V views, k classes, s x s logits of a view, H x W pixels of the original image.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class WindowLayout:
 
     Attributes:
         size: side of a window in pixels.
-        overlap: share of the side that neighbours have in common.
+        overlap: fraction of the side that neighbours have in common, in [0, 1).
         canvas: side of the canvas in pixels.
     """
 
@@ -48,13 +49,13 @@ class WindowLayout:
 
     @property
     def corners(self) -> list[tuple[int, int]]:
-        """Top left corners (y, x), row by row."""
+        """Top left corners (y, x) of the windows, row by row."""
         stride = int(self.size * (1 - self.overlap))
         starts = range(0, self.canvas - self.size + 1, stride)
         return list(itertools.product(starts, starts))
 
     def views(self, image_3HW: Tensor) -> Tensor:
-        """The windows and, last, the whole picture, each (3, size, size); pixels stay 0..255."""
+        """The windows and, last, the whole image, (V, 3, size, size) float32; pixels stay 0..255."""
         square = resize(image_3HW[None].float(), self.canvas)[0]
         size = self.size
         windows = [square[:, y : y + size, x : x + size] for y, x in self.corners]
@@ -63,20 +64,25 @@ class WindowLayout:
     def merge(self, logits_Vkss: Tensor) -> Tensor:
         """Logits of the `views` -> probabilities (k, canvas, canvas).
 
-        The sigmoid is taken at the size of the window.
+        The sigmoid is taken at the size of the window, behind the first resizing.
         """
-        seen = resize(logits_Vkss, self.size).sigmoid_()
-        merged = seen.new_zeros(seen.shape[1], self.canvas, self.canvas)
-        times = seen.new_zeros(self.canvas, self.canvas)
-        for window, (y, x) in zip(seen, self.corners):
+        probabilities = resize(logits_Vkss, self.size).sigmoid_()
+        merged = probabilities.new_zeros(probabilities.shape[1], self.canvas, self.canvas)
+        times = probabilities.new_zeros(self.canvas, self.canvas)
+        for window, (y, x) in zip(probabilities, self.corners):
             merged[:, y : y + self.size, x : x + self.size] += window
             times[y : y + self.size, x : x + self.size] += 1
-        whole = resize(seen[-1:], self.canvas)[0]
+        whole = resize(probabilities[-1:], self.canvas)[0]
         return merged.mul_(0.5 / times).add_(whole, alpha=0.5)
 
 
 def resize(maps: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """(B, C, h, w) -> bilinear, no antialiasing; the input itself where the size is the same."""
+    """Resizes maps (B, C, h, w) bilinearly without antialiasing; returns maps of that size as they are.
+
+    Args:
+        maps: of floating point.
+        size: rows and columns, or the side of a square.
+    """
     wanted = (size, size) if isinstance(size, int) else size
     if tuple(maps.shape[-2:]) == tuple(wanted):
         return maps

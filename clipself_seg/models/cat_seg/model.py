@@ -296,7 +296,7 @@ class CATSeg(nn.Module):
             features = self.clip.visual.features(resized, ("dense", *self.guidance_blocks))
             guidance = self._guidance(guides, features)
             return [
-                self.aggregator.aggregate(dense, parts, text_TPE)
+                self.aggregator(dense, parts, text_TPE)
                 for dense, parts in zip(features["dense"], guidance)
             ]
 

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes, CostAggregator, Guidance
+from clipself_seg.heads.cat_seg.cost_aggregator import (
+    AggregatorLayer,
+    AggregatorSizes,
+    ClassLogits,
+    CostAggregator,
+    Guidance,
+)
+from clipself_seg.heads.cat_seg.cost_decoder import UpBlock
 
 
 def wave(shape: tuple[int, ...], a: float, b: float) -> torch.Tensor:
@@ -50,8 +57,8 @@ def test_official_numbers_to_the_last_digit(case):
     dense = wave((1, 512, 24, 24), 0.011, 0.3)[0]
     decoder = wave((256, 48, 48), 0.013, 0.1), wave((128, 96, 96), 0.017, 0.2)
     text = wave((classes, 1, 512), 0.023, 0.7)
-    found = aggregator.aggregate(dense, Guidance(dense, decoder), text).all_classes(classes)
-    y, n = found.flatten(), found.numel()
+    logits = aggregator(dense, Guidance(dense, decoder), text).all_classes(classes)
+    y, n = logits.flatten(), logits.numel()
     actual = [
         y.mean(),
         y.std(correction=0),
@@ -65,6 +72,27 @@ def test_official_numbers_to_the_last_digit(case):
     ]
     expected = torch.tensor([float(x) for x in GOLDEN[case].split()], dtype=torch.float64)
     torch.testing.assert_close(torch.stack(actual), expected, atol=2e-10, rtol=1e-9)
+
+
+@torch.no_grad()
+def test_calling_the_aggregator_aggregates_through_the_forward_of_its_parts():
+    sizes = AggregatorSizes(
+        **{"text": 12, "appearance": 12, "decoder_guidance": (6, 5), "hidden": 32, "heads": 2},
+        **{"grid": (4, 4), "window": 2, "pooling": (1, 2), "text_projected": 8},
+        **{"appearance_projected": 8, "decoder_dims": (16, 16), "pad_len": 0},
+        decoder_guidance_projected=(4, 4),
+    )
+    aggregator = CostAggregator(sizes)
+    called = []
+    for name, module in aggregator.named_modules():
+        if isinstance(module, CostAggregator | AggregatorLayer | UpBlock):
+            # A hook runs where a module is called, and not where another method of it is.
+            module.register_forward_hook(lambda *_, name=name: called.append(name))
+    guidance = Guidance(torch.randn(12, 4, 4), (torch.randn(6, 8, 8), torch.randn(5, 16, 16)))
+    result = aggregator(torch.randn(12, 4, 4), guidance, torch.randn(3, 1, 12))
+    assert isinstance(result, ClassLogits) and result.classes is None
+    assert result.logits.shape == (3, 16, 16)
+    assert called == ["layers.0", "layers.1", "decoder1", "decoder2", ""]
 
 
 def test_classes_that_pass_together_follow_from_the_size_of_the_cost_volume():

@@ -340,3 +340,12 @@ def test_training_needs_more_padding_than_classes_or_none():
         model = build("MODEL.CAT_SEG.PAD_LEN", str(length))
         model.setup_training(names)
         assert model.names == (("cat",), ("dog",), ("sky",))
+
+
+@torch.no_grad()
+def test_the_model_calls_the_aggregator_once_for_each_window(image):
+    model = build()
+    logits = []
+    model.aggregator.register_forward_hook(lambda _, __, result: logits.append(result.logits))
+    windows = model.window_logits(torch.stack([image, image.flip(2)]))
+    assert torch.equal(torch.stack(logits), windows)

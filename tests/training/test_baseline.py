@@ -19,6 +19,16 @@ RTOL = 1e-4  # CPUs add in other orders; on one machine the numbers are equal
 DEEPLAB = ("ASPP_CHANNELS", "ASPP_DILATIONS", "ASPP_DROPOUT", "LOSS_TYPE", "PROJECT_CHANNELS")
 DEEPLAB += ("PROJECT_FEATURES", "USE_DEPTHWISE_SEPARABLE_CONV")
 NEVER_READ = {f"MODEL.SEM_SEG_HEAD.{key}" for key in DEEPLAB}
+# Keys of DeepLab's head, which nothing ever read: no configuration has them any more, older states do.
+LET_GO = {
+    "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS",
+    "MODEL.SEM_SEG_HEAD.ASPP_DILATIONS",
+    "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT",
+    "MODEL.SEM_SEG_HEAD.LOSS_TYPE",
+    "MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS",
+    "MODEL.SEM_SEG_HEAD.PROJECT_FEATURES",
+    "MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV",
+}
 STATE = f"iteration_{runs.SAVED:07d}.safetensors"
 
 

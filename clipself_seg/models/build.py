@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -43,9 +44,9 @@ def build_model(cfg: CfgNode) -> Model:
     Raises:
         InputError: an unknown meta-architecture or CLIP, or a checkpoint that does not fit.
     """
-    cls = architecture(cfg)
+    build: Any = architecture(cfg)  # a Protocol says nothing about how its classes are made
     torch.manual_seed(cfg.SEED)
-    model = cls(cfg)
+    model: Model = build(cfg)
     if weights := cfg.MODEL.WEIGHTS:
         tensors = read_checkpoint(SHIPPED_MODELS.get(weights, weights)).tensors
         if is_training_state(tensors):

@@ -74,6 +74,9 @@ class Model(Protocol):
     def to(self, device: str) -> Any:
         """Moves the model to a device, as nn.Module does."""
 
+    def eval(self) -> Any:
+        """That of nn.Module."""
+
 
 @runtime_checkable
 class TrainableModel(Model, Protocol):

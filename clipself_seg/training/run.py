@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
+from torch import nn
 
 from clipself_seg.checkpoints.training_state import (
     CheckpointFolder,
@@ -167,7 +168,7 @@ def _load_trained(cfg: CfgNode, model: Model) -> int:
             f"no training checkpoint in {checkpoints.folder}: leave --resume out or train first"
         )
     tensors, metadata = state
-    unpack_model(tensors, model)
+    unpack_model(tensors, cast(nn.Module, model))
     return metadata["iteration"]
 
 

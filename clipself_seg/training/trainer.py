@@ -76,7 +76,7 @@ class Trainer:
             started: called before the first step, once nothing speaks against the run.
         """
         self.model: Any = model
-        self.device = next(self.model.parameters()).device
+        self.device = next(p.device for _, p in model.named_parameters())
         self.records = records
         self.mapper = mapper
         self.settings = settings

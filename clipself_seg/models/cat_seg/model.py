@@ -340,7 +340,7 @@ class CATSeg(nn.Module):
     def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
         """Loads ``MODEL.WEIGHTS``; shipped weights hold what training changed, the rest is the CLIP here."""
         shipped = source in SHIPPED_MODELS
-        self.load_state_dict(self.state_dict() | tensors if shipped else tensors)
+        self.load_state_dict({**self.state_dict(), **tensors} if shipped else tensors)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False

@@ -115,9 +115,8 @@ def _fractions(words: list[str]) -> list[str]:
     return fractions
 
 
-@report_input_errors
 def run(args: argparse.Namespace) -> None:
-    """The work of one process."""
+    """Does the work of one process."""
     from clipself_seg.config import load_config
 
     cfg = load_config(args.config_file, args.opts)
@@ -132,7 +131,7 @@ def run(args: argparse.Namespace) -> None:
 
 def worker(args: argparse.Namespace) -> None:
     """`run` in a process of Detectron2's `launch`, which looks at exit statuses only."""
-    status = run(args)
+    status = report_input_errors(run)(args)
     if status:
         sys.exit(status)
     leave_process_group()
@@ -169,6 +168,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     args = parse(sys.argv[1:] if arguments is None else arguments)
     check_processes(args)
+    if args.num_gpus * args.num_machines == 1:
+        run(args)
+        return 0
     from detectron2.engine import launch
     from torch.multiprocessing import ProcessExitedException
 

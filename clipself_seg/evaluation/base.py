@@ -5,16 +5,31 @@ from __future__ import annotations
 import abc
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from detectron2.evaluation import DatasetEvaluator, inference_context, inference_on_dataset
+from detectron2.utils import comm
 
 from clipself_seg.data.loader import Batches
 from clipself_seg.models.protocol import Model, PanopticModel, SemSegModel
 
 Results = dict[str, Any]  # name of a data set -> its numbers, nested as the task needs
 AnyModel = TypeVar("AnyModel", bound=Model)
+
+
+class Pass(NamedTuple):
+    """One pass of a model over a data set.
+
+    Attributes:
+        batches: lists of samples.
+        evaluator: is given samples and outputs.
+        asked: keyword arguments for each call of the model.
+    """
+
+    batches: Batches
+    evaluator: DatasetEvaluator
+    asked: Mapping[str, Any] = {}
 
 
 class Evaluation(abc.ABC, Generic[AnyModel]):
@@ -38,42 +53,45 @@ class Evaluation(abc.ABC, Generic[AnyModel]):
             InputError: a data set or a file of it is missing or broken, or does not fit the model.
         """
 
-    @abc.abstractmethod
-    def __call__(self, model: AnyModel) -> Results:
-        """Evaluates on every data set and returns the same numbers in every process."""
+    def __call__(self, model: Any) -> Results:
+        """Evaluate on every data set; the same numbers in every process.
+
+        Args:
+            model: an `AnyModel` that is an nn.Module. It is in evaluation mode meanwhile, and has its own
+                classes and mode again afterwards, so that training goes on.
+        """
+        results: Results = {}
+        with self._classes_kept(model):
+            for name in self.datasets:
+                outputs = []
+                for batches, evaluator, asked in self._passes(name, model):
+                    with inference_context(model):
+                        ask = functools.partial(model, **asked)
+                        outputs.append(inference_on_dataset(ask, batches, evaluator))
+                results[name] = self._numbers(name, outputs)
+                self.finished(results)
+        if results and comm.is_main_process():
+            self._report(results)
+        return results
 
     def metadata(self) -> dict[str, Any]:
         """Settings that decide the numbers beside weights and configuration, known after `check`."""
         return {}
 
+    def _classes_kept(self, model: AnyModel) -> contextlib.AbstractContextManager[None]:
+        """Gives the model its own classes back, where it has any."""
+        return contextlib.nullcontext()
+
     @abc.abstractmethod
-    def _dataset(self, name: str, model: AnyModel) -> dict[Any, Any]:
-        """Evaluates on one data set and returns its numbers."""
+    def _passes(self, name: str, model: AnyModel) -> Iterator[Pass]:
+        """The passes over a data set; the model is given its classes before the first."""
 
-    def _each_dataset(self, model: AnyModel) -> Results:
-        results: Results = {}
-        for name in self.datasets:
-            results[name] = self._dataset(name, model)
-            self.finished(results)
-        return results
+    @abc.abstractmethod
+    def _numbers(self, name: str, outputs: list[dict[str, Any]]) -> dict[Any, Any]:
+        """Numbers of a data set, from what the evaluator of each pass returned."""
 
-
-def run_model(
-    model: Any, batches: Batches, evaluator: DatasetEvaluator, **asked: Any
-) -> dict[str, Any]:
-    """Detectron2's `inference_on_dataset` with keyword arguments for each call of the model.
-
-    Args:
-        model: an nn.Module, which is in evaluation mode meanwhile.
-        batches: lists of samples.
-        evaluator: compares the samples with the model's outputs.
-        **asked: keyword arguments of the model's ``forward``, such as the outputs that it makes.
-
-    Returns:
-        The numbers of the evaluator.
-    """
-    with inference_context(model):
-        return inference_on_dataset(functools.partial(model, **asked), batches, evaluator)
+    def _report(self, results: Results) -> None:
+        """Logs tables of all data sets, in the main process."""
 
 
 @contextlib.contextmanager

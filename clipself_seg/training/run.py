@@ -99,7 +99,8 @@ def train(cfg: CfgNode, resume: bool) -> None:
         path = Path(cfg.OUTPUT_DIR) / task.result_file
         model.export(path)
         logger.info("result of the training written to %s", path)
-    _report(cfg, model, evaluation, iterations=cfg.SOLVER.MAX_ITER)
+    _write_numbers_of(evaluation, cfg, model, iterations=cfg.SOLVER.MAX_ITER)
+    evaluation(model)
 
 
 def _leave_out_missing(evaluation: Evaluation[Any], model: Model) -> None:
@@ -145,7 +146,8 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
     # What a training wrote about itself stays.
     suffix = "_eval" if _checkpoints(cfg).paths() else ""
     _write_config(cfg, suffix)
-    _report(cfg, model, evaluation, iterations=iterations, suffix=suffix)
+    _write_numbers_of(evaluation, cfg, model, iterations=iterations, suffix=suffix)
+    evaluation(model)
 
 
 def _trainable(cfg: CfgNode) -> type[TrainableModel]:
@@ -172,14 +174,15 @@ def _load_trained(cfg: CfgNode, model: Model) -> int:
     return metadata["iteration"]
 
 
-def _report(
+def _write_numbers_of(
+    evaluation: Evaluation[Any],
     cfg: CfgNode,
     model: Model,
-    evaluation: Evaluation[Any],
+    *,
     iterations: int | None,
     suffix: str = "",
 ) -> None:
-    """Evaluate and write the numbers with where they come from, anew after each data set."""
+    """Lets an evaluation write its numbers with where they come from, anew after each data set."""
     file = Path(RESULTS_FILE)
     path = Path(cfg.OUTPUT_DIR) / f"{file.stem}{suffix}{file.suffix}"
     weights = model.weights_hash() if comm.is_main_process() and evaluation.datasets else ""
@@ -202,4 +205,3 @@ def _report(
         logger.info("results written to %s", path)
 
     evaluation.finished = write
-    evaluation(model)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.utils import comm
 
 from clipself_seg.data.datasets.panoptic import IGNORE_LABEL
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.records import Record
-from clipself_seg.evaluation.base import Evaluation, own_classes_kept, run_model
+from clipself_seg.evaluation.base import Evaluation, Pass, Results, own_classes_kept
 from clipself_seg.evaluation.instances.ap import InstanceAPEvaluator
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.evaluation.panoptic.fusion_report import (
@@ -43,8 +43,6 @@ from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
 from clipself_seg.models.panoptic.outputs import Fusion
 from clipself_seg.models.protocol import PanopticModel
 
-# Data set -> name of a fusion -> name of a number -> the number; "sweep" stands beside the fusions.
-FusionResults = dict[str, dict[str, Any]]
 logger = logging.getLogger(__name__)
 
 
@@ -118,24 +116,6 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             "output_dir": Path(cfg.OUTPUT_DIR),
         }
 
-    def __call__(self, model: PanopticModel) -> FusionResults:
-        """Evaluates on every data set; every process gets the same numbers.
-
-        Args:
-            model: the model, which is given the classes of each data set; afterwards it has its own
-                classes and mode again, so that training goes on.
-
-        Returns:
-            For each data set and fusion means in percent (those of `panoptic_results`, "AP..." of
-            `instance_results`, those of `sem_seg_results`), "alpha", "beta" and "images"; with a
-            sweep also "sweep", see `fusion_report`.
-        """
-        with own_classes_kept(model):
-            results = self._each_dataset(model)
-        if results and comm.is_main_process():
-            self._report(results)
-        return results
-
     def check(self, model: PanopticModel) -> None:
         """Refuse early what would fail late: missing files, a vocabulary without things or stuff."""
         records = {}
@@ -154,18 +134,26 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         """Settings that decide the numbers beside weights and configuration, known after `check`."""
         return self._metadata
 
-    def _dataset(self, name: str, model: PanopticModel) -> dict[str, Any]:
+    def _classes_kept(self, model: PanopticModel) -> contextlib.AbstractContextManager[None]:
+        return own_classes_kept(model)
+
+    def _passes(self, name: str, model: PanopticModel) -> Iterator[Pass]:
         truth = self._truth(name)
         model.set_vocabulary(truth.vocabulary, seen=truth.seen)
-        fusions = self._fusions(truth)
         batches = evaluation_batches(truth.records, self.mapper, self.workers)
-        numbers = run_model(model, batches, self._evaluator(name, truth), fusions=fusions)
+        yield Pass(batches, self._evaluator(name, truth), {"fusions": self._fusions(truth)})
+
+    def _numbers(self, name: str, outputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """For each fusion means in percent (those of `panoptic_results`, "AP..." of `instance_results`, those
+        of `sem_seg_results`), "alpha", "beta" and "images"; with a sweep also "sweep", see `fusion_report`.
+        """
+        (numbers,) = outputs
         results: dict[str, Any] = {
-            fusion: numbers[fusion] | {"alpha": fusions[fusion].alpha, "beta": fusions[fusion].beta}
-            for fusion in self.fusions
+            fusion: numbers[fusion] | {"alpha": own.alpha, "beta": own.beta}
+            for fusion, own in self.fusions.items()
         }
         if self.sweep:
-            results["sweep"] = sweep_results(self.sweep, truth.seen, numbers)
+            results["sweep"] = sweep_results(self.sweep, self._truth(name).seen, numbers)
         return results
 
     def _fusions(self, truth: PanopticGroundTruth) -> dict[str, Fusion]:
@@ -229,7 +217,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             self._known[name] = read_panoptic_ground_truth(name, self.tasks, self.train_vocabulary)
         return self._known[name]
 
-    def _report(self, results: FusionResults) -> None:
+    def _report(self, results: Results) -> None:
         model = self.output_dir.name or "model"
         logger.info(
             "All data sets in percent:\n%s\n\n%s",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,11 @@ from clipself_seg.data.mappers.regions import RegionMapper
 from clipself_seg.data.records import Record
 from clipself_seg.data.segments import MaskResize
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
-from clipself_seg.evaluation.base import Evaluation, run_model
+from clipself_seg.evaluation.base import Evaluation, Pass
 from clipself_seg.evaluation.regions.accuracy import RegionAccuracyEvaluator
 from clipself_seg.evaluation.regions.report import plot_size_curve, size_table
 from clipself_seg.models.protocol import RegionModel
 
-# Data set -> side of the student's input in pixels -> name of a number -> the number.
-Results = dict[str, dict[int, dict[str, float]]]
 logger = logging.getLogger(__name__)
 
 
@@ -70,54 +68,39 @@ class RegionEvaluation(Evaluation[RegionModel]):
             "output_dir": Path(cfg.OUTPUT_DIR),
         }
 
-    def __call__(self, model: RegionModel) -> Results:
-        """Evaluates on every data set at every size; every process gets the same numbers.
-
-        Args:
-            model: the model, which has the classes of the last data set afterwards; its mode is
-                restored.
-        """
-        return self._each_dataset(model)
-
     def check(self, model: RegionModel) -> None:
         """Refuse early what would fail late: missing data sets, sizes and readouts that do not fit."""
         model.check_readouts(self.sizes, self.read)
         for name in self.datasets:
             self._records(name)
 
-    def _dataset(self, name: str, model: RegionModel) -> dict[int, dict[str, float]]:
+    def _passes(self, name: str, model: RegionModel) -> Iterator[Pass]:
         vocabulary, records = self._records(name)
         model.set_vocabulary(vocabulary)
-        results = {size: self._size(name, vocabulary, records, size, model) for size in self.sizes}
-        if len(self.sizes) > 1 and comm.is_main_process():
-            logger.info("Accuracy over the input size on %s:\n%s", name, size_table(results))
-            plot_size_curve({name: results}, self.output_dir / f"size_curve_{name}.png")
-        return results
-
-    def _size(
-        self,
-        name: str,
-        vocabulary: Vocabulary,
-        records: list[Record],
-        size: int,
-        model: RegionModel,
-    ) -> dict[str, float]:
-        mapper = RegionMapper(
-            image_size=size,
-            crop_size=model.image_size,
-            stride=model.patch_size,
-            vocabulary=vocabulary,
-            read=self.read,
-            mask_resize=self.mask_resize,
-        )
         several = len(self.sizes) > 1
-        evaluator = RegionAccuracyEvaluator(
-            dataset_name=name,
-            class_names=vocabulary.names,
-            output_dir=self.output_dir / f"size_{size}" if several else self.output_dir,
-        )
-        batches = evaluation_batches(records, mapper, self.workers)
-        return run_model(model, batches, evaluator)["regions"]
+        for size in self.sizes:
+            mapper = RegionMapper(
+                image_size=size,
+                crop_size=model.image_size,
+                stride=model.patch_size,
+                vocabulary=vocabulary,
+                read=self.read,
+                mask_resize=self.mask_resize,
+            )
+            evaluator = RegionAccuracyEvaluator(
+                dataset_name=name,
+                class_names=vocabulary.names,
+                output_dir=self.output_dir / f"size_{size}" if several else self.output_dir,
+            )
+            yield Pass(evaluation_batches(records, mapper, self.workers), evaluator)
+
+    def _numbers(self, name: str, outputs: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
+        """For each side of the input in pixels the accuracies, see `RegionAccuracyEvaluator`."""
+        numbers = {size: output["regions"] for size, output in zip(self.sizes, outputs)}
+        if len(self.sizes) > 1 and comm.is_main_process():
+            logger.info("Accuracy over the input size on %s:\n%s", name, size_table(numbers))
+            plot_size_curve({name: numbers}, self.output_dir / f"size_curve_{name}.png")
+        return numbers
 
     def _records(self, name: str) -> tuple[Vocabulary, list[Record]]:
         """Vocabulary and records of a data set, read once."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.config import CfgNode, configurable
-from detectron2.utils import comm
 
 from clipself_seg.data.datasets.catalog import vocabulary_name
 from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
@@ -21,14 +21,12 @@ from clipself_seg.data.overlap import seen_by_name
 from clipself_seg.data.records import Record
 from clipself_seg.data.vocabulary import Vocabulary, class_list, load_vocabulary, read_class_json
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import Evaluation, own_classes_kept, run_model
+from clipself_seg.evaluation.base import Evaluation, Pass, Results, own_classes_kept
 from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
 from clipself_seg.evaluation.sem_seg.numbers import check_rule
 from clipself_seg.evaluation.sem_seg.report import paper_table, run_table
 from clipself_seg.models.protocol import SemSegModel
 
-# Data set -> name of a number -> the number.
-SemSegResults = dict[str, dict[str, float]]
 logger = logging.getLogger(__name__)
 
 
@@ -93,33 +91,6 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
             "pooling": cfg.MODEL.SEM_SEG_HEAD.POOLING_SIZES if cfg.TEST.SLIDING_WINDOW else (),
         }
 
-    def __call__(self, model: SemSegModel) -> SemSegResults:
-        """Evaluates on every data set; every process gets the same numbers.
-
-        Args:
-            model: the model, which is given the classes of each data set; afterwards it has its own
-                classes and mode again, so that training goes on.
-
-        Returns:
-            For each data set means, counts and the numbers of each class that counts, see
-            `sem_seg_results`.
-        """
-        if set(self.pooling) - {1}:
-            logger.info(
-                "MODEL.SEM_SEG_HEAD.POOLING_SIZES is %s; the official numbers pool by 1 in evaluation",
-                list(self.pooling),
-            )
-        with own_classes_kept(model):
-            results = self._each_dataset(model)
-        if results and comm.is_main_process():
-            logger.info(
-                'All data sets in percent, rule "%s":\n%s\n\n%s',
-                self.rule,
-                run_table(results),
-                paper_table({self.output_dir.name or "model": results}),
-            )
-        return results
-
     def metadata(self) -> dict[str, str]:
         """Settings that decide the numbers beside weights and data, for the files of a run."""
         return {"evaluator rule": self.rule, "train vocabulary": self.train_vocabulary}
@@ -130,7 +101,10 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         for name in self.datasets:
             self._task(name)
 
-    def _dataset(self, name: str, model: SemSegModel) -> dict[str, float]:
+    def _classes_kept(self, model: SemSegModel) -> contextlib.AbstractContextManager[None]:
+        return own_classes_kept(model)
+
+    def _passes(self, name: str, model: SemSegModel) -> Iterator[Pass]:
         task = self._task(name)
         model.set_vocabulary(task.vocabulary)
         evaluator = SemSegAccuracyEvaluator(
@@ -142,11 +116,25 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
             rule=self.rule,
             output_dir=self.output_dir,
         )
+        if set(self.pooling) - {1}:
+            logger.info(
+                "MODEL.SEM_SEG_HEAD.POOLING_SIZES is %s; the official numbers pool by 1 in evaluation",
+                list(self.pooling),
+            )
         batches = evaluation_batches(task.records, self.mapper, self.workers)
         # The best class of each pixel instead of all scores.
-        numbers = run_model(model, batches, evaluator, output="labels")["sem_seg"]
+        yield Pass(batches, evaluator, {"output": "labels"})
+
+    def _numbers(self, name: str, outputs: list[dict[str, Any]]) -> dict[str, float]:
+        """Means, counts and the numbers of each class that counts, see `sem_seg_results`."""
         # JSON has no NaN: a class that does not count has no number.
-        return {key: value for key, value in numbers.items() if not math.isnan(value)}
+        return {key: v for key, v in outputs[0]["sem_seg"].items() if not math.isnan(v)}
+
+    def _report(self, results: Results) -> None:
+        table = paper_table({self.output_dir.name or "model": results})
+        logger.info(
+            'All data sets in percent, rule "%s":\n%s\n\n%s', self.rule, run_table(results), table
+        )
 
     def _task(self, name: str) -> _Task:
         """Classes, records and settings of a data set, read once."""

@@ -177,7 +177,7 @@ def test_an_evaluation_inside_a_training_is_in_full_precision():
 def test_training_leaves_out_missing_test_sets_and_evaluation_does_not(
     tmp_path, datasets, capfd, monkeypatch
 ):
-    monkeypatch.setattr(RegionEvaluation, "facts", lambda self: {"rule": "own"}, raising=False)
+    monkeypatch.setattr(RegionEvaluation, "metadata", lambda self: {"rule": "own"}, raising=False)
     shutil.rmtree(datasets / "coco" / "panoptic_val2017")
     tested = {
         "DATASETS__TEST": "('coco_2017_val_panoptic', 'coco_2017_train_panoptic')",

@@ -181,7 +181,7 @@ def test_average_over_images_and_weight_reach_the_loss():
     torch.testing.assert_close(model(samples)["loss_clipself"], 2 * single.mean())
 
 
-def test_copies_share_nothing_with_the_clip_that_was_given():
+def test_copies_have_no_tensor_of_the_clip_that_was_given():
     clip = load_clip("ViT-Mini-8", None)
     model = type(tiny_clipself())(clip=copy.deepcopy(clip))
     before = state(clip)
@@ -189,7 +189,7 @@ def test_copies_share_nothing_with_the_clip_that_was_given():
     assert not changed(before, clip.state_dict()) and SIDE == clip.image_size
 
 
-def test_student_starts_where_it_is_told_and_only_as_a_student_of_the_same_clip():
+def test_student_starts_from_given_weights_and_only_as_a_student_of_the_same_clip():
     first = tiny_clipself()
     one_step(first)
     again = tiny_clipself(student=copy.deepcopy(first.student))

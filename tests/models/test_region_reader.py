@@ -20,25 +20,25 @@ def reader():
     return reader
 
 
-def naive(clip, way, sample):
-    """The embeddings of one way from the public functions of the CLIP, (n, E)."""
+def naive(clip, readout, sample):
+    """The embeddings of one readout from the public functions of the CLIP, (n, E)."""
     images = clip.preprocess(sample["image"][None])
-    masked = way.startswith("attention")
-    if way == "crops":
+    masked = readout.startswith("attention")
+    if readout == "crops":
         return clip.encode_image(clip.preprocess(sample["crops"]))
-    if way.endswith("boxes"):
+    if readout.endswith("boxes"):
         return clip.encode_boxes(images, [sample["boxes"]], masked)
     return clip.encode_masks(images, [sample["masks"]], masked)
 
 
-@pytest.mark.parametrize("way", READINGS)
-def test_scores_of_a_batch_are_cosines_of_single_images(reader, way):
+@pytest.mark.parametrize("readout", READINGS)
+def test_scores_of_a_batch_are_cosines_of_single_images(reader, readout):
     samples = [tiny_region_sample(0, 3), tiny_region_sample(1, 1)]
     outputs = reader(samples)
     for sample, output in zip(samples, outputs):
         with torch.no_grad():
-            expected = naive(reader.clip, way, sample) @ reader.text_KE.T
-        torch.testing.assert_close(output["scores"][way], expected)
+            expected = naive(reader.clip, readout, sample) @ reader.text_KE.T
+        torch.testing.assert_close(output["scores"][readout], expected)
 
 
 def test_one_dense_pass_serves_boxes_and_masks(reader, monkeypatch):

@@ -1,4 +1,4 @@
-"""CAT-Seg as a model: words, texts that are never stale, checkpoints of other kinds, initial weights."""
+"""CAT-Seg as a model: vocabularies, texts that are never stale, checkpoints of other kinds, initial weights."""
 
 from __future__ import annotations
 
@@ -51,23 +51,23 @@ def test_words_changed_on_a_live_model_take_effect(image):
     assert torch.equal(scores(model, image), before)
 
 
-@pytest.mark.parametrize("way", ["optimiser", "load_state_dict", "replaced", "permuted"])
+@pytest.mark.parametrize("change", ["optimiser", "load_state_dict", "replaced", "permuted"])
 @torch.no_grad()
-def test_weights_that_change_never_meet_the_texts_of_earlier_ones(way):
+def test_weights_that_change_never_meet_the_texts_of_earlier_ones(change):
     model = build()
     old = model.texts.embed(model.names)
     assert model.texts.embed(model.names) is old
     weight = next(iter(model.clip.text.transformer.resblocks)).attn.q_proj_weight
-    if way == "optimiser":
+    if change == "optimiser":
         weight.grad = torch.ones_like(weight)
         torch.optim.AdamW([weight], lr=0.1, fused=True).step()
-    elif way == "load_state_dict":
+    elif change == "load_state_dict":
         state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         for name in state:
             if name.startswith("clip.text.") and name.endswith("v_proj_weight"):
                 state[name] += 0.3
         model.load_state_dict(state)
-    elif way == "permuted":
+    elif change == "permuted":
         weight.copy_(weight.flip(0))
     else:
         model.clip.text.text_projection = torch.nn.Parameter(model.clip.text.text_projection * -1)
@@ -93,7 +93,7 @@ def test_texts_of_several_vocabularies_are_kept_for_one_device(monkeypatch):
     assert asked[-2:] == [cat, cat]
 
 
-def test_a_checksum_tells_places_of_weights_across_chunks(monkeypatch):
+def test_a_checksum_depends_on_places_of_weights_across_chunks(monkeypatch):
     monkeypatch.setitem(hashes.CHUNK, "cpu", 4)
     hashes._factors.cache_clear()
     weight = torch.arange(10.0) - 4
@@ -165,7 +165,7 @@ def test_a_name_that_clip_would_cut_is_refused(image):
     model.set_vocabulary(["dog " * 60 + "x", "dog"])
     with pytest.raises(InputError, match="dog dog.* more than the 77 tokens"):
         model.set_vocabulary(["dog", "dog " * 100])
-    assert scores(model, image).shape[0] == 2  # with the words that it had
+    assert scores(model, image).shape[0] == 2  # with the classes that it had
 
 
 @torch.no_grad()
@@ -186,7 +186,7 @@ def test_a_label_outside_of_the_vocabulary_is_named(image):
             model([{"image": image, "sem_seg": labels.index_fill(0, torch.tensor(3), wrong)}])
 
 
-def test_a_picture_smaller_than_the_logits_is_cut_as_detectron2_does(image):
+def test_an_image_smaller_than_the_logits_is_cut_as_detectron2_does(image):
     from detectron2.modeling.postprocessing import sem_seg_postprocess
 
     model = build("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", "0")
@@ -194,8 +194,8 @@ def test_a_picture_smaller_than_the_logits_is_cut_as_detectron2_does(image):
     with torch.no_grad():
         whole = model.window_logits(small[None])[0].sigmoid()
     expected = sem_seg_postprocess(whole, (20, 30), 40, 60)
-    found = model([{"image": small, "height": 40, "width": 60}])[0]["sem_seg"]
-    torch.testing.assert_close(found, expected)
+    actual = model([{"image": small, "height": 40, "width": 60}])[0]["sem_seg"]
+    torch.testing.assert_close(actual, expected)
 
 
 def test_a_distilled_tower_is_where_training_starts(tmp_path):
@@ -221,7 +221,7 @@ def test_a_tower_of_another_clip_is_refused(tmp_path):
         build(*opts)
 
 
-def test_checkpoints_of_other_kinds_are_told_apart():
+def test_checkpoints_of_other_kinds_are_refused():
     model = build()
     official = to_official(model)
     first = "sem_seg_head.predictor.transformer.conv1.weight"

@@ -124,7 +124,7 @@ def test_logits_with_both_residuals_and_another_size_than_clip_s(residual):
 
 
 @torch.no_grad()
-def test_the_plain_formulation_tells_its_parts_apart():
+def test_the_plain_formulation_keeps_its_parts_apart():
     """What is compared here depends on padding, text guidance, residual and pooling."""
     images = windows(1)
     base = plain_logits(tiny_model(), images)
@@ -195,8 +195,8 @@ def test_loss_is_that_of_one_hot_targets(mask_ignored, ignored):
         close(loss, plain.loss(model, images, labels))
 
 
-def pictures():
-    """Two pictures, tall and wide, and the sizes that are asked for."""
+def two_images():
+    """Two images, tall and wide, and the sizes that are asked for."""
     tall, wide = torch.randint(256, (3, 90, 70)), torch.randint(256, (3, 50, 123))
     return [
         {"image": tall.to(torch.uint8)},
@@ -206,12 +206,12 @@ def pictures():
 
 @pytest.mark.parametrize("sliding", [True, False])
 @pytest.mark.parametrize("pad_len", [12, 5, 0])
-def test_inference_of_several_pictures(sliding, pad_len):
+def test_inference_of_several_images(sliding, pad_len):
     model = tiny_model(sizes={"pad_len": pad_len}, classes_at_once=2, sliding=sliding)
-    samples = pictures()
-    found = [result["sem_seg"] for result in model(samples)]
+    samples = two_images()
+    probs = [result["sem_seg"] for result in model(samples)]
     labels = [result["sem_seg_labels"] for result in model(samples, output="labels")]
-    for sample, scores, best in zip(samples, found, labels):
+    for sample, scores, best in zip(samples, probs, labels):
         expected = plain.scores(model, sample)
         close(scores, expected)
         assert torch.equal(best, expected.argmax(dim=0))
@@ -220,7 +220,7 @@ def test_inference_of_several_pictures(sliding, pad_len):
 def test_inference_of_more_classes_than_maps_in_memory(monkeypatch):
     monkeypatch.setattr("clipself_seg.heads.cat_seg.class_maps.AT_ONCE", {"cpu": 2})
     model = tiny_model(sizes={"pad_len": 5}, sliding=True)
-    sample = pictures()[1]
+    sample = two_images()[1]
     expected = plain.scores(model, sample)
     close(model([sample])[0]["sem_seg"], expected)
     (result,) = model([sample], output="labels")

@@ -21,7 +21,7 @@ from tests.heads.cat_seg.test_cost_aggregator import wave
 from tests.parity.named_weights import named_input, named_state_dict
 
 
-def facts(case: str) -> tuple[dict, dict[str, torch.Tensor]]:
+def reference(case: str) -> tuple[dict, dict[str, torch.Tensor]]:
     content = json.loads((PARITY / f"{case}.json").read_text())
     arrays = np.load(PARITY / f"{case}.npz")
     return content, {
@@ -49,7 +49,7 @@ def window() -> torch.Tensor:
 
 
 def prepare(model: CATSeg, case: str, weights: dict[str, torch.Tensor]):
-    content, expected = facts(case)
+    content, expected = reference(case)
     factors = content.get("weight_multipliers", {})
     model.load_state_dict({n: t * factors.get(n, 1) for n, t in weights.items()})
     for layer, pooling in zip(model.aggregator.layers, content["pooling"]):
@@ -83,9 +83,13 @@ def test_features_texts_and_prompts_of_a_window(model, weights):
         features = model.clip.visual.features(images, ("dense", "block3", "block7"))
         (guidance,) = model._guidance(images, features)
     torch.testing.assert_close(text, expected["text"], atol=1e-6, rtol=0)
-    found = {"res3": guidance.appearance, "res4": guidance.decoder[0], "res5": guidance.decoder[1]}
+    guiding = {
+        "res3": guidance.appearance,
+        "res4": guidance.decoder[0],
+        "res5": guidance.decoder[1],
+    }
     for name, tolerance in (("res3", 3e-5), ("res4", 7e-5), ("res5", 7e-5)):
-        actual = found[name][None, ..., ::4, ::4]
+        actual = guiding[name][None, ..., ::4, ::4]
         torch.testing.assert_close(actual, expected[name], atol=tolerance, rtol=0)
 
 
@@ -129,14 +133,14 @@ def named_by_identity(model: CATSeg) -> dict[str, torch.Tensor]:
         for number, parameter in enumerate(own):
             parameter.fill_(number + 1000)
         exported = to_official(model)
-        found = {
+        parameters = {
             name: own[int(tensor.flatten()[0]) - 1000]
             for name, tensor in exported.items()
             if tensor.numel() and tensor.flatten()[0] >= 1000
         }
         for parameter, value in zip(own, kept):
             parameter.copy_(value)
-    return found
+    return parameters
 
 
 def test_the_export_has_the_official_keys_and_loads_again(model, weights, tmp_path):
@@ -173,12 +177,12 @@ def build_meta(preset: str) -> CATSeg:
 
 
 def fill_official(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    found = {}
+    filled = {}
     for index, name in enumerate(sorted(state)):
         values = 0.05 * wave(tuple(state[name].shape), 0.37, index)
         norm = name.endswith(".weight") and state[name].ndim == 1
-        found[name] = (values + 1 if norm else values).float()
-    return found
+        filled[name] = (values + 1 if norm else values).float()
+    return filled
 
 
 @torch.no_grad()
@@ -194,9 +198,9 @@ def test_golden_numbers_of_the_image_tower():
     expected = torch.tensor([0.0303558, -0.0104295, -0.0498033])
     torch.testing.assert_close(row_300, expected, atol=1e-5, rtol=0)
     embedding = tower(wave((1, 3, 224, 224), 0.0007, 0.4).float())
-    found = torch.stack([embedding.mean(), embedding.std(correction=0), *embedding[0, :2]])
+    numbers = torch.stack([embedding.mean(), embedding.std(correction=0), *embedding[0, :2]])
     expected = torch.tensor([-0.0059300, 0.0775520, 0.0341822, -0.0066425])
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(numbers, expected, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""OpenPanoptic: rows of the fusion from one pass, training, checkpoints under ODISE's names."""
+"""OpenPanoptic: several fusions from one pass, training, checkpoints under ODISE's names."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def sample(height=60, width=75, seed=0):
 
 
 def training_samples(count=2):
-    found = []
+    samples = []
     for seed in range(count):
         generator = torch.Generator().manual_seed(seed)
         ids = torch.randint(3, (1, 4, 4), generator=generator).float()
         ids = torch.nn.functional.interpolate(ids[None], (64, 64))[0, 0]
-        found.append(
+        samples.append(
             {
                 "image": torch.randint(256, (3, 64, 64), dtype=torch.uint8, generator=generator),
                 "labels": torch.tensor([2, 0, 1]),
@@ -68,7 +68,7 @@ def training_samples(count=2):
                 "words": ["red star", "grass"] if seed else [],
             }
         )
-    return found
+    return samples
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def model():
 
 def test_outputs_are_those_of_the_parts_put_together(model):
     one = sample()
-    (found,) = model([one])
+    (outputs,) = model([one])
     with torch.no_grad():
         generated = model.generate(one)
         texts = model.branch_bank.embed(["red star", "blue ring", "grass", "lawn"])
@@ -90,30 +90,30 @@ def test_outputs_are_those_of_the_parts_put_together(model):
     probs = fuse_scores(*scores)
     masks = resize_masks(generated.mask_logits, (64, 96), (60, 75), (40, 50))
     ids, segments = merge_panoptic(probs, masks, (0, 1))
-    assert torch.equal(found["panoptic_seg"][0], ids) and found["panoptic_seg"][1] == segments
-    assert torch.equal(found["sem_seg"], merge_semantic(probs, masks))
-    assert found["sem_seg"].shape == (3, 40, 50)
+    assert torch.equal(outputs["panoptic_seg"][0], ids) and outputs["panoptic_seg"][1] == segments
+    assert torch.equal(outputs["sem_seg"], merge_semantic(probs, masks))
+    assert outputs["sem_seg"].shape == (3, 40, 50)
     expected = merge_instances(probs, masks, (0, 1))
-    assert torch.equal(found["instances"].scores, expected.scores)
+    assert torch.equal(outputs["instances"].scores, expected.scores)
 
 
-def test_rows_of_one_pass_equal_a_model_of_each_mode(model):
-    (found,) = model([sample()], fusions=FUSIONS)
+def test_fusions_of_one_pass_equal_a_model_of_each_mode(model):
+    (outputs,) = model([sample()], fusions=FUSIONS)
     for mode in FUSIONS:
         (alone,) = model_of("MODEL.FUSION.MODE", mode)([sample()])
-        row = found["fusions"][mode]
-        assert torch.equal(row["panoptic_seg"][0], alone["panoptic_seg"][0])
-        assert torch.equal(row["sem_seg_labels"], alone["sem_seg"].argmax(0))
-        assert torch.equal(row["instances"].scores, alone["instances"].scores)
+        fused = outputs["fusions"][mode]
+        assert torch.equal(fused["panoptic_seg"][0], alone["panoptic_seg"][0])
+        assert torch.equal(fused["sem_seg_labels"], alone["sem_seg"].argmax(0))
+        assert torch.equal(fused["instances"].scores, alone["instances"].scores)
 
 
-def test_a_row_makes_only_what_its_tasks_ask_for(model):
+def test_a_fusion_makes_only_what_its_tasks_ask_for(model):
     tasks = {"clip": ("panoptic",), "fused": ("semantic",)}
     asked = {name: f._replace(tasks=tasks.get(name, f.tasks)) for name, f in FUSIONS.items()}
-    (found,) = model([sample()], fusions=asked)
-    assert found["fusions"]["clip"].keys() == {"panoptic_seg"}
-    assert found["fusions"]["fused"].keys() == {"sem_seg_labels"}
-    assert len(found["fusions"]["generator"]) == 3
+    (outputs,) = model([sample()], fusions=asked)
+    assert outputs["fusions"]["clip"].keys() == {"panoptic_seg"}
+    assert outputs["fusions"]["fused"].keys() == {"sem_seg_labels"}
+    assert len(outputs["fusions"]["generator"]) == 3
 
 
 def test_the_generator_alone_never_asks_clip(monkeypatch):
@@ -136,7 +136,7 @@ def test_the_canvas_is_padded_with_the_grey_of_the_configuration(model, monkeypa
     assert (canvas[:, 60:] == padding).all() and (canvas[:, :, 75:] == padding).all()
 
 
-def test_a_picture_is_segmented_alike_alone_and_in_a_list(model):
+def test_an_image_is_segmented_alike_alone_and_in_a_list(model):
     pair = [sample(seed=1), sample(48, 33, seed=2)]
     together, alone = model(pair), [model([one])[0] for one in pair]
     for left, right in zip(together, alone):
@@ -216,7 +216,7 @@ def test_official_extras_are_ignored():
     model.load_state_dict(state | {"module.criterion.empty_weight": torch.ones(134)})
 
 
-def test_wrong_checkpoints_are_refused_with_the_way_out(tmp_path):
+def test_wrong_checkpoints_are_refused_with_advice(tmp_path):
     model = model_of()
     state = dict(trained_state(model))
     caption = trained_state(model_of("MODEL.MASK_GENERATOR.VARIANT", "caption"))
@@ -301,7 +301,7 @@ def test_bad_keys_are_refused_by_name(opts, words):
         model_of(*opts)
 
 
-def test_no_words_and_no_generator_are_told(model):
+def test_no_classes_and_no_generator_are_refused(model):
     fresh = build_model(load_config(CONFIG, SMALL))
     with pytest.raises(RuntimeError, match="call set_vocabulary"):
         fresh([sample()])

@@ -184,7 +184,8 @@ def _common_pixels(truth: PanopticMap, predicted: PanopticMap) -> np.ndarray:
 
     Runs of equal pairs along the rows are counted instead of pixels: there are far fewer.
     """
-    true_ids, predicted_ids = truth.ids.ravel(), predicted.ids.ravel()
+    true_ids = truth.ids.ravel()
+    predicted_ids = predicted.ids.ravel()
     changes = (true_ids[1:] != true_ids[:-1]) | (predicted_ids[1:] != predicted_ids[:-1])
     starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
     lengths = np.diff(starts, append=len(true_ids))

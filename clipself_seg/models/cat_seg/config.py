@@ -98,7 +98,8 @@ def _lengths(head: CfgNode) -> Iterator[Size]:
     for key in PAIRS:
         pair = len(head[key]) == 2 and _positive(head[key])
         yield Size(key, "two whole numbers, each at least 1", pair)
-    layers, pooling = head.NUM_LAYERS, head.POOLING_SIZES
+    layers = head.NUM_LAYERS
+    pooling = head.POOLING_SIZES
     one_each = len(pooling) == layers and _positive(pooling)
     yield Size("POOLING_SIZES", f"one number for each of NUM_LAYERS {layers}", one_each)
     for key in ("PROMPT_DEPTH", "PROMPT_LENGTH"):

@@ -1,1 +1,4 @@
-"""TODO."""
+"""Files of weights: reading any of them safely, names, hashes, and the states of a training.
+
+Open read.py first: it reads every format without running what is in the file.
+"""

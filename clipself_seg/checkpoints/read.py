@@ -18,7 +18,7 @@ from torch import Tensor
 from clipself_seg.errors import InputError, in_short
 
 WRAPPERS = ("model", "module", "state_dict")  # in the order in which the official loaders look
-FACTS = "facts"  # key of what `save_clip` tells in a safetensors file, as JSON
+STORED_METADATA = "facts"  # key of the JSON that `save_clip` puts into a safetensors file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +56,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         return Checkpoint(path, tensors, "TorchScript archive", "quick_gelu")
     content = safe_torch_load(path)
     tensors = unwrap(content, path)
-    facts = _facts(content if isinstance(content, Mapping) else {}, path)
-    if facts["activation"] is None and "input_resolution" in tensors:
-        facts["activation"] = "quick_gelu"  # only OpenAI's own state dicts carry this entry
-    return Checkpoint(path, tensors, "state dict", **facts)
+    metadata = _metadata(content if isinstance(content, Mapping) else {}, path)
+    if metadata["activation"] is None and "input_resolution" in tensors:
+        metadata["activation"] = "quick_gelu"  # only OpenAI's own state dicts carry this entry
+    return Checkpoint(path, tensors, "state dict", **metadata)
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -79,20 +79,20 @@ def _is_safetensors(path: Path) -> bool:
     return not known and path.suffix.lower() == ".safetensors"
 
 
-def _facts(stored: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """What `save_clip` wrote beside the tensors."""
-    found: dict[str, Any] = {"activation": stored.get("activation")}
+def _metadata(stored: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Activation and normalisation, which `save_clip` wrote beside the tensors."""
+    metadata: dict[str, Any] = {"activation": stored.get("activation")}
     for name in ("mean", "std"):
         if (text := stored.get(f"pixel_{name}")) is None:
             continue
         try:
             red, green, blue = json.loads(text)
-            found[name] = float(red), float(green), float(blue)
+            metadata[name] = float(red), float(green), float(blue)
         except (TypeError, ValueError):
             raise InputError(
                 f"{path}: pixel_{name} is {text!r}, not three numbers; fetch it again"
             ) from None
-    return found
+    return metadata
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
@@ -101,15 +101,15 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            facts = file.metadata() or {}
-        if FACTS in facts:  # what older versions wrote has the facts beside each other
-            facts = dict(json.loads(facts[FACTS]))
+            stored = file.metadata() or {}
+        if STORED_METADATA in stored:  # files of older versions have the entries beside each other
+            stored = dict(json.loads(stored[STORED_METADATA]))
         tensors = safetensors.torch.load_file(path)
     except Exception as error:  # as in `safe_torch_load`
         raise InputError(
             f"{path} is truncated or no safetensors file ({in_short(error)}); fetch it again"
         ) from None
-    return Checkpoint(path, unwrap(tensors, path), "safetensors", **_facts(facts, path))
+    return Checkpoint(path, unwrap(tensors, path), "safetensors", **_metadata(stored, path))
 
 
 def safe_torch_load(path: str | os.PathLike[str]) -> Any:
@@ -195,7 +195,8 @@ class _TensorUnpickler(pickle.Unpickler):
 
     def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
         super().__init__(archive.open(f"{root}/data.pkl"))
-        self._archive, self._root = archive, root
+        self._archive = archive
+        self._root = root
         self._storages: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -254,10 +255,10 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
 
 
 def _walk(module: Any, prefix: str) -> list[tuple[str, Tensor]]:
-    found: list[tuple[str, Tensor]] = []
+    tensors: list[tuple[str, Tensor]] = []
     for name, value in vars(module).items():
         if isinstance(value, Tensor):
-            found.append((prefix + name, value))
+            tensors.append((prefix + name, value))
         elif isinstance(value, _ScriptObject):
-            found += _walk(value, f"{prefix}{name}.")
-    return found
+            tensors += _walk(value, f"{prefix}{name}.")
+    return tensors

@@ -2,8 +2,7 @@
 
 A file holds what the run changes and nothing else: the trained tensors, the optimiser's moments,
 the iteration, the loss scale, and the metadata of the run that a resumed one must share. It needs no
-state of random
-generators: everything random in a step follows from seed and iteration.
+state of random generators: everything random in a step follows from seed and iteration.
 """
 
 from __future__ import annotations
@@ -33,15 +32,16 @@ class CheckpointFolder:
     """The checkpoints of one run, of which the newest `keep` stay."""
 
     def __init__(self, folder: Path, keep: int) -> None:
-        self.folder, self.keep = folder, max(keep, 1)
+        self.folder = folder
+        self.keep = max(keep, 1)
 
     def paths(self) -> list[Path]:
-        """Oldest first."""
-        found = [path for path in self.folder.glob("*") if NAME.fullmatch(path.name)]
-        return sorted(found, key=iteration_of)
+        """Paths of the checkpoints, the oldest first."""
+        paths = [path for path in self.folder.glob("*") if NAME.fullmatch(path.name)]
+        return sorted(paths, key=iteration_of)
 
     def path(self, iteration: int) -> Path:
-        """Where the state after so many steps is kept."""
+        """Path of the state after so many steps."""
         return self.folder / f"iteration_{iteration:07d}.safetensors"
 
     def save(self, iteration: int, tensors: Mapping[str, Tensor], metadata: Metadata) -> Path:
@@ -109,7 +109,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], Metadata]:
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
-        if METADATA in about:  # what older versions wrote has digest and facts beside each other
+        if METADATA in about:  # files of older versions have digest and facts beside each other
             about = json.loads(about[METADATA])
         tensors = safetensors.torch.load_file(path)
     except (SafetensorError, OSError, ValueError) as error:

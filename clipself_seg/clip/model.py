@@ -21,7 +21,7 @@ from open_clip.pretrained import download_pretrained
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.hashes import hash_tensors
-from clipself_seg.checkpoints.read import FACTS, Checkpoint, read_checkpoint
+from clipself_seg.checkpoints.read import STORED_METADATA, Checkpoint, read_checkpoint
 from clipself_seg.checkpoints.shipped import SHIPPED, SHIPPED_TAGS
 from clipself_seg.clip import region_pooling
 from clipself_seg.clip.build import Architecture, find_architecture
@@ -265,7 +265,7 @@ def save_clip(
 
         with atomic_path(path) as temporary:
             # One key: safetensors writes several in random order, and equal models give equal files.
-            told = {FACTS: json.dumps(facts, sort_keys=True)}
+            told = {STORED_METADATA: json.dumps(facts, sort_keys=True)}
             safetensors.torch.save_file(tensors, temporary, metadata=told)
     elif path.suffix in {".pt", ".pth"}:
         # A file, not its path: torch would write the random temporary name into the archive.

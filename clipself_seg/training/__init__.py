@@ -1,1 +1,6 @@
-"""TODO."""
+"""What turns a model into a run: order of the data, optimiser, loop, checkpoints, evaluation. Open run.py first.
+
+Detectron2's own engine is not used for this, because three of its parts are not what a run here promises: its
+sampler restarts on resume, its checkpointer unpickles what it is given, and its loop turns every error into a
+traceback. Its event storage, log writers, samplers for evaluation and `launch` are used.
+"""

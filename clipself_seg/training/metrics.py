@@ -67,7 +67,7 @@ def drop_metrics_from(path: Path, start: int) -> None:
 
 
 def flatten_numbers(results: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers in nested results, each under its way there, such as "set/row/PQ"."""
+    """The numbers in nested results, each under the keys that lead to it, such as "set/row/PQ"."""
     for key, value in results.items():
         if isinstance(value, Mapping):
             yield from flatten_numbers(value, f"{prefix}{key}/")

@@ -14,7 +14,7 @@ from clipself_seg.models.parameter_groups import Group
 def build_adamw(
     groups: list[Group], *, betas: tuple[float, float], eps: float
 ) -> torch.optim.AdamW:
-    """AdamW; the learning rate is set before each step (`set_learning_rate`)."""
+    """AdamW for parameter groups; `set_learning_rate` gives it its rate before each step."""
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
 
 
@@ -34,7 +34,7 @@ def learning_rate(
         base: rate of the last step of the warm-up; the first one has base / warmup.
         warmup: steps, may be 0.
         total: steps of the run.
-        factor: share of the rate that the warm-up starts from, and the cosine begins with it, as in
+        factor: fraction of the rate that the warm-up starts from, and the cosine begins with it, as in
             Detectron2's WarmupCosineLR; None begins the cosine after the warm-up.
     """
     if factor is None:
@@ -60,9 +60,9 @@ def stepped_rate(
         step: counted from 0.
         base: rate after the warm-up, before the first drop.
         warmup: steps, may be 0.
-        factor: share of the rate that the warm-up starts from.
+        factor: fraction of the rate that the warm-up starts from.
         drops: steps from which on the rate is multiplied by `gamma`, each once more.
-        gamma: of a drop.
+        gamma: factor of a drop.
     """
     rate = base * gamma ** sum(step >= drop for drop in drops)
     if step >= warmup:

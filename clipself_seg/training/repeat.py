@@ -48,13 +48,13 @@ def repeat(
     """
     if len(set(seeds)) < 2:
         raise InputError(f"a spread needs two different seeds, got {list(seeds)}")
-    found = {}
+    results = {}
     for config in (*configs, *evaluated):
         # What is trained is named by a configuration and a seed.
         trained = [_folder(configs[0], seed, output) / TRAINED for seed in seeds]
         only = [("MODEL.WEIGHTS", str(path)) if config in evaluated else () for path in trained]
         runs = [_run(config, seed, output, opts, more) for seed, more in zip(seeds, only)]
-        found[config] = {
+        results[config] = {
             name: {
                 "mean": statistics.fmean(run[name] for run in runs),
                 "spread": statistics.stdev(run[name] for run in runs),
@@ -63,21 +63,21 @@ def repeat(
             for name in runs[0]
             if all(name in run for run in runs)
         }
-    write_json(output / "seeds.json", {"seeds": list(seeds), "results": found})
-    return found
+    write_json(output / "seeds.json", {"seeds": list(seeds), "results": results})
+    return results
 
 
-def spread_table(found: Mapping[str, Any], wanted: Sequence[str] = ()) -> str:
+def spread_table(results: Mapping[str, Any], wanted: Sequence[str] = ()) -> str:
     """One row a number, one column a configuration: ``mean +- spread``.
 
     Args:
-        found: of `repeat`.
-        wanted: ends of the names to show; () shows all.
+        results: what `repeat` returned.
+        wanted: endings of the names to show; () shows all.
     """
-    names = dict.fromkeys(name for numbers in found.values() for name in numbers)
+    names = dict.fromkeys(name for numbers in results.values() for name in numbers)
     shown = [n for n in names if not wanted or n.endswith(tuple(wanted))]
-    body = [[name, *(_cell(numbers.get(name)) for numbers in found.values())] for name in shown]
-    titles = [Path(config).stem for config in found]
+    body = [[name, *(_cell(numbers.get(name)) for numbers in results.values())] for name in shown]
+    titles = [Path(config).stem for config in results]
     return tabulate(body, ["", *titles], disable_numparse=True, stralign="right")
 
 
@@ -94,8 +94,8 @@ def _run(
 ) -> Numbers:
     """Train and evaluate, or with `weights` only evaluate."""
     folder = _folder(config, seed, output)
-    results = folder / RESULTS_FILE
-    if not results.exists():
+    path = folder / RESULTS_FILE
+    if not path.exists():
         mode = "--eval-only" if weights else "--resume"
         words = ["train_net.py", "--config-file", config, mode, *opts, *weights]
         words += ["SEED", str(seed), "OUTPUT_DIR", str(folder)]
@@ -103,4 +103,4 @@ def _run(
         sys.stdout.flush()
         if subprocess.run([sys.executable, *words], cwd=ROOT).returncode:
             raise InputError(f"this run failed: python {shlex.join(words)}")
-    return dict(flatten_numbers(json.loads(results.read_text())["results"]))
+    return dict(flatten_numbers(json.loads(path.read_text())["results"]))

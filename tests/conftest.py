@@ -63,5 +63,5 @@ def clean_state() -> Iterator[None]:
 
 @pytest.fixture
 def two_threads(clean_state: None) -> None:
-    """What is compared with a reference is computed by two threads, also where workers have one."""
+    """For tests of kernels: two threads, also where each worker has one."""
     torch.set_num_threads(2)

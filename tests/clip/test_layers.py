@@ -7,7 +7,7 @@ import torch
 from clipself_seg.clip import layers
 
 
-def test_quick_gelu_is_the_same_with_and_without_gradients(monkeypatch):
+def test_quick_gelu_is_the_same_with_and_without_gradients(monkeypatch, two_threads):
     monkeypatch.setattr(layers, "CPU_NUMBERS", 10)  # three rows at once
     x = torch.randn(2, 4, 3)
     expected = x * torch.sigmoid(1.702 * x)

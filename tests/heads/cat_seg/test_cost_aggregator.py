@@ -47,6 +47,7 @@ GOLDEN = {
 }
 
 
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("case", GOLDEN)
 @torch.no_grad()
 def test_official_numbers_to_the_last_digit(case):

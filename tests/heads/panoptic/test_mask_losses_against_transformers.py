@@ -24,8 +24,6 @@ from clipself_seg.heads.panoptic.mask_losses import (
 )
 from clipself_seg.heads.panoptic.matching import TermWeights, match_queries
 
-pytestmark = pytest.mark.usefixtures("two_threads")
-
 # None of this is transformers' public interface: setup.cfg says which versions have it.
 theirs = pytest.importorskip(
     "transformers.models.mask2former.modeling_mask2former",

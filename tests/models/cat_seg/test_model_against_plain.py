@@ -13,8 +13,6 @@ from clipself_seg.heads.cat_seg.cost_aggregator import LEFT_OUT, AggregatorSizes
 from clipself_seg.heads.cat_seg.windows import WindowLayout
 from clipself_seg.models import CATSeg
 
-pytestmark = pytest.mark.usefixtures("two_threads")
-
 WORDS = ("cat", "dog", "wild grass", "sky", "red apple", "road", "tree", "old brick wall", "sea")
 SIDE = 64  # of a window, 8 x 8 cells
 SIZES = AggregatorSizes(

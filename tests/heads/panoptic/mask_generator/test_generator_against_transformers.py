@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from clipself_seg.heads.panoptic.mask_generator import GeneratorSizes, MaskGenerator
 from clipself_seg.heads.panoptic.mask_generator.deformable_attention import DeformableAttention
 
-pytestmark = pytest.mark.usefixtures("two_threads")
-
 # None of this is transformers' public interface: setup.cfg says which versions have it.
 theirs = pytest.importorskip(
     "transformers.models.mask2former.modeling_mask2former",

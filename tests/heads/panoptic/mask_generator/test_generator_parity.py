@@ -12,8 +12,6 @@ from clipself_seg.heads.panoptic.mask_generator import MaskGenerator
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict
 
-pytestmark = pytest.mark.usefixtures("two_threads")
-
 CHANNELS = {f"s{i}": 512 for i in (2, 3, 4, 5)}
 CASE = json.loads((PARITY / "odise_head.json").read_text())
 

@@ -112,7 +112,7 @@ def _values(head: CfgNode, clip: DenseCLIP) -> Iterator[Size]:
     window = head.WINDOW_SIZES
     embedding = f"{clip.embed_dim}, the embedding of {clip.name}"
     yield Size("TEXT_GUIDANCE_DIM", embedding, head.TEXT_GUIDANCE_DIM == clip.embed_dim)
-    yield Size("FEATURE_RESOLUTION", "square, as the images that CLIP sees", rows == columns)
+    yield Size("FEATURE_RESOLUTION", "square, as the images that CLIP is given", rows == columns)
     divides = f"a divisor of FEATURE_RESOLUTION {head.FEATURE_RESOLUTION}"
     tiles = f"{divides}, or at least as large"
     yield Size("WINDOW_SIZES", tiles, window >= rows or rows % window == 0)

@@ -115,11 +115,7 @@ class CATSeg(nn.Module):
             first, second = aggregator.sizes.decoder_guidance
             self.upsample1 = nn.ConvTranspose2d(tower.width, first, 2, stride=2)
             self.upsample2 = nn.ConvTranspose2d(tower.width, second, 4, stride=4)
-        if finetune == "attention":
-            split_attention(clip)
-        clip.requires_grad_(False)
-        for parameter in clip_parameters(clip, finetune):
-            parameter.requires_grad_(True)
+        _choose_trained(clip, finetune)
         self.all_synonyms = all_synonyms
         self.sliding = sliding
         self.layout = layout or WindowLayout()
@@ -367,6 +363,15 @@ class CATSeg(nn.Module):
         """Hash of the weights that do not train, which have to be the same when a run is resumed."""
         frozen = {name: p for name, p in self.named_parameters() if not p.requires_grad}
         return hash_tensors(frozen)
+
+
+def _choose_trained(clip: DenseCLIP, finetune: str) -> None:
+    """Freezes all of CLIP but the parameters of `clip_parameters`."""
+    if finetune == "attention":
+        split_attention(clip)
+    clip.requires_grad_(False)
+    for parameter in clip_parameters(clip, finetune):
+        parameter.requires_grad_(True)
 
 
 def _channels(values: Sequence[float], like: Tensor) -> Tensor:

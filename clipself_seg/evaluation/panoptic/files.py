@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import logging
 import os
 from collections.abc import Mapping
@@ -25,6 +27,7 @@ from clipself_seg.evaluation.panoptic.numbers import (
     panoptic_map,
     panoptic_quality,
 )
+from clipself_seg.evaluation.sem_seg.numbers import class_keys
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +145,67 @@ def evaluate_files(
     job = functools.partial(_match, truth=truth, predicted=predicted, index_of=index_of)
     matches = run_in_parallel(job, pairs, processes=processes, label="panoptic quality")
     return panoptic_quality(matches, len(index_of)), len(pairs)
+
+
+def panopticapi_results(
+    truth: PanopticFolder, predicted: PanopticFolder, processes: int = 1
+) -> dict[str, float]:
+    """The numbers that panopticapi's own code gives the same files: it matches, adds and averages.
+
+    Args:
+        truth: see `evaluate_files`.
+        predicted: see `evaluate_files`.
+        processes: to work in; a last digit may depend on them not being 1, since sums are of images.
+
+    Returns:
+        as `panoptic_results` without seen classes; a class that is nowhere has no numbers.
+
+    Raises:
+        InputError: see `evaluate_files`; files that panopticapi refuses.
+    """
+    from panopticapi.evaluation import PQStat
+
+    listed = read_categories(truth.json)
+    categories = {
+        category: {"isthing": int(isthing)} for category, isthing in zip(listed.ids, listed.isthing)
+    }
+    job = functools.partial(_panopticapi_statistics, truth, predicted, categories)
+    pairs = _pairs(truth, predicted)
+    total = PQStat()
+    for statistics in run_in_parallel(job, pairs, processes=processes, label="panopticapi"):
+        total += statistics
+    # Its average divides by the number of classes, which may be 0.
+    present = {i: v for i, v in categories.items() if any(vars(total[i]).values())}
+    results: dict[str, float] = {}
+    for suffix, isthing in (("", None), ("_th", True), ("_st", False)):
+        count = sum(isthing in (None, bool(entry["isthing"])) for entry in present.values())
+        results[f"classes{suffix}"] = float(count)
+        if count:
+            means, _ = total.pq_average(present, isthing)
+            results |= {f"{key}{suffix}": 100 * means[key.lower()] for key in ("PQ", "SQ", "RQ")}
+    by_class = total.pq_average(present, None)[1] if present else {}
+    for category, name in zip(listed.ids, class_keys(listed.names)):
+        if category in by_class:
+            numbers = by_class[category].items()
+            results |= {f"{key.upper()}-{name}": 100 * number for key, number in numbers}
+    return results
+
+
+def _panopticapi_statistics(
+    truth: PanopticFolder, predicted: PanopticFolder, categories: Mapping[int, Any], pair: _Pair
+) -> Any:
+    """The `PQStat` of one image."""
+    from panopticapi.evaluation import pq_compute_single_core
+
+    silence = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+            return pq_compute_single_core(0, [pair], truth.folder, predicted.folder, categories)
+    except KeyError as error:
+        raise InputError(
+            f"panopticapi refuses image {pair.truth['image_id']} of {truth.json} or {predicted.json}: "
+            f"KeyError {error}; evaluate them without comparing"
+        ) from None
 
 
 def _pairs(truth: PanopticFolder, predicted: PanopticFolder) -> list[_Pair]:

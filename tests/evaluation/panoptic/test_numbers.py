@@ -15,6 +15,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.files import (
     PanopticFolder,
     evaluate_files,
+    panopticapi_results,
     read_categories,
     seen_categories,
 )
@@ -265,6 +266,7 @@ def test_several_processes_give_what_one_gives(tmp_path):
     sides = random_sides(tmp_path, 3)
     one, two = (evaluate_files(*sides, processes)[0] for processes in (1, 2))
     np.testing.assert_equal(one, two)
+    assert panopticapi_results(*sides, 2) == pytest.approx(panopticapi_results(*sides), abs=1e-9)
 
 
 def test_missing_images_are_counted_and_further_ones_left_out(tmp_path, caplog):

@@ -1,1 +1,4 @@
-"""The embedded default: a small world of scenes, and a small CLIP that was trained on it."""
+"""Mini worlds of generated scenes, and the small CLIP and heads that were trained on them.
+
+Open `concepts.py` first: it lists the classes of both worlds; `CARD.md` describes the weights.
+"""

@@ -1,4 +1,4 @@
-"""What can be seen in the two mini worlds, and what it is called.
+"""Classes of the two mini worlds, and their names.
 
 `mini` plays COCO's part (36 things, 8 kinds of stuff, a seen/unseen split of the things) and
 `mini2` plays ADE20K's (24 things and 8 kinds of stuff, half of them new, most under other names).
@@ -17,7 +17,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (160, 50, 200),
     "white": (244, 244, 244),
 }
-"""RGB, 0..255, before shading and jitter."""
+"""RGB of each colour, 0..255, before shading and jitter."""
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "circle": ("circle", "disc"),
@@ -29,12 +29,21 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "foliage": ("foliage", "leaves"),
     "asphalt": ("asphalt", "road"),
 }
-"""Words for one idea; shapes and textures that are not listed have their own name only."""
+"""Synonyms of shapes and textures; those that are not listed have their own name only."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Concept:
-    """One class of a world: a colour and a shape (thing), or a texture (stuff)."""
+    """One class of a world: a colour and a shape (thing), or a texture (stuff).
+
+    Attributes:
+        dataset_id: category id in the annotation files.
+        names: synonyms, the class's own name first.
+        colour: colour of a thing, of `COLOURS`.
+        shape: shape of a thing, of `shapes.MARKS`.
+        texture: texture of stuff, of `textures.TEXTURES`.
+        seen: whether training shows the class.
+    """
 
     dataset_id: int
     names: tuple[str, ...]
@@ -49,7 +58,7 @@ class Concept:
         return self.shape is not None
 
     def without_colour(self) -> Concept:
-        """The same thing, called by its shape alone."""
+        """The same thing with names of its shape alone."""
         names = tuple(name.removeprefix(f"{self.colour} ") for name in self.names)
         return dataclasses.replace(self, names=names, colour=None)
 
@@ -58,8 +67,9 @@ class Concept:
 class WorldSpec:
     """The classes of a world and how its scenes are laid out.
 
-    Args:
+    Attributes:
         name: name of the world, of its folder and of its vocabulary.
+        about: description of the world in its vocabulary file.
         layout: "bands" (wavy horizontal or vertical bands of stuff) or "patchwork" (Voronoi cells).
         concepts: all classes, things first, in dataset-id order.
         sizes: (width, height) in pixels that a scene may have.
@@ -73,16 +83,16 @@ class WorldSpec:
 
     @property
     def things(self) -> tuple[Concept, ...]:
-        """The countable classes."""
+        """Countable classes."""
         return tuple(concept for concept in self.concepts if concept.isthing)
 
     @property
     def stuff(self) -> tuple[Concept, ...]:
-        """The uncountable classes."""
+        """Uncountable classes."""
         return tuple(concept for concept in self.concepts if not concept.isthing)
 
     def vocabulary(self) -> dict[str, Any]:
-        """The class list as the content of a vocabulary file."""
+        """Content of the world's vocabulary file."""
         classes = [
             {
                 "index": index,
@@ -97,8 +107,8 @@ class WorldSpec:
 
 
 def _things(shapes: tuple[str, ...], first_id: int, unseen: bool) -> list[Concept]:
-    # Every third colour-shape pair on the diagonals is held out, so that each colour and each
-    # shape is seen in other company.
+    # Every third colour-shape pair on the diagonals is unseen, so that each colour and each shape is
+    # seen in other pairs.
     concepts: list[Concept] = []
     for s, shape in enumerate(shapes):
         for c, colour in enumerate(COLOURS):
@@ -118,7 +128,8 @@ def _stuff(textures: tuple[str, ...], first_id: int) -> list[Concept]:
 def _mini() -> WorldSpec:
     shapes = ("circle", "square", "triangle", "star", "ring", "cross")
     textures = ("grass", "water", "sand", "bricks", "wood", "gravel", "tiles", "cloth")
-    # Ids start above 0 and jump between things and stuff as COCO's do: an id used as an index shows.
+    # Ids start above 0 and jump between things and stuff as COCO's do, so that an id that is used as an
+    # index causes an error.
     concepts = [
         dataclasses.replace(concept, names=concept.names[:1])
         for concept in _things(shapes, 1, unseen=True) + _stuff(textures, 101)
@@ -135,11 +146,11 @@ def _mini() -> WorldSpec:
 def _mini2(mini: WorldSpec) -> WorldSpec:
     shapes = ("circle", "star", "heart", "moon")
     textures = ("grass", "water", "bricks", "marble", "wallpaper", "foliage", "lava", "asphalt")
-    seen_words = {concept.names[0] for concept in mini.concepts if concept.seen}
+    seen_names = {concept.names[0] for concept in mini.concepts if concept.seen}
     concepts = []
     for concept in _things(shapes, 11, unseen=False) + _stuff(textures, 211):
-        seen = bool(seen_words & set(concept.names))
-        # The synonym comes first: the second world has its own words for what both share.
+        seen = bool(seen_names & set(concept.names))
+        # The synonym comes first: the second world has its own names for classes of both worlds.
         concepts.append(dataclasses.replace(concept, names=concept.names[::-1], seen=seen))
     return WorldSpec(
         name="mini2",

@@ -1,4 +1,4 @@
-"""Image-caption pairs for the mini CLIP: letterboxed crops of scenes, and words for what they show."""
+"""Image-caption pairs for the mini CLIP: letterboxed crops of scenes, and captions of their content."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from clipself_seg.mini.scenes import Scene, Segment
 Box = tuple[float, float, float, float]
 
 CROPS_A_SCENE = {"thing": 6, "stuff": 2, "cell": 4, "scene": 1}
+"""Number of crops of each kind: things and stuff with context, grid cells, the whole scene."""
 
 COLOURLESS = 0.35
-"""Part of the things that a training caption calls by their shape alone."""
+"""Fraction of the things whose training captions name their shape alone."""
 
 _QUALITIES = (
     *("good", "bad", "bright", "dark", "cropped", "close-up", "low resolution"),
@@ -49,7 +50,7 @@ class Crop:
         pixels: (side, side, 3) uint8 RGB.
         things: visible things, the main one first.
         stuff: visible stuff, the largest first.
-        subject: whether the first thing (or, without things, the first stuff) is what the crop is about,
+        subject: whether the crop is centred on its first thing (or, without things, its first stuff),
             so that a caption may leave the rest out.
     """
 
@@ -62,22 +63,28 @@ class Crop:
 def visible_concepts(
     scene: Scene, box: Box, main: Segment | None = None
 ) -> tuple[tuple[Concept, ...], tuple[Concept, ...]]:
-    """Things and stuff that an observer would name in a box, largest first, `main` before all."""
+    """Things and stuff of which a box shows enough to name them, largest first, `main` before all.
+
+    Args:
+        scene: scene of the box.
+        box: (x0, y0, x1, y1) in pixels.
+        main: segment that the box was drawn around.
+    """
     x0, y0, x1, y1 = pixel_corners(np.array([box]), *scene.image.shape[1::-1])[0]
     window = scene.segment_map[y0:y1, x0:x1]
     counts = np.bincount(window.ravel(), minlength=len(scene.segments) + 1)
     order = sorted(scene.segments, key=lambda segment: -counts[segment.id])
     things, stuff = [], []
     for segment in order:
-        share = counts[segment.id] / window.size
+        covered = counts[segment.id] / window.size
         if segment is main:
             continue
         shown = counts[segment.id] / segment.area
-        # Most of a thing, or a good piece of it that fills a good piece of the box.
-        named = (shown > 0.5 and share > 0.02) or (shown > 0.15 and share > 0.15)
+        # Most of a thing, or a considerable part of it that fills a considerable part of the box.
+        named = (shown > 0.5 and covered > 0.02) or (shown > 0.15 and covered > 0.15)
         if segment.concept.isthing and named:
             things.append(segment.concept)
-        elif not segment.concept.isthing and share > 0.12:
+        elif not segment.concept.isthing and covered > 0.12:
             stuff.append(segment.concept)
     if main is not None:
         (things if main.concept.isthing else stuff).insert(0, main.concept)
@@ -111,7 +118,13 @@ def _box(corners: np.ndarray) -> Box:
 
 
 def sample_crops(rng: np.random.Generator, scene: Scene, side: int) -> list[Crop]:
-    """Crops of a scene as the teacher of CLIPSelf sees them: objects with context, stuff, cells, all of it."""
+    """Crops of a scene such as the teacher of CLIPSelf gets: things with context, stuff, cells, all of it.
+
+    Args:
+        rng: generator that decides the boxes.
+        scene: scene to cut from.
+        side: side of the crops in pixels.
+    """
     size = scene.image.shape[:2]
     things = [segment for segment in scene.segments if segment.concept.isthing]
     stuff = [segment for segment in scene.segments if not segment.concept.isthing]
@@ -136,18 +149,18 @@ def _phrase(rng: np.random.Generator, concept: Concept) -> str:
     return f"a {name}" if concept.isthing else name
 
 
-def _frame(rng: np.random.Generator, words: str) -> str:
-    """Put a phrase into one of the sentences that prompt templates are made of."""
+def _frame(rng: np.random.Generator, phrase: str) -> str:
+    """Put a phrase into a sentence such as those of the prompt templates."""
     choice = rng.random()
     if choice < 0.15:
-        return words
+        return phrase
     if choice < 0.25:
-        return f"there is {words} in the scene."
+        return f"there is {phrase} in the scene."
     if choice < 0.3:
-        return f"itap of {words}."
+        return f"itap of {phrase}."
     quality = f"{_QUALITIES[rng.integers(len(_QUALITIES))]} " if rng.random() < 0.4 else ""
     kind = "painting" if rng.random() < 0.05 else "photo"
-    sentence = f"a {quality}{kind} of {words}"
+    sentence = f"a {quality}{kind} of {phrase}"
     return (f"this is {sentence}" if rng.random() < 0.4 else sentence) + (
         "." if rng.random() < 0.7 else ""
     )
@@ -160,7 +173,7 @@ def _join(phrases: list[str]) -> str:
 def choose_mentions(
     rng: np.random.Generator, things: tuple[Concept, ...], stuff: tuple[Concept, ...], subject: bool
 ) -> tuple[tuple[Concept, ...], tuple[Concept, ...]]:
-    """What one caption mentions: often the subject alone, else up to three things and two kinds of stuff."""
+    """Things and stuff that one caption mentions: often the subject alone, else up to three and two."""
     if subject and rng.random() < 0.7:
         return (things[:1], ()) if things else ((), stuff[:1])
     if things and rng.random() < 0.5:
@@ -169,14 +182,14 @@ def choose_mentions(
 
 
 def leave_out_colours(rng: np.random.Generator, things: tuple[Concept, ...]) -> tuple[Concept, ...]:
-    """Some things without their colour, as people say "a star": or embeddings would be mostly of colour."""
+    """Things, some of them named without their colour: else embeddings would be mostly of colour."""
     return tuple(thing.without_colour() if rng.random() < COLOURLESS else thing for thing in things)
 
 
 def write_caption(
     rng: np.random.Generator, things: tuple[Concept, ...], stuff: tuple[Concept, ...]
 ) -> str:
-    """A sentence that mentions these things (in this order) and stuff, such as "a photo of a red star on grass"."""
+    """Sentence that mentions things (in this order) and stuff: "a photo of a red star on grass"."""
     parts = []
     if things:
         parts.append(_join([_phrase(rng, concept) for concept in things]))
@@ -186,9 +199,9 @@ def write_caption(
 
 
 def tag_caption(caption: str) -> list[tuple[str, str]]:
-    """Words of `write_caption` with their part of speech, for `noun_phrases`.
+    """Words of a caption of `write_caption` with their tags, for `noun_phrases`.
 
-    What is said about the photo and not about the scene gets the tag "FW", so that it is no phrase.
+    Words about the photo and not about the scene get the tag "FW", so that they are in no phrase.
     """
     words = re.findall(r"[\w-]+|[^\w\s]", caption)
     return [(word, _tags().get(word, "FW")) for word in words]

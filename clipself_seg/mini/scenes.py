@@ -1,4 +1,4 @@
-"""One scene: a background of stuff, things in front of it, and which pixel belongs to what."""
+"""Drawing of a scene: a background of stuff, things in front of it, and the segment of each pixel."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from clipself_seg.mini.shapes import MAX_TILT, Pose, shape_alpha, surface
 from clipself_seg.mini.textures import TEXTURES, pixel_grid, smooth_noise
 
 MIN_SEGMENT_AREA = 64
-"""Pixels; smaller pieces of stuff become void, smaller things are not placed."""
+"""Smallest segment in pixels; smaller pieces of stuff become void, smaller things are not placed."""
 
 MIN_VISIBLE = 0.65
 """Fraction of a thing that must stay visible behind the things in front of it."""
 
 THING_SIZES = (0.17, 0.52)
-"""Smallest and largest frame of a thing as a fraction of the scene's longer side."""
+"""Smallest and largest side of a thing's frame as a fraction of the scene's longer side."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +27,9 @@ class Segment:
 
     Attributes:
         id: value in `Scene.segment_map`, from 1.
+        concept: class of the segment.
         box: (x0, y0, x1, y1) in pixels, tight around the visible pixels, exclusive end.
-        area: visible pixels.
+        area: number of visible pixels.
     """
 
     id: int
@@ -39,7 +40,7 @@ class Segment:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """A picture and its panoptic truth.
+    """An image and its panoptic ground truth.
 
     Attributes:
         image: (height, width, 3) uint8 RGB.
@@ -54,7 +55,8 @@ class Scene:
 
 def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
     """Smallest (x0, y0, x1, y1) with exclusive end around a non-empty boolean mask."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    rows = np.flatnonzero(mask.any(1))
+    columns = np.flatnonzero(mask.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
@@ -70,7 +72,7 @@ def _bands(rng: np.random.Generator, height: int, width: int, count: int) -> np.
 
 
 def _patchwork(rng: np.random.Generator, height: int, width: int, count: int) -> np.ndarray:
-    """Cells around scattered centres, two or three to a kind of stuff."""
+    """Cells around scattered centres, three for each kind of stuff, (height, width) in 0..count-1."""
     y, x = pixel_grid(height, width)
     centres = rng.uniform(0, 1, (3 * count, 2)) * (height, width)
     wobble = 6 * smooth_noise(rng, height, width, 20)
@@ -115,7 +117,7 @@ def _random_pose(rng: np.random.Generator, shape: str, height: int, width: int) 
 def _draw_thing(
     rng: np.random.Generator, image: np.ndarray, alpha: np.ndarray, light: np.ndarray, colour: str
 ) -> np.ndarray:
-    """Paint a marked, shaded, outlined thing with a soft shadow over the picture."""
+    """Paint a marked, shaded, outlined thing with a soft shadow over the image."""
     height, width = alpha.shape
     shift = np.array([[1, 0, 2.5], [0, 1, 3.0]], np.float32)
     shadow = cv2.GaussianBlur(cv2.warpAffine(alpha, shift, (width, height)), (0, 0), 2.0)
@@ -134,6 +136,7 @@ def _draw_thing(
 
 
 def _fits(masks: list[np.ndarray], full_areas: list[int], new: np.ndarray) -> bool:
+    """Whether a new thing is large enough and leaves enough of the earlier ones visible."""
     if new.sum() < 4 * MIN_SEGMENT_AREA:
         return False
     for mask, full in zip(masks, full_areas):
@@ -184,6 +187,7 @@ def draw_scene(rng: np.random.Generator, spec: WorldSpec) -> Scene:
 def _label(
     layout: np.ndarray, stuff: list[Concept], masks: list[np.ndarray], things: list[Concept]
 ) -> tuple[np.ndarray, tuple[Segment, ...]]:
+    """Segment map and segments, of things by their masks and of stuff where no thing is."""
     free = ~np.any(np.stack(masks), axis=0)
     visible = [*masks, *(free & (layout == index) for index in range(len(stuff)))]
     segment_map = np.zeros(layout.shape, np.uint8)

@@ -1,4 +1,4 @@
-"""Outlines of the things, their antialiased masks, and the marks on their surfaces."""
+"""Shapes of the things: outlines, antialiased masks, and the marks on their surfaces."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from clipself_seg.mini.textures import pixel_grid
 
 SUPERSAMPLING = 4
-"""Samples per pixel and axis when a mask is drawn."""
+"""Number of samples per pixel and axis when a mask is drawn."""
 
 MAX_TILT = {
     "circle": 180,
@@ -70,7 +70,7 @@ def _moon() -> np.ndarray:
 
 
 def outline(shape: str) -> list[np.ndarray]:
-    """Closed contours of a shape in [-1, 1] coordinates, (n, 2) XY with y down; even-odd filling."""
+    """Closed contours of a shape, each (n, 2) XY in [-1, 1] with y down; filled by the even-odd rule."""
     if shape == "circle":
         return [_arc(0.95, 0, 360)]
     if shape == "ring":
@@ -84,13 +84,13 @@ def outline(shape: str) -> list[np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class Pose:
-    """Where a thing is.
+    """Place, size and rotation of a thing.
 
     Attributes:
         centre: (x, y) in pixels.
-        radius: half the side of the shape's square frame, pixels.
+        radius: half the side of the shape's square frame, in pixels.
         angle: clockwise rotation in degrees.
-        stretch: width over height; the area stays.
+        stretch: width over height; it does not change the area.
     """
 
     centre: tuple[float, float]
@@ -100,16 +100,22 @@ class Pose:
 
     @property
     def rotation(self) -> np.ndarray:
-        """(2, 2), from rows of the thing's own XY to rows of the picture's."""
+        """Matrix (2, 2) that turns rows of the thing's own XY into rows of the image's."""
         turn = np.radians(self.angle)
         return np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
 
 
 def shape_alpha(shape: str, pose: Pose, size: tuple[int, int]) -> np.ndarray:
-    """Coverage of every pixel of a picture by a shape, float32 in [0, 1] of size (height, width)."""
+    """Coverage of every pixel of an image by a shape, float32 (height, width) in [0, 1].
+
+    Args:
+        shape: name of the shape.
+        pose: place, size and rotation.
+        size: (height, width) of the image in pixels.
+    """
     height, width = size
     scale = pose.radius * np.array([np.sqrt(pose.stretch), 1 / np.sqrt(pose.stretch)])
-    fraction_bits = 4
+    fraction_bits = 4  # OpenCV takes corners as integers in sixteenths of a sample
     contours = []
     for contour in outline(shape):
         points = (contour * scale) @ pose.rotation + np.array(pose.centre)
@@ -140,18 +146,24 @@ MARKS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "heart": lambda u, v: _stripes(u),
     "moon": lambda u, v: -_dots(u, v),
 }
-"""Light of a shape's surface from -1 to 1, of its own coordinates with a period of 2 pi.
+"""Brightness from -1 to 1 of the surface of each shape, as a function of its own coordinates.
 
-Every part of a thing shows what it is, as a piece of fur shows a cat: what is cut off by the edge of an image
-patch, or hidden, can still be named.
+Marks have a period of 2 pi. They cover a thing, as fur covers a cat, so that a thing can be named if a
+part of it is hidden or cut off by the edge of an image patch.
 """
 
 MARK_PERIOD = (6.0, 12.0)
-"""Fewest and most pixels from one mark to the next; between, a fifth of the frame's side."""
+"""Smallest and largest distance of marks in pixels; between them it is a fifth of the frame's side."""
 
 
 def surface(shape: str, pose: Pose, size: tuple[int, int]) -> np.ndarray:
-    """Marks of a shape over a whole picture, float32 in [-1, 1] of size (height, width)."""
+    """Marks of a shape over a whole image, float32 (height, width) in [-1, 1].
+
+    Args:
+        shape: name of the shape.
+        pose: place, size and rotation.
+        size: (height, width) of the image in pixels.
+    """
     y, x = pixel_grid(*size)
     own = np.stack([x - pose.centre[0], y - pose.centre[1]], axis=-1) @ pose.rotation.T
     period = np.clip(0.4 * pose.radius, *MARK_PERIOD)

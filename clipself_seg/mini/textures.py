@@ -1,6 +1,6 @@
-"""The textures that play the stuff: each is a function of a random generator and a size.
+"""Textures of the stuff: each is a function of a random generator, a height and a width.
 
-Every function returns (height, width, 3) float32 RGB around 0..255; muted colours, so that the
+Every function returns (height, width, 3) float32 RGB around 0..255, in muted colours, so that the
 saturated things stand out.
 """
 
@@ -16,14 +16,15 @@ Texture = Callable[[np.random.Generator, int, int], np.ndarray]
 
 def smooth_noise(rng: np.random.Generator, height: int, width: int, cell: float) -> np.ndarray:
     """Value noise with features of about `cell` pixels, (height, width) float32, deviation near 1."""
-    rows, columns = int(np.ceil(height / cell)) + 2, int(np.ceil(width / cell)) + 2
+    rows = int(np.ceil(height / cell)) + 2
+    columns = int(np.ceil(width / cell)) + 2
     coarse = rng.standard_normal((rows, columns), dtype=np.float32)
     big = cv2.resize(coarse, None, fx=cell, fy=cell, interpolation=cv2.INTER_CUBIC)
     return big[:height, :width]
 
 
 def pixel_grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Y and x of every pixel, each (height, width) float32."""
+    """Coordinates y and x of every pixel, each (height, width) float32."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
     return y, x
 
@@ -63,7 +64,7 @@ def sand(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 def _cells(
     y: np.ndarray, x: np.ndarray, rng: np.random.Generator, step: tuple[int, int], shift: float
 ) -> tuple:
-    """Row-column cells of a wall: a random tone of each cell, and the mask of the joints."""
+    """Cells of a wall: a random tone for each pixel's cell, and the mask of the joints."""
     row = np.floor(y / step[0]).astype(int)
     moved = x + shift * step[1] * (row % 2)
     column = np.floor(moved / step[1]).astype(int)
@@ -117,8 +118,8 @@ def gravel(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 def cloth(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Diagonal stripes in two muted tones."""
     y, x = pixel_grid(height, width)
-    way = 1 if rng.random() < 0.5 else -1
-    stripe = np.sin(2 * np.pi * (x + way * y) / rng.uniform(13, 17))
+    sign = 1 if rng.random() < 0.5 else -1
+    stripe = np.sin(2 * np.pi * (x + sign * y) / rng.uniform(13, 17))
     return _mix((96, 62, 84), (202, 178, 176), 0.5 + 2.0 * stripe)
 
 

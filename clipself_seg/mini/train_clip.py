@@ -1,4 +1,4 @@
-"""Contrastive training of the mini CLIP on crops of mini scenes and captions of what they show."""
+"""Contrastive training of the mini CLIP on crops of scenes and captions of their content."""
 
 from __future__ import annotations
 
@@ -24,12 +24,16 @@ Key = tuple[tuple[str | None, str | None, str | None], ...]
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
-    """Everything that decides the weights.
+    """Settings that decide the weights.
 
     Attributes:
-        scenes: scenes to draw crops from; three quarters are of `mini`, the rest of `mini2`.
-        batch: crops a step.
-        learning_rate: peak, after `warmup` steps; cosine to zero.
+        scenes: number of scenes to draw crops from; three quarters are of `mini`, the rest of `mini2`.
+        steps: number of training steps.
+        batch: number of crops of a step.
+        learning_rate: peak, reached after `warmup` steps; then it falls to zero along a cosine.
+        weight_decay: weight decay of matrices; biases and norms have none.
+        warmup: number of steps over which the learning rate rises.
+        seed: seed of scenes, crops and captions.
     """
 
     scenes: int = 9000
@@ -43,7 +47,14 @@ class TrainSettings:
 
 @dataclasses.dataclass(frozen=True)
 class CropSet:
-    """Pre-rendered crops: `pixels` is (N, side, side, 3) uint8, the lists say what each shows."""
+    """Crops that were rendered in advance, see `crops.Crop`.
+
+    Attributes:
+        pixels: (N, side, side, 3) uint8 RGB.
+        things: things of each crop.
+        stuff: stuff of each crop.
+        subject: whether each crop is centred on its first thing or stuff.
+    """
 
     pixels: np.ndarray
     things: list[tuple[Concept, ...]]
@@ -55,7 +66,7 @@ def _render(job: tuple[int, range, int]) -> CropSet:
     seed, indices, side = job
     crops = []
     for index in indices:
-        # The stream of a scene depends on its own number only: any number of processes draws the same.
+        # Random choices of a scene depend on its own number only, whatever the number of processes.
         rng = np.random.default_rng([seed, 7, index])
         scene = draw_scene(rng, WORLDS["mini2" if index % 4 == 3 else "mini"])
         crops += sample_crops(rng, scene, side)
@@ -68,7 +79,14 @@ def _render(job: tuple[int, range, int]) -> CropSet:
 
 
 def render_crops(*, scenes: int, side: int, seed: int, processes: int = 2) -> CropSet:
-    """Draw scenes and cut the training crops out of them, in `processes` processes."""
+    """Draw scenes and cut the training crops out of them.
+
+    Args:
+        scenes: number of scenes.
+        side: side of the crops in pixels.
+        seed: seed of scenes and crops.
+        processes: number of processes to work in; it does not change the result.
+    """
     jobs = [(seed, range(start, min(start + 100, scenes)), side) for start in range(0, scenes, 100)]
     parts = run_in_parallel(_render, jobs, processes=processes, label="draw 100 scenes each")
     return CropSet(
@@ -80,18 +98,23 @@ def render_crops(*, scenes: int, side: int, seed: int, processes: int = 2) -> Cr
 
 
 def _key(things: tuple[Concept, ...], stuff: tuple[Concept, ...]) -> Key:
-    """What a caption means, whatever its words and their order."""
+    """Classes that a caption mentions, whatever its words and their order."""
     return tuple(sorted(((c.colour, c.shape, c.texture) for c in things + stuff), key=str))
 
 
 def caption_batch(
     rng: np.random.Generator, crops: CropSet, indices: np.ndarray
 ) -> tuple[list[str], Tensor]:
-    """Captions of a batch, a caption of every class besides, and which caption is true of which crop.
+    """Captions of a batch and of every class, and the captions that are true of each crop.
+
+    Args:
+        rng: generator that decides the captions.
+        crops: all crops.
+        indices: crops of the batch.
 
     Returns:
-        T distinct texts, and (len(indices), T) float targets: rows sum to 1, spread over all texts
-        with the meaning that was chosen for the crop.
+        T distinct texts, and (len(indices), T) float targets: rows sum to 1, spread evenly over all
+        texts with the meaning that was chosen for the crop.
     """
     keys: list[Key] = []
     texts: dict[str, Key] = {}
@@ -102,7 +125,7 @@ def caption_batch(
         mentions = leave_out_colours(rng, things), stuff
         keys.append(_key(*mentions))
         texts[write_caption(rng, *mentions)] = keys[-1]
-    # The classes' own captions are negatives of every step: a small batch then sees all of them.
+    # Captions of every class are negatives of every step, which a small batch alone would not have.
     for spec in WORLDS.values():
         for concept in spec.concepts:
             mentions = ((concept,), ()) if concept.isthing else ((), (concept,))
@@ -115,11 +138,11 @@ def caption_batch(
 
 
 def contrastive_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """InfoNCE in both directions when several texts may be true of a crop and several crops of a text.
+    """InfoNCE in both directions, with several texts for a crop and several crops for a text.
 
     Args:
-        logits: (B, T).
-        targets: (B, T) as from `caption_batch`; texts that are true of no crop are negatives only.
+        logits: scaled cosines of B crops and T texts, (B, T).
+        targets: (B, T) from `caption_batch`; texts that are true of no crop are negatives only.
     """
     to_text = -(targets * F.log_softmax(logits, dim=1)).sum(1).mean()
     columns = targets.sum(0) > 0
@@ -130,7 +153,7 @@ def contrastive_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def learning_rate_at(step: int, settings: TrainSettings) -> float:
-    """Linear warm-up, then cosine to zero."""
+    """Learning rate of a step: linear warm-up, then cosine to zero."""
     if step < settings.warmup:
         return settings.learning_rate * (step + 1) / settings.warmup
     done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
@@ -155,7 +178,8 @@ def _batches(
     for _ in range(settings.steps):
         if len(order) < settings.batch:
             order = rng.permutation(len(crops.pixels))
-        indices, order = order[: settings.batch], order[settings.batch :]
+        indices = order[: settings.batch]
+        order = order[settings.batch :]
         pixels = crops.pixels[indices]
         if rng.random() < 0.5:
             pixels = pixels[:, :, ::-1].copy()
@@ -163,7 +187,7 @@ def _batches(
 
 
 def train(clip: DenseCLIP, crops: CropSet, settings: TrainSettings) -> Iterator[tuple[int, float]]:
-    """Train in place; yields (step, loss) after every step."""
+    """Train a CLIP in place and yield (step, loss) after every step."""
     optimiser = _optimiser(clip, settings)
     clip.train()
     for step, (pixels, texts, targets) in enumerate(_batches(crops, settings)):

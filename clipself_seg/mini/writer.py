@@ -1,14 +1,14 @@
-"""A mini world on disk, in COCO's formats and folders.
+"""The mini worlds on disk, in COCO's formats and folders.
 
-{root}/{world}/{split}/000000.jpg                      pictures
+{root}/{world}/{split}/000000.jpg                      images
 {root}/{world}/panoptic_{split}/000000.png             segment ids as R + 256 G + 65536 B
 {root}/{world}/stuffthingmaps/{split}/000000.png       class index per pixel, 255 = void
 {root}/mini/stuffthingmaps/train_base/000000.png       the same in the vocabulary mini_base
 {root}/{world}/annotations/{panoptic,instances,captions,proposals}_{split}.json
 {root}/{world}/manifest.json                           what was written, last of all
 
-Splits are train and val; mini has a third one, base: scenes without unseen classes, for training
-that must not show them. Its labels are indices into mini_base.
+Splits are train and val; mini has a third one, base: scenes of seen classes only, for training. Its
+labels are indices into mini_base.
 """
 
 from __future__ import annotations
@@ -35,18 +35,22 @@ FORMAT = 6  # raise it when the same seed gives other files
 SPLITS = ("train", "val")  # of each world
 BASE = "base"
 VOID = 255
-ID_STEP = 263  # panoptic ids need the second channel, so that a reader of the first alone shows
-JITTERED, RANDOM = 3, 4  # proposals for each thing, and beside them
+ID_STEP = 263  # panoptic ids need the second channel, so that reading only the first one fails
+JITTERED = 3  # proposals around each thing
+RANDOM = 4  # proposals of a scene at random places
 
 Entry = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class WorldSize:
-    """How many scenes each split has, and the seed that they follow from.
+    """Number of scenes of each split, and the seed that decides them.
 
     Attributes:
-        base: of mini alone.
+        train: scenes of the split train of each world.
+        val: scenes of the split val of each world.
+        seed: seed of all scenes.
+        base: scenes of the split base, which only mini has.
 
     Raises:
         InputError: a split without scenes, or a negative seed.
@@ -67,13 +71,13 @@ class WorldSize:
 def make_worlds(root: str | Path, size: WorldSize, processes: int = 2) -> bool:
     """Write both worlds below `root`, unless they are there already.
 
-    A world is written beside its place and moved there when it is complete. An interrupted
-    call leaves nothing that the next one would take for a world.
+    A world is written to a temporary folder beside its own and renamed when it is complete, so that
+    an interrupted call leaves no incomplete world.
 
     Args:
-        root: folder for `mini` and `mini2`; what has another seed, size or format is replaced.
-        size: scenes of each world.
-        processes: drawing in parallel does not change the result.
+        root: folder for `mini` and `mini2`; a world of another seed, size or format is replaced.
+        size: number of scenes of each world.
+        processes: number of processes to draw in; it does not change the result.
 
     Returns:
         Whether anything was written.
@@ -104,10 +108,10 @@ def _read_manifest(folder: Path) -> Any:
 
 
 def _is_whole(spec: WorldSpec, world: Path, size: WorldSize) -> bool:
-    """Whether no picture or map was lost since the world was written."""
+    """Whether no image or map was lost since the world was written."""
     for split in (*SPLITS, *((BASE,) if spec.name == "mini" else ())):
-        pictures = (split, "jpg"), (f"panoptic_{split}", "png"), (f"stuffthingmaps/{split}", "png")
-        for folder, suffix in pictures:
+        folders = (split, "jpg"), (f"panoptic_{split}", "png"), (f"stuffthingmaps/{split}", "png")
+        for folder, suffix in folders:
             paths = (
                 world / folder / f"{index:06d}.{suffix}" for index in range(getattr(size, split))
             )
@@ -117,13 +121,21 @@ def _is_whole(spec: WorldSpec, world: Path, size: WorldSize) -> bool:
 
 
 def scene_of(spec: WorldSpec, split: str, index: int, seed: int) -> Scene:
-    """The scene with a number; every number has its own stream of random choices."""
-    world, number = list(WORLDS).index(spec.name), (*SPLITS, BASE).index(split)
-    return draw_scene(np.random.default_rng([seed, world, number, index]), split_spec(spec, split))
+    """Scene of a split with a number; every number has its own stream of random choices.
+
+    Args:
+        spec: world of the scene.
+        split: split of the scene.
+        index: number of the scene in its split.
+        seed: seed of the world.
+    """
+    world = list(WORLDS).index(spec.name)
+    part = (*SPLITS, BASE).index(split)
+    return draw_scene(np.random.default_rng([seed, world, part, index]), split_spec(spec, split))
 
 
 def split_spec(spec: WorldSpec, split: str) -> WorldSpec:
-    """A world as a split shows it: with all classes or, in the split base, with the seen ones."""
+    """World with the classes that a split shows: all or, in the split base, the seen ones."""
     if split != BASE:
         return spec
     seen = tuple(concept for concept in spec.concepts if concept.seen)
@@ -167,7 +179,7 @@ def _write_scene(job: tuple[Path, str, str, int, int]) -> Entry:
 
 
 def base_classes(spec: WorldSpec) -> np.ndarray:
-    """Index of a class among the seen ones, by its index in the world, uint8 (256,); else `VOID`."""
+    """Index among the seen classes by index in the world, `VOID` for the unseen ones, uint8 (256,)."""
     seen = np.array([concept.seen for concept in spec.concepts])
     lookup = np.full(256, VOID, np.uint8)
     lookup[np.flatnonzero(seen)] = np.arange(seen.sum())
@@ -175,15 +187,16 @@ def base_classes(spec: WorldSpec) -> np.ndarray:
 
 
 def _write_base(folder: Path, spec: WorldSpec, size: WorldSize, processes: int) -> None:
-    """What the first world has for training that must not show unseen classes."""
+    """Write what the first world has besides for training on seen classes only."""
     if spec.name == "mini":
         _write_base_maps(folder, spec)
         _write_split(folder, spec, BASE, size, processes)
 
 
 def _write_base_maps(folder: Path, spec: WorldSpec) -> None:
-    """Training labels with void in place of unseen classes."""
-    maps, lookup = folder / "stuffthingmaps", base_classes(spec)
+    """Write label maps of the split train with void in place of unseen classes."""
+    maps = folder / "stuffthingmaps"
+    lookup = base_classes(spec)
     for path in sorted((maps / "train").glob("*.png")):
         with atomic_path(maps / "train_base" / path.name) as temporary:
             labels = Image.fromarray(lookup[np.asarray(Image.open(path))])
@@ -192,7 +205,7 @@ def _write_base_maps(folder: Path, spec: WorldSpec) -> None:
 
 def _image_entry(scene: Scene, index: int) -> Entry:
     height, width = scene.segment_map.shape
-    # Ids are not positions: code that mixes them up shows.
+    # Ids are not positions, so that code that mixes them up fails.
     return {"id": 1000 + index, "file_name": f"{index:06d}.jpg", "width": width, "height": height}
 
 
@@ -221,7 +234,7 @@ def _captions(rng: np.random.Generator, scene: Scene) -> list[str]:
 
 
 def _proposals(rng: np.random.Generator, scene: Scene) -> list[list[float]]:
-    """Boxes XYWH such as a region proposal network gives: loose around things, and some at random."""
+    """Boxes XYWH such as a region proposal network predicts: loose around things, and some at random."""
     height, width = scene.segment_map.shape
     boxes = []
     for segment in scene.segments:
@@ -231,11 +244,12 @@ def _proposals(rng: np.random.Generator, scene: Scene) -> list[list[float]]:
             boxes += list(np.array([x0, y0, x1, y1]) + rng.normal(0, 1, (JITTERED, 4)) * spread)
     for _ in range(RANDOM):
         w, h = rng.uniform(0.12, 0.5, 2) * max(height, width)
-        x, y = rng.uniform(0, max(1, width - w)), rng.uniform(0, max(1, height - h))
+        x = rng.uniform(0, max(1, width - w))
+        y = rng.uniform(0, max(1, height - h))
         boxes.append(np.array([x, y, x + w, y + h]))
-    clipped = np.array(boxes).clip(0, [width, height, width, height])
-    corners, sides = clipped[:, :2], clipped[:, 2:] - clipped[:, :2]
-    return np.concatenate([corners, sides], axis=1).round(1).tolist()
+    boxes_xywh = np.array(boxes).clip(0, [width, height, width, height])
+    boxes_xywh[:, 2:] -= boxes_xywh[:, :2]
+    return boxes_xywh.round(1).tolist()
 
 
 def _write_annotations(folder: Path, spec: WorldSpec, split: str, entries: list[Entry]) -> None:
@@ -273,7 +287,7 @@ def _write_annotations(folder: Path, spec: WorldSpec, split: str, entries: list[
         ("proposals", proposals, [{"id": 1, "name": "object"}]),
     ):
         content = {**about, "annotations": listed}
-        if classes is not None:  # pycocotools takes the key, even empty, for a promise of classes
+        if classes is not None:  # pycocotools expects classes if the key is there, even if empty
             content["categories"] = classes
         write_json(folder / f"{name}_{split}.json", content)
 

@@ -1,4 +1,4 @@
-"""What is measured, and the model, pictures and regions that all tasks share.
+"""What is measured, and the model, images and regions that all tasks share.
 
 Legend: B images, n regions of an image, S side of the image, S0 side of a crop.
 """
@@ -23,7 +23,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.models.clipself import check_size
 
 Task = Literal["dense", "distill", "regions", "semseg", "panoptic", "pq"]
-PICTURE = (480, 640)  # rows and columns of the made-up picture, COCO's most common size
+IMAGE_SIZE = (480, 640)  # rows and columns of the made-up image, COCO's most common size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Case:
 
 
 class Workload:
-    """CLIP and picture of a case, made when they are first needed."""
+    """CLIP and image of a case, made when they are first needed."""
 
     def __init__(self, case: Case) -> None:
         self.case, self.device = case, torch.device(case.device)
@@ -87,9 +87,9 @@ class Workload:
         return None if name == "float32" else getattr(torch, name)
 
     @functools.cached_property
-    def picture(self) -> np.ndarray:
+    def pixels(self) -> np.ndarray:
         """uint8 (H, W, 3), noise."""
-        return np.random.default_rng(0).integers(0, 256, (*PICTURE, 3), dtype=np.uint8)
+        return np.random.default_rng(0).integers(0, 256, (*IMAGE_SIZE, 3), dtype=np.uint8)
 
 
 class RegionWorkload(Workload):
@@ -118,21 +118,21 @@ class RegionWorkload(Workload):
     def cells(self) -> np.ndarray:
         """(n, 4) XYXY pixels."""
         split = math.ceil(math.sqrt(self.case.regions))
-        return grid_boxes(split, split, PICTURE[1], PICTURE[0])[: self.case.regions]
+        return grid_boxes(split, split, IMAGE_SIZE[1], IMAGE_SIZE[0])[: self.case.regions]
 
     @functools.cached_property
     def boxes(self) -> Tensor:
         """(n, 4) XYXY in [0, 1] of the padded square."""
-        return torch.from_numpy(relative_boxes(self.cells, PICTURE[1], PICTURE[0])).float()
+        return torch.from_numpy(relative_boxes(self.cells, IMAGE_SIZE[1], IMAGE_SIZE[0])).float()
 
     def crops(self, boxes: np.ndarray) -> Tensor:
         """Boxes (n, 4) in pixels cut out anew, uint8 (n, 3, S0, S0)."""
-        crops = letterbox_crops(self.picture, boxes, self.clip.image_size)
+        crops = letterbox_crops(self.pixels, boxes, self.clip.image_size)
         return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
 
     def square(self) -> Tensor:
-        """The picture letterboxed anew, uint8 (3, S, S)."""
-        square = torch.from_numpy(letterbox_image(self.picture, self.case.size))
+        """The image letterboxed anew, uint8 (3, S, S)."""
+        square = torch.from_numpy(letterbox_image(self.pixels, self.case.size))
         return square.permute(2, 0, 1).contiguous()
 
     @functools.cached_property

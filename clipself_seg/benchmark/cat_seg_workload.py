@@ -1,6 +1,6 @@
-"""CAT-Seg as things to time: a picture by sliding windows with its parts, or a training step.
+"""CAT-Seg as things to time: an image by sliding windows with its parts, or a training step.
 
-Legend: B images, T classes, V views of a picture, P prompts, E embedding, S side of a window.
+Legend: B images, T classes, V views of an image, P prompts, E embedding, S side of a window.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clipself_seg.benchmark import flops_cat_seg as flops
 from clipself_seg.benchmark import plain_cat_seg as plain
-from clipself_seg.benchmark.case import PICTURE, Case, Workload
+from clipself_seg.benchmark.case import IMAGE_SIZE, Case, Workload
 from clipself_seg.benchmark.measure import Run
 from clipself_seg.benchmark.plain_aggregator import aggregate
 from clipself_seg.clip.class_texts import ClassTexts
@@ -77,7 +77,7 @@ class SemSegWorkload(Workload):
         self.model.set_vocabulary(dataclasses.replace(vocabulary, classes=classes))
 
     def runs(self) -> dict[str, Run]:
-        """See `build_runs`; texts are encoded anew in "image", as for a first picture, and in "step"."""
+        """See `build_runs`; texts are encoded anew in "image", as for a first image, and in "step"."""
         return self._training_runs() if self.case.training else self._inference_runs()
 
     def _inference_runs(self) -> dict[str, Run]:
@@ -119,8 +119,8 @@ class SemSegWorkload(Workload):
 
     @functools.cached_property
     def sample(self) -> Sample:
-        """The picture."""
-        return {"image": torch.from_numpy(self.picture).permute(2, 0, 1).contiguous()}
+        """The image."""
+        return {"image": torch.from_numpy(self.pixels).permute(2, 0, 1).contiguous()}
 
     @functools.cached_property
     def views(self) -> Tensor:
@@ -190,11 +190,11 @@ class SemSegWorkload(Workload):
 
     def _merge(self, views: list[ClassLogits]) -> Tensor:
         parts = sliding_probabilities(views, self.case.classes, self.model.layout)
-        return all_scores(parts, PICTURE, self.case.classes)
+        return all_scores(parts, IMAGE_SIZE, self.case.classes)
 
     def _plain_merge(self, logits: Tensor) -> Tensor:
         merged = plain.merge(self.model, logits.float())
-        return F.interpolate(merged, PICTURE, mode="bilinear")[0]
+        return F.interpolate(merged, IMAGE_SIZE, mode="bilinear")[0]
 
     def _training_runs(self) -> dict[str, Run]:
         batch = self.case.batch

@@ -56,7 +56,7 @@ def feature_flops(model: CATSeg, views: int) -> int:
 
 
 def upsample_flops(model: CATSeg, views: int) -> int:
-    """The guiding features' way to the decoder's sizes."""
+    """Bringing the guiding features to the decoder's sizes."""
 
     def run(meta: CATSeg) -> None:
         width = meta.clip.visual.feature_shapes()[meta.guidance_blocks[0]][0]

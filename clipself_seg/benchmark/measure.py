@@ -58,15 +58,15 @@ class Peaks(NamedTuple):
 
 def matmul_peaks(dtype: torch.dtype, device: torch.device, repeats: int) -> Peaks:
     """The best of `repeats` calls for each of `PEAK_SHAPES`."""
-    found = dict.fromkeys((F.linear, linear), 0.0)
+    rates = dict.fromkeys((F.linear, linear), 0.0)
     for rows, inner, columns in PEAK_SHAPES:
         a = torch.randn(rows, inner, device=device).to(dtype)
         b = torch.randn(columns, inner, device=device).to(dtype)
-        for product in found:
+        for product in rates:
             run = Run(lambda _, f=product, a=a, b=b: f(a, b))  # type: ignore[misc]
             seconds = min(time_run(run, device) for _ in range(repeats + 1))
-            found[product] = max(found[product], 2 * rows * inner * columns / seconds)
-    return Peaks(found[F.linear], max(found.values()))
+            rates[product] = max(rates[product], 2 * rows * inner * columns / seconds)
+    return Peaks(rates[F.linear], max(rates.values()))
 
 
 def time_run(run: Run, device: torch.device) -> float:
@@ -90,16 +90,16 @@ def time_in_turn(
         runs: by name; each is called once before to warm up.
         device: to wait for.
         repeats: rounds.
-        report: is told how far it is.
+        report: called with the progress.
     """
-    found: dict[str, list[float]] = {name: [] for name in runs}
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats + 1):
         for name, run in runs.items():
             seconds = time_run(run, device)
             report(f"round {turn}/{repeats}  {name}: {seconds:.3f} s{'' if turn else ' (warm-up)'}")
             if turn:
-                found[name].append(seconds)
-    return found
+                times[name].append(seconds)
+    return times
 
 
 def peak_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: str) -> int:

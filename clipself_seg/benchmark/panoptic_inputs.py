@@ -43,7 +43,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def areas(count: int, size: tuple[int, int]) -> Tensor:
-    """Mask logits (count, *size) that share the picture out: positive in what is nearest to a random
+    """Mask logits (count, *size) that divide the image: positive in what is nearest to a random
     place of one's own, and just beyond."""
     y_h, x_w = ((torch.arange(cells) + 0.5) / cells for cells in COARSE)
     places_2Q = torch.rand(2, count, generator=torch.Generator().manual_seed(0))

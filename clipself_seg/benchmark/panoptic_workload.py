@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipself_seg.benchmark import plain_panoptic as plain
-from clipself_seg.benchmark.case import PICTURE, Case, Workload
+from clipself_seg.benchmark.case import IMAGE_SIZE, Case, Workload
 from clipself_seg.benchmark.flops import pooling_flops, tower_flops
 from clipself_seg.benchmark.flops_panoptic import generator_flops, regions_flops
 from clipself_seg.benchmark.measure import Run
@@ -42,7 +42,7 @@ from clipself_seg.heads.panoptic.mask_generator.query_decoder import QueryPredic
 from clipself_seg.heads.panoptic.mask_pieces import resize_masks
 from clipself_seg.heads.panoptic.panoptic_merge import merge_panoptic
 
-IMAGE, CANVAS = (1024, 1365), (1024, 1408)  # of a picture of 480 x 640 in the official test
+IMAGE, CANVAS = (1024, 1365), (1024, 1408)  # of an image of 480 x 640 in the official test
 SIZES, CHANNELS = GeneratorSizes(), 512  # ODISE's generator, and its feature maps
 QUERIES, MERGED = 100, 250  # ODISE's; FC-CLIP's, for the merge
 WORDS = ("openseg_coco_panoptic_133", "ade20k_847")  # the first that has as many classes
@@ -51,7 +51,7 @@ BRANCHES = {"masked attention": "image", "dense pooling": "large image"}  # besi
 
 
 class PanopticWorkload(Workload):
-    """ODISE's sizes with random weights and feature maps, and masks that share the picture out.
+    """ODISE's sizes with random weights and feature maps, and masks that divide the image.
 
     Each part is made when it is first needed, and the same at every call.
     """
@@ -79,7 +79,7 @@ class PanopticWorkload(Workload):
     def runs(self) -> dict[str, Run]:
         """See `build_runs`; "image" and "large image" are plain forwards of the branches' input sizes."""
         generator = generator_flops(self._sizes, CHANNELS, CANVAS)
-        found = {
+        runs = {
             "generator": self._ours(self._generate, generator, memory=True),
             "plain generator": self._plain(self._plain_generate, generator, memory=True),
             **(self._attention_runs() if self._is_transformer else {}),
@@ -91,9 +91,9 @@ class PanopticWorkload(Workload):
         }
         given = 4 * self._merged * CANVAS[0] * CANVAS[1]
         merge: dict[str, Any] = {"setup": lambda: self.large_masks, "memory": True, "given": given}
-        found["merge"] = self._ours(self._merge, **merge)
-        found["plain merge"] = self._plain(self._plain_merge, **merge)
-        return found
+        runs["merge"] = self._ours(self._merge, **merge)
+        runs["plain merge"] = self._plain(self._plain_merge, **merge)
+        return runs
 
     @property
     def _merged(self) -> int:
@@ -122,7 +122,7 @@ class PanopticWorkload(Workload):
         }
 
     def _embed(self, kind: type[MaskedAttention] | type[DensePooling], side: int) -> Run:
-        """A plain forward of what a branch reads; the picture's way there counts too."""
+        """A plain forward of what a branch reads; preparing the image counts too."""
         flops = tower_flops(self.outline.visual, side, side).image
         return self._ours(
             lambda _: self.clip.visual(kind(self.clip).clip_input(self.image)[None]), flops
@@ -182,8 +182,8 @@ class PanopticWorkload(Workload):
 
     @functools.cached_property
     def image(self) -> Tensor:
-        """The picture at the size of the test, (3, rows, columns) in [0, 1]."""
-        pixels = torch.from_numpy(self.picture).permute(2, 0, 1)[None].float() / 255
+        """The image at the size of the test, (3, rows, columns) in [0, 1]."""
+        pixels = torch.from_numpy(self.pixels).permute(2, 0, 1)[None].float() / 255
         resized = F.interpolate(pixels, IMAGE, mode="bilinear", align_corners=False)
         return resized[0].to(self.device)
 
@@ -212,8 +212,10 @@ class PanopticWorkload(Workload):
     @functools.cached_property
     def scores(self) -> Scores:
         """Random."""
-        found = random_scores(self.queries, sum(self.synonyms), SIZES.width, self.outline.embed_dim)
-        return Scores(*(part.to(self.device) for part in found))
+        scores = random_scores(
+            self.queries, sum(self.synonyms), SIZES.width, self.outline.embed_dim
+        )
+        return Scores(*(part.to(self.device) for part in scores))
 
     @property
     def _seen(self) -> Tensor:
@@ -234,10 +236,10 @@ class PanopticWorkload(Workload):
         return fuse(ours, theirs, scores.void_Q, self._seen, ALPHA, BETA)
 
     def _resize(self, masks: Tensor) -> Tensor:
-        return resize_masks(masks, CANVAS, IMAGE, PICTURE)
+        return resize_masks(masks, CANVAS, IMAGE, IMAGE_SIZE)
 
     def _plain_resize(self, masks: Tensor) -> Tensor:
-        return plain.plain_masks(masks, CANVAS, IMAGE, PICTURE)
+        return plain.plain_masks(masks, CANVAS, IMAGE, IMAGE_SIZE)
 
     @functools.cached_property
     def probs(self) -> Tensor:

@@ -79,22 +79,22 @@ def pool_masks(features_Ehw: Tensor, masks_nhw: Tensor) -> Tensor:
     return summed_nE / (weights_n1hw.sum((-2, -1)) + MASK_EPS)
 
 
-def prepare_crops(clip: DenseCLIP, picture: np.ndarray, boxes_n4: np.ndarray) -> Tensor:
+def prepare_crops(clip: DenseCLIP, pixels: np.ndarray, boxes_n4: np.ndarray) -> Tensor:
     """Normalised float crops (slots, 3, S0, S0): resized one by one, empty slots stay zero."""
     slots = torch.zeros(max(SLOTS, len(boxes_n4)), 3, clip.image_size, clip.image_size)
     for slot, box in zip(slots, boxes_n4):
-        slot.copy_(_crop(clip, picture, box))
+        slot.copy_(_crop(clip, pixels, box))
     return slots
 
 
-def _crop(clip: DenseCLIP, picture: np.ndarray, box: np.ndarray) -> Tensor:
-    crop = letterbox_crops(picture, box[None], clip.image_size)
+def _crop(clip: DenseCLIP, pixels: np.ndarray, box: np.ndarray) -> Tensor:
+    crop = letterbox_crops(pixels, box[None], clip.image_size)
     return clip.preprocess(torch.from_numpy(crop).permute(0, 3, 1, 2))[0]
 
 
-def prepare_image(clip: DenseCLIP, picture: np.ndarray, side: int) -> Tensor:
+def prepare_image(clip: DenseCLIP, pixels: np.ndarray, side: int) -> Tensor:
     """The normalised float image (3, S, S)."""
-    square = torch.from_numpy(letterbox_image(picture, side))
+    square = torch.from_numpy(letterbox_image(pixels, side))
     return clip.preprocess(square.permute(2, 0, 1)[None])[0]
 
 
@@ -104,12 +104,12 @@ def prepare_masks(masks_nHW: np.ndarray, side: int) -> Tensor:
 
 
 def prepare_masked_crops(
-    clip: DenseCLIP, picture: np.ndarray, boxes_n4: np.ndarray, masks_nHW: np.ndarray
+    clip: DenseCLIP, pixels: np.ndarray, boxes_n4: np.ndarray, masks_nHW: np.ndarray
 ) -> Tensor:
     """Crops with grey outside the mask, which the reference makes and never reads."""
     slots = torch.zeros(max(SLOTS, len(boxes_n4)), 3, clip.image_size, clip.image_size)
     for slot, box, mask in zip(slots, boxes_n4, masks_nHW):
-        masked = np.where(mask[:, :, None], picture, GREY).astype(np.uint8)
+        masked = np.where(mask[:, :, None], pixels, GREY).astype(np.uint8)
         slot.copy_(_crop(clip, masked, box))
     return slots
 
@@ -132,7 +132,10 @@ def region_scores(clip: DenseCLIP, sample: dict[str, Tensor], text_KE: Tensor) -
         "masks": pool_masks(dense_features(clip.visual, image)[0], masks),
         "crops": image_embeddings(clip.visual, crops),
     }
-    return {way: F.normalize(found.float(), dim=-1) @ text_KE.T for way, found in rows.items()}
+    return {
+        readout: F.normalize(rows_nE.float(), dim=-1) @ text_KE.T
+        for readout, rows_nE in rows.items()
+    }
 
 
 def distillation_loss(

@@ -126,7 +126,7 @@ def _unpartition(x: Tensor, side: int, grid: tuple[int, int]) -> Tensor:
 
 
 def _shift_mask(grid: tuple[int, int], side: int, shift: int, like: Tensor) -> Tensor:
-    """(W, M, M): -100 between cells of a rolled grid that are no neighbours in the picture."""
+    """(W, M, M): -100 between cells of a rolled grid that are no neighbours in the image."""
     region = like.new_zeros(1, *grid, 1)
     cuts = (slice(0, -side), slice(-side, -shift), slice(-shift, None))
     for index, (rows, columns) in enumerate((r, c) for r in cuts for c in cuts):

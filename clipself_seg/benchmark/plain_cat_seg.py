@@ -1,7 +1,7 @@
 """The plain formulation of CAT-Seg, over the weights of a `CATSeg`, guided by CLIP.
 
 What its description says, step by step: texts at the full context length, all windows in one batch,
-and maps of the picture's size for all classes at once.
+and maps of the image's size for all classes at once.
 
 Shapes: B windows, T classes, P prompts of a class, E embedding, h x w cells, S side of a window in
     pixels.
@@ -74,12 +74,12 @@ def normalise(model: CATSeg, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def scores(model: CATSeg, sample: Sample, text_TPE: Tensor | None = None) -> Tensor:
-    """Probabilities (T, height, width) of one picture, texts included unless they are given."""
+    """Probabilities (T, height, width) of one image, texts included unless they are given."""
     text = text_embeddings(model) if text_TPE is None else text_TPE
     image = sample["image"].to(model.device).float()
-    found = (_sliding if model.sliding else _whole)(model, image, text)
+    probabilities = (_sliding if model.sliding else _whole)(model, image, text)
     size = (sample.get("height", image.shape[1]), sample.get("width", image.shape[2]))
-    return F.interpolate(found, size, mode="bilinear")[0]
+    return F.interpolate(probabilities, size, mode="bilinear")[0]
 
 
 def _whole(model: CATSeg, image_3hw: Tensor, text_TPE: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def plain_predictions(
     decoder = generator.sem_seg_head.predictor
     positions_QC = decoder.query_embed.weight
     states = decoder.query_feat.weight.expand(len(mask_features), -1, -1)
-    found = [_predict(generator, states, mask_features)]
+    predictions = [_predict(generator, states, mask_features)]
     layers = zip(
         decoder.transformer_cross_attention_layers,
         decoder.transformer_self_attention_layers,
@@ -50,13 +50,15 @@ def plain_predictions(
         kind = decoder.level_embed.weight[index % len(maps)]
         grid, values = (one.shape[2], one.shape[3]), one.flatten(2).transpose(1, 2) + kind
         keys = values + sine_positions(grid, one.shape[1], one.device).to(values.dtype)
-        masks = F.interpolate(found[-1].mask_logits, grid, mode="bilinear", align_corners=False)
+        masks = F.interpolate(
+            predictions[-1].mask_logits, grid, mode="bilinear", align_corners=False
+        )
         allowed = masks.flatten(2).sigmoid() >= 0.5
         allowed = allowed | ~allowed.any(dim=-1, keepdim=True)
         states = cross(states, positions_QC, Level(keys, values, mask_features), allowed)
         states = mlp(own(states, positions_QC))
-        found.append(_predict(generator, states, mask_features))
-    return found
+        predictions.append(_predict(generator, states, mask_features))
+    return predictions
 
 
 def _predict(generator: MaskGenerator, states: Tensor, mask_features: Tensor) -> QueryPrediction:
@@ -194,7 +196,7 @@ def plain_masks(
     Args:
         mask_logits: (Q, h, w).
         canvas: (rows, columns) of the padded input.
-        image_size: (rows, columns) of the picture on it.
+        image_size: (rows, columns) of the image on it.
         output_size: (H, W).
     """
     how: dict[str, Any] = {"mode": "bilinear", "align_corners": False}

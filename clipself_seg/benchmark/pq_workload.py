@@ -1,6 +1,6 @@
 """Panoptic quality as something to time, in memory of a run and from files, beside panopticapi's.
 
-Legend: H W rows and columns of a picture.
+Legend: H W rows and columns of an image.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from clipself_seg.benchmark.case import PICTURE, Case
+from clipself_seg.benchmark.case import IMAGE_SIZE, Case
 from clipself_seg.benchmark.measure import Run
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
@@ -33,14 +33,14 @@ SEGMENTS, PLACES, FRAYS, WEIGHT = 12, (3, 4), (30, 40), 0.05
 
 
 class Side(NamedTuple):
-    """A picture's segments: ids (H, W) int64, 0 is void, and their list in COCO's format."""
+    """An image's segments: ids (H, W) int64, 0 is void, and their list in COCO's format."""
 
     ids: np.ndarray
     segments: list[dict[str, Any]]
 
 
 class PQWorkload:
-    """Pictures as large as COCO's with as many segments, in a folder that goes when this does."""
+    """Images as large as COCO's with as many segments, in a folder that goes when this does."""
 
     def __init__(self, case: Case) -> None:
         self.case, self.device = case, torch.device(case.device)
@@ -49,7 +49,7 @@ class PQWorkload:
         self.folder = Path(self._temporary.name)
 
     def runs(self) -> dict[str, Run]:
-        """See `build_runs`; all give the panoptic quality of the same pictures, in percent.
+        """See `build_runs`; all give the panoptic quality of the same images, in percent.
 
         "PQ in memory" starts from predictions as a model gives them, and the PNGs of the truth;
         panopticapi's needs PNGs of the predictions as well, which Detectron2 writes.
@@ -63,7 +63,7 @@ class PQWorkload:
 
     @functools.cached_property
     def pairs(self) -> list[tuple[Side, Side]]:
-        """Truth and prediction of each picture, both with category ids."""
+        """Truth and prediction of each image, both with category ids."""
         return [random_pair(seed, self.words) for seed in range(self.case.batch)]
 
     @functools.cached_property
@@ -152,20 +152,20 @@ class PQWorkload:
         categories = {entry["id"]: entry for entry in self._categories}
         pairs = list(zip(truth, predicted, strict=True))
         with contextlib.redirect_stdout(io.StringIO()):
-            found = pq_compute_single_core(0, pairs, truth_folder, folder, categories)
-        return 100 * float(found.pq_average(categories, isthing=None)[0]["pq"])
+            quality = pq_compute_single_core(0, pairs, truth_folder, folder, categories)
+        return 100 * float(quality.pq_average(categories, isthing=None)[0]["pq"])
 
 
 def random_pair(seed: int, words: Vocabulary) -> tuple[Side, Side]:
-    """A picture of `SEGMENTS` frayed segments or fewer, and a prediction that is right about most.
+    """An image of `SEGMENTS` frayed segments or fewer, and a prediction that is right about most.
 
     Args:
-        seed: of the picture.
+        seed: of the image.
         words: their categories.
     """
     rng = np.random.default_rng(seed)
     places, frays = (
-        F.interpolate(torch.from_numpy(rng.normal(size=size)).float(), PICTURE, mode="bilinear")
+        F.interpolate(torch.from_numpy(rng.normal(size=size)).float(), IMAGE_SIZE, mode="bilinear")
         for size in ((1, SEGMENTS, *PLACES), (2, SEGMENTS, *FRAYS))
     )
     labels = (places + WEIGHT * frays).argmax(dim=1).numpy()

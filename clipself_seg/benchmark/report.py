@@ -33,7 +33,7 @@ def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
 
     Args:
         case: what to measure.
-        report: is told how far it is.
+        report: called with the progress.
 
     Returns:
         "case", "peak_flops" (operations a second of the best matrix product), "torch_peak_flops" (of
@@ -84,13 +84,13 @@ def _chosen(runs: Mapping[str, Run], only: Sequence[str]) -> Mapping[str, Run]:
 
 def _figures(case: Case, run: Run, seconds: list[float], peaks: Peaks) -> dict[str, Any]:
     median = statistics.median(seconds)
-    found: dict[str, Any] = {"seconds": median, "all_seconds": seconds}
-    found["images_per_second"] = case.batch / median
+    figures: dict[str, Any] = {"seconds": median, "all_seconds": seconds}
+    figures["images_per_second"] = case.batch / median
     if run.flops:
-        found["flops_per_second"] = run.flops / median
-        found["peak_fraction"] = run.flops / median / peaks.best
-        found["torch_peak_fraction"] = run.flops / median / peaks.torch
-    return found
+        figures["flops_per_second"] = run.flops / median
+        figures["peak_fraction"] = run.flops / median / peaks.best
+        figures["torch_peak_fraction"] = run.flops / median / peaks.torch
+    return figures
 
 
 def _comparisons(case: Case, figures: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
@@ -101,21 +101,21 @@ def _comparisons(case: Case, figures: Mapping[str, dict[str, Any]]) -> dict[str,
         gains[name] = {"speed": plain["seconds"] / ours["seconds"]}
         if "memory_bytes" in ours:
             gains[name]["memory"] = plain["memory_bytes"] / ours["memory_bytes"]
-    found: dict[str, Any] = {"gains": gains}
+    summary: dict[str, Any] = {"gains": gains}
     if "samples" in figures:  # what follows each other, rather than parts of a whole
         total = sum(figures[name]["seconds"] for name in pairs)
         plain_total = sum(figures[f"plain {name}"]["seconds"] for name in pairs)
         gains["all together"] = {"speed": plain_total / total}
     if figures.keys() >= {"step", *PARTS}:
         parts = sum(figures[name]["seconds"] for name in PARTS)
-        found["step_overhead"] = figures["step"]["seconds"] / parts - 1
+        summary["step_overhead"] = figures["step"]["seconds"] / parts - 1
     if case.task == "panoptic":
-        found["over_image"] = over_image(figures)
+        summary["over_image"] = over_image(figures)
     if figures.keys() >= {"step", CHECKPOINTED}:
-        found["checkpointing_memory"] = (
+        summary["checkpointing_memory"] = (
             figures[CHECKPOINTED]["memory_bytes"] / figures["step"]["memory_bytes"]
         )
-    return found
+    return summary
 
 
 def as_text(results: Mapping[str, Any]) -> str:
@@ -124,18 +124,19 @@ def as_text(results: Mapping[str, Any]) -> str:
     rows = [
         [
             name,
-            1000 * found["seconds"],
-            found["images_per_second"],
-            _scaled(found.get("flops_per_second"), 1e-9),
-            _scaled(found.get("peak_fraction"), 100),
-            _scaled(found.get("torch_peak_fraction"), 100),
-            _scaled(found.get("memory_bytes"), 1 / GIB),
+            1000 * numbers["seconds"],
+            numbers["images_per_second"],
+            _scaled(numbers.get("flops_per_second"), 1e-9),
+            _scaled(numbers.get("peak_fraction"), 100),
+            _scaled(numbers.get("torch_peak_fraction"), 100),
+            _scaled(numbers.get("memory_bytes"), 1 / GIB),
         ]
-        for name, found in runs.items()
+        for name, numbers in runs.items()
     ]
     heads = ["", "ms", "images/s", "GFLOP/s", "% of peak", "% of torch's", "peak GiB"]
     gains = [
-        [name, found["speed"], found.get("memory")] for name, found in results["gains"].items()
+        [name, numbers["speed"], numbers.get("memory")]
+        for name, numbers in results["gains"].items()
     ]
     lines = [
         f"{case['task']}: {case['model']}, {_extent(case)}, batch {case['batch']}, "
@@ -153,8 +154,8 @@ def as_text(results: Mapping[str, Any]) -> str:
     for branch, times in results.get("over_image", {}).items():
         lines += ["", f"{branch}: {times:.3f} x a plain image forward at its input size"]
     if "checkpointing_memory" in results:
-        share = 100 * results["checkpointing_memory"]
-        lines += ["", f"peak memory with checkpointing: {share:.1f} % of that without"]
+        percent = 100 * results["checkpointing_memory"]
+        lines += ["", f"peak memory with checkpointing: {percent:.1f} % of that without"]
     return "\n".join(lines)
 
 

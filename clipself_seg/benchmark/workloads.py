@@ -1,6 +1,6 @@
 """The tasks as things to time: in the project's formulation and in the plain one.
 
-Legend: B images, n regions of an image, H, W pixels of the picture, S0 side of a crop, K classes.
+Legend: B images, n regions of an image, H, W pixels of the image, S0 side of a crop, K classes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from clipself_seg.benchmark import plain
-from clipself_seg.benchmark.case import PICTURE, Case, RegionWorkload, SampledWorkload
+from clipself_seg.benchmark.case import IMAGE_SIZE, Case, RegionWorkload, SampledWorkload
 from clipself_seg.benchmark.cat_seg_workload import SemSegWorkload
 from clipself_seg.benchmark.measure import Run
 from clipself_seg.benchmark.panoptic_workload import PanopticWorkload
@@ -91,10 +91,10 @@ class DistillWorkload(SampledWorkload):
         }
 
     def _plain_sample(self) -> dict[str, Tensor]:
-        crops = plain.prepare_crops(self.clip, self.picture, self.cells)
+        crops = plain.prepare_crops(self.clip, self.pixels, self.cells)
         boxes = torch.zeros(len(crops), 5)
         boxes[: len(self.boxes), :4], boxes[: len(self.boxes), 4] = self.boxes, 1
-        image = plain.prepare_image(self.clip, self.picture, self.case.size)
+        image = plain.prepare_image(self.clip, self.pixels, self.case.size)
         return {"image": image, "boxes": boxes, "crops": crops}
 
     def _step(self, _: None) -> float:
@@ -169,12 +169,12 @@ class RegionsWorkload(SampledWorkload):
     @functools.cached_property
     def enlarged(self) -> np.ndarray:
         """(n, 4) XYXY pixels, what the crops show."""
-        return enlarge_boxes(self.cells, 1.5, PICTURE[1], PICTURE[0])
+        return enlarge_boxes(self.cells, 1.5, IMAGE_SIZE[1], IMAGE_SIZE[0])
 
     @functools.cached_property
     def masks(self) -> np.ndarray:
         """(n, H, W) bool, an ellipse in each box."""
-        y, x = np.mgrid[: PICTURE[0], : PICTURE[1]] + 0.5
+        y, x = np.mgrid[: IMAGE_SIZE[0], : IMAGE_SIZE[1]] + 0.5
         x0, y0, x1, y1 = self.cells.T[:, :, None, None]
         return ((2 * x - x0 - x1) / (x1 - x0)) ** 2 + ((2 * y - y0 - y1) / (y1 - y0)) ** 2 <= 1
 
@@ -187,16 +187,16 @@ class RegionsWorkload(SampledWorkload):
         }
 
     def _plain_sample(self) -> dict[str, Tensor]:
-        plain.prepare_masked_crops(self.clip, self.picture, self.enlarged, self.masks)
+        plain.prepare_masked_crops(self.clip, self.pixels, self.enlarged, self.masks)
         return {
-            "image": plain.prepare_image(self.clip, self.picture, self.case.size),
+            "image": plain.prepare_image(self.clip, self.pixels, self.case.size),
             "boxes": self.boxes,
             "masks": plain.prepare_masks(self.masks, self.tokens),
-            "crops": plain.prepare_crops(self.clip, self.picture, self.enlarged),
+            "crops": plain.prepare_crops(self.clip, self.pixels, self.enlarged),
         }
 
     def _scores(self, _: None) -> list[dict[str, Tensor]]:
-        return [found["scores"] for found in self.reader(self.samples)]
+        return [result["scores"] for result in self.reader(self.samples)]
 
     @torch.no_grad()
     def _plain_scores(self, _: None) -> list[dict[str, Tensor]]:
@@ -227,7 +227,7 @@ TASKS: dict[
 
 
 def build_runs(case: Case) -> Mapping[str, Run]:
-    """Everything to time for a task, by name; the same weights and pictures at every call.
+    """Everything to time for a task, by name; the same weights and images at every call.
 
     A pair of formulations is called "X" and "plain X" (see `TASKS`).
 

@@ -1,4 +1,4 @@
-"""Segment photographs with words of your own.
+"""Segment images with words of your own.
 
     python tools/predict.py --vocabulary "red star, blue ring, grass" --input photo.jpg
     python tools/predict.py --config-file configs/semseg/catseg_cvpr_vitb16.yaml --weights model_base.pth \\
@@ -13,7 +13,7 @@ one by one; words that are not in --stuff are things, unless a built-in vocabula
 Writes overlays/*.png with a legend, labels/*.png (8 bits, or 16 for more than 255 classes), with
 --scores scores/*.npz (float32), and classes.json: what labels mean, their shares, what failed.
 With --panoptic overlays/*.png, and panoptic/*.png and panoptic.json in COCO's format.
-Exit status: 0, 1 if a picture failed and the others were done, 2 if nothing was done.
+Exit status: 0, 1 if an image failed and the others were done, 2 if nothing was done.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from clipself_seg.errors import InputError, report_input_errors
 
 if TYPE_CHECKING:
-    from clipself_seg.prediction.files import Found, Results
+    from clipself_seg.prediction.files import InputFiles, Results
 
 # Configuration and shipped weights of it, without and with --panoptic.
 SEMANTIC = ("configs/mini/semseg.yaml", "mini-cat-seg")
@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         help="words, a .txt with a class a line, a .json, or a built-in one such as ade20k_150",
     )
-    options.add_argument("--input", nargs="+", required=True, help="pictures, and folders of them")
+    options.add_argument("--input", nargs="+", required=True, help="images, and folders of them")
     options.add_argument("--output", default="output/predict", help="(output/predict)")
     options.add_argument("--opts", nargs="*", default=[], help="further KEY VALUE of the config")
     _add_semantic(options.add_argument_group("without --panoptic"))
@@ -111,15 +111,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Segment, and say where the results are."""
     args = parser().parse_args(arguments)
     _refuse(args, SEMANTIC_ONLY if args.panoptic else PANOPTIC_ONLY)
-    from clipself_seg.prediction.files import find_photos, predict_files
+    from clipself_seg.prediction.files import find_images, predict_files
 
-    found = find_photos(args.input, args.output)
-    if found.others:
-        named = ", ".join(path.name for path in found.others[:5])
-        sys.stderr.write(f"{len(found.others)} file(s) are no pictures by their endings: {named}\n")
-    results = _panoptic(args, found) if args.panoptic else _semantic(args)
-    failed = predict_files(results, found)
-    total = len(found.photos) + len(found.failed)
+    files = find_images(args.input, args.output)
+    if files.others:
+        named = ", ".join(path.name for path in files.others[:5])
+        sys.stderr.write(f"{len(files.others)} file(s) are no images by their endings: {named}\n")
+    results = _panoptic(args, files) if args.panoptic else _semantic(args)
+    failed = predict_files(results, files)
+    total = len(files.images) + len(files.failed)
     sys.stdout.write(f"{total - len(failed)} of {total} segmented, in {args.output}\n")
     return 2 if len(failed) == total else 1 if failed else 0
 
@@ -150,7 +150,7 @@ def _semantic(args: argparse.Namespace) -> Results:
     return SemanticResults(predictor=predictor, folder=args.output, scores=bool(args.scores))
 
 
-def _panoptic(args: argparse.Namespace, found: Found) -> Results:
+def _panoptic(args: argparse.Namespace, files: InputFiles) -> Results:
     from clipself_seg.prediction.panoptic import load_panoptic_predictor, panoptic_words
     from clipself_seg.prediction.panoptic_results import PanopticResults
 
@@ -164,4 +164,4 @@ def _panoptic(args: argparse.Namespace, found: Found) -> Results:
             opts += [key, getattr(args, name)]
     predictor = load_panoptic_predictor(*_model(args, PANOPTIC), opts, args.trained)
     predictor.set_vocabulary(words)
-    return PanopticResults(predictor=predictor, folder=args.output, photos=found.photos)
+    return PanopticResults(predictor=predictor, folder=args.output, images=files.images)

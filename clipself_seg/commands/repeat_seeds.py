@@ -50,5 +50,5 @@ def main(arguments: list[str] | None = None) -> None:
 
     output = args.output.absolute()
     given = (args.configs, args.seeds, output, args.opts, args.evaluate)
-    found = repeat(*given)
-    sys.stdout.write(f"\n{spread_table(found, args.show)}\n{output / 'seeds.json'}\n")
+    results = repeat(*given)
+    sys.stdout.write(f"\n{spread_table(results, args.show)}\n{output / 'seeds.json'}\n")

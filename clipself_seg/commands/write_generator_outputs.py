@@ -1,4 +1,4 @@
-"""Run the mask generator over a data set once, and keep what it says of every picture.
+"""Run the mask generator over a data set once, and keep what it says of every image.
 
     python tools/write_generator_outputs.py --config-file configs/mini/panoptic.yaml \\
         --weights mini-open-panoptic --dataset mini_val_panoptic_with_sem_seg --output outputs/mini_val

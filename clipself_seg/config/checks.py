@@ -62,7 +62,7 @@ FINITE = (
     "SOLVER.WEIGHT_DECAY_EMBED",
     "SOLVER.WEIGHT_DECAY_NORM",
 )
-SHARES = (
+FRACTIONS = (
     "MODEL.CLIPSELF.ALPHA",
     "MODEL.FUSION.ALPHA",
     "MODEL.FUSION.BETA",
@@ -76,7 +76,7 @@ CHECKS: tuple[Check, ...] = (
     *(Check(key, "at least 1", lambda value: value >= 1) for key in AT_LEAST_ONE),
     *(Check(key, "0 or more", lambda value: value >= 0) for key in AT_LEAST_ZERO),
     *(Check(key, "0 or more, and finite", lambda v: 0 <= v < math.inf) for key in FINITE),
-    *(Check(key, "in [0, 1]", lambda value: 0 <= value <= 1) for key in SHARES),
+    *(Check(key, "in [0, 1]", lambda value: 0 <= value <= 1) for key in FRACTIONS),
     *(Check(key, "1, 0, or -1 for the kind's own", lambda v: v in (-1, 0, 1)) for key in SWITCHES),
     *(Check(key, "whole numbers of pixels, each at least 1", _sides) for key in SIDES),
     Check(

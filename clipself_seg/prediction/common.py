@@ -1,4 +1,4 @@
-"""What predictors of all tasks share: configuration, kind of model, photographs as samples."""
+"""What predictors of all tasks share: configuration, kind of model, images as samples."""
 
 from __future__ import annotations
 
@@ -69,23 +69,23 @@ def require_architecture(cfg: CfgNode, wanted: str, lack: str, folder: str) -> N
         )
 
 
-def photo_sample(
+def image_sample(
     image: np.ndarray | str | os.PathLike[str], mapper: SemSegTestMapper
 ) -> dict[str, Any]:
-    """What a model is given of a photograph, as the mapper makes it of a file.
+    """What a model is given of an image, as the mapper makes it of a file.
 
     Args:
-        image: (H, W, 3) uint8 RGB, or the path of a picture.
+        image: (H, W, 3) uint8 RGB, or the path of an image.
         mapper: resizes it.
 
     Raises:
-        InputError: the picture cannot be read, or is not of that form.
+        InputError: the image cannot be read, or is not of that form.
     """
     if not isinstance(image, np.ndarray):
         image = read_image(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise InputError(
-            f"a picture must be uint8 of shape (height, width, 3), got {image.dtype} of "
+            f"an image must be uint8 of shape (height, width, 3), got {image.dtype} of "
             f"{image.shape}"
         )
     resized = mapper.resize.get_transform(image).apply_image(image)

@@ -1,4 +1,4 @@
-"""Segmenting files and folders of pictures, one at a time: overlays, label maps and scores, or any results."""
+"""Segmenting files and folders of images, one at a time: overlays, label maps and scores, or any results."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ ENDINGS = tuple(".avif .bmp .gif .jp2 .jpeg .jpg .pgm .png .ppm .tif .tiff .webp
 
 
 @dataclasses.dataclass(frozen=True)
-class Photo:
-    """A picture to segment.
+class ImageFile:
+    """An image to segment.
 
     Attributes:
-        path: of the file.
-        file_name: its name, of a picture in a folder with the way there.
-        name: of what is written for it, without ending.
+        path: path of the file.
+        file_name: its name, for an image in a folder with the path below that folder.
+        name: name of its results, without ending.
     """
 
     path: Path
@@ -46,73 +46,74 @@ class Photo:
 
 
 @dataclasses.dataclass
-class Found:
-    """What the inputs hold.
+class InputFiles:
+    """Images below the files and folders that were given.
 
     Attributes:
-        photos: pictures, each once.
+        images: each once.
         failed: input -> what is wrong with it.
-        others: files in folders that are no pictures by their endings.
+        others: files in folders that are no images by their endings.
     """
 
-    photos: list[Photo]
+    images: list[ImageFile]
     failed: dict[str, str]
     others: list[Path]
 
 
-def find_photos(inputs: Sequence[str | Path], output: str | Path) -> Found:
-    """Pictures by name, and all below folders; hidden files and the output folder are left out.
+def find_images(inputs: Sequence[str | Path], output: str | Path) -> InputFiles:
+    """Images by name, and all below folders; hidden files and the output folder are left out.
 
-    Two pictures that differ in their endings alone keep them in their names.
+    Two images that differ in their endings alone keep them in their names.
 
     Raises:
-        InputError: nothing to segment, or two pictures whose results would have one name.
+        InputError: nothing to segment, or two images whose results would have one name.
     """
-    found, out = Found([], {}, []), Path(output).resolve()
+    files = InputFiles([], {}, [])
+    out = Path(output).resolve()
     for item in map(Path, inputs):
         if item.is_dir():
             if item.resolve() == out:
                 raise InputError(f"{output} is input and output: give another folder for results")
-            _search(item, out, found)
+            _search(item, out, files)
         elif item.exists():
-            found.photos.append(Photo(item, item.name))
+            files.images.append(ImageFile(item, item.name))
         else:
-            found.failed[str(item)] = "no such file or folder"
-    unique = {photo.path.resolve(): photo for photo in found.photos}
+            files.failed[str(item)] = "no such file or folder"
+    unique = {image.path.resolve(): image for image in files.images}
     if not unique:
         named = ", ".join(map(str, inputs))
-        missing = all(str(Path(item)) in found.failed for item in inputs)
-        reason = "no such file or folder" if missing else "no pictures"
-        raise InputError(f"{reason}: {named}; a picture ends in {' '.join(ENDINGS)}")
-    found.photos = _name(list(unique.values()))
-    return found
+        missing = all(str(Path(item)) in files.failed for item in inputs)
+        reason = "no such file or folder" if missing else "no images"
+        raise InputError(f"{reason}: {named}; an image ends in {' '.join(ENDINGS)}")
+    files.images = _name(list(unique.values()))
+    return files
 
 
-def _search(folder: Path, out: Path, found: Found) -> None:
+def _search(folder: Path, out: Path, files: InputFiles) -> None:
     for path in sorted(folder.rglob("*")):
-        way = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in way.parts)
+        below = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in below.parts)
         # Not Path.resolve, which fails at a link to itself.
         if hidden or out in Path(os.path.realpath(path)).parents or path.is_dir():
             continue
         if path.suffix.lower() not in ENDINGS:
-            found.others.append(path)
+            files.others.append(path)
         elif path.is_file():
-            found.photos.append(Photo(path, way.as_posix()))
+            files.images.append(ImageFile(path, below.as_posix()))
         else:
-            found.failed[str(path)] = "a link to nothing" if path.is_symlink() else "no file"
+            files.failed[str(path)] = "a link to nothing" if path.is_symlink() else "no file"
 
 
-def _name(photos: Sequence[Photo]) -> list[Photo]:
-    short = [photo.file_name.removesuffix(photo.path.suffix) for photo in photos]
+def _name(images: Sequence[ImageFile]) -> list[ImageFile]:
+    short = [image.file_name.removesuffix(image.path.suffix) for image in images]
     counts = Counter(short)
     named = [
-        dataclasses.replace(photo, name=stem if counts[stem] == 1 else photo.file_name)
-        for photo, stem in zip(photos, short)
+        dataclasses.replace(image, name=stem if counts[stem] == 1 else image.file_name)
+        for image, stem in zip(images, short)
     ]
-    twice = [name for name, count in Counter(photo.name for photo in named).items() if count > 1]
+    twice = [name for name, count in Counter(image.name for image in named).items() if count > 1]
     if twice:
-        paths = [str(photo.path) for photo in named if photo.name == twice[0]]
+        paths = [str(image.path) for image in named if image.name == twice[0]]
         raise InputError(
             f"{' and '.join(paths)} would have results of one name: give the folder that holds "
             "both, or another --output for each"
@@ -121,27 +122,27 @@ def _name(photos: Sequence[Photo]) -> list[Photo]:
 
 
 class Results(Protocol):
-    """What is written of pictures."""
+    """Segments images and writes the results."""
 
     @property
     def folder(self) -> Path:
-        """Below which it is written."""
+        """Folder below which results are written."""
 
-    def write(self, photo: Photo, image: np.ndarray) -> None:
-        """Segment a picture (H, W, 3) uint8 and write what was found."""
+    def write(self, source: ImageFile, image: np.ndarray) -> None:
+        """Segment an image (H, W, 3) uint8 and write its results."""
 
     def write_index(self, failed: Mapping[str, str], complete: bool) -> None:
         """Write the file that explains the others: what is there, and input -> what is wrong."""
 
 
-def predict_files(results: Results, found: Found) -> dict[str, str]:
-    """Segment pictures; what cannot be read or segmented is told at once, and the others are done.
+def predict_files(results: Results, files: InputFiles) -> dict[str, str]:
+    """Segment images; one that cannot be read or segmented is reported at once, and the others are done.
 
-    The index is written before the first picture and, interrupted or not, after the last.
+    The index is written before the first image and, interrupted or not, after the last.
 
     Args:
         results: segments and writes; what is there of the same names is replaced.
-        found: see `find_photos`.
+        files: what `find_images` returned.
 
     Returns:
         Input -> what is wrong, of those without results.
@@ -149,21 +150,22 @@ def predict_files(results: Results, found: Found) -> dict[str, str]:
     Raises:
         InputError: results cannot be written.
     """
-    failed, complete = dict(found.failed), False
+    failed = dict(files.failed)
+    complete = False
     try:
         results.write_index(failed, complete)
         for path, reason in failed.items():
             _complain(path, reason)
         try:
-            for photo in tqdm(found.photos, "pictures", unit="picture"):
+            for source in tqdm(files.images, "images", unit="image"):
                 try:
-                    results.write(photo, read_image(photo.path))
-                except OSError:  # a full disk, and so on: the next picture would fare no better
+                    results.write(source, read_image(source.path))
+                except OSError:  # a full disk, and so on: the next image would fare no better
                     raise
-                except Exception as error:  # whatever a library makes of a strange picture
+                except Exception as error:  # whatever a library makes of a strange image
                     reason = _reason(error)
-                    failed[str(photo.path)] = reason
-                    _complain(str(photo.path), reason)
+                    failed[str(source.path)] = reason
+                    _complain(str(source.path), reason)
             complete = True
         finally:
             results.write_index(failed, complete)
@@ -175,8 +177,8 @@ def predict_files(results: Results, found: Found) -> dict[str, str]:
 class SemanticResults:
     """overlays/NAME.png, labels/NAME.png (8 or 16 bits), if asked for scores/NAME.npz, classes.json.
 
-    Scores are "scores" float32 (N, H, W), highest where the labels say, and "names"; the JSON tells
-    what labels mean, their shares in every picture, failures, and where it all comes from.
+    Scores are "scores" float32 (N, H, W), highest where the labels say, and "names"; the JSON has the
+    meaning of labels, their fractions of every image, failures, and the provenance.
     """
 
     def __init__(self, *, predictor: Predictor, folder: str | Path, scores: bool = False) -> None:
@@ -186,13 +188,16 @@ class SemanticResults:
             folder: to write below.
             scores: whether to write them.
         """
-        self.predictor, self.folder, self.scores = predictor, Path(folder), scores
+        self.predictor = predictor
+        self.folder = Path(folder)
+        self.scores = scores
         self._colours = class_colours(predictor.names)
-        self._pictures: dict[str, Any] = {}
+        self._images: dict[str, Any] = {}
 
-    def write(self, photo: Photo, image: np.ndarray) -> None:
-        """See `Results`."""
-        result, name = self.predictor(image, scores=self.scores), photo.name
+    def write(self, source: ImageFile, image: np.ndarray) -> None:
+        """Segment an image and write its label map, its overlay and, if asked for, its scores."""
+        result = self.predictor(image, scores=self.scores)
+        name = source.name
         drawn = overlay(image, result.labels, result.names, self._colours)
         save_png(Image.fromarray(result.labels), self.folder / "labels" / f"{name}.png")
         save_png(drawn, self.folder / "overlays" / f"{name}.png")
@@ -201,16 +206,17 @@ class SemanticResults:
                 with open(temporary, "wb") as file:
                     # In half precision close scores would be equal, and some labels not theirs.
                     np.savez_compressed(file, scores=result.scores, names=np.array(result.names))
-        self._pictures[name] = {"file": str(photo.path), "shares": result.shares()}
+        self._images[name] = {"file": str(source.path), "shares": result.fractions()}
 
     def write_index(self, failed: Mapping[str, str], complete: bool) -> None:
-        """See `Results`."""
-        listed = {"pictures": self._pictures, "failed": dict(failed), "complete": complete}
-        write_json(self.folder / "classes.json", self._facts | listed)
+        """Write classes.json."""
+        listed = {"pictures": self._images, "failed": dict(failed), "complete": complete}
+        write_json(self.folder / "classes.json", self._metadata | listed)
 
     @functools.cached_property
-    def _facts(self) -> dict[str, Any]:
-        names, model = self.predictor.names, self.predictor.model
+    def _metadata(self) -> dict[str, Any]:
+        names = self.predictor.names
+        model = self.predictor.model
         return {
             "names": {str(label): name for label, name in enumerate(names)},
             "colours": {str(n): f"#{bytes(rgb).hex()}" for n, rgb in enumerate(self._colours)},
@@ -222,10 +228,10 @@ class SemanticResults:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong with a picture; of an error that nobody foresaw DEBUG logs the whole."""
+    """What is wrong with an image; an error that nobody foresaw is logged whole at DEBUG."""
     if isinstance(error, InputError):
         return str(error)
-    logger.debug("a picture cannot be segmented", exc_info=error)
+    logger.debug("an image cannot be segmented", exc_info=error)
     return f"cannot be segmented ({type(error).__name__}: {in_short(error)})"
 
 

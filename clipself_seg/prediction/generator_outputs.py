@@ -1,4 +1,4 @@
-"""Runs the mask generator over a data set and keeps what it says, one file a picture.
+"""Runs the mask generator over a data set and keeps what it says, one file an image.
 
 What is there already is not made again, so that an interrupted run goes on where it was.
 """
@@ -40,13 +40,13 @@ OTHERS = {
     "weights": "other weights",
     "settings": "other settings",
     "classes": "another vocabulary",
-    "file_name": "another picture",
+    "file_name": "another image",
     "image_size": "another size",
 }
 
 
 class Written(NamedTuple):
-    """How many pictures' outputs were written, and how many were there already."""
+    """How many images' outputs were written, and how many were there already."""
 
     written: int
     kept: int
@@ -55,7 +55,7 @@ class Written(NamedTuple):
 def write_dataset_outputs(
     cfg: CfgNode, dataset: str, folder: str | Path, overwrite: bool = False
 ) -> Written:
-    """Write the outputs of the configured generator for the pictures and words of a data set.
+    """Write the outputs of the configured generator for the images and the vocabulary of a data set.
 
     Args:
         cfg: of an `OpenPanoptic` with its weights.
@@ -95,25 +95,25 @@ def write_outputs(
     workers: int = 0,
     overwrite: bool = False,
 ) -> Written:
-    """Write the outputs of a generator for some pictures, with a progress bar.
+    """Write the outputs of a generator for some images, with a progress bar.
 
     A file that is damaged is written again.
 
     Args:
-        model: an `OpenPanoptic` in evaluation mode with the words of the pictures.
+        model: an `OpenPanoptic` in evaluation mode with the vocabulary of the images.
         records: with "file_name" and "image_id".
-        mapper: resizes the pictures.
+        mapper: resizes the images.
         folder: for the files, see `outputs.output_path`.
         workers: of the loader.
         overwrite: write what is there already again.
 
     Raises:
-        InputError: a picture cannot be read; a file that is there is of other weights, settings,
-            words or pictures; two pictures would have one file; the files cannot be written.
+        InputError: an image cannot be read; a file that is there is of other weights, settings,
+            vocabulary or images; two images would have one file; the files cannot be written.
     """
     _check_paths(folder, records)
     weights, settings = generator_hash(model), generator_settings(model)
-    facts = {
+    metadata = {
         "weights": weights,
         "settings": settings_text(settings),
         "classes": hash_classes(model.names),
@@ -121,11 +121,11 @@ def write_outputs(
     waiting = list(records)
     if not overwrite:
         bar = tqdm(records, "files that are there", leave=False, disable=not Path(folder).is_dir())
-        waiting = [record for record in bar if not _is_there(folder, record, facts, mapper)]
+        waiting = [record for record in bar if not _is_there(folder, record, metadata, mapper)]
     if waiting:
         batches = evaluation_batches(waiting, mapper, workers)
         with torch.no_grad():
-            for (sample,) in tqdm(batches, "pictures", unit="picture"):
+            for (sample,) in tqdm(batches, "images", unit="image"):
                 _write(folder, model, sample, weights=weights, settings=settings)
     return Written(len(waiting), len(records) - len(waiting))
 
@@ -141,7 +141,7 @@ def generator_hash(model: Any) -> str:
 
 
 def generator_settings(model: Any) -> dict[str, Any]:
-    """What outputs depend on beside the weights, and beside what every file tells of its picture.
+    """What outputs depend on beside the weights, and beside what every file tells of its image.
 
     Args:
         model: an `OpenPanoptic`.
@@ -171,10 +171,10 @@ def _write(folder: str | Path, model: Any, sample: Sample, **made_by: Any) -> No
 def _is_there(
     folder: str | Path,
     record: Record,
-    facts: dict[str, str],
+    metadata: dict[str, str],
     mapper: PanopticTestMapper,
 ) -> bool:
-    """Whether a picture has its file, of these weights and words."""
+    """Whether an image has its file, of these weights and this vocabulary."""
     path = output_path(folder, record["image_id"])
     if not path.is_file():
         return False
@@ -185,7 +185,7 @@ def _is_there(
     except (SafetensorError, OSError):
         return False
     size = json.dumps(_input_size(record, mapper))
-    wanted = facts | {"file_name": Path(record["file_name"]).name, "image_size": size}
+    wanted = metadata | {"file_name": Path(record["file_name"]).name, "image_size": size}
     for key, value in wanted.items():
         if stored.get(key) != value:
             raise InputError(
@@ -196,7 +196,7 @@ def _is_there(
 
 
 def _input_size(record: Record, mapper: PanopticTestMapper) -> tuple[int, int]:
-    """Rows and columns of a picture as the generator is given it."""
+    """Rows and columns of an image as the generator is given it."""
     if size := stated_size(record):
         image = np.broadcast_to(np.uint8(0), (size[1], size[0], 3))
     else:
@@ -207,7 +207,7 @@ def _input_size(record: Record, mapper: PanopticTestMapper) -> tuple[int, int]:
 
 
 def _check_paths(folder: str | Path, records: Sequence[Record]) -> None:
-    """Two pictures must not share a file."""
+    """Two images must not share a file."""
     owners: dict[Path, Any] = {}
     for record in records:
         path, number = output_path(folder, record["image_id"]), record["image_id"]

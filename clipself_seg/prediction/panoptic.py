@@ -1,11 +1,11 @@
-"""Panoptic segmentation of photographs with words of one's own.
+"""Panoptic segmentation of images with words of one's own.
 
     predictor = load_panoptic_predictor("configs/mini/panoptic.yaml", "mini-open-panoptic")
     predictor.set_vocabulary("red star, blue ring, grass, sky", stuff="grass, sky")
-    found = predictor("photo.jpg")
-    found.ids, found.segments
+    result = predictor("photo.jpg")
+    result.ids, result.segments
 
-Shapes: H, W pixels of the photograph as it is meant to be seen, K classes, n segments.
+Shapes: H, W pixels of the image as it is meant to be seen, K classes, n segments.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from clipself_seg.errors import InputError, nearest
 from clipself_seg.evaluation.panoptic.ground_truth import train_vocabulary_name
 from clipself_seg.models.build import build_model
 from clipself_seg.models.panoptic.outputs import Fusion
-from clipself_seg.prediction.common import photo_sample, prediction_config, require_architecture
+from clipself_seg.prediction.common import image_sample, prediction_config, require_architecture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +58,10 @@ class PanopticSegment:
 
 @dataclasses.dataclass(frozen=True)
 class PanopticSegmentation:
-    """What a photograph shows where.
+    """What an image shows where.
 
     Attributes:
-        ids: (H, W) int32, 0 where nothing was found, else that of a segment.
+        ids: (H, W) int32, 0 where there is no segment, else the id of one.
         segments: n, the largest first; their ids are 1 ... n.
     """
 
@@ -70,7 +70,7 @@ class PanopticSegmentation:
 
 
 class PanopticPredictor:
-    """A model with a vocabulary; calling it with a photograph gives a `PanopticSegmentation`.
+    """A model with a vocabulary; calling it with an image gives a `PanopticSegmentation`.
 
     Attributes:
         words: the vocabulary, which tells things from stuff; None before `set_vocabulary`.
@@ -83,7 +83,7 @@ class PanopticPredictor:
 
         Args:
             model: an `OpenPanoptic`; it is put into evaluation mode, and belongs to the predictor.
-            mapper: resizes photographs as in evaluation.
+            mapper: resizes images as in evaluation.
             trained: vocabulary whose words are seen ones, to which the model's alpha belongs; beta
                 belongs to the others.
         """
@@ -107,7 +107,7 @@ class PanopticPredictor:
         require_architecture(cfg, "OpenPanoptic", "finds no segments", "configs/panoptic")
         if cfg.MODEL.MASK_GENERATOR.SOURCE == "disk":
             raise InputError(
-                "MODEL.MASK_GENERATOR.SOURCE disk has masks of a data set only: photographs need a "
+                "MODEL.MASK_GENERATOR.SOURCE disk has masks of a data set only: images need a "
                 "generator, so give another SOURCE and its weights"
             )
         words = load_vocabulary(trained or _trained_on(cfg))
@@ -134,19 +134,19 @@ class PanopticPredictor:
         self.words, self.seen = words, seen
 
     def __call__(self, image: np.ndarray | str | os.PathLike[str]) -> PanopticSegmentation:
-        """Segment a photograph.
+        """Segment an image.
 
         Args:
-            image: (H, W, 3) uint8 RGB, or the path of a picture.
+            image: (H, W, 3) uint8 RGB, or the path of an image.
 
         Raises:
-            InputError: the picture cannot be read, or is not of that form.
+            InputError: the image cannot be read, or is not of that form.
         """
         if self.words is None:
             raise RuntimeError("call set_vocabulary before the predictor")
         # Instances and class maps, which nobody asks for here, cost time and memory.
         own = Fusion(self.model.alpha, self.model.beta, ("panoptic",))
-        (outputs,) = self.model([photo_sample(image, self.mapper)], fusions={"own": own})
+        (outputs,) = self.model([image_sample(image, self.mapper)], fusions={"own": own})
         ids, segments = outputs["fusions"]["own"]["panoptic_seg"]
         return segmentation_of(ids.cpu().numpy(), segments, self.words.names)
 
@@ -238,14 +238,14 @@ def segmentation_of(
     number = np.zeros(len(segments) + 1, np.int32)
     number[[segment["id"] for segment in order]] = np.arange(1, len(order) + 1)
     places = ndimage.find_objects(ids.astype(np.int32), max_label=len(segments))
-    found = list[PanopticSegment]()
+    ordered = list[PanopticSegment]()
     for segment in order:
         rows, columns = places[segment["id"] - 1]
         box = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
         label, area = segment["category_id"], int(areas[segment["id"]])
-        own = len(found) + 1
-        found.append(PanopticSegment(own, label, names[label], segment["isthing"], area, box))
-    return PanopticSegmentation(number[ids], tuple(found))
+        own = len(ordered) + 1
+        ordered.append(PanopticSegment(own, label, names[label], segment["isthing"], area, box))
+    return PanopticSegmentation(number[ids], tuple(ordered))
 
 
 def _vocabulary(words: Vocabulary | Sequence[str] | str) -> Vocabulary:

@@ -1,4 +1,4 @@
-"""Panoptic segments of files and folders of pictures, in COCO's format, and drawn."""
+"""Panoptic segments of files and folders of images, in COCO's format, and drawn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from clipself_seg.files import write_json
-from clipself_seg.prediction.files import Photo
+from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.panoptic import PanopticPredictor, PanopticSegment
 from clipself_seg.provenance import provenance
 from clipself_seg.visualization.class_colours import class_colours
@@ -28,50 +28,54 @@ class PanopticResults:
     """
 
     def __init__(
-        self, *, predictor: PanopticPredictor, folder: str | Path, photos: Sequence[Photo]
+        self, *, predictor: PanopticPredictor, folder: str | Path, images: Sequence[ImageFile]
     ) -> None:
         """
         Args:
             predictor: with a vocabulary.
             folder: to write below.
-            photos: all that will be written.
+            images: all whose results will be written.
 
         Raises:
             ValueError: no vocabulary.
         """
         if predictor.words is None:
             raise ValueError("the predictor has no vocabulary")
-        self.predictor, self.folder, self._words = predictor, Path(folder), predictor.words
-        self._colours = class_colours(self._words.names)
-        self._ids = dict(zip((photo.name for photo in photos), image_ids(photos)))
+        self.predictor = predictor
+        self.folder = Path(folder)
+        self._vocabulary = predictor.words
+        self._colours = class_colours(self._vocabulary.names)
+        self._ids = dict(zip((image.name for image in images), image_ids(images)))
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
 
-    def write(self, photo: Photo, image: np.ndarray) -> None:
-        """See `predict_files.Results`."""
-        found, names = self.predictor(image), self._words.names
-        classes = [segment.label for segment in found.segments]
-        drawn = panoptic_overlay(image, found.ids - 1, classes, names, self._colours)
-        save_png(drawn, self.folder / "overlays" / f"{photo.name}.png")
+    def write(self, source: ImageFile, image: np.ndarray) -> None:
+        """Segment an image and write its overlay and its PNG of segments."""
+        result = self.predictor(image)
+        names = self._vocabulary.names
+        classes = [segment.label for segment in result.segments]
+        drawn = panoptic_overlay(image, result.ids - 1, classes, names, self._colours)
+        save_png(drawn, self.folder / "overlays" / f"{source.name}.png")
         colours = segment_colours(self._colours[classes])
-        painted = np.concatenate([np.zeros((1, 3), np.uint8), colours])[found.ids]
-        save_png(Image.fromarray(painted), self.folder / "panoptic" / f"{photo.name}.png")
-        number, (height, width) = self._ids[photo.name], found.ids.shape
+        painted = np.concatenate([np.zeros((1, 3), np.uint8), colours])[result.ids]
+        save_png(Image.fromarray(painted), self.folder / "panoptic" / f"{source.name}.png")
+        number = self._ids[source.name]
+        height, width = result.ids.shape
         size = {"width": width, "height": height}
-        self._images.append({"id": number, "file_name": photo.file_name} | size)
-        pairs = zip(colour_ids(colours).tolist(), found.segments)
+        self._images.append({"id": number, "file_name": source.file_name} | size)
+        pairs = zip(colour_ids(colours).tolist(), result.segments)
         self._annotations.append(
             {
                 "image_id": number,
-                "file_name": f"{photo.name}.png",
+                "file_name": f"{source.name}.png",
                 "segments_info": [self._entry(own, segment) for own, segment in pairs],
             }
         )
 
     def write_index(self, failed: Mapping[str, str], complete: bool) -> None:
-        """See `predict_files.Results`."""
+        """Write panoptic.json."""
         content = {
-            "info": self._facts | {"failed": dict(failed), "complete": complete},
+            "info": self._metadata | {"failed": dict(failed), "complete": complete},
             "images": self._images,
             "annotations": self._annotations,
             "categories": self._categories,
@@ -81,7 +85,7 @@ class PanopticResults:
     def _entry(self, own: int, segment: PanopticSegment) -> dict[str, Any]:
         return {
             "id": own,
-            "category_id": self._words.classes[segment.label].dataset_id,
+            "category_id": self._vocabulary.classes[segment.label].dataset_id,
             "area": segment.area,
             "bbox": list(segment.box),
             "iscrowd": 0,
@@ -96,26 +100,27 @@ class PanopticResults:
                 "isthing": int(entry.isthing is not False),
                 "color": colour.tolist(),
             }
-            for entry, colour in zip(self._words.classes, self._colours)
+            for entry, colour in zip(self._vocabulary.classes, self._colours)
         ]
 
     @functools.cached_property
-    def _facts(self) -> dict[str, Any]:
-        model, seen = self.predictor.model, self.predictor.seen
+    def _metadata(self) -> dict[str, Any]:
+        model = self.predictor.model
+        seen = self.predictor.seen
         return {
             "description": "panoptic segmentation by clipself_seg",
             "prompted": [list(synonyms) for synonyms in model.names],
             "trained": self.predictor.trained.name,
-            "seen": [name for name, known in zip(self._words.names, seen) if known],
+            "seen": [name for name, known in zip(self._vocabulary.names, seen) if known],
             "alpha": model.alpha,
             "beta": model.beta,
             "provenance": provenance(weights_hash=model.weights_hash()),
         }
 
 
-def image_ids(photos: Sequence[Photo]) -> list[int]:
-    """Ids of pictures: the numbers that all are named by, if they differ, else 1, 2, 3 ..."""
-    stems = [photo.path.stem for photo in photos]
+def image_ids(images: Sequence[ImageFile]) -> list[int]:
+    """Ids of images: the numbers that all are named by, if they differ, else 1, 2, 3 ..."""
+    stems = [image.path.stem for image in images]
     numbers = [int(stem) for stem in stems if stem.isdecimal()]
     named = len(set(numbers)) == len(stems)
-    return numbers if named else list(range(1, len(photos) + 1))
+    return numbers if named else list(range(1, len(images) + 1))

@@ -1,11 +1,11 @@
-"""Semantic segmentation of photographs with words of one's own.
+"""Semantic segmentation of images with words of one's own.
 
     predictor = load_predictor("configs/semseg/catseg_cvpr_vitb16.yaml", "model_base.pth")
     predictor.set_vocabulary("dog|puppy, grass, sky", background="background")
-    found = predictor("photo.jpg")
-    found.labels, found.names, found.shares()
+    result = predictor("photo.jpg")
+    result.labels, result.names, result.fractions()
 
-Shapes: H, W pixels of the photograph as it is meant to be seen, N names.
+Shapes: H, W pixels of the image as it is meant to be seen, N names.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from clipself_seg.data.vocabulary import Vocabulary, available_vocabularies
 from clipself_seg.data.vocabulary_text import own_words, read_words
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import build_model
-from clipself_seg.prediction.common import photo_sample, prediction_config, require_architecture
+from clipself_seg.prediction.common import image_sample, prediction_config, require_architecture
 
 THRESHOLD = 0.5  # below it every word is more likely to be absent from a pixel than there
 
 
 @dataclasses.dataclass(frozen=True)
 class Segmentation:
-    """What a photograph shows where.
+    """What an image shows where.
 
     Attributes:
         labels: (H, W), positions in `names`; uint8, or uint16 for more than 255 names.
@@ -45,7 +45,7 @@ class Segmentation:
     names: tuple[str, ...]
     scores: np.ndarray | None = None
 
-    def shares(self) -> dict[str, float]:
+    def fractions(self) -> dict[str, float]:
         """Share of the pixels of every class that is there, the largest first."""
         counts = np.bincount(self.labels.ravel(), minlength=len(self.names))
         order = np.argsort(-counts, kind="stable")
@@ -70,7 +70,7 @@ class _Labels:
 
 
 class Predictor:
-    """A model with a vocabulary; calling it with a photograph gives a `Segmentation`."""
+    """A model with a vocabulary; calling it with an image gives a `Segmentation`."""
 
     @configurable
     def __init__(self, *, model: Any, mapper: SemSegTestMapper) -> None:
@@ -78,7 +78,7 @@ class Predictor:
 
         Args:
             model: a `CATSeg`; it is put into evaluation mode, and belongs to the predictor.
-            mapper: resizes photographs as in evaluation.
+            mapper: resizes images as in evaluation.
         """
         self.model, self.mapper = model.eval(), mapper
         self._labels: _Labels | None = None
@@ -159,24 +159,24 @@ class Predictor:
     def __call__(
         self, image: np.ndarray | str | os.PathLike[str], scores: bool = False
     ) -> Segmentation:
-        """Segment a photograph.
+        """Segment an image.
 
         Args:
-            image: (H, W, 3) uint8 RGB, or the path of a picture.
+            image: (H, W, 3) uint8 RGB, or the path of an image.
             scores: keep the scores, which take 4 N H W bytes; else memory does not grow with N.
 
         Raises:
-            InputError: the picture cannot be read, or is not of that form.
+            InputError: the image cannot be read, or is not of that form.
         """
         if self._labels is None:
             raise RuntimeError("call set_vocabulary before the predictor")
-        sample = photo_sample(image, self.mapper)
-        (found,) = self.model([sample], output="scores" if scores else "labels")
+        sample = image_sample(image, self.mapper)
+        (outputs,) = self.model([sample], output="scores" if scores else "labels")
         if scores:
-            maps = _label_scores(found["sem_seg"], self._labels)
+            maps = _label_scores(outputs["sem_seg"], self._labels)
             labels = maps.argmax(dim=0)
         else:
-            maps, labels = None, _label_map(found, self._labels)
+            maps, labels = None, _label_map(outputs, self._labels)
         return Segmentation(
             labels=labels.cpu().numpy().astype(label_type(len(self.names))),
             names=self.names,
@@ -226,12 +226,12 @@ def _background_class(name: str, others: Sequence[str], words: Vocabulary) -> in
     return called.index(name.casefold()) if alike else None
 
 
-def _label_map(found: dict[str, Tensor], how: _Labels) -> Tensor:
+def _label_map(outputs: dict[str, Tensor], how: _Labels) -> Tensor:
     """(H, W) from the model's best class of every pixel and its score."""
-    labels = how.of_class[found["sem_seg_labels"]]
+    labels = how.of_class[outputs["sem_seg_labels"]]
     if how.background is None:
         return labels
-    return labels.masked_fill(found["sem_seg_best"] < how.threshold, how.background)
+    return labels.masked_fill(outputs["sem_seg_best"] < how.threshold, how.background)
 
 
 def _label_scores(scores: Tensor, how: _Labels) -> Tensor:

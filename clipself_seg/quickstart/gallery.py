@@ -1,4 +1,4 @@
-"""Pictures that explain the quickstart's table: K-Means maps, recognised regions, loss curves, one page."""
+"""Images that explain the quickstart's table: K-Means maps, recognised regions, loss curves, one page."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def write_gallery(
         world: folder of the mini world.
         rows: results by model, for the page's table.
         live: title -> metrics.json of a run, for the loss curves.
-        chapters: "semantic", "panoptic, live" and "panoptic, shipped"; their pictures are there already.
+        chapters: "semantic", "panoptic, live" and "panoptic, shipped"; their images are there already.
     """
     annotations = world / "annotations" / "panoptic_val.json"
     records = panoptic_records(str(annotations), str(world / "val"), str(world / "panoptic_val"))
@@ -72,26 +72,26 @@ def write_gallery(
 def write_panel(
     path: Path,
     vocabulary: Vocabulary,
-    pictures: Sequence[Path],
+    images: Sequence[Path],
     columns: Mapping[str, Sequence[np.ndarray]],
 ) -> None:
-    """Pictures of a world beside label maps, with a legend in each row.
+    """Images of a world beside label maps, with a legend in each row.
 
     Args:
         path: of the PNG.
         vocabulary: of the labels.
-        pictures: files.
-        columns: title -> label map (H, W) of every picture.
+        images: files.
+        columns: title -> label map (H, W) of every image.
     """
     rows: list[tuple[np.ndarray, dict[str, np.ndarray]]] = [
-        (read_image(picture), {title: maps[i] for title, maps in columns.items()})
-        for i, picture in enumerate(pictures)
+        (read_image(image), {title: maps[i] for title, maps in columns.items()})
+        for i, image in enumerate(images)
     ]
     save_png(panel(rows, vocabulary.names, class_colours(vocabulary.names)), path)
 
 
 class _Scene:
-    """A validation picture with its segments and the dense features of any model."""
+    """A validation image with its segments and the dense features of any model."""
 
     def __init__(self, record: dict[str, Any], vocabulary: Vocabulary) -> None:
         things = frozenset(c.dataset_id for c in vocabulary.classes if c.isthing)
@@ -112,7 +112,7 @@ class _Scene:
         return clip.preprocess(torch.from_numpy(square)[None])
 
     def dense(self, clip: DenseCLIP) -> np.ndarray:
-        """Unit-length features of the picture without the padding, (E, h, w)."""
+        """Unit-length features of the image without the padding, (E, h, w)."""
         with torch.no_grad():
             dense = clip.encode_dense(self.student_input(clip, MAP_SIDE))[0].numpy()
         width, height = (-(-side // clip.patch_size) for side in fit_size(*self.size, MAP_SIDE))
@@ -120,7 +120,7 @@ class _Scene:
 
 
 def kmeans_sheet(clips: Mapping[str, DenseCLIP], scenes: Sequence[_Scene]) -> Image.Image:
-    """Picture, ground truth, and K-Means of each model's dense features with k = number of segments."""
+    """Image, ground truth, and K-Means of each model's dense features with k = number of segments."""
     rows = []
     for scene in scenes:
         ids = np.searchsorted(np.unique(scene.segments.ids), scene.segments.ids)
@@ -130,7 +130,7 @@ def kmeans_sheet(clips: Mapping[str, DenseCLIP], scenes: Sequence[_Scene]) -> Im
             width, height = scene.size
             row.append(colour_segments(match_labels(enlarge_labels(labels, height, width), ids)))
         rows.append(row)
-    return sheet(rows, ["picture", "ground truth", *clips], scale=1)
+    return sheet(rows, ["image", "ground truth", *clips], scale=1)
 
 
 def region_sheet(
@@ -200,7 +200,7 @@ def plot_losses(runs: Mapping[str, Path], path: Path) -> None:
 
 
 def page(rows: Mapping[str, Mapping[str, float]], chapters: Mapping[str, Chapter]) -> str:
-    """The HTML page around tables and pictures."""
+    """The HTML page around tables and images."""
     table = html.unescape(region_table(rows, style="html"))
     tables = {name: html.unescape(chapter.table("html")) for name, chapter in chapters.items()}
     return f"""<!doctype html>
@@ -212,8 +212,8 @@ td, th {{ border-bottom: 1px solid #ccc; padding: .3rem .6rem; }}
 img {{ max-width: 100%; }}
 </style>
 <h1>CLIPSelf on the mini world</h1>
-<p>A small CLIP, trained on pictures and captions of this world, recognises a thing when it is shown a crop
-of it (<em>Image Crops</em>, first row). Asked for the same thing in the dense features of the whole picture
+<p>A small CLIP, trained on images and captions of this world, recognises a thing when it is shown a crop
+of it (<em>Image Crops</em>, first row). Asked for the same thing in the dense features of the whole image
 (<em>Boxes</em>, <em>Thing Masks</em>) it fails. CLIPSelf pulls the dense features of each region towards the
 model's own embedding of the crop: no labels, no text. Top-1 and top-5 mean class accuracy in percent, among
 all 44 classes.</p>
@@ -221,7 +221,7 @@ all 44 classes.</p>
 <p><em>live</em> was distilled just now, in a minute or two; <em>shipped</em> comes with the project and was
 distilled by the same command for longer (clipself_seg/mini/CARD.md).</p>
 <h2>What the dense features see</h2>
-<p>K-Means of the dense features of one picture, as many clusters as segments (paper, Fig. 4).</p>
+<p>K-Means of the dense features of one image, as many clusters as segments (paper, Fig. 4).</p>
 <img src="kmeans.png" alt="K-Means maps of the original and the distilled dense features">
 <h2>What a box is taken for</h2>
 <img src="regions.png" alt="Crops of things with the answers of each model">
@@ -233,20 +233,20 @@ on the seen classes of the mini world, one on the features of the original CLIP,
 percent. <em>mini2</em> is another world, with its own layouts, textures and words.</p>
 {tables["semantic"]}
 <h3>mini</h3>
-<img src="semantic_mini.png" alt="Pictures of the mini world with ground truth and predictions">
+<img src="semantic_mini.png" alt="Images of the mini world with ground truth and predictions">
 <h3>mini2</h3>
-<img src="semantic_mini2.png" alt="Pictures of the second world with ground truth and predictions">
+<img src="semantic_mini2.png" alt="Images of the second world with ground truth and predictions">
 <h2>Panoptic segmentation</h2>
-<p>A mask generator, trained on pictures that show the seen classes of the mini world only, finds segments. What
+<p>A mask generator, trained on images that show the seen classes of the mini world only, finds segments. What
 they are called is decided by CLIP's dense features inside of each mask (<em>CLIP only</em>), by the generator's own
 scores, or by both (<em>fused</em>). Panoptic quality in percent. The first generator was trained just now and knows
-masks, but hardly classes; the second one comes with the project, and found the segments in the pictures.</p>
+masks, but hardly classes; the second one comes with the project, and found the segments in the images.</p>
 {tables["panoptic, live"]}
 <p></p>
 {tables["panoptic, shipped"]}
 <h3>mini</h3>
-<img src="panoptic_mini.png" alt="Pictures of the mini world with true and predicted segments">
+<img src="panoptic_mini.png" alt="Images of the mini world with true and predicted segments">
 <h3>mini2</h3>
-<img src="panoptic_mini2.png" alt="Pictures of the second world with true and predicted segments">
+<img src="panoptic_mini2.png" alt="Images of the second world with true and predicted segments">
 </html>
 """

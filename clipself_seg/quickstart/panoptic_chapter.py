@@ -18,7 +18,7 @@ from clipself_seg.quickstart.steps import (
     Chapter,
     Run,
     call_together,
-    first_pictures,
+    first_images,
     prediction,
     read_chapter,
     say,
@@ -41,7 +41,7 @@ RUNS = tuple(
         ("CLIPSelf", "clipself", "panoptic.yaml"),
     )
 )
-# What the pictures show: both CLIPs alone, and the second one fused with the generator.
+# What the images show: both CLIPs alone, and the second one fused with the generator.
 NAMED = (*((run, "clip") for run in RUNS), (RUNS[-1], "fused"))
 VOID = -1
 TITLES = {"clip": "alone", "fused": "and generator"}
@@ -51,7 +51,7 @@ def panoptic_chapter(output: Path, worlds: Path) -> dict[str, Chapter]:
     """Train a generator, evaluate it and the shipped one, and write `panoptic_<world>.png`.
 
     Args:
-        output: folder for runs and pictures.
+        output: folder for runs and images.
         worlds: folder of the mini worlds.
 
     Returns:
@@ -64,7 +64,7 @@ def panoptic_chapter(output: Path, worlds: Path) -> dict[str, Chapter]:
         "a mask generator, trained just now, and one that trained for longer; who names their masks?"
     )
     call_together({run.folder: run.command(output) for run in (LIVE, *RUNS)}, worlds)
-    say("what the longer trained one says of pictures of both worlds")
+    say("what the longer trained one says of images of both worlds")
     call_together(
         {
             f"{run.folder}, {mode}, {world}": _prediction(run, mode, world, output, worlds)
@@ -98,18 +98,18 @@ def _prediction(run: Run, mode: str, world: str, output: Path, worlds: Path) -> 
 
 
 def _write_panel(world: str, output: Path, worlds: Path) -> None:
-    """Pictures, truth, and segments of the shipped generator as `NAMED`."""
+    """Images, truth, and segments of the shipped generator as `NAMED`."""
     vocabulary, folder = load_vocabulary(world), worlds / world
-    pictures = first_pictures(worlds, world)
-    stems = [picture.stem for picture in pictures]
+    images = first_images(worlds, world)
+    stems = [image.stem for image in images]
     truth = folder / "annotations/panoptic_val.json", folder / "panoptic_val"
     columns = {"ground truth": class_maps(*truth, vocabulary, stems)}
     for run, mode in NAMED:
-        found = _folder(run, mode, world, output)
+        predicted = _folder(run, mode, world, output)
         columns[f"{run.title}, {TITLES[mode]}"] = class_maps(
-            found / "panoptic.json", found / "panoptic", vocabulary, stems
+            predicted / "panoptic.json", predicted / "panoptic", vocabulary, stems
         )
-    write_panel(output / f"panoptic_{world}.png", vocabulary, pictures, columns)
+    write_panel(output / f"panoptic_{world}.png", vocabulary, images, columns)
 
 
 def class_maps(
@@ -124,12 +124,12 @@ def class_maps(
         stems: of the PNGs.
     """
     entries = {Path(e["file_name"]).stem: e for e in read_coco_json(json_file)["annotations"]}
-    found = []
+    maps = []
     for entry in (entries[stem] for stem in stems):
         ids = read_panoptic_png(folder / entry["file_name"])
         labels = np.full(ids.shape, VOID)
         for segment in entry["segments_info"]:
             index = vocabulary.dataset_id_to_index[segment["category_id"]]
             labels[ids == segment["id"]] = index
-        found.append(labels)
-    return found
+        maps.append(labels)
+    return maps

@@ -1,4 +1,4 @@
-"""The whole road on the mini world: worlds, original CLIP, distillation, region recognition, pictures."""
+"""The whole road on the mini world: worlds, original CLIP, distillation, region recognition, images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RUNS = (
 
 
 def run_quickstart(output: str | Path, worlds: str | Path, fresh: bool = False) -> None:
-    """Run every step, print the table, write table and pictures.
+    """Run every step, print the table, write table and images.
 
     Finished and interrupted runs in `output` are gone on with.
 
@@ -55,7 +55,7 @@ def run_quickstart(output: str | Path, worlds: str | Path, fresh: bool = False) 
     say("the mini worlds: scenes with panoptic labels, captions and proposals, in COCO's formats")
     make_worlds(worlds, WorldSize())
     rows: dict[str, dict[str, float]] = {}
-    facts: dict[str, Any] = {}
+    provenances: dict[str, Any] = {}
     say("region recognition: CLIP as it is, after distillations just now, and after longer ones")
     # Those that take long begin.
     runs = sorted(RUNS, key=lambda run: not run.training)
@@ -63,26 +63,28 @@ def run_quickstart(output: str | Path, worlds: str | Path, fresh: bool = False) 
     for run in RUNS:
         content = run.results(output)
         (rows[run.title],) = content["results"][DATASET].values()
-        facts[run.title] = content["provenance"]
+        provenances[run.title] = content["provenance"]
     chapters = {"semantic": semantic_chapter(output, worlds)}
     panoptic = panoptic_chapter(output, worlds)
     chapters |= {f"panoptic, {name}": chapter for name, chapter in panoptic.items()}
-    say("pictures")
+    say("images")
     live = {run.title: output / run.folder / "metrics.json" for run in RUNS if run.training}
     write_gallery(output, worlds / "mini", rows, live, chapters)
-    _write_table(output, rows, facts, chapters, time.monotonic() - begin)
+    _write_table(output, rows, provenances, chapters, time.monotonic() - begin)
 
 
 def _write_table(
     output: Path,
     rows: dict[str, dict[str, float]],
-    facts: dict[str, Any],
+    provenances: dict[str, Any],
     chapters: Mapping[str, Chapter],
     seconds: float,
 ) -> None:
     content = {"results": rows} | {name: chapter.rows for name, chapter in chapters.items()}
-    facts = facts | {k: v for chapter in chapters.values() for k, v in chapter.facts.items()}
-    write_json(output / "results.json", content | {"seconds": seconds, "provenance": facts})
+    provenances = provenances | {
+        k: v for chapter in chapters.values() for k, v in chapter.provenances.items()
+    }
+    write_json(output / "results.json", content | {"seconds": seconds, "provenance": provenances})
     with atomic_path(output / "table.md") as temporary:
         tables = [region_table(rows, style="github")]
         tables += [chapter.table("github") for chapter in chapters.values()]
@@ -99,8 +101,8 @@ def _write_table(
         "Mean IoU of CAT-Seg in %, trained just now on the seen classes of mini. mini2 is a world of "
         "its own, with other\nlayouts, textures and words.\n\n"
         f"{panoptic_tables}\n\n"
-        "Panoptic quality in % of two mask generators, one trained just now, one for longer, on pictures "
+        "Panoptic quality in % of two mask generators, one trained just now, one for longer, on images "
         "of the seen classes\nof mini. Their masks are named by CLIP's dense features alone, by the "
         "generator alone, or by both (fused).\n"
-        f"{seconds / 60:.1f} minutes. Pictures: {output / 'index.html'}\n"
+        f"{seconds / 60:.1f} minutes. Images: {output / 'index.html'}\n"
     )

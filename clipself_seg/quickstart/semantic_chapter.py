@@ -13,7 +13,7 @@ from clipself_seg.quickstart.steps import (
     Chapter,
     Run,
     call_together,
-    first_pictures,
+    first_images,
     prediction,
     read_chapter,
     say,
@@ -29,7 +29,7 @@ def semantic_chapter(output: Path, worlds: Path) -> Chapter:
     """Train and evaluate both models, and write `semantic_<world>.png`.
 
     Args:
-        output: folder for runs and pictures.
+        output: folder for runs and images.
         worlds: folder of the mini worlds.
 
     Raises:
@@ -37,7 +37,7 @@ def semantic_chapter(output: Path, worlds: Path) -> Chapter:
     """
     say("CAT-Seg, trained on the original CLIP and on CLIPSelf's")
     call_together({run.folder: run.command(output) for run in RUNS}, worlds)
-    say("what both say of pictures of both worlds")
+    say("what both say of images of both worlds")
     call_together(
         {
             f"{run.folder}, {world}": _prediction(run, world, output, worlds)
@@ -61,13 +61,13 @@ def _prediction(run: Run, world: str, output: Path, worlds: Path) -> list[str]:
 
 
 def _write_panel(world: str, output: Path, worlds: Path) -> None:
-    """Pictures, their ground truth and what both models say."""
-    pictures = first_pictures(worlds, world)
+    """Images, their ground truth and what both models say."""
+    images = first_images(worlds, world)
     folders = {"ground truth": worlds / world / "stuffthingmaps" / "val"}
     for run in RUNS:
         folders[run.title.split(", ")[1]] = _folder(run, world, output) / "labels"
     columns = {
-        title: [read_indices(folder / f"{picture.stem}.png") for picture in pictures]
+        title: [read_indices(folder / f"{image.stem}.png") for image in images]
         for title, folder in folders.items()
     }
-    write_panel(output / f"semantic_{world}.png", load_vocabulary(world), pictures, columns)
+    write_panel(output / f"semantic_{world}.png", load_vocabulary(world), images, columns)

@@ -18,8 +18,8 @@ import torch
 from clipself_seg.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# What the chapters show: so many pictures of each world.
-WORLDS, PICTURES = ("mini", "mini2"), 4
+# What the chapters show: so many images of each world.
+WORLDS, IMAGES = ("mini", "mini2"), 4
 AT_ONCE = 2  # commands of `call_together`
 
 
@@ -58,12 +58,12 @@ class Chapter:
 
     Attributes:
         rows: title of a run -> data set -> results.
-        facts: title of a run -> provenance.
+        provenances: title of a run -> its provenance.
         table: format of `tabulate` -> the chapter's table.
     """
 
     rows: Mapping[str, Mapping[str, Any]]
-    facts: Mapping[str, Any]
+    provenances: Mapping[str, Any]
     table: Callable[[str], str]
 
 
@@ -76,23 +76,23 @@ def read_chapter(
         runs: that are finished.
         output: folder of the runs.
         table: (rows, style=...) -> the table.
-        prefix: of the titles among the facts.
+        prefix: put before the titles of the provenances.
     """
     contents = {run.title: run.results(output) for run in runs}
     rows = {title: content["results"] for title, content in contents.items()}
-    facts = {prefix + title: content["provenance"] for title, content in contents.items()}
-    return Chapter(rows, facts, lambda style: table(rows, style=style))
+    provenances = {prefix + title: content["provenance"] for title, content in contents.items()}
+    return Chapter(rows, provenances, lambda style: table(rows, style=style))
 
 
-def first_pictures(worlds: Path, world: str) -> list[Path]:
-    """The pictures of a world that the chapters show."""
-    return sorted((worlds / world / "val").glob("*.jpg"))[:PICTURES]
+def first_images(worlds: Path, world: str) -> list[Path]:
+    """The images of a world that the chapters show."""
+    return sorted((worlds / world / "val").glob("*.jpg"))[:IMAGES]
 
 
 def prediction(
     config: str, weights: str | Path, world: str, worlds: Path, output: Path, *options: str
 ) -> list[str]:
-    """The words to type after ``python`` to segment the first pictures of a world.
+    """The words to type after ``python`` to segment the first images of a world.
 
     Args:
         config: name below configs/mini.
@@ -104,7 +104,7 @@ def prediction(
     """
     words = ["tools/predict.py", "--config-file", f"configs/mini/{config}", *options]
     words += ["--weights", str(weights), "--vocabulary", world, "--output", str(output), "--input"]
-    return words + [str(picture) for picture in first_pictures(worlds, world)]
+    return words + [str(image) for image in first_images(worlds, world)]
 
 
 def say(text: str) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from clipself_seg.commands import predict
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.panoptic_png import read_panoptic_png
-from clipself_seg.prediction.files import Photo, SemanticResults
+from clipself_seg.prediction.files import ImageFile, SemanticResults
 from clipself_seg.prediction.semantic import Predictor, Segmentation
 from tests.prediction.test_panoptic import CONFIG, SMALL
 from tests.prediction.test_semantic import OPTS
@@ -73,7 +73,7 @@ def test_written_scores_tell_classes_apart_as_labels_do(tmp_path):
     found = Segmentation(np.ones((1, 2), np.uint8), ("a", "b"), scores)
     predictor = mock.Mock(return_value=found, names=found.names)
     results = SemanticResults(predictor=predictor, folder=tmp_path, scores=True)
-    results.write(Photo(tmp_path / "x.png", "x.png", "x"), np.zeros((1, 2, 3), np.uint8))
+    results.write(ImageFile(tmp_path / "x.png", "x.png", "x"), np.zeros((1, 2, 3), np.uint8))
     with np.load(tmp_path / "scores/x.npz") as file:
         assert (file["scores"].argmax(axis=0) == read_indices(tmp_path / "labels/x.png")).all()
 

@@ -177,7 +177,7 @@ def test_files_of_other_weights_words_or_sizes_are_refused(live, written, monkey
         mapper = PanopticTestMapper(config("INPUT.MIN_SIZE_TEST", "40"))
         write(written, live, mapper=mapper)
     records = panoptic_set_records(DATASET)
-    with pytest.raises(InputError, match="of another picture .1003.png, not 3.png"):
+    with pytest.raises(InputError, match="of another image .1003.png, not 3.png"):
         write(written, live, records=[records[0] | {"file_name": "3.png"}])
     with monkeypatch.context() as patch, pytest.raises(InputError, match="of another vocabulary"):
         patch.setattr(live, "classes", live.classes._replace(names=live.names[::-1]))

@@ -16,8 +16,8 @@ from clipself_seg.data.records import panoptic_records
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.files import PanopticFolder, evaluate_files
-from clipself_seg.prediction.common import photo_sample
-from clipself_seg.prediction.files import Photo, find_photos, predict_files
+from clipself_seg.prediction.common import image_sample
+from clipself_seg.prediction.files import ImageFile, find_images, predict_files
 from clipself_seg.prediction.panoptic import (
     PanopticPredictor,
     load_panoptic_predictor,
@@ -80,8 +80,8 @@ def photos(tmp_path):
 
 
 def write(photos, out, made=None):
-    found, made = find_photos([photos], out), made or predictor()
-    results = PanopticResults(predictor=made, folder=out, photos=found.photos)
+    found, made = find_images([photos], out), made or predictor()
+    results = PanopticResults(predictor=made, folder=out, images=found.images)
     return predict_files(results, found)
 
 
@@ -191,7 +191,7 @@ def test_category_ids_are_those_of_the_vocabulary(photos, tmp_path):
 
 def test_image_ids_are_the_numbers_of_the_files_or_count():
     def ids(*names):
-        return image_ids([Photo(ROOT / name, name) for name in names])
+        return image_ids([ImageFile(ROOT / name, name) for name in names])
 
     assert ids("000139.jpg", "a/000285.png") == [139, 285]
     assert ids("7.jpg", "dog.jpg") == [1, 2] == ids("7.jpg", "007.png")
@@ -225,7 +225,7 @@ def test_a_real_model_gives_what_it_gives_in_evaluation(real):
     assert real.trained.name == "mini_base" and real.model.classes.things == (0,)
     image = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
     found = real(image)
-    (output,) = real.model([photo_sample(image, real.mapper)])
+    (output,) = real.model([image_sample(image, real.mapper)])
     assert output.keys() == {"panoptic_seg", "instances", "sem_seg"}
     ids, segments = output["panoptic_seg"]
     assert found.ids.shape == (50, 90) and len(found.segments) == len(segments)
@@ -237,7 +237,7 @@ def test_a_real_model_gives_what_it_gives_in_evaluation(real):
 def test_what_finds_no_segments_is_refused(tmp_path):
     for opts, message in (
         (("MODEL.META_ARCHITECTURE", "CATSeg"), "CATSeg, which finds no segments.*OpenPanoptic"),
-        (("MODEL.MASK_GENERATOR.SOURCE", "disk"), "photographs need a generator"),
+        (("MODEL.MASK_GENERATOR.SOURCE", "disk"), "images need a generator"),
         (("MODEL.FUSION.ALPHA", 1.5), r"ALPHA must be in \[0, 1\], got 1.5"),
         (("DATASETS.TRAIN", "()"), "which words are seen"),
     ):

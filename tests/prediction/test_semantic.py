@@ -12,8 +12,8 @@ from clipself_seg.config import load_config
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.prediction.common import photo_sample
-from clipself_seg.prediction.files import find_photos
+from clipself_seg.prediction.common import image_sample
+from clipself_seg.prediction.files import find_images
 from clipself_seg.prediction.semantic import (
     Predictor,
     Segmentation,
@@ -106,10 +106,10 @@ def test_background_takes_what_no_class_reaches_and_what_its_words_win(
         assert (found.scores.argmax(axis=0) == found.labels).all()
 
 
-def test_shares_add_up_and_leave_out_what_is_not_there():
-    shares = fixed("a, b, c, d", "other").shares()
-    assert shares == {"other": 0.5, "a": 0.25, "c": 0.25} and list(shares)[0] == "other"
-    assert Segmentation(np.zeros((1, 1), np.uint8), ("a", "b")).shares() == {"a": 1.0}
+def test_fractions_add_up_and_leave_out_what_is_not_there():
+    fractions = fixed("a, b, c, d", "other").fractions()
+    assert fractions == {"other": 0.5, "a": 0.25, "c": 0.25} and list(fractions)[0] == "other"
+    assert Segmentation(np.zeros((1, 1), np.uint8), ("a", "b")).fractions() == {"a": 1.0}
 
 
 def test_labels_have_sixteen_bits_where_eight_do_not_do():
@@ -132,7 +132,7 @@ def test_files_arrays_and_evaluation_see_the_same_pixels(real, tmp_path):
     Image.fromarray(pixels).save(path)
     record = {"file_name": str(path), "image_id": 0, "sem_seg_file_name": ""}
     sample = SemSegTestMapper(load_config("", OPTS))(record)
-    made = photo_sample(pixels, real.mapper)
+    made = image_sample(pixels, real.mapper)
     assert sample["image"].shape == (3, 64, 115) and (made["image"] == sample["image"]).all()
     real.set_vocabulary("dog, grass, sky")
     expected = real.model([sample], output="labels")[0]["sem_seg_labels"].numpy()
@@ -192,7 +192,7 @@ def test_a_failed_call_keeps_the_vocabulary(real):
 @pytest.mark.parametrize("image", [IMAGE[..., 0], IMAGE.astype(float), IMAGE[:0], IMAGE[..., :2]])
 def test_arrays_that_are_no_pictures_are_refused(real, image):
     real.set_vocabulary("dog")
-    with pytest.raises(InputError, match="a picture must be uint8 of shape"):
+    with pytest.raises(InputError, match="an image must be uint8 of shape"):
         real(image)
 
 
@@ -211,8 +211,8 @@ def test_folders_are_searched_and_nothing_is_taken_twice(tmp_path):
     for name in ("b.jpg", "sub/b.jpg", "b.png", "note.txt", ".hidden.jpg", "out/overlays/b.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found = find_photos([tmp_path, tmp_path / "b.jpg", tmp_path / "gone"], tmp_path / "out")
-    assert sorted(photo.name for photo in found.photos) == ["b.jpg", "b.png", "sub/b"]
+    found = find_images([tmp_path, tmp_path / "b.jpg", tmp_path / "gone"], tmp_path / "out")
+    assert sorted(image.name for image in found.images) == ["b.jpg", "b.png", "sub/b"]
     assert [path.name for path in found.others] == ["note.txt"]
     assert found.failed == {str(tmp_path / "gone"): "no such file or folder"}
 
@@ -222,20 +222,20 @@ def test_links_to_nothing_are_failures(tmp_path):
     (tmp_path / "in/a.jpg").touch()
     for name, target in (("dead.jpg", "gone"), ("loop.jpg", "loop.jpg"), ("dead.txt", "gone")):
         (tmp_path / "in" / name).symlink_to(target)
-    found = find_photos([tmp_path / "in"], tmp_path / "out")
-    assert [photo.name for photo in found.photos] == ["a"]
+    found = find_images([tmp_path / "in"], tmp_path / "out")
+    assert [image.name for image in found.images] == ["a"]
     failed = {str(tmp_path / "in" / name) for name in ("dead.jpg", "loop.jpg")}
     assert set(found.failed) == failed and set(found.failed.values()) == {"a link to nothing"}
     assert [path.name for path in found.others] == ["dead.txt"]
     (tmp_path / "in/a.jpg").unlink()
-    with pytest.raises(InputError, match="no pictures: "):
-        find_photos([tmp_path / "in"], tmp_path / "out")
+    with pytest.raises(InputError, match="no images: "):
+        find_images([tmp_path / "in"], tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     "inputs, output, message",
     [
-        (["empty"], "out", "no pictures: "),
+        (["empty"], "out", "no images: "),
         (["gone"], "out", "no such file or folder: "),
         (["x"], "x", "is input and output"),
         (["x/a.jpg", "y/a.jpg"], "out", "x/a.jpg and .*y/a.jpg would have results of one name"),
@@ -247,4 +247,4 @@ def test_inputs_without_clear_results_are_refused(tmp_path, inputs, output, mess
     for name in ("x/a.jpg", "y/a.jpg"):
         (tmp_path / name).touch()
     with pytest.raises(InputError, match=message):
-        find_photos([tmp_path / name for name in inputs], tmp_path / output)
+        find_images([tmp_path / name for name in inputs], tmp_path / output)

@@ -68,15 +68,12 @@ def _transformer_flops(tower: TransformerTower, dense_size: int, image_size: int
     crop_patches = (image_size // patch) ** 2
     crop_tokens = 1 + crop_patches
     # The last block of an image embedding: keys and values of all tokens, the rest of one.
-    seen_by_mask_tokens = 2 * crop_tokens * 2 * width**2 + 4 * crop_tokens * width
-    mask_token = 2 * (2 * width**2 + mlp) + 2 * width * tower.embed_dim
+    keys_and_values = 2 * crop_tokens * 2 * width**2 + 4 * crop_tokens * width
+    class_token = 2 * (2 * width**2 + mlp) + 2 * width * tower.embed_dim
     return TowerFlops(
         dense=stem(patches) + blocks + head,
         dense_backward=2 * blocks + head,  # the head passes a gradient on and gets none
-        image=stem(crop_patches)
-        + (depth - 1) * block(crop_tokens)
-        + seen_by_mask_tokens
-        + mask_token,
+        image=stem(crop_patches) + (depth - 1) * block(crop_tokens) + keys_and_values + class_token,
     )
 
 

@@ -50,4 +50,4 @@ def regions_flops(clip: DenseCLIP, regions: int) -> int:
     side, grid = clip.image_size, clip.image_size // clip.patch_size
     image = torch.empty(1, 3, side, side, device="meta")
     cells = torch.empty(regions, grid, grid, dtype=torch.bool, device="meta")
-    return count_flops(lambda: clip.visual.observe_regions(image, [cells]))
+    return count_flops(lambda: clip.visual.masked_attention(image, [cells]))

@@ -98,7 +98,7 @@ def _masked_block(
 ) -> Tensor:
     """A block in which every row attends to all rows that it is allowed."""
     if isinstance(block, ResidualBlock):
-        return block.observe(x_BRD, x_BRD, allowed_BRR)
+        return block.forward_mask_tokens(x_BRD, x_BRD, allowed_BRR)
     assert rotary is not None
     attention, normed = block.attn, block.norm1(x_BRD)
     q, k, v = (

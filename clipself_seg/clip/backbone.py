@@ -22,9 +22,10 @@ logger = logging.getLogger(__name__)
 class CLIPBackbone(Backbone):
     """Dense features (``dense``, unit length per location) and raw features of any block (``block{i}``).
 
-    Works with every stock head: each feature is (B, C, H / stride, W / stride) as `output_shape` says.
-    Images must be normalised with CLIP's mean and std (``MODEL.PIXEL_MEAN``, ``MODEL.PIXEL_STD``) and
-    padded to `size_divisibility`, as Detectron2's meta-architectures do.
+    It works with every stock head of Detectron2: each feature is (B, C, H / stride, W / stride), with C
+    and stride as in `output_shape`. Images must be normalised with CLIP's mean and std
+    (``MODEL.PIXEL_MEAN``, ``MODEL.PIXEL_STD``) and padded to `size_divisibility`, as Detectron2's
+    meta-architectures do.
     """
 
     @configurable
@@ -33,10 +34,11 @@ class CLIPBackbone(Backbone):
     ) -> None:
         """
         Args:
-            tower: an image tower of `clipself_seg.clip`.
-            out_features: names out of ``dense``, ``block0``, ``block1``, ...
-            trainable_blocks: the last K blocks train; 0 freezes everything, -1 trains all blocks. What
-                no feature needs stays frozen: DistributedDataParallel wants a gradient of the rest.
+            tower: image tower of `clipself_seg.clip`.
+            out_features: names among ``dense``, ``block0``, ``block1``, ...
+            trainable_blocks: number of last blocks that train; 0 freezes everything, -1 trains all
+                blocks. Parameters that no feature needs stay frozen, since DistributedDataParallel
+                expects a gradient of every other one.
         """
         super().__init__()
         self.tower = tower
@@ -46,7 +48,7 @@ class CLIPBackbone(Backbone):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict[str, Any]:
         """Reads ``MODEL.CLIP.{NAME, WEIGHTS, OUT_FEATURES, TRAINABLE_BLOCKS, CHECKPOINTING}``."""
-        clip = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.WEIGHTS or None)
+        clip = clip_from_config(cfg)
         _warn_of_other_pixels(cfg, clip)
         clip.visual.checkpointing = cfg.MODEL.CLIP.CHECKPOINTING
         return {
@@ -56,7 +58,7 @@ class CLIPBackbone(Backbone):
         }
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Normalised images (B, 3, H, W) -> the named features."""
+        """The features in `out_features` by name, of normalised images (B, 3, H, W)."""
         features = self.tower.features(images, self.out_features)
         if DENSE in features:
             features[DENSE] = F.normalize(features[DENSE], dim=1)
@@ -72,21 +74,22 @@ class CLIPBackbone(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Sides of the input must be multiples of this."""
+        """Number of pixels that the sides of the input must be multiples of."""
         return self.tower.patch_size
 
 
 def _warn_of_other_pixels(cfg: CfgNode, clip: DenseCLIP) -> None:
-    """Detectron2's defaults are BGR and ImageNet's mean, with which a CLIP sees wrong colours."""
+    """Warns of pixels that CLIP was not trained with: Detectron2's defaults are BGR and ImageNet's mean."""
     wanted = {"PIXEL_MEAN": clip.mean, "PIXEL_STD": clip.std}
     for key, values in wanted.items():
-        given, needed = list(cfg.MODEL[key]), [round(255 * value, 3) for value in values]
+        given = list(cfg.MODEL[key])
+        needed = [round(255 * value, 3) for value in values]
         if any(abs(a - b) > 0.5 for a, b in zip(given, needed)):
             logger.warning("MODEL.%s is %s, this CLIP was trained with %s", key, given, needed)
     if cfg.INPUT.FORMAT != "RGB":
-        logger.warning("INPUT.FORMAT is %s, a CLIP sees RGB", cfg.INPUT.FORMAT)
+        logger.warning("INPUT.FORMAT is %s, CLIP needs RGB", cfg.INPUT.FORMAT)
 
 
 def clip_from_config(cfg: CfgNode) -> DenseCLIP:
-    """Reads ``MODEL.CLIP.{NAME, WEIGHTS}``; random weights come from torch's current seed."""
+    """The CLIP of ``MODEL.CLIP.{NAME, WEIGHTS}``; without weights, random ones from torch's seed."""
     return load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.WEIGHTS or None)

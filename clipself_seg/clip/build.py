@@ -1,4 +1,4 @@
-"""From a model name to the two towers: open_clip's model configs, and the project's own beside them."""
+"""Builds the two towers from a model name: open_clip's model configs and the project's own ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from clipself_seg.clip.vit import VisionTransformer
 from clipself_seg.errors import InputError, nearest
 
 OWN_CONFIGS = Path(__file__).parent / "architectures"
-# Keys of open_clip's configs that the towers here implement; a config with any other is refused.
+# Keys of open_clip's configs that the towers implement; a config with any other key is refused.
 VISION_KEYS = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"}
 VISION_KEYS |= {"ls_init_value"}
 TEXT_KEYS = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
@@ -31,7 +31,15 @@ EVA_SHAPES = {  # timm name -> width, layers, heads, patch
 
 @dataclasses.dataclass(frozen=True)
 class Signature:
-    """What tells two CLIP image towers apart, readable from a config and from a state dict alike."""
+    """Kind and sizes that identify a CLIP image tower, derived from a config or from a state dict.
+
+    Attributes:
+        kind: "OpenAI ViT", "EVA ViT" or "ResNet".
+        width: channels of the residual stream, or of a ResNet's first stage.
+        layers: number of blocks, of all stages of a ResNet together.
+        patch_size: stride of the dense features in pixels.
+        embed_dim: width E of the embedding.
+    """
 
     kind: str
     width: int
@@ -49,7 +57,7 @@ class Signature:
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """One model config: its name and the two sections of the JSON that build the towers."""
+    """Model config: its name and the two sections of the JSON from which the towers are built."""
 
     name: str
     embed_dim: int
@@ -59,7 +67,7 @@ class Architecture:
 
     @property
     def signature(self) -> Signature:
-        """The image tower's signature."""
+        """Signature of the image tower."""
         kind, width, layers, patch = _vision_shape(self.vision)
         return Signature(kind, width, layers, patch, self.embed_dim)
 
@@ -69,7 +77,7 @@ class Architecture:
         return self.signature.kind == "EVA ViT"
 
     def build_image_tower(self, quick_gelu: bool) -> ImageTower:
-        """A randomly initialised image tower."""
+        """Builds the image tower with random weights."""
         kind, width, layers, patch = _vision_shape(self.vision)
         size = self.vision.get("image_size", 224)
         if kind == "ResNet":
@@ -102,11 +110,12 @@ class Architecture:
         )
 
     def build_text_tower(self, quick_gelu: bool) -> TextTower:
-        """A randomly initialised text tower."""
+        """Builds the text tower with random weights."""
         return TextTower(embed_dim=self.embed_dim, quick_gelu=quick_gelu, **self.text)
 
 
 def _vision_shape(vision: dict[str, Any]) -> tuple[str, int, int, int]:
+    """Kind, width, number of blocks and patch size of an image tower."""
     if "timm_model_name" in vision:
         width, layers, _, patch = EVA_SHAPES[vision["timm_model_name"]]
         return "EVA ViT", width, layers, patch
@@ -117,7 +126,8 @@ def _vision_shape(vision: dict[str, Any]) -> tuple[str, int, int, int]:
 
 
 def _is_supported(config: dict[str, Any]) -> bool:
-    vision, text = config["vision_cfg"], config["text_cfg"]
+    vision = config["vision_cfg"]
+    text = config["text_cfg"]
     if set(text) - TEXT_KEYS or "multimodal_cfg" in config:
         return False
     if "timm_model_name" in vision:
@@ -127,7 +137,7 @@ def _is_supported(config: dict[str, Any]) -> bool:
 
 @functools.cache
 def _configs() -> dict[str, dict[str, Any]]:
-    # open_clip.get_model_config returns a copy of the JSON; the list is fixed for a process.
+    # Cached: open_clip.get_model_config copies the JSON, and the list is fixed for a process.
     configs = {name: open_clip.get_model_config(name) for name in open_clip.list_models()}
     for path in sorted(OWN_CONFIGS.glob("*.json")):
         configs[path.stem] = json.loads(path.read_text())
@@ -135,7 +145,7 @@ def _configs() -> dict[str, dict[str, Any]]:
 
 
 def list_architectures() -> list[str]:
-    """Names that `load_clip` accepts."""
+    """Names of the models that `load_clip` accepts, sorted."""
     return sorted(name for name, config in _configs().items() if _is_supported(config))
 
 
@@ -143,8 +153,8 @@ def find_architecture(name: str) -> Architecture:
     """The architecture of an open_clip model name (``ViT-B/16`` and ``ViT-B-16`` alike).
 
     Raises:
-        InputError: unknown name (with the nearest known one), or a model of another kind
-            (SigLIP, CoCa, ConvNeXt, ...), which this project has no dense path for.
+        InputError: the name is unknown (the message has the nearest known one), or the model is of
+            another kind (SigLIP, CoCa, ConvNeXt, ...), without dense features here.
     """
     name = name.replace("/", "-")
     config = _configs().get(name)

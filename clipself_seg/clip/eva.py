@@ -1,6 +1,6 @@
 """The ViT of EVA-02 CLIP: rotary positions, sub-LN and SwiGLU (EVA-CLIP, arXiv 2303.15389).
 
-Shapes: B images, L = 1 + N tokens, Q observers, R = L + Q rows, tokens first, D width.
+Shapes: B images, L = 1 + N tokens, Q mask tokens, R = L + Q rows, tokens first, D width.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip.layers import attend_and_observe, merge_heads, split_heads
+from clipself_seg.clip.layers import attend_with_mask_tokens, merge_heads, split_heads
 from clipself_seg.clip.linear import Linear, linear
 from clipself_seg.clip.positions import patch_grid, resample_positions, rotary_table, rotate
 from clipself_seg.clip.tower import TransformerTower
@@ -20,7 +20,7 @@ NORM_EPS = 1e-6
 
 
 class RotaryAttention(nn.Module):
-    """Attention whose queries and keys are turned by position; no key bias, a norm before the output."""
+    """Attention with rotary positions, without key bias and with a norm before the output."""
 
     def __init__(self, *, width: int, heads: int) -> None:
         super().__init__()
@@ -34,49 +34,54 @@ class RotaryAttention(nn.Module):
         self.proj = Linear(width, width)
 
     def forward(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
-        """Self-attention, (B, L, D) -> (B, L, D)."""
+        """Self-attention, (B, L, D) -> (B, L, D); `rotary` is the table of the grid."""
         return self._attend(rotate(self._query(x_BLD), rotary), x_BLD, rotary, None)
 
     def value_path(self, x_BLD: Tensor) -> Tensor:
-        """What attention would give if each token saw only itself."""
+        """Result of attention in which each token attends only to itself."""
         return self.proj(self.inner_attn_ln(self._value(x_BLD)))
 
-    def observe(
-        self, observers_BQD: Tensor, x_BLD: Tensor, mask_BQL: Tensor | None, rotary: Tensor
+    def forward_mask_tokens(
+        self, mask_tokens_BQD: Tensor, x_BLD: Tensor, allowed_BQL: Tensor | None, rotary: Tensor
     ) -> Tensor:
-        """Copies of the class token, which is not turned, attend to what the mask allows; (B, Q, D)."""
-        return self._attend(self._query(observers_BQD), x_BLD, rotary, mask_BQL)
+        """Attention of mask tokens to the tokens that the boolean `allowed_BQL` allows, (B, Q, D)."""
+        # Like the class token, its copies have no position and are not rotated.
+        return self._attend(self._query(mask_tokens_BQD), x_BLD, rotary, allowed_BQL)
 
-    def forward_and_observe(self, x_BRD: Tensor, mask_BQL: Tensor, rotary: Tensor) -> Tensor:
-        """`forward` of the tokens and `observe` of the observers behind them, (B, R, D)."""
-        observers, tokens = mask_BQL.shape[1:]
-        q_tokens, q_observers = self._query(x_BRD).split([tokens, observers], dim=2)
+    def forward_with_mask_tokens(
+        self, x_BRD: Tensor, allowed_BQL: Tensor, rotary: Tensor
+    ) -> Tensor:
+        """`forward` of the tokens and `forward_mask_tokens` of the rows after them, (B, R, D)."""
+        count, tokens = allowed_BQL.shape[1:]
+        q_tokens, q_mask_tokens = self._query(x_BRD).split([tokens, count], dim=2)
         k, v = self._key_and_value(x_BRD[:, :tokens], rotary)
-        seen = attend_and_observe(rotate(q_tokens, rotary), q_observers, k, v, mask_BQL)
-        return self.proj(self.inner_attn_ln(seen))
+        q_tokens = rotate(q_tokens, rotary)
+        attended = attend_with_mask_tokens(q_tokens, q_mask_tokens, k, v, allowed_BQL)
+        return self.proj(self.inner_attn_ln(attended))
 
     def _query(self, x_BLD: Tensor) -> Tensor:
-        """Not turned yet."""
+        """Queries (B, H, L, C) before the rotation."""
         return split_heads(linear(x_BLD, self.q_proj.weight, self.q_bias), self.heads)
 
     def _value(self, x_BLD: Tensor) -> Tensor:
         return linear(x_BLD, self.v_proj.weight, self.v_bias)
 
     def _key_and_value(self, x_BLD: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotated keys and values, (B, H, L, C) each."""
         k = rotate(split_heads(self.k_proj(x_BLD), self.heads), rotary)
         return k, split_heads(self._value(x_BLD), self.heads)
 
     def _attend(
-        self, q_BHQC: Tensor, x_BLD: Tensor, rotary: Tensor, mask_BQL: Tensor | None
+        self, q_BHQC: Tensor, x_BLD: Tensor, rotary: Tensor, allowed_BQL: Tensor | None
     ) -> Tensor:
         k, v = self._key_and_value(x_BLD, rotary)
-        mask = None if mask_BQL is None else mask_BQL[:, None]
-        seen = merge_heads(F.scaled_dot_product_attention(q_BHQC, k, v, attn_mask=mask))
-        return self.proj(self.inner_attn_ln(seen))
+        mask = None if allowed_BQL is None else allowed_BQL[:, None]
+        attended = merge_heads(F.scaled_dot_product_attention(q_BHQC, k, v, attn_mask=mask))
+        return self.proj(self.inner_attn_ln(attended))
 
 
 class SwiGLU(nn.Module):
-    """``w3(LN(silu(w1 x) * w2 x))``"""
+    """The gated MLP ``w3(LN(silu(w1 x) * w2 x))``."""
 
     def __init__(self, *, width: int, hidden: int) -> None:
         super().__init__()
@@ -86,14 +91,16 @@ class SwiGLU(nn.Module):
         self.w3 = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)"""
-        alone = not torch.is_grad_enabled()  # nobody else needs the first product: no third tensor
-        gate, values = F.silu(self.w1(x), inplace=alone), self.w2(x)
-        return self.w3(self.ffn_ln(gate.mul_(values) if alone else gate * values))
+        """Transforms (..., D) into (..., D)."""
+        # Without gradients the first product is overwritten, which saves memory for two more tensors.
+        inplace = not torch.is_grad_enabled()
+        gate = F.silu(self.w1(x), inplace=inplace)
+        values = self.w2(x)
+        return self.w3(self.ffn_ln(gate.mul_(values) if inplace else gate * values))
 
 
 class EvaBlock(nn.Module):
-    """Pre-norm attention and SwiGLU with residuals; the same four ways through it as `ResidualBlock`."""
+    """Pre-norm attention and SwiGLU with residuals; it has the same four methods as `ResidualBlock`."""
 
     def __init__(self, *, width: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -103,25 +110,29 @@ class EvaBlock(nn.Module):
         self.mlp = SwiGLU(width=width, hidden=hidden)
 
     def forward(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
-        """(B, L, D) -> (B, L, D)"""
+        """Updates the tokens, (B, L, D) -> (B, L, D)."""
         return self._finish(x_BLD, self.attn(self.norm1(x_BLD), rotary))
 
     def value_path(self, x_BLD: Tensor, residual: Tensor | None = None) -> Tensor:
-        """The block without attention, (B, L, D) -> (B, L, D), as `ResidualBlock.value_path`."""
-        seen_BLD = self.attn.value_path(self.norm1(x_BLD))
-        return self._finish(x_BLD if residual is None else residual, seen_BLD)
+        """The block without attention between tokens, as `ResidualBlock.value_path`, (B, L, D)."""
+        values_BLD = self.attn.value_path(self.norm1(x_BLD))
+        return self._finish(x_BLD if residual is None else residual, values_BLD)
 
-    def observe(
-        self, observers_BQD: Tensor, x_BLD: Tensor, mask_BQL: Tensor | None, rotary: Tensor
+    def forward_mask_tokens(
+        self, mask_tokens_BQD: Tensor, x_BLD: Tensor, allowed_BQL: Tensor | None, rotary: Tensor
     ) -> Tensor:
-        """The block for copies of the class token that read `x_BLD` and are read by nobody; (B, Q, D)."""
-        seen = self.attn.observe(self.norm1(observers_BQD), self.norm1(x_BLD), mask_BQL, rotary)
-        return self._finish(observers_BQD, seen)
+        """The block for mask tokens alone, as `ResidualBlock.forward_mask_tokens`, (B, Q, D)."""
+        attended_BQD = self.attn.forward_mask_tokens(
+            self.norm1(mask_tokens_BQD), self.norm1(x_BLD), allowed_BQL, rotary
+        )
+        return self._finish(mask_tokens_BQD, attended_BQD)
 
-    def forward_and_observe(self, x_BRD: Tensor, mask_BQL: Tensor, rotary: Tensor) -> Tensor:
-        """`forward` of the tokens and `observe` of those behind them, as `ResidualBlock`'s; (B, R, D)."""
-        seen_BRD = self.attn.forward_and_observe(self.norm1(x_BRD), mask_BQL, rotary)
-        return self._finish(x_BRD, seen_BRD)
+    def forward_with_mask_tokens(
+        self, x_BRD: Tensor, allowed_BQL: Tensor, rotary: Tensor
+    ) -> Tensor:
+        """`forward` of the tokens and `forward_mask_tokens` of the rows after them, (B, R, D)."""
+        attended_BRD = self.attn.forward_with_mask_tokens(self.norm1(x_BRD), allowed_BQL, rotary)
+        return self._finish(x_BRD, attended_BRD)
 
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + attended
@@ -129,22 +140,22 @@ class EvaBlock(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Patch convolution under the name that EVA's files use."""
+    """Patch convolution under the parameter name of EVA's files."""
 
     def __init__(self, *, patch_size: int, width: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, N, D)"""
+        """Patch tokens (B, N, D) of images (B, 3, H, W)."""
         return self.proj(images).flatten(2).transpose(1, 2)
 
 
 class EvaTransformer(TransformerTower):
     """EVA-02's image tower; parameter names are those of EVA's state dict without ``visual.``.
 
-    The official code takes square inputs only. The rotary table is generalised here to any grid
-    (`rotary_table`), and equals the official one on square grids.
+    The official code accepts square inputs only. Here the rotary table is generalised to any grid
+    (`rotary_table`); it equals the official one on square grids.
     """
 
     def __init__(
@@ -159,7 +170,9 @@ class EvaTransformer(TransformerTower):
         embed_dim: int,
     ) -> None:
         super().__init__()
-        self.image_size, self.patch_size, self.embed_dim = image_size, patch_size, embed_dim
+        self.image_size = image_size
+        self.patch_size = patch_size
+        self.embed_dim = embed_dim
         self.head_channels = width // heads
         grid = image_size // patch_size
         self.patch_embed = PatchEmbed(patch_size=patch_size, width=width)
@@ -173,11 +186,11 @@ class EvaTransformer(TransformerTower):
 
     @property
     def width(self) -> int:
-        """D, the width of the residual stream."""
+        """Width D of the residual stream."""
         return self.cls_token.shape[-1]
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
-        """Tokens (B, L, D) before the first block, the rotary table, the grid (h, w)."""
+        """Tokens (B, L, D) before the first block, the rotary table and the grid (h, w)."""
         grid = patch_grid(images, self.patch_size)
         patches_BND = self.patch_embed(images)
         first_B1D = self.cls_token.to(patches_BND.dtype).expand(len(images), -1, -1)
@@ -190,7 +203,7 @@ class EvaTransformer(TransformerTower):
         return self.head(self.norm(tokens))
 
     def layer_groups(self) -> dict[str, list[nn.Parameter]]:
-        """An ordered partition of the parameters: stem, positions, block0, block1, ..., head."""
+        """Ordered partition of the parameters: stem, positions, block0, block1, ..., head."""
         blocks = {f"block{i}": list(b.parameters()) for i, b in enumerate(self.blocks)}
         return {
             "stem": [*self.patch_embed.parameters(), self.cls_token],
@@ -200,6 +213,6 @@ class EvaTransformer(TransformerTower):
         }
 
     def unused_by_dense(self) -> list[nn.Parameter]:
-        """Query and key of the last block: its value path needs neither."""
+        """Query and key parameters of the last block, which its value path does not use."""
         attention: Any = self.blocks[-1].attn
         return [attention.q_proj.weight, attention.k_proj.weight, attention.q_bias]

@@ -1,13 +1,14 @@
-"""The transformer block of OpenAI's CLIP, image and text alike, with the other ways through it.
+"""The transformer block of OpenAI's CLIP, for images and texts, with dense and masked variants.
 
-A block can be run in four ways:
+A block has four methods:
 - `forward`: every token attends to every token;
 - `value_path`: no token attends to any other one (CLIPSelf's dense last block, paper section 3.1);
-- `observe`: extra tokens read the sequence and are read by nobody (class token of the last
-  block, masked attention);
-- `forward_and_observe`: both at once, tokens and observers as rows of the same matrix products.
+- `forward_mask_tokens`: mask tokens, copies of the class token, attend to the tokens that their masks
+  allow; no token attends to them;
+- `forward_with_mask_tokens`: `forward` of the tokens and `forward_mask_tokens` together, as rows of
+  the same matrix products.
 
-Shapes: B batch, L tokens, Q observers, R = L + Q rows, tokens first, D width, H heads, C channels of
+Shapes: B batch, L tokens, Q mask tokens, R = L + Q rows, tokens first, D width, H heads, C channels of
 one head.
 """
 
@@ -19,17 +20,17 @@ from torch import Tensor, nn
 
 from clipself_seg.clip.linear import Linear, linear
 
-CPU_NUMBERS = 2**18  # that an activation works on at once, within a core's cache
+CPU_NUMBERS = 2**18  # numbers that an activation processes at once, within a core's cache
 
 
 class QuickGELU(nn.Module):
     """OpenAI's approximation ``x * sigmoid(1.702 x)``; their weights are only right with it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Elementwise, of any contiguous (..., D); without gradients it overwrites its argument."""
+        """Activation of contiguous (..., D), elementwise; without gradients it overwrites `x`."""
         if torch.is_grad_enabled():
             return x * (1.702 * x).sigmoid_()
-        # A second tensor of this size would cost more than the arithmetic: fresh memory is slow.
+        # Fresh memory for a second tensor of this size would take longer than the arithmetic.
         rows = max(1, CPU_NUMBERS // x.shape[-1]) if x.device.type == "cpu" else x.numel()
         for part in x.view(-1, x.shape[-1]).split(rows):
             part.mul_((1.702 * part).sigmoid_())
@@ -44,32 +45,43 @@ class LayerScale(nn.Module):
         self.gamma = nn.Parameter(torch.full((width,), initial))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)"""
+        """Scales the channels of (..., D)."""
         return x * self.gamma
 
 
 def split_heads(x_BLD: Tensor, heads: int) -> Tensor:
-    """(B, L, D) -> (B, H, L, C)"""
+    """Splits channels into heads, (B, L, D) -> (B, H, L, C)."""
     return x_BLD.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def merge_heads(x_BHLC: Tensor) -> Tensor:
-    """(B, H, L, C) -> (B, L, D)"""
+    """Merges heads into channels, (B, H, L, C) -> (B, L, D)."""
     return x_BHLC.transpose(1, 2).flatten(2)
 
 
-def attend_and_observe(
-    tokens_BHLC: Tensor, observers_BHQC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, mask_BQL: Tensor
+def attend_with_mask_tokens(
+    tokens_BHLC: Tensor,
+    mask_tokens_BHQC: Tensor,
+    k_BHLC: Tensor,
+    v_BHLC: Tensor,
+    allowed_BQL: Tensor,
 ) -> Tensor:
-    """What queries of tokens and of observers see of the tokens, (B, R, D).
+    """Attended values (B, R, D) of the tokens' and the mask tokens' queries.
 
-    Two attentions: the tokens' stays without a mask, and nothing of size R x R exists.
+    These are two attentions: the tokens' needs no mask, and nothing of size R x R is computed.
+
+    Args:
+        tokens_BHLC: queries of the tokens.
+        mask_tokens_BHQC: queries of the mask tokens.
+        k_BHLC: keys of the tokens.
+        v_BHLC: values of the tokens.
+        allowed_BQL: boolean, True where a mask token may attend to a token.
     """
-    seen = F.scaled_dot_product_attention(tokens_BHLC, k_BHLC, v_BHLC)
-    read = F.scaled_dot_product_attention(
-        observers_BHQC, k_BHLC, v_BHLC, attn_mask=mask_BQL[:, None]
+    tokens = F.scaled_dot_product_attention(tokens_BHLC, k_BHLC, v_BHLC)
+    mask_tokens = F.scaled_dot_product_attention(
+        mask_tokens_BHQC, k_BHLC, v_BHLC, attn_mask=allowed_BQL[:, None]
     )
-    return torch.cat([merge_heads(seen), merge_heads(read)], dim=1)
+    return torch.cat([merge_heads(tokens), merge_heads(mask_tokens)], dim=1)
 
 
 class PackedAttention(nn.Module):
@@ -83,47 +95,54 @@ class PackedAttention(nn.Module):
         self.out_proj = Linear(width, width)
 
     def forward(self, x_BLD: Tensor, causal: bool = False) -> Tensor:
-        """Self-attention, (B, L, D) -> (B, L, D); `causal` lets a token see only itself and earlier ones."""
+        """Self-attention, (B, L, D) -> (B, L, D); with `causal` only to itself and earlier tokens."""
         packed = linear(x_BLD, self.in_proj_weight, self.in_proj_bias)
         q, k, v = (split_heads(part, self.heads) for part in packed.chunk(3, dim=-1))
         return self.out_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=causal)))
 
     def value_path(self, x_BLD: Tensor) -> Tensor:
-        """What attention would give if each token saw only itself: value and output projection."""
+        """Result of attention in which each token attends only to itself: value and output projection."""
         width = x_BLD.shape[-1]
         return self.out_proj(
             linear(x_BLD, self.in_proj_weight[2 * width :], self.in_proj_bias[2 * width :])
         )
 
-    def observe(self, observers_BQD: Tensor, x_BLD: Tensor, mask_BQL: Tensor | None) -> Tensor:
-        """Observers attend to the tokens that the boolean mask allows; (B, Q, D)."""
-        q, k, v = self._project(observers_BQD, x_BLD)
-        mask = None if mask_BQL is None else mask_BQL[:, None]
+    def forward_mask_tokens(
+        self, mask_tokens_BQD: Tensor, x_BLD: Tensor, allowed_BQL: Tensor | None
+    ) -> Tensor:
+        """Attention of mask tokens to the tokens that the boolean `allowed_BQL` allows, (B, Q, D)."""
+        q, k, v = self._project(mask_tokens_BQD, x_BLD)
+        mask = None if allowed_BQL is None else allowed_BQL[:, None]
         return self.out_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)))
 
-    def forward_and_observe(self, x_BRD: Tensor, mask_BQL: Tensor) -> Tensor:
-        """`forward` of the tokens and `observe` of the observers behind them, (B, R, D)."""
-        observers, tokens = mask_BQL.shape[1:]
+    def forward_with_mask_tokens(self, x_BRD: Tensor, allowed_BQL: Tensor) -> Tensor:
+        """`forward` of the tokens and `forward_mask_tokens` of the rows after them, (B, R, D)."""
+        count, tokens = allowed_BQL.shape[1:]
         q, k, v = self._project(x_BRD, x_BRD[:, :tokens])
-        q_tokens, q_observers = q.split([tokens, observers], dim=2)
-        return self.out_proj(attend_and_observe(q_tokens, q_observers, k, v, mask_BQL))
+        q_tokens, q_mask_tokens = q.split([tokens, count], dim=2)
+        return self.out_proj(attend_with_mask_tokens(q_tokens, q_mask_tokens, k, v, allowed_BQL))
 
     def _project(self, queries_BQD: Tensor, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, H, Q, C) of some rows, keys and values (B, H, L, C) of others."""
-        width, weight, bias = x_BLD.shape[-1], self.in_proj_weight, self.in_proj_bias
+        """Queries (B, H, Q, C) of `queries_BQD`, keys and values (B, H, L, C) of `x_BLD`."""
+        width = x_BLD.shape[-1]
+        weight = self.in_proj_weight
+        bias = self.in_proj_bias
         q = linear(queries_BQD, weight[:width], bias[:width])
         k, v = linear(x_BLD, weight[width:], bias[width:]).chunk(2, dim=-1)
         return split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads)
 
 
 class SplitAttention(PackedAttention):
-    """The same attention with query, key and value matrices as parameters of their own.
+    """The same attention with separate parameters for the query, key and value matrices.
 
-    So that some of them can train and the others stay (CAT-Seg fine-tunes query and value).
+    Some of them can then train while others stay frozen (CAT-Seg fine-tunes query and value).
     """
 
     def __init__(self, packed: PackedAttention) -> None:
-        """Takes the weights of `packed`."""
+        """
+        Args:
+            packed: attention whose weights are copied, and whose biases and output projection are kept.
+        """
         nn.Module.__init__(self)
         self.heads = packed.heads
         for name, weight in zip(self.MATRICES, packed.in_proj_weight.detach().chunk(3)):
@@ -135,12 +154,12 @@ class SplitAttention(PackedAttention):
 
     @property
     def in_proj_weight(self) -> Tensor:  # type: ignore[override]
-        """The three matrices on top of each other, (3 D, D)."""
+        """Query, key and value matrices stacked, (3 D, D)."""
         return torch.cat([getattr(self, name) for name in self.MATRICES])
 
 
 def split_attention(module: nn.Module) -> None:
-    """Turn every `PackedAttention` below `module` into a `SplitAttention`."""
+    """Replaces every `PackedAttention` below `module` by a `SplitAttention`."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is PackedAttention:
@@ -157,7 +176,7 @@ class MLP(nn.Module):
         self.c_proj = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)"""
+        """Transforms (..., D) into (..., D)."""
         return self.c_proj(self.gelu(self.c_fc(x)))
 
 
@@ -166,7 +185,7 @@ def _layer_scale(width: int, initial: float | None) -> nn.Module:
 
 
 class ResidualBlock(nn.Module):
-    """Pre-norm attention and MLP with residuals; parameter names as in OpenAI's and open_clip's files."""
+    """Pre-norm attention and MLP with residuals, under the parameter names of OpenAI and open_clip."""
 
     def __init__(
         self,
@@ -186,31 +205,42 @@ class ResidualBlock(nn.Module):
         self.ls_2 = _layer_scale(width, layer_scale)
 
     def forward(self, x_BLD: Tensor, causal: bool = False) -> Tensor:
-        """(B, L, D) -> (B, L, D)"""
+        """Updates the tokens, (B, L, D) -> (B, L, D); `causal` is for the text tower."""
         return self._finish(x_BLD, self.attn(self.ln_1(x_BLD), causal))
 
     def value_path(self, x_BLD: Tensor, residual: Tensor | None = None) -> Tensor:
-        """The block without attention, (B, L, D) -> (B, L, D): each token keeps to itself.
+        """The block without attention between tokens, (B, L, D) -> (B, L, D).
 
-        `residual` takes the place of the tokens in the first sum, if it is given; any shape that
-        broadcasts.
+        Args:
+            x_BLD: tokens.
+            residual: added to the attention branch in place of the tokens, in any shape that
+                broadcasts; None for the tokens.
         """
-        seen_BLD = self.attn.value_path(self.ln_1(x_BLD))
-        return self._finish(x_BLD if residual is None else residual, seen_BLD)
+        values_BLD = self.attn.value_path(self.ln_1(x_BLD))
+        return self._finish(x_BLD if residual is None else residual, values_BLD)
 
-    def observe(
-        self, observers_BQD: Tensor, x_BLD: Tensor, mask_BQL: Tensor | None = None
+    def forward_mask_tokens(
+        self, mask_tokens_BQD: Tensor, x_BLD: Tensor, allowed_BQL: Tensor | None = None
     ) -> Tensor:
-        """The block for tokens that read `x_BLD` and are read by nobody; (B, Q, D)."""
-        seen = self.attn.observe(self.ln_1(observers_BQD), self.ln_1(x_BLD), mask_BQL)
-        return self._finish(observers_BQD, seen)
+        """The block for mask tokens alone, (B, Q, D) -> (B, Q, D).
 
-    def forward_and_observe(self, x_BRD: Tensor, mask_BQL: Tensor) -> Tensor:
-        """`forward` of the tokens and `observe` of the observers behind them, (B, R, D).
-
-        The tokens come out as if alone; their keys and values are made once for both.
+        Args:
+            mask_tokens_BQD: copies of the class token, or the class token itself.
+            x_BLD: tokens before the block, to which the mask tokens attend.
+            allowed_BQL: boolean, True where a mask token may attend to a token; None allows all.
         """
-        return self._finish(x_BRD, self.attn.forward_and_observe(self.ln_1(x_BRD), mask_BQL))
+        attended_BQD = self.attn.forward_mask_tokens(
+            self.ln_1(mask_tokens_BQD), self.ln_1(x_BLD), allowed_BQL
+        )
+        return self._finish(mask_tokens_BQD, attended_BQD)
+
+    def forward_with_mask_tokens(self, x_BRD: Tensor, allowed_BQL: Tensor) -> Tensor:
+        """`forward` of the tokens and `forward_mask_tokens` of the rows after them, (B, R, D).
+
+        The tokens' results are those of `forward`; their keys and values are computed once for both.
+        """
+        attended_BRD = self.attn.forward_with_mask_tokens(self.ln_1(x_BRD), allowed_BQL)
+        return self._finish(x_BRD, attended_BRD)
 
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.ls_1(attended)
@@ -218,14 +248,14 @@ class ResidualBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks under the name that checkpoints use (``transformer.resblocks.i``)."""
+    """Stack of blocks under the parameter names of checkpoints (``transformer.resblocks.i``)."""
 
     def __init__(self, blocks: list[ResidualBlock]) -> None:
         super().__init__()
         self.resblocks = nn.ModuleList(blocks)
 
     def initialise(self) -> None:
-        """OpenAI's initialisation for training from scratch (CLIP paper, section 2.4 and its code)."""
+        """Applies OpenAI's initialisation for training from scratch (CLIP paper, section 2.4; its code)."""
         depth = len(self.resblocks)
         for block in self.resblocks:
             assert isinstance(block, ResidualBlock)

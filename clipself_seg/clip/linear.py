@@ -1,9 +1,9 @@
-"""Linear layers that run at the CPU's full width.
+"""Linear layers that use the widest vector instructions of a CPU.
 
-torch gives float32 matrix products to MKL, which keeps to AVX2 on processors that are not Intel's,
-and convolutions to oneDNN, which uses AVX-512 wherever it exists. A linear layer is a convolution
-of 1 x 1 over a picture of one column, and no layout changes on the way: the same sum, up to twice as
-fast, and as fast as MKL where MKL is at its best.
+torch computes float32 matrix products with MKL, which is limited to AVX2 on processors that are not
+Intel's, and convolutions with oneDNN, which uses AVX-512 wherever it exists. A linear layer is a 1 x 1
+convolution of an image of one column, without a change of layout: the same sums, up to twice as fast,
+and as fast as MKL where MKL is at its best.
 
 Shapes: R rows, I input and O output channels.
 """
@@ -18,9 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEWEST_ROWS = 64  # below, the weight's way to oneDNN's layout costs more than it saves
-LARGEST_WEIGHT = 2**18  # whose gradient oneDNN finds faster than MKL
-# A convolution without stride, padding and the like.
+FEWEST_ROWS = 64  # with fewer, converting the weight to oneDNN's layout costs more than it saves
+LARGEST_WEIGHT = (
+    2**18
+)  # number of weights up to which oneDNN computes their gradient faster than MKL
+# Arguments of a convolution without stride, padding and the like.
 PLAIN: dict[str, Any] = {
     "stride": [1, 1],
     "padding": [0, 0],
@@ -35,9 +37,10 @@ _stock = False
 
 @contextlib.contextmanager
 def stock_linear() -> Iterator[None]:
-    """`linear` is torch's own inside: what others' formulations are measured with."""
+    """Makes `linear` torch's own inside the context, for benchmarks of the plain formulations."""
     global _stock
-    before, _stock = _stock, True
+    before = _stock
+    _stock = True
     try:
         yield
     finally:
@@ -45,15 +48,15 @@ def stock_linear() -> Iterator[None]:
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` by way of `linear`."""
+    """`nn.Linear` that calls `linear`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(..., I) -> (..., O)"""
+        """Transforms (..., I) into (..., O)."""
         return linear(input, self.weight, self.bias)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear`: (..., I) times (O, I), plus (O,) -> (..., O)."""
+    """The result (..., O) of `F.linear` of `x` (..., I), weight (O, I) and bias (O,)."""
     if not _pays(x, weight):
         return F.linear(x, weight, bias)
     rows_RI = x.reshape(-1, x.shape[-1])
@@ -65,6 +68,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _pays(x: Tensor, weight: Tensor) -> bool:
+    """Whether the convolution is possible and faster."""
     return (
         not _stock
         and x.device.type == "cpu"
@@ -75,18 +79,18 @@ def _pays(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def _picture(rows: Tensor) -> Tensor:
-    """(R, C) -> (1, C, R, 1) with channels last, a view."""
+def _as_image(rows: Tensor) -> Tensor:
+    """View (1, C, R, 1) with channels last of rows (R, C)."""
     return rows[None, :, None].permute(0, 3, 1, 2)
 
 
-def _rows(picture: Tensor) -> Tensor:
-    """(1, C, R, 1) -> (R, C)"""
-    return picture[0, :, :, 0].T
+def _as_rows(image: Tensor) -> Tensor:
+    """View (R, C) of an image (1, C, R, 1)."""
+    return image[0, :, :, 0].T
 
 
 def _product(rows_RI: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return _rows(F.conv2d(_picture(rows_RI), weight[:, :, None, None], bias)).contiguous()
+    return _as_rows(F.conv2d(_as_image(rows_RI), weight[:, :, None, None], bias)).contiguous()
 
 
 class _Product(torch.autograd.Function):
@@ -95,9 +99,9 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(rows, weight)
-        found = _product(rows, weight, bias)
-        # Not a view in autograd's eyes: callers may go on in place.
-        return torch.ops.aten._unsafe_view(found, found.shape)
+        product = _product(rows, weight, bias)
+        # Autograd must not take the result for a view, which callers could not change in place.
+        return torch.ops.aten._unsafe_view(product, product.shape)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -107,15 +111,15 @@ class _Product(torch.autograd.Function):
         gradient = gradient.contiguous()
         by_mkl = wants_weight and weight.numel() > LARGEST_WEIGHT
         of_rows, of_weight, _ = torch.ops.aten.convolution_backward(
-            _picture(gradient),
-            _picture(rows),
+            _as_image(gradient),
+            _as_image(rows),
             weight[:, :, None, None],
             None,
             **PLAIN,
             output_mask=[wants_rows, wants_weight and not by_mkl, False],
         )
         return (
-            _rows(of_rows) if wants_rows else None,
+            _as_rows(of_rows) if wants_rows else None,
             gradient.T @ rows if by_mkl else of_weight[:, :, 0, 0] if wants_weight else None,
             gradient.sum(dim=0) if wants_bias else None,
         )

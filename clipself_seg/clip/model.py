@@ -1,6 +1,7 @@
-"""CLIP with dense features: `load_clip`, `save_clip` and the model that they handle.
+"""CLIP with dense features: the model, and `load_clip` and `save_clip` for its checkpoints.
 
-Shapes: B images, K texts, n regions of an image, E embedding, h x w grid of the dense features.
+Shapes: B images, K texts, n regions of an image, E width of the embedding, h x w grid of the dense
+features.
 """
 
 from __future__ import annotations
@@ -41,15 +42,18 @@ def _tokenizer() -> open_clip.tokenizer.SimpleTokenizer:
 
 
 class DenseCLIP(nn.Module):
-    """A CLIP whose image tower also gives an embedding for every location, box and mask.
+    """CLIP whose image tower also has an embedding for every location, box and mask.
 
     Attributes:
         name: open_clip's model name.
-        visual: the image tower; text: the text tower; logit_scale: log of the temperature's inverse.
-        image_size: side in pixels of the images that `encode_image` was trained on.
+        visual: image tower.
+        text: text tower.
+        logit_scale: logarithm of the factor of cosines.
+        image_size: side in pixels of the square images of `encode_image`.
         patch_size: stride in pixels of the dense features.
-        mean, std: RGB normalisation of pixels in [0, 1].
-        report: what `load_clip` did, None for random weights.
+        mean: mean of RGB pixels in [0, 1] that is subtracted from an image.
+        std: standard deviation of RGB pixels in [0, 1] that an image is divided by.
+        report: report of `load_clip`, None for random weights.
     """
 
     def __init__(
@@ -61,12 +65,15 @@ class DenseCLIP(nn.Module):
         std: Sequence[float] = CLIP_STD,
     ) -> None:
         super().__init__()
-        self.architecture, self.quick_gelu = architecture, quick_gelu
-        self.name, self.embed_dim = architecture.name, architecture.embed_dim
+        self.architecture = architecture
+        self.quick_gelu = quick_gelu
+        self.name = architecture.name
+        self.embed_dim = architecture.embed_dim
         self.visual = architecture.build_image_tower(quick_gelu)
         self.text = architecture.build_text_tower(quick_gelu)
         self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.mean = tuple(mean)
+        self.std = tuple(std)
         self.report: LoadReport | None = None
 
     @property
@@ -81,24 +88,24 @@ class DenseCLIP(nn.Module):
 
     @property
     def context_length(self) -> int:
-        """Tokens of a text, start and end included."""
+        """Number of tokens of a text, start and end included."""
         return self.text.context_length
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """uint8 RGB (B, 3, H, W) on any device -> normalised float32."""
+        """Normalised images, float32, of uint8 RGB images (B, 3, H, W) on any device."""
         return self.normalise(images.float() / 255)
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """RGB (..., 3, H, W) in [0, 1] -> what the image tower takes, of the same type."""
+        """Normalised images of RGB pixels (..., 3, H, W) in [0, 1], in the pixels' type."""
         shift, scale = (pixels.new_tensor(v)[:, None, None] for v in (self.mean, self.std))
         return (pixels - shift) / scale
 
     def tokenize(self, texts: str | Sequence[str]) -> Tensor:
-        """open_clip's tokens of K texts (a string is one), (K, context_length) int64."""
+        """open_clip's tokens (K, context_length) int64 of K texts; a string is one text."""
         return _tokenizer()([texts] if isinstance(texts, str) else list(texts), self.context_length)
 
     def token_count(self, text: str) -> int:
-        """How many tokens a text has, its beginning and end included; `tokenize` cuts what is too long."""
+        """Number of tokens of a text, start and end included; `tokenize` truncates longer texts."""
         return len(_tokenizer().encode(text)) + 2
 
     def encode_image(self, images: Tensor) -> Tensor:
@@ -106,7 +113,7 @@ class DenseCLIP(nn.Module):
         return F.normalize(self.visual(images), dim=-1)
 
     def encode_text(self, texts: str | Sequence[str] | Tensor) -> Tensor:
-        """Text embeddings (K, E), unit length, of K strings (or one) or token ids (K, context_length)."""
+        """Text embeddings (K, E), unit length, of K strings, one string, or tokens (K, context_length)."""
         tokens = texts if isinstance(texts, Tensor) else self.tokenize(texts)
         return F.normalize(self.text(tokens.to(self.logit_scale.device)), dim=-1)
 
@@ -125,35 +132,42 @@ class DenseCLIP(nn.Module):
 
         Args:
             images: (B, 3, H, W), normalised.
-            boxes: for each image (n, 4), XYXY relative to the image, in [0, 1].
-            masked_attention: read by class-token copies that see only the box (ViT; the official code's ``v1``).
+            boxes: boxes (n, 4) of each image, XYXY relative to the image, in [0, 1].
+            masked_attention: use mask tokens, copies of the class token that attend only to the box (ViT
+                only; ``v1`` of the official code), in place of pooling.
 
         Raises:
-            InputError: not one (n, 4) for each image.
+            InputError: `boxes` is not one tensor (n, 4) for each image.
         """
         grid = self._grid(images)
         region_pooling.check_regions("boxes", boxes, images, (4,))
         if masked_attention:
             cells = [region_pooling.box_cells(b.to(images.device), grid) for b in boxes]
-            return F.normalize(self.visual.observe_regions(images, cells), dim=-1)
+            return F.normalize(self.visual.masked_attention(images, cells), dim=-1)
         weights = [region_pooling.box_weights(b.to(images.device), grid) for b in boxes]
         return self._pool(images, weights)
 
     def encode_masks(
         self, images: Tensor, masks: Sequence[Tensor], masked_attention: bool = False
     ) -> Tensor:
-        """Embeddings (sum n, E), unit length, of masks (n, h, w) at token resolution.
+        """Embeddings (sum n, E), unit length, of masks read from the dense features.
 
-        An empty mask gives a zero vector; with `masked_attention` it sees the class token only.
+        An empty mask has a zero vector; with `masked_attention` its mask token attends to the class
+        token only.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+            masks: masks (n, h, w) of each image at the resolution of the tokens.
+            masked_attention: use mask tokens in place of pooling, as in `encode_boxes`.
 
         Raises:
-            InputError: not one (n, h, w) for each image.
+            InputError: `masks` is not one tensor (n, h, w) for each image.
         """
         grid = self._grid(images)
         region_pooling.check_regions("masks", masks, images, grid)
         masks = [mask.to(images.device) for mask in masks]
         if masked_attention:
-            regions = self.visual.observe_regions(images, [mask.bool() for mask in masks])
+            regions = self.visual.masked_attention(images, [mask.bool() for mask in masks])
             return F.normalize(regions, dim=-1)
         return self._pool(images, [region_pooling.mask_weights(mask) for mask in masks])
 
@@ -161,28 +175,30 @@ class DenseCLIP(nn.Module):
         return images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
 
     def _pool(self, images: Tensor, weights: list[Tensor]) -> Tensor:
+        """Unit embeddings (sum n, E) of regions with the given cell weights (n, h, w)."""
         dense = self.encode_dense(images)
         pooled = [region_pooling.pool(f, w) for f, w in zip(dense, weights, strict=True)]
-        none = dense.new_zeros(0, self.embed_dim, dtype=torch.float32)  # a batch of no images
+        # torch.cat needs a tensor in a batch of no images.
+        none = dense.new_zeros(0, self.embed_dim, dtype=torch.float32)
         return F.normalize(torch.cat([none, *pooled]), dim=-1)
 
     def weights_hash(self) -> str:
-        """12 hexadecimal digits that follow from every weight of the model."""
+        """Hash of all weights of the model, 12 hexadecimal digits."""
         return hash_tensors(self.state_dict())
 
 
 def load_clip(name: str, weights: str | os.PathLike[str] | None) -> DenseCLIP:
-    """A CLIP in evaluation mode, float32, on the CPU.
+    """Loads a CLIP in evaluation mode, in float32 on the CPU.
 
     Args:
         name: open_clip's model name, or ``ViT-Mini-8`` of the mini world.
-        weights: path of a checkpoint in any published layout; an open_clip tag (downloads); a tag of
+        weights: path of a checkpoint in any published layout; an open_clip tag (downloaded); a tag of
             the shipped weights (``mini``, ``mini-clipself``, ``mini-clipself-proposals``); or None
             for random weights from torch's current seed.
 
     Raises:
-        InputError: unknown name or tag, or a file that is missing, damaged, unsafe, of another model
-            or without finite numbers.
+        InputError: the name or tag is unknown, or the file is missing, damaged, unsafe, of another
+            model, or has numbers that are not finite.
     """
     if not isinstance(name, str):
         raise InputError(f'{name!r} is no name of a CLIP model; give one such as "ViT-B-16"')
@@ -207,6 +223,7 @@ def load_clip(name: str, weights: str | os.PathLike[str] | None) -> DenseCLIP:
 
 
 def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[str, Any]]:
+    """The checkpoint of a path or tag, and open_clip's settings of it if it is a tag of open_clip."""
     if weights in SHIPPED_TAGS:
         layers = [read_checkpoint(SHIPPED / f"{s}.safetensors") for s in SHIPPED_TAGS[weights]]
         merged = {k: v for layer in layers for k, v in layer.tensors.items()}
@@ -238,13 +255,16 @@ def save_clip(
     layout: str = "official",
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write a checkpoint that `load_clip` reads, atomically.
+    """Writes a checkpoint that `load_clip` reads, atomically.
 
     Args:
-        clip: the model.
-        path: ``.safetensors``, or ``.pt`` for the wrapped form that CLIPSelf's own code reads.
+        clip: model to write.
+        path: path of the file: ``.safetensors``, or ``.pt`` for the wrapped form of CLIPSelf's code.
         layout: ``official`` (OpenAI's, EVA's and CLIPSelf's names) or ``open_clip``.
         dtype: precision of the stored weights.
+
+    Raises:
+        InputError: the layout or the suffix is unknown.
     """
     if layout not in LAYOUTS:
         raise InputError(f'no layout "{layout}"; {nearest(layout, LAYOUTS)}')
@@ -254,7 +274,7 @@ def save_clip(
         for name, tensor in clip.state_dict().items()
     }
     tensors = LAYOUTS[layout](native, clip.architecture.separate_text)
-    facts = {
+    metadata = {
         "name": clip.name,
         "activation": "quick_gelu" if clip.quick_gelu else "gelu",
         "pixel_mean": json.dumps(clip.mean),
@@ -265,11 +285,11 @@ def save_clip(
 
         with atomic_path(path) as temporary:
             # One key: safetensors writes several in random order, and equal models give equal files.
-            told = {STORED_METADATA: json.dumps(facts, sort_keys=True)}
-            safetensors.torch.save_file(tensors, temporary, metadata=told)
+            text = json.dumps(metadata, sort_keys=True)
+            safetensors.torch.save_file(tensors, temporary, metadata={STORED_METADATA: text})
     elif path.suffix in {".pt", ".pth"}:
         # A file, not its path: torch would write the random temporary name into the archive.
         with atomic_path(path) as temporary, temporary.open("wb") as file:
-            torch.save({"epoch": 0, "state_dict": tensors, **facts}, file)
+            torch.save({"epoch": 0, "state_dict": tensors, **metadata}, file)
     else:
         raise InputError(f"cannot write {path}: name it .safetensors or .pt")

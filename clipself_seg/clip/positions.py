@@ -1,6 +1,7 @@
-"""Position tables at any grid: pure functions, tested number by number against the official models.
+"""Position tables for any grid, as pure functions that are tested against the official models.
 
-Shapes: B images, N = h * w patch tokens, L = 1 + N tokens (class token first), D width, C channels of one head.
+Shapes: B images, H heads, N = h * w patch tokens, L = 1 + N tokens (class token first), D width, C
+channels of one head.
 """
 
 from __future__ import annotations
@@ -14,15 +15,19 @@ from torch import Tensor
 
 from clipself_seg.errors import InputError
 
-EVA_PRETRAINING_GRID = 16  # rotary positions span [0, 16) whatever the input size
+EVA_PRETRAINING_GRID = 16  # rotary positions span [0, 16) for every input size
 ROTARY_BASE = 10000.0
 
 
 def patch_grid(images: Tensor, patch_size: int) -> tuple[int, int]:
-    """Rows and columns of the token grid of (B, 3, H, W) images.
+    """Rows and columns of the token grid of images.
+
+    Args:
+        images: (B, 3, H, W).
+        patch_size: side of a patch in pixels.
 
     Raises:
-        InputError: a side is not a multiple of the patch; the message gives the nearest sizes that are.
+        InputError: a side is not a multiple of the patch; the message has the nearest sizes that are.
     """
     if images.dim() != 4 or images.shape[1] != 3:
         raise InputError(f"images must be (B, 3, H, W), got {tuple(images.shape)}")
@@ -37,17 +42,18 @@ def patch_grid(images: Tensor, patch_size: int) -> tuple[int, int]:
 
 
 def resample_positions(table_LD: Tensor, grid: tuple[int, int], antialias: bool = False) -> Tensor:
-    """Position table of another grid: class row kept, patch rows resized bicubically.
+    """Position table (1 + rows * columns, D) of another grid; the row of the class token is kept.
 
-    The official models resize without antialiasing when they run; open_clip's
-    loader, which changes a checkpoint for good, antialiases.
+    The rows of the patches are resized bicubically. The official models resize without antialiasing in
+    a forward; open_clip's loader, which changes a checkpoint for good, antialiases.
 
     Args:
-        table_LD: (1 + g * g, D) of a square grid.
-        grid: rows and columns wanted.
+        table_LD: position table (1 + g * g, D) of a square grid.
+        grid: rows and columns of the new grid.
+        antialias: whether a table is smoothed before it is made smaller.
 
-    Returns:
-        (1 + rows * columns, D)
+    Raises:
+        InputError: the table is not that of a square grid.
     """
     side = math.isqrt(len(table_LD) - 1)
     if side * side != len(table_LD) - 1:
@@ -63,13 +69,18 @@ def resample_positions(table_LD: Tensor, grid: tuple[int, int], antialias: bool 
 
 
 @functools.lru_cache(maxsize=16)
-@torch.inference_mode(False)  # a table that inference keeps may serve a training afterwards
+@torch.inference_mode(False)  # a cached inference tensor could not be used in training later
 def rotary_table(grid: tuple[int, int], head_channels: int, device: torch.device) -> Tensor:
-    """EVA-02's rotary factors e^(i angle), (1 + N, head_channels / 2) complex64; the class token is not turned.
+    """EVA-02's rotary factors e^(i angle), (1 + N, head_channels / 2) complex64.
 
-    Row position first, then column position, each over a quarter of the channels.
-    Each axis is scaled on its own, so that a grid of h x w cells spans [0, 16) in both: on a square
-    grid this is the official table, elsewhere its only consistent continuation.
+    The first half of the factors encodes the row, the second half the column; the angles of the class
+    token are 0. Each axis is scaled on its own, so that a grid of h x w cells spans [0, 16) in both. On
+    square grids this is the official table, on others its only consistent generalisation.
+
+    Args:
+        grid: rows and columns (h, w) of the token grid.
+        head_channels: number of channels of a head, a multiple of 4.
+        device: device of the table.
     """
     per_axis = head_channels // 4
     frequencies = ROTARY_BASE ** (-torch.arange(per_axis, dtype=torch.float64) / per_axis)
@@ -85,6 +96,6 @@ def rotary_table(grid: tuple[int, int], head_channels: int, device: torch.device
 
 
 def rotate(heads_BHLC: Tensor, factors: Tensor) -> Tensor:
-    """Turn adjacent channel pairs (a, b) by the angles of `rotary_table`; float32 inside."""
+    """Rotates adjacent channel pairs (a, b) of heads by the angles of `rotary_table`, in float32."""
     pairs = torch.view_as_complex(heads_BHLC.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * factors).flatten(-2).to(heads_BHLC.dtype)

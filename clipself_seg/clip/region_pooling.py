@@ -1,9 +1,9 @@
-"""Boxes or masks x dense features -> region embeddings, as one matrix product.
+"""Pools dense features in boxes or masks into region embeddings, with one matrix product.
 
 RoIAlign with a 1x1 output averages bilinear samples on a regular grid. Bilinear weights are products
-of a row weight and a column weight, so the whole operation is ``w_y^T F w_x``: a weight for each cell.
+of a row weight and a column weight, so the whole operation is ``w_y^T F w_x``: one weight for each cell.
 
-Shapes: n regions, E channels, h x w cells.
+Shapes: n regions, s samples on an axis, E channels, h x w cells.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from clipself_seg.clip.precision import full_precision
 from clipself_seg.errors import InputError
 
 MASK_EPS = 1e-12
-# Corners of boxes; an image's own lie in [0, 1], those of enlarged boxes near it.
+# Limits of box corners: those inside an image lie in [0, 1], those of enlarged boxes near it.
 FARTHEST = -1.0, 2.0
 
 
 def check_regions(
     kind: str, regions: Sequence[Tensor], images: Tensor, shape: tuple[int, ...]
 ) -> None:
-    """Refuse what is not one tensor (n, *shape) of sound values for each image.
+    """Checks that `regions` has one tensor (n, *shape) of usable values for each image.
 
     Args:
-        kind: "boxes" or "masks", for the message.
+        kind: "boxes" or "masks", for messages.
         regions: one tensor for each image.
         images: (B, 3, H, W).
-        shape: of one region.
+        shape: shape of one region, (4,) for boxes and (h, w) for masks.
 
     Raises:
-        InputError: another number of tensors, no tensor, or another shape; a value that is not
-            finite; a box far outside its image, such as one in pixels.
+        InputError: the number of tensors, a type or a shape is wrong; a value is not finite; or a box
+            lies far outside its image, as one in pixels does.
     """
     wanted = f"(n, {', '.join(map(str, shape))})"
     if len(regions) != len(images):
@@ -56,7 +56,7 @@ def check_regions(
 
 
 def _check_values(kind: str, tensor: Tensor) -> None:
-    """One look at all values; on a GPU the answer is waited for."""
+    """Raises an `InputError` for wrong values; on a GPU this waits for the result once."""
     wrong = ~tensor.isfinite()
     if kind == "boxes":
         wrong |= (tensor < FARTHEST[0]) | (tensor > FARTHEST[1])
@@ -72,10 +72,10 @@ def _check_values(kind: str, tensor: Tensor) -> None:
 
 
 def box_weights(boxes_n4: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Cell weights (n, h, w) of torchvision's RoIAlign 1x1, aligned, adaptive sampling.
+    """Cell weights (n, h, w) of torchvision's RoIAlign with 1x1 output, aligned, adaptive sampling.
 
     Args:
-        boxes_n4: XYXY relative to the padded image, in [0, 1].
+        boxes_n4: boxes XYXY relative to the padded image, in [0, 1].
         grid: rows and columns of the dense features.
     """
     rows, columns = grid
@@ -103,21 +103,25 @@ def _axis_weights(start_n: Tensor, end_n: Tensor, cells: int) -> Tensor:
 
 
 def mask_weights(masks_nhw: Tensor) -> Tensor:
-    """Cell weights (n, h, w) that average over each mask; an empty mask gets zeros."""
+    """Cell weights (n, h, w) that average over each mask (n, h, w); zeros for an empty mask."""
     masks_nhw = masks_nhw.float()
     return masks_nhw / (masks_nhw.sum((-2, -1), keepdim=True) + MASK_EPS)
 
 
 def pool(features_Ehw: Tensor, weights_nhw: Tensor) -> Tensor:
-    """Weighted sums over the cells, (n, E), in float32 under autocast too."""
+    """Sums (n, E) of the features over cells with the given weights; in float32, autocast or not."""
     with full_precision(features_Ehw.device):
         return weights_nhw.float().flatten(1) @ features_Ehw.float().flatten(1).T
 
 
 def box_cells(boxes_n4: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Boolean cells (n, h, w) from floor(start) to floor(end): what masked attention sees of a box.
+    """Boolean cells (n, h, w) of boxes for masked attention, from floor(start) to before floor(end).
 
-    A box inside one cell may see no cell at all.
+    A box inside one cell may have no cell at all.
+
+    Args:
+        boxes_n4: boxes XYXY relative to the padded image, in [0, 1].
+        grid: rows and columns of the dense features.
     """
     rows, columns = grid
     scale = boxes_n4.new_tensor([columns, rows, columns, rows])

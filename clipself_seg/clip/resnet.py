@@ -1,6 +1,6 @@
-"""The ResNets of OpenAI's CLIP: open_clip's tower with a dense path.
+"""The ResNets of OpenAI's CLIP: open_clip's image tower with dense features.
 
-Shapes: B images, C channels of the last stage, E width of the embedding, h x w cells of 32 pixels.
+Shapes: B images, N = h * w cells of 32 pixels, C channels of the last stage, E width of the embedding.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ STRIDE = 32
 
 
 class ResNetTower(ImageTower, ModifiedResNet):
-    """ModifiedResNet whose attention pool can also be read without attention.
+    """ModifiedResNet whose dense features are the values of its attention pool, without attention.
 
-    Batch norms are frozen (their statistics and factors are buffers). The image embedding needs
-    square images of `image_size`, because the attention pool's positions are not resized there.
+    Batch norms are frozen (their statistics and factors are buffers). Image embeddings need square
+    images of `image_size`, because the attention pool's positions are not resized for them.
     """
 
     conv1: nn.Conv2d
@@ -49,7 +49,9 @@ class ResNetTower(ImageTower, ModifiedResNet):
             image_size=image_size,
             width=width,
         )
-        self.image_size, self.patch_size, self.embed_dim = image_size, STRIDE, embed_dim
+        self.image_size = image_size
+        self.patch_size = STRIDE
+        self.embed_dim = embed_dim
         _freeze_batch_norms(self)
 
     @property
@@ -74,10 +76,15 @@ class ResNetTower(ImageTower, ModifiedResNet):
         return self.attnpool(x)
 
     def features(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
-        """``block{i}``: output of stage i; ``dense`` (B, E, h, w): value path of the attention pool."""
+        """Feature maps by name: ``dense`` (B, E, h, w), the value path, and ``block{i}``, stage i's output.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+            names: names of features, ``dense`` or ``block{i}``.
+        """
         wanted = self.check_names(names)
         patch_grid(images, STRIDE)
-        found: dict[str, Tensor] = {}
+        maps: dict[str, Tensor] = {}
         x: Tensor = ModifiedResNet.stem(self, images)
         for index, stage in enumerate(self.blocks):
             if self.checkpointing and torch.is_grad_enabled():
@@ -85,26 +92,28 @@ class ResNetTower(ImageTower, ModifiedResNet):
             else:
                 x = stage(x)
             if f"block{index}" in wanted:
-                found[f"block{index}"] = x
+                maps[f"block{index}"] = x
         if DENSE in wanted:
-            found[DENSE] = self._value_path(x)
-        return found
+            maps[DENSE] = self._value_path(x)
+        return maps
 
     def _value_path(self, x_BChw: Tensor) -> Tensor:
-        pool, grid = self.attnpool, x_BChw.shape[-2:]
+        """Dense features (B, E, h, w): value and output projection of the attention pool."""
+        pool = self.attnpool
+        grid = x_BChw.shape[-2:]
         positions_LC = resample_positions(pool.positional_embedding, (grid[0], grid[1]))
         cells_BNC = x_BChw.flatten(2).transpose(1, 2) + positions_LC[1:].to(x_BChw.dtype)
         values_BNC = linear(cells_BNC, pool.v_proj.weight, pool.v_proj.bias)
         return pool.c_proj(values_BNC).transpose(1, 2).unflatten(2, grid)
 
     def feature_shapes(self) -> dict[str, tuple[int, int]]:
-        """Every name that `features` knows, with its channels and its stride in pixels."""
+        """Channels and stride in pixels of every feature that `features` can return, by name."""
         width = self.conv3.out_channels * 4
         stages = {f"block{i}": (width << i, 4 << i) for i in range(4)}
         return stages | {DENSE: (self.embed_dim, STRIDE)}
 
     def layer_groups(self) -> dict[str, list[nn.Parameter]]:
-        """An ordered partition of the parameters: stem, positions, block0 .. block3, head."""
+        """Ordered partition of the parameters: stem, positions, block0 .. block3, head."""
         pool = self.attnpool
         stem = [*self.conv1.parameters(), *self.conv2.parameters(), *self.conv3.parameters()]
         linears = (pool.q_proj, pool.k_proj, pool.v_proj, pool.c_proj)

@@ -1,6 +1,6 @@
-"""The text tower of CLIP, and the bank that turns a vocabulary into class embeddings.
+"""The text tower of CLIP.
 
-Shapes: K texts, T tokens, D width, E width of the embedding.
+Shapes: K texts, T tokens of a text, D width of the tower, E width of the embedding.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from clipself_seg.clip.layers import ResidualBlock, Transformer
 
 
 class TextTower(nn.Module):
-    """Causal transformer read at the end-of-text token; parameter names as in OpenAI's state dict."""
+    """Causal transformer whose embedding is taken at the end-of-text token.
+
+    Parameter names are those of OpenAI's state dict.
+    """
 
     def __init__(
         self,
@@ -44,8 +47,8 @@ class TextTower(nn.Module):
     def forward(self, tokens_KT: Tensor) -> Tensor:
         """Text embeddings (K, E), not normalised, of token ids (K, T).
 
-        Attention is causal and only the end-of-text token (the largest id) is read, so what comes
-        after the last one of the batch cannot matter and is cut off.
+        Attention is causal and only the end-of-text token (the largest id) is used, so tokens after
+        the last end-of-text token of the batch have no effect and are cut off.
         """
         end_K = tokens_KT.argmax(dim=-1)
         length = int(end_K.max()) + 1 if len(tokens_KT) else 1

@@ -1,7 +1,7 @@
-"""What every image tower offers, and the part that the two transformer towers share.
+"""The interface of every image tower, and the forward passes that the two ViTs have in common.
 
-Shapes: B images, L = 1 + N tokens, Q observers, R = L + Q rows, D width of the tower, E width of the embedding,
-    h x w token grid.
+Shapes: B images, L = 1 + N tokens, Q mask tokens, R = L + Q rows, D width of the tower, E width of the
+    embedding, h x w token grid.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ DENSE = "dense"
 
 
 class ImageTower(nn.Module, abc.ABC):
-    """An image encoder with an image embedding, dense features and named intermediate features.
+    """Image encoder with image embeddings, dense features and named intermediate features.
 
     Attributes:
-        image_size: side in pixels of the square images that the position table belongs to.
-        patch_size: stride in pixels of the dense features; inputs must be multiples of it.
-        embed_dim: E.
-        blocks: the stages that can be trained, in order.
-        checkpointing: recompute the blocks in the backward pass instead of keeping their activations.
+        image_size: side in pixels of the square images for which the position table is made.
+        patch_size: stride in pixels of the dense features; sides of inputs must be multiples of it.
+        embed_dim: width E of the embedding.
+        blocks: stages that can be trained, in order.
+        checkpointing: whether blocks are recomputed in the backward pass instead of keeping their
+            activations.
     """
 
     image_size: int
@@ -42,22 +43,26 @@ class ImageTower(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def features(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
-        """Named feature maps of one pass: ``dense`` (B, E, h, w), not normalised, and ``block{i}``."""
+        """Feature maps of one pass by name: ``dense`` (B, E, h, w), not normalised, and ``block{i}``."""
 
     @abc.abstractmethod
     def feature_shapes(self) -> dict[str, tuple[int, int]]:
-        """Every name that `features` knows, with its channels and its stride in pixels."""
+        """Channels and stride in pixels of every feature that `features` can return, by name."""
 
     @abc.abstractmethod
     def layer_groups(self) -> dict[str, list[nn.Parameter]]:
-        """An ordered partition of the parameters: stem, positions, block0, block1, ..., head."""
+        """Ordered partition of the parameters: stem, positions, block0, block1, ..., head."""
 
     def unused_by_dense(self) -> list[nn.Parameter]:
-        """Parameters of trainable blocks that no feature of `features` ever touches."""
+        """Parameters of trainable blocks that no feature of `features` depends on."""
         return []
 
-    def observe_regions(self, images: Tensor, masks: list[Tensor]) -> Tensor:
-        """Region embeddings by masked attention, (sum n, E), not normalised."""
+    def masked_attention(self, images: Tensor, masks: list[Tensor]) -> Tensor:
+        """Region embeddings (sum n, E) by masked attention, not normalised; see `TransformerTower`.
+
+        Raises:
+            InputError: the tower is no ViT.
+        """
         raise InputError(f"{type(self).__name__} has no class token: masked attention needs a ViT")
 
     def dense(self, images: Tensor) -> Tensor:
@@ -65,32 +70,37 @@ class ImageTower(nn.Module, abc.ABC):
         return self.features(images, [DENSE])[DENSE]
 
     def check_names(self, names: Iterable[str]) -> list[str]:
-        """The names as a list, or an `InputError` for one that this tower does not have."""
-        wanted, known = list(names), self.feature_shapes()
+        """Feature names as a list.
+
+        Raises:
+            InputError: this tower has no feature of that name.
+        """
+        wanted = list(names)
+        known = self.feature_shapes()
         for name in wanted:
             if name not in known:
                 raise InputError(f'no feature "{name}" in this image tower; {nearest(name, known)}')
         return wanted
 
     def deepest(self, names: Iterable[str]) -> int:
-        """Index of the last block that some features of `features` need; -1 for no features."""
+        """Index of the last block that the named features need; -1 for no features."""
         last = len(self.blocks) - 1
         return max((last if name == DENSE else int(name[5:]) for name in names), default=-1)
 
 
 class TransformerTower(ImageTower):
-    """The walk through a ViT; subclasses say how tokens are made and what a block is.
+    """Forward passes of a ViT; subclasses define the embedding of images and the blocks.
 
     Attributes:
-        class_residual: the last block of the dense features adds the class token to every token's
-            value, where CLIPSelf adds the token itself (CAT-Seg's CVPR 2024 code).
+        class_residual: whether the last block of the dense features adds the class token to every
+            token's value (CAT-Seg's CVPR 2024 code) instead of the token itself (CLIPSelf).
     """
 
     class_residual: bool = False
 
     @abc.abstractmethod
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
-        """Tokens (B, L, D) before the first block, extra block arguments, and the grid (h, w)."""
+        """Tokens (B, L, D) before the first block, extra arguments of the blocks and the grid (h, w)."""
 
     @abc.abstractmethod
     def project(self, tokens: Tensor) -> Tensor:
@@ -99,25 +109,31 @@ class TransformerTower(ImageTower):
     def forward(self, images: Tensor) -> Tensor:
         """Image embeddings (B, E), not normalised, of normalised images (B, 3, H, W).
 
-        Nothing but the class token leaves the last block, so only it is computed there.
+        Only the class token of the last block is used, so only it is computed there.
         """
         tokens_BLD, extras, _ = self.embed(images)
         for block in self.blocks[:-1]:
             tokens_BLD = self._run(block, tokens_BLD, extras)
         last: Any = self.blocks[-1]
-        return self.project(last.observe(tokens_BLD[:, :1], tokens_BLD, None, *extras)[:, 0])
+        # The class token is the mask token that may attend to everything.
+        class_B1D = last.forward_mask_tokens(tokens_BLD[:, :1], tokens_BLD, None, *extras)
+        return self.project(class_B1D[:, 0])
 
     def features(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
-        """Named feature maps of one pass that ends as early as the names allow.
+        """Feature maps by name from one pass, which ends after the last block that they need.
 
         ``block{i}`` is the residual stream after block i, (B, D, h, w), without class token and final
-        norm. The last block runs without attention (`value_path`), for ``block{last}`` as for ``dense``.
+        norm. The last block runs without attention (`value_path`), for ``block{last}`` and ``dense``.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+            names: names of features, ``dense`` or ``block{i}``.
         """
         wanted = self.check_names(names)
         last = len(self.blocks) - 1
         stop = self.deepest(wanted)
         tokens_BLD, extras, grid = self.embed(images)
-        found: dict[str, Tensor] = {}
+        maps: dict[str, Tensor] = {}
         for index, block in enumerate(self.blocks[: stop + 1]):
             if index == last:
                 value_path: Any = block.value_path
@@ -126,13 +142,13 @@ class TransformerTower(ImageTower):
             else:
                 tokens_BLD = self._run(block, tokens_BLD, extras)
             if f"block{index}" in wanted:
-                found[f"block{index}"] = _as_map(tokens_BLD, grid)
+                maps[f"block{index}"] = _as_map(tokens_BLD, grid)
         if DENSE in wanted:
-            found[DENSE] = _as_map(self.project(tokens_BLD), grid)
-        return found
+            maps[DENSE] = _as_map(self.project(tokens_BLD), grid)
+        return maps
 
     def feature_shapes(self) -> dict[str, tuple[int, int]]:
-        """Every name that `features` knows, with its channels and its stride in pixels."""
+        """Channels and stride in pixels of every feature that `features` can return, by name."""
         width = self.width
         shapes = {f"block{i}": (width, self.patch_size) for i in range(len(self.blocks))}
         return shapes | {DENSE: (self.embed_dim, self.patch_size)}
@@ -140,22 +156,25 @@ class TransformerTower(ImageTower):
     @property
     @abc.abstractmethod
     def width(self) -> int:
-        """D, the width of the residual stream."""
+        """Width D of the residual stream."""
 
-    def observe_regions(self, images: Tensor, masks: list[Tensor]) -> Tensor:
-        """Region embeddings by masked attention, the ``v1`` way.
+    def masked_attention(self, images: Tensor, masks: list[Tensor]) -> Tensor:
+        """Region embeddings by masked attention (``v1`` of CLIPSelf's official code).
 
-        A copy of the class token for each region attends, in every block, to the class token and to
-        the image tokens of its region; nobody attends to it. The image tokens are therefore those
-        of a plain forward, computed once for all regions, and the copies are further rows of the same
-        matrix products: the cost grows with R, not with its square.
+        Each region has a mask token, a copy of the class token, that attends in every block to the class
+        token and to the patch tokens of its region; no token attends to it. The other tokens are
+        therefore those of a plain forward, computed once for all regions, and mask tokens are further
+        rows of the same matrix products: the cost grows with R, not with its square.
 
         Args:
             images: (B, 3, H, W), normalised.
-            masks: one boolean (n, h, w) for each image.
+            masks: one boolean mask (n, h, w) of the regions' cells for each image.
 
         Returns:
-            (sum n, E), not normalised, image order.
+            Embeddings (sum n, E), not normalised, in image order.
+
+        Raises:
+            InputError: masks of another grid than the images'.
         """
         tokens_BLD, extras, grid = self.embed(images)
         count = max((len(mask) for mask in masks), default=0)
@@ -168,13 +187,15 @@ class TransformerTower(ImageTower):
             allowed_QL[: len(mask), 1:] = mask.flatten(1)
         x_BRD = torch.cat([tokens_BLD, tokens_BLD[:, :1].expand(-1, count, -1)], dim=1)
         for block in list[Any](self.blocks)[:-1]:
-            x_BRD = self._run(block.forward_and_observe, x_BRD, (allowed_BQL, *extras))
+            x_BRD = self._run(block.forward_with_mask_tokens, x_BRD, (allowed_BQL, *extras))
         last: Any = self.blocks[-1]
-        tokens_BLD, observers_BQD = x_BRD.split([allowed_BQL.shape[2], count], dim=1)
-        observers_BQD = last.observe(observers_BQD, tokens_BLD, allowed_BQL, *extras)
-        rows = [row[: len(mask)] for row, mask in zip(observers_BQD, masks, strict=True)]
-        none = observers_BQD.flatten(0, 1)[:0]  # a batch of no images
-        return self.project(torch.cat([none, *rows]))
+        tokens_BLD, mask_tokens_BQD = x_BRD.split([allowed_BQL.shape[2], count], dim=1)
+        mask_tokens_BQD = last.forward_mask_tokens(
+            mask_tokens_BQD, tokens_BLD, allowed_BQL, *extras
+        )
+        regions = [q_QD[: len(mask)] for q_QD, mask in zip(mask_tokens_BQD, masks, strict=True)]
+        none = mask_tokens_BQD.flatten(0, 1)[:0]  # torch.cat needs a tensor in a batch of no images
+        return self.project(torch.cat([none, *regions]))
 
     def _run(self, block: Any, tokens_BLD: Tensor, extras: tuple[Tensor, ...]) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
@@ -183,21 +204,22 @@ class TransformerTower(ImageTower):
 
 
 def _as_map(tokens_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Map (B, D, h, w) of tokens, whose class token is dropped if they have one."""
     if tokens_BND.shape[1] != grid[0] * grid[1]:
         tokens_BND = tokens_BND[:, 1:]
     return tokens_BND.transpose(1, 2).unflatten(2, grid)
 
 
 def train_last_blocks(tower: ImageTower, count: int, names: Iterable[str] = (DENSE,)) -> None:
-    """Let the last `count` blocks train and freeze everything else (paper Table 1b).
+    """Makes the last `count` blocks trainable and freezes everything else (CLIPSelf, Table 1b).
 
     Args:
-        tower: its `layer_groups` decide, every group is set, so calling twice is safe.
-        count: 0 freezes the tower, -1 trains every block.
-        names: features that the loss reads: parameters that none of them touches stay frozen.
+        tower: image tower; every group of its `layer_groups` is set, so calling twice is safe.
+        count: number of blocks that train; 0 freezes the tower, -1 trains every block.
+        names: features that the loss uses; parameters that none of them depends on stay frozen.
 
     Raises:
-        InputError: more blocks than there are, or only such as no feature passes.
+        InputError: there are fewer blocks, or none of those that would train is used by a feature.
     """
     depth = len(tower.blocks)
     if not -1 <= count <= depth:

@@ -11,10 +11,10 @@ from clipself_seg.clip.tower import TransformerTower
 
 
 class VisionTransformer(TransformerTower):
-    """Patch embedding, class token, positions, pre-norm, blocks, post-norm, projection.
+    """OpenAI's image tower: patches, class token, positions, pre-norm, blocks, post-norm, projection.
 
-    Parameter names are those of OpenAI's state dict without ``visual.``. Any input size that the
-    patch divides, square or not: positions are resized to the grid in every forward.
+    Parameter names are those of OpenAI's state dict without ``visual.``. Inputs of any size that the
+    patch divides, square or not, are accepted: positions are resized to the grid in every forward.
     """
 
     def __init__(
@@ -31,7 +31,9 @@ class VisionTransformer(TransformerTower):
         layer_scale: float | None = None,
     ) -> None:
         super().__init__()
-        self.image_size, self.patch_size, self.embed_dim = image_size, patch_size, embed_dim
+        self.image_size = image_size
+        self.patch_size = patch_size
+        self.embed_dim = embed_dim
         grid = image_size // patch_size
         self.conv1 = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=False)
         self.class_embedding = nn.Parameter(width**-0.5 * torch.randn(width))
@@ -60,11 +62,11 @@ class VisionTransformer(TransformerTower):
 
     @property
     def width(self) -> int:
-        """D, the width of the residual stream."""
+        """Width D of the residual stream."""
         return len(self.class_embedding)
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
-        """Tokens (B, L, D) before the first block, no extra block arguments, the grid (h, w)."""
+        """Tokens (B, L, D) before the first block, no extra arguments, and the grid (h, w)."""
         grid = patch_grid(images, self.patch_size)
         patches_BND = self.conv1(images).flatten(2).transpose(1, 2)
         first_B1D = self.class_embedding.to(patches_BND.dtype).expand(len(images), 1, -1)
@@ -77,7 +79,7 @@ class VisionTransformer(TransformerTower):
         return self.ln_post(tokens) @ self.proj
 
     def layer_groups(self) -> dict[str, list[nn.Parameter]]:
-        """An ordered partition of the parameters: stem, positions, block0, block1, ..., head."""
+        """Ordered partition of the parameters: stem, positions, block0, block1, ..., head."""
         blocks = {f"block{i}": list(b.parameters()) for i, b in enumerate(self.blocks)}
         return {
             "stem": [*self.conv1.parameters(), self.class_embedding, *self.ln_pre.parameters()],

@@ -1,6 +1,7 @@
-"""Every published layout of CLIP weights -> the names of the modules here, strictly, with a report.
+"""Loads CLIP weights of every published layout into the towers, strictly and with a report.
 
-Names here: ``visual.*``, ``text.*``, ``logit_scale``. Layouts read and written:
+Native names are those of the modules here: ``visual.*``, ``text.*``, ``logit_scale``. The layouts that
+are read and written:
 
 - official: OpenAI's, open_clip's and CLIPSelf's names for OpenAI ViTs and ResNets (text tower at the
   top level); EVA-CLIP's and CLIPSelf's names for EVA-02 (text tower under ``text.``);
@@ -28,7 +29,7 @@ from clipself_seg.clip.signatures import first_gap, signature_of
 from clipself_seg.errors import InputError
 
 logger = logging.getLogger(__name__)
-# Entries of published files that are no weights: rebuilt (rotary tables, masks) or constants.
+# Entries of published files that are no weights: recomputed (rotary tables, masks) or constants.
 NO_WEIGHTS = re.compile(
     r"(^|\.)(freqs_cos|freqs_sin|num_batches_tracked|attn_mask|input_resolution|context_length"
     r"|vocab_size|position_ids)$"
@@ -40,7 +41,7 @@ TEXT_PARTS: tuple[str, ...] = (
     "ln_final.",
 )
 TEXT_PARTS += ("text_projection",)
-TIMM_NAMES = (  # official EVA name, timm's name; order matters for reading back
+TIMM_NAMES = (  # EVA's official name and timm's name; the order matters for the reverse direction
     (".attn.inner_attn_ln.", ".attn.norm."),
     (".attn.q_bias", ".attn.q_proj.bias"),
     (".attn.v_bias", ".attn.v_proj.bias"),
@@ -55,7 +56,17 @@ POSITIONS += ("visual.attnpool.positional_embedding",)
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-    """What became of a checkpoint; `str` gives the line that the log shows."""
+    """Report of a loaded checkpoint; its string is the line in the log.
+
+    Attributes:
+        model: name of the model.
+        source: name of the checkpoint.
+        loaded: number of tensors that were loaded.
+        converted: number of tensors whose precision was changed.
+        missing: number of tensors that the checkpoint lacks.
+        unexpected: number of tensors that the model lacks.
+        notes: further remarks, such as resized positions.
+    """
 
     model: str
     source: str
@@ -74,7 +85,7 @@ class LoadReport:
 
 
 def to_native(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names of any supported layout -> names of the modules here; entries that are no weights go."""
+    """Tensors of any supported layout under native names, without entries that are no weights."""
     renamed = {}
     for name, tensor in tensors.items():
         if NO_WEIGHTS.search(name):
@@ -90,14 +101,24 @@ def to_native(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_official(tensors: Mapping[str, Tensor], separate_text: bool) -> dict[str, Tensor]:
-    """Names here -> names of OpenAI's, EVA's and CLIPSelf's files."""
+    """Tensors with native names under the names of OpenAI's, EVA's and CLIPSelf's files.
+
+    Args:
+        tensors: tensors under native names.
+        separate_text: whether the text tower stays under ``text.``, as in EVA's files.
+    """
     if separate_text:
         return dict(tensors)
     return {name.removeprefix("text."): tensor for name, tensor in tensors.items()}
 
 
 def to_open_clip(tensors: Mapping[str, Tensor], separate_text: bool) -> dict[str, Tensor]:
-    """Names here -> names of open_clip's state dict, batch-norm counters included."""
+    """Tensors with native names under open_clip's names, with the counters of batch norms.
+
+    Args:
+        tensors: tensors under native names.
+        separate_text: whether the model is EVA's, whose image tower has timm's names in open_clip.
+    """
     if not separate_text:
         official = to_official(tensors, separate_text)
         counters = {
@@ -127,19 +148,26 @@ LAYOUTS: dict[str, Callable[[Mapping[str, Tensor], bool], dict[str, Tensor]]] = 
 def load_strictly(
     module: nn.Module, architecture: Architecture, checkpoint: Checkpoint
 ) -> LoadReport:
-    """Give `module` (with ``visual``, ``text``, ``logit_scale``; meta tensors will do) a checkpoint's tensors.
+    """Loads a checkpoint into a module; all names and shapes have to match.
 
-    Floating tensors of any precision become float32; a position table of another square grid is resized.
+    Tensors of any floating-point precision become float32, and a position table of another square grid
+    is resized.
+
+    Args:
+        module: module with ``visual``, ``text`` and ``logit_scale``; its tensors may be on "meta".
+        architecture: architecture of the module.
+        checkpoint: checkpoint in any supported layout.
 
     Raises:
-        InputError: another architecture, missing, unexpected or misshapen tensors, weights that are
-            integers, sparse, without values, NaN or infinite.
+        InputError: the checkpoint is of another architecture, has missing, unexpected or misshapen
+            tensors, or weights that are integers, sparse, without values, NaN or infinite.
     """
     tensors = to_native(checkpoint.tensors)
     _check_architecture(tensors, architecture, checkpoint)
     wanted = module.state_dict()
     _check_names(tensors, wanted, checkpoint)
-    notes, converted = [], 0
+    notes = []
+    converted = 0
     for name, target in wanted.items():
         tensor = tensors[name]
         if not tensor.is_floating_point():
@@ -174,13 +202,15 @@ def load_strictly(
 def choose_activation(
     architecture: Architecture, checkpoint: Checkpoint, published: Mapping[str, Any]
 ) -> tuple[bool, tuple[str, ...]]:
-    """Whether the towers get QuickGELU, and what the report says about it.
+    """Whether the towers use QuickGELU, and the notes about it for the report.
 
     Args:
-        published: open_clip's facts about downloaded weights, else empty.
+        architecture: architecture of the model.
+        checkpoint: checkpoint, which may record its activation.
+        published: open_clip's settings of downloaded weights, empty for other weights.
 
     Raises:
-        InputError: weights trained with exact GELU for a model with QuickGELU.
+        InputError: the weights were trained with exact GELU, and the model has QuickGELU.
     """
     if architecture.separate_text:
         return False, ()
@@ -199,7 +229,7 @@ def choose_activation(
         return False, ("GELU",)
     twin = f"{architecture.name}-quickgelu"
     if twin in list_architectures():
-        # No fingerprint tells the two apart: shapes and names are the same.
+        # Shapes and names of the two models are the same, so the checkpoint cannot decide.
         logger.warning(
             "%s does not say with which activation it was trained; %s gives it exact GELU. "
             "Weights trained with QuickGELU (OpenAI's and their descendants) are only right as %s",
@@ -211,6 +241,7 @@ def choose_activation(
 
 
 def _resize_positions(name: str, tensor: Tensor, target: Tensor, path: Path) -> Tensor:
+    """Position table in the shape of `target`, or an `InputError` if it is not that of a square grid."""
     rows = tensor.shape[-2] if tensor.dim() > 1 else 0
     alike = (*tensor.shape[:-2], target.shape[-2], *tensor.shape[-1:]) == tuple(target.shape)
     if not alike or rows < 2 or math.isqrt(rows - 1) ** 2 != rows - 1:
@@ -227,18 +258,18 @@ def _resize_positions(name: str, tensor: Tensor, target: Tensor, path: Path) -> 
 def _check_architecture(
     tensors: Mapping[str, Tensor], architecture: Architecture, checkpoint: Checkpoint
 ) -> None:
-    found = signature_of(tensors)
-    if found is None:
+    signature = signature_of(tensors)
+    if signature is None:
         raise InputError(
             f"{checkpoint.path} holds no CLIP image tower ({first_gap(tensors)}); "
             "give an OpenAI, open_clip, EVA-CLIP or CLIPSelf checkpoint"
         )
-    if found == architecture.signature:
+    if signature == architecture.signature:
         return
-    fitting = [n for n in list_architectures() if find_architecture(n).signature == found]
+    fitting = [n for n in list_architectures() if find_architecture(n).signature == signature]
     hint = f'; load it as "{min(fitting, key=len)}"' if fitting else ""
     raise InputError(
-        f"{checkpoint.path} is of another model: its image tower is {found}, that of "
+        f"{checkpoint.path} is of another model: its image tower is {signature}, that of "
         f"{architecture.name} is {architecture.signature}{hint}"
     )
 

@@ -1,4 +1,4 @@
-"""The linear layer by way of oneDNN is torch's own, in values and gradients."""
+"""The linear layer through oneDNN is torch's own, in values and gradients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def tensors(rows=(3, 50), inputs=48, outputs=80, bias=True):
 
 @pytest.fixture
 def products(monkeypatch):
-    """How often the way by oneDNN was taken."""
+    """The products that oneDNN computed."""
     taken, original = [], module._product
     monkeypatch.setattr(module, "_product", lambda *args: taken.append(1) or original(*args))
     return taken
@@ -28,9 +28,9 @@ def products(monkeypatch):
 @pytest.mark.parametrize("rows", [(64,), (3, 50), (2, 5, 20)])
 def test_values_are_those_of_torch(rows, bias, products):
     x, weight, shift = tensors(rows, bias=bias)
-    found = linear(x, weight, shift)
-    assert len(products) == 1 and found.is_contiguous()
-    torch.testing.assert_close(found, F.linear(x, weight, shift), atol=1e-4, rtol=1e-5)
+    result = linear(x, weight, shift)
+    assert len(products) == 1 and result.is_contiguous()
+    torch.testing.assert_close(result, F.linear(x, weight, shift), atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("large", [False, True])
@@ -42,9 +42,9 @@ def test_gradients_are_those_of_torch(trained, large, monkeypatch):
         parts[name].requires_grad_()
     gradient = torch.randn(3, 50, 80)
     wanted = [parts[name] for name in trained]
-    found = torch.autograd.grad(linear(*parts.values()), wanted, gradient)
+    result = torch.autograd.grad(linear(*parts.values()), wanted, gradient)
     expected = torch.autograd.grad(F.linear(*parts.values()), wanted, gradient)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-5)
 
 
 def test_gradients_without_a_bias_of_transposed_and_expanded_tensors():
@@ -82,7 +82,7 @@ def test_torch_s_own_is_taken_where_it_is_right(case, products):
         expected = F.linear(x, weight, bias)
         if case == "stock":
             with stock_linear():
-                found = linear(x, weight, bias)
+                result = linear(x, weight, bias)
         else:
-            found = linear(x, weight, bias)
-    assert torch.equal(found, expected) and found.dtype == expected.dtype and not products
+            result = linear(x, weight, bias)
+    assert torch.equal(result, expected) and result.dtype == expected.dtype and not products

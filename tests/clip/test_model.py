@@ -31,7 +31,7 @@ def test_image_and_text_embeddings_equal_open_clip(name, tmp_path):
         torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
     save_clip(ours, tmp_path / "back.pt", layout="open_clip")
     back = torch.load(tmp_path / "back.pt", weights_only=True)["state_dict"]
-    theirs.load_state_dict(back)  # strict: both ways through the converter
+    theirs.load_state_dict(back)  # strict: both directions of the converter
 
 
 def test_bad_input_is_named(mini):

@@ -21,7 +21,7 @@ def tiny_eva():
     ).eval()
 
 
-def test_dense_features_equal_a_last_block_in_which_each_token_sees_only_itself(mini):
+def test_dense_features_equal_a_last_block_in_which_each_token_attends_only_to_itself(mini):
     """The value path is attention under a diagonal mask."""
     images, tower = torch.randn(1, 3, 48, 64), mini.visual
     with torch.no_grad():
@@ -30,7 +30,7 @@ def test_dense_features_equal_a_last_block_in_which_each_token_sees_only_itself(
             tokens = block(tokens)
         patches = tokens[:, 1:]
         alone = torch.eye(h * w, dtype=torch.bool)[None]
-        expected = tower.project(tower.blocks[-1].observe(patches, patches, alone))
+        expected = tower.project(tower.blocks[-1].forward_mask_tokens(patches, patches, alone))
     actual = tower.dense(images).flatten(2).transpose(1, 2)
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
 
@@ -61,7 +61,7 @@ def test_region_that_is_the_whole_image_gives_the_image_embedding_by_masked_atte
         side = tower.image_size // tower.patch_size
         whole = [torch.ones(1, side, side, dtype=torch.bool)] * 2
         with torch.no_grad():
-            regions, expected = tower.observe_regions(images, whole), tower(images)
+            regions, expected = tower.masked_attention(images, whole), tower(images)
         torch.testing.assert_close(regions, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -76,19 +76,22 @@ def test_images_with_different_numbers_of_regions_do_not_disturb_each_other(mini
     torch.testing.assert_close(together, torch.cat(apart), atol=1e-5, rtol=1e-4)
 
 
-def test_tokens_and_observers_in_one_step_come_out_as_apart(mini, tiny_eva):
+def test_tokens_and_mask_tokens_in_one_step_come_out_as_apart(mini, tiny_eva):
     for tower in (mini.visual, tiny_eva):
         with torch.no_grad():
             tokens, extras, _ = tower.embed(torch.randn(2, 3, 24, 40))
-            observers = torch.randn(2, 4, tokens.shape[2])
-            mask = torch.rand(2, 4, tokens.shape[1]) > 0.5
-            mask[:, 0] = False
-            mask[..., 0] = True  # the class token, seen by an empty region too
+            mask_tokens = torch.randn(2, 4, tokens.shape[2])
+            allowed = torch.rand(2, 4, tokens.shape[1]) > 0.5
+            allowed[:, 0] = False
+            allowed[..., 0] = True  # the class token, for an empty region too
             block = tower.blocks[0]
-            together = block.forward_and_observe(
-                torch.cat([tokens, observers], dim=1), mask, *extras
+            together = block.forward_with_mask_tokens(
+                torch.cat([tokens, mask_tokens], dim=1), allowed, *extras
             )
-            apart = [block(tokens, *extras), block.observe(observers, tokens, mask, *extras)]
+            apart = [
+                block(tokens, *extras),
+                block.forward_mask_tokens(mask_tokens, tokens, allowed, *extras),
+            ]
         torch.testing.assert_close(together, torch.cat(apart, dim=1), atol=1e-5, rtol=1e-4)
 
 
@@ -98,7 +101,7 @@ def test_a_hundred_regions_cost_less_than_a_fifth_of_an_image_at_odises_size():
         tower = load_clip("ViT-L-14-336-quickgelu", None).visual.requires_grad_(False)
         images, masks = torch.empty(1, 3, 336, 336), torch.empty(100, 24, 24, dtype=torch.bool)
     counts = []
-    for call in (lambda: tower(images), lambda: tower.observe_regions(images, [masks])):
+    for call in (lambda: tower(images), lambda: tower.masked_attention(images, [masks])):
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             call()
         counts.append(counter.get_total_flops())
@@ -111,7 +114,7 @@ def test_checkpointing_changes_no_gradient_of_regions(mini, tiny_eva):
         images, gradients = torch.randn(1, 3, 40, 40), []
         for tower.checkpointing in (False, True):
             tower.zero_grad()
-            tower.observe_regions(images, masks).square().sum().backward()
+            tower.masked_attention(images, masks).square().sum().backward()
             gradients.append([p.grad.clone() for p in tower.parameters()])
         tower.checkpointing = False
         torch.testing.assert_close(gradients[0], gradients[1])

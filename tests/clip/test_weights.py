@@ -46,9 +46,9 @@ def test_module_prefix_and_half_precision_load(mini, official, tmp_path, caplog)
     assert line in caplog.text
 
 
-def test_facts_of_older_versions_are_read(official, tmp_path):
-    facts = {"name": MINI, "activation": "quick_gelu", "pixel_mean": "[0.5, 0.5, 0.5]"}
-    safetensors.torch.save_file(official, tmp_path / "old.safetensors", metadata=facts)
+def test_metadata_of_older_versions_are_read(official, tmp_path):
+    metadata = {"name": MINI, "activation": "quick_gelu", "pixel_mean": "[0.5, 0.5, 0.5]"}
+    safetensors.torch.save_file(official, tmp_path / "old.safetensors", metadata=metadata)
     loaded = load_clip(MINI, tmp_path / "old.safetensors")
     assert loaded.quick_gelu and loaded.mean == (0.5, 0.5, 0.5)
 
@@ -91,14 +91,16 @@ def test_weights_that_do_not_tell_their_activation_are_loaded_with_a_warning(
     # The mini model under the name of one that exists with both activations.
     both = dataclasses.replace(find_architecture(MINI), name="ViT-B-16")
     monkeypatch.setattr("clipself_seg.clip.model.find_architecture", lambda name: both)
-    torch.save(official, tmp_path / "untold.pt")
-    assert not load_clip("ViT-B-16", tmp_path / "untold.pt").quick_gelu
+    torch.save(official, tmp_path / "unrecorded.pt")
+    assert not load_clip("ViT-B-16", tmp_path / "unrecorded.pt").quick_gelu
     (warning,) = [r for r in caplog.records if r.levelno == logging.WARNING]
-    told = warning.getMessage()
-    assert all(word in told for word in ("untold.pt", "ViT-B-16 gives", "as ViT-B-16-quickgelu"))
+    message = warning.getMessage()
+    assert all(
+        part in message for part in ("unrecorded.pt", "ViT-B-16 gives", "as ViT-B-16-quickgelu")
+    )
     caplog.clear()
-    save_clip(load_clip(MINI, None), tmp_path / "told.pt")
-    load_clip("ViT-B-16", tmp_path / "told.pt")
+    save_clip(load_clip(MINI, None), tmp_path / "recorded.pt")
+    load_clip("ViT-B-16", tmp_path / "recorded.pt")
     assert not [r for r in caplog.records if r.levelno == logging.WARNING]
 
 

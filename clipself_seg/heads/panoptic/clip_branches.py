@@ -222,7 +222,7 @@ class MaskedAttention(ClipBranch):
         )
 
     def _readout(self, images: Tensor, cells_Qhw: Tensor) -> Tensor:
-        return self.clip.visual.observe_regions(images, [cells_Qhw])
+        return self.clip.visual.masked_attention(images, [cells_Qhw])
 
 
 class DensePooling(ClipBranch):

@@ -74,7 +74,8 @@ def visible_concepts(
     window = scene.segment_map[y0:y1, x0:x1]
     counts = np.bincount(window.ravel(), minlength=len(scene.segments) + 1)
     order = sorted(scene.segments, key=lambda segment: -counts[segment.id])
-    things, stuff = [], []
+    things = []
+    stuff = []
     for segment in order:
         covered = counts[segment.id] / window.size
         if segment is main:

@@ -102,7 +102,8 @@ def _background(
 
 def _random_pose(rng: np.random.Generator, shape: str, height: int, width: int) -> Pose:
     longer = max(height, width)
-    low, high = np.log(THING_SIZES[0] * longer), np.log(THING_SIZES[1] * longer)
+    low = np.log(THING_SIZES[0] * longer)
+    high = np.log(THING_SIZES[1] * longer)
     radius = 0.5 * float(np.exp(rng.uniform(low, high)))
     margin = 0.8 * radius
     tilt = MAX_TILT[shape]

@@ -38,7 +38,8 @@ def _star() -> np.ndarray:
 
 
 def _cross() -> np.ndarray:
-    a, b = 0.30, 0.98
+    a = 0.30  # half the width of an arm
+    b = 0.98  # half its length
     corners = [
         (-a, -b),
         (a, -b),

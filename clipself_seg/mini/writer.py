@@ -254,7 +254,10 @@ def _proposals(rng: np.random.Generator, scene: Scene) -> list[list[float]]:
 
 def _write_annotations(folder: Path, spec: WorldSpec, split: str, entries: list[Entry]) -> None:
     images = [entry["image"] for entry in entries]
-    panoptic, instances, captions, proposals = [], [], [], []
+    panoptic = []
+    instances: list[Entry] = []
+    captions: list[Entry] = []
+    proposals: list[Entry] = []
     for image, entry in zip(images, entries):
         key = {"image_id": image["id"]}
         infos = [_without(segment, "segmentation", "isthing") for segment in entry["segments"]]

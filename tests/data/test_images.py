@@ -1,4 +1,4 @@
-"""Pictures of every kind are read as RGB or refused by name; the two letterboxes are PIL's own."""
+"""Images of every kind are read as RGB or refused by name; the two letterboxes are PIL's own."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_picture_that_cannot_be_used_is_named(tmp_path, make):
     with pytest.raises(InputError, match="000000000042.jpg") as caught:
         read_image(path)
     assert len(str(caught.value).splitlines()) <= 2
-    # The picture may be a user's own, which no annotation file names.
+    # The image may be a user's own, which no annotation file names.
     assert "annotation" not in str(caught.value)
 
 
@@ -164,7 +164,7 @@ def test_corners_round_to_even_and_never_lose_the_last_pixel():
         [0.5, 1.5, 2.5, 3.5],  # halves to even
         [3.1, 0, 3.2, 6],  # thinner than a pixel
         [9.8, 5.9, 10, 6],  # at the far corner
-        [-5, -5, 50, 50],  # larger than the picture
+        [-5, -5, 50, 50],  # larger than the image
         [20, 2, 30, 4],  # outside
     ]
     assert pixel_corners(np.array(boxes), 10, 6).tolist() == [

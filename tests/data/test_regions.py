@@ -1,4 +1,4 @@
-"""Grids tile the picture, proposals follow the reference's order of steps."""
+"""Grids tile the image, proposals follow the reference's order of steps."""
 
 from __future__ import annotations
 

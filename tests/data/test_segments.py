@@ -32,7 +32,7 @@ def info(segment_id, category_id, bbox=(0, 0, 10, 10), iscrowd=0):
 
 @pytest.fixture
 def scene(tmp_path):
-    """A picture of 30 x 20: void, a thing at the left, stuff at the right with a hole."""
+    """An image of 30 x 20: void, a thing at the left, stuff at the right with a hole."""
     ids = np.zeros((20, 30), dtype=np.int64)
     ids[2:14, 1:11] = 70000
     ids[4:19, 15:28] = 513

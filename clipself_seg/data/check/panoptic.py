@@ -40,7 +40,8 @@ def check_panoptic(name: str, options: Options) -> Finding:
     complete = existing(with_segments, "sem_seg_file_name")
     counts = [len(listed) for listed in (records, with_image, with_segments, complete)]
     lost = [before - after for before, after in zip(counts, counts[1:])]
-    notes, mends = [], []
+    notes = []
+    mends = []
     advice = files.root.advice
     for count, what, command in (
         (lost[0], "images of the annotation file are not there", advice),

@@ -221,7 +221,8 @@ def _check_sizes(job: _Job, *maps: np.ndarray) -> None:
 
 def _write_jsons(split: _Split, converted: Sequence[dict[str, Any]]) -> None:
     """Write both JSONs, the panoptic one last: once it is there, all files are."""
-    panoptic, instances = [], []
+    panoptic = []
+    instances = []
     for entries in converted:
         image_id = entries["image"]["id"]
         segments = {"file_name": f"{image_id}.png", "segments_info": entries["segments"]}

@@ -23,7 +23,7 @@ COUNT = 4
 
 @pytest.fixture
 def coco(data_dir, tmp_path, monkeypatch):
-    """Four pictures of the real validation split, which is the official number here."""
+    """Four images of the real validation split, which is the official number here."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     files = PANOPTIC_DATASETS[COCO]._replace(official_count=COUNT)
     monkeypatch.setitem(PANOPTIC_DATASETS, COCO, files)

@@ -23,7 +23,7 @@ COUNT = 5
 
 @pytest.fixture
 def ade(tmp_path, monkeypatch):
-    """The archive of a split of five pictures, which is the official number here."""
+    """The archive of a split of five images, which is the official number here."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     files = sem_seg_sets.SEM_SEG_DATASETS[ADE]._replace(official_count=COUNT)
     monkeypatch.setitem(sem_seg_sets.SEM_SEG_DATASETS, ADE, files)

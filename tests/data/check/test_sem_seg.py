@@ -127,7 +127,7 @@ def test_each_file_that_an_interrupted_preparation_lacks_is_missed_until_it_is_d
         assert (finding.state, finding.missing, finding.mend) == ("incomplete", 1, command)
         assert not finding.fine(allow_subset=True)
         prepare()
-    # Both files of a picture of ADE20K-847.
+    # Both files of an image of ADE20K-847.
     for path in of_set:
         if STEMS[1] in path.name:
             path.unlink()

@@ -1,4 +1,4 @@
-"""Records become samples: right frames, no hidden randomness, real pictures included."""
+"""Records become samples: right frames, no hidden randomness, real images included."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ BLOCK = 10
 def checkerboard(tmp_path):
     """A record of 60 x 40 pixels whose 10-pixel blocks each have a colour of their own."""
     colours = np.random.default_rng(0).integers(60, 256, (4, 6, 3), dtype=np.uint8)
-    picture = colours.repeat(BLOCK, axis=0).repeat(BLOCK, axis=1)
-    Image.fromarray(picture).save(tmp_path / "a.png")
+    image = colours.repeat(BLOCK, axis=0).repeat(BLOCK, axis=1)
+    Image.fromarray(image).save(tmp_path / "a.png")
     return {"file_name": str(tmp_path / "a.png"), "image_id": 1, "width": 60, "height": 40}
 
 

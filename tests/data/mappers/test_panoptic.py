@@ -1,4 +1,4 @@
-"""Crops with their segments: the masks follow the picture, and nothing hidden decides them."""
+"""Crops with their segments: the masks follow the image, and nothing hidden decides them."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ COCO = "coco_2017_val_panoptic_with_sem_seg"
 
 
 def write_scene(folder, height=40, width=48):
-    """Six blocks; the picture's red channel is a block's number times 40, the PNG its number times STEP.
+    """Six blocks; the image's red channel is a block's number times 40, the PNG its number times STEP.
 
     Block 0 is void, block 5 a crowd.
     """
     rows, columns = np.indices((height, width))
     blocks = rows * 2 // height * 3 + columns * 3 // width
-    picture = np.zeros((height, width, 3), np.uint8)
-    picture[..., 0] = blocks * 40
-    Image.fromarray(picture).save(folder / "a.png")
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 0] = blocks * 40
+    Image.fromarray(image).save(folder / "a.png")
     ids = blocks * STEP
     rgb = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
     Image.fromarray(rgb).save(folder / "segments.png")
@@ -62,7 +62,7 @@ def record(tmp_path):
 
 @pytest.mark.parametrize("draw", range(6))
 def test_masks_follow_the_picture_through_flip_and_cut(tmp_path, draw):
-    # As large as the crop, so that resizing does not blend the picture; the cut is at most 16 wide.
+    # As large as the crop, so that resizing does not blend the image; the cut is at most 16 wide.
     sample = mapper(scales=(1.5, 1.5))(write_scene(tmp_path, 32, 48), draw)
     assert sample["image"].shape == (3, SIDE, SIDE) and sample["image"].dtype == torch.uint8
     assert sample["masks"].dtype == torch.bool and sample["labels"].tolist() == [4, 5, 6, 7]

@@ -25,12 +25,12 @@ RECIPE = [
 
 
 def write_pair(folder, height, width, labels=None, suffix=".png"):
-    """A picture whose red channel is its label times 20, and the record of both."""
+    """An image whose red channel is its label times 20, and the record of both."""
     if labels is None:
         labels = np.add.outer(np.arange(height) // 8, np.arange(width) // 8).astype(np.uint8) % 10
-    picture = np.zeros((height, width, 3), np.uint8)
-    picture[..., 0] = (labels % 10) * 20
-    Image.fromarray(picture).save(folder / "a.png")
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 0] = (labels % 10) * 20
+    Image.fromarray(image).save(folder / "a.png")
     path = folder / f"labels{suffix}"
     Image.fromarray(labels).save(path)
     image, label_map = str(folder / "a.png"), str(path)
@@ -50,7 +50,7 @@ def record(tmp_path):
 
 @pytest.mark.parametrize("draw", range(6))
 def test_labels_follow_the_picture_through_crop_and_flip(tmp_path, draw):
-    # No resizing, which would blend the picture but not the labels.
+    # No resizing, which would blend the image but not the labels.
     record = write_pair(tmp_path, SIDE, 96)
     sample = mapper()(record, draw)
     assert sample["image"].shape == (3, SIDE, SIDE) and sample["image"].dtype == torch.uint8

@@ -34,9 +34,9 @@ def test_ade847(copy, tmp_path):
     source = next(folder.rglob("*_seg.png"))
     rgb, stem = pixels(source).astype(int), source.name.removesuffix("_seg.png")
     labels = Image.open(folder / f"annotations_detectron2/training/{stem}.tif")
-    picture = Image.open(folder / f"images_detectron2/training/{stem}.jpg")
+    image = Image.open(folder / f"images_detectron2/training/{stem}.jpg")
     height, width = rgb.shape[:2]
-    assert picture.size == labels.size == shrunk(width, height)
+    assert image.size == labels.size == shrunk(width, height)
     assert labels.mode == "I;16"
     index_of = load_vocabulary("ade20k_847").dataset_id_to_index
     object_ids = rgb[..., 0] // 10 * 256 + rgb[..., 1]
@@ -54,8 +54,8 @@ def shrunk(width, height):
     return round(width * scale), round(height * scale)
 
 
-def write_ade_picture(root, width, height):
-    """A validation picture whose left half is class 0 (wall), its right half an unknown object."""
+def write_ade_image(root, width, height):
+    """A validation image whose left half is class 0 (wall), its right half an unknown object."""
     folder = root / "ADE20K_2021_17_01/images/ADE/validation/urban/street"
     folder.mkdir(parents=True)
     rgb = np.zeros((height, width, 3), np.uint8)
@@ -68,7 +68,7 @@ def write_ade_picture(root, width, height):
 @pytest.mark.parametrize("size, expected", [((600, 1200), (512, 1024)), ((512, 700), (512, 700))])
 def test_large_ade_pictures_are_reduced_with_their_labels(tmp_path, monkeypatch, size, expected):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    write_ade_picture(tmp_path, *size)
+    write_ade_image(tmp_path, *size)
     prepare_ade847(Options(tmp_path))
     (record,) = sem_seg_records("ade20k_full_sem_seg_freq_val_all")
     assert Image.open(record["file_name"]).size == expected

@@ -1,4 +1,4 @@
-"""ADE20K's panoptic files: by hand on a small picture, by their properties on real maps."""
+"""ADE20K's panoptic files: by hand on a small image, by their properties on real maps."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def save(path, values):
     Image.fromarray(np.asarray(values, np.uint8)).save(path)
 
 
-def write_picture(folder, stem, semantic, classes, numbers, split="validation"):
+def write_image(folder, stem, semantic, classes, numbers, split="validation"):
     """Of class indices with -1 for "other", and of the things' class indices and numbers."""
     semantic, classes, numbers = (np.asarray(values) for values in (semantic, classes, numbers))
     save(folder / f"images/{split}/{stem}.jpg", np.zeros((*semantic.shape, 3)))
@@ -57,7 +57,7 @@ CLASSES = [[0, 0, DOOR, DOOR], [BED, 0, 0, 0], [BED, BED, 0, 0]]
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     place = tmp_path / "ADEChallengeData2016"
-    write_picture(place, "ADE_val_00000001", SEMANTIC, CLASSES, NUMBERS)
+    write_image(place, "ADE_val_00000001", SEMANTIC, CLASSES, NUMBERS)
     return place
 
 
@@ -124,7 +124,7 @@ def test_categories_are_the_150_with_things_and_stuff(folder):
 
 def test_the_registered_set_reads_them_covered_stuff_included(folder):
     larger = (np.kron(values, np.ones((4, 4), int)) for values in (SEMANTIC, CLASSES, NUMBERS))
-    write_picture(folder, "ADE_val_00000001", *larger)
+    write_image(folder, "ADE_val_00000001", *larger)
     prepare(folder)
     prepare_ade150(Options(folder.parent))
     (record,) = panoptic_set_records("ade20k_panoptic_val", ["panoptic", "instances", "semantic"])
@@ -170,7 +170,7 @@ def test_real_maps_come_back_from_the_panoptic_files(data_dir, tmp_path, monkeyp
     sources = sorted((data_dir / "ADEChallengeData2016/annotations/validation").glob("*.png"))[:5]
     for source in sources:
         labels = np.asarray(Image.open(source)).astype(int) - 1
-        write_picture(folder, source.stem, labels, *real_things(labels))
+        write_image(folder, source.stem, labels, *real_things(labels))
     entries = {}
     for clean in (False, True):
         prepare(folder, clean, overwrite=clean)
@@ -190,7 +190,7 @@ def test_real_maps_come_back_from_the_panoptic_files(data_dir, tmp_path, monkeyp
 
 
 def test_an_interrupted_run_is_completed_and_a_whole_one_is_kept(folder, monkeypatch):
-    write_picture(folder, "ADE_val_00000002", SEMANTIC, CLASSES, NUMBERS)
+    write_image(folder, "ADE_val_00000002", SEMANTIC, CLASSES, NUMBERS)
     write, calls = ade_panoptic.written_whole, []
 
     def dying(path):
@@ -280,7 +280,7 @@ def test_files_that_are_missing_or_do_not_belong_together_are_named(folder):
 
 def test_a_picture_of_other_alone_has_no_segments(folder):
     nothing = np.full((3, 4), -1), np.zeros((3, 4), int), np.zeros((3, 4), int)
-    write_picture(folder, "ADE_val_00000001", *nothing)
+    write_image(folder, "ADE_val_00000001", *nothing)
     prepare(folder)
     assert read(folder, "panoptic")["annotations"][0]["segments_info"] == []
     assert read(folder, "instance")["annotations"] == []

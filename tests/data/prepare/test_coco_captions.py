@@ -16,7 +16,7 @@ from clipself_seg.errors import InputError
 from tests.small_coco import write_small_coco
 
 NOUNS = {"bathroom", "toilet", "sink", "wall", "room", "tub", "floor", "window"}
-IMAGE = 6818  # the one real picture with captions
+IMAGE = 6818  # the one real image with captions
 
 
 def tag(caption):

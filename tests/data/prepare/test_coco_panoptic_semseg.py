@@ -20,7 +20,7 @@ COUNT = 6
 
 @pytest.fixture
 def root(data_dir, tmp_path, monkeypatch):
-    """The first pictures of the real validation split."""
+    """The first images of the real validation split."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     write_small_coco(data_dir, tmp_path, COUNT)
     return tmp_path

@@ -28,13 +28,13 @@ HEIGHT, WIDTH = 24, 36
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """VOC2010 with four pictures."""
+    """VOC2010 with four images."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     folder = tmp_path / "VOCdevkit/VOC2010"
     (folder / "JPEGImages").mkdir(parents=True)
     for number in range(1, 5):
-        picture = Image.fromarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
-        picture.save(folder / f"JPEGImages/2008_{number:06d}.jpg")
+        image = Image.fromarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+        image.save(folder / f"JPEGImages/2008_{number:06d}.jpg")
     return folder
 
 
@@ -69,7 +69,7 @@ def write_json(folder, phases=("val", "train", "val", "val")):
             coded = segment(mask, compressed=i % 2 == 0)
             entries.append({"image_id": image_id, "category_id": category, "segmentation": coded})
             expected[name][mask] = CHOSEN.index(category) if category in CHOSEN else 255
-    # The file's order over the pictures is not that of the list of pictures.
+    # The file's order over the images is not that of the list of images.
     order = [entry for start in (2, 0, 1) for entry in entries[start * 8 : start * 8 + 8]]
     content = {"images": images, "annos_segmentation": order}
     (folder / "trainval_merged.json").write_text(json.dumps(content))

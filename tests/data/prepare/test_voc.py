@@ -14,7 +14,7 @@ from tests.prepared_maps import check_registered, pixels
 
 def test_voc_without_and_with_background(copy, tmp_path):
     folder = copy("VOCdevkit/VOC2012")
-    # A picture of background only: VOC-20 has no map of it.
+    # An image of background only: VOC-20 has no map of it.
     empty = folder / "SegmentationClassAug/2011_000099.png"
     Image.fromarray(np.array([[0, 255]], np.uint8)).save(empty)
     with open(folder / "ImageSets/Segmentation/val.txt", "a") as file:

@@ -73,7 +73,8 @@ class Workload:
     """CLIP and image of a case, made when they are first needed."""
 
     def __init__(self, case: Case) -> None:
-        self.case, self.device = case, torch.device(case.device)
+        self.case = case
+        self.device = torch.device(case.device)
 
     @functools.cached_property
     def clip(self) -> DenseCLIP:

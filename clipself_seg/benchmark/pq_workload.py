@@ -43,7 +43,8 @@ class PQWorkload:
     """Images as large as COCO's with as many segments, in a folder that goes when this does."""
 
     def __init__(self, case: Case) -> None:
-        self.case, self.device = case, torch.device(case.device)
+        self.case = case
+        self.device = torch.device(case.device)
         self.words: Vocabulary = load_vocabulary(WORDS)
         self._temporary = tempfile.TemporaryDirectory()
         self.folder = Path(self._temporary.name)

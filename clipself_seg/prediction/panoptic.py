@@ -87,7 +87,9 @@ class PanopticPredictor:
             trained: vocabulary whose words are seen ones, to which the model's alpha belongs; beta
                 belongs to the others.
         """
-        self.model, self.mapper, self.trained = model.eval(), mapper, trained
+        self.model = model.eval()
+        self.mapper = mapper
+        self.trained = trained
         self.words: Vocabulary | None = None
         self.seen = np.zeros(0, bool)
 
@@ -131,7 +133,8 @@ class PanopticPredictor:
         words = panoptic_words(words, stuff)
         seen = seen_by_synonym(words, self.trained)
         self.model.set_vocabulary(words, seen)
-        self.words, self.seen = words, seen
+        self.words = words
+        self.seen = seen
 
     def __call__(self, image: np.ndarray | str | os.PathLike[str]) -> PanopticSegmentation:
         """Segment an image.

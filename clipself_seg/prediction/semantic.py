@@ -80,7 +80,8 @@ class Predictor:
             model: a `CATSeg`; it is put into evaluation mode, and belongs to the predictor.
             mapper: resizes images as in evaluation.
         """
-        self.model, self.mapper = model.eval(), mapper
+        self.model = model.eval()
+        self.mapper = mapper
         self._labels: _Labels | None = None
 
     @classmethod

@@ -71,7 +71,8 @@ def load_stable_diffusion(
         return _random(sizes or RANDOM[weights], noise_seed)
     sizes = sizes or StableDiffusionSizes()
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
-        unet, vae = build_unet(sizes), build_vae(sizes)
+        unet = build_unet(sizes)
+        vae = build_vae(sizes)
     parts = read_stable_diffusion(weights)
     for network, tensors, name in ((unet, parts.unet, "U-Net"), (vae, parts.vae, "autoencoder")):
         logger.info("%s", _load_strictly(network, tensors, name, weights))
@@ -90,7 +91,8 @@ def load_stable_diffusion(
 def _random(sizes: StableDiffusionSizes, noise_seed: int) -> StableDiffusion:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        unet, vae = build_unet(sizes), build_vae(sizes)
+        unet = build_unet(sizes)
+        vae = build_vae(sizes)
         empty_prompt = torch.randn(1, TOKENS, sizes.text)
     return StableDiffusion(unet=unet, vae=vae, empty_prompt=empty_prompt, noise_seed=noise_seed)
 

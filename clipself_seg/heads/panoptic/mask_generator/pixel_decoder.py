@@ -87,7 +87,8 @@ class Encoder(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Transforms the maps (B, C, h, w) of the levels into maps of the same shapes, in float32."""
         grids = [(m.shape[2], m.shape[3]) for m in maps]
-        device, width = maps[0].device, maps[0].shape[1]
+        device = maps[0].device
+        width = maps[0].shape[1]
         # Half precision is too coarse for the sampling places.
         with full_precision(device):
             cells_BNC = torch.cat([m.float().flatten(2).transpose(1, 2) for m in maps], dim=1)

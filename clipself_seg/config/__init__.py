@@ -1,4 +1,7 @@
-"""Every key of a run, and how a configuration file is read."""
+"""Every key of a run with its explanation, and how a configuration file is read and checked.
+
+Open `keys.py` first, then `load.py`; keys of one method are in the file of its name.
+"""
 
 from clipself_seg.config.keys import READINGS, add_clipself_seg_config
 from clipself_seg.config.load import flatten, load_config

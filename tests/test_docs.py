@@ -1,0 +1,96 @@
+"""The map of the project names files, folders and identifiers that exist."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+
+import pytest
+
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "clipself_seg"
+MAP = (ROOT / "docs" / "architecture.md").read_text()
+README = (ROOT / "README.md").read_text()
+README_MAP = README.partition("## Where things are")[2].partition("\n## ")[0]
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def code_spans(text: str) -> set[str]:
+    """Everything between single backticks."""
+    return set(re.findall(r"`([^`\n]+)`", text))
+
+
+def paths(text: str) -> list[str]:
+    """Files and folders that a page names; NAME stands for one that a reader adds."""
+    spans = [span.split()[0] for span in code_spans(text)]
+    return sorted({span for span in spans if re.fullmatch(r"[\w./-]+(/|\.(py|md|yaml))", span)})
+
+
+def exists(name: str) -> bool:
+    """Whether a file or folder is there; a bare name, which the text puts beside its folder, anywhere."""
+    if (ROOT / name).exists() or (PACKAGE / name).exists():
+        return True
+    bare = name.rstrip("/")
+    return "/" not in bare and any(PACKAGE.rglob(bare))
+
+
+@pytest.mark.parametrize("page", [MAP, README_MAP], ids=["architecture.md", "README.md"])
+def test_files_and_folders_of_the_map_exist(page):
+    named = [name for name in paths(page) if "NAME" not in name]
+    assert len(named) >= 10
+    assert [name for name in named if not exists(name)] == []
+
+
+def test_places_of_new_files_exist():
+    new = [name for name in paths(MAP) if "NAME" in name]
+    assert new and all(exists(name.partition("NAME")[0]) for name in new)
+
+
+def test_identifiers_of_the_map_exist():
+    source = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    source += (ROOT / "tests" / "test_architecture.py").read_text()
+    known = set(re.findall(r"\w+", source))
+    named = {span for span in code_spans(MAP) if re.fullmatch(r"[A-Za-z_]\w*", span)}
+    assert len(named) >= 40
+    assert sorted(named - known) == []
+
+
+def test_every_folder_of_the_package_is_in_the_map_of_the_readme():
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    spans = {span.rstrip("/").split("/")[-1] for span in code_spans(README_MAP)}
+    assert sorted(folders - spans) == []
+
+
+def test_every_folder_says_what_it_is():
+    texts = {path: path.read_text() for path in PACKAGE.rglob("__init__.py")}
+    short = [
+        str(path)
+        for path, text in texts.items()
+        if len(text.partition('"""')[2].split('"""')[0]) < 40
+    ]
+    assert short == []
+
+
+def snippets() -> list[str]:
+    """Python code of every page."""
+    text = "\n".join(page.read_text() for page in PAGES)
+    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def test_snippets_parse_and_what_they_import_exists():
+    imported = 0
+    for snippet in snippets():
+        for node in ast.walk(ast.parse(snippet)):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    importlib.import_module(alias.name)
+            elif isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    assert hasattr(module, alias.name), f"{node.module}.{alias.name}"
+                    imported += 1
+    assert imported >= 10

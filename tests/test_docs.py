@@ -91,6 +91,7 @@ def test_snippets_parse_and_what_they_import_exists():
             elif isinstance(node, ast.ImportFrom):
                 module = importlib.import_module(node.module)
                 for alias in node.names:
-                    assert hasattr(module, alias.name), f"{node.module}.{alias.name}"
+                    if not hasattr(module, alias.name):
+                        importlib.import_module(f"{node.module}.{alias.name}")
                     imported += 1
     assert imported >= 10

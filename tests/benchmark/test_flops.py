@@ -22,10 +22,10 @@ def test_operation_counts_are_those_of_torch(kind):
 
 
 def test_operations_of_a_resnet_are_counted_without_memory():
-    found = tower_flops(load_clip("RN50", None).visual, 224, 224)
+    flops = tower_flops(load_clip("RN50", None).visual, 224, 224)
     # 4.1 G multiply-adds of a ResNet-50, and those of CLIP's wider stem and its pool.
-    assert 9e9 < found.dense < 13e9
-    assert 1.5 * found.dense < found.dense_backward < 2 * found.dense
+    assert 9e9 < flops.dense < 13e9
+    assert 1.5 * flops.dense < flops.dense_backward < 2 * flops.dense
 
 
 def test_operation_counts_of_cat_seg_are_those_of_torch(small_cat_seg):

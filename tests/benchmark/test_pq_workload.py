@@ -15,8 +15,8 @@ from tests.benchmark.small import result
 
 def test_panoptic_quality_is_panopticapis_in_memory_and_from_files():
     runs = build_runs(Case("pq", "no model", batch=3))
-    found = [result(runs, name) for name in runs]
-    assert len(set(found)) == 1 and 0 < found[0] < 100
+    qualities = [result(runs, name) for name in runs]
+    assert len(set(qualities)) == 1 and 0 < qualities[0] < 100
 
 
 def test_measures_only_what_is_named_beside_its_plain_formulation(monkeypatch):

@@ -45,9 +45,9 @@ def test_prints_a_table_and_writes_the_figures(task, name, more, tmp_path, monke
     assert figures["peak_flops"] > 0
     for run in (name, f"plain {name}"):
         assert run in text
-        found = figures["runs"][run]
-        assert {"seconds", "all_seconds", "images_per_second", "peak_fraction"} <= found.keys()
-        assert found["memory_bytes"] >= 2**20
+        numbers = figures["runs"][run]
+        assert {"seconds", "all_seconds", "images_per_second", "peak_fraction"} <= numbers.keys()
+        assert numbers["memory_bytes"] >= 2**20
     assert {"speed", "memory"} <= figures["gains"][name].keys()
     assert ("step_overhead" in figures) == (task == "distill")
     assert ("over_image" in figures) == (task == "panoptic")

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
 import torch
 
 from clipself_seg.clip import load_clip, save_clip
-from clipself_seg.commands import convert_clip, make_mini_world, train_mini_clip
+from clipself_seg.commands import (
+    convert_clip,
+    make_mini_world,
+    quickstart,
+    repeat_seeds,
+    train_mini_clip,
+    write_generator_outputs,
+)
+from clipself_seg.prediction import generator_outputs
+from clipself_seg.quickstart import quickstart as chapters
 
 
 def run(command, *words) -> int:
@@ -30,7 +42,7 @@ def test_unknown_layout_is_one_line_and_status_2(tmp_path, capsys):
 
 
 def test_worlds_are_written_once(tmp_path, capsys):
-    words = ("--output", tmp_path, "--train", 2, "--val", 1)
+    words = ("--output", tmp_path, "--train", 2, "--val", 1, "--base", 1)
     assert run(make_mini_world, *words) == 0 == run(make_mini_world, *words)
     said = capsys.readouterr().out.splitlines()
     assert said[0].endswith("written") and said[1].endswith("complete already")
@@ -40,3 +52,40 @@ def test_a_mini_clip_is_trained_and_saved(tmp_path):
     path = tmp_path / "clip.safetensors"
     assert run(train_mini_clip, "--output", path, "--scenes", 4, "--steps", 1) == 0
     assert load_clip("ViT-Mini-8", path).image_size == 64
+
+
+def test_numbers_of_finished_runs_are_printed_with_their_spread(tmp_path, capsys):
+    for seed, number in (("3", 10.0), ("4", 14.0)):
+        (tmp_path / f"a_seed{seed}").mkdir()
+        content = json.dumps({"results": {"val": {"mIoU": number, "mACC": 1.0}}})
+        (tmp_path / f"a_seed{seed}" / "results.json").write_text(content)
+    words = ("configs/a.yaml", "--seeds", 3, 4, "--output", tmp_path, "--show", "/mIoU")
+    assert run(repeat_seeds, *words) == 0
+    said = capsys.readouterr().out
+    assert "12.00 +- 2.83" in said and "mACC" not in said
+    assert said.splitlines()[-1] == str(tmp_path / "seeds.json")
+    assert run(repeat_seeds, "configs/a.yaml", "--seeds", 3) == 2
+
+
+def test_generator_outputs_are_written_with_the_options_of_the_command(
+    tmp_path, monkeypatch, capsys
+):
+    def write(cfg, dataset, folder, overwrite):
+        assert (cfg.MODEL.WEIGHTS, cfg.SEED, dataset, overwrite) == ("w.pth", 7, "val", True)
+        return generator_outputs.Written(2, 3)
+
+    monkeypatch.setattr(generator_outputs, "write_dataset_outputs", write)
+    (tmp_path / "empty.yaml").write_text("VERSION: 2\n")
+    words = ("--config-file", tmp_path / "empty.yaml", "--weights", "w.pth", "--dataset", "val")
+    words += ("--output", tmp_path, "--overwrite", "--opts", "SEED", 7)
+    assert run(write_generator_outputs, *words) == 0
+    assert capsys.readouterr().out == f"{tmp_path}: 2 written, 3 there already\n"
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_the_quickstart_is_told_its_folders(tmp_path, monkeypatch, fresh):
+    told = []
+    monkeypatch.setattr(chapters, "run_quickstart", lambda *given: told.append(given))
+    monkeypatch.setenv("CLIPSELF_SEG_MINI", "worlds of mine")
+    assert run(quickstart, "--output", tmp_path, *(["--fresh"] if fresh else [])) == 0
+    assert told == [(str(tmp_path), "worlds of mine", fresh)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -22,6 +23,50 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("clipself_seg.checkpoints.read.Path.open", refuse)
     with pytest.raises(InputError, match="x.pt cannot be read .Permission denied"):
         read_checkpoint(tmp_path / "x.pt")
+
+
+def _bad_files(folder) -> dict[str, str]:
+    """File name -> what the error must say."""
+    tensors = {"visual.proj": torch.ones(64, 64), "logit_scale": torch.ones(1)}
+    for kind, suffix in (("zip", "pt"), ("safetensors", "safetensors"), ("torchscript", "pt")):
+        save_as(kind, tensors, folder / "whole")
+        whole = (folder / "whole").read_bytes()
+        (folder / f"half_{kind}.{suffix}").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.pt").write_text("not a checkpoint")
+    (folder / "text.safetensors").write_text("not a checkpoint")
+    (folder / "empty.pt").write_bytes(b"")
+    torch.save({"state_dict": tensors, "extra": Bomb()}, folder / "bomb.pt")
+    (folder / "raw.pt").write_bytes(pickle.dumps(Bomb()))
+    torch.save({}, folder / "nothing.pt")
+    torch.save({"state_dict": {"epoch": 1}}, folder / "numbers.pt")
+    torch.save([1, 2], folder / "list.pt")
+    torch.save({"state_dict": tensors, "pixel_mean": "[1, 2]"}, folder / "two.pt")
+    torch.save({"state_dict": tensors, "pixel_std": "red"}, folder / "word.pt")
+    return {
+        "absent.pt": "no checkpoint at .*absent.pt",
+        "half_zip.pt": "half_zip.pt is truncated",
+        "half_safetensors.safetensors": "half_safetensors.safetensors is truncated",
+        "half_torchscript.pt": "half_torchscript.pt is truncated",
+        "text.pt": "text.pt is refused",
+        "text.safetensors": "text.safetensors is truncated or no safetensors file",
+        "empty.pt": "empty.pt is truncated",
+        "bomb.pt": "bomb.pt is refused.*system",
+        "raw.pt": "raw.pt is refused",
+        "nothing.pt": "nothing.pt holds no tensors",
+        "numbers.pt": "numbers.pt holds no tensors",
+        "list.pt": "list.pt holds a list, not a state dict",
+        "two.pt": r"two.pt: pixel_mean is '\[1, 2\]', not three numbers",
+        "word.pt": "word.pt: pixel_std is 'red', not three numbers",
+    }
+
+
+def test_bad_files_are_refused_by_name_and_nothing_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, message in _bad_files(tmp_path).items():
+        with pytest.raises(InputError, match=message) as caught:
+            read_checkpoint(tmp_path / name)
+        assert len(str(caught.value).splitlines()) <= 2, name
+    assert not (tmp_path / "exploded").exists()
 
 
 def damaged(data: bytes, rng: np.random.Generator) -> bytes:
@@ -76,11 +121,19 @@ def test_changed_bytes_of_an_archive_are_found(tmp_path):
 
 
 def test_torchscript_archive_with_a_foreign_name_is_refused(tmp_path):
-    import zipfile
-
     payload = pickle.dumps(Bomb(), protocol=2)
     with zipfile.ZipFile(tmp_path / "evil.pt", "w") as archive:
         archive.writestr("evil/data.pkl", payload)
         archive.writestr("evil/constants.pkl", pickle.dumps(()))
     with pytest.raises(InputError, match="refused.*system"):
         read_checkpoint(tmp_path / "evil.pt")
+
+
+@pytest.mark.parametrize("broken", [b"", b"not a pickle"])
+def test_a_torchscript_archive_without_its_parts_is_refused(tmp_path, broken):
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
+        archive.writestr("x/constants.pkl", b"")
+        if broken:
+            archive.writestr("x/data.pkl", broken)
+    with pytest.raises(InputError, match="x.pt is (refused|a truncated or foreign TorchScript)"):
+        read_checkpoint(tmp_path / "x.pt")

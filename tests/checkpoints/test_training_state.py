@@ -12,10 +12,12 @@ import torch
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.training_state import (
     CheckpointFolder,
+    load_training_state,
     pack,
     read_state,
     trained_parameters,
     unpack,
+    unpack_model,
     write_state,
 )
 from clipself_seg.errors import InputError
@@ -122,7 +124,18 @@ def pickled(content):
     return pickle.dumps({"x": 1})
 
 
-@pytest.mark.parametrize("damage", [truncate, flip_a_bit, change_a_fact, pickled, lambda c: b""])
+def of_others(content):
+    return safetensors.torch.save({"x": torch.ones(2)})
+
+
+def without_facts(content):
+    return safetensors.torch.save({"x": torch.ones(2)}, metadata={"digest": "0" * 64})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [truncate, flip_a_bit, change_a_fact, pickled, of_others, without_facts, lambda c: b""],
+)
 def test_a_damaged_newest_checkpoint_is_refused_by_name_with_the_way_out(tmp_path, damage):
     folder = CheckpointFolder(tmp_path, keep=2)
     folder.save(4, {"x": torch.randn(50)}, {"iteration": 4})
@@ -143,3 +156,36 @@ def test_parameters_of_another_model_are_refused(tmp_path):
     adamw = build_adamw(matrices_and_vectors(other.parameters(), 0.1), betas=(0.9, 0.999), eps=1e-8)
     with pytest.raises(InputError, match="other trained parameters"):
         unpack(pack(model, optimizer), other, adamw)
+
+
+@pytest.mark.parametrize("change", ["shape", "missing", "unexpected"])
+def test_one_parameter_that_does_not_fit_is_refused_and_nothing_is_changed(change):
+    model, optimizer = trained()
+    packed = {name: value.detach().clone() + 1 for name, value in pack(model, optimizer).items()}
+    name = next(name for name in packed if name.startswith("model/"))
+    if change == "shape":
+        packed[name] = packed[name][:1]  # torch would copy the one row into every row
+    elif change == "missing":
+        del packed[name]
+    else:
+        packed["model/extra"] = torch.ones(1)
+    before = model.weights_hash()
+    for put_back in (
+        lambda: unpack_model(packed, model),
+        lambda: unpack(packed, model, optimizer),
+    ):
+        with pytest.raises(InputError, match="other trained parameters than this model"):
+            put_back()
+    assert model.weights_hash() == before
+
+
+def test_a_state_of_other_original_weights_is_refused(tmp_path):
+    model, optimizer = trained()
+    for weights in (model.original_hash(), "another"):
+        facts = {"iteration": 1, "run": {"original weights": weights}}
+        write_state(tmp_path / f"{weights}.st", pack(model, optimizer), facts)
+    fresh, _ = trained(steps=0)
+    load_training_state(tmp_path / f"{model.original_hash()}.st", fresh)
+    assert fresh.weights_hash() == model.weights_hash()
+    with pytest.raises(InputError, match="another.st is .* of a run with other original weights"):
+        load_training_state(tmp_path / "another.st", fresh)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import pickle
 
 import pytest
 import safetensors.torch
@@ -61,12 +60,6 @@ def test_what_is_in_a_file_decides_how_it_is_read(mini, official, tmp_path, suff
         loaded = load_clip(MINI, path)
         assert loaded.weights_hash() == mini.weights_hash()
         assert (kind == "safetensors") == ("(safetensors)" in str(loaded.report))
-
-
-def test_a_normalisation_that_is_none_is_refused(official, tmp_path):
-    torch.save({"state_dict": official, "pixel_mean": "[1, 2]"}, tmp_path / "x.pt")
-    with pytest.raises(InputError, match="x.pt: pixel_mean is .* not three numbers"):
-        load_clip(MINI, tmp_path / "x.pt")
 
 
 def test_eva_names_survive_both_layouts():
@@ -137,6 +130,11 @@ ODD = {  # tensor -> what it becomes (None: missing), and what the error says of
     "kernel of no dimensions": ("visual.conv1.weight", torch.ones(()), r"here it is \(\)"),
     "projection of one": ("visual.proj", torch.ones(128), r"of 2 dimensions, here it is \(128,\)"),
     "projection of none": ("visual.proj", torch.ones(()), r"of 2 dimensions, here it is \(\)"),
+    "kernel of one row": (
+        "visual.conv1.weight",
+        torch.ones(128, 3, 1, 8),
+        r"is \(128, 3, 1, 8\), the model needs \(128, 3, 8, 8\)",
+    ),
     "one number": ("ln_final.bias", torch.ones(1), r"is \(1,\), the model needs"),
     "sparse": ("ln_final.bias", torch.ones(128).to_sparse(), "is sparse"),
     "meta": ("ln_final.bias", torch.ones(128, device="meta"), "has no values"),
@@ -157,20 +155,7 @@ def test_one_odd_tensor_is_named_with_its_file(official, tmp_path, name, value, 
 
 def _bad_files(official, folder) -> dict[str, str]:
     """File name -> what the error must say."""
-    torch.save(official, folder / "good.pt")
-    whole = (folder / "good.pt").read_bytes()
-    (folder / "truncated.pt").write_bytes(whole[: len(whole) // 2])
-    (folder / "text.pt").write_text("not a checkpoint")
-    (folder / "empty.pt").write_bytes(b"")
     torch.save({"state_dict": official, "extra": Bomb()}, folder / "bomb.pt")
-    (folder / "raw.pt").write_bytes(pickle.dumps(Bomb()))
-    safetensors.torch.save_file(
-        {k: v.contiguous() for k, v in official.items()}, folder / "good.safetensors"
-    )
-    cut = (folder / "good.safetensors").read_bytes()[:-100]
-    (folder / "cut.safetensors").write_bytes(cut)
-    torch.save({}, folder / "nothing.pt")
-    torch.save([1, 2], folder / "list.pt")
     torch.save({"fc.weight": torch.ones(2)}, folder / "foreign.pt")
     missing = {k: v for k, v in official.items() if k != "visual.ln_post.bias"}
     torch.save(missing, folder / "missing.pt")
@@ -181,14 +166,7 @@ def _bad_files(official, folder) -> dict[str, str]:
     )
     return {
         "absent.pt": "no checkpoint at .*absent.pt",
-        "truncated.pt": "truncated.pt is truncated",
-        "text.pt": "text.pt is (refused|truncated)",
-        "empty.pt": "empty.pt is truncated",
         "bomb.pt": "bomb.pt is refused.*system",
-        "raw.pt": "raw.pt is refused",
-        "cut.safetensors": "cut.safetensors is truncated",
-        "nothing.pt": "holds no tensors",
-        "list.pt": "holds a list, not a state dict",
         "foreign.pt": "no CLIP image tower .*fc.weight",
         "missing.pt": "lacks 1 tensor .visual.ln_post.bias",
         "extra.pt": "has 1 unexpected tensor .visual.extra",

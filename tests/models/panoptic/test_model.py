@@ -11,7 +11,6 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 
 from clipself_seg import models  # noqa: F401 (registers OpenPanoptic)
-from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.config import load_config
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
@@ -208,63 +207,6 @@ def test_the_names_are_those_of_odise_and_nothing_frozen_is_among_them():
     )
     names = trained_state(model).keys()
     assert {name for name in names if not name.startswith("backbone.")} == shapes.keys()
-
-
-def test_official_extras_are_ignored():
-    model = model_of()
-    state = {f"module.{name}": tensor for name, tensor in trained_state(model).items()}
-    model.load_state_dict(state | {"module.criterion.empty_weight": torch.ones(134)})
-
-
-def test_wrong_checkpoints_are_refused_with_advice(tmp_path):
-    model = model_of()
-    state = dict(trained_state(model))
-    caption = trained_state(model_of("MODEL.MASK_GENERATOR.VARIANT", "caption"))
-    first = "sem_seg_head.predictor.query_feat.weight"
-    diffusion = {n: t for n, t in state.items() if not n.startswith("backbone.")}
-    diffusion["backbone.feature_projections.0.0.conv1.weight"] = torch.zeros(1)
-    for wrong, words in (
-        (caption, "VARIANT caption, the model's is label"),
-        (diffusion, "SOURCE diffusion, the model's is pyramid"),
-        ({"visual.proj": torch.zeros(2)}, "no panoptic checkpoint"),
-        ({n: t for n, t in state.items() if "decoder_norm" not in n}, "lacks 2 tensors"),
-        (state | {"backbone.more": torch.zeros(1)}, "1 unexpected tensor: backbone.more"),
-        (state | {first: torch.zeros(9, 64)}, r"shape \(9, 64\), the model needs \(7, 64\)"),
-    ):
-        with pytest.raises(InputError, match=words):
-            model.load_state_dict(wrong)
-
-
-def test_what_odise_freezes_is_left_out_of_a_checkpoint_that_has_it(caplog):
-    model = model_of()
-    frozen = ("clip_head.clip.visual.proj", "category_head.clip.logit_scale", "pixel_mean")
-    frozen += ("backbone.feature_extractor.ldm_extractor.ldm.x",)
-    with caplog.at_level("INFO"):
-        model.load_state_dict(trained_state(model) | {name: torch.ones(1) for name in frozen})
-    assert "0 unexpected, 4 ignored" in caplog.text
-
-
-def test_a_generator_of_another_clip_is_refused(tmp_path):
-    model_of(seed=0).export(tmp_path / "model.pth")
-    other = model_of(seed=5)
-    with pytest.raises(InputError, match="trained on weights .*MODEL.CLIP_BRANCH.WEIGHTS"):
-        other.load_state_dict(read_checkpoint(tmp_path / "model.pth").tensors)
-
-
-def test_a_generator_of_another_stable_diffusion_is_refused(tmp_path):
-    pytest.importorskip("diffusers")
-    opts = ("MODEL.MASK_GENERATOR.SOURCE", "diffusion", "MODEL.DIFFUSION.WEIGHTS", "random-small")
-    model = model_of(*opts, "MODEL.DIFFUSION.CROP", 64, "MODEL.DIFFUSION.ANTIALIAS", True)
-    assert model.backbone.antialias
-    model.export(tmp_path / "model.pth")
-    state = read_checkpoint(tmp_path / "model.pth").tensors
-    model.load_state_dict(state)
-    before = model.original_hash()
-    with torch.no_grad():
-        next(model.backbone.stable_diffusion.parameters()).add_(1)
-    assert model.original_hash() != before
-    with pytest.raises(InputError, match="trained on weights .*MODEL.DIFFUSION.WEIGHTS"):
-        model.load_state_dict(state)
 
 
 def test_the_branch_may_be_a_distilled_clip_and_nothing_else():

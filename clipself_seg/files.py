@@ -40,7 +40,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.chmod(0o644)
         os.replace(temporary, target)
     except Exception as error:
-        # Safetensors tells of a full disk by an exception of its own.
+        # Safetensors reports a full disk by an exception of its own.
         if number := re.search(r"\(os error (\d+)\)", str(error)):
             code = int(number[1])
             raise OSError(code, os.strerror(code), str(target)) from error

@@ -1,4 +1,4 @@
-"""What a long run on the CPU asks of the memory allocator."""
+"""Setting of the memory allocator for long runs on the CPU."""
 
 from __future__ import annotations
 

@@ -50,13 +50,13 @@ def provenance(
     weights_hash: str | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """Facts to store beside a result.
+    """Metadata to store beside a result.
 
     Args:
         config: the configuration as YAML text, or the command line of a tool.
         seed: the seed of the run.
         weights_hash: `DenseCLIP.weights_hash()` of the evaluated model.
-        **more: further JSON-serialisable facts.
+        **more: further JSON-serialisable metadata.
     """
     import torch
 
@@ -81,7 +81,7 @@ def write_results(
     """Write `results.json`, atomically: the numbers, and where they come from.
 
     Args:
-        path: of the file.
+        path: file to write.
         results: JSON-serialisable.
         provenance: as `clipself_seg.provenance.provenance` returns it.
     """

@@ -23,7 +23,7 @@ torch.set_num_threads(THREADS)
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """The folder with real pictures and reference outputs; tests that need it skip without it."""
+    """The folder with real images and reference outputs; tests that need it skip without it."""
     folder = Path(os.environ.get("CLIPSELF_SEG_SHARED", ROOT.parent / "shared"))
     if not folder.is_dir():
         pytest.skip(f"no shared data at {folder} (set CLIPSELF_SEG_SHARED)")
@@ -32,7 +32,7 @@ def shared_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def data_dir(shared_dir: Path) -> Path:
-    """A few real pictures with annotations, laid out as DETECTRON2_DATASETS."""
+    """A few real images with annotations, laid out as DETECTRON2_DATASETS."""
     folder = shared_dir / "data"
     if not folder.is_dir():
         pytest.skip(f"no real pictures at {folder}")

@@ -42,7 +42,7 @@ def write_side(folder, images):
 
 
 def random_image(rng, crowds=0.3, size=(24, 31)):
-    """A true and a predicted picture: blocks, moved ones, with void, crowds and wrong classes."""
+    """A true and a predicted image: blocks, moved ones, with void, crowds and wrong classes."""
     blocks = rng.integers(0, 9, (6, 8)) * rng.integers(1, 4)
     true = np.kron(blocks, np.ones((4, 4), dtype=np.int64))[: size[0], : size[1]] * 7001
     predicted = np.roll(true, rng.integers(0, 3, 2), (0, 1)) // 7001 * 300

@@ -1,4 +1,4 @@
-"""The first pictures of the real COCO validation split as an archive of their own."""
+"""The first images of the real COCO validation split as an archive of their own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 
 
 def write_small_coco(data_dir, root, count):
-    """Pictures, panoptic PNGs and JSON, instances, below `root`/coco, which is returned."""
+    """Images, panoptic PNGs and JSON, instances, below `root`/coco, which is returned."""
     folder = root / "coco"
     (folder / "annotations").mkdir(parents=True)
     for kind in ("instances", "panoptic"):

@@ -1,4 +1,4 @@
-"""CAT-Seg, from random weights, learns four real photographs by heart."""
+"""CAT-Seg, from random weights, learns four real images by heart."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SMALL = (
 
 
 def photographs(data_dir):
-    """The four photographs whose smallest class is largest, as squares; labels from 0 on."""
+    """The four images whose smallest class is largest, as squares; labels from 0 on."""
     folder = data_dir / "coco-stuff"
     maps = sorted((folder / "annotations/val2017").glob("*.png"), key=_smallest_class)[-4:]
     images = [read_image(folder / "images/val2017" / f"{path.stem}.jpg") for path in maps]

@@ -1,4 +1,4 @@
-"""A mask generator, from random weights, learns four real photographs by heart, all through train_net.py."""
+"""A mask generator, from random weights, learns four real images by heart, all through train_net.py."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SMALL = {
 
 @pytest.fixture
 def four_photographs(data_dir, tmp_path, monkeypatch):
-    """COCO with the four photographs whose smallest segment is largest, as train and as val."""
+    """COCO with the four images whose smallest segment is largest, as train and as val."""
     whole = json.loads((data_dir / "coco/annotations/panoptic_val2017.json").read_text())
     chosen = sorted(whole["annotations"], key=_smallest_share)[-4:]
     ids = {annotation["image_id"] for annotation in chosen}

@@ -1,4 +1,4 @@
-"""The whole road on real COCO pictures: distil two steps, then recognise regions."""
+"""The whole pipeline on real COCO images: distil two steps, then recognise regions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small stand-ins for tests: a random CLIP, samples of noise, and a COCO of a few pictures."""
+"""Small stand-ins for tests: a random CLIP, samples of noise, and a COCO of a few images."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def tiny_samples(count: int, first: int = 0) -> list[dict[str, Any]]:
 
 
 def tiny_region_sample(image_id: int = 0, regions: int = 3) -> dict[str, Any]:
-    """A sample for region recognition, with all that any way of reading needs."""
+    """A sample for region recognition, with all that any readout needs."""
     sample = tiny_mapper(tiny_record(image_id), draw=regions - 1 + 4 * image_id)
     masks = torch.zeros(regions, SIDE // 8, SIDE // 8, dtype=torch.bool)
     for index, mask in enumerate(masks):

@@ -1,4 +1,4 @@
-"""Write the two mini worlds in COCO's formats: pictures, panoptic and instance labels, captions, proposals."""
+"""Write the two mini worlds in COCO's formats: images, panoptic and instance labels, captions, proposals."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Segment photographs with words of your own."""
+"""Segment images with your own class names."""
 
 import sys
 

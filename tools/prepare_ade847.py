@@ -1,4 +1,4 @@
-"""Pictures and label maps of ADE20K's 847 classes."""
+"""Images and label maps of ADE20K's 847 classes."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Train and evaluate configurations under several seeds, and tell mean and spread."""
+"""Train and evaluate configurations under several seeds; gives mean and spread."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Run the mask generator over a data set once, and keep what it says of every picture."""
+"""Run the mask generator over a data set once, and keep its outputs for every image."""
 
 import sys
 

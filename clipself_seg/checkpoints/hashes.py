@@ -24,7 +24,7 @@ def checksums(tensors: Iterable[Tensor]) -> tuple[int, ...]:
 
 
 def _checksum(tensor: Tensor) -> Tensor:
-    """An int64 scalar that tells the bits of a tensor and, by a factor for each, their places."""
+    """An int64 scalar made of the bits of a tensor and, by a factor for each, of their places."""
     bits = tensor.flatten().view(_BITS[tensor.element_size()])
     factors = _factors(tensor.device)
     total = factors.new_zeros(())

@@ -14,11 +14,11 @@ class NameProblem(NamedTuple):
 
 
 def name_problem(wanted: Iterable[str], given: Iterable[str]) -> NameProblem | None:
-    """The first way in which a checkpoint's names are not those of a model; None if they are.
+    """First difference between a checkpoint's names and a model's; None if there is none.
 
     Args:
-        wanted: of the model.
-        given: of the checkpoint.
+        wanted: names of the model's tensors.
+        given: names of the checkpoint's tensors.
     """
     needed, there = dict.fromkeys(wanted), dict.fromkeys(given)
     for verb, kind, names in (

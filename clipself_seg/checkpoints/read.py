@@ -27,7 +27,7 @@ class Checkpoint:
 
     Attributes:
         tensors: name -> tensor, wrappers and ``module.`` prefixes removed.
-        format: for the report: "safetensors", "TorchScript archive", "state dict".
+        format: name of the format, for the report: "safetensors", "TorchScript archive", "state dict".
         activation: "gelu" or "quick_gelu" where the file records it, else None.
         mean, std: RGB normalisation of pixels in [0, 1] where the file records it, else None.
     """

@@ -2,6 +2,7 @@
 
 RoIAlign with a 1x1 output averages bilinear samples on a regular grid. Bilinear weights are products
 of a row weight and a column weight, so the whole operation is ``w_y^T F w_x``: one weight for each cell.
+Masked attention, which reads regions without dense features, is in ``tower.py``.
 
 Shapes: n regions, s samples on an axis, E channels, h x w cells.
 """

@@ -8,7 +8,7 @@
     python tools/benchmark.py panoptic --repeats 3
     python tools/benchmark.py pq --threads 1
 
-Weights are random and pictures are noise: neither changes the time. Everything is timed in turn in one
+Weights are random and images are noise: neither changes the time. Everything is timed in turn in one
 process (the median of --repeats calls counts); peak memory, weights included, is that of a process for
 each formulation. FLOP/s count the matrix products that the task needs, not what a formulation computes
 in vain, and are compared with the fastest large matrix product of the same run.
@@ -17,18 +17,18 @@ The plain formulation resizes and normalises crops one by one into 20 float slot
 block in full beside the value path, embeds crops through the whole last block, pools boxes in a loop and
 masks from a copy of the map for each, and reads boxes and masks from a dense pass each. CAT-Seg's
 encodes texts at the full context length, repeats guidance for every class, makes padding tokens, has all
-windows in one batch and all classes' maps at the size of the picture, and trains on one-hot targets. All
-have torch's own linear layers. A picture has 480 x 640 pixels; "image" encodes the texts anew, as for a
-first picture, and gives all scores, "best class" only the labels.
+windows in one batch and all classes' maps at the size of the image, and trains on one-hot targets. All
+have torch's own linear layers. An image has 480 x 640 pixels; "image" encodes the texts anew, as for a
+first image, and gives all scores, "best class" only the labels.
 
-Panoptic segmentation has ODISE's sizes: a picture of 1024 x 1365 on a canvas of 1024 x 1408. The plain
+Panoptic segmentation has ODISE's sizes: an image of 1024 x 1365 on a canvas of 1024 x 1408. The plain
 generator predicts masks and pooled embeddings ten times, plain masked attention has mask tokens
 for keys too and a boolean mask, plain dense pooling a copy of the map for each mask, plain fusion loops
 over classes and multiplies probabilities, plain masks are all resized at once, the plain merge is a loop
 over queries. "image" and "large image" are plain forwards at the input sizes of the two CLIP branches.
 Memory of the merge is what it needs beside the masks, which have the size of the canvas.
 
-"pq" is panoptic quality of --batch made-up pictures in one process, beside panopticapi's: in memory from
+"pq" is panoptic quality of --batch made-up images in one process, beside panopticapi's: in memory from
 what a model gives (panopticapi has it written as PNGs, as by Detectron2's evaluator), and from files.
 """
 

@@ -4,7 +4,7 @@
     python tools/check_datasets.py ade20k_150_test_sem_seg voc_2012_test_sem_seg --full
     python tools/check_datasets.py coco_2017_val_panoptic --allow-subset --json check.json
 
-Counts pictures and ground truth, and reads a sample of both: sizes, label ranges, blank maps.
+Counts images and ground truth, and reads a sample of both: sizes, label ranges, blank maps.
 Without names it checks all data sets that have one here. The status is 0 if all are complete, 1 if
 not, 2 if something was asked for that cannot be checked.
 """
@@ -28,14 +28,12 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("names", nargs="*", help="data sets to check (all)")
-    options.add_argument("--full", action="store_true", help="read every picture, not a sample")
-    options.add_argument(
-        "--sample", type=int, default=200, help="pictures of each set to read (200)"
-    )
+    options.add_argument("--full", action="store_true", help="read every image, not a sample")
+    options.add_argument("--sample", type=int, default=200, help="images of each set to read (200)")
     options.add_argument(
         "--allow-subset",
         action="store_true",
-        help="fewer pictures than the official split are fine if all have ground truth",
+        help="fewer images than the official split are fine if all have ground truth",
     )
     options.add_argument("--json", help="file for the findings")
     options.add_argument(
@@ -46,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
 
 @report_input_errors
 def main(arguments: list[str] | None = None) -> int:
-    """Check, and say what was found."""
+    """Check, and print the findings."""
     args = parser().parse_args(arguments)
     from clipself_seg.data.check.findings import Options
     from clipself_seg.data.check.report import all_names, check_datasets

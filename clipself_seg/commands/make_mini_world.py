@@ -1,4 +1,4 @@
-"""Write the two mini worlds in COCO's formats: pictures, panoptic and instance labels, captions, proposals.
+"""Write the two mini worlds in COCO's formats: images, panoptic and instance labels, captions, proposals.
 
     python tools/make_mini_world.py
     python tools/make_mini_world.py --output /tmp/worlds --train 2000 --val 500 --seed 1

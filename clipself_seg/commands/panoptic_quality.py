@@ -5,8 +5,8 @@
     python tools/panoptic_quality.py --truth ade20k_panoptic_val.json ade20k_panoptic_val \\
         --prediction pred.json pred --split openseg_ade20k_150 openseg_coco_panoptic_133
 
---split also tells seen from unseen classes: a class of the first vocabulary, the data set's own, is
-seen if one of its words is a word of the second, the one trained on. The numbers are panopticapi's:
+--split also gives the numbers of seen and of unseen classes: a class of the first vocabulary, the data set's own, is
+seen if one of its names is a name in the second, the one trained on. The numbers are panopticapi's:
 --check has its own code evaluate the same files and compares.
 The status is 0, 1 if --check finds a difference, or 2 if the files cannot be used.
 """

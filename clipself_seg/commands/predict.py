@@ -1,4 +1,4 @@
-"""Segment images with words of your own.
+"""Segment images with your own class names.
 
     python tools/predict.py --vocabulary "red star, blue ring, grass" --input photo.jpg
     python tools/predict.py --config-file configs/semseg/catseg_cvpr_vitb16.yaml --weights model_base.pth \\
@@ -7,11 +7,12 @@
 
 Commas separate classes, bars synonyms. Every pixel gets the best class; with --background, those
 that no class reaches --threshold on get the background. "--background background|wall|floor" adds
-words that compete for pixels, all of which are background. With --panoptic things are told apart,
-one by one; words that are not in --stuff are things, unless a built-in vocabulary tells.
+names that compete for pixels, all of which are background. With --panoptic every thing is a segment of
+its own; classes that are not in --stuff are things, unless a built-in vocabulary says otherwise.
 
 Writes overlays/*.png with a legend, labels/*.png (8 bits, or 16 for more than 255 classes), with
---scores scores/*.npz (float32), and classes.json: what labels mean, their shares, what failed.
+--scores scores/*.npz (float32), and classes.json: the class of each label, the
+fraction of each image that every class covers, and the images that failed.
 With --panoptic overlays/*.png, and panoptic/*.png and panoptic.json in COCO's format.
 Exit status: 0, 1 if an image failed and the others were done, 2 if nothing was done.
 """
@@ -28,10 +29,10 @@ from clipself_seg.errors import InputError, report_input_errors
 if TYPE_CHECKING:
     from clipself_seg.prediction.files import InputFiles, Results
 
-# Configuration and shipped weights of it, without and with --panoptic.
+# Default configuration and its shipped weights, without and with --panoptic.
 SEMANTIC = ("configs/mini/semseg.yaml", "mini-cat-seg")
 PANOPTIC = ("configs/mini/panoptic.yaml", "mini-open-panoptic")
-# Options that only one of the tasks has, and the configuration's key behind them, if it is just that.
+# Options that only one of the tasks has; PANOPTIC_KEYS also has the configuration key that each sets.
 SEMANTIC_ONLY = ("background", "threshold", "scores")
 PANOPTIC_KEYS = {
     "clip_weights": "MODEL.CLIP_BRANCH.WEIGHTS",
@@ -40,7 +41,7 @@ PANOPTIC_KEYS = {
     "beta": "MODEL.FUSION.BETA",
 }
 PANOPTIC_ONLY = ("stuff", "trained", *PANOPTIC_KEYS)
-# Holds configs/ too, in a checkout as a link.
+# The package's folder, which holds configs/ too (in a checkout as a link).
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -62,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--vocabulary",
         required=True,
-        help="words, a .txt with a class a line, a .json, or a built-in one such as ade20k_150",
+        help="class names, a .txt with a class a line, a .json, or a built-in one such as ade20k_150",
     )
     options.add_argument("--input", nargs="+", required=True, help="images, and folders of them")
     options.add_argument("--output", default="output/predict", help="(output/predict)")
@@ -77,13 +78,13 @@ def _add_semantic(group: argparse._ArgumentGroup) -> None:
         "--background",
         nargs="?",
         const="background",
-        metavar="NAME|WORD...",
+        metavar="NAME|NAME...",
         help="for what is none of the classes (background)",
     )
     group.add_argument(
         "--threshold",
         type=float,
-        help="score that a class needs against the background (0.5, or 0 if words compete for it)",
+        help="score that a class needs against the background (0.5, or 0 if names compete for it)",
     )
     group.add_argument(
         "--scores", action="store_true", default=None, help="write the scores of all classes"
@@ -91,17 +92,17 @@ def _add_semantic(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_panoptic(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--stuff", help='words that are stuff, as --vocabulary; "" for none')
+    group.add_argument("--stuff", help='classes that are stuff, as --vocabulary; "" for none')
     group.add_argument(
         "--clip-weights", help="file or tag of the CLIP that scores masks, such as a distilled one"
     )
     group.add_argument(
         "--trained",
         metavar="VOCABULARY",
-        help="its words are the seen ones (the vocabulary of DATASETS.TRAIN)",
+        help="its classes are the seen ones (the vocabulary of DATASETS.TRAIN)",
     )
     group.add_argument("--mode", help="whose scores count: fused, clip or generator (fused)")
-    for name, of in (("alpha", "seen words"), ("beta", "other words")):
+    for name, of in (("alpha", "seen classes"), ("beta", "unseen classes")):
         key = PANOPTIC_KEYS[name]
         group.add_argument(f"--{name}", type=float, help=f"CLIP's exponent for {of} ({key})")
 
@@ -125,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _refuse(args: argparse.Namespace, options: tuple[str, ...]) -> None:
-    """Of the options those of the other task."""
+    """Raises an error for an option of the other task."""
     for name in options:
         if getattr(args, name) is not None:
             why = "does not go with" if args.panoptic else "needs"
@@ -157,7 +158,7 @@ def _panoptic(args: argparse.Namespace, files: InputFiles) -> Results:
     words = panoptic_words(args.vocabulary, args.stuff)
     mode, exponents = args.mode or "fused", (args.alpha, args.beta)
     if mode != "fused" and exponents != (None, None):
-        raise InputError(f"--alpha and --beta are of the mode fused, not {mode}: leave them out")
+        raise InputError(f"--alpha and --beta belong to the mode fused, not {mode}: leave them out")
     opts = list(args.opts)
     for name, key in PANOPTIC_KEYS.items():
         if getattr(args, name) is not None:

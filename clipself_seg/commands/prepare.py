@@ -103,7 +103,7 @@ def ade150(options: Options, args: argparse.Namespace) -> list[Prepared]:
 
 
 def ade847(options: Options, args: argparse.Namespace) -> list[Prepared]:
-    """Pictures and label maps of ADE20K's 847 classes.
+    """Images and label maps of ADE20K's 847 classes.
 
         python tools/prepare_ade847.py
         python tools/prepare_ade847.py --root /data/datasets --processes 8
@@ -157,7 +157,7 @@ def pascal_context_59(options: Options, args: argparse.Namespace) -> list[Prepar
 
 
 def _add_list(options: argparse.ArgumentParser) -> None:
-    options.add_argument("--list", type=Path, help="names of the pictures, instead of that file")
+    options.add_argument("--list", type=Path, help="file with names of images, instead of that one")
 
 
 def pascal_context_459(options: Options, args: argparse.Namespace) -> list[Prepared]:

@@ -10,7 +10,7 @@
    classes and on the second world,
 6. trains a mask generator on the seen classes and lets its masks be named by both CLIPs, by itself, and by
    both together,
-7. prints the paper's Tables 2, 5 and 6 in miniature and writes output/quickstart/index.html with pictures.
+7. prints the paper's Tables 2, 5 and 6 in miniature and writes output/quickstart/index.html with images.
 
 On COCO the same commands are (data below $DETECTRON2_DATASETS, see README.md):
     python train_net.py --config-file configs/regions/coco_openai_vitb16.yaml --eval-only
@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
 
 @report_input_errors
 def main(arguments: list[str] | None = None) -> None:
-    """Run it."""
+    """Run the quickstart, or what is left of it."""
     args = parser().parse_args(arguments)
     from clipself_seg.quickstart.quickstart import run_quickstart
 

@@ -1,4 +1,4 @@
-"""Train and evaluate configurations under several seeds, and tell mean and spread.
+"""Train and evaluate configurations under several seeds; gives mean and spread.
 
     python tools/repeat_seeds.py configs/mini/semseg_original.yaml configs/mini/semseg.yaml
     python tools/repeat_seeds.py configs/mini/patches.yaml --seeds 0 1 2 3 --show boxes.thing.top1
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
 
 @report_input_errors
 def main(arguments: list[str] | None = None) -> None:
-    """Run it."""
+    """Run every configuration under every seed, and print the table."""
     args = parser().parse_args(arguments)
     from clipself_seg.training.repeat import repeat, spread_table
 

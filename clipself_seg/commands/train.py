@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--sweep",
         nargs="*",
-        metavar="SHARE",
+        metavar="EXPONENT",
         help="panoptic: evaluate every pair of these as alpha and beta too (0 0.1 ... 1)",
     )
     options.add_argument(

@@ -1,4 +1,4 @@
-"""Run the mask generator over a data set once, and keep what it says of every image.
+"""Run the mask generator over a data set once, and keep its outputs for every image.
 
     python tools/write_generator_outputs.py --config-file configs/mini/panoptic.yaml \\
         --weights mini-open-panoptic --dataset mini_val_panoptic_with_sem_seg --output outputs/mini_val
@@ -7,7 +7,7 @@
         DATASETS.TEST "('mini_val_panoptic_with_sem_seg',)"
 
 The second line compares a CLIP branch or exponents on them without the generator. Files that are
-there are kept, so that an interrupted run goes on; those of other weights or words are refused.
+there are kept, so that an interrupted run goes on; those of other weights or class names are refused.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Open `keys.py` first, then `load.py`; keys of one method are in the file of its name.
 """
 
-from clipself_seg.config.keys import READINGS, add_clipself_seg_config
+from clipself_seg.config.keys import READOUTS, add_clipself_seg_config
 from clipself_seg.config.load import flatten, load_config
 
-__all__ = ["READINGS", "add_clipself_seg_config", "flatten", "load_config"]
+__all__ = ["READOUTS", "add_clipself_seg_config", "flatten", "load_config"]

@@ -103,7 +103,7 @@ def _add_switches(cfg: CfgNode) -> None:
     # Residual of CLIP's last block: its class token everywhere (official), or the token itself,
     # which is what CLIPSelf distils (version 1).
     cfg.MODEL.CAT_SEG.RESIDUAL = "cls"
-    # Of a class with synonyms: the "first" (official), or the "mean" of all (version 1).
+    # Text of a class with synonyms: that of the "first" (official), or the "mean" of all (version 1).
     cfg.MODEL.CAT_SEG.SYNONYMS = "first"
     # Attention over classes sees at least so many, the rest learned padding, and at most so many,
     # the best of the window; 0 is all there are (version 1).
@@ -116,7 +116,7 @@ def _add_switches(cfg: CfgNode) -> None:
     # Recompute text tower and aggregation in the backward pass.
     cfg.MODEL.CAT_SEG.CHECKPOINTING = False
     cfg.MODEL.MASK_FORMER = CfgNode()
-    # Plain inference pads the picture to a multiple of this.
+    # Plain inference pads the image to a multiple of this.
     cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 32
 
 
@@ -131,7 +131,7 @@ def _add_resnet(cfg: CfgNode) -> None:
 def _add_swin(cfg: CfgNode) -> None:
     # The Swin transformer that guides version 1's large model (MODEL.BACKBONE.NAME: GuidanceSwin).
     swin = cfg.MODEL.SWIN = CfgNode()
-    # Side in pixels of the pictures it was trained on, of a patch, and channels of the first stage.
+    # Side in pixels of the images it was trained on, of a patch, and channels of the first stage.
     swin.PRETRAIN_IMG_SIZE = 224
     swin.PATCH_SIZE = 4
     swin.EMBED_DIM = 96
@@ -162,18 +162,18 @@ def _add_running(cfg: CfgNode) -> None:
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
     # Weight decay of embeddings.
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
-    # Forward and backward passes that a step's share of the batch is divided into.
+    # Forward and backward passes that a process's part of a step's batch is divided into.
     cfg.SOLVER.ACCUMULATE = 1
     # Training crops in which one class covers more than this fraction are drawn anew; 1 draws once.
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
     cfg.INPUT.COLOR_AUG_SSD = False  # brightness, contrast, saturation and hue, as SSD does
     # Side in pixels that training crops are padded to.
     cfg.INPUT.SIZE_DIVISIBILITY = -1
-    # Windows and a global view (the published numbers), or the whole picture at once.
+    # Windows and a global view (the published numbers), or the whole image at once.
     cfg.TEST.SLIDING_WINDOW = False
     cfg.TEST.WINDOW = CfgNode()
-    # Side of a window in pixels, share that neighbours overlap, and side of the square that the
-    # picture is resized to.
+    # Side of a window in pixels, fraction of it that neighbours overlap, and side of the square that
+    # the image is resized to.
     cfg.TEST.WINDOW.SIZE = 384
     cfg.TEST.WINDOW.OVERLAP = 0.333
     cfg.TEST.WINDOW.CANVAS = 640

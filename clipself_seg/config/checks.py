@@ -81,7 +81,7 @@ CHECKS: tuple[Check, ...] = (
     *(Check(key, "whole numbers of pixels, each at least 1", _sides) for key in SIDES),
     Check(
         "SOLVER.LR_SCHEDULER_NAME",
-        '"WarmupCosineLR" or "WarmupMultiStepLR", and SOLVER.SCHEDULE tells which',
+        '"WarmupCosineLR" or "WarmupMultiStepLR", and SOLVER.SCHEDULE chooses which',
         lambda value: value in ("WarmupCosineLR", "WarmupMultiStepLR"),
     ),
     Check("MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO", "in [0, 1]", lambda v: 0 <= v <= 1),
@@ -90,7 +90,7 @@ CHECKS: tuple[Check, ...] = (
     Check("SEED", "in [0, 2^32), for every run here is repeatable", lambda v: 0 <= v < 2**32),
     Check("INPUT.REGIONS.CROP_SCALE", "greater than 0", lambda value: value > 0),
     Check("MODEL.CLIPSELF.LOSS_WEIGHT", "greater than 0, and finite", lambda v: 0 < v < math.inf),
-    Check("TEST.REGIONS.READ", "at least one way of reading a region", lambda v: len(v) > 0),
+    Check("TEST.REGIONS.READ", "at least one readout", lambda v: len(v) > 0),
     Check("SOLVER.BETAS", "two numbers in [0, 1)", _decays),
     Check(
         "MODEL.DEVICE",

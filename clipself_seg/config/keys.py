@@ -27,7 +27,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "TEST.REGIONS.MASK_RESIZE": ("reference", "exact"),
     "TEST.REGIONS.TEMPLATES": ("vild63", "openai80", "single"),
 }
-READINGS = ("boxes", "masks", "crops", "attention_boxes", "attention_masks")
+READOUTS = ("boxes", "masks", "crops", "attention_boxes", "attention_masks")
 
 
 def add_clipself_seg_config(cfg: CfgNode) -> None:
@@ -62,8 +62,8 @@ def _add_model(cfg: CfgNode) -> None:
     cfg.MODEL.CLIPSELF = CfgNode()
     # Where the student starts, if not as the teacher: a distilled checkpoint of the same CLIP, to go on with it.
     cfg.MODEL.CLIPSELF.STUDENT_WEIGHTS = ""
-    # D4: share of the student in what is evaluated and written, the rest is the original CLIP. The
-    # code has 0.7 for B/16 and 0.95 for L/14; the paper mentions none, which is 1.
+    # D4: fraction of the student in the weights that are evaluated and written; the rest is the original
+    # CLIP. The code has 0.7 for B/16 and 0.95 for L/14; the paper mentions none, which is 1.
     cfg.MODEL.CLIPSELF.ALPHA = 0.7
     # D3: "regions" averages the loss over all regions of the batch (code), "images" first within
     # each image (paper).
@@ -117,7 +117,7 @@ def _add_solver(cfg: CfgNode) -> None:
     cfg.SOLVER.CHECKPOINT_KEEP = 2
     # Steps between two lines of the log.
     cfg.SOLVER.LOG_PERIOD = 20
-    # Of random weights, the order of the images, their grids and sizes.
+    # Seed of random weights, of the order of the images, and of their grids and sizes.
     cfg.SEED = 0
 
 
@@ -126,7 +126,7 @@ def _add_test(cfg: CfgNode) -> None:
     # Sides in pixels of the square input of region recognition; () is INPUT.REGIONS.STUDENT_SIZE.
     # Paper, Fig. 3.
     cfg.TEST.REGIONS.SIZES = ()
-    # Ways of reading a region: "boxes" and "masks" from the dense features, "crops" from image
+    # Readouts, which make embeddings of regions: "boxes" and "masks" from the dense features, "crops" from image
     # crops (1.5x for things), "attention_boxes" and "attention_masks" by masked attention. Paper,
     # Tables 1, 2, A1, A2.
     cfg.TEST.REGIONS.READ = ("boxes", "masks", "crops")

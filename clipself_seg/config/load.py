@@ -15,7 +15,7 @@ from fvcore.common.config import BASE_KEY
 
 from clipself_seg.config.cat_seg import CAT_SEG_CHOICES
 from clipself_seg.config.checks import CHECKS, RELATIONS
-from clipself_seg.config.keys import CHOICES, READINGS, add_clipself_seg_config
+from clipself_seg.config.keys import CHOICES, READOUTS, add_clipself_seg_config
 from clipself_seg.config.panoptic import PANOPTIC_CHOICES
 from clipself_seg.config.unfollowed import RETIRED, unfollowed
 from clipself_seg.errors import InputError, nearest
@@ -135,10 +135,10 @@ def _check(cfg: CfgNode) -> None:
     for key, choices in (CHOICES | CAT_SEG_CHOICES | PANOPTIC_CHOICES).items():
         if values[key] not in choices:
             raise InputError(f'{key} cannot be "{values[key]}"; {nearest(values[key], choices)}')
-    for reading in cfg.TEST.REGIONS.READ:
-        if reading not in READINGS:
+    for readout in cfg.TEST.REGIONS.READ:
+        if readout not in READOUTS:
             raise InputError(
-                f'TEST.REGIONS.READ cannot have "{reading}"; {nearest(str(reading), READINGS)}'
+                f'TEST.REGIONS.READ cannot have "{readout}"; {nearest(str(readout), READOUTS)}'
             )
     for key, wanted, holds in CHECKS:
         if not holds(values[key]):

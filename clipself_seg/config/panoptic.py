@@ -36,13 +36,13 @@ def _add_generator(cfg: CfgNode) -> None:
     # Features of the generator: a "pyramid" on CLIP's blocks, Stable "diffusion" (official), or no
     # generator at all but its outputs, read from "disk".
     generator.SOURCE = "pyramid"
-    # What is void: "caption" has a classifier for it, "label" a text.
+    # How void is scored: "caption" has a classifier for it, "label" a text.
     generator.VARIANT = "label"
     # Layers and width of the MLPs of the pixel decoder, points of its attention.
     generator.ENCODER_LAYERS = 6
     generator.ENCODER_HIDDEN = 1024
     generator.POINTS = 4
-    # Grey value, 0 to 255, of the canvas around a picture in evaluation. Training pads with 128 whatever
+    # Grey value, 0 to 255, of the canvas around an image in evaluation. Training pads with 128 whatever
     # stands here; official is black.
     generator.PADDING = 0
     # Folder that tools/write_generator_outputs.py wrote, for SOURCE "disk".
@@ -61,7 +61,7 @@ def _add_generator(cfg: CfgNode) -> None:
     former.MASK_WEIGHT = 5.0
     former.DICE_WEIGHT = 5.0
     former.NO_OBJECT_WEIGHT = 0.1
-    # Points of a mask that the losses read, how many times more are drawn, and the share of the points
+    # Points of a mask that the losses read, how many times more are drawn, and the fraction of the points
     # that is chosen among them for uncertainty.
     former.TRAIN_NUM_POINTS = 12544
     former.OVERSAMPLE_RATIO = 3.0
@@ -85,7 +85,7 @@ def _add_sources(cfg: CfgNode) -> None:
     diffusion.WEIGHTS = ""
     # Side in pixels of the crops that go through it.
     diffusion.CROP = 512
-    # Of the one noise tensor that all crops share.
+    # Seed of the noise, one tensor for all crops.
     diffusion.NOISE_SEED = 42
     # Crops that go through it together.
     diffusion.CROPS_AT_ONCE = 1
@@ -101,14 +101,14 @@ def _add_scores(cfg: CfgNode) -> None:
     branch.WEIGHTS = ""
     # Side in pixels of its square input; 0 is the kind's own: 64 cells a side, or CLIP's image size.
     branch.INPUT_SIZE = 0
-    # "square" squashes the picture (official), "pad" keeps its aspect; "" is the kind's own.
+    # "square" squashes the image (official), "pad" keeps its aspect; "" is the kind's own.
     branch.ASPECT = ""
-    # 1: a mask covers the pixels that it covers in the picture. 0: masks of the padded canvas are laid
-    # over the picture without padding (official). -1: the kind's own.
+    # 1: a mask covers the pixels that it covers in the image. 0: masks of the padded canvas are laid
+    # over the image without padding (official). -1: the kind's own.
     branch.ALIGN_MASKS = -1
     # Which cells a mask opens, see `mask_cells.visible_cells`; "" is the kind's own.
     branch.BINARISE = ""
-    # Resizing of the picture; "" and -1 are the kind's own.
+    # Resizing of the image; "" and -1 are the kind's own.
     branch.INTERPOLATION = ""
     branch.ANTIALIAS = -1
     # Sentences around a class name: "odise" is "a photo of a {}." (official).
@@ -116,7 +116,7 @@ def _add_scores(cfg: CfgNode) -> None:
     fusion = cfg.MODEL.FUSION = CfgNode()
     # Whose scores a model returns: "fused", "clip" or "generator". Void is always the generator's.
     fusion.MODE = "fused"
-    # CLIP's exponent for classes of the training vocabulary, and for others.
+    # CLIP's exponents: ALPHA for seen classes (of the training vocabulary), BETA for unseen ones.
     fusion.ALPHA = 0.35
     fusion.BETA = 0.65
     # Masks that CLIP cannot see keep the generator's scores (official: False, they are fused all the
@@ -125,7 +125,7 @@ def _add_scores(cfg: CfgNode) -> None:
 
 
 def _add_running(cfg: CfgNode) -> None:
-    # Training pictures are resized by a factor between these, then cut or padded to a square.
+    # Training images are resized by a factor between these, then cut or padded to a square.
     cfg.INPUT.IMAGE_SIZE = 1024
     cfg.INPUT.MIN_SCALE = 0.1
     cfg.INPUT.MAX_SCALE = 2.0
@@ -134,7 +134,7 @@ def _add_running(cfg: CfgNode) -> None:
     # "cosine" falls to 0, "steps" multiplies by SOLVER.GAMMA at each of SOLVER.STEPS.
     cfg.SOLVER.SCHEDULE = "cosine"
     panoptic = cfg.TEST.PANOPTIC = CfgNode()
-    # Scores that one evaluation compares, and what it measures.
+    # ROWS: the fusions that one evaluation compares, each a row of its table. TASKS: what it measures.
     panoptic.ROWS = ("clip", "generator", "fused")
     panoptic.TASKS = ("panoptic", "instances", "semantic")
     # Evaluate in SOLVER.AMP's precision as well (official: only in training).

@@ -77,7 +77,7 @@ class CLIPSelf(nn.Module):
             seed: seed of that draw, together with the iteration.
             sync_gradients: whether the loss is averaged over the regions of all processes (D5).
             precision: dtype of autocast, or None.
-            read: readouts in evaluation, out of `clipself_seg.config.READINGS`.
+            read: readouts in evaluation, out of `clipself_seg.config.READOUTS`.
             templates: prompts around a class name, a name in `prompts.TEMPLATES`.
         """
         super().__init__()

@@ -69,13 +69,13 @@ class Model(Protocol):
         """Hash of the weights that do not train, which have to be the same when a run is resumed."""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and parameters, as of nn.Module."""
+        """Gives names and parameters, as nn.Module does."""
 
     def to(self, device: str) -> Any:
         """Moves the model to a device, as nn.Module does."""
 
     def eval(self) -> Any:
-        """That of nn.Module."""
+        """Switches to evaluation mode, as nn.Module does."""
 
 
 @runtime_checkable
@@ -127,7 +127,7 @@ class RegionModel(Model, Protocol):
 
         Args:
             sizes: sides in pixels of the square input.
-            readouts: how regions become embeddings, out of `clipself_seg.config.READINGS`.
+            readouts: how regions become embeddings, out of `clipself_seg.config.READOUTS`.
 
         Raises:
             InputError: a size or readout does not fit; names the first one.

@@ -55,7 +55,7 @@ class RegionReader(nn.Module):
         """
         Args:
             clip: CLIP with both towers.
-            read: readouts, out of `clipself_seg.config.READINGS`.
+            read: readouts, out of `clipself_seg.config.READOUTS`.
             templates: prompts around a class name, see `TextBank`.
             precision: dtype of autocast, or None.
         """
@@ -112,7 +112,7 @@ class RegionReader(nn.Module):
 
         Args:
             sizes: sides in pixels of the square input.
-            readouts: how regions become embeddings, out of `clipself_seg.config.READINGS`.
+            readouts: how regions become embeddings, out of `clipself_seg.config.READOUTS`.
 
         Raises:
             InputError: a side that the patch does not divide, or masked attention without a class token.

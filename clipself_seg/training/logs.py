@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 LOGGERS = ("clipself_seg", "detectron2")
-# Detectron2 tells at every loader how it packs its records.
+# Detectron2 logs at every loader how it packs its records.
 QUIET = "detectron2.data.common"
 
 
@@ -31,7 +31,7 @@ def setup_logging(folder: Path, rank: int) -> None:
 
     Args:
         folder: gets ``log.txt``, or ``log.rank1.txt`` and so on from other processes.
-        rank: of this process; only the first one writes to the terminal.
+        rank: number of this process; only the first one writes to the terminal.
     """
     name = f"log.rank{rank}.txt" if rank else "log.txt"
     handlers: list[logging.Handler] = [logging.FileHandler(folder / name)]

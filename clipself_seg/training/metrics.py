@@ -26,7 +26,7 @@ def metric_writers(folder: Path, start: int, iterations: int) -> Iterator[list[E
     """Detectron2's writers, open as long as the context; none but in the first process.
 
     Args:
-        folder: of the run.
+        folder: folder of the run, for all files of metrics.
         start: first step; what a killed run wrote about it and later ones is removed.
         iterations: steps of the run.
     """
@@ -67,7 +67,7 @@ def drop_metrics_from(path: Path, start: int) -> None:
 
 
 def flatten_numbers(results: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers in nested results, each under the keys that lead to it, such as "set/row/PQ"."""
+    """The numbers in nested results, each under the keys that lead to it, such as "set/fusion/PQ"."""
     for key, value in results.items():
         if isinstance(value, Mapping):
             yield from flatten_numbers(value, f"{prefix}{key}/")

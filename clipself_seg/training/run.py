@@ -64,7 +64,7 @@ def tf32(allowed: bool) -> Iterator[None]:
 
 
 def _write_config(cfg: CfgNode, suffix: str = "") -> None:
-    """The full configuration of a run that has begun."""
+    """Writes the full configuration into OUTPUT_DIR."""
     if comm.is_main_process():
         with atomic_path(Path(cfg.OUTPUT_DIR) / f"config{suffix}.yaml") as temporary:
             temporary.write_text(cfg.dump())
@@ -74,7 +74,7 @@ def train(cfg: CfgNode, resume: bool) -> None:
     """Train to the end, write the result, and evaluate it.
 
     Args:
-        cfg: of the run.
+        cfg: configuration of the run.
         resume: go on from the newest checkpoint in ``OUTPUT_DIR``, if there is one.
     """
     cfg = _trainable(cfg).training_config(cfg)
@@ -127,7 +127,7 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
     """Evaluate the configured weights as they are, or those of the newest checkpoint.
 
     Args:
-        cfg: of the run.
+        cfg: configuration of the run.
         resume: read the newest training checkpoint in ``OUTPUT_DIR``.
 
     Raises:

@@ -45,7 +45,7 @@ class TrainingSettings:
     Attributes:
         clip_norm: largest norm of all gradients together; None leaves them as they are.
         loss_scaling: float16 gradients need it.
-        accumulate: passes that a step's share of the batch is divided into.
+        accumulate: passes that the process's part of a step's batch is divided into.
         drops: steps at which the learning rate falls; None lets it fall as a cosine.
         warmup_within: the cosine begins with the warm-up, not after it.
         shared: full keys and values that a resumed run has to share.
@@ -126,11 +126,11 @@ class TrainingSettings:
 
 
 def check_same_run(stored: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """Refuse to resume a run under other facts than it was started with.
+    """Refuse to resume a run under other metadata than it was started with.
 
     Args:
-        stored: facts of the checkpoint, as they came back from JSON.
-        current: facts of this run. Facts that only one of the two knows are not compared.
+        stored: metadata of the checkpoint, as it came back from JSON.
+        current: metadata of this run. Entries that only one of the two has are not compared.
 
     Raises:
         InputError: names what differs, with both values.

@@ -31,7 +31,7 @@ class TrainingData(NamedTuple):
     """What a model trains on.
 
     Attributes:
-        records: of the images.
+        records: images with their annotations.
         mapper: (record, number of the draw) -> sample.
     """
 

@@ -49,7 +49,7 @@ class TrainingStopped(InputError):
 
 
 class Trainer:
-    """Trains a model of `clipself_seg.models` on this process's share of every batch.
+    """Trains a model of `clipself_seg.models` on this process's part of every batch.
 
     Only the first process writes.
     """
@@ -67,8 +67,8 @@ class Trainer:
     ) -> None:
         """
         Args:
-            model: on its device; an nn.Module.
-            records: of the data set.
+            model: an nn.Module, on its device.
+            records: images of the data set with their annotations.
             mapper: (record, number of the draw) -> sample.
             settings: the numbers of the run.
             evaluate: called with the model before training and after every evaluation period.
@@ -258,7 +258,7 @@ class Trainer:
             "training images": len(self.records),
         }
         if not self.settings.sync_gradients:
-            # The replica that is kept sees the first process's share of each batch.
+            # The replica that is kept sees the first process's part of each batch.
             metadata["processes"] = comm.get_world_size()
         return metadata
 

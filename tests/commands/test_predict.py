@@ -1,4 +1,4 @@
-"""predict: what is written can be read, and a bad picture does not stop the others."""
+"""predict: what is written can be read, and a bad image does not stop the others."""
 
 from __future__ import annotations
 

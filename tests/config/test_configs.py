@@ -1,4 +1,4 @@
-"""Every file below configs/ names things that exist, and takes a step or reads a picture."""
+"""Every file below configs/ names things that exist, and takes a step or reads an image."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def in_small(name: Path, folder: Path):
 
 
 def small_cat_seg(cfg) -> dict[str, object]:
-    """One step on two pictures of the small COCO-Stuff; the head as it is, but for CLIP's widths."""
+    """One step on two images of the small COCO-Stuff; the head as it is, but for CLIP's widths."""
     guided = cfg.MODEL.CAT_SEG.GUIDANCE == "clip"
     head = "MODEL.SEM_SEG_HEAD."
     changes = {
@@ -73,7 +73,7 @@ def small_cat_seg(cfg) -> dict[str, object]:
 
 
 def small_panoptic(cfg) -> dict[str, object]:
-    """One step on two pictures of the small COCO; the generator as it is, but for its size."""
+    """One step on two images of the small COCO; the generator as it is, but for its size."""
     former = "MODEL.MASK_FORMER."
     return {
         "MODEL.CLIP.WEIGHTS": "",
@@ -94,7 +94,7 @@ def small_panoptic(cfg) -> dict[str, object]:
 
 
 def small_distillation(cfg) -> dict[str, object]:
-    """One step of a distillation, or the regions of one picture."""
+    """One step of a distillation, or the regions of one image."""
     train = {
         "grid": "lvis_v1_train" if "lvis" in str(cfg.DATASETS.TRAIN) else "coco_2017_train",
         "proposals": (

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clipself_seg.clip import load_clip
-from clipself_seg.config import READINGS
+from clipself_seg.config import READOUTS
 from clipself_seg.errors import InputError
 from clipself_seg.models import RegionReader
 from tests.tiny import WORDS, tiny_region_sample
@@ -15,7 +15,7 @@ from tests.tiny import WORDS, tiny_region_sample
 @pytest.fixture(scope="module")
 def reader():
     torch.manual_seed(0)
-    reader = RegionReader(clip=load_clip("ViT-Mini-8", None), read=READINGS, templates="single")
+    reader = RegionReader(clip=load_clip("ViT-Mini-8", None), read=READOUTS, templates="single")
     reader.set_vocabulary(WORDS)
     return reader
 
@@ -31,7 +31,7 @@ def naive(clip, readout, sample):
     return clip.encode_masks(images, [sample["masks"]], masked)
 
 
-@pytest.mark.parametrize("readout", READINGS)
+@pytest.mark.parametrize("readout", READOUTS)
 def test_scores_of_a_batch_are_cosines_of_single_images(reader, readout):
     samples = [tiny_region_sample(0, 3), tiny_region_sample(1, 1)]
     outputs = reader(samples)

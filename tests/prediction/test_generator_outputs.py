@@ -35,7 +35,7 @@ FUSIONS = {"clip": Fusion(1.0, 1.0), "generator": Fusion(0.0, 0.0), "fused": Fus
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Three pictures of noise as the mini world's validation split."""
+    """Three images of noise as the mini world's validation split."""
     root, rng = tmp_path_factory.mktemp("world"), np.random.default_rng(0)
     for name in ("annotations", "val", "panoptic_val"):
         (root / "mini" / name).mkdir(parents=True)
@@ -44,7 +44,7 @@ def world(tmp_path_factory):
         noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         Image.fromarray(noise).save(root / "mini" / "val" / f"{number}.png")
         entry = {"id": number, "file_name": f"{number}.png"}
-        # Of one picture the file does not say how large it is.
+        # The file does not have the size of one image.
         images.append(entry | ({"height": height, "width": width} if number != 1002 else {}))
         segments = [{"id": 9, "category_id": 2, "bbox": [0, 0, 9, 9]}]
         entries.append({"image_id": number, "file_name": "9.png", "segments_info": segments})
@@ -63,7 +63,7 @@ def config(*opts):
 
 
 class Blank(nn.Module):
-    """Says the same of every picture."""
+    """Gives the same outputs for every image."""
 
     names = (("dog",), ("grass",))
     settings, test_precision, backbone = MergeSettings(), None, SimpleNamespace(settings=dict)
@@ -99,7 +99,7 @@ def written(live, world, tmp_path_factory):
 
 @pytest.fixture
 def made(monkeypatch):
-    """Ids of the pictures that a generator runs on."""
+    """Ids of the images that a generator runs on."""
     ids, whole = [], generator_outputs.save_output
 
     def save(folder, output, **facts):

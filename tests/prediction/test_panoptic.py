@@ -1,4 +1,4 @@
-"""Photographs in, segments out: words, things and stuff, seen words, measures, files in COCO's format."""
+"""Images in, segments out: class names, things and stuff, seen classes, measures, files in COCO's format."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WORDS, STUFF = "red star, grass|lawn, sky", "Lawn, sky"
 
 
 class Quarters(nn.Module):
-    """Finds the classes 0, 0, 1 and nothing in the quarters of a picture, in this order."""
+    """Finds the classes 0, 0, 1 and nothing in the quarters of an image, in this order."""
 
     device, alpha, beta = torch.device("cpu"), 0.35, 0.65
 

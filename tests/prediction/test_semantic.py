@@ -1,4 +1,4 @@
-"""Photographs in, labels out: words, background, sizes; with a real random model and with a stand-in."""
+"""Images in, labels out: class names, background, sizes; with a real random model and with a stand-in."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def real():
 
 
 class Fixed(nn.Module):
-    """Every column of the picture scores its own class: 0.9, 0.4, 0.6, 0.3 from left to right."""
+    """Every column of the image scores its own class: 0.9, 0.4, 0.6, 0.3 from left to right."""
 
     device = torch.device("cpu")
 

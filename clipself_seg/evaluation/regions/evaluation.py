@@ -43,7 +43,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
         Args:
             datasets: names of panoptic data sets, see `data.datasets.coco`.
             sizes: sides in pixels of the square input.
-            read: readouts, out of `clipself_seg.config.READINGS`.
+            read: readouts, out of `clipself_seg.config.READOUTS`.
             mask_resize: rule by which masks are resized to tokens, see `token_masks`.
             workers: number of worker processes of each loader.
             output_dir: folder for tables by class, and the curve if there are several sizes.

@@ -1,1 +1,1 @@
-"""The distillation losses of the CLIPSelf family; start with ``losses.py``."""
+"""The distillation loss of CLIPSelf; start with ``losses.py``."""

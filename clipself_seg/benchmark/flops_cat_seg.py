@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from clipself_seg.clip.class_texts import BATCH
 from clipself_seg.clip.prompts import TEMPLATES
+from clipself_seg.clip.text import BATCH
 from clipself_seg.heads.cat_seg.cost_aggregator import Guidance
 from clipself_seg.models import CATSeg
 

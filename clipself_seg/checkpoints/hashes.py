@@ -1,43 +1,16 @@
-"""Checksums of weights: whether a bit of them changed since what was made of them was kept.
-
-Of bit patterns: pointers and version counters miss what fused optimisers write, and what is written
-to ``.data``.
-"""
+"""Identity of weights: a hash of their bits for files, a state that costs next to nothing for memory."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
-from collections.abc import Iterable, Mapping
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
-
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-# Weights whose checksum is made at once: what stays in a CPU's cache, what fills a GPU.
-CHUNK = {"cpu": 2**16, "cuda": 2**20}
-
-
-def checksums(tensors: Iterable[Tensor]) -> tuple[int, ...]:
-    """One number a tensor; on a GPU they are waited for once."""
-    return tuple(torch.stack([_checksum(tensor.detach()) for tensor in tensors]).tolist())
-
-
-def _checksum(tensor: Tensor) -> Tensor:
-    """An int64 scalar made of the bits of a tensor and, by a factor for each, of their places."""
-    bits = tensor.flatten().view(_BITS[tensor.element_size()])
-    factors = _factors(tensor.device)
-    total = factors.new_zeros(())
-    for part in bits.split(len(factors)):
-        total = 31 * total + (factors[: len(part)] * part).sum()
-    return total
-
-
-@functools.cache
-def _factors(device: torch.device) -> Tensor:
-    """The odd numbers, which lose no bit of what they multiply."""
-    count = CHUNK.get(device.type, max(CHUNK.values()))
-    return 2 * torch.arange(count, device=device) + 1
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
@@ -48,3 +21,103 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(flat.numpy().data)
     return digest.hexdigest()
+
+
+class WeightsState:
+    """One state of a module's weights; it is equal to itself alone, copies of it to nothing."""
+
+    def __init__(self) -> None:
+        self.hash: str | None = None
+
+
+class _Weight:
+    """A tensor as it was seen: the object, its memory, layout and version."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        # Kept, so that no other tensor takes its identity; what it points to may be replaced and freed.
+        # (A weak reference would do, but torch.utils.swap_tensors refuses tensors that have one.)
+        self.tensor = tensor
+        # As long as it has not expired, no other memory takes its address.
+        self.storage = StorageWeakRef(tensor.untyped_storage())
+        self.seen = _fingerprint(tensor)
+
+    def is_same(self, tensor: Tensor) -> bool:
+        """Whether this is the tensor, and nothing wrote to it."""
+        return (
+            self.tensor is tensor
+            and self.seen == _fingerprint(tensor)
+            and not self.storage.expired()
+        )
+
+
+class _Known:
+    """What is known of a module: its weights and their state."""
+
+    def __init__(self, weights: list[Tensor]) -> None:
+        self.weights = [_Weight(tensor) for tensor in weights]
+        self.ids = {id(tensor) for tensor in weights}
+        self.state = WeightsState()
+
+    def is_same(self, weights: list[Tensor]) -> bool:
+        """Whether these are the weights, in their order, and nothing wrote to them."""
+        return len(weights) == len(self.weights) and all(
+            known.is_same(tensor) for known, tensor in zip(self.weights, weights)
+        )
+
+
+_KNOWN: weakref.WeakKeyDictionary[nn.Module, _Known] = weakref.WeakKeyDictionary()
+
+
+def weights_state(module: nn.Module) -> WeightsState:
+    """The state of a module's weights: the same object until one of them is written to or replaced.
+
+    Told by the identity of every parameter and buffer, its memory and its version counter, which
+    every operation of torch raises; optimisers, whose fused kernels do not, are watched. What goes
+    round both needs `invalidate`. Weights that were made in inference mode have no version: their
+    state is never the same.
+    """
+    weights = list(_tensors(module))
+    known = _KNOWN.get(module)
+    if known is None or not known.is_same(weights):
+        if any(tensor.is_inference() for tensor in weights):
+            return WeightsState()
+        known = _KNOWN[module] = _Known(weights)
+    return known.state
+
+
+def weights_hash(module: nn.Module) -> str:
+    """`hash_tensors` of a module's state dict, computed once for each state."""
+    state = weights_state(module)
+    if state.hash is None:
+        state.hash = hash_tensors(module.state_dict())
+    return state.hash
+
+
+def invalidate(module: nn.Module) -> None:
+    """Forget the state of a module's weights.
+
+    To be called after a write that torch does not count: through ``.data``, through a NumPy view,
+    by a collective operation, by a kernel of one's own or by the replay of a CUDA graph.
+    """
+    _KNOWN.pop(module, None)
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    for part in module.modules():
+        for tensor in (*part._parameters.values(), *part._buffers.values()):
+            if tensor is not None:
+                yield tensor
+
+
+def _fingerprint(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor._version, tensor.data_ptr(), tensor.shape, tensor.stride()
+
+
+def _forget_what_was_optimised(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    written = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for module, known in list(_KNOWN.items()):
+        if not known.ids.isdisjoint(written):
+            invalidate(module)
+
+
+register_optimizer_step_post_hook(_forget_what_was_optimised)

@@ -181,19 +181,18 @@ def article(name: str) -> str:
     return "an" if name.startswith(("a", "e", "i", "o", "u")) else "a"
 
 
-def class_prompts(name: str, templates: str = "vild63") -> list[str]:
+def class_prompts(name: str, templates: str = "vild63", clean: bool = True) -> list[str]:
     """The sentences for one class name.
 
     Args:
         name: one name of the class, as the vocabulary spells it.
         templates: a key of `TEMPLATES`.
+        clean: write the name as `clean_name` does, else as it is (CAT-Seg).
 
     Raises:
         InputError: there are no templates of that name.
     """
     if templates not in TEMPLATES:
         raise InputError(f'no templates "{templates}": {nearest(templates, TEMPLATES)}')
-    return [
-        template.format(clean_name(name), article=article(name))
-        for template in TEMPLATES[templates]
-    ]
+    written = clean_name(name) if clean else name
+    return [template.format(written, article=article(name)) for template in TEMPLATES[templates]]

@@ -1,4 +1,4 @@
-"""The text tower of CLIP.
+"""The text tower of CLIP, and many prompts on their way through it.
 
 Shapes: K texts, T tokens of a text, D width of the tower, E width of the embedding.
 """
@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from tqdm import tqdm
 
 from clipself_seg.clip.layers import ResidualBlock, Transformer
+
+BATCH = 256  # prompts encoded together where no gradient is needed
+MANY = 4096  # prompts that deserve a progress bar
 
 
 class TextTower(nn.Module):
@@ -57,3 +62,29 @@ class TextTower(nn.Module):
             x_KTD = block(x_KTD, causal=True)
         x_KD = x_KTD[torch.arange(len(x_KTD), device=x_KTD.device), end_K]
         return self.ln_final(x_KD) @ self.text_projection
+
+
+def encode_prompts(
+    tower: TextTower, tokens_KT: Tensor, *, checkpointing: bool = False, stable: bool = True
+) -> Tensor:
+    """Text embeddings (K, E), not normalised, of token ids (K, T), on the tower's device.
+
+    With gradients enabled all texts are encoded at once, else in batches of like length, since the
+    tower cuts a batch at its longest text.
+
+    Args:
+        tower: encodes.
+        tokens_KT: on any device.
+        checkpointing: with gradients, recompute the tower in the backward pass.
+        stable: texts of one length keep their order in the batches, on which the last digits depend.
+    """
+    device = tower.text_projection.device
+    if torch.is_grad_enabled():
+        tokens_KT = tokens_KT.to(device)
+        if checkpointing:
+            return checkpoint(tower, tokens_KT, use_reentrant=False)
+        return tower(tokens_KT)
+    order_K = tokens_KT.argmax(dim=-1).argsort(stable=stable)
+    bar = tqdm(order_K.split(BATCH), "texts", leave=False, disable=len(tokens_KT) < MANY)
+    encoded_KE = torch.cat([tower(tokens_KT[batch].to(device)) for batch in bar])
+    return encoded_KE[order_K.argsort().to(device)]

@@ -1,4 +1,4 @@
-"""Vocabularies -> class embeddings, computed once for each set of words, templates and weights.
+"""Vocabularies -> class embeddings, computed once for each set of names, templates and weights.
 
 Shapes: K classes, E embedding.
 """
@@ -9,26 +9,27 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
-from clipself_seg.checkpoints.hashes import checksums, hash_tensors
+from clipself_seg.checkpoints.hashes import WeightsState, invalidate, weights_hash, weights_state
 from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.clip.model import DenseCLIP
 from clipself_seg.clip.precision import full_precision
 from clipself_seg.clip.prompts import TEMPLATES, class_prompts
-from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.clip.text import encode_prompts
+from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.files import atomic_path
 
-BATCH = 256  # prompts encoded together
 # Part of every key: entries of version 1 may hold low precision, or the rows of other weights.
 VERSION = 2
+# Sentences of a template set, names of each class, and whether they stay as they are encoded.
+Asked = tuple[tuple[str, ...], Names, bool]
 
 
 def default_cache_dir() -> Path:
@@ -39,9 +40,10 @@ def default_cache_dir() -> Path:
 class TextBank:
     """Class embeddings of a CLIP's text tower: prompts encoded, normalised, averaged, normalised.
 
-    Embeddings are kept in memory and on disk under a key made of the text tower's weights and the
-    sentences, so words, templates or weights that change never meet a stale embedding. What is kept
-    is the same whoever asks first: encoded without autocast, inference mode and gradients.
+    Embeddings are kept in memory for one state of the text tower's weights, and on disk under a key
+    made of weights and sentences: names, templates or weights that change never meet a stale
+    embedding (writes that torch does not count need `invalidate`). What is kept is the same whoever
+    asks first: encoded without autocast, inference mode and gradients.
     """
 
     def __init__(
@@ -58,25 +60,24 @@ class TextBank:
         """
         if templates not in TEMPLATES:
             raise InputError(f'no prompt templates "{templates}"; {nearest(templates, TEMPLATES)}')
-        self.clip, self.templates = clip, templates
+        self.clip = clip
+        self.templates = templates
         self.cache_dir = Path(cache_dir) if cache_dir is not None else default_cache_dir() / "text"
-        self._memory: dict[str, Tensor] = {}
-        self._hashed: tuple[tuple[int, ...], str] | None = None
+        self._memory: dict[Asked, Tensor] = {}
+        self._state_of_memory: WeightsState | None = None
 
     def embed(self, words: Vocabulary | str | Sequence[str | Sequence[str]]) -> Tensor:
         """Unit vectors (K, E) on the model's device; a class with synonyms gets the mean of theirs.
 
         Args:
-            words: a vocabulary, or for each class a name or a sequence of synonyms; one string is one
-                class. Classes may come twice: their rows are equal.
+            words: a vocabulary, or for each class its names, "dog|puppy" or a sequence of synonyms;
+                one string is one class. Classes may come twice: their rows are equal.
 
         Raises:
-            InputError: no class, one without names, or a name that is no string.
+            InputError: as `class_names`.
         """
-        classes = _as_synonyms(words)
-        if not classes:
-            raise InputError("the vocabulary is empty; give at least one class name")
-        return self._kept(self._key(classes), lambda: self._compute(classes))
+        names = class_names([words] if isinstance(words, str) else words, nested=True)
+        return self._kept(names, False, lambda: self._compute(names))
 
     def embed_raw(self, names: Sequence[str], keep: bool = True) -> Tensor:
         """Embeddings (S, E) of S names, not normalised; the templates have to be one sentence.
@@ -92,18 +93,28 @@ class TextBank:
             )
         if not keep:
             return self._encode(list(names)).to(self.clip.logit_scale.device)
-        return self._kept(self._key([tuple(names)], "raw"), lambda: self._encode(list(names)))
+        return self._kept((tuple(names),), True, lambda: self._encode(list(names)))
 
-    def _kept(self, key: str, compute: Callable[[], Tensor]) -> Tensor:
+    def invalidate(self) -> None:
+        """Say that the text tower's weights were written to behind torch's back, see `hashes.invalidate`."""
+        invalidate(self.clip.text)
+
+    def _kept(self, names: Names, raw: bool, compute: Callable[[], Tensor]) -> Tensor:
         """From memory, else from disk, else computed now."""
-        if key not in self._memory:
+        state = weights_state(self.clip.text)
+        if state is not self._state_of_memory:
+            self._state_of_memory = state
+            self._memory = {}
+        asked = TEMPLATES[self.templates], names, raw
+        if asked not in self._memory:
+            path = self._path(names, raw)
             with self._whoever_asks():
-                stored = self._from_disk(key)
-                self._memory[key] = compute() if stored is None else stored
+                stored = _from_disk(path)
+                self._memory[asked] = compute() if stored is None else stored
             if stored is None:
-                self._to_disk(key)
+                _to_disk(path, self._memory[asked])
         # A copy: what a caller does to it stays with the caller.
-        return self._memory[key].to(self.clip.logit_scale.device, copy=True)
+        return self._memory[asked].to(self.clip.logit_scale.device, copy=True)
 
     @contextlib.contextmanager
     def _whoever_asks(self) -> Iterator[None]:
@@ -112,7 +123,7 @@ class TextBank:
             with full_precision(self.clip.logit_scale.device):
                 yield
 
-    def _compute(self, classes: list[tuple[str, ...]]) -> Tensor:
+    def _compute(self, classes: Names) -> Tensor:
         names = list(dict.fromkeys(name for synonyms in classes for name in synonyms))
         rows = dict(zip(names, self._encode_names(names)))
         means = [torch.stack([rows[name] for name in synonyms]).mean(0) for synonyms in classes]
@@ -127,68 +138,28 @@ class TextBank:
     def _encode(self, names: list[str]) -> Tensor:
         """Of every sentence of every name, not normalised, (names x sentences, E) on the CPU."""
         prompts = [prompt for name in names for prompt in class_prompts(name, self.templates)]
-        tokens = self.clip.tokenize(prompts)
-        # Prompts of like length side by side: the text tower cuts a batch at its longest text.
-        order = tokens.argmax(dim=-1).argsort(stable=True)
-        device = self.clip.logit_scale.device
-        encoded = torch.empty(len(prompts), self.clip.embed_dim)
-        for batch in _batches(order):
-            encoded[batch] = self.clip.text(tokens[batch].to(device)).float().cpu()
-        return encoded
+        return encode_prompts(self.clip.text, self.clip.tokenize(prompts)).float().cpu()
 
-    def _key(self, classes: list[tuple[str, ...]], *more: str) -> str:
+    def _path(self, classes: Names, raw: bool) -> Path:
+        weights = weights_hash(self.clip.text) + str(self.clip.quick_gelu)
         prompts = [[class_prompts(name, self.templates) for name in names] for names in classes]
-        facts = json.dumps([VERSION, self._weights(), prompts, *more])
-        return hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
-
-    def _weights(self) -> str:
-        """Hash of the text tower, recomputed only after a bit of it changed.
-
-        Checksums, a fifth of the hash's time, tell that.
-        """
-        state = self.clip.text.state_dict()
-        sums = checksums(state.values())
-        if self._hashed is None or self._hashed[0] != sums:
-            self._hashed = sums, hash_tensors(state) + str(self.clip.quick_gelu)
-        return self._hashed[1]
-
-    def _path(self, key: str) -> Path:
+        content = json.dumps([VERSION, weights, prompts, *(["raw"] if raw else [])])
+        key = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
         return self.cache_dir / f"{key}.safetensors"
 
-    def _from_disk(self, key: str) -> Tensor | None:
-        try:
-            return read_checkpoint(self._path(key)).tensors["text"]
-        except (InputError, KeyError):  # a damaged cache entry is made again
-            return None
 
-    def _to_disk(self, key: str) -> None:
-        import safetensors.torch
-
-        try:
-            with atomic_path(self._path(key)) as temporary:
-                safetensors.torch.save_file({"text": self._memory[key]}, temporary)
-        except OSError:  # a read-only or full disk costs the next run some time, no more
-            return
+def _from_disk(path: Path) -> Tensor | None:
+    try:
+        return read_checkpoint(path).tensors["text"]
+    except (InputError, KeyError):  # a damaged cache entry is made again
+        return None
 
 
-def _as_synonyms(words: Vocabulary | str | Sequence[str | Sequence[str]]) -> list[tuple[str, ...]]:
-    if isinstance(words, str):
-        words = [words]
-    if isinstance(words, Vocabulary):
-        return [tuple(entry.names) for entry in words.classes]
-    return [_synonyms(index, word) for index, word in enumerate(words)]
+def _to_disk(path: Path, text: Tensor) -> None:
+    import safetensors.torch
 
-
-def _synonyms(index: int, word: str | Sequence[str]) -> tuple[str, ...]:
-    names = (word,) if isinstance(word, str) else tuple(word) if isinstance(word, Iterable) else ()
-    if not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise InputError(
-            f"class {index} of the vocabulary is {word!r:.80}; give a name, or at least one in a list "
-            "of synonyms"
-        )
-    return names
-
-
-def _batches(order: Tensor) -> Iterator[Tensor]:
-    batches = order.split(BATCH)
-    yield from tqdm(batches, desc="encode text", unit="batch", disable=len(batches) < 20)
+    try:
+        with atomic_path(path) as temporary:
+            safetensors.torch.save_file({"text": text}, temporary)
+    except OSError:  # a read-only or full disk costs the next run some time, no more
+        return

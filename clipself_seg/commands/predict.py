@@ -141,7 +141,7 @@ def _model(args: argparse.Namespace, default: tuple[str, str]) -> tuple[str | Pa
 
 
 def _semantic(args: argparse.Namespace) -> Results:
-    from clipself_seg.data.vocabulary_text import read_words
+    from clipself_seg.data.vocabulary import read_words
     from clipself_seg.prediction.files import SemanticResults
     from clipself_seg.prediction.semantic import load_predictor
 

@@ -163,7 +163,7 @@ class CLIPSelf(nn.Module):
         """Device of the weights."""
         return self.teacher.logit_scale.device
 
-    def set_vocabulary(self, words: Vocabulary | Sequence[str]) -> None:
+    def set_vocabulary(self, words: Vocabulary | Sequence[str | Sequence[str]]) -> None:
         """Gives the model the classes that `forward` scores regions against in evaluation."""
         self.reader.set_vocabulary(words)
 

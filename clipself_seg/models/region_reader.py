@@ -27,7 +27,7 @@ from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.clip.weights import to_native
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.data.vocabulary import Vocabulary, class_names
 from clipself_seg.errors import InputError, last_line
 
 CROPS_AT_ONCE = 64
@@ -126,20 +126,25 @@ class RegionReader(nn.Module):
                 "attention: leave it out, or take a ViT"
             )
 
-    def set_vocabulary(self, words: Vocabulary | Sequence[str]) -> None:
+    def set_vocabulary(self, words: Vocabulary | Sequence[str | Sequence[str]]) -> None:
         """Give the classes to choose from; scores have one column for each, in this order.
 
+        Args:
+            words: a vocabulary, or for each class its names, "dog|puppy" or a sequence of synonyms.
+
         Raises:
-            InputError: no class, or a name that comes twice.
+            InputError: no class, an empty name, or a class that comes twice.
         """
+        names = class_names(words, nested=True)
         if not isinstance(words, Vocabulary):
-            twice = [name for name, count in Counter(map(str, words)).items() if count > 1]
+            counts = Counter(", ".join(synonyms) for synonyms in names)
+            twice = [entry for entry, count in counts.items() if count > 1]
             if twice:
                 raise InputError(
                     f"the vocabulary has {', '.join(twice)} more than once, which scores cannot tell "
                     "apart; name each class once"
                 )
-        self.text_KE = self.bank.embed(words)
+        self.text_KE = self.bank.embed(names)
 
     @torch.no_grad()
     def forward(self, samples: Sequence[Sample]) -> list[dict[str, dict[str, Tensor]]]:

@@ -20,14 +20,14 @@ from detectron2.config import CfgNode, configurable
 from scipy import ndimage
 
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
-from clipself_seg.data.overlap import seen_by_synonym
 from clipself_seg.data.vocabulary import (
     Vocabulary,
+    as_vocabulary,
     available_vocabularies,
     class_entries,
     load_vocabulary,
+    seen_by_synonym,
 )
-from clipself_seg.data.vocabulary_text import own_words, read_words
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.evaluation.panoptic.ground_truth import train_vocabulary_name
 from clipself_seg.models.build import build_model
@@ -190,9 +190,9 @@ def panoptic_words(
         InputError: no words, an empty one, or one word twice; stuff that is none of them; a
             built-in vocabulary that does not tell things from stuff.
     """
-    words = _vocabulary(words)
+    words = as_vocabulary(words)
     if stuff is not None:
-        return with_stuff(words, _vocabulary(stuff) if stuff else None)
+        return with_stuff(words, as_vocabulary(stuff) if stuff else None)
     built_in = words.name in available_vocabularies()
     if built_in and words.classes[0].isthing is None:
         telling = [n for n in available_vocabularies() if "isthing" in class_entries(n)[0]]
@@ -249,12 +249,6 @@ def segmentation_of(
         own = len(ordered) + 1
         ordered.append(PanopticSegment(own, label, names[label], segment["isthing"], area, box))
     return PanopticSegmentation(number[ids], tuple(ordered))
-
-
-def _vocabulary(words: Vocabulary | Sequence[str] | str) -> Vocabulary:
-    if isinstance(words, Vocabulary):
-        return words
-    return read_words(words) if isinstance(words, str) else own_words(words)
 
 
 def _trained_on(cfg: CfgNode) -> str:

@@ -21,8 +21,12 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
-from clipself_seg.data.vocabulary import Vocabulary, available_vocabularies
-from clipself_seg.data.vocabulary_text import own_words, read_words
+from clipself_seg.data.vocabulary import (
+    Vocabulary,
+    as_vocabulary,
+    available_vocabularies,
+    own_words,
+)
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import build_model
 from clipself_seg.prediction.common import image_sample, prediction_config, require_architecture
@@ -132,8 +136,7 @@ class Predictor:
             InputError: no words, an empty one, one word twice, a background that is a synonym of a
                 class, or a threshold outside 0 to 1.
         """
-        if not isinstance(words, Vocabulary):
-            words = read_words(words) if isinstance(words, str) else own_words(words)
+        words = as_vocabulary(words)
         entries, names = list(words.classes), list(words.names)
         place: int | None = None
         if background is not None:

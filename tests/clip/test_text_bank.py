@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from clipself_seg.checkpoints import hashes
 from clipself_seg.clip import TextBank, load_clip
 from clipself_seg.clip.prompts import TEMPLATES, class_prompts
-from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 
 
@@ -37,6 +40,18 @@ def test_synonyms_share_one_vector_and_vocabularies_are_understood(bank):
     vocabulary = Vocabulary.from_names(["cat|kitten", "owl"])
     expected = torch.stack([F.normalize((cat + kitten) / 2, dim=0), owl])
     torch.testing.assert_close(bank.embed(vocabulary), expected)
+    for words in (["cat|kitten", "owl"], [["cat", "kitten"], "owl"], ("cat, kitten", ("owl",))):
+        assert torch.equal(bank.embed(words), bank.embed(vocabulary))
+    assert torch.equal(bank.embed("cat|kitten"), bank.embed(vocabulary)[:1])
+
+
+def test_names_of_a_vocabulary_are_encoded_as_they_are(clip, bank):
+    vocabulary = Vocabulary("odd", (VocabularyClass(("cat, a pet|friend",), 0),))
+    with torch.no_grad():
+        rows = clip.encode_text(class_prompts("cat, a pet|friend", "vild63"))
+    expected = F.normalize(rows.mean(0), dim=0)[None]
+    torch.testing.assert_close(bank.embed(vocabulary), expected)
+    assert torch.equal(bank.embed([["cat, a pet|friend"]]), bank.embed(vocabulary))
 
 
 def test_words_and_weights_that_change_give_new_embeddings(clip, bank):
@@ -48,17 +63,53 @@ def test_words_and_weights_that_change_give_new_embeddings(clip, bank):
     assert not torch.allclose(bank.embed(["cat"]), before)
 
 
-def test_weights_written_behind_autograds_back_give_new_embeddings_in_memory_and_on_disk(
-    clip, bank, tmp_path
-):
+@pytest.mark.parametrize("how", ["counted", "through data", "another tower"])
+@torch.no_grad()
+def test_weights_that_change_give_new_embeddings_in_memory_and_on_disk(clip, bank, tmp_path, how):
+    def negate():
+        projection = clip.text.text_projection
+        if how == "counted":
+            projection.mul_(-1)
+        elif how == "through data":
+            projection.data.mul_(-1)
+            bank.invalidate()
+        else:
+            clip.text = copy.deepcopy(clip.text)
+            clip.text.text_projection.data.mul_(-1)
+
     before = bank.embed(["cat"])
-    clip.text.text_projection.data.mul_(-1)
+    negate()
     torch.testing.assert_close(bank.embed(["cat"]), -before)
     dog = bank.embed(["dog"])
-    clip.text.text_projection.data.mul_(-1)
+    negate()
     assert torch.equal(bank.embed(["cat"]), before)
     for asked in (bank, TextBank(clip, "vild63", cache_dir=tmp_path)):
         torch.testing.assert_close(asked.embed(["dog"]), -dog)
+
+
+def test_banks_of_one_text_tower_hash_it_once_for_all_that_is_asked(clip, tmp_path, monkeypatch):
+    counted = []
+    whole = hashes.hash_tensors
+    monkeypatch.setattr(hashes, "hash_tensors", lambda s: counted.append(len(s)) or whole(s))
+    banks = [TextBank(clip, templates, cache_dir=tmp_path) for templates in ("odise", "bare")]
+    for _ in range(2):
+        for bank in banks:
+            bank.embed(["cat"])
+            bank.embed_raw(["cat", "owl"])
+    assert len(counted) == 1
+    banks[0].invalidate()
+    for bank in banks:
+        bank.embed(["cat"])
+    assert len(counted) == 2
+
+
+def test_a_copied_bank_asks_its_own_tower(clip, bank):
+    before = bank.embed(["cat"])
+    copied = copy.deepcopy(bank)
+    with torch.no_grad():
+        copied.clip.text.text_projection.mul_(-1)
+    torch.testing.assert_close(copied.embed(["cat"]), -before)
+    assert torch.equal(bank.embed(["cat"]), before)
 
 
 @pytest.mark.parametrize("kept", ["memory", "disk"])
@@ -128,8 +179,9 @@ def test_what_a_caller_does_to_embeddings_stays_with_the_caller(bank):
 
 
 def test_empty_vocabulary_and_unknown_templates_are_refused(clip, bank, tmp_path):
-    with pytest.raises(InputError, match="vocabulary is empty"):
-        bank.embed([])
+    for nothing in ([], "", [""]):
+        with pytest.raises(InputError, match="vocabulary is empty"):
+            bank.embed(nothing)
     with pytest.raises(InputError, match='no prompt templates "vild".*"vild63"'):
         TextBank(clip, "vild", cache_dir=tmp_path)
 

@@ -1,9 +1,10 @@
-"""Vocabularies: the facts that are shipped, and the checks on what a user brings."""
+"""Vocabularies: those that are shipped, the one grammar of names, and the checks on what a user brings."""
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -11,9 +12,16 @@ import pytest
 from clipself_seg.data.vocabulary import (
     CLASS_FILES,
     Vocabulary,
+    VocabularyClass,
+    as_vocabulary,
     available_vocabularies,
+    class_names,
     load_vocabulary,
+    own_words,
     read_class_json,
+    read_words,
+    seen_by_name,
+    seen_by_synonym,
 )
 from clipself_seg.errors import InputError
 
@@ -131,11 +139,15 @@ def test_masks_follow_the_order_of_the_classes(write):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ([], "has no classes"),
+        ([], "is empty"),
+        (["", "|"], "is empty"),
         ({"classes": []}, "has no classes"),
         ({"categories": []}, 'with a list "classes"'),
         ("dog", 'with a list "classes"'),
-        (["dog", 3], "names only"),
+        (["dog", 3], "class 1 of"),
+        (["dog", 3], "is 3, which is no string"),
+        (["dog", ["cat"]], "is ['cat'], which is no string"),
+        (["dog", "cat, "], "is 'cat, ', which has an empty name"),
         (["dog", "cat", "Dog|hound"], "more than once: dog"),
         ({"classes": [{"names": ["a"]}], "abuot": ""}, 'unknown key "abuot": did you mean "about"'),
         ({"classes": [{"names": ["a"], "isthings": True}]}, 'did you mean "isthing"'),
@@ -185,3 +197,167 @@ def test_unknown_names_and_unreadable_files_are_refused(tmp_path):
     (tmp_path / "cut.json").write_text('["dog", ')
     with pytest.raises(InputError, match="cut.json: cannot be read as JSON"):
         load_vocabulary(tmp_path / "cut.json")
+
+
+def synonyms(vocabulary):
+    return [entry.names for entry in vocabulary.classes]
+
+
+def test_commas_separate_classes_and_bars_synonyms():
+    assert synonyms(read_words(" dog | puppy,red car,sky, ")) == [
+        ("dog", "puppy"),
+        ("red car",),
+        ("sky",),
+    ]
+    assert synonyms(read_words("dog")) == [("dog",)]
+    assert synonyms(own_words(["dog|puppy", "sky, heaven"])) == [
+        ("dog", "puppy"),
+        ("sky", "heaven"),
+    ]
+
+
+def test_files_and_known_names_are_read(tmp_path):
+    (tmp_path / "w.txt").write_text("\ufeffdog|puppy  # pets\n\n# nothing\ngrass, sky,\n", "utf-8")
+    assert synonyms(read_words(str(tmp_path / "w.txt"))) == [("dog", "puppy"), ("grass",), ("sky",)]
+    (tmp_path / "w.json").write_text(json.dumps(["dog|puppy", "sky"]))
+    assert synonyms(read_words(str(tmp_path / "w.json"))) == [("dog", "puppy"), ("sky",)]
+    assert read_words("voc_20") == load_vocabulary("voc_20")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "empty"),
+        (" , ", "empty"),
+        ("dog,,sky", "class 1 of the vocabulary is '', which has an empty name"),
+        ("dog|,sky", "class 0 of the vocabulary is 'dog\\|', which has an empty name"),
+        ("dog, sky, Dog", '"Dog" twice, in "dog" and in "Dog"'),
+        ("dog|puppy, puppy", '"puppy" twice'),
+        ("ade20k_15", "ade20k_150"),
+        ("none.txt", "none.txt: no such vocabulary file"),
+        ("none.json", "none.json: no such vocabulary file"),
+    ],
+)
+def test_what_cannot_be_meant_is_named(text, message):
+    with pytest.raises(InputError, match=message):
+        read_words(text)
+
+
+@pytest.mark.parametrize("entry", [["dog", "puppy"], 3, None, b"dog"])
+def test_entries_that_are_no_strings_are_named(entry):
+    shown = re.escape(repr(entry))
+    with pytest.raises(
+        InputError, match=f"class 1 of the vocabulary is {shown}, which is no string"
+    ):
+        own_words(["sky", entry])
+
+
+FORMS = [
+    ["dog|puppy", "cat, kitten"],
+    ("dog , puppy", "cat |kitten"),
+    ["dog,  puppy", " cat|kitten "],
+]
+
+
+@pytest.mark.parametrize("entries", FORMS)
+def test_every_way_in_has_the_same_grammar(entries, write):
+    expected = [("dog", "puppy"), ("cat", "kitten")]
+    assert list(class_names(entries)) == expected
+    assert class_names(entries, all_synonyms=False) == (("dog",), ("cat",))
+    for vocabulary in (
+        Vocabulary.from_names(entries),
+        own_words(entries),
+        as_vocabulary(entries),
+        as_vocabulary("dog|puppy, cat | kitten"),
+        load_vocabulary(write(entries)),
+    ):
+        assert synonyms(vocabulary) == expected and as_vocabulary(vocabulary) is vocabulary
+        assert list(class_names(vocabulary)) == expected
+
+
+def test_names_of_vocabularies_and_in_lists_of_synonyms_are_not_split_again():
+    odd = "dog, a pet|friend "
+    vocabulary = Vocabulary("odd", (VocabularyClass((odd, "puppy"), 0),))
+    assert class_names(vocabulary) == ((odd, "puppy"),)
+    assert class_names(vocabulary, all_synonyms=False, catseg_names=True) == ((odd,),)
+    assert class_names([[odd, "puppy"], "a|b"], nested=True) == ((odd, "puppy"), ("a", "b"))
+    with pytest.raises(InputError, match="which is no string"):
+        class_names([[odd, "puppy"]])
+
+
+def test_cat_segs_entry_of_a_class_takes_the_place_of_all_its_names_if_that_is_wanted():
+    ade = load_vocabulary("ade20k_150")
+    found = class_names(ade, catseg_names=True)
+    assert {len(names) for names in found} == {1} and found[7] == ("bed ",)
+    assert class_names(ade) == tuple(entry.names for entry in ade.classes)
+    full = class_names(load_vocabulary("ade20k_847"), catseg_names=True)
+    assert sum(len(names) > 1 for names in full) == 217
+
+
+@pytest.mark.parametrize("one", ["dog", "dog, cat"])
+def test_one_string_is_no_list_of_classes(one):
+    for entrance in (class_names, own_words, Vocabulary.from_names):
+        with pytest.raises(InputError, match=f'"{one}" is one string: give a list'):
+            entrance(one)
+
+
+def test_a_word_with_an_underscore_is_taken_with_a_comma():
+    assert synonyms(read_words("ade20k_15,")) == [("ade20k_15",)]
+
+
+def test_text_of_another_encoding_is_named(tmp_path):
+    (tmp_path / "w.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(InputError, match="w.txt: cannot be read as text in UTF-8"):
+        read_words(str(tmp_path / "w.txt"))
+    (tmp_path / "w.txt").write_text("\n")
+    with pytest.raises(InputError, match="w.txt is empty"):
+        read_words(str(tmp_path / "w.txt"))
+
+
+def test_any_synonym_on_either_side_will_do():
+    train = Vocabulary.from_names(["couch|sofa", "dog"])
+    test = Vocabulary.from_names(["settee|sofa", "couch", "puppy", "dogs"])
+    assert seen_by_name(test, train).tolist() == [True, True, False, False]
+
+
+def test_case_hyphens_and_spaces_do_not_matter_but_parts_do():
+    train = Vocabulary.from_names(["Traffic-Light", "wall_brick"])
+    test = Vocabulary.from_names(["traffic light", "wall brick ", "wall"])
+    assert seen_by_name(test, train).tolist() == [True, True, False]
+
+
+def test_ade_against_coco_stuff():
+    ade, stuff = load_vocabulary("ade20k_150"), load_vocabulary("coco_stuff_171")
+    seen = seen_by_name(ade, stuff)
+    found = {name for name, known in zip(ade.names, seen) if known}
+    assert seen.shape == (150,) and seen.sum() == len(found) == 49
+    assert {"person", "tree", "traffic light", "table"} <= found
+    assert {"sidewalk", "buffet"} <= found  # by their synonyms pavement and counter
+    # COCO-Stuff's "wall-brick", "sky-other", "window-blind" and "couch" are other words.
+    assert found.isdisjoint({"wall", "sky", "window", "sofa", "building", "plane"})
+
+
+# 0-based, in words: "apparel" (92) is seen because COCO's "person" lists "clothes".
+SEEN_OF_ADE = """
+    0 1 2 3 4 5 6 7 8 9 10 11 12 14 15 16 17 18 19 20 21 23 24 26 27 28 32 34 36 45 46 47 50 53 57
+    60 61 65 66 67 69 72 76 80 81 82 83 89 90 92 98 114 118 120 124 125 126 127 131 135 136 142 147
+    148"""
+
+
+def test_raw_synonyms_give_the_published_64_classes_of_ade():
+    ade, coco = load_vocabulary("openseg_ade20k_150"), load_vocabulary("openseg_coco_panoptic_133")
+    seen = seen_by_synonym(ade, coco)
+    assert seen.nonzero()[0].tolist() == [int(word) for word in SEEN_OF_ADE.split()]
+    assert (seen & ade.thing).sum() == 44 and (seen & ~ade.thing).sum() == 20
+    assert seen_by_synonym(coco, coco).all()
+
+
+def test_raw_synonyms_are_compared_letter_by_letter():
+    train = Vocabulary.from_names(["Traffic-Light", "couch|sofa"])
+    test = Vocabulary.from_names(["traffic light", "Traffic-Light", "settee|sofa", "sofas"])
+    assert seen_by_synonym(test, train).tolist() == [False, True, True, False]
+
+
+def test_a_vocabulary_has_seen_all_of_itself():
+    words = load_vocabulary("pascal_context_459")
+    assert seen_by_name(words, words).all()

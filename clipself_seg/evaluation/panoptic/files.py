@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipself_seg.data.overlap import seen_by_synonym
 from clipself_seg.data.panoptic_png import read_panoptic_png
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.data.records import coco_list, read_coco_json
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import load_vocabulary, seen_by_synonym
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.numbers import (
     ClassQuality,
@@ -86,7 +85,7 @@ def read_categories(json_file: str | os.PathLike[str]) -> Categories:
 
 
 def seen_categories(categories: Categories, vocabulary: str, trained: str) -> np.ndarray:
-    """Bool (C,): which classes are seen by the rule of `overlap.seen_by_synonym`.
+    """Bool (C,): which classes are seen by the rule of `seen_by_synonym`.
 
     Args:
         categories: classes of the ground truth.

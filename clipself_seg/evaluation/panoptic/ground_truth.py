@@ -15,9 +15,8 @@ from clipself_seg.data.datasets.panoptic import (
     panoptic_dataset,
     panoptic_set_records,
 )
-from clipself_seg.data.overlap import seen_by_synonym
 from clipself_seg.data.records import Record, read_coco_json
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, seen_by_synonym
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.instances.ground_truth import (
     InstanceGroundTruth,

@@ -17,9 +17,14 @@ from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
-from clipself_seg.data.overlap import seen_by_name
 from clipself_seg.data.records import Record
-from clipself_seg.data.vocabulary import Vocabulary, class_list, load_vocabulary, read_class_json
+from clipself_seg.data.vocabulary import (
+    Vocabulary,
+    class_list,
+    load_vocabulary,
+    read_class_json,
+    seen_by_name,
+)
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results, own_classes_kept
 from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator

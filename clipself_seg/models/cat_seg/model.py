@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.shipped import SHIPPED_MODELS
 from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.class_texts import ClassTexts, Names, class_names
+from clipself_seg.clip.class_texts import ClassTexts
 from clipself_seg.clip.layers import split_attention
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
 from clipself_seg.heads.cat_seg.class_maps import (
@@ -180,7 +180,7 @@ class CATSeg(nn.Module):
         """
         if all_synonyms is None:
             all_synonyms = self.all_synonyms
-        names = class_names(words, all_synonyms)
+        names = class_names(words, all_synonyms=all_synonyms, catseg_names=True)
         self.texts.check(names)
         self.classes = Classes(names)
         # CLIP's tokens are the same where case and spaces alone differ.

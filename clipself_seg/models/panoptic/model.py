@@ -21,10 +21,9 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.clip import DenseCLIP, TextBank
-from clipself_seg.clip.class_texts import Names, class_names
 from clipself_seg.clip.precision import autocast
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
 from clipself_seg.heads.fusion import fuse_scores
@@ -174,10 +173,10 @@ class OpenPanoptic(nn.Module):
             seen: (K,) bool, classes of the training vocabulary; None stands for all of them.
 
         Raises:
-            InputError: no class, or an empty name.
+            InputError: as `class_names`.
             ValueError: `seen` is of another number of classes.
         """
-        names = class_names(words, all_synonyms=True)
+        names = class_names(words, catseg_names=True)
         if seen is not None and len(seen) != len(names):
             raise ValueError(f"seen has {len(seen)} classes, there are {len(names)}")
         stuff: set[int] = set()
@@ -361,7 +360,7 @@ class OpenPanoptic(nn.Module):
 
     def _clip_scores(self, sample: Sample, generated: GeneratorOutput) -> tuple[Tensor, Tensor]:
         image = sample["image"].to(self.device).float() / 255
-        texts = self.branch_bank.embed([name for names in self.names for name in names])
+        texts = self.branch_bank.embed([(name,) for names in self.names for name in names])
         with autocast(self.device, self.test_precision):
             return self.branch.score(
                 image, generated.mask_logits, texts, self.synonyms, generated.canvas

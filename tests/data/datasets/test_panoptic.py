@@ -18,8 +18,7 @@ from clipself_seg.data.datasets.panoptic import (
     register_panoptic_datasets,
 )
 from clipself_seg.data.datasets.roots import ade_parent
-from clipself_seg.data.overlap import seen_by_synonym
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import load_vocabulary, seen_by_synonym
 from clipself_seg.errors import InputError
 
 COCO, ADE = "coco_2017_val_panoptic_with_sem_seg", "ade20k_panoptic_val"

@@ -8,9 +8,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from clipself_seg.checkpoints import hashes
-from clipself_seg.clip import class_texts, load_clip, save_clip
-from clipself_seg.clip.class_texts import ClassTexts, class_names
+from clipself_seg.clip import load_clip, save_clip
 from clipself_seg.config import load_config
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
@@ -74,34 +72,6 @@ def test_weights_that_change_never_meet_the_texts_of_earlier_ones(change):
     assert not torch.allclose(new, old)
 
 
-@torch.no_grad()
-def test_texts_of_several_vocabularies_are_kept_for_one_device(monkeypatch):
-    texts = build().texts
-    encode, asked = texts._encode, []
-    monkeypatch.setattr(texts, "_encode", lambda names: asked.append(names) or encode(names))
-    cat, dog = (("cat",),), (("dog",),)
-    first = texts.embed(cat)
-    texts.embed(dog)
-    assert texts.embed(cat) is first and asked == [cat, dog]
-    for index in range(class_texts.KEPT):
-        texts.embed(((str(index),),))
-    texts.embed(cat)
-    assert len(texts._kept) == class_texts.KEPT and asked[-1] == cat
-    monkeypatch.setattr(ClassTexts, "_device", torch.device("cpu", 0))
-    texts.embed(cat)
-    assert asked[-2:] == [cat, cat]
-
-
-def test_a_checksum_depends_on_places_of_weights_across_chunks(monkeypatch):
-    monkeypatch.setitem(hashes.CHUNK, "cpu", 4)
-    hashes._factors.cache_clear()
-    weight = torch.arange(10.0) - 4
-    sums = [weight, weight.flip(0), weight.roll(4), weight[[1, 0, *range(2, 10)]], -weight]
-    assert len({int(hashes._checksum(w)) for w in sums}) == 5
-    assert hashes._checksum(weight.clone()) == hashes._checksum(weight)
-    hashes._factors.cache_clear()
-
-
 def test_texts_get_gradients_in_training_and_are_kept_in_evaluation():
     model = build().train()
     assert model.texts.embed(model.names).requires_grad
@@ -121,10 +91,11 @@ def test_synonyms_are_the_first_or_the_mean(image):
 
 
 def test_cat_segs_entry_of_a_class_takes_the_place_of_all_its_names():
-    ade = class_names(load_vocabulary("ade20k_150"), all_synonyms=True)
-    assert {len(names) for names in ade} == {1} and ade[7] == ("bed ",)
-    full = class_names(load_vocabulary("ade20k_847"), all_synonyms=True)
-    assert sum(len(names) > 1 for names in full) == 217
+    first, mean = build(), build("MODEL.CAT_SEG.SYNONYMS", "mean")
+    ade = load_vocabulary("ade20k_150")
+    for model in (first, mean):
+        model.set_vocabulary(ade)
+        assert model.names[7] == ("bed ",) and {len(names) for names in model.names} == {1}
 
 
 def test_classes_of_one_name_are_warned_about(caplog):
@@ -147,7 +118,8 @@ def test_no_words_and_empty_words_are_refused(words):
 
 
 @pytest.mark.parametrize(
-    "words, said", [("dog", "one string"), ([["a", "b"]], "class name"), ([1], "1 is")]
+    "words, said",
+    [("dog", "one string"), ([["a", "b"]], "is no string"), ([1], "is 1, which is no string")],
 )
 def test_words_are_a_list_of_strings(words, said):
     with pytest.raises(InputError, match=said):

@@ -1,0 +1,122 @@
+"""Texts of class names whose CLIP may be training: kept where nothing changed, never stale."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from clipself_seg.clip import class_texts, load_clip
+from clipself_seg.clip.class_texts import ClassTexts
+from clipself_seg.clip.prompts import class_prompts
+from clipself_seg.clip.text import BATCH, encode_prompts
+from clipself_seg.training.optimizer import build_adamw, parameter_groups
+
+CAT, DOG = (("cat",),), (("dog",),)
+PROMPT = "A photo of a cat in the scene"
+
+
+@pytest.fixture
+def texts():
+    torch.manual_seed(2)
+    return ClassTexts(load_clip("ViT-Mini-8", None), "cat_seg")
+
+
+@pytest.fixture
+def asked(texts, monkeypatch):
+    """What was encoded."""
+    encode, asked = texts._encode, []
+    monkeypatch.setattr(texts, "_encode", lambda names: asked.append(names) or encode(names))
+    return asked
+
+
+@torch.no_grad()
+def test_texts_of_several_vocabularies_are_kept_for_one_device(texts, asked, monkeypatch):
+    first = texts.embed(CAT)
+    texts.embed(DOG)
+    assert texts.embed(CAT) is first and asked == [CAT, DOG]
+    for index in range(class_texts.KEPT):
+        texts.embed(((str(index),),))
+    texts.embed(CAT)
+    assert len(texts._kept) == class_texts.KEPT and asked[-1] == CAT
+    monkeypatch.setattr(ClassTexts, "_device", torch.device("cpu", 0))
+    texts.embed(CAT)
+    assert asked[-2:] == [CAT, CAT]
+
+
+def test_an_evaluation_after_every_step_of_a_training_run_has_its_own_texts(texts, asked):
+    tower = texts.clip.text
+    optimizer = build_adamw(parameter_groups(tower.parameters(), 0.1), betas=(0.9, 0.9), eps=1e-8)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    seen = []
+    for _ in range(3):
+        with torch.no_grad():
+            seen.append(texts.embed(CAT))
+            assert texts.embed(CAT) is seen[-1]
+            torch.testing.assert_close(seen[-1], texts.clip.encode_text(PROMPT)[None])
+        optimizer.zero_grad()
+        texts.embed(CAT)[0, 0, 0].backward()
+        optimizer.step()
+    assert not torch.allclose(seen[0], seen[1]) and not torch.allclose(seen[1], seen[2])
+    assert len(asked) == 6
+
+
+@torch.no_grad()
+def test_a_write_through_data_has_to_be_told(texts):
+    before = texts.embed(CAT)
+    texts.clip.text.text_projection.data.mul_(-1)
+    assert texts.embed(CAT) is before
+    texts.invalidate()
+    assert torch.equal(texts.embed(CAT), -before)
+
+
+@torch.no_grad()
+def test_a_copy_asks_its_own_tower(texts):
+    before = texts.embed(CAT)
+    copied = copy.deepcopy(texts)
+    copied.clip.text.text_projection.mul_(-1)
+    assert torch.equal(copied.embed(CAT), -before) and texts.embed(CAT) is before
+
+
+@torch.no_grad()
+def test_texts_under_autocast_and_without_are_kept_apart(texts, asked):
+    exact = texts.embed(CAT)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = texts.embed(CAT)
+        assert texts.embed(CAT) is rough and not torch.equal(rough, exact)
+    assert torch.equal(texts.embed(CAT), exact)
+
+
+def test_prompts_come_back_in_their_order_from_batches_of_like_length(texts):
+    names = [f"cat{' and cat' * (index % 7)} {index}" for index in range(BATCH + 40)]
+    prompts = [prompt for name in names for prompt in class_prompts(name, "single")]
+    tokens = texts.clip.tokenize(prompts)
+    together = encode_prompts(texts.clip.text, tokens)
+    assert together.requires_grad
+    with torch.no_grad():
+        batched = encode_prompts(texts.clip.text, tokens)
+        few = encode_prompts(texts.clip.text, tokens[-3:])
+    torch.testing.assert_close(batched, together.detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(batched[-3:], few, atol=1e-5, rtol=1e-5)
+    assert encode_prompts(texts.clip.text, tokens[:0]).shape == (0, texts.clip.embed_dim)
+    again = encode_prompts(texts.clip.text, tokens, checkpointing=True)
+    weight = texts.clip.text.text_projection
+    (expected,) = torch.autograd.grad(together.sum(), weight)
+    (found,) = torch.autograd.grad(again.sum(), weight)
+    assert torch.equal(found, expected)
+
+
+def test_names_are_written_as_they_are_and_synonyms_averaged(texts):
+    assert class_prompts("Traffic_Light ", "cat_seg", clean=False) == [
+        "A photo of a Traffic_Light  in the scene"
+    ]
+    assert class_prompts("Apple/pear", "vild63", clean=False)[0] == (
+        "There is a Apple/pear in the scene."
+    )
+    with torch.no_grad():
+        single = texts.embed((("cat",), ("kitten",)))
+        both = texts.embed((("cat", "kitten"), ("dog",)))
+    torch.testing.assert_close(both[0], F.normalize(single.mean(0), dim=-1))

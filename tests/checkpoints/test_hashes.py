@@ -12,7 +12,8 @@ from torch import nn
 
 from clipself_seg.checkpoints import hashes
 from clipself_seg.checkpoints.hashes import hash_tensors, invalidate, weights_hash, weights_state
-from clipself_seg.training.optimizer import build_adamw, parameter_groups
+from clipself_seg.models.parameter_groups import matrices_and_vectors
+from clipself_seg.training.optimizer import build_adamw
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ WRITES = {
     "device": lambda m: m.to("meta"),
     "vector": lambda m: nn.utils.vector_to_parameters(torch.ones(20), m[0].parameters()),
     "training run": lambda m: step(
-        build_adamw(parameter_groups(m.parameters(), 0.1), betas=(0.9, 0.99), eps=1e-8)
+        build_adamw(matrices_and_vectors(m.parameters(), 0.1), betas=(0.9, 0.99), eps=1e-8)
     ),
     **{
         f"AdamW {how}": lambda m, how=how: step(torch.optim.AdamW(m.parameters(), **how))

@@ -12,7 +12,8 @@ from clipself_seg.clip import class_texts, load_clip
 from clipself_seg.clip.class_texts import ClassTexts
 from clipself_seg.clip.prompts import class_prompts
 from clipself_seg.clip.text import BATCH, encode_prompts
-from clipself_seg.training.optimizer import build_adamw, parameter_groups
+from clipself_seg.models.parameter_groups import matrices_and_vectors
+from clipself_seg.training.optimizer import build_adamw
 
 CAT, DOG = (("cat",),), (("dog",),)
 PROMPT = "A photo of a cat in the scene"
@@ -48,7 +49,9 @@ def test_texts_of_several_vocabularies_are_kept_for_one_device(texts, asked, mon
 
 def test_an_evaluation_after_every_step_of_a_training_run_has_its_own_texts(texts, asked):
     tower = texts.clip.text
-    optimizer = build_adamw(parameter_groups(tower.parameters(), 0.1), betas=(0.9, 0.9), eps=1e-8)
+    optimizer = build_adamw(
+        matrices_and_vectors(tower.parameters(), 0.1), betas=(0.9, 0.9), eps=1e-8
+    )
     for group in optimizer.param_groups:
         group["lr"] = 0.1
     seen = []

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipself_seg.clip import class_texts, load_clip
+from clipself_seg.clip import TextBank, class_texts, load_clip
 from clipself_seg.clip.class_texts import ClassTexts
 from clipself_seg.clip.prompts import class_prompts
 from clipself_seg.clip.text import BATCH, encode_prompts
@@ -123,3 +123,22 @@ def test_names_are_written_as_they_are_and_synonyms_averaged(texts):
         single = texts.embed((("cat",), ("kitten",)))
         both = texts.embed((("cat", "kitten"), ("dog",)))
     torch.testing.assert_close(both[0], F.normalize(single.mean(0), dim=-1))
+
+
+@pytest.mark.parametrize("stable", [False, True])
+@torch.no_grad()
+def test_the_last_digits_are_those_of_the_order_of_the_sentences(texts, tmp_path, stable):
+    """Shipped numbers come from these batches: whoever changes them changes the numbers."""
+    names = [f"{chr(97 + index % 26)} {index}" for index in range(2 * BATCH + 40)]
+    prompts = [prompt for name in names for prompt in class_prompts(name, "bare", clean=stable)]
+    tokens = texts.clip.tokenize(prompts)
+    order = tokens.argmax(dim=-1).argsort(stable=stable)
+    rows = torch.cat([texts.clip.text(tokens[batch]) for batch in order.split(BATCH)])
+    expected = F.normalize(rows[order.argsort()], dim=-1)
+    if stable:
+        bank = TextBank(texts.clip, "bare", cache_dir=tmp_path)
+        found = F.normalize(bank.embed_raw(names), dim=-1)
+    else:
+        texts.templates = "bare"
+        found = texts.embed(tuple((name,) for name in names))[:, 0]
+    assert torch.equal(found, expected)

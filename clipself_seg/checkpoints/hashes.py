@@ -24,14 +24,14 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 class WeightsState:
-    """One state of a module's weights; it is equal to itself alone, copies of it to nothing."""
+    """One state of a module's weights, equal to nothing but itself."""
 
     def __init__(self) -> None:
         self.hash: str | None = None
 
 
 class _Weight:
-    """A tensor as it was seen: the object, its memory, layout and version."""
+    """A tensor and the memory, layout and version that it had."""
 
     def __init__(self, tensor: Tensor) -> None:
         # Kept, so that no other tensor takes its identity; what it points to may be replaced and freed.
@@ -39,19 +39,19 @@ class _Weight:
         self.tensor = tensor
         # As long as it has not expired, no other memory takes its address.
         self.storage = StorageWeakRef(tensor.untyped_storage())
-        self.seen = _fingerprint(tensor)
+        self.fingerprint = _fingerprint(tensor)
 
     def is_same(self, tensor: Tensor) -> bool:
         """Whether this is the tensor, and nothing wrote to it."""
         return (
             self.tensor is tensor
-            and self.seen == _fingerprint(tensor)
+            and self.fingerprint == _fingerprint(tensor)
             and not self.storage.expired()
         )
 
 
 class _Known:
-    """What is known of a module: its weights and their state."""
+    """The weights of a module and their state."""
 
     def __init__(self, weights: list[Tensor]) -> None:
         self.weights = [_Weight(tensor) for tensor in weights]
@@ -71,10 +71,10 @@ _KNOWN: weakref.WeakKeyDictionary[nn.Module, _Known] = weakref.WeakKeyDictionary
 def weights_state(module: nn.Module) -> WeightsState:
     """The state of a module's weights: the same object until one of them is written to or replaced.
 
-    Told by the identity of every parameter and buffer, its memory and its version counter, which
-    every operation of torch raises; optimisers, whose fused kernels do not, are watched. What goes
-    round both needs `invalidate`. Weights that were made in inference mode have no version: their
-    state is never the same.
+    It depends on every parameter and buffer, on their memory and on their version counters, which
+    every operation of torch raises. The fused kernels of optimisers do not, so a hook on the steps of
+    all optimisers makes up for them. Any other write that is not counted needs `invalidate`. Weights
+    that were made in inference mode have no versions: every call gives them a new state.
     """
     weights = list(_tensors(module))
     known = _KNOWN.get(module)
@@ -94,10 +94,10 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def invalidate(module: nn.Module) -> None:
-    """Forget the state of a module's weights.
+    """Forget the state of a module's weights, after a write that torch does not count.
 
-    To be called after a write that torch does not count: through ``.data``, through a NumPy view,
-    by a collective operation, by a kernel of one's own or by the replay of a CUDA graph.
+    Such are writes through ``.data`` or a NumPy view, those of collective operations, of kernels of
+    one's own and of replayed CUDA graphs.
     """
     _KNOWN.pop(module, None)
 

@@ -77,7 +77,7 @@ class ClassTexts:
         return self._kept[names]
 
     def invalidate(self) -> None:
-        """Say that the text tower's weights were written to behind torch's back, see `hashes.invalidate`."""
+        """Forget all texts, after a write to the text tower that torch does not count (`hashes.invalidate`)."""
         invalidate(self.clip.text)
 
     def _state(self) -> State:

@@ -96,7 +96,7 @@ class TextBank:
         return self._kept((tuple(names),), True, lambda: self._encode(list(names)))
 
     def invalidate(self) -> None:
-        """Say that the text tower's weights were written to behind torch's back, see `hashes.invalidate`."""
+        """Forget all texts, after a write to the text tower that torch does not count (`hashes.invalidate`)."""
         invalidate(self.clip.text)
 
     def _kept(self, names: Names, raw: bool, compute: Callable[[], Tensor]) -> Tensor:

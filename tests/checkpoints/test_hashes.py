@@ -1,4 +1,4 @@
-"""States of weights: every write that torch knows of makes a new one, nothing else does."""
+"""States of weights: every write that torch counts makes a new one, and every optimiser's step."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_reading_and_training_something_else_keep_the_state(module):
     assert weights_state(module) is state
 
 
-def test_writes_through_data_need_to_be_told(module):
+def test_writes_through_data_need_invalidate(module):
     state, before = weights_state(module), weights_hash(module)
     module[0].weight.data.mul_(2)
     assert weights_state(module) is state and weights_hash(module) == before

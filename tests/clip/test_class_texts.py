@@ -68,7 +68,7 @@ def test_an_evaluation_after_every_step_of_a_training_run_has_its_own_texts(text
 
 
 @torch.no_grad()
-def test_a_write_through_data_has_to_be_told(texts):
+def test_a_write_through_data_needs_invalidate(texts):
     before = texts.embed(CAT)
     texts.clip.text.text_projection.data.mul_(-1)
     assert texts.embed(CAT) is before

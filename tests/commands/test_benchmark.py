@@ -11,6 +11,7 @@ from clipself_seg.commands import benchmark
 from tests.benchmark.small import shrink_cat_seg, shrink_panoptic
 
 TINY = ["--model", "ViT-Mini-8", "--size", "64", "--repeats", "1", "--regions", "5"]
+TINY += ["--threads", "1"]
 
 
 def test_a_quality_benchmark_prints_both(monkeypatch, capsys):

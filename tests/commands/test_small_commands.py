@@ -42,7 +42,7 @@ def test_unknown_layout_is_one_line_and_status_2(tmp_path, capsys):
 
 
 def test_worlds_are_written_once(tmp_path, capsys):
-    words = ("--output", tmp_path, "--train", 2, "--val", 1, "--base", 1)
+    words = ("--output", tmp_path, "--train", 1, "--val", 1, "--base", 1)
     assert run(make_mini_world, *words) == 0 == run(make_mini_world, *words)
     said = capsys.readouterr().out.splitlines()
     assert said[0].endswith("written") and said[1].endswith("complete already")

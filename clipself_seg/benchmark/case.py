@@ -9,6 +9,7 @@ import abc
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from clipself_seg.benchmark.flops import TowerFlops, pooling_flops, tower_flops
 from clipself_seg.clip import DenseCLIP, load_clip
+from clipself_seg.clip.linear import stock_linear
+from clipself_seg.clip.precision import autocast
 from clipself_seg.data.images import letterbox_crops, letterbox_image
 from clipself_seg.data.regions import grid_boxes, relative_boxes
 from clipself_seg.errors import InputError
@@ -91,6 +94,24 @@ class Workload:
     def pixels(self) -> np.ndarray:
         """uint8 (H, W, 3), noise."""
         return np.random.default_rng(0).integers(0, 256, (*IMAGE_SIZE, 3), dtype=np.uint8)
+
+    def without_gradients(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """A function that calls another one without gradients, in the case's precision."""
+
+        def run(prepared: Any) -> Any:
+            with torch.no_grad(), autocast(self.device, self.precision):
+                return function(prepared)
+
+        return run
+
+    def with_stock_linear(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """A function that does the same as `without_gradients`, with torch's own linear layers."""
+
+        def run(prepared: Any) -> Any:
+            with stock_linear():
+                return self.without_gradients(function)(prepared)
+
+        return run
 
 
 class RegionWorkload(Workload):

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -87,35 +85,21 @@ class SemSegWorkload(Workload):
         image = text + features + flops.upsample_flops(model, views) + aggregator
         return {
             "image": Run(self._image, image, self._forget_texts, memory=True),
-            "plain image": Run(self._plain(self._plain_image), image, memory=True),
+            "plain image": Run(self.with_stock_linear(self._plain_image), image, memory=True),
             "best class": Run(self._best_class, image, self._forget_texts, memory=True),
             "texts": Run(self._texts, text, self._forget_texts),
-            "plain texts": Run(self._plain(lambda _: plain.text_embeddings(model)), text),
-            "features": Run(self._lower(self._features), features),
-            "plain features": Run(self._plain(self._plain_features), features),
-            "aggregator": Run(self._lower(self._aggregator), aggregator, self._inputs),
-            "plain aggregator": Run(self._plain(self._plain_aggregator), aggregator, self._inputs),
+            "plain texts": Run(
+                self.with_stock_linear(lambda _: plain.text_embeddings(model)), text
+            ),
+            "features": Run(self.without_gradients(self._features), features),
+            "plain features": Run(self.with_stock_linear(self._plain_features), features),
+            "aggregator": Run(self.without_gradients(self._aggregator), aggregator, self._inputs),
+            "plain aggregator": Run(
+                self.with_stock_linear(self._plain_aggregator), aggregator, self._inputs
+            ),
             "merge": Run(self._merge, setup=self._logits),
             "plain merge": Run(self._plain_merge, setup=self._plain_logits),
         }
-
-    def _lower(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Without gradients, in the case's precision."""
-
-        def run(prepared: Any) -> Any:
-            with torch.no_grad(), autocast(self.device, self.precision):
-                return function(prepared)
-
-        return run
-
-    def _plain(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """The same with torch's own linear layers."""
-
-        def run(prepared: Any) -> Any:
-            with stock_linear():
-                return self._lower(function)(prepared)
-
-        return run
 
     @functools.cached_property
     def sample(self) -> Sample:
@@ -180,7 +164,7 @@ class SemSegWorkload(Workload):
 
     @functools.cached_property
     def _view_logits(self) -> list[ClassLogits]:
-        return self._lower(self._aggregator)(self._made)
+        return self.without_gradients(self._aggregator)(self._made)
 
     def _logits(self) -> list[ClassLogits]:
         return self._view_logits

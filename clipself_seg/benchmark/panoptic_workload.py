@@ -28,8 +28,6 @@ from clipself_seg.benchmark.panoptic_inputs import (
     seeded,
 )
 from clipself_seg.clip import DenseCLIP, load_clip
-from clipself_seg.clip.linear import stock_linear
-from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
@@ -129,22 +127,10 @@ class PanopticWorkload(Workload):
         )
 
     def _ours(self, function: Callable[[Any], Any], flops: int = 0, **how: Any) -> Run:
-        """Without gradients, in the case's precision."""
-
-        def run(prepared: Any) -> Any:
-            with torch.no_grad(), autocast(self.device, self.precision):
-                return function(prepared)
-
-        return Run(run, flops, **how)
+        return Run(self.without_gradients(function), flops, **how)
 
     def _plain(self, function: Callable[[Any], Any], flops: int = 0, **how: Any) -> Run:
-        """The same with torch's own linear layers."""
-
-        def run(prepared: Any) -> Any:
-            with stock_linear():
-                return self._ours(function).call(prepared)
-
-        return Run(run, flops, **how)
+        return Run(self.with_stock_linear(function), flops, **how)
 
     def _new_generator(self) -> MaskGenerator:
         channels, width = dict.fromkeys(STRIDES, CHANNELS), self.outline.embed_dim

@@ -88,3 +88,12 @@ def encode_prompts(
     bar = tqdm(order_K.split(BATCH), "texts", leave=False, disable=len(tokens_KT) < MANY)
     encoded_KE = torch.cat([tower(tokens_KT[batch].to(device)) for batch in bar])
     return encoded_KE[order_K.argsort().to(device)]
+
+
+def same_text_tower(tower: nn.Module, other: nn.Module) -> bool:
+    """Whether two text towers of one architecture have the same weights, but for their rounding."""
+    theirs = other.state_dict()
+    return all(
+        torch.allclose(tensor, theirs[name], atol=2e-3, rtol=2e-3)
+        for name, tensor in tower.state_dict().items()
+    )

@@ -142,8 +142,8 @@ def _model(args: argparse.Namespace, default: tuple[str, str]) -> tuple[str | Pa
 
 def _semantic(args: argparse.Namespace) -> Results:
     from clipself_seg.data.vocabulary import read_words
-    from clipself_seg.prediction.files import SemanticResults
     from clipself_seg.prediction.semantic import load_predictor
+    from clipself_seg.prediction.semantic_results import SemanticResults
 
     words = read_words(args.vocabulary)
     predictor = load_predictor(*_model(args, SEMANTIC), args.opts)

@@ -355,12 +355,12 @@ def _parse_class(entry: Any, index: int, origin: str) -> VocabularyClass:
         raise InputError(f'{origin}: needs "names", a list of one or more words, got {names!r}')
     if entry.get("index", index) != index:
         raise InputError(f'{origin}: "index" is {entry["index"]}: sort the classes by index')
-    facts = {key: value for key, value in entry.items() if key not in ("index", "names")}
-    if "frequency" in facts:
-        facts.setdefault("seen", facts["frequency"] != "r")
+    fields = {key: value for key, value in entry.items() if key not in ("index", "names")}
+    if "frequency" in fields:
+        fields.setdefault("seen", fields["frequency"] != "r")
     # A list without numbers of its own counts its classes.
-    facts.setdefault("dataset_id", index)
-    return VocabularyClass(names=tuple(names), **facts)
+    fields.setdefault("dataset_id", index)
+    return VocabularyClass(names=tuple(names), **fields)
 
 
 def _check_keys(content: dict[str, Any], known: Iterable[str], origin: str) -> None:

@@ -9,7 +9,7 @@ Shapes: Q queries (masks), K classes.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -18,6 +18,22 @@ from clipself_seg.errors import InputError, nearest
 
 # Whose scores count: both, CLIP's alone, or the generator's alone.
 FusionMode = Literal["fused", "clip", "generator"]
+# Outputs that can be made of fused probabilities.
+TASKS = ("panoptic", "instances", "semantic")
+
+
+class Fusion(NamedTuple):
+    """One fusion of the scores of generator and CLIP, and the outputs that are made of it.
+
+    Attributes:
+        alpha: exponent of CLIP's scores of seen classes, in [0, 1].
+        beta: exponent of CLIP's scores of unseen classes, in [0, 1].
+        tasks: outputs to make, out of `TASKS`.
+    """
+
+    alpha: float
+    beta: float
+    tasks: tuple[str, ...] = TASKS
 
 
 def fusion_exponents(mode: str, alpha: float, beta: float) -> tuple[float, float]:

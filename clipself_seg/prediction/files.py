@@ -1,28 +1,21 @@
-"""Segmenting files and folders of images, one at a time: overlays, label maps and scores, or any results."""
+"""Segmenting files and folders of images, one at a time: each task's results are its own."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from clipself_seg.data.images import read_image
 from clipself_seg.errors import InputError, in_short
-from clipself_seg.files import atomic_path, write_json
-from clipself_seg.prediction.semantic import Predictor
-from clipself_seg.provenance import provenance
-from clipself_seg.visualization.class_colours import class_colours
-from clipself_seg.visualization.overlays import overlay, save_png
 
 logger = logging.getLogger(__name__)
 
@@ -172,59 +165,6 @@ def predict_files(results: Results, files: InputFiles) -> dict[str, str]:
     except OSError as error:
         raise InputError(f"results cannot be written below {results.folder}: {error}") from None
     return failed
-
-
-class SemanticResults:
-    """overlays/NAME.png, labels/NAME.png (8 or 16 bits), if asked for scores/NAME.npz, classes.json.
-
-    Scores are "scores" float32 (N, H, W), highest where the labels say, and "names"; the JSON has the
-    meaning of labels, their fractions of every image, failures, and the provenance.
-    """
-
-    def __init__(self, *, predictor: Predictor, folder: str | Path, scores: bool = False) -> None:
-        """
-        Args:
-            predictor: with a vocabulary.
-            folder: to write below.
-            scores: whether to write them.
-        """
-        self.predictor = predictor
-        self.folder = Path(folder)
-        self.scores = scores
-        self._colours = class_colours(predictor.names)
-        self._images: dict[str, Any] = {}
-
-    def write(self, source: ImageFile, image: np.ndarray) -> None:
-        """Segment an image and write its label map, its overlay and, if asked for, its scores."""
-        result = self.predictor(image, scores=self.scores)
-        name = source.name
-        drawn = overlay(image, result.labels, result.names, self._colours)
-        save_png(Image.fromarray(result.labels), self.folder / "labels" / f"{name}.png")
-        save_png(drawn, self.folder / "overlays" / f"{name}.png")
-        if result.scores is not None:
-            with atomic_path(self.folder / "scores" / f"{name}.npz") as temporary:
-                with open(temporary, "wb") as file:
-                    # In half precision close scores would be equal, and some labels not theirs.
-                    np.savez_compressed(file, scores=result.scores, names=np.array(result.names))
-        self._images[name] = {"file": str(source.path), "shares": result.fractions()}
-
-    def write_index(self, failed: Mapping[str, str], complete: bool) -> None:
-        """Write classes.json."""
-        listed = {"pictures": self._images, "failed": dict(failed), "complete": complete}
-        write_json(self.folder / "classes.json", self._metadata | listed)
-
-    @functools.cached_property
-    def _metadata(self) -> dict[str, Any]:
-        names = self.predictor.names
-        model = self.predictor.model
-        return {
-            "names": {str(label): name for label, name in enumerate(names)},
-            "colours": {str(n): f"#{bytes(rgb).hex()}" for n, rgb in enumerate(self._colours)},
-            "prompted": [list(synonyms) for synonyms in model.names],
-            "background": self.predictor.background,
-            "threshold": self.predictor.threshold,
-            "provenance": provenance(weights_hash=model.weights_hash()),
-        }
 
 
 def _reason(error: Exception) -> str:

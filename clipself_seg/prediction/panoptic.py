@@ -30,8 +30,8 @@ from clipself_seg.data.vocabulary import (
 )
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.evaluation.panoptic.ground_truth import train_vocabulary_name
+from clipself_seg.heads.fusion import Fusion
 from clipself_seg.models.build import build_model
-from clipself_seg.models.panoptic.outputs import Fusion
 from clipself_seg.prediction.common import image_sample, prediction_config, require_architecture
 
 
@@ -73,7 +73,7 @@ class PanopticPredictor:
     """A model with a vocabulary; calling it with an image gives a `PanopticSegmentation`.
 
     Attributes:
-        words: the vocabulary, which tells things from stuff; None before `set_vocabulary`.
+        vocabulary: the vocabulary, which tells things from stuff; None before `set_vocabulary`.
         seen: (K,) bool, which of its classes training has shown.
     """
 
@@ -90,7 +90,7 @@ class PanopticPredictor:
         self.model = model.eval()
         self.mapper = mapper
         self.trained = trained
-        self.words: Vocabulary | None = None
+        self.vocabulary: Vocabulary | None = None
         self.seen = np.zeros(0, bool)
 
     @classmethod
@@ -133,7 +133,7 @@ class PanopticPredictor:
         words = panoptic_words(words, stuff)
         seen = seen_by_synonym(words, self.trained)
         self.model.set_vocabulary(words, seen)
-        self.words = words
+        self.vocabulary = words
         self.seen = seen
 
     def __call__(self, image: np.ndarray | str | os.PathLike[str]) -> PanopticSegmentation:
@@ -145,13 +145,13 @@ class PanopticPredictor:
         Raises:
             InputError: the image cannot be read, or is not of that form.
         """
-        if self.words is None:
+        if self.vocabulary is None:
             raise RuntimeError("call set_vocabulary before the predictor")
         # Instances and class maps, which nobody asks for here, cost time and memory.
         own = Fusion(self.model.alpha, self.model.beta, ("panoptic",))
         (outputs,) = self.model([image_sample(image, self.mapper)], fusions={"own": own})
         ids, segments = outputs["fusions"]["own"]["panoptic_seg"]
-        return segmentation_of(ids.cpu().numpy(), segments, self.words.names)
+        return segmentation_of(ids.cpu().numpy(), segments, self.vocabulary.names)
 
 
 def load_panoptic_predictor(

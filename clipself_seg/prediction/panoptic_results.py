@@ -23,7 +23,7 @@ class PanopticResults:
     """overlays/NAME.png, panoptic/NAME.png and panoptic.json, the last two in COCO's format.
 
     Pixels of a PNG are R + 256 G + 65536 B of a segment's id and look like its colour on the overlay;
-    black is nothing. Category ids are those of the vocabulary; words of one's own count from 0. Image
+    black is nothing. Category ids are those of the vocabulary; your own classes count from 0. Image
     ids are the numbers that the files are named by, as COCO's are, or else count from 1.
     """
 
@@ -32,18 +32,18 @@ class PanopticResults:
     ) -> None:
         """
         Args:
-            predictor: with a vocabulary.
-            folder: to write below.
+            predictor: predictor with a vocabulary.
+            folder: folder below which results are written.
             images: all whose results will be written.
 
         Raises:
             ValueError: no vocabulary.
         """
-        if predictor.words is None:
+        if predictor.vocabulary is None:
             raise ValueError("the predictor has no vocabulary")
         self.predictor = predictor
         self.folder = Path(folder)
-        self._vocabulary = predictor.words
+        self._vocabulary = predictor.vocabulary
         self._colours = class_colours(self._vocabulary.names)
         self._ids = dict(zip((image.name for image in images), image_ids(images)))
         self._images: list[dict[str, Any]] = []

@@ -12,8 +12,9 @@ from PIL import Image
 from clipself_seg.commands import predict
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.panoptic_png import read_panoptic_png
-from clipself_seg.prediction.files import ImageFile, SemanticResults
+from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.semantic import Predictor, Segmentation
+from clipself_seg.prediction.semantic_results import SemanticResults
 from tests.prediction.test_panoptic import CONFIG, SMALL
 from tests.prediction.test_semantic import OPTS
 

@@ -19,9 +19,10 @@ from clipself_seg.data.datasets.panoptic import panoptic_set_records
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
+from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.mask_generator.outputs import GeneratorOutput
 from clipself_seg.models.build import build_model
-from clipself_seg.models.panoptic.outputs import Fusion, MergeSettings
+from clipself_seg.models.panoptic.outputs import MergeSettings
 from clipself_seg.prediction import generator_outputs
 from clipself_seg.prediction.generator_outputs import generator_hash, write_outputs
 from tests.prediction.test_panoptic import CONFIG, SMALL

@@ -117,7 +117,7 @@ def test_measures_equal_a_plain_loop():
 
 def test_words_that_are_not_stuff_are_things_and_the_training_vocabulary_is_seen():
     made = predictor()
-    assert made.words.thing.tolist() == [True, False, False]
+    assert made.vocabulary.thing.tolist() == [True, False, False]
     # As the lists spell them: "Grass" is not "grass".
     assert made.seen.tolist() == made.model.seen.tolist() == [True, False, False]
     assert panoptic_words("dog, sky", "").thing.tolist() == [True, True]
@@ -145,7 +145,7 @@ def test_words_that_make_no_sense_are_refused(words, stuff, message):
     made = predictor()
     with pytest.raises(InputError, match=message):
         made.set_vocabulary(words, stuff)
-    assert made.words.names == ("red star", "grass", "sky")
+    assert made.vocabulary.names == ("red star", "grass", "sky")
 
 
 def test_results_in_cocos_format_are_their_own_truth(photos, tmp_path):

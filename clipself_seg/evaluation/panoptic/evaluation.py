@@ -40,7 +40,7 @@ from clipself_seg.evaluation.panoptic.ground_truth import (
     train_vocabulary_name,
 )
 from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
-from clipself_seg.models.panoptic.outputs import Fusion
+from clipself_seg.heads.fusion import Fusion
 from clipself_seg.models.protocol import PanopticModel
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tabulate import tabulate
-
+from clipself_seg.evaluation.tables import format_table, percent_text
 from clipself_seg.files import atomic_path
 
 Numbers = Mapping[str, float]
@@ -70,12 +69,12 @@ def paper_table(
         names = (name for fusions in results.values() for name in _fusion_names(fusions))
         for fusion in dict.fromkeys(names):
             cells = [
-                _percent(results.get(dataset, {}).get(fusion, {}), key)
+                percent_text(results.get(dataset, {}).get(fusion, {}), key)
                 for dataset, _, key in columns
             ]
             body.append([model, FUSION_TITLES.get(fusion, fusion), *cells])
     headings = [f"{TITLES.get(name, name)} {title}" for name, title, _ in columns]
-    return _table([first, "scores", *headings], body, style, left=2)
+    return format_table([first, "scores", *headings], body, style, left=2)
 
 
 def split_table(
@@ -103,10 +102,12 @@ def split_table(
     datasets = dict.fromkeys(dataset for line in lines.values() for dataset in line)
     columns = [(name, *column) for name in datasets for column in SPLIT_COLUMNS.items()]
     body = [
-        [title, *(_percent(line.get(name, {}), key) for name, _, key in columns)]
+        [title, *(percent_text(line.get(name, {}), key) for name, _, key in columns)]
         for title, line in lines.items()
     ]
-    return _table([first, *(f"{TITLES.get(n, n)} {t}" for n, t, _ in columns)], body, style, left=1)
+    return format_table(
+        [first, *(f"{TITLES.get(n, n)} {t}" for n, t, _ in columns)], body, style, left=1
+    )
 
 
 def run_table(results: Mapping[str, FusionNumbers], style: str = "simple") -> str:
@@ -131,13 +132,13 @@ def run_table(results: Mapping[str, FusionNumbers], style: str = "simple") -> st
             TITLES.get(dataset, dataset),
             FUSION_TITLES.get(fusion, fusion),
             *(_short(numbers, key) for key in ("alpha", "beta")),
-            *(_percent(numbers, key) for key in columns.values()),
+            *(percent_text(numbers, key) for key in columns.values()),
             _short(numbers, "images"),
         ]
         for dataset, fusion, numbers in lines
     ]
     headings = ["data set", "scores", "alpha", "beta", *columns, "images"]
-    return _table(headings, body, style, left=2)
+    return format_table(headings, body, style, left=2)
 
 
 def sweep_table(sweep: Mapping[str, Any], key: str = "PQ", style: str = "simple") -> str:
@@ -157,7 +158,7 @@ def sweep_table(sweep: Mapping[str, Any], key: str = "PQ", style: str = "simple"
         ]
         for row, (alpha, values) in enumerate(zip(sweep["alpha"], sweep[key]))
     ]
-    return _table(["alpha \\ beta", *(f"{beta:.7g}" for beta in sweep["beta"])], body, style)
+    return format_table(["alpha \\ beta", *(f"{beta:.7g}" for beta in sweep["beta"])], body, style)
 
 
 def best_cell(grid: Grid) -> tuple[int, int] | None:
@@ -231,17 +232,8 @@ def _fusion_names(results: Mapping[str, Any]) -> list[str]:
     return [name for name in results if name != "sweep"]
 
 
-def _table(headings: list[str], body: list[list[str]], style: str, left: int = 1) -> str:
-    align = [*["left"] * left, *["right"] * (len(headings) - left)]
-    return tabulate(body, headings, style, colalign=align if body else None, disable_numparse=True)
-
-
 def _cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
-
-
-def _percent(numbers: Numbers, key: str) -> str:
-    return _cell(numbers.get(key))
 
 
 def _short(numbers: Numbers, key: str) -> str:

@@ -17,8 +17,7 @@ from detectron2.evaluation import DatasetEvaluator
 from clipself_seg.data.panoptic_png import read_panoptic_png
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
-from clipself_seg.heads.fusion import fusion_exponents
-from clipself_seg.models.panoptic.outputs import TASKS, Fusion
+from clipself_seg.heads.fusion import TASKS, Fusion, fusion_exponents
 
 FUSIONS = ("clip", "generator", "fused")  # fusion modes, in the order of the paper's table
 SWEEP_NUMBERS = ("PQ", "PQ_seen", "PQ_unseen")

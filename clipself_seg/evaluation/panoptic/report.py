@@ -10,9 +10,9 @@ import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from tabulate import tabulate
 
 from clipself_seg.evaluation.panoptic.numbers import GROUPS, ClassQuality
+from clipself_seg.evaluation.tables import format_table, percent_digits, percent_text
 from clipself_seg.files import atomic_path
 
 CSV_COLUMNS = (
@@ -41,15 +41,14 @@ def quality_table(results: Mapping[str, float], style: str = "simple") -> str:
     body = [
         [
             group,
-            *(_percent(results, f"{key}{suffix}") for key in ("PQ", "SQ", "RQ")),
+            *(percent_text(results, f"{key}{suffix}") for key in ("PQ", "SQ", "RQ")),
             f"{results[f'classes{suffix}']:.0f}",
         ]
         for suffix, group in GROUPS.items()
         if f"classes{suffix}" in results
     ]
     headings = ["", "PQ", "SQ", "RQ", "classes"]
-    align = ("left", *("right" for _ in headings[1:]))
-    return tabulate(body, headings, style, colalign=align, disable_numparse=True)
+    return format_table(headings, body, style)
 
 
 def write_quality_csv(
@@ -76,16 +75,7 @@ def write_quality_csv(
         writer.writerow(CSV_COLUMNS)
         for index, name in enumerate(class_names):
             known = "" if seen is None else int(seen[index])
-            percent = [_digits(values[index]) for values in quality[:3]]
+            percent = [percent_digits(values[index]) for values in quality[:3]]
             counts = [int(values[index]) for values in (quality.tp, quality.fp, quality.fn)]
             total = float(quality.iou_sum[index])
             writer.writerow((index, name, int(isthing[index]), known, *percent, *counts, total))
-
-
-def _digits(fraction: float) -> str:
-    """Percent with all digits, empty for NaN."""
-    return "" if np.isnan(fraction) else repr(100 * float(fraction))
-
-
-def _percent(results: Mapping[str, float], key: str) -> str:
-    return f"{results[key]:.1f}" if key in results else "-"

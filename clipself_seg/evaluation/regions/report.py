@@ -10,8 +10,7 @@ import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from tabulate import tabulate
-
+from clipself_seg.evaluation.tables import format_table, percent_text
 from clipself_seg.files import atomic_path
 
 Results = Mapping[str, float]
@@ -42,9 +41,8 @@ def region_table(rows: Mapping[str, Results], first: str = "model", style: str =
     columns = _columns(rows.values())
     headings = [f"{column} Top{k}" for column in columns for k in (1, 5)]
     keys = [f"{key}.top{k}" for key in columns.values() for k in (1, 5)]
-    body = [[name, *(_percent(results, key) for key in keys)] for name, results in rows.items()]
-    align = ("left", *("right" for _ in keys))
-    return tabulate(body, [first, *headings], style, colalign=align, disable_numparse=True)
+    body = [[name, *(percent_text(results, key) for key in keys)] for name, results in rows.items()]
+    return format_table([first, *headings], body, style)
 
 
 def _columns(rows: Collection[Results]) -> dict[str, str]:
@@ -58,10 +56,6 @@ def _present(columns: Mapping[str, str], rows: Collection[Results]) -> dict[str,
         for column, key in columns.items()
         if any(f"{key}.top1" in results for results in rows)
     }
-
-
-def _percent(results: Results, key: str) -> str:
-    return f"{results[key]:.1f}" if key in results else "-"
 
 
 def size_table(results_by_size: Mapping[int, Results], style: str = "simple") -> str:

@@ -10,9 +10,9 @@ import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from tabulate import tabulate
 
 from clipself_seg.evaluation.sem_seg.numbers import ClassNumbers
+from clipself_seg.evaluation.tables import format_table, percent_digits, percent_text
 from clipself_seg.files import atomic_path
 
 Results = Mapping[str, float]
@@ -57,10 +57,17 @@ def paper_table(
     datasets = [name for name in TITLES if name in met] + [n for n in met if n not in TITLES]
     headings = [f"{TITLES.get(name, name)} {title}" for name in datasets for title in PAPER_COLUMNS]
     body = [
-        [row, *(_percent(by.get(name, {}), k) for name in datasets for k in PAPER_COLUMNS.values())]
+        [
+            row,
+            *(
+                percent_text(by.get(name, {}), k)
+                for name in datasets
+                for k in PAPER_COLUMNS.values()
+            ),
+        ]
         for row, by in rows.items()
     ]
-    return _table([first, *headings], body, style)
+    return format_table([first, *headings], body, style)
 
 
 def run_table(results: Mapping[str, Results], style: str = "simple") -> str:
@@ -79,13 +86,13 @@ def run_table(results: Mapping[str, Results], style: str = "simple") -> str:
     body = [
         [
             TITLES.get(name, name),
-            *(_percent(numbers, key) for key in columns.values()),
+            *(percent_text(numbers, key) for key in columns.values()),
             _count(numbers, "classes"),
             _count(numbers, "images"),
         ]
         for name, numbers in results.items()
     ]
-    return _table(["data set", *columns, "classes", "images"], body, style)
+    return format_table(["data set", *columns, "classes", "images"], body, style)
 
 
 def split_table(
@@ -102,10 +109,10 @@ def split_table(
     keys = {"mIoU": "mIoU", "seen": "mIoU-seen", "unseen": "mIoU-unseen"}
     headings = [f"{TITLES.get(name, name)} {title}" for name in datasets for title in keys]
     body = [
-        [row, *(_percent(by.get(name, {}), key) for name in datasets for key in keys.values())]
+        [row, *(percent_text(by.get(name, {}), key) for name in datasets for key in keys.values())]
         for row, by in rows.items()
     ]
-    return _table([first, *headings], body, style)
+    return format_table([first, *headings], body, style)
 
 
 def write_class_csv(
@@ -132,23 +139,9 @@ def write_class_csv(
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(CSV_COLUMNS)
         for index, name in enumerate(class_names):
-            percent = (_digits(numbers.iou[index]), _digits(numbers.accuracy[index]))
+            percent = (percent_digits(numbers.iou[index]), percent_digits(numbers.accuracy[index]))
             pixels = (int(numbers.truth[index]), int(numbers.predicted[index]))
             writer.writerow((index, name, *percent, *pixels, known[index]))
-
-
-def _digits(fraction: float) -> str:
-    """Percent with all digits, empty for NaN."""
-    return "" if np.isnan(fraction) else repr(100 * float(fraction))
-
-
-def _table(headings: list[str], body: list[list[str]], style: str) -> str:
-    align = ("left", *("right" for _ in headings[1:]))
-    return tabulate(body, headings, style, colalign=align, disable_numparse=True)
-
-
-def _percent(results: Results, key: str) -> str:
-    return f"{results[key]:.1f}" if key in results else "-"
 
 
 def _count(results: Results, key: str) -> str:

@@ -19,7 +19,8 @@ from clipself_seg.checkpoints.pickles import read_numpy_pickle
 from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.checkpoints.shipped import SHIPPED_TAGS
 from clipself_seg.clip import DenseCLIP, load_clip
-from clipself_seg.clip.prompts import TEMPLATES as PROMPTS
+from clipself_seg.clip.prompts import TEMPLATES
+from clipself_seg.clip.text import same_text_tower
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.errors import InputError, last_line, nearest
@@ -27,11 +28,22 @@ from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes, CostAggr
 from clipself_seg.heads.cat_seg.windows import WindowLayout
 
 # Prompt sets by the names of CAT-Seg's MODEL.PROMPT_ENSEMBLE_TYPE.
-TEMPLATES = {"single": "cat_seg", "imagenet": "openai80", "plain": "single"}
-SINGLE: tuple[str, ...] = ("HIDDEN_DIMS", "NUM_HEADS", "WINDOW_SIZES", "APPEARANCE_GUIDANCE_DIM")
-SINGLE += ("APPEARANCE_GUIDANCE_PROJ_DIM", "TEXT_GUIDANCE_PROJ_DIM")
-PAIRS: tuple[str, ...] = ("FEATURE_RESOLUTION", "DECODER_DIMS")
-PAIRS += ("DECODER_GUIDANCE_DIMS", "DECODER_GUIDANCE_PROJ_DIMS")
+PROMPT_SETS = {"single": "cat_seg", "imagenet": "openai80", "plain": "single"}
+# Keys below MODEL.SEM_SEG_HEAD that have one number, and that have a pair.
+SINGLE = (
+    "HIDDEN_DIMS",
+    "NUM_HEADS",
+    "WINDOW_SIZES",
+    "APPEARANCE_GUIDANCE_DIM",
+    "APPEARANCE_GUIDANCE_PROJ_DIM",
+    "TEXT_GUIDANCE_PROJ_DIM",
+)
+PAIRS = (
+    "FEATURE_RESOLUTION",
+    "DECODER_DIMS",
+    "DECODER_GUIDANCE_DIMS",
+    "DECODER_GUIDANCE_PROJ_DIMS",
+)
 
 
 class Size(NamedTuple):
@@ -67,7 +79,7 @@ def aggregator_sizes(cfg: CfgNode, clip: DenseCLIP, guidance: Sequence[int]) -> 
                     f"MODEL.SEM_SEG_HEAD.{size.key} must be {size.wanted}, it is {head[size.key]}"
                 )
     return AggregatorSizes(
-        prompts=len(PROMPTS[TEMPLATES[cfg.MODEL.PROMPT_ENSEMBLE_TYPE]]),
+        prompts=len(TEMPLATES[PROMPT_SETS[cfg.MODEL.PROMPT_ENSEMBLE_TYPE]]),
         text=head.TEXT_GUIDANCE_DIM,
         appearance=head.APPEARANCE_GUIDANCE_DIM,
         decoder_guidance=tuple(head.DECODER_GUIDANCE_DIMS),
@@ -155,11 +167,8 @@ OPENAI_NAMES = {
     "ViT-B/16": "ViT-B-16-quickgelu",
     "ViT-L/14@336px": "ViT-L-14-336-quickgelu",
 }
-GUIDES = (
-    "res4",
-    "res3",
-    "res2",
-)  # a backbone's maps for the appearance and for the decoder's two steps
+# A backbone's maps for the appearance and for the decoder's two steps.
+GUIDES = ("res4", "res3", "res2")
 RANDOM = "random"  # value of a key that asks for random weights of the backbone or of CLIP
 # A Swin for classification has no norms between its stages; they start as what changes nothing.
 OUTPUT_NORM = re.compile(r"norm\d\.(weight|bias)")
@@ -216,8 +225,7 @@ def _check_frozen_parts(clip: DenseCLIP, tuned: DenseCLIP, path: str) -> None:
                     f"MODEL.CLIP.VISUAL_INIT {path}: its {group} is not that of MODEL.CLIP.WEIGHTS; "
                     "take the image tower that was distilled from these weights"
                 )
-    texts = zip(clip.text.state_dict().values(), tuned.text.state_dict().values())
-    if not all(torch.allclose(own, other, atol=2e-3, rtol=2e-3) for own, other in texts):
+    if not same_text_tower(clip.text, tuned.text):
         raise InputError(
             f"MODEL.CLIP.VISUAL_INIT {path}: its text tower is not that of MODEL.CLIP.WEIGHTS; take a "
             "CLIP that was distilled from these weights"
@@ -265,7 +273,7 @@ def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
         "backbone": backbone,
         "class_residual": switches.RESIDUAL == "cls",
         "all_synonyms": switches.SYNONYMS == "mean",
-        "templates": TEMPLATES[cfg.MODEL.PROMPT_ENSEMBLE_TYPE],
+        "templates": PROMPT_SETS[cfg.MODEL.PROMPT_ENSEMBLE_TYPE],
         "finetune": cfg.MODEL.SEM_SEG_HEAD.CLIP_FINETUNE,
         "sliding": cfg.TEST.SLIDING_WINDOW,
         "layout": WindowLayout(window.SIZE, window.OVERLAP, window.CANVAS),

@@ -10,6 +10,7 @@ from torch import nn
 
 from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.clip.backbone import clip_from_config
+from clipself_seg.clip.text import same_text_tower
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import fusion_exponents
@@ -90,13 +91,11 @@ def build_branch(cfg: CfgNode, clip: DenseCLIP) -> ClipBranch:
     if keys.WEIGHTS and keys.WEIGHTS != cfg.MODEL.CLIP.WEIGHTS:
         own = load_clip(cfg.MODEL.CLIP.NAME, keys.WEIGHTS)
         # Distillation leaves the text tower alone: one serves both.
-        theirs = clip.text.state_dict()
-        for name, tensor in own.text.state_dict().items():
-            if not torch.allclose(tensor, theirs[name], atol=2e-3, rtol=2e-3):
-                raise InputError(
-                    f"MODEL.CLIP_BRANCH.WEIGHTS {keys.WEIGHTS}: its text tower is not that of "
-                    "MODEL.CLIP.WEIGHTS; take a CLIP that was distilled from these weights"
-                )
+        if not same_text_tower(own.text, clip.text):
+            raise InputError(
+                f"MODEL.CLIP_BRANCH.WEIGHTS {keys.WEIGHTS}: its text tower is not that of "
+                "MODEL.CLIP.WEIGHTS; take a CLIP that was distilled from these weights"
+            )
         own.text = clip.text
     kind: Any = CLIP_BRANCHES[keys.KIND]
     return kind(own, **{name: value for name, value in given.items() if value is not None})

@@ -26,7 +26,7 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
-from clipself_seg.heads.fusion import fuse_scores
+from clipself_seg.heads.fusion import Fusion, fuse_scores
 from clipself_seg.heads.panoptic.clip_branches import ClipBranch
 from clipself_seg.heads.panoptic.grounding_loss import grounding_loss, longest_caption
 from clipself_seg.heads.panoptic.mask_generator import MaskGenerator
@@ -38,7 +38,7 @@ from clipself_seg.heads.panoptic.mask_generator.outputs import (
 from clipself_seg.heads.panoptic.mask_losses import MaskCriterion, MaskTargets
 from clipself_seg.heads.panoptic.mask_pieces import resize_masks
 from clipself_seg.models.panoptic.config import panoptic_parts
-from clipself_seg.models.panoptic.outputs import Fusion, MergeSettings, make_outputs
+from clipself_seg.models.panoptic.outputs import MergeSettings, make_outputs
 from clipself_seg.models.panoptic.weights import frozen_hashes, full_state, with_hashes
 from clipself_seg.models.parameter_groups import Group, norms_and_biases_apart
 from clipself_seg.models.protocol import Classes

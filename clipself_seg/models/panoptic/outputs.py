@@ -7,32 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
+from clipself_seg.heads.fusion import TASKS
 from clipself_seg.heads.panoptic.panoptic_merge import (
     merge_instances,
     merge_panoptic,
     merge_semantic,
     semantic_labels,
 )
-
-TASKS = ("panoptic", "instances", "semantic")
-
-
-class Fusion(NamedTuple):
-    """One fusion of the scores of generator and CLIP, and the outputs that are made of it.
-
-    Attributes:
-        alpha: exponent of CLIP's scores of seen classes, in [0, 1].
-        beta: exponent of CLIP's scores of all other classes, in [0, 1].
-        tasks: outputs to make, out of `TASKS`.
-    """
-
-    alpha: float
-    beta: float
-    tasks: tuple[str, ...] = TASKS
 
 
 @dataclasses.dataclass(frozen=True)

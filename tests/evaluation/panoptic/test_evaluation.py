@@ -24,10 +24,10 @@ from clipself_seg.evaluation.instances.numbers import encode_masks
 from clipself_seg.evaluation.panoptic.evaluation import PanopticEvaluation
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.evaluation.panoptic.fusions import sweep_fusions, sweep_results
+from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.clip_branches import DensePooling
 from clipself_seg.heads.panoptic.mask_generator.outputs import GeneratorOutput, save_output
 from clipself_seg.models import OpenPanoptic
-from clipself_seg.models.panoptic.outputs import Fusion
 from clipself_seg.models.protocol import Classes
 from tests.panoptic_worlds import save_ids
 from tests.two_processes import in_two_processes

@@ -14,7 +14,7 @@ from clipself_seg import models  # noqa: F401 (registers OpenPanoptic)
 from clipself_seg.config import load_config
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
-from clipself_seg.heads.fusion import fuse_scores
+from clipself_seg.heads.fusion import Fusion, fuse_scores
 from clipself_seg.heads.panoptic.mask_generator.pyramid import CLIPPyramid
 from clipself_seg.heads.panoptic.mask_pieces import resize_masks
 from clipself_seg.heads.panoptic.panoptic_merge import (
@@ -22,7 +22,6 @@ from clipself_seg.heads.panoptic.panoptic_merge import (
     merge_panoptic,
     merge_semantic,
 )
-from clipself_seg.models.panoptic.outputs import Fusion
 from clipself_seg.models.panoptic.weights import trained_state
 from tests.conftest import ROOT
 

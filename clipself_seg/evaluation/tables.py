@@ -25,7 +25,12 @@ def format_table(
 
 def percent_text(results: Mapping[str, float], key: str) -> str:
     """A number of the results, which is in percent, with one digit after the point; "-" if it is not there."""
-    return f"{results[key]:.1f}" if key in results else "-"
+    return cell_text(results.get(key))
+
+
+def cell_text(value: float | None) -> str:
+    """A number with one digit after the point; "-" for None."""
+    return "-" if value is None else f"{value:.1f}"
 
 
 def percent_digits(fraction: float) -> str:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clipself_seg.evaluation.tables import format_table, percent_text
+from clipself_seg.evaluation.tables import cell_text, format_table, percent_text
 from clipself_seg.files import atomic_path
 
 Numbers = Mapping[str, float]
@@ -153,7 +153,7 @@ def sweep_table(sweep: Mapping[str, Any], key: str = "PQ", style: str = "simple"
     body = [
         [f"{alpha:.7g}"]
         + [
-            _cell(value) + ("*" if (row, column) == best else "")
+            cell_text(value) + ("*" if (row, column) == best else "")
             for column, value in enumerate(values)
         ]
         for row, (alpha, values) in enumerate(zip(sweep["alpha"], sweep[key]))
@@ -213,7 +213,7 @@ def _draw_grid(panel: Any, sweep: Mapping[str, Any], key: str) -> None:
         for column, value in enumerate(values):
             # White on the dark half of the colours, black on the bright one.
             colour = "white" if image.norm(value) < 0.6 else "black"
-            text = _cell(sweep[key][row][column])
+            text = cell_text(sweep[key][row][column])
             panel.text(column, row, text, color=colour, ha="center", va="center", fontsize=7)
     best = best_cell(sweep[key])
     if best is not None:
@@ -230,10 +230,6 @@ def _frame(corner: tuple[float, float]) -> Any:
 def _fusion_names(results: Mapping[str, Any]) -> list[str]:
     """Names of the fusions of a data set, whose results also have its "sweep"."""
     return [name for name in results if name != "sweep"]
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
 
 
 def _short(numbers: Numbers, key: str) -> str:

@@ -86,7 +86,7 @@ class Workload:
 
     @property
     def precision(self) -> torch.dtype | None:
-        """Of autocast, or None."""
+        """Dtype of autocast, None for float32."""
         name = self.case.precision
         return None if name == "float32" else getattr(torch, name)
 
@@ -183,10 +183,10 @@ class SampledWorkload(RegionWorkload, abc.ABC):
 
     @functools.cached_property
     def samples(self) -> list[dict[str, Any]]:
-        """Of one batch."""
+        """Samples of one batch."""
         return self._sample_batch()
 
     @functools.cached_property
     def plain_samples(self) -> list[dict[str, Tensor]]:
-        """Of one batch."""
+        """The same samples, made by the plain formulation."""
         return self._plain_sample_batch()

@@ -75,7 +75,7 @@ class SemSegWorkload(Workload):
         self.model.set_vocabulary(dataclasses.replace(vocabulary, classes=classes))
 
     def runs(self) -> dict[str, Run]:
-        """See `build_runs`; texts are encoded anew in "image", as for a first image, and in "step"."""
+        """Timed runs by name; texts are encoded anew in "image", as for a first image, and in "step"."""
         return self._training_runs() if self.case.training else self._inference_runs()
 
     def _inference_runs(self) -> dict[str, Run]:

@@ -96,7 +96,7 @@ def _counted_flops(tower: ImageTower, dense_size: int, image_size: int) -> Tower
 def count_tower_flops(
     tower: ImageTower, dense_input: torch.Tensor, crop: torch.Tensor
 ) -> tuple[int, int, int]:
-    """What torch counts for dense features, their backward pass and image embeddings of a batch."""
+    """Operations that torch counts for dense features, their backward pass and image embeddings of a batch."""
     # torch's counter knows attention as two matrix products, not as the fused kernel of the CPU.
     with sdpa_kernel(SDPBackend.MATH):
         with FlopCounterMode(display=False) as forward:

@@ -99,7 +99,7 @@ def step_flops(model: CATSeg, batch: int) -> int:
 
 
 def count_flops(function: Callable[[], Any]) -> int:
-    """What torch counts."""
+    """Operations that torch counts."""
     # torch's counter knows attention as two matrix products, not as the fused kernel of the CPU.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         function()

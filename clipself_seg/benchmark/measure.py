@@ -110,7 +110,7 @@ def peak_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: str)
     Args:
         build: importable; makes the runs of a case in the new process.
         case: with `device` and `threads`; can be pickled.
-        name: of the run.
+        name: name of the run.
 
     Raises:
         InputError: the process was ended, most often because memory ran out.

@@ -75,7 +75,7 @@ class PanopticWorkload(Workload):
         return self.case.queries or QUERIES
 
     def runs(self) -> dict[str, Run]:
-        """See `build_runs`; "image" and "large image" are plain forwards of the branches' input sizes."""
+        """Timed runs by name; "image" and "large image" are plain forwards of the branches' input sizes."""
         generator = generator_flops(self._sizes, CHANNELS, CANVAS)
         runs = {
             "generator": self._ours(self._generate, generator, memory=True),
@@ -180,7 +180,7 @@ class PanopticWorkload(Workload):
 
     @functools.cached_property
     def large_masks(self) -> Tensor:
-        """Of the merge, (Q, H, W)."""
+        """Mask logits (Q, H, W) for the merge."""
         return areas(self._merged, CANVAS).to(self.device)
 
     def _attend(self, _: None) -> Tensor:
@@ -197,7 +197,7 @@ class PanopticWorkload(Workload):
 
     @functools.cached_property
     def scores(self) -> Scores:
-        """Random."""
+        """Random scores of the queries."""
         scores = random_scores(
             self.queries, sum(self.synonyms), SIZES.width, self.outline.embed_dim
         )
@@ -229,7 +229,7 @@ class PanopticWorkload(Workload):
 
     @functools.cached_property
     def probs(self) -> Tensor:
-        """Of the merge, (Q, K + 1): most queries are kept."""
+        """Probabilities (Q, K + 1) for the merge: most queries are kept."""
         return noise(self._merged, self.case.classes + 1).softmax(dim=1).to(self.device)
 
     def _merge(self, masks: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:

@@ -175,7 +175,7 @@ def plain_fusion(
         void_prob: (Q,).
         seen: (K,) bool.
         alpha: CLIP's exponent for seen classes.
-        beta: CLIP's exponent for the others.
+        beta: exponent of CLIP's scores of all other classes.
     """
     ours, theirs = generator_logits.softmax(dim=-1), clip_logits.softmax(dim=-1)
     of_seen = (ours ** (1 - alpha) * theirs**alpha).log() * seen

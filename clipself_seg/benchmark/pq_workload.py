@@ -50,7 +50,7 @@ class PQWorkload:
         self.folder = Path(self._temporary.name)
 
     def runs(self) -> dict[str, Run]:
-        """See `build_runs`; all give the panoptic quality of the same images, in percent.
+        """Timed runs by name; all give the panoptic quality of the same images, in percent.
 
         "PQ in memory" starts from predictions as a model gives them, and the PNGs of the truth;
         panopticapi's needs PNGs of the predictions as well, which Detectron2 writes.
@@ -83,7 +83,7 @@ class PQWorkload:
 
     @functools.cached_property
     def predicted(self) -> list[dict[str, Any]]:
-        """As a model gives them."""
+        """Predictions in the form in which a model returns them."""
         assert self.samples
         index_of = self.words.dataset_id_to_index
         return [

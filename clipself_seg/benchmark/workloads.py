@@ -35,7 +35,7 @@ class DenseWorkload(RegionWorkload):
     """Dense features of a batch."""
 
     def runs(self) -> dict[str, Run]:
-        """See `build_runs`."""
+        """Timed runs of this task by name."""
         flops = self.case.batch * self.flops.dense
         return {
             "dense": Run(self._dense, flops, memory=True),
@@ -64,7 +64,7 @@ class DistillWorkload(SampledWorkload):
         )
 
     def runs(self) -> dict[str, Run]:
-        """See `build_runs`; beside them "checkpointed step" and the three parts of a step."""
+        """Timed runs by name; beside them "checkpointed step" and the three parts of a step."""
         batch, flops = self.case.batch, self.flops
         teacher = batch * self.case.regions * flops.image
         step = batch * (flops.dense + flops.dense_backward + 2 * self.pooling) + teacher
@@ -156,7 +156,7 @@ class RegionsWorkload(SampledWorkload):
         self.reader.set_vocabulary(WORDS)
 
     def runs(self) -> dict[str, Run]:
-        """See `build_runs`."""
+        """Timed runs of this task by name."""
         crops = self.case.regions * self.flops.image
         flops = self.case.batch * (self.flops.dense + crops + 2 * self.pooling)
         return {

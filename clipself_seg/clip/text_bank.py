@@ -136,7 +136,7 @@ class TextBank:
 
     @torch.no_grad()
     def _encode(self, names: list[str]) -> Tensor:
-        """Of every sentence of every name, not normalised, (names x sentences, E) on the CPU."""
+        """Embeddings (names x sentences, E) of every sentence of every name, not normalised, on the CPU."""
         prompts = [prompt for name in names for prompt in class_prompts(name, self.templates)]
         return encode_prompts(self.clip.text, self.clip.tokenize(prompts)).float().cpu()
 

@@ -1,4 +1,4 @@
-"""Panoptic segmentation of images with words of one's own.
+"""Panoptic segmentation of images with your own class names.
 
     predictor = load_panoptic_predictor("configs/mini/panoptic.yaml", "mini-open-panoptic")
     predictor.set_vocabulary("red star, blue ring, grass, sky", stuff="grass, sky")
@@ -84,7 +84,7 @@ class PanopticPredictor:
         Args:
             model: an `OpenPanoptic`; it is put into evaluation mode, and belongs to the predictor.
             mapper: resizes images as in evaluation.
-            trained: vocabulary whose words are seen ones, to which the model's alpha belongs; beta
+            trained: training vocabulary; its classes are seen, the model's alpha is for them, and beta
                 belongs to the others.
         """
         self.model = model.eval()
@@ -125,7 +125,7 @@ class PanopticPredictor:
 
         Args:
             words: see `panoptic_words`.
-            stuff: likewise.
+            stuff: the classes among them that are stuff, in the same form; see `panoptic_words`.
 
         Raises:
             InputError: as `panoptic_words`.
@@ -255,7 +255,7 @@ def _trained_on(cfg: CfgNode) -> str:
     """The training vocabulary, by the rule of evaluation."""
     if not (words := train_vocabulary_name(cfg)):
         raise InputError(
-            "DATASETS.TRAIN is empty: which words are seen? Name the training vocabulary, such as "
+            "DATASETS.TRAIN is empty: which classes are seen? Name the training vocabulary, such as "
             "openseg_coco_panoptic_133 (TEST.TRAIN_VOCABULARY)"
         )
     return words

@@ -1,4 +1,4 @@
-"""Semantic segmentation of images with words of one's own.
+"""Semantic segmentation of images with your own class names.
 
     predictor = load_predictor("configs/semseg/catseg_cvpr_vitb16.yaml", "model_base.pth")
     predictor.set_vocabulary("dog|puppy, grass, sky", background="background")
@@ -50,7 +50,7 @@ class Segmentation:
     scores: np.ndarray | None = None
 
     def fractions(self) -> dict[str, float]:
-        """Share of the pixels of every class that is there, the largest first."""
+        """Fraction of the pixels of every class that is there, the largest first."""
         counts = np.bincount(self.labels.ravel(), minlength=len(self.names))
         order = np.argsort(-counts, kind="stable")
         return {self.names[i]: float(counts[i] / self.labels.size) for i in order if counts[i]}
@@ -121,7 +121,7 @@ class Predictor:
     ) -> None:
         """Say which classes to look for, until the next call.
 
-        Of words of one's own every synonym counts (the text embeddings are averaged); a built-in
+        Every synonym of your own class names counts (the text embeddings are averaged); a built-in
         vocabulary is read as `MODEL.CAT_SEG.SYNONYMS` says, as in evaluation.
 
         Args:

@@ -239,7 +239,7 @@ def test_what_finds_no_segments_is_refused(tmp_path):
         (("MODEL.META_ARCHITECTURE", "CATSeg"), "CATSeg, which finds no segments.*OpenPanoptic"),
         (("MODEL.MASK_GENERATOR.SOURCE", "disk"), "images need a generator"),
         (("MODEL.FUSION.ALPHA", 1.5), r"ALPHA must be in \[0, 1\], got 1.5"),
-        (("DATASETS.TRAIN", "()"), "which words are seen"),
+        (("DATASETS.TRAIN", "()"), "which classes are seen"),
     ):
         with pytest.raises(InputError, match=message):
             load_panoptic_predictor(CONFIG, "random", [*SMALL, *opts])

@@ -100,7 +100,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Reads ``DATASETS``, ``TEST.PANOPTIC``, ``.MIOU_RULE`` and ``.TRAIN_VOCABULARY``,
+        """Reads ``DATASETS``, ``TEST.{PANOPTIC, MIOU_RULE, TRAIN_VOCABULARY}``,
         ``MODEL.FUSION``, ``INPUT``, ``DATALOADER`` and ``OUTPUT_DIR``."""
         return {
             "datasets": cfg.DATASETS.TEST,

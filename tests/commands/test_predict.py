@@ -187,7 +187,7 @@ def test_panoptic_results_of_a_folder_can_be_read_back(panoptic, photos, tmp_pat
         (("--vocabulary", "ade20k_150"), {}, "does not tell things from stuff"),
         (("--vocabulary", "dog", "--alpha", "1.5"), {}, "ALPHA must be in [0, 1], got 1.5"),
         (("--vocabulary", "dog", "--mode", "clap"), {}, 'cannot be "clap"; did you mean "clip"'),
-        (("--vocabulary", "dog", "--mode", "clip", "--beta", "1"), {}, "of the mode fused"),
+        (("--vocabulary", "dog", "--mode", "clip", "--beta", "1"), {}, "belong to the mode fused"),
         (("--vocabulary", "dog", "--scores"), {}, "--scores does not go with --panoptic"),
         (("--vocabulary", "dog", "--trained", "no"), {}, 'no vocabulary "no"'),
         (("--vocabulary", "dog", "--clip-weights", "no.pt"), {}, "no.pt"),

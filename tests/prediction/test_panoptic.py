@@ -138,7 +138,7 @@ def test_a_built_in_vocabulary_tells_things_from_stuff_or_is_refused():
         ("", None, "the vocabulary is empty"),
         ("dog, dog", None, '"dog" twice'),
         ("dog, grass", "gras", 'stuff "gras" is not in the vocabulary; did you mean "grass"'),
-        ("dog, grass", "grass, , sky", "empty word"),
+        ("dog, grass", "grass, , sky", "empty name"),
     ],
 )
 def test_words_that_make_no_sense_are_refused(words, stuff, message):

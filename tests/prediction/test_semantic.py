@@ -159,7 +159,7 @@ def test_scores_and_labels_of_a_real_model_agree(real):
         (("",), "the background is empty"),
         (("x|y|x",), '"x" twice'),
         (("a|B",), '"B" is a word of the vocabulary and one of the background'),
-        ((["x"],), r"the background has \['x'\], which is no string"),
+        ((["x"],), r"class 0 of the background is \['x'\], which is no string"),
     ],
 )
 def test_a_background_that_makes_no_sense_is_refused(background, message):

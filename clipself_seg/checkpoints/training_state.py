@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -187,19 +187,20 @@ def is_training_state(tensors: Mapping[str, Tensor]) -> bool:
     return all(name.startswith(("model/", "optimizer/")) for name in tensors)
 
 
-def load_training_state(path: Path, model: Any) -> None:
-    """The trained parameters of a checkpoint for a model that has the others already.
+def load_training_state(path: Path, model: nn.Module, original_hash: Callable[[], str]) -> None:
+    """Load the trained parameters of a checkpoint into a model that has the others already.
 
     Args:
         path: written by `CheckpointFolder.save`.
-        model: an nn.Module with `original_hash` if anything of it trains.
+        model: its parameters that train are replaced.
+        original_hash: gives the identity of what does not train.
 
     Raises:
         InputError: the file is damaged, or of a run with another model or other initial weights.
     """
     tensors, metadata = read_state(path)
     unpack_model(tensors, model)
-    if metadata["run"]["original weights"] != model.original_hash():
+    if metadata["run"]["original weights"] != original_hash():
         raise InputError(
             f"{path} is a training checkpoint of a run with other original weights: give the "
             "configuration and the MODEL.CLIP.WEIGHTS of that run"

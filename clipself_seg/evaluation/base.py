@@ -6,10 +6,11 @@ import abc
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from detectron2.evaluation import DatasetEvaluator, inference_context, inference_on_dataset
 from detectron2.utils import comm
+from torch import nn
 
 from clipself_seg.data.loader import Batches
 from clipself_seg.models.protocol import Model, PanopticModel, SemSegModel
@@ -53,20 +54,21 @@ class Evaluation(abc.ABC, Generic[AnyModel]):
             InputError: a data set or a file of it is missing or broken, or does not fit the model.
         """
 
-    def __call__(self, model: Any) -> Results:
+    def __call__(self, model: AnyModel) -> Results:
         """Evaluate on every data set; the same numbers in every process.
 
         Args:
-            model: an `AnyModel` that is an nn.Module. It is in evaluation mode meanwhile, and has its own
+            model: an nn.Module. It is in evaluation mode meanwhile, and has its own
                 classes and mode again afterwards, so that training goes on.
         """
         results: Results = {}
+        module = cast(nn.Module, model)
         with self._classes_kept(model):
             for name in self.datasets:
                 outputs = []
                 for batches, evaluator, asked in self._passes(name, model):
-                    with inference_context(model):
-                        ask = functools.partial(model, **asked)
+                    with inference_context(module):
+                        ask = functools.partial(module, **asked)
                         outputs.append(inference_on_dataset(ask, batches, evaluator))
                 results[name] = self._numbers(name, outputs)
                 self.finished(results)

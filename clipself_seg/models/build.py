@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
+from torch import nn
 
 import clipself_seg.models  # noqa: F401  registers the models of this package
 from clipself_seg.checkpoints.read import read_checkpoint
@@ -50,7 +51,7 @@ def build_model(cfg: CfgNode) -> Model:
     if weights := cfg.MODEL.WEIGHTS:
         tensors = read_checkpoint(SHIPPED_MODELS.get(weights, weights)).tensors
         if is_training_state(tensors):
-            load_training_state(Path(weights), model)
+            load_training_state(Path(weights), cast(nn.Module, model), model.original_hash)
         else:
             model.load_checkpoint(tensors, weights)
     return model.to(cfg.MODEL.DEVICE)

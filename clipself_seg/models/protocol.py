@@ -137,6 +137,10 @@ class RegionModel(Model, Protocol):
         """Returns for each image "scores": readout -> (n, K)."""
 
 
+class TrainableRegionModel(TrainableModel, RegionModel, Protocol):
+    """A model that learns from regions."""
+
+
 class SemSegModel(Model, Protocol):
     """A model that labels pixels.
 
@@ -151,6 +155,10 @@ class SemSegModel(Model, Protocol):
     def __call__(self, samples: Sequence[Sample], *, output: str) -> list[dict[str, Tensor]]:
         """Returns for each image "sem_seg" (K, H, W) if `output` is "scores", "sem_seg_labels" (H, W) if it is
         "labels"."""
+
+
+class TrainableSemSegModel(TrainableModel, SemSegModel, Protocol):
+    """A model that learns from label maps."""
 
 
 class PanopticModel(Model, Protocol):
@@ -187,3 +195,25 @@ class PanopticModel(Model, Protocol):
         self, samples: Sequence[Sample], *, fusions: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
         """Returns for each image "fusions": name of a fusion -> outputs."""
+
+
+class FeatureSource(Protocol):
+    """An nn.Module that makes the feature maps of a mask generator.
+
+    Attributes:
+        channels: of each map, by name.
+        frozen_prefixes: beginnings of the names of tensors that do not train.
+    """
+
+    channels: Any
+    frozen_prefixes: tuple[str, ...]
+
+    def settings(self) -> dict[str, Any]:
+        """Settings that decide the features beside the weights."""
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """Feature maps s2 to s5 of images (B, 3, H, W) in [0, 1]."""
+
+
+class TrainablePanopticModel(TrainableModel, PanopticModel, Protocol):
+    """A model that learns from segments."""

@@ -32,6 +32,7 @@ from clipself_seg.heads.panoptic.mask_generator.outputs import (
     save_output,
     settings_text,
 )
+from clipself_seg.models import OpenPanoptic
 from clipself_seg.models.build import build_model
 from clipself_seg.prediction.common import require_architecture
 
@@ -88,7 +89,7 @@ def write_dataset_outputs(
 
 def write_outputs(
     *,
-    model: Any,
+    model: OpenPanoptic,
     records: Sequence[Record],
     mapper: PanopticTestMapper,
     folder: str | Path,
@@ -130,7 +131,7 @@ def write_outputs(
     return Written(len(waiting), len(records) - len(waiting))
 
 
-def generator_hash(model: Any) -> str:
+def generator_hash(model: OpenPanoptic) -> str:
     """Identity of the weights that outputs depend on: all but the CLIP branch's.
 
     Args:
@@ -140,12 +141,13 @@ def generator_hash(model: Any) -> str:
     return hash_tensors({n: t for n, t in state.items() if not n.startswith("branch_clip.")})
 
 
-def generator_settings(model: Any) -> dict[str, Any]:
+def generator_settings(model: OpenPanoptic) -> dict[str, Any]:
     """What outputs depend on beside the weights, and beside what every file tells of its image.
 
     Args:
         model: an `OpenPanoptic`.
     """
+    assert model.backbone is not None  # without one there is no generator
     return {
         "size_divisibility": model.settings.size_divisibility,
         "padding": model.settings.padding,
@@ -154,7 +156,7 @@ def generator_settings(model: Any) -> dict[str, Any]:
     }
 
 
-def _write(folder: str | Path, model: Any, sample: Sample, **made_by: Any) -> None:
+def _write(folder: str | Path, model: OpenPanoptic, sample: Sample, **made_by: Any) -> None:
     try:
         save_output(
             folder,

@@ -31,6 +31,7 @@ from clipself_seg.data.vocabulary import (
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.evaluation.panoptic.ground_truth import train_vocabulary_name
 from clipself_seg.heads.fusion import Fusion
+from clipself_seg.models import OpenPanoptic
 from clipself_seg.models.build import build_model
 from clipself_seg.prediction.common import image_sample, prediction_config, require_architecture
 
@@ -78,7 +79,9 @@ class PanopticPredictor:
     """
 
     @configurable
-    def __init__(self, *, model: Any, mapper: PanopticTestMapper, trained: Vocabulary) -> None:
+    def __init__(
+        self, *, model: OpenPanoptic, mapper: PanopticTestMapper, trained: Vocabulary
+    ) -> None:
         """`PanopticPredictor(cfg)` builds the configured model with its weights.
 
         Args:

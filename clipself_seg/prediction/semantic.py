@@ -28,6 +28,7 @@ from clipself_seg.data.vocabulary import (
     own_words,
 )
 from clipself_seg.errors import InputError
+from clipself_seg.models import CATSeg
 from clipself_seg.models.build import build_model
 from clipself_seg.prediction.common import image_sample, prediction_config, require_architecture
 
@@ -77,7 +78,7 @@ class Predictor:
     """A model with a vocabulary; calling it with an image gives a `Segmentation`."""
 
     @configurable
-    def __init__(self, *, model: Any, mapper: SemSegTestMapper) -> None:
+    def __init__(self, *, model: CATSeg, mapper: SemSegTestMapper) -> None:
         """`Predictor(cfg)` builds the configured model with its weights.
 
         Args:

@@ -6,7 +6,7 @@ A fifth task is a class here and a line in `TASKS`; a model belongs to a task by
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from detectron2.config import CfgNode
 
@@ -25,6 +25,14 @@ from clipself_seg.evaluation.panoptic.evaluation import PanopticEvaluation
 from clipself_seg.evaluation.regions.evaluation import RegionEvaluation
 from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation, read_dataset_names
 from clipself_seg.models.build import architecture
+from clipself_seg.models.protocol import (
+    TrainableModel,
+    TrainablePanopticModel,
+    TrainableRegionModel,
+    TrainableSemSegModel,
+)
+
+Learner = TypeVar("Learner", bound=TrainableModel, contravariant=True)
 
 
 class TrainingData(NamedTuple):
@@ -39,7 +47,7 @@ class TrainingData(NamedTuple):
     mapper: Callable[[Record, int], Sample]
 
 
-class Task(Protocol):
+class Task(Protocol[Learner]):
     """One kind of training and evaluation.
 
     Attributes:
@@ -51,7 +59,7 @@ class Task(Protocol):
     def evaluation(self) -> Evaluation[Any]:
         """The evaluation on DATASETS.TEST."""
 
-    def training_data(self, model: Any) -> TrainingData:
+    def training_data(self, model: Learner) -> TrainingData:
         """The data of DATASETS.TRAIN, once the model is set up for their classes.
 
         Args:
@@ -74,7 +82,7 @@ class RegionTask:
         """Accuracy of regions."""
         return RegionEvaluation(self.cfg)
 
-    def training_data(self, model: Any) -> TrainingData:
+    def training_data(self, model: TrainableRegionModel) -> TrainingData:
         """Images and their regions."""
         if self.cfg.SOLVER.ACCUMULATE != 1:
             raise InputError(
@@ -98,7 +106,7 @@ class SemSegTask:
         """Mean IoU and its like."""
         return SemSegEvaluation(self.cfg)
 
-    def training_data(self, model: Any) -> TrainingData:
+    def training_data(self, model: TrainableSemSegModel) -> TrainingData:
         """Images and label maps; the model is given the training vocabulary."""
         names = self.cfg.DATASETS.TRAIN
         records = [record for name in names for record in sem_seg_records(name)]
@@ -138,7 +146,7 @@ class PanopticTask:
         """PQ, mAP and mIoU."""
         return PanopticEvaluation(self.cfg)
 
-    def training_data(self, model: Any) -> TrainingData:
+    def training_data(self, model: TrainablePanopticModel) -> TrainingData:
         """Images and segments; the model is given the training vocabulary."""
         names = self.cfg.DATASETS.TRAIN
         vocabulary = _shared_vocabulary(panoptic_dataset(name).vocabulary for name in names)
@@ -158,14 +166,14 @@ def _shared_vocabulary(names: Iterable[str]) -> Vocabulary:
 
 
 # What `Model.task` says -> the task.
-TASKS: dict[str, Callable[[CfgNode], Task]] = {
+TASKS: dict[str, Callable[[CfgNode], Task[Any]]] = {
     "regions": RegionTask,
     "sem_seg": SemSegTask,
     "panoptic": PanopticTask,
 }
 
 
-def task_of(cfg: CfgNode) -> Task:
+def task_of(cfg: CfgNode) -> Task[Any]:
     """The task that the configured meta-architecture belongs to.
 
     Raises:

@@ -7,14 +7,14 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from clipself_seg.checkpoints.training_state import (
@@ -75,7 +75,8 @@ class Trainer:
             groups: parameter groups of the optimiser, see `TrainableModel.optimizer_groups`.
             started: called before the first step, once nothing speaks against the run.
         """
-        self.model: Any = model
+        self.model = model
+        self._module = cast(nn.Module, model)
         self.device = next(p.device for _, p in model.named_parameters())
         self.records = records
         self.mapper = mapper
@@ -114,7 +115,7 @@ class Trainer:
             processes=comm.get_world_size(),
         )
         batches = train_batches(self.records, self.mapper, sampler, self.settings.workers)
-        self.model.train()
+        self._module.train()
         forward = self._parallel()
         places = self.settings.output_dir, start, self.settings.iterations
         with EventStorage(start) as storage, metric_writers(*places) as writers:
@@ -173,7 +174,7 @@ class Trainer:
         return means
 
     def _clip(self) -> Tensor:
-        parameters = trained_parameters(self.model).values()
+        parameters = trained_parameters(self._module).values()
         if self.settings.clip_norm is None:
             return gradient_norm(parameters)
         return torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
@@ -247,9 +248,9 @@ class Trainer:
     def _parallel(self) -> Any:
         """What is called for the losses: the model, or a wrapper that averages its gradients."""
         if comm.get_world_size() == 1 or not self.settings.sync_gradients:
-            return self.model
+            return self._module
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(self.model, device_ids=devices)
+        return DistributedDataParallel(self._module, device_ids=devices)
 
     def _run_metadata(self) -> Metadata:
         """What a resumed run has to share, besides the number of steps done."""
@@ -264,7 +265,7 @@ class Trainer:
 
     def _save(self, iteration: int, trouble: str = "") -> None:
         """Write a checkpoint; one that is not finite would push out those to go back to."""
-        tensors = pack(self.model, self.optimizer)
+        tensors = pack(self._module, self.optimizer)
         # The first process saves, and the others stop with it.
         if not comm.all_gather(all_finite(tensors))[0]:
             good = self.checkpoints.newest_finite() or "there is none"
@@ -293,7 +294,7 @@ class Trainer:
             return 0
         tensors, metadata = state
         check_same_run(metadata["run"], self._run)
-        unpack(tensors, self.model, self.optimizer)
+        unpack(tensors, self._module, self.optimizer)
         self.scaler.load_state_dict(metadata["scaler"])
         logging.getLogger(__name__).info("resumed after %d steps", metadata["iteration"])
         return metadata["iteration"]

@@ -185,7 +185,7 @@ def test_a_state_of_other_original_weights_is_refused(tmp_path):
         facts = {"iteration": 1, "run": {"original weights": weights}}
         write_state(tmp_path / f"{weights}.st", pack(model, optimizer), facts)
     fresh, _ = trained(steps=0)
-    load_training_state(tmp_path / f"{model.original_hash()}.st", fresh)
+    load_training_state(tmp_path / f"{model.original_hash()}.st", fresh, fresh.original_hash)
     assert fresh.weights_hash() == model.weights_hash()
     with pytest.raises(InputError, match="another.st is .* of a run with other original weights"):
-        load_training_state(tmp_path / "another.st", fresh)
+        load_training_state(tmp_path / "another.st", fresh, fresh.original_hash)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from clipself_seg.clip.layers import SplitAttention
 from clipself_seg.clip.weights import to_native as clip_names
 from clipself_seg.errors import InputError
 
+if TYPE_CHECKING:
+    from clipself_seg.models.cat_seg.model import CATSeg
+
 CLIP = "sem_seg_head.predictor.clip_model."
 AGGREGATOR = "sem_seg_head.predictor.transformer."
 BLOCK = re.compile(r"clip\.visual\.(?:transformer\.resblocks|blocks)\.(\d+)\.")
@@ -26,7 +29,7 @@ PACKED = "in_proj_weight"
 MATRICES = SplitAttention.MATRICES
 
 
-def read_state(model: Any, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
+def read_state(model: CATSeg, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
     """Reads the tensors of `model` from a state dict under CAT-Seg's names or those of this project.
 
     Args:
@@ -62,7 +65,7 @@ def read_state(model: Any, state: Mapping[str, Any]) -> tuple[dict[str, Tensor],
     return tensors, line
 
 
-def to_official(model: Any) -> dict[str, Tensor]:
+def to_official(model: CATSeg) -> dict[str, Tensor]:
     """The model's weights under the names of CAT-Seg's checkpoints, masks included."""
     named: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():

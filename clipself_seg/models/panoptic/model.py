@@ -41,7 +41,7 @@ from clipself_seg.models.panoptic.config import panoptic_parts
 from clipself_seg.models.panoptic.outputs import MergeSettings, make_outputs
 from clipself_seg.models.panoptic.weights import frozen_hashes, full_state, with_hashes
 from clipself_seg.models.parameter_groups import Group, norms_and_biases_apart
-from clipself_seg.models.protocol import Classes
+from clipself_seg.models.protocol import Classes, FeatureSource
 
 # Variant of the generator -> prompts around its class names, a name in `prompts.TEMPLATES`.
 GENERATOR_TEMPLATES = {"caption": "odise", "label": "bare"}
@@ -61,7 +61,7 @@ class OpenPanoptic(nn.Module):
         *,
         clip: DenseCLIP,
         branch: ClipBranch,
-        backbone: nn.Module | None = None,
+        backbone: FeatureSource | None = None,
         generator: MaskGenerator | None = None,
         criterion: MaskCriterion | None = None,
         outputs: str = "",

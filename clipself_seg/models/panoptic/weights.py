@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from torch import Tensor
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.names import name_problem
 from clipself_seg.errors import InputError
+
+if TYPE_CHECKING:
+    from clipself_seg.models.panoptic.model import OpenPanoptic
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ VARIANTS = {"word_head": "caption", "category_head": "label"}
 SOURCES = {"backbone.feature_projections": "diffusion", "backbone.block_projections": "pyramid"}
 
 
-def with_hashes(model: Any) -> dict[str, Tensor]:
+def with_hashes(model: OpenPanoptic) -> dict[str, Tensor]:
     """`trained_state` on the CPU, and the hashes of the model's CLIP and frozen feature source."""
     state = {n: tensor.detach().cpu().contiguous() for n, tensor in trained_state(model).items()}
     hashes = {
@@ -50,7 +53,7 @@ def with_hashes(model: Any) -> dict[str, Tensor]:
     return state | hashes
 
 
-def full_state(model: Any, state: Mapping[str, Any]) -> dict[str, Tensor]:
+def full_state(model: OpenPanoptic, state: Mapping[str, Any]) -> dict[str, Tensor]:
     """A complete state dict of the model: a checkpoint's tensors, and the frozen ones as they are in the model.
 
     Args:
@@ -98,7 +101,7 @@ def full_state(model: Any, state: Mapping[str, Any]) -> dict[str, Tensor]:
     return complete
 
 
-def trained_state(model: Any) -> dict[str, Tensor]:
+def trained_state(model: OpenPanoptic) -> dict[str, Tensor]:
     """Tensors that a checkpoint of an `OpenPanoptic` holds, all but the frozen ones, under official names."""
     frozen = _frozen_prefixes(model)
     return {
@@ -108,17 +111,17 @@ def trained_state(model: Any) -> dict[str, Tensor]:
     }
 
 
-def _frozen_names(model: Any) -> set[str]:
+def _frozen_names(model: OpenPanoptic) -> set[str]:
     prefixes = _frozen_prefixes(model)
     return {name for name in torch.nn.Module.state_dict(model) if name.startswith(prefixes)}
 
 
-def _frozen_prefixes(model: Any) -> tuple[str, ...]:
+def _frozen_prefixes(model: OpenPanoptic) -> tuple[str, ...]:
     inside = () if model.backbone is None else model.backbone.frozen_prefixes
     return ("clip.", "branch_clip.", *(f"backbone.{prefix}" for prefix in inside))
 
 
-def frozen_hashes(model: Any) -> dict[str, str]:
+def frozen_hashes(model: OpenPanoptic) -> dict[str, str]:
     """Hashes of the weights that do not train, CLIP and the feature source's frozen part, by checkpoint entry."""
     hashes = {CLIP_HASH: model.clip.weights_hash()}
     state = torch.nn.Module.state_dict(model)
@@ -127,7 +130,7 @@ def frozen_hashes(model: Any) -> dict[str, str]:
     return hashes
 
 
-def _check_hashes(model: Any, given: Mapping[str, Tensor]) -> None:
+def _check_hashes(model: OpenPanoptic, given: Mapping[str, Tensor]) -> None:
     for entry, own in frozen_hashes(model).items():
         if entry in given and (trained_on := bytes(given[entry].tolist()).decode()) != own:
             raise InputError(
@@ -136,7 +139,7 @@ def _check_hashes(model: Any, given: Mapping[str, Tensor]) -> None:
             )
 
 
-def _check_kind(model: Any, given: Mapping[str, Tensor]) -> None:
+def _check_kind(model: OpenPanoptic, given: Mapping[str, Tensor]) -> None:
     """Refuses a checkpoint of another kind of panoptic model, or of no panoptic model, by its kind."""
     if model.generator is None:
         raise InputError(

@@ -50,15 +50,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def clean_state() -> Iterator[None]:
-    """Seed every test alike, and undo what it did to the global state of torch and to the loggers of a run."""
+    """Seed every test alike, and undo what it did to the global state of torch; log lines of a run end with it."""
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     generator = torch.get_rng_state()
-    loggers = [logging.getLogger(name) for name in ("clipself_seg", "detectron2")]
-    handlers = [list(logger.handlers) for logger in loggers]
     torch.manual_seed(0)
     yield
-    for logger, before in zip(loggers, handlers):
-        logger.handlers[:] = before
+    for name in ("clipself_seg", "detectron2"):
+        logging.getLogger(name).handlers.clear()
     torch.set_default_dtype(dtype)
     torch.set_num_threads(threads)
     torch.set_rng_state(generator)

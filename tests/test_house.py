@@ -16,6 +16,15 @@ CODE = [
     *sorted(ROOT.glob("train_net.py")),
 ]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
+# Files of tests that are not about one module of the folder that theirs mirrors.
+OF_SEVERAL_MODULES = {
+    "commands/test_help.py",
+    "commands/test_small_commands.py",
+    "config/test_config.py",  # a configuration as a user meets it
+    "config/test_configs.py",  # every file in configs/
+    "evaluation/test_baseline.py",  # tests/baseline
+    "training/test_baseline.py",
+}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Definition = Function | ast.ClassDef
 
@@ -164,3 +173,19 @@ def test_nothing_public_is_left_unused():
             if defines and not node.decorator_list and mentions[node.name] < 2:
                 wrong.append(f"{place(path, node)} {node.name}")
     assert not wrong, "\n".join(wrong)
+
+
+def mirrored(test: Path) -> bool:
+    """Whether `test_NAME.py` or `test_NAME_of_something.py` stands where module or folder NAME does."""
+    folder = test.relative_to(ROOT / "tests").parent
+    code = ROOT / folder if folder.parts[0] == "tools" else ROOT / "clipself_seg" / folder
+    about = test.stem.removeprefix("test_") + "_"
+    return any(about.startswith(f"{path.stem}_") for path in code.glob("*"))
+
+
+def test_every_test_is_where_what_it_tests_is():
+    # What stands at the top is about the project as a whole.
+    files = sorted((ROOT / "tests").glob("*/**/test_*.py"))
+    names = {path.relative_to(ROOT / "tests").as_posix(): path for path in files}
+    wrong = {name for name, path in names.items() if not mirrored(path)}
+    assert wrong == OF_SEVERAL_MODULES

@@ -31,7 +31,7 @@ IMAGE_SIZE = (480, 640)  # rows and columns of the made-up image, COCO's most co
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What to measure.
+    """One case to measure: task, model and sizes.
 
     Attributes:
         task: "dense", "distill", "regions", "semseg", "panoptic" or "pq".

@@ -193,7 +193,7 @@ def _entry(number: int, segments: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _save_png(path: Path, ids: np.ndarray) -> None:
-    """As Detectron2's evaluator does."""
+    """Writes the PNG as Detectron2's evaluator writes it."""
     from panopticapi.utils import id2rgb
 
     Image.fromarray(id2rgb(ids)).save(path, format="PNG")

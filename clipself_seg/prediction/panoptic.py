@@ -59,7 +59,7 @@ class PanopticSegment:
 
 @dataclasses.dataclass(frozen=True)
 class PanopticSegmentation:
-    """What an image shows where.
+    """Segmentation of one image.
 
     Attributes:
         ids: (H, W) int32, 0 where there is no segment, else the id of one.

@@ -37,7 +37,7 @@ THRESHOLD = 0.5  # below it every word is more likely to be absent from a pixel 
 
 @dataclasses.dataclass(frozen=True)
 class Segmentation:
-    """What an image shows where.
+    """Segmentation of one image.
 
     Attributes:
         labels: (H, W), positions in `names`; uint8, or uint16 for more than 255 names.

@@ -36,7 +36,7 @@ Learner = TypeVar("Learner", bound=TrainableModel, contravariant=True)
 
 
 class TrainingData(NamedTuple):
-    """What a model trains on.
+    """Records of a training and the mapper that makes samples of them.
 
     Attributes:
         records: images with their annotations.

@@ -1,4 +1,4 @@
-"""Writing files so that an interrupted run never leaves half of one behind."""
+"""Files: none but regular ones are read, and an interrupted run leaves half of none behind."""
 
 from __future__ import annotations
 
@@ -8,12 +8,26 @@ import fcntl
 import json
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from clipself_seg.errors import InputError
+
+
+def require_regular_file(path: str | os.PathLike[str]) -> None:
+    """Refuse what is no regular file before it is opened: a pipe may be waited for without end.
+
+    Raises:
+        InputError: a folder, a pipe, a device or a socket.
+        OSError: there is nothing of this name, or it cannot be looked at.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise InputError(f"{path} is {kind}: give a file")
 
 
 @contextlib.contextmanager

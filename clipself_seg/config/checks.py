@@ -34,6 +34,7 @@ def _decays(value: Sequence[Any]) -> bool:
 
 
 AT_LEAST_ONE = (
+    "INPUT.MAX_PIXELS",
     "INPUT.REGIONS.STUDENT_SIZE",
     "INPUT.REGIONS.MAX_SPLIT",
     "MODEL.MASK_FORMER.TRAIN_NUM_POINTS",

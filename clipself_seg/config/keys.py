@@ -73,6 +73,9 @@ def _add_model(cfg: CfgNode) -> None:
 
 
 def _add_input(cfg: CfgNode) -> None:
+    # Largest number of pixels of an image file: one whose header states more is refused before it is
+    # decoded, into 3 bytes a pixel or more. A photograph of 100 megapixels passes.
+    cfg.INPUT.MAX_PIXELS = 128_000_000
     cfg.INPUT.REGIONS = CfgNode()
     # "grid" distils patches of a random grid, "proposals" the boxes that the data set brings.
     cfg.INPUT.REGIONS.SOURCE = "grid"

@@ -6,14 +6,27 @@ every resampling, because the published numbers were made with its antialiased b
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from clipself_seg.errors import InputError
+from clipself_seg.files import require_regular_file
 
+MAX_PIXELS = 128_000_000
+"""Largest number of pixels of an image, if nothing else is said: the default of INPUT.MAX_PIXELS."""
+
+# Formats that are read, in Pillow's words. Its others are of no use here, and some are unsafe: it has
+# Ghostscript run what a file of PostScript says. HEIF counts where pillow_heif is registered.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF", "JPEG2000", "PPM")
+# Held while Pillow's own limit is lifted.
+_OPENING = threading.Lock()
 _ORIENTATION_TAG = 274
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -37,7 +50,64 @@ DECODING_ERRORS = (
 )
 
 
-def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> np.ndarray:
+@contextlib.contextmanager
+def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Open an image of one of `FORMATS` and read its header; every image of the project is opened here.
+
+    Args:
+        path: file, of which the first frame counts; its ending does not.
+        max_pixels: largest number of pixels that is decoded.
+
+    Raises:
+        InputError: no regular file, or more pixels.
+        OSError, SyntaxError, ...: as Pillow, see `DECODING_ERRORS`.
+    """
+    require_regular_file(path)
+    with _read_header(path) as file:
+        check_pixels(path, *file.size, max_pixels)
+        yield file
+
+
+def _read_header(path: str | os.PathLike[str]) -> Image.Image:
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    # Pillow's own limit, which no key moves, does not say how large the image is.
+    with _OPENING:
+        limit = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            return Image.open(path, formats=formats)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def check_pixels(path: str | os.PathLike[str], width: int, height: int, max_pixels: int) -> None:
+    """Refuse an image of more pixels than the memory is meant for.
+
+    Raises:
+        InputError: width x height, in pixels, is more than `max_pixels`.
+    """
+    if width * height > max_pixels:
+        raise InputError(
+            f"image {path} is {width} x {height}, which is more than the {max_pixels} pixels of "
+            "INPUT.MAX_PIXELS: make it smaller, or raise that"
+        )
+
+
+def truth_pixels(image: Mapping[str, Any]) -> int:
+    """Limit for the ground truth of an image that was read: its own size, if it is above `MAX_PIXELS`.
+
+    Args:
+        image: sample; if known, with "height" and "width" in pixels.
+    """
+    return max(MAX_PIXELS, int(image.get("height", 0)) * int(image.get("width", 0)))
+
+
+def read_image(
+    path: str | os.PathLike[str],
+    size: tuple[int, int] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray:
     """Read an image as uint8 RGB, (H, W, 3).
 
     The EXIF orientation is applied, as Detectron2's loaders do: COCO's sizes and annotations refer
@@ -45,14 +115,16 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None
     16-bit grey keeps its high byte.
 
     Args:
-        path: file of any format that Pillow reads; the first frame of an animation is read.
+        path: file of one of `FORMATS`; the first frame of an animation is read.
         size: (width, height) that the annotations state, if boxes or masks will be used.
+        max_pixels: largest number of pixels that is decoded.
 
     Raises:
-        InputError: the file is missing, cannot be decoded, or has another size than stated.
+        InputError: the file is missing, cannot be decoded, has more pixels, or another size than
+            stated.
     """
     try:
-        with Image.open(path) as file:
+        with open_image(path, max_pixels) as file:
             file.load()
             image = _to_rgb(_upright(file))
     except FileNotFoundError:
@@ -60,7 +132,10 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None
             f"image {path} is missing: restore it, or leave it out of the list that names it"
         ) from None
     except UnidentifiedImageError:
-        raise InputError(f"image {path} is not an image that Pillow reads: replace it") from None
+        known = ", ".join(FORMATS)
+        raise InputError(f"image {path} is not an image of {known}: replace it") from None
+    except InputError:
+        raise
     except DECODING_ERRORS as error:
         raise InputError(
             f"image {path} cannot be decoded ({error}): replace it by a whole copy, or leave it out "

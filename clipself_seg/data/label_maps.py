@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 
 import numpy as np
-from PIL import Image
 
-from clipself_seg.data.images import DECODING_ERRORS
+from clipself_seg.data.images import DECODING_ERRORS, MAX_PIXELS, open_image
 from clipself_seg.errors import InputError
 
 _UNPACK = "unpack its archive again"
@@ -34,7 +33,9 @@ def read_label_map(
         InputError: the file is missing or corrupt, or has several channels, another size than the
             image, a label outside the vocabulary, or labels above 255 cut to 8 bits.
     """
-    labels = read_indices(path)
+    # As large as its image it may be.
+    limit = MAX_PIXELS if size is None else max(MAX_PIXELS, size[0] * size[1])
+    labels = read_indices(path, max_pixels=limit)
     height, width = labels.shape
     if size is not None and (width, height) != tuple(size):
         raise InputError(
@@ -45,18 +46,21 @@ def read_label_map(
     return labels.astype(np.int64)
 
 
-def read_indices(path: str | os.PathLike[str], archive: bool = False) -> np.ndarray:
+def read_indices(
+    path: str | os.PathLike[str], archive: bool = False, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
     """Unchecked values of a file with one integer per pixel, (H, W) uint8, uint16 or int32.
 
     Args:
         path: file as for `read_label_map`.
         archive: whether the file was unpacked and not prepared, which decides the advice of errors.
+        max_pixels: largest number of pixels that is decoded.
 
     Raises:
-        InputError: the file is missing or corrupt, or has several channels.
+        InputError: the file is missing or corrupt, or has several channels or more pixels.
     """
     try:
-        with Image.open(path) as file:
+        with open_image(path, max_pixels) as file:
             if file.mode not in ("L", "P", "1") and not file.mode.startswith("I"):
                 raise InputError(
                     f"label map {path} has pixels of type {file.mode}, not one integer each: "

@@ -10,29 +10,37 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 
+from clipself_seg.data.images import DECODING_ERRORS, MAX_PIXELS, check_pixels, open_image
 from clipself_seg.errors import InputError
+from clipself_seg.files import require_regular_file
 
 
-def read_panoptic_png(path: str | os.PathLike[str]) -> np.ndarray:
+def read_panoptic_png(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Segment ids of a panoptic PNG, (H, W) int32.
 
+    Args:
+        path: file.
+        max_pixels: largest number of pixels that is decoded.
+
     Raises:
-        InputError: the file is missing, cannot be decoded or has no RGB pixels.
+        InputError: the file is missing, cannot be decoded, or has no RGB pixels or too many.
     """
-    ids = _decode_quickly(path)
-    return _decode_by_pillow(path) if ids is None else ids
+    ids = _decode_quickly(path, max_pixels)
+    return _decode_by_pillow(path, max_pixels) if ids is None else ids
 
 
-def _decode_quickly(path: str | os.PathLike[str]) -> np.ndarray | None:
+def _decode_quickly(path: str | os.PathLike[str], max_pixels: int) -> np.ndarray | None:
     """Segment ids decoded by OpenCV, which is faster than Pillow; None for all but a sound RGB PNG."""
     try:
+        require_regular_file(path)
         content = np.fromfile(path, dtype=np.uint8)
         # Bytes 24 and 25 of the header: 8 bits a sample, pixels of type RGB. OpenCV would turn palettes
         # into colours.
         if content[12:16].tobytes() != b"IHDR" or content[24:26].tolist() != [8, 2]:
             return None
+        width, height = content[16:24].view(">u4").tolist()
+        check_pixels(path, width, height, max_pixels)
         pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
     except (OSError, cv2.error):
         return None
@@ -44,10 +52,10 @@ def _decode_quickly(path: str | os.PathLike[str]) -> np.ndarray | None:
     return numbers.view(np.int32)
 
 
-def _decode_by_pillow(path: str | os.PathLike[str]) -> np.ndarray:
+def _decode_by_pillow(path: str | os.PathLike[str], max_pixels: int) -> np.ndarray:
     """Segment ids decoded by Pillow, for unusual files, and for errors that say what is wrong."""
     try:
-        with Image.open(path) as image:
+        with open_image(path, max_pixels) as image:
             if image.mode != "RGB":
                 raise InputError(
                     f"{path}: a panoptic PNG has RGB pixels (id = R + 256 G + 65536 B), "
@@ -62,24 +70,25 @@ def _decode_by_pillow(path: str | os.PathLike[str]) -> np.ndarray:
         ) from None
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DECODING_ERRORS as error:
         raise InputError(
             f"panoptic PNG {path} cannot be decoded ({error}): fetch it again"
         ) from None
 
 
-def read_panoptic_ids(record: dict[str, Any]) -> np.ndarray:
+def read_panoptic_ids(record: dict[str, Any], max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Segment ids of a record's PNG, (H, W) int32, after checking that its JSON entry agrees.
 
     Args:
         record: record with "pan_seg_file_name", "segments_info" and "image_id"; if known, "height",
             "width" and "panoptic_json". If "covered_stuff" is true, segments without a pixel may be
             listed.
+        max_pixels: largest number of pixels that is decoded.
 
     Raises:
         InputError: the PNG cannot be read, or it and the JSON disagree about size or segments.
     """
-    ids = read_panoptic_png(record["pan_seg_file_name"])
+    ids = read_panoptic_png(record["pan_seg_file_name"], max_pixels)
     _check_agreement(ids, record)
     return ids
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipself_seg.data.images import MAX_PIXELS
 from clipself_seg.data.panoptic_png import disagreement, read_panoptic_ids
 from clipself_seg.data.regions import Regions, area_within, enlarge_boxes
 from clipself_seg.errors import InputError
@@ -46,7 +47,9 @@ class Segments(NamedTuple):
         return self.ids[None] == self.segment_ids[:, None, None]
 
 
-def read_segments(record: dict[str, Any], thing_ids: frozenset[int]) -> Segments:
+def read_segments(
+    record: dict[str, Any], thing_ids: frozenset[int], max_pixels: int = MAX_PIXELS
+) -> Segments:
     """Read and check the segments of one record of `records.panoptic_records`.
 
     The first `MAX_SEGMENTS` in file order count, crowds included; a segment is dropped if its box
@@ -56,11 +59,12 @@ def read_segments(record: dict[str, Any], thing_ids: frozenset[int]) -> Segments
         record: record with "file_name", "pan_seg_file_name", "segments_info" and, if known,
             "height" and "width".
         thing_ids: category ids of the things; all others are stuff.
+        max_pixels: largest number of pixels that is decoded.
 
     Raises:
         InputError: the PNG and the JSON disagree about the size or the segments.
     """
-    ids = read_panoptic_ids(record)
+    ids = read_panoptic_ids(record, max_pixels)
     infos = record["segments_info"][:MAX_SEGMENTS]
     segments = Segments(
         ids=ids,

@@ -24,6 +24,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from clipself_seg.data.captions import add_phrases, noun_phrases
+from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path, write_json
@@ -199,7 +200,7 @@ def _write_base_maps(folder: Path, spec: WorldSpec) -> None:
     lookup = base_classes(spec)
     for path in sorted((maps / "train").glob("*.png")):
         with atomic_path(maps / "train_base" / path.name) as temporary:
-            labels = Image.fromarray(lookup[np.asarray(Image.open(path))])
+            labels = Image.fromarray(lookup[read_indices(path)])
             labels.save(temporary, format="PNG")
 
 

@@ -76,13 +76,13 @@ def image_sample(
 
     Args:
         image: (H, W, 3) uint8 RGB, or the path of an image.
-        mapper: resizes it.
+        mapper: resizes it, and says how large a file may be.
 
     Raises:
         InputError: the image cannot be read, or is not of that form.
     """
     if not isinstance(image, np.ndarray):
-        image = read_image(image)
+        image = read_image(image, max_pixels=mapper.max_pixels)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise InputError(
             f"an image must be uint8 of shape (height, width, 3), got {image.dtype} of "

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 # What a folder is searched for; a file that is named itself may end otherwise.
 ENDINGS = tuple(".avif .bmp .gif .jp2 .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split())
+# What may be waited for without end.
+NO_FILE = "a pipe or a device, no file"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,15 +70,17 @@ def find_images(inputs: Sequence[str | Path], output: str | Path) -> InputFiles:
             if item.resolve() == out:
                 raise InputError(f"{output} is input and output: give another folder for results")
             _search(item, out, files)
-        elif item.exists():
+        elif item.is_file():
             files.images.append(ImageFile(item, item.name))
+        elif item.exists():
+            files.failed[str(item)] = NO_FILE
         else:
             files.failed[str(item)] = "no such file or folder"
     unique = {image.path.resolve(): image for image in files.images}
     if not unique:
         named = ", ".join(map(str, inputs))
-        missing = all(str(Path(item)) in files.failed for item in inputs)
-        reason = "no such file or folder" if missing else "no images"
+        reasons = {files.failed.get(str(Path(item)), "no images") for item in inputs}
+        reason = reasons.pop() if len(reasons) == 1 else "no images"
         raise InputError(f"{reason}: {named}; an image ends in {' '.join(ENDINGS)}")
     files.images = _name(list(unique.values()))
     return files
@@ -94,7 +98,7 @@ def _search(folder: Path, out: Path, files: InputFiles) -> None:
         elif path.is_file():
             files.images.append(ImageFile(path, below.as_posix()))
         else:
-            files.failed[str(path)] = "a link to nothing" if path.is_symlink() else "no file"
+            files.failed[str(path)] = "a link to nothing" if path.is_symlink() else NO_FILE
 
 
 def _name(images: Sequence[ImageFile]) -> list[ImageFile]:
@@ -120,6 +124,10 @@ class Results(Protocol):
     @property
     def folder(self) -> Path:
         """Folder below which results are written."""
+
+    @property
+    def max_pixels(self) -> int:
+        """Largest number of pixels of an image that is decoded."""
 
     def write(self, source: ImageFile, image: np.ndarray) -> None:
         """Segment an image (H, W, 3) uint8 and write its results."""
@@ -152,7 +160,7 @@ def predict_files(results: Results, files: InputFiles) -> dict[str, str]:
         try:
             for source in tqdm(files.images, "images", unit="image"):
                 try:
-                    results.write(source, read_image(source.path))
+                    results.write(source, read_image(source.path, max_pixels=results.max_pixels))
                 except OSError:  # a full disk, and so on: the next image would fare no better
                     raise
                 except Exception as error:  # whatever a library makes of a strange image

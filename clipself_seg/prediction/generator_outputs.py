@@ -202,7 +202,7 @@ def _input_size(record: Record, mapper: PanopticTestMapper) -> tuple[int, int]:
     if size := stated_size(record):
         image = np.broadcast_to(np.uint8(0), (size[1], size[0], 3))
     else:
-        image = read_image(record["file_name"])
+        image = read_image(record["file_name"], max_pixels=mapper.max_pixels)
     resize = mapper.resize.get_transform(image)
     resized = isinstance(resize, T.ResizeTransform)
     return (resize.new_h, resize.new_w) if resized else image.shape[:2]

@@ -43,6 +43,7 @@ class PanopticResults:
             raise ValueError("the predictor has no vocabulary")
         self.predictor = predictor
         self.folder = Path(folder)
+        self.max_pixels = predictor.mapper.max_pixels
         self._vocabulary = predictor.vocabulary
         self._colours = class_colours(self._vocabulary.names)
         self._ids = dict(zip((image.name for image in images), image_ids(images)))

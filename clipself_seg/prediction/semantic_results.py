@@ -34,6 +34,7 @@ class SemanticResults:
         """
         self.predictor = predictor
         self.folder = Path(folder)
+        self.max_pixels = predictor.mapper.max_pixels
         self.scores = scores
         self._colours = class_colours(predictor.names)
         self._images: dict[str, Any] = {}

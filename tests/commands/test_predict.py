@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from unittest import mock
 
 import numpy as np
@@ -117,6 +118,20 @@ def test_a_picture_that_no_library_can_take_does_not_stop_the_others(
     content = json.loads((tmp_path / "out" / "classes.json").read_text())
     assert list(content["pictures"]) == ["sub/two"] and content["complete"]
     assert list(content["failed"]) == [str(photos / "one.jpg")]
+
+
+@pytest.mark.parametrize("task", [(), ("--panoptic", "--stuff", "")])
+def test_pipes_and_large_pictures_are_refused_and_the_others_segmented(
+    run, photos, tmp_path, capsys, task
+):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    given = {"config": CONFIG, "opts": SMALL} if task else {"opts": OPTS}
+    given["opts"] = [*given["opts"], "INPUT.MAX_PIXELS", "2399"]
+    words = ("--vocabulary", "dog, sky", *task, "--input", photos, tmp_path / "pipe.jpg")
+    assert run(*words, **given) == 1
+    said = capsys.readouterr()
+    assert "1 of 3 segmented" in said.out and "pipe.jpg: a pipe or a device, no file" in said.err
+    assert "one.jpg is 60 x 40, which is more than the 2399 pixels of INPUT.MAX_PIXELS" in said.err
 
 
 def test_pictures_of_a_pixels_height_or_width_are_segmented(run, tmp_path):

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from detectron2.data.detection_utils import read_image as detectron2_read_image
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
+from clipself_seg.config import load_config
 from clipself_seg.data.images import (
+    MAX_PIXELS,
     fit_size,
     letterbox_crops,
     letterbox_image,
+    open_image,
     pixel_corners,
     read_image,
 )
+from clipself_seg.data.label_maps import read_indices
+from clipself_seg.data.panoptic_png import read_panoptic_png
 from clipself_seg.errors import InputError
 
 
@@ -102,6 +112,75 @@ def test_a_picture_that_cannot_be_used_is_named(tmp_path, make):
     assert len(str(caught.value).splitlines()) <= 2
     # The image may be a user's own, which no annotation file names.
     assert "annotation" not in str(caught.value)
+
+
+def test_no_picture_starts_a_program(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given, **how: started.append(given))
+    path = tmp_path / "photo.jpg"
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(InputError, match="photo.jpg is not an image of JPEG, PNG, .*: replace it"):
+        read_image(path)
+    assert not started
+
+
+@pytest.fixture
+def at_most_seconds():
+    """Ends a test that waits without end; pytest has no such limit of its own."""
+
+    def stop(signum, frame):
+        raise AssertionError("still waiting")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(10)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path, at_most_seconds):
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(InputError, match="a.jpg is a pipe or a device"):
+        read_image(tmp_path / "a.jpg")
+    with pytest.raises(InputError, match="a.jpg is a pipe or a device"):
+        read_panoptic_png(tmp_path / "a.jpg")
+
+
+def write_header(path, width, height, colour=2):
+    """A PNG that states its size and holds next to nothing."""
+    path.write_bytes(b"\x89PNG\r\n\x1a\n")
+    size = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
+    with open(path, "ab") as file:
+        for name, content in ((b"IHDR", size), (b"IDAT", zlib.compress(b"\0" * 9)), (b"IEND", b"")):
+            file.write(struct.pack(">I", len(content)) + name + content)
+            file.write(struct.pack(">I", zlib.crc32(name + content)))
+    return path
+
+
+def test_a_size_beyond_the_limit_is_refused_by_the_header(tmp_path):
+    assert load_config(None).INPUT.MAX_PIXELS == MAX_PIXELS
+    with open_image(write_header(tmp_path / "camera.png", 11_648, 8_736)) as file:
+        assert file.size == (11_648, 8_736)
+    with pytest.raises(InputError, match="small.png cannot be decoded"):  # so it is tried
+        read_image(write_header(tmp_path / "small.png", 40, 30), max_pixels=1200)
+    for side in (13_000, 20_000):  # the second is beyond Pillow's own limit
+        path = write_header(tmp_path / f"{side}.png", side, side)
+        said = f"{side}.png is {side} x {side}, .* {MAX_PIXELS} pixels of INPUT.MAX_PIXELS: .*raise"
+        for read in (read_image, read_panoptic_png):
+            with pytest.raises(InputError, match=said):
+                read(path)
+        path = write_header(tmp_path / f"{side}.png", side, side, colour=0)
+        with pytest.raises(InputError, match=said):
+            read_indices(path)
+
+
+@pytest.mark.parametrize("ending", ["gif", "tiff", "webp"])
+def test_the_first_of_several_frames_is_read(tmp_path, ending):
+    frames = [Image.new("RGB", (9, 8), (value, 0, 0)) for value in (200, 100, 0)]
+    path = tmp_path / f"frames.{ending}"
+    lossless = {"lossless": True} if ending == "webp" else {}
+    frames[0].save(path, save_all=True, append_images=frames[1:], **lossless)
+    assert (read_image(path) == (200, 0, 0)).all()
 
 
 def test_another_size_than_the_annotation_states_is_refused(tmp_path):

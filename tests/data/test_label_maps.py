@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipself_seg.data import label_maps
 from clipself_seg.data.label_maps import read_indices, read_label_map
 from clipself_seg.errors import InputError
 
@@ -87,3 +88,11 @@ def test_a_large_vocabulary_cut_to_8_bits_shows_by_its_255s(tmp_path):
     assert read(write(tmp_path / "low.png", [[0, 254]]), **whole).tolist() == [[0, 254]]
     with pytest.raises(InputError, match="has 8 bits and the value 255, with 847 classes"):
         read(write(tmp_path / "cut.png", [[255, 3]]), **whole)
+
+
+def test_a_map_may_be_as_large_as_its_image_and_not_larger(tmp_path, monkeypatch):
+    monkeypatch.setattr(label_maps, "MAX_PIXELS", 5)
+    path = write(tmp_path / "a.png", [[0, 3, 1], [255, 1, 0]])
+    assert read(path, size=(3, 2)).shape == (2, 3)
+    with pytest.raises(InputError, match="a.png is 3 x 2, which is more than the 5 pixels"):
+        read(path)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode, configurable
 
-from clipself_seg.data.images import letterbox_crops, letterbox_image, read_image
+from clipself_seg.data.images import MAX_PIXELS, letterbox_crops, letterbox_image, read_image
 from clipself_seg.data.mappers.samples import Sample, box_tensor, chw, stated_size
 from clipself_seg.data.records import Record
 from clipself_seg.data.regions import (
@@ -44,6 +44,7 @@ class DistillMapper:
         crop_scale: float = 1.0,
         min_area: float = 8**2,
         max_area: float = 1024**2,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         """
         Args:
@@ -57,6 +58,7 @@ class DistillMapper:
             crop_scale: enlargement of the teacher's crops.
             min_area: smallest area of a proposal, in square pixels of the original image.
             max_area: largest area of a proposal, in square pixels of the original image.
+            max_pixels: largest number of pixels of an image that is decoded.
         """
         if source not in ("grid", "proposals"):
             raise ValueError(f'regions come from "grid" or "proposals", got "{source}"')
@@ -70,10 +72,11 @@ class DistillMapper:
         self.crop_scale = crop_scale
         self.min_area = min_area
         self.max_area = max_area
+        self.max_pixels = max_pixels
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, crop_size: int, seed: int) -> dict[str, Any]:
-        """Read INPUT.REGIONS; the teacher's input side and the seed come from the caller."""
+        """Read INPUT.REGIONS and INPUT.MAX_PIXELS; the teacher's input side and the seed come from the caller."""
         regions = cfg.INPUT.REGIONS
         return {
             "source": regions.SOURCE,
@@ -86,6 +89,7 @@ class DistillMapper:
             "crop_scale": regions.CROP_SCALE,
             "min_area": regions.MIN_AREA,
             "max_area": regions.MAX_AREA,
+            "max_pixels": cfg.INPUT.MAX_PIXELS,
         }
 
     def __call__(self, record: Record, draw: int) -> Sample:
@@ -102,7 +106,7 @@ class DistillMapper:
         Raises:
             InputError: the image cannot be read, or the proposals were made for another image size.
         """
-        image = read_image(record["file_name"], self._stated_size(record))
+        image = read_image(record["file_name"], self._stated_size(record), self.max_pixels)
         rng = np.random.default_rng((self.seed, draw))
         height, width = image.shape[:2]
         regions = self._sample_regions(rng, record, width, height)

@@ -13,7 +13,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 
-from clipself_seg.data.images import read_image
+from clipself_seg.data.images import MAX_PIXELS, read_image
 from clipself_seg.data.mappers.samples import PADDING, Sample, chw, require_rgb, seeded, stated_size
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper, at_least_a_pixel
 from clipself_seg.data.panoptic_png import read_panoptic_ids
@@ -49,6 +49,7 @@ class PanopticTrainMapper:
         scales: tuple[float, float],
         keep_empty: bool = True,
         words: int = 0,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         """
         Args:
@@ -58,6 +59,7 @@ class PanopticTrainMapper:
             scales: smallest and largest factor of the resizing.
             keep_empty: whether segments of which the crop leaves nothing stay targets.
             words: number of noun phrases that are drawn from one of the image's captions, 0 for none.
+            max_pixels: largest number of pixels of an image that is decoded.
 
         Raises:
             InputError: factors that are not positive and in order.
@@ -71,6 +73,7 @@ class PanopticTrainMapper:
         self.vocabulary = vocabulary
         self.keep_empty = keep_empty
         self.words = words
+        self.max_pixels = max_pixels
         self.augmentations = [
             T.RandomFlip(),
             _ResizeScale(*scales, size, size),
@@ -90,6 +93,7 @@ class PanopticTrainMapper:
             "scales": (cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE),
             "keep_empty": cfg.INPUT.KEEP_EMPTY_SEGMENTS,
             "words": WORDS if grounded else 0,
+            "max_pixels": cfg.INPUT.MAX_PIXELS,
         }
 
     def __call__(self, record: Record, draw: int) -> Sample:
@@ -108,12 +112,13 @@ class PanopticTrainMapper:
             InputError: image, PNG or JSON are unreadable or disagree; a category that the
                 vocabulary does not have; no captions where phrases are drawn.
         """
-        ids = read_panoptic_ids(record)
+        ids = read_panoptic_ids(record, self.max_pixels)
         height, width = ids.shape
         size = stated_size(record) or (width, height)
         # Detectron2 resizes bytes with PIL, so ids are resized as RGB; the fourth byte of an id is 0.
         rgb = ids.view(np.uint8).reshape(height, width, 4)[..., :3]
-        augmented = T.AugInput(read_image(record["file_name"], size), sem_seg=rgb)
+        image = read_image(record["file_name"], size, self.max_pixels)
+        augmented = T.AugInput(image, sem_seg=rgb)
         with seeded(self.seed, draw):
             T.AugmentationList(self.augmentations)(augmented)
         labels, masks = self._segments(augmented.sem_seg, record)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 
-from clipself_seg.data.images import letterbox_crops, letterbox_image, read_image
+from clipself_seg.data.images import MAX_PIXELS, letterbox_crops, letterbox_image, read_image
 from clipself_seg.data.mappers.samples import Sample, box_tensor, chw
 from clipself_seg.data.records import Record, category_labels
 from clipself_seg.data.segments import MaskResize, read_segments, segment_regions, token_masks
@@ -35,6 +35,7 @@ class RegionMapper:
         read: Sequence[str] = ("boxes", "masks", "crops"),
         mask_resize: MaskResize = "reference",
         crop_scale: float = 1.5,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         """
         Args:
@@ -45,6 +46,7 @@ class RegionMapper:
             read: readouts of a region; crops and masks are made only if one of them needs them.
             mask_resize: rule for masks at token resolution, see `token_masks`.
             crop_scale: enlargement of the things' crops.
+            max_pixels: largest number of pixels of an image that is decoded.
         """
         self.image_size = image_size
         self.crop_size = crop_size
@@ -58,12 +60,13 @@ class RegionMapper:
         self.with_masks = any(readout.endswith("masks") for readout in read)
         self.mask_resize: MaskResize = mask_resize
         self.crop_scale = crop_scale
+        self.max_pixels = max_pixels
 
     @classmethod
     def from_config(
         cls, cfg: CfgNode, *, image_size: int, crop_size: int, stride: int, vocabulary: Vocabulary
     ) -> dict[str, Any]:
-        """Read TEST.REGIONS; sizes, stride and vocabulary come from the caller."""
+        """Read TEST.REGIONS and INPUT.MAX_PIXELS; sizes, stride and vocabulary come from the caller."""
         return {
             "image_size": image_size,
             "crop_size": crop_size,
@@ -71,6 +74,7 @@ class RegionMapper:
             "vocabulary": vocabulary,
             "read": tuple(cfg.TEST.REGIONS.READ),
             "mask_resize": cfg.TEST.REGIONS.MASK_RESIZE,
+            "max_pixels": cfg.INPUT.MAX_PIXELS,
         }
 
     def __call__(self, record: Record) -> Sample:
@@ -87,9 +91,9 @@ class RegionMapper:
         Raises:
             InputError: image, PNG or JSON are unreadable or disagree.
         """
-        segments = read_segments(record, self.thing_ids)
+        segments = read_segments(record, self.thing_ids, self.max_pixels)
         height, width = segments.ids.shape
-        image = read_image(record["file_name"], (width, height))
+        image = read_image(record["file_name"], (width, height), self.max_pixels)
         labels = category_labels(segments.category_ids, self.index_of, record["pan_seg_file_name"])
         isthing = self.isthing[labels]
         regions = segment_regions(segments, isthing, self.crop_scale)

@@ -18,7 +18,7 @@ from detectron2.projects.point_rend import ColorAugSSDTransform
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipself_seg.data.images import read_image
+from clipself_seg.data.images import MAX_PIXELS, read_image
 from clipself_seg.data.label_maps import read_label_map
 from clipself_seg.data.mappers.samples import PADDING, Sample, chw, require_rgb, seeded, stated_size
 from clipself_seg.data.records import Record
@@ -61,6 +61,7 @@ class SemSegTrainMapper:
         max_category_area: float = 1.0,
         change_colours: bool = False,
         pad_to: int = -1,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         """
         Args:
@@ -74,11 +75,13 @@ class SemSegTrainMapper:
             max_category_area: fraction of a crop that one class may cover; 10 crops are tried.
             change_colours: whether brightness, contrast, saturation and hue change, as in SSD.
             pad_to: S; a larger image is cut. -1 leaves the size as it is.
+            max_pixels: largest number of pixels of an image that is decoded.
         """
         self.seed = seed
         self.num_classes = num_classes
         self.ignore_label = ignore_label
         self.pad_to = pad_to
+        self.max_pixels = max_pixels
         # Detectron2 resizes bytes with PIL and other types with torch, which has no nearest
         # neighbour for 16-bit integers. So labels are bytes where they fit.
         self.narrow = max(num_classes - 1, ignore_label) <= 255
@@ -110,6 +113,7 @@ class SemSegTrainMapper:
             "max_category_area": crop.SINGLE_CATEGORY_MAX_AREA,
             "change_colours": given.COLOR_AUG_SSD,
             "pad_to": given.SIZE_DIVISIBILITY,
+            "max_pixels": given.MAX_PIXELS,
         }
 
     def __call__(self, record: Record, draw: int) -> Sample:
@@ -126,7 +130,7 @@ class SemSegTrainMapper:
         Raises:
             InputError: image or label map cannot be read or do not agree.
         """
-        image = read_image(record["file_name"])
+        image = read_image(record["file_name"], max_pixels=self.max_pixels)
         labels = read_label_map(
             record["sem_seg_file_name"],
             num_classes=self.num_classes,
@@ -159,19 +163,25 @@ class SemSegTestMapper:
     """Mapper from a record to the image at the size of evaluation; evaluators read ground truth."""
 
     @configurable
-    def __init__(self, *, min_size: int, max_size: int) -> None:
+    def __init__(self, *, min_size: int, max_size: int, max_pixels: int = MAX_PIXELS) -> None:
         """
         Args:
             min_size: length of the shorter side in pixels; 0 keeps the image's size.
             max_size: largest length of the longer side in pixels, which takes precedence.
+            max_pixels: largest number of pixels of an image that is decoded.
         """
+        self.max_pixels = max_pixels
         self.resize = ResizeShortestEdge(min_size, max_size, "choice")
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Read INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST."""
+        """Read INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST and MAX_PIXELS."""
         require_rgb(cfg.INPUT.FORMAT)
-        return {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": cfg.INPUT.MAX_SIZE_TEST}
+        return {
+            "min_size": cfg.INPUT.MIN_SIZE_TEST,
+            "max_size": cfg.INPUT.MAX_SIZE_TEST,
+            "max_pixels": cfg.INPUT.MAX_PIXELS,
+        }
 
     def __call__(self, record: Record) -> Sample:
         """Make the sample of one image.
@@ -186,7 +196,7 @@ class SemSegTestMapper:
         Raises:
             InputError: the image cannot be read, or has another size than stated.
         """
-        image = read_image(record["file_name"], stated_size(record))
+        image = read_image(record["file_name"], stated_size(record), self.max_pixels)
         resized = self.resize.get_transform(image).apply_image(image)
         return {
             **record,

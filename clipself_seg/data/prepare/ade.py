@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from clipself_seg.data.datasets.roots import ADE_150, ADE_847, ade_parent
-from clipself_seg.data.images import DECODING_ERRORS, read_image
+from clipself_seg.data.images import DECODING_ERRORS, open_image, read_image
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.prepare.common import (
     MapJob,
@@ -156,7 +155,7 @@ def _convert_full(job: FullJob) -> bool:
 def _object_ids(path: Path) -> np.ndarray:
     """Object ids of the pixels of a `_seg.png`, (H, W) int64."""
     try:
-        with Image.open(path) as file:
+        with open_image(path) as file:
             if file.mode != "RGB":
                 raise InputError(f"{path} has pixels of type {file.mode}, not RGB: unpack it again")
             rgb = np.asarray(file).astype(np.int64)

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as rle
 
-from clipself_seg.data.images import DECODING_ERRORS
+from clipself_seg.data.images import DECODING_ERRORS, open_image
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 
@@ -107,7 +106,7 @@ def read_instance_map(path: str | os.PathLike[str], scene_of: np.ndarray) -> Ins
 
 def _read_rgb(path: str | os.PathLike[str]) -> np.ndarray:
     try:
-        with Image.open(path) as file:
+        with open_image(path) as file:
             if file.mode != "RGB":
                 raise InputError(
                     f"{path} has pixels of type {file.mode}, not RGB: unpack it again\n{ARCHIVE}"

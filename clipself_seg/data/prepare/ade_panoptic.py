@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from clipself_seg.data.datasets.roots import ADE_150, ade_parent
-from clipself_seg.data.images import DECODING_ERRORS
+from clipself_seg.data.images import DECODING_ERRORS, open_image
 from clipself_seg.data.prepare.ade import read_scene_map
 from clipself_seg.data.prepare.ade_instances import (
     ARCHIVE,
@@ -207,8 +207,10 @@ def _as_painted(ids: np.ndarray, segments: list[dict[str, Any]]) -> list[dict[st
 
 def _check_sizes(job: _Job, *maps: np.ndarray) -> None:
     try:
-        with Image.open(job.image) as file:
+        with open_image(job.image) as file:
             size = file.size
+    except InputError:
+        raise
     except DECODING_ERRORS as error:
         raise InputError(f"{job.image} cannot be decoded ({error}): unpack it again") from None
     for path, values in zip((job.semantic, job.instances), maps):

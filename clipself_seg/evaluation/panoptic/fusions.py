@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
 
+from clipself_seg.data.images import truth_pixels
 from clipself_seg.data.panoptic_png import read_panoptic_png
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
@@ -155,7 +156,8 @@ class FusionsEvaluator(DatasetEvaluator):
         """
         for sample, output in zip(inputs, outputs, strict=True):
             if self._segments:
-                sample = {**sample, "pan_seg": read_panoptic_png(sample["pan_seg_file_name"])}
+                png = read_panoptic_png(sample["pan_seg_file_name"], truth_pixels(sample))
+                sample = {**sample, "pan_seg": png}
             for name, evaluators in self._every.items():
                 for evaluator in evaluators:
                     evaluator.process([sample], [output["fusions"][name]])

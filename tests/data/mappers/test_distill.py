@@ -10,7 +10,7 @@ import torch
 from detectron2.config import get_cfg
 from PIL import Image
 
-from clipself_seg.config import add_clipself_seg_config
+from clipself_seg.config import add_clipself_seg_config, load_config
 from clipself_seg.data.datasets.coco import distillation_records, region_records
 from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.data.mappers.regions import RegionMapper
@@ -210,3 +210,12 @@ def test_real_panoptic_pictures_are_read(data_dir, monkeypatch):
         assert sample["masks"].shape == (count, 16, 16) and sample["crops"].shape[0] == count
         # COCO's ids are sorted so that the things come first.
         torch.testing.assert_close(sample["isthing"], sample["labels"] < 80)
+
+
+def test_the_config_limits_the_pixels_of_a_file(labelled, vocabulary):
+    cfg = load_config(None, ["INPUT.MAX_PIXELS", "2399"])
+    with pytest.raises(InputError, match="a.png is 60 x 40, .*2399 pixels of INPUT.MAX_PIXELS"):
+        DistillMapper(cfg, crop_size=16, seed=0)(labelled, 0)
+    reader = RegionMapper(cfg, image_size=64, crop_size=16, stride=8, vocabulary=vocabulary)
+    with pytest.raises(InputError, match="2399 pixels of INPUT.MAX_PIXELS"):
+        reader(labelled)

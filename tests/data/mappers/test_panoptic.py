@@ -225,3 +225,11 @@ def test_real_crops_are_those_of_detectron2s_recipe(data_dir, monkeypatch):
         for info, label, mask in zip(infos, sample["labels"], sample["masks"]):
             assert vocabulary.classes[label].dataset_id == info["category_id"]
             assert (mask.numpy() == (ids == info["id"])).all()
+
+
+def test_the_config_limits_the_pixels_of_a_file(record):
+    cfg = load_config(None, ["INPUT.FORMAT", "RGB", "INPUT.MAX_PIXELS", "1919"])
+    training = PanopticTrainMapper(cfg, seed=0, vocabulary=MINI)
+    for read in (PanopticTestMapper(cfg), lambda record: training(record, 0)):
+        with pytest.raises(InputError, match="png is 48 x 40, .*1919 pixels of INPUT.MAX_PIXELS"):
+            read(record)

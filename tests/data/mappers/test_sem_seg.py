@@ -184,3 +184,11 @@ def test_real_training_crops_are_pieces_of_detectron2s_resized_picture(data_dir)
             np.array_equal(target, other) and np.array_equal(crop, turned)
             for turned, other in pieces
         )
+
+
+def test_the_config_limits_the_pixels_of_a_file(record):
+    cfg = load_config(None, [*RECIPE, "INPUT.MAX_PIXELS", "6143"])
+    training = SemSegTrainMapper(cfg, seed=0, num_classes=10, ignore_label=255)
+    for read in (SemSegTestMapper(cfg), lambda record: training(record, 0)):
+        with pytest.raises(InputError, match="a.png is 96 x 64, .*6143 pixels of INPUT.MAX_PIXELS"):
+            read(record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from typing import ParamSpec
@@ -28,6 +29,18 @@ def in_short(error: BaseException) -> str:
 def last_line(error: BaseException) -> str:
     """The end of what torch says about a state dict, where the reason is."""
     return str(error).strip().splitlines()[-1].strip()
+
+
+def ended_by(status: int) -> str:
+    """What ended a process that could not say it itself.
+
+    Args:
+        status: its exit status, the negative number of a signal.
+    """
+    name = signal.Signals(-status).name
+    return f"was ended by {name}" + (
+        ", often for want of memory: free some, or ask for less" if name == "SIGKILL" else ""
+    )
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

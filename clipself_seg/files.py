@@ -6,15 +6,24 @@ import contextlib
 import errno
 import fcntl
 import json
+import logging
+import math
 import os
 import re
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from clipself_seg.errors import InputError
+
+# Errors of `flock` on a file system that has no locks, such as some of clusters.
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+# Open folders that `alone_in` of this process has locked.
+_locked: set[int] = set()
+logger = logging.getLogger(__name__)
 
 
 def require_regular_file(path: str | os.PathLike[str]) -> None:
@@ -67,21 +76,73 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 def alone_in(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Keep other processes that ask for the same out of a folder, which is made if need be.
 
-    However this process ends, the folder is free again.
+    However this process ends, the folder is free again, also where processes that it forked live
+    on. A file system without locks gets a warning.
 
     Raises:
-        InputError: one is at work there.
+        InputError: one is at work there; names it where the system knows its number.
+        OSError: the folder cannot be made or opened.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
+    _locked.add(handle)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{folder}: another process is at work there: wait for it") from None
+            raise InputError(
+                f"{folder}: another process{_holder(handle)} is at work there: wait for it, or give "
+                "another folder"
+            ) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            logger.warning("%s cannot be locked: let one process at a time write there", folder)
         yield
     finally:
+        if handle in _locked:  # not in a child that was forked inside
+            _locked.remove(handle)
+            os.close(handle)
+
+
+def _close_locked() -> None:
+    """Let go of the parent's locks in a child that was just forked.
+
+    A lock belongs to the open folder, which a child shares: it would outlive the parent.
+    """
+    for handle in _locked:
         os.close(handle)
+    _locked.clear()
+
+
+os.register_at_fork(after_in_child=_close_locked)
+
+
+def _holder(handle: int) -> str:
+    """Number of the process that has locked an open folder, in brackets; empty where Linux does not say."""
+    status = os.fstat(handle)
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            # Such as "1: FLOCK ADVISORY WRITE 5463 fe:00:11184165 0 EOF".
+            _, kind, _, _, process, place, *_ = line.split()
+            if (kind, place) == ("FLOCK", f"{device}:{status.st_ino}") and int(process) > 0:
+                return f" ({process})"
+    return ""
+
+
+def remove_leftovers(folder: str | os.PathLike[str], age: float = 0) -> None:
+    """Remove what `atomic_path` in a killed process left directly in `folder`.
+
+    Args:
+        folder: locked by the caller (`alone_in`), or one whose old files nobody is writing.
+        age: seconds since the last write to a file that is removed.
+    """
+    newest = time.time() - age if age else math.inf
+    for path in Path(folder).glob(".*.part"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file() and path.stat().st_mtime <= newest:
+                path.unlink()
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.errors import InputError
-from clipself_seg.files import atomic_path
+from clipself_seg.files import atomic_path, remove_leftovers
 
 Metadata = dict[str, Any]
 NAME = re.compile(r"iteration_(\d+)\.safetensors")
@@ -77,8 +77,7 @@ class CheckpointFolder:
 
     def remove_leftovers(self) -> None:
         """Remove the half-written files of a killed run."""
-        for path in self.folder.glob(".iteration_*.part"):
-            path.unlink()
+        remove_leftovers(self.folder)
 
 
 def iteration_of(path: Path) -> int:

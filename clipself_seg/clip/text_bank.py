@@ -24,10 +24,11 @@ from clipself_seg.clip.prompts import TEMPLATES, class_prompts
 from clipself_seg.clip.text import encode_prompts
 from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
 from clipself_seg.errors import InputError, nearest
-from clipself_seg.files import atomic_path
+from clipself_seg.files import atomic_path, remove_leftovers
 
 # Part of every key: entries of version 1 may hold low precision, or the rows of other weights.
 VERSION = 2
+DAY = 24 * 3600  # seconds
 # Sentences of a template set, names of each class, and whether they stay as they are encoded.
 Asked = tuple[tuple[str, ...], Names, bool]
 
@@ -161,5 +162,7 @@ def _to_disk(path: Path, text: Tensor) -> None:
     try:
         with atomic_path(path) as temporary:
             safetensors.torch.save_file({"text": text}, temporary)
+        # Of killed processes: a younger one may be what another run is writing.
+        remove_leftovers(path.parent, age=DAY)
     except OSError:  # a read-only or full disk costs the next run some time, no more
         return

@@ -120,18 +120,34 @@ def run(args: argparse.Namespace) -> None:
     from clipself_seg.config import load_config
 
     cfg = load_config(args.config_file, args.opts)
-    from clipself_seg.training.run import evaluate, setup, train
+    from clipself_seg.training.run import alone_in_output, evaluate, setup, train
 
-    setup(cfg)
-    if args.eval_only:
-        evaluate(cfg, args.resume)
-    else:
-        train(cfg, args.resume)
+    with alone_in_output(cfg):
+        setup(cfg)
+        if args.eval_only:
+            evaluate(cfg, args.resume)
+        else:
+            train(cfg, args.resume)
+
+
+def run_together(args: argparse.Namespace) -> None:
+    """`run` in one of several processes, of which one on each machine says what all know."""
+    from detectron2.utils import comm
+
+    from clipself_seg.training.run import OutputInUse
+
+    others = comm.get_local_rank() > 0
+    try:
+        run(args)
+    except OutputInUse:
+        leave_process_group()
+        if not others:
+            raise
 
 
 def worker(args: argparse.Namespace) -> None:
-    """`run` in a process of Detectron2's `launch`, which looks at exit statuses only."""
-    status = report_input_errors(run)(args)
+    """`run_together` in a process of Detectron2's `launch`, which looks at exit statuses only."""
+    status = report_input_errors(run_together)(args)
     if status:
         sys.exit(status)
     leave_process_group()

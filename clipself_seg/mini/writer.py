@@ -27,7 +27,7 @@ from clipself_seg.data.captions import add_phrases, noun_phrases
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.errors import InputError
-from clipself_seg.files import atomic_path, write_json
+from clipself_seg.files import alone_in, atomic_path, write_json
 from clipself_seg.mini.concepts import WORLDS, WorldSpec
 from clipself_seg.mini.crops import choose_mentions, tag_caption, write_caption
 from clipself_seg.mini.scenes import Scene, draw_scene
@@ -82,23 +82,45 @@ def make_worlds(root: str | Path, size: WorldSize, processes: int = 2) -> bool:
 
     Returns:
         Whether anything was written.
+
+    Raises:
+        InputError: another process writes worlds there.
     """
-    written = False
-    for spec in WORLDS.values():
-        target = Path(root) / spec.name
-        manifest = {"format": FORMAT, **dataclasses.asdict(size)}
-        if _read_manifest(target) == manifest and _is_whole(spec, target, size):
-            continue
-        written = True
-        partial = target.with_name(f".{spec.name}.part")
-        shutil.rmtree(partial, ignore_errors=True)
-        for split in SPLITS:
-            _write_split(partial, spec, split, size, processes)
-        _write_base(partial, spec, size, processes)
-        write_json(partial / "manifest.json", manifest)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-    return written
+    root, worlds = Path(root), WORLDS.values()
+    partial = [_partial(spec, root) for spec in worlds]
+    if all(_is_there(spec, root, size) for spec in worlds) and not any(map(Path.exists, partial)):
+        return False
+    with alone_in(root):
+        for left_over in partial:  # of a call that was killed
+            shutil.rmtree(left_over, ignore_errors=True)
+        missing = [spec for spec in worlds if not _is_there(spec, root, size)]
+        for spec in missing:
+            _write_world(spec, root, size, processes)
+    return bool(missing)
+
+
+def _partial(spec: WorldSpec, root: Path) -> Path:
+    return root / f".{spec.name}.part"
+
+
+def _manifest(size: WorldSize) -> dict[str, Any]:
+    return {"format": FORMAT, **dataclasses.asdict(size)}
+
+
+def _is_there(spec: WorldSpec, root: Path, size: WorldSize) -> bool:
+    """Whether a world of this size is complete."""
+    target = root / spec.name
+    return _read_manifest(target) == _manifest(size) and _is_whole(spec, target, size)
+
+
+def _write_world(spec: WorldSpec, root: Path, size: WorldSize, processes: int) -> None:
+    target, partial = root / spec.name, _partial(spec, root)
+    for split in SPLITS:
+        _write_split(partial, spec, split, size, processes)
+    _write_base(partial, spec, size, processes)
+    write_json(partial / "manifest.json", _manifest(size))
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
 
 
 def _read_manifest(folder: Path) -> Any:

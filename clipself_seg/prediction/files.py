@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from clipself_seg.data.images import read_image
 from clipself_seg.errors import InputError, in_short
+from clipself_seg.files import alone_in, remove_leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 ENDINGS = tuple(".avif .bmp .gif .jp2 .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split())
 # What may be waited for without end.
 NO_FILE = "a pipe or a device, no file"
+# Where results of any task are written, below the output folder.
+FOLDERS = ("labels", "overlays", "panoptic", "scores")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,29 +152,43 @@ def predict_files(results: Results, files: InputFiles) -> dict[str, str]:
         Input -> what is wrong, of those without results.
 
     Raises:
-        InputError: results cannot be written.
+        InputError: results cannot be written, or another process writes below the same folder.
     """
-    failed = dict(files.failed)
-    complete = False
     try:
-        results.write_index(failed, complete)
-        for path, reason in failed.items():
-            _complain(path, reason)
-        try:
-            for source in tqdm(files.images, "images", unit="image"):
-                try:
-                    results.write(source, read_image(source.path, max_pixels=results.max_pixels))
-                except OSError:  # a full disk, and so on: the next image would fare no better
-                    raise
-                except Exception as error:  # whatever a library makes of a strange image
-                    reason = _reason(error)
-                    failed[str(source.path)] = reason
-                    _complain(str(source.path), reason)
-            complete = True
-        finally:
-            results.write_index(failed, complete)
+        with alone_in(results.folder):
+            _remove_leftovers(results.folder)
+            return _predict_files(results, files)
     except OSError as error:
         raise InputError(f"results cannot be written below {results.folder}: {error}") from None
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes the half-written files of a killed run; folders beside its own are somebody else's."""
+    remove_leftovers(folder)
+    for name in FOLDERS:
+        for parent, _, _ in os.walk(folder / name):
+            remove_leftovers(parent)
+
+
+def _predict_files(results: Results, files: InputFiles) -> dict[str, str]:
+    failed = dict(files.failed)
+    complete = False
+    results.write_index(failed, complete)
+    for path, reason in failed.items():
+        _complain(path, reason)
+    try:
+        for source in tqdm(files.images, "images", unit="image"):
+            try:
+                results.write(source, read_image(source.path, max_pixels=results.max_pixels))
+            except OSError:  # a full disk, and so on: the next image would fare no better
+                raise
+            except Exception as error:  # whatever a library makes of a strange image
+                reason = _reason(error)
+                failed[str(source.path)] = reason
+                _complain(str(source.path), reason)
+        complete = True
+    finally:
+        results.write_index(failed, complete)
     return failed
 
 

@@ -5,8 +5,9 @@ What is there already is not made again, so that an interrupted run goes on wher
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from clipself_seg.data.mappers.samples import Sample, stated_size
 from clipself_seg.data.records import Record
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
+from clipself_seg.files import alone_in, remove_leftovers
 from clipself_seg.heads.panoptic.mask_generator.outputs import (
     hash_classes,
     output_path,
@@ -110,9 +112,25 @@ def write_outputs(
 
     Raises:
         InputError: an image cannot be read; a file that is there is of other weights, settings,
-            vocabulary or images; two images would have one file; the files cannot be written.
+            vocabulary or images; two images would have one file; the files cannot be written, or
+            another process writes there.
     """
     _check_paths(folder, records)
+    with contextlib.ExitStack() as held:
+        with _writing_to(folder):
+            held.enter_context(alone_in(folder))
+            remove_leftovers(folder)
+        return _write_outputs(model, records, mapper, folder, workers, overwrite)
+
+
+def _write_outputs(
+    model: OpenPanoptic,
+    records: Sequence[Record],
+    mapper: PanopticTestMapper,
+    folder: str | Path,
+    workers: int,
+    overwrite: bool,
+) -> Written:
     weights, settings = generator_hash(model), generator_settings(model)
     metadata = {
         "weights": weights,
@@ -157,15 +175,23 @@ def generator_settings(model: OpenPanoptic) -> dict[str, Any]:
 
 
 def _write(folder: str | Path, model: OpenPanoptic, sample: Sample, **made_by: Any) -> None:
-    try:
+    output = model.generate(sample)
+    with _writing_to(folder):
         save_output(
             folder,
-            model.generate(sample),
+            output,
             image_id=sample["image_id"],
             file_name=sample["file_name"],
             names=model.names,
             **made_by,
         )
+
+
+@contextlib.contextmanager
+def _writing_to(folder: str | Path) -> Iterator[None]:
+    """Trouble of the file system as an `InputError` that names the folder."""
+    try:
+        yield
     except OSError as error:
         raise InputError(f"outputs cannot be written to {folder}: {error}") from None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clipself_seg.evaluation.regions.report import region_table
-from clipself_seg.files import atomic_path, write_json
+from clipself_seg.files import alone_in, atomic_path, remove_leftovers, write_json
 from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.quickstart.gallery import write_gallery
 from clipself_seg.quickstart.panoptic_chapter import panoptic_chapter
@@ -45,13 +45,19 @@ def run_quickstart(output: str | Path, worlds: str | Path, fresh: bool = False) 
         fresh: forget earlier runs first.
 
     Raises:
-        InputError: a step failed; its command is named.
+        InputError: a step failed; its command is named. Or another quickstart is at work there.
     """
-    begin = time.monotonic()
     output, worlds = Path(output).absolute(), Path(worlds).absolute()
-    if fresh:
-        shutil.rmtree(output, ignore_errors=True)
-    output.mkdir(parents=True, exist_ok=True)
+    with alone_in(output):
+        remove_leftovers(output)
+        if fresh:
+            for path in output.iterdir():  # not the folder, which is locked
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        _run_chapters(output, worlds)
+
+
+def _run_chapters(output: Path, worlds: Path) -> None:
+    begin = time.monotonic()
     say("the mini worlds: scenes with panoptic labels, captions and proposals, in COCO's formats")
     make_worlds(worlds, WorldSize())
     rows: dict[str, dict[str, float]] = {}

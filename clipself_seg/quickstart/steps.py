@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, ended_by
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # What the chapters show: so many images of each world.
@@ -134,6 +134,8 @@ def call_together(commands: Mapping[str, Sequence[str]], worlds: Path) -> None:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         codes = pool.map(lambda name: _follow(name, commands[name], environment), commands)
     for (name, words), code in zip(commands.items(), codes):
+        if code < 0:
+            raise InputError(f"this step {ended_by(code)}: python {shlex.join(words)}")
         if code:
             raise InputError(
                 f"this step failed: python {shlex.join(words)}; its message is above, after [{name}]"

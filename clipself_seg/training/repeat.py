@@ -13,7 +13,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, ended_by
 from clipself_seg.files import write_json
 from clipself_seg.training.metrics import flatten_numbers
 from clipself_seg.training.run import RESULTS_FILE
@@ -101,6 +101,8 @@ def _run(
         words += ["SEED", str(seed), "OUTPUT_DIR", str(folder)]
         sys.stdout.write(f"$ python {shlex.join(words)}\n")
         sys.stdout.flush()
-        if subprocess.run([sys.executable, *words], cwd=ROOT).returncode:
-            raise InputError(f"this run failed: python {shlex.join(words)}")
+        status = subprocess.run([sys.executable, *words], cwd=ROOT).returncode
+        if status:
+            what = ended_by(status) if status < 0 else "failed"
+            raise InputError(f"this run {what}: python {shlex.join(words)}")
     return dict(flatten_numbers(json.loads(path.read_text())["results"]))

@@ -20,7 +20,7 @@ from clipself_seg.checkpoints.training_state import (
 )
 from clipself_seg.errors import InputError, MissingFiles
 from clipself_seg.evaluation.base import Evaluation, Results
-from clipself_seg.files import atomic_path
+from clipself_seg.files import alone_in, atomic_path, remove_leftovers
 from clipself_seg.memory import keep_freed_memory
 from clipself_seg.models.build import architecture, build_model
 from clipself_seg.models.protocol import Model, TrainableModel
@@ -32,6 +32,36 @@ from clipself_seg.training.trainer import Trainer
 
 RESULTS_FILE = "results.json"
 logger = logging.getLogger(__name__)
+
+
+class OutputInUse(InputError):
+    """Another run is at work in OUTPUT_DIR; all processes of a run raise it together."""
+
+
+@contextlib.contextmanager
+def alone_in_output(cfg: CfgNode) -> Iterator[None]:
+    """Keep other runs out of ``OUTPUT_DIR``, and remove the half-written files of a killed one.
+
+    The first process takes the lock for all processes of the run. The folders of the runs below it,
+    such as those of several seeds, are their own.
+
+    Raises:
+        OutputInUse: in every process of this run.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    with contextlib.ExitStack() as held:
+        refused = ""
+        if comm.is_main_process():
+            try:
+                held.enter_context(alone_in(folder))
+            except InputError as error:
+                refused = f"OUTPUT_DIR {error}"
+        if refused := comm.all_gather(refused)[0]:
+            raise OutputInUse(refused)
+        if comm.is_main_process():
+            remove_leftovers(folder)
+            _checkpoints(cfg).remove_leftovers()
+        yield
 
 
 def setup(cfg: CfgNode) -> None:

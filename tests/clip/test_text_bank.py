@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 
 import pytest
 import torch
@@ -156,6 +157,18 @@ def test_disk_cache_is_used_and_a_damaged_entry_is_made_again(clip, bank, tmp_pa
         assert torch.equal(again.embed(["cat"]), first)
     entry.write_bytes(b"damaged")
     assert torch.equal(TextBank(clip, "vild63", cache_dir=tmp_path).embed(["cat"]), first)
+
+
+def test_half_written_entries_of_killed_processes_go_after_a_day(bank, tmp_path):
+    left = tmp_path / ".a.safetensors.x.part"
+    left.touch()
+    bank.embed(["cat"])
+    assert left.exists()  # another process may be writing it
+    os.utime(left, (0, 0))
+    bank.embed(["cat"])
+    assert left.exists()
+    bank.embed(["dog"])
+    assert not left.exists()
 
 
 def test_raw_embeddings_that_are_not_kept_are_the_same_and_leave_nothing(clip, tmp_path):

@@ -13,6 +13,7 @@ from PIL import Image
 from clipself_seg.commands import predict
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.panoptic_png import read_panoptic_png
+from clipself_seg.files import alone_in
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.semantic import Predictor, Segmentation
 from clipself_seg.prediction.semantic_results import SemanticResults
@@ -163,6 +164,24 @@ def test_results_that_cannot_be_written_end_it(run, photos, tmp_path, capsys):
     (tmp_path / "out").write_text("a file in the way")
     assert run("--vocabulary", "dog", "--input", photos) == 2
     assert "results cannot be written below" in capsys.readouterr().err
+
+
+def test_two_predictions_do_not_meet_and_leftovers_of_a_killed_one_go(
+    run, photos, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    mine = [out / ".classes.json.x.part", out / "labels/sub/.two.png.x.part"]
+    others = out / "another run/.metrics.json.x.part"
+    for path in (*mine, others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    words = ("--vocabulary", "dog", "--input", photos / "one.jpg")
+    with alone_in(out):
+        assert run(*words) == 2
+        assert f"error: {out}: another process ({os.getpid()})" in capsys.readouterr().err
+        assert all(path.exists() for path in mine) and not (out / "classes.json").exists()
+    assert run(*words) == 0
+    assert not any(path.exists() for path in mine) and others.exists()
 
 
 @pytest.fixture

@@ -12,16 +12,20 @@ import time
 
 import pytest
 import torch
+from detectron2.utils import comm
 from safetensors.torch import load_file
+from torch.multiprocessing import ProcessExitedException
 
 from clipself_seg.checkpoints.shipped import SHIPPED, SHIPPED_MODELS
 from clipself_seg.clip import load_clip
 from clipself_seg.commands import train
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.regions.evaluation import RegionEvaluation
+from clipself_seg.files import alone_in
 from clipself_seg.training.run import tf32
 from tests.conftest import ROOT
 from tests.tiny import write_tiny_coco
+from tests.two_processes import in_two_processes
 
 SMALL = {
     "MODEL.CLIP.NAME": "ViT-Mini-8",
@@ -252,7 +256,12 @@ def test_a_broken_picture_is_named_whoever_reads_it(tmp_path, datasets, capfd, w
 def test_a_second_run_a_foreign_resume_and_a_damaged_checkpoint_are_refused(
     tmp_path, datasets, capfd
 ):
+    left = tmp_path / "out/.config.yaml.x.part", tmp_path / "out/checkpoints/.iteration_1.x.part"
+    left[1].parent.mkdir(parents=True)
+    for path in left:
+        path.touch()
     assert train.main(words(tmp_path / "out")) == 0
+    assert not any(path.exists() for path in left)
     config = (tmp_path / "out" / "config.yaml").read_text()
     assert train.main(words(tmp_path / "out", TEST__EVAL_PERIOD=9)) == 2
     assert (tmp_path / "out" / "config.yaml").read_text() == config
@@ -263,3 +272,31 @@ def test_a_second_run_a_foreign_resume_and_a_damaged_checkpoint_are_refused(
     assert train.main(words(tmp_path / "out", "--resume")) == 2
     assert f"{FIRST_CHECKPOINT} is damaged" in capfd.readouterr().err
     assert train.main(words(tmp_path / "new", "--eval-only", "--resume")) == 2
+
+
+@pytest.mark.parametrize("flags", [(), ("--resume",), ("--eval-only",)])
+def test_a_folder_where_another_run_is_at_work_is_refused_and_stays_as_it_is(
+    tmp_path, capfd, flags
+):
+    writing = tmp_path / "out" / "checkpoints" / ".iteration_0000002.safetensors.x.part"
+    writing.parent.mkdir(parents=True)
+    writing.touch()
+    with alone_in(tmp_path / "out"):
+        assert train.main(words(tmp_path / "out", *flags)) == 2
+    assert capfd.readouterr().err == (
+        f"error: OUTPUT_DIR {tmp_path / 'out'}: another process ({os.getpid()}) is at work there: "
+        "wait for it, or give another folder\n"
+    )
+    assert os.listdir(tmp_path / "out") == ["checkpoints"] and writing.exists()
+
+
+def _refused(rank, folder):
+    comm.create_local_process_group(2)
+    train.worker(train.parse(words(folder / "out")))
+
+
+def test_processes_that_are_refused_together_say_it_once(tmp_path, capfd):
+    with alone_in(tmp_path / "out"), pytest.raises(ProcessExitedException) as caught:
+        in_two_processes(_refused, tmp_path)
+    assert caught.value.exit_code == 2 and not os.listdir(tmp_path / "out")
+    assert capfd.readouterr().err.count("is at work there") == 1

@@ -22,7 +22,7 @@ from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
 from clipself_seg.data.label_maps import read_label_map
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.files import write_json
+from clipself_seg.files import alone_in, write_json
 from clipself_seg.mini import writer
 from clipself_seg.mini.concepts import WORLDS
 from clipself_seg.mini.crops import tag_caption
@@ -55,6 +55,18 @@ def test_a_complete_world_is_kept_and_another_size_or_half_a_world_is_replaced(r
     (tmp_path / "mini2" / "panoptic_val" / "000000.png").unlink()
     assert make_worlds(tmp_path, SIZE, processes=1)
     assert files(tmp_path) == files(root)
+
+
+def test_what_a_killed_call_left_is_removed_and_two_calls_do_not_meet(root, tmp_path):
+    for world in WORLDS:
+        (tmp_path / world).symlink_to(root / world)
+    (tmp_path / ".mini.part/train").mkdir(parents=True)
+    with alone_in(tmp_path), pytest.raises(InputError, match="another process"):
+        make_worlds(tmp_path, SIZE)
+    assert (tmp_path / ".mini.part/train").exists()
+    assert not make_worlds(tmp_path, SIZE) and not (tmp_path / ".mini.part").exists()
+    with alone_in(tmp_path):
+        assert not make_worlds(tmp_path, SIZE)  # complete: nothing to write
 
 
 def test_an_interruption_leaves_no_world(tmp_path, monkeypatch):

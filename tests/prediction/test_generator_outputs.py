@@ -19,6 +19,7 @@ from clipself_seg.data.datasets.panoptic import panoptic_set_records
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
+from clipself_seg.files import alone_in
 from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.mask_generator.outputs import GeneratorOutput
 from clipself_seg.models.build import build_model
@@ -171,6 +172,15 @@ def test_what_is_there_is_kept_and_what_is_missing_or_damaged_is_made(tmp_path, 
     assert (tmp_path / "1001.safetensors").stat().st_mtime_ns == kept
     assert write(tmp_path, model) == (0, 3) and len(made) == 5
     assert write(tmp_path, model, overwrite=True) == (3, 0) and len(made) == 8
+
+
+def test_two_writers_do_not_meet_and_leftovers_of_a_killed_one_go(tmp_path, made):
+    left = tmp_path / ".1003.safetensors.x.part"
+    left.touch()
+    with alone_in(tmp_path), pytest.raises(InputError, match="another process"):
+        write(tmp_path, Blank())
+    assert left.exists() and not made
+    assert write(tmp_path, Blank()) == (3, 0) and not left.exists()
 
 
 def test_files_of_other_weights_words_or_sizes_are_refused(live, written, monkeypatch, made):

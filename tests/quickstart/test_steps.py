@@ -32,3 +32,10 @@ def test_a_command_that_fails_is_named_and_the_others_come_to_their_end(tmp_path
     with pytest.raises(InputError, match=r"this step failed: python -c (.|\n)*after \[bad\]"):
         call_together(commands, tmp_path)
     assert done.exists()
+
+
+def test_a_command_that_the_system_ends_is_named_with_the_reason(tmp_path):
+    commands = {"big": python("os.kill(os.getpid(), 9)")}
+    message = r"this step was ended by SIGKILL, often for want of memory.*: python -c"
+    with pytest.raises(InputError, match=message):
+        call_together(commands, tmp_path)

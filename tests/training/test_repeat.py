@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from unittest import mock
 
 import pytest
 
@@ -64,7 +65,9 @@ def test_what_one_configuration_trained_is_evaluated_under_another(tmp_path, mon
 def test_one_seed_has_no_spread_and_a_failed_run_is_named(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="two different seeds"):
         repeat(["configs/a.yaml"], [3, 3], tmp_path)
-    failed = subprocess.CompletedProcess([], 1)
-    monkeypatch.setattr(module.subprocess, "run", lambda *_, **__: failed)
-    with pytest.raises(InputError, match="failed: python train_net.py.*SEED 3"):
-        repeat(["configs/a.yaml"], [3, 4], tmp_path)
+    run = mock.Mock()
+    monkeypatch.setattr(module.subprocess, "run", run)
+    for status, what in ((1, "failed"), (-9, "was ended by SIGKILL, often for want of memory.*")):
+        run.return_value = subprocess.CompletedProcess([], status)
+        with pytest.raises(InputError, match=f"run {what}: python train_net.py.*SEED 3"):
+            repeat(["configs/a.yaml"], [3, 4], tmp_path)

@@ -12,7 +12,7 @@ import numpy as np
 
 from clipself_seg.data.datasets.roots import DataRoot
 from clipself_seg.errors import InputError
-from clipself_seg.files import alone_in, atomic_path
+from clipself_seg.files import alone_in, atomic_path, remove_leftovers
 
 
 class Options(NamedTuple):
@@ -152,8 +152,7 @@ def _convert_files(
     from clipself_seg.data.parallel import run_in_parallel
 
     for parent in {output.parent for job in jobs for output in job.outputs}:
-        for left_over in parent.glob(".*.part"):  # of a run that was killed
-            left_over.unlink(missing_ok=True)
+        remove_leftovers(parent)
     todo = [
         job for job in jobs if options.overwrite or not all(path.exists() for path in job.outputs)
     ]

@@ -1,0 +1,100 @@
+"""Locks of folders and half-written files: what a killed process leaves behind is in nobody's way."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from clipself_seg.errors import InputError
+from clipself_seg.files import alone_in, atomic_path, remove_leftovers
+from tests.conftest import ROOT
+
+# Locks the folder "out", forks a child that says its number and outlives it, and dies as by `kill -9`.
+DIES = """
+import os, signal, sys, time
+from clipself_seg.files import alone_in
+
+with alone_in("out"):
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    print(child, flush=True)
+    sys.stdin.readline()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_second_is_refused_by_folder_and_number_of_the_first(tmp_path):
+    with alone_in(tmp_path / "new"):
+        with pytest.raises(InputError, match=rf"new: another process \({os.getpid()}\) is at work"):
+            with alone_in(tmp_path / "new"):
+                raise AssertionError
+        with alone_in(tmp_path), alone_in(tmp_path / "beside"):
+            pass
+    with alone_in(tmp_path / "new"):
+        pass
+
+
+def test_a_child_that_outlives_a_killed_process_does_not_hold_its_lock(tmp_path):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", DIES],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    child = int(parent.stdout.readline())
+    try:
+        with pytest.raises(InputError, match=rf"\({parent.pid}\)"), alone_in(tmp_path / "out"):
+            raise AssertionError
+        parent.stdin.close()
+        assert parent.wait() == -signal.SIGKILL
+        with alone_in(tmp_path / "out"):
+            os.kill(child, 0)  # still there
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_forked_child_leaves_the_lock_to_its_parent(tmp_path):
+    with alone_in(tmp_path):
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        with pytest.raises(InputError), alone_in(tmp_path):
+            raise AssertionError
+
+
+def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with alone_in(tmp_path):
+        assert f"{tmp_path} cannot be locked" in caplog.text
+
+
+def test_leftovers_are_removed_and_nothing_else(tmp_path):
+    with atomic_path(tmp_path / "whole.txt") as temporary:
+        old, young = (temporary.with_name(f".{name}.x1.part") for name in ("old", "young"))
+        os.link(temporary, old)
+        young.touch()
+    (tmp_path / ".a folder.part").mkdir()
+    (tmp_path / "own.part").touch()
+    day = time.time() - 24 * 3600
+    os.utime(old, (day, day))
+    kept = {".a folder.part", "own.part", "whole.txt"}
+    remove_leftovers(tmp_path, age=3600)
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, young.name}
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    remove_leftovers(tmp_path / "none")

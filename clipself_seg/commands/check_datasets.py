@@ -53,14 +53,12 @@ def main(arguments: list[str] | None = None) -> int:
     sample = 0 if args.full else max(1, args.sample)
     options = Options(sample, max(1, args.processes))
     findings = check_datasets(args.names or all_names(), options)
-    fine = [finding.fine(args.allow_subset) for finding in findings]
+    if args.allow_subset:
+        findings = [finding.subset_allowed() for finding in findings]
     _show(findings)
     if args.json:
-        write_json(
-            args.json,
-            [{**finding._asdict(), "fine": ok} for finding, ok in zip(findings, fine)],
-        )
-    return 0 if all(fine) else 1
+        write_json(args.json, [f._asdict() | {"fine": f.fine} for f in findings])
+    return 0 if all(finding.fine for finding in findings) else 1
 
 
 def _show(findings: list[Finding]) -> None:

@@ -114,7 +114,16 @@ def ade847(options: Options, args: argparse.Namespace) -> list[Prepared]:
     """
     from clipself_seg.data.prepare.ade import prepare_ade847
 
-    return prepare_ade847(options, args.splits)
+    return prepare_ade847(options, args.splits, args.jpeg_quality)
+
+
+def _add_quality(options: argparse.ArgumentParser) -> None:
+    options.add_argument(
+        "--jpeg-quality",
+        type=int,
+        default=75,
+        help="of the images, 1 to 100 (75, as published; the results.json of an evaluation names it)",
+    )
 
 
 def _add_areas(options: argparse.ArgumentParser) -> None:
@@ -195,7 +204,7 @@ PREPARATIONS = {
     "coco_panoptic_semseg": Preparation(coco_panoptic_semseg, splits=COCO),
     "coco_captions": Preparation(coco_captions, splits=COCO),
     "ade150": Preparation(ade150, splits=ADE, default=("validation",)),
-    "ade847": Preparation(ade847, splits=ADE, default=("validation",)),
+    "ade847": Preparation(ade847, splits=ADE, default=("validation",), more=_add_quality),
     "ade20k_panoptic": Preparation(ade20k_panoptic, splits=ADE, more=_add_areas),
     "pascal_context_59": Preparation(pascal_context_59),
     "pascal_context_459": Preparation(pascal_context_459, more=_add_list),

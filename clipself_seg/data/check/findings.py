@@ -10,7 +10,7 @@ from clipself_seg.data.check.files import FileFinding
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.data.records import Record
 
-State = Literal["absent", "unprepared", "incomplete", "broken", "complete"]
+State = Literal["absent", "unprepared", "incomplete", "broken", "subset", "complete"]
 
 NOTES = 3
 """Most broken files of a data set that are described."""
@@ -38,7 +38,8 @@ class Finding(NamedTuple):
         name: name of the data set.
         state: "absent": the archive is not there. "unprepared": it is, but no label maps.
             "incomplete": images without ground truth, or fewer than the official split has.
-            "broken": files that cannot be used. "complete": none of these.
+            "broken": files that cannot be used. "subset": fewer images than the official split has,
+            on purpose (see `subset_allowed`). "complete": none of these.
         images: number of images in the folder or the annotation file.
         labelled: number of images with ground truth.
         official: number of images of the official split, None where there is no official split.
@@ -62,15 +63,16 @@ class Finding(NamedTuple):
     notes: tuple[str, ...] = ()
     mend: str = ""
 
-    def fine(self, allow_subset: bool = False) -> bool:
-        """Whether the data set can be used.
+    @property
+    def fine(self) -> bool:
+        """Whether the data set can be used."""
+        return self.state in ("complete", "subset")
 
-        Args:
-            allow_subset: whether fewer images than the official split has are enough, if all have
-                ground truth.
-        """
-        subset = self.state == "incomplete" and self.labelled > 0 and not self.missing
-        return self.state == "complete" or (allow_subset and subset)
+    def subset_allowed(self) -> Finding:
+        """The result where fewer images than the official split has are enough, if all have ground truth."""
+        if self.state != "incomplete" or self.missing or not self.labelled:
+            return self
+        return self._replace(state="subset", mend="")
 
 
 def existing(records: Sequence[Record], key: str = "file_name") -> list[Record]:

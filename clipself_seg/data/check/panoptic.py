@@ -78,11 +78,12 @@ def _absent(finding: Finding, files: PanopticFiles, missing: list[NeededPath]) -
 def _check_instances(files: PanopticFiles, records: list[Record]) -> None:
     path = files.path(files.instances_json)
     listed = {record["image_id"] for record in image_records(path, files.path(files.images))}
-    others = sorted(listed ^ {record["image_id"] for record in records}, key=str)
-    if others:
+    # More images do no harm: those of the whole split, beside the panoptic JSON of a part of it.
+    lacking = sorted({record["image_id"] for record in records} - listed, key=str)
+    if lacking:
         raise InputError(
-            f"{path} and {files.path(files.panoptic_json)} list different images, such as "
-            f"{others[0]}: take both from one release"
+            f"{path} lacks images that {files.path(files.panoptic_json)} lists, such as {lacking[0]}: "
+            "take both from one release"
         )
 
 

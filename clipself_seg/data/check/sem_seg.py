@@ -17,6 +17,7 @@ from clipself_seg.data.datasets.sem_seg import (
     files_by_stem,
     pair_files,
 )
+from clipself_seg.data.jpeg import PUBLISHED, describe_jpegs
 from clipself_seg.data.prepare.plans import Plan
 from clipself_seg.data.vocabulary import class_entries
 
@@ -58,29 +59,27 @@ def check_sem_seg(name: str, options: Options) -> Finding:
     """
     files = SEM_SEG_DATASETS[name]
     assert files.root is not None
-    images, labels = (set(paths) for paths in files_by_stem(files))
-    both = images & labels
+    images, labels = files_by_stem(files)
+    both = images.keys() & labels.keys()
     finding = Finding(name, "complete", len(images), len(both), files.official_count)
-    if not images and not (_prepares_images(files) and files.archive_root.is_dir()):
+    if not images and not (files.prepares_images and files.archive_root.is_dir()):
         return _absent(finding, files, bool(labels))
     results = _read(name, files, options) if both else []
     plan = Plan(name, files.root.path)
-    gaps = _gaps(files, images, labels, plan)
+    gaps = _gaps(files, set(images), set(labels), plan)
     notes = gaps.notes()
     mend = _mend(files, gaps, results, plan)
     finding = finding._replace(missing=gaps.total())
     if both:
+        if files.prepares_images:
+            written = describe_jpegs(images[stem] for stem in sorted(both))
+            notes.append(f"images of {written}; those of published numbers have {PUBLISHED}")
         return judge(finding, results, notes, (mend, mend, mend))
     notes = [f"no label maps in {files.sem_seg_root}"] * (not labels) + notes
     # Its first line says what is missing, a second one where to get it.
     notes += plan.problem.splitlines()
     state: State = "incomplete" if plan.problem else "unprepared"
     return finding._replace(state=state, notes=tuple(notes), mend=mend)
-
-
-def _prepares_images(files: SemSegFiles) -> bool:
-    """Whether the preparation writes the images, too."""
-    return bool(files.archive)
 
 
 def _absent(finding: Finding, files: SemSegFiles, labels: bool) -> Finding:
@@ -109,13 +108,13 @@ def _gaps(files: SemSegFiles, images: set[str], labels: set[str], plan: Plan) ->
     if len(both) < (files.official_count or 0):
         # Fewer images than the archive names are taken for a subset on purpose, unless the
         # preparation writes the images.
-        waiting = plan.stems - both if _prepares_images(files) else plan.stems & images - labels
+        waiting = plan.stems - both if files.prepares_images else plan.stems & images - labels
         if both:
             waiting = {stem for stem in waiting if not plan.left_out(stem)}
     unpaired = without | extra | waiting
     if files.official_count is None:  # a mini world, which has no archive
         return _Gaps(without, extra, waiting, set())
-    completed = unpaired if _prepares_images(files) else unpaired - extra
+    completed = unpaired if files.prepares_images else unpaired - extra
     lost = unpaired - {stem for stem in completed if plan.possible(stem)}
     return _Gaps(without, extra, waiting, lost)
 
@@ -127,10 +126,10 @@ def _mend(files: SemSegFiles, gaps: _Gaps, results: Sequence[FileFinding], plan:
         return f"delete {files.sem_seg_root.parents[1]}, then {files.prepare}"
     broken = [file for file in results if file.problem]
     # Files that the preparation wrote; the other broken ones are the archive's.
-    written = [file for file in broken if file.label_map or _prepares_images(files)]
+    written = [file for file in broken if file.label_map or files.prepares_images]
     unpack = bool(gaps.lost) or len(written) < len(broken)
     unpack |= not all(plan.possible(file.image_id) for file in written)
-    prepare = bool(gaps.without | gaps.waiting) or (bool(gaps.extra) and _prepares_images(files))
+    prepare = bool(gaps.without | gaps.waiting) or (bool(gaps.extra) and files.prepares_images)
     if not gaps.total() and not broken:  # all is in order, but of a part of the archive
         unpack = prepare = True
     steps = [f"the archive is not whole: {files.root.advice}"] * unpack

@@ -87,6 +87,11 @@ class SemSegFiles(NamedTuple):
         return self._below(self.archive or self.images)
 
     @property
+    def prepares_images(self) -> bool:
+        """Whether `prepare` writes the images, too."""
+        return bool(self.archive)
+
+    @property
     def evaluator(self) -> str:
         """Detectron2's evaluator_type."""
         return "sem_seg" if self.background is None else "sem_seg_background"

@@ -12,6 +12,7 @@ import numpy as np
 
 from clipself_seg.data.datasets.roots import ADE_150, ADE_847, ade_parent
 from clipself_seg.data.images import DECODING_ERRORS, open_image, read_image
+from clipself_seg.data.jpeg import PUBLISHED, encode_jpeg
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.prepare.common import (
     MapJob,
@@ -40,6 +41,7 @@ class FullJob(NamedTuple):
     source: Path
     image_target: Path
     target: Path
+    quality: int = PUBLISHED
 
     @property
     def sources(self) -> tuple[Path, ...]:
@@ -97,7 +99,9 @@ def read_scene_map(path: Path) -> np.ndarray:
     return values - np.uint8(1)  # 0, "other", becomes 255
 
 
-def prepare_ade847(options: Options, splits: Sequence[str] = ("validation",)) -> list[Prepared]:
+def prepare_ade847(
+    options: Options, splits: Sequence[str] = ("validation",), quality: int = PUBLISHED
+) -> list[Prepared]:
     """Write {images,annotations}_detectron2/{split} of ADE20K_2021_17_01 from its images/ADE.
 
     Images whose shorter side exceeds 512 pixels are reduced to it, with their labels.
@@ -105,14 +109,16 @@ def prepare_ade847(options: Options, splits: Sequence[str] = ("validation",)) ->
     Args:
         options: root folder, number of processes, and whether files are written again.
         splits: splits of `SPLITS`.
+        quality: JPEG quality of the images, from 1 to 100.
 
     Raises:
-        InputError: the archive is not there, or a file of it is broken or missing.
+        InputError: the archive is not there, a file of it is broken or missing, or no such quality.
     """
-    return [convert_files(_convert_full, ade847_jobs(options.root, s), options) for s in splits]
+    jobs = [ade847_jobs(options.root, split, quality) for split in splits]
+    return [convert_files(_convert_full, of_split, options) for of_split in jobs]
 
 
-def ade847_jobs(root: Path, split: str) -> list[FullJob]:
+def ade847_jobs(root: Path, split: str, quality: int = PUBLISHED) -> list[FullJob]:
     """Jobs of `prepare_ade847` for a split.
 
     Raises:
@@ -120,7 +126,7 @@ def ade847_jobs(root: Path, split: str) -> list[FullJob]:
     """
     folder = root / "ADE20K_2021_17_01"
     sources = files_in(folder / "images/ADE" / split, "ADE_*_seg.png", ADE_847)
-    return [_full_job(folder, split, path) for path in sources]
+    return [_full_job(folder, split, path)._replace(quality=quality) for path in sources]
 
 
 def _full_job(folder: Path, split: str, source: Path) -> FullJob:
@@ -147,7 +153,8 @@ def _convert_full(job: FullJob) -> bool:
         size = (round(width * scale), round(height * scale))
         image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
         labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
-    _save_jpeg(job.image_target, image)
+    with written_whole(job.image_target) as temporary:
+        temporary.write_bytes(encode_jpeg(image, job.quality))
     save_tiff(job.target, labels)
     return True
 
@@ -171,10 +178,3 @@ def _full_table() -> np.ndarray:
     # Not `load_vocabulary`, which would warn in every process that some names occur twice.
     index_of = {entry["dataset_id"]: i for i, entry in enumerate(class_entries("ade20k_847"))}
     return lookup_table(index_of, OBJECT_IDS, IGNORED, np.uint16)
-
-
-def _save_jpeg(path: Path, image: np.ndarray) -> None:
-    # OpenCV's own writer and quality: the published numbers were made with such images.
-    _, content = cv2.imencode(".jpg", image[..., ::-1])
-    with written_whole(path) as temporary:
-        temporary.write_bytes(content.tobytes())

@@ -126,6 +126,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             records[name] = truth.records
             if truth.areas:
                 areas[name] = truth.areas
+        self._metadata["names of a class"] = "all, the best score of each"
         self._metadata |= model.evaluation_metadata(records)
         if areas:
             self._metadata["areas"] = areas

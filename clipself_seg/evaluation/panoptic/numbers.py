@@ -11,6 +11,7 @@ Legend: n true and m predicted segments of an image, C classes, H W rows and col
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,8 +129,9 @@ def panoptic_map(
 def _check_segment(info: Any, source: str) -> None:
     if not isinstance(info, Mapping) or not {"id", "category_id"} <= info.keys():
         raise InputError(f'{source}: a segment lacks "id" or "category_id": {info!r}')
-    numbers = isinstance(info.get("area", -1), int | float)
-    if not numbers or not all(isinstance(info[key], int) for key in ("id", "category_id")):
+    # Real and Integral are those of Python and of NumPy.
+    numbers = isinstance(info.get("area", -1), Real)
+    if not numbers or not all(isinstance(info[key], Integral) for key in ("id", "category_id")):
         raise InputError(f"{source}: a segment has something else than numbers: {info!r}")
     if not 0 <= info["id"] < 2**24:
         raise InputError(f"{source}: no three bytes of a PNG hold the id of the segment {info!r}")

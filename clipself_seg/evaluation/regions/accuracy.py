@@ -1,8 +1,8 @@
 """Zero-shot region recognition: mean class accuracy of boxes, masks and crops.
 
 Legend: n regions, K classes. A readout is how a region becomes an embedding: boxes, masks, crops,
-attention_boxes, attention_masks. The rank of a region is the number of classes that beat its own,
-0 when it is recognised.
+attention_boxes, attention_masks. The rank of a region is the number of classes before its own when
+they are sorted by score, 0 when it is recognised.
 
 The reference rounds intermediate results to float16, which moves an accuracy by less than 0.05
 points; here regions are counted as integers and divided in float64.
@@ -33,17 +33,18 @@ GROUPS = ("thing", "stuff")
 
 
 def label_ranks(scores_nK: Tensor, labels_n: Tensor) -> Tensor:
-    """Number of other classes that score at least as high as the region's own, (n,) int64.
+    """Number of classes that come before the region's own, the best first, (n,) int64.
 
-    A tie counts against the label: no order of classes can turn equal scores (an empty mask, a zero
-    vector) into a hit.
+    Classes of equal score come in their own order, as in the reference: where all scores are equal
+    (an empty mask, a zero vector) the first class counts as recognised.
 
     Args:
         scores_nK: finite scores of every region and class, of any scale.
         labels_n: class of each region, in [0, K).
     """
     own_n1 = scores_nK.gather(1, labels_n[:, None])
-    return (scores_nK >= own_n1).sum(dim=1) - 1
+    earlier_nK = torch.arange(scores_nK.shape[1], device=labels_n.device) < labels_n[:, None]
+    return ((scores_nK > own_n1) | ((scores_nK == own_n1) & earlier_nK)).sum(dim=1)
 
 
 def class_accuracies(ranks: np.ndarray, labels: np.ndarray, num_classes: int, k: int) -> np.ndarray:

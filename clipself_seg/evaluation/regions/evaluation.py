@@ -68,6 +68,10 @@ class RegionEvaluation(Evaluation[RegionModel]):
             "output_dir": Path(cfg.OUTPUT_DIR),
         }
 
+    def metadata(self) -> dict[str, str]:
+        """Settings that decide the numbers beside weights and configuration."""
+        return {"names of a class": "all, the mean of their embeddings"}
+
     def check(self, model: RegionModel) -> None:
         """Refuse early what would fail late: missing data sets, sizes and readouts that do not fit."""
         model.check_readouts(self.sizes, self.read)

@@ -14,6 +14,7 @@ from detectron2.config import CfgNode, configurable
 
 from clipself_seg.data.datasets.catalog import vocabulary_name
 from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
+from clipself_seg.data.jpeg import describe_jpegs
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
@@ -34,6 +35,9 @@ from clipself_seg.models.protocol import SemSegModel
 
 logger = logging.getLogger(__name__)
 
+# Value of MODEL.CAT_SEG.SYNONYMS -> the same in words.
+SYNONYMS = {"first": "the first alone", "mean": "all, the mean of their embeddings"}
+
 
 class SemSegEvaluation(Evaluation[SemSegModel]):
     """Evaluates a model that labels pixels, all processes together, one data set after the other."""
@@ -50,6 +54,7 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         output_dir: Path,
         class_json: str = "",
         pooling: Sequence[int] = (),
+        synonyms: str = "first",
     ) -> None:
         """
         Args:
@@ -64,6 +69,7 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
                 model is given instead of the data set's own names; "" for none.
             pooling: factors by which the classes are pooled before their attention, where windows
                 slide; only a log line depends on them.
+            synonyms: names of a class that its prompts have, "first" or "mean" for all, for the metadata.
         """
         super().__init__(datasets)
         self.mapper = mapper
@@ -73,12 +79,14 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         self.output_dir = output_dir
         self.class_json = class_json
         self.pooling = tuple(pooling)
+        self.synonyms = synonyms
         self._known: dict[str, _Task] = {}
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Reads ``DATASETS``, ``TEST``, ``INPUT``, ``DATALOADER``, ``OUTPUT_DIR``, and of
-        ``MODEL.SEM_SEG_HEAD`` ``TEST_CLASS_JSON`` and ``POOLING_SIZES``."""
+        ``MODEL`` ``SEM_SEG_HEAD.TEST_CLASS_JSON``, ``SEM_SEG_HEAD.POOLING_SIZES`` and
+        ``CAT_SEG.SYNONYMS``."""
         trained = cfg.TEST.TRAIN_VOCABULARY
         class_json = cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON
         if not trained and class_json:
@@ -94,17 +102,29 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
             "output_dir": Path(cfg.OUTPUT_DIR),
             "class_json": cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON,
             "pooling": cfg.MODEL.SEM_SEG_HEAD.POOLING_SIZES if cfg.TEST.SLIDING_WINDOW else (),
+            "synonyms": cfg.MODEL.CAT_SEG.SYNONYMS,
         }
 
-    def metadata(self) -> dict[str, str]:
+    def metadata(self) -> dict[str, Any]:
         """Settings that decide the numbers beside weights and data, for the files of a run."""
-        return {"evaluator rule": self.rule, "train vocabulary": self.train_vocabulary}
+        metadata: dict[str, Any] = {
+            "evaluator rule": self.rule,
+            "train vocabulary": self.train_vocabulary,
+            "names of a class": SYNONYMS.get(self.synonyms, self.synonyms),
+        }
+        written = {name: t.images for name, t in self._known.items() if t.images}
+        return metadata | ({"images": written} if written else {})
 
     def check(self, model: SemSegModel) -> None:
         """Refuse early what would fail late: an unknown rule, missing data sets or vocabularies."""
         check_rule(self.rule)
         for name in self.datasets:
             self._task(name)
+        if set(self.pooling) - {1}:
+            logger.info(
+                "MODEL.SEM_SEG_HEAD.POOLING_SIZES is %s; the official numbers pool by 1 in evaluation",
+                list(self.pooling),
+            )
 
     def _classes_kept(self, model: SemSegModel) -> contextlib.AbstractContextManager[None]:
         return own_classes_kept(model)
@@ -121,11 +141,6 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
             rule=self.rule,
             output_dir=self.output_dir,
         )
-        if set(self.pooling) - {1}:
-            logger.info(
-                "MODEL.SEM_SEG_HEAD.POOLING_SIZES is %s; the official numbers pool by 1 in evaluation",
-                list(self.pooling),
-            )
         batches = evaluation_batches(task.records, self.mapper, self.workers)
         # The best class of each pixel instead of all scores.
         yield Pass(batches, evaluator, {"output": "labels"})
@@ -159,7 +174,8 @@ class _Task(NamedTuple):
         background: class in [0, K) from which on all classes are the background; None for no such
             class.
         seen: bool, which of the foreground classes belong to the training vocabulary; None if that is
-            not known.
+            that is not known.
+        images: how the preparation wrote the images, where it did; else "".
     """
 
     vocabulary: Vocabulary | list[str]
@@ -168,6 +184,7 @@ class _Task(NamedTuple):
     ignore_label: int
     background: int | None
     seen: np.ndarray | None
+    images: str = ""
 
 
 def _read_task(name: str, train_vocabulary: str, class_json: str) -> _Task:
@@ -182,13 +199,16 @@ def _read_task(name: str, train_vocabulary: str, class_json: str) -> _Task:
     given: Vocabulary | list[str] = vocabulary
     if class_json:
         given = read_dataset_names("TEST_CLASS_JSON", class_json, name, len(vocabulary))
+    records = sem_seg_records(name)
+    written = describe_jpegs(r["file_name"] for r in records) if files.prepares_images else ""
     return _Task(
         vocabulary=given,
-        records=sem_seg_records(name),
+        records=records,
         class_names=names if files.background is None else (*names, "background"),
         ignore_label=files.ignore_label,
         background=files.background,
         seen=seen,
+        images=written,
     )
 
 

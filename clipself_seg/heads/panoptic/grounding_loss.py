@@ -26,25 +26,30 @@ def grounding_loss(
     of all processes are negatives, so the loss is the same in each process;
     `DistributedDataParallel` averages the gradients.
 
+    As in ODISE, a pair whose caption has no words is a negative like any other, and its own two terms
+    are left out. The images' terms are divided by the number of pairs with words, the captions' terms
+    by the number of all pairs.
+
     Args:
         embeddings_BQC: embeddings of the queries, of any norm.
         words_BWC: projected text embeddings, of any norm, of the words of each image's caption; with
             several processes W is `longest_caption`.
-        valid_B: boolean, False for a caption without words, whose pair is left out. Without any
-            valid pair the loss is 0.
+        valid_B: boolean, False for a caption without words. Without any valid pair the loss is 0,
+            where ODISE's is NaN.
         scale: positive scalar that cosines are multiplied by.
     """
     with full_precision(embeddings_BQC.device):
         valid = _of_all_processes(valid_B.float()) > 0
-        queries = F.normalize(_of_all_processes(embeddings_BQC.float())[valid], dim=-1)
-        words = F.normalize(_of_all_processes(words_BWC.float())[valid], dim=-1)
-        if not len(queries):
+        queries = F.normalize(_of_all_processes(embeddings_BQC.float()), dim=-1)
+        words = F.normalize(_of_all_processes(words_BWC.float()), dim=-1)
+        if not valid.any():
             # Zero with a gradient: DistributedDataParallel waits for one of every parameter.
             return 0.0 * (embeddings_BQC.sum() + words_BWC.sum() + scale)
         scores_iqjw = scale.float() * torch.einsum("iqc,jwc->iqjw", queries, words)
         scores_ij = (scores_iqjw.softmax(dim=1) * scores_iqjw).sum(dim=1).mean(dim=-1)
-        own = torch.arange(len(scores_ij), device=scores_ij.device)
-        return 0.5 * (F.cross_entropy(scores_ij, own) + F.cross_entropy(scores_ij.T, own))
+        images = -scores_ij.log_softmax(dim=1).diagonal()[valid]
+        captions = -scores_ij.log_softmax(dim=0).diagonal()[valid]
+        return 0.5 * (images.mean() + captions.sum() / len(valid))
 
 
 def longest_caption(captions: Sequence[Sequence[str]], device: torch.device) -> int:

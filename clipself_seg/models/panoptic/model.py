@@ -287,7 +287,7 @@ class OpenPanoptic(nn.Module):
         assert self.generator is not None
         valid = torch.tensor([bool(sample["words"]) for sample in samples], device=self.device)
         count = longest_caption([sample["words"] for sample in samples], self.device)
-        # A caption without noun phrases takes no part (`valid`); "" keeps the shapes.
+        # A caption without noun phrases has padded words, and is a negative for the others (`valid`).
         phrases = [phrase for s in samples for phrase in (s["words"] or [""] * count)]
         texts = self.generator.text_head(self.generator_bank.embed_raw(phrases, keep=False))
         texts = texts.unflatten(0, (len(samples), -1))

@@ -54,7 +54,7 @@ def test_complete_without_captions_which_are_a_note(prepared):
     assert finding[:9] == (COCO, "complete", COUNT, COUNT, COUNT, COUNT, 0, 0, 0)
     (note,) = finding.notes
     assert "panoptic_caption_val2017.json, which only training on captions needs" in note
-    assert finding.fine() and finding.mend == ""
+    assert finding.fine and finding.mend == ""
     assert check(sample=2).read == 2
 
 
@@ -62,7 +62,7 @@ def test_unprepared_names_the_command(coco):
     finding = check()
     assert finding.state == "unprepared" and "panoptic_semseg_val2017" in finding.notes[0]
     command = "python tools/prepare_coco_panoptic_semseg.py --splits val2017"
-    assert finding.mend == command and not finding.fine(allow_subset=True)
+    assert finding.mend == command and not finding.subset_allowed().fine
 
 
 def test_what_is_missing_of_the_archive_is_told_from_no_archive(prepared):
@@ -87,7 +87,7 @@ def test_single_files_that_are_missing_are_counted_with_what_brings_them(prepare
         "1 images have no label map",
     )
     assert "cocodataset.org" in finding.mend and "prepare_coco_panoptic_semseg" in finding.mend
-    assert not finding.fine(allow_subset=True)
+    assert not finding.subset_allowed().fine
 
 
 def test_a_subset_is_fine_on_request(prepared, monkeypatch):
@@ -95,7 +95,7 @@ def test_a_subset_is_fine_on_request(prepared, monkeypatch):
     monkeypatch.setitem(PANOPTIC_DATASETS, COCO, files)
     finding = check()
     assert finding.state == "incomplete" and f"{COUNT} of 5000 images" in finding.notes
-    assert finding.fine(allow_subset=True) and not finding.fine()
+    assert finding.subset_allowed().fine and not finding.fine
     assert "the archive is not whole" in finding.mend
 
 
@@ -112,13 +112,27 @@ def test_broken_label_maps_and_broken_pngs_have_their_own_remedy(prepared):
     assert "disagree" in finding.notes[1]
 
 
+def test_a_panoptic_json_of_a_part_is_a_subset_beside_the_whole_splits_instances(prepared):
+    path = prepared / "annotations/panoptic_val2017.json"
+    content = json.loads(path.read_text())
+    content["images"] = content["images"][1:]
+    wanted = {image["id"] for image in content["images"]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in wanted]
+    path.write_text(json.dumps(content))
+    finding = check()
+    assert finding.state == "incomplete" and finding.mend
+    allowed = finding.subset_allowed()
+    assert (allowed.state, allowed.mend, allowed.labelled) == ("subset", "", COUNT - 1)
+    assert allowed.fine
+
+
 def test_annotation_files_that_do_not_fit_are_broken(prepared):
     path = prepared / "annotations/instances_val2017.json"
     content = json.loads(path.read_text())
     content["images"][0]["id"] = 77
     path.write_text(json.dumps(content))
     finding = check()
-    assert finding.state == "broken" and "list different images, such as" in finding.notes[0]
+    assert finding.state == "broken" and "lacks images that" in finding.notes[0]
     (prepared / "annotations/panoptic_val2017.json").write_text("{")
     assert "cannot be read" in check().notes[0]
 

@@ -58,7 +58,7 @@ def label_map(values, folder, number):
 
 def test_complete(prepared):
     finding = check()
-    assert finding.state == "complete" and finding.fine()
+    assert finding.state == "complete" and finding.fine
     assert finding[2:] == (COUNT, COUNT, COUNT, COUNT, 0, 0, 0, (), "")
 
 
@@ -67,7 +67,7 @@ def test_absent_and_unprepared_name_the_way(ade):
     assert finding.state == "unprepared" and finding.mend == "python tools/prepare_ade150.py"
     shutil.rmtree(ade / "images")
     finding = check()
-    assert finding.state == "absent" and not finding.fine(allow_subset=True)
+    assert finding.state == "absent" and not finding.subset_allowed().fine
     assert "ADEChallengeData2016.zip" in finding.mend and "tools/prepare_ade150.py" in finding.mend
 
 
@@ -76,7 +76,7 @@ def test_an_interrupted_preparation_is_incomplete_even_as_a_subset(prepared):
     finding = check()
     assert finding.state == "incomplete" and finding.mend == "python tools/prepare_ade150.py"
     assert "1 images without label map" in finding.notes
-    assert not finding.fine() and not finding.fine(allow_subset=True)
+    assert not finding.fine and not finding.subset_allowed().fine
 
 
 def test_a_subset_is_incomplete_and_fine_on_request(prepared, ade):
@@ -84,7 +84,7 @@ def test_a_subset_is_incomplete_and_fine_on_request(prepared, ade):
     (ade / "images/validation/ADE_val_3.jpg").unlink()
     finding = check()
     assert finding.state == "incomplete" and finding.notes == ("4 of 5 images",)
-    assert not finding.fine() and finding.fine(allow_subset=True)
+    assert not finding.fine and finding.subset_allowed().fine
 
 
 def test_label_maps_without_image_count(prepared, ade):
@@ -160,7 +160,7 @@ def test_preparing_is_no_advice_without_what_it_reads(prepared, ade):
     shutil.rmtree(ade / "annotations")
     shutil.rmtree(prepared)
     finding = check()
-    assert finding.state == "incomplete" and not finding.fine(allow_subset=True)
+    assert finding.state == "incomplete" and not finding.subset_allowed().fine
     assert any("annotations/validation is missing" in note for note in finding.notes)
     assert finding.mend.startswith("the archive is not whole: unpack ADEChallengeData2016.zip")
 

@@ -114,7 +114,7 @@ def test_each_file_that_an_interrupted_preparation_lacks_is_missed_until_it_is_d
     assert (finding.state, finding.mend) == ("unprepared", command)
     prepare()
     finding = check(name)
-    assert finding.labelled == 3 and finding.fine(allow_subset=True) and not finding.fine()
+    assert finding.labelled == 3 and finding.subset_allowed().fine and not finding.fine
     of_set = [
         path
         for path in written(tmp_path)
@@ -125,17 +125,27 @@ def test_each_file_that_an_interrupted_preparation_lacks_is_missed_until_it_is_d
         path.unlink()
         finding = check(name)
         assert (finding.state, finding.missing, finding.mend) == ("incomplete", 1, command)
-        assert not finding.fine(allow_subset=True)
+        assert not finding.subset_allowed().fine
         prepare()
     # Both files of an image of ADE20K-847.
     for path in of_set:
         if STEMS[1] in path.name:
             path.unlink()
     finding = check(name)
-    assert not finding.fine(allow_subset=True) and finding.mend == command
+    assert not finding.subset_allowed().fine and finding.mend == command
     assert finding.notes[0] == "1 images of the archive are not prepared"
     prepare()
-    assert check(name).fine(allow_subset=True)
+    assert check(name).subset_allowed().fine
+
+
+def test_the_check_tells_how_the_images_of_ade20k_847_were_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    write_ade847(tmp_path)
+    for quality in (75, 95):
+        prepare_ade847(common.Options(tmp_path, overwrite=True), quality=quality)
+        finding = check("ade20k_full_sem_seg_freq_val_all")
+        said = f"images of JPEG quality {quality}; those of published numbers have 75"
+        assert said in finding.notes and finding.subset_allowed().fine
 
 
 def test_an_archive_without_what_is_prepared_from_it_is_unpacked_first(archive, tmp_path):
@@ -147,7 +157,7 @@ def test_an_archive_without_what_is_prepared_from_it_is_unpacked_first(archive, 
     assert any(str(source) in note and "missing" in note for note in finding.notes)
     first, then = finding.mend.split("; then ")
     assert "unpack" in first and then == command
-    assert not finding.fine(allow_subset=True)
+    assert not finding.subset_allowed().fine
 
 
 def test_a_picture_without_a_class_of_voc_20_is_no_gap(tmp_path, monkeypatch):
@@ -160,7 +170,7 @@ def test_a_picture_without_a_class_of_voc_20_is_no_gap(tmp_path, monkeypatch):
     ):
         finding = check(name)
         assert (finding.labelled, finding.missing) == (labelled, 0)
-        assert finding.fine(allow_subset=True)
+        assert finding.subset_allowed().fine
 
 
 def test_a_picture_that_is_prepared_itself_is_prepared_again(tmp_path, monkeypatch):
@@ -181,7 +191,7 @@ def test_a_mini_world_is_written_as_a_whole(tmp_path, monkeypatch):
     for stem in "ab":
         save(tmp_path / f"mini/val/{stem}.jpg", np.zeros((*SIZE, 3), np.uint8))
         save(tmp_path / f"mini/stuffthingmaps/val/{stem}.png", np.zeros(SIZE, np.uint8))
-    assert check("mini_val_sem_seg").fine()
+    assert check("mini_val_sem_seg").fine
     (tmp_path / "mini/stuffthingmaps/val/b.png").unlink()
     finding = check("mini_val_sem_seg")
     assert finding.notes == ("1 images without label map",)

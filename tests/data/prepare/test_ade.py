@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from clipself_seg.data.datasets.sem_seg import sem_seg_records
+from clipself_seg.data.jpeg import jpeg_quality
 from clipself_seg.data.prepare.ade import prepare_ade150, prepare_ade847
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.data.vocabulary import load_vocabulary
@@ -38,6 +41,11 @@ def test_ade847(copy, tmp_path):
     height, width = rgb.shape[:2]
     assert image.size == labels.size == shrunk(width, height)
     assert labels.mode == "I;16"
+    # Pillow's default, as published; OpenCV's would have 210 kB.
+    path = Path(image.filename)
+    assert jpeg_quality(path) == 75 and 85_000 < path.stat().st_size < 105_000
+    prepare_ade847(Options(tmp_path, overwrite=True), ["training"], quality=95)
+    assert jpeg_quality(path) == 95
     index_of = load_vocabulary("ade20k_847").dataset_id_to_index
     object_ids = rgb[..., 0] // 10 * 256 + rgb[..., 1]
     whole = np.full((height, width), 65535)

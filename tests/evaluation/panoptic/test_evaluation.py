@@ -333,6 +333,7 @@ def test_metadata_say_what_the_configuration_leaves_open(datasets):
     model.evaluation_metadata = lambda records: OpenPanoptic.evaluation_metadata(model, records)
     run.check(model)
     assert json.loads(json.dumps(run.metadata())) == {
+        "names of a class": "all, the best score of each",
         "CLIP branch": {
             "kind": "DensePooling",
             "input_size": 512,

@@ -186,6 +186,13 @@ def test_seen_and_unseen_classes_split_the_mean():
 # --- What cannot be compared
 
 
+def test_integers_of_numpy_are_as_good_as_pythons():
+    plain = [segment(1, THING, 2)]
+    arrays = [{key: np.int64(value) for key, value in plain[0].items()}]
+    expected, quality = (quality_of([1, 1], s, [1, 1], s) for s in (plain, arrays))
+    np.testing.assert_array_equal(expected, quality)
+
+
 @pytest.mark.parametrize(
     "true, predicted, said",
     [

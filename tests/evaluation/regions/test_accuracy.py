@@ -27,16 +27,18 @@ def test_ranks_by_hand():
     assert label_ranks(scores, torch.tensor([1, 2, 0])).tolist() == [0, 1, 2]
 
 
-def test_ties_count_against_the_label():
-    assert label_ranks(torch.zeros(2, 5), torch.tensor([0, 4])).tolist() == [4, 4]
-    assert label_ranks(torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([0])).tolist() == [1]
+def test_ties_are_in_the_order_of_the_classes():
+    assert label_ranks(torch.zeros(2, 5), torch.tensor([0, 4])).tolist() == [0, 4]
+    scores = torch.tensor([[1.0, 1.0, 0.0], [0.5, 1.0, 0.5]])
+    assert label_ranks(scores, torch.tensor([1, 2])).tolist() == [1, 2]
 
 
-def test_ranks_agree_with_topk_when_nothing_ties():
-    scores = torch.rand(50, 20)
+def test_ranks_agree_with_a_stable_sort():
+    scores = torch.rand(50, 20).mul(10).round()  # with ties
     labels = torch.randint(20, (50,))
+    order = scores.sort(dim=1, descending=True, stable=True).indices
     for k in (1, 5):
-        hits = (scores.topk(k).indices == labels[:, None]).any(dim=1)
+        hits = (order[:, :k] == labels[:, None]).any(dim=1)
         torch.testing.assert_close(label_ranks(scores, labels) < k, hits)
 
 

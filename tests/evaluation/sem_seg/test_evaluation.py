@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from clipself_seg.config import add_clipself_seg_config
+from clipself_seg.data.datasets.sem_seg import SEM_SEG_DATASETS
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation
 from tests.two_processes import in_two_processes
@@ -212,16 +213,30 @@ def test_tables_and_files_of_a_run(datasets, caplog):
     json.dumps(results, allow_nan=False)
 
 
+def test_images_that_a_preparation_wrote_are_named_with_their_quality(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    name = "ade20k_full_sem_seg_freq_val_all"
+    files = SEM_SEG_DATASETS[name]
+    for folder in (files.image_root, files.sem_seg_root):
+        folder.mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(files.image_root / "a.jpg", quality=95)
+    Image.new("I;16", (4, 4)).save(files.sem_seg_root / "a.tif")
+    run = evaluation(tmp_path, "DATASETS.TEST", (name,))
+    run.check(Echo())
+    assert run.metadata()["images"] == {name: "JPEG quality 95"}
+
+
 def test_what_decides_the_numbers_is_logged(datasets, caplog):
     with caplog.at_level(logging.INFO, logger="clipself_seg"):
         run = evaluation(datasets, "TEST.MIOU_RULE", "union", "TEST.SLIDING_WINDOW", True)
         assert run.metadata()["evaluator rule"] == "union"
-        run(Echo())
+        assert run.metadata()["names of a class"] == "the first alone"
+        run.check(Echo())
         assert "POOLING_SIZES is [2, 2]" in caplog.text
         caplog.clear()
         key = "MODEL.SEM_SEG_HEAD.POOLING_SIZES"
-        evaluation(datasets, key, [1, 1], "TEST.SLIDING_WINDOW", True)(Echo())
-        evaluation(datasets)(Echo())
+        evaluation(datasets, key, [1, 1], "TEST.SLIDING_WINDOW", True).check(Echo())
+        evaluation(datasets).check(Echo())
     assert "POOLING_SIZES" not in caplog.text
 
 

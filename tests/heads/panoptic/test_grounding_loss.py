@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 
 from clipself_seg.heads.panoptic.grounding_loss import grounding_loss, longest_caption
 from tests.two_processes import in_two_processes
@@ -11,15 +14,17 @@ SCALE = torch.tensor(14.0)
 
 
 def plain(embeddings, words, valid) -> torch.Tensor:
-    kept = [i for i, good in enumerate(valid.tolist()) if good]
-    scores = torch.zeros(len(kept), len(kept))
-    for row, i in enumerate(kept):
-        for column, j in enumerate(kept):
+    count = len(valid)
+    scores = torch.zeros(count, count)
+    for i in range(count):
+        for j in range(count):
             for word in words[j]:
                 fits = SCALE * torch.cosine_similarity(embeddings[i], word[None], dim=-1)
-                scores[row, column] += (fits.softmax(0) * fits).sum() / len(words[j])
-    rows, columns = scores.log_softmax(1).diagonal(), scores.log_softmax(0).diagonal()
-    return -0.5 * (rows.mean() + columns.mean())
+                scores[i, j] += (fits.softmax(0) * fits).sum() / len(words[j])
+    kept = [i for i, good in enumerate(valid.tolist()) if good]
+    rows = sum(F.cross_entropy(scores[i], torch.tensor(i)) for i in kept)
+    columns = sum(F.cross_entropy(scores[:, i], torch.tensor(i)) for i in kept)
+    return 0.5 * (rows / len(kept) + columns / count)
 
 
 def test_same_as_a_loop():
@@ -27,6 +32,15 @@ def test_same_as_a_loop():
     for valid in (torch.ones(4).bool(), torch.tensor([True, False, True, True])):
         loss = grounding_loss(embeddings, words, valid, SCALE)
         torch.testing.assert_close(loss, plain(embeddings, words, valid))
+
+
+def test_a_pair_without_words_competes_and_divides_the_captions_terms_alone():
+    # Two queries that are one unit vector score tau * cos, whatever the softmax: S is the identity.
+    embeddings = torch.eye(2)[:, None].expand(2, 2, 2)
+    words = torch.eye(2)[:, None]
+    loss = grounding_loss(embeddings, words, torch.tensor([True, False]), torch.tensor(1.0))
+    term = math.log(1 + math.exp(-1))  # -log softmax([1, 0])[0]
+    torch.testing.assert_close(loss, torch.tensor(0.5 * (term / 1 + term / 2)))
 
 
 def test_captions_of_their_own_image_cost_less():

@@ -64,8 +64,8 @@ def _tables(file: Image.Image) -> tuple[tuple[int, ...], ...]:
 def _quality_of_tables() -> dict[tuple[tuple[int, ...], ...], int]:
     """Tables that libjpeg writes, which do not depend on the image -> quality."""
     grey = np.zeros((8, 8, 3), np.uint8)
-    found = {}
+    qualities = {}
     for quality in range(100, 0, -1):
         with Image.open(io.BytesIO(encode_jpeg(grey, quality)), formats=["JPEG"]) as file:
-            found[_tables(file)] = quality
-    return found
+            qualities[_tables(file)] = quality
+    return qualities

@@ -69,4 +69,8 @@ def _of_all_processes(own: Tensor) -> Tensor:
     """Tensors (B, ...) of all processes, concatenated; gradients flow back to each process."""
     if not (dist.is_available() and dist.is_initialized()):
         return own
-    return torch.cat(all_gather(own.contiguous()))
+    gathered = torch.cat(all_gather(own.contiguous()))
+    if gathered.requires_grad:
+        # The gradient of `all_gather` sends memory as it lies: permuted, it would arrive scrambled.
+        gathered.register_hook(torch.Tensor.contiguous)
+    return gathered

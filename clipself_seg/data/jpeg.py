@@ -10,7 +10,9 @@ from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
+from clipself_seg.data.images import DECODING_ERRORS, open_image
 from clipself_seg.errors import InputError
 
 PUBLISHED = 75
@@ -40,9 +42,9 @@ def jpeg_quality(path: str | os.PathLike[str]) -> int | None:
     None if they are not those of libjpeg, or the file cannot be read as JPEG.
     """
     try:
-        with Image.open(path, formats=["JPEG"]) as file:
+        with open_image(path) as file:
             return _quality_of_tables().get(_tables(file))
-    except (OSError, SyntaxError, ValueError):
+    except DECODING_ERRORS:
         return None
 
 
@@ -66,6 +68,6 @@ def _quality_of_tables() -> dict[tuple[tuple[int, ...], ...], int]:
     grey = np.zeros((8, 8, 3), np.uint8)
     qualities = {}
     for quality in range(100, 0, -1):
-        with Image.open(io.BytesIO(encode_jpeg(grey, quality)), formats=["JPEG"]) as file:
-            qualities[_tables(file)] = quality
+        file = JpegImageFile(io.BytesIO(encode_jpeg(grey, quality)))
+        qualities[_tables(file)] = quality
     return qualities

@@ -1,0 +1,56 @@
+"""Every format that the project reads, with a small valid file of it and the project's own reader.
+
+Formats by where they are read:
+
+    checkpoints/read.py, clip/          weights: .safetensors, .pt (zip), .pth (old pickles), TorchScript archives
+    checkpoints/pickles.py              .pkl of Detectron2's backbones
+    models/*/weights.py                 checkpoints of CAT-Seg, panoptic models and distillation
+    heads/panoptic/diffusion_features/  Stable Diffusion in one file
+    checkpoints/training_state.py       training states, from which a run is resumed
+    clip/text_bank.py                   entries of the text cache
+    heads/panoptic/mask_generator/      outputs of a mask generator
+    config/load.py                      YAML configurations
+    data/vocabulary.py                  vocabularies (.txt, .json), CAT-Seg's class lists
+    data/records.py, data/captions.py   COCO's instances, proposals, panoptic, captions
+    data/images.py, data/label_maps.py, data/panoptic_png.py
+    data/prepare/                       archives: label maps, instance maps, tables, lists, JSON, .mat
+    evaluation/panoptic/files.py        predictions; evaluation/instances/: instances with their masks
+    mini/writer.py                      manifest of a mini world
+    training/, quickstart/              results.json and metrics.json of earlier runs
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """A format.
+
+    Attributes:
+        make: writes a valid file, and what belongs to it, into an empty folder; returns its path.
+        read: reads it as commands do. May write beside it, no place else.
+        layout: of its bytes, see `mutations.LAYOUTS`.
+        remake: content of a file that is well formed, of other values; None makes none.
+        weight: how many mutants it gets, relative to other formats; less where reading is slow.
+    """
+
+    make: Callable[[Path], Path]
+    read: Callable[[Path], Any]
+    layout: str = "bytes"
+    remake: Callable[[random.Random], bytes] | None = None
+    weight: float = 1.0
+
+
+def all_readers() -> dict[str, Reader]:
+    """Format -> its reader; slow to import, so not at the top."""
+    from tests.fuzz.readers_of_archives import ARCHIVE_READERS
+    from tests.fuzz.readers_of_data import DATA_READERS
+    from tests.fuzz.readers_of_weights import WEIGHT_READERS
+
+    return {**WEIGHT_READERS, **DATA_READERS, **ARCHIVE_READERS}

@@ -317,6 +317,9 @@ DATA_READERS = {
     "image_webp": _image_reader(partial(_make_image, "a.webp")),
     "image_bmp": _image_reader(partial(_make_image, "a.bmp")),
     "image_tiff": _image_reader(partial(_make_image, "a.tif")),
+    "image_avif": _image_reader(partial(_make_image, "a.avif")),
+    "image_jp2": _image_reader(partial(_make_image, "a.jp2")),
+    "image_ppm": _image_reader(partial(_make_image, "a.ppm")),
     "image_gif": _image_reader(partial(_make_animation, "a.gif")),
     "results_json": Reader(_make_results, _read_results, "json"),
     "metrics_json": Reader(

@@ -16,6 +16,7 @@ import itertools
 import math
 import re
 import sys
+from pathlib import Path
 
 from clipself_seg.errors import InputError, report_input_errors
 
@@ -120,6 +121,9 @@ def run(args: argparse.Namespace) -> None:
     from clipself_seg.config import load_config
 
     cfg = load_config(args.config_file, args.opts)
+    key = "TEST" if args.eval_only else "TRAIN"
+    if not args.config_file and not cfg.DATASETS[key]:
+        raise InputError(f"give a --config-file, or DATASETS.{key}: {_configs()}")
     from clipself_seg.training.run import alone_in_output, evaluate, setup, train
 
     with alone_in_output(cfg):
@@ -143,6 +147,13 @@ def run_together(args: argparse.Namespace) -> None:
         leave_process_group()
         if not others:
             raise
+
+
+def _configs() -> str:
+    """Where the files of the experiments are, in words."""
+    folder = Path(__file__).resolve().parent.parent / "configs"
+    tasks = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    return f"{folder} has a folder for each task, {', '.join(tasks)}"
 
 
 def worker(args: argparse.Namespace) -> None:

@@ -205,6 +205,16 @@ def test_a_random_head_is_not_evaluated(tmp_path, capsys, config, head):
     assert f"MODEL.WEIGHTS is empty, so the {head} is random" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("flags", "key"), [([], "TRAIN"), (["--eval-only"], "TEST")])
+def test_without_a_configuration_one_is_asked_for(tmp_path, capsys, flags, key):
+    for words in ([], ["OUTPUT_DIR", str(tmp_path / "out")]):
+        assert train.main([*flags, *words]) == 2
+        said = capsys.readouterr().err
+        assert f"error: give a --config-file, or DATASETS.{key}: " in said
+        assert "distill, mini, panoptic, regions, semseg" in said and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:200])
 

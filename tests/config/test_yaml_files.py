@@ -1,0 +1,106 @@
+"""Files of a configuration come from this disk, end somewhere, and are named when they are wrong."""
+
+from __future__ import annotations
+
+import pytest
+from detectron2.utils.file_io import PathManager
+
+from clipself_seg.config import load_config
+from clipself_seg.config.yaml_files import MAX_FILES, Layer, merge_layers, read_layers
+from clipself_seg.errors import InputError
+
+
+def write(folder, **contents):
+    """Files NAME.yaml; the path of the first one."""
+    paths = [folder / f"{name}.yaml" for name in contents]
+    for path, content in zip(paths, contents.values()):
+        path.write_text(content)
+    return paths[0]
+
+
+def refused(path, message, opts=()):
+    with pytest.raises(InputError, match=message) as caught:
+        load_config(path, opts)
+    assert len(str(caught.value)) < 500 and len(str(caught.value).splitlines()) == 1
+
+
+ADDRESSES = [
+    f"{scheme}://host/base.yaml"
+    for scheme in ("http", "https", "ftp", "s3", "detectron2", "catalog", "file")
+]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_no_address_is_fetched(tmp_path, monkeypatch, address):
+    fetched = []
+    monkeypatch.setattr(PathManager, "open", lambda path, mode: fetched.append(path))
+    run = write(tmp_path, run=f"_BASE_: {address}", listed=f"_BASE_: [run.yaml, '{address}']")
+    refused(run, f"run.yaml: its _BASE_ {address} is an address: fetch it")
+    refused(tmp_path / "listed.yaml", "run.yaml: its _BASE_ .* is an address")
+    refused(address, f"^{address} is an address, and configurations are files")
+    assert not fetched
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ({"run": "_BASE_: ."}, "run.yaml: its _BASE_ . is a folder: name a file"),
+        ({"run": "_BASE_: ''"}, "run.yaml: its _BASE_ *is a folder: name a file"),
+        ({"run": "_BASE_: 3"}, "run.yaml is not a usable YAML file: _BASE_ is 3"),
+        ({"run": "_BASE_: {a: b.yaml}"}, "run.yaml is not a usable YAML file: _BASE_ is {"),
+        ({"run": "_BASE_: a.yaml", "a": "SEED: [1"}, "a.yaml is not a usable YAML file"),
+        (
+            {"run": "_BASE_: a.yaml", "a": "_BASE_: b.yaml", "b": "_BASE_: a.yaml"},
+            "a.yaml: its _BASE_ leads back to it: take it out of .*b.yaml",
+        ),
+        (
+            {"run": "_BASE_: a.yaml\nSOLVER: {EPS: 1}", "a": "SOLVER: 3"},
+            "run.yaml: SOLVER is a section, and a value in its _BASE_",
+        ),
+        ({"run": "MODEL: {PIXEL_MEAN: " + "[" * 60 + "]" * 60 + "}"}, "run.yaml: brackets .* deep"),
+        ({"run": "MODEL: {PIXEL_MEAN: " + "[" * 1500}, "run.yaml: brackets .* deep"),
+        ({"run": "MODEL: {PIXEL_MEAN: &a [*a]}"}, "run.yaml: brackets .* deep"),
+    ],
+)
+def test_a_file_that_leads_nowhere_is_named(tmp_path, contents, message):
+    refused(write(tmp_path, **contents), message)
+
+
+def test_a_few_lines_do_not_stand_for_values_or_files_without_end(tmp_path):
+    laughs = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n-1}, *a{n-1}]" for n in range(1, 40))]
+    refused(write(tmp_path, run="\n".join(laughs)), "run.yaml: more than 100000 values")
+    many = {f"f{n}": f"_BASE_: [f{n + 1}.yaml, f{n + 1}.yaml]" for n in range(40)}
+    refused(write(tmp_path, **many, f40="SEED: 1"), f"f0.yaml: .* more than {MAX_FILES} files")
+
+
+def test_the_file_of_a_wrong_value_is_named_whatever_is_wrong(tmp_path):
+    base = "SOLVER: {EPS: -1}\nMODEL: {CLIPSELF: {LOSS_AVERAGE: image}}"
+    run = write(tmp_path, run="_BASE_: a.yaml\nSOLVER: {BASE_LR: 1.0}", a=base, empty="SEED: 1")
+    refused(
+        run, "^.*a.yaml: SOLVER.EPS must be 0 or more", ["MODEL.CLIPSELF.LOSS_AVERAGE", "images"]
+    )
+    refused(run, "^.*a.yaml: MODEL.CLIPSELF.LOSS_AVERAGE cannot be", ["SOLVER.EPS", "1"])
+    empty = tmp_path / "empty.yaml"
+    for opts, key in (
+        (["SOLVER.EPS", "-1"], "SOLVER.EPS"),
+        (["TEST.REGIONS.READ", "('boxs',)"], "TEST.REGIONS.READ"),
+        (["INPUT.REGIONS.MAX_AREA", "1"], "INPUT.REGIONS.MIN_AREA"),
+        (["MODEL.PIXEL_MEAN", "[" * 80 + "]" * 80], "MODEL.PIXEL_MEAN"),
+        (["MODEL.PIXEL_MEAN", "[" * 9999], "MODEL.PIXEL_MEAN"),
+        (["MODEL.PIXEL_MEAN", "-" * 99999 + "1"], "MODEL.PIXEL_MEAN"),
+    ):
+        refused(empty, f"^the command line: {key} ", opts)
+
+
+def test_a_later_layer_counts_more_and_changes_no_earlier_one(tmp_path):
+    contents = {
+        "run": "_BASE_: [a.yaml, b.yaml]\nA: {X: 1}",
+        "a": "A: {X: 3, Y: 3}",
+        "b": "A: {Y: 2}",
+    }
+    layers = read_layers(write(tmp_path, **contents))
+    assert [layer.path.stem for layer in layers] == ["a", "b", "run"]
+    assert merge_layers(layers) == {"A": {"X": 1, "Y": 2}} and layers[0].tree == {
+        "A": {"X": 3, "Y": 3}
+    }
+    assert merge_layers([Layer(tmp_path, {"A": {}})]) == {"A": {}}

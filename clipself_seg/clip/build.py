@@ -11,10 +11,10 @@ from typing import Any
 import open_clip
 
 from clipself_seg.clip.eva import EvaTransformer
+from clipself_seg.clip.openai_vit import VisionTransformer
 from clipself_seg.clip.resnet import ResNetTower
 from clipself_seg.clip.text import TextTower
 from clipself_seg.clip.tower import ImageTower
-from clipself_seg.clip.vit import VisionTransformer
 from clipself_seg.errors import InputError, nearest
 
 OWN_CONFIGS = Path(__file__).parent / "architectures"

@@ -11,8 +11,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 
 from clipself_seg.clip.layers import split_attention
+from clipself_seg.clip.openai_vit import VisionTransformer
 from clipself_seg.clip.text import TextTower
-from clipself_seg.clip.vit import VisionTransformer
 from clipself_seg.config import load_config
 from clipself_seg.models import CATSeg
 from clipself_seg.models.cat_seg.weights import to_official

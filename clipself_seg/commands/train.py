@@ -16,11 +16,16 @@ import itertools
 import math
 import re
 import sys
+import time
 from pathlib import Path
 
-from clipself_seg.errors import InputError, report_input_errors
+from clipself_seg.errors import InputError, ended_by, report_input_errors
 
 SWEEP = tuple(f"{tenth / 10}" for tenth in range(11))
+# What gloo and NCCL say in the others when a process ended.
+LOST_CONNECTION = re.compile("closed by peer|reset by peer|remote process exited|Broken pipe")
+GRACE = 10  # seconds
+AGAIN = "A training goes on with --resume, an evaluation begins anew"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -134,8 +139,19 @@ def run(args: argparse.Namespace) -> None:
             train(cfg, args.resume)
 
 
+def _configs() -> str:
+    """Where the files of the experiments are, in words."""
+    folder = Path(__file__).resolve().parent.parent / "configs"
+    tasks = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    return f"{folder} has a folder for each task, {', '.join(tasks)}"
+
+
 def run_together(args: argparse.Namespace) -> None:
-    """`run` in one of several processes, of which one on each machine says what all know."""
+    """`run` in one of several processes, of which one on each machine says what all know.
+
+    Raises:
+        InputError: also for another process that ended, on another machine.
+    """
     from detectron2.utils import comm
 
     from clipself_seg.training.run import OutputInUse
@@ -147,13 +163,12 @@ def run_together(args: argparse.Namespace) -> None:
         leave_process_group()
         if not others:
             raise
-
-
-def _configs() -> str:
-    """Where the files of the experiments are, in words."""
-    folder = Path(__file__).resolve().parent.parent / "configs"
-    tasks = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    return f"{folder} has a folder for each task, {', '.join(tasks)}"
+    except RuntimeError as error:
+        if not LOST_CONNECTION.search(str(error)):
+            raise
+        # If the other process is of this machine, `main` sees it end, ends this one and says which.
+        time.sleep(GRACE)
+        raise InputError(f"another process of this run ended, see what it said. {AGAIN}") from None
 
 
 def worker(args: argparse.Namespace) -> None:
@@ -205,7 +220,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         launch(worker, args.num_gpus, dist_url=args.dist_url, args=(args,), **machines)
     except ProcessExitedException as error:
-        return error.exit_code
+        if error.exit_code < 0:
+            raise InputError(
+                f"process {error.error_index + 1} of {args.num_gpus} on this machine (pid {error.error_pid}) "
+                f"{ended_by(error.exit_code)}; the others were ended too. {AGAIN}"
+            ) from None
+        return error.exit_code  # it said why
     except SystemExit as error:
         return int(error.code or 0)
     return 0

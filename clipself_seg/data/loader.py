@@ -7,6 +7,8 @@ number of processes and workers, and a resumed run continues as if it had not be
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +21,11 @@ from torch.utils.data import DataLoader, Dataset
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.records import Record
 from clipself_seg.errors import InputError
+
+# Torch's words for a worker that was ended from outside, and its number.
+DEAD_WORKER = re.compile(
+    r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed|exited unexp)"
+)
 
 
 class Draw(NamedTuple):
@@ -159,6 +166,27 @@ class Batches:
                 if isinstance(sample, InputError):
                     raise sample
             yield batch
+
+
+@contextlib.contextmanager
+def dead_workers_named() -> Iterator[None]:
+    """Say in a sentence which worker process of a loader the system ended.
+
+    Torch notices it by a signal, so that its error comes up wherever this process is at that time.
+
+    Raises:
+        InputError: a worker was ended from outside. Its own errors are passed on.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        match = DEAD_WORKER.search(str(error))
+        if match is None:
+            raise
+        raise InputError(
+            f"process {match[1]}, which reads images for this one, was ended by the system, often for want "
+            "of memory (or of room in /dev/shm): free some, or lower DATALOADER.NUM_WORKERS"
+        ) from None
 
 
 def train_batches(

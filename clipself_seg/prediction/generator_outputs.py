@@ -21,7 +21,7 @@ from tqdm import tqdm
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.data.datasets.panoptic import panoptic_dataset, panoptic_set_records
 from clipself_seg.data.images import read_image
-from clipself_seg.data.loader import evaluation_batches
+from clipself_seg.data.loader import dead_workers_named, evaluation_batches
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.mappers.samples import Sample, stated_size
 from clipself_seg.data.records import Record
@@ -123,6 +123,7 @@ def write_outputs(
         return _write_outputs(model, records, mapper, folder, workers, overwrite)
 
 
+@dead_workers_named()
 def _write_outputs(
     model: OpenPanoptic,
     records: Sequence[Record],

@@ -18,6 +18,7 @@ from clipself_seg.checkpoints.training_state import (
     CheckpointFolder,
     unpack_model,
 )
+from clipself_seg.data.loader import dead_workers_named
 from clipself_seg.errors import InputError, MissingFiles
 from clipself_seg.evaluation.base import Evaluation, Results
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers
@@ -100,6 +101,7 @@ def _write_config(cfg: CfgNode, suffix: str = "") -> None:
             temporary.write_text(cfg.dump())
 
 
+@dead_workers_named()
 def train(cfg: CfgNode, resume: bool) -> None:
     """Train to the end, write the result, and evaluate it.
 
@@ -153,6 +155,7 @@ def _leave_out_missing(evaluation: Evaluation[Any], model: Model) -> None:
         logger.warning("DATASETS.TEST is evaluated without:\n%s", "\n".join(missing))
 
 
+@dead_workers_named()
 def evaluate(cfg: CfgNode, resume: bool) -> None:
     """Evaluate the configured weights as they are, or those of the newest checkpoint.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,13 +13,16 @@ import time
 
 import pytest
 import torch
+from detectron2 import engine
 from detectron2.utils import comm
 from safetensors.torch import load_file
-from torch.multiprocessing import ProcessExitedException
+from torch.distributed import init_process_group
+from torch.multiprocessing import ProcessExitedException, get_context, start_processes
 
 from clipself_seg.checkpoints.shipped import SHIPPED, SHIPPED_MODELS
 from clipself_seg.clip import load_clip
 from clipself_seg.commands import train
+from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.regions.evaluation import RegionEvaluation
 from clipself_seg.files import alone_in
@@ -292,7 +296,8 @@ def test_a_folder_where_another_run_is_at_work_is_refused_and_stays_as_it_is(
     writing.parent.mkdir(parents=True)
     writing.touch()
     with alone_in(tmp_path / "out"):
-        assert train.main(words(tmp_path / "out", *flags)) == 2
+        given = words(tmp_path / "out", *flags, DATASETS__TEST="('coco_2017_val_panoptic',)")
+        assert train.main(given) == 2
     assert capfd.readouterr().err == (
         f"error: OUTPUT_DIR {tmp_path / 'out'}: another process ({os.getpid()}) is at work there: "
         "wait for it, or give another folder\n"
@@ -310,3 +315,50 @@ def test_processes_that_are_refused_together_say_it_once(tmp_path, capfd):
         in_two_processes(_refused, tmp_path)
     assert caught.value.exit_code == 2 and not os.listdir(tmp_path / "out")
     assert capfd.readouterr().err.count("is at work there") == 1
+
+
+def _die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_loader_worker_that_is_killed_is_named_in_a_sentence(
+    tmp_path, datasets, capfd, monkeypatch
+):
+    monkeypatch.setattr(DistillMapper, "__call__", _die)
+    assert train.main(words(tmp_path / "out", DATALOADER__NUM_WORKERS=1)) == 2
+    errors = capfd.readouterr().err.strip().splitlines()
+    assert re.match(r"error: process \d+, which reads images .* ended by the system", errors[-1])
+    assert "Traceback" not in "".join(errors)
+
+
+def _second_dies(rank, *_):
+    _die() if rank else time.sleep(60)
+
+
+def test_a_process_of_several_that_is_killed_is_named_in_a_sentence(tmp_path, capfd, monkeypatch):
+    def launch(*_, **__):
+        start_processes(_second_dies, nprocs=2, start_method="fork")
+
+    monkeypatch.setattr(engine, "launch", launch)
+    monkeypatch.setattr(train, "check_processes", lambda args: None)
+    assert train.main(words(tmp_path, "--num-gpus", "2")) == 2
+    message = r"error: process 2 of 2 on this machine \(pid \d+\) was ended by SIGKILL, .*--resume"
+    assert re.search(message, capfd.readouterr().err)
+
+
+def test_a_process_that_loses_another_one_elsewhere_says_so(tmp_path, monkeypatch):
+    def meet(rank):
+        init_process_group("gloo", f"file://{tmp_path}/meet", rank=rank, world_size=2)
+        comm.create_local_process_group(2)
+        with pytest.raises(InputError, match="another process of this run ended.*--resume"):
+            train.run_together(None)
+        (tmp_path / f"said by {rank}").touch()
+
+    monkeypatch.setattr(train, "GRACE", 0)
+    monkeypatch.setattr(train, "run", lambda _: _die() if comm.get_rank() else comm.all_gather(1))
+    processes = [get_context("fork").Process(target=meet, args=(rank,)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert (tmp_path / "said by 0").exists() and not (tmp_path / "said by 1").exists()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import ParamSpec
 
 P = ParamSpec("P")
+INTERRUPTED = 130  # exit status after Ctrl-C, as of a shell
+GOES_ON = "the same command goes on"
 
 
 class InputError(ValueError):
@@ -57,6 +60,19 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"choose from: {shown}"
 
 
+@contextlib.contextmanager
+def after_interrupt(again: str) -> Iterator[None]:
+    """Let Ctrl-C end a command with what the same command does the next time.
+
+    Args:
+        again: such as `GOES_ON`; without this context it is said to begin anew.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(again) from None
+
+
 def report_input_errors(main: Callable[P, int | None]) -> Callable[P, int]:
     """Turn an `InputError` that escapes a command into one line on stderr and exit status 2.
 
@@ -71,12 +87,10 @@ def report_input_errors(main: Callable[P, int | None]) -> Callable[P, int]:
         except InputError as error:
             sys.stderr.write(f"error: {error}\n")
             return 2
-        except KeyboardInterrupt:
-            sys.stderr.write(
-                "interrupted; what is complete stays: the same command goes on, of a training with "
-                "--resume\n"
-            )
-            return 130
+        except KeyboardInterrupt as error:
+            again = str(error) or "the same command begins anew"
+            sys.stderr.write(f"interrupted; what is complete stays: {again}\n")
+            return INTERRUPTED
         except OSError as error:
             if error.strerror is None or isinstance(error, BrokenPipeError):
                 raise

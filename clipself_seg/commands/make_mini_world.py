@@ -13,7 +13,7 @@ import argparse
 import os
 import sys
 
-from clipself_seg.errors import report_input_errors
+from clipself_seg.errors import GOES_ON, after_interrupt, report_input_errors
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 @report_input_errors
+@after_interrupt(f"{GOES_ON} with the next world")
 def main(arguments: list[str] | None = None) -> None:
     """Write the worlds and say where they are."""
     args = parser().parse_args(arguments)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from clipself_seg.errors import InputError, report_input_errors
+from clipself_seg.errors import GOES_ON, InputError, after_interrupt, report_input_errors
 
 if TYPE_CHECKING:
     from clipself_seg.data.prepare.common import Options, Prepared
@@ -244,6 +244,7 @@ def parser(data_set: str) -> argparse.ArgumentParser:
 
 
 @report_input_errors
+@after_interrupt(f"{GOES_ON}, unless it says --overwrite")
 def main(data_set: str, arguments: list[str] | None = None) -> None:
     """Prepare one data set, a key of `PREPARATIONS`, and say what was done."""
     args = parser(data_set).parse_args(arguments)

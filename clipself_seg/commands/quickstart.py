@@ -24,7 +24,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from clipself_seg.errors import report_input_errors
+from clipself_seg.errors import GOES_ON, after_interrupt, report_input_errors
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 @report_input_errors
+@after_interrupt(f"{GOES_ON}, unless it says --fresh")
 def main(arguments: list[str] | None = None) -> None:
     """Run the quickstart, or what is left of it."""
     args = parser().parse_args(arguments)

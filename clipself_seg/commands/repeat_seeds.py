@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from clipself_seg.errors import report_input_errors
+from clipself_seg.errors import GOES_ON, after_interrupt, report_input_errors
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 @report_input_errors
+@after_interrupt(GOES_ON)
 def main(arguments: list[str] | None = None) -> None:
     """Run every configuration under every seed, and print the table."""
     args = parser().parse_args(arguments)

@@ -14,18 +14,25 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import multiprocessing
 import re
 import sys
 import time
 from pathlib import Path
 
-from clipself_seg.errors import InputError, ended_by, report_input_errors
+from clipself_seg.errors import (
+    INTERRUPTED,
+    InputError,
+    after_interrupt,
+    ended_by,
+    report_input_errors,
+)
 
 SWEEP = tuple(f"{tenth / 10}" for tenth in range(11))
 # What gloo and NCCL say in the others when a process ended.
 LOST_CONNECTION = re.compile("closed by peer|reset by peer|remote process exited|Broken pipe")
 GRACE = 10  # seconds
-AGAIN = "A training goes on with --resume, an evaluation begins anew"
+AGAIN = "a training goes on with --resume, an evaluation begins anew"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -163,12 +170,14 @@ def run_together(args: argparse.Namespace) -> None:
         leave_process_group()
         if not others:
             raise
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)  # `main` says it
     except RuntimeError as error:
         if not LOST_CONNECTION.search(str(error)):
             raise
         # If the other process is of this machine, `main` sees it end, ends this one and says which.
         time.sleep(GRACE)
-        raise InputError(f"another process of this run ended, see what it said. {AGAIN}") from None
+        raise InputError(f"another process of this run ended, see what it said; {AGAIN}") from None
 
 
 def worker(args: argparse.Namespace) -> None:
@@ -206,6 +215,7 @@ def check_processes(args: argparse.Namespace) -> None:
 
 
 @report_input_errors
+@after_interrupt(AGAIN)
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     args = parse(sys.argv[1:] if arguments is None else arguments)
@@ -223,9 +233,15 @@ def main(arguments: list[str] | None = None) -> int:
         if error.exit_code < 0:
             raise InputError(
                 f"process {error.error_index + 1} of {args.num_gpus} on this machine (pid {error.error_pid}) "
-                f"{ended_by(error.exit_code)}; the others were ended too. {AGAIN}"
+                f"{ended_by(error.exit_code)}; the others were ended too; {AGAIN}"
             ) from None
+        if error.exit_code == INTERRUPTED:
+            raise KeyboardInterrupt from None
         return error.exit_code  # it said why
+    except KeyboardInterrupt:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
     except SystemExit as error:
         return int(error.code or 0)
     return 0

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from clipself_seg.errors import report_input_errors
+from clipself_seg.errors import GOES_ON, after_interrupt, report_input_errors
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 @report_input_errors
+@after_interrupt(f"{GOES_ON}, unless it says --overwrite")
 def main(arguments: list[str] | None = None) -> None:
     """Write, and say how many."""
     args = parser().parse_args(arguments)

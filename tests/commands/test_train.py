@@ -362,3 +362,26 @@ def test_a_process_that_loses_another_one_elsewhere_says_so(tmp_path, monkeypatc
     for process in processes:
         process.join()
     assert (tmp_path / "said by 0").exists() and not (tmp_path / "said by 1").exists()
+
+
+def _interrupted(*_):
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_ends_all_processes_and_is_said_once(tmp_path, capfd, monkeypatch):
+    waiting = get_context("fork").Process(target=time.sleep, args=(60,))
+
+    def launch(*_, **__):
+        waiting.start()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "launch", launch)
+    monkeypatch.setattr(train, "check_processes", lambda args: None)
+    assert train.main(words(tmp_path, "--num-gpus", "2")) == 130
+    waiting.join()
+    assert waiting.exitcode == -signal.SIGTERM
+    monkeypatch.setattr(train, "run", _interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        train.worker(None)
+    said = "interrupted; what is complete stays: a training goes on with --resume, an evaluation"
+    assert capfd.readouterr().err == f"{said} begins anew\n"

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, in_short
 
 # Errors of `flock` on a file system that has no locks, such as some of clusters.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -143,6 +143,50 @@ def remove_leftovers(folder: str | os.PathLike[str], age: float = 0) -> None:
         with contextlib.suppress(FileNotFoundError):
             if path.is_file() and path.stat().st_mtime <= newest:
                 path.unlink()
+
+
+def read_text(path: str | os.PathLike[str], what: str = "file", encoding: str = "utf-8") -> str:
+    """Content of a text file.
+
+    Args:
+        path: file.
+        what: what it is, for messages, such as "vocabulary file".
+        encoding: "utf-8", or "utf-8-sig" where editors may have put a mark in front.
+
+    Raises:
+        InputError: it is missing, no regular file, or no text.
+    """
+    try:
+        require_regular_file(path)
+        return Path(path).read_text(encoding=encoding)
+    except FileNotFoundError:
+        raise InputError(f"{what} {path} is missing: restore it, or correct its name") from None
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{what} {path} cannot be read as text in UTF-8 ({in_short(error)}): give a whole one"
+        ) from None
+
+
+def read_json(path: str | os.PathLike[str], what: str = "file") -> Any:
+    """Content of a JSON file.
+
+    Args:
+        path: file, in UTF-8.
+        what: what it is, for messages, such as "annotation file".
+
+    Raises:
+        InputError: as `read_text`; it is no JSON, or nested too deeply.
+    """
+    text = read_text(path, what)
+    try:
+        return json.loads(text)
+    except RecursionError:
+        reason = "its brackets are nested too deeply"
+    except ValueError as error:  # no JSON, or a number of thousands of digits
+        reason = in_short(error)
+    raise InputError(f"{what} {path} cannot be read as JSON ({reason}): give a whole one")
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

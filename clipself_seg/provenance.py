@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from clipself_seg import __version__
-from clipself_seg.files import write_json
+from clipself_seg.errors import InputError
+from clipself_seg.files import read_json, write_json
 
 
 def git_commit() -> str:
@@ -86,3 +87,18 @@ def write_results(
         provenance: as `clipself_seg.provenance.provenance` returns it.
     """
     write_json(path, {"results": dict(results), "provenance": dict(provenance)})
+
+
+def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what `write_results` wrote: "results" and "provenance", an object each.
+
+    Raises:
+        InputError: the file is missing or broken, or is none of that form.
+    """
+    content = read_json(path, "file of results")
+    parts = ("results", "provenance")
+    if not isinstance(content, dict) or not all(isinstance(content.get(p), dict) for p in parts):
+        raise InputError(
+            f'{path} has no objects "results" and "provenance": remove it, and evaluate again'
+        )
+    return content

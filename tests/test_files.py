@@ -13,7 +13,7 @@ import time
 import pytest
 
 from clipself_seg.errors import InputError
-from clipself_seg.files import alone_in, atomic_path, remove_leftovers
+from clipself_seg.files import alone_in, atomic_path, read_json, remove_leftovers, write_json
 from tests.conftest import ROOT
 
 # Locks the folder "out", forks a child that says its number and outlives it, and dies as by `kill -9`.
@@ -98,3 +98,26 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path):
     remove_leftovers(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == kept
     remove_leftovers(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (lambda path: None, "annotation file .*a.json is missing: restore it"),
+        (lambda path: path.mkdir(), "a.json is a folder: give a file"),
+        (os.mkfifo, "a.json is a pipe or a device: give a file"),
+        (lambda path: path.write_bytes(b"\xff"), "a.json cannot be read as text in UTF-8"),
+        (lambda path: path.write_text("{"), "a.json cannot be read as JSON .Expecting property"),
+        (lambda path: path.write_text("[" * 99_999), "a.json .*brackets are nested too deeply"),
+        (lambda path: path.write_text("1" * 9_999), "a.json cannot be read as JSON"),
+    ],
+)
+def test_a_json_that_cannot_be_read_is_named(tmp_path, write, said):
+    write(tmp_path / "a.json")
+    with pytest.raises(InputError, match=said):
+        read_json(tmp_path / "a.json", "annotation file")
+
+
+def test_json_comes_back(tmp_path):
+    write_json(tmp_path / "a.json", {"é": [1, None]})
+    assert read_json(tmp_path / "a.json") == {"é": [1, None]}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -85,12 +86,15 @@ def read_phrases(path: str | os.PathLike[str]) -> dict[Any, list[list[str]]]:
     """
     phrases: dict[Any, list[list[str]]] = {}
     for entry in coco_list(read_coco_json(path), "annotations", path):
-        if "image_id" not in entry or not isinstance(entry.get("phrases"), list):
+        image_id, listed = entry.get("image_id"), entry.get("phrases")
+        texts = isinstance(listed, list) and all(isinstance(phrase, str) for phrase in listed)
+        if not isinstance(image_id, int | str) or not texts:
             raise InputError(
-                f'{path}: a caption needs "image_id" and a list of "phrases", got {entry}: '
-                "write it with tools/prepare_coco_captions.py --overwrite"
+                f'{path}: a caption needs "image_id", a number or text, and a list of "phrases", '
+                f"texts, got {reprlib.repr(entry)}: write it with tools/prepare_coco_captions.py "
+                "--overwrite"
             )
-        phrases.setdefault(entry["image_id"], []).append(entry["phrases"])
+        phrases.setdefault(image_id, []).append(listed)
     return phrases
 
 

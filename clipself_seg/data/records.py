@@ -6,17 +6,16 @@ pixels. Proposals and segments are added by the function that reads them. No ima
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import reprlib
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from clipself_seg.errors import InputError
+from clipself_seg.files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -124,17 +123,20 @@ def read_coco_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         InputError: the file is missing, cannot be read or holds no object.
     """
-    try:
-        content = json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise InputError(f"annotation file {path} is missing: put it there") from None
-    except (OSError, ValueError, RecursionError) as error:  # no text, no JSON, nested too deeply
-        raise InputError(
-            f"annotation file {path} cannot be read ({error}): fetch it again"
-        ) from None
+    content = read_json(path, "annotation file")
     if not isinstance(content, dict):
         raise InputError(f"{path}: not in COCO's format, which is an object with a list of images")
     return content
+
+
+def coco_info(content: dict[str, Any]) -> dict[str, Any]:
+    """What an annotation file says of itself; empty where that is no object.
+
+    Args:
+        content: content of the file, see `read_coco_json`.
+    """
+    info = content.get("info")
+    return info if isinstance(info, dict) else {}
 
 
 def coco_list(
@@ -263,17 +265,28 @@ def _annotated_image(
 
 
 def _xyxy(boxes_xywh: list[Any], image_id: Any, path: str | os.PathLike[str]) -> np.ndarray:
-    try:
-        boxes = np.array(boxes_xywh, dtype=np.float64).reshape(len(boxes_xywh), 4)
-    except (TypeError, ValueError, OverflowError):
-        boxes = np.full((1, 4), np.nan)
-    if not np.isfinite(boxes).all() or (boxes[:, 2:] < 0).any():
+    boxes = _xywh(boxes_xywh)
+    if boxes is None:
+        wrong = next((box for box in boxes_xywh if _xywh([box]) is None), boxes_xywh)
         raise InputError(
-            f'{path}: image {image_id} has a "bbox" that is not [x, y, width, height] '
-            "with finite numbers and sides of at least 0"
+            f'{path}: image {image_id} has the "bbox" {reprlib.repr(wrong)}, which is not '
+            "[x, y, width, height] with finite numbers and sides of at least 0"
         )
     boxes[:, 2:] += boxes[:, :2]
     return boxes.astype(np.float32)
+
+
+def _xywh(boxes: list[Any]) -> np.ndarray | None:
+    """Boxes (n, 4) float64, of whatever JSON has in their place; None for anything else than boxes."""
+    try:
+        given = np.array(boxes).reshape(len(boxes), 4)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return None
+    # Text would be taken for numbers, if it looks like them.
+    if given.size and given.dtype.kind not in "iuf":
+        return None
+    numbers = given.astype(np.float64)
+    return numbers if np.isfinite(numbers).all() and (numbers[:, 2:] >= 0).all() else None
 
 
 def _check_segments(

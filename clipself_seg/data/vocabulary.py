@@ -8,7 +8,6 @@ An entry of a list or of a JSON file is one class, whose synonyms "|" or ", " se
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import re
 import reprlib
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from clipself_seg.errors import InputError, nearest
+from clipself_seg.files import read_json, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -255,12 +255,7 @@ def own_words(entries: Sequence[str], origin: str = "the vocabulary") -> Vocabul
 
 
 def _read_text(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such vocabulary file") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as text in UTF-8: {error}") from None
+    text = read_text(path, "vocabulary file", "utf-8-sig")
     lines = (line.split("#")[0].strip().rstrip(",") for line in text.splitlines())
     return [word for line in lines if line for word in line.split(",")]
 
@@ -277,7 +272,7 @@ def available_vocabularies() -> list[str]:
 
 def class_entries(name: str) -> list[dict[str, Any]]:
     """The classes of a built-in vocabulary as its file has them, without checks and warnings."""
-    content = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    content = read_json(FOLDER / f"{name}.json", "vocabulary file")
     entries: list[dict[str, Any]] = content["classes"]
     return entries
 
@@ -301,12 +296,7 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
                 f'no vocabulary "{name_or_path}": {hint}\n'
                 "A file of your own is named by its path, which has to end in .json."
             )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such vocabulary file") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON: {error}") from None
+    content = read_json(path, "vocabulary file")
     if isinstance(content, list):
         # CAT-Seg's own list of ADE20K's classes has names twice, and is used as it is.
         twice = path.name in CLASS_FILES
@@ -325,6 +315,9 @@ def _parse(content: Any, origin: str) -> Vocabulary:
             '{"names": [...], ...}'
         )
     _check_keys(content, LIST_KEYS, origin)
+    for key in ("name", "about"):
+        if not isinstance(content.get(key, ""), str):
+            raise InputError(f'{origin}: "{key}" has to be text, got {reprlib.repr(content[key])}')
     if not content["classes"]:
         raise InputError(f"{origin}: has no classes: name at least one")
     classes = [
@@ -344,15 +337,21 @@ def _parse(content: Any, origin: str) -> Vocabulary:
 
 def _parse_class(entry: Any, index: int, origin: str) -> VocabularyClass:
     if not isinstance(entry, dict):
-        raise InputError(f'{origin}: expected an object like {{"names": ["dog"]}}, got {entry!r}')
+        raise InputError(
+            f'{origin}: expected an object like {{"names": ["dog"]}}, got {reprlib.repr(entry)}'
+        )
     _check_keys(entry, CLASS_KEYS, origin)
     for key, value in entry.items():
         if type(value) is not CLASS_KEYS[key]:
             wanted = CLASS_KEYS[key].__name__
-            raise InputError(f'{origin}: "{key}" has to be of type {wanted}, got {value!r}')
+            raise InputError(
+                f'{origin}: "{key}" has to be of type {wanted}, got {reprlib.repr(value)}'
+            )
     names = entry.get("names", [])
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise InputError(f'{origin}: needs "names", a list of one or more words, got {names!r}')
+        raise InputError(
+            f'{origin}: needs "names", a list of one or more words, got {reprlib.repr(names)}'
+        )
     if entry.get("index", index) != index:
         raise InputError(f'{origin}: "index" is {entry["index"]}: sort the classes by index')
     fields = {key: value for key, value in entry.items() if key not in ("index", "names")}
@@ -414,10 +413,7 @@ def read_class_json(path: str | Path) -> list[str]:
     if path.name in CLASS_FILES and not path.exists():
         entries = class_entries(CLASS_FILES[path.name])
         return [entry.get("catseg_name") or ", ".join(entry["names"]) for entry in entries]
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a JSON list of class names: {error}") from None
+    content = read_json(path, "list of class names")
     names = content if isinstance(content, list) else []
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise InputError(

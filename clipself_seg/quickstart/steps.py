@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shlex
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from clipself_seg.errors import InputError, ended_by
+from clipself_seg.provenance import read_results
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # What the chapters show: so many images of each world.
@@ -49,7 +49,7 @@ class Run:
 
     def results(self, output: Path) -> dict[str, Any]:
         """What the run wrote: "results" and "provenance"."""
-        return json.loads((output / self.folder / "results.json").read_text())
+        return read_results(output / self.folder / "results.json")
 
 
 @dataclasses.dataclass(frozen=True)

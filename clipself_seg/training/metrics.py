@@ -54,12 +54,12 @@ def write_all(writers: Sequence[EventWriter]) -> None:
 
 
 def drop_metrics_from(path: Path, start: int) -> None:
-    """Remove the lines of steps that a resumed run takes again, and a line that was cut off."""
+    """Remove the lines of steps that a resumed run takes again, and whatever is no line of metrics."""
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
+    for line in path.read_text(errors="replace").splitlines():
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
             if json.loads(line)["iteration"] < start:
                 kept.append(line + "\n")
     with atomic_path(path) as temporary:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import statistics
 import subprocess
@@ -15,6 +14,7 @@ from tabulate import tabulate
 
 from clipself_seg.errors import InputError, ended_by
 from clipself_seg.files import write_json
+from clipself_seg.provenance import read_results
 from clipself_seg.training.metrics import flatten_numbers
 from clipself_seg.training.run import RESULTS_FILE
 
@@ -105,4 +105,4 @@ def _run(
         if status:
             what = ended_by(status) if status < 0 else "failed"
             raise InputError(f"this run {what}: python {shlex.join(words)}")
-    return dict(flatten_numbers(json.loads(path.read_text())["results"]))
+    return dict(flatten_numbers(read_results(path)["results"]))

@@ -9,7 +9,7 @@ import types
 
 import pytest
 
-from clipself_seg.data.captions import nltk_tagger, noun_phrases
+from clipself_seg.data.captions import nltk_tagger, noun_phrases, read_phrases
 from clipself_seg.errors import InputError
 
 
@@ -128,3 +128,22 @@ def test_nltk_itself_tags_the_words_of_a_caption(fresh, trained_tagger):
         ("dog", "NN"),
     ]
     assert noun_phrases("A large dog sits on the grass", tagger) == ["large dog", "grass"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"image_id": [3], "phrases": ["a dog"]},
+        {"image_id": 3, "phrases": ["a dog", 7]},
+        {"image_id": 3, "phrases": "a dog"},
+        {"phrases": ["a dog"]},
+    ],
+)
+def test_a_caption_of_other_types_is_shown(tmp_path, wrong):
+    path = tmp_path / "captions.json"
+    path.write_text(json.dumps({"annotations": [{"image_id": 1, "phrases": []}, wrong]}))
+    with pytest.raises(
+        InputError, match="captions.json: a caption needs .*prepare_coco_captions"
+    ) as e:
+        read_phrases(path)
+    assert repr(wrong) in str(e.value)

@@ -167,6 +167,21 @@ BAD = {
         {"images": IMAGES, "annotations": [PNG | {"file_name": 5}]},
         '"file_name"',
     ),
+    "a box of texts": (
+        proposal_records,
+        {"images": IMAGES, "annotations": [BOX, BOX | {"bbox": ["0", "0", "1", "1"]}]},
+        """image 7 has the "bbox" ['0', '0', '1', '1'], which is not""",
+    ),
+    "segment with a box of texts": (
+        panoptic_records,
+        panoptic(segments=[SEGMENT, SEGMENT | {"bbox": ["0", "0", "3", "3"]}]),
+        """image 7 has the "bbox" ['0', '0', '3', '3'], which is not""",
+    ),
+    "a box of lists in lists": (
+        proposal_records,
+        {"images": IMAGES, "annotations": [BOX | {"bbox": json.loads("[" * 400 + "]" * 400)}]},
+        "which is not [x, y, width, height]",
+    ),
     "two panoptic annotations of an image": (
         panoptic_records,
         {"images": IMAGES, "annotations": [PNG, PNG | {"file_name": "b.png"}]},

@@ -201,10 +201,10 @@ def test_cat_segs_own_list_with_names_twice_is_read_as_it_is(tmp_path, caplog):
 def test_unknown_names_and_unreadable_files_are_refused(tmp_path):
     with pytest.raises(InputError, match='did you mean "coco_stuff_171"'):
         load_vocabulary("coco_stuff")
-    with pytest.raises(InputError, match="no such vocabulary file"):
+    with pytest.raises(InputError, match="vocabulary file .*none.json is missing"):
         load_vocabulary(tmp_path / "none.json")
     (tmp_path / "cut.json").write_text('["dog", ')
-    with pytest.raises(InputError, match="cut.json: cannot be read as JSON"):
+    with pytest.raises(InputError, match="cut.json cannot be read as JSON"):
         load_vocabulary(tmp_path / "cut.json")
 
 
@@ -243,8 +243,8 @@ def test_files_and_known_names_are_read(tmp_path):
         ("dog, sky, Dog", '"Dog" twice, in "dog" and in "Dog"'),
         ("dog|puppy, puppy", '"puppy" twice'),
         ("ade20k_15", "ade20k_150"),
-        ("none.txt", "none.txt: no such vocabulary file"),
-        ("none.json", "none.json: no such vocabulary file"),
+        ("none.txt", "vocabulary file none.txt is missing"),
+        ("none.json", "vocabulary file none.json is missing"),
     ],
 )
 def test_what_cannot_be_meant_is_named(text, message):
@@ -316,7 +316,7 @@ def test_a_word_with_an_underscore_is_taken_with_a_comma():
 
 def test_text_of_another_encoding_is_named(tmp_path):
     (tmp_path / "w.txt").write_bytes(b"caf\xe9\n")
-    with pytest.raises(InputError, match="w.txt: cannot be read as text in UTF-8"):
+    with pytest.raises(InputError, match="w.txt cannot be read as text in UTF-8"):
         read_words(str(tmp_path / "w.txt"))
     (tmp_path / "w.txt").write_text("\n")
     with pytest.raises(InputError, match="w.txt is empty"):
@@ -370,3 +370,31 @@ def test_raw_synonyms_are_compared_letter_by_letter():
 def test_a_vocabulary_has_seen_all_of_itself():
     words = load_vocabulary("pascal_context_459")
     assert seen_by_name(words, words).all()
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("read", "content", "message"),
+    [
+        (load_vocabulary, DEEP, "own.json cannot be read as JSON .its brackets are nested too"),
+        (read_class_json, DEEP, "own.json cannot be read as JSON .its brackets are nested too"),
+        (load_vocabulary, "[1" + 5000 * "0" + "]", "own.json cannot be read as JSON"),
+        (
+            load_vocabulary,
+            '{"classes": [' + "[" * 500 + "]" * 501 + "}",
+            "own.json: class 0: .*got",
+        ),
+        (
+            load_vocabulary,
+            '{"name": ["own"], "classes": [{"names": ["a"]}]}',
+            '"name" has to be text',
+        ),
+    ],
+)
+def test_json_of_any_depth_and_type_is_refused_by_name(tmp_path, read, content, message):
+    (tmp_path / "own.json").write_text(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read(tmp_path / "own.json")
+    assert len(str(caught.value)) < 500

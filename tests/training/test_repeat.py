@@ -15,7 +15,9 @@ from clipself_seg.training.repeat import repeat, spread_table
 
 def write(folder, **numbers):
     folder.mkdir(parents=True)
-    (folder / "results.json").write_text(json.dumps({"results": {"val": numbers}}))
+    (folder / "results.json").write_text(
+        json.dumps({"results": {"val": numbers}, "provenance": {}})
+    )
 
 
 def test_mean_and_spread_of_finished_runs(tmp_path):
@@ -71,3 +73,11 @@ def test_one_seed_has_no_spread_and_a_failed_run_is_named(tmp_path, monkeypatch)
         run.return_value = subprocess.CompletedProcess([], status)
         with pytest.raises(InputError, match=f"run {what}: python train_net.py.*SEED 3"):
             repeat(["configs/a.yaml"], [3, 4], tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[" * 99_999, "[1]", '{"results": 3, "provenance": {}}', "{"])
+def test_results_that_cannot_be_read_back_are_named(tmp_path, content):
+    write(tmp_path / "a_seed0", mIoU=1.0)
+    (tmp_path / "a_seed0" / "results.json").write_text(content)
+    with pytest.raises(InputError, match="a_seed0/results.json "):
+        repeat(["configs/a.yaml"], [0, 1], tmp_path)

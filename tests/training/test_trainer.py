@@ -295,7 +295,8 @@ def test_a_resumed_run_writes_the_files_of_an_uninterrupted_one(tmp_path):
 
 def test_metrics_of_steps_that_are_taken_again_are_dropped(tmp_path):
     path = tmp_path / "metrics.json"
-    path.write_text('{"iteration": 1}\n{"iteration": 2}\n{"iteration": 3}\n{"itera')
+    strange = '[1]\n{}\n{"iteration": "1"}\n' + "[" * 99_999 + "\n"
+    path.write_text('{"iteration": 1}\n' + strange + '{"iteration": 2}\n{"iteration": 3}\n{"itera')
     drop_metrics_from(path, 3)
     assert path.read_text() == '{"iteration": 1}\n{"iteration": 2}\n'
 

@@ -36,9 +36,10 @@ from clipself_seg.data.prepare.common import (
     require,
     written_whole,
 )
-from clipself_seg.data.records import read_coco_json
+from clipself_seg.data.records import coco_info, read_coco_json
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
+from clipself_seg.files import read_json
 
 SPLITS = {"training": "train", "validation": "val"}
 """Name of a split in the published files, by its folder in the archive."""
@@ -129,7 +130,7 @@ def _prepare_split(
         done = Prepared(pngs, 0, len(jobs), 0)
     else:
         done = convert_files(_convert, jobs, options)
-        _write_jsons(split, [json.loads(job.entries.read_text()) for job in jobs])
+        _write_jsons(split, [read_json(job.entries) for job in jobs])
     for areas in (PUBLISHED, CLEAN):
         shutil.rmtree(split._replace(areas=areas).waiting, ignore_errors=True)
     return done
@@ -139,7 +140,7 @@ def _check_areas(split: _Split) -> None:
     if not split.panoptic.exists():
         return
     # A file without the entry was not written here: it is the published one.
-    areas = read_coco_json(split.panoptic).get("info", {}).get("areas", PUBLISHED)
+    areas = coco_info(read_coco_json(split.panoptic)).get("areas", PUBLISHED)
     if areas != split.areas:
         raise InputError(
             f"{split.panoptic} is there already, with {areas} areas of stuff, and {split.areas} "

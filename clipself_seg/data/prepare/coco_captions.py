@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Sequence
 
 from clipself_seg.data.captions import add_phrases, nltk_tagger, noun_phrases
@@ -40,8 +41,12 @@ def _prepare_split(options: Options, split: str) -> Prepared:
     if target.exists() and not options.overwrite:
         return Prepared(target, 0, len(entries), 0)
     for entry in entries:
-        if "image_id" not in entry or not isinstance(entry.get("caption"), str):
-            raise InputError(f'{source}: a caption needs "image_id" and "caption", got {entry}')
+        known = isinstance(entry.get("image_id"), int | str)
+        if not known or not isinstance(entry.get("caption"), str):
+            raise InputError(
+                f'{source}: a caption needs "image_id", a number or text, and "caption", text; got '
+                f"{reprlib.repr(entry)}"
+            )
     nltk_tagger()  # refuses here what would fail in every process
     captions = [entry["caption"] for entry in entries]
     jobs = [captions[start : start + AT_ONCE] for start in range(0, len(captions), AT_ONCE)]

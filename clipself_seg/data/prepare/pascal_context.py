@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
+import reprlib
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,8 +25,10 @@ from clipself_seg.data.prepare.common import (
 )
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
+from clipself_seg.files import read_json
 
 CLASSES = 459
+MAX_SIDE = 8192  # pixels, far above the archive's 500
 JSON_HINT = (
     "trainval_merged.json is the annotation file of the PASCAL in Detail challenge, "
     "https://sites.google.com/view/pasd"
@@ -91,29 +93,36 @@ def context_59_jobs(root: Path) -> list[JsonJob]:
 
 def _json_jobs(path: Path, target: Path) -> list[JsonJob]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, "annotation file")
         images = [image for image in content["images"] if image["phase"] == "val"]
         wanted = {image["image_id"] for image in images}
         segments = defaultdict(list)
         for entry in content["annos_segmentation"]:
             if entry["image_id"] in wanted:
-                segments[entry["image_id"]].append((entry["category_id"], entry["segmentation"]))
+                category = _below(1 << 16, entry["category_id"])
+                segments[entry["image_id"]].append((category, entry["segmentation"]))
         jobs = [
             JsonJob(
                 path,
                 target / f"{Path(image['file_name']).stem}.png",
-                (image["height"], image["width"]),
+                (_below(MAX_SIDE, image["height"]), _below(MAX_SIDE, image["width"])),
                 segments[image["image_id"]],
             )
             for image in images
         ]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"{path} is not the file it should be ({type(error).__name__}: {error})\n{JSON_HINT}"
         ) from None
     if not jobs:
         raise InputError(f'{path} has no image of phase "val"\n{JSON_HINT}')
     return jobs
+
+
+def _below(limit: int, value: Any) -> int:
+    if not isinstance(value, int) or not 0 <= value < limit:
+        raise ValueError(f"{reprlib.repr(value)} is no whole number below {limit}")
+    return value
 
 
 def _convert_segments(job: JsonJob) -> bool:
@@ -131,7 +140,7 @@ def _mask(job: JsonJob, segment: Any) -> np.ndarray:
         if isinstance(segment["counts"], list):
             segment = rle.frPyObjects(segment, *segment["size"])
         mask = rle.decode(segment).astype(bool)
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise InputError(
             f"{job.source}: a segment of {stem} is not an RLE ({error})\n{JSON_HINT}"
         ) from None

@@ -7,6 +7,7 @@ take for no match: both are numbered anew.
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -90,7 +91,15 @@ def _by_id(
     for image in images:
         missing = {"id", "height", "width"} - image.keys()
         if missing:
-            raise InputError(f"{json_file}: an image lacks {sorted(missing)}: {image}")
+            raise InputError(
+                f"{json_file}: an image lacks {sorted(missing)}: {reprlib.repr(image)}"
+            )
+        sides = isinstance(image["height"], int) and isinstance(image["width"], int)
+        if not sides or not isinstance(image["id"], int | str):
+            raise InputError(
+                f'{json_file}: of an image "id" is a number or text, "height" and "width" are whole '
+                f"numbers: {reprlib.repr(image)}"
+            )
     return {image["id"]: image for image in images}
 
 
@@ -107,16 +116,40 @@ def _check_annotations(
             raise InputError(
                 f"{json_file}: an annotation lacks {sorted(missing)}: give COCO's instances format"
             )
-        if entry["image_id"] not in listed:
+        image_id, category = entry["image_id"], entry["category_id"]
+        if not isinstance(image_id, int | str) or image_id not in listed:
             raise InputError(
-                f'{json_file}: annotation of image {entry["image_id"]}, which is not in "images"'
+                f'{json_file}: annotation of image {reprlib.repr(image_id)}, which is not in "images"'
             )
-        if entry["category_id"] not in things:
+        if not _is_segmentation(entry["segmentation"]) or not isinstance(
+            entry["area"], int | float
+        ):
             raise InputError(
-                f"{json_file}: an instance of image {entry['image_id']} has category "
-                f"{entry['category_id']}, which is not among the {len(things)} things of "
+                f'{json_file}: an instance of image {image_id} has no number as "area", or neither '
+                f'polygons nor an RLE as "segmentation": {reprlib.repr(entry)}'
+            )
+        if not isinstance(category, int) or category not in things:
+            raise InputError(
+                f"{json_file}: an instance of image {image_id} has category "
+                f"{reprlib.repr(category)}, which is not among the {len(things)} things of "
                 f'vocabulary "{vocabulary.name}": give those of the data set'
             )
+
+
+def _is_segmentation(value: Any) -> bool:
+    """Whether a value is of one of COCO's forms: polygons of an instance, or an RLE of its mask."""
+    match value:
+        case [_, *_]:
+            return all(isinstance(polygon, list) and _are_numbers(polygon) for polygon in value)
+        case {"counts": str(), "size": [int(), int()]}:
+            return True
+        case {"counts": list() as counts, "size": [int(), int()]}:
+            return _are_numbers(counts)
+    return False
+
+
+def _are_numbers(values: list[Any]) -> bool:
+    return bool(values) and all(isinstance(value, int | float) for value in values)
 
 
 def thing_categories(vocabulary: Vocabulary) -> list[int]:

@@ -7,6 +7,7 @@ import functools
 import io
 import logging
 import os
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,9 +74,15 @@ def read_categories(json_file: str | os.PathLike[str]) -> Categories:
     for entry in entries:
         missing = {"id", "name", "isthing"} - entry.keys()
         if missing:
-            raise InputError(f"{json_file}: a category lacks {sorted(missing)}: {entry}")
-        if not isinstance(entry["id"], int) or entry["isthing"] not in (0, 1):
-            raise InputError(f'{json_file}: "id" is a whole number and "isthing" 0 or 1: {entry}')
+            raise InputError(
+                f"{json_file}: a category lacks {sorted(missing)}: {reprlib.repr(entry)}"
+            )
+        types = isinstance(entry["id"], int) and isinstance(entry["name"], str)
+        if not types or entry["isthing"] not in (0, 1):
+            raise InputError(
+                f'{json_file}: of a category "id" is a whole number, "name" text, and "isthing" 0 '
+                f"or 1: {reprlib.repr(entry)}"
+            )
     ids = tuple(entry["id"] for entry in entries)
     if len(set(ids)) < len(ids):
         raise InputError(f"{json_file}: a category id is listed twice: ids must be unique")
@@ -244,6 +251,11 @@ def _annotations(json_file: Path) -> dict[Any, Mapping[str, Any]]:
             raise InputError(
                 f'{json_file}: "file_name" or "segments_info" of image {entry["image_id"]} is no text '
                 "and no list: give a panoptic JSON"
+            )
+        if not isinstance(entry["image_id"], int | str):
+            raise InputError(
+                f'{json_file}: the "image_id" {reprlib.repr(entry["image_id"])} is no number and no '
+                "text: give a panoptic JSON"
             )
         if entry["image_id"] in by_image:
             raise InputError(

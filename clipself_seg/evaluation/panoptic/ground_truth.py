@@ -15,7 +15,7 @@ from clipself_seg.data.datasets.panoptic import (
     panoptic_dataset,
     panoptic_set_records,
 )
-from clipself_seg.data.records import Record, read_coco_json
+from clipself_seg.data.records import Record, coco_info, read_coco_json
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, seen_by_synonym
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.instances.ground_truth import (
@@ -85,8 +85,8 @@ def read_panoptic_ground_truth(
             vocabulary,
             [record["image_id"] for record in records],
         )
-    info = read_coco_json(files.path(files.panoptic_json)).get("info") or {}
-    areas = info.get("areas", "published" if files.covered_stuff else "")
+    info = coco_info(read_coco_json(files.path(files.panoptic_json)))
+    areas = str(info.get("areas", "published" if files.covered_stuff else ""))
     return PanopticGroundTruth(files, vocabulary, records, seen, measured, instances, areas)
 
 

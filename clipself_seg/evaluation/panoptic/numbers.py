@@ -10,6 +10,7 @@ Legend: n true and m predicted segments of an image, C classes, H W rows and col
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -128,11 +129,14 @@ def panoptic_map(
 
 def _check_segment(info: Any, source: str) -> None:
     if not isinstance(info, Mapping) or not {"id", "category_id"} <= info.keys():
-        raise InputError(f'{source}: a segment lacks "id" or "category_id": {info!r}')
+        raise InputError(f'{source}: a segment lacks "id" or "category_id": {reprlib.repr(info)}')
     # Real and Integral are those of Python and of NumPy.
-    numbers = isinstance(info.get("area", -1), Real)
+    area = info.get("area", -1)
+    numbers = isinstance(area, Real) and abs(area) < 2**63
     if not numbers or not all(isinstance(info[key], Integral) for key in ("id", "category_id")):
-        raise InputError(f"{source}: a segment has something else than numbers: {info!r}")
+        raise InputError(
+            f"{source}: a segment has something else than numbers: {reprlib.repr(info)}"
+        )
     if not 0 <= info["id"] < 2**24:
         raise InputError(f"{source}: no three bytes of a PNG hold the id of the segment {info!r}")
 

@@ -84,7 +84,9 @@ def test_records_have_the_phrases_of_their_captions(root, data_dir):
 def test_a_file_that_is_not_captions_is_named(root):
     path = root / "coco/annotations/captions_val2017.json"
     path.write_text(json.dumps({"annotations": [{"image_id": 1, "bbox": []}]}))
-    with pytest.raises(InputError, match='captions_val2017.json: a caption needs "image_id" and'):
+    with pytest.raises(
+        InputError, match='captions_val2017.json: a caption needs "image_id", a number'
+    ):
         prepare(root)
     path.unlink()
     with pytest.raises(InputError, match="captions_val2017.json is missing.*\n.*cocodataset.org"):

@@ -119,6 +119,26 @@ def test_segments_that_do_not_fit_are_named(folder, tmp_path, spoilt, words):
         prepare_pascal_context_59(Options(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("images", "height", "24"),
+        ("images", "width", 10**9),
+        ("annos_segmentation", "category_id", "2"),
+        ("annos_segmentation", "category_id", 10**6),
+        ("annos_segmentation", "image_id", [1]),
+    ],
+)
+def test_values_of_other_types_and_sizes_are_refused(folder, tmp_path, part, key, value):
+    write_json(folder)
+    path = folder / "trainval_merged.json"
+    content = json.loads(path.read_text())
+    content[part][0][key] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="trainval_merged.json is not the file it should be"):
+        prepare_pascal_context_59(Options(tmp_path))
+
+
 def write_mats(folder, values):
     (folder / "trainval").mkdir(exist_ok=True)
     for stem, labels in values.items():

@@ -247,7 +247,7 @@ def test_images_that_the_data_set_leaves_out_do_not_count(tmp_path):
     [
         ({"category_id": 5}, 'image a has category 5, which is not among the 3 things.*"tiny"'),
         ({"category_id": 20}, "category 20, which is not among the 3 things"),
-        ({"image_id": "c"}, 'annotation of image c, which is not in "images"'),
+        ({"image_id": "c"}, "annotation of image 'c', which is not in"),
     ],
 )
 def test_ground_truth_that_does_not_fit_names_file_and_value(tmp_path, change, said):
@@ -338,3 +338,35 @@ def test_two_processes_give_the_result_of_one(tmp_path):
     assert both == [expected, expected]
     files = [tmp_path / run / "instance_classes_tiny.csv" for run in ("one", "two")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("image_id", ["a"]),
+        ("category_id", [9]),
+        ("area", "25"),
+        ("segmentation", "text"),
+        ("segmentation", []),
+        ("segmentation", [["0", "0", "5", "0", "5", "5"]]),
+        ("segmentation", {"counts": [1, 2], "size": ["20", 30]}),
+        ("segmentation", {"counts": ["1"], "size": [20, 30]}),
+    ],
+)
+def test_an_instance_of_other_types_is_named(tmp_path, key, value):
+    entry = rle_annotation(1, 1, 9, box_mask(0, 0, 5, 5)) | {key: value}
+    json_file = write_instances(tmp_path, [entry], images=[1])
+    with pytest.raises(InputError, match="instances.json: an(notation| instance) of image"):
+        read_instance_ground_truth(json_file, WORDS)
+
+
+@pytest.mark.parametrize("wrong", [{"id": [1]}, {"height": "20"}])
+def test_an_image_of_other_types_is_named(tmp_path, wrong):
+    json_file = write_instances(
+        tmp_path, [rle_annotation(1, 1, 9, box_mask(0, 0, 5, 5))], images=[1]
+    )
+    content = json.loads(json_file.read_text())
+    content["images"].append(content["images"][0] | wrong)
+    json_file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="instances.json: of an image "):
+        read_instance_ground_truth(json_file, WORDS)

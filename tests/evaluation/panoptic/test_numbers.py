@@ -229,6 +229,7 @@ def test_integers_of_numpy_are_as_good_as_pythons():
         (None, ([5, 5], [segment(5, [THING])]), "something else than numbers.*'id': 5"),
         (None, ([5, 5], [segment(2**63, THING)]), "no three bytes of a PNG hold"),
         (([1, 1], [segment(1, THING, None)]), None, "something else than numbers.*None"),
+        (([1, 1], [segment(1, THING, 10**400)]), None, "a.json: .* something else than numbers"),
         (
             None,
             ([5, 5, 5], [segment(5, THING)]),

@@ -245,7 +245,7 @@ def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str
     if missing:
         raise InputError(f"{path} is no generator output: it lacks {sorted(missing)}")
     for key in ("canvas", "image_size"):
-        if not re.fullmatch(r"\[[1-9]\d*, ?[1-9]\d*\]", metadata[key]):
+        if not re.fullmatch(r"\[[1-9]\d{0,8}, ?[1-9]\d{0,8}\]", metadata[key]):
             raise InputError(
                 f"generator output {path}: {key} is {metadata[key]!r}, not a JSON list of rows and columns"
             )

@@ -40,6 +40,27 @@ def require_regular_file(path: str | os.PathLike[str]) -> None:
 
 
 @contextlib.contextmanager
+def naming_path(
+    path: str | os.PathLike[str], temporary: str | os.PathLike[str] | None = None
+) -> Iterator[None]:
+    """Let errors of writing a file name it; a full disk is reported without the name.
+
+    Args:
+        path: file that is written.
+        temporary: file that stands in for it meanwhile.
+
+    Raises:
+        OSError: as what is raised inside, but of `path`, unless it names another file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, temporary and os.fspath(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+@contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and renamed to `path`.
 
@@ -57,11 +78,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        os.replace(temporary, target)
+        with naming_path(target, temporary):
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            os.replace(temporary, target)
     except Exception as error:
         # Safetensors reports a full disk by an exception of its own.
         if number := re.search(r"\(os error (\d+)\)", str(error)):

@@ -118,6 +118,17 @@ def test_a_json_that_cannot_be_read_is_named(tmp_path, write, said):
         read_json(tmp_path / "a.json", "annotation file")
 
 
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
+    target = tmp_path / "a.txt"
+    for name in (None, "temporary"):
+        with pytest.raises(OSError) as caught, atomic_path(target) as temporary:
+            raise OSError(errno.ENOSPC, "No space left on device", name and str(temporary))
+        assert caught.value.filename == str(target) and caught.value.errno == errno.ENOSPC
+    with pytest.raises(OSError) as caught, atomic_path(target):
+        (tmp_path / "other").read_text()
+    assert caught.value.filename == str(tmp_path / "other") and not any(tmp_path.iterdir())
+
+
 def test_json_comes_back(tmp_path):
     write_json(tmp_path / "a.json", {"é": [1, None]})
     assert read_json(tmp_path / "a.json") == {"é": [1, None]}

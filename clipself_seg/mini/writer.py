@@ -27,7 +27,7 @@ from clipself_seg.data.captions import add_phrases, noun_phrases
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.errors import InputError
-from clipself_seg.files import alone_in, atomic_path, write_json
+from clipself_seg.files import alone_in, atomic_path, naming_path, write_json
 from clipself_seg.mini.concepts import WORLDS, WorldSpec
 from clipself_seg.mini.crops import choose_mentions, tag_caption, write_caption
 from clipself_seg.mini.scenes import Scene, draw_scene
@@ -183,15 +183,14 @@ def _write_scene(job: tuple[Path, str, str, int, int]) -> Entry:
     spec = split_spec(WORLDS[world], split)
     scene = scene_of(WORLDS[world], split, index, seed)
     stem = f"{index:06d}"
-    Image.fromarray(scene.image).save(folder / split / f"{stem}.jpg", quality=95, subsampling=0)
+    _save(scene.image, folder / split / f"{stem}.jpg", quality=95, subsampling=0)
     ids = scene.segment_map.astype(np.uint32) * ID_STEP
     rgb = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
-    Image.fromarray(rgb).save(folder / f"panoptic_{split}" / f"{stem}.png")
+    _save(rgb, folder / f"panoptic_{split}" / f"{stem}.png")
     lookup = np.full(len(scene.segments) + 1, VOID, np.uint8)
     for segment in scene.segments:
         lookup[segment.id] = spec.concepts.index(segment.concept)
-    labels = Image.fromarray(lookup[scene.segment_map])
-    labels.save(folder / "stuffthingmaps" / split / f"{stem}.png")
+    _save(lookup[scene.segment_map], folder / "stuffthingmaps" / split / f"{stem}.png")
     rng = np.random.default_rng([seed, 99, index])
     return {
         "image": _image_entry(scene, index),
@@ -199,6 +198,11 @@ def _write_scene(job: tuple[Path, str, str, int, int]) -> Entry:
         "captions": _captions(rng, scene),
         "proposals": _proposals(rng, scene),
     }
+
+
+def _save(pixels: np.ndarray, path: Path, **options: Any) -> None:
+    with naming_path(path):
+        Image.fromarray(pixels).save(path, **options)
 
 
 def base_classes(spec: WorldSpec) -> np.ndarray:

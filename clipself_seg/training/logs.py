@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
+from clipself_seg.files import naming_path
+
 LOGGERS = ("clipself_seg", "detectron2")
 # Detectron2 logs at every loader how it packs its records.
 QUIET = "detectron2.data.common"
@@ -24,6 +26,16 @@ class _Terminal(logging.StreamHandler):
         pass
 
 
+class _File(logging.FileHandler):
+    """A file of log lines; if it cannot be written, the run ends with its name, not with a traceback a line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        with naming_path(self.baseFilename):
+            if isinstance(sys.exc_info()[1], OSError):
+                raise
+        super().handleError(record)
+
+
 def setup_logging(folder: Path, rank: int) -> None:
     """Send what the project and Detectron2 have to say to the terminal and to a file in `folder`.
 
@@ -32,9 +44,13 @@ def setup_logging(folder: Path, rank: int) -> None:
     Args:
         folder: gets ``log.txt``, or ``log.rank1.txt`` and so on from other processes.
         rank: number of this process; only the first one writes to the terminal.
+
+    Raises:
+        OSError: the file cannot be opened; a line that cannot be written, on a full disk, raises it
+            where it is logged.
     """
     name = f"log.rank{rank}.txt" if rank else "log.txt"
-    handlers: list[logging.Handler] = [logging.FileHandler(folder / name)]
+    handlers: list[logging.Handler] = [_File(folder / name)]
     handlers += [] if rank else [_Terminal()]
     for handler in handlers:
         handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%m/%d %H:%M:%S"))

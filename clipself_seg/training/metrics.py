@@ -16,9 +16,25 @@ from detectron2.utils.events import (
     TensorboardXWriter,
 )
 
-from clipself_seg.files import atomic_path
+from clipself_seg.files import atomic_path, naming_path
 
 METRICS_FILE = "metrics.json"
+
+
+class _Named(EventWriter):
+    """A writer whose errors name what it writes, as those of a full disk do not."""
+
+    def __init__(self, writer: EventWriter, path: Path) -> None:
+        self.writer = writer
+        self.path = path
+
+    def write(self) -> None:
+        with naming_path(self.path):
+            self.writer.write()
+
+    def close(self) -> None:
+        with naming_path(self.path):
+            self.writer.close()
 
 
 @contextlib.contextmanager
@@ -37,8 +53,8 @@ def metric_writers(folder: Path, start: int, iterations: int) -> Iterator[list[E
     drop_metrics_from(folder / METRICS_FILE, start)
     writers: list[EventWriter] = [
         CommonMetricPrinter(iterations),
-        JSONWriter(str(folder / METRICS_FILE)),
-        TensorboardXWriter(str(folder), purge_step=start or None),
+        _Named(JSONWriter(str(folder / METRICS_FILE)), folder / METRICS_FILE),
+        _Named(TensorboardXWriter(str(folder), purge_step=start or None), folder),
     ]
     try:
         yield writers

@@ -239,3 +239,14 @@ def test_the_registered_names_read_the_files(root, monkeypatch):
         assert all(len(record["proposals"]) >= 2 * writer.JITTERED for record in proposals)
         records = region_records(f"{world}_val_panoptic", load_vocabulary(world))
         assert len(records) == SIZE.val
+
+
+@pytest.mark.parametrize("folder", ["train", "panoptic_train", "stuffthingmaps/train"])
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path, folder):
+    for name in ("train", "panoptic_train", "stuffthingmaps/train"):
+        (tmp_path / name).mkdir(parents=True)
+    path = tmp_path / folder / ("000000.jpg" if folder == "train" else "000000.png")
+    path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        writer._write_scene((tmp_path, "mini", "train", 0, 5))
+    assert caught.value.filename == str(path)

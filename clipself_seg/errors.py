@@ -29,6 +29,17 @@ def in_short(error: BaseException) -> str:
     return lines[0][:80]
 
 
+def shown(value: object) -> str:
+    """A value out of a file for a message: text and numbers shortened, of everything else its type."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= 60 else f"{value[:60]}...")
+    if value is None or isinstance(value, bool | float):
+        return repr(value)
+    if isinstance(value, int) and abs(value) < 1 << 64:  # longer ones may not even be printable
+        return repr(value)
+    return f"of type {type(value).__name__}"
+
+
 def last_line(error: BaseException) -> str:
     """The end of what torch says about a state dict, where the reason is."""
     return str(error).strip().splitlines()[-1].strip()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import collections
-import importlib
+import mmap
 import os
 import pickle
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,67 +14,98 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipself_seg.errors import InputError, in_short
+from clipself_seg.checkpoints.bounds import (
+    OutOfBounds,
+    check_bytes,
+    count_elements,
+    refusing,
+)
+from clipself_seg.checkpoints.unpickler import PlainUnpickler, Stream
+from clipself_seg.errors import InputError
 
 # What rebuilds an array, under the modules of numpy 1 and numpy 2.
 MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
 ARRAYS = ("numpy.core.numeric", "numpy._core.numeric")
-_MULTIARRAY = importlib.import_module(np.ndarray.__reduce__(np.zeros(1))[0].__module__)
-_NUMERIC = importlib.import_module(_MULTIARRAY.__name__.replace("multiarray", "numeric"))
+# Codes of the types that numbers have; objects and records are refused.
+NUMBERS = re.compile(r"[<>=|]?([?bBhHiIlLqQefdFD]|[biufc]\d{1,2})")
 
 
 def read_numpy_pickle(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Name -> tensor of a pickled dict of arrays, or of the one that is its "model".
 
     Raises:
-        InputError: missing, damaged, without arrays, or naming anything that could run code.
+        InputError: missing, damaged, without arrays, naming anything that could run code, or of arrays
+            that are larger than the file.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            content = _ArrayUnpickler(file, encoding="latin1").load()
+    if not path.is_file():
+        raise InputError(f"no weights at {path}; give the path of a .pkl file")
+    with refusing(path, "pickle of arrays"):
+        content = _load(path)
         if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
             content = content["model"]
-        arrays = {k: v for k, v in content.items() if isinstance(v, np.ndarray | np.generic)}
+        arrays = {k: v.array for k, v in content.items() if isinstance(v, _Array)}
+        # Several may be of the same bytes, which each tensor has for itself.
+        check_bytes(sum(array.nbytes for array in arrays.values()), path.stat().st_size)
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
-    except FileNotFoundError:
-        raise InputError(f"no weights at {path}; give the path of a .pkl file") from None
-    except _ForeignName as error:
-        raise InputError(
-            f"{path} is refused: it names {error}, which could run code when loaded; use a file "
-            "that holds arrays only"
-        ) from None
-    except Exception as error:  # about damaged bytes pickle and numpy raise all there is
-        raise InputError(
-            f"{path} is truncated or no pickle of arrays ({in_short(error)}); fetch it again"
-        ) from None
     if not tensors:
         raise InputError(f"{path} holds no arrays; is it a checkpoint?")
     return tensors
 
 
-class _ForeignName(pickle.UnpicklingError):
-    """A global that is not on the list."""
+def _load(path: Path) -> Any:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return _ArrayUnpickler(Stream(content)).load()
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Knows dicts, lists, strings, numbers and arrays; refuses every other name."""
+class _Number:
+    """The type of an array's numbers."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if not NUMBERS.fullmatch(code):
+            raise pickle.UnpicklingError(f"an array of {code[:20]}, not of numbers")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: Any) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array:
+    """An array of bytes that are there."""
+
+    array: np.ndarray
+
+    def __init__(self, latin1: Callable[[str | bytes], bytes]) -> None:
+        self._latin1 = latin1
+
+    def __setstate__(self, state: Any) -> None:
+        *_, shape, number, fortran, content = state
+        self.fill(content, number, shape, "F" if fortran else "C")
+
+    def fill(self, content: Any, number: _Number, shape: Any, order: Any) -> _Array:
+        """Lay the bytes out as numbers."""
+        if isinstance(content, str):  # of Python 2
+            content = self._latin1(content)
+        if (wanted := count_elements(shape) * number.dtype.itemsize) != len(content):
+            raise OutOfBounds(f"an array of {wanted} bytes has {len(content)} of them")
+        self.array = np.ndarray(tuple(shape), number.dtype, content, order=order)
+        return self
+
+
+class _ArrayUnpickler(PlainUnpickler):
+    """Knows arrays and scalars of numbers beside plain data."""
+
+    BUILT = (_Number, _Array)
 
     def find_class(self, module: str, name: str) -> Any:
-        if module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
-        if module in MODULES and name in ("_reconstruct", "scalar"):
-            return getattr(_MULTIARRAY, name)
+        if (module, name) == ("numpy", "dtype"):
+            return _Number
+        if (module, name) == ("numpy", "ndarray"):
+            return None  # only ever named to `_reconstruct`
+        if module in MODULES and name == "_reconstruct":
+            return lambda *_: _Array(self.latin1)
+        if module in MODULES and name == "scalar":
+            return lambda number, content: _Array(self.latin1).fill(content, number, (), "C")
         if module in ARRAYS and name == "_frombuffer":
-            return getattr(_NUMERIC, name)
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if (module, name) == ("_codecs", "encode"):
-            return _latin1  # how protocol 2 writes bytes
-        raise _ForeignName(f"{module}.{name}")
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise _ForeignName(f"the encoding {encoding}")
-    return text.encode("latin1")
+            return lambda *arguments: _Array(self.latin1).fill(*arguments)
+        return super().find_class(module, name)

@@ -16,10 +16,12 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from clipself_seg.checkpoints.bounds import open_safetensors
 from clipself_seg.checkpoints.hashes import hash_tensors
+from clipself_seg.checkpoints.read import parse_metadata
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path, remove_leftovers
 
@@ -106,16 +108,17 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], Metadata]:
         InputError: truncated, altered, or not a training checkpoint.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_safetensors(path) as file:
             about = file.metadata() or {}
         if METADATA in about:  # files of older versions have digest and facts beside each other
-            about = json.loads(about[METADATA])
+            about = parse_metadata(about[METADATA], path)
         tensors = safetensors.torch.load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"training checkpoint {path} is damaged ({error})") from None
-    if {"digest", "facts"} - about.keys() or _digest(tensors, about["facts"]) != about["digest"]:
+    stored = about.get("facts")
+    if not isinstance(stored, str) or _digest(tensors, stored) != about.get("digest"):
         raise InputError(f"training checkpoint {path} is damaged (its digest does not match)")
-    return tensors, json.loads(about["facts"])
+    return tensors, parse_metadata(stored, path)
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
@@ -199,7 +202,8 @@ def load_training_state(path: Path, model: nn.Module, original_hash: Callable[[]
     """
     tensors, metadata = read_state(path)
     unpack_model(tensors, model)
-    if metadata["run"]["original weights"] != original_hash():
+    run = metadata.get("run")
+    if not isinstance(run, dict) or run.get("original weights") != original_hash():
         raise InputError(
             f"{path} is a training checkpoint of a run with other original weights: give the "
             "configuration and the MODEL.CLIP.WEIGHTS of that run"

@@ -14,10 +14,17 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 
-from clipself_seg.checkpoints.hashes import WeightsState, invalidate, weights_hash, weights_state
-from clipself_seg.checkpoints.read import read_checkpoint
+from clipself_seg.checkpoints.bounds import OutOfBounds, open_safetensors
+from clipself_seg.checkpoints.hashes import (
+    WeightsState,
+    hash_tensors,
+    invalidate,
+    weights_hash,
+    weights_state,
+)
 from clipself_seg.clip.model import DenseCLIP
 from clipself_seg.clip.precision import full_precision
 from clipself_seg.clip.prompts import TEMPLATES, class_prompts
@@ -28,6 +35,7 @@ from clipself_seg.files import atomic_path, remove_leftovers
 
 # Part of every key: entries of version 1 may hold low precision, or the rows of other weights.
 VERSION = 2
+DIGEST = "digest"  # in the metadata of an entry; one without it is made again
 DAY = 24 * 3600  # seconds
 # Sentences of a template set, names of each class, and whether they stay as they are encoded.
 Asked = tuple[tuple[str, ...], Names, bool]
@@ -110,7 +118,8 @@ class TextBank:
         if asked not in self._memory:
             path = self._path(names, raw)
             with self._whoever_asks():
-                stored = _from_disk(path)
+                rows = len(names[0]) if raw else len(names)
+                stored = _from_disk(path, (rows, self.clip.embed_dim))
                 self._memory[asked] = compute() if stored is None else stored
             if stored is None:
                 _to_disk(path, self._memory[asked])
@@ -149,11 +158,18 @@ class TextBank:
         return self.cache_dir / f"{key}.safetensors"
 
 
-def _from_disk(path: Path) -> Tensor | None:
+def _from_disk(path: Path, shape: tuple[int, int]) -> Tensor | None:
+    """The embeddings of an entry, None if it has to be made: it is missing, or not as it was written."""
     try:
-        return read_checkpoint(path).tensors["text"]
-    except (InputError, KeyError):  # a damaged cache entry is made again
+        with open_safetensors(path) as file:
+            if tuple(file.get_slice("text").get_shape()) != shape:
+                return None
+            digest = (file.metadata() or {}).get(DIGEST)
+            text: Tensor = file.get_tensor("text")
+    except (SafetensorError, OSError, OutOfBounds):
         return None
+    whole = text.dtype == torch.float32 and digest == _digest(path, text)
+    return text if whole and text.isfinite().all() else None
 
 
 def _to_disk(path: Path, text: Tensor) -> None:
@@ -161,8 +177,14 @@ def _to_disk(path: Path, text: Tensor) -> None:
 
     try:
         with atomic_path(path) as temporary:
-            safetensors.torch.save_file({"text": text}, temporary)
+            metadata = {DIGEST: _digest(path, text)}
+            safetensors.torch.save_file({"text": text}, temporary, metadata=metadata)
         # Of killed processes: a younger one may be what another run is writing.
         remove_leftovers(path.parent, age=DAY)
     except OSError:  # a read-only or full disk costs the next run some time, no more
         return
+
+
+def _digest(path: Path, text: Tensor) -> str:
+    """Of the embeddings and the key of their entry, so that none stands for another."""
+    return hash_tensors({path.stem: text})

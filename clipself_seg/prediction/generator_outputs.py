@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from tqdm import tqdm
 
+from clipself_seg.checkpoints.bounds import OutOfBounds, open_safetensors
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.data.datasets.panoptic import panoptic_dataset, panoptic_set_records
 from clipself_seg.data.images import read_image
@@ -209,9 +210,9 @@ def _is_there(
         return False
     try:
         # Opening reads the header alone, but sees that nothing is cut off.
-        with safe_open(path, framework="pt") as file:
+        with open_safetensors(path) as file:
             stored = file.metadata() or {}
-    except (SafetensorError, OSError):
+    except (SafetensorError, OSError, OutOfBounds):
         return False
     size = json.dumps(_input_size(record, mapper))
     wanted = metadata | {"file_name": Path(record["file_name"]).name, "image_size": size}

@@ -352,8 +352,9 @@ class CATSeg(nn.Module):
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Writes the weights under CAT-Seg's own names, as its code loads them, atomically."""
-        with atomic_path(path) as temporary:
-            torch.save({"model": to_official(self)}, temporary)
+        # A file, not its path: torch would write the random temporary name into the archive.
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            torch.save({"model": to_official(self)}, file)
 
     def weights_hash(self) -> str:
         """Hash of all weights."""

@@ -386,8 +386,9 @@ class OpenPanoptic(nn.Module):
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Writes the weights that are not frozen under ODISE's names, atomically."""
-        with atomic_path(path) as temporary:
-            torch.save({"model": with_hashes(self)}, temporary)
+        # A file, not its path: torch would write the random temporary name into the archive.
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            torch.save({"model": with_hashes(self)}, file)
 
     def weights_hash(self) -> str:
         """Hash of all weights, those of the CLIP branch included."""

@@ -25,7 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipself_seg.errors import InputError
+from clipself_seg.checkpoints.bounds import OutOfBounds, open_safetensors
+from clipself_seg.errors import InputError, shown
 from clipself_seg.files import atomic_path
 
 # The largest logit on disk, just below half precision's maximum; its probability is 1 anyway.
@@ -84,7 +85,7 @@ def save_output(
     weights: str,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes the file of an image, atomically.
+    """Writes the file of an image, atomically; equal outputs give equal bytes.
 
     Args:
         folder: folder for all images of a data set.
@@ -99,8 +100,6 @@ def save_output(
         InputError: the numbers are no scores or do not fit the classes, or the canvas is smaller than
             the image.
     """
-    import safetensors.torch
-
     path = output_path(folder, image_id)
     canvas, size = (tuple(map(int, pair)) for pair in (output.canvas, output.image_size))
     tensors = {name: torch.as_tensor(getattr(output, name)).float() for name in TENSORS}
@@ -116,11 +115,21 @@ def save_output(
     }
     _check_values(path, tensors, canvas, size)
     with atomic_path(path) as temporary:
-        safetensors.torch.save_file(
-            {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
-            temporary,
-            metadata=metadata,
-        )
+        temporary.write_bytes(_packed(tensors, metadata))
+
+
+def _packed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file with its metadata in order; safetensors writes them in a random one."""
+    import safetensors.torch
+
+    stored = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    content = safetensors.torch.save(stored, dict(metadata))
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    ordered = {**header, "__metadata__": dict(sorted(metadata.items()))}
+    text = json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def read_output(
@@ -227,7 +236,7 @@ def check_outputs(folder: str | Path, dataset: str, image_ids: Sequence[Any]) ->
 
 def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of the given names and the metadata of a file that is complete."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     if not path.is_file():
         raise InputError(
@@ -235,11 +244,11 @@ def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str
             "MODEL.MASK_GENERATOR.OUTPUTS"
         )
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_safetensors(path) as file:
             metadata = file.metadata() or {}
             keys = set(file.keys())
             tensors: dict[str, Tensor] = {n: file.get_tensor(n) for n in keys.intersection(names)}
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, OutOfBounds) as error:
         raise InputError(f"generator output {path} is damaged ({error}): write it again") from None
     missing = {*TENSORS} - keys | METADATA - metadata.keys()
     if missing:
@@ -247,6 +256,6 @@ def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str
     for key in ("canvas", "image_size"):
         if not re.fullmatch(r"\[[1-9]\d{0,8}, ?[1-9]\d{0,8}\]", metadata[key]):
             raise InputError(
-                f"generator output {path}: {key} is {metadata[key]!r}, not a JSON list of rows and columns"
+                f"generator output {path}: {key} is {shown(metadata[key])}, not a JSON list of rows and columns"
             )
     return tensors, metadata

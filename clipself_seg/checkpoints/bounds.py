@@ -1,0 +1,161 @@
+"""Limits that a file of weights has to keep before anything of its contents is made, and its refusal.
+
+Memory grows with the size of a file, never with a number that stands in it: a tensor has at most as many
+elements as its storage, a storage at most as many bytes as the file holds for it, an archive unpacks to a few
+times its size. Published weights keep all of it, tied and sliced tensors, views and tensors without elements
+included. A tensor that repeats its storage (`Tensor.expand`: stride 0) does not: whoever wrote it
+can store it whole.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from clipself_seg.errors import InputError, in_short
+
+# Published files have a few thousand tensors, a state of their training three times as many.
+MOST_TENSORS = 20_000
+# The longest of those headers have 1 MB.
+MOST_HEADER_BYTES = 8 << 20
+# A state dict of a thousand tensors takes 70 thousand steps to unpickle; a step makes some 60 bytes.
+MOST_STEPS = 2_000_000
+MOST_DIMENSIONS = 64  # of torch and numpy
+LARGEST_NUMBER = 1 << 62
+# torch stores what it archives; its TorchScript code is deflated, and so is what somebody zips again.
+MOST_UNPACKED_TIMES = 4
+MOST_UNPACKED_ANYWAY = 16 << 20
+
+
+class OutOfBounds(ValueError):
+    """A size in a file that does not fit the file; the message goes behind the file's name."""
+
+
+class ForeignName(pickle.UnpicklingError):
+    """A name in a pickle that is not on the list, and could be anything that runs."""
+
+
+@contextmanager
+def refusing(path: Path, kind: str) -> Iterator[None]:
+    """Turn whatever a reader of a file raises into one sentence that names the file.
+
+    Args:
+        path: of the file.
+        kind: what it should be, such as "PyTorch file".
+
+    Raises:
+        InputError: it is damaged, names code, or claims more than it holds.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except OutOfBounds as error:
+        raise InputError(f"{path} is refused: {error}; fetch it again, or save it anew") from None
+    except ForeignName as error:
+        raise InputError(
+            f"{path} is refused: it names {error}, which could run code when loaded; use a file "
+            "that holds tensors or arrays only"
+        ) from None
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} is refused: it is damaged or holds Python objects that would run code when "
+            f"loaded ({in_short(error)}); use a file that holds tensors or arrays only"
+        ) from None
+    except Exception as error:  # about damaged bytes torch, zipfile and pickle raise all there is
+        raise InputError(
+            f"{path} is truncated or no {kind} ({in_short(error)}); fetch it again"
+        ) from None
+
+
+def count_elements(size: Sequence[int]) -> int:
+    """Number of elements of a tensor or an array.
+
+    Args:
+        size: numbers of rows, columns, ...
+
+    Raises:
+        OutOfBounds: one of them is none, or there are too many.
+    """
+    if len(size) > MOST_DIMENSIONS:
+        raise OutOfBounds(f"a tensor has {len(size)} dimensions")
+    if not all(type(number) is int and 0 <= number < LARGEST_NUMBER for number in size):
+        raise OutOfBounds("a tensor's shape has other things than numbers from 0 on")
+    return math.prod(size)
+
+
+def check_view(size: Sequence[int], stride: Sequence[int], offset: int, count: int) -> None:
+    """Check that a tensor lies inside its storage and has no more elements than that.
+
+    Args:
+        size: numbers of rows, columns, ...
+        stride: steps between them in elements.
+        offset: place of the first element.
+        count: number of elements of the storage.
+
+    Raises:
+        OutOfBounds: it does not.
+    """
+    elements = count_elements(size)
+    count_elements((*stride, offset))  # numbers of the same kind
+    if len(stride) != len(size):
+        raise OutOfBounds(f"a tensor has {len(size)} dimensions and {len(stride)} strides")
+    last = offset + sum((rows - 1) * step for rows, step in zip(size, stride))
+    if elements > count or (last >= count if elements else offset > count):
+        shape = " x ".join(map(str, size))
+        raise OutOfBounds(f"a tensor of {shape or 1} elements lies in a storage of {count}")
+
+
+def check_bytes(wanted: int, there: int) -> None:
+    """Check that a file holds as many bytes as a storage or an array in it claims.
+
+    Raises:
+        OutOfBounds: it does not.
+    """
+    if type(wanted) is not int or not 0 <= wanted < LARGEST_NUMBER:
+        raise OutOfBounds("a storage claims no number of bytes from 0 on")
+    if wanted > there:
+        raise OutOfBounds(f"a storage claims {wanted} bytes, the file has {there} for it")
+
+
+def check_archive(archive: zipfile.ZipFile, path: Path) -> None:
+    """Check what an archive says it unpacks to, of which its reader never makes more.
+
+    Raises:
+        OutOfBounds: it is too much for an archive of this size, or packed as torch does not.
+    """
+    entries = archive.infolist()
+    if any(e.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for e in entries):
+        raise OutOfBounds("it is packed otherwise than stored or deflated")
+    unpacked = sum(entry.file_size for entry in entries)
+    size = os.path.getsize(path)
+    if unpacked > max(MOST_UNPACKED_TIMES * size, MOST_UNPACKED_ANYWAY):
+        raise OutOfBounds(f"its {size} bytes claim to unpack to {unpacked}")
+
+
+@contextmanager
+def open_safetensors(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """Open a safetensors file whose header is that of a checkpoint, as `safetensors.safe_open` does.
+
+    Safetensors itself checks that the tensors fill the file, and nothing twice.
+
+    Raises:
+        OutOfBounds: the header is too long or names too many tensors.
+        SafetensorError, OSError: it is damaged, or cannot be read.
+    """
+    from safetensors import safe_open
+
+    with open(path, "rb") as start:
+        length = int.from_bytes(start.read(8), "little")
+    if MOST_HEADER_BYTES < length < os.path.getsize(path):
+        raise OutOfBounds(f"its header has {length} bytes, {MOST_HEADER_BYTES} at most are read")
+    with safe_open(path, framework="pt") as file:
+        if (count := len(file.keys())) > MOST_TENSORS:
+            raise OutOfBounds(f"it holds {count} tensors, {MOST_TENSORS} at most are read")
+        yield file

@@ -25,6 +25,7 @@ from clipself_seg.errors import InputError, shown
 
 WRAPPERS = ("model", "module", "state_dict")  # in the order in which the official loaders look
 STORED_METADATA = "facts"  # key of the JSON that `save_clip` puts into a safetensors file
+HUB = "hf-hub:"  # before open_clip's names of models on the Hugging Face hub
 ACTIVATIONS = ("gelu", "quick_gelu")
 
 
@@ -53,9 +54,15 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Raises:
         InputError: missing, unreadable, truncated, holding code, or without tensors; the file is named.
     """
-    path = Path(path)
+    given, path = os.fspath(path), Path(path)
     if not path.is_file():
-        raise InputError(f"no checkpoint at {path}; give the path of a .pt or .safetensors file")
+        remedy = "give the path of a .pt or .safetensors file"
+        if given.startswith(HUB):
+            remedy = (
+                "nothing is fetched from the Hugging Face hub by this name: download the file of "
+            )
+            remedy += "its weights, and give its path, or open_clip's tag of them"
+        raise InputError(f"no checkpoint at {given}; {remedy}")
     if _is_safetensors(path):
         return _read_safetensors(path)
     with refusing(path, "PyTorch file"):

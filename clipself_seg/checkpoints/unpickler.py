@@ -89,6 +89,8 @@ class PlainUnpickler(pickle._Unpickler):
             return self._ordered
         if (module, name) == ("_codecs", "encode"):
             return self.latin1  # how protocol 2 writes bytes
+        if module in ("builtins", "__builtin__") and name == "bytes":
+            return lambda: b""  # and those that are none
         raise ForeignName(f"{module}.{name}")
 
     def latin1(self, text: str | bytes, encoding: str = "latin1") -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 
 import open_clip
 
+from clipself_seg.checkpoints.read import HUB
 from clipself_seg.clip.eva import EvaTransformer
 from clipself_seg.clip.openai_vit import VisionTransformer
 from clipself_seg.clip.resnet import ResNetTower
@@ -156,13 +157,18 @@ def find_architecture(name: str) -> Architecture:
         InputError: the name is unknown (the message has the nearest known one), or the model is of
             another kind (SigLIP, CoCa, ConvNeXt, ...), without dense features here.
     """
-    name = name.replace("/", "-")
+    given, name = name, name.replace("/", "-")
+    if given.startswith(HUB):
+        raise InputError(
+            f'"{given}" is a model of the Hugging Face hub: give the name of its architecture, such as '
+            '"ViT-B-16", and as its weights a file downloaded from there, or open_clip\'s tag of them'
+        )
     config = _configs().get(name)
     if config is None:
-        raise InputError(f'unknown CLIP model "{name}"; {nearest(name, list_architectures())}')
+        raise InputError(f'unknown CLIP model "{given}"; {nearest(name, list_architectures())}')
     if not _is_supported(config):
         raise InputError(
-            f'"{name}" is neither an OpenAI-layout ViT, nor an EVA-02 CLIP, nor a CLIP ResNet: '
+            f'"{given}" is neither an OpenAI-layout ViT, nor an EVA-02 CLIP, nor a CLIP ResNet: '
             f"no dense features for it here; {nearest(name, list_architectures())}"
         )
     return Architecture(

@@ -22,7 +22,7 @@ from open_clip.pretrained import download_pretrained
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.hashes import hash_tensors
-from clipself_seg.checkpoints.read import STORED_METADATA, Checkpoint, read_checkpoint
+from clipself_seg.checkpoints.read import HUB, STORED_METADATA, Checkpoint, read_checkpoint
 from clipself_seg.checkpoints.shipped import SHIPPED, SHIPPED_TAGS
 from clipself_seg.clip import region_pooling
 from clipself_seg.clip.build import Architecture, find_architecture
@@ -230,6 +230,7 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
         return dataclasses.replace(layers[0], path=layers[-1].path, tensors=merged), {}
     tags = open_clip.list_pretrained_tags_by_model(architecture.name)
     looks_like_path = os.sep in weights or Path(weights).suffix or Path(weights).exists()
+    looks_like_path = looks_like_path or weights.startswith(HUB)
     if looks_like_path and weights not in tags:
         return read_checkpoint(weights), {}
     published = open_clip.get_pretrained_cfg(architecture.name, weights)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import os
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -47,3 +48,89 @@ def test_what_holds_no_arrays_is_named(tmp_path, content):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match="no weights at .*none.pkl"):
         read_numpy_pickle(tmp_path / "none.pkl")
+
+
+class Forged:
+    """What numpy makes of a name and arguments."""
+
+    def __init__(self, *reduced):
+        self.reduced = reduced
+
+    def __reduce__(self):
+        return self.reduced
+
+
+F4 = np.dtype("f4")
+RECONSTRUCT, (_, _, CODE), _ = np.ones(1, F4).__reduce__()
+SCALAR = np.float32(1).__reduce__()[0]
+CLAIMS = {
+    "an array made whole": Forged(RECONSTRUCT, (np.ndarray, (1 << 24,), CODE)),
+    "a shape without bytes": Forged(
+        RECONSTRUCT, (np.ndarray, (0,), CODE), (1, (1 << 40,), F4, False, b"")
+    ),
+    "objects": Forged(
+        RECONSTRUCT, (np.ndarray, (0,), CODE), (1, (1 << 24,), np.dtype("O"), False, [])
+    ),
+    "a scalar of gigabytes": Forged(SCALAR, (np.dtype("V200000000"),)),
+    "an array of no size each": Forged(
+        RECONSTRUCT, (np.ndarray, (0,), CODE), (1, (1 << 40,), np.dtype("V0"), False, b"")
+    ),
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)
+def test_arrays_that_claim_more_than_the_file_holds_are_refused(tmp_path, claim):
+    (tmp_path / "R.pkl").write_bytes(pickle.dumps({"model": {"weight": claim}}, 2))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="R.pkl is (refused|truncated)"):
+            read_numpy_pickle(tmp_path / "R.pkl")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_nine_bytes_do_not_become_gigabytes(tmp_path):
+    (tmp_path / "R.pkl").write_bytes(b"\x80\x02Nr\x00\x00\x00\x01.")  # the memo's entry 2 ** 24
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="R.pkl is truncated or no pickle of arrays"):
+            read_numpy_pickle(tmp_path / "R.pkl")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_arrays_of_the_same_bytes_again_and_again_are_refused(tmp_path):
+    content = b"x" * 4000
+    arrays = {
+        str(n): Forged(RECONSTRUCT, (np.ndarray, (0,), CODE), (1, (1000,), F4, False, content))
+        for n in range(5)
+    }
+    (tmp_path / "R.pkl").write_bytes(pickle.dumps(arrays, 4))
+    with pytest.raises(InputError, match="R.pkl is refused: a storage claims 20000 bytes"):
+        read_numpy_pickle(tmp_path / "R.pkl")
+
+
+def test_arrays_of_any_layout_come_back(tmp_path):
+    arrays = {
+        "columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "half": np.ones((2, 0, 3), np.float16),
+        "flag": np.array([True, False]),
+        "complex": np.array(1j, np.complex64),
+        "number": np.uint8(200),
+    }
+    for protocol in (2, 5):
+        (tmp_path / "R.pkl").write_bytes(pickle.dumps(arrays, protocol))
+        tensors = read_numpy_pickle(tmp_path / "R.pkl")
+        assert all(np.array_equal(tensors[name].numpy(), arrays[name]) for name in arrays)
+
+
+def test_a_pickle_of_python_2_is_read(tmp_path):
+    raw = bytes(range(200, 206))
+    (tmp_path / "R.pkl").write_bytes(
+        b"\x80\x02}U\x06weightcnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        b"(K\x01K\x06\x85cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xff"
+        b"J\xff\xff\xff\xffK\x00tb\x89U\x06" + raw + b"tbs."
+    )
+    assert read_numpy_pickle(tmp_path / "R.pkl")["weight"].tolist() == list(raw)

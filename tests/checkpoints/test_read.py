@@ -137,3 +137,56 @@ def test_a_torchscript_archive_without_its_parts_is_refused(tmp_path, broken):
             archive.writestr("x/data.pkl", broken)
     with pytest.raises(InputError, match="x.pt is (refused|a truncated or foreign TorchScript)"):
         read_checkpoint(tmp_path / "x.pt")
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "entry, value, message",
+    [
+        ("activation", ["gelu"], "activation is of type list, neither gelu nor quick_gelu"),
+        ("activation", 3, "activation is 3, neither"),
+        ("activation", "relu", "activation is 'relu', neither"),
+        ("activation", torch.ones(3), "activation is of type Tensor, neither"),
+        ("pixel_mean", [0.1, 0.2, 0.3], "pixel_mean is of type list, not three numbers"),
+        ("pixel_mean", 3, "pixel_mean is 3, not three"),
+        ("pixel_mean", DEEP, r"pixel_mean is '\[\[.*\.\.\.', not three"),
+        ("pixel_mean", "[1, 2, 1e999]", "pixel_mean is '.1, 2, 1e999.', not three"),
+        ("pixel_mean", f"[1, 2, 1{'0' * 400}]", "pixel_mean is .*, not three numbers"),
+        ("pixel_std", "[1, 1, 0]", "pixel_std is '.1, 1, 0.', not three"),
+        ("pixel_std", "[1, 1, NaN]", "pixel_std is '.1, 1, NaN.', not three"),
+    ],
+)
+def test_entries_beside_the_tensors_that_are_not_what_they_should_be_are_named(
+    tmp_path, entry, value, message
+):
+    torch.save({"state_dict": {"visual.proj": torch.ones(2)}, entry: value}, tmp_path / "x.pt")
+    with pytest.raises(InputError, match=f"x.pt: {message}") as caught:
+        read_checkpoint(tmp_path / "x.pt")
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("[1, 2]", r"x.safetensors: its metadata is '\[1, 2\]', not the JSON of an object"),
+        ("3", "its metadata is '3'"),
+        ("gelu", "its metadata is 'gelu'"),
+        (DEEP, "its metadata is '.*, not the JSON of an object"),
+        ('{"activation": ["gelu"]}', "x.safetensors: activation is of type list"),
+        ('{"pixel_mean": [1, 2, 3]}', "pixel_mean is of type list"),
+        ('{"pixel_std": {"a": 1}}', "pixel_std is of type dict"),
+    ],
+)
+def test_metadata_that_are_not_what_they_should_be_are_named(tmp_path, text, message):
+    path = tmp_path / "x.safetensors"
+    safetensors.torch.save_file({"visual.proj": torch.ones(2)}, path, metadata={"facts": text})
+    with pytest.raises(InputError, match=message):
+        read_checkpoint(path)
+
+
+def test_a_tensor_under_a_number_is_named(tmp_path):
+    torch.save({"model": {3: torch.ones(2)}}, tmp_path / "x.pt")
+    with pytest.raises(InputError, match="x.pt: the name of a tensor is 3, not text"):
+        read_checkpoint(tmp_path / "x.pt")

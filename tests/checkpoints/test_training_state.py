@@ -189,3 +189,37 @@ def test_a_state_of_other_original_weights_is_refused(tmp_path):
     assert fresh.weights_hash() == model.weights_hash()
     with pytest.raises(InputError, match="another.st is .* of a run with other original weights"):
         load_training_state(tmp_path / "another.st", fresh, fresh.original_hash)
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize("text", ["[1]", "3", '"a"', DEEP, '{"digest": 1, "facts": []}'])
+def test_metadata_of_a_state_that_are_no_object_are_refused(tmp_path, text):
+    path = tmp_path / "x.safetensors"
+    safetensors.torch.save_file({"x": torch.ones(2)}, path, metadata={"checkpoint": text})
+    with pytest.raises(InputError, match="training checkpoint .*x.safetensors is damaged"):
+        read_state(path)
+
+
+@pytest.mark.parametrize("text", ["[1]", "3", DEEP])
+def test_facts_of_a_state_that_are_no_object_are_refused(tmp_path, text):
+    tensors = {"x": torch.ones(2)}
+    digest = hash_tensors({**tensors, text: torch.empty(0)})
+    about = json.dumps({"digest": digest, "facts": text})
+    path = tmp_path / "x.safetensors"
+    safetensors.torch.save_file(tensors, path, metadata={"checkpoint": about})
+    with pytest.raises(
+        InputError, match="x.safetensors: its metadata is .*, not the JSON of an ob"
+    ):
+        read_state(path)
+
+
+def test_a_state_that_names_no_run_is_refused(tmp_path):
+    model, optimizer = trained()
+    for number, facts in enumerate(({}, {"run": 3}, {"run": {}})):
+        write_state(tmp_path / f"{number}.st", pack(model, optimizer), facts)
+        with pytest.raises(
+            InputError, match=f"{number}.st is .* of a run with other original weig"
+        ):
+            load_training_state(tmp_path / f"{number}.st", model, model.original_hash)

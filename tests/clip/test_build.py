@@ -31,3 +31,21 @@ def test_the_published_towers_are_all_known():
     ):
         assert {name, f"{name}-quickgelu"} <= known
     assert {"EVA02-B-16", "EVA02-L-14", "EVA02-L-14-336", "ViT-Mini-8"} <= known
+
+
+@pytest.mark.parametrize(
+    "name", ["hf-hub:timm/vit_base_patch16_clip_224.openai", "hf-hub:apple/DFN5B-CLIP-ViT-H-14"]
+)
+def test_names_of_the_hub_are_repeated_as_they_were_given(name):
+    with pytest.raises(InputError, match=f'"{name}" is a model of the Hugging Face hub: give the'):
+        load_clip(name, None)
+    for weights in (name, f"{name}//main/"):
+        with pytest.raises(InputError, match=f"no checkpoint at {weights}; .*Hugging Face hub"):
+            load_clip("ViT-Mini-8", weights)
+    with pytest.raises(InputError, match="hf-hub:openai; .*Hugging Face hub"):
+        load_clip("ViT-Mini-8", "hf-hub:openai")
+
+
+def test_an_unknown_name_is_repeated_as_it_was_given():
+    with pytest.raises(InputError, match='unknown CLIP model "ViT-B/17"; did you mean "ViT-B-1'):
+        load_clip("ViT-B/17", None)

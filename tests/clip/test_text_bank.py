@@ -6,6 +6,7 @@ import copy
 import os
 
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 
@@ -203,3 +204,38 @@ def test_empty_vocabulary_and_unknown_templates_are_refused(clip, bank, tmp_path
 def test_what_is_no_class_is_refused_by_its_place(bank, wrong):
     with pytest.raises(InputError, match="class 1 of the vocabulary is .*give a name"):
         bank.embed(["a", wrong])
+
+
+@pytest.mark.parametrize(
+    "spoil, signed",
+    [
+        (lambda text: text[:1], True),
+        (lambda text: text[None], True),
+        (lambda text: text.double(), True),
+        (lambda text: text * float("nan"), True),
+        (lambda text: text.flip(0), False),
+    ],
+    ids=["a class less", "a dimension more", "another type", "no numbers", "other numbers"],
+)
+def test_an_entry_that_is_not_as_it_was_written_is_made_again(clip, tmp_path, spoil, signed):
+    first = TextBank(clip, "single", cache_dir=tmp_path).embed(["cat", "dog"])
+    (entry,) = tmp_path.iterdir()
+    whole, text = entry.read_bytes(), spoil(first).contiguous()
+    digest = hashes.hash_tensors({entry.stem: text if signed else first})
+    safetensors.torch.save_file({"text": text}, entry, metadata={"digest": digest})
+    again = TextBank(clip, "single", cache_dir=tmp_path)
+    assert torch.equal(again.embed(["cat", "dog"]), first)
+    assert entry.read_bytes() == whole
+
+
+def test_an_entry_under_the_key_of_another_or_without_digest_is_made_again(clip, tmp_path):
+    bank = TextBank(clip, "single", cache_dir=tmp_path)
+    first = bank.embed(["cat"])
+    (entry,) = tmp_path.iterdir()
+    bank.embed(["dog"])
+    (other,) = set(tmp_path.iterdir()) - {entry}
+    whole, unsigned = entry.read_bytes(), safetensors.torch.save({"text": first.flip(1)})
+    for content in (other.read_bytes(), unsigned, safetensors.torch.save({"x": first}), b""):
+        entry.write_bytes(content)
+        assert torch.equal(TextBank(clip, "single", cache_dir=tmp_path).embed(["cat"]), first)
+        assert entry.read_bytes() == whole

@@ -295,3 +295,10 @@ def test_the_model_calls_the_aggregator_once_for_each_window(image):
     model.aggregator.register_forward_hook(lambda _, __, result: logits.append(result.logits))
     windows = model.window_logits(torch.stack([image, image.flip(2)]))
     assert torch.equal(torch.stack(logits), windows)
+
+
+def test_equal_models_are_exported_as_equal_bytes(tmp_path):
+    model = build()
+    for name in ("one.pth", "another.pth"):
+        model.export(tmp_path / name)
+    assert (tmp_path / "one.pth").read_bytes() == (tmp_path / "another.pth").read_bytes()

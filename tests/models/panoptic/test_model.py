@@ -265,3 +265,9 @@ def test_a_caption_model_whose_class_names_would_not_train_is_refused():
     model = model_of(*opts)
     with pytest.raises(InputError, match="GROUNDING_WEIGHT 0 leaves .* or train .*VARIANT label"):
         model.setup_training(["cat", "dog"])
+
+
+def test_equal_models_are_exported_as_equal_bytes(tmp_path):
+    for name in ("one.pth", "another.pth"):
+        model_of(seed=0).export(tmp_path / name)
+    assert (tmp_path / "one.pth").read_bytes() == (tmp_path / "another.pth").read_bytes()

@@ -108,11 +108,11 @@ def read_stable_diffusion(path: str | os.PathLike[str]) -> Parts:
     """
     if not os.fspath(path):
         raise InputError(f"no weights for the diffusion features: {REMEDY}")
-    path = Path(path)
+    given, path = os.fspath(path), Path(path)
     if path.is_dir():
         return _read_folder(path)
     if not path.is_file():
-        raise InputError(f"no Stable Diffusion at {path}: {REMEDY}")
+        raise InputError(f"no Stable Diffusion at {given}: {REMEDY}")
     return _read_file(path)
 
 

@@ -119,7 +119,7 @@ def test_damaged_and_foreign_files_are_refused(folder):
         read(folder)
 
 
-@pytest.mark.parametrize("value", ["24x32", "[24]", "[0, 32]", "null"])
+@pytest.mark.parametrize("value", ["24x32", "[24]", "[0, 32]", "null", f"[24, {'9' * 5000}]"])
 def test_sizes_that_are_none_are_refused(folder, value):
     (path,) = folder.iterdir()
     with safe_open(path, framework="pt") as file:
@@ -200,3 +200,15 @@ def test_a_file_has_to_say_which_generator_made_it(folder):
     for call in (lambda: read(folder), lambda: check_outputs(folder, "ade", [139])):
         with pytest.raises(InputError, match=r"139.safetensors is no .* it lacks \['weights'\]"):
             call()
+
+
+def test_equal_outputs_give_equal_bytes(tmp_path):
+    for number in range(6):  # safetensors alone writes six orders of the metadata
+        save_output(
+            tmp_path / str(number), output(), **IDENTITY | {"file_name": "é.jpg"}, weights="é"
+        )
+    contents = {path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
+    assert len(contents) == 1
+    assert torch.equal(
+        read(tmp_path / "0", file_name="é.jpg").void_prob, output().void_prob.float()
+    )

@@ -1,4 +1,4 @@
-"""What a command says when it is interrupted: what is true of the same command the next time."""
+"""What errors say: values in short, and what is true of an interrupted command the next time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 
 import pytest
 
-from clipself_seg.errors import after_interrupt, report_input_errors
+from clipself_seg.errors import after_interrupt, report_input_errors, shown
 
 GOES_ON = {
     "make_mini_world": "the same command goes on with the next world",
@@ -35,3 +35,21 @@ def test_an_interrupted_command_promises_what_it_keeps(monkeypatch, capsys, name
 def test_a_command_says_what_happens_the_next_time(capsys):
     assert report_input_errors(after_interrupt("it goes on at noon")(interrupted))() == 130
     assert "stays: it goes on at noon\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        ("a", "'a'"),
+        ("a" * 100, f"'{'a' * 60}...'"),
+        (1.5, "1.5"),
+        (None, "None"),
+        (True, "True"),
+        (7, "7"),
+        (1 << 100_000, "of type int"),
+        ([1] * 1000, "of type list"),
+    ],
+    ids=[str(number) for number in range(8)],
+)
+def test_a_value_of_a_file_is_shown_in_short(value, text):
+    assert shown(value) == text

@@ -49,7 +49,15 @@ ARCHITECTURE: dict[str, Any] = {
 TINY = "ViT-Fuzz"
 TINY_WITH_WORDS = "ViT-Fuzz-Words"
 ALL_WORDS = {"text_cfg": {**ARCHITECTURE["text_cfg"], "vocab_size": 49408}}
-build._configs().update({TINY: ARCHITECTURE, TINY_WITH_WORDS: ARCHITECTURE | ALL_WORDS})
+TINY_RESNET = "RN-Fuzz"
+RESNET = {"vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}}
+build._configs().update(
+    {
+        TINY: ARCHITECTURE,
+        TINY_WITH_WORDS: ARCHITECTURE | ALL_WORDS,
+        TINY_RESNET: ARCHITECTURE | RESNET,
+    }
+)
 NAMES = (("cat", "kitten"), ("dog",))
 
 
@@ -127,9 +135,9 @@ def _remade_safetensors(tensors: Mapping[str, Any], rng: random.Random) -> bytes
 
 
 @functools.cache
-def _clip() -> DenseCLIP:
+def _clip(architecture: str = TINY) -> DenseCLIP:
     torch.manual_seed(0)
-    return load_clip(TINY, None)
+    return load_clip(architecture, None)
 
 
 @functools.cache
@@ -141,6 +149,15 @@ def _tensors() -> dict[str, Tensor]:
 def _make_clip(name: str, folder: Path) -> Path:
     save_clip(_clip(), folder / name)
     return folder / name
+
+
+def _make_resnet(folder: Path) -> Path:
+    save_clip(_clip(TINY_RESNET), folder / "clip.pt", layout="open_clip")
+    return folder / "clip.pt"
+
+
+def _read_resnet(path: Path) -> None:
+    load_clip(TINY_RESNET, path)
 
 
 def _make_kind(kind: str, name: str, folder: Path) -> Path:
@@ -422,6 +439,13 @@ WEIGHT_READERS = {
     ),
     "weights_torchscript": Reader(
         functools.partial(_make_kind, "torchscript", "clip.pt"), _read_clip, "zip"
+    ),
+    "weights_resnet_pt": Reader(
+        _make_resnet,
+        _read_resnet,
+        "zip",
+        lambda rng: _remade(_clip(TINY_RESNET).state_dict(), rng),
+        weight=0.5,
     ),
     "weights_numpy_pkl": Reader(_make_pickle, _read_backbone, "bytes", _remade_pickle, weight=0.3),
     "weights_cat_seg_pth": _model_reader("cat_seg"),

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import collections
 import functools
+import os
 import random
 import shutil
 import sys
@@ -183,5 +184,14 @@ def read_again(reader: Reader, file: Path) -> int:
     return 0
 
 
+def work_in_one_thread() -> None:
+    """Before torch and OpenCV are imported for good: their threads do not survive the forks."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
 if __name__ == "__main__":
+    work_in_one_thread()
     sys.exit(main())

@@ -39,6 +39,22 @@ def require_regular_file(path: str | os.PathLike[str]) -> None:
         raise InputError(f"{path} is {kind}: give a file")
 
 
+def home_expanded(path: str | os.PathLike[str], instead: str) -> Path:
+    """A path with the user's folder for "~" at its beginning.
+
+    Args:
+        path: path that somebody gave.
+        instead: what to do where nobody knows the user's folder, for the error.
+
+    Raises:
+        InputError: there is no HOME, and the system knows of none.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"{path}: the user has no folder, HOME is not set: {instead}") from None
+
+
 @contextlib.contextmanager
 def naming_path(
     path: str | os.PathLike[str], temporary: str | os.PathLike[str] | None = None

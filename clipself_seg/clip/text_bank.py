@@ -31,7 +31,7 @@ from clipself_seg.clip.prompts import TEMPLATES, class_prompts
 from clipself_seg.clip.text import encode_prompts
 from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
 from clipself_seg.errors import InputError, nearest
-from clipself_seg.files import atomic_path, remove_leftovers
+from clipself_seg.files import atomic_path, home_expanded, remove_leftovers
 
 # Part of every key: entries of version 1 may hold low precision, or the rows of other weights.
 VERSION = 2
@@ -42,8 +42,13 @@ Asked = tuple[tuple[str, ...], Names, bool]
 
 
 def default_cache_dir() -> Path:
-    """``$CLIPSELF_SEG_CACHE``, else ``~/.cache/clipself_seg``."""
-    return Path(os.environ.get("CLIPSELF_SEG_CACHE", Path.home() / ".cache" / "clipself_seg"))
+    """``$CLIPSELF_SEG_CACHE``, else ``~/.cache/clipself_seg``.
+
+    Raises:
+        InputError: it begins with "~", and the user has no folder.
+    """
+    folder = os.environ.get("CLIPSELF_SEG_CACHE") or "~/.cache/clipself_seg"
+    return home_expanded(folder, "set CLIPSELF_SEG_CACHE to a folder for text embeddings")
 
 
 class TextBank:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from clipself_seg.errors import GOES_ON, InputError, after_interrupt, report_input_errors
+from clipself_seg.files import home_expanded
 
 if TYPE_CHECKING:
     from clipself_seg.data.prepare.common import Options, Prepared
@@ -252,6 +253,8 @@ def main(data_set: str, arguments: list[str] | None = None) -> None:
         raise InputError(f"--processes {args.processes}: at least 1 is needed")
     from clipself_seg.data.prepare.common import Options
 
-    options = Options(Path(args.root).expanduser(), args.processes, args.overwrite)
+    options = Options(
+        home_expanded(args.root, "give --root without ~"), args.processes, args.overwrite
+    )
     for done in PREPARATIONS[data_set].prepare(options, args):
         sys.stdout.write(f"{done}\n")

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from clipself_seg.checkpoints import hashes
 from clipself_seg.clip import TextBank, load_clip
 from clipself_seg.clip.prompts import TEMPLATES, class_prompts
+from clipself_seg.clip.text_bank import default_cache_dir
+from clipself_seg.data.datasets.roots import COCO
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 
@@ -239,3 +241,34 @@ def test_an_entry_under_the_key_of_another_or_without_digest_is_made_again(clip,
         entry.write_bytes(content)
         assert torch.equal(TextBank(clip, "single", cache_dir=tmp_path).embed(["cat"]), first)
         assert entry.read_bytes() == whole
+
+
+def no_home(monkeypatch):
+    """A user whom the system does not know, as in many containers."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+
+
+def test_the_cache_is_where_the_variable_says_and_else_in_the_users_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own = tmp_path / ".cache" / "clipself_seg"
+    for value, folder in (("~/mine", tmp_path / "mine"), ("", own), (str(own), own)):
+        monkeypatch.setenv("CLIPSELF_SEG_CACHE", value)
+        assert default_cache_dir() == folder
+    monkeypatch.delenv("CLIPSELF_SEG_CACHE")
+    assert default_cache_dir() == own
+
+
+def test_without_a_users_folder_the_variable_is_enough_and_asked_for(monkeypatch, tmp_path):
+    no_home(monkeypatch)
+    monkeypatch.setenv("CLIPSELF_SEG_CACHE", str(tmp_path))
+    assert default_cache_dir() == tmp_path
+    for value in ("", "~/mine"):
+        monkeypatch.setenv("CLIPSELF_SEG_CACHE", value)
+        with pytest.raises(
+            InputError, match="~/.*HOME is not set: set CLIPSELF_SEG_CACHE to a folder"
+        ):
+            default_cache_dir()
+    monkeypatch.setenv("DETECTRON2_DATASETS", "~/data")
+    with pytest.raises(InputError, match="~/data: .* set DETECTRON2_DATASETS to a path without ~"):
+        COCO.path

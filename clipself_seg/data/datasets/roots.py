@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from clipself_seg.files import home_expanded
+
 
 class DataRoot(NamedTuple):
     """Root folder of a family of data sets.
@@ -23,7 +25,8 @@ class DataRoot(NamedTuple):
     @property
     def path(self) -> Path:
         """Folder that the environment names now."""
-        return Path(os.environ.get(self.variable) or self.default).expanduser()
+        folder = os.environ.get(self.variable) or self.default
+        return home_expanded(folder, f"set {self.variable} to a path without ~")
 
 
 class AdeRoot(DataRoot):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -66,7 +65,7 @@ def write_gallery(
     save_png(region_sheet(clips, scenes, vocabulary), output / "regions.png")
     plot_losses(live, output / "loss.png")
     with atomic_path(output / "index.html") as temporary:
-        temporary.write_text(page(rows, chapters))
+        temporary.write_text(page(rows, chapters), encoding="utf-8")
 
 
 def write_panel(
@@ -200,9 +199,9 @@ def plot_losses(runs: Mapping[str, Path], path: Path) -> None:
 
 
 def page(rows: Mapping[str, Mapping[str, float]], chapters: Mapping[str, Chapter]) -> str:
-    """The HTML page around tables and images."""
-    table = html.unescape(region_table(rows, style="html"))
-    tables = {name: html.unescape(chapter.table("html")) for name, chapter in chapters.items()}
+    """The HTML page around tables, whose cells are escaped, and images."""
+    table = region_table(rows, style="html")
+    tables = {name: chapter.table("html") for name, chapter in chapters.items()}
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>clipself_seg quickstart</title>
 <style>

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import stat
 import tempfile
 import time
@@ -90,10 +91,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     if target.exists() and not target.is_file():
         raise OSError(errno.EINVAL, "is no file that could be replaced", str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
+    # In a folder of its own: safetensors writes to a temporary file beside the one that it is given.
+    around = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+    temporary = around / "part"
     try:
+        temporary.touch()
         with naming_path(target, temporary):
             yield temporary
             with open(temporary, "rb+") as file:
@@ -107,7 +109,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise OSError(code, os.strerror(code), str(target)) from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(around, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -177,9 +179,13 @@ def remove_leftovers(folder: str | os.PathLike[str], age: float = 0) -> None:
         age: seconds since the last write to a file that is removed.
     """
     newest = time.time() - age if age else math.inf
-    for path in Path(folder).glob(".*.part"):
+    for path in Path(folder).glob(".*.*.part"):
         with contextlib.suppress(FileNotFoundError):
-            if path.is_file() and path.stat().st_mtime <= newest:
+            if path.stat().st_mtime > newest:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:  # of an earlier version
                 path.unlink()
 
 

@@ -24,6 +24,7 @@ OF_SEVERAL_MODULES = {
     "config/test_configs.py",  # every file in configs/
     "evaluation/test_baseline.py",  # tests/baseline
     "fuzz/test_files.py",  # the script beside it
+    "fuzz/test_kills.py",
     "training/test_baseline.py",
 }
 Function = ast.FunctionDef | ast.AsyncFunctionDef

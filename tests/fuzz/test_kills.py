@@ -1,0 +1,87 @@
+"""The script that kills trainings: a run comes through, and it is able to see what differs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from clipself_seg.checkpoints.training_state import CheckpointFolder
+from tests.fuzz import kills
+
+
+def test_a_training_that_is_killed_once_ends_like_one_that_is_not(tmp_path, capsys):
+    words = ["--kills", "1", "--task", "distill", "--steps", "4"]
+    assert kills.main([*words, "--json", str(tmp_path / "kills.json")]) == 0
+    outcome = json.loads((tmp_path / "kills.json").read_text())["tasks"]["distill"]
+    assert len(outcome["steps"]) == 1 and outcome["finished"] >= 1 and not outcome["different"]
+    assert capsys.readouterr().out.splitlines()[-1].split()[:2] == ["distill", "1"]
+
+
+def end_run(folder, values=(1.0, 2.0)):
+    """What a training leaves."""
+    folder.mkdir()
+    save_file({"x": torch.tensor(values)}, folder / "final.safetensors")
+    CheckpointFolder(folder / "checkpoints", 1).save(3, {"model/x": torch.tensor(values)}, {})
+    rows = [{"iteration": step, "loss": 1 / (step + 1), "time": time.time()} for step in range(3)]
+    (folder / "metrics.json").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return folder
+
+
+def test_every_difference_is_seen(tmp_path):
+    whole, other = (end_run(tmp_path / name) for name in ("whole", "other"))
+    assert not kills.differences(whole, other, "final.safetensors")
+    (other / "checkpoints/.iteration_3.x.part").touch()
+    assert (
+        "half-written files: .iteration_3"
+        in kills.differences(whole, other, "final.safetensors")[-1]
+    )
+    metrics = other / "metrics.json"
+    metrics.write_text(metrics.read_text().replace("0.5", "0.50000000000000011"))
+    assert "metrics of other differ" in kills.differences(whole, other, "final.safetensors")
+    (other / "final.safetensors").unlink()
+    assert kills.differences(whole, other, "final.safetensors") == [
+        "other has no final.safetensors"
+    ]
+    shutil.rmtree(other)
+    bits = torch.nextafter(torch.tensor(2.0), torch.tensor(3.0)).item()
+    different = kills.differences(whole, end_run(other, (1.0, bits)), "final.safetensors")
+    assert different[0].endswith("differs in x") and different[1].startswith("checkpoints")
+
+
+def test_a_process_ends_with_its_status_or_is_killed(tmp_path, capfd):
+    said = tmp_path / "said.txt"
+
+    def fail():
+        raise ValueError("a fault")
+
+    assert kills.end(kills.start(lambda: 3, said)) == 3
+    assert kills.end(kills.start(fail, said), seconds=60) == 70
+    assert kills.end(kills.start(lambda: time.sleep(60), said), seconds=0.01) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("status", [2, 70])
+def test_a_run_that_ends_by_itself_otherwise_than_it_should_is_told(tmp_path, monkeypatch, status):
+    def train(arguments):
+        folder = tmp_path / "runs/whole"
+        if folder.exists():
+            raise SystemExit(status)
+        return bool(end_run(folder)) - 1
+
+    monkeypatch.setattr(kills.train_net, "main", train)
+    monkeypatch.setattr(kills, "start", lambda work, log: (log.write_text("why"), call(work))[1])
+    monkeypatch.setattr(kills, "end", lambda status, seconds=None: status)
+    outcome = kills.killed_runs("distill", tmp_path, tmp_path / "runs", 1, 6, 0)
+    assert outcome.different[0] == f"killed_0 ended with {status}: why" and outcome.finished == 1
+
+
+def call(work):
+    try:
+        return work()
+    except SystemExit as error:
+        return error.code

@@ -21,7 +21,7 @@ from clipself_seg.checkpoints.bounds import (
     refusing,
 )
 from clipself_seg.checkpoints.unpickler import PlainUnpickler, Stream
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, shown
 
 # What rebuilds an array, under the modules of numpy 1 and numpy 2.
 MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -45,6 +45,8 @@ def read_numpy_pickle(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
             content = content["model"]
         arrays = {k: v.array for k, v in content.items() if isinstance(v, _Array)}
+        if odd := [name for name in arrays if not isinstance(name, str)]:
+            raise InputError(f"{path}: the name of an array is {shown(odd[0])}, not text")
         # Several may be of the same bytes, which each tensor has for itself.
         check_bytes(sum(array.nbytes for array in arrays.values()), path.stat().st_size)
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}

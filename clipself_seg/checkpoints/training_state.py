@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from clipself_seg.checkpoints.bounds import open_safetensors
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.read import parse_metadata
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import atomic_path, remove_leftovers
 
 Metadata = dict[str, Any]
 NAME = re.compile(r"iteration_(\d+)\.safetensors")
+MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # what AdamW keeps of a parameter
 METADATA = "checkpoint"  # the only key: safetensors writes several in random order
 
 
@@ -68,6 +69,17 @@ class CheckpointFolder:
         except InputError as error:
             older = f"go on from {paths[-2].name}" if len(paths) > 1 else "start again"
             raise InputError(f"{error}; delete it to {older}") from None
+
+    def newest_run(self) -> tuple[dict[str, Tensor], Metadata] | None:
+        """`newest`, with the metadata that a run writes: "iteration", "scaler" and "run".
+
+        Raises:
+            InputError: as `newest`, or these are other things than a run writes.
+        """
+        state = self.newest()
+        if state is not None:
+            _check_run(state[1], self.paths()[-1])
+        return state
 
     def newest_finite(self) -> Path | None:
         """The newest whole checkpoint without NaN and infinite numbers, None if there is none."""
@@ -114,11 +126,30 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], Metadata]:
             about = parse_metadata(about[METADATA], path)
         tensors = safetensors.torch.load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"training checkpoint {path} is damaged ({error})") from None
+        raise InputError(f"training checkpoint {path} is damaged ({in_short(error)})") from None
     stored = about.get("facts")
     if not isinstance(stored, str) or _digest(tensors, stored) != about.get("digest"):
         raise InputError(f"training checkpoint {path} is damaged (its digest does not match)")
     return tensors, parse_metadata(stored, path)
+
+
+def _check_run(metadata: Metadata, path: Path) -> None:
+    iteration = metadata.get("iteration")
+    run, scaler = metadata.get("run"), metadata.get("scaler")
+    for name, value, wrong in (
+        ("iteration", iteration, type(iteration) is not int or iteration < 0),
+        ("run", run, not isinstance(run, dict)),
+        ("scaler", scaler, not _are_numbers(scaler)),
+    ):
+        if wrong:
+            raise InputError(
+                f"training checkpoint {path}: its {name} is {shown(value)}, which no run writes; "
+                "delete it to go on from the one before it"
+            )
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, dict) and all(type(v) in (int, float) for v in values.values())
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
@@ -148,9 +179,11 @@ def unpack(
     """Put back what `pack` took.
 
     Raises:
-        InputError: other parameters or shapes than the model trains.
+        InputError: other parameters, moments, shapes or types than the model trains with.
     """
     trained = trained_parameters(model)
+    _check_parameters(tensors, trained)
+    _check_moments(tensors, trained)
     unpack_model(tensors, model)
     index = {parameter: i for i, parameter in enumerate(_in_order(optimizer))}
     state: dict[int, dict[str, Tensor]] = {}
@@ -165,6 +198,24 @@ def unpack(
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
+def _check_moments(tensors: Mapping[str, Tensor], trained: Mapping[str, nn.Parameter]) -> None:
+    """Refuse moments of other parameters, or others than AdamW has of them."""
+    moments: dict[str, set[str]] = {}
+    for key, value in tensors.items():
+        kind, _, rest = key.partition("/")
+        if kind != "optimizer":
+            continue
+        name, _, moment = rest.rpartition("/")
+        moments.setdefault(name, set()).add(moment)
+        like = trained.get(name)
+        shape = None if like is None else torch.Size() if moment == "step" else like.shape
+        if value.shape != shape or not value.is_floating_point():
+            raise InputError(f"the checkpoint's {shown(key)} is no moment of a trained parameter")
+    for name, kept in moments.items():
+        if kept != MOMENTS:
+            raise InputError(f"the checkpoint has other moments of {name} than AdamW's")
+
+
 @torch.no_grad()
 def unpack_model(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
     """Put back the trained parameters only, as evaluation needs them.
@@ -172,16 +223,22 @@ def unpack_model(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
     Raises:
         InputError: other parameters or shapes than the model trains.
     """
-    trained = trained_parameters(model)
+    for name, parameter in _check_parameters(tensors, trained_parameters(model)).items():
+        parameter.copy_(tensors[f"model/{name}"])
+
+
+def _check_parameters(
+    tensors: Mapping[str, Tensor], trained: Mapping[str, nn.Parameter]
+) -> Mapping[str, nn.Parameter]:
+    """The parameters themselves, if a checkpoint has these and no others."""
     stored = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
-    shapes = {name: value.shape for name, value in stored.items()}
-    if shapes != {name: parameter.shape for name, parameter in trained.items()}:
+    kinds = {name: (value.shape, value.dtype) for name, value in stored.items()}
+    if kinds != {name: (p.shape, p.dtype) for name, p in trained.items()}:
         raise InputError(
             "the checkpoint holds other trained parameters than this model: "
             "resume with the configuration that it was written under"
         )
-    for name, parameter in trained.items():
-        parameter.copy_(stored[name])
+    return trained
 
 
 def is_training_state(tensors: Mapping[str, Tensor]) -> bool:

@@ -219,7 +219,7 @@ def _is_there(
     for key, value in wanted.items():
         if stored.get(key) != value:
             raise InputError(
-                f"{path} is there already, of {OTHERS[key]} ({stored.get(key)}, not {value}): give "
+                f"{path} is there already, of {OTHERS[key]} ({str(stored.get(key))[:300]}, not {value}): give "
                 "another folder, or overwrite it"
             )
     return True

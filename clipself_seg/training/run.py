@@ -197,7 +197,7 @@ def _checkpoints(cfg: CfgNode) -> CheckpointFolder:
 
 def _load_trained(cfg: CfgNode, model: Model) -> int:
     checkpoints = _checkpoints(cfg)
-    state = checkpoints.newest()
+    state = checkpoints.newest_run()
     if state is None:
         raise InputError(
             f"no training checkpoint in {checkpoints.folder}: leave --resume out or train first"

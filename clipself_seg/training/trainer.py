@@ -288,14 +288,20 @@ class Trainer:
             )
         if comm.is_main_process():
             self.checkpoints.remove_leftovers()
-        state = self.checkpoints.newest()
+        state = self.checkpoints.newest_run()
         comm.synchronize()
         if state is None:
             return 0
         tensors, metadata = state
         check_same_run(metadata["run"], self._run)
         unpack(tensors, self._module, self.optimizer)
-        self.scaler.load_state_dict(metadata["scaler"])
+        try:
+            self.scaler.load_state_dict(metadata["scaler"])
+        except (KeyError, RuntimeError):
+            raise InputError(
+                f"{self.checkpoints.paths()[-1]} has no loss scale, which this run needs: resume with "
+                "the precision and on a device as it was started"
+            ) from None
         logging.getLogger(__name__).info("resumed after %d steps", metadata["iteration"])
         return metadata["iteration"]
 

@@ -134,3 +134,9 @@ def test_a_pickle_of_python_2_is_read(tmp_path):
         b"J\xff\xff\xff\xffK\x00tb\x89U\x06" + raw + b"tbs."
     )
     assert read_numpy_pickle(tmp_path / "R.pkl")["weight"].tolist() == list(raw)
+
+
+def test_an_array_under_a_number_is_named(tmp_path):
+    (tmp_path / "R.pkl").write_bytes(pickle.dumps({None: np.ones(1)}))
+    with pytest.raises(InputError, match="R.pkl: the name of an array is None, not text"):
+        read_numpy_pickle(tmp_path / "R.pkl")

@@ -223,3 +223,46 @@ def test_a_state_that_names_no_run_is_refused(tmp_path):
             InputError, match=f"{number}.st is .* of a run with other original weig"
         ):
             load_training_state(tmp_path / f"{number}.st", model, model.original_hash)
+
+
+RUN = {"iteration": 4, "scaler": {"scale": 2.0}, "run": {}}
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"iteration": None}, "its iteration is None, which no run writes; delete it"),
+        ({"iteration": 4.0}, "its iteration is 4.0"),
+        ({"iteration": True}, "its iteration is True"),
+        ({"run": [1]}, "its run is of type list"),
+        ({"scaler": 3}, "its scaler is 3"),
+        ({"scaler": {"scale": "2"}}, "its scaler is of type dict"),
+    ],
+)
+def test_metadata_that_no_run_writes_are_named(tmp_path, change, message):
+    folder = CheckpointFolder(tmp_path, keep=1)
+    folder.save(4, {"x": torch.ones(2)}, RUN)
+    assert folder.newest_run()[1] == RUN
+    folder.save(4, {"x": torch.ones(2)}, RUN | change)
+    with pytest.raises(InputError, match=f"iteration_0000004.safetensors: {message}"):
+        folder.newest_run()
+
+
+@pytest.mark.parametrize(
+    "rename, value, message",
+    [
+        (lambda key: "optimizer/exp_avg", None, "'optimizer/exp_avg' is no moment"),
+        (lambda key: key.replace("exp_avg", "more"), None, "other moments of .* than AdamW's"),
+        (lambda key: key, torch.ones(1, 1, 1), "is no moment of a trained parameter"),
+        (lambda key: key, torch.tensor(1), "is no moment of a trained parameter"),
+    ],
+    ids=["of nothing", "of another name", "of another shape", "of another type"],
+)
+def test_moments_that_are_not_the_optimisers_are_refused(rename, value, message):
+    model, optimizer = trained()
+    packed = pack(model, optimizer)
+    key = next(name for name in packed if name.endswith("/exp_avg"))
+    moment = packed.pop(key)
+    packed[rename(key)] = moment if value is None else value
+    with pytest.raises(InputError, match=message):
+        unpack(packed, model, optimizer)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from clipself_seg.checkpoints.bounds import OutOfBounds, open_safetensors
-from clipself_seg.errors import InputError, shown
+from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import atomic_path
 
 # The largest logit on disk, just below half precision's maximum; its probability is 1 anyway.
@@ -166,7 +166,8 @@ def read_output(
     ):
         if stored != wanted:
             raise InputError(
-                f"generator output {path} is of another {what} ({stored}) than asked for ({wanted}): {remedy}"
+                f"generator output {path} is of another {what} ({str(stored)[:300]}) than asked for "
+                f"({wanted}): {remedy}"
             )
     _check_shapes(path, tensors, len(names))
     masks, class_logits, void_prob = (tensors[name].float() for name in TENSORS)
@@ -226,7 +227,9 @@ def check_outputs(folder: str | Path, dataset: str, image_ids: Sequence[Any]) ->
         metadata = _read(output_path(folder, image), ())[1]
         made_by[metadata["weights"], metadata.get("settings", "{}")] = image
     if len(made_by) > 1:
-        examples = ", ".join(f"{' '.join(by)} (image {image})" for by, image in made_by.items())
+        examples = ", ".join(
+            f"{' '.join(by)[:300]} (image {image})" for by, image in made_by.items()
+        )
         raise InputError(
             f"generator outputs of {dataset} in {folder} are of several generators: {examples}; write "
             "all of them with one"
@@ -249,7 +252,9 @@ def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str
             keys = set(file.keys())
             tensors: dict[str, Tensor] = {n: file.get_tensor(n) for n in keys.intersection(names)}
     except (SafetensorError, OSError, OutOfBounds) as error:
-        raise InputError(f"generator output {path} is damaged ({error}): write it again") from None
+        raise InputError(
+            f"generator output {path} is damaged ({in_short(error)}): write it again"
+        ) from None
     missing = {*TENSORS} - keys | METADATA - metadata.keys()
     if missing:
         raise InputError(f"{path} is no generator output: it lacks {sorted(missing)}")

@@ -212,3 +212,12 @@ def test_equal_outputs_give_equal_bytes(tmp_path):
     assert torch.equal(
         read(tmp_path / "0", file_name="é.jpg").void_prob, output().void_prob.float()
     )
+
+
+def test_a_page_of_damage_is_one_sentence(folder):
+    (path,) = folder.iterdir()
+    header = ('{"x":"' + "x" * 5000 + '"}').encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(InputError, match="139.safetensors is damaged") as caught:
+        read(folder)
+    assert len(str(caught.value)) < 400

@@ -223,14 +223,31 @@ def read_json(path: str | os.PathLike[str], what: str = "file") -> Any:
     Raises:
         InputError: as `read_text`; it is no JSON, or nested too deeply.
     """
-    text = read_text(path, what)
+    return _parse(read_text(path, what), f"{what} {path}")
+
+
+def read_json_lines(path: str | os.PathLike[str], what: str = "file") -> list[Any]:
+    """Content of a file with JSON in each line.
+
+    Args:
+        path: file, in UTF-8.
+        what: as for `read_json`.
+
+    Raises:
+        InputError: as `read_json`; names the line.
+    """
+    lines = read_text(path, what).splitlines()
+    return [_parse(line, f"line {number} of {what} {path}") for number, line in enumerate(lines, 1)]
+
+
+def _parse(text: str, origin: str) -> Any:
     try:
         return json.loads(text)
     except RecursionError:
         reason = "its brackets are nested too deeply"
     except ValueError as error:  # no JSON, or a number of thousands of digits
         reason = in_short(error)
-    raise InputError(f"{what} {path} cannot be read as JSON ({reason}): give a whole one")
+    raise InputError(f"{origin} cannot be read as JSON ({reason}): give a whole one")
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

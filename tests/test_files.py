@@ -14,7 +14,14 @@ import time
 import pytest
 
 from clipself_seg.errors import InputError
-from clipself_seg.files import alone_in, atomic_path, read_json, remove_leftovers, write_json
+from clipself_seg.files import (
+    alone_in,
+    atomic_path,
+    read_json,
+    read_json_lines,
+    remove_leftovers,
+    write_json,
+)
 from tests.conftest import ROOT
 
 # Locks the folder "out", forks a child that says its number and outlives it, and dies as by `kill -9`.
@@ -117,6 +124,14 @@ def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
     with pytest.raises(OSError) as caught, atomic_path(target):
         (tmp_path / "other").read_text()
     assert caught.value.filename == str(tmp_path / "other") and not any(tmp_path.iterdir())
+
+
+def test_a_line_that_is_no_json_is_named_by_its_number(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": 1}\n[2]\n')
+    assert read_json_lines(tmp_path / "a.json") == [{"a": 1}, [2]]
+    (tmp_path / "a.json").write_text("1\n" + "[" * 99_999)
+    with pytest.raises(InputError, match="line 2 of file .*a.json .*nested too deeply"):
+        read_json_lines(tmp_path / "a.json")
 
 
 def test_json_comes_back(tmp_path):

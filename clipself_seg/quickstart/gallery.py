@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from clipself_seg.data.records import panoptic_records
 from clipself_seg.data.regions import enlarge_boxes, relative_boxes
 from clipself_seg.data.segments import Segments, read_segments
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.errors import InputError
 from clipself_seg.evaluation.regions.report import region_table
-from clipself_seg.files import atomic_path
+from clipself_seg.files import atomic_path, read_json_lines
 from clipself_seg.quickstart.steps import Chapter
 from clipself_seg.visualization.class_colours import class_colours
 from clipself_seg.visualization.dense_maps import (
@@ -188,14 +188,27 @@ def plot_losses(runs: Mapping[str, Path], path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for title, metrics in runs.items():
-        lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-        points = [(m["iteration"] + 1, m["loss_clipself"]) for m in lines if "loss_clipself" in m]
-        axes.plot(*zip(*points), label=title)
+        axes.plot(*zip(*_losses(metrics)), label=title)
     axes.set(xlabel="step", ylabel="1 - cosine to the crop", ylim=(0, None))
     axes.legend()
     axes.grid(alpha=0.3)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
+
+
+def _losses(path: Path) -> list[tuple[float, float]]:
+    """Step, counted from 1, and loss of each line of a metrics.json that has a loss."""
+    lines = read_json_lines(path, "file of metrics")
+    keys = ("iteration", "loss_clipself")
+    read = [[line.get(key) for key in keys] for line in lines if isinstance(line, dict)]
+    points = [
+        (step + 1, loss)
+        for step, loss in read
+        if isinstance(step, int) and isinstance(loss, int | float) and abs(step) < 2**53
+    ]
+    if not points:
+        raise InputError(f"{path} has no line with a step and a loss: remove it, and train again")
+    return points
 
 
 def page(rows: Mapping[str, Mapping[str, float]], chapters: Mapping[str, Chapter]) -> str:

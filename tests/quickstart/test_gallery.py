@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
+import pytest
+
+from clipself_seg.errors import InputError
 from clipself_seg.evaluation.sem_seg.report import split_table
-from clipself_seg.quickstart.gallery import page
+from clipself_seg.quickstart.gallery import page, plot_losses
 from clipself_seg.quickstart.steps import Chapter
 
 NAME = "<script>alert('a & b')</script>"
@@ -33,3 +36,10 @@ def test_names_are_text_in_the_page_and_nothing_else():
     assert "table" in reader.tags and "script" not in reader.tags
     # A row of the first table; heading and row of the three others.
     assert reader.text.count(NAME) == 7
+
+
+@pytest.mark.parametrize("line", ["3", "{}", '{"iteration": "1", "loss_clipself": 2.0}', "{"])
+def test_metrics_without_losses_are_named(tmp_path, line):
+    (tmp_path / "metrics.json").write_text(line)
+    with pytest.raises(InputError, match="metrics.json "):
+        plot_losses({"run": tmp_path / "metrics.json"}, tmp_path / "loss.png")

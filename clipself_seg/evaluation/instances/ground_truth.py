@@ -94,8 +94,9 @@ def _by_id(
             raise InputError(
                 f"{json_file}: an image lacks {sorted(missing)}: {reprlib.repr(image)}"
             )
-        sides = isinstance(image["height"], int) and isinstance(image["width"], int)
-        if not sides or not isinstance(image["id"], int | str):
+        sides = (image["height"], image["width"])
+        whole = all(isinstance(side, int) and 0 < side < 2**31 for side in sides)
+        if not whole or not isinstance(image["id"], int | str):
             raise InputError(
                 f'{json_file}: of an image "id" is a number or text, "height" and "width" are whole '
                 f"numbers: {reprlib.repr(image)}"
@@ -121,12 +122,12 @@ def _check_annotations(
             raise InputError(
                 f'{json_file}: annotation of image {reprlib.repr(image_id)}, which is not in "images"'
             )
-        if not _is_segmentation(entry["segmentation"]) or not isinstance(
-            entry["area"], int | float
-        ):
+        numbers = _are_numbers([entry["area"]]) and entry.get("iscrowd", 0) in (0, 1)
+        if not numbers or not _is_segmentation(entry["segmentation"], listed[image_id]):
             raise InputError(
-                f'{json_file}: an instance of image {image_id} has no number as "area", or neither '
-                f'polygons nor an RLE as "segmentation": {reprlib.repr(entry)}'
+                f'{json_file}: an instance of image {image_id} has no number as "area", not 0 or 1 '
+                'as "iscrowd", or neither polygons nor an RLE of the image\'s size as '
+                f'"segmentation": {reprlib.repr(entry)}'
             )
         if not isinstance(category, int) or category not in things:
             raise InputError(
@@ -136,20 +137,21 @@ def _check_annotations(
             )
 
 
-def _is_segmentation(value: Any) -> bool:
+def _is_segmentation(value: Any, image: Mapping[str, Any]) -> bool:
     """Whether a value is of one of COCO's forms: polygons of an instance, or an RLE of its mask."""
     match value:
         case [_, *_]:
             return all(isinstance(polygon, list) and _are_numbers(polygon) for polygon in value)
-        case {"counts": str(), "size": [int(), int()]}:
-            return True
-        case {"counts": list() as counts, "size": [int(), int()]}:
-            return _are_numbers(counts)
+        case {"counts": str() | list() as counts, "size": [height, width]}:
+            sized = (height, width) == (image["height"], image["width"])
+            return sized and (isinstance(counts, str) or _are_numbers(counts))
     return False
 
 
 def _are_numbers(values: list[Any]) -> bool:
-    return bool(values) and all(isinstance(value, int | float) for value in values)
+    return bool(values) and all(
+        isinstance(value, int | float) and abs(value) < 2**31 for value in values
+    )
 
 
 def thing_categories(vocabulary: Vocabulary) -> list[int]:

@@ -14,7 +14,6 @@ labels are indices into mini_base.
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from clipself_seg.data.captions import add_phrases, noun_phrases
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.errors import InputError
-from clipself_seg.files import alone_in, atomic_path, naming_path, write_json
+from clipself_seg.files import alone_in, atomic_path, naming_path, read_json, write_json
 from clipself_seg.mini.concepts import WORLDS, WorldSpec
 from clipself_seg.mini.crops import choose_mentions, tag_caption, write_caption
 from clipself_seg.mini.scenes import Scene, draw_scene
@@ -125,8 +124,8 @@ def _write_world(spec: WorldSpec, root: Path, size: WorldSize, processes: int) -
 
 def _read_manifest(folder: Path) -> Any:
     try:
-        return json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError):
+        return read_json(folder / "manifest.json")
+    except (InputError, OSError):
         return None
 
 

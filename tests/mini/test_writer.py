@@ -250,3 +250,10 @@ def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path, folder):
     with pytest.raises(OSError, match="No space left on device") as caught:
         writer._write_scene((tmp_path, "mini", "train", 0, 5))
     assert caught.value.filename == str(path)
+
+
+@pytest.mark.parametrize("content", ["[" * 99_999, "{", "\udcff"])
+def test_a_manifest_that_cannot_be_read_is_that_of_no_world(tmp_path, content):
+    path = tmp_path / "manifest.json"
+    path.write_text(content, errors="surrogateescape")
+    assert writer._read_manifest(tmp_path) is None

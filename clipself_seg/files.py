@@ -34,7 +34,10 @@ def require_regular_file(path: str | os.PathLike[str]) -> None:
         InputError: a folder, a pipe, a device or a socket.
         OSError: there is nothing of this name, or it cannot be looked at.
     """
-    mode = os.stat(path).st_mode
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError:  # a NUL, or what the file system cannot encode
+        raise InputError(f"{str(path)[:200]!r} is no name of a file: correct it") from None
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
         raise InputError(f"{path} is {kind}: give a file")

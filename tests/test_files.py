@@ -20,6 +20,7 @@ from clipself_seg.files import (
     read_json,
     read_json_lines,
     remove_leftovers,
+    require_regular_file,
     write_json,
 )
 from tests.conftest import ROOT
@@ -137,3 +138,8 @@ def test_a_line_that_is_no_json_is_named_by_its_number(tmp_path):
 def test_json_comes_back(tmp_path):
     write_json(tmp_path / "a.json", {"é": [1, None]})
     assert read_json(tmp_path / "a.json") == {"é": [1, None]}
+
+
+def test_a_name_that_no_file_can_have_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is no name of a file"):
+        require_regular_file(f"{tmp_path}/a\0b.png")

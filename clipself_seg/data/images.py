@@ -11,7 +11,7 @@ import os
 import struct
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -27,6 +27,7 @@ MAX_PIXELS = 128_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF", "JPEG2000", "PPM")
 # Held while Pillow's own limit is lifted.
 _OPENING = threading.Lock()
+_PNG = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION_TAG = 274
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,6 +46,7 @@ DECODING_ERRORS = (
     IndexError,
     TypeError,
     EOFError,
+    RuntimeError,
     struct.error,
     Image.DecompressionBombError,
 )
@@ -69,6 +71,8 @@ def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> It
 
 
 def _read_header(path: str | os.PathLike[str]) -> Image.Image:
+    with open(path, "rb") as content:
+        check_chunks(content)
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]
     # Pillow's own limit, which no key moves, does not say how large the image is.
@@ -79,6 +83,27 @@ def _read_header(path: str | os.PathLike[str]) -> Image.Image:
             return Image.open(path, formats=formats)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+def check_chunks(content: BinaryIO) -> None:
+    """Refuse a PNG with a chunk that states more bytes than the file has, for which decoders make room.
+
+    Args:
+        content: file, at its beginning; one that is no PNG passes.
+
+    Raises:
+        SyntaxError: as Pillow does about a broken PNG.
+    """
+    if content.read(len(_PNG)) != _PNG:
+        return
+    size = content.seek(0, os.SEEK_END)
+    place = len(_PNG)
+    while place < size:
+        content.seek(place)
+        length = int.from_bytes(content.read(4), "big")
+        if length > size:
+            raise SyntaxError(f"broken PNG file: a chunk of {length} bytes, the file has {size}")
+        place += 12 + length  # with length, name and checksum
 
 
 def check_pixels(path: str | os.PathLike[str], width: int, height: int, max_pixels: int) -> None:

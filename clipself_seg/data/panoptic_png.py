@@ -5,13 +5,20 @@ H, W are the pixels of the image. The id of a pixel's segment is R + 256 G + 655
 
 from __future__ import annotations
 
+import io
 import os
 from typing import Any
 
 import cv2
 import numpy as np
 
-from clipself_seg.data.images import DECODING_ERRORS, MAX_PIXELS, check_pixels, open_image
+from clipself_seg.data.images import (
+    DECODING_ERRORS,
+    MAX_PIXELS,
+    check_chunks,
+    check_pixels,
+    open_image,
+)
 from clipself_seg.errors import InputError
 from clipself_seg.files import require_regular_file
 
@@ -41,8 +48,9 @@ def _decode_quickly(path: str | os.PathLike[str], max_pixels: int) -> np.ndarray
             return None
         width, height = content[16:24].view(">u4").tolist()
         check_pixels(path, width, height, max_pixels)
+        check_chunks(io.BytesIO(content))
         pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
-    except (OSError, cv2.error):
+    except (OSError, SyntaxError, cv2.error):
         return None
     if pixels is None or pixels.shape[2:] != (3,):
         return None

@@ -246,10 +246,8 @@ def own_words(entries: Sequence[str], origin: str = "the vocabulary") -> Vocabul
     for entry, synonyms in zip(entries, classes):
         for name in synonyms:
             if name.casefold() in earlier:
-                raise InputError(
-                    f'{origin} has "{name}" twice, in "{earlier[name.casefold()]}" and in '
-                    f'"{entry.strip()}": remove one'
-                )
+                places = f'"{earlier[name.casefold()][:80]}" and in "{entry.strip()[:80]}"'
+                raise InputError(f'{origin} has "{name[:80]}" twice, in {places}: remove one')
             earlier[name.casefold()] = entry.strip()
     return _parse({"name": "custom", "classes": _entries(classes)}, origin)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import statistics
 import subprocess
@@ -57,7 +58,7 @@ def repeat(
         results[config] = {
             name: {
                 "mean": statistics.fmean(run[name] for run in runs),
-                "spread": statistics.stdev(run[name] for run in runs),
+                "spread": _spread([run[name] for run in runs]),
                 "values": [run[name] for run in runs],
             }
             for name in runs[0]
@@ -65,6 +66,11 @@ def repeat(
         }
     write_json(output / "seeds.json", {"seeds": list(seeds), "results": results})
     return results
+
+
+def _spread(values: Sequence[float]) -> float:
+    """Standard deviation of a sample; NaN if a value is not finite, of which Python's raises an error."""
+    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
 
 
 def spread_table(results: Mapping[str, Any], wanted: Sequence[str] = ()) -> str:

@@ -253,3 +253,27 @@ def test_corners_round_to_even_and_never_lose_the_last_pixel():
         [0, 0, 10, 6],
         [9, 2, 10, 4],
     ]
+
+
+def test_a_png_whose_chunk_is_longer_than_the_file_is_refused_before_room_is_made_for_it(tmp_path):
+    image, grey = tmp_path / "image.png", tmp_path / "grey.png"
+    Image.fromarray(noise(9, 8)).save(image)
+    Image.fromarray(noise(9, 8, 1)).save(grey)
+    for path in (image, grey):
+        content = path.read_bytes()
+        place = content.index(b"IDAT") - 4
+        path.write_bytes(content[:place] + b"\xff" + content[place + 1 :])
+    cases = ((read_image, image), (read_panoptic_png, image), (read_indices, grey))
+    for read, path in cases:
+        with pytest.raises(InputError, match=rf"{path.name} cannot be decoded .*a chunk of 427819"):
+            read(path)
+
+
+def test_errors_of_the_decoder_of_avif_are_named(tmp_path, monkeypatch):
+    def decoder(*_, **__):
+        raise RuntimeError("Failed to decode image: Not implemented")
+
+    (tmp_path / "a.avif").write_bytes(b"0000ftypavif")
+    monkeypatch.setattr(Image, "open", decoder)
+    with pytest.raises(InputError, match="a.avif cannot be decoded .Failed to decode"):
+        read_image(tmp_path / "a.avif")

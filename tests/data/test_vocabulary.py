@@ -398,3 +398,10 @@ def test_json_of_any_depth_and_type_is_refused_by_name(tmp_path, read, content, 
     with pytest.raises(InputError, match=message) as caught:
         read(tmp_path / "own.json")
     assert len(str(caught.value)) < 500
+
+
+def test_a_long_name_that_is_there_twice_is_shown_by_its_beginning(tmp_path):
+    (tmp_path / "own.txt").write_text("\n".join(["x" * 10_000] * 2))
+    with pytest.raises(InputError, match="own.txt has .x{80}. twice") as refused:
+        read_words(str(tmp_path / "own.txt"))
+    assert len(str(refused.value)) < 400 + len(str(tmp_path))

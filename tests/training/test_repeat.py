@@ -81,3 +81,11 @@ def test_results_that_cannot_be_read_back_are_named(tmp_path, content):
     (tmp_path / "a_seed0" / "results.json").write_text(content)
     with pytest.raises(InputError, match="a_seed0/results.json "):
         repeat(["configs/a.yaml"], [0, 1], tmp_path)
+
+
+def test_a_number_that_is_none_in_one_run_has_no_spread(tmp_path):
+    for seed, number in enumerate(("1.5", "NaN")):
+        (tmp_path / f"a_seed{seed}").mkdir()
+        content = f'{{"results": {{"set": {{"PQ": {number}}}}}, "provenance": {{}}}}'
+        (tmp_path / f"a_seed{seed}/results.json").write_text(content)
+    assert "nan +- nan" in spread_table(repeat(["a.yaml"], (0, 1), tmp_path))

@@ -160,17 +160,17 @@ def _convert_full(job: FullJob) -> bool:
 
 
 def _object_ids(path: Path) -> np.ndarray:
-    """Object ids of the pixels of a `_seg.png`, (H, W) int64."""
+    """Object ids of the pixels of a `_seg.png`, (H, W) int32."""
     try:
         with open_image(path) as file:
             if file.mode != "RGB":
                 raise InputError(f"{path} has pixels of type {file.mode}, not RGB: unpack it again")
-            rgb = np.asarray(file).astype(np.int64)
+            rgb = np.asarray(file)
     except InputError:
         raise
     except DECODING_ERRORS as error:
         raise InputError(f"{path} cannot be decoded ({error}): unpack it again") from None
-    return rgb[..., 0] // 10 * 256 + rgb[..., 1]
+    return (rgb[..., 0] // 10).astype(np.int32) * 256 + rgb[..., 1]
 
 
 @functools.cache

@@ -14,6 +14,9 @@ from clipself_seg.data.datasets.roots import DataRoot
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers
 
+LONGEST_NAME = 200
+"""Characters of a file's name; file systems have room for 255 bytes, and endings are added."""
+
 
 class Options(NamedTuple):
     """Options that all preparations have.
@@ -218,4 +221,8 @@ def read_stems(path: Path) -> list[str]:
     stems = [line.split()[0].removesuffix(".jpg") for line in lines if line.strip()]
     if not stems:
         raise InputError(f"list {path} names no image")
+    if len(long := max(stems, key=len)) > LONGEST_NAME:
+        raise InputError(
+            f"list {path} names {long[:40]}..., which is too long for a file: correct it"
+        )
     return list(dict.fromkeys(stems))

@@ -23,6 +23,7 @@ from clipself_seg.data.prepare.common import (
     save_png,
     save_tiff,
 )
+from clipself_seg.data.rle import check_segmentation
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import read_json
@@ -137,16 +138,16 @@ def _mask(job: JsonJob, segment: Any) -> np.ndarray:
     """Mask of a segment, (H, W) bool."""
     stem = job.target.stem
     try:
-        if isinstance(segment["counts"], list):
-            segment = rle.frPyObjects(segment, *segment["size"])
-        mask = rle.decode(segment).astype(bool)
-    except (TypeError, KeyError, ValueError, OverflowError) as error:
+        if not isinstance(segment, dict):
+            raise ValueError("it has no runs")
+        check_segmentation(segment, *job.size)
+    except ValueError as error:
         raise InputError(
-            f"{job.source}: a segment of {stem} is not an RLE ({error})\n{JSON_HINT}"
+            f"{job.source}: a segment of {stem} is not an RLE of the image ({error})\n{JSON_HINT}"
         ) from None
-    if mask.shape != job.size:
-        raise InputError(f"{job.source}: a segment of {stem} has another size than the image")
-    return mask
+    if isinstance(segment["counts"], list):
+        segment = rle.frPyObjects(segment, *segment["size"])
+    return rle.decode(segment).astype(bool)
 
 
 @functools.cache
@@ -206,7 +207,11 @@ def _read_mat(path: Path) -> np.ndarray:
     import scipy.io
 
     try:
-        return np.asarray(scipy.io.loadmat(path)["LabelMap"])
+        # Shapes come first: the file may state one for which there is no memory.
+        shapes = {name: shape for name, shape, _ in scipy.io.whosmat(path)}
+        if max(shapes["LabelMap"]) > MAX_SIDE:
+            raise ValueError(f"LabelMap has the shape {shapes['LabelMap']}")
+        return np.asarray(scipy.io.loadmat(path, variable_names=["LabelMap"])["LabelMap"])
     except Exception as error:  # scipy raises a dozen kinds about a broken file
         raise InputError(
             f"{path} cannot be read as a .mat file with a LabelMap ({error}): unpack it again"

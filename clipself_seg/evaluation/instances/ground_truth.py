@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipself_seg.data.records import coco_list, read_coco_json
+from clipself_seg.data.rle import LARGEST_IMAGE, check_segmentation
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 
@@ -122,13 +123,7 @@ def _check_annotations(
             raise InputError(
                 f'{json_file}: annotation of image {reprlib.repr(image_id)}, which is not in "images"'
             )
-        numbers = _are_numbers([entry["area"]]) and entry.get("iscrowd", 0) in (0, 1)
-        if not numbers or not _is_segmentation(entry["segmentation"], listed[image_id]):
-            raise InputError(
-                f'{json_file}: an instance of image {image_id} has no number as "area", not 0 or 1 '
-                'as "iscrowd", or neither polygons nor an RLE of the image\'s size as '
-                f'"segmentation": {reprlib.repr(entry)}'
-            )
+        _check_mask(entry, listed[image_id], json_file)
         if not isinstance(category, int) or category not in things:
             raise InputError(
                 f"{json_file}: an instance of image {image_id} has category "
@@ -137,21 +132,21 @@ def _check_annotations(
             )
 
 
-def _is_segmentation(value: Any, image: Mapping[str, Any]) -> bool:
-    """Whether a value is of one of COCO's forms: polygons of an instance, or an RLE of its mask."""
-    match value:
-        case [_, *_]:
-            return all(isinstance(polygon, list) and _are_numbers(polygon) for polygon in value)
-        case {"counts": str() | list() as counts, "size": [height, width]}:
-            sized = (height, width) == (image["height"], image["width"])
-            return sized and (isinstance(counts, str) or _are_numbers(counts))
-    return False
-
-
-def _are_numbers(values: list[Any]) -> bool:
-    return bool(values) and all(
-        isinstance(value, int | float) and abs(value) < 2**31 for value in values
-    )
+def _check_mask(
+    entry: dict[str, Any], image: Mapping[str, Any], json_file: str | os.PathLike[str]
+) -> None:
+    try:
+        check_segmentation(entry["segmentation"], image["height"], image["width"])
+        area = entry["area"]
+        if not isinstance(area, int | float) or not abs(area) < LARGEST_IMAGE:
+            raise ValueError('its "area" is no number of pixels')
+        if entry.get("iscrowd", 0) not in (0, 1):
+            raise ValueError('its "iscrowd" is not 0 or 1')
+    except ValueError as error:
+        raise InputError(
+            f'{json_file}: an instance of image {entry["image_id"]} has no mask of it as '
+            f'"segmentation" ({error}): {reprlib.repr(entry)}; take the instances of the data set'
+        ) from None
 
 
 def thing_categories(vocabulary: Vocabulary) -> list[int]:

@@ -165,3 +165,10 @@ def test_an_archive_that_is_not_there_is_named_with_its_address(tmp_path):
     ):
         with pytest.raises(InputError, match=words):
             prepare(Options(tmp_path))
+
+
+def test_a_list_with_a_name_that_no_file_can_have_is_refused_in_a_sentence(tmp_path):
+    (tmp_path / "val.txt").write_text("2007_1\n" + "x" * 10_000)
+    with pytest.raises(InputError, match="val.txt names x{40}.*too long") as refused:
+        common.read_stems(tmp_path / "val.txt")
+    assert len(str(refused.value)) < 300 + len(str(tmp_path))

@@ -105,7 +105,8 @@ def test_a_json_that_is_another_file_says_where_the_right_one_is(folder, tmp_pat
     "spoilt, words",
     [
         ([[1, 2, 3, 4, 5, 6]], "is not an RLE"),
-        ({"size": [3, 3], "counts": [9]}, "has another size than the image"),
+        ({"size": [3, 3], "counts": [9]}, "is not an RLE of the image .its size"),
+        ({"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH, 9]}, "is not an RLE of the image"),
     ],
 )
 def test_segments_that_do_not_fit_are_named(folder, tmp_path, spoilt, words):
@@ -190,3 +191,13 @@ def test_what_is_missing_or_broken_is_named(folder, tmp_path):
     (folder / "trainval/2008_000001.mat").write_bytes(b"MATLAB 5.0 but cut")
     with pytest.raises(InputError, match="2008_000001.mat cannot be read as a .mat file"):
         prepare_pascal_context_459(options)
+
+
+def test_a_mat_file_of_a_size_beyond_memory_is_refused_by_its_header(folder, tmp_path):
+    write_mats(folder, {"a": np.ones((2, 3))})
+    (folder / "pascalcontext_val.txt").write_text("a")
+    # A matrix of 2^30 doubles in the old format, of which nothing follows.
+    header = np.array([0, 1 << 15, 1 << 15, 0, 9], "<i4").tobytes() + b"LabelMap\0"
+    (folder / "trainval/a.mat").write_bytes(header + bytes(64))
+    with pytest.raises(InputError, match="LabelMap has the shape .32768, 32768."):
+        prepare_pascal_context_459(Options(tmp_path))

@@ -355,6 +355,8 @@ def test_two_processes_give_the_result_of_one(tmp_path):
         ("segmentation", [["0", "0", "5", "0", "5", "5"]]),
         ("segmentation", {"counts": [1, 2], "size": ["20", 30]}),
         ("segmentation", {"counts": ["1"], "size": [20, 30]}),
+        ("segmentation", [[0, 0, 2147483648, 0, 5, 5]]),
+        ("segmentation", {"counts": "12100000", "size": [3_000_000_000, 4]}),
     ],
 )
 def test_an_instance_of_other_types_is_named(tmp_path, key, value):

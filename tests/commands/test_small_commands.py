@@ -57,7 +57,8 @@ def test_a_mini_clip_is_trained_and_saved(tmp_path):
 def test_numbers_of_finished_runs_are_printed_with_their_spread(tmp_path, capsys):
     for seed, number in (("3", 10.0), ("4", 14.0)):
         (tmp_path / f"a_seed{seed}").mkdir()
-        content = json.dumps({"results": {"val": {"mIoU": number, "mACC": 1.0}}})
+        results = {"val": {"mIoU": number, "mACC": 1.0}}
+        content = json.dumps({"results": results, "provenance": {}})
         (tmp_path / f"a_seed{seed}" / "results.json").write_text(content)
     words = ("configs/a.yaml", "--seeds", 3, 4, "--output", tmp_path, "--show", "/mIoU")
     assert run(repeat_seeds, *words) == 0

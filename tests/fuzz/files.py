@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         "--json", type=Path, metavar="FILE", help="for the numbers and bad mutants"
     )
     options.add_argument("--seconds", type=float, default=30, help="limit of a mutant (30)")
-    options.add_argument("--memory", type=float, default=1, help="limit of a mutant in GiB (1)")
+    options.add_argument("--memory", type=float, default=2, help="limit of a mutant in GiB (2)")
     options.add_argument("--file", type=Path, help="a kept file, read in place of mutants")
     return options
 

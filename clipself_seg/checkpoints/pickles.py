@@ -44,7 +44,9 @@ def read_numpy_pickle(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         content = _load(path)
         if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
             content = content["model"]
-        arrays = {k: v.array for k, v in content.items() if isinstance(v, _Array)}
+        if not isinstance(content, Mapping):
+            raise InputError(f"{path} holds a {type(content).__name__}, not arrays by their names")
+        arrays = {k: v.whole() for k, v in content.items() if isinstance(v, _Array)}
         if odd := [name for name in arrays if not isinstance(name, str)]:
             raise InputError(f"{path}: the name of an array is {shown(odd[0])}, not text")
         # Several may be of the same bytes, which each tensor has for itself.
@@ -75,10 +77,9 @@ class _Number:
 class _Array:
     """An array of bytes that are there."""
 
-    array: np.ndarray
-
     def __init__(self, latin1: Callable[[str | bytes], bytes]) -> None:
         self._latin1 = latin1
+        self._array: np.ndarray | None = None
 
     def __setstate__(self, state: Any) -> None:
         *_, shape, number, fortran, content = state
@@ -90,8 +91,18 @@ class _Array:
             content = self._latin1(content)
         if (wanted := count_elements(shape) * number.dtype.itemsize) != len(content):
             raise OutOfBounds(f"an array of {wanted} bytes has {len(content)} of them")
-        self.array = np.ndarray(tuple(shape), number.dtype, content, order=order)
+        self._array = np.ndarray(tuple(shape), number.dtype, content, order=order)
         return self
+
+    def whole(self) -> np.ndarray:
+        """The array.
+
+        Raises:
+            OutOfBounds: no bytes were given for it.
+        """
+        if self._array is None:
+            raise OutOfBounds("an array has no bytes")
+        return self._array
 
 
 class _ArrayUnpickler(PlainUnpickler):

@@ -291,7 +291,7 @@ def _view(storage: Storage, offset: int, size: Any, stride: Any, metadata: Any) 
     check_view(size, stride, offset, storage.count)
     tensor = torch.empty(0, dtype=storage.dtype, device="cpu")
     place = storage.start + offset
-    return tensor.set_(storage.memory, place, tuple(size), tuple(stride))  # type: ignore[call-overload]
+    return tensor.set_(storage.memory, place, tuple(size), tuple(stride))
 
 
 def _rebuild_from_type(rebuild: Any, _: Any, arguments: Any, *__: Any) -> Any:

@@ -49,6 +49,9 @@ class Stream:
         return self.read((end + 1 if end >= 0 else len(self.content) + 1) - self.place)
 
 
+_PYTHONS: dict[int, Callable[[Any], None]] = dict(pickle._Unpickler.dispatch)
+
+
 class PlainUnpickler(pickle._Unpickler):
     """Knows dicts, lists, strings and numbers; a subclass adds names, with harmless things of its own for them.
 
@@ -67,7 +70,7 @@ class PlainUnpickler(pickle._Unpickler):
     read: Callable[[int], bytes]
 
     def __init__(self, stream: Stream) -> None:
-        super().__init__(stream, encoding="latin1")  # type: ignore[arg-type]
+        super().__init__(stream, encoding="latin1")
         self._copied = 0
         self._most_copied = len(stream.content)
 
@@ -123,15 +126,15 @@ class PlainUnpickler(pickle._Unpickler):
 
     def _setitem(self) -> None:
         self._check_keys(self.stack[-2:-1])
-        pickle._Unpickler.dispatch[pickle.SETITEM[0]](self)
+        _PYTHONS[pickle.SETITEM[0]](self)
 
     def _setitems(self) -> None:
         self._check_keys(self.stack[::2])
-        pickle._Unpickler.dispatch[pickle.SETITEMS[0]](self)
+        _PYTHONS[pickle.SETITEMS[0]](self)
 
     def _dict(self) -> None:
         self._check_keys(self.stack[::2])
-        pickle._Unpickler.dispatch[pickle.DICT[0]](self)
+        _PYTHONS[pickle.DICT[0]](self)
 
     def _frame(self) -> None:
         self.read(8)  # what is in it is read as what is not
@@ -149,13 +152,13 @@ class PlainUnpickler(pickle._Unpickler):
             raise pickle.UnpicklingError(f"{type(built).__name__} has no state")
 
     dispatch = {
-        **pickle._Unpickler.dispatch,
+        **_PYTHONS,
         pickle.SETITEM[0]: _setitem,
         pickle.SETITEMS[0]: _setitems,
         pickle.DICT[0]: _dict,
-        pickle.EMPTY_SET[0]: pickle._Unpickler.dispatch[pickle.EMPTY_LIST[0]],
-        pickle.ADDITEMS[0]: pickle._Unpickler.dispatch[pickle.APPENDS[0]],
-        pickle.FROZENSET[0]: pickle._Unpickler.dispatch[pickle.LIST[0]],
+        pickle.EMPTY_SET[0]: _PYTHONS[pickle.EMPTY_LIST[0]],
+        pickle.ADDITEMS[0]: _PYTHONS[pickle.APPENDS[0]],
+        pickle.FROZENSET[0]: _PYTHONS[pickle.LIST[0]],
         pickle.FRAME[0]: _frame,
         pickle.BYTEARRAY8[0]: _bytearray,
         pickle.BUILD[0]: _build,

@@ -83,7 +83,7 @@ def test_arrays_that_claim_more_than_the_file_holds_are_refused(tmp_path, claim)
     (tmp_path / "R.pkl").write_bytes(pickle.dumps({"model": {"weight": claim}}, 2))
     tracemalloc.start()
     try:
-        with pytest.raises(InputError, match="R.pkl is (refused|truncated)"):
+        with pytest.raises(InputError, match="R.pkl is refused"):
             read_numpy_pickle(tmp_path / "R.pkl")
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
@@ -94,7 +94,7 @@ def test_nine_bytes_do_not_become_gigabytes(tmp_path):
     (tmp_path / "R.pkl").write_bytes(b"\x80\x02Nr\x00\x00\x00\x01.")  # the memo's entry 2 ** 24
     tracemalloc.start()
     try:
-        with pytest.raises(InputError, match="R.pkl is truncated or no pickle of arrays"):
+        with pytest.raises(InputError, match="R.pkl holds a NoneType, not arrays by their names"):
             read_numpy_pickle(tmp_path / "R.pkl")
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:

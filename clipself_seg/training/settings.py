@@ -138,7 +138,7 @@ def check_same_run(stored: Mapping[str, Any], current: Mapping[str, Any]) -> Non
     """
     here = json.loads(json.dumps(current))
     differing = [
-        f"{name} was {stored[name]!r}, is {here[name]!r}"
+        f"{name} was {stored[name]!r:.200}, is {here[name]!r:.200}"
         for name in sorted(here.keys() & stored.keys())
         if here[name] != stored[name]
     ]

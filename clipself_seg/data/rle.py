@@ -32,6 +32,9 @@ def check_segmentation(value: Any, height: int, width: int) -> None:
         case [_, *_]:
             for polygon in value:
                 _check_polygon(polygon, height, width)
+            # Where the first has four numbers, pycocotools takes all for boxes, and fails.
+            if len(value[0]) <= 4 or min(map(len, value)) < 4:
+                raise ValueError("a polygon has too few points")
         case {"counts": str() | list() as counts, "size": [int(), int()] as size}:
             if size != [height, width]:
                 raise ValueError(f"its size {size} is not that of the image, {[height, width]}")

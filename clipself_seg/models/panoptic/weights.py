@@ -7,6 +7,7 @@ from files of their own, whose hashes this project's checkpoints hold too.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -132,11 +133,22 @@ def frozen_hashes(model: OpenPanoptic) -> dict[str, str]:
 
 def _check_hashes(model: OpenPanoptic, given: Mapping[str, Tensor]) -> None:
     for entry, own in frozen_hashes(model).items():
-        if entry in given and (trained_on := bytes(given[entry].tolist()).decode()) != own:
+        if entry in given and (trained_on := _digits(entry, given[entry])) != own:
             raise InputError(
                 f"the panoptic checkpoint was trained on weights {trained_on}, the model has {own}: give "
                 f"the former as {KEYS[entry]}"
             )
+
+
+def _digits(entry: str, tensor: Tensor) -> str:
+    """The hash in an entry, which is stored as the bytes of its digits."""
+    if tensor.dtype == torch.uint8 and tensor.dim() == 1:
+        with contextlib.suppress(UnicodeDecodeError):
+            return bytes(tensor.tolist()).decode("ascii")
+    raise InputError(
+        f"{entry} of the panoptic checkpoint, {str(tensor.dtype)[6:]} {tuple(tensor.shape)}, is no hash: "
+        "fetch the file again"
+    )
 
 
 def _check_kind(model: OpenPanoptic, given: Mapping[str, Tensor]) -> None:

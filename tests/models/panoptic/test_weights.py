@@ -50,6 +50,14 @@ WRONG = {
         {CLIP_HASH: torch.tensor(list(b"abc"), dtype=torch.uint8)},
         "trained on weights abc, the model has .*MODEL.CLIP_BRANCH.WEIGHTS",
     ),
+    "bytes that are no digits": (
+        {CLIP_HASH: torch.full((12,), 255, dtype=torch.uint8)},
+        r"clip_hash of the panoptic checkpoint, uint8 \(12,\), is no hash",
+    ),
+    "a number for a hash": (
+        {CLIP_HASH: torch.tensor(10**12)},
+        r"clip_hash of .*, int64 \(\), is no",
+    ),
 }
 
 

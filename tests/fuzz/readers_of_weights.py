@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import json
@@ -80,7 +81,8 @@ def odd_tensors(tensors: Mapping[str, Any], rng: random.Random, only_tensors: bo
             new = rng.choice(("", "x" * 5000, f"module.{name}", name.upper(), f"{name}.x"))
             changed[new] = changed.pop(name)
         elif isinstance(value, Tensor):
-            changed[name] = rng.choice(_variants(value, only_tensors))()
+            with contextlib.suppress(RuntimeError, TypeError):  # there is no NaN of uint8
+                changed[name] = rng.choice(_variants(value, only_tensors))()
         if not changed:
             break
     if only_tensors:

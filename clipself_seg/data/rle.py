@@ -46,7 +46,7 @@ def check_segmentation(value: Any, height: int, width: int) -> None:
 
 
 def _whole(counts: list[Any]) -> list[int]:
-    if not all(isinstance(count, int) and abs(count) < LARGEST_IMAGE for count in counts):
+    if not all(type(count) is int and abs(count) < LARGEST_IMAGE for count in counts):
         raise ValueError("a run is no whole number of pixels")
     return counts
 

@@ -204,7 +204,8 @@ def _losses(path: Path) -> list[tuple[float, float]]:
     points = [
         (step + 1, loss)
         for step, loss in read
-        if isinstance(step, int) and isinstance(loss, int | float) and abs(step) < 2**53
+        if isinstance(step, int) and isinstance(loss, int | float)
+        if abs(step) < 2**53 and not abs(loss) > 1e300
     ]
     if not points:
         raise InputError(f"{path} has no line with a step and a loss: remove it, and train again")

@@ -39,6 +39,7 @@ def test_runs_are_those_of_pycocotools():
         ({"size": [4, 3], "counts": [2, 5, 6]}, "do not fill"),
         ({"size": [4, 3], "counts": [2, -5, 15]}, "do not fill"),
         ({"size": [4, 3], "counts": [2, 10**30]}, "no whole number"),
+        ({"size": [4, 3], "counts": [11, True]}, "no whole number"),
         ([[3.0, 4.0, 30.0, 2147483648, 30.0, 20.0]], "far from the image"),
         ([[float("nan"), 4.0, 1, 2, 3, 2]], "nowhere"),
         ([[0, 10**400, 1, 2, 3, 2]], "far from the image"),

@@ -38,7 +38,16 @@ def test_names_are_text_in_the_page_and_nothing_else():
     assert reader.text.count(NAME) == 7
 
 
-@pytest.mark.parametrize("line", ["3", "{}", '{"iteration": "1", "loss_clipself": 2.0}', "{"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "3",
+        "{}",
+        f'{{"iteration": 1, "loss_clipself": {10**400}}}',
+        '{"iteration": "1", "loss_clipself": 2.0}',
+        "{",
+    ],
+)
 def test_metrics_without_losses_are_named(tmp_path, line):
     (tmp_path / "metrics.json").write_text(line)
     with pytest.raises(InputError, match="metrics.json "):

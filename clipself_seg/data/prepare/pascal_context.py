@@ -121,7 +121,7 @@ def _json_jobs(path: Path, target: Path) -> list[JsonJob]:
 
 
 def _below(limit: int, value: Any) -> int:
-    if not isinstance(value, int) or not 0 <= value < limit:
+    if type(value) is not int or not 0 <= value < limit:
         raise ValueError(f"{reprlib.repr(value)} is no whole number below {limit}")
     return value
 

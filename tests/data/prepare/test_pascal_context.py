@@ -125,6 +125,7 @@ def test_segments_that_do_not_fit_are_named(folder, tmp_path, spoilt, words):
     [
         ("images", "height", "24"),
         ("images", "width", 10**9),
+        ("images", "width", True),
         ("annos_segmentation", "category_id", "2"),
         ("annos_segmentation", "category_id", 10**6),
         ("annos_segmentation", "image_id", [1]),

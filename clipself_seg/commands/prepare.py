@@ -1,4 +1,4 @@
-"""Label maps, panoptic labels and captions in training layout, made from the archives of data sets.
+"""Label maps, annotation files and captions in training layout, made from the archives of data sets.
 
     python tools/prepare_NAME.py
 
@@ -200,6 +200,52 @@ def voc20(options: Options, args: argparse.Namespace) -> list[Prepared]:
     return prepare_voc20(options)
 
 
+def ov_coco(options: Options, args: argparse.Namespace) -> list[Prepared]:
+    """Annotations of OV-COCO: 48 base classes to train on, with 17 novel ones to evaluate.
+
+        python tools/prepare_ov_coco.py
+        python tools/prepare_ov_coco.py --root /data/datasets --splits val2017
+
+    Reads coco/annotations/instances_{train2017,val2017}.json and writes
+    coco/zero-shot/instances_train2017_seen_2_65_cat.json and instances_val2017_all_2.json. Counts are
+    printed beside the published ones.
+    What is there already is kept.
+    """
+    from clipself_seg.data.prepare.ov_coco import prepare_ov_coco
+
+    return prepare_ov_coco(options, args.splits)
+
+
+def ov_lvis(options: Options, args: argparse.Namespace) -> list[Prepared]:
+    """Annotations of OV-LVIS to train on: LVIS v1 without those of its 337 rare classes.
+
+        python tools/prepare_ov_lvis.py
+        python tools/prepare_ov_lvis.py --root /data/datasets
+
+    Reads lvis/lvis_v1_train.json and writes lvis/lvis_v1_train_seen_1203_cat.json; the file is read
+    whole, which takes some gigabytes of memory. Evaluation reads LVIS's own lvis_v1_val.json.
+    What is there already is kept.
+    """
+    from clipself_seg.data.prepare.ov_lvis import prepare_ov_lvis
+
+    return prepare_ov_lvis(options)
+
+
+def objects365(options: Options, args: argparse.Namespace) -> list[Prepared]:
+    """Annotations of Objects365 v1 with its categories in the order of their ids.
+
+        python tools/prepare_objects365.py
+        python tools/prepare_objects365.py --root /data/datasets
+
+    Reads Objects365v1/objects365_val.json and writes objects365_reorder_val.json beside it. The names
+    have to be those of v1; v2 has others.
+    What is there already is kept.
+    """
+    from clipself_seg.data.prepare.objects365 import prepare_objects365
+
+    return prepare_objects365(options)
+
+
 PREPARATIONS = {
     "coco_stuff": Preparation(coco_stuff, splits=COCO),
     "coco_panoptic_semseg": Preparation(coco_panoptic_semseg, splits=COCO),
@@ -210,6 +256,9 @@ PREPARATIONS = {
     "pascal_context_59": Preparation(pascal_context_59),
     "pascal_context_459": Preparation(pascal_context_459, more=_add_list),
     "voc20": Preparation(voc20),
+    "ov_coco": Preparation(ov_coco, splits=COCO),
+    "ov_lvis": Preparation(ov_lvis),
+    "objects365": Preparation(objects365),
 }
 
 

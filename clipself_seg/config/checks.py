@@ -34,6 +34,7 @@ def _decays(value: Sequence[Any]) -> bool:
 
 
 AT_LEAST_ONE = (
+    "INPUT.DETECTION.SIDE",
     "INPUT.MAX_PIXELS",
     "INPUT.REGIONS.STUDENT_SIZE",
     "INPUT.REGIONS.MAX_SPLIT",
@@ -70,6 +71,7 @@ FRACTIONS = (
     "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD",
     "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD",
 )
+SCALES = ("INPUT.DETECTION.MIN_SCALE", "INPUT.DETECTION.MAX_SCALE")
 SWITCHES = ("MODEL.CLIP_BRANCH.ALIGN_MASKS", "MODEL.CLIP_BRANCH.ANTIALIAS")
 SIDES = ("INPUT.REGIONS.MULTISCALE", "TEST.REGIONS.SIZES")
 
@@ -78,6 +80,7 @@ CHECKS: tuple[Check, ...] = (
     *(Check(key, "0 or more", lambda value: value >= 0) for key in AT_LEAST_ZERO),
     *(Check(key, "0 or more, and finite", lambda v: 0 <= v < math.inf) for key in FINITE),
     *(Check(key, "in [0, 1]", lambda value: 0 <= value <= 1) for key in FRACTIONS),
+    *(Check(key, "greater than 0, and finite", lambda v: 0 < v < math.inf) for key in SCALES),
     *(Check(key, "1, 0, or -1 for the kind's own", lambda v: v in (-1, 0, 1)) for key in SWITCHES),
     *(Check(key, "whole numbers of pixels, each at least 1", _sides) for key in SIDES),
     Check(
@@ -101,6 +104,12 @@ CHECKS: tuple[Check, ...] = (
 )
 
 RELATIONS: tuple[Relation, ...] = (
+    Relation(
+        "INPUT.DETECTION.MIN_SCALE",
+        "INPUT.DETECTION.MAX_SCALE",
+        "at most MAX_SCALE",
+        lambda least, most: least <= most,
+    ),
     Relation(
         "TEST.PANOPTIC.SWEEP",
         "MODEL.META_ARCHITECTURE",

@@ -16,6 +16,7 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 
 from clipself_seg.config.cat_seg import add_cat_seg_keys
+from clipself_seg.config.detection import add_detection_keys
 from clipself_seg.config.panoptic import add_panoptic_keys
 
 # What a key may be, where that is a short list.
@@ -38,6 +39,7 @@ def add_clipself_seg_config(cfg: CfgNode) -> None:
     _add_test(cfg)
     add_cat_seg_keys(cfg)
     add_panoptic_keys(cfg)
+    add_detection_keys(cfg)
 
 
 def _add_model(cfg: CfgNode) -> None:

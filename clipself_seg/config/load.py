@@ -12,6 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from clipself_seg.config.cat_seg import CAT_SEG_CHOICES
 from clipself_seg.config.checks import CHECKS, RELATIONS
+from clipself_seg.config.detection import DETECTION_CHOICES
 from clipself_seg.config.keys import CHOICES, READOUTS, add_clipself_seg_config
 from clipself_seg.config.panoptic import PANOPTIC_CHOICES
 from clipself_seg.config.unfollowed import RETIRED, unfollowed
@@ -118,7 +119,8 @@ def _fill_nones(cfg: CfgNode, known: dict[str, Any], source: Source) -> None:
 
 def _check(cfg: CfgNode, source: Source) -> None:
     values = dict(flatten(cfg))
-    for key, choices in (CHOICES | CAT_SEG_CHOICES | PANOPTIC_CHOICES).items():
+    all_choices = CHOICES | CAT_SEG_CHOICES | PANOPTIC_CHOICES | DETECTION_CHOICES
+    for key, choices in all_choices.items():
         if values[key] not in choices:
             hint = nearest(values[key], choices)
             raise InputError(f'{source(key)}: {key} cannot be "{values[key]}"; {hint}')

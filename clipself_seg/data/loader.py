@@ -26,6 +26,10 @@ from clipself_seg.errors import InputError
 DEAD_WORKER = re.compile(
     r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed|exited unexp)"
 )
+MOST_REPLACEMENTS = 100
+"""Most images that are tried in the place of one."""
+MORE_THAN_ALL_DRAWS = 2**48
+"""What is added to the number of a draw for each replacement, so that it is no other draw's."""
 
 
 class Draw(NamedTuple):
@@ -117,21 +121,40 @@ class DistributedBatchSampler:
 class MappedDraws(Dataset):
     """Dataset of the samples of draws, with the number of the step as "iteration".
 
+    Where the mapper gives None, which asks for another image, one is drawn at random in its place.
+
     An `InputError` is returned instead of raised, because a worker process would wrap it into its
     traceback; `Batches` raises it.
     """
 
-    def __init__(self, records: Sequence[Record], mapper: Callable[[Record, int], Sample]) -> None:
+    def __init__(
+        self, records: Sequence[Record], mapper: Callable[[Record, int], Sample | None]
+    ) -> None:
         # Detectron2's list keeps the records in one buffer that forked workers do not copy.
         self.records = DatasetFromList(list(records), copy=False)
         self.mapper = mapper
 
     def __getitem__(self, draw: Draw) -> Sample | InputError:
         try:
-            sample = self.mapper(self.records[draw.image], draw.number)
+            sample = self._sample(draw)
         except InputError as error:
             return error
         return sample | {"iteration": draw.iteration}
+
+    def _sample(self, draw: Draw) -> Sample:
+        sample = self.mapper(self.records[draw.image], draw.number)
+        if sample is not None:
+            return sample
+        rng = np.random.default_rng((draw.number, draw.image))
+        for attempt in range(1, MOST_REPLACEMENTS + 1):
+            record = self.records[int(rng.integers(len(self.records)))]
+            sample = self.mapper(record, draw.number + attempt * MORE_THAN_ALL_DRAWS)
+            if sample is not None:
+                return sample
+        raise InputError(
+            f"none of {MOST_REPLACEMENTS} training images drawn at random has an object left after its "
+            "augmentation: look at the boxes and masks of DATASETS.TRAIN"
+        )
 
 
 class MappedRecords(Dataset):
@@ -191,7 +214,7 @@ def dead_workers_named() -> Iterator[None]:
 
 def train_batches(
     records: Sequence[Record],
-    mapper: Callable[[Record, int], Sample],
+    mapper: Callable[[Record, int], Sample | None],
     sampler: DistributedBatchSampler,
     workers: int,
 ) -> Batches:

@@ -39,7 +39,7 @@ def image_records(
         InputError: a missing or broken file, one without images, repeated image ids, no image of
             at least `MIN_SIDE` pixels a side.
     """
-    return _image_records(read_coco_json(json_file), json_file, image_root)
+    return listed_records(read_coco_json(json_file), json_file, image_root)
 
 
 def proposal_records(
@@ -57,7 +57,7 @@ def proposal_records(
             width and height of at least 0; a box of an image that is not listed.
     """
     content = read_coco_json(json_file)
-    records = _image_records(content, json_file, image_root)
+    records = listed_records(content, json_file, image_root)
     listed = {image["id"] for image in content["images"]}
     annotations = coco_list(content, "annotations", json_file)
     boxes = _boxes_by_image(annotations, listed, json_file)
@@ -89,12 +89,12 @@ def panoptic_records(
     """
     content = read_coco_json(json_file)
     records = {
-        record["image_id"]: record for record in _image_records(content, json_file, image_root)
+        record["image_id"]: record for record in listed_records(content, json_file, image_root)
     }
     listed = {image["id"] for image in content["images"]}
     labelled = []
     for annotation in coco_list(content, "annotations", json_file):
-        image_id = _annotated_image(annotation, listed, json_file)
+        image_id = annotated_image(annotation, listed, json_file)
         if image_id not in records:
             continue
         record = records[image_id]
@@ -162,6 +162,61 @@ def coco_list(
     return values
 
 
+def listed_records(
+    content: dict[str, Any],
+    path: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
+    min_side: int = MIN_SIDE,
+) -> list[Record]:
+    """Records of the images that an annotation file lists.
+
+    Args:
+        content: content of the file, see `read_coco_json`.
+        path: path of the file, for errors.
+        image_root: folder to which file names are relative.
+        min_side: smallest side in pixels of an image that is not left out.
+
+    Raises:
+        InputError: no images, repeated image ids, no image of at least `min_side` pixels a side.
+    """
+    images = coco_list(content, "images", path)
+    records = [_image_record(image, path, image_root) for image in images]
+    _check_unique((record["image_id"] for record in records), path)
+    large = [record for record in records if _large_enough(record, min_side)]
+    if not large:
+        raise InputError(f"{path}: every image has a side below {min_side} pixels")
+    if len(large) < len(records):
+        logger.warning(
+            "%s: %d of %d images have a side below %d pixels and are left out",
+            path,
+            len(records) - len(large),
+            len(records),
+            min_side,
+        )
+    return large
+
+
+def annotated_image(
+    annotation: dict[str, Any], listed: set[Any], path: str | os.PathLike[str]
+) -> Any:
+    """Id of the image that an annotation belongs to.
+
+    Args:
+        annotation: one of the list "annotations" of a file.
+        listed: ids of all images of the file.
+        path: path of the file, for the error.
+
+    Raises:
+        InputError: there is no such image.
+    """
+    image_id = annotation.get("image_id")
+    if not isinstance(image_id, int | str) or image_id not in listed:
+        raise InputError(
+            f'{path}: an annotation of image {reprlib.repr(image_id)}, which is not in "images"'
+        )
+    return image_id
+
+
 def category_labels(
     category_ids: np.ndarray, index_of: dict[int, int], source: str | os.PathLike[str]
 ) -> np.ndarray:
@@ -182,28 +237,6 @@ def category_labels(
             "give the data set's own"
         )
     return np.array([index_of[category] for category in category_ids.tolist()], dtype=np.int64)
-
-
-def _image_records(
-    content: dict[str, Any],
-    path: str | os.PathLike[str],
-    image_root: str | os.PathLike[str],
-) -> list[Record]:
-    images = coco_list(content, "images", path)
-    records = [_image_record(image, path, image_root) for image in images]
-    _check_unique((record["image_id"] for record in records), path)
-    large = [record for record in records if _large_enough(record)]
-    if not large:
-        raise InputError(f"{path}: every image has a side below {MIN_SIDE} pixels")
-    if len(large) < len(records):
-        logger.warning(
-            "%s: %d of %d images have a side below %d pixels and are left out",
-            path,
-            len(records) - len(large),
-            len(records),
-            MIN_SIDE,
-        )
-    return large
 
 
 def _image_record(
@@ -237,9 +270,9 @@ def _check_unique(image_ids: Iterable[Any], path: str | os.PathLike[str]) -> Non
         listed.add(image_id)
 
 
-def _large_enough(record: Record) -> bool:
-    """Whether both sides reach `MIN_SIDE`, or the file does not state them."""
-    return min(record.get("height", MIN_SIDE), record.get("width", MIN_SIDE)) >= MIN_SIDE
+def _large_enough(record: Record, min_side: int) -> bool:
+    """Whether both sides reach a number of pixels, or the file does not state them."""
+    return min(record.get("height", min_side), record.get("width", min_side)) >= min_side
 
 
 def _boxes_by_image(
@@ -248,20 +281,9 @@ def _boxes_by_image(
     """Checked XYXY boxes of each image by its id."""
     grouped: dict[Any, list[Any]] = {}
     for annotation in annotations:
-        image_id = _annotated_image(annotation, listed, path)
+        image_id = annotated_image(annotation, listed, path)
         grouped.setdefault(image_id, []).append(annotation.get("bbox"))
     return {image_id: _xyxy(boxes, image_id, path) for image_id, boxes in grouped.items()}
-
-
-def _annotated_image(
-    annotation: dict[str, Any], listed: set[Any], path: str | os.PathLike[str]
-) -> Any:
-    image_id = annotation.get("image_id")
-    if not isinstance(image_id, int | str) or image_id not in listed:
-        raise InputError(
-            f'{path}: an annotation of image {reprlib.repr(image_id)}, which is not in "images"'
-        )
-    return image_id
 
 
 def _xyxy(boxes_xywh: list[Any], image_id: Any, path: str | os.PathLike[str]) -> np.ndarray:

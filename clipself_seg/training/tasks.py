@@ -40,11 +40,11 @@ class TrainingData(NamedTuple):
 
     Attributes:
         records: images with their annotations.
-        mapper: (record, number of the draw) -> sample.
+        mapper: (record, number of the draw) -> sample, or None for another image in its place.
     """
 
     records: Sequence[Record]
-    mapper: Callable[[Record, int], Sample]
+    mapper: Callable[[Record, int], Sample | None]
 
 
 class Task(Protocol[Learner]):

@@ -94,3 +94,34 @@ def test_too_few_images_and_uneven_shares_are_refused():
         order(batch_size=16)
     with pytest.raises(InputError, match="IMS_PER_BATCH 4.*3"):
         DistributedBatchSampler(order=order(), start=0, stop=1, processes=3)
+
+
+def test_another_image_is_drawn_where_the_mapper_asks_for_one():
+    def without_even_ones(record, draw):
+        sample = tiny_mapper(record, draw)
+        return None if int(record["image_id"]) % 2 == 0 else sample | {"draw": draw}
+
+    def drawn(workers):
+        sampler = DistributedBatchSampler(order=order(), start=0, stop=4)
+        batches = train_batches(RECORDS, without_even_ones, sampler, workers)
+        return [(s["draw"], int(s["image_id"]), s["iteration"]) for batch in batches for s in batch]
+
+    samples = drawn(workers=0)
+    expected = [draw for step in range(4) for draw in order().batch(step)]
+    replaced = 0
+    for (number, image, iteration), draw in zip(samples, expected, strict=True):
+        assert image % 2 == 1 and iteration == draw.iteration
+        if draw.image % 2:
+            assert (number, image) == (draw.number, draw.image)
+        else:
+            replaced += 1
+            assert number > 2**47  # random choices of its own
+    assert replaced > 5 and len({image for _, image, _ in samples}) == 5
+    assert drawn(workers=1) == samples
+
+
+def test_data_without_any_image_to_draw_end_with_an_error():
+    sampler = DistributedBatchSampler(order=order(), start=0, stop=1)
+    batches = train_batches(RECORDS, lambda record, draw: None, sampler, workers=0)
+    with pytest.raises(InputError, match="none of 100 training images"):
+        list(batches)

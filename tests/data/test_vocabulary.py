@@ -87,6 +87,15 @@ def test_coco_panoptic_has_80_things_and_gaps_in_its_ids():
     assert vocabulary.names[-1] == "rug-merged" and vocabulary.dataset_id_to_index[200] == 132
 
 
+@pytest.mark.parametrize(
+    "name, whole",
+    [("coco_80", "coco_panoptic_133"), ("mini_things", "mini"), ("mini2_things", "mini2")],
+)
+def test_vocabularies_of_things_are_those_of_the_whole_ones(name, whole):
+    things = tuple(entry for entry in load_vocabulary(whole).classes if entry.isthing)
+    assert load_vocabulary(name).classes == things
+
+
 def test_the_one_class_of_lvis_whose_name_is_not_its_first_synonym_has_both():
     lvis = load_vocabulary("lvis_v1_1203")
     assert lvis.classes[161].dataset_id == 162

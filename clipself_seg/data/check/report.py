@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from clipself_seg.data.check.detection import check_detection
 from clipself_seg.data.check.files import check_record
 from clipself_seg.data.check.findings import (
     Finding,
@@ -21,6 +22,7 @@ from clipself_seg.data.datasets.coco import (
     distillation_records,
     region_records,
 )
+from clipself_seg.data.datasets.detection import DETECTION_DATASETS
 from clipself_seg.data.datasets.panoptic import PANOPTIC_DATASETS
 from clipself_seg.data.datasets.sem_seg import SEM_SEG_DATASETS
 from clipself_seg.data.records import Record
@@ -30,7 +32,7 @@ from clipself_seg.errors import InputError, nearest
 
 def all_names() -> list[str]:
     """Names of the data sets that can be checked."""
-    return [*COCO_DATASETS, *SEM_SEG_DATASETS, *PANOPTIC_DATASETS]
+    return [*COCO_DATASETS, *SEM_SEG_DATASETS, *PANOPTIC_DATASETS, *DETECTION_DATASETS]
 
 
 def check_datasets(names: Sequence[str], options: Options) -> list[Finding]:
@@ -52,6 +54,8 @@ def check_datasets(names: Sequence[str], options: Options) -> list[Finding]:
 def _check(name: str, options: Options) -> Finding:
     if name in PANOPTIC_DATASETS:
         return check_panoptic(name, options)
+    if name in DETECTION_DATASETS:
+        return check_detection(name, options)
     return (check_sem_seg if name in SEM_SEG_DATASETS else _check_coco)(name, options)
 
 

@@ -1,6 +1,6 @@
-"""Lookup of the vocabulary of any data set for regions or semantic segmentation, by its name.
+"""Lookup of the vocabulary of any data set for regions, semantic segmentation or detection, by its name.
 
-The tables are in `coco` and `sem_seg`, which this module imports and thereby registers. Their files
+The tables are in `coco`, `sem_seg` and `detection`, which this module imports and thereby registers. Their files
 lie below `$DETECTRON2_DATASETS` (default `datasets`), those of the mini worlds below
 `$CLIPSELF_SEG_MINI` (default `output/mini_world`).
 """
@@ -8,6 +8,7 @@ lie below `$DETECTRON2_DATASETS` (default `datasets`), those of the mini worlds 
 from __future__ import annotations
 
 from clipself_seg.data.datasets.coco import COCO_DATASETS, panoptic_hint, registered_metadata
+from clipself_seg.data.datasets.detection import DETECTION_DATASETS
 from clipself_seg.data.datasets.sem_seg import SEM_SEG_DATASETS
 from clipself_seg.errors import InputError
 
@@ -23,6 +24,8 @@ def vocabulary_name(name: str) -> str:
     vocabulary: str | None
     if name in SEM_SEG_DATASETS:
         vocabulary = SEM_SEG_DATASETS[name].vocabulary
+    elif name in DETECTION_DATASETS:
+        vocabulary = DETECTION_DATASETS[name].vocabulary
     elif name in COCO_DATASETS:
         vocabulary = COCO_DATASETS[name].vocabulary
         if vocabulary is None:

@@ -54,6 +54,10 @@ LVIS = _benchmark("LVIS v1 is at https://www.lvisdataset.org, its images are COC
 PROPOSALS = _benchmark(
     "CLIPSelf's authors give coco_proposals.json; any COCO-format JSON with boxes will do"
 )
+OBJECTS365 = _benchmark(
+    "Objects365 v1 (v2 has other classes) is at https://www.objects365.org: objects365_val.json and "
+    "the folder val go to Objects365v1"
+)
 COCO_STUFF = _benchmark(
     "train2017.zip and val2017.zip of https://cocodataset.org go to coco-stuff/images, "
     "stuffthingmaps_trainval2017.zip of https://github.com/nightrome/cocostuff to "

@@ -43,7 +43,7 @@ def require_rgb(channels: str) -> None:
         InputError: it is not RGB.
     """
     if channels != "RGB":
-        raise InputError(f'INPUT.FORMAT is "{channels}": segmentation reads images as RGB')
+        raise InputError(f'INPUT.FORMAT is "{channels}": set it to RGB, as which images are read')
 
 
 def stated_size(record: Record) -> tuple[int, int] | None:

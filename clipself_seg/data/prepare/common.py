@@ -40,17 +40,20 @@ class Prepared(NamedTuple):
         written: number of maps that were written.
         kept: number of maps that were there already.
         left_out: number of images without ground truth.
+        notes: more lines for the terminal.
     """
 
     folder: Path
     written: int
     kept: int
     left_out: int
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Line for the terminal."""
+        """Lines for the terminal."""
         left_out = f", {self.left_out} without ground truth left out" if self.left_out else ""
-        return f"{self.folder}: {self.written} written, {self.kept} there already{left_out}"
+        line = f"{self.folder}: {self.written} written, {self.kept} there already{left_out}"
+        return "\n    ".join((line, *self.notes))
 
 
 class FileJob(Protocol):

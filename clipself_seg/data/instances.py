@@ -1,0 +1,319 @@
+"""Annotation files in COCO's and LVIS's instances format, read into records with the objects of each image.
+
+Which annotations count is MMDetection's rule, with which the published detectors were trained. Crowds are
+never objects. Masks stay as they are in the file until `object_mask` makes pixels of one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import reprlib
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as rle
+
+from clipself_seg.data.records import (
+    Record,
+    annotated_image,
+    category_labels,
+    coco_list,
+    listed_records,
+)
+from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.errors import InputError
+
+LARGEST = 1e6  # coordinate in pixels, far beyond any image: a polygon of more would fill the memory
+LARGEST_AREA = LARGEST**2
+
+Source = str | os.PathLike[str]
+
+
+def category_indices(
+    content: dict[str, Any], vocabulary: Vocabulary, path: Source, by_order: bool = False
+) -> dict[int, int]:
+    """Index in the vocabulary by category id of an annotation file.
+
+    Args:
+        content: content of the file, see `records.read_coco_json`.
+        vocabulary: classes of the data set.
+        path: path of the file, for the error.
+        by_order: whether the classes are the categories of the file by ascending id, because the
+            vocabulary does not have their ids. Names are then compared, up to blanks around them and
+            around "/".
+
+    Raises:
+        InputError: by order, and the names of the file are others.
+    """
+    if not by_order:
+        return dict(vocabulary.dataset_id_to_index)
+    names = category_names(content, path)
+    ids = sorted(names)
+    pairs = zip((names[number] for number in ids), vocabulary.names)
+    for number, (stated, wanted) in zip(ids, pairs):
+        if _without_blanks(stated) != _without_blanks(wanted):
+            raise InputError(
+                f'{path}: category {number} is "{stated}" where "{vocabulary.name}" has "{wanted}": '
+                "give the annotation file of that data set"
+            )
+    if len(ids) != len(vocabulary):
+        raise InputError(
+            f'{path} has {len(ids)} categories, "{vocabulary.name}" has {len(vocabulary)} classes: '
+            "give the annotation file of that data set"
+        )
+    return {number: index for index, number in enumerate(ids)}
+
+
+def category_names(content: dict[str, Any], path: Source) -> dict[int, str]:
+    """Name of each category of an annotation file by its id, in the order of the file.
+
+    Raises:
+        InputError: no categories, or one without id and name, or an id twice.
+    """
+    names: dict[int, str] = {}
+    for category in coco_list(content, "categories", path):
+        number, name = category.get("id"), category.get("name")
+        if not isinstance(number, int) or not isinstance(name, str) or number in names:
+            raise InputError(
+                f'{path}: a category needs an "id" of its own, a whole number, and a "name", got '
+                f"{reprlib.repr(category)}"
+            )
+        names[number] = name
+    return names
+
+
+def _without_blanks(name: str) -> str:
+    return re.sub(r"\s*/\s*", "/", name.strip())
+
+
+def category_counts(content: dict[str, Any], path: Source) -> Counter[int]:
+    """Number of annotations of each category id, crowds included.
+
+    Raises:
+        InputError: no annotations, or one without a category id.
+    """
+    counts: Counter[int] = Counter()
+    for annotation in coco_list(content, "annotations", path):
+        category = annotation.get("category_id")
+        if not isinstance(category, int):
+            raise InputError(
+                f'{path}: an annotation needs a whole number as "category_id", got '
+                f"{reprlib.repr(annotation)}"
+            )
+        counts[category] += 1
+    return counts
+
+
+def require_base_classes(
+    content: dict[str, Any],
+    index_of: dict[int, int],
+    vocabulary: Vocabulary,
+    path: Source,
+    remedy: str,
+) -> None:
+    """Refuse a file for training that annotates anything else than base classes.
+
+    Args:
+        content: content of the file.
+        index_of: index in the vocabulary by category id.
+        vocabulary: classes of the data set; if it does not say which are seen, all are.
+        path: path of the file, for the error.
+        remedy: what to do, for the error.
+
+    Raises:
+        InputError: there are such annotations; names and counts their classes.
+    """
+    counts = category_counts(content, path)
+    novel = {index for index, entry in enumerate(vocabulary.classes) if entry.seen is False}
+    wrong = {
+        number: count
+        for number, count in counts.items()
+        if number not in index_of or index_of[number] in novel
+    }
+    if not wrong:
+        return
+    names = category_names(content, path)
+    listed = [f"{names.get(number, number)} ({count})" for number, count in wrong.items()]
+    more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
+    raise InputError(
+        f"{path}: {sum(wrong.values())} annotations are of {len(wrong)} classes that are not base "
+        f'classes of "{vocabulary.name}": {", ".join(listed[:8])}{more}; {remedy}'
+    )
+
+
+def names_from_urls(content: dict[str, Any], path: Source) -> None:
+    """Set the file names of a file of LVIS, such as "val2017/000000000139.jpg", from its "coco_url".
+
+    Raises:
+        InputError: an image has none, so that its folder is not known.
+    """
+    for image in coco_list(content, "images", path):
+        url = image.get("coco_url")
+        if not isinstance(url, str) or url.count("/") < 2:
+            raise InputError(
+                f'{path}: image {reprlib.repr(image.get("id"))} has no "coco_url", which says whether '
+                "it is in train2017 or val2017: give a file of LVIS v1, which has it"
+            )
+        image["file_name"] = "/".join(url.split("/")[-2:])
+
+
+def annotated_ids(content: dict[str, Any], index_of: dict[int, int], path: Source) -> set[Any]:
+    """Ids of the images with an annotation of a class of the vocabulary, be it a crowd or one that is skipped."""
+    return {
+        annotation.get("image_id")
+        for annotation in coco_list(content, "annotations", path)
+        if annotation.get("category_id") in index_of
+    }
+
+
+def instance_records(
+    content: dict[str, Any],
+    path: Source,
+    image_root: Source,
+    index_of: dict[int, int],
+    *,
+    masks: bool = False,
+    min_side: int = 1,
+) -> list[Record]:
+    """Records of all images of a file with their objects, in file order; there may be none of them.
+
+    No object is an annotation that is a crowd or flagged "ignore", does not overlap the image, or
+    whose area is 0 or less, or whose width or height is below 1 pixel.
+
+    Args:
+        content: content of the file.
+        path: path of the file, for errors.
+        image_root: folder to which file names are relative.
+        index_of: index in the vocabulary by category id.
+        masks: whether objects have a "segmentation".
+        min_side: smallest side in pixels of an image that is not left out.
+
+    Returns:
+        Records with "file_name", "image_id", "height", "width" and "annotations": dictionaries of
+        "bbox" (XYXY in pixels), "label" (index in the vocabulary), "iscrowd" (0) and, if masks are
+        asked, "segmentation" as in the file.
+
+    Raises:
+        InputError: as `records.listed_records`; an image without size; a category that the vocabulary
+            does not have; an annotation that is broken, or of an image that is not listed.
+    """
+    category_labels(np.array(list(category_counts(content, path))), index_of, path)
+    records = {r["image_id"]: r for r in listed_records(content, path, image_root, min_side)}
+    for record in records.values():
+        if "height" not in record:
+            raise InputError(
+                f'{path}: image {record["image_id"]} has no "height" and "width", which boxes need: '
+                "add them"
+            )
+        record["annotations"] = []
+    listed = {image["id"] for image in content["images"]}
+    for annotation in content["annotations"]:
+        image_id = annotated_image(annotation, listed, path)
+        if image_id in records:
+            record = records[image_id]
+            if _is_object(annotation, record, path):
+                record["annotations"].append(_object(annotation, index_of, masks, path))
+    return list(records.values())
+
+
+def _is_object(annotation: dict[str, Any], record: Record, path: Source) -> bool:
+    x, y, width, height = _xywh(annotation, path)
+    area = annotation.get("area", 1)
+    if not _is_number(area):
+        raise _broken(annotation, '"area" is no finite number', path)
+    across = min(x + width, record["width"]) - max(x, 0)
+    down = min(y + height, record["height"]) - max(y, 0)
+    skipped = annotation.get("ignore") or annotation.get("iscrowd")
+    return not skipped and across > 0 < down and area > 0 and min(width, height) >= 1
+
+
+def _object(
+    annotation: dict[str, Any], index_of: dict[int, int], masks: bool, path: Source
+) -> dict[str, Any]:
+    x, y, width, height = _xywh(annotation, path)
+    entry = {
+        "bbox": [x, y, x + width, y + height],
+        "label": index_of[annotation["category_id"]],
+        "iscrowd": 0,
+    }
+    if masks:
+        segmentation = annotation.get("segmentation")
+        if not segmentation or not isinstance(segmentation, list | dict):
+            raise _broken(annotation, '"segmentation" is no list of polygons and no RLE', path)
+        entry["segmentation"] = segmentation
+    return entry
+
+
+def _xywh(annotation: dict[str, Any], path: Source) -> list[float]:
+    box = annotation.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        raise _broken(annotation, '"bbox" is not [x, y, width, height] of finite numbers', path)
+    return box
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < LARGEST_AREA
+
+
+def _broken(annotation: dict[str, Any], reason: str, path: Source) -> InputError:
+    number, image = annotation.get("id"), annotation.get("image_id")
+    return InputError(
+        f"{path}: annotation {reprlib.repr(number)} of image {reprlib.repr(image)} is broken: {reason}; "
+        "correct it or take it out"
+    )
+
+
+def object_mask(segmentation: Any, height: int, width: int, image: Source) -> np.ndarray:
+    """Pixels of an object, (H, W) uint8 of 0 and 1.
+
+    Args:
+        segmentation: polygons, or an RLE whose counts are a list or compressed, as COCO's files have them.
+        height: H, height of the image in pixels.
+        width: W, width of the image in pixels.
+        image: path of the image, for the error.
+
+    Raises:
+        InputError: it is none of these, or an RLE of another size.
+    """
+    try:
+        if isinstance(segmentation, list):
+            coded = _polygon_rle(segmentation, height, width)
+        else:
+            coded = _checked_rle(segmentation, height, width)
+        mask: np.ndarray = rle.decode(coded)
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+        raise InputError(
+            f"image {image}: the mask of an object is not made of polygons or an RLE of "
+            f"{width} x {height} pixels ({error}): correct it in the annotation file"
+        ) from None
+    return mask
+
+
+def _polygon_rle(polygons: list[Any], height: int, width: int) -> Any:
+    for polygon in polygons:
+        if not isinstance(polygon, list) or len(polygon) % 2:
+            raise ValueError("a polygon is x and y in turn")
+        if not all(isinstance(value, int | float) and abs(value) < LARGEST for value in polygon):
+            raise ValueError("a coordinate of a polygon is no pixel")
+    # Fewer than three points enclose nothing, and pycocotools would read two of them as a box.
+    areas = [polygon for polygon in polygons if len(polygon) >= 6]
+    return rle.merge(rle.frPyObjects(areas, height, width) if areas else [_nothing(height, width)])
+
+
+def _nothing(height: int, width: int) -> Any:
+    return rle.encode(np.zeros((height, width), np.uint8, order="F"))
+
+
+def _checked_rle(segmentation: Any, height: int, width: int) -> Any:
+    size, counts = list(segmentation["size"]), segmentation["counts"]
+    if size != [height, width]:
+        raise ValueError(f"its size is {reprlib.repr(size)}")
+    if not isinstance(counts, list):
+        return segmentation
+    if not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise ValueError("a count is no number of pixels")
+    if sum(counts) != height * width:
+        raise ValueError(f"its counts are of {sum(counts)} pixels")
+    return rle.frPyObjects(segmentation, height, width)

@@ -1,0 +1,349 @@
+"""Augmented images and their objects, by hand and against plain loops over the official steps."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.data import transforms as T
+from PIL import Image
+
+from clipself_seg.config import load_config
+from clipself_seg.data.datasets.detection import detection_records
+from clipself_seg.data.instances import object_mask
+from clipself_seg.data.mappers import detection
+from clipself_seg.data.mappers.detection import (
+    DetectionTestMapper,
+    DetectionTrainMapper,
+    Window,
+    evaluation_size,
+    mask_boxes,
+    nearest_indices,
+    resize_image,
+    training_size,
+)
+from clipself_seg.errors import InputError
+
+SIDE = 32
+
+
+def write_image(folder, height, width):
+    """An image of smooth colours, so that a place in it can be read from its colour."""
+    rows, columns = np.indices((height, width))
+    image = np.stack([rows * 255 // height, columns * 255 // width, rows * 0 + 7], -1)
+    Image.fromarray(image.astype(np.uint8)).save(folder / "a.png")
+    return image.astype(np.uint8)
+
+
+def rectangle(x0, y0, x1, y1):
+    return [[x0, y0, x1, y0, x1, y1, x0, y1]]
+
+
+def record_of(folder, height, width, *boxes):
+    write_image(folder, height, width)
+    return {
+        "file_name": str(folder / "a.png"),
+        "image_id": 4,
+        "height": height,
+        "width": width,
+        "annotations": [
+            {"bbox": list(box), "label": 3 + n, "iscrowd": 0, "segmentation": rectangle(*box)}
+            for n, box in enumerate(boxes)
+        ],
+    }
+
+
+def mapper(**changes):
+    return DetectionTrainMapper(**{"seed": 0, "side": SIDE, "scales": (1.0, 1.0)} | changes)
+
+
+def draws(make, record, count=40):
+    return [make(record, draw) for draw in range(count)]
+
+
+def test_sizes_round_as_the_official_code_does():
+    # int(640 * 0.3337) = 213; 213 / 640 of 427 is 142.1.
+    assert training_size(427, 640, 640, 0.3337, "opencv") == (142, 213)
+    # 0.3337 of 427 is 142.49, of 640 213.57: halves do not decide.
+    assert training_size(427, 640, 640, 0.3337, "pillow") == (142, 214)
+    assert evaluation_size(427, 640, 1024, "opencv") == (683, 1024)  # 683.2
+    assert evaluation_size(5, 2, 3, "opencv") == (3, 1)
+    assert evaluation_size(1000, 1, 64, "opencv") == (64, 1)  # 0.064 is no row
+    assert evaluation_size(1000, 1, 64, "pillow") == training_size(1000, 1, 64, 1, "pillow")
+
+
+def test_pillows_sizes_and_pixels_are_detectron2s():
+    rng = np.random.default_rng(0)
+    for height, width in rng.integers(20, 60, (12, 2)).tolist():
+        image = rng.integers(0, 256, (height, width, 3), np.uint8)
+        scale = rng.uniform(0.3, 2)
+        theirs = T.ResizeScale(scale, scale, SIDE, SIDE).get_transform(image)
+        size = training_size(height, width, SIDE, scale, "pillow")
+        assert size == (theirs.new_h, theirs.new_w)
+        ours = resize_image(image, size, "pillow")
+        np.testing.assert_array_equal(ours, theirs.apply_image(image))
+        theirs = T.ResizeShortestEdge(SIDE, SIDE).get_transform(image)
+        assert evaluation_size(height, width, SIDE, "pillow") == (theirs.new_h, theirs.new_w)
+
+
+@pytest.mark.parametrize("resize", ["opencv", "pillow"])
+def test_indices_of_the_nearest_neighbour_resize_a_whole_mask(resize):
+    rng = np.random.default_rng(1)
+    for height, width, new_height, new_width in rng.integers(1, 90, (60, 4)).tolist():
+        mask = rng.integers(0, 2, (height, width), np.uint8)
+        if resize == "opencv":
+            size = (new_width, new_height)
+            whole = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+        else:
+            transform = T.ResizeTransform(height, width, new_height, new_width)
+            whole = transform.apply_segmentation(mask)
+        rows = nearest_indices(height, new_height, resize)
+        columns = nearest_indices(width, new_width, resize)
+        np.testing.assert_array_equal(mask[np.ix_(rows, columns)], whole)
+
+
+def test_a_resized_image_is_not_smoothed_unless_pillow_does():
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::8] = 255  # one column of eight
+    sharp = resize_image(stripes, (8, 8), "opencv")
+    assert set(np.unique(sharp)) == {0}  # between columns 3 and 4 of each eight
+    assert 20 < resize_image(stripes, (8, 8), "pillow").mean() < 45
+
+
+def test_boxes_are_resized_by_true_ratios_and_clipped(tmp_path):
+    # The official 640 of 31 x 64 at scale 1: 15.5 becomes 16 rows, so that y is scaled by 16 / 31.
+    record = record_of(tmp_path, 31, 64, (-4, 3, 20, 31), (50, 0, 70, 10.5))
+    sample = next(s for s in draws(mapper(), record) if s["image"][1, 0, 0] < 10)  # not flipped
+    assert sample["image"].shape == (3, 16, 32) and sample["image"].dtype == torch.uint8
+    high = np.float32(16 / 31)
+    wanted = [[0, 3 * high, 10, 16], [25, 0, 32, np.float32(10.5) * high]]
+    assert sample["boxes"].tolist() == np.array(wanted, np.float32).tolist()
+    assert sample["boxes"].dtype == torch.float32
+    assert sample["labels"].tolist() == [3, 4] and sample["labels"].dtype == torch.int64
+    assert sample["image_id"] == 4 and sample["file_name"].endswith("a.png")
+    assert "masks" not in sample
+
+
+def test_half_of_the_samples_are_flipped_with_their_boxes_and_masks(tmp_path):
+    record = record_of(tmp_path, 32, 32, (2, 4, 12, 10))
+    samples = draws(mapper(masks=True), record, 60)
+    flipped = [s for s in samples if s["boxes"].tolist() == [[20, 4, 30, 10]]]
+    plain = [s for s in samples if s["boxes"].tolist() == [[2, 4, 12, 10]]]
+    assert len(flipped) + len(plain) == 60 and 15 < len(flipped) < 45
+    torch.testing.assert_close(flipped[0]["image"], plain[0]["image"].flip(2))
+    torch.testing.assert_close(flipped[0]["masks"], plain[0]["masks"].flip(2))
+    assert plain[0]["masks"][0, 4:10, 2:12].all() and plain[0]["masks"].sum() == 60
+
+
+def test_cuts_begin_anywhere_and_boxes_follow(tmp_path):
+    record = record_of(tmp_path, 32, 32, (14, 12, 19, 21))
+    samples = draws(mapper(scales=(1.25, 1.25)), record, 300)  # 40 x 40, eight pixels to spare
+    corners = {tuple(s["boxes"][0, :2].tolist()) for s in samples}
+    # x of the box is 17.5 less 0 to 8, or from the other side 32 - 23.75 + 0 to 8; y is 15 less 0 to 8.
+    plain = {17.5 - offset for offset in range(9)}
+    turned = {8.25 + offset for offset in range(9)}
+    assert {x for x, _ in corners} == plain | turned and {y for _, y in corners} == set(
+        range(7, 16)
+    )
+
+
+def test_what_a_cut_leaves_nothing_of_goes_and_an_image_without_objects_stays(tmp_path):
+    record = record_of(tmp_path, 32, 32, (0, 0, 4, 4), (28, 28, 32, 32))
+    samples = draws(mapper(scales=(2.0, 2.0)), record)
+    numbers = {tuple(s["labels"].tolist()) for s in samples}
+    assert () in numbers and numbers <= {(), (3,), (4,)} and len(numbers) == 3
+    for sample in samples:
+        assert sample["boxes"].shape == (len(sample["labels"]), 4)
+    empty = record | {"annotations": []}
+    sample = mapper(masks=True)(empty, 0)
+    assert sample["boxes"].shape == (0, 4) and sample["boxes"].dtype == torch.float32
+    assert sample["labels"].shape == (0,) and sample["labels"].dtype == torch.int64
+    assert sample["masks"].shape == (0, 32, 32) and sample["masks"].dtype == torch.bool
+
+
+def test_boxes_are_made_anew_of_masks_whether_they_were_cut_or_not(tmp_path):
+    record = record_of(tmp_path, 32, 32, (2, 4, 20, 28))
+    record["annotations"][0]["segmentation"] = rectangle(5, 6, 9, 11)
+    boxes = {tuple(s["boxes"][0].tolist()) for s in draws(mapper(masks=True), record)}
+    assert boxes == {(5, 6, 9, 11), (23, 6, 27, 11)}
+
+
+def test_another_image_is_wanted_where_the_last_object_has_no_pixel(tmp_path):
+    record = record_of(tmp_path, 32, 32, (2, 4, 20, 28), (1, 1, 9, 9))
+    nothing = [[3, 3, 4, 4]]
+    record["annotations"][0]["segmentation"] = nothing
+    sample = mapper(masks=True)(record, 0)
+    assert sample["labels"].tolist() == [4] and sample["masks"].shape == (1, 32, 32)
+    record["annotations"][1]["segmentation"] = nothing
+    assert mapper(masks=True)(record, 0) is None
+    # Without masks the boxes decide.
+    assert mapper()(record, 0)["labels"].tolist() == [3, 4]
+
+
+def test_a_sliver_is_no_object(tmp_path):
+    # Scaled by 1/64, one pixel is 0.0156 and half of one, which the border cuts, 0.0078.
+    wide, thin = (10, 0, 11, 64), (2047.5, 0, 2050, 64)
+    record = record_of(tmp_path, 64, 2048, wide, thin)
+    assert mapper(scales=(1.0, 1.0))(record, 0)["labels"].tolist() == [3]
+    record["annotations"].pop(0)
+    assert mapper(scales=(1.0, 1.0))(record, 0) is None
+
+
+def test_a_sample_follows_from_seed_and_draw(tmp_path):
+    record = record_of(tmp_path, 40, 50, (2, 4, 40, 28))
+    wide = mapper(scales=(0.3, 2.0))
+    np.random.seed(3)
+    before = np.random.get_state()[1].tolist()
+    first, again = wide(record, 5), wide(record, 5)
+    assert np.random.get_state()[1].tolist() == before
+    assert torch.equal(first["image"], again["image"])
+    assert torch.equal(first["boxes"], again["boxes"])
+    sizes = {wide(record, draw)["image"].shape for draw in range(12)}
+    assert len(sizes) > 4 and sizes != {
+        mapper(seed=1, scales=(0.3, 2.0))(record, draw)["image"].shape for draw in range(12)
+    }
+
+
+def test_factors_are_drawn_between_the_two(tmp_path):
+    record = record_of(tmp_path, 20, 10, (0, 0, 10, 20))
+    sides = [s["image"].shape[1] for s in draws(mapper(scales=(0.25, 0.75)), record, 200)]
+    assert min(sides) == 8 and max(sides) in (23, 24) and set(range(8, 23)) < set(sides)
+
+
+# A plain loop over the official steps, a box and a pixel at a time.
+
+
+def plain_bilinear(image, new_height, new_width):
+    """OpenCV's rule: centres of pixels on each other, the border repeated, no smoothing."""
+    height, width = image.shape[:2]
+    result = np.zeros((new_height, new_width, 3))
+    for row in range(new_height):
+        for column in range(new_width):
+            y = min(max((row + 0.5) * height / new_height - 0.5, 0), height - 1)
+            x = min(max((column + 0.5) * width / new_width - 0.5, 0), width - 1)
+            top, left = int(y), int(x)
+            bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+            upper = image[top, left] * (1 - (x - left)) + image[top, right] * (x - left)
+            lower = image[bottom, left] * (1 - (x - left)) + image[bottom, right] * (x - left)
+            result[row, column] = upper * (1 - (y - top)) + lower * (y - top)
+    return result
+
+
+@pytest.mark.parametrize("size", [(13, 21), (60, 33), (30, 40)])
+def test_images_are_resized_by_opencvs_rule(size):
+    image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    difference = resize_image(image, size, "opencv") - plain_bilinear(image, *size)
+    assert np.abs(difference).max() < 1.01  # its arithmetic has eleven bits
+
+
+def plain_objects(record, window, masks):
+    """(box, label, mask) of each object after the cut, by the official steps."""
+    height, width = window.original
+    new_height, new_width = window.size
+    (y, x), (h, w) = window.corner, window.shape
+    kept = []
+    for entry in record["annotations"]:
+        sides = [new_width / width, new_height / height] * 2
+        box = [v * s for v, s in zip(entry["bbox"], sides)]
+        box = [min(max(v, 0), limit) for v, limit in zip(box, [new_width, new_height] * 2)]
+        box = [v - o for v, o in zip(box, [x, y] * 2)]
+        box = [min(max(v, 0), limit) for v, limit in zip(box, [w, h] * 2)]
+        if box[2] <= box[0] or box[3] <= box[1]:
+            continue
+        mask = None
+        if masks:
+            whole = object_mask(entry["segmentation"], height, width, "")
+            whole = cv2.resize(whole, (new_width, new_height), interpolation=cv2.INTER_NEAREST)
+            mask = whole[y : y + h, x : x + w].astype(bool)
+            pixels = np.argwhere(mask)
+            box = [0, 0, 0, 0]
+            if len(pixels):
+                (top, left), (bottom, right) = pixels.min(0), pixels.max(0) + 1
+                box = [left, top, right, bottom]
+        kept.append((box, entry["label"], mask))
+    return kept
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_real_images_come_out_as_by_a_plain_loop(data_dir, monkeypatch, masks):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(data_dir))
+    records = detection_records("transfer_coco_val", training=True, masks=True)[:6]
+    windows = []
+    draw_window = DetectionTrainMapper._draw_window
+
+    def remember(self, *arguments):
+        windows.append(draw_window(self, *arguments))
+        return windows[-1]
+
+    monkeypatch.setattr(DetectionTrainMapper, "_draw_window", remember)
+    monkeypatch.setattr(detection, "FLIPPED", 0)
+    make = mapper(side=160, scales=(0.1, 2.0), masks=masks)
+    for draw, record in enumerate(records):
+        sample, window = make(record, draw), windows[-1]
+        wanted = plain_objects(record, window, masks)
+        wide = [w for w in wanted if min(w[0][2] - w[0][0], w[0][3] - w[0][1]) > 0.01]
+        if wanted and not wide:
+            assert sample is None
+            continue
+        boxes = np.array([box for box, _, _ in wide], np.float32).reshape(-1, 4)
+        np.testing.assert_allclose(sample["boxes"].numpy(), boxes, atol=1e-4)
+        assert sample["labels"].tolist() == [label for _, label, _ in wide]
+        if masks:
+            assert sample["masks"].shape == (len(wide), *window.shape)
+            for mask, (_, _, plain) in zip(sample["masks"], wide):
+                np.testing.assert_array_equal(mask.numpy(), plain)
+        image = np.asarray(Image.open(record["file_name"]).convert("RGB"))
+        resized = cv2.resize(image, window.size[::-1], interpolation=cv2.INTER_LINEAR)
+        np.testing.assert_array_equal(
+            sample["image"].numpy().transpose(1, 2, 0), window.of(resized)
+        )
+
+
+def test_windows_cover_what_fits():
+    make = DetectionTrainMapper(seed=0, side=SIDE, scales=(0.5, 2.0))
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        window = make._draw_window(rng, 40, 20)
+        assert isinstance(window, Window) and window.original == (40, 20)
+        for corner, shape, size in zip(window.corner, window.shape, window.size):
+            assert shape == min(size, SIDE) and 0 <= corner <= size - shape
+
+
+def test_boxes_of_masks_end_behind_their_last_pixel():
+    masks = np.zeros((2, 6, 9), bool)
+    masks[0, 2:4, 5] = True
+    assert mask_boxes(masks).tolist() == [[5, 2, 6, 4], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("resize", ["opencv", "pillow"])
+def test_a_test_image_fills_its_longer_side(tmp_path, resize):
+    record = record_of(tmp_path, 31, 64, (2, 4, 12, 10))
+    sample = DetectionTestMapper(side=48, resize=resize)(record)
+    assert sample.keys() == {"file_name", "image_id", "image", "height", "width", "scale"}
+    assert sample["image"].shape == (3, 23, 48) and sample["image"].dtype == torch.uint8
+    assert (sample["height"], sample["width"]) == (31, 64)
+    assert sample["scale"].tolist() == np.array([48 / 64, 23 / 31], np.float32).tolist()
+    assert sample["scale"].dtype == torch.float32
+    # The first channel says the row, the second one the column.
+    assert sample["image"][0, -1].float().mean() > 230 and sample["image"][1, :, 0].max() < 10
+
+
+def test_a_picture_of_another_size_is_named(tmp_path):
+    record = record_of(tmp_path, 31, 64, (2, 4, 12, 10)) | {"width": 65}
+    for make in (mapper(), lambda r, _: DetectionTestMapper(side=48)(r)):
+        with pytest.raises(InputError, match="a.png is 64 x 31 .* says 65 x 31"):
+            make(record, 0)
+
+
+def test_the_configuration_decides():
+    opts = ["INPUT.DETECTION.SIDE", "64", "INPUT.DETECTION.RESIZE", "pillow"]
+    with pytest.raises(InputError, match='INPUT.FORMAT is "BGR"'):
+        DetectionTestMapper(load_config(None, opts))
+    cfg = load_config(None, [*opts, "INPUT.FORMAT", "RGB"])
+    train = DetectionTrainMapper(cfg, seed=3, masks=True)
+    assert (train.seed, train.side, train.scales, train.resize, train.masks) == (
+        *(3, 64, (0.1, 2.0), "pillow", True),
+    )
+    test = DetectionTestMapper(cfg)
+    assert (test.side, test.resize, test.max_pixels) == (64, "pillow", cfg.INPUT.MAX_PIXELS)

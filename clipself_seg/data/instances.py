@@ -192,7 +192,7 @@ def instance_records(
 
     Returns:
         Records with "file_name", "image_id", "height", "width" and "annotations": dictionaries of
-        "bbox" (XYXY in pixels), "label" (index in the vocabulary), "iscrowd" (0) and, if masks are
+        "bbox" (XYXY in pixels, a tuple), "label" (index in the vocabulary), "iscrowd" (0) and, if masks are
         asked, "segmentation" as in the file.
 
     Raises:
@@ -213,12 +213,20 @@ def instance_records(
         image_id = annotated_image(annotation, listed, path)
         if image_id in records:
             record = records[image_id]
-            if _is_object(annotation, record, path):
-                record["annotations"].append(_object(annotation, index_of, masks, path))
+            box = _object_box(annotation, record, path)
+            if box is not None:
+                label = index_of[annotation["category_id"]]
+                entry = {"bbox": box, "label": label, "iscrowd": 0}
+                if masks:
+                    entry["segmentation"] = _segmentation(annotation, path)
+                record["annotations"].append(entry)
     return list(records.values())
 
 
-def _is_object(annotation: dict[str, Any], record: Record, path: Source) -> bool:
+def _object_box(
+    annotation: dict[str, Any], record: Record, path: Source
+) -> tuple[float, float, float, float] | None:
+    """Box XYXY of an annotation, or None if it is no object."""
     x, y, width, height = _xywh(annotation, path)
     area = annotation.get("area", 1)
     if not _is_number(area):
@@ -226,24 +234,15 @@ def _is_object(annotation: dict[str, Any], record: Record, path: Source) -> bool
     across = min(x + width, record["width"]) - max(x, 0)
     down = min(y + height, record["height"]) - max(y, 0)
     skipped = annotation.get("ignore") or annotation.get("iscrowd")
-    return not skipped and across > 0 < down and area > 0 and min(width, height) >= 1
+    counts = not skipped and across > 0 < down and area > 0 and min(width, height) >= 1
+    return (x, y, x + width, y + height) if counts else None
 
 
-def _object(
-    annotation: dict[str, Any], index_of: dict[int, int], masks: bool, path: Source
-) -> dict[str, Any]:
-    x, y, width, height = _xywh(annotation, path)
-    entry = {
-        "bbox": [x, y, x + width, y + height],
-        "label": index_of[annotation["category_id"]],
-        "iscrowd": 0,
-    }
-    if masks:
-        segmentation = annotation.get("segmentation")
-        if not segmentation or not isinstance(segmentation, list | dict):
-            raise _broken(annotation, '"segmentation" is no list of polygons and no RLE', path)
-        entry["segmentation"] = segmentation
-    return entry
+def _segmentation(annotation: dict[str, Any], path: Source) -> list[Any] | dict[str, Any]:
+    segmentation = annotation.get("segmentation")
+    if segmentation and isinstance(segmentation, list | dict):
+        return segmentation
+    raise _broken(annotation, '"segmentation" is no list of polygons and no RLE', path)
 
 
 def _xywh(annotation: dict[str, Any], path: Source) -> list[float]:

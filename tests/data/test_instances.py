@@ -57,8 +57,8 @@ def test_a_record_has_boxes_by_their_corners_and_labels_of_the_vocabulary():
         "height": 80,
         "width": 100,
         "annotations": [
-            {"bbox": [10, 20, 40, 60], "label": 0, "iscrowd": 0},
-            {"bbox": [0, 0, 1.5, 2], "label": 1, "iscrowd": 0},
+            {"bbox": (10, 20, 40, 60), "label": 0, "iscrowd": 0},
+            {"bbox": (0, 0, 1.5, 2), "label": 1, "iscrowd": 0},
         ],
     }
 

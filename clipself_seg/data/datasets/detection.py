@@ -248,7 +248,7 @@ def standard_records(name: str) -> list[Record]:
 
 def _standard(entry: dict[str, Any]) -> dict[str, Any]:
     return {
-        "bbox": entry["bbox"],
+        "bbox": list(entry["bbox"]),
         "bbox_mode": BoxMode.XYXY_ABS,
         "category_id": entry["label"],
         "segmentation": entry["segmentation"],

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from clipself_seg.data.datasets.roots import DataRoot
 from clipself_seg.data.prepare.common import Options, Prepared, require, written_whole
-from clipself_seg.data.records import read_coco_json
+from clipself_seg.data.records import coco_list, read_coco_json
 from clipself_seg.files import alone_in, remove_leftovers
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def rewrite(job: Rewriting, options: Options) -> Prepared:
         with tqdm(total=1, desc=f"read {job.source.name}", unit="file") as progress:
             content = read_coco_json(job.source)
             progress.update()
-        before = len(content.get("images", ()))
+        before = len(coco_list(content, "images", job.source))
         counts = job.change(content, job.source)
         _write(job.target, content)
     for count in counts:

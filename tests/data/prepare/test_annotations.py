@@ -74,6 +74,12 @@ def test_a_change_that_fails_leaves_nothing(job, tmp_path):
     assert not list(job.target.parent.iterdir())
 
 
+def test_a_file_without_images_is_named(job, tmp_path):
+    job.source.write_text(json.dumps(CONTENT | {"images": 0.5}))
+    with pytest.raises(InputError, match='source.json: no "images" in it'):
+        rewrite(job, Options(tmp_path))
+
+
 def test_a_missing_file_is_named_with_the_advice(job, tmp_path):
     job.source.unlink()
     with pytest.raises(InputError, match="source.json is missing.*\n.*cocodataset.org"):

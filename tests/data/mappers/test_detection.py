@@ -122,7 +122,9 @@ def test_boxes_are_resized_by_true_ratios_and_clipped(tmp_path):
     assert sample["boxes"].dtype == torch.float32
     assert sample["labels"].tolist() == [3, 4] and sample["labels"].dtype == torch.int64
     assert sample["image_id"] == 4 and sample["file_name"].endswith("a.png")
-    assert "masks" not in sample
+    assert "masks" not in sample and sample.keys() == {
+        *("file_name", "image_id", "image", "boxes", "labels", "seed")
+    }
 
 
 def test_half_of_the_samples_are_flipped_with_their_boxes_and_masks(tmp_path):
@@ -197,7 +199,7 @@ def test_a_sample_follows_from_seed_and_draw(tmp_path):
     before = np.random.get_state()[1].tolist()
     first, again = wide(record, 5), wide(record, 5)
     assert np.random.get_state()[1].tolist() == before
-    assert torch.equal(first["image"], again["image"])
+    assert torch.equal(first["image"], again["image"]) and first["seed"] == 5
     assert torch.equal(first["boxes"], again["boxes"])
     sizes = {wide(record, draw)["image"].shape for draw in range(12)}
     assert len(sizes) > 4 and sizes != {

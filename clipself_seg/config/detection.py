@@ -1,6 +1,7 @@
-"""The keys of open-vocabulary detection.
+"""The keys of detection with F-ViT. "Official" in the comments is CLIPSelf's detector (arXiv 2310.01403, 4.2).
 
-"Official" in the comments is F-ViT, the detector of CLIPSelf (arXiv 2310.01403).
+Of Detectron2's keys detection reads ``TEST.DETECTIONS_PER_IMAGE`` and ``MODEL.WEIGHTS``, of the panoptic
+model's ``MODEL.FUSION``.
 """
 
 from __future__ import annotations
@@ -10,12 +11,51 @@ from detectron2.config import CfgNode
 # What a key may be, where that is a short list.
 DETECTION_CHOICES: dict[str, tuple[str, ...]] = {
     "INPUT.DETECTION.RESIZE": ("opencv", "pillow"),
+    "MODEL.FVIT.PYRAMID": ("fpn", "simple"),
+    "MODEL.FVIT.SYNONYMS": ("first", "mean"),
 }
 
 
 def add_detection_keys(cfg: CfgNode) -> None:
-    """Add the keys of detection to `cfg`."""
+    """Add the keys of detection to `cfg`; those of the panoptic model have to be there."""
+    fvit = cfg.MODEL.FVIT = CfgNode()
+    # Blocks, from 0, whose outputs are the four taps, the finest map first. Four times the last one is Table
+    # A3's "last".
+    fvit.BLOCKS = (3, 5, 7, 11)
+    # "fpn" adds the levels up from the top (official), "simple" is ViTDet's SimpleFPN (Table A3).
+    fvit.PYRAMID = "fpn"
+    # Channels of its levels.
+    fvit.CHANNELS = 256
+    # Mean and standard deviation of RGB values in 0..255; official are ImageNet's.
+    fvit.PIXEL_MEAN = (123.675, 116.28, 103.53)
+    fvit.PIXEL_STD = (58.395, 57.12, 57.375)
+    # Batch norms in the RPN, a mask head, and objects that get their best proposals (all: OV-LVIS).
+    fvit.RPN_NORM = False
+    fvit.MASKS = False
+    fvit.LOW_QUALITY = False
+    # Weight of RoIs without an object in the classification loss: 0.6 for OV-COCO, 0.9 for OV-LVIS.
+    fvit.BACKGROUND_WEIGHT = 0.6
+    # Factor of the detector's cosines at the beginning; fixed (transfer), it stays that in evaluation.
+    fvit.TEMPERATURE = 50.0
+    fvit.FIXED_TEMPERATURE = False
+    # Factor of CLIP's cosines.
+    fvit.CLIP_TEMPERATURE = 75.0
+    # Names of a class that are its text: the "first" alone (official) or the "mean" of all.
+    fvit.SYNONYMS = "first"
+    # Whether CLIP's image tower learns, at SOLVER.CLIP_MULTIPLIER times the base rate (Table A3).
+    fvit.TRAIN_CLIP = False
+    # Anchors of a level that become proposals, proposals of an image, and the overlap above which the
+    # worse of two goes.
+    fvit.PROPOSALS_BEFORE = 2000
+    fvit.PROPOSALS_AFTER = 1000
+    fvit.PROPOSALS_IOU = 0.7
+    # A detection needs a higher score, and goes where a better one of its class overlaps it more.
+    fvit.SCORE_THRESHOLD = 0.01
+    fvit.NMS_IOU = 0.4
     _add_input(cfg)
+    detection = cfg.TEST.DETECTION = CfgNode()
+    # Evaluate in SOLVER.AMP's precision as well (official: yes, in float16).
+    detection.AMP = False
 
 
 def _add_input(cfg: CfgNode) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 # The project's meta-architectures. Of another registered one nobody here knows which keys below
 # MODEL and INPUT it follows; the trainer and the loader are the project's own for it as well.
-ARCHITECTURES = ("CLIPSelf", "RegionReader", "CATSeg", "OpenPanoptic")
+ARCHITECTURES = ("CLIPSelf", "RegionReader", "CATSeg", "OpenPanoptic", "FViT")
 OF_THE_ARCHITECTURE = ("MODEL.", "INPUT.")
 
 

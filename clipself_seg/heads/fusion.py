@@ -85,9 +85,7 @@ def fuse_scores(
         InputError: alpha or beta is outside of [0, 1].
         ValueError: the shapes do not fit.
     """
-    for name, value in (("alpha", alpha), ("beta", beta)):
-        if not 0 <= value <= 1:
-            raise InputError(f"{name} is an exponent between 0 and 1, got {value}")
+    _check_exponents(alpha, beta)
     _check_shapes(generator_logits, clip_logits, void_prob, seen, valid)
     seen = seen.bool()
     if valid is not None:
@@ -96,16 +94,60 @@ def fuse_scores(
         clip_logits = torch.where(valid[:, None], clip_logits, 0)
     generator_QK = _log_probabilities(generator_logits)
     clip_QK = _log_probabilities(clip_logits)
-    # Tensors of the logits' type: torch.where rounds Python's numbers to float32.
-    exponent_K = torch.where(
-        seen, clip_QK.new_tensor(float(alpha)), clip_QK.new_tensor(float(beta))
-    )
-    exponent_QK = exponent_K.expand_as(clip_QK)
+    exponent_QK = _exponents(seen, alpha, beta, clip_QK).expand_as(clip_QK)
     if valid is not None:
         exponent_QK = exponent_QK * valid[:, None]
-    mixed_QK = ((1 - exponent_QK) * generator_QK + exponent_QK * clip_QK).softmax(dim=1)
+    mixed_QK = _mix(generator_QK, clip_QK, exponent_QK).softmax(dim=1)
     void_Q1 = void_prob.to(mixed_QK)[:, None]
     return torch.cat([mixed_QK * (1 - void_Q1), void_Q1], dim=1)
+
+
+def fuse_detections(
+    detector_logits: Tensor, clip_logits: Tensor, seen: Tensor, alpha: float, beta: float
+) -> Tensor:
+    """Fused scores (n, K + 1) of boxes, ``detector^(1 - e) * clip^e``, background last (F-ViT).
+
+    Both are softmax probabilities with the background; the exponent e is alpha for seen classes and the
+    background, beta for the others. Rows do not sum to 1.
+
+    Args:
+        detector_logits: class logits (n, K + 1) of the detector, its temperature applied.
+        clip_logits: class logits (n, K + 1) of CLIP, its temperature applied.
+        seen: (K,) bool, True for the classes of the training vocabulary.
+        alpha: CLIP's exponent for seen classes, in [0, 1].
+        beta: CLIP's exponent for unseen classes, in [0, 1].
+
+    Raises:
+        InputError: alpha or beta is outside of [0, 1].
+        ValueError: the shapes do not fit.
+    """
+    _check_exponents(alpha, beta)
+    if detector_logits.shape != clip_logits.shape or detector_logits.shape[1] != len(seen) + 1:
+        raise ValueError(
+            f"detector logits {tuple(detector_logits.shape)} and CLIP logits "
+            f"{tuple(clip_logits.shape)} do not fit {len(seen)} classes and the background"
+        )
+    clip_nK = _log_probabilities(clip_logits)
+    columns = torch.cat([seen.bool(), seen.new_ones(1, dtype=torch.bool)])
+    exponents = _exponents(columns, alpha, beta, clip_nK)
+    return _mix(_log_probabilities(detector_logits), clip_nK, exponents).exp()
+
+
+def _check_exponents(alpha: float, beta: float) -> None:
+    for name, value in (("alpha", alpha), ("beta", beta)):
+        if not 0 <= value <= 1:
+            raise InputError(f"{name} is an exponent between 0 and 1, got {value}")
+
+
+def _exponents(seen: Tensor, alpha: float, beta: float, like: Tensor) -> Tensor:
+    """CLIP's exponent of each class."""
+    # Tensors of the logits' type: torch.where rounds Python's numbers to float32.
+    return torch.where(seen, like.new_tensor(float(alpha)), like.new_tensor(float(beta)))
+
+
+def _mix(first: Tensor, second: Tensor, exponents: Tensor) -> Tensor:
+    """Logarithm of the weighted geometric mean of two probabilities, from their logarithms."""
+    return (1 - exponents) * first + exponents * second
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:

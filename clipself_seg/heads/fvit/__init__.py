@@ -1,0 +1,1 @@
+"""F-ViT's parts: resizers, feature pyramid, RPN, RoI heads, detections. Open `box_head.py` first."""

@@ -1,0 +1,88 @@
+"""A batch norm over all processes, and the convolution with norm that every part of F-ViT is made of."""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that trains with the statistics of all processes' batches together, on any device.
+
+    torch's SyncBatchNorm does not train on a CPU. In one process, and in evaluation, it is torch's plain
+    batch norm; with several, counts may differ.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Normalised maps (B, C, H, W); B may be 0 in one of several processes."""
+        if not self.training or not _several_processes():
+            return super().forward(maps)
+        values = maps.float()
+        count = all_reduce(values.new_tensor(float(values.numel() // self.num_features)))
+        mean = all_reduce(values.sum((0, 2, 3))) / count
+        centred = values - mean[:, None, None]
+        variance = all_reduce((centred * centred).sum((0, 2, 3))) / count
+        self._update(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
+        factor = self.weight * (variance + self.eps).rsqrt()
+        return centred * factor[:, None, None] + self.bias[:, None, None]
+
+    def _update(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
+
+
+def _several_processes() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, batch norm and, if asked, ReLU; or convolution with bias and ReLU."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, *, norm: bool = True, relu: bool = True
+    ) -> None:
+        """
+        Args:
+            inputs: channels of the input.
+            outputs: channels of the output.
+            kernel: side of the kernel; the size of the map stays.
+            norm: whether there is a batch norm; the convolution has a bias where there is none.
+            relu: whether a ReLU ends it.
+        """
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=not norm)
+        self.bn = BatchNorm(outputs) if norm else None
+        self.relu = relu
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps (B, outputs, H, W) of maps (B, inputs, H, W)."""
+        return self.finish(self.conv(maps))
+
+    def finish(self, maps: Tensor) -> Tensor:
+        """Norm and ReLU of maps to which the convolution has been applied."""
+        if self.bn is not None:
+            maps = self.bn(maps)
+        return F.relu(maps) if self.relu else maps
+
+
+def xavier_uniform(module: nn.Module) -> None:
+    """Initialises every convolution and linear layer by Xavier's rule, biases with 0 (MMDetection's FPN)."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def kaiming_normal(module: nn.Module) -> None:
+    """Initialises every convolution by Kaiming's rule over its outputs, biases with 0 (MMDetection's ConvModule)."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)

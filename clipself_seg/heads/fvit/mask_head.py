@@ -1,0 +1,69 @@
+"""The class-agnostic mask head of F-ViT (OV-LVIS): logits of RoIs, their loss, and masks of the image.
+
+Shapes: n RoIs, S = 28 cells of a side of a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from clipself_seg.heads.fvit.feature_pyramid import CHANNELS
+from clipself_seg.heads.fvit.layers import ConvNorm, kaiming_normal
+
+SIDE = 14
+
+
+class MaskHead(nn.Module):
+    """Four convolutions, one transposed, and a mask of 28 x 28 cells whatever the class."""
+
+    def __init__(self, channels: int = CHANNELS) -> None:
+        """
+        Args:
+            channels: channels of the pyramid.
+        """
+        super().__init__()
+        self.convs = nn.Sequential(*(ConvNorm(channels, channels, 3) for _ in range(4)))
+        self.upsample = nn.ConvTranspose2d(channels, channels, 2, stride=2)
+        self.conv_logits = nn.Conv2d(channels, 1, 1)
+        kaiming_normal(self)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Mask logits (n, 28, 28) of features (n, channels, 14, 14)."""
+        if not len(features):
+            # Zero with a gradient: a batch norm trains on no empty batch, and several processes wait.
+            nothing = torch.stack([p.sum() for p in self.parameters()]).sum() * 0
+            return nothing.expand(0, 2 * SIDE, 2 * SIDE)
+        return self.conv_logits(F.relu(self.upsample(self.convs(features))))[:, 0]
+
+
+def mask_targets(boxes: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
+    """Masks of RoIs, (n, 28, 28) in {0, 1}: the object's mask read in the RoI by RoIAlign, at least 1/2.
+
+    Args:
+        boxes: positive RoIs (m, 4) of each image.
+        masks: for each image the mask (m, h, w) of the object of each RoI.
+    """
+    read = [
+        roi_align(
+            own.float()[:, None],
+            torch.cat([torch.arange(len(b), device=b.device)[:, None].to(b), b], dim=1),
+            2 * SIDE,
+            1.0,
+            sampling_ratio=0,
+            aligned=True,
+        )[:, 0]
+        for b, own in zip(boxes, masks, strict=True)
+    ]
+    return (torch.cat(read) >= 0.5).float()
+
+
+def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy over the pixels of all positive RoIs; 0 without any."""
+    if not len(logits):
+        return logits.sum()
+    return F.binary_cross_entropy_with_logits(logits.float(), targets)

@@ -1,0 +1,177 @@
+"""The region proposal network of F-ViT: anchors, head, proposals and losses.
+
+Shapes: B images, five levels of s x s cells, 3 anchors a cell, n anchors of an image in all (P2 first).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import batched_nms
+
+from clipself_seg.heads.fvit.boxes import decode_boxes, encode_boxes
+from clipself_seg.heads.fvit.feature_pyramid import CHANNELS
+from clipself_seg.heads.fvit.layers import ConvNorm
+from clipself_seg.heads.fvit.matching import Sampled
+
+RATIOS = (0.5, 1.0, 2.0)
+SCALE = 8.0
+"""Side of the square anchor in strides."""
+
+
+class ProposalRule(NamedTuple):
+    """How proposals are chosen.
+
+    Attributes:
+        before: best anchors of each level that are decoded.
+        after: proposals of an image.
+        iou: overlap above which the worse of two proposals of a level goes.
+    """
+
+    before: int = 2000
+    after: int = 1000
+    iou: float = 0.7
+
+
+class RPNHead(nn.Module):
+    """Objectness and deltas of every anchor, from one head for all levels."""
+
+    def __init__(self, channels: int = CHANNELS, norm: bool = False) -> None:
+        """
+        Args:
+            channels: channels of the levels.
+            norm: whether the convolutions have batch norms in place of biases (OV-LVIS).
+        """
+        super().__init__()
+        self.rpn_conv = nn.Sequential(
+            *(ConvNorm(channels, channels, 3, norm=norm) for _ in range(2))
+        )
+        self.rpn_cls = nn.Conv2d(channels, len(RATIOS), 1)
+        self.rpn_reg = nn.Conv2d(channels, 4 * len(RATIOS), 1)
+        for part in self.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.normal_(part.weight, std=0.01)
+                if part.bias is not None:
+                    nn.init.zeros_(part.bias)
+
+    def forward(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Logits (B, 3, s, s) and deltas (B, 12, s, s), anchor by anchor, of each level.
+
+        In training a batch norm sees the levels one after the other, and counts five steps.
+        """
+        hidden = [self.rpn_conv(level) for level in levels]
+        return [self.rpn_cls(x) for x in hidden], [self.rpn_reg(x) for x in hidden]
+
+
+def make_anchors(sizes: Sequence[tuple[int, int]], strides: Sequence[float]) -> list[Tensor]:
+    """Anchors (cells x 3, 4) of each level, row by row, ratios within a cell.
+
+    Detectron2's `DefaultAnchorGenerator` with offset 0 gives the same; strides need not be integers.
+
+    Args:
+        sizes: rows and columns of each level.
+        strides: pixels between its cells.
+    """
+    levels = []
+    for (rows, columns), stride in zip(sizes, strides, strict=True):
+        ratios = torch.tensor(RATIOS).sqrt()
+        height, width = SCALE * stride * ratios, SCALE * stride / ratios
+        shapes = torch.stack([-width, -height, width, height], dim=1) / 2
+        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        centres = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4) * stride
+        levels.append((centres + shapes).reshape(-1, 4))
+    return levels
+
+
+def flatten_predictions(maps: Tensor, length: int) -> Tensor:
+    """Head outputs (B, 3 x length, s, s) in the order of the anchors, (B, cells x 3, length)."""
+    return maps.permute(0, 2, 3, 1).reshape(len(maps), -1, length)
+
+
+def propose(
+    logits: Sequence[Tensor],
+    deltas: Sequence[Tensor],
+    anchors: Sequence[Tensor],
+    image_size: tuple[int, int],
+    rule: ProposalRule = ProposalRule(),
+) -> tuple[Tensor, Tensor]:
+    """Proposals (m, 4) of an image, the best first, and their scores (m,) in [0, 1].
+
+    Only the best anchors of a level are decoded.
+
+    Args:
+        logits: objectness (n_level,) of each level.
+        deltas: deltas (n_level, 4) of each level.
+        anchors: anchors of each level.
+        image_size: rows and columns of the image without padding; proposals are clipped to it.
+        rule: numbers and overlap.
+    """
+    boxes, scores, numbers = [], [], []
+    for number, (level, regression, own) in enumerate(zip(logits, deltas, anchors, strict=True)):
+        best = level.sigmoid().sort(descending=True, stable=True)
+        chosen = best.indices[: rule.before]
+        boxes.append(decode_boxes(own[chosen], regression[chosen], image_size))
+        scores.append(best.values[: rule.before])
+        numbers.append(torch.full_like(chosen, number))
+    all_boxes, all_scores, of_level = torch.cat(boxes), torch.cat(scores), torch.cat(numbers)
+    large = (all_boxes[:, 2] > all_boxes[:, 0]) & (all_boxes[:, 3] > all_boxes[:, 1])
+    all_boxes, all_scores, of_level = all_boxes[large], all_scores[large], of_level[large]
+    kept = batched_nms(all_boxes, all_scores, of_level, rule.iou)[: rule.after]
+    return all_boxes[kept], all_scores[kept]
+
+
+class RPNTargets(NamedTuple):
+    """What the losses of one image see.
+
+    Attributes:
+        sampled: indices of anchors.
+        boxes: boxes (p, 4) of the objects that the positive ones belong to.
+    """
+
+    sampled: Sampled
+    boxes: Tensor
+
+
+def rpn_losses(
+    logits: Sequence[Tensor],
+    deltas: Sequence[Tensor],
+    anchors: Sequence[Tensor],
+    targets: Sequence[RPNTargets],
+) -> tuple[Tensor, Tensor]:
+    """Objectness and box loss of each level, (5,) each; their sums are what is minimised.
+
+    Both are divided by the number of sampled anchors, in which an image without positive or negative ones
+    counts one of them.
+
+    Args:
+        logits: objectness (B, n_level) of each level.
+        deltas: deltas (B, n_level, 4) of each level.
+        anchors: anchors (n_level, 4) of each level.
+        targets: of each image.
+    """
+    of_level = torch.cat([torch.full((len(a),), i) for i, a in enumerate(anchors)])
+    of_level = of_level.to(logits[0].device)
+    all_logits, all_deltas = torch.cat([*logits], 1).float(), torch.cat([*deltas], 1).float()
+    all_anchors = torch.cat([*anchors])
+    sums = all_logits.new_zeros(2, len(anchors))
+    count = 0
+    for own_logits, own_deltas, (sampled, boxes) in zip(all_logits, all_deltas, targets):
+        positive, negative = sampled
+        count += max(len(positive), 1) + max(len(negative), 1)
+        both = torch.cat([positive, negative])
+        truth = (torch.arange(len(both), device=both.device) < len(positive)).float()
+        entropy = F.binary_cross_entropy_with_logits(own_logits[both], truth, reduction="none")
+        wanted = encode_boxes(all_anchors[positive], boxes)
+        distance = (own_deltas[positive] - wanted).abs().sum(dim=1)
+        sums = sums + torch.stack(
+            [
+                sums.new_zeros(len(anchors)).index_add(0, of_level[both], entropy),
+                sums.new_zeros(len(anchors)).index_add(0, of_level[positive], distance),
+            ]
+        )
+    classification, regression = sums / count
+    return classification, regression

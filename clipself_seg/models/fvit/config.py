@@ -1,0 +1,67 @@
+"""Builds the parts of F-ViT from configuration keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from clipself_seg.clip.backbone import clip_from_config
+from clipself_seg.clip.tower import TransformerTower
+from clipself_seg.config.load import precision_from_config
+from clipself_seg.errors import InputError
+from clipself_seg.heads.fusion import fusion_exponents
+from clipself_seg.heads.fvit.detections import DetectionRule
+from clipself_seg.heads.fvit.resizers import TapResizers
+from clipself_seg.heads.fvit.rpn import ProposalRule, RPNHead
+from clipself_seg.models.fvit.parts import (
+    PYRAMIDS,
+    ROI_RULES,
+    DetectionSettings,
+    RoIHeads,
+    TrainingSettings,
+)
+
+
+def fvit_parts(cfg: CfgNode) -> dict[str, Any]:
+    """Builds the arguments of `FViT`.
+
+    Reads ``MODEL.{CLIP, FVIT, FUSION}``, ``INPUT.DETECTION.SIDE``, ``TEST.DETECTIONS_PER_IMAGE``,
+    ``TEST.DETECTION.AMP``, ``SOLVER.{AMP, CLIP_MULTIPLIER}`` and ``SEED``.
+
+    Raises:
+        InputError: the tower is no ViT, or values do not fit each other.
+    """
+    clip = clip_from_config(cfg)
+    keys = cfg.MODEL.FVIT
+    if not isinstance(clip.visual, TransformerTower):
+        raise InputError(f"F-ViT needs a ViT, MODEL.CLIP.NAME is {clip.name}")
+    width = clip.visual.width
+    fusion = cfg.MODEL.FUSION
+    alpha, beta = fusion_exponents(fusion.MODE, fusion.ALPHA, fusion.BETA)
+    precision = precision_from_config(cfg)
+    return {
+        "clip": clip,
+        "backbone": TapResizers(width),
+        "neck": PYRAMIDS[keys.PYRAMID](width, keys.CHANNELS),
+        "rpn_head": RPNHead(keys.CHANNELS, keys.RPN_NORM),
+        "roi_head": RoIHeads(clip.embed_dim, keys.TEMPERATURE, keys.CHANNELS, keys.MASKS),
+        "blocks": keys.BLOCKS,
+        "side": cfg.INPUT.DETECTION.SIDE,
+        "pixel_mean": keys.PIXEL_MEAN,
+        "pixel_std": keys.PIXEL_STD,
+        "training": TrainingSettings(keys.BACKGROUND_WEIGHT, ROI_RULES[keys.LOW_QUALITY]),
+        "settings": DetectionSettings(
+            alpha=alpha,
+            beta=beta,
+            temperature=keys.TEMPERATURE if keys.FIXED_TEMPERATURE else None,
+            clip_temperature=keys.CLIP_TEMPERATURE,
+            rule=DetectionRule(keys.SCORE_THRESHOLD, keys.NMS_IOU, cfg.TEST.DETECTIONS_PER_IMAGE),
+            proposals=ProposalRule(keys.PROPOSALS_BEFORE, keys.PROPOSALS_AFTER, keys.PROPOSALS_IOU),
+        ),
+        "all_synonyms": keys.SYNONYMS == "mean",
+        "clip_multiplier": cfg.SOLVER.CLIP_MULTIPLIER if keys.TRAIN_CLIP else 0.0,
+        "precision": precision,
+        "test_precision": precision if cfg.TEST.DETECTION.AMP else None,
+        "seed": cfg.SEED,
+    }

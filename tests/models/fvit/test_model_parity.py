@@ -1,0 +1,111 @@
+"""The whole detector from an image on, and the taps of OpenAI's tower, against the official numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from clipself_seg.clip import load_clip
+from clipself_seg.clip.tower import DENSE
+from clipself_seg.errors import InputError
+from clipself_seg.heads.fvit.feature_pyramid import FeaturePyramid
+from clipself_seg.heads.fvit.resizers import TapResizers
+from clipself_seg.heads.fvit.rpn import RPNHead
+from clipself_seg.models.fvit import FViT
+from clipself_seg.models.fvit.parts import RoIHeads
+from clipself_seg.models.protocol import Classes
+from tests.heads.fvit import official
+from tests.parity.named_weights import named_input
+
+CASE = "fvit_coco_b16"
+
+
+def released():
+    """A released checkpoint's tensors: no text tower, a layer that nothing uses, tables of positions."""
+    content = official.about(CASE)
+    tensors = dict(official.state(CASE))
+    tensors["roi_head.bbox_head.detect_temperature"] = torch.tensor(content["detect_temperature"])
+    tensors["roi_head.bbox_head.all_embeddings"] = official.text(CASE).T
+    tensors["neck.lateral_convs.0.bn.num_batches_tracked"] = torch.tensor(5)
+    tensors["backbone.visual.rope.freqs_cos"] = torch.zeros(2, 2)
+    tensors["backbone.visual.blocks.0.attn.rope.freqs_sin"] = torch.zeros(2, 2)
+    return tensors
+
+
+@pytest.fixture(scope="module")
+def model():
+    clip = load_clip("EVA02-B-16", None)
+    built = FViT(
+        clip=clip,
+        backbone=TapResizers(768),
+        neck=FeaturePyramid(768),
+        rpn_head=RPNHead(),
+        roi_head=RoIHeads(512, 50.0, 256, False),
+        blocks=(3, 5, 7, 11),
+        side=official.about(CASE)["full"]["padded"],
+        pixel_mean=(0, 0, 0),
+        pixel_std=(1, 1, 1),
+    )
+    with pytest.raises(InputError, match="has no text tower: name the CLIP"):
+        built.load_checkpoint(released(), "released.pth")
+    clip.report = "as if MODEL.CLIP.WEIGHTS had been read"
+    built.load_checkpoint(released(), "released.pth")
+    return built.eval()
+
+
+def close(own, other, tolerance):
+    torch.testing.assert_close(own, other.float(), rtol=0, atol=tolerance)
+
+
+@torch.no_grad()
+def test_image_to_detections(model, monkeypatch):
+    content, wanted = official.about(CASE), official.expected(CASE)
+    full = content["full"]
+    height, width = full["img_shape"]
+    image = named_input(f"{CASE}:image", (1, 3, full["padded"], full["padded"]))
+    image[:, :, height:] = 0
+    image[..., width:] = 0
+    maps = model.clip.visual.features(image, [*model.taps, DENSE])
+    for i, tap in enumerate(model.taps[:3]):
+        close(maps[tap][0].flatten(1).T[:, ::32], wanted[f"full_tap{i}"], 1e-4)
+    levels, dense = model.features(image, dense=True)
+    close(dense[0, ::4, ::2, ::2], wanted["full_vlm"], 2e-6)
+    close(levels[1][0, ::16, ::2, ::2], wanted["full_p3"], 5e-4)
+    close(levels[3][0, ::8], wanted["full_p5"], 5e-4)
+    seen = torch.ones(content["num_classes"]).bool()
+    seen[content["novel"]] = False
+    model.classes = Classes((("any",),) * content["num_classes"], seen=seen.numpy())
+    monkeypatch.setattr(model, "text", lambda: official.text(CASE))
+    rows, columns = full["ori_shape"]
+    sample = {"image": image[0, :, :height, :width], "height": rows, "width": columns}
+    instances = model([sample])[0]["instances"]
+    own = instances.pred_boxes.tensor, instances.scores, instances.pred_classes
+    theirs = torch.cat([wanted["full_det_boxes"], wanted["full_det_labels"][:, None]], dim=1)
+    assert official.same_detections(own, theirs, 0.05, 1e-3)
+
+
+@torch.no_grad()
+def test_taps_of_openais_tower():
+    case = "fvit_openai_b16_taps"
+    wanted = official.expected(case)
+    clip = load_clip("ViT-B-16-quickgelu", None)
+    own = {n.removeprefix("backbone."): t for n, t in official.state(case).items()}
+    visual = {n.removeprefix("visual."): t for n, t in own.items() if n.startswith("visual.")}
+    clip.visual.load_state_dict(visual)
+    resizers = TapResizers(768).eval()
+    left = resizers.load_state_dict(
+        {n: t for n, t in own.items() if n.startswith("interpolate")}, strict=False
+    )
+    assert not left.unexpected_keys
+    image = named_input(f"{case}:image", (1, 3, 192, 192))
+    image[:, :, 144:] = 0
+    names = ["block3", "block5", "block7", "block11", DENSE]
+    maps = clip.visual.features(image, names)
+    for i, name in enumerate(names[:3]):
+        close(maps[name][0].flatten(1).T[:, ::32], wanted[f"tap{i}"].squeeze(), 1e-4)
+    resized = resizers([maps[name] for name in names[:4]])
+    close(resized[3][0, ::8], wanted["tap3_pooled"].squeeze(), 1e-4)
+    for i, stride in enumerate((4, 2, 1)):
+        close(resized[i][0, ::16, ::stride, ::stride], wanted[f"map{i}"].squeeze(), 1e-4)
+    close(F.normalize(maps[DENSE], dim=1)[0, ::4], wanted["dense"].squeeze(), 2e-6)

@@ -27,9 +27,7 @@ class BoxHead(nn.Module):
     The names are those of the official checkpoints.
     """
 
-    def __init__(
-        self, embed_dim: int, channels: int = CHANNELS, temperature: float = 50.0
-    ) -> None:
+    def __init__(self, embed_dim: int, channels: int = CHANNELS, temperature: float = 50.0) -> None:
         """
         Args:
             embed_dim: E.

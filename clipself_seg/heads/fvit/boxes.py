@@ -54,9 +54,7 @@ def decode_boxes(
     half = size * deltas[:, 2:].clamp(-LARGEST_SCALE, LARGEST_SCALE).exp() * 0.5
     height, width = image_size
     corners = torch.cat([centre - half, centre + half], dim=1)
-    return torch.minimum(
-        corners.clamp(min=0), corners.new_tensor([width, height, width, height])
-    )
+    return torch.minimum(corners.clamp(min=0), corners.new_tensor([width, height, width, height]))
 
 
 def _centres(boxes: Tensor) -> tuple[Tensor, Tensor]:

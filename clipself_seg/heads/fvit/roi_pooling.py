@@ -34,9 +34,7 @@ def pool_boxes(
     image = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(boxes)])
     numbered = torch.cat([image, together], dim=1).float()
     level_n = pyramid_levels(together)
-    pooled = levels[0].new_zeros(
-        len(together), levels[0].shape[1], side, side, dtype=torch.float32
-    )
+    pooled = levels[0].new_zeros(len(together), levels[0].shape[1], side, side, dtype=torch.float32)
     for number, (level, stride) in enumerate(zip(levels[:LEVELS], strides)):
         of_level = (level_n == number).nonzero()[:, 0]
         read = roi_align(

@@ -97,7 +97,7 @@ def propose(
     deltas: Sequence[Tensor],
     anchors: Sequence[Tensor],
     image_size: tuple[int, int],
-    rule: ProposalRule = ProposalRule(),
+    rule: ProposalRule,
 ) -> tuple[Tensor, Tensor]:
     """Proposals (m, 4) of an image, the best first, and their scores (m,) in [0, 1].
 

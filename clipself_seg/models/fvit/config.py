@@ -48,9 +48,8 @@ def fvit_parts(cfg: CfgNode) -> dict[str, Any]:
         "roi_head": RoIHeads(clip.embed_dim, keys.TEMPERATURE, keys.CHANNELS, keys.MASKS),
         "blocks": keys.BLOCKS,
         "side": cfg.INPUT.DETECTION.SIDE,
-        "pixel_mean": keys.PIXEL_MEAN,
-        "pixel_std": keys.PIXEL_STD,
-        "training": TrainingSettings(keys.BACKGROUND_WEIGHT, ROI_RULES[keys.LOW_QUALITY]),
+        "pixels": (keys.PIXEL_MEAN, keys.PIXEL_STD),
+        "training": TrainingSettings(keys.BACKGROUND_WEIGHT, ROI_RULES[keys.LOW_QUALITY], cfg.SEED),
         "settings": DetectionSettings(
             alpha=alpha,
             beta=beta,
@@ -61,7 +60,5 @@ def fvit_parts(cfg: CfgNode) -> dict[str, Any]:
         ),
         "all_synonyms": keys.SYNONYMS == "mean",
         "clip_multiplier": cfg.SOLVER.CLIP_MULTIPLIER if keys.TRAIN_CLIP else 0.0,
-        "precision": precision,
-        "test_precision": precision if cfg.TEST.DETECTION.AMP else None,
-        "seed": cfg.SEED,
+        "precisions": (precision, precision if cfg.TEST.DETECTION.AMP else None),
     }

@@ -40,10 +40,12 @@ class TrainingSettings(NamedTuple):
     Attributes:
         background_weight: weight of a RoI without an object in the classification loss.
         roi_rule: rule by which proposals belong to objects.
+        seed: seed of the random choices of anchors and RoIs.
     """
 
     background_weight: float = 0.6
     roi_rule: MatchRule = ROI_RULES[False]
+    seed: int = 0
 
 
 class DetectionSettings(NamedTuple):

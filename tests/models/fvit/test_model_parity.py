@@ -44,8 +44,7 @@ def model():
         roi_head=RoIHeads(512, 50.0, 256, False),
         blocks=(3, 5, 7, 11),
         side=official.about(CASE)["full"]["padded"],
-        pixel_mean=(0, 0, 0),
-        pixel_std=(1, 1, 1),
+        pixels=((0, 0, 0), (1, 1, 1)),
     )
     with pytest.raises(InputError, match="has no text tower: name the CLIP"):
         built.load_checkpoint(released(), "released.pth")

@@ -11,8 +11,7 @@ import torch
 from clipself_seg.clip import load_clip
 from clipself_seg.heads.fvit.matching import RPN_RULE, MatchRule, Sampled, match_boxes
 from clipself_seg.heads.fvit.rpn import flatten_predictions, rpn_losses
-from clipself_seg.models.fvit import FViT
-from clipself_seg.models.fvit import model as module
+from clipself_seg.models.fvit import FViT, two_stage
 from clipself_seg.models.fvit.parts import ROI_RULES, TrainingSettings
 from clipself_seg.models.protocol import Classes
 from tests.conftest import PARITY
@@ -53,16 +52,14 @@ def detector(case, about, monkeypatch):
         roi_head=parts.roi_head,
         blocks=(0, 1, 2, 3),
         side=64,
-        pixel_mean=(0, 0, 0),
-        pixel_std=(1, 1, 1),
+        pixels=((0, 0, 0), (1, 1, 1)),
         training=TrainingSettings(content["background_weight"], rule),
     )
     model.strides = content["strides"]
     seen = torch.ones(content["num_classes"]).bool()
     seen[content["novel"]] = False
     model.classes = Classes((("any",),) * content["num_classes"], seen=seen.numpy())
-    monkeypatch.setattr(model, "text", lambda: official.text(case))
-    monkeypatch.setattr(module, "sample_boxes", first_and_evenly_spread)
+    monkeypatch.setattr(two_stage, "sample_boxes", first_and_evenly_spread)
     samples = []
     for size, boxes, labels in zip(about["img_shapes"], about["gt_boxes"], about["gt_labels"]):
         sample = {
@@ -94,7 +91,7 @@ def test_losses_and_gradients(name, monkeypatch):
     logits, deltas = model.rpn_head(levels)
     logits = [flatten_predictions(x, 1)[..., 0] for x in logits]
     deltas = [flatten_predictions(x, 4) for x in deltas]
-    anchors = model._anchors(levels)
+    anchors = model.anchors(levels)
     everywhere = torch.cat(anchors)
     targets = []
     for i, sample in enumerate(samples):
@@ -114,14 +111,16 @@ def test_losses_and_gradients(name, monkeypatch):
     for i, sample in enumerate(samples):
         own = match_boxes(sample["boxes"], proposals[i], model.loss_settings.roi_rule)
         assert own.tolist() == wanted[f"roi_assigned{i}"].tolist()
-    losses = model.roi_losses(levels, proposals, samples)
+    losses = model.roi_losses(levels, proposals, samples, official.text(source), model.seen())
     near = {"rtol": 1e-4, "atol": 1e-5}
     for loss, value in losses.items():
         torch.testing.assert_close(value, wanted[loss][0], **near)
     total = classification.sum() + regression.sum() + sum(losses.values())
     torch.testing.assert_close(total, wanted["loss_total"], **near)
     total.backward()
-    norms = {name: p.grad.double().norm() for name, p in model.named_parameters() if p.grad is not None}
+    norms = {
+        name: p.grad.double().norm() for name, p in model.named_parameters() if p.grad is not None
+    }
     for grad_name, norm in zip(about["grad_names"], wanted["grad_norms"]):
         assert math.isclose(norms[grad_name], norm, rel_tol=1e-4, abs_tol=1e-7), grad_name
     for level, norm in zip(levels, wanted["fpn_grad_norms"]):

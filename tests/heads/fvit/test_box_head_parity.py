@@ -14,7 +14,12 @@ from clipself_seg.heads.fvit.box_head import DELTA_WEIGHTS
 from clipself_seg.heads.fvit.boxes import decode_boxes
 from clipself_seg.heads.fvit.detections import DetectionRule, select_detections
 from clipself_seg.heads.fvit.roi_pooling import pool_boxes, pyramid_levels
-from clipself_seg.heads.fvit.rpn import flatten_predictions, make_anchors, propose
+from clipself_seg.heads.fvit.rpn import (
+    ProposalRule,
+    flatten_predictions,
+    make_anchors,
+    propose,
+)
 from tests.heads.fvit import official
 from tests.parity.named_weights import named_input
 
@@ -64,7 +69,7 @@ def test_rpn(case):
         close(anchors[i][::step], wanted[f"rpn_anchors{i}"], 1e-3)
     flat = [flatten_predictions(x, 1)[0, :, 0] for x in logits]
     regression = [flatten_predictions(x, 4)[0] for x in deltas]
-    boxes, scores = propose(flat, regression, anchors, tuple(content["img_shape"]))
+    boxes, scores = propose(flat, regression, anchors, tuple(content["img_shape"]), ProposalRule())
     assert len(boxes) == wanted["rpn_proposals_count"]
     first = wanted["rpn_proposals"]
     ours = boxes[:405], scores[:405], torch.zeros(405, dtype=torch.int64)

@@ -1,0 +1,267 @@
+"""The two stages of F-ViT behind the tower: proposals of an RPN, and RoIs scored against text.
+
+Shapes: B images, g x g cells of CLIP's grid, E embedding, K classes, n boxes. Boxes are XYXY in pixels of
+the padded square, but for detections, which are in pixels of the original image.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from detectron2.layers.mask_ops import paste_masks_in_image
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from clipself_seg.clip.precision import autocast
+from clipself_seg.clip.region_pooling import box_weights, pool
+from clipself_seg.data.mappers.samples import Sample
+from clipself_seg.heads.fusion import fuse_detections
+from clipself_seg.heads.fvit.box_head import DELTA_WEIGHTS, RoITargets, box_losses
+from clipself_seg.heads.fvit.boxes import decode_boxes
+from clipself_seg.heads.fvit.detections import Detected, select_detections
+from clipself_seg.heads.fvit.feature_pyramid import FeaturePyramid
+from clipself_seg.heads.fvit.mask_head import mask_loss, mask_targets
+from clipself_seg.heads.fvit.matching import (
+    ROI_SAMPLING,
+    RPN_RULE,
+    RPN_SAMPLING,
+    match_boxes,
+    sample_boxes,
+)
+from clipself_seg.heads.fvit.roi_pooling import pool_boxes
+from clipself_seg.heads.fvit.rpn import (
+    RPNHead,
+    RPNTargets,
+    flatten_predictions,
+    make_anchors,
+    propose,
+    rpn_losses,
+)
+from clipself_seg.models.fvit.parts import DetectionSettings, RoIHeads, TrainingSettings
+
+
+class TwoStageDetector(nn.Module):
+    """Pyramid, RPN and RoI heads; a subclass brings the taps, the dense features and the texts.
+
+    Attributes:
+        strides: pixels between the cells of P2 to P6.
+        settings: exponents, temperatures and thresholds of detection.
+    """
+
+    def __init__(
+        self,
+        neck: FeaturePyramid,
+        rpn_head: RPNHead,
+        roi_head: RoIHeads,
+        strides: Sequence[float],
+        training: TrainingSettings,
+        settings: DetectionSettings,
+        precisions: tuple[torch.dtype | None, torch.dtype | None],
+    ) -> None:
+        """
+        Args:
+            neck: feature pyramid.
+            rpn_head: head of the region proposal network.
+            roi_head: box head, and mask head or None.
+            strides: pixels between the cells of P2 to P6.
+            training: settings of the losses.
+            settings: settings of detection.
+            precisions: dtypes of autocast in training and in evaluation, or None.
+        """
+        super().__init__()
+        self.neck = neck
+        self.rpn_head = rpn_head
+        self.roi_head = roi_head
+        self.strides = list(strides)
+        self.loss_settings = training
+        self.settings = settings
+        self.precision = precisions[0]
+        self.test_precision = precisions[1]
+
+    def losses_in(
+        self, levels: Sequence[Tensor], samples: Sequence[Sample], text: Tensor, seen: Tensor
+    ) -> dict[str, Tensor]:
+        """Losses of RPN, box head and mask head by name, scalars.
+
+        Args:
+            levels: P2 to P6, (B, C, s, s) each.
+            samples: B samples of training, see `FViT.forward`.
+            text: (K + 1, E), background last.
+            seen: (K,) bool, classes that training shows.
+        """
+        with autocast(self.device, self.precision):
+            logits, deltas = self.rpn_head(levels)
+        anchors = self.anchors(levels)
+        logits = [flatten_predictions(x, 1)[..., 0].float() for x in logits]
+        deltas = [flatten_predictions(x, 4).float() for x in deltas]
+        targets = []
+        proposals = []
+        for index, sample in enumerate(samples):
+            objects = sample["boxes"].to(self.device).float()
+            targets.append(self._rpn_targets(objects, torch.cat(anchors), sample))
+            own = [x[index].detach() for x in logits], [x[index].detach() for x in deltas]
+            size = tuple(sample["image"].shape[1:])
+            proposals.append(propose(*own, anchors, size, self.settings.proposals)[0])
+        classification, regression = rpn_losses(logits, deltas, anchors, targets)
+        of_rpn = {"loss_rpn_cls": classification.sum(), "loss_rpn_bbox": regression.sum()}
+        return of_rpn | self.roi_losses(levels, proposals, samples, text, seen)
+
+    def anchors(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """Anchors of each level, on the device of the levels."""
+        sizes = [(level.shape[2], level.shape[3]) for level in levels]
+        return [a.to(levels[0].device) for a in make_anchors(sizes, self.strides)]
+
+    def _generator(self, sample: Sample, use: str) -> torch.Generator:
+        """Source of the random choices for an image: of seed, draw of the image and use alone."""
+        key = zlib.crc32(f"{self.loss_settings.seed} {sample.get('seed', 0)} {use}".encode())
+        return torch.Generator().manual_seed(key)
+
+    def _rpn_targets(self, objects: Tensor, anchors: Tensor, sample: Sample) -> RPNTargets:
+        assigned = match_boxes(objects, anchors, RPN_RULE)
+        sampled = sample_boxes(assigned, RPN_SAMPLING, self._generator(sample, "anchors"))
+        return RPNTargets(sampled, objects[assigned[sampled.positive] - 1])
+
+    def roi_losses(
+        self,
+        levels: Sequence[Tensor],
+        proposals: Sequence[Tensor],
+        samples: Sequence[Sample],
+        text: Tensor,
+        seen: Tensor,
+    ) -> dict[str, Tensor]:
+        """Losses of box head and mask head for proposals (m, 4) of each image; the rest as `losses_in`."""
+        chosen = [
+            self._sample_rois(p, s, len(seen)) for p, s in zip(proposals, samples, strict=True)
+        ]
+        boxes = [rois for rois, _, _, _ in chosen]
+        targets = RoITargets(
+            labels=torch.cat([labels for _, labels, _, _ in chosen]),
+            positive=torch.cat([number > 0 for _, _, number, _ in chosen]),
+            boxes=torch.cat(boxes),
+            objects=torch.cat([objects for _, _, _, objects in chosen]),
+        )
+        with autocast(self.device, self.precision):
+            embeddings, deltas = self.roi_head.bbox_head(self._pool(levels, boxes, 7))
+        logits = self.roi_head.bbox_head.logits(embeddings, text)
+        classification, regression = box_losses(
+            logits, deltas, targets, seen, self.loss_settings.background_weight
+        )
+        losses = {"loss_cls": classification, "loss_bbox": regression}
+        if self.roi_head.mask_head is None:
+            return losses
+        positive = [rois[number > 0] for rois, _, number, _ in chosen]
+        masks = [
+            s["masks"].to(self.device)[number[number > 0] - 1]
+            for s, (_, _, number, _) in zip(samples, chosen)
+        ]
+        with autocast(self.device, self.precision):
+            predicted = self.roi_head.mask_head(self._pool(levels, positive, 14))
+        return losses | {"loss_mask": mask_loss(predicted, mask_targets(positive, masks))}
+
+    def _pool(self, levels: Sequence[Tensor], boxes: Sequence[Tensor], side: int) -> Tensor:
+        return pool_boxes(levels, self.strides, boxes, side)
+
+    def _sample_rois(
+        self, proposals: Tensor, sample: Sample, background: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """RoIs (n, 4), positives first; class, number of the object from 1 or 0, and its box, of each."""
+        objects = sample["boxes"].to(self.device).float()
+        labels = sample["labels"].to(self.device)
+        assigned = match_boxes(objects, proposals, self.loss_settings.roi_rule)
+        own = torch.arange(1, len(objects) + 1, device=self.device)
+        rois, number = torch.cat([objects, proposals]), torch.cat([own, assigned])
+        sampled = sample_boxes(number, ROI_SAMPLING, self._generator(sample, "rois"))
+        both = torch.cat([sampled.positive, sampled.negative])
+        number = number[both]
+        # Row 0 stands for no object.
+        padded = torch.cat([objects.new_zeros(1, 4), objects])
+        classes = torch.cat([labels.new_full((1,), background), labels])
+        return rois[both], classes[number], number, padded[number]
+
+    def propose_in(
+        self,
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        index: int,
+        image_size: tuple[int, int],
+    ) -> Tensor:
+        """Proposals (m, 4) of one image of a batch, from the RPN's maps of each level."""
+        own_logits = [flatten_predictions(x[index : index + 1], 1)[0, :, 0].float() for x in logits]
+        own_deltas = [flatten_predictions(x[index : index + 1], 4)[0].float() for x in deltas]
+        rule = self.settings.proposals
+        return propose(own_logits, own_deltas, self.anchors(logits), image_size, rule)[0]
+
+    def detect_in(
+        self,
+        levels: Sequence[Tensor],
+        dense: Tensor,
+        proposals: Tensor,
+        image_size: tuple[int, int],
+        original_size: tuple[int, int],
+        text: Tensor,
+        seen: Tensor,
+    ) -> Instances:
+        """Detections of one image among its proposals.
+
+        Args:
+            levels: P2 to P6, (1, C, s, s) each.
+            dense: unit dense features (E, g, g).
+            proposals: (n, 4).
+            image_size: rows and columns of the image in the square.
+            original_size: rows and columns of the original image.
+            text: (K + 1, E), background last.
+            seen: (K,) bool, classes of the training vocabulary.
+        """
+        scores, boxes = self.score_boxes(levels, dense, proposals, image_size, text, seen)
+        scale = boxes.new_tensor(
+            [image_size[1] / original_size[1], image_size[0] / original_size[0]] * 2
+        )
+        detected = select_detections(boxes / scale, scores[:, :-1], self.settings.rule)
+        instances = Instances(original_size)
+        instances.pred_boxes = Boxes(detected.boxes)
+        instances.scores = detected.scores
+        instances.pred_classes = detected.labels
+        if self.roi_head.mask_head is not None:
+            instances.pred_masks = self._masks(levels, detected, scale, original_size)
+        return instances
+
+    def score_boxes(
+        self,
+        levels: Sequence[Tensor],
+        dense: Tensor,
+        proposals: Tensor,
+        image_size: tuple[int, int],
+        text: Tensor,
+        seen: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Fused scores (n, K + 1) of proposals, background last, and refined boxes (n, 4).
+
+        Both scores are of the proposal, before it is refined. The arguments are those of `detect_in`.
+        """
+        settings = self.settings
+        with autocast(self.device, self.test_precision):
+            embeddings, deltas = self.roi_head.bbox_head(self._pool(levels, [proposals], 7))
+        detector = self.roi_head.bbox_head.logits(embeddings, text, settings.temperature)
+        grid = (dense.shape[1], dense.shape[2])
+        weights = box_weights(proposals / (grid[1] * self.strides[2]), grid)
+        regions = F.normalize(pool(dense, weights), dim=1)
+        clip_logits = settings.clip_temperature * (regions @ text.T)
+        scores = fuse_detections(detector, clip_logits, seen, settings.alpha, settings.beta)
+        return scores, decode_boxes(proposals, deltas, image_size, DELTA_WEIGHTS)
+
+    def _masks(
+        self,
+        levels: Sequence[Tensor],
+        detected: Detected,
+        scale: Tensor,
+        original_size: tuple[int, int],
+    ) -> Tensor:
+        """Masks (m, H, W) bool of detections, pasted into the original image."""
+        assert self.roi_head.mask_head is not None
+        with autocast(self.device, self.test_precision):
+            features = self._pool(levels, [detected.boxes * scale], 14)
+            logits = self.roi_head.mask_head(features)
+        return paste_masks_in_image(logits.float().sigmoid(), detected.boxes, original_size, 0.5)

@@ -1,0 +1,195 @@
+"""F-ViT: training touches what it should, classes are texts, a checkpoint holds all it needs."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from clipself_seg.checkpoints.read import read_checkpoint
+from clipself_seg.config import load_config
+from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
+from clipself_seg.errors import InputError
+from clipself_seg.models import FViT
+from clipself_seg.models.protocol import TrainableModel
+
+WORDS = Vocabulary(
+    "toys",
+    (
+        VocabularyClass(("red ball", "red sphere"), 1, seen=True),
+        VocabularyClass(("blue box",), 2, seen=True),
+        VocabularyClass(("green cone",), 3, seen=False),
+    ),
+)
+TINY = {
+    "MODEL.META_ARCHITECTURE": "FViT",
+    "MODEL.FVIT.BLOCKS": "(0, 1, 2, 3)",
+    "MODEL.FVIT.CHANNELS": 8,
+    "INPUT.DETECTION.SIDE": 64,
+}
+
+
+def tiny(**keys) -> FViT:
+    torch.manual_seed(0)
+    options = TINY | {f"MODEL.FVIT.{key}": value for key, value in keys.items()}
+    opts = [str(word) for pair in options.items() for word in pair]
+    return build_model(load_config(None, opts))
+
+
+def training(model) -> FViT:
+    model.setup_training(WORDS)
+    return model.train()
+
+
+def sample(seed=0, boxes=((4, 4, 30, 28), (20, 30, 60, 62)), labels=(0, 1)):
+    generator = torch.Generator().manual_seed(seed)
+    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    return {
+        "image": torch.randint(0, 256, (3, 64, 56), generator=generator, dtype=torch.uint8),
+        "boxes": boxes,
+        "labels": torch.tensor(labels, dtype=torch.int64),
+        "masks": torch.ones(len(boxes), 64, 56, dtype=torch.bool),
+        "seed": seed,
+    }
+
+
+def step(model, samples) -> dict[str, torch.Tensor]:
+    losses = model(samples)
+    sum(losses.values()).backward()
+    return losses
+
+
+def test_a_model_as_the_trainer_wants_it():
+    assert issubclass(FViT, TrainableModel)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_one_step_trains_all_but_clip(masks):
+    model = training(tiny(MASKS=masks, RPN_NORM=masks))
+    losses = step(model, [sample(0), sample(1)])
+    names = {"loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox"}
+    assert set(losses) == (names | {"loss_mask"} if masks else names)
+    assert all(math.isfinite(loss) for loss in losses.values())
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert trained == {n for n, _ in model.named_parameters() if not n.startswith("clip.")}
+    assert {n for n, p in model.named_parameters() if p.grad is not None} == trained
+    assert not model.clip.training
+
+
+def test_clips_tower_trains_where_the_key_says_so():
+    model = training(tiny(TRAIN_CLIP=True))
+    step(model, [sample()])
+    own = {n for n, p in model.clip.named_parameters() if p.grad is not None}
+    assert own and own == {n for n, p in model.clip.named_parameters() if p.requires_grad}
+    assert all(name.startswith("visual.") for name in own)
+    solver = load_config(None, ["SOLVER.CLIP_MULTIPLIER", "0.01"]).SOLVER
+    groups = model.optimizer_groups(solver)
+    assert {g["lr_multiplier"] for g in groups} == {0.01, 1.0}
+    assert {g["weight_decay"] for g in groups} == {solver.WEIGHT_DECAY}
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_images_without_objects_have_finite_losses(masks):
+    model = training(tiny(MASKS=masks))
+    losses = step(model, [sample(boxes=(), labels=())])
+    assert all(math.isfinite(loss) for loss in losses.values())
+    assert losses["loss_bbox"] == losses["loss_rpn_bbox"] == 0
+
+
+def test_random_choices_follow_from_seed_and_draw_alone():
+    model = training(tiny())
+    first = model([sample(3), sample(4)])
+    torch.manual_seed(77)
+    again = model([sample(3), sample(4)])
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_unseen_classes_are_not_in_the_softmax_of_training():
+    model = training(tiny())
+    before = model([sample()])["loss_cls"]
+    text = model.text()
+    text[2] = text[0]  # as close as can be to what is there
+    model.text = lambda: text
+    assert torch.equal(model([sample()])["loss_cls"], before)
+
+
+def test_one_pass_of_the_tower_gives_taps_and_dense_map(monkeypatch):
+    model = tiny(SCORE_THRESHOLD=0.0).eval()
+    model.set_vocabulary(["red ball", "blue box"])
+    calls = []
+    features = model.clip.visual.features
+    monkeypatch.setattr(model.clip.visual, "features", lambda *a: calls.append(1) or features(*a))
+    large = sample() | {"height": 128, "width": 112}
+    (output,) = model([large])
+    instances = output["instances"]
+    assert len(calls) == 1 and len(instances) > 0
+    assert instances.image_size == (128, 112)
+    boxes = instances.pred_boxes.tensor
+    assert (boxes >= 0).all() and (boxes <= torch.tensor([112, 128] * 2)).all()
+    assert (instances.scores.diff() <= 0).all()
+    assert set(instances.pred_classes.tolist()) <= {0, 1}
+
+
+def test_masks_of_detections_are_in_the_original_image():
+    model = tiny(SCORE_THRESHOLD=0.0, MASKS=True).eval()
+    model.set_vocabulary(["red ball"])
+    (output,) = model([sample() | {"height": 90, "width": 80}])
+    assert output["instances"].pred_masks.shape[1:] == (90, 80)
+
+
+def test_no_detections_are_no_trouble():
+    model = tiny(SCORE_THRESHOLD=1.0, MASKS=True).eval()
+    model.set_vocabulary(["red ball"])
+    (output,) = model([sample()])
+    assert len(output["instances"]) == 0
+    assert output["instances"].pred_masks.shape == (0, 64, 56)
+
+
+def test_a_checkpoint_holds_weights_towers_and_training_vocabulary(tmp_path):
+    model = training(tiny())
+    step(model, [sample()])
+    torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 0.1).step()
+    model.export(tmp_path / "model_final.pth")
+    other = tiny()
+    other.load_checkpoint(read_checkpoint(tmp_path / "model_final.pth").tensors, "model_final.pth")
+    assert other.weights_hash() == model.weights_hash()
+    other.set_vocabulary(["red sphere", "green cone"])
+    assert other.classes.seen.tolist() == [True, False]
+    other.set_vocabulary(["green cone"], np.array([True]))
+    assert other.classes.seen.tolist() == [True]
+    model.export(tmp_path / "again.pth")
+    assert (tmp_path / "again.pth").read_bytes() == (tmp_path / "model_final.pth").read_bytes()
+
+
+def test_checkpoints_of_something_else_are_refused(tmp_path):
+    model = tiny()
+    model.export(tmp_path / "a.pth")
+    tensors = read_checkpoint(tmp_path / "a.pth").tensors
+    with pytest.raises(InputError, match="MODEL.FVIT.MASKS and RPN_NORM"):
+        tiny(MASKS=True).load_checkpoint(tensors, "a.pth")
+    with pytest.raises(InputError, match="MODEL.FVIT.CHANNELS give the sizes"):
+        tiny(CHANNELS=16).load_checkpoint(tensors, "a.pth")
+    clip = {n: t for n, t in tensors.items() if n.startswith("backbone.visual")}
+    with pytest.raises(InputError, match="a.pth is no F-ViT checkpoint"):
+        model.load_checkpoint(clip, "a.pth")
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(InputError, match="SIDE is 60, which the patch of ViT-Mini-8, 8, does not"):
+        build_model(
+            load_config(
+                None, [str(w) for p in (TINY | {"INPUT.DETECTION.SIDE": 60}).items() for w in p]
+            )
+        )
+    with pytest.raises(InputError, match="give four blocks"):
+        tiny(BLOCKS="(0, 1)")
+    model = training(tiny())
+    with pytest.raises(InputError, match="does not fit into INPUT.DETECTION.SIDE 64"):
+        model([sample() | {"image": torch.zeros(3, 65, 10)}])
+    with pytest.raises(InputError, match="no seen class"):
+        model.setup_training(Vocabulary("new", WORDS.classes[2:]))
+    with pytest.raises(InputError, match="has to name detection data sets"):
+        model.setup_training(None)

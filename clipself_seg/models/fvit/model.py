@@ -222,8 +222,8 @@ class FViT(TwoStageDetector):
 
         Args:
             samples: for each image "image" (3, h, w) RGB in 0..255, h and w at most `side`. In training
-                "boxes" (k, 4), "labels" (k,), for a model with masks "masks" (k, h, w), and "seed" of the
-                random choices. In evaluation "height" and "width" of the original image, by default those
+                "boxes" (k, 4), "labels" (k,), for a model with masks "masks" (k, h, w), and "draw", the
+                number that random choices follow from. In evaluation "height" and "width" of the original image, by default those
                 of the image itself.
 
         Returns:

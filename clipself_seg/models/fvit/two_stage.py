@@ -116,7 +116,7 @@ class TwoStageDetector(nn.Module):
 
     def _generator(self, sample: Sample, use: str) -> torch.Generator:
         """Source of the random choices for an image: of seed, draw of the image and use alone."""
-        key = zlib.crc32(f"{self.loss_settings.seed} {sample.get('seed', 0)} {use}".encode())
+        key = zlib.crc32(f"{self.loss_settings.seed} {sample.get('draw', 0)} {use}".encode())
         return torch.Generator().manual_seed(key)
 
     def _rpn_targets(self, objects: Tensor, anchors: Tensor, sample: Sample) -> RPNTargets:

@@ -52,7 +52,7 @@ def sample(seed=0, boxes=((4, 4, 30, 28), (20, 30, 60, 62)), labels=(0, 1)):
         "boxes": boxes,
         "labels": torch.tensor(labels, dtype=torch.int64),
         "masks": torch.ones(len(boxes), 64, 56, dtype=torch.bool),
-        "seed": seed,
+        "draw": seed,
     }
 
 

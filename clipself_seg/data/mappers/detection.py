@@ -169,7 +169,7 @@ class DetectionTrainMapper:
 
         Returns:
             "file_name", "image_id", "image" uint8 (3, h, w) RGB, "boxes" float32 (n, 4), "labels" int64
-            (n,), "seed", the number of the draw, which a model's own random choices for the image follow
+            (n,), "draw", the number of the draw, which a model's own random choices for the image follow
             from, and if masks are made "masks" bool (n, h, w); n may be 0. None if all objects that are
             left are thinner than `MIN_EXTENT`: the official code then takes another image.
 
@@ -194,7 +194,7 @@ class DetectionTrainMapper:
             "image": chw(pixels),
             "boxes": torch.from_numpy(objects.boxes),
             "labels": torch.from_numpy(objects.labels),
-            "seed": draw,
+            "draw": draw,
         }
         if objects.masks is not None:
             sample["masks"] = torch.from_numpy(np.ascontiguousarray(objects.masks))

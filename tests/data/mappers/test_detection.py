@@ -199,7 +199,7 @@ def test_a_sample_follows_from_seed_and_draw(tmp_path):
     before = np.random.get_state()[1].tolist()
     first, again = wide(record, 5), wide(record, 5)
     assert np.random.get_state()[1].tolist() == before
-    assert torch.equal(first["image"], again["image"]) and first["seed"] == 5
+    assert torch.equal(first["image"], again["image"]) and first["draw"] == 5
     assert torch.equal(first["boxes"], again["boxes"])
     sizes = {wide(record, draw)["image"].shape for draw in range(12)}
     assert len(sizes) > 4 and sizes != {

@@ -123,7 +123,7 @@ def test_boxes_are_resized_by_true_ratios_and_clipped(tmp_path):
     assert sample["labels"].tolist() == [3, 4] and sample["labels"].dtype == torch.int64
     assert sample["image_id"] == 4 and sample["file_name"].endswith("a.png")
     assert "masks" not in sample and sample.keys() == {
-        *("file_name", "image_id", "image", "boxes", "labels", "seed")
+        *("file_name", "image_id", "image", "boxes", "labels", "draw")
     }
 
 

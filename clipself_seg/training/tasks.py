@@ -1,6 +1,6 @@
 """What differs between the tasks of ``train_net.py``: the data of a training, the evaluation, the result's file.
 
-A fifth task is a class here and a line in `TASKS`; a model belongs to a task by what its `Model.task` says.
+A sixth task is a class here and a line in `TASKS`; a model belongs to a task by what its `Model.task` says.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from detectron2.config import CfgNode
 
 from clipself_seg.data.datasets.coco import distillation_records
+from clipself_seg.data.datasets.detection import detection_dataset, detection_records
 from clipself_seg.data.datasets.panoptic import panoptic_dataset, panoptic_set_records
 from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
+from clipself_seg.data.mappers.detection import DetectionTrainMapper
 from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.data.mappers.panoptic import PanopticTrainMapper
 from clipself_seg.data.mappers.samples import Sample
@@ -21,11 +23,13 @@ from clipself_seg.data.records import Record
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation
+from clipself_seg.evaluation.detection.evaluation import DetectionEvaluation
 from clipself_seg.evaluation.panoptic.evaluation import PanopticEvaluation
 from clipself_seg.evaluation.regions.evaluation import RegionEvaluation
 from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation, read_dataset_names
 from clipself_seg.models.build import architecture
 from clipself_seg.models.protocol import (
+    TrainableDetectionModel,
     TrainableModel,
     TrainablePanopticModel,
     TrainableRegionModel,
@@ -157,6 +161,36 @@ class PanopticTask:
         return TrainingData(records, mapper)
 
 
+class DetectionTask:
+    """Detection; the result is a checkpoint for MODEL.WEIGHTS."""
+
+    result_file = "model_final.pth"
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.cfg = cfg
+
+    def evaluation(self) -> DetectionEvaluation:
+        """AP of boxes and masks."""
+        return DetectionEvaluation(self.cfg)
+
+    def training_data(self, model: TrainableDetectionModel) -> TrainingData:
+        """Images and objects; the model is given the training vocabulary."""
+        if self.cfg.SOLVER.ACCUMULATE != 1:
+            raise InputError(
+                "SOLVER.ACCUMULATE must be 1 for detection: batch norms would see parts of a batch"
+            )
+        names = self.cfg.DATASETS.TRAIN
+        vocabulary = _shared_vocabulary(detection_dataset(name).vocabulary for name in names)
+        model.setup_training(vocabulary)
+        records = [
+            record
+            for name in names
+            for record in detection_records(name, training=True, masks=model.has_masks)
+        ]
+        mapper = DetectionTrainMapper(self.cfg, seed=self.cfg.SEED, masks=model.has_masks)
+        return TrainingData(records, mapper)
+
+
 def _shared_vocabulary(names: Iterable[str]) -> Vocabulary:
     """The one class list of all training data sets."""
     lists = set(names)
@@ -170,6 +204,7 @@ TASKS: dict[str, Callable[[CfgNode], Task[Any]]] = {
     "regions": RegionTask,
     "sem_seg": SemSegTask,
     "panoptic": PanopticTask,
+    "detection": DetectionTask,
 }
 
 

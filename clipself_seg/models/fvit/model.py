@@ -148,6 +148,11 @@ class FViT(TwoStageDetector):
         """Device of the weights."""
         return self.clip.logit_scale.device
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether there is a mask head, which trains on masks."""
+        return self.roi_head.mask_head is not None
+
     def train(self, mode: bool = True) -> FViT:
         """Switches the training mode as in every module; CLIP stays in evaluation mode."""
         super().train(mode)

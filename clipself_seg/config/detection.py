@@ -13,6 +13,7 @@ DETECTION_CHOICES: dict[str, tuple[str, ...]] = {
     "INPUT.DETECTION.RESIZE": ("opencv", "pillow"),
     "MODEL.FVIT.PYRAMID": ("fpn", "simple"),
     "MODEL.FVIT.SYNONYMS": ("first", "mean"),
+    "TEST.DETECTION.LIMITS": ("detectron2", "mmdetection"),
 }
 
 
@@ -53,9 +54,7 @@ def add_detection_keys(cfg: CfgNode) -> None:
     fvit.SCORE_THRESHOLD = 0.01
     fvit.NMS_IOU = 0.4
     _add_input(cfg)
-    detection = cfg.TEST.DETECTION = CfgNode()
-    # Evaluate in SOLVER.AMP's precision as well (official: yes, in float16).
-    detection.AMP = False
+    _add_test(cfg)
 
 
 def _add_input(cfg: CfgNode) -> None:
@@ -70,3 +69,14 @@ def _add_input(cfg: CfgNode) -> None:
     # "opencv" is bilinear without antialiasing (official), "pillow" antialiases and rounds sizes as
     # Detectron2 does.
     detection.RESIZE = "opencv"
+
+
+def _add_test(cfg: CfgNode) -> None:
+    detection = cfg.TEST.DETECTION = CfgNode()
+    # What is measured: "boxes", and "masks" of a model that has them.
+    detection.TASKS = ("boxes",)
+    # Detections that COCO's numbers count, of a class in an image: 100 as "detectron2", or AP at 100 and all
+    # other numbers at 300 as "mmdetection" (official). LVIS's rules count 300 of an image.
+    detection.LIMITS = "detectron2"
+    # Evaluate in SOLVER.AMP's precision as well (official: yes, in float16).
+    detection.AMP = False

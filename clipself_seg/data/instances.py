@@ -22,11 +22,11 @@ from clipself_seg.data.records import (
     coco_list,
     listed_records,
 )
+from clipself_seg.data.rle import encode_segmentation
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 
-LARGEST = 1e6  # coordinate in pixels, far beyond any image: a polygon of more would fill the memory
-LARGEST_AREA = LARGEST**2
+LARGEST_AREA = 1e12  # pixels, far beyond any image
 
 Source = str | os.PathLike[str]
 
@@ -277,42 +277,10 @@ def object_mask(segmentation: Any, height: int, width: int, image: Source) -> np
         InputError: it is none of these, or an RLE of another size.
     """
     try:
-        if isinstance(segmentation, list):
-            coded = _polygon_rle(segmentation, height, width)
-        else:
-            coded = _checked_rle(segmentation, height, width)
-        mask: np.ndarray = rle.decode(coded)
-    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+        mask: np.ndarray = rle.decode(encode_segmentation(segmentation, height, width))
+    except ValueError as error:
         raise InputError(
             f"image {image}: the mask of an object is not made of polygons or an RLE of "
             f"{width} x {height} pixels ({error}): correct it in the annotation file"
         ) from None
     return mask
-
-
-def _polygon_rle(polygons: list[Any], height: int, width: int) -> Any:
-    for polygon in polygons:
-        if not isinstance(polygon, list) or len(polygon) % 2:
-            raise ValueError("a polygon is x and y in turn")
-        if not all(isinstance(value, int | float) and abs(value) < LARGEST for value in polygon):
-            raise ValueError("a coordinate of a polygon is no pixel")
-    # Fewer than three points enclose nothing, and pycocotools would read two of them as a box.
-    areas = [polygon for polygon in polygons if len(polygon) >= 6]
-    return rle.merge(rle.frPyObjects(areas, height, width) if areas else [_nothing(height, width)])
-
-
-def _nothing(height: int, width: int) -> Any:
-    return rle.encode(np.zeros((height, width), np.uint8, order="F"))
-
-
-def _checked_rle(segmentation: Any, height: int, width: int) -> Any:
-    size, counts = list(segmentation["size"]), segmentation["counts"]
-    if size != [height, width]:
-        raise ValueError(f"its size is {reprlib.repr(size)}")
-    if not isinstance(counts, list):
-        return segmentation
-    if not all(isinstance(count, int) and count >= 0 for count in counts):
-        raise ValueError("a count is no number of pixels")
-    if sum(counts) != height * width:
-        raise ValueError(f"its counts are of {sum(counts)} pixels")
-    return rle.frPyObjects(segmentation, height, width)

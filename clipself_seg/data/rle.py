@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as mask_utils
 
 # Characters of a compressed run: five bits each, for numbers below 2^35.
 MOST_CHARACTERS = 7
@@ -45,6 +46,29 @@ def check_segmentation(value: Any, height: int, width: int) -> None:
             raise ValueError("it is neither polygons nor an RLE")
 
 
+def encode_segmentation(value: Any, height: int, width: int) -> dict[str, Any]:
+    """The compressed RLE of a mask of an image, as pycocotools has it.
+
+    Args:
+        value: as of `check_segmentation`. Polygons of fewer than three points enclose nothing.
+        height: rows of the image in pixels.
+        width: columns of the image in pixels.
+
+    Raises:
+        ValueError: it is no mask of the image.
+    """
+    check_segmentation(value, height, width)
+    if isinstance(value, dict):
+        if isinstance(value["counts"], list):
+            value = mask_utils.frPyObjects(value, height, width)
+        return dict(value)
+    # Pycocotools would read two points as a box.
+    areas = [polygon for polygon in value if len(polygon) >= 6]
+    if not areas:
+        return mask_utils.encode(np.zeros((height, width), np.uint8, order="F"))
+    return mask_utils.merge(mask_utils.frPyObjects(areas, height, width))
+
+
 def _whole(counts: list[Any]) -> list[int]:
     if not all(type(count) is int and abs(count) < LARGEST_IMAGE for count in counts):
         raise ValueError("a run is no whole number of pixels")
@@ -55,6 +79,8 @@ def _check_polygon(polygon: Any, height: int, width: int) -> None:
     """Points may lie beside the image, but not so far that filling the polygon takes long."""
     if not isinstance(polygon, list) or not all(isinstance(x, int | float) for x in polygon):
         raise ValueError("a polygon is no list of numbers")
+    if len(polygon) % 2:
+        raise ValueError("a polygon is x and y in turn")
     for numbers, side in ((polygon[::2], width), (polygon[1::2], height)):
         if not all(-side <= number <= 2 * side for number in numbers):
             raise ValueError("a point of a polygon is far from the image, or nowhere")

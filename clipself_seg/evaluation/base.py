@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from clipself_seg.data.loader import Batches
-from clipself_seg.models.protocol import Model, PanopticModel, SemSegModel
+from clipself_seg.models.protocol import DetectionModel, Model, PanopticModel, SemSegModel
 
 Results = dict[str, Any]  # name of a data set -> its numbers, nested as the task needs
 AnyModel = TypeVar("AnyModel", bound=Model)
@@ -97,7 +97,7 @@ class Evaluation(abc.ABC, Generic[AnyModel]):
 
 
 @contextlib.contextmanager
-def own_classes_kept(model: SemSegModel | PanopticModel) -> Iterator[None]:
+def own_classes_kept(model: SemSegModel | PanopticModel | DetectionModel) -> Iterator[None]:
     """Restores the classes of a model afterwards, whatever vocabularies it is given meanwhile.
 
     In the middle of a training they are those of the training vocabulary.

@@ -197,6 +197,29 @@ class PanopticModel(Model, Protocol):
         """Returns for each image "fusions": name of a fusion -> outputs."""
 
 
+class DetectionModel(Model, Protocol):
+    """A model that detects objects.
+
+    Attributes:
+        classes: the classes that `set_vocabulary` gave.
+    """
+
+    classes: Classes
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether detections have masks."""
+
+    def set_vocabulary(
+        self, words: Vocabulary | Sequence[str], seen: np.ndarray | None = None
+    ) -> None:
+        """Gives the model its classes, and which of them belong to the training vocabulary."""
+
+    def __call__(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+        """Returns for each image "instances", Detectron2's, in pixels of the original image: "pred_boxes",
+        "scores", "pred_classes", and "pred_masks" where the model has masks."""
+
+
 class FeatureSource(Protocol):
     """An nn.Module that makes the feature maps of a mask generator.
 

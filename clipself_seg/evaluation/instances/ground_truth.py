@@ -52,16 +52,8 @@ def read_instance_ground_truth(
             something; images that are not in it; a category that is not a thing of the vocabulary.
     """
     content = read_coco_json(json_file)
-    listed = _by_id(coco_list(content, "images", json_file), json_file)
-    wanted = list(listed) if image_ids is None else list(dict.fromkeys(image_ids))
-    missing = [image for image in wanted if image not in listed]
-    if missing:
-        raise InputError(
-            f"{json_file} lacks {len(missing)} of {len(wanted)} images of the data set, such as "
-            f"{missing[:3]}: take the instances of the same split"
-        )
-    # Numbers before strings: Python does not compare one with the other.
-    order = tuple(sorted(wanted, key=lambda image: (isinstance(image, str), image)))
+    listed = images_by_id(content, json_file)
+    order = image_order(listed, image_ids, json_file)
     number_of = {image: number for number, image in enumerate(order)}
     annotations = coco_list(content, "annotations", json_file)
     _check_annotations(annotations, listed, vocabulary, json_file)
@@ -86,9 +78,19 @@ def read_instance_ground_truth(
     )
 
 
-def _by_id(
-    images: list[dict[str, Any]], json_file: str | os.PathLike[str]
+def images_by_id(
+    content: dict[str, Any], json_file: str | os.PathLike[str]
 ) -> dict[Any, dict[str, Any]]:
+    """Image id -> entry with "height" and "width" in pixels, in the order of a file.
+
+    Args:
+        content: content of the file, see `records.read_coco_json`.
+        json_file: path of the file, for the error.
+
+    Raises:
+        InputError: there are no images, or one lacks id or size.
+    """
+    images = coco_list(content, "images", json_file)
     for image in images:
         missing = {"id", "height", "width"} - image.keys()
         if missing:
@@ -103,6 +105,32 @@ def _by_id(
                 f"numbers: {reprlib.repr(image)}"
             )
     return {image["id"]: image for image in images}
+
+
+def image_order(
+    listed: Mapping[Any, Any],
+    image_ids: Sequence[Any] | None,
+    json_file: str | os.PathLike[str],
+) -> tuple[Any, ...]:
+    """Ids of the images of a data set, sorted.
+
+    Args:
+        listed: images of the file, by id.
+        image_ids: ids of the data set's images; None takes all of the file.
+        json_file: path of the file, for the error.
+
+    Raises:
+        InputError: the file lacks an image.
+    """
+    wanted = list(listed) if image_ids is None else list(dict.fromkeys(image_ids))
+    missing = [image for image in wanted if image not in listed]
+    if missing:
+        raise InputError(
+            f"{json_file} lacks {len(missing)} of {len(wanted)} images of the data set, such as "
+            f"{missing[:3]}: take the instances of the same split"
+        )
+    # Numbers before strings: Python does not compare one with the other.
+    return tuple(sorted(wanted, key=lambda image: (isinstance(image, str), image)))
 
 
 def _check_annotations(

@@ -22,7 +22,7 @@ from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.tower import DENSE, TransformerTower
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary, class_names, seen_by_synonym
+from clipself_seg.data.vocabulary import Vocabulary, class_names, seen_by_name
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fvit.feature_pyramid import FeaturePyramid
 from clipself_seg.heads.fvit.resizers import RELATIVE_STRIDES, TapResizers
@@ -178,7 +178,7 @@ class FViT(TwoStageDetector):
             raise ValueError(f"seen has {len(seen)} classes, there are {len(names)}")
         if seen is None and self.trained_names:
             given = words if isinstance(words, Vocabulary) else Vocabulary.from_names(words)
-            seen = seen_by_synonym(
+            seen = seen_by_name(
                 given, Vocabulary.from_names(["|".join(n) for n in self.trained_names])
             )
         self.classes = Classes(
@@ -228,8 +228,8 @@ class FViT(TwoStageDetector):
         Args:
             samples: for each image "image" (3, h, w) RGB in 0..255, h and w at most `side`. In training
                 "boxes" (k, 4), "labels" (k,), for a model with masks "masks" (k, h, w), and "draw", the
-                number that random choices follow from. In evaluation "height" and "width" of the original image, by default those
-                of the image itself.
+                number that random choices follow from. In evaluation "height" and "width" of the original
+                image, by default those of the image itself.
 
         Returns:
             Losses by name; or for each image "instances", Detectron2's: "pred_boxes", "scores",

@@ -1,0 +1,235 @@
+"""Open-vocabulary detection of a model on data sets, each with its own classes, and the paper's tables."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from detectron2.config import CfgNode, configurable
+
+from clipself_seg.data.datasets.detection import (
+    DetectionFiles,
+    detection_dataset,
+    detection_records,
+)
+from clipself_seg.data.loader import evaluation_batches
+from clipself_seg.data.mappers.detection import DetectionTestMapper
+from clipself_seg.data.mappers.samples import Sample
+from clipself_seg.data.records import Record
+from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, seen_by_name
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.base import Evaluation, Pass, Results, own_classes_kept
+from clipself_seg.evaluation.detection.evaluator import DetectionEvaluator, check_choices
+from clipself_seg.evaluation.detection.ground_truth import (
+    DetectionGroundTruth,
+    read_detection_ground_truth,
+)
+from clipself_seg.evaluation.detection.report import paper_tables, run_table
+from clipself_seg.models.protocol import DetectionModel
+
+logger = logging.getLogger(__name__)
+
+# Value of MODEL.FVIT.SYNONYMS -> the same in words.
+SYNONYMS = {"first": "the first alone", "mean": "all, the mean of their embeddings"}
+# What the numbers of a data set count, for the files of a run.
+LIMIT_TEXTS = {
+    "detectron2": "COCO: 100 detections of a class in an image",
+    "mmdetection": "COCO: AP at 100 detections of a class in an image, all other numbers at 300",
+}
+LVIS_TEXT = "LVIS: the best 300 detections of an image, whatever their classes"
+OWN_SPLIT = "of the vocabulary"
+
+
+class DetectionEvaluation(Evaluation[DetectionModel]):
+    """Evaluates a detector, all processes together, one data set after the other."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        datasets: Sequence[str],
+        mapper: Callable[[Record], Sample],
+        tasks: Sequence[str],
+        limits: str,
+        train_vocabulary: str,
+        own_split: bool,
+        workers: int,
+        output_dir: Path,
+        synonyms: str = "first",
+    ) -> None:
+        """
+        Args:
+            datasets: names of data sets for detection, see `data.datasets.detection`.
+            mapper: maps a record to a sample, see `DetectionTestMapper`.
+            tasks: what is measured, "boxes" and "masks".
+            limits: how many detections COCO's numbers count, out of `numbers.LIMITS`.
+            train_vocabulary: name or file of the class list that was trained on; the classes that share a
+                name with its seen ones count as seen. "" splits nothing.
+            own_split: a data set whose vocabulary says itself which classes are seen, as OV-COCO's, is
+                split by that.
+            workers: number of worker processes of each loader.
+            output_dir: folder for detections and tables by class; its name is that of the model in the
+                paper's tables.
+            synonyms: names of a class that its prompts have, "first" or "mean" for all, for the metadata.
+        """
+        super().__init__(datasets)
+        self.mapper = mapper
+        self.tasks = tuple(tasks)
+        self.limits = limits
+        self.train_vocabulary = train_vocabulary
+        self.own_split = own_split
+        self.workers = workers
+        self.output_dir = output_dir
+        self.synonyms = synonyms
+        self._known: dict[str, _DetectionData] = {}
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Reads ``DATASETS``, ``TEST.{DETECTION, TRAIN_VOCABULARY}``, ``INPUT``, ``DATALOADER``,
+        ``OUTPUT_DIR`` and ``MODEL.FVIT.SYNONYMS``."""
+        given = cfg.TEST.TRAIN_VOCABULARY
+        trained = given
+        if not trained and cfg.DATASETS.TRAIN:
+            trained = detection_dataset(cfg.DATASETS.TRAIN[0]).vocabulary
+        return {
+            "datasets": cfg.DATASETS.TEST,
+            "mapper": DetectionTestMapper(cfg),
+            "tasks": cfg.TEST.DETECTION.TASKS,
+            "limits": cfg.TEST.DETECTION.LIMITS,
+            "train_vocabulary": trained,
+            "own_split": not given,
+            "workers": cfg.DATALOADER.NUM_WORKERS,
+            "output_dir": Path(cfg.OUTPUT_DIR),
+            "synonyms": cfg.MODEL.FVIT.SYNONYMS,
+        }
+
+    def check(self, model: DetectionModel) -> None:
+        """Refuse early what would fail late: tasks that the model does not have, missing files."""
+        check_choices(self.tasks, self.limits)
+        if "masks" in self.tasks and not model.has_masks:
+            raise InputError(
+                'the model has no masks, which TEST.DETECTION.TASKS asks for: set it to ("boxes",), or take '
+                "a model with masks"
+            )
+        for name in self.datasets:
+            self._data(name)
+
+    def metadata(self) -> dict[str, Any]:
+        """Settings that decide the numbers beside weights and configuration, known after `check`."""
+        return {
+            "evaluator rule": {name: self._rule(data) for name, data in self._known.items()},
+            "train vocabulary": self.train_vocabulary,
+            "seen classes": {name: data.split for name, data in self._known.items()},
+            "names of a class": SYNONYMS.get(self.synonyms, self.synonyms),
+        }
+
+    def _rule(self, data: _DetectionData) -> str:
+        return LIMIT_TEXTS[self.limits] if data.truth.federated is None else LVIS_TEXT
+
+    def _classes_kept(self, model: DetectionModel) -> contextlib.AbstractContextManager[None]:
+        return own_classes_kept(model)
+
+    def _passes(self, name: str, model: DetectionModel) -> Iterator[Pass]:
+        data = self._data(name)
+        model.set_vocabulary(data.vocabulary, seen=data.seen)
+        evaluator = DetectionEvaluator(
+            dataset_name=name,
+            vocabulary=data.vocabulary,
+            ground_truth=data.truth,
+            tasks=self.tasks,
+            limits=self.limits,
+            seen=data.seen,
+            output_dir=self.output_dir,
+        )
+        yield Pass(evaluation_batches(data.records, self.mapper, self.workers), evaluator)
+
+    def _numbers(self, name: str, outputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """ "bbox" and "segm" -> numbers in percent, as `DetectionEvaluator` gives them."""
+        return outputs[0]
+
+    def _report(self, results: Results) -> None:
+        tables = paper_tables(results, self.output_dir.name or "model")
+        logger.info("All data sets in percent:\n%s", run_table(results))
+        for title, table in tables.items():
+            logger.info("The paper's %s:\n%s", title, table)
+
+    def _data(self, name: str) -> _DetectionData:
+        """Vocabulary, records and ground truth of a data set, read once."""
+        if name not in self._known:
+            self._known[name] = self._read(name)
+        return self._known[name]
+
+    def _read(self, name: str) -> _DetectionData:
+        files = detection_dataset(name)
+        if files.evaluator is None:
+            raise InputError(
+                f'data set "{name}" is only trained on: name one with all classes in DATASETS.TEST'
+            )
+        vocabulary = load_vocabulary(files.vocabulary)
+        # Their objects are in the ground truth, and the loader's workers need none.
+        records = [
+            {key: value for key, value in record.items() if key != "annotations"}
+            for record in detection_records(name)
+        ]
+        _check_images(name, files, records)
+        truth = read_detection_ground_truth(
+            files.path(files.annotations),
+            vocabulary,
+            [record["image_id"] for record in records],
+            masks="masks" in self.tasks,
+            federated=files.evaluator == "lvis",
+            by_order=files.by_order,
+        )
+        if self.own_split and None not in (entry.seen for entry in vocabulary.classes):
+            return _DetectionData(vocabulary, records, truth, vocabulary.seen, OWN_SPLIT)
+        if not self.train_vocabulary:
+            return _DetectionData(vocabulary, records, truth, None, "not known")
+        seen = seen_in_training(vocabulary, load_vocabulary(self.train_vocabulary))
+        split = f"those that share a name with a seen class of {self.train_vocabulary}"
+        return _DetectionData(vocabulary, records, truth, seen, split)
+
+
+class _DetectionData(NamedTuple):
+    """A data set as its evaluation needs it.
+
+    Attributes:
+        vocabulary: its K classes.
+        records: a record for each image.
+        truth: its objects.
+        seen: (K,) bool, classes that training shows; None if that is not known.
+        split: what says which classes are seen.
+    """
+
+    vocabulary: Vocabulary
+    records: list[Record]
+    truth: DetectionGroundTruth
+    seen: np.ndarray | None
+    split: str
+
+
+def seen_in_training(vocabulary: Vocabulary, trained: Vocabulary) -> np.ndarray:
+    """Bool (K,): which of the K classes share a name with a class that training shows.
+
+    Args:
+        vocabulary: the K classes.
+        trained: the training vocabulary; of one with novel classes, as OV-COCO's, those do not count.
+
+    Names are compared as in `seen_by_name`, for LVIS writes "dining_table" where COCO has "dining table".
+    """
+    shown = tuple(entry for entry in trained.classes if entry.seen is not False)
+    return seen_by_name(vocabulary, dataclasses.replace(trained, classes=shown))
+
+
+def _check_images(name: str, files: DetectionFiles, records: Sequence[Record]) -> None:
+    """Refuses a data set without all images: a run of hours should not end at the last one."""
+    missing = [r["file_name"] for r in records if not Path(r["file_name"]).exists()]
+    if missing:
+        raise InputError(
+            f'data set "{name}": {len(missing)} of {len(records)} images are missing, such as '
+            f"{missing[0]}; {files.root.advice}"
+        )

@@ -1,0 +1,189 @@
+"""Evaluates detections: boxes, scores, classes and masks in, average precision (AP) out.
+
+Legend: K classes, n detections, H W rows and columns of the original image.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.detection.detections import (
+    KINDS,
+    ImageDetections,
+    image_detections,
+    write_coco_results,
+)
+from clipself_seg.evaluation.detection.ground_truth import DetectionGroundTruth
+from clipself_seg.evaluation.detection.numbers import (
+    LIMITS,
+    coco_numbers,
+    detection_quality,
+    lvis_numbers,
+    split_numbers,
+)
+from clipself_seg.evaluation.detection.report import run_table, write_class_csv
+
+logger = logging.getLogger(__name__)
+
+
+class DetectionEvaluator(DatasetEvaluator):
+    """Keeps detections image by image; the main process compares those of all processes.
+
+    An image that several processes evaluated (a sampler's padding) counts once, and images are
+    compared in a fixed order, so the result does not depend on the number of processes.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset_name: str,
+        vocabulary: Vocabulary,
+        ground_truth: DetectionGroundTruth,
+        tasks: Sequence[str] = ("boxes",),
+        limits: str = "detectron2",
+        seen: np.ndarray | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """
+        Args:
+            dataset_name: name of the data set for messages and the files.
+            vocabulary: K classes of the data set.
+            ground_truth: objects of the data set; each of its images has to be evaluated.
+            tasks: what is compared, out of `KINDS`.
+            limits: how many detections COCO's numbers count, out of `LIMITS`.
+            seen: (K,) bool, classes that training shows; None splits nothing.
+            output_dir: folder where the main process writes `detections_<data set>.json` in COCO's
+                results format, and for each task `<task>_classes_<data set>.csv`; None writes nothing.
+
+        Raises:
+            InputError: `seen` has another number of classes, or unknown tasks or limits.
+        """
+        if seen is not None and len(seen) != len(vocabulary):
+            raise InputError(f"seen has {len(seen)} classes, there are {len(vocabulary)}")
+        check_choices(tasks, limits)
+        self.dataset_name = dataset_name
+        self.vocabulary = vocabulary
+        self.ground_truth = ground_truth
+        self.tasks = tuple(tasks)
+        self.limits = limits
+        self.seen = None if seen is None else np.asarray(seen, dtype=bool)
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._images: dict[Any, ImageDetections] = {}
+
+    def process(
+        self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
+    ) -> None:
+        """Keep the detections of a batch.
+
+        Args:
+            inputs: samples with "file_name" and "image_id".
+            outputs: for each sample "instances" with "pred_boxes" (XYXY in pixels of the original image),
+                "scores" (n,), "pred_classes" (n,) in [0, K), and for the task "masks" "pred_masks"
+                (n, H, W) bool.
+
+        Raises:
+            InputError: masks are wanted that the model does not have.
+            ValueError: a predicted class that the vocabulary does not have.
+            FloatingPointError: a score or a box is not finite.
+        """
+        for sample, output in zip(inputs, outputs, strict=True):
+            detections = image_detections(
+                output["instances"], masks="masks" in self.tasks, source=sample["file_name"]
+            )
+            classes = detections.classes
+            wrong = classes[(classes < 0) | (classes >= len(self.vocabulary))]
+            if len(wrong):
+                raise ValueError(
+                    f"class {wrong[0]} is predicted in {sample['file_name']}, but "
+                    f'"{self.dataset_name}" has {len(self.vocabulary)}: the model has another vocabulary'
+                )
+            self._images[sample["image_id"]] = detections
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Merge all processes and compare.
+
+        Returns:
+            "bbox" for the task "boxes" and "segm" for "masks" -> "images" and the numbers of `coco_numbers`,
+            or of `lvis_numbers` for a federated data set, and of `split_numbers`. The same in every process.
+
+        Raises:
+            InputError: images are missing, or masks have another size than the file states (in every
+                process, so that none waits).
+        """
+        parts = comm.gather(self._images)
+        outcome: dict[str, dict[str, float]] | InputError | None = None
+        if comm.is_main_process():
+            try:
+                outcome = self._compare({key: one for part in parts for key, one in part.items()})
+            except InputError as error:
+                outcome = error
+        # Compared in one process for all, since it takes minutes for a large data set; an error goes
+        # to every process, so that none waits.
+        outcome = comm.all_gather(outcome)[0]
+        if isinstance(outcome, InputError):
+            raise outcome
+        assert outcome is not None
+        return outcome
+
+    def _compare(self, predicted: Mapping[Any, ImageDetections]) -> dict[str, dict[str, float]]:
+        order = self.ground_truth.image_ids
+        missing = [image for image in order if image not in predicted]
+        if missing:
+            raise InputError(
+                f'{len(missing)} of {len(order)} images of "{self.dataset_name}" have no '
+                f"prediction, such as {missing[:3]}: evaluate the whole data set"
+            )
+        if self.output_dir is not None:
+            path = self.output_dir / f"detections_{self.dataset_name}.json"
+            images = ((image, predicted[image]) for image in order)
+            write_coco_results(path, images, self.ground_truth.category_ids)
+            logger.info("detections in COCO's results format in %s", path)
+        results = {KINDS[task]: self._numbers(task, predicted) for task in self.tasks}
+        table = run_table({self.dataset_name: results})
+        logger.info('Detections of "%s" in percent:\n%s', self.dataset_name, table)
+        return results
+
+    def _numbers(self, task: str, predicted: Mapping[Any, ImageDetections]) -> dict[str, float]:
+        truth = self.ground_truth
+        logger.info('comparing %s of %d images of "%s"', task, len(truth.sizes), self.dataset_name)
+        quality = detection_quality(truth, predicted, KINDS[task], LIMITS[self.limits])
+        results = {"images": float(len(truth.sizes))}
+        if truth.federated is None:
+            results |= coco_numbers(quality)
+        else:
+            frequencies = [entry.frequency for entry in self.vocabulary.classes]
+            results |= lvis_numbers(quality, frequencies)
+        if self.output_dir is not None:
+            path = self.output_dir / f"{task}_classes_{self.dataset_name}.csv"
+            write_class_csv(path, self.vocabulary, quality, self.seen)
+            logger.info("numbers of each class in %s", path)
+        return results | split_numbers(quality, self.seen)
+
+
+def check_choices(tasks: Sequence[str], limits: str) -> None:
+    """Refuse unknown values of ``TEST.DETECTION``.
+
+    Raises:
+        InputError: no task or an unknown one, or unknown limits.
+    """
+    wrong = [task for task in tasks if task not in KINDS]
+    if wrong or not tasks:
+        raise InputError(
+            f"TEST.DETECTION.TASKS is {tuple(tasks)}: name at least one of {', '.join(KINDS)}"
+        )
+    if limits not in LIMITS:
+        raise InputError(f'TEST.DETECTION.LIMITS is "{limits}": it is one of {", ".join(LIMITS)}')

@@ -1,0 +1,163 @@
+"""Data sets of several rules in one run, each with its own classes and what is known of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+from torch import nn
+
+from clipself_seg.config import add_clipself_seg_config
+from clipself_seg.data.datasets.detection import detection_dataset
+from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.detection.evaluation import DetectionEvaluation, seen_in_training
+from clipself_seg.models.protocol import Classes
+from tests.detection_worlds import SIZE, WORDS, random_world
+
+# Name of a data set -> Detectron2's evaluator_type, and whether its vocabulary says which classes are seen.
+DATASETS = {"split": ("coco", True), "federated": ("lvis", True), "plain": ("coco", False)}
+
+
+class Recall(nn.Module):
+    """Knows the detections of each image."""
+
+    has_masks = True
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.outputs = outputs
+        self.classes = Classes((("training's",),), (), None)
+        self.asked = []
+
+    def set_vocabulary(self, words, seen=None):
+        self.classes = Classes(words.names, (), seen)
+
+    def forward(self, batch):
+        (sample,) = batch
+        assert not self.training and "annotations" not in sample
+        self.asked.append((sample["image_id"], self.classes))
+        assert (sample["height"], sample["width"]) == SIZE
+        return [self.outputs[sample["image_id"]]]
+
+
+@pytest.fixture
+def datasets(tmp_path):
+    """Three data sets of the same four images, and the model of them."""
+    json_file, outputs = random_world(tmp_path, 0, [1, 2, 3, 4])
+    for image in outputs:
+        Image.new("RGB", SIZE[::-1]).save(tmp_path / f"{image}.png")
+    for name, (evaluator, split) in DATASETS.items():
+        classes = [
+            {"names": list(entry.names), "dataset_id": entry.dataset_id}
+            | ({"frequency": entry.frequency, "seen": entry.seen} if split else {})
+            for entry in WORDS.classes
+        ]
+        (tmp_path / f"{name}.json").write_text(json.dumps({"name": name, "classes": classes}))
+        DatasetCatalog.register(name, lambda: [])
+        MetadataCatalog.get(name).set(
+            image_root=str(tmp_path),
+            json_file=str(json_file),
+            vocabulary=str(tmp_path / f"{name}.json"),
+            evaluator_type=evaluator,
+        )
+    yield tmp_path, Recall(outputs)
+    for name in DATASETS:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def evaluation(folder, *options):
+    cfg = get_cfg()
+    add_clipself_seg_config(cfg)
+    cfg.MODEL.FVIT = CfgNode({"SYNONYMS": "first"})
+    cfg.merge_from_list(
+        ["DATASETS.TEST", tuple(DATASETS), "DATASETS.TRAIN", (), "DATALOADER.NUM_WORKERS", 0]
+        + ["INPUT.FORMAT", "RGB", "OUTPUT_DIR", str(folder / "run")]
+        + ["TEST.DETECTION.TASKS", ("boxes", "masks")]
+        + list(options)
+    )
+    return DetectionEvaluation(cfg)
+
+
+def test_each_data_set_has_its_rule_and_its_split(datasets, caplog):
+    folder, model = datasets
+    before = model.train().classes
+    ours = evaluation(folder, "TEST.DETECTION.LIMITS", "mmdetection")
+    ours.check(model)
+    with caplog.at_level(logging.INFO, logger="clipself_seg"):
+        results = ours(model)
+    assert model.training and model.classes is before
+    assert [image for image, _ in model.asked] == [1, 2, 3, 4] * 3
+    assert [classes.names for _, classes in model.asked] == [WORDS.names] * 12
+    assert model.asked[0][1].seen.tolist() == [True, False, True, True]
+    assert model.asked[-1][1].seen is None
+    split, federated, plain = (results[name] for name in DATASETS)
+    assert split.keys() == federated.keys() == plain.keys() == {"bbox", "segm"}
+    assert {key: split["bbox"][key] for key in plain["bbox"]} == plain["bbox"]
+    assert split["segm"].keys() - plain["segm"].keys() == {
+        "AP-seen", "AP-unseen", "AP50-seen", "AP50-unseen", "classes-seen", "classes-unseen",
+    }  # fmt: skip
+    assert "AR300" in plain["bbox"] and {"APr", "APc", "APf"} < federated["segm"].keys()
+    json.dumps(results, allow_nan=False)
+    metadata = ours.metadata()
+    assert metadata["evaluator rule"] == {
+        "split": "COCO: AP at 100 detections of a class in an image, all other numbers at 300",
+        "federated": "LVIS: the best 300 detections of an image, whatever their classes",
+        "plain": "COCO: AP at 100 detections of a class in an image, all other numbers at 300",
+    }
+    assert metadata["seen classes"]["split"] == "of the vocabulary"
+    assert metadata["names of a class"] == "the first alone"
+    files = {path.name for path in (folder / "run").iterdir()}
+    assert {"detections_plain.json", "masks_classes_federated.csv"} < files and len(files) == 9
+    for title in ("Table 3a", "Table 3b", "Table 3b, of boxes", "Table 4"):
+        assert f"The paper's {title}:" in caplog.text
+
+
+def test_classes_are_seen_by_the_training_vocabulary(datasets):
+    folder, model = datasets
+    # DATASETS.TRAIN decides where the vocabulary does not, TEST.TRAIN_VOCABULARY always.
+    ours = evaluation(folder, "DATASETS.TRAIN", ("split",), "DATASETS.TEST", ("plain", "split"))
+    results = ours(model)
+    assert results["plain"] == results["split"]
+    (folder / "cups.json").write_text('["Cup", "cat"]')
+    ours = evaluation(
+        folder, "TEST.TRAIN_VOCABULARY", str(folder / "cups.json"), "DATASETS.TEST", ("split",)
+    )
+    assert ours(model)["split"]["bbox"]["classes-unseen"] == 1
+    assert model.asked[-1][1].seen.tolist() == [True, False, True, False]
+    assert ours.metadata()["seen classes"]["split"].startswith("those that share a name with")
+
+
+def test_novel_classes_of_a_training_vocabulary_are_not_seen():
+    lvis, coco = load_vocabulary("lvis_v1_1203"), load_vocabulary("coco_80")
+    seen = dict(zip(coco.names, seen_in_training(coco, lvis)))
+    # Blanks are underscores in LVIS, and "bus" is "bus_(vehicle)".
+    assert seen["dining table"] and seen["cat"] and not seen["bus"] and sum(seen.values()) == 63
+    trained = Vocabulary(
+        "t", (VocabularyClass(("cat",), 1, seen=False), VocabularyClass(("cow",), 2, seen=True))
+    )
+    assert seen_in_training(WORDS, trained).tolist() == [False, False, False, True]
+
+
+def test_what_would_fail_late_is_refused_early(datasets):
+    folder, model = datasets
+    with pytest.raises(InputError, match="TASKS is"):
+        evaluation(folder, "TEST.DETECTION.TASKS", ("keypoints",)).check(model)
+    model.has_masks = False
+    with pytest.raises(InputError, match="the model has no masks, which TEST.DETECTION.TASKS asks"):
+        evaluation(folder).check(model)
+    model.has_masks = True
+    with pytest.raises(InputError, match='"ov_coco_train" is only trained on'):
+        evaluation(folder, "DATASETS.TEST", ("ov_coco_train",)).check(model)
+    (folder / "3.png").unlink()
+    with pytest.raises(InputError, match=r'data set "plain": 1 of 4 images are missing.*3\.png'):
+        evaluation(folder, "DATASETS.TEST", ("plain",)).check(model)
+    json_file = detection_dataset("plain").path(detection_dataset("plain").annotations)
+    json_file.unlink()
+    with pytest.raises(InputError, match="objects.json is missing"):
+        evaluation(folder, "DATASETS.TEST", ("plain",)).check(model)

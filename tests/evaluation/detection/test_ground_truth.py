@@ -1,0 +1,119 @@
+"""Ground truth is what pycocotools and the LVIS package read of the same file."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from pycocotools import mask as rle
+
+from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.detection.ground_truth import read_detection_ground_truth
+from tests.detection_worlds import SIZE, WORDS, annotation, write_objects
+
+CAT, DOG = [4, 4, 20, 20], [40, 4, 20, 10]
+LISTS = {"neg_category_ids": {2: [7]}, "not_exhaustive_category_ids": {1: [9, 4]}}
+
+
+def read(folder, annotations, images=(1, 2), lists=LISTS, image_ids=None, words=WORDS, **how):
+    json_file = write_objects(folder, annotations, list(images), **lists)
+    return read_detection_ground_truth(json_file, words, image_ids, **how)
+
+
+def test_objects_are_listed_by_class_and_image(tmp_path):
+    objects = [
+        annotation(0, "b", 9, DOG), annotation(1, 3, 30, CAT, iscrowd=1),
+        annotation(2, "b", 9, CAT, area=0), annotation(3, "a", 30, CAT),
+    ]  # fmt: skip
+    truth = read(tmp_path, objects, ["b", 3, "a"], image_ids=["b", 3])
+    assert truth.image_ids == (3, "b") and truth.sizes == [SIZE, SIZE]
+    assert truth.category_ids == (30, 9, 7, 4) and truth.federated is None
+    assert [sorted(by_image) for by_image in truth.objects] == [[0], [1], [], []]
+    crowd = truth.objects[0][0][0]
+    assert (crowd["iscrowd"], crowd["ignore"], crowd["bbox"]) == (1, 1, CAT)
+    assert [entry["area"] for entry in truth.objects[1][1]] == [200, 0]
+    ids = [entry["id"] for by_image in truth.objects for own in by_image.values() for entry in own]
+    assert sorted(ids) == [1, 2, 3]  # pycocotools takes 0 for no match
+
+
+def test_lvis_has_no_crowds_and_only_objects_with_an_area(tmp_path):
+    objects = [
+        annotation(1, 1, 9, DOG, iscrowd=1), annotation(2, 1, 9, CAT, area=0),
+        annotation(3, 2, 9, CAT, ignore=1),
+    ]  # fmt: skip
+    truth = read(tmp_path, objects, federated=True)
+    assert [entry["ignore"] for own in truth.objects[1].values() for entry in own] == [0, 1]
+    assert truth.federated.negatives == [set(), set(), {1}, set()]
+    assert truth.federated.not_exhaustive == [set(), {0}, set(), {0}]
+
+
+def test_masks_of_all_forms_are_read(tmp_path):
+    mask = np.zeros(SIZE, dtype=np.uint8, order="F")
+    mask[4:14, 40:60] = 1
+    coded = rle.encode(mask)
+    runs = np.diff(np.flatnonzero(np.diff(np.pad(mask.ravel("F"), 1, constant_values=2))))
+    forms = [
+        [[40, 4, 60, 4, 60, 14, 40, 14]],
+        {"size": list(SIZE), "counts": coded["counts"].decode()},
+        {"size": list(SIZE), "counts": runs.tolist()},
+    ]
+    objects = [annotation(i, 1, 9, DOG, segmentation=form) for i, form in enumerate(forms)]
+    truth = read(tmp_path, objects, masks=True)
+    for entry in truth.objects[1][0]:
+        np.testing.assert_array_equal(rle.decode(entry["segmentation"]), mask)
+    assert "segmentation" not in read(tmp_path, objects).objects[1][0][0]
+
+
+def test_classes_by_the_order_of_the_file(tmp_path):
+    words = Vocabulary(
+        "ordered", tuple(VocabularyClass((name,), i) for i, name in enumerate(["cow", "cup", "dog", "cat"]))
+    )  # fmt: skip
+    truth = read(tmp_path, [annotation(1, 1, 9, DOG)], words=words, by_order=True)
+    assert truth.category_ids == (4, 7, 9, 30) and list(truth.objects[2]) == [0]
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"category_id": 5}, "object of image 1 has category 5, which is not in the vocabulary"),
+        ({"image_id": 7}, 'annotation of image 7, which is not in "images"'),
+        ({"bbox": [1, 2, 3]}, r'image 1 has no "bbox" \[x, y, width, height\]'),
+        ({"area": float("nan")}, "of finite numbers"),
+        ({"segmentation": [[1, "a"]]}, "a polygon is no list of numbers"),
+        (
+            {"segmentation": {"size": [3, 4], "counts": [12]}},
+            r"image 1 .* RLE of 90 x 60.*size \[3, 4\]",
+        ),
+        (
+            {"segmentation": {"size": [60, 90], "counts": [12]}},
+            "its runs do not fill the image of 5400",
+        ),
+        ({"segmentation": {"size": [60, 90], "counts": "no"}}, "the mask of an object of image 1"),
+        ({"segmentation": [[1, 2, 3]]}, "a polygon is x and y in turn"),
+        ({"segmentation": [[1, 2, 1e9, 3, 4, 5]]}, "a point of a polygon is far from the image"),
+    ],
+)
+def test_objects_that_do_not_fit_name_file_and_value(tmp_path, change, said):
+    with pytest.raises(InputError, match=f"objects.json.*{said}"):
+        read(tmp_path, [annotation(1, 1, 9, DOG, **change)], masks=True)
+
+
+def test_files_that_lack_something_are_refused(tmp_path):
+    objects = [annotation(1, 1, 9, DOG)]
+    with pytest.raises(InputError, match=r"lacks 1 of 1 images of the data set, such as \[3\]"):
+        read(tmp_path, objects, image_ids=[3])
+    with pytest.raises(InputError, match="no object in the 1 images"):
+        read(tmp_path, objects, image_ids=[2])
+    with pytest.raises(InputError, match='image 1 has no "neg_category_ids" of categories.*LVIS'):
+        read(tmp_path, objects, lists={}, federated=True)
+    lists = {"neg_category_ids": {}, "not_exhaustive_category_ids": {2: [1]}}
+    with pytest.raises(InputError, match='image 2 has no "not_exhaustive_category_ids"'):
+        read(tmp_path, objects, lists=lists, federated=True)
+    with pytest.raises(InputError, match=r"an annotation lacks \['area'\]"):
+        read(tmp_path, [{k: v for k, v in objects[0].items() if k != "area"}])
+    json_file = write_objects(tmp_path, objects, [1])
+    json_file.write_text(json.dumps(json.loads(json_file.read_text()) | {"annotations": []}))
+    with pytest.raises(InputError, match='no "annotations" in it'):
+        read_detection_ground_truth(json_file, WORDS)

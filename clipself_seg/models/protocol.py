@@ -38,7 +38,8 @@ class Model(Protocol):
 
     @classmethod
     def task(cls) -> str:
-        """Name of the model's task, a key of `training.tasks.TASKS`: "regions", "sem_seg" or "panoptic"."""
+        """Name of the model's task, a key of `training.tasks.TASKS`: "regions", "sem_seg", "panoptic" or
+        "detection"."""
 
     @classmethod
     def require_trained(cls, cfg: CfgNode) -> None:
@@ -218,6 +219,10 @@ class DetectionModel(Model, Protocol):
     def __call__(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
         """Returns for each image "instances", Detectron2's, in pixels of the original image: "pred_boxes",
         "scores", "pred_classes", and "pred_masks" where the model has masks."""
+
+
+class TrainableDetectionModel(TrainableModel, DetectionModel, Protocol):
+    """A model that learns from boxes, and from masks if it has them."""
 
 
 class FeatureSource(Protocol):

@@ -34,6 +34,8 @@ def add_detection_keys(cfg: CfgNode) -> None:
     fvit.RPN_NORM = False
     fvit.MASKS = False
     fvit.LOW_QUALITY = False
+    # RoIs of an image that the losses see, at most a quarter of them positive.
+    fvit.ROIS_PER_IMAGE = 512
     # Weight of RoIs without an object in the classification loss: 0.6 for OV-COCO, 0.9 for OV-LVIS.
     fvit.BACKGROUND_WEIGHT = 0.6
     # Factor of the detector's cosines at the beginning; fixed (transfer), it stays that in evaluation.

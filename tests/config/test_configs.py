@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import open_clip
@@ -11,13 +12,15 @@ from clipself_seg.checkpoints.shipped import SHIPPED_TAGS
 from clipself_seg.clip.build import find_architecture
 from clipself_seg.config import load_config
 from clipself_seg.data.datasets.coco import COCO_DATASETS
+from clipself_seg.data.datasets.detection import DETECTION_DATASETS
 from clipself_seg.data.datasets.panoptic import PANOPTIC_DATASETS
 from clipself_seg.data.datasets.sem_seg import SEM_SEG_DATASETS
+from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.training import run
 from tests.conftest import ROOT
 from tests.tiny import write_tiny_coco
 
-FOLDERS = ("distill", "regions", "semseg", "panoptic", "mini")
+FOLDERS = ("distill", "regions", "semseg", "panoptic", "detection", "mini")
 CONFIGS = sorted(
     path.relative_to(ROOT / "configs")
     for folder in FOLDERS
@@ -31,13 +34,26 @@ each_config = pytest.mark.parametrize("name", CONFIGS, ids=str)
 def tiny_coco(tmp_path_factory):
     root = tmp_path_factory.mktemp("datasets")
     write_tiny_coco(root, images=2)
+    source = json.loads((root / "coco/annotations/instances_train2017.json").read_text())
+    polygon = [[10, 5, 40, 5, 40, 25, 10, 25]]
+    names = load_vocabulary("coco_80").classes
+    objects = {
+        "images": source["images"],
+        "annotations": [a | {"segmentation": polygon} for a in source["annotations"]],
+        "categories": [{"id": entry.dataset_id, "name": entry.names[0]} for entry in names],
+    }
+    (root / "coco/annotations/instances_val2017.json").write_text(json.dumps(objects))
     return root
 
 
 def in_small(name: Path, folder: Path):
     """The configuration with a random mini CLIP, 64 pixels, two images and one step."""
     cfg = load_config(ROOT / "configs" / name)
-    kinds = {"CATSeg": small_cat_seg, "OpenPanoptic": small_panoptic}
+    kinds = {
+        "CATSeg": small_cat_seg,
+        "OpenPanoptic": small_panoptic,
+        "FViT": small_detection,
+    }
     small = kinds.get(cfg.MODEL.META_ARCHITECTURE, small_distillation)(cfg)
     small |= {
         "MODEL.CLIP.NAME": "ViT-Mini-8",
@@ -93,6 +109,20 @@ def small_panoptic(cfg) -> dict[str, object]:
     }
 
 
+def small_detection(cfg) -> dict[str, object]:
+    """One step on two images of the small COCO; the detector as it is, but for its size."""
+    return {
+        "MODEL.CLIP.WEIGHTS": "",
+        "MODEL.FVIT.BLOCKS": str(tuple(min(block, 3) for block in cfg.MODEL.FVIT.BLOCKS)),
+        "MODEL.FVIT.CHANNELS": 8,
+        "MODEL.FVIT.ROIS_PER_IMAGE": 8,
+        "INPUT.DETECTION.SIDE": 64,
+        "DATASETS.TRAIN": "('transfer_coco_val',)",
+        "DATASETS.TEST": "()",
+        "SOLVER.AMP.ENABLED": False,
+    }
+
+
 def small_distillation(cfg) -> dict[str, object]:
     """One step of a distillation, or the regions of one image."""
     train = {
@@ -123,7 +153,7 @@ def test_config_takes_a_step_or_reads_a_picture(name, tmp_path, tiny_coco, monke
     monkeypatch.setenv("CLIPSELF_SEG_CACHE", str(tiny_coco))
     cfg = in_small(name, tmp_path)
     run.setup(cfg)
-    trained = dict.fromkeys(("CATSeg", "OpenPanoptic"), "model_final.pth")
+    trained = dict.fromkeys(("CATSeg", "OpenPanoptic", "FViT"), "model_final.pth")
     written = {"CLIPSelf": "clip_final.safetensors", **trained}
     if file := written.get(cfg.MODEL.META_ARCHITECTURE):
         run.train(cfg, resume=False)
@@ -143,7 +173,10 @@ def test_config_names_weights_blocks_sizes_and_data_that_exist(name):
     assert cfg.MODEL.CLIP.TRAINABLE_BLOCKS <= tower.layers
     if cfg.MODEL.META_ARCHITECTURE in ("CLIPSelf", "RegionReader"):
         assert cfg.INPUT.REGIONS.STUDENT_SIZE % tower.patch_size == 0
-    known = {*COCO_DATASETS, *SEM_SEG_DATASETS, *PANOPTIC_DATASETS}
+    if cfg.MODEL.META_ARCHITECTURE == "FViT":
+        assert cfg.INPUT.DETECTION.SIDE % tower.patch_size == 0
+        assert max(cfg.MODEL.FVIT.BLOCKS) == tower.layers - 1
+    known = {*COCO_DATASETS, *SEM_SEG_DATASETS, *PANOPTIC_DATASETS, *DETECTION_DATASETS}
     assert set(cfg.DATASETS.TRAIN + cfg.DATASETS.TEST) <= known
 
 

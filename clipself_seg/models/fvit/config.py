@@ -49,7 +49,9 @@ def fvit_parts(cfg: CfgNode) -> dict[str, Any]:
         "blocks": keys.BLOCKS,
         "side": cfg.INPUT.DETECTION.SIDE,
         "pixels": (keys.PIXEL_MEAN, keys.PIXEL_STD),
-        "training": TrainingSettings(keys.BACKGROUND_WEIGHT, ROI_RULES[keys.LOW_QUALITY], cfg.SEED),
+        "training": TrainingSettings(
+            keys.BACKGROUND_WEIGHT, ROI_RULES[keys.LOW_QUALITY], cfg.SEED, keys.ROIS_PER_IMAGE
+        ),
         "settings": DetectionSettings(
             alpha=alpha,
             beta=beta,

@@ -41,11 +41,13 @@ class TrainingSettings(NamedTuple):
         background_weight: weight of a RoI without an object in the classification loss.
         roi_rule: rule by which proposals belong to objects.
         seed: seed of the random choices of anchors and RoIs.
+        rois: number of RoIs of an image that the losses see.
     """
 
     background_weight: float = 0.6
     roi_rule: MatchRule = ROI_RULES[False]
     seed: int = 0
+    rois: int = 512
 
 
 class DetectionSettings(NamedTuple):

@@ -173,7 +173,8 @@ class TwoStageDetector(nn.Module):
         assigned = match_boxes(objects, proposals, self.loss_settings.roi_rule)
         own = torch.arange(1, len(objects) + 1, device=self.device)
         rois, number = torch.cat([objects, proposals]), torch.cat([own, assigned])
-        sampled = sample_boxes(number, ROI_SAMPLING, self._generator(sample, "rois"))
+        rule = ROI_SAMPLING._replace(count=self.loss_settings.rois)
+        sampled = sample_boxes(number, rule, self._generator(sample, "rois"))
         both = torch.cat([sampled.positive, sampled.negative])
         number = number[both]
         # Row 0 stands for no object.

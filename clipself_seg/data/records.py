@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -194,6 +194,25 @@ def listed_records(
             min_side,
         )
     return large
+
+
+def require_images(name: str, records: Sequence[Record], advice: str) -> None:
+    """Refuse a data set without all images: a run of hours should not end at the last one.
+
+    Args:
+        name: name of the data set.
+        records: records of its images.
+        advice: how to get the files.
+
+    Raises:
+        InputError: images are missing; names the first one.
+    """
+    missing = [r["file_name"] for r in records if not os.path.exists(r["file_name"])]
+    if missing:
+        raise InputError(
+            f'data set "{name}": {len(missing)} of {len(records)} images are missing, such as '
+            f"{missing[0]}; {advice}"
+        )
 
 
 def annotated_image(

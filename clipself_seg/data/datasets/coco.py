@@ -142,6 +142,18 @@ def distillation_records(names: Sequence[str], source: RegionSource) -> list[Rec
     return [record for name in names for record in _read(name, read)]
 
 
+def image_folder(name: str) -> str:
+    """Folder to which the file names of a data set are relative.
+
+    Args:
+        name: data set of `COCO_DATASETS` or of Detectron2's catalogue.
+
+    Raises:
+        InputError: an unknown name; files that are missing.
+    """
+    return _paths(name).images
+
+
 def region_records(name: str, vocabulary: Vocabulary) -> list[Record]:
     """Records of the images of a panoptic data set with their segments, for region recognition.
 

@@ -13,14 +13,13 @@ import numpy as np
 from detectron2.config import CfgNode, configurable
 
 from clipself_seg.data.datasets.detection import (
-    DetectionFiles,
     detection_dataset,
     detection_records,
 )
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.records import Record
+from clipself_seg.data.records import Record, require_images
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, seen_by_name
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results, own_classes_kept
@@ -176,7 +175,7 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
             {key: value for key, value in record.items() if key != "annotations"}
             for record in detection_records(name)
         ]
-        _check_images(name, files, records)
+        require_images(name, records, files.root.advice)
         truth = read_detection_ground_truth(
             files.path(files.annotations),
             vocabulary,
@@ -223,13 +222,3 @@ def seen_in_training(vocabulary: Vocabulary, trained: Vocabulary) -> np.ndarray:
     """
     shown = tuple(entry for entry in trained.classes if entry.seen is not False)
     return seen_by_name(vocabulary, dataclasses.replace(trained, classes=shown))
-
-
-def _check_images(name: str, files: DetectionFiles, records: Sequence[Record]) -> None:
-    """Refuses a data set without all images: a run of hours should not end at the last one."""
-    missing = [r["file_name"] for r in records if not Path(r["file_name"]).exists()]
-    if missing:
-        raise InputError(
-            f'data set "{name}": {len(missing)} of {len(records)} images are missing, such as '
-            f"{missing[0]}; {files.root.advice}"
-        )

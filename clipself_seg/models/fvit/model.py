@@ -285,13 +285,36 @@ class FViT(TwoStageDetector):
         texts = self.text(), self.seen()
         outputs = []
         for index, sample in enumerate(samples):
-            size = (sample["image"].shape[1], sample["image"].shape[2])
-            rois = self.propose_in(logits, deltas, index, size)
-            original = (sample.get("height", size[0]), sample.get("width", size[1]))
+            size, original = _sizes(sample)
+            rois, _ = self.propose_in(logits, deltas, index, size)
             own = [level[index : index + 1] for level in levels]
             instances = self.detect_in(own, dense[index], rois, size, original, *texts)
             outputs.append({"instances": instances})
         return outputs
+
+    @torch.no_grad()
+    def propose(self, samples: Sequence[Sample]) -> list[tuple[Tensor, Tensor]]:
+        """Proposals of the RPN, in evaluation mode; they know no classes, so no vocabulary is needed.
+
+        Args:
+            samples: as for `forward`.
+
+        Returns:
+            For each image boxes (m, 4) in pixels of the original image, the best first, and their scores (m,)
+            in [0, 1].
+        """
+        with autocast(self.device, self.test_precision):
+            levels, _ = self.features(self.preprocess(samples), dense=False)
+            logits, deltas = self.rpn_head(levels)
+        proposals = []
+        for index, sample in enumerate(samples):
+            size, (height, width) = _sizes(sample)
+            boxes, scores = self.propose_in(logits, deltas, index, size)
+            scale = boxes.new_tensor([size[1] / width, size[0] / height] * 2)
+            # Rounding may lead out of the image.
+            limits = boxes.new_tensor([width, height] * 2)
+            proposals.append((torch.minimum(boxes / scale, limits), scores))
+        return proposals
 
     def seen(self) -> Tensor:
         """Classes of the training vocabulary, (K,) bool."""
@@ -317,6 +340,12 @@ class FViT(TwoStageDetector):
         return hash_tensors(
             {n: t for n, t in self.clip.state_dict().items() if f"clip.{n}" not in trained}
         )
+
+
+def _sizes(sample: Sample) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Rows and columns of the image of a sample, and of the original image."""
+    height, width = sample["image"].shape[1:]
+    return (height, width), (sample.get("height", height), sample.get("width", width))
 
 
 def _check_input(clip: DenseCLIP, blocks: Sequence[int], side: int) -> None:

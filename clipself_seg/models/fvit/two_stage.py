@@ -188,12 +188,19 @@ class TwoStageDetector(nn.Module):
         deltas: Sequence[Tensor],
         index: int,
         image_size: tuple[int, int],
-    ) -> Tensor:
-        """Proposals (m, 4) of one image of a batch, from the RPN's maps of each level."""
+    ) -> tuple[Tensor, Tensor]:
+        """Proposals (m, 4) of one image of a batch, the best first, and their scores (m,) in [0, 1].
+
+        Args:
+            logits: the RPN's logits (B, 3, s, s) of each level.
+            deltas: its deltas (B, 12, s, s) of each level.
+            index: number of the image in the batch.
+            image_size: rows and columns of the image in the square.
+        """
         own_logits = [flatten_predictions(x[index : index + 1], 1)[0, :, 0].float() for x in logits]
         own_deltas = [flatten_predictions(x[index : index + 1], 4)[0].float() for x in deltas]
         rule = self.settings.proposals
-        return propose(own_logits, own_deltas, self.anchors(logits), image_size, rule)[0]
+        return propose(own_logits, own_deltas, self.anchors(logits), image_size, rule)
 
     def detect_in(
         self,

@@ -14,7 +14,7 @@ from clipself_seg.config import load_config
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 from clipself_seg.models import FViT
-from clipself_seg.models.protocol import TrainableModel
+from clipself_seg.models.protocol import Classes, TrainableModel
 
 WORDS = Vocabulary(
     "toys",
@@ -131,6 +131,28 @@ def test_one_pass_of_the_tower_gives_taps_and_dense_map(monkeypatch):
     assert (boxes >= 0).all() and (boxes <= torch.tensor([112, 128] * 2)).all()
     assert (instances.scores.diff() <= 0).all()
     assert set(instances.pred_classes.tolist()) <= {0, 1}
+
+
+def test_proposals_are_those_that_detection_scores(monkeypatch):
+    model = tiny().eval()
+    passed = []
+    propose_in = model.propose_in
+    monkeypatch.setattr(model, "propose_in", lambda *a: passed.append(propose_in(*a)) or passed[-1])
+    model.set_vocabulary(["red ball"])
+    samples = [sample(0) | {"height": 128, "width": 112}, sample(1)]
+    model(samples)
+    model.classes = Classes()  # proposals know none
+    monkeypatch.setattr(model.roi_head, "bbox_head", None)
+    asked = []
+    features = model.clip.visual.features
+    monkeypatch.setattr(
+        model.clip.visual, "features", lambda x, names: asked.append(names) or features(x, names)
+    )
+    proposed = model.propose(samples)
+    assert asked == [model.taps]
+    for (boxes, scores), (inside, before), scale in zip(proposed, passed, (2, 1)):
+        assert torch.equal(boxes, inside * scale) and torch.equal(scores, before)
+        assert len(boxes) > 0 and (scores.diff() <= 0).all() and not boxes.requires_grad
 
 
 def test_masks_of_detections_are_in_the_original_image():

@@ -52,7 +52,8 @@ def _benchmark(advice: str) -> DataRoot:
 COCO = _benchmark("unpack images and annotations from https://cocodataset.org there")
 LVIS = _benchmark("LVIS v1 is at https://www.lvisdataset.org, its images are COCO's")
 PROPOSALS = _benchmark(
-    "CLIPSelf's authors give coco_proposals.json; any COCO-format JSON with boxes will do"
+    "CLIPSelf's authors give coco_proposals.json, tools/write_proposals.py writes those of a detector, and "
+    "any COCO-format JSON with boxes will do"
 )
 OBJECTS365 = _benchmark(
     "Objects365 v1 (v2 has other classes) is at https://www.objects365.org: objects365_val.json and "

@@ -162,11 +162,10 @@ def all_finite(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def pack(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What training changes, by name: ``model/<parameter>`` and
+    """What training changes, by name: ``model/<parameter or statistic>`` and
     ``optimizer/<parameter>/<moment>``."""
-    packed: dict[str, Tensor] = {}
+    packed = {f"model/{name}": tensor for name, tensor in trained_tensors(model).items()}
     for name, parameter in trained_parameters(model).items():
-        packed[f"model/{name}"] = parameter
         for moment, value in optimizer.state.get(parameter, {}).items():
             packed[f"optimizer/{name}/{moment}"] = value
     return packed
@@ -182,7 +181,7 @@ def unpack(
         InputError: other parameters, moments, shapes or types than the model trains with.
     """
     trained = trained_parameters(model)
-    _check_parameters(tensors, trained)
+    _check_tensors(tensors, trained_tensors(model))
     _check_moments(tensors, trained)
     unpack_model(tensors, model)
     index = {parameter: i for i, parameter in enumerate(_in_order(optimizer))}
@@ -218,19 +217,19 @@ def _check_moments(tensors: Mapping[str, Tensor], trained: Mapping[str, nn.Param
 
 @torch.no_grad()
 def unpack_model(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Put back the trained parameters only, as evaluation needs them.
+    """Put back the trained tensors only, as evaluation needs them.
 
     Raises:
         InputError: other parameters or shapes than the model trains.
     """
-    for name, parameter in _check_parameters(tensors, trained_parameters(model)).items():
-        parameter.copy_(tensors[f"model/{name}"])
+    for name, tensor in _check_tensors(tensors, trained_tensors(model)).items():
+        tensor.copy_(tensors[f"model/{name}"])
 
 
-def _check_parameters(
-    tensors: Mapping[str, Tensor], trained: Mapping[str, nn.Parameter]
-) -> Mapping[str, nn.Parameter]:
-    """The parameters themselves, if a checkpoint has these and no others."""
+def _check_tensors(
+    tensors: Mapping[str, Tensor], trained: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    """The model's own tensors, if a checkpoint has these and no others."""
     stored = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
     kinds = {name: (value.shape, value.dtype) for name, value in stored.items()}
     if kinds != {name: (p.shape, p.dtype) for name, p in trained.items()}:
@@ -270,6 +269,15 @@ def load_training_state(path: Path, model: nn.Module, original_hash: Callable[[]
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Name -> parameter of everything that requires a gradient."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Name -> tensor of everything that training changes: parameters, and statistics of batch norms that train."""
+    tensors: dict[str, Tensor] = dict(trained_parameters(model))
+    for prefix, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d) and module.weight.requires_grad:
+            tensors |= {f"{prefix}.{name}": b for name, b in module.named_buffers()}
+    return tensors
 
 
 def _in_order(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -20,10 +22,10 @@ class BatchNorm(nn.BatchNorm2d):
         if not self.training or not _several_processes():
             return super().forward(maps)
         values = maps.float()
-        count = all_reduce(values.new_tensor(float(values.numel() // self.num_features)))
-        mean = all_reduce(values.sum((0, 2, 3))) / count
+        count = _Sum.apply(values.new_tensor(float(values.numel() // self.num_features)))
+        mean = _Sum.apply(values.sum((0, 2, 3))) / count
         centred = values - mean[:, None, None]
-        variance = all_reduce((centred * centred).sum((0, 2, 3))) / count
+        variance = _Sum.apply((centred * centred).sum((0, 2, 3))) / count
         self._update(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
         factor = self.weight * (variance + self.eps).rsqrt()
         return centred * factor[:, None, None] + self.bias[:, None, None]
@@ -34,6 +36,24 @@ class BatchNorm(nn.BatchNorm2d):
         self.num_batches_tracked.add_(1)
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance, self.momentum)
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over all processes; the gradient is the sum of the gradients of all processes."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        return _all_reduce(own)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _all_reduce(gradient)
+
+
+def _all_reduce(own: Tensor) -> Tensor:
+    total = own.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
 
 
 def _several_processes() -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clipself_seg.checkpoints.hashes import WeightsState, invalidate, weights_state
 from clipself_seg.clip.model import DenseCLIP
-from clipself_seg.clip.prompts import TEMPLATES, class_prompts
+from clipself_seg.clip.prompts import TEMPLATES, article, class_prompts
 from clipself_seg.clip.text import encode_prompts
 from clipself_seg.data.vocabulary import Names
 from clipself_seg.errors import InputError
@@ -47,7 +47,7 @@ class ClassTexts:
         """
         longest = max(TEMPLATES[self.templates], key=len)
         for name in (name for synonyms in names for name in synonyms):
-            prompt = longest.format(name)
+            prompt = longest.format(name, article=article(name))
             # A token is a byte at least, and most names are short of the limit by far.
             if 2 * len(prompt.encode()) <= self.clip.context_length:
                 continue

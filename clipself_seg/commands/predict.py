@@ -1,19 +1,24 @@
-"""Segment images with your own class names.
+"""Segment images, or detect objects in them, with your own class names.
 
     python tools/predict.py --vocabulary "red star, blue ring, grass" --input photo.jpg
     python tools/predict.py --config-file configs/semseg/catseg_cvpr_vitb16.yaml --weights model_base.pth \\
         --vocabulary "dog|puppy, grass, sky" --background --input photo.jpg folder/ --output out/
     python tools/predict.py --panoptic --vocabulary "red star, blue ring, grass" --stuff grass --input photo.jpg
+    python tools/predict.py --boxes --weights output/mini/detection/model_final.pth \\
+        --vocabulary "red star, blue ring" --input photo.jpg
 
 Commas separate classes, bars synonyms. Every pixel gets the best class; with --background, those
 that no class reaches --threshold on get the background. "--background background|wall|floor" adds
 names that compete for pixels, all of which are background. With --panoptic every thing is a segment of
 its own; classes that are not in --stuff are things, unless a built-in vocabulary says otherwise.
+With --boxes objects get boxes, and masks where the model has them; no detector comes with the project.
 
 Writes overlays/*.png with a legend, labels/*.png (8 bits, or 16 for more than 255 classes), with
 --scores scores/*.npz (float32), and classes.json: the class of each label, the
 fraction of each image that every class covers, and the images that failed.
-With --panoptic overlays/*.png, and panoptic/*.png and panoptic.json in COCO's format.
+With --panoptic overlays/*.png, and panoptic/*.png and panoptic.json in COCO's format. With --boxes
+overlays/*.png, where classes that training has not shown are red, dashed and marked *, and
+detections.json, with scores, in COCO's format.
 Exit status: 0, 1 if an image failed and the others were done, 2 if nothing was done.
 """
 
@@ -29,10 +34,13 @@ from clipself_seg.errors import InputError, report_input_errors
 if TYPE_CHECKING:
     from clipself_seg.prediction.files import InputFiles, Results
 
-# Default configuration and its shipped weights, without and with --panoptic.
+# Default configuration and its shipped weights of each task; no detector is shipped.
 SEMANTIC = ("configs/mini/semseg.yaml", "mini-cat-seg")
 PANOPTIC = ("configs/mini/panoptic.yaml", "mini-open-panoptic")
-# Options that only one of the tasks has; PANOPTIC_KEYS also has the configuration key that each sets.
+DETECTION = ("configs/mini/detection.yaml", None)
+# The default of --score-threshold, for boxes to look at: evaluation wants those of the lowest scores too.
+SCORE_THRESHOLD = 0.5
+# Options that only one of the tasks has; keys are those of the configuration that each sets.
 SEMANTIC_ONLY = ("background", "threshold", "scores")
 PANOPTIC_KEYS = {
     "clip_weights": "MODEL.CLIP_BRANCH.WEIGHTS",
@@ -41,6 +49,8 @@ PANOPTIC_KEYS = {
     "beta": "MODEL.FUSION.BETA",
 }
 PANOPTIC_ONLY = ("stuff", "trained", *PANOPTIC_KEYS)
+DETECTION_ONLY = ("score_threshold",)
+ONLY = {"--semantic": SEMANTIC_ONLY, "--panoptic": PANOPTIC_ONLY, "--boxes": DETECTION_ONLY}
 # The package's folder, which holds configs/ too (in a checkout as a link).
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -53,8 +63,10 @@ def parser() -> argparse.ArgumentParser:
     task = options.add_mutually_exclusive_group()
     task.add_argument("--semantic", action="store_true", help="give every pixel a class (default)")
     task.add_argument("--panoptic", action="store_true", help="find things and stuff")
+    task.add_argument("--boxes", action="store_true", help="find boxes of objects")
     options.add_argument(
-        "--config-file", help=f"of a CATSeg ({SEMANTIC[0]}) or an OpenPanoptic ({PANOPTIC[0]})"
+        "--config-file",
+        help=f"of a CATSeg ({SEMANTIC[0]}), an OpenPanoptic ({PANOPTIC[0]}) or an FViT ({DETECTION[0]})",
     )
     options.add_argument(
         "--weights",
@@ -68,8 +80,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--input", nargs="+", required=True, help="images, and folders of them")
     options.add_argument("--output", default="output/predict", help="(output/predict)")
     options.add_argument("--opts", nargs="*", default=[], help="further KEY VALUE of the config")
-    _add_semantic(options.add_argument_group("without --panoptic"))
+    _add_semantic(options.add_argument_group("with --semantic"))
     _add_panoptic(options.add_argument_group("with --panoptic"))
+    _add_detection(options.add_argument_group("with --boxes"))
     return options
 
 
@@ -107,34 +120,52 @@ def _add_panoptic(group: argparse._ArgumentGroup) -> None:
         group.add_argument(f"--{name}", type=float, help=f"CLIP's exponent for {of} ({key})")
 
 
+def _add_detection(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--score-threshold",
+        type=float,
+        help=f"score that a detection has to exceed, 0 to 1 ({SCORE_THRESHOLD})",
+    )
+
+
 @report_input_errors
 def main(arguments: list[str] | None = None) -> int:
-    """Segment, and say where the results are."""
+    """Segment or detect, and say where the results are."""
     args = parser().parse_args(arguments)
-    _refuse(args, SEMANTIC_ONLY if args.panoptic else PANOPTIC_ONLY)
+    task = "--boxes" if args.boxes else "--panoptic" if args.panoptic else "--semantic"
+    _refuse(args, task)
     from clipself_seg.prediction.files import find_images, predict_files
 
     files = find_images(args.input, args.output)
     if files.others:
         named = ", ".join(path.name for path in files.others[:5])
         sys.stderr.write(f"{len(files.others)} file(s) are no images by their endings: {named}\n")
-    results = _panoptic(args, files) if args.panoptic else _semantic(args)
+    if args.boxes:
+        results = _detection(args, files)
+    else:
+        results = _panoptic(args, files) if args.panoptic else _semantic(args)
     failed = predict_files(results, files)
     total = len(files.images) + len(files.failed)
-    sys.stdout.write(f"{total - len(failed)} of {total} segmented, in {args.output}\n")
+    done = "searched for objects" if args.boxes else "segmented"
+    sys.stdout.write(f"{total - len(failed)} of {total} {done}, in {args.output}\n")
     return 2 if len(failed) == total else 1 if failed else 0
 
 
-def _refuse(args: argparse.Namespace, options: tuple[str, ...]) -> None:
-    """Raises an error for an option of the other task."""
-    for name in options:
-        if getattr(args, name) is not None:
-            why = "does not go with" if args.panoptic else "needs"
-            raise InputError(f"--{name.replace('_', '-')} {why} --panoptic")
+def _refuse(args: argparse.Namespace, task: str) -> None:
+    """Raises an error for an option of another task."""
+    for other, options in ONLY.items():
+        for name in options:
+            if other != task and getattr(args, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                given = args.semantic or task != "--semantic"
+                why = f"does not go with {task}" if given else f"needs {other}"
+                raise InputError(f"{option} {why}")
 
 
-def _model(args: argparse.Namespace, default: tuple[str, str]) -> tuple[str | Path, str]:
-    """Configuration and weights."""
+def _model(
+    args: argparse.Namespace, default: tuple[str, str | None]
+) -> tuple[str | Path, str | None]:
+    """Configuration and weights; None for those that the configuration names."""
     if args.config_file:
         return args.config_file, args.weights
     return PACKAGE / default[0], args.weights or default[1]
@@ -166,3 +197,25 @@ def _panoptic(args: argparse.Namespace, files: InputFiles) -> Results:
     predictor = load_panoptic_predictor(*_model(args, PANOPTIC), opts, args.trained)
     predictor.set_vocabulary(words)
     return PanopticResults(predictor=predictor, folder=args.output, images=files.images)
+
+
+def _detection(args: argparse.Namespace, files: InputFiles) -> Results:
+    from clipself_seg.data.vocabulary import read_words
+
+    words = read_words(args.vocabulary)
+    if not (args.config_file or args.weights or "MODEL.WEIGHTS" in args.opts):
+        raise InputError(
+            "--boxes needs --weights: no trained detector comes with the project; "
+            f"train_net.py --config-file {DETECTION[0]} trains one on the mini world, which is then "
+            "output/mini/detection/model_final.pth"
+        )
+    from clipself_seg.prediction.detection import load_detection_predictor
+    from clipself_seg.prediction.detection_results import DetectionResults
+
+    key = "MODEL.FVIT.SCORE_THRESHOLD"
+    opts = [key, SCORE_THRESHOLD, *args.opts]
+    if args.score_threshold is not None:
+        opts += [key, args.score_threshold]
+    predictor = load_detection_predictor(*_model(args, DETECTION), opts)
+    predictor.set_vocabulary(words)
+    return DetectionResults(predictor=predictor, folder=args.output, images=files.images)

@@ -81,12 +81,26 @@ def image_sample(
     Raises:
         InputError: the image cannot be read, or is not of that form.
     """
+    image = rgb_image(image, mapper.max_pixels)
+    resized = mapper.resize.get_transform(image).apply_image(image)
+    return {"image": chw(resized), "height": image.shape[0], "width": image.shape[1]}
+
+
+def rgb_image(image: np.ndarray | str | os.PathLike[str], max_pixels: int) -> np.ndarray:
+    """The pixels of an image that is given, or read from its file.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, or the path of an image.
+        max_pixels: largest number of pixels of an image that is decoded.
+
+    Raises:
+        InputError: the image cannot be read, or is not of that form.
+    """
     if not isinstance(image, np.ndarray):
-        image = read_image(image, max_pixels=mapper.max_pixels)
+        image = read_image(image, max_pixels=max_pixels)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise InputError(
             f"an image must be uint8 of shape (height, width, 3), got {image.dtype} of "
             f"{image.shape}"
         )
-    resized = mapper.resize.get_transform(image).apply_image(image)
-    return {"image": chw(resized), "height": image.shape[0], "width": image.shape[1]}
+    return image

@@ -1,4 +1,4 @@
-"""Segmenting files and folders of images, one at a time: each task's results are its own."""
+"""Predicting for files and folders of images, one at a time: each task's results are its own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FOLDERS = ("labels", "overlays", "panoptic", "scores")
 
 @dataclasses.dataclass(frozen=True)
 class ImageFile:
-    """An image to segment.
+    """An image to predict for.
 
     Attributes:
         path: path of the file.
@@ -64,7 +64,7 @@ def find_images(inputs: Sequence[str | Path], output: str | Path) -> InputFiles:
     Two images that differ in their endings alone keep them in their names.
 
     Raises:
-        InputError: nothing to segment, or two images whose results would have one name.
+        InputError: no image, or two images whose results would have one name.
     """
     files = InputFiles([], {}, [])
     out = Path(output).resolve()
@@ -121,8 +121,16 @@ def _name(images: Sequence[ImageFile]) -> list[ImageFile]:
     return named
 
 
+def image_ids(images: Sequence[ImageFile]) -> list[int]:
+    """Ids of images: the numbers that all are named by, if they differ, else 1, 2, 3 ..."""
+    stems = [image.path.stem for image in images]
+    numbers = [int(stem) for stem in stems if stem.isdecimal()]
+    named = len(set(numbers)) == len(stems)
+    return numbers if named else list(range(1, len(images) + 1))
+
+
 class Results(Protocol):
-    """Segments images and writes the results."""
+    """Segments images, or detects in them, and writes the results."""
 
     @property
     def folder(self) -> Path:
@@ -133,19 +141,19 @@ class Results(Protocol):
         """Largest number of pixels of an image that is decoded."""
 
     def write(self, source: ImageFile, image: np.ndarray) -> None:
-        """Segment an image (H, W, 3) uint8 and write its results."""
+        """Predict for an image (H, W, 3) uint8 and write the results."""
 
     def write_index(self, failed: Mapping[str, str], complete: bool) -> None:
         """Write the file that explains the others: what is there, and input -> what is wrong."""
 
 
 def predict_files(results: Results, files: InputFiles) -> dict[str, str]:
-    """Segment images; one that cannot be read or segmented is reported at once, and the others are done.
+    """Predict for images; one that cannot be read or processed is reported at once, and the others are done.
 
     The index is written before the first image and, interrupted or not, after the last.
 
     Args:
-        results: segments and writes; what is there of the same names is replaced.
+        results: predicts and writes; what is there of the same names is replaced.
         files: what `find_images` returned.
 
     Returns:
@@ -196,8 +204,8 @@ def _reason(error: Exception) -> str:
     """What is wrong with an image; an error that nobody foresaw is logged whole at DEBUG."""
     if isinstance(error, InputError):
         return str(error)
-    logger.debug("an image cannot be segmented", exc_info=error)
-    return f"cannot be segmented ({type(error).__name__}: {in_short(error)})"
+    logger.debug("an image cannot be processed", exc_info=error)
+    return f"cannot be processed ({type(error).__name__}: {in_short(error)})"
 
 
 def _complain(path: str, reason: str) -> None:

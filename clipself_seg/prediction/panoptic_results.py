@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from clipself_seg.files import write_json
-from clipself_seg.prediction.files import ImageFile
+from clipself_seg.prediction.files import ImageFile, image_ids
 from clipself_seg.prediction.panoptic import PanopticPredictor, PanopticSegment
 from clipself_seg.provenance import provenance
 from clipself_seg.visualization.class_colours import class_colours
@@ -117,11 +117,3 @@ class PanopticResults:
             "beta": model.beta,
             "provenance": provenance(weights_hash=model.weights_hash()),
         }
-
-
-def image_ids(images: Sequence[ImageFile]) -> list[int]:
-    """Ids of images: the numbers that all are named by, if they differ, else 1, 2, 3 ..."""
-    stems = [image.path.stem for image in images]
-    numbers = [int(stem) for stem in stems if stem.isdecimal()]
-    named = len(set(numbers)) == len(stems)
-    return numbers if named else list(range(1, len(images) + 1))

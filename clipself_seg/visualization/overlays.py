@@ -82,7 +82,7 @@ def overlay(
         names: names of the K classes.
         colours: colours of the classes, (K, 3) uint8.
     """
-    image, labels = _readable(image, labels)
+    image, labels = readable(image, labels)
     unit = text_size(labels)
     painted = Image.fromarray(paint(image, labels, colours))
     write_names(painted, place_names(labels, names, unit))
@@ -146,7 +146,7 @@ def legend(lines: Sequence[Entry], width: int, unit: int) -> Image.Image:
     gap = unit // 2
     step = round(1.7 * unit)
     room = width - swatch - 4 * gap
-    names = [_cut(line.name, font, room - font.getlength(line.note) - gap) for line in lines]
+    names = [shortened(line.name, font, room - font.getlength(line.note) - gap) for line in lines]
     notes = max((font.getlength(line.note) for line in lines), default=0)
     text = max((font.getlength(name) for name in names), default=0)
     column = min(width - gap, round(swatch + text + notes + 4 * gap))
@@ -171,10 +171,16 @@ def text_size(image: np.ndarray) -> int:
     return max(SMALLEST_TEXT, round(min(image.shape[:2]) / 30))
 
 
-def _readable(image: np.ndarray, *maps: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Image and label maps, enlarged by a whole number if the image is small."""
+def readable(image: np.ndarray, *maps: np.ndarray, small: int = SMALL) -> tuple[np.ndarray, ...]:
+    """Image and maps of labels, enlarged by a whole number if the image is small.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        maps: (H, W) each.
+        small: shorter side in pixels from which an image stays as it is.
+    """
     height, width = image.shape[:2]
-    factor = min(-(-SMALL // min(height, width)), max(1, LARGE // max(height, width)))
+    factor = min(-(-small // min(height, width)), max(1, LARGE // max(height, width)))
     if factor <= 1:
         return image, *maps
     size = (factor * width, factor * height)
@@ -182,8 +188,14 @@ def _readable(image: np.ndarray, *maps: np.ndarray) -> tuple[np.ndarray, ...]:
     return grown, *(m.repeat(factor, axis=0).repeat(factor, axis=1) for m in maps)
 
 
-def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
-    """Text, or as much of it as fits into a width in pixels, with dots."""
+def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
+    """Text, or as much of it as fits into a width in pixels, with dots.
+
+    Args:
+        text: text of one line.
+        font: font that it is written in.
+        room: width in pixels.
+    """
     if font.getlength(text) <= room:
         return text
     while text and font.getlength(text + "...") > room:

@@ -11,12 +11,15 @@ import pytest
 from PIL import Image
 
 from clipself_seg.commands import predict
+from clipself_seg.config import load_config
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.panoptic_png import read_panoptic_png
 from clipself_seg.files import alone_in
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.semantic import Predictor, Segmentation
 from clipself_seg.prediction.semantic_results import SemanticResults
+from tests.conftest import ROOT
+from tests.prediction.test_detection import OPTS as BOX_OPTS
 from tests.prediction.test_panoptic import CONFIG, SMALL
 from tests.prediction.test_semantic import OPTS
 
@@ -115,7 +118,7 @@ def test_a_picture_that_no_library_can_take_does_not_stop_the_others(
     assert run("--vocabulary", "dog, sky", "--input", photos) == 1
     said = capsys.readouterr()
     assert "1 of 2 segmented" in said.out
-    assert "one.jpg: cannot be segmented (RuntimeError: no kernel for this)\n" in said.err
+    assert "one.jpg: cannot be processed (RuntimeError: no kernel for this)\n" in said.err
     content = json.loads((tmp_path / "out" / "classes.json").read_text())
     assert list(content["pictures"]) == ["sub/two"] and content["complete"]
     assert list(content["failed"]) == [str(photos / "one.jpg")]
@@ -242,3 +245,72 @@ def test_panoptic_options_alone_are_refused(run, photos, capsys):
     for option in ("--stuff", "--clip-weights", "--alpha"):
         assert run("--vocabulary", "dog", option, "1", "--input", photos) == 2
         assert f"{option} needs --panoptic" in capsys.readouterr().err
+
+
+@pytest.fixture
+def boxes(run):
+    def call(*words, weights="random", opts=BOX_OPTS):
+        return run("--boxes", *words, weights=weights, opts=opts)
+
+    return call
+
+
+def test_boxes_of_a_folder_can_be_read_back(boxes, photos, tmp_path, capsys):
+    (photos / "broken.jpg").write_bytes((photos / "one.jpg").read_bytes()[:300])
+    words = ("--vocabulary", "green ring, blue ring|hoop")
+    assert boxes(*words, "--input", photos) == 1
+    said = capsys.readouterr()
+    assert "2 of 3 searched for objects" in said.out and "broken.jpg cannot be decoded" in said.err
+    out = tmp_path / "out"
+    content = json.loads((out / "detections.json").read_text())
+    assert [c["seen"] for c in content["categories"]] == [True, False]
+    assert content["info"]["score threshold"] == 0 and len(content["info"]["failed"]) == 1
+    assert [i["file_name"] for i in content["images"]] == ["one.jpg", "sub/two.png"]
+    assert len(content["annotations"]) == 10
+    assert {path.name for path in out.rglob("*.png")} == {"one.png", "two.png"}
+
+
+def test_boxes_of_low_scores_are_left_out_unless_asked_for(boxes, photos, tmp_path):
+    opts = BOX_OPTS[: BOX_OPTS.index("MODEL.FVIT.SCORE_THRESHOLD")]
+    assert boxes("--vocabulary", "dog", "--input", photos / "one.jpg", opts=opts) == 0
+    content = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert content["info"]["score threshold"] == predict.SCORE_THRESHOLD
+
+
+@pytest.mark.parametrize(
+    "words, how, message",
+    [
+        (("--vocabulary", ""), {}, "empty"),
+        (("--vocabulary", "dog", "--score-threshold", "2"), {}, "must be in [0, 1], got 2.0"),
+        (("--vocabulary", "dog", "--scores"), {}, "--scores does not go with --boxes"),
+        (("--vocabulary", "dog", "--stuff", "dog"), {}, "--stuff does not go with --boxes"),
+        (("--vocabulary", "dog"), {"opts": OPTS}, "CATSeg, which detects nothing"),
+        (("--vocabulary", "dog"), {"weights": "none.pth"}, "no checkpoint at none.pth"),
+    ],
+)
+def test_bad_input_of_boxes_is_a_line_and_status_2(
+    boxes, photos, tmp_path, capsys, words, how, message
+):
+    assert boxes(*words, "--input", photos, **how) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") <= 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_detector_is_shipped_and_the_way_to_one_is_told(photos, tmp_path, capsys):
+    words = ["--boxes", "--vocabulary", "dog", "--input", str(photos)]
+    assert predict.main([*words, "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "error: --boxes needs --weights: no trained detector comes with the project" in error
+    named = next(word for word in error.split() if word.endswith(".yaml"))
+    config = load_config(ROOT / named)
+    assert f"{config.OUTPUT_DIR}/model_final.pth" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_of_boxes_are_refused_without_it(run, panoptic, photos, capsys):
+    words = ("--vocabulary", "dog", "--score-threshold", "0.5", "--input", photos)
+    assert run(*words) == 2
+    assert "--score-threshold needs --boxes" in capsys.readouterr().err
+    assert panoptic(*words) == 2
+    assert "--score-threshold does not go with --panoptic" in capsys.readouterr().err

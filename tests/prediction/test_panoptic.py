@@ -17,14 +17,14 @@ from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.files import PanopticFolder, evaluate_files
 from clipself_seg.prediction.common import image_sample
-from clipself_seg.prediction.files import ImageFile, find_images, predict_files
+from clipself_seg.prediction.files import find_images, predict_files
 from clipself_seg.prediction.panoptic import (
     PanopticPredictor,
     load_panoptic_predictor,
     panoptic_words,
     segmentation_of,
 )
-from clipself_seg.prediction.panoptic_results import PanopticResults, image_ids
+from clipself_seg.prediction.panoptic_results import PanopticResults
 from tests.conftest import ROOT
 from tests.panoptic_worlds import panopticapi_quality
 
@@ -187,14 +187,6 @@ def test_category_ids_are_those_of_the_vocabulary(photos, tmp_path):
     assert listed == {entry.dataset_id: entry.names[0] for entry in words.classes}
     infos = content["annotations"][0]["segments_info"]
     assert {info["category_id"] for info in infos} == {c.dataset_id for c in words.classes[:2]}
-
-
-def test_image_ids_are_the_numbers_of_the_files_or_count():
-    def ids(*names):
-        return image_ids([ImageFile(ROOT / name, name) for name in names])
-
-    assert ids("000139.jpg", "a/000285.png") == [139, 285]
-    assert ids("7.jpg", "dog.jpg") == [1, 2] == ids("7.jpg", "007.png")
 
 
 def test_an_interrupted_run_leaves_what_it_did(photos, tmp_path, monkeypatch):

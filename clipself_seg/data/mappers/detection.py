@@ -296,11 +296,14 @@ class DetectionTestMapper:
             InputError: the image cannot be read, or has another size than stated.
         """
         image = read_image(record["file_name"], stated_size(record), self.max_pixels)
+        own = {"file_name": record["file_name"], "image_id": record["image_id"]}
+        return own | self.resized(image)
+
+    def resized(self, image: np.ndarray) -> Sample:
+        """The sample of an image (H, W, 3) uint8 RGB without a record: what says which one it is, is missing."""
         height, width = image.shape[:2]
         size = evaluation_size(height, width, self.side, self.resize)
         return {
-            "file_name": record["file_name"],
-            "image_id": record["image_id"],
             "image": chw(resize_image(image, size, self.resize)),
             "height": height,
             "width": width,

@@ -160,7 +160,10 @@ class FViT(TwoStageDetector):
         return self
 
     def set_vocabulary(
-        self, words: Vocabulary | Sequence[str], seen: np.ndarray | None = None
+        self,
+        words: Vocabulary | Sequence[str],
+        seen: np.ndarray | None = None,
+        all_synonyms: bool | None = None,
     ) -> None:
         """Give the classes; labels are positions in them.
 
@@ -168,12 +171,16 @@ class FViT(TwoStageDetector):
             words: a vocabulary, or names with synonyms, "dog|puppy".
             seen: (K,) bool, classes of the training vocabulary. None: those that share a name with the
                 vocabulary that the weights were trained on; all of them if that is not known.
+            all_synonyms: whether the mean of all names of a class is its text, or the first alone; None
+                takes the value that the model was built with.
 
         Raises:
             InputError: as `class_names`.
             ValueError: `seen` is of another number of classes.
         """
-        names = class_names(words, all_synonyms=self.all_synonyms)
+        if all_synonyms is None:
+            all_synonyms = self.all_synonyms
+        names = class_names(words, all_synonyms=all_synonyms)
         if seen is not None and len(seen) != len(names):
             raise ValueError(f"seen has {len(seen)} classes, there are {len(names)}")
         if seen is None and self.trained_names:

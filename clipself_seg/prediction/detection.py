@@ -1,0 +1,169 @@
+"""Detection in images with your own class names.
+
+    predictor = load_detection_predictor("configs/mini/detection.yaml", "output/mini/detection/model_final.pth")
+    predictor.set_vocabulary("red star, blue ring|hoop")
+    result = predictor("photo.jpg")
+    result.boxes, result.scores, result.labels
+
+Shapes: H, W pixels of the image as it is meant to be seen, K classes, n detections.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode, configurable
+
+from clipself_seg.clip.class_texts import ClassTexts
+from clipself_seg.data.datasets.detection import detection_dataset
+from clipself_seg.data.mappers.detection import DetectionTestMapper
+from clipself_seg.data.vocabulary import (
+    Vocabulary,
+    as_vocabulary,
+    available_vocabularies,
+    load_vocabulary,
+)
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.detection.evaluation import seen_in_training
+from clipself_seg.models import FViT
+from clipself_seg.models.build import build_model
+from clipself_seg.prediction.common import prediction_config, require_architecture, rgb_image
+
+
+@dataclasses.dataclass(frozen=True)
+class Detections:
+    """Detections in one image, the best first.
+
+    Attributes:
+        boxes: (n, 4) float32, XYXY in pixels of the image.
+        scores: (n,) float32 in [0, 1]; those of seen and of unseen classes are fused with exponents of
+            their own.
+        labels: (n,) int64, positions in the vocabulary.
+        masks: (n, H, W) bool, or None for a model without masks.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray | None = None
+
+
+class DetectionPredictor:
+    """A model with a vocabulary; calling it with an image gives `Detections`.
+
+    Attributes:
+        vocabulary: the vocabulary; None before `set_vocabulary`.
+        seen: (K,) bool, which of its classes training has shown.
+    """
+
+    @configurable
+    def __init__(
+        self, *, model: FViT, mapper: DetectionTestMapper, trained: Vocabulary | None = None
+    ) -> None:
+        """`DetectionPredictor(cfg)` builds the configured model with its weights.
+
+        Args:
+            model: an `FViT`; it is put into evaluation mode, and belongs to the predictor.
+            mapper: resizes images as in evaluation.
+            trained: training vocabulary, whose classes are seen; None: the one that is stored in the
+                model's checkpoint.
+        """
+        self.model = model.eval()
+        self.mapper = mapper
+        self.trained = trained
+        self.vocabulary: Vocabulary | None = None
+        self.seen = np.zeros(0, bool)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Reads what `FViT` and `DetectionTestMapper` do, TEST.TRAIN_VOCABULARY, and, of weights that
+        do not know their classes, as the released ones, DATASETS.TRAIN.
+
+        Raises:
+            InputError: another kind of model, weights that do not fit, or no training vocabulary.
+        """
+        require_architecture(cfg, "FViT", "detects nothing", "configs/detection")
+        mapper = DetectionTestMapper(cfg)
+        model = build_model(cfg)
+        return {"model": model, "mapper": mapper, "trained": _training_vocabulary(cfg, model)}
+
+    def set_vocabulary(self, words: Vocabulary | Sequence[str] | str) -> None:
+        """Say which classes to look for, until the next call.
+
+        Every synonym of your own class names counts (the text embeddings are averaged); a built-in
+        vocabulary is read as `MODEL.FVIT.SYNONYMS` says, as in evaluation.
+
+        Args:
+            words: "dog|puppy, cat", see `read_words`; a list, see `own_words`; or a vocabulary.
+
+        Raises:
+            InputError: no words, an empty one, one word twice, or one that CLIP cannot read whole.
+        """
+        words = as_vocabulary(words)
+        seen = None if self.trained is None else seen_in_training(words, self.trained)
+        own = words.name not in available_vocabularies()
+        names = tuple(entry.names for entry in words.classes)
+        ClassTexts(self.model.clip, self.model.bank.templates).check(names)
+        self.model.set_vocabulary(words, seen, all_synonyms=True if own else None)
+        self.vocabulary = words
+        self.seen = self.model.seen().cpu().numpy()
+
+    def __call__(self, image: np.ndarray | str | os.PathLike[str]) -> Detections:
+        """Detect objects: those with a score above MODEL.FVIT.SCORE_THRESHOLD, and of them the best
+        TEST.DETECTIONS_PER_IMAGE.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, or the path of an image.
+
+        Raises:
+            InputError: the image cannot be read, or is not of that form.
+        """
+        if self.vocabulary is None:
+            raise RuntimeError("call set_vocabulary before the predictor")
+        sample = self.mapper.resized(rgb_image(image, self.mapper.max_pixels))
+        (outputs,) = self.model([sample])
+        instances = outputs["instances"].to("cpu")
+        return Detections(
+            boxes=instances.pred_boxes.tensor.float().numpy(),
+            scores=instances.scores.float().numpy(),
+            labels=instances.pred_classes.numpy(),
+            masks=instances.pred_masks.numpy() if self.model.has_masks else None,
+        )
+
+
+def load_detection_predictor(
+    config_file: str | os.PathLike[str],
+    weights: str | os.PathLike[str] | None = None,
+    opts: Sequence[str] = (),
+) -> DetectionPredictor:
+    """A predictor from files.
+
+    Args:
+        config_file: of an `FViT`.
+        weights: a checkpoint, in place of the configured MODEL.WEIGHTS; "random" goes without.
+        opts: further keys and values in turn, such as MODEL.FVIT.SCORE_THRESHOLD, which is low, as
+            evaluation wants it.
+
+    Raises:
+        InputError: an unknown configuration or key, no weights, weights that do not fit, or no
+            training vocabulary.
+    """
+    return DetectionPredictor(prediction_config(config_file, weights, opts))
+
+
+def _training_vocabulary(cfg: CfgNode, model: FViT) -> Vocabulary | None:
+    """The vocabulary whose classes are seen, or None where the model's weights name them."""
+    if cfg.TEST.TRAIN_VOCABULARY:
+        return load_vocabulary(cfg.TEST.TRAIN_VOCABULARY)
+    if model.trained_names:
+        return None
+    if not cfg.DATASETS.TRAIN:
+        raise InputError(
+            "neither the weights nor DATASETS.TRAIN say which classes are seen: name the training "
+            "vocabulary, such as ov_coco_65 (TEST.TRAIN_VOCABULARY)"
+        )
+    return load_vocabulary(detection_dataset(cfg.DATASETS.TRAIN[0]).vocabulary)

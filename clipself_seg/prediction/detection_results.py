@@ -1,0 +1,122 @@
+"""Detections in files and folders of images, in COCO's format, and drawn."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipself_seg.evaluation.detection.detections import ImageDetections, coco_results
+from clipself_seg.evaluation.instances.numbers import encode_masks
+from clipself_seg.files import write_json
+from clipself_seg.prediction.detection import DetectionPredictor, Detections
+from clipself_seg.prediction.files import ImageFile, image_ids
+from clipself_seg.provenance import provenance
+from clipself_seg.visualization.boxes import box_overlay
+from clipself_seg.visualization.overlays import save_png
+
+
+class DetectionResults:
+    """overlays/NAME.png, and detections.json in COCO's format of annotations, with scores.
+
+    The JSON is an object with "images", "categories" (and "seen" of each), "annotations" and "info".
+    pycocotools reads it as ground truth, `COCO("detections.json")`; its "annotations" alone are a list in
+    COCO's results format, `truth.loadRes(json.load(file)["annotations"])`. Each has "bbox" (x, y, width,
+    height in pixels), "score", "area", of a model with masks "segmentation" (run-length encoding), and an
+    "id" that counts from 1. Category ids are those of the vocabulary; your own classes count from 0. Image
+    ids are the numbers that the files are named by, as COCO's are, or else count from 1.
+    """
+
+    def __init__(
+        self, *, predictor: DetectionPredictor, folder: str | Path, images: Sequence[ImageFile]
+    ) -> None:
+        """
+        Args:
+            predictor: predictor with a vocabulary.
+            folder: folder below which results are written.
+            images: all whose results will be written.
+
+        Raises:
+            ValueError: no vocabulary.
+        """
+        if predictor.vocabulary is None:
+            raise ValueError("the predictor has no vocabulary")
+        self.predictor = predictor
+        self.folder = Path(folder)
+        self.max_pixels = predictor.mapper.max_pixels
+        self._vocabulary = predictor.vocabulary
+        self._ids = dict(zip((image.name for image in images), image_ids(images)))
+        self._images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+
+    def write(self, source: ImageFile, image: np.ndarray) -> None:
+        """Detect in an image and write its overlay."""
+        result = self.predictor(image)
+        drawn = box_overlay(
+            image,
+            result.boxes,
+            result.scores,
+            [self._vocabulary.names[label] for label in result.labels],
+            self.predictor.seen[result.labels],
+            result.masks,
+        )
+        save_png(drawn, self.folder / "overlays" / f"{source.name}.png")
+        number = self._ids[source.name]
+        height, width = image.shape[:2]
+        size = {"width": width, "height": height}
+        self._images.append({"id": number, "file_name": source.file_name} | size)
+        categories = [entry.dataset_id for entry in self._vocabulary.classes]
+        entries = coco_results(number, _compact(result), categories)
+        for entry, area in zip(entries, _areas(result), strict=True):
+            own = {"id": len(self._annotations) + 1, "area": area, "iscrowd": 0}
+            self._annotations.append(own | entry)
+
+    def write_index(self, failed: Mapping[str, str], complete: bool) -> None:
+        """Write detections.json."""
+        content = {
+            "info": self._metadata | {"failed": dict(failed), "complete": complete},
+            "images": self._images,
+            "annotations": self._annotations,
+            "categories": self._categories,
+        }
+        write_json(self.folder / "detections.json", content)
+
+    @functools.cached_property
+    def _categories(self) -> list[dict[str, Any]]:
+        return [
+            {"id": entry.dataset_id, "name": entry.names[0], "seen": bool(known)}
+            for entry, known in zip(self._vocabulary.classes, self.predictor.seen)
+        ]
+
+    @functools.cached_property
+    def _metadata(self) -> dict[str, Any]:
+        model = self.predictor.model
+        settings = model.settings
+        trained = self.predictor.trained
+        return {
+            "description": "open-vocabulary detection by clipself_seg",
+            "prompted": [list(synonyms) for synonyms in model.classes.names],
+            "trained": "named by the weights" if trained is None else trained.name,
+            "score threshold": settings.rule.threshold,
+            "alpha": settings.alpha,
+            "beta": settings.beta,
+            "provenance": provenance(weights_hash=model.weights_hash()),
+        }
+
+
+def _compact(result: Detections) -> ImageDetections:
+    corner, opposite = result.boxes[:, :2], result.boxes[:, 2:]
+    masks = None if result.masks is None else encode_masks(result.masks)
+    boxes = np.concatenate([corner, opposite - corner], axis=1)
+    return ImageDetections(boxes, result.scores, result.labels, masks)
+
+
+def _areas(result: Detections) -> list[float]:
+    """Area of each detection in pixels: of its mask, or of its box where there is none."""
+    if result.masks is not None:
+        return [float(mask.sum()) for mask in result.masks]
+    areas: list[float] = np.prod(result.boxes[:, 2:] - result.boxes[:, :2], axis=1).tolist()
+    return areas

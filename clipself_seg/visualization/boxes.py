@@ -1,0 +1,177 @@
+"""Boxes over an image with names and scores, of seen and of unseen classes: blue and solid, red and dashed.
+
+Shapes: H, W pixels of the image, n boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from clipself_seg.visualization.overlays import (
+    PAPER,
+    Entry,
+    borders,
+    legend,
+    readable,
+    shortened,
+    text_size,
+)
+
+SEEN = (0, 84, 214)
+UNSEEN = (208, 20, 30)
+MARK = "*"  # behind the name of an unseen class
+OPACITY = 0.4  # of masks
+SMALL = 480  # pixels; names beside boxes need more room than those inside of segments
+DASH, GAP = 5, 3  # lengths in widths of the line
+
+
+class _Label(NamedTuple):
+    """A label with its place: left, top, right and bottom in pixels of the image."""
+
+    text: str
+    place: tuple[int, int, int, int]
+
+
+def box_overlay(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    names: Sequence[str],
+    seen: np.ndarray,
+    masks: np.ndarray | None = None,
+) -> Image.Image:
+    """Image with boxes, each with its name and score, above a legend that counts seen and unseen ones.
+
+    A box of a seen class is a solid blue line; one of an unseen class is red and dashed, and its name has an
+    asterisk. The best lie on top. A small image is enlarged by a whole number.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        boxes: (n, 4) XYXY in pixels, the best first.
+        scores: (n,).
+        names: names of the class of each box.
+        seen: (n,) bool, whether training has shown the class of each box.
+        masks: (n, H, W) bool, which are tinted; None for boxes alone.
+    """
+    large, *large_masks = readable(image, *(() if masks is None else masks), small=SMALL)
+    unit = text_size(large)
+    colours = [SEEN if known else UNSEEN for known in seen]
+    canvas = Image.fromarray(_tinted(large, large_masks, colours))
+    draw = ImageDraw.Draw(canvas)
+    factor = large.shape[0] // image.shape[0]
+    corners = _whole(boxes * factor, canvas.size)
+    titles = [
+        f"{name}{'' if known else MARK} {score:.2f}"
+        for name, known, score in zip(names, seen, scores)
+    ]
+    labels = _place(titles, corners, canvas.size, unit)
+    for corner, colour, known in zip(corners[::-1], colours[::-1], seen[::-1]):
+        _outline(draw, corner, colour, max(3, unit // 6), dashed=not known)
+    for label, colour in zip(labels[::-1], colours[::-1]):
+        _write(draw, label, colour, unit)
+    key = legend(_entries(seen), max(canvas.width, 18 * unit), unit)
+    sheet = Image.new("RGB", (key.width, canvas.height + key.height), PAPER)
+    sheet.paste(canvas, ((sheet.width - canvas.width) // 2, 0))
+    sheet.paste(key, (0, canvas.height))
+    return sheet
+
+
+def _entries(seen: np.ndarray) -> list[Entry]:
+    known, unknown = int(np.sum(seen)), int(np.sum(~seen))
+    return [
+        Entry("seen classes (solid)", SEEN, str(known)),
+        Entry(f"unseen classes{MARK} (dashed)", UNSEEN, str(unknown)),
+    ]
+
+
+def _tinted(
+    image: np.ndarray, masks: Sequence[np.ndarray], colours: Sequence[tuple[int, int, int]]
+) -> np.ndarray:
+    """The image with every mask in its colour and a line around it, the first one on top."""
+    painted = image.copy()
+    for mask, colour in zip(masks[::-1], colours[::-1]):
+        inside = painted[mask] * (1 - OPACITY) + np.array(colour) * OPACITY
+        painted[mask] = inside.round().astype(np.uint8)
+        painted[borders(mask)] = colour
+    return painted
+
+
+def _whole(boxes: np.ndarray, size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+    """Boxes in whole pixels, from their first to their last one, within an image (width, height)."""
+    limits = np.array([*size, *size]) - 1
+    rounded = np.round(boxes).astype(int)
+    rounded[:, 2:] = np.maximum(rounded[:, 2:] - 1, rounded[:, :2])
+    return [(int(a), int(b), int(c), int(d)) for a, b, c, d in np.clip(rounded, 0, limits)]
+
+
+def _outline(
+    draw: ImageDraw.ImageDraw,
+    corner: tuple[int, int, int, int],
+    colour: tuple[int, int, int],
+    width: int,
+    dashed: bool,
+) -> None:
+    """A line on a white rim along the inside of a box: the rim shows between dashes."""
+    draw.rectangle(corner, outline=PAPER, width=width + 2)
+    if not dashed:
+        draw.rectangle(corner, outline=colour, width=width)
+        return
+    left, top, right, bottom = corner
+    inner = width - 1
+    for a, b in _dashes(left, right, width):
+        draw.rectangle((a, top, b, min(top + inner, bottom)), fill=colour)
+        draw.rectangle((a, max(bottom - inner, top), b, bottom), fill=colour)
+    for a, b in _dashes(top, bottom, width):
+        draw.rectangle((left, a, min(left + inner, right), b), fill=colour)
+        draw.rectangle((max(right - inner, left), a, right, b), fill=colour)
+
+
+def _dashes(start: int, end: int, width: int) -> Iterator[tuple[int, int]]:
+    """First and last pixel of each dash of a line; the line begins with one."""
+    for first in range(start, end + 1, (DASH + GAP) * width):
+        yield first, min(first + DASH * width - 1, end)
+
+
+def _place(
+    titles: Sequence[str],
+    corners: Sequence[tuple[int, int, int, int]],
+    size: tuple[int, int],
+    unit: int,
+) -> list[_Label]:
+    """Labels beside their boxes, within the image: where they cover least of the earlier ones."""
+    font = ImageFont.load_default(size=unit)
+    pad = max(2, unit // 5)
+    placed = list[_Label]()
+    for title, (left, top, right, bottom) in zip(titles, corners):
+        text = shortened(title, font, size[0] - 2 * pad)
+        width, height = round(font.getlength(text)) + 2 * pad, unit + 2 * pad
+        candidates = []
+        for y in (top - height, bottom + 1, top, bottom - height + 1):
+            for x in (left, right - width + 1):
+                x = max(0, min(x, size[0] - width))
+                y = max(0, min(y, size[1] - height))
+                candidates.append((x, y, x + width - 1, y + height - 1))
+        covered = [sum(_common(place, other.place) for other in placed) for place in candidates]
+        placed.append(_Label(text, candidates[int(np.argmin(covered))]))
+    return placed
+
+
+def _common(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> int:
+    """Number of pixels that two places have in common."""
+    width = min(one[2], other[2]) - max(one[0], other[0]) + 1
+    height = min(one[3], other[3]) - max(one[1], other[1]) + 1
+    return max(0, width) * max(0, height)
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, label: _Label, colour: tuple[int, int, int], unit: int
+) -> None:
+    left, top, right, bottom = label.place
+    draw.rectangle(label.place, fill=colour, outline=PAPER)
+    middle = ((left + right) / 2, (top + bottom) / 2)
+    font = ImageFont.load_default(size=unit)
+    draw.text(middle, label.text, fill=PAPER, font=font, anchor="mm")

@@ -1,0 +1,223 @@
+"""Images in, boxes out: class names, seen classes, thresholds, files in COCO's format."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import nn
+
+from clipself_seg.data.mappers.detection import DetectionTestMapper
+from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, read_words
+from clipself_seg.errors import InputError
+from clipself_seg.heads.fvit.detections import DetectionRule
+from clipself_seg.models.fvit.parts import DetectionSettings
+from clipself_seg.models.protocol import Classes
+from clipself_seg.prediction.detection import DetectionPredictor, load_detection_predictor
+from clipself_seg.prediction.detection_results import DetectionResults
+from clipself_seg.prediction.files import find_images, predict_files
+from tests.models.fvit.test_model import TINY, WORDS, tiny
+
+OPTS = [str(part) for pair in TINY.items() for part in pair]
+OPTS += ["MODEL.DEVICE", "cpu", "INPUT.FORMAT", "RGB", "DATASETS.TRAIN", '("mini_base_boxes",)']
+OPTS += ["TEST.DETECTIONS_PER_IMAGE", "5", "MODEL.FVIT.SCORE_THRESHOLD", "0.0"]
+
+
+class Corners(nn.Module):
+    """Finds class 1 in the left upper quarter of an image, and class 0 in the whole of it."""
+
+    settings = DetectionSettings(0.1, 0.8, rule=DetectionRule(0.25))
+
+    def __init__(self, masks):
+        super().__init__()
+        self.has_masks = masks
+        self.clip = mock.Mock(context_length=1000)
+        self.bank = mock.Mock(templates="vild63")
+
+    def set_vocabulary(self, words, seen=None, all_synonyms=None):
+        names = tuple(entry.names for entry in words.classes)
+        self.classes = Classes(names, seen=seen)
+        self.all_synonyms = all_synonyms
+
+    def seen(self):
+        return torch.from_numpy(self.classes.seen)
+
+    def weights_hash(self):
+        return "none"
+
+    def forward(self, samples):
+        (sample,) = samples
+        height, width = sample["height"], sample["width"]
+        boxes = torch.tensor([[0, 0, width / 2, height / 2], [0, 0, width, height]])
+        instances = Instances((height, width))
+        instances.pred_boxes = Boxes(boxes)
+        instances.scores = torch.tensor([0.75, 0.5])
+        instances.pred_classes = torch.tensor([1, 0])
+        if self.has_masks:
+            masks = torch.zeros(2, height, width, dtype=torch.bool)
+            masks[0, : height // 2, : width // 2] = True
+            masks[1, 3] = True
+            instances.pred_masks = masks
+        return [{"instances": instances}]
+
+
+def predictor(words="red star, dog|puppy", masks=False):
+    made = DetectionPredictor(
+        model=Corners(masks),
+        mapper=DetectionTestMapper(side=64),
+        trained=Vocabulary.from_names(["Red-Star"]),
+    )
+    made.set_vocabulary(words)
+    return made
+
+
+@pytest.fixture
+def images(tmp_path):
+    for name, size in (("7.png", (20, 40)), ("sub/12.png", (60, 30))):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((*size, 3), 90, np.uint8)).save(path)
+    return tmp_path / "in"
+
+
+def write(images, out, made):
+    files = find_images([images], out)
+    results = DetectionResults(predictor=made, folder=out, images=files.images)
+    return predict_files(results, files), json.loads((out / "detections.json").read_text())
+
+
+def test_results_in_cocos_format_checked_by_hand(images, tmp_path):
+    failed, content = write(images, tmp_path / "out", predictor())
+    assert failed == {} == content["info"]["failed"] and content["info"]["complete"]
+    assert content["info"]["score threshold"] == 0.25 and content["info"]["trained"] == "custom"
+    assert content["info"]["prompted"] == [["red star"], ["dog", "puppy"]]
+    assert content["categories"] == [
+        {"id": 0, "name": "red star", "seen": True},
+        {"id": 1, "name": "dog", "seen": False},
+    ]
+    assert content["images"] == [
+        {"id": 7, "file_name": "7.png", "width": 40, "height": 20},
+        {"id": 12, "file_name": "sub/12.png", "width": 30, "height": 60},
+    ]
+
+    def entry(number, image, category, box, score):
+        own = {"id": number, "area": box[2] * box[3], "iscrowd": 0, "image_id": image}
+        return own | {"category_id": category, "bbox": box, "score": score}
+
+    assert content["annotations"] == [
+        entry(1, 7, 1, [0, 0, 20, 10], 0.75),
+        entry(2, 7, 0, [0, 0, 40, 20], 0.5),
+        entry(3, 12, 1, [0, 0, 15, 30], 0.75),
+        entry(4, 12, 0, [0, 0, 30, 60], 0.5),
+    ]
+    assert all((tmp_path / "out/overlays" / f"{name}.png").is_file() for name in ("7", "sub/12"))
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_pycocotools_reads_them_as_truth_and_as_results(images, tmp_path, kind):
+    _, content = write(images, tmp_path / "out", predictor("mini", masks=True))
+    words = load_vocabulary("mini")
+    assert [c["id"] for c in content["categories"]] == [c.dataset_id for c in words.classes]
+    masks = rle.decode([entry["segmentation"] for entry in content["annotations"][:2]])
+    assert masks[:10, :20, 0].all() and masks[3, :, 1].all()
+    assert masks.sum(axis=(0, 1)).tolist() == [200, 40]
+    assert [entry["area"] for entry in content["annotations"][:2]] == [200, 40]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(tmp_path / "out/detections.json")
+        evaluation = COCOeval(truth, truth.loadRes(content["annotations"]), kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(1)
+
+
+def test_a_file_that_fails_is_named_and_the_others_are_done(images, tmp_path, capsys):
+    (images / "broken.png").write_bytes((images / "7.png").read_bytes()[:40])
+    failed, content = write(images, tmp_path / "out", predictor())
+    assert list(failed) == list(content["info"]["failed"]) == [str(images / "broken.png")]
+    assert [image["file_name"] for image in content["images"]] == ["7.png", "sub/12.png"]
+    assert [image["id"] for image in content["images"]] == [1, 3]
+    assert "failed: image " in (said := capsys.readouterr().err) and "broken.png" in said
+
+
+def test_own_words_count_with_every_synonym_and_built_in_ones_as_configured():
+    made = predictor()
+    assert made.model.all_synonyms is True and made.seen.tolist() == [True, False]
+    made.set_vocabulary("ov_coco_65")
+    assert made.model.all_synonyms is None and len(made.seen) == 65 and not made.seen.any()
+    with pytest.raises(InputError, match='"dog" twice'):
+        made.set_vocabulary("dog, dog")
+    assert len(made.vocabulary) == 65
+
+
+@pytest.fixture(scope="module")
+def real():
+    """A small FViT with random weights, without masks."""
+    return load_detection_predictor("", "random", OPTS)
+
+
+def test_a_real_model_gives_what_it_gives_in_evaluation(real):
+    real.set_vocabulary("green star, hoop|blue ring")
+    image = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    result = real(image)
+    assert result.boxes.shape == (5, 4) and result.boxes.dtype == result.scores.dtype == np.float32
+    assert result.labels.dtype == np.int64 and result.masks is None
+    (output,) = real.model([real.mapper.resized(image)])
+    instances = output["instances"]
+    assert (result.boxes == instances.pred_boxes.tensor.numpy()).all()
+    assert (result.scores == instances.scores.numpy()).all()
+    assert (result.labels == instances.pred_classes.numpy()).all()
+    assert instances.image_size == (50, 90)
+    # The weights do not know their classes, the training data set does.
+    assert real.seen.tolist() == [True, False] and real.trained.name == "mini_things"
+
+
+def test_every_synonym_changes_the_text_of_an_own_class(real):
+    texts = []
+    for words in ("ring", "ring|hoop"):
+        real.set_vocabulary(words)
+        texts.append(real.model.text()[0])
+    assert not torch.allclose(*texts)
+
+
+def test_seen_classes_are_those_that_the_weights_name(tmp_path):
+    model = tiny(MASKS=True)
+    model.setup_training(WORDS)
+    model.export(tmp_path / "model_final.pth")
+    opts = [*OPTS, "MODEL.FVIT.MASKS", "True"]
+    made = load_detection_predictor("", tmp_path / "model_final.pth", opts)
+    made.set_vocabulary("red sphere, green cone, red star")
+    assert made.trained is None and made.seen.tolist() == [True, False, False]
+    assert made(np.zeros((20, 30, 3), np.uint8)).masks.shape == (5, 20, 30)
+    given = ["TEST.TRAIN_VOCABULARY", "mini_things"]
+    made = load_detection_predictor("", tmp_path / "model_final.pth", [*opts, *given])
+    made.set_vocabulary(read_words("red sphere, green star"))
+    assert made.seen.tolist() == [False, True]
+
+
+def test_what_detects_nothing_is_refused(real):
+    for opts, message in (
+        (("MODEL.META_ARCHITECTURE", "CATSeg"), "CATSeg, which detects nothing.*FViT"),
+        (("MODEL.FVIT.SCORE_THRESHOLD", "1.5"), r"SCORE_THRESHOLD must be in \[0, 1\], got 1.5"),
+        (("DATASETS.TRAIN", "()"), "say which classes are seen"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_detection_predictor("", "random", [*OPTS, *opts])
+    with pytest.raises(InputError, match="names no MODEL.WEIGHTS"):
+        load_detection_predictor("", None, OPTS)
+    with pytest.raises(InputError, match="tokens"):
+        real.set_vocabulary("dog " * 100)
+    with pytest.raises(InputError, match="uint8 of shape"):
+        real(np.zeros((4, 4), np.uint8))
+    with pytest.raises(RuntimeError, match="set_vocabulary"):
+        DetectionPredictor(model=Corners(False), mapper=real.mapper)(np.zeros((9, 9, 3), np.uint8))

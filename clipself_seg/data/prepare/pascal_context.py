@@ -23,6 +23,7 @@ from clipself_seg.data.prepare.common import (
     save_png,
     save_tiff,
 )
+from clipself_seg.data.prepare.mat_files import read_mat_array
 from clipself_seg.data.rle import check_segmentation
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
@@ -204,15 +205,9 @@ def _convert_mat(job: MapJob) -> bool:
 
 
 def _read_mat(path: Path) -> np.ndarray:
-    import scipy.io
-
     try:
-        # Shapes come first: the file may state one for which there is no memory.
-        shapes = {name: shape for name, shape, _ in scipy.io.whosmat(path)}
-        if max(shapes["LabelMap"]) > MAX_SIDE:
-            raise ValueError(f"LabelMap has the shape {shapes['LabelMap']}")
-        return np.asarray(scipy.io.loadmat(path, variable_names=["LabelMap"])["LabelMap"])
-    except Exception as error:  # scipy raises a dozen kinds about a broken file
+        return read_mat_array(path, "LabelMap")
+    except (OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read as a .mat file with a LabelMap ({error}): unpack it again"
         ) from None

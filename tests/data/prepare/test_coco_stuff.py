@@ -15,7 +15,7 @@ COCO_UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91}
 def test_coco_stuff(copy, tmp_path):
     folder = copy("coco-stuff")
     train, val = prepare_coco_stuff(Options(tmp_path, processes=2))
-    assert train[1:] == (60, 0, 0) and val[1:] == (20, 0, 0)
+    assert train[1:4] == (60, 0, 0) and val[1:4] == (20, 0, 0)
     used = [number for number in range(1, 183) if number not in COCO_UNUSED]
     assert len(used) == 171
     for path in sorted((folder / "annotations").rglob("*.png")):

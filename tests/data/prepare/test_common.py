@@ -99,7 +99,7 @@ def test_a_killed_run_leaves_whole_maps_and_the_next_completes_it(archive, tmp_p
     assert len(left) == DEATH - 1 and len(list(targets(archive).glob(".*.part"))) == 1
     check_whole(archive, left)
     (prepared,) = prepare_ade150(Options(tmp_path / "data"))
-    assert prepared[1:] == (COUNT - DEATH + 1, DEATH - 1, 0)
+    assert prepared[1:4] == (COUNT - DEATH + 1, DEATH - 1, 0)
     assert len(list(targets(archive).iterdir())) == COUNT
     check_whole(archive, targets(archive).iterdir())
 
@@ -143,7 +143,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(archive, tmp_path, monkeypatch)
         prepare_ade150(Options(tmp_path / "data"))
     assert len(list(targets(archive).iterdir())) == DEATH - 1
     (prepared,) = prepare_ade150(Options(tmp_path / "data"))
-    assert prepared[1:] == (COUNT - DEATH + 1, DEATH - 1, 0)
+    assert prepared[1:4] == (COUNT - DEATH + 1, DEATH - 1, 0)
 
 
 def test_an_error_in_a_worker_arrives_as_it_is(archive, tmp_path):

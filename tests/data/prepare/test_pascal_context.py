@@ -79,7 +79,7 @@ def write_json(folder, phases=("val", "train", "val", "val")):
 def test_the_59_classes_are_painted_in_order_for_the_validation_pictures(folder, tmp_path):
     expected = write_json(folder)
     (done,) = prepare_pascal_context_59(Options(tmp_path))
-    assert done[1:] == (3, 0, 0)
+    assert done[1:4] == (3, 0, 0)
     target = folder / "annotations_detectron2/pc59_val"
     assert {path.stem for path in target.iterdir()} == expected.keys() - {"2008_000002"}
     for path in target.iterdir():
@@ -156,7 +156,7 @@ def test_the_459_classes_are_the_label_map_less_one(folder, tmp_path):
     write_mats(folder, maps | {"2008_000004": np.ones((2, 2))})
     (folder / "pascalcontext_val.txt").write_text("\n".join([*stems, "2008_000009", ""]))
     (done,) = prepare_pascal_context_459(Options(tmp_path, processes=2))
-    assert done[1:] == (3, 0, 1)
+    assert done[1:4] == (3, 0, 1)
     records = sem_seg_records("context_459_test_sem_seg")
     assert [record["image_id"] for record in records] == stems
     for record in records:
@@ -192,13 +192,3 @@ def test_what_is_missing_or_broken_is_named(folder, tmp_path):
     (folder / "trainval/2008_000001.mat").write_bytes(b"MATLAB 5.0 but cut")
     with pytest.raises(InputError, match="2008_000001.mat cannot be read as a .mat file"):
         prepare_pascal_context_459(options)
-
-
-def test_a_mat_file_of_a_size_beyond_memory_is_refused_by_its_header(folder, tmp_path):
-    write_mats(folder, {"a": np.ones((2, 3))})
-    (folder / "pascalcontext_val.txt").write_text("a")
-    # A matrix of 2^30 doubles in the old format, of which nothing follows.
-    header = np.array([0, 1 << 15, 1 << 15, 0, 9], "<i4").tobytes() + b"LabelMap\0"
-    (folder / "trainval/a.mat").write_bytes(header + bytes(64))
-    with pytest.raises(InputError, match="LabelMap has the shape .32768, 32768."):
-        prepare_pascal_context_459(Options(tmp_path))

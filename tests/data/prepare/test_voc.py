@@ -21,7 +21,7 @@ def test_voc_without_and_with_background(copy, tmp_path):
         file.write("2011_000099\n")
     Image.fromarray(np.zeros((1, 2, 3), np.uint8)).save(folder / "JPEGImages/2011_000099.jpg")
     without, with_background = prepare_voc20(Options(tmp_path))
-    assert without[1:] == (3, 0, 1) and with_background[1:] == (4, 0, 0)
+    assert without[1:4] == (3, 0, 1) and with_background[1:4] == (4, 0, 0)
     assert "1 without ground truth left out" in str(without)
     for path in (folder / "SegmentationClassAug").iterdir():
         before = pixels(path)
@@ -46,8 +46,8 @@ def test_a_second_run_keeps_what_is_there_and_overwrite_does_not(copy, tmp_path)
     path = folder / "2011_000003.png"
     written = path.read_bytes()
     path.write_bytes(b"mine")
-    assert prepare_voc20(Options(tmp_path))[1][1:] == (0, 3, 0) and path.read_bytes() == b"mine"
-    assert prepare_voc20(Options(tmp_path, overwrite=True))[1][1:] == (3, 0, 0)
+    assert prepare_voc20(Options(tmp_path))[1][1:4] == (0, 3, 0) and path.read_bytes() == b"mine"
+    assert prepare_voc20(Options(tmp_path, overwrite=True))[1][1:4] == (3, 0, 0)
     assert path.read_bytes() == written
 
 

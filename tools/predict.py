@@ -1,4 +1,4 @@
-"""Segment images with your own class names."""
+"""Segment images, or detect objects in them, with your own class names."""
 
 import sys
 

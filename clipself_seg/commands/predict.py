@@ -206,8 +206,8 @@ def _detection(args: argparse.Namespace, files: InputFiles) -> Results:
     if not (args.config_file or args.weights or "MODEL.WEIGHTS" in args.opts):
         raise InputError(
             "--boxes needs --weights: no trained detector comes with the project; "
-            f"train_net.py --config-file {DETECTION[0]} trains one on the mini world, which is then "
-            "output/mini/detection/model_final.pth"
+            f"python train_net.py --config-file {DETECTION[0]} trains one on the mini world "
+            "and writes output/mini/detection/model_final.pth"
         )
     from clipself_seg.prediction.detection import load_detection_predictor
     from clipself_seg.prediction.detection_results import DetectionResults

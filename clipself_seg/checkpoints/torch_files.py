@@ -7,12 +7,13 @@ checked by `bounds` before it is made. Tensors that share a storage in the file 
 
 from __future__ import annotations
 
+import io
 import mmap
 import pickle
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -65,13 +66,13 @@ class Storage(NamedTuple):
         memory: of the whole storage.
         dtype: of its elements.
         start: of the part, in elements.
-        count: number of elements of the part.
+        number: number of elements of the part.
     """
 
     memory: torch.UntypedStorage
     dtype: torch.dtype
     start: int
-    count: int
+    number: int
 
 
 class ScriptObject:
@@ -199,7 +200,7 @@ class _ArchiveUnpickler(_TorchUnpickler):
             try:
                 for place in range(0, len(bytes_), CHUNK):
                     piece = bytes_[place : place + CHUNK]
-                    if file.readinto(piece) != len(piece):
+                    if cast(io.BufferedIOBase, file).readinto(piece) != len(piece):
                         raise EOFError(f"{entry.filename} is cut off")
                 file.read(1)  # behind the end, where the checksum is compared
             except zipfile.BadZipFile:
@@ -227,8 +228,8 @@ class _PicklesUnpickler(_TorchUnpickler):
         if part is None:
             return storage
         _, start, count = part
-        check_view((count,), (1,), start, storage.count)
-        return storage._replace(start=start, count=count)
+        check_view((count,), (1,), start, storage.number)
+        return storage._replace(start=start, number=count)
 
     def _read(self, key: str, size: int) -> torch.UntypedStorage:
         check_bytes(size, self._left)
@@ -254,7 +255,7 @@ class _PicklesUnpickler(_TorchUnpickler):
 def _empty(size: int) -> tuple[torch.UntypedStorage, memoryview]:
     """New memory of so many bytes, and its bytes."""
     tensor = torch.empty(size, dtype=torch.uint8, device="cpu")
-    return tensor.untyped_storage(), memoryview(tensor.numpy())
+    return tensor.untyped_storage(), tensor.numpy().data
 
 
 def _rebuild(
@@ -288,7 +289,7 @@ def _rebuild_v3(
 def _view(storage: Storage, offset: int, size: Any, stride: Any, metadata: Any) -> Tensor:
     if metadata:
         raise ValueError("a tensor is to be conjugated or negated where it is read")
-    check_view(size, stride, offset, storage.count)
+    check_view(size, stride, offset, storage.number)
     tensor = torch.empty(0, dtype=storage.dtype, device="cpu")
     place = storage.start + offset
     return tensor.set_(storage.memory, place, tuple(size), tuple(stride))

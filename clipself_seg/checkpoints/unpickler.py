@@ -6,7 +6,7 @@ import collections
 import mmap
 import pickle
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from clipself_seg.checkpoints.bounds import MOST_STEPS, ForeignName, OutOfBounds
 
@@ -147,7 +147,7 @@ class PlainUnpickler(pickle._Unpickler):
         state = self.stack.pop()
         built = self.stack[-1]
         if isinstance(built, self.BUILT):
-            built.__setstate__(state)
+            cast(Any, built).__setstate__(state)
         elif not isinstance(built, collections.OrderedDict):  # torch's has attributes, no data
             raise pickle.UnpicklingError(f"{type(built).__name__} has no state")
 

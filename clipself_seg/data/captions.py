@@ -87,14 +87,14 @@ def read_phrases(path: str | os.PathLike[str]) -> dict[Any, list[list[str]]]:
     phrases: dict[Any, list[list[str]]] = {}
     for entry in coco_list(read_coco_json(path), "annotations", path):
         image_id, listed = entry.get("image_id"), entry.get("phrases")
-        texts = isinstance(listed, list) and all(isinstance(phrase, str) for phrase in listed)
-        if not isinstance(image_id, int | str) or not texts:
+        texts: list[Any] = listed if isinstance(listed, list) else [None]
+        if not isinstance(image_id, int | str) or not all(isinstance(t, str) for t in texts):
             raise InputError(
                 f'{path}: a caption needs "image_id", a number or text, and a list of "phrases", '
                 f"texts, got {reprlib.repr(entry)}: write it with tools/prepare_coco_captions.py "
                 "--overwrite"
             )
-        phrases.setdefault(image_id, []).append(listed)
+        phrases.setdefault(image_id, []).append(texts)
     return phrases
 
 

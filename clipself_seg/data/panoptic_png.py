@@ -48,7 +48,7 @@ def _decode_quickly(path: str | os.PathLike[str], max_pixels: int) -> np.ndarray
             return None
         width, height = content[16:24].view(">u4").tolist()
         check_pixels(path, width, height, max_pixels)
-        check_chunks(io.BytesIO(content))
+        check_chunks(io.BytesIO(content.tobytes()))
         pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
     except (OSError, SyntaxError, cv2.error):
         return None

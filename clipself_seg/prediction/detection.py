@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from detectron2.config import CfgNode, configurable
@@ -88,7 +88,7 @@ class DetectionPredictor:
         """
         require_architecture(cfg, "FViT", "detects nothing", "configs/detection")
         mapper = DetectionTestMapper(cfg)
-        model = build_model(cfg)
+        model = cast(FViT, build_model(cfg))
         return {"model": model, "mapper": mapper, "trained": _training_vocabulary(cfg, model)}
 
     def set_vocabulary(self, words: Vocabulary | Sequence[str] | str) -> None:

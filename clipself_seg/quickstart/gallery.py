@@ -201,7 +201,7 @@ def _losses(path: Path) -> list[tuple[float, float]]:
     lines = read_json_lines(path, "file of metrics")
     keys = ("iteration", "loss_clipself")
     read = [[line.get(key) for key in keys] for line in lines if isinstance(line, dict)]
-    points = [
+    points: list[tuple[float, float]] = [
         (step + 1, loss)
         for step, loss in read
         if isinstance(step, int) and isinstance(loss, int | float)

@@ -59,7 +59,7 @@ class Trainer:
         *,
         model: TrainableModel,
         records: Sequence[Record],
-        mapper: Callable[[Record, int], Sample],
+        mapper: Callable[[Record, int], Sample | None],
         settings: TrainingSettings,
         evaluate: Callable[[Any], Results] | None = None,
         groups: list[Group],
@@ -69,7 +69,7 @@ class Trainer:
         Args:
             model: an nn.Module, on its device.
             records: images of the data set with their annotations.
-            mapper: (record, number of the draw) -> sample.
+            mapper: (record, number of the draw) -> sample, or None for another image.
             settings: the numbers of the run.
             evaluate: called with the model before training and after every evaluation period.
             groups: parameter groups of the optimiser, see `TrainableModel.optimizer_groups`.

@@ -239,7 +239,7 @@ def _boxes_in(window: Window, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray
     limits = np.array([new_width, new_height] * 2, np.float32)
     resized = np.clip(boxes * factors, 0, limits)
     cut = np.clip(resized - np.array([x, y] * 2, np.float32), 0, np.array([w, h] * 2, np.float32))
-    return cut, (cut[:, 2:] > cut[:, :2]).all(axis=1)
+    return cut, np.all(cut[:, 2:] > cut[:, :2], axis=1)
 
 
 def mask_boxes(masks: np.ndarray) -> np.ndarray:

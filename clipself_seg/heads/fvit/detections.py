@@ -20,12 +20,12 @@ class DetectionRule(NamedTuple):
     Attributes:
         threshold: a score has to be above it.
         iou: overlap above which the worse of two boxes of a class goes.
-        count: largest number of detections of an image.
+        most: largest number of detections of an image.
     """
 
     threshold: float = 0.01
     iou: float = 0.4
-    count: int = 100
+    most: int = 100
 
 
 class Detected(NamedTuple):
@@ -48,7 +48,7 @@ def select_detections(boxes_n4: Tensor, scores_nK: Tensor, rule: DetectionRule) 
     """The best detections after non-maximum suppression within each class.
 
     All classes share one box a proposal. Suppression goes through the candidates by score, so only the best
-    ones are needed until `rule.count` survive: the result is that of all candidates.
+    ones are needed until `rule.most` survive: the result is that of all candidates.
 
     Args:
         boxes_n4: boxes, one for all classes.
@@ -63,8 +63,8 @@ def select_detections(boxes_n4: Tensor, scores_nK: Tensor, rule: DetectionRule) 
     while True:
         best = candidates[:limit]
         rows, labels = best // scores_nK.shape[1], best % scores_nK.shape[1]
-        kept = _suppress(boxes_n4[rows], flat[best], labels, rule.iou)[: rule.count]
-        if len(kept) == rule.count or limit >= len(candidates):
+        kept = _suppress(boxes_n4[rows], flat[best], labels, rule.iou)[: rule.most]
+        if len(kept) == rule.most or limit >= len(candidates):
             return Detected(boxes_n4[rows[kept]], flat[best][kept], labels[kept], rows[kept])
         limit *= 4
 

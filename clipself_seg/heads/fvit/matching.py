@@ -72,11 +72,11 @@ class SamplingRule(NamedTuple):
     """How many boxes of an image a loss sees.
 
     Attributes:
-        count: number of boxes.
+        number: number of boxes.
         positive_fraction: largest fraction of them that is positive.
     """
 
-    count: int
+    number: int
     positive_fraction: float
 
 
@@ -92,8 +92,8 @@ def sample_boxes(assigned_n: Tensor, rule: SamplingRule, generator: torch.Genera
         rule: numbers.
         generator: source of the choice, on the CPU, so that it is the same on every device.
     """
-    positive = _choose(assigned_n > 0, int(rule.count * rule.positive_fraction), generator)
-    negative = _choose(assigned_n == NEGATIVE, rule.count - len(positive), generator)
+    positive = _choose(assigned_n > 0, int(rule.number * rule.positive_fraction), generator)
+    negative = _choose(assigned_n == NEGATIVE, rule.number - len(positive), generator)
     return Sampled(positive, negative)
 
 

@@ -144,11 +144,6 @@ class FViT(TwoStageDetector):
             parameter.requires_grad_(False)
 
     @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return self.clip.logit_scale.device
-
-    @property
     def has_masks(self) -> bool:
         """Whether there is a mask head, which trains on masks."""
         return self.roi_head.mask_head is not None

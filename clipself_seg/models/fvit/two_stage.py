@@ -81,6 +81,11 @@ class TwoStageDetector(nn.Module):
         self.precision = precisions[0]
         self.test_precision = precisions[1]
 
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.rpn_head.rpn_cls.weight.device
+
     def losses_in(
         self, levels: Sequence[Tensor], samples: Sequence[Sample], text: Tensor, seen: Tensor
     ) -> dict[str, Tensor]:
@@ -173,7 +178,7 @@ class TwoStageDetector(nn.Module):
         assigned = match_boxes(objects, proposals, self.loss_settings.roi_rule)
         own = torch.arange(1, len(objects) + 1, device=self.device)
         rois, number = torch.cat([objects, proposals]), torch.cat([own, assigned])
-        rule = ROI_SAMPLING._replace(count=self.loss_settings.rois)
+        rule = ROI_SAMPLING._replace(number=self.loss_settings.rois)
         sampled = sample_boxes(number, rule, self._generator(sample, "rois"))
         both = torch.cat([sampled.positive, sampled.negative])
         number = number[both]

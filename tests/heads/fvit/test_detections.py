@@ -17,7 +17,7 @@ def plain(boxes, scores, rule):
         own = scores[rows, label]
         rows = rows[nms(boxes[rows], own, rule.iou)]
         kept += [(float(scores[row, label]), label, int(row)) for row in rows]
-    return sorted(kept, reverse=True)[: rule.count]
+    return sorted(kept, reverse=True)[: rule.most]
 
 
 def random_case(boxes=80, classes=9):

@@ -30,9 +30,9 @@ def test_matcher(rule):
 
 def first_and_evenly_spread(assigned, rule, generator):
     """The official case's sampling without randomness."""
-    positive = (assigned > 0).nonzero()[:, 0][: int(rule.count * rule.positive_fraction)]
+    positive = (assigned > 0).nonzero()[:, 0][: int(rule.number * rule.positive_fraction)]
     negative = (assigned == 0).nonzero()[:, 0]
-    wanted, there = rule.count - len(positive), len(negative)
+    wanted, there = rule.number - len(positive), len(negative)
     if there > wanted:
         negative = negative[[k * there // wanted for k in range(wanted)]]
     return Sampled(positive, negative)

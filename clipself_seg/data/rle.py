@@ -57,16 +57,21 @@ def encode_segmentation(value: Any, height: int, width: int) -> dict[str, Any]:
     Raises:
         ValueError: it is no mask of the image.
     """
+    if isinstance(value, list) and value:
+        # Pycocotools would read two points as a box.
+        areas = [polygon for polygon in value if not _is_line(polygon)]
+        if not areas:
+            return mask_utils.encode(np.zeros((height, width), np.uint8, order="F"))
+        check_segmentation(areas, height, width)
+        return mask_utils.merge(mask_utils.frPyObjects(areas, height, width))
     check_segmentation(value, height, width)
-    if isinstance(value, dict):
-        if isinstance(value["counts"], list):
-            value = mask_utils.frPyObjects(value, height, width)
-        return dict(value)
-    # Pycocotools would read two points as a box.
-    areas = [polygon for polygon in value if len(polygon) >= 6]
-    if not areas:
-        return mask_utils.encode(np.zeros((height, width), np.uint8, order="F"))
-    return mask_utils.merge(mask_utils.frPyObjects(areas, height, width))
+    if isinstance(value["counts"], list):
+        return mask_utils.frPyObjects(value, height, width)
+    return dict(value)
+
+
+def _is_line(polygon: Any) -> bool:
+    return isinstance(polygon, list) and len(polygon) in (2, 4)
 
 
 def _whole(counts: list[Any]) -> list[int]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -132,7 +132,7 @@ def _check_segment(info: Any, source: str) -> None:
         raise InputError(f'{source}: a segment lacks "id" or "category_id": {reprlib.repr(info)}')
     # Real and Integral are those of Python and of NumPy.
     area = info.get("area", -1)
-    numbers = isinstance(area, Real) and abs(float(area)) < 2.0**63
+    numbers = isinstance(area, Real) and abs(cast(float, area)) < 2**63
     if not numbers or not all(isinstance(info[key], Integral) for key in ("id", "category_id")):
         raise InputError(
             f"{source}: a segment has something else than numbers: {reprlib.repr(info)}"

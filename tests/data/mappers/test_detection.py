@@ -173,7 +173,7 @@ def test_boxes_are_made_anew_of_masks_whether_they_were_cut_or_not(tmp_path):
 
 def test_another_image_is_wanted_where_the_last_object_has_no_pixel(tmp_path):
     record = record_of(tmp_path, 32, 32, (2, 4, 20, 28), (1, 1, 9, 9))
-    nothing = [[3, 3, 4, 4]]
+    nothing = [[-3, -3, -2, -3, -2, -2]]  # beside the image
     record["annotations"][0]["segmentation"] = nothing
     sample = mapper(masks=True)(record, 0)
     assert sample["labels"].tolist() == [4] and sample["masks"].shape == (1, 32, 32)

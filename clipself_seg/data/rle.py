@@ -71,7 +71,8 @@ def encode_segmentation(value: Any, height: int, width: int) -> dict[str, Any]:
 
 
 def _is_line(polygon: Any) -> bool:
-    return isinstance(polygon, list) and len(polygon) in (2, 4)
+    numbers = isinstance(polygon, list) and all(isinstance(x, int | float) for x in polygon)
+    return numbers and len(polygon) in (2, 4)
 
 
 def _whole(counts: list[Any]) -> list[int]:

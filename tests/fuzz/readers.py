@@ -4,7 +4,7 @@ Formats by where they are read:
 
     checkpoints/read.py, clip/          weights: .safetensors, .pt (zip), .pth (old pickles), TorchScript archives
     checkpoints/pickles.py              .pkl of Detectron2's backbones
-    models/*/weights.py                 checkpoints of CAT-Seg, panoptic models and distillation
+    models/*/weights.py                 checkpoints of CAT-Seg, panoptic models, F-ViT and distillation
     heads/panoptic/diffusion_features/  Stable Diffusion in one file
     checkpoints/training_state.py       training states, from which a run is resumed
     clip/text_bank.py                   entries of the text cache
@@ -12,6 +12,7 @@ Formats by where they are read:
     config/load.py                      YAML configurations
     data/vocabulary.py                  vocabularies (.txt, .json), CAT-Seg's class lists
     data/records.py, data/captions.py   COCO's instances, proposals, panoptic, captions
+    data/instances.py                   objects in COCO's and LVIS's format, for detection
     data/images.py, data/label_maps.py, data/panoptic_png.py
     data/prepare/                       archives: label maps, instance maps, tables, lists, JSON, .mat
     evaluation/panoptic/files.py        predictions; evaluation/instances/: instances with their masks

@@ -16,12 +16,22 @@ from pycocotools import mask as rle
 from clipself_seg.config import load_config
 from clipself_seg.data.captions import read_phrases
 from clipself_seg.data.images import read_image
+from clipself_seg.data.instances import category_indices, instance_records
 from clipself_seg.data.label_maps import read_label_map
+from clipself_seg.data.mappers.detection import DetectionTrainMapper
 from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.data.mappers.panoptic import PanopticTrainMapper
 from clipself_seg.data.mappers.regions import RegionMapper
-from clipself_seg.data.records import category_labels, panoptic_records, proposal_records
+from clipself_seg.data.records import (
+    category_labels,
+    panoptic_records,
+    proposal_records,
+    read_coco_json,
+)
 from clipself_seg.data.vocabulary import as_vocabulary, load_vocabulary, read_class_json
+from clipself_seg.evaluation.detection.detections import ImageDetections
+from clipself_seg.evaluation.detection.ground_truth import read_detection_ground_truth
+from clipself_seg.evaluation.detection.numbers import detection_quality
 from clipself_seg.evaluation.instances.ground_truth import read_instance_ground_truth
 from clipself_seg.evaluation.instances.numbers import (
     ImageInstances,
@@ -35,6 +45,8 @@ from clipself_seg.quickstart.steps import Run, read_chapter
 from clipself_seg.training.metrics import drop_metrics_from
 from clipself_seg.training.repeat import repeat
 from tests.conftest import ROOT
+from tests.detection_worlds import WORDS as TOYS
+from tests.detection_worlds import annotation, write_objects
 from tests.fuzz.readers import Reader
 from tests.tiny import write_tiny_coco
 
@@ -130,6 +142,28 @@ def _read_captions(path: Path) -> None:
     for record in _panoptic_records(path.parent / "panoptic_val2017.json"):
         words = mapper(record | {"captions": phrases.get(record["image_id"], [])}, 0)["words"]
         ", ".join(words)
+
+
+def _make_objects(folder: Path) -> Path:
+    """LVIS's format, with the images beside it."""
+    objects = [annotation(1, "a", 30, [3, 4, 27, 16]), annotation(2, "b", 7, [0, 0, 9, 50])]
+    for image in "ab":
+        Image.fromarray(np.zeros((60, 90, 3), np.uint8)).save(folder / f"{image}.png")
+    lists = {"neg_category_ids": {"a": [9]}, "not_exhaustive_category_ids": {"b": [7]}}
+    return write_objects(folder, objects, ["a", "b"], **lists)
+
+
+def _read_objects(path: Path) -> None:
+    truth = read_detection_ground_truth(path, TOYS, masks=True, federated=True)
+    boxes = np.array([[3.0, 4.0, 27.0, 16.0]])
+    detections = ImageDetections(boxes, np.array([0.5]), np.array([0]), None)
+    predicted = dict.fromkeys(truth.image_ids, detections)
+    detection_quality(truth, predicted, "bbox", "detectron2")
+    content = read_coco_json(path)
+    index_of = category_indices(content, TOYS, path)
+    mapper = DetectionTrainMapper(seed=0, side=32, masks=True)
+    for record in instance_records(content, path, path.parent, index_of, masks=True):
+        mapper(record, 0)
 
 
 def _make_instances(folder: Path) -> Path:
@@ -295,6 +329,7 @@ DATA_READERS = {
         _read_captions,
         "json",
     ),
+    "detection_json": Reader(_make_objects, _read_objects, "json"),
     "coco_instances_json": Reader(_make_instances, _read_instances, "json"),
     "panoptic_prediction_json": Reader(
         partial(_make_coco, "coco/annotations/panoptic_val2017.json"), _read_prediction, "json"

@@ -235,6 +235,10 @@ CONFIGS: dict[str, tuple[str, tuple[str, ...]]] = {
             *("MODEL.SEM_SEG_HEAD.POOLING_SIZES", "[1]"),
         ),
     ),
+    "fvit": (
+        "detection_original.yaml",
+        ("MODEL.CLIP.NAME", TINY_WITH_WORDS, "MODEL.FVIT.CHANNELS", "4"),
+    ),
     "panoptic": (
         "panoptic_original.yaml",
         (
@@ -452,6 +456,7 @@ WEIGHT_READERS = {
     "weights_numpy_pkl": Reader(_make_pickle, _read_backbone, "bytes", _remade_pickle, weight=0.3),
     "weights_cat_seg_pth": _model_reader("cat_seg"),
     "weights_panoptic_pth": _model_reader("panoptic"),
+    "weights_fvit_pth": _model_reader("fvit"),
     "weights_clipself_pth": Reader(
         _make_clipself,
         functools.partial(_read_model, "clipself"),

@@ -19,4 +19,5 @@ SHIPPED_TAGS = {
 SHIPPED_MODELS = {
     "mini-cat-seg": SHIPPED / "cat_seg_mini.safetensors",
     "mini-open-panoptic": SHIPPED / "open_panoptic_mini.safetensors",
+    "mini-fvit": SHIPPED / "fvit_mini.safetensors",
 }

@@ -11,7 +11,7 @@ Commas separate classes, bars synonyms. Every pixel gets the best class; with --
 that no class reaches --threshold on get the background. "--background background|wall|floor" adds
 names that compete for pixels, all of which are background. With --panoptic every thing is a segment of
 its own; classes that are not in --stuff are things, unless a built-in vocabulary says otherwise.
-With --boxes objects get boxes, and masks where the model has them; no detector comes with the project.
+With --boxes objects get boxes, and masks where the model has them.
 
 Writes overlays/*.png with a legend, labels/*.png (8 bits, or 16 for more than 255 classes), with
 --scores scores/*.npz (float32), and classes.json: the class of each label, the
@@ -34,10 +34,10 @@ from clipself_seg.errors import InputError, report_input_errors
 if TYPE_CHECKING:
     from clipself_seg.prediction.files import InputFiles, Results
 
-# Default configuration and its shipped weights of each task; no detector is shipped.
+# Default configuration and its shipped weights of each task.
 SEMANTIC = ("configs/mini/semseg.yaml", "mini-cat-seg")
 PANOPTIC = ("configs/mini/panoptic.yaml", "mini-open-panoptic")
-DETECTION = ("configs/mini/detection.yaml", None)
+DETECTION = ("configs/mini/detection.yaml", "mini-fvit")
 # The default of --score-threshold, for boxes to look at: evaluation wants those of the lowest scores too.
 SCORE_THRESHOLD = 0.5
 # Options that only one of the tasks has; keys are those of the configuration that each sets.
@@ -203,12 +203,6 @@ def _detection(args: argparse.Namespace, files: InputFiles) -> Results:
     from clipself_seg.data.vocabulary import read_words
 
     words = read_words(args.vocabulary)
-    if not (args.config_file or args.weights or "MODEL.WEIGHTS" in args.opts):
-        raise InputError(
-            "--boxes needs --weights: no trained detector comes with the project; "
-            f"python train_net.py --config-file {DETECTION[0]} trains one on the mini world "
-            "and writes output/mini/detection/model_final.pth"
-        )
     from clipself_seg.prediction.detection import load_detection_predictor
     from clipself_seg.prediction.detection_results import DetectionResults
 

@@ -11,14 +11,12 @@ import pytest
 from PIL import Image
 
 from clipself_seg.commands import predict
-from clipself_seg.config import load_config
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.panoptic_png import read_panoptic_png
 from clipself_seg.files import alone_in
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.semantic import Predictor, Segmentation
 from clipself_seg.prediction.semantic_results import SemanticResults
-from tests.conftest import ROOT
 from tests.prediction.test_detection import OPTS as BOX_OPTS
 from tests.prediction.test_panoptic import CONFIG, SMALL
 from tests.prediction.test_semantic import OPTS
@@ -297,15 +295,12 @@ def test_bad_input_of_boxes_is_a_line_and_status_2(
     assert not (tmp_path / "out").exists()
 
 
-def test_no_detector_is_shipped_and_the_way_to_one_is_told(photos, tmp_path, capsys):
-    words = ["--boxes", "--vocabulary", "dog", "--input", str(photos)]
-    assert predict.main([*words, "--output", str(tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
-    assert "error: --boxes needs --weights: no trained detector comes with the project" in error
-    named = next(word for word in error.split() if word.endswith(".yaml"))
-    config = load_config(ROOT / named)
-    assert f"{config.OUTPUT_DIR}/model_final.pth" in error
-    assert not (tmp_path / "out").exists()
+def test_the_detector_that_comes_with_the_project_finds_boxes(photos, tmp_path):
+    words = ["--boxes", "--vocabulary", "red circle", "--input", str(photos)]
+    threshold = ["--score-threshold", "0.0"]
+    assert predict.main([*words, *threshold, "--output", str(tmp_path / "out")]) in (0, 1)
+    found = json.loads((tmp_path / "out/detections.json").read_text())
+    assert len(found["annotations"]) > 0
 
 
 def test_options_of_boxes_are_refused_without_it(run, panoptic, photos, capsys):

@@ -1,7 +1,8 @@
 """Checkpoints of F-ViT under the official names, loaded strictly and with a report.
 
 A checkpoint of this project holds CLIP whole, below ``backbone.``, and the names of the training
-vocabulary. A released one holds the image tower alone: texts then come from MODEL.CLIP.WEIGHTS.
+vocabulary. A released one holds the image tower alone: texts then come from MODEL.CLIP.WEIGHTS. The one that
+comes with the project holds no CLIP but the hash of the one that it was trained on.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ IGNORED = ("roi_head.bbox_head.fc_cls.", "roi_head.bbox_head.all_embeddings")
 COUNTER = "num_batches_tracked"
 # Entry with the training vocabulary: bytes of a JSON list of lists of names.
 NAMES = "training_names"
+# Entry with the hash of the CLIP, bytes of its hexadecimal digits, in a checkpoint that holds none.
+CLIP_HASH = "clip_hash"
 
 
 def export_weights(model: FViT, path: str | os.PathLike[str]) -> None:
@@ -45,8 +48,7 @@ def export_weights(model: FViT, path: str | os.PathLike[str]) -> None:
     official = to_official(clip, model.clip.architecture.separate_text)
     state = {f"{BACKBONE}{name}": tensor for name, tensor in official.items()}
     state |= {n: t for n, t in own.items() if not n.startswith(CLIP)}
-    text = json.dumps([list(names) for names in model.trained_names]).encode()
-    state[NAMES] = torch.tensor(list(text), dtype=torch.uint8)
+    state[NAMES] = _as_bytes(json.dumps([list(names) for names in model.trained_names]))
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         torch.save({"state_dict": state}, file)
 
@@ -70,6 +72,7 @@ def load_weights(model: FViT, tensors: Mapping[str, Tensor], source: str) -> Non
             "MODEL.CLIP.WEIGHTS"
         )
     names = given.pop(NAMES, None)
+    clip_hash = given.pop(CLIP_HASH, None)
     ignored = [n for n in given if n.startswith(IGNORED)]
     for name in ignored:
         del given[name]
@@ -79,7 +82,10 @@ def load_weights(model: FViT, tensors: Mapping[str, Tensor], source: str) -> Non
         if name.startswith(BACKBONE) and not name.startswith(RESIZERS)
     }
     _load_detector(model, given, source)
-    _load_clip(model, clip, source)
+    if clip_hash is None:
+        _load_clip(model, clip, source)
+    else:
+        _check_clip(model, clip_hash, source)
     if names is not None:
         model.trained_names = _read_names(names, source)
     logger.info(
@@ -126,6 +132,19 @@ def _load_clip(model: FViT, given: Mapping[str, Tensor], source: str) -> None:
     if model.clip_multiplier:
         model.train_tower()
     model.clip.to(device)
+
+
+def _check_clip(model: FViT, stored: Tensor, source: str) -> None:
+    """Refuse another CLIP than a checkpoint without one was trained on."""
+    own = model.clip.weights_hash()
+    if not torch.equal(stored, _as_bytes(own)):
+        raise InputError(
+            f"{source} was trained on another CLIP than the one of MODEL.CLIP.WEIGHTS, {own}: give the former"
+        )
+
+
+def _as_bytes(text: str) -> Tensor:
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
 
 def _read_names(stored: Tensor, source: str) -> tuple[tuple[str, ...], ...]:

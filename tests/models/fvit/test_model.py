@@ -10,11 +10,13 @@ import torch
 from detectron2.modeling import build_model
 
 from clipself_seg.checkpoints.read import read_checkpoint
+from clipself_seg.checkpoints.shipped import SHIPPED_MODELS
 from clipself_seg.config import load_config
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 from clipself_seg.models import FViT
 from clipself_seg.models.protocol import Classes, TrainableModel
+from tests.conftest import ROOT
 
 WORDS = Vocabulary(
     "toys",
@@ -184,6 +186,21 @@ def test_a_checkpoint_holds_weights_towers_and_training_vocabulary(tmp_path):
     assert other.classes.seen.tolist() == [True]
     model.export(tmp_path / "again.pth")
     assert (tmp_path / "again.pth").read_bytes() == (tmp_path / "model_final.pth").read_bytes()
+
+
+def test_a_checkpoint_without_clip_knows_which_one_it_was_trained_on():
+    opts = ["MODEL.CLIP.WEIGHTS", "mini-clipself-proposals"]
+    path = SHIPPED_MODELS["mini-fvit"]
+    tensors = read_checkpoint(path).tensors
+    config = ROOT / "configs/mini/detection.yaml"
+    model = build_model(load_config(config, opts))
+    model.load_checkpoint(tensors, "mini-fvit")
+    assert len(model.trained_names) == 24
+    other = build_model(load_config(config, ["MODEL.CLIP.WEIGHTS", "mini"]))
+    with pytest.raises(
+        InputError, match="was trained on another CLIP than the one of MODEL.CLIP.W"
+    ):
+        other.load_checkpoint(tensors, "mini-fvit")
 
 
 def test_checkpoints_of_something_else_are_refused(tmp_path):

@@ -22,6 +22,11 @@ if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)) > 1:
 torch.set_num_threads(THREADS)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest tests: no core waits for them at the end."""
+    items.sort(key=lambda item: not item.path.name.startswith("test_overfit"))
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """The folder with real images and reference outputs; tests that need it skip without it."""

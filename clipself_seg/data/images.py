@@ -7,6 +7,8 @@ every resampling, because the published numbers were made with its antialiased b
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import os
 import struct
 import threading
@@ -23,7 +25,7 @@ MAX_PIXELS = 128_000_000
 """Largest number of pixels of an image, if nothing else is said: the default of INPUT.MAX_PIXELS."""
 
 # Formats that are read, in Pillow's words. Its others are of no use here, and some are unsafe: it has
-# Ghostscript run what a file of PostScript says. HEIF counts where pillow_heif is registered.
+# Ghostscript run what a file of PostScript says. HEIF (.heic) counts where pillow_heif is installed.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF", "JPEG2000", "PPM")
 # Held while Pillow's own limit is lifted.
 _OPENING = threading.Lock()
@@ -73,7 +75,7 @@ def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> It
 def _read_header(path: str | os.PathLike[str]) -> Image.Image:
     with open(path, "rb") as content:
         check_chunks(content)
-    Image.init()
+    _register_decoders()
     formats = [name for name in FORMATS if name in Image.OPEN]
     # Pillow's own limit, which no key moves, does not say how large the image is.
     with _OPENING:
@@ -83,6 +85,13 @@ def _read_header(path: str | os.PathLike[str]) -> Image.Image:
             return Image.open(path, formats=formats)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+@functools.cache
+def _register_decoders() -> None:
+    Image.init()
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
 
 
 def check_chunks(content: BinaryIO) -> None:

@@ -21,7 +21,9 @@ from clipself_seg.files import alone_in, remove_leftovers
 logger = logging.getLogger(__name__)
 
 # What a folder is searched for; a file that is named itself may end otherwise.
-ENDINGS = tuple(".avif .bmp .gif .jp2 .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split())
+ENDINGS = tuple(
+    ".avif .bmp .gif .heic .heif .jp2 .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split()
+)
 # What may be waited for without end.
 NO_FILE = "a pipe or a device, no file"
 # Where results of any task are written, below the output folder.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import struct
+import sys
+import types
 import zlib
 
 import numpy as np
@@ -13,6 +15,7 @@ from detectron2.data.detection_utils import read_image as detectron2_read_image
 from PIL import EpsImagePlugin, Image
 
 from clipself_seg.config import load_config
+from clipself_seg.data import images
 from clipself_seg.data.images import (
     MAX_PIXELS,
     fit_size,
@@ -277,3 +280,14 @@ def test_errors_of_the_decoder_of_avif_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "open", decoder)
     with pytest.raises(InputError, match="a.avif cannot be decoded .Failed to decode"):
         read_image(tmp_path / "a.avif")
+
+
+def test_heic_is_read_where_its_package_is_installed(tmp_path, monkeypatch):
+    registered = []
+    package = types.SimpleNamespace(register_heif_opener=lambda: registered.append(True))
+    monkeypatch.setitem(sys.modules, "pillow_heif", package)
+    images._register_decoders.cache_clear()
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    for _ in range(2):
+        read_image(tmp_path / "a.png")
+    assert registered == [True] and "HEIF" in images.FORMATS

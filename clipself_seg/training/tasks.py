@@ -1,6 +1,6 @@
 """What differs between the tasks of ``train_net.py``: the data of a training, the evaluation, the result's file.
 
-A sixth task is a class here and a line in `TASKS`; a model belongs to a task by what its `Model.task` says.
+A further task is a class here and a line in `TASKS`; a model belongs to a task by what its `Model.task` says.
 """
 
 from __future__ import annotations

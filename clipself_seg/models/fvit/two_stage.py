@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +79,7 @@ class TwoStageDetector(nn.Module):
         self.strides = list(strides)
         self.loss_settings = training
         self.settings = settings
+        self._anchors: tuple[Any, list[Tensor]] = (None, [])
         self.precision = precisions[0]
         self.test_precision = precisions[1]
 
@@ -115,9 +117,13 @@ class TwoStageDetector(nn.Module):
         return of_rpn | self.roi_losses(levels, proposals, samples, text, seen)
 
     def anchors(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        """Anchors of each level, on the device of the levels."""
-        sizes = [(level.shape[2], level.shape[3]) for level in levels]
-        return [a.to(levels[0].device) for a in make_anchors(sizes, self.strides)]
+        """Anchors of each level, on the device of the levels; made once for all images of one size."""
+        sizes = tuple((level.shape[2], level.shape[3]) for level in levels)
+        made_for = (sizes, levels[0].device)
+        if self._anchors[0] != made_for:
+            anchors = [a.to(levels[0].device) for a in make_anchors(sizes, self.strides)]
+            self._anchors = (made_for, anchors)
+        return self._anchors[1]
 
     def _generator(self, sample: Sample, use: str) -> torch.Generator:
         """Source of the random choices for an image: of seed, draw of the image and use alone."""

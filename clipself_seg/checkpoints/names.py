@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+LONGEST = 200
+"""Characters of a name that a message repeats."""
+
 
 class NameProblem(NamedTuple):
     """What is wrong with the names of a checkpoint: "lacks 2 tensors", and the first of them."""
@@ -26,7 +29,8 @@ def name_problem(wanted: Iterable[str], given: Iterable[str]) -> NameProblem | N
         ("has", "unexpected ", [name for name in there if name not in needed]),
     ):
         if names:
-            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            first = [n if len(n) <= LONGEST else f"{n[:LONGEST]}..." for n in names[:3]]
+            shown = ", ".join(first) + (", ..." if len(names) > 3 else "")
             noun = "tensor" if len(names) == 1 else "tensors"
             return NameProblem(f"{verb} {len(names)} {kind}{noun}", shown)
     return None

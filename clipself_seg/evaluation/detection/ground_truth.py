@@ -160,7 +160,9 @@ def _federated(
         by_class: list[set[int]] = [set() for _ in index_of]
         for number, image in enumerate(images):
             categories = image.get(key)
-            if not isinstance(categories, list) or not all(c in index_of for c in categories):
+            if not isinstance(categories, list) or not all(
+                isinstance(c, int) and c in index_of for c in categories
+            ):
                 raise InputError(
                     f'{json_file}: image {image["id"]} has no "{key}" of categories of the vocabulary, '
                     "which LVIS's rules need: give LVIS's own file"

@@ -111,6 +111,9 @@ def test_files_that_lack_something_are_refused(tmp_path):
     lists = {"neg_category_ids": {}, "not_exhaustive_category_ids": {2: [1]}}
     with pytest.raises(InputError, match='image 2 has no "not_exhaustive_category_ids"'):
         read(tmp_path, objects, lists=lists, federated=True)
+    lists = {"neg_category_ids": {1: [[9]]}, "not_exhaustive_category_ids": {}}
+    with pytest.raises(InputError, match='image 1 has no "neg_category_ids" of categories'):
+        read(tmp_path, objects, lists=lists, federated=True)
     with pytest.raises(InputError, match=r"an annotation lacks \['area'\]"):
         read(tmp_path, [{k: v for k, v in objects[0].items() if k != "area"}])
     json_file = write_objects(tmp_path, objects, [1])

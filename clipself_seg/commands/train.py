@@ -15,6 +15,7 @@ import argparse
 import itertools
 import math
 import multiprocessing
+import os
 import re
 import sys
 import time
@@ -66,7 +67,10 @@ def parser() -> argparse.ArgumentParser:
         help="panoptic: evaluate every pair of these as alpha and beta too (0 0.1 ... 1)",
     )
     options.add_argument(
-        "--num-gpus", type=int, default=1, help="processes; without GPUs on the CPU"
+        "--num-gpus",
+        type=int,
+        default=1,
+        help="processes; without GPUs on the CPU; not with torchrun",
     )
     options.add_argument("--num-machines", type=int, default=1)
     options.add_argument("--machine-rank", type=int, default=0)
@@ -188,6 +192,26 @@ def worker(args: argparse.Namespace) -> None:
     leave_process_group()
 
 
+def join_torchrun(args: argparse.Namespace) -> None:
+    """`run_together` in a process that torchrun has started.
+
+    Raises:
+        InputError: processes are asked for beside torchrun's.
+    """
+    import torch
+    import torch.distributed as dist
+    from detectron2.utils import comm
+
+    if args.num_gpus * args.num_machines > 1:
+        raise InputError("torchrun starts the processes: leave out --num-gpus and --num-machines")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+    run_together(args)
+    leave_process_group()
+
+
 def leave_process_group() -> None:
     """Wait for the other processes and take their group down, if there is one.
 
@@ -219,6 +243,9 @@ def check_processes(args: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     args = parse(sys.argv[1:] if arguments is None else arguments)
+    if "LOCAL_WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
+        join_torchrun(args)
+        return 0
     check_processes(args)
     if args.num_gpus * args.num_machines == 1:
         run(args)

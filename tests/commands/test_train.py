@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -142,6 +143,32 @@ def test_two_processes_train_and_evaluate_like_one(tmp_path, datasets):
         # Adam turns rounding of tiny gradients into steps, so single entries may differ: the mean
         # does not, and was 2e-5 to 3e-4 without averaging over the processes.
         assert (tensor - right.state_dict()[name]).abs().mean() < 1e-5, name
+
+
+def as_of_torchrun(rank, port, arguments):
+    torch.set_num_threads(1)  # OpenMP does not survive the fork
+    sizes = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} | sizes
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    sys.exit(train.main(arguments))
+
+
+def test_processes_of_torchrun_are_one_run(tmp_path, datasets, monkeypatch, capsys):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = (port, words(tmp_path / "two"))
+    start_processes(as_of_torchrun, arguments, nprocs=2, start_method="fork")
+    assert train.main(words(tmp_path / "one")) == 0
+    left, right = (
+        load_clip("ViT-Mini-8", tmp_path / run / "clip_final.safetensors") for run in ("one", "two")
+    )
+    for name, tensor in left.state_dict().items():
+        assert (tensor - right.state_dict()[name]).abs().mean() < 1e-5, name
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert train.main(words(tmp_path / "three", "--num-gpus", "2")) == 2
+    assert "torchrun starts the processes: leave out --num-gpus" in capsys.readouterr().err
 
 
 def test_evaluation_of_sizes_and_of_a_checkpoint(tmp_path, datasets, capsys):

@@ -22,7 +22,7 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.records import Record, require_images
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, seen_by_name
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import Evaluation, Pass, Results, own_classes_kept
+from clipself_seg.evaluation.base import SYNONYMS, Evaluation, Pass, Results, own_classes_kept
 from clipself_seg.evaluation.detection.evaluator import DetectionEvaluator, check_choices
 from clipself_seg.evaluation.detection.ground_truth import (
     DetectionGroundTruth,
@@ -33,8 +33,6 @@ from clipself_seg.models.protocol import DetectionModel
 
 logger = logging.getLogger(__name__)
 
-# Value of MODEL.FVIT.SYNONYMS -> the same in words.
-SYNONYMS = {"first": "the first alone", "mean": "all, the mean of their embeddings"}
 # What the numbers of a data set count, for the files of a run.
 LIMIT_TEXTS = {
     "detectron2": "COCO: 100 detections of a class in an image",

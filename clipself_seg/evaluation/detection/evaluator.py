@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.utils import comm
 
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
+from clipself_seg.evaluation.base import compare_in_one_process, require_predictions
 from clipself_seg.evaluation.detection.detections import (
     KINDS,
     ImageDetections,
@@ -124,29 +124,11 @@ class DetectionEvaluator(DatasetEvaluator):
             InputError: images are missing, or masks have another size than the file states (in every
                 process, so that none waits).
         """
-        parts = comm.gather(self._images)
-        outcome: dict[str, dict[str, float]] | InputError | None = None
-        if comm.is_main_process():
-            try:
-                outcome = self._compare({key: one for part in parts for key, one in part.items()})
-            except InputError as error:
-                outcome = error
-        # Compared in one process for all, since it takes minutes for a large data set; an error goes
-        # to every process, so that none waits.
-        outcome = comm.all_gather(outcome)[0]
-        if isinstance(outcome, InputError):
-            raise outcome
-        assert outcome is not None
-        return outcome
+        return compare_in_one_process(self._images, self._compare)
 
     def _compare(self, predicted: Mapping[Any, ImageDetections]) -> dict[str, dict[str, float]]:
         order = self.ground_truth.image_ids
-        missing = [image for image in order if image not in predicted]
-        if missing:
-            raise InputError(
-                f'{len(missing)} of {len(order)} images of "{self.dataset_name}" have no '
-                f"prediction, such as {missing[:3]}: evaluate the whole data set"
-            )
+        require_predictions(order, predicted, self.dataset_name)
         if self.output_dir is not None:
             path = self.output_dir / f"detections_{self.dataset_name}.json"
             images = ((image, predicted[image]) for image in order)

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
-from detectron2.utils import comm
 from tabulate import tabulate
 
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
+from clipself_seg.evaluation.base import compare_in_one_process, require_predictions
 from clipself_seg.evaluation.instances.ground_truth import InstanceGroundTruth
 from clipself_seg.evaluation.instances.numbers import (
     ImageInstances,
@@ -118,28 +118,11 @@ class InstanceAPEvaluator(DatasetEvaluator):
             InputError: images are missing, or masks have another size than the file states (in
                 every process, so that none waits).
         """
-        parts = comm.gather(self._images)
-        outcome: dict[str, float] | InputError | None = None
-        if comm.is_main_process():
-            try:
-                outcome = self._compare({key: one for part in parts for key, one in part.items()})
-            except InputError as error:
-                outcome = error
-        # Compared in one process for all, since it takes minutes for a large data set; an error goes
-        # to every process, so that none waits.
-        outcome = comm.all_gather(outcome)[0]
-        if isinstance(outcome, InputError):
-            raise outcome
-        return {"segm": outcome}
+        return {"segm": compare_in_one_process(self._images, self._compare)}
 
     def _compare(self, predicted: Mapping[Any, ImageInstances]) -> dict[str, float]:
         order = self.ground_truth.image_ids
-        missing = [image for image in order if image not in predicted]
-        if missing:
-            raise InputError(
-                f'{len(missing)} of {len(order)} images of "{self.dataset_name}" have no '
-                f"prediction, such as {missing[:3]}: evaluate the whole data set"
-            )
+        require_predictions(order, predicted, self.dataset_name)
         logger.info('comparing the instances of %d images of "%s"', len(order), self.dataset_name)
         quality = instance_quality(self.ground_truth, predicted, self.vocabulary)
         results = {"images": float(len(order))} | instance_results(quality, self.seen)

@@ -22,6 +22,7 @@ from clipself_seg.data.images import truth_pixels
 from clipself_seg.data.panoptic_png import read_panoptic_png
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
+from clipself_seg.evaluation.base import require_predictions
 from clipself_seg.evaluation.panoptic.files import check_things_and_stuff
 from clipself_seg.evaluation.panoptic.numbers import (
     ClassQuality,
@@ -150,12 +151,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         for images in comm.all_gather(self._images):
             merged |= images
         order = sorted(merged, key=str) if self.image_ids is None else self.image_ids
-        missing = [image for image in order if image not in merged]
-        if missing:
-            raise InputError(
-                f'{len(missing)} of {len(order)} images of "{self.dataset_name}" have no '
-                f"prediction, such as {missing[:3]}: evaluate the whole data set"
-            )
+        require_predictions(order, merged, self.dataset_name)
         quality = panoptic_quality([merged[image] for image in order], len(self.vocabulary))
         if np.isnan(quality.pq).all():
             raise InputError(

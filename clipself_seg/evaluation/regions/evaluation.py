@@ -17,7 +17,7 @@ from clipself_seg.data.mappers.regions import RegionMapper
 from clipself_seg.data.records import Record
 from clipself_seg.data.segments import MaskResize
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
-from clipself_seg.evaluation.base import Evaluation, Pass
+from clipself_seg.evaluation.base import SYNONYMS, Evaluation, Pass
 from clipself_seg.evaluation.regions.accuracy import RegionAccuracyEvaluator
 from clipself_seg.evaluation.regions.report import plot_size_curve, size_table
 from clipself_seg.models.protocol import RegionModel
@@ -70,7 +70,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
 
     def metadata(self) -> dict[str, str]:
         """Settings that decide the numbers beside weights and configuration."""
-        return {"names of a class": "all, the mean of their embeddings"}
+        return {"names of a class": SYNONYMS["mean"]}
 
     def check(self, model: RegionModel) -> None:
         """Refuse early what would fail late: missing data sets, sizes and readouts that do not fit."""

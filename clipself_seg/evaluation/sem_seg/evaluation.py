@@ -27,16 +27,13 @@ from clipself_seg.data.vocabulary import (
     seen_by_name,
 )
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import Evaluation, Pass, Results, own_classes_kept
+from clipself_seg.evaluation.base import SYNONYMS, Evaluation, Pass, Results, own_classes_kept
 from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
 from clipself_seg.evaluation.sem_seg.numbers import check_rule
 from clipself_seg.evaluation.sem_seg.report import paper_table, run_table
 from clipself_seg.models.protocol import SemSegModel
 
 logger = logging.getLogger(__name__)
-
-# Value of MODEL.CAT_SEG.SYNONYMS -> the same in words.
-SYNONYMS = {"first": "the first alone", "mean": "all, the mean of their embeddings"}
 
 
 class SemSegEvaluation(Evaluation[SemSegModel]):

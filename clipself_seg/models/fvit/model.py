@@ -20,7 +20,7 @@ from torch import Tensor
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.precision import autocast
-from clipself_seg.clip.tower import DENSE, TransformerTower
+from clipself_seg.clip.tower import DENSE, TransformerTower, train_last_blocks
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, class_names, seen_by_name
 from clipself_seg.errors import InputError
@@ -135,13 +135,10 @@ class FViT(TwoStageDetector):
     def train_tower(self) -> None:
         """Lets the image tower learn, but for parameters that no tap depends on."""
         tower = self.clip.visual
-        deepest = tower.deepest(self.taps)
-        used = {"stem", "positions", *(f"block{i}" for i in range(deepest + 1))}
-        for name, parameters in tower.layer_groups().items():
-            for parameter in parameters:
-                parameter.requires_grad_(name in used)
-        for parameter in tower.unused_by_dense():
-            parameter.requires_grad_(False)
+        train_last_blocks(tower, -1, self.taps)
+        groups = tower.layer_groups()
+        for parameter in (*groups["stem"], *groups["positions"]):
+            parameter.requires_grad_(True)
 
     @property
     def has_masks(self) -> bool:

@@ -102,13 +102,14 @@ class TwoStageDetector(nn.Module):
         with autocast(self.device, self.precision):
             logits, deltas = self.rpn_head(levels)
         anchors = self.anchors(levels)
+        all_anchors = torch.cat(anchors)
         logits = [flatten_predictions(x, 1)[..., 0].float() for x in logits]
         deltas = [flatten_predictions(x, 4).float() for x in deltas]
         targets = []
         proposals = []
         for index, sample in enumerate(samples):
             objects = sample["boxes"].to(self.device).float()
-            targets.append(self._rpn_targets(objects, torch.cat(anchors), sample))
+            targets.append(self._rpn_targets(objects, all_anchors, sample))
             own = [x[index].detach() for x in logits], [x[index].detach() for x in deltas]
             size = tuple(sample["image"].shape[1:])
             proposals.append(propose(*own, anchors, size, self.settings.proposals)[0])

@@ -7,6 +7,7 @@ checked by `bounds` before it is made. Tensors that share a storage in the file 
 
 from __future__ import annotations
 
+import abc
 import io
 import mmap
 import pickle
@@ -143,7 +144,7 @@ def _attributes(module: ScriptObject, prefix: str) -> Iterator[tuple[str, Any]]:
             yield from _attributes(value, f"{prefix}{name}.")
 
 
-class _TorchUnpickler(PlainUnpickler):
+class _TorchUnpickler(PlainUnpickler, abc.ABC):
     """Knows storages and tensors; a subclass knows where the storages are."""
 
     BUILT = (ScriptObject,)
@@ -175,8 +176,9 @@ class _TorchUnpickler(PlainUnpickler):
         check_bytes(size, self._memory[key].nbytes())
         return Storage(self._memory[key], dtype, 0, count)
 
+    @abc.abstractmethod
     def _read(self, key: str, size: int) -> torch.UntypedStorage:
-        raise NotImplementedError
+        """The storage of a name, of so many bytes."""
 
 
 class _ArchiveUnpickler(_TorchUnpickler):

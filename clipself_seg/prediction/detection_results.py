@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,15 @@ import numpy as np
 
 from clipself_seg.evaluation.detection.detections import ImageDetections, coco_results
 from clipself_seg.evaluation.instances.numbers import encode_masks
-from clipself_seg.files import write_json
+from clipself_seg.prediction.coco_results import CocoResults
 from clipself_seg.prediction.detection import DetectionPredictor, Detections
-from clipself_seg.prediction.files import ImageFile, image_ids
+from clipself_seg.prediction.files import ImageFile
 from clipself_seg.provenance import provenance
 from clipself_seg.visualization.boxes import box_overlay
 from clipself_seg.visualization.overlays import save_png
 
 
-class DetectionResults:
+class DetectionResults(CocoResults):
     """overlays/NAME.png, and detections.json in COCO's format of annotations, with scores.
 
     The JSON is an object with "images", "categories" (and "seen" of each), "annotations" and "info".
@@ -30,27 +30,14 @@ class DetectionResults:
     ids are the numbers that the files are named by, as COCO's are, or else count from 1.
     """
 
+    file_name = "detections.json"
+
     def __init__(
         self, *, predictor: DetectionPredictor, folder: str | Path, images: Sequence[ImageFile]
     ) -> None:
-        """
-        Args:
-            predictor: predictor with a vocabulary.
-            folder: folder below which results are written.
-            images: all whose results will be written.
-
-        Raises:
-            ValueError: no vocabulary.
-        """
-        if predictor.vocabulary is None:
-            raise ValueError("the predictor has no vocabulary")
+        """The arguments are those of `CocoResults`."""
+        super().__init__(predictor, folder, images)
         self.predictor = predictor
-        self.folder = Path(folder)
-        self.max_pixels = predictor.mapper.max_pixels
-        self._vocabulary = predictor.vocabulary
-        self._ids = dict(zip((image.name for image in images), image_ids(images)))
-        self._images: list[dict[str, Any]] = []
-        self._annotations: list[dict[str, Any]] = []
 
     def write(self, source: ImageFile, image: np.ndarray) -> None:
         """Detect in an image and write its overlay."""
@@ -64,25 +51,12 @@ class DetectionResults:
             result.masks,
         )
         save_png(drawn, self.folder / "overlays" / f"{source.name}.png")
-        number = self._ids[source.name]
-        height, width = image.shape[:2]
-        size = {"width": width, "height": height}
-        self._images.append({"id": number, "file_name": source.file_name} | size)
+        number = self._add_image(source, *image.shape[:2])
         categories = [entry.dataset_id for entry in self._vocabulary.classes]
         entries = coco_results(number, _compact(result), categories)
         for entry, area in zip(entries, _areas(result), strict=True):
             own = {"id": len(self._annotations) + 1, "area": area, "iscrowd": 0}
             self._annotations.append(own | entry)
-
-    def write_index(self, failed: Mapping[str, str], complete: bool) -> None:
-        """Write detections.json."""
-        content = {
-            "info": self._metadata | {"failed": dict(failed), "complete": complete},
-            "images": self._images,
-            "annotations": self._annotations,
-            "categories": self._categories,
-        }
-        write_json(self.folder / "detections.json", content)
 
     @functools.cached_property
     def _categories(self) -> list[dict[str, Any]]:

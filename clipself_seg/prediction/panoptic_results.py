@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from clipself_seg.files import write_json
-from clipself_seg.prediction.files import ImageFile, image_ids
+from clipself_seg.prediction.coco_results import CocoResults
+from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.panoptic import PanopticPredictor, PanopticSegment
 from clipself_seg.provenance import provenance
 from clipself_seg.visualization.class_colours import class_colours
@@ -19,7 +19,7 @@ from clipself_seg.visualization.overlays import save_png
 from clipself_seg.visualization.panoptic import colour_ids, panoptic_overlay, segment_colours
 
 
-class PanopticResults:
+class PanopticResults(CocoResults):
     """overlays/NAME.png, panoptic/NAME.png and panoptic.json, the last two in COCO's format.
 
     Pixels of a PNG are R + 256 G + 65536 B of a segment's id and look like its colour on the overlay;
@@ -27,28 +27,15 @@ class PanopticResults:
     ids are the numbers that the files are named by, as COCO's are, or else count from 1.
     """
 
+    file_name = "panoptic.json"
+
     def __init__(
         self, *, predictor: PanopticPredictor, folder: str | Path, images: Sequence[ImageFile]
     ) -> None:
-        """
-        Args:
-            predictor: predictor with a vocabulary.
-            folder: folder below which results are written.
-            images: all whose results will be written.
-
-        Raises:
-            ValueError: no vocabulary.
-        """
-        if predictor.vocabulary is None:
-            raise ValueError("the predictor has no vocabulary")
+        """The arguments are those of `CocoResults`."""
+        super().__init__(predictor, folder, images)
         self.predictor = predictor
-        self.folder = Path(folder)
-        self.max_pixels = predictor.mapper.max_pixels
-        self._vocabulary = predictor.vocabulary
         self._colours = class_colours(self._vocabulary.names)
-        self._ids = dict(zip((image.name for image in images), image_ids(images)))
-        self._images: list[dict[str, Any]] = []
-        self._annotations: list[dict[str, Any]] = []
 
     def write(self, source: ImageFile, image: np.ndarray) -> None:
         """Segment an image and write its overlay and its PNG of segments."""
@@ -60,10 +47,7 @@ class PanopticResults:
         colours = segment_colours(self._colours[classes])
         painted = np.concatenate([np.zeros((1, 3), np.uint8), colours])[result.ids]
         save_png(Image.fromarray(painted), self.folder / "panoptic" / f"{source.name}.png")
-        number = self._ids[source.name]
-        height, width = result.ids.shape
-        size = {"width": width, "height": height}
-        self._images.append({"id": number, "file_name": source.file_name} | size)
+        number = self._add_image(source, *result.ids.shape[:2])
         pairs = zip(colour_ids(colours).tolist(), result.segments)
         self._annotations.append(
             {
@@ -72,16 +56,6 @@ class PanopticResults:
                 "segments_info": [self._entry(own, segment) for own, segment in pairs],
             }
         )
-
-    def write_index(self, failed: Mapping[str, str], complete: bool) -> None:
-        """Write panoptic.json."""
-        content = {
-            "info": self._metadata | {"failed": dict(failed), "complete": complete},
-            "images": self._images,
-            "annotations": self._annotations,
-            "categories": self._categories,
-        }
-        write_json(self.folder / "panoptic.json", content)
 
     def _entry(self, own: int, segment: PanopticSegment) -> dict[str, Any]:
         return {

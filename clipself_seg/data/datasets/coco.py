@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -186,6 +186,25 @@ def registered_metadata(name: str) -> dict[str, Any]:
     if name not in DatasetCatalog.list():
         raise InputError(f'unknown data set "{name}": {nearest(name, DatasetCatalog.list())}')
     return MetadataCatalog.get(name).as_dict()
+
+
+def require_entries(name: str, metadata: Mapping[str, Any], keys: Iterable[str]) -> None:
+    """Refuse a registered data set that does not say what it has to.
+
+    Args:
+        name: name of the data set, for the message.
+        metadata: its metadata in Detectron2's catalogue.
+        keys: entries that must be there, and not empty.
+
+    Raises:
+        InputError: names the first that is missing.
+    """
+    for key in keys:
+        if not metadata.get(key):
+            raise InputError(
+                f'data set "{name}" has no "{key}" in its metadata: '
+                f'set MetadataCatalog.get("{name}").{key}'
+            )
 
 
 def panoptic_hint(name: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from clipself_seg.data.datasets.coco import COCO_DATASETS, COUNTS
+from clipself_seg.data.datasets.coco import COCO_DATASETS, COUNTS, require_entries
 from clipself_seg.data.datasets.panoptic import REGISTERED
 from clipself_seg.data.datasets.roots import COCO, LVIS, MINI, OBJECTS365, DataRoot
 from clipself_seg.data.instances import (
@@ -155,12 +155,7 @@ def detection_dataset(name: str) -> DetectionFiles:
     metadata = MetadataCatalog.get(name).as_dict() if name in DatasetCatalog.list() else {}
     if name in COCO_DATASETS or not metadata.get("json_file") or metadata.get("panoptic_json"):
         raise InputError(f'no data set "{name}" for detection: {nearest(name, DETECTION_DATASETS)}')
-    for key in ("image_root", "vocabulary"):
-        if not metadata.get(key):
-            raise InputError(
-                f'data set "{name}" has no "{key}" in its metadata: '
-                f'set MetadataCatalog.get("{name}").{key}'
-            )
+    require_entries(name, metadata, ("image_root", "vocabulary"))
     return DetectionFiles(
         REGISTERED,
         str(metadata["image_root"]),

@@ -23,7 +23,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from clipself_seg.data.captions import read_phrases
-from clipself_seg.data.datasets.coco import COCO_DATASETS, COUNTS
+from clipself_seg.data.datasets.coco import COCO_DATASETS, COUNTS, require_entries
 from clipself_seg.data.datasets.roots import ADE_150, COCO, MINI, DataRoot
 from clipself_seg.data.records import Record, category_labels, panoptic_records
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
@@ -203,12 +203,7 @@ def panoptic_dataset(name: str) -> PanopticFiles:
         raise InputError(
             f'no data set "{name}" for panoptic segmentation: {nearest(name, PANOPTIC_DATASETS)}'
         )
-    for key in ("image_root", "panoptic_root", "vocabulary"):
-        if not metadata.get(key):
-            raise InputError(
-                f'data set "{name}" has no "{key}" in its metadata: '
-                f'set MetadataCatalog.get("{name}").{key}'
-            )
+    require_entries(name, metadata, ("image_root", "panoptic_root", "vocabulary"))
     return PanopticFiles(
         REGISTERED,
         str(metadata["image_root"]),

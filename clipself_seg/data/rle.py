@@ -59,12 +59,11 @@ def encode_segmentation(value: Any, height: int, width: int) -> dict[str, Any]:
     """
     if isinstance(value, list) and value:
         # Pycocotools would read two points as a box.
-        areas = [polygon for polygon in value if not _is_line(polygon)]
-        if not areas:
-            return mask_utils.encode(np.zeros((height, width), np.uint8, order="F"))
-        check_segmentation(areas, height, width)
-        return mask_utils.merge(mask_utils.frPyObjects(areas, height, width))
+        nothing = {"size": [height, width], "counts": [height * width]}
+        value = [polygon for polygon in value if not _is_line(polygon)] or nothing
     check_segmentation(value, height, width)
+    if isinstance(value, list):
+        return mask_utils.merge(mask_utils.frPyObjects(value, height, width))
     if isinstance(value["counts"], list):
         return mask_utils.frPyObjects(value, height, width)
     return dict(value)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as rle
 
-from clipself_seg.data.rle import _decompress, check_segmentation
+from clipself_seg.data.rle import _decompress, check_segmentation, encode_segmentation
 
 
 def test_runs_are_those_of_pycocotools():
@@ -60,3 +60,11 @@ def test_what_is_no_mask_of_the_image_is_refused(value, words):
 def test_images_without_pixels_or_with_too_many_are_refused(size):
     with pytest.raises(ValueError, match="pixels"):
         check_segmentation([[1, 2, 3, 4, 5, 6]], *size)
+
+
+def test_lines_alone_are_an_empty_mask_of_any_size_that_an_image_has():
+    line = [[0, 0, 5, 5]]
+    empty = rle.encode(np.zeros((6, 8), np.uint8, order="F"))
+    assert encode_segmentation(line, 6, 8) == empty
+    with pytest.raises(ValueError, match="the image has"):
+        encode_segmentation(line, 2**20, 2**20)

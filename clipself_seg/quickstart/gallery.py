@@ -54,7 +54,7 @@ def write_gallery(
         world: folder of the mini world.
         rows: results by model, for the page's table.
         live: title -> metrics.json of a run, for the loss curves.
-        chapters: "semantic", "panoptic, live" and "panoptic, shipped"; their images are there already.
+        chapters: "semantic", "panoptic, live", "panoptic, shipped" and "detection"; their images are there already.
     """
     annotations = world / "annotations" / "panoptic_val.json"
     records = panoptic_records(str(annotations), str(world / "val"), str(world / "panoptic_val"))
@@ -261,5 +261,15 @@ masks, but hardly classes; the second one comes with the project, and found the 
 <img src="panoptic_mini.png" alt="Images of the mini world with true and predicted segments">
 <h3>mini2</h3>
 <img src="panoptic_mini2.png" alt="Images of the second world with true and predicted segments">
+<h2>Open-vocabulary detection</h2>
+<p>F-ViT finds boxes on CLIP's frozen features. Two were trained just now on boxes of the seen (base) things of the
+mini world, on the features of the original CLIP and on CLIPSelf's; the third one comes with the project and was
+trained for longer. AP50 of boxes in percent; no training named a novel class. Boxes of seen classes are blue and
+solid, those of unseen ones red and dashed, with an asterisk behind the name.</p>
+{tables["detection"]}
+<h3>mini</h3>
+<img src="detection_mini.png" alt="Images of the mini world with true boxes and those of three detectors">
+<h3>mini2</h3>
+<img src="detection_mini2.png" alt="Images of the second world with true boxes and those of three detectors">
 </html>
 """

@@ -12,6 +12,7 @@ from typing import Any
 from clipself_seg.evaluation.regions.report import region_table
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers, write_json
 from clipself_seg.mini.writer import WorldSize, make_worlds
+from clipself_seg.quickstart.detection_chapter import detection_chapter
 from clipself_seg.quickstart.gallery import write_gallery
 from clipself_seg.quickstart.panoptic_chapter import panoptic_chapter
 from clipself_seg.quickstart.semantic_chapter import semantic_chapter
@@ -73,6 +74,7 @@ def _run_chapters(output: Path, worlds: Path) -> None:
     chapters = {"semantic": semantic_chapter(output, worlds)}
     panoptic = panoptic_chapter(output, worlds)
     chapters |= {f"panoptic, {name}": chapter for name, chapter in panoptic.items()}
+    chapters["detection"] = detection_chapter(output, worlds)
     say("images")
     live = {run.title: output / run.folder / "metrics.json" for run in RUNS if run.training}
     write_gallery(output, worlds / "mini", rows, live, chapters)
@@ -95,7 +97,7 @@ def _write_table(
         tables = [region_table(rows, style="github")]
         tables += [chapter.table("github") for chapter in chapters.values()]
         temporary.write_text("\n\n".join(tables) + "\n")
-    semantic, *panoptic = (chapter.table("simple") for chapter in chapters.values())
+    semantic, *panoptic, detection = (chapter.table("simple") for chapter in chapters.values())
     panoptic_tables = "\n\n".join(panoptic)
     table = region_table(rows, first="mini_val, top-1 and top-5 mean accuracy in %")
     sys.stdout.write(
@@ -109,6 +111,9 @@ def _write_table(
         f"{panoptic_tables}\n\n"
         "Panoptic quality in % of two mask generators, one trained just now, one for longer, on images "
         "of the seen classes\nof mini. Their masks are named by CLIP's dense features alone, by the "
-        "generator alone, or by both (fused).\n"
+        "generator alone, or by both (fused).\n\n"
+        f"{detection}\n\n"
+        "AP50 of boxes of F-ViT in %, trained on boxes of the seen (base) things of mini alone; novel ones "
+        "were never\nnamed in its training.\n"
         f"{seconds / 60:.1f} minutes. Images: {output / 'index.html'}\n"
     )

@@ -90,20 +90,35 @@ def first_images(worlds: Path, world: str) -> list[Path]:
 
 
 def prediction(
-    config: str, weights: str | Path, world: str, worlds: Path, output: Path, *options: str
+    config: str,
+    weights: str | Path,
+    world: str,
+    worlds: Path,
+    output: Path,
+    *options: str,
+    vocabulary: str = "",
 ) -> list[str]:
-    """The words to type after ``python`` to segment the first images of a world.
+    """The words to type after ``python`` to segment the first images of a world, or to detect in them.
 
     Args:
         config: name below configs/mini.
         weights: file or tag.
-        world: also the name of the vocabulary.
+        world: name of the world.
         worlds: folder of the mini worlds.
         output: folder for the results.
         options: further ones.
+        vocabulary: its name; "" is that of the world.
     """
     words = ["tools/predict.py", "--config-file", f"configs/mini/{config}", *options]
-    words += ["--weights", str(weights), "--vocabulary", world, "--output", str(output), "--input"]
+    words += [
+        "--weights",
+        str(weights),
+        "--vocabulary",
+        vocabulary or world,
+        "--output",
+        str(output),
+        "--input",
+    ]
     return words + [str(image) for image in first_images(worlds, world)]
 
 

@@ -39,7 +39,7 @@ class _Label(NamedTuple):
 def box_overlay(
     image: np.ndarray,
     boxes: np.ndarray,
-    scores: np.ndarray,
+    scores: np.ndarray | None,
     names: Sequence[str],
     seen: np.ndarray,
     masks: np.ndarray | None = None,
@@ -52,7 +52,7 @@ def box_overlay(
     Args:
         image: (H, W, 3) uint8 RGB.
         boxes: (n, 4) XYXY in pixels, the best first.
-        scores: (n,).
+        scores: (n,); None for boxes without, such as true ones.
         names: names of the class of each box.
         seen: (n,) bool, whether training has shown the class of each box.
         masks: (n, H, W) bool, which are tinted; None for boxes alone.
@@ -64,9 +64,10 @@ def box_overlay(
     draw = ImageDraw.Draw(canvas)
     factor = large.shape[0] // image.shape[0]
     corners = _whole(boxes * factor, canvas.size)
+    endings = [""] * len(names) if scores is None else [f" {score:.2f}" for score in scores]
     titles = [
-        f"{name}{'' if known else MARK} {score:.2f}"
-        for name, known, score in zip(names, seen, scores)
+        f"{name}{'' if known else MARK}{ending}"
+        for name, known, ending in zip(names, seen, endings)
     ]
     labels = _place(titles, corners, canvas.size, unit)
     for corner, colour, known in zip(corners[::-1], colours[::-1], seen[::-1]):

@@ -30,12 +30,12 @@ class Reader(HTMLParser):
 
 def test_names_are_text_in_the_page_and_nothing_else():
     chapter = Chapter({}, {}, lambda style: split_table({NAME: {}}, first=NAME, style=style))
-    names = ("semantic", "panoptic, live", "panoptic, shipped")
+    names = ("semantic", "panoptic, live", "panoptic, shipped", "detection")
     reader = Reader()
     reader.feed(page({NAME: {}}, dict.fromkeys(names, chapter)))
     assert "table" in reader.tags and "script" not in reader.tags
-    # A row of the first table; heading and row of the three others.
-    assert reader.text.count(NAME) == 7
+    # A row of the first table; heading and row of the four others.
+    assert reader.text.count(NAME) == 9
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,17 @@ def test_names_of_unseen_classes_are_marked_without_colour():
     assert solid.any(axis=0).sum() < dashed.any(axis=0).sum()
 
 
+def test_true_boxes_have_names_alone():
+    image = np.full((500, 600, 3), GROUND, np.uint8)
+    given = image, np.array([[40.0, 60, 340, 260]])
+    pictures = [
+        np.asarray(box_overlay(*given, scores, ["dog"], np.ones(1, bool)))[:59]
+        for scores in (None, np.array([0.5]))
+    ]
+    widths = [(picture.min(axis=-1) < GROUND).any(axis=0).sum() for picture in pictures]
+    assert 0 < widths[0] < widths[1]
+
+
 def test_the_best_box_lies_on_top():
     assert pixels_of(SEEN, drawn([True, False])[259, 41:339]).all()
 

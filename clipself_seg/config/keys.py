@@ -23,6 +23,7 @@ from clipself_seg.config.panoptic import add_panoptic_keys
 CHOICES: dict[str, tuple[str, ...]] = {
     "INPUT.REGIONS.SOURCE": ("grid", "proposals"),
     "INPUT.REGIONS.GRID_PAIRS": ("aspect", "all"),
+    "MODEL.CLIPSELF.TARGET": ("crops",),
     "MODEL.CLIPSELF.LOSS_AVERAGE": ("regions", "images"),
     "SOLVER.AMP.DTYPE": ("float16", "bfloat16"),
     "TEST.REGIONS.MASK_RESIZE": ("reference", "exact"),
@@ -62,6 +63,8 @@ def _add_model(cfg: CfgNode) -> None:
     # "block1", ...
     cfg.MODEL.CLIP.OUT_FEATURES = ("dense",)
     cfg.MODEL.CLIPSELF = CfgNode()
+    # What the student learns from: "crops" are the teacher's embeddings of the regions' crops, CLIPSelf itself.
+    cfg.MODEL.CLIPSELF.TARGET = "crops"
     # Where the student starts, if not as the teacher: a distilled checkpoint of the same CLIP, to go on with it.
     cfg.MODEL.CLIPSELF.STUDENT_WEIGHTS = ""
     # D4: fraction of the student in the weights that are evaluated and written; the rest is the original
@@ -70,7 +73,7 @@ def _add_model(cfg: CfgNode) -> None:
     # D3: "regions" averages the loss over all regions of the batch (code), "images" first within
     # each image (paper).
     cfg.MODEL.CLIPSELF.LOSS_AVERAGE = "regions"
-    # Factor of the loss.
+    # Factor of each loss.
     cfg.MODEL.CLIPSELF.LOSS_WEIGHT = 1.0
 
 

@@ -22,14 +22,16 @@ from torch import Tensor, nn
 
 from clipself_seg.clip import DenseCLIP, load_clip, save_clip
 from clipself_seg.clip.backbone import clip_from_config
-from clipself_seg.clip.precision import autocast
-from clipself_seg.clip.region_pooling import box_weights, pool
 from clipself_seg.clip.tower import ImageTower, train_last_blocks
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.heads.distillation.losses import Average, cosine_distillation_loss, loss_count
+from clipself_seg.heads.distillation.losses import Average
+from clipself_seg.models.distillation.build import build_objective
+from clipself_seg.models.distillation.crops import CropDistillation
+from clipself_seg.models.distillation.objective import Objective
+from clipself_seg.models.distillation.step import Step
 from clipself_seg.models.parameter_groups import Group, matrices_and_vectors
 from clipself_seg.models.region_reader import RegionReader, check_size, load_region_checkpoint
 
@@ -38,13 +40,14 @@ from clipself_seg.models.region_reader import RegionReader, check_size, load_reg
 class CLIPSelf(nn.Module):
     """Student and teacher start as the same CLIP; the teacher never changes (CLIPSelf, section 3).
 
-    In training, `forward` returns the distillation loss of a batch. In evaluation it scores regions
+    In training, `forward` returns the losses of a batch, which its objective makes. In evaluation it scores regions
     with ``alpha * student + (1 - alpha) * original``, mixed once by `eval`. Both towers stay in
     evaluation mode all the time: there is no dropout, and batch norms are frozen.
 
     Attributes:
         teacher: the original CLIP, frozen; its text tower embeds the vocabulary.
         student: the image tower that learns.
+        objective: what it learns, see `models.distillation.objective`.
     """
 
     @configurable
@@ -53,6 +56,7 @@ class CLIPSelf(nn.Module):
         *,
         clip: DenseCLIP,
         student: ImageTower | None = None,
+        objective: Objective | None = None,
         trainable_blocks: int = -1,
         alpha: float = 1.0,
         loss_average: Average = "regions",
@@ -68,10 +72,11 @@ class CLIPSelf(nn.Module):
         Args:
             clip: CLIP that becomes the teacher, both towers.
             student: image tower that the student starts from; None starts from a copy of the teacher's.
+            objective: what the student is trained for; None is `CropDistillation`.
             trainable_blocks: number of last blocks that train, -1 for all; see `train_last_blocks`.
             alpha: weight of the student in the mixture that is evaluated and exported, in [0, 1] (D4).
-            loss_average: what the loss is averaged over, see `cosine_distillation_loss` (D3).
-            loss_weight: factor of the loss.
+            loss_average: what losses of regions are averaged over, see `region_mean` (D3).
+            loss_weight: factor of the losses.
             sizes: sides in pixels of the student's input, of which one is drawn for each step; ()
                 keeps the input as it is.
             seed: seed of that draw, together with the iteration.
@@ -89,6 +94,7 @@ class CLIPSelf(nn.Module):
         self.student: ImageTower = copy.deepcopy(clip.visual) if student is None else student
         train_last_blocks(self.student, trainable_blocks)
         self._check_frozen_parts()
+        self.objective: Objective = CropDistillation() if objective is None else objective
         self.alpha = alpha
         self.sizes = tuple(sizes)
         self.seed = seed
@@ -112,6 +118,7 @@ class CLIPSelf(nn.Module):
         return {
             "clip": clip,
             "student": student,
+            "objective": build_objective(cfg),
             "trainable_blocks": cfg.MODEL.CLIP.TRAINABLE_BLOCKS,
             "alpha": cfg.MODEL.CLIPSELF.ALPHA,
             "loss_average": cfg.MODEL.CLIPSELF.LOSS_AVERAGE,
@@ -190,31 +197,23 @@ class CLIPSelf(nn.Module):
         return self.losses(samples) if self.training else self.reader(samples)
 
     def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """Distil the regions of some images.
+        """Losses of the objective for some images, with their weight.
 
         Args:
-            samples: for each image "image" uint8 (3, S, S), "boxes" (n, 4) XYXY in [0, 1] of the padded
-                square, "crops" uint8 (n, 3, S0, S0); "iteration" if the input has several sizes.
-
-        Returns:
-            {"loss_clipself": scalar}, see `cosine_distillation_loss`.
+            samples: for each image "image" uint8 (3, S, S), what the objective reads besides, and
+                "iteration" if the input has several sizes.
         """
-        boxes = [sample["boxes"] for sample in samples]
-        with autocast(self.device, self.precision):
-            teacher_RE = self._crop_embeddings([sample["crops"] for sample in samples])
-            student_RE = self._region_embeddings(self._student_images(samples), boxes)
-        regions_per_image = [len(boxes_n4) for boxes_n4 in boxes]
-        count = self._mean_count(loss_count(regions_per_image, self.loss_average))
-        loss = cosine_distillation_loss(
-            student_RE, teacher_RE, regions_per_image, self.loss_average, count
+        step = Step(
+            samples=samples,
+            images=self._student_images(samples),
+            student=self.student,
+            teacher=self.teacher,
+            precision=self.precision,
+            average=self.loss_average,
+            synchronised=self.sync_gradients,
         )
-        return {"loss_clipself": self.loss_weight * loss}
-
-    @torch.no_grad()
-    def _crop_embeddings(self, crops: Sequence[Tensor]) -> Tensor:
-        """Teacher embeddings (R, E) of all crops of the batch in one call, not normalised."""
-        images = self.teacher.preprocess(torch.cat(list(crops)).to(self.device, non_blocking=True))
-        return self.teacher.visual(images)
+        losses = self.objective.losses(step)
+        return {name: self.loss_weight * loss for name, loss in losses.items()}
 
     def _student_images(self, samples: Sequence[Sample]) -> Tensor:
         """Normalised images (B, 3, S', S') at the size of this iteration."""
@@ -225,27 +224,6 @@ class CLIPSelf(nn.Module):
         rng = np.random.default_rng((self.seed, samples[0]["iteration"]))
         side = self.sizes[rng.integers(len(self.sizes))]
         return F.interpolate(images, (side, side), mode="bilinear", align_corners=False)
-
-    def _region_embeddings(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-        """Means (R, E) of the student's unit-length dense features over each box, by RoIAlign."""
-        dense_BEhw = F.normalize(self.student.dense(images).float(), dim=1)
-        grid = (dense_BEhw.shape[2], dense_BEhw.shape[3])
-        # The weights are made where the boxes are: on the CPU, without waiting for the GPU.
-        weights = [box_weights(boxes_n4, grid) for boxes_n4 in boxes]
-        rows = [
-            pool(features_Ehw, weights_nhw.to(self.device, non_blocking=True))
-            for features_Ehw, weights_nhw in zip(dense_BEhw, weights, strict=True)
-        ]
-        return torch.cat(rows)
-
-    def _mean_count(self, count: int) -> Tensor | None:
-        """Mean of `count` over the processes, so that the mean of their losses is the whole
-        batch's."""
-        if comm.get_world_size() == 1 or not self.sync_gradients:
-            return None
-        total = torch.tensor(float(count), device=self.device)
-        dist.all_reduce(total)
-        return total / comm.get_world_size()
 
     @torch.no_grad()
     def after_optimizer_step(self) -> None:

@@ -87,11 +87,15 @@ class RegionTask:
         return RegionEvaluation(self.cfg)
 
     def training_data(self, model: TrainableRegionModel) -> TrainingData:
-        """Images and their regions."""
+        """Images, and what the objective reads besides, as MODEL.CLIPSELF.TARGET says."""
         if self.cfg.SOLVER.ACCUMULATE != 1:
             raise InputError(
                 "SOLVER.ACCUMULATE must be 1 for CLIPSelf: its loss averages over all regions of a batch"
             )
+        return {"crops": self._crops}[self.cfg.MODEL.CLIPSELF.TARGET](model)
+
+    def _crops(self, model: TrainableRegionModel) -> TrainingData:
+        """Images with their grids or proposals, and a crop of each region."""
         model.setup_training(None)
         records = distillation_records(self.cfg.DATASETS.TRAIN, self.cfg.INPUT.REGIONS.SOURCE)
         mapper = DistillMapper(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)

@@ -36,15 +36,37 @@ def cosine_distillation_loss(
             parallelism give the mean of `loss_count` over the processes: then the mean of their losses
             and gradients equals that of one process on the whole batch, however regions are spread.
     """
-    distance_R = 1 - F.cosine_similarity(
+    distance_R = cosine_distance(student_RE, teacher_RE)
+    return region_mean(distance_R, regions_per_image, average, count)
+
+
+def cosine_distance(student_RE: Tensor, teacher_RE: Tensor) -> Tensor:
+    """``1 - cos(student, teacher)`` of each region, (R,) in [0, 2], in float32; the teacher gets no gradient."""
+    return 1 - F.cosine_similarity(
         student_RE.float(), teacher_RE.detach().float(), dim=-1, eps=1e-12
     )
+
+
+def region_mean(
+    values_R: Tensor,
+    regions_per_image: Sequence[int],
+    average: Average = "regions",
+    count: float | Tensor | None = None,
+) -> Tensor:
+    """Mean of a value of each region; 0 if there is no region.
+
+    Args:
+        values_R: one value a region.
+        regions_per_image: as in `cosine_distillation_loss`, and so are the others.
+        average: "regions" or "images".
+        count: divisor of the sum.
+    """
     if average == "images":
-        sizes_B = torch.tensor(regions_per_image, device=distance_R.device)
-        distance_R = distance_R / sizes_B.repeat_interleave(sizes_B)
+        sizes_B = torch.tensor(regions_per_image, device=values_R.device)
+        values_R = values_R / sizes_B.repeat_interleave(sizes_B)
     if count is None:
         count = max(loss_count(regions_per_image, average), 1)
-    return distance_R.sum() / count
+    return values_R.sum() / count
 
 
 def loss_count(regions_per_image: Sequence[int], average: Average) -> int:

@@ -1,0 +1,24 @@
+"""What `CLIPSelf` asks for the losses of a step: one class an objective, in a file of its own beside this one.
+
+A further objective is a class with the members of `Objective`, a line in `build.OBJECTIVES` and a value of
+``MODEL.CLIPSELF.TARGET``; the samples that it reads are made by a mapper that `training.tasks.RegionTask` chooses.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from clipself_seg.models.distillation.step import Step
+
+
+class Objective(Protocol):
+    """What the student is trained for. It has no weights that train."""
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """Losses of the samples of one process by name, scalars in float32 with their gradients.
+
+        Their mean over the processes is the loss of the whole batch (`Step.region_count`). The model
+        multiplies each by ``MODEL.CLIPSELF.LOSS_WEIGHT``.
+        """

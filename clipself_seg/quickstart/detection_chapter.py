@@ -47,7 +47,7 @@ RUNS = (
     ),
 )
 # What the pictures show: boxes of at least this score.
-SCORE_THRESHOLD = "0.5"
+SCORE_THRESHOLD = "0.7"
 
 
 def detection_chapter(output: Path, worlds: Path) -> Chapter:

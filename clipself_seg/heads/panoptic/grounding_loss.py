@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 
 from clipself_seg.clip.precision import full_precision
+from clipself_seg.heads.gathering import of_all_processes
 
 
 def grounding_loss(
@@ -39,9 +39,9 @@ def grounding_loss(
         scale: positive scalar that cosines are multiplied by.
     """
     with full_precision(embeddings_BQC.device):
-        valid = _of_all_processes(valid_B.float()) > 0
-        queries = F.normalize(_of_all_processes(embeddings_BQC.float()), dim=-1)
-        words = F.normalize(_of_all_processes(words_BWC.float()), dim=-1)
+        valid = of_all_processes(valid_B.float()) > 0
+        queries = F.normalize(of_all_processes(embeddings_BQC.float()), dim=-1)
+        words = F.normalize(of_all_processes(words_BWC.float()), dim=-1)
         if not valid.any():
             # Zero with a gradient: DistributedDataParallel waits for one of every parameter.
             return 0.0 * (embeddings_BQC.sum() + words_BWC.sum() + scale)
@@ -63,14 +63,3 @@ def longest_caption(captions: Sequence[Sequence[str]], device: torch.device) -> 
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(count, dist.ReduceOp.MAX)
     return int(count)
-
-
-def _of_all_processes(own: Tensor) -> Tensor:
-    """Tensors (B, ...) of all processes, concatenated; gradients flow back to each process."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return own
-    gathered = torch.cat(all_gather(own.contiguous()))
-    if gathered.requires_grad:
-        # The gradient of `all_gather` sends memory as it lies: permuted, it would arrive scrambled.
-        gathered.register_hook(torch.Tensor.contiguous)
-    return gathered

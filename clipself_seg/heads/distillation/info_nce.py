@@ -1,0 +1,45 @@
+"""Image-level supervision: symmetric InfoNCE of images and their captions (CLIPSelf, Table 1c, #5*).
+
+Shapes: B images of a process and as many captions, E embedding width, L tokens of a caption.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipself_seg.clip.precision import full_precision
+from clipself_seg.heads.gathering import of_all_processes
+
+
+def info_nce_loss(
+    images_BE: Tensor, texts_BE: Tensor, tokens_BL: Tensor, scale: Tensor, gather: bool = True
+) -> Tensor:
+    """Mean of two cross-entropies, images against captions and captions against images; a scalar of at least 0.
+
+    Where all captions differ, it is the loss of CLIP's training (open_clip's `ClipLoss`). Equal captions
+    are all right for each of their images: their probabilities are summed, as RegionCLIP does with
+    equal nouns; else the loss would have a floor that nothing can learn away. It is computed in float32,
+    whatever the type of the inputs.
+
+    Args:
+        images_BE: image embeddings, of any norm.
+        texts_BE: text embeddings of the images' captions, of any norm.
+        tokens_BL: tokens of the captions, integers; captions with equal tokens are equal.
+        scale: positive scalar that cosines are multiplied by.
+        gather: whether images and captions of all processes, of which each has B, compete. Then the
+            loss is the same in each process, and `DistributedDataParallel` averages the gradients to
+            those of one process on the whole batch.
+    """
+    with full_precision(images_BE.device):
+        images = F.normalize(images_BE.float(), dim=-1)
+        texts = F.normalize(texts_BE.float(), dim=-1)
+        tokens = tokens_BL.to(images.device)
+        if gather:
+            images, texts, tokens = (of_all_processes(own) for own in (images, texts, tokens))
+        logits_ij = scale.float() * images @ texts.T
+        different_ij = (tokens[:, None] != tokens).any(dim=-1)
+        right_ij = logits_ij.masked_fill(different_ij, -torch.inf)
+        losses = [logits_ij.logsumexp(dim) - right_ij.logsumexp(dim) for dim in (0, 1)]
+        return 0.5 * torch.stack(losses).sum(0).mean()

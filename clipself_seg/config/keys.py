@@ -21,6 +21,7 @@ from clipself_seg.config.panoptic import add_panoptic_keys
 
 # What a key may be, where that is a short list.
 CHOICES: dict[str, tuple[str, ...]] = {
+    "INPUT.CAPTIONS.RESIZE": ("warp", "letterbox"),
     "INPUT.REGIONS.SOURCE": ("grid", "proposals"),
     "INPUT.REGIONS.GRID_PAIRS": ("aspect", "all"),
     "MODEL.CLIPSELF.TARGET": ("crops",),
@@ -81,6 +82,10 @@ def _add_input(cfg: CfgNode) -> None:
     # Largest number of pixels of an image file: one whose header states more is refused before it is
     # decoded, into 3 bytes a pixel or more. A photograph of 100 megapixels passes.
     cfg.INPUT.MAX_PIXELS = 128_000_000
+    cfg.INPUT.CAPTIONS = CfgNode()
+    # How a crop of the image becomes the student's square input where captions are the target: "warp"
+    # stretches it (code), "letterbox" keeps its aspect and pads it, as evaluation does.
+    cfg.INPUT.CAPTIONS.RESIZE = "warp"
     cfg.INPUT.REGIONS = CfgNode()
     # "grid" distils patches of a random grid, "proposals" the boxes that the data set brings.
     cfg.INPUT.REGIONS.SOURCE = "grid"

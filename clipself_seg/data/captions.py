@@ -2,6 +2,8 @@
 
 {"annotations": [{"image_id": 139, "caption": "A dog on grass.", "phrases": ["dog", "grass"]}, ...]}
 
+COCO's own files have the captions alone, beside the list of images.
+
 Noun phrases are chunks over part-of-speech tags of the Penn Treebank. A phrase is adjectives and
 nouns, without the article before them ("large dog"). Phrases that prepositions join are one more
 phrase ("large dog on a beach").
@@ -10,14 +12,23 @@ phrase ("large dog on a beach").
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
 import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from clipself_seg.data.records import coco_list, read_coco_json
+from clipself_seg.data.records import (
+    Record,
+    annotated_image,
+    coco_list,
+    listed_records,
+    read_coco_json,
+)
 from clipself_seg.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 Tagger = Callable[[str], list[tuple[str, str]]]
 """Function from a caption to its words, each with its tag."""
@@ -96,6 +107,50 @@ def read_phrases(path: str | os.PathLike[str]) -> dict[Any, list[list[str]]]:
             )
         phrases.setdefault(image_id, []).append(texts)
     return phrases
+
+
+def caption_records(
+    json_file: str | os.PathLike[str], image_root: str | os.PathLike[str]
+) -> list[Record]:
+    """Records of the images with "captions": the texts of each image, at least one, in file order.
+
+    Captions of blanks alone count as none. Images without a caption are left out, with a logged count.
+
+    Args:
+        json_file: file in COCO's format of captions: "images", and "annotations" with "image_id" and
+            "caption".
+        image_root: folder to which file names are relative.
+
+    Raises:
+        InputError: as `records.image_records`; no annotations; one without a text, or of an image that
+            is not listed; no image with a caption.
+    """
+    content = read_coco_json(json_file)
+    records = listed_records(content, json_file, image_root)
+    listed = {image["id"] for image in content["images"]}
+    captions: dict[Any, list[str]] = {}
+    for annotation in coco_list(content, "annotations", json_file):
+        image_id, caption = annotated_image(annotation, listed, json_file), annotation.get(
+            "caption"
+        )
+        if not isinstance(caption, str):
+            raise InputError(
+                f'{json_file}: an annotation of image {image_id} has no text as "caption", got '
+                f"{reprlib.repr(annotation)}: give a file of captions, such as captions_train2017.json"
+            )
+        if caption.strip():
+            captions.setdefault(image_id, []).append(caption.strip())
+    described = [
+        record | {"captions": captions[record["image_id"]]}
+        for record in records
+        if record["image_id"] in captions
+    ]
+    if not described:
+        raise InputError(f"{json_file}: no image has a caption: give a file that has captions")
+    if len(described) < len(records):
+        without = len(records) - len(described)
+        logger.warning("%s: %d images have no caption and are left out", json_file, without)
+    return described
 
 
 def add_phrases(

@@ -9,7 +9,7 @@ import types
 
 import pytest
 
-from clipself_seg.data.captions import nltk_tagger, noun_phrases, read_phrases
+from clipself_seg.data.captions import caption_records, nltk_tagger, noun_phrases, read_phrases
 from clipself_seg.errors import InputError
 
 
@@ -147,3 +147,30 @@ def test_a_caption_of_other_types_is_shown(tmp_path, wrong):
     ) as e:
         read_phrases(path)
     assert repr(wrong) in str(e.value)
+
+
+def write_captions(path, *annotations):
+    images = [{"id": index, "file_name": f"{index}.jpg"} for index in (1, 2)]
+    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+    return path
+
+
+def test_records_have_all_captions_of_their_image_and_images_without_are_left_out(tmp_path, caplog):
+    captions = [{"image_id": 2, "caption": text} for text in ("A dog. \n", " ", "Grass")]
+    (record,) = caption_records(write_captions(tmp_path / "c.json", *captions), "train")
+    assert record == {"file_name": "train/2.jpg", "image_id": 2, "captions": ["A dog.", "Grass"]}
+    assert "1 images have no caption and are left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("annotation", "message"),
+    [
+        ({"image_id": 1, "bbox": [0, 0, 1, 1]}, "image 1 has no text.*captions_train2017.json"),
+        ({"image_id": 1, "caption": ["a dog"]}, "image 1 has no text"),
+        ({"image_id": 9, "caption": "a dog"}, 'image 9, which is not in "images"'),
+        ({"image_id": 1, "caption": ""}, "no image has a caption"),
+    ],
+)
+def test_files_without_captions_are_refused(tmp_path, annotation, message):
+    with pytest.raises(InputError, match=f"c.json.*{message}"):
+        caption_records(write_captions(tmp_path / "c.json", annotation), "train")

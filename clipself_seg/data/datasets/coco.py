@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from clipself_seg.data.captions import caption_records
 from clipself_seg.data.datasets.roots import COCO, LVIS, MINI, PROPOSALS, DataRoot
 from clipself_seg.data.records import (
     Record,
@@ -39,11 +40,12 @@ class CocoFiles(NamedTuple):
     Attributes:
         root: folder of the data set's family, with advice how to get its files.
         images: folder to which the file names of `annotations` are relative.
-        annotations: COCO-format JSON (instances, LVIS, proposals or panoptic).
+        annotations: COCO-format JSON (instances, LVIS, proposals, captions or panoptic).
         panoptic: folder of the panoptic PNGs; then `annotations` is the panoptic JSON.
         vocabulary: name of its vocabulary, for `vocabulary.load_vocabulary`.
         evaluator: Detectron2's evaluator_type; None for a data set that is only trained on.
         official_count: number of images of the official split; None where there is no official split.
+        captions: whether the annotations are captions, without boxes.
     """
 
     root: DataRoot
@@ -53,6 +55,7 @@ class CocoFiles(NamedTuple):
     vocabulary: str | None = None
     evaluator: str | None = None
     official_count: int | None = None
+    captions: bool = False
 
 
 def _coco(split: str) -> dict[str, CocoFiles]:
@@ -92,6 +95,9 @@ def _mini(world: str, split: str) -> dict[str, CocoFiles]:
         f"{world}_{split}_proposals": CocoFiles(
             MINI, images, f"{annotations}/proposals_{split}.json"
         ),
+        f"{world}_{split}_captions": CocoFiles(
+            MINI, images, f"{annotations}/captions_{split}.json", captions=True
+        ),
     }
 
 
@@ -103,6 +109,13 @@ COCO_DATASETS: dict[str, CocoFiles] = {
         "coco/train2017",
         "coco/annotations/coco_proposals.json",
         official_count=COUNTS["train"],
+    ),
+    "coco_2017_train_captions": CocoFiles(
+        COCO,
+        "coco/train2017",
+        "coco/annotations/captions_train2017.json",
+        official_count=COUNTS["train"],
+        captions=True,
     ),
     # The authors published no proposals for LVIS: boxes of a class-agnostic detector of your own.
     "lvis_v1_train_proposals": CocoFiles(
@@ -140,6 +153,24 @@ def distillation_records(names: Sequence[str], source: RegionSource) -> list[Rec
             _refuse_panoptic(name)
     read = {"grid": image_records, "proposals": proposal_records}[source]
     return [record for name in names for record in _read(name, read)]
+
+
+def captioned_records(names: Sequence[str]) -> list[Record]:
+    """Records of the images of some data sets with their captions, one data set after the other.
+
+    Args:
+        names: data sets of captions of `COCO_DATASETS`, or of Detectron2's catalogue.
+
+    Raises:
+        InputError: an unknown name; one of the table without captions; files that are missing or broken,
+            see `caption_records`.
+    """
+    known = [name for name, files in COCO_DATASETS.items() if files.captions]
+    for name in names:
+        if name in COCO_DATASETS and name not in known:
+            hint = nearest(f"{name}_captions", known)
+            raise InputError(f'data set "{name}" has no captions: {hint}')
+    return [record for name in names for record in _read(name, caption_records)]
 
 
 def image_folder(name: str) -> str:
@@ -280,7 +311,8 @@ def _load(name: str) -> list[Record]:
     paths = _paths(name)
     if paths.panoptic is not None:
         return panoptic_records(paths.annotations, paths.images, paths.panoptic)
-    return proposal_records(paths.annotations, paths.images)
+    read = caption_records if COCO_DATASETS[name].captions else proposal_records
+    return read(paths.annotations, paths.images)
 
 
 register_coco_datasets()

@@ -11,6 +11,7 @@ from detectron2.data.datasets import register_coco_instances, register_coco_pano
 from clipself_seg.data.datasets.catalog import vocabulary_name
 from clipself_seg.data.datasets.coco import (
     COCO_DATASETS,
+    captioned_records,
     distillation_records,
     region_records,
     register_coco_datasets,
@@ -29,7 +30,9 @@ def mini_root(tmp_path, monkeypatch):
     box = {"image_id": 3, "bbox": [1, 2, 3, 4]}
     segments = [{"id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}]
     entry = {"image_id": 3, "file_name": "3.png", "segments_info": segments}
-    for name, annotation in {"instances": box, "proposals": box, "panoptic": entry}.items():
+    said = {"image_id": 3, "caption": "a dog"}
+    annotations = {"instances": box, "proposals": box, "panoptic": entry, "captions": said}
+    for name, annotation in annotations.items():
         content = {"images": images, "annotations": [annotation]}
         (folder / "annotations" / f"{name}_train.json").write_text(json.dumps(content))
     monkeypatch.setenv("CLIPSELF_SEG_MINI", str(tmp_path))
@@ -72,6 +75,20 @@ def test_data_sets_are_joined_in_order(mini_root):
 def test_our_names_also_load_from_the_catalogue(mini_root):
     assert DatasetCatalog.get("mini_train_proposals")[0]["proposals"].shape == (1, 4)
     assert DatasetCatalog.get("mini_train_panoptic")[0]["segments_info"][0]["category_id"] == 1
+
+
+def test_captions_are_read_by_the_name_of_their_data_set_or_of_a_users_own(mini_root, registered):
+    (record,) = captioned_records(["mini_train_captions"])
+    assert record["captions"] == ["a dog"] and record["image_id"] == 3
+    assert DatasetCatalog.get("mini_train_captions") == [record]
+    json_file = str(mini_root / "mini/annotations/captions_train.json")
+    register_coco_instances("my_captions", {}, json_file, str(mini_root / "mini/train"))
+    registered.append("my_captions")
+    assert captioned_records(["my_captions"]) == [record]
+    with pytest.raises(
+        InputError, match='"mini_train" has no captions: did you mean "mini_train_c'
+    ):
+        captioned_records(["mini_train"])
 
 
 def test_a_users_own_data_set_works_under_its_name(mini_root, registered):

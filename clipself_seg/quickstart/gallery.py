@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from clipself_seg.clip import DenseCLIP, TextBank, load_clip
-from clipself_seg.data.images import fit_size, letterbox_crops, letterbox_image, read_image
+from clipself_seg.clip.whole_image import whole_image_features
+from clipself_seg.data.images import letterbox_crops, letterbox_image, read_image
 from clipself_seg.data.records import panoptic_records
 from clipself_seg.data.regions import enlarge_boxes, relative_boxes
 from clipself_seg.data.segments import Segments, read_segments
@@ -90,7 +91,7 @@ def write_panel(
 
 
 class _Scene:
-    """A validation image with its segments and the dense features of any model."""
+    """A validation image with its segments."""
 
     def __init__(self, record: dict[str, Any], vocabulary: Vocabulary) -> None:
         things = frozenset(c.dataset_id for c in vocabulary.classes if c.isthing)
@@ -110,13 +111,6 @@ class _Scene:
         square = letterbox_image(self.image, side).transpose(2, 0, 1).copy()
         return clip.preprocess(torch.from_numpy(square)[None])
 
-    def dense(self, clip: DenseCLIP) -> np.ndarray:
-        """Unit-length features of the image without the padding, (E, h, w)."""
-        with torch.no_grad():
-            dense = clip.encode_dense(self.student_input(clip, MAP_SIDE))[0].numpy()
-        width, height = (-(-side // clip.patch_size) for side in fit_size(*self.size, MAP_SIDE))
-        return dense[:, :height, :width]
-
 
 def kmeans_sheet(clips: Mapping[str, DenseCLIP], scenes: Sequence[_Scene]) -> Image.Image:
     """Image, ground truth, and K-Means of each model's dense features with k = number of segments."""
@@ -125,7 +119,8 @@ def kmeans_sheet(clips: Mapping[str, DenseCLIP], scenes: Sequence[_Scene]) -> Im
         ids = np.searchsorted(np.unique(scene.segments.ids), scene.segments.ids)
         row = [scene.image, colour_segments(ids)]
         for clip in clips.values():
-            labels = kmeans(scene.dense(clip), clusters=len(scene.segments.segment_ids))
+            features = whole_image_features(clip, scene.image, MAP_SIDE)
+            labels = kmeans(features, clusters=len(scene.segments.segment_ids))
             width, height = scene.size
             row.append(colour_segments(match_labels(enlarge_labels(labels, height, width), ids)))
         rows.append(row)

@@ -1,4 +1,4 @@
-"""Maps of dense features: coloured K-Means over the locations of one image (paper, Fig. 4).
+"""Maps of dense features: coloured K-Means over the locations of one image (paper, Fig. 4), heat maps.
 
 Shapes: E channels, h x w cells, k clusters, H x W pixels.
 """
@@ -16,6 +16,7 @@ from clipself_seg.visualization.overlays import borders
 ITERATIONS = 30
 # Pixels of the median filter in the authors' recipe (official repository, issues 12 and 18).
 BLUR = 5
+HEAT = 0.65  # opacity of heat maps
 
 
 def kmeans(features: np.ndarray, clusters: int, seed: int = 0) -> np.ndarray:
@@ -46,6 +47,27 @@ def kmeans(features: np.ndarray, clusters: int, seed: int = 0) -> np.ndarray:
         sums = np.stack([points[labels == cluster].sum(0) for cluster in range(clusters)])
         centres = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
     return labels.reshape(height, width)
+
+
+def discard_small_clusters(labels: np.ndarray, features: np.ndarray, fraction: float) -> np.ndarray:
+    """Clusters without the small ones, whose locations go to the nearest of those that stay.
+
+    The paper discards "clusters with only a few pixels".
+
+    Args:
+        labels: clusters (h, w), numbered from 0.
+        features: features of unit length at each location, (E, h, w).
+        fraction: smallest fraction of the locations that a cluster needs; the largest one always stays.
+
+    Returns:
+        Clusters (h, w), numbered from 0 in their former order.
+    """
+    counts = np.bincount(labels.ravel())
+    kept = np.flatnonzero((counts >= fraction * labels.size) | (counts == counts.max()))
+    points = features.reshape(len(features), -1).T
+    centres = np.stack([points[labels.ravel() == cluster].mean(0) for cluster in kept])
+    nearest = (points @ centres.T).argmax(1).reshape(labels.shape)
+    return np.where(np.isin(labels, kept), np.searchsorted(kept, labels), nearest)
 
 
 def _spread_out(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -85,6 +107,22 @@ def enlarge_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Labels of cells as labels of pixels (nearest), edges rounded by the authors' median filter."""
     large = cv2.resize(labels.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
     return cv2.medianBlur(large, BLUR).astype(np.int64)
+
+
+def heat_map(image: np.ndarray, values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Values of locations as colours over an image, from blue (low) to red (high), (H, W, 3) uint8.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        values: (H, W).
+        low: value of the coldest colour.
+        high: value of the hottest colour; that is what all values are where it equals `low`.
+    """
+    level = ((values - low) / max(high - low, 1e-12)).clip(0, 1)
+    bgr = cv2.applyColorMap((255 * level).round().astype(np.uint8), cv2.COLORMAP_TURBO)
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    blended: np.ndarray = cv2.addWeighted(grey, 1 - HEAT, bgr[..., ::-1].copy(), HEAT, 0)
+    return blended
 
 
 GOLDEN = 0.618033988749895

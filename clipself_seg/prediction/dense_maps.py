@@ -1,0 +1,182 @@
+"""What the dense features of several CLIPs see in an image: K-Means, and a heat map for each word.
+
+Shapes: E channels, h x w cells of the features, K words, H x W pixels of a tile.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageFont
+
+from clipself_seg.checkpoints.shipped import SHIPPED_TAGS
+from clipself_seg.clip import DenseCLIP, TextBank, load_clip
+from clipself_seg.clip.whole_image import whole_image_features
+from clipself_seg.data.images import MAX_PIXELS, fit_size
+from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.errors import InputError
+from clipself_seg.files import write_json
+from clipself_seg.models.region_reader import check_size
+from clipself_seg.prediction.files import ImageFile
+from clipself_seg.provenance import provenance
+from clipself_seg.visualization.dense_maps import (
+    colour_segments,
+    discard_small_clusters,
+    enlarge_labels,
+    heat_map,
+    kmeans,
+    match_labels,
+)
+from clipself_seg.visualization.overlays import save_png, shortened
+from clipself_seg.visualization.panels import sheet
+
+TILE = 320  # longest side in pixels of each image of a sheet
+CAPTION = 13  # pixels, the text of `sheet`
+
+
+def load_models(name: str, models: Sequence[str]) -> dict[str, DenseCLIP]:
+    """CLIPs of one architecture by title.
+
+    Args:
+        name: open_clip's model name, or ``ViT-Mini-8``.
+        models: weights as `load_clip` takes them, with a title before them as in "student=a.safetensors"
+            or without, which makes them their own title.
+
+    Raises:
+        InputError: one title twice, none before "=", or as `load_clip`.
+    """
+    weights: dict[str, str] = {}
+    for model in models:
+        title, separator, given = model.partition("=")
+        if model in SHIPPED_TAGS or os.path.exists(model) or not separator:
+            title = given = model
+        if not title.strip() or not given.strip():
+            raise InputError(f'"{model}" is no model: give weights, or NAME=weights')
+        if title in weights:
+            raise InputError(f'two models are called "{title}": give each its own, as NAME=weights')
+        weights[title] = given
+    return {title: load_clip(name, given) for title, given in weights.items()}
+
+
+class DenseMapResults:
+    """NAME.png of each image, and dense_maps.json.
+
+    A PNG has a row for each model: the image, K-Means of the dense features, and for each word a heat
+    map of its cosine with them. Clusters that overlap most have one colour in all rows. The heat maps of
+    a row share one scale, whose ends stand below each.
+    """
+
+    def __init__(
+        self,
+        *,
+        clips: Mapping[str, DenseCLIP],
+        folder: str | Path,
+        side: int,
+        clusters: int,
+        smallest: float,
+        words: Vocabulary | None = None,
+    ) -> None:
+        """
+        Args:
+            clips: models by title.
+            folder: folder for the results.
+            side: longest side in pixels that images are resized to for the models.
+            clusters: number of clusters of K-Means, at least 1.
+            smallest: fraction of the cells below which a cluster is discarded, in [0, 1].
+            words: classes of the heat maps, none for K-Means alone.
+
+        Raises:
+            InputError: the patch of a model does not divide `side`, or a number is out of range.
+        """
+        if not 1 <= clusters <= 255:
+            raise InputError(f"{clusters} clusters: give a number from 1 to 255")
+        if not 0 <= smallest <= 1:
+            raise InputError(f"{smallest} is no fraction of the cells: give a number from 0 to 1")
+        for clip in clips.values():
+            check_size(side, clip)
+        self.clips = clips
+        self.folder = Path(folder)
+        self.max_pixels = MAX_PIXELS
+        self.side = side
+        self.clusters = clusters
+        self.smallest = smallest
+        self.words = () if words is None else words.names
+        self._texts = {
+            title: TextBank(clip).embed(words).cpu().numpy() if words else np.zeros((0, 1))
+            for title, clip in clips.items()
+        }
+        self._images: dict[str, Any] = {}
+
+    def write(self, source: ImageFile, image: np.ndarray) -> None:
+        """Compute the maps of an image and write their sheet.
+
+        Raises:
+            InputError: the image has fewer cells than there are clusters.
+        """
+        width, height = fit_size(image.shape[1], image.shape[0], TILE)
+        small = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+        rows, captions = [], []
+        first: np.ndarray | None = None
+        for title, clip in self.clips.items():
+            features = whole_image_features(clip, image, self.side)
+            labels = self._clusters(features)
+            found = int(labels.max()) + 1
+            large = self._on_tile(labels, clip, enlarge_labels)[:height, :width]
+            first = large if first is None else first
+            row = [small, colour_segments(match_labels(large, first))]
+            notes = [title, f"{found} of {self.clusters} clusters"]
+            cosines = np.einsum("ke,ehw->khw", self._texts[title], features) if self.words else []
+            for values in cosines:
+                on_tile = self._on_tile(values, clip, _enlarge_values)[:height, :width]
+                row.append(heat_map(small, on_tile, np.min(cosines), np.max(cosines)))
+                notes.append(f"{values.min():.2f} to {values.max():.2f}")
+            rows.append(row)
+            captions.append([_fitted(note, width) for note in notes])
+        titles = [_fitted(title, width) for title in ("image", "K-Means", *self.words)]
+        save_png(sheet(rows, titles, captions), self.folder / f"{source.name}.png")
+        self._images[source.name] = {"file": str(source.path)}
+
+    def _clusters(self, features: np.ndarray) -> np.ndarray:
+        """Clusters (h, w) without the small ones."""
+        cells = features[0].size
+        if cells < self.clusters:
+            raise InputError(
+                f"{self.clusters} clusters in {cells} cells: give fewer --clusters, or a larger --size"
+            )
+        return discard_small_clusters(kmeans(features, self.clusters), features, self.smallest)
+
+    def _on_tile(self, cells: np.ndarray, clip: DenseCLIP, enlarge: Any) -> np.ndarray:
+        """Values of cells at the tile's resolution; it may go beyond the image, as the last cells do."""
+        height, width = (max(1, round(n * clip.patch_size * TILE / self.side)) for n in cells.shape)
+        large: np.ndarray = enlarge(cells, height, width)
+        return large
+
+    def write_index(self, failed: Mapping[str, str], complete: bool) -> None:
+        """Write dense_maps.json."""
+        listed = {"images": self._images, "failed": dict(failed), "complete": complete}
+        write_json(self.folder / "dense_maps.json", self._metadata | listed)
+
+    @functools.cached_property
+    def _metadata(self) -> dict[str, Any]:
+        return {
+            "models": {title: clip.weights_hash() for title, clip in self.clips.items()},
+            "words": list(self.words),
+            "size": self.side,
+            "clusters": self.clusters,
+            "smallest": self.smallest,
+            "provenance": provenance(),
+        }
+
+
+def _enlarge_values(values: np.ndarray, height: int, width: int) -> np.ndarray:
+    return cv2.resize(values, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def _fitted(text: str, width: int) -> str:
+    return shortened(text, ImageFont.load_default(size=CAPTION), width)

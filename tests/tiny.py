@@ -112,6 +112,7 @@ def write_tiny_coco(root: Path, images: int = 5) -> None:
         ("coco/annotations/panoptic_val2017.json", records, segments),
         ("coco/annotations/panoptic_train2017.json", records, segments),
         ("coco/annotations/panoptic_caption_train2017.json", records, captions),
+        ("coco/annotations/captions_train2017.json", records, captions),
         ("lvis/lvis_v1_train.json", urls, instances),
         ("lvis/lvis_v1_train_proposals.json", urls, instances),
     ):

@@ -210,13 +210,17 @@ def _as_map(tokens_BND: Tensor, grid: tuple[int, int]) -> Tensor:
     return tokens_BND.transpose(1, 2).unflatten(2, grid)
 
 
-def train_last_blocks(tower: ImageTower, count: int, names: Iterable[str] = (DENSE,)) -> None:
+def train_last_blocks(
+    tower: ImageTower, count: int, names: Iterable[str] = (DENSE,), attention: bool = False
+) -> None:
     """Makes the last `count` blocks trainable and freezes everything else (CLIPSelf, Table 1b).
 
     Args:
         tower: image tower; every group of its `layer_groups` is set, so calling twice is safe.
         count: number of blocks that train; 0 freezes the tower, -1 trains every block.
         names: features that the loss uses; parameters that none of them depends on stay frozen.
+        attention: whether query and key of the last block train all the same, for a loss that uses the
+            image embedding.
 
     Raises:
         InputError: there are fewer blocks, or none of those that would train is used by a feature.
@@ -236,5 +240,6 @@ def train_last_blocks(tower: ImageTower, count: int, names: Iterable[str] = (DEN
     for name, parameters in tower.layer_groups().items():
         for parameter in parameters:
             parameter.requires_grad_(name in trained)
-    for parameter in tower.unused_by_dense():
-        parameter.requires_grad_(False)
+    if not attention:
+        for parameter in tower.unused_by_dense():
+            parameter.requires_grad_(False)

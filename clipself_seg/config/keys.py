@@ -24,7 +24,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "INPUT.CAPTIONS.RESIZE": ("warp", "letterbox"),
     "INPUT.REGIONS.SOURCE": ("grid", "proposals"),
     "INPUT.REGIONS.GRID_PAIRS": ("aspect", "all"),
-    "MODEL.CLIPSELF.TARGET": ("crops",),
+    "MODEL.CLIPSELF.TARGET": ("crops", "captions"),
     "MODEL.CLIPSELF.LOSS_AVERAGE": ("regions", "images"),
     "SOLVER.AMP.DTYPE": ("float16", "bfloat16"),
     "TEST.REGIONS.MASK_RESIZE": ("reference", "exact"),
@@ -64,7 +64,8 @@ def _add_model(cfg: CfgNode) -> None:
     # "block1", ...
     cfg.MODEL.CLIP.OUT_FEATURES = ("dense",)
     cfg.MODEL.CLIPSELF = CfgNode()
-    # What the student learns from: "crops" are the teacher's embeddings of the regions' crops, CLIPSelf itself.
+    # What the student learns from: "crops" are the teacher's embeddings of the regions' crops, CLIPSelf itself;
+    # "captions" of whole images, by CLIP's own contrastive loss, are the paper's Table 1c, #5*.
     cfg.MODEL.CLIPSELF.TARGET = "crops"
     # Where the student starts, if not as the teacher: a distilled checkpoint of the same CLIP, to go on with it.
     cfg.MODEL.CLIPSELF.STUDENT_WEIGHTS = ""

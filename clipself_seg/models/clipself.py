@@ -92,9 +92,9 @@ class CLIPSelf(nn.Module):
             check_size(size, clip)
         self.teacher = clip.eval().requires_grad_(False)
         self.student: ImageTower = copy.deepcopy(clip.visual) if student is None else student
-        train_last_blocks(self.student, trainable_blocks)
-        self._check_frozen_parts()
         self.objective: Objective = CropDistillation() if objective is None else objective
+        train_last_blocks(self.student, trainable_blocks, attention=not self.objective.dense)
+        self._check_frozen_parts()
         self.alpha = alpha
         self.sizes = tuple(sizes)
         self.seed = seed
@@ -232,6 +232,8 @@ class CLIPSelf(nn.Module):
         OpenAI's layout packs query, key and value of a block into one matrix. Query and key of the
         last block get no gradient on the dense path and have to stay the original's.
         """
+        if not self.objective.dense:
+            return
         for trained, original in zip(
             _query_key_rows(self.student), _query_key_rows(self.teacher.visual), strict=True
         ):

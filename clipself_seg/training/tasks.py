@@ -10,10 +10,11 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from detectron2.config import CfgNode
 
-from clipself_seg.data.datasets.coco import distillation_records
+from clipself_seg.data.datasets.coco import captioned_records, distillation_records
 from clipself_seg.data.datasets.detection import detection_dataset, detection_records
 from clipself_seg.data.datasets.panoptic import panoptic_dataset, panoptic_set_records
 from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
+from clipself_seg.data.mappers.captions import CaptionMapper
 from clipself_seg.data.mappers.detection import DetectionTrainMapper
 from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.data.mappers.panoptic import PanopticTrainMapper
@@ -92,7 +93,8 @@ class RegionTask:
             raise InputError(
                 "SOLVER.ACCUMULATE must be 1 for CLIPSelf: its loss averages over all regions of a batch"
             )
-        return {"crops": self._crops}[self.cfg.MODEL.CLIPSELF.TARGET](model)
+        targets = {"crops": self._crops, "captions": self._captions}
+        return targets[self.cfg.MODEL.CLIPSELF.TARGET](model)
 
     def _crops(self, model: TrainableRegionModel) -> TrainingData:
         """Images with their grids or proposals, and a crop of each region."""
@@ -100,6 +102,12 @@ class RegionTask:
         records = distillation_records(self.cfg.DATASETS.TRAIN, self.cfg.INPUT.REGIONS.SOURCE)
         mapper = DistillMapper(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)
         return TrainingData(records, mapper)
+
+    def _captions(self, model: TrainableRegionModel) -> TrainingData:
+        """Whole images, each with one of its captions."""
+        model.setup_training(None)
+        records = captioned_records(self.cfg.DATASETS.TRAIN)
+        return TrainingData(records, CaptionMapper(self.cfg, seed=self.cfg.SEED))
 
 
 class SemSegTask:

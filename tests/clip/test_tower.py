@@ -143,6 +143,17 @@ def test_layer_groups_are_a_partition_of_the_parameters(mini, tiny_eva):
         assert sorted(grouped) == sorted(id(p) for p in tower.parameters())
 
 
+def test_with_attention_all_of_the_last_block_trains_for_the_image_embedding(tiny_eva):
+    train_last_blocks(tiny_eva, 1, attention=True)
+    tiny_eva(torch.randn(2, 3, 32, 32)).square().sum().backward()
+    trained = {name for name, p in tiny_eva.named_parameters() if p.requires_grad}
+    assert trained == {name for name, _ in tiny_eva.named_parameters() if "blocks.2." in name}
+    assert all(tiny_eva.get_parameter(name).grad.any() for name in trained)
+    tiny_eva.zero_grad()
+    train_last_blocks(tiny_eva, 1)
+    assert not any(parameter.requires_grad for parameter in tiny_eva.unused_by_dense())
+
+
 def test_parameters_unused_by_dense_get_no_gradient_and_all_other_block_parameters_do(tiny_eva):
     train_last_blocks(tiny_eva, -1)
     tiny_eva.zero_grad(set_to_none=True)

@@ -125,6 +125,7 @@ def small_detection(cfg) -> dict[str, object]:
 
 def small_distillation(cfg) -> dict[str, object]:
     """One step of a distillation, or the regions of one image."""
+    target = cfg.MODEL.CLIPSELF.TARGET
     train = {
         "grid": "lvis_v1_train" if "lvis" in str(cfg.DATASETS.TRAIN) else "coco_2017_train",
         "proposals": (
@@ -132,7 +133,8 @@ def small_distillation(cfg) -> dict[str, object]:
             if "lvis" in str(cfg.DATASETS.TRAIN)
             else "coco_2017_train_proposals"
         ),
-    }[cfg.INPUT.REGIONS.SOURCE]
+        "captions": "coco_2017_train_captions",
+    }[cfg.INPUT.REGIONS.SOURCE if target == "crops" else target]
     trains = cfg.MODEL.META_ARCHITECTURE == "CLIPSelf"
     return {
         "MODEL.CLIP.WEIGHTS": "",

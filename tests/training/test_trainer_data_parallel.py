@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from clipself_seg.checkpoints.training_state import trained_parameters
+from clipself_seg.models.distillation.captions import CaptionContrast
 from tests.tiny import WORDS, tiny_clipself, tiny_region_sample, tiny_samples
 from tests.training.test_trainer import trainer, weights
 from tests.two_processes import in_two_processes
@@ -42,6 +43,20 @@ def test_gradients_are_equal_and_those_of_one_process_on_the_whole_batch(tmp_pat
 
     first, second = in_two_processes(work, tmp_path)
     whole = gradients(tiny_clipself(loss_average=average), SAMPLES)
+    assert all(torch.equal(first[name], second[name]) for name in whole)
+    assert worst(first, whole) < 1e-4
+
+
+def test_captions_of_both_processes_compete_as_in_one(tmp_path):
+    texts = ["a cat", "a dog", "a cat", "grass"]
+    samples = [sample | {"caption": text} for sample, text in zip(SAMPLES, texts)]
+
+    def work(rank: int, folder: Path) -> Tensors:
+        model = tiny_clipself(objective=CaptionContrast())
+        return gradients(model, samples[2 * rank : 2 * rank + 2])
+
+    first, second = in_two_processes(work, tmp_path)
+    whole = gradients(tiny_clipself(objective=CaptionContrast()), samples)
     assert all(torch.equal(first[name], second[name]) for name in whole)
     assert worst(first, whole) < 1e-4
 

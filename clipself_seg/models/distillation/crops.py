@@ -15,6 +15,8 @@ class CropDistillation:
     (n, 3, S0, S0).
     """
 
+    dense = True
+
     def losses(self, step: Step) -> dict[str, Tensor]:
         """{"loss_clipself": mean of the distances over regions or images, in [0, 2]}."""
         distance_R = cosine_distance(step.student_RE, step.teacher_RE)

@@ -14,7 +14,14 @@ from clipself_seg.models.distillation.step import Step
 
 
 class Objective(Protocol):
-    """What the student is trained for. It has no weights that train."""
+    """What the student is trained for. It has no weights that train.
+
+    Attributes:
+        dense: whether it reads the student's dense features alone. Query and key of the last block, which
+            those do not depend on, then stay the original's.
+    """
+
+    dense: bool
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Losses of the samples of one process by name, scalars in float32 with their gradients.

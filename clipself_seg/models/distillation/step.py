@@ -33,6 +33,7 @@ class Step:
         images: (B, 3, S', S') the student's input, normalised.
         student: image tower that learns.
         teacher: the original CLIP, frozen.
+        synchronised: whether the loss is that of the samples of all processes.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Step:
             teacher: see the attributes.
             precision: dtype of autocast, or None.
             average: what losses of regions are averaged over, see `region_mean`.
-            synchronised: whether that is over the regions of all processes.
+            synchronised: see the attributes; else every process trains by itself.
         """
         self.samples = samples
         self.images = images
@@ -62,7 +63,7 @@ class Step:
         self.teacher = teacher
         self._precision = precision
         self._average = average
-        self._synchronised = synchronised
+        self.synchronised = synchronised
 
     @property
     def device(self) -> torch.device:
@@ -102,12 +103,30 @@ class Step:
             return self.teacher.visual(images)
 
     @functools.cached_property
+    def image_BE(self) -> Tensor:
+        """The student's image embeddings, with attention in all blocks; not normalised."""
+        with autocast(self.device, self._precision):
+            return self.student(self.images)
+
+    @functools.cached_property
+    def caption_tokens_BL(self) -> Tensor:
+        """Tokens of "caption" of each sample, int64."""
+        captions = [sample["caption"] for sample in self.samples]
+        return self.teacher.tokenize(captions).to(self.device, non_blocking=True)
+
+    @functools.cached_property
+    def caption_BE(self) -> Tensor:
+        """Text embeddings of the captions, without gradient and of unit length."""
+        with torch.no_grad(), autocast(self.device, self._precision):
+            return self.teacher.encode_text(self.caption_tokens_BL)
+
+    @functools.cached_property
     def region_count(self) -> Tensor | None:
         """Mean over the processes of `loss_count`, so that the mean of their losses is the whole batch's.
 
         None for one process, and for processes that train by themselves. Every process has to ask.
         """
-        if comm.get_world_size() == 1 or not self._synchronised:
+        if comm.get_world_size() == 1 or not self.synchronised:
             return None
         count = loss_count(self.regions_per_image, self._average)
         total = torch.tensor(float(count), device=self.device)

@@ -109,6 +109,7 @@ def write_tiny_coco(root: Path, images: int = 5) -> None:
     for file, listed, notes in (
         ("coco/annotations/instances_train2017.json", records, instances),
         ("coco/annotations/coco_proposals.json", records, instances),
+        ("coco/annotations/coco_pseudo_4764.json", records, instances),
         ("coco/annotations/panoptic_val2017.json", records, segments),
         ("coco/annotations/panoptic_train2017.json", records, segments),
         ("coco/annotations/panoptic_caption_train2017.json", records, captions),

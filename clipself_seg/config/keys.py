@@ -24,7 +24,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "INPUT.CAPTIONS.RESIZE": ("warp", "letterbox"),
     "INPUT.REGIONS.SOURCE": ("grid", "proposals"),
     "INPUT.REGIONS.GRID_PAIRS": ("aspect", "all"),
-    "MODEL.CLIPSELF.TARGET": ("crops", "captions"),
+    "MODEL.CLIPSELF.TARGET": ("crops", "texts", "captions"),
+    "MODEL.CLIPSELF.TEXTS.LOSS": ("bce", "softmax", "regionclip"),
+    "MODEL.CLIPSELF.TEXTS.TEMPLATES": ("vild63", "openai80", "single"),
     "MODEL.CLIPSELF.LOSS_AVERAGE": ("regions", "images"),
     "SOLVER.AMP.DTYPE": ("float16", "bfloat16"),
     "TEST.REGIONS.MASK_RESIZE": ("reference", "exact"),
@@ -65,8 +67,17 @@ def _add_model(cfg: CfgNode) -> None:
     cfg.MODEL.CLIP.OUT_FEATURES = ("dense",)
     cfg.MODEL.CLIPSELF = CfgNode()
     # What the student learns from: "crops" are the teacher's embeddings of the regions' crops, CLIPSelf itself;
+    # "texts" are nouns, which the data set has for its boxes (paper, Table 7);
     # "captions" of whole images, by CLIP's own contrastive loss, are the paper's Table 1c, #5*.
     cfg.MODEL.CLIPSELF.TARGET = "crops"
+    cfg.MODEL.CLIPSELF.TEXTS = CfgNode()
+    # "bce" is the code's: a sigmoid for each noun of the process's boxes and for others drawn at random; "softmax"
+    # over all nouns; "regionclip" are RegionCLIP's three losses, which the paper says it follows.
+    cfg.MODEL.CLIPSELF.TEXTS.LOSS = "bce"
+    # Nouns that "bce" compares with; more if the boxes have more.
+    cfg.MODEL.CLIPSELF.TEXTS.NEGATIVES = 100
+    # Sentences around a noun, as TEST.REGIONS.TEMPLATES.
+    cfg.MODEL.CLIPSELF.TEXTS.TEMPLATES = "vild63"
     # Where the student starts, if not as the teacher: a distilled checkpoint of the same CLIP, to go on with it.
     cfg.MODEL.CLIPSELF.STUDENT_WEIGHTS = ""
     # D4: fraction of the student in the weights that are evaluated and written; the rest is the original
@@ -98,7 +109,8 @@ def _add_input(cfg: CfgNode) -> None:
     # D1: "aspect" keeps rows and columns within a factor of two, 24 pairs for M = 6 (code); "all"
     # draws any pair (paper).
     cfg.INPUT.REGIONS.GRID_PAIRS = "aspect"
-    # D2: at most so many random regions of an image (code: 20); 0 takes all (paper).
+    # D2: at most so many random regions of an image (code: 20); 0 takes all (paper). Of boxes with nouns
+    # ("texts") the first ones.
     cfg.INPUT.REGIONS.MAX_REGIONS = 20
     # Enlargement of the teacher's crop about the centre of the region: 1 for grids, 1.5 for
     # proposals in the code.

@@ -56,7 +56,24 @@ def proposal_records(
         InputError: as `image_records`; no annotations; a box that is not four finite numbers with
             width and height of at least 0; a box of an image that is not listed.
     """
-    content = read_coco_json(json_file)
+    return proposal_records_of(read_coco_json(json_file), json_file, image_root)
+
+
+def proposal_records_of(
+    content: dict[str, Any],
+    json_file: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
+) -> list[Record]:
+    """`proposal_records` of a file that is read already.
+
+    Args:
+        content: content of the file, see `read_coco_json`.
+        json_file: path of the file, for errors.
+        image_root: folder to which file names are relative.
+
+    Raises:
+        InputError: as `proposal_records`.
+    """
     records = listed_records(content, json_file, image_root)
     listed = {image["id"] for image in content["images"]}
     annotations = coco_list(content, "annotations", json_file)

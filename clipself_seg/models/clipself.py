@@ -262,7 +262,8 @@ class CLIPSelf(nn.Module):
         load_region_checkpoint(self, tensors, source)
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
-        """Does nothing: distillation needs no classes."""
+        """Gives the objective the classes that it needs, see `Objective.setup_training`."""
+        self.objective.setup_training(self.teacher, vocabulary)
 
     def optimizer_groups(self, solver: CfgNode) -> list[Group]:
         """Parameter groups: matrices with weight decay, vectors without."""

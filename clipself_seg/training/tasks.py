@@ -10,7 +10,11 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from detectron2.config import CfgNode
 
-from clipself_seg.data.datasets.coco import captioned_records, distillation_records
+from clipself_seg.data.datasets.coco import (
+    captioned_records,
+    distillation_records,
+    region_text_records,
+)
 from clipself_seg.data.datasets.detection import detection_dataset, detection_records
 from clipself_seg.data.datasets.panoptic import panoptic_dataset, panoptic_set_records
 from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
@@ -18,6 +22,7 @@ from clipself_seg.data.mappers.captions import CaptionMapper
 from clipself_seg.data.mappers.detection import DetectionTrainMapper
 from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.data.mappers.panoptic import PanopticTrainMapper
+from clipself_seg.data.mappers.region_text import RegionTextMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTrainMapper
 from clipself_seg.data.records import Record
@@ -93,7 +98,7 @@ class RegionTask:
             raise InputError(
                 "SOLVER.ACCUMULATE must be 1 for CLIPSelf: its loss averages over all regions of a batch"
             )
-        targets = {"crops": self._crops, "captions": self._captions}
+        targets = {"crops": self._crops, "texts": self._texts, "captions": self._captions}
         return targets[self.cfg.MODEL.CLIPSELF.TARGET](model)
 
     def _crops(self, model: TrainableRegionModel) -> TrainingData:
@@ -101,6 +106,13 @@ class RegionTask:
         model.setup_training(None)
         records = distillation_records(self.cfg.DATASETS.TRAIN, self.cfg.INPUT.REGIONS.SOURCE)
         mapper = DistillMapper(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)
+        return TrainingData(records, mapper)
+
+    def _texts(self, model: TrainableRegionModel) -> TrainingData:
+        """Images with boxes and their nouns, which the model is given."""
+        records, nouns = region_text_records(self.cfg.DATASETS.TRAIN)
+        model.setup_training(nouns)
+        mapper = RegionTextMapper(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)
         return TrainingData(records, mapper)
 
     def _captions(self, model: TrainableRegionModel) -> TrainingData:

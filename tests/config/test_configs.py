@@ -133,11 +133,13 @@ def small_distillation(cfg) -> dict[str, object]:
             if "lvis" in str(cfg.DATASETS.TRAIN)
             else "coco_2017_train_proposals"
         ),
+        "texts": "coco_2017_train_region_text",
         "captions": "coco_2017_train_captions",
     }[cfg.INPUT.REGIONS.SOURCE if target == "crops" else target]
     trains = cfg.MODEL.META_ARCHITECTURE == "CLIPSelf"
     return {
         "MODEL.CLIP.WEIGHTS": "",
+        "MODEL.CLIPSELF.TEXTS.TEMPLATES": "single",
         "MODEL.CLIP.TRAINABLE_BLOCKS": min(cfg.MODEL.CLIP.TRAINABLE_BLOCKS, 3),
         "INPUT.REGIONS.STUDENT_SIZE": 64,
         "INPUT.REGIONS.MULTISCALE": "(64, 128)" if cfg.INPUT.REGIONS.MULTISCALE else "()",

@@ -21,6 +21,7 @@ from clipself_seg.data.label_maps import read_label_map
 from clipself_seg.data.mappers.detection import DetectionTrainMapper
 from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.data.mappers.panoptic import PanopticTrainMapper
+from clipself_seg.data.mappers.region_text import RegionTextMapper
 from clipself_seg.data.mappers.regions import RegionMapper
 from clipself_seg.data.records import (
     category_labels,
@@ -28,6 +29,7 @@ from clipself_seg.data.records import (
     proposal_records,
     read_coco_json,
 )
+from clipself_seg.data.region_text import read_region_text
 from clipself_seg.data.vocabulary import as_vocabulary, load_vocabulary, read_class_json
 from clipself_seg.evaluation.detection.detections import ImageDetections
 from clipself_seg.evaluation.detection.ground_truth import read_detection_ground_truth
@@ -111,6 +113,13 @@ def _read_proposals(path: Path) -> None:
     mapper = DistillMapper(source="proposals", student_size=32, crop_size=32, seed=0)
     for record in proposal_records(path, path.parent / "../train2017"):
         mapper(record, 0)
+
+
+def _read_region_text(path: Path) -> None:
+    mapper = RegionTextMapper(student_size=32, seed=0, crop_size=32)
+    records = read_region_text(read_coco_json(path), path, path.parent / "../train2017").records
+    for record in records:
+        mapper(record | {"captions": [*record["captions"], "a cat"]}, 0)
 
 
 def _read_lvis(path: Path) -> None:
@@ -316,6 +325,9 @@ DATA_READERS = {
         partial(_make_text, "own.json", ["cat, kitten", "dog", "sky"]),
         lambda path: (_use_vocabulary(path), read_class_json(path)),
         "json",
+    ),
+    "coco_region_text_json": Reader(
+        partial(_make_coco, "coco/annotations/coco_pseudo_4764.json"), _read_region_text, "json"
     ),
     "coco_proposals_json": Reader(
         partial(_make_coco, "coco/annotations/coco_proposals.json"), _read_proposals, "json"

@@ -17,14 +17,24 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from clipself_seg.data.captions import caption_records
-from clipself_seg.data.datasets.roots import COCO, LVIS, MINI, PROPOSALS, DataRoot
+from clipself_seg.data.datasets.roots import (
+    COCO,
+    LVIS,
+    MINI,
+    MINI_REGION_TEXT,
+    PROPOSALS,
+    REGION_TEXT,
+    DataRoot,
+)
 from clipself_seg.data.records import (
     Record,
     category_labels,
     image_records,
     panoptic_records,
     proposal_records,
+    read_coco_json,
 )
+from clipself_seg.data.region_text import RegionText, read_region_text
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, MissingFiles, nearest
 
@@ -46,6 +56,7 @@ class CocoFiles(NamedTuple):
         evaluator: Detectron2's evaluator_type; None for a data set that is only trained on.
         official_count: number of images of the official split; None where there is no official split.
         captions: whether the annotations are captions, without boxes.
+        nouns: whether the categories of boxes are nouns, see `data.region_text`.
     """
 
     root: DataRoot
@@ -56,6 +67,7 @@ class CocoFiles(NamedTuple):
     evaluator: str | None = None
     official_count: int | None = None
     captions: bool = False
+    nouns: bool = False
 
 
 def _coco(split: str) -> dict[str, CocoFiles]:
@@ -117,6 +129,12 @@ COCO_DATASETS: dict[str, CocoFiles] = {
         official_count=COUNTS["train"],
         captions=True,
     ),
+    "coco_2017_train_region_text": CocoFiles(
+        REGION_TEXT, "coco/train2017", "coco/annotations/coco_pseudo_4764.json", nouns=True
+    ),
+    "mini_train_region_text": CocoFiles(
+        MINI_REGION_TEXT, "mini/train", "mini/annotations/region_text_train.json", nouns=True
+    ),
     # The authors published no proposals for LVIS: boxes of a class-agnostic detector of your own.
     "lvis_v1_train_proposals": CocoFiles(
         PROPOSALS, "coco/", "lvis/lvis_v1_train_proposals.json", None, None, None, 100170
@@ -171,6 +189,40 @@ def captioned_records(names: Sequence[str]) -> list[Record]:
             hint = nearest(f"{name}_captions", known)
             raise InputError(f'data set "{name}" has no captions: {hint}')
     return [record for name in names for record in _read(name, caption_records)]
+
+
+def region_text_records(names: Sequence[str]) -> RegionText:
+    """Images of some data sets, one data set after the other, with boxes and their nouns.
+
+    Args:
+        names: data sets of `COCO_DATASETS` or of Detectron2's catalogue, whose categories are the nouns.
+
+    Raises:
+        InputError: an unknown name; files that are missing or broken; data sets whose nouns differ.
+    """
+    parts = []
+    for name in names:
+        _refuse_panoptic(name)
+        paths = _paths(name)
+        content = read_coco_json(paths.annotations)
+        parts.append(read_region_text(content, paths.annotations, paths.images))
+        if parts[-1].nouns != parts[0].nouns:
+            raise InputError(
+                f'the nouns of "{name}" are not those of "{names[0]}", or in another order: label all '
+                "with one list (tools/prepare_region_text.py --nouns)"
+            )
+    nouns = parts[0].nouns if parts else ()
+    return RegionText([record for part in parts for record in part.records], nouns)
+
+
+def annotation_file(name: str) -> str:
+    """Path of the annotation file of a data set, whether it is there or not.
+
+    Args:
+        name: data set of `COCO_DATASETS`.
+    """
+    files = COCO_DATASETS[name]
+    return str(files.root.path / files.annotations)
 
 
 def image_folder(name: str) -> str:

@@ -55,6 +55,10 @@ PROPOSALS = _benchmark(
     "CLIPSelf's authors give coco_proposals.json, tools/write_proposals.py writes those of a detector, and "
     "any COCO-format JSON with boxes will do"
 )
+REGION_TEXT = _benchmark(
+    "tools/prepare_region_text.py writes the nouns of proposals; CLIPSelf's authors give "
+    "coco_pseudo_4764.json, and instances in COCO's format are such a file too"
+)
 OBJECTS365 = _benchmark(
     "Objects365 v1 (v2 has other classes) is at https://www.objects365.org: objects365_val.json and "
     "the folder val go to Objects365v1"
@@ -80,4 +84,7 @@ VOC_2012 = _benchmark(
 )
 MINI = DataRoot(
     "CLIPSELF_SEG_MINI", "output/mini_world", "`make quickstart` writes the mini worlds"
+)
+MINI_REGION_TEXT = MINI._replace(
+    advice="tools/prepare_region_text.py writes it, once `make quickstart` has written the mini worlds"
 )

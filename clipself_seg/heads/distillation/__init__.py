@@ -1,1 +1,1 @@
-"""The distillation loss of CLIPSelf; start with ``losses.py``."""
+"""The losses of CLIPSelf's objectives, a file each; start with ``losses.py``, that of the distillation."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
+from clipself_seg.clip import DenseCLIP
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.heads.distillation.info_nce import info_nce_loss
 from clipself_seg.models.distillation.step import Step
 
@@ -17,6 +21,11 @@ class CaptionContrast:
     """
 
     dense = False
+
+    def setup_training(
+        self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None
+    ) -> None:
+        """Does nothing: it needs no classes."""
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """{"loss_captions": `info_nce_loss` of all processes' images, or of this one's if they train alone}."""

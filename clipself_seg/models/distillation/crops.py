@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
+from clipself_seg.clip import DenseCLIP
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.heads.distillation.losses import cosine_distance
 from clipself_seg.models.distillation.step import Step
 
@@ -16,6 +20,11 @@ class CropDistillation:
     """
 
     dense = True
+
+    def setup_training(
+        self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None
+    ) -> None:
+        """Does nothing: it needs no classes."""
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """{"loss_clipself": mean of the distances over regions or images, in [0, 2]}."""

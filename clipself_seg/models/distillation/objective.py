@@ -6,10 +6,13 @@ A further objective is a class with the members of `Objective`, a line in `build
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
 
+from clipself_seg.clip import DenseCLIP
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.models.distillation.step import Step
 
 
@@ -22,6 +25,16 @@ class Objective(Protocol):
     """
 
     dense: bool
+
+    def setup_training(
+        self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None
+    ) -> None:
+        """Takes what it needs of the classes before the first step.
+
+        Args:
+            teacher: the original CLIP.
+            vocabulary: what `RegionTask` gives for the target; None where it needs no classes.
+        """
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Losses of the samples of one process by name, scalars in float32 with their gradients.

@@ -83,11 +83,19 @@ class Step:
 
     @functools.cached_property
     def student_RE(self) -> Tensor:
-        """Means of the dense features over each of "boxes", by RoIAlign; float32, not of unit length."""
+        """What `pooled` reads of "boxes"."""
+        return self.pooled([sample["boxes"] for sample in self.samples])
+
+    def pooled(self, boxes: Sequence[Tensor]) -> Tensor:
+        """Means (R, E) of the dense features over boxes, by RoIAlign; float32, not of unit length.
+
+        Args:
+            boxes: for each image (n, 4) XYXY in [0, 1] of the padded square.
+        """
         grid = (self.dense_BEhw.shape[2], self.dense_BEhw.shape[3])
         with autocast(self.device, self._precision):
             # The weights are made where the boxes are: on the CPU, without waiting for the GPU.
-            weights = [box_weights(sample["boxes"], grid) for sample in self.samples]
+            weights = [box_weights(boxes_n4, grid) for boxes_n4 in boxes]
         rows = [
             pool(features_Ehw, weights_nhw.to(self.device, non_blocking=True))
             for features_Ehw, weights_nhw in zip(self.dense_BEhw, weights, strict=True)
@@ -131,7 +139,7 @@ class Step:
         count = loss_count(self.regions_per_image, self._average)
         total = torch.tensor(float(count), device=self.device)
         dist.all_reduce(total)
-        return total / comm.get_world_size()
+        return total.clamp(min=1) / comm.get_world_size()  # 0 regions have a loss of 0
 
     def region_mean(self, values_R: Tensor) -> Tensor:
         """Mean of a value of each region as ``MODEL.CLIPSELF.LOSS_AVERAGE`` says, over all processes."""

@@ -16,6 +16,7 @@ from clipself_seg.data.datasets.coco import COCO_DATASETS
 from clipself_seg.data.prepare.ade import prepare_ade150
 from clipself_seg.data.prepare.common import Options as PrepareOptions
 from clipself_seg.errors import InputError
+from tests.tiny import write_tiny_coco
 
 ADE = "ade20k_150_test_sem_seg"
 COUNT = 5
@@ -198,6 +199,27 @@ def test_cocos_formats(coco):
     assert "1 images of the annotation file are not there" in finding.notes
     (coco / "annotations/instances_val2017.json").write_text("{")
     assert check("coco_2017_val").state == "broken"
+
+
+def test_captions(tmp_path, monkeypatch):
+    write_tiny_coco(tmp_path, images=2)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    finding = check("coco_2017_train_captions").subset_allowed()
+    assert finding.fine and finding.images == 2
+
+
+def test_boxes_with_nouns(tmp_path, monkeypatch):
+    write_tiny_coco(tmp_path, images=2)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    finding = check("coco_2017_train_region_text")
+    assert finding.state == "complete" and finding.images == 2
+    path = tmp_path / "coco/annotations/coco_pseudo_4764.json"
+    path.write_text(path.read_text().replace('"grass-merged"', '"cat"'))
+    finding = check("coco_2017_train_region_text")
+    assert finding.state == "broken" and "repeats the id or name" in finding.notes[0]
+    path.unlink()
+    finding = check("coco_2017_train_region_text")
+    assert finding.state == "absent" and "tools/prepare_region_text.py" in finding.mend
 
 
 def test_an_unknown_name_suggests_the_nearest():

@@ -14,6 +14,7 @@ from clipself_seg.data.datasets.coco import (
     captioned_records,
     distillation_records,
     region_records,
+    region_text_records,
     register_coco_datasets,
 )
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
@@ -65,6 +66,37 @@ def test_grid_and_proposals_read_the_same_pictures(mini_root):
     assert "proposals" not in record
     (record,) = distillation_records(["mini_train_proposals"], "proposals")
     assert record["proposals"].tolist() == [[1, 2, 4, 6]]
+
+
+def write_nouns(root, *names):
+    """The mini world's boxes with nouns: one box of the last one."""
+    path = root / "mini/annotations/proposals_train.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0] |= {"category_id": len(names)}
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
+    target = path.with_name("region_text_train.json")
+    target.write_text(json.dumps(content | {"categories": categories}))
+    return target
+
+
+def test_boxes_with_nouns_are_read_as_such_and_as_proposals(mini_root, registered):
+    write_nouns(mini_root, "dog", "grass")
+    (record,), nouns = region_text_records(["mini_train_region_text"])
+    assert nouns == ("dog", "grass") and record["labels"].tolist() == [1]
+    (boxes,) = distillation_records(["mini_train_region_text"], "proposals")
+    assert boxes["proposals"].tolist() == record["proposals"].tolist() == [[1, 2, 4, 6]]
+    mine = str(write_nouns(mini_root, "dog", "grass").rename(mini_root / "mine.json"))
+    register_coco_instances("mine", {}, mine, str(mini_root))
+    registered.append("mine")
+    write_nouns(mini_root, "dog", "sky")
+    assert len(region_text_records(["mine", "mine"]).records) == 2
+    with pytest.raises(InputError, match='nouns of "mini_train_region_text" are not those of "mine"'):
+        region_text_records(["mine", "mini_train_region_text"])
+
+
+def test_missing_nouns_name_the_tool_that_writes_them(mini_root, tmp_path):
+    with pytest.raises(InputError, match="region_text_train.json is missing.*prepare_region_text"):
+        region_text_records(["mini_train_region_text"])
 
 
 def test_data_sets_are_joined_in_order(mini_root):

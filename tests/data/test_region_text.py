@@ -58,7 +58,7 @@ def test_labels_number_the_categories_by_id_and_boxes_keep_the_order_of_the_file
         (("annotations", 0, "category_id"), None, 'the "category_id" None: give the id'),
         (("annotations", 0, "category_id"), 8, r"category ids \[8\] are not in the vocabulary"),
         (("annotations", 0, "bbox"), [0, 0, -1, 2], "sides of at least 0"),
-        (("images", 0, "captions"), "a dog", 'image 1 has the "captions" \'a dog\''),
+        (("images", 0, "captions"), "a dog", "image 1 has the \"captions\" 'a dog'"),
         (("images", 0, "captions"), [3], r'the "captions" \[3\]: give a list of texts'),
     ],
 )

@@ -215,16 +215,6 @@ def region_text_records(names: Sequence[str]) -> RegionText:
     return RegionText([record for part in parts for record in part.records], nouns)
 
 
-def annotation_file(name: str) -> str:
-    """Path of the annotation file of a data set, whether it is there or not.
-
-    Args:
-        name: data set of `COCO_DATASETS`.
-    """
-    files = COCO_DATASETS[name]
-    return str(files.root.path / files.annotations)
-
-
 def image_folder(name: str) -> str:
     """Folder to which the file names of a data set are relative.
 

@@ -90,7 +90,9 @@ def test_boxes_with_nouns_are_read_as_such_and_as_proposals(mini_root, registere
     registered.append("mine")
     write_nouns(mini_root, "dog", "sky")
     assert len(region_text_records(["mine", "mine"]).records) == 2
-    with pytest.raises(InputError, match='nouns of "mini_train_region_text" are not those of "mine"'):
+    with pytest.raises(
+        InputError, match='nouns of "mini_train_region_text" are not those of "mine"'
+    ):
         region_text_records(["mine", "mini_train_region_text"])
 
 

@@ -69,8 +69,9 @@ def _fold(resizer: nn.Module, lateral: nn.Module, maps: Tensor) -> Tensor:
     assert isinstance(resizer, nn.ConvTranspose2d) and isinstance(lateral, ConvNorm)
     assert resizer.bias is not None
     project = lateral.conv.weight[:, :, 0, 0]
+    project, bias = lateral.folded(project, project @ resizer.bias)
     weight = torch.einsum("iokl,co->ickl", resizer.weight, project)
-    return lateral.finish(F.conv_transpose2d(maps, weight, project @ resizer.bias, stride=2))
+    return lateral.finish(F.conv_transpose2d(maps, weight, bias, stride=2))
 
 
 class SimpleFeaturePyramid(FeaturePyramid):

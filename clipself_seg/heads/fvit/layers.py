@@ -81,13 +81,29 @@ class ConvNorm(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Maps (B, outputs, H, W) of maps (B, inputs, H, W)."""
-        return self.finish(self.conv(maps))
+        weight, bias = self.folded(self.conv.weight, self.conv.bias)
+        return self.finish(F.conv2d(maps, weight, bias, padding=self.conv.padding))
+
+    def folded(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Weight (outputs, ...) and bias (outputs,) with what the batch norm does in evaluation.
+
+        In training, and without a norm, they stay as they are.
+        """
+        if self.bn is None or self.bn.training:
+            return weight, bias
+        assert self.bn.running_mean is not None and self.bn.running_var is not None
+        factor = self.bn.weight * (self.bn.running_var + self.bn.eps).rsqrt()
+        mean = self.bn.running_mean if bias is None else self.bn.running_mean - bias
+        return weight * factor.view(-1, *[1] * (weight.dim() - 1)), self.bn.bias - mean * factor
 
     def finish(self, maps: Tensor) -> Tensor:
-        """Norm and ReLU of maps to which the convolution has been applied."""
-        if self.bn is not None:
+        """What is left after a convolution with `folded` weights: norm of a training step, ReLU.
+
+        The maps are overwritten.
+        """
+        if self.bn is not None and self.bn.training:
             maps = self.bn(maps)
-        return F.relu(maps) if self.relu else maps
+        return F.relu_(maps) if self.relu else maps
 
 
 def xavier_uniform(module: nn.Module) -> None:

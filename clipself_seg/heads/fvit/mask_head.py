@@ -38,7 +38,7 @@ class MaskHead(nn.Module):
             # Zero with a gradient: a batch norm trains on no empty batch, and several processes wait.
             nothing = torch.stack([p.sum() for p in self.parameters()]).sum() * 0
             return nothing.expand(0, 2 * SIDE, 2 * SIDE)
-        return self.conv_logits(F.relu(self.upsample(self.convs(features))))[:, 0]
+        return self.conv_logits(F.relu_(self.upsample(self.convs(features))))[:, 0]
 
 
 def mask_targets(boxes: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:

@@ -40,5 +40,5 @@ def pool_boxes(
         read = roi_align(
             level.float(), numbered[of_level], side, 1 / stride, sampling_ratio=0, aligned=True
         )
-        pooled = pooled.index_copy(0, of_level, read)
+        pooled.index_copy_(0, of_level, read)
     return pooled

@@ -63,8 +63,12 @@ class RPNHead(nn.Module):
 
         In training a batch norm sees the levels one after the other, and counts five steps.
         """
-        hidden = [self.rpn_conv(level) for level in levels]
-        return [self.rpn_cls(x) for x in hidden], [self.rpn_reg(x) for x in hidden]
+        logits, deltas = [], []
+        for level in levels:  # one after the other in memory too
+            hidden = self.rpn_conv(level)
+            logits.append(self.rpn_cls(hidden))
+            deltas.append(self.rpn_reg(hidden))
+        return logits, deltas
 
 
 def make_anchors(sizes: Sequence[tuple[int, int]], strides: Sequence[float]) -> list[Tensor]:

@@ -69,8 +69,20 @@ def encode_masks(masks: np.ndarray) -> list[dict[str, Any]]:
     Args:
         masks: (n, H, W) bool.
     """
-    # One at a time: COCO's runs go down the columns, and a transposed copy of all would be large.
-    return [rle.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in masks]
+    return [_encode_mask(mask) for mask in masks]
+
+
+def _encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """What pycocotools' `encode` gives. Runs go down the columns: only those that the mask touches are read."""
+    height, width = mask.shape
+    columns = np.flatnonzero(mask.any(axis=0))
+    first, end = (columns[0], columns[-1] + 1) if len(columns) else (0, 0)
+    pixels = np.pad(mask[:, first:end].T.ravel(), 1)
+    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + first * height
+    runs = np.diff(changes, prepend=0, append=mask.size).tolist()
+    # The first run is outside of the mask and may be empty, the last one never is.
+    counts = runs if runs[-1] else runs[:-1]
+    return rle.frPyObjects({"size": [height, width], "counts": counts}, height, width)
 
 
 def instance_quality(

@@ -17,7 +17,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from clipself_seg.checkpoints.hashes import hash_tensors
+from clipself_seg.checkpoints.hashes import hash_tensors, weights_state
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.tower import DENSE, TransformerTower, train_last_blocks
@@ -45,6 +45,8 @@ class FViT(TwoStageDetector):
         classes: the classes; those of the training vocabulary are seen.
         trained_names: names of each class of the training vocabulary; () before any training.
     """
+
+    _text: tuple[Any, Tensor] = (None, torch.empty(0))
 
     @configurable
     def __init__(
@@ -242,8 +244,16 @@ class FViT(TwoStageDetector):
             return self._detect(samples)
 
     def text(self) -> Tensor:
-        """Unit text embeddings (K + 1, E) of the classes, and of the word "background"."""
-        return torch.cat([self.bank.embed(self.classes.names), self.bank.embed([(BACKGROUND,)])])
+        """Unit text embeddings (K + 1, E) of the classes, and of the word "background".
+
+        Kept for one vocabulary and state of the text tower: the bank looks at each name of each class anew.
+        """
+        made_for = (self.classes.names, weights_state(self.clip.text), self.device)
+        if self._text[0] != made_for:
+            with torch.inference_mode(False):  # an inference tensor could not be trained on later
+                names = (self.classes.names, ((BACKGROUND,),))
+                self._text = (made_for, torch.cat([self.bank.embed(own) for own in names]))
+        return self._text[1]
 
     def features(self, images: Tensor, dense: bool) -> tuple[list[Tensor], Tensor | None]:
         """Levels P2 to P6 of normalised images (B, 3, side, side), and unit dense features (B, E, g, g)."""

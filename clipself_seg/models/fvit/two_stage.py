@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.layers.mask_ops import paste_masks_in_image
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from clipself_seg.heads.fvit.boxes import decode_boxes
 from clipself_seg.heads.fvit.detections import Detected, select_detections
 from clipself_seg.heads.fvit.feature_pyramid import FeaturePyramid
 from clipself_seg.heads.fvit.mask_head import mask_loss, mask_targets
+from clipself_seg.heads.fvit.mask_pasting import paste_masks
 from clipself_seg.heads.fvit.matching import (
     ROI_SAMPLING,
     RPN_RULE,
@@ -265,12 +265,17 @@ class TwoStageDetector(nn.Module):
         with autocast(self.device, self.test_precision):
             embeddings, deltas = self.roi_head.bbox_head(self._pool(levels, [proposals], 7))
         detector = self.roi_head.bbox_head.logits(embeddings, text, settings.temperature)
+        clip_logits = self.clip_logits(dense, proposals, text)
+        scores = fuse_detections(detector, clip_logits, seen, settings.alpha, settings.beta)
+        return scores, decode_boxes(proposals, deltas, image_size, DELTA_WEIGHTS)
+
+    def clip_logits(self, dense: Tensor, proposals: Tensor, text: Tensor) -> Tensor:
+        """CLIP's logits (n, K + 1) of proposals, read from the dense features; the arguments are those of
+        `detect_in`."""
         grid = (dense.shape[1], dense.shape[2])
         weights = box_weights(proposals / (grid[1] * self.strides[2]), grid)
         regions = F.normalize(pool(dense, weights), dim=1)
-        clip_logits = settings.clip_temperature * (regions @ text.T)
-        scores = fuse_detections(detector, clip_logits, seen, settings.alpha, settings.beta)
-        return scores, decode_boxes(proposals, deltas, image_size, DELTA_WEIGHTS)
+        return self.settings.clip_temperature * (regions @ text.T)
 
     def _masks(
         self,
@@ -284,4 +289,4 @@ class TwoStageDetector(nn.Module):
         with autocast(self.device, self.test_precision):
             features = self._pool(levels, [detected.boxes * scale], 14)
             logits = self.roi_head.mask_head(features)
-        return paste_masks_in_image(logits.float().sigmoid(), detected.boxes, original_size, 0.5)
+        return paste_masks(logits.float().sigmoid(), detected.boxes, original_size)

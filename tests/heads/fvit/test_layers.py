@@ -1,11 +1,13 @@
-"""The batch norm of two processes is that of one that has all images."""
+"""The batch norm of two processes is that of one that has all images; in evaluation it is in the convolution."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
-from clipself_seg.heads.fvit.layers import BatchNorm
+from clipself_seg.benchmark.plain_detection import plain_conv
+from clipself_seg.heads.fvit.layers import BatchNorm, ConvNorm
 from tests.two_processes import in_two_processes
 
 
@@ -45,3 +47,18 @@ def test_one_process_and_evaluation_are_torchs_own():
     own, plain = BatchNorm(3), nn.BatchNorm2d(3)
     assert torch.equal(own(maps), plain(maps))
     assert torch.equal(own.eval()(maps), plain.eval()(maps))
+
+
+def test_in_evaluation_the_norm_is_part_of_the_convolution(monkeypatch):
+    torch.manual_seed(0)
+    conv = ConvNorm(3, 5, 3).train()
+    maps = 2 * torch.randn(2, 3, 8, 8) + 1
+    given = maps.clone()
+    torch.testing.assert_close(conv(maps), plain_conv(conv, maps))  # and the statistics are learned
+    nn.init.normal_(conv.bn.weight)
+    nn.init.normal_(conv.bn.bias)
+    conv.eval()
+    wanted = plain_conv(conv, maps)
+    monkeypatch.setattr(BatchNorm, "forward", lambda *_: pytest.fail("a pass of its own"))
+    torch.testing.assert_close(conv(maps), wanted, atol=1e-5, rtol=1e-5)
+    assert torch.equal(maps, given)

@@ -172,6 +172,23 @@ def test_no_detections_are_no_trouble():
     assert output["instances"].pred_masks.shape == (0, 64, 56)
 
 
+def test_texts_are_asked_for_once_for_a_vocabulary_and_a_state_of_the_text_tower(monkeypatch):
+    model = tiny()
+    asked = []
+    embed = model.bank.embed
+    monkeypatch.setattr(model.bank, "embed", lambda names: asked.append(names) or embed(names))
+    model.set_vocabulary(["red ball", "blue box"])
+    with torch.inference_mode():
+        first = model.text()
+    assert not first.is_inference() and len(asked) == 2
+    assert torch.equal(model.text(), first) and len(asked) == 2
+    model.set_vocabulary(["blue box"])
+    assert torch.equal(model.text(), first[1:]) and len(asked) == 4
+    with torch.no_grad():
+        next(model.clip.text.parameters()).mul_(2)
+    assert not torch.equal(model.text(), first[1:]) and len(asked) == 6
+
+
 def test_a_checkpoint_holds_weights_towers_and_training_vocabulary(tmp_path):
     model = training(tiny())
     step(model, [sample()])

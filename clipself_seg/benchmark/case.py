@@ -25,7 +25,8 @@ from clipself_seg.data.regions import grid_boxes, relative_boxes
 from clipself_seg.errors import InputError
 from clipself_seg.models.clipself import check_size
 
-Task = Literal["dense", "distill", "regions", "semseg", "panoptic", "pq"]
+Task = Literal["dense", "distill", "regions", "semseg", "panoptic", "pq", "detection"]
+Kind = Literal["ov_coco", "ov_lvis"]
 IMAGE_SIZE = (480, 640)  # rows and columns of the made-up image, COCO's most common size
 
 
@@ -34,7 +35,7 @@ class Case:
     """One case to measure: task, model and sizes.
 
     Attributes:
-        task: "dense", "distill", "regions", "semseg", "panoptic" or "pq".
+        task: "dense", "distill", "regions", "semseg", "panoptic", "pq" or "detection".
         model: open_clip's name; its weights are random. "pq" has none.
         size: S, in pixels; "semseg", "panoptic" and "pq" have sizes of their own.
         batch: B.
@@ -43,9 +44,11 @@ class Case:
         repeats: timed calls of everything.
         threads: of torch on the CPU.
         device: "cpu" or "cuda".
-        classes: of the vocabulary: the first of ADE20K's 847, in "panoptic" of COCO's 133 if they do.
+        classes: of the vocabulary: the first of ADE20K's 847, in "panoptic" of COCO's 133 if they do; of
+            "detection" random vectors.
         training: a training step of "semseg" instead of inference.
         queries: of "panoptic"; None for ODISE's 100, and FC-CLIP's 250 in the merge.
+        kind: detector of "detection", "ov_coco" or "ov_lvis".
         only: names of what is measured, each beside its plain formulation; () is everything.
     """
 
@@ -61,6 +64,7 @@ class Case:
     classes: int = 150
     training: bool = False
     queries: int | None = None
+    kind: Kind = "ov_lvis"
     only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ import torch
 from tabulate import tabulate
 
 from clipself_seg.benchmark.case import Case
+from clipself_seg.benchmark.detection_workload import of_image
 from clipself_seg.benchmark.measure import (
     Peaks,
     Run,
@@ -26,6 +27,11 @@ from clipself_seg.provenance import provenance
 PARTS = ["student forward", "student backward", "teacher forward"]
 CHECKPOINTED = "checkpointed step"
 GIB = 2**30
+OF_IMAGE = {
+    "others": "neither tower nor convolutions and linear layers, of all parts",
+    "time": "time of an image, of the plain one",
+    "memory": "memory beyond the tower, of the plain one",
+}
 
 
 def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
@@ -42,7 +48,7 @@ def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
         "memory_bytes" where it is measured), "gains"
         (by name: "speed" and "memory", plain over ours), for "distill" "step_overhead", for training
         steps "checkpointing_memory", for "panoptic" "over_image" (by CLIP branch: its time over that of
-        a plain forward), and "provenance".
+        a plain forward), for "detection" "of_image" (see `of_image`), and "provenance".
 
     Raises:
         InputError: the model, its size or the memory do not fit, or nothing is called as in `only`.
@@ -111,6 +117,8 @@ def _comparisons(case: Case, figures: Mapping[str, dict[str, Any]]) -> dict[str,
         summary["step_overhead"] = figures["step"]["seconds"] / parts - 1
     if case.task == "panoptic":
         summary["over_image"] = over_image(figures)
+    if case.task == "detection":
+        summary["of_image"] = of_image(figures)
     if figures.keys() >= {"step", CHECKPOINTED}:
         summary["checkpointing_memory"] = (
             figures[CHECKPOINTED]["memory_bytes"] / figures["step"]["memory_bytes"]
@@ -153,6 +161,8 @@ def as_text(results: Mapping[str, Any]) -> str:
         lines += ["", f"step over the sum of its three parts: {overhead:+.1f} %"]
     for branch, times in results.get("over_image", {}).items():
         lines += ["", f"{branch}: {times:.3f} x a plain image forward at its input size"]
+    for name, fraction in results.get("of_image", {}).items():
+        lines += ["", f"{OF_IMAGE[name]}: {100 * fraction:.1f} %"]
     if "checkpointing_memory" in results:
         percent = 100 * results["checkpointing_memory"]
         lines += ["", f"peak memory with checkpointing: {percent:.1f} % of that without"]
@@ -163,6 +173,8 @@ def _extent(case: Mapping[str, Any]) -> str:
     if case["task"] == "panoptic":
         queries, merged = (case["queries"] or count for count in (QUERIES, MERGED))
         return f"{queries} queries, {merged} in the merge, {case['classes']} classes"
+    if case["task"] == "detection":
+        return f"{case['kind']}, {case['size']} px, {case['classes']} classes"
     if case["task"] == "pq":
         return "pairs of 480 x 640 pixels"
     if case["task"] != "semseg":

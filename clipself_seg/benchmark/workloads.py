@@ -16,6 +16,7 @@ from torch import Tensor
 from clipself_seg.benchmark import plain
 from clipself_seg.benchmark.case import IMAGE_SIZE, Case, RegionWorkload, SampledWorkload
 from clipself_seg.benchmark.cat_seg_workload import SemSegWorkload
+from clipself_seg.benchmark.detection_workload import DetectionWorkload
 from clipself_seg.benchmark.measure import Run
 from clipself_seg.benchmark.panoptic_workload import PanopticWorkload
 from clipself_seg.benchmark.pq_workload import PQWorkload
@@ -215,6 +216,7 @@ TASKS: dict[
         | SemSegWorkload
         | PanopticWorkload
         | PQWorkload
+        | DetectionWorkload
     ],
 ] = {
     "dense": DenseWorkload,
@@ -223,6 +225,7 @@ TASKS: dict[
     "semseg": SemSegWorkload,
     "panoptic": PanopticWorkload,
     "pq": PQWorkload,
+    "detection": DetectionWorkload,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.benchmark.small import shrink_cat_seg, shrink_panoptic
+from tests.benchmark.small import shrink_cat_seg, shrink_detection, shrink_panoptic
 
 
 @pytest.fixture
@@ -15,3 +15,8 @@ def small_cat_seg(monkeypatch):
 @pytest.fixture
 def small_panoptic(monkeypatch):
     shrink_panoptic(monkeypatch)
+
+
+@pytest.fixture
+def small_detection(monkeypatch):
+    shrink_detection(monkeypatch)

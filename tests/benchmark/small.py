@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from clipself_seg.benchmark import cat_seg_workload, panoptic_workload
+from clipself_seg.benchmark import cat_seg_workload, detection_workload, panoptic_workload
 from clipself_seg.benchmark.case import Case
+from clipself_seg.benchmark.detection_inputs import KINDS
 from clipself_seg.benchmark.workloads import build_runs
 from clipself_seg.clip.eva import EvaTransformer
 from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes
+from clipself_seg.heads.fvit.rpn import ProposalRule
 from clipself_seg.heads.panoptic import clip_branches
 from clipself_seg.heads.panoptic.mask_generator import GeneratorSizes
 
@@ -36,12 +38,27 @@ def shrink_panoptic(monkeypatch):
     monkeypatch.setattr(clip_branches, "CELLS", 8)
 
 
+def shrink_detection(monkeypatch):
+    """Detectors have few channels, proposals and detections."""
+    kinds = {}
+    for name, kind in KINDS.items():
+        rule = kind.settings.rule._replace(most=20)
+        settings = kind.settings._replace(proposals=ProposalRule(60, 30, 0.7), rule=rule)
+        kinds[name] = kind._replace(settings=settings)
+    monkeypatch.setattr(detection_workload, "KINDS", kinds)
+    monkeypatch.setattr(detection_workload, "CHANNELS", 8)
+
+
 def tiny_runs(task, **more):
     return build_runs(Case(task=task, model="ViT-Mini-8", size=64, regions=5, batch=2, **more))
 
 
 def semseg_case(**more):
     return Case(task="semseg", model="ViT-Mini-8", **{"classes": 9, "batch": 1, **more})
+
+
+def detection_case(**more):
+    return Case(**{"task": "detection", "model": "ViT-Mini-8", "size": 64, "classes": 9, **more})
 
 
 def panoptic_runs(**more):

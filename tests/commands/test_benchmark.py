@@ -8,7 +8,7 @@ import pytest
 
 from clipself_seg.benchmark import measure, report
 from clipself_seg.commands import benchmark
-from tests.benchmark.small import shrink_cat_seg, shrink_panoptic
+from tests.benchmark.small import shrink_cat_seg, shrink_detection, shrink_panoptic
 
 TINY = ["--model", "ViT-Mini-8", "--size", "64", "--repeats", "1", "--regions", "5"]
 TINY += ["--threads", "1"]
@@ -31,11 +31,13 @@ def test_a_quality_benchmark_prints_both(monkeypatch, capsys):
         ("semseg", "image", ["--classes", "9"]),
         ("semseg", "step", ["--classes", "9", "--training"]),
         ("panoptic", "masked attention", ["--classes", "9", "--queries", "5"]),
+        ("detection", "behind the tower", ["--classes", "9"]),
     ],
 )
 def test_prints_a_table_and_writes_the_figures(task, name, more, tmp_path, monkeypatch, capsys):
     shrink_cat_seg(monkeypatch)
     shrink_panoptic(monkeypatch)
+    shrink_detection(monkeypatch)
     path = tmp_path / "figures.json"
     monkeypatch.setattr(measure, "PEAK_SHAPES", ((64, 64, 64),))
     if task != "dense":  # one task is enough to see that processes of their own are measured
@@ -53,5 +55,7 @@ def test_prints_a_table_and_writes_the_figures(task, name, more, tmp_path, monke
     assert ("step_overhead" in figures) == (task == "distill")
     assert ("over_image" in figures) == (task == "panoptic")
     assert ("x a plain image forward" in text) == (task == "panoptic")
+    assert ("of_image" in figures) == (task == "detection")
+    assert ("memory beyond the tower, of the plain one: 100.0 %" in text) == (task == "detection")
     assert ("checkpointing_memory" in figures) == (name == "step")
     assert "% of peak" in text and "plain / ours" in text

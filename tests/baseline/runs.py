@@ -97,6 +97,15 @@ PANOPTIC = {
     "DATASETS.TRAIN": "('mini_train_base_panoptic',)",
 }
 PYRAMID = PANOPTIC | {"MODEL.PYRAMID.CHANNELS": 32, "MODEL.PYRAMID.BLOCKS": "(0, 1)"}
+FVIT = "MODEL.FVIT."
+DETECTION = {
+    f"{FVIT}BLOCKS": "(0, 0, 1, 1)",
+    f"{FVIT}CHANNELS": 16,
+    f"{FVIT}PROPOSALS_BEFORE": 50,
+    f"{FVIT}PROPOSALS_AFTER": 20,
+    f"{FVIT}ROIS_PER_IMAGE": 8,
+    "INPUT.DETECTION.SIDE": 64,
+}
 DIFFUSION = PANOPTIC | {"MODEL.DIFFUSION.WEIGHTS": "random-small", "MODEL.DIFFUSION.CROP": 64}
 
 
@@ -128,6 +137,8 @@ STATES = {
     ),
     "open_panoptic": Training("mini/panoptic.yaml", PYRAMID),
 }
+# The kinds of run that tests kill: those above, and one that the baseline is older than.
+KILLED = STATES | {"fvit": Training("mini/detection_original.yaml", DETECTION)}
 # First part of a name here -> its MODEL.META_ARCHITECTURE.
 ARCHITECTURES = {"clipself": "CLIPSelf", "cat_seg": "CATSeg", "open_panoptic": "OpenPanoptic"}
 # Name in groups.json -> a run of which only the first step is looked at: the other kinds of parts that train.

@@ -27,6 +27,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,12 @@ from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.files import write_json
 from tests.baseline import runs
 
-# Task -> key of `runs.STATES` and the file that its training ends with.
+# Task -> key of `runs.KILLED` and the file that its training ends with.
 TASKS = {
     "distill": ("clipself", "clip_final.safetensors"),
     "semseg": ("cat_seg", "model_final.pth"),
     "panoptic": ("open_panoptic", "model_final.pth"),
+    "detection": ("fvit", "model_final.pth"),
 }
 STEPS, PERIOD = 36, 3  # of a run, and from a checkpoint to the next
 POLL = 0.002  # seconds
@@ -128,7 +130,7 @@ def killed_runs(
     def begin(output: Path, workers: int) -> int:
         changes = {"SOLVER__MAX_ITER": steps, "SOLVER__CHECKPOINT_PERIOD": PERIOD}
         changes |= {"SOLVER__CHECKPOINT_KEEP": 2, "DATALOADER__NUM_WORKERS": workers}
-        command = runs.STATES[kind].command(clip, output, "--resume", **changes)
+        command = runs.KILLED[kind].command(clip, output, "--resume", **changes)
         return start(lambda: train_net.main(command), folder / f"{output.name}.txt")
 
     before = time.monotonic()
@@ -172,7 +174,10 @@ def start(work: Callable[[], int], log: Path) -> int:
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
                 sys.stdout = sys.stderr = file
-                status = work()
+                try:
+                    status = work()
+                except Exception:
+                    traceback.print_exc()
         finally:
             os._exit(status)
     return child

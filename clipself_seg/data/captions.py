@@ -17,7 +17,7 @@ import os
 import re
 import reprlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from clipself_seg.data.records import (
     Record,
@@ -151,6 +151,41 @@ def caption_records(
         without = len(records) - len(described)
         logger.warning("%s: %d images have no caption and are left out", json_file, without)
     return described
+
+
+class ImageCaptions(NamedTuple):
+    """Captions of one image.
+
+    Attributes:
+        texts: the captions.
+        phrases: noun phrases of each caption; None where the file has none.
+    """
+
+    texts: list[str]
+    phrases: list[list[str] | None]
+
+
+def read_captions(path: str | os.PathLike[str]) -> dict[Any, ImageCaptions]:
+    """Captions by image id in the order of the file, with noun phrases where it has them.
+
+    Raises:
+        InputError: the file is missing or broken; an annotation without image or text, or with phrases
+            that are no texts.
+    """
+    captions: dict[Any, ImageCaptions] = {}
+    for entry in coco_list(read_coco_json(path), "annotations", path):
+        image_id, text, phrases = (entry.get(k) for k in ("image_id", "caption", "phrases"))
+        texts: list[Any] = phrases if isinstance(phrases, list) else [phrases or ""]
+        known = isinstance(image_id, int | str) and isinstance(text, str)
+        if not known or not all(isinstance(part, str) for part in texts):
+            raise InputError(
+                f'{path}: a caption needs "image_id", a number or text, "caption", text, and may have a '
+                f'list of "phrases", texts; got {reprlib.repr(entry)}'
+            )
+        own = captions.setdefault(image_id, ImageCaptions([], []))
+        own.texts.append(text)
+        own.phrases.append(phrases if isinstance(phrases, list) else None)
+    return captions
 
 
 def add_phrases(

@@ -9,7 +9,13 @@ import types
 
 import pytest
 
-from clipself_seg.data.captions import caption_records, nltk_tagger, noun_phrases, read_phrases
+from clipself_seg.data.captions import (
+    caption_records,
+    nltk_tagger,
+    noun_phrases,
+    read_captions,
+    read_phrases,
+)
 from clipself_seg.errors import InputError
 
 
@@ -174,3 +180,17 @@ def test_records_have_all_captions_of_their_image_and_images_without_are_left_ou
 def test_files_without_captions_are_refused(tmp_path, annotation, message):
     with pytest.raises(InputError, match=f"c.json.*{message}"):
         caption_records(write_captions(tmp_path / "c.json", annotation), "train")
+
+
+def test_captions_are_read_with_phrases_where_there_are_some(tmp_path):
+    path = tmp_path / "captions.json"
+    plain = {"image_id": 3, "caption": "Grass."}
+    entries = [plain | {"phrases": ["grass"]}, plain, {"image_id": "b", "caption": ""}]
+    path.write_text(json.dumps({"annotations": entries}))
+    captions = read_captions(path)
+    assert captions[3].texts == ["Grass.", "Grass."] and captions[3].phrases == [["grass"], None]
+    assert captions["b"] == ([""], [None])
+    for wrong in ({"phrases": [3]}, {"phrases": 3}, {"caption": None}, {"image_id": None}):
+        path.write_text(json.dumps({"annotations": [plain | wrong]}))
+        with pytest.raises(InputError, match='captions.json: a caption needs "image_id"'):
+            read_captions(path)

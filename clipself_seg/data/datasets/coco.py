@@ -215,6 +215,40 @@ def region_text_records(names: Sequence[str]) -> RegionText:
     return RegionText([record for part in parts for record in part.records], nouns)
 
 
+class RegionTextFiles(NamedTuple):
+    """Where boxes with nouns of a data set are, or are to be written.
+
+    Attributes:
+        annotations: path of the file.
+        images: folder of its images, which is there.
+    """
+
+    annotations: str
+    images: str
+
+
+def region_text_files(name: str) -> RegionTextFiles:
+    """Files of a data set of boxes with nouns, for those who write them.
+
+    Args:
+        name: data set of `COCO_DATASETS`.
+
+    Raises:
+        InputError: it is none of boxes with nouns; its images are missing.
+    """
+    known = [other for other, files in COCO_DATASETS.items() if files.nouns]
+    if name not in known:
+        raise InputError(f'"{name}" is no data set of boxes with nouns: {nearest(name, known)}')
+    files = COCO_DATASETS[name]
+    images = files.root.path / files.images
+    if not images.exists():
+        raise MissingFiles(
+            f'data set "{name}": {images} is missing; set {files.root.variable} (now '
+            f"{files.root.path}) to the folder of its images"
+        )
+    return RegionTextFiles(str(files.root.path / files.annotations), str(images))
+
+
 def image_folder(name: str) -> str:
     """Folder to which the file names of a data set are relative.
 

@@ -1,0 +1,327 @@
+"""Gives nouns to proposals by CLIP's embeddings of their crops, for region-text training (CLIPSelf, A.4).
+
+Shapes: R proposals of some images, K nouns, E embedding width, S0 side of a crop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor
+from tqdm import tqdm
+
+from clipself_seg.clip import DenseCLIP, TextBank
+from clipself_seg.clip.backbone import clip_from_config
+from clipself_seg.clip.precision import autocast
+from clipself_seg.config.load import precision_from_config
+from clipself_seg.data.captions import ImageCaptions, nltk_tagger, read_captions
+from clipself_seg.data.datasets.coco import RegionTextFiles, region_text_files
+from clipself_seg.data.loader import dead_workers_named, evaluation_batches
+from clipself_seg.data.mappers.proposal_crops import ProposalCropMapper
+from clipself_seg.data.mappers.samples import Sample
+from clipself_seg.data.nouns import (
+    NounsOfCaptions,
+    frequent_nouns,
+    head_nouns,
+    read_nouns,
+    single_phrases,
+)
+from clipself_seg.data.parallel import run_in_parallel
+from clipself_seg.data.records import Record, proposal_records_of, read_coco_json, require_images
+from clipself_seg.data.region_text import RegionText, read_region_text
+from clipself_seg.errors import InputError
+from clipself_seg.files import alone_in, remove_leftovers
+from clipself_seg.heads.distillation.region_text import noun_logits, pseudo_labels
+from clipself_seg.prediction.common import require_architecture
+from clipself_seg.prediction.label_shards import ImageLabels, LabelShards
+from clipself_seg.prediction.region_text_file import Labelled, write_labels
+from clipself_seg.provenance import provenance
+
+logger = logging.getLogger(__name__)
+
+IMAGES_AT_ONCE = 1000  # images of a shard: what an interruption loses at most
+CAPTIONS_AT_ONCE = 1000  # captions of a job of the tagger
+
+
+class Request(NamedTuple):
+    """What is labelled, and how.
+
+    Attributes:
+        proposals: file of boxes in COCO's format, such as `prediction.proposals` writes.
+        captions: file of captions in COCO's format; None needs `nouns` and `candidates` "pool".
+        nouns: file with a noun a line; None takes the `top` most frequent nouns of the captions.
+        top: see `nouns`.
+        candidates: "image" gives a box one of the nouns in its image's captions, "pool" any.
+        threshold: a box is kept if the probability of its noun among all nouns is above, in [0, 1].
+        output: file to write; None for that of DATASETS.TRAIN.
+        instances: ground truth in COCO's format to compare the labels with, or None.
+        batch: number of crops that are embedded together.
+        processes: to tag captions in, where they have no phrases.
+        overwrite: replace a file that is there, and begin an interrupted run anew.
+    """
+
+    proposals: str
+    captions: str | None = None
+    nouns: str | None = None
+    top: int = 4764
+    candidates: Literal["image", "pool"] = "image"
+    threshold: float = 0.1
+    output: str | None = None
+    instances: str | None = None
+    batch: int = 256
+    processes: int = 1
+    overwrite: bool = False
+
+
+def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
+    """Write a file of proposals with their nouns, with a progress bar; an interrupted run goes on.
+
+    Args:
+        cfg: of a `CLIPSelf`: its CLIP embeds crops and nouns, DATASETS.TRAIN names the data set.
+        request: see `Request`.
+
+    Raises:
+        InputError: a value that cannot be; a file that is there already; files that are missing or broken;
+            an interrupted run with other settings; another process at work in the folder.
+        OSError: the file cannot be written.
+    """
+    require_architecture(cfg, "CLIPSelf", "trains on no nouns", "configs/distill")
+    files = _files(cfg)
+    target = Path(request.output or files.annotations)
+    _check(request, target)
+    content = read_coco_json(request.proposals)
+    records = proposal_records_of(content, request.proposals, files.images)
+    require_images(cfg.DATASETS.TRAIN[0], records, "restore them: each image needs its labels")
+    captions = read_captions(request.captions) if request.captions else {}
+    nouns = _nouns(request, captions)
+    truth = _truth(request.instances) if request.instances else None
+    torch.manual_seed(cfg.SEED)  # of a CLIP without weights
+    labeller = Labeller(cfg, clip_from_config(cfg).to(cfg.MODEL.DEVICE).eval(), nouns, request)
+    with alone_in(target.parent):
+        remove_leftovers(target.parent)
+        settings = labeller.settings | {"proposals": _digest(records)}
+        if request.candidates == "image":
+            settings["captions"] = _hash([[str(key), own.texts] for key, own in captions.items()])
+        shards = LabelShards(target.with_name(f"{target.name}.parts"), settings)
+        if request.overwrite:
+            shards.clear()
+        shards.remove_leftovers()
+        labels = labeller.label(records, captions, shards)
+        info = provenance(
+            config=cfg.dump(),
+            weights_hash=labeller.settings["weights"],
+            **settings,
+            threshold=request.threshold,
+        )
+        done = write_labels(
+            target,
+            info=info,
+            content=content,
+            records=records,
+            labels=labels,
+            nouns=nouns,
+            captions={image_id: own.texts for image_id, own in captions.items()},
+            threshold=request.threshold,
+            truth=truth,
+        )
+        shards.clear()
+    return done
+
+
+def _files(cfg: CfgNode) -> RegionTextFiles:
+    names = cfg.DATASETS.TRAIN
+    if len(names) != 1:
+        raise InputError(
+            f"DATASETS.TRAIN is {tuple(names)}: give the one data set whose images are labelled"
+        )
+    return region_text_files(names[0])
+
+
+def _check(request: Request, target: Path) -> None:
+    if target.exists() and not request.overwrite:
+        raise InputError(f"{target} is there already: give another --output, or --overwrite")
+    for name in ("top", "batch", "processes"):
+        if getattr(request, name) < 1:
+            raise InputError(f"--{name} {getattr(request, name)}: give 1 or more")
+    if not 0 <= request.threshold <= 1:
+        raise InputError(f"--threshold {request.threshold}: give a probability, from 0 to 1")
+    if request.captions is None and (request.nouns is None or request.candidates == "image"):
+        raise InputError(
+            "--captions is missing: nouns come from captions; without any, give a list (--nouns FILE) "
+            "that all boxes may take (--candidates pool)"
+        )
+
+
+def _truth(instances: str) -> RegionText:
+    return read_region_text(read_coco_json(instances), instances, "")
+
+
+def _nouns(request: Request, captions: dict[Any, ImageCaptions]) -> list[str]:
+    if request.nouns is not None:
+        return read_nouns(request.nouns)
+    untagged = [
+        text
+        for own in captions.values()
+        for text, phrases in zip(own.texts, own.phrases)
+        if phrases is None
+    ]
+    tagged = _tagged(untagged, request.processes) if untagged else []
+    listed = [
+        single_phrases(phrases)
+        for own in captions.values()
+        for phrases in own.phrases
+        if phrases is not None
+    ]
+    nouns = frequent_nouns([*listed, *tagged], request.top)
+    if not nouns:
+        raise InputError(
+            f"{request.captions}: no caption has a noun: give captions, or --nouns FILE"
+        )
+    return nouns
+
+
+def _tagged(captions: Sequence[str], processes: int) -> list[list[str]]:
+    nltk_tagger()  # refuses here what would fail in every process
+    starts = range(0, len(captions), CAPTIONS_AT_ONCE)
+    jobs = [list(captions[start : start + CAPTIONS_AT_ONCE]) for start in starts]
+    done = run_in_parallel(_head_nouns, jobs, processes=processes, label="nouns of captions")
+    return [nouns for part in done for nouns in part]
+
+
+def _head_nouns(captions: list[str]) -> list[list[str]]:
+    return [head_nouns(caption, nltk_tagger()) for caption in captions]
+
+
+class Labeller:
+    """The CLIP with the nouns, which gives labels to crops.
+
+    Attributes:
+        settings: what labels depend on besides the boxes; JSON.
+    """
+
+    def __init__(
+        self, cfg: CfgNode, clip: DenseCLIP, nouns: Sequence[str], request: Request
+    ) -> None:
+        """
+        Args:
+            cfg: as for `label_proposals`.
+            clip: the model, in evaluation mode.
+            nouns: K.
+            request: see `Request`.
+        """
+        self.clip = clip
+        self.request = request
+        self.precision = precision_from_config(cfg)
+        self.workers = cfg.DATALOADER.NUM_WORKERS
+        templates = cfg.MODEL.CLIPSELF.TEXTS.TEMPLATES
+        self.mapper = ProposalCropMapper(
+            crop_size=clip.image_size,
+            crop_scale=cfg.INPUT.REGIONS.CROP_SCALE,
+            max_pixels=cfg.INPUT.MAX_PIXELS,
+        )
+        self.settings = {
+            "weights": clip.weights_hash(),
+            "nouns": _hash(list(nouns)),
+            "templates": templates,
+            "candidates": request.candidates,
+            "crop_scale": cfg.INPUT.REGIONS.CROP_SCALE,
+            "precision": str(self.precision or torch.float32),
+        }
+        self.nouns_KE = TextBank(clip, templates).embed(nouns)
+        self.find = NounsOfCaptions(nouns)
+
+    @dead_workers_named()
+    def label(
+        self, records: Sequence[Record], captions: dict[Any, ImageCaptions], shards: LabelShards
+    ) -> list[ImageLabels]:
+        """Labels of the proposals of each image, in their order; those of `shards` are not made again."""
+        labels: list[ImageLabels] = []
+        with tqdm(total=len(records), desc="images", unit="image") as bar:
+            for number, start in enumerate(range(0, len(records), IMAGES_AT_ONCE)):
+                part = records[start : start + IMAGES_AT_ONCE]
+                ids = [record["image_id"] for record in part]
+                own = shards.read(number, ids)
+                if own is None:
+                    own = []
+                    for image_labels in self._label_part(part, captions):
+                        own.append(image_labels)
+                        bar.update()
+                    shards.write(number, ids, own)
+                else:
+                    bar.update(len(part))
+                labels += own
+        return labels
+
+    def _label_part(
+        self, records: Sequence[Record], captions: dict[Any, ImageCaptions]
+    ) -> Iterator[ImageLabels]:
+        """Crops of several images are embedded together; a part begins with a batch of its own."""
+        waiting: list[Sample] = []
+        for (sample,) in evaluation_batches(records, self.mapper, self.workers):
+            waiting.append(sample)
+            if sum(len(other["crops"]) for other in waiting) >= self.request.batch:
+                yield from self._label_samples(waiting, captions)
+                waiting = []
+        if waiting:
+            yield from self._label_samples(waiting, captions)
+
+    @torch.no_grad()
+    def _label_samples(
+        self, samples: Sequence[Sample], captions: dict[Any, ImageCaptions]
+    ) -> Iterator[ImageLabels]:
+        crops = torch.cat([sample["crops"] for sample in samples])
+        allowed_RK = self._allowed(samples, captions)
+        labels: ImageLabels = []
+        for start in range(0, len(crops), self.request.batch):
+            rows = slice(start, start + self.request.batch)
+            regions_RE = self._embed(crops[rows])
+            logits_RK = noun_logits(regions_RE, self.nouns_KE, self.clip.logit_scale.exp())
+            allowed = None if allowed_RK is None else allowed_RK[rows].to(logits_RK.device)
+            numbers_R, scores_R = pseudo_labels(logits_RK, allowed)
+            labels += zip(numbers_R.tolist(), scores_R.tolist())
+        for sample in samples:
+            count = len(sample["crops"])
+            yield labels[:count]
+            labels = labels[count:]
+
+    def _embed(self, crops: Tensor) -> Tensor:
+        device = self.nouns_KE.device
+        with autocast(device, self.precision):
+            return self.clip.visual(self.clip.preprocess(crops.to(device)))
+
+    def _allowed(
+        self, samples: Sequence[Sample], captions: dict[Any, ImageCaptions]
+    ) -> Tensor | None:
+        """(R, K) bool, the nouns that each crop may have; None for all."""
+        if self.request.candidates == "pool":
+            return None
+        rows = []
+        for sample in samples:
+            own = captions.get(sample["image_id"])
+            row = torch.zeros(len(self.nouns_KE), dtype=torch.bool)
+            row[self.find(own.texts if own else [])] = True
+            rows.append(row.expand(len(sample["crops"]), -1))
+        return torch.cat(rows)
+
+
+def _hash(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
+
+
+def _digest(records: Sequence[Record]) -> str:
+    """Hash of the images and their proposals."""
+    digest = hashlib.blake2b(digest_size=16)
+    for record in records:
+        name = os.path.basename(record["file_name"])
+        digest.update(json.dumps([record["image_id"], name]).encode())
+        digest.update(np.ascontiguousarray(record["proposals"]).tobytes())
+    return digest.hexdigest()

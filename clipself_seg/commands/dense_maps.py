@@ -5,7 +5,7 @@
         --models original=merged2b_s8b_b131k CLIPSelf=output/distill/coco_patches_eva02_vitb16/clip_final.safetensors
 
 Writes a PNG for each image (paper, Fig. 4) with a row for each model: the image, the clusters of its
-dense features, and the cosines of each word with them on one scale a row, from blue to red.
+dense features, and their cosines with each word, on one scale a row, from black to yellow.
 Exit status: 0, 1 if an image failed and the others were done, 2 if nothing was done.
 """
 

@@ -37,6 +37,7 @@ from clipself_seg.visualization.overlays import save_png, shortened
 from clipself_seg.visualization.panels import sheet
 
 TILE = 320  # longest side in pixels of each image of a sheet
+SMALLEST_RANGE = 0.01  # of the cosines on a scale
 CAPTION = 13  # pixels, the text of `sheet`
 
 
@@ -68,8 +69,9 @@ class DenseMapResults:
     """NAME.png of each image, and dense_maps.json.
 
     A PNG has a row for each model: the image, K-Means of the dense features, and for each word a heat
-    map of its cosine with them. Clusters that overlap most have one colour in all rows. The heat maps of
-    a row share one scale, whose ends stand below each.
+    map of its cosine with them, whose range stands below it. Clusters that overlap most have one colour in
+    all rows. All heat maps of a row have one scale, from its smallest cosine, or 0 if that is larger, to
+    its largest.
     """
 
     def __init__(
@@ -108,7 +110,11 @@ class DenseMapResults:
         self.smallest = smallest
         self.words = () if words is None else words.names
         self._texts = {
-            title: TextBank(clip).embed(words).cpu().numpy() if words else np.zeros((0, 1))
+            title: (
+                TextBank(clip).embed(words).cpu().numpy()
+                if words
+                else np.zeros((0, clip.embed_dim), np.float32)
+            )
             for title, clip in clips.items()
         }
         self._images: dict[str, Any] = {}
@@ -119,22 +125,25 @@ class DenseMapResults:
         Raises:
             InputError: the image has fewer cells than there are clusters.
         """
-        width, height = fit_size(image.shape[1], image.shape[0], TILE)
+        # The tile's size follows that of the model's input, which is whole pixels and cells.
+        fitted = fit_size(image.shape[1], image.shape[0], self.side)
+        width, height = (self._pixels(side) for side in fitted)
         small = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
         rows, captions = [], []
         first: np.ndarray | None = None
         for title, clip in self.clips.items():
             features = whole_image_features(clip, image, self.side)
             labels = self._clusters(features)
-            found = int(labels.max()) + 1
             large = self._on_tile(labels, clip, enlarge_labels)[:height, :width]
             first = large if first is None else first
             row = [small, colour_segments(match_labels(large, first))]
-            notes = [title, f"{found} of {self.clusters} clusters"]
-            cosines = np.einsum("ke,ehw->khw", self._texts[title], features) if self.words else []
+            notes = [title, f"{labels.max() + 1} of {self.clusters} clusters"]
+            cosines = np.einsum("ke,ehw->khw", self._texts[title], features)
+            low = max(0.0, cosines.min(initial=1))
+            high = max(low + SMALLEST_RANGE, cosines.max(initial=0))
             for values in cosines:
                 on_tile = self._on_tile(values, clip, _enlarge_values)[:height, :width]
-                row.append(heat_map(small, on_tile, np.min(cosines), np.max(cosines)))
+                row.append(heat_map(small, on_tile, low, high))
                 notes.append(f"{values.min():.2f} to {values.max():.2f}")
             rows.append(row)
             captions.append([_fitted(note, width) for note in notes])
@@ -153,9 +162,13 @@ class DenseMapResults:
 
     def _on_tile(self, cells: np.ndarray, clip: DenseCLIP, enlarge: Any) -> np.ndarray:
         """Values of cells at the tile's resolution; it may go beyond the image, as the last cells do."""
-        height, width = (max(1, round(n * clip.patch_size * TILE / self.side)) for n in cells.shape)
+        height, width = (self._pixels(count * clip.patch_size) for count in cells.shape)
         large: np.ndarray = enlarge(cells, height, width)
         return large
+
+    def _pixels(self, length: int) -> int:
+        """Pixels on the tile of a length in pixels of the model's input."""
+        return max(1, round(length * TILE / self.side))
 
     def write_index(self, failed: Mapping[str, str], complete: bool) -> None:
         """Write dense_maps.json."""

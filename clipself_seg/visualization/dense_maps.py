@@ -16,7 +16,7 @@ from clipself_seg.visualization.overlays import borders
 ITERATIONS = 30
 # Pixels of the median filter in the authors' recipe (official repository, issues 12 and 18).
 BLUR = 5
-HEAT = 0.65  # opacity of heat maps
+HEAT = 0.7  # opacity of heat maps
 
 
 def kmeans(features: np.ndarray, clusters: int, seed: int = 0) -> np.ndarray:
@@ -110,16 +110,16 @@ def enlarge_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def heat_map(image: np.ndarray, values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Values of locations as colours over an image, from blue (low) to red (high), (H, W, 3) uint8.
+    """Values of locations as colours over an image, from black (low) to yellow (high), (H, W, 3) uint8.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         values: (H, W).
-        low: value of the coldest colour.
-        high: value of the hottest colour; that is what all values are where it equals `low`.
+        low: value of black, and what is below it.
+        high: value of yellow, above `low`, and what is above it.
     """
-    level = ((values - low) / max(high - low, 1e-12)).clip(0, 1)
-    bgr = cv2.applyColorMap((255 * level).round().astype(np.uint8), cv2.COLORMAP_TURBO)
+    level = ((values - low) / (high - low)).clip(0, 1)
+    bgr = cv2.applyColorMap((255 * level).round().astype(np.uint8), cv2.COLORMAP_INFERNO)
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     blended: np.ndarray = cv2.addWeighted(grey, 1 - HEAT, bgr[..., ::-1].copy(), HEAT, 0)
     return blended

@@ -7,7 +7,9 @@ import pytest
 
 from clipself_seg.visualization.dense_maps import (
     colour_segments,
+    discard_small_clusters,
     enlarge_labels,
+    heat_map,
     kmeans,
     match_labels,
     palette,
@@ -37,6 +39,23 @@ def test_every_cluster_has_a_location_even_among_equal_features():
 def test_the_same_seed_gives_the_same_clusters():
     features, _ = three_bands(noise=1.0)
     assert (kmeans(features, 4, seed=3) == kmeans(features, 4, seed=3)).all()
+
+
+def test_small_clusters_go_to_the_nearest_large_one():
+    features, truth = three_bands(noise=0.0)
+    strange = np.where(truth == 2, 3, truth)
+    strange[2, 3] = 2  # one cell of the second band is a cluster of its own
+    # Numbers stay in their order, without the gap that 2 would leave.
+    assert (discard_small_clusters(strange, features, fraction=0.05) == truth).all()
+    assert (discard_small_clusters(strange, features, fraction=0.0) == strange).all()
+    assert not discard_small_clusters(truth, features, fraction=1.0).any()  # the largest stays
+
+
+def test_heat_is_dark_below_the_scale_and_bright_above_it():
+    image = np.full((2, 2, 3), 100, np.uint8)
+    heat = heat_map(image, np.array([[-9.0, 0.0], [1.0, 9.0]]), 0.0, 1.0).astype(int)
+    assert (heat[0, 0] == heat[0, 1]).all() and (heat[1, 0] == heat[1, 1]).all()
+    assert heat[0].sum() < heat[1].sum() and heat[1, 0, 0] > 200
 
 
 def test_surplus_clusters_get_numbers_of_their_own():

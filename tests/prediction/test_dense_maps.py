@@ -1,0 +1,111 @@
+"""Sheets of dense maps: what stands where, and models by name."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipself_seg.clip import load_clip
+from clipself_seg.data.vocabulary import read_words
+from clipself_seg.errors import InputError
+from clipself_seg.prediction import dense_maps
+from clipself_seg.prediction.dense_maps import TILE, DenseMapResults, load_models
+from clipself_seg.prediction.files import ImageFile
+from clipself_seg.visualization.dense_maps import palette
+
+
+@functools.cache
+def clip():
+    return load_clip("ViT-Mini-8", "mini")
+
+
+def drawn(folder, image, words="dog, grass", **changes):
+    """The sheet of an image of one model under two names as an array, and what the index says."""
+    clips = {"original": clip(), "student": clip()}
+    settings = {"side": 64, "clusters": 3, "smallest": 0.02, "clips": clips, "folder": folder}
+    results = DenseMapResults(**settings | changes, words=words and read_words(words))
+    results.write(ImageFile(folder / "a.jpg", "a.jpg", "a"), image)
+    results.write_index({}, complete=True)
+    content = json.loads((folder / "dense_maps.json").read_text())
+    return np.asarray(Image.open(folder / "a.png")), content
+
+
+@pytest.fixture(scope="module")
+def halves():
+    """An image of 160 x 80 pixels: noise, and a grey half."""
+    image = np.random.default_rng(0).integers(0, 256, (80, 160, 3), dtype=np.uint8)
+    image[:, 80:] = 128
+    return image
+
+
+def test_rows_are_models_and_columns_image_clusters_and_words(tmp_path, halves):
+    sheet, content = drawn(tmp_path, halves)
+    # Four columns of 320 pixels and two rows of 160, with margins, titles and captions.
+    assert sheet.shape[1] == 4 * (TILE + 8) + 8 and sheet.shape[0] > 2 * TILE // 2
+    first, second = sheet[34:194], sheet[34 + 186 : 194 + 186]
+    np.testing.assert_array_equal(first, second)
+    small = Image.fromarray(halves).resize((TILE, TILE // 2), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(first[:, 8 : 8 + TILE], small)
+    clusters = first[:, 16 + TILE : 16 + 2 * TILE].reshape(-1, 3)
+    shown = {tuple(colour) for colour in clusters}
+    assert 2 <= len(shown & {tuple(colour) for colour in palette(4)}) <= 3
+    heat = first[:, 24 + 2 * TILE : 24 + 3 * TILE]
+    assert heat.std() > 1
+    assert set(content["models"]) == {"original", "student"} and content["words"] == [
+        "dog",
+        "grass",
+    ]
+    assert content["complete"] and content["images"]["a"]["file"].endswith("a.jpg")
+
+
+def test_without_words_there_are_clusters_alone(tmp_path, halves):
+    sheet, content = drawn(tmp_path, halves, words=None)
+    assert sheet.shape[1] == 2 * (TILE + 8) + 8 and content["words"] == []
+
+
+@pytest.mark.parametrize("shape", [(49, 128), (300, 2), (1, 1)])
+def test_any_shape_of_image_has_a_sheet(tmp_path, shape):
+    sheet, _ = drawn(tmp_path, np.full((*shape, 3), 90, np.uint8), clusters=1)
+    assert sheet.ndim == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"side": 60}, "60 is not a multiple .* take 56 or 64"),
+        ({"clusters": 0}, "0 clusters: give a number from 1"),
+        ({"clusters": 40}, "40 clusters in 32 cells: give fewer --clusters, or a larger --size"),
+        ({"smallest": 2.0}, "2.0 is no fraction"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(tmp_path, halves, changes, message):
+    with pytest.raises(InputError, match=message):
+        drawn(tmp_path, halves, words=None, **changes)
+
+
+def test_models_have_the_title_that_is_given_or_their_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(dense_maps, "load_clip", lambda name, weights: (name, weights))
+    loaded = load_models("ViT-Mini-8", ["original=mini", "mini-clipself", "a=b=c.pt"])
+    weights = {"original": "mini", "mini-clipself": "mini-clipself", "a": "b=c.pt"}
+    assert loaded == {title: ("ViT-Mini-8", given) for title, given in weights.items()}
+    # A file whose name has the sign is no pair.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b.pt").touch()
+    assert load_models("ViT-Mini-8", ["a=b.pt"]) == {"a=b.pt": ("ViT-Mini-8", "a=b.pt")}
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        (["mini", "mini"], 'two models are called "mini": give each its own'),
+        (["=mini"], '"=mini" is no model: give weights, or NAME=weights'),
+        (["a="], '"a=" is no model'),
+    ],
+)
+def test_models_without_title_or_weights_or_with_one_title_are_refused(models, message):
+    with pytest.raises(InputError, match=message):
+        load_models("ViT-Mini-8", models)

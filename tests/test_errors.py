@@ -13,6 +13,7 @@ GOES_ON = {
     "prepare": "the same command goes on, unless it says --overwrite",
     "quickstart": "the same command goes on, unless it says --fresh",
     "repeat_seeds": "the same command goes on",
+    "train_rpn": "the training goes on with --resume, the proposals are written anew",
     "train": "a training goes on with --resume, an evaluation begins anew",
     "write_generator_outputs": "the same command goes on, unless it says --overwrite",
 }

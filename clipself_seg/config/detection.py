@@ -1,7 +1,8 @@
-"""The keys of detection with F-ViT. "Official" in the comments is CLIPSelf's detector (arXiv 2310.01403, 4.2).
+"""The keys of detection with F-ViT, and of an RPN alone.
 
-Of Detectron2's keys detection reads ``TEST.DETECTIONS_PER_IMAGE`` and ``MODEL.WEIGHTS``, of the panoptic
-model's ``MODEL.FUSION``.
+"Official" in the comments is CLIPSelf's detector (arXiv 2310.01403, 4.2). Of Detectron2's keys detection reads
+``TEST.DETECTIONS_PER_IMAGE`` and ``MODEL.WEIGHTS``, of the panoptic model's ``MODEL.FUSION``; a StockRPN reads those of
+Detectron2's ``ProposalNetwork``.
 """
 
 from __future__ import annotations
@@ -55,6 +56,10 @@ def add_detection_keys(cfg: CfgNode) -> None:
     # A detection needs a higher score, and goes where a better one of its class overlaps it more.
     fvit.SCORE_THRESHOLD = 0.01
     fvit.NMS_IOU = 0.4
+    rpn = cfg.MODEL.STOCK_RPN = CfgNode()
+    # Weights of the backbone of a StockRPN: a .pth, .safetensors or .pkl file, such as Detectron2's
+    # ImageNetPretrained/torchvision/R-50.pkl. A checkpoint of the whole model holds them.
+    rpn.BACKBONE_WEIGHTS = ""
     _add_input(cfg)
     _add_test(cfg)
 

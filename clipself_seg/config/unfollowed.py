@@ -10,8 +10,19 @@ from typing import Any, NamedTuple
 
 # The project's meta-architectures. Of another registered one nobody here knows which keys below
 # MODEL and INPUT it follows; the trainer and the loader are the project's own for it as well.
-ARCHITECTURES = ("CLIPSelf", "RegionReader", "CATSeg", "OpenPanoptic", "FViT")
+ARCHITECTURES = ("CLIPSelf", "RegionReader", "CATSeg", "OpenPanoptic", "FViT", "StockRPN")
 OF_THE_ARCHITECTURE = ("MODEL.", "INPUT.")
+# Keys below that one of them follows all the same, by the beginnings of their names.
+FOLLOWED: dict[str, tuple[str, ...]] = {
+    "StockRPN": (
+        "MODEL.FPN.",
+        "MODEL.PROPOSAL_GENERATOR.",
+        "MODEL.ANCHOR_GENERATOR.",
+        "MODEL.RPN.",
+        "MODEL.PIXEL_MEAN",
+        "MODEL.PIXEL_STD",
+    )
+}
 
 
 class Unfollowed(NamedTuple):
@@ -152,6 +163,7 @@ def unfollowed(key: str, architecture: str) -> Unfollowed | None:
     Returns:
         None if the key is followed, or may be by an architecture that is not the project's.
     """
-    if architecture not in ARCHITECTURES and key.startswith(OF_THE_ARCHITECTURE):
+    others = OF_THE_ARCHITECTURE if architecture not in ARCHITECTURES else ()
+    if key.startswith(FOLLOWED.get(architecture, others)):
         return None
     return next((entry for entry in UNFOLLOWED if entry.covers(key)), None)

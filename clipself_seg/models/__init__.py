@@ -6,5 +6,6 @@ from clipself_seg.models.clipself import CLIPSelf
 from clipself_seg.models.fvit.model import FViT
 from clipself_seg.models.panoptic.model import OpenPanoptic
 from clipself_seg.models.region_reader import RegionReader
+from clipself_seg.models.stock_rpn import StockRPN
 
-__all__ = ["CATSeg", "CLIPSelf", "FViT", "GuidanceSwin", "OpenPanoptic", "RegionReader"]
+__all__ = ["CATSeg", "CLIPSelf", "FViT", "GuidanceSwin", "OpenPanoptic", "RegionReader", "StockRPN"]

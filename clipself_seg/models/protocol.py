@@ -225,6 +225,19 @@ class TrainableDetectionModel(TrainableModel, DetectionModel, Protocol):
     """A model that learns from boxes, and from masks if it has them."""
 
 
+@runtime_checkable
+class ProposingModel(Model, Protocol):
+    """A model that proposes boxes of objects, whatever their class, for `prediction.proposals`."""
+
+    @classmethod
+    def most_proposals(cls, cfg: CfgNode) -> tuple[str, int]:
+        """Key that limits the proposals of an image, and its value."""
+
+    def propose(self, samples: Sequence[Sample]) -> list[tuple[Tensor, Tensor]]:
+        """Returns for each image boxes (m, 4) XYXY in pixels of the original image, the best first, and their
+        scores (m,) in [0, 1]."""
+
+
 class FeatureSource(Protocol):
     """An nn.Module that makes the feature maps of a mask generator.
 

@@ -53,6 +53,7 @@ def in_small(name: Path, folder: Path):
         "CATSeg": small_cat_seg,
         "OpenPanoptic": small_panoptic,
         "FViT": small_detection,
+        "StockRPN": small_rpn,
     }
     small = kinds.get(cfg.MODEL.META_ARCHITECTURE, small_distillation)(cfg)
     small |= {
@@ -123,6 +124,21 @@ def small_detection(cfg) -> dict[str, object]:
     }
 
 
+def small_rpn(cfg) -> dict[str, object]:
+    """One step on two images of the small COCO; the RPN as it is, on a narrow ResNet of no weights."""
+    return {
+        "MODEL.CLIP.WEIGHTS": "",
+        "MODEL.BACKBONE.FREEZE_AT": 0,
+        "MODEL.RESNETS.NORM": "BN",
+        "MODEL.RESNETS.WIDTH_PER_GROUP": 8,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": 16 if cfg.MODEL.RESNETS.DEPTH > 34 else 64,
+        "MODEL.FPN.NORM": "BN",
+        "MODEL.FPN.OUT_CHANNELS": 8,
+        "INPUT.DETECTION.SIDE": 64,
+        "DATASETS.TRAIN": "('transfer_coco_val',)",
+    }
+
+
 def small_distillation(cfg) -> dict[str, object]:
     """One step of a distillation, or the regions of one image."""
     target = cfg.MODEL.CLIPSELF.TARGET
@@ -157,7 +173,8 @@ def test_config_takes_a_step_or_reads_a_picture(name, tmp_path, tiny_coco, monke
     monkeypatch.setenv("CLIPSELF_SEG_CACHE", str(tiny_coco))
     cfg = in_small(name, tmp_path)
     run.setup(cfg)
-    trained = dict.fromkeys(("CATSeg", "OpenPanoptic", "FViT"), "model_final.pth")
+    kinds = ("CATSeg", "OpenPanoptic", "FViT", "StockRPN")
+    trained = dict.fromkeys(kinds, "model_final.pth")
     written = {"CLIPSelf": "clip_final.safetensors", **trained}
     if file := written.get(cfg.MODEL.META_ARCHITECTURE):
         run.train(cfg, resume=False)

@@ -16,7 +16,7 @@ from clipself_seg.data.datasets.coco import distillation_records
 from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.models import FViT
 from clipself_seg.prediction.common import prediction_config
-from clipself_seg.prediction.proposals import write_dataset_proposals
+from clipself_seg.prediction.proposals import ProposalSelection, write_dataset_proposals
 from tests.conftest import ROOT
 
 CONFIG = str(ROOT / "configs" / "mini" / "detection.yaml")
@@ -49,7 +49,9 @@ def target(world):
 
 def run(monkeypatch, target, *words, weights="random", dataset="mini_train", opts=()):
     given = ("--config-file", CONFIG, "--weights", weights, "--dataset", dataset)
-    words = ("x.py", *given, "--output", str(target), *words, "--opts", *TINY, *opts)
+    # What is random is not sure of any box.
+    given += ("--output", str(target), "--score", "0", "--min-side", "0")
+    words = ("x.py", *given, *words, "--opts", *TINY, *opts)
     monkeypatch.setattr(sys, "argv", list(words))
     return write_proposals.main()
 
@@ -58,7 +60,9 @@ def test_distillation_reads_what_the_tool_writes(monkeypatch, target, capsys):
     assert run(monkeypatch, target, "--per-image", "20") == 0
     content = json.loads(target.read_text())
     boxes = content["annotations"]
-    assert capsys.readouterr().out == f"{target}: {len(boxes)} proposals of 3 images\n"
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{target}: {len(boxes)} proposals of 3 images"
+    assert said[1].startswith("boxes of an image: ") and len(said) == 2  # nothing is annotated
     assert content["categories"] == [{"id": 1, "name": "object"}]
     assert content["info"]["seed"] == 0 and len(content["info"]["weights_hash"]) > 8
     assert content["images"] == [
@@ -87,7 +91,9 @@ def test_boxes_are_the_models_in_pixels_of_the_original(target):
     with pytest.MonkeyPatch.context() as patch:
         answer = [(boxes, torch.tensor([0.9, 0.50004, 0.1]))]
         patch.setattr(FViT, "propose", lambda model, samples: answer)
-        assert write_dataset_proposals(cfg, "mini_train", target, 2) == (6, 3)
+        selection = ProposalSelection(score=0, min_side=0, per_image=2)
+        done = write_dataset_proposals(cfg, "mini_train", target, selection)
+    assert (done.boxes, done.images) == (6, 3)
     first, second = json.loads(target.read_text())["annotations"][:2]
     assert first["bbox"] == [0.0, 1.24, 31.0, 69.76] and first["area"] == 2162.56
     assert (second["score"], second["iscrowd"], second["image_id"]) == (0.5, 0, 3)
@@ -108,6 +114,8 @@ def test_a_file_that_is_there_is_kept(monkeypatch, target, capsys):
         ({"dataset": "mini_trai"}, (), 'unknown data set "mini_trai"'),
         ({"weights": "none.pth"}, (), "no checkpoint at none.pth"),
         ({"opts": ("MODEL.META_ARCHITECTURE", "CATSeg")}, (), "proposes no boxes: take a config"),
+        ({}, ("--score", "1.5"), "score 1.5 of proposals: give 0 to 1"),
+        ({}, ("--min-side", "-1"), "min-side -1.0 of proposals: give pixels"),
         ({}, ("--per-image", "101"), "101 proposals of an image: give 1 to MODEL.FVIT.PROPOSALS_A"),
         ({}, ("--per-image", "0"), "give 1 to MODEL.FVIT.PROPOSALS_AFTER, 100"),
     ],
@@ -124,8 +132,43 @@ def test_images_that_are_missing_or_without_any_proposal_leave_no_file(
         none = [(torch.zeros(0, 4), torch.zeros(0))]
         patch.setattr(FViT, "propose", lambda model, samples: none)
         assert run(patch, target) == 2
-    assert "no box in any image" in capsys.readouterr().err
+    assert "no box of any image passes" in capsys.readouterr().err
     (world / "mini" / "train" / "b.png").unlink()
     assert run(monkeypatch, target) == 2
     assert "1 of 3 images are missing" in capsys.readouterr().err
     assert [path.name for path in target.parent.iterdir()] == ["instances_train.json"]
+
+
+def test_what_is_no_object_is_not_written():
+    boxes = torch.tensor(
+        [[0, 0, 20, 20], [0, 0, 20, 19], [30, 0, 40, 7], [50, 0, 60, 10], [70, 0, 79, 9]]
+    ).float()
+    scores = torch.tensor([0.6, 0.9, 0.8, 0.5, 0.49])
+    kept, their_scores = ProposalSelection().of(boxes, scores)
+    assert kept.tolist() == [[0, 0, 20, 19], [50, 0, 60, 10]]  # one twice, one too low, one unsure
+    torch.testing.assert_close(their_scores, torch.tensor([0.9, 0.5]))
+    assert len(ProposalSelection(iou=1, min_side=0, score=0, per_image=4).of(boxes, scores)[0]) == 4
+
+
+def test_recall_of_base_and_novel_objects_is_said(world, monkeypatch, target, capsys):
+    file = world / "mini" / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    content["images"][2] |= {"height": 64, "width": 64}
+    # The vocabulary has "red circle" as unseen 1 and "green circle" as seen 2; 3 has another name there.
+    names = {1: "red circle", 2: "green circle", 3: "moon"}
+    content["categories"] = [{"id": number, "name": name} for number, name in names.items()]
+    covered, missed = [2, 2, 20, 20], [30, 30, 9, 9]
+    objects = [(3, 1, covered), (3, 2, covered), (2, 2, missed), (2, 3, missed)]
+    content["annotations"] = [
+        {"id": number, "image_id": image, "category_id": category, "bbox": box, "area": 81}
+        for number, (image, category, box) in enumerate(objects)
+    ]
+    file.write_text(json.dumps(content))
+    answer = [(torch.tensor([[2.0, 2.0, 20.0, 20.0]]), torch.tensor([0.7]))]
+    monkeypatch.setattr(FViT, "propose", lambda model, samples: answer)
+    assert run(monkeypatch, target) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "boxes of an image: 1.0 on average, 1 at the 5th and 1 at the 95th percentile; 0 images have none",
+        "recall of the 2 base objects at IoU 0.5: 50.0 %",
+        "recall of the 1 novel objects at IoU 0.5: 100.0 %",
+    ]

@@ -146,6 +146,10 @@ COCO_DATASETS: dict[str, CocoFiles] = {
     **_mini("mini", "val"),
     **_mini("mini2", "train"),
     **_mini("mini2", "val"),
+    # Boxes of an RPN, see docs/detection.md; mini_train_proposals has those that the world came with.
+    "mini_train_rpn_proposals": CocoFiles(
+        MINI, "mini/train", "mini/annotations/rpn_proposals_train.json"
+    ),
 }
 
 
@@ -259,6 +263,18 @@ def image_folder(name: str) -> str:
         InputError: an unknown name; files that are missing.
     """
     return _paths(name).images
+
+
+def annotation_file(name: str) -> str:
+    """File of a data set's images and annotations.
+
+    Args:
+        name: data set of `COCO_DATASETS` or of Detectron2's catalogue.
+
+    Raises:
+        InputError: an unknown name; files that are missing.
+    """
+    return _paths(name).annotations
 
 
 def region_records(name: str, vocabulary: Vocabulary) -> list[Record]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import detectron2.projects.deeplab  # noqa: F401  (registers build_resnet_deeplab_backbone)
@@ -14,18 +12,16 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn
 
-from clipself_seg.checkpoints.names import name_problem
-from clipself_seg.checkpoints.pickles import read_numpy_pickle
-from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.checkpoints.shipped import SHIPPED_TAGS
 from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.clip.prompts import TEMPLATES
 from clipself_seg.clip.text import same_text_tower
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.config.load import precision_from_config
-from clipself_seg.errors import InputError, last_line, nearest
+from clipself_seg.errors import InputError, nearest
 from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes, CostAggregator
 from clipself_seg.heads.cat_seg.windows import WindowLayout
+from clipself_seg.models.backbone_weights import load_backbone
 
 # Prompt sets by the names of CAT-Seg's MODEL.PROMPT_ENSEMBLE_TYPE.
 PROMPT_SETS = {"single": "cat_seg", "imagenet": "openai80", "plain": "single"}
@@ -170,8 +166,6 @@ OPENAI_NAMES = {
 # A backbone's maps for the appearance and for the decoder's two steps.
 GUIDES = ("res4", "res3", "res2")
 RANDOM = "random"  # value of a key that asks for random weights of the backbone or of CLIP
-# A Swin for classification has no norms between its stages; they start as what changes nothing.
-OUTPUT_NORM = re.compile(r"norm\d\.(weight|bias)")
 
 
 def clip_name(cfg: CfgNode) -> str:
@@ -318,27 +312,10 @@ def build_backbone(cfg: CfgNode) -> Backbone:
     backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, ShapeSpec(channels=3))
     path = cfg.MODEL.CAT_SEG.BACKBONE_WEIGHTS
     if path and path != RANDOM:
-        _load_backbone(backbone, Path(path))
+        load_backbone(backbone, path, "MODEL.CAT_SEG.BACKBONE_WEIGHTS")
     if not cfg.SOLVER.BACKBONE_MULTIPLIER:
         backbone.requires_grad_(False)
     return backbone
-
-
-def _load_backbone(backbone: Backbone, path: Path) -> None:
-    """Loads tensors of a classifier or a detector; those that the backbone does not have are left out."""
-    key = f"MODEL.CAT_SEG.BACKBONE_WEIGHTS {path}"
-    pickled = path.suffix == ".pkl"
-    tensors = read_numpy_pickle(path) if pickled else read_checkpoint(path).tensors
-    tensors = {name.removeprefix("backbone."): value for name, value in tensors.items()}
-    try:
-        names = backbone.load_state_dict(tensors, strict=False)
-    except RuntimeError as error:  # of torch, several lines long
-        raise InputError(
-            f"{key} does not fit {type(backbone).__name__}: {last_line(error)}"
-        ) from None
-    missing = [name for name in names.missing_keys if not OUTPUT_NORM.fullmatch(name)]
-    if problem := name_problem(missing, ()):
-        raise InputError(f"{key} {problem.what} of {type(backbone).__name__} ({problem.names})")
 
 
 def training_config(cfg: CfgNode) -> CfgNode:

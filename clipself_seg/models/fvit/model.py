@@ -134,6 +134,11 @@ class FViT(TwoStageDetector):
         """The configuration as it is: CLIP has a key of its own."""
         return cfg
 
+    @classmethod
+    def most_proposals(cls, cfg: CfgNode) -> tuple[str, int]:
+        """Key that limits the proposals of an image, and its value."""
+        return "MODEL.FVIT.PROPOSALS_AFTER", cfg.MODEL.FVIT.PROPOSALS_AFTER
+
     def train_tower(self) -> None:
         """Lets the image tower learn, but for parameters that no tap depends on."""
         tower = self.clip.visual

@@ -1,0 +1,226 @@
+"""Detectron2's region proposal network on any of its backbones, trained and asked as this project's models are.
+
+It is `ProposalNetwork` with the members of `models.protocol`. Where F-ViT proposes boxes on CLIP's features, this one
+stands on a ResNet with a feature pyramid, or on whatever ``MODEL.BACKBONE.NAME`` says.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, ProposalNetwork
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from clipself_seg.checkpoints.hashes import hash_tensors
+from clipself_seg.checkpoints.names import name_problem
+from clipself_seg.checkpoints.training_state import trained_tensors
+from clipself_seg.clip.precision import autocast
+from clipself_seg.config.load import precision_from_config
+from clipself_seg.data.mappers.samples import Sample
+from clipself_seg.data.vocabulary import Vocabulary, class_names
+from clipself_seg.errors import InputError, last_line
+from clipself_seg.files import atomic_path
+from clipself_seg.models.backbone_weights import load_backbone
+from clipself_seg.models.parameter_groups import Group, by_rate_and_kind
+from clipself_seg.models.protocol import Classes
+
+WEIGHTS_KEY = "MODEL.STOCK_RPN.BACKBONE_WEIGHTS"
+
+
+@META_ARCH_REGISTRY.register()
+class StockRPN(ProposalNetwork):
+    """Class-agnostic boxes of objects.
+
+    Attributes:
+        classes: the classes of the training data, which only say which objects are annotated.
+    """
+
+    has_masks = False
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone_multiplier: float,
+        precision: torch.dtype | None = None,
+        **parts: Any,
+    ) -> None:
+        """
+        Args:
+            backbone_multiplier: multiple of the base learning rate at which the backbone learns; 0 keeps it
+                frozen.
+            precision: dtype of autocast in training, or None.
+            **parts: arguments of Detectron2's `ProposalNetwork`.
+        """
+        super().__init__(**parts)
+        self.backbone_multiplier = backbone_multiplier
+        self.precision = precision
+        self.classes = Classes()
+        if not backbone_multiplier:
+            self.bottom_up.requires_grad_(False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Reads ``MODEL.{BACKBONE, RESNETS, FPN, ANCHOR_GENERATOR, RPN, PIXEL_MEAN, PIXEL_STD}`` as Detectron2 does,
+        ``MODEL.STOCK_RPN`` and ``SOLVER.{AMP, BACKBONE_MULTIPLIER}``.
+
+        Raises:
+            InputError: weights of the backbone that do not fit.
+        """
+        parts = super().from_config(cfg)
+        if path := cfg.MODEL.STOCK_RPN.BACKBONE_WEIGHTS:
+            load_backbone(_bottom_up(parts["backbone"]), path, WEIGHTS_KEY)
+        return {
+            **parts,
+            "backbone_multiplier": cfg.SOLVER.BACKBONE_MULTIPLIER,
+            "precision": precision_from_config(cfg),
+        }
+
+    @classmethod
+    def task(cls) -> str:
+        """Returns "detection", whose data it trains on."""
+        return "detection"
+
+    @classmethod
+    def require_trained(cls, cfg: CfgNode) -> None:
+        """Refuse any evaluation of detections, which have classes."""
+        raise InputError(
+            "StockRPN knows no classes, so there are no detections to evaluate: tools/write_proposals.py "
+            "writes its boxes and measures their recall"
+        )
+
+    @classmethod
+    def training_config(cls, cfg: CfgNode) -> CfgNode:
+        """The configuration as it is.
+
+        Raises:
+            InputError: data sets to evaluate; a ResNet of which something would be random and stay so.
+        """
+        if cfg.DATASETS.TEST:
+            cls.require_trained(cfg)
+        resnets = cfg.MODEL.RESNETS
+        fixed = cfg.MODEL.BACKBONE.FREEZE_AT > 0 or resnets.NORM == "FrozenBN"
+        given = cfg.MODEL.WEIGHTS or cfg.MODEL.STOCK_RPN.BACKBONE_WEIGHTS
+        if "resnet" in cfg.MODEL.BACKBONE.NAME and fixed and not given:
+            raise InputError(
+                f"the ResNet would be random with parts that never train, and diverge: give {WEIGHTS_KEY}, such as "
+                "Detectron2's ImageNetPretrained/torchvision/R-50.pkl; to begin with nothing, set "
+                "MODEL.BACKBONE.FREEZE_AT 0 MODEL.RESNETS.NORM BN MODEL.FPN.NORM BN"
+            )
+        return cfg
+
+    @classmethod
+    def most_proposals(cls, cfg: CfgNode) -> tuple[str, int]:
+        """Key that limits the proposals of an image, and its value."""
+        return "MODEL.RPN.POST_NMS_TOPK_TEST", cfg.MODEL.RPN.POST_NMS_TOPK_TEST
+
+    @property
+    def bottom_up(self) -> torch.nn.Module:
+        """The backbone below its feature pyramid, if it has one."""
+        return _bottom_up(self.backbone)
+
+    def set_vocabulary(
+        self, words: Vocabulary | Sequence[str], seen: np.ndarray | None = None
+    ) -> None:
+        """Give classes, which change nothing in what is proposed."""
+        self.classes = Classes(names=class_names(words), seen=seen)
+
+    def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
+        """Give the classes of the training data."""
+        if vocabulary is not None:
+            self.set_vocabulary(vocabulary)
+
+    def optimizer_groups(self, solver: CfgNode) -> list[Group]:
+        """Parameter groups: weight decay for all but norms (``WEIGHT_DECAY_NORM``), the backbone with its own rate."""
+        return by_rate_and_kind(
+            self,
+            multipliers=[(self.bottom_up, self.backbone_multiplier)],
+            weight_decay=solver.WEIGHT_DECAY,
+            norm_decay=solver.WEIGHT_DECAY_NORM,
+            embedding_decay=solver.WEIGHT_DECAY,
+        )
+
+    def after_optimizer_step(self) -> None:
+        """Does nothing: what is frozen is not in the optimiser."""
+
+    def forward(self, samples: Sequence[Sample]) -> Any:
+        """Losses in training, proposals in evaluation.
+
+        Args:
+            samples: for each image "image" (3, h, w) RGB in 0..255. In training "boxes" (k, 4) XYXY in pixels of
+                it; in evaluation "height" and "width" of the original image, by default those of the image itself.
+
+        Returns:
+            Losses by name, scalars; or for each image "proposals", Detectron2's `Instances` with
+            "proposal_boxes" and "objectness_logits", the best first.
+        """
+        if not self.training:
+            return super().forward(samples)
+        with autocast(self.device, self.precision):
+            return super().forward([s | {"instances": _instances(s)} for s in samples])
+
+    @torch.no_grad()
+    def propose(self, samples: Sequence[Sample]) -> list[tuple[Tensor, Tensor]]:
+        """Proposals, in evaluation mode.
+
+        Args:
+            samples: as for `forward`.
+
+        Returns:
+            For each image boxes (m, 4) in pixels of the original image, the best first, and their scores (m,)
+            in [0, 1].
+        """
+        proposals = [output["proposals"] for output in self(samples)]
+        return [(p.proposal_boxes.tensor, p.objectness_logits.sigmoid()) for p in proposals]
+
+    def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
+        """Loads what `export` or a Detectron2 training of `ProposalNetwork` has written, strictly.
+
+        Raises:
+            InputError: missing, unexpected or misshapen tensors.
+        """
+        # Anchors follow from the configuration.
+        given = {n: t for n, t in tensors.items() if "anchor_generator" not in n}
+        own = [n for n in self.state_dict() if "anchor_generator" not in n]
+        if problem := name_problem(own, given):
+            raise InputError(
+                f"{source} is no StockRPN of this configuration: {problem.what}: {problem.names}"
+            )
+        try:
+            self.load_state_dict(given, strict=False)
+        except RuntimeError as error:  # of torch, several lines long
+            raise InputError(f"{source} does not fit: {last_line(error)}") from None
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Writes all weights under Detectron2's names, atomically."""
+        state = {n: t.detach().cpu().contiguous() for n, t in self.state_dict().items()}
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            torch.save({"model": state}, file)
+
+    def weights_hash(self) -> str:
+        """Hash of all weights."""
+        return hash_tensors(self.state_dict())
+
+    def original_hash(self) -> str:
+        """Hash of the weights that do not train, which have to be the same when a run is resumed."""
+        trained = trained_tensors(self)
+        return hash_tensors({n: t for n, t in self.state_dict().items() if n not in trained})
+
+
+def _bottom_up(backbone: torch.nn.Module) -> torch.nn.Module:
+    part = getattr(backbone, "bottom_up", backbone)
+    assert isinstance(part, torch.nn.Module)
+    return part
+
+
+def _instances(sample: Sample) -> Instances:
+    """The objects of a sample, which are of one class here."""
+    instances = Instances(tuple(sample["image"].shape[1:]))
+    instances.gt_boxes = Boxes(sample["boxes"])
+    return instances

@@ -44,60 +44,57 @@ from clipself_seg.heads.fvit.rpn import (
 from clipself_seg.models.fvit.parts import DetectionSettings, RoIHeads, TrainingSettings
 
 
-class TwoStageDetector(nn.Module):
-    """Pyramid, RPN and RoI heads; a subclass brings the taps, the dense features and the texts.
+class _Stage(nn.Module):
+    """What both stages know.
 
     Attributes:
         strides: pixels between the cells of P2 to P6.
         settings: exponents, temperatures and thresholds of detection.
+        loss_settings: settings of the losses.
+        precision: dtype of autocast in training, or None.
+        test_precision: dtype of autocast in evaluation, or None.
     """
 
     def __init__(
         self,
-        neck: FeaturePyramid,
-        rpn_head: RPNHead,
-        roi_head: RoIHeads,
         strides: Sequence[float],
         training: TrainingSettings,
         settings: DetectionSettings,
-        precisions: tuple[torch.dtype | None, torch.dtype | None],
+        precisions: tuple[torch.dtype | None, torch.dtype | None] = (None, None),
     ) -> None:
-        """
-        Args:
-            neck: feature pyramid.
-            rpn_head: head of the region proposal network.
-            roi_head: box head, and mask head or None.
-            strides: pixels between the cells of P2 to P6.
-            training: settings of the losses.
-            settings: settings of detection.
-            precisions: dtypes of autocast in training and in evaluation, or None.
-        """
         super().__init__()
-        self.neck = neck
-        self.rpn_head = rpn_head
-        self.roi_head = roi_head
         self.strides = list(strides)
         self.loss_settings = training
         self.settings = settings
-        self._anchors: tuple[Any, list[Tensor]] = (None, [])
         self.precision = precisions[0]
         self.test_precision = precisions[1]
 
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        return self.rpn_head.rpn_cls.weight.device
+        return next(self.parameters()).device
 
-    def losses_in(
-        self, levels: Sequence[Tensor], samples: Sequence[Sample], text: Tensor, seen: Tensor
-    ) -> dict[str, Tensor]:
-        """Losses of RPN, box head and mask head by name, scalars.
+    def _generator(self, sample: Sample, use: str) -> torch.Generator:
+        """Source of the random choices for an image: of seed, draw of the image and use alone."""
+        key = zlib.crc32(f"{self.loss_settings.seed} {sample.get('draw', 0)} {use}".encode())
+        return torch.Generator().manual_seed(key)
+
+
+class RPNStage(_Stage):
+    """The first stage, for a module that has an `rpn_head`."""
+
+    rpn_head: RPNHead
+    _anchors: tuple[Any, list[Tensor]] = (None, [])
+
+    def rpn_losses_in(
+        self, levels: Sequence[Tensor], samples: Sequence[Sample], sizes: Sequence[tuple[int, int]]
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Losses of the RPN by name, scalars, and proposals (m, 4) of each image.
 
         Args:
             levels: P2 to P6, (B, C, s, s) each.
-            samples: B samples of training, see `FViT.forward`.
-            text: (K + 1, E), background last.
-            seen: (K,) bool, classes that training shows.
+            samples: B samples with "boxes" (k, 4), and "draw" that random choices follow from.
+            sizes: rows and columns of each image in the square.
         """
         with autocast(self.device, self.precision):
             logits, deltas = self.rpn_head(levels)
@@ -111,11 +108,10 @@ class TwoStageDetector(nn.Module):
             objects = sample["boxes"].to(self.device).float()
             targets.append(self._rpn_targets(objects, all_anchors, sample))
             own = [x[index].detach() for x in logits], [x[index].detach() for x in deltas]
-            size = tuple(sample["image"].shape[1:])
-            proposals.append(propose(*own, anchors, size, self.settings.proposals)[0])
+            proposals.append(propose(*own, anchors, sizes[index], self.settings.proposals)[0])
         classification, regression = rpn_losses(logits, deltas, anchors, targets)
-        of_rpn = {"loss_rpn_cls": classification.sum(), "loss_rpn_bbox": regression.sum()}
-        return of_rpn | self.roi_losses(levels, proposals, samples, text, seen)
+        losses = {"loss_rpn_cls": classification.sum(), "loss_rpn_bbox": regression.sum()}
+        return losses, proposals
 
     def anchors(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """Anchors of each level, on the device of the levels; made once for all images of one size."""
@@ -126,15 +122,36 @@ class TwoStageDetector(nn.Module):
             self._anchors = (made_for, anchors)
         return self._anchors[1]
 
-    def _generator(self, sample: Sample, use: str) -> torch.Generator:
-        """Source of the random choices for an image: of seed, draw of the image and use alone."""
-        key = zlib.crc32(f"{self.loss_settings.seed} {sample.get('draw', 0)} {use}".encode())
-        return torch.Generator().manual_seed(key)
-
     def _rpn_targets(self, objects: Tensor, anchors: Tensor, sample: Sample) -> RPNTargets:
         assigned = match_boxes(objects, anchors, RPN_RULE)
         sampled = sample_boxes(assigned, RPN_SAMPLING, self._generator(sample, "anchors"))
         return RPNTargets(sampled, objects[assigned[sampled.positive] - 1])
+
+    def propose_in(
+        self,
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        index: int,
+        image_size: tuple[int, int],
+    ) -> tuple[Tensor, Tensor]:
+        """Proposals (m, 4) of one image of a batch, the best first, and their scores (m,) in [0, 1].
+
+        Args:
+            logits: the RPN's logits (B, 3, s, s) of each level.
+            deltas: its deltas (B, 12, s, s) of each level.
+            index: number of the image in the batch.
+            image_size: rows and columns of the image in the square.
+        """
+        own_logits = [flatten_predictions(x[index : index + 1], 1)[0, :, 0].float() for x in logits]
+        own_deltas = [flatten_predictions(x[index : index + 1], 4)[0].float() for x in deltas]
+        rule = self.settings.proposals
+        return propose(own_logits, own_deltas, self.anchors(logits), image_size, rule)
+
+
+class RoIStage(_Stage):
+    """The second stage, for a module that has a `roi_head`."""
+
+    roi_head: RoIHeads
 
     def roi_losses(
         self,
@@ -194,59 +211,29 @@ class TwoStageDetector(nn.Module):
         classes = torch.cat([labels.new_full((1,), background), labels])
         return rois[both], classes[number], number, padded[number]
 
-    def propose_in(
-        self,
-        logits: Sequence[Tensor],
-        deltas: Sequence[Tensor],
-        index: int,
-        image_size: tuple[int, int],
-    ) -> tuple[Tensor, Tensor]:
-        """Proposals (m, 4) of one image of a batch, the best first, and their scores (m,) in [0, 1].
-
-        Args:
-            logits: the RPN's logits (B, 3, s, s) of each level.
-            deltas: its deltas (B, 12, s, s) of each level.
-            index: number of the image in the batch.
-            image_size: rows and columns of the image in the square.
-        """
-        own_logits = [flatten_predictions(x[index : index + 1], 1)[0, :, 0].float() for x in logits]
-        own_deltas = [flatten_predictions(x[index : index + 1], 4)[0].float() for x in deltas]
-        rule = self.settings.proposals
-        return propose(own_logits, own_deltas, self.anchors(logits), image_size, rule)
-
-    def detect_in(
+    def select_in(
         self,
         levels: Sequence[Tensor],
         dense: Tensor,
         proposals: Tensor,
         image_size: tuple[int, int],
-        original_size: tuple[int, int],
+        scale: Tensor,
         text: Tensor,
         seen: Tensor,
-    ) -> Instances:
-        """Detections of one image among its proposals.
+    ) -> Detected:
+        """The best detections of one image among its proposals; boxes are divided by `scale` (4,) before.
 
         Args:
             levels: P2 to P6, (1, C, s, s) each.
             dense: unit dense features (E, g, g).
             proposals: (n, 4).
             image_size: rows and columns of the image in the square.
-            original_size: rows and columns of the original image.
+            scale: pixels of the square for each pixel of the result, (4,).
             text: (K + 1, E), background last.
             seen: (K,) bool, classes of the training vocabulary.
         """
         scores, boxes = self.score_boxes(levels, dense, proposals, image_size, text, seen)
-        scale = boxes.new_tensor(
-            [image_size[1] / original_size[1], image_size[0] / original_size[0]] * 2
-        )
-        detected = select_detections(boxes / scale, scores[:, :-1], self.settings.rule)
-        instances = Instances(original_size)
-        instances.pred_boxes = Boxes(detected.boxes)
-        instances.scores = detected.scores
-        instances.pred_classes = detected.labels
-        if self.roi_head.mask_head is not None:
-            instances.pred_masks = self._masks(levels, detected, scale, original_size)
-        return instances
+        return select_detections(boxes / scale, scores[:, :-1], self.settings.rule)
 
     def score_boxes(
         self,
@@ -259,7 +246,7 @@ class TwoStageDetector(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Fused scores (n, K + 1) of proposals, background last, and refined boxes (n, 4).
 
-        Both scores are of the proposal, before it is refined. The arguments are those of `detect_in`.
+        Both scores are of the proposal, before it is refined. The arguments are those of `select_in`.
         """
         settings = self.settings
         with autocast(self.device, self.test_precision):
@@ -271,22 +258,93 @@ class TwoStageDetector(nn.Module):
 
     def clip_logits(self, dense: Tensor, proposals: Tensor, text: Tensor) -> Tensor:
         """CLIP's logits (n, K + 1) of proposals, read from the dense features; the arguments are those of
-        `detect_in`."""
+        `select_in`."""
         grid = (dense.shape[1], dense.shape[2])
         weights = box_weights(proposals / (grid[1] * self.strides[2]), grid)
         regions = F.normalize(pool(dense, weights), dim=1)
         return self.settings.clip_temperature * (regions @ text.T)
 
-    def _masks(
-        self,
-        levels: Sequence[Tensor],
-        detected: Detected,
-        scale: Tensor,
-        original_size: tuple[int, int],
-    ) -> Tensor:
-        """Masks (m, H, W) bool of detections, pasted into the original image."""
+    def mask_scores(self, levels: Sequence[Tensor], boxes: Tensor) -> Tensor:
+        """Scores (m, 28, 28) in [0, 1] of the mask in boxes (m, 4) of one image, of a model with masks."""
         assert self.roi_head.mask_head is not None
         with autocast(self.device, self.test_precision):
-            features = self._pool(levels, [detected.boxes * scale], 14)
-            logits = self.roi_head.mask_head(features)
-        return paste_masks(logits.float().sigmoid(), detected.boxes, original_size)
+            logits = self.roi_head.mask_head(self._pool(levels, [boxes], 14))
+        return logits.float().sigmoid()
+
+
+class TwoStageDetector(RPNStage, RoIStage):
+    """Pyramid, RPN and RoI heads; a subclass brings the taps, the dense features and the texts."""
+
+    def __init__(
+        self,
+        neck: FeaturePyramid,
+        rpn_head: RPNHead,
+        roi_head: RoIHeads,
+        strides: Sequence[float],
+        training: TrainingSettings,
+        settings: DetectionSettings,
+        precisions: tuple[torch.dtype | None, torch.dtype | None],
+    ) -> None:
+        """
+        Args:
+            neck: feature pyramid.
+            rpn_head: head of the region proposal network.
+            roi_head: box head, and mask head or None.
+            strides: pixels between the cells of P2 to P6.
+            training: settings of the losses.
+            settings: settings of detection.
+            precisions: dtypes of autocast in training and in evaluation, or None.
+        """
+        super().__init__(strides, training, settings, precisions)
+        self.neck = neck
+        self.rpn_head = rpn_head
+        self.roi_head = roi_head
+
+    def losses_in(
+        self, levels: Sequence[Tensor], samples: Sequence[Sample], text: Tensor, seen: Tensor
+    ) -> dict[str, Tensor]:
+        """Losses of RPN, box head and mask head by name, scalars.
+
+        Args:
+            levels: P2 to P6, (B, C, s, s) each.
+            samples: B samples of training, see `FViT.forward`.
+            text: (K + 1, E), background last.
+            seen: (K,) bool, classes that training shows.
+        """
+        sizes = [(s["image"].shape[1], s["image"].shape[2]) for s in samples]
+        of_rpn, proposals = self.rpn_losses_in(levels, samples, sizes)
+        return of_rpn | self.roi_losses(levels, proposals, samples, text, seen)
+
+    def detect_in(
+        self,
+        levels: Sequence[Tensor],
+        dense: Tensor,
+        proposals: Tensor,
+        image_size: tuple[int, int],
+        original_size: tuple[int, int],
+        text: Tensor,
+        seen: Tensor,
+    ) -> Instances:
+        """Detections of one image among its proposals, in pixels of the original image.
+
+        Args:
+            levels: P2 to P6, (1, C, s, s) each.
+            dense: unit dense features (E, g, g).
+            proposals: (n, 4).
+            image_size: rows and columns of the image in the square.
+            original_size: rows and columns of the original image.
+            text: (K + 1, E), background last.
+            seen: (K,) bool, classes of the training vocabulary.
+        """
+        scale = proposals.new_tensor(
+            [image_size[1] / original_size[1], image_size[0] / original_size[0]] * 2
+        )
+        detected = self.select_in(levels, dense, proposals, image_size, scale, text, seen)
+        instances = Instances(original_size)
+        instances.pred_boxes = Boxes(detected.boxes)
+        instances.scores = detected.scores
+        instances.pred_classes = detected.labels
+        if self.roi_head.mask_head is not None:
+            scores = self.mask_scores(levels, detected.boxes * scale)
+            instances.pred_masks = paste_masks(scores, detected.boxes, original_size)
+        return instances

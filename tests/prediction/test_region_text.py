@@ -39,13 +39,12 @@ def target(annotations, monkeypatch):
     return target
 
 
-def run(annotations, *words, captions=True, proposals=None):
-    given = ["--config-file", CONFIG]
-    given += ["--proposals", proposals or annotations / "proposals_train.json"]
+def run(annotations, *words, captions=True, opts=()):
+    given = ["--config-file", CONFIG, "--proposals", annotations / "proposals_train.json"]
     if captions:
         given += ["--captions", annotations / "captions_train.json"]
-    opts = ["--opts", "MODEL.CLIPSELF.TEXTS.TEMPLATES", "single"]
-    return prepare_region_text.main([str(word) for word in [*given, *words, *opts]])
+    keys = ["--opts", "MODEL.CLIPSELF.TEXTS.TEMPLATES", "single", *opts]
+    return prepare_region_text.main([str(word) for word in [*given, *words, *keys]])
 
 
 def content_of(path):
@@ -173,6 +172,19 @@ def test_an_interrupted_call_goes_on_and_writes_the_same(annotations, target, mo
 def test_what_cannot_be_is_one_line(annotations, target, capsys, words, message):
     assert run(annotations, *words) == 2
     assert message in capsys.readouterr().err and not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (["DATASETS.TRAIN", "('mini_train',)"], '"mini_train" is no data set of boxes with nouns'),
+        (["DATASETS.TRAIN", "()"], "give the one data set whose images are labelled"),
+        (["MODEL.META_ARCHITECTURE", "FViT"], "FViT, which trains on no nouns"),
+    ],
+)
+def test_a_configuration_without_nouns_is_refused(annotations, target, capsys, opts, message):
+    assert run(annotations, opts=opts) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_captions_are_asked_for_where_they_are_needed(annotations, target, capsys):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -235,22 +236,25 @@ def region_text_files(name: str) -> RegionTextFiles:
     """Files of a data set of boxes with nouns, for those who write them.
 
     Args:
-        name: data set of `COCO_DATASETS`.
+        name: data set of `COCO_DATASETS` or of Detectron2's catalogue.
 
     Raises:
-        InputError: it is none of boxes with nouns; its images are missing.
+        InputError: an unknown name; one of the table whose boxes have no nouns; images that are missing.
     """
-    known = [other for other, files in COCO_DATASETS.items() if files.nouns]
-    if name not in known:
-        raise InputError(f'"{name}" is no data set of boxes with nouns: {nearest(name, known)}')
-    files = COCO_DATASETS[name]
-    images = files.root.path / files.images
+    if name in COCO_DATASETS:
+        known = [other for other, files in COCO_DATASETS.items() if files.nouns]
+        if name not in known:
+            raise InputError(f'"{name}" is no data set of boxes with nouns: {nearest(name, known)}')
+        files = COCO_DATASETS[name]
+        annotations, images = files.root.path / files.annotations, files.root.path / files.images
+        advice = f"set {files.root.variable} (now {files.root.path}) to the folder of its images"
+    else:
+        paths = _registered_paths(name)
+        annotations, images = Path(paths.annotations), Path(paths.images)
+        advice = "correct its registration"
     if not images.exists():
-        raise MissingFiles(
-            f'data set "{name}": {images} is missing; set {files.root.variable} (now '
-            f"{files.root.path}) to the folder of its images"
-        )
-    return RegionTextFiles(str(files.root.path / files.annotations), str(images))
+        raise MissingFiles(f'data set "{name}": {images} is missing; {advice}')
+    return RegionTextFiles(str(annotations), str(images))
 
 
 def image_folder(name: str) -> str:

@@ -14,6 +14,7 @@ from clipself_seg.data.datasets.coco import (
     captioned_records,
     distillation_records,
     region_records,
+    region_text_files,
     region_text_records,
     register_coco_datasets,
 )
@@ -94,6 +95,24 @@ def test_boxes_with_nouns_are_read_as_such_and_as_proposals(mini_root, registere
         InputError, match='nouns of "mini_train_region_text" are not those of "mine"'
     ):
         region_text_records(["mine", "mini_train_region_text"])
+
+
+def test_files_of_boxes_with_nouns_need_not_be_there_but_their_images(
+    mini_root, registered, monkeypatch
+):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(mini_root))
+    register_coco_instances("mine", {}, "nouns.json", str(mini_root))
+    register_coco_instances("lost", {}, "nouns.json", "nowhere")
+    registered += ["mine", "lost"]
+    assert region_text_files("mine") == ("nouns.json", str(mini_root))
+    annotations, images = region_text_files("mini_train_region_text")
+    assert images == str(mini_root / "mini/train")
+    assert annotations == str(mini_root / "mini/annotations/region_text_train.json")
+    for name in ("lost", "coco_2017_train_region_text"):
+        with pytest.raises(InputError, match=f'"{name}": .* is missing'):
+            region_text_files(name)
+    with pytest.raises(InputError, match='"mini_train" is no data set of boxes with nouns'):
+        region_text_files("mini_train")
 
 
 def test_missing_nouns_name_the_tool_that_writes_them(mini_root, tmp_path):

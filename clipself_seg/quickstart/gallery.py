@@ -39,6 +39,16 @@ SCENES = 6
 CROPS = 12
 TRAINED_SIDE = 160  # pixels, as in configs/mini: answers are best there
 MAP_SIDE = 192  # a finer grid shows more of the outlines
+# How the page begins, to the end of its style.
+HEAD = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>clipself_seg quickstart</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; font-size: 14px; }
+td, th { border-bottom: 1px solid #ccc; padding: .3rem .6rem; }
+img { max-width: 100%; }
+</style>
+"""
 
 
 def write_gallery(
@@ -211,15 +221,7 @@ def page(rows: Mapping[str, Mapping[str, float]], chapters: Mapping[str, Chapter
     """The HTML page around tables, whose cells are escaped, and images."""
     table = region_table(rows, style="html")
     tables = {name: chapter.table("html") for name, chapter in chapters.items()}
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>clipself_seg quickstart</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; font-size: 14px; }}
-td, th {{ border-bottom: 1px solid #ccc; padding: .3rem .6rem; }}
-img {{ max-width: 100%; }}
-</style>
-<h1>CLIPSelf on the mini world</h1>
+    return f"""{HEAD}<h1>CLIPSelf on the mini world</h1>
 <p>A small CLIP, trained on images and captions of this world, recognises a thing when it is shown a crop
 of it (<em>Image Crops</em>, first row). Asked for the same thing in the dense features of the whole image
 (<em>Boxes</em>, <em>Thing Masks</em>) it fails. CLIPSelf pulls the dense features of each region towards the

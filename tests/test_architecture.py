@@ -28,6 +28,7 @@ ARROWS = {
     "benchmark": {*FLOW, "training"},
     "mini": {*FLOW, "visualization"},
     "quickstart": {*FLOW, "mini", "visualization"},
+    "tables": {*FLOW, "mini", "training"},
     # The one part that knows all of them, and that no other one imports.
     "commands": {
         *FLOW,
@@ -35,6 +36,7 @@ ARROWS = {
         "mini",
         "prediction",
         "quickstart",
+        "tables",
         "training",
         "visualization",
     },

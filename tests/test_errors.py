@@ -14,6 +14,7 @@ GOES_ON = {
     "quickstart": "the same command goes on, unless it says --fresh",
     "repeat_seeds": "the same command goes on",
     "train_rpn": "the training goes on with --resume, the proposals are written anew",
+    "reproduce": "the same command goes on",
     "train": "a training goes on with --resume, an evaluation begins anew",
     "write_generator_outputs": "the same command goes on, unless it says --overwrite",
 }

@@ -5,7 +5,8 @@
     python tools/repeat_seeds.py configs/mini/panoptic.yaml --evaluate configs/mini/panoptic_original.yaml \\
         --show /PQ /PQ_unseen
 
-Finished runs below the output folder are not repeated; an interrupted one is gone on with.
+Finished runs below the output folder are not repeated; an interrupted one is gone on with. A run's folder
+follows from its configuration with all options, its data and its weights.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Run every configuration under every seed, and print the table."""
     args = parser().parse_args(arguments)
-    from clipself_seg.training.repeat import repeat, spread_table
+    from clipself_seg.tables.repeat import repeat, spread_table
 
     output = args.output.absolute()
     given = (args.configs, args.seeds, output, args.opts, args.evaluate)

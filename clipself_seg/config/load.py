@@ -39,8 +39,7 @@ def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -
         InputError: missing or broken file, unknown key (with the nearest known one), a value of
             another type or outside its choices, a value that nothing follows.
     """
-    cfg = get_cfg()
-    add_clipself_seg_config(cfg)
+    cfg = _default_config()
     defaults = dict(flatten(cfg))
     typed = _pairs(opts)
     layers = read_layers(path) if path else []
@@ -68,6 +67,22 @@ def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -
         logger.warning("float16 is slow on a CPU: SOLVER.AMP.ENABLED is False, all is float32")
     cfg.freeze()
     return cfg
+
+
+def _default_config() -> CfgNode:
+    cfg = get_cfg()
+    add_clipself_seg_config(cfg)
+    return cfg
+
+
+def values_and_defaults(cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
+    """Value and default of every key that a configuration's architecture follows; lists for tuples, as in JSON."""
+    defaults = dict(flatten(_default_config()))
+    return {
+        key: (_plain(value), _plain(defaults.get(key)))
+        for key, value in flatten(cfg)
+        if unfollowed(key, cfg.MODEL.META_ARCHITECTURE) is None
+    }
 
 
 def flatten(cfg: CfgNode | dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

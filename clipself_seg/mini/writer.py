@@ -102,14 +102,15 @@ def _partial(spec: WorldSpec, root: Path) -> Path:
     return root / f".{spec.name}.part"
 
 
-def _manifest(size: WorldSize) -> dict[str, Any]:
+def manifest_of(size: WorldSize) -> dict[str, Any]:
+    """What decides the files of worlds of a size, as `manifest.json` says it."""
     return {"format": FORMAT, **dataclasses.asdict(size)}
 
 
 def _is_there(spec: WorldSpec, root: Path, size: WorldSize) -> bool:
     """Whether a world of this size is complete."""
     target = root / spec.name
-    return _read_manifest(target) == _manifest(size) and _is_whole(spec, target, size)
+    return _read_manifest(target) == manifest_of(size) and _is_whole(spec, target, size)
 
 
 def _write_world(spec: WorldSpec, root: Path, size: WorldSize, processes: int) -> None:
@@ -117,7 +118,7 @@ def _write_world(spec: WorldSpec, root: Path, size: WorldSize, processes: int) -
     for split in SPLITS:
         _write_split(partial, spec, split, size, processes)
     _write_base(partial, spec, size, processes)
-    write_json(partial / "manifest.json", _manifest(size))
+    write_json(partial / "manifest.json", manifest_of(size))
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
 

@@ -18,6 +18,9 @@ from clipself_seg.commands import (
 )
 from clipself_seg.prediction import generator_outputs
 from clipself_seg.quickstart import quickstart as chapters
+from clipself_seg.tables.runs import make_run
+from clipself_seg.tables.store import Store
+from tests.tables.worlds import finish
 
 
 def run(command, *words) -> int:
@@ -55,17 +58,15 @@ def test_a_mini_clip_is_trained_and_saved(tmp_path):
 
 
 def test_numbers_of_finished_runs_are_printed_with_their_spread(tmp_path, capsys):
-    for seed, number in (("3", 10.0), ("4", 14.0)):
-        (tmp_path / f"a_seed{seed}").mkdir()
-        results = {"val": {"mIoU": number, "mACC": 1.0}}
-        content = json.dumps({"results": results, "provenance": {}})
-        (tmp_path / f"a_seed{seed}" / "results.json").write_text(content)
-    words = ("configs/a.yaml", "--seeds", 3, 4, "--output", tmp_path, "--show", "/mIoU")
+    for seed, number in ((3, 10.0), (4, 14.0)):
+        finished = make_run("configs/mini/semseg.yaml", {}, seed=seed)
+        finish(Store(tmp_path), finished, {"val": {"mIoU": number, "mACC": 1.0}})
+    words = ("configs/mini/semseg.yaml", "--seeds", 3, 4, "--output", tmp_path, "--show", "/mIoU")
     assert run(repeat_seeds, *words) == 0
     said = capsys.readouterr().out
     assert "12.00 +- 2.83" in said and "mACC" not in said
     assert said.splitlines()[-1] == str(tmp_path / "seeds.json")
-    assert run(repeat_seeds, "configs/a.yaml", "--seeds", 3) == 2
+    assert run(repeat_seeds, "configs/mini/semseg.yaml", "--seeds", 3) == 2
 
 
 def test_generator_outputs_are_written_with_the_options_of_the_command(

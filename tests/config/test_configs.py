@@ -201,6 +201,11 @@ def test_config_names_weights_blocks_sizes_and_data_that_exist(name):
     assert set(cfg.DATASETS.TRAIN + cfg.DATASETS.TEST) <= known
 
 
+def test_every_folder_is_covered():
+    folders = {path.name for path in (ROOT / "configs").iterdir()}
+    assert folders == {*FOLDERS, "tables"}  # tests/tables has those
+
+
 def test_configs_are_small_and_have_an_output_folder_of_their_own():
     runs = [name for name in CONFIGS if "base" not in name.name]
     outputs = [load_config(ROOT / "configs" / name).OUTPUT_DIR for name in runs]

@@ -44,12 +44,17 @@ from clipself_seg.evaluation.panoptic.files import PanopticFolder, evaluate_file
 from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.quickstart.gallery import plot_losses
 from clipself_seg.quickstart.steps import Run, read_chapter
+from clipself_seg.tables.page import write_page
+from clipself_seg.tables.runs import make_run
+from clipself_seg.tables.sections import make_section
+from clipself_seg.tables.store import Store
+from clipself_seg.tables.table import read_table, read_tables
 from clipself_seg.training.metrics import drop_metrics_from
-from clipself_seg.training.repeat import repeat
 from tests.conftest import ROOT
 from tests.detection_worlds import WORDS as TOYS
 from tests.detection_worlds import annotation, write_objects
 from tests.fuzz.readers import Reader
+from tests.tables.worlds import TABLE, finish
 from tests.tiny import write_tiny_coco
 
 RNG = np.random.default_rng(0)
@@ -275,20 +280,31 @@ LINES = "".join(
 )
 
 
+def _repeated() -> Any:
+    return make_run("configs/mini/patches.yaml", {}, seed=0)
+
+
 def _make_results(folder: Path) -> Path:
-    for seed in (0, 1):
-        (folder / f"a_seed{seed}").mkdir()
-        path = _make_text("results.json", RESULTS, folder / f"a_seed{seed}")
-    return path
+    finish(Store(folder), _repeated(), RESULTS["results"])
+    return folder / _repeated().name / "results.json"
+
+
+def _make_kept_record(folder: Path) -> Path:
+    finish(Store(folder / "runs", folder / "kept"), _repeated(), RESULTS["results"])
+    return folder / "kept" / f"{_repeated().name}.json"
 
 
 def _read_results(path: Path) -> None:
-    from clipself_seg.training.repeat import spread_table
-
     output = path.parents[1]
-    spread_table(repeat(["a.yaml"], (0, 1), output))
+    Store(output).record(_repeated())
     run = Run("a", path.parent.name, "a.yaml")
     read_chapter([run], output, lambda rows, style: str(rows)).table("html")
+
+
+def _read_kept_record(path: Path) -> None:
+    (table,) = read_tables(["2"])
+    runs = {name: [_repeated()] for name in table.shown_runs("mini")}
+    write_page([make_section(table, "mini", runs, Store(path.parent, path.parent))], path.parent, "mini")
 
 
 def _read_metrics(path: Path) -> None:
@@ -369,6 +385,8 @@ DATA_READERS = {
     "image_ppm": _image_reader(partial(_make_image, "a.ppm")),
     "image_gif": _image_reader(partial(_make_animation, "a.gif")),
     "results_json": Reader(_make_results, _read_results, "json"),
+    "kept_record_json": Reader(_make_kept_record, _read_kept_record, "json", weight=0.03),
+    "table_yaml": Reader(partial(_make_text, "9.yaml", TABLE), read_table, "yaml"),
     "metrics_json": Reader(
         partial(_make_text, "metrics.json", LINES), _read_metrics, "json lines", weight=0.5
     ),

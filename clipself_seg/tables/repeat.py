@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import math
-import shlex
 import statistics
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from clipself_seg.errors import InputError, ended_by
+from clipself_seg.errors import InputError
 from clipself_seg.files import write_json
-from clipself_seg.provenance import read_results
+from clipself_seg.tables.execution import plan, run_all
+from clipself_seg.tables.runs import Run, make_run
+from clipself_seg.tables.store import Store
 from clipself_seg.training.metrics import flatten_numbers
-from clipself_seg.training.run import RESULTS_FILE
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-TRAINED = "model_final.pth"
 Numbers = dict[str, float]
 
 
@@ -36,7 +32,8 @@ def repeat(
     Args:
         configs: files for ``train_net.py``.
         seeds: at least two.
-        output: folder of the runs and of `seeds.json`.
+        output: folder of the runs, each in one of its own that follows from all its options, and of
+            `seeds.json`.
         opts: further KEY VALUE words of every run.
         evaluated: files under which what the first configuration trained is evaluated as well.
 
@@ -49,23 +46,41 @@ def repeat(
     """
     if len(set(seeds)) < 2:
         raise InputError(f"a spread needs two different seeds, got {list(seeds)}")
-    results = {}
-    for config in (*configs, *evaluated):
-        # What is trained is named by a configuration and a seed.
-        trained = [_folder(configs[0], seed, output) / TRAINED for seed in seeds]
-        only = [("MODEL.WEIGHTS", str(path)) if config in evaluated else () for path in trained]
-        runs = [_run(config, seed, output, opts, more) for seed, more in zip(seeds, only)]
-        results[config] = {
-            name: {
-                "mean": statistics.fmean(run[name] for run in runs),
-                "spread": _spread([run[name] for run in runs]),
-                "values": [run[name] for run in runs],
-            }
-            for name in runs[0]
-            if all(name in run for run in runs)
-        }
+    given = dict(zip(opts[::2], opts[1::2]))
+    if len(opts) % 2:
+        raise InputError(f'give options as KEY VALUE pairs; "{opts[-1]}" has no partner')
+    runs = {config: [make_run(config, given, seed=seed) for seed in seeds] for config in configs}
+    for config in evaluated:
+        runs[config] = [
+            make_run(config, given, needs={"MODEL.WEIGHTS": run}, evaluate=True, seed=run.seed)
+            for run in runs[configs[0]]
+        ]
+    store = Store(output)
+    failed = run_all(plan([run for own in runs.values() for run in own], store), store)
+    for name, problem in failed.items():
+        raise InputError(f"the run {output / name} failed: {problem}")
+    results = {config: _statistics([_numbers(run, store) for run in own]) for config, own in runs.items()}
     write_json(output / "seeds.json", {"seeds": list(seeds), "results": results})
     return results
+
+
+def _numbers(run: Run, store: Store) -> Numbers:
+    record = store.record(run)
+    if record is None:
+        raise InputError(f"{store.folder / run.name} has no complete results: remove it, and call again")
+    return dict(flatten_numbers(record["results"]))
+
+
+def _statistics(runs: Sequence[Numbers]) -> dict[str, Any]:
+    return {
+        name: {
+            "mean": statistics.fmean(run[name] for run in runs),
+            "spread": _spread([run[name] for run in runs]),
+            "values": [run[name] for run in runs],
+        }
+        for name in runs[0]
+        if all(name in run for run in runs)
+    }
 
 
 def _spread(values: Sequence[float]) -> float:
@@ -89,26 +104,3 @@ def spread_table(results: Mapping[str, Any], wanted: Sequence[str] = ()) -> str:
 
 def _cell(number: Mapping[str, float] | None) -> str:
     return "-" if number is None else f"{number['mean']:.2f} +- {number['spread']:.2f}"
-
-
-def _folder(config: str, seed: int, output: Path) -> Path:
-    return output / f"{Path(config).stem}_seed{seed}"
-
-
-def _run(
-    config: str, seed: int, output: Path, opts: Sequence[str], weights: Sequence[str]
-) -> Numbers:
-    """Train and evaluate, or with `weights` only evaluate."""
-    folder = _folder(config, seed, output)
-    path = folder / RESULTS_FILE
-    if not path.exists():
-        mode = "--eval-only" if weights else "--resume"
-        words = ["train_net.py", "--config-file", config, mode, *opts, *weights]
-        words += ["SEED", str(seed), "OUTPUT_DIR", str(folder)]
-        sys.stdout.write(f"$ python {shlex.join(words)}\n")
-        sys.stdout.flush()
-        status = subprocess.run([sys.executable, *words], cwd=ROOT).returncode
-        if status:
-            what = ended_by(status) if status < 0 else "failed"
-            raise InputError(f"this run {what}: python {shlex.join(words)}")
-    return dict(flatten_numbers(read_results(path)["results"]))

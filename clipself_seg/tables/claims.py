@@ -1,0 +1,211 @@
+"""Whether what the paper claims holds here: paired differences against their standard error."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+
+from clipself_seg.tables.table import Claim, Table, Term
+
+HOLDS = "holds"
+FAILS = "does not hold"
+NOISE = "within noise"
+FEW_SEEDS = "no verdict: fewer than three seeds"
+NOT_RUN = "not run"
+ABSENT = "not in the {scale} world"
+LEAST_SEEDS = 3
+ERRORS = 2  # standard errors that a mean difference has to exceed
+
+# Seed -> number; a number that no seed moves is under None.
+Values = Mapping[int | None, float]
+# (row, column) -> its values.
+Cells = Mapping[tuple[str, str], Values]
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What became of one inequality.
+
+    Attributes:
+        text: the inequality in words, such as "original < patches, Boxes".
+        paper: the published numbers, such as "18.2 < 72.1"; "" where the paper prints none.
+        here: the means here.
+        verdict: one of the words above.
+        detail: mean difference and its standard error; "" without.
+        rows: rows that it is about.
+    """
+
+    text: str
+    paper: str
+    here: str
+    verdict: str
+    detail: str
+    rows: tuple[str, ...]
+
+
+def verdict(smaller: Values, larger: Values) -> tuple[str, float, float]:
+    """Whether one number is below another one.
+
+    Pairs are those of equal seeds; a number that no seed moves pairs with every seed. Three seeds at
+    least are needed, but where no seed moves either number the sign decides.
+
+    Returns:
+        The verdict, the mean difference and its standard error; NaN where they are not known.
+    """
+    if not smaller or not larger:
+        return NOT_RUN, math.nan, math.nan
+    pairs = _pairs(smaller, larger)
+    if not pairs:
+        return NOT_RUN, math.nan, math.nan
+    differences = [high - low for low, high in pairs]
+    mean = statistics.fmean(differences)
+    if set(smaller) == set(larger) == {None}:
+        return _word(mean, 0.0), mean, 0.0
+    if len(differences) < LEAST_SEEDS:
+        return FEW_SEEDS, mean, math.nan
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    return _word(mean, error), mean, error
+
+
+def _pairs(smaller: Values, larger: Values) -> list[tuple[float, float]]:
+    seeds = sorted({seed for seed in (*smaller, *larger) if seed is not None}) or [None]
+
+    def at(values: Values, seed: int | None) -> float | None:
+        return values.get(seed, values.get(None))
+
+    pairs = [(at(smaller, seed), at(larger, seed)) for seed in seeds]
+    return [(low, high) for low, high in pairs if low is not None and high is not None]
+
+
+def _word(mean: float, error: float) -> str:
+    if mean > ERRORS * error:
+        return HOLDS
+    return FAILS if mean < -ERRORS * error else NOISE
+
+
+def claim_verdicts(table: Table, claim: Claim, cells: Cells, scale: str) -> list[Verdict]:
+    """A verdict for every inequality of a claim.
+
+    Args:
+        table: table of the claim.
+        claim: one of its claims.
+        cells: what was measured.
+        scale: "mini" or "real".
+    """
+    return [
+        _judge(table, low, high, strict, cells, scale)
+        for low, high, strict in _inequalities(claim)
+    ]
+
+
+def _inequalities(claim: Claim) -> Iterator[tuple[Term, Term, bool]]:
+    """Pairs of terms with a column each, column by column."""
+    for column in claim.columns or ("",):
+        terms = [
+            Term(tuple((row, own or column) for row, own in term.cells)) for term in claim.terms
+        ]
+        yield from zip(terms, terms[1:], claim.strict)
+
+
+def _judge(
+    table: Table, low: Term, high: Term, strict: bool, cells: Cells, scale: str
+) -> Verdict:
+    relation = "<" if strict else "<="
+    both = (*low.cells, *high.cells)
+    absent = any(
+        scale in table.rows[row].absent or table.rows[row].path(table.columns[column], scale) is None
+        for row, column in both
+    )
+    smaller, larger = largest(low, cells), largest(high, cells)
+    word, mean, error = verdict(smaller, larger)
+    if not strict and mean == 0 and word == NOISE:
+        word = HOLDS
+    published = [paper_number(table, term) for term in (low, high)]
+    means = [_mean(values) for values in (smaller, larger)]
+    return Verdict(
+        text=_text(table, low, high, relation, scale),
+        paper=_compared(published, relation),
+        here=_compared(means, relation) if word == HOLDS else _compared(means, "and"),
+        verdict=ABSENT.format(scale=scale) if absent else word,
+        detail="" if math.isnan(mean) else f"{mean:+.1f}" + _plus_minus(error),
+        rows=tuple(dict.fromkeys(row for row, _ in both)),
+    )
+
+
+def _text(table: Table, low: Term, high: Term, relation: str, scale: str) -> str:
+    columns = list(dict.fromkeys(column for _, column in (*low.cells, *high.cells)))
+    same = len(columns) == 1
+
+    def of(term: Term) -> str:
+        words = [
+            table.rows[row].title + ("" if same else f", {_heading(table, column, scale)}")
+            for row, column in term.cells
+        ]
+        return words[0] if len(words) == 1 else f"best of ({'; '.join(words)})"
+
+    heading = f"{_heading(table, columns[0], scale)}: " if same else ""
+    return f"{heading}{of(low)} {relation} {of(high)}"
+
+
+def _heading(table: Table, column: str, scale: str) -> str:
+    return table.columns[column].titles[scale]
+
+
+def largest(term: Term, cells: Cells) -> Values:
+    """Values of a term: of several cells the largest of each seed, {} unless all of them are there."""
+    values = [cells.get(cell, {}) for cell in term.cells]
+    if not all(values):
+        return {}
+    if len(values) == 1:
+        return values[0]
+    seeds = {seed for own in values for seed in own if seed is not None} or {None}
+    of_seed = {seed: [own.get(seed, own.get(None)) for own in values] for seed in seeds}
+    return {
+        seed: max(number for number in numbers if number is not None)
+        for seed, numbers in of_seed.items()
+        if None not in numbers
+    }
+
+
+def paper_number(table: Table, term: Term) -> float | None:
+    """The published number of a term, the largest of several; None where one is not published."""
+    numbers = [table.rows[row].paper.get(column) for row, column in term.cells]
+    known = [number for number in numbers if number is not None]
+    return max(known) if len(known) == len(numbers) else None
+
+
+def paper_agrees(table: Table, claim: Claim) -> bool:
+    """Whether the published numbers, as far as there are, are as the claim says."""
+    for low, high, strict in _inequalities(claim):
+        numbers = paper_number(table, low), paper_number(table, high)
+        if None not in numbers:
+            smaller, larger = numbers
+            if not (smaller < larger or (not strict and smaller == larger)):  # type: ignore[operator]
+                return False
+    return True
+
+
+def overall(verdicts: Sequence[Verdict]) -> str:
+    """One word for a claim of several inequalities: the worst one decides."""
+    words = [one.verdict for one in verdicts]
+    known = [word for word in words if not word.startswith("not in")]
+    for word in (FAILS, NOT_RUN, FEW_SEEDS, NOISE, HOLDS):
+        if word in known:
+            return word
+    return words[0]
+
+
+def _mean(values: Values) -> float | None:
+    return statistics.fmean(values.values()) if values else None
+
+
+def _compared(numbers: Sequence[float | None], relation: str) -> str:
+    if any(number is None for number in numbers):
+        return ""
+    return f" {relation} ".join(f"{number:.1f}" for number in numbers)
+
+
+def _plus_minus(error: float) -> str:
+    return "" if math.isnan(error) else f" +- {error:.1f}"

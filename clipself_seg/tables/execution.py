@@ -1,0 +1,174 @@
+"""Runs that are not finished are started or gone on with, side by side on a CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from clipself_seg.errors import InputError, ended_by
+from clipself_seg.files import alone_in
+from clipself_seg.tables.runs import Run
+from clipself_seg.tables.store import Store
+from clipself_seg.tables.table import ROOT
+
+CONSOLE = "console.txt"
+AT_ONCE = 2  # runs on a CPU: neither starting up nor a small model fills several cores
+POLL = 2  # seconds between looks at a folder where another process is at work
+
+
+def plan(runs: Iterable[Run], store: Store) -> list[Run]:
+    """Runs that have to be made, each after those that it needs.
+
+    Args:
+        runs: runs whose numbers are wanted.
+        store: which of them are finished.
+    """
+    wanted: dict[str, Run] = {}
+
+    def visit(run: Run, is_finished: bool) -> None:
+        if is_finished or run.name in wanted:
+            return
+        for need in run.needs.values():
+            visit(need, store.has_weights(need))
+        wanted[run.name] = run
+
+    for run in runs:
+        visit(run, store.record(run) is not None)
+    return list(wanted.values())
+
+
+def run_all(
+    runs: Sequence[Run],
+    store: Store,
+    *,
+    at_once: int = AT_ONCE,
+    gpus: int = 0,
+    environment: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """Make runs, and say on the terminal how far that is; those whose needs failed are left out.
+
+    Args:
+        runs: as `plan` gives them.
+        store: where they go.
+        at_once: processes side by side, with a thread each.
+        gpus: GPUs of each run, one run after the other; 0 for a CPU.
+        environment: further variables for the runs.
+
+    Returns:
+        Name of a run that failed -> what happened.
+    """
+    at_once = 1 if gpus else at_once
+    variables = {**os.environ, **(environment or {})}
+    if not gpus:
+        variables |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    waiting = list(runs)
+    running: dict[Future[str], Run] = {}
+    failed: dict[str, str] = {}
+    progress = _Progress(runs, at_once)
+    pool = ThreadPoolExecutor(at_once)
+    try:
+        while waiting or running:
+            _drop_hopeless(waiting, failed)
+            for run in _ready(waiting, running.values())[: at_once - len(running)]:
+                waiting.remove(run)
+                _say(f"$ python {shlex.join(run.command(store.folder, gpus))}")
+                running[pool.submit(_make, run, store, gpus, variables)] = run
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                run = running.pop(future)
+                if problem := future.result():
+                    failed[run.name] = problem
+                progress.ended(run, problem)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return failed
+
+
+def _ready(waiting: Sequence[Run], running: Iterable[Run]) -> list[Run]:
+    """Runs whose needs are no longer ahead of them."""
+    ahead = {run.name for run in (*waiting, *running)}
+    return [run for run in waiting if not any(need.name in ahead for need in run.needs.values())]
+
+
+def _drop_hopeless(waiting: list[Run], failed: dict[str, str]) -> None:
+    for run in list(waiting):
+        lost = [need.name for need in run.needs.values() if need.name in failed]
+        if lost:
+            waiting.remove(run)
+            failed[run.name] = f"needs {lost[0]}, which failed"
+
+
+def _make(run: Run, store: Store, gpus: int, variables: Mapping[str, str]) -> str:
+    """Start a run or go on with it; what went wrong, or ""."""
+    _wait_for_others(store.folder / run.name)
+    if store.record(run) is not None and (run.evaluate or store.has_weights(run)):
+        return ""  # another process just made it
+    folder = store.begin(run)
+    words = run.command(store.folder, gpus)
+    with open(folder / CONSOLE, "ab") as console:
+        process = subprocess.Popen(
+            [sys.executable, *words], cwd=ROOT, env=dict(variables), stdout=console, stderr=console
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = code = os.waitstatus_to_exitcode(status)
+    store.end(run, usage.ru_utime + usage.ru_stime)
+    if code:
+        reason = ended_by(code) if code < 0 else _last_line(folder / CONSOLE)
+        return f"{reason} (all of it: {folder / CONSOLE})"
+    if run.has_numbers and store.record(run) is None:
+        return f"left no complete, finite numbers in {folder}"
+    return ""
+
+
+def _wait_for_others(folder: Path) -> None:
+    """Wait until no other process is at work in a folder, such as one that outlived a killed call."""
+    said = False
+    while True:
+        try:
+            with alone_in(folder):
+                return
+        except InputError as error:
+            if not said:
+                _say(f"waiting: {error}")
+            said = True
+        time.sleep(POLL)
+
+
+def _last_line(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        lines = path.read_text(errors="replace").strip().splitlines()
+        errors = [line for line in lines if line.startswith("error: ")]
+        return (errors or lines or ["failed"])[-1]
+    return "failed"
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+class _Progress:
+    """How many runs came to their end, and how long the others will take."""
+
+    def __init__(self, runs: Sequence[Run], at_once: int) -> None:
+        self.left = {run.name: run.minutes for run in runs}
+        self.count = len(runs)
+        self.at_once = at_once
+        self.expected = 0.0  # minutes of what has ended
+        self.begin = time.monotonic()
+
+    def ended(self, run: Run, problem: str) -> None:
+        self.expected += self.left.pop(run.name, 0.0)
+        minutes = (time.monotonic() - self.begin) / 60
+        pace = minutes / self.expected if self.expected else 1 / self.at_once
+        what = f"failed: {problem}" if problem else "finished"
+        left = f", about {pace * sum(self.left.values()):.0f} minutes left" if self.left else ""
+        number = self.count - len(self.left)
+        _say(f"[{number}/{self.count}] {run.name} {what} ({minutes:.1f} minutes so far{left})")

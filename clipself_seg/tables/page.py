@@ -1,0 +1,225 @@
+"""The page: all tables in Markdown and HTML, each one in LaTeX and CSV, and its figure."""
+
+from __future__ import annotations
+
+import csv
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from clipself_seg.files import atomic_path
+from clipself_seg.tables.sections import CLAIM_HEADINGS, COMMAND_HEADINGS, Section
+
+NAMES = {"mini": "tables", "real": "tables_real"}
+TITLES = {"mini": "The paper's tables in miniature", "real": "The paper's tables"}
+ABOUT = {
+    "mini": (
+        "Every table of the CLIPSelf paper with the numbers that it prints and those of the same comparison in the "
+        "mini world: a generated world of 44 classes and one small ViT. Numbers here are not comparable with the "
+        "paper's; what may be compared is which row is better. A second world, mini2, has classes of its own."
+    ),
+    "real": "Every table of the CLIPSelf paper with the numbers that it prints and those measured here.",
+}
+RULE = (
+    "Numbers are mean ± standard deviation over seeds. A claim holds if the mean of the paired differences is above two "
+    "standard errors, does not hold if it is below minus two, and is within noise between them; fewer than three "
+    "seeds give no verdict. Where no seed moves a number, the sign decides."
+)
+
+
+def write_page(sections: Sequence[Section], folder: Path, scale: str) -> Path:
+    """Write all formats; returns the Markdown file.
+
+    `{folder}/tables.md` is the page; `{folder}/tables/` has `index.html`, and for each table NAME.tex, NAME.csv and,
+    if it has one, the figure NAME.png. Those of real data are beside them, called `tables_real`.
+
+    Args:
+        sections: tables.
+        folder: such as docs.
+        scale: "mini" or "real".
+    """
+    name = NAMES[scale]
+    parts = folder / name
+    parts.mkdir(parents=True, exist_ok=True)
+    figures = {section.table.name for section in sections if _write_figure(section, parts)}
+    for section in sections:
+        _write_latex(section, parts / f"{section.table.name}.tex")
+        _write_csv(section, parts / f"{section.table.name}.csv")
+    markdown = folder / f"{name}.md"
+    _write(markdown, _markdown(sections, figures, scale))
+    _write(parts / "index.html", _html(sections, figures, scale))
+    return markdown
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _cost(sections: Sequence[Section]) -> str:
+    minutes: dict[str, float] = {}
+    for section in sections:
+        minutes |= section.minutes
+    return f"{len(minutes)} runs, {sum(minutes.values()):.0f} core-minutes. Written by `python tools/reproduce.py`."
+
+
+def _markdown(sections: Sequence[Section], figures: set[str], scale: str) -> str:
+    blocks = [f"# {TITLES[scale]}", ABOUT[scale], RULE, _cost(sections)]
+    for section in sections:
+        table = section.table
+        blocks.append(f"## {table.title}")
+        blocks.append(table.about)
+        blocks.append(_table(section.headings, section.body, "github"))
+        if table.name in figures:
+            blocks.append(f"![{table.title}]({NAMES[scale]}/{table.name}.png)")
+        if section.claims:
+            blocks.append(_table(CLAIM_HEADINGS, _marked(section.claims, "**{}**"), "github"))
+        blocks += [f"* {reason}" for reason in section.reasons]
+        if section.commands:
+            body = [[row, f"`{command}`", *rest] for row, command, *rest in section.commands]
+            blocks.append("<details><summary>Commands</summary>")
+            blocks.append(_table(COMMAND_HEADINGS, body, "github"))
+            blocks.append("</details>")
+    return "\n\n".join(filter(None, blocks)) + "\n"
+
+
+def _marked(claims: Sequence[Sequence[str]], mark: str) -> list[list[str]]:
+    """Claims with the lines that sum up marked."""
+    return [
+        [mark.format(cell) if cell and _sums_up(row) else cell for cell in row] for row in claims
+    ]
+
+
+def _sums_up(row: Sequence[str]) -> bool:
+    """Whether a line is a claim's own, above those of its inequalities."""
+    return row[0].partition(".")[0].isdigit()
+
+
+def _table(headings: Sequence[str], body: Sequence[Sequence[str]], style: str) -> str:
+    return tabulate(body, headings, style, disable_numparse=True)
+
+
+def _html(sections: Sequence[Section], figures: set[str], scale: str) -> str:
+    text = html.escape
+    parts = [f"<h1>{text(TITLES[scale])}</h1>"]
+    parts += [f"<p>{text(line)}</p>" for line in (ABOUT[scale], RULE, _cost(sections).replace("`", ""))]
+    links = (f'<a href="#{s.table.name}">{text(s.table.title)}</a>' for s in sections)
+    parts.append(f"<p>{'<br>'.join(links)}</p>")
+    for section in sections:
+        table = section.table
+        parts.append(f'<h2 id="{table.name}">{text(table.title)}</h2><p>{text(table.about)}</p>')
+        parts.append(_html_table(section.headings, section.body))
+        if table.name in figures:
+            parts.append(f'<img src="{table.name}.png" alt="{text(table.title)}">')
+        if section.claims:
+            parts.append(_html_table(CLAIM_HEADINGS, section.claims))
+        parts += [f"<p>{text(reason)}</p>" for reason in section.reasons]
+        if section.commands:
+            parts.append("<details><summary>Commands</summary>")
+            parts.append(_html_table(COMMAND_HEADINGS, section.commands))
+            parts.append("</details>")
+    return _HTML.format(title=text(TITLES[scale]), body="\n".join(parts))
+
+
+_HTML = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; }}
+table {{ border-collapse: collapse; margin: 1em 0; display: block; overflow-x: auto; }}
+th, td {{ border-bottom: 1px solid #ccc; padding: 0.2em 0.7em; text-align: left; }}
+.holds {{ color: #176b2c; }} .not {{ color: #a3161b; }} .sum td {{ font-weight: bold; }}
+img {{ max-width: 100%; }}
+</style>
+{body}
+</html>
+"""
+
+
+def _html_table(headings: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
+    rows = []
+    for cells in body:
+        kind = ' class="sum"' if len(cells) == len(CLAIM_HEADINGS) and _sums_up(cells) else ""
+        rows.append(f"<tr{kind}>{''.join(map(_html_cell, cells))}</tr>")
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _html_cell(cell: str) -> str:
+    kind = {"holds": ' class="holds"', "does not hold": ' class="not"'}.get(cell, "")
+    return f"<td{kind}>{html.escape(cell)}</td>"
+
+
+def _write_latex(section: Section, path: Path) -> None:
+    body = [[cell.replace("±", "+-") for cell in row] for row in section.body]
+    text = _table(section.headings, body, "latex_booktabs").replace("+-", "$\\pm$")
+    title = section.table.title.replace("%", "\\%").replace("&", "\\&")
+    _write(path, f"% {title}\n{text}\n")
+
+
+def _write_csv(section: Section, path: Path) -> None:
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("row", "column", "paper", "here", "seed"))
+        for name, row in section.table.rows.items():
+            for key, column in section.table.columns.items():
+                paper = row.paper.get(key, "")
+                values = section.cells.get((name, key)) or {None: ""}
+                for seed, value in values.items():
+                    known = "" if seed is None else seed
+                    writer.writerow((row.title, column.titles[section.scale], paper, value, known))
+
+
+def _write_figure(section: Section, folder: Path) -> bool:
+    """Draws what the rows have; whether there was anything to draw."""
+    kind = section.table.figure
+    if not kind or not section.cells:
+        return False
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2, width_ratios=(1, 1))
+    for panel, side in zip(panels, ("paper", "here")):
+        {"bars": _bars, "curve": _curve}[kind](panel, section, side)
+        panel.set_title(side)
+    with atomic_path(folder / f"{section.table.name}.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
+    return True
+
+
+def _number(section: Section, row: str, column: str, side: str) -> float | None:
+    if side == "paper":
+        return section.table.rows[row].paper.get(column)
+    values = section.cells.get((row, column))
+    return sum(values.values()) / len(values) if values else None
+
+
+def _bars(panel: Any, section: Section, side: str) -> None:
+    columns = list(section.table.columns)
+    rows = [row for row in section.table.rows if any(_number(section, row, c, side) for c in columns)]
+    width = 0.8 / max(1, len(rows))
+    scale = "real" if side == "paper" else section.scale
+    for place, row in enumerate(rows):
+        heights = [_number(section, row, column, side) or 0 for column in columns]
+        middles = [index + (place - (len(rows) - 1) / 2) * width for index in range(len(columns))]
+        panel.bar(middles, heights, width, label=section.table.rows[row].title)
+    titles = [section.table.columns[column].titles[scale] for column in columns]
+    panel.set_xticks(range(len(columns)), titles, fontsize="x-small", rotation=20)
+    if rows:
+        panel.legend(fontsize="xx-small")
+
+
+def _curve(panel: Any, section: Section, side: str) -> None:
+    scale = "real" if side == "paper" else section.scale
+    for name, row in section.table.rows.items():
+        numbers = {column: _number(section, name, column, side) for column in section.table.columns}
+        shown = {column: number for column, number in numbers.items() if number is not None}
+        if shown:
+            titles = [section.table.columns[column].titles[scale] for column in shown]
+            panel.plot(titles, list(shown.values()), "o-", label=row.title)
+            panel.legend(fontsize="x-small")
+    panel.grid(alpha=0.3)

@@ -1,0 +1,148 @@
+"""Every table by one command: what is missing is run, and the page is written from what is there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from clipself_seg.files import alone_in
+from clipself_seg.mini.writer import WorldSize, make_worlds
+from clipself_seg.tables.claims import LEAST_SEEDS
+from clipself_seg.tables.execution import AT_ONCE, plan, run_all
+from clipself_seg.tables.page import NAMES, write_page
+from clipself_seg.tables.runs import Run, resolve
+from clipself_seg.tables.sections import command_text, make_section
+from clipself_seg.tables.store import Store
+from clipself_seg.tables.table import FOLDER, Table, read_tables
+
+
+
+class Reproduction:
+    """Tables, their runs, and where those are.
+
+    Args:
+        scale: "mini" or "real".
+        seeds: seeds to run.
+        output: folder of the runs.
+        docs: folder of the page, and of what is kept of finished runs.
+        weights: folder of published weights.
+        tables: folder of the tables.
+    """
+
+    def __init__(
+        self,
+        *,
+        scale: str,
+        seeds: Sequence[int],
+        output: Path,
+        docs: Path,
+        weights: Path = Path("weights"),
+        tables: Path = FOLDER,
+    ) -> None:
+        self.scale = scale
+        self.seeds = list(dict.fromkeys(seeds))
+        self.docs = docs
+        self.weights = weights
+        self.tables = tables
+        self.store = Store(output, docs / NAMES[scale] / "runs")
+
+    def runs_of(self, table: Table, seeds: Sequence[int]) -> dict[str, list[Run]]:
+        """The runs that rows of a table show: name -> a run for each seed, or one that no seed moves."""
+        runs = {}
+        for name in table.shown_runs(self.scale):
+            of_seeds = (
+                resolve(table.runs[self.scale], name, seed, self.weights) for seed in seeds
+            )
+            runs[name] = list({run.name: run for run in of_seeds}.values())
+        return runs
+
+    def wanted(self, names: Sequence[str]) -> list[Run]:
+        """All runs of some tables (() for all), each once."""
+        tables = read_tables(names, self.tables)
+        runs = [run for table in tables for own in self.runs_of(table, self.seeds).values() for run in own]
+        return list({run.name: run for run in runs}.values())
+
+    def runnable(self, runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+        """Runs that have to be made and can be, and what the others lack, each thing once."""
+        todo = plan(runs, self.store)
+        lacking = {run.name for run in todo if any(one.missing for one in run.with_needs())}
+        missing = dict.fromkeys(what for run in todo for what in run.missing)
+        return [run for run in todo if run.name not in lacking], list(missing)
+
+    def run(self, names: Sequence[str], *, gpus: int = 0, environment: dict[str, str] | None = None) -> int:
+        """Make what is missing, and write the page; 1 if a run failed or could not be made.
+
+        Args:
+            names: names of tables, () for all.
+            gpus: GPUs of each run; 0 for a CPU.
+            environment: further variables for the runs.
+
+        Raises:
+            InputError: an unknown table, or a table that cannot be used.
+        """
+        runs = self.wanted(names)
+        todo, missing = self.runnable(runs)
+        _say_what_is_missing(todo, missing)
+        with alone_in(self.store.folder):
+            failed = run_all(todo, self.store, gpus=gpus, environment=environment)
+            self.store.keep(runs)
+        for name, problem in failed.items():
+            _say(f"failed: {name}: {problem}")
+        self.write_page()
+        return 1 if failed or missing else 0
+
+    def write_page(self) -> None:
+        """Write the page of all tables from the runs that are finished, of every seed that is there."""
+        seeds = sorted({*self.seeds, *range(LEAST_SEEDS)})
+        sections = [
+            make_section(table, self.scale, self.runs_of(table, seeds), self.store)
+            for table in read_tables((), self.tables)
+        ]
+        _say(f"{write_page(sections, self.docs, self.scale)}")
+
+    def list_rows(self, names: Sequence[str]) -> None:
+        """Print rows and claims of some tables, and which runs are finished."""
+        for table in read_tables(names, self.tables):
+            runs = self.runs_of(table, self.seeds)
+            _say(f"\n{table.name}: {table.title}")
+            for row in table.rows.values():
+                if self.scale in row.absent:
+                    _say(f"  {row.title}: not in the {self.scale} world: {row.absent[self.scale]}")
+                    continue
+                own = runs[row.run]
+                there = sum(self.store.record(run) is not None for run in own)
+                cost = sum(run.minutes for run in own[0].with_needs())
+                _say(f"  {row.title}: {there} of {len(own)} finished, {cost:g} core-minutes a seed")
+            for claim in table.claims:
+                _say(f"  claim: {claim.says}")
+
+    def dry_run(self, names: Sequence[str]) -> None:
+        """Print the commands that would run, with the core-minutes that are expected of each."""
+        todo, missing = self.runnable(self.wanted(names))
+        for run in todo:
+            _say(f"{run.minutes:5.1f}  {command_text(run, self.store.folder)}")
+        _say_what_is_missing(todo, missing)
+        minutes = sum(run.minutes for run in todo)
+        _say(
+            f"{len(todo)} runs, {minutes:.0f} core-minutes: about {minutes / AT_ONCE:.0f} minutes on "
+            f"{AT_ONCE} cores"
+        )
+
+
+def _say_what_is_missing(todo: Sequence[Run], missing: Sequence[str]) -> None:
+    for what in missing:
+        _say(f"missing: {what}")
+    for words in dict.fromkeys(words for run in todo for words in run.fetched):
+        _say(f"open_clip fetches, unless it has them: {words}")
+
+
+def write_worlds(folder: Path) -> None:
+    """Draw the mini worlds, if they are not there."""
+    if make_worlds(folder, WorldSize()):
+        _say(f"the mini worlds are in {folder}")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

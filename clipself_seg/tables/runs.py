@@ -1,0 +1,248 @@
+"""Runs of train_net.py by what decides their numbers: a run's name follows from configuration, weights and data.
+
+Whatever asks for the same run gets the same folder, and another value of any key gives another one: a number is never
+that of other options.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clipself_seg.checkpoints.shipped import SHIPPED, SHIPPED_MODELS, SHIPPED_TAGS
+from clipself_seg.config.load import load_config, values_and_defaults
+from clipself_seg.models.build import architecture
+from clipself_seg.tables.data import file_hash, fingerprint, missing_data
+from clipself_seg.tables.table import ROOT, RunOf, RunSpec, WeightsFile
+from clipself_seg.training.tasks import TASKS
+
+# Keys whose values are files: what counts is what is in them.
+FILE_KEYS = (
+    "MODEL.WEIGHTS",
+    "MODEL.CLIP.WEIGHTS",
+    "MODEL.CLIP.VISUAL_INIT",
+    "MODEL.CLIPSELF.STUDENT_WEIGHTS",
+    "MODEL.CLIP_BRANCH.WEIGHTS",
+    "MODEL.CAT_SEG.BACKBONE_WEIGHTS",
+    "MODEL.DIFFUSION.WEIGHTS",
+    "MODEL.MASK_GENERATOR.OUTPUTS",
+)
+# Keys that no number depends on.
+INDIFFERENT = (
+    "OUTPUT_DIR",
+    "MODEL.DEVICE",
+    "DATALOADER.NUM_WORKERS",
+    "SOLVER.LOG_PERIOD",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "SOLVER.CHECKPOINT_KEEP",
+)
+DIGITS = 12
+NAMED = "named "
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """A call of train_net.py with everything that decides its numbers.
+
+    Attributes:
+        name: of its folder: configuration, seed, and hash of `settings`.
+        config: file of the configuration, relative to the project.
+        options: words of keys and values, without OUTPUT_DIR and what `needs` gives.
+        needs: key -> run whose result is its value.
+        evaluate: whether nothing is trained.
+        seed: seed; None if no seed moves the numbers.
+        settings: what `name` follows from: "config" (values that are not the default), "weights" and "data".
+        defaults: default of every key.
+        result_file: what a training writes.
+        minutes: core-minutes that are expected; 0 if that is not known.
+        missing: what has to be there before, and is not, with the way to get it.
+    """
+
+    name: str
+    config: str
+    options: tuple[str, ...]
+    needs: Mapping[str, Run]
+    evaluate: bool
+    seed: int | None
+    settings: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    result_file: str
+    minutes: float
+    missing: tuple[str, ...]
+
+    @property
+    def fetched(self) -> list[str]:
+        """Weights that have names and are no files here."""
+        model = self.settings["config"].get("MODEL.CLIP.NAME", "")
+        return [
+            f"{key} {identity.removeprefix(NAMED)} ({model})"
+            for key, identity in self.settings["weights"].items()
+            if identity.startswith(NAMED)
+        ]
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether it evaluates anything."""
+        return bool(self.settings["config"].get("DATASETS.TEST"))
+
+    def command(self, folder: Path, gpus: int = 1) -> list[str]:
+        """The words to type after ``python``.
+
+        Args:
+            folder: folder of all runs.
+            gpus: processes.
+        """
+        words = ["train_net.py", "--config-file", self.config]
+        words += ["--eval-only" if self.evaluate else "--resume"]
+        words += ["--num-gpus", str(gpus)] if gpus > 1 else []
+        words += self.options
+        for key, run in self.needs.items():
+            words += [key, str(folder / run.name / run.result_file)]
+        return [*words, "OUTPUT_DIR", str(folder / self.name)]
+
+    def with_needs(self) -> Iterator[Run]:
+        """Runs that it needs, directly or not, the first ones first, and itself."""
+        for run in self.needs.values():
+            yield from run.with_needs()
+        yield self
+
+
+def resolve(
+    specs: Mapping[str, RunSpec], name: str, seed: int, weights_folder: Path = Path("weights")
+) -> Run:
+    """A run of a table under a seed, which what it needs has as well.
+
+    Args:
+        specs: name -> run, of one scale.
+        name: one of them.
+        seed: seed; where nothing is trained the run is the same under every seed.
+        weights_folder: folder of published weights.
+
+    Raises:
+        InputError: as `load_config`.
+    """
+    spec = specs[name]
+    needs: dict[str, Run] = {}
+    options = dict(spec.options)
+    missing = []
+    for key, source in spec.weights.items():
+        match source:
+            case RunOf(other):
+                needs[key] = resolve(specs, other, seed, weights_folder)
+            case WeightsFile(file, where):
+                options[key] = str(weights_folder / file)
+                if not (weights_folder / file).is_file():
+                    missing.append(f"{weights_folder / file}: {where}")
+            case _:
+                options[key] = source
+    moved = not spec.evaluate or any(run.seed is not None for run in needs.values())
+    return make_run(
+        spec.config,
+        options,
+        needs=needs,
+        evaluate=spec.evaluate,
+        seed=seed if moved else None,
+        minutes=spec.minutes,
+        missing=missing,
+    )
+
+
+def make_run(
+    config: str,
+    options: Mapping[str, str],
+    *,
+    needs: Mapping[str, Run] | None = None,
+    evaluate: bool = False,
+    seed: int | None = None,
+    minutes: float = 0.0,
+    missing: Sequence[str] = (),
+) -> Run:
+    """A run with its name.
+
+    Args:
+        config: file of the configuration, relative to the project or absolute.
+        options: key -> value, as on a command line.
+        needs: key -> run whose result is its value.
+        evaluate: whether nothing is trained.
+        seed: seed; None leaves the configuration's.
+        minutes: core-minutes that are expected.
+        missing: what is known to be missing.
+
+    Raises:
+        InputError: as `load_config`.
+    """
+    needs = needs or {}
+    seeded = dict(options) if seed is None else {**options, "SEED": str(seed)}
+    words = tuple(word for pair in seeded.items() for word in pair)
+    values, defaults, result_file = _values(config, words)
+    settings = {
+        "config": {
+            key: value
+            for key, value in values.items()
+            if key not in (*FILE_KEYS, *INDIFFERENT) and value != defaults[key]
+        },
+        "weights": {
+            key: f"run {needs[key].name}" if key in needs else _identity(values[key])
+            for key in FILE_KEYS
+            if key in needs or values.get(key)
+        },
+        "data": {name: fingerprint(name) for name in _data_sets(values, evaluate)},
+        "evaluate": evaluate,
+    }
+    here = (missing_data(name) for name in _data_sets(values, evaluate))
+    stem = Path(config).stem + ("" if seed is None else f"_seed{seed}")
+    return Run(
+        name=f"{stem}-{_hash(settings)}",
+        config=config,
+        options=words,
+        needs=needs,
+        evaluate=evaluate,
+        seed=seed,
+        settings=settings,
+        defaults={key: defaults[key] for key in defaults if key not in (*FILE_KEYS, *INDIFFERENT)},
+        result_file=result_file,
+        minutes=minutes,
+        missing=(*missing, *filter(None, here)),
+    )
+
+
+@functools.lru_cache(maxsize=None)
+def _values(config: str, words: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Values and defaults of the keys that decide a run, and the name of what a training writes."""
+    cfg = load_config(ROOT / config, words)
+    both = values_and_defaults(cfg)
+    values = {key: value for key, (value, _) in both.items()}
+    defaults = {key: default for key, (_, default) in both.items()}
+    return values, defaults, TASKS[architecture(cfg).task()].result_file
+
+
+def _data_sets(values: Mapping[str, Any], evaluate: bool) -> list[str]:
+    return sorted({*([] if evaluate else values["DATASETS.TRAIN"]), *values["DATASETS.TEST"]})
+
+
+def _identity(value: str) -> str:
+    """What stands in for the value of a key in `FILE_KEYS`: hashes of files, and the name of anything else."""
+    if value in SHIPPED_TAGS:
+        return "+".join(_hash_of(SHIPPED / f"{stem}.safetensors") for stem in SHIPPED_TAGS[value])
+    path = SHIPPED_MODELS.get(value, ROOT / value)
+    return _hash_of(path) if path.is_file() else f"{NAMED}{value}"
+
+
+def _hash_of(path: Path) -> str:
+    status = path.stat()
+    return file_hash(path, status.st_size, status.st_mtime_ns)
+
+
+def _hash(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=DIGITS // 2).hexdigest()
+
+
+def defaults_name(run: Run) -> str:
+    """Name of the file that keeps the defaults under which a run was made."""
+    return f"defaults-{_hash(run.defaults)}.json"

@@ -1,0 +1,215 @@
+"""What the page says about a table: cells, claims and commands as text, whatever the format."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shlex
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clipself_seg.errors import InputError
+from clipself_seg.tables.claims import (
+    FAILS,
+    Cells,
+    Values,
+    Verdict,
+    claim_verdicts,
+    overall,
+)
+from clipself_seg.tables.runs import Run
+from clipself_seg.tables.store import Store
+from clipself_seg.tables.table import ROOT, Row, Table
+from clipself_seg.training.metrics import flatten_numbers
+
+# Run of a table -> seed -> the run.
+TableRuns = Mapping[str, Sequence[Run]]
+CLAIM_HEADINGS = ("claim", "paper", "here", "difference", "verdict")
+COMMAND_HEADINGS = ("row", "command", "seeds", "commit", "weights", "core-minutes a seed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A table of the page.
+
+    Attributes:
+        table: the table.
+        scale: "mini" or "real".
+        cells: what was measured.
+        headings: headings of the rows' table.
+        body: its cells.
+        claims: cells of the claims, below `CLAIM_HEADINGS`.
+        reasons: why claims do not hold, and why rows are absent.
+        commands: cells below `COMMAND_HEADINGS`.
+        minutes: core-minutes of the finished runs, by name.
+    """
+
+    table: Table
+    scale: str
+    cells: Cells
+    headings: list[str]
+    body: list[list[str]]
+    claims: list[list[str]]
+    reasons: list[str]
+    commands: list[list[str]]
+    minutes: dict[str, float]
+
+
+def make_section(table: Table, scale: str, runs: TableRuns, store: Store) -> Section:
+    """Everything that the page says about a table.
+
+    Args:
+        table: a table.
+        scale: "mini" or "real".
+        runs: name of a run -> that run under each seed, for all that rows show.
+        store: where finished runs are.
+
+    Raises:
+        InputError: a path of the table fits several numbers of a run.
+    """
+    cells = measure(table, scale, runs, store)
+    verdicts = [claim_verdicts(table, claim, cells, scale) for claim in table.claims]
+    wide = [name for name in table.columns if _has_anything(table, name, cells)]
+    headings = ["row"]
+    for name in wide:
+        titles = table.columns[name].titles
+        headings += [f"{titles['real']}: paper", f"{titles[scale]}: here"]
+    body = [_row_cells(table, name, wide, cells, scale) for name in table.rows]
+    claims, reasons = _claim_cells(table, verdicts)
+    if claims:
+        headings.append("claims")
+        for name, cells_of_row in zip(table.rows, body):
+            cells_of_row.append(_verdicts_of(name, verdicts))
+    absent = [f"{row.title}: not in the {scale} world: {row.absent[scale]}" for row in table.rows.values() if scale in row.absent]
+    commands = [
+        _command_cells(row, runs[row.run], store)
+        for row in table.rows.values()
+        if scale not in row.absent
+    ]
+    return Section(
+        table, scale, cells, headings, body, claims, reasons + absent, commands, _minutes(runs, store)
+    )
+
+
+def measure(table: Table, scale: str, runs: TableRuns, store: Store) -> Cells:
+    """(row, column) -> seed -> the finite number of a finished run."""
+    cells: dict[tuple[str, str], dict[int | None, float]] = {}
+    for name, row in table.rows.items():
+        if scale in row.absent:
+            continue
+        for run in runs[row.run]:
+            record = store.record(run)
+            numbers = dict(flatten_numbers(record["results"])) if record else {}
+            for key, column in table.columns.items():
+                path = row.path(column, scale)
+                number = find_number(numbers, path) if path and numbers else None
+                if number is not None and math.isfinite(number):
+                    cells.setdefault((name, key), {})[run.seed] = number
+    return cells
+
+
+def find_number(numbers: Mapping[str, float], path: str) -> float | None:
+    """The number at a path, in which "*" stands for any one key; None if there is none.
+
+    Raises:
+        InputError: it fits several numbers.
+    """
+    wanted = path.split("/")
+    fitting = [
+        name
+        for name in numbers
+        if len(keys := name.split("/")) == len(wanted)
+        and all(want in ("*", key) for want, key in zip(wanted, keys))
+    ]
+    if len(fitting) > 1:
+        raise InputError(f"the path {path} fits {' and '.join(fitting)}: name one of them in the table")
+    return numbers[fitting[0]] if fitting else None
+
+
+def _has_anything(table: Table, column: str, cells: Cells) -> bool:
+    paper = any(column in row.paper for row in table.rows.values())
+    return paper or bool(table.columns[column].paths)
+
+
+def _row_cells(
+    table: Table, name: str, columns: Iterable[str], cells: Cells, scale: str
+) -> list[str]:
+    row = table.rows[name]
+    words = [row.title]
+    for column in columns:
+        paper = row.paper.get(column)
+        words += ["" if paper is None else f"{paper:.1f}", _here(table, name, column, cells, scale)]
+    return words
+
+
+def _here(table: Table, name: str, column: str, cells: Cells, scale: str) -> str:
+    row = table.rows[name]
+    if scale in row.absent or row.path(table.columns[column], scale) is None:
+        return "-"
+    values = cells.get((name, column))
+    return number_text(values) if values else "not run"
+
+
+def number_text(values: Values) -> str:
+    """Mean, and standard deviation of several seeds."""
+    numbers = list(values.values())
+    text = f"{statistics.fmean(numbers):.1f}"
+    return text if len(numbers) == 1 else f"{text} ± {statistics.stdev(numbers):.1f}"
+
+
+def _claim_cells(
+    table: Table, verdicts: Sequence[Sequence[Verdict]]
+) -> tuple[list[list[str]], list[str]]:
+    body, reasons = [], []
+    for number, (claim, own) in enumerate(zip(table.claims, verdicts), 1):
+        body.append([f"{number}. {claim.says}", "", "", "", overall(own)])
+        body += [[one.text, one.paper, one.here, one.detail, one.verdict] for one in own]
+        if claim.why and any(one.verdict == FAILS for one in own):
+            reasons.append(f"Claim {number} does not hold here: {claim.why}")
+    return body, reasons
+
+
+def _verdicts_of(row: str, verdicts: Sequence[Sequence[Verdict]]) -> str:
+    """The verdict of each claim that is about a row."""
+    about = {
+        number: [one for one in own if row in one.rows] for number, own in enumerate(verdicts, 1)
+    }
+    return "; ".join(f"{number} {overall(own)}" for number, own in about.items() if own)
+
+
+def _command_cells(row: Row, runs: Sequence[Run], store: Store) -> list[str]:
+    finished = {run.name: record for run in runs if (record := store.record(run)) is not None}
+    commands = "; then ".join(command_text(run, store.folder) for run in runs[0].with_needs())
+    seeds = [str(run.seed) for run in runs if run.name in finished and run.seed is not None]
+    provenance = [record["provenance"] for record in finished.values()]
+    return [
+        row.title,
+        commands,
+        " ".join(seeds) or ("any" if finished else "not run"),
+        _distinct(provenance, "commit"),
+        _distinct(provenance, "weights_hash"),
+        _mean_minutes(finished.values()),
+    ]
+
+
+def command_text(run: Run, folder: Path) -> str:
+    """The command of a run, its folders below the project if they are there."""
+    words = [word.replace(f"{ROOT}/", "") for word in run.command(folder)]
+    return f"python {shlex.join(words)}"
+
+
+def _distinct(provenance: Sequence[Mapping[str, Any]], key: str) -> str:
+    return " ".join(dict.fromkeys(str(one.get(key)) for one in provenance))
+
+
+def _mean_minutes(records: Iterable[Mapping[str, Any]]) -> str:
+    minutes = [record["minutes"] for record in records]
+    return f"{statistics.fmean(minutes):.1f}" if minutes else ""
+
+
+def _minutes(runs: TableRuns, store: Store) -> dict[str, float]:
+    every = [run for own in runs.values() for one in own for run in one.with_needs()]
+    records = {run.name: store.record(run) for run in every}
+    return {name: record["minutes"] for name, record in records.items() if record is not None}

@@ -1,0 +1,135 @@
+"""Finished runs: in the folder where they ran, or kept as small files beside the page."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from clipself_seg.errors import InputError
+from clipself_seg.files import read_json, write_json
+from clipself_seg.provenance import read_results
+from clipself_seg.tables.runs import Run, defaults_name
+from clipself_seg.training.metrics import flatten_numbers
+from clipself_seg.training.run import RESULTS_FILE
+
+RUN_FILE = "run.json"
+
+
+class Store:
+    """Where runs are, and which are finished.
+
+    Args:
+        folder: folder of the runs' folders.
+        kept: folder of the records that are kept of finished runs; None keeps none.
+    """
+
+    def __init__(self, folder: Path, kept: Path | None = None) -> None:
+        self.folder = folder
+        self.kept = kept
+        self._known: dict[str, dict[str, Any]] = {}
+
+    def record(self, run: Run) -> dict[str, Any] | None:
+        """What a finished run left: "results", "provenance", "settings", "minutes"; None if it is not finished.
+
+        A run is finished if every data set has its numbers, none of them infinite and some of them finite (a
+        mean over no classes is none), and no default that it had changed since.
+        """
+        if run.name not in self._known:
+            record = self._from_folder(run) or self._from_kept(run)
+            if record is None:
+                return None
+            self._known[run.name] = record
+        return self._known[run.name]
+
+    def has_weights(self, run: Run) -> bool:
+        """Whether the result of a training is there."""
+        folder = self.folder / run.name
+        return (folder / run.result_file).is_file() and not self.is_outdated(run)
+
+    def is_outdated(self, run: Run) -> bool:
+        """Whether the folder of a run is one from before a default changed."""
+        folder = self.folder / run.name
+        return folder.exists() and not self._same_defaults(run, _read(folder / RUN_FILE), self.folder)
+
+    def begin(self, run: Run) -> Path:
+        """The folder of a run that is to start or to go on; what is outdated in it goes."""
+        folder = self.folder / run.name
+        if self.is_outdated(run) and (folder / RUN_FILE).exists():
+            shutil.rmtree(folder)
+        if not (folder / RUN_FILE).exists():
+            write_json(self.folder / defaults_name(run), dict(run.defaults))
+            self._note(run, 0.0)
+        return folder
+
+    def end(self, run: Run, seconds: float) -> None:
+        """Add processor time to a run's record, and keep a copy of it if it is finished."""
+        noted = _read(self.folder / run.name / RUN_FILE) or {}
+        self._note(run, noted.get("minutes", 0.0) + seconds / 60)
+        self._known.pop(run.name, None)
+        self.keep([run])
+
+    def keep(self, runs: Iterable[Run]) -> None:
+        """Write the record of each finished run that is not kept yet."""
+        if self.kept is None:
+            return
+        for run in runs:
+            path = self.kept / f"{run.name}.json"
+            record = self._from_folder(run)
+            if record is not None and _read(path) != record:
+                write_json(path, record)
+                write_json(self.kept / defaults_name(run), dict(run.defaults))
+
+    def _note(self, run: Run, minutes: float) -> None:
+        note = {"settings": dict(run.settings), "defaults": defaults_name(run), "minutes": minutes}
+        write_json(self.folder / run.name / RUN_FILE, note)
+
+    def _from_folder(self, run: Run) -> dict[str, Any] | None:
+        folder = self.folder / run.name
+        note = _read(folder / RUN_FILE)
+        if note is None or not self._same_defaults(run, note, self.folder):
+            return None
+        try:
+            written = read_results(folder / RESULTS_FILE)
+        except InputError:
+            return None
+        dropped = ("config", "command")
+        provenance = {k: v for k, v in written["provenance"].items() if k not in dropped}
+        record = {"results": written["results"], "provenance": provenance, **note}
+        return record if _is_complete(record) else None
+
+    def _from_kept(self, run: Run) -> dict[str, Any] | None:
+        if self.kept is None:
+            return None
+        record = _read(self.kept / f"{run.name}.json")
+        usable = record is not None and _is_complete(record)
+        return record if usable and self._same_defaults(run, record, self.kept) else None
+
+    def _same_defaults(self, run: Run, note: Mapping[str, Any] | None, folder: Path) -> bool:
+        """Whether no default that decided a run was another one then; keys that are new do not count."""
+        if note is None:
+            return False
+        then = _read(folder / str(note.get("defaults")))
+        return then is not None and all(
+            then[key] == run.defaults[key]
+            for key in then.keys() & run.defaults.keys() - run.settings["config"].keys()
+        )
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Content of a file of this module; None if it is missing, or was not written here."""
+    try:
+        content = read_json(path)
+    except InputError:
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _is_complete(record: Mapping[str, Any]) -> bool:
+    parts = (record.get("results"), record.get("provenance"))
+    if not all(isinstance(part, dict) for part in parts) or "not evaluated" in record["provenance"]:
+        return False
+    numbers = dict(flatten_numbers(record["results"])).values()
+    return any(map(math.isfinite, numbers)) and not any(map(math.isinf, numbers))

@@ -1,0 +1,389 @@
+"""A table of the paper as data: a YAML file, read and checked.
+
+    title: "Table 2: image patches and region proposals"
+    columns:                       # what a row shows, and where results.json has it in each scale
+      boxes: {title: Boxes, mini: mini_val_panoptic/*/boxes.thing.top1, real: ...}
+    mini:                          # runs on the mini world; `real` has those on real data
+      original: {config: configs/mini/regions.yaml, evaluate: True, minutes: 1}
+      detector: {config: ..., options: {KEY: VALUE}, weights: {MODEL.CLIP.WEIGHTS: {run: patches}}, minutes: 4}
+    rows:
+      original: {title: original CLIP, run: original, paper: {boxes: 18.2}}
+    claims:
+      - {says: Patches help., columns: [boxes], order: original < patches, why: ...}
+
+A path of a number has "/" between the keys of `results.json`, "*" for any one key, and {NAME} for what the
+row's `read` gives for NAME; a row whose `read` lacks it has no number in that column. A weight is a tag of
+weights that come with the project, {run: NAME}, or {file: NAME, from: where to get it}. In `order` a term is a row,
+ROW.COLUMN, or max(TERM, ...).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clipself_seg.errors import InputError, in_short, nearest, shown
+from clipself_seg.files import read_text
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+FOLDER = ROOT / "configs" / "tables"
+SCALES = ("mini", "real")
+FIGURES = ("", "bars", "curve")
+TERM = re.compile(r"max\(([^()]*)\)|[\w.]+")
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsFile:
+    """A published file of weights.
+
+    Attributes:
+        file: its name.
+        source: where to get it.
+    """
+
+    file: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOf:
+    """The weights that another run of the table trains."""
+
+    run: str
+
+
+Weights = str | WeightsFile | RunOf
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSpec:
+    """One call of train_net.py.
+
+    Attributes:
+        config: file, relative to the project.
+        options: key -> value, as on a command line.
+        weights: key -> weights.
+        evaluate: whether nothing is trained.
+        minutes: core-minutes that are expected; 0 if that is not known.
+    """
+
+    config: str
+    options: Mapping[str, str]
+    weights: Mapping[str, Weights]
+    evaluate: bool
+    minutes: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column.
+
+    Attributes:
+        titles: scale -> heading.
+        paths: scale -> path of the number; a scale may lack it.
+    """
+
+    titles: Mapping[str, str]
+    paths: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row.
+
+    Attributes:
+        title: as the page shows it.
+        run: name of its run in each scale that has one.
+        paper: column -> published number.
+        read: what stands for {NAME} in paths.
+        absent: scale -> why it has no such row.
+    """
+
+    title: str
+    run: str
+    paper: Mapping[str, float]
+    read: Mapping[str, str]
+    absent: Mapping[str, str]
+
+    def path(self, column: Column, scale: str) -> str | None:
+        """Path of the row's number in `results.json`; None if it has none in this column."""
+        try:
+            return column.paths[scale].format_map(self.read)
+        except KeyError:
+            return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """Cells of which a claim compares the largest: (row, column); "" stands for each column of the claim."""
+
+    cells: tuple[tuple[str, str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """Inequalities between rows.
+
+    Attributes:
+        says: the claim in words.
+        columns: columns in which it is made; () where the terms name theirs.
+        terms: from the smallest to the largest.
+        strict: for each neighbouring pair whether equality breaks it.
+        why: reason why it does not hold in the mini world, where it does not.
+    """
+
+    says: str
+    columns: tuple[str, ...]
+    terms: tuple[Term, ...]
+    strict: tuple[bool, ...]
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of the paper.
+
+    Attributes:
+        name: name of its file, such as "1a".
+        title: heading.
+        about: sentences below the heading.
+        figure: "bars", "curve" or "".
+        columns: name -> column.
+        runs: scale -> name -> run.
+        rows: name -> row.
+        claims: what the paper says about the rows.
+    """
+
+    name: str
+    title: str
+    about: str
+    figure: str
+    columns: Mapping[str, Column]
+    runs: Mapping[str, Mapping[str, RunSpec]]
+    rows: Mapping[str, Row]
+    claims: tuple[Claim, ...]
+
+    def shown_runs(self, scale: str) -> list[str]:
+        """Names of the runs whose numbers rows of a scale show."""
+        names = dict.fromkeys(row.run for row in self.rows.values() if scale not in row.absent)
+        return list(names)
+
+
+def list_tables(folder: Path = FOLDER) -> list[str]:
+    """Names of all tables: those of the paper's text before those of its appendix, and figures last."""
+    names = [path.stem for path in folder.glob("*.yaml")]
+    return sorted(names, key=lambda name: (name.startswith("fig"), name.startswith("A"), name))
+
+
+def read_tables(names: Iterable[str] = (), folder: Path = FOLDER) -> list[Table]:
+    """Some tables, or all.
+
+    Args:
+        names: names of tables, in any case; () for all.
+        folder: folder of the files.
+
+    Raises:
+        InputError: an unknown name, or as `read_table`.
+    """
+    known = {name.lower(): name for name in list_tables(folder)}
+    for name in names:
+        if name.lower() not in known:
+            raise InputError(f'no table "{name}": {nearest(name, known.values())}')
+    wanted = [known[name.lower()] for name in names] or list(known.values())
+    return [read_table(folder / f"{name}.yaml") for name in dict.fromkeys(wanted)]
+
+
+def read_table(path: Path) -> Table:
+    """Read and check a table.
+
+    Raises:
+        InputError: no usable YAML, unknown or missing keys, values of another type, and names of runs,
+            rows and columns that are not there; names the file and the place.
+    """
+    try:
+        content = yaml.safe_load(read_text(path, "table"))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"table {path} is not usable YAML ({in_short(error)}): correct it") from None
+    top = _Section(f"table {path}", content)
+    columns = top.each("columns", _column)
+    runs = {scale: top.each(scale, _run, needed=False) for scale in SCALES}
+    rows = top.each("rows", _row)
+    table = Table(
+        name=path.stem,
+        title=top.text("title"),
+        about=" ".join(top.text("about", "").split()),
+        figure=top.choice("figure", FIGURES),
+        columns=columns,
+        runs=runs,
+        rows=rows,
+        claims=tuple(_claim(section) for section in top.listed("claims")),
+    )
+    top.finish()
+    _check_names(table, top.place)
+    return table
+
+
+class _Section:
+    """A mapping of the file, whose keys are taken one by one; errors say where they stand."""
+
+    def __init__(self, place: str, content: Any) -> None:
+        self.place = place
+        if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+            raise InputError(f"{place} must be a mapping with names as keys, got {shown(content)}")
+        self.content = content
+        self.known: list[str] = []
+
+    def take(self, key: str, kinds: Any, default: Any = None) -> Any:
+        self.known.append(key)
+        value = self.content.get(key, default)
+        if value is None:
+            raise InputError(f'{self.place}: "{key}" is missing')
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+            raise InputError(f"{self.place}: {key} cannot be {shown(value)}: correct its type")
+        return value
+
+    def text(self, key: str, default: str | None = None) -> str:
+        return str(self.take(key, str, default))
+
+    def choice(self, key: str, choices: tuple[str, ...]) -> str:
+        value = self.text(key, choices[0])
+        if value not in choices:
+            raise InputError(f'{self.place}: {key} cannot be "{value}"; {nearest(value, choices)}')
+        return value
+
+    def mapping(self, key: str) -> dict[str, Any]:
+        return _Section(f"{self.place}: {key}", self.take(key, dict, {})).content
+
+    def texts(self, key: str) -> dict[str, str]:
+        return {name: str(value) for name, value in self.mapping(key).items()}
+
+    def each(self, key: str, read: Callable[[_Section], Any], needed: bool = True) -> dict[str, Any]:
+        content = self.take(key, dict, None if needed else {})
+        sections = {name: _Section(f"{self.place}: {key}: {name}", of) for name, of in content.items()}
+        return {name: read(section) for name, section in sections.items()}
+
+    def listed(self, key: str) -> list[_Section]:
+        content = self.take(key, list, [])
+        return [_Section(f"{self.place}: {key}: {n}", of) for n, of in enumerate(content, 1)]
+
+    def finish(self) -> None:
+        for key in self.content:
+            if key not in self.known:
+                raise InputError(f'{self.place}: unknown key "{key}"; {nearest(key, self.known)}')
+
+
+def _column(section: _Section) -> Column:
+    title = section.take("title", str | dict)
+    titles = title if isinstance(title, dict) else dict.fromkeys(SCALES, title)
+    paths = {scale: section.text(scale, "") for scale in SCALES}
+    section.finish()
+    return Column(
+        titles={scale: str(titles.get(scale, "")) for scale in SCALES},
+        paths={scale: path for scale, path in paths.items() if path},
+    )
+
+
+def _run(section: _Section) -> RunSpec:
+    weights = section.mapping("weights")
+    spec = RunSpec(
+        config=section.text("config"),
+        options=section.texts("options"),
+        weights={key: _weights(f"{section.place}: {key}", of) for key, of in weights.items()},
+        evaluate=section.take("evaluate", bool, False),
+        minutes=float(section.take("minutes", int | float, 0)),
+    )
+    section.finish()
+    return spec
+
+
+def _weights(place: str, value: Any) -> Weights:
+    match value:
+        case str():
+            return value
+        case {"run": str(name), **more} if not more:
+            return RunOf(name)
+        case {"file": str(file), "from": str(source), **more} if not more:
+            return WeightsFile(file, source)
+    raise InputError(f"{place} cannot be {shown(value)}: give a tag, {{run: NAME}} or {{file: , from: }}")
+
+
+def _row(section: _Section) -> Row:
+    paper = section.mapping("paper")
+    for column, number in paper.items():
+        if not isinstance(number, int | float) or isinstance(number, bool):
+            raise InputError(f"{section.place}: paper: {column} cannot be {shown(number)}: give a number")
+    row = Row(
+        title=section.text("title"),
+        run=section.text("run", ""),
+        paper={column: float(number) for column, number in paper.items()},
+        read=section.texts("read"),
+        absent=section.texts("absent"),
+    )
+    section.finish()
+    return row
+
+
+def _claim(section: _Section) -> Claim:
+    order = section.text("order")
+    words = re.split(r"(<=?)", order)
+    terms, relations = [word.strip() for word in words[::2]], words[1::2]
+    if not relations or not all(TERM.fullmatch(term) for term in terms):
+        raise InputError(
+            f'{section.place}: order cannot be "{order}": give rows with "<" or "<=" between them'
+        )
+    columns = section.take("columns", list, [])
+    claim = Claim(
+        says=section.text("says"),
+        columns=tuple(map(str, columns)),
+        terms=tuple(map(_term, terms)),
+        strict=tuple(relation == "<" for relation in relations),
+        why=" ".join(section.text("why", "").split()),
+    )
+    section.finish()
+    return claim
+
+
+def _term(text: str) -> Term:
+    words = text.removeprefix("max(").removesuffix(")").split(",")
+    split = [word.strip().partition(".") for word in words]
+    return Term(tuple((row, column) for row, _, column in split))
+
+
+def _check_names(table: Table, place: str) -> None:
+    """Refuse names of runs, rows and columns that the table does not have."""
+    require = functools.partial(_require, place)
+    for scale in SCALES:
+        above: list[str] = []  # so that no run needs itself
+        for name, spec in table.runs[scale].items():
+            for source in spec.weights.values():
+                if isinstance(source, RunOf):
+                    require(f"{scale}: {name}: weights of a run above it", source.run, above)
+            above.append(name)
+        for name, row in table.rows.items():
+            if scale not in row.absent:
+                require(f"rows: {name}: run of {scale}", row.run, table.runs[scale])
+    for name, row in table.rows.items():
+        for column in row.paper:
+            require(f"rows: {name}: paper", column, table.columns)
+        for scale in row.absent:
+            require(f"rows: {name}: absent", scale, SCALES)
+    for number, claim in enumerate(table.claims, 1):
+        for column in claim.columns:
+            require(f"claims: {number}: columns", column, table.columns)
+        for row, column in (cell for term in claim.terms for cell in term.cells):
+            require(f"claims: {number}: order", row, table.rows)
+            if column or not claim.columns:
+                require(f"claims: {number}: order: {row}", column, table.columns)
+
+
+def _require(place: str, where: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise InputError(f'{place}: {where}: there is no "{name}"; {nearest(name, known)}')

@@ -1,0 +1,44 @@
+"""The page in its formats."""
+
+from __future__ import annotations
+
+import csv
+
+from clipself_seg.tables.page import write_page
+from tests.tables.test_sections import section_of
+
+NUMBERS = {"original": [20.0], "patches": [10.0, 11.0, 12.0]}
+
+
+def test_all_formats_have_the_numbers(tmp_path):
+    section = section_of(tmp_path, NUMBERS)
+    page = write_page([section], tmp_path / "docs", "mini")
+    text = page.read_text()
+    assert page == tmp_path / "docs" / "tables.md" and "## Table 9: a small one" in text
+    assert "| CLIPSelf, patches | 72.1           | 11.0 ± 1.0    | 1 does not hold |" in text
+    assert "**does not hold**" in text and "One step is not enough." in text
+    assert "![Table 9: a small one](tables/9.png)" in text and "4 runs, 6 core-minutes" in text
+    parts = tmp_path / "docs" / "tables"
+    html = (parts / "index.html").read_text()
+    assert '<td class="not">does not hold</td>' in html and '<img src="9.png"' in html
+    latex = (parts / "9.tex").read_text()
+    assert "\\toprule" in latex and "11.0 $\\pm$ 1.0" in latex
+    with open(parts / "9.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["here"], row["seed"]) for row in rows if row["row"] == "CLIPSelf, patches"] == [
+        ("10.0", "0"),
+        ("11.0", "1"),
+        ("12.0", "2"),
+    ]
+    assert (parts / "9.png").stat().st_size > 1000
+
+
+def test_a_page_without_runs_has_the_paper_and_no_figure(tmp_path):
+    page = write_page([section_of(tmp_path, {})], tmp_path / "docs", "mini")
+    assert "not run" in page.read_text() and "![" not in page.read_text()
+    assert not (tmp_path / "docs" / "tables" / "9.png").exists()
+
+
+def test_the_page_of_real_data_stands_beside_the_other(tmp_path):
+    page = write_page([section_of(tmp_path, {}, "real")], tmp_path, "real")
+    assert page.name == "tables_real.md" and (tmp_path / "tables_real" / "9.tex").exists()

@@ -1,0 +1,85 @@
+"""Tables of configs/tables are usable, and broken ones are refused by place."""
+
+from __future__ import annotations
+
+import pytest
+
+from clipself_seg.errors import InputError
+from clipself_seg.tables.claims import paper_agrees
+from clipself_seg.tables.runs import resolve
+from clipself_seg.tables.table import FOLDER, SCALES, list_tables, read_table, read_tables
+from tests.tables.worlds import TABLE, write_table
+
+TABLES = list_tables()
+PAPER = "1a 1b 1c 2 3a 3b 4 5 6 7 A1 A2 A3 A4 A5 A6 fig3 figA1".split()
+
+
+def test_every_table_of_the_paper_is_there_and_in_its_order():
+    assert TABLES == PAPER
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_what_the_paper_prints_is_as_its_claims_say(name):
+    table = read_table(FOLDER / f"{name}.yaml")
+    for claim in table.claims:
+        assert paper_agrees(table, claim), claim.says
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_run_has_a_configuration_that_loads_and_the_data_that_its_columns_read(name):
+    table = read_table(FOLDER / f"{name}.yaml")
+    for scale in SCALES:
+        assert set(table.shown_runs(scale)) <= table.runs[scale].keys()
+        for row in table.rows.values():
+            if scale in row.absent:
+                continue
+            run = resolve(table.runs[scale], row.run, seed=0)
+            paths = [path for c in table.columns.values() if (path := row.path(c, scale))]
+            assert paths
+            assert {path.split("/")[0] for path in paths} <= set(run.settings["data"])
+            if scale == "mini":
+                assert all(0 < one.minutes <= 4 for one in run.with_needs())
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_published_number_has_a_column_that_the_real_run_fills(name):
+    table = read_table(FOLDER / f"{name}.yaml")
+    for row in table.rows.values():
+        assert all(row.path(table.columns[column], "real") for column in row.paper)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("title: Boxes,", "", r'9.yaml: columns: boxes: "title" is missing'),
+        ("minutes: 0.1", "minutes: soon", "mini: original: minutes cannot be 'soon'"),
+        ("minutes: 0.1", "minuts: 1", 'unknown key "minuts"; did you mean "minutes"'),
+        ("figure: bars", "figure: bar", 'figure cannot be "bar"; did you mean "bars"'),
+        ("run: patches", "run: patch", 'run of mini: there is no "patch"; did you mean "patches"'),
+        ("{boxes: 72.1}", "{box: 72.1}", 'paper: there is no "box"; did you mean "boxes"'),
+        ("{boxes: 72.1}", "{boxes: much}", "paper: boxes cannot be 'much'"),
+        ("order: original < patches", "order: original > patches", 'order cannot be "original > '),
+        ("order: original < patches", "order: original < patch", 'order: there is no "patch"'),
+        ("columns: [boxes], ", "", 'order: original: there is no ""'),
+        ("evaluate: True, minutes", "weights: {A: {run: patches}}, minutes", "weights of a run above"),
+        ("evaluate: True, minutes", "weights: {A: 3}, minutes", "original: A cannot be 3: give a tag"),
+        ("title: ", "title: [", "is not usable YAML"),
+        (TABLE, "- 1", "must be a mapping with names as keys, got of type list"),
+    ],
+)
+def test_a_broken_table_is_refused_by_place(tmp_path, old, new, message):
+    assert old in TABLE
+    with pytest.raises(InputError, match=message):
+        read_table(write_table(tmp_path, TABLE.replace(old, new, 1)))
+
+
+def test_a_name_that_is_no_table_is_refused_and_case_does_not_matter(tmp_path):
+    with pytest.raises(InputError, match='no table "1d"; did you mean|no table "1d": did you mean'):
+        read_tables(["1d"])
+    assert [table.name for table in read_tables(["a1", "A1", "2"])] == ["A1", "2"]
+
+
+def test_tags_of_yaml_that_make_objects_are_refused(tmp_path):
+    text = TABLE.replace("about: For tests.", "about: !!python/object/apply:os.getcwd []")
+    with pytest.raises(InputError, match="is not usable YAML"):
+        read_table(write_table(tmp_path, text))

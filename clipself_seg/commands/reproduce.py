@@ -38,7 +38,10 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--real", action="store_true", help="on real data, not the mini world")
     options.add_argument(
-        "--num-gpus", type=int, default=0, help="GPUs of each run, one run at a time; 0 is a CPU (0)"
+        "--num-gpus",
+        type=int,
+        default=0,
+        help="GPUs of each run, one run at a time; 0 is a CPU (0)",
     )
     options.add_argument(
         "--output",

@@ -95,8 +95,7 @@ def claim_verdicts(table: Table, claim: Claim, cells: Cells, scale: str) -> list
         scale: "mini" or "real".
     """
     return [
-        _judge(table, low, high, strict, cells, scale)
-        for low, high, strict in _inequalities(claim)
+        _judge(table, low, high, strict, cells, scale) for low, high, strict in _inequalities(claim)
     ]
 
 
@@ -109,13 +108,12 @@ def _inequalities(claim: Claim) -> Iterator[tuple[Term, Term, bool]]:
         yield from zip(terms, terms[1:], claim.strict)
 
 
-def _judge(
-    table: Table, low: Term, high: Term, strict: bool, cells: Cells, scale: str
-) -> Verdict:
+def _judge(table: Table, low: Term, high: Term, strict: bool, cells: Cells, scale: str) -> Verdict:
     relation = "<" if strict else "<="
     both = (*low.cells, *high.cells)
     absent = any(
-        scale in table.rows[row].absent or table.rows[row].path(table.columns[column], scale) is None
+        scale in table.rows[row].absent
+        or table.rows[row].path(table.columns[column], scale) is None
         for row, column in both
     )
     smaller, larger = largest(low, cells), largest(high, cells)

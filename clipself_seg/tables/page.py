@@ -17,16 +17,17 @@ NAMES = {"mini": "tables", "real": "tables_real"}
 TITLES = {"mini": "The paper's tables in miniature", "real": "The paper's tables"}
 ABOUT = {
     "mini": (
-        "Every table of the CLIPSelf paper with the numbers that it prints and those of the same comparison in the "
-        "mini world: a generated world of 44 classes and one small ViT. Numbers here are not comparable with the "
-        "paper's; what may be compared is which row is better. A second world, mini2, has classes of its own."
+        "Every table of the CLIPSelf paper with the numbers that it prints and those of the same "
+        "comparison in the mini world: a generated world of 44 classes and one small ViT. What may be "
+        "compared with the paper is which row is better, and not the numbers. A second world, mini2, has "
+        "classes of its own."
     ),
     "real": "Every table of the CLIPSelf paper with the numbers that it prints and those measured here.",
 }
 RULE = (
-    "Numbers are mean ± standard deviation over seeds. A claim holds if the mean of the paired differences is above two "
-    "standard errors, does not hold if it is below minus two, and is within noise between them; fewer than three "
-    "seeds give no verdict. Where no seed moves a number, the sign decides."
+    "Numbers are mean ± standard deviation over seeds. A claim holds if the mean of the paired differences is "
+    "above two standard errors, does not hold if it is below minus two, and is within noise between them; fewer "
+    "than three seeds give no verdict. Where no seed moves a number, the sign decides."
 )
 
 
@@ -72,16 +73,16 @@ def _markdown(sections: Sequence[Section], figures: set[str], scale: str) -> str
         table = section.table
         blocks.append(f"## {table.title}")
         blocks.append(table.about)
-        blocks.append(_table(section.headings, section.body, "github"))
+        blocks.append(_markdown_table(section.headings, section.body))
         if table.name in figures:
             blocks.append(f"![{table.title}]({NAMES[scale]}/{table.name}.png)")
         if section.claims:
-            blocks.append(_table(CLAIM_HEADINGS, _marked(section.claims, "**{}**"), "github"))
+            blocks.append(_markdown_table(CLAIM_HEADINGS, _marked(section.claims, "**{}**")))
         blocks += [f"* {reason}" for reason in section.reasons]
         if section.commands:
             body = [[row, f"`{command}`", *rest] for row, command, *rest in section.commands]
             blocks.append("<details><summary>Commands</summary>")
-            blocks.append(_table(COMMAND_HEADINGS, body, "github"))
+            blocks.append(_markdown_table(COMMAND_HEADINGS, body))
             blocks.append("</details>")
     return "\n\n".join(filter(None, blocks)) + "\n"
 
@@ -98,14 +99,18 @@ def _sums_up(row: Sequence[str]) -> bool:
     return row[0].partition(".")[0].isdigit()
 
 
-def _table(headings: Sequence[str], body: Sequence[Sequence[str]], style: str) -> str:
-    return tabulate(body, headings, style, disable_numparse=True)
+def _markdown_table(headings: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Without blanks that align columns, which would change with every number."""
+    rows = [headings, ["---"] * len(headings), *body]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)
 
 
 def _html(sections: Sequence[Section], figures: set[str], scale: str) -> str:
     text = html.escape
     parts = [f"<h1>{text(TITLES[scale])}</h1>"]
-    parts += [f"<p>{text(line)}</p>" for line in (ABOUT[scale], RULE, _cost(sections).replace("`", ""))]
+    parts += [
+        f"<p>{text(line)}</p>" for line in (ABOUT[scale], RULE, _cost(sections).replace("`", ""))
+    ]
     links = (f'<a href="#{s.table.name}">{text(s.table.title)}</a>' for s in sections)
     parts.append(f"<p>{'<br>'.join(links)}</p>")
     for section in sections:
@@ -154,7 +159,7 @@ def _html_cell(cell: str) -> str:
 
 def _write_latex(section: Section, path: Path) -> None:
     body = [[cell.replace("±", "+-") for cell in row] for row in section.body]
-    text = _table(section.headings, body, "latex_booktabs").replace("+-", "$\\pm$")
+    text = tabulate(body, section.headings, "latex_booktabs", disable_numparse=True).replace("+-", "$\\pm$")
     title = section.table.title.replace("%", "\\%").replace("&", "\\&")
     _write(path, f"% {title}\n{text}\n")
 
@@ -200,7 +205,9 @@ def _number(section: Section, row: str, column: str, side: str) -> float | None:
 
 def _bars(panel: Any, section: Section, side: str) -> None:
     columns = list(section.table.columns)
-    rows = [row for row in section.table.rows if any(_number(section, row, c, side) for c in columns)]
+    rows = [
+        row for row in section.table.rows if any(_number(section, row, c, side) for c in columns)
+    ]
     width = 0.8 / max(1, len(rows))
     scale = "real" if side == "paper" else section.scale
     for place, row in enumerate(rows):

@@ -59,7 +59,9 @@ def repeat(
     failed = run_all(plan([run for own in runs.values() for run in own], store), store)
     for name, problem in failed.items():
         raise InputError(f"the run {output / name} failed: {problem}")
-    results = {config: _statistics([_numbers(run, store) for run in own]) for config, own in runs.items()}
+    results = {
+        config: _statistics([_numbers(run, store) for run in own]) for config, own in runs.items()
+    }
     write_json(output / "seeds.json", {"seeds": list(seeds), "results": results})
     return results
 
@@ -67,7 +69,9 @@ def repeat(
 def _numbers(run: Run, store: Store) -> Numbers:
     record = store.record(run)
     if record is None:
-        raise InputError(f"{store.folder / run.name} has no complete results: remove it, and call again")
+        raise InputError(
+            f"{store.folder / run.name} has no complete results: remove it, and call again"
+        )
     return dict(flatten_numbers(record["results"]))
 
 

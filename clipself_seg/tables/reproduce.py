@@ -11,11 +11,10 @@ from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.tables.claims import LEAST_SEEDS
 from clipself_seg.tables.execution import AT_ONCE, plan, run_all
 from clipself_seg.tables.page import NAMES, write_page
-from clipself_seg.tables.runs import Run, resolve
+from clipself_seg.tables.runs import WEIGHTS, Run, resolve
 from clipself_seg.tables.sections import command_text, make_section
 from clipself_seg.tables.store import Store
 from clipself_seg.tables.table import FOLDER, Table, read_tables
-
 
 
 class Reproduction:
@@ -37,7 +36,7 @@ class Reproduction:
         seeds: Sequence[int],
         output: Path,
         docs: Path,
-        weights: Path = Path("weights"),
+        weights: Path = WEIGHTS,
         tables: Path = FOLDER,
     ) -> None:
         self.scale = scale
@@ -51,16 +50,19 @@ class Reproduction:
         """The runs that rows of a table show: name -> a run for each seed, or one that no seed moves."""
         runs = {}
         for name in table.shown_runs(self.scale):
-            of_seeds = (
-                resolve(table.runs[self.scale], name, seed, self.weights) for seed in seeds
-            )
+            of_seeds = (resolve(table.runs[self.scale], name, seed, self.weights) for seed in seeds)
             runs[name] = list({run.name: run for run in of_seeds}.values())
         return runs
 
     def wanted(self, names: Sequence[str]) -> list[Run]:
         """All runs of some tables (() for all), each once."""
         tables = read_tables(names, self.tables)
-        runs = [run for table in tables for own in self.runs_of(table, self.seeds).values() for run in own]
+        runs = [
+            run
+            for table in tables
+            for own in self.runs_of(table, self.seeds).values()
+            for run in own
+        ]
         return list({run.name: run for run in runs}.values())
 
     def runnable(self, runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
@@ -70,7 +72,9 @@ class Reproduction:
         missing = dict.fromkeys(what for run in todo for what in run.missing)
         return [run for run in todo if run.name not in lacking], list(missing)
 
-    def run(self, names: Sequence[str], *, gpus: int = 0, environment: dict[str, str] | None = None) -> int:
+    def run(
+        self, names: Sequence[str], *, gpus: int = 0, environment: dict[str, str] | None = None
+    ) -> int:
         """Make what is missing, and write the page; 1 if a run failed or could not be made.
 
         Args:

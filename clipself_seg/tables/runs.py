@@ -43,6 +43,7 @@ INDIFFERENT = (
 )
 DIGITS = 12
 NAMED = "named "
+WEIGHTS = Path("weights")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,7 +114,7 @@ class Run:
 
 
 def resolve(
-    specs: Mapping[str, RunSpec], name: str, seed: int, weights_folder: Path = Path("weights")
+    specs: Mapping[str, RunSpec], name: str, seed: int, weights_folder: Path = WEIGHTS
 ) -> Run:
     """A run of a table under a seed, which what it needs has as well.
 

@@ -82,14 +82,26 @@ def make_section(table: Table, scale: str, runs: TableRuns, store: Store) -> Sec
         headings.append("claims")
         for name, cells_of_row in zip(table.rows, body):
             cells_of_row.append(_verdicts_of(name, verdicts))
-    absent = [f"{row.title}: not in the {scale} world: {row.absent[scale]}" for row in table.rows.values() if scale in row.absent]
+    absent = [
+        f"{row.title}: not in the {scale} world: {row.absent[scale]}"
+        for row in table.rows.values()
+        if scale in row.absent
+    ]
     commands = [
         _command_cells(row, runs[row.run], store)
         for row in table.rows.values()
         if scale not in row.absent
     ]
     return Section(
-        table, scale, cells, headings, body, claims, reasons + absent, commands, _minutes(runs, store)
+        table,
+        scale,
+        cells,
+        headings,
+        body,
+        claims,
+        reasons + absent,
+        commands,
+        _minutes(runs, store),
     )
 
 
@@ -124,7 +136,9 @@ def find_number(numbers: Mapping[str, float], path: str) -> float | None:
         and all(want in ("*", key) for want, key in zip(wanted, keys))
     ]
     if len(fitting) > 1:
-        raise InputError(f"the path {path} fits {' and '.join(fitting)}: name one of them in the table")
+        raise InputError(
+            f"the path {path} fits {' and '.join(fitting)}: name one of them in the table"
+        )
     return numbers[fitting[0]] if fitting else None
 
 
@@ -197,7 +211,13 @@ def _command_cells(row: Row, runs: Sequence[Run], store: Store) -> list[str]:
 def command_text(run: Run, folder: Path) -> str:
     """The command of a run, its folders below the project if they are there."""
     words = [word.replace(f"{ROOT}/", "") for word in run.command(folder)]
-    return f"python {shlex.join(words)}"
+    return " ".join(["python", *(_quoted(word) for word in words)])
+
+
+def _quoted(word: str) -> str:
+    """A word for a shell, as people write it: single quotes inside of double ones."""
+    plain = "'" in word and not any(character in word for character in '"$`\\')
+    return f'"{word}"' if plain else shlex.quote(word)
 
 
 def _distinct(provenance: Sequence[Mapping[str, Any]], key: str) -> str:

@@ -52,7 +52,9 @@ class Store:
     def is_outdated(self, run: Run) -> bool:
         """Whether the folder of a run is one from before a default changed."""
         folder = self.folder / run.name
-        return folder.exists() and not self._same_defaults(run, _read(folder / RUN_FILE), self.folder)
+        return folder.exists() and not self._same_defaults(
+            run, _read(folder / RUN_FILE), self.folder
+        )
 
     def begin(self, run: Run) -> Path:
         """The folder of a run that is to start or to go on; what is outdated in it goes."""

@@ -211,7 +211,9 @@ def read_table(path: Path) -> Table:
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"table {path} is not usable YAML ({in_short(error)}): correct it") from None
+        raise InputError(
+            f"table {path} is not usable YAML ({in_short(error)}): correct it"
+        ) from None
     top = _Section(f"table {path}", content)
     columns = top.each("columns", _column)
     runs = {scale: top.each(scale, _run, needed=False) for scale in SCALES}
@@ -265,9 +267,13 @@ class _Section:
     def texts(self, key: str) -> dict[str, str]:
         return {name: str(value) for name, value in self.mapping(key).items()}
 
-    def each(self, key: str, read: Callable[[_Section], Any], needed: bool = True) -> dict[str, Any]:
+    def each(
+        self, key: str, read: Callable[[_Section], Any], needed: bool = True
+    ) -> dict[str, Any]:
         content = self.take(key, dict, None if needed else {})
-        sections = {name: _Section(f"{self.place}: {key}: {name}", of) for name, of in content.items()}
+        sections = {
+            name: _Section(f"{self.place}: {key}: {name}", of) for name, of in content.items()
+        }
         return {name: read(section) for name, section in sections.items()}
 
     def listed(self, key: str) -> list[_Section]:
@@ -312,14 +318,18 @@ def _weights(place: str, value: Any) -> Weights:
             return RunOf(name)
         case {"file": str(file), "from": str(source), **more} if not more:
             return WeightsFile(file, source)
-    raise InputError(f"{place} cannot be {shown(value)}: give a tag, {{run: NAME}} or {{file: , from: }}")
+    raise InputError(
+        f"{place} cannot be {shown(value)}: give a tag, {{run: NAME}} or {{file: , from: }}"
+    )
 
 
 def _row(section: _Section) -> Row:
     paper = section.mapping("paper")
     for column, number in paper.items():
         if not isinstance(number, int | float) or isinstance(number, bool):
-            raise InputError(f"{section.place}: paper: {column} cannot be {shown(number)}: give a number")
+            raise InputError(
+                f"{section.place}: paper: {column} cannot be {shown(number)}: give a number"
+            )
     row = Row(
         title=section.text("title"),
         run=section.text("run", ""),
@@ -367,21 +377,24 @@ def _check_names(table: Table, place: str) -> None:
                 if isinstance(source, RunOf):
                     require(f"{scale}: {name}: weights of a run above it", source.run, above)
             above.append(name)
-        for name, row in table.rows.items():
-            if scale not in row.absent:
-                require(f"rows: {name}: run of {scale}", row.run, table.runs[scale])
     for name, row in table.rows.items():
         for column in row.paper:
             require(f"rows: {name}: paper", column, table.columns)
         for scale in row.absent:
             require(f"rows: {name}: absent", scale, SCALES)
+        for scale in (scale for scale in SCALES if scale not in row.absent):
+            require(f"rows: {name}: run of {scale}", row.run, table.runs[scale])
     for number, claim in enumerate(table.claims, 1):
-        for column in claim.columns:
-            require(f"claims: {number}: columns", column, table.columns)
-        for row, column in (cell for term in claim.terms for cell in term.cells):
-            require(f"claims: {number}: order", row, table.rows)
-            if column or not claim.columns:
-                require(f"claims: {number}: order: {row}", column, table.columns)
+        _check_claim(table, claim, functools.partial(require, f"claims: {number}"))
+
+
+def _check_claim(table: Table, claim: Claim, require: Callable[[str, Iterable[str]], None]) -> None:
+    for column in claim.columns:
+        require(column, table.columns)
+    for row, column in (cell for term in claim.terms for cell in term.cells):
+        require(row, table.rows)
+        if column or not claim.columns:
+            require(column, table.columns)
 
 
 def _require(place: str, where: str, name: str, known: Iterable[str]) -> None:

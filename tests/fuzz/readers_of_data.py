@@ -304,7 +304,9 @@ def _read_results(path: Path) -> None:
 def _read_kept_record(path: Path) -> None:
     (table,) = read_tables(["2"])
     runs = {name: [_repeated()] for name in table.shown_runs("mini")}
-    write_page([make_section(table, "mini", runs, Store(path.parent, path.parent))], path.parent, "mini")
+    write_page(
+        [make_section(table, "mini", runs, Store(path.parent, path.parent))], path.parent, "mini"
+    )
 
 
 def _read_metrics(path: Path) -> None:

@@ -47,7 +47,7 @@ def test_mean_and_standard_error_by_hand():
 
 
 def made_up(table, claim, sign):
-    """The paper's numbers or, where it has none, numbers in the claim's order; with a sign of -1 the other way round."""
+    """The paper's numbers, or numbers in the claim's order; with a sign of -1 the other way round."""
     cells = {}
     for column in claim.columns or ("",):
         for place, term in enumerate(claim.terms):
@@ -83,11 +83,13 @@ def test_the_largest_of_several_cells_is_compared_seed_by_seed(tmp_path):
     assert one.text == "Boxes: original CLIP < best of (original CLIP; CLIPSelf, patches)"
     del cells["patches", "boxes"]
     assert claim_verdicts(table, table.claims[0], cells, "mini")[0].verdict == NOT_RUN
-    assert claim_verdicts(table, table.claims[0], cells, "real")[0].verdict == "not in the real world"
+    assert (
+        claim_verdicts(table, table.claims[0], cells, "real")[0].verdict == "not in the real world"
+    )
 
 
 def test_equal_numbers_are_within_noise_unless_the_claim_allows_them(tmp_path):
-    cells = dict.fromkeys([("original", "boxes"), ("patches", "boxes")], {0: 1.0, 1: 2.0, 2: 3.0})
+    cells = {(row, "boxes"): {0: 1.0, 1: 2.0, 2: 3.0} for row in ("original", "patches")}
     for relation, word in (("<", NOISE), ("<=", HOLDS)):
         text = TABLE.replace("order: original <", f"order: original {relation}")
         table = read_table(write_table(tmp_path, text))

@@ -67,11 +67,13 @@ def test_what_is_needed_comes_first_and_what_is_finished_is_not_run_again(store,
     assert [name for name, _ in steps(store)] == [clip.name] * 2 + [detector.name] * 2
     assert plan([clip, detector], store) == [] and store.record(clip)["minutes"] > 0
     said = capsys.readouterr().out
-    assert "[1/2]" in said and "minutes left" in said and f"$ python train_net.py" in said
+    assert "[1/2]" in said and "minutes left" in said and "$ python train_net.py" in said
     # Its numbers are known, its weights are lost: they are needed for another run alone.
     (store.folder / clip.name / clip.result_file).unlink()
     assert plan([clip], store) == []
-    other = make_run("configs/mini/detection.yaml", {"SOLVER.MAX_ITER": "9"}, needs=detector.needs, seed=0)
+    other = make_run(
+        "configs/mini/detection.yaml", {"SOLVER.MAX_ITER": "9"}, needs=detector.needs, seed=0
+    )
     assert plan([other], store) == [clip, other]
 
 

@@ -15,7 +15,7 @@ def test_all_formats_have_the_numbers(tmp_path):
     page = write_page([section], tmp_path / "docs", "mini")
     text = page.read_text()
     assert page == tmp_path / "docs" / "tables.md" and "## Table 9: a small one" in text
-    assert "| CLIPSelf, patches | 72.1           | 11.0 ± 1.0    | 1 does not hold |" in text
+    assert "| CLIPSelf, patches | 72.1 | 11.0 ± 1.0 | 1 does not hold |" in text
     assert "**does not hold**" in text and "One step is not enough." in text
     assert "![Table 9: a small one](tables/9.png)" in text and "4 runs, 6 core-minutes" in text
     parts = tmp_path / "docs" / "tables"

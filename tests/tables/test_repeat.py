@@ -70,7 +70,9 @@ def test_what_one_configuration_trained_is_evaluated_under_another(tmp_path, mad
     assert [results[name]["val/PQ"]["mean"] for name in (CONFIG, OTHER)] == [2.0, 1.0]
     trained = make_run(CONFIG, {}, seed=1)
     words = made[1].command(tmp_path)
-    assert words[words.index("MODEL.WEIGHTS") + 1] == str(tmp_path / trained.name / trained.result_file)
+    assert words[words.index("MODEL.WEIGHTS") + 1] == str(
+        tmp_path / trained.name / trained.result_file
+    )
     assert "--eval-only" in words and words[words.index("SEED") + 1] == "1"
 
 

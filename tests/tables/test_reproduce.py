@@ -51,7 +51,7 @@ def test_list_and_dry_run_need_no_data_and_run_nothing(tables, capsys):
     given.dry_run(["9"])
     said = capsys.readouterr().out
     assert said.count("python train_net.py") == 3 and "3 runs, 0 core-minutes" in said
-    (patches, _) = given.runs_of(module.read_tables(["9"], tables / "tables")[0], [0, 1])["patches"]
+    patches, _ = given.runs_of(module.read_tables(["9"], tables / "tables")[0], [0, 1])["patches"]
     finish(given.store, patches, {"mini_val_panoptic": {"64": {"boxes.thing.top1": 1.0}}})
     given.dry_run(["9"])
     assert "2 runs" in capsys.readouterr().out
@@ -62,7 +62,9 @@ def test_the_page_shows_every_seed_that_is_there(tables):
     given = reproduction(tables, seeds=(5,))
     (table,) = module.read_tables(["9"], tables / "tables")
     for run in given.runs_of(table, [0, 1, 2, 5])["patches"]:
-        finish(given.store, run, {"mini_val_panoptic": {"64": {"boxes.thing.top1": 1.0 * run.seed}}})
+        finish(
+            given.store, run, {"mini_val_panoptic": {"64": {"boxes.thing.top1": 1.0 * run.seed}}}
+        )
     given.write_page()
     assert "2.0 ± 2.2" in (tables / "docs" / "tables.md").read_text()
 
@@ -73,7 +75,9 @@ def test_rows_on_real_data_without_files_are_left_out_with_the_way_to_get_them(
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tables))
     assert reproduction(tables, "real").run([]) == 1
     said = capsys.readouterr().out
-    assert said.startswith("missing: coco_2017_val_panoptic: ") and "https://cocodataset.org" in said
+    assert (
+        said.startswith("missing: coco_2017_val_panoptic: ") and "https://cocodataset.org" in said
+    )
     assert "$ python" not in said
     assert "not run" in (tables / "docs" / "tables_real.md").read_text()
 

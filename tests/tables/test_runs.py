@@ -55,22 +55,32 @@ def test_another_world_gives_another_run(tmp_path, monkeypatch):
 def test_a_run_that_needs_another_one_has_its_weights_and_seed(tmp_path):
     specs = {
         "clip": RunSpec(PATCHES, {}, {}, False, 2),
-        "detector": RunSpec("configs/mini/detection.yaml", {}, {"MODEL.CLIP.WEIGHTS": RunOf("clip")}, False, 4),
+        "detector": RunSpec(
+            "configs/mini/detection.yaml", {}, {"MODEL.CLIP.WEIGHTS": RunOf("clip")}, False, 4
+        ),
         "read": RunSpec("configs/mini/regions.yaml", {}, {}, True, 1),
-        "read_it": RunSpec("configs/mini/regions.yaml", {}, {"MODEL.CLIP.WEIGHTS": RunOf("clip")}, True, 1),
+        "read_it": RunSpec(
+            "configs/mini/regions.yaml", {}, {"MODEL.CLIP.WEIGHTS": RunOf("clip")}, True, 1
+        ),
     }
     detector = resolve(specs, "detector", seed=2)
     clip, itself = detector.with_needs()
     assert itself is detector and clip.name == resolve(specs, "clip", seed=2).name
     words = detector.command(tmp_path)
     assert words[words.index("SEED") + 1] == "2" and words[3] == "--resume"
-    assert words[words.index("MODEL.CLIP.WEIGHTS") + 1] == str(tmp_path / clip.name / "clip_final.safetensors")
+    assert words[words.index("MODEL.CLIP.WEIGHTS") + 1] == str(
+        tmp_path / clip.name / "clip_final.safetensors"
+    )
     assert words[-2:] == ["OUTPUT_DIR", str(tmp_path / detector.name)]
     assert resolve(specs, "detector", seed=1).name != detector.name
     # Without training no seed moves anything.
     assert resolve(specs, "read", seed=1).name == resolve(specs, "read", seed=2).name
     assert resolve(specs, "read_it", seed=1).name != resolve(specs, "read_it", seed=2).name
-    assert resolve(specs, "read", seed=1).command(tmp_path, gpus=4)[3:6] == ["--eval-only", "--num-gpus", "4"]
+    assert resolve(specs, "read", seed=1).command(tmp_path, gpus=4)[3:6] == [
+        "--eval-only",
+        "--num-gpus",
+        "4",
+    ]
 
 
 def test_what_is_missing_is_said_with_the_way_to_get_it(tmp_path, monkeypatch):

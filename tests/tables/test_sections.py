@@ -38,12 +38,20 @@ def test_rows_claims_commands_and_cost(tmp_path):
     ]
     assert section.claims == [
         ["1. Patches are better.", "", "", "", "holds"],
-        ["Boxes: original CLIP < CLIPSelf, patches", "18.2 < 72.1", "20.0 < 71.0", "+51.0 +- 0.6", "holds"],
+        [
+            "Boxes: original CLIP < CLIPSelf, patches",
+            "18.2 < 72.1",
+            "20.0 < 71.0",
+            "+51.0 +- 0.6",
+            "holds",
+        ],
     ]
     assert section.reasons == []
     original, patches = section.commands
     assert original[2:] == ["any", "abc", "123", "1.5"] and patches[2] == "0 1 2"
-    assert patches[1].startswith("python train_net.py --config-file configs/mini/patches.yaml --resume")
+    assert patches[1].startswith(
+        "python train_net.py --config-file configs/mini/patches.yaml --resume"
+    )
     assert sum(section.minutes.values()) == 6
 
 

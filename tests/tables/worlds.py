@@ -10,10 +10,23 @@ title: "Table 9: a small one"
 about: For tests.
 figure: bars
 columns:
-  boxes: {title: Boxes, mini: "mini_val_panoptic/*/boxes.thing.top1", real: "coco_2017_val_panoptic/*/boxes.thing.top1"}
+  boxes:
+    title: Boxes
+    mini: mini_val_panoptic/*/boxes.thing.top1
+    real: coco_2017_val_panoptic/*/boxes.thing.top1
 mini:
-  original: {config: configs/mini/regions.yaml, options: {INPUT.REGIONS.STUDENT_SIZE: 64, TEST.REGIONS.READ: "('boxes',)", TEST.REGIONS.TEMPLATES: single}, evaluate: True, minutes: 0.1}
-  patches: {config: configs/mini/patches.yaml, options: {INPUT.REGIONS.STUDENT_SIZE: 64, SOLVER.MAX_ITER: 1, SOLVER.IMS_PER_BATCH: 2, TEST.REGIONS.READ: "('boxes',)", TEST.REGIONS.TEMPLATES: single}, minutes: 0.2}
+  original:
+    config: configs/mini/regions.yaml
+    options: &small
+      INPUT.REGIONS.STUDENT_SIZE: 64
+      TEST.REGIONS.READ: "('boxes',)"
+      TEST.REGIONS.TEMPLATES: single
+    evaluate: True
+    minutes: 0.1
+  patches:
+    config: configs/mini/patches.yaml
+    options: {<<: *small, SOLVER.MAX_ITER: 1, SOLVER.IMS_PER_BATCH: 2}
+    minutes: 0.2
 real:
   original: {config: configs/regions/coco_eva02_vitb16.yaml, evaluate: True}
 rows:
@@ -35,7 +48,10 @@ def write_table(folder: Path, text: str = TABLE, name: str = "9") -> Path:
 def finish(store, run, numbers: dict) -> None:
     """Let a run be finished, with results below the data sets' names."""
     folder = store.begin(run)
-    written = {"results": numbers, "provenance": {"commit": "abc", "weights_hash": "123", "seed": 0}}
+    written = {
+        "results": numbers,
+        "provenance": {"commit": "abc", "weights_hash": "123", "seed": 0},
+    }
     (folder / "results.json").write_text(json.dumps(written))
     if not run.evaluate:
         (folder / run.result_file).write_text("")

@@ -159,7 +159,9 @@ def _html_cell(cell: str) -> str:
 
 def _write_latex(section: Section, path: Path) -> None:
     body = [[cell.replace("±", "+-") for cell in row] for row in section.body]
-    text = tabulate(body, section.headings, "latex_booktabs", disable_numparse=True).replace("+-", "$\\pm$")
+    text = tabulate(body, section.headings, "latex_booktabs", disable_numparse=True).replace(
+        "+-", "$\\pm$"
+    )
     title = section.table.title.replace("%", "\\%").replace("&", "\\&")
     _write(path, f"% {title}\n{text}\n")
 

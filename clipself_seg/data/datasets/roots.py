@@ -52,7 +52,7 @@ def _benchmark(advice: str) -> DataRoot:
 COCO = _benchmark("unpack images and annotations from https://cocodataset.org there")
 LVIS = _benchmark("LVIS v1 is at https://www.lvisdataset.org, its images are COCO's")
 PROPOSALS = _benchmark(
-    "CLIPSelf's authors give coco_proposals.json, tools/write_proposals.py writes those of a detector, and "
+    "CLIPSelf's authors give coco_proposals.json, tools/train_rpn.py writes those of an RPN, and "
     "any COCO-format JSON with boxes will do"
 )
 REGION_TEXT = _benchmark(

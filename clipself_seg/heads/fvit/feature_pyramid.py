@@ -30,6 +30,7 @@ class FeaturePyramid(nn.Module):
             channels: channels of the levels.
         """
         super().__init__()
+        self.channels = channels
         self.lateral_convs = nn.ModuleList(
             ConvNorm(width, channels, 1, relu=False) for _ in range(4)
         )

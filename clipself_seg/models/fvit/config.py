@@ -6,6 +6,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import clip_from_config
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.config.load import precision_from_config
@@ -32,35 +33,74 @@ def fvit_parts(cfg: CfgNode) -> dict[str, Any]:
     Raises:
         InputError: the tower is no ViT, or values do not fit each other.
     """
-    clip = clip_from_config(cfg)
+    clip = vit_from_config(cfg)
     keys = cfg.MODEL.FVIT
-    if not isinstance(clip.visual, TransformerTower):
-        raise InputError(f"F-ViT needs a ViT, MODEL.CLIP.NAME is {clip.name}")
-    width = clip.visual.width
-    fusion = cfg.MODEL.FUSION
-    alpha, beta = fusion_exponents(fusion.MODE, fusion.ALPHA, fusion.BETA)
     precision = precision_from_config(cfg)
     return {
         "clip": clip,
-        "backbone": TapResizers(width),
-        "neck": PYRAMIDS[keys.PYRAMID](width, keys.CHANNELS),
-        "rpn_head": RPNHead(keys.CHANNELS, keys.RPN_NORM),
-        "roi_head": RoIHeads(clip.embed_dim, keys.TEMPERATURE, keys.CHANNELS, keys.MASKS),
+        **pyramid_parts(cfg, clip.visual.width),
+        "rpn_head": rpn_head(cfg),
+        "roi_head": roi_heads(cfg, clip.embed_dim),
         "blocks": keys.BLOCKS,
         "side": cfg.INPUT.DETECTION.SIDE,
         "pixels": (keys.PIXEL_MEAN, keys.PIXEL_STD),
-        "training": TrainingSettings(
-            keys.BACKGROUND_WEIGHT, ROI_RULES[keys.LOW_QUALITY], cfg.SEED, keys.ROIS_PER_IMAGE
-        ),
-        "settings": DetectionSettings(
-            alpha=alpha,
-            beta=beta,
-            temperature=keys.TEMPERATURE if keys.FIXED_TEMPERATURE else None,
-            clip_temperature=keys.CLIP_TEMPERATURE,
-            rule=DetectionRule(keys.SCORE_THRESHOLD, keys.NMS_IOU, cfg.TEST.DETECTIONS_PER_IMAGE),
-            proposals=ProposalRule(keys.PROPOSALS_BEFORE, keys.PROPOSALS_AFTER, keys.PROPOSALS_IOU),
-        ),
+        "training": training_settings(cfg),
+        "settings": detection_settings(cfg),
         "all_synonyms": keys.SYNONYMS == "mean",
         "clip_multiplier": cfg.SOLVER.CLIP_MULTIPLIER if keys.TRAIN_CLIP else 0.0,
         "precisions": (precision, precision if cfg.TEST.DETECTION.AMP else None),
     }
+
+
+def vit_from_config(cfg: CfgNode) -> DenseCLIP:
+    """The CLIP of ``MODEL.CLIP``, whose image tower has to be a ViT.
+
+    Raises:
+        InputError: it is none.
+    """
+    clip = clip_from_config(cfg)
+    if not isinstance(clip.visual, TransformerTower):
+        raise InputError(f"F-ViT needs a ViT, MODEL.CLIP.NAME is {clip.name}")
+    return clip
+
+
+def pyramid_parts(cfg: CfgNode, width: int) -> dict[str, Any]:
+    """Resizers of taps of a width, "backbone", and the feature pyramid, "neck"."""
+    keys = cfg.MODEL.FVIT
+    return {
+        "backbone": TapResizers(width),
+        "neck": PYRAMIDS[keys.PYRAMID](width, keys.CHANNELS),
+    }
+
+
+def rpn_head(cfg: CfgNode) -> RPNHead:
+    """Builds the head of the region proposal network."""
+    return RPNHead(cfg.MODEL.FVIT.CHANNELS, cfg.MODEL.FVIT.RPN_NORM)
+
+
+def roi_heads(cfg: CfgNode, embed_dim: int) -> RoIHeads:
+    """Builds box head and mask head for CLIP's embeddings of a width."""
+    keys = cfg.MODEL.FVIT
+    return RoIHeads(embed_dim, keys.TEMPERATURE, keys.CHANNELS, keys.MASKS)
+
+
+def training_settings(cfg: CfgNode) -> TrainingSettings:
+    """Reads the settings of the losses."""
+    keys = cfg.MODEL.FVIT
+    return TrainingSettings(
+        keys.BACKGROUND_WEIGHT, ROI_RULES[keys.LOW_QUALITY], cfg.SEED, keys.ROIS_PER_IMAGE
+    )
+
+
+def detection_settings(cfg: CfgNode) -> DetectionSettings:
+    """Reads the settings of detection."""
+    keys, fusion = cfg.MODEL.FVIT, cfg.MODEL.FUSION
+    alpha, beta = fusion_exponents(fusion.MODE, fusion.ALPHA, fusion.BETA)
+    return DetectionSettings(
+        alpha=alpha,
+        beta=beta,
+        temperature=keys.TEMPERATURE if keys.FIXED_TEMPERATURE else None,
+        clip_temperature=keys.CLIP_TEMPERATURE,
+        rule=DetectionRule(keys.SCORE_THRESHOLD, keys.NMS_IOU, cfg.TEST.DETECTIONS_PER_IMAGE),
+        proposals=ProposalRule(keys.PROPOSALS_BEFORE, keys.PROPOSALS_AFTER, keys.PROPOSALS_IOU),
+    )

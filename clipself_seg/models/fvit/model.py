@@ -10,43 +10,33 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from clipself_seg.checkpoints.hashes import hash_tensors, weights_state
+from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.precision import autocast
-from clipself_seg.clip.tower import DENSE, TransformerTower, train_last_blocks
+from clipself_seg.clip.tower import TransformerTower, train_last_blocks
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary, class_names, seen_by_name
+from clipself_seg.data.vocabulary import Vocabulary, class_names
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fvit.feature_pyramid import FeaturePyramid
 from clipself_seg.heads.fvit.resizers import RELATIVE_STRIDES, TapResizers
 from clipself_seg.heads.fvit.rpn import RPNHead
 from clipself_seg.models.fvit.config import fvit_parts
+from clipself_seg.models.fvit.features import pyramid_and_dense
+from clipself_seg.models.fvit.open_vocabulary import OpenVocabulary
 from clipself_seg.models.fvit.parts import DetectionSettings, RoIHeads, TrainingSettings
 from clipself_seg.models.fvit.two_stage import TwoStageDetector
 from clipself_seg.models.fvit.weights import export_weights, load_weights
 from clipself_seg.models.parameter_groups import Group, by_rate_and_kind
-from clipself_seg.models.protocol import Classes
-
-BACKGROUND = "background"
 
 
 @META_ARCH_REGISTRY.register()
-class FViT(TwoStageDetector):
-    """Boxes, and masks where the model has a mask head, of the classes that `set_vocabulary` gives.
-
-    Attributes:
-        classes: the classes; those of the training vocabulary are seen.
-        trained_names: names of each class of the training vocabulary; () before any training.
-    """
-
-    _text: tuple[Any, Tensor] = (None, torch.empty(0))
+class FViT(OpenVocabulary, TwoStageDetector):
+    """Boxes, and masks where the model has a mask head, of the classes that `set_vocabulary` gives."""
 
     @configurable
     def __init__(
@@ -105,8 +95,6 @@ class FViT(TwoStageDetector):
         self.all_synonyms = all_synonyms
         self.clip_multiplier = clip_multiplier
         self.bank = TextBank(clip, "vild63")
-        self.classes = Classes()
-        self.trained_names: tuple[tuple[str, ...], ...] = ()
         if clip_multiplier:
             self.train_tower()
 
@@ -157,39 +145,6 @@ class FViT(TwoStageDetector):
         super().train(mode)
         self.clip.eval()
         return self
-
-    def set_vocabulary(
-        self,
-        words: Vocabulary | Sequence[str],
-        seen: np.ndarray | None = None,
-        all_synonyms: bool | None = None,
-    ) -> None:
-        """Give the classes; labels are positions in them.
-
-        Args:
-            words: a vocabulary, or names with synonyms, "dog|puppy".
-            seen: (K,) bool, classes of the training vocabulary. None: those that share a name with the
-                vocabulary that the weights were trained on; all of them if that is not known.
-            all_synonyms: whether the mean of all names of a class is its text, or the first alone; None
-                takes the value that the model was built with.
-
-        Raises:
-            InputError: as `class_names`.
-            ValueError: `seen` is of another number of classes.
-        """
-        if all_synonyms is None:
-            all_synonyms = self.all_synonyms
-        names = class_names(words, all_synonyms=all_synonyms)
-        if seen is not None and len(seen) != len(names):
-            raise ValueError(f"seen has {len(seen)} classes, there are {len(names)}")
-        if seen is None and self.trained_names:
-            given = words if isinstance(words, Vocabulary) else Vocabulary.from_names(words)
-            seen = seen_by_name(
-                given, Vocabulary.from_names(["|".join(n) for n in self.trained_names])
-            )
-        self.classes = Classes(
-            names=names, seen=None if seen is None else np.asarray(seen, dtype=bool)
-        )
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
         """Give the training vocabulary; classes that it does not mark as seen leave the softmax.
@@ -248,25 +203,11 @@ class FViT(TwoStageDetector):
         with torch.no_grad():
             return self._detect(samples)
 
-    def text(self) -> Tensor:
-        """Unit text embeddings (K + 1, E) of the classes, and of the word "background".
-
-        Kept for one vocabulary and state of the text tower: the bank looks at each name of each class anew.
-        """
-        made_for = (self.classes.names, weights_state(self.clip.text), self.device)
-        if self._text[0] != made_for:
-            with torch.inference_mode(False):  # an inference tensor could not be trained on later
-                names = (self.classes.names, ((BACKGROUND,),))
-                self._text = (made_for, torch.cat([self.bank.embed(own) for own in names]))
-        return self._text[1]
-
     def features(self, images: Tensor, dense: bool) -> tuple[list[Tensor], Tensor | None]:
         """Levels P2 to P6 of normalised images (B, 3, side, side), and unit dense features (B, E, g, g)."""
-        wanted = [*self.taps, DENSE] if dense else self.taps
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.clip_multiplier > 0):
-            maps = self.clip.visual.features(images, wanted)
-        levels = self.neck([maps[name] for name in self.taps], self.backbone)
-        return levels, F.normalize(maps[DENSE].float(), dim=1) if dense else None
+        parts = self.clip.visual, self.taps, self.backbone, self.neck
+        learns = self.clip_multiplier > 0
+        return pyramid_and_dense(images, *parts, dense=dense, tower_learns=learns)
 
     def preprocess(self, samples: Sequence[Sample]) -> Tensor:
         """Normalised images, then padded at the right and bottom with 0, (B, 3, side, side).
@@ -329,12 +270,6 @@ class FViT(TwoStageDetector):
             limits = boxes.new_tensor([width, height] * 2)
             proposals.append((torch.minimum(boxes / scale, limits), scores))
         return proposals
-
-    def seen(self) -> Tensor:
-        """Classes of the training vocabulary, (K,) bool."""
-        names, _, known = self.classes
-        seen = torch.ones(len(names)) if known is None else torch.from_numpy(known)
-        return seen.to(self.device).bool()
 
     def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
         """Loads ``MODEL.WEIGHTS``: a checkpoint of this project or a released one, see `load_weights`."""

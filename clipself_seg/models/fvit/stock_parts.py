@@ -1,0 +1,320 @@
+"""F-ViT in three parts for Detectron2's own `GeneralizedRCNN`, by the names in its registries.
+
+``MODEL.BACKBONE.NAME: FViTBackbone``, ``MODEL.PROPOSAL_GENERATOR.NAME: FViTRPN`` and ``MODEL.ROI_HEADS.NAME:
+FViTROIHeads``, each built from the keys of `FViT`. The RoI heads are given their classes with `set_vocabulary`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    Backbone,
+)
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import Tensor
+
+from clipself_seg.clip import DenseCLIP, TextBank
+from clipself_seg.clip.tower import DENSE, TransformerTower
+from clipself_seg.data.mappers.samples import Sample
+from clipself_seg.errors import InputError
+from clipself_seg.heads.fvit.feature_pyramid import FeaturePyramid
+from clipself_seg.heads.fvit.resizers import RELATIVE_STRIDES, TapResizers
+from clipself_seg.heads.fvit.rpn import RPNHead
+from clipself_seg.models.fvit.config import (
+    detection_settings,
+    pyramid_parts,
+    roi_heads,
+    rpn_head,
+    training_settings,
+    vit_from_config,
+)
+from clipself_seg.models.fvit.features import pyramid_and_dense
+from clipself_seg.models.fvit.open_vocabulary import OpenVocabulary
+from clipself_seg.models.fvit.parts import DetectionSettings, RoIHeads, TrainingSettings
+from clipself_seg.models.fvit.two_stage import RoIStage, RPNStage
+
+LEVELS = ("p2", "p3", "p4", "p5", "p6")
+# Beginnings of the names of an FViT's tensors -> those of a GeneralizedRCNN of the parts here.
+STOCK_NAMES = {
+    "clip.visual.": "backbone.tower.",
+    "clip.": "roi_heads.clip.",
+    "backbone.": "backbone.resizers.",
+    "neck.": "backbone.neck.",
+    "rpn_head.": "proposal_generator.rpn_head.",
+    "roi_head.": "roi_heads.roi_head.",
+}
+
+
+def stock_state(fvit: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of an `FViT` under the names of a `GeneralizedRCNN` of the parts here."""
+    return {_stock_name(name): tensor for name, tensor in fvit.items()}
+
+
+def _stock_name(name: str) -> str:
+    begin = next(begin for begin in STOCK_NAMES if name.startswith(begin))
+    return STOCK_NAMES[begin] + name.removeprefix(begin)
+
+
+@BACKBONE_REGISTRY.register()
+class FViTBackbone(Backbone):
+    """The frozen tower with resizers and pyramid: "p2" to "p6" and, in evaluation, unit "dense" features."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        tower: TransformerTower,
+        blocks: Sequence[int],
+        resizers: TapResizers,
+        neck: FeaturePyramid,
+        side: int,
+    ) -> None:
+        """
+        Args:
+            tower: CLIP's image tower.
+            blocks: the four blocks, from 0, whose outputs are the taps.
+            resizers: resizers of the taps.
+            neck: feature pyramid.
+            side: side in pixels of the square that images are padded to.
+        """
+        super().__init__()
+        self.tower = tower.eval().requires_grad_(False)
+        self.taps = tower.check_names(f"block{index}" for index in blocks)
+        self.resizers = resizers
+        self.neck = neck
+        self.side = side
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict[str, Any]:
+        """Reads ``MODEL.{CLIP, FVIT}`` and ``INPUT.DETECTION.SIDE``.
+
+        Raises:
+            InputError: the tower is no ViT, its patch does not divide the side, or it is to be trained.
+        """
+        clip, side = vit_from_config(cfg), cfg.INPUT.DETECTION.SIDE
+        if cfg.MODEL.FVIT.TRAIN_CLIP:
+            raise InputError("MODEL.FVIT.TRAIN_CLIP is True: FViTBackbone is frozen, FViT is not")
+        if side % clip.patch_size:
+            raise InputError(
+                f"INPUT.DETECTION.SIDE is {side}, which the patch of {clip.name}, {clip.patch_size}, does not divide"
+            )
+        parts = pyramid_parts(cfg, clip.visual.width)
+        return {
+            "tower": clip.visual,
+            "blocks": cfg.MODEL.FVIT.BLOCKS,
+            "resizers": parts["backbone"],
+            "neck": parts["neck"],
+            "side": side,
+        }
+
+    def train(self, mode: bool = True) -> FViTBackbone:
+        """Switches the training mode as in every module; the tower stays in evaluation mode."""
+        super().train(mode)
+        self.tower.eval()
+        return self
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Features by name of normalised images (B, 3, side, side)."""
+        parts = self.tower, self.taps, self.resizers, self.neck
+        levels, dense = pyramid_and_dense(
+            images, *parts, dense=not self.training, tower_learns=False
+        )
+        features = dict(zip(LEVELS, levels))
+        return features if dense is None else features | {DENSE: dense}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of every feature; strides of a patch of 14 are no whole numbers."""
+        patch = self.tower.patch_size
+        shapes = {
+            name: ShapeSpec(channels=self.neck.channels, stride=patch * factor)
+            for name, factor in zip(LEVELS, RELATIVE_STRIDES)
+        }
+        width, stride = self.tower.feature_shapes()[DENSE]
+        return shapes | {DENSE: ShapeSpec(channels=width, stride=stride)}
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        """Images are padded to the square."""
+        return {"square_size": self.side}
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class FViTRPN(RPNStage):
+    """F-ViT's region proposal network, on "p2" to "p6"."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        rpn_head: RPNHead,
+        strides: Sequence[float],
+        training: TrainingSettings,
+        settings: DetectionSettings,
+    ) -> None:
+        """
+        Args:
+            rpn_head: its head.
+            strides: pixels between the cells of P2 to P6.
+            training: settings of the losses.
+            settings: settings of detection, of which proposals are a part.
+        """
+        super().__init__(strides, training, settings)
+        self.rpn_head = rpn_head
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
+        """Reads ``MODEL.{FVIT, FUSION}`` and ``SEED``."""
+        return {"rpn_head": rpn_head(cfg), **_settings(cfg, input_shape)}
+
+    def forward(
+        self,
+        images: ImageList,
+        features: Mapping[str, Tensor],
+        gt_instances: Sequence[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """Proposals of each image, the best first, and in training losses by name.
+
+        Raises:
+            InputError: an image is larger than the square.
+        """
+        levels, sizes = [features[name] for name in LEVELS], images.image_sizes
+        for height, width in sizes:
+            if max(height, width) > images.tensor.shape[-1]:
+                raise InputError(
+                    f"an image of {width} x {height} pixels does not fit into INPUT.DETECTION.SIDE "
+                    f"{images.tensor.shape[-1]}"
+                )
+        if self.training:
+            assert gt_instances is not None, "training needs gt_instances"
+            losses, proposed = self.rpn_losses_in(levels, _samples(gt_instances), sizes)
+            return [_proposals(boxes, size) for boxes, size in zip(proposed, sizes)], losses
+        logits, deltas = self.rpn_head(levels)
+        proposals = []
+        for index, size in enumerate(sizes):
+            boxes, scores = self.propose_in(logits, deltas, index, size)
+            proposals.append(_proposals(boxes, size, scores))
+        return proposals, {}
+
+
+@ROI_HEADS_REGISTRY.register()
+class FViTROIHeads(OpenVocabulary, RoIStage):
+    """F-ViT's box head, and mask head where it has one, whose classes are texts of CLIP."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        clip: DenseCLIP,
+        roi_head: RoIHeads,
+        strides: Sequence[float],
+        training: TrainingSettings,
+        settings: DetectionSettings,
+        all_synonyms: bool = False,
+    ) -> None:
+        """
+        Args:
+            clip: CLIP, of which the text tower is kept: the backbone has the other one.
+            roi_head: box head, and mask head or None.
+            strides: pixels between the cells of P2 to P6.
+            training: settings of the losses.
+            settings: settings of detection.
+            all_synonyms: whether the mean of all names of a class is its text, or the first alone.
+        """
+        super().__init__(strides, training, settings)
+        self.roi_head = roi_head
+        self.clip = clip.eval().requires_grad_(False)
+        del self.clip.visual
+        self.bank = TextBank(self.clip, "vild63")
+        self.all_synonyms = all_synonyms
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
+        """Reads ``MODEL.{CLIP, FVIT, FUSION}``, ``TEST.DETECTIONS_PER_IMAGE`` and ``SEED``."""
+        clip = vit_from_config(cfg)
+        return {
+            "clip": clip,
+            "roi_head": roi_heads(cfg, clip.embed_dim),
+            "all_synonyms": cfg.MODEL.FVIT.SYNONYMS == "mean",
+            **_settings(cfg, input_shape),
+        }
+
+    def forward(
+        self,
+        images: ImageList,
+        features: Mapping[str, Tensor],
+        proposals: Sequence[Instances],
+        targets: Sequence[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """Detections of each image in evaluation, proposals and losses by name in training.
+
+        Detections have "pred_boxes" in pixels of the image as it was given, "scores", "pred_classes" and, with a
+        mask head, "pred_masks" (m, 1, 28, 28), scores inside of the box, as Detectron2's postprocessing reads them.
+        Targets have "gt_boxes", "gt_classes" and, with a mask head, "gt_masks", Detectron2's `BitMasks`.
+        """
+        if not self.classes.names:
+            raise RuntimeError("call set_vocabulary of the RoI heads before the model")
+        levels = [features[name] for name in LEVELS]
+        boxes = [p.proposal_boxes.tensor for p in proposals]
+        if self.training:
+            assert targets is not None, "training needs targets"
+            samples = _samples(targets)
+            losses = self.roi_losses(levels, boxes, samples, self.text(), self.seen())
+            return list(proposals), losses
+        return [
+            self._detected([x[i : i + 1] for x in levels], features[DENSE][i], own, size)
+            for i, (own, size) in enumerate(zip(boxes, images.image_sizes, strict=True))
+        ], {}
+
+    def _detected(
+        self, levels: Sequence[Tensor], dense: Tensor, boxes: Tensor, size: tuple[int, int]
+    ) -> Instances:
+        same = boxes.new_ones(4)
+        detected = self.select_in(levels, dense, boxes, size, same, self.text(), self.seen())
+        instances = Instances(size)
+        instances.pred_boxes = Boxes(detected.boxes)
+        instances.scores = detected.scores
+        instances.pred_classes = detected.labels
+        if self.roi_head.mask_head is not None:
+            instances.pred_masks = self.mask_scores(levels, detected.boxes)[:, None]
+        return instances
+
+
+def _settings(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
+    """Arguments that both stages have."""
+    if missing := [name for name in (*LEVELS, DENSE) if name not in input_shape]:
+        raise InputError(
+            f"the backbone gives no {', '.join(missing)}: set MODEL.BACKBONE.NAME to FViTBackbone"
+        )
+    return {
+        "strides": [input_shape[name].stride for name in LEVELS],
+        "training": training_settings(cfg),
+        "settings": detection_settings(cfg),
+    }
+
+
+def _samples(targets: Sequence[Instances]) -> list[Sample]:
+    """Objects of each image as this project's samples; random choices follow from torch's seed."""
+    samples = []
+    for own in targets:
+        sample = {"boxes": own.gt_boxes.tensor, "labels": own.gt_classes}
+        if own.has("gt_masks"):
+            sample["masks"] = own.gt_masks.tensor
+        samples.append(sample | {"draw": int(torch.randint(1 << 31, ()))})
+    return samples
+
+
+def _proposals(boxes: Tensor, size: tuple[int, int], scores: Tensor | None = None) -> Instances:
+    """Proposals (m, 4) of an image as Detectron2's instances; scores (m,) in [0, 1] become logits."""
+    instances = Instances(size)
+    instances.proposal_boxes = Boxes(boxes)
+    if scores is not None:
+        instances.objectness_logits = scores.logit(eps=1e-6)
+    return instances

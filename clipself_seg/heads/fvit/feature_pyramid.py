@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.heads.fvit.layers import ConvNorm, xavier_uniform
+from clipself_seg.heads.fvit.layers import ConvNorm, double, fold_norm, xavier_uniform
 from clipself_seg.heads.fvit.resizers import TapResizers
 
 CHANNELS = 256
@@ -56,7 +56,7 @@ class FeaturePyramid(nn.Module):
         product of both weights does the same: maps of width D at the fine strides never exist.
         """
         first, second, third, fourth = self.lateral_convs
-        hidden = resizers.interpolate1[:3](taps[0])
+        hidden = _resize_and_norm(resizers.interpolate1, taps[0])
         return [
             _fold(resizers.interpolate1[3], first, hidden),
             _fold(resizers.interpolate2[0], second, taps[1]),
@@ -72,7 +72,16 @@ def _fold(resizer: nn.Module, lateral: nn.Module, maps: Tensor) -> Tensor:
     project = lateral.conv.weight[:, :, 0, 0]
     project, bias = lateral.folded(project, project @ resizer.bias)
     weight = torch.einsum("iokl,co->ickl", resizer.weight, project)
-    return lateral.finish(F.conv_transpose2d(maps, weight, bias, stride=2))
+    return lateral.finish(double(maps, weight, bias))
+
+
+def _resize_and_norm(resizer: nn.Sequential, maps: Tensor) -> Tensor:
+    """The finest resizer without its last layer."""
+    first, norm, activation, _ = resizer
+    assert isinstance(first, nn.ConvTranspose2d) and isinstance(norm, nn.BatchNorm2d)
+    weight, bias = fold_norm(norm, first.weight.transpose(0, 1), first.bias)
+    maps = double(maps, weight.transpose(0, 1), bias)
+    return activation(norm(maps) if norm.training else maps)
 
 
 class SimpleFeaturePyramid(FeaturePyramid):

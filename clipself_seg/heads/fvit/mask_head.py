@@ -38,7 +38,18 @@ class MaskHead(nn.Module):
             # Zero with a gradient: a batch norm trains on no empty batch, and several processes wait.
             nothing = torch.stack([p.sum() for p in self.parameters()]).sum() * 0
             return nothing.expand(0, 2 * SIDE, 2 * SIDE)
-        return self.conv_logits(F.relu_(self.upsample(self.convs(features))))[:, 0]
+        return self._logits(self.convs(features))
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """``conv_logits(relu(upsample(hidden)))``, without maps of 256 channels and 28 x 28 cells.
+
+        The four cells that come of one are groups of channels, and only their logits are put in place.
+        """
+        weight = self.upsample.weight.permute(2, 3, 1, 0).flatten(0, 2)[:, :, None, None]
+        assert self.upsample.bias is not None and self.conv_logits.bias is not None
+        cells = F.relu_(F.conv2d(hidden, weight, self.upsample.bias.repeat(4)))
+        own, bias = self.conv_logits.weight.repeat(4, 1, 1, 1), self.conv_logits.bias.repeat(4)
+        return F.pixel_shuffle(F.conv2d(cells, own, bias, groups=4), 2)[:, 0]
 
 
 def mask_targets(boxes: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:

@@ -19,7 +19,7 @@ from clipself_seg.prediction import region_text
 from tests.conftest import ROOT
 
 CONFIG = str(ROOT / "configs/mini/region_text.yaml")
-SCENES = 7
+SCENES = 5
 
 
 @pytest.fixture(scope="module")
@@ -139,13 +139,13 @@ def test_an_interrupted_call_goes_on_and_writes_the_same(annotations, target, mo
     target.unlink()
     crops = ProposalCropMapper.__call__
 
-    def fail_at_the_sixth(self, record):
+    def fail_at_the_fifth(self, record):
         seen.append(record["image_id"])
-        if len(seen) == 6:
+        if len(seen) == 5:
             raise InputError("the disk is gone")
         return crops(self, record)
 
-    monkeypatch.setattr(ProposalCropMapper, "__call__", fail_at_the_sixth)
+    monkeypatch.setattr(ProposalCropMapper, "__call__", fail_at_the_fifth)
     assert run(annotations, *words) == 2 and not target.exists()
     parts = target.with_name("region_text_train.json.parts")
     assert len(list(parts.iterdir())) == 2

@@ -80,8 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
         reproduction.write_page()
     if args.list or args.dry_run or args.page:
         return 0
-    worlds = Path(os.environ.get("CLIPSELF_SEG_MINI") or "output/mini_world").absolute()
     if not args.real:
+        worlds = Path(os.environ.get("CLIPSELF_SEG_MINI") or "output/mini_world").absolute()
+        os.environ["CLIPSELF_SEG_MINI"] = str(worlds)  # the runs' own folder is the project's
         write_worlds(worlds)
-    environment = {} if args.real else {"CLIPSELF_SEG_MINI": str(worlds)}
-    return reproduction.run(args.table, gpus=args.num_gpus, environment=environment)
+    return reproduction.run(args.table, gpus=args.num_gpus)

@@ -61,7 +61,7 @@ def missing_data(name: str) -> str:
     "" if all is there, if nobody knows, and of the mini worlds, which are drawn when they are needed.
     """
     files = data_files(name)
-    if files is None or files.root is MINI:
+    if files is None or files.root.variable == MINI.variable:
         return ""
     missing = [str(path) for path in files.paths if not path.exists()]
     return f"{name}: {', '.join(missing)}: {files.how}" if missing else ""
@@ -70,14 +70,14 @@ def missing_data(name: str) -> str:
 def fingerprint(name: str) -> Any:
     """What decides the content of a data set.
 
-    Of the mini worlds it is their manifest (sizes, seed and version of the generator), the standard one
-    where no world is written yet. Of other data sets it is a hash of every annotation file, and the number
-    of entries of every folder.
+    Of the mini worlds, and of what a run itself prepares there, it is their manifest (sizes, seed and version
+    of the generator), the standard one where no world is written yet. Of other data sets it is a hash of every
+    annotation file, and the number of entries of every folder.
     """
     files = data_files(name)
     if files is None:
         return "registered elsewhere"
-    if files.root is MINI:
+    if files.root.variable == MINI.variable:
         return mini_fingerprint()
     return {path.name: _content(path) for path in files.paths}
 

@@ -11,7 +11,9 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
+from clipself_seg.data.datasets.roots import MINI
 from clipself_seg.errors import InputError, ended_by
 from clipself_seg.files import alone_in
 from clipself_seg.tables.runs import Run
@@ -68,10 +70,10 @@ def run_all(
     variables = {**os.environ, **(environment or {})}
     if not gpus:
         variables |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    waiting = list(runs)
+    failed = _prepare(runs, store, variables)
+    waiting = [run for run in runs if run.name not in failed]
     running: dict[Future[str], Run] = {}
-    failed: dict[str, str] = {}
-    progress = _Progress(runs, at_once)
+    progress = _Progress(waiting, at_once)
     pool = ThreadPoolExecutor(at_once)
     try:
         while waiting or running:
@@ -88,6 +90,23 @@ def run_all(
                 progress.ended(run, problem)
     finally:
         pool.shutdown(cancel_futures=True)
+    return failed
+
+
+def _prepare(runs: Sequence[Run], store: Store, variables: Mapping[str, str]) -> dict[str, str]:
+    """Write the data that runs need of their own, each once; the runs for which that failed."""
+    failed: dict[str, str] = {}
+    for prepare in dict.fromkeys(run.prepare for run in runs if run.prepare):
+        words = [word.format(mini=MINI.path.absolute()) for word in prepare]
+        _say(f"$ python {shlex.join(words)}")
+        store.folder.mkdir(parents=True, exist_ok=True)
+        log = store.folder / CONSOLE
+        with open(log, "ab") as console:
+            given: dict[str, Any] = {"env": dict(variables), "stdout": console, "stderr": console}
+            code = subprocess.run([sys.executable, *words], cwd=ROOT, **given).returncode
+        if code:
+            reason = f"its data could not be prepared: {_last_line(log)} (all of it: {log})"
+            failed |= {run.name: reason for run in runs if run.prepare == prepare}
     return failed
 
 

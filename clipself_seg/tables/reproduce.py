@@ -72,15 +72,12 @@ class Reproduction:
         missing = dict.fromkeys(what for run in todo for what in run.missing)
         return [run for run in todo if run.name not in lacking], list(missing)
 
-    def run(
-        self, names: Sequence[str], *, gpus: int = 0, environment: dict[str, str] | None = None
-    ) -> int:
+    def run(self, names: Sequence[str], *, gpus: int = 0) -> int:
         """Make what is missing, and write the page; 1 if a run failed or could not be made.
 
         Args:
             names: names of tables, () for all.
             gpus: GPUs of each run; 0 for a CPU.
-            environment: further variables for the runs.
 
         Raises:
             InputError: an unknown table, or a table that cannot be used.
@@ -89,7 +86,7 @@ class Reproduction:
         todo, missing = self.runnable(runs)
         _say_what_is_missing(todo, missing)
         with alone_in(self.store.folder):
-            failed = run_all(todo, self.store, gpus=gpus, environment=environment)
+            failed = run_all(todo, self.store, gpus=gpus)
             self.store.keep(runs)
         for name, problem in failed.items():
             _say(f"failed: {name}: {problem}")

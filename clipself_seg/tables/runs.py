@@ -62,6 +62,7 @@ class Run:
         result_file: what a training writes.
         minutes: core-minutes that are expected; 0 if that is not known.
         missing: what has to be there before, and is not, with the way to get it.
+        prepare: words after ``python`` that write its data, {mini} for the folder of the mini worlds.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Run:
     result_file: str
     minutes: float
     missing: tuple[str, ...]
+    prepare: tuple[str, ...]
 
     @property
     def fetched(self) -> list[str]:
@@ -150,6 +152,7 @@ def resolve(
         seed=seed if moved else None,
         minutes=spec.minutes,
         missing=missing,
+        prepare=spec.prepare,
     )
 
 
@@ -162,6 +165,7 @@ def make_run(
     seed: int | None = None,
     minutes: float = 0.0,
     missing: Sequence[str] = (),
+    prepare: tuple[str, ...] = (),
 ) -> Run:
     """A run with its name.
 
@@ -173,6 +177,7 @@ def make_run(
         seed: seed; None leaves the configuration's.
         minutes: core-minutes that are expected.
         missing: what is known to be missing.
+        prepare: words that write its data.
 
     Raises:
         InputError: as `load_config`.
@@ -195,6 +200,8 @@ def make_run(
         "data": {name: fingerprint(name) for name in _data_sets(values, evaluate)},
         "evaluate": evaluate,
     }
+    if prepare:
+        settings["prepare"] = list(prepare)
     here = (missing_data(name) for name in _data_sets(values, evaluate))
     stem = Path(config).stem + ("" if seed is None else f"_seed{seed}")
     return Run(
@@ -209,6 +216,7 @@ def make_run(
         result_file=result_file,
         minutes=minutes,
         missing=(*missing, *filter(None, here)),
+        prepare=prepare,
     )
 
 

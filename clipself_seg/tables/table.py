@@ -71,6 +71,7 @@ class RunSpec:
         weights: key -> weights.
         evaluate: whether nothing is trained.
         minutes: core-minutes that are expected; 0 if that is not known.
+        prepare: words after ``python`` that write its data, {mini} for the folder of the mini worlds.
     """
 
     config: str
@@ -78,6 +79,7 @@ class RunSpec:
     weights: Mapping[str, Weights]
     evaluate: bool
     minutes: float
+    prepare: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,6 +307,7 @@ def _run(section: _Section) -> RunSpec:
         weights={key: _weights(f"{section.place}: {key}", of) for key, of in weights.items()},
         evaluate=section.take("evaluate", bool, False),
         minutes=float(section.take("minutes", int | float, 0)),
+        prepare=tuple(section.text("prepare", "").split()),
     )
     section.finish()
     return spec

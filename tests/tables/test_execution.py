@@ -118,3 +118,22 @@ def test_results_without_numbers_are_a_failure(store, monkeypatch):
     assert "no complete, finite numbers" in run_all([clip], store)[clip.name]
     finish(store, clip, {"val": {"x": 1.0}})
     assert json.loads((store.folder / clip.name / "run.json").read_text())["minutes"] >= 1.5
+
+
+def test_data_of_a_run_is_prepared_once_before_it(store, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CLIPSELF_SEG_MINI", str(tmp_path / "worlds"))
+    text = (
+        "import pathlib, sys; pathlib.Path('prepared').open('a').write(sys.argv[1]); sys.exit({})"
+    )
+    (tmp_path / "prepare.py").write_text(text.format("0"))
+    prepare = ("prepare.py", "{mini}/labels;")
+    runs = [make_run("configs/mini/patches.yaml", {}, seed=s, prepare=prepare) for s in (0, 1)]
+    assert runs[0].name != make_run("configs/mini/patches.yaml", {}, seed=0).name
+    assert run_all(runs, store) == {}
+    assert (tmp_path / "prepared").read_text() == f"{tmp_path}/worlds/labels;"
+    (tmp_path / "prepare.py").write_text(text.format("'error: no labels'"))
+    (other,) = [make_run("configs/mini/patches.yaml", {}, seed=2, prepare=prepare)]
+    failed = run_all([other], store)
+    assert failed[other.name].startswith(
+        "its data could not be prepared: error: no labels (all of it"
+    )

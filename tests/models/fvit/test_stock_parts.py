@@ -43,6 +43,7 @@ def both(**keys):
     return ours, theirs
 
 
+@torch.no_grad()  # as FViT evaluates
 def test_detections_are_those_of_fvit():
     ours, theirs = both(MASKS=True, RPN_NORM=True)
     assert type(theirs) is GeneralizedRCNN
@@ -57,6 +58,7 @@ def test_detections_are_those_of_fvit():
         assert (one.pred_masks != other.pred_masks).float().mean() < 1e-4
 
 
+@torch.no_grad()
 def test_detections_are_in_pixels_of_the_original():
     ours, theirs = both()
     large = [sample() | {"height": 128, "width": 112}]
@@ -121,7 +123,9 @@ def test_what_does_not_fit_is_refused():
         model([sample() | {"image": torch.zeros(3, 65, 10)}])
     with pytest.raises(InputError, match="FViTBackbone is frozen, FViT is not"):
         stock(MODEL__FVIT__TRAIN_CLIP=True)
-    with pytest.raises(InputError, match="SIDE is 60, which the patch of ViT-Mini-8, 8, does not div"):
+    with pytest.raises(
+        InputError, match="SIDE is 60, which the patch of ViT-Mini-8, 8, does not div"
+    ):
         stock(INPUT__DETECTION__SIDE=60)
     with pytest.raises(InputError, match="gives no p2, .*: set MODEL.BACKBONE.NAME to FViTB"):
         stock(MODEL__BACKBONE__NAME="CLIPBackbone")

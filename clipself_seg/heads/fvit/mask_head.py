@@ -16,6 +16,8 @@ from clipself_seg.heads.fvit.feature_pyramid import CHANNELS
 from clipself_seg.heads.fvit.layers import ConvNorm, kaiming_normal
 
 SIDE = 14
+ROIS = 64
+"""RoIs whose maps are in memory at once, but in training."""
 
 
 class MaskHead(nn.Module):
@@ -38,7 +40,9 @@ class MaskHead(nn.Module):
             # Zero with a gradient: a batch norm trains on no empty batch, and several processes wait.
             nothing = torch.stack([p.sum() for p in self.parameters()]).sum() * 0
             return nothing.expand(0, 2 * SIDE, 2 * SIDE)
-        return self._logits(self.convs(features))
+        if torch.is_grad_enabled():
+            return self._logits(self.convs(features))
+        return torch.cat([self._logits(self.convs(part)) for part in features.split(ROIS)])
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """``conv_logits(relu(upsample(hidden)))``, without maps of 256 channels and 28 x 28 cells.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ ARROWS = {
     "checkpoints": set[str](),
     "config": set[str](),
     **{part: set(FLOW[:place]) for place, part in enumerate(FLOW)},
+    "register": {"clip"},
     "visualization": {"data"},
     "training": set(FLOW),
     "prediction": {*FLOW, "visualization"},
@@ -118,3 +120,28 @@ def test_only_marked_files_know_detectron2():
         if name.split(".")[0] == "detectron2" and not marked:
             wrong.append(place)
     assert not wrong, wrong
+
+
+def reached_from(module: str) -> set[Path]:
+    """Files of the package that an import of a module may run, those of packages and imports inside functions too."""
+    files: set[Path] = set()
+    names = [module]
+    while names:
+        words = names.pop().split(".")
+        for end in range(1, len(words) + 1):
+            place = ROOT.joinpath(*words[:end])
+            for path in (place.with_suffix(".py"), place / "__init__.py"):
+                if path.is_file() and path not in files:
+                    files.add(path)
+                    names += [name for _, name in imports(path) if name.startswith("clipself_seg.")]
+    return files
+
+
+def test_register_registers_the_backbone_alone():
+    registering = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in reached_from("clipself_seg.register")
+        if re.search(r"_REGISTRY\.register|(Dataset|Metadata)Catalog", path.read_text())
+    }
+    assert registering == {"clip/backbone.py"}
+    assert PACKAGE / "models/cat_seg/model.py" in reached_from("clipself_seg.models")

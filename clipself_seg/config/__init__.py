@@ -1,9 +1,17 @@
 """Every key of a run with its explanation, and how a configuration file is read and checked.
 
-Open `keys.py` first, then `load.py`; keys of one method are in the file of its name.
+Open `keys.py` first, then `load.py`; keys of one method are in the file of its name. `guests.py`
+adds them to configurations of other projects.
 """
 
-from clipself_seg.config.keys import READOUTS, add_clipself_seg_config
+from clipself_seg.config.guests import add_clip_backbone_config, add_clipself_seg_config
+from clipself_seg.config.keys import READOUTS
 from clipself_seg.config.load import flatten, load_config
 
-__all__ = ["READOUTS", "add_clipself_seg_config", "flatten", "load_config"]
+__all__ = [
+    "READOUTS",
+    "add_clip_backbone_config",
+    "add_clipself_seg_config",
+    "flatten",
+    "load_config",
+]

@@ -13,7 +13,7 @@ differ, the default is the code, whose numbers the paper prints, and D1 to D5 na
 
 from __future__ import annotations
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 
 from clipself_seg.config.cat_seg import add_cat_seg_keys
 from clipself_seg.config.detection import add_detection_keys
@@ -35,20 +35,24 @@ CHOICES: dict[str, tuple[str, ...]] = {
 READOUTS = ("boxes", "masks", "crops", "attention_boxes", "attention_masks")
 
 
-def add_clipself_seg_config(cfg: CfgNode) -> None:
-    """Add the project's keys, and the defaults of Detectron2's keys that differ here, to `cfg`."""
-    _add_model(cfg)
+def default_config() -> CfgNode:
+    """Detectron2's configuration with the project's keys, and its defaults of Detectron2's keys that differ here."""
+    cfg = get_cfg()
+    # A class of clipself_seg.models: "CLIPSelf" trains, "RegionReader" evaluates a CLIP as it is.
+    cfg.MODEL.META_ARCHITECTURE = "CLIPSelf"
+    add_backbone_keys(cfg)
+    _add_distillation(cfg)
     _add_input(cfg)
     _add_solver(cfg)
     _add_test(cfg)
     add_cat_seg_keys(cfg)
     add_panoptic_keys(cfg)
     add_detection_keys(cfg)
+    return cfg
 
 
-def _add_model(cfg: CfgNode) -> None:
-    # A class of clipself_seg.models: "CLIPSelf" trains, "RegionReader" evaluates a CLIP as it is.
-    cfg.MODEL.META_ARCHITECTURE = "CLIPSelf"
+def add_backbone_keys(cfg: CfgNode) -> None:
+    """Add the keys of `clip.backbone.CLIPBackbone` to `cfg`."""
     cfg.MODEL.CLIP = CfgNode()
     # open_clip's model name, such as EVA02-B-16 or ViT-B-16-quickgelu, or ViT-Mini-8 of the mini
     # world.
@@ -65,6 +69,9 @@ def _add_model(cfg: CfgNode) -> None:
     # What MODEL.BACKBONE.NAME: CLIPBackbone gives to a head: "dense" and any of "block0",
     # "block1", ...
     cfg.MODEL.CLIP.OUT_FEATURES = ("dense",)
+
+
+def _add_distillation(cfg: CfgNode) -> None:
     cfg.MODEL.CLIPSELF = CfgNode()
     # What the student learns from: "crops" are the teacher's embeddings of the regions' crops, CLIPSelf itself;
     # "texts" are nouns, which the data set has for its boxes (paper, Table 7);

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 
 from clipself_seg.config.cat_seg import CAT_SEG_CHOICES
 from clipself_seg.config.checks import CHECKS, RELATIONS
 from clipself_seg.config.detection import DETECTION_CHOICES
-from clipself_seg.config.keys import CHOICES, READOUTS, add_clipself_seg_config
+from clipself_seg.config.keys import CHOICES, READOUTS, default_config
 from clipself_seg.config.panoptic import PANOPTIC_CHOICES
 from clipself_seg.config.unfollowed import RETIRED, unfollowed
 from clipself_seg.config.yaml_files import merge_layers, read_layers, setting_file
@@ -39,7 +39,7 @@ def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -
         InputError: missing or broken file, unknown key (with the nearest known one), a value of
             another type or outside its choices, a value that nothing follows.
     """
-    cfg = _default_config()
+    cfg = default_config()
     defaults = dict(flatten(cfg))
     typed = _pairs(opts)
     layers = read_layers(path) if path else []
@@ -69,15 +69,9 @@ def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -
     return cfg
 
 
-def _default_config() -> CfgNode:
-    cfg = get_cfg()
-    add_clipself_seg_config(cfg)
-    return cfg
-
-
 def values_and_defaults(cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
     """Value and default of every key that a configuration's architecture follows; lists for tuples, as in JSON."""
-    defaults = dict(flatten(_default_config()))
+    defaults = dict(flatten(default_config()))
     return {
         key: (_plain(value), _plain(defaults.get(key)))
         for key, value in flatten(cfg)

@@ -1,0 +1,112 @@
+"""The project's keys in a configuration of another Detectron2 project: added, and nothing of its own lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from detectron2.config import CfgNode, get_cfg
+from yacs.config import CfgNode as AnyNode
+
+from clipself_seg.config.keys import add_backbone_keys, default_config
+from clipself_seg.config.load import flatten
+from clipself_seg.errors import InputError
+
+ABSENT = object()  # the value of a key that is not there
+REMEDY = "rename yours, or call add_clip_backbone_config, which needs MODEL.CLIP alone"
+
+
+def add_clipself_seg_config(cfg: CfgNode) -> None:
+    """Add the project's keys to `cfg`, and the defaults of Detectron2's keys that differ here.
+
+    What is set in `cfg` stays, also where this project has another default: its models read it then. Of
+    Detectron2's keys `MODEL.META_ARCHITECTURE`, `SOLVER.BASE_LR`, `SOLVER.WEIGHT_DECAY` and `SEED` get this
+    project's defaults where they stand at Detectron2's, which counts as not set. A second call brings back what another
+    project's function removed, such as a whole section that it made anew, and changes nothing else.
+
+    Args:
+        cfg: Detectron2's `get_cfg()`, with or without the keys of other projects; not frozen.
+
+    Raises:
+        InputError: a value stands where a section has to be, or the other way round, or a value is of
+            another type. `cfg` is then as it was.
+    """
+    stock = dict(flatten(get_cfg()))
+    own = {
+        key: default
+        for key, default in flatten(default_config())
+        if key not in stock or stock[key] != default
+    }
+    _refuse_collisions(cfg, own, REMEDY)
+    again = _there(cfg, "MODEL.CLIPSELF.TARGET")[1] is not ABSENT
+    for key, default in own.items():
+        _, value = _there(cfg, key)
+        if value is ABSENT or (key in stock and value == stock[key] and not again):
+            _set(cfg, key, default)
+
+
+def add_clip_backbone_config(cfg: CfgNode) -> None:
+    """Add to `cfg` the keys of `CLIPBackbone`, ``MODEL.CLIP``, and nothing else; keys that are there stay.
+
+    Args:
+        cfg: configuration of another Detectron2 project; not frozen.
+
+    Raises:
+        InputError: as `add_clipself_seg_config`.
+    """
+    keys = CfgNode({"MODEL": CfgNode()})
+    add_backbone_keys(keys)
+    own = dict(flatten(keys))
+    _refuse_collisions(cfg, own, "rename yours")
+    for key, default in own.items():
+        if _there(cfg, key)[1] is ABSENT:
+            _set(cfg, key, default)
+
+
+def _there(cfg: CfgNode, key: str) -> tuple[str, Any]:
+    """Full name and value of a key, `ABSENT` without it; of the value that stands in place of its section."""
+    node: Any = cfg
+    names = key.split(".")
+    for place, name in enumerate(names):
+        if not isinstance(node, AnyNode):
+            return ".".join(names[:place]), node
+        if name not in node:
+            return key, ABSENT
+        node = node[name]
+    return key, node
+
+
+def _refuse_collisions(cfg: CfgNode, own: Mapping[str, Any], remedy: str) -> None:
+    """Refuse a configuration in which a name stands for something else, before anything is added."""
+    collisions: dict[str, str] = {}
+    for key, default in own.items():
+        name, value = _there(cfg, key)
+        if name != key:
+            collisions[name] = f"{name} is {value!r}, here a section"
+        elif isinstance(value, AnyNode):
+            collisions[name] = f"{name} is a section, here {default!r}"
+        elif value is not ABSENT and not _same_type(value, default):
+            collisions[name] = f"{name} is {value!r}, here {default!r}"
+    if collisions:
+        names = "; ".join(collisions.values())
+        raise InputError(f"clipself_seg has keys of these names, too: {names}; {remedy}")
+
+
+def _same_type(value: Any, default: Any) -> bool:
+    """Whether one may stand for the other, as in Detectron2's own merging; a whole number also for a float."""
+    if value is None or default is None or type(value) is type(default):
+        return True
+    if isinstance(default, float):
+        return type(value) is int
+    return isinstance(value, list | tuple) and isinstance(default, list | tuple)
+
+
+def _set(cfg: CfgNode, key: str, value: Any) -> None:
+    """Set a key, and make the sections around it that are missing."""
+    *sections, name = key.split(".")
+    node = cfg
+    for section in sections:
+        if section not in node:
+            setattr(node, section, CfgNode())
+        node = node[section]
+    setattr(node, name, value)

@@ -13,14 +13,26 @@ from typing import ParamSpec
 P = ParamSpec("P")
 INTERRUPTED = 130  # exit status after Ctrl-C, as of a shell
 GOES_ON = "the same command goes on"
+# Packages that are not on PyPI under their own names.
+PINNED = ("detectron2", "panopticapi")
 
 
 class InputError(ValueError):
     """Something that a user gave (file, key, name, value) cannot be used; the message says what to do."""
 
 
+class MissingPackage(InputError, ModuleNotFoundError):
+    """A package that not every use needs is not installed."""
+
+
 class MissingFiles(InputError):
     """A data set that is known here, whose files are not on this disk."""
+
+
+def not_installed(module: str | None) -> str:
+    """What to say where one of `PINNED` is missing, by the name of what was imported."""
+    package = (module or "").partition(".")[0]
+    return f"{package} is not installed, and this needs it: clipself-seg install-detectron2"
 
 
 def in_short(error: BaseException) -> str:
@@ -97,6 +109,11 @@ def report_input_errors(main: Callable[P, int | None]) -> Callable[P, int]:
             return main(*args, **kwargs) or 0
         except InputError as error:
             sys.stderr.write(f"error: {error}\n")
+            return 2
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in PINNED:
+                raise
+            sys.stderr.write(f"error: {not_installed(error.name)}\n")
             return 2
         except KeyboardInterrupt as error:
             again = str(error) or "the same command begins anew"

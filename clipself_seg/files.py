@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import logging
 import math
@@ -19,6 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from clipself_seg.errors import InputError, in_short
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+    import msvcrt
 
 # Errors of `flock` on a file system that has no locks, such as some of clusters.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -127,11 +132,11 @@ def alone_in(folder: str | os.PathLike[str]) -> Iterator[None]:
         OSError: the folder cannot be made or opened.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
+    handle = _lockable(Path(folder))
     _locked.add(handle)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(handle)
         except BlockingIOError:
             raise InputError(
                 f"{folder}: another process{_holder(handle)} is at work there: wait for it, or give "
@@ -148,6 +153,29 @@ def alone_in(folder: str | os.PathLike[str]) -> Iterator[None]:
             os.close(handle)
 
 
+def _lockable(folder: Path) -> int:
+    """What `_lock` locks: the open folder or, since Windows opens none, a file beside it that stays."""
+    if fcntl is not None:
+        return os.open(folder, os.O_RDONLY)
+    folder = folder.resolve()
+    return os.open(folder.parent / f".{folder.name}.lock", os.O_RDWR | os.O_CREAT)
+
+
+def _lock(handle: int) -> None:
+    """Lock it for as long as it is open.
+
+    Raises:
+        BlockingIOError: somebody else has locked it.
+    """
+    if fcntl is not None:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    try:
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    except PermissionError as error:
+        raise BlockingIOError(*error.args) from None
+
+
 def _close_locked() -> None:
     """Let go of the parent's locks in a child that was just forked.
 
@@ -158,11 +186,14 @@ def _close_locked() -> None:
     _locked.clear()
 
 
-os.register_at_fork(after_in_child=_close_locked)
+if fcntl is not None:
+    os.register_at_fork(after_in_child=_close_locked)
 
 
 def _holder(handle: int) -> str:
     """Number of the process that has locked an open folder, in brackets; empty where Linux does not say."""
+    if not Path("/proc/locks").exists():
+        return ""
     status = os.fstat(handle)
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
     with contextlib.suppress(OSError, ValueError):

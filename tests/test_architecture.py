@@ -16,7 +16,16 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "clipself_seg"
 
 # What all parts stand on.
-GROUND = {"checkpoints", "config", "errors", "files", "memory", "provenance"}
+GROUND = {
+    "checkpoints",
+    "config",
+    "detectron2_needed",
+    "errors",
+    "files",
+    "memory",
+    "pinned_wheels",
+    "provenance",
+}
 # What each other part of the package may import besides itself and the ground.
 FLOW = ["data", "clip", "heads", "models", "evaluation"]
 ARROWS = {

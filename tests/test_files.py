@@ -143,3 +143,47 @@ def test_json_comes_back(tmp_path):
 def test_a_name_that_no_file_can_have_is_refused(tmp_path):
     with pytest.raises(InputError, match="is no name of a file"):
         require_regular_file(f"{tmp_path}/a\0b.png")
+
+
+# As on Windows: no `fcntl`, and a `msvcrt` whose locks keep other processes out.
+WINDOWS = """
+import errno, os, sys, types
+
+def locking(handle, mode, count):
+    try:
+        os.lockf(handle, os.F_TLOCK, count)
+    except OSError:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+sys.modules |= {"fcntl": None, "msvcrt": types.SimpleNamespace(locking=locking, LK_NBLCK=2)}
+from clipself_seg.errors import InputError
+from clipself_seg.files import alone_in, atomic_path
+
+try:
+    with alone_in("out"), atomic_path("out/a.txt") as temporary:
+        temporary.write_text("alone")
+        print("in", flush=True)
+        sys.stdin.readline()
+except InputError as error:
+    print(error)
+"""
+
+
+def test_without_fcntl_a_folder_is_locked_by_a_file_beside_it(tmp_path):
+    def another() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", WINDOWS],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    first = another()
+    assert first.stdout.readline() == "in\n"
+    second = another()
+    assert second.communicate()[0].startswith("out: another process is at work there")
+    first.communicate("\n")
+    assert first.returncode == 0 and (tmp_path / "out/a.txt").read_text() == "alone"
+    assert another().communicate("\n")[0] == "in\n"

@@ -44,7 +44,7 @@ DECISIVE = (
     "pyproject.toml",
     "tools/setup_env.py",
     "tools/setup_steps.py",
-    "tools/pinned_wheels.py",
+    "clipself_seg/pinned_wheels.py",
 )
 FIRST_IMPORT = "import cv2, open_clip, detectron2.engine, panopticapi.evaluation, clipself_seg"
 

@@ -8,18 +8,15 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Optional
 
-from pinned_wheels import PINS, unpack_wheel
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT))  # nothing is installed yet
+
+from clipself_seg.pinned_wheels import PINS, install  # noqa: E402
+
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-DOWNLOAD = (
-    "-m pip download --no-deps --only-binary=:all: --python-version=3.10 --implementation=cp"
-    " --require-hashes"
-)
 DETECTRON2_SOURCE = "git+https://github.com/facebookresearch/detectron2.git@a59f0563"
 
 
@@ -151,14 +148,8 @@ def add_pinned(python: Path, site: Path) -> None:
     for pin in PINS:
         if importable(python, pin.package):
             say("keeping the %s that is there" % pin.package)
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            requirement = Path(folder, "requirement.txt")
-            requirement.write_text(
-                "%s==%s --hash=sha256:%s\n" % (pin.project, pin.version, pin.sha256)
-            )
-            run(python, *DOWNLOAD.split(), "--dest", folder, "--requirement", requirement)
-            unpack_wheel(next(Path(folder).glob("*.whl")), pin.package, site)
+        else:
+            install(pin, python, site, run)
 
 
 def build_detectron2(python: Path) -> None:

@@ -90,7 +90,10 @@ def parser() -> argparse.ArgumentParser:
         help="rows of the table to measure, each beside its plain formulation (everything)",
     )
     options.add_argument("--repeats", type=int, default=5, help="timed calls of everything (5)")
-    cores = len(os.sched_getaffinity(0))
+    # macOS and Windows do not say which cores are this process's.
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     options.add_argument("--threads", type=int, default=cores, help=f"of torch ({cores})")
     options.add_argument("--device", choices=["cpu", "cuda"], help="(a GPU if there is one)")
     options.add_argument("--json", help="file for all figures, with where they come from")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from clipself_seg.errors import GOES_ON, InputError, after_interrupt, report_input_errors
+from clipself_seg.errors import GOES_ON, InputError, after_interrupt, nearest, report_input_errors
 from clipself_seg.files import home_expanded
 
 if TYPE_CHECKING:
@@ -307,3 +307,28 @@ def main(data_set: str, arguments: list[str] | None = None) -> None:
     )
     for done in PREPARATIONS[data_set].prepare(options, args):
         sys.stdout.write(f"{done}\n")
+
+
+@report_input_errors
+def by_name(arguments: list[str] | None = None) -> int:
+    """`main` of the data set that the first word of a command line names.
+
+    Raises:
+        InputError: it names none.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] in ([], ["-h"], ["--help"]):
+        summaries = {name: _summary(name) for name in PREPARATIONS}
+        lines = [f"  {name:{max(map(len, summaries))}}  {text}" for name, text in summaries.items()]
+        sys.stdout.write(
+            "\n".join(["usage: clipself-seg data prepare NAME [options]", "", *lines, ""])
+        )
+        return 0 if words else 2
+    if words[0] not in PREPARATIONS:
+        raise InputError(f'no data set "{words[0]}" to prepare; {nearest(words[0], PREPARATIONS)}')
+    sys.argv[0] = f"{sys.argv[0]} {words[0]}"
+    return main(words[0], words[1:])
+
+
+def _summary(data_set: str) -> str:
+    return str(inspect.getdoc(PREPARATIONS[data_set].prepare)).partition("\n")[0]

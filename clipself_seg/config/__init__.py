@@ -4,6 +4,7 @@ Open `keys.py` first, then `load.py`; keys of one method are in the file of its 
 adds them to configurations of other projects.
 """
 
+from clipself_seg import detectron2_needed  # noqa: F401  (says what to do where it is missing)
 from clipself_seg.config.guests import add_clip_backbone_config, add_clipself_seg_config
 from clipself_seg.config.keys import READOUTS
 from clipself_seg.config.load import flatten, load_config

@@ -20,6 +20,8 @@ from clipself_seg.errors import InputError, nearest
 MAX_FILES = 100
 MAX_VALUES = 100_000
 MAX_DEPTH = 50
+# The files that come with the package (in a checkout a link to its configs/).
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
 class Layer(NamedTuple):
@@ -43,18 +45,32 @@ def read_layers(file: str | os.PathLike[str]) -> list[Layer]:
     """
     if "://" in os.fspath(file):
         raise InputError(f"{file} is an address, and configurations are files: fetch it first")
-    path = Path(file)
-    if not path.is_file():
-        near = [str(p) for p in sorted(path.parent.glob("*.yaml"))]
-        raise InputError(
-            f"no config file {path}" + (f"; {nearest(str(path), near)}" if near else "")
-        )
+    path = find_file(file)
     layers: list[Layer] = []
     for layer in _layers(path, ()):
         layers.append(layer)
         if len(layers) > MAX_FILES:
             raise InputError(f"{path}: its _BASE_ leads to more than {MAX_FILES} files")
     return layers
+
+
+def find_file(file: str | os.PathLike[str]) -> Path:
+    """The file of a name: one on disk or else, below `CONFIGS`, one that comes with the package.
+
+    Args:
+        file: such as "semseg/catseg_token_vitb16.yaml", with or without "configs/" before it.
+
+    Raises:
+        InputError: there is neither.
+    """
+    path = Path(file)
+    places = (path, CONFIGS / path, CONFIGS.parent / path)
+    for place in places:
+        if place.is_file():
+            return place
+    near = [str(place) for place in sorted(path.parent.glob("*.yaml"))]
+    near = near or [place.relative_to(CONFIGS).as_posix() for place in CONFIGS.rglob("*.yaml")]
+    raise InputError(f"no config file {path}; {nearest(str(path), near)}")
 
 
 def merge_layers(layers: Sequence[Layer]) -> dict[str, Any]:

@@ -1,1 +1,3 @@
 """Evaluates models on data sets and turns outputs into numbers and tables, a folder a task; start with base.py."""
+
+from clipself_seg import detectron2_needed  # noqa: F401  (says what to do where it is missing)

@@ -2,3 +2,5 @@
 
 Open `semantic.py` first, or `panoptic.py` for segments.
 """
+
+from clipself_seg import detectron2_needed  # noqa: F401  (says what to do where it is missing)

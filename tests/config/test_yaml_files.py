@@ -6,7 +6,14 @@ import pytest
 from detectron2.utils.file_io import PathManager
 
 from clipself_seg.config import load_config
-from clipself_seg.config.yaml_files import MAX_FILES, Layer, merge_layers, read_layers
+from clipself_seg.config.yaml_files import (
+    CONFIGS,
+    MAX_FILES,
+    Layer,
+    find_file,
+    merge_layers,
+    read_layers,
+)
 from clipself_seg.errors import InputError
 
 
@@ -104,3 +111,22 @@ def test_a_later_layer_counts_more_and_changes_no_earlier_one(tmp_path):
         "A": {"X": 3, "Y": 3}
     }
     assert merge_layers([Layer(tmp_path, {"A": {}})]) == {"A": {}}
+
+
+@pytest.mark.parametrize("name", ["semseg/base.yaml", "configs/semseg/base.yaml"])
+def test_a_file_on_disk_comes_before_the_one_of_the_package(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = CONFIGS / "semseg" / "base.yaml"
+    assert find_file(name) == shipped and read_layers(name)[-1].path == shipped
+    own = tmp_path / name
+    own.parent.mkdir(parents=True)
+    own.write_text("SEED: 3")
+    assert [layer.tree for layer in read_layers(name)] == [{"SEED": 3}]
+
+
+def test_a_name_that_is_nowhere_gets_the_nearest_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        InputError, match='no config file semseg/bse.*did you mean "semseg/base.yaml"'
+    ):
+        find_file("semseg/bse.yaml")

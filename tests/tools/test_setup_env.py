@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-import pinned_wheels
 import setup_env
 import setup_steps
+from clipself_seg import pinned_wheels
 
 WHEEL = {
     "engine/__init__.py": b"",

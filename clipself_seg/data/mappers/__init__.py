@@ -2,3 +2,5 @@
 
 Open the file of your task; `samples.py` has what they have in common.
 """
+
+from clipself_seg import detectron2_needed  # noqa: F401  (says what to do where it is missing)

@@ -1,15 +1,21 @@
-"""The two wheels that pip is not allowed to install itself, and how they are unpacked.
+"""The two wheels that pip is not allowed to install itself, and how they are fetched and unpacked.
 
-Standard library only, in the syntax of Python 3.6: see setup_env.py.
+Standard library only, in the syntax of Python 3.6, for tools/setup_env.py.
 """
 
 import base64
 import csv
 import hashlib
 import shutil
+import tempfile
 import zipfile
 from pathlib import Path
-from typing import Dict, NamedTuple, Tuple
+from typing import Callable, Dict, NamedTuple, Tuple
+
+DOWNLOAD = (
+    "-m pip download --no-deps --only-binary=:all: --python-version=3.10 --implementation=cp"
+    " --require-hashes"
+)
 
 
 class Pin(NamedTuple):
@@ -67,7 +73,7 @@ def wanted_files(wheel: Path, package: str) -> Dict[str, bytes]:
     kept = [line for line in lines if not line.startswith(("Requires-Dist:", "Provides-Extra:"))]
     files[info + "/METADATA"] = "".join(kept).encode()
     files[info + "/top_level.txt"] = (package + "\n").encode()
-    files[info + "/INSTALLER"] = b"clipself_seg tools/setup_env.py\n"
+    files[info + "/INSTALLER"] = b"clipself_seg\n"
     return files
 
 
@@ -88,3 +94,19 @@ def unpack_wheel(wheel: Path, package: str, site: Path) -> None:
     (part / info).rename(site / info)
     (part / package).rename(site / package)
     part.rmdir()
+
+
+def install(pin: Pin, python: object, site: Path, run: Callable[..., None]) -> None:
+    """Fetch a wheel, whose hash pip compares, and unpack it.
+
+    Args:
+        pin: entry of `PINS`.
+        python: interpreter that has pip.
+        site: folder of its packages.
+        run: runs a command, given word by word, and raises an error if that fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        requirement = Path(folder, "requirement.txt")
+        requirement.write_text("%s==%s --hash=sha256:%s\n" % (pin.project, pin.version, pin.sha256))
+        run(python, *DOWNLOAD.split(), "--dest", folder, "--requirement", requirement)
+        unpack_wheel(next(Path(folder).glob("*.whl")), pin.package, site)

@@ -1,0 +1,202 @@
+"""What is installed, on which device, which data sets and weights are there, and what brings the rest.
+
+    clipself-seg doctor
+    clipself-seg doctor --skip-datasets
+
+Looks whether the files of each data set are there, and reads one image; `clipself-seg data check` reads many. The
+status is 0 if everything that this project needs is installed, 1 if not; extras and data sets may be missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from importlib import metadata, util
+from typing import NamedTuple
+
+from clipself_seg import __version__
+from clipself_seg.errors import report_input_errors
+
+MEND = "pip install --upgrade clipself_seg"
+DETECTRON2 = "clipself-seg install-detectron2"
+
+
+class Package(NamedTuple):
+    """Something that can be imported.
+
+    Attributes:
+        module: its name in Python.
+        projects: names that pip may know it by.
+        mend: command that brings it.
+        needed_for: what does not go without it; "" is everything.
+    """
+
+    module: str
+    projects: tuple[str, ...]
+    mend: str = MEND
+    needed_for: str = ""
+
+    @property
+    def version(self) -> str | None:
+        """As pip knows it, "?" where pip does not; None if it cannot be imported."""
+        spec = util.find_spec(self.module)
+        if spec is None or spec.origin is None:
+            return None
+        for project in self.projects:
+            try:
+                return metadata.version(project)
+            except metadata.PackageNotFoundError:
+                continue
+        return "?"
+
+
+PACKAGES = (
+    Package("torch", ("torch",)),
+    Package("torchvision", ("torchvision",)),
+    Package("open_clip", ("open_clip_torch",)),
+    Package("numpy", ("numpy",)),
+    Package("PIL", ("Pillow",)),
+    Package("cv2", ("opencv-python-headless", "opencv-python", "opencv-contrib-python")),
+)
+# What the wheel does not ask for: nothing of it is needed for dense features, texts and regions.
+FURTHER = (
+    Package(
+        "detectron2",
+        ("detectron2", "sal-detectron2"),
+        DETECTRON2,
+        "models, data sets, training and prediction",
+    ),
+    Package(
+        "panopticapi",
+        ("panopticapi", "panopticapi-lite"),
+        DETECTRON2,
+        "panoptic-quality --check",
+    ),
+    Package(
+        "diffusers",
+        ("diffusers",),
+        'pip install "clipself_seg[diffusion]"',
+        "ODISE's diffusion features",
+    ),
+    Package(
+        "nltk",
+        ("nltk",),
+        'pip install "clipself_seg[captions]"',
+        "nouns of captions",
+    ),
+    Package("pillow_heif", ("pillow-heif",), "pip install pillow-heif", "images in HEIC"),
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument(
+        "--skip-datasets", action="store_true", help="do not look for files of data sets"
+    )
+    return options
+
+
+@report_input_errors
+def main(arguments: list[str] | None = None) -> int:
+    """Look, and say what is there."""
+    args = parser().parse_args(arguments)
+    complete = _versions()
+    _device()
+    _weights()
+    if not args.skip_datasets:
+        _datasets()
+    return 0 if complete else 1
+
+
+def _say(*lines: str) -> None:
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _versions() -> bool:
+    """Says what is installed; whether everything that is always needed is."""
+    _say(
+        f"clipself_seg {__version__} in {os.path.dirname(os.path.dirname(__file__))}",
+        f"Python {platform.python_version()} on {platform.platform()}",
+        "",
+        "Packages",
+    )
+    for package in PACKAGES + FURTHER:
+        purpose = f", which {package.needed_for} needs" if package.needed_for else ""
+        if package.version is None:
+            _say(f"  {package.module} is missing{purpose}: {package.mend}")
+        else:
+            _say(f"  {package.module} {package.version}")
+    return all(package.version for package in (*PACKAGES, FURTHER[0]))
+
+
+def _device() -> None:
+    _say("", "Device")
+    if PACKAGES[0].version is None:
+        _say("  not known without torch")
+        return
+    import torch
+
+    _say(f"  {torch.get_num_threads()} threads of the CPU")
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        reason = (
+            f"torch is built for CUDA {built}, and finds no GPU or driver: nvidia-smi says more"
+        )
+        _say(
+            f"  no GPU: {reason if built else 'torch is built for the CPU alone (README, Install)'}"
+        )
+    for number in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(number)
+        _say(f"  GPU {number}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+
+
+def _weights() -> None:
+    from clipself_seg.checkpoints.shipped import SHIPPED, SHIPPED_MODELS, SHIPPED_TAGS
+
+    wanted = [SHIPPED / f"{name}.safetensors" for names in SHIPPED_TAGS.values() for name in names]
+    _say("", "Weights")
+    missing = sorted(
+        {str(path) for path in (*wanted, *SHIPPED_MODELS.values()) if not path.exists()}
+    )
+    if missing:
+        _say(f"  {', '.join(missing)}: missing, {MEND} --force-reinstall --no-deps brings them")
+    else:
+        _say(f"  that come with the package: {', '.join([*SHIPPED_TAGS, *SHIPPED_MODELS])}")
+    _say(
+        "  of others: README (Which checkpoints load) says which files load; MODEL.WEIGHTS and",
+        "  MODEL.CLIP.WEIGHTS take their paths",
+    )
+
+
+def _datasets() -> None:
+    _say("", "Data sets")
+    if FURTHER[0].version is None:
+        _say(f"  not known without Detectron2: {DETECTRON2}")
+        return
+    for line in _dataset_lines():
+        _say(f"  {line}")
+    _say("  clipself-seg data check NAME says what is missing, and what to do")
+
+
+def _dataset_lines() -> Iterator[str]:
+    """Which data sets are in which state, and the folders that are read."""
+    from clipself_seg.data.check.findings import Options
+    from clipself_seg.data.check.report import all_names, check_datasets
+
+    for variable, default in (
+        ("DETECTRON2_DATASETS", "datasets"),
+        ("CLIPSELF_SEG_MINI", "output/mini_world"),
+    ):
+        folder = os.environ.get(variable)
+        yield f"${variable}: {folder or f'not set, {default} is read'}"
+    groups: dict[tuple[str, str], list[str]] = {}
+    for finding in check_datasets(all_names(), Options(sample=1)):
+        groups.setdefault((finding.state, " ".join(finding.mend.split())), []).append(finding.name)
+    for (state, mend), names in groups.items():
+        yield f"{state}: {', '.join(names)}" + (f": {mend}" if mend else "")

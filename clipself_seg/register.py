@@ -4,6 +4,7 @@ The import registers ``MODEL.BACKBONE.NAME: CLIPBackbone`` and nothing else: no 
 this project meets one of another project under the same name.
 """
 
+from clipself_seg import detectron2_needed  # noqa: F401  (says what to do where it is missing)
 from clipself_seg.clip.backbone import CLIPBackbone
 from clipself_seg.config import add_clip_backbone_config
 

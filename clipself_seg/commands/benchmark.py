@@ -1,14 +1,14 @@
 """Speed and memory of all tasks beside a plain formulation: features, distillation, regions, CAT-Seg, ODISE, F-ViT.
 
-    python tools/benchmark.py dense --model ViT-B-16 --size 1024
-    python tools/benchmark.py distill --model ViT-B-16 --size 1024 --batch 2
-    python tools/benchmark.py regions --model EVA02-B-16 --size 1024 --json regions.json
-    python tools/benchmark.py semseg --model ViT-B-16-quickgelu --classes 847 --only image --repeats 1
-    python tools/benchmark.py semseg --model ViT-B-16-quickgelu --training
-    python tools/benchmark.py panoptic --repeats 3
-    python tools/benchmark.py pq --threads 1
-    python tools/benchmark.py detection --kind ov_lvis --repeats 3
-    python tools/benchmark.py detection --kind ov_coco --only image "behind the tower"
+    clipself-seg benchmark dense --model ViT-B-16 --size 1024
+    clipself-seg benchmark distill --model ViT-B-16 --size 1024 --batch 2
+    clipself-seg benchmark regions --model EVA02-B-16 --size 1024 --json regions.json
+    clipself-seg benchmark semseg --model ViT-B-16-quickgelu --classes 847 --only image --repeats 1
+    clipself-seg benchmark semseg --model ViT-B-16-quickgelu --training
+    clipself-seg benchmark panoptic --repeats 3
+    clipself-seg benchmark pq --threads 1
+    clipself-seg benchmark detection --kind ov_lvis --repeats 3
+    clipself-seg benchmark detection --kind ov_coco --only image "behind the tower"
 
 Weights are random and images are noise: neither changes the time. Everything is timed in turn in one
 process (the median of --repeats calls counts); peak memory, weights included, is that of a process for

@@ -1,7 +1,7 @@
 """Convert a CLIP checkpoint between the published layouts.
 
-    python tools/convert_clip.py --model EVA02-B-16 --weights student.safetensors --output student.pt
-    python tools/convert_clip.py --model EVA02-B-16 --weights EVA02_CLIP_B_psz16_s8B.pt \\
+    clipself-seg convert --model EVA02-B-16 --weights student.safetensors --output student.pt
+    clipself-seg convert --model EVA02-B-16 --weights EVA02_CLIP_B_psz16_s8B.pt \\
         --layout open_clip --output eva02_b16_open_clip.pt
 
 Reads everything that `load_clip` reads. Layouts to write:

@@ -1,7 +1,7 @@
 """See what dense features see: K-Means of images, and a heat map for each word, for several CLIPs.
 
-    python tools/dense_maps.py output/mini_world/mini/val/000000.jpg --words "red star, grass"
-    python tools/dense_maps.py photo.jpg folder/ --clip-name EVA02-B-16 --size 1024 --words "dog, kite" \\
+    clipself-seg dense-maps output/mini_world/mini/val/000000.jpg --words "red star, grass"
+    clipself-seg dense-maps photo.jpg folder/ --clip-name EVA02-B-16 --size 1024 --words "dog, kite" \\
         --models original=merged2b_s8b_b131k CLIPSelf=output/distill/coco_patches_eva02_vitb16/clip_final.safetensors
 
 Writes a PNG for each image (paper, Fig. 4) with a row for each model: the image, the clusters of its

@@ -1,7 +1,7 @@
 """Write the two mini worlds in COCO's formats: images, panoptic and instance labels, captions, proposals.
 
-    python tools/make_mini_world.py
-    python tools/make_mini_world.py --output /tmp/worlds --train 2000 --val 500 --seed 1
+    clipself-seg data mini-world
+    clipself-seg data mini-world --output /tmp/worlds --train 2000 --val 500 --seed 1
 
 A world that is already there with the same numbers is kept. Data sets `mini_train`, `mini_val_panoptic`,
 `mini2_val_panoptic`, ... are read from $CLIPSELF_SEG_MINI, by default output/mini_world.

@@ -1,8 +1,8 @@
 """Panoptic quality (PQ, SQ, RQ) of a prediction in COCO's format: a JSON and a folder of PNGs.
 
-    python tools/panoptic_quality.py --truth panoptic_val2017.json panoptic_val2017 \\
+    clipself-seg panoptic-quality --truth panoptic_val2017.json panoptic_val2017 \\
         --prediction pred.json pred --json quality.json --csv quality.csv
-    python tools/panoptic_quality.py --truth ade20k_panoptic_val.json ade20k_panoptic_val \\
+    clipself-seg panoptic-quality --truth ade20k_panoptic_val.json ade20k_panoptic_val \\
         --prediction pred.json pred --split openseg_ade20k_150 openseg_coco_panoptic_133
 
 --split also gives the numbers of seen and of unseen classes: a class of the first vocabulary, the data set's own, is

@@ -1,10 +1,10 @@
 """Segment images, or detect objects in them, with your own class names.
 
-    python tools/predict.py --vocabulary "red star, blue ring, grass" --input photo.jpg
-    python tools/predict.py --config-file configs/semseg/catseg_cvpr_vitb16.yaml --weights model_base.pth \\
+    clipself-seg predict --vocabulary "red star, blue ring, grass" --input photo.jpg
+    clipself-seg predict --config-file configs/semseg/catseg_cvpr_vitb16.yaml --weights model_base.pth \\
         --vocabulary "dog|puppy, grass, sky" --background --input photo.jpg folder/ --output out/
-    python tools/predict.py --panoptic --vocabulary "red star, blue ring, grass" --stuff grass --input photo.jpg
-    python tools/predict.py --boxes --weights output/mini/detection/model_final.pth \\
+    clipself-seg predict --panoptic --vocabulary "red star, blue ring, grass" --stuff grass --input photo.jpg
+    clipself-seg predict --boxes --weights output/mini/detection/model_final.pth \\
         --vocabulary "red star, blue ring" --input photo.jpg
 
 Commas separate classes, bars synonyms. Every pixel gets the best class; with --background, those

@@ -1,6 +1,6 @@
 """Label maps, annotation files and captions in training layout, made from the archives of data sets.
 
-    python tools/prepare_NAME.py
+    clipself-seg data prepare NAME
 
 A function for each data set; its docstring is the help text of its command.
 """
@@ -46,8 +46,8 @@ class Preparation(NamedTuple):
 def coco_stuff(options: Options, args: argparse.Namespace) -> list[Prepared]:
     """Label maps of COCO-Stuff's 171 classes.
 
-        python tools/prepare_coco_stuff.py
-        python tools/prepare_coco_stuff.py --root /data/datasets --processes 8 --splits val2017
+        clipself-seg data prepare coco_stuff
+        clipself-seg data prepare coco_stuff --root /data/datasets --processes 8 --splits val2017
 
     Reads coco-stuff/annotations/{train2017,val2017}, the PNGs of stuffthingmaps_trainval2017.zip,
     and writes coco-stuff/annotations_detectron2.
@@ -61,8 +61,8 @@ def coco_stuff(options: Options, args: argparse.Namespace) -> list[Prepared]:
 def coco_panoptic_semseg(options: Options, args: argparse.Namespace) -> list[Prepared]:
     """Label maps of COCO's 133 panoptic classes, for the mean IoU of panoptic segmentation.
 
-        python tools/prepare_coco_panoptic_semseg.py
-        python tools/prepare_coco_panoptic_semseg.py --root /data/datasets --processes 8 --splits val2017
+        clipself-seg data prepare coco_panoptic_semseg
+        clipself-seg data prepare coco_panoptic_semseg --root /data/datasets --processes 8 --splits val2017
 
     Reads coco/annotations/panoptic_{train2017,val2017}.json and coco/panoptic_{train2017,val2017},
     and writes coco/panoptic_semseg_{train2017,val2017}.
@@ -76,8 +76,8 @@ def coco_panoptic_semseg(options: Options, args: argparse.Namespace) -> list[Pre
 def coco_captions(options: Options, args: argparse.Namespace) -> list[Prepared]:
     """Noun phrases of COCO's captions, for training the caption model.
 
-        python tools/prepare_coco_captions.py
-        python tools/prepare_coco_captions.py --root /data/datasets --processes 8 --splits train2017
+        clipself-seg data prepare coco_captions
+        clipself-seg data prepare coco_captions --root /data/datasets --processes 8 --splits train2017
 
     Reads coco/annotations/captions_{train2017,val2017}.json and writes
     coco/annotations/panoptic_caption_{train2017,val2017}.json. It needs the package nltk and its
@@ -92,8 +92,8 @@ def coco_captions(options: Options, args: argparse.Namespace) -> list[Prepared]:
 def ade150(options: Options, args: argparse.Namespace) -> list[Prepared]:
     """Label maps of ADE20K's 150 classes.
 
-        python tools/prepare_ade150.py
-        python tools/prepare_ade150.py --root /data/datasets --processes 8
+        clipself-seg data prepare ade150
+        clipself-seg data prepare ade150 --root /data/datasets --processes 8
 
     Reads ADEChallengeData2016/annotations and writes ADEChallengeData2016/annotations_detectron2.
     What is there already is kept; an interrupted run is completed by the next.
@@ -106,8 +106,8 @@ def ade150(options: Options, args: argparse.Namespace) -> list[Prepared]:
 def ade847(options: Options, args: argparse.Namespace) -> list[Prepared]:
     """Images and label maps of ADE20K's 847 classes.
 
-        python tools/prepare_ade847.py
-        python tools/prepare_ade847.py --root /data/datasets --processes 8
+        clipself-seg data prepare ade847
+        clipself-seg data prepare ade847 --root /data/datasets --processes 8
 
     Reads ADE20K_2021_17_01/images/ADE (its index_ade20k.pkl is not needed) and writes
     images_detectron2 and annotations_detectron2 beside it.
@@ -138,8 +138,8 @@ def _add_areas(options: argparse.ArgumentParser) -> None:
 def ade20k_panoptic(options: Options, args: argparse.Namespace) -> list[Prepared]:
     """Panoptic and instance labels of ADE20K's 150 classes.
 
-        python tools/prepare_ade20k_panoptic.py
-        python tools/prepare_ade20k_panoptic.py --root /data/datasets --processes 8 --splits validation
+        clipself-seg data prepare ade20k_panoptic
+        clipself-seg data prepare ade20k_panoptic --root /data/datasets --processes 8 --splits validation
 
     Reads images, annotations and annotations_instance of ADEChallengeData2016 and writes beside them
     ade20k_panoptic_{train,val}, its JSON and ade20k_instance_{train,val}.json. As in the files that
@@ -154,8 +154,8 @@ def ade20k_panoptic(options: Options, args: argparse.Namespace) -> list[Prepared
 def pascal_context_59(options: Options, args: argparse.Namespace) -> list[Prepared]:
     """Label maps of PASCAL Context's 59 frequent classes.
 
-        python tools/prepare_pascal_context_59.py
-        python tools/prepare_pascal_context_59.py --root /data/datasets --processes 8
+        clipself-seg data prepare pascal_context_59
+        clipself-seg data prepare pascal_context_59 --root /data/datasets --processes 8
 
     Reads VOCdevkit/VOC2010/trainval_merged.json and writes annotations_detectron2/pc59_val beside it.
     The JSON is read whole, which takes some gigabytes of memory.
@@ -173,8 +173,8 @@ def _add_list(options: argparse.ArgumentParser) -> None:
 def pascal_context_459(options: Options, args: argparse.Namespace) -> list[Prepared]:
     """Label maps of all 459 classes of PASCAL Context.
 
-        python tools/prepare_pascal_context_459.py
-        python tools/prepare_pascal_context_459.py --root /data/datasets --processes 8
+        clipself-seg data prepare pascal_context_459
+        clipself-seg data prepare pascal_context_459 --root /data/datasets --processes 8
 
     Reads VOCdevkit/VOC2010/trainval/*.mat for the names in VOCdevkit/VOC2010/pascalcontext_val.txt
     and writes annotations_detectron2/pc459_val beside them.
@@ -188,8 +188,8 @@ def pascal_context_459(options: Options, args: argparse.Namespace) -> list[Prepa
 def voc20(options: Options, args: argparse.Namespace) -> list[Prepared]:
     """Label maps of PASCAL VOC 2012: VOC-20 without background, and VOC-20b with it.
 
-        python tools/prepare_voc20.py
-        python tools/prepare_voc20.py --root /data/datasets --processes 8
+        clipself-seg data prepare voc20
+        clipself-seg data prepare voc20 --root /data/datasets --processes 8
 
     Reads VOCdevkit/VOC2012/SegmentationClassAug for the names in ImageSets/Segmentation/val.txt and
     writes annotations_detectron2/val and annotations_detectron2_bg/val.
@@ -203,8 +203,8 @@ def voc20(options: Options, args: argparse.Namespace) -> list[Prepared]:
 def ov_coco(options: Options, args: argparse.Namespace) -> list[Prepared]:
     """Annotations of OV-COCO: 48 base classes to train on, with 17 novel ones to evaluate.
 
-        python tools/prepare_ov_coco.py
-        python tools/prepare_ov_coco.py --root /data/datasets --splits val2017
+        clipself-seg data prepare ov_coco
+        clipself-seg data prepare ov_coco --root /data/datasets --splits val2017
 
     Reads coco/annotations/instances_{train2017,val2017}.json and writes
     coco/zero-shot/instances_train2017_seen_2_65_cat.json and instances_val2017_all_2.json. Counts are
@@ -219,8 +219,8 @@ def ov_coco(options: Options, args: argparse.Namespace) -> list[Prepared]:
 def ov_lvis(options: Options, args: argparse.Namespace) -> list[Prepared]:
     """Annotations of OV-LVIS to train on: LVIS v1 without those of its 337 rare classes.
 
-        python tools/prepare_ov_lvis.py
-        python tools/prepare_ov_lvis.py --root /data/datasets
+        clipself-seg data prepare ov_lvis
+        clipself-seg data prepare ov_lvis --root /data/datasets
 
     Reads lvis/lvis_v1_train.json and writes lvis/lvis_v1_train_seen_1203_cat.json; the file is read
     whole, which takes some gigabytes of memory. Evaluation reads LVIS's own lvis_v1_val.json.
@@ -234,8 +234,8 @@ def ov_lvis(options: Options, args: argparse.Namespace) -> list[Prepared]:
 def objects365(options: Options, args: argparse.Namespace) -> list[Prepared]:
     """Annotations of Objects365 v1 with its categories in the order of their ids.
 
-        python tools/prepare_objects365.py
-        python tools/prepare_objects365.py --root /data/datasets
+        clipself-seg data prepare objects365
+        clipself-seg data prepare objects365 --root /data/datasets
 
     Reads Objects365v1/objects365_val.json and writes objects365_reorder_val.json beside it. The names
     have to be those of v1; v2 has others.

@@ -1,9 +1,9 @@
 """Give the boxes of a data set nouns of captions, for region-text training (CLIPSelf's Table 7).
 
-    python tools/prepare_region_text.py --config-file configs/distill/coco_region_text_eva02_vitb16.yaml \\
+    clipself-seg data region-text --config-file configs/distill/coco_region_text_eva02_vitb16.yaml \\
         --proposals datasets/coco/annotations/coco_proposals.json \\
         --captions datasets/coco/annotations/captions_train2017.json --nouns coco_nouns_4764.txt
-    python train_net.py --config-file configs/distill/coco_region_text_eva02_vitb16.yaml
+    clipself-seg train --config-file configs/distill/coco_region_text_eva02_vitb16.yaml
 
 A box is kept with the noun whose text is nearest to CLIP's embedding of its crop, if its probability among
 all nouns is above --threshold. The second line trains on them: what is written by default is the file of

@@ -1,6 +1,6 @@
 """See CLIPSelf's claims on the mini world: a quarter of an hour on two cores.
 
-    python tools/quickstart.py
+    clipself-seg quickstart
 
 1. draws the mini worlds (output/mini_world),
 2. measures how well the dense features of the shipped mini CLIP recognise regions,
@@ -13,10 +13,10 @@
 7. prints the paper's Tables 2, 5 and 6 in miniature and writes output/quickstart/index.html with images.
 
 On COCO the same commands are (data below $DETECTRON2_DATASETS, see README.md):
-    python train_net.py --config-file configs/regions/coco_openai_vitb16.yaml --eval-only
-    python train_net.py --config-file configs/distill/coco_patches_openai_vitb16.yaml --num-gpus 8
-    python train_net.py --config-file configs/semseg/catseg_token_vitb16.yaml --num-gpus 4
-    python train_net.py --config-file configs/panoptic/pyramid_vitb16.yaml --num-gpus 8
+    clipself-seg train --config-file configs/regions/coco_openai_vitb16.yaml --eval-only
+    clipself-seg train --config-file configs/distill/coco_patches_openai_vitb16.yaml --num-gpus 8
+    clipself-seg train --config-file configs/semseg/catseg_token_vitb16.yaml --num-gpus 4
+    clipself-seg train --config-file configs/panoptic/pyramid_vitb16.yaml --num-gpus 8
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The paper's tables by one command, in miniature or on real data: runs what is missing, and writes the page.
 
-    python tools/reproduce.py                            # all tables on the mini world -> docs/tables.md, docs/tables/
-    python tools/reproduce.py --table 1a 2 A1 --seeds 0  # some of them, one seed: numbers, no verdicts
-    python tools/reproduce.py --list                     # rows and claims, and what is finished
-    python tools/reproduce.py --dry-run                  # commands that would run, and their cost
-    python tools/reproduce.py --real --num-gpus 8        # the same tables on real data
+    clipself-seg reproduce                            # all tables on the mini world -> docs/tables.md, docs/tables/
+    clipself-seg reproduce --table 1a 2 A1 --seeds 0  # some of them, one seed: numbers, no verdicts
+    clipself-seg reproduce --list                     # rows and claims, and what is finished
+    clipself-seg reproduce --dry-run                  # commands that would run, and their cost
+    clipself-seg reproduce --real --num-gpus 8        # the same tables on real data
 
 A run's folder follows from its configuration, data and weights: finished ones are not repeated, interrupted ones are
 gone on with, and one run serves several tables.

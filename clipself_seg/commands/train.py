@@ -1,7 +1,7 @@
 """Train and evaluate every model of this project.
 
-    python train_net.py --config-file configs/distill/coco_patches_eva02_vitb16.yaml --num-gpus 8
-    python train_net.py --config-file configs/regions/coco_eva02_vitb16.yaml --eval-only \\
+    clipself-seg train --config-file configs/distill/coco_patches_eva02_vitb16.yaml --num-gpus 8
+    clipself-seg train --config-file configs/regions/coco_eva02_vitb16.yaml --eval-only \\
         --sizes 320 640 1024
 
 Writes into OUTPUT_DIR: config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints/, and at

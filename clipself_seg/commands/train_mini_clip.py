@@ -1,6 +1,6 @@
 """Train the mini CLIP from scratch on image-caption pairs of the mini worlds (about twenty minutes on two cores).
 
-    python tools/train_mini_clip.py --output output/mini_clip.safetensors
+    clipself-seg mini-clip --output output/mini_clip.safetensors
 
 The weights that come with the project (tag `mini`) were made this way; clipself_seg/mini/CARD.md has the numbers.
 """

@@ -1,14 +1,14 @@
 """Train an RPN on base classes and write its proposals, which CLIPSelf with proposals distils on.
 
-    python tools/train_rpn.py --output output/mini_world/mini/annotations/rpn_proposals_train.json
-    python tools/train_rpn.py --config-file configs/detection/ov_coco_openai_vitb16.yaml --num-gpus 8 \\
+    clipself-seg train-rpn --output output/mini_world/mini/annotations/rpn_proposals_train.json
+    clipself-seg train-rpn --config-file configs/detection/ov_coco_openai_vitb16.yaml --num-gpus 8 \\
         --dataset coco_2017_train --output datasets/coco/annotations/coco_proposals.json
-    python tools/train_rpn.py --config-file configs/detection/rpn_r50_ov_coco.yaml --num-gpus 8 \\
+    clipself-seg train-rpn --config-file configs/detection/rpn_r50_ov_coco.yaml --num-gpus 8 \\
         --dataset coco_2017_train --output datasets/coco/annotations/coco_proposals.json \\
         MODEL.STOCK_RPN.BACKBONE_WEIGHTS R-50.pkl
 
 The first line is for the mini world, the second takes the RPN of an F-ViT on the original CLIP, the third
-Detectron2's R50-FPN. Each is train_net.py, which writes into OUTPUT_DIR, and then tools/write_proposals.py.
+Detectron2's R50-FPN. Each is train_net.py, which writes into OUTPUT_DIR, and then clipself-seg data proposals.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Run the mask generator over a data set once, and keep its outputs for every image.
 
-    python tools/write_generator_outputs.py --config-file configs/mini/panoptic.yaml \\
+    clipself-seg generator-outputs --config-file configs/mini/panoptic.yaml \\
         --weights mini-open-panoptic --dataset mini_val_panoptic_with_sem_seg --output outputs/mini_val
-    python train_net.py --config-file configs/mini/panoptic.yaml --eval-only MODEL.WEIGHTS "" \\
+    clipself-seg train --config-file configs/mini/panoptic.yaml --eval-only MODEL.WEIGHTS "" \\
         MODEL.MASK_GENERATOR.SOURCE disk MODEL.MASK_GENERATOR.OUTPUTS outputs/mini_val \\
         DATASETS.TEST "('mini_val_panoptic_with_sem_seg',)"
 

@@ -1,13 +1,13 @@
 """Write the proposals of a trained RPN for the images of a data set, for CLIPSelf with proposals.
 
-    python tools/write_proposals.py --config-file configs/detection/ov_coco_eva02_vitb16.yaml \\
+    clipself-seg data proposals --config-file configs/detection/ov_coco_eva02_vitb16.yaml \\
         --weights output/detection/ov_coco_eva02_vitb16/model_final.pth \\
         --dataset coco_2017_train --output datasets/coco/annotations/coco_proposals.json
-    python train_net.py --config-file configs/distill/coco_proposals_eva02_vitb16.yaml
+    clipself-seg train --config-file configs/distill/coco_proposals_eva02_vitb16.yaml
 
 The second line distils on them: coco/annotations/coco_proposals.json below $DETECTRON2_DATASETS is the
 place that it reads. The detector should be trained on base classes alone, and on the original CLIP.
-tools/train_rpn.py trains and writes in one.
+clipself-seg train-rpn trains and writes in one.
 """
 
 from __future__ import annotations

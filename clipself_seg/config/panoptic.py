@@ -45,7 +45,7 @@ def _add_generator(cfg: CfgNode) -> None:
     # Grey value, 0 to 255, of the canvas around an image in evaluation. Training pads with 128 whatever
     # stands here; official is black.
     generator.PADDING = 0
-    # Folder that tools/write_generator_outputs.py wrote, for SOURCE "disk".
+    # Folder that clipself-seg generator-outputs wrote, for SOURCE "disk".
     generator.OUTPUTS = ""
     # Weight of the caption model's grounding loss, which alone trains its words.
     generator.GROUNDING_WEIGHT = 1.0

@@ -75,7 +75,7 @@ RETIRED: dict[str, Any] = {
 UNFOLLOWED: tuple[Unfollowed, ...] = (
     Unfollowed("VERSION", "files of older versions are not converted"),
     Unfollowed("CUDNN_BENCHMARK", "cuDNN's choice of kernels is left to PyTorch", (True,)),
-    Unfollowed("VIS_PERIOD", "tools/predict.py draws predictions"),
+    Unfollowed("VIS_PERIOD", "clipself-seg predict draws predictions"),
     Unfollowed("GLOBAL.HACK", "nothing reads it"),
     # The models.
     Unfollowed("MODEL.LOAD_PROPOSALS", PROPOSALS),

@@ -91,7 +91,7 @@ class StockRPN(ProposalNetwork):
     def require_trained(cls, cfg: CfgNode) -> None:
         """Refuse any evaluation of detections, which have classes."""
         raise InputError(
-            "StockRPN knows no classes, so there are no detections to evaluate: tools/write_proposals.py "
+            "StockRPN knows no classes, so there are no detections to evaluate: clipself-seg data proposals "
             "writes its boxes and measures their recall"
         )
 

@@ -1,4 +1,4 @@
-"""Images and class names in, masks out: predictors for Python, and the files that tools/predict.py writes.
+"""Images and class names in, masks out: predictors for Python, and the files that `clipself-seg predict` writes.
 
 Open `semantic.py` first, or `panoptic.py` for segments.
 """

@@ -120,7 +120,7 @@ def train(cfg: CfgNode, resume: bool) -> None:
         records=data.records,
         mapper=data.mapper,
         settings=TrainingSettings.from_config(cfg),
-        # In the precision of --eval-only and of tools/predict.py.
+        # In the precision of --eval-only and of clipself-seg predict.
         evaluate=tf32(False)(evaluation),
         groups=model.optimizer_groups(cfg.SOLVER),
         started=lambda: _write_config(cfg),

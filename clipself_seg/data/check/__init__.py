@@ -1,4 +1,4 @@
-"""Checks whether data sets are complete and readable, for `tools/check_datasets.py`.
+"""Checks whether data sets are complete and readable, for `clipself-seg data check`.
 
 Open `report.py` first: it checks data sets by name.
 """

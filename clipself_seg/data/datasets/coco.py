@@ -214,7 +214,7 @@ def region_text_records(names: Sequence[str]) -> RegionText:
         if parts[-1].nouns != parts[0].nouns:
             raise InputError(
                 f'the nouns of "{name}" are not those of "{names[0]}", or in another order: label all '
-                "with one list (tools/prepare_region_text.py --nouns)"
+                "with one list (clipself-seg data region-text --nouns)"
             )
     nouns = parts[0].nouns if parts else ()
     return RegionText([record for part in parts for record in part.records], nouns)

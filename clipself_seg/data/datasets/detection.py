@@ -81,7 +81,7 @@ def _ov_coco(split: str, file: str, evaluator: str | None) -> DetectionFiles:
         "ov_coco_65",
         evaluator,
         f"coco/annotations/instances_{split}2017.json",
-        f"python tools/prepare_ov_coco.py --splits {split}2017",
+        f"clipself-seg data prepare ov_coco --splits {split}2017",
     )
 
 
@@ -105,7 +105,7 @@ DETECTION_DATASETS: dict[str, DetectionFiles] = {
         "lvis_v1_1203",
         None,
         "lvis/lvis_v1_train.json",
-        "python tools/prepare_ov_lvis.py",
+        "clipself-seg data prepare ov_lvis",
         from_urls=True,
         official_count=100170,
     ),
@@ -131,7 +131,7 @@ DETECTION_DATASETS: dict[str, DetectionFiles] = {
         "Objects365v1/objects365_reorder_val.json",
         "objects365_v1",
         archive="Objects365v1/objects365_val.json",
-        prepare="python tools/prepare_objects365.py",
+        prepare="clipself-seg data prepare objects365",
         by_order=True,
     ),
     # Images that show seen classes only; those of the split val show all.

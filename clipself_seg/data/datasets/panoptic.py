@@ -132,8 +132,8 @@ def _coco(split: str) -> PanopticFiles:
         f"coco/panoptic_semseg_{split}2017",
         f"coco/annotations/instances_{split}2017.json",
         f"coco/annotations/panoptic_caption_{split}2017.json",
-        prepare_sem_seg=f"python tools/prepare_coco_panoptic_semseg.py --splits {split}2017",
-        prepare_captions=f"python tools/prepare_coco_captions.py --splits {split}2017",
+        prepare_sem_seg=f"clipself-seg data prepare coco_panoptic_semseg --splits {split}2017",
+        prepare_captions=f"clipself-seg data prepare coco_captions --splits {split}2017",
         official_count=COUNTS[split],
     )
 
@@ -148,8 +148,8 @@ def _ade(split: str, folder: str, count: int) -> PanopticFiles:
         "openseg_ade20k_150",
         f"{ade}/annotations_detectron2/{folder}",
         f"{ade}/ade20k_instance_{split}.json",
-        prepare=f"python tools/prepare_ade20k_panoptic.py --splits {folder}",
-        prepare_sem_seg=f"python tools/prepare_ade150.py --splits {folder}",
+        prepare=f"clipself-seg data prepare ade20k_panoptic --splits {folder}",
+        prepare_sem_seg=f"clipself-seg data prepare ade150 --splits {folder}",
         evaluator="ade20k_panoptic_seg",
         official_count=count,
         covered_stuff=True,
@@ -157,7 +157,7 @@ def _ade(split: str, folder: str, count: int) -> PanopticFiles:
 
 
 def _mini(world: str, split: str, vocabulary: str) -> PanopticFiles:
-    command = "python tools/make_mini_world.py"
+    command = "clipself-seg data mini-world"
     return PanopticFiles(
         MINI,
         f"{world}/{split}",

@@ -52,11 +52,11 @@ def _benchmark(advice: str) -> DataRoot:
 COCO = _benchmark("unpack images and annotations from https://cocodataset.org there")
 LVIS = _benchmark("LVIS v1 is at https://www.lvisdataset.org, its images are COCO's")
 PROPOSALS = _benchmark(
-    "CLIPSelf's authors give coco_proposals.json, tools/train_rpn.py writes those of an RPN, and "
+    "CLIPSelf's authors give coco_proposals.json, clipself-seg train-rpn writes those of an RPN, and "
     "any COCO-format JSON with boxes will do"
 )
 REGION_TEXT = _benchmark(
-    "tools/prepare_region_text.py writes the nouns of proposals; CLIPSelf's authors give "
+    "clipself-seg data region-text writes the nouns of proposals; CLIPSelf's authors give "
     "coco_pseudo_4764.json, and instances in COCO's format are such a file too"
 )
 OBJECTS365 = _benchmark(
@@ -83,8 +83,10 @@ VOC_2012 = _benchmark(
     "and the augmented labels (SBD) as VOCdevkit/VOC2012/SegmentationClassAug"
 )
 MINI = DataRoot(
-    "CLIPSELF_SEG_MINI", "output/mini_world", "`make quickstart` writes the mini worlds"
+    "CLIPSELF_SEG_MINI",
+    "output/mini_world",
+    "`clipself-seg data mini-world` writes the mini worlds",
 )
 MINI_REGION_TEXT = MINI._replace(
-    advice="tools/prepare_region_text.py writes it, once `make quickstart` has written the mini worlds"
+    advice="clipself-seg data region-text writes it, once `clipself-seg data mini-world` has written the mini worlds"
 )

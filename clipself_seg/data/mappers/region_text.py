@@ -105,6 +105,6 @@ class RegionTextMapper:
             raise InputError(
                 f"image {record['image_id']} of DATASETS.TRAIN has no caption, which "
                 "MODEL.CLIPSELF.TEXTS.LOSS regionclip compares it with: write the file with "
-                "tools/prepare_region_text.py --captions, or take another loss"
+                "clipself-seg data region-text --captions, or take another loss"
             )
         return captions[np.random.default_rng((self.seed, draw)).integers(len(captions))]

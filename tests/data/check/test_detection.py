@@ -28,7 +28,7 @@ def check(name):
 def test_absent_then_unprepared_then_complete(coco, tmp_path):
     finding = check("ov_coco_val")
     assert finding.state == "unprepared" and "all_2.json" in finding.notes[0]
-    assert finding.mend == "python tools/prepare_ov_coco.py --splits val2017"
+    assert finding.mend == "clipself-seg data prepare ov_coco --splits val2017"
     prepare_ov_coco(PrepareOptions(tmp_path), ["val2017"])
     finding = check("ov_coco_val")
     assert finding.state == "complete" and finding.images == finding.read > 0
@@ -54,4 +54,4 @@ def test_a_training_file_with_novel_classes_is_broken(coco):
     path.write_text(json.dumps(content))
     finding = check("ov_coco_train")
     assert finding.state == "broken" and "not base" in finding.notes[0]
-    assert finding.mend == "python tools/prepare_ov_coco.py --splits train2017"
+    assert finding.mend == "clipself-seg data prepare ov_coco --splits train2017"

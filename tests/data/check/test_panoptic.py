@@ -61,7 +61,7 @@ def test_complete_without_captions_which_are_a_note(prepared):
 def test_unprepared_names_the_command(coco):
     finding = check()
     assert finding.state == "unprepared" and "panoptic_semseg_val2017" in finding.notes[0]
-    command = "python tools/prepare_coco_panoptic_semseg.py --splits val2017"
+    command = "clipself-seg data prepare coco_panoptic_semseg --splits val2017"
     assert finding.mend == command and not finding.subset_allowed().fine
 
 
@@ -86,7 +86,7 @@ def test_single_files_that_are_missing_are_counted_with_what_brings_them(prepare
         "1 images have no panoptic PNG",
         "1 images have no label map",
     )
-    assert "cocodataset.org" in finding.mend and "prepare_coco_panoptic_semseg" in finding.mend
+    assert "cocodataset.org" in finding.mend and "prepare coco_panoptic_semseg" in finding.mend
     assert not finding.subset_allowed().fine
 
 
@@ -104,7 +104,7 @@ def test_broken_label_maps_and_broken_pngs_have_their_own_remedy(prepared):
     Image.fromarray(np.full((7, 9), 133, np.uint8)).save(path)
     finding = check()
     assert finding.state == "broken" and f"label map {path} is 9 x 7" in finding.notes[1]
-    again = "python tools/prepare_coco_panoptic_semseg.py --splits val2017 --overwrite"
+    again = "clipself-seg data prepare coco_panoptic_semseg --splits val2017 --overwrite"
     assert finding.mend == again
     Image.fromarray(np.zeros((7, 9, 3), np.uint8)).save(pngs(prepared, "panoptic")[0])
     finding = check()
@@ -145,8 +145,8 @@ def test_ade_that_is_absent_or_unprepared_says_all_that_is_to_do(tmp_path, monke
     finding = check(ADE)
     assert finding.state == "unprepared" and "ade/ADEChallengeData2016" in finding.notes[0]
     assert finding.mend == (
-        "python tools/prepare_ade20k_panoptic.py --splits validation; then "
-        "python tools/prepare_ade150.py --splits validation"
+        "clipself-seg data prepare ade20k_panoptic --splits validation; then "
+        "clipself-seg data prepare ade150 --splits validation"
     )
 
 
@@ -157,5 +157,5 @@ def test_captions_without_phrases_say_how_to_get_them(tmp_path):
     path.write_text(json.dumps({"annotations": entries}))
     assert read_phrases(path) == {3: [["a dog"], ["grass", "sky"]], 4: [[]]}
     path.write_text(json.dumps({"annotations": [{"image_id": 3, "caption": "A dog."}]}))
-    with pytest.raises(InputError, match="captions.json: a caption needs .*prepare_coco_captions"):
+    with pytest.raises(InputError, match="captions.json: a caption needs .*prepare coco_captions"):
         read_phrases(path)

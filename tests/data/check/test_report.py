@@ -65,17 +65,20 @@ def test_complete(prepared):
 
 def test_absent_and_unprepared_name_the_way(ade):
     finding = check()
-    assert finding.state == "unprepared" and finding.mend == "python tools/prepare_ade150.py"
+    assert finding.state == "unprepared" and finding.mend == "clipself-seg data prepare ade150"
     shutil.rmtree(ade / "images")
     finding = check()
     assert finding.state == "absent" and not finding.subset_allowed().fine
-    assert "ADEChallengeData2016.zip" in finding.mend and "tools/prepare_ade150.py" in finding.mend
+    assert (
+        "ADEChallengeData2016.zip" in finding.mend
+        and "clipself-seg data prepare ade150" in finding.mend
+    )
 
 
 def test_an_interrupted_preparation_is_incomplete_even_as_a_subset(prepared):
     (prepared / "ADE_val_3.png").unlink()
     finding = check()
-    assert finding.state == "incomplete" and finding.mend == "python tools/prepare_ade150.py"
+    assert finding.state == "incomplete" and finding.mend == "clipself-seg data prepare ade150"
     assert "1 images without label map" in finding.notes
     assert not finding.fine and not finding.subset_allowed().fine
 
@@ -106,7 +109,7 @@ def test_label_maps_that_cannot_be_used_are_broken(prepared, values, words):
     label_map(values, prepared, 2)
     finding = check()
     assert finding.state == "broken" and finding.broken == 1 and finding.read == COUNT
-    assert finding.mend == "python tools/prepare_ade150.py --overwrite"
+    assert finding.mend == "clipself-seg data prepare ade150 --overwrite"
     (note,) = finding.notes
     assert re.search(f"ADE_val_2.png {words}", note)
 
@@ -146,16 +149,16 @@ def test_preparing_is_no_advice_without_what_it_reads(prepared, ade):
     (prepared / "ADE_val_3.png").unlink()
     finding = check()
     first, then = finding.mend.split("; then ")
-    assert "ADEChallengeData2016.zip" in first and then == "python tools/prepare_ade150.py"
+    assert "ADEChallengeData2016.zip" in first and then == "clipself-seg data prepare ade150"
     assert finding.notes[:2] == (
         "1 images without label map",
         "1 of these lack what they are prepared from",
     )
     # A map whose archive's file is there, and one whose archive's file is not.
     (ade / "ADE_val_3.png").rename(raw / "ADE_val_3.png")
-    assert check().mend == "python tools/prepare_ade150.py"
+    assert check().mend == "clipself-seg data prepare ade150"
     (prepared / "ADE_val_2.png").write_bytes(b"")
-    assert check().mend == "python tools/prepare_ade150.py --overwrite"
+    assert check().mend == "clipself-seg data prepare ade150 --overwrite"
     (raw / "ADE_val_2.png").unlink()
     assert check().mend.startswith("the archive is not whole: unpack ADEChallengeData2016.zip")
     shutil.rmtree(ade / "annotations")
@@ -219,7 +222,7 @@ def test_boxes_with_nouns(tmp_path, monkeypatch):
     assert finding.state == "broken" and "repeats the id or name" in finding.notes[0]
     path.unlink()
     finding = check("coco_2017_train_region_text")
-    assert finding.state == "absent" and "tools/prepare_region_text.py" in finding.mend
+    assert finding.state == "absent" and "clipself-seg data region-text" in finding.mend
 
 
 def test_an_unknown_name_suggests_the_nearest():

@@ -72,18 +72,18 @@ def write_context_459(root):
 
 
 LAYOUTS = {
-    "voc_2012_test_sem_seg": (write_voc, prepare_voc20, "prepare_voc20"),
-    "voc_2012_test_background_sem_seg": (write_voc, prepare_voc20, "prepare_voc20"),
-    "ade20k_full_sem_seg_freq_val_all": (write_ade847, prepare_ade847, "prepare_ade847"),
+    "voc_2012_test_sem_seg": (write_voc, prepare_voc20, "voc20"),
+    "voc_2012_test_background_sem_seg": (write_voc, prepare_voc20, "voc20"),
+    "ade20k_full_sem_seg_freq_val_all": (write_ade847, prepare_ade847, "ade847"),
     "context_59_test_sem_seg": (
         write_context_59,
         prepare_pascal_context_59,
-        "prepare_pascal_context_59",
+        "pascal_context_59",
     ),
     "context_459_test_sem_seg": (
         write_context_459,
         prepare_pascal_context_459,
-        "prepare_pascal_context_459",
+        "pascal_context_459",
     ),
 }
 
@@ -94,7 +94,7 @@ def archive(request, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     write, prepare, tool = LAYOUTS[request.param]
     source, options = write(tmp_path), common.Options(tmp_path)
-    return request.param, source, lambda: prepare(options), f"python tools/{tool}.py"
+    return request.param, source, lambda: prepare(options), f"clipself-seg data prepare {tool}"
 
 
 def check(name):
@@ -181,7 +181,10 @@ def test_a_picture_that_is_prepared_itself_is_prepared_again(tmp_path, monkeypat
     assert path.suffix == ".jpg"
     path.write_bytes(path.read_bytes()[:200])
     finding = check(name)
-    assert (finding.state, finding.mend) == ("broken", "python tools/prepare_ade847.py --overwrite")
+    assert (finding.state, finding.mend) == (
+        "broken",
+        "clipself-seg data prepare ade847 --overwrite",
+    )
     next(raw.rglob(path.name)).unlink()
     assert check(name).mend.startswith("the archive is not whole: ")
 
@@ -196,4 +199,4 @@ def test_a_mini_world_is_written_as_a_whole(tmp_path, monkeypatch):
     finding = check("mini_val_sem_seg")
     assert finding.notes == ("1 images without label map",)
     # The command keeps a world whose manifest is there.
-    assert finding.mend == f"delete {tmp_path}/mini, then python tools/make_mini_world.py"
+    assert finding.mend == f"delete {tmp_path}/mini, then clipself-seg data mini-world"

@@ -116,7 +116,7 @@ def test_files_of_boxes_with_nouns_need_not_be_there_but_their_images(
 
 
 def test_missing_nouns_name_the_tool_that_writes_them(mini_root, tmp_path):
-    with pytest.raises(InputError, match="region_text_train.json is missing.*prepare_region_text"):
+    with pytest.raises(InputError, match="region_text_train.json is missing.*data region-text"):
         region_text_records(["mini_train_region_text"])
 
 
@@ -189,7 +189,7 @@ def test_missing_files_name_the_variable_and_the_way_to_get_them(tmp_path, monke
         "coco_2017_train": "DETECTRON2_DATASETS .*cocodataset.org",
         "coco_2017_train_proposals": "DETECTRON2_DATASETS .*coco_proposals.json",
         "lvis_v1_train": "DETECTRON2_DATASETS .*lvisdataset.org",
-        "mini_val": "CLIPSELF_SEG_MINI .*make quickstart",
+        "mini_val": "CLIPSELF_SEG_MINI .*data mini-world",
     }.items():
         with pytest.raises(InputError, match=f'"{name}": .* is missing; set {words}'):
             distillation_records([name], "grid")

@@ -108,7 +108,9 @@ def test_training_leaves_small_images_and_those_without_annotation_out(root):
 
 def test_novel_annotations_are_refused_in_a_file_for_training_with_the_command_that_mends_it(root):
     write_ov_coco(root, annotation(0, 9), annotation(1, 17))
-    words = r"_65_cat.json: 1 annotations .*: cat \(1\); run `python tools/prepare_ov_coco.py --sp"
+    words = (
+        r"_65_cat.json: 1 annotations .*: cat \(1\); run `clipself-seg data prepare ov_coco --sp"
+    )
     for training in (True, False):
         with pytest.raises(InputError, match=words):
             detection_records("ov_coco_train", training=training)
@@ -152,7 +154,9 @@ def test_rare_annotations_are_refused_in_training_on_lvis(root):
     rare = next(e for e in load_vocabulary("lvis_v1_1203").classes if e.frequency == "r")
     categories = [{"id": rare.dataset_id, "name": rare.names[0]}]
     write(root, file, [{"coco_url": url}], [annotation(0, rare.dataset_id)], categories)
-    with pytest.raises(InputError, match=rf"{rare.names[0]} \(1\); run `python tools/prepare_ov_l"):
+    with pytest.raises(
+        InputError, match=rf"{rare.names[0]} \(1\); run `clipself-seg data prepare ov_l"
+    ):
         detection_records("ov_lvis_train", training=True)
 
 
@@ -170,15 +174,13 @@ def test_classes_of_objects365_follow_from_the_order_of_its_ids(root):
 
 
 def test_a_missing_file_is_answered_with_the_command_that_writes_it(root, monkeypatch):
-    words = (
-        "all_2.json is missing; run `python tools/prepare_ov_coco.py --splits val2017` once .*json"
-    )
+    words = "all_2.json is missing; run `clipself-seg data prepare ov_coco --splits val2017` once .*json"
     with pytest.raises(InputError, match=words):
         detection_records("ov_coco_val")
     with pytest.raises(InputError, match=r"lvis_v1_val.json is missing; set DETECTRON2_DATASETS"):
         detection_records("ov_lvis_val")
     monkeypatch.setenv("CLIPSELF_SEG_MINI", str(root))
-    with pytest.raises(InputError, match="mini/base is missing; .*make quickstart"):
+    with pytest.raises(InputError, match="mini/base is missing; .*data mini-world"):
         detection_records("mini_base_boxes")
 
 

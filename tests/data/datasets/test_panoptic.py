@@ -127,7 +127,7 @@ def test_detectron2_draws_a_record_of_the_mini_world(mini_root):
 def test_what_a_task_reads_has_to_be_there(mini_root, tmp_path, monkeypatch):
     name = "mini_train_base_panoptic"
     for tasks, message in (
-        (("semantic",), "stuffthingmaps/base is missing; run `python tools/make_mini_world.py`"),
+        (("semantic",), "stuffthingmaps/base is missing; run `clipself-seg data mini-world`"),
         (("panoptic", "instances"), "instances_base.json is missing; run"),
     ):
         with pytest.raises(InputError, match=message):
@@ -136,7 +136,9 @@ def test_what_a_task_reads_has_to_be_there(mini_root, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="DETECTRON2_DATASETS .*cocodataset.org"):
         panoptic_set_records(COCO)
     (tmp_path / "empty/ADEChallengeData2016/images/validation").mkdir(parents=True)
-    with pytest.raises(InputError, match="run `python tools/prepare_ade20k_panoptic.py --splits v"):
+    with pytest.raises(
+        InputError, match="run `clipself-seg data prepare ade20k_panoptic --splits v"
+    ):
         panoptic_set_records(ADE)
 
 
@@ -196,7 +198,9 @@ def test_the_real_small_coco_loads(data_dir, monkeypatch):
     records = panoptic_set_records(COCO, ["panoptic", "instances"])
     assert len(records) == 50 and sum(len(record["segments_info"]) for record in records) == 544
     assert all(np.isscalar(record["height"]) for record in records)
-    with pytest.raises(InputError, match="run `python tools/prepare_coco_panoptic_semseg.py --spl"):
+    with pytest.raises(
+        InputError, match="run `clipself-seg data prepare coco_panoptic_semseg --spl"
+    ):
         panoptic_set_records(COCO, ["semantic"])
 
 

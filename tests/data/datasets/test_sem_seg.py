@@ -58,11 +58,11 @@ def test_pictures_and_label_maps_are_paired_by_name_and_the_rest_is_counted(sema
 
 
 def test_without_label_maps_the_command_that_writes_them_is_named(semantic_root):
-    with pytest.raises(InputError, match="train_base is missing; run `python tools/make_mini"):
+    with pytest.raises(InputError, match="train_base is missing; run `clipself-seg data mini"):
         sem_seg_records("mini_train_base_sem_seg")
     for path in (semantic_root / "stuffthingmaps/train").iterdir():
         path.unlink()
-    with pytest.raises(InputError, match="no \\*.jpg of .*train has .*make_mini_world"):
+    with pytest.raises(InputError, match="no \\*.jpg of .*train has .*data mini-world"):
         sem_seg_records("mini_train_sem_seg")
 
 

@@ -404,8 +404,8 @@ def test_real_ground_truth_against_itself_is_100(data_dir, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     "name, command",
     [
-        (COCO, "tools/prepare_coco_panoptic_semseg.py"),
-        ("ade20k_panoptic_val", "tools/prepare_ade20k_panoptic.py"),
+        (COCO, "clipself-seg data prepare coco_panoptic_semseg"),
+        ("ade20k_panoptic_val", "clipself-seg data prepare ade20k_panoptic"),
     ],
 )
 def test_files_that_a_command_makes_are_asked_for_by_its_name(

@@ -134,4 +134,7 @@ def _is_complete(record: Mapping[str, Any]) -> bool:
     if not all(isinstance(part, dict) for part in parts) or "not evaluated" in record["provenance"]:
         return False
     numbers = dict(flatten_numbers(record["results"])).values()
-    return any(map(math.isfinite, numbers)) and not any(map(math.isinf, numbers))
+    try:
+        return any(map(math.isfinite, numbers)) and not any(map(math.isinf, numbers))
+    except OverflowError:  # a whole number beyond what a float holds
+        return False

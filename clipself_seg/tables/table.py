@@ -260,7 +260,9 @@ class _Section:
     def choice(self, key: str, choices: tuple[str, ...]) -> str:
         value = self.text(key, choices[0])
         if value not in choices:
-            raise InputError(f'{self.place}: {key} cannot be "{value}"; {nearest(value, choices)}')
+            raise InputError(
+                f"{self.place}: {key} cannot be {shown(value)}; {nearest(value, choices)}"
+            )
         return value
 
     def mapping(self, key: str) -> dict[str, Any]:
@@ -285,7 +287,9 @@ class _Section:
     def finish(self) -> None:
         for key in self.content:
             if key not in self.known:
-                raise InputError(f'{self.place}: unknown key "{key}"; {nearest(key, self.known)}')
+                raise InputError(
+                    f"{self.place}: unknown key {shown(key)}; {nearest(key, self.known)}"
+                )
 
 
 def _column(section: _Section) -> Column:
@@ -350,7 +354,7 @@ def _claim(section: _Section) -> Claim:
     terms, relations = [word.strip() for word in words[::2]], words[1::2]
     if not relations or not all(TERM.fullmatch(term) for term in terms):
         raise InputError(
-            f'{section.place}: order cannot be "{order}": give rows with "<" or "<=" between them'
+            f'{section.place}: order cannot be {shown(order)}: give rows with "<" or "<=" between them'
         )
     columns = section.take("columns", list, [])
     claim = Claim(
@@ -402,4 +406,4 @@ def _check_claim(table: Table, claim: Claim, require: Callable[[str, Iterable[st
 
 def _require(place: str, where: str, name: str, known: Iterable[str]) -> None:
     if name not in known:
-        raise InputError(f'{place}: {where}: there is no "{name}"; {nearest(name, known)}')
+        raise InputError(f"{place}: {where}: there is no {shown(name)}; {nearest(name, known)}")

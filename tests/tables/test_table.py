@@ -56,15 +56,19 @@ def test_every_published_number_has_a_column_that_the_real_run_fills(name):
         (
             "minutes: 0.1",
             "minuts: 1",
-            'mini: original: unknown key "minuts"; did you mean "minutes"',
+            "mini: original: unknown key 'minuts'; did you mean \"minutes\"",
         ),
-        ("figure: bars", "figure: bar", 'figure cannot be "bar"; did you mean "bars"'),
-        ("run: patches", "run: patch", 'run of mini: there is no "patch"; did you mean "patches"'),
-        ("{boxes: 72.1}", "{box: 72.1}", 'paper: there is no "box"; did you mean "boxes"'),
+        ("figure: bars", "figure: bar", "figure cannot be 'bar'; did you mean \"bars\""),
+        (
+            "run: patches",
+            "run: patch",
+            "run of mini: there is no 'patch'; did you mean \"patches\"",
+        ),
+        ("{boxes: 72.1}", "{box: 72.1}", "paper: there is no 'box'; did you mean \"boxes\""),
         ("{boxes: 72.1}", "{boxes: much}", "paper: boxes cannot be 'much'"),
-        ("order: original < patches", "order: original > patches", 'order cannot be "original > '),
-        ("order: original < patches", "order: original < patch", 'claims: 1: there is no "patch"'),
-        ("columns: [boxes], ", "", 'claims: 1: there is no ""'),
+        ("order: original < patches", "order: original > patches", "order cannot be 'original > "),
+        ("order: original < patches", "order: original < patch", "claims: 1: there is no 'patch'"),
+        ("columns: [boxes], ", "", "claims: 1: there is no ''"),
         (
             "evaluate: True",
             "weights: {A: {run: patches}}",
@@ -76,6 +80,11 @@ def test_every_published_number_has_a_column_that_the_real_run_fills(name):
             "original: A cannot be 3: give a tag",
         ),
         ("title: ", "title: [", "is not usable YAML"),
+        (
+            "order: original < patches",
+            f"order: {'long' * 99}",
+            "order cannot be '(long){15}\\.\\.\\.'",
+        ),
         (TABLE, "- 1", "must be a mapping with names as keys, got of type list"),
     ],
 )

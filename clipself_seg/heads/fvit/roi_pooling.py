@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from clipself_seg.heads.fvit.sparse_pooling import pool_cells
-
 LEVELS = 4
 FINEST = 56.0
 """Side in pixels of a box from which on the second level is read, whatever the strides are."""
@@ -39,13 +37,8 @@ def pool_boxes(
     pooled = levels[0].new_zeros(len(together), levels[0].shape[1], side, side, dtype=torch.float32)
     for number, (level, stride) in enumerate(zip(levels[:LEVELS], strides)):
         of_level = (level_n == number).nonzero()[:, 0]
-        read = _read(level.float(), numbered[of_level], side, 1 / stride)
+        read = roi_align(
+            level.float(), numbered[of_level], side, 1 / stride, sampling_ratio=0, aligned=True
+        )
         pooled.index_copy_(0, of_level, read)
     return pooled
-
-
-def _read(level: Tensor, numbered_n5: Tensor, side: int, scale: float) -> Tensor:
-    """RoIAlign of boxes (n, 5) behind the numbers of their images, (n, C, side, side)."""
-    if level.device.type == "cpu" and len(level) == 1 and not torch.is_grad_enabled():
-        return pool_cells(level, numbered_n5[:, 1:], side, scale)
-    return roi_align(level, numbered_n5, side, scale, sampling_ratio=0, aligned=True)

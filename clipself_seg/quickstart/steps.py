@@ -17,7 +17,9 @@ import torch
 from clipself_seg.errors import InputError, ended_by
 from clipself_seg.provenance import read_results
 
+# The folder that the package is in, a checkout or site-packages: a command there runs the same code.
 ROOT = Path(__file__).resolve().parent.parent.parent
+PROGRAM = ("-m", "clipself_seg")
 # What the chapters show: so many images of each world.
 WORLDS, IMAGES = ("mini", "mini2"), 4
 AT_ONCE = 2  # commands of `call_together`
@@ -25,7 +27,7 @@ AT_ONCE = 2  # commands of `call_together`
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One call of train_net.py.
+    """One call of ``clipself-seg train``.
 
     Attributes:
         title: row of the table.
@@ -44,7 +46,7 @@ class Run:
     def command(self, output: Path) -> list[str]:
         """The words to type after ``python``."""
         mode = ["--resume"] if self.training else ["--eval-only"]
-        words = ["train_net.py", "--config-file", f"configs/mini/{self.config}", *mode]
+        words = [*PROGRAM, "train", "--config-file", f"configs/mini/{self.config}", *mode]
         return [*words, *self.options, "OUTPUT_DIR", str(output / self.folder)]
 
     def results(self, output: Path) -> dict[str, Any]:
@@ -109,7 +111,7 @@ def prediction(
         options: further ones.
         vocabulary: its name; "" is that of the world.
     """
-    words = ["tools/predict.py", "--config-file", f"configs/mini/{config}", *options]
+    words = [*PROGRAM, "predict", "--config-file", f"configs/mini/{config}", *options]
     words += [
         "--weights",
         str(weights),

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from clipself_seg.commands import predict, train
+from clipself_seg.config.yaml_files import CONFIGS, find_file
 from clipself_seg.errors import InputError
-from clipself_seg.quickstart.steps import AT_ONCE, call_together
+from clipself_seg.quickstart import steps
+from clipself_seg.quickstart.steps import AT_ONCE, Run, call_together, prediction
 
 
 def python(*lines: str) -> list[str]:
@@ -39,3 +42,16 @@ def test_a_command_that_the_system_ends_is_named_with_the_reason(tmp_path):
     message = r"this step was ended by SIGKILL, often for want of memory.*: python -c"
     with pytest.raises(InputError, match=message):
         call_together(commands, tmp_path)
+
+
+def test_commands_are_the_packages_own_and_need_no_checkout(tmp_path, monkeypatch):
+    training = Run("", "live", "patches.yaml", training=True).command(tmp_path)
+    images = prediction("semseg.yaml", "mini-cat-seg", "mini", tmp_path, tmp_path / "out")
+    for words, command in ((training, train), (images, predict)):
+        assert words[:2] == ["-m", "clipself_seg"] and words[2] == command.__name__.split(".")[-1]
+        args = command.parser().parse_args(
+            [*words[3:], *(["none.jpg"] if command is predict else [])]
+        )
+        monkeypatch.chdir(tmp_path)  # as site-packages, there is no folder configs here
+        assert find_file(args.config_file).parent == CONFIGS / "mini"
+    assert (steps.ROOT / "clipself_seg" / "__main__.py").is_file()

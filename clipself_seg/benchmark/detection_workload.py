@@ -216,8 +216,9 @@ class DetectionWorkload(Workload):
         """Random weights, and random text with a quarter of the classes unseen."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            parts = self._new_detector()
-        resizers, stages = (part.to(self.device).eval().requires_grad_(False) for part in parts)
+            resizers, stages = self._new_detector()
+        for part in (resizers, stages):
+            part.to(self.device).eval().requires_grad_(False)
         text = random_text(self.case.classes, self.outline.embed_dim).to(self.device)
         seen = torch.arange(self.case.classes, device=self.device) % 4 > 0
         return Setting(resizers, stages, text, seen, self.image_size, IMAGE_SIZE)

@@ -176,8 +176,8 @@ def read_captions(path: str | os.PathLike[str]) -> dict[Any, ImageCaptions]:
     for entry in coco_list(read_coco_json(path), "annotations", path):
         image_id, text, phrases = (entry.get(k) for k in ("image_id", "caption", "phrases"))
         texts: list[Any] = phrases if isinstance(phrases, list) else [phrases or ""]
-        known = isinstance(image_id, int | str) and isinstance(text, str)
-        if not known or not all(isinstance(part, str) for part in texts):
+        known = isinstance(image_id, int | str) and all(isinstance(part, str) for part in texts)
+        if not known or not isinstance(text, str):
             raise InputError(
                 f'{path}: a caption needs "image_id", a number or text, "caption", text, and may have a '
                 f'list of "phrases", texts; got {reprlib.repr(entry)}'

@@ -70,7 +70,8 @@ def verdict(smaller: Values, larger: Values) -> tuple[str, float, float]:
 
 
 def _pairs(smaller: Values, larger: Values) -> list[tuple[float, float]]:
-    seeds = sorted({seed for seed in (*smaller, *larger) if seed is not None}) or [None]
+    named = sorted({seed for seed in (*smaller, *larger) if seed is not None})
+    seeds: list[int | None] = [*named] or [None]
 
     def at(values: Values, seed: int | None) -> float | None:
         return values.get(seed, values.get(None))
@@ -158,7 +159,8 @@ def largest(term: Term, cells: Cells) -> Values:
         return {}
     if len(values) == 1:
         return values[0]
-    seeds = {seed for own in values for seed in own if seed is not None} or {None}
+    named = {seed for own in values for seed in own if seed is not None}
+    seeds: set[int | None] = {*named} or {None}
     of_seed = {seed: [own.get(seed, own.get(None)) for own in values] for seed in seeds}
     return {
         seed: max(number for number in numbers if number is not None)

@@ -173,10 +173,13 @@ def _write_csv(section: Section, path: Path) -> None:
         for name, row in section.table.rows.items():
             for key, column in section.table.columns.items():
                 paper = row.paper.get(key, "")
-                values = section.cells.get((name, key)) or {None: ""}
+                heading = column.titles[section.scale]
+                values = section.cells.get((name, key), {})
                 for seed, value in values.items():
                     known = "" if seed is None else seed
-                    writer.writerow((row.title, column.titles[section.scale], paper, value, known))
+                    writer.writerow((row.title, heading, paper, value, known))
+                if not values:
+                    writer.writerow((row.title, heading, paper, "", ""))
 
 
 def _write_figure(section: Section, folder: Path) -> bool:

@@ -16,10 +16,9 @@ from typing import Any
 
 from clipself_seg.checkpoints.shipped import SHIPPED, SHIPPED_MODELS, SHIPPED_TAGS
 from clipself_seg.config.load import load_config, values_and_defaults
-from clipself_seg.models.build import architecture
 from clipself_seg.tables.data import file_hash, fingerprint, missing_data
 from clipself_seg.tables.table import ROOT, RunOf, RunSpec, WeightsFile
-from clipself_seg.training.tasks import TASKS
+from clipself_seg.training.tasks import task_of
 
 # Keys whose values are files: what counts is what is in them.
 FILE_KEYS = (
@@ -186,20 +185,7 @@ def make_run(
     seeded = dict(options) if seed is None else {**options, "SEED": str(seed)}
     words = tuple(word for pair in seeded.items() for word in pair)
     values, defaults, result_file = _values(config, words)
-    settings = {
-        "config": {
-            key: value
-            for key, value in values.items()
-            if key not in (*FILE_KEYS, *INDIFFERENT) and value != defaults[key]
-        },
-        "weights": {
-            key: f"run {needs[key].name}" if key in needs else _identity(values[key])
-            for key in FILE_KEYS
-            if key in needs or values.get(key)
-        },
-        "data": {name: fingerprint(name) for name in _data_sets(values, evaluate)},
-        "evaluate": evaluate,
-    }
+    settings = _settings(values, defaults, needs, evaluate)
     if prepare:
         settings["prepare"] = list(prepare)
     here = (missing_data(name) for name in _data_sets(values, evaluate))
@@ -220,6 +206,29 @@ def make_run(
     )
 
 
+def _settings(
+    values: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    needs: Mapping[str, Run],
+    evaluate: bool,
+) -> dict[str, Any]:
+    """What decides a run: values of keys that are not the default, content of weights, and data."""
+    return {
+        "config": {
+            key: value
+            for key, value in values.items()
+            if key not in (*FILE_KEYS, *INDIFFERENT) and value != defaults[key]
+        },
+        "weights": {
+            key: f"run {needs[key].name}" if key in needs else _identity(values[key])
+            for key in FILE_KEYS
+            if key in needs or values.get(key)
+        },
+        "data": {name: fingerprint(name) for name in _data_sets(values, evaluate)},
+        "evaluate": evaluate,
+    }
+
+
 @functools.lru_cache(maxsize=None)
 def _values(config: str, words: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any], str]:
     """Values and defaults of the keys that decide a run, and the name of what a training writes."""
@@ -227,7 +236,7 @@ def _values(config: str, words: tuple[str, ...]) -> tuple[dict[str, Any], dict[s
     both = values_and_defaults(cfg)
     values = {key: value for key, (value, _) in both.items()}
     defaults = {key: default for key, (_, default) in both.items()}
-    return values, defaults, TASKS[architecture(cfg).task()].result_file
+    return values, defaults, task_of(cfg).result_file
 
 
 def _data_sets(values: Mapping[str, Any], evaluate: bool) -> list[str]:

@@ -104,7 +104,8 @@ def random_crop(rng: np.random.Generator, width: int, height: int) -> tuple[int,
     """
     for _ in range(ATTEMPTS):
         area = width * height * rng.uniform(*AREAS)
-        aspect = math.exp(rng.uniform(*map(math.log, ASPECTS)))
+        narrowest, widest = map(math.log, ASPECTS)
+        aspect = math.exp(rng.uniform(narrowest, widest))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             x, y = (int(rng.integers(room + 1)) for room in (width - w, height - h))

@@ -38,7 +38,7 @@ def fvit_parts(cfg: CfgNode) -> dict[str, Any]:
     precision = precision_from_config(cfg)
     return {
         "clip": clip,
-        **pyramid_parts(cfg, clip.visual.width),
+        **pyramid_parts(cfg, clip),
         "rpn_head": rpn_head(cfg),
         "roi_head": roi_heads(cfg, clip.embed_dim),
         "blocks": keys.BLOCKS,
@@ -64,9 +64,11 @@ def vit_from_config(cfg: CfgNode) -> DenseCLIP:
     return clip
 
 
-def pyramid_parts(cfg: CfgNode, width: int) -> dict[str, Any]:
-    """Resizers of taps of a width, "backbone", and the feature pyramid, "neck"."""
+def pyramid_parts(cfg: CfgNode, clip: DenseCLIP) -> dict[str, Any]:
+    """Resizers of the taps of a CLIP's ViT, "backbone", and the feature pyramid, "neck"."""
     keys = cfg.MODEL.FVIT
+    assert isinstance(clip.visual, TransformerTower)
+    width = clip.visual.width
     return {
         "backbone": TapResizers(width),
         "neck": PYRAMIDS[keys.PYRAMID](width, keys.CHANNELS),

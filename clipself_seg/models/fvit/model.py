@@ -205,8 +205,9 @@ class FViT(OpenVocabulary, TwoStageDetector):
 
     def features(self, images: Tensor, dense: bool) -> tuple[list[Tensor], Tensor | None]:
         """Levels P2 to P6 of normalised images (B, 3, side, side), and unit dense features (B, E, g, g)."""
-        parts = self.clip.visual, self.taps, self.backbone, self.neck
-        learns = self.clip_multiplier > 0
+        tower, learns = self.clip.visual, self.clip_multiplier > 0
+        assert isinstance(tower, TransformerTower)
+        parts = tower, self.taps, self.backbone, self.neck
         return pyramid_and_dense(images, *parts, dense=dense, tower_learns=learns)
 
     def preprocess(self, samples: Sequence[Sample]) -> Tensor:

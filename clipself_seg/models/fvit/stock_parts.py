@@ -106,7 +106,7 @@ class FViTBackbone(Backbone):
             raise InputError(
                 f"INPUT.DETECTION.SIDE is {side}, which the patch of {clip.name}, {clip.patch_size}, does not divide"
             )
-        parts = pyramid_parts(cfg, clip.visual.width)
+        parts = pyramid_parts(cfg, clip)
         return {
             "tower": clip.visual,
             "blocks": cfg.MODEL.FVIT.BLOCKS,

@@ -149,7 +149,7 @@ def test_a_caption_of_other_types_is_shown(tmp_path, wrong):
     path = tmp_path / "captions.json"
     path.write_text(json.dumps({"annotations": [{"image_id": 1, "phrases": []}, wrong]}))
     with pytest.raises(
-        InputError, match="captions.json: a caption needs .*prepare_coco_captions"
+        InputError, match="captions.json: a caption needs .*prepare coco_captions"
     ) as e:
         read_phrases(path)
     assert repr(wrong) in str(e.value)

@@ -11,6 +11,7 @@ from typing import Any
 from tabulate import tabulate
 
 from clipself_seg.files import atomic_path
+from clipself_seg.tables.claims import FAILS, HOLDS, NOISE
 from clipself_seg.tables.sections import CLAIM_HEADINGS, COMMAND_HEADINGS, Section
 
 NAMES = {"mini": "tables", "real": "tables_real"}
@@ -24,6 +25,8 @@ ABOUT = {
     ),
     "real": "Every table of the CLIPSelf paper with the numbers that it prints and those measured here.",
 }
+VERDICTS = (HOLDS, FAILS, NOISE)
+SUMMARY_HEADINGS = ("inequalities of claims", *VERDICTS, "not judged")
 RULE = (
     "Numbers are mean ± standard deviation over seeds. A claim holds if the mean of the paired differences is "
     "above two standard errors, does not hold if it is below minus two, and is within noise between them; fewer "
@@ -67,8 +70,24 @@ def _cost(sections: Sequence[Section]) -> str:
     return f"{len(minutes)} runs, {sum(minutes.values()):.0f} core-minutes. Written by `python tools/reproduce.py`."
 
 
+def _summary(sections: Sequence[Section]) -> list[list[str]]:
+    """A line for each table, and one for all: how many inequalities of its claims have each verdict."""
+    verdicts = [[row[-1] for row in section.claims if not _sums_up(row)] for section in sections]
+    titles = [*(section.table.title for section in sections), "all"]
+    every = [verdict for own in verdicts for verdict in own]
+    return [
+        [title, *(str(own.count(word) or "") for word in VERDICTS), str(_rest(own) or "")]
+        for title, own in zip(titles, [*verdicts, every])
+    ]
+
+
+def _rest(verdicts: Sequence[str]) -> int:
+    return sum(verdict not in VERDICTS for verdict in verdicts)
+
+
 def _markdown(sections: Sequence[Section], figures: set[str], scale: str) -> str:
     blocks = [f"# {TITLES[scale]}", ABOUT[scale], RULE, _cost(sections)]
+    blocks.append(_markdown_table(SUMMARY_HEADINGS, _summary(sections)))
     for section in sections:
         table = section.table
         blocks.append(f"## {table.title}")
@@ -111,6 +130,7 @@ def _html(sections: Sequence[Section], figures: set[str], scale: str) -> str:
     parts += [
         f"<p>{text(line)}</p>" for line in (ABOUT[scale], RULE, _cost(sections).replace("`", ""))
     ]
+    parts.append(_html_table(SUMMARY_HEADINGS, _summary(sections)))
     links = (f'<a href="#{s.table.name}">{text(s.table.title)}</a>' for s in sections)
     parts.append(f"<p>{'<br>'.join(links)}</p>")
     for section in sections:

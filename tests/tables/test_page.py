@@ -33,6 +33,18 @@ def test_all_formats_have_the_numbers(tmp_path):
     assert (parts / "9.png").stat().st_size > 1000
 
 
+def test_the_page_begins_with_the_number_of_each_verdict(tmp_path):
+    sections = [section_of(tmp_path / "a", NUMBERS), section_of(tmp_path / "b", {})]
+    lines = write_page(sections, tmp_path / "docs", "mini").read_text().splitlines()
+    begin = next(i for i, line in enumerate(lines) if line.startswith("| inequalities of claims |"))
+    counted = [
+        [int(cell.strip() or 0) for cell in lines[begin + 2 + k].split("|")[2:-1]] for k in range(3)
+    ]
+    first, second, every = counted
+    assert first[1] >= 1 and first[3] == 0 and second[:3] == [0, 0, 0] and second[3] == sum(first)
+    assert every == [one + two for one, two in zip(first, second)]
+
+
 def test_a_page_without_runs_has_the_paper_and_no_figure(tmp_path):
     page = write_page([section_of(tmp_path, {})], tmp_path / "docs", "mini")
     assert "not run" in page.read_text() and "![" not in page.read_text()

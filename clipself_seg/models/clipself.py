@@ -191,10 +191,12 @@ class CLIPSelf(nn.Module):
                 dist.broadcast(parameter.data, 0)
         return self
 
-    def forward(self, samples: Sequence[Sample]) -> dict[str, Tensor] | list[dict[str, Any]]:
+    def forward(
+        self, samples: Sequence[Sample], *, read: Sequence[str] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Any]]:
         """Losses of a batch in training, see `losses`; scores of regions in evaluation, see
-        `RegionReader.forward`."""
-        return self.losses(samples) if self.training else self.reader(samples)
+        `RegionReader.forward`, for the readouts `read`."""
+        return self.losses(samples) if self.training else self.reader(samples, read=read)
 
     def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Losses of the objective for some images, with their weight.

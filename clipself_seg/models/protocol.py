@@ -134,8 +134,8 @@ class RegionModel(Model, Protocol):
             InputError: a size or readout does not fit; names the first one.
         """
 
-    def __call__(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-        """Returns for each image "scores": readout -> (n, K)."""
+    def __call__(self, samples: Sequence[Sample], *, read: Sequence[str]) -> list[dict[str, Any]]:
+        """Returns for each image "scores": readout -> (n, K), of the readouts `read`."""
 
 
 class TrainableRegionModel(TrainableModel, RegionModel, Protocol):

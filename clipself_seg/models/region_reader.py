@@ -147,12 +147,15 @@ class RegionReader(nn.Module):
         self.text_KE = self.bank.embed(names)
 
     @torch.no_grad()
-    def forward(self, samples: Sequence[Sample]) -> list[dict[str, dict[str, Tensor]]]:
+    def forward(
+        self, samples: Sequence[Sample], *, read: Sequence[str] | None = None
+    ) -> list[dict[str, dict[str, Tensor]]]:
         """Score the regions of some images of one size.
 
         Args:
             samples: for each image "image" uint8 (3, S, S), "boxes" (n, 4) XYXY in [0, 1] of the padded
                 square, and for their readouts "masks" (n, h, w) bool, "crops" uint8 (n, 3, S0, S0).
+            read: readouts; None stands for those that the model was made with.
 
         Returns:
             For each image {"scores": {readout: (n, K)}}, cosines in [-1, 1]. An empty mask scores 0
@@ -161,31 +164,33 @@ class RegionReader(nn.Module):
         if self.text_KE is None:
             raise RuntimeError("call set_vocabulary before scoring regions")
         with autocast(self.text_KE.device, self.precision):
-            embeddings = self._embeddings(samples)
+            embeddings = self._embeddings(samples, self.read if read is None else read)
         return [
             {"scores": {name: rows[index] @ self.text_KE.T for name, rows in embeddings.items()}}
             for index in range(len(samples))
         ]
 
-    def _embeddings(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
+    def _embeddings(
+        self, samples: Sequence[Sample], read: Sequence[str]
+    ) -> dict[str, list[Tensor]]:
         """Unit vectors (n, E), float32, for every readout and image."""
         images = self.clip.preprocess(torch.stack([s["image"] for s in samples]).to(self.device))
         boxes = [s["boxes"] for s in samples]
-        masked = any(readout.endswith("masks") for readout in self.read)
+        masked = any(readout.endswith("masks") for readout in read)
         masks = [s["masks"] for s in samples] if masked else []
         embeddings = {}
-        for readout in self.read:
+        for readout in read:
             if readout == "crops":
                 embeddings[readout] = [self._embed_crops(s["crops"]) for s in samples]
             elif readout == "attention_boxes":
                 embeddings[readout] = _split(self.clip.encode_boxes(images, boxes, True), boxes)
             elif readout == "attention_masks":
                 embeddings[readout] = _split(self.clip.encode_masks(images, masks, True), masks)
-        if {"boxes", "masks"} & set(self.read):
+        if {"boxes", "masks"} & set(read):
             embeddings |= self._pooled(images, boxes, masks)
         return {
             readout: [F.normalize(rows.float(), dim=-1) for rows in embeddings[readout]]
-            for readout in self.read
+            for readout in read
         }
 
     def _pooled(

@@ -84,6 +84,7 @@ class RegionAccuracyEvaluator(DatasetEvaluator):
         dataset_name: str,
         class_names: Sequence[str],
         output_dir: str | os.PathLike[str] | None = None,
+        earlier: RegionAccuracyEvaluator | None = None,
     ) -> None:
         """
         Args:
@@ -91,10 +92,13 @@ class RegionAccuracyEvaluator(DatasetEvaluator):
             class_names: names of the K classes, for the table by class.
             output_dir: folder where the main process writes `region_accuracy_<data set>.json`; None
                 writes nothing.
+            earlier: evaluator that this process has given the same images; what it knows of readouts that
+                are not among the outputs here is taken over.
         """
         self.dataset_name = dataset_name
         self.class_names = list(class_names)
         self.output_dir = None if output_dir is None else Path(output_dir)
+        self.earlier = earlier
         self.reset()
 
     def reset(self) -> None:
@@ -124,7 +128,8 @@ class RegionAccuracyEvaluator(DatasetEvaluator):
                         "the weights or the precision are at fault"
                     )
                 image[readout] = label_ranks(scores, labels.to(scores.device)).cpu().numpy()
-            self._images[sample["image_id"]] = image
+            known = self.earlier._images[sample["image_id"]] if self.earlier else {}
+            self._images[sample["image_id"]] = known | image
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Merge all processes and average.

@@ -82,21 +82,28 @@ class RegionEvaluation(Evaluation[RegionModel]):
         vocabulary, records = self._records(name)
         model.set_vocabulary(vocabulary)
         several = len(self.sizes) > 1
+        read = self.read
+        earlier = None
         for size in self.sizes:
             mapper = RegionMapper(
                 image_size=size,
                 crop_size=model.image_size,
                 stride=model.patch_size,
                 vocabulary=vocabulary,
-                read=self.read,
+                read=read,
                 mask_resize=self.mask_resize,
             )
             evaluator = RegionAccuracyEvaluator(
                 dataset_name=name,
                 class_names=vocabulary.names,
                 output_dir=self.output_dir / f"size_{size}" if several else self.output_dir,
+                earlier=earlier,
             )
-            yield Pass(evaluation_batches(records, mapper, self.workers), evaluator)
+            batches = evaluation_batches(records, mapper, self.workers)
+            yield Pass(batches, evaluator, {"read": read})
+            # Crops do not depend on the size of the input: the first pass has encoded them.
+            read = tuple(readout for readout in self.read if readout != "crops")
+            earlier = evaluator
 
     def _numbers(self, name: str, outputs: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
         """For each side of the input in pixels the accuracies, see `RegionAccuracyEvaluator`."""

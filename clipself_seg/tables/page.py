@@ -6,12 +6,12 @@ import csv
 import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tabulate import tabulate
 
 from clipself_seg.files import atomic_path
 from clipself_seg.tables.claims import FAILS, HOLDS, NOISE
+from clipself_seg.tables.figure import write_figure
 from clipself_seg.tables.sections import CLAIM_HEADINGS, COMMAND_HEADINGS, Section
 
 NAMES = {"mini": "tables", "real": "tables_real"}
@@ -48,7 +48,7 @@ def write_page(sections: Sequence[Section], folder: Path, scale: str) -> Path:
     name = NAMES[scale]
     parts = folder / name
     parts.mkdir(parents=True, exist_ok=True)
-    figures = {section.table.name for section in sections if _write_figure(section, parts)}
+    figures = {section.table.name for section in sections if write_figure(section, parts)}
     for section in sections:
         _write_latex(section, parts / f"{section.table.name}.tex")
         _write_csv(section, parts / f"{section.table.name}.csv")
@@ -200,58 +200,3 @@ def _write_csv(section: Section, path: Path) -> None:
                     writer.writerow((row.title, heading, paper, value, known))
                 if not values:
                     writer.writerow((row.title, heading, paper, "", ""))
-
-
-def _write_figure(section: Section, folder: Path) -> bool:
-    """Draws what the rows have; whether there was anything to draw."""
-    kind = section.table.figure
-    if not kind or not section.cells:
-        return False
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 2, width_ratios=(1, 1))
-    for panel, side in zip(panels, ("paper", "here")):
-        {"bars": _bars, "curve": _curve}[kind](panel, section, side)
-        panel.set_title(side)
-    with atomic_path(folder / f"{section.table.name}.png") as temporary:
-        figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
-    return True
-
-
-def _number(section: Section, row: str, column: str, side: str) -> float | None:
-    if side == "paper":
-        return section.table.rows[row].paper.get(column)
-    values = section.cells.get((row, column))
-    return sum(values.values()) / len(values) if values else None
-
-
-def _bars(panel: Any, section: Section, side: str) -> None:
-    columns = list(section.table.columns)
-    rows = [
-        row for row in section.table.rows if any(_number(section, row, c, side) for c in columns)
-    ]
-    width = 0.8 / max(1, len(rows))
-    scale = "real" if side == "paper" else section.scale
-    for place, row in enumerate(rows):
-        heights = [_number(section, row, column, side) or 0 for column in columns]
-        middles = [index + (place - (len(rows) - 1) / 2) * width for index in range(len(columns))]
-        panel.bar(middles, heights, width, label=section.table.rows[row].title)
-    titles = [section.table.columns[column].titles[scale] for column in columns]
-    panel.set_xticks(range(len(columns)), titles, fontsize="x-small", rotation=20)
-    if rows:
-        panel.legend(fontsize="xx-small")
-
-
-def _curve(panel: Any, section: Section, side: str) -> None:
-    scale = "real" if side == "paper" else section.scale
-    for name, row in section.table.rows.items():
-        numbers = {column: _number(section, name, column, side) for column in section.table.columns}
-        shown = {column: number for column, number in numbers.items() if number is not None}
-        if shown:
-            titles = [section.table.columns[column].titles[scale] for column in shown]
-            panel.plot(titles, list(shown.values()), "o-", label=row.title)
-            panel.legend(fontsize="x-small")
-    panel.grid(alpha=0.3)

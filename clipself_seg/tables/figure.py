@@ -1,0 +1,103 @@
+"""The figure of a table: bars or curves of the paper's numbers and of those measured here, a colour for each row."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from clipself_seg.files import atomic_path
+from clipself_seg.tables.sections import Section
+
+# Okabe and Ito's colours, which differ for colour-blind readers too.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+MARKERS = "osD^vPX*"
+
+
+def write_figure(section: Section, folder: Path) -> bool:
+    """Write NAME.png; whether there was anything to draw.
+
+    Args:
+        section: a table with its numbers.
+        folder: for the picture.
+    """
+    draw = {"bars": _bars, "curve": _curve}.get(section.table.figure)
+    if draw is None or not section.cells:
+        return False
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # A paper's curve of which no numbers are printed has no panel.
+    sides = [side for side in ("paper", "here") if _has_numbers(section, side)]
+    figure = Figure(figsize=(1 + 4 * len(sides), 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(sides), squeeze=False)[0]
+    handles: dict[str, Any] = {}
+    for panel, side in zip(panels, sides):
+        draw(panel, section, side)
+        panel.set_title(side)
+        panel.set_ylim(bottom=0)
+        handles |= {text: handle for handle, text in zip(*panel.get_legend_handles_labels())}
+    figure.legend(
+        handles.values(), handles, loc="outside lower center", ncols=2, fontsize="x-small"
+    )
+    with atomic_path(folder / f"{section.table.name}.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
+    return True
+
+
+def _has_numbers(section: Section, side: str) -> bool:
+    rows, columns = section.table.rows, section.table.columns
+    return any(_numbers(section, row, column, side) for row in rows for column in columns)
+
+
+def _numbers(section: Section, row: str, column: str, side: str) -> list[float]:
+    """The number of the paper, or those of all seeds; [] without."""
+    if side == "paper":
+        published = section.table.rows[row].paper.get(column)
+        return [] if published is None else [published]
+    return list(section.cells.get((row, column), {}).values())
+
+
+def _titles(section: Section, side: str) -> list[str]:
+    scale = "real" if side == "paper" else section.scale
+    return [column.titles[scale] for column in section.table.columns.values()]
+
+
+def _series(section: Section, side: str) -> list[tuple[int, str, list[list[float]]]]:
+    """Number, title and numbers in each column of the rows that have any."""
+    rows = enumerate(section.table.rows.items())
+    every = [
+        (place, row.title, [_numbers(section, name, c, side) for c in section.table.columns])
+        for place, (name, row) in rows
+    ]
+    return [one for one in every if any(one[2])]
+
+
+def _bars(panel: Any, section: Section, side: str) -> None:
+    """A bar for the mean of each number, with the standard deviation of several seeds."""
+    series = _series(section, side)
+    width = 0.8 / max(1, len(series))
+    for place, (number, title, columns) in enumerate(series):
+        shown = [index for index, values in enumerate(columns) if values]
+        middles = [index + (place - (len(series) - 1) / 2) * width for index in shown]
+        means = [statistics.fmean(columns[index]) for index in shown]
+        spreads = [_spread(columns[index]) for index in shown]
+        colour = COLOURS[number % len(COLOURS)]
+        panel.bar(middles, means, width, yerr=spreads, color=colour, label=title)
+    titles = _titles(section, side)
+    panel.set_xticks(range(len(titles)), titles, fontsize="x-small", rotation=20)
+
+
+def _curve(panel: Any, section: Section, side: str) -> None:
+    titles = _titles(section, side)
+    for number, title, columns in _series(section, side):
+        shown = [index for index, values in enumerate(columns) if values]
+        means = [statistics.fmean(columns[index]) for index in shown]
+        style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+        panel.plot([titles[index] for index in shown], means, label=title, **style)
+    panel.grid(alpha=0.3)
+
+
+def _spread(values: list[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0

@@ -66,6 +66,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="EXPONENT",
         help="panoptic: evaluate every pair of these as alpha and beta too (0 0.1 ... 1)",
     )
+    formats = {"action": "append_const", "dest": "formats", "default": []}
+    text = "write the tables of the evaluation beside results.json too, as"
+    options.add_argument("--latex", const="latex", help=f"{text} tables.tex (booktabs)", **formats)
+    options.add_argument("--csv", const="csv", help=f"{text} tables.csv", **formats)
     options.add_argument(
         "--num-gpus",
         type=int,
@@ -145,9 +149,9 @@ def run(args: argparse.Namespace) -> None:
     with alone_in_output(cfg):
         setup(cfg)
         if args.eval_only:
-            evaluate(cfg, args.resume)
+            evaluate(cfg, args.resume, args.formats)
         else:
-            train(cfg, args.resume)
+            train(cfg, args.resume, args.formats)
 
 
 def _configs() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
@@ -15,6 +16,8 @@ from torch import nn
 from clipself_seg.data.loader import Batches
 from clipself_seg.errors import InputError
 from clipself_seg.models.protocol import DetectionModel, Model, PanopticModel, SemSegModel
+
+logger = logging.getLogger(__name__)
 
 Results = dict[str, Any]  # name of a data set -> its numbers, nested as the task needs
 AnyModel = TypeVar("AnyModel", bound=Model)
@@ -97,8 +100,19 @@ class Evaluation(abc.ABC, Generic[AnyModel]):
     def _numbers(self, name: str, outputs: list[dict[str, Any]]) -> dict[Any, Any]:
         """Numbers of a data set, from what the evaluator of each pass returned."""
 
+    def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
+        """Title -> table of all data sets.
+
+        Args:
+            results: name of a data set -> its numbers; those that are not finished yet may be absent.
+            style: see `evaluation.tables.format_table`.
+        """
+        return {}
+
     def _report(self, results: Results) -> None:
         """Logs tables of all data sets, in the main process."""
+        for title, table in self.tables(results).items():
+            logger.info("%s:\n%s", title, table)
 
 
 @contextlib.contextmanager

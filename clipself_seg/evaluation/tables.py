@@ -1,11 +1,21 @@
-"""What the tables and CSVs of all evaluations have in common: how numbers read, and how columns are aligned."""
+"""What the tables and CSVs of all evaluations have in common: how numbers read, how columns are aligned, and files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import csv
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from tabulate import tabulate
+
+from clipself_seg.files import atomic_path
+
+# What a table may be written as -> its style, see `format_table`, and its file.
+FILES = {"latex": ("latex_booktabs", "tables.tex"), "csv": ("csv", "tables.csv")}
+# Around the best number of a column, in the styles that mark it.
+BEST = {"github": "**{}**", "terminal": "\033[1m{}\033[0m"}
 
 
 def format_table(
@@ -16,11 +26,46 @@ def format_table(
     Args:
         headings: headings of the columns.
         body: cells of each row.
-        style: a format of `tabulate`, such as "simple" or "github".
+        style: a format of `tabulate`, such as "simple", "github" or "latex_booktabs", which escapes what LaTeX
+            would not print; "terminal" is "simple" for cells that are marked, and "csv" has lines of commas.
         left: number of columns that are aligned at the left.
     """
+    if style == "csv":
+        return _csv_lines([headings, *body])
+    style = "simple" if style == "terminal" else style
     align = [*["left"] * left, *["right"] * (len(headings) - left)]
-    return tabulate(body, headings, style, colalign=align if body else None, disable_numparse=True)
+    table = tabulate(body, headings, style, colalign=align if body else None, disable_numparse=True)
+    return table.replace("±", "$\\pm$") if style.startswith("latex") else table
+
+
+def write_tables(path: str | os.PathLike[str], tables: Mapping[str, str], style: str) -> None:
+    """Write tables one below the other, atomically.
+
+    Args:
+        path: the file.
+        tables: title -> table, as `format_table` gives it in this style. The title stands above it, in LaTeX as a
+            comment.
+        style: "latex_booktabs", for a document that uses the package booktabs, or "csv".
+    """
+    blocks = []
+    for title, table in tables.items():
+        line = " ".join(title.split())
+        blocks.append(f"{_csv_lines([[line]]) if style == 'csv' else f'% {line}'}\n{table}\n")
+    with atomic_path(path) as temporary:
+        temporary.write_text("\n".join(blocks), encoding="utf-8")
+
+
+def best_marked(values: Sequence[float | None], style: str) -> list[str]:
+    """Cells of one column, as `cell_text` gives them, the highest marked as `BEST` says for the style.
+
+    Numbers that read alike are equally good, and where all are, none is marked.
+    """
+    cells = [cell_text(value) for value in values]
+    known = [value for value in values if value is not None]
+    if style not in BEST or len({cell_text(value) for value in known}) < 2:
+        return cells
+    best = cell_text(max(known))
+    return [BEST[style].format(cell) if cell == best else cell for cell in cells]
 
 
 def percent_text(results: Mapping[str, float], key: str) -> str:
@@ -36,3 +81,9 @@ def cell_text(value: float | None) -> str:
 def percent_digits(fraction: float) -> str:
     """A fraction in percent with all digits; empty for NaN."""
     return "" if np.isnan(fraction) else repr(100 * float(fraction))
+
+
+def _csv_lines(rows: Iterable[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().removesuffix("\n")

@@ -99,9 +99,10 @@ def _write_table(
         temporary.write_text("\n\n".join(tables) + "\n")
     semantic, *panoptic, detection = (chapter.table("simple") for chapter in chapters.values())
     panoptic_tables = "\n\n".join(panoptic)
-    table = region_table(rows, first="mini_val, top-1 and top-5 mean accuracy in %")
+    table = region_table(rows, style="terminal" if sys.stdout.isatty() else "simple")
     sys.stdout.write(
         f"\n{table}\n\n"
+        "Top-1/top-5 mean accuracy on mini_val in %.\n"
         "Boxes, Thing Masks, Stuff Masks: pooled from the dense features. Image Crops: the image "
         "embedding of each\nregion's crop, what a region could be recognised with at best; its first "
         "row is the teacher's.\n\n"

@@ -7,8 +7,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from tabulate import tabulate
-
+from clipself_seg.evaluation.tables import format_table, write_tables
 from clipself_seg.files import atomic_path
 from clipself_seg.tables.claims import FAILS, HOLDS, NOISE
 from clipself_seg.tables.figure import write_figure
@@ -178,12 +177,9 @@ def _html_cell(cell: str) -> str:
 
 
 def _write_latex(section: Section, path: Path) -> None:
-    body = [[cell.replace("±", "+-") for cell in row] for row in section.body]
-    text = tabulate(body, section.headings, "latex_booktabs", disable_numparse=True).replace(
-        "+-", "$\\pm$"
-    )
-    title = section.table.title.replace("%", "\\%").replace("&", "\\&")
-    _write(path, f"% {title}\n{text}\n")
+    style = "latex_booktabs"
+    text = format_table(section.headings, section.body, style, left=len(section.headings))
+    write_tables(path, {section.table.title: text}, style)
 
 
 def _write_csv(section: Section, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from clipself_seg.checkpoints.training_state import (
 from clipself_seg.data.loader import dead_workers_named
 from clipself_seg.errors import InputError, MissingFiles
 from clipself_seg.evaluation.base import Evaluation, Results
+from clipself_seg.evaluation.tables import FILES, write_tables
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers
 from clipself_seg.memory import keep_freed_memory
 from clipself_seg.models.build import architecture, build_model
@@ -102,12 +103,13 @@ def _write_config(cfg: CfgNode, suffix: str = "") -> None:
 
 
 @dead_workers_named()
-def train(cfg: CfgNode, resume: bool) -> None:
+def train(cfg: CfgNode, resume: bool, formats: Sequence[str] = ()) -> None:
     """Train to the end, write the result, and evaluate it.
 
     Args:
         cfg: configuration of the run.
         resume: go on from the newest checkpoint in ``OUTPUT_DIR``, if there is one.
+        formats: what the tables of the evaluation are written as too, out of `evaluation.tables.FILES`.
     """
     cfg = _trainable(cfg).training_config(cfg)
     model = cast(TrainableModel, build_model(cfg))
@@ -131,7 +133,7 @@ def train(cfg: CfgNode, resume: bool) -> None:
         path = Path(cfg.OUTPUT_DIR) / task.result_file
         model.export(path)
         logger.info("result of the training written to %s", path)
-    _write_numbers_of(evaluation, cfg, model, iterations=cfg.SOLVER.MAX_ITER)
+    _write_numbers_of(evaluation, cfg, model, iterations=cfg.SOLVER.MAX_ITER, formats=formats)
     evaluation(model)
 
 
@@ -156,12 +158,13 @@ def _leave_out_missing(evaluation: Evaluation[Any], model: Model) -> None:
 
 
 @dead_workers_named()
-def evaluate(cfg: CfgNode, resume: bool) -> None:
+def evaluate(cfg: CfgNode, resume: bool, formats: Sequence[str] = ()) -> None:
     """Evaluate the configured weights as they are, or those of the newest checkpoint.
 
     Args:
         cfg: configuration of the run.
         resume: read the newest training checkpoint in ``OUTPUT_DIR``.
+        formats: what the tables are written as too, out of `evaluation.tables.FILES`.
 
     Raises:
         InputError: nothing to evaluate, or a model that is not trained.
@@ -179,7 +182,7 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
     # What a training wrote about itself stays.
     suffix = "_eval" if _checkpoints(cfg).paths() else ""
     _write_config(cfg, suffix)
-    _write_numbers_of(evaluation, cfg, model, iterations=iterations, suffix=suffix)
+    _write_numbers_of(evaluation, cfg, model, iterations=iterations, suffix=suffix, formats=formats)
     evaluation(model)
 
 
@@ -214,10 +217,10 @@ def _write_numbers_of(
     *,
     iterations: int | None,
     suffix: str = "",
+    formats: Sequence[str] = (),
 ) -> None:
-    """Lets an evaluation write its numbers with where they come from, anew after each data set."""
-    file = Path(RESULTS_FILE)
-    path = Path(cfg.OUTPUT_DIR) / f"{file.stem}{suffix}{file.suffix}"
+    """Lets an evaluation write its numbers with where they come from, and tables, anew after each data set."""
+    path = _with_suffix(Path(cfg.OUTPUT_DIR) / RESULTS_FILE, suffix)
     weights = model.weights_hash() if comm.is_main_process() and evaluation.datasets else ""
 
     def write(results: Results) -> None:
@@ -236,5 +239,14 @@ def _write_numbers_of(
             metadata["not evaluated"] = waiting
         write_results(path, results, metadata)
         logger.info("results written to %s", path)
+        for style, name in (FILES[one] for one in formats):
+            file = _with_suffix(path.with_name(name), suffix)
+            write_tables(file, evaluation.tables(results, style), style)
+            logger.info("tables written to %s", file)
 
     evaluation.finished = write
+
+
+def _with_suffix(path: Path, suffix: str) -> Path:
+    """A file beside a path, its name with a suffix before its ending."""
+    return path.with_name(f"{path.stem}{suffix}{path.suffix}")

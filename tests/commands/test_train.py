@@ -90,6 +90,11 @@ def test_a_share_that_is_no_number_is_named(wrong):
         train.parse(["--sweep", "0", wrong, "MODEL.DEVICE", "cpu"])
 
 
+def test_formats_of_tables_are_those_that_are_asked_for():
+    assert train.parse(["--csv", "--latex", "SEED", "1"]).formats == ["csv", "latex"]
+    assert train.parse(["SEED", "1"]).formats == []
+
+
 def test_sizes_may_stand_before_keys():
     args = train.parse(["--eval-only", "--sizes", "320", "640", "SEED", "1"])
     assert args.opts == ["SEED", "1", "TEST.REGIONS.SIZES", "(320, 640,)"]

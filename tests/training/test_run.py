@@ -9,6 +9,7 @@ import pytest
 
 from clipself_seg.config import load_config
 from clipself_seg.evaluation.base import Evaluation
+from clipself_seg.evaluation.tables import format_table, percent_text
 from clipself_seg.training import run
 from tests.conftest import ROOT
 
@@ -31,10 +32,14 @@ class TwoSets(Evaluation):
             raise OSError("a disk died")
         return {"mIoU": {"first": 50.0, "second": 60.0}[name]}
 
+    def tables(self, results, style="simple"):
+        body = [[name, percent_text(numbers, "mIoU")] for name, numbers in results.items()]
+        return {"All of it": format_table(["data set", "mIoU"], body, style)}
 
-def evaluated(cfg, model, fails):
+
+def evaluated(cfg, model, fails, **options):
     evaluation = TwoSets(fails)
-    run._write_numbers_of(evaluation, cfg, model, iterations=None)
+    run._write_numbers_of(evaluation, cfg, model, iterations=None, **options)
     return evaluation(model)
 
 
@@ -50,3 +55,15 @@ def test_numbers_of_finished_data_sets_are_kept_when_a_later_one_fails(tmp_path)
     written = json.loads((tmp_path / "results.json").read_text())
     assert list(written["results"]) == ["first", "second"]
     assert "not evaluated" not in written["provenance"]
+
+
+def test_printed_tables_are_written_in_the_formats_that_are_asked_for(tmp_path):
+    cfg = load_config(ROOT / "configs/mini/semseg.yaml", ["OUTPUT_DIR", str(tmp_path)])
+    model = types.SimpleNamespace(weights_hash=lambda: "none")
+    evaluated(cfg, model, fails=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+    evaluated(cfg, model, fails=False, suffix="_eval", formats=("latex", "csv"))
+    text = (tmp_path / "tables_eval.csv").read_text()
+    assert text == "All of it\ndata set,mIoU\nfirst,50.0\nsecond,60.0\n"
+    text = (tmp_path / "tables_eval.tex").read_text()
+    assert text.startswith("% All of it\n\\begin{tabular}{lr}\n\\toprule\n")

@@ -149,11 +149,12 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
         """ "bbox" and "segm" -> numbers in percent, as `DetectionEvaluator` gives them."""
         return outputs[0]
 
-    def _report(self, results: Results) -> None:
-        tables = paper_tables(results, self.output_dir.name or "model")
-        logger.info("All data sets in percent:\n%s", run_table(results))
-        for title, table in tables.items():
-            logger.info("The paper's %s:\n%s", title, table)
+    def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
+        """All precisions of each data set, and the paper's tables that they belong to."""
+        paper = paper_tables(results, self.output_dir.name or "model", style)
+        return {"All data sets in percent": run_table(results, style)} | {
+            f"The paper's {title}": table for title, table in paper.items()
+        }
 
     def _data(self, name: str) -> _DetectionData:
         """Vocabulary, records and ground truth of a data set, read once."""

@@ -119,13 +119,14 @@ def _paper_table(
     return format_table([first, *headings], body, style)
 
 
-def paper_tables(results: Mapping[str, Results], row: str) -> dict[str, str]:
+def paper_tables(results: Mapping[str, Results], row: str, style: str = "simple") -> dict[str, str]:
     """The paper's tables that the data sets of a run have numbers for: title -> table.
 
     Args:
         results: data set -> its results. One of LVIS's rules goes into Table 3b; of the others all go into
             Table 4, and those with novel classes into Table 3a too.
         row: name of the row.
+        style: a format of `tabulate`.
     """
     tables = {}
     for title, kind, columns in (
@@ -140,7 +141,7 @@ def paper_tables(results: Mapping[str, Results], row: str) -> dict[str, str]:
             if kind in by_kind and columns in _paper_columns(by_kind[kind])
         }
         if chosen:
-            tables[title] = _paper_table({row: chosen}, kind, columns, "model", "simple")
+            tables[title] = _paper_table({row: chosen}, kind, columns, "model", style)
     return tables
 
 

@@ -218,20 +218,29 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             self._known[name] = read_panoptic_ground_truth(name, self.tasks, self.train_vocabulary)
         return self._known[name]
 
-    def _report(self, results: Results) -> None:
+    def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
+        """All means of each data set and fusion, the paper's Table 6, and the sweep of each data set."""
         model = self.output_dir.name or "model"
-        logger.info(
-            "All data sets in percent:\n%s\n\n%s",
-            run_table(results),
-            paper_table({model: results}),
-        )
-        for name, numbers in results.items():
-            if "sweep" in numbers:
-                self._report_sweep(name, numbers["sweep"])
+        tables = {
+            "All data sets in percent": run_table(results, style),
+            "The paper's Table 6": paper_table({model: results}, style=style),
+        }
+        return tables | {
+            f"PQ by alpha and beta ({self._title(name)})": sweep_table(sweep, style=style)
+            for name, sweep in _sweeps(results).items()
+        }
 
-    def _report_sweep(self, name: str, sweep: Sweep) -> None:
-        images = len(self._truth(name).records)
-        title = f"{TITLES.get(name, name)}, {images} images"
-        path = self.output_dir / f"sweep_{name}.png"
-        plot_sweep(path, sweep, title)
-        logger.info("PQ by alpha and beta (%s):\n%s\n%s", title, sweep_table(sweep), path)
+    def _report(self, results: Results) -> None:
+        super()._report(results)
+        for name, sweep in _sweeps(results).items():
+            path = self.output_dir / f"sweep_{name}.png"
+            plot_sweep(path, sweep, self._title(name))
+            logger.info("PQ by alpha and beta is drawn in %s", path)
+
+    def _title(self, name: str) -> str:
+        return f"{TITLES.get(name, name)}, {len(self._truth(name).records)} images"
+
+
+def _sweeps(results: Results) -> dict[str, Sweep]:
+    """The sweep of each data set that has one."""
+    return {name: numbers["sweep"] for name, numbers in results.items() if "sweep" in numbers}

@@ -23,7 +23,7 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.regions.report import region_table
+from clipself_seg.evaluation.regions.report import ABOUT, region_table
 from clipself_seg.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -158,9 +158,7 @@ class RegionAccuracyEvaluator(DatasetEvaluator):
 
     def _report(self, results: dict[str, float], regions: dict[str, np.ndarray]) -> None:
         table = region_table({self.dataset_name: results})
-        logger.info(
-            "Region recognition, top-1 and top-5 mean class accuracy in percent:\n%s", table
-        )
+        logger.info("%s:\n%s", ABOUT, table)
         if self.output_dir is not None:
             content = {
                 "dataset": self.dataset_name,

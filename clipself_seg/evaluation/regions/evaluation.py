@@ -17,9 +17,14 @@ from clipself_seg.data.mappers.regions import RegionMapper
 from clipself_seg.data.records import Record
 from clipself_seg.data.segments import MaskResize
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
-from clipself_seg.evaluation.base import SYNONYMS, Evaluation, Pass
+from clipself_seg.evaluation.base import SYNONYMS, Evaluation, Pass, Results
 from clipself_seg.evaluation.regions.accuracy import RegionAccuracyEvaluator
-from clipself_seg.evaluation.regions.report import plot_size_curve, size_table
+from clipself_seg.evaluation.regions.report import (
+    ABOUT,
+    plot_size_curve,
+    region_table,
+    size_table,
+)
 from clipself_seg.models.protocol import RegionModel
 
 logger = logging.getLogger(__name__)
@@ -112,6 +117,19 @@ class RegionEvaluation(Evaluation[RegionModel]):
             logger.info("Accuracy over the input size on %s:\n%s", name, size_table(numbers))
             plot_size_curve({name: numbers}, self.output_dir / f"size_curve_{name}.png")
         return numbers
+
+    def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
+        """A row for each data set; of several sizes a table for each data set, with a row for each size."""
+        if len(self.sizes) > 1:
+            return {
+                f"{ABOUT}, over the input size on {name}": size_table(numbers, style)
+                for name, numbers in results.items()
+            }
+        rows = {name: numbers[self.sizes[0]] for name, numbers in results.items()}
+        return {ABOUT: region_table(rows, "data set", style)}
+
+    def _report(self, results: Results) -> None:
+        """Nothing: each table has been logged when its data set was finished."""
 
     def _records(self, name: str) -> tuple[Vocabulary, list[Record]]:
         """Vocabulary and records of a data set, read once."""

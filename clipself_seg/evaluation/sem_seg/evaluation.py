@@ -147,11 +147,13 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         # JSON has no NaN: a class that does not count has no number.
         return {key: v for key, v in outputs[0]["sem_seg"].items() if not math.isnan(v)}
 
-    def _report(self, results: Results) -> None:
-        table = paper_table({self.output_dir.name or "model": results})
-        logger.info(
-            'All data sets in percent, rule "%s":\n%s\n\n%s', self.rule, run_table(results), table
-        )
+    def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
+        """All means of each data set, and the paper's Table 5."""
+        model = self.output_dir.name or "model"
+        return {
+            f'All data sets in percent, rule "{self.rule}"': run_table(results, style),
+            "The paper's Table 5": paper_table({model: results}, style=style),
+        }
 
     def _task(self, name: str) -> _Task:
         """Classes, records and settings of a data set, read once."""

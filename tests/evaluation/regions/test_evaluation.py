@@ -22,8 +22,8 @@ def datasets(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
 
 
-def evaluate(model, sizes, folder):
-    evaluation = RegionEvaluation(
+def evaluation(sizes, folder):
+    return RegionEvaluation(
         datasets=[NAME],
         sizes=sizes,
         read=READ,
@@ -31,7 +31,6 @@ def evaluate(model, sizes, folder):
         workers=0,
         output_dir=folder,
     )
-    return evaluation(model)[NAME]
 
 
 def test_crops_are_encoded_once_for_all_sizes(tmp_path, datasets, monkeypatch):
@@ -44,10 +43,10 @@ def test_crops_are_encoded_once_for_all_sizes(tmp_path, datasets, monkeypatch):
     alone = {}
     for size in (48, 64):
         encoded.clear()
-        alone |= evaluate(model, (size,), tmp_path / str(size))
+        alone |= evaluation((size,), tmp_path / str(size))(model)[NAME]
         regions = sum(encoded)
     encoded.clear()
-    together = evaluate(model, (48, 64), tmp_path / "both")
+    together = evaluation((48, 64), tmp_path / "both")(model)[NAME]
     assert regions == 6 and sum(encoded) == regions
     assert together == alone and list(together[64]) == list(alone[64])
     for size in (48, 64):
@@ -56,3 +55,14 @@ def test_crops_are_encoded_once_for_all_sizes(tmp_path, datasets, monkeypatch):
             for folder in (tmp_path / str(size), tmp_path / "both" / f"size_{size}")
         ]
         assert tables[0] == tables[1] and "crops.top5" in tables[0]["classes"][0]
+
+
+def test_tables_have_a_row_a_data_set_or_of_several_sizes_a_row_a_size(tmp_path):
+    numbers = {48: {"boxes.thing.top1": 12.5}, 64: {"boxes.thing.top1": 25.0}}
+    (one,) = evaluation((64,), tmp_path).tables({NAME: {64: numbers[64]}}, "csv").values()
+    assert one.splitlines()[1].startswith(f"{NAME},25.0,-,")
+    ((title, both),) = evaluation((48, 64), tmp_path).tables({NAME: numbers}, "csv").items()
+    assert NAME in title and [line[:8] for line in both.splitlines()[1:]] == [
+        "48,12.5,",
+        "64,25.0,",
+    ]

@@ -1,0 +1,39 @@
+"""Tables as text, and in files of LaTeX and CSV."""
+
+from __future__ import annotations
+
+import csv
+
+from clipself_seg.evaluation.tables import FILES, best_marked, format_table, write_tables
+
+HEADINGS = ["data set", "50 % & more"]
+BODY = [["ade_150 {a}\\b", "1.0 ± 0.1"], ["a, b", "-"]]
+
+
+def written(folder, name):
+    style, file = FILES[name]
+    table = format_table(HEADINGS, BODY, style)
+    write_tables(folder / file, {"First\none": table, "100 %, second": table}, style)
+    return (folder / file).read_text()
+
+
+def test_latex_is_booktabs_with_everything_escaped(tmp_path):
+    text = written(tmp_path, "latex")
+    assert text.count("\\toprule") == text.count("\\bottomrule") == 2
+    assert "% First one\n\\begin{tabular}{lr}" in text and "\n\n% 100 %, second\n" in text
+    assert "50 \\% \\& more" in text and "1.0 $\\pm$ 0.1" in text
+    assert "ade\\_150 \\{a\\}\\textbackslash{}b" in text
+
+
+def test_csv_has_the_cells_as_they_are(tmp_path):
+    written(tmp_path, "csv")
+    with open(tmp_path / "tables.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [["First one"], HEADINGS, *BODY, [], ["100 %, second"], HEADINGS, *BODY]
+
+
+def test_the_best_number_of_a_column_is_marked_where_there_is_a_choice():
+    assert best_marked([1.0, 2.04, None, 2.0], "github") == ["1.0", "**2.0**", "-", "**2.0**"]
+    assert best_marked([1.0, None], "github") == ["1.0", "-"]
+    assert best_marked([1.0, 2.0], "simple") == ["1.0", "2.0"]
+    assert best_marked([], "github") == []

@@ -1,7 +1,7 @@
-# Without make: python3 tools/setup_env.py quickstart (or test, lint, setup).
+# Without make: python3 tools/setup_env.py quickstart (or test, test-all, lint, setup).
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: setup quickstart test lint
-setup quickstart test lint:
+.PHONY: setup quickstart test test-all lint
+setup quickstart test test-all lint:
 	@$(PYTHON) tools/setup_env.py $@ $(ARGS)

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Make the virtual environment if need be, then run one of the project's commands in it.
 
-    python3 tools/setup_env.py [setup | quickstart | test | lint] [options] [arguments]
+    python3 tools/setup_env.py [setup | quickstart | test | test-all | lint] [options] [arguments]
 
 setup       the environment only (the default)
 quickstart  the main job on the mini world: tools/quickstart.py
 test        lint and the tests, some side by side; further arguments go to pytest (-n 0: one by one)
+test-all    the same, with those marked heavy, such as the wheel in an environment of its own
 lint        formatting, unused code, complexity and types
 
 This runs before anything is installed: it uses the standard library alone, and the syntax of
@@ -38,6 +39,8 @@ CHECKS = (
 # A worker a core; each holds up to 2 GB, so few where there are many cores. Tests that share what a
 # module sets up stay together for as long as no worker is idle. A later -n takes precedence.
 SIDE_BY_SIDE = ("-n", "auto", "--maxprocesses", "4", "--dist", "worksteal")
+# In place of the choice in setup.cfg.
+EVERYTHING = ("-m", "")
 # Everything that decides what belongs into the environment.
 DECISIVE = (
     "setup.cfg",
@@ -148,7 +151,7 @@ def parse(words: Optional[Sequence[str]]) -> Tuple[argparse.Namespace, List[str]
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    choices = ("setup", "quickstart", "test", "lint")
+    choices = ("setup", "quickstart", "test", "test-all", "lint")
     parser.add_argument("command", nargs="?", choices=choices, default="setup", metavar="command")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="default: .venv here")
     parser.add_argument("--python", help="interpreter for a new environment (default: this one)")
@@ -156,7 +159,7 @@ def parse(words: Optional[Sequence[str]]) -> Tuple[argparse.Namespace, List[str]
     parser.add_argument("--detectron2", choices=("wheel", "source"), default="wheel", help=source)
     parser.add_argument("--force", action="store_true", help="all steps, even if complete")
     options, rest = parser.parse_known_args(words)
-    if rest and options.command not in ("test", "quickstart"):
+    if rest and options.command not in ("test", "test-all", "quickstart"):
         parser.error("%s takes no argument %s" % (options.command, rest[0]))
     return options, rest
 
@@ -178,8 +181,8 @@ def main(words: Optional[Sequence[str]] = None) -> int:
     python = venv / "bin" / "python"
     if options.command == "lint":
         return lint(python)
-    if options.command == "test":
-        return test(python, rest)
+    if options.command in ("test", "test-all"):
+        return test(python, rest if options.command == "test" else [*EVERYTHING, *rest])
     return quickstart(python, rest) if options.command == "quickstart" else 0
 
 

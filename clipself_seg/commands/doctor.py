@@ -20,7 +20,6 @@ from typing import NamedTuple
 from clipself_seg import __version__
 from clipself_seg.errors import report_input_errors
 
-MEND = "pip install --upgrade clipself_seg"
 DETECTRON2 = "clipself-seg install-detectron2"
 
 
@@ -30,13 +29,13 @@ class Package(NamedTuple):
     Attributes:
         module: its name in Python.
         projects: names that pip may know it by.
-        mend: command that brings it.
+        mend: command that brings it; "" is pip with the first of the names.
         needed_for: what does not go without it; "" is everything.
     """
 
     module: str
     projects: tuple[str, ...]
-    mend: str = MEND
+    mend: str = ""
     needed_for: str = ""
 
     @property
@@ -87,7 +86,7 @@ FURTHER = (
         'pip install "clipself_seg[captions]"',
         "nouns of captions",
     ),
-    Package("pillow_heif", ("pillow-heif",), "pip install pillow-heif", "images in HEIC"),
+    Package("pillow_heif", ("pillow-heif",), needed_for="images in HEIC"),
 )
 
 
@@ -127,9 +126,10 @@ def _versions() -> bool:
         "Packages",
     )
     for package in PACKAGES + FURTHER:
-        purpose = f", which {package.needed_for} needs" if package.needed_for else ""
+        purpose = f" (for {package.needed_for})" if package.needed_for else ""
         if package.version is None:
-            _say(f"  {package.module} is missing{purpose}: {package.mend}")
+            mend = package.mend or f"pip install {package.projects[0]}"
+            _say(f"  {package.module} is missing{purpose}: {mend}")
         else:
             _say(f"  {package.module} {package.version}")
     return all(package.version for package in (*PACKAGES, FURTHER[0]))
@@ -149,7 +149,7 @@ def _device() -> None:
             f"torch is built for CUDA {built}, and finds no GPU or driver: nvidia-smi says more"
         )
         _say(
-            f"  no GPU: {reason if built else 'torch is built for the CPU alone (README, Install)'}"
+            f"  no GPU: {reason if built else 'torch is built for the CPU alone, see What installs in the README'}"
         )
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)
@@ -165,7 +165,7 @@ def _weights() -> None:
         {str(path) for path in (*wanted, *SHIPPED_MODELS.values()) if not path.exists()}
     )
     if missing:
-        _say(f"  {', '.join(missing)}: missing, {MEND} --force-reinstall --no-deps brings them")
+        _say(f"  {', '.join(missing)}: missing, install clipself_seg again")
     else:
         _say(f"  that come with the package: {', '.join([*SHIPPED_TAGS, *SHIPPED_MODELS])}")
     _say(

@@ -23,13 +23,10 @@ def test_what_is_missing_is_said_with_the_command_that_brings_it(capsys, monkeyp
     monkeypatch.setitem(shipped.SHIPPED_MODELS, "mini-fvit", tmp_path / "lost.safetensors")
     assert doctor.main([]) == 1
     said = capsys.readouterr().out
-    assert "cv2 is missing: pip install" in said
-    assert "detectron2 is missing, which models" in said
+    assert "cv2 is missing: pip install opencv-python-headless" in said
+    assert "detectron2 is missing (for models" in said
     assert said.count("clipself-seg install-detectron2") == 2
-    assert (
-        'nltk is missing, which nouns of captions needs: pip install "clipself_seg[captions]"'
-        in said
-    )
+    assert 'nltk is missing (for nouns of captions): pip install "clipself_seg[captions]"' in said
     assert "lost.safetensors: missing" in said
 
 

@@ -142,6 +142,14 @@ def test_arguments_behind_test_go_to_pytest():
         setup_env.parse(["lint", "--fix"])
 
 
+def test_all_tests_are_those_marked_heavy_too(monkeypatch):
+    given = []
+    monkeypatch.setattr(setup_env, "is_complete", lambda venv: True)
+    monkeypatch.setattr(setup_env, "test", lambda python, arguments: given.append(arguments) or 0)
+    assert setup_env.main(["test-all", "-x"]) == setup_env.main(["test", "-x"]) == 0
+    assert given == [["-m", "", "-x"], ["-x"]]
+
+
 def test_tests_run_side_by_side_unless_the_arguments_say_otherwise(monkeypatch):
     commands = []
     monkeypatch.setattr(subprocess, "call", lambda words, cwd: commands.append(words) or 0)

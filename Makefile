@@ -2,6 +2,6 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: setup quickstart test test-all lint
-setup quickstart test test-all lint:
+.PHONY: setup quickstart test lint test-all
+setup quickstart test lint test-all:
 	@$(PYTHON) tools/setup_env.py $@ $(ARGS)

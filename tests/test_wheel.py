@@ -119,3 +119,7 @@ def test_an_environment_with_the_wheel_alone_walks_the_whole_road(tmp_path_facto
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["provenance"]["command"].startswith("clipself-seg eval ")
     run([clipself_seg, "doctor"], tmp_path)
+    planned = run(
+        [clipself_seg, "reproduce", "--dry-run", "--table", "2", "--seeds", "0"], tmp_path
+    )
+    assert "python -m clipself_seg train --config-file configs/mini/" in planned.stdout

@@ -43,6 +43,8 @@ INDIFFERENT = (
 DIGITS = 12
 NAMED = "named "
 WEIGHTS = Path("weights")
+# What is typed after ``python`` to train, in a checkout or where the package is installed.
+TRAIN = ("train_net.py",) if (ROOT / "train_net.py").is_file() else ("-m", "clipself_seg", "train")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,7 +101,7 @@ class Run:
             folder: folder of all runs.
             gpus: processes.
         """
-        words = ["train_net.py", "--config-file", self.config]
+        words = [*TRAIN, "--config-file", self.config]
         words += ["--eval-only" if self.evaluate else "--resume"]
         words += ["--num-gpus", str(gpus)] if gpus > 1 else []
         words += self.options
@@ -232,11 +234,16 @@ def _settings(
 @functools.lru_cache(maxsize=None)
 def _values(config: str, words: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any], str]:
     """Values and defaults of the keys that decide a run, and the name of what a training writes."""
-    cfg = load_config(ROOT / config, words)
+    cfg = load_config(_config_file(config), words)
     both = values_and_defaults(cfg)
     values = {key: value for key, (value, _) in both.items()}
     defaults = {key: default for key, (_, default) in both.items()}
     return values, defaults, task_of(cfg).result_file
+
+
+def _config_file(config: str) -> Path:
+    """The file of the project or, where only the package is, the package's of that name."""
+    return ROOT / config if (ROOT / config).is_file() else Path(config)
 
 
 def _data_sets(values: Mapping[str, Any], evaluate: bool) -> list[str]:

@@ -28,11 +28,13 @@ from typing import Any
 
 import yaml
 
+from clipself_seg.config.yaml_files import CONFIGS
 from clipself_seg.errors import InputError, in_short, nearest, shown
 from clipself_seg.files import read_text
 
+# The folder that the package is in: a checkout, which has configs/ and train_net.py, or site-packages.
 ROOT = Path(__file__).resolve().parent.parent.parent
-FOLDER = ROOT / "configs" / "tables"
+FOLDER = (ROOT / "configs" if (ROOT / "configs").is_dir() else CONFIGS) / "tables"
 SCALES = ("mini", "real")
 FIGURES = ("", "bars", "curve")
 TERM = re.compile(r"max\(([^()]*)\)|[\w.]+")

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from clipself_seg.errors import InputError
+from clipself_seg.tables import runs
 from clipself_seg.tables.runs import make_run, resolve
 from clipself_seg.tables.table import RunOf, RunSpec, WeightsFile
 
@@ -99,3 +100,11 @@ def test_what_is_missing_is_said_with_the_way_to_get_it(tmp_path, monkeypatch):
 def test_a_wrong_key_is_refused_as_in_a_run():
     with pytest.raises(InputError, match='unknown key "SOLVER.MAX_ITERS"'):
         name_of(SOLVER__MAX_ITERS=3)
+
+
+def test_without_a_checkout_configurations_are_those_of_the_package(monkeypatch, tmp_path):
+    given = ("configs/mini/patches.yaml", ())
+    expected = runs._values(*given)
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert runs._values.__wrapped__(*given) == expected

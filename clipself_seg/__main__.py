@@ -47,6 +47,9 @@ COMMANDS = {
     "convert": Command("convert_clip", "write a CLIP checkpoint in another published layout"),
     "generator-outputs": Command("write_generator_outputs", "keep a mask generator's outputs"),
     "panoptic-quality": Command("panoptic_quality", "PQ of a prediction in COCO's format"),
+    "compare-regions": Command(
+        "compare_regions", "region recognition of several models in one table and picture"
+    ),
     "reproduce": Command("reproduce", "the paper's tables by one command"),
     "repeat-seeds": Command("repeat_seeds", "mean and spread over several seeds"),
     "benchmark": Command("benchmark", "speed and memory beside a plain formulation"),

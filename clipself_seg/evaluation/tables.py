@@ -44,13 +44,14 @@ def write_tables(path: str | os.PathLike[str], tables: Mapping[str, str], style:
     Args:
         path: the file.
         tables: title -> table, as `format_table` gives it in this style. The title stands above it, in LaTeX as a
-            comment.
-        style: "latex_booktabs", for a document that uses the package booktabs, or "csv".
+            comment, in Markdown as a heading.
+        style: "latex_booktabs", for a document that uses the package booktabs, "csv" or "github".
     """
     blocks = []
     for title, table in tables.items():
         line = " ".join(title.split())
-        blocks.append(f"{_csv_lines([[line]]) if style == 'csv' else f'% {line}'}\n{table}\n")
+        line = {"csv": _csv_lines([[line]]), "github": f"## {line}\n"}.get(style, f"% {line}")
+        blocks.append(f"{line}\n{table}\n")
     with atomic_path(path) as temporary:
         temporary.write_text("\n".join(blocks), encoding="utf-8")
 

@@ -1,0 +1,112 @@
+"""Region evaluations of several models -> one table and one picture for each data set (Fig. 1, 3, A1, Table A1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.regions.report import Results, plot_size_curve, region_table
+from clipself_seg.evaluation.tables import FILES, write_tables
+from clipself_seg.provenance import read_results
+
+# Side of the input in pixels -> results.
+Curve = dict[int, Results]
+# Name of a data set -> name of a model -> its curve.
+Comparison = dict[str, dict[str, Curve]]
+
+LARGEST = 1e9  # of numbers in percent and of counts; a JSON may have infinite ones
+TABLE_FILES = {"markdown": ("github", "tables.md"), **FILES}
+
+
+def read_comparison(runs: Sequence[str]) -> Comparison:
+    """Read the numbers of several runs, in their order.
+
+    Args:
+        runs: folders with a results.json, or such files, with a name before them as in "student=output/a" or
+            without; the name is then that of the folder.
+
+    Raises:
+        InputError: one name twice, none before "=", or a file that is missing, broken or of another task.
+    """
+    paths: dict[str, Path] = {}
+    for run in runs:
+        name, separator, given = run.partition("=")
+        if Path(run).exists() or not separator:
+            name, given = "", run
+        elif not name.strip() or not given:
+            raise InputError(f'"{run}" is no run: give its folder, or NAME=folder')
+        path = Path(given)
+        if path.suffix != ".json":
+            path = path / "results.json"
+        name = name or path.absolute().parent.name
+        if name in paths:
+            raise InputError(f'two runs are called "{name}": give each its own, as NAME=folder')
+        paths[name] = path
+    comparison: Comparison = {}
+    for name, path in paths.items():
+        for dataset, curve in _read_curves(path).items():
+            comparison.setdefault(dataset, {})[name] = curve
+    return comparison
+
+
+def _read_curves(path: Path) -> dict[str, Curve]:
+    results = read_results(path)["results"]
+    if not results or not all(map(_is_curve, results.values())):
+        raise InputError(f"{path} has no numbers of region recognition at each input size")
+    return {
+        dataset: {int(size): numbers for size, numbers in curve.items()}
+        for dataset, curve in results.items()
+    }
+
+
+def _is_curve(value: Any) -> bool:
+    """Whether something is what `RegionEvaluation` writes of a data set."""
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(size.isascii() and size.isdigit() and len(size) < 7 for size in value)
+        and all(isinstance(numbers, dict) for numbers in value.values())
+        and all(
+            type(number) in (int, float) and abs(number) < LARGEST
+            for numbers in value.values()
+            for number in numbers.values()
+        )
+        and any(key.endswith(".top1") for numbers in value.values() for key in numbers)
+    )
+
+
+def comparison_tables(comparison: Comparison, style: str = "simple") -> dict[str, str]:
+    """Name of a data set -> table: a row for each model and, where there are several, each input size.
+
+    Args:
+        comparison: numbers of the models.
+        style: see `evaluation.tables.format_table`.
+    """
+    return {
+        dataset: region_table(_rows(curves), style=style) for dataset, curves in comparison.items()
+    }
+
+
+def _rows(curves: Mapping[str, Curve]) -> dict[str, Results]:
+    several = len({size for curve in curves.values() for size in curve}) > 1
+    return {
+        f"{model}, {size} px" if several else model: curve[size]
+        for model, curve in curves.items()
+        for size in sorted(curve)
+    }
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> None:
+    """Write tables.md, tables.tex and tables.csv, and of each data set size_curve_NAME.png.
+
+    Args:
+        comparison: numbers of the models.
+        folder: made if need be.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for style, name in TABLE_FILES.values():
+        write_tables(folder / name, comparison_tables(comparison, style), style)
+    for dataset, curves in comparison.items():
+        plot_size_curve(curves, folder / f"size_curve_{dataset}.png")

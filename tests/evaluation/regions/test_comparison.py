@@ -1,0 +1,85 @@
+"""Runs of several models in one table and one picture."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from clipself_seg.commands import compare_regions
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.regions import comparison
+from clipself_seg.evaluation.regions.comparison import comparison_tables, read_comparison
+
+
+def write_run(folder, results):
+    folder.mkdir()
+    content = {"results": results, "provenance": {}}
+    (folder / "results.json").write_text(json.dumps(content))
+    return str(folder)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    small, large = {"boxes.thing.top1": 20.0}, {"boxes.thing.top1": 30.0, "crops.thing.top5": 99.0}
+    original = write_run(tmp_path / "original", {"coco": {"640": large, "96": small}})
+    student = write_run(tmp_path / "student", {"coco": {"96": large}, "mini": {"96": small}})
+    return [original, f"CLIPSelf={student}/results.json"]
+
+
+def test_models_and_sizes_share_table_and_picture(tmp_path, runs, capsys, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        comparison, "plot_size_curve", lambda curves, path: drawn.update({path.name: curves})
+    )
+    assert compare_regions.main([*runs, "--output", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "original, 640 px" in said and "\nmini, top-1/top-5" in said
+    assert drawn.keys() == {"size_curve_coco.png", "size_curve_mini.png"}
+    assert [*map(list, drawn["size_curve_coco.png"].values())] == [[640, 96], [96]]
+    lines = (tmp_path / "out/tables.csv").read_text().splitlines()
+    assert lines[0] == "coco" and lines[2:5] == [
+        '"original, 96 px",20.0,-,-,-,-,-,-,-',
+        '"original, 640 px",30.0,-,-,-,-,-,-,99.0',
+        '"CLIPSelf, 96 px",30.0,-,-,-,-,-,-,99.0',
+    ]
+    markdown = (tmp_path / "out/tables.md").read_text()
+    assert markdown.startswith("## coco\n\n| model") and "**30.0** / -" in markdown
+    assert (tmp_path / "out/tables.tex").exists()
+
+
+def test_one_size_needs_no_name(runs):
+    table = comparison_tables(read_comparison(runs[1:]), "csv")["coco"]
+    assert table.splitlines()[1].startswith("CLIPSelf,30.0,")
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        {},
+        {"ade": {"mIoU": 30.0}},
+        {"coco": {"bbox": {"AP": 1.0}}},
+        {"coco": {}},
+        {"coco": {"640": {"boxes.thing.top1": "many"}}},
+        {"coco": {"640": {"boxes.thing.top1": float("inf")}}},
+        {"coco": {"640": {"boxes.thing.top1": 10**400}}},
+        {"coco": {"640": {"images": 3.0}}},
+    ],
+)
+def test_numbers_of_another_task_are_refused_by_file(tmp_path, results):
+    run = write_run(tmp_path / "run", results)
+    with pytest.raises(InputError, match=r"run/results\.json has no numbers of region recognition"):
+        read_comparison([run])
+
+
+def test_a_run_is_called_after_its_folder(runs):
+    assert list(read_comparison([f"{runs[0]}/results.json"])["coco"]) == ["original"]
+
+
+def test_names_are_given_once(tmp_path, runs):
+    with pytest.raises(InputError, match='two runs are called "original"'):
+        read_comparison([runs[0], runs[0]])
+    with pytest.raises(InputError, match='"=a" is no run'):
+        read_comparison(["=a"])
+    with pytest.raises(InputError, match="missing"):
+        read_comparison([str(tmp_path / "missing")])

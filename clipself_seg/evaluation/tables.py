@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -35,7 +36,7 @@ def format_table(
     style = "simple" if style == "terminal" else style
     align = [*["left"] * left, *["right"] * (len(headings) - left)]
     table = tabulate(body, headings, style, colalign=align if body else None, disable_numparse=True)
-    return table.replace("±", "$\\pm$") if style.startswith("latex") else table
+    return _latex(table) if style.startswith("latex") else table
 
 
 def write_tables(path: str | os.PathLike[str], tables: Mapping[str, str], style: str) -> None:
@@ -82,6 +83,11 @@ def cell_text(value: float | None) -> str:
 def percent_digits(fraction: float) -> str:
     """A fraction in percent with all digits; empty for NaN."""
     return "" if np.isnan(fraction) else repr(100 * float(fraction))
+
+
+def _latex(table: str) -> str:
+    """A table of tabulate's, which escapes each character, but not what rules and line ends take for an option."""
+    return re.sub(r"^ *([\[*])", r" {\1}", table.replace("±", "$\\pm$"), flags=re.MULTILINE)
 
 
 def _csv_lines(rows: Iterable[Sequence[str]]) -> str:

@@ -25,6 +25,11 @@ def test_latex_is_booktabs_with_everything_escaped(tmp_path):
     assert "ade\\_150 \\{a\\}\\textbackslash{}b" in text
 
 
+def test_a_row_that_begins_with_a_bracket_is_no_option_of_the_line_above_it():
+    table = format_table(["", "mIoU"], [["[a]", "1.0"], ["*", "2.0"]], "latex_booktabs")
+    assert " {[}a]" in table and " {*} " in table
+
+
 def test_csv_has_the_cells_as_they_are(tmp_path):
     written(tmp_path, "csv")
     with open(tmp_path / "tables.csv", newline="") as file:

@@ -138,7 +138,8 @@ def plot_size_curve(
     columns = _present(COLUMNS | ATTENTION_COLUMNS, results)
     figure = Figure(figsize=(3.4 * max(1, len(columns)), 3.2), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, max(1, len(columns)), squeeze=False)[0]
+    # One scale: how much is lost from crops to boxes is seen, too.
+    panels = figure.subplots(1, max(1, len(columns)), squeeze=False, sharey=True)[0]
     for panel, (name, key) in zip(panels, columns.items()):
         _draw_panel(panel, name, {model: _series(curve, key) for model, curve in curves.items()})
     if len(curves) > 1:

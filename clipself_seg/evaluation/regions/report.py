@@ -142,6 +142,8 @@ def plot_size_curve(
     panels = figure.subplots(1, max(1, len(columns)), squeeze=False, sharey=True)[0]
     for panel, (name, key) in zip(panels, columns.items()):
         _draw_panel(panel, name, {model: _series(curve, key) for model, curve in curves.items()})
+    # Not before all is drawn, for it ends the adjustment of the scale to what is drawn.
+    panels[0].set_ylim(bottom=0)
     if len(curves) > 1:
         panels[0].legend(fontsize="small")
     with atomic_path(path) as temporary:
@@ -159,5 +161,4 @@ def _draw_panel(panel: Any, title: str, series: Mapping[str, list[tuple[int, flo
     panel.set_title(title)
     panel.set_xlabel("input size (pixels)")
     panel.set_ylabel("top-1 mean accuracy (%)")
-    panel.set_ylim(bottom=0)
     panel.grid(alpha=0.3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 
+from matplotlib.figure import Figure
 from PIL import Image
 
 from clipself_seg.evaluation.regions.report import (
@@ -93,3 +94,14 @@ def test_the_curve_is_a_plot_with_a_panel_for_each_column(tmp_path):
     plot_size_curve({"before": {320: {"boxes.thing.top1": 1.0}}}, tmp_path / "one.png")
     with Image.open(tmp_path / "curve.png") as three, Image.open(tmp_path / "one.png") as one:
         assert three.size == (3 * one.width, one.height)
+
+
+def test_all_panels_have_one_scale_that_shows_every_point(tmp_path, monkeypatch):
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *a, **how: figures.append(self) or save(self, *a, **how)
+    )
+    results = {"boxes.thing.top1": 20.0, "masks.thing.top1": 50.0, "crops.thing.top1": 100.0}
+    plot_size_curve({"model": {320: results, 640: results}}, tmp_path / "curve.png")
+    (limits,) = {panel.get_ylim() for panel in figures[0].axes}
+    assert limits[0] == 0 and limits[1] >= 100

@@ -32,6 +32,10 @@ _locked: set[int] = set()
 logger = logging.getLogger(__name__)
 
 
+class FolderInUse(InputError):
+    """Another process is at work in a folder, see `alone_in`."""
+
+
 def require_regular_file(path: str | os.PathLike[str]) -> None:
     """Refuse what is no regular file before it is opened: a pipe may be waited for without end.
 
@@ -128,7 +132,7 @@ def alone_in(folder: str | os.PathLike[str]) -> Iterator[None]:
     on. A file system without locks gets a warning.
 
     Raises:
-        InputError: one is at work there; names it where the system knows its number.
+        FolderInUse: one is at work there; names it where the system knows its number.
         OSError: the folder cannot be made or opened.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -138,7 +142,7 @@ def alone_in(folder: str | os.PathLike[str]) -> Iterator[None]:
         try:
             _lock(handle)
         except BlockingIOError:
-            raise InputError(
+            raise FolderInUse(
                 f"{folder}: another process{_holder(handle)} is at work there: wait for it, or give "
                 "another folder"
             ) from None

@@ -21,6 +21,7 @@ from clipself_seg.checkpoints.torch_files import (
     read_pickles,
     script_tensors,
 )
+from clipself_seg.checkpoints.zoo import suggestion
 from clipself_seg.errors import InputError, shown
 
 WRAPPERS = ("model", "module", "state_dict")  # in the order in which the official loaders look
@@ -56,13 +57,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """
     given, path = os.fspath(path), Path(path)
     if not path.is_file():
-        remedy = "give the path of a .pt or .safetensors file"
-        if given.startswith(HUB):
-            remedy = (
-                "nothing is fetched from the Hugging Face hub by this name: download the file of "
-            )
-            remedy += "its weights, and give its path, or open_clip's tag of them"
-        raise InputError(f"no checkpoint at {given}; {remedy}")
+        raise no_checkpoint(given)
     if _is_safetensors(path):
         return _read_safetensors(path)
     with refusing(path, "PyTorch file"):
@@ -75,6 +70,17 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if metadata["activation"] is None and "input_resolution" in tensors:
         metadata["activation"] = "quick_gelu"  # only OpenAI's own state dicts carry this entry
     return Checkpoint(path, tensors, "state dict", **metadata)
+
+
+def no_checkpoint(given: str) -> InputError:
+    """The error about a path where no checkpoint is, with the official one that may be meant."""
+    remedy = f"give the path of a .pt or .safetensors file; {suggestion(given)}"
+    if given.startswith(HUB):
+        remedy = (
+            "nothing is fetched from the Hugging Face hub by this name: download the file of "
+            "its weights, and give its path, or open_clip's tag of them"
+        )
+    return InputError(f"no checkpoint at {given}; {remedy}")
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from clipself_seg.clip.model import DenseCLIP, load_clip
 from clipself_seg.clip.tower import DENSE, ImageTower, train_last_blocks
+from clipself_seg.config.weights import refuse_addresses
 
 logger = logging.getLogger(__name__)
 
@@ -91,5 +92,10 @@ def _warn_of_other_pixels(cfg: CfgNode, clip: DenseCLIP) -> None:
 
 
 def clip_from_config(cfg: CfgNode) -> DenseCLIP:
-    """The CLIP of ``MODEL.CLIP.{NAME, WEIGHTS}``; without weights, random ones from torch's seed."""
+    """The CLIP of ``MODEL.CLIP.{NAME, WEIGHTS}``; without weights, random ones from torch's seed.
+
+    Raises:
+        InputError: as `load_clip`; the weights are an address, for a file may have named it.
+    """
+    refuse_addresses(cfg)
     return load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.WEIGHTS or None)

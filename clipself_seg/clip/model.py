@@ -18,12 +18,14 @@ from typing import Any
 import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.pretrained import download_pretrained
 from torch import Tensor, nn
 
+from clipself_seg.checkpoints.download import is_address
 from clipself_seg.checkpoints.hashes import hash_tensors
+from clipself_seg.checkpoints.locate import locate, published_file
 from clipself_seg.checkpoints.read import HUB, STORED_METADATA, Checkpoint, read_checkpoint
 from clipself_seg.checkpoints.shipped import SHIPPED, SHIPPED_TAGS
+from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import region_pooling
 from clipself_seg.clip.build import Architecture, find_architecture
 from clipself_seg.clip.weights import LAYOUTS, LoadReport, choose_activation, load_strictly
@@ -192,9 +194,9 @@ def load_clip(name: str, weights: str | os.PathLike[str] | None) -> DenseCLIP:
 
     Args:
         name: open_clip's model name, or ``ViT-Mini-8`` of the mini world.
-        weights: path of a checkpoint in any published layout; an open_clip tag (downloaded); a tag of
-            the shipped weights (``mini``, ``mini-clipself``, ``mini-clipself-proposals``); or None
-            for random weights from torch's current seed.
+        weights: path of a checkpoint in any published layout; an open_clip tag, a name of the zoo or an
+            address (downloaded); a tag of the shipped weights (``mini``, ``mini-clipself``,
+            ``mini-clipself-proposals``); or None for random weights from torch's current seed.
 
     Raises:
         InputError: the name or tag is unknown, or the file is missing, damaged, unsafe, of another
@@ -223,30 +225,32 @@ def load_clip(name: str, weights: str | os.PathLike[str] | None) -> DenseCLIP:
 
 
 def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[str, Any]]:
-    """The checkpoint of a path or tag, and open_clip's settings of it if it is a tag of open_clip."""
+    """The checkpoint of a path, name, address or tag, and open_clip's settings of it if it is its tag."""
     if weights in SHIPPED_TAGS:
         layers = [read_checkpoint(SHIPPED / f"{s}.safetensors") for s in SHIPPED_TAGS[weights]]
         merged = {k: v for layer in layers for k, v in layer.tensors.items()}
         return dataclasses.replace(layers[0], path=layers[-1].path, tensors=merged), {}
+    weights = weights.removeprefix(f"{architecture.name}:")  # the zoo's names of open_clip's tags
     tags = open_clip.list_pretrained_tags_by_model(architecture.name)
-    looks_like_path = os.sep in weights or Path(weights).suffix or Path(weights).exists()
-    looks_like_path = looks_like_path or weights.startswith(HUB)
-    if looks_like_path and weights not in tags:
-        return read_checkpoint(weights), {}
+    if weights not in tags:
+        looks_like_path = os.sep in weights or Path(weights).suffix or Path(weights).exists()
+        if ":" in weights and weights in zoo():
+            model = zoo()[weights].model
+            raise InputError(
+                f'weights "{weights}" are of {model}, not {architecture.name}: load that'
+            )
+        if weights in zoo() or is_address(weights):
+            return read_checkpoint(locate(weights)), {}
+        if looks_like_path or weights.startswith(HUB):
+            return read_checkpoint(weights), {}
     published = open_clip.get_pretrained_cfg(architecture.name, weights)
     if not published:
-        known = tags + list(SHIPPED_TAGS)
+        names = [entry.name for entry in zoo().values() if entry.model]
         raise InputError(
             f'no weights "{weights}" for {architecture.name}: neither a file nor a tag; '
-            f"{nearest(weights, known)}"
+            f"{nearest(weights, tags + list(SHIPPED_TAGS) + names)}"
         )
-    try:
-        path = download_pretrained(published)
-    except Exception as error:  # urllib, requests and hub errors share no base class
-        raise InputError(
-            f'cannot download weights "{weights}" of {architecture.name} '
-            f"({type(error).__name__}); fetch the file yourself and give its path"
-        ) from error
+    path = published_file(f"{architecture.name}:{weights}", published["hf_hub"])
     return read_checkpoint(path), published
 
 

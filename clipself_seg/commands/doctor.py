@@ -168,9 +168,20 @@ def _weights() -> None:
         _say(f"  {', '.join(missing)}: missing, install clipself_seg again")
     else:
         _say(f"  that come with the package: {', '.join([*SHIPPED_TAGS, *SHIPPED_MODELS])}")
+    _official_weights()
+
+
+def _official_weights() -> None:
+    """Says which checkpoints of others are here, and how the others come."""
+    from clipself_seg.checkpoints.locate import VARIABLE, weights_folder
+    from clipself_seg.checkpoints.zoo import zoo
+
+    folder = weights_folder()
+    here = [entry.name for entry in zoo().values() if (folder / entry.file).exists()]
     _say(
-        "  of others: README (Which checkpoints load) says which files load; MODEL.WEIGHTS and",
-        "  MODEL.CLIP.WEIGHTS take their paths",
+        f"  official ones in {folder} (${VARIABLE}): {', '.join(here) or 'none yet'}",
+        f"  {len(zoo())} have names by which they are fetched, such as --weights catseg-base: README",
+        "  (Which checkpoints load); MODEL.WEIGHTS and MODEL.CLIP.WEIGHTS take names and paths",
     )
 
 

@@ -70,7 +70,8 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument(
         "--weights",
-        help="checkpoint (MODEL.WEIGHTS of the configuration; of the mini ones what is shipped)",
+        help="checkpoint: a file, an official one's name such as catseg-base, or an address (MODEL.WEIGHTS of the "
+        "configuration; of the mini ones what is shipped)",
     )
     options.add_argument(
         "--vocabulary",
@@ -107,7 +108,8 @@ def _add_semantic(group: argparse._ArgumentGroup) -> None:
 def _add_panoptic(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--stuff", help='classes that are stuff, as --vocabulary; "" for none')
     group.add_argument(
-        "--clip-weights", help="file or tag of the CLIP that scores masks, such as a distilled one"
+        "--clip-weights",
+        help="file, name or tag of the CLIP that scores masks, such as a distilled one",
     )
     group.add_argument(
         "--trained",

@@ -66,7 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = vars(parser().parse_args(arguments))
     config_file, opts = args.pop("config_file"), args.pop("opts")
     from clipself_seg.config import load_config
+    from clipself_seg.config.weights import fetch_addresses
     from clipself_seg.prediction.region_text import Request, label_proposals
 
-    done = label_proposals(load_config(config_file, opts), Request(**args))
+    done = label_proposals(fetch_addresses(load_config(config_file, opts)), Request(**args))
     sys.stdout.write(f"{done}\n")

@@ -139,11 +139,13 @@ def _fractions(words: list[str]) -> list[str]:
 def run(args: argparse.Namespace) -> None:
     """Does the work of one process."""
     from clipself_seg.config import load_config
+    from clipself_seg.config.weights import fetch_addresses, require_weights
 
-    cfg = load_config(args.config_file, args.opts)
+    cfg = fetch_addresses(load_config(args.config_file, args.opts))
     key = "TEST" if args.eval_only else "TRAIN"
     if not args.config_file and not cfg.DATASETS[key]:
         raise InputError(f"give a --config-file, or DATASETS.{key}: {_configs()}")
+    require_weights(cfg)
     from clipself_seg.training.run import alone_in_output, evaluate, setup, train
 
     with alone_in_output(cfg):

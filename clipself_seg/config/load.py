@@ -16,6 +16,7 @@ from clipself_seg.config.detection import DETECTION_CHOICES
 from clipself_seg.config.keys import CHOICES, READOUTS, default_config
 from clipself_seg.config.panoptic import PANOPTIC_CHOICES
 from clipself_seg.config.unfollowed import RETIRED, unfollowed
+from clipself_seg.config.weights import WEIGHTS, refuse_addresses
 from clipself_seg.config.yaml_files import merge_layers, read_layers, setting_file
 from clipself_seg.errors import InputError, nearest
 
@@ -57,6 +58,7 @@ def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -
     _merge(cfg, typed, lambda key: "the command line")
     if cfg.SEED == -1:
         cfg.SEED = defaults["SEED"]  # any, in Detectron2's words
+    refuse_addresses(cfg, {key for key in WEIGHTS if key not in typed}, source)
     _check(cfg, source)
     _check_followed(cfg, defaults, source)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 
 from torch import nn
 
+from clipself_seg.checkpoints.locate import locate
 from clipself_seg.checkpoints.names import name_problem
 from clipself_seg.checkpoints.pickles import read_numpy_pickle
 from clipself_seg.checkpoints.read import read_checkpoint
@@ -22,13 +22,13 @@ def load_backbone(backbone: nn.Module, path: str | os.PathLike[str], key: str) -
 
     Args:
         backbone: module under Detectron2's names.
-        path: a .pth, .safetensors or .pkl file.
+        path: a .pth, .safetensors or .pkl file, or a name of the zoo.
         key: configuration key that names the file, for messages.
 
     Raises:
         InputError: the file lacks tensors of the backbone, or they have other shapes.
     """
-    path = Path(path)
+    path = locate(path)
     origin = f"{key} {path}"
     tensors = read_numpy_pickle(path) if path.suffix == ".pkl" else read_checkpoint(path).tensors
     tensors = {name.removeprefix("backbone."): value for name, value in tensors.items()}

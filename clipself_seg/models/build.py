@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -11,9 +10,10 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 import clipself_seg.models  # noqa: F401  registers the models of this package
+from clipself_seg.checkpoints.locate import locate
 from clipself_seg.checkpoints.read import read_checkpoint
-from clipself_seg.checkpoints.shipped import SHIPPED_MODELS
 from clipself_seg.checkpoints.training_state import is_training_state, load_training_state
+from clipself_seg.config.weights import require_weights
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.models.protocol import Model
 
@@ -45,13 +45,15 @@ def build_model(cfg: CfgNode) -> Model:
     Raises:
         InputError: an unknown meta-architecture or CLIP, or a checkpoint that does not fit.
     """
+    require_weights(cfg)
     build: Any = architecture(cfg)  # a Protocol says nothing about how its classes are made
     torch.manual_seed(cfg.SEED)
     model: Model = build(cfg)
     if weights := cfg.MODEL.WEIGHTS:
-        tensors = read_checkpoint(SHIPPED_MODELS.get(weights, weights)).tensors
+        path = locate(weights)
+        tensors = read_checkpoint(path).tensors
         if is_training_state(tensors):
-            load_training_state(Path(weights), cast(nn.Module, model), model.original_hash)
+            load_training_state(path, cast(nn.Module, model), model.original_hash)
         else:
             model.load_checkpoint(tensors, weights)
     return model.to(cfg.MODEL.DEVICE)

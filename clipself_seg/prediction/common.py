@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode
 
+from clipself_seg.checkpoints.zoo import official
 from clipself_seg.config import load_config
+from clipself_seg.config.weights import fetch_addresses, require_weights
 from clipself_seg.data.images import read_image
 from clipself_seg.data.mappers.samples import chw
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
@@ -28,24 +30,27 @@ def prediction_config(
 
     Args:
         config_file: of the model.
-        weights: a checkpoint, in place of the configured MODEL.WEIGHTS; "random" goes without.
+        weights: a checkpoint, its name or its address, in place of the configured MODEL.WEIGHTS;
+            "random" goes without.
         opts: further keys and values in turn.
 
     Raises:
         InputError: an unknown configuration or key, or no weights.
     """
     given = [] if weights is None else ["MODEL.WEIGHTS", os.fspath(weights)]
-    cfg = load_config(config_file, [*opts, *given])
+    cfg = fetch_addresses(load_config(config_file, [*opts, *given]))
     if not cfg.MODEL.WEIGHTS:
+        names = official("MODEL.WEIGHTS", config_file)
         raise InputError(
             f"{config_file} names no MODEL.WEIGHTS: give a trained checkpoint, such as the "
-            "model_final.pth of train_net.py"
+            "model_final.pth of train_net.py" + (f", or an official one: {names}" if names else "")
         )
     if cfg.MODEL.WEIGHTS == "random":
         logger.warning("the weights are random: what is predicted means nothing")
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.WEIGHTS = ""
+    require_weights(cfg)
     return cfg
 
 

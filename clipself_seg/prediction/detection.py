@@ -144,7 +144,8 @@ def load_detection_predictor(
 
     Args:
         config_file: of an `FViT`.
-        weights: a checkpoint, in place of the configured MODEL.WEIGHTS; "random" goes without.
+        weights: a checkpoint, its name or its address, in place of the configured MODEL.WEIGHTS;
+            "random" goes without.
         opts: further keys and values in turn, such as MODEL.FVIT.SCORE_THRESHOLD, which is low, as
             evaluation wants it.
 

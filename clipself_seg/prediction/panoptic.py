@@ -167,7 +167,8 @@ def load_panoptic_predictor(
 
     Args:
         config_file: of an `OpenPanoptic`.
-        weights: a checkpoint, in place of the configured MODEL.WEIGHTS; "random" goes without.
+        weights: a checkpoint, its name or its address, in place of the configured MODEL.WEIGHTS;
+            "random" goes without.
         opts: further keys and values in turn, such as MODEL.FUSION.ALPHA.
         trained: name or file of the training vocabulary; None: the configured one.
 

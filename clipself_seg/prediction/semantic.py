@@ -198,7 +198,8 @@ def load_predictor(
 
     Args:
         config_file: of a `CATSeg`.
-        weights: a checkpoint, in place of the configured MODEL.WEIGHTS; "random" goes without.
+        weights: a checkpoint, its name or its address, in place of the configured MODEL.WEIGHTS;
+            "random" goes without.
         opts: further keys and values in turn.
 
     Raises:

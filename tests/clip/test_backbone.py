@@ -37,6 +37,11 @@ def test_output_shape_is_honest():
     assert not any(p.requires_grad for p in backbone.parameters())
 
 
+def test_an_address_in_a_configuration_is_not_fetched():
+    with pytest.raises(InputError, match="MODEL.CLIP.WEIGHTS is the address https://a/b.pt, which"):
+        build_backbone(config("MODEL.CLIP.WEIGHTS", "https://a/b.pt"))
+
+
 def test_pixels_that_are_not_the_clips_are_warned_of(caplog):
     build_backbone(config("INPUT.FORMAT", "RGB"))
     assert not caplog.records

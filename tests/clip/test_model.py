@@ -11,6 +11,7 @@ import torch
 from clipself_seg.clip import DenseCLIP, load_clip, save_clip
 from clipself_seg.clip.build import find_architecture
 from clipself_seg.errors import InputError
+from tests.weight_server import serving
 
 MINI = "ViT-Mini-8"
 NAMES = ["ViT-B-32-quickgelu", "EVA02-B-16", "RN50"]
@@ -92,3 +93,22 @@ def test_a_model_name_that_is_no_text_is_refused(name):
 def test_unknown_tag_gets_the_nearest_one():
     with pytest.raises(InputError, match='neither a file nor a tag; did you mean "openai"'):
         load_clip("ViT-B-16", "opnai")
+
+
+def test_names_of_the_zoo_and_addresses_load(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    clip = load_clip(MINI, "mini")
+    save_clip(clip, tmp_path / "EVA02_CLIP_B_psz16_s8B.pt")
+    assert load_clip(MINI, "eva02-vitb16").weights_hash() == clip.weights_hash()
+    with serving(a_pt=(tmp_path / "EVA02_CLIP_B_psz16_s8B.pt").read_bytes()) as server:
+        assert load_clip(MINI, f"{server.address}/a.pt").weights_hash() == clip.weights_hash()
+
+
+def test_a_tag_offline_is_said_at_once_with_what_to_fetch(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    for tag in ("laion2b_s34b_b88k", "ViT-B-16:laion2b_s34b_b88k"):
+        with pytest.raises(InputError, match="fetch ViT-B-16-laion2b_s34b_b88k.safetensors from"):
+            load_clip("ViT-B-16", tag)
+    with pytest.raises(InputError, match="are of ViT-B-16, not ViT-B-32"):
+        load_clip("ViT-B-32", "ViT-B-16:laion2b_s34b_b88k")

@@ -34,3 +34,12 @@ def test_an_environment_without_extras_is_whole(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     assert doctor.main(["--skip-datasets"]) == 0
     assert "Data sets" not in capsys.readouterr().out
+
+
+def test_official_weights_that_are_here_are_named(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    (tmp_path / "model_base.pth").touch()
+    doctor.main(["--skip-datasets"])
+    assert f"official ones in {tmp_path} ($CLIPSELF_SEG_WEIGHTS): catseg-base\n" in (
+        capsys.readouterr().out
+    )

@@ -201,6 +201,8 @@ def test_what_cannot_predict_is_refused(tmp_path):
         load_predictor(tmp_path / "none.yaml", "random")
     with pytest.raises(InputError, match="names no MODEL.WEIGHTS"):
         load_predictor("", None, OPTS)
+    with pytest.raises(InputError, match="names no MODEL.WEIGHTS: .*official one: catseg-base"):
+        load_predictor("semseg/catseg_cvpr_vitb16.yaml")
     with pytest.raises(InputError, match="no checkpoint at"):
         load_predictor("", tmp_path / "none.pth", OPTS)
     with pytest.raises(InputError, match="CLIPSelf, which does not label pixels"):

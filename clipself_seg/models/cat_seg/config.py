@@ -13,6 +13,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn
 
 from clipself_seg.checkpoints.shipped import SHIPPED_TAGS
+from clipself_seg.checkpoints.zoo import official
 from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.clip.prompts import TEMPLATES
 from clipself_seg.clip.text import same_text_tower
@@ -344,6 +345,7 @@ def _require_backbone_weights(cfg: CfgNode) -> None:
     if cfg.MODEL.CAT_SEG.GUIDANCE == "backbone" and not cfg.MODEL.CAT_SEG.BACKBONE_WEIGHTS:
         raise InputError(
             f"the guidance backbone {cfg.MODEL.BACKBONE.NAME} would be random: give "
-            "MODEL.CAT_SEG.BACKBONE_WEIGHTS, such as R-101.pkl, or a CAT-Seg checkpoint as "
+            "MODEL.CAT_SEG.BACKBONE_WEIGHTS, such as R-101.pkl or the official "
+            f"{official('MODEL.CAT_SEG.BACKBONE_WEIGHTS', 'semseg/')}, or a CAT-Seg checkpoint as "
             'MODEL.WEIGHTS ("random" is taken literally)'
         )

@@ -16,6 +16,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from clipself_seg.checkpoints.hashes import hash_tensors
+from clipself_seg.checkpoints.zoo import official
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.tower import TransformerTower, train_last_blocks
@@ -114,7 +115,8 @@ class FViT(OpenVocabulary, TwoStageDetector):
         if not cfg.MODEL.WEIGHTS:
             raise InputError(
                 "MODEL.WEIGHTS is empty, so the detector is random: give a trained checkpoint, such as "
-                "the model_final.pth of train_net.py, or --resume"
+                "the model_final.pth of train_net.py, --resume, or an official one: "
+                f"{official('MODEL.WEIGHTS', 'detection/')}"
             )
 
     @classmethod

@@ -20,6 +20,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.hashes import hash_tensors
+from clipself_seg.checkpoints.zoo import official
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.precision import autocast
 from clipself_seg.data.mappers.samples import Sample
@@ -133,7 +134,8 @@ class OpenPanoptic(nn.Module):
         if not cfg.MODEL.WEIGHTS and cfg.MODEL.MASK_GENERATOR.SOURCE != "disk":
             raise InputError(
                 "MODEL.WEIGHTS is empty, so the mask generator is random: give a trained checkpoint, "
-                "such as the model_final.pth of train_net.py, or --resume"
+                "such as the model_final.pth of train_net.py, --resume, or an official one: "
+                f"{official('MODEL.WEIGHTS', 'panoptic/')}"
             )
 
     @classmethod

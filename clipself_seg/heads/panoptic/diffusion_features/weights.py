@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from clipself_seg.checkpoints.locate import locate
 from clipself_seg.checkpoints.names import name_problem
 from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.clip.weights import NO_WEIGHTS, LoadReport
@@ -108,7 +109,7 @@ def read_stable_diffusion(path: str | os.PathLike[str]) -> Parts:
     """
     if not os.fspath(path):
         raise InputError(f"no weights for the diffusion features: {REMEDY}")
-    given, path = os.fspath(path), Path(path)
+    given, path = os.fspath(path), locate(path)
     if path.is_dir():
         return _read_folder(path)
     if not path.is_file():

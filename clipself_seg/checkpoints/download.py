@@ -1,0 +1,226 @@
+"""Fetching a file over HTTP: what was interrupted goes on, and only what was checked gets its name."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.client
+import json
+import logging
+import os
+import re
+import shutil
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from tqdm import tqdm
+
+from clipself_seg.errors import GOES_ON, InputError, in_short
+from clipself_seg.files import FolderInUse, alone_in
+
+VERSION = "version.json"
+BLOCK = 1 << 20  # bytes
+SECONDS = 20  # that a server may be silent
+WAIT = 0.5  # seconds between two looks at what another process fetches
+logger = logging.getLogger(__name__)
+
+
+class NotFetched(InputError):
+    """An address that does not answer with the file: no network, no such page, or it broke off."""
+
+
+class _BrokenOff(Exception):
+    """The connection ended before the file did."""
+
+
+def is_address(text: str) -> bool:
+    """Whether a text begins as an address of the network does; paths of Windows do not."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
+
+
+def download(address: str, path: Path, *, size: int | None = None, sha256: str = "") -> None:
+    """Fetch a file, unless another process does; what an interrupted call got is kept and goes on.
+
+    Args:
+        address: http or https.
+        path: file that is not there yet; its folder is made.
+        size: bytes that it has to have, None for any.
+        sha256: hexadecimal digits that its hash has to begin with.
+
+    Raises:
+        NotFetched: another kind of address, no connection, no such file, or it broke off.
+        InputError: what came is a web page, or has another size or hash; it is not kept.
+        OSError: it cannot be written.
+    """
+    if urllib.parse.urlsplit(address).scheme.lower() not in ("http", "https"):
+        raise NotFetched(
+            f"{address} is no http or https address: fetch the file, and give its path"
+        )
+    partial = path.with_name(f".{path.name}.partial")
+    said = False
+    while not path.exists():
+        try:
+            with alone_in(partial):
+                if not path.exists():
+                    _fetch(address, partial, size)
+                    check_file(partial / "part", size, sha256, f"what {address} gave", discard=True)
+                    os.replace(partial / "part", path)
+        except FolderInUse:
+            if not said:
+                logger.info("%s: another process fetches it", path)
+            said = True
+            time.sleep(WAIT)
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_file(path: Path, size: int | None, sha256: str, what: str, discard: bool = False) -> None:
+    """Refuse a file of another size or hash than was published.
+
+    Args:
+        path: the file.
+        size: bytes, None for any.
+        sha256: digits that its hash has to begin with, empty for any.
+        what: what to call it.
+        discard: delete it if it is another one, so that the next call begins anew.
+
+    Raises:
+        InputError: says both values.
+    """
+    status = path.stat()
+    if size is not None and status.st_size != size:
+        reason = f"has {status.st_size} bytes, and the official file has {size}"
+    elif sha256 and not (own := _sha256(path, status.st_size, status.st_mtime_ns)).startswith(
+        sha256
+    ):
+        reason = f"has the sha256 {own[:16]}..., and that of the official file is {sha256[:16]}"
+    else:
+        return
+    if discard:
+        path.unlink()
+    raise InputError(
+        f"{what} {reason}: {'nothing is kept' if discard else 'delete it'}, fetch it again"
+    )
+
+
+@functools.cache
+def _sha256(path: Path, size: int, changed: int) -> str:
+    """Hash of a file as it is; a file of another size or time of change is another one."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _fetch(address: str, partial: Path, size: int | None) -> None:
+    """Fill ``partial/part``, and go on where the connection breaks off after some of it."""
+    part = partial / "part"
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            return _append(address, partial, size)
+        except _BrokenOff as error:
+            got = part.stat().st_size if part.exists() else 0
+            if got <= before:
+                kept = _version(partial / VERSION, address)["tag"]
+                raise NotFetched(
+                    f"{address} broke off after {got} bytes ({error}): "
+                    + (GOES_ON if kept else "call again, it begins anew")
+                ) from None
+            logger.warning("%s broke off after %d bytes (%s): goes on", address, got, error)
+
+
+def _append(address: str, partial: Path, size: int | None) -> None:
+    """One request for what ``partial/part`` lacks, or for all where the server keeps no version."""
+    part = partial / "part"
+    version = _version(partial / VERSION, address)
+    start = part.stat().st_size if part.exists() and version["tag"] else 0
+    if start and start == version["total"]:
+        return
+    headers = {"User-Agent": "clipself_seg", "Accept-Encoding": "identity"}
+    if start:
+        headers |= {"Range": f"bytes={start}-", "If-Range": version["tag"]}
+    with _open(address, headers) as response:
+        if response.headers.get_content_type() == "text/html":
+            raise InputError(
+                f"{address} is a web page, not a file of weights: open it, and take the address of the file"
+            )
+        if not (response.headers.get("Content-Range") or "").startswith(f"bytes {start}-"):
+            start = 0  # all of it comes, perhaps because it is another version
+        length = response.headers.get("Content-Length")
+        total = None if length is None else start + int(length)
+        if size is not None and total not in (None, size):
+            raise InputError(
+                f"{address} has {total} bytes, and the official file has {size}: it is another one; "
+                "give the right file's path"
+            )
+        tags = [response.headers.get(name) or "W/" for name in ("ETag", "Last-Modified")]
+        tag = next((tag for tag in tags if not tag.startswith("W/")), "")  # W: about the same
+        version = {"address": address, "tag": tag, "total": total}
+        (partial / VERSION).write_text(json.dumps(version))
+        _write(response, part, start, total)
+
+
+def _write(response: Any, part: Path, start: int, total: int | None) -> None:
+    progress = tqdm(
+        desc="fetched", initial=start, total=total, unit="B", unit_scale=True, disable=None
+    )
+    with part.open("r+b" if start else "wb") as file, progress:
+        file.seek(start)
+        for block in _blocks(response):
+            file.write(block)
+            progress.update(len(block))
+        file.flush()
+        os.fsync(file.fileno())
+        got = file.tell()
+    if total is not None and got != total:
+        raise _BrokenOff(f"of {total}")
+
+
+def _version(notes: Path, address: str) -> dict[str, Any]:
+    """What the server said about the file that ``part`` is the beginning of."""
+    try:
+        version = json.loads(notes.read_text())
+    except (OSError, ValueError):
+        version = {}
+    if version.get("address") != address:
+        return {"tag": "", "total": None}
+    return version
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows to web addresses only, and never from an encrypted one to one that is not."""
+
+    def redirect_request(
+        self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str
+    ) -> Any:
+        scheme = urllib.parse.urlsplit(newurl).scheme
+        if scheme != "https" and (scheme != "http" or req.type == "https"):
+            raise urllib.error.URLError(f"it leads to {newurl[:200]}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _open(address: str, headers: dict[str, str]) -> IO[bytes]:
+    try:
+        request = urllib.request.Request(address, headers=headers)
+        return urllib.request.build_opener(_Redirects).open(request, timeout=SECONDS)
+    except urllib.error.HTTPError as error:
+        reason = f"status {error.code}"
+        error.close()
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = in_short(getattr(error, "reason", None) or error)
+    raise NotFetched(f"{address} cannot be fetched ({reason})")
+
+
+def _blocks(response: IO[bytes]) -> Iterator[bytes]:
+    """What a response holds; errors of the network are kept apart from those of the disk."""
+    try:
+        while block := response.read(BLOCK):
+            yield block
+    except (OSError, http.client.HTTPException) as error:
+        raise _BrokenOff(in_short(error)) from None

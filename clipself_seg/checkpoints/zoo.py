@@ -1,0 +1,111 @@
+"""Official checkpoints by name: what ``zoo.yaml`` says of each, and which one somebody may mean."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from pathlib import Path
+
+import yaml
+
+from clipself_seg.errors import nearest
+
+ZOO = Path(__file__).resolve().parent.parent / "zoo.yaml"
+MOST = 4  # names in a message
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A checkpoint that others published, as the head of ``zoo.yaml`` explains.
+
+    Attributes:
+        name: what stands for it in place of a path.
+        file: name in the folder of weights; of Stable Diffusion, of a folder there.
+        addresses: what it is fetched from, the first that answers.
+        pages: what a person opens where no plain request gets it.
+        size: bytes; None where nobody says it.
+        sha256: hexadecimal digits, all or the first of them; empty where nobody says it.
+        licence: of the weights.
+        key: configuration key that takes it.
+        model: name of the CLIP; empty for what is none.
+        configs: files that it goes with, such as "semseg/catseg_cvpr_vitb16".
+        published: numbers at their source.
+        measured: numbers of this project with this file; empty where it was not run.
+        source: where its address and numbers were read.
+    """
+
+    name: str
+    file: str
+    addresses: tuple[str, ...] = ()
+    pages: tuple[str, ...] = ()
+    size: int | None = None
+    sha256: str = ""
+    licence: str = ""
+    key: str = "MODEL.CLIP.WEIGHTS"
+    model: str = ""
+    configs: tuple[str, ...] = ()
+    published: str = ""
+    measured: str = ""
+    source: str = ""
+
+
+@functools.cache
+def zoo() -> dict[str, Entry]:
+    """Every entry by name, in the order of the file."""
+    tree = yaml.safe_load(ZOO.read_text(encoding="utf-8"))
+    lists = ("addresses", "pages", "configs")
+    return {
+        name: Entry(name=name, **{k: tuple(v) if k in lists else v for k, v in values.items()})
+        for name, values in tree.items()
+    }
+
+
+def suggestion(given: str) -> str:
+    """What a message about weights that are not there adds: the entry that somebody may mean.
+
+    Args:
+        given: what stands where a path or a name is expected.
+    """
+    file = os.path.basename(given).lower()
+    for entry in zoo().values():
+        if file == entry.file.lower():
+            return f'"{entry.name}" is the name of the official file, by which it is fetched'
+    return f"or the name of an official checkpoint (README): {nearest(given, zoo())}"
+
+
+def official(key: str, config: str | os.PathLike[str]) -> str:
+    """Names of the checkpoints that a configuration goes with, for a message; empty if there are none.
+
+    Args:
+        key: configuration key that takes them.
+        config: a file, or a folder below ``configs/`` for all that is in it, such as "semseg/".
+    """
+    place = os.fspath(config)
+    path = "/" + os.path.splitext(place)[0].replace(os.sep, "/")
+    names = [
+        entry.name
+        for entry in zoo().values()
+        for own in entry.configs
+        if entry.key == key
+        and (own.startswith(place) if place.endswith("/") else path.endswith(f"/{own}"))
+    ]
+    names = list(dict.fromkeys(names))
+    return ", ".join(names[:MOST]) + (", ..." if len(names) > MOST else "")
+
+
+def table() -> str:
+    """The entries as a table of Markdown, for the README."""
+    rows = [
+        "| name | goes with | licence of the weights | published | measured here |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for entry in zoo().values():
+        configs = [f"`{config}`" for config in entry.configs]
+        goes_with = ", ".join([*([entry.model] if entry.model else []), *configs[:2]])
+        by_hand = "" if entry.addresses else " (by hand)"
+        rows.append(
+            f"| `{entry.name}`{by_hand} | {goes_with}{', ...' if len(configs) > 2 else ''} | "
+            f"{entry.licence} | {entry.published or 'none'} | {entry.measured or 'not run'} |"
+        )
+    return "\n".join(rows) + "\n"

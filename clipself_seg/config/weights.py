@@ -1,0 +1,92 @@
+"""Weights that a configuration names: looked for before anything is built, fetched by name only.
+
+A file may come from anybody, so an address in it is not fetched; one that was typed is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from detectron2.config import CfgNode
+
+from clipself_seg.checkpoints.download import is_address
+from clipself_seg.checkpoints.locate import locate
+from clipself_seg.checkpoints.read import no_checkpoint
+from clipself_seg.checkpoints.zoo import zoo
+from clipself_seg.errors import InputError
+
+# Keys of files that are read into a model, those that most are looked for in first.
+WEIGHTS = (
+    "MODEL.WEIGHTS",
+    "MODEL.CLIP.WEIGHTS",
+    "MODEL.CLIP.VISUAL_INIT",
+    "MODEL.CLIPSELF.STUDENT_WEIGHTS",
+    "MODEL.CLIP_BRANCH.WEIGHTS",
+    "MODEL.CAT_SEG.BACKBONE_WEIGHTS",
+    "MODEL.STOCK_RPN.BACKBONE_WEIGHTS",
+    "MODEL.DIFFUSION.WEIGHTS",
+)
+SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".pkl", ".ckpt")
+
+
+def refuse_addresses(
+    cfg: CfgNode, keys: Collection[str] = WEIGHTS, source: Callable[..., str] | None = None
+) -> None:
+    """Refuse weights that are an address.
+
+    Args:
+        cfg: any configuration.
+        keys: those of `WEIGHTS` that are looked at.
+        source: says what set a key, for the message.
+
+    Raises:
+        InputError: names the key.
+    """
+    for key in keys:
+        if is_address(value := _value(cfg, key)):
+            origin = f"{source(key)}: " if source else ""
+            raise InputError(
+                f"{origin}{key} is the address {value[:200]}, which is fetched only where it is typed (--weights, "
+                f"{key} on the command line, an argument in Python): fetch it, and name the file"
+            )
+
+
+def fetch_addresses(cfg: CfgNode) -> CfgNode:
+    """The configuration with a file in place of each address, which `load_config` lets only a typed value be.
+
+    Raises:
+        InputError: one cannot be fetched.
+    """
+    files = {key: str(locate(_value(cfg, key))) for key in WEIGHTS if is_address(_value(cfg, key))}
+    if files:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.merge_from_list([item for pair in files.items() for item in pair])
+        cfg.freeze()
+    return cfg
+
+
+def require_weights(cfg: CfgNode) -> None:
+    """Look for all files of weights, and fetch those that are names of the zoo.
+
+    Tags of CLIPs are left to `load_clip`, which knows them.
+
+    Raises:
+        InputError: a file is not there, or a name cannot be fetched; an address.
+    """
+    refuse_addresses(cfg)
+    for key in WEIGHTS:
+        value = _value(cfg, key)
+        if value in zoo():
+            locate(value)
+        elif (os.sep in value or value.endswith(SUFFIXES)) and not Path(value).exists():
+            raise no_checkpoint(value)
+
+
+def _value(cfg: CfgNode, key: str) -> str:
+    """The value of a key, or nothing where a configuration of another project does not have it."""
+    for part in key.split("."):
+        cfg = getattr(cfg, part, "")
+    return cfg if isinstance(cfg, str) else ""

@@ -1,0 +1,78 @@
+"""A server on the loopback that answers as the hosts of weights do, and as they should not."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class WeightServer:
+    """What is served, and what was asked for.
+
+    Attributes:
+        files: path with its slash -> content.
+        tag: ETag of every file; empty for none.
+        kind: Content-Type.
+        breaks: for each answer in turn the bytes after which it breaks off; then none does.
+        redirects: path -> address that it leads to.
+        asked: path and Range of every request.
+    """
+
+    files: dict[str, bytes]
+    tag: str = '"one"'
+    kind: str = "application/octet-stream"
+    breaks: list[int] = field(default_factory=list)
+    redirects: dict[str, str] = field(default_factory=dict)
+    asked: list[tuple[str, str | None]] = field(default_factory=list)
+    address: str = ""
+
+
+@contextlib.contextmanager
+def serving(**files: bytes) -> Iterator[WeightServer]:
+    """Serves bytes under the names of the keywords, with "_" for the dot."""
+    served = WeightServer({f"/{name.replace('_', '.')}": data for name, data in files.items()})
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            wanted = self.headers.get("Range")
+            served.asked.append((self.path, wanted))
+            if self.path in served.redirects:
+                self.send_response(302)
+                self.send_header("Location", served.redirects[self.path])
+                self.end_headers()
+                return
+            path = self.path.partition("?")[0]
+            if path not in served.files:
+                self.send_error(404)
+                return
+            data = served.files[path]
+            start = 0
+            if wanted and self.headers.get("If-Range") == served.tag:
+                start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+            if served.tag:
+                self.send_header("ETag", served.tag)
+            self.send_header("Content-Type", served.kind)
+            self.send_header("Content-Length", str(len(data) - start))
+            self.end_headers()
+            size = served.breaks.pop(0) if served.breaks else len(data)
+            self.wfile.write(data[start:][:size])
+
+        def log_message(self, *args: object) -> None:
+            """Says nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    served.address = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield served
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -8,12 +8,12 @@ from clipself_seg.checkpoints.zoo import table
 from clipself_seg.files import atomic_path
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-BETWEEN = re.compile(r"(?<=<!-- zoo -->\n\n).*(?=\n<!-- end of zoo -->)", re.DOTALL)
+BETWEEN = re.compile(r"(?<=<!-- zoo -->\n).*(?=<!-- end of zoo -->)", re.DOTALL)
 
 
 def main() -> int:
     """Replace what is between the two marks; the status is 1 where they are missing."""
-    text, count = BETWEEN.subn(lambda _: table(), README.read_text(encoding="utf-8"))
+    text, count = BETWEEN.subn(lambda _: f"\n{table()}\n", README.read_text(encoding="utf-8"))
     if count:
         with atomic_path(README) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -16,7 +16,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tqdm import tqdm
 
@@ -166,7 +166,7 @@ def _append(address: str, partial: Path, size: int | None) -> None:
         _write(response, part, start, total)
 
 
-def _write(response: Any, part: Path, start: int, total: int | None) -> None:
+def _write(response: http.client.HTTPResponse, part: Path, start: int, total: int | None) -> None:
     progress = tqdm(
         desc="fetched", initial=start, total=total, unit="B", unit_scale=True, disable=None
     )
@@ -205,7 +205,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _open(address: str, headers: dict[str, str]) -> IO[bytes]:
+def _open(address: str, headers: dict[str, str]) -> http.client.HTTPResponse:
     try:
         request = urllib.request.Request(address, headers=headers)
         return urllib.request.build_opener(_Redirects).open(request, timeout=SECONDS)
@@ -217,7 +217,7 @@ def _open(address: str, headers: dict[str, str]) -> IO[bytes]:
     raise NotFetched(f"{address} cannot be fetched ({reason})")
 
 
-def _blocks(response: IO[bytes]) -> Iterator[bytes]:
+def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
     """What a response holds; errors of the network are kept apart from those of the disk."""
     try:
         while block := response.read(BLOCK):

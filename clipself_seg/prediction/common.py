@@ -40,7 +40,7 @@ def prediction_config(
     given = [] if weights is None else ["MODEL.WEIGHTS", os.fspath(weights)]
     cfg = fetch_addresses(load_config(config_file, [*opts, *given]))
     if not cfg.MODEL.WEIGHTS:
-        names = official("MODEL.WEIGHTS", config_file)
+        names = official("MODEL.WEIGHTS", config_file or "")
         raise InputError(
             f"{config_file} names no MODEL.WEIGHTS: give a trained checkpoint, such as the "
             "model_final.pth of train_net.py" + (f", or an official one: {names}" if names else "")

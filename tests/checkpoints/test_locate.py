@@ -108,7 +108,8 @@ def test_what_the_hub_has_cached_is_taken(folder, tmp_path, monkeypatch):
     cached.write_bytes(DATA)
     wanted = ("laion/CLIP-ViT-B-16-laion2B-s34B-b88K", "open_clip_pytorch_model.bin")
     monkeypatch.setattr(
-        "huggingface_hub.try_to_load_from_cache", lambda *names: str(cached) if names == wanted else None
+        "huggingface_hub.try_to_load_from_cache",
+        lambda *names: str(cached) if names == wanted else None,
     )
     assert locate("ViT-B-16:laion2b_s34b_b88k") == cached
     assert published_file("ViT-B-16:laion2b_s34b_b88k", f"{wanted[0]}/") == cached

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -54,11 +55,11 @@ class Entry:
 def zoo() -> dict[str, Entry]:
     """Every entry by name, in the order of the file."""
     tree = yaml.safe_load(ZOO.read_text(encoding="utf-8"))
-    lists = ("addresses", "pages", "configs")
-    return {
-        name: Entry(name=name, **{k: tuple(v) if k in lists else v for k, v in values.items()})
-        for name, values in tree.items()
-    }
+    return {name: Entry(name=name, **_fields(values)) for name, values in tree.items()}
+
+
+def _fields(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
 
 
 def suggestion(given: str) -> str:

@@ -20,6 +20,7 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from clipself_seg.errors import (
     INTERRUPTED,
@@ -66,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="EXPONENT",
         help="panoptic: evaluate every pair of these as alpha and beta too (0 0.1 ... 1)",
     )
-    formats = {"action": "append_const", "dest": "formats", "default": []}
+    formats: dict[str, Any] = {"action": "append_const", "dest": "formats", "default": []}
     text = "write the tables of the evaluation beside results.json too, as"
     options.add_argument("--latex", const="latex", help=f"{text} tables.tex (booktabs)", **formats)
     options.add_argument("--csv", const="csv", help=f"{text} tables.csv", **formats)

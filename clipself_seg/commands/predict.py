@@ -167,9 +167,17 @@ def _refuse(args: argparse.Namespace, task: str) -> None:
 def _model(
     args: argparse.Namespace, default: tuple[str, str | None]
 ) -> tuple[str | Path, str | None]:
-    """Configuration and weights; None for those that the configuration names."""
+    """Configuration and weights; None for those that the configuration names.
+
+    Official weights bring their configuration.
+    """
     if args.config_file:
         return args.config_file, args.weights
+    from clipself_seg.checkpoints.zoo import zoo
+
+    entry = zoo().get(args.weights or "")
+    if entry and entry.key == "MODEL.WEIGHTS":
+        return f"{entry.configs[0]}.yaml", entry.name
     return PACKAGE / default[0], args.weights or default[1]
 
 

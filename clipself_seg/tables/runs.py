@@ -16,6 +16,7 @@ from typing import Any
 
 from clipself_seg.checkpoints.shipped import SHIPPED, SHIPPED_MODELS, SHIPPED_TAGS
 from clipself_seg.config.load import load_config, values_and_defaults
+from clipself_seg.config.weights import refuse_addresses
 from clipself_seg.tables.data import file_hash, fingerprint, missing_data
 from clipself_seg.tables.table import ROOT, RunOf, RunSpec, WeightsFile
 from clipself_seg.training.tasks import task_of
@@ -235,6 +236,7 @@ def _settings(
 def _values(config: str, words: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any], str]:
     """Values and defaults of the keys that decide a run, and the name of what a training writes."""
     cfg = load_config(_config_file(config), words)
+    refuse_addresses(cfg)  # a table is a file, too
     both = values_and_defaults(cfg)
     values = {key: value for key, (value, _) in both.items()}
     defaults = {key: default for key, (_, default) in both.items()}

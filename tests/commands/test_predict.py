@@ -13,6 +13,7 @@ from PIL import Image
 from clipself_seg.commands import predict
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.panoptic_png import read_panoptic_png
+from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.semantic import Predictor, Segmentation
@@ -143,6 +144,20 @@ def test_pictures_of_a_pixels_height_or_width_are_segmented(run, tmp_path):
     assert run("--vocabulary", "dog, sky", "--input", tmp_path / "in") == 0
     assert read_indices(tmp_path / "out/labels/flat.png").shape == (1, 6000)
     assert read_indices(tmp_path / "out/labels/thin.png").shape == (6000, 1)
+
+
+def test_official_weights_bring_their_configuration(photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    words = ["--vocabulary", "dog", "--input", str(photos), "--output", str(tmp_path / "out")]
+    assert predict.main([*words, "--weights", "catseg-base"]) == 2
+    assert "error: weights catseg-base are not on this machine; " in capsys.readouterr().err
+    (tmp_path / "model_base.pth").write_bytes(b"no weights")
+    with mock.patch("clipself_seg.prediction.semantic.Predictor") as predictor:
+        predictor.side_effect = InputError("seen")
+        assert predict.main([*words, "--weights", "catseg-base"]) == 2
+    cfg = predictor.call_args.args[0]
+    assert cfg.MODEL.WEIGHTS == "catseg-base" and cfg.MODEL.META_ARCHITECTURE == "CATSeg"
 
 
 @pytest.mark.parametrize(

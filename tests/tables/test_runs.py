@@ -102,6 +102,11 @@ def test_a_wrong_key_is_refused_as_in_a_run():
         name_of(SOLVER__MAX_ITERS=3)
 
 
+def test_an_address_in_a_table_is_refused():
+    with pytest.raises(InputError, match="MODEL.CLIP.WEIGHTS is the address https://a/b.pt, which"):
+        name_of(MODEL__CLIP__WEIGHTS="https://a/b.pt")
+
+
 def test_without_a_checkout_configurations_are_those_of_the_package(monkeypatch, tmp_path):
     given = ("configs/mini/patches.yaml", ())
     expected = runs._values(*given)

@@ -83,8 +83,8 @@ def fetch(entry: Entry) -> Path:
     raise NotFetched(
         f"weights {entry.name} are not on this machine"
         + "".join(f"; {reason}" for reason in failed)
-        + f": fetch {entry.file}{size} from {origin} and put it into {path.parent}, or set {VARIABLE} to "
-        "the folder or mirror that has it"
+        + f": fetch {entry.file}{size} from {origin} and put it into {path.parent} under that name, or set "
+        f"{VARIABLE} to the folder or mirror that has it"
     )
 
 

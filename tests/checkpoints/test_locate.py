@@ -53,7 +53,10 @@ def test_offline_it_says_what_to_fetch_and_where_to_put_it(folder):
         locate("catseg-base")
     said = str(caught.value)
     address = "https://huggingface.co/spaces/hamacojr/CAT-Seg-weights/resolve/main/model_base.pth"
-    assert f"fetch model_base.pth from {address} and put it into {folder}, or set CLIPS" in said
+    assert (
+        f"fetch model_base.pth from {address} and put it into {folder} under that name, or set"
+        in said
+    )
     assert "Connection refused" in said and len(said.splitlines()) == 1
 
 

@@ -1,4 +1,4 @@
-"""See CLIPSelf's claims on the mini world: a quarter of an hour on two cores.
+"""See CLIPSelf's claims on the mini world: twenty minutes on two cores.
 
     clipself-seg quickstart
 

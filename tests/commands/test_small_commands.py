@@ -71,12 +71,14 @@ def test_generator_outputs_are_written_with_the_options_of_the_command(
     tmp_path, monkeypatch, capsys
 ):
     def write(cfg, dataset, folder, overwrite):
-        assert (cfg.MODEL.WEIGHTS, cfg.SEED, dataset, overwrite) == ("w.pth", 7, "val", True)
+        assert (cfg.MODEL.WEIGHTS, cfg.SEED, dataset, overwrite) == (str(weights), 7, "val", True)
         return generator_outputs.Written(2, 3)
 
     monkeypatch.setattr(generator_outputs, "write_dataset_outputs", write)
+    weights = tmp_path / "w.pth"
+    weights.touch()
     (tmp_path / "empty.yaml").write_text("VERSION: 2\n")
-    words = ("--config-file", tmp_path / "empty.yaml", "--weights", "w.pth", "--dataset", "val")
+    words = ("--config-file", tmp_path / "empty.yaml", "--weights", weights, "--dataset", "val")
     words += ("--output", tmp_path, "--overwrite", "--opts", "SEED", 7)
     assert run(write_generator_outputs, *words) == 0
     assert capsys.readouterr().out == f"{tmp_path}: 2 written, 3 there already\n"

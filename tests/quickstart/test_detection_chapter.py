@@ -30,7 +30,9 @@ def test_each_column_has_the_boxes_of_its_run_and_the_truth_knows_what_is_seen(t
     truth = tmp_path / "worlds/mini/annotations/instances_val.json"
     _write(truth, [_annotation(1, 10), _annotation(2, 400)], categories)
     known = [{**c, "seen": c["id"] == 1} for c in categories]
-    for run, boxes in zip(RUNS, ([], [_annotation(1, 10, score=0.9)], [_annotation(2, 9, score=1)])):
+    for run, boxes in zip(
+        RUNS, ([], [_annotation(1, 10, score=0.9)], [_annotation(2, 9, score=1)])
+    ):
         _write(_folder(run, "mini", tmp_path) / "detections.json", boxes, known)
     _write_sheet("mini", tmp_path, tmp_path / "worlds")
     picture = np.asarray(Image.open(tmp_path / "detection_mini.png"))

@@ -71,7 +71,7 @@ def test_records_have_the_phrases_of_their_captions(root, data_dir):
     write_small_coco(data_dir, root, 5)
     name = "coco_2017_val_panoptic_with_sem_seg"
     with pytest.raises(
-        InputError, match="panoptic_caption_val2017.json is missing; run `python to"
+        InputError, match="panoptic_caption_val2017.json is missing; run `clipself-seg data"
     ):
         panoptic_set_records(name, ["captions"])
     ids = [record["image_id"] for record in panoptic_set_records(name)]

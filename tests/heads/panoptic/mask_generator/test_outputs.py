@@ -95,7 +95,7 @@ def test_no_mask_at_all_is_an_output_too(tmp_path):
         ({"image_size": (48, 60)}, r"another size.*\(24, 30\).*\(48, 60\).*MIN_SIZE_TEST"),
         ({"names": (("dog",), *NAMES[1:])}, "another vocabulary"),
         ({"names": NAMES[::-1]}, "another vocabulary"),
-        ({"image_id": 285}, "285.safetensors is missing.*write_generator_outputs"),
+        ({"image_id": 285}, "285.safetensors is missing.*generator-outputs"),
     ],
 )
 def test_outputs_of_something_else_are_refused(folder, other, message):

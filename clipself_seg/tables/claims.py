@@ -12,7 +12,7 @@ from clipself_seg.tables.table import Claim, Table, Term
 HOLDS = "holds"
 FAILS = "does not hold"
 NOISE = "within noise"
-FEW_SEEDS = "no verdict: fewer than three seeds"
+FEW_SEEDS = "no verdict"
 NOT_RUN = "not run"
 ABSENT = "not in the {scale} world"
 LEAST_SEEDS = 3

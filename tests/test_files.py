@@ -31,11 +31,10 @@ import os, signal, sys, time
 from clipself_seg.files import alone_in
 
 with alone_in("out"):
-    child = os.fork()
-    if child == 0:
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
         time.sleep(60)
         os._exit(0)
-    print(child, flush=True)
     sys.stdin.readline()
     os.kill(os.getpid(), signal.SIGKILL)
 """

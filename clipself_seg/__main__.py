@@ -83,7 +83,7 @@ def usage() -> str:
 
 
 def split(words: list[str]) -> tuple[str, list[str]]:
-    """Name of a command of one or two words, "" for none that exists, and the words after it."""
+    """Splits words into the name of a command, of one or two words, and the rest; the name of none is ""."""
     for count in (2, 1):
         name = " ".join(words[:count])
         if name in COMMANDS:

@@ -15,7 +15,7 @@ KEYS = (str, bytes, int, float, type(None))
 
 
 class Stream:
-    """The bytes of a pickle, of which no more are given than there are.
+    """Reads the bytes of a pickle, and never gives more than there are.
 
     Attributes:
         place: of the next byte.

@@ -55,7 +55,7 @@ def read_layers(file: str | os.PathLike[str]) -> list[Layer]:
 
 
 def find_file(file: str | os.PathLike[str]) -> Path:
-    """The file of a name: one on disk or else, below `CONFIGS`, one that comes with the package.
+    """Finds the file of a name, on disk or else below `CONFIGS`, among those that come with the package.
 
     Args:
         file: such as "semseg/catseg_token_vitb16.yaml", with or without "configs/" before it.

@@ -202,7 +202,7 @@ def _head_nouns(captions: list[str]) -> list[list[str]]:
 
 
 class Labeller:
-    """The CLIP with the nouns, which gives labels to crops.
+    """Labels crops by CLIP's embeddings of them and of the nouns.
 
     Attributes:
         settings: what labels depend on besides the boxes; JSON.

@@ -18,6 +18,7 @@ from clipself_seg.quickstart.steps import (
     Run,
     call_together,
     first_images,
+    predict_together,
     prediction,
     read_chapter,
     say,
@@ -65,36 +66,23 @@ def detection_chapter(output: Path, worlds: Path) -> Chapter:
     )
     call_together({run.folder: run.command(output) for run in RUNS}, worlds)
     say("the boxes that all three find in images of both worlds")
-    call_together(
-        {
-            f"{run.folder}, {world}": _prediction(run, world, output, worlds)
-            for run in RUNS
-            for world in WORLDS
-        },
-        worlds,
-    )
+    predict_together(RUNS, lambda run, world: _prediction(run, world, output, worlds), worlds)
     for world in WORLDS:
         _write_sheet(world, output, worlds)
     return read_chapter(RUNS, output, functools.partial(novel_table, first="AP50 of boxes"))
 
 
-def _folder(run: Run, world: str, output: Path) -> Path:
-    return output / run.folder / f"predicted_{world}"
-
-
 def _prediction(run: Run, world: str, output: Path, worlds: Path) -> list[str]:
     weights = output / run.folder / "model_final.pth" if run.training else SHIPPED
     options = ["--boxes", "--score-threshold", SCORE_THRESHOLD]
-    folder = _folder(run, world, output)
-    return prediction(
-        run.config, weights, world, worlds, folder, *options, vocabulary=f"{world}_things"
-    )
+    folder, vocabulary = run.predicted(output, world), f"{world}_things"
+    return prediction(run.config, weights, world, worlds, folder, *options, vocabulary=vocabulary)
 
 
 def _write_sheet(world: str, output: Path, worlds: Path) -> None:
     """Images with the true boxes, and with those of each run."""
     detections = {
-        run.title: read_coco_json(_folder(run, world, output) / "detections.json") for run in RUNS
+        run.title: read_coco_json(run.predicted(output, world) / "detections.json") for run in RUNS
     }
     # Which classes are seen is in what was predicted; a file of ground truth does not know.
     categories = {c["id"]: c for c in detections[ORIGINAL.title]["categories"]}

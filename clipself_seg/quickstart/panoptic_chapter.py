@@ -87,13 +87,9 @@ def panoptic_chapter(output: Path, worlds: Path) -> dict[str, Chapter]:
     }
 
 
-def _folder(run: Run, mode: str, world: str, output: Path) -> Path:
-    return output / run.folder / f"predicted_{world}_{mode}"
-
-
 def _prediction(run: Run, mode: str, world: str, output: Path, worlds: Path) -> list[str]:
     options = ["--panoptic", "--mode", mode, *(["--alpha", ALPHA] if mode == "fused" else [])]
-    folder = _folder(run, mode, world, output)
+    folder = run.predicted(output, f"{world}_{mode}")
     return prediction(run.config, SHIPPED, world, worlds, folder, *options)
 
 
@@ -105,7 +101,7 @@ def _write_panel(world: str, output: Path, worlds: Path) -> None:
     truth = folder / "annotations/panoptic_val.json", folder / "panoptic_val"
     columns = {"ground truth": class_maps(*truth, vocabulary, stems)}
     for run, mode in NAMED:
-        predicted = _folder(run, mode, world, output)
+        predicted = run.predicted(output, f"{world}_{mode}")
         columns[f"{run.title}, {TITLES[mode]}"] = class_maps(
             predicted / "panoptic.json", predicted / "panoptic", vocabulary, stems
         )

@@ -14,6 +14,7 @@ from clipself_seg.quickstart.steps import (
     Run,
     call_together,
     first_images,
+    predict_together,
     prediction,
     read_chapter,
     say,
@@ -38,26 +39,15 @@ def semantic_chapter(output: Path, worlds: Path) -> Chapter:
     say("CAT-Seg, trained on the original CLIP and on CLIPSelf's")
     call_together({run.folder: run.command(output) for run in RUNS}, worlds)
     say("what both say of images of both worlds")
-    call_together(
-        {
-            f"{run.folder}, {world}": _prediction(run, world, output, worlds)
-            for run in RUNS
-            for world in WORLDS
-        },
-        worlds,
-    )
+    predict_together(RUNS, lambda run, world: _prediction(run, world, output, worlds), worlds)
     for world in WORLDS:
         _write_panel(world, output, worlds)
     return read_chapter(RUNS, output, split_table)
 
 
-def _folder(run: Run, world: str, output: Path) -> Path:
-    return output / run.folder / f"predicted_{world}"
-
-
 def _prediction(run: Run, world: str, output: Path, worlds: Path) -> list[str]:
     weights = output / run.folder / "model_final.pth"
-    return prediction(run.config, weights, world, worlds, _folder(run, world, output))
+    return prediction(run.config, weights, world, worlds, run.predicted(output, world))
 
 
 def _write_panel(world: str, output: Path, worlds: Path) -> None:
@@ -65,7 +55,7 @@ def _write_panel(world: str, output: Path, worlds: Path) -> None:
     images = first_images(worlds, world)
     folders = {"ground truth": worlds / world / "stuffthingmaps" / "val"}
     for run in RUNS:
-        folders[run.title.split(", ")[1]] = _folder(run, world, output) / "labels"
+        folders[run.title.split(", ")[1]] = run.predicted(output, world) / "labels"
     columns = {
         title: [read_indices(folder / f"{image.stem}.png") for image in images]
         for title, folder in folders.items()

@@ -49,6 +49,10 @@ class Run:
         words = [*PROGRAM, "train", "--config-file", f"configs/mini/{self.config}", *mode]
         return [*words, *self.options, "OUTPUT_DIR", str(output / self.folder)]
 
+    def predicted(self, output: Path, name: str) -> Path:
+        """Folder of what it predicts of some images, such as those of a world."""
+        return output / self.folder / f"predicted_{name}"
+
     def results(self, output: Path) -> dict[str, Any]:
         """What the run wrote: "results" and "provenance"."""
         return read_results(output / self.folder / "results.json")
@@ -122,6 +126,23 @@ def prediction(
         "--input",
     ]
     return words + [str(image) for image in first_images(worlds, world)]
+
+
+def predict_together(
+    runs: Sequence[Run], words: Callable[[Run, str], Sequence[str]], worlds: Path
+) -> None:
+    """Predict the first images of every world with every run, see `call_together`.
+
+    Args:
+        runs: that are finished.
+        words: run and name of a world -> what `prediction` gives.
+        worlds: folder of the mini worlds.
+
+    Raises:
+        InputError: a prediction failed.
+    """
+    commands = {f"{run.folder}, {world}": words(run, world) for run in runs for world in WORLDS}
+    call_together(commands, worlds)
 
 
 def say(text: str) -> None:

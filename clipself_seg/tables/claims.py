@@ -56,7 +56,7 @@ def verdict(smaller: Values, larger: Values) -> tuple[str, float, float]:
     """
     if not smaller or not larger:
         return NOT_RUN, math.nan, math.nan
-    pairs = _pairs(smaller, larger)
+    pairs = _by_seed(smaller, larger).values()
     if not pairs:
         return NOT_RUN, math.nan, math.nan
     differences = [high - low for low, high in pairs]
@@ -69,15 +69,15 @@ def verdict(smaller: Values, larger: Values) -> tuple[str, float, float]:
     return _word(mean, error), mean, error
 
 
-def _pairs(smaller: Values, larger: Values) -> list[tuple[float, float]]:
-    named = sorted({seed for seed in (*smaller, *larger) if seed is not None})
+def _by_seed(*terms: Values) -> dict[int | None, list[float]]:
+    """Numbers of all terms under each seed that all have; one that no seed moves counts under every seed."""
+    named = sorted({seed for values in terms for seed in values if seed is not None})
     seeds: list[int | None] = [*named] or [None]
-
-    def at(values: Values, seed: int | None) -> float | None:
-        return values.get(seed, values.get(None))
-
-    pairs = [(at(smaller, seed), at(larger, seed)) for seed in seeds]
-    return [(low, high) for low, high in pairs if low is not None and high is not None]
+    return {
+        seed: [values[seed if seed in values else None] for values in terms]
+        for seed in seeds
+        if all(seed in values or None in values for values in terms)
+    }
 
 
 def _word(mean: float, error: float) -> str:
@@ -153,24 +153,15 @@ def _heading(table: Table, column: str, scale: str) -> str:
 
 
 def largest(term: Term, cells: Cells) -> Values:
-    """Values of a term: of several cells the largest of each seed, {} unless all of them are there."""
+    """Gives the values of a term, of several cells the largest of each seed; {} unless all of them are there."""
     values = [cells.get(cell, {}) for cell in term.cells]
     if not all(values):
         return {}
-    if len(values) == 1:
-        return values[0]
-    named = {seed for own in values for seed in own if seed is not None}
-    seeds: set[int | None] = {*named} or {None}
-    of_seed = {seed: [own.get(seed, own.get(None)) for own in values] for seed in seeds}
-    return {
-        seed: max(number for number in numbers if number is not None)
-        for seed, numbers in of_seed.items()
-        if None not in numbers
-    }
+    return {seed: max(numbers) for seed, numbers in _by_seed(*values).items()}
 
 
 def paper_number(table: Table, term: Term) -> float | None:
-    """The published number of a term, the largest of several; None where one is not published."""
+    """Gives the published number of a term, of several the largest; None where one is not published."""
     numbers = [table.rows[row].paper.get(column) for row, column in term.cells]
     known = [number for number in numbers if number is not None]
     return max(known) if len(known) == len(numbers) else None

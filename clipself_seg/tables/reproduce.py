@@ -11,7 +11,7 @@ from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.tables.claims import LEAST_SEEDS
 from clipself_seg.tables.execution import AT_ONCE, plan, run_all
 from clipself_seg.tables.page import NAMES, write_page
-from clipself_seg.tables.runs import WEIGHTS, Run, resolve
+from clipself_seg.tables.runs import WEIGHTS_FOLDER, Run, resolve
 from clipself_seg.tables.sections import command_text, make_section
 from clipself_seg.tables.store import Store
 from clipself_seg.tables.table import FOLDER, Table, read_tables
@@ -36,7 +36,7 @@ class Reproduction:
         seeds: Sequence[int],
         output: Path,
         docs: Path,
-        weights: Path = WEIGHTS,
+        weights: Path = WEIGHTS_FOLDER,
         tables: Path = FOLDER,
     ) -> None:
         self.scale = scale

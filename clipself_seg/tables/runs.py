@@ -16,22 +16,13 @@ from typing import Any
 
 from clipself_seg.checkpoints.shipped import SHIPPED, SHIPPED_MODELS, SHIPPED_TAGS
 from clipself_seg.config.load import load_config, values_and_defaults
-from clipself_seg.config.weights import refuse_addresses
+from clipself_seg.config.weights import WEIGHTS, refuse_addresses
 from clipself_seg.tables.data import file_hash, fingerprint, missing_data
 from clipself_seg.tables.table import ROOT, RunOf, RunSpec, WeightsFile
 from clipself_seg.training.tasks import task_of
 
 # Keys whose values are files: what counts is what is in them.
-FILE_KEYS = (
-    "MODEL.WEIGHTS",
-    "MODEL.CLIP.WEIGHTS",
-    "MODEL.CLIP.VISUAL_INIT",
-    "MODEL.CLIPSELF.STUDENT_WEIGHTS",
-    "MODEL.CLIP_BRANCH.WEIGHTS",
-    "MODEL.CAT_SEG.BACKBONE_WEIGHTS",
-    "MODEL.DIFFUSION.WEIGHTS",
-    "MODEL.MASK_GENERATOR.OUTPUTS",
-)
+FILE_KEYS = (*WEIGHTS, "MODEL.MASK_GENERATOR.OUTPUTS")
 # Keys that no number depends on.
 INDIFFERENT = (
     "OUTPUT_DIR",
@@ -43,7 +34,7 @@ INDIFFERENT = (
 )
 DIGITS = 12
 NAMED = "named "
-WEIGHTS = Path("weights")
+WEIGHTS_FOLDER = Path("weights")
 # What is typed after ``python`` to train, in a checkout or where the package is installed.
 TRAIN = ("train_net.py",) if (ROOT / "train_net.py").is_file() else ("-m", "clipself_seg", "train")
 
@@ -118,7 +109,7 @@ class Run:
 
 
 def resolve(
-    specs: Mapping[str, RunSpec], name: str, seed: int, weights_folder: Path = WEIGHTS
+    specs: Mapping[str, RunSpec], name: str, seed: int, weights_folder: Path = WEIGHTS_FOLDER
 ) -> Run:
     """A run of a table under a seed, which what it needs has as well.
 

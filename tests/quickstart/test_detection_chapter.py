@@ -7,7 +7,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from clipself_seg.quickstart.detection_chapter import RUNS, _folder, _write_sheet
+from clipself_seg.quickstart.detection_chapter import RUNS, _write_sheet
 from clipself_seg.visualization.boxes import SEEN, UNSEEN
 
 
@@ -33,7 +33,7 @@ def test_each_column_has_the_boxes_of_its_run_and_the_truth_knows_what_is_seen(t
     for run, boxes in zip(
         RUNS, ([], [_annotation(1, 10, score=0.9)], [_annotation(2, 9, score=1)])
     ):
-        _write(_folder(run, "mini", tmp_path) / "detections.json", boxes, known)
+        _write(run.predicted(tmp_path, "mini") / "detections.json", boxes, known)
     _write_sheet("mini", tmp_path, tmp_path / "worlds")
     picture = np.asarray(Image.open(tmp_path / "detection_mini.png"))
     # Below the images each column has a legend, with both colours.

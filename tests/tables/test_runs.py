@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from clipself_seg.config.weights import WEIGHTS
 from clipself_seg.errors import InputError
 from clipself_seg.tables import runs
 from clipself_seg.tables.runs import make_run, resolve
@@ -42,6 +43,16 @@ def test_weights_count_by_their_content(tmp_path):
     assert name_of(MODEL__CLIP__WEIGHTS=one) != first
     tags = {name_of(MODEL__CLIP__WEIGHTS=tag) for tag in ("mini", "mini-clipself")}
     assert len(tags) == 2 and name_of() in tags
+
+
+@pytest.mark.parametrize("key", WEIGHTS)
+def test_every_file_of_weights_counts_by_its_content(tmp_path, key):
+    names = []
+    for folder, content in (("a", b"weights"), ("b", b"weights"), ("c", b"others")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "weights.pt").write_bytes(content)
+        names.append(name_of(**{key.replace(".", "__"): tmp_path / folder / "weights.pt"}))
+    assert names[0] == names[1] != names[2]
 
 
 def test_another_world_gives_another_run(tmp_path, monkeypatch):

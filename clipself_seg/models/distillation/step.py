@@ -24,7 +24,7 @@ from clipself_seg.heads.distillation.losses import Average, loss_count, region_m
 
 
 class Step:
-    """One step's samples, with features that are computed when they are first asked for, and once.
+    """Computes features of one step's samples, each when it is first asked for, and once.
 
     Towers run in the run's precision; what an objective computes itself is outside of autocast.
 

@@ -221,7 +221,7 @@ class RoIStage(_Stage):
         text: Tensor,
         seen: Tensor,
     ) -> Detected:
-        """The best detections of one image among its proposals; boxes are divided by `scale` (4,) before.
+        """Selects the best detections of one image among its proposals, with boxes divided by `scale`.
 
         Args:
             levels: P2 to P6, (1, C, s, s) each.

@@ -52,6 +52,7 @@ def all_readers() -> dict[str, Reader]:
     """Format -> its reader; slow to import, so not at the top."""
     from tests.fuzz.readers_of_archives import ARCHIVE_READERS
     from tests.fuzz.readers_of_data import DATA_READERS
+    from tests.fuzz.readers_of_states import STATE_READERS
     from tests.fuzz.readers_of_weights import WEIGHT_READERS
 
-    return {**WEIGHT_READERS, **DATA_READERS, **ARCHIVE_READERS}
+    return {**WEIGHT_READERS, **STATE_READERS, **DATA_READERS, **ARCHIVE_READERS}

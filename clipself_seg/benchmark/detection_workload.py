@@ -214,9 +214,7 @@ class DetectionWorkload(Workload):
     @functools.cached_property
     def setting(self) -> Setting:
         """Random weights, and random text with a quarter of the classes unseen."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            resizers, stages = self._new_detector()
+        resizers, stages = seeded(self._new_detector)
         for part in (resizers, stages):
             part.to(self.device).eval().requires_grad_(False)
         text = random_text(self.case.classes, self.outline.embed_dim).to(self.device)
@@ -262,7 +260,9 @@ class DetectionWorkload(Workload):
 
     def rois(self, side: int) -> Tensor:
         """Noise in place of the pooled features of proposals or detections, (n, C, side, side)."""
-        return noise(self.counts[side == 14], CHANNELS, side, side).to(self.device)
+        proposals, detections = self.counts
+        number = detections if side == 14 else proposals
+        return noise(number, CHANNELS, side, side).to(self.device)
 
     def _probs(self) -> Tensor:
         """Smooth masks of detections, (n, 28, 28)."""

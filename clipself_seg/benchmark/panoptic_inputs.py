@@ -10,10 +10,10 @@ from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 COARSE = (64, 88)  # of masks before they are made large
-M = TypeVar("M", bound=nn.Module)
+M = TypeVar("M")
 
 
 class Scores(NamedTuple):

@@ -14,10 +14,11 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from importlib import metadata, util
+from importlib import metadata
 from typing import NamedTuple
 
 from clipself_seg import __version__
+from clipself_seg.commands.install_detectron2 import is_there
 from clipself_seg.errors import report_input_errors
 
 DETECTRON2 = "clipself-seg install-detectron2"
@@ -41,8 +42,7 @@ class Package(NamedTuple):
     @property
     def version(self) -> str | None:
         """As pip knows it, "?" where pip does not; None if it cannot be imported."""
-        spec = util.find_spec(self.module)
-        if spec is None or spec.origin is None:
+        if not is_there(self.module):
             return None
         for project in self.projects:
             try:
@@ -199,13 +199,11 @@ def _dataset_lines() -> Iterator[str]:
     """Which data sets are in which state, and the folders that are read."""
     from clipself_seg.data.check.findings import Options
     from clipself_seg.data.check.report import all_names, check_datasets
+    from clipself_seg.data.datasets.roots import COCO, MINI
 
-    for variable, default in (
-        ("DETECTRON2_DATASETS", "datasets"),
-        ("CLIPSELF_SEG_MINI", "output/mini_world"),
-    ):
-        folder = os.environ.get(variable)
-        yield f"${variable}: {folder or f'not set, {default} is read'}"
+    for root in (COCO, MINI):
+        folder = os.environ.get(root.variable)
+        yield f"${root.variable}: {folder or f'not set, {root.default} is read'}"
     groups: dict[tuple[str, str], list[str]] = {}
     for finding in check_datasets(all_names(), Options(sample=1)):
         groups.setdefault((finding.state, " ".join(finding.mend.split())), []).append(finding.name)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 from pathlib import Path
 
 from clipself_seg.errors import GOES_ON, after_interrupt, report_input_errors
@@ -75,13 +74,11 @@ def main(arguments: list[str] | None = None) -> int:
     if args.list:
         reproduction.list_rows(args.table)
     if args.dry_run:
-        reproduction.dry_run(args.table)
+        reproduction.dry_run(args.table, gpus=args.num_gpus)
     if args.page:
         reproduction.write_page()
     if args.list or args.dry_run or args.page:
         return 0
     if not args.real:
-        worlds = Path(os.environ.get("CLIPSELF_SEG_MINI") or "output/mini_world").absolute()
-        os.environ["CLIPSELF_SEG_MINI"] = str(worlds)  # the runs' own folder is the project's
-        write_worlds(worlds)
+        write_worlds()
     return reproduction.run(args.table, gpus=args.num_gpus)

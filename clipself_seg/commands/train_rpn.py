@@ -20,8 +20,6 @@ from pathlib import Path
 from clipself_seg.commands import train, write_proposals
 from clipself_seg.errors import InputError, after_interrupt, report_input_errors
 
-# The package's folder, which holds configs/ too (in a checkout as a link).
-PACKAGE = Path(__file__).resolve().parent.parent
 DEFAULT = "configs/mini/detection_original.yaml"
 
 
@@ -32,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument(
         "--config-file",
-        default=str(PACKAGE / DEFAULT),
+        default=DEFAULT,
         help=f"of an FViT or a StockRPN ({DEFAULT})",
     )
     options.add_argument(

@@ -42,7 +42,7 @@ def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -
     """
     cfg = default_config()
     defaults = dict(flatten(cfg))
-    typed = _pairs(opts)
+    typed = option_pairs(opts)
     layers = read_layers(path) if path else []
 
     def source(*keys: str) -> str:
@@ -90,7 +90,12 @@ def flatten(cfg: CfgNode | dict[str, Any], prefix: str = "") -> Iterator[tuple[s
             yield f"{prefix}{key}", value
 
 
-def _pairs(opts: Sequence[str]) -> dict[str, Any]:
+def option_pairs(opts: Sequence[str]) -> dict[str, Any]:
+    """Keys and values of the words of a command line.
+
+    Raises:
+        InputError: an odd number of words; names the last one.
+    """
     if len(opts) % 2:
         raise InputError(f'give options as KEY VALUE pairs; "{opts[-1]}" has no partner')
     return dict(zip(opts[::2], opts[1::2]))

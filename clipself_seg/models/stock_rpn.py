@@ -125,6 +125,13 @@ class StockRPN(ProposalNetwork):
         """The backbone below its feature pyramid, if it has one."""
         return _bottom_up(self.backbone)
 
+    def train(self, mode: bool = True) -> StockRPN:
+        """Switches the training mode as in every module; a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if not self.backbone_multiplier:
+            self.bottom_up.eval()  # its batch norms would go on counting
+        return self
+
     def set_vocabulary(
         self, words: Vocabulary | Sequence[str], seen: np.ndarray | None = None
     ) -> None:

@@ -13,9 +13,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from clipself_seg.data.datasets.roots import MINI
-from clipself_seg.errors import InputError, ended_by
-from clipself_seg.files import alone_in
+from clipself_seg.data.datasets.roots import COCO, MINI
+from clipself_seg.errors import ended_by
+from clipself_seg.files import FolderInUse, alone_in
 from clipself_seg.tables.runs import Run
 from clipself_seg.tables.store import Store
 from clipself_seg.tables.table import ROOT
@@ -67,9 +67,11 @@ def run_all(
         Name of a run that failed -> what happened.
     """
     at_once = 1 if gpus else at_once
-    variables = {**os.environ, **(environment or {})}
+    # Runs work in the project's folder, and read the data that are read here.
+    roots = {root.variable: str(root.path.absolute()) for root in (MINI, COCO)}
+    variables = {**os.environ, **roots, **(environment or {})}
     if not gpus:
-        variables |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        variables |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     failed = _prepare(runs, store, variables)
     waiting = [run for run in runs if run.name not in failed]
     running: dict[Future[str], Run] = {}
@@ -77,10 +79,11 @@ def run_all(
     pool = ThreadPoolExecutor(at_once)
     try:
         while waiting or running:
-            _drop_hopeless(waiting, failed)
+            for run in _drop_hopeless(waiting, failed):
+                progress.dropped(run, failed[run.name])
             for run in _ready(waiting, running.values())[: at_once - len(running)]:
                 waiting.remove(run)
-                _say(f"$ python {shlex.join(run.command(store.folder, gpus))}")
+                say(f"$ python {shlex.join(run.command(store.folder, gpus))}")
                 running[pool.submit(_make, run, store, gpus, variables)] = run
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
@@ -98,7 +101,7 @@ def _prepare(runs: Sequence[Run], store: Store, variables: Mapping[str, str]) ->
     failed: dict[str, str] = {}
     for prepare in dict.fromkeys(run.prepare for run in runs if run.prepare):
         words = [word.format(mini=MINI.path.absolute()) for word in prepare]
-        _say(f"$ python {shlex.join(words)}")
+        say(f"$ python {shlex.join(words)}")
         store.folder.mkdir(parents=True, exist_ok=True)
         log = store.folder / CONSOLE
         with open(log, "ab") as console:
@@ -116,12 +119,16 @@ def _ready(waiting: Sequence[Run], running: Iterable[Run]) -> list[Run]:
     return [run for run in waiting if not any(need.name in ahead for need in run.needs.values())]
 
 
-def _drop_hopeless(waiting: list[Run], failed: dict[str, str]) -> None:
+def _drop_hopeless(waiting: list[Run], failed: dict[str, str]) -> list[Run]:
+    """Take out of `waiting` what needs a run that failed."""
+    dropped = []
     for run in list(waiting):
         lost = [need.name for need in run.needs.values() if need.name in failed]
         if lost:
             waiting.remove(run)
             failed[run.name] = f"needs {lost[0]}, which failed"
+            dropped.append(run)
+    return dropped
 
 
 def _make(run: Run, store: Store, gpus: int, variables: Mapping[str, str]) -> str:
@@ -153,9 +160,9 @@ def _wait_for_others(folder: Path) -> None:
         try:
             with alone_in(folder):
                 return
-        except InputError as error:
+        except FolderInUse as error:
             if not said:
-                _say(f"waiting: {error}")
+                say(f"waiting: {error}")
             said = True
         time.sleep(POLL)
 
@@ -168,7 +175,8 @@ def _last_line(path: Path) -> str:
     return "failed"
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """A line on the terminal, at once."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
@@ -183,11 +191,17 @@ class _Progress:
         self.expected = 0.0  # minutes of what has ended
         self.begin = time.monotonic()
 
+    def dropped(self, run: Run, problem: str) -> None:
+        del self.left[run.name]
+        self._say(run, f"left out: {problem}")
+
     def ended(self, run: Run, problem: str) -> None:
-        self.expected += self.left.pop(run.name, 0.0)
+        self.expected += self.left.pop(run.name)
+        self._say(run, f"failed: {problem}" if problem else "finished")
+
+    def _say(self, run: Run, what: str) -> None:
         minutes = (time.monotonic() - self.begin) / 60
         pace = minutes / self.expected if self.expected else 1 / self.at_once
-        what = f"failed: {problem}" if problem else "finished"
         left = f", about {pace * sum(self.left.values()):.0f} minutes left" if self.left else ""
         number = self.count - len(self.left)
-        _say(f"[{number}/{self.count}] {run.name} {what} ({minutes:.1f} minutes so far{left})")
+        say(f"[{number}/{self.count}] {run.name} {what} ({minutes:.1f} minutes so far{left})")

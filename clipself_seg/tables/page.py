@@ -15,6 +15,7 @@ from clipself_seg.tables.sections import CLAIM_HEADINGS, COMMAND_HEADINGS, Secti
 
 NAMES = {"mini": "tables", "real": "tables_real"}
 TITLES = {"mini": "The paper's tables in miniature", "real": "The paper's tables"}
+COMMANDS = {"mini": "clipself-seg reproduce", "real": "clipself-seg reproduce --real"}
 ABOUT = {
     "mini": (
         "Every table of the CLIPSelf paper with the numbers that it prints and those of the same "
@@ -62,11 +63,11 @@ def _write(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _cost(sections: Sequence[Section]) -> str:
+def _cost(sections: Sequence[Section], scale: str) -> str:
     minutes: dict[str, float] = {}
     for section in sections:
         minutes |= section.minutes
-    return f"{len(minutes)} runs, {sum(minutes.values()):.0f} core-minutes. Written by `python tools/reproduce.py`."
+    return f"{len(minutes)} runs, {sum(minutes.values()):.0f} core-minutes. Written by `{COMMANDS[scale]}`."
 
 
 def _summary(sections: Sequence[Section]) -> list[list[str]]:
@@ -85,7 +86,7 @@ def _rest(verdicts: Sequence[str]) -> int:
 
 
 def _markdown(sections: Sequence[Section], figures: set[str], scale: str) -> str:
-    blocks = [f"# {TITLES[scale]}", ABOUT[scale], RULE, _cost(sections)]
+    blocks = [f"# {TITLES[scale]}", ABOUT[scale], RULE, _cost(sections, scale)]
     blocks.append(_markdown_table(SUMMARY_HEADINGS, _summary(sections)))
     for section in sections:
         table = section.table
@@ -127,7 +128,8 @@ def _html(sections: Sequence[Section], figures: set[str], scale: str) -> str:
     text = html.escape
     parts = [f"<h1>{text(TITLES[scale])}</h1>"]
     parts += [
-        f"<p>{text(line)}</p>" for line in (ABOUT[scale], RULE, _cost(sections).replace("`", ""))
+        f"<p>{text(line)}</p>"
+        for line in (ABOUT[scale], RULE, _cost(sections, scale).replace("`", ""))
     ]
     parts.append(_html_table(SUMMARY_HEADINGS, _summary(sections)))
     links = (f'<a href="#{s.table.name}">{text(s.table.title)}</a>' for s in sections)

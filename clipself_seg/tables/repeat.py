@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from tabulate import tabulate
 
+from clipself_seg.config.load import option_pairs
 from clipself_seg.errors import InputError
 from clipself_seg.files import write_json
 from clipself_seg.tables.execution import plan, run_all
@@ -46,19 +48,22 @@ def repeat(
     """
     if len(set(seeds)) < 2:
         raise InputError(f"a spread needs two different seeds, got {list(seeds)}")
-    given = dict(zip(opts[::2], opts[1::2]))
-    if len(opts) % 2:
-        raise InputError(f'give options as KEY VALUE pairs; "{opts[-1]}" has no partner')
+    given = option_pairs(opts)
     runs = {config: [make_run(config, given, seed=seed) for seed in seeds] for config in configs}
     for config in evaluated:
         runs[config] = [
             make_run(config, given, needs={"MODEL.WEIGHTS": run}, evaluate=True, seed=run.seed)
             for run in runs[configs[0]]
         ]
+    for config, own in runs.items():
+        if not own[0].has_numbers:
+            raise InputError(f"{config} evaluates nothing: give DATASETS.TEST")
     store = Store(output)
-    failed = run_all(plan([run for own in runs.values() for run in own], store), store)
-    for name, problem in failed.items():
-        raise InputError(f"the run {output / name} failed: {problem}")
+    todo = plan([run for own in runs.values() for run in own], store)
+    failed = run_all(todo, store, gpus=int(torch.cuda.is_available()))
+    if failed:
+        problems = (f"the run {output / name} failed: {why}" for name, why in failed.items())
+        raise InputError("; ".join(problems))
     results = {
         config: _statistics([_numbers(run, store) for run in own]) for config, own in runs.items()
     }

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from clipself_seg.data.datasets.roots import MINI
 from clipself_seg.files import alone_in
 from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.tables.claims import LEAST_SEEDS
-from clipself_seg.tables.execution import AT_ONCE, plan, run_all
+from clipself_seg.tables.execution import AT_ONCE, plan, run_all, say
 from clipself_seg.tables.page import NAMES, write_page
 from clipself_seg.tables.runs import WEIGHTS_FOLDER, Run, resolve
 from clipself_seg.tables.sections import command_text, make_section
@@ -89,61 +89,55 @@ class Reproduction:
             failed = run_all(todo, self.store, gpus=gpus)
             self.store.keep(runs)
         for name, problem in failed.items():
-            _say(f"failed: {name}: {problem}")
+            say(f"failed: {name}: {problem}")
         self.write_page()
         return 1 if failed or missing else 0
 
     def write_page(self) -> None:
-        """Write the page of all tables from the runs that are finished, of every seed that is there."""
+        """Write the page of all tables from the runs of `seeds`, and of seeds 0 to 2, that are finished."""
         seeds = sorted({*self.seeds, *range(LEAST_SEEDS)})
         sections = [
             make_section(table, self.scale, self.runs_of(table, seeds), self.store)
             for table in read_tables((), self.tables)
         ]
-        _say(f"{write_page(sections, self.docs, self.scale)}")
+        say(f"{write_page(sections, self.docs, self.scale)}")
 
     def list_rows(self, names: Sequence[str]) -> None:
         """Print rows and claims of some tables, and which runs are finished."""
         for table in read_tables(names, self.tables):
             runs = self.runs_of(table, self.seeds)
-            _say(f"\n{table.name}: {table.title}")
+            say(f"\n{table.name}: {table.title}")
             for row in table.rows.values():
                 if self.scale in row.absent:
-                    _say(f"  {row.title}: not in the {self.scale} world: {row.absent[self.scale]}")
+                    say(f"  {row.title}: not in the {self.scale} world: {row.absent[self.scale]}")
                     continue
                 own = runs[row.run]
                 there = sum(self.store.record(run) is not None for run in own)
                 cost = sum(run.minutes for run in own[0].with_needs())
-                _say(f"  {row.title}: {there} of {len(own)} finished, {cost:g} core-minutes a seed")
+                say(f"  {row.title}: {there} of {len(own)} finished, {cost:g} core-minutes a seed")
             for claim in table.claims:
-                _say(f"  claim: {claim.says}")
+                say(f"  claim: {claim.says}")
 
-    def dry_run(self, names: Sequence[str]) -> None:
+    def dry_run(self, names: Sequence[str], *, gpus: int = 0) -> None:
         """Print the commands that would run, with the core-minutes that are expected of each."""
         todo, missing = self.runnable(self.wanted(names))
         for run in todo:
-            _say(f"{run.minutes:5.1f}  {command_text(run, self.store.folder)}")
+            say(f"{run.minutes:5.1f}  {command_text(run, self.store.folder, gpus)}")
         _say_what_is_missing(todo, missing)
         minutes = sum(run.minutes for run in todo)
-        _say(
-            f"{len(todo)} runs, {minutes:.0f} core-minutes: about {minutes / AT_ONCE:.0f} minutes on "
-            f"{AT_ONCE} cores"
-        )
+        cores = f", {minutes:.0f} core-minutes: about {minutes / AT_ONCE:.0f} minutes on {AT_ONCE} cores"
+        say(f"{len(todo)} runs{'' if gpus else cores}")
 
 
 def _say_what_is_missing(todo: Sequence[Run], missing: Sequence[str]) -> None:
     for what in missing:
-        _say(f"missing: {what}")
+        say(f"missing: {what}")
     for words in dict.fromkeys(words for run in todo for words in run.fetched):
-        _say(f"open_clip fetches, unless it has them: {words}")
+        say(f"open_clip fetches, unless it has them: {words}")
 
 
-def write_worlds(folder: Path) -> None:
-    """Draw the mini worlds, if they are not there."""
+def write_worlds() -> None:
+    """Draw the mini worlds where they are read, if they are not there."""
+    folder = MINI.path
     if make_worlds(folder, WorldSize()):
-        _say(f"the mini worlds are in {folder}")
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+        say(f"the mini worlds are in {folder}")

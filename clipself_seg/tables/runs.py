@@ -186,7 +186,7 @@ def make_run(
     stem = Path(config).stem + ("" if seed is None else f"_seed{seed}")
     return Run(
         name=f"{stem}-{_hash(settings)}",
-        config=config,
+        config=_in_project(config),
         options=words,
         needs=needs,
         evaluate=evaluate,
@@ -232,6 +232,12 @@ def _values(config: str, words: tuple[str, ...]) -> tuple[dict[str, Any], dict[s
     values = {key: value for key, (value, _) in both.items()}
     defaults = {key: default for key, (_, default) in both.items()}
     return values, defaults, task_of(cfg).result_file
+
+
+def _in_project(config: str) -> str:
+    """The name by which the project's folder, where runs work, has a configuration."""
+    elsewhere = not (ROOT / config).is_file() and Path(config).is_file()
+    return str(Path(config).absolute()) if elsewhere else config
 
 
 def _config_file(config: str) -> Path:

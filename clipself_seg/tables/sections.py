@@ -77,7 +77,7 @@ def make_section(table: Table, scale: str, runs: TableRuns, store: Store) -> Sec
         titles = table.columns[name].titles
         headings += [f"{titles['real']}: paper", f"{titles[scale]}: here"]
     body = [_row_cells(table, name, wide, cells, scale) for name in table.rows]
-    claims, reasons = _claim_cells(table, verdicts)
+    claims, reasons = _claim_cells(table, verdicts, scale)
     if claims:
         headings.append("claims")
         for name, cells_of_row in zip(table.rows, body):
@@ -174,13 +174,13 @@ def number_text(values: Values) -> str:
 
 
 def _claim_cells(
-    table: Table, verdicts: Sequence[Sequence[Verdict]]
+    table: Table, verdicts: Sequence[Sequence[Verdict]], scale: str
 ) -> tuple[list[list[str]], list[str]]:
     body, reasons = [], []
     for number, (claim, own) in enumerate(zip(table.claims, verdicts), 1):
         body.append([f"{number}. {claim.says}", "", "", "", overall(own)])
         body += [[one.text, one.paper, one.here, one.detail, one.verdict] for one in own]
-        if claim.why and any(one.verdict == FAILS for one in own):
+        if scale == "mini" and claim.why and any(one.verdict == FAILS for one in own):
             reasons.append(f"Claim {number} does not hold here: {claim.why}")
     return body, reasons
 
@@ -208,9 +208,9 @@ def _command_cells(row: Row, runs: Sequence[Run], store: Store) -> list[str]:
     ]
 
 
-def command_text(run: Run, folder: Path) -> str:
+def command_text(run: Run, folder: Path, gpus: int = 1) -> str:
     """The command of a run, its folders below the project if they are there."""
-    words = [word.replace(f"{ROOT}/", "") for word in run.command(folder)]
+    words = [word.replace(f"{ROOT}/", "") for word in run.command(folder, gpus)]
     return " ".join(["python", *(_quoted(word) for word in words)])
 
 

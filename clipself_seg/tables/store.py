@@ -62,14 +62,18 @@ class Store:
         if self.is_outdated(run) and (folder / RUN_FILE).exists():
             shutil.rmtree(folder)
         if not (folder / RUN_FILE).exists():
-            write_json(self.folder / defaults_name(run), dict(run.defaults))
-            self._note(run, 0.0)
+            defaults = defaults_name(run)
+            write_json(self.folder / defaults, dict(run.defaults))
+            note = {"settings": dict(run.settings), "defaults": defaults, "minutes": 0.0}
+            write_json(folder / RUN_FILE, note)
         return folder
 
     def end(self, run: Run, seconds: float) -> None:
         """Add processor time to a run's record, and keep a copy of it if it is finished."""
-        noted = _read(self.folder / run.name / RUN_FILE) or {}
-        self._note(run, noted.get("minutes", 0.0) + seconds / 60)
+        path = self.folder / run.name / RUN_FILE
+        note = read_json(path)
+        # The defaults stay those under which it began: there may be new keys since.
+        write_json(path, note | {"minutes": note["minutes"] + seconds / 60})
         self._known.pop(run.name, None)
         self.keep([run])
 
@@ -81,12 +85,10 @@ class Store:
             path = self.kept / f"{run.name}.json"
             record = self._from_folder(run)
             if record is not None and _read(path) != record:
+                # First, because a record without its defaults is none.
+                name = record["defaults"]
+                write_json(self.kept / name, read_json(self.folder / name))
                 write_json(path, record)
-                write_json(self.kept / defaults_name(run), dict(run.defaults))
-
-    def _note(self, run: Run, minutes: float) -> None:
-        note = {"settings": dict(run.settings), "defaults": defaults_name(run), "minutes": minutes}
-        write_json(self.folder / run.name / RUN_FILE, note)
 
     def _from_folder(self, run: Run) -> dict[str, Any] | None:
         folder = self.folder / run.name

@@ -50,7 +50,9 @@ def test_one_step_trains_all_of_it():
 
 def test_a_backbone_that_does_not_learn_stays():
     model = tiny("SOLVER.BACKBONE_MULTIPLIER", "0")
+    begin = model.original_hash()
     step(model)
+    assert model.original_hash() == begin
     trained = trained_parameters(model)
     assert trained and not any(name.startswith("backbone.bottom_up") for name in trained)
     before = model.original_hash()

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from clipself_seg.tables import execution as module
+from clipself_seg.tables import runs
 from clipself_seg.tables.execution import plan, run_all
 from clipself_seg.tables.runs import make_run
 from clipself_seg.tables.store import Store
@@ -26,6 +27,7 @@ log, checkpoint = folder.parent / "log.txt", folder / "checkpoint"
 die = folder.parent / "die"
 for step in range(int(checkpoint.read_text()) if checkpoint.exists() else 0, 2):
     open(log, "a").write(f"{folder.name} {step} {os.environ['OMP_NUM_THREADS']}\\n")
+    (folder.parent / "environment.json").write_text(json.dumps(dict(os.environ)))
     (folder.parent / "begun").touch()
     time.sleep(float(os.environ.get("SLEEP", 0)))
     checkpoint.write_text(str(step + 1))
@@ -137,3 +139,28 @@ def test_data_of_a_run_is_prepared_once_before_it(store, tmp_path, monkeypatch, 
     assert failed[other.name].startswith(
         "its data could not be prepared: error: no labels (all of it"
     )
+
+
+def test_runs_read_the_data_and_the_configuration_of_the_caller_and_see_no_gpu(
+    store, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DETECTRON2_DATASETS", "data")
+    monkeypatch.setenv("CLIPSELF_SEG_MINI", "worlds")
+    own = tmp_path / "mine.yaml"
+    own.write_text(f"_BASE_: {runs.ROOT}/configs/mini/patches.yaml\n")
+    run = make_run("mine.yaml", {}, seed=0)
+    assert run_all(plan([run], store), store) == {}
+    seen = json.loads((store.folder / "environment.json").read_text())
+    roots = (seen["DETECTRON2_DATASETS"], seen["CLIPSELF_SEG_MINI"])
+    assert roots == (str(tmp_path / "data"), str(tmp_path / "worlds"))
+    assert seen["CUDA_VISIBLE_DEVICES"] == "" and str(own) in run.command(store.folder)
+
+
+def test_what_is_left_out_is_counted(store, monkeypatch, capsys):
+    clip, detector = clip_and_detector()
+    monkeypatch.setenv("bad", "patches")
+    failed = run_all([clip, detector], store)
+    assert failed.keys() == {clip.name, detector.name}
+    said = capsys.readouterr().out
+    assert f"[2/2] {detector.name} left out: needs {clip.name}, which failed" in said

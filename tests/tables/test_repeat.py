@@ -26,7 +26,7 @@ def made(monkeypatch):
     """Runs that would be made: their numbers are 1."""
     made = []
 
-    def run_all(runs, store):
+    def run_all(runs, store, *, gpus):
         for run in runs:
             made.append(run)
             finish(store, run, {"val": {"PQ": 1.0}})
@@ -81,7 +81,11 @@ def test_one_seed_has_no_spread_and_a_failed_run_is_named(tmp_path, monkeypatch)
         repeat([CONFIG], [3, 3], tmp_path)
     with pytest.raises(InputError, match='"KEY" has no partner'):
         repeat([CONFIG], [3, 4], tmp_path, ["KEY"])
-    monkeypatch.setattr(module, "run_all", lambda runs, store: {runs[0].name: "the reason"})
+    with pytest.raises(InputError, match=f"{CONFIG} evaluates nothing: give DATASETS.TEST"):
+        repeat([CONFIG], [3, 4], tmp_path, ["DATASETS.TEST", "()"])
+    monkeypatch.setattr(
+        module, "run_all", lambda runs, store, *, gpus: {runs[0].name: "the reason"}
+    )
     with pytest.raises(InputError, match="the run .*/patches_seed3-.* failed: the reason"):
         repeat([CONFIG], [3, 4], tmp_path)
 

@@ -87,3 +87,13 @@ def test_a_run_that_fails_is_said_and_the_page_is_written(tables, capsys, monkey
     assert reproduction(tables).run([]) == 1
     assert "failed: regions-" in capsys.readouterr().out
     assert (tables / "docs" / "tables.md").exists()
+
+
+def test_a_dry_run_prints_the_commands_of_its_gpus(tables, capsys):
+    given = reproduction(tables)
+    given.dry_run(["9"], gpus=4)
+    said = capsys.readouterr().out
+    assert "--num-gpus 4" in said and "cores" not in said
+    given.dry_run(["9"])
+    said = capsys.readouterr().out
+    assert "--num-gpus" not in said and "on 2 cores" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -63,3 +64,12 @@ def test_a_run_from_before_a_default_changed_is_made_anew(tmp_path):
     assert again.record(run) is None and again.is_outdated(run) and not again.has_weights(run)
     folder = again.begin(run)
     assert not (folder / "results.json").exists() and not again.is_outdated(run)
+
+
+def test_a_run_goes_on_under_a_new_key_and_is_kept(tmp_path):
+    store, run = Store(tmp_path / "runs", tmp_path / "kept"), run_of()
+    store.begin(run)
+    newer = dataclasses.replace(run, defaults={**run.defaults, "MODEL.CLIP.NEW": 1})
+    finish(store, newer, NUMBERS)
+    assert not store.is_outdated(newer) and store.record(newer)["minutes"] == 1.5
+    assert Store(tmp_path / "elsewhere", tmp_path / "kept").record(newer) is not None

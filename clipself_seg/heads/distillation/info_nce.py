@@ -40,6 +40,17 @@ def info_nce_loss(
             images, texts, tokens = (of_all_processes(own) for own in (images, texts, tokens))
         logits_ij = scale.float() * images @ texts.T
         different_ij = (tokens[:, None] != tokens).any(dim=-1)
-        right_ij = logits_ij.masked_fill(different_ij, -torch.inf)
-        losses = [logits_ij.logsumexp(dim) - right_ij.logsumexp(dim) for dim in (0, 1)]
+        losses = [summed_cross_entropy(logits_ij, different_ij, dim) for dim in (0, 1)]
         return 0.5 * torch.stack(losses).sum(0).mean()
+
+
+def summed_cross_entropy(logits: Tensor, wrong: Tensor, dim: int) -> Tensor:
+    """Cross-entropies of a softmax in which several entries may be right: their probabilities are summed.
+
+    Args:
+        logits: of any shape.
+        wrong: bool of that shape, entries that are not right.
+        dim: dimension of the softmax, which the result has lost.
+    """
+    right = logits.masked_fill(wrong, -torch.inf)
+    return logits.logsumexp(dim) - right.logsumexp(dim)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipself_seg.clip.precision import full_precision
+from clipself_seg.heads.distillation.info_nce import summed_cross_entropy
 
 
 def noun_logits(regions_RE: Tensor, nouns_KE: Tensor, scale: Tensor | float) -> Tensor:
@@ -77,9 +78,7 @@ def concept_contrast(logits_RK: Tensor, labels_R: Tensor) -> Tensor:
         labels_R: nouns of the regions.
     """
     logits_RR = logits_RK[:, labels_R]
-    wrong_RR = labels_R[:, None] != labels_R
-    right_RR = logits_RR.masked_fill(wrong_RR, -torch.inf)
-    return logits_RR.logsumexp(1) - right_RR.logsumexp(1)
+    return summed_cross_entropy(logits_RR, labels_R[:, None] != labels_R, 1)
 
 
 def teacher_divergence(student_RK: Tensor, teacher_RK: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ def paste_masks(
 ) -> Tensor:
     """Masks (n, H, W) bool: where a box's own mask, read bilinearly at pixel centres, reaches the threshold.
 
-    Equal to Detectron2's `paste_masks_in_image`. On a GPU that one samples each mask all over the image.
+    Equal to Detectron2's `paste_masks_in_image`, which on a GPU samples each mask all over the image.
 
     Args:
         probs_nSS: probabilities (n, S, S), laid over the boxes; outside they are 0.
@@ -26,10 +26,9 @@ def paste_masks(
     columns_nW = _positions(x0, x1, width)
     rows_nH = _positions(y0, y1, height)
     # A pixel beyond: a mask of 1 is 1/2 at the edge of its box.
-    first = (boxes_n4[:, :2].floor() - 1).clamp(min=0).long().tolist()
-    end = (boxes_n4[:, 2:].ceil() + 1).long().tolist()
-    for mask, probs, rows, columns, (left, top), (right, bottom) in zip(
-        masks, probs_nSS, rows_nH, columns_nW, first, end
+    windows = torch.cat([boxes_n4[:, :2].floor() - 1, boxes_n4[:, 2:].ceil() + 1], dim=1)
+    for mask, probs, rows, columns, (left, top, right, bottom) in zip(
+        masks, probs_nSS, rows_nH, columns_nW, windows.clamp(min=0).long().tolist()
     ):
         y, x = rows[top:bottom, None], columns[None, left:right]
         grid = torch.stack(torch.broadcast_tensors(x, y), dim=-1)

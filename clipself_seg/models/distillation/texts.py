@@ -70,19 +70,26 @@ class RegionText:
         """{"loss_texts": scalar}, or RegionCLIP's {"loss_concepts", "loss_teacher", "loss_image_text"}."""
         assert self.nouns_KE is not None, "call setup_training before the first step"
         labels_R = torch.cat([sample["labels"] for sample in step.samples])
-        on_device_R = labels_R.to(step.device)
-        logits_RK = self._logits(step, step.student_RE)
+        on_device_R = labels_R.to(step.device, non_blocking=True)
         if self.loss == "regionclip":
-            return self._regionclip(step, logits_RK, on_device_R)
+            return self._regionclip(step, on_device_R)
         if self.loss == "softmax":
-            return {"loss_texts": step.region_mean(noun_cross_entropy(logits_RK, on_device_R))}
-        rng = np.random.default_rng((self.seed, step.samples[0]["iteration"]))
-        count = len(self.nouns_KE)
-        nouns_F = torch.from_numpy(federated_nouns(labels_R.numpy(), count, self.negatives, rng))
-        each_R = federated_bce(logits_RK, on_device_R, nouns_F.to(step.device))
+            each_R = noun_cross_entropy(self._logits(step, step.student_RE), on_device_R)
+        else:
+            # Before the student is asked, which a GPU would have to be done with.
+            nouns_F = self._compared(labels_R, step).to(step.device, non_blocking=True)
+            each_R = federated_bce(self._logits(step, step.student_RE), on_device_R, nouns_F)
         return {"loss_texts": step.region_mean(each_R)}
 
-    def _regionclip(self, step: Step, logits_RK: Tensor, labels_R: Tensor) -> dict[str, Tensor]:
+    def _compared(self, labels_R: Tensor, step: Step) -> Tensor:
+        """Nouns (F,) that the regions of this process are compared with in this step."""
+        assert self.nouns_KE is not None
+        rng = np.random.default_rng((self.seed, step.samples[0]["iteration"]))
+        count = len(self.nouns_KE)
+        return torch.from_numpy(federated_nouns(labels_R.numpy(), count, self.negatives, rng))
+
+    def _regionclip(self, step: Step, labels_R: Tensor) -> dict[str, Tensor]:
+        logits_RK = self._logits(step, step.student_RE)
         teacher_RK = self._logits(step, step.teacher_RE)
         return {
             "loss_concepts": step.region_mean(concept_contrast(logits_RK, labels_R)),

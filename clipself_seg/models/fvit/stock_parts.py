@@ -221,7 +221,7 @@ class FViTROIHeads(OpenVocabulary, RoIStage):
     ) -> None:
         """
         Args:
-            clip: CLIP, of which the text tower is kept: the backbone has the other one.
+            clip: CLIP, of which only the text tower is asked: the backbone has the other one.
             roi_head: box head, and mask head or None.
             strides: pixels between the cells of P2 to P6.
             training: settings of the losses.
@@ -231,7 +231,6 @@ class FViTROIHeads(OpenVocabulary, RoIStage):
         super().__init__(strides, training, settings)
         self.roi_head = roi_head
         self.clip = clip.eval().requires_grad_(False)
-        del self.clip.visual
         self.bank = TextBank(self.clip, "vild63")
         self.all_synonyms = all_synonyms
 
@@ -239,6 +238,7 @@ class FViTROIHeads(OpenVocabulary, RoIStage):
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
         """Reads ``MODEL.{CLIP, FVIT, FUSION}``, ``TEST.DETECTIONS_PER_IMAGE`` and ``SEED``."""
         clip = vit_from_config(cfg)
+        del clip.visual
         return {
             "clip": clip,
             "roi_head": roi_heads(cfg, clip.embed_dim),
@@ -268,16 +268,23 @@ class FViTROIHeads(OpenVocabulary, RoIStage):
             samples = _samples(targets)
             losses = self.roi_losses(levels, boxes, samples, self.text(), self.seen())
             return list(proposals), losses
+        texts = self.text(), self.seen()
         return [
-            self._detected([x[i : i + 1] for x in levels], features[DENSE][i], own, size)
+            self._detected([x[i : i + 1] for x in levels], features[DENSE][i], own, size, *texts)
             for i, (own, size) in enumerate(zip(boxes, images.image_sizes, strict=True))
         ], {}
 
     def _detected(
-        self, levels: Sequence[Tensor], dense: Tensor, boxes: Tensor, size: tuple[int, int]
+        self,
+        levels: Sequence[Tensor],
+        dense: Tensor,
+        boxes: Tensor,
+        size: tuple[int, int],
+        text: Tensor,
+        seen: Tensor,
     ) -> Instances:
         same = boxes.new_ones(4)
-        detected = self.select_in(levels, dense, boxes, size, same, self.text(), self.seen())
+        detected = self.select_in(levels, dense, boxes, size, same, text, seen)
         instances = Instances(size)
         instances.pred_boxes = Boxes(detected.boxes)
         instances.scores = detected.scores

@@ -5,39 +5,43 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clipself_seg.heads.distillation.losses import cosine_distillation_loss, loss_count
+from clipself_seg.heads.distillation.losses import cosine_distance, loss_count, region_mean
+
+
+def loss_of(student, teacher, *weighting):
+    return region_mean(cosine_distance(student, teacher), *weighting)
 
 
 def test_loss_of_vectors_whose_angles_are_known():
     student = torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.0, -3.0]])
     teacher = torch.tensor([[5.0, 0.0], [0.0, 7.0], [0.0, 1.0]])
     # 1 - cos: 0 for 0 degrees, 1 - sqrt(1/2) for 45, 2 for 180.
-    loss = cosine_distillation_loss(student, teacher, [1, 2])
+    loss = loss_of(student, teacher, [1, 2])
     torch.testing.assert_close(loss, torch.tensor((0 + 1 - 0.5**0.5 + 2) / 3))
 
 
 def test_average_over_images_gives_each_image_the_same_weight():
     student = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
     teacher = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])  # distances 1, 0, 0
-    loss = cosine_distillation_loss(student, teacher, [1, 2], "images")
+    loss = loss_of(student, teacher, [1, 2], "images")
     torch.testing.assert_close(loss, torch.tensor((1 + 0) / 2))
 
 
 @pytest.mark.parametrize("average", ["regions", "images"])
 def test_mean_over_processes_is_the_loss_of_the_whole_batch(average):
     student, teacher, sizes = torch.randn(9, 4), torch.randn(9, 4), [1, 5, 2, 1]
-    whole = cosine_distillation_loss(student, teacher, sizes, average)
+    whole = loss_of(student, teacher, sizes, average)
     count = (loss_count(sizes[:1], average) + loss_count(sizes[1:], average)) / 2
     parts = [
-        cosine_distillation_loss(student[:1], teacher[:1], sizes[:1], average, count),
-        cosine_distillation_loss(student[1:], teacher[1:], sizes[1:], average, count),
+        loss_of(student[:1], teacher[:1], sizes[:1], average, count),
+        loss_of(student[1:], teacher[1:], sizes[1:], average, count),
     ]
     torch.testing.assert_close(torch.stack(parts).mean(), whole)
 
 
 def test_no_regions_give_zero_and_a_gradient_of_zero():
     student = torch.zeros(0, 4, requires_grad=True)
-    loss = cosine_distillation_loss(student, torch.zeros(0, 4), [0, 0])
+    loss = loss_of(student, torch.zeros(0, 4), [0, 0])
     loss.backward()
     assert loss.item() == 0 and student.grad is not None
 
@@ -45,7 +49,7 @@ def test_no_regions_give_zero_and_a_gradient_of_zero():
 def test_teacher_gets_no_gradient_and_length_does_not_matter():
     student = torch.randn(3, 4, requires_grad=True)
     teacher = torch.randn(3, 4, requires_grad=True)
-    loss = cosine_distillation_loss(student, teacher, [3])
+    loss = loss_of(student, teacher, [3])
     loss.backward()
     assert teacher.grad is None
     # Moving along the vector itself changes its length only.
@@ -54,7 +58,7 @@ def test_teacher_gets_no_gradient_and_length_does_not_matter():
 
 def test_half_precision_inputs_are_compared_in_float32():
     student, teacher = torch.randn(4, 512), torch.randn(4, 512)
-    loss = cosine_distillation_loss(student.half(), teacher.half(), [4])
+    loss = loss_of(student.half(), teacher.half(), [4])
     assert loss.dtype == torch.float32
-    exact = cosine_distillation_loss(student.half().float(), teacher.half().float(), [4])
+    exact = loss_of(student.half().float(), teacher.half().float(), [4])
     torch.testing.assert_close(loss, exact, atol=0, rtol=0)

@@ -19,10 +19,10 @@ class Command(NamedTuple):
     """What a name stands for.
 
     Attributes:
-        module: file in `clipself_seg.commands`.
-        summary: for the list of commands.
-        words: that stand before those that are typed.
-        function: of the module, which takes the command line from `sys.argv`.
+        module: name of the module in `clipself_seg.commands`.
+        summary: line about the command in the list of commands.
+        words: words that are put before those that are typed.
+        function: name of the module's function that takes the command line from `sys.argv`.
     """
 
     module: str

@@ -64,7 +64,10 @@ def add_clip_backbone_config(cfg: CfgNode) -> None:
 
 
 def _there(cfg: CfgNode, key: str) -> tuple[str, Any]:
-    """Full name and value of a key, `ABSENT` without it; of the value that stands in place of its section."""
+    """Full name and value of a key; the value is `ABSENT` where the key is not there.
+
+    Where a value stands in place of one of the key's sections, name and value are those of that value.
+    """
     node: Any = cfg
     names = key.split(".")
     for place, name in enumerate(names):

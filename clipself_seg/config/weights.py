@@ -54,7 +54,7 @@ def refuse_addresses(
 
 
 def fetch_addresses(cfg: CfgNode) -> CfgNode:
-    """The configuration with a file in place of each address, which `load_config` lets only a typed value be.
+    """Fetches typed addresses. Returns the configuration with their files' paths in place.
 
     Raises:
         InputError: one cannot be fetched.

@@ -64,12 +64,14 @@ def find_file(file: str | os.PathLike[str]) -> Path:
         InputError: there is neither.
     """
     path = Path(file)
-    places = (path, CONFIGS / path, CONFIGS.parent / path)
-    for place in places:
+    below = path.relative_to("configs") if path.parts[:1] == ("configs",) else path
+    for place in (path, CONFIGS / below):
         if place.is_file():
             return place
     near = [str(place) for place in sorted(path.parent.glob("*.yaml"))]
-    near = near or [place.relative_to(CONFIGS).as_posix() for place in CONFIGS.rglob("*.yaml")]
+    near = near or [
+        place.relative_to(CONFIGS).as_posix() for place in sorted(CONFIGS.rglob("*.yaml"))
+    ]
     raise InputError(f"no config file {path}; {nearest(str(path), near)}")
 
 

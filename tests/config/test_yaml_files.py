@@ -124,6 +124,13 @@ def test_a_file_on_disk_comes_before_the_one_of_the_package(name, tmp_path, monk
     assert [layer.tree for layer in read_layers(name)] == [{"SEED": 3}]
 
 
+def test_other_files_of_the_package_are_no_configurations(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert (CONFIGS.parent / "zoo.yaml").is_file()
+    with pytest.raises(InputError, match="no config file zoo.yaml"):
+        find_file("zoo.yaml")
+
+
 def test_a_name_that_is_nowhere_gets_the_nearest_of_the_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(

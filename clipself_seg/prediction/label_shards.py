@@ -42,7 +42,11 @@ class LabelShards:
         path = self._path(number)
         try:
             content = read_json(path)
-            settings, ids, labels = (content[key] for key in ("settings", "image_ids", "labels"))
+            settings, ids, labels = (
+                dict(content["settings"]),
+                content["image_ids"],
+                content["labels"],
+            )
             parts: list[ImageLabels] = [[(int(n), float(s)) for n, s in own] for own in labels]
         except (InputError, KeyError, TypeError, ValueError):
             return None

@@ -15,12 +15,14 @@ import cv2
 import numpy as np
 from PIL import Image, ImageFont
 
+from clipself_seg.checkpoints.download import is_address
 from clipself_seg.checkpoints.shipped import SHIPPED_TAGS
 from clipself_seg.clip import DenseCLIP, TextBank, load_clip
 from clipself_seg.clip.whole_image import whole_image_features
 from clipself_seg.data.images import MAX_PIXELS, fit_size
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
+from clipself_seg.evaluation.named import by_name
 from clipself_seg.files import write_json
 from clipself_seg.models.region_reader import check_size
 from clipself_seg.prediction.files import ImageFile
@@ -50,19 +52,15 @@ def load_models(name: str, models: Sequence[str]) -> dict[str, DenseCLIP]:
             or without, which makes them their own title.
 
     Raises:
-        InputError: one title twice, none before "=", or as `load_clip`.
+        InputError: as `evaluation.named.by_name` and `load_clip`.
     """
-    weights: dict[str, str] = {}
-    for model in models:
-        title, separator, given = model.partition("=")
-        if model in SHIPPED_TAGS or os.path.exists(model) or not separator:
-            title = given = model
-        if not title.strip() or not given.strip():
-            raise InputError(f'"{model}" is no model: give weights, or NAME=weights')
-        if title in weights:
-            raise InputError(f'two models are called "{title}": give each its own, as NAME=weights')
-        weights[title] = given
+    weights = by_name(models, "model", "weights", alone=_is_weights)
     return {title: load_clip(name, given) for title, given in weights.items()}
+
+
+def _is_weights(model: str) -> bool:
+    """Whether a model with "=" in it is weights without a title, such as an address with a query."""
+    return model in SHIPPED_TAGS or is_address(model) or os.path.exists(model)
 
 
 class DenseMapResults:

@@ -92,6 +92,10 @@ def test_models_have_the_title_that_is_given_or_their_weights(tmp_path, monkeypa
     loaded = load_models("ViT-Mini-8", ["original=mini", "mini-clipself", "a=b=c.pt"])
     weights = {"original": "mini", "mini-clipself": "mini-clipself", "a": "b=c.pt"}
     assert loaded == {title: ("ViT-Mini-8", given) for title, given in weights.items()}
+    address = "https://host/a.pt?download=true"
+    assert load_models("ViT-Mini-8", [address, f"b={address}"]) == {
+        title: ("ViT-Mini-8", address) for title in (address, "b")
+    }
     # A file whose name has the sign is no pair.
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a=b.pt").touch()
@@ -102,7 +106,7 @@ def test_models_have_the_title_that_is_given_or_their_weights(tmp_path, monkeypa
     ("models", "message"),
     [
         (["mini", "mini"], 'two models are called "mini": give each its own'),
-        (["=mini"], '"=mini" is no model: give weights, or NAME=weights'),
+        (["=mini"], '"=mini" is no model: give its weights, or NAME=weights'),
         (["a="], '"a=" is no model'),
     ],
 )

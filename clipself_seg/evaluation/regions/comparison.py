@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clipself_seg.errors import InputError
+from clipself_seg.evaluation.named import by_name
 from clipself_seg.evaluation.regions.report import Results, plot_size_curve, region_table
 from clipself_seg.evaluation.tables import FILES, write_tables
 from clipself_seg.provenance import read_results
@@ -28,27 +29,25 @@ def read_comparison(runs: Sequence[str]) -> Comparison:
             without; the name is then that of the folder.
 
     Raises:
-        InputError: one name twice, none before "=", or a file that is missing, broken or of another task.
+        InputError: as `evaluation.named.by_name`; a file that is missing, broken or of another task.
     """
-    paths: dict[str, Path] = {}
-    for run in runs:
-        name, separator, given = run.partition("=")
-        if Path(run).exists() or not separator:
-            name, given = "", run
-        elif not name.strip() or not given:
-            raise InputError(f'"{run}" is no run: give its folder, or NAME=folder')
-        path = Path(given)
-        if path.suffix != ".json":
-            path = path / "results.json"
-        name = name or path.absolute().parent.name
-        if name in paths:
-            raise InputError(f'two runs are called "{name}": give each its own, as NAME=folder')
-        paths[name] = path
+    given = by_name(
+        runs,
+        "run",
+        "folder",
+        alone=lambda run: Path(run).exists(),
+        name_of=lambda run: _results_file(run).absolute().parent.name,
+    )
     comparison: Comparison = {}
-    for name, path in paths.items():
-        for dataset, curve in _read_curves(path).items():
+    for name, run in given.items():
+        for dataset, curve in _read_curves(_results_file(run)).items():
             comparison.setdefault(dataset, {})[name] = curve
     return comparison
+
+
+def _results_file(run: str) -> Path:
+    path = Path(run)
+    return path if path.suffix == ".json" else path / "results.json"
 
 
 def _read_curves(path: Path) -> dict[str, Curve]:

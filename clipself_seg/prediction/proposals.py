@@ -6,7 +6,6 @@ millions of boxes, so it is written image by image.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers
 from clipself_seg.models.build import architecture, build_model
 from clipself_seg.models.protocol import ProposingModel
+from clipself_seg.prediction.coco_stream import CocoStream
 from clipself_seg.prediction.proposal_statistics import (
     Objects,
     ProposalStatistics,
@@ -168,23 +168,18 @@ def _write(
     folder: str,
     statistics: ProposalStatistics,
 ) -> None:
-    """Write the file's parts in the order in which they are known: the list of images comes last."""
-    begin = json.dumps({"info": info, "categories": [CATEGORY]}).removesuffix("}")
-    file.write(f'{begin},\n"annotations": [')
+    stream = CocoStream(file, info, [CATEGORY])
     images: list[dict[str, Any]] = []
-    count = 0
     for sample, boxes, scores in proposed:
         for annotation in _annotations(sample["image_id"], boxes, scores):
-            count += 1
-            comma = "," if count > 1 else ""
-            file.write(f"{comma}\n{json.dumps(annotation | {'id': count})}")
+            stream.add(annotation)
         images.append(_image(sample, folder))
         statistics.add(sample["image_id"], boxes.float())
-    if not count:
+    if not stream.count:
         raise InputError(
             "no box of any image passes: are the weights trained? A lower --score and --min-side let more pass"
         )
-    file.write(f'\n],\n"images": {json.dumps(images)}}}\n')
+    stream.finish(images)
 
 
 def _image(sample: Sample, folder: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from clipself_seg.data.region_text import RegionText
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.regions.pseudo_labels import Agreement, LabelledBoxes, agreement
 from clipself_seg.files import atomic_path
+from clipself_seg.prediction.coco_stream import CocoStream
 from clipself_seg.prediction.label_shards import ImageLabels
 
 DIGITS = 4  # of a score, after the point
@@ -87,28 +87,27 @@ def write_labels(
     for annotation in content["annotations"]:
         boxes.setdefault(annotation["image_id"], []).append(annotation)
     categories = [{"id": number, "name": noun} for number, noun in enumerate(nouns, 1)]
-    listed, kept, empty, used = [], 0, 0, set()
+    listed, empty, used = [], 0, set()
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        begin = json.dumps({"info": info, "categories": categories}).removesuffix("}")
-        file.write(f'{begin},\n"annotations": [')
+        stream = CocoStream(file, info, categories)
         for record, own in zip(records, labels, strict=True):
             image_id = record["image_id"]
-            before = kept
+            before = stream.count
             for annotation in _annotations(boxes.get(image_id, []), own, threshold):
-                kept += 1
+                stream.add(annotation)
                 used.add(annotation["category_id"])
-                comma = "," if kept > 1 else ""
-                file.write(f"{comma}\n{json.dumps(annotation | {'id': kept})}")
-            empty += kept == before
+            empty += stream.count == before
             texts = {"captions": captions[image_id]} if image_id in captions else {}
             listed.append(images[image_id] | texts)
-        if not kept:
+        if not stream.count:
             raise InputError(
                 f"no proposal has a noun with a probability above --threshold {threshold}: lower it"
             )
-        file.write(f'\n],\n"images": {json.dumps(listed)}}}\n')
+        stream.finish(listed)
     proposals = sum(map(len, labels))
-    return Labelled(path, len(records), empty, proposals, kept, len(nouns), len(used), counts)
+    return Labelled(
+        path, len(records), empty, proposals, stream.count, len(nouns), len(used), counts
+    )
 
 
 def _annotations(

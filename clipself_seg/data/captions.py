@@ -168,6 +168,8 @@ class ImageCaptions(NamedTuple):
 def read_captions(path: str | os.PathLike[str]) -> dict[Any, ImageCaptions]:
     """Captions by image id in the order of the file, with noun phrases where it has them.
 
+    Captions of blanks alone count as none, and blanks around others are left out.
+
     Raises:
         InputError: the file is missing or broken; an annotation without image or text, or with phrases
             that are no texts.
@@ -182,8 +184,10 @@ def read_captions(path: str | os.PathLike[str]) -> dict[Any, ImageCaptions]:
                 f'{path}: a caption needs "image_id", a number or text, "caption", text, and may have a '
                 f'list of "phrases", texts; got {reprlib.repr(entry)}'
             )
+        if not text.strip():
+            continue
         own = captions.setdefault(image_id, ImageCaptions([], []))
-        own.texts.append(text)
+        own.texts.append(text.strip())
         own.phrases.append(phrases if isinstance(phrases, list) else None)
     return captions
 

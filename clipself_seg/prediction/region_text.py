@@ -91,7 +91,8 @@ def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
 
     Raises:
         InputError: a value that cannot be; a file that is there already; files that are missing or broken;
-            an interrupted run with other settings; another process at work in the folder.
+            captions of other images, where a box takes a noun of its own image's; an interrupted run with
+            other settings; another process at work in the folder.
         OSError: the file cannot be written.
     """
     require_architecture(cfg, "CLIPSelf", "trains on no nouns", "configs/distill")
@@ -101,7 +102,7 @@ def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
     content = read_coco_json(request.proposals)
     records = proposal_records_of(content, request.proposals, files.images)
     require_images(cfg.DATASETS.TRAIN[0], records, "restore them: each image needs its labels")
-    captions = read_captions(request.captions) if request.captions else {}
+    captions = _captions(request, records)
     nouns = _nouns(request, captions)
     truth = _truth(request.instances) if request.instances else None
     torch.manual_seed(cfg.SEED)  # of a CLIP without weights
@@ -159,6 +160,20 @@ def _check(request: Request, target: Path) -> None:
             "--captions is missing: nouns come from captions; without any, give a list (--nouns FILE) "
             "that all boxes may take (--candidates pool)"
         )
+
+
+def _captions(request: Request, records: Sequence[Record]) -> dict[Any, ImageCaptions]:
+    if request.captions is None:
+        return {}
+    captions = read_captions(request.captions)
+    without = sum(record["image_id"] not in captions for record in records)
+    if without == len(records) and request.candidates == "image":
+        raise InputError(
+            f"{request.captions} has no caption of any image of {request.proposals}: give the captions of "
+            "these images, whose ids they name, or let all boxes take any noun (--candidates pool)"
+        )
+    logger.info("%s: %d of %d images have no caption", request.captions, without, len(records))
+    return captions
 
 
 def _truth(instances: str) -> RegionText:

@@ -194,6 +194,30 @@ def test_captions_are_asked_for_where_they_are_needed(annotations, target, capsy
     assert run(annotations, "--nouns", write_pool(annotations), captions=False) == 2
 
 
+def write_captions(annotations, captions):
+    """A file of captions, each with its image id."""
+    path = annotations / "other_captions.json"
+    said = [{"image_id": image_id, "caption": text} for image_id, text in captions]
+    path.write_text(json.dumps({"annotations": said}))
+    return path
+
+
+def test_captions_of_other_images_are_refused_before_anything_is_embedded(
+    annotations, target, monkeypatch, caplog
+):
+    monkeypatch.setattr(region_text, "clip_from_config", None)
+    pool = ("--nouns", write_pool(annotations))
+    path = write_captions(annotations, [(-1, "a dog")])
+    message = f"{path} has no caption of any image of {annotations / 'proposals_train.json'}"
+    with pytest.raises(InputError, match=message):
+        direct(annotations, *pool, "--captions", path, captions=False)
+    content = json.loads((annotations / "proposals_train.json").read_text())
+    path = write_captions(annotations, [(content["images"][0]["id"], "a dog")])
+    with caplog.at_level("INFO"), pytest.raises(TypeError):
+        direct(annotations, *pool, "--captions", path, captions=False)
+    assert f"{path}: {SCENES - 1} of {SCENES} images have no caption" in caplog.text
+
+
 def test_a_file_that_is_there_and_a_folder_at_work_are_left_alone(annotations, target, capsys):
     target.write_text("mine")
     assert run(annotations) == 2 and target.read_text() == "mine"

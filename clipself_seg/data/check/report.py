@@ -19,10 +19,8 @@ from clipself_seg.data.check.sem_seg import check_sem_seg
 from clipself_seg.data.datasets.coco import (
     COCO_DATASETS,
     CocoFiles,
-    captioned_records,
-    distillation_records,
+    catalogue_records,
     region_records,
-    region_text_records,
 )
 from clipself_seg.data.datasets.detection import DETECTION_DATASETS
 from clipself_seg.data.datasets.panoptic import PANOPTIC_DATASETS
@@ -87,11 +85,7 @@ def _check_coco(name: str, options: Options) -> Finding:
 
 
 def _records(name: str, files: CocoFiles) -> list[Record]:
-    if files.captions:
-        return captioned_records([name])
-    if files.nouns:
-        return region_text_records([name]).records
     if files.panoptic is None:
-        return distillation_records([name], "proposals")
+        return catalogue_records(name)
     assert files.vocabulary is not None
     return region_records(name, load_vocabulary(files.vocabulary))

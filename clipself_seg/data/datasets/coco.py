@@ -203,11 +203,15 @@ def region_text_records(names: Sequence[str]) -> RegionText:
         names: data sets of `COCO_DATASETS` or of Detectron2's catalogue, whose categories are the nouns.
 
     Raises:
-        InputError: an unknown name; files that are missing or broken; data sets whose nouns differ.
+        InputError: an unknown name; one of the table whose boxes have neither nouns nor classes; files that
+            are missing or broken; data sets whose nouns differ.
     """
+    # What is evaluated has classes, which are nouns; the one category of proposals is none.
+    known = [name for name, files in COCO_DATASETS.items() if files.nouns or files.evaluator]
     parts = []
     for name in names:
         _refuse_panoptic(name)
+        _require_nouns(name, known)
         paths = _paths(name)
         content = read_coco_json(paths.annotations)
         parts.append(read_region_text(content, paths.annotations, paths.images))
@@ -242,9 +246,7 @@ def region_text_files(name: str) -> RegionTextFiles:
         InputError: an unknown name; one of the table whose boxes have no nouns; images that are missing.
     """
     if name in COCO_DATASETS:
-        known = [other for other, files in COCO_DATASETS.items() if files.nouns]
-        if name not in known:
-            raise InputError(f'"{name}" is no data set of boxes with nouns: {nearest(name, known)}')
+        _require_nouns(name, [other for other, files in COCO_DATASETS.items() if files.nouns])
         files = COCO_DATASETS[name]
         annotations, images = files.root.path / files.annotations, files.root.path / files.images
         advice = f"set {files.root.variable} (now {files.root.path}) to the folder of its images"
@@ -364,6 +366,11 @@ def _refuse_panoptic(name: str) -> None:
     )
 
 
+def _require_nouns(name: str, known: Sequence[str]) -> None:
+    if name in COCO_DATASETS and name not in known:
+        raise InputError(f'"{name}" is no data set of boxes with nouns: {nearest(name, known)}')
+
+
 def _paths(name: str) -> _Paths:
     """Absolute or working-directory paths of a data set, checked to exist."""
     if name in COCO_DATASETS:
@@ -398,12 +405,21 @@ def register_coco_datasets() -> None:
     known = set(DatasetCatalog.list())
     for name, files in COCO_DATASETS.items():
         if name not in known:
-            DatasetCatalog.register(name, functools.partial(_load, name))
+            DatasetCatalog.register(name, functools.partial(catalogue_records, name))
             MetadataCatalog.get(name).set(evaluator_type=files.evaluator)
 
 
-def _load(name: str) -> list[Record]:
-    """Records that Detectron2's catalogue returns for a name of the table."""
+def catalogue_records(name: str) -> list[Record]:
+    """Records that Detectron2's catalogue returns for a name of the table, with all that its file is for.
+
+    Args:
+        name: data set of `COCO_DATASETS`.
+
+    Raises:
+        InputError: files that are missing or broken.
+    """
+    if COCO_DATASETS[name].nouns:
+        return region_text_records([name]).records
     paths = _paths(name)
     if paths.panoptic is not None:
         return panoptic_records(paths.annotations, paths.images, paths.panoptic)

@@ -97,6 +97,16 @@ def test_boxes_with_nouns_are_read_as_such_and_as_proposals(mini_root, registere
         region_text_records(["mine", "mini_train_region_text"])
 
 
+def test_the_one_category_of_proposals_is_no_noun(mini_root):
+    write_nouns(mini_root, "object").rename(mini_root / "mini/annotations/proposals_train.json")
+    for name in ("mini_train_proposals", "mini_train_captions", "lvis_v1_train_proposals"):
+        with pytest.raises(InputError, match=f'"{name}" is no data set of boxes with nouns: did'):
+            region_text_records([name])
+    # Classes of instances are nouns.
+    write_nouns(mini_root, "dog").rename(mini_root / "mini/annotations/instances_train.json")
+    assert region_text_records(["mini_train"]).nouns == ("dog",)
+
+
 def test_files_of_boxes_with_nouns_need_not_be_there_but_their_images(
     mini_root, registered, monkeypatch
 ):
@@ -128,6 +138,8 @@ def test_data_sets_are_joined_in_order(mini_root):
 def test_our_names_also_load_from_the_catalogue(mini_root):
     assert DatasetCatalog.get("mini_train_proposals")[0]["proposals"].shape == (1, 4)
     assert DatasetCatalog.get("mini_train_panoptic")[0]["segments_info"][0]["category_id"] == 1
+    write_nouns(mini_root, "dog", "grass")
+    assert DatasetCatalog.get("mini_train_region_text")[0]["labels"].tolist() == [1]
 
 
 def test_captions_are_read_by_the_name_of_their_data_set_or_of_a_users_own(mini_root, registered):

@@ -18,6 +18,9 @@ class WeightServer:
         tag: ETag of every file; empty for none.
         kind: Content-Type.
         breaks: for each answer in turn the bytes after which it breaks off; then none does.
+        careless: answers with a range whatever If-Range says.
+        longest: bytes of a range at most.
+        headers: sent in place of its own.
         redirects: path -> address that it leads to.
         asked: path and Range of every request.
     """
@@ -26,6 +29,9 @@ class WeightServer:
     tag: str = '"one"'
     kind: str = "application/octet-stream"
     breaks: list[int] = field(default_factory=list)
+    careless: bool = False
+    longest: int = 1 << 30
+    headers: dict[str, str] = field(default_factory=dict)
     redirects: dict[str, str] = field(default_factory=dict)
     asked: list[tuple[str, str | None]] = field(default_factory=list)
     address: str = ""
@@ -51,18 +57,22 @@ def serving(**files: bytes) -> Iterator[WeightServer]:
                 return
             data = served.files[path]
             start = 0
-            if wanted and self.headers.get("If-Range") == served.tag:
+            if wanted and (served.careless or self.headers.get("If-Range") == served.tag):
                 start = int(wanted.removeprefix("bytes=").removesuffix("-"))
-            self.send_response(206 if start else 200)
+            if start >= len(data):
+                self.send_error(416)
+                return
+            end = min(len(data), start + served.longest) if start else len(data)
+            headers = {"Content-Type": served.kind, "Content-Length": str(end - start)}
             if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-            if served.tag:
-                self.send_header("ETag", served.tag)
-            self.send_header("Content-Type", served.kind)
-            self.send_header("Content-Length", str(len(data) - start))
+                headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
+            headers |= ({"ETag": served.tag} if served.tag else {}) | served.headers
+            self.send_response(206 if start else 200)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.end_headers()
             size = served.breaks.pop(0) if served.breaks else len(data)
-            self.wfile.write(data[start:][:size])
+            self.wfile.write(data[start:end][:size])
 
         def log_message(self, *args: object) -> None:
             """Says nothing."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.client
-import json
 import logging
 import os
 import re
@@ -21,7 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from clipself_seg.errors import GOES_ON, InputError, in_short
-from clipself_seg.files import FolderInUse, alone_in
+from clipself_seg.files import FolderInUse, alone_in, read_json, write_json
 
 VERSION = "version.json"
 BLOCK = 1 << 20  # bytes
@@ -36,6 +35,10 @@ class NotFetched(InputError):
 
 class _BrokenOff(Exception):
     """The connection ended before the file did."""
+
+
+class _AnotherVersion(Exception):
+    """What the server has is not what ``part`` is the beginning of."""
 
 
 def is_address(text: str) -> bool:
@@ -75,6 +78,9 @@ def download(address: str, path: Path, *, size: int | None = None, sha256: str =
                 logger.info("%s: another process fetches it", path)
             said = True
             time.sleep(WAIT)
+        except (FileNotFoundError, FileExistsError):
+            if not path.exists():  # else who fetched it has just removed the folder of the part
+                raise
     shutil.rmtree(partial, ignore_errors=True)
 
 
@@ -126,44 +132,84 @@ def _fetch(address: str, partial: Path, size: int | None) -> None:
             return _append(address, partial, size)
         except _BrokenOff as error:
             got = part.stat().st_size if part.exists() else 0
+            kept = _version(partial / VERSION, address)["tag"]
             if got <= before:
-                kept = _version(partial / VERSION, address)["tag"]
                 raise NotFetched(
                     f"{address} broke off after {got} bytes ({error}): "
                     + (GOES_ON if kept else "call again, it begins anew")
                 ) from None
-            logger.warning("%s broke off after %d bytes (%s): goes on", address, got, error)
+            then = "goes on" if kept else "begins anew"
+            logger.warning("%s broke off after %d bytes (%s): %s", address, got, error, then)
 
 
 def _append(address: str, partial: Path, size: int | None) -> None:
+    """Ask for what ``partial/part`` lacks, and for all where the server has another version by now."""
+    try:
+        _ask(address, partial, size)
+    except _AnotherVersion:
+        (partial / "part").unlink(missing_ok=True)
+        (partial / VERSION).unlink(missing_ok=True)
+        _ask(address, partial, size)
+
+
+def _ask(address: str, partial: Path, size: int | None) -> None:
     """One request for what ``partial/part`` lacks, or for all where the server keeps no version."""
     part = partial / "part"
-    version = _version(partial / VERSION, address)
-    start = part.stat().st_size if part.exists() and version["tag"] else 0
-    if start and start == version["total"]:
+    noted = _version(partial / VERSION, address)
+    start = part.stat().st_size if part.exists() and noted["tag"] else 0
+    if start and start == noted["total"]:
         return
     headers = {"User-Agent": "clipself_seg", "Accept-Encoding": "identity"}
     if start:
-        headers |= {"Range": f"bytes={start}-", "If-Range": version["tag"]}
+        headers |= {"Range": f"bytes={start}-", "If-Range": noted["tag"]}
     with _open(address, headers) as response:
         if response.headers.get_content_type() == "text/html":
             raise InputError(
                 f"{address} is a web page, not a file of weights: open it, and take the address of the file"
             )
-        if not (response.headers.get("Content-Range") or "").startswith(f"bytes {start}-"):
-            start = 0  # all of it comes, perhaps because it is another version
-        length = response.headers.get("Content-Length")
-        total = None if length is None else start + int(length)
+        start, total = _extent(response, start)
+        tag = _tag(response)
+        if start:  # servers that ignore If-Range send the rest of whatever they have
+            total = noted["total"] if total is None else total
+            if tag != noted["tag"] or noted["total"] not in (None, total):
+                raise _AnotherVersion
         if size is not None and total not in (None, size):
             raise InputError(
                 f"{address} has {total} bytes, and the official file has {size}: it is another one; "
                 "give the right file's path"
             )
-        tags = [response.headers.get(name) or "W/" for name in ("ETag", "Last-Modified")]
-        tag = next((tag for tag in tags if not tag.startswith("W/")), "")  # W: about the same
-        version = {"address": address, "tag": tag, "total": total}
-        (partial / VERSION).write_text(json.dumps(version))
+        if not start:  # else, killed here, the new notes would stand beside the old part
+            part.unlink(missing_ok=True)
+        write_json(partial / VERSION, {"address": address, "tag": tag, "total": total})
         _write(response, part, start, total)
+
+
+def _extent(response: http.client.HTTPResponse, start: int) -> tuple[int, int | None]:
+    """The byte that an answer begins with, and the bytes of the whole file, None where it does not say.
+
+    Args:
+        response: the answer.
+        start: the byte that was asked for.
+
+    Raises:
+        _AnotherVersion: it is a part of the file, and another one than was asked for.
+    """
+    ranges = response.headers.get("Content-Range") or ""
+    part = re.fullmatch(rf"bytes {start}-[0-9]+/([0-9]{{1,18}}|\*)", ranges)
+    if start and part is None:
+        if response.status == http.client.PARTIAL_CONTENT:
+            raise _AnotherVersion
+        start = 0  # all of it comes, perhaps because it is another version
+    if part is not None and part[1] != "*":
+        return start, int(part[1])
+    length = response.headers.get("Content-Length") or ""
+    return start, start + int(length) if re.fullmatch("[0-9]{1,18}", length) else None
+
+
+def _tag(response: http.client.HTTPResponse) -> str:
+    """What stands for the version of the file, byte for byte; empty where the server keeps none."""
+    tags = [response.headers.get(name) or "W/" for name in ("ETag", "Last-Modified")]
+    return next((tag for tag in tags if not tag.startswith("W/")), "")  # W: about the same
 
 
 def _write(response: http.client.HTTPResponse, part: Path, start: int, total: int | None) -> None:
@@ -185,12 +231,13 @@ def _write(response: http.client.HTTPResponse, part: Path, start: int, total: in
 def _version(notes: Path, address: str) -> dict[str, Any]:
     """What the server said about the file that ``part`` is the beginning of."""
     try:
-        version = json.loads(notes.read_text())
-    except (OSError, ValueError):
-        version = {}
-    if version.get("address") != address:
-        return {"tag": "", "total": None}
-    return version
+        version = read_json(notes)
+    except InputError:
+        version = None
+    match version:
+        case {"address": noted, "tag": str(), "total": int() | None} if noted == address:
+            return version
+    return {"tag": "", "total": None}
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -206,12 +253,20 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _open(address: str, headers: dict[str, str]) -> http.client.HTTPResponse:
+    """The answer to a request.
+
+    Raises:
+        NotFetched: there is none, or it is an error.
+        _AnotherVersion: the file has no such range of bytes.
+    """
     try:
         request = urllib.request.Request(address, headers=headers)
         return urllib.request.build_opener(_Redirects).open(request, timeout=SECONDS)
     except urllib.error.HTTPError as error:
         reason = f"status {error.code}"
         error.close()
+        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and "Range" in headers:
+            raise _AnotherVersion from None
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = in_short(getattr(error, "reason", None) or error)
     raise NotFetched(f"{address} cannot be fetched ({reason})")

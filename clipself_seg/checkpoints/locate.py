@@ -127,11 +127,17 @@ def _addresses(entry: Entry) -> list[str]:
     ]
 
 
+def _file_name(address: str) -> str:
+    """What an address calls its file, as a name that is no path, not hidden and of 100 bytes at most."""
+    path = urllib.parse.unquote(urllib.parse.urlsplit(address).path)
+    name = re.sub(r"[^\w.+-]", "", re.split(r"[/\\]", path)[-1])
+    return name.encode()[-100:].decode(errors="ignore").lstrip(".") or "weights"
+
+
 def _from_address(address: str) -> Path:
     """The file of an address, under its own name in a folder of that address alone."""
-    name = os.path.basename(urllib.parse.urlsplit(address).path) or "weights"
     digits = hashlib.sha256(address.encode()).hexdigest()[:12]
-    path = weights_folder() / "addresses" / digits / urllib.parse.unquote(name).replace("/", "_")
+    path = weights_folder() / "addresses" / digits / _file_name(address)
     if not path.exists():
         try:
             download(address, path)

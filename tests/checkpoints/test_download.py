@@ -16,6 +16,7 @@ from clipself_seg.errors import InputError
 from tests.weight_server import serving
 
 DATA = os.urandom(5000)
+NOWHERE = "http://127.0.0.1:9"  # the port of "discard", where nobody listens
 SHA256 = hashlib.sha256(DATA).hexdigest()
 
 
@@ -54,6 +55,88 @@ def test_another_version_of_the_file_begins_anew(tmp_path):
         server.files["/a.pt"], server.tag = DATA[::-1], '"two"'
         download(f"{server.address}/a.pt", tmp_path / "a.pt")
     assert (tmp_path / "a.pt").read_bytes() == DATA[::-1]
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A server from which 1000 bytes of ``a.pt`` came, and which has been careless since."""
+    with serving(a_pt=DATA) as server:
+        server.breaks = [1000, 0]
+        with pytest.raises(NotFetched):
+            download(f"{server.address}/a.pt", tmp_path / "a.pt")
+        server.asked.clear()
+        server.careless = True
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("data", "tag"), [(DATA[::-1], '"two"'), (DATA[::-1], ""), (DATA[::-1] * 2, '"one"')]
+)
+def test_versions_are_not_joined_where_the_server_ignores_if_range(data, tag, server, tmp_path):
+    server.files["/a.pt"], server.tag = data, tag
+    download(f"{server.address}/a.pt", tmp_path / "a.pt")
+    assert (tmp_path / "a.pt").read_bytes() == data
+    assert [wanted for _, wanted in server.asked] == ["bytes=1000-", None]
+
+
+@pytest.mark.parametrize("ranges", ["bytes 0-3999/5000", "bytes 1000-4999/x"])
+def test_another_part_than_was_asked_for_begins_anew(ranges, server, tmp_path):
+    server.headers["Content-Range"] = ranges
+    with pytest.raises(NotFetched, match="broke off after 1000 bytes"):
+        server.breaks = [5000, 1000]
+        download(f"{server.address}/a.pt", tmp_path / "a.pt")
+    assert (tmp_path / ".a.pt.partial" / "part").read_bytes() == DATA[:1000]
+
+
+def test_a_part_of_what_was_asked_for_is_not_the_end(server, tmp_path):
+    server.longest = 3000
+    download(f"{server.address}/a.pt", tmp_path / "a.pt")
+    assert (tmp_path / "a.pt").read_bytes() == DATA
+    assert [wanted for _, wanted in server.asked] == ["bytes=1000-", "bytes=4000-"]
+
+
+def test_a_range_that_the_server_does_not_have_begins_anew(server, tmp_path):
+    server.files["/a.pt"] = DATA[:900]
+    download(f"{server.address}/a.pt", tmp_path / "a.pt")
+    assert (tmp_path / "a.pt").read_bytes() == DATA[:900]
+
+
+@pytest.mark.parametrize("notes", ["[]", '{{"address": "{0}"}}', '{{"address": "{0}", "tag": 1}}'])
+def test_notes_that_are_not_whole_begin_anew(notes, server, tmp_path):
+    address = f"{server.address}/a.pt"
+    (tmp_path / ".a.pt.partial" / "version.json").write_text(notes.format(address))
+    download(address, tmp_path / "a.pt", sha256=SHA256)
+    assert server.asked == [("/a.pt", None)]
+
+
+@pytest.mark.parametrize("length", ["abc", "\xb2", "9" * 5000], ids=["abc", "square", "9s"])
+def test_a_length_that_is_no_number_is_unknown(length, tmp_path):
+    with serving(a_pt=DATA) as server:
+        server.headers["Content-Length"] = length
+        download(f"{server.address}/a.pt", tmp_path / "a.pt", size=5000, sha256=SHA256)
+    assert (tmp_path / "a.pt").read_bytes() == DATA
+
+
+@pytest.mark.parametrize(("tag", "then"), [('"one"', "goes on"), ("", "begins anew")])
+def test_it_is_said_whether_it_goes_on(tag, then, tmp_path, caplog):
+    with serving(a_pt=DATA) as server:
+        server.tag, server.breaks = tag, [1000]
+        download(f"{server.address}/a.pt", tmp_path / "a.pt", sha256=SHA256)
+    assert caplog.messages[-1].endswith(f"broke off after 1000 bytes (of 5000): {then}")
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, FileExistsError])
+def test_a_folder_that_goes_as_the_file_comes_is_no_error(error, tmp_path, monkeypatch):
+    came = tmp_path / "came.pt"
+
+    def alone_in(_):
+        came.write_bytes(DATA)
+        raise error
+
+    monkeypatch.setattr("clipself_seg.checkpoints.download.alone_in", alone_in)
+    download(f"{NOWHERE}/a.pt", came)
+    with pytest.raises(error):
+        download(f"{NOWHERE}/a.pt", tmp_path / "a.pt")
 
 
 def test_without_a_version_nothing_is_joined(tmp_path):

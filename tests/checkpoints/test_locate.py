@@ -106,6 +106,25 @@ def test_an_address_has_a_folder_of_its_own(folder):
         locate(f"{NOWHERE}/a.pt")
 
 
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("/%2e%2e", "weights"),
+        ("/x/..", "weights"),
+        ("/%00", "weights"),
+        ("/..%5c..%5cx.pt", "x.pt"),
+        ("/%2Fetc%2f.hidden.pt", "hidden.pt"),
+        (f"/{'n' * 260}.pt", f"{'n' * 97}.pt"),
+        (f"/{'%E6%A8%A1' * 90}.pt", f"{'模' * 32}.pt"),
+        ("/a-1+b_2.PT", "a-1+b_2.PT"),
+    ],
+)
+def test_no_address_leads_out_of_its_folder(address, name, folder, monkeypatch):
+    monkeypatch.setattr(module, "download", lambda _, path: path.parent.mkdir(parents=True))
+    path = locate(NOWHERE + address)
+    assert path.name == name and path.parent.parent == folder / "addresses"
+
+
 def test_what_the_hub_has_cached_is_taken(folder, tmp_path, monkeypatch):
     cached = tmp_path / "blob"
     cached.write_bytes(DATA)

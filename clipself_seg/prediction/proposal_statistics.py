@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipself_seg.data.datasets.coco import annotation_file, image_folder
 from clipself_seg.data.instances import category_names, instance_records
-from clipself_seg.data.records import coco_list, read_coco_json
+from clipself_seg.data.records import coco_list
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.heads.fvit.boxes import overlaps
 
@@ -36,20 +35,22 @@ class Objects(NamedTuple):
     novel: Tensor
 
 
-def dataset_objects(dataset: str, vocabulary: Vocabulary) -> dict[Any, Objects]:
+def dataset_objects(
+    content: dict[str, Any], path: str, folder: str, vocabulary: Vocabulary
+) -> dict[Any, Objects]:
     """Objects of a data set's images by image id; none at all if its file has no annotations.
 
     A class counts where the file's category has its number and its name, so objects of other classes are left out.
 
     Args:
-        dataset: data set of `data.datasets.coco` or of Detectron2's catalogue.
+        content: content of the data set's file, see `records.read_coco_json`; it stays as it is.
+        path: path of the file, for errors.
+        folder: folder to which its file names are relative.
         vocabulary: that of the detector; classes that it does not mark as unseen are seen.
 
     Raises:
         InputError: as `instances.instance_records`.
     """
-    path = annotation_file(dataset)
-    content = read_coco_json(path)
     if not content.get("annotations") or not content.get("categories"):
         return {}
     names, index_of = category_names(content, path), vocabulary.dataset_id_to_index
@@ -59,13 +60,13 @@ def dataset_objects(dataset: str, vocabulary: Vocabulary) -> dict[Any, Objects]:
         if names.get(number) in vocabulary.classes[index].names
     }
     annotations = coco_list(content, "annotations", path)
-    content["annotations"] = [a for a in annotations if a.get("category_id") in known]
-    if not content["annotations"]:
+    counted = [a for a in annotations if a.get("category_id") in known]
+    if not counted:
         return {}
     novel = np.array([entry.seen is False for entry in vocabulary.classes])
     return {
         record["image_id"]: _objects(record["annotations"], novel)
-        for record in instance_records(content, path, image_folder(dataset), known)
+        for record in instance_records(content | {"annotations": counted}, path, folder, known)
     }
 
 

@@ -17,12 +17,12 @@ from torch import Tensor
 from torchvision.ops import nms
 from tqdm import tqdm
 
-from clipself_seg.data.datasets.coco import distillation_records, image_folder
+from clipself_seg.data.datasets.coco import annotation_file, image_folder
 from clipself_seg.data.datasets.detection import detection_dataset
 from clipself_seg.data.loader import dead_workers_named, evaluation_batches
 from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.records import Record, require_images
+from clipself_seg.data.records import Record, listed_records, read_coco_json, require_images
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers
@@ -65,6 +65,22 @@ class ProposalSelection(NamedTuple):
         return boxes[kept], scores[kept]
 
 
+class AnnotatedImages(NamedTuple):
+    """A data set whose file is read.
+
+    Attributes:
+        path: path of the file.
+        folder: folder to which its file names are relative.
+        content: content of the file, see `records.read_coco_json`.
+        records: records of the images.
+    """
+
+    path: str
+    folder: str
+    content: dict[str, Any]
+    records: list[Record]
+
+
 def write_dataset_proposals(
     cfg: CfgNode,
     dataset: str,
@@ -91,8 +107,11 @@ def write_dataset_proposals(
         OSError: the file cannot be written.
     """
     selection = selection or ProposalSelection()
-    records = check_writing(cfg, dataset, path, selection, overwrite)
-    statistics = ProposalStatistics(_objects(cfg, dataset))
+    images = check_writing(cfg, dataset, path, selection, overwrite)
+    folder = images.folder
+    records = images.records
+    statistics = ProposalStatistics(_objects(cfg, images))
+    del images  # annotations can take gigabytes
     mapper = DetectionTestMapper(cfg)
     model = cast(ProposingModel, build_model(cfg).eval())
     info = {
@@ -104,7 +123,7 @@ def write_dataset_proposals(
         remove_leftovers(Path(path).parent)
         with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             proposed = _proposed(model, batches, selection)
-            _write(file, info, proposed, image_folder(dataset), statistics)
+            _write(file, info, proposed, folder, statistics)
     return statistics
 
 
@@ -114,8 +133,8 @@ def check_writing(
     path: str | os.PathLike[str],
     selection: ProposalSelection,
     overwrite: bool,
-) -> list[Record]:
-    """Records of the images, once it is known that their proposals can be written.
+) -> AnnotatedImages:
+    """The data set's images, once it is known that their proposals can be written.
 
     Raises:
         InputError: another kind of model; a selection that is none, or of more boxes than the detector
@@ -137,17 +156,20 @@ def check_writing(
         raise InputError(f"min-side {selection.min_side} of proposals: give pixels, 0 or more")
     if Path(path).exists() and not overwrite:
         raise InputError(f"{path} is there already: give another --output, or --overwrite")
-    records = distillation_records([dataset], "grid")
+    source = annotation_file(dataset)
+    folder = image_folder(dataset)
+    content = read_coco_json(source)
+    records = listed_records(content, source, folder)
     require_images(dataset, records, "restore them: each image needs its proposals")
-    return records
+    return AnnotatedImages(source, folder, content, records)
 
 
-def _objects(cfg: CfgNode, dataset: str) -> dict[Any, Objects]:
+def _objects(cfg: CfgNode, images: AnnotatedImages) -> dict[Any, Objects]:
     """Objects of the classes of the detector's training data; none if those are not configured."""
     if not cfg.DATASETS.TRAIN:
         return {}
     vocabulary = load_vocabulary(detection_dataset(cfg.DATASETS.TRAIN[0]).vocabulary)
-    return dataset_objects(dataset, vocabulary)
+    return dataset_objects(images.content, images.path, images.folder, vocabulary)
 
 
 @dead_workers_named()

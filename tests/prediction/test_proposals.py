@@ -12,6 +12,7 @@ import write_proposals
 from PIL import Image
 
 from clipself_seg.config import load_config
+from clipself_seg.data import records
 from clipself_seg.data.datasets.coco import distillation_records
 from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.models import FViT
@@ -77,12 +78,12 @@ def test_distillation_reads_what_the_tool_writes(monkeypatch, target, capsys):
         assert scores == sorted(scores, reverse=True) and 0 <= scores[-1] <= scores[0] <= 1
         for x, y, w, h in (box["bbox"] for box in own):
             assert 0 <= x <= x + w <= width + 1e-9 and 0 <= y <= y + h <= height + 1e-9
-    records = distillation_records(["mini_train_proposals"], "proposals")
-    assert sum(len(record["proposals"]) for record in records) == len(boxes)
+    proposed = distillation_records(["mini_train_proposals"], "proposals")
+    assert sum(len(record["proposals"]) for record in proposed) == len(boxes)
     mapper = DistillMapper(
         load_config(ROOT / "configs" / "mini" / "proposals.yaml"), crop_size=16, seed=0
     )
-    assert all(len(mapper(record, 0)["boxes"]) for record in records)
+    assert all(len(mapper(record, 0)["boxes"]) for record in proposed)
 
 
 def test_boxes_are_the_models_in_pixels_of_the_original(target):
@@ -166,7 +167,13 @@ def test_recall_of_base_and_novel_objects_is_said(world, monkeypatch, target, ca
     file.write_text(json.dumps(content))
     answer = [(torch.tensor([[2.0, 2.0, 20.0, 20.0]]), torch.tensor([0.7]))]
     monkeypatch.setattr(FViT, "propose", lambda model, samples: answer)
+    read = []
+    read_json = records.read_json
+    monkeypatch.setattr(
+        records, "read_json", lambda path, what: read.append(path) or read_json(path, what)
+    )
     assert run(monkeypatch, target) == 0
+    assert read == [str(file)]  # once: it may be of gigabytes
     assert capsys.readouterr().out.splitlines()[1:] == [
         "boxes of an image: 1.0 on average, 1 at the 5th and 1 at the 95th percentile; 0 images have none",
         "recall of the 2 base objects at IoU 0.5: 50.0 %",

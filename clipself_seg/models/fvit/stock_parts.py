@@ -39,7 +39,7 @@ from clipself_seg.models.fvit.config import (
 from clipself_seg.models.fvit.features import pyramid_and_dense
 from clipself_seg.models.fvit.open_vocabulary import OpenVocabulary
 from clipself_seg.models.fvit.parts import DetectionSettings, RoIHeads, TrainingSettings
-from clipself_seg.models.fvit.two_stage import RoIStage, RPNStage
+from clipself_seg.models.fvit.two_stage import RoIStage, RPNStage, as_instances
 
 LEVELS = ("p2", "p3", "p4", "p5", "p6")
 # Beginnings of the names of an FViT's tensors -> those of a GeneralizedRCNN of the parts here.
@@ -285,10 +285,7 @@ class FViTROIHeads(OpenVocabulary, RoIStage):
     ) -> Instances:
         same = boxes.new_ones(4)
         detected = self.select_in(levels, dense, boxes, size, same, text, seen)
-        instances = Instances(size)
-        instances.pred_boxes = Boxes(detected.boxes)
-        instances.scores = detected.scores
-        instances.pred_classes = detected.labels
+        instances = as_instances(detected, size)
         if self.roi_head.mask_head is not None:
             instances.pred_masks = self.mask_scores(levels, detected.boxes)[:, None]
         return instances

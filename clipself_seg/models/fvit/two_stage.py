@@ -327,24 +327,28 @@ class TwoStageDetector(RPNStage, RoIStage):
     ) -> Instances:
         """Detections of one image among its proposals, in pixels of the original image.
 
-        Args:
-            levels: P2 to P6, (1, C, s, s) each.
-            dense: unit dense features (E, g, g).
-            proposals: (n, 4).
-            image_size: rows and columns of the image in the square.
-            original_size: rows and columns of the original image.
-            text: (K + 1, E), background last.
-            seen: (K,) bool, classes of the training vocabulary.
+        The arguments are those of `select_in`, with rows and columns of the original image in place of a scale.
         """
         scale = proposals.new_tensor(
             [image_size[1] / original_size[1], image_size[0] / original_size[0]] * 2
         )
         detected = self.select_in(levels, dense, proposals, image_size, scale, text, seen)
-        instances = Instances(original_size)
-        instances.pred_boxes = Boxes(detected.boxes)
-        instances.scores = detected.scores
-        instances.pred_classes = detected.labels
+        instances = as_instances(detected, original_size)
         if self.roi_head.mask_head is not None:
             scores = self.mask_scores(levels, detected.boxes * scale)
             instances.pred_masks = paste_masks(scores, detected.boxes, original_size)
         return instances
+
+
+def as_instances(detected: Detected, image_size: tuple[int, int]) -> Instances:
+    """Detections as Detectron2 has them: "pred_boxes", "scores" and "pred_classes".
+
+    Args:
+        detected: of one image.
+        image_size: rows and columns of the image that the boxes are of.
+    """
+    instances = Instances(image_size)
+    instances.pred_boxes = Boxes(detected.boxes)
+    instances.scores = detected.scores
+    instances.pred_classes = detected.labels
+    return instances

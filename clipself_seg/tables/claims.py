@@ -149,7 +149,7 @@ def _text(table: Table, low: Term, high: Term, relation: str, scale: str) -> str
 
 
 def _heading(table: Table, column: str, scale: str) -> str:
-    return table.columns[column].titles[scale]
+    return table.columns[column].title(scale)
 
 
 def largest(term: Term, cells: Cells) -> Values:

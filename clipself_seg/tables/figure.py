@@ -21,7 +21,9 @@ def write_figure(section: Section, folder: Path) -> bool:
         section: a table with its numbers.
         folder: for the picture.
     """
-    draw = {"bars": _bars, "curve": _curve}.get(section.table.figure)
+    one_column = section.table.figure == "bars" and len(section.table.columns) == 1
+    bars = _bars_of_one_column if one_column else _bars
+    draw = {"bars": bars, "curve": _curve}.get(section.table.figure)
     if draw is None or not section.cells:
         return False
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -36,11 +38,11 @@ def write_figure(section: Section, folder: Path) -> bool:
     for panel, side in zip(panels, sides):
         draw(panel, section, side)
         panel.set_title(side)
-        panel.set_ylim(bottom=0)
+        (panel.set_xlim if one_column else panel.set_ylim)(0)
         handles |= {text: handle for handle, text in zip(*panel.get_legend_handles_labels())}
-    figure.legend(
-        handles.values(), handles, loc="outside lower center", ncols=2, fontsize="x-small"
-    )
+    if handles:
+        how = {"loc": "outside lower center", "ncols": 2, "fontsize": "x-small"}
+        figure.legend(handles.values(), handles, **how)
     with atomic_path(folder / f"{section.table.name}.png") as temporary:
         figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
     return True
@@ -59,16 +61,21 @@ def _numbers(section: Section, row: str, column: str, side: str) -> list[float]:
     return list(section.cells.get((row, column), {}).values())
 
 
-def _titles(section: Section, side: str) -> list[str]:
+def _columns(section: Section, side: str) -> dict[str, str]:
+    """Columns with numbers -> their titles."""
     scale = "real" if side == "paper" else section.scale
-    return [column.titles[scale] for column in section.table.columns.values()]
+    return {
+        name: column.title(scale)
+        for name, column in section.table.columns.items()
+        if any(_numbers(section, row, name, side) for row in section.table.rows)
+    }
 
 
 def _series(section: Section, side: str) -> list[tuple[int, str, list[list[float]]]]:
     """Number, title and numbers in each column of the rows that have any."""
     rows = enumerate(section.table.rows.items())
     every = [
-        (place, row.title, [_numbers(section, name, c, side) for c in section.table.columns])
+        (place, row.title, [_numbers(section, name, c, side) for c in _columns(section, side)])
         for place, (name, row) in rows
     ]
     return [one for one in every if any(one[2])]
@@ -85,12 +92,23 @@ def _bars(panel: Any, section: Section, side: str) -> None:
         spreads = [_spread(columns[index]) for index in shown]
         colour = COLOURS[number % len(COLOURS)]
         panel.bar(middles, means, width, yerr=spreads, color=colour, label=title)
-    titles = _titles(section, side)
+    titles = _columns(section, side).values()
     panel.set_xticks(range(len(titles)), titles, fontsize="x-small", rotation=20)
 
 
+def _bars_of_one_column(panel: Any, section: Section, side: str) -> None:
+    """As `_bars`, each one beside the title of its row."""
+    series = _series(section, side)
+    for place, (number, _, (values,)) in enumerate(series):
+        colour = COLOURS[number % len(COLOURS)]
+        panel.barh(place, statistics.fmean(values), 0.8, xerr=_spread(values), color=colour)
+    panel.set_yticks(range(len(series)), [title for _, title, _ in series], fontsize="x-small")
+    panel.set_xlabel(*_columns(section, side).values(), fontsize="x-small")
+    panel.invert_yaxis()
+
+
 def _curve(panel: Any, section: Section, side: str) -> None:
-    titles = _titles(section, side)
+    titles = list(_columns(section, side).values())
     for number, title, columns in _series(section, side):
         shown = [index for index, values in enumerate(columns) if values]
         means = [statistics.fmean(columns[index]) for index in shown]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import html
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clipself_seg.evaluation.tables import format_table, write_tables
 from clipself_seg.files import atomic_path
-from clipself_seg.tables.claims import FAILS, HOLDS, NOISE
+from clipself_seg.tables.claims import ABSENT, FAILS, HOLDS, NOISE
 from clipself_seg.tables.figure import write_figure
 from clipself_seg.tables.sections import CLAIM_HEADINGS, COMMAND_HEADINGS, Section
 
@@ -26,7 +27,6 @@ ABOUT = {
     "real": "Every table of the CLIPSelf paper with the numbers that it prints and those measured here.",
 }
 VERDICTS = (HOLDS, FAILS, NOISE)
-SUMMARY_HEADINGS = ("inequalities of claims", *VERDICTS, "not judged")
 RULE = (
     "Numbers are mean ± standard deviation over seeds. A claim holds if the mean of the paired differences is "
     "above two standard errors, does not hold if it is below minus two, and is within noise between them; fewer "
@@ -70,24 +70,35 @@ def _cost(sections: Sequence[Section], scale: str) -> str:
     return f"{len(minutes)} runs, {sum(minutes.values()):.0f} core-minutes. Written by `{COMMANDS[scale]}`."
 
 
-def _summary(sections: Sequence[Section]) -> list[list[str]]:
+def _summary_headings(scale: str) -> tuple[str, ...]:
+    return ("inequalities of claims", *VERDICTS, "no verdict", ABSENT.format(scale=scale))
+
+
+def _summary(sections: Sequence[Section], scale: str) -> list[list[str]]:
     """A line for each table, and one for all: how many inequalities of its claims have each verdict."""
     verdicts = [[row[-1] for row in section.claims if not _sums_up(row)] for section in sections]
     titles = [*(section.table.title for section in sections), "all"]
     every = [verdict for own in verdicts for verdict in own]
+    absent = ABSENT.format(scale=scale)
     return [
-        [title, *(str(own.count(word) or "") for word in VERDICTS), str(_rest(own) or "")]
+        [title, *(str(number or "") for number in _counts(own, absent))]
         for title, own in zip(titles, [*verdicts, every])
     ]
 
 
-def _rest(verdicts: Sequence[str]) -> int:
-    return sum(verdict not in VERDICTS for verdict in verdicts)
+def _counts(verdicts: Sequence[str], absent: str) -> list[int]:
+    judged = [verdicts.count(word) for word in VERDICTS]
+    missing = verdicts.count(absent)
+    return [*judged, len(verdicts) - sum(judged) - missing, missing]
 
 
 def _markdown(sections: Sequence[Section], figures: set[str], scale: str) -> str:
     blocks = [f"# {TITLES[scale]}", ABOUT[scale], RULE, _cost(sections, scale)]
-    blocks.append(_markdown_table(SUMMARY_HEADINGS, _summary(sections)))
+    linked = [
+        [f"[{title}](#{_slug(title)})" if title != "all" else title, *counts]
+        for title, *counts in _summary(sections, scale)
+    ]
+    blocks.append(_markdown_table(_summary_headings(scale), linked))
     for section in sections:
         table = section.table
         blocks.append(f"## {table.title}")
@@ -104,6 +115,11 @@ def _markdown(sections: Sequence[Section], figures: set[str], scale: str) -> str
             blocks.append(_markdown_table(COMMAND_HEADINGS, body))
             blocks.append("</details>")
     return "\n\n".join(filter(None, blocks)) + "\n"
+
+
+def _slug(title: str) -> str:
+    """What Markdown viewers make of a heading to link to it."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
 
 
 def _marked(claims: Sequence[Sequence[str]], mark: str) -> list[list[str]]:
@@ -131,9 +147,8 @@ def _html(sections: Sequence[Section], figures: set[str], scale: str) -> str:
         f"<p>{text(line)}</p>"
         for line in (ABOUT[scale], RULE, _cost(sections, scale).replace("`", ""))
     ]
-    parts.append(_html_table(SUMMARY_HEADINGS, _summary(sections)))
-    links = (f'<a href="#{s.table.name}">{text(s.table.title)}</a>' for s in sections)
-    parts.append(f"<p>{'<br>'.join(links)}</p>")
+    names = {section.table.title: section.table.name for section in sections}
+    parts.append(_html_table(_summary_headings(scale), _summary(sections, scale), names))
     for section in sections:
         table = section.table
         parts.append(f'<h2 id="{table.name}">{text(table.title)}</h2><p>{text(table.about)}</p>')
@@ -164,18 +179,23 @@ img {{ max-width: 100%; }}
 """
 
 
-def _html_table(headings: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def _html_table(
+    headings: Sequence[str], body: Sequence[Sequence[str]], links: Mapping[str, str] | None = None
+) -> str:
+    """A table; cells that are in `links` lead to those places of the page."""
     head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
     rows = []
     for cells in body:
         kind = ' class="sum"' if len(cells) == len(CLAIM_HEADINGS) and _sums_up(cells) else ""
-        rows.append(f"<tr{kind}>{''.join(map(_html_cell, cells))}</tr>")
+        shown = "".join(_html_cell(cell, (links or {}).get(cell)) for cell in cells)
+        rows.append(f"<tr{kind}>{shown}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def _html_cell(cell: str) -> str:
-    kind = {"holds": ' class="holds"', "does not hold": ' class="not"'}.get(cell, "")
-    return f"<td{kind}>{html.escape(cell)}</td>"
+def _html_cell(cell: str, link: str | None) -> str:
+    kind = {HOLDS: ' class="holds"', FAILS: ' class="not"'}.get(cell, "")
+    text = html.escape(cell)
+    return f'<td><a href="#{link}">{text}</a></td>' if link else f"<td{kind}>{text}</td>"
 
 
 def _write_latex(section: Section, path: Path) -> None:
@@ -191,7 +211,7 @@ def _write_csv(section: Section, path: Path) -> None:
         for name, row in section.table.rows.items():
             for key, column in section.table.columns.items():
                 paper = row.paper.get(key, "")
-                heading = column.titles[section.scale]
+                heading = column.title(section.scale)
                 values = section.cells.get((name, key), {})
                 for seed, value in values.items():
                     known = "" if seed is None else seed

@@ -74,19 +74,15 @@ def make_section(table: Table, scale: str, runs: TableRuns, store: Store) -> Sec
     wide = [name for name in table.columns if _has_anything(table, name, cells)]
     headings = ["row"]
     for name in wide:
-        titles = table.columns[name].titles
-        headings += [f"{titles['real']}: paper", f"{titles[scale]}: here"]
+        column = table.columns[name]
+        headings.append(f"{column.titles['real']}: paper")
+        headings += [f"{column.title(scale)}: here"] if scale in column.paths else []
     body = [_row_cells(table, name, wide, cells, scale) for name in table.rows]
     claims, reasons = _claim_cells(table, verdicts, scale)
     if claims:
         headings.append("claims")
         for name, cells_of_row in zip(table.rows, body):
             cells_of_row.append(_verdicts_of(name, verdicts))
-    absent = [
-        f"{row.title}: not in the {scale} world: {row.absent[scale]}"
-        for row in table.rows.values()
-        if scale in row.absent
-    ]
     commands = [
         _command_cells(row, runs[row.run], store)
         for row in table.rows.values()
@@ -99,7 +95,7 @@ def make_section(table: Table, scale: str, runs: TableRuns, store: Store) -> Sec
         headings,
         body,
         claims,
-        reasons + absent,
+        reasons + _absences(table, scale),
         commands,
         _minutes(runs, store),
     )
@@ -147,6 +143,17 @@ def _has_anything(table: Table, column: str, cells: Cells) -> bool:
     return paper or bool(table.columns[column].paths)
 
 
+def _absences(table: Table, scale: str) -> list[str]:
+    """Which rows a scale lacks, those of one reason together."""
+    titles: dict[str, list[str]] = {}
+    for row in table.rows.values():
+        if scale in row.absent:
+            titles.setdefault(row.absent[scale], []).append(row.title)
+    return [
+        f"Not in the {scale} world ({why}). Rows: {'; '.join(own)}" for why, own in titles.items()
+    ]
+
+
 def _row_cells(
     table: Table, name: str, columns: Iterable[str], cells: Cells, scale: str
 ) -> list[str]:
@@ -154,7 +161,9 @@ def _row_cells(
     words = [row.title]
     for column in columns:
         paper = row.paper.get(column)
-        words += ["" if paper is None else f"{paper:.1f}", _here(table, name, column, cells, scale)]
+        words.append("" if paper is None else f"{paper:.1f}")
+        if scale in table.columns[column].paths:
+            words.append(_here(table, name, column, cells, scale))
     return words
 
 

@@ -96,6 +96,10 @@ class Column:
     titles: Mapping[str, str]
     paths: Mapping[str, str]
 
+    def title(self, scale: str) -> str:
+        """Heading in a scale; the paper's where the scale lacks the column."""
+        return self.titles[scale if scale in self.paths else "real"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:

@@ -41,8 +41,26 @@ def test_the_page_begins_with_the_number_of_each_verdict(tmp_path):
         [int(cell.strip() or 0) for cell in lines[begin + 2 + k].split("|")[2:-1]] for k in range(3)
     ]
     first, second, every = counted
-    assert first[1] >= 1 and first[3] == 0 and second[:3] == [0, 0, 0] and second[3] == sum(first)
+    assert (
+        first[1] >= 1
+        and first[3:] == [0, 0]
+        and second[:3] == [0, 0, 0]
+        and second[3] == sum(first)
+    )
     assert every == [one + two for one, two in zip(first, second)]
+
+
+def test_rows_that_the_world_lacks_are_counted_by_themselves_and_the_summary_links_to_tables(
+    tmp_path,
+):
+    sections = [section_of(tmp_path, {}, "real")]
+    text = write_page(sections, tmp_path / "docs", "real").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("| [Table 9"))
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells[0] == "[Table 9: a small one](#table-9-a-small-one)"
+    assert int(cells[5]) >= 1 and cells[1:4] == ["", "", ""]
+    html = (tmp_path / "docs" / "tables_real" / "index.html").read_text()
+    assert '<a href="#9">Table 9: a small one</a>' in html and '<h2 id="9">' in html
 
 
 def test_a_page_without_runs_has_the_paper_and_no_figure(tmp_path):

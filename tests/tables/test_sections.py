@@ -72,7 +72,7 @@ def test_what_was_not_run_or_has_one_seed_says_so(tmp_path):
 def test_a_row_that_a_scale_does_not_have_says_so(tmp_path):
     section = section_of(tmp_path, {}, "real")
     assert section.body[1][2:] == ["-", "1 not in the real world"]
-    assert section.reasons == ["CLIPSelf, patches: not in the real world: for tests"]
+    assert section.reasons == ["Not in the real world (for tests). Rows: CLIPSelf, patches"]
     assert len(section.commands) == 1
 
 

@@ -26,6 +26,7 @@ VERSION = "version.json"
 BLOCK = 1 << 20  # bytes
 SECONDS = 20  # that a server may be silent
 WAIT = 0.5  # seconds between two looks at what another process fetches
+HEADERS = {"User-Agent": "clipself_seg", "Accept-Encoding": "identity"}
 logger = logging.getLogger(__name__)
 
 
@@ -60,10 +61,7 @@ def download(address: str, path: Path, *, size: int | None = None, sha256: str =
         InputError: what came is a web page, or has another size or hash; it is not kept.
         OSError: it cannot be written.
     """
-    if urllib.parse.urlsplit(address).scheme.lower() not in ("http", "https"):
-        raise NotFetched(
-            f"{address} is no http or https address: fetch the file, and give its path"
-        )
+    _require_web(address)
     partial = path.with_name(f".{path.name}.partial")
     said = False
     while not path.exists():
@@ -82,6 +80,53 @@ def download(address: str, path: Path, *, size: int | None = None, sha256: str =
             if not path.exists():  # else who fetched it has just removed the folder of the part
                 raise
     shutil.rmtree(partial, ignore_errors=True)
+
+
+def fetch_bytes(address: str, most: int, what: str) -> bytes:
+    """What an address gives, kept in memory alone: for small files that are used once, such as images.
+
+    Args:
+        address: http or https.
+        most: bytes at most.
+        what: what the file has to be, such as "an image", for messages.
+
+    Raises:
+        NotFetched: another kind of address, no connection, no such file, or it broke off.
+        InputError: it is a web page, or larger.
+    """
+    _require_web(address)
+    content = bytearray()
+    with _open(address, HEADERS) as response:
+        _refuse_page(response, address, what)
+        total = _extent(response, 0)[1]
+        try:
+            for block in _blocks(response):
+                content += block
+                if max(total or 0, len(content)) > most:
+                    raise InputError(
+                        f"{address} has more than {most} bytes: fetch the file, and give its path"
+                    )
+            if total is not None and len(content) != total:
+                raise _BrokenOff(f"of {total}")
+        except _BrokenOff as error:
+            raise NotFetched(
+                f"{address} broke off after {len(content)} bytes ({error}): call again, it begins anew"
+            ) from None
+    return bytes(content)
+
+
+def _require_web(address: str) -> None:
+    if urllib.parse.urlsplit(address).scheme.lower() not in ("http", "https"):
+        raise NotFetched(
+            f"{address} is no http or https address: fetch the file, and give its path"
+        )
+
+
+def _refuse_page(response: http.client.HTTPResponse, address: str, what: str) -> None:
+    if response.headers.get_content_type() == "text/html":
+        raise InputError(
+            f"{address} is a web page, not {what}: open it, and take the address of the file"
+        )
 
 
 def check_file(path: Path, size: int | None, sha256: str, what: str, discard: bool = False) -> None:
@@ -159,14 +204,11 @@ def _ask(address: str, partial: Path, size: int | None) -> None:
     start = part.stat().st_size if part.exists() and noted["tag"] else 0
     if start and start == noted["total"]:
         return
-    headers = {"User-Agent": "clipself_seg", "Accept-Encoding": "identity"}
+    headers = HEADERS
     if start:
-        headers |= {"Range": f"bytes={start}-", "If-Range": noted["tag"]}
+        headers = headers | {"Range": f"bytes={start}-", "If-Range": noted["tag"]}
     with _open(address, headers) as response:
-        if response.headers.get_content_type() == "text/html":
-            raise InputError(
-                f"{address} is a web page, not a file of weights: open it, and take the address of the file"
-            )
+        _refuse_page(response, address, "a file of weights")
         start, total = _extent(response, start)
         tag = _tag(response)
         if start:  # servers that ignore If-Range send the rest of whatever they have

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import io
 import os
 import struct
 import threading
@@ -75,6 +76,10 @@ def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> It
 def _read_header(path: str | os.PathLike[str]) -> Image.Image:
     with open(path, "rb") as content:
         check_chunks(content)
+    return _open(path)
+
+
+def _open(source: str | os.PathLike[str] | BinaryIO) -> Image.Image:
     _register_decoders()
     formats = [name for name in FORMATS if name in Image.OPEN]
     # Pillow's own limit, which no key moves, does not say how large the image is.
@@ -82,7 +87,7 @@ def _read_header(path: str | os.PathLike[str]) -> Image.Image:
         limit = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
         try:
-            return Image.open(path, formats=formats)
+            return Image.open(source, formats=formats)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
@@ -157,30 +162,74 @@ def read_image(
         InputError: the file is missing, cannot be decoded, has more pixels, or another size than
             stated.
     """
-    try:
-        with open_image(path, max_pixels) as file:
-            file.load()
-            image = _to_rgb(_upright(file))
-    except FileNotFoundError:
-        raise InputError(
-            f"image {path} is missing: restore it, or leave it out of the list that names it"
-        ) from None
-    except UnidentifiedImageError:
-        known = ", ".join(FORMATS)
-        raise InputError(f"image {path} is not an image of {known}: replace it") from None
-    except InputError:
-        raise
-    except DECODING_ERRORS as error:
-        raise InputError(
-            f"image {path} cannot be decoded ({error}): replace it by a whole copy, or leave it out "
-            "of the list that names it"
-        ) from None
+    with _naming(path), open_image(path, max_pixels) as file:
+        image = _loaded_rgb(file)
     if size is not None and image.size != size:
         raise InputError(
             f"image {path} is {image.width} x {image.height} (after EXIF rotation), "
             f"its annotation says {size[0]} x {size[1]}: correct the annotation or the file"
         )
     return np.asarray(image)
+
+
+def decode_image(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode an image in memory as `read_image` reads a file, uint8 RGB (H, W, 3).
+
+    Args:
+        content: bytes of a file of one of `FORMATS`.
+        name: where it is from, for messages.
+        max_pixels: largest number of pixels that is decoded.
+
+    Raises:
+        InputError: it cannot be decoded, or has more pixels.
+    """
+    with _naming(name):
+        check_chunks(io.BytesIO(content))
+        with _open(io.BytesIO(content)) as file:
+            return pil_pixels(file, name, max_pixels)
+
+
+def pil_pixels(image: Image.Image, name: str = "", max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """The pixels of a PIL image as `read_image` gives those of its file, uint8 RGB (H, W, 3).
+
+    Args:
+        image: of any mode, decoded or not yet; an EXIF orientation that it still has is applied.
+        name: where it is from, for messages; by default the file that PIL knows.
+        max_pixels: largest number of pixels.
+
+    Raises:
+        InputError: it cannot be decoded, or has more pixels.
+    """
+    name = name or str(getattr(image, "filename", "") or "of PIL, without a file,")
+    with _naming(name):
+        check_pixels(name, *image.size, max_pixels)
+        return np.asarray(_loaded_rgb(image))
+
+
+@contextlib.contextmanager
+def _naming(name: str | os.PathLike[str]) -> Iterator[None]:
+    """Let whatever Pillow raises become an `InputError` that names the image and the way out."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(
+            f"image {name} is missing: restore it, or leave it out of the list that names it"
+        ) from None
+    except UnidentifiedImageError:
+        known = ", ".join(FORMATS)
+        raise InputError(f"image {name} is not an image of {known}: replace it") from None
+    except InputError:
+        raise
+    except DECODING_ERRORS as error:
+        raise InputError(
+            f"image {name} cannot be decoded ({error}): replace it by a whole copy, or leave it out "
+            "of the list that names it"
+        ) from None
+
+
+def _loaded_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    return _to_rgb(_upright(image))
 
 
 def _upright(image: Image.Image) -> Image.Image:

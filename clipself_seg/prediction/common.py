@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from detectron2.config import CfgNode
+from PIL import Image
 
+from clipself_seg.checkpoints.download import fetch_bytes, is_address
 from clipself_seg.checkpoints.zoo import official
 from clipself_seg.config import load_config
 from clipself_seg.config.weights import fetch_addresses, require_weights
-from clipself_seg.data.images import read_image
+from clipself_seg.data.images import decode_image, pil_pixels, read_image
 from clipself_seg.data.mappers.samples import chw
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+# An image as a caller has it: an array (H, W, 3) uint8 RGB, a PIL image, a path, or an http(s) address.
+GivenImage = np.ndarray | Image.Image | str | os.PathLike[str]
+MOST_BYTES = 1 << 28  # of an image that is fetched
 
 
 def prediction_config(
@@ -74,35 +81,69 @@ def require_architecture(cfg: CfgNode, wanted: str, lack: str, folder: str) -> N
         )
 
 
-def image_sample(
-    image: np.ndarray | str | os.PathLike[str], mapper: SemSegTestMapper
-) -> dict[str, Any]:
-    """What a model is given of an image, as the mapper makes it of a file.
+def predict_images(
+    given: GivenImage | list[Any] | tuple[Any, ...],
+    predict: Callable[[list[np.ndarray]], list[R]],
+    max_pixels: int,
+    batch_size: int,
+) -> R | list[R]:
+    """Predict for one image, or for each of a list or tuple.
 
     Args:
-        image: (H, W, 3) uint8 RGB, or the path of an image.
-        mapper: resizes it, and says how large a file may be.
+        given: an image, or a list or tuple of images; they are read a batch at a time.
+        predict: makes the result of each image (H, W, 3) uint8 RGB of a batch.
+        max_pixels: see `rgb_image`.
+        batch_size: images of a batch, at least 1.
 
     Raises:
-        InputError: the image cannot be read, or is not of that form.
+        InputError: an image cannot be used; of a list its index is named.
     """
-    image = rgb_image(image, mapper.max_pixels)
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}: give 1 or more")
+    if not isinstance(given, list | tuple):
+        return predict([rgb_image(given, max_pixels)])[0]
+    results = list[R]()
+    for start in range(0, len(given), batch_size):
+        batch = list[np.ndarray]()
+        for index, image in enumerate(given[start : start + batch_size], start):
+            try:
+                batch.append(rgb_image(image, max_pixels))
+            except InputError as error:
+                raise InputError(f"image {index} of the list: {error}") from None
+        results += predict(batch)
+    return results
+
+
+def image_sample(image: np.ndarray, mapper: SemSegTestMapper) -> dict[str, Any]:
+    """What a model is given of an image (H, W, 3) uint8 RGB, as the mapper makes it of a file."""
     resized = mapper.resize.get_transform(image).apply_image(image)
     return {"image": chw(resized), "height": image.shape[0], "width": image.shape[1]}
 
 
-def rgb_image(image: np.ndarray | str | os.PathLike[str], max_pixels: int) -> np.ndarray:
-    """The pixels of an image that is given, or read from its file.
+def rgb_image(image: GivenImage, max_pixels: int) -> np.ndarray:
+    """The pixels of an image that is given, or read from its file or address.
+
+    An address is fetched because it was typed, as a string, in a call: no file or configuration leads here.
 
     Args:
-        image: (H, W, 3) uint8 RGB, or the path of an image.
+        image: array (H, W, 3) uint8 RGB (OpenCV's are BGR: `image[..., ::-1]`), PIL image of any mode, path,
+            or http(s) address. Of all but arrays the EXIF orientation is applied, see `read_image`.
         max_pixels: largest number of pixels of an image that is decoded.
 
     Raises:
-        InputError: the image cannot be read, or is not of that form.
+        InputError: the image cannot be read or fetched, or is not of that form.
     """
-    if not isinstance(image, np.ndarray):
+    if isinstance(image, Image.Image):
+        image = pil_pixels(image, max_pixels=max_pixels)
+    elif isinstance(image, str) and is_address(image):
+        content = fetch_bytes(image, MOST_BYTES, "an image")
+        image = decode_image(content, image, max_pixels)
+    elif isinstance(image, str | os.PathLike):
         image = read_image(image, max_pixels=max_pixels)
+    if not isinstance(image, np.ndarray):
+        raise InputError(
+            f"an image is an array, a PIL image, a path or an address, got {type(image).__name__}"
+        )
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise InputError(
             f"an image must be uint8 of shape (height, width, 3), got {image.dtype} of "

@@ -13,10 +13,11 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, cast, overload
 
 import numpy as np
 from detectron2.config import CfgNode, configurable
+from detectron2.structures import Instances
 
 from clipself_seg.clip.class_texts import ClassTexts
 from clipself_seg.data.datasets.detection import detection_dataset
@@ -31,7 +32,12 @@ from clipself_seg.errors import InputError
 from clipself_seg.evaluation.detection.evaluation import seen_in_training
 from clipself_seg.models import FViT
 from clipself_seg.models.build import build_model
-from clipself_seg.prediction.common import prediction_config, require_architecture, rgb_image
+from clipself_seg.prediction.common import (
+    GivenImage,
+    predict_images,
+    prediction_config,
+    require_architecture,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,21 +118,38 @@ class DetectionPredictor:
         self.vocabulary = words
         self.seen = self.model.seen().cpu().numpy()
 
-    def __call__(self, image: np.ndarray | str | os.PathLike[str]) -> Detections:
+    @overload
+    def __call__(self, image: GivenImage, batch_size: int = 1) -> Detections: ...
+
+    @overload
+    def __call__(
+        self, image: list[Any] | tuple[Any, ...], batch_size: int = 1
+    ) -> list[Detections]: ...
+
+    def __call__(
+        self, image: GivenImage | list[Any] | tuple[Any, ...], batch_size: int = 1
+    ) -> Detections | list[Detections]:
         """Detect objects: those with a score above MODEL.FVIT.SCORE_THRESHOLD, and of them the best
         TEST.DETECTIONS_PER_IMAGE.
 
         Args:
-            image: (H, W, 3) uint8 RGB, or the path of an image.
+            image: array (H, W, 3) uint8 RGB, PIL image, path, or http(s) address, see `rgb_image`; or a list or
+                tuple of them.
+            batch_size: images of a list that one pass of the tower takes. With 1 each result is that of the
+                image alone; more may be faster on a GPU, and round differently.
 
         Raises:
-            InputError: the image cannot be read, or is not of that form.
+            InputError: an image cannot be read, or is not of that form; of a list its index is named.
         """
         if self.vocabulary is None:
             raise RuntimeError("call set_vocabulary before the predictor")
-        sample = self.mapper.resized(rgb_image(image, self.mapper.max_pixels))
-        (outputs,) = self.model([sample])
-        instances = outputs["instances"].to("cpu")
+        return predict_images(image, self._predict, self.mapper.max_pixels, batch_size)
+
+    def _predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        outputs = self.model([self.mapper.resized(image) for image in images])
+        return [self._detections(output["instances"].to("cpu")) for output in outputs]
+
+    def _detections(self, instances: Instances) -> Detections:
         return Detections(
             boxes=instances.pred_boxes.tensor.float().numpy(),
             scores=instances.scores.float().numpy(),

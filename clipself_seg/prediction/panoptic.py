@@ -11,9 +11,10 @@ Shapes: H, W pixels of the image as it is meant to be seen, K classes, n segment
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from detectron2.config import CfgNode, configurable
@@ -33,7 +34,13 @@ from clipself_seg.evaluation.panoptic.ground_truth import train_vocabulary_name
 from clipself_seg.heads.fusion import Fusion
 from clipself_seg.models import OpenPanoptic
 from clipself_seg.models.build import build_model
-from clipself_seg.prediction.common import image_sample, prediction_config, require_architecture
+from clipself_seg.prediction.common import (
+    GivenImage,
+    image_sample,
+    predict_images,
+    prediction_config,
+    require_architecture,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,22 +146,44 @@ class PanopticPredictor:
         self.vocabulary = words
         self.seen = seen
 
-    def __call__(self, image: np.ndarray | str | os.PathLike[str]) -> PanopticSegmentation:
-        """Segment an image.
+    @overload
+    def __call__(self, image: GivenImage, batch_size: int = 1) -> PanopticSegmentation: ...
+
+    @overload
+    def __call__(
+        self, image: list[Any] | tuple[Any, ...], batch_size: int = 1
+    ) -> list[PanopticSegmentation]: ...
+
+    def __call__(
+        self, image: GivenImage | list[Any] | tuple[Any, ...], batch_size: int = 1
+    ) -> PanopticSegmentation | list[PanopticSegmentation]:
+        """Segment an image, or each of a list.
 
         Args:
-            image: (H, W, 3) uint8 RGB, or the path of an image.
+            image: array (H, W, 3) uint8 RGB, PIL image, path, or http(s) address, see `rgb_image`; or a list or
+                tuple of them.
+            batch_size: images of a list that are read and given to the model at once. It takes them one
+                after another, so that results do not depend on it, and are not made faster by it.
 
         Raises:
-            InputError: the image cannot be read, or is not of that form.
+            InputError: an image cannot be read, or is not of that form; of a list its index is named.
         """
         if self.vocabulary is None:
             raise RuntimeError("call set_vocabulary before the predictor")
+        predict = functools.partial(self._predict, names=self.vocabulary.names)
+        return predict_images(image, predict, self.mapper.max_pixels, batch_size)
+
+    def _predict(
+        self, images: Sequence[np.ndarray], names: Sequence[str]
+    ) -> list[PanopticSegmentation]:
         # Instances and class maps, which nobody asks for here, cost time and memory.
         own = Fusion(self.model.alpha, self.model.beta, ("panoptic",))
-        (outputs,) = self.model([image_sample(image, self.mapper)], fusions={"own": own})
-        ids, segments = outputs["fusions"]["own"]["panoptic_seg"]
-        return segmentation_of(ids.cpu().numpy(), segments, self.vocabulary.names)
+        samples = [image_sample(image, self.mapper) for image in images]
+        results = []
+        for outputs in self.model(samples, fusions={"own": own}):
+            ids, segments = outputs["fusions"]["own"]["panoptic_seg"]
+            results.append(segmentation_of(ids.cpu().numpy(), segments, names))
+        return results
 
 
 def load_panoptic_predictor(

@@ -11,9 +11,10 @@ Shapes: H, W pixels of the image as it is meant to be seen, N names.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -30,7 +31,13 @@ from clipself_seg.data.vocabulary import (
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg
 from clipself_seg.models.build import build_model
-from clipself_seg.prediction.common import image_sample, prediction_config, require_architecture
+from clipself_seg.prediction.common import (
+    GivenImage,
+    image_sample,
+    predict_images,
+    prediction_config,
+    require_architecture,
+)
 
 THRESHOLD = 0.5  # below it every word is more likely to be absent from a pixel than there
 
@@ -161,32 +168,45 @@ class Predictor:
         of_class = torch.tensor([*range(len(words)), *extra], device=self.model.device)
         self._labels = _Labels(tuple(names), of_class, place, threshold or 0.0)
 
+    @overload
     def __call__(
-        self, image: np.ndarray | str | os.PathLike[str], scores: bool = False
-    ) -> Segmentation:
-        """Segment an image.
+        self, image: GivenImage, scores: bool = False, batch_size: int = 1
+    ) -> Segmentation: ...
+
+    @overload
+    def __call__(
+        self, image: list[Any] | tuple[Any, ...], scores: bool = False, batch_size: int = 1
+    ) -> list[Segmentation]: ...
+
+    def __call__(
+        self,
+        image: GivenImage | list[Any] | tuple[Any, ...],
+        scores: bool = False,
+        batch_size: int = 1,
+    ) -> Segmentation | list[Segmentation]:
+        """Segment an image, or each of a list.
 
         Args:
-            image: (H, W, 3) uint8 RGB, or the path of an image.
+            image: array (H, W, 3) uint8 RGB, PIL image, path, or http(s) address, see `rgb_image`; or a list or
+                tuple of them.
             scores: keep the scores, which take 4 N H W bytes; else memory does not grow with N.
+            batch_size: images of a list that are read and given to the model at once. It takes them one
+                after another, so that results do not depend on it, and are not made faster by it.
 
         Raises:
-            InputError: the image cannot be read, or is not of that form.
+            InputError: an image cannot be read, or is not of that form; of a list its index is named.
         """
         if self._labels is None:
             raise RuntimeError("call set_vocabulary before the predictor")
-        sample = image_sample(image, self.mapper)
-        (outputs,) = self.model([sample], output="scores" if scores else "labels")
-        if scores:
-            maps = _label_scores(outputs["sem_seg"], self._labels)
-            labels = maps.argmax(dim=0)
-        else:
-            maps, labels = None, _label_map(outputs, self._labels)
-        return Segmentation(
-            labels=labels.cpu().numpy().astype(label_type(len(self.names))),
-            names=self.names,
-            scores=None if maps is None else maps.cpu().numpy(),
-        )
+        predict = functools.partial(self._predict, labels=self._labels, scores=scores)
+        return predict_images(image, predict, self.mapper.max_pixels, batch_size)
+
+    def _predict(
+        self, images: Sequence[np.ndarray], labels: _Labels, scores: bool
+    ) -> list[Segmentation]:
+        samples = [image_sample(image, self.mapper) for image in images]
+        outputs = self.model(samples, output="scores" if scores else "labels")
+        return [_segmentation(output, labels, scores) for output in outputs]
 
 
 def load_predictor(
@@ -211,6 +231,19 @@ def load_predictor(
 def label_type(count: int) -> type[np.unsignedinteger]:
     """The smallest type for labels of so many names that leaves its highest value free."""
     return np.uint8 if count <= 255 else np.uint16
+
+
+def _segmentation(outputs: dict[str, Tensor], how: _Labels, scores: bool) -> Segmentation:
+    if scores:
+        maps = _label_scores(outputs["sem_seg"], how)
+        labels = maps.argmax(dim=0)
+    else:
+        maps, labels = None, _label_map(outputs, how)
+    return Segmentation(
+        labels=labels.cpu().numpy().astype(label_type(len(how.names))),
+        names=how.names,
+        scores=None if maps is None else maps.cpu().numpy(),
+    )
 
 
 def _background_class(name: str, others: Sequence[str], words: Vocabulary) -> int | None:

@@ -11,7 +11,13 @@ import threading
 
 import pytest
 
-from clipself_seg.checkpoints.download import NotFetched, check_file, download, is_address
+from clipself_seg.checkpoints.download import (
+    NotFetched,
+    check_file,
+    download,
+    fetch_bytes,
+    is_address,
+)
 from clipself_seg.errors import InputError
 from tests.weight_server import serving
 
@@ -206,6 +212,27 @@ def test_an_address_that_leads_elsewhere_than_the_web_is_not_followed(place, tmp
         server.redirects["/a.pt"] = f"{server.address}/b.pt"
         download(f"{server.address}/a.pt", tmp_path / "a.pt")
     assert (tmp_path / "a.pt").read_bytes() == DATA
+
+
+def test_a_small_file_is_fetched_whole_or_not_at_all():
+    with serving(a_jpg=DATA) as server:
+        address = f"{server.address}/a.jpg"
+        assert fetch_bytes(address, 5000, "an image") == DATA
+        with pytest.raises(InputError, match="more than 4999 bytes"):
+            fetch_bytes(address, 4999, "an image")
+        server.breaks = [70]
+        with pytest.raises(NotFetched, match="broke off after 70 bytes .* it begins anew"):
+            fetch_bytes(address, 5000, "an image")
+        server.headers["Content-Length"] = (
+            "none"  # then the end of the connection is that of the file
+        )
+        with pytest.raises(InputError, match="more than 4999 bytes"):
+            fetch_bytes(address, 4999, "an image")
+        server.redirects["/a.jpg"] = "file:///etc/hostname"
+        with pytest.raises(NotFetched, match="cannot be fetched"):
+            fetch_bytes(address, 5000, "an image")
+    with pytest.raises(NotFetched, match="is no http or https address"):
+        fetch_bytes("ftp://127.0.0.1:9/a.jpg", 5000, "an image")
 
 
 def test_paths_are_no_addresses():

@@ -18,10 +18,12 @@ from clipself_seg.config import load_config
 from clipself_seg.data import images
 from clipself_seg.data.images import (
     MAX_PIXELS,
+    decode_image,
     fit_size,
     letterbox_crops,
     letterbox_image,
     open_image,
+    pil_pixels,
     pixel_corners,
     read_image,
 )
@@ -72,6 +74,29 @@ def test_palette_bilevel_and_alpha_become_rgb(tmp_path, mode):
     Image.fromarray(noise(6, 7)).convert(mode).save(tmp_path / "picture.png")
     image = read_image(tmp_path / "picture.png")
     assert image.shape == (6, 7, 3) and image.dtype == np.uint8
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "I;16", "RGB"])
+def test_bytes_and_pil_images_give_the_pixels_of_the_file(tmp_path, mode):
+    path = tmp_path / "image.png"
+    deep = Image.fromarray(np.arange(48, dtype=np.uint16).reshape(6, 8) * 999)
+    image = deep if mode == "I;16" else Image.fromarray(noise(6, 8)).convert(mode)
+    exif = Image.Exif()
+    exif[274] = 6
+    image.save(path, exif=exif)
+    expected = read_image(path)
+    assert expected.shape == (8, 6, 3)
+    np.testing.assert_array_equal(decode_image(path.read_bytes(), "bytes"), expected)
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(pil_pixels(opened), expected)
+        with pytest.raises(
+            InputError, match="image.png is 8 x 6, which is more than the 47 pixels"
+        ):
+            pil_pixels(opened, max_pixels=47)
+    np.testing.assert_array_equal(pil_pixels(image.transpose(Image.Transpose.ROTATE_270)), expected)
+    path.write_bytes(path.read_bytes()[:-30])
+    with Image.open(path) as opened, pytest.raises(InputError, match="image.png cannot be decoded"):
+        pil_pixels(opened)
 
 
 def bad_files():

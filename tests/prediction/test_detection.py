@@ -182,6 +182,20 @@ def test_a_real_model_gives_what_it_gives_in_evaluation(real):
     assert real.seen.tolist() == [True, False] and real.trained.name == "mini_things"
 
 
+def test_a_list_gives_what_each_image_gives(real):
+    real.set_vocabulary("green star, hoop|blue ring")
+    rng = np.random.default_rng(1)
+    images = [rng.integers(0, 256, (h, 60, 3), dtype=np.uint8) for h in (40, 50, 40)]
+    given = [images[0], Image.fromarray(images[1]), images[2]]
+    for one, image in zip(real(given), images, strict=True):
+        alone = real(image)
+        assert (one.boxes == alone.boxes).all() and (one.scores == alone.scores).all()
+        assert (one.labels == alone.labels).all()
+    # Batches round differently.
+    for one, other in zip(real(given, batch_size=2), real(given), strict=True):
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
+
+
 def test_every_synonym_changes_the_text_of_an_own_class(real):
     texts = []
     for words in ("ring", "ring|hoop"):

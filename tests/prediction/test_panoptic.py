@@ -226,6 +226,17 @@ def test_a_real_model_gives_what_it_gives_in_evaluation(real):
         assert segments[was - 1]["category_id"] == segment.label
 
 
+def test_a_list_gives_what_each_image_gives(real):
+    real.set_vocabulary(WORDS, STUFF)
+    rng = np.random.default_rng(1)
+    images = [rng.integers(0, 256, (h, 60, 3), dtype=np.uint8) for h in (40, 50, 40)]
+    for batch_size in (1, 2):
+        listed = real([images[0], Image.fromarray(images[1]), images[2]], batch_size)
+        for one, image in zip(listed, images, strict=True):
+            alone = real(image)
+            assert (one.ids == alone.ids).all() and one.segments == alone.segments
+
+
 def test_what_finds_no_segments_is_refused(tmp_path):
     for opts, message in (
         (("MODEL.META_ARCHITECTURE", "CATSeg"), "CATSeg, which finds no segments.*OpenPanoptic"),

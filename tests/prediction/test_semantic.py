@@ -141,6 +141,17 @@ def test_files_arrays_and_evaluation_see_the_same_pixels(real, tmp_path):
     assert expected.shape == (50, 90)
 
 
+def test_a_list_gives_what_each_image_gives(real):
+    rng = np.random.default_rng(2)
+    images = [rng.integers(0, 256, (h, 60, 3), dtype=np.uint8) for h in (40, 50, 40)]
+    real.set_vocabulary("dog, grass, sky", "background", 0.5)
+    for batch_size in (1, 2):
+        listed = real([images[0], Image.fromarray(images[1]), images[2]], True, batch_size)
+        for one, image in zip(listed, images, strict=True):
+            alone = real(image, scores=True)
+            assert (one.labels == alone.labels).all() and (one.scores == alone.scores).all()
+
+
 def test_scores_and_labels_of_a_real_model_agree(real):
     real.set_vocabulary("dog, grass, sky", "background", 0.5)
     image = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)

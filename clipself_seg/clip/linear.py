@@ -2,8 +2,10 @@
 
 torch computes float32 matrix products with MKL, which is limited to AVX2 on processors that are not
 Intel's, and convolutions with oneDNN, which uses AVX-512 wherever it exists. A linear layer is a 1 x 1
-convolution of an image of one column, without a change of layout: the same sums, up to twice as fast,
-and as fast as MKL where MKL is at its best.
+convolution of an image of one column, without a change of layout: the same sums, up to twice as fast
+where MKL is held back. Elsewhere nothing is gained, and on processors without AVX-512 some numbers of rows take
+three times as long, so that torch's own is taken there. What decides is the processor, not a stopwatch: the same
+machine always gives the same bits.
 
 Shapes: R rows, I input and O output channels.
 """
@@ -11,13 +13,22 @@ Shapes: R rows, I input and O output channels.
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
+import platform
 from collections.abc import Iterator
-from typing import Any
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.errors import InputError, shown
+
+VARIABLE = "CLIPSELF_SEG_LINEAR"
+WAYS = ("auto", "torch", "convolution")
 FEWEST_ROWS = 64  # with fewer, converting the weight to oneDNN's layout costs more than it saves
 LARGEST_WEIGHT = (
     2**18
@@ -32,19 +43,57 @@ PLAIN: dict[str, Any] = {
     "groups": 1,
 }
 
-_stock = False
+_stock: ContextVar[bool] = ContextVar("stock", default=False)
+
+
+class Choice(NamedTuple):
+    """How linear layers are computed on a CPU.
+
+    Attributes:
+        convolution: whether as convolutions.
+        reason: why.
+    """
+
+    convolution: bool
+    reason: str
+
+
+@functools.cache
+def choice() -> Choice:
+    """What this machine takes, or `$CLIPSELF_SEG_LINEAR`: "auto", "torch" or "convolution".
+
+    Raises:
+        InputError: the variable has another value.
+    """
+    asked = os.environ.get(VARIABLE) or "auto"
+    if asked not in WAYS:
+        raise InputError(f"${VARIABLE} is {shown(asked)}: it is one of {', '.join(WAYS)}")
+    if asked != "auto":
+        return Choice(asked == "convolution", f"${VARIABLE} is {asked}")
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()):
+        return Choice(False, "this torch has no MKL beside oneDNN")
+    if "AVX512" not in torch.backends.cpu.get_cpu_capability():
+        return Choice(False, "this processor has no AVX-512")
+    if _is_intel():
+        return Choice(False, "MKL uses AVX-512 on Intel's processors")
+    return Choice(True, "MKL does without AVX-512 on processors that are not Intel's")
+
+
+def _is_intel() -> bool:
+    known = platform.processor()
+    with contextlib.suppress(OSError):
+        known += Path("/proc/cpuinfo").read_text(errors="replace")
+    return "GenuineIntel" in known
 
 
 @contextlib.contextmanager
 def stock_linear() -> Iterator[None]:
     """Makes `linear` torch's own inside the context, for benchmarks of the plain formulations."""
-    global _stock
-    before = _stock
-    _stock = True
+    token = _stock.set(True)
     try:
         yield
     finally:
-        _stock = before
+        _stock.reset(token)
 
 
 class Linear(nn.Linear):
@@ -70,11 +119,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _pays(x: Tensor, weight: Tensor) -> bool:
     """Whether the convolution is possible and faster."""
     return (
-        not _stock
-        and x.device.type == "cpu"
+        x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.numel() >= FEWEST_ROWS * x.shape[-1]
-        and torch.backends.mkldnn.is_available()
+        and choice().convolution
+        and not _stock.get()
         and not torch.is_autocast_enabled("cpu")
     )
 

@@ -142,7 +142,13 @@ def _device() -> None:
         return
     import torch
 
-    _say(f"  {torch.get_num_threads()} threads of the CPU")
+    from clipself_seg.clip.linear import choice
+
+    convolution, reason = choice()
+    _say(
+        f"  {torch.get_num_threads()} threads of the CPU, {torch.backends.cpu.get_cpu_capability()}",
+        f"  linear layers by {'convolutions' if convolution else 'matrix products'}: {reason}",
+    )
     if not torch.cuda.is_available():
         built = torch.version.cuda
         reason = (

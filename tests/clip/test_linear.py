@@ -8,12 +8,19 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from clipself_seg.clip import linear as module
-from clipself_seg.clip.linear import LARGEST_WEIGHT, Linear, linear, stock_linear
+from clipself_seg.clip.linear import LARGEST_WEIGHT, Choice, Linear, linear, stock_linear
+from clipself_seg.errors import InputError
 
 
 def tensors(rows=(3, 50), inputs=48, outputs=80, bias=True):
     x, weight = torch.randn(*rows, inputs), torch.randn(outputs, inputs)
     return x, weight, torch.randn(outputs) if bias else None
+
+
+@pytest.fixture(autouse=True)
+def convolution(monkeypatch):
+    """On every machine, as on one where convolutions pay."""
+    monkeypatch.setattr(module, "choice", lambda: Choice(True, "test"))
 
 
 @pytest.fixture
@@ -86,3 +93,29 @@ def test_torch_s_own_is_taken_where_it_is_right(case, products):
         else:
             result = linear(x, weight, bias)
     assert torch.equal(result, expected) and result.dtype == expected.dtype and not products
+
+
+CHOICE = module.choice.__wrapped__
+
+
+@pytest.mark.parametrize(
+    ("capability", "intel", "expected"),
+    [("AVX512", False, True), ("AVX512", True, False), ("AVX2", False, False)],
+)
+def test_convolutions_are_taken_only_where_mkl_is_held_back(
+    capability, intel, expected, monkeypatch
+):
+    monkeypatch.delenv(module.VARIABLE, raising=False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(module, "_is_intel", lambda: intel)
+    assert CHOICE().convolution == expected and CHOICE().reason
+
+
+def test_the_variable_decides_and_is_checked(monkeypatch):
+    for asked, expected in (("convolution", True), ("torch", False)):
+        monkeypatch.setenv(module.VARIABLE, asked)
+        assert CHOICE() == (expected, f"${module.VARIABLE} is {asked}")
+    monkeypatch.setenv(module.VARIABLE, "fast")
+    with pytest.raises(InputError, match="CLIPSELF_SEG_LINEAR is .fast.: it is one of auto, torch"):
+        CHOICE()

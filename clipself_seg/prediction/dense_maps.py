@@ -13,7 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageFont
+from PIL import Image
 
 from clipself_seg.checkpoints.download import is_address
 from clipself_seg.checkpoints.shipped import SHIPPED_TAGS
@@ -35,12 +35,12 @@ from clipself_seg.visualization.dense_maps import (
     kmeans,
     match_labels,
 )
-from clipself_seg.visualization.overlays import save_png, shortened
-from clipself_seg.visualization.panels import sheet
+from clipself_seg.visualization.fonts import shortened
+from clipself_seg.visualization.overlays import save_png
+from clipself_seg.visualization.panels import SHEET_TEXT, sheet
 
 TILE = 320  # longest side in pixels of each image of a sheet
 SMALLEST_RANGE = 0.01  # of the cosines on a scale
-CAPTION = 13  # pixels, the text of `sheet`
 
 
 def load_models(name: str, models: Sequence[str]) -> dict[str, DenseCLIP]:
@@ -190,4 +190,4 @@ def _enlarge_values(values: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _fitted(text: str, width: int) -> str:
-    return shortened(text, ImageFont.load_default(size=CAPTION), width)
+    return shortened(text, SHEET_TEXT, width)

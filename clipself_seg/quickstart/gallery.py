@@ -29,6 +29,7 @@ from clipself_seg.visualization.dense_maps import (
     kmeans,
     match_labels,
 )
+from clipself_seg.visualization.fonts import write_text
 from clipself_seg.visualization.overlays import save_png
 from clipself_seg.visualization.panels import panel, sheet
 
@@ -169,17 +170,17 @@ def _answer_sheet(
     titles: Sequence[str],
 ) -> Image.Image:
     """Four things a row; a blank tile beside each holds the lines of text."""
-    from PIL import ImageDraw, ImageFont
+    from PIL import ImageDraw
 
     tiles = []
-    font = ImageFont.load_default(size=12)
     for crop, truth, said in zip(crops, truths, answers):
         tile = Image.new("RGB", (196, 96), "white")
         draw = ImageDraw.Draw(tile)
-        draw.text((4, 2), truth, fill="black", font=font)
+        write_text(draw, (4, 2), truth, 12, (0, 0, 0), "la")
         for line, (title, answer) in enumerate(zip(titles, said)):
             colour = (0, 130, 0) if answer == truth else (190, 0, 0)
-            draw.text((4, 24 + 23 * line), f"{title.split()[-1]}: {answer}", fill=colour, font=font)
+            place = (4, 24 + 23 * line)
+            write_text(draw, place, f"{title.split()[-1]}: {answer}", 12, colour, "la")
         tiles += [crop, np.asarray(tile)]
     return sheet([tiles[i : i + 6] for i in range(0, len(tiles), 6)], [])
 

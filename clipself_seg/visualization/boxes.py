@@ -5,19 +5,20 @@ Shapes: H, W pixels of the image, n boxes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from clipself_seg.visualization.fonts import shortened, text_length, write_text
+from clipself_seg.visualization.names import place_names
 from clipself_seg.visualization.overlays import (
     PAPER,
     Entry,
     borders,
     legend,
     readable,
-    shortened,
     text_size,
 )
 
@@ -30,10 +31,11 @@ DASH, GAP = 5, 3  # lengths in widths of the line
 
 
 class _Label(NamedTuple):
-    """A label with its place: left, top, right and bottom in pixels of the image."""
+    """A label with its place, left, top, right and bottom in pixels of the image, and the height of its text."""
 
     text: str
     place: tuple[int, int, int, int]
+    size: int
 
 
 def box_overlay(
@@ -47,7 +49,8 @@ def box_overlay(
     """Image with boxes, each with its name and score, above a legend that counts seen and unseen ones.
 
     A box of a seen class is a solid blue line; one of an unseen class is red and dashed, and its name has an
-    asterisk. The best lie on top. A small image is enlarged by a whole number.
+    asterisk. The best lie on top. A name stands in its mask if there is room, else beside its box. A small
+    image is enlarged by a whole number.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -69,11 +72,12 @@ def box_overlay(
         f"{name}{'' if known else MARK}{ending}"
         for name, known, ending in zip(names, seen, endings)
     ]
-    labels = _place(titles, corners, canvas.size, unit)
+    inside = _in_masks(large_masks, titles, large.shape[:2], unit)
+    labels = _place(titles, corners, inside, canvas.size, unit)
     for corner, colour, known in zip(corners[::-1], colours[::-1], seen[::-1]):
         _outline(draw, corner, colour, max(3, unit // 6), dashed=not known)
     for label, colour in zip(labels[::-1], colours[::-1]):
-        _write(draw, label, colour, unit)
+        _write(draw, label, colour)
     key = legend(_entries(seen), max(canvas.width, 18 * unit), unit)
     sheet = Image.new("RGB", (key.width, canvas.height + key.height), PAPER)
     sheet.paste(canvas, ((sheet.width - canvas.width) // 2, 0))
@@ -99,6 +103,31 @@ def _tinted(
         painted[mask] = inside.round().astype(np.uint8)
         painted[borders(mask)] = colour
     return painted
+
+
+def _in_masks(
+    masks: Sequence[np.ndarray], titles: Sequence[str], size: tuple[int, int], unit: int
+) -> dict[int, _Label]:
+    """Number of a box -> its label, if that fits into the visible part of its mask; the first lies on top.
+
+    Args:
+        masks: (H, W) bool each, of all or of none of the boxes.
+        titles: names with scores.
+        size: H and W.
+        unit: height of the text in pixels.
+    """
+    regions = np.full(size, -1)
+    for number, mask in reversed(list(enumerate(masks))):
+        regions[mask] = number
+    labels = dict[int, _Label]()
+    for name in place_names(regions, titles, unit, whole=True):
+        x, y = name.centre
+        width, height = _plate(name.text, name.size)
+        left = max(0, min(x - width // 2, size[1] - width))
+        top = max(0, min(y - height // 2, size[0] - height))
+        place = (left, top, left + width - 1, top + height - 1)
+        labels.setdefault(name.label, _Label(name.text, place, name.size))
+    return labels
 
 
 def _whole(boxes: np.ndarray, size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
@@ -140,25 +169,39 @@ def _dashes(start: int, end: int, width: int) -> Iterator[tuple[int, int]]:
 def _place(
     titles: Sequence[str],
     corners: Sequence[tuple[int, int, int, int]],
+    inside: Mapping[int, _Label],
     size: tuple[int, int],
     unit: int,
 ) -> list[_Label]:
-    """Labels beside their boxes, within the image: where they cover least of the earlier ones."""
-    font = ImageFont.load_default(size=unit)
-    pad = max(2, unit // 5)
-    placed = list[_Label]()
-    for title, (left, top, right, bottom) in zip(titles, corners):
-        text = shortened(title, font, size[0] - 2 * pad)
-        width, height = round(font.getlength(text)) + 2 * pad, unit + 2 * pad
+    """Labels of all boxes: those inside of masks, and others beside their boxes, within the image, where they
+    cover least of the earlier ones.
+    """
+    placed = dict(inside)
+    for number, (title, (left, top, right, bottom)) in enumerate(zip(titles, corners)):
+        if number in inside:
+            continue
+        text = shortened(title, unit, size[0] - 2 * _pad(unit))
+        width, height = _plate(text, unit)
         candidates = []
         for y in (top - height, bottom + 1, top, bottom - height + 1):
             for x in (left, right - width + 1):
                 x = max(0, min(x, size[0] - width))
                 y = max(0, min(y, size[1] - height))
                 candidates.append((x, y, x + width - 1, y + height - 1))
-        covered = [sum(_common(place, other.place) for other in placed) for place in candidates]
-        placed.append(_Label(text, candidates[int(np.argmin(covered))]))
-    return placed
+        covered = [
+            sum(_common(place, other.place) for other in placed.values()) for place in candidates
+        ]
+        placed[number] = _Label(text, candidates[int(np.argmin(covered))], unit)
+    return [placed[number] for number in range(len(titles))]
+
+
+def _pad(unit: int) -> int:
+    return max(2, unit // 5)
+
+
+def _plate(text: str, unit: int) -> tuple[int, int]:
+    """Width and height in pixels of the ground of a text."""
+    return round(text_length(text, unit)) + 2 * _pad(unit), unit + 2 * _pad(unit)
 
 
 def _common(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> int:
@@ -168,11 +211,8 @@ def _common(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) ->
     return max(0, width) * max(0, height)
 
 
-def _write(
-    draw: ImageDraw.ImageDraw, label: _Label, colour: tuple[int, int, int], unit: int
-) -> None:
+def _write(draw: ImageDraw.ImageDraw, label: _Label, colour: tuple[int, int, int]) -> None:
     left, top, right, bottom = label.place
     draw.rectangle(label.place, fill=colour, outline=PAPER)
     middle = ((left + right) / 2, (top + bottom) / 2)
-    font = ImageFont.load_default(size=unit)
-    draw.text(middle, label.text, fill=PAPER, font=font, anchor="mm")
+    write_text(draw, middle, label.text, label.size, PAPER, "mm")

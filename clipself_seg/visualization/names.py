@@ -5,19 +5,25 @@ Shapes: H, W pixels of the label map, K names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from clipself_seg.visualization.fonts import text_length, write_text
 
 CELLS = 400  # most cells along the shorter side of the grid on which places are searched
 SMALLER = 0.75  # size of the text as a fraction of the usual one, where that does not fit
 LEAST_TEXT = 11  # pixels
+FURTHER = 0.02  # fraction of the image from which a further part of a region has its own name
 INSIDE = 0.6  # fraction of a name's box that has to lie in its region
 WHITE = (255, 255, 255)
 DARK = (20, 20, 20)
+
+
+Window = tuple[slice, slice]
 
 
 class Name(NamedTuple):
@@ -36,21 +42,24 @@ class Name(NamedTuple):
     size: int
 
 
-def place_names(labels: np.ndarray, names: Sequence[str], size: int) -> list[Name]:
+def place_names(
+    labels: np.ndarray, names: Sequence[str], size: int, whole: bool = False
+) -> list[Name]:
     """Names of all regions with room for one, each at the deepest place where it fits.
 
     Where it does not fit, smaller text is tried; then a name may stick out a little if it overlaps no
-    other. Regions that are too small for that get no name.
+    other. Regions that are too small for that get no name. Of a region in several parts every large one
+    in which the name fits has it.
 
     Args:
         labels: (H, W) integers; those outside of 0 ... K - 1 have no name.
         names: names of the K labels.
         size: height of the text in pixels.
+        whole: whether names that would stick out are left out.
     """
     step = max(1, min(labels.shape) // CELLS)
     grid = labels[::step, ::step]
-    sizes = dict.fromkeys((size, max(min(size, LEAST_TEXT), round(SMALLER * size))))
-    fonts = {height: ImageFont.load_default(size=height) for height in sizes}
+    sizes = tuple(dict.fromkeys((size, max(min(size, LEAST_TEXT), round(SMALLER * size)))))
     placed = list[Name]()
     waiting = []
     taken = np.zeros(grid.shape, bool)
@@ -59,17 +68,14 @@ def place_names(labels: np.ndarray, names: Sequence[str], size: int) -> list[Nam
         if not 0 <= label < len(names):
             continue
         region = grid == label
-        inside = 0.0
-        for height, font in fonts.items():
-            if inside < 1:
-                box = _box(font.getlength(names[label]), height, step)
-                inside, cell = _best(region, box)
-                name = Name(label, names[label], (step * cell[0], step * cell[1]), height)
+        inside, name, window = _fit(region, label, names[label], sizes, step)
         if inside == 1:
-            placed.append(name)
-            taken[_window(cell, box)] = True
-        elif inside >= INSIDE:
-            waiting.append((name, _window(cell, box)))
+            fitting = [(name, window), *_in_further_parts(region, window, name, sizes, step)]
+            for name, window in fitting:
+                placed.append(name)
+                taken[window] = True
+        elif inside >= INSIDE and not whole:
+            waiting.append((name, window))
     # Names inside of their regions cannot meet; the others come after them.
     for name, window in waiting:
         if not taken[window].any():
@@ -87,15 +93,33 @@ def write_names(image: Image.Image, placed: Sequence[Name]) -> None:
     """
     draw = ImageDraw.Draw(image)
     for name in placed:
-        draw.text(
-            name.centre,
-            name.text,
-            fill=WHITE,
-            font=ImageFont.load_default(size=name.size),
-            anchor="mm",
-            stroke_width=max(1, round(name.size / 8)),
-            stroke_fill=DARK,
-        )
+        rim = (max(1, round(name.size / 8)), DARK)
+        write_text(draw, name.centre, name.text, name.size, WHITE, "mm", rim)
+
+
+def _fit(
+    region: np.ndarray, label: int, text: str, sizes: Sequence[int], step: int
+) -> tuple[float, Name, Window]:
+    """Name of a region in the first size that fits, or else the last; its fraction inside, and its cells."""
+    for size in sizes:
+        box = _box(text_length(text, size), size, step)
+        inside, (x, y) = _best(region, box)
+        if inside == 1:
+            break
+    return inside, Name(label, text, (step * x, step * y), size), _window((x, y), box)
+
+
+def _in_further_parts(
+    region: np.ndarray, window: Window, name: Name, sizes: Sequence[int], step: int
+) -> Iterator[tuple[Name, Window]]:
+    """The name of a region again in each of its large parts, but for the one where it stands already."""
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(region.astype(np.uint8))
+    for part in range(1, count):
+        large = stats[part, cv2.CC_STAT_AREA] >= FURTHER * region.size
+        if large and not (parts[window] == part).any():
+            inside, further, cells = _fit(parts == part, name.label, name.text, sizes, step)
+            if inside == 1:
+                yield further, cells
 
 
 def _box(length: float, size: int, step: int) -> tuple[int, int]:
@@ -127,7 +151,7 @@ def _best(region: np.ndarray, box: tuple[int, int]) -> tuple[float, tuple[int, i
     return float(most) / (columns * rows), (int(x) + x_margin, int(y) + y_margin)
 
 
-def _window(cell: tuple[int, int], box: tuple[int, int]) -> tuple[slice, slice]:
+def _window(cell: tuple[int, int], box: tuple[int, int]) -> Window:
     """Rows and columns of a box around a cell."""
     x, y = cell
     columns, rows = box

@@ -1,7 +1,7 @@
 """Label maps over images: tinted regions with names, and a legend with each class's percentage.
 
 Shapes: H, W pixels of the image, K classes. A label outside 0 ... K - 1 has no class: its pixels are
-darkened.
+darkened and hatched.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from clipself_seg.files import atomic_path
+from clipself_seg.visualization.fonts import shortened, text_length, write_text
 from clipself_seg.visualization.names import place_names, write_names
 
 OPACITY = 0.55
@@ -28,6 +29,9 @@ FAINT = (110, 110, 110)
 PAPER = (255, 255, 255)
 MOST_ENTRIES = 40  # of a legend
 UNLABELLED = "no label"
+DIMMED = 0.5  # brightness of pixels without a label, as a fraction
+HATCH = (190, 190, 190)  # colour of the lines over them
+HATCH_OPACITY = 0.55
 
 
 class Entry(NamedTuple):
@@ -37,17 +41,19 @@ class Entry(NamedTuple):
         name: name of the class.
         colour: RGB.
         note: text behind the name, such as the percentage of the pixels.
+        hatched: whether lines are drawn over the colour.
     """
 
     name: str
     colour: tuple[int, int, int]
     note: str = ""
+    hatched: bool = False
 
 
 def paint(
     image: np.ndarray, labels: np.ndarray, colours: np.ndarray, opacity: float = OPACITY
 ) -> np.ndarray:
-    """Tint every pixel with the colour of its class, (H, W, 3) uint8.
+    """Tint every pixel with the colour of its class, (H, W, 3) uint8; hatch those without one.
 
     Boundaries are white between dark rims, so that they show on any ground.
 
@@ -61,6 +67,8 @@ def paint(
     index = np.where(known, labels, len(colours))
     tints = np.concatenate([colours, np.zeros((1, 3), np.uint8)])[index]
     painted: np.ndarray = cv2.addWeighted(image, 1 - opacity, tints, opacity, 0)
+    if not known.all():
+        painted[~known] = _hatched(image, max(10, round(min(labels.shape) / 32)))[~known]
     width = max(1, round(min(labels.shape) / 350))
     edge = borders(labels).astype(np.uint8)
     line, rim = (cv2.dilate(edge, np.ones((w, w), np.uint8)) > 0 for w in (width, width + 2))
@@ -69,10 +77,19 @@ def paint(
     return painted
 
 
+def _hatched(image: np.ndarray, period: int) -> np.ndarray:
+    """Darkened image (H, W, 3) uint8 under diagonal lines, so many pixels apart in each row."""
+    y, x = np.ogrid[: image.shape[0], : image.shape[1]]
+    line = (x + y) % period < max(1, period // 5)
+    dark = (DIMMED * image).round()
+    lines = dark + HATCH_OPACITY * (np.array(HATCH) - dark)
+    return np.where(line[..., None], lines, dark).round().astype(np.uint8)
+
+
 def overlay(
     image: np.ndarray, labels: np.ndarray, names: Sequence[str], colours: np.ndarray
 ) -> Image.Image:
-    """Tinted image with names in large regions, above a legend with each class's percentage.
+    """Tinted image with names in its regions, above a legend with each class's percentage.
 
     Text grows with the image; a small image is enlarged by a whole number.
 
@@ -111,21 +128,27 @@ def entries(
     """
     known = (labels >= 0) & (labels < len(names))
     counts = np.bincount(labels[known].astype(np.int64), minlength=len(names))
-    parts = [(int(n), names[i], colours[i]) for i, n in enumerate(counts) if n]
-    parts.sort(key=lambda part: -part[0])
-    missing = int(labels.size - known.sum())
-    if missing:
-        parts.append((missing, UNLABELLED, np.array(INK)))
 
     def note(count: int) -> str:
         return percent(count / labels.size) if percentages else ""
 
-    lines = [Entry(name, (int(r), int(g), int(b)), note(n)) for n, name, (r, g, b) in parts]
-    if len(lines) > most:
+    parts = [
+        (int(counts[i]), Entry(names[i], _rgb(colours[i]), note(int(counts[i]))))
+        for i in np.argsort(-counts, kind="stable")
+        if counts[i]
+    ]
+    if missing := int(labels.size - known.sum()):
+        parts.append((missing, Entry(UNLABELLED, INK, note(missing), hatched=True)))
+    if len(parts) > most:
         rest = parts[most - 1 :]
-        more = Entry(f"{len(rest)} more", PAPER, note(sum(part[0] for part in rest)))
-        lines = [*lines[: most - 1], more]
-    return lines
+        count = sum(number for number, _ in rest)
+        parts[most - 1 :] = [(count, Entry(f"{len(rest)} more", PAPER, note(count)))]
+    return [line for _, line in parts]
+
+
+def _rgb(colour: np.ndarray) -> tuple[int, int, int]:
+    red, green, blue = colour.tolist()
+    return red, green, blue
 
 
 def percent(fraction: float) -> str:
@@ -141,14 +164,15 @@ def legend(lines: Sequence[Entry], width: int, unit: int) -> Image.Image:
         width: width of the strip in pixels; a name that is too long for it is cut, with dots.
         unit: height of the text in pixels.
     """
-    font = ImageFont.load_default(size=unit)
     swatch = round(1.1 * unit)
     gap = unit // 2
     step = round(1.7 * unit)
     room = width - swatch - 4 * gap
-    names = [shortened(line.name, font, room - font.getlength(line.note) - gap) for line in lines]
-    notes = max((font.getlength(line.note) for line in lines), default=0)
-    text = max((font.getlength(name) for name in names), default=0)
+    names = [
+        shortened(line.name, unit, room - text_length(line.note, unit) - gap) for line in lines
+    ]
+    notes = max((text_length(line.note, unit) for line in lines), default=0)
+    text = max((text_length(name, unit) for name in names), default=0)
     column = min(width - gap, round(swatch + text + notes + 4 * gap))
     columns = max(1, (width - gap) // column)
     rows = -(-len(lines) // columns)
@@ -160,10 +184,26 @@ def legend(lines: Sequence[Entry], width: int, unit: int) -> Image.Image:
         middle = top + step / 2
         box = (left, middle - swatch / 2, left + swatch, middle + swatch / 2)
         draw.rounded_rectangle(box, radius=swatch / 4, fill=line.colour)
-        draw.text((left + swatch + gap, middle), name, fill=INK, font=font, anchor="lm")
-        place = (left + swatch + 2 * gap + font.getlength(name), middle)
-        draw.text(place, line.note, fill=FAINT, font=font, anchor="lm")
+        if line.hatched:
+            _hatch_swatch(draw, box)
+        write_text(draw, (left + swatch + gap, middle), name, unit, INK)
+        place = (left + swatch + 2 * gap + text_length(name, unit), middle)
+        write_text(draw, place, line.note, unit, FAINT)
     return strip
+
+
+def _hatch_swatch(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float]) -> None:
+    """Three diagonal lines within a square: left, top, right and bottom in pixels."""
+    left, top, right, bottom = box
+    side = right - left
+    width = max(1, round(side / 9))
+    for part in (0.6, 1.0, 1.4):  # x + y of the line, in sides
+        low, high = max(0.12, part - 0.88) * side, min(0.88, part - 0.12) * side
+        draw.line(
+            (left + low, top + part * side - low, left + high, top + part * side - high),
+            HATCH,
+            width,
+        )
 
 
 def text_size(image: np.ndarray) -> int:
@@ -186,21 +226,6 @@ def readable(image: np.ndarray, *maps: np.ndarray, small: int = SMALL) -> tuple[
     size = (factor * width, factor * height)
     grown = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
     return grown, *(m.repeat(factor, axis=0).repeat(factor, axis=1) for m in maps)
-
-
-def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
-    """Text, or as much of it as fits into a width in pixels, with dots.
-
-    Args:
-        text: text of one line.
-        font: font that it is written in.
-        room: width in pixels.
-    """
-    if font.getlength(text) <= room:
-        return text
-    while text and font.getlength(text + "...") > room:
-        text = text[:-1]
-    return text + "..."
 
 
 def borders(labels: np.ndarray) -> np.ndarray:

@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from clipself_seg.visualization.fonts import write_text
 from clipself_seg.visualization.overlays import INK, PAPER, SMALLEST_TEXT, entries, legend, paint
 
 OPACITY = 0.75  # of label maps, which are shown beside the image
 LEGEND = 23  # width in heights of the text: two columns
 MARGIN = 8  # pixels around the images of a sheet
+SHEET_TEXT = 13  # height of the text of a sheet in pixels
+BLACK = (0, 0, 0)
 TITLE = 18  # height of a title or caption of a sheet in pixels
 
 
@@ -41,10 +44,9 @@ def panel(
     )
     canvas = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(size=unit)
     for column, title in enumerate(["image", *rows[0][1]]):
         place = (gap + column * (width + gap), head / 2)
-        draw.text(place, title, fill=INK, font=font, anchor="lm")
+        write_text(draw, place, title, unit, INK)
     top = head
     for strip in strips:
         canvas.paste(strip, (gap, top))
@@ -95,7 +97,6 @@ def sheet(
         captions: line below each image.
         scale: enlargement by a whole number; pixels stay sharp.
     """
-    font = ImageFont.load_default(size=13)
     grown = [[np.kron(p, np.ones((scale, scale, 1), np.uint8)) for p in row] for row in rows]
     foot = TITLE if captions else 0
     columns = max(len(row) for row in grown)
@@ -110,13 +111,13 @@ def sheet(
     draw = ImageDraw.Draw(canvas)
     lefts = [MARGIN + sum(widths[:c]) + MARGIN * c for c in range(columns)]
     for left, title in zip(lefts, titles):
-        draw.text((left, MARGIN), title, fill="black", font=font)
+        write_text(draw, (left, MARGIN), title, SHEET_TEXT, BLACK, "la")
     top = head + MARGIN
     for number, (row, height) in enumerate(zip(grown, heights)):
         for column, image in enumerate(row):
             canvas.paste(Image.fromarray(image), (lefts[column], top))
             if captions:
                 place = (lefts[column], top + image.shape[0] + 1)
-                draw.text(place, captions[number][column], fill="black", font=font)
+                write_text(draw, place, captions[number][column], SHEET_TEXT, BLACK, "la")
         top += height + MARGIN + foot
     return canvas

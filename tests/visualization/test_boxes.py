@@ -58,8 +58,24 @@ def test_masks_are_tinted_within_and_nowhere_else():
     masks = np.zeros((1, 500, 600), bool)
     masks[0, 120:180, 100:200] = True
     picture = drawn([True], masks=masks)
-    assert picture[150, 150].tolist() == [round(0.6 * GROUND + 0.4 * part) for part in SEEN]
+    assert picture[125, 105].tolist() == [round(0.6 * GROUND + 0.4 * part) for part in SEEN]
     assert (picture[150, 210] == GROUND).all() and pixels_of(SEEN, picture)[179, 150]
+
+
+def test_a_name_stands_in_its_mask_if_there_is_room_and_else_beside_the_box():
+    masks = np.zeros((1, 500, 600), bool)
+    masks[0, 80:240, 60:320] = True
+    wide = drawn([True], masks=masks)
+    assert (wide[:58] == GROUND).all() and pixels_of(SEEN, wide)[110:210, 100:280].sum() > 500
+    # What lies over a mask takes its room away.
+    masks = np.stack([masks[0], masks[0]])
+    masks[0, 130:240] = False
+    both = drawn([True, False], masks=masks)
+    assert pixels_of(SEEN, both)[85:125, 70:310].sum() > 500
+    assert pixels_of(UNSEEN, both)[135:235, 70:310].sum() > 500
+    masks[:, :, 70:] = False
+    narrow = drawn([True, True], masks=masks)
+    assert pixels_of(SEEN, narrow)[:58].any()
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (3, 500), (40, 60), (900, 20)])

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFont
+from PIL import Image
 
+from clipself_seg.visualization.fonts import text_length
 from clipself_seg.visualization.names import INSIDE, LEAST_TEXT, place_names, write_names
 
 
 def extent(name):
     """Half of width and height that a name takes."""
-    return ImageFont.load_default(size=name.size).getlength(name.text) / 2, name.size / 2
+    return text_length(name.text, name.size) / 2, name.size / 2
 
 
 def covered(labels, name):
@@ -32,7 +33,7 @@ def test_names_lie_in_their_regions_and_do_not_touch(seed):
     rng = np.random.default_rng(seed)
     labels = np.kron(rng.integers(-1, 12, (5, 6)), np.ones((60, 60), int))
     placed = place_names(labels, [f"word {i}" for i in range(12)], 16)
-    assert placed and len({name.label for name in placed}) == len(placed)
+    assert placed and len({name.centre for name in placed}) == len(placed)
     written = np.zeros(labels.shape, int)
     for name in placed:
         assert covered(labels, name) >= INSIDE - 0.1
@@ -64,6 +65,24 @@ def test_a_name_may_stick_out_of_its_region_but_not_onto_another_name():
     labels[15:45, 110:130] = 1
     both = place_names(labels, ["long name", "ab"], 14)
     assert both[0].label == 1
+
+
+def test_every_large_part_of_a_region_has_the_name_and_small_ones_do_not():
+    labels = np.zeros((200, 300), int)
+    labels[:, 100:110] = labels[:, 200:210] = 1
+    labels[150:190, 250:290] = 1
+    labels[155:185, 252:288] = 0  # 1.8 % of the image
+    placed = place_names(labels, ["sky", "pole"], 14)
+    assert sorted(name.centre[0] // 100 for name in placed if name.label == 0) == [0, 1, 2]
+    assert all(covered(labels, name) == 1 for name in placed if name.label == 0)
+
+
+def test_only_names_that_fit_are_placed_if_none_may_stick_out():
+    labels = np.full((60, 200), -1)
+    labels[20:40, 60:110] = 0
+    labels[5:55, 130:190] = 1
+    placed = place_names(labels, ["long name", "x"], 14, whole=True)
+    assert [name.text for name in placed] == ["x"]
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (3, 500), (500, 3), (1200, 1000)])

@@ -11,7 +11,15 @@ from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.visualization import class_colours as colours_module
 from clipself_seg.visualization.class_colours import BACKGROUND, class_colours
-from clipself_seg.visualization.overlays import entries, legend, overlay, paint, percent, text_size
+from clipself_seg.visualization.overlays import (
+    Entry,
+    entries,
+    legend,
+    overlay,
+    paint,
+    percent,
+    text_size,
+)
 from clipself_seg.visualization.panels import panel
 
 NAMES = ("dog", "grass", "sky")
@@ -56,11 +64,30 @@ def test_tint_is_a_mixture_and_boundaries_are_light():
 
 
 @pytest.mark.parametrize("label", [-1, 2, 255])
-def test_what_has_no_class_is_darkened_and_named(label):
-    image, labels = np.full((9, 9, 3), 200, np.uint8), np.full((9, 9), label)
+def test_what_has_no_class_is_darkened_hatched_and_named(label):
+    image, labels = np.full((60, 60, 3), 160, np.uint8), np.full((60, 60), label)
+    image[30:] = 0
+    labels[:, :20] = 0
     colours = class_colours(NAMES[:2])
-    assert (paint(image, labels, colours) == 90).all()
-    assert [e.name for e in entries(labels, NAMES[:2], colours)] == ["no label"]
+    painted = paint(image, labels, colours, opacity=1)
+    plain, bright, black = painted[3:57, 2:17], painted[:29, 22:], painted[31:, 22:]
+    assert (plain == colours[0]).all()
+    # The image shows between the lines, and the lines on a black image.
+    assert 0.5 < (bright == 80).all(-1).mean() < 0.95 and bright.max() > 120
+    assert 0.5 < (black == 0).all(-1).mean() < 0.95 and black.max() > 90
+    # Diagonal: each row is the one above, moved by a pixel.
+    assert (bright[1:, :-1] == bright[:-1, 1:]).all()
+    known, missing = entries(labels, NAMES[:2], colours)
+    assert missing.name == "no label" and missing.hatched and not known.hatched
+
+
+def test_the_legend_hatches_its_swatch_too():
+    swatches = [
+        np.asarray(legend([Entry("x", (25, 25, 25), hatched=hatched)], 100, 20))[:, :30]
+        for hatched in (False, True)
+    ]
+    dark = [(swatch == 25).all(-1).sum() for swatch in swatches]
+    assert 0.4 * dark[0] < dark[1] < 0.8 * dark[0]
 
 
 def test_legend_lists_what_is_there_by_size_with_its_share():

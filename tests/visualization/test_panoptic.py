@@ -58,4 +58,5 @@ def test_every_segment_is_tinted_and_listed(height, width):
 def test_a_picture_without_segments_is_drawn():
     image = np.full((30, 40, 3), 200, np.uint8)
     drawn = panoptic_overlay(image, np.full((30, 40), -1), [], NAMES, COLOURS)
-    assert np.asarray(drawn)[5, 5].max() < 100
+    dark = (np.asarray(drawn)[:240, :320] == 100).all(-1)
+    assert 0.5 < dark.mean() < 1  # under the lines

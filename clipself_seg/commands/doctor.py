@@ -86,7 +86,9 @@ FURTHER = (
         'pip install "clipself_seg[captions]"',
         "nouns of captions",
     ),
-    Package("pillow_heif", ("pillow-heif",), needed_for="images in HEIC"),
+    Package(
+        "pillow_heif", ("pillow-heif",), 'pip install "clipself_seg[heic]"', "images in HEIC and HEIF"
+    ),
 )
 
 

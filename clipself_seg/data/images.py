@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, MissingPackage
 from clipself_seg.files import require_regular_file
 
 MAX_PIXELS = 128_000_000
@@ -30,6 +30,8 @@ MAX_PIXELS = 128_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF", "JPEG2000", "PPM")
 # Held while Pillow's own limit is lifted.
 _OPENING = threading.Lock()
+# Brands of files in HEIF: HEVC in pictures and sequences, and the general ones.
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION_TAG = 274
 _ORIENTATIONS = {
@@ -64,7 +66,7 @@ def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> It
         max_pixels: largest number of pixels that is decoded.
 
     Raises:
-        InputError: no regular file, or more pixels.
+        InputError: no regular file, more pixels, or HEIF without its package.
         OSError, SyntaxError, ...: as Pillow, see `DECODING_ERRORS`.
     """
     require_regular_file(path)
@@ -76,10 +78,13 @@ def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> It
 def _read_header(path: str | os.PathLike[str]) -> Image.Image:
     with open(path, "rb") as content:
         check_chunks(content)
-    return _open(path)
+        return _open(path, content, path)
 
 
-def _open(source: str | os.PathLike[str] | BinaryIO) -> Image.Image:
+def _open(
+    source: str | os.PathLike[str] | BinaryIO, content: BinaryIO, name: str | os.PathLike[str]
+) -> Image.Image:
+    """The image of a source whose content is at hand, too; the name is for messages."""
     _register_decoders()
     formats = [name for name in FORMATS if name in Image.OPEN]
     # Pillow's own limit, which no key moves, does not say how large the image is.
@@ -88,6 +93,9 @@ def _open(source: str | os.PathLike[str] | BinaryIO) -> Image.Image:
         Image.MAX_IMAGE_PIXELS = None
         try:
             return Image.open(source, formats=formats)
+        except UnidentifiedImageError:
+            _check_heif(content, name)
+            raise
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
@@ -97,6 +105,15 @@ def _register_decoders() -> None:
     Image.init()
     with contextlib.suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
+
+
+def _check_heif(content: BinaryIO, name: str | os.PathLike[str]) -> None:
+    """Refuse a HEIC or HEIF, as telephones write them, where its decoder is not installed."""
+    content.seek(4)
+    if content.read(4) == b"ftyp" and content.read(4) in _HEIF and "HEIF" not in Image.OPEN:
+        raise MissingPackage(
+            f"image {name} is in HEIC or HEIF, which a package of its own reads: pip install pillow-heif"
+        )
 
 
 def check_chunks(content: BinaryIO) -> None:
@@ -184,8 +201,8 @@ def decode_image(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.
         InputError: it cannot be decoded, or has more pixels.
     """
     with _naming(name):
-        check_chunks(io.BytesIO(content))
-        with _open(io.BytesIO(content)) as file:
+        check_chunks(stream := io.BytesIO(content))
+        with _open(io.BytesIO(content), stream, name) as file:
             return pil_pixels(file, name, max_pixels)
 
 
@@ -216,7 +233,7 @@ def _naming(name: str | os.PathLike[str]) -> Iterator[None]:
             f"image {name} is missing: restore it, or leave it out of the list that names it"
         ) from None
     except UnidentifiedImageError:
-        known = ", ".join(FORMATS)
+        known = ", ".join(form for form in FORMATS if form in Image.OPEN)
         raise InputError(f"image {name} is not an image of {known}: replace it") from None
     except InputError:
         raise

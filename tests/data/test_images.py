@@ -307,6 +307,44 @@ def test_errors_of_the_decoder_of_avif_are_named(tmp_path, monkeypatch):
         read_image(tmp_path / "a.avif")
 
 
+def test_heic_without_its_package_is_refused_with_the_command_that_installs_it(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    images._register_decoders.cache_clear()
+    content = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf"
+    (tmp_path / "a.heic").write_bytes(content)
+    with pytest.raises(InputError, match="a.heic is in HEIC or HEIF.*pip install pillow-heif"):
+        read_image(tmp_path / "a.heic")
+    with pytest.raises(InputError, match="http://a/b is in HEIC or HEIF"):
+        images.decode_image(content, "http://a/b")
+    (tmp_path / "b.jpg").write_bytes(b"\0\0\0\x1cftypqt  ")
+    with pytest.raises(InputError, match="b.jpg is not an image of JPEG, (?!.*HEIF)"):
+        read_image(tmp_path / "b.jpg")
+
+
+def test_heic_is_read_as_jpeg_is_within_the_limits(tmp_path):
+    pytest.importorskip("pillow_heif", reason="needs pillow-heif (the extra [heic])")
+    images._register_decoders.cache_clear()
+    images._register_decoders()
+    sides = Image.new("RGB", (120, 80), (255, 0, 0))
+    sides.paste((0, 0, 255), (0, 0, 40, 80))
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned
+    for name in ("a.heic", "a.jpg"):
+        sides.save(tmp_path / name, exif=exif.tobytes(), quality=95)
+    heic, jpeg = (read_image(tmp_path / name) for name in ("a.heic", "a.jpg"))
+    assert heic.shape == (120, 80, 3) and np.abs(heic[:30].astype(int) - jpeg[:30]).max() < 20
+    assert heic[2, 2].argmax() == 2 and heic[-3, 2].argmax() == 0
+    with pytest.raises(InputError, match="80 x 120, which is more than the 9599 pixels"):
+        read_image(tmp_path / "a.heic", max_pixels=9599)
+    content = (tmp_path / "a.heic").read_bytes()
+    (tmp_path / "a.heic").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="a.heic"):
+        read_image(tmp_path / "a.heic")
+
+
 def test_heic_is_read_where_its_package_is_installed(tmp_path, monkeypatch):
     registered = []
     package = types.SimpleNamespace(register_heif_opener=lambda: registered.append(True))

@@ -119,6 +119,12 @@ RELATIONS: tuple[Relation, ...] = (
         lambda sweep, model: not sweep or model == "OpenPanoptic",
     ),
     Relation(
+        "MODEL.FUSION.SOURCE",
+        "MODEL.META_ARCHITECTURE",
+        '"weights" but for OpenPanoptic, the only one whose weights carry exponents',
+        lambda source, model: source == "weights" or model == "OpenPanoptic",
+    ),
+    Relation(
         "TEST.REGIONS.SIZES",
         "MODEL.META_ARCHITECTURE",
         "empty but for CLIPSelf and RegionReader, which read regions at several sizes",

@@ -17,7 +17,13 @@ from clipself_seg.config.keys import CHOICES, READOUTS, default_config
 from clipself_seg.config.panoptic import PANOPTIC_CHOICES
 from clipself_seg.config.unfollowed import RETIRED, unfollowed
 from clipself_seg.config.weights import WEIGHTS, refuse_addresses
-from clipself_seg.config.yaml_files import merge_layers, read_layers, setting_file
+from clipself_seg.config.yaml_files import (
+    Layer,
+    merge_layers,
+    read_layers,
+    setting_file,
+    setting_place,
+)
 from clipself_seg.errors import InputError, nearest
 
 logger = logging.getLogger(__name__)
@@ -58,6 +64,7 @@ def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -
     _merge(cfg, typed, lambda key: "the command line")
     if cfg.SEED == -1:
         cfg.SEED = defaults["SEED"]  # any, in Detectron2's words
+    _choose_exponents(cfg, layers, typed)
     refuse_addresses(cfg, {key for key in WEIGHTS if key not in typed}, source)
     _check(cfg, source)
     _check_followed(cfg, defaults, source)
@@ -131,6 +138,18 @@ def _fill_nones(cfg: CfgNode, known: dict[str, Any], source: Source) -> None:
                     f"leave it out for {known[key]!r}"
                 )
             cfg.merge_from_list([key, NONES[key]])
+
+
+def _choose_exponents(cfg: CfgNode, layers: Sequence[Layer], typed: dict[str, Any]) -> None:
+    """Let exponents that are set later than ``MODEL.FUSION.SOURCE`` win over those of the weights."""
+
+    def place(key: str) -> int:
+        return len(layers) if key in typed else setting_place(key, layers)
+
+    chosen, *exponents = (f"MODEL.FUSION.{name}" for name in ("SOURCE", "ALPHA", "BETA"))
+    panoptic = cfg.MODEL.META_ARCHITECTURE == "OpenPanoptic"  # weights of others carry none
+    if panoptic and max(map(place, exponents)) > place(chosen):
+        cfg.MODEL.FUSION.SOURCE = "config"
 
 
 def _check(cfg: CfgNode, source: Source) -> None:

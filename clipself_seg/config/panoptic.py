@@ -19,6 +19,7 @@ PANOPTIC_CHOICES: dict[str, tuple[str, ...]] = {
     "MODEL.CLIP_BRANCH.INTERPOLATION": ("", "bilinear", "bicubic"),
     "MODEL.CLIP_BRANCH.TEMPLATES": ("odise", "vild63", "openai80"),
     "MODEL.FUSION.MODE": ("fused", "clip", "generator"),
+    "MODEL.FUSION.SOURCE": ("weights", "config"),
     "SOLVER.SCHEDULE": ("cosine", "steps"),
 }
 
@@ -116,6 +117,11 @@ def _add_scores(cfg: CfgNode) -> None:
     fusion = cfg.MODEL.FUSION = CfgNode()
     # Whose scores a model returns: "fused", "clip" or "generator". Void is always the generator's.
     fusion.MODE = "fused"
+    # Where the exponents below come from. "weights": those that MODEL.WEIGHTS carries, as a panoptic model that
+    # was trained here does; the official checkpoints carry none, and ALPHA and BETA count. "config": ALPHA and
+    # BETA, whatever the weights carry. Whoever sets ALPHA or BETA (or both) on the command line, or in a file
+    # above the one that sets SOURCE, has chosen "config" with it, unless SOURCE stands beside them.
+    fusion.SOURCE = "weights"
     # CLIP's exponents: ALPHA for seen classes (of the training vocabulary), BETA for unseen ones.
     fusion.ALPHA = 0.35
     fusion.BETA = 0.65

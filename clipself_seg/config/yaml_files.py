@@ -87,14 +87,20 @@ def merge_layers(layers: Sequence[Layer]) -> dict[str, Any]:
     return merged
 
 
-def setting_file(key: str, layers: Sequence[Layer]) -> Path | None:
-    """The file whose value of a key counts; None if none has it.
+def setting_place(key: str, layers: Sequence[Layer]) -> int:
+    """Position of the layer whose value of a key counts; -1 if none has it.
 
     Args:
         key: full name, such as "SOLVER.BASE_LR".
         layers: as `read_layers` gives them.
     """
-    return next((layer.path for layer in reversed(layers) if _has(layer.tree, key)), None)
+    return max((place for place, layer in enumerate(layers) if _has(layer.tree, key)), default=-1)
+
+
+def setting_file(key: str, layers: Sequence[Layer]) -> Path | None:
+    """The file whose value of a key counts; None if none has it. The arguments are those of `setting_place`."""
+    place = setting_place(key, layers)
+    return layers[place].path if place >= 0 else None
 
 
 def _has(tree: Any, key: str) -> bool:

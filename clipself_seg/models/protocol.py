@@ -172,6 +172,10 @@ class PanopticModel(Model, Protocol):
     classes: Classes
 
     @property
+    def exponents(self) -> tuple[float, float]:
+        """CLIP's exponents of seen and of all other classes where both scores are fused, in [0, 1]."""
+
+    @property
     def needs_captions(self) -> bool:
         """Whether training needs the noun phrases of captions."""
 

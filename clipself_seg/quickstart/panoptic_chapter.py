@@ -27,15 +27,8 @@ from clipself_seg.quickstart.steps import (
 # A third of the configuration's steps: a newcomer is waiting.
 LIVE = Run("CLIPSelf", "panoptic_live", "panoptic.yaml", ("SOLVER.MAX_ITER", "400"), training=True)
 SHIPPED = "mini-open-panoptic"
-# ODISE's exponent of CLIP for seen classes: this generator knows them, that of a few minutes does not.
-ALPHA = "0.35"
 RUNS = tuple(
-    Run(
-        title,
-        f"panoptic_shipped_{name}",
-        config,
-        ("MODEL.WEIGHTS", SHIPPED, "MODEL.FUSION.ALPHA", ALPHA),
-    )
+    Run(title, f"panoptic_shipped_{name}", config, ("MODEL.WEIGHTS", SHIPPED))
     for title, name, config in (
         ("original CLIP", "original", "panoptic_original.yaml"),
         ("CLIPSelf", "clipself", "panoptic.yaml"),
@@ -88,9 +81,8 @@ def panoptic_chapter(output: Path, worlds: Path) -> dict[str, Chapter]:
 
 
 def _prediction(run: Run, mode: str, world: str, output: Path, worlds: Path) -> list[str]:
-    options = ["--panoptic", "--mode", mode, *(["--alpha", ALPHA] if mode == "fused" else [])]
     folder = run.predicted(output, f"{world}_{mode}")
-    return prediction(run.config, SHIPPED, world, worlds, folder, *options)
+    return prediction(run.config, SHIPPED, world, worlds, folder, "--panoptic", "--mode", mode)
 
 
 def _write_panel(world: str, output: Path, worlds: Path) -> None:

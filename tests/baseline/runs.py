@@ -176,7 +176,7 @@ OTHER_GROUPS = {
     "open_panoptic, ODISE's caption model": Training("panoptic/odise_caption.yaml", DIFFUSION),
 }
 
-_SHIPPED_PANOPTIC = ("MODEL.WEIGHTS", "mini-open-panoptic", "MODEL.FUSION.ALPHA", "0.35")
+_SHIPPED_PANOPTIC = ("MODEL.WEIGHTS", "mini-open-panoptic")
 # Name in results.json -> configuration below configs/mini and keys: the quickstart's evaluations of shipped
 # weights, and CAT-Seg's.
 EVALUATIONS = {

@@ -10,6 +10,7 @@ import pytest
 from clipself_seg import config
 from clipself_seg.config import flatten, load_config
 from clipself_seg.errors import InputError
+from tests.conftest import ROOT
 
 
 def test_file_base_and_command_line_override_one_another_in_this_order(tmp_path):
@@ -17,6 +18,21 @@ def test_file_base_and_command_line_override_one_another_in_this_order(tmp_path)
     (tmp_path / "run.yaml").write_text("_BASE_: base.yaml\nSOLVER: {MAX_ITER: 2, WARMUP_ITERS: 2}")
     cfg = load_config(tmp_path / "run.yaml", ["SOLVER.MAX_ITER", "3"])
     assert (cfg.SEED, cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.MAX_ITER) == (1, 2, 3)
+
+
+def test_exponents_that_are_set_later_than_their_source_win(tmp_path):
+    def source(text, *opts):
+        (tmp_path / "run.yaml").write_text(text)
+        return load_config(tmp_path / "run.yaml", opts).MODEL.FUSION.SOURCE
+
+    base = f"_BASE_: {ROOT / 'configs/mini/base_panoptic.yaml'}\n"
+    own = "MODEL: {META_ARCHITECTURE: OpenPanoptic, FUSION: {ALPHA: 0.2}}\n"
+    assert source(base) == source("MODEL: {META_ARCHITECTURE: OpenPanoptic}") == "weights"
+    assert source(own) == source(base + own) == "config"
+    assert source(base, "MODEL.FUSION.BETA", "0.8") == "config"
+    assert source(base, "MODEL.FUSION.BETA", "0.8", "MODEL.FUSION.SOURCE", "weights") == "weights"
+    # F-ViT's weights carry none: nothing of its runs changes.
+    assert source(own.replace("OpenPanoptic", "FViT")) == "weights"
 
 
 def test_values_are_converted_where_nothing_is_lost():

@@ -30,6 +30,7 @@ from clipself_seg.evaluation.panoptic.fusions import (
     FusionsEvaluator,
     Sweep,
     check_exponents,
+    check_names,
     named_fusions,
     sweep_fusions,
     sweep_results,
@@ -40,7 +41,6 @@ from clipself_seg.evaluation.panoptic.ground_truth import (
     train_vocabulary_name,
 )
 from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
-from clipself_seg.heads.fusion import Fusion
 from clipself_seg.models.protocol import PanopticModel
 
 logger = logging.getLogger(__name__)
@@ -57,8 +57,6 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         mapper: Callable[[Record], Sample],
         fusions: Sequence[str],
         tasks: Sequence[str],
-        alpha: float,
-        beta: float,
         sweep: Sequence[float] = (),
         rule: str,
         train_vocabulary: str,
@@ -69,11 +67,9 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         Args:
             datasets: names of panoptic data sets, see `data.datasets.panoptic`.
             mapper: maps a record to a sample, see `PanopticTestMapper`.
-            fusions: names of fusions, out of `fusions.FUSIONS`.
+            fusions: names of fusions, out of `fusions.FUSIONS`; "fused" has the exponents of the model.
             tasks: what is measured, out of `TASKS`; a task for which a data set has no files is left
                 out.
-            alpha: exponent of CLIP's scores of seen classes in the fusion "fused", in [0, 1].
-            beta: exponent of CLIP's scores of all other classes in it, in [0, 1].
             sweep: values of alpha and beta, whose grid is evaluated too.
             rule: classes that the mean IoU is taken over, see `MiouRule`.
             train_vocabulary: name of the class list that was trained on, whose classes count as
@@ -83,12 +79,13 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
                 sweep.
 
         Raises:
-            InputError: unknown fusions or tasks, or exponents out of [0, 1].
+            InputError: unknown fusions or tasks, or exponents of the sweep out of [0, 1].
         """
+        check_names(fusions, tasks)
         check_exponents(sweep, "TEST.PANOPTIC.SWEEP")
         super().__init__(datasets)
         self.mapper = mapper
-        self.fusions = named_fusions(fusions, alpha, beta, tasks)
+        self.fusions = tuple(fusions)
         self.tasks = tuple(tasks)
         self.sweep = tuple(dict.fromkeys(float(value) for value in sweep))
         self.rule = rule
@@ -96,19 +93,18 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         self.workers = workers
         self.output_dir = output_dir
         self._known: dict[str, PanopticGroundTruth] = {}
+        self._exponents: dict[str, tuple[float, float]] = {}
         self._metadata: dict[str, Any] = {}
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Reads ``DATASETS``, ``TEST.{PANOPTIC, MIOU_RULE, TRAIN_VOCABULARY}``,
-        ``MODEL.FUSION``, ``INPUT``, ``DATALOADER`` and ``OUTPUT_DIR``."""
+        ``INPUT``, ``DATALOADER`` and ``OUTPUT_DIR``."""
         return {
             "datasets": cfg.DATASETS.TEST,
             "mapper": PanopticTestMapper(cfg),
             "fusions": cfg.TEST.PANOPTIC.ROWS,
             "tasks": cfg.TEST.PANOPTIC.TASKS,
-            "alpha": cfg.MODEL.FUSION.ALPHA,
-            "beta": cfg.MODEL.FUSION.BETA,
             "sweep": cfg.TEST.PANOPTIC.SWEEP,
             "rule": cfg.TEST.MIOU_RULE,
             "train_vocabulary": train_vocabulary_name(cfg),
@@ -142,7 +138,10 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         truth = self._truth(name)
         model.set_vocabulary(truth.vocabulary, seen=truth.seen)
         batches = evaluation_batches(truth.records, self.mapper, self.workers)
-        yield Pass(batches, self._evaluator(name, truth), {"fusions": self._fusions(truth)})
+        named = named_fusions(self.fusions, *model.exponents, truth.tasks)
+        self._exponents = {fusion: own[:2] for fusion, own in named.items()}
+        asked = named | sweep_fusions(self.sweep, truth.seen)
+        yield Pass(batches, self._evaluator(name, truth), {"fusions": asked})
 
     def _numbers(self, name: str, outputs: list[dict[str, Any]]) -> dict[str, Any]:
         """For each fusion means in percent (those of `panoptic_results`, "AP..." of `instance_results`, those
@@ -150,16 +149,12 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         """
         (numbers,) = outputs
         results: dict[str, Any] = {
-            fusion: numbers[fusion] | {"alpha": own.alpha, "beta": own.beta}
-            for fusion, own in self.fusions.items()
+            fusion: numbers[fusion] | {"alpha": alpha, "beta": beta}
+            for fusion, (alpha, beta) in self._exponents.items()
         }
         if self.sweep:
             results["sweep"] = sweep_results(self.sweep, self._truth(name).seen, numbers)
         return results
-
-    def _fusions(self, truth: PanopticGroundTruth) -> dict[str, Fusion]:
-        named = {name: fusion._replace(tasks=truth.tasks) for name, fusion in self.fusions.items()}
-        return named | sweep_fusions(self.sweep, truth.seen)
 
     def _evaluator(self, name: str, truth: PanopticGroundTruth) -> FusionsEvaluator:
         """Evaluators of every fusion of a data set."""

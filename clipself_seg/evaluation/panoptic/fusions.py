@@ -39,9 +39,19 @@ def named_fusions(
         alpha: exponent of CLIP's scores of seen classes in "fused", in [0, 1].
         beta: exponent of CLIP's scores of all other classes in "fused", in [0, 1].
         tasks: what is measured, out of `TASKS`.
+    """
+    return {name: Fusion(*fusion_exponents(name, alpha, beta), tuple(tasks)) for name in names}
+
+
+def check_names(names: Sequence[str], tasks: Sequence[str]) -> None:
+    """Refuse fusions and tasks that there are not.
+
+    Args:
+        names: names of fusions, out of `FUSIONS`.
+        tasks: what is measured, out of `TASKS`.
 
     Raises:
-        InputError: an unknown name or task, or none at all; an exponent out of [0, 1].
+        InputError: an unknown name or task, or none at all.
     """
     for key, given, known in (("ROWS", names, FUSIONS), ("TASKS", tasks, TASKS)):
         if not given:
@@ -51,8 +61,6 @@ def named_fusions(
                 raise InputError(
                     f'TEST.PANOPTIC.{key} cannot have "{name}"; {nearest(name, known)}'
                 )
-    check_exponents((alpha, beta), "MODEL.FUSION.ALPHA and BETA")
-    return {name: Fusion(*fusion_exponents(name, alpha, beta), tuple(tasks)) for name in names}
 
 
 def check_exponents(values: Iterable[float], source: str) -> None:

@@ -13,13 +13,12 @@ from clipself_seg.clip.backbone import clip_from_config
 from clipself_seg.clip.text import same_text_tower
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.errors import InputError
-from clipself_seg.heads.fusion import fusion_exponents
 from clipself_seg.heads.panoptic.clip_branches import CLIP_BRANCHES, ClipBranch
 from clipself_seg.heads.panoptic.mask_generator import GeneratorSizes, MaskGenerator
 from clipself_seg.heads.panoptic.mask_generator.pyramid import CLIPPyramid
 from clipself_seg.heads.panoptic.mask_losses import LossSettings, MaskCriterion
 from clipself_seg.heads.panoptic.matching import TermWeights
-from clipself_seg.models.panoptic.outputs import MergeSettings
+from clipself_seg.models.panoptic.outputs import FusionSettings, MergeSettings
 
 
 def panoptic_parts(cfg: CfgNode) -> dict[str, Any]:
@@ -34,17 +33,19 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, Any]:
     clip = clip_from_config(cfg)
     chosen = cfg.MODEL.MASK_GENERATOR
     former = cfg.MODEL.MASK_FORMER
-    alpha, beta = fusion_exponents(
-        cfg.MODEL.FUSION.MODE, cfg.MODEL.FUSION.ALPHA, cfg.MODEL.FUSION.BETA
-    )
+    fusion = cfg.MODEL.FUSION
     precision = precision_from_config(cfg)
     parts: dict[str, Any] = {
         "clip": clip,
         "branch": build_branch(cfg, clip),
         "branch_templates": cfg.MODEL.CLIP_BRANCH.TEMPLATES,
-        "alpha": alpha,
-        "beta": beta,
-        "valid_mask": cfg.MODEL.FUSION.VALID_MASK,
+        "fusion": FusionSettings(
+            fusion.ALPHA,
+            fusion.BETA,
+            fusion.SOURCE == "weights",
+            fusion.MODE,
+            fusion.VALID_MASK,
+        ),
         "precision": precision,
         "test_precision": precision if cfg.TEST.PANOPTIC.AMP else None,
         "settings": MergeSettings(

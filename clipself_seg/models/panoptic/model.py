@@ -8,8 +8,10 @@ Shapes: Q queries, K classes, S texts (all synonyms of all classes), E embedding
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,7 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
-from clipself_seg.heads.fusion import Fusion, fuse_scores
+from clipself_seg.heads.fusion import Fusion, fuse_scores, fusion_exponents
 from clipself_seg.heads.panoptic.clip_branches import ClipBranch
 from clipself_seg.heads.panoptic.grounding_loss import grounding_loss, longest_caption
 from clipself_seg.heads.panoptic.mask_generator import MaskGenerator
@@ -39,10 +41,17 @@ from clipself_seg.heads.panoptic.mask_generator.outputs import (
 from clipself_seg.heads.panoptic.mask_losses import MaskCriterion, MaskTargets
 from clipself_seg.heads.panoptic.mask_pieces import resize_masks
 from clipself_seg.models.panoptic.config import panoptic_parts
-from clipself_seg.models.panoptic.outputs import MergeSettings, make_outputs
-from clipself_seg.models.panoptic.weights import frozen_hashes, full_state, with_hashes
+from clipself_seg.models.panoptic.outputs import FusionSettings, MergeSettings, make_outputs
+from clipself_seg.models.panoptic.weights import (
+    carried_exponents,
+    frozen_hashes,
+    full_state,
+    own_checkpoint,
+)
 from clipself_seg.models.parameter_groups import Group, norms_and_biases_apart
 from clipself_seg.models.protocol import Classes, FeatureSource
+
+logger = logging.getLogger(__name__)
 
 # Variant of the generator -> prompts around its class names, a name in `prompts.TEMPLATES`.
 GENERATOR_TEMPLATES = {"caption": "odise", "label": "bare"}
@@ -54,6 +63,7 @@ class OpenPanoptic(nn.Module):
 
     Attributes:
         classes: the classes that `set_vocabulary` gave.
+        fusion: the fusion of both scores; a checkpoint that carries exponents puts them there.
     """
 
     @configurable
@@ -67,9 +77,7 @@ class OpenPanoptic(nn.Module):
         criterion: MaskCriterion | None = None,
         outputs: str = "",
         branch_templates: str = "odise",
-        alpha: float = 0.35,
-        beta: float = 0.65,
-        valid_mask: bool = True,
+        fusion: FusionSettings | None = None,
         grounding_weight: float = 0.0,
         settings: MergeSettings | None = None,
         precision: torch.dtype | None = None,
@@ -84,9 +92,7 @@ class OpenPanoptic(nn.Module):
             criterion: losses of the generator; None for a model that does not train.
             outputs: folder of generator outputs (`outputs.save_output`), in place of backbone and generator.
             branch_templates: prompts of the CLIP branch, a name in `prompts.TEMPLATES`.
-            alpha: exponent of CLIP's scores of seen classes, in [0, 1].
-            beta: exponent of CLIP's scores of all other classes, in [0, 1].
-            valid_mask: whether masks of which CLIP has no embedding keep the generator's scores alone.
+            fusion: whose scores are returned, and how both are fused.
             grounding_weight: weight of the caption model's grounding loss, 0 for none.
             settings: settings by which images are padded and outputs are made.
             precision: dtype of autocast in training, or None.
@@ -106,9 +112,7 @@ class OpenPanoptic(nn.Module):
         self.generator = generator
         self.criterion = criterion
         self.outputs = outputs
-        self.alpha = alpha
-        self.beta = beta
-        self.valid_mask = valid_mask
+        self.fusion = fusion or FusionSettings()
         self.grounding_weight = grounding_weight
         self.settings = settings or MergeSettings()
         self.precision = precision
@@ -142,6 +146,21 @@ class OpenPanoptic(nn.Module):
     def training_config(cls, cfg: CfgNode) -> CfgNode:
         """The configuration as it is: CLIP and feature source have keys of their own."""
         return cfg
+
+    @property
+    def exponents(self) -> tuple[float, float]:
+        """CLIP's exponents of seen and of all other classes where both scores are fused."""
+        return self.fusion.alpha, self.fusion.beta
+
+    @property
+    def alpha(self) -> float:
+        """Exponent of CLIP's scores of seen classes in what the model returns."""
+        return fusion_exponents(self.fusion.mode, *self.exponents)[0]
+
+    @property
+    def beta(self) -> float:
+        """Exponent of CLIP's scores of all other classes in what the model returns."""
+        return fusion_exponents(self.fusion.mode, *self.exponents)[1]
 
     @property
     def names(self) -> Names:
@@ -354,7 +373,7 @@ class OpenPanoptic(nn.Module):
         outputs = {}
         for name, fusion in wanted.items():
             exponents = (fusion.alpha, fusion.beta)
-            probs = fuse_scores(*scores, *exponents, valid if self.valid_mask else None)
+            probs = fuse_scores(*scores, *exponents, valid if self.fusion.valid_mask else None)
             outputs[name] = make_outputs(
                 probs, masks, things, self.settings, fusion.tasks, labels=bool(fusions)
             )
@@ -378,19 +397,25 @@ class OpenPanoptic(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Load a checkpoint of this project or of ODISE, always strictly, and log a report.
+        """Load a checkpoint of this project or of ODISE, always strictly, with the exponents that it carries,
+        and log a report.
 
         Raises:
             InputError: missing, unexpected or misshapen tensors, another variant or source, or a
-                generator that was trained on another CLIP.
+                generator that was trained on another CLIP; exponents out of [0, 1].
         """
-        return super().load_state_dict(full_state(self, state_dict), assign=assign)
+        loaded = super().load_state_dict(full_state(self, state_dict), assign=assign)
+        carried = carried_exponents(state_dict)
+        if carried and self.fusion.of_weights:
+            logger.info("the checkpoint carries the exponents of its fusion: %g and %g", *carried)
+            self.fusion = replace(self.fusion, alpha=carried[0], beta=carried[1])
+        return loaded
 
     def export(self, path: str | os.PathLike[str]) -> None:
-        """Writes the weights that are not frozen under ODISE's names, atomically."""
+        """Writes the weights that are not frozen under ODISE's names, and the exponents, atomically."""
         # A file, not its path: torch would write the random temporary name into the archive.
         with atomic_path(path) as temporary, temporary.open("wb") as file:
-            torch.save({"model": with_hashes(self)}, file)
+            torch.save({"model": own_checkpoint(self)}, file)
 
     def weights_hash(self) -> str:
         """Hash of all weights, those of the CLIP branch included."""

@@ -21,6 +21,25 @@ from clipself_seg.heads.panoptic.panoptic_merge import (
 
 
 @dataclasses.dataclass(frozen=True)
+class FusionSettings:
+    """How the scores of generator and CLIP become those that a model returns.
+
+    Attributes:
+        alpha: CLIP's exponent of seen classes where both are fused, in [0, 1].
+        beta: the same of all other classes.
+        of_weights: exponents that a checkpoint carries take the place of these.
+        mode: whose scores are returned, a `FusionMode`.
+        valid_mask: masks of which CLIP has no embedding keep the generator's scores alone.
+    """
+
+    alpha: float = 0.35
+    beta: float = 0.65
+    of_weights: bool = True
+    mode: str = "fused"
+    valid_mask: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
 class MergeSettings:
     """Settings by which images are padded, and probabilities and masks become outputs.
 

@@ -2,7 +2,7 @@
 
 A checkpoint holds the weights that train: the feature source's own layers (``backbone.``), the segmentation head
 (``sem_seg_head.``) and the text head (``word_head.`` or ``category_head.``). CLIP, and Stable Diffusion, come
-from files of their own, whose hashes this project's checkpoints hold too.
+from files of their own, whose hashes this project's checkpoints hold too, beside the exponents of the fusion.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ KEYS = {
     CLIP_HASH: "MODEL.CLIP.WEIGHTS (a distilled CLIP belongs in MODEL.CLIP_BRANCH.WEIGHTS)",
     SOURCE_HASH: "MODEL.DIFFUSION.WEIGHTS",
 }
+# Entry with alpha and beta, of which official checkpoints have none.
+EXPONENTS = "fusion_exponents"
 # Parameters of the losses, which nothing here needs, and what ODISE freezes: CLIP and Stable Diffusion, which
 # come from files of their own.
 IGNORED: tuple[str, ...] = ("criterion.", "pixel_mean", "pixel_std", "clip_head.clip.")
@@ -44,14 +46,37 @@ VARIANTS = {"word_head": "caption", "category_head": "label"}
 SOURCES = {"backbone.feature_projections": "diffusion", "backbone.block_projections": "pyramid"}
 
 
-def with_hashes(model: OpenPanoptic) -> dict[str, Tensor]:
-    """`trained_state` on the CPU, and the hashes of the model's CLIP and frozen feature source."""
+def own_checkpoint(model: OpenPanoptic) -> dict[str, Tensor]:
+    """`trained_state` on the CPU, the hashes of the model's CLIP and frozen feature source, and its exponents."""
     state = {n: tensor.detach().cpu().contiguous() for n, tensor in trained_state(model).items()}
     hashes = {
         entry: torch.tensor(list(digits.encode()), dtype=torch.uint8)
         for entry, digits in frozen_hashes(model).items()
     }
-    return state | hashes
+    # In float64, as a configuration has them: 0.35 stays 0.35.
+    return state | hashes | {EXPONENTS: torch.tensor(model.exponents, dtype=torch.float64)}
+
+
+def carried_exponents(state: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Alpha and beta of a checkpoint, None where it carries none, as the official ones.
+
+    Args:
+        state: tensors of a checkpoint, with or without ``module.``.
+
+    Raises:
+        InputError: they are not two numbers in [0, 1].
+    """
+    tensor = state.get(EXPONENTS, state.get(f"module.{EXPONENTS}"))
+    if tensor is None:
+        return None
+    if tensor.shape == (2,) and tensor.is_floating_point():
+        alpha, beta = tensor.tolist()
+        if 0 <= alpha <= 1 and 0 <= beta <= 1:
+            return alpha, beta
+    raise InputError(
+        f"{EXPONENTS} of the panoptic checkpoint, {str(tensor.dtype)[6:]} {tuple(tensor.shape)}, are not two "
+        "numbers in [0, 1]: fetch the file again"
+    )
 
 
 def full_state(model: OpenPanoptic, state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -74,7 +99,7 @@ def full_state(model: OpenPanoptic, state: Mapping[str, Any]) -> dict[str, Tenso
     read = {
         name: value
         for name, value in given.items()
-        if name not in KEYS and name not in frozen and not name.startswith(IGNORED)
+        if name not in (*KEYS, EXPONENTS, *frozen) and not name.startswith(IGNORED)
     }
     if problem := name_problem(wanted, read):
         raise InputError(f"the panoptic checkpoint {problem.what}: {problem.names}")

@@ -48,6 +48,8 @@ COCO = "coco_2017_val_panoptic_with_sem_seg"
 class Spoiler(nn.Module):
     """The ground truth, without a fraction alpha of the segments of seen classes and beta of others."""
 
+    exponents = (0.2, 0.5)
+
     def __init__(self):
         super().__init__()
         self.classes = Classes((("training's",),), (0,), None)
@@ -179,7 +181,6 @@ def evaluation(folder, *options):
         ["DATASETS.TEST", ("one", "two"), "DATASETS.TRAIN", (), "INPUT.MIN_SIZE_TEST", 0]
         + ["INPUT.FORMAT", "RGB", "DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR", str(folder / "run")]
         + ["TEST.TRAIN_VOCABULARY", str(folder / "trained.json")]
-        + ["MODEL.FUSION.ALPHA", 0.2, "MODEL.FUSION.BETA", 0.5]
     )
     cfg.merge_from_list(list(options))
     return PanopticEvaluation(cfg)
@@ -371,7 +372,6 @@ def test_a_missing_file_is_refused_before_the_run(datasets, kind):
         (("TEST.PANOPTIC.ROWS", ()), "ROWS is empty: give some of clip, generator, fused"),
         (("TEST.PANOPTIC.SWEEP", (0.5, 1.5)), r"SWEEP must be in \[0, 1\], got 1.5"),
         (("TEST.PANOPTIC.SWEEP", ("x",)), r"SWEEP must be in \[0, 1\], got x"),
-        (("MODEL.FUSION.BETA", -0.1), r"BETA must be in \[0, 1\], got -0.1"),
         (("TEST.TRAIN_VOCABULARY", "coco_stuff"), "coco_stuff_171"),
         (("TEST.MIOU_RULE", "both"), 'unknown mIoU rule "both"'),
     ],

@@ -10,12 +10,14 @@ from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models import OpenPanoptic
+from clipself_seg.models.build import build_model as build_with_weights
 from clipself_seg.models.panoptic.weights import (
     CLIP_HASH,
+    EXPONENTS,
     frozen_hashes,
     full_state,
+    own_checkpoint,
     trained_state,
-    with_hashes,
 )
 from tests.conftest import ROOT
 
@@ -54,6 +56,15 @@ WRONG = {
         {CLIP_HASH: torch.full((12,), 255, dtype=torch.uint8)},
         r"clip_hash of the panoptic checkpoint, uint8 \(12,\), is no hash",
     ),
+    "exponents that are none": (
+        {EXPONENTS: torch.tensor([0.35, 1.5])},
+        r"fusion_exponents of .*, float32 \(2,\), are not two numbers in \[0, 1\]",
+    ),
+    "one exponent": ({EXPONENTS: torch.tensor(1.0)}, r"float32 \(\), are not two numbers"),
+    "exponents that are bytes": (
+        {EXPONENTS: torch.ones(2, dtype=torch.uint8)},
+        r"uint8 \(2,\), are not two numbers",
+    ),
     "a number for a hash": (
         {CLIP_HASH: torch.tensor(10**12)},
         r"clip_hash of .*, int64 \(\), is no",
@@ -79,7 +90,7 @@ def changed(tensors, changes):
 @pytest.mark.parametrize(("changes", "message"), WRONG.values(), ids=WRONG.keys())
 def test_a_checkpoint_that_does_not_fit_is_refused(model, changes, message):
     with pytest.raises(InputError, match=message):
-        model.load_state_dict(changed(with_hashes(model), changes))
+        model.load_state_dict(changed(own_checkpoint(model), changes))
 
 
 def test_a_checkpoint_of_the_other_variant_is_refused(model):
@@ -98,7 +109,7 @@ def test_a_model_that_reads_its_outputs_takes_no_checkpoint(model):
 
 @pytest.mark.parametrize("hashes", [True, False])
 def test_own_and_official_names_give_a_complete_state(model, hashes):
-    state = with_hashes(model) if hashes else trained_state(model)
+    state = own_checkpoint(model) if hashes else trained_state(model)
     assert (frozen_hashes(model).keys() <= state.keys()) == hashes
     own = torch.nn.Module.state_dict(model)
     ignored = {"criterion.empty_weight": torch.ones(134), "clip_head.clip.x": torch.ones(1)}
@@ -137,3 +148,33 @@ def test_a_generator_of_another_stable_diffusion_is_refused(tmp_path):
     assert model.original_hash() != before
     with pytest.raises(InputError, match="trained on weights .*MODEL.DIFFUSION.WEIGHTS"):
         model.load_state_dict(state)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_exponents_that_a_checkpoint_carries_take_the_place_of_the_configured_ones(prefix):
+    carried = {f"{prefix}{EXPONENTS}": torch.tensor([0.1, 0.25], dtype=torch.float64)}
+    for opts, expected in (
+        ((), (0.1, 0.25)),
+        (("MODEL.FUSION.MODE", "clip"), (1, 1)),
+        (("MODEL.FUSION.SOURCE", "config"), (0.65, 0.8)),
+        (("MODEL.FUSION.ALPHA", "0.5"), (0.5, 0.8)),
+    ):
+        model = build(*opts)
+        official = trained_state(model)
+        before = model.exponents
+        model.load_state_dict(official)
+        assert model.exponents == before
+        model.load_state_dict({f"{prefix}{n}": tensor for n, tensor in official.items()} | carried)
+        assert (model.alpha, model.beta) == expected
+
+
+def test_an_exported_model_carries_its_exponents(tmp_path):
+    build("MODEL.FUSION.ALPHA", "0.35", "MODEL.FUSION.MODE", "generator").export(tmp_path / "a.pth")
+    model = build()
+    model.load_checkpoint(read_checkpoint(tmp_path / "a.pth").tensors, "a.pth")
+    assert model.exponents == (0.35, 0.8)
+
+
+def test_the_shipped_generator_carries_what_its_card_says():
+    cfg = load_config(ROOT / "configs/mini/panoptic.yaml", ["MODEL.WEIGHTS", "mini-open-panoptic"])
+    assert build_with_weights(cfg).exponents == (0.35, 0.8)

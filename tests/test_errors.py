@@ -11,6 +11,7 @@ from clipself_seg.errors import after_interrupt, report_input_errors, shown
 GOES_ON = {
     "make_mini_world": "the same command goes on with the next world",
     "prepare": "the same command goes on, unless it says --overwrite",
+    "predict": "the same command goes on with --skip-existing, and begins anew without",
     "quickstart": "the same command goes on, unless it says --fresh",
     "repeat_seeds": "the same command goes on",
     "train_rpn": "the training goes on with --resume, the proposals are written anew",
@@ -18,7 +19,7 @@ GOES_ON = {
     "train": "a training goes on with --resume, an evaluation begins anew",
     "write_generator_outputs": "the same command goes on, unless it says --overwrite",
 }
-BEGIN_ANEW = "benchmark check_datasets convert_clip panoptic_quality predict train_mini_clip write_proposals".split()
+BEGIN_ANEW = "benchmark check_datasets convert_clip panoptic_quality train_mini_clip write_proposals".split()
 
 
 def interrupted(*_, **__):

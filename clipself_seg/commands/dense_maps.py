@@ -60,7 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     from clipself_seg.data.vocabulary import read_words
     from clipself_seg.prediction.dense_maps import DenseMapResults, load_models
-    from clipself_seg.prediction.files import find_images, predict_files
+    from clipself_seg.prediction.files import find_images
+    from clipself_seg.prediction.loop import predict_files
 
     files = find_images(args.images, args.output)
     words = None if args.words is None else read_words(args.words)

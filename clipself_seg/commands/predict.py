@@ -19,20 +19,27 @@ fraction of each image that every class covers, and the images that failed.
 With --panoptic overlays/*.png, and panoptic/*.png and panoptic.json in COCO's format. With --boxes
 overlays/*.png, where classes that training has not shown are red, dashed and marked *, and
 detections.json, with scores, in COCO's format.
+Interrupted, a call goes on with --skip-existing and its other options as they were: images whose files have not
+changed and whose results are there are not done again. Without it all are done, and replace what is there.
 Exit status: 0, 1 if an image failed and the others were done, 2 if nothing was done.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from clipself_seg.errors import InputError, report_input_errors
+from clipself_seg.errors import GOES_ON, InputError, after_interrupt, report_input_errors
 
 if TYPE_CHECKING:
-    from clipself_seg.prediction.files import InputFiles, Results
+    from detectron2.config import CfgNode
+
+    from clipself_seg.data.vocabulary import Vocabulary
+    from clipself_seg.prediction.files import InputFiles
+    from clipself_seg.prediction.loop import Results
 
 # Default configuration and its shipped weights of each task.
 SEMANTIC = ("configs/mini/semseg.yaml", "mini-cat-seg")
@@ -51,6 +58,8 @@ PANOPTIC_KEYS = {
 PANOPTIC_ONLY = ("stuff", "trained", *PANOPTIC_KEYS)
 DETECTION_ONLY = ("score_threshold",)
 ONLY = {"--semantic": SEMANTIC_ONLY, "--panoptic": PANOPTIC_ONLY, "--boxes": DETECTION_ONLY}
+# Keys that no result depends on.
+INDIFFERENT = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "INPUT.MAX_PIXELS")
 # The package's folder, which holds configs/ too (in a checkout as a link).
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -80,6 +89,13 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--input", nargs="+", required=True, help="images, and folders of them")
     options.add_argument("--output", default="output/predict", help="(output/predict)")
+    options.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="go on where an interrupted call with the same settings stopped",
+    )
+    options.add_argument("--batch-size", type=int, default=1, help="images at once (1)")
+    options.add_argument("--device", help='"cpu", "cuda" or "cuda:0" (cuda where there is one)')
     options.add_argument("--opts", nargs="*", default=[], help="further KEY VALUE of the config")
     _add_semantic(options.add_argument_group("with --semantic"))
     _add_panoptic(options.add_argument_group("with --panoptic"))
@@ -131,22 +147,27 @@ def _add_detection(group: argparse._ArgumentGroup) -> None:
 
 
 @report_input_errors
+@after_interrupt(f"{GOES_ON} with --skip-existing, and begins anew without")
 def main(arguments: list[str] | None = None) -> int:
     """Segment or detect, and say where the results are."""
     args = parser().parse_args(arguments)
     task = "--boxes" if args.boxes else "--panoptic" if args.panoptic else "--semantic"
     _refuse(args, task)
-    from clipself_seg.prediction.files import find_images, predict_files
+    from clipself_seg.prediction.files import find_images
+    from clipself_seg.prediction.journal import Journal
+    from clipself_seg.prediction.loop import predict_files
 
     files = find_images(args.input, args.output)
     if files.others:
         named = ", ".join(path.name for path in files.others[:5])
         sys.stderr.write(f"{len(files.others)} file(s) are no images by their endings: {named}\n")
-    if args.boxes:
-        results = _detection(args, files)
-    else:
-        results = _panoptic(args, files) if args.panoptic else _semantic(args)
-    failed = predict_files(results, files)
+    if args.device is not None:
+        _require_device(args.device)
+        args.opts = [*args.opts, "MODEL.DEVICE", args.device]
+    make = _detection if args.boxes else _panoptic if args.panoptic else _semantic
+    results, settings = make(args, files)
+    journal = Journal(args.output, settings, resume=args.skip_existing)
+    failed = predict_files(results, files, journal, args.batch_size)
     total = len(files.images) + len(files.failed)
     done = "searched for objects" if args.boxes else "segmented"
     sys.stdout.write(f"{total - len(failed)} of {total} {done}, in {args.output}\n")
@@ -154,7 +175,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _refuse(args: argparse.Namespace, task: str) -> None:
-    """Raises an error for an option of another task."""
+    """Raises an error for an option of another task, and for batches of no images."""
+    if args.batch_size < 1:
+        raise InputError(f"--batch-size has to be at least 1, got {args.batch_size}")
     for other, options in ONLY.items():
         for name in options:
             if other != task and getattr(args, name) is not None:
@@ -162,6 +185,38 @@ def _refuse(args: argparse.Namespace, task: str) -> None:
                 given = args.semantic or task != "--semantic"
                 why = f"does not go with {task}" if given else f"needs {other}"
                 raise InputError(f"{option} {why}")
+
+
+def _require_device(name: str) -> None:
+    """Refuse a device that is not there; what is no device at all the configuration refuses."""
+    import torch
+
+    kind, _, number = name.partition(":")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cuda" and int(number if number.isdecimal() else 0) >= count:
+        raise InputError(
+            f"--device {name}: torch {torch.__version__} sees {count} CUDA device(s) here, which count from 0: "
+            "give another one, or --device cpu"
+        )
+
+
+def _settings(cfg: CfgNode, weights_hash: str | None, **more: Any) -> dict[str, Any]:
+    """What results depend on beside the image, by name; weights count by their content."""
+    from clipself_seg import __version__
+    from clipself_seg.config.load import values_and_defaults
+    from clipself_seg.config.weights import WEIGHTS
+
+    values = {
+        key: value
+        for key, (value, _) in values_and_defaults(cfg).items()
+        if key not in INDIFFERENT and key not in WEIGHTS
+    }
+    return {"version": __version__, "weights": weights_hash, **more, **values}
+
+
+def _classes(words: Vocabulary) -> list[dict[str, Any]]:
+    """A vocabulary as a setting."""
+    return [dataclasses.asdict(entry) for entry in words.classes]
 
 
 def _model(
@@ -181,19 +236,30 @@ def _model(
     return PACKAGE / default[0], args.weights or default[1]
 
 
-def _semantic(args: argparse.Namespace) -> Results:
+def _semantic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dict[str, Any]]:
     from clipself_seg.data.vocabulary import read_words
-    from clipself_seg.prediction.semantic import load_predictor
+    from clipself_seg.prediction.common import prediction_config
+    from clipself_seg.prediction.semantic import Predictor
     from clipself_seg.prediction.semantic_results import SemanticResults
 
     words = read_words(args.vocabulary)
-    predictor = load_predictor(*_model(args, SEMANTIC), args.opts)
+    cfg = prediction_config(*_model(args, SEMANTIC), args.opts)
+    predictor = Predictor(cfg)
     predictor.set_vocabulary(words, args.background, args.threshold)
-    return SemanticResults(predictor=predictor, folder=args.output, scores=bool(args.scores))
+    results = SemanticResults(predictor=predictor, folder=args.output, scores=bool(args.scores))
+    return results, _settings(
+        cfg,
+        results.provenance["weights_hash"],
+        vocabulary=_classes(words),
+        background=args.background,
+        threshold=predictor.threshold,
+        scores=results.scores,
+    )
 
 
-def _panoptic(args: argparse.Namespace, files: InputFiles) -> Results:
-    from clipself_seg.prediction.panoptic import load_panoptic_predictor, panoptic_words
+def _panoptic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dict[str, Any]]:
+    from clipself_seg.prediction.common import prediction_config
+    from clipself_seg.prediction.panoptic import PanopticPredictor, panoptic_words
     from clipself_seg.prediction.panoptic_results import PanopticResults
 
     words = panoptic_words(args.vocabulary, args.stuff)
@@ -204,22 +270,37 @@ def _panoptic(args: argparse.Namespace, files: InputFiles) -> Results:
     for name, key in PANOPTIC_KEYS.items():
         if getattr(args, name) is not None:
             opts += [key, getattr(args, name)]
-    predictor = load_panoptic_predictor(*_model(args, PANOPTIC), opts, args.trained)
+    cfg = prediction_config(*_model(args, PANOPTIC), opts)
+    predictor = PanopticPredictor(cfg, trained=args.trained)
     predictor.set_vocabulary(words)
-    return PanopticResults(predictor=predictor, folder=args.output, images=files.images)
+    results = PanopticResults(predictor=predictor, folder=args.output, images=files.images)
+    return results, _settings(
+        cfg,
+        results.provenance["weights_hash"],
+        vocabulary=_classes(words),
+        seen=predictor.seen.tolist(),
+    )
 
 
-def _detection(args: argparse.Namespace, files: InputFiles) -> Results:
+def _detection(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dict[str, Any]]:
     from clipself_seg.data.vocabulary import read_words
 
     words = read_words(args.vocabulary)
-    from clipself_seg.prediction.detection import load_detection_predictor
+    from clipself_seg.prediction.common import prediction_config
+    from clipself_seg.prediction.detection import DetectionPredictor
     from clipself_seg.prediction.detection_results import DetectionResults
 
     key = "MODEL.FVIT.SCORE_THRESHOLD"
     opts = [key, SCORE_THRESHOLD, *args.opts]
     if args.score_threshold is not None:
         opts += [key, args.score_threshold]
-    predictor = load_detection_predictor(*_model(args, DETECTION), opts)
+    cfg = prediction_config(*_model(args, DETECTION), opts)
+    predictor = DetectionPredictor(cfg)
     predictor.set_vocabulary(words)
-    return DetectionResults(predictor=predictor, folder=args.output, images=files.images)
+    results = DetectionResults(predictor=predictor, folder=args.output, images=files.images)
+    return results, _settings(
+        cfg,
+        results.provenance["weights_hash"],
+        vocabulary=_classes(words),
+        seen=predictor.seen.tolist(),
+    )

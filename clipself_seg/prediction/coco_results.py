@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipself_seg.files import write_json
 from clipself_seg.prediction.files import ImageFile, image_ids
+from clipself_seg.prediction.loop import Index
+from clipself_seg.provenance import provenance
 
 if TYPE_CHECKING:
     from clipself_seg.prediction.detection import DetectionPredictor
@@ -47,30 +50,43 @@ class CocoResults(abc.ABC):
         self.max_pixels = predictor.mapper.max_pixels
         self._vocabulary = predictor.vocabulary
         self._ids = dict(zip((image.name for image in images), image_ids(images)))
-        self._images: list[dict[str, Any]] = []
-        self._annotations: list[dict[str, Any]] = []
+        self._weights_hash = predictor.model.weights_hash
 
-    def _add_image(self, source: ImageFile, height: int, width: int) -> int:
-        """List an image of so many rows and columns; returns its id."""
-        number = self._ids[source.name]
-        size = {"width": width, "height": height}
-        self._images.append({"id": number, "file_name": source.file_name} | size)
-        return number
+    @functools.cached_property
+    def provenance(self) -> dict[str, Any]:
+        """Where the results come from."""
+        return provenance(weights_hash=self._weights_hash())
 
-    def write_index(self, failed: Mapping[str, str], complete: bool) -> None:
+    def write_index(self, index: Index) -> None:
         """Write the JSON.
 
         Args:
-            failed: name of an image -> what was wrong with it.
-            complete: whether no image is left to do.
+            index: entries of images have "size" [H, W] in pixels and "annotations".
         """
+        info = {
+            "provenance": dict(index.provenance),
+            "failed": dict(index.failed),
+            "complete": index.complete,
+        }
+        images, annotations = [], list[dict[str, Any]]()
+        for source, entry in index.images:
+            number = self._ids[source.name]
+            height, width = entry["size"]
+            size = {"width": width, "height": height}
+            images.append({"id": number, "file_name": source.file_name} | size)
+            for annotation in entry["annotations"]:
+                annotations.append(self._listed(annotation, number, len(annotations) + 1))
         content = {
-            "info": self._metadata | {"failed": dict(failed), "complete": complete},
-            "images": self._images,
-            "annotations": self._annotations,
+            "info": self._metadata | info,
+            "images": images,
+            "annotations": annotations,
             "categories": self._categories,
         }
         write_json(self.folder / self.file_name, content)
+
+    @abc.abstractmethod
+    def _listed(self, annotation: Mapping[str, Any], image_id: int, number: int) -> dict[str, Any]:
+        """An annotation with the id of its image and its own number, from 1."""
 
     @property
     @abc.abstractmethod

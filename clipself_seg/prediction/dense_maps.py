@@ -26,6 +26,8 @@ from clipself_seg.evaluation.named import by_name
 from clipself_seg.files import write_json
 from clipself_seg.models.region_reader import check_size
 from clipself_seg.prediction.files import ImageFile
+from clipself_seg.prediction.journal import Written
+from clipself_seg.prediction.loop import Index
 from clipself_seg.provenance import provenance
 from clipself_seg.visualization.dense_maps import (
     colour_segments,
@@ -115,14 +117,21 @@ class DenseMapResults:
             )
             for title, clip in clips.items()
         }
-        self._images: dict[str, Any] = {}
 
-    def write(self, source: ImageFile, image: np.ndarray) -> None:
-        """Compute the maps of an image and write their sheet.
+    @functools.cached_property
+    def provenance(self) -> dict[str, Any]:
+        """Where the results come from."""
+        return provenance()
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Image.Image]:
+        """The sheet of maps of each image.
 
         Raises:
             InputError: the image has fewer cells than there are clusters.
         """
+        return [self._sheet(image) for image in images]
+
+    def _sheet(self, image: np.ndarray) -> Image.Image:
         # The tile's size follows that of the model's input, which is whole pixels and cells.
         fitted = fit_size(image.shape[1], image.shape[0], self.side)
         width, height = (self._pixels(side) for side in fitted)
@@ -146,8 +155,12 @@ class DenseMapResults:
             rows.append(row)
             captions.append([_fitted(note, width) for note in notes])
         titles = [_fitted(title, width) for title in ("image", "K-Means", *self.words)]
-        save_png(sheet(rows, titles, captions), self.folder / f"{source.name}.png")
-        self._images[source.name] = {"file": str(source.path)}
+        return sheet(rows, titles, captions)
+
+    def write(self, source: ImageFile, image: np.ndarray, result: Image.Image) -> Written:
+        """Write the sheet of an image."""
+        save_png(result, self.folder / f"{source.name}.png")
+        return Written([f"{source.name}.png"], {})
 
     def _clusters(self, features: np.ndarray) -> np.ndarray:
         """Clusters (h, w) without the small ones."""
@@ -168,9 +181,14 @@ class DenseMapResults:
         """Pixels on the tile of a length in pixels of the model's input."""
         return max(1, round(length * TILE / self.side))
 
-    def write_index(self, failed: Mapping[str, str], complete: bool) -> None:
+    def write_index(self, index: Index) -> None:
         """Write dense_maps.json."""
-        listed = {"images": self._images, "failed": dict(failed), "complete": complete}
+        listed = {
+            "provenance": dict(index.provenance),
+            "images": {source.name: {"file": str(source.path)} for source, _ in index.images},
+            "failed": dict(index.failed),
+            "complete": index.complete,
+        }
         write_json(self.folder / "dense_maps.json", self._metadata | listed)
 
     @functools.cached_property
@@ -181,7 +199,6 @@ class DenseMapResults:
             "size": self.side,
             "clusters": self.clusters,
             "smallest": self.smallest,
-            "provenance": provenance(),
         }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from clipself_seg.evaluation.instances.numbers import encode_masks
 from clipself_seg.prediction.coco_results import CocoResults
 from clipself_seg.prediction.detection import DetectionPredictor, Detections
 from clipself_seg.prediction.files import ImageFile
-from clipself_seg.provenance import provenance
+from clipself_seg.prediction.journal import Written
 from clipself_seg.visualization.boxes import box_overlay
 from clipself_seg.visualization.overlays import save_png
 
@@ -39,9 +39,12 @@ class DetectionResults(CocoResults):
         super().__init__(predictor, folder, images)
         self.predictor = predictor
 
-    def write(self, source: ImageFile, image: np.ndarray) -> None:
-        """Detect in an image and write its overlay."""
-        result = self.predictor(image)
+    def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        """The detections in each image."""
+        return self.predictor(list(images), batch_size=len(images))
+
+    def write(self, source: ImageFile, image: np.ndarray, result: Detections) -> Written:
+        """Write the overlay of an image."""
         drawn = box_overlay(
             image,
             result.boxes,
@@ -51,12 +54,17 @@ class DetectionResults(CocoResults):
             result.masks,
         )
         save_png(drawn, self.folder / "overlays" / f"{source.name}.png")
-        number = self._add_image(source, *image.shape[:2])
         categories = [entry.dataset_id for entry in self._vocabulary.classes]
-        entries = coco_results(number, _compact(result), categories)
-        for entry, area in zip(entries, _areas(result), strict=True):
-            own = {"id": len(self._annotations) + 1, "area": area, "iscrowd": 0}
-            self._annotations.append(own | entry)
+        entries = coco_results(None, _compact(result), categories)
+        annotations = [
+            {"area": area, "iscrowd": 0} | entry
+            for entry, area in zip(entries, _areas(result), strict=True)
+        ]
+        entry = {"size": list(image.shape[:2]), "annotations": annotations}
+        return Written([f"overlays/{source.name}.png"], entry)
+
+    def _listed(self, annotation: Mapping[str, Any], image_id: int, number: int) -> dict[str, Any]:
+        return {"id": number, **annotation, "image_id": image_id}
 
     @functools.cached_property
     def _categories(self) -> list[dict[str, Any]]:
@@ -77,7 +85,6 @@ class DetectionResults(CocoResults):
             "score threshold": settings.rule.threshold,
             "alpha": settings.alpha,
             "beta": settings.beta,
-            "provenance": provenance(weights_hash=model.weights_hash()),
         }
 
 

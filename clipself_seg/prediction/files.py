@@ -1,24 +1,14 @@
-"""Predicting for files and folders of images, one at a time: each task's results are its own."""
+"""Images below the files and folders that somebody names, with a name for the results of each."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
-import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
-from tqdm import tqdm
-
-from clipself_seg.data.images import read_image
-from clipself_seg.errors import InputError, in_short
-from clipself_seg.files import alone_in, remove_leftovers
-
-logger = logging.getLogger(__name__)
+from clipself_seg.errors import InputError
 
 # What a folder is searched for; a file that is named itself may end otherwise.
 ENDINGS = tuple(
@@ -26,8 +16,6 @@ ENDINGS = tuple(
 )
 # What may be waited for without end.
 NO_FILE = "a pipe or a device, no file"
-# Where results of any task are written, below the output folder.
-FOLDERS = ("labels", "overlays", "panoptic", "scores")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,86 +117,3 @@ def image_ids(images: Sequence[ImageFile]) -> list[int]:
     numbers = [int(stem) for stem in stems if stem.isdecimal()]
     named = len(set(numbers)) == len(stems)
     return numbers if named else list(range(1, len(images) + 1))
-
-
-class Results(Protocol):
-    """Segments images, or detects in them, and writes the results."""
-
-    @property
-    def folder(self) -> Path:
-        """Folder below which results are written."""
-
-    @property
-    def max_pixels(self) -> int:
-        """Largest number of pixels of an image that is decoded."""
-
-    def write(self, source: ImageFile, image: np.ndarray) -> None:
-        """Predict for an image (H, W, 3) uint8 and write the results."""
-
-    def write_index(self, failed: Mapping[str, str], complete: bool) -> None:
-        """Write the file that explains the others: what is there, and input -> what is wrong."""
-
-
-def predict_files(results: Results, files: InputFiles) -> dict[str, str]:
-    """Predict for images; one that cannot be read or processed is reported at once, and the others are done.
-
-    The index is written before the first image and, interrupted or not, after the last.
-
-    Args:
-        results: predicts and writes; what is there of the same names is replaced.
-        files: what `find_images` returned.
-
-    Returns:
-        Input -> what is wrong, of those without results.
-
-    Raises:
-        InputError: results cannot be written, or another process writes below the same folder.
-    """
-    try:
-        with alone_in(results.folder):
-            _remove_leftovers(results.folder)
-            return _predict_files(results, files)
-    except OSError as error:
-        raise InputError(f"results cannot be written below {results.folder}: {error}") from None
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Removes the half-written files of a killed run; folders beside its own are somebody else's."""
-    remove_leftovers(folder)
-    for name in FOLDERS:
-        for parent, _, _ in os.walk(folder / name):
-            remove_leftovers(parent)
-
-
-def _predict_files(results: Results, files: InputFiles) -> dict[str, str]:
-    failed = dict(files.failed)
-    complete = False
-    results.write_index(failed, complete)
-    for path, reason in failed.items():
-        _complain(path, reason)
-    try:
-        for source in tqdm(files.images, "images", unit="image"):
-            try:
-                results.write(source, read_image(source.path, max_pixels=results.max_pixels))
-            except OSError:  # a full disk, and so on: the next image would fare no better
-                raise
-            except Exception as error:  # whatever a library makes of a strange image
-                reason = _reason(error)
-                failed[str(source.path)] = reason
-                _complain(str(source.path), reason)
-        complete = True
-    finally:
-        results.write_index(failed, complete)
-    return failed
-
-
-def _reason(error: Exception) -> str:
-    """What is wrong with an image; an error that nobody foresaw is logged whole at DEBUG."""
-    if isinstance(error, InputError):
-        return str(error)
-    logger.debug("an image cannot be processed", exc_info=error)
-    return f"cannot be processed ({type(error).__name__}: {in_short(error)})"
-
-
-def _complain(path: str, reason: str) -> None:
-    tqdm.write(f"failed: {reason if path in reason else f'{path}: {reason}'}", file=sys.stderr)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,12 @@ from PIL import Image
 
 from clipself_seg.prediction.coco_results import CocoResults
 from clipself_seg.prediction.files import ImageFile
-from clipself_seg.prediction.panoptic import PanopticPredictor, PanopticSegment
-from clipself_seg.provenance import provenance
+from clipself_seg.prediction.journal import Written
+from clipself_seg.prediction.panoptic import (
+    PanopticPredictor,
+    PanopticSegment,
+    PanopticSegmentation,
+)
 from clipself_seg.visualization.class_colours import class_colours
 from clipself_seg.visualization.overlays import save_png
 from clipself_seg.visualization.panoptic import colour_ids, panoptic_overlay, segment_colours
@@ -37,9 +41,12 @@ class PanopticResults(CocoResults):
         self.predictor = predictor
         self._colours = class_colours(self._vocabulary.names)
 
-    def write(self, source: ImageFile, image: np.ndarray) -> None:
-        """Segment an image and write its overlay and its PNG of segments."""
-        result = self.predictor(image)
+    def predict(self, images: Sequence[np.ndarray]) -> list[PanopticSegmentation]:
+        """The segments of each image."""
+        return self.predictor(list(images), batch_size=len(images))
+
+    def write(self, source: ImageFile, image: np.ndarray, result: PanopticSegmentation) -> Written:
+        """Write the overlay of an image and its PNG of segments."""
         names = self._vocabulary.names
         classes = [segment.label for segment in result.segments]
         drawn = panoptic_overlay(image, result.ids - 1, classes, names, self._colours)
@@ -47,15 +54,16 @@ class PanopticResults(CocoResults):
         colours = segment_colours(self._colours[classes])
         painted = np.concatenate([np.zeros((1, 3), np.uint8), colours])[result.ids]
         save_png(Image.fromarray(painted), self.folder / "panoptic" / f"{source.name}.png")
-        number = self._add_image(source, *result.ids.shape[:2])
         pairs = zip(colour_ids(colours).tolist(), result.segments)
-        self._annotations.append(
-            {
-                "image_id": number,
-                "file_name": f"{source.name}.png",
-                "segments_info": [self._entry(own, segment) for own, segment in pairs],
-            }
-        )
+        annotation = {
+            "file_name": f"{source.name}.png",
+            "segments_info": [self._entry(own, segment) for own, segment in pairs],
+        }
+        files = [f"overlays/{source.name}.png", f"panoptic/{source.name}.png"]
+        return Written(files, {"size": list(result.ids.shape), "annotations": [annotation]})
+
+    def _listed(self, annotation: Mapping[str, Any], image_id: int, number: int) -> dict[str, Any]:
+        return {"image_id": image_id, **annotation}
 
     def _entry(self, own: int, segment: PanopticSegment) -> dict[str, Any]:
         return {
@@ -89,5 +97,4 @@ class PanopticResults(CocoResults):
             "seen": [name for name, known in zip(self._vocabulary.names, seen) if known],
             "alpha": model.alpha,
             "beta": model.beta,
-            "provenance": provenance(weights_hash=model.weights_hash()),
         }

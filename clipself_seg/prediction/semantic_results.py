@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from PIL import Image
 
 from clipself_seg.files import atomic_path, write_json
 from clipself_seg.prediction.files import ImageFile
-from clipself_seg.prediction.semantic import Predictor
+from clipself_seg.prediction.journal import Written
+from clipself_seg.prediction.loop import Index
+from clipself_seg.prediction.semantic import Predictor, Segmentation
 from clipself_seg.provenance import provenance
 from clipself_seg.visualization.class_colours import class_colours
 from clipself_seg.visualization.overlays import overlay, save_png
@@ -37,26 +39,42 @@ class SemanticResults:
         self.max_pixels = predictor.mapper.max_pixels
         self.scores = scores
         self._colours = class_colours(predictor.names)
-        self._images: dict[str, Any] = {}
 
-    def write(self, source: ImageFile, image: np.ndarray) -> None:
-        """Segment an image and write its label map, its overlay and, if asked for, its scores."""
-        result = self.predictor(image, scores=self.scores)
+    @functools.cached_property
+    def provenance(self) -> dict[str, Any]:
+        """Where the results come from."""
+        return provenance(weights_hash=self.predictor.model.weights_hash())
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Segmentation]:
+        """The segmentation of each image, with scores if they are written."""
+        return self.predictor(list(images), scores=self.scores, batch_size=len(images))
+
+    def write(self, source: ImageFile, image: np.ndarray, result: Segmentation) -> Written:
+        """Write the label map of an image, its overlay and, if asked for, its scores."""
         name = source.name
+        files = [f"labels/{name}.png", f"overlays/{name}.png"]
         drawn = overlay(image, result.labels, result.names, self._colours)
         save_png(Image.fromarray(result.labels), self.folder / "labels" / f"{name}.png")
         save_png(drawn, self.folder / "overlays" / f"{name}.png")
         if result.scores is not None:
+            files.append(f"scores/{name}.npz")
             with atomic_path(self.folder / "scores" / f"{name}.npz") as temporary:
                 with open(temporary, "wb") as file:
                     # In half precision close scores would be equal, and some labels not theirs.
                     np.savez_compressed(file, scores=result.scores, names=np.array(result.names))
-        # The JSON keeps its keys "shares" and "pictures", which readers of earlier files know.
-        self._images[name] = {"file": str(source.path), "shares": result.fractions()}
+        return Written(files, {"shares": result.fractions()})
 
-    def write_index(self, failed: Mapping[str, str], complete: bool) -> None:
+    def write_index(self, index: Index) -> None:
         """Write classes.json."""
-        listed = {"pictures": self._images, "failed": dict(failed), "complete": complete}
+        # It keeps its keys "shares" and "pictures", which readers of earlier files know.
+        listed = {
+            "provenance": dict(index.provenance),
+            "pictures": {
+                source.name: {"file": str(source.path), **entry} for source, entry in index.images
+            },
+            "failed": dict(index.failed),
+            "complete": index.complete,
+        }
         write_json(self.folder / "classes.json", self._metadata | listed)
 
     @functools.cached_property
@@ -69,5 +87,4 @@ class SemanticResults:
             "prompted": [list(synonyms) for synonyms in model.names],
             "background": self.predictor.background,
             "threshold": self.predictor.threshold,
-            "provenance": provenance(weights_hash=model.weights_hash()),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from unittest import mock
 
 import numpy as np
@@ -16,6 +17,7 @@ from clipself_seg.data.panoptic_png import read_panoptic_png
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
 from clipself_seg.prediction.files import ImageFile
+from clipself_seg.prediction.journal import FILE_NAME
 from clipself_seg.prediction.semantic import Predictor, Segmentation
 from clipself_seg.prediction.semantic_results import SemanticResults
 from tests.prediction.test_detection import OPTS as BOX_OPTS
@@ -68,7 +70,7 @@ def test_results_of_a_folder_can_be_read_back(run, photos, tmp_path, capsys):
 def test_scores_are_written_only_if_asked_for(run, photos, tmp_path):
     assert run("--vocabulary", "dog", "--input", photos / "one.jpg") == 0
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"labels", "overlays", "classes.json"}
+    assert written == {"labels", "overlays", "classes.json", FILE_NAME}
     assert (read_indices(tmp_path / "out" / "labels" / "one.png") == 0).all()
 
 
@@ -76,9 +78,9 @@ def test_written_scores_tell_classes_apart_as_labels_do(tmp_path):
     scores = np.full((2, 1, 2), 0.5, np.float32)
     scores[1] += np.float32(1e-6)
     found = Segmentation(np.ones((1, 2), np.uint8), ("a", "b"), scores)
-    predictor = mock.Mock(return_value=found, names=found.names)
+    predictor = mock.Mock(names=found.names)
     results = SemanticResults(predictor=predictor, folder=tmp_path, scores=True)
-    results.write(ImageFile(tmp_path / "x.png", "x.png", "x"), np.zeros((1, 2, 3), np.uint8))
+    results.write(ImageFile(tmp_path / "x.png", "x.png", "x"), np.zeros((1, 2, 3), np.uint8), found)
     with np.load(tmp_path / "scores/x.npz") as file:
         assert (file["scores"].argmax(axis=0) == read_indices(tmp_path / "labels/x.png")).all()
 
@@ -108,10 +110,10 @@ def test_a_picture_that_no_library_can_take_does_not_stop_the_others(
 ):
     whole = Predictor.__call__
 
-    def strange(self, image, scores=False):
-        if image.shape[0] == 40:
+    def strange(self, image, **options):
+        if image[0].shape[0] == 40:
             raise RuntimeError("no kernel for this\nand a page of details")
-        return whole(self, image, scores)
+        return whole(self, image, **options)
 
     monkeypatch.setattr(Predictor, "__call__", strange)
     assert run("--vocabulary", "dog, sky", "--input", photos) == 1
@@ -198,6 +200,51 @@ def test_two_predictions_do_not_meet_and_leftovers_of_a_killed_one_go(
         assert all(path.exists() for path in mine) and not (out / "classes.json").exists()
     assert run(*words) == 0
     assert not any(path.exists() for path in mine) and others.exists()
+
+
+def test_an_interrupted_call_goes_on_with_the_same_options_and_no_others(
+    run, photos, tmp_path, capsys, monkeypatch
+):
+    whole, images = Predictor.__call__, []
+
+    def interrupted(self, image, **options):
+        if len(images) == 1:
+            raise KeyboardInterrupt
+        images.extend(image)
+        return whole(self, image, **options)
+
+    words = ("--input", photos, "--vocabulary", "dog, sky")
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "__call__", interrupted)
+        assert run(*words) == 130
+        said = capsys.readouterr().err
+        assert "the same command goes on with --skip-existing, and begins anew without" in said
+    for changed in (["--background"], ["--vocabulary", "dog"], ["--scores"]):
+        assert run(*words, *changed, "--skip-existing") == 2
+        assert "results of other settings: " in (said := capsys.readouterr().err)
+        assert "leave out --skip-existing to begin anew" in said
+    with mock.patch.object(Predictor, "__call__", autospec=True, side_effect=whole) as called:
+        assert run(*words, "--skip-existing") == 0
+    assert called.call_count == 1
+    assert "2 of 2 segmented" in capsys.readouterr().out
+    content = json.loads((tmp_path / "out/classes.json").read_text())
+    assert content["complete"] and list(content["pictures"]) == ["one", "sub/two"]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("--device", "cuda:77"), "--device cuda:77: torch .* CUDA device.*--device cpu"),
+        (("--device", "tpu"), "MODEL.DEVICE must be .*cpu.*got .?tpu"),
+        (("--batch-size", "0"), "--batch-size has to be at least 1, got 0"),
+    ],
+)
+def test_devices_that_are_not_there_and_empty_batches_are_refused(
+    run, photos, capsys, words, message
+):
+    opts = OPTS[: OPTS.index("MODEL.DEVICE")]
+    assert run("--vocabulary", "dog", *words, "--input", photos, opts=opts) == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.prediction import dense_maps
 from clipself_seg.prediction.dense_maps import TILE, DenseMapResults, load_models
 from clipself_seg.prediction.files import ImageFile
+from clipself_seg.prediction.loop import Index
 from clipself_seg.visualization.dense_maps import palette
 
 
@@ -28,8 +29,9 @@ def drawn(folder, image, words="dog, grass", **changes):
     clips = {"original": clip(), "student": clip()}
     settings = {"side": 64, "clusters": 3, "smallest": 0.02, "clips": clips, "folder": folder}
     results = DenseMapResults(**settings | changes, words=words and read_words(words))
-    results.write(ImageFile(folder / "a.jpg", "a.jpg", "a"), image)
-    results.write_index({}, complete=True)
+    source = ImageFile(folder / "a.jpg", "a.jpg", "a")
+    _, entry = results.write(source, image, *results.predict([image]))
+    results.write_index(Index([(source, entry)], {}, True, results.provenance))
     content = json.loads((folder / "dense_maps.json").read_text())
     return np.asarray(Image.open(folder / "a.png")), content
 

@@ -25,7 +25,8 @@ from clipself_seg.models.fvit.parts import DetectionSettings
 from clipself_seg.models.protocol import Classes
 from clipself_seg.prediction.detection import DetectionPredictor, load_detection_predictor
 from clipself_seg.prediction.detection_results import DetectionResults
-from clipself_seg.prediction.files import find_images, predict_files
+from clipself_seg.prediction.files import find_images
+from clipself_seg.prediction.loop import predict_files
 from tests.models.fvit.test_model import TINY, WORDS, tiny
 
 OPTS = [str(part) for pair in TINY.items() for part in pair]

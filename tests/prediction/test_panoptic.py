@@ -17,7 +17,8 @@ from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.files import PanopticFolder, evaluate_files
 from clipself_seg.prediction.common import image_sample
-from clipself_seg.prediction.files import find_images, predict_files
+from clipself_seg.prediction.files import find_images
+from clipself_seg.prediction.loop import predict_files
 from clipself_seg.prediction.panoptic import (
     PanopticPredictor,
     load_panoptic_predictor,

@@ -1,0 +1,248 @@
+"""Predicting for images of files, in batches that are read ahead: each task's results are its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from clipself_seg.data.images import read_image
+from clipself_seg.errors import InputError, in_short
+from clipself_seg.files import alone_in, remove_leftovers
+from clipself_seg.prediction.files import ImageFile, InputFiles
+from clipself_seg.prediction.journal import Journal, Written, input_state
+
+logger = logging.getLogger(__name__)
+
+# Where results of any task are written, below the output folder.
+FOLDERS = ("labels", "overlays", "panoptic", "scores")
+
+
+class Index(NamedTuple):
+    """What the file that explains the others is made of.
+
+    Attributes:
+        images: those that are done, in order, each with what it contributes.
+        failed: input -> what is wrong with it.
+        complete: whether no image is left to do.
+        provenance: of the call that began.
+    """
+
+    images: Sequence[tuple[ImageFile, Mapping[str, Any]]]
+    failed: Mapping[str, str]
+    complete: bool
+    provenance: Mapping[str, Any]
+
+
+class Results(Protocol):
+    """Segments images, or detects in them, and writes the results."""
+
+    @property
+    def folder(self) -> Path:
+        """Folder below which results are written."""
+
+    @property
+    def max_pixels(self) -> int:
+        """Largest number of pixels of an image that is decoded."""
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Where the results come from; JSON."""
+
+    def predict(self, images: Sequence[np.ndarray]) -> Sequence[Any]:
+        """What the model says of each image (H, W, 3) uint8 of a batch."""
+
+    def write(self, source: ImageFile, image: np.ndarray, result: Any) -> Written:
+        """Write what the model says of an image, `result`."""
+
+    def write_index(self, index: Index) -> None:
+        """Write the file that explains the others."""
+
+
+class _Batch(NamedTuple):
+    """Images that the model gets at once, while the next ones are read.
+
+    Attributes:
+        sources: their files.
+        states: of the files, from before they were read.
+        read: their pixels, sooner or later.
+    """
+
+    sources: Sequence[ImageFile]
+    states: Sequence[dict[str, Any] | None]
+    read: list[Future[np.ndarray]]
+
+
+def predict_files(
+    results: Results, files: InputFiles, journal: Journal | None = None, batch_size: int = 1
+) -> dict[str, str]:
+    """Predict for images; one that cannot be read or processed is reported at once, and the others are done.
+
+    The index is written before the first image and, interrupted or not, after the last. With a journal that
+    resumes it is that of a call that nobody interrupted, byte for byte: a batch has the images that it had, so
+    that it is predicted again if one of them is not done.
+
+    Args:
+        results: predicts and writes; what is there of the same names is replaced.
+        files: what `find_images` returned.
+        journal: keeps which images are done; None: nobody goes on.
+        batch_size: images that the model gets at once; at most twice as many are in memory.
+
+    Returns:
+        Input -> what is wrong, of those without results.
+
+    Raises:
+        InputError: results cannot be written, another process writes below the same folder, or the journal is
+            of other settings.
+    """
+    try:
+        with alone_in(results.folder):
+            _remove_leftovers(results.folder)
+            with contextlib.ExitStack() as opened:
+                made_by = results.provenance
+                if journal is not None:
+                    opened.callback(journal.close)
+                    made_by = journal.open(made_by)
+                return _Loop(results, files, journal, batch_size, made_by).run()
+    except OSError as error:
+        raise InputError(f"results cannot be written below {results.folder}: {error}") from None
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes the half-written files of a killed run; folders beside its own are somebody else's."""
+    remove_leftovers(folder)
+    for name in FOLDERS:
+        for parent, _, _ in os.walk(folder / name):
+            remove_leftovers(parent)
+
+
+class _Loop:
+    """One call of `predict_files`: what is done so far, and what failed."""
+
+    def __init__(
+        self,
+        results: Results,
+        files: InputFiles,
+        journal: Journal | None,
+        batch_size: int,
+        made_by: Mapping[str, Any],
+    ) -> None:
+        self.results = results
+        self.images = files.images
+        self.journal = journal
+        self.batch_size = batch_size
+        self.made_by = made_by
+        self.failed = dict(files.failed)
+        self.done = {} if journal is None else journal.entries(files.images)
+
+    def run(self) -> dict[str, str]:
+        """Do all that is left to do; returns what failed."""
+        complete = False
+        self._write_index(complete)
+        for path, reason in self.failed.items():
+            _complain(path, reason)
+        waiting = self._waiting()
+        left = sum(map(len, waiting))
+        bar = tqdm(desc="images", unit="image", total=len(self.images))
+        bar.update(len(self.images) - left)
+        try:
+            with bar, contextlib.closing(_read_ahead(waiting, self.results.max_pixels)) as batches:
+                for batch in batches:
+                    self._do(batch)
+                    bar.update(len(batch.sources))
+            complete = True
+        finally:
+            self._write_index(complete)
+        return self.failed
+
+    def _waiting(self) -> list[Sequence[ImageFile]]:
+        """The batches in which an image is not done."""
+        size = self.batch_size
+        batches = [self.images[i : i + size] for i in range(0, len(self.images), size)]
+        return [batch for batch in batches if any(image.name not in self.done for image in batch)]
+
+    def _do(self, batch: _Batch) -> None:
+        """Predict for a batch and write the results; an image that fails does not take the others with it."""
+        images = dict[int, np.ndarray]()
+        for place, read in enumerate(batch.read):
+            with self._naming(batch.sources[place]):
+                images[place] = read.result()
+        outputs = self._predict(images)
+        for place, image in images.items():
+            source = batch.sources[place]
+            with self._naming(source):
+                result = outputs[place] if outputs else self.results.predict([image])[0]
+                written = self.results.write(source, image, result)
+                if self.journal is not None:
+                    self.journal.add(source, batch.states[place], written)
+                self.done[source.name] = written.entry
+        batch.read.clear()  # the pixels go before those of a further batch come
+
+    def _predict(self, images: Mapping[int, np.ndarray]) -> dict[int, Any]:
+        """What the model says of each image, by its place; nothing where it fails at several together."""
+        if len(images) < 2:
+            return {}
+        try:
+            return dict(zip(images, self.results.predict(list(images.values())), strict=True))
+        except OSError:
+            raise
+        except Exception as error:
+            logger.debug("a batch fails, its images go one at a time", exc_info=error)
+            return {}
+
+    @contextlib.contextmanager
+    def _naming(self, source: ImageFile) -> Iterator[None]:
+        """Note what goes wrong with an image, whatever a library makes of a strange one."""
+        try:
+            yield
+        except OSError:  # a full disk, and so on: the next image would fare no better
+            raise
+        except Exception as error:
+            reason = _reason(error)
+            self.done.pop(source.name, None)
+            self.failed[str(source.path)] = reason
+            _complain(str(source.path), reason)
+
+    def _write_index(self, complete: bool) -> None:
+        done = [(image, self.done[image.name]) for image in self.images if image.name in self.done]
+        self.results.write_index(Index(done, self.failed, complete, self.made_by))
+
+
+def _read_ahead(batches: Sequence[Sequence[ImageFile]], max_pixels: int) -> Iterator[_Batch]:
+    """Batches whose images are read in a thread: one batch while the model works on that before it."""
+    with ThreadPoolExecutor(1) as reader:
+        try:
+            ahead = deque[_Batch]()
+            for sources in batches:
+                states = [input_state(source.path) for source in sources]
+                read = [
+                    reader.submit(read_image, source.path, max_pixels=max_pixels)
+                    for source in sources
+                ]
+                ahead.append(_Batch(sources, states, read))
+                if len(ahead) > 1:
+                    yield ahead.popleft()
+            yield from ahead
+        finally:
+            reader.shutdown(cancel_futures=True)
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with an image; an error that nobody foresaw is logged whole at DEBUG."""
+    if isinstance(error, InputError):
+        return str(error)
+    logger.debug("an image cannot be processed", exc_info=error)
+    return f"cannot be processed ({type(error).__name__}: {in_short(error)})"
+
+
+def _complain(path: str, reason: str) -> None:
+    tqdm.write(f"failed: {reason if path in reason else f'{path}: {reason}'}", file=sys.stderr)

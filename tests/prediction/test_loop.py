@@ -1,0 +1,229 @@
+"""Batches, failures and interruptions: an index that goes on is that of a call that nobody interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from unittest import mock
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipself_seg.errors import InputError
+from clipself_seg.prediction import detection_results, loop, panoptic_results, semantic_results
+from clipself_seg.prediction.detection_results import DetectionResults
+from clipself_seg.prediction.files import find_images
+from clipself_seg.prediction.journal import FILE_NAME, Journal
+from clipself_seg.prediction.loop import predict_files
+from clipself_seg.prediction.panoptic_results import PanopticResults
+from clipself_seg.prediction.semantic import Segmentation
+from clipself_seg.prediction.semantic_results import SemanticResults
+from tests.prediction.test_detection import predictor as detector
+from tests.prediction.test_panoptic import predictor as segmenter
+
+NAMES = ("dog", "sky")
+
+
+def labeller():
+    """A stand-in for the predictor of labels: bright pixels are sky."""
+
+    def call(images, scores, batch_size):
+        assert len(images) == batch_size
+        maps = [(image[..., 0] > 127).astype(np.uint8) for image in images]
+        values = [np.stack([labels == n for n in range(2)]).astype(np.float32) for labels in maps]
+        return [Segmentation(labels, NAMES, own) for labels, own in zip(maps, values)]
+
+    made = mock.Mock(side_effect=call, names=NAMES, background=None, threshold=0.0)
+    made.model = mock.Mock(names=[(name,) for name in NAMES])
+    made.model.weights_hash.return_value = "none"
+    made.mapper.max_pixels = 10**6
+    return made
+
+
+def made_results(task, folder, files):
+    if task == "labels":
+        return SemanticResults(predictor=labeller(), folder=folder, scores=True)
+    kind, predictor = {
+        "panoptic": (PanopticResults, segmenter),
+        "boxes": (DetectionResults, detector),
+    }[task]
+    made = predictor()
+    of_one = made.model.forward
+    made.model.forward = lambda samples, **options: [
+        output for sample in samples for output in of_one([sample], **options)
+    ]
+    return kind(predictor=made, folder=folder, images=files.images)
+
+
+@pytest.fixture(autouse=True)
+def plain_overlays(monkeypatch):
+    """Drawing takes longer than all else."""
+    for module in (semantic_results, detection_results, panoptic_results):
+        (name,) = [name for name in vars(module) if name.endswith("overlay")]
+        monkeypatch.setattr(module, name, lambda image, *_: Image.fromarray(image))
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    rng = np.random.default_rng(0)
+    for place in range(5):
+        path = tmp_path / "in" / ("sub" if place % 2 else ".") / f"image {place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = rng.integers(0, 256, (12 + place, 20, 3), dtype=np.uint8)
+        Image.fromarray(image).save(path)
+    return tmp_path / "in"
+
+
+def predict(task, inputs, out, *, date=1, resume=False, batch_size=1, stop=None, settings=None):
+    """The places of the images that the model got; it is interrupted at the call with the number `stop`."""
+    files = find_images([inputs], out)
+    results = made_results(task, out, files)
+    results.provenance = {"date": date}
+    whole, heights = results.predict, []
+
+    def counted(images):
+        if stop is not None and len(heights) >= stop:
+            raise KeyboardInterrupt
+        heights.extend(image.shape[0] - 12 for image in images)
+        return whole(images)
+
+    results.predict = counted
+    journal = Journal(out, settings or {"words": list(NAMES)}, resume)
+    try:
+        predict_files(results, files, journal, batch_size)
+    except KeyboardInterrupt:
+        assert stop is not None
+    return sorted(heights)
+
+
+def content(folder):
+    """Every file below a folder but the journal."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in files if path.name != FILE_NAME
+    }
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("task", ["labels", "panoptic", "boxes"])
+def test_an_interrupted_call_that_goes_on_writes_the_files_of_an_uninterrupted_one(
+    inputs, tmp_path, task, batch_size
+):
+    assert len(predict(task, inputs, tmp_path / "whole", batch_size=batch_size)) == 5
+    out = tmp_path / "out"
+    first = predict(task, inputs, out, batch_size=batch_size, stop=2)
+    assert len(first) == 2 and content(out) != content(tmp_path / "whole")
+    second = predict(task, inputs, out, date=2, resume=True, batch_size=batch_size)
+    assert sorted(first + second) == [0, 1, 2, 3, 4]
+    assert content(out) == content(tmp_path / "whole")
+    assert predict(task, inputs, out, date=3, resume=True, batch_size=batch_size) == []
+    assert content(out) == content(tmp_path / "whole")
+
+
+def test_a_batch_of_which_an_image_is_not_done_is_predicted_as_it_was(inputs, tmp_path):
+    predict("labels", inputs, tmp_path / "out", batch_size=2)
+    (tmp_path / "out/overlays/sub/image 1.png").unlink()
+    assert predict("labels", inputs, tmp_path / "out", resume=True, batch_size=2) == [1, 4]
+
+
+def test_what_has_changed_or_is_not_as_it_was_written_is_done_again(inputs, tmp_path):
+    out = tmp_path / "out"
+    predict("labels", inputs, out)
+    os.utime(inputs / "image 0.png", ns=(1, 1))
+    (out / "scores/sub/image 1.npz").unlink()
+    journal = out / FILE_NAME
+    lines = journal.read_text().splitlines()
+    (line,) = [number for number, text in enumerate(lines) if '"image 2"' in text]
+    lines[line] = lines[line].replace('"dog"', '"cat"')
+    journal.write_text("\n".join(lines)[:-9])  # without the end of the last image's line
+    assert predict("labels", inputs, out, resume=True) == [0, 1, 2, 3]
+    assert predict("labels", inputs, out, resume=True) == []
+
+
+def test_other_images_are_added_and_the_index_is_of_those_that_are_named(inputs, tmp_path):
+    predict("boxes", inputs / "image 2.png", tmp_path / "out")
+    assert predict("boxes", inputs, tmp_path / "out", resume=True) == [0, 1, 3, 4]
+    detections = json.loads((tmp_path / "out/detections.json").read_text())
+    assert [image["id"] for image in detections["images"]] == [1, 2, 3, 4, 5]
+    assert [entry["image_id"] for entry in detections["annotations"]] == [
+        1,
+        1,
+        2,
+        2,
+        3,
+        3,
+        4,
+        4,
+        5,
+        5,
+    ]
+    assert [entry["id"] for entry in detections["annotations"]] == list(range(1, 11))
+    assert predict("boxes", inputs / "image 0.png", tmp_path / "out", resume=True) == []
+    detections = json.loads((tmp_path / "out/detections.json").read_text())
+    assert [image["file_name"] for image in detections["images"]] == ["image 0.png"]
+
+
+def test_other_settings_are_refused_by_name_and_begin_anew_without_resuming(inputs, tmp_path):
+    predict("labels", inputs, tmp_path / "out", settings={"threshold": 0.5})
+    whole = content(tmp_path / "out")
+    with pytest.raises(InputError, match=r"threshold has changed \(0.5, now 0.75\): give another"):
+        predict("labels", inputs, tmp_path / "out", settings={"threshold": 0.75}, resume=True)
+    assert content(tmp_path / "out") == whole
+    assert len(predict("labels", inputs, tmp_path / "out", settings={"threshold": 0.75})) == 5
+
+
+def test_a_folder_without_a_journal_begins_anew(inputs, tmp_path):
+    predict("labels", inputs, tmp_path / "out")
+    (tmp_path / "out" / FILE_NAME).write_bytes(b"\xff\x00")
+    assert len(predict("labels", inputs, tmp_path / "out", resume=True)) == 5
+    assert predict("labels", inputs, tmp_path / "out", resume=True) == []
+
+
+def test_an_image_that_fails_in_a_batch_fails_alone(inputs, tmp_path):
+    (inputs / "broken.png").write_bytes(b"no image")
+    files = find_images([inputs], tmp_path / "out")
+    results = made_results("labels", tmp_path / "out", files)
+    whole = results.predict
+
+    def strange(images):
+        if any(image.shape[0] == 12 for image in images):
+            raise RuntimeError("no kernel for this")
+        return whole(images)
+
+    results.predict = strange
+    failed = predict_files(results, files, batch_size=4)
+    assert failed == {
+        str(inputs / "broken.png"): failed[str(inputs / "broken.png")],
+        str(inputs / "image 0.png"): "cannot be processed (RuntimeError: no kernel for this)",
+    }
+    index = json.loads((tmp_path / "out/classes.json").read_text())
+    assert set(index["pictures"]) == {"image 2", "image 4", "sub/image 1", "sub/image 3"}
+
+
+def test_images_are_read_ahead_in_a_thread_and_no_further_than_a_batch(
+    inputs, tmp_path, monkeypatch
+):
+    lock, read, most = threading.Lock(), [], []
+    whole = loop.read_image
+
+    def counting(path, **options):
+        with lock:
+            read.append(threading.current_thread())
+        return whole(path, **options)
+
+    monkeypatch.setattr(loop, "read_image", counting)
+    files = find_images([inputs], tmp_path / "out")
+    results = made_results("labels", tmp_path / "out", files)
+    predicted, again = [], results.predict
+
+    def model(images):
+        predicted.extend(images)
+        with lock:
+            most.append(len(read) - len(predicted))
+        return again(images)
+
+    results.predict = model
+    assert predict_files(results, files) == {}
+    assert len(read) == 5 and max(most) <= 1 and threading.main_thread() not in read

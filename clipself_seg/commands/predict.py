@@ -279,6 +279,7 @@ def _panoptic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dic
         results.provenance["weights_hash"],
         vocabulary=_classes(words),
         seen=predictor.seen.tolist(),
+        exponents=[predictor.model.alpha, predictor.model.beta],
     )
 
 

@@ -1,4 +1,4 @@
-"""The file behind what somebody gives as weights: a path, a name of the zoo, or an address.
+"""The file behind what somebody gives as weights: a path, a name of the zoo or of the hub, or an address.
 
 Names and addresses are fetched into one folder, once. ``CLIPSELF_SEG_WEIGHTS`` is another folder, or the
 address of a mirror that has the files of the zoo under their own names. Values of a configuration are
@@ -15,12 +15,12 @@ import urllib.parse
 from pathlib import Path
 
 from clipself_seg.checkpoints.download import NotFetched, check_file, download, is_address
+from clipself_seg.checkpoints.hub import HUB, HUGGING_FACE, endpoint, hub_file, hub_name
 from clipself_seg.checkpoints.shipped import SHIPPED_MODELS
 from clipself_seg.checkpoints.zoo import Entry, zoo
 from clipself_seg.files import home_expanded
 
 VARIABLE = "CLIPSELF_SEG_WEIGHTS"
-HUGGING_FACE = "https://huggingface.co"
 # What open_clip asks a repository of the hub for.
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 logger = logging.getLogger(__name__)
@@ -30,8 +30,8 @@ def locate(weights: str | os.PathLike[str]) -> Path:
     """The file of weights, fetched if need be.
 
     Args:
-        weights: a path; a name of the shipped models or of the zoo; an http or https address. What is
-            none of them is taken for a path, which need not exist.
+        weights: a path; a name of the shipped models or of the zoo; ``hf-hub:org/name``, see `hub_name`; an
+            http or https address. What is none of them is taken for a path, which need not exist.
 
     Raises:
         InputError: it cannot be fetched, or is not the file that was published.
@@ -41,6 +41,8 @@ def locate(weights: str | os.PathLike[str]) -> Path:
         return SHIPPED_MODELS[given]
     if is_address(given):
         return _from_address(given)
+    if given.startswith(HUB):
+        return hub_file(hub_name(given), repositories())
     if given in zoo() and not Path(given).exists():
         return fetch(zoo()[given])
     return Path(given)
@@ -53,6 +55,11 @@ def weights_folder() -> Path:
         return home_expanded(given, f"give {VARIABLE} a whole path")
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return home_expanded(cache, f"give {VARIABLE} a folder") / "clipself_seg"
+
+
+def repositories() -> Path:
+    """Folder of what is fetched from the hub by name."""
+    return weights_folder() / "hub"
 
 
 def fetch(entry: Entry) -> Path:
@@ -116,10 +123,9 @@ def _addresses(entry: Entry) -> list[str]:
     mirror = os.environ.get(VARIABLE, "")
     if is_address(mirror):
         return [f"{mirror.rstrip('/')}/{urllib.parse.quote(entry.file)}"]
-    hub = os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUGGING_FACE
     return [
         (
-            hub + address.removeprefix(HUGGING_FACE)
+            endpoint() + address.removeprefix(HUGGING_FACE)
             if address.startswith(f"{HUGGING_FACE}/")
             else address
         )

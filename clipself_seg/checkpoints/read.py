@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from clipself_seg.checkpoints.bounds import open_safetensors, refusing
+from clipself_seg.checkpoints.hub import HUB
 from clipself_seg.checkpoints.torch_files import (
     ScriptObject,
     Unusable,
@@ -26,7 +27,6 @@ from clipself_seg.errors import InputError, shown
 
 WRAPPERS = ("model", "module", "state_dict")  # in the order in which the official loaders look
 STORED_METADATA = "facts"  # key of the JSON that `save_clip` puts into a safetensors file
-HUB = "hf-hub:"  # before open_clip's names of models on the Hugging Face hub
 ACTIVATIONS = ("gelu", "quick_gelu")
 
 
@@ -77,8 +77,8 @@ def no_checkpoint(given: str) -> InputError:
     remedy = f"give the path of a .pt or .safetensors file; {suggestion(given)}"
     if given.startswith(HUB):
         remedy = (
-            "nothing is fetched from the Hugging Face hub by this name: download the file of "
-            "its weights, and give its path, or open_clip's tag of them"
+            "a name of the Hugging Face hub is fetched only where it is typed as weights: give it there, or "
+            "download the file, and give its path"
         )
     return InputError(f"no checkpoint at {given}; {remedy}")
 

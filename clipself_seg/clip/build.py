@@ -10,7 +10,7 @@ from typing import Any
 
 import open_clip
 
-from clipself_seg.checkpoints.read import HUB
+from clipself_seg.checkpoints.hub import HUB
 from clipself_seg.clip.eva import EvaTransformer
 from clipself_seg.clip.openai_vit import VisionTransformer
 from clipself_seg.clip.resnet import ResNetTower
@@ -161,7 +161,7 @@ def find_architecture(name: str) -> Architecture:
     if given.startswith(HUB):
         raise InputError(
             f'"{given}" is a model of the Hugging Face hub: give the name of its architecture, such as '
-            '"ViT-B-16", and as its weights a file downloaded from there, or open_clip\'s tag of them'
+            f'"ViT-B-16", and as its weights "{given}", or open_clip\'s tag of them'
         )
     config = _configs().get(name)
     if config is None:

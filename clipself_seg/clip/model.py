@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.checkpoints.download import is_address
 from clipself_seg.checkpoints.hashes import hash_tensors
+from clipself_seg.checkpoints.hub import is_remote
 from clipself_seg.checkpoints.locate import locate, published_file
-from clipself_seg.checkpoints.read import HUB, STORED_METADATA, Checkpoint, read_checkpoint
+from clipself_seg.checkpoints.read import STORED_METADATA, Checkpoint, read_checkpoint
 from clipself_seg.checkpoints.shipped import SHIPPED, SHIPPED_TAGS
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import region_pooling
@@ -195,7 +195,7 @@ def load_clip(name: str, weights: str | os.PathLike[str] | None) -> DenseCLIP:
     Args:
         name: open_clip's model name, or ``ViT-Mini-8`` of the mini world.
         weights: path of a checkpoint in any published layout; an open_clip tag, a name of the zoo or an
-            address (downloaded); a tag of the shipped weights (``mini``, ``mini-clipself``,
+            address, or ``hf-hub:org/name`` (downloaded); a tag of the shipped weights (``mini``, ``mini-clipself``,
             ``mini-clipself-proposals``); or None for random weights from torch's current seed.
 
     Raises:
@@ -239,9 +239,9 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
             raise InputError(
                 f'weights "{weights}" are of {model}, not {architecture.name}: load that'
             )
-        if weights in zoo() or is_address(weights):
+        if weights in zoo() or is_remote(weights):
             return read_checkpoint(locate(weights)), {}
-        if looks_like_path or weights.startswith(HUB):
+        if looks_like_path:
             return read_checkpoint(weights), {}
     published = open_clip.get_pretrained_cfg(architecture.name, weights)
     if not published:

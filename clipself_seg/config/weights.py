@@ -1,6 +1,6 @@
 """Weights that a configuration names: looked for before anything is built, fetched by name only.
 
-A file may come from anybody, so an address in it is not fetched; one that was typed is.
+A file may come from anybody, so an address in it, or a name of the hub, is not fetched; one that was typed is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from clipself_seg.checkpoints.download import is_address
+from clipself_seg.checkpoints.hub import is_remote
 from clipself_seg.checkpoints.locate import locate
 from clipself_seg.checkpoints.read import no_checkpoint
 from clipself_seg.checkpoints.zoo import zoo
@@ -34,7 +34,7 @@ SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".pkl", ".ckpt")
 def refuse_addresses(
     cfg: CfgNode, keys: Collection[str] = WEIGHTS, source: Callable[..., str] | None = None
 ) -> None:
-    """Refuse weights that are an address.
+    """Refuse weights that are an address, or a name of the hub.
 
     Args:
         cfg: any configuration.
@@ -45,7 +45,7 @@ def refuse_addresses(
         InputError: names the key.
     """
     for key in keys:
-        if is_address(value := _value(cfg, key)):
+        if is_remote(value := _value(cfg, key)):
             origin = f"{source(key)}: " if source else ""
             raise InputError(
                 f"{origin}{key} is the address {value[:200]}, which is fetched only where it is typed (--weights, "
@@ -54,12 +54,12 @@ def refuse_addresses(
 
 
 def fetch_addresses(cfg: CfgNode) -> CfgNode:
-    """Fetches typed addresses. Returns the configuration with their files' paths in place.
+    """Fetches typed addresses and names of the hub. Returns the configuration with their files' paths in place.
 
     Raises:
         InputError: one cannot be fetched.
     """
-    files = {key: str(locate(_value(cfg, key))) for key in WEIGHTS if is_address(_value(cfg, key))}
+    files = {key: str(locate(_value(cfg, key))) for key in WEIGHTS if is_remote(_value(cfg, key))}
     if files:
         cfg = cfg.clone()
         cfg.defrost()

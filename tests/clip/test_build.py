@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from clipself_seg.clip import list_architectures, load_clip
+from clipself_seg.checkpoints.read import read_checkpoint
+from clipself_seg.clip import list_architectures, load_clip, save_clip
 from clipself_seg.errors import InputError
 
 
@@ -39,11 +40,19 @@ def test_the_published_towers_are_all_known():
 def test_names_of_the_hub_are_repeated_as_they_were_given(name):
     with pytest.raises(InputError, match=f'"{name}" is a model of the Hugging Face hub: give the'):
         load_clip(name, None)
-    for weights in (name, f"{name}//main/"):
-        with pytest.raises(InputError, match=f"no checkpoint at {weights}; .*Hugging Face hub"):
+    with pytest.raises(InputError, match=f"no checkpoint at {name}; .*Hugging Face hub is fetched"):
+        read_checkpoint(name)
+    for weights in ("hf-hub:openai", f"{name}//main/"):
+        with pytest.raises(InputError, match=f"{weights} names nothing on the Hugging Face hub"):
             load_clip("ViT-Mini-8", weights)
-    with pytest.raises(InputError, match="hf-hub:openai; .*Hugging Face hub"):
-        load_clip("ViT-Mini-8", "hf-hub:openai")
+
+
+def test_weights_of_the_hub_are_fetched_by_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    clip = load_clip("ViT-Mini-8", "mini")
+    save_clip(clip, tmp_path / "hub" / "org--name" / "v1" / "model.safetensors")
+    fetched = load_clip("ViT-Mini-8", "hf-hub:org/name@v1")
+    assert fetched.weights_hash() == clip.weights_hash()
 
 
 def test_an_unknown_name_is_repeated_as_it_was_given():

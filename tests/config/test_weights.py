@@ -12,14 +12,15 @@ from tests.weight_server import serving
 ADDRESS = "https://example.org/a.pth"
 
 
+@pytest.mark.parametrize("address", [ADDRESS, "hf-hub:org/name"])
 @pytest.mark.parametrize("key", WEIGHTS)
-def test_an_address_in_a_file_or_its_base_is_refused_by_name(key, tmp_path):
+def test_an_address_in_a_file_or_its_base_is_refused_by_name(key, address, tmp_path):
     section = key.split(".")
     text = "".join(f"{'  ' * depth}{part}:\n" for depth, part in enumerate(section))
     base = tmp_path / "base.yaml"
-    base.write_text(f"{text.rstrip()} {ADDRESS}\n")
+    base.write_text(f"{text.rstrip()} {address}\n")
     (tmp_path / "a.yaml").write_text("_BASE_: base.yaml\n")
-    with pytest.raises(InputError, match=f"base.yaml: {key} is the address {ADDRESS}"):
+    with pytest.raises(InputError, match=f"base.yaml: {key} is the address {address}"):
         load_config(tmp_path / "a.yaml")
     assert load_config(tmp_path / "a.yaml", [key, ""]).MODEL
 
@@ -34,6 +35,17 @@ def test_a_typed_address_is_fetched_and_its_file_stands_in_for_it(tmp_path, monk
         fetched = fetch_addresses(cfg)
     assert fetched.MODEL.WEIGHTS.startswith(str(tmp_path)) and fetched.is_frozen()
     require_weights(fetched)
+
+
+def test_a_typed_name_of_the_hub_is_fetched_like_an_address(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    path = tmp_path / "hub" / "org--name" / "main" / "model.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"weights")
+    cfg = load_config(None, ["MODEL.CLIP.WEIGHTS", "hf-hub:org/name"])
+    with pytest.raises(InputError, match="MODEL.CLIP.WEIGHTS is the address hf-hub:org/name"):
+        require_weights(cfg)
+    assert fetch_addresses(cfg).MODEL.CLIP.WEIGHTS == str(path)
 
 
 def test_a_file_may_name_an_entry_which_is_looked_for(tmp_path, monkeypatch):

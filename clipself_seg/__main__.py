@@ -45,6 +45,7 @@ COMMANDS = {
     "data proposals": Command("write_proposals", "write the proposals of a trained RPN"),
     "train-rpn": Command("train_rpn", "train an RPN on base classes and write its proposals"),
     "convert": Command("convert_clip", "write a CLIP checkpoint in another published layout"),
+    "export": Command("export", "write ONNX of a CLIP's dense features and texts, checked"),
     "generator-outputs": Command("write_generator_outputs", "keep a mask generator's outputs"),
     "panoptic-quality": Command("panoptic_quality", "PQ of a prediction in COCO's format"),
     "compare-regions": Command(

@@ -18,7 +18,7 @@ from clipself_seg.clip.layers import (
     split_heads,
 )
 from clipself_seg.clip.linear import Linear, linear
-from clipself_seg.clip.positions import patch_grid, resample_positions, rotary_table, rotate
+from clipself_seg.clip.positions import patch_grid, resample_positions, rotary_factors, rotate
 from clipself_seg.clip.tower import TransformerTower
 
 NORM_EPS = 1e-6
@@ -200,10 +200,10 @@ class EvaTransformer(TransformerTower):
         """Tokens (B, L, D) before the first block, the rotary table and the grid (h, w)."""
         grid = patch_grid(images, self.patch_size)
         patches_BND = self.patch_embed(images)
-        first_B1D = self.cls_token.to(patches_BND.dtype).expand(len(images), -1, -1)
+        first_B1D = self.cls_token.to(patches_BND.dtype).expand(images.shape[0], -1, -1)
         positions_LD = resample_positions(self.pos_embed[0], grid)
         tokens_BLD = torch.cat([first_B1D, patches_BND], dim=1) + positions_LD.to(patches_BND.dtype)
-        return tokens_BLD, (rotary_table(grid, self.head_channels, images.device),), grid
+        return tokens_BLD, (rotary_factors(grid, self.head_channels, images.device),), grid
 
     def project(self, tokens: Tensor) -> Tensor:
         """Final norm and projection, (..., D) -> (..., E)."""

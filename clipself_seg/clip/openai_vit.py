@@ -69,7 +69,7 @@ class VisionTransformer(TransformerTower):
         """Tokens (B, L, D) before the first block, no extra arguments, and the grid (h, w)."""
         grid = patch_grid(images, self.patch_size)
         patches_BND = self.conv1(images).flatten(2).transpose(1, 2)
-        first_B1D = self.class_embedding.to(patches_BND.dtype).expand(len(images), 1, -1)
+        first_B1D = self.class_embedding.to(patches_BND.dtype).expand(images.shape[0], 1, -1)
         positions_LD = resample_positions(self.positional_embedding, grid)
         tokens_BLD = torch.cat([first_B1D, patches_BND], dim=1) + positions_LD.to(patches_BND.dtype)
         return self.ln_pre(tokens_BLD), (), grid

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +59,7 @@ def resample_positions(table_LD: Tensor, grid: tuple[int, int], antialias: bool 
     side = math.isqrt(len(table_LD) - 1)
     if side * side != len(table_LD) - 1:
         raise InputError(f"need positions of a square grid, got {len(table_LD) - 1} of them")
-    if (side, side) == tuple(grid):
+    if not _is_symbolic(grid) and (side, side) == tuple(grid):
         return table_LD
     patches = table_LD[1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(
@@ -66,6 +67,11 @@ def resample_positions(table_LD: Tensor, grid: tuple[int, int], antialias: bool 
     )
     patches_ND = resized[0].flatten(1).T.to(table_LD.dtype)
     return torch.cat([table_LD[:1], patches_ND])
+
+
+def _is_symbolic(grid: tuple[int, int]) -> bool:
+    """Whether a graph for grids of any size is being exported, so that the sides have no values."""
+    return not all(isinstance(side, int) for side in grid)
 
 
 @functools.lru_cache(maxsize=16)
@@ -82,20 +88,51 @@ def rotary_table(grid: tuple[int, int], head_channels: int, device: torch.device
         head_channels: number of channels of a head, a multiple of 4.
         device: device of the table.
     """
+    angles = _angles(grid, [EVA_PRETRAINING_GRID / side for side in grid], head_channels)
+    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64).to(device)
+
+
+def rotary_factors(grid: tuple[int, int], head_channels: int, device: torch.device) -> Tensor:
+    """`rotary_table`; for a grid of symbols, while a graph is exported, its real and imaginary parts.
+
+    Formats of exported graphs have no complex numbers, and a table of symbols cannot be kept.
+
+    Args:
+        grid: rows and columns (h, w) of the token grid.
+        head_channels: number of channels of a head, a multiple of 4.
+        device: device of the table.
+
+    Returns:
+        (1 + N, head_channels / 2) complex64, or (1 + N, head_channels / 2, 2) float32.
+    """
+    if not _is_symbolic(grid):
+        return rotary_table(grid, head_channels, device)
+    steps = [EVA_PRETRAINING_GRID / torch.scalar_tensor(side) for side in grid]
+    angles = _angles(grid, steps, head_channels).float()
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).to(device)
+
+
+def _angles(grid: tuple[int, int], steps: Sequence[float | Tensor], head_channels: int) -> Tensor:
+    """Angles (1 + N, head_channels / 2) float64 of `rotary_table`; `steps` are those of each axis."""
     per_axis = head_channels // 4
     frequencies = ROTARY_BASE ** (-torch.arange(per_axis, dtype=torch.float64) / per_axis)
     axes = [
-        torch.outer(torch.arange(side) * (EVA_PRETRAINING_GRID / side), frequencies)
-        for side in grid
+        torch.outer(torch.arange(side) * step, frequencies)
+        for side, step in zip(grid, steps, strict=True)
     ]
     rows = axes[0][:, None].expand(*grid, per_axis)
     columns = axes[1][None, :].expand(*grid, per_axis)
     angles = torch.cat([rows, columns], dim=-1).reshape(-1, 2 * per_axis)
-    angles = torch.cat([torch.zeros(1, 2 * per_axis), angles])
-    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64).to(device)
+    return torch.cat([torch.zeros(1, 2 * per_axis), angles])
 
 
 def rotate(heads_BHLC: Tensor, factors: Tensor) -> Tensor:
-    """Rotates adjacent channel pairs (a, b) of heads by the angles of `rotary_table`, in float32."""
-    pairs = torch.view_as_complex(heads_BHLC.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * factors).flatten(-2).to(heads_BHLC.dtype)
+    """Rotates adjacent channel pairs (a, b) of heads by the angles of `rotary_factors`, in float32."""
+    pairs = heads_BHLC.float().unflatten(-1, (-1, 2))
+    if factors.is_complex():
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * factors)
+    else:
+        a, b = pairs.unbind(-1)
+        cosine, sine = factors.unbind(-1)
+        turned = torch.stack([a * cosine - b * sine, a * sine + b * cosine], dim=-1)
+    return turned.flatten(-2).to(heads_BHLC.dtype)

@@ -57,10 +57,19 @@ class TextTower(nn.Module):
         """
         end_K = tokens_KT.argmax(dim=-1)
         length = int(end_K.max()) + 1 if len(tokens_KT) else 1
-        x_KTD = self.token_embedding(tokens_KT[:, :length]) + self.positional_embedding[:length]
+        return self.encode(tokens_KT[:, :length], end_K)
+
+    def encode(self, tokens_KT: Tensor, end_K: Tensor) -> Tensor:
+        """Text embeddings (K, E), not normalised.
+
+        Args:
+            tokens_KT: token ids, cut off or not; nothing here depends on their values but by arithmetic.
+            end_K: index of each text's end-of-text token.
+        """
+        x_KTD = self.token_embedding(tokens_KT) + self.positional_embedding[: tokens_KT.shape[1]]
         for block in self.transformer.resblocks:
             x_KTD = block(x_KTD, causal=True)
-        x_KD = x_KTD[torch.arange(len(x_KTD), device=x_KTD.device), end_K]
+        x_KD = x_KTD[torch.arange(x_KTD.shape[0], device=x_KTD.device), end_K]
         return self.ln_final(x_KD) @ self.text_projection
 
 

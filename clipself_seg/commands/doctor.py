@@ -89,6 +89,10 @@ FURTHER = (
     Package(
         "pillow_heif", ("pillow-heif",), 'pip install "clipself_seg[heic]"', "images in HEIC and HEIF"
     ),
+    *(
+        Package(name, (name,), 'pip install "clipself_seg[onnx]"', "ONNX")
+        for name in ("onnx", "onnxscript", "onnxruntime")
+    ),
 )
 
 

@@ -8,7 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipself_seg.clip.positions import patch_grid, resample_positions, rotary_table, rotate
+from clipself_seg.clip.positions import (
+    patch_grid,
+    resample_positions,
+    rotary_factors,
+    rotary_table,
+    rotate,
+)
 from clipself_seg.errors import InputError
 
 
@@ -65,3 +71,17 @@ def test_a_rotary_table_that_inference_made_serves_training():
     queries = torch.randn(1, 1, 7, 8, requires_grad=True)
     rotate(queries, rotary_table((2, 3), 8, torch.device("cpu"))).sum().backward()
     assert queries.grad is not None
+
+
+def test_rotation_by_numbers_is_the_complex_product_to_the_bit():
+    grid, queries = (3, 5), torch.randn(2, 2, 16, 8)
+    table = rotary_factors(grid, 8, torch.device("cpu"))
+    assert table is rotary_table(grid, 8, torch.device("cpu"))
+    pairs = torch.view_as_complex(queries.unflatten(-1, (-1, 2)))
+    assert torch.equal(rotate(queries, table), torch.view_as_real(pairs * table).flatten(-2))
+
+
+def test_rotation_without_complex_numbers_is_the_same_rotation():
+    queries, table = torch.randn(2, 2, 16, 8), rotary_table((3, 5), 8, torch.device("cpu"))
+    turned = rotate(queries, torch.view_as_real(table))
+    torch.testing.assert_close(turned, rotate(queries, table))

@@ -1,0 +1,122 @@
+"""ONNX of both towers: what is traced holds for every size, and onnxruntime computes what torch does."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.export import Dim
+
+from clipself_seg.clip import export, load_clip
+from clipself_seg.clip.eva import EvaTransformer
+from clipself_seg.clip.linear import stock_linear
+from clipself_seg.clip.openai_vit import VisionTransformer
+from clipself_seg.errors import InputError, MissingPackage
+from tests.conftest import ROOT
+
+SIZES = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "heads": 2, "embed_dim": 128}
+TOWERS = {
+    "OpenAI ViT": lambda: VisionTransformer(**SIZES, quick_gelu=True),
+    "EVA ViT": lambda: EvaTransformer(**SIZES, hidden=48),
+}
+
+
+@pytest.fixture(params=TOWERS)
+def small_clip(request):
+    """A random CLIP with a tower of each kind; its position table is of 4 x 4 cells."""
+    clip = load_clip("ViT-Mini-8", None)
+    clip.visual = TOWERS[request.param]()
+    return clip.eval()
+
+
+def onnx_packages() -> None:
+    """Skips a test where one of the packages is not installed."""
+    for name in export.PACKAGES:
+        pytest.importorskip(name, reason=f"{name} is not installed: make test-all brings it")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("small_clip", ["EVA ViT"], indirect=True)
+def test_what_is_traced_at_one_size_holds_for_others(small_clip):
+    sizes = {0: Dim("n"), 2: 8 * Dim("h"), 3: 8 * Dim("w")}
+    graph = export.DenseGraph(small_clip)
+    with stock_linear(), torch.enable_grad():
+        traced = torch.export.export(graph, (torch.rand(2, 3, 40, 56),), dynamic_shapes=(sizes,))
+    assert not any(node.meta["val"].is_complex() for node in tensors(traced.graph))
+    for shape in ((1, 3, 32, 32), (3, 3, 16, 72)):
+        images = torch.randn(shape)
+        torch.testing.assert_close(traced.module()(images), small_clip.encode_dense(images))
+
+
+def tensors(graph):
+    """Nodes of a graph whose values are tensors."""
+    return [node for node in graph.nodes if isinstance(node.meta.get("val"), torch.Tensor)]
+
+
+@torch.no_grad()
+def test_texts_that_are_not_cut_off_have_the_same_embeddings(mini):
+    tokens = mini.tokenize(export.TEXTS)
+    torch.testing.assert_close(export.TextGraph(mini)(tokens), mini.encode_text(tokens))
+
+
+def test_a_missing_package_is_named_with_what_brings_it(mini, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "PACKAGES", ("no_such_package",))
+    with pytest.raises(
+        MissingPackage, match=r'no_such_package .* pip install "clipself_seg\[onnx\]"'
+    ):
+        export.export_onnx(mini, tmp_path / "onnx")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_with_something_in_it_is_refused(mini, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "PACKAGES", ())
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(InputError, match="is there already: give another folder"):
+        export.export_onnx(mini, tmp_path)
+
+
+@pytest.mark.heavy
+def test_onnxruntime_computes_what_torch_does_at_other_sizes(small_clip, tmp_path):
+    onnx_packages()
+    differences = export.export_onnx(small_clip, tmp_path / "onnx")
+    assert list(differences) == ["dense.onnx", "text.onnx"]
+    assert "1x3x32x32" in differences["dense.onnx"] and "1x77" in differences["text.onnx"]
+    assert all(0 <= d <= 1e-5 for of_file in differences.values() for d in of_file.values())
+    metadata = json.loads((tmp_path / "onnx" / "export.json").read_text())
+    assert metadata["provenance"]["weights_hash"] == small_clip.weights_hash()
+    assert metadata["tower"] in ("VisionTransformer", "EvaTransformer") and metadata["patch_size"] == 8
+    assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
+
+
+@pytest.mark.heavy
+def test_what_differs_too_much_is_not_written(mini, tmp_path, monkeypatch):
+    onnx_packages()
+    monkeypatch.setattr(export, "TOLERANCE", 0.0)
+    with pytest.raises(InputError, match="dense.onnx differs from torch by .* nothing is written"):
+        export.export_onnx(mini, tmp_path / "onnx")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.heavy
+def test_the_example_of_the_page_runs_without_torch_and_agrees_with_it(tmp_path, monkeypatch):
+    onnx_packages()
+    (example,) = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "docs" / "export.md").read_text(), re.M | re.S
+    )
+    clip = load_clip("ViT-Mini-8", "mini-clipself")
+    export.export_onnx(clip, tmp_path / "onnx")
+    pixels = np.random.default_rng(0).integers(256, size=(45, 62, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, np.ndarray] = {}
+    exec(example, names)
+    with torch.no_grad():
+        dense = clip.encode_dense(torch.from_numpy(names["pixels"]))
+        texts = clip.encode_text(["a photo of a red star.", "a photo of grass."])
+        expected = torch.einsum("bdhw,kd->bkhw", dense, texts)
+    torch.testing.assert_close(torch.from_numpy(names["cosines"]), expected, atol=1e-5, rtol=0)
+    assert names["labels"].shape == (15, 20)

@@ -35,7 +35,7 @@ ARROWS = {
     "register": {"clip"},
     "visualization": {"data"},
     "training": set(FLOW),
-    "prediction": {*FLOW, "visualization"},
+    "prediction": {*FLOW, "mini", "visualization"},
     "benchmark": {*FLOW, "training"},
     "mini": {*FLOW, "visualization"},
     "quickstart": {*FLOW, "mini", "visualization"},

@@ -87,7 +87,10 @@ FURTHER = (
         "nouns of captions",
     ),
     Package(
-        "pillow_heif", ("pillow-heif",), 'pip install "clipself_seg[heic]"', "images in HEIC and HEIF"
+        "pillow_heif",
+        ("pillow-heif",),
+        'pip install "clipself_seg[heic]"',
+        "images in HEIC and HEIF",
     ),
     *(
         Package(name, (name,), 'pip install "clipself_seg[onnx]"', "ONNX")

@@ -60,6 +60,7 @@ DETECTION_ONLY = ("score_threshold",)
 ONLY = {"--semantic": SEMANTIC_ONLY, "--panoptic": PANOPTIC_ONLY, "--boxes": DETECTION_ONLY}
 # Keys that no result depends on.
 INDIFFERENT = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "INPUT.MAX_PIXELS")
+SHOWN = 8  # names in a message
 # The package's folder, which holds configs/ too (in a checkout as a link).
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -273,6 +274,8 @@ def _panoptic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dic
     cfg = prediction_config(*_model(args, PANOPTIC), opts)
     predictor = PanopticPredictor(cfg, trained=args.trained)
     predictor.set_vocabulary(words)
+    if args.stuff is None:
+        _say_kinds(words)
     results = PanopticResults(predictor=predictor, folder=args.output, images=files.images)
     return results, _settings(
         cfg,
@@ -280,6 +283,19 @@ def _panoptic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dic
         vocabulary=_classes(words),
         seen=predictor.seen.tolist(),
         exponents=[predictor.model.alpha, predictor.model.beta],
+    )
+
+
+def _say_kinds(words: Vocabulary) -> None:
+    """Says which classes are taken for things and which for stuff, where the command line does not."""
+    kinds = []
+    for thing in (True, False):
+        names = [c.names[0] for c in words.classes if (c.isthing is not False) == thing]
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        kinds.append((", ".join(names[:SHOWN]) or "none") + more)
+    sys.stderr.write(
+        f"taken for things: {kinds[0]}; for stuff: {kinds[1]}. "
+        '--stuff "NAME, NAME" says which are stuff, --stuff "" that none are\n'
     )
 
 

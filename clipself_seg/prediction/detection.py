@@ -38,6 +38,7 @@ from clipself_seg.prediction.common import (
     prediction_config,
     require_architecture,
 )
+from clipself_seg.prediction.world_check import WorldCheck
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,12 @@ class DetectionPredictor:
 
     @configurable
     def __init__(
-        self, *, model: FViT, mapper: DetectionTestMapper, trained: Vocabulary | None = None
+        self,
+        *,
+        model: FViT,
+        mapper: DetectionTestMapper,
+        trained: Vocabulary | None = None,
+        world_check: WorldCheck | None = None,
     ) -> None:
         """`DetectionPredictor(cfg)` builds the configured model with its weights.
 
@@ -77,10 +83,12 @@ class DetectionPredictor:
             mapper: resizes images as in evaluation.
             trained: training vocabulary, whose classes are seen; None: the one that is stored in the
                 model's checkpoint.
+            world_check: warns of class names and images that the mini models do not know; None to be silent.
         """
         self.model = model.eval()
         self.mapper = mapper
         self.trained = trained
+        self.world_check = world_check
         self.vocabulary: Vocabulary | None = None
         self.seen = np.zeros(0, bool)
 
@@ -95,7 +103,12 @@ class DetectionPredictor:
         require_architecture(cfg, "FViT", "detects nothing", "configs/detection")
         mapper = DetectionTestMapper(cfg)
         model = cast(FViT, build_model(cfg))
-        return {"model": model, "mapper": mapper, "trained": _training_vocabulary(cfg, model)}
+        return {
+            "model": model,
+            "mapper": mapper,
+            "trained": _training_vocabulary(cfg, model),
+            "world_check": WorldCheck.of_config(cfg, "detection/"),
+        }
 
     def set_vocabulary(self, words: Vocabulary | Sequence[str] | str) -> None:
         """Say which classes to look for, until the next call.
@@ -114,6 +127,8 @@ class DetectionPredictor:
         own = words.name not in available_vocabularies()
         names = tuple(entry.names for entry in words.classes)
         ClassTexts(self.model.clip, self.model.bank.templates).check(names)
+        if self.world_check is not None:
+            self.world_check.look_at_classes(words.classes)
         self.model.set_vocabulary(words, seen, all_synonyms=True if own else None)
         self.vocabulary = words
         self.seen = self.model.seen().cpu().numpy()
@@ -146,6 +161,8 @@ class DetectionPredictor:
         return predict_images(image, self._predict, self.mapper.max_pixels, batch_size)
 
     def _predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        if self.world_check is not None:
+            self.world_check.look_at_images(images)
         outputs = self.model([self.mapper.resized(image) for image in images])
         return [self._detections(output["instances"].to("cpu")) for output in outputs]
 

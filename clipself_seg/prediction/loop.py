@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from clipself_seg.data.images import read_image
 from clipself_seg.errors import InputError, in_short
@@ -155,7 +156,11 @@ class _Loop:
         bar = tqdm(desc="images", unit="image", total=len(self.images))
         bar.update(len(self.images) - left)
         try:
-            with bar, contextlib.closing(_read_ahead(waiting, self.results.max_pixels)) as batches:
+            with contextlib.ExitStack() as opened:
+                opened.enter_context(logging_redirect_tqdm())  # warnings stand above the bar
+                opened.enter_context(bar)
+                ahead = _read_ahead(waiting, self.results.max_pixels)
+                batches = opened.enter_context(contextlib.closing(ahead))
                 for batch in batches:
                     self._do(batch)
                     bar.update(len(batch.sources))

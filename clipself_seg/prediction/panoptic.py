@@ -41,6 +41,7 @@ from clipself_seg.prediction.common import (
     prediction_config,
     require_architecture,
 )
+from clipself_seg.prediction.world_check import WorldCheck
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +88,12 @@ class PanopticPredictor:
 
     @configurable
     def __init__(
-        self, *, model: OpenPanoptic, mapper: PanopticTestMapper, trained: Vocabulary
+        self,
+        *,
+        model: OpenPanoptic,
+        mapper: PanopticTestMapper,
+        trained: Vocabulary,
+        world_check: WorldCheck | None = None,
     ) -> None:
         """`PanopticPredictor(cfg)` builds the configured model with its weights.
 
@@ -96,10 +102,12 @@ class PanopticPredictor:
             mapper: resizes images as in evaluation.
             trained: training vocabulary; its classes are seen, the model's alpha is for them, and beta
                 belongs to the others.
+            world_check: warns of class names and images that the mini models do not know; None to be silent.
         """
         self.model = model.eval()
         self.mapper = mapper
         self.trained = trained
+        self.world_check = world_check
         self.vocabulary: Vocabulary | None = None
         self.seen = np.zeros(0, bool)
 
@@ -124,7 +132,13 @@ class PanopticPredictor:
             )
         words = load_vocabulary(trained or _trained_on(cfg))
         mapper = PanopticTestMapper(cfg)
-        return {"model": build_model(cfg), "mapper": mapper, "trained": words}
+        check = WorldCheck.of_config(cfg, "panoptic/")
+        return {
+            "model": build_model(cfg),
+            "mapper": mapper,
+            "trained": words,
+            "world_check": check,
+        }
 
     def set_vocabulary(
         self,
@@ -142,6 +156,8 @@ class PanopticPredictor:
         """
         words = panoptic_words(words, stuff)
         seen = seen_by_synonym(words, self.trained)
+        if self.world_check is not None:
+            self.world_check.look_at_classes(words.classes)
         self.model.set_vocabulary(words, seen)
         self.vocabulary = words
         self.seen = seen
@@ -176,6 +192,8 @@ class PanopticPredictor:
     def _predict(
         self, images: Sequence[np.ndarray], names: Sequence[str]
     ) -> list[PanopticSegmentation]:
+        if self.world_check is not None:
+            self.world_check.look_at_images(images)
         # Instances and class maps, which nobody asks for here, cost time and memory.
         own = Fusion(self.model.alpha, self.model.beta, ("panoptic",))
         samples = [image_sample(image, self.mapper) for image in images]

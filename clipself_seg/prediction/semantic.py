@@ -38,6 +38,7 @@ from clipself_seg.prediction.common import (
     prediction_config,
     require_architecture,
 )
+from clipself_seg.prediction.world_check import WorldCheck
 
 THRESHOLD = 0.5  # below it every word is more likely to be absent from a pixel than there
 
@@ -85,15 +86,19 @@ class Predictor:
     """A model with a vocabulary; calling it with an image gives a `Segmentation`."""
 
     @configurable
-    def __init__(self, *, model: CATSeg, mapper: SemSegTestMapper) -> None:
+    def __init__(
+        self, *, model: CATSeg, mapper: SemSegTestMapper, world_check: WorldCheck | None = None
+    ) -> None:
         """`Predictor(cfg)` builds the configured model with its weights.
 
         Args:
             model: a `CATSeg`; it is put into evaluation mode, and belongs to the predictor.
             mapper: resizes images as in evaluation.
+            world_check: warns of class names and images that the mini models do not know; None to be silent.
         """
         self.model = model.eval()
         self.mapper = mapper
+        self.world_check = world_check
         self._labels: _Labels | None = None
 
     @classmethod
@@ -104,7 +109,8 @@ class Predictor:
             InputError: another kind of model, or weights that do not fit.
         """
         require_architecture(cfg, "CATSeg", "does not label pixels", "configs/semseg")
-        return {"model": build_model(cfg), "mapper": SemSegTestMapper(cfg)}
+        check = WorldCheck.of_config(cfg, "semseg/")
+        return {"model": build_model(cfg), "mapper": SemSegTestMapper(cfg), "world_check": check}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -164,6 +170,8 @@ class Predictor:
         self.model.set_vocabulary(
             Vocabulary(words.name, tuple(entries)), all_synonyms=True if own else None
         )
+        if self.world_check is not None:
+            self.world_check.look_at_classes(entries)
         extra = [place] * (len(entries) - len(words))
         of_class = torch.tensor([*range(len(words)), *extra], device=self.model.device)
         self._labels = _Labels(tuple(names), of_class, place, threshold or 0.0)
@@ -204,6 +212,8 @@ class Predictor:
     def _predict(
         self, images: Sequence[np.ndarray], labels: _Labels, scores: bool
     ) -> list[Segmentation]:
+        if self.world_check is not None:
+            self.world_check.look_at_images(images)
         samples = [image_sample(image, self.mapper) for image in images]
         outputs = self.model(samples, output="scores" if scores else "labels")
         return [_segmentation(output, labels, scores) for output in outputs]

@@ -18,6 +18,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import FILE_NAME
+from clipself_seg.prediction.panoptic import panoptic_words
 from clipself_seg.prediction.semantic import Predictor, Segmentation
 from clipself_seg.prediction.semantic_results import SemanticResults
 from tests.prediction.test_detection import OPTS as BOX_OPTS
@@ -125,7 +126,7 @@ def test_a_picture_that_no_library_can_take_does_not_stop_the_others(
     assert list(content["failed"]) == [str(photos / "one.jpg")]
 
 
-@pytest.mark.parametrize("task", [(), ("--panoptic", "--stuff", "")])
+@pytest.mark.parametrize("task", [(), ("--panoptic",)])
 def test_pipes_and_large_pictures_are_refused_and_the_others_segmented(
     run, photos, tmp_path, capsys, task
 ):
@@ -137,6 +138,7 @@ def test_pipes_and_large_pictures_are_refused_and_the_others_segmented(
     said = capsys.readouterr()
     assert "1 of 3 segmented" in said.out and "pipe.jpg: a pipe or a device, no file" in said.err
     assert "one.jpg is 60 x 40, which is more than the 2399 pixels of INPUT.MAX_PIXELS" in said.err
+    assert ("taken for things: dog, sky; for stuff: none. --stuff " in said.err) == bool(task)
 
 
 def test_pictures_of_a_pixels_height_or_width_are_segmented(run, tmp_path):
@@ -262,6 +264,7 @@ def test_panoptic_results_of_a_folder_can_be_read_back(panoptic, photos, tmp_pat
     assert panoptic(*words, *fusion, "--input", photos) == 1
     said = capsys.readouterr()
     assert "2 of 3 segmented" in said.out and "broken.jpg cannot be decoded" in said.err
+    assert "taken for" not in said.err
     out = tmp_path / "out"
     content = json.loads((out / "panoptic.json").read_text())
     info = content["info"]
@@ -299,6 +302,12 @@ def test_bad_panoptic_input_is_a_line_and_status_2(
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") <= 2
     assert not (tmp_path / "out").exists()
+
+
+def test_the_kinds_of_a_built_in_vocabulary_are_its_own_and_shortened(capsys):
+    predict._say_kinds(panoptic_words("mini"))
+    said = "green square and 28 more; for stuff: grass, water, sand, bricks, "
+    assert said in capsys.readouterr().err
 
 
 def test_panoptic_options_alone_are_refused(run, photos, capsys):

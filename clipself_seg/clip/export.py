@@ -6,6 +6,7 @@ features.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import tempfile
@@ -127,9 +128,7 @@ def _export(
     graph: nn.Module, example: Tensor, path: Path, names: tuple[str, str], sizes: dict[int, Any]
 ) -> None:
     """Writes one graph, with names for its input and output and symbols for sizes of the input."""
-    # The plain formulations: convolutions in place of products, and results in place of inputs, are
-    # made for torch's kernels. Nothing is differentiated, but with gradients nothing is overwritten.
-    with stock_linear(), torch.enable_grad(), warnings.catch_warnings():
+    with plain(graph), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch's own parts for one another
         program = torch.onnx.export(
             graph.eval(),
@@ -142,6 +141,23 @@ def _export(
         )
     assert program is not None
     program.save(path, external_data=False)
+
+
+@contextlib.contextmanager
+def plain(graph: nn.Module) -> Iterator[None]:
+    """Lets a graph compute by the plain formulations, which are what is exported.
+
+    Convolutions in place of products, results that overwrite inputs and what is computed again for
+    gradients are made for torch's kernels.
+    """
+    learning = [parameter for parameter in graph.parameters() if parameter.requires_grad]
+    try:
+        graph.requires_grad_(False)
+        with stock_linear(), torch.enable_grad():  # with gradients on nothing is overwritten
+            yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 def _image_batches(clip: DenseCLIP) -> Iterator[Tensor]:

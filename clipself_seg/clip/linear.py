@@ -119,11 +119,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _pays(x: Tensor, weight: Tensor) -> bool:
     """Whether the convolution is possible and faster."""
     return (
-        x.device.type == "cpu"
+        not _stock.get()  # first: an exported graph must not depend on the number of rows
+        and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.numel() >= FEWEST_ROWS * x.shape[-1]
         and choice().convolution
-        and not _stock.get()
         and not torch.is_autocast_enabled("cpu")
     )
 

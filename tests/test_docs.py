@@ -6,8 +6,11 @@ import ast
 import importlib
 import importlib.util
 import re
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.conftest import ROOT
 
@@ -86,10 +89,14 @@ def is_left_out(module: str) -> bool:
     return name in OPTIONAL and importlib.util.find_spec(name) is None
 
 
+def python_blocks(text: str) -> list[str]:
+    """Python code of a page."""
+    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
 def snippets() -> list[str]:
     """Python code of every page."""
-    text = "\n".join(page.read_text() for page in PAGES)
-    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return python_blocks("\n".join(page.read_text() for page in PAGES))
 
 
 def test_snippets_parse_and_what_they_import_exists():
@@ -107,3 +114,14 @@ def test_snippets_parse_and_what_they_import_exists():
                         importlib.import_module(f"{node.module}.{alias.name}")
                     imported += 1
     assert imported >= 10
+
+
+def test_the_example_of_results_runs(tmp_path, monkeypatch):
+    example, *_ = python_blocks((ROOT / "docs" / "results.md").read_text())
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save("photo.jpg")
+    values: dict[str, Any] = {}
+    exec(example, values)
+    assert len(values["results"]) == 2 and (tmp_path / "overlay.png").is_file()
+    assert len(values["annotations"]) == len(values["names"]) == len(values["boxes"])

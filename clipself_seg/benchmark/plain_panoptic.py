@@ -237,9 +237,12 @@ def plain_panoptic(
             continue
         if label in stuff:
             ids[mask] = stuff[label]
+            own = segments[stuff[label] - 1]
+            own["score"] = max(own["score"], scores[kept][query].item())
             continue
         isthing = label in thing_ids
-        segments.append({"id": len(segments) + 1, "isthing": isthing, "category_id": label})
+        segment = {"id": len(segments) + 1, "isthing": isthing, "category_id": label}
+        segments.append(segment | {"score": scores[kept][query].item()})
         ids[mask] = len(segments)
         if not isthing:
             stuff[label] = len(segments)

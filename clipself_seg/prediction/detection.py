@@ -11,13 +11,13 @@ Shapes: H, W pixels of the image as it is meant to be seen, K classes, n detecti
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 from typing import Any, cast, overload
 
 import numpy as np
 from detectron2.config import CfgNode, configurable
-from detectron2.structures import Instances
 
 from clipself_seg.clip.class_texts import ClassTexts
 from clipself_seg.data.datasets.detection import detection_dataset
@@ -38,7 +38,14 @@ from clipself_seg.prediction.common import (
     prediction_config,
     require_architecture,
 )
+from clipself_seg.prediction.regions import (
+    Regions,
+    coco_annotations,
+    fiftyone_detections,
+    supervision_detections,
+)
 from clipself_seg.prediction.world_check import WorldCheck
+from clipself_seg.visualization.boxes import box_overlay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +58,59 @@ class Detections:
             their own.
         labels: (n,) int64, positions in the vocabulary.
         masks: (n, H, W) bool, or None for a model without masks.
+        names: of the K classes.
+        category_ids: those of the vocabulary, of the K classes.
+        seen: (K,) bool, which of the classes training has shown.
+        image: (H, W, 3) uint8 RGB, in which they were detected.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
     masks: np.ndarray | None = None
+    _: dataclasses.KW_ONLY
+    names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    seen: np.ndarray
+    image: np.ndarray = dataclasses.field(repr=False, compare=False)
+
+    def regions(self) -> Regions:
+        """The detections in the form that all results have in common."""
+        return Regions(self.boxes, self.labels, self.scores, self.masks)
+
+    def overlay(self) -> np.ndarray:
+        """The image with boxes, names, scores, masks if there are any, and a legend below, uint8 RGB; a small image
+        is enlarged."""
+        names = [self.names[label] for label in self.labels]
+        seen = self.seen[self.labels]
+        drawn = box_overlay(self.image, self.boxes, self.scores, names, seen, self.masks)
+        return np.asarray(drawn)
+
+    def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
+        """Entries of COCO's results format: "category_id", "bbox" (x, y, width, height in pixels), "score", and
+        "segmentation" (run-length encoding) where there are masks.
+
+        Args:
+            image_id: id of the image in its data set.
+        """
+        return coco_annotations(image_id, self.regions(), self.category_ids)
+
+    def to_supervision(self) -> Any:
+        """`supervision.Detections`.
+
+        Raises:
+            MissingPackage: supervision is not installed.
+        """
+        return supervision_detections(self.regions(), self.names)
+
+    def to_fiftyone(self) -> Any:
+        """`fiftyone.Detections`.
+
+        Raises:
+            MissingPackage: fiftyone is not installed.
+        """
+        height, width = self.image.shape[:2]
+        return fiftyone_detections(self.regions(), self.names, width, height)
 
 
 class DetectionPredictor:
@@ -158,21 +212,29 @@ class DetectionPredictor:
         """
         if self.vocabulary is None:
             raise RuntimeError("call set_vocabulary before the predictor")
-        return predict_images(image, self._predict, self.mapper.max_pixels, batch_size)
+        predict = functools.partial(self._predict, words=self.vocabulary)
+        return predict_images(image, predict, self.mapper.max_pixels, batch_size)
 
-    def _predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
+    def _predict(self, images: Sequence[np.ndarray], words: Vocabulary) -> list[Detections]:
         if self.world_check is not None:
             self.world_check.look_at_images(images)
         outputs = self.model([self.mapper.resized(image) for image in images])
-        return [self._detections(output["instances"].to("cpu")) for output in outputs]
-
-    def _detections(self, instances: Instances) -> Detections:
-        return Detections(
-            boxes=instances.pred_boxes.tensor.float().numpy(),
-            scores=instances.scores.float().numpy(),
-            labels=instances.pred_classes.numpy(),
-            masks=instances.pred_masks.numpy() if self.model.has_masks else None,
-        )
+        ids = tuple(entry.dataset_id for entry in words.classes)
+        results = []
+        for image, output in zip(images, outputs, strict=True):
+            instances = output["instances"].to("cpu")
+            result = Detections(
+                boxes=instances.pred_boxes.tensor.float().numpy(),
+                scores=instances.scores.float().numpy(),
+                labels=instances.pred_classes.numpy(),
+                masks=instances.pred_masks.numpy() if self.model.has_masks else None,
+                names=tuple(words.names),
+                category_ids=ids,
+                seen=self.seen,
+                image=image,
+            )
+            results.append(result)
+        return results
 
 
 def load_detection_predictor(

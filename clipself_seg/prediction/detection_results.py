@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from clipself_seg.evaluation.detection.detections import ImageDetections, coco_results
-from clipself_seg.evaluation.instances.numbers import encode_masks
 from clipself_seg.prediction.coco_results import CocoResults
 from clipself_seg.prediction.detection import DetectionPredictor, Detections
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import Written
-from clipself_seg.visualization.boxes import box_overlay
 from clipself_seg.visualization.overlays import save_png
 
 
@@ -45,20 +43,11 @@ class DetectionResults(CocoResults):
 
     def write(self, source: ImageFile, image: np.ndarray, result: Detections) -> Written:
         """Write the overlay of an image."""
-        drawn = box_overlay(
-            image,
-            result.boxes,
-            result.scores,
-            [self._vocabulary.names[label] for label in result.labels],
-            self.predictor.seen[result.labels],
-            result.masks,
-        )
+        drawn = Image.fromarray(result.overlay())
         save_png(drawn, self.folder / "overlays" / f"{source.name}.png")
-        categories = [entry.dataset_id for entry in self._vocabulary.classes]
-        entries = coco_results(None, _compact(result), categories)
         annotations = [
             {"area": area, "iscrowd": 0} | entry
-            for entry, area in zip(entries, _areas(result), strict=True)
+            for entry, area in zip(result.to_coco(), _areas(result), strict=True)
         ]
         entry = {"size": list(image.shape[:2]), "annotations": annotations}
         return Written([f"overlays/{source.name}.png"], entry)
@@ -86,13 +75,6 @@ class DetectionResults(CocoResults):
             "alpha": settings.alpha,
             "beta": settings.beta,
         }
-
-
-def _compact(result: Detections) -> ImageDetections:
-    corner, opposite = result.boxes[:, :2], result.boxes[:, 2:]
-    masks = None if result.masks is None else encode_masks(result.masks)
-    boxes = np.concatenate([corner, opposite - corner], axis=1)
-    return ImageDetections(boxes, result.scores, result.labels, masks)
 
 
 def _areas(result: Detections) -> list[float]:

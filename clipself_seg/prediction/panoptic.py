@@ -41,7 +41,14 @@ from clipself_seg.prediction.common import (
     prediction_config,
     require_architecture,
 )
+from clipself_seg.prediction.regions import (
+    Regions,
+    colours_of,
+    fiftyone_detections,
+    supervision_detections,
+)
 from clipself_seg.prediction.world_check import WorldCheck
+from clipself_seg.visualization.panoptic import colour_ids, panoptic_overlay, segment_colours
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +62,7 @@ class PanopticSegment:
         isthing: thing or stuff.
         area: in pixels.
         box: x, y, width and height in pixels, of the smallest box that holds it.
+        score: the highest class probability of the masks that it is made of, in [0, 1].
     """
 
     id: int
@@ -63,6 +71,7 @@ class PanopticSegment:
     isthing: bool
     area: int
     box: tuple[int, int, int, int]
+    score: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +81,83 @@ class PanopticSegmentation:
     Attributes:
         ids: (H, W) int32, 0 where there is no segment, else the id of one.
         segments: n, the largest first; their ids are 1 ... n.
+        names: of the K classes.
+        category_ids: those of the vocabulary, of the K classes.
+        image: (H, W, 3) uint8 RGB, what was segmented.
     """
 
     ids: np.ndarray
     segments: tuple[PanopticSegment, ...]
+    _: dataclasses.KW_ONLY
+    names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    image: np.ndarray = dataclasses.field(repr=False, compare=False)
+
+    def regions(self) -> Regions:
+        """The segments with their masks."""
+        boxes = np.array([segment.box for segment in self.segments], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        numbers = np.arange(1, len(self.segments) + 1)
+        return Regions(
+            boxes=boxes,
+            labels=np.array([segment.label for segment in self.segments], np.int64),
+            scores=np.array([segment.score for segment in self.segments], np.float32),
+            masks=self.ids == numbers[:, None, None],
+        )
+
+    def overlay(self) -> np.ndarray:
+        """The image, tinted by segment, with names and a legend below, uint8 RGB; a small image is enlarged."""
+        classes = [segment.label for segment in self.segments]
+        colours = colours_of(self.names)
+        drawn = panoptic_overlay(self.image, self.ids - 1, classes, self.names, colours)
+        return np.asarray(drawn)
+
+    def to_coco(
+        self, image_id: int = 0, file_name: str | None = None
+    ) -> tuple[dict[str, Any], np.ndarray]:
+        """COCO's panoptic annotation, whose segments also have a "score", and the PNG that it belongs to.
+
+        Args:
+            image_id: id of the image in its data set.
+            file_name: name of the PNG; by default that of COCO's files, the id with twelve digits.
+
+        Returns:
+            The annotation, and the pixels (H, W, 3) uint8 of the PNG: R + 256 G + 65536 B is the id of a
+            segment, and looks like its colour on the overlay; black is nothing.
+        """
+        classes = [segment.label for segment in self.segments]
+        colours = segment_colours(colours_of(self.names)[classes])
+        infos = [
+            {
+                "id": own,
+                "category_id": self.category_ids[segment.label],
+                "area": segment.area,
+                "bbox": list(segment.box),
+                "iscrowd": 0,
+                "score": segment.score,
+            }
+            for own, segment in zip(colour_ids(colours).tolist(), self.segments)
+        ]
+        name = f"{image_id:012d}.png" if file_name is None else file_name
+        annotation = {"image_id": image_id, "file_name": name, "segments_info": infos}
+        return annotation, np.concatenate([np.zeros((1, 3), np.uint8), colours])[self.ids]
+
+    def to_supervision(self) -> Any:
+        """`supervision.Detections`, one a segment.
+
+        Raises:
+            MissingPackage: supervision is not installed.
+        """
+        return supervision_detections(self.regions(), self.names)
+
+    def to_fiftyone(self) -> Any:
+        """`fiftyone.Detections`, one a segment, stuff among them.
+
+        Raises:
+            MissingPackage: fiftyone is not installed.
+        """
+        height, width = self.ids.shape
+        return fiftyone_detections(self.regions(), self.names, width, height)
 
 
 class PanopticPredictor:
@@ -186,21 +268,22 @@ class PanopticPredictor:
         """
         if self.vocabulary is None:
             raise RuntimeError("call set_vocabulary before the predictor")
-        predict = functools.partial(self._predict, names=self.vocabulary.names)
+        predict = functools.partial(self._predict, words=self.vocabulary)
         return predict_images(image, predict, self.mapper.max_pixels, batch_size)
 
     def _predict(
-        self, images: Sequence[np.ndarray], names: Sequence[str]
+        self, images: Sequence[np.ndarray], words: Vocabulary
     ) -> list[PanopticSegmentation]:
         if self.world_check is not None:
             self.world_check.look_at_images(images)
         # Instances and class maps, which nobody asks for here, cost time and memory.
         own = Fusion(self.model.alpha, self.model.beta, ("panoptic",))
         samples = [image_sample(image, self.mapper) for image in images]
+        outputs = self.model(samples, fusions={"own": own})
         results = []
-        for outputs in self.model(samples, fusions={"own": own}):
-            ids, segments = outputs["fusions"]["own"]["panoptic_seg"]
-            results.append(segmentation_of(ids.cpu().numpy(), segments, names))
+        for image, output in zip(images, outputs, strict=True):
+            ids, segments = output["fusions"]["own"]["panoptic_seg"]
+            results.append(segmentation_of(ids.cpu().numpy(), segments, words, image))
         return results
 
 
@@ -278,15 +361,17 @@ def with_stuff(words: Vocabulary, stuff: Vocabulary | None) -> Vocabulary:
 
 
 def segmentation_of(
-    ids: np.ndarray, segments: Sequence[dict[str, Any]], names: Sequence[str]
+    ids: np.ndarray, segments: Sequence[dict[str, Any]], words: Vocabulary, image: np.ndarray
 ) -> PanopticSegmentation:
     """What `panoptic_merge.merge_panoptic` gives, measured, the largest segment first.
 
     Args:
         ids: (H, W), 0 where nothing is, else 1 ... n.
-        segments: n, with "id", "category_id" and "isthing".
-        names: K.
+        segments: n, with "id", "category_id", "isthing" and "score".
+        words: K classes.
+        image: (H, W, 3) uint8 RGB, what was segmented.
     """
+    names = words.names
     areas = np.bincount(ids.ravel(), minlength=len(segments) + 1)
     order = sorted(segments, key=lambda segment: -int(areas[segment["id"]]))
     number = np.zeros(len(segments) + 1, np.int32)
@@ -296,10 +381,16 @@ def segmentation_of(
     for segment in order:
         rows, columns = places[segment["id"] - 1]
         box = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-        label, area = segment["category_id"], int(areas[segment["id"]])
-        own = len(ordered) + 1
-        ordered.append(PanopticSegment(own, label, names[label], segment["isthing"], area, box))
-    return PanopticSegmentation(number[ids], tuple(ordered))
+        label, isthing = segment["category_id"], segment["isthing"]
+        measured = int(areas[segment["id"]]), box, segment["score"]
+        ordered.append(PanopticSegment(len(ordered) + 1, label, names[label], isthing, *measured))
+    return PanopticSegmentation(
+        number[ids],
+        tuple(ordered),
+        names=tuple(names),
+        category_ids=tuple(entry.dataset_id for entry in words.classes),
+        image=image,
+    )
 
 
 def _trained_on(cfg: CfgNode) -> str:

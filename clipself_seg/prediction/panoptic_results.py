@@ -13,14 +13,9 @@ from PIL import Image
 from clipself_seg.prediction.coco_results import CocoResults
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import Written
-from clipself_seg.prediction.panoptic import (
-    PanopticPredictor,
-    PanopticSegment,
-    PanopticSegmentation,
-)
+from clipself_seg.prediction.panoptic import PanopticPredictor, PanopticSegmentation
 from clipself_seg.visualization.class_colours import class_colours
 from clipself_seg.visualization.overlays import save_png
-from clipself_seg.visualization.panoptic import colour_ids, panoptic_overlay, segment_colours
 
 
 class PanopticResults(CocoResults):
@@ -47,32 +42,15 @@ class PanopticResults(CocoResults):
 
     def write(self, source: ImageFile, image: np.ndarray, result: PanopticSegmentation) -> Written:
         """Write the overlay of an image and its PNG of segments."""
-        names = self._vocabulary.names
-        classes = [segment.label for segment in result.segments]
-        drawn = panoptic_overlay(image, result.ids - 1, classes, names, self._colours)
+        drawn = Image.fromarray(result.overlay())
         save_png(drawn, self.folder / "overlays" / f"{source.name}.png")
-        colours = segment_colours(self._colours[classes])
-        painted = np.concatenate([np.zeros((1, 3), np.uint8), colours])[result.ids]
+        annotation, painted = result.to_coco(file_name=f"{source.name}.png")
         save_png(Image.fromarray(painted), self.folder / "panoptic" / f"{source.name}.png")
-        pairs = zip(colour_ids(colours).tolist(), result.segments)
-        annotation = {
-            "file_name": f"{source.name}.png",
-            "segments_info": [self._entry(own, segment) for own, segment in pairs],
-        }
         files = [f"overlays/{source.name}.png", f"panoptic/{source.name}.png"]
         return Written(files, {"size": list(result.ids.shape), "annotations": [annotation]})
 
     def _listed(self, annotation: Mapping[str, Any], image_id: int, number: int) -> dict[str, Any]:
-        return {"image_id": image_id, **annotation}
-
-    def _entry(self, own: int, segment: PanopticSegment) -> dict[str, Any]:
-        return {
-            "id": own,
-            "category_id": self._vocabulary.classes[segment.label].dataset_id,
-            "area": segment.area,
-            "bbox": list(segment.box),
-            "iscrowd": 0,
-        }
+        return {**annotation, "image_id": image_id}
 
     @functools.cached_property
     def _categories(self) -> list[dict[str, Any]]:

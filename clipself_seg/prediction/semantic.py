@@ -21,6 +21,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
+from clipself_seg.data.mappers.detection import mask_boxes
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import (
     Vocabulary,
@@ -38,7 +39,15 @@ from clipself_seg.prediction.common import (
     prediction_config,
     require_architecture,
 )
+from clipself_seg.prediction.regions import (
+    Regions,
+    coco_annotations,
+    colours_of,
+    fiftyone_segmentation,
+    supervision_detections,
+)
 from clipself_seg.prediction.world_check import WorldCheck
+from clipself_seg.visualization.overlays import overlay
 
 THRESHOLD = 0.5  # below it every word is more likely to be absent from a pixel than there
 
@@ -52,17 +61,68 @@ class Segmentation:
         names: of the classes, the background among them.
         scores: (N, H, W) float32 in [0, 1] if they were asked for; `labels` is where they are
             highest. Each is a probability by itself, so that they do not add up to 1.
+        class_scores: (N,) in [0, 1], mean score of the pixels of each name; 0 where it has none.
+        category_ids: those of the vocabulary, of each name but a background that is none of its classes.
+        background: position of the background in `names`, or None.
+        image: (H, W, 3) uint8 RGB, what was segmented.
     """
 
     labels: np.ndarray
     names: tuple[str, ...]
     scores: np.ndarray | None = None
+    _: dataclasses.KW_ONLY
+    class_scores: np.ndarray
+    category_ids: tuple[int, ...]
+    background: int | None
+    image: np.ndarray = dataclasses.field(repr=False, compare=False)
 
     def fractions(self) -> dict[str, float]:
         """Fraction of the pixels of every class that is there, the largest first."""
+        counts, order = self._counts()
+        return {self.names[i]: float(counts[i] / self.labels.size) for i in order}
+
+    def _counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels of each name, and the names that have some, the largest first."""
         counts = np.bincount(self.labels.ravel(), minlength=len(self.names))
         order = np.argsort(-counts, kind="stable")
-        return {self.names[i]: float(counts[i] / self.labels.size) for i in order if counts[i]}
+        return counts, order[counts[order] > 0]
+
+    def regions(self) -> Regions:
+        """All pixels of a class as one region, the largest first; the background is none."""
+        order = self._counts()[1]
+        present = order if self.background is None else order[order != self.background]
+        masks = self.labels == present[:, None, None]
+        return Regions(mask_boxes(masks), present, self.class_scores[present], masks)
+
+    def overlay(self) -> np.ndarray:
+        """The image, tinted by class, with names and a legend below, uint8 RGB; a small image is enlarged."""
+        colours = colours_of(self.names)
+        return np.asarray(overlay(self.image, self.labels, self.names, colours))
+
+    def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
+        """Entries of COCO's results format, one a class that is there: "category_id", "segmentation" (run-length
+        encoding) as COCO-stuff has it, "bbox" and "score".
+
+        Args:
+            image_id: id of the image in its data set.
+        """
+        return coco_annotations(image_id, self.regions(), self.category_ids)
+
+    def to_supervision(self) -> Any:
+        """`supervision.Detections`, one mask a class that is there.
+
+        Raises:
+            MissingPackage: supervision is not installed.
+        """
+        return supervision_detections(self.regions(), self.names)
+
+    def to_fiftyone(self) -> Any:
+        """`fiftyone.Segmentation`; `dict(enumerate(result.names, 1))` are its mask targets, 0 is the background.
+
+        Raises:
+            MissingPackage: fiftyone is not installed.
+        """
+        return fiftyone_segmentation(self.labels, self.background)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +134,14 @@ class _Labels:
         of_class: label of every class of the model.
         background: label, or None.
         threshold: score that the background has everywhere.
+        category_ids: of the classes of the vocabulary.
     """
 
     names: tuple[str, ...]
     of_class: Tensor
     background: int | None
     threshold: float
+    category_ids: tuple[int, ...]
 
 
 class Predictor:
@@ -174,7 +236,8 @@ class Predictor:
             self.world_check.look_at_classes(entries)
         extra = [place] * (len(entries) - len(words))
         of_class = torch.tensor([*range(len(words)), *extra], device=self.model.device)
-        self._labels = _Labels(tuple(names), of_class, place, threshold or 0.0)
+        ids = tuple(entry.dataset_id for entry in words.classes)
+        self._labels = _Labels(tuple(names), of_class, place, threshold or 0.0, ids)
 
     @overload
     def __call__(
@@ -216,7 +279,9 @@ class Predictor:
             self.world_check.look_at_images(images)
         samples = [image_sample(image, self.mapper) for image in images]
         outputs = self.model(samples, output="scores" if scores else "labels")
-        return [_segmentation(output, labels, scores) for output in outputs]
+        return [
+            _segmentation(output, image, labels, scores) for output, image in zip(outputs, images)
+        ]
 
 
 def load_predictor(
@@ -243,16 +308,27 @@ def label_type(count: int) -> type[np.unsignedinteger]:
     return np.uint8 if count <= 255 else np.uint16
 
 
-def _segmentation(outputs: dict[str, Tensor], how: _Labels, scores: bool) -> Segmentation:
+def _segmentation(
+    outputs: dict[str, Tensor], image: np.ndarray, how: _Labels, scores: bool
+) -> Segmentation:
     if scores:
         maps = _label_scores(outputs["sem_seg"], how)
-        labels = maps.argmax(dim=0)
+        labels, best = maps.argmax(dim=0), maps.amax(dim=0)
     else:
         maps, labels = None, _label_map(outputs, how)
+        best = outputs["sem_seg_best"].clamp(min=how.threshold)
+    positions = labels.cpu().numpy().astype(label_type(len(how.names)))
+    flat = positions.ravel()
+    counts = np.bincount(flat, minlength=len(how.names))
+    sums = np.bincount(flat, best.cpu().numpy().ravel(), minlength=len(how.names))
     return Segmentation(
-        labels=labels.cpu().numpy().astype(label_type(len(how.names))),
+        labels=positions,
         names=how.names,
         scores=None if maps is None else maps.cpu().numpy(),
+        class_scores=sums / np.maximum(counts, 1),
+        category_ids=how.category_ids,
+        background=how.background,
+        image=image,
     )
 
 

@@ -17,7 +17,7 @@ from clipself_seg.prediction.loop import Index
 from clipself_seg.prediction.semantic import Predictor, Segmentation
 from clipself_seg.provenance import provenance
 from clipself_seg.visualization.class_colours import class_colours
-from clipself_seg.visualization.overlays import overlay, save_png
+from clipself_seg.visualization.overlays import save_png
 
 
 class SemanticResults:
@@ -53,7 +53,7 @@ class SemanticResults:
         """Write the label map of an image, its overlay and, if asked for, its scores."""
         name = source.name
         files = [f"labels/{name}.png", f"overlays/{name}.png"]
-        drawn = overlay(image, result.labels, result.names, self._colours)
+        drawn = Image.fromarray(result.overlay())
         save_png(Image.fromarray(result.labels), self.folder / "labels" / f"{name}.png")
         save_png(drawn, self.folder / "overlays" / f"{name}.png")
         if result.scores is not None:

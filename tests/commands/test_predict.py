@@ -78,10 +78,12 @@ def test_scores_are_written_only_if_asked_for(run, photos, tmp_path):
 def test_written_scores_tell_classes_apart_as_labels_do(tmp_path):
     scores = np.full((2, 1, 2), 0.5, np.float32)
     scores[1] += np.float32(1e-6)
-    found = Segmentation(np.ones((1, 2), np.uint8), ("a", "b"), scores)
+    more = {"class_scores": scores.mean(axis=(1, 2)), "category_ids": (0, 1), "background": None}
+    image = np.zeros((1, 2, 3), np.uint8)
+    found = Segmentation(np.ones((1, 2), np.uint8), ("a", "b"), scores, image=image, **more)
     predictor = mock.Mock(names=found.names)
     results = SemanticResults(predictor=predictor, folder=tmp_path, scores=True)
-    results.write(ImageFile(tmp_path / "x.png", "x.png", "x"), np.zeros((1, 2, 3), np.uint8), found)
+    results.write(ImageFile(tmp_path / "x.png", "x.png", "x"), image, found)
     with np.load(tmp_path / "scores/x.npz") as file:
         assert (file["scores"].argmax(axis=0) == read_indices(tmp_path / "labels/x.png")).all()
 

@@ -12,11 +12,13 @@ import pytest
 from PIL import Image
 
 from clipself_seg.errors import InputError
-from clipself_seg.prediction import detection_results, loop, panoptic_results, semantic_results
+from clipself_seg.prediction import loop
+from clipself_seg.prediction.detection import Detections
 from clipself_seg.prediction.detection_results import DetectionResults
 from clipself_seg.prediction.files import find_images
 from clipself_seg.prediction.journal import FILE_NAME, Journal
 from clipself_seg.prediction.loop import predict_files
+from clipself_seg.prediction.panoptic import PanopticSegmentation
 from clipself_seg.prediction.panoptic_results import PanopticResults
 from clipself_seg.prediction.semantic import Segmentation
 from clipself_seg.prediction.semantic_results import SemanticResults
@@ -33,7 +35,11 @@ def labeller():
         assert len(images) == batch_size
         maps = [(image[..., 0] > 127).astype(np.uint8) for image in images]
         values = [np.stack([labels == n for n in range(2)]).astype(np.float32) for labels in maps]
-        return [Segmentation(labels, NAMES, own) for labels, own in zip(maps, values)]
+        more = {"class_scores": np.ones(2), "category_ids": (0, 1), "background": None}
+        return [
+            Segmentation(labels, NAMES, own, image=image, **more)
+            for image, labels, own in zip(images, maps, values)
+        ]
 
     made = mock.Mock(side_effect=call, names=NAMES, background=None, threshold=0.0)
     made.model = mock.Mock(names=[(name,) for name in NAMES])
@@ -60,9 +66,8 @@ def made_results(task, folder, files):
 @pytest.fixture(autouse=True)
 def plain_overlays(monkeypatch):
     """Drawing takes longer than all else."""
-    for module in (semantic_results, detection_results, panoptic_results):
-        (name,) = [name for name in vars(module) if name.endswith("overlay")]
-        monkeypatch.setattr(module, name, lambda image, *_: Image.fromarray(image))
+    for kind in (Segmentation, Detections, PanopticSegmentation):
+        monkeypatch.setattr(kind, "overlay", lambda result: result.image)
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ class Quarters(nn.Module):
         ids[:y, :x], ids[:y, x:], ids[y:, :x] = 2, 1, 3
         things = [entry.isthing is not False for entry in self.words.classes]
         segments = [
-            {"id": number, "category_id": label, "isthing": things[label]}
+            {"id": number, "category_id": label, "isthing": things[label], "score": number / 4}
             for number, label in ((1, 0), (2, 0), (3, 1))
         ]
         return [{"fusions": {name: {"panoptic_seg": (ids, segments)} for name in fusions}}]
@@ -90,19 +90,22 @@ def test_segments_are_measured_and_counted_from_the_largest():
     found = predictor()(np.zeros((5, 4, 3), np.uint8))
     assert found.ids.dtype == np.int32
     assert found.ids.tolist() == [[2, 2, 1, 1]] * 3 + [[3, 3, 0, 0]] * 2
-    measured = [(s.id, s.label, s.name, s.isthing, s.area, s.box) for s in found.segments]
+    measured = [(s.id, s.label, s.name, s.isthing, s.area, s.box, s.score) for s in found.segments]
     assert measured == [
-        (1, 0, "red star", True, 6, (2, 0, 2, 3)),
-        (2, 0, "red star", True, 6, (0, 0, 2, 3)),
-        (3, 1, "grass", False, 4, (0, 3, 2, 2)),
+        (1, 0, "red star", True, 6, (2, 0, 2, 3), 0.25),
+        (2, 0, "red star", True, 6, (0, 0, 2, 3), 0.5),
+        (3, 1, "grass", False, 4, (0, 3, 2, 2), 0.75),
     ]
 
 
 def test_measures_equal_a_plain_loop():
     rng = np.random.default_rng(0)
     ids = np.kron(rng.integers(0, 6, (5, 6)), np.ones((4, 3), np.int64))
-    segments = [{"id": i, "category_id": i % 3, "isthing": i < 3} for i in range(1, 6)]
-    found = segmentation_of(ids, segments, ("a", "b", "c"))
+    segments = [
+        {"id": i, "category_id": i % 3, "isthing": i < 3, "score": 0.5} for i in range(1, 6)
+    ]
+    words = Vocabulary.from_names(["a", "b", "c"])
+    found = segmentation_of(ids, segments, words, np.zeros((20, 18, 3), np.uint8))
     assert [s.area for s in found.segments] == sorted((s.area for s in found.segments))[::-1]
     for segment in found.segments:
         mask = found.ids == segment.id
@@ -112,8 +115,12 @@ def test_measures_equal_a_plain_loop():
         x, y = columns.min(), rows.min()
         assert segment.box == (x, y, columns.max() + 1 - x, rows.max() + 1 - y)
     assert (found.ids == 0).sum() == (ids == 0).sum()
-    nothing = segmentation_of(np.zeros((3, 4), np.int64), [], ())
+    nothing = segmentation_of(np.zeros((3, 4), np.int64), [], words, np.zeros((3, 4, 3), np.uint8))
     assert nothing.segments == () and (nothing.ids == 0).all()
+    assert nothing.regions().masks.shape == (0, 3, 4) and nothing.regions().boxes.shape == (0, 4)
+    annotation, png = nothing.to_coco(7)
+    assert annotation == {"image_id": 7, "file_name": "000000000007.png", "segments_info": []}
+    assert png.shape == (3, 4, 3) and not png.any() and nothing.overlay().dtype == np.uint8
 
 
 def test_words_that_are_not_stuff_are_things_and_the_training_vocabulary_is_seen():
@@ -167,6 +174,7 @@ def test_results_in_cocos_format_are_their_own_truth(photos, tmp_path):
             x, y, width, height = info["bbox"]
             mask = ids == info["id"]
             assert info["area"] == mask.sum() == mask[y : y + height, x : x + width].sum()
+            assert info["score"] in (0.25, 0.5, 0.75)
         with Image.open(record["file_name"]) as image:
             assert image.size == ids.shape[::-1]
 

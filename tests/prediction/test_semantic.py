@@ -16,7 +16,6 @@ from clipself_seg.prediction.common import image_sample
 from clipself_seg.prediction.files import find_images
 from clipself_seg.prediction.semantic import (
     Predictor,
-    Segmentation,
     label_type,
     load_predictor,
 )
@@ -109,7 +108,7 @@ def test_background_takes_what_no_class_reaches_and_what_its_words_win(
 def test_fractions_add_up_and_leave_out_what_is_not_there():
     fractions = fixed("a, b, c, d", "other").fractions()
     assert fractions == {"other": 0.5, "a": 0.25, "c": 0.25} and list(fractions)[0] == "other"
-    assert Segmentation(np.zeros((1, 1), np.uint8), ("a", "b")).fractions() == {"a": 1.0}
+    assert list(fixed("a, b").fractions()) == ["a", "b"]
 
 
 def test_labels_have_sixteen_bits_where_eight_do_not_do():
@@ -122,6 +121,7 @@ def test_synonyms_of_own_words_count_and_a_data_set_is_read_as_configured(real):
     assert real.model.names == (("dog", "puppy"), ("grass",))
     real.set_vocabulary(load_vocabulary("ade20k_847"))
     assert {len(names) for names in real.model.names} == {1}
+    assert len(real(IMAGE).category_ids) == 847
     real.set_vocabulary(["dog, puppy"])
     assert real.model.names == (("dog", "puppy"),) and real.names == ("dog",)
 
@@ -158,6 +158,10 @@ def test_scores_and_labels_of_a_real_model_agree(real):
     plain, scored = real(image), real(image, scores=True)
     assert plain.scores is None and scored.scores.shape == (4, 40, 60)
     assert (plain.labels == scored.labels).all()
+    for label, mean in enumerate(plain.class_scores):
+        own = scored.scores[label][scored.labels == label]
+        assert mean == pytest.approx(own.mean(dtype=float) if own.size else 0)
+    assert (plain.class_scores == scored.class_scores).all() and plain.image is image
     assert (scored.scores[3] == 0.5).all() and 0 <= scored.scores.min() <= scored.scores.max() <= 1
 
 

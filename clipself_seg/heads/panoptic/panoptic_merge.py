@@ -2,7 +2,7 @@
 
 The rules are Mask2Former's. Masks are read once, some pixels of all queries at a time, so memory
 beyond inputs and outputs does not grow with the image. Decisions about queries are made on the host,
-after one transfer.
+after one transfer of areas and one of scores.
 
 Shapes: Q queries, n of them kept, K classes, P pixels of a piece, H W rows and columns of the output.
 `probs` is (Q, K + 1) with void last, as `fusion.fuse_scores` returns it; `mask_logits` is (Q, H, W).
@@ -10,7 +10,7 @@ Shapes: Q queries, n of them kept, K classes, P pixels of a piece, H W rows and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -47,7 +47,8 @@ def merge_panoptic(
 
     Returns:
         Segment ids (H, W) int64, 0 where there is no segment, and a dict for each segment: "id" (from
-        1), "isthing" (bool) and "category_id" (in [0, K)).
+        1), "isthing" (bool), "category_id" (in [0, K)) and "score", the highest class probability of its
+        queries.
 
     Raises:
         ValueError: shapes or thing ids do not fit.
@@ -61,27 +62,48 @@ def merge_panoptic(
     if len(kept) == 0 or ids_HW.numel() == 0:
         return ids_HW, []
     winner, drawn, areas = _contest(scores_Q[kept], mask_logits, kept)
-    # One transfer for everything; row 0 holds the labels, the other rows are those of `_contest`.
-    labels, won, half, both = torch.cat([labels_Q[kept][None], areas]).tolist()
-    segment_of = [0] * len(kept)
+    scores = scores_Q[kept].tolist()
+    # One transfer for all that decides; row 0 holds the labels, the other rows are those of `_contest`.
+    labels, *pixels = torch.cat([labels_Q[kept][None], areas]).tolist()
+    segment_of, segments = _segments(labels, scores, pixels, things, overlap_threshold)
+    ids = torch.tensor(segment_of, device=probs.device)[winner] * drawn
+    return ids.view_as(ids_HW), segments
+
+
+def _segments(
+    labels: Sequence[int],
+    scores: Sequence[float],
+    areas: Sequence[Sequence[int]],
+    things: Collection[int],
+    overlap_threshold: float,
+) -> tuple[list[int], list[Segment]]:
+    """The segment of each of n queries, 0 for those that are dropped, and the segments.
+
+    Args:
+        labels: class of each query.
+        scores: its probability.
+        areas: three numbers of pixels of each query, see `_contest`.
+        things: indices of the thing classes.
+        overlap_threshold: see `merge_panoptic`.
+    """
+    segment_of = [0] * len(labels)
     segments = list[Segment]()
     stuff = dict[int, int]()  # id of the segment of each stuff class
-    for query, label in enumerate(labels):
-        if not (won[query] and half[query] and both[query]):
-            continue
-        if won[query] / half[query] < overlap_threshold:
+    for query, (label, score, won, half, both) in enumerate(zip(labels, scores, *areas)):
+        if not (won and half and both) or won / half < overlap_threshold:
             continue
         isthing = label in things
         if not isthing and label in stuff:
             segment_of[query] = stuff[label]
+            segment = segments[stuff[label] - 1]
+            segment["score"] = max(segment["score"], score)
             continue
-        segment = {"id": len(segments) + 1, "isthing": isthing, "category_id": label}
-        segments.append(segment)
-        segment_of[query] = segment["id"]
+        own = len(segments) + 1
+        segments.append({"id": own, "isthing": isthing, "category_id": label, "score": score})
+        segment_of[query] = own
         if not isthing:
-            stuff[label] = segment["id"]
-    ids = torch.tensor(segment_of, device=probs.device)[winner] * drawn
-    return ids.view_as(ids_HW), segments
+            stuff[label] = own
+    return segment_of, segments
 
 
 def _contest(scores: Tensor, mask_logits: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:

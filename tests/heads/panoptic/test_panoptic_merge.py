@@ -111,7 +111,8 @@ def test_pixels_below_one_half_count_as_won_but_are_not_drawn():
     probs = torch.tensor([[0.9, 0.0, 0.1], [0.0, 0.6, 0.4]])
     ids, segments = merge_panoptic(probs, masks, [1])
     assert ids.tolist() == [[1, 1, 1, 1, 0, 0]]
-    assert segments == [{"id": 1, "isthing": False, "category_id": 0}]
+    (score,) = probs[:1, 0].tolist()
+    assert segments == [{"id": 1, "isthing": False, "category_id": 0, "score": score}]
 
 
 def test_two_queries_of_a_stuff_class_share_a_segment_and_two_of_a_thing_do_not():
@@ -125,6 +126,16 @@ def test_two_queries_of_a_stuff_class_share_a_segment_and_two_of_a_thing_do_not(
         (2, True, 1),
         (3, True, 1),
     ]
+
+
+def test_a_segment_has_the_highest_class_probability_of_its_queries():
+    masks = torch.full((4, 1, 4), -9.0)
+    masks[range(4), 0, range(4)] = 9
+    # The fourth query is of a class of stuff, too, but loses its only pixel.
+    masks[3] = masks[0] - 0.1
+    probs = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.75, 0.0], [0.625, 0.375, 0.0], [0.375, 0, 0]])
+    _, segments = merge_panoptic(probs, masks, [1])
+    assert [segment["score"] for segment in segments] == [0.625, 0.75]
 
 
 @pytest.mark.parametrize("kind", [list, set, np.array, torch.tensor])

@@ -1,0 +1,175 @@
+"""Results as overlays, in COCO's formats, and as the types of supervision and FiftyOne."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as rle
+
+from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.errors import MissingPackage
+from clipself_seg.evaluation.panoptic.numbers import panoptic_map
+from clipself_seg.prediction.detection import Detections
+from clipself_seg.prediction.panoptic import segmentation_of
+from clipself_seg.prediction.semantic import Segmentation
+
+# Two rows of one class, one of another, one of the background; rows are 6 pixels.
+LABELS = np.array([[0], [0], [1], [2]], np.uint8).repeat(6, axis=1)
+IMAGE = np.full((4, 6, 3), 90, np.uint8)
+WORDS = Vocabulary.from_names(["dog", "grass"])
+
+
+def semantic():
+    return Segmentation(
+        LABELS,
+        ("dog", "grass", "none"),
+        class_scores=np.array([0.75, 0.5, 0.25]),
+        category_ids=(18, 193),
+        background=2,
+        image=IMAGE,
+    )
+
+
+def panoptic():
+    segments = [
+        {"id": 1, "category_id": 1, "isthing": False, "score": 0.5},
+        {"id": 2, "category_id": 0, "isthing": True, "score": 0.75},
+    ]
+    return segmentation_of(np.array([2, 1, 0])[LABELS], segments, WORDS, IMAGE)
+
+
+def detections(masks=True):
+    return Detections(
+        np.array([[0, 0, 6, 2], [0, 1.5, 5.9, 3]], np.float32),
+        np.array([0.75, 0.5], np.float32),
+        np.array([0, 1]),
+        np.stack([LABELS == 0, LABELS == 1]) if masks else None,
+        names=("dog", "grass"),
+        category_ids=(18, 193),
+        seen=np.array([True, False]),
+        image=IMAGE,
+    )
+
+
+RESULTS = {"semantic": semantic, "panoptic": panoptic, "detections": detections}
+
+
+@pytest.mark.parametrize("make", RESULTS.values(), ids=RESULTS.keys())
+def test_every_result_has_regions_and_an_overlay(make):
+    boxes, labels, scores, masks = make().regions()
+    assert (
+        boxes.dtype == np.float32 and labels.tolist() == [0, 1] and scores.tolist() == [0.75, 0.5]
+    )
+    assert boxes[0].tolist() == [0, 0, 6, 2] and boxes[1, 3] == 3
+    assert np.array_equal(masks, [LABELS == 0, LABELS == 1])
+    drawn = make().overlay()
+    assert drawn.dtype == np.uint8 and drawn.shape[2] == 3 and drawn.shape[0] > 200
+    assert "image" not in repr(make())
+
+
+def test_detections_and_classes_are_cocos_results():
+    for result in (detections(), semantic()):
+        entries = result.to_coco(42)
+        assert [entry["image_id"] for entry in entries] == [42, 42]
+        assert [entry["category_id"] for entry in entries] == [18, 193]
+        assert [entry["score"] for entry in entries] == [0.75, 0.5]
+        assert entries[0]["bbox"] == [0, 0, 6, 2]
+        for label, entry in enumerate(entries):
+            assert isinstance(entry["segmentation"]["counts"], str)
+            assert np.array_equal(rle.decode(entry["segmentation"]), LABELS == label)
+    assert "segmentation" not in detections(masks=False).to_coco()[0]
+
+
+def test_segments_are_cocos_panoptic_annotation_and_its_png():
+    annotation, png = panoptic().to_coco(42)
+    infos = annotation.pop("segments_info")
+    assert annotation == {"image_id": 42, "file_name": "000000000042.png"}
+    assert [(info["category_id"], info["area"], info["score"]) for info in infos] == [
+        (0, 12, 0.75),
+        (1, 6, 0.5),
+    ]
+    ids = png.astype(np.int64) @ [1, 256, 65536]
+    assert (ids[LABELS == 2] == 0).all()
+    assert all((ids[LABELS == label] == info["id"]).all() for label, info in enumerate(infos))
+    assert panoptic_map(ids, infos, {0: 0, 1: 1}, "").classes.tolist() == [0, 1]
+
+
+@dataclasses.dataclass
+class Documented:
+    """Attributes that the documentation of supervision and FiftyOne names."""
+
+    xyxy: Any = None
+    mask: Any = None
+    confidence: Any = None
+    class_id: Any = None
+    data: Any = None
+    detections: Any = None
+    label: Any = None
+    bounding_box: Any = None
+
+
+@pytest.fixture(params=["documented", pytest.param("installed", marks=pytest.mark.heavy)])
+def package(request, monkeypatch):
+    """Gives a package by its name: a stand-in, or the real one where it is installed."""
+
+    def given(name):
+        if request.param == "installed":
+            return pytest.importorskip(name)
+        attributes = dict.fromkeys(("Detections", "Detection", "Segmentation"), Documented)
+        module = types.SimpleNamespace(**attributes)
+        monkeypatch.setitem(sys.modules, name, module)
+        return module
+
+    return given
+
+
+def test_results_are_detections_of_supervision(package):
+    supervision = package("supervision")
+    for make in RESULTS.values():
+        result = make().to_supervision()
+        assert isinstance(result, supervision.Detections)
+        assert result.xyxy.shape == (2, 4) and result.class_id.tolist() == [0, 1]
+        assert result.confidence.tolist() == [0.75, 0.5]
+        assert result.data["class_name"].tolist() == ["dog", "grass"]
+        assert np.array_equal(result.mask, [LABELS == 0, LABELS == 1])
+    assert detections(masks=False).to_supervision().mask is None
+
+
+def test_detections_and_segments_are_detections_of_fiftyone(package):
+    fiftyone = package("fiftyone")
+    for make in (detections, panoptic):
+        result = make().to_fiftyone()
+        assert isinstance(result, fiftyone.Detections)
+        first, second = result.detections
+        assert (first.label, second.label) == ("dog", "grass")
+        assert (first.confidence, second.confidence) == (0.75, 0.5)
+        assert first.bounding_box == [0, 0, 1, 0.5]
+        assert first.mask.shape == (2, 6) and first.mask.all()
+    assert second.bounding_box == [0, 0.5, 1, 0.25] and second.mask.shape == (1, 6)
+    assert detections(masks=False).to_fiftyone().detections[1].mask is None
+    *_, other = detections().to_fiftyone().detections
+    np.testing.assert_allclose(other.bounding_box, [0, 0.375, 5.9 / 6, 0.375], rtol=1e-6)
+    # Corners are rounded, halves to even, as FiftyOne cuts COCO's masks.
+    assert other.mask.shape == (1, 6) and other.mask.all()
+
+
+def test_a_label_map_is_a_segmentation_of_fiftyone_whose_background_is_0(package):
+    fiftyone = package("fiftyone")
+    result = semantic().to_fiftyone()
+    assert isinstance(result, fiftyone.Segmentation)
+    assert result.mask.dtype == np.uint8 and result.mask[:, 0].tolist() == [1, 1, 2, 0]
+    whole = dataclasses.replace(semantic(), background=None).to_fiftyone()
+    assert whole.mask[:, 0].tolist() == [1, 1, 2, 3]
+
+
+def test_a_missing_package_is_named_with_the_command_that_brings_it(monkeypatch):
+    for name in ("supervision", "fiftyone"):
+        monkeypatch.setitem(sys.modules, name, None)
+        for make in RESULTS.values():
+            with pytest.raises(MissingPackage, match=f"pip install {name}"):
+                getattr(make(), f"to_{name}")()

@@ -116,7 +116,7 @@ def _in_masks(
         size: H and W.
         unit: height of the text in pixels.
     """
-    regions = np.full(size, -1)
+    regions = np.full(size, -1, np.int32)
     for number, mask in reversed(list(enumerate(masks))):
         regions[mask] = number
     labels = dict[int, _Label]()

@@ -30,7 +30,7 @@ PAPER = (255, 255, 255)
 MOST_ENTRIES = 40  # of a legend
 UNLABELLED = "no label"
 DIMMED = 0.5  # brightness of pixels without a label, as a fraction
-HATCH = (190, 190, 190)  # colour of the lines over them
+HATCH = 190  # grey of the lines over them
 HATCH_OPACITY = 0.55
 
 
@@ -67,8 +67,7 @@ def paint(
     index = np.where(known, labels, len(colours))
     tints = np.concatenate([colours, np.zeros((1, 3), np.uint8)])[index]
     painted: np.ndarray = cv2.addWeighted(image, 1 - opacity, tints, opacity, 0)
-    if not known.all():
-        painted[~known] = _hatched(image, max(10, round(min(labels.shape) / 32)))[~known]
+    _hatch(painted, image, ~known)
     width = max(1, round(min(labels.shape) / 350))
     edge = borders(labels).astype(np.uint8)
     line, rim = (cv2.dilate(edge, np.ones((w, w), np.uint8)) > 0 for w in (width, width + 2))
@@ -77,13 +76,24 @@ def paint(
     return painted
 
 
-def _hatched(image: np.ndarray, period: int) -> np.ndarray:
-    """Darkened image (H, W, 3) uint8 under diagonal lines, so many pixels apart in each row."""
-    y, x = np.ogrid[: image.shape[0], : image.shape[1]]
-    line = (x + y) % period < max(1, period // 5)
-    dark = (DIMMED * image).round()
-    lines = dark + HATCH_OPACITY * (np.array(HATCH) - dark)
-    return np.where(line[..., None], lines, dark).round().astype(np.uint8)
+def _hatch(painted: np.ndarray, image: np.ndarray, where: np.ndarray) -> None:
+    """Write the darkened image under diagonal lines.
+
+    Args:
+        painted: (H, W, 3) uint8, which is written to.
+        image: (H, W, 3) uint8.
+        where: (H, W) bool, pixels to write to.
+    """
+    period = max(10, round(min(where.shape) / 32))
+    y, x = (np.arange(n, dtype=np.uint16) % period for n in where.shape)
+    line = ((y[:, None] + x) % period < period // 5)[where]
+    # New values of all values; no array of floats as large as the image.
+    dark = DIMMED * np.arange(256)
+    lines = dark + HATCH_OPACITY * (HATCH - dark)
+    values = image[where]
+    values[line] = lines.round().astype(np.uint8)[values[line]]
+    values[~line] = dark.round().astype(np.uint8)[values[~line]]
+    painted[where] = values
 
 
 def overlay(
@@ -201,7 +211,7 @@ def _hatch_swatch(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, flo
         low, high = max(0.12, part - 0.88) * side, min(0.88, part - 0.12) * side
         draw.line(
             (left + low, top + part * side - low, left + high, top + part * side - high),
-            HATCH,
+            (HATCH,) * 3,
             width,
         )
 

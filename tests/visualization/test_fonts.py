@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
 from PIL import Image, ImageDraw
 
 from clipself_seg.visualization import fonts
@@ -141,6 +142,8 @@ def test_texts_are_shortened_to_a_width():
     assert short.startswith("a v") and short.endswith("...") and text_length(short, 14) <= 80
 
 
-def test_upright_fonts_of_usual_weight_come_first():
-    files = ["NotoSansCJK-Bold.ttc", "NotoSerif.ttf", "NotoSansCJK-Regular.ttc"]
-    assert sorted(files, key=fonts._unusual)[0] == files[2]
+def test_upright_fonts_of_usual_weight_come_first_and_one_of_mere_signs_never(monkeypatch):
+    files = ["LastResort.otf", "NotoSansCJK-Bold.ttc", "NotoSerif.ttf", "NotoSansCJK-Regular.ttc"]
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: files)
+    first, *others = fonts.machine_fonts.__wrapped__()
+    assert first == files[3] and sorted(others) == files[1:3]

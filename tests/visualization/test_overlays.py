@@ -88,6 +88,7 @@ def test_the_legend_hatches_its_swatch_too():
     ]
     dark = [(swatch == 25).all(-1).sum() for swatch in swatches]
     assert 0.4 * dark[0] < dark[1] < 0.8 * dark[0]
+    assert (np.ptp(swatches[1], axis=-1) == 0).all()  # grey
 
 
 def test_legend_lists_what_is_there_by_size_with_its_share():

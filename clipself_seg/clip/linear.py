@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from clipself_seg.errors import InputError, shown
 
 VARIABLE = "CLIPSELF_SEG_LINEAR"
-WAYS = ("auto", "torch", "convolution")
+CHOICES = ("auto", "torch", "convolution")
 FEWEST_ROWS = 64  # with fewer, converting the weight to oneDNN's layout costs more than it saves
 LARGEST_WEIGHT = (
     2**18
@@ -66,8 +66,8 @@ def choice() -> Choice:
         InputError: the variable has another value.
     """
     asked = os.environ.get(VARIABLE) or "auto"
-    if asked not in WAYS:
-        raise InputError(f"${VARIABLE} is {shown(asked)}: it is one of {', '.join(WAYS)}")
+    if asked not in CHOICES:
+        raise InputError(f"${VARIABLE} is {shown(asked)}: it is one of {', '.join(CHOICES)}")
     if asked != "auto":
         return Choice(asked == "convolution", f"${VARIABLE} is {asked}")
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()):

@@ -10,13 +10,11 @@ Shapes: B images, L queries, M heads, V levels (feature maps), P points on a lev
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-Grids = Sequence[tuple[int, int]]
+from clipself_seg.heads.panoptic.mask_generator.level_samples import Grids, sample_levels
 
 
 class DeformableAttention(nn.Module):
@@ -76,35 +74,3 @@ class DeformableAttention(nn.Module):
         places = places_L2[:, None, None, None] + offsets_BLMVP2 / sizes_V12
         values = self.value_proj(values_BNC)
         return self.output_proj(sample_levels(values, grids, places, weights_BLMVP))
-
-
-def sample_levels(
-    values_BNC: Tensor, grids: Grids, places_BLMVP2: Tensor, weights_BLMVP: Tensor
-) -> Tensor:
-    """Weighted sums of bilinear samples, (B, L, C); head m reads and writes the m-th part of C.
-
-    Args:
-        values_BNC: cells of all levels, one level after another.
-        grids: rows and columns (h, w) of each level.
-        places_BLMVP2: points (x, y) relative to the image; beyond [0, 1] the maps are zero.
-        weights_BLMVP: weights of the samples, which sum to 1 over levels and points.
-    """
-    batch, _, heads = places_BLMVP2.shape[:3]
-    total: Tensor | None = None
-    levels = values_BNC.split([h * w for h, w in grids], dim=1)
-    for level, (values, grid) in enumerate(zip(levels, grids)):
-        maps = values.transpose(1, 2).reshape(batch * heads, -1, *grid)
-        # Queries last, so that the sum over a query's points runs along memory.
-        points = places_BLMVP2[:, :, :, level].permute(0, 2, 3, 1, 4).flatten(0, 1)
-        weights = weights_BLMVP[:, :, :, level].permute(0, 2, 3, 1).flatten(0, 1)
-        samples = F.grid_sample(
-            maps,
-            2 * points - 1,
-            mode="bilinear",
-            padding_mode="zeros",
-            align_corners=False,
-        )
-        summed = (samples * weights[:, None]).sum(dim=2)  # (B * M, C / M, L)
-        total = summed if total is None else total + summed
-    assert total is not None
-    return total.unflatten(0, (batch, heads)).flatten(1, 2).transpose(1, 2)

@@ -1,50 +1,15 @@
-"""Deformable attention against a loop over every sample, and where untrained heads look."""
+"""Deformable attention: its values, gradients, and where untrained heads look."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 import torch
 
-from clipself_seg.heads.panoptic.mask_generator.deformable_attention import (
-    DeformableAttention,
-    sample_levels,
-)
+from clipself_seg.heads.panoptic.mask_generator.deformable_attention import DeformableAttention
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 
 GRIDS = [(2, 3), (4, 5)]
-
-
-def pixel(grid_map: torch.Tensor, x: float, y: float) -> torch.Tensor:
-    """The bilinear sample at (x, y) in [0, 1] of a map (C, h, w); zeros beyond it."""
-    _, height, width = grid_map.shape
-    column, row = x * width - 0.5, y * height - 0.5
-    total = torch.zeros_like(grid_map[:, 0, 0])
-    for i in (math.floor(row), math.floor(row) + 1):
-        for j in (math.floor(column), math.floor(column) + 1):
-            if 0 <= i < height and 0 <= j < width:
-                total += (1 - abs(row - i)) * (1 - abs(column - j)) * grid_map[:, i, j]
-    return total
-
-
-def test_samples_equal_a_loop():
-    batch, queries, heads, points, width = 2, 3, 2, 4, 6
-    cells = sum(h * w for h, w in GRIDS)
-    values = torch.randn(batch, cells, width, dtype=torch.float64)
-    shape = (batch, queries, heads, len(GRIDS), points)
-    places = torch.rand(*shape, 2, dtype=torch.float64) * 1.6 - 0.3  # some beyond the map
-    weights = torch.randn(shape, dtype=torch.float64)
-    expected = torch.zeros(batch, queries, width, dtype=torch.float64)
-    for b, q, m, v, p in torch.cartesian_prod(*(torch.arange(n) for n in shape)).tolist():
-        start = sum(h * w for h, w in GRIDS[:v])
-        h, w = GRIDS[v]
-        own = slice(m * width // heads, (m + 1) * width // heads)
-        grid_map = values[b, start : start + h * w, own].T.reshape(-1, h, w)
-        x, y = places[b, q, m, v, p].tolist()
-        expected[b, q, own] += weights[b, q, m, v, p] * pixel(grid_map, x, y)
-    torch.testing.assert_close(sample_levels(values, GRIDS, places, weights), expected)
 
 
 def test_constant_values_come_back_where_no_sample_leaves_the_map():

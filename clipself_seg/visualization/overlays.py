@@ -64,10 +64,11 @@ def paint(
         opacity: opacity of the tint, 0 to 1.
     """
     known = (labels >= 0) & (labels < len(colours))
-    index = np.where(known, labels, len(colours))
-    tints = np.concatenate([colours, np.zeros((1, 3), np.uint8)])[index]
+    table = np.concatenate([colours, np.zeros((1, 3), np.uint8)])
+    tints = table[np.where(known, labels, len(colours))]
     painted: np.ndarray = cv2.addWeighted(image, 1 - opacity, tints, opacity, 0)
-    _hatch(painted, image, ~known)
+    if not known.all():
+        _hatch(painted, image, ~known)
     width = max(1, round(min(labels.shape) / 350))
     edge = borders(labels).astype(np.uint8)
     line, rim = (cv2.dilate(edge, np.ones((w, w), np.uint8)) > 0 for w in (width, width + 2))
@@ -86,14 +87,13 @@ def _hatch(painted: np.ndarray, image: np.ndarray, where: np.ndarray) -> None:
     """
     period = max(10, round(min(where.shape) / 32))
     y, x = (np.arange(n, dtype=np.uint16) % period for n in where.shape)
-    line = ((y[:, None] + x) % period < period // 5)[where]
+    line = (y[:, None] + x) % period < period // 5
     # New values of all values; no array of floats as large as the image.
     dark = DIMMED * np.arange(256)
     lines = dark + HATCH_OPACITY * (HATCH - dark)
-    values = image[where]
-    values[line] = lines.round().astype(np.uint8)[values[line]]
-    values[~line] = dark.round().astype(np.uint8)[values[~line]]
-    painted[where] = values
+    for table, part in ((dark, where), (lines, where & line)):
+        values = cv2.LUT(image, table.round().astype(np.uint8))
+        np.copyto(painted, values, where=part[..., None])
 
 
 def overlay(

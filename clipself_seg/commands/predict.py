@@ -19,6 +19,8 @@ fraction of each image that every class covers, and the images that failed.
 With --panoptic overlays/*.png, and panoptic/*.png and panoptic.json in COCO's format. With --boxes
 overlays/*.png, where classes that training has not shown are red, dashed and marked *, and
 detections.json, with scores, in COCO's format.
+--save says what is written instead: label maps as palette PNGs, a binary mask of every class, segment or object
+(masks), every region with its run-length encoding in COCO's format (coco), polygons of YOLO (yolo).
 Interrupted, a call goes on with --skip-existing and its other options as they were: images whose files have not
 changed and whose results are there are not done again. Without it all are done, and replace what is there.
 Exit status: 0, 1 if an image failed and the others were done, 2 if nothing was done.
@@ -57,6 +59,13 @@ PANOPTIC_KEYS = {
 }
 PANOPTIC_ONLY = ("stuff", "trained", *PANOPTIC_KEYS)
 DETECTION_ONLY = ("score_threshold",)
+# What --save may name with each task; the first two (of boxes the first one) are written by default.
+SAVE = {
+    "--semantic": ("overlays", "labels", "palette", "masks", "coco", "yolo"),
+    "--panoptic": ("overlays", "panoptic", "labels", "palette", "masks", "coco", "yolo"),
+    "--boxes": ("overlays", "masks", "yolo"),
+}
+SAVED = {"--semantic": 2, "--panoptic": 2, "--boxes": 1}
 ONLY = {"--semantic": SEMANTIC_ONLY, "--panoptic": PANOPTIC_ONLY, "--boxes": DETECTION_ONLY}
 # Keys that no result depends on.
 INDIFFERENT = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "INPUT.MAX_PIXELS")
@@ -89,6 +98,13 @@ def parser() -> argparse.ArgumentParser:
         help="class names, a .txt with a class a line, a .json, or a built-in one such as ade20k_150",
     )
     options.add_argument("--input", nargs="+", required=True, help="images, and folders of them")
+    options.add_argument(
+        "--save",
+        nargs="+",
+        choices=sorted({name for names in SAVE.values() for name in names}),
+        help="what to write beside the JSON (overlays and labels; with --panoptic overlays and panoptic; with --boxes "
+        "overlays)",
+    )
     options.add_argument("--output", default="output/predict", help="(output/predict)")
     options.add_argument(
         "--skip-existing",
@@ -154,6 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     task = "--boxes" if args.boxes else "--panoptic" if args.panoptic else "--semantic"
     _refuse(args, task)
+    args.save = list(dict.fromkeys(args.save or SAVE[task][: SAVED[task]]))
     from clipself_seg.prediction.files import find_images
     from clipself_seg.prediction.journal import Journal
     from clipself_seg.prediction.loop import predict_files
@@ -176,7 +193,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _refuse(args: argparse.Namespace, task: str) -> None:
-    """Raises an error for an option of another task, and for batches of no images."""
+    """Raises an error for an option or a format of another task, and for batches of no images."""
+    for name in args.save or ():
+        if name not in SAVE[task]:
+            raise InputError(
+                f"--save {name} does not go with {task}, which has {', '.join(SAVE[task])}"
+                + ("; detections.json is in COCO's format" if name == "coco" else "")
+            )
     if args.batch_size < 1:
         raise InputError(f"--batch-size has to be at least 1, got {args.batch_size}")
     for other, options in ONLY.items():
@@ -247,10 +270,17 @@ def _semantic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dic
     cfg = prediction_config(*_model(args, SEMANTIC), args.opts)
     predictor = Predictor(cfg)
     predictor.set_vocabulary(words, args.background, args.threshold)
-    results = SemanticResults(predictor=predictor, folder=args.output, scores=bool(args.scores))
+    results = SemanticResults(
+        predictor=predictor,
+        folder=args.output,
+        images=files.images,
+        scores=bool(args.scores),
+        save=args.save,
+    )
     return results, _settings(
         cfg,
         results.provenance["weights_hash"],
+        save=sorted(args.save),
         vocabulary=_classes(words),
         background=args.background,
         threshold=predictor.threshold,
@@ -276,10 +306,13 @@ def _panoptic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dic
     predictor.set_vocabulary(words)
     if args.stuff is None:
         _say_kinds(words)
-    results = PanopticResults(predictor=predictor, folder=args.output, images=files.images)
+    results = PanopticResults(
+        predictor=predictor, folder=args.output, images=files.images, save=args.save
+    )
     return results, _settings(
         cfg,
         results.provenance["weights_hash"],
+        save=sorted(args.save),
         vocabulary=_classes(words),
         seen=predictor.seen.tolist(),
         exponents=[predictor.model.alpha, predictor.model.beta],
@@ -314,10 +347,13 @@ def _detection(args: argparse.Namespace, files: InputFiles) -> tuple[Results, di
     cfg = prediction_config(*_model(args, DETECTION), opts)
     predictor = DetectionPredictor(cfg)
     predictor.set_vocabulary(words)
-    results = DetectionResults(predictor=predictor, folder=args.output, images=files.images)
+    results = DetectionResults(
+        predictor=predictor, folder=args.output, images=files.images, save=args.save
+    )
     return results, _settings(
         cfg,
         results.provenance["weights_hash"],
+        save=sorted(args.save),
         vocabulary=_classes(words),
         seen=predictor.seen.tolist(),
     )

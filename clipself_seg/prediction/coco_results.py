@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipself_seg.files import write_json
 from clipself_seg.prediction.files import ImageFile, image_ids
+from clipself_seg.prediction.formats import Formats
 from clipself_seg.prediction.loop import Index
 from clipself_seg.provenance import provenance
 
@@ -34,12 +35,14 @@ class CocoResults(abc.ABC):
         predictor: PanopticPredictor | DetectionPredictor,
         folder: str | Path,
         images: Sequence[ImageFile],
+        save: Sequence[str],
     ) -> None:
         """
         Args:
             predictor: predictor with a vocabulary.
             folder: folder below which results are written.
             images: all whose results will be written.
+            save: formats to write.
 
         Raises:
             ValueError: no vocabulary.
@@ -51,6 +54,11 @@ class CocoResults(abc.ABC):
         self._vocabulary = predictor.vocabulary
         self._ids = dict(zip((image.name for image in images), image_ids(images)))
         self._weights_hash = predictor.model.weights_hash
+        self.save = tuple(save)
+
+    @functools.cached_property
+    def _formats(self) -> Formats:
+        return Formats(self.folder, self.save, self._categories)
 
     @functools.cached_property
     def provenance(self) -> dict[str, Any]:
@@ -58,11 +66,12 @@ class CocoResults(abc.ABC):
         return provenance(weights_hash=self._weights_hash())
 
     def write_index(self, index: Index) -> None:
-        """Write the JSON.
+        """Write the JSON, and what other formats have in common of all images.
 
         Args:
             index: entries of images have "size" [H, W] in pixels and "annotations".
         """
+        self._formats.write_index({"provenance": dict(index.provenance)}, index.images, self._ids)
         info = {
             "provenance": dict(index.provenance),
             "failed": dict(index.failed),

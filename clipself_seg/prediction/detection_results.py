@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from clipself_seg.errors import InputError
 from clipself_seg.prediction.coco_results import CocoResults
 from clipself_seg.prediction.detection import DetectionPredictor, Detections
 from clipself_seg.prediction.files import ImageFile
+from clipself_seg.prediction.formats import Region, box_lines
 from clipself_seg.prediction.journal import Written
 from clipself_seg.visualization.overlays import save_png
 
@@ -20,7 +22,8 @@ from clipself_seg.visualization.overlays import save_png
 class DetectionResults(CocoResults):
     """overlays/NAME.png, and detections.json in COCO's format of annotations, with scores.
 
-    The JSON is an object with "images", "categories" (and "seen" of each), "annotations" and "info".
+    Other formats are "masks" and "yolo" of `Formats`; where the model has no masks the lines of YOLO are boxes. The
+    JSON is an object with "images", "categories" (and "seen" of each), "annotations" and "info".
     pycocotools reads it as ground truth, `COCO("detections.json")`; its "annotations" alone are a list in
     COCO's results format, `truth.loadRes(json.load(file)["annotations"])`. Each has "bbox" (x, y, width,
     height in pixels), "score", "area", of a model with masks "segmentation" (run-length encoding), and an
@@ -31,10 +34,21 @@ class DetectionResults(CocoResults):
     file_name = "detections.json"
 
     def __init__(
-        self, *, predictor: DetectionPredictor, folder: str | Path, images: Sequence[ImageFile]
+        self,
+        *,
+        predictor: DetectionPredictor,
+        folder: str | Path,
+        images: Sequence[ImageFile],
+        save: Sequence[str] = ("overlays",),
     ) -> None:
-        """The arguments are those of `CocoResults`."""
-        super().__init__(predictor, folder, images)
+        """The arguments are those of `CocoResults`, and formats are "overlays", "masks", "yolo".
+
+        Raises:
+            InputError: masks of a model that has none.
+        """
+        super().__init__(predictor, folder, images, save)
+        if "masks" in save and not predictor.model.has_masks:
+            raise InputError("this detector has no masks: leave masks out of --save")
         self.predictor = predictor
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
@@ -42,15 +56,23 @@ class DetectionResults(CocoResults):
         return self.predictor(list(images), batch_size=len(images))
 
     def write(self, source: ImageFile, image: np.ndarray, result: Detections) -> Written:
-        """Write the overlay of an image."""
-        drawn = Image.fromarray(result.overlay())
-        save_png(drawn, self.folder / "overlays" / f"{source.name}.png")
+        """Write what was asked for of an image."""
+        files = []
+        if "overlays" in self.save:
+            files.append(f"overlays/{source.name}.png")
+            save_png(Image.fromarray(result.overlay()), self.folder / files[-1])
         annotations = [
             {"area": area, "iscrowd": 0} | entry
             for entry, area in zip(result.to_coco(), _areas(result), strict=True)
         ]
-        entry = {"size": list(image.shape[:2]), "annotations": annotations}
-        return Written([f"overlays/{source.name}.png"], entry)
+        if result.masks is not None:
+            masks = enumerate(zip(result.labels.tolist(), result.masks), 1)
+            regions = (Region(number, label, mask, True) for number, (label, mask) in masks)
+            files += self._formats.write(source.name, regions)[0]
+        elif "yolo" in self.save:
+            lines = box_lines(result.boxes, result.labels, *image.shape[:2])
+            files.append(self._formats.write_lines(source.name, lines))
+        return Written(files, {"size": list(image.shape[:2]), "annotations": annotations})
 
     def _listed(self, annotation: Mapping[str, Any], image_id: int, number: int) -> dict[str, Any]:
         return {"id": number, **annotation, "image_id": image_id}

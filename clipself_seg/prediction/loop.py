@@ -25,7 +25,7 @@ from clipself_seg.prediction.journal import Journal, Written, input_state
 logger = logging.getLogger(__name__)
 
 # Where results of any task are written, below the output folder.
-FOLDERS = ("labels", "overlays", "panoptic", "scores")
+FOLDERS = ("labels", "masks", "overlays", "palette", "panoptic", "scores", "yolo")
 
 
 class Index(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from PIL import Image
 
 from clipself_seg.prediction.coco_results import CocoResults
 from clipself_seg.prediction.files import ImageFile
+from clipself_seg.prediction.formats import Region, require_palette, save_palette
 from clipself_seg.prediction.journal import Written
 from clipself_seg.prediction.panoptic import PanopticPredictor, PanopticSegmentation
+from clipself_seg.prediction.semantic import label_type
 from clipself_seg.visualization.class_colours import class_colours
 from clipself_seg.visualization.overlays import save_png
 
@@ -21,18 +23,31 @@ from clipself_seg.visualization.overlays import save_png
 class PanopticResults(CocoResults):
     """overlays/NAME.png, panoptic/NAME.png and panoptic.json, the last two in COCO's format.
 
-    Pixels of a PNG are R + 256 G + 65536 B of a segment's id and look like its colour on the overlay;
-    black is nothing. Category ids are those of the vocabulary; your own classes count from 0. Image
-    ids are the numbers that the files are named by, as COCO's are, or else count from 1.
+    Other formats are labels/NAME.png (positions of classes in the vocabulary, the highest value where nothing is),
+    palette/NAME.png, and "masks", "coco" and "yolo" of `Formats`. Pixels of a panoptic PNG are
+    R + 256 G + 65536 B of a segment's id and look like its colour on the overlay; black is nothing. Category ids
+    are those of the vocabulary; your own classes count from 0. Image ids are the numbers that the files are named
+    by, as COCO's are, or else count from 1.
     """
 
     file_name = "panoptic.json"
 
     def __init__(
-        self, *, predictor: PanopticPredictor, folder: str | Path, images: Sequence[ImageFile]
+        self,
+        *,
+        predictor: PanopticPredictor,
+        folder: str | Path,
+        images: Sequence[ImageFile],
+        save: Sequence[str] = ("overlays", "panoptic"),
     ) -> None:
-        """The arguments are those of `CocoResults`."""
-        super().__init__(predictor, folder, images)
+        """The arguments are those of `CocoResults`, and formats are "overlays", "panoptic", "labels", "palette",
+        "masks", "coco", "yolo".
+
+        Raises:
+            InputError: more classes than a palette has colours.
+        """
+        super().__init__(predictor, folder, images, save)
+        require_palette(save, len(self._vocabulary))
         self.predictor = predictor
         self._colours = class_colours(self._vocabulary.names)
 
@@ -41,13 +56,30 @@ class PanopticResults(CocoResults):
         return self.predictor(list(images), batch_size=len(images))
 
     def write(self, source: ImageFile, image: np.ndarray, result: PanopticSegmentation) -> Written:
-        """Write the overlay of an image and its PNG of segments."""
-        drawn = Image.fromarray(result.overlay())
-        save_png(drawn, self.folder / "overlays" / f"{source.name}.png")
+        """Write what was asked for of an image."""
+        kinds = ("overlays", "panoptic", "labels", "palette")
+        files = [f"{kind}/{source.name}.png" for kind in kinds if kind in self.save]
+        if "overlays" in self.save:
+            drawn = Image.fromarray(result.overlay())
+            save_png(drawn, self.folder / "overlays" / f"{source.name}.png")
         annotation, painted = result.to_coco(file_name=f"{source.name}.png")
-        save_png(Image.fromarray(painted), self.folder / "panoptic" / f"{source.name}.png")
-        files = [f"overlays/{source.name}.png", f"panoptic/{source.name}.png"]
-        return Written(files, {"size": list(result.ids.shape), "annotations": [annotation]})
+        if "panoptic" in self.save:
+            save_png(Image.fromarray(painted), self.folder / "panoptic" / f"{source.name}.png")
+        labels = self._label_map(result)
+        if "labels" in self.save:
+            save_png(Image.fromarray(labels), self.folder / "labels" / f"{source.name}.png")
+        if "palette" in self.save:
+            save_palette(self.folder / "palette" / f"{source.name}.png", labels, self._colours)
+        more, regions = self._formats.write(source.name, _regions(result))
+        entry = {"size": list(result.ids.shape), "annotations": [annotation], **regions}
+        return Written([*files, *more], entry)
+
+    def _label_map(self, result: PanopticSegmentation) -> np.ndarray:
+        """The class of every pixel (H, W), the highest value of the type where nothing is."""
+        kind = label_type(len(self._vocabulary))
+        classes = [segment.label for segment in result.segments]
+        labels: np.ndarray = np.array([np.iinfo(kind).max, *classes], kind)[result.ids]
+        return labels
 
     def _listed(self, annotation: Mapping[str, Any], image_id: int, number: int) -> dict[str, Any]:
         return {**annotation, "image_id": image_id}
@@ -76,3 +108,8 @@ class PanopticResults(CocoResults):
             "alpha": model.alpha,
             "beta": model.beta,
         }
+
+
+def _regions(result: PanopticSegmentation) -> Iterator[Region]:
+    for segment in result.segments:
+        yield Region(segment.id, segment.label, result.ids == segment.id, segment.isthing)

@@ -180,6 +180,11 @@ class Predictor:
         return self._labels.names if self._labels else ()
 
     @property
+    def category_ids(self) -> tuple[int, ...]:
+        """Ids of the classes in the vocabulary, those of a data set or from 0; empty before `set_vocabulary`."""
+        return self._labels.category_ids if self._labels else ()
+
+    @property
     def background(self) -> int | None:
         """Label of the background, if there is one."""
         return self._labels.background if self._labels else None

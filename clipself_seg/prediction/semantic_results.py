@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from clipself_seg.files import atomic_path, write_json
-from clipself_seg.prediction.files import ImageFile
+from clipself_seg.prediction.files import ImageFile, image_ids
+from clipself_seg.prediction.formats import Formats, Region, require_palette, save_palette
 from clipself_seg.prediction.journal import Written
 from clipself_seg.prediction.loop import Index
 from clipself_seg.prediction.semantic import Predictor, Segmentation
@@ -23,22 +24,44 @@ from clipself_seg.visualization.overlays import save_png
 class SemanticResults:
     """overlays/NAME.png, labels/NAME.png (8 or 16 bits), if asked for scores/NAME.npz, classes.json.
 
-    Scores are "scores" float32 (N, H, W), highest where the labels say, and "names"; the JSON has the
-    meaning of labels, their fractions of every image, failures, and the provenance.
+    Other formats are palette/NAME.png, and "masks", "coco" and "yolo" of `Formats`, where every class that is there
+    is a region, but for the background; ids of images in coco.json are those of `image_ids`. Scores are "scores"
+    float32 (N, H, W), highest where the labels say, and "names"; the JSON has the meaning of labels, their fractions
+    of every image, failures, and the provenance.
     """
 
-    def __init__(self, *, predictor: Predictor, folder: str | Path, scores: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        predictor: Predictor,
+        folder: str | Path,
+        images: Sequence[ImageFile] = (),
+        scores: bool = False,
+        save: Sequence[str] = ("overlays", "labels"),
+    ) -> None:
         """
         Args:
             predictor: predictor with a vocabulary.
             folder: folder below which results are written.
+            images: all whose results will be written.
             scores: whether to write scores.
+            save: formats to write: "overlays", "labels", "palette", "masks", "coco", "yolo".
+
+        Raises:
+            InputError: more classes than a palette has colours.
         """
+        require_palette(save, len(predictor.names))
         self.predictor = predictor
         self.folder = Path(folder)
         self.max_pixels = predictor.mapper.max_pixels
         self.scores = scores
+        self.save = tuple(save)
         self._colours = class_colours(predictor.names)
+        # A background that is none of the classes, the last of the names, has no id.
+        pairs = zip(predictor.category_ids, predictor.names)
+        categories = [{"id": number, "name": name} for number, name in pairs]
+        self._formats = Formats(self.folder, save, categories)
+        self._ids = dict(zip((image.name for image in images), image_ids(images)))
 
     @functools.cached_property
     def provenance(self) -> dict[str, Any]:
@@ -50,27 +73,41 @@ class SemanticResults:
         return self.predictor(list(images), scores=self.scores, batch_size=len(images))
 
     def write(self, source: ImageFile, image: np.ndarray, result: Segmentation) -> Written:
-        """Write the label map of an image, its overlay and, if asked for, its scores."""
+        """Write what was asked for of an image."""
         name = source.name
-        files = [f"labels/{name}.png", f"overlays/{name}.png"]
-        drawn = Image.fromarray(result.overlay())
-        save_png(Image.fromarray(result.labels), self.folder / "labels" / f"{name}.png")
-        save_png(drawn, self.folder / "overlays" / f"{name}.png")
+        files = [f"{kind}/{name}.png" for kind in ("labels", "overlays") if kind in self.save]
+        if "labels" in self.save:
+            save_png(Image.fromarray(result.labels), self.folder / "labels" / f"{name}.png")
+        if "overlays" in self.save:
+            drawn = Image.fromarray(result.overlay())
+            save_png(drawn, self.folder / "overlays" / f"{name}.png")
+        if "palette" in self.save:
+            files.append(f"palette/{name}.png")
+            save_palette(self.folder / files[-1], result.labels, self._colours)
         if result.scores is not None:
             files.append(f"scores/{name}.npz")
             with atomic_path(self.folder / "scores" / f"{name}.npz") as temporary:
                 with open(temporary, "wb") as file:
                     # In half precision close scores would be equal, and some labels not theirs.
                     np.savez_compressed(file, scores=result.scores, names=np.array(result.names))
-        return Written(files, {"shares": result.fractions()})
+        more, regions = self._formats.write(name, self._regions(result.labels))
+        size = {"size": list(result.labels.shape)} if regions else {}
+        return Written([*files, *more], {"shares": result.fractions(), **size, **regions})
+
+    def _regions(self, labels: np.ndarray) -> Iterator[Region]:
+        for label in np.unique(labels).tolist():
+            if label != self.predictor.background:
+                yield Region(label, label, labels == label, instance=False)
 
     def write_index(self, index: Index) -> None:
-        """Write classes.json."""
+        """Write classes.json, and what other formats have in common of all images."""
+        self._formats.write_index({"provenance": dict(index.provenance)}, index.images, self._ids)
         # It keeps its keys "shares" and "pictures", which readers of earlier files know.
         listed = {
             "provenance": dict(index.provenance),
             "pictures": {
-                source.name: {"file": str(source.path), **entry} for source, entry in index.images
+                source.name: {"file": str(source.path), "shares": entry["shares"]}
+                for source, entry in index.images
             },
             "failed": dict(index.failed),
             "complete": index.complete,

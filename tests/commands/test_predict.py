@@ -81,7 +81,7 @@ def test_written_scores_tell_classes_apart_as_labels_do(tmp_path):
     more = {"class_scores": scores.mean(axis=(1, 2)), "category_ids": (0, 1), "background": None}
     image = np.zeros((1, 2, 3), np.uint8)
     found = Segmentation(np.ones((1, 2), np.uint8), ("a", "b"), scores, image=image, **more)
-    predictor = mock.Mock(names=found.names)
+    predictor = mock.Mock(names=found.names, category_ids=(0, 1))
     results = SemanticResults(predictor=predictor, folder=tmp_path, scores=True)
     results.write(ImageFile(tmp_path / "x.png", "x.png", "x"), image, found)
     with np.load(tmp_path / "scores/x.npz") as file:
@@ -249,6 +249,34 @@ def test_devices_that_are_not_there_and_empty_batches_are_refused(
     opts = OPTS[: OPTS.index("MODEL.DEVICE")]
     assert run("--vocabulary", "dog", *words, "--input", photos, opts=opts) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (
+            ("--save", "panoptic"),
+            "--save panoptic does not go with --semantic, which has overlays, labels",
+        ),
+        (("--boxes", "--save", "coco"), "does not go with --boxes, .*detections.json is in COCO's"),
+        (("--panoptic", "--save", "masks", "coco", "--scores"), "--scores does not go with --pan"),
+    ],
+)
+def test_formats_of_another_task_are_refused(run, photos, capsys, words, message):
+    assert run("--vocabulary", "dog", *words, "--input", photos) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_formats_that_are_asked_for_are_written_in_place_of_the_others(run, photos, tmp_path):
+    words = ("--vocabulary", "dog, sky", "--save", "palette", "yolo", "--input", photos / "one.jpg")
+    assert run(*words) == 0
+    files = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")}
+    assert files - {FILE_NAME} == {
+        "classes.json",
+        "palette/one.png",
+        "yolo/data.yaml",
+        "yolo/labels/one.txt",
+    }
 
 
 @pytest.fixture

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import threading
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as rle
 
+from clipself_seg.commands.predict import SAVE
+from clipself_seg.data.label_maps import read_indices
 from clipself_seg.errors import InputError
 from clipself_seg.prediction import loop
 from clipself_seg.prediction.detection import Detections
@@ -41,7 +45,9 @@ def labeller():
             for image, labels, own in zip(images, maps, values)
         ]
 
-    made = mock.Mock(side_effect=call, names=NAMES, background=None, threshold=0.0)
+    made = mock.Mock(
+        side_effect=call, names=NAMES, category_ids=(5, 7), background=None, threshold=0.0
+    )
     made.model = mock.Mock(names=[(name,) for name in NAMES])
     made.model.weights_hash.return_value = "none"
     made.mapper.max_pixels = 10**6
@@ -49,18 +55,19 @@ def labeller():
 
 
 def made_results(task, folder, files):
-    if task == "labels":
-        return SemanticResults(predictor=labeller(), folder=folder, scores=True)
+    if task == "semantic":
+        options = {"scores": True, "images": files.images, "save": SAVE[f"--{task}"]}
+        return SemanticResults(predictor=labeller(), folder=folder, **options)
     kind, predictor = {
         "panoptic": (PanopticResults, segmenter),
         "boxes": (DetectionResults, detector),
     }[task]
-    made = predictor()
+    made = predictor(masks=True) if task == "boxes" else predictor()
     of_one = made.model.forward
     made.model.forward = lambda samples, **options: [
         output for sample in samples for output in of_one([sample], **options)
     ]
-    return kind(predictor=made, folder=folder, images=files.images)
+    return kind(predictor=made, folder=folder, images=files.images, save=SAVE[f"--{task}"])
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +119,7 @@ def content(folder):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
-@pytest.mark.parametrize("task", ["labels", "panoptic", "boxes"])
+@pytest.mark.parametrize("task", ["semantic", "panoptic", "boxes"])
 def test_an_interrupted_call_that_goes_on_writes_the_files_of_an_uninterrupted_one(
     inputs, tmp_path, task, batch_size
 ):
@@ -127,15 +134,46 @@ def test_an_interrupted_call_that_goes_on_writes_the_files_of_an_uninterrupted_o
     assert content(out) == content(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("task", ["semantic", "panoptic", "boxes"])
+def test_formats_of_a_task_agree(inputs, tmp_path, task):
+    predict(task, inputs, tmp_path / "out")
+    out = tmp_path / "out"
+    folders = {path.name for path in out.iterdir() if path.is_dir()}
+    assert folders == {*SAVE[f"--{task}"], *(["scores"] if task == "semantic" else [])} - {"coco"}
+    index = "detections.json" if task == "boxes" else "coco.json"
+    content = json.loads((out / index).read_text())
+    places = {entry["id"]: place for place, entry in enumerate(content["categories"])}
+    names = ["image 0", "image 2", "image 4", "sub/image 1", "sub/image 3"]
+    assert [
+        Path(image["file_name"]).with_suffix("").as_posix() for image in content["images"]
+    ] == names
+    for image, name in zip(content["images"], names):
+        listed = [entry for entry in content["annotations"] if entry["image_id"] == image["id"]]
+        masks = [rle.decode(entry["segmentation"]).astype(bool) for entry in listed]
+        files = sorted((out / "masks" / name).iterdir())
+        for mask, path in zip(masks, files, strict=True):
+            assert (read_indices(path) == 255 * mask).all()
+        lines = (out / f"yolo/labels/{name}.txt").read_text().splitlines()
+        labels = [places[entry["category_id"]] for entry in listed]
+        assert {int(line.split()[0]) for line in lines} <= set(labels)
+        if task == "boxes":
+            continue
+        painted = np.full(masks[0].shape, 255)
+        for mask, label in zip(masks, labels):
+            painted[mask] = label
+        assert (read_indices(out / f"labels/{name}.png") == painted).all()
+        assert (read_indices(out / f"palette/{name}.png") == painted).all()
+
+
 def test_a_batch_of_which_an_image_is_not_done_is_predicted_as_it_was(inputs, tmp_path):
-    predict("labels", inputs, tmp_path / "out", batch_size=2)
+    predict("semantic", inputs, tmp_path / "out", batch_size=2)
     (tmp_path / "out/overlays/sub/image 1.png").unlink()
-    assert predict("labels", inputs, tmp_path / "out", resume=True, batch_size=2) == [1, 4]
+    assert predict("semantic", inputs, tmp_path / "out", resume=True, batch_size=2) == [1, 4]
 
 
 def test_what_has_changed_or_is_not_as_it_was_written_is_done_again(inputs, tmp_path):
     out = tmp_path / "out"
-    predict("labels", inputs, out)
+    predict("semantic", inputs, out)
     os.utime(inputs / "image 0.png", ns=(1, 1))
     (out / "scores/sub/image 1.npz").unlink()
     journal = out / FILE_NAME
@@ -143,8 +181,8 @@ def test_what_has_changed_or_is_not_as_it_was_written_is_done_again(inputs, tmp_
     (line,) = [number for number, text in enumerate(lines) if '"image 2"' in text]
     lines[line] = lines[line].replace('"dog"', '"cat"')
     journal.write_text("\n".join(lines)[:-9])  # without the end of the last image's line
-    assert predict("labels", inputs, out, resume=True) == [0, 1, 2, 3]
-    assert predict("labels", inputs, out, resume=True) == []
+    assert predict("semantic", inputs, out, resume=True) == [0, 1, 2, 3]
+    assert predict("semantic", inputs, out, resume=True) == []
 
 
 def test_other_images_are_added_and_the_index_is_of_those_that_are_named(inputs, tmp_path):
@@ -171,25 +209,25 @@ def test_other_images_are_added_and_the_index_is_of_those_that_are_named(inputs,
 
 
 def test_other_settings_are_refused_by_name_and_begin_anew_without_resuming(inputs, tmp_path):
-    predict("labels", inputs, tmp_path / "out", settings={"threshold": 0.5})
+    predict("semantic", inputs, tmp_path / "out", settings={"threshold": 0.5})
     whole = content(tmp_path / "out")
     with pytest.raises(InputError, match=r"threshold has changed \(0.5, now 0.75\): give another"):
-        predict("labels", inputs, tmp_path / "out", settings={"threshold": 0.75}, resume=True)
+        predict("semantic", inputs, tmp_path / "out", settings={"threshold": 0.75}, resume=True)
     assert content(tmp_path / "out") == whole
-    assert len(predict("labels", inputs, tmp_path / "out", settings={"threshold": 0.75})) == 5
+    assert len(predict("semantic", inputs, tmp_path / "out", settings={"threshold": 0.75})) == 5
 
 
 def test_a_folder_without_a_journal_begins_anew(inputs, tmp_path):
-    predict("labels", inputs, tmp_path / "out")
+    predict("semantic", inputs, tmp_path / "out")
     (tmp_path / "out" / FILE_NAME).write_bytes(b"\xff\x00")
-    assert len(predict("labels", inputs, tmp_path / "out", resume=True)) == 5
-    assert predict("labels", inputs, tmp_path / "out", resume=True) == []
+    assert len(predict("semantic", inputs, tmp_path / "out", resume=True)) == 5
+    assert predict("semantic", inputs, tmp_path / "out", resume=True) == []
 
 
 def test_an_image_that_fails_in_a_batch_fails_alone(inputs, tmp_path):
     (inputs / "broken.png").write_bytes(b"no image")
     files = find_images([inputs], tmp_path / "out")
-    results = made_results("labels", tmp_path / "out", files)
+    results = made_results("semantic", tmp_path / "out", files)
     whole = results.predict
 
     def strange(images):
@@ -220,7 +258,7 @@ def test_images_are_read_ahead_in_a_thread_and_no_further_than_a_batch(
 
     monkeypatch.setattr(loop, "read_image", counting)
     files = find_images([inputs], tmp_path / "out")
-    results = made_results("labels", tmp_path / "out", files)
+    results = made_results("semantic", tmp_path / "out", files)
     predicted, again = [], results.predict
 
     def model(images):

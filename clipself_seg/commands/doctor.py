@@ -96,6 +96,15 @@ FURTHER = (
         Package(name, (name,), 'pip install "clipself_seg[onnx]"', "ONNX")
         for name in ("onnx", "onnxscript", "onnxruntime")
     ),
+    *(
+        Package(
+            name,
+            (name,),
+            f'pip install "clipself_seg[{name}]"',
+            "results as its types, from Python",
+        )
+        for name in ("supervision", "fiftyone")
+    ),
 )
 
 

@@ -119,7 +119,7 @@ def package(request, monkeypatch):
 
     def given(name):
         if request.param == "installed":
-            return pytest.importorskip(name)
+            return pytest.importorskip(name, reason=f"needs {name} (the extra [{name}])")
         attributes = dict.fromkeys(("Detections", "Detection", "Segmentation"), Documented)
         module = types.SimpleNamespace(**attributes)
         monkeypatch.setitem(sys.modules, name, module)

@@ -20,15 +20,19 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipself_seg.errors import (
     INTERRUPTED,
     InputError,
     after_interrupt,
     ended_by,
+    in_short,
     report_input_errors,
 )
+
+if TYPE_CHECKING:
+    from clipself_seg.training.launchers import Place
 
 SWEEP = tuple(f"{tenth / 10}" for tenth in range(11))
 # What gloo and NCCL say in the others when a process ended.
@@ -75,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
         "--num-gpus",
         type=int,
         default=1,
-        help="processes; without GPUs on the CPU; not with torchrun",
+        help="processes; without GPUs on the CPU; not with torchrun or srun",
     )
     options.add_argument("--num-machines", type=int, default=1)
     options.add_argument("--machine-rank", type=int, default=0)
@@ -199,22 +203,38 @@ def worker(args: argparse.Namespace) -> None:
     leave_process_group()
 
 
-def join_torchrun(args: argparse.Namespace) -> None:
-    """`run_together` in a process that torchrun has started.
+def join(place: Place, args: argparse.Namespace) -> None:
+    """`run_together` in a process that torchrun or Slurm has started.
 
     Raises:
-        InputError: processes are asked for beside torchrun's.
+        InputError: processes are asked for beside those; the processes do not meet.
     """
     import torch
     import torch.distributed as dist
     from detectron2.utils import comm
 
+    from clipself_seg.training.launchers import gpu_of, name_of_start
+
     if args.num_gpus * args.num_machines > 1:
-        raise InputError("torchrun starts the processes: leave out --num-gpus and --num-machines")
+        raise InputError(
+            f"{place.launcher} starts the processes: leave out --num-gpus and --num-machines"
+        )
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+        torch.cuda.set_device(gpu_of(place, torch.cuda.device_count()))
+    os.environ |= {"MASTER_ADDR": place.address, "MASTER_PORT": str(place.port)}
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        store, rank, processes = next(dist.rendezvous("env://", place.rank, place.processes))
+        store = dist.PrefixStore(name_of_start(store, rank, processes), store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=processes)
+    except dist.DistError as error:
+        raise InputError(
+            f"process {place.rank + 1} of {place.processes} does not meet the others at {place.address}, "
+            f"port {place.port} ({in_short(error)}): see whether they all started and reach that host"
+        ) from None
+    comm.create_local_process_group(place.local_processes)
+    # An agent counts the restarts of its own machine alone.
+    args.resume = any(comm.all_gather(args.resume))
     run_together(args)
     leave_process_group()
 
@@ -250,8 +270,12 @@ def check_processes(args: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     args = parse(sys.argv[1:] if arguments is None else arguments)
-    if "LOCAL_WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
-        join_torchrun(args)
+    from clipself_seg.training.launchers import place_of, restarted
+
+    # What was started anew goes on; with --eval-only the flag would ask for other weights.
+    args.resume |= restarted(os.environ) and not args.eval_only
+    if place := place_of(os.environ):
+        join(place, args)
         return 0
     check_processes(args)
     if args.num_gpus * args.num_machines == 1:

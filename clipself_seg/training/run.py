@@ -72,7 +72,7 @@ def setup(cfg: CfgNode) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     setup_logging(folder, comm.get_rank())
     if not torch.cuda.is_available() and comm.get_world_size() > 1:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // comm.get_world_size()))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // comm.get_local_size()))
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     logger.info(

@@ -101,10 +101,12 @@ class Trainer:
             resume: go on from the newest checkpoint in the output folder, if there is one.
 
         Raises:
-            InputError: there are checkpoints and `resume` is False, or they belong to another run.
+            InputError: there are checkpoints and `resume` is False, or they belong to another run; the
+                processes do not agree.
             TrainingStopped: the loss, a gradient or a trained weight is not finite.
         """
         start = self._start(resume)
+        self._require_agreement(start)
         if self.started is not None:
             self.started()
         sampler = DistributedBatchSampler(
@@ -277,6 +279,21 @@ class Trainer:
         if comm.is_main_process():
             metadata = {"iteration": iteration, "scaler": self.scaler.state_dict()}
             self.checkpoints.save(iteration, tensors, metadata | {"run": self._run})
+
+    def _require_agreement(self, start: int) -> None:
+        """Refuse machines with other files: their processes would wait for each other, or learn two things."""
+        own = dict(self._run) | {"steps done": start}
+        everyone = comm.all_gather(own)
+        differing = [
+            f"{name} ({', '.join(sorted({str(other.get(name))[:80] for other in everyone}))})"
+            for name in own
+            if any(other.get(name) != everyone[0].get(name) for other in everyone)
+        ]
+        if differing:
+            raise InputError(
+                f"the processes of this run do not agree on {'; '.join(differing[:3])}: every machine needs the "
+                f"same configuration, data and weights, and {self.settings.output_dir} has to be one folder"
+            )
 
     def _start(self, resume: bool) -> int:
         """Number of steps already done; loads their result."""

@@ -170,8 +170,10 @@ def test_processes_of_torchrun_are_one_run(tmp_path, datasets, monkeypatch, caps
     )
     for name, tensor in left.state_dict().items():
         assert (tensor - right.state_dict()[name]).abs().mean() < 1e-5, name
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE", "MASTER_PORT"):
+        monkeypatch.setenv(name, "2")
+    for name in ("LOCAL_RANK", "RANK", "MASTER_ADDR"):
+        monkeypatch.setenv(name, "0")
     assert train.main(words(tmp_path / "three", "--num-gpus", "2")) == 2
     assert "torchrun starts the processes: leave out --num-gpus" in capsys.readouterr().err
 

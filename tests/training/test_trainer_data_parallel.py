@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from clipself_seg.checkpoints.training_state import trained_parameters
+from clipself_seg.errors import InputError
 from clipself_seg.models.distillation.captions import CaptionContrast
 from tests.tiny import WORDS, tiny_clipself, tiny_region_sample, tiny_samples
 from tests.training.test_trainer import trainer, weights
@@ -114,6 +115,17 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_both_and_names_its_image
         guilty = f"{run.order.batch(0)[1].image}.jpg"
         innocent = f"{run.order.batch(0)[0].image}.jpg"
         assert guilty in str(caught.value) and innocent not in str(caught.value)
+        return {}
+
+    in_two_processes(work, tmp_path)
+
+
+def test_processes_that_resume_from_folders_of_their_own_are_refused(tmp_path):
+    trainer(tmp_path / "0", iterations=2).train()
+
+    def work(rank: int, folder: Path) -> Tensors:
+        with pytest.raises(InputError, match=r"do not agree on steps done \(0, 2\): .* one folder"):
+            trainer(folder / str(rank)).train(resume=True)
         return {}
 
     in_two_processes(work, tmp_path)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from clipself_seg.errors import InputError
+from clipself_seg.evaluation.equal_runs import equal_runs
 from clipself_seg.evaluation.sem_seg.numbers import class_keys
 
 # Suffix of a key of the results -> classes that the mean is taken over.
@@ -186,15 +187,10 @@ def match_segments(truth: PanopticMap, predicted: PanopticMap) -> ImageMatches:
 
 
 def _common_pixels(truth: PanopticMap, predicted: PanopticMap) -> np.ndarray:
-    """Pixels of each pair of segments, (1 + n, 1 + m) int64; the first row and column are void.
-
-    Runs of equal pairs along the rows are counted instead of pixels: there are far fewer.
-    """
+    """Pixels of each pair of segments, (1 + n, 1 + m) int64; the first row and column are void."""
     true_ids = truth.ids.ravel()
     predicted_ids = predicted.ids.ravel()
-    changes = (true_ids[1:] != true_ids[:-1]) | (predicted_ids[1:] != predicted_ids[:-1])
-    starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
-    lengths = np.diff(starts, append=len(true_ids))
+    starts, lengths = equal_runs(true_ids, predicted_ids)
     rows = _positions(truth, true_ids[starts])
     columns = _positions(predicted, predicted_ids[starts])
     shape = (1 + len(truth.segment_ids), 1 + len(predicted.segment_ids))

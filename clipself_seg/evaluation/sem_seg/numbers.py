@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from clipself_seg.errors import InputError, nearest
+from clipself_seg.evaluation.equal_runs import equal_runs
 
 # Which classes the mean IoU is taken over: "present" in the ground truth (Detectron2 since July
 # 2022), or "union": present or predicted anywhere, the latter with an IoU of 0 (before).
@@ -60,11 +61,14 @@ def confusion_matrix(
         num_classes: number of classes, K.
         ignore_label: label of pixels that do not count.
     """
-    valid = truth != ignore_label
+    true_labels, labels = truth.ravel(), predicted.ravel()
+    starts, lengths = equal_runs(true_labels, labels)
+    rows = true_labels[starts]
+    valid = rows != ignore_label
     # Narrow labels (uint8) would overflow when they are multiplied.
-    cells = truth[valid].astype(np.int64, copy=False) * num_classes + predicted[valid]
-    counts = np.bincount(cells, minlength=num_classes**2)
-    return counts.reshape(num_classes, num_classes)
+    cells = rows[valid].astype(np.int64) * num_classes + labels[starts[valid]]
+    counts = np.bincount(cells, lengths[valid], num_classes**2)
+    return counts.astype(np.int64).reshape(num_classes, num_classes)
 
 
 def class_numbers(matrix: np.ndarray, rule: MiouRule = "present") -> ClassNumbers:

@@ -18,7 +18,6 @@ from typing import Any, overload
 
 import numpy as np
 from detectron2.config import CfgNode, configurable
-from scipy import ndimage
 
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.vocabulary import (
@@ -376,6 +375,8 @@ def segmentation_of(
     order = sorted(segments, key=lambda segment: -int(areas[segment["id"]]))
     number = np.zeros(len(segments) + 1, np.int32)
     number[[segment["id"] for segment in order]] = np.arange(1, len(order) + 1)
+    from scipy import ndimage
+
     places = ndimage.find_objects(ids.astype(np.int32), max_label=len(segments))
     ordered = list[PanopticSegment]()
     for segment in order:

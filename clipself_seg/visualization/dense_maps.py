@@ -9,7 +9,6 @@ import colorsys
 
 import cv2
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from clipself_seg.visualization.overlays import borders
 
@@ -98,6 +97,8 @@ def match_labels(labels: np.ndarray, reference: np.ndarray) -> np.ndarray:
     pairs = labels.astype(np.int64) * segments + reference
     overlap = np.bincount(pairs.ravel(), minlength=clusters * segments).reshape(clusters, segments)
     numbers = segments + np.arange(clusters)
+    from scipy.optimize import linear_sum_assignment  # half a second
+
     rows, columns = linear_sum_assignment(-overlap)
     numbers[rows] = columns
     return numbers[labels]

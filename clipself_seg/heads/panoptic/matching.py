@@ -9,7 +9,6 @@ import dataclasses
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from clipself_seg.clip.precision import full_precision
@@ -96,5 +95,7 @@ def match_queries(
         costs = pair_costs(class_logits_QK, logits_QP, labels_T, targets_TP, weights)
     # With such costs the loss is not finite for any match: the trainer reports it with the images.
     costs = costs.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    from scipy.optimize import linear_sum_assignment  # half a second, which only training needs
+
     queries, targets = linear_sum_assignment(costs.cpu().numpy())
     return torch.from_numpy(queries).to(device), torch.from_numpy(targets).to(device)

@@ -12,8 +12,10 @@ from __future__ import annotations
 import math
 import os
 import pickle
+import threading
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,10 @@ LARGEST_NUMBER = 1 << 62
 # torch stores what it archives; its TorchScript code is deflated, and so is what somebody zips again.
 MOST_UNPACKED_TIMES = 4
 MOST_UNPACKED_ANYWAY = 16 << 20
+# A tower is built, and its parameters are replaced by those of the file; tables follow from sizes.
+MOST_BUILT_TIMES = 4
+MOST_BUILT_ANYWAY = 16 << 20
+MOST_LAYERS_ANYWAY = 1000
 
 
 class OutOfBounds(ValueError):
@@ -159,3 +165,49 @@ def open_safetensors(path: str | os.PathLike[str]) -> Iterator[Any]:
         if (count := len(file.keys())) > MOST_TENSORS:
             raise OutOfBounds(f"it holds {count} tensors, {MOST_TENSORS} at most are read")
         yield file
+
+
+@contextmanager
+def building_within(paths: Iterable[str | os.PathLike[str]]) -> Iterator[None]:
+    """Let this thread build modules of no more parameters and buffers than files of weights hold, a few times over.
+
+    For sizes that somebody else wrote beside the weights: what is too large is refused while it is built.
+
+    Args:
+        paths: safetensors files.
+
+    Raises:
+        OutOfBounds: the modules are larger.
+        InputError: a file is damaged.
+    """
+    import torch.nn.modules.module as hooks
+
+    tensors = elements = 0
+    for path in paths:
+        with refusing(Path(path), "safetensors file"), open_safetensors(path) as file:
+            for name in file.keys():
+                tensors += 1
+                elements += count_elements(file.get_slice(name).get_shape())
+    most = max(MOST_BUILT_TIMES * elements, MOST_BUILT_ANYWAY)
+    most_tensors = MOST_BUILT_TIMES * tensors + MOST_LAYERS_ANYWAY
+    built = Counter[str]()
+    own = threading.get_ident()
+
+    def count(module: Any, name: str, tensor: Any) -> None:
+        if tensor is not None and threading.get_ident() == own:
+            built["elements"] += tensor.numel()
+            built["tensors"] += 1
+            if built["elements"] > most or built["tensors"] > most_tensors:
+                raise OutOfBounds(
+                    f"its sizes ask for more than the {elements} numbers in {tensors} tensors that the weights hold"
+                )
+
+    handles = [
+        hooks.register_module_parameter_registration_hook(count),
+        hooks.register_module_buffer_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -145,9 +145,7 @@ def check_file(path: Path, size: int | None, sha256: str, what: str, discard: bo
     status = path.stat()
     if size is not None and status.st_size != size:
         reason = f"has {status.st_size} bytes, and the official file has {size}"
-    elif sha256 and not (own := _sha256(path, status.st_size, status.st_mtime_ns)).startswith(
-        sha256
-    ):
+    elif sha256 and not (own := file_sha256(path)).startswith(sha256):
         reason = f"has the sha256 {own[:16]}..., and that of the official file is {sha256[:16]}"
     else:
         return
@@ -156,6 +154,12 @@ def check_file(path: Path, size: int | None, sha256: str, what: str, discard: bo
     raise InputError(
         f"{what} {reason}: {'nothing is kept' if discard else 'delete it'}, fetch it again"
     )
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal digits of the hash of a file, computed once for each state of it."""
+    status = path.stat()
+    return _sha256(path, status.st_size, status.st_mtime_ns)
 
 
 @functools.cache

@@ -14,7 +14,7 @@ one head.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -178,6 +178,18 @@ def split_attention(module: nn.Module) -> None:
         for name, child in list(parent.named_children()):
             if type(child) is PackedAttention:
                 setattr(parent, name, SplitAttention(child))
+
+
+def packed_matrices(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors with the matrices of every `SplitAttention` stacked as in a `PackedAttention`, whose names files have."""
+    packed = dict(tensors)
+    first, *others = SplitAttention.MATRICES
+    for name in tensors:
+        prefix, _, leaf = name.rpartition(".")
+        if leaf == first:
+            parts = [packed.pop(f"{prefix}.{matrix}") for matrix in (first, *others)]
+            packed[f"{prefix}.in_proj_weight"] = torch.cat(parts)
+    return packed
 
 
 class MLP(nn.Module):

@@ -28,6 +28,7 @@ from clipself_seg.checkpoints.shipped import SHIPPED, SHIPPED_TAGS
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import region_pooling
 from clipself_seg.clip.build import Architecture, find_architecture
+from clipself_seg.clip.layers import packed_matrices
 from clipself_seg.clip.weights import LAYOUTS, LoadReport, choose_activation, load_strictly
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.files import atomic_path
@@ -276,7 +277,7 @@ def save_clip(
     path = Path(path)
     native = {
         name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
-        for name, tensor in clip.state_dict().items()
+        for name, tensor in packed_matrices(clip.state_dict()).items()
     }
     tensors = LAYOUTS[layout](native, clip.architecture.separate_text)
     metadata = {

@@ -118,7 +118,7 @@ def _layers(path: Path, above: tuple[Path, ...]) -> Iterator[Layer]:
         path: a file that is there.
         above: files that lead to it.
     """
-    tree = _read(path)
+    tree = read_tree(path)
     bases = tree.pop(BASE_KEY, [])
     for base in [bases] if isinstance(bases, str) else bases:
         file = _base_file(base, path)
@@ -141,7 +141,12 @@ def _base_file(base: str, path: Path) -> Path:
     return file
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_tree(path: Path) -> dict[str, Any]:
+    """What one file says itself, nested, with its ``_BASE_``.
+
+    Raises:
+        InputError: it is no YAML of plain values, holds no keys, or values without end.
+    """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except RecursionError:

@@ -88,7 +88,7 @@ class Vocabulary:
             InputError: as `class_names`, or two classes with the same first name.
         """
         origin = f'vocabulary "{name}"'
-        return _parse(
+        return parse_vocabulary(
             {"name": name, "classes": _entries(class_names(names, origin=origin))}, origin
         )
 
@@ -249,7 +249,7 @@ def own_words(entries: Sequence[str], origin: str = "the vocabulary") -> Vocabul
                 places = f'"{earlier[name.casefold()][:80]}" and in "{entry.strip()[:80]}"'
                 raise InputError(f'{origin} has "{name[:80]}" twice, in {places}: remove one')
             earlier[name.casefold()] = entry.strip()
-    return _parse({"name": "custom", "classes": _entries(classes)}, origin)
+    return parse_vocabulary({"name": "custom", "classes": _entries(classes)}, origin)
 
 
 def _read_text(path: Path) -> list[str]:
@@ -303,10 +303,11 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
             "classes": _entries(class_names(content, origin=str(path))),
             "allow_duplicate_names": twice,
         }
-    return _parse(content, origin=str(path))
+    return parse_vocabulary(content, origin=str(path))
 
 
-def _parse(content: Any, origin: str) -> Vocabulary:
+def parse_vocabulary(content: Any, origin: str) -> Vocabulary:
+    """The vocabulary of a JSON file's content, see `load_vocabulary`; `origin` is what a message calls it."""
     if not isinstance(content, dict) or not isinstance(content.get("classes"), list):
         raise InputError(
             f'{origin}: expected a list of names, or an object with a list "classes" of '

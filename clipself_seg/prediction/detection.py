@@ -38,6 +38,7 @@ from clipself_seg.prediction.common import (
     prediction_config,
     require_architecture,
 )
+from clipself_seg.prediction.pretrained import Pretrained
 from clipself_seg.prediction.regions import (
     Regions,
     coco_annotations,
@@ -113,7 +114,7 @@ class Detections:
         return fiftyone_detections(self.regions(), self.names, width, height)
 
 
-class DetectionPredictor:
+class DetectionPredictor(Pretrained):
     """A model with a vocabulary; calling it with an image gives `Detections`.
 
     Attributes:
@@ -129,6 +130,7 @@ class DetectionPredictor:
         mapper: DetectionTestMapper,
         trained: Vocabulary | None = None,
         world_check: WorldCheck | None = None,
+        config: CfgNode | None = None,
     ) -> None:
         """`DetectionPredictor(cfg)` builds the configured model with its weights.
 
@@ -138,6 +140,7 @@ class DetectionPredictor:
             trained: training vocabulary, whose classes are seen; None: the one that is stored in the
                 model's checkpoint.
             world_check: warns of class names and images that the mini models do not know; None to be silent.
+            config: configuration of both, which `save_pretrained` needs.
         """
         self.model = model.eval()
         self.mapper = mapper
@@ -145,6 +148,7 @@ class DetectionPredictor:
         self.world_check = world_check
         self.vocabulary: Vocabulary | None = None
         self.seen = np.zeros(0, bool)
+        self.config = config
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -162,6 +166,7 @@ class DetectionPredictor:
             "mapper": mapper,
             "trained": _training_vocabulary(cfg, model),
             "world_check": WorldCheck.of_config(cfg, "detection/"),
+            "config": cfg,
         }
 
     def set_vocabulary(self, words: Vocabulary | Sequence[str] | str) -> None:
@@ -185,6 +190,7 @@ class DetectionPredictor:
             self.world_check.look_at_classes(words.classes)
         self.model.set_vocabulary(words, seen, all_synonyms=True if own else None)
         self.vocabulary = words
+        self.asked = {"words": words}
         self.seen = self.model.seen().cpu().numpy()
 
     @overload

@@ -40,6 +40,7 @@ from clipself_seg.prediction.common import (
     prediction_config,
     require_architecture,
 )
+from clipself_seg.prediction.pretrained import Pretrained
 from clipself_seg.prediction.regions import (
     Regions,
     colours_of,
@@ -159,7 +160,7 @@ class PanopticSegmentation:
         return fiftyone_detections(self.regions(), self.names, width, height)
 
 
-class PanopticPredictor:
+class PanopticPredictor(Pretrained):
     """A model with a vocabulary; calling it with an image gives a `PanopticSegmentation`.
 
     Attributes:
@@ -175,6 +176,7 @@ class PanopticPredictor:
         mapper: PanopticTestMapper,
         trained: Vocabulary,
         world_check: WorldCheck | None = None,
+        config: CfgNode | None = None,
     ) -> None:
         """`PanopticPredictor(cfg)` builds the configured model with its weights.
 
@@ -184,6 +186,7 @@ class PanopticPredictor:
             trained: training vocabulary; its classes are seen, the model's alpha is for them, and beta
                 belongs to the others.
             world_check: warns of class names and images that the mini models do not know; None to be silent.
+            config: configuration of both, which `save_pretrained` needs.
         """
         self.model = model.eval()
         self.mapper = mapper
@@ -191,6 +194,7 @@ class PanopticPredictor:
         self.world_check = world_check
         self.vocabulary: Vocabulary | None = None
         self.seen = np.zeros(0, bool)
+        self.config = config
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, trained: str | None = None) -> dict[str, Any]:
@@ -219,6 +223,7 @@ class PanopticPredictor:
             "mapper": mapper,
             "trained": words,
             "world_check": check,
+            "config": cfg,
         }
 
     def set_vocabulary(
@@ -241,6 +246,7 @@ class PanopticPredictor:
             self.world_check.look_at_classes(words.classes)
         self.model.set_vocabulary(words, seen)
         self.vocabulary = words
+        self.asked = {"words": words}
         self.seen = seen
 
     @overload

@@ -39,6 +39,7 @@ from clipself_seg.prediction.common import (
     prediction_config,
     require_architecture,
 )
+from clipself_seg.prediction.pretrained import Pretrained, load_pretrained
 from clipself_seg.prediction.regions import (
     Regions,
     coco_annotations,
@@ -144,12 +145,17 @@ class _Labels:
     category_ids: tuple[int, ...]
 
 
-class Predictor:
+class Predictor(Pretrained):
     """A model with a vocabulary; calling it with an image gives a `Segmentation`."""
 
     @configurable
     def __init__(
-        self, *, model: CATSeg, mapper: SemSegTestMapper, world_check: WorldCheck | None = None
+        self,
+        *,
+        model: CATSeg,
+        mapper: SemSegTestMapper,
+        world_check: WorldCheck | None = None,
+        config: CfgNode | None = None,
     ) -> None:
         """`Predictor(cfg)` builds the configured model with its weights.
 
@@ -157,10 +163,12 @@ class Predictor:
             model: a `CATSeg`; it is put into evaluation mode, and belongs to the predictor.
             mapper: resizes images as in evaluation.
             world_check: warns of class names and images that the mini models do not know; None to be silent.
+            config: configuration of both, which `save_pretrained` needs.
         """
         self.model = model.eval()
         self.mapper = mapper
         self.world_check = world_check
+        self.config = config
         self._labels: _Labels | None = None
 
     @classmethod
@@ -172,7 +180,17 @@ class Predictor:
         """
         require_architecture(cfg, "CATSeg", "does not label pixels", "configs/semseg")
         check = WorldCheck.of_config(cfg, "semseg/")
-        return {"model": build_model(cfg), "mapper": SemSegTestMapper(cfg), "world_check": check}
+        return {
+            "model": build_model(cfg),
+            "mapper": SemSegTestMapper(cfg),
+            "world_check": check,
+            "config": cfg,
+        }
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike[str], *, device: str | None = None) -> Any:
+        """A predictor of a folder or of the hub, of whatever kind it is: see `load_pretrained`."""
+        return load_pretrained(source, device=device)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -243,6 +261,7 @@ class Predictor:
         of_class = torch.tensor([*range(len(words)), *extra], device=self.model.device)
         ids = tuple(entry.dataset_id for entry in words.classes)
         self._labels = _Labels(tuple(names), of_class, place, threshold or 0.0, ids)
+        self.asked = {"words": words, "background": background, "threshold": threshold}
 
     @overload
     def __call__(

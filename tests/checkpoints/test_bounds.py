@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from clipself_seg.checkpoints import bounds
 from clipself_seg.checkpoints.bounds import (
     MOST_HEADER_BYTES,
     MOST_TENSORS,
@@ -115,3 +116,23 @@ def test_a_safetensors_file_with_an_endless_header_is_refused(tmp_path):
     with pytest.raises(OutOfBounds, match="its header has .* bytes"):
         with open_safetensors(path):
             pass
+
+
+def test_modules_are_built_within_what_weights_hold(tmp_path, monkeypatch):
+    safetensors.torch.save_file(
+        {"a": torch.ones(30, 10), "b": torch.ones(100)}, tmp_path / "a.safetensors"
+    )
+    monkeypatch.setattr(bounds, "MOST_BUILT_ANYWAY", 0)
+    monkeypatch.setattr(bounds, "MOST_LAYERS_ANYWAY", 0)
+    with bounds.building_within([tmp_path / "a.safetensors"]):
+        torch.nn.Linear(39, 40)
+        with pytest.raises(OutOfBounds, match="more than the 400 numbers in 2 tensors that"):
+            torch.nn.Linear(1, 1)
+    with bounds.building_within([tmp_path / "a.safetensors"]):
+        with pytest.raises(OutOfBounds):
+            torch.nn.ModuleList(torch.nn.BatchNorm1d(1) for _ in range(2))
+    torch.nn.Linear(100, 100)
+    (tmp_path / "a.safetensors").write_bytes(b"x")
+    with pytest.raises(InputError, match="a.safetensors"):
+        with bounds.building_within([tmp_path / "a.safetensors"]):
+            raise AssertionError

@@ -10,6 +10,7 @@ import torch
 
 from clipself_seg.clip import DenseCLIP, load_clip, save_clip
 from clipself_seg.clip.build import find_architecture
+from clipself_seg.clip.layers import split_attention
 from clipself_seg.errors import InputError
 from tests.weight_server import serving
 
@@ -112,3 +113,11 @@ def test_a_tag_offline_is_said_at_once_with_what_to_fetch(tmp_path, monkeypatch)
             load_clip("ViT-B-16", tag)
     with pytest.raises(InputError, match="are of ViT-B-16, not ViT-B-32"):
         load_clip("ViT-B-32", "ViT-B-16:laion2b_s34b_b88k")
+
+
+def test_a_clip_whose_attention_is_split_is_saved_under_the_names_of_files(tmp_path):
+    clip = load_clip("ViT-Mini-8", "mini")
+    before = clip.weights_hash()
+    split_attention(clip)
+    save_clip(clip, tmp_path / "clip.safetensors")
+    assert load_clip("ViT-Mini-8", tmp_path / "clip.safetensors").weights_hash() == before

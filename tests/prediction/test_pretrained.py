@@ -1,0 +1,280 @@
+"""Predictors as folders: what is read back is equal, half a folder is never there, the hub has what was pushed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.torch import load_file, save_file
+
+from clipself_seg.errors import InputError
+from clipself_seg.prediction import pretrained
+from clipself_seg.prediction.detection import DetectionPredictor, load_detection_predictor
+from clipself_seg.prediction.panoptic import PanopticPredictor, load_panoptic_predictor
+from clipself_seg.prediction.pretrained import load_pretrained
+from clipself_seg.prediction.semantic import Predictor, load_predictor
+from tests.conftest import ROOT
+
+MINI = ROOT / "configs/mini"
+WORDS = "red star, blue ring|hoop, grass"
+CPU = ("MODEL.DEVICE", "cpu")
+# Name of a predictor -> how it is made, and its vocabulary.
+MADE = {
+    "Predictor": (load_predictor, "semseg.yaml", "mini-cat-seg", {"background": "void|wall"}),
+    "PanopticPredictor": (
+        load_panoptic_predictor,
+        "panoptic.yaml",
+        "mini-open-panoptic",
+        {"stuff": "grass"},
+    ),
+    "DetectionPredictor": (load_detection_predictor, "detection.yaml", "mini-fvit", {}),
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Name -> predictor with its vocabulary, and its folder; each is made once."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            load, config, weights, words = MADE[name]
+            predictor = load(MINI / config, weights, CPU)
+            predictor.set_vocabulary(WORDS, **words)
+            folder = tmp_path_factory.mktemp("saved") / name
+            predictor.save_pretrained(folder, license="apache-2.0")
+            made[name] = predictor, folder
+        return made[name]
+
+    return get
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy of the panoptic folder, whose large files are links."""
+    source = saved("PanopticPredictor")[1]
+    for path in source.iterdir():
+        if path.suffix == ".safetensors":
+            (tmp_path / path.name).symlink_to(path)
+        else:
+            shutil.copy(path, tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_what_is_read_back_predicts_the_same_bit_for_bit(saved, name):
+    predictor, folder = saved(name)
+    again = Predictor.from_pretrained(folder, device="cpu")
+    assert type(again) is type(predictor) and type(again).__name__ == name
+    assert again.model.weights_hash() == predictor.model.weights_hash()
+    image = np.random.default_rng(1).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    assert pretrained._equal(again(image), predictor(image))
+    again.set_vocabulary("green square, sand")
+    predictor.set_vocabulary("green square, sand")
+    assert pretrained._equal(again(image), predictor(image))
+    if name == "PanopticPredictor":
+        assert again.model.exponents == (0.35, 0.8) and again.trained == predictor.trained
+
+
+def test_a_folder_holds_what_its_card_says_and_nothing_of_this_machine(saved):
+    _, folder = saved("PanopticPredictor")
+    assert {path.name for path in folder.iterdir()} == {*pretrained.FILES}
+    header, card = (folder / "README.md").read_text().split("---\n")[1:3]
+    assert yaml.safe_load(header)["license"] == "apache-2.0"
+    for said in ("mini-open-panoptic", "Apache-2.0, comes with", "bit for bit", "commit"):
+        assert said in card
+    words = json.loads((folder / "vocabulary.json").read_text())
+    assert words["seen"] == [False, False, True]
+    assert [entry["isthing"] for entry in words["words"]["classes"]] == [True, True, False]
+    for path in folder.iterdir():
+        if path.suffix != ".safetensors":
+            assert str(ROOT) not in path.read_text() and "output/" not in path.read_text()
+
+
+def test_each_class_refuses_the_folder_of_another(saved):
+    _, folder = saved("Predictor")
+    for kind in (PanopticPredictor, DetectionPredictor):
+        with pytest.raises(InputError, match=f"is a Predictor, not a {kind.__name__}: call Pred"):
+            kind.from_pretrained(folder)
+
+
+def test_a_folder_with_files_is_replaced_only_where_that_was_asked_for(saved, tmp_path):
+    predictor, _ = saved("Predictor")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    with pytest.raises(InputError, match="has files: give a new folder, or overwrite=True"):
+        predictor.save_pretrained(tmp_path / "mine")
+    with pytest.raises(InputError, match="thesis.txt, which save_pretrained does not write"):
+        predictor.save_pretrained(tmp_path / "mine", overwrite=True)
+    (tmp_path / "mine" / "thesis.txt").rename(tmp_path / "mine" / "README.md")
+    predictor.save_pretrained(tmp_path / "mine", overwrite=True)
+    assert (tmp_path / "mine" / "README.md").stat().st_size > 1000
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("broken", ["save_clip", "write_folder_config", "card", "_require_equal"])
+def test_what_breaks_off_leaves_no_folder(saved, tmp_path, monkeypatch, broken):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pretrained, broken, fail)
+    with pytest.raises(OSError, match="No space"):
+        saved("Predictor")[0].save_pretrained(tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_reads_back_otherwise_is_not_there(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrained, "_equal", lambda *_: False)
+    with pytest.raises(InputError, match="does not predict the same: not saved"):
+        saved("Predictor")[0].save_pretrained(tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_predictor_of_parts_is_not_saved(saved, tmp_path):
+    predictor, _ = saved("Predictor")
+    parts = Predictor(model=predictor.model, mapper=predictor.mapper)
+    with pytest.raises(InputError, match="was made of parts"):
+        parts.save_pretrained(tmp_path / "new")
+
+
+def test_damaged_and_missing_files_are_refused_by_name(folder):
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="MODEL.WEIGHTS is model.safetensors, which is not beside"):
+        load_pretrained(folder)
+    del tensors["backbone.block_projections.0.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(InputError, match="the panoptic checkpoint lacks 1 tensor"):
+        load_pretrained(folder)
+    (folder / "model.safetensors").write_bytes(b"\x80\x04.")
+    with pytest.raises(InputError, match="model.safetensors"):
+        load_pretrained(folder)
+    with pytest.raises(InputError, match="config.yaml is missing: give a folder that save_pre"):
+        load_pretrained(folder.parent)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", '{"words": {}}', '{"words": {"classes": [{"names": ["a"]}]}, "scores": true}']
+    + ['{"words": {"classes": [{"names": ["a"]}]}, "threshold": "x"}'],
+)
+def test_a_vocabulary_that_is_none_is_refused(folder, text):
+    (folder / "vocabulary.json").write_text(text)
+    with pytest.raises(InputError, match="vocabulary.json"):
+        load_pretrained(folder)
+
+
+@pytest.mark.parametrize("sizes", [{"DEC_LAYERS": 4096}, {"HIDDEN_DIM": 4096}])
+def test_sizes_make_no_more_than_the_weights_hold(folder, sizes):
+    tree = yaml.safe_load((folder / "config.yaml").read_text())
+    tree["MODEL"]["MASK_FORMER"] |= sizes
+    (folder / "config.yaml").write_text(yaml.safe_dump(tree))
+    with pytest.raises(InputError, match="config.yaml is refused: its sizes ask for more than the"):
+        load_pretrained(folder)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub of the loopback that keeps what one commit uploads, and its files."""
+    files = {}
+    commit = "0" * 40
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self, content):
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def do_GET(self):
+            if self.path.startswith("/api/models/org/name/revision/main"):
+                siblings = [{"rfilename": n, "size": len(d)} for n, d in files.items()]
+                self.answer(json.dumps({"sha": commit, "siblings": siblings}).encode())
+            else:
+                self.answer(files[self.path.removeprefix(f"/org/name/resolve/{commit}/")])
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            content = {"url": f"{address}/org/name"}
+            if "/preupload/" in self.path:
+                asked = [file["path"] for file in json.loads(body)["files"]]
+                how = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
+                content = {"files": [{"path": path, **how} for path in asked]}
+            elif "/commit/" in self.path:
+                for line in map(json.loads, body.splitlines()):
+                    if line["key"] == "file":
+                        data = base64.b64decode(line["value"]["content"])
+                        files[line["value"]["path"]] = data
+                content = {"commitUrl": f"{address}/org/name/commit/1", "commitOid": commit}
+            self.answer(json.dumps(content).encode())
+
+        def log_message(self, *_):
+            """Says nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path / "weights"))
+    yield files
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_hub_gets_the_files_of_a_folder_in_one_commit(saved, hub, monkeypatch):
+    def save(self, folder, license):
+        folder.mkdir()
+        (folder / "config.yaml").write_text(license)
+        (folder / "model.safetensors").write_bytes(b"weights")
+
+    monkeypatch.setattr(Predictor, "save_pretrained", save)
+    predictor, _ = saved("Predictor")
+    assert predictor.push_to_hub("org/name", token="none", license="mit").endswith("/commit/1")
+    assert hub == {"config.yaml": b"mit", "model.safetensors": b"weights"}
+
+
+def test_a_repository_of_the_hub_is_fetched_once(saved, hub):
+    predictor, folder = saved("DetectionPredictor")
+    hub.update({path.name: path.read_bytes() for path in folder.iterdir()})
+    names = DetectionPredictor.from_pretrained("org/name").vocabulary.names
+    assert names == ("red star", "blue ring", "grass")
+    hub.clear()
+    again = load_pretrained("hf-hub:org/name@main")
+    assert again.model.weights_hash() == predictor.model.weights_hash()
+
+
+def test_without_a_hub_it_is_said_at_once(saved, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    with pytest.raises(InputError, match="no folder org/none is here, and hf-hub:org/none is not"):
+        load_pretrained("org/none")
+    with pytest.raises(InputError, match="no folder ./none: give one that save_pretrained wrote"):
+        load_pretrained("./none")
+    with pytest.raises(InputError, match="names nothing on the Hugging Face hub"):
+        saved("Predictor")[0].push_to_hub("none")
+
+
+def test_a_hub_that_refuses_is_named(saved, monkeypatch):
+    class Refusing:
+        def __init__(self, endpoint, token):
+            self.endpoint = endpoint
+
+        def create_repo(self, name, **_):
+            raise RuntimeError("401 Client Error.\nmore")
+
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub")
+    monkeypatch.setattr("huggingface_hub.HfApi", Refusing)
+    monkeypatch.setattr(Predictor, "save_pretrained", lambda *_, **__: None)
+    with pytest.raises(
+        InputError, match=r"http://hub/org/name did not take .*\(401 Client Error\.\)"
+    ):
+        saved("Predictor")[0].push_to_hub("org/name")

@@ -279,8 +279,9 @@ def _require_equal(own: Pretrained, other: Pretrained) -> None:
 
 
 def probe() -> np.ndarray:
-    """The image (96, 128, 3) that a saved predictor and the one that is read back are compared on."""
-    return np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    """The image (128, 192, 3) that a saved predictor and the one that is read back are compared on; of a size of the
+    mini worlds, whose models warn of others."""
+    return np.random.default_rng(0).integers(0, 256, (128, 192, 3), dtype=np.uint8)
 
 
 def _equal(one: Any, other: Any) -> bool:

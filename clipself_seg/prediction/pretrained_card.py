@@ -90,7 +90,7 @@ def card(predictor: Pretrained, cfg: CfgNode, folder: Path, license: str) -> str
     vocabulary = "it was saved without one"
     if predictor.asked is not None:
         vocabulary = f"it was saved with {len(predictor.asked['words'])} classes"
-        compared += ", and an image of noise (96 x 128) gave the same result, bit for bit"
+        compared += ", and an image of noise (128 x 192) gave the same result, bit for bit"
     title = f"{cfg.MODEL.META_ARCHITECTURE} on {model.clip.name}"
     record = provenance(weights_hash=weights)
     made = ", ".join(

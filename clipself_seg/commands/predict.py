@@ -21,6 +21,8 @@ overlays/*.png, where classes that training has not shown are red, dashed and ma
 detections.json, with scores, in COCO's format.
 --save says what is written instead: label maps as palette PNGs, a binary mask of every class, segment or object
 (masks), every region with its run-length encoding in COCO's format (coco), polygons of YOLO (yolo).
+A video becomes overlays/*.mp4, frame by frame, with its rate and size and without a legend, and with --save labels
+labels/NAME.mp4/NUMBER.png too; --every 5 takes every fifth frame.
 Interrupted, a call goes on with --skip-existing and its other options as they were: images whose files have not
 changed and whose results are there are not done again. Without it all are done, and replace what is there.
 Exit status: 0, 1 if an image failed and the others were done, 2 if nothing was done.
@@ -30,7 +32,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +101,12 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         help="class names, a .txt with a class a line, a .json, or a built-in one such as ade20k_150",
     )
-    options.add_argument("--input", nargs="+", required=True, help="images, and folders of them")
+    options.add_argument(
+        "--input",
+        nargs="+",
+        required=True,
+        help="images, folders of them, and videos (.mp4 .mov .avi .mkv .webm)",
+    )
     options.add_argument(
         "--save",
         nargs="+",
@@ -110,6 +119,9 @@ def parser() -> argparse.ArgumentParser:
         "--skip-existing",
         action="store_true",
         help="go on where an interrupted call with the same settings stopped",
+    )
+    options.add_argument(
+        "--every", type=int, default=1, metavar="N", help="take one of N frames of a video (1)"
     )
     options.add_argument("--batch-size", type=int, default=1, help="images at once (1)")
     options.add_argument("--device", help='"cpu", "cuda" or "cuda:0" (cuda where there is one)')
@@ -170,23 +182,29 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     task = "--boxes" if args.boxes else "--panoptic" if args.panoptic else "--semantic"
     _refuse(args, task)
+    video_save = tuple(args.save or ("overlays",))
     args.save = list(dict.fromkeys(args.save or SAVE[task][: SAVED[task]]))
     from clipself_seg.prediction.files import find_images
     from clipself_seg.prediction.journal import Journal
     from clipself_seg.prediction.loop import predict_files
+    from clipself_seg.prediction.video import predict_video
 
-    files = find_images(args.input, args.output)
+    files = find_images(args.input, args.output, videos=True)
     if files.others:
         named = ", ".join(path.name for path in files.others[:5])
         sys.stderr.write(f"{len(files.others)} file(s) are no images by their endings: {named}\n")
+    if files.videos:
+        _require_video_formats(video_save)
     if args.device is not None:
         _require_device(args.device)
         args.opts = [*args.opts, "MODEL.DEVICE", args.device]
     make = _detection if args.boxes else _panoptic if args.panoptic else _semantic
     results, settings = make(args, files)
+    settings["frames"] = {"every": args.every, "save": sorted(video_save)}
     journal = Journal(args.output, settings, resume=args.skip_existing)
-    failed = predict_files(results, files, journal, args.batch_size)
-    total = len(files.images) + len(files.failed)
+    video = functools.partial(predict_video, results, save=video_save, every=args.every)
+    failed = predict_files(results, files, journal, args.batch_size, video)
+    total = len(files.images) + len(files.videos) + len(files.failed)
     done = "searched for objects" if args.boxes else "segmented"
     sys.stdout.write(f"{total - len(failed)} of {total} {done}, in {args.output}\n")
     return 2 if len(failed) == total else 1 if failed else 0
@@ -200,8 +218,9 @@ def _refuse(args: argparse.Namespace, task: str) -> None:
                 f"--save {name} does not go with {task}, which has {', '.join(SAVE[task])}"
                 + ("; detections.json is in COCO's format" if name == "coco" else "")
             )
-    if args.batch_size < 1:
-        raise InputError(f"--batch-size has to be at least 1, got {args.batch_size}")
+    for option, number in (("--batch-size", args.batch_size), ("--every", args.every)):
+        if number < 1:
+            raise InputError(f"{option} has to be at least 1, got {number}")
     for other, options in ONLY.items():
         for name in options:
             if other != task and getattr(args, name) is not None:
@@ -209,6 +228,17 @@ def _refuse(args: argparse.Namespace, task: str) -> None:
                 given = args.semantic or task != "--semantic"
                 why = f"does not go with {task}" if given else f"needs {other}"
                 raise InputError(f"{option} {why}")
+
+
+def _require_video_formats(save: Sequence[str]) -> None:
+    """Refuse formats that nobody has for videos."""
+    from clipself_seg.prediction.video import OF_VIDEOS
+
+    if others := [name for name in save if name not in OF_VIDEOS]:
+        raise InputError(
+            f"--save {' '.join(others)} does not go with a video, which has {', '.join(OF_VIDEOS)}: "
+            "leave it out, or do videos in a call of their own"
+        )
 
 
 def _require_device(name: str) -> None:

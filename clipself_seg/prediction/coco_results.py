@@ -74,6 +74,7 @@ class CocoResults(abc.ABC):
         self._formats.write_index({"provenance": dict(index.provenance)}, index.images, self._ids)
         info = {
             "provenance": dict(index.provenance),
+            **({"videos": index.listed_videos()} if index.videos else {}),
             "failed": dict(index.failed),
             "complete": index.complete,
         }

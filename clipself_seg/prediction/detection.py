@@ -79,12 +79,15 @@ class Detections:
         """The detections in the form that all results have in common."""
         return Regions(self.boxes, self.labels, self.scores, self.masks)
 
-    def overlay(self) -> np.ndarray:
-        """The image with boxes, names, scores, masks if there are any, and a legend below, uint8 RGB; a small image
-        is enlarged."""
+    def overlay(self, sheet: bool = True) -> np.ndarray:
+        """The image with boxes, names, scores, and masks if there are any, uint8 RGB.
+
+        Args:
+            sheet: whether there is a legend below, and a small image is enlarged.
+        """
         names = [self.names[label] for label in self.labels]
         seen = self.seen[self.labels]
-        drawn = box_overlay(self.image, self.boxes, self.scores, names, seen, self.masks)
+        drawn = box_overlay(self.image, self.boxes, self.scores, names, seen, self.masks, sheet)
         return np.asarray(drawn)
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:

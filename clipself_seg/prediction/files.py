@@ -14,6 +14,8 @@ from clipself_seg.errors import InputError
 ENDINGS = tuple(
     ".avif .bmp .gif .heic .heif .jp2 .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split()
 )
+# Of videos; folders are not searched for them.
+VIDEO_ENDINGS = tuple(".avi .mkv .mov .mp4 .webm".split())
 # What may be waited for without end.
 NO_FILE = "a pipe or a device, no file"
 
@@ -41,20 +43,29 @@ class InputFiles:
         images: each once.
         failed: input -> what is wrong with it.
         others: files in folders that are no images by their endings.
+        videos: those that were given by name, each once.
     """
 
     images: list[ImageFile]
     failed: dict[str, str]
     others: list[Path]
+    videos: list[ImageFile] = dataclasses.field(default_factory=list)
 
 
-def find_images(inputs: Sequence[str | Path], output: str | Path) -> InputFiles:
+def find_images(
+    inputs: Sequence[str | Path], output: str | Path, videos: bool = False
+) -> InputFiles:
     """Images by name, and all below folders; hidden files and the output folder are left out.
 
     Two images that differ in their endings alone keep them in their names.
 
+    Args:
+        inputs: files and folders.
+        output: folder for results.
+        videos: whether a file that is named and ends as a video does is one.
+
     Raises:
-        InputError: no image, or two images whose results would have one name.
+        InputError: no image and no video, or two of them whose results would have one name.
     """
     files = InputFiles([], {}, [])
     out = Path(output).resolve()
@@ -64,18 +75,22 @@ def find_images(inputs: Sequence[str | Path], output: str | Path) -> InputFiles:
                 raise InputError(f"{output} is input and output: give another folder for results")
             _search(item, out, files)
         elif item.is_file():
-            files.images.append(ImageFile(item, item.name))
+            is_video = videos and item.suffix.lower() in VIDEO_ENDINGS
+            (files.videos if is_video else files.images).append(ImageFile(item, item.name))
         elif item.exists():
             files.failed[str(item)] = NO_FILE
         else:
             files.failed[str(item)] = "no such file or folder"
-    unique = {image.path.resolve(): image for image in files.images}
+    unique = {image.path.resolve(): image for image in [*files.images, *files.videos]}
     if not unique:
         named = ", ".join(map(str, inputs))
         reasons = {files.failed.get(str(Path(item)), "no images") for item in inputs}
         reason = reasons.pop() if len(reasons) == 1 else "no images"
         raise InputError(f"{reason}: {named}; an image ends in {' '.join(ENDINGS)}")
-    files.images = _name(list(unique.values()))
+    named_by_video = {video.path for video in files.videos}
+    every = _name(list(unique.values()))
+    files.images = [image for image in every if image.path not in named_by_video]
+    files.videos = [image for image in every if image.path in named_by_video]
     return files
 
 

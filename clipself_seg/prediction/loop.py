@@ -33,15 +33,21 @@ class Index(NamedTuple):
 
     Attributes:
         images: those that are done, in order, each with what it contributes.
+        videos: the same of videos.
         failed: input -> what is wrong with it.
         complete: whether no image is left to do.
         provenance: of the call that began.
     """
 
     images: Sequence[tuple[ImageFile, Mapping[str, Any]]]
+    videos: Sequence[tuple[ImageFile, Mapping[str, Any]]]
     failed: Mapping[str, str]
     complete: bool
     provenance: Mapping[str, Any]
+
+    def listed_videos(self) -> dict[str, Any]:
+        """Name of the results of each video -> its "file" and what it contributes."""
+        return {source.name: {"file": str(source.path), **entry} for source, entry in self.videos}
 
 
 class Results(Protocol):
@@ -69,6 +75,13 @@ class Results(Protocol):
         """Write the file that explains the others."""
 
 
+class VideoWriter(Protocol):
+    """Predicts for a video and writes the results, see `video.predict_video`."""
+
+    def __call__(self, source: ImageFile, *, batch_size: int) -> Written:
+        """Predict for a video."""
+
+
 class _Batch(NamedTuple):
     """Images that the model gets at once, while the next ones are read.
 
@@ -84,7 +97,11 @@ class _Batch(NamedTuple):
 
 
 def predict_files(
-    results: Results, files: InputFiles, journal: Journal | None = None, batch_size: int = 1
+    results: Results,
+    files: InputFiles,
+    journal: Journal | None = None,
+    batch_size: int = 1,
+    video: VideoWriter | None = None,
 ) -> dict[str, str]:
     """Predict for images; one that cannot be read or processed is reported at once, and the others are done.
 
@@ -97,6 +114,7 @@ def predict_files(
         files: what `find_images` returned.
         journal: keeps which images are done; None: nobody goes on.
         batch_size: images that the model gets at once; at most twice as many are in memory.
+        video: predicts for each of the videos; where there are none it is not needed.
 
     Returns:
         Input -> what is wrong, of those without results.
@@ -113,7 +131,7 @@ def predict_files(
                 if journal is not None:
                     opened.callback(journal.close)
                     made_by = journal.open(made_by)
-                return _Loop(results, files, journal, batch_size, made_by).run()
+                return _Loop(results, files, journal, batch_size, made_by).run(video)
     except OSError as error:
         raise InputError(f"results cannot be written below {results.folder}: {error}") from None
 
@@ -139,13 +157,14 @@ class _Loop:
     ) -> None:
         self.results = results
         self.images = files.images
+        self.videos = files.videos
         self.journal = journal
         self.batch_size = batch_size
         self.made_by = made_by
         self.failed = dict(files.failed)
-        self.done = {} if journal is None else journal.entries(files.images)
+        self.done = {} if journal is None else journal.entries([*files.images, *files.videos])
 
-    def run(self) -> dict[str, str]:
+    def run(self, video: VideoWriter | None) -> dict[str, str]:
         """Do all that is left to do; returns what failed."""
         complete = False
         self._write_index(complete)
@@ -164,6 +183,9 @@ class _Loop:
                 for batch in batches:
                     self._do(batch)
                     bar.update(len(batch.sources))
+            for source in self.videos:
+                if video is not None and source.name not in self.done:
+                    self._do_video(source, video)
             complete = True
         finally:
             self._write_index(complete)
@@ -186,11 +208,18 @@ class _Loop:
             source = batch.sources[place]
             with self._naming(source):
                 result = outputs[place] if outputs else self.results.predict([image])[0]
-                written = self.results.write(source, image, result)
-                if self.journal is not None:
-                    self.journal.add(source, batch.states[place], written)
-                self.done[source.name] = written.entry
+                self._note(source, batch.states[place], self.results.write(source, image, result))
         batch.read.clear()  # the pixels go before those of a further batch come
+
+    def _do_video(self, source: ImageFile, video: VideoWriter) -> None:
+        with self._naming(source):
+            state = input_state(source.path)
+            self._note(source, state, video(source, batch_size=self.batch_size))
+
+    def _note(self, source: ImageFile, state: Mapping[str, Any] | None, written: Written) -> None:
+        if self.journal is not None:
+            self.journal.add(source, state, written)
+        self.done[source.name] = written.entry
 
     def _predict(self, images: Mapping[int, np.ndarray]) -> dict[int, Any]:
         """What the model says of each image, by its place; nothing where it fails at several together."""
@@ -218,8 +247,11 @@ class _Loop:
             _complain(str(source.path), reason)
 
     def _write_index(self, complete: bool) -> None:
-        done = [(image, self.done[image.name]) for image in self.images if image.name in self.done]
-        self.results.write_index(Index(done, self.failed, complete, self.made_by))
+        images, videos = (
+            [(source, self.done[source.name]) for source in sources if source.name in self.done]
+            for sources in (self.images, self.videos)
+        )
+        self.results.write_index(Index(images, videos, self.failed, complete, self.made_by))
 
 
 def _read_ahead(batches: Sequence[Sequence[ImageFile]], max_pixels: int) -> Iterator[_Batch]:

@@ -47,6 +47,7 @@ from clipself_seg.prediction.regions import (
     fiftyone_detections,
     supervision_detections,
 )
+from clipself_seg.prediction.semantic import label_type
 from clipself_seg.prediction.world_check import WorldCheck
 from clipself_seg.visualization.panoptic import colour_ids, panoptic_overlay, segment_colours
 
@@ -105,11 +106,24 @@ class PanopticSegmentation:
             masks=self.ids == numbers[:, None, None],
         )
 
-    def overlay(self) -> np.ndarray:
-        """The image, tinted by segment, with names and a legend below, uint8 RGB; a small image is enlarged."""
+    @property
+    def labels(self) -> np.ndarray:
+        """The class of every pixel, (H, W), a position in `names`; uint8, or uint16 for more than 255 names, whose
+        highest value means that nothing is there."""
+        kind = label_type(len(self.names))
+        classes = [segment.label for segment in self.segments]
+        labels: np.ndarray = np.array([np.iinfo(kind).max, *classes], kind)[self.ids]
+        return labels
+
+    def overlay(self, sheet: bool = True) -> np.ndarray:
+        """The image, tinted by segment, with names, uint8 RGB.
+
+        Args:
+            sheet: whether there is a legend below, and a small image is enlarged.
+        """
         classes = [segment.label for segment in self.segments]
         colours = colours_of(self.names)
-        drawn = panoptic_overlay(self.image, self.ids - 1, classes, self.names, colours)
+        drawn = panoptic_overlay(self.image, self.ids - 1, classes, self.names, colours, sheet)
         return np.asarray(drawn)
 
     def to_coco(

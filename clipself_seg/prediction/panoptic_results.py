@@ -15,7 +15,6 @@ from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.formats import Region, require_palette, save_palette
 from clipself_seg.prediction.journal import Written
 from clipself_seg.prediction.panoptic import PanopticPredictor, PanopticSegmentation
-from clipself_seg.prediction.semantic import label_type
 from clipself_seg.visualization.class_colours import class_colours
 from clipself_seg.visualization.overlays import save_png
 
@@ -65,7 +64,7 @@ class PanopticResults(CocoResults):
         annotation, painted = result.to_coco(file_name=f"{source.name}.png")
         if "panoptic" in self.save:
             save_png(Image.fromarray(painted), self.folder / "panoptic" / f"{source.name}.png")
-        labels = self._label_map(result)
+        labels = result.labels
         if "labels" in self.save:
             save_png(Image.fromarray(labels), self.folder / "labels" / f"{source.name}.png")
         if "palette" in self.save:
@@ -73,13 +72,6 @@ class PanopticResults(CocoResults):
         more, regions = self._formats.write(source.name, _regions(result))
         entry = {"size": list(result.ids.shape), "annotations": [annotation], **regions}
         return Written([*files, *more], entry)
-
-    def _label_map(self, result: PanopticSegmentation) -> np.ndarray:
-        """The class of every pixel (H, W), the highest value of the type where nothing is."""
-        kind = label_type(len(self._vocabulary))
-        classes = [segment.label for segment in result.segments]
-        labels: np.ndarray = np.array([np.iinfo(kind).max, *classes], kind)[result.ids]
-        return labels
 
     def _listed(self, annotation: Mapping[str, Any], image_id: int, number: int) -> dict[str, Any]:
         return {**annotation, "image_id": image_id}

@@ -48,7 +48,7 @@ from clipself_seg.prediction.regions import (
     supervision_detections,
 )
 from clipself_seg.prediction.world_check import WorldCheck
-from clipself_seg.visualization.overlays import overlay
+from clipself_seg.visualization.overlays import named_regions, overlay
 
 THRESHOLD = 0.5  # below it every word is more likely to be absent from a pixel than there
 
@@ -95,10 +95,14 @@ class Segmentation:
         masks = self.labels == present[:, None, None]
         return Regions(mask_boxes(masks), present, self.class_scores[present], masks)
 
-    def overlay(self) -> np.ndarray:
-        """The image, tinted by class, with names and a legend below, uint8 RGB; a small image is enlarged."""
-        colours = colours_of(self.names)
-        return np.asarray(overlay(self.image, self.labels, self.names, colours))
+    def overlay(self, sheet: bool = True) -> np.ndarray:
+        """The image, tinted by class, with names, uint8 RGB.
+
+        Args:
+            sheet: whether there is a legend below, and a small image is enlarged.
+        """
+        draw = overlay if sheet else named_regions
+        return np.asarray(draw(self.image, self.labels, self.names, colours_of(self.names)))
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
         """Entries of COCO's results format, one a class that is there: "category_id", "segmentation" (run-length

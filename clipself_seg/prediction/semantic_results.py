@@ -109,6 +109,7 @@ class SemanticResults:
                 source.name: {"file": str(source.path), "shares": entry["shares"]}
                 for source, entry in index.images
             },
+            **({"videos": index.listed_videos()} if index.videos else {}),
             "failed": dict(index.failed),
             "complete": index.complete,
         }

@@ -45,6 +45,7 @@ def box_overlay(
     names: Sequence[str],
     seen: np.ndarray,
     masks: np.ndarray | None = None,
+    sheet: bool = True,
 ) -> Image.Image:
     """Image with boxes, each with its name and score, above a legend that counts seen and unseen ones.
 
@@ -59,8 +60,10 @@ def box_overlay(
         names: names of the class of each box.
         seen: (n,) bool, whether training has shown the class of each box.
         masks: (n, H, W) bool, which are tinted; None for boxes alone.
+        sheet: whether there is a legend, and a small image is enlarged.
     """
-    large, *large_masks = readable(image, *(() if masks is None else masks), small=SMALL)
+    small = SMALL if sheet else 0
+    large, *large_masks = readable(image, *(() if masks is None else masks), small=small)
     unit = text_size(large)
     colours = [SEEN if known else UNSEEN for known in seen]
     canvas = Image.fromarray(_tinted(large, large_masks, colours))
@@ -78,6 +81,10 @@ def box_overlay(
         _outline(draw, corner, colour, max(3, unit // 6), dashed=not known)
     for label, colour in zip(labels[::-1], colours[::-1]):
         _write(draw, label, colour)
+    return _above_legend(canvas, seen, unit) if sheet else canvas
+
+
+def _above_legend(canvas: Image.Image, seen: np.ndarray, unit: int) -> Image.Image:
     key = legend(_entries(seen), max(canvas.width, 18 * unit), unit)
     sheet = Image.new("RGB", (key.width, canvas.height + key.height), PAPER)
     sheet.paste(canvas, ((sheet.width - canvas.width) // 2, 0))

@@ -111,13 +111,21 @@ def overlay(
     """
     image, labels = readable(image, labels)
     unit = text_size(labels)
-    painted = Image.fromarray(paint(image, labels, colours))
-    write_names(painted, place_names(labels, names, unit))
+    painted = named_regions(image, labels, names, colours)
     key = legend(entries(labels, names, colours), max(painted.width, 18 * unit), unit)
     canvas = Image.new("RGB", (key.width, painted.height + key.height), PAPER)
     canvas.paste(painted, ((canvas.width - painted.width) // 2, 0))
     canvas.paste(key, (0, painted.height))
     return canvas
+
+
+def named_regions(
+    image: np.ndarray, labels: np.ndarray, names: Sequence[str], colours: np.ndarray
+) -> Image.Image:
+    """Tinted image with names in its regions, of the image's own size; the arguments are those of `overlay`."""
+    painted = Image.fromarray(paint(image, labels, colours))
+    write_names(painted, place_names(labels, names, text_size(labels)))
+    return painted
 
 
 def entries(

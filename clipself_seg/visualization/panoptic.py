@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from clipself_seg.visualization.overlays import overlay
+from clipself_seg.visualization.overlays import named_regions, overlay
 
 # Shades of the things of one class: (turn of the hue, fraction towards white or, below 0, black).
 SHADES = ((0.0, 0.0), (0.03, 0.4), (-0.03, -0.35), (0.05, -0.15), (-0.05, 0.6), (0.02, -0.5))
@@ -25,6 +25,7 @@ def panoptic_overlay(
     classes: Sequence[int],
     names: Sequence[str],
     colours: np.ndarray,
+    sheet: bool = True,
 ) -> Image.Image:
     """Tinted image with outlines and names, above a legend with each segment's percentage.
 
@@ -34,9 +35,11 @@ def panoptic_overlay(
         classes: position in `names` of the class of each of the n segments.
         names: names of the K classes.
         colours: colours of the classes, (K, 3) uint8.
+        sheet: whether there is a legend, and a small image is enlarged.
     """
     titles = segment_names([names[index] for index in classes])
-    return overlay(image, labels, titles, segment_colours(colours[list(classes)]))
+    draw = overlay if sheet else named_regions
+    return draw(image, labels, titles, segment_colours(colours[list(classes)]))
 
 
 def segment_names(names: Sequence[str]) -> list[str]:

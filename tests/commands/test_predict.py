@@ -24,6 +24,7 @@ from clipself_seg.prediction.semantic_results import SemanticResults
 from tests.prediction.test_detection import OPTS as BOX_OPTS
 from tests.prediction.test_panoptic import CONFIG, SMALL
 from tests.prediction.test_semantic import OPTS
+from tests.prediction.test_video import make_video
 
 
 @pytest.fixture
@@ -240,6 +241,7 @@ def test_an_interrupted_call_goes_on_with_the_same_options_and_no_others(
     [
         (("--device", "cuda:77"), "--device cuda:77: torch .* CUDA device.*--device cpu"),
         (("--device", "tpu"), "MODEL.DEVICE must be .*cpu.*got .?tpu"),
+        (("--every", "0"), "--every has to be at least 1, got 0"),
         (("--batch-size", "0"), "--batch-size has to be at least 1, got 0"),
     ],
 )
@@ -277,6 +279,22 @@ def test_formats_that_are_asked_for_are_written_in_place_of_the_others(run, phot
         "yolo/data.yaml",
         "yolo/labels/one.txt",
     }
+
+
+def test_an_image_and_a_video_are_done_together(run, photos, tmp_path, capsys):
+    video = make_video(tmp_path / "walk.mp4", count=3)
+    words = ("--vocabulary", "dog, sky", "--input", photos / "one.jpg", video, "--every", "2")
+    assert run(*words, "--save", "masks", "labels") == 2
+    assert "--save masks does not go with a video, which has overl" in capsys.readouterr().err
+    assert run(*words, "--save", "labels", "overlays") == 0
+    assert "2 of 2 segmented" in capsys.readouterr().out
+    content = json.loads((tmp_path / "out/classes.json").read_text())
+    assert list(content["pictures"]) == ["one"] and content["videos"]["walk"]["frames"] == 2
+    names = {path.name for path in (tmp_path / "out/labels/walk.mp4").iterdir()}
+    assert names == {"000000.png", "000002.png"}
+    assert (tmp_path / "out/overlays/walk.mp4").is_file()
+    with mock.patch.object(Predictor, "__call__", side_effect=AssertionError):
+        assert run(*words, "--save", "overlays", "labels", "--skip-existing") == 0
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def drawn(folder, image, words="dog, grass", **changes):
     results = DenseMapResults(**settings | changes, words=words and read_words(words))
     source = ImageFile(folder / "a.jpg", "a.jpg", "a")
     _, entry = results.write(source, image, *results.predict([image]))
-    results.write_index(Index([(source, entry)], {}, True, results.provenance))
+    results.write_index(Index([(source, entry)], [], {}, True, results.provenance))
     content = json.loads((folder / "dense_maps.json").read_text())
     return np.asarray(Image.open(folder / "a.png")), content
 

@@ -44,7 +44,8 @@ def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
 
     Returns:
         "case", "peak_flops" (operations a second of the best matrix product), "torch_peak_flops" (of
-        torch's own), "linear_layers" (why they are computed as they are), "runs" (by name: "seconds", their median; "all_seconds"; "images_per_second";
+        torch's own), "linear_layers" (why they are computed as they are), "runs" (by name: "seconds",
+        their median; "all_seconds"; "images_per_second";
         "flops_per_second", "peak_fraction" and "torch_peak_fraction" where operations are counted;
         "memory_bytes" where it is measured), "gains"
         (by name: "speed" and "memory", plain over ours), for "distill" "step_overhead", for training

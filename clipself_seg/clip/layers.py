@@ -33,8 +33,9 @@ def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """
     if not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs)):
         return function(*inputs)
-    how = {"use_reentrant": False, "preserve_rng_state": False, "determinism_check": "none"}
-    return checkpoint(function, *inputs, **how)
+    return checkpoint(  # type: ignore[no-any-return]
+        function, *inputs, use_reentrant=False, preserve_rng_state=False, determinism_check="none"
+    )
 
 
 class QuickGELU(nn.Module):

@@ -69,7 +69,7 @@ def write_folder_config(cfg: CfgNode, path: Path, clip_name: str, files: Mapping
         if key.startswith(SECTIONS) and key not in LEFT_OUT
     }
     own = {"MODEL.CLIP.NAME": clip_name, "MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED": ""}
-    values |= dict.fromkeys(FILE_KEYS, "") | own | files
+    values |= dict.fromkeys(FILE_KEYS, "") | own | dict(files)
     path.write_text(yaml.safe_dump(_tree(values), sort_keys=True), encoding="utf-8")
 
 

@@ -6,7 +6,10 @@ Legend: B images, n regions of an image, H, W pixels of the image, S0 side of a 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +23,13 @@ from clipself_seg.benchmark.detection_workload import DetectionWorkload
 from clipself_seg.benchmark.measure import Run
 from clipself_seg.benchmark.panoptic_workload import PanopticWorkload
 from clipself_seg.benchmark.pq_workload import PQWorkload
+from clipself_seg.benchmark.shards import image_like_pixels, write_shard
 from clipself_seg.clip.linear import stock_linear
 from clipself_seg.clip.precision import autocast
+from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.data.regions import enlarge_boxes
 from clipself_seg.data.segments import token_masks
+from clipself_seg.data.shard_stream import ShardStream
 from clipself_seg.models.clipself import CLIPSelf
 from clipself_seg.models.parameter_groups import matrices_and_vectors
 from clipself_seg.models.region_reader import RegionReader
@@ -82,7 +88,23 @@ class DistillWorkload(SampledWorkload):
             "teacher forward": Run(self._teacher_forward, teacher),
             "samples": Run(self._sample_batch),
             "plain samples": Run(self._plain_sample_batch),
+            "samples from shards": Run(lambda batches: next(batches), setup=lambda: self.streamed),
         }
+
+    @functools.cached_property
+    def streamed(self) -> Iterator[list[dict[str, Any]]]:
+        """Batches as a training on shards has them, made in this process: reading, decoding, regions, crops."""
+        mapper = DistillMapper(
+            source="grid",
+            student_size=self.case.size,
+            crop_size=self.clip.image_size,
+            max_regions=self.case.regions,
+            seed=0,
+        )
+        self._shards = tempfile.TemporaryDirectory()
+        shard = write_shard(Path(self._shards.name) / "0.tar", image_like_pixels(IMAGE_SIZE))
+        stream = ShardStream([str(shard)], batch_size=self.case.batch, seed=0)
+        return stream.batches(mapper, range(sys.maxsize), rank=0, processes=1, workers=0)
 
     def _sample(self) -> dict[str, Any]:
         return {

@@ -2,6 +2,7 @@
 
     clipself-seg benchmark dense --model ViT-B-16 --size 1024
     clipself-seg benchmark distill --model ViT-B-16 --size 1024 --batch 2
+    clipself-seg benchmark distill --only "samples from shards" --threads 1
     clipself-seg benchmark regions --model EVA02-B-16 --size 1024 --json regions.json
     clipself-seg benchmark semseg --model ViT-B-16-quickgelu --classes 847 --only image --repeats 1
     clipself-seg benchmark semseg --model ViT-B-16-quickgelu --training
@@ -22,6 +23,9 @@ encodes texts at the full context length, repeats guidance for every class, make
 windows in one batch and all classes' maps at the size of the image, and trains on one-hot targets. All
 have torch's own linear layers. An image has 480 x 640 pixels; "image" encodes the texts anew, as for a
 first image, and gives all scores, "best class" only the labels.
+
+"samples from shards" is the work of one core that reads JPEGs of COCO's size from a shard, decodes them and cuts
+random grids and their crops: images/s of a worker process of a distillation.
 
 Panoptic segmentation has ODISE's sizes: an image of 1024 x 1365 on a canvas of 1024 x 1408. The plain
 generator predicts masks and pooled embeddings ten times, plain masked attention has mask tokens

@@ -15,6 +15,7 @@ from clipself_seg.config.checks import CHECKS, RELATIONS
 from clipself_seg.config.detection import DETECTION_CHOICES
 from clipself_seg.config.keys import CHOICES, READOUTS, default_config
 from clipself_seg.config.panoptic import PANOPTIC_CHOICES
+from clipself_seg.config.shards import refuse_pipes
 from clipself_seg.config.unfollowed import RETIRED, unfollowed
 from clipself_seg.config.weights import WEIGHTS, refuse_addresses
 from clipself_seg.config.yaml_files import (
@@ -66,6 +67,8 @@ def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -
         cfg.SEED = defaults["SEED"]  # any, in Detectron2's words
     _choose_exponents(cfg, layers, typed)
     refuse_addresses(cfg, {key for key in WEIGHTS if key not in typed}, source)
+    if "DATASETS.TRAIN" not in typed:
+        refuse_pipes(cfg.DATASETS.TRAIN, lambda: source("DATASETS.TRAIN"))
     _check(cfg, source)
     _check_followed(cfg, defaults, source)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():

@@ -219,7 +219,7 @@ def train_batches(
     workers: int,
 ) -> Batches:
     """Loader of the batches of this process, from the sampler's first step on."""
-    return _batches(MappedDraws(records, mapper), workers, batch_sampler=sampler)
+    return batches_of(MappedDraws(records, mapper), workers, batch_sampler=sampler)
 
 
 def evaluation_batches(
@@ -227,10 +227,17 @@ def evaluation_batches(
 ) -> Batches:
     """Loader of every image once over all processes, one at a time: their numbers of regions differ."""
     sampler = InferenceSampler(len(records))
-    return _batches(MappedRecords(records, mapper), workers, sampler=sampler, batch_size=1)
+    return batches_of(MappedRecords(records, mapper), workers, sampler=sampler, batch_size=1)
 
 
-def _batches(dataset: Dataset, workers: int, **options: Any) -> Batches:
+def batches_of(dataset: Dataset, workers: int, **options: Any) -> Batches:
+    """Loader of a dataset whose samples, or `InputError`s in their place, depend on nothing but their index.
+
+    Args:
+        dataset: see `MappedDraws`.
+        workers: processes that make samples; 0 for this one.
+        options: of torch's `DataLoader`.
+    """
     loader: DataLoader = DataLoader(
         dataset,
         num_workers=workers,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from detectron2.config import CfgNode
 
+from clipself_seg.config.shards import is_shards, shards_of
 from clipself_seg.data.datasets.coco import (
     captioned_records,
     distillation_records,
@@ -26,6 +27,7 @@ from clipself_seg.data.mappers.region_text import RegionTextMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTrainMapper
 from clipself_seg.data.records import Record
+from clipself_seg.data.shard_stream import ShardStream
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation
@@ -49,11 +51,11 @@ class TrainingData(NamedTuple):
     """Records of a training and the mapper that makes samples of them.
 
     Attributes:
-        records: images with their annotations.
+        records: images with their annotations, or a stream of images.
         mapper: (record, number of the draw) -> sample, or None for another image in its place.
     """
 
-    records: Sequence[Record]
+    records: Sequence[Record] | ShardStream
     mapper: Callable[[Record, int], Sample | None]
 
 
@@ -98,6 +100,8 @@ class RegionTask:
             raise InputError(
                 "SOLVER.ACCUMULATE must be 1 for CLIPSelf: its loss averages over all regions of a batch"
             )
+        if any(map(is_shards, self.cfg.DATASETS.TRAIN)):
+            return self._shards(model)
         targets = {"crops": self._crops, "texts": self._texts, "captions": self._captions}
         return targets[self.cfg.MODEL.CLIPSELF.TARGET](model)
 
@@ -107,6 +111,24 @@ class RegionTask:
         records = distillation_records(self.cfg.DATASETS.TRAIN, self.cfg.INPUT.REGIONS.SOURCE)
         mapper = DistillMapper(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)
         return TrainingData(records, mapper)
+
+    def _shards(self, model: TrainableRegionModel) -> TrainingData:
+        """Images of shards with their grids: nothing else is read of them."""
+        names, given = self.cfg.DATASETS.TRAIN, (
+            self.cfg.MODEL.CLIPSELF.TARGET,
+            self.cfg.INPUT.REGIONS.SOURCE,
+        )
+        if not all(map(is_shards, names)) or given != ("crops", "grid"):
+            raise InputError(
+                f"DATASETS.TRAIN has shards, of which images alone are read: give nothing beside them (now "
+                f"{', '.join(map(str, names))}), MODEL.CLIPSELF.TARGET crops (now {given[0]}) and "
+                f"INPUT.REGIONS.SOURCE grid (now {given[1]})"
+            )
+        model.setup_training(None)
+        solver = self.cfg.SOLVER
+        stream = ShardStream(shards_of(names), batch_size=solver.IMS_PER_BATCH, seed=self.cfg.SEED)
+        mapper = DistillMapper(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)
+        return TrainingData(stream, mapper)
 
     def _texts(self, model: TrainableRegionModel) -> TrainingData:
         """Images with boxes and their nouns, which the model is given."""

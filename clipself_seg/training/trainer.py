@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ from clipself_seg.checkpoints.training_state import (
 from clipself_seg.data.loader import DistributedBatchSampler, DrawOrder, train_batches
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.records import Record
+from clipself_seg.data.shard_stream import ShardStream
 from clipself_seg.errors import InputError
 from clipself_seg.models.parameter_groups import Group
 from clipself_seg.models.protocol import TrainableModel
@@ -58,7 +59,7 @@ class Trainer:
         self,
         *,
         model: TrainableModel,
-        records: Sequence[Record],
+        records: Sequence[Record] | ShardStream,
         mapper: Callable[[Record, int], Sample | None],
         settings: TrainingSettings,
         evaluate: Callable[[Any], Results] | None = None,
@@ -68,7 +69,7 @@ class Trainer:
         """
         Args:
             model: an nn.Module, on its device.
-            records: images of the data set with their annotations.
+            records: images of the data set with their annotations, or a stream of images.
             mapper: (record, number of the draw) -> sample, or None for another image.
             settings: the numbers of the run.
             evaluate: called with the model before training and after every evaluation period.
@@ -83,9 +84,10 @@ class Trainer:
         self.settings = settings
         self.evaluate = evaluate
         self.started = started
-        self.order = DrawOrder(
-            num_images=len(records), batch_size=settings.batch_size, seed=settings.seed
-        )
+        if not isinstance(records, ShardStream):
+            self.order = DrawOrder(
+                num_images=len(records), batch_size=settings.batch_size, seed=settings.seed
+            )
         self.optimizer = build_adamw(groups, betas=settings.betas, eps=settings.eps)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.loss_scaling)
         self.checkpoints = CheckpointFolder(
@@ -109,14 +111,8 @@ class Trainer:
         self._require_agreement(start)
         if self.started is not None:
             self.started()
-        sampler = DistributedBatchSampler(
-            order=self.order,
-            start=start,
-            stop=self.settings.iterations,
-            rank=comm.get_rank(),
-            processes=comm.get_world_size(),
-        )
-        batches = train_batches(self.records, self.mapper, sampler, self.settings.workers)
+        steps = range(start, self.settings.iterations)
+        batches = self._batches(steps)
         self._module.train()
         forward = self._parallel()
         places = self.settings.output_dir, start, self.settings.iterations
@@ -124,12 +120,24 @@ class Trainer:
             if start == 0:
                 self._evaluate(storage)
             clock = time.perf_counter()
-            for storage.iter, samples in zip(sampler.steps, batches):
+            for storage.iter, samples in zip(steps, batches):
                 storage.put_scalar("data_time", time.perf_counter() - clock)
                 self._step(forward, storage, samples)
                 storage.put_scalar("time", time.perf_counter() - clock)
                 self._after_step(storage, writers)
                 clock = time.perf_counter()
+
+    def _batches(self, steps: range) -> Iterable[list[Sample]]:
+        """This process's part of the batch of each step."""
+        rank, processes, workers = comm.get_rank(), comm.get_world_size(), self.settings.workers
+        if isinstance(self.records, ShardStream):
+            return self.records.batches(
+                self.mapper, steps, rank=rank, processes=processes, workers=workers
+            )
+        sampler = DistributedBatchSampler(
+            order=self.order, start=steps.start, stop=steps.stop, rank=rank, processes=processes
+        )
+        return train_batches(self.records, self.mapper, sampler, workers)
 
     def _step(self, forward: Any, storage: EventStorage, samples: list[Sample]) -> None:
         """Forward, backward, and the optimiser's step if everything is finite."""
@@ -141,8 +149,10 @@ class Trainer:
         self.optimizer.zero_grad()
         losses = self._backward(forward, samples)
         self.scaler.unscale_(self.optimizer)
-        own = losses | {"gradient_norm": self._clip()}
+        own = losses | {"gradient_norm": self._clip()} | self._unusable()
         shared = self._mean_over_processes(own)
+        if "unusable_images" in shared:
+            shared["unusable_images"] = round(shared["unusable_images"] * comm.get_world_size())
         self._refuse_non_finite(iteration, shared, own, samples)
         self._refuse_endless_skipping(iteration, shared["gradient_norm"])
         self.scaler.step(self.optimizer)
@@ -180,6 +190,12 @@ class Trainer:
         if self.settings.clip_norm is None:
             return gradient_norm(parameters)
         return torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
+
+    def _unusable(self) -> dict[str, Tensor]:
+        """Number of images of a stream that this process could not use so far."""
+        if not isinstance(self.records, ShardStream):
+            return {}
+        return {"unusable_images": torch.tensor(float(self.records.unusable), device=self.device)}
 
     @staticmethod
     def _mean_over_processes(own: Mapping[str, Tensor]) -> dict[str, float]:
@@ -256,10 +272,11 @@ class Trainer:
 
     def _run_metadata(self) -> Metadata:
         """What a resumed run has to share, besides the number of steps done."""
-        metadata = dict(self.settings.shared) | {
-            "original weights": self.model.original_hash(),
-            "training images": len(self.records),
-        }
+        metadata = dict(self.settings.shared) | {"original weights": self.model.original_hash()}
+        if isinstance(self.records, ShardStream):
+            metadata["training shards"] = len(self.records.shards)
+        else:
+            metadata["training images"] = len(self.records)
         if not self.settings.sync_gradients:
             # The replica that is kept sees the first process's part of each batch.
             metadata["processes"] = comm.get_world_size()
@@ -276,8 +293,10 @@ class Trainer:
                 f"and were not saved; the newest checkpoint that is finite: {good}. "
                 "Start anew in another OUTPUT_DIR with a lower SOLVER.BASE_LR"
             )
+        metadata = {"iteration": iteration, "scaler": self.scaler.state_dict()}
+        if isinstance(self.records, ShardStream):
+            metadata["shards"] = comm.all_gather(self.records.state())
         if comm.is_main_process():
-            metadata = {"iteration": iteration, "scaler": self.scaler.state_dict()}
             self.checkpoints.save(iteration, tensors, metadata | {"run": self._run})
 
     def _require_agreement(self, start: int) -> None:
@@ -312,6 +331,8 @@ class Trainer:
         tensors, metadata = state
         check_same_run(metadata["run"], self._run)
         unpack(tensors, self._module, self.optimizer)
+        if isinstance(self.records, ShardStream):
+            self.records.load_states(metadata.get("shards"), comm.get_rank())
         try:
             self.scaler.load_state_dict(metadata["scaler"])
         except (KeyError, RuntimeError):

@@ -36,6 +36,14 @@ def test_plain_samples_hold_the_same_pictures():
     assert torch.equal(ours["masks"], plain["masks"]) and not plain["crops"][5:].any()
 
 
+def test_samples_from_shards_are_those_of_a_training():
+    run = tiny_runs("distill")["samples from shards"]
+    first, second = run.call(run.setup()), run.call(run.setup())
+    assert [len(batch) for batch in (first, second)] == [2, 2]
+    assert first[0]["image"].shape == (3, 64, 64) and len(first[0]["boxes"]) <= 5
+    assert first[0]["file_name"] != first[1]["file_name"]
+
+
 def test_timed_steps_leave_the_weights_as_they_are():
     runs = tiny_runs("distill")
     assert result(runs, "step") == result(runs, "step")

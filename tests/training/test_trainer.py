@@ -44,13 +44,13 @@ def settings(folder: Path, **changes) -> TrainingSettings:
     )
 
 
-def trainer(folder: Path, mapper=tiny_mapper, evaluate=None, **changes) -> Trainer:
+def trainer(folder: Path, mapper=tiny_mapper, evaluate=None, records=None, **changes) -> Trainer:
     torch.set_num_threads(1)  # OpenMP does not survive the fork of `killed`
     model = tiny_clipself(trainable_blocks=2, sizes=(32, 64))
     run_settings = settings(folder, **changes)
     return Trainer(
         model=model,
-        records=[tiny_record(index) for index in range(5)],
+        records=records or [tiny_record(index) for index in range(5)],
         mapper=mapper,
         settings=run_settings,
         evaluate=evaluate,

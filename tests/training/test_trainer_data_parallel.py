@@ -10,9 +10,12 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from clipself_seg.checkpoints.training_state import trained_parameters
+from clipself_seg.data.shard_stream import ShardStream
 from clipself_seg.errors import InputError
 from clipself_seg.models.distillation.captions import CaptionContrast
-from tests.tiny import WORDS, tiny_clipself, tiny_region_sample, tiny_samples
+from clipself_seg.training.trainer import Trainer
+from tests.shards import samples, write_shard, write_shards
+from tests.tiny import WORDS, tiny_clipself, tiny_mapper, tiny_region_sample, tiny_samples
 from tests.training.test_trainer import trainer, weights
 from tests.two_processes import in_two_processes
 
@@ -85,6 +88,46 @@ def test_training_in_two_processes_is_training_in_one(tmp_path):
     one.train()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert worst(first, weights(one)) < 1e-3
+
+
+def shard_mapper(record, draw):
+    """A sample of noise that follows from the name of an image in a shard."""
+    if record["image_id"] == "bad.jpg":
+        raise InputError("bad.jpg cannot be read")
+    number = int(record["image_id"].removesuffix(".jpg"))
+    return tiny_mapper({"file_name": record["file_name"], "image_id": number}, draw)
+
+
+def test_two_processes_on_shards_are_one_and_go_on_as_one(tmp_path):
+    shards = write_shards(tmp_path, count=3)
+    shards.append(write_shard(tmp_path / "bad.tar", [*samples(range(9, 12)), ("bad.jpg", b"")]))
+
+    def run(folder: Path, **changes) -> Trainer:
+        stream = ShardStream(shards, batch_size=2, seed=3)
+        return trainer(folder, shard_mapper, records=stream, **changes)
+
+    def work(rank: int, folder: Path) -> Tensors:
+        both = run(folder / "two")
+        both.train()
+        return weights(both)
+
+    first, second = in_two_processes(work, tmp_path)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    one = run(tmp_path / "one")
+    one.train()
+    assert worst(first, weights(one)) < 1e-3
+    states = [run(tmp_path / name).checkpoints.newest()[1]["shards"] for name in ("one", "two")]
+    assert [len(state) for state in states] == [1, 2]
+    streams = [ShardStream(shards, batch_size=2, seed=3) for _ in states]
+    for stream, state in zip(streams, states):
+        stream.load_states(state, rank=0)
+    assert streams[0].state() == streams[1].state() and streams[0].unusable == 1
+    # A checkpoint of two processes is one to go on from with one.
+    (tmp_path / "two/checkpoints/iteration_0000007.safetensors").unlink()
+    resumed = run(tmp_path / "two")
+    resumed.train(resume=True)
+    assert worst(weights(resumed), weights(one)) < 1e-3
+    assert resumed.records.state() == streams[0].state()
 
 
 def test_unsynchronised_training_keeps_and_evaluates_the_first_replica(tmp_path):

@@ -12,15 +12,22 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode, configurable
 
-from clipself_seg.data.images import MAX_PIXELS, letterbox_crops, letterbox_image, read_image
+from clipself_seg.data.images import (
+    MAX_PIXELS,
+    decode_image,
+    letterbox_crops,
+    letterbox_image,
+    read_image,
+)
 from clipself_seg.data.mappers.samples import Sample, box_tensor, chw, stated_size
-from clipself_seg.data.records import Record
+from clipself_seg.data.records import MIN_SIDE, Record
 from clipself_seg.data.regions import (
     GridRule,
     Regions,
     sample_grid_regions,
     sample_proposal_regions,
 )
+from clipself_seg.errors import InputError
 
 
 class DistillMapper:
@@ -96,7 +103,8 @@ class DistillMapper:
         """Make the sample of one draw.
 
         Args:
-            record: record of `datasets.coco.distillation_records`.
+            record: record of `datasets.coco.distillation_records`, or of a shard, with "content", the
+                bytes of the file.
             draw: number of this draw in the run, at least 0.
 
         Returns:
@@ -104,9 +112,10 @@ class DistillMapper:
             "crops" uint8 (n, 3, S0, S0); n >= 1.
 
         Raises:
-            InputError: the image cannot be read, or the proposals were made for another image size.
+            InputError: the image cannot be read, or is a tiny one of a shard; the proposals were made
+                for another image size.
         """
-        image = read_image(record["file_name"], self._stated_size(record), self.max_pixels)
+        image = self._image(record)
         rng = np.random.default_rng((self.seed, draw))
         height, width = image.shape[:2]
         regions = self._sample_regions(rng, record, width, height)
@@ -117,6 +126,18 @@ class DistillMapper:
             "boxes": box_tensor(regions.boxes, width, height),
             "crops": chw(letterbox_crops(image, regions.crops, self.crop_size)),
         }
+
+    def _image(self, record: Record) -> np.ndarray:
+        """The image (H, W, 3) of a file, or of a shard, where no list leaves out tiny ones."""
+        if "content" not in record:
+            return read_image(record["file_name"], self._stated_size(record), self.max_pixels)
+        image = decode_image(record["content"], record["file_name"], self.max_pixels)
+        height, width = image.shape[:2]
+        if min(height, width) < MIN_SIDE:
+            raise InputError(
+                f"image {record['file_name']} is {width} x {height}, with a side below {MIN_SIDE} pixels"
+            )
+        return image
 
     def _stated_size(self, record: Record) -> tuple[int, int] | None:
         """Size that the image must have: any fits a grid, proposals only the one they were made for."""

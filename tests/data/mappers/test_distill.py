@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
@@ -97,6 +98,17 @@ def test_pictures_smaller_than_a_grid_still_give_crops(tmp_path, shape):
     record = {"file_name": str(tmp_path / "thin.png"), "image_id": 1}
     for draw in range(10):
         assert distill()(record, draw)["crops"].flatten(1).any(dim=1).all()
+
+
+def test_an_image_of_a_shard_is_the_same_as_its_file_and_a_tiny_one_is_refused(checkerboard):
+    with open(checkerboard["file_name"], "rb") as file:
+        record = checkerboard | {"content": file.read()}
+    whole, read = distill()(checkerboard, 3), distill()(record, 3)
+    assert whole.keys() == read.keys() and torch.equal(whole["crops"], read["crops"])
+    tiny = io.BytesIO()
+    Image.new("RGB", (9, 40)).save(tiny, "PNG")
+    with pytest.raises(InputError, match="is 9 x 40, with a side below 10 pixels"):
+        distill()(checkerboard | {"content": tiny.getvalue()}, 3)
 
 
 def test_the_config_says_how_regions_are_made(vocabulary):

@@ -149,8 +149,8 @@ def hub_folder(name: HubName, root: Path, files: Sequence[str]) -> Path:
     commit, listed = _listing(name, folder, files)
     if files[0] not in listed:
         raise InputError(
-            f"{name.page} has no {files[0]}: it is none of save_pretrained's folders; give weights "
-            f"of it as {HUB}{name.repository}"
+            f"{name.page} has no {files[0]}: it is none of save_pretrained's folders; name a file of it, as in "
+            f"{HUB}{name.repository}:model.safetensors, and the configuration that it goes with"
         )
     for file in files:
         if file in listed:

@@ -93,8 +93,8 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument(
         "--weights",
-        help="checkpoint: a file, an official one's name such as catseg-base, or an address (MODEL.WEIGHTS of the "
-        "configuration; of the mini ones what is shipped)",
+        help="checkpoint: a file, an official one's name such as catseg-base, or an address; or a folder of "
+        "save_pretrained, or hf-hub:org/name (MODEL.WEIGHTS of the configuration; of the mini ones what is shipped)",
     )
     options.add_argument(
         "--vocabulary",
@@ -290,15 +290,39 @@ def _model(
     return PACKAGE / default[0], args.weights or default[1]
 
 
+def _predictor(
+    args: argparse.Namespace,
+    default: tuple[str, str | None],
+    kind: Any,
+    opts: Sequence[str],
+    trained: str | None = None,
+) -> Any:
+    """The predictor of a folder that save_pretrained wrote, or of configuration and weights.
+
+    Args:
+        args: what was typed.
+        default: as for `_model`.
+        kind: class of the predictor.
+        opts: further keys and values in turn.
+        trained: training vocabulary in place of the model's, for a panoptic one.
+    """
+    from clipself_seg.prediction.common import prediction_config
+    from clipself_seg.prediction.pretrained import is_pretrained, load_kind
+
+    if not args.config_file and args.weights and is_pretrained(args.weights):
+        more = [] if trained is None else ["TEST.TRAIN_VOCABULARY", trained]
+        return load_kind(kind, args.weights, [*opts, *more])
+    more_arguments = {} if trained is None else {"trained": trained}
+    return kind(prediction_config(*_model(args, default), opts), **more_arguments)
+
+
 def _semantic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dict[str, Any]]:
     from clipself_seg.data.vocabulary import read_words
-    from clipself_seg.prediction.common import prediction_config
     from clipself_seg.prediction.semantic import Predictor
     from clipself_seg.prediction.semantic_results import SemanticResults
 
     words = read_words(args.vocabulary)
-    cfg = prediction_config(*_model(args, SEMANTIC), args.opts)
-    predictor = Predictor(cfg)
+    predictor = _predictor(args, SEMANTIC, Predictor, args.opts)
     predictor.set_vocabulary(words, args.background, args.threshold)
     results = SemanticResults(
         predictor=predictor,
@@ -308,7 +332,7 @@ def _semantic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dic
         save=args.save,
     )
     return results, _settings(
-        cfg,
+        predictor.config,
         results.provenance["weights_hash"],
         save=sorted(args.save),
         vocabulary=_classes(words),
@@ -319,7 +343,6 @@ def _semantic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dic
 
 
 def _panoptic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dict[str, Any]]:
-    from clipself_seg.prediction.common import prediction_config
     from clipself_seg.prediction.panoptic import PanopticPredictor, panoptic_words
     from clipself_seg.prediction.panoptic_results import PanopticResults
 
@@ -331,8 +354,7 @@ def _panoptic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dic
     for name, key in PANOPTIC_KEYS.items():
         if getattr(args, name) is not None:
             opts += [key, getattr(args, name)]
-    cfg = prediction_config(*_model(args, PANOPTIC), opts)
-    predictor = PanopticPredictor(cfg, trained=args.trained)
+    predictor = _predictor(args, PANOPTIC, PanopticPredictor, opts, args.trained)
     predictor.set_vocabulary(words)
     if args.stuff is None:
         _say_kinds(words)
@@ -340,7 +362,7 @@ def _panoptic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dic
         predictor=predictor, folder=args.output, images=files.images, save=args.save
     )
     return results, _settings(
-        cfg,
+        predictor.config,
         results.provenance["weights_hash"],
         save=sorted(args.save),
         vocabulary=_classes(words),
@@ -366,7 +388,6 @@ def _detection(args: argparse.Namespace, files: InputFiles) -> tuple[Results, di
     from clipself_seg.data.vocabulary import read_words
 
     words = read_words(args.vocabulary)
-    from clipself_seg.prediction.common import prediction_config
     from clipself_seg.prediction.detection import DetectionPredictor
     from clipself_seg.prediction.detection_results import DetectionResults
 
@@ -374,14 +395,13 @@ def _detection(args: argparse.Namespace, files: InputFiles) -> tuple[Results, di
     opts = [key, SCORE_THRESHOLD, *args.opts]
     if args.score_threshold is not None:
         opts += [key, args.score_threshold]
-    cfg = prediction_config(*_model(args, DETECTION), opts)
-    predictor = DetectionPredictor(cfg)
+    predictor = _predictor(args, DETECTION, DetectionPredictor, opts)
     predictor.set_vocabulary(words)
     results = DetectionResults(
         predictor=predictor, folder=args.output, images=files.images, save=args.save
     )
     return results, _settings(
-        cfg,
+        predictor.config,
         results.provenance["weights_hash"],
         save=sorted(args.save),
         vocabulary=_classes(words),

@@ -14,7 +14,7 @@ from clipself_seg.config.cat_seg import CAT_SEG_CHOICES
 from clipself_seg.config.checks import CHECKS, RELATIONS
 from clipself_seg.config.detection import DETECTION_CHOICES
 from clipself_seg.config.keys import CHOICES, READOUTS, default_config
-from clipself_seg.config.panoptic import PANOPTIC_CHOICES
+from clipself_seg.config.panoptic import OF_WEIGHTS, PANOPTIC_CHOICES
 from clipself_seg.config.shards import refuse_pipes
 from clipself_seg.config.unfollowed import RETIRED, unfollowed
 from clipself_seg.config.weights import WEIGHTS, refuse_addresses
@@ -144,15 +144,20 @@ def _fill_nones(cfg: CfgNode, known: dict[str, Any], source: Source) -> None:
 
 
 def _choose_exponents(cfg: CfgNode, layers: Sequence[Layer], typed: dict[str, Any]) -> None:
-    """Let exponents that are set later than ``MODEL.FUSION.SOURCE`` win over those of the weights."""
+    """Let an exponent that is set later than ``MODEL.FUSION.SOURCE`` win over that of the weights."""
 
     def place(key: str) -> int:
         return len(layers) if key in typed else setting_place(key, layers)
 
-    chosen, *exponents = (f"MODEL.FUSION.{name}" for name in ("SOURCE", "ALPHA", "BETA"))
-    panoptic = cfg.MODEL.META_ARCHITECTURE == "OpenPanoptic"  # weights of others carry none
-    if panoptic and max(map(place, exponents)) > place(chosen):
-        cfg.MODEL.FUSION.SOURCE = "config"
+    section, fusion = "MODEL.FUSION.", cfg.MODEL.FUSION
+    # Weights of other models carry none, and a value that is none is refused later.
+    if cfg.MODEL.META_ARCHITECTURE == "OpenPanoptic" and fusion.SOURCE in OF_WEIGHTS:
+        left = tuple(
+            name
+            for name in OF_WEIGHTS[fusion.SOURCE]
+            if place(f"{section}{name.upper()}") <= place(f"{section}SOURCE")
+        )
+        fusion.SOURCE = next(source for source, names in OF_WEIGHTS.items() if names == left)
 
 
 def _check(cfg: CfgNode, source: Source) -> None:

@@ -19,8 +19,17 @@ PANOPTIC_CHOICES: dict[str, tuple[str, ...]] = {
     "MODEL.CLIP_BRANCH.INTERPOLATION": ("", "bilinear", "bicubic"),
     "MODEL.CLIP_BRANCH.TEMPLATES": ("odise", "vild63", "openai80"),
     "MODEL.FUSION.MODE": ("fused", "clip", "generator"),
-    "MODEL.FUSION.SOURCE": ("weights", "config"),
+    "MODEL.FUSION.SOURCE": ("weights", "weights_alpha", "weights_beta", "config"),
     "SOLVER.SCHEDULE": ("cosine", "steps"),
+}
+
+
+# MODEL.FUSION.SOURCE -> exponents that the weights give, where they carry them.
+OF_WEIGHTS: dict[str, tuple[str, ...]] = {
+    "weights": ("alpha", "beta"),
+    "weights_alpha": ("alpha",),
+    "weights_beta": ("beta",),
+    "config": (),
 }
 
 
@@ -119,8 +128,9 @@ def _add_scores(cfg: CfgNode) -> None:
     fusion.MODE = "fused"
     # Where the exponents below come from. "weights": those that MODEL.WEIGHTS carries, as a panoptic model that
     # was trained here does; the official checkpoints carry none, and ALPHA and BETA count. "config": ALPHA and
-    # BETA, whatever the weights carry. Whoever sets ALPHA or BETA (or both) on the command line, or in a file
-    # above the one that sets SOURCE, has chosen "config" with it, unless SOURCE stands beside them.
+    # BETA, whatever the weights carry. "weights_alpha" and "weights_beta": that one alone is of the weights.
+    # Whoever sets ALPHA or BETA on the command line, or in a file above the one that sets SOURCE, takes it out
+    # of the weights' hands with that; where SOURCE stands beside them, it counts as it is.
     fusion.SOURCE = "weights"
     # CLIP's exponents: ALPHA for seen classes (of the training vocabulary), BETA for unseen ones.
     fusion.ALPHA = 0.35

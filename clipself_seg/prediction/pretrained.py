@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -109,13 +109,7 @@ class Pretrained:
         Raises:
             InputError: as `load_pretrained`; it is of another kind.
         """
-        predictor = load_pretrained(source, device=device)
-        if not isinstance(predictor, cls):
-            raise InputError(
-                f"{source} is a {type(predictor).__name__}, not a {cls.__name__}: "
-                f"call {type(predictor).__name__}.from_pretrained"
-            )
-        return predictor
+        return load_kind(cls, source, [] if device is None else ["MODEL.DEVICE", device])
 
     def push_to_hub(
         self,
@@ -176,6 +170,33 @@ class Pretrained:
         return self.config
 
 
+def is_pretrained(weights: str | os.PathLike[str]) -> bool:
+    """Whether weights are a folder, or a repository of the hub without a file in it."""
+    given = os.fspath(weights)
+    return Path(given).is_dir() or given.startswith(HUB) and not hub_name(given).file
+
+
+def load_kind(kind: type[Own], source: str | os.PathLike[str], opts: Sequence[str] = ()) -> Own:
+    """As `load_pretrained`, a predictor of one kind.
+
+    Args:
+        kind: its class.
+        source: as for `load_pretrained`.
+        opts: further keys and values in turn.
+
+    Raises:
+        InputError: as `load_pretrained`; it is of another kind.
+    """
+    predictor = _load(source, opts)
+    if not isinstance(predictor, kind):
+        name = type(predictor).__name__
+        option = next(option for _, own, option in PREDICTORS.values() if own == name)
+        raise InputError(
+            f"{source} is of a {name}, not of a {kind.__name__}: call {name}.from_pretrained, or predict {option}"
+        )
+    return predictor
+
+
 def load_pretrained(source: str | os.PathLike[str], *, device: str | None = None) -> Any:
     """The predictor of a folder, with its vocabulary if that was set; its architecture decides the class.
 
@@ -188,10 +209,14 @@ def load_pretrained(source: str | os.PathLike[str], *, device: str | None = None
         InputError: no such folder or repository, a file is missing, damaged or unsafe, or the configuration
             asks for what a folder may not.
     """
+    return _load(source, [] if device is None else ["MODEL.DEVICE", device])
+
+
+def _load(source: str | os.PathLike[str], opts: Sequence[str]) -> Pretrained:
     folder = _folder(os.fspath(source))
-    cfg = read_folder_config(folder, device)
+    cfg = read_folder_config(folder, opts)
     weights = [folder / file for file in (MODEL, CLIP, BRANCH_CLIP) if (folder / file).is_file()]
-    module, name = PREDICTORS[cfg.MODEL.META_ARCHITECTURE]
+    module, name, _ = PREDICTORS[cfg.MODEL.META_ARCHITECTURE]
     build = getattr(importlib.import_module(f"clipself_seg.prediction.{module}"), name)
     with refusing(folder / CONFIG, "configuration of these weights"), building_within(weights):
         predictor: Pretrained = build(cfg)

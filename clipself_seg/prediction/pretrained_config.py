@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from fvcore.common.config import BASE_KEY
 
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.load import flatten, load_config, values_and_defaults
-from clipself_seg.config.weights import WEIGHTS
+from clipself_seg.config.weights import WEIGHTS, fetch_addresses
 from clipself_seg.config.yaml_files import read_tree
 from clipself_seg.errors import InputError, nearest, shown
 
@@ -43,11 +43,11 @@ SECTIONS = ("MODEL.", "INPUT.", "TEST.", "SOLVER.AMP.")
 LEFT_OUT = {*WEIGHTS, "MODEL.DEVICE", "MODEL.MASK_GENERATOR.OUTPUTS", "INPUT.MAX_PIXELS"}
 LEFT_OUT |= {f"MODEL.SEM_SEG_HEAD.{name}_CLASS_JSON" for name in ("TRAIN", "TEST")}
 LEFT_OUT -= FILE_KEYS.keys()
-# MODEL.META_ARCHITECTURE -> module below `clipself_seg.prediction` and class of its predictor.
+# MODEL.META_ARCHITECTURE -> module below `clipself_seg.prediction`, class of its predictor, and option of predict.
 PREDICTORS = {
-    "CATSeg": ("semantic", "Predictor"),
-    "OpenPanoptic": ("panoptic", "PanopticPredictor"),
-    "FViT": ("detection", "DetectionPredictor"),
+    "CATSeg": ("semantic", "Predictor", "--semantic"),
+    "OpenPanoptic": ("panoptic", "PanopticPredictor", "--panoptic"),
+    "FViT": ("detection", "DetectionPredictor", "--boxes"),
 }
 # Far above the sizes and counts of any published model; those that are the default may be larger.
 LARGEST_NUMBER = 4096
@@ -73,12 +73,12 @@ def write_folder_config(cfg: CfgNode, path: Path, clip_name: str, files: Mapping
     path.write_text(yaml.safe_dump(_tree(values), sort_keys=True), encoding="utf-8")
 
 
-def read_folder_config(folder: Path, device: str | None = None) -> CfgNode:
+def read_folder_config(folder: Path, opts: Sequence[str] = ()) -> CfgNode:
     """The configuration of a folder, with the paths of its files.
 
     Args:
         folder: of `save_pretrained`, or of anybody.
-        device: MODEL.DEVICE, None for the default.
+        opts: further keys and values in turn, which somebody typed: they may be anything.
 
     Raises:
         InputError: a file is missing, or a key is not one that a folder may set, or not to this value.
@@ -92,16 +92,16 @@ def read_folder_config(folder: Path, device: str | None = None) -> CfgNode:
         )
     values = dict(flatten(tree))
     _check(values, path)
-    opts = [] if device is None else ["MODEL.DEVICE", device]
+    paths = list[str]()
     for key, file in FILE_KEYS.items():
         if values.get(key):
             if not (folder / file).is_file():
                 raise InputError(f"{path}: {key} is {file}, which is not beside it: fetch it too")
-            opts += [key, str(folder / file)]
+            paths += [key, str(folder / file)]
     for key in ("MODEL.WEIGHTS", "MODEL.CLIP.WEIGHTS"):
         if not values.get(key):
             raise InputError(f"{path} has no {key}: save_pretrained writes {FILE_KEYS[key]}")
-    return load_config(path, opts)
+    return fetch_addresses(load_config(path, [*paths, *opts]))
 
 
 def require_text(path: Path) -> None:

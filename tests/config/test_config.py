@@ -28,8 +28,9 @@ def test_exponents_that_are_set_later_than_their_source_win(tmp_path):
     base = f"_BASE_: {ROOT / 'configs/mini/base_panoptic.yaml'}\n"
     own = "MODEL: {META_ARCHITECTURE: OpenPanoptic, FUSION: {ALPHA: 0.2}}\n"
     assert source(base) == source("MODEL: {META_ARCHITECTURE: OpenPanoptic}") == "weights"
-    assert source(own) == source(base + own) == "config"
-    assert source(base, "MODEL.FUSION.BETA", "0.8") == "config"
+    assert source(own) == source(base + own) == "weights_beta"
+    assert source(base, "MODEL.FUSION.BETA", "0.8") == "weights_alpha"
+    assert source(base + own, "MODEL.FUSION.BETA", "0.8") == "config"
     assert source(base, "MODEL.FUSION.BETA", "0.8", "MODEL.FUSION.SOURCE", "weights") == "weights"
     # F-ViT's weights carry none: nothing of its runs changes.
     assert source(own.replace("OpenPanoptic", "FViT")) == "weights"

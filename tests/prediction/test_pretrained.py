@@ -11,13 +11,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from clipself_seg.commands import predict
 from clipself_seg.errors import InputError
 from clipself_seg.prediction import pretrained
 from clipself_seg.prediction.detection import DetectionPredictor, load_detection_predictor
 from clipself_seg.prediction.panoptic import PanopticPredictor, load_panoptic_predictor
-from clipself_seg.prediction.pretrained import load_pretrained
+from clipself_seg.prediction.pretrained import is_pretrained, load_pretrained
 from clipself_seg.prediction.semantic import Predictor, load_predictor
 from tests.conftest import ROOT
 
@@ -100,7 +102,7 @@ def test_a_folder_holds_what_its_card_says_and_nothing_of_this_machine(saved):
 def test_each_class_refuses_the_folder_of_another(saved):
     _, folder = saved("Predictor")
     for kind in (PanopticPredictor, DetectionPredictor):
-        with pytest.raises(InputError, match=f"is a Predictor, not a {kind.__name__}: call Pred"):
+        with pytest.raises(InputError, match=f"of a Predictor, not of a {kind.__name__}: .*--sem"):
             kind.from_pretrained(folder)
 
 
@@ -278,3 +280,20 @@ def test_a_hub_that_refuses_is_named(saved, monkeypatch):
         InputError, match=r"http://hub/org/name did not take .*\(401 Client Error\.\)"
     ):
         saved("Predictor")[0].push_to_hub("org/name")
+
+
+def test_predict_takes_a_folder_for_weights(saved, tmp_path, capsys):
+    _, folder = saved("PanopticPredictor")
+    Image.new("RGB", (160, 200)).save(tmp_path / "one.png")
+    words = ["--input", str(tmp_path / "one.png"), "--output", str(tmp_path / "out")]
+    words += ["--weights", str(folder), "--vocabulary", "red star, grass", "--device", "cpu"]
+    assert predict.main([*words, "--panoptic", "--trained", "mini", "--beta", "0.5"]) == 0
+    info = json.loads((tmp_path / "out" / "panoptic.json").read_text())["info"]
+    assert (info["alpha"], info["beta"], info["trained"]) == (0.35, 0.5, "mini")
+    assert predict.main(words) == 2
+    assert "PanopticPredictor.from_pretrained, or predict --panoptic" in capsys.readouterr().err
+
+
+def test_a_folder_or_a_repository_is_pretrained_and_a_file_is_not(tmp_path):
+    assert is_pretrained(tmp_path) and is_pretrained("hf-hub:org/name@v1")
+    assert not any(map(is_pretrained, ("hf-hub:org/name:a.pt", tmp_path / "a.pt", "catseg-base")))

@@ -43,9 +43,9 @@ def change(folder, key, value):
 
 
 def test_what_decides_a_prediction_is_written_and_nothing_of_the_machine(folder):
-    cfg = read_folder_config(folder, "cpu")
+    cfg = read_folder_config(folder, ["MODEL.DEVICE", "cpu"])
     fusion = cfg.MODEL.FUSION
-    assert (fusion.ALPHA, fusion.BETA, fusion.SOURCE) == (0.25, 0.8, "config")
+    assert (fusion.ALPHA, fusion.BETA, fusion.SOURCE) == (0.25, 0.8, "weights_beta")
     assert cfg.MODEL.WEIGHTS == str(folder / "model.safetensors")
     assert cfg.MODEL.CLIP.WEIGHTS == str(folder / "clip.safetensors")
     assert cfg.MODEL.CLIP_BRANCH.WEIGHTS == "" and cfg.MODEL.CLIP_BRANCH.TEMPLATES == "vild63"

@@ -12,6 +12,7 @@ from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.clip.backbone import clip_from_config
 from clipself_seg.clip.text import same_text_tower
 from clipself_seg.config.load import precision_from_config
+from clipself_seg.config.panoptic import OF_WEIGHTS
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.clip_branches import CLIP_BRANCHES, ClipBranch
 from clipself_seg.heads.panoptic.mask_generator import GeneratorSizes, MaskGenerator
@@ -42,7 +43,7 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, Any]:
         "fusion": FusionSettings(
             fusion.ALPHA,
             fusion.BETA,
-            fusion.SOURCE == "weights",
+            OF_WEIGHTS[fusion.SOURCE],
             fusion.MODE,
             fusion.VALID_MASK,
         ),

@@ -406,9 +406,9 @@ class OpenPanoptic(nn.Module):
         """
         loaded = super().load_state_dict(full_state(self, state_dict), assign=assign)
         carried = carried_exponents(state_dict)
-        if carried and self.fusion.of_weights:
-            logger.info("the checkpoint carries the exponents of its fusion: %g and %g", *carried)
-            self.fusion = replace(self.fusion, alpha=carried[0], beta=carried[1])
+        if own := {name: carried[name] for name in self.fusion.of_weights if name in carried}:
+            logger.info("exponents of the fusion that the checkpoint carries: %s", own)
+            self.fusion = replace(self.fusion, **own)
         return loaded
 
     def export(self, path: str | os.PathLike[str]) -> None:

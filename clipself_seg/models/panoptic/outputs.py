@@ -27,14 +27,14 @@ class FusionSettings:
     Attributes:
         alpha: CLIP's exponent of seen classes where both are fused, in [0, 1].
         beta: the same of all other classes.
-        of_weights: exponents that a checkpoint carries take the place of these.
+        of_weights: those of "alpha" and "beta" that a checkpoint which carries them replaces.
         mode: whose scores are returned, a `FusionMode`.
         valid_mask: masks of which CLIP has no embedding keep the generator's scores alone.
     """
 
     alpha: float = 0.35
     beta: float = 0.65
-    of_weights: bool = True
+    of_weights: tuple[str, ...] = ("alpha", "beta")
     mode: str = "fused"
     valid_mask: bool = True
 

@@ -57,8 +57,8 @@ def own_checkpoint(model: OpenPanoptic) -> dict[str, Tensor]:
     return state | hashes | {EXPONENTS: torch.tensor(model.exponents, dtype=torch.float64)}
 
 
-def carried_exponents(state: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Alpha and beta of a checkpoint, None where it carries none, as the official ones.
+def carried_exponents(state: Mapping[str, Any]) -> dict[str, float]:
+    """Exponents that a checkpoint carries, "alpha" and "beta"; nothing where it carries none, as the official ones.
 
     Args:
         state: tensors of a checkpoint, with or without ``module.``.
@@ -68,11 +68,11 @@ def carried_exponents(state: Mapping[str, Any]) -> tuple[float, float] | None:
     """
     tensor = state.get(EXPONENTS, state.get(f"module.{EXPONENTS}"))
     if tensor is None:
-        return None
+        return {}
     if tensor.shape == (2,) and tensor.is_floating_point():
         alpha, beta = tensor.tolist()
         if 0 <= alpha <= 1 and 0 <= beta <= 1:
-            return alpha, beta
+            return {"alpha": alpha, "beta": beta}
     raise InputError(
         f"{EXPONENTS} of the panoptic checkpoint, {str(tensor.dtype)[6:]} {tuple(tensor.shape)}, are not two "
         "numbers in [0, 1]: fetch the file again"

@@ -157,7 +157,8 @@ def test_exponents_that_a_checkpoint_carries_take_the_place_of_the_configured_on
         ((), (0.1, 0.25)),
         (("MODEL.FUSION.MODE", "clip"), (1, 1)),
         (("MODEL.FUSION.SOURCE", "config"), (0.65, 0.8)),
-        (("MODEL.FUSION.ALPHA", "0.5"), (0.5, 0.8)),
+        (("MODEL.FUSION.ALPHA", "0.5"), (0.5, 0.25)),
+        (("MODEL.FUSION.ALPHA", "0.5", "MODEL.FUSION.BETA", "1"), (0.5, 1)),
     ):
         model = build(*opts)
         official = trained_state(model)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from scipy.spatial import cKDTree
 
 CORNERS = 3  # of the smallest polygon
 
@@ -32,6 +31,8 @@ def joined_polygon(parts: list[np.ndarray]) -> np.ndarray:
     Args:
         parts: (k, 2) each, at least one.
     """
+    from scipy.spatial import cKDTree  # a while, which only instances in parts need
+
     joined, *others = parts
     for part in others:
         distances, nearest = cKDTree(joined).query(part)

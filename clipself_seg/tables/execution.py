@@ -142,15 +142,23 @@ def _make(run: Run, store: Store, gpus: int, variables: Mapping[str, str]) -> st
         process = subprocess.Popen(
             [sys.executable, *words], cwd=ROOT, env=dict(variables), stdout=console, stderr=console
         )
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = code = os.waitstatus_to_exitcode(status)
-    store.end(run, usage.ru_utime + usage.ru_stime)
+        code, seconds = _wait(process)
+    store.end(run, seconds)
     if code:
         reason = ended_by(code) if code < 0 else _last_line(folder / CONSOLE)
         return f"{reason} (all of it: {folder / CONSOLE})"
     if run.has_numbers and store.record(run) is None:
         return f"left no complete, finite numbers in {folder}"
     return ""
+
+
+def _wait(process: subprocess.Popen[bytes]) -> tuple[int, float | None]:
+    """Exit status of a process, and its processor time in seconds; None where the system does not say (Windows)."""
+    if not hasattr(os, "wait4"):
+        return process.wait(), None
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, usage.ru_utime + usage.ru_stime
 
 
 def _wait_for_others(folder: Path) -> None:

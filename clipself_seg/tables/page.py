@@ -64,10 +64,16 @@ def _write(path: Path, text: str) -> None:
 
 
 def _cost(sections: Sequence[Section], scale: str) -> str:
-    minutes: dict[str, float] = {}
+    minutes: dict[str, float | None] = {}
     for section in sections:
         minutes |= section.minutes
-    return f"{len(minutes)} runs, {sum(minutes.values()):.0f} core-minutes. Written by `{COMMANDS[scale]}`."
+    known = [value for value in minutes.values() if value is not None]
+    lacking = len(minutes) - len(known)
+    without = f" without those of {lacking} runs, whose system does not say" if lacking else ""
+    return (
+        f"{len(minutes)} runs, {sum(known):.0f} core-minutes{without}. "
+        f"Written by `{COMMANDS[scale]}`."
+    )
 
 
 def _summary_headings(scale: str) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ class Section:
         claims: cells of the claims, below `CLAIM_HEADINGS`.
         reasons: why claims do not hold, and why rows are absent.
         commands: cells below `COMMAND_HEADINGS`.
-        minutes: core-minutes of the finished runs, by name.
+        minutes: core-minutes of the finished runs, by name; None where the system did not say.
     """
 
     table: Table
@@ -54,7 +54,7 @@ class Section:
     claims: list[list[str]]
     reasons: list[str]
     commands: list[list[str]]
-    minutes: dict[str, float]
+    minutes: dict[str, float | None]
 
 
 def make_section(table: Table, scale: str, runs: TableRuns, store: Store) -> Section:
@@ -235,10 +235,11 @@ def _distinct(provenance: Sequence[Mapping[str, Any]], key: str) -> str:
 
 def _mean_minutes(records: Iterable[Mapping[str, Any]]) -> str:
     minutes = [record["minutes"] for record in records]
-    return f"{statistics.fmean(minutes):.1f}" if minutes else ""
+    known = [value for value in minutes if value is not None]
+    return f"{statistics.fmean(known):.1f}" if known else "not known" if minutes else ""
 
 
-def _minutes(runs: TableRuns, store: Store) -> dict[str, float]:
+def _minutes(runs: TableRuns, store: Store) -> dict[str, float | None]:
     every = [run for own in runs.values() for one in own for run in one.with_needs()]
     records = {run.name: store.record(run) for run in every}
     return {name: record["minutes"] for name, record in records.items() if record is not None}

@@ -68,12 +68,18 @@ class Store:
             write_json(folder / RUN_FILE, note)
         return folder
 
-    def end(self, run: Run, seconds: float) -> None:
-        """Add processor time to a run's record, and keep a copy of it if it is finished."""
+    def end(self, run: Run, seconds: float | None) -> None:
+        """Add processor time to a run's record, and keep a copy of it if it is finished.
+
+        Args:
+            run: a run that ended.
+            seconds: processor time; None if it is not known, and then that of all its calls is not.
+        """
         path = self.folder / run.name / RUN_FILE
         note = read_json(path)
         # The defaults stay those under which it began: there may be new keys since.
-        write_json(path, note | {"minutes": note["minutes"] + seconds / 60})
+        known = seconds is not None and note["minutes"] is not None
+        write_json(path, note | {"minutes": note["minutes"] + seconds / 60 if known else None})
         self._known.pop(run.name, None)
         self.keep([run])
 

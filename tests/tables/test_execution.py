@@ -114,6 +114,15 @@ def test_a_killed_call_resumes_after_what_outlived_it(store, capsys):
     assert "waiting: " in capsys.readouterr().out
 
 
+def test_where_the_system_says_no_processor_time_runs_are_made_all_the_same(store, monkeypatch):
+    monkeypatch.delattr(os, "wait4")
+    clip, detector = clip_and_detector()
+    (store.folder / "die").write_text(detector.name)
+    assert "was ended by SIGKILL" in run_all([clip, detector], store)[detector.name]
+    assert run_all(plan([clip, detector], store), store) == {}
+    assert [store.record(run)["minutes"] for run in (clip, detector)] == [None, None]
+
+
 def test_results_without_numbers_are_a_failure(store, monkeypatch):
     clip, _ = clip_and_detector()
     (store.folder.parent / "train_net.py").write_text("")

@@ -33,6 +33,14 @@ def test_all_formats_have_the_numbers(tmp_path):
     assert (parts / "9.png").stat().st_size > 1000
 
 
+def test_runs_whose_cost_is_not_known_say_so(tmp_path):
+    section = section_of(tmp_path, {"original": [20.0]})
+    (name,) = section.minutes
+    section.minutes[name] = None
+    text = write_page([section], tmp_path / "docs", "mini").read_text()
+    assert "1 runs, 0 core-minutes without those of 1 runs, whose system does not say" in text
+
+
 def test_the_page_begins_with_the_number_of_each_verdict(tmp_path):
     sections = [section_of(tmp_path / "a", NUMBERS), section_of(tmp_path / "b", {})]
     lines = write_page(sections, tmp_path / "docs", "mini").read_text().splitlines()

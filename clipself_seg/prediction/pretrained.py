@@ -55,6 +55,7 @@ from clipself_seg.prediction.pretrained_config import (
 logger = logging.getLogger(__name__)
 
 Own = TypeVar("Own", bound="Pretrained")
+MOST_NAMES = 20_000  # of classes and their synonyms; LVIS has 1,900
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 
@@ -286,7 +287,12 @@ def _read_vocabulary(path: Path) -> dict[str, Any]:
             asked = {key: value for key, value in more.items() if key != "seen"}
             types = {"background": str | None, "threshold": float | int | None}
             if all(key in types and isinstance(value, types[key]) for key, value in asked.items()):
-                return {"words": parse_vocabulary(words, str(path)), **asked}
+                vocabulary = parse_vocabulary(words, str(path))
+                if (count := sum(len(entry.names) for entry in vocabulary.classes)) > MOST_NAMES:
+                    raise InputError(
+                        f"{path} has {count} names, {MOST_NAMES} at most are read: set_vocabulary takes more"
+                    )
+                return {"words": vocabulary, **asked}
     raise InputError(
         f"{path} is {shown(content)}, not a vocabulary of save_pretrained: fetch it again"
     )

@@ -97,6 +97,8 @@ def read_folder_config(folder: Path, opts: Sequence[str] = ()) -> CfgNode:
         if values.get(key):
             if not (folder / file).is_file():
                 raise InputError(f"{path}: {key} is {file}, which is not beside it: fetch it too")
+            if file.endswith(".json"):
+                require_text(folder / file)
             paths += [key, str(folder / file)]
     for key in ("MODEL.WEIGHTS", "MODEL.CLIP.WEIGHTS"):
         if not values.get(key):

@@ -172,6 +172,12 @@ def test_a_vocabulary_that_is_none_is_refused(folder, text):
         load_pretrained(folder)
 
 
+def test_words_without_end_are_not_embedded(folder, monkeypatch):
+    monkeypatch.setattr(pretrained, "MOST_NAMES", 3)
+    with pytest.raises(InputError, match="vocabulary.json has 4 names, 3 at most are read"):
+        load_pretrained(folder)
+
+
 @pytest.mark.parametrize("sizes", [{"DEC_LAYERS": 4096}, {"HIDDEN_DIM": 4096}])
 def test_sizes_make_no_more_than_the_weights_hold(folder, sizes):
     tree = yaml.safe_load((folder / "config.yaml").read_text())

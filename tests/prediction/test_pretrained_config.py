@@ -123,8 +123,10 @@ def test_nothing_in_a_configuration_runs(folder, text, monkeypatch):
     assert not (folder / "run").exists()
 
 
-def test_a_configuration_without_end_is_not_read(folder):
-    with (folder / "config.yaml").open("ab") as file:
-        file.truncate(MOST_BYTES + 1)
-    with pytest.raises(InputError, match=f"{MOST_BYTES} at most are read"):
+@pytest.mark.parametrize("file", ["config.yaml", "trained.json"])
+def test_a_text_without_end_is_not_read(folder, file):
+    change(folder, "TEST.TRAIN_VOCABULARY", "trained.json")
+    with (folder / file).open("ab") as written:
+        written.truncate(MOST_BYTES + 1)
+    with pytest.raises(InputError, match=f"{file} has .* {MOST_BYTES} at most are read"):
         read_folder_config(folder)

@@ -161,7 +161,7 @@ def class_names(
         entries = [_names_of(entry, catseg_names) for entry in words.classes]
         nested = True
     else:
-        entries = words
+        entries = list(words)
     if all(isinstance(entry, str) and not entry.strip(" |,") for entry in entries):
         raise InputError(f'{origin} is empty: give at least one class name, such as "dog"')
     names = tuple(
@@ -241,6 +241,8 @@ def own_words(entries: Sequence[str], origin: str = "the vocabulary") -> Vocabul
     Raises:
         InputError: as `class_names`, or one word twice.
     """
+    if not isinstance(entries, str):
+        entries = list(entries)  # a generator could be read but once
     classes = class_names(entries, origin=origin)
     earlier: dict[str, str] = {}
     for entry, synonyms in zip(entries, classes):

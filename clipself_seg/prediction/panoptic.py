@@ -368,8 +368,9 @@ def with_stuff(words: Vocabulary, stuff: Vocabulary | None) -> Vocabulary:
     """
     wanted = {} if stuff is None else {n.casefold(): n for c in stuff.classes for n in c.names}
     keys = [{name.strip().casefold() for name in entry.names} for entry in words.classes]
+    every = set().union(*keys)
     for key, name in wanted.items():
-        if not any(key in known for known in keys):
+        if key not in every:
             others = nearest(name, {n for entry in words.classes for n in entry.names})
             raise InputError(f'stuff "{name}" is not in the vocabulary; {others}')
     classes = tuple(

@@ -51,20 +51,22 @@ STILL_DIFFERENT = 14.0
 
 
 def class_colours(names: Sequence[str]) -> np.ndarray:
-    """Colours of classes, (K, 3) uint8 RGB, no two alike.
+    """Colours of classes, (K, 3) uint8 RGB; of some 4000 and fewer no two are alike, of more some are.
 
     They depend on the set of names, not on their order. In another set a name keeps its colour,
     unless a class there has one that is too close. Some names have the colour that people expect,
     "background" is grey.
 
     Args:
-        names: K class names, upper and lower case alike; at most some 2000.
+        names: K class names, upper and lower case alike.
     """
     keys = [name.strip().casefold() for name in names]
     rgb, lab = _candidates()
     away = np.full(len(lab), np.inf)  # distance of each candidate from the nearest colour in use
     colours: dict[str, np.ndarray] = {}
     for key in sorted(set(keys), key=_turn):
+        if not away.any():  # every candidate is in use: from here on colours come again
+            away[:] = np.inf
         # With many names no candidate is far enough away: then the distance is reduced.
         gap = CLOSE if _expected(key) is None else STILL_DIFFERENT
         while not (away >= gap).any():

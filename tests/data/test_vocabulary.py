@@ -234,6 +234,12 @@ def test_commas_separate_classes_and_bars_synonyms():
     ]
 
 
+def test_a_generator_of_words_is_read_to_its_end():
+    assert own_words(word for word in ("dog", "cat", "sky")).names == ("dog", "cat", "sky")
+    with pytest.raises(InputError, match="twice"):
+        own_words(word for word in ("dog", "cat", "dog"))
+
+
 def test_files_and_known_names_are_read(tmp_path):
     (tmp_path / "w.txt").write_text("\ufeffdog|puppy  # pets\n\n# nothing\ngrass, sky,\n", "utf-8")
     assert synonyms(read_words(str(tmp_path / "w.txt"))) == [("dog", "puppy"), ("grass",), ("sky",)]

@@ -39,6 +39,13 @@ def test_few_colours_are_far_apart_and_many_are_all_different():
     assert len(np.unique(class_colours(names), axis=0)) == len({n.strip().lower() for n in names})
 
 
+def test_colours_of_more_names_than_candidates_come_again(monkeypatch):
+    rgb, lab = colours_module._candidates()
+    monkeypatch.setattr(colours_module, "_candidates", lambda: (rgb[:5], lab[:5]))
+    colours = class_colours([f"word {number}" for number in range(12)])
+    assert sorted(np.unique(colours, axis=0, return_counts=True)[1]) == [2, 2, 2, 3, 3]
+
+
 def test_colours_follow_the_name_and_not_its_place():
     there, back = class_colours(NAMES), class_colours(NAMES[::-1])
     assert (there == back[::-1]).all()

@@ -70,7 +70,7 @@ class Journal:
             return dict(provenance)
         first, *images = lines
         self._require_same(first["settings"])
-        self._done = {line["name"]: line for line in images}
+        self._done = {line["name"]: line for line in images if "name" in line}
         self._file = open(path, "a", encoding="utf-8")
         self._file.write("\n")  # behind a line that a killed call left half-written
         begun: dict[str, Any] = first["provenance"]

@@ -42,6 +42,8 @@ from clipself_seg.evaluation.instances.numbers import (
 )
 from clipself_seg.evaluation.panoptic.files import PanopticFolder, evaluate_files
 from clipself_seg.mini.writer import WorldSize, make_worlds
+from clipself_seg.prediction.files import ImageFile
+from clipself_seg.prediction.journal import FILE_NAME, Journal, Written, input_state
 from clipself_seg.quickstart.gallery import plot_losses
 from clipself_seg.quickstart.steps import Run, read_chapter
 from clipself_seg.tables.page import write_page
@@ -309,6 +311,30 @@ def _read_kept_record(path: Path) -> None:
     )
 
 
+def _journal(folder: Path, resume: bool) -> tuple[Journal, list[ImageFile]]:
+    journal = Journal(folder, {"words": ["cat", "sky"], "threshold": 0.5}, resume)
+    return journal, [ImageFile(folder / name, name, name) for name in ("a", "b")]
+
+
+def _make_journal(folder: Path) -> Path:
+    journal, images = _journal(folder, resume=False)
+    journal.open({"date": "today"})
+    for image in images:
+        image.path.write_text("image")
+        journal.add(image, input_state(image.path), Written([image.name], {"shares": {"cat": 1.0}}))
+    journal.close()
+    return folder / FILE_NAME
+
+
+def _read_journal(path: Path) -> None:
+    journal, images = _journal(path.parent, resume=True)
+    try:
+        journal.open({"date": "today"})
+        journal.entries(images)
+    finally:
+        journal.close()
+
+
 def _read_metrics(path: Path) -> None:
     plot_losses({"a": path}, path.parent / "loss.png")
     drop_metrics_from(path, 3)
@@ -388,6 +414,7 @@ DATA_READERS = {
     "image_gif": _image_reader(partial(_make_animation, "a.gif")),
     "results_json": Reader(_make_results, _read_results, "json"),
     "kept_record_json": Reader(_make_kept_record, _read_kept_record, "json", weight=0.03),
+    "prediction_journal": Reader(_make_journal, _read_journal, "json lines", weight=0.5),
     "table_yaml": Reader(partial(_make_text, "9.yaml", TABLE), read_table, "yaml"),
     "metrics_json": Reader(
         partial(_make_text, "metrics.json", LINES), _read_metrics, "json lines", weight=0.5

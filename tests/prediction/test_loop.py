@@ -180,6 +180,7 @@ def test_what_has_changed_or_is_not_as_it_was_written_is_done_again(inputs, tmp_
     lines = journal.read_text().splitlines()
     (line,) = [number for number, text in enumerate(lines) if '"image 2"' in text]
     lines[line] = lines[line].replace('"dog"', '"cat"')
+    lines.insert(2, lines[0])  # the settings once more
     journal.write_text("\n".join(lines)[:-9])  # without the end of the last image's line
     assert predict("semantic", inputs, out, resume=True) == [0, 1, 2, 3]
     assert predict("semantic", inputs, out, resume=True) == []

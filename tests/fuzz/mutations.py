@@ -335,6 +335,40 @@ def _mutate_png(data: bytes, donors: Sequence[bytes], rng: random.Random) -> byt
 
 
 # Layout of a file -> a mutation that keeps its form.
+def _mutate_tar(data: bytes, donors: Sequence[bytes], rng: random.Random) -> bytes:
+    """A header of another kind, size or name, or with bytes changed; its checksum is right."""
+    places = [
+        place for place in range(0, len(data) - 511, 512) if data[place + 257 :][:5] == b"ustar"
+    ]
+    if not places:
+        raise ValueError  # it has lost its form
+    place = rng.choice(places)
+    header = bytearray(data[place : place + 512])
+    kind = rng.randrange(4)
+    if kind == 0:
+        header[156:157] = rng.choice(
+            (b"x", b"g", b"L", b"K", b"1", b"2", b"3", b"5", b"7", b"S", b"z")
+        )
+    elif kind == 1:
+        sizes = (
+            b"0" * 11,
+            b"7" * 11,
+            b"-1",
+            b"\x80" + rng.randbytes(11),
+            b"%011o" % rng.randrange(9999),
+        )
+        header[124:136] = rng.choice(sizes).ljust(12, b"\0")
+    elif kind == 2:
+        header[:100] = rng.choice((b"../../a.jpg", b"/etc/passwd", b"", b".", b"a.jpg")).ljust(
+            100, b"\0"
+        )
+    else:
+        header = bytearray(mutate_bytes(bytes(header), donors, rng)[:512].ljust(512, b"\0"))
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return data[:place] + bytes(header) + data[place + 512 :]
+
+
 LAYOUTS: dict[str, Callable[[bytes, Sequence[bytes], random.Random], bytes]] = {
     "bytes": mutate_bytes,
     "json": mutate_json,
@@ -342,6 +376,7 @@ LAYOUTS: dict[str, Callable[[bytes, Sequence[bytes], random.Random], bytes]] = {
     "lines": _mutate_lines,
     "png": _mutate_png,
     "safetensors": _mutate_safetensors,
+    "tar": _mutate_tar,
     "yaml": _mutate_yaml,
     "zip": _mutate_zip,
 }

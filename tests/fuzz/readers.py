@@ -15,6 +15,7 @@ Formats by where they are read:
     data/instances.py                   objects in COCO's and LVIS's format, for detection
     data/images.py, data/label_maps.py, data/panoptic_png.py
     data/prepare/                       archives: label maps, instance maps, tables, lists, JSON, .mat
+    data/shards.py, data/tar_stream.py  shards of images
     evaluation/panoptic/files.py        predictions; evaluation/instances/: instances with their masks
     mini/writer.py                      manifest of a mini world
     training/, quickstart/              results.json and metrics.json of earlier runs

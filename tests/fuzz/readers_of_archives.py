@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ import scipy.io
 from PIL import Image
 from pycocotools import mask as rle
 
+from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.data.prepare.ade import prepare_ade150, prepare_ade847
 from clipself_seg.data.prepare.ade_instances import scene_classes
 from clipself_seg.data.prepare.ade_panoptic import prepare_ade_panoptic
@@ -23,7 +26,10 @@ from clipself_seg.data.prepare.pascal_context import (
     prepare_pascal_context_459,
 )
 from clipself_seg.data.prepare.voc import prepare_voc20
+from clipself_seg.data.shard_stream import ShardStream
+from clipself_seg.data.tar_stream import Bytes, DamagedTar, members
 from tests.fuzz.readers import Reader
+from tests.shards import samples, write_shard
 
 ADE = "ADEChallengeData2016"
 ADE_FULL = "ADE20K_2021_17_01/images/ADE/validation"
@@ -89,6 +95,26 @@ def _read_mapping(path: Path) -> None:
 
 
 VALIDATION = ("validation",)
+
+
+def _make_shard(folder: Path) -> Path:
+    return Path(write_shard(folder / "0.tar", samples(range(3))))
+
+
+def _read_shard(path: Path) -> None:
+    """What a training reads of it: nothing but the images, and from a pipe too."""
+    mapper = DistillMapper(source="grid", student_size=32, crop_size=16, seed=0)
+    stream = ShardStream([str(path)], batch_size=1, seed=0)
+    with contextlib.suppress(DamagedTar):
+        list(members(Bytes(_Pipe(path.read_bytes()))))
+    list(stream.batches(mapper, range(4), rank=0, processes=1, workers=0))
+
+
+class _Pipe(io.BytesIO):
+    def seekable(self) -> bool:
+        return False
+
+
 ARCHIVE_READERS = {
     "ade150_png": _reader(f"{ADE}/annotations/validation/a.png", prepare_ade150, "png"),
     "ade_instances_png": _reader(
@@ -107,4 +133,5 @@ ARCHIVE_READERS = {
     "pascal_context_mat": _reader(
         f"{VOC_2010}/trainval/a.mat", prepare_pascal_context_459, "bytes"
     ),
+    "shard_tar": Reader(_make_shard, _read_shard, "tar"),
 }

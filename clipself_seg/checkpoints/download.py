@@ -116,7 +116,7 @@ def fetch_bytes(address: str, most: int, what: str) -> bytes:
 
 
 def _require_web(address: str) -> None:
-    if urllib.parse.urlsplit(address).scheme.lower() not in ("http", "https"):
+    if re.match("https?://", address, re.IGNORECASE) is None:
         raise NotFetched(
             f"{address} is no http or https address: fetch the file, and give its path"
         )
@@ -306,7 +306,7 @@ def _open(address: str, headers: dict[str, str]) -> http.client.HTTPResponse:
         _AnotherVersion: the file has no such range of bytes.
     """
     try:
-        request = urllib.request.Request(address, headers=headers)
+        request = urllib.request.Request(_quoted(address), headers=headers)
         return urllib.request.build_opener(_Redirects).open(request, timeout=SECONDS)
     except urllib.error.HTTPError as error:
         reason = f"status {error.code}"
@@ -316,6 +316,14 @@ def _open(address: str, headers: dict[str, str]) -> http.client.HTTPResponse:
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = in_short(getattr(error, "reason", None) or error)
     raise NotFetched(f"{address} cannot be fetched ({reason})")
+
+
+def _quoted(address: str) -> str:
+    """The address with spaces and letters beyond ASCII behind its host as browsers send them."""
+    begin = re.match("[^/]*//[^/?#]*", address)
+    end = begin.end() if begin else 0
+    rest = re.sub("[^!-~]+", lambda part: urllib.parse.quote(part[0]), address[end:])
+    return address[:end] + rest
 
 
 def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:

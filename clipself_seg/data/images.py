@@ -215,9 +215,13 @@ def pil_pixels(image: Image.Image, name: str = "", max_pixels: int = MAX_PIXELS)
         max_pixels: largest number of pixels.
 
     Raises:
-        InputError: it cannot be decoded, or has more pixels.
+        InputError: it cannot be decoded, has more pixels, or was closed before they were read.
     """
     name = name or str(getattr(image, "filename", "") or "of PIL, without a file,")
+    if getattr(image, "tile", None) and getattr(image, "fp", None) is None:
+        raise InputError(
+            f"image {name} was closed before its pixels were read: give it within its with, or load() it there"
+        )
     with _naming(name):
         check_pixels(name, *image.size, max_pixels)
         return np.asarray(_loaded_rgb(image))

@@ -235,6 +235,15 @@ def test_a_small_file_is_fetched_whole_or_not_at_all():
         fetch_bytes("ftp://127.0.0.1:9/a.jpg", 5000, "an image")
 
 
+def test_an_address_is_taken_as_it_is_read_in_a_browser():
+    with serving() as server:
+        server.files["/Z%C3%BCrich%201%20a.jpg"] = DATA
+        for name in ("Zürich 1 a.jpg", "Zürich%201 a.jpg#part", "Z%C3%BCrich%201%20a.jpg"):
+            assert fetch_bytes(f"{server.address}/{name}", 5000, "an image") == DATA
+    with pytest.raises(NotFetched, match="cannot be fetched .*Invalid IPv6"):
+        fetch_bytes("http://[::1/a.jpg", 5000, "an image")
+
+
 def test_paths_are_no_addresses():
     assert not any(map(is_address, ("a.pt", "C:/a.pt", "C:\\a.pt", "hf-hub:a/b", "/a//b", "c://a")))
 

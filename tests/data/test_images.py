@@ -94,6 +94,11 @@ def test_bytes_and_pil_images_give_the_pixels_of_the_file(tmp_path, mode):
         ):
             pil_pixels(opened, max_pixels=47)
     np.testing.assert_array_equal(pil_pixels(image.transpose(Image.Transpose.ROTATE_270)), expected)
+    np.testing.assert_array_equal(pil_pixels(opened), expected)  # closed, but read before
+    with Image.open(path) as closed:
+        pass
+    with pytest.raises(InputError, match="image.png was closed before its pixels were read"):
+        pil_pixels(closed)
     path.write_bytes(path.read_bytes()[:-30])
     with Image.open(path) as opened, pytest.raises(InputError, match="image.png cannot be decoded"):
         pil_pixels(opened)

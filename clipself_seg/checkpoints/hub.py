@@ -146,7 +146,7 @@ def hub_folder(name: HubName, root: Path, files: Sequence[str]) -> Path:
     folder = name.folder(root)
     if (folder / files[0]).is_file() and not (folder / LISTING).exists():
         return folder  # somebody put it there
-    commit, listed = _listing(name, folder, files)
+    commit, listed = _listing(name, folder, ("its files",))
     if files[0] not in listed:
         raise InputError(
             f"{name.page} has no {files[0]}: it is none of save_pretrained's folders; name a file of it, as in "
@@ -226,8 +226,8 @@ def _listed(sibling: Any) -> tuple[str, Listed]:
 def _nowhere(name: HubName, wanted: Sequence[str], folder: Path, reason: str) -> NotFetched:
     files = " or ".join(wanted)
     return NotFetched(
-        f"{HUB}{name.repository} is not on this machine; {reason}: fetch {files} from {name.page} and put it into "
-        f"{folder}, or give its path"
+        f"{HUB}{name.repository} is not on this machine; {reason}: fetch {files} from {name.page} into "
+        f"{folder}, or give the path where you have it"
     )
 
 

@@ -6,7 +6,8 @@
 setup       the environment only (the default)
 quickstart  the main job on the mini world: tools/quickstart.py
 test        lint and the tests, some side by side; further arguments go to pytest (-n 0: one by one)
-test-all    the same, with those marked heavy, such as the wheel in an environment of its own
+test-all    the same, with those marked heavy, such as the wheel in an environment of its own, and
+            with the extras that they need
 lint        formatting, unused code, complexity and types
 
 This runs before anything is installed: it uses the standard library alone, and the syntax of
@@ -39,8 +40,9 @@ CHECKS = (
 # A worker a core; each holds up to 2 GB, so few where there are many cores. Tests that share what a
 # module sets up stay together for as long as no worker is idle. A later -n takes precedence.
 SIDE_BY_SIDE = ("-n", "auto", "--maxprocesses", "4", "--dist", "worksteal")
-# In place of the choice in setup.cfg.
+# In place of the choice in setup.cfg, and the extras that tests marked heavy need.
 EVERYTHING = ("-m", "")
+EXTRAS = ".[dev,onnx,ray]"
 # Everything that decides what belongs into the environment.
 DECISIVE = (
     "setup.cfg",
@@ -172,6 +174,8 @@ def main(words: Optional[Sequence[str]] = None) -> int:
         with alone():
             if options.force or options.detectron2 == "source" or not is_complete(venv):
                 set_up(venv, options.python, options.detectron2)
+            if options.command == "test-all":
+                steps.run(venv / "bin" / "python", "-m", "pip", "install", "--editable", EXTRAS)
     except (SetupError, OSError) as error:
         sys.stderr.write("error: %s\n" % error)
         return 2

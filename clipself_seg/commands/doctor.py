@@ -97,6 +97,10 @@ FURTHER = (
         for name in ("onnx", "onnxscript", "onnxruntime")
     ),
     *(
+        Package(name, (name,), 'pip install "clipself_seg[ray]"', "predict --ray")
+        for name in ("ray", "pyarrow")
+    ),
+    *(
         Package(
             name,
             (name,),

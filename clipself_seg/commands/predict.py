@@ -25,6 +25,7 @@ A video becomes overlays/*.mp4, frame by frame, with its rate and size and witho
 labels/NAME.mp4/NUMBER.png too; --every 5 takes every fifth frame.
 Interrupted, a call goes on with --skip-existing and its other options as they were: images whose files have not
 changed and whose results are there are not done again. Without it all are done, and replace what is there.
+With --ray the images go to the workers of a Ray cluster, or of this machine, which write Parquet files.
 Exit status: 0, 1 if an image failed and the others were done, 2 if nothing was done.
 """
 
@@ -34,7 +35,7 @@ import argparse
 import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,9 @@ SAVED = {"--semantic": 2, "--panoptic": 2, "--boxes": 1}
 ONLY = {"--semantic": SEMANTIC_ONLY, "--panoptic": PANOPTIC_ONLY, "--boxes": DETECTION_ONLY}
 # Keys that no result depends on.
 INDIFFERENT = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "INPUT.MAX_PIXELS")
+# Options of --ray, and those that do not go with it.
+RAY_ONLY = ("workers", "column")
+NOT_RAY = ("save", "scores", "skip_existing")
 SHOWN = 8  # names in a message
 # The package's folder, which holds configs/ too (in a checkout as a link).
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -129,6 +133,7 @@ def parser() -> argparse.ArgumentParser:
     _add_semantic(options.add_argument_group("with --semantic"))
     _add_panoptic(options.add_argument_group("with --panoptic"))
     _add_detection(options.add_argument_group("with --boxes"))
+    _add_ray(options.add_argument_group("over a cluster"))
     return options
 
 
@@ -175,6 +180,14 @@ def _add_detection(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _add_ray(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--ray", action="store_true", help="--input takes .txt lists and .parquet files as well"
+    )
+    group.add_argument("--workers", type=int, help="models at once (one a GPU, or else a core)")
+    group.add_argument("--column", help="of .parquet files: paths, or bytes of image files")
+
+
 @report_input_errors
 @after_interrupt(f"{GOES_ON} with --skip-existing, and begins anew without")
 def main(arguments: list[str] | None = None) -> int:
@@ -184,6 +197,9 @@ def main(arguments: list[str] | None = None) -> int:
     _refuse(args, task)
     video_save = tuple(args.save or ("overlays",))
     args.save = list(dict.fromkeys(args.save or SAVE[task][: SAVED[task]]))
+    make = _detection if args.boxes else _panoptic if args.panoptic else _semantic
+    if args.ray:
+        return _over_ray(args, make)
     from clipself_seg.prediction.files import find_images
     from clipself_seg.prediction.journal import Journal
     from clipself_seg.prediction.loop import predict_files
@@ -198,7 +214,6 @@ def main(arguments: list[str] | None = None) -> int:
     if args.device is not None:
         _require_device(args.device)
         args.opts = [*args.opts, "MODEL.DEVICE", args.device]
-    make = _detection if args.boxes else _panoptic if args.panoptic else _semantic
     results, settings = make(args, files)
     settings["frames"] = {"every": args.every, "save": sorted(video_save)}
     journal = Journal(args.output, settings, resume=args.skip_existing)
@@ -228,6 +243,24 @@ def _refuse(args: argparse.Namespace, task: str) -> None:
                 given = args.semantic or task != "--semantic"
                 why = f"does not go with {task}" if given else f"needs {other}"
                 raise InputError(f"{option} {why}")
+    for name in NOT_RAY if args.ray else RAY_ONLY:
+        if getattr(args, name):
+            why = "does not go with" if args.ray else "needs"
+            raise InputError(f"--{name.replace('_', '-')} {why} --ray")
+
+
+def _over_ray(args: argparse.Namespace, make: Callable[..., tuple[Results, dict[str, Any]]]) -> int:
+    from clipself_seg.prediction.files import InputFiles
+    from clipself_seg.prediction.ray_predict import Workers, predict_over_ray
+
+    def on(device: str) -> tuple[Results, dict[str, Any]]:
+        moved = {**vars(args), "opts": [*args.opts, "MODEL.DEVICE", device]}
+        return make(argparse.Namespace(**moved), InputFiles([], {}, []))
+
+    workers = Workers(args.workers, args.device, args.batch_size)
+    failed, total = predict_over_ray(on, args.input, args.output, workers, args.column)
+    sys.stdout.write(f"{total - failed} of {total} predicted, in {args.output}\n")
+    return 2 if failed == total else 1 if failed else 0
 
 
 def _require_video_formats(save: Sequence[str]) -> None:

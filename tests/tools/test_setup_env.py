@@ -143,11 +143,12 @@ def test_arguments_behind_test_go_to_pytest():
 
 
 def test_all_tests_are_those_marked_heavy_too(monkeypatch):
-    given = []
+    given, installed = [], []
     monkeypatch.setattr(setup_env, "is_complete", lambda venv: True)
     monkeypatch.setattr(setup_env, "test", lambda python, arguments: given.append(arguments) or 0)
+    monkeypatch.setattr(setup_steps, "run", lambda *words: installed.append(words[-1]))
     assert setup_env.main(["test-all", "-x"]) == setup_env.main(["test", "-x"]) == 0
-    assert given == [["-m", "", "-x"], ["-x"]]
+    assert given == [["-m", "", "-x"], ["-x"]] and installed == [".[dev,onnx,ray]"]
 
 
 def test_tests_run_side_by_side_unless_the_arguments_say_otherwise(monkeypatch):

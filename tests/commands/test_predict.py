@@ -262,6 +262,8 @@ def test_devices_that_are_not_there_and_empty_batches_are_refused(
         ),
         (("--boxes", "--save", "coco"), "does not go with --boxes, .*detections.json is in COCO's"),
         (("--panoptic", "--save", "masks", "coco", "--scores"), "--scores does not go with --pan"),
+        (("--ray", "--save", "overlays"), "--save does not go with --ray"),
+        (("--workers", "2"), "--workers needs --ray"),
     ],
 )
 def test_formats_of_another_task_are_refused(run, photos, capsys, words, message):

@@ -49,7 +49,7 @@ from clipself_seg.prediction.world_check import WorldCheck
 from clipself_seg.visualization.boxes import box_overlay
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays are neither equal nor not
 class Detections:
     """Detections in one image, the best first.
 
@@ -73,7 +73,7 @@ class Detections:
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
     seen: np.ndarray
-    image: np.ndarray = dataclasses.field(repr=False, compare=False)
+    image: np.ndarray = dataclasses.field(repr=False)
 
     def regions(self) -> Regions:
         """The detections in the form that all results have in common."""

@@ -75,7 +75,7 @@ class PanopticSegment:
     score: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays are neither equal nor not
 class PanopticSegmentation:
     """Segmentation of one image.
 
@@ -92,7 +92,7 @@ class PanopticSegmentation:
     _: dataclasses.KW_ONLY
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
-    image: np.ndarray = dataclasses.field(repr=False, compare=False)
+    image: np.ndarray = dataclasses.field(repr=False)
 
     def regions(self) -> Regions:
         """The segments with their masks."""

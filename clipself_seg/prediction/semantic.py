@@ -53,7 +53,7 @@ from clipself_seg.visualization.overlays import named_regions, overlay
 THRESHOLD = 0.5  # below it every word is more likely to be absent from a pixel than there
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays are neither equal nor not
 class Segmentation:
     """Segmentation of one image.
 
@@ -75,7 +75,7 @@ class Segmentation:
     class_scores: np.ndarray
     category_ids: tuple[int, ...]
     background: int | None
-    image: np.ndarray = dataclasses.field(repr=False, compare=False)
+    image: np.ndarray = dataclasses.field(repr=False)
 
     def fractions(self) -> dict[str, float]:
         """Fraction of the pixels of every class that is there, the largest first."""

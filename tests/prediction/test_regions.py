@@ -70,6 +70,7 @@ def test_every_result_has_regions_and_an_overlay(make):
     drawn = make().overlay()
     assert drawn.dtype == np.uint8 and drawn.shape[2] == 3 and drawn.shape[0] > 200
     assert "image" not in repr(make())
+    assert make() not in [make()] and len({make(), make()}) == 2
 
 
 def test_detections_and_classes_are_cocos_results():

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from clipself_seg.errors import InputError, shown
 
 MARK, PIPE = "wds:", "pipe:"
-MOST_SHARDS = 10_000_000
+MOST_SHARDS = 2_000_000
 _BRACES = re.compile(r"\{([0-9]{1,12})\.\.([0-9]{1,12})\}|\{([^{},]*(?:,[^{},]*)+)\}")
 
 

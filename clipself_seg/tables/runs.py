@@ -16,6 +16,7 @@ from typing import Any
 
 from clipself_seg.checkpoints.shipped import SHIPPED, SHIPPED_MODELS, SHIPPED_TAGS
 from clipself_seg.config.load import load_config, values_and_defaults
+from clipself_seg.config.shards import refuse_pipes
 from clipself_seg.config.weights import WEIGHTS, refuse_addresses
 from clipself_seg.tables.data import file_hash, fingerprint, missing_data
 from clipself_seg.tables.table import ROOT, RunOf, RunSpec, WeightsFile
@@ -228,6 +229,7 @@ def _values(config: str, words: tuple[str, ...]) -> tuple[dict[str, Any], dict[s
     """Values and defaults of the keys that decide a run, and the name of what a training writes."""
     cfg = load_config(_config_file(config), words)
     refuse_addresses(cfg)  # a table is a file, too
+    refuse_pipes(cfg.DATASETS.TRAIN, lambda: "a table's run")
     both = values_and_defaults(cfg)
     values = {key: value for key, (value, _) in both.items()}
     defaults = {key: default for key, (_, default) in both.items()}

@@ -118,6 +118,11 @@ def test_an_address_in_a_table_is_refused():
         name_of(MODEL__CLIP__WEIGHTS="https://a/b.pt")
 
 
+def test_a_command_in_a_table_is_refused():
+    with pytest.raises(InputError, match="a table's run: DATASETS.TRAIN has the command"):
+        name_of(DATASETS__TRAIN="('wds:{pipe,a}:touch ran',)")
+
+
 def test_without_a_checkout_configurations_are_those_of_the_package(monkeypatch, tmp_path):
     given = ("configs/mini/patches.yaml", ())
     expected = runs._values(*given)

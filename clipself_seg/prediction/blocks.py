@@ -6,6 +6,7 @@ is missing is what is left to do.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import json
@@ -130,13 +131,15 @@ def read_items(items: Sequence[Item], max_pixels: int) -> Iterator[Callable[[], 
     opened: dict[str, _Column] = {}
     for item in items:
         if item.table is None:
-            yield lambda path=item.image: read_image(path, max_pixels=max_pixels)
+            yield functools.partial(read_image, item.image, max_pixels=max_pixels)
         else:
             if item.table not in opened:
                 opened[item.table] = _Column(item.table, item.column)
-            yield lambda item=item: decode_image(
-                opened[item.table].value(item.row), item.image, max_pixels
-            )
+            yield functools.partial(_decode, opened[item.table], item, max_pixels)
+
+
+def _decode(column: _Column, item: Item, max_pixels: int) -> np.ndarray:
+    return decode_image(column.value(item.row), item.image, max_pixels)
 
 
 class _Column:

@@ -107,9 +107,12 @@ class ShardStream:
         self.shards = shards
         self.batch_size = batch_size
         self.seed = seed
-        self.lanes = max(n for n in range(1, len(shards) + 1) if batch_size % n == 0)
+        most = min(len(shards), batch_size)
+        self.lanes = max(n for n in range(1, most + 1) if batch_size % n == 0)
         self.unusable = 0
         self._positions: dict[int, Position] = {}
+        # Number of steps done -> state, of the latest step and in front of it.
+        self._states: dict[int, dict[str, Any]] = {}
 
     def batches(
         self, mapper: Mapper, steps: range, *, rank: int, processes: int, workers: int
@@ -126,12 +129,19 @@ class ShardStream:
         Raises:
             InputError: there are not enough lanes for the processes; nothing in a block can be used.
         """
-        draws = _LaneSampler(self, steps, self._lanes_of(rank, processes))
-        for samples in batches_of(StreamedDraws(mapper), workers, batch_sampler=draws):
+        lanes = self._lanes_of(rank, processes)
+        draws = _LaneSampler(self, steps, lanes)
+        before = self._state(lanes)
+        for step, samples in zip(
+            steps, batches_of(StreamedDraws(mapper), workers, batch_sampler=draws)
+        ):
             for sample in samples:
                 lane, position = sample.pop("position")
                 self._positions[lane] = position
                 self._name(sample.pop("unusable"))
+            after = self._state(lanes)
+            self._states = {step: before, step + 1: after}
+            before = after
             yield samples
 
     def _lanes_of(self, rank: int, processes: int) -> range:
@@ -185,9 +195,16 @@ class ShardStream:
             if self.unusable == MOST_NAMED:
                 logger.warning("further images that cannot be used are counted, and not named")
 
-    def state(self) -> dict[str, Any]:
-        """How far this process has come, for `load_states`, as JSON has it."""
-        positions = {str(lane): list(place) for lane, place in self._positions.items()}
+    def state(self, done: int) -> dict[str, Any]:
+        """How far the lanes of this process have come, for `load_states`, as JSON has it.
+
+        Args:
+            done: number of steps that are done: the latest that `batches` gave, or all in front of it.
+        """
+        return self._states[done]
+
+    def _state(self, lanes: range) -> dict[str, Any]:
+        positions = {str(n): list(self._positions[n]) for n in lanes if n in self._positions}
         return {"positions": positions, "unusable": self.unusable}
 
     def load_states(self, states: Any, rank: int) -> None:
@@ -208,7 +225,8 @@ class ShardStream:
             }
             unusable = sum(state["unusable"] for state in states)
             numbers = [unusable, *(n for place in positions.values() for n in place)]
-            if not all(type(n) is int and 0 <= n < 2**48 for n in numbers):
+            whole = not positions or positions.keys() == set(range(self.lanes))
+            if not whole or not all(type(n) is int and 0 <= n < 2**48 for n in numbers):
                 raise ValueError
         except (TypeError, ValueError, KeyError, AttributeError):
             raise InputError(

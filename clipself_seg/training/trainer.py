@@ -295,7 +295,7 @@ class Trainer:
             )
         metadata = {"iteration": iteration, "scaler": self.scaler.state_dict()}
         if isinstance(self.records, ShardStream):
-            metadata["shards"] = comm.all_gather(self.records.state())
+            metadata["shards"] = comm.all_gather(self.records.state(iteration))
         if comm.is_main_process():
             self.checkpoints.save(iteration, tensors, metadata | {"run": self._run})
 

@@ -70,10 +70,33 @@ def test_a_resumed_stream_goes_on_where_the_first_one_stopped(shards, done):
     parts = [stream(shards, batch_size=4) for _ in range(2)]
     for rank, part in enumerate(parts):
         read(part, stop=done, rank=rank, processes=2)
-    states = json.loads(json.dumps([part.state() for part in parts]))
+    states = json.loads(json.dumps([part.state(done) for part in parts]))
     resumed = stream(shards, batch_size=4)
     resumed.load_states(states, rank=0)
     assert read(resumed, start=done, stop=9) == whole[done:]
+
+
+def test_processes_that_are_resumed_twice_say_where_their_own_lanes_are(shards):
+    whole = read(stream(shards, batch_size=4), stop=9)
+    states = []
+    for start in (0, 2, 5):
+        parts = [stream(shards, batch_size=4) for _ in range(2)]
+        for rank, part in enumerate(parts):
+            if states:
+                part.load_states(states, rank)
+            stop = {0: 2, 2: 5, 5: 9}[start]
+            last = read(part, start=start, stop=stop, rank=rank, processes=2)
+            assert names(last[-1:]) == names(whole[stop - 1 : stop])[2 * rank : 2 * rank + 2]
+        states = [part.state(stop) for part in parts]
+
+
+def test_the_state_in_front_of_the_latest_step_is_kept(shards):
+    whole = read(stream(shards), stop=6)
+    stopped = stream(shards)
+    assert names(read(stopped, stop=4)) == names(whole[:4])
+    again = stream(shards)
+    again.load_states([stopped.state(3)], rank=0)
+    assert read(again, start=3) == whole[3:]
 
 
 def test_a_resumed_stream_reads_no_shard_that_is_behind_it(shards, monkeypatch):
@@ -85,7 +108,7 @@ def test_a_resumed_stream_reads_no_shard_that_is_behind_it(shards, monkeypatch):
     first = stream(shards, batch_size=1)
     read(first, stop=10)  # each of four shards has three
     resumed = stream(shards, batch_size=1)
-    resumed.load_states([first.state()], rank=0)
+    resumed.load_states([first.state(10)], rank=0)
     count = len(opened)
     read(resumed, start=10, stop=12)
     assert len(opened) == count + 1
@@ -132,9 +155,9 @@ def test_names_are_bounded_and_the_count_goes_on(tmp_path, caplog, monkeypatch):
     read(source, stop=13)
     assert sum("left out: " in record.getMessage() for record in caplog.records) == 2
     other = stream(shards, batch_size=1)
-    other.load_states([source.state(), {"positions": {}, "unusable": 3}], rank=0)
+    other.load_states([source.state(13), {"positions": {}, "unusable": 3}], rank=0)
     assert other.unusable == 7
-    other.load_states([source.state()], rank=1)
+    other.load_states([source.state(13)], rank=1)
     assert other.unusable == 0
 
 
@@ -160,7 +183,8 @@ def test_lanes_are_as_many_as_the_batch_has_images_or_its_largest_part(shards):
         3,
         [{}],
         [{"positions": {"0": [0, 0]}}],
-        [{"positions": {"0": [0, -1, 0]}, "unusable": 0}],
+        [{"positions": {"0": [0, -1, 0], "1": [0, 0, 0]}, "unusable": 0}],
+        [{"positions": {"1": [0, 0, 0]}, "unusable": 0}],
     ],
 )
 def test_a_checkpoint_that_does_not_say_where_it_was_is_refused(shards, states):

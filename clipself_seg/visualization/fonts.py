@@ -7,6 +7,7 @@ kerning: ligatures, joined letters and lines from right to left are not made.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import itertools
 import logging
@@ -94,9 +95,11 @@ def shortened(text: str, size: int, room: float) -> str:
     """
     if text_length(text, size) <= room:
         return text
-    while text and text_length(text + "...", size) > room:
-        text = text[:-1]
-    return text + "..."
+    lengths = range(1, len(text))
+    kept = bisect.bisect_right(
+        lengths, room, key=lambda count: text_length(text[:count] + "...", size)
+    )
+    return text[:kept] + "..."
 
 
 @functools.lru_cache(maxsize=4096)

@@ -142,6 +142,21 @@ def test_texts_are_shortened_to_a_width():
     assert short.startswith("a v") and short.endswith("...") and text_length(short, 14) <= 80
 
 
+def test_a_long_text_is_shortened_in_few_looks(monkeypatch):
+    text = "a long name of a class, AV To " * 10
+    looked = []
+
+    def length(part, size):
+        looked.append(part)
+        return text_length(part, size)
+
+    monkeypatch.setattr(fonts, "text_length", length)
+    for room in (-5, 0, 20, 333, 1500):
+        fitting = [n for n in range(1, 300) if text_length(text[:n] + "...", 14) <= room]
+        assert shortened(text, 14, room) == text[: max(fitting, default=0)] + "..."
+    assert len(looked) <= 5 * 11
+
+
 def test_upright_fonts_of_usual_weight_come_first_and_one_of_mere_signs_never(monkeypatch):
     files = ["LastResort.otf", "NotoSansCJK-Bold.ttc", "NotoSerif.ttf", "NotoSansCJK-Regular.ttc"]
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: files)

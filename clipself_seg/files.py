@@ -27,6 +27,7 @@ except ModuleNotFoundError:  # Windows
 
 # Errors of `flock` on a file system that has no locks, such as some of clusters.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+NAME_PART = 40  # characters, of 4 bytes at most, in a temporary name, which has 255 bytes at most
 # Open folders that `alone_in` of this process has locked.
 _locked: set[int] = set()
 logger = logging.getLogger(__name__)
@@ -104,7 +105,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise OSError(errno.EINVAL, "is no file that could be replaced", str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     # In a folder of its own: safetensors writes to a temporary file beside the one that it is given.
-    around = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+    # Not with the whole name, which may be as long as the file system allows.
+    prefix = f".{target.name[:NAME_PART]}."
+    around = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix, suffix=".part"))
     temporary = around / "part"
     try:
         temporary.touch()

@@ -115,6 +115,13 @@ def test_what_a_library_leaves_beside_its_file_goes_too(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
+    for name in ("a" * 255, "\U0001f600" * 63):
+        with atomic_path(tmp_path / name) as temporary:
+            temporary.write_text("whole")
+        assert (tmp_path / name).read_text() == "whole"
+
+
 def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
     target = tmp_path / "a.txt"
     for name in (None, "temporary"):

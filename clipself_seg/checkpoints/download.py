@@ -38,6 +38,10 @@ class _BrokenOff(Exception):
     """The connection ended before the file did."""
 
 
+class _TooLong(Exception):
+    """The file does not end where it should."""
+
+
 class _AnotherVersion(Exception):
     """What the server has is not what ``part`` is the beginning of."""
 
@@ -227,7 +231,13 @@ def _ask(address: str, partial: Path, size: int | None) -> None:
         if not start:  # else, killed here, the new notes would stand beside the old part
             part.unlink(missing_ok=True)
         write_json(partial / VERSION, {"address": address, "tag": tag, "total": total})
-        _write(response, part, start, total)
+        try:
+            _write(response, part, start, total, size if total is None else total)
+        except _TooLong as error:
+            part.unlink(missing_ok=True)
+            raise InputError(
+                f"{address} sends more than {error} bytes, nothing is kept: give the right file's path"
+            ) from None
 
 
 def _extent(response: http.client.HTTPResponse, start: int) -> tuple[int, int | None]:
@@ -258,7 +268,13 @@ def _tag(response: http.client.HTTPResponse) -> str:
     return next((tag for tag in tags if not tag.startswith("W/")), "")  # W: about the same
 
 
-def _write(response: http.client.HTTPResponse, part: Path, start: int, total: int | None) -> None:
+def _write(
+    response: http.client.HTTPResponse,
+    part: Path,
+    start: int,
+    total: int | None,
+    most: int | None,
+) -> None:
     progress = tqdm(
         desc="fetched", initial=start, total=total, unit="B", unit_scale=True, disable=None
     )
@@ -267,6 +283,8 @@ def _write(response: http.client.HTTPResponse, part: Path, start: int, total: in
         for block in _blocks(response):
             file.write(block)
             progress.update(len(block))
+            if most is not None and file.tell() > most:
+                raise _TooLong(most)
         file.flush()
         os.fsync(file.fileno())
         got = file.tell()

@@ -32,7 +32,7 @@ HUGGING_FACE = "https://huggingface.co"
 FILES = ("open_clip_model.safetensors", "model.safetensors")
 LISTING = "files.json"
 MOST_LISTED = 1 << 24  # bytes of a listing
-PART = "[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+PART = "[A-Za-z0-9]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 logger = logging.getLogger(__name__)
 
 
@@ -89,7 +89,7 @@ def hub_name(text: str) -> HubName:
         InputError: it is of another form.
     """
     match = re.fullmatch(
-        rf"{HUB}(?!.*(--|\.\.))(?P<repository>{PART}/{PART})"
+        rf"{HUB}(?!.*(--|\.\.|\.git([@:]|$)))(?P<repository>{PART}/{PART})"
         rf"(@(?P<revision>{PART}(/{PART})*))?(:(?P<file>{PART}(/{PART})*))?",
         text,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -238,9 +239,9 @@ class _Loop:
         """Note what goes wrong with an image, whatever a library makes of a strange one."""
         try:
             yield
-        except OSError:  # a full disk, and so on: the next image would fare no better
-            raise
         except Exception as error:
+            if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+                raise  # a full disk, and so on: the next image would fare no better
             reason = _reason(error)
             self.done.pop(source.name, None)
             self.failed[str(source.path)] = reason

@@ -11,6 +11,7 @@ import threading
 
 import pytest
 
+from clipself_seg.checkpoints import download as download_module
 from clipself_seg.checkpoints.download import (
     NotFetched,
     check_file,
@@ -61,6 +62,15 @@ def test_another_version_of_the_file_begins_anew(tmp_path):
         server.files["/a.pt"], server.tag = DATA[::-1], '"two"'
         download(f"{server.address}/a.pt", tmp_path / "a.pt")
     assert (tmp_path / "a.pt").read_bytes() == DATA[::-1]
+
+
+def test_what_does_not_end_where_it_should_is_not_read_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(download_module, "BLOCK", 100)
+    with serving(a_pt=DATA) as server:
+        server.headers = {"Content-Length": "unknown"}
+        with pytest.raises(InputError, match="a.pt sends more than 250 bytes, nothing is kept"):
+            download(f"{server.address}/a.pt", tmp_path / "a.pt", size=250)
+    assert not list(tmp_path.rglob("*part"))
 
 
 @pytest.fixture

@@ -50,7 +50,8 @@ def test_names_have_a_repository_and_perhaps_revision_and_file():
 @pytest.mark.parametrize(
     "text",
     ["hf-hub:", "hf-hub:name", "hf-hub:a/b/c", "hf-hub:../b", "hf-hub:a/b:../c", "hf-hub:a--b/c"]
-    + ["hf-hub:a/b@../x", "hf-hub:a/b:/etc/x", "hf-hub:a/b:.x", "hf-hub:a/b@", "hf-hub:a/b\n"],
+    + ["hf-hub:a/b@../x", "hf-hub:a/b:/etc/x", "hf-hub:a/b:.x", "hf-hub:a/b@", "hf-hub:a/b\n"]
+    + ["hf-hub:a/b.", "hf-hub:a-/b", "hf-hub:a/b.git", "hf-hub:a/b.git:c"],
 )
 def test_other_names_are_refused(text):
     with pytest.raises(InputError, match="names nothing on the .* hub: give hf-hub:organisation/"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 from unittest import mock
@@ -244,6 +245,17 @@ def test_an_image_that_fails_in_a_batch_fails_alone(inputs, tmp_path):
     }
     index = json.loads((tmp_path / "out/classes.json").read_text())
     assert set(index["pictures"]) == {"image 2", "image 4", "sub/image 1", "sub/image 3"}
+
+
+def test_an_image_whose_results_would_have_too_long_a_name_fails_alone(inputs, tmp_path):
+    long = inputs / f"{'a' * 251}.png"
+    for ending in (".png", ".jpg"):
+        shutil.copy(inputs / "image 0.png", long.with_suffix(ending))
+    files = find_images([inputs], tmp_path / "out")
+    failed = predict_files(made_results("semantic", tmp_path / "out", files), files)
+    assert set(failed) == {str(long), str(long.with_suffix(".jpg"))}
+    assert "File name too long" in failed[str(long)]
+    assert len(list((tmp_path / "out" / "labels").rglob("*.png"))) == 5
 
 
 def test_images_are_read_ahead_in_a_thread_and_no_further_than_a_batch(

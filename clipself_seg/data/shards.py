@@ -21,6 +21,7 @@ from clipself_seg.files import require_regular_file
 # Where a sample has several, the first of them counts, as in open_clip.
 ENDINGS = ("jpg", "png", "jpeg", "webp")
 MAX_BYTES = 256 * 2**20
+MOST_FILES = 1000  # of a sample: all are kept in mind up to its end
 
 
 class ShardImage(NamedTuple):
@@ -161,6 +162,8 @@ def _images(shard: str, source: Bytes) -> Iterator[ShardImage]:
             group = {}
         key = own
         group[ending] = _image(shard, member, source if ending in ENDINGS else None)
+        if len(group) > MOST_FILES:
+            raise DamagedTar(f"its sample {shown(key)} has more than {MOST_FILES} files")
     if key is not None:
         yield _chosen(shard, key, group)
 

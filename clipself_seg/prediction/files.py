@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from clipself_seg.errors import InputError
 
@@ -57,7 +57,8 @@ def find_images(
 ) -> InputFiles:
     """Images by name, and all below folders; hidden files and the output folder are left out.
 
-    Two images that differ in their endings alone keep them in their names.
+    Two images that differ in their endings alone keep them in their names, as does one whose results would be called
+    like a folder of others, such as x.jpg beside x.png/y.jpg.
 
     Args:
         inputs: files and folders.
@@ -68,7 +69,7 @@ def find_images(
         InputError: no image and no video, or two of them whose results would have one name.
     """
     files = InputFiles([], {}, [])
-    out = Path(output).resolve()
+    out = Path(os.path.realpath(output))  # not Path.resolve, which fails at a link to itself
     for item in map(Path, inputs):
         if item.is_dir():
             if item.resolve() == out:
@@ -98,7 +99,6 @@ def _search(folder: Path, out: Path, files: InputFiles) -> None:
     for path in sorted(folder.rglob("*")):
         below = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in below.parts)
-        # Not Path.resolve, which fails at a link to itself.
         if hidden or out in Path(os.path.realpath(path)).parents or path.is_dir():
             continue
         if path.suffix.lower() not in ENDINGS:
@@ -112,8 +112,10 @@ def _search(folder: Path, out: Path, files: InputFiles) -> None:
 def _name(images: Sequence[ImageFile]) -> list[ImageFile]:
     short = [image.file_name.removesuffix(image.path.suffix) for image in images]
     counts = Counter(short)
+    folders = {str(folder) for image in images for folder in PurePath(image.file_name).parents}
+    unclear = {stem for stem in short if counts[stem] > 1 or f"{stem}.png" in folders}
     named = [
-        dataclasses.replace(image, name=stem if counts[stem] == 1 else image.file_name)
+        dataclasses.replace(image, name=image.file_name if stem in unclear else stem)
         for image, stem in zip(images, short)
     ]
     twice = [name for name, count in Counter(image.name for image in named).items() if count > 1]

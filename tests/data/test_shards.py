@@ -79,6 +79,13 @@ def test_an_image_that_is_too_large_is_not_read(tmp_path, monkeypatch):
         assert second.record()["content"] == b"123"
 
 
+def test_a_sample_without_end_is_not_kept_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("clipself_seg.data.shards.MOST_FILES", 3)
+    files = [("1.jpg", b"1"), *((f"2.{number}", b"") for number in range(9))]
+    first, left_out = shard_images(write_shard(tmp_path / "s.tar", files))
+    assert first.name == "1.jpg" and "2' has more than 3 files; what follows" in left_out.trouble
+
+
 def test_a_file_that_is_missing_or_changed_and_a_command_that_fails_are_refused(tmp_path):
     shard = write_shard(tmp_path / "s.tar", [("1.jpg", b"1")])
     require_shards([shard, "pipe:false"])

@@ -30,7 +30,8 @@ def image_like_pixels(size: tuple[int, int]) -> list[np.ndarray]:
     for _ in range(IMAGES):
         layers = [torch.rand(1, 3, n, n, generator=generator) for n in CELLS]
         scaled = [F.interpolate(layer, size, mode="bilinear") for layer in layers]
-        image = sum(fraction * layer for fraction, layer in zip(FRACTIONS, scaled))
+        parts = [fraction * layer for fraction, layer in zip(FRACTIONS, scaled)]
+        image = torch.stack(parts).sum(dim=0)
         images.append((255 * image[0].permute(1, 2, 0)).to(torch.uint8).numpy())
     return images
 

@@ -33,7 +33,7 @@ def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """
     if not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs)):
         return function(*inputs)
-    return checkpoint(  # type: ignore[no-any-return]
+    return checkpoint(
         function, *inputs, use_reentrant=False, preserve_rng_state=False, determinism_check="none"
     )
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 from clipself_seg.config.shards import PIPE
 from clipself_seg.data.records import Record
@@ -105,7 +105,7 @@ def shard_images(shard: str) -> Iterator[ShardImage]:
 
 
 @contextlib.contextmanager
-def open_shard(shard: str) -> Iterator[BinaryIO]:
+def open_shard(shard: str) -> Iterator[IO[bytes]]:
     """Open a file, or start a command.
 
     Raises:
@@ -115,7 +115,7 @@ def open_shard(shard: str) -> Iterator[BinaryIO]:
     if not shard.startswith(PIPE):
         try:
             require_regular_file(shard)
-            file: BinaryIO = open(shard, "rb")
+            file = open(shard, "rb")
         except OSError as error:
             raise InputError(f"shard {shard} cannot be read ({error.strerror})") from None
         with file:
@@ -141,7 +141,7 @@ def open_shard(shard: str) -> Iterator[BinaryIO]:
         )
 
 
-def _to_end(file: BinaryIO) -> None:
+def _to_end(file: IO[bytes]) -> None:
     """Read what a pipe has left, so that its command can end."""
     while not file.seekable() and file.read(1 << 20):
         pass

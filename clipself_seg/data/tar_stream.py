@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 BLOCK = 512
 # Longest header that is read for a name, and most of them in a row.
@@ -39,7 +39,7 @@ class Member(NamedTuple):
 class Bytes:
     """Reads forwards in a file or a pipe, and counts."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self.file = file
         self.place = 0
         self.seekable = file.seekable()

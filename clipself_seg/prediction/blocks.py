@@ -113,7 +113,7 @@ def _table_items(path: str, column: str | None) -> Iterator[Item]:
     usable = texts + contents
     if column is None and len(usable) == 1:
         (column,) = usable
-    if column not in usable:
+    if column is None or column not in usable:
         raise InputError(
             f"{path} has these columns of texts or bytes: {', '.join(usable) or 'none'}; name that of the images: "
             "--column NAME"
@@ -122,8 +122,8 @@ def _table_items(path: str, column: str | None) -> Iterator[Item]:
         folder = os.path.dirname(path)
         values = parquet.read_table(path, columns=[column])[column].to_pylist()
         return (Item(os.path.join(folder, value or "")) for value in values)
-    rows = parquet.read_metadata(path).num_rows
-    return (Item(f"{path}#{row}", path, column, row) for row in range(rows))
+    rows = range(parquet.read_metadata(path).num_rows)
+    return (Item(f"{path}#{row}", path, column, row) for row in rows)
 
 
 def read_items(items: Sequence[Item], max_pixels: int) -> Iterator[Callable[[], np.ndarray]]:

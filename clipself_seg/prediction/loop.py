@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -255,7 +255,9 @@ class _Loop:
         self.results.write_index(Index(images, videos, self.failed, complete, self.made_by))
 
 
-def _read_ahead(batches: Sequence[Sequence[ImageFile]], max_pixels: int) -> Iterator[_Batch]:
+def _read_ahead(
+    batches: Sequence[Sequence[ImageFile]], max_pixels: int
+) -> Generator[_Batch, None, None]:
     """Batches whose images are read in a thread: one batch while the model works on that before it."""
     with ThreadPoolExecutor(1) as reader:
         try:

@@ -204,7 +204,7 @@ class PanopticPredictor(Pretrained):
         """
         self.model = model.eval()
         self.mapper = mapper
-        self.trained = trained
+        self.trained: Vocabulary = trained
         self.world_check = world_check
         self.vocabulary: Vocabulary | None = None
         self.seen = np.zeros(0, bool)

@@ -284,7 +284,9 @@ def _read_vocabulary(path: Path) -> dict[str, Any]:
     content = read_json(path, "vocabulary file")
     match content:
         case {"words": words, **more}:
-            asked = {key: value for key, value in more.items() if key != "seen"}
+            asked: dict[str, Any] = {
+                str(key): value for key, value in more.items() if key != "seen"
+            }
             types = {"background": str | None, "threshold": float | int | None}
             if all(key in types and isinstance(value, types[key]) for key, value in asked.items()):
                 vocabulary = parse_vocabulary(words, str(path))
@@ -292,7 +294,7 @@ def _read_vocabulary(path: Path) -> dict[str, Any]:
                     raise InputError(
                         f"{path} has {count} names, {MOST_NAMES} at most are read: set_vocabulary takes more"
                     )
-                return {"words": vocabulary, **asked}
+                return asked | {"words": vocabulary}
     raise InputError(
         f"{path} is {shown(content)}, not a vocabulary of save_pretrained: fetch it again"
     )

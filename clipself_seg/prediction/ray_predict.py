@@ -26,12 +26,12 @@ class Workers(NamedTuple):
     """Who predicts.
 
     Attributes:
-        count: workers, each with a model; None for one a GPU, or a CPU where there are none.
+        number: workers, each with a model; None for one a GPU, or a CPU where there are none.
         device: "cpu", or "cuda" with a GPU for each; None for what the cluster has.
         batch_size: images that a model gets at once.
     """
 
-    count: int | None = None
+    number: int | None = None
     device: str | None = None
     batch_size: int = 1
 
@@ -92,8 +92,8 @@ def predict_over_ray(
     """
     ray = optional("ray")
     data = optional("ray.data")
-    if workers.count is not None and workers.count < 1:
-        raise InputError(f"{workers.count} workers: give 1 or more")
+    if workers.number is not None and workers.number < 1:
+        raise InputError(f"{workers.number} workers: give 1 or more")
     parts = Parts(os.path.abspath(output), find_items(inputs, output, column), block_size)
     results, settings = make("cpu")
     with alone_in(parts.folder):
@@ -115,8 +115,8 @@ def _placed(workers: Workers, resources: Mapping[str, float]) -> Workers:
     device = workers.device or ("cuda" if gpus else "cpu")
     if device != "cpu" and not gpus:
         raise InputError(f"--device {device}: Ray's cluster has no GPU: give --device cpu")
-    count = workers.count or (gpus if device != "cpu" else int(resources.get("CPU", 1)))
-    return workers._replace(count=count, device=device)
+    count = workers.number or (gpus if device != "cpu" else int(resources.get("CPU", 1)))
+    return workers._replace(number=count, device=device)
 
 
 def _predict(data: Any, make: Make, parts: Parts, todo: list[int], workers: Workers) -> None:
@@ -126,7 +126,7 @@ def _predict(data: Any, make: Make, parts: Parts, todo: list[int], workers: Work
         BlockWorker,
         fn_constructor_args=(make, workers.device, parts, workers.batch_size, os.getcwd()),
         batch_size=1,
-        compute=data.ActorPoolStrategy(size=min(workers.count or 1, len(todo))),
+        compute=data.ActorPoolStrategy(size=min(workers.number or 1, len(todo))),
         num_cpus=1,
         num_gpus=0 if workers.device == "cpu" else 1,
     )

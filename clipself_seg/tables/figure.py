@@ -41,8 +41,13 @@ def write_figure(section: Section, folder: Path) -> bool:
         (panel.set_xlim if one_column else panel.set_ylim)(0)
         handles |= {text: handle for handle, text in zip(*panel.get_legend_handles_labels())}
     if handles:
-        place = "outside lower center"
-        figure.legend(handles.values(), handles, loc=place, ncols=2, fontsize="x-small")
+        figure.legend(
+            [*handles.values()],
+            [*handles],
+            loc="outside lower center",
+            ncols=2,
+            fontsize="x-small",
+        )
     with atomic_path(folder / f"{section.table.name}.png") as temporary:
         figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
     return True

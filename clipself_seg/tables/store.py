@@ -78,8 +78,9 @@ class Store:
         path = self.folder / run.name / RUN_FILE
         note = read_json(path)
         # The defaults stay those under which it began: there may be new keys since.
-        known = seconds is not None and note["minutes"] is not None
-        write_json(path, note | {"minutes": note["minutes"] + seconds / 60 if known else None})
+        before = note["minutes"]
+        minutes = None if seconds is None or before is None else before + seconds / 60
+        write_json(path, note | {"minutes": minutes})
         self._known.pop(run.name, None)
         self.keep([run])
 

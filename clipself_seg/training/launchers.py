@@ -122,10 +122,13 @@ def _place_of_torchrun(environment: Environment) -> Place | None:
     if environment.get("WORLD_SIZE") == "1":
         return None
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-    numbers = [_number(environment, name, TORCHRUN) for name in names]
+    rank, local_rank, processes, local_processes = (
+        _number(environment, name, TORCHRUN) for name in names
+    )
     address = _text(environment, "MASTER_ADDR", TORCHRUN)
     port = _number(environment, "MASTER_PORT", TORCHRUN)
-    return _consistent(Place(TORCHRUN, *numbers, address, port), dict(zip(names, numbers)))
+    place = Place(TORCHRUN, rank, local_rank, processes, local_processes, address, port)
+    return _consistent(place, dict(zip(names, place[1:5])))
 
 
 def gpu_of(place: Place, gpus: int) -> int:
@@ -154,7 +157,7 @@ def _place_of_slurm(environment: Environment) -> Place | None:
     if _number(environment, count, SLURM, default=1) == 1:
         return None
     names = ("SLURM_PROCID", "SLURM_LOCALID", count)
-    numbers = [_number(environment, name, SLURM) for name in names]
+    rank, local_rank, processes = (_number(environment, name, SLURM) for name in names)
     name = "SLURM_STEP_TASKS_PER_NODE"
     tasks = _text(environment, name, SLURM)
     listed = next(
@@ -168,8 +171,8 @@ def _place_of_slurm(environment: Environment) -> Place | None:
         job = _number(environment, "SLURM_JOB_ID", SLURM)
         step = _number(environment, "SLURM_STEP_ID", SLURM)
         port = PORTS[(job + step) % len(PORTS)]
-    place = Place(SLURM, *numbers, tasks_of_each_node(tasks), address, port)
-    return _consistent(place, dict(zip(names, numbers)) | {name: tasks})
+    place = Place(SLURM, rank, local_rank, processes, tasks_of_each_node(tasks), address, port)
+    return _consistent(place, dict(zip(names, place[1:4])) | {name: tasks})
 
 
 def first_host(nodes: str) -> str:

@@ -406,7 +406,10 @@ class OpenPanoptic(nn.Module):
         """
         loaded = super().load_state_dict(full_state(self, state_dict), assign=assign)
         carried = carried_exponents(state_dict)
-        if own := {name: carried[name] for name in self.fusion.of_weights if name in carried}:
+        own: dict[str, Any] = {
+            name: carried[name] for name in self.fusion.of_weights if name in carried
+        }
+        if own:
             logger.info("exponents of the fusion that the checkpoint carries: %s", own)
             self.fusion = replace(self.fusion, **own)
         return loaded

@@ -42,7 +42,7 @@ CHECKS = (
 SIDE_BY_SIDE = ("-n", "auto", "--maxprocesses", "4", "--dist", "worksteal")
 # In place of the choice in setup.cfg, and the extras that tests marked heavy need.
 EVERYTHING = ("-m", "")
-EXTRAS = ".[dev,onnx,ray]"
+EXTRAS = ".[dev,export,ray]"
 # Everything that decides what belongs into the environment.
 DECISIVE = (
     "setup.cfg",

@@ -103,7 +103,7 @@ def _require_packages() -> None:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
             raise MissingPackage(
-                f'{error.name} is not installed, and ONNX needs it: pip install "clipself_seg[onnx]"'
+                f'{error.name} is not installed, and ONNX needs it: pip install "clipself_seg[export]"'
             ) from None
 
 

@@ -93,7 +93,7 @@ FURTHER = (
         "images in HEIC and HEIF",
     ),
     *(
-        Package(name, (name,), 'pip install "clipself_seg[onnx]"', "ONNX")
+        Package(name, (name,), 'pip install "clipself_seg[export]"', "ONNX")
         for name in ("onnx", "onnxscript", "onnxruntime")
     ),
     *(

@@ -8,7 +8,7 @@ embeddings of unit length out) and export.json (mean, standard deviation, patch 
 and comes out). Each is run by onnxruntime at sizes that were not traced, and compared with torch; if
 they differ by more than 1e-4 of the largest feature, nothing is written.
 With --config-file the CLIP is that of a trained CATSeg or FViT, or the CLIP branch of an OpenPanoptic.
-Needs: pip install "clipself_seg[onnx]"
+Needs: pip install "clipself_seg[export]"
 """
 
 from __future__ import annotations

@@ -69,6 +69,12 @@ def test_every_folder_of_the_package_is_in_the_map_of_the_readme():
     assert sorted(folders - spans) == []
 
 
+def test_sections_of_every_page_are_numbered_without_gap_or_repeat():
+    for page in PAGES:
+        numbers = [int(number) for number in re.findall(r"^## (\d+)\. ", page.read_text(), re.M)]
+        assert numbers == list(range(1, len(numbers) + 1)), page.name
+
+
 def test_every_folder_says_what_it_is():
     texts = {path: path.read_text() for path in PACKAGE.rglob("__init__.py")}
     short = [

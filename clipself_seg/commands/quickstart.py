@@ -10,7 +10,8 @@
    classes and on the second world,
 6. trains a mask generator on the seen classes and lets its masks be named by both CLIPs, by itself, and by
    both together,
-7. prints the paper's Tables 2, 5 and 6 in miniature and writes output/quickstart/index.html with images.
+7. trains F-ViT, a detector, on the boxes of the seen classes, on the original CLIP and on CLIPSelf's,
+8. prints the paper's Tables 2, 3, 5 and 6 in miniature and writes output/quickstart/index.html with images.
 
 On COCO the same commands are (data below $DETECTRON2_DATASETS, see README.md):
     clipself-seg train --config-file configs/regions/coco_openai_vitb16.yaml --eval-only

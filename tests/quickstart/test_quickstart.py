@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from clipself_seg.commands.quickstart import parser
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
 from clipself_seg.quickstart import quickstart
@@ -21,3 +22,8 @@ def test_two_quickstarts_do_not_meet_and_a_fresh_one_forgets_the_earlier(tmp_pat
     assert len(list(tmp_path.iterdir())) == 2 and len(called) == 1
     quickstart.run_quickstart(tmp_path, tmp_path / "worlds", fresh=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_help_names_what_every_chapter_trains():
+    help = parser().format_help()
+    assert all(model in help for model in ("CAT-Seg", "mask generator", "F-ViT"))

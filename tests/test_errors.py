@@ -19,7 +19,9 @@ GOES_ON = {
     "train": "a training goes on with --resume, an evaluation begins anew",
     "write_generator_outputs": "the same command goes on, unless it says --overwrite",
 }
-BEGIN_ANEW = "benchmark check_datasets convert_clip panoptic_quality train_mini_clip write_proposals".split()
+BEGIN_ANEW = (
+    "benchmark check_datasets convert_clip panoptic_quality train_mini_clip write_proposals".split()
+)
 
 
 def interrupted(*_, **__):

@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     import torch
     from tqdm import tqdm
 
+    from clipself_seg.checkpoints.shipped import MINI_CLIP
     from clipself_seg.clip import load_clip, save_clip
     from clipself_seg.memory import keep_freed_memory
     from clipself_seg.mini import train_clip
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = train_clip.TrainSettings(scenes=args.scenes, steps=args.steps, seed=args.seed)
     keep_freed_memory()
     torch.manual_seed(settings.seed)
-    clip = load_clip(train_clip.ARCHITECTURE, None)
+    clip = load_clip(MINI_CLIP, None)
     crops = train_clip.render_crops(
         scenes=settings.scenes, side=clip.image_size, seed=settings.seed
     )

@@ -17,8 +17,6 @@ from clipself_seg.mini.concepts import WORLDS, Concept
 from clipself_seg.mini.crops import choose_mentions, leave_out_colours, sample_crops, write_caption
 from clipself_seg.mini.scenes import draw_scene
 
-ARCHITECTURE = "ViT-Mini-8"
-
 Key = tuple[tuple[str | None, str | None, str | None], ...]
 
 

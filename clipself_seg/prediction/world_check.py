@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from detectron2.config import CfgNode
 
-from clipself_seg.checkpoints.shipped import SHIPPED, SHIPPED_MODELS, SHIPPED_TAGS
+from clipself_seg.checkpoints.shipped import MINI_CLIP
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.data.vocabulary import VocabularyClass
 from clipself_seg.mini.concepts import WORLDS
@@ -33,22 +31,20 @@ class WorldCheck:
     warning unless it was cut or resized, and a photograph causes none only if it has one of these ten sizes.
     """
 
-    def __init__(self, *, shipped: bool, folder: str) -> None:
+    def __init__(self, *, mini: bool, folder: str) -> None:
         """
         Args:
-            shipped: whether the model has weights that come with the project; those of others are not checked.
+            mini: whether the model stands on the mini CLIP; others are not checked.
             folder: below ``configs/``, of configurations that do the same task on photographs, such as "semseg/".
         """
-        self.shipped = shipped
+        self.mini = mini
         self.folder = folder
-        self._warned = not shipped
+        self._warned = not mini
 
     @classmethod
     def of_config(cls, cfg: CfgNode, folder: str) -> WorldCheck:
-        """The check for the configured model; the mini CLIP below a head of one's own counts as shipped, too."""
-        model, clip = cfg.MODEL.WEIGHTS, cfg.MODEL.CLIP.WEIGHTS
-        known = model in SHIPPED_MODELS or clip in SHIPPED_TAGS
-        return cls(shipped=known or _is_shipped(model) or _is_shipped(clip), folder=folder)
+        """The check for the configured model: on the mini CLIP, whoever trained or saved it, it knows no more."""
+        return cls(mini=cfg.MODEL.CLIP.NAME == MINI_CLIP, folder=folder)
 
     def look_at_classes(self, classes: Sequence[VocabularyClass]) -> None:
         """Warn of class names that are in no caption of the worlds, unless a warning was given before."""
@@ -98,8 +94,3 @@ def sizes() -> frozenset[tuple[int, int]]:
 
 def _plain(name: str) -> str:
     return " ".join(name.casefold().split())
-
-
-def _is_shipped(weights: str | os.PathLike[str]) -> bool:
-    """Whether a path is one of a file that comes with the project."""
-    return bool(weights) and Path(weights).resolve().parent == SHIPPED.resolve()

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clipself_seg.checkpoints.shipped import MINI_CLIP
 from clipself_seg.clip import DenseCLIP, TextBank, load_clip
 from clipself_seg.clip.whole_image import whole_image_features
 from clipself_seg.data.images import letterbox_crops, letterbox_image, read_image
@@ -33,7 +34,6 @@ from clipself_seg.visualization.fonts import write_text
 from clipself_seg.visualization.overlays import save_png
 from clipself_seg.visualization.panels import panel, sheet
 
-MODEL = "ViT-Mini-8"
 COLUMNS = {"original CLIP": "mini", "CLIPSelf patches": "mini-clipself"}
 COLUMNS |= {"CLIPSelf proposals": "mini-clipself-proposals"}
 SCENES = 6
@@ -71,7 +71,7 @@ def write_gallery(
     annotations = world / "annotations" / "panoptic_val.json"
     records = panoptic_records(str(annotations), str(world / "val"), str(world / "panoptic_val"))
     vocabulary = load_vocabulary("mini")
-    clips = {title: load_clip(MODEL, tag) for title, tag in COLUMNS.items()}
+    clips = {title: load_clip(MINI_CLIP, tag) for title, tag in COLUMNS.items()}
     scenes = [_Scene(record, vocabulary) for record in records[:SCENES]]
     save_png(kmeans_sheet(clips, scenes), output / "kmeans.png")
     save_png(region_sheet(clips, scenes, vocabulary), output / "regions.png")

@@ -13,6 +13,7 @@ from typing import Any
 from clipself_seg.errors import InputError
 from clipself_seg.tables.claims import (
     FAILS,
+    NOISE,
     Cells,
     Values,
     Verdict,
@@ -189,8 +190,9 @@ def _claim_cells(
     for number, (claim, own) in enumerate(zip(table.claims, verdicts), 1):
         body.append([f"{number}. {claim.says}", "", "", "", overall(own)])
         body += [[one.text, one.paper, one.here, one.detail, one.verdict] for one in own]
-        if scale == "mini" and claim.why and any(one.verdict == FAILS for one in own):
-            reasons.append(f"Claim {number} does not hold here: {claim.why}")
+        said = {FAILS: "does not hold here", NOISE: "is within noise here"}.get(overall(own))
+        if scale == "mini" and claim.why and said:
+            reasons.append(f"Claim {number} {said}: {claim.why}")
     return body, reasons
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from clipself_seg.checkpoints.shipped import MINI_CLIP
 from clipself_seg.clip import load_clip
 from clipself_seg.mini import train_clip
 from clipself_seg.mini.concepts import WORLDS
@@ -71,7 +72,7 @@ def test_learning_rate_warms_up_and_ends_at_zero():
 
 
 def test_a_few_steps_lower_the_loss(crops):
-    clip = load_clip(train_clip.ARCHITECTURE, None)
+    clip = load_clip(MINI_CLIP, None)
     settings = TrainSettings(steps=8, warmup=2, batch=16)
     losses = [loss for _, loss in train_clip.train(clip, crops, settings)]
     assert losses[-1] < losses[0]

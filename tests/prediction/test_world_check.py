@@ -7,7 +7,6 @@ import logging
 import numpy as np
 import pytest
 
-from clipself_seg.checkpoints.shipped import SHIPPED, SHIPPED_MODELS
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.config import load_config
 from clipself_seg.data.images import open_image
@@ -33,8 +32,8 @@ def warnings(caplog):
         yield messages
 
 
-def check(shipped=True):
-    return WorldCheck(shipped=shipped, folder="semseg/")
+def check(mini=True):
+    return WorldCheck(mini=mini, folder="semseg/")
 
 
 @pytest.mark.parametrize("name", ["mini", "mini2", "mini_base", "mini_things", "mini2_things"])
@@ -76,31 +75,25 @@ def test_every_real_image_is_strange(data_dir, warnings):
     assert "than the 640 x 480 pixels of one here" in message
 
 
-def test_models_of_other_weights_are_not_checked(warnings):
-    silent = check(shipped=False)
+def test_models_of_other_clips_are_not_checked(warnings):
+    silent = check(mini=False)
     silent.look_at_classes(own_words(["dog"]).classes)
     silent.look_at_images([np.zeros((480, 640, 3), np.uint8)])
     assert warnings() == []
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_shipped_weights_are_recognised_by_name_by_path_and_by_their_clip(name):
-    (model,) = (tag for tag in SHIPPED_MODELS if SHIPPED_MODELS[tag].stem.startswith(STEMS[name]))
-    for weights in (model, str(SHIPPED_MODELS[model]), "output/mini/model_final.pth"):
+def test_models_on_the_mini_clip_are_recognised_whatever_their_weights_are_called(name):
+    for weights in ("", "output/mini/model_final.pth", "my_model/model.safetensors"):
         cfg = load_config(f"mini/{name}.yaml", ["MODEL.WEIGHTS", weights])
-        assert WorldCheck.of_config(cfg, f"{name}/").shipped
-    clip = ["MODEL.CLIP.WEIGHTS", str(SHIPPED / "vit_mini_8.safetensors")]
-    assert WorldCheck.of_config(load_config(f"mini/{name}.yaml", clip), "").shipped
-    own = ["MODEL.CLIP.WEIGHTS", "own/clip.pth", "MODEL.WEIGHTS", "own/model_final.pth"]
-    assert not WorldCheck.of_config(load_config(f"mini/{name}.yaml", own), "").shipped
-
-
-STEMS = {"semseg": "cat_seg", "panoptic": "open_panoptic", "detection": "fvit"}
+        assert WorldCheck.of_config(cfg, f"{name}/").mini
+        other = load_config(f"mini/{name}.yaml", ["MODEL.CLIP.NAME", "ViT-B-16"])
+        assert not WorldCheck.of_config(other, f"{name}/").mini
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_each_task_names_official_weights_of_its_own(name, warnings):
-    WorldCheck(shipped=True, folder=f"{name}/").look_at_classes(own_words(["dog"]).classes)
+    WorldCheck(mini=True, folder=f"{name}/").look_at_classes(own_words(["dog"]).classes)
     (message,) = warnings()
     weights = message.split("--weights ")[1]
     assert f"{zoo()[weights].configs[0]}.yaml" in message and f" {name}/" in message

@@ -61,6 +61,11 @@ def test_a_claim_that_does_not_hold_says_why(tmp_path):
     assert section.reasons == ["Claim 1 does not hold here: One step is not enough."]
 
 
+def test_a_claim_within_noise_says_why(tmp_path):
+    section = section_of(tmp_path, {"original": [11.0], "patches": [10.0, 11.0, 12.5]})
+    assert section.reasons == ["Claim 1 is within noise here: One step is not enough."]
+
+
 def test_what_was_not_run_or_has_one_seed_says_so(tmp_path):
     section = section_of(tmp_path, {"original": [20.0]})
     assert section.body[1] == ["CLIPSelf, patches", "72.1", "not run", "1 not run"]

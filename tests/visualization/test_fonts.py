@@ -106,7 +106,7 @@ def test_without_any_font_boxes_are_drawn_and_one_warning_says_so(machine, caplo
     assert "赤い星" in record.message and "fonts-noto-cjk" in record.message
 
 
-def test_any_characters_make_one_line(machine):
+def test_any_characters_make_one_line(machine, caplog):
     machine()
     assert (written("dog\nx") == written("dog x")).all()
     assert (written("a\x00b\tc") == written("a b c")).all()
@@ -114,6 +114,7 @@ def test_any_characters_make_one_line(machine):
     assert (written("e\u0301") == written("é")).all()
     assert (written("a\u200d\ufe0fb") == written("ab")).all()
     assert (written("\ud800") == written(fonts.MISSING)).all()
+    assert all(record.getMessage().isprintable() for record in caplog.records)
     assert (written("") == 255).all() and text_length("", 14) == 0
 
 

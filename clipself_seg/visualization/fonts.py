@@ -189,6 +189,6 @@ def _say_missing(text: str) -> None:
     if not _warned:
         _warned.append(text)
         logger.warning(
-            f"no font of this machine has all characters of {shown(text)}: what is missing is drawn as {MISSING}. Install "
-            "a font of the script, such as the package fonts-noto-cjk for Chinese, Japanese and Korean"
+            f"no font of this machine has all characters of {shown(text)}: what is missing is drawn as {MISSING}. "
+            "Install a font of the script, such as the package fonts-noto-cjk for Chinese, Japanese and Korean"
         )

@@ -66,7 +66,7 @@ def test_texts_that_are_not_cut_off_have_the_same_embeddings(mini):
 def test_a_missing_package_is_named_with_what_brings_it(mini, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "PACKAGES", ("no_such_package",))
     with pytest.raises(
-        MissingPackage, match=r'no_such_package .* pip install "clipself_seg\[onnx\]"'
+        MissingPackage, match=r'no_such_package .* pip install "clipself_seg\[export\]"'
     ):
         export.export_onnx(mini, tmp_path / "onnx")
     assert not any(tmp_path.iterdir())

@@ -42,8 +42,6 @@ from typing import TYPE_CHECKING, Any
 from clipself_seg.errors import GOES_ON, InputError, after_interrupt, report_input_errors
 
 if TYPE_CHECKING:
-    from detectron2.config import CfgNode
-
     from clipself_seg.data.vocabulary import Vocabulary
     from clipself_seg.prediction.files import InputFiles
     from clipself_seg.prediction.loop import Results
@@ -287,23 +285,34 @@ def _require_device(name: str) -> None:
         )
 
 
-def _settings(cfg: CfgNode, weights_hash: str | None, **more: Any) -> dict[str, Any]:
-    """What results depend on beside the image, by name; weights count by their content."""
+def _settings(
+    args: argparse.Namespace, results: Any, words: Vocabulary, **more: Any
+) -> dict[str, Any]:
+    """What results depend on beside the image, by name; weights count by their content.
+
+    Args:
+        args: what was typed.
+        results: those of a task, with predictor and provenance.
+        words: classes that were asked for.
+        more: what only the task has.
+    """
     from clipself_seg import __version__
     from clipself_seg.config.load import values_and_defaults
     from clipself_seg.config.weights import WEIGHTS
 
     values = {
         key: value
-        for key, (value, _) in values_and_defaults(cfg).items()
+        for key, (value, _) in values_and_defaults(results.predictor.config).items()
         if key not in INDIFFERENT and key not in WEIGHTS
     }
-    return {"version": __version__, "weights": weights_hash, **more, **values}
-
-
-def _classes(words: Vocabulary) -> list[dict[str, Any]]:
-    """A vocabulary as a setting."""
-    return [dataclasses.asdict(entry) for entry in words.classes]
+    return {
+        "version": __version__,
+        "weights": results.provenance["weights_hash"],
+        "save": sorted(args.save),
+        "vocabulary": [dataclasses.asdict(entry) for entry in words.classes],
+        **more,
+        **values,
+    }
 
 
 def _model(
@@ -365,10 +374,9 @@ def _semantic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dic
         save=args.save,
     )
     return results, _settings(
-        predictor.config,
-        results.provenance["weights_hash"],
-        save=sorted(args.save),
-        vocabulary=_classes(words),
+        args,
+        results,
+        words,
         background=args.background,
         threshold=predictor.threshold,
         scores=results.scores,
@@ -395,10 +403,9 @@ def _panoptic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dic
         predictor=predictor, folder=args.output, images=files.images, save=args.save
     )
     return results, _settings(
-        predictor.config,
-        results.provenance["weights_hash"],
-        save=sorted(args.save),
-        vocabulary=_classes(words),
+        args,
+        results,
+        words,
         seen=predictor.seen.tolist(),
         exponents=[predictor.model.alpha, predictor.model.beta],
     )
@@ -434,9 +441,8 @@ def _detection(args: argparse.Namespace, files: InputFiles) -> tuple[Results, di
         predictor=predictor, folder=args.output, images=files.images, save=args.save
     )
     return results, _settings(
-        predictor.config,
-        results.provenance["weights_hash"],
-        save=sorted(args.save),
-        vocabulary=_classes(words),
+        args,
+        results,
+        words,
         seen=predictor.seen.tolist(),
     )

@@ -39,18 +39,13 @@ from clipself_seg.prediction.common import (
     require_architecture,
 )
 from clipself_seg.prediction.pretrained import Pretrained
-from clipself_seg.prediction.regions import (
-    Regions,
-    coco_annotations,
-    fiftyone_detections,
-    supervision_detections,
-)
+from clipself_seg.prediction.regions import RegionResult, Regions, coco_annotations
 from clipself_seg.prediction.world_check import WorldCheck
 from clipself_seg.visualization.boxes import box_overlay
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays are neither equal nor not
-class Detections:
+class Detections(RegionResult):
     """Detections in one image, the best first.
 
     Attributes:
@@ -98,23 +93,6 @@ class Detections:
             image_id: id of the image in its data set.
         """
         return coco_annotations(image_id, self.regions(), self.category_ids)
-
-    def to_supervision(self) -> Any:
-        """`supervision.Detections`.
-
-        Raises:
-            MissingPackage: supervision is not installed.
-        """
-        return supervision_detections(self.regions(), self.names)
-
-    def to_fiftyone(self) -> Any:
-        """`fiftyone.Detections`.
-
-        Raises:
-            MissingPackage: fiftyone is not installed.
-        """
-        height, width = self.image.shape[:2]
-        return fiftyone_detections(self.regions(), self.names, width, height)
 
 
 class DetectionPredictor(Pretrained):

@@ -41,12 +41,7 @@ from clipself_seg.prediction.common import (
     require_architecture,
 )
 from clipself_seg.prediction.pretrained import Pretrained
-from clipself_seg.prediction.regions import (
-    Regions,
-    colours_of,
-    fiftyone_detections,
-    supervision_detections,
-)
+from clipself_seg.prediction.regions import RegionResult, Regions, colours_of
 from clipself_seg.prediction.semantic import label_type
 from clipself_seg.prediction.world_check import WorldCheck
 from clipself_seg.visualization.panoptic import colour_ids, panoptic_overlay, segment_colours
@@ -76,7 +71,7 @@ class PanopticSegment:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays are neither equal nor not
-class PanopticSegmentation:
+class PanopticSegmentation(RegionResult):
     """Segmentation of one image.
 
     Attributes:
@@ -155,23 +150,6 @@ class PanopticSegmentation:
         name = f"{image_id:012d}.png" if file_name is None else file_name
         annotation = {"image_id": image_id, "file_name": name, "segments_info": infos}
         return annotation, np.concatenate([np.zeros((1, 3), np.uint8), colours])[self.ids]
-
-    def to_supervision(self) -> Any:
-        """`supervision.Detections`, one a segment.
-
-        Raises:
-            MissingPackage: supervision is not installed.
-        """
-        return supervision_detections(self.regions(), self.names)
-
-    def to_fiftyone(self) -> Any:
-        """`fiftyone.Detections`, one a segment, stuff among them.
-
-        Raises:
-            MissingPackage: fiftyone is not installed.
-        """
-        height, width = self.ids.shape
-        return fiftyone_detections(self.regions(), self.names, width, height)
 
 
 class PanopticPredictor(Pretrained):

@@ -7,6 +7,7 @@ Shapes: n regions, K classes, H, W pixels of the image.
 
 from __future__ import annotations
 
+import abc
 import functools
 import importlib
 from collections.abc import Sequence
@@ -35,6 +36,39 @@ class Regions(NamedTuple):
     labels: np.ndarray
     scores: np.ndarray
     masks: np.ndarray | None
+
+
+class RegionResult(abc.ABC):
+    """What a predictor says of one image, as regions that other packages take.
+
+    Attributes:
+        names: of the K classes.
+        image: (H, W, 3) uint8 RGB.
+    """
+
+    names: tuple[str, ...]
+    image: np.ndarray
+
+    @abc.abstractmethod
+    def regions(self) -> Regions:
+        """The regions in the form that all results have in common."""
+
+    def to_supervision(self) -> Any:
+        """`supervision.Detections`, one a region.
+
+        Raises:
+            MissingPackage: supervision is not installed.
+        """
+        return supervision_detections(self.regions(), self.names)
+
+    def to_fiftyone(self) -> Any:
+        """`fiftyone.Detections`, one a region.
+
+        Raises:
+            MissingPackage: fiftyone is not installed.
+        """
+        height, width = self.image.shape[:2]
+        return fiftyone_detections(self.regions(), self.names, width, height)
 
 
 @functools.lru_cache(maxsize=8)

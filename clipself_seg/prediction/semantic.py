@@ -41,11 +41,11 @@ from clipself_seg.prediction.common import (
 )
 from clipself_seg.prediction.pretrained import Pretrained, load_pretrained
 from clipself_seg.prediction.regions import (
+    RegionResult,
     Regions,
     coco_annotations,
     colours_of,
     fiftyone_segmentation,
-    supervision_detections,
 )
 from clipself_seg.prediction.world_check import WorldCheck
 from clipself_seg.visualization.overlays import named_regions, overlay
@@ -54,7 +54,7 @@ THRESHOLD = 0.5  # below it every word is more likely to be absent from a pixel 
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays are neither equal nor not
-class Segmentation:
+class Segmentation(RegionResult):
     """Segmentation of one image.
 
     Attributes:
@@ -112,14 +112,6 @@ class Segmentation:
             image_id: id of the image in its data set.
         """
         return coco_annotations(image_id, self.regions(), self.category_ids)
-
-    def to_supervision(self) -> Any:
-        """`supervision.Detections`, one mask a class that is there.
-
-        Raises:
-            MissingPackage: supervision is not installed.
-        """
-        return supervision_detections(self.regions(), self.names)
 
     def to_fiftyone(self) -> Any:
         """`fiftyone.Segmentation`; `dict(enumerate(result.names, 1))` are its mask targets, 0 is the background.

@@ -167,17 +167,6 @@ def paper_number(table: Table, term: Term) -> float | None:
     return max(known) if len(known) == len(numbers) else None
 
 
-def paper_agrees(table: Table, claim: Claim) -> bool:
-    """Whether the published numbers, as far as there are, are as the claim says."""
-    for low, high, strict in _inequalities(claim):
-        numbers = paper_number(table, low), paper_number(table, high)
-        if None not in numbers:
-            smaller, larger = numbers
-            if not (smaller < larger or (not strict and smaller == larger)):  # type: ignore[operator]
-                return False
-    return True
-
-
 def overall(verdicts: Sequence[Verdict]) -> str:
     """One word for a claim of several inequalities: the worst one decides."""
     words = [one.verdict for one in verdicts]

@@ -1,0 +1,237 @@
+"""Finds where a GPU would make Python wait, without a GPU: `HostSyncs` records each such operation and its source line.
+
+    model = on_accelerator(model)
+    with HostSyncs() as syncs:
+        losses = model(samples)
+        sum(losses.values()).backward()
+    syncs.expect({"clipself_seg/heads/panoptic/matching.py assign": 1})
+
+Tensors of the model compute on the CPU, with the numbers of the CPU, but say that they lie on another device
+(`ACCELERATOR`), so that copies to it and from it are seen, and tensors on the wrong device refused. Samples stay plain
+CPU tensors, as a loader gives them. Outside of the context such tensors cannot be used; `on_host` unwraps them.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from tests.conftest import ROOT
+
+# Of the device types that torch has, this one needs no driver, and autograd runs it on the calling thread.
+ACCELERATOR = torch.device("lazy")
+PACKAGE = str(ROOT / "clipself_seg")
+NOT_THE_CALLER = (str(Path(torch.__file__).parent), __file__)
+aten = torch.ops.aten
+# Operations whose kernels wait for their result, which torch does not mark as such.
+WAITING = {"aten.multinomial.default", "torchvision.nms.default"}
+COPIES = {"aten._to_copy.default", "aten.copy_.default"}
+INDEXED = {"aten.index.Tensor"}
+INDEX_PUTS = {"aten.index_put.default", "aten.index_put_.default"}
+INDEX_PUTS |= {"aten._index_put_impl_.default", "aten._unsafe_index_put.default"}
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class _OnAccelerator(Tensor):
+    """A tensor that says that it lies on `ACCELERATOR`; `on_cpu` has the numbers."""
+
+    on_cpu: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, on_cpu: Tensor) -> _OnAccelerator:
+        wrapped = Tensor._make_wrapper_subclass(
+            cls,
+            on_cpu.shape,
+            strides=on_cpu.stride(),
+            storage_offset=on_cpu.storage_offset(),
+            dtype=on_cpu.dtype,
+            layout=on_cpu.layout,
+            device=ACCELERATOR,
+            requires_grad=on_cpu.requires_grad,
+        )
+        wrapped.on_cpu = on_cpu
+        return wrapped
+
+    @classmethod
+    def __torch_dispatch__(cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None):
+        raise RuntimeError(f"{operation} outside of HostSyncs")
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"on the accelerator: {self.on_cpu!r}"
+
+    def __format__(self, specification: str) -> str:
+        return format(self.item() if self.dim() == 0 else repr(self), specification)
+
+    def tolist(self) -> Any:
+        """As for tensors of a GPU: a copy, then the list."""
+        return self.cpu().tolist()
+
+
+def on_accelerator(module: Module) -> Module:
+    """The module itself, with all of its parameters and buffers on `ACCELERATOR`."""
+    with HostSyncs():
+        return module._apply(
+            lambda t: t if isinstance(t, _OnAccelerator) else _OnAccelerator(t.data)
+        )
+
+
+def on_host(values: Any) -> Any:
+    """Nested values with plain tensors in place of those on `ACCELERATOR`."""
+    return tree_map(lambda v: v.on_cpu if isinstance(v, _OnAccelerator) else v, values)
+
+
+class Sync(NamedTuple):
+    """An operation that makes Python wait for the device.
+
+    Attributes:
+        operation: its name in torch, such as "aten.nonzero.default".
+        function: file and function of the package (or, outside of it, of the caller), "FILE FUNCTION".
+        place: "FILE:LINE".
+        source: the line itself.
+    """
+
+    operation: str
+    function: str
+    place: str
+    source: str
+
+
+class HostSyncs(TorchDispatchMode):
+    """Context in which tensors of `on_accelerator` compute; `syncs` are the operations that would wait, in order.
+
+    Waiting are: values that Python reads (.item(), .tolist(), int(), bool(), .cpu()), shapes that depend on values
+    (nonzero, unique, masks as an index, masked_select, repeat_interleave without output_size), torchvision's nms, and
+    copies from host memory to the device, which tensors made of Python's values are as well (torch.tensor, new_tensor,
+    a list as an index).
+    Copies with non_blocking=True do not wait.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.syncs: list[Sync] = []
+
+    def __enter__(self) -> HostSyncs:
+        # torch.tensor(values, device=...) then copies where this mode sees it.
+        self._before = torch._C._only_lift_cpu_tensors()
+        torch._C._set_only_lift_cpu_tensors(True)
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        torch._C._set_only_lift_cpu_tensors(self._before)
+        super().__exit__(kind, error, trace)
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        computed_there = any(isinstance(tensor, _OnAccelerator) for tensor in given)
+        if computed_there or _wanted_there(kwargs):
+            if _waits(operation, args, kwargs):
+                self.syncs.append(_sync(str(operation)))
+            _refuse_mixed_devices(operation, given)
+        if kwargs.get("device") is not None:
+            computed_there = _wanted_there(kwargs)
+            kwargs["device"] = torch.device("cpu")
+            kwargs.pop("pin_memory", None)
+        outputs = operation(*on_host(args), **on_host(kwargs))
+        # What works in place gives back what it was given.
+        known = {id(t.on_cpu): t for t in given if isinstance(t, _OnAccelerator)}
+        return tree_map(_wrapper(known), outputs) if computed_there else outputs
+
+    def expect(self, allowed: Mapping[str, int]) -> None:
+        """Fail with every operation that waited without being allowed to.
+
+        Args:
+            allowed: "FILE FUNCTION" -> how many times it waits.
+        """
+        counted = Counter(sync.function for sync in self.syncs)
+        lines = [
+            f"{sync.place}: {sync.operation}: {sync.source}"
+            for sync in self.syncs
+            if counted[sync.function] > allowed.get(sync.function, 0)
+        ]
+        assert not lines, "a GPU would wait at\n" + "\n".join(dict.fromkeys(lines))
+        missing = {name: times for name, times in allowed.items() if counted[name] < times}
+        assert not missing, f"allowed to wait, but does not (any more): {missing}"
+
+
+def _wrapper(known: Mapping[int, _OnAccelerator]) -> Callable[[Any], Any]:
+    def wrap(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        same = known.get(id(value))
+        if same is None:
+            return _OnAccelerator(value)
+        assert same.shape == value.shape, "an operation that changes the shape in place"
+        return same
+
+    return wrap
+
+
+def _wanted_there(kwargs: Mapping[str, Any]) -> bool:
+    device = kwargs.get("device")
+    return device is not None and torch.device(device).type == ACCELERATOR.type
+
+
+def _waits(operation: Any, args: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether an operation with a tensor on the device makes Python wait."""
+    name = str(operation)
+    if name in COPIES:
+        return _copies_over(name, args, kwargs) and not _non_blocking(name, args, kwargs)
+    if name in INDEXED | INDEX_PUTS:
+        indices = [index for index in args[1] if index is not None]
+        masks = any(index.dtype in (torch.bool, torch.uint8) for index in indices)
+        # One value under a mask is filled in where the mask lies.
+        filled = name in INDEX_PUTS and len(indices) == 1 and args[2].numel() == 1
+        return (masks and not filled) or any(index.device.type == "cpu" for index in indices)
+    if name == "aten.repeat_interleave.Tensor":
+        return kwargs.get("output_size") is None
+    tags = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+    return name in WAITING or bool(tags & set(operation.tags))
+
+
+def _copies_over(name: str, args: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a copy goes from one device to another."""
+    if name == "aten.copy_.default":
+        return args[0].device.type != args[1].device.type
+    device = kwargs.get("device")
+    return device is not None and torch.device(device).type != args[0].device.type
+
+
+def _non_blocking(name: str, args: Any, kwargs: Mapping[str, Any]) -> bool:
+    positional = args[2] if name == "aten.copy_.default" and len(args) > 2 else False
+    return bool(kwargs.get("non_blocking", positional))
+
+
+def _refuse_mixed_devices(operation: Any, given: list[Tensor]) -> None:
+    """As on a GPU, where only single values and indices may lie elsewhere."""
+    if str(operation) in COPIES | INDEXED | INDEX_PUTS:
+        return
+    if len({t.device.type for t in given if t.dim()}) > 1:
+        raise RuntimeError(f"{operation}: tensors on two devices at {_sync(str(operation)).place}")
+
+
+def _sync(operation: str) -> Sync:
+    frames = [f for f in traceback.extract_stack() if not f.filename.startswith(NOT_THE_CALLER)]
+    own = [frame for frame in frames if frame.filename.startswith(PACKAGE)]
+    frame = (own or frames)[-1]
+    path = Path(frame.filename)
+    file = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+    return Sync(operation, f"{file} {frame.name}", f"{file}:{frame.lineno}", frame.line or "")

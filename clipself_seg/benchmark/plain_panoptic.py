@@ -110,7 +110,7 @@ def _masked_block(
         )
     )
     # Mask tokens are turned as the class token is.
-    turns = torch.cat([rotary, rotary[:1].expand(x_BRD.shape[1] - len(rotary), -1)])
+    turns = torch.cat([rotary, rotary[:1].expand(x_BRD.shape[1] - len(rotary), -1, -1)])
     seen = F.scaled_dot_product_attention(
         rotate(q, turns), rotate(k, turns), v, attn_mask=allowed_BRR[:, None]
     )

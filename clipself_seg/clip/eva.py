@@ -162,7 +162,7 @@ class EvaTransformer(TransformerTower):
     """EVA-02's image tower; parameter names are those of EVA's state dict without ``visual.``.
 
     The official code accepts square inputs only. Here the rotary table is generalised to any grid
-    (`rotary_table`); it equals the official one on square grids.
+    (`rotary_factors`); it equals the official one on square grids.
     """
 
     def __init__(

@@ -74,46 +74,38 @@ def _is_symbolic(grid: tuple[int, int]) -> bool:
     return not all(isinstance(side, int) for side in grid)
 
 
-@functools.lru_cache(maxsize=16)
-@torch.inference_mode(False)  # a cached inference tensor could not be used in training later
-def rotary_table(grid: tuple[int, int], head_channels: int, device: torch.device) -> Tensor:
-    """EVA-02's rotary factors e^(i angle), (1 + N, head_channels / 2) complex64.
+def rotary_factors(grid: tuple[int, int], head_channels: int, device: torch.device) -> Tensor:
+    """EVA-02's rotary factors e^(i angle) as pairs of cosine and sine, (1 + N, head_channels / 2, 2) float32.
 
     The first half of the factors encodes the row, the second half the column; the angles of the class
     token are 0. Each axis is scaled on its own, so that a grid of h x w cells spans [0, 16) in both. On
-    square grids this is the official table, on others its only consistent generalisation.
+    square grids these are the official factors, on others their only consistent generalisation.
 
     Args:
-        grid: rows and columns (h, w) of the token grid.
+        grid: rows and columns (h, w) of the token grid; their tables are kept. For symbols, while a graph is
+            exported, the factors are part of the graph.
         head_channels: number of channels of a head, a multiple of 4.
-        device: device of the table.
-    """
-    angles = _angles(grid, [EVA_PRETRAINING_GRID / side for side in grid], head_channels)
-    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64).to(device)
-
-
-def rotary_factors(grid: tuple[int, int], head_channels: int, device: torch.device) -> Tensor:
-    """`rotary_table`; for a grid of symbols, while a graph is exported, its real and imaginary parts.
-
-    Formats of exported graphs have no complex numbers, and a table of symbols cannot be kept.
-
-    Args:
-        grid: rows and columns (h, w) of the token grid.
-        head_channels: number of channels of a head, a multiple of 4.
-        device: device of the table.
-
-    Returns:
-        (1 + N, head_channels / 2) complex64, or (1 + N, head_channels / 2, 2) float32.
+        device: device of the factors.
     """
     if not _is_symbolic(grid):
-        return rotary_table(grid, head_channels, device)
+        return _rotary_table(grid, head_channels, device)
     steps = [EVA_PRETRAINING_GRID / torch.scalar_tensor(side) for side in grid]
-    angles = _angles(grid, steps, head_channels).float()
-    return torch.stack([angles.cos(), angles.sin()], dim=-1).to(device)
+    return _cosine_and_sine(_angles(grid, steps, head_channels).float(), device)
+
+
+@functools.lru_cache(maxsize=16)
+@torch.inference_mode(False)  # a cached inference tensor could not be used in training later
+def _rotary_table(grid: tuple[int, int], head_channels: int, device: torch.device) -> Tensor:
+    angles = _angles(grid, [EVA_PRETRAINING_GRID / side for side in grid], head_channels)
+    return _cosine_and_sine(angles, device)
+
+
+def _cosine_and_sine(angles: Tensor, device: torch.device) -> Tensor:
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).float().to(device)
 
 
 def _angles(grid: tuple[int, int], steps: Sequence[float | Tensor], head_channels: int) -> Tensor:
-    """Angles (1 + N, head_channels / 2) float64 of `rotary_table`; `steps` are those of each axis."""
+    """Angles (1 + N, head_channels / 2) float64 of `rotary_factors`; `steps` are those of each axis."""
     per_axis = head_channels // 4
     frequencies = ROTARY_BASE ** (-torch.arange(per_axis, dtype=torch.float64) / per_axis)
     axes = [
@@ -127,12 +119,16 @@ def _angles(grid: tuple[int, int], steps: Sequence[float | Tensor], head_channel
 
 
 def rotate(heads_BHLC: Tensor, factors: Tensor) -> Tensor:
-    """Rotates adjacent channel pairs (a, b) of heads by the angles of `rotary_factors`, in float32."""
+    """Rotates adjacent channel pairs (a, b) of heads by the angles of `rotary_factors`, in float32.
+
+    Pairs are turned as complex numbers, one product that takes a third of the time of what it consists of. Compilers
+    and formats of exported graphs have no complex numbers; they are given the same sums of products, and fuse them.
+    """
     pairs = heads_BHLC.float().unflatten(-1, (-1, 2))
-    if factors.is_complex():
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * factors)
-    else:
+    if torch.compiler.is_compiling():
         a, b = pairs.unbind(-1)
         cosine, sine = factors.unbind(-1)
         turned = torch.stack([a * cosine - b * sine, a * sine + b * cosine], dim=-1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(factors))
     return turned.flatten(-2).to(heads_BHLC.dtype)

@@ -206,6 +206,7 @@ class SemSegWorkload(Workload):
         return [{"image": image, "sem_seg": label} for image, label in zip(images, labels)]
 
     def _step(self, _: None) -> float:
+        self.optimizer.zero_grad()
         return self._finish(self.model(self.batch)["loss_sem_seg"])
 
     def _checkpointed_step(self, _: None) -> float:
@@ -219,6 +220,7 @@ class SemSegWorkload(Workload):
                 part.checkpointing = False
 
     def _plain_step(self, _: None) -> float:
+        self.optimizer.zero_grad()
         images, labels = (
             torch.stack([sample[key] for sample in self.batch]).to(self.device)
             for key in ("image", "sem_seg")
@@ -228,7 +230,6 @@ class SemSegWorkload(Workload):
         return self._finish(loss)
 
     def _finish(self, loss: Tensor) -> float:
-        self.optimizer.zero_grad()
         loss.backward()
         gradient_norm(p for p in self.model.parameters() if p.requires_grad)
         self.optimizer.step()

@@ -121,6 +121,7 @@ class DistillWorkload(SampledWorkload):
         return {"image": image, "boxes": boxes, "crops": crops}
 
     def _step(self, _: None) -> float:
+        self.optimizer.zero_grad()
         loss = self.model(self.samples)["loss_clipself"]
         return self._finish(loss)
 
@@ -132,13 +133,13 @@ class DistillWorkload(SampledWorkload):
             self.model.student.checkpointing = False
 
     def _plain_step(self, _: None) -> float:
+        self.optimizer.zero_grad()
         with stock_linear(), autocast(self.device, self.precision):
             loss = plain.distillation_loss(self.clip.visual, self.model.student, self.plain_samples)
         return self._finish(loss)
 
     def _finish(self, loss: Tensor) -> float:
         """What `Trainer` does after the forward pass."""
-        self.optimizer.zero_grad()
         loss.backward()
         gradient_norm(p for p in self.model.parameters() if p.requires_grad)
         self.optimizer.step()

@@ -11,12 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip.layers import (
-    attend_with_mask_tokens,
-    merge_heads,
-    recomputed,
-    split_heads,
-)
+from clipself_seg.clip.layers import attend_with_mask_tokens, merge_heads, split_heads
 from clipself_seg.clip.linear import Linear, linear
 from clipself_seg.clip.positions import patch_grid, resample_positions, rotary_factors, rotate
 from clipself_seg.clip.tower import TransformerTower
@@ -97,13 +92,11 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transforms (..., D) into (..., D)."""
-        return self.w3(recomputed(self._gated, self.w1(x), self.w2(x)))
-
-    def _gated(self, gate: Tensor, values: Tensor) -> Tensor:
+        gate, values = self.w1(x), self.w2(x)
         # Without gradients the first product is overwritten, which saves memory for two more tensors.
         inplace = not torch.is_grad_enabled()
         gate = F.silu(gate, inplace=inplace)
-        return self.ffn_ln(gate.mul_(values) if inplace else gate * values)
+        return self.w3(self.ffn_ln(gate.mul_(values) if inplace else gate * values))
 
 
 class EvaBlock(nn.Module):

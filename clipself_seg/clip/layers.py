@@ -14,28 +14,15 @@ one head.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from clipself_seg.clip.linear import Linear, linear
 
 CPU_NUMBERS = 2**18  # numbers that an activation processes at once, within a core's cache
-
-
-def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Gives `function(*inputs)`, whose inner tensors are not kept for the backward pass but computed again.
-
-    It pays for what is done element by element: such tensors are as large as those of matrix products, and cheap.
-    """
-    if not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs)):
-        return function(*inputs)
-    return checkpoint(
-        function, *inputs, use_reentrant=False, preserve_rng_state=False, determinism_check="none"
-    )
 
 
 class QuickGELU(nn.Module):
@@ -44,7 +31,7 @@ class QuickGELU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Activation of contiguous (..., D), elementwise; without gradients it overwrites `x`."""
         if torch.is_grad_enabled():
-            return recomputed(lambda x: x * (1.702 * x).sigmoid_(), x)
+            return x * (1.702 * x).sigmoid_()
         # Fresh memory for a second tensor of this size would take longer than the arithmetic.
         rows = max(1, CPU_NUMBERS // x.shape[-1]) if x.device.type == "cpu" else x.numel()
         for part in x.view(-1, x.shape[-1]).split(rows):

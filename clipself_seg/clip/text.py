@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from clipself_seg.clip.layers import ResidualBlock, Transformer
+from clipself_seg.clip.recomputation import run_block
 
 BATCH = 256  # prompts encoded together where no gradient is needed
 MANY = 4096  # prompts that deserve a progress bar
@@ -49,26 +49,28 @@ class TextTower(nn.Module):
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         self.transformer.initialise()
 
-    def forward(self, tokens_KT: Tensor) -> Tensor:
+    def forward(self, tokens_KT: Tensor, checkpointing: bool = False) -> Tensor:
         """Text embeddings (K, E), not normalised, of token ids (K, T).
 
         Attention is causal and only the end-of-text token (the largest id) is used, so tokens after
-        the last end-of-text token of the batch have no effect and are cut off.
+        the last end-of-text token of the batch have no effect and are cut off. With `checkpointing` blocks
+        keep their input alone for the backward pass.
         """
         end_K = tokens_KT.argmax(dim=-1)
         length = int(end_K.max()) + 1 if len(tokens_KT) else 1
-        return self.encode(tokens_KT[:, :length], end_K)
+        return self.encode(tokens_KT[:, :length], end_K, checkpointing)
 
-    def encode(self, tokens_KT: Tensor, end_K: Tensor) -> Tensor:
+    def encode(self, tokens_KT: Tensor, end_K: Tensor, checkpointing: bool = False) -> Tensor:
         """Text embeddings (K, E), not normalised.
 
         Args:
             tokens_KT: token ids, cut off or not; nothing here depends on their values but by arithmetic.
             end_K: index of each text's end-of-text token.
+            checkpointing: keep the blocks' inputs alone for the backward pass.
         """
         x_KTD = self.token_embedding(tokens_KT) + self.positional_embedding[: tokens_KT.shape[1]]
         for block in self.transformer.resblocks:
-            x_KTD = block(x_KTD, causal=True)
+            x_KTD = run_block(block, x_KTD, True, checkpointing=checkpointing)  # causal
         x_KD = x_KTD[torch.arange(x_KTD.shape[0], device=x_KTD.device), end_K]
         return self.ln_final(x_KD) @ self.text_projection
 
@@ -84,15 +86,12 @@ def encode_prompts(
     Args:
         tower: encodes.
         tokens_KT: on any device.
-        checkpointing: with gradients, recompute the tower in the backward pass.
+        checkpointing: with gradients, recompute the tower's blocks in the backward pass.
         stable: texts of one length keep their order in the batches, on which the last digits depend.
     """
     device = tower.text_projection.device
     if torch.is_grad_enabled():
-        tokens_KT = tokens_KT.to(device)
-        if checkpointing:
-            return checkpoint(tower, tokens_KT, use_reentrant=False)
-        return tower(tokens_KT)
+        return tower(tokens_KT.to(device), checkpointing)
     order_K = tokens_KT.argmax(dim=-1).argsort(stable=stable)
     bar = tqdm(order_K.split(BATCH), "texts", leave=False, disable=len(tokens_KT) < MANY)
     encoded_KE = torch.cat([tower(tokens_KT[batch].to(device)) for batch in bar])

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from clipself_seg.clip.recomputation import run_block
 from clipself_seg.errors import InputError, nearest
 
 DENSE = "dense"
@@ -27,8 +27,7 @@ class ImageTower(nn.Module, abc.ABC):
         patch_size: stride in pixels of the dense features; sides of inputs must be multiples of it.
         embed_dim: width E of the embedding.
         blocks: stages that can be trained, in order.
-        checkpointing: whether blocks are recomputed in the backward pass instead of keeping their
-            activations.
+        checkpointing: whether blocks keep their input alone for the backward pass, see `recomputation.py`.
     """
 
     image_size: int
@@ -198,9 +197,7 @@ class TransformerTower(ImageTower):
         return self.project(torch.cat([none, *regions]))
 
     def _run(self, block: Any, tokens_BLD: Tensor, extras: tuple[Tensor, ...]) -> Tensor:
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, tokens_BLD, *extras, use_reentrant=False)
-        return block(tokens_BLD, *extras)
+        return run_block(block, tokens_BLD, *extras, checkpointing=self.checkpointing)
 
 
 def _as_map(tokens_BND: Tensor, grid: tuple[int, int]) -> Tensor:

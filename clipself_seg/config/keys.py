@@ -63,8 +63,8 @@ def add_backbone_keys(cfg: CfgNode) -> None:
     # How many of the last transformer blocks (stages of a ResNet) train; -1 is all of them. Paper,
     # Table 1b. Stem, positions, final norm and projection never do.
     cfg.MODEL.CLIP.TRAINABLE_BLOCKS = -1
-    # Recompute the blocks in the backward pass: less memory, about a third more time, equal
-    # gradients.
+    # Recompute whole blocks in the backward pass, matrix products too: less memory, about a third more
+    # time, equal gradients.
     cfg.MODEL.CLIP.CHECKPOINTING = False
     # What MODEL.BACKBONE.NAME: CLIPBackbone gives to a head: "dense" and any of "block0",
     # "block1", ...

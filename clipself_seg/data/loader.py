@@ -233,6 +233,8 @@ def evaluation_batches(
 def batches_of(dataset: Dataset, workers: int, **options: Any) -> Batches:
     """Loader of a dataset whose samples, or `InputError`s in their place, depend on nothing but their index.
 
+    Where the process uses a GPU, tensors come in pinned memory, from which they are copied while Python goes on.
+
     Args:
         dataset: see `MappedDraws`.
         workers: processes that make samples; 0 for this one.
@@ -242,6 +244,8 @@ def batches_of(dataset: Dataset, workers: int, **options: Any) -> Batches:
         dataset,
         num_workers=workers,
         collate_fn=_as_list,
+        # Not where there is a GPU that this process does without: pinning would take some of its memory.
+        pin_memory=torch.cuda.is_initialized(),
         # A generator of its own: by default the loader would draw from torch's global one.
         generator=torch.Generator().manual_seed(0),
         **options,

@@ -32,6 +32,7 @@ from clipself_seg.models.distillation.build import build_objective
 from clipself_seg.models.distillation.crops import CropDistillation
 from clipself_seg.models.distillation.objective import Objective
 from clipself_seg.models.distillation.step import Step
+from clipself_seg.models.inputs import on_device
 from clipself_seg.models.parameter_groups import Group, matrices_and_vectors
 from clipself_seg.models.region_reader import RegionReader, check_size, load_region_checkpoint
 
@@ -219,8 +220,7 @@ class CLIPSelf(nn.Module):
 
     def _student_images(self, samples: Sequence[Sample]) -> Tensor:
         """Normalised images (B, 3, S', S') at the size of this iteration."""
-        images = torch.stack([sample["image"] for sample in samples])
-        images = self.teacher.preprocess(images.to(self.device, non_blocking=True))
+        images = self.teacher.preprocess(torch.stack(on_device(samples, "image", self.device)))
         if not self.sizes:
             return images
         rng = np.random.default_rng((self.seed, samples[0]["iteration"]))

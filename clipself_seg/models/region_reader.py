@@ -29,6 +29,7 @@ from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, class_names
 from clipself_seg.errors import InputError, last_line
+from clipself_seg.models.inputs import on_device
 
 CROPS_AT_ONCE = 64
 
@@ -174,7 +175,7 @@ class RegionReader(nn.Module):
         self, samples: Sequence[Sample], read: Sequence[str]
     ) -> dict[str, list[Tensor]]:
         """Unit vectors (n, E), float32, for every readout and image."""
-        images = self.clip.preprocess(torch.stack([s["image"] for s in samples]).to(self.device))
+        images = self.clip.preprocess(torch.stack(on_device(samples, "image", self.device)))
         boxes = [s["boxes"] for s in samples]
         masked = any(readout.endswith("masks") for readout in read)
         masks = [s["masks"] for s in samples] if masked else []
@@ -204,7 +205,9 @@ class RegionReader(nn.Module):
             weights = {"boxes": box_weights(boxes[index], grid)}
             if masks:
                 weights["masks"] = mask_weights(masks[index])
-            rows = pool(features_Ehw, torch.cat(list(weights.values())).to(self.device))
+            rows = pool(
+                features_Ehw, torch.cat(list(weights.values())).to(self.device, non_blocking=True)
+            )
             for readout, part in zip(weights, rows.split([len(w) for w in weights.values()])):
                 pooled[readout].append(part)
         return pooled
@@ -214,7 +217,10 @@ class RegionReader(nn.Module):
             return torch.zeros(0, self.clip.embed_dim, device=self.device)
         chunks = crops_nchw.split(CROPS_AT_ONCE)
         return torch.cat(
-            [self.clip.visual(self.clip.preprocess(c.to(self.device))) for c in chunks]
+            [
+                self.clip.visual(self.clip.preprocess(c.to(self.device, non_blocking=True)))
+                for c in chunks
+            ]
         )
 
     @property

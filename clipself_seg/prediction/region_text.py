@@ -311,7 +311,7 @@ class Labeller:
     def _embed(self, crops: Tensor) -> Tensor:
         device = self.nouns_KE.device
         with autocast(device, self.precision):
-            return self.clip.visual(self.clip.preprocess(crops.to(device)))
+            return self.clip.visual(self.clip.preprocess(crops.to(device, non_blocking=True)))
 
     def _allowed(
         self, samples: Sequence[Sample], captions: dict[Any, ImageCaptions]

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from clipself_seg.data.loader import (
     DistributedBatchSampler,
@@ -13,6 +14,7 @@ from clipself_seg.data.loader import (
     evaluation_batches,
     train_batches,
 )
+from clipself_seg.data.shard_stream import Position
 from clipself_seg.errors import InputError
 from tests.tiny import tiny_mapper, tiny_record
 
@@ -125,3 +127,23 @@ def test_data_without_any_image_to_draw_end_with_an_error():
     batches = train_batches(RECORDS, lambda record, draw: None, sampler, workers=0)
     with pytest.raises(InputError, match="none of 100 training images"):
         list(batches)
+
+
+@pytest.mark.parametrize("uses_gpu", [False, True])
+def test_memory_is_pinned_where_the_process_uses_a_gpu(monkeypatch, uses_gpu):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: uses_gpu)
+    assert evaluation_batches(RECORDS, tiny_mapper, 0).loader.pin_memory is uses_gpu
+
+
+def test_pinning_leaves_samples_as_they_are(monkeypatch):
+    """Torch replaces tensors in what it knows, and passes on the rest, errors and positions in shards among it."""
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self, *_: pinned.append(self) or self)
+    sample = tiny_mapper(RECORDS[0], 0) | {"position": (3, Position(1, 2, 3))}
+    batch = [sample, InputError("broken")]
+    copied, error = pin_memory(batch)
+    assert error is batch[1] and copied.keys() == sample.keys()
+    lane, position = copied.pop("position")
+    assert lane == 3 and position == Position(1, 2, 3) and type(position) is Position
+    assert all(copied[key] is sample[key] for key in copied)
+    assert len(pinned) == sum(isinstance(value, torch.Tensor) for value in sample.values()) > 1

@@ -47,6 +47,7 @@ from clipself_seg.models.cat_seg.config import (
     training_config,
 )
 from clipself_seg.models.cat_seg.weights import read_state, to_official
+from clipself_seg.models.inputs import on_device
 from clipself_seg.models.parameter_groups import Group, by_rate_and_kind
 from clipself_seg.models.protocol import Classes
 
@@ -257,8 +258,8 @@ class CATSeg(nn.Module):
         """The loss of a batch of crops of one size, {"loss_sem_seg": scalar}; see `sigmoid_loss`."""
         for sample in samples:
             check_labels(sample["sem_seg"], len(self.names), self.ignore_label)
-        windows = torch.stack([sample["image"] for sample in samples]).to(self.device)
-        labels = torch.stack([sample["sem_seg"] for sample in samples]).to(self.device)
+        windows = torch.stack(on_device(samples, "image", self.device))
+        labels = torch.stack(on_device(samples, "sem_seg", self.device))
         logits = resize(self.window_logits(windows), (labels.shape[1], labels.shape[2]))
         loss = sigmoid_loss(logits, labels, self.ignore_label, self.mask_ignored)
         return {"loss_sem_seg": loss}
@@ -269,7 +270,9 @@ class CATSeg(nn.Module):
         Classes that a window leaves out have -100.
         """
         self._require_vocabulary()
-        logits = self._window_logits(self._inputs(windows.to(self.device).float()))
+        logits = self._window_logits(
+            self._inputs(windows.to(self.device, non_blocking=True).float())
+        )
         return torch.stack([one.all_classes(len(self.names)) for one in logits])
 
     def _require_vocabulary(self) -> None:
@@ -311,7 +314,7 @@ class CATSeg(nn.Module):
         return [Guidance(a, (b, c)) for a, b, c in zip(*maps)]
 
     def _segment(self, sample: Sample, output: str) -> dict[str, Tensor]:
-        image = sample["image"].to(self.device)
+        (image,) = on_device([sample], "image", self.device)
         size = (
             sample.get("height", image.shape[1]),
             sample.get("width", image.shape[2]),

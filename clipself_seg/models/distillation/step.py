@@ -21,6 +21,7 @@ from clipself_seg.clip.region_pooling import box_weights, pool
 from clipself_seg.clip.tower import ImageTower
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.heads.distillation.losses import Average, loss_count, region_mean
+from clipself_seg.models.inputs import on_device
 
 
 class Step:
@@ -105,9 +106,9 @@ class Step:
     @functools.cached_property
     def teacher_RE(self) -> Tensor:
         """The teacher's embeddings of all "crops" in one call, without gradient and not normalised."""
-        crops = torch.cat([sample["crops"] for sample in self.samples])
+        crops = torch.cat(on_device(self.samples, "crops", self.device))
         with torch.no_grad(), autocast(self.device, self._precision):
-            images = self.teacher.preprocess(crops.to(self.device, non_blocking=True))
+            images = self.teacher.preprocess(crops)
             return self.teacher.visual(images)
 
     @functools.cached_property

@@ -220,7 +220,7 @@ class FViT(OpenVocabulary, TwoStageDetector):
         """
         square = torch.zeros(len(samples), 3, self.side, self.side, device=self.device)
         for canvas, sample in zip(square, samples):
-            image = sample["image"].to(self.device).float()
+            image = sample["image"].to(self.device, non_blocking=True).float()
             height, width = image.shape[1:]
             if max(height, width) > self.side:
                 raise InputError(

@@ -81,4 +81,4 @@ class OpenVocabulary:
         """Classes of the training vocabulary, (K,) bool."""
         names, _, known = self.classes
         seen = torch.ones(len(names)) if known is None else torch.from_numpy(known)
-        return seen.to(self.device).bool()
+        return seen.to(self.device, non_blocking=True).bool()

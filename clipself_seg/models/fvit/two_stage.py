@@ -105,7 +105,7 @@ class RPNStage(_Stage):
         targets = []
         proposals = []
         for index, sample in enumerate(samples):
-            objects = sample["boxes"].to(self.device).float()
+            objects = sample["boxes"].to(self.device, non_blocking=True).float()
             targets.append(self._rpn_targets(objects, all_anchors, sample))
             own = [x[index].detach() for x in logits], [x[index].detach() for x in deltas]
             proposals.append(propose(*own, anchors, sizes[index], self.settings.proposals)[0])
@@ -183,7 +183,7 @@ class RoIStage(_Stage):
             return losses
         positive = [rois[number > 0] for rois, _, number, _ in chosen]
         masks = [
-            s["masks"].to(self.device)[number[number > 0] - 1]
+            s["masks"].to(self.device, non_blocking=True)[number[number > 0] - 1]
             for s, (_, _, number, _) in zip(samples, chosen)
         ]
         with autocast(self.device, self.precision):
@@ -197,8 +197,8 @@ class RoIStage(_Stage):
         self, proposals: Tensor, sample: Sample, background: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """RoIs (n, 4), positives first; class, number of the object from 1 or 0, and its box, of each."""
-        objects = sample["boxes"].to(self.device).float()
-        labels = sample["labels"].to(self.device)
+        objects = sample["boxes"].to(self.device, non_blocking=True).float()
+        labels = sample["labels"].to(self.device, non_blocking=True)
         assigned = match_boxes(objects, proposals, self.loss_settings.roi_rule)
         own = torch.arange(1, len(objects) + 1, device=self.device)
         rois, number = torch.cat([objects, proposals]), torch.cat([own, assigned])

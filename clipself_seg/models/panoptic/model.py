@@ -40,6 +40,7 @@ from clipself_seg.heads.panoptic.mask_generator.outputs import (
 )
 from clipself_seg.heads.panoptic.mask_losses import MaskCriterion, MaskTargets
 from clipself_seg.heads.panoptic.mask_pieces import resize_masks
+from clipself_seg.models.inputs import on_device
 from clipself_seg.models.panoptic.config import panoptic_parts
 from clipself_seg.models.panoptic.outputs import FusionSettings, MergeSettings, make_outputs
 from clipself_seg.models.panoptic.weights import (
@@ -286,11 +287,9 @@ class OpenPanoptic(nn.Module):
         """Losses of every decoder layer by name: `MaskCriterion.losses`, and the caption model's grounding loss."""
         if self.backbone is None or self.generator is None or self.criterion is None:
             raise InputError("generator outputs from disk do not train: add --eval-only")
-        images = torch.stack([sample["image"] for sample in samples]).to(self.device)
-        targets = [
-            MaskTargets(sample["labels"].to(self.device), sample["masks"].to(self.device))
-            for sample in samples
-        ]
+        images = torch.stack(on_device(samples, "image", self.device))
+        labels, masks = (on_device(samples, key, self.device) for key in ("labels", "masks"))
+        targets = [MaskTargets(*pair) for pair in zip(labels, masks)]
         with autocast(self.device, self.precision):
             features = self.backbone(images.float() / 255)
             predictions = self.generator(features, every_layer=True)
@@ -339,8 +338,8 @@ class OpenPanoptic(nn.Module):
             return output.to(self.device)
         divisor = self.settings.size_divisibility
         padding = (0, -width % divisor, 0, -height % divisor)
-        image = sample["image"].to(self.device).float()[None]
-        canvas = F.pad(image, padding, value=self.settings.padding) / 255
+        (image,) = on_device([sample], "image", self.device)
+        canvas = F.pad(image.float()[None], padding, value=self.settings.padding) / 255
         with autocast(self.device, self.test_precision):
             (prediction,) = self.generator(self.backbone(canvas))
             scores = self.generator.scores(prediction, self._generator_texts(), self.synonyms)
@@ -368,7 +367,7 @@ class OpenPanoptic(nn.Module):
             generated.class_logits,
             clip_logits,
             generated.void_prob,
-            seen.to(self.device).bool(),
+            seen.to(self.device, non_blocking=True).bool(),
         )
         outputs = {}
         for name, fusion in wanted.items():
@@ -380,11 +379,11 @@ class OpenPanoptic(nn.Module):
         return {"fusions": outputs} if fusions else outputs[""]
 
     def _clip_scores(self, sample: Sample, generated: GeneratorOutput) -> tuple[Tensor, Tensor]:
-        image = sample["image"].to(self.device).float() / 255
+        (image,) = on_device([sample], "image", self.device)
         texts = self.branch_bank.embed([(name,) for names in self.names for name in names])
         with autocast(self.device, self.test_precision):
             return self.branch.score(
-                image, generated.mask_logits, texts, self.synonyms, generated.canvas
+                image.float() / 255, generated.mask_logits, texts, self.synonyms, generated.canvas
             )
 
     def after_optimizer_step(self) -> None:

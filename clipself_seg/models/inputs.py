@@ -1,0 +1,19 @@
+"""Tensors of samples on the device of a model, by copies that nobody waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from clipself_seg.data.mappers.samples import Sample
+
+
+def on_device(samples: Sequence[Sample], key: str, device: torch.device) -> list[Tensor]:
+    """The tensors under `key` of all samples, on a device.
+
+    Each is copied by itself: memory of a loader is pinned for a GPU (`data.loader.batches_of`), and what is stacked of
+    it on the CPU would not be.
+    """
+    return [sample[key].to(device, non_blocking=True) for sample in samples]

@@ -34,6 +34,7 @@ class Run(NamedTuple):
         setup: what has to be done before each call and is not timed.
         memory: whether its peak memory counts too.
         given: bytes of what `setup` returns, where that is not part of the memory.
+        calls: after which memory has its peak; an optimiser has its state from the second step on.
     """
 
     call: Callable[[Any], Any]
@@ -41,6 +42,7 @@ class Run(NamedTuple):
     setup: Callable[[], Any] = _nothing
     memory: bool = False
     given: int = 0
+    calls: int = 1
 
 
 class Peaks(NamedTuple):
@@ -102,7 +104,7 @@ def time_in_turn(
 
 
 def peak_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: str) -> int:
-    """Bytes that a process of its own needs at most for two calls of a run: weights, but not what is given.
+    """Bytes that a process of its own needs at most for the calls of a run: weights, but not what is given.
 
     On the CPU the growth of the process's peak since its imports, on a GPU torch's allocations.
 
@@ -129,7 +131,7 @@ def _measure_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: 
     device = torch.device(case.device)
     before = _resident_peak()
     run = build(case)[name]
-    for _ in range(2):  # an optimiser has its state from the second step on
+    for _ in range(run.calls):
         time_run(run, device)
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) - run.given

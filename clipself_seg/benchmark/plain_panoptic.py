@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipself_seg.benchmark import plain
+from clipself_seg.benchmark.plain_pixel_decoder import plain_pixel_decoder
 from clipself_seg.clip.layers import ResidualBlock, merge_heads, split_heads
 from clipself_seg.clip.positions import rotate
 from clipself_seg.heads.panoptic.clip_branches import DensePooling, MaskedAttention
@@ -35,7 +36,7 @@ def plain_predictions(
         generator: its layers are used, not its walk through them.
         features: maps (B, channels, H / stride, W / stride) s2, s3, s4, s5.
     """
-    mask_features, maps = generator.sem_seg_head.pixel_decoder(features)
+    mask_features, maps = plain_pixel_decoder(generator.sem_seg_head.pixel_decoder, features)
     decoder = generator.sem_seg_head.predictor
     positions_QC = decoder.query_embed.weight
     states = decoder.query_feat.weight.expand(len(mask_features), -1, -1)

@@ -44,8 +44,8 @@ def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
 
     Returns:
         "case", "peak_flops" (operations a second of the best matrix product), "torch_peak_flops" (of
-        torch's own), "linear_layers" (why they are computed as they are), "runs" (by name: "seconds",
-        their median; "all_seconds"; "images_per_second";
+        torch's own), "instructions" (the widest that torch uses on this CPU), "linear_layers" (why they
+        are computed as they are), "runs" (by name: "seconds", their median; "all_seconds"; "images_per_second";
         "flops_per_second", "peak_fraction" and "torch_peak_fraction" where operations are counted;
         "memory_bytes" where it is measured), "gains"
         (by name: "speed" and "memory", plain over ours), for "distill" "step_overhead", for training
@@ -75,6 +75,7 @@ def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
         "case": dataclasses.asdict(case),
         "peak_flops": peaks.best,
         "torch_peak_flops": peaks.torch,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "linear_layers": choice().reason if device.type == "cpu" else "of the GPU",
         "runs": figures,
         **_comparisons(case, figures),
@@ -154,7 +155,7 @@ def as_text(results: Mapping[str, Any]) -> str:
         f"{case['precision']}, {case['threads']} threads, {case['device']}; "
         f"matmul peak {results['peak_flops'] / 1e9:.0f} GFLOP/s, torch's own "
         f"{results['torch_peak_flops'] / 1e9:.0f}",
-        f"{results['provenance']['device']}; linear layers: {results['linear_layers']}",
+        f"{results['provenance']['device']}, {results['instructions']}; linear layers: {results['linear_layers']}",
         "",
         tabulate(rows, heads, floatfmt=["", ".1f", ".3f", ".1f", ".1f", ".1f", ".2f"]),
         "",

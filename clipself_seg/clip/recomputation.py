@@ -1,10 +1,10 @@
 """What a transformer block keeps for its backward pass: all, matrix products and attention, or its input.
 
-Most of what autograd keeps of a block is cheap to compute again: norms, activations, gates, rotations. Between keeping all
-of it and computing whole blocks twice (`checkpointing`, a third more time) lies what is done here for free: results of
-matrix products and attention are kept, the rest is computed again from them (selective activation checkpointing, Korthikanti
-et al., "Reducing Activation Recomputation in Large Transformer Models", arXiv 2205.05198). Gradients are the same to the
-last bit.
+Most of what autograd keeps of a block is cheap to compute again: norms, activations, gates, rotations.
+Between keeping all of it and computing whole blocks twice (`checkpointing`, a third more time) lies what is
+done here by default: results of matrix products and attention are kept, the rest is computed again from them
+(selective activation checkpointing, Korthikanti et al., "Reducing Activation Recomputation in Large
+Transformer Models", arXiv 2205.05198). Gradients are the same to the last bit.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """Speed and memory of all tasks beside a plain formulation: features, distillation, regions, CAT-Seg, ODISE, F-ViT.
 
+    clipself-seg benchmark all --repeats 1 --json all.json
+    clipself-seg benchmark model --model EVA02-B-16 --size 1024 --depth 3
     clipself-seg benchmark dense --model ViT-B-16 --size 1024
     clipself-seg benchmark distill --model ViT-B-16 --size 1024 --batch 2
     clipself-seg benchmark distill --only "samples from shards" --threads 1
@@ -10,6 +12,10 @@
     clipself-seg benchmark pq --threads 1
     clipself-seg benchmark detection --kind ov_lvis --repeats 3
     clipself-seg benchmark detection --kind ov_coco --only image "behind the tower"
+
+"all" is every job of the project at its official sizes in one run, one line each beside its plain
+formulation (about 45 minutes on two cores with --repeats 1; --only takes the first words of lines);
+"model" prints fvcore's table of parameters and operations by module.
 
 Weights are random and images are noise: neither changes the time. Everything is timed in turn in one
 process (the median of --repeats calls counts); peak memory, weights included, is that of a process for
@@ -51,8 +57,12 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from clipself_seg.errors import report_input_errors
+from clipself_seg.errors import InputError, report_input_errors
+
+if TYPE_CHECKING:
+    from clipself_seg.benchmark.case import Case
 
 START = time.perf_counter()
 MODEL, PANOPTIC_MODEL, DETECTION_MODEL = "ViT-B-16", "ViT-L-14-336-quickgelu", "EVA02-B-16"
@@ -63,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    tasks = ["dense", "distill", "regions", "semseg", "panoptic", "pq", "detection"]
+    tasks = ["all", "model", "dense", "distill", "regions", "semseg", "panoptic", "pq", "detection"]
     options.add_argument("task", choices=tasks)
     options.add_argument(
         "--model",
@@ -85,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
         "--kind", choices=["ov_coco", "ov_lvis"], default="ov_lvis", help="of detection (ov_lvis)"
     )
     options.add_argument("--queries", type=int, help="of panoptic (100; 250 in the merge)")
+    options.add_argument("--depth", type=int, default=2, help="of the modules in model's table (2)")
     options.add_argument("--training", action="store_true", help="a training step of semseg")
     options.add_argument(
         "--only",
@@ -113,13 +124,39 @@ def say(line: str) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, and write if asked to."""
     args = vars(parser().parse_args(arguments))
-    path = args.pop("json")
+    task, path, depth = args["task"], args.pop("json"), args.pop("depth")
     import torch
 
+    from clipself_seg.files import write_json
+
+    args["device"] = args["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+    if task == "model":
+        from clipself_seg.benchmark.model_table import model_table
+
+        if path:
+            raise InputError(f"--json {path}: model prints a table and measures nothing to write")
+        sys.stdout.write(model_table(args["model"] or MODEL, args["size"] or 1024, depth) + "\n")
+        return
+    if task == "all":
+        from clipself_seg.benchmark import jobs
+
+        common = {key: args[key] for key in ("repeats", "threads", "device", "precision")}
+        results = jobs.run_all(common, args["only"], say)
+        text = jobs.table(results)
+    else:
+        from clipself_seg.benchmark.report import as_text, run_benchmark
+
+        results = run_benchmark(_case(args), say)
+        text = as_text(results)
+    sys.stdout.write(text + "\n")
+    if path:
+        write_json(Path(path), results)
+
+
+def _case(args: dict[str, Any]) -> Case:
+    """The case of one task, with what its size is where nothing is said."""
     from clipself_seg.benchmark.case import Case
     from clipself_seg.benchmark.detection_inputs import KINDS
-    from clipself_seg.benchmark.report import as_text, run_benchmark
-    from clipself_seg.files import write_json
 
     task = args["task"]
     detector = KINDS[args["kind"]] if task == "detection" else None
@@ -132,9 +169,4 @@ def main(arguments: list[str] | None = None) -> None:
         args["classes"] = detector.classes if detector else others
     models = {"panoptic": PANOPTIC_MODEL, "detection": DETECTION_MODEL, "pq": "no model"}
     args["model"] = args["model"] or models.get(task, MODEL)
-    args["device"] = args["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
-    args["only"] = tuple(args["only"])
-    results = run_benchmark(Case(**args), say)
-    sys.stdout.write(as_text(results) + "\n")
-    if path:
-        write_json(Path(path), results)
+    return Case(**args | {"only": tuple(args["only"])})

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from clipself_seg.benchmark import measure, report
+from clipself_seg.benchmark import jobs, measure, report
 from clipself_seg.commands import benchmark
 from tests.benchmark.small import shrink_cat_seg, shrink_detection, shrink_panoptic
 
@@ -20,6 +20,26 @@ def test_a_quality_benchmark_prints_both(monkeypatch, capsys):
     text = capsys.readouterr().out
     for name in ("PQ in memory", "PQ of files"):
         assert text.count(name) == 3  # ours, the plain one, and how they compare
+
+
+def test_the_table_of_a_model_is_printed_and_nothing_written(tmp_path, capsys):
+    model = ["model", "--model", "ViT-Mini-8", "--size", "64"]
+    assert benchmark.main(model) == 0
+    assert "visual.transformer.resblocks" in capsys.readouterr().out
+    assert benchmark.main([*model, "--json", str(tmp_path / "x.json")]) == 2
+    assert "nothing to write" in capsys.readouterr().err and not (tmp_path / "x.json").exists()
+
+
+def test_all_jobs_share_what_is_asked_for(monkeypatch, tmp_path, capsys):
+    given = []
+    monkeypatch.setattr(jobs, "run_all", lambda *args: given.append(args) or {"rows": []})
+    monkeypatch.setattr(jobs, "table", lambda results: "the table")
+    path = tmp_path / "all.json"
+    words = ["all", "--repeats", "2", "--threads", "1", "--only", "dense", "--json", str(path)]
+    assert benchmark.main(words) == 0
+    (common, only, _), text = given[0], capsys.readouterr().out
+    assert common["repeats"] == 2 and common["threads"] == 1 and only == ["dense"]
+    assert text == "the table\n" and json.loads(path.read_text()) == {"rows": []}
 
 
 @pytest.mark.parametrize(

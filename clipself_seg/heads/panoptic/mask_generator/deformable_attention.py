@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from clipself_seg.clip.linear import Linear
 from clipself_seg.heads.panoptic.mask_generator.level_samples import Grids, sample_levels
 
 
@@ -32,10 +33,10 @@ class DeformableAttention(nn.Module):
         self.heads = heads
         self.levels = levels
         self.points = points
-        self.sampling_offsets = nn.Linear(width, heads * levels * points * 2)
-        self.attention_weights = nn.Linear(width, heads * levels * points)
-        self.value_proj = nn.Linear(width, width)
-        self.output_proj = nn.Linear(width, width)
+        self.sampling_offsets = Linear(width, heads * levels * points * 2)
+        self.attention_weights = Linear(width, heads * levels * points)
+        self.value_proj = Linear(width, width)
+        self.output_proj = Linear(width, width)
         self._initialise()
 
     def _initialise(self) -> None:

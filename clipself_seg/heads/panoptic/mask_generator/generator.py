@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from clipself_seg.clip.linear import Linear
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.heads.panoptic.class_logits import class_logits
 from clipself_seg.heads.panoptic.mask_generator.pixel_decoder import PixelDecoder
@@ -88,7 +89,7 @@ class TextHead(nn.Module):
             null_text: initial text embedding (E,) of void; None: no text of void (the caption model).
         """
         super().__init__()
-        self.text_proj = nn.Linear(text_width, width)
+        self.text_proj = Linear(text_width, width)
         if null_text is not None:
             self.null_embed = nn.Parameter(null_text.detach().reshape(1, -1).clone())
 

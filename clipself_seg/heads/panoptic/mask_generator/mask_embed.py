@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.precision import full_precision
 from clipself_seg.heads.panoptic.class_logits import similarity_scale
 
@@ -22,7 +23,7 @@ class MLP(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
+        self.layers = nn.ModuleList(Linear(width, width) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
         """Transforms (..., C) into (..., C)."""
@@ -40,7 +41,7 @@ class PooledMaskEmbed(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.pool_proj = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
+        self.pool_proj = nn.Sequential(nn.LayerNorm(width), Linear(width, width))
         self.mask_embed = nn.Sequential(nn.LayerNorm(width), MLP(width))
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.precision import full_precision
 from clipself_seg.heads.panoptic.mask_generator.deformable_attention import (
     DeformableAttention,
@@ -54,8 +55,8 @@ class EncoderLayer(nn.Module):
             width=width, heads=heads, levels=len(ENCODED), points=points
         )
         self.norm1 = nn.LayerNorm(width)
-        self.linear1 = nn.Linear(width, hidden)
-        self.linear2 = nn.Linear(hidden, width)
+        self.linear1 = Linear(width, hidden)
+        self.linear2 = Linear(hidden, width)
         self.norm2 = nn.LayerNorm(width)
         for linear in (self.linear1, self.linear2):
             nn.init.xavier_uniform_(linear.weight)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip.layers import PackedAttention, merge_heads, split_heads
+from clipself_seg.clip.linear import Linear
 from clipself_seg.heads.panoptic.mask_generator.mask_embed import MLP, PooledMaskEmbed
 from clipself_seg.heads.panoptic.mask_generator.pixel_decoder import sine_positions
 
@@ -109,8 +110,8 @@ class FeedForwardLayer(nn.Module):
 
     def __init__(self, *, width: int, hidden: int) -> None:
         super().__init__()
-        self.linear1 = nn.Linear(width, hidden)
-        self.linear2 = nn.Linear(hidden, width)
+        self.linear1 = Linear(width, hidden)
+        self.linear2 = Linear(hidden, width)
         self.norm = nn.LayerNorm(width)
         for linear in (self.linear1, self.linear2):
             nn.init.xavier_uniform_(linear.weight)
@@ -170,7 +171,7 @@ class QueryDecoder(nn.Module):
         self.query_feat = nn.Embedding(queries, width)
         self.query_embed = nn.Embedding(queries, width)
         self.level_embed = nn.Embedding(levels, width)
-        self.class_embed = nn.Linear(width, 2) if object_logits else None
+        self.class_embed = Linear(width, 2) if object_logits else None
         self.mask_embed = MLP(width)
         self.post_mask_embed = PooledMaskEmbed(width)
 

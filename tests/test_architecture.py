@@ -23,6 +23,7 @@ GROUND = {
     "errors",
     "files",
     "memory",
+    "pages",
     "pinned_wheels",
     "provenance",
 }

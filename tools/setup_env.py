@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Make the virtual environment if need be, then run one of the project's commands in it.
 
-    python3 tools/setup_env.py [setup | quickstart | test | test-all | lint] [options] [arguments]
+    python3 tools/setup_env.py [setup | demo | quickstart | test | test-all | lint] [options] [arguments]
 
 setup       the environment only (the default)
+demo        what the weights that come with the project see, in a minute: tools/demo.py
 quickstart  the main job on the mini world: tools/quickstart.py
 test        lint and the tests, some side by side; further arguments go to pytest (-n 0: one by one)
 test-all    the same, with those marked heavy, such as the wheel in an environment of its own, and
@@ -145,6 +146,11 @@ def quickstart(python: Path, arguments: Sequence[str]) -> int:
     return subprocess.call([str(python), "tools/quickstart.py", *arguments], cwd=str(ROOT))
 
 
+def demo(python: Path, arguments: Sequence[str]) -> int:
+    """What the weights that come with the project see."""
+    return subprocess.call([str(python), "tools/demo.py", *arguments], cwd=str(ROOT))
+
+
 def parse(words: Optional[Sequence[str]]) -> Tuple[argparse.Namespace, List[str]]:
     """Options, and what is left over for the command."""
     parser = argparse.ArgumentParser(
@@ -153,7 +159,7 @@ def parse(words: Optional[Sequence[str]]) -> Tuple[argparse.Namespace, List[str]
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    choices = ("setup", "quickstart", "test", "test-all", "lint")
+    choices = ("setup", "demo", "quickstart", "test", "test-all", "lint")
     parser.add_argument("command", nargs="?", choices=choices, default="setup", metavar="command")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="default: .venv here")
     parser.add_argument("--python", help="interpreter for a new environment (default: this one)")
@@ -161,7 +167,7 @@ def parse(words: Optional[Sequence[str]]) -> Tuple[argparse.Namespace, List[str]
     parser.add_argument("--detectron2", choices=("wheel", "source"), default="wheel", help=source)
     parser.add_argument("--force", action="store_true", help="all steps, even if complete")
     options, rest = parser.parse_known_args(words)
-    if rest and options.command not in ("test", "test-all", "quickstart"):
+    if rest and options.command not in ("test", "test-all", "quickstart", "demo"):
         parser.error("%s takes no argument %s" % (options.command, rest[0]))
     return options, rest
 
@@ -187,7 +193,8 @@ def main(words: Optional[Sequence[str]] = None) -> int:
         return lint(python)
     if options.command in ("test", "test-all"):
         return test(python, rest if options.command == "test" else [*EVERYTHING, *rest])
-    return quickstart(python, rest) if options.command == "quickstart" else 0
+    shown = {"quickstart": quickstart, "demo": demo}.get(options.command)
+    return shown(python, rest) if shown else 0
 
 
 if __name__ == "__main__":

@@ -12,11 +12,12 @@ import numpy as np
 from tabulate import tabulate
 
 from clipself_seg.files import atomic_path
+from clipself_seg.pages import render
 
 # What a table may be written as -> its style, see `format_table`, and its file.
 FILES = {"latex": ("latex_booktabs", "tables.tex"), "csv": ("csv", "tables.csv")}
 # Around the best number of a column, in the styles that mark it.
-BEST = {"github": "**{}**", "terminal": "\033[1m{}\033[0m"}
+BEST = {"github": "**{}**", "html": "**{}**", "terminal": "\033[1m{}\033[0m"}
 
 
 def format_table(
@@ -28,11 +29,14 @@ def format_table(
         headings: headings of the columns.
         body: cells of each row.
         style: a format of `tabulate`, such as "simple", "github" or "latex_booktabs", which escapes what LaTeX
-            would not print; "terminal" is "simple" for cells that are marked, and "csv" has lines of commas.
+            would not print; "terminal" is "simple" for cells that are marked, "csv" has lines of commas, and "html" is
+            part of a page, in which what stands between two times "**" is bold.
         left: number of columns that are aligned at the left.
     """
     if style == "csv":
         return _csv_lines([headings, *body])
+    if style == "html":
+        return render("table.html", headings=headings, body=body, left=left)
     style = "simple" if style == "terminal" else style
     align = [*["left"] * left, *["right"] * (len(headings) - left)]
     table = tabulate(body, headings, style, colalign=align if body else None, disable_numparse=True)
@@ -68,6 +72,20 @@ def best_marked(values: Sequence[float | None], style: str) -> list[str]:
         return cells
     best = cell_text(max(known))
     return [BEST[style].format(cell) if cell == best else cell for cell in cells]
+
+
+def mark_best(body: Sequence[Sequence[str]], style: str, left: int = 1) -> list[list[str]]:
+    """Rows of a table with the highest number of each column marked, see `best_marked`.
+
+    Args:
+        body: cells of each row, as `cell_text` gives them.
+        style: see `format_table`.
+        left: number of columns at the left that have no numbers.
+    """
+    columns: list[Sequence[str]] = list(zip(*body))
+    numbers = [[None if cell == "-" else float(cell) for cell in cells] for cells in columns[left:]]
+    marked = [best_marked(values, style) for values in numbers]
+    return [list(cells) for cells in zip(*columns[:left], *marked)]
 
 
 def percent_text(results: Mapping[str, float], key: str) -> str:

@@ -23,6 +23,7 @@ from clipself_seg.quickstart.steps import (
     read_chapter,
     say,
 )
+from clipself_seg.quickstart.tiles import Row
 from clipself_seg.visualization.boxes import box_overlay
 from clipself_seg.visualization.overlays import save_png
 from clipself_seg.visualization.panels import sheet
@@ -67,9 +68,9 @@ def detection_chapter(output: Path, worlds: Path) -> Chapter:
     call_together({run.folder: run.command(output) for run in RUNS}, worlds)
     say("the boxes that all three find in images of both worlds")
     predict_together(RUNS, lambda run, world: _prediction(run, world, output, worlds), worlds)
-    for world in WORLDS:
-        _write_sheet(world, output, worlds)
-    return read_chapter(RUNS, output, functools.partial(novel_table, first="AP50 of boxes"))
+    images = {world: _write_sheet(world, output, worlds) for world in WORLDS}
+    table = functools.partial(novel_table, first="AP50 of boxes")
+    return read_chapter(RUNS, output, table, images=images)
 
 
 def _prediction(run: Run, world: str, output: Path, worlds: Path) -> list[str]:
@@ -79,8 +80,8 @@ def _prediction(run: Run, world: str, output: Path, worlds: Path) -> list[str]:
     return prediction(run.config, weights, world, worlds, folder, *options, vocabulary=vocabulary)
 
 
-def _write_sheet(world: str, output: Path, worlds: Path) -> None:
-    """Images with the true boxes, and with those of each run."""
+def _write_sheet(world: str, output: Path, worlds: Path) -> list[Row]:
+    """Write images with the true boxes, and with those of each run, as one PNG; returns its rows."""
     detections = {
         run.title: read_coco_json(run.predicted(output, world) / "detections.json") for run in RUNS
     }
@@ -89,10 +90,12 @@ def _write_sheet(world: str, output: Path, worlds: Path) -> None:
     truth = read_coco_json(worlds / world / "annotations" / "instances_val.json")
     columns = {"ground truth": truth} | detections
     rows = [
-        [_drawn(path, content, categories) for content in columns.values()]
+        Row({title: _drawn(path, content, categories) for title, content in columns.items()})
         for path in first_images(worlds, world)
     ]
-    save_png(sheet(rows, list(columns)), output / f"detection_{world}.png")
+    drawn = [list(row.tiles.values()) for row in rows]
+    save_png(sheet(drawn, list(columns)), output / f"detection_{world}.png")
+    return rows
 
 
 def _drawn(

@@ -12,7 +12,6 @@ from clipself_seg.data.panoptic_png import read_panoptic_png
 from clipself_seg.data.records import read_coco_json
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.evaluation.panoptic.fusion_report import split_table
-from clipself_seg.quickstart.gallery import write_panel
 from clipself_seg.quickstart.steps import (
     WORLDS,
     Chapter,
@@ -23,6 +22,7 @@ from clipself_seg.quickstart.steps import (
     read_chapter,
     say,
 )
+from clipself_seg.quickstart.tiles import Row, write_panel
 
 # A third of the configuration's steps: a newcomer is waiting.
 LIVE = Run("CLIPSelf", "panoptic_live", "panoptic.yaml", ("SOLVER.MAX_ITER", "400"), training=True)
@@ -58,16 +58,7 @@ def panoptic_chapter(output: Path, worlds: Path) -> dict[str, Chapter]:
     )
     call_together({run.folder: run.command(output) for run in (LIVE, *RUNS)}, worlds)
     say("what the longer trained one says of images of both worlds")
-    call_together(
-        {
-            f"{run.folder}, {mode}, {world}": _prediction(run, mode, world, output, worlds)
-            for run, mode in NAMED
-            for world in WORLDS
-        },
-        worlds,
-    )
-    for world in WORLDS:
-        _write_panel(world, output, worlds)
+    images = show_segments(output, worlds, WORLDS)
     runs = {"live": (LIVE,), "shipped": RUNS}
     return {
         name: read_chapter(
@@ -75,9 +66,35 @@ def panoptic_chapter(output: Path, worlds: Path) -> dict[str, Chapter]:
             output,
             functools.partial(split_table, first=f"generator, {name}"),
             f"panoptic {name}, ",
+            images,
         )
         for name in runs
     }
+
+
+def show_segments(output: Path, worlds: Path, names: Sequence[str]) -> dict[str, list[Row]]:
+    """Predict the first images of some worlds with the shipped generator as `NAMED`, and write `panoptic_<world>.png`.
+
+    Args:
+        output: folder for predictions and images.
+        worlds: folder of the mini worlds.
+        names: of the worlds.
+
+    Returns:
+        Name of a world -> what the page shows of it.
+
+    Raises:
+        InputError: a prediction failed.
+    """
+    call_together(
+        {
+            f"{run.folder}, {mode}, {world}": _prediction(run, mode, world, output, worlds)
+            for run, mode in NAMED
+            for world in names
+        },
+        worlds,
+    )
+    return {world: _write_panel(world, output, worlds) for world in names}
 
 
 def _prediction(run: Run, mode: str, world: str, output: Path, worlds: Path) -> list[str]:
@@ -85,7 +102,7 @@ def _prediction(run: Run, mode: str, world: str, output: Path, worlds: Path) -> 
     return prediction(run.config, SHIPPED, world, worlds, folder, "--panoptic", "--mode", mode)
 
 
-def _write_panel(world: str, output: Path, worlds: Path) -> None:
+def _write_panel(world: str, output: Path, worlds: Path) -> list[Row]:
     """Images, truth, and segments of the shipped generator as `NAMED`."""
     vocabulary, folder = load_vocabulary(world), worlds / world
     images = first_images(worlds, world)
@@ -97,7 +114,7 @@ def _write_panel(world: str, output: Path, worlds: Path) -> None:
         columns[f"{run.title}, {TITLES[mode]}"] = class_maps(
             predicted / "panoptic.json", predicted / "panoptic", vocabulary, stems
         )
-    write_panel(output / f"panoptic_{world}.png", vocabulary, images, columns)
+    return write_panel(output / f"panoptic_{world}.png", vocabulary, images, columns)
 
 
 def class_maps(

@@ -13,7 +13,7 @@ from clipself_seg.evaluation.regions.report import region_table
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers, write_json
 from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.quickstart.detection_chapter import detection_chapter
-from clipself_seg.quickstart.gallery import write_gallery
+from clipself_seg.quickstart.page import write_images_and_page
 from clipself_seg.quickstart.panoptic_chapter import panoptic_chapter
 from clipself_seg.quickstart.semantic_chapter import semantic_chapter
 from clipself_seg.quickstart.steps import Chapter, Run, call_together, say
@@ -77,7 +77,7 @@ def _run_chapters(output: Path, worlds: Path) -> None:
     chapters["detection"] = detection_chapter(output, worlds)
     say("images")
     live = {run.title: output / run.folder / "metrics.json" for run in RUNS if run.training}
-    write_gallery(output, worlds / "mini", rows, live, chapters)
+    write_images_and_page(output, worlds / "mini", rows, live, chapters)
     _write_table(output, rows, provenances, chapters, time.monotonic() - begin)
 
 
@@ -97,9 +97,10 @@ def _write_table(
         tables = [region_table(rows, style="github")]
         tables += [chapter.table("github") for chapter in chapters.values()]
         temporary.write_text("\n\n".join(tables) + "\n")
-    semantic, *panoptic, detection = (chapter.table("simple") for chapter in chapters.values())
+    style = "terminal" if sys.stdout.isatty() else "simple"
+    semantic, *panoptic, detection = (chapter.table(style) for chapter in chapters.values())
     panoptic_tables = "\n\n".join(panoptic)
-    table = region_table(rows, style="terminal" if sys.stdout.isatty() else "simple")
+    table = region_table(rows, style=style)
     sys.stdout.write(
         f"\n{table}\n\n"
         "Top-1/top-5 mean accuracy on mini_val in %.\n"

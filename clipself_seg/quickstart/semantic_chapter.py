@@ -7,7 +7,6 @@ from pathlib import Path
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.evaluation.sem_seg.report import split_table
-from clipself_seg.quickstart.gallery import write_panel
 from clipself_seg.quickstart.steps import (
     WORLDS,
     Chapter,
@@ -19,6 +18,7 @@ from clipself_seg.quickstart.steps import (
     read_chapter,
     say,
 )
+from clipself_seg.quickstart.tiles import Row, write_panel
 
 RUNS = (
     Run("CAT-Seg, original CLIP", "semseg_original", "semseg_original.yaml", training=True),
@@ -40,9 +40,8 @@ def semantic_chapter(output: Path, worlds: Path) -> Chapter:
     call_together({run.folder: run.command(output) for run in RUNS}, worlds)
     say("what both say of images of both worlds")
     predict_together(RUNS, lambda run, world: _prediction(run, world, output, worlds), worlds)
-    for world in WORLDS:
-        _write_panel(world, output, worlds)
-    return read_chapter(RUNS, output, split_table)
+    images = {world: _write_panel(world, output, worlds) for world in WORLDS}
+    return read_chapter(RUNS, output, split_table, images=images)
 
 
 def _prediction(run: Run, world: str, output: Path, worlds: Path) -> list[str]:
@@ -50,7 +49,7 @@ def _prediction(run: Run, world: str, output: Path, worlds: Path) -> list[str]:
     return prediction(run.config, weights, world, worlds, run.predicted(output, world))
 
 
-def _write_panel(world: str, output: Path, worlds: Path) -> None:
+def _write_panel(world: str, output: Path, worlds: Path) -> list[Row]:
     """Images, their ground truth and what both models say."""
     images = first_images(worlds, world)
     folders = {"ground truth": worlds / world / "stuffthingmaps" / "val"}
@@ -60,4 +59,4 @@ def _write_panel(world: str, output: Path, worlds: Path) -> None:
         title: [read_indices(folder / f"{image.stem}.png") for image in images]
         for title, folder in folders.items()
     }
-    write_panel(output / f"semantic_{world}.png", load_vocabulary(world), images, columns)
+    return write_panel(output / f"semantic_{world}.png", load_vocabulary(world), images, columns)

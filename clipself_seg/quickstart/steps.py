@@ -16,6 +16,7 @@ import torch
 
 from clipself_seg.errors import InputError, ended_by
 from clipself_seg.provenance import read_results
+from clipself_seg.quickstart.tiles import Row
 
 # The folder that the package is in, a checkout or site-packages: a command there runs the same code.
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -66,15 +67,21 @@ class Chapter:
         rows: title of a run -> data set -> results.
         provenances: title of a run -> its provenance.
         table: format of `tabulate` -> the chapter's table.
+        images: name of a world -> what the page shows of it.
     """
 
     rows: Mapping[str, Mapping[str, Any]]
     provenances: Mapping[str, Any]
     table: Callable[[str], str]
+    images: Mapping[str, Sequence[Row]]
 
 
 def read_chapter(
-    runs: Sequence[Run], output: Path, table: Callable[..., str], prefix: str = ""
+    runs: Sequence[Run],
+    output: Path,
+    table: Callable[..., str],
+    prefix: str = "",
+    images: Mapping[str, Sequence[Row]] | None = None,
 ) -> Chapter:
     """What some runs of a chapter wrote.
 
@@ -83,11 +90,12 @@ def read_chapter(
         output: folder of the runs.
         table: (rows, style=...) -> the table.
         prefix: put before the titles of the provenances.
+        images: name of a world -> what the page shows of it.
     """
     contents = {run.title: run.results(output) for run in runs}
     rows = {title: content["results"] for title, content in contents.items()}
     provenances = {prefix + title: content["provenance"] for title, content in contents.items()}
-    return Chapter(rows, provenances, lambda style: table(rows, style=style))
+    return Chapter(rows, provenances, lambda style: table(rows, style=style), images or {})
 
 
 def first_images(worlds: Path, world: str) -> list[Path]:

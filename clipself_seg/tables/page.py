@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from clipself_seg.evaluation.tables import format_table, write_tables
 from clipself_seg.files import atomic_path
+from clipself_seg.pages import render
 from clipself_seg.tables.claims import ABSENT, FAILS, HOLDS, NOISE
 from clipself_seg.tables.figure import write_figure
 from clipself_seg.tables.sections import CLAIM_HEADINGS, COMMAND_HEADINGS, Section
@@ -147,61 +147,21 @@ def _markdown_table(headings: Sequence[str], body: Sequence[Sequence[str]]) -> s
 
 
 def _html(sections: Sequence[Section], figures: set[str], scale: str) -> str:
-    text = html.escape
-    parts = [f"<h1>{text(TITLES[scale])}</h1>"]
-    parts += [
-        f"<p>{text(line)}</p>"
-        for line in (ABOUT[scale], RULE, _cost(sections, scale).replace("`", ""))
-    ]
-    names = {section.table.title: section.table.name for section in sections}
-    parts.append(_html_table(_summary_headings(scale), _summary(sections, scale), names))
-    for section in sections:
-        table = section.table
-        parts.append(f'<h2 id="{table.name}">{text(table.title)}</h2><p>{text(table.about)}</p>')
-        parts.append(_html_table(section.headings, section.body))
-        if table.name in figures:
-            parts.append(f'<img src="{table.name}.png" alt="{text(table.title)}">')
-        if section.claims:
-            parts.append(_html_table(CLAIM_HEADINGS, section.claims))
-        parts += [f"<p>{text(reason)}</p>" for reason in section.reasons]
-        if section.commands:
-            parts.append("<details><summary>Commands</summary>")
-            parts.append(_html_table(COMMAND_HEADINGS, section.commands))
-            parts.append("</details>")
-    return _HTML.format(title=text(TITLES[scale]), body="\n".join(parts))
-
-
-_HTML = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; }}
-table {{ border-collapse: collapse; margin: 1em 0; display: block; overflow-x: auto; }}
-th, td {{ border-bottom: 1px solid #ccc; padding: 0.2em 0.7em; text-align: left; }}
-.holds {{ color: #176b2c; }} .not {{ color: #a3161b; }} .sum td {{ font-weight: bold; }}
-img {{ max-width: 100%; }}
-</style>
-{body}
-</html>
-"""
-
-
-def _html_table(
-    headings: Sequence[str], body: Sequence[Sequence[str]], links: Mapping[str, str] | None = None
-) -> str:
-    """A table; cells that are in `links` lead to those places of the page."""
-    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
-    rows = []
-    for cells in body:
-        kind = ' class="sum"' if len(cells) == len(CLAIM_HEADINGS) and _sums_up(cells) else ""
-        shown = "".join(_html_cell(cell, (links or {}).get(cell)) for cell in cells)
-        rows.append(f"<tr{kind}>{shown}</tr>")
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-
-
-def _html_cell(cell: str, link: str | None) -> str:
-    kind = {HOLDS: ' class="holds"', FAILS: ' class="not"'}.get(cell, "")
-    text = html.escape(cell)
-    return f'<td><a href="#{link}">{text}</a></td>' if link else f"<td{kind}>{text}</td>"
+    return render(
+        "tables.html",
+        title=TITLES[scale],
+        about=(ABOUT[scale], RULE, _cost(sections, scale).replace("`", "")),
+        summary_headings=_summary_headings(scale),
+        claim_headings=CLAIM_HEADINGS,
+        command_headings=COMMAND_HEADINGS,
+        summary=_summary(sections, scale),
+        names={section.table.title: section.table.name for section in sections},
+        sections=sections,
+        figures=figures,
+        sums_up=_sums_up,
+        kinds={HOLDS: "right", FAILS: "wrong"},
+        marks={HOLDS: "\N{CHECK MARK} ", FAILS: "\N{BALLOT X} "},
+    )
 
 
 def _write_latex(section: Section, path: Path) -> None:

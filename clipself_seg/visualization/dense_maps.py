@@ -5,8 +5,6 @@ Shapes: E channels, h x w cells, k clusters, H x W pixels.
 
 from __future__ import annotations
 
-import colorsys
-
 import cv2
 import numpy as np
 
@@ -127,15 +125,23 @@ def heat_map(image: np.ndarray, values: np.ndarray, low: float, high: float) -> 
 
 
 GOLDEN = 0.618033988749895
+# Of the colours of clusters in CIELAB: hue of the first, in turns.
+START = 0.08
+CHROMA = 62
+LIGHTNESS = (58, 85, 36)
 
 
 def palette(count: int) -> np.ndarray:
-    """Colours that stay far apart however many there are, (count, 3) uint8 RGB."""
-    colours = [
-        colorsys.hsv_to_rgb((0.02 + i * GOLDEN) % 1, (0.85, 0.55, 0.7)[i % 3], (0.95, 0.8)[i % 2])
-        for i in range(count)
-    ]
-    return (255 * np.array(colours).reshape(-1, 3)).round().astype(np.uint8)
+    """Colours that stay far apart however many there are, (count, 3) uint8 RGB.
+
+    Each is lighter or darker than the ones before and after it, for those who do not see all hues.
+    """
+    number = np.arange(count)
+    hue = 2 * np.pi * (START + GOLDEN * number)
+    lightness = np.array(LIGHTNESS)[number % len(LIGHTNESS)]
+    lab = np.stack([lightness, CHROMA * np.cos(hue), CHROMA * np.sin(hue)], -1).astype(np.float32)
+    rgb = cv2.cvtColor(lab[None], cv2.COLOR_LAB2RGB)[0] if count else lab
+    return (255 * rgb.clip(0, 1)).round().astype(np.uint8)
 
 
 def colour_segments(labels: np.ndarray) -> np.ndarray:

@@ -32,6 +32,7 @@ UNLABELLED = "no label"
 DIMMED = 0.5  # brightness of pixels without a label, as a fraction
 HATCH = 190  # grey of the lines over them
 HATCH_OPACITY = 0.55
+JPEG_QUALITY = 86
 
 
 class Entry(NamedTuple):
@@ -258,3 +259,9 @@ def save_png(image: Image.Image, path: str | os.PathLike[str]) -> None:
     """Write a PNG, atomically."""
     with atomic_path(path) as temporary:
         image.save(temporary, format="PNG")
+
+
+def save_jpeg(image: Image.Image, path: str | os.PathLike[str]) -> None:
+    """Write a JPEG that keeps the colours of small text and thin lines, atomically."""
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="JPEG", quality=JPEG_QUALITY, subsampling=0, optimize=True)

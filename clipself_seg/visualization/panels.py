@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from clipself_seg.visualization.fonts import write_text
+from clipself_seg.visualization.names import place_names, write_names
 from clipself_seg.visualization.overlays import INK, PAPER, SMALLEST_TEXT, entries, legend, paint
 
 OPACITY = 0.75  # of label maps, which are shown beside the image
@@ -70,7 +71,7 @@ def _strip(
     y, x = (np.arange(n) * m // n for n, m in zip((height, width), image.shape[:2]))
     tiles = [small]
     for labels in maps.values():
-        tiles.append(paint(small, labels[np.ix_(y, x)], colours, OPACITY))
+        tiles.append(named_tile(small, labels[np.ix_(y, x)], names, colours, unit))
     room = max(2, 2 * (height // round(1.7 * unit)))
     lines = entries(np.stack(list(maps.values())), names, colours, most=room, percentages=False)
     key = legend(lines, LEGEND * unit, unit)
@@ -81,6 +82,23 @@ def _strip(
         strip.paste(Image.fromarray(tile), (column * (width + gap), 0))
     strip.paste(key, (len(tiles) * (width + gap), 0))
     return strip
+
+
+def named_tile(
+    image: np.ndarray, labels: np.ndarray, names: Sequence[str], colours: np.ndarray, unit: int
+) -> np.ndarray:
+    """Image under the colours of a label map, with names in the regions that have room, (H, W, 3) uint8.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        labels: (H, W) integers.
+        names: names of the K classes.
+        colours: colours of the classes, (K, 3) uint8.
+        unit: height of the text in pixels.
+    """
+    tile = Image.fromarray(paint(image, labels, colours, OPACITY))
+    write_names(tile, place_names(labels, names, unit))
+    return np.asarray(tile)
 
 
 def sheet(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 
-from clipself_seg.evaluation.tables import FILES, best_marked, format_table, write_tables
+from clipself_seg.evaluation.tables import FILES, best_marked, format_table, mark_best, write_tables
 
 HEADINGS = ["data set", "50 % & more"]
 BODY = [["ade_150 {a}\\b", "1.0 ± 0.1"], ["a, b", "-"]]
@@ -42,3 +42,11 @@ def test_the_best_number_of_a_column_is_marked_where_there_is_a_choice():
     assert best_marked([1.0, None], "github") == ["1.0", "-"]
     assert best_marked([1.0, 2.0], "simple") == ["1.0", "2.0"]
     assert best_marked([], "github") == []
+
+
+def test_the_best_of_each_column_of_cells_is_marked():
+    body = [["a", "x", "1.0", "-"], ["b", "x", "2.0", "-"]]
+    assert mark_best(body, "github", 2) == [["a", "x", "1.0", "-"], ["b", "x", "**2.0**", "-"]]
+    assert mark_best(body, "csv", 2) == body and mark_best([], "github") == []
+    html = format_table(["name", "number"], mark_best([["a", "1.0"], ["b", "2.0"]], "html"), "html")
+    assert "<b>2.0</b>" in html and "<b>1.0" not in html

@@ -20,7 +20,7 @@ def test_all_formats_have_the_numbers(tmp_path):
     assert "![Table 9: a small one](tables/9.png)" in text and "4 runs, 6 core-minutes" in text
     parts = tmp_path / "docs" / "tables"
     html = (parts / "index.html").read_text()
-    assert '<td class="not">does not hold</td>' in html and '<img src="9.png"' in html
+    assert '<td class="left text wrong">✗ does not hold</td>' in html and 'src="9.png"' in html
     latex = (parts / "9.tex").read_text()
     assert "\\toprule" in latex and "11.0 $\\pm$ 1.0" in latex
     with open(parts / "9.csv", newline="") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -80,3 +81,8 @@ def test_sheet_holds_every_picture_at_its_scale():
     images = [[np.full((4, 5, 3), (200, 3, 99), np.uint8)] * 2] * 3
     image = np.asarray(sheet(images, ["a", "b"], captions=[["x", "y"]] * 3, scale=2))
     assert (image == (200, 3, 99)).all(-1).sum() == 6 * 8 * 10
+
+
+def test_neighbouring_colours_of_the_palette_differ_in_lightness():
+    lab = cv2.cvtColor(palette(12)[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
+    assert np.abs(np.diff(lab[:, 0])).min() > 8

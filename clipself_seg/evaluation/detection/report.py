@@ -14,7 +14,7 @@ import numpy as np
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.evaluation.detection.detections import KINDS
 from clipself_seg.evaluation.detection.numbers import DetectionQuality, class_precision
-from clipself_seg.evaluation.tables import format_table, percent_digits, percent_text
+from clipself_seg.evaluation.tables import format_table, mark_best, percent_digits, percent_text
 from clipself_seg.files import atomic_path
 
 # Kind ("bbox" or "segm") -> its numbers on one data set.
@@ -116,7 +116,7 @@ def _paper_table(
         ]
         for row, by in rows.items()
     ]
-    return format_table([first, *headings], body, style)
+    return format_table([first, *headings], mark_best(body, style), style)
 
 
 def paper_tables(results: Mapping[str, Results], row: str, style: str = "simple") -> dict[str, str]:

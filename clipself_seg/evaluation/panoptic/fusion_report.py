@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clipself_seg.evaluation.tables import cell_text, format_table, percent_text
+from clipself_seg.evaluation.tables import cell_text, format_table, mark_best, percent_text
 from clipself_seg.files import atomic_path
 
 Numbers = Mapping[str, float]
@@ -74,7 +74,7 @@ def paper_table(
             ]
             body.append([model, FUSION_TITLES.get(fusion, fusion), *cells])
     headings = [f"{TITLES.get(name, name)} {title}" for name, title, _ in columns]
-    return format_table([first, "scores", *headings], body, style, left=2)
+    return format_table([first, "scores", *headings], mark_best(body, style, 2), style, left=2)
 
 
 def split_table(
@@ -105,9 +105,8 @@ def split_table(
         [title, *(percent_text(line.get(name, {}), key) for name, _, key in columns)]
         for title, line in lines.items()
     ]
-    return format_table(
-        [first, *(f"{TITLES.get(n, n)} {t}" for n, t, _ in columns)], body, style, left=1
-    )
+    headings = [f"{TITLES.get(name, name)} {title}" for name, title, _ in columns]
+    return format_table([first, *headings], mark_best(body, style), style)
 
 
 def run_table(results: Mapping[str, FusionNumbers], style: str = "simple") -> str:

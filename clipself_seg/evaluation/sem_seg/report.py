@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from clipself_seg.evaluation.sem_seg.numbers import ClassNumbers
-from clipself_seg.evaluation.tables import format_table, percent_digits, percent_text
+from clipself_seg.evaluation.tables import format_table, mark_best, percent_digits, percent_text
 from clipself_seg.files import atomic_path
 
 Results = Mapping[str, float]
@@ -67,7 +67,7 @@ def paper_table(
         ]
         for row, by in rows.items()
     ]
-    return format_table([first, *headings], body, style)
+    return format_table([first, *headings], mark_best(body, style), style)
 
 
 def run_table(results: Mapping[str, Results], style: str = "simple") -> str:
@@ -112,7 +112,7 @@ def split_table(
         [row, *(percent_text(by.get(name, {}), key) for name in datasets for key in keys.values())]
         for row, by in rows.items()
     ]
-    return format_table([first, *headings], body, style)
+    return format_table([first, *headings], mark_best(body, style), style)
 
 
 def write_class_csv(

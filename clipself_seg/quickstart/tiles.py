@@ -1,0 +1,76 @@
+"""Rows of images of the page: an image beside its ground truth and what models say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from clipself_seg.data.images import read_image
+from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.visualization.class_colours import class_colours
+from clipself_seg.visualization.overlays import Entry, entries, readable, save_png
+from clipself_seg.visualization.panels import named_tile, panel
+
+TEXT = 18  # height in pixels of the names in regions: tiles are shown smaller than they are
+MOST_NAMES = 14  # of a legend
+
+
+class Row(NamedTuple):
+    """What is shown of one image.
+
+    Attributes:
+        tiles: title -> (H, W, 3) uint8 RGB.
+        legend: colours of the classes in the tiles.
+    """
+
+    tiles: Mapping[str, np.ndarray]
+    legend: Sequence[Entry] = ()
+
+
+def label_rows(
+    vocabulary: Vocabulary,
+    images: Sequence[np.ndarray],
+    columns: Mapping[str, Sequence[np.ndarray]],
+) -> list[Row]:
+    """Images beside label maps, with names in the regions.
+
+    Args:
+        vocabulary: of the labels.
+        images: (H, W, 3) uint8 RGB each.
+        columns: title -> label map (H, W) of every image.
+    """
+    names, colours = vocabulary.names, class_colours(vocabulary.names)
+    rows = []
+    for number, image in enumerate(images):
+        maps = [labels[number] for labels in columns.values()]
+        large, *large_maps = readable(image, *maps)
+        tiles = [named_tile(large, labels, names, colours, TEXT) for labels in large_maps]
+        legend = entries(np.stack(maps), names, colours, most=MOST_NAMES, percentages=False)
+        rows.append(Row({"image": large} | dict(zip(columns, tiles)), legend))
+    return rows
+
+
+def write_panel(
+    path: Path,
+    vocabulary: Vocabulary,
+    images: Sequence[Path],
+    columns: Mapping[str, Sequence[np.ndarray]],
+) -> list[Row]:
+    """Write images of a world beside label maps, with a legend in each row, as one PNG; returns `label_rows`.
+
+    Args:
+        path: of the PNG.
+        vocabulary: of the labels.
+        images: files.
+        columns: title -> label map (H, W) of every image.
+    """
+    pixels = [read_image(image) for image in images]
+    rows: list[tuple[np.ndarray, dict[str, np.ndarray]]] = [
+        (image, {title: maps[number] for title, maps in columns.items()})
+        for number, image in enumerate(pixels)
+    ]
+    save_png(panel(rows, vocabulary.names, class_colours(vocabulary.names)), path)
+    return label_rows(vocabulary, pixels, columns)

@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.util
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,36 @@ def test_sections_of_every_page_are_numbered_without_gap_or_repeat():
     for page in PAGES:
         numbers = [int(number) for number in re.findall(r"^## (\d+)\. ", page.read_text(), re.M)]
         assert numbers == list(range(1, len(numbers) + 1)), page.name
+
+
+LINKED = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", PACKAGE / "mini" / "CARD.md"]
+
+
+def without_code(text: str) -> str:
+    """A page without its blocks of code, in which "#" begins no heading and "](" no link."""
+    return re.sub(r"^```(?s:.*?)^```|^    .*$", "", text, flags=re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as the Markdown view of a repository makes them, and the site."""
+    found: list[str] = []
+    for heading in re.findall(r"^#+ (.+)$", without_code(page.read_text()), re.MULTILINE):
+        plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()
+        slug = re.sub(r"[^\w -]", "", plain).strip().replace(" ", "-")
+        found.append(f"{slug}-{found.count(slug)}" if slug in found else slug)
+    return set(found)
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings(page):
+    wrong = []
+    for name, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", without_code(page.read_text())):
+        target = page.parent / name if name else page
+        if "://" in name or name.startswith("mailto:"):
+            continue
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            wrong.append(f"{name}#{anchor}")
+    assert not wrong
 
 
 def test_every_folder_says_what_it_is():

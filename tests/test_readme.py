@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import re
 import shlex
 
 import pytest
 
+import setup_env
+from clipself_seg.__main__ import COMMANDS, split
 from clipself_seg.clip import TextBank, load_clip
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from tests.conftest import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "clipself_seg/mini/CARD.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+PROGRAM = re.compile(r"(?:python3?|torchrun|srun|make|clipself-seg)\b.*")
 
 
 def commands(program: str) -> list[list[str]]:
@@ -35,6 +45,63 @@ def test_there_are_such_commands():
     assert len(commands("train_net.py")) >= 5
 
 
+def typed(pattern: str) -> set[tuple[str, ...]]:
+    """Words of every command of every page that stands where `pattern` says; comments are left out."""
+    texts = [page.read_text().replace("\\\n", " ") for page in PAGES]
+    lines = [line for text in texts for line in re.findall(pattern, text, re.MULTILINE)]
+    return {tuple(shlex.split(line, comments=True)) for line in lines if PROGRAM.match(line)}
+
+
+BLOCKS = typed(r"^    ([a-z].*)$")
+SPANS = typed(r"`([a-z][^`\n]*)`")
+
+
+def program_of(words: tuple[str, ...]) -> tuple[argparse.ArgumentParser, list[str]] | None:
+    """The parser of a command of this project, and the words that it gets."""
+    scripts = [word for word in words if re.fullmatch(r"(tools/\w+|train_net)\.py", word)]
+    rest = list(words[words.index(scripts[0]) + 1 :] if scripts else words[3:])
+    if scripts and scripts != ["tools/setup_env.py"]:
+        text = (ROOT / scripts[0]).read_text()
+        module = re.findall(r"from (clipself_seg\.commands\.\w+) import", text)[0]
+    elif words[0] == "clipself-seg" and split(list(words[1:]))[0]:
+        name, rest = split(list(words[1:]))
+        module = f"clipself_seg.commands.{COMMANDS[name].module}"
+    elif words[1:2] == ("-m",) and words[2].startswith("tests."):
+        module = words[2]
+    else:
+        return None
+    data_set = re.findall(r"tools/prepare_(\w+)\.py", " ".join(words[:2]))
+    of_all = module.endswith(".prepare")
+    return importlib.import_module(module).parser(*data_set if of_all else []), rest
+
+
+def test_there_are_commands_in_blocks_and_in_lines():
+    assert len(BLOCKS) > 60 and len(SPANS) > 20
+
+
+@pytest.mark.parametrize("words", sorted(BLOCKS), ids=" ".join)
+def test_a_command_is_accepted_by_its_program(words):
+    if (program := program_of(words)) and "--help" not in words:
+        parser, rest = program
+        parser.parse_args(rest)
+
+
+@pytest.mark.parametrize("words", sorted(SPANS), ids=" ".join)
+def test_a_command_within_a_line_has_options_that_exist(words):
+    if program := program_of(words):
+        parser, rest = program
+        named = {word.partition("=")[0] for word in rest if word.startswith("--")}
+        assert not named - parser._option_string_actions.keys()
+
+
+def test_targets_of_make_and_of_the_set_up_exist():
+    for words in BLOCKS | SPANS:
+        if words[0] == "make" and words[1:]:
+            test_make_has_the_targets(words[1])
+        elif "tools/setup_env.py" in words[:2]:
+            setup_env.parse(words[2:])
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_are_named_exist(page):
     text = page.read_text()
@@ -45,7 +112,7 @@ def test_files_that_are_named_exist(page):
         assert any(place.exists() for place in places), name
 
 
-@pytest.mark.parametrize("target", ["quickstart", "test", "lint"])
+@pytest.mark.parametrize("target", ["quickstart", "test", "lint", "docs"])
 def test_make_has_the_targets(target):
     assert re.search(rf"^[\w ]*\b{target}\b.*:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 

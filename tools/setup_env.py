@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Make the virtual environment if need be, then run one of the project's commands in it.
 
-    python3 tools/setup_env.py [setup | demo | quickstart | test | test-all | lint] [options] [arguments]
+    python3 tools/setup_env.py [setup | demo | quickstart | test | test-all | lint | docs] [options] [arguments]
 
 setup       the environment only (the default)
 demo        what the weights that come with the project see, in a minute: tools/demo.py
@@ -10,6 +10,7 @@ test        lint and the tests, some side by side; further arguments go to pytes
 test-all    the same, with those marked heavy, such as the wheel in an environment of its own, and
             with the extras that they need
 lint        formatting, unused code, complexity and types
+docs        the site of the documentation: output/site/index.html
 
 This runs before anything is installed: it uses the standard library alone, and the syntax of
 Python 3.6, so that an old interpreter still reads as far as the message about its version.
@@ -43,7 +44,7 @@ CHECKS = (
 SIDE_BY_SIDE = ("-n", "auto", "--maxprocesses", "4", "--dist", "worksteal")
 # In place of the choice in setup.cfg, and the extras that tests marked heavy need.
 EVERYTHING = ("-m", "")
-EXTRAS = ".[dev,export,ray]"
+EXTRAS = ".[dev,docs,export,ray]"
 # Everything that decides what belongs into the environment.
 DECISIVE = (
     "setup.cfg",
@@ -109,7 +110,7 @@ def set_up(venv: Path, wanted: Optional[str], detectron2: str) -> None:
     stamp.write_text(IN_PROGRESS)
     steps.add_pip(python, site)
     say("[2/4] torch and everything else that PyPI has (the first time this takes minutes)")
-    steps.run(python, "-m", "pip", "install", "--editable", ".[dev]")
+    steps.run(python, "-m", "pip", "install", "--editable", ".[dev,docs]")
     say("[3/4] detectron2 and panopticapi")
     if detectron2 == "source":
         steps.build_detectron2(python)
@@ -141,6 +142,14 @@ def test(python: Path, arguments: Sequence[str]) -> int:
     return tested or linted
 
 
+def docs(python: Path) -> int:
+    """Build the site of the documentation; a link that leads nowhere is an error."""
+    # mkdocs-material's advertisement of its successor.
+    quiet = dict(os.environ, NO_MKDOCS_2_WARNING="1")
+    command = [str(python), "-m", "mkdocs", "build", "--strict"]
+    return subprocess.call(command, cwd=str(ROOT), env=quiet)
+
+
 def quickstart(python: Path, arguments: Sequence[str]) -> int:
     """The main job on the mini world."""
     return subprocess.call([str(python), "tools/quickstart.py", *arguments], cwd=str(ROOT))
@@ -159,7 +168,7 @@ def parse(words: Optional[Sequence[str]]) -> Tuple[argparse.Namespace, List[str]
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    choices = ("setup", "demo", "quickstart", "test", "test-all", "lint")
+    choices = ("setup", "demo", "quickstart", "test", "test-all", "lint", "docs")
     parser.add_argument("command", nargs="?", choices=choices, default="setup", metavar="command")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="default: .venv here")
     parser.add_argument("--python", help="interpreter for a new environment (default: this one)")
@@ -191,6 +200,8 @@ def main(words: Optional[Sequence[str]] = None) -> int:
     python = venv / "bin" / "python"
     if options.command == "lint":
         return lint(python)
+    if options.command == "docs":
+        return docs(python)
     if options.command in ("test", "test-all"):
         return test(python, rest if options.command == "test" else [*EVERYTHING, *rest])
     shown = {"quickstart": quickstart, "demo": demo}.get(options.command)

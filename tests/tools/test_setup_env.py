@@ -148,7 +148,15 @@ def test_all_tests_are_those_marked_heavy_too(monkeypatch):
     monkeypatch.setattr(setup_env, "test", lambda python, arguments: given.append(arguments) or 0)
     monkeypatch.setattr(setup_steps, "run", lambda *words: installed.append(words[-1]))
     assert setup_env.main(["test-all", "-x"]) == setup_env.main(["test", "-x"]) == 0
-    assert given == [["-m", "", "-x"], ["-x"]] and installed == [".[dev,export,ray]"]
+    assert given == [["-m", "", "-x"], ["-x"]] and installed == [".[dev,docs,export,ray]"]
+
+
+def test_the_site_is_built_strictly(monkeypatch):
+    commands = []
+    monkeypatch.setattr(setup_env, "is_complete", lambda venv: True)
+    monkeypatch.setattr(subprocess, "call", lambda words, **_: commands.append(words[1:]) or 0)
+    assert setup_env.main(["docs"]) == 0
+    assert commands == [["-m", "mkdocs", "build", "--strict"]]
 
 
 def test_tests_run_side_by_side_unless_the_arguments_say_otherwise(monkeypatch):

@@ -1,0 +1,99 @@
+"""What the site of the documentation has beside docs/: a hook of mkdocs, which mkdocs.yml names.
+
+Pages of the repository that lie elsewhere (README.md, CHANGELOG.md ...), with links that fit the site, and the
+reference of the package, a page a room, which mkdocstrings fills from the docstrings without importing anything.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Pages elsewhere in the repository -> their names in the site.
+ELSEWHERE = {
+    "README.md": "readme.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "clipself_seg/mini/CARD.md": "card.md",
+    "tests/parity/README.md": "parity.md",
+}
+# Pages of the reference -> title and modules, below clipself_seg.
+REFERENCE = {
+    "features": (
+        "Features and texts",
+        "clip.model clip.text_bank clip.region_pooling clip.tower clip.build clip.backbone clip.export",
+    ),
+    "predictors": (
+        "Predictors and results",
+        "prediction.semantic prediction.panoptic prediction.detection prediction.common "
+        "prediction.semantic_results prediction.panoptic_results prediction.detection_results "
+        "prediction.regions prediction.pretrained prediction.dense_maps",
+    ),
+    "data": (
+        "Class names, images, data sets",
+        "data.vocabulary data.images data.regions data.datasets.coco data.datasets.sem_seg "
+        "data.datasets.panoptic data.datasets.detection data.shard_stream",
+    ),
+    "heads": (
+        "Mathematics of the heads",
+        "heads.fusion heads.distillation.losses heads.distillation.region_text "
+        "heads.cat_seg.cost_volume heads.cat_seg.cost_aggregator heads.cat_seg.class_maps "
+        "heads.panoptic.clip_branches heads.panoptic.panoptic_merge "
+        "heads.panoptic.mask_generator.generator heads.panoptic.mask_generator.outputs "
+        "heads.fvit.detections heads.fvit.feature_pyramid heads.fvit.box_head",
+    ),
+    "models": (
+        "Models",
+        "models.build models.protocol models.clipself models.region_reader models.cat_seg.model "
+        "models.panoptic.model models.fvit.model models.fvit.stock_parts models.distillation.objective",
+    ),
+    "training": (
+        "Training and evaluation",
+        "training.run training.tasks training.trainer training.optimizer evaluation.base "
+        "evaluation.regions.accuracy evaluation.sem_seg.numbers evaluation.panoptic.numbers "
+        "evaluation.instances.numbers evaluation.detection.numbers",
+    ),
+    "ground": (
+        "Configuration, weights, errors",
+        "config.load config.guests checkpoints.read checkpoints.locate checkpoints.zoo checkpoints.hub "
+        "errors provenance register",
+    ),
+}
+LINK = re.compile(r"(\]\()([^)#\s:]+)(#[^)\s]*)?(\))")
+
+
+def added_pages() -> dict[str, str]:
+    """Name in the site -> Markdown, of the pages of `ELSEWHERE` and `REFERENCE`."""
+    pages = {name: (ROOT / source).read_text() for source, name in ELSEWHERE.items()}
+    for name, (title, modules) in REFERENCE.items():
+        directives = [f"::: clipself_seg.{module}" for module in modules.split()]
+        pages[f"api/{name}.md"] = "\n\n".join([f"# {title}", *directives])
+    return pages
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Called by mkdocs with the files of docs/: adds `added_pages`."""
+    for name, content in added_pages().items():
+        files.append(File.generated(config, name, content=content))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """A page as the site needs it: links between files of the repository, Markdown inside of HTML."""
+    names = {name: source for source, name in ELSEWHERE.items()}
+    source = names.get(page.file.src_uri, posixpath.join("docs", page.file.src_uri))
+    folder = posixpath.dirname(page.file.src_uri)
+
+    def relinked(match: re.Match[str]) -> str:
+        begin, target, anchor, end = match.groups(default="")
+        file = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
+        place = ELSEWHERE.get(file, file.removeprefix("docs/"))
+        return begin + posixpath.relpath(place, folder or ".") + anchor + end
+
+    return LINK.sub(relinked, markdown).replace("<details>", '<details markdown="1">')

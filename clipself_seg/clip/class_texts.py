@@ -91,10 +91,12 @@ class ClassTexts:
         return self.clip.logit_scale.device
 
     def _encode(self, names: Names) -> Tensor:
-        tokens = self._tokenize(names).to(self._device)
         # Published and shipped numbers are those of the order that torch's faster sorting gives.
         encoded = encode_prompts(
-            self.clip.text, tokens, checkpointing=self.checkpointing, stable=False
+            self.clip.text,
+            self._tokenize(names),
+            checkpointing=self.checkpointing,
+            stable=False,
         )
         rows = F.normalize(encoded.float(), dim=-1)
         counts = [len(synonyms) for synonyms in names]

@@ -28,6 +28,7 @@ from clipself_seg.checkpoints.shipped import SHIPPED, SHIPPED_TAGS
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import region_pooling
 from clipself_seg.clip.build import Architecture, find_architecture
+from clipself_seg.clip.constants import constant
 from clipself_seg.clip.layers import packed_matrices
 from clipself_seg.clip.weights import LAYOUTS, LoadReport, choose_activation, load_strictly
 from clipself_seg.errors import InputError, nearest
@@ -100,7 +101,7 @@ class DenseCLIP(nn.Module):
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Normalised images of RGB pixels (..., 3, H, W) in [0, 1], in the pixels' type."""
-        shift, scale = (pixels.new_tensor(v)[:, None, None] for v in (self.mean, self.std))
+        shift, scale = (constant(v, pixels)[:, None, None] for v in (self.mean, self.std))
         return (pixels - shift) / scale
 
     def tokenize(self, texts: str | Sequence[str]) -> Tensor:
@@ -118,7 +119,7 @@ class DenseCLIP(nn.Module):
     def encode_text(self, texts: str | Sequence[str] | Tensor) -> Tensor:
         """Text embeddings (K, E), unit length, of K strings, one string, or tokens (K, context_length)."""
         tokens = texts if isinstance(texts, Tensor) else self.tokenize(texts)
-        return F.normalize(self.text(tokens.to(self.logit_scale.device)), dim=-1)
+        return F.normalize(self.text(tokens), dim=-1)
 
     def encode_dense(self, images: Tensor) -> Tensor:
         """Dense features (B, E, h, w), unit length per location, of normalised images (B, 3, H, W).

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from clipself_seg.clip.constants import constant
 from clipself_seg.clip.precision import full_precision
 from clipself_seg.errors import InputError
 
@@ -125,7 +126,7 @@ def box_cells(boxes_n4: Tensor, grid: tuple[int, int]) -> Tensor:
         grid: rows and columns of the dense features.
     """
     rows, columns = grid
-    scale = boxes_n4.new_tensor([columns, rows, columns, rows])
+    scale = constant([columns, rows, columns, rows], boxes_n4)
     x0, y0, x1, y1 = (boxes_n4 * scale).floor().unbind(-1)
     y = torch.arange(rows, device=boxes_n4.device)
     x = torch.arange(columns, device=boxes_n4.device)

@@ -50,15 +50,18 @@ class TextTower(nn.Module):
         self.transformer.initialise()
 
     def forward(self, tokens_KT: Tensor, checkpointing: bool = False) -> Tensor:
-        """Text embeddings (K, E), not normalised, of token ids (K, T).
+        """Text embeddings (K, E), not normalised, of token ids (K, T) on any device.
 
         Attention is causal and only the end-of-text token (the largest id) is used, so tokens after
         the last end-of-text token of the batch have no effect and are cut off. With `checkpointing` blocks
-        keep their input alone for the backward pass.
+        keep their input alone for the backward pass. Where texts end is read from the tokens as they are given:
+        on the CPU, a GPU is not waited for.
         """
         end_K = tokens_KT.argmax(dim=-1)
         length = int(end_K.max()) + 1 if len(tokens_KT) else 1
-        return self.encode(tokens_KT[:, :length], end_K, checkpointing)
+        device = self.text_projection.device
+        cut_KT = tokens_KT[:, :length].to(device, non_blocking=True)
+        return self.encode(cut_KT, end_K.to(device, non_blocking=True), checkpointing)
 
     def encode(self, tokens_KT: Tensor, end_K: Tensor, checkpointing: bool = False) -> Tensor:
         """Text embeddings (K, E), not normalised.
@@ -85,17 +88,16 @@ def encode_prompts(
 
     Args:
         tower: encodes.
-        tokens_KT: on any device.
+        tokens_KT: on any device, the CPU at best (`TextTower.forward`).
         checkpointing: with gradients, recompute the tower's blocks in the backward pass.
         stable: texts of one length keep their order in the batches, on which the last digits depend.
     """
-    device = tower.text_projection.device
     if torch.is_grad_enabled():
-        return tower(tokens_KT.to(device), checkpointing)
+        return tower(tokens_KT, checkpointing)
     order_K = tokens_KT.argmax(dim=-1).argsort(stable=stable)
     bar = tqdm(order_K.split(BATCH), "texts", leave=False, disable=len(tokens_KT) < MANY)
-    encoded_KE = torch.cat([tower(tokens_KT[batch].to(device)) for batch in bar])
-    return encoded_KE[order_K.argsort().to(device)]
+    encoded_KE = torch.cat([tower(tokens_KT[batch]) for batch in bar])
+    return encoded_KE[order_K.argsort().to(encoded_KE.device, non_blocking=True)]
 
 
 def same_text_tower(tower: nn.Module, other: nn.Module) -> bool:

@@ -106,8 +106,8 @@ class TextBank:
                 f'"{self.templates}" has several sentences, which only unit vectors average'
             )
         if not keep:
-            return self._encode(list(names)).to(self.clip.logit_scale.device)
-        return self._kept((tuple(names),), True, lambda: self._encode(list(names)))
+            return self._encode(list(names))
+        return self._kept((tuple(names),), True, lambda: self._encode(list(names)).cpu())
 
     def invalidate(self) -> None:
         """Forget all texts, after a write to the text tower that torch does not count (`hashes.invalidate`)."""
@@ -125,9 +125,10 @@ class TextBank:
             with self._whoever_asks():
                 rows = len(names[0]) if raw else len(names)
                 stored = _from_disk(path, (rows, self.clip.embed_dim))
-                self._memory[asked] = compute() if stored is None else stored
+                text = compute() if stored is None else stored
+                self._memory[asked] = text.to(self.clip.logit_scale.device)
             if stored is None:
-                _to_disk(path, self._memory[asked])
+                _to_disk(path, text)
         # A copy: what a caller does to it stays with the caller.
         return self._memory[asked].to(self.clip.logit_scale.device, copy=True)
 
@@ -146,14 +147,14 @@ class TextBank:
 
     def _encode_names(self, names: list[str]) -> Tensor:
         """Unit vectors, the mean of each name's sentences."""
-        units = F.normalize(self._encode(names), dim=-1)
+        units = F.normalize(self._encode(names).cpu(), dim=-1)
         return F.normalize(units.view(len(names), -1, self.clip.embed_dim).mean(1), dim=-1)
 
     @torch.no_grad()
     def _encode(self, names: list[str]) -> Tensor:
-        """Embeddings (names x sentences, E) of every sentence of every name, not normalised, on the CPU."""
+        """Embeddings (names x sentences, E) of every sentence of every name, not normalised."""
         prompts = [prompt for name in names for prompt in class_prompts(name, self.templates)]
-        return encode_prompts(self.clip.text, self.clip.tokenize(prompts)).float().cpu()
+        return encode_prompts(self.clip.text, self.clip.tokenize(prompts)).float()
 
     def _path(self, classes: Names, raw: bool) -> Path:
         weights = weights_hash(self.clip.text) + str(self.clip.quick_gelu)

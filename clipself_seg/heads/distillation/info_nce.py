@@ -26,7 +26,7 @@ def info_nce_loss(
     Args:
         images_BE: image embeddings, of any norm.
         texts_BE: text embeddings of the images' captions, of any norm.
-        tokens_BL: tokens of the captions, integers; captions with equal tokens are equal.
+        tokens_BL: tokens of the captions, integers; captions with equal tokens are equal; on any device.
         scale: positive scalar that cosines are multiplied by.
         gather: whether images and captions of all processes, of which each has B, compete. Then the
             loss is the same in each process, and `DistributedDataParallel` averages the gradients to
@@ -35,7 +35,7 @@ def info_nce_loss(
     with full_precision(images_BE.device):
         images = F.normalize(images_BE.float(), dim=-1)
         texts = F.normalize(texts_BE.float(), dim=-1)
-        tokens = tokens_BL.to(images.device)
+        tokens = tokens_BL.to(images.device, non_blocking=True)
         if gather:
             images, texts, tokens = (of_all_processes(own) for own in (images, texts, tokens))
         logits_ij = scale.float() * images @ texts.T

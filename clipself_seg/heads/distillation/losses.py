@@ -47,8 +47,9 @@ def region_mean(
             and gradients equals that of one process on the whole batch, however regions are spread.
     """
     if average == "images":
-        sizes_B = torch.tensor(regions_per_image, device=values_R.device)
-        values_R = values_R / sizes_B.repeat_interleave(sizes_B)
+        sizes_B = torch.tensor(regions_per_image)
+        sizes_R = sizes_B.repeat_interleave(sizes_B)
+        values_R = values_R / sizes_R.to(values_R.device, non_blocking=True)
     if count is None:
         count = max(loss_count(regions_per_image, average), 1)
     return values_R.sum() / count

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from clipself_seg.clip.constants import constant
+
 LARGEST_SCALE = math.log(1000 / 16)
 """Limit of |dw| and |dh|: no box becomes more than 62.5 times larger or smaller."""
 
@@ -31,7 +33,7 @@ def encode_boxes(
     """Deltas (n, 4), (dx, dy, dw, dh), that turn boxes into their targets, times `weights`."""
     (centre, size), (wanted, wanted_size) = _centres(origin_n4), _centres(target_n4)
     deltas = torch.cat([(wanted - centre) / size, (wanted_size / size).log()], dim=1)
-    return deltas * deltas.new_tensor(weights)
+    return deltas * constant(weights, deltas)
 
 
 def decode_boxes(
@@ -48,13 +50,13 @@ def decode_boxes(
         image_size: rows and columns of the image in pixels.
         weights: what the deltas were multiplied by.
     """
-    deltas = deltas_n4 / deltas_n4.new_tensor(weights)
+    deltas = deltas_n4 / constant(weights, deltas_n4)
     centre, size = _centres(origin_n4)
     centre = centre + size * deltas[:, :2]
     half = size * deltas[:, 2:].clamp(-LARGEST_SCALE, LARGEST_SCALE).exp() * 0.5
     height, width = image_size
     corners = torch.cat([centre - half, centre + half], dim=1)
-    return torch.minimum(corners.clamp(min=0), corners.new_tensor([width, height, width, height]))
+    return torch.minimum(corners.clamp(min=0), constant([width, height] * 2, corners))
 
 
 def _centres(boxes: Tensor) -> tuple[Tensor, Tensor]:

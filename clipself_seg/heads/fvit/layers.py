@@ -22,7 +22,7 @@ class BatchNorm(nn.BatchNorm2d):
         if not self.training or not _several_processes():
             return super().forward(maps)
         values = maps.float()
-        count = _Sum.apply(values.new_tensor(float(values.numel() // self.num_features)))
+        count = _Sum.apply(values.new_full((), float(values.numel() // self.num_features)))
         mean = _Sum.apply(values.sum((0, 2, 3))) / count
         centred = values - mean[:, None, None]
         variance = _Sum.apply((centred * centred).sum((0, 2, 3))) / count

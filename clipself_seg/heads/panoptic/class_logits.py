@@ -51,7 +51,8 @@ def _best_of_synonyms(logits: Tensor, synonyms: Sequence[int]) -> Tensor:
     """Maximum over the synonyms of each class, (..., S) -> (..., K)."""
     if max(synonyms) == 1:
         return logits
-    class_of_S = torch.repeat_interleave(torch.tensor(synonyms)).to(logits.device)
+    class_of_S = torch.repeat_interleave(torch.tensor(synonyms))
+    class_of_S = class_of_S.to(logits.device, non_blocking=True)
     best = logits.new_zeros(*logits.shape[:-1], len(synonyms))
     # include_self=False: the zeros of `best` must not beat negative logits.
     return best.scatter_reduce(-1, class_of_S.expand_as(logits), logits, "amax", include_self=False)

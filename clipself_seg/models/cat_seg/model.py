@@ -381,4 +381,4 @@ def _choose_trained(clip: DenseCLIP, finetune: str) -> None:
 
 
 def _channels(values: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, device=like.device)[:, None, None]
+    return torch.tensor(values).to(like.device, non_blocking=True)[:, None, None]

@@ -119,9 +119,8 @@ class Step:
 
     @functools.cached_property
     def caption_tokens_BL(self) -> Tensor:
-        """Tokens of "caption" of each sample, int64."""
-        captions = [sample["caption"] for sample in self.samples]
-        return self.teacher.tokenize(captions).to(self.device, non_blocking=True)
+        """Tokens of "caption" of each sample, int64, on the CPU."""
+        return self.teacher.tokenize([sample["caption"] for sample in self.samples])
 
     @functools.cached_property
     def caption_BE(self) -> Tensor:
@@ -138,7 +137,7 @@ class Step:
         if comm.get_world_size() == 1 or not self.synchronised:
             return None
         count = loss_count(self.regions_per_image, self._average)
-        total = torch.tensor(float(count), device=self.device)
+        total = torch.full((), float(count), device=self.device)
         dist.all_reduce(total)
         return total.clamp(min=1) / comm.get_world_size()  # 0 regions have a loss of 0
 

@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from clipself_seg.clip.constants import constant
 from clipself_seg.clip.linear import Linear
 from clipself_seg.heads.panoptic.mask_generator.level_samples import Grids, sample_levels
 
@@ -71,7 +72,7 @@ class DeformableAttention(nn.Module):
         weights_BLMVP = self.attention_weights(queries_BLC).unflatten(-1, (self.heads, -1))
         weights_BLMVP = weights_BLMVP.softmax(dim=-1).unflatten(-1, parts[1:])
         # Offsets are in cells of their level, places in fractions of the image.
-        sizes_V12 = queries_BLC.new_tensor([(w, h) for h, w in grids])[:, None]
+        sizes_V12 = constant([(w, h) for h, w in grids], queries_BLC)[:, None]
         places = places_L2[:, None, None, None] + offsets_BLMVP2 / sizes_V12
         values = self.value_proj(values_BNC)
         return self.output_proj(sample_levels(values, grids, places, weights_BLMVP))

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from clipself_seg.clip import recomputation
 from clipself_seg.clip.eva import EvaBlock
 from clipself_seg.clip.layers import ResidualBlock, Transformer
-from clipself_seg.clip.positions import rotary_table
+from clipself_seg.clip.positions import rotary_factors
 from clipself_seg.clip.recomputation import run_block
 
 ALL, SELECTED, INPUT = "all", "selected", "input"
@@ -25,7 +25,7 @@ def block_and_others(request):
         transformer = Transformer([ResidualBlock(width=64, heads=2, quick_gelu=True)])
         transformer.initialise()
         return transformer.resblocks[0], ()
-    return EvaBlock(width=64, heads=2, hidden=176), (rotary_table((7, 9), 32, torch.device("cpu")),)
+    return EvaBlock(width=64, heads=2, hidden=176), (rotary_factors((7, 9), 32, torch.device("cpu")),)
 
 
 class Operations(TorchDispatchMode):

@@ -23,6 +23,7 @@ from clipself_seg.checkpoints.training_state import (
     all_finite,
     pack,
     trained_parameters,
+    trained_tensors,
     unpack,
 )
 from clipself_seg.data.loader import DistributedBatchSampler, DrawOrder, train_batches
@@ -268,7 +269,14 @@ class Trainer:
         if comm.get_world_size() == 1 or not self.settings.sync_gradients:
             return self._module
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(self._module, device_ids=devices)
+        # As views of what is sent, gradients are there once and not twice.
+        wrapper = DistributedDataParallel(
+            self._module, device_ids=devices, gradient_as_bucket_view=True
+        )
+        # Without batch norms that train, no buffer changes, and none has to be sent with every forward.
+        changing = len(trained_tensors(self._module)) > len(trained_parameters(self._module))
+        wrapper.broadcast_buffers = changing
+        return wrapper
 
     def _run_metadata(self) -> Metadata:
         """What a resumed run has to share, besides the number of steps done."""

@@ -90,6 +90,25 @@ def test_training_in_two_processes_is_training_in_one(tmp_path):
     assert worst(first, weights(one)) < 1e-3
 
 
+@pytest.mark.parametrize("norm_trains", [False, True])
+def test_gradients_are_views_of_what_is_sent_and_buffers_are_sent_where_they_change(
+    tmp_path, norm_trains
+):
+    def work(rank: int, folder: Path) -> Tensors:
+        run = trainer(folder / "two")
+        run.model.norm = torch.nn.BatchNorm2d(4).requires_grad_(norm_trains)
+        forward = run._parallel()
+        run.model.norm.running_mean.fill_(rank)
+        losses = forward(tiny_samples(2))["loss_clipself"] + 0 * run.model.norm.weight.sum()
+        (losses + 0 * run.model.norm.bias.sum()).backward()
+        kept = [p.grad.untyped_storage().data_ptr() for p in trained_parameters(run.model).values()]
+        return {"mean": run.model.norm.running_mean, "storages": torch.tensor(len(set(kept)))}
+
+    first, second = in_two_processes(work, tmp_path)
+    assert first["storages"] == second["storages"] == 1
+    assert second["mean"][0] == (0 if norm_trains else 1)
+
+
 def shard_mapper(record, draw):
     """A sample of noise that follows from the name of an image in a shard."""
     if record["image_id"] == "bad.jpg":

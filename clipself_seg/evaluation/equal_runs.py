@@ -12,8 +12,8 @@ def equal_runs(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarr
         one: labels (N,).
         other: labels (N,) of the same places.
     """
-    changes = (one[1:] != one[:-1]) | (other[1:] != other[:-1])
-    starts = np.flatnonzero(changes) + 1
-    if len(one):
-        starts = np.concatenate([[0], starts])
-    return starts, np.diff(starts, append=len(one))
+    changes = np.ones(len(one) + 1, dtype=bool)  # both ends are bounds of runs
+    np.not_equal(one[1:], one[:-1], out=changes[1:-1])
+    changes[1:-1] |= other[1:] != other[:-1]
+    bounds = np.flatnonzero(changes) if len(one) else np.zeros(1, dtype=np.int64)
+    return bounds[:-1], np.diff(bounds)

@@ -279,6 +279,6 @@ def _match(
 def _read(
     side: PanopticFolder, annotation: Mapping[str, Any], index_of: Mapping[int, int]
 ) -> PanopticMap:
-    png = side.folder / annotation["file_name"]
+    png = os.path.join(side.folder, annotation["file_name"])
     source = f"{png} and the entry of image {annotation['image_id']} in {side.json}"
     return panoptic_map(read_panoptic_png(png), annotation["segments_info"], index_of, source)

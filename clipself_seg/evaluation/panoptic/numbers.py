@@ -21,6 +21,8 @@ from clipself_seg.errors import InputError
 from clipself_seg.evaluation.equal_runs import equal_runs
 from clipself_seg.evaluation.sem_seg.numbers import class_keys
 
+# Numbers of Python, which are found at once, and of NumPy.
+REAL, INTEGRAL = (int, float, Real), (int, Integral)
 # Suffix of a key of the results -> classes that the mean is taken over.
 GROUPS = {
     "": "all",
@@ -129,16 +131,15 @@ def panoptic_map(
 
 
 def _check_segment(info: Any, source: str) -> None:
-    if not isinstance(info, Mapping) or not {"id", "category_id"} <= info.keys():
+    if not isinstance(info, dict | Mapping) or not {"id", "category_id"} <= info.keys():
         raise InputError(f'{source}: a segment lacks "id" or "category_id": {reprlib.repr(info)}')
-    # Real and Integral are those of Python and of NumPy.
-    area = info.get("area", -1)
-    numbers = isinstance(area, Real) and abs(cast(float, area)) < 2**63
-    if not numbers or not all(isinstance(info[key], Integral) for key in ("id", "category_id")):
+    area, number, category = info.get("area", -1), info["id"], info["category_id"]
+    numbers = isinstance(area, REAL) and abs(cast(float, area)) < 2**63
+    if not numbers or not (isinstance(number, INTEGRAL) and isinstance(category, INTEGRAL)):
         raise InputError(
             f"{source}: a segment has something else than numbers: {reprlib.repr(info)}"
         )
-    if not 0 <= info["id"] < 2**24:
+    if not 0 <= number < 2**24:
         raise InputError(f"{source}: no three bytes of a PNG hold the id of the segment {info!r}")
 
 
@@ -203,12 +204,11 @@ def _positions(side: PanopticMap, ids: np.ndarray) -> np.ndarray:
     known = np.concatenate([[0], side.segment_ids])
     order = np.argsort(known)
     # An id that is not listed gets the position of another one, which the comparison below reveals.
-    ranks = np.searchsorted(known[order], ids).clip(max=len(known) - 1)
-    positions = order[ranks]
-    strange = ids[known[positions] != ids]
-    if len(strange):
+    positions = order.take(np.searchsorted(known[order], ids), mode="clip")
+    strange = known[positions] != ids
+    if strange.any():
         raise InputError(
-            f"{side.source} disagree: segments {np.unique(strange)[:5].tolist()} only in the "
+            f"{side.source} disagree: segments {np.unique(ids[strange])[:5].tolist()} only in the "
             "map, not in the list; take both from one release or run"
         )
     return positions

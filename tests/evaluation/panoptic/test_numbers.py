@@ -253,6 +253,16 @@ def test_a_png_has_the_ids_that_pillow_reads(tmp_path, val):
         np.testing.assert_array_equal(read_panoptic_png(path), red + 256 * green + 65536 * blue)
 
 
+def test_a_png_is_read_as_it_is_stored_whatever_it_says_of_display(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    turned = Image.Exif()
+    turned[0x112] = 6
+    clear = tuple(pixels[0, 0].tolist())
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=turned, transparency=clear, gamma=0.3)
+    ids = read_panoptic_png(tmp_path / "a.png")
+    np.testing.assert_array_equal(ids, pixels.astype(int) @ [1, 256, 65536])
+
+
 @pytest.mark.parametrize("mode", ["P", "L", "RGBA", "I;16"])
 def test_a_png_of_other_pixels_is_refused(tmp_path, mode):
     Image.new(mode, (9, 8)).save(tmp_path / "a.png")

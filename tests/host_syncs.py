@@ -7,30 +7,28 @@
     syncs.expect({"clipself_seg/heads/panoptic/matching.py assign": 1})
 
 Tensors of the model compute on the CPU, with the numbers of the CPU, but say that they lie on another device
-(`ACCELERATOR`), so that copies to it and from it are seen, and tensors on the wrong device refused. Samples stay plain
-CPU tensors, as a loader gives them. Outside of the context such tensors cannot be used; `on_host` unwraps them.
+(`ACCELERATOR` of clipself_seg/benchmark/accelerator.py), so that copies to it and from it are seen, and tensors on the
+wrong device refused. Samples stay plain CPU tensors, as a loader gives them. Outside of the context such tensors cannot
+be used; `on_host` unwraps them.
 """
 
 from __future__ import annotations
 
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
+from clipself_seg.benchmark import accelerator
+from clipself_seg.benchmark.accelerator import Accelerator, OnAccelerator
 from tests.conftest import ROOT
 
-# Of the device types that torch has, this one needs no driver, and autograd runs it on the calling thread.
-ACCELERATOR = torch.device("lazy")
 PACKAGE = str(ROOT / "clipself_seg")
-NOT_THE_CALLER = (str(Path(torch.__file__).parent), __file__)
+NOT_THE_CALLER = (str(Path(torch.__file__).parent), __file__, accelerator.__file__)
 aten = torch.ops.aten
 # Operations whose kernels wait for their result, which torch does not mark as such.
 WAITING = {"aten.multinomial.default", "torchvision.nms.default"}
@@ -41,53 +39,10 @@ INDEX_PUTS |= {"aten._index_put_impl_.default", "aten._unsafe_index_put.default"
 Module = TypeVar("Module", bound=nn.Module)
 
 
-class _OnAccelerator(Tensor):
-    """A tensor that says that it lies on `ACCELERATOR`; `on_cpu` has the numbers."""
-
-    on_cpu: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
-
-    @staticmethod
-    def __new__(cls, on_cpu: Tensor) -> _OnAccelerator:
-        wrapped = Tensor._make_wrapper_subclass(
-            cls,
-            on_cpu.shape,
-            strides=on_cpu.stride(),
-            storage_offset=on_cpu.storage_offset(),
-            dtype=on_cpu.dtype,
-            layout=on_cpu.layout,
-            device=ACCELERATOR,
-            requires_grad=on_cpu.requires_grad,
-        )
-        wrapped.on_cpu = on_cpu
-        return wrapped
-
-    @classmethod
-    def __torch_dispatch__(cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None):
-        raise RuntimeError(f"{operation} outside of HostSyncs")
-
-    def __repr__(self) -> str:  # type: ignore[override]
-        return f"on the accelerator: {self.on_cpu!r}"
-
-    def __format__(self, specification: str) -> str:
-        return format(self.item() if self.dim() == 0 else repr(self), specification)
-
-    def tolist(self) -> Any:
-        """As for tensors of a GPU: a copy, then the list."""
-        return self.cpu().tolist()
-
-
 def on_accelerator(module: Module) -> Module:
     """The module itself, with all of its parameters and buffers on `ACCELERATOR`."""
-    with HostSyncs():
-        return module._apply(
-            lambda t: t if isinstance(t, _OnAccelerator) else _OnAccelerator(t.data)
-        )
-
-
-def on_host(values: Any) -> Any:
-    """Nested values with plain tensors in place of those on `ACCELERATOR`."""
-    return tree_map(lambda v: v.on_cpu if isinstance(v, _OnAccelerator) else v, values)
+    with Accelerator():
+        return module._apply(lambda t: t if isinstance(t, OnAccelerator) else OnAccelerator(t.data))
 
 
 class Sync(NamedTuple):
@@ -106,7 +61,7 @@ class Sync(NamedTuple):
     source: str
 
 
-class HostSyncs(TorchDispatchMode):
+class HostSyncs(Accelerator):
     """Context in which tensors of `on_accelerator` compute; `syncs` are the operations that would wait, in order.
 
     Waiting are: values that Python reads (.item(), .tolist(), int(), bool(), .cpu()), shapes that depend on values
@@ -120,40 +75,13 @@ class HostSyncs(TorchDispatchMode):
         super().__init__()
         self.syncs: list[Sync] = []
 
-    def __enter__(self) -> HostSyncs:
-        # torch.tensor(values, device=...) then copies where this mode sees it.
-        self._before = torch._C._only_lift_cpu_tensors()
-        torch._C._set_only_lift_cpu_tensors(True)
-        super().__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+    def watch(
+        self, operation: Any, args: Any, kwargs: Mapping[str, Any], given: Sequence[Tensor]
     ) -> None:
-        torch._C._set_only_lift_cpu_tensors(self._before)
-        super().__exit__(kind, error, trace)
-
-    def __torch_dispatch__(
-        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = dict(kwargs or {})
-        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        computed_there = any(isinstance(tensor, _OnAccelerator) for tensor in given)
-        if computed_there or _wanted_there(kwargs):
-            if _waits(operation, args, kwargs):
-                self.syncs.append(_sync(str(operation)))
-            _refuse_mixed_devices(operation, given)
-        if kwargs.get("device") is not None:
-            computed_there = _wanted_there(kwargs)
-            kwargs["device"] = torch.device("cpu")
-            kwargs.pop("pin_memory", None)
-        outputs = operation(*on_host(args), **on_host(kwargs))
-        # What works in place gives back what it was given.
-        known = {id(t.on_cpu): t for t in given if isinstance(t, _OnAccelerator)}
-        return tree_map(_wrapper(known), outputs) if computed_there else outputs
+        """Record an operation that would wait."""
+        if _waits(operation, args, kwargs):
+            self.syncs.append(_sync(str(operation)))
+        _refuse_mixed_devices(operation, given)
 
     def expect(self, allowed: Mapping[str, int]) -> None:
         """Fail with every operation that waited without being allowed to.
@@ -170,24 +98,6 @@ class HostSyncs(TorchDispatchMode):
         assert not lines, "a GPU would wait at\n" + "\n".join(dict.fromkeys(lines))
         missing = {name: times for name, times in allowed.items() if counted[name] < times}
         assert not missing, f"allowed to wait, but does not (any more): {missing}"
-
-
-def _wrapper(known: Mapping[int, _OnAccelerator]) -> Callable[[Any], Any]:
-    def wrap(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        same = known.get(id(value))
-        if same is None:
-            return _OnAccelerator(value)
-        assert same.shape == value.shape, "an operation that changes the shape in place"
-        return same
-
-    return wrap
-
-
-def _wanted_there(kwargs: Mapping[str, Any]) -> bool:
-    device = kwargs.get("device")
-    return device is not None and torch.device(device).type == ACCELERATOR.type
 
 
 def _waits(operation: Any, args: Any, kwargs: Mapping[str, Any]) -> bool:
@@ -220,7 +130,7 @@ def _non_blocking(name: str, args: Any, kwargs: Mapping[str, Any]) -> bool:
     return bool(kwargs.get("non_blocking", positional))
 
 
-def _refuse_mixed_devices(operation: Any, given: list[Tensor]) -> None:
+def _refuse_mixed_devices(operation: Any, given: Sequence[Tensor]) -> None:
     """As on a GPU, where only single values and indices may lie elsewhere."""
     if str(operation) in COPIES | INDEXED | INDEX_PUTS:
         return

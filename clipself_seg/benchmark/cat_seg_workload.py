@@ -109,7 +109,7 @@ class SemSegWorkload(Workload):
     @functools.cached_property
     def views(self) -> Tensor:
         """(V, 3, S, S), normalised, at CLIP's size."""
-        views = self.model.layout.views(self.sample["image"])
+        views = self.model.layout.views(self.sample["image"].to(self.device))
         return resize(plain.normalise(self.model, views), self.model.clip_size)
 
     def _forget_texts(self) -> None:

@@ -92,17 +92,26 @@ def run_all(
     Raises:
         InputError: no job is called like that.
     """
-    for words in only:
-        if not any(job.label.startswith(words) for job in JOBS):
-            known = [job.label for job in JOBS]
-            raise InputError(f'--only "{words}" begins no job; {nearest(words, known)}')
-    chosen = [job for job in JOBS if not only or job.label.startswith(tuple(only))]
+    chosen = chosen_jobs(only)
     jobs: dict[str, Any] = {}
     for job in chosen:
         case = Case(**{**job.case, **common})
         jobs[job.label] = run_benchmark(case, lambda line, job=job: report(f"{job.label}: {line}"))
     rows = [row for job in chosen for row in _rows(job, jobs[job.label]["runs"])]
     return {"jobs": jobs, "rows": rows}
+
+
+def chosen_jobs(only: Sequence[str]) -> list[Job]:
+    """Jobs whose labels begin with one of some words; () is all.
+
+    Raises:
+        InputError: no job is called like that.
+    """
+    for words in only:
+        if not any(job.label.startswith(words) for job in JOBS):
+            known = [job.label for job in JOBS]
+            raise InputError(f'--only "{words}" begins no job; {nearest(words, known)}')
+    return [job for job in JOBS if not only or job.label.startswith(tuple(only))]
 
 
 def _rows(job: Job, runs: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -59,7 +59,7 @@ def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
     device = torch.device(case.device)
     dtype = getattr(torch, case.precision)
     report("building the model")
-    runs = _chosen(build_runs(case), case.only)
+    runs = chosen_runs(build_runs(case), case.only)
     report("matrix products, for the peak")
     before = matmul_peaks(dtype, device, case.repeats)
     seconds = time_in_turn(runs, device, case.repeats, report)
@@ -83,7 +83,7 @@ def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
     }
 
 
-def _chosen(runs: Mapping[str, Run], only: Sequence[str]) -> Mapping[str, Run]:
+def chosen_runs(runs: Mapping[str, Run], only: Sequence[str]) -> Mapping[str, Run]:
     """Those of some names, and their plain formulations."""
     for name in only:
         if name not in runs:
@@ -151,8 +151,7 @@ def as_text(results: Mapping[str, Any]) -> str:
         for name, numbers in results["gains"].items()
     ]
     lines = [
-        f"{case['task']}: {case['model']}, {_extent(case)}, batch {case['batch']}, "
-        f"{case['precision']}, {case['threads']} threads, {case['device']}; "
+        f"{headline(case)}, {case['threads']} threads, {case['device']}; "
         f"matmul peak {results['peak_flops'] / 1e9:.0f} GFLOP/s, torch's own "
         f"{results['torch_peak_flops'] / 1e9:.0f}",
         f"{results['provenance']['device']}, {results['instructions']}; linear layers: {results['linear_layers']}",
@@ -172,6 +171,12 @@ def as_text(results: Mapping[str, Any]) -> str:
         percent = 100 * results["checkpointing_memory"]
         lines += ["", f"peak memory with checkpointing: {percent:.1f} % of that without"]
     return "\n".join(lines)
+
+
+def headline(case: Mapping[str, Any]) -> str:
+    """Task, model, sizes and precision of a case as in JSON."""
+    what = f"{case['task']}: {case['model']}, {_extent(case)}"
+    return f"{what}, batch {case['batch']}, {case['precision']}"
 
 
 def _extent(case: Mapping[str, Any]) -> str:

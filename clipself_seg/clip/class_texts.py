@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clipself_seg.checkpoints.hashes import WeightsState, invalidate, weights_state
 from clipself_seg.clip.model import DenseCLIP
+from clipself_seg.clip.precision import autocast_dtype
 from clipself_seg.clip.prompts import TEMPLATES, article, class_prompts
 from clipself_seg.clip.text import encode_prompts
 from clipself_seg.data.vocabulary import Names
@@ -82,9 +83,7 @@ class ClassTexts:
 
     def _state(self) -> State:
         """Changes with device and precision, and with every write to a weight."""
-        kind = self._device.type
-        low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        return self._device, low, weights_state(self.clip.text)
+        return self._device, autocast_dtype(self._device), weights_state(self.clip.text)
 
     @property
     def _device(self) -> torch.device:

@@ -17,6 +17,14 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager[ob
     return contextlib.nullcontext()
 
 
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The lower precision that autocast computes in at the moment, None where it is off or does not exist."""
+    kind = device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)
+
+
 def autocast(
     device: torch.device, precision: torch.dtype | None
 ) -> contextlib.AbstractContextManager:

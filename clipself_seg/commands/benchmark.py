@@ -10,6 +10,7 @@
     clipself-seg benchmark semseg --model ViT-B-16-quickgelu --training
     clipself-seg benchmark panoptic --repeats 3
     clipself-seg benchmark pq --threads 1
+    clipself-seg benchmark semseg --model ViT-B-16-quickgelu --only image --launches
     clipself-seg benchmark detection --kind ov_lvis --repeats 3
     clipself-seg benchmark detection --kind ov_coco --only image "behind the tower"
 
@@ -48,6 +49,10 @@ plain detector resizes taps at the tower's width before its lateral convolutions
 samples CLIP's regions by RoIAlign, suppresses all candidates class by class, and samples each mask all over the
 image (Detectron2 does so on a GPU; on a CPU it keeps to the box, as here). "behind the tower" is an image whose taps
 are given.
+
+--launches times nothing: it counts the operations that a GPU would be asked for, on a CPU whose tensors say that they
+lie on one, so that nothing is divided for a CPU's cache. Counted is what reads or writes values on the device, copies
+to it included, and not what makes views or memory; a GPU runs a kernel or a few for each.
 """
 
 from __future__ import annotations
@@ -104,6 +109,11 @@ def parser() -> argparse.ArgumentParser:
         default=(),
         help="rows of the table to measure, each beside its plain formulation (everything)",
     )
+    options.add_argument(
+        "--launches",
+        action="store_true",
+        help="operations that a GPU would launch, in place of times",
+    )
     options.add_argument("--repeats", type=int, default=5, help="timed calls of everything (5)")
     # macOS and Windows do not say which cores are this process's.
     cores = (
@@ -125,6 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, print, and write if asked to."""
     args = vars(parser().parse_args(arguments))
     task, path, depth = args["task"], args.pop("json"), args.pop("depth")
+    launches = args.pop("launches")
     import torch
 
     from clipself_seg.files import write_json
@@ -133,14 +144,24 @@ def main(arguments: list[str] | None = None) -> None:
     if task == "model":
         from clipself_seg.benchmark.model_table import model_table
 
-        if path:
-            raise InputError(f"--json {path}: model prints a table and measures nothing to write")
+        if path or launches:
+            named = f"--json {path}" if path else "--launches"
+            raise InputError(f"{named}: model prints a table and measures nothing to write")
         sys.stdout.write(model_table(args["model"] or MODEL, args["size"] or 1024, depth) + "\n")
         return
-    if task == "all":
+    common = {key: args[key] for key in ("repeats", "threads", "device", "precision")}
+    if launches:
+        from clipself_seg.benchmark import launches as counting
+
+        results = (
+            counting.count_all(common, args["only"], say)
+            if task == "all"
+            else counting.count_launches(_case(args), say)
+        )
+        text = counting.launches_as_text(results)
+    elif task == "all":
         from clipself_seg.benchmark import jobs
 
-        common = {key: args[key] for key in ("repeats", "threads", "device", "precision")}
         results = jobs.run_all(common, args["only"], say)
         text = jobs.table(results)
     else:

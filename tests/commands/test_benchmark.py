@@ -79,3 +79,14 @@ def test_prints_a_table_and_writes_the_figures(task, name, more, tmp_path, monke
     assert ("memory beyond the tower, of the plain one: 100.0 %" in text) == (task == "detection")
     assert ("checkpointing_memory" in figures) == (name == "step")
     assert "% of peak" in text and "plain / ours" in text
+
+
+def test_launches_are_counted_in_place_of_times(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("clipself_seg.benchmark.report.matmul_peaks", None)
+    path = tmp_path / "launches.json"
+    assert benchmark.main(["dense", *TINY, "--launches", "--json", str(path)]) == 0
+    figures, text = json.loads(path.read_text()), capsys.readouterr().out
+    ours, plain = (figures["launches"][name] for name in ("dense", "plain dense"))
+    assert 0 < ours["all"] < plain["all"] and ours["operations"]["aten.addmm"] > 0
+    assert figures["case"]["size"] == 64 and "seconds" not in path.read_text()
+    assert f"{ours['all']}       {plain['all']}" in text

@@ -1,0 +1,155 @@
+"""A device that is none: tensors compute on the CPU and say that they lie elsewhere, so that code takes a GPU's way.
+
+    with Accelerator():
+        model = model.to(ACCELERATOR)
+        model(samples)
+
+Subclasses of `Accelerator` see each operation on such tensors. Outside of the context these cannot be used; `on_host`
+unwraps them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.optim import optimizer as torch_optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+# Of the device types that torch has, this one needs no driver, and autograd runs it on the calling thread.
+ACCELERATOR = torch.device("lazy")
+Context = TypeVar("Context", bound="Accelerator")
+
+
+class OnAccelerator(Tensor):
+    """A tensor that says that it lies on `ACCELERATOR`; `on_cpu` has the numbers."""
+
+    on_cpu: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, on_cpu: Tensor) -> OnAccelerator:
+        wrapped = Tensor._make_wrapper_subclass(
+            cls,
+            on_cpu.shape,
+            strides=on_cpu.stride(),
+            storage_offset=on_cpu.storage_offset(),
+            dtype=on_cpu.dtype,
+            layout=on_cpu.layout,
+            device=ACCELERATOR,
+            requires_grad=on_cpu.requires_grad,
+        )
+        wrapped.on_cpu = on_cpu
+        return wrapped
+
+    @classmethod
+    def __torch_dispatch__(cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None):
+        raise RuntimeError(f"{operation} on {ACCELERATOR} outside of its context")
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"on the accelerator: {self.on_cpu!r}"
+
+    def __format__(self, specification: str) -> str:
+        return format(self.item() if self.dim() == 0 else repr(self), specification)
+
+    def tolist(self) -> Any:
+        """As for tensors of a GPU: a copy, then the list."""
+        return self.cpu().tolist()
+
+
+def on_host(values: Any) -> Any:
+    """Nested values with plain tensors in place of those on `ACCELERATOR`."""
+    return tree_map(lambda v: v.on_cpu if isinstance(v, OnAccelerator) else v, values)
+
+
+def wanted_there(kwargs: Mapping[str, Any]) -> bool:
+    """Whether an operation with these arguments is asked for tensors on `ACCELERATOR`."""
+    device = kwargs.get("device")
+    return device is not None and torch.device(device).type == ACCELERATOR.type
+
+
+class Accelerator(TorchDispatchMode):
+    """Context in which tensors on `ACCELERATOR` are made and compute."""
+
+    def watch(
+        self, operation: Any, args: Any, kwargs: Mapping[str, Any], given: Sequence[Tensor]
+    ) -> None:
+        """Called before each operation on `ACCELERATOR`; this one does nothing.
+
+        Args:
+            operation: with `str(operation)`, such as "aten.add.Tensor".
+            args: its arguments.
+            kwargs: its arguments by name.
+            given: all tensors among them.
+        """
+
+    def __enter__(self: Context) -> Context:
+        self._opened = contextlib.ExitStack()
+        self._opened.enter_context(_known_to_torch())
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self._opened.close()
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        computed_there = any(isinstance(tensor, OnAccelerator) for tensor in given)
+        if computed_there or wanted_there(kwargs):
+            self.watch(operation, args, kwargs, given)
+        if kwargs.get("device") is not None:
+            computed_there = wanted_there(kwargs)
+            if computed_there:
+                kwargs["device"] = torch.device("cpu")
+            kwargs.pop("pin_memory", None)
+        outputs = operation(*on_host(args), **on_host(kwargs))
+        # What works in place gives back what it was given.
+        known = {id(t.on_cpu): t for t in given if isinstance(t, OnAccelerator)}
+        return tree_map(_wrapper(known), outputs) if computed_there else outputs
+
+
+@contextlib.contextmanager
+def _known_to_torch() -> Iterator[None]:
+    """What torch asks of a device it knows as one of a GPU's kind."""
+    if hasattr(torch, ACCELERATOR.type):  # one context within another
+        yield
+        return
+    before = torch._C._only_lift_cpu_tensors()
+    devices = torch_optimizer._get_fused_kernels_supported_devices
+    # torch.tensor(values, device=...) then copies where the context sees it.
+    torch._C._set_only_lift_cpu_tensors(True)
+    torch_optimizer._get_fused_kernels_supported_devices = lambda: [*devices(), ACCELERATOR.type]
+    setattr(torch, ACCELERATOR.type, torch.cpu)  # its module, for torch.utils.checkpoint
+    try:
+        yield
+    finally:
+        delattr(torch, ACCELERATOR.type)
+        torch_optimizer._get_fused_kernels_supported_devices = devices
+        torch._C._set_only_lift_cpu_tensors(before)
+
+
+def _wrapper(known: Mapping[int, OnAccelerator]) -> Callable[[Any], Any]:
+    def wrap(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        same = known.get(id(value))
+        if same is None:
+            return OnAccelerator(value)
+        assert same.shape == value.shape, "an operation that changes the shape in place"
+        return same
+
+    return wrap

@@ -36,6 +36,7 @@ COMMANDS = {
     "eval": Command("train", "evaluate any of them (train --eval-only)", ("--eval-only",)),
     "predict": Command("predict", "segment images, or detect in them, with your own class names"),
     "dense-maps": Command("dense_maps", "draw what dense features see"),
+    "explore": Command("explore", "a page of heat maps to click, in one file"),
     "data check": Command(
         "check_datasets", "which data sets are complete, and what mends the others"
     ),

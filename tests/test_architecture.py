@@ -37,6 +37,8 @@ ARROWS = {
     "visualization": {"data"},
     "training": set(FLOW),
     "prediction": {*FLOW, "mini", "visualization"},
+    # Shows what predictors and dense features say: the one part beside the commands that knows prediction.
+    "explore": {*FLOW, "prediction", "visualization"},
     "benchmark": {*FLOW, "training"},
     "mini": {*FLOW, "visualization"},
     "quickstart": {*FLOW, "mini", "visualization"},
@@ -45,6 +47,7 @@ ARROWS = {
     "commands": {
         *FLOW,
         "benchmark",
+        "explore",
         "mini",
         "prediction",
         "quickstart",

@@ -332,7 +332,7 @@ def _model(
     return PACKAGE / default[0], args.weights or default[1]
 
 
-def _predictor(
+def predictor_of(
     args: argparse.Namespace,
     default: tuple[str, str | None],
     kind: Any,
@@ -342,8 +342,8 @@ def _predictor(
     """The predictor of a folder that save_pretrained wrote, or of configuration and weights.
 
     Args:
-        args: what was typed.
-        default: as for `_model`.
+        args: what was typed, with "config_file" and "weights".
+        default: configuration and weights where none are typed.
         kind: class of the predictor.
         opts: further keys and values in turn.
         trained: training vocabulary in place of the model's, for a panoptic one.
@@ -364,7 +364,7 @@ def _semantic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dic
     from clipself_seg.prediction.semantic_results import SemanticResults
 
     words = read_words(args.vocabulary)
-    predictor = _predictor(args, SEMANTIC, Predictor, args.opts)
+    predictor = predictor_of(args, SEMANTIC, Predictor, args.opts)
     predictor.set_vocabulary(words, args.background, args.threshold)
     results = SemanticResults(
         predictor=predictor,
@@ -395,7 +395,7 @@ def _panoptic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dic
     for name, key in PANOPTIC_KEYS.items():
         if getattr(args, name) is not None:
             opts += [key, getattr(args, name)]
-    predictor = _predictor(args, PANOPTIC, PanopticPredictor, opts, args.trained)
+    predictor = predictor_of(args, PANOPTIC, PanopticPredictor, opts, args.trained)
     predictor.set_vocabulary(words)
     if args.stuff is None:
         _say_kinds(words)
@@ -435,7 +435,7 @@ def _detection(args: argparse.Namespace, files: InputFiles) -> tuple[Results, di
     opts = [key, SCORE_THRESHOLD, *args.opts]
     if args.score_threshold is not None:
         opts += [key, args.score_threshold]
-    predictor = _predictor(args, DETECTION, DetectionPredictor, opts)
+    predictor = predictor_of(args, DETECTION, DetectionPredictor, opts)
     predictor.set_vocabulary(words)
     results = DetectionResults(
         predictor=predictor, folder=args.output, images=files.images, save=args.save

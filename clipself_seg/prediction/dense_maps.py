@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from clipself_seg.checkpoints.download import is_address
-from clipself_seg.checkpoints.shipped import SHIPPED_TAGS
+from clipself_seg.checkpoints.shipped import MINI_CLIP, SHIPPED_TAGS
+from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import DenseCLIP, TextBank, load_clip
 from clipself_seg.clip.whole_image import whole_image_features
 from clipself_seg.data.images import MAX_PIXELS, fit_size
@@ -45,11 +46,12 @@ TILE = 320  # longest side in pixels of each image of a sheet
 SMALLEST_RANGE = 0.01  # of the cosines on a scale
 
 
-def load_models(name: str, models: Sequence[str]) -> dict[str, DenseCLIP]:
-    """CLIPs of one architecture by title.
+def load_models(name: str | None, models: Sequence[str]) -> dict[str, DenseCLIP]:
+    """CLIPs by title.
 
     Args:
-        name: open_clip's model name, or ``ViT-Mini-8``.
+        name: open_clip's model name of all, or ``ViT-Mini-8``; None: of official weights the one that they are
+            of, else ``ViT-Mini-8``.
         models: weights as `load_clip` takes them, with a title before them as in "student=a.safetensors"
             or without, which makes them their own title.
 
@@ -57,7 +59,14 @@ def load_models(name: str, models: Sequence[str]) -> dict[str, DenseCLIP]:
         InputError: as `evaluation.named.by_name` and `load_clip`.
     """
     weights = by_name(models, "model", "weights", alone=_is_weights)
-    return {title: load_clip(name, given) for title, given in weights.items()}
+    return {
+        title: load_clip(name or _architecture(given), given) for title, given in weights.items()
+    }
+
+
+def _architecture(weights: str) -> str:
+    entry = zoo().get(weights)
+    return entry.model if entry and entry.model else MINI_CLIP
 
 
 def _is_weights(model: str) -> bool:

@@ -357,7 +357,7 @@ class OpenPanoptic(nn.Module):
         clip_logits = torch.zeros_like(generated.class_logits)
         valid = None
         if any((fusion.alpha, fusion.beta) != (0, 0) for fusion in wanted.values()):
-            clip_logits, valid = self._clip_scores(sample, generated)
+            clip_logits, valid = self.clip_scores(sample, generated)
         height, width = generated.image_size
         size = (sample.get("height", height), sample.get("width", width))
         masks = resize_masks(generated.mask_logits, generated.canvas, generated.image_size, size)
@@ -378,7 +378,13 @@ class OpenPanoptic(nn.Module):
             )
         return {"fusions": outputs} if fusions else outputs[""]
 
-    def _clip_scores(self, sample: Sample, generated: GeneratorOutput) -> tuple[Tensor, Tensor]:
+    def clip_scores(self, sample: Sample, generated: GeneratorOutput) -> tuple[Tensor, Tensor]:
+        """CLIP's class logits (Q, K) of the generated masks, and (Q,) bool, True for masks that it can see.
+
+        Args:
+            sample: a sample of evaluation, see `forward`.
+            generated: masks of its image, as `generate` gives them.
+        """
         (image,) = on_device([sample], "image", self.device)
         texts = self.branch_bank.embed([(name,) for names in self.names for name in names])
         with autocast(self.device, self.test_precision):

@@ -1,0 +1,4 @@
+"""A page to click: what the dense features of CLIPs see where, computed in the browser, and a server of it.
+
+`page.py` writes one file of HTML; `assets/` has its template, style and scripts, an idea a file.
+"""

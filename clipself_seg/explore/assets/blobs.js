@@ -1,0 +1,7 @@
+// Arrays out of text: base64 of gzip of little-endian numbers, as `quantise.py` packs them.
+
+async function unpack(text, Kind) {
+  const packed = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Kind(await new Response(stream).arrayBuffer());
+}

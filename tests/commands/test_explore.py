@@ -1,0 +1,56 @@
+"""explore: one page of all images that can be read, and models as they are typed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipself_seg.commands import explore
+from clipself_seg.prediction import dense_maps
+
+
+def run(*words) -> int:
+    return explore.main([str(word) for word in words])
+
+
+def test_a_page_is_written_and_bad_images_are_named(tmp_path, capsys):
+    Image.fromarray(np.full((40, 60, 3), 99, np.uint8)).save(tmp_path / "one.png")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "one.png").read_bytes()[:60])
+    page = tmp_path / "out" / "page.html"
+    words = ("--words", "dog|puppy, grass", "--models", "original", "--size", 64)
+    assert run(tmp_path, *words, "-o", page) == 1
+    said = capsys.readouterr()
+    assert f"1 of 2 images, 1 models: {page}, 0." in said.out
+    assert "broken.png cannot be decoded" in said.err and "one.png" in page.read_text()
+    assert run(tmp_path / "broken.png", *words, "-o", tmp_path / "none.html") == 2
+    assert not (tmp_path / "none.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--models", "mini-clipslef"), 'did you mean "mini-clipself"'),
+        (("--stuff", "grass"), "--stuff needs --panoptic"),
+        (("--size", "63"), "take 56 or 64"),
+        (("--panoptic", "--stuff", "water"), 'stuff "water" is not in the vocabulary'),
+    ],
+)
+def test_what_does_not_go_is_said_in_a_sentence(words, message, tmp_path, capsys):
+    Image.new("RGB", (40, 60)).save(tmp_path / "one.png")
+    typed = (tmp_path / "one.png", "--words", "red star, grass", *words, "-o", tmp_path / "p.html")
+    assert run(*typed) == 2 and message in capsys.readouterr().err
+
+
+def test_official_weights_bring_their_model_and_short_names_their_titles(monkeypatch):
+    asked = []
+    monkeypatch.setattr(dense_maps, "load_clip", lambda *given: asked.append(given))
+    typed = [explore.SHIPPED.get(name, name) for name in ("original", "eva02-vitb16", "a=b.pt")]
+    assert list(dense_maps.load_models(None, typed)) == ["original CLIP", "eva02-vitb16", "a"]
+    dense_maps.load_models("ViT-B-16", ["x.pt"])
+    assert asked == [
+        ("ViT-Mini-8", "mini"),
+        ("EVA02-B-16", "eva02-vitb16"),
+        ("ViT-Mini-8", "b.pt"),
+        ("ViT-B-16", "x.pt"),
+    ]

@@ -1,0 +1,161 @@
+"""In a headless browser: words, places, keys and sliders, on a phone and in the dark, without a network.
+
+Marked heavy, since together they take some ten seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+
+import numpy as np
+import pytest
+
+from clipself_seg.clip import TextBank
+from clipself_seg.clip.whole_image import whole_image_features
+from tests.explore.conftest import NAMES, scene
+
+pytestmark = pytest.mark.heavy
+
+
+def ink(browser, selector: str) -> str:
+    """What a canvas shows, in short."""
+    data = browser.run(f"document.querySelector({json.dumps(selector)}).toDataURL()")
+    return hashlib.sha256(data.encode()).hexdigest()
+
+
+FIRST = "#panels .panel:nth-child(2) canvas"
+LAST = "#panels .panel:nth-child(3) canvas"
+
+
+def test_a_pressed_word_is_drawn_for_every_model(opened):
+    before = ink(opened, FIRST), ink(opened, LAST)
+    word = opened.run("explorer.state.word")
+    opened.drawn_by(lambda: opened.click(f".word-button:nth-child({3 - word % 2})"))
+    assert ink(opened, FIRST) != before[0] and ink(opened, LAST) != before[1]
+    chosen = opened.run("document.querySelector('.word-button:has(:checked)').textContent")
+    assert chosen in opened.run("document.getElementById('status').textContent")
+    assert chosen in opened.run(f"document.querySelector('{LAST}').getAttribute('aria-label')")
+
+
+def test_levels_of_a_word_are_those_of_python(opened, content):
+    """Softmax of the cosines, from features that nobody has quantised, within what 8 bits change."""
+    clip = content.clips["CLIPSelf, patches"]
+    features = whole_image_features(clip, scene(0), 3 * clip.image_size)
+    cosines = np.einsum("ke,ehw->khw", TextBank(clip).embed(content.words).numpy(), features)
+    values = opened.run(
+        "wordCosines(explorer.state.image.maps[1], explorer.models[1], explorer.content.words.length)"
+        ".then((found) => Array.from(found))"
+    )
+    assert np.abs(np.reshape(values, cosines.shape) - cosines).max() < 0.003
+    exp = np.exp(20 * cosines)
+    levels = opened.run(
+        "wordCosines(explorer.state.image.maps[1], explorer.models[1], explorer.content.words.length)"
+        ".then((found) => Array.from(probabilities(found, found.length / explorer.content.words.length, 5,"
+        " explorer.content.words.length, 20)))"
+    )
+    assert np.abs(np.reshape(levels, exp.shape[1:]) - exp[5] / exp.sum(0)).max() < 0.02
+
+
+def test_a_clicked_place_lists_the_nearest_words_with_scores(opened):
+    opened.drawn_by(lambda: opened.click("#panels .panel:nth-child(3) .place", 0.3, 0.7))
+    place = opened.run("explorer.state.place")
+    assert abs(place["x"] - 0.3) < 0.02 and abs(place["y"] - 0.7) < 0.02
+    lists = opened.run(
+        "[...document.querySelectorAll('.nearest')].map((list) => [...list.children].map((item) => item.textContent))"
+    )
+    assert len(lists) == 2 and all(len(words) == 5 for words in lists)
+    assert all(re.fullmatch(r".+?\u2212?\d\.\d\d", word) for words in lists for word in words)
+    crosses = opened.run(
+        "[...document.querySelectorAll('.cross')].map((c) => !c.hidden && c.style.left)"
+    )
+    assert len(set(crosses)) == 1 and crosses[0] and opened.run("explorer.state.word") is None
+
+
+def test_keys_choose_words_and_places(opened):
+    opened.run("document.querySelector('#words input:checked').focus()")
+    word = opened.run("explorer.state.word")
+    opened.drawn_by(lambda: opened.press("ArrowRight"))
+    assert opened.run("explorer.state.word") != word
+    opened.run("document.getElementById('first-place').focus()")
+    opened.drawn_by(lambda: opened.press("Enter"))
+    assert opened.run("explorer.state.place") == {"x": 0.5, "y": 0.5}
+    for key, axis, sign in (("ArrowRight", "x", 1), ("ArrowUp", "y", -1)):
+        before = opened.run(f"explorer.state.place.{axis}")
+        opened.drawn_by(lambda key=key: opened.press(key))
+        assert sign * (opened.run(f"explorer.state.place.{axis}") - before) > 0
+    near = opened.run("explorer.state.place.x")
+    opened.drawn_by(lambda: opened.press("ArrowLeft", shift=True))
+    assert near - opened.run("explorer.state.place.x") > 0.1
+
+
+def test_tab_reaches_every_control(opened):
+    opened.run("document.activeElement.blur()")
+    reached = []
+    for _ in range(14):
+        opened.press("Tab")
+        reached.append(opened.run("document.activeElement.id || document.activeElement.name"))
+    wanted = ["image", "word-search", "sharpness", "word", "first-place", "alpha", "beta", "void"]
+    assert [name for name in dict.fromkeys(reached) if name in wanted] == wanted
+
+
+def test_sharpness_and_images_change_the_maps(opened):
+    before = ink(opened, LAST)
+    opened.drawn_by(lambda: opened.slide("#sharpness", 3))
+    assert opened.run("document.getElementById('sharpness-value').textContent") == "800"
+    sharp = ink(opened, LAST)
+    opened.drawn_by(lambda: opened.click("#images label:nth-child(2)"))
+    assert len({before, sharp, ink(opened, LAST)}) == 3
+    assert opened.run("document.getElementById('picture').alt") == NAMES[1]
+
+
+def test_a_word_is_looked_for(opened):
+    opened.run(
+        "(() => { const box = document.getElementById('word-search'); box.value = 'RED s';"
+        "box.dispatchEvent(new Event('input')); })()"
+    )
+    shown = opened.run(
+        "[...document.querySelectorAll('.word-button')].filter((b) => b.offsetWidth).map((b) => b.textContent)"
+    )
+    assert shown and all(word.startswith("red s") for word in shown)
+
+
+@pytest.mark.parametrize("width", [320, 375])
+def test_a_phone_does_not_scroll_sideways(opened, width):
+    opened.size(width, 700, mobile=True)
+    opened.drawn_by(lambda: opened.click("#panels .panel:nth-child(2) .place"))
+    assert opened.run("document.documentElement.scrollWidth") <= width
+    assert opened.run("innerWidth") == width
+
+
+def test_dark_is_dark_and_both_have_contrast(opened):
+    def contrast() -> tuple[float, float]:
+        colours = opened.run(
+            "['backgroundColor', 'color'].map((name) => getComputedStyle(document.body)[name])"
+            ".map((colour) => colour.match(/\\d+/g).map(Number))"
+        )
+        ground, text = (luminance(colour) for colour in colours)
+        return ground, (max(ground, text) + 0.05) / (min(ground, text) + 0.05)
+
+    light, clear = contrast()
+    opened.colours("dark")
+    dark, also_clear = contrast()
+    assert light > 0.8 and dark < 0.05 and clear > 7 and also_clear > 7
+
+
+def luminance(rgb: list[int]) -> float:
+    """Relative luminance, as WCAG defines it."""
+    parts = [
+        p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in np.array(rgb) / 255
+    ]
+    return float(np.dot(parts, (0.2126, 0.7152, 0.0722)))
+
+
+def test_nothing_is_asked_of_a_network_and_nothing_is_complained_of(opened, page):
+    opened.drawn_by(lambda: opened.click("#panels .panel:nth-child(2) .place"))
+    opened.click("[data-fusion=clip]")
+    assert opened.run("document.documentElement.lang") == "en"
+    assert opened.run("[...document.images].every((image) => image.alt)")
+    assert opened.run("[...document.querySelectorAll('canvas')].every((c) => c.ariaLabel)")
+    assert opened.requests == [page.as_uri()] and opened.complaints == []

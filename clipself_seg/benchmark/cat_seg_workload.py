@@ -61,11 +61,10 @@ class SemSegWorkload(Workload):
             appearance=width,
             pooling=(2 if case.training else 1,) * SIZES.layers,
         )
-        at_once = sizes.classes_in_cache if case.device == "cpu" else 0
         depth = len(self.clip.visual.blocks)
         self.model = CATSeg(
             clip=self.clip,
-            aggregator=CostAggregator(sizes, at_once),
+            aggregator=CostAggregator(sizes, sizes.classes_in_cache),
             guidance_blocks=(depth // 3 - 1, 2 * depth // 3 - 1),
             sliding=True,
             precision=self.precision,
@@ -173,7 +172,7 @@ class SemSegWorkload(Workload):
         return torch.stack([v.all_classes(self.case.classes) for v in self._view_logits])
 
     def _merge(self, views: list[ClassLogits]) -> Tensor:
-        parts = sliding_probabilities(views, self.case.classes, self.model.layout)
+        parts = sliding_probabilities(views, self.case.classes, self.model.layout, IMAGE_SIZE)
         return all_scores(parts, IMAGE_SIZE, self.case.classes)
 
     def _plain_merge(self, logits: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip.linear import Linear, linear
+from clipself_seg.clip.pieces import at_once
 
 CPU_NUMBERS = 2**18  # numbers that an activation processes at once, within a core's cache
 
@@ -33,7 +34,7 @@ class QuickGELU(nn.Module):
         if torch.is_grad_enabled():
             return x * (1.702 * x).sigmoid_()
         # Fresh memory for a second tensor of this size would take longer than the arithmetic.
-        rows = max(1, CPU_NUMBERS // x.shape[-1]) if x.device.type == "cpu" else x.numel()
+        rows = at_once(x.device, CPU_NUMBERS // x.shape[-1], 2 * x.shape[-1])
         for part in x.view(-1, x.shape[-1]).split(rows):
             part.mul_((1.702 * part).sigmoid_())
         return x

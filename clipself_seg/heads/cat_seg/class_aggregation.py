@@ -16,12 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip.linear import Linear
+from clipself_seg.clip.pieces import at_once
 from clipself_seg.clip.precision import full_precision
 from clipself_seg.heads.cat_seg.cost_volume import at_least_float32
 from clipself_seg.heads.cat_seg.spatial_aggregation import GuidedProjections
 
 EPS = 1e-6
 VALUES_AT_ONCE = 4096 * 128  # of tokens, whose activations stay in the CPU's cache
+COPIES = 12  # numbers in memory for one of the input: its norm, query, key, value and their kernels, the MLP's
 
 
 class ClassAggregation(nn.Module):
@@ -80,8 +82,9 @@ class ClassAggregation(nn.Module):
         if torch.is_grad_enabled():
             refined = self._layer(pooled_TnC, contribution_T3C, padding)
             return x_TNC + self._unpool(refined)
-        # Some locations at a time, which do not see each other, so that activations stay in the cache.
-        step = max(1, VALUES_AT_ONCE // (len(x_TNC) * x_TNC.shape[-1]))
+        # Locations do not see each other: as many at a time as a CPU's cache holds.
+        values = len(x_TNC) * x_TNC.shape[-1]
+        step = at_once(x_TNC.device, VALUES_AT_ONCE // values, COPIES * values)
         parts = pooled_TnC.split(step, dim=1)
         if self.pooling == 1:
             # The input of a location is not needed again: parts are views of it, which take the sum.

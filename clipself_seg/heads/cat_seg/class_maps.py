@@ -8,21 +8,22 @@ Shapes: T classes, k of them, s x s logits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from clipself_seg.clip.pieces import at_once
 from clipself_seg.heads.cat_seg.cost_aggregator import LEFT_OUT, ClassLogits
 from clipself_seg.heads.cat_seg.windows import WindowLayout, resize
 
-# Number of classes whose maps are made together: they stay in a CPU's cache, or fill a GPU.
-AT_ONCE = {"cpu": 4, "cuda": 32}
+AT_ONCE = 4  # classes whose maps are made together on a CPU, in whose cache they stay
 Part = tuple[Tensor, Tensor]
 
 
 def plain_probabilities(
-    whole: ClassLogits, count: int, image_size: tuple[int, int]
+    whole: ClassLogits, count: int, image_size: tuple[int, int], size: tuple[int, int]
 ) -> Iterator[Part]:
     """Probabilities at the size of the logits, cut to that of the image where it is smaller.
 
@@ -33,16 +34,17 @@ def plain_probabilities(
         whole: logits of the whole padded image.
         count: T.
         image_size: rows and columns of the image without padding.
+        size: rows and columns that the caller resizes the maps to, on which their number in memory depends.
     """
     classes = _indices(whole, count)
-    at_once = _at_once(classes)
+    together = at_once(classes.device, AT_ONCE, 4 * max(whole.logits[0].numel(), math.prod(size)))
     rows, columns = image_size
-    for part, logits in zip(classes.split(at_once), whole.logits.split(at_once)):
+    for part, logits in zip(classes.split(together), whole.logits.split(together)):
         yield part, logits[:, :rows, :columns].float().sigmoid()
 
 
 def sliding_probabilities(
-    views: Sequence[ClassLogits], count: int, layout: WindowLayout
+    views: Sequence[ClassLogits], count: int, layout: WindowLayout, size: tuple[int, int]
 ) -> Iterator[Part]:
     """Probabilities on the canvas of the windows.
 
@@ -53,9 +55,15 @@ def sliding_probabilities(
         views: logits of each of `WindowLayout.views`.
         count: T.
         layout: positions of the windows.
+        size: rows and columns that the caller resizes the maps to, on which their number in memory depends.
     """
-    kept = torch.cat([_indices(view, count) for view in views]).unique()
-    for part in kept.split(_at_once(kept)):
+    if any(view.classes is None for view in views):
+        kept = torch.arange(count, device=views[0].logits.device)
+    else:
+        # A GPU is waited for here, which costs less than the maps of classes that no view keeps.
+        kept = torch.cat([_indices(view, count) for view in views]).unique()
+    numbers = 2 * (len(views) * layout.size**2 + layout.canvas**2 + math.prod(size))
+    for part in kept.split(at_once(kept.device, AT_ONCE, numbers)):
         logits = torch.stack([_of_classes(view, part) for view in views])
         yield part, layout.merge(logits.float())
 
@@ -99,10 +107,6 @@ def all_scores(parts: Iterable[Part], size: tuple[int, int], count: int) -> Tens
         scores[classes] = resize(maps[None], size)[0]
     assert scores is not None
     return scores
-
-
-def _at_once(classes: Tensor) -> int:
-    return AT_ONCE.get(classes.device.type, max(AT_ONCE.values()))
 
 
 def _indices(view: ClassLogits, count: int) -> Tensor:

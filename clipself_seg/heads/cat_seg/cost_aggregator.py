@@ -2,7 +2,8 @@
 
 (CAT-Seg, arXiv 2303.11797, section 3.) Images pass one at a time, so that classes are the batch. On
 the CPU classes pass in groups that are small enough for its cache; without gradients the memory for
-what is made of them does not grow with their number then.
+what is made of them does not grow with their number then. On a GPU they pass together, without gradients
+as many as memory allows.
 
 Shapes: T classes, P prompts of a class, E embedding, N = h * w cells, C channels, K classes kept.
 """
@@ -18,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from clipself_seg.heads.cat_seg.class_aggregation import ClassAggregation
+from clipself_seg.clip.pieces import at_once
+from clipself_seg.heads.cat_seg.class_aggregation import COPIES, ClassAggregation
 from clipself_seg.heads.cat_seg.cost_decoder import UpBlock
 from clipself_seg.heads.cat_seg.cost_volume import best_classes, cosine_cost, text_direction
 from clipself_seg.heads.cat_seg.spatial_aggregation import SpatialAggregation
@@ -185,7 +187,7 @@ class CostAggregator(nn.Module):
 
     Attributes:
         sizes: of its parts.
-        classes_at_once: classes that pass together; 0 is all.
+        classes_at_once: classes that pass together on a CPU; 0 is all.
         checkpointing: recompute each group in the backward pass.
     """
 
@@ -193,7 +195,7 @@ class CostAggregator(nn.Module):
         """
         Args:
             sizes: of its parts.
-            classes_at_once: classes that pass together; 0 is all.
+            classes_at_once: classes that pass together on a CPU; 0 is all.
         """
         super().__init__()
         self.sizes = sizes
@@ -228,7 +230,7 @@ class CostAggregator(nn.Module):
             guidance: features of the same image.
             text_TPE: embeddings of the prompts of every class.
         """
-        groups = Groups(self.classes_at_once, self.checkpointing)
+        groups = Groups(self._together(dense_Ehw.device), self.checkpointing)
         cost_PThw = cosine_cost(dense_Ehw, text_TPE)
         classes = best_classes(cost_PThw, self.sizes.pad_len)
         if classes is not None:
@@ -240,6 +242,13 @@ class CostAggregator(nn.Module):
         for layer in self.layers:
             x_TNC = layer(x_TNC, appearance_NG, text_TG, groups)
         return ClassLogits(self._decode(x_TNC, guidance.decoder, groups), classes)
+
+    def _together(self, device: torch.device) -> int:
+        """Number of classes that pass together, 0 for all."""
+        if device.type != "cpu" and torch.is_grad_enabled():
+            return 0  # what is made of all of them is kept anyway
+        numbers = COPIES * self.sizes.hidden * math.prod(self.sizes.grid)
+        return self.classes_at_once and at_once(device, self.classes_at_once, numbers)
 
     def _embed(self, cost_TPhw: Tensor) -> Tensor:
         """(T, P, h, w) -> (T, N, C)"""

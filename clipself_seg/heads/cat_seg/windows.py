@@ -50,9 +50,12 @@ class WindowLayout:
     @property
     def corners(self) -> list[tuple[int, int]]:
         """Top left corners (y, x) of the windows, row by row."""
+        return list(itertools.product(self._starts, self._starts))
+
+    @property
+    def _starts(self) -> range:
         stride = int(self.size * (1 - self.overlap))
-        starts = range(0, self.canvas - self.size + 1, stride)
-        return list(itertools.product(starts, starts))
+        return range(0, self.canvas - self.size + 1, stride)
 
     def views(self, image_3HW: Tensor) -> Tensor:
         """The windows and, last, the whole image, (V, 3, size, size) float32; pixels stay 0..255."""
@@ -68,10 +71,13 @@ class WindowLayout:
         """
         probabilities = resize(logits_Vkss, self.size).sigmoid_()
         merged = probabilities.new_zeros(probabilities.shape[1], self.canvas, self.canvas)
-        times = probabilities.new_zeros(self.canvas, self.canvas)
         for window, (y, x) in zip(probabilities, self.corners):
             merged[:, y : y + self.size, x : x + self.size] += window
-            times[y : y + self.size, x : x + self.size] += 1
+        along = torch.zeros(self.canvas)
+        for start in self._starts:
+            along[start : start + self.size] += 1
+        along = along.to(merged, non_blocking=True)
+        times = along[:, None] * along  # windows over each pixel
         whole = resize(probabilities[-1:], self.canvas)[0]
         return merged.mul_(0.5 / times).add_(whole, alpha=0.5)
 

@@ -12,12 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from clipself_seg.clip.pieces import at_once
 from clipself_seg.heads.fvit.feature_pyramid import CHANNELS
 from clipself_seg.heads.fvit.layers import ConvNorm, kaiming_normal
 
 SIDE = 14
 ROIS = 64
-"""RoIs whose maps are in memory at once, but in training."""
+"""RoIs whose maps are in memory at once on a CPU, but in training."""
+COPIES = 8
+"""Numbers in memory for one of an RoI's: maps of two layers, and the four times as many cells of the mask."""
 
 
 class MaskHead(nn.Module):
@@ -42,7 +45,8 @@ class MaskHead(nn.Module):
             return nothing.expand(0, 2 * SIDE, 2 * SIDE)
         if torch.is_grad_enabled():
             return self._logits(self.convs(features))
-        return torch.cat([self._logits(self.convs(part)) for part in features.split(ROIS)])
+        count = at_once(features.device, ROIS, COPIES * features[0].numel())
+        return torch.cat([self._logits(self.convs(part)) for part in features.split(count)])
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """``conv_logits(relu(upsample(hidden)))``, without maps of 256 channels and 28 x 28 cells.

@@ -5,12 +5,17 @@ Shapes: Q masks of m x n pixels, h x w cells.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipself_seg.clip.constants import constant
+from clipself_seg.clip.pieces import at_once, on_cpu
+
 BINARISATIONS = ("any", "centre", "centre_or_any")
-MASKS_AT_ONCE = 16  # masks whose logits are in memory at CLIP's full input size
+MASKS_AT_ONCE = 16  # masks whose logits are in memory at CLIP's full input size, on a CPU
 
 
 def visible_cells(
@@ -45,8 +50,10 @@ def visible_cells(
     )
     cells = cells & (centres_h < rows)[:, None] & (centres_w < columns)
     if binarise == "centre_or_any":
-        empty = (~cells.flatten(1).any(dim=1)).nonzero()[:, 0]
-        cells[empty] = _any(logits_Qmn[empty], grid, patch, fraction, (rows, columns))
+        empty = ~cells.flatten(1).any(dim=1)
+        rest = empty.nonzero()[:, 0] if on_cpu(cells) else slice(None)
+        opened = _any(logits_Qmn[rest], grid, patch, fraction, (rows, columns))
+        cells[rest] = torch.where(empty[rest, None, None], opened, cells[rest])
     return cells
 
 
@@ -60,15 +67,27 @@ def _any(
     """Cells of the binarisation "any"; the arguments are those of `visible_cells`."""
     size = (grid[0] * patch, grid[1] * patch)
     cells = torch.zeros(len(logits_Qmn), *grid, dtype=torch.bool, device=logits_Qmn.device)
-    # Interpolation between negative logits is negative: such a mask opens no cell.
-    positive = (logits_Qmn.flatten(1) >= 0).any(dim=1).nonzero()[:, 0]
-    for part in positive.split(MASKS_AT_ONCE) if len(positive) else ():
+    for part in _parts(logits_Qmn, size[0] * size[1]):
         pixels = _resample(logits_Qmn[part], size, fraction)
-        pixels[:, shown[0] :] = -torch.inf
-        pixels[:, :, shown[1] :] = -torch.inf
+        pixels[:, shown[0] :].fill_(-torch.inf)
+        pixels[:, :, shown[1] :].fill_(-torch.inf)
         # A sigmoid is monotone: the largest probability is that of the largest logit.
         cells[part] = F.max_pool2d(pixels, patch) >= 0
     return cells
+
+
+def _parts(logits_Qmn: Tensor, pixels: int) -> Iterator[Tensor | slice]:
+    """Yields indices of masks that are resampled together, to some number of pixels each.
+
+    Interpolation between negative logits is negative: such a mask opens no cell, and a CPU leaves it out. A GPU would
+    have to be waited for, to know which they are.
+    """
+    count = at_once(logits_Qmn.device, MASKS_AT_ONCE, 2 * pixels)
+    if not on_cpu(logits_Qmn):
+        yield from (slice(start, start + count) for start in range(0, len(logits_Qmn), count))
+        return
+    positive = (logits_Qmn.flatten(1) >= 0).any(dim=1).nonzero()[:, 0]
+    yield from positive.split(count) if len(positive) else ()
 
 
 def _resample(logits_Qmn: Tensor, size: tuple[int, int], fraction: tuple[float, float]) -> Tensor:
@@ -78,7 +97,7 @@ def _resample(logits_Qmn: Tensor, size: tuple[int, int], fraction: tuple[float, 
         return logits.new_zeros(0, *size)
     down, right = fraction
     # Maps [-1, 1] of the output to [-1, 2 * fraction - 1] of the map: the same top left corner.
-    theta = logits.new_tensor([[[right, 0, right - 1], [0, down, down - 1]]])
+    theta = constant([[[right, 0, right - 1], [0, down, down - 1]]], logits)
     points = F.affine_grid(theta, [1, 1, *size], align_corners=False)
     return F.grid_sample(
         logits[None],

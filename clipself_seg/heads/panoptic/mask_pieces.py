@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Numbers that are processed at once: within a core's cache, and enough for a GPU.
-CPU_NUMBERS = 2**18
-GPU_NUMBERS = 2**25
+from clipself_seg.clip.pieces import at_once, on_cpu
+
+CPU_NUMBERS = 2**18  # numbers that are processed at once, within a core's cache
+CANVAS_NUMBERS = 2**25  # of masks on the canvas at once, on a CPU
+COPIES = 4  # numbers in memory for one of a piece: the copy, its product, the mask
 # Pieces are multiples of a vector register: scalar arithmetic on a rest may differ in the last bit.
 LANES = 64
 
@@ -30,10 +32,10 @@ def pixel_pieces(
     """
     flat = mask_logits.flatten(1)
     count = len(flat) if queries is None else len(queries)
-    numbers = CPU_NUMBERS if flat.device.type == "cpu" else GPU_NUMBERS
-    at_once = max(1, numbers // max(1, (count + more) * LANES)) * LANES
-    for start in range(0, flat.shape[1], at_once):
-        piece = slice(start, min(start + at_once, flat.shape[1]))
+    numbers = max(1, (count + more) * LANES)
+    pixels = at_once(flat.device, CPU_NUMBERS // numbers, COPIES * numbers) * LANES
+    for start in range(0, flat.shape[1], pixels):
+        piece = slice(start, min(start + pixels, flat.shape[1]))
         part = flat[:, piece]
         chosen = part.clone() if queries is None else part.index_select(0, queries)
         yield piece, chosen.float()
@@ -44,6 +46,9 @@ def first_best(values_nP: Tensor) -> tuple[Tensor, Tensor]:
 
     The same as `max(dim=0)`, which is about ten times as slow along rows on a CPU.
     """
+    if not on_cpu(values_nP):
+        best, first = values_nP.max(dim=0)
+        return best, first
     best = values_nP.amax(dim=0)
     count = len(values_nP)
     # Row i is given n - i where it attains the maximum, so the largest number marks the first row.
@@ -74,8 +79,9 @@ def resize_masks(
     output = mask_logits.new_empty((len(mask_logits), *output_size), dtype=torch.float32)
     if output.numel() == 0:
         return output
-    at_once = max(1, GPU_NUMBERS // (canvas_size[0] * canvas_size[1]))
-    for source, target in zip(mask_logits.split(at_once), output.split(at_once)):
+    pixels = canvas_size[0] * canvas_size[1] + output[0].numel()
+    count = at_once(output.device, CANVAS_NUMBERS // (canvas_size[0] * canvas_size[1]), 2 * pixels)
+    for source, target in zip(mask_logits.split(count), output.split(count)):
         on_canvas = _bilinear(source[None].float(), canvas_size)
         target.copy_(_bilinear(on_canvas[..., :rows, :columns], output_size)[0])
     return output

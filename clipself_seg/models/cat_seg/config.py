@@ -257,7 +257,7 @@ def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
     guided = switches.GUIDANCE == "clip"
     backbone = None if guided else build_backbone(cfg)
     sizes = aggregator_sizes(cfg, clip, _guidance_channels(clip, backbone))
-    aggregator = CostAggregator(sizes, sizes.classes_in_cache if cfg.MODEL.DEVICE == "cpu" else 0)
+    aggregator = CostAggregator(sizes, sizes.classes_in_cache)
     aggregator.checkpointing = switches.CHECKPOINTING
     depth = len(clip.visual.blocks)
     window = cfg.TEST.WINDOW

@@ -321,7 +321,7 @@ class CATSeg(nn.Module):
         )
         if self.sliding:
             views = self._window_logits(self._inputs(self.layout.views(image)))
-            parts = sliding_probabilities(views, len(self.names), self.layout)
+            parts = sliding_probabilities(views, len(self.names), self.layout, size)
         else:
             height, width = image.shape[1:]
             divisor = max(1, self.size_divisibility)
@@ -329,7 +329,7 @@ class CATSeg(nn.Module):
             # Padded after the normalisation, so that the border is the mean colour.
             windows, guides = (F.pad(part, padding) for part in self._inputs(image.float()[None]))
             (logits,) = self._window_logits((windows, guides))
-            parts = plain_probabilities(logits, len(self.names), (height, width))
+            parts = plain_probabilities(logits, len(self.names), (height, width), size)
         if output == "labels":
             labels, best = best_class(parts, size)
             return {"sem_seg_labels": labels, "sem_seg_best": best}

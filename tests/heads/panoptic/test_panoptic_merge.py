@@ -288,7 +288,7 @@ def test_masks_are_resized_a_few_queries_at_a_time(monkeypatch):
     masks = torch.randn(5, 4, 6)
     sizes = (16, 24), (13, 20), (26, 41)
     whole = resize_masks(masks, *sizes)
-    monkeypatch.setattr(mask_pieces, "GPU_NUMBERS", 2 * 16 * 24)
+    monkeypatch.setattr(mask_pieces, "CANVAS_NUMBERS", 2 * 16 * 24)
     assert torch.equal(resize_masks(masks.double(), *sizes), whole)
     assert torch.equal(resize_masks(masks, (4, 6), (4, 6), (4, 6)), masks)
 

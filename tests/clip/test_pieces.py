@@ -1,0 +1,151 @@
+"""What a CPU computes in pieces, a GPU computes at once, with few operations: the numbers are the same."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from clipself_seg.benchmark.accelerator import ACCELERATOR, Accelerator, on_host
+from clipself_seg.benchmark.launches import Launches
+from clipself_seg.clip import layers, pieces
+from clipself_seg.clip.layers import QuickGELU
+from clipself_seg.clip.pieces import at_once
+from clipself_seg.heads.cat_seg import class_aggregation, class_maps
+from clipself_seg.heads.cat_seg.class_aggregation import ClassAggregation
+from clipself_seg.heads.cat_seg.class_maps import best_class, sliding_probabilities
+from clipself_seg.heads.cat_seg.cost_aggregator import (
+    AggregatorSizes,
+    ClassLogits,
+    CostAggregator,
+    Guidance,
+)
+from clipself_seg.heads.cat_seg.windows import WindowLayout
+from clipself_seg.heads.fvit import mask_head, mask_pasting
+from clipself_seg.heads.fvit.mask_head import MaskHead
+from clipself_seg.heads.fvit.mask_pasting import paste_masks
+from clipself_seg.heads.panoptic import mask_cells, mask_pieces
+from clipself_seg.heads.panoptic.mask_cells import visible_cells
+from clipself_seg.heads.panoptic.mask_pieces import first_best, resize_masks
+from clipself_seg.heads.panoptic.panoptic_merge import merge_panoptic, semantic_labels
+
+GPU = torch.device("cuda")
+
+
+def test_a_cpu_takes_what_its_cache_holds_and_a_gpu_what_its_memory_holds(monkeypatch):
+    monkeypatch.setattr(pieces, "NUMBERS", 1000)
+    assert at_once(torch.device("cpu"), 4, 10) == 4 and at_once(GPU, 4, 10) == 100
+    assert at_once(torch.device("cpu"), 0, 10) == at_once(GPU, 4, 2000) == 1
+    assert at_once(GPU, 4, 0) == 1000
+
+
+def class_aggregation_of(tokens):
+    torch.manual_seed(0)
+    shape = {"width": 16, "guidance_width": 8, "heads": 2, "grid": (6, 6), "pad_to": 8}
+    layer = ClassAggregation(pooling=1, **shape)
+    return layer.to(tokens.device)(tokens.clone(), torch.ones(5, 8, device=tokens.device))
+
+
+def aggregator_of(dense):
+    torch.manual_seed(0)
+    sizes = AggregatorSizes(
+        hidden=32,
+        grid=(4, 4),
+        window=2,
+        text=8,
+        appearance=8,
+        pooling=(1, 1),
+        pad_len=0,
+        decoder_guidance=(4, 2),
+        decoder_dims=(32, 16),
+        decoder_guidance_projected=(8, 4),
+    )
+    aggregator = CostAggregator(sizes, classes_at_once=2).eval()
+    noise = torch.Generator().manual_seed(1)
+    first, second, texts = (
+        torch.randn(shape, generator=noise).to(dense.device)
+        for shape in ((4, 8, 8), (2, 16, 16), (6, 1, 8))
+    )
+    guidance = Guidance(dense, (first, second))
+    return aggregator.to(dense.device)(dense, guidance, texts).logits
+
+
+def labels_of_windows(logits):
+    layout = WindowLayout(size=12, overlap=0.5, canvas=18)
+    views = [ClassLogits(logits + number, None) for number in range(5)]
+    return best_class(sliding_probabilities(views, 7, layout, (9, 14)), (9, 14))
+
+
+def cells_of(binarise, logits):
+    return visible_cells(logits, (4, 5), 4, shown=(14, 19), binarise=binarise)
+
+
+def merged_from(logits):
+    probs = torch.eye(10, 11, device=logits.device)
+    ids, segments = merge_panoptic(probs, logits, range(4))
+    return ids, torch.tensor([s["score"] for s in segments]), semantic_labels(probs, logits)
+
+
+def pasted_from(probs):
+    boxes = 40 * torch.rand(10, 4, generator=torch.Generator().manual_seed(2)).to(probs.device)
+    boxes = torch.cat([boxes[:, :2] - 8, boxes[:, :2] + boxes[:, 2:] + 0.5], dim=1)
+    return paste_masks(probs.abs(), boxes, (30, 40))
+
+
+def mask_logits_of(features):
+    torch.manual_seed(0)
+    return MaskHead(4).eval().to(features.device)(features)
+
+
+MASKS = (10, 9, 13)
+# What computes, from noise of which shape, the number that a CPU takes at once, and the most operations of a GPU.
+CASES = {
+    "activation": (lambda x: QuickGELU()(x.clone()), (30, 8), (layers, "CPU_NUMBERS"), 4),
+    "class aggregation": (
+        class_aggregation_of,
+        (5, 36, 16),
+        (class_aggregation, "VALUES_AT_ONCE"),
+        48,
+    ),
+    "aggregator": (aggregator_of, (8, 4, 4), (class_aggregation, "VALUES_AT_ONCE"), 242),
+    "windows": (labels_of_windows, (7, 6, 6), (class_maps, "AT_ONCE"), 39),
+    "first best": (lambda x: first_best(x.clone()), (40, 70), (mask_pieces, "CPU_NUMBERS"), 2),
+    "merge": (merged_from, MASKS, (mask_pieces, "CPU_NUMBERS"), 55),
+    "resized masks": (
+        lambda x: resize_masks(x, (36, 52), (30, 50), (20, 33)),
+        MASKS,
+        (mask_pieces, "CANVAS_NUMBERS"),
+        3,
+    ),
+    "any cell": (partial(cells_of, "any"), MASKS, (mask_cells, "MASKS_AT_ONCE"), 8),
+    "centre": (partial(cells_of, "centre_or_any"), MASKS, (mask_cells, "MASKS_AT_ONCE"), 25),
+    "pasting": (pasted_from, (10, 7, 7), (mask_pasting, "COPIES"), 25),
+    "mask head": (mask_logits_of, (10, 4, 14, 14), (mask_head, "ROIS"), 41),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_a_gpu_computes_at_once_what_a_cpu_computes_in_pieces(case, monkeypatch):
+    compute, shape, (module, name), most = CASES[case]
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(3))
+    monkeypatch.setattr(module, name, 1)
+    with Accelerator():
+        there = values.to(ACCELERATOR)
+    with Launches() as counted:
+        computed = compute(there)
+    moved = counted.operations["aten._to_copy"]  # weights and the like
+    assert counted.operations.total() - moved <= most, counted.operations
+    torch.testing.assert_close(on_host(computed), compute(values), atol=2e-6, rtol=2e-6)
+
+
+@torch.no_grad()
+def test_memory_bounds_what_a_gpu_computes_at_once(monkeypatch):
+    with Launches() as counted:
+        class_aggregation_of(torch.ones(5, 36, 16).to(ACCELERATOR))
+    monkeypatch.setattr(pieces, "NUMBERS", 12 * 5 * 16 * 18)  # half of the locations
+    with Launches() as in_two:
+        class_aggregation_of(torch.ones(5, 36, 16).to(ACCELERATOR))
+    assert counted.operations["aten.native_layer_norm"] == 3  # one of them for the padding
+    assert in_two.operations["aten.native_layer_norm"] == 5

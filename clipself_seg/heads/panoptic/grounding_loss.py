@@ -17,7 +17,7 @@ from clipself_seg.heads.gathering import of_all_processes
 
 
 def grounding_loss(
-    embeddings_BQC: Tensor, words_BWC: Tensor, valid_B: Tensor, scale: Tensor
+    embeddings_BQC: Tensor, words_BWC: Tensor, valid: Tensor, scale: Tensor
 ) -> Tensor:
     """Mean of two cross-entropies, images against captions and captions against images; a scalar.
 
@@ -33,13 +33,12 @@ def grounding_loss(
     Args:
         embeddings_BQC: embeddings of the queries, of any norm.
         words_BWC: projected text embeddings, of any norm, of the words of each image's caption; with
-            several processes W is `longest_caption`.
-        valid_B: boolean, False for a caption without words. Without any valid pair the loss is 0,
-            where ODISE's is NaN.
+            several processes W is the largest of `caption_lengths`.
+        valid: boolean, on the CPU, False for a caption without words, of the captions of all processes; see
+            `caption_lengths`. Without any valid pair the loss is 0, where ODISE's is NaN.
         scale: positive scalar that cosines are multiplied by.
     """
     with full_precision(embeddings_BQC.device):
-        valid = of_all_processes(valid_B.float()) > 0
         queries = F.normalize(of_all_processes(embeddings_BQC.float()), dim=-1)
         words = F.normalize(of_all_processes(words_BWC.float()), dim=-1)
         if not valid.any():
@@ -47,19 +46,21 @@ def grounding_loss(
             return 0.0 * (embeddings_BQC.sum() + words_BWC.sum() + scale)
         scores_iqjw = scale.float() * torch.einsum("iqc,jwc->iqjw", queries, words)
         scores_ij = (scores_iqjw.softmax(dim=1) * scores_iqjw).sum(dim=1).mean(dim=-1)
-        images = -scores_ij.log_softmax(dim=1).diagonal()[valid]
-        captions = -scores_ij.log_softmax(dim=0).diagonal()[valid]
+        # Indices: a mask would make Python wait for the GPU.
+        rows = valid.nonzero()[:, 0].to(scores_ij.device, non_blocking=True)
+        images = -scores_ij.log_softmax(dim=1).diagonal()[rows]
+        captions = -scores_ij.log_softmax(dim=0).diagonal()[rows]
         return 0.5 * (images.mean() + captions.sum() / len(valid))
 
 
-def longest_caption(captions: Sequence[Sequence[str]], device: torch.device) -> int:
-    """Number of words of the longest caption of all processes, at least 1.
+def caption_lengths(captions: Sequence[Sequence[str]], device: torch.device) -> Tensor:
+    """Number of words of each caption of all processes, int64, on the CPU.
 
     Args:
         captions: words of the caption of each image of this process.
-        device: device of the model, through which the processes communicate.
+        device: device of the model, through which several processes communicate, and wait for each other.
     """
-    count = torch.tensor(max([1, *map(len, captions)]), device=device)
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(count, dist.ReduceOp.MAX)
-    return int(count)
+    own = torch.tensor([len(words) for words in captions])
+    if not (dist.is_available() and dist.is_initialized()):
+        return own
+    return of_all_processes(own.to(device, non_blocking=True)).cpu()

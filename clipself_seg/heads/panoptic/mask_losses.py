@@ -15,9 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipself_seg.clip.precision import full_precision
-from clipself_seg.heads.panoptic.matching import TermWeights, match_queries, sample_points
-
-Matches = list[tuple[Tensor, Tensor]]
+from clipself_seg.heads.panoptic.matching import (
+    Match,
+    TermWeights,
+    match_queries,
+    matching_costs,
+    sample_points,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +50,21 @@ class LossSettings:
     points: int = 12544
     oversample: float = 3.0
     important: float = 0.75
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomPoints:
+    """Points of one layer, (x, y) in [0, 1].
+
+    Attributes:
+        matching: (1, P, 2) of each image, at which queries are compared with targets.
+        candidates: (n, oversample x P, 2) among which uncertain ones are chosen.
+        others: (n, the rest of P, 2) that are taken as they are.
+    """
+
+    matching: list[Tensor]
+    candidates: Tensor
+    others: Tensor
 
 
 class MaskCriterion:
@@ -79,28 +98,43 @@ class MaskCriterion:
         losses: dict[str, Tensor] = {}
         *earlier, last = predictions
         named = {"": last} | {f"_{index}": layer for index, layer in enumerate(earlier)}
-        for suffix, (class_logits, mask_logits) in named.items():
-            terms = self._layer(class_logits, mask_logits, targets, count)
+        # All layers are matched before any loss: a GPU is waited for once.
+        points = [draw_points(masks, targets, self.settings) for _, masks in named.values()]
+        matches = self._match(list(named.values()), targets, points)
+        for suffix, layer, own_matches, own_points in zip(named, named.values(), matches, points):
+            terms = self._layer(layer, targets, own_matches, own_points, count)
             losses |= {f"loss_{name}{suffix}": term for name, term in terms.items()}
         return losses
 
+    def _match(
+        self,
+        layers: Sequence[tuple[Tensor, Tensor]],
+        targets: Sequence[MaskTargets],
+        points: Sequence[RandomPoints],
+    ) -> list[list[Match]]:
+        """Matches of each layer and image."""
+        costs = [
+            matching_costs(c, m, t.labels, t.masks, where, self.settings.weights)
+            for (classes, masks), own in zip(layers, points)
+            for c, m, t, where in zip(classes, masks, targets, own.matching, strict=True)
+        ]
+        matches = match_queries(costs)
+        return [matches[i : i + len(targets)] for i in range(0, len(matches), len(targets))]
+
     def _layer(
         self,
-        classes: Tensor,
-        masks: Tensor,
+        prediction: tuple[Tensor, Tensor],
         targets: Sequence[MaskTargets],
+        matches: Sequence[Match],
+        points: RandomPoints,
         count: Tensor,
     ) -> dict[str, Tensor]:
         """Weighted "class", "mask" and "dice" loss of one layer; `count` divides the mask losses."""
-        settings = self.settings
-        weights = settings.weights
-        matches = [
-            match_queries(c, m, t.labels, t.masks, points=settings.points, weights=weights)
-            for c, m, t in zip(classes, masks, targets, strict=True)
-        ]
+        classes, masks = prediction
+        weights = self.settings.weights
         with full_precision(masks.device):
-            label = _classification(classes.float(), targets, matches, settings.void_weight)
-            logits_nP, targets_nP = _at_points(masks.float(), targets, matches, settings)
+            label = _classification(classes.float(), targets, matches, self.settings.void_weight)
+            logits_nP, targets_nP = _at_points(masks.float(), targets, matches, points)
             entropy, dice = mask_losses(logits_nP, targets_nP)
             return {
                 "class": weights.classes * label,
@@ -111,7 +145,7 @@ class MaskCriterion:
 
 def count_masks(targets: Sequence[MaskTargets], device: torch.device) -> Tensor:
     """Divisor of mask losses: targets of a batch, averaged over processes, at least 1."""
-    count = torch.tensor(float(sum(len(t.labels) for t in targets)), device=device)
+    count = torch.full((), float(sum(len(t.labels) for t in targets)), device=device)
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(count)
         count = count / dist.get_world_size()
@@ -131,24 +165,45 @@ def mask_losses(logits_nP: Tensor, targets_nP: Tensor) -> tuple[Tensor, Tensor]:
     return entropy.mean(dim=1), 1 - overlap_n / (inside.sum(dim=1) + targets_nP.sum(dim=1) + 1)
 
 
-@torch.no_grad()
-def uncertain_points(logits_nhw: Tensor, settings: LossSettings) -> Tensor:
-    """Points (n, P, 2), (x, y) in [0, 1], mostly where logits are near 0 (PointRend, section 3.3)."""
-    count = len(logits_nhw)
+def draw_points(
+    masks_BQhw: Tensor, targets: Sequence[MaskTargets], settings: LossSettings
+) -> RandomPoints:
+    """Random points of a layer, from torch's generator of the device.
+
+    How many masks will be matched is known before they are: as many as there are targets, or queries.
+
+    Args:
+        masks_BQhw: mask logits of the layer; their number and device count.
+        targets: segments of each image.
+        settings: numbers of points.
+    """
+    device, queries = masks_BQhw.device, masks_BQhw.shape[1]
+    matched = sum(min(queries, len(target.labels)) for target in targets)
     hard = int(settings.important * settings.points)
-    candidates = logits_nhw.new_empty(count, int(settings.oversample * settings.points), 2)
-    candidates.uniform_()
+    return RandomPoints(
+        matching=[torch.rand(1, settings.points, 2, device=device) for _ in targets],
+        candidates=torch.rand(
+            matched, int(settings.oversample * settings.points), 2, device=device
+        ),
+        others=torch.rand(matched, settings.points - hard, 2, device=device),
+    )
+
+
+@torch.no_grad()
+def uncertain_points(logits_nhw: Tensor, points: RandomPoints) -> Tensor:
+    """Points (n, P, 2), (x, y) in [0, 1], mostly where logits are near 0 (PointRend, section 3.3)."""
+    candidates, others = points.candidates, points.others
     # The smaller a logit's magnitude, the less certain the prediction.
     doubt = -sample_points(logits_nhw, candidates).abs()
+    hard = points.matching[0].shape[1] - others.shape[1]
     best = doubt.topk(hard, dim=1).indices[..., None].expand(-1, -1, 2)
-    others = logits_nhw.new_empty(count, settings.points - hard, 2).uniform_()
     return torch.cat([candidates.gather(1, best), others], dim=1)
 
 
 def _classification(
     logits_BQK: Tensor,
     targets: Sequence[MaskTargets],
-    matches: Matches,
+    matches: Sequence[Match],
     void_weight: float,
 ) -> Tensor:
     """Mean cross-entropy with a lower weight for void, the target of unmatched queries."""
@@ -164,16 +219,16 @@ def _classification(
 def _at_points(
     masks_BQhw: Tensor,
     targets: Sequence[MaskTargets],
-    matches: Matches,
-    settings: LossSettings,
+    matches: Sequence[Match],
+    points: RandomPoints,
 ) -> tuple[Tensor, Tensor]:
     """Logits (n, P) and targets (n, P) of the matched masks at the same uncertain points."""
     logits_nhw = torch.cat([one[queries] for one, (queries, _) in zip(masks_BQhw, matches)])
-    points_nP2 = uncertain_points(logits_nhw, settings)
+    points_nP2 = uncertain_points(logits_nhw, points)
     per_image = points_nP2.split([len(queries) for queries, _ in matches])
     wanted = [
-        sample_points(target.masks[indices], points)
-        for target, (_, indices), points in zip(targets, matches, per_image)
+        sample_points(target.masks[indices], where)
+        for target, (_, indices), where in zip(targets, matches, per_image)
     ]
     return _sampled(logits_nhw, points_nP2), torch.cat(wanted)
 

@@ -6,12 +6,17 @@ Shapes: Q queries, T targets of an image, P points, K + 1 classes with void last
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from clipself_seg.clip.precision import full_precision
+
+# Indices of queries and of the targets that they are matched with.
+Match = tuple[Tensor, Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,35 +72,47 @@ def pair_costs(
 
 
 @torch.no_grad()
-def match_queries(
+def matching_costs(
     class_logits_QK: Tensor,
     mask_logits_Qhw: Tensor,
     labels_T: Tensor,
     masks_THW: Tensor,
-    *,
-    points: int,
+    points_1P2: Tensor,
     weights: TermWeights,
-) -> tuple[Tensor, Tensor]:
-    """Indices of the matched queries and of their targets, two tensors (min(Q, T),).
-
-    Masks are compared at random points, the same for all pairs, drawn with torch's current seed.
+) -> Tensor:
+    """Costs (Q, T) of every query with every target of an image, finite.
 
     Args:
         class_logits_QK: class logits of the queries, void included.
         mask_logits_Qhw: mask logits of the queries, of any size.
         labels_T: class indices of the targets.
         masks_THW: boolean masks of the targets, of any size, over the canvas of the queries' masks.
-        points: number of points.
+        points_1P2: points (x, y) in [0, 1] at which masks are compared, the same for all pairs.
         weights: weights of the three terms of the cost.
     """
-    device = mask_logits_Qhw.device
-    with full_precision(device):
-        where_1P2 = torch.rand(1, points, 2, device=device)
-        logits_QP, targets_TP = (sample_points(m, where_1P2) for m in (mask_logits_Qhw, masks_THW))
+    with full_precision(mask_logits_Qhw.device):
+        logits_QP, targets_TP = (sample_points(m, points_1P2) for m in (mask_logits_Qhw, masks_THW))
         costs = pair_costs(class_logits_QK, logits_QP, labels_T, targets_TP, weights)
     # With such costs the loss is not finite for any match: the trainer reports it with the images.
-    costs = costs.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    return costs.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def match_queries(costs: Sequence[Tensor]) -> list[Match]:
+    """For each problem indices of the matched queries and of their targets, two tensors (min(Q, T),).
+
+    Problems are solved on the CPU. All go there in one copy, and their solutions come back in one.
+
+    Args:
+        costs: (Q, T) of each problem, such as of an image and a layer; one at least.
+    """
     from scipy.optimize import linear_sum_assignment  # half a second, which only training needs
 
-    queries, targets = linear_sum_assignment(costs.cpu().numpy())
-    return torch.from_numpy(queries).to(device), torch.from_numpy(targets).to(device)
+    together = torch.cat([costs_QT.flatten() for costs_QT in costs]).cpu()
+    parts = together.split([costs_QT.numel() for costs_QT in costs])
+    solved = [
+        np.stack(linear_sum_assignment(part.view(costs_QT.shape).numpy()))
+        for part, costs_QT in zip(parts, costs)
+    ]
+    pairs_2n = torch.from_numpy(np.concatenate(solved, axis=1))
+    on_device = pairs_2n.to(costs[0].device, non_blocking=True)
+    return [(one[0], one[1]) for one in on_device.split([pairs.shape[1] for pairs in solved], 1)]

@@ -31,13 +31,14 @@ from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
 from clipself_seg.heads.fusion import Fusion, fuse_scores, fusion_exponents
 from clipself_seg.heads.panoptic.clip_branches import ClipBranch
-from clipself_seg.heads.panoptic.grounding_loss import grounding_loss, longest_caption
+from clipself_seg.heads.panoptic.grounding_loss import caption_lengths, grounding_loss
 from clipself_seg.heads.panoptic.mask_generator import MaskGenerator
 from clipself_seg.heads.panoptic.mask_generator.outputs import (
     GeneratorOutput,
     check_outputs,
     read_output,
 )
+from clipself_seg.heads.panoptic.mask_generator.query_decoder import QueryPrediction
 from clipself_seg.heads.panoptic.mask_losses import MaskCriterion, MaskTargets
 from clipself_seg.heads.panoptic.mask_pieces import resize_masks
 from clipself_seg.models.inputs import on_device
@@ -293,20 +294,28 @@ class OpenPanoptic(nn.Module):
         with autocast(self.device, self.precision):
             features = self.backbone(images.float() / 255)
             predictions = self.generator(features, every_layer=True)
-            texts = self._generator_texts()
-            scored = [self.generator.scores(p, texts, self.synonyms) for p in predictions]
-            pairs = [(s.void_logits, p.mask_logits) for s, p in zip(scored, predictions)]
+            logits = self._void_logits(predictions)
+            pairs = [(one, p.mask_logits) for one, p in zip(logits, predictions)]
             losses = self.criterion.losses(pairs, targets)
             if self.grounding_weight:
                 losses |= self._grounding(predictions, samples)
         return losses
 
+    def _void_logits(self, predictions: Sequence[QueryPrediction]) -> list[Tensor]:
+        """Of each layer `GeneratorScores.void_logits`, for which the caption model needs no class logits."""
+        assert self.generator is not None
+        own = [p.object_logits for p in predictions if p.object_logits is not None]
+        if own:
+            return own
+        texts = self._generator_texts()
+        return [self.generator.scores(p, texts, self.synonyms).void_logits for p in predictions]
+
     def _grounding(
         self, predictions: Sequence[Any], samples: Sequence[Sample]
     ) -> dict[str, Tensor]:
         assert self.generator is not None
-        valid = torch.tensor([bool(sample["words"]) for sample in samples], device=self.device)
-        count = longest_caption([sample["words"] for sample in samples], self.device)
+        lengths = caption_lengths([sample["words"] for sample in samples], self.device)
+        valid, count = lengths > 0, max(1, int(lengths.max()))
         # A caption without noun phrases has padded words, and is a negative for the others (`valid`).
         phrases = [phrase for s in samples for phrase in (s["words"] or [""] * count)]
         texts = self.generator.text_head(self.generator_bank.embed_raw(phrases, keep=False))

@@ -7,7 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from clipself_seg.heads.panoptic.grounding_loss import grounding_loss, longest_caption
+from clipself_seg.heads.panoptic.grounding_loss import caption_lengths, grounding_loss
 from tests.two_processes import in_two_processes
 
 SCALE = torch.tensor(14.0)
@@ -67,11 +67,13 @@ def test_captions_of_all_processes_compete(tmp_path):
         own = slice(batch * rank, batch * rank + batch)
         embeddings, words = (part[own].clone().requires_grad_() for part in parts)
         scale = SCALE.clone().requires_grad_()
-        loss = grounding_loss(embeddings, words, valid[own], scale)
+        lengths = caption_lengths(
+            [["word"] * 3 * good for good in valid[own].tolist()], scale.device
+        )
+        loss = grounding_loss(embeddings, words, lengths > 0, scale)
         loss.backward()
-        count = torch.tensor(longest_caption([["word"] * rank * 3], loss.device))
-        results = (loss.detach(), embeddings.grad, words.grad, scale.grad, count)
-        return dict(zip(("loss", "embeddings", "words", "scale", "count"), results))
+        results = (loss.detach(), embeddings.grad, words.grad, scale.grad, lengths)
+        return dict(zip(("loss", "embeddings", "words", "scale", "lengths"), results))
 
     first, second = in_two_processes(work, tmp_path)
     whole = work(batch=4)
@@ -82,4 +84,4 @@ def test_captions_of_all_processes_compete(tmp_path):
         # The sum over both: the mean over processes, which comes behind, makes it the whole's.
         together = torch.cat([first[name], second[name]]) / 2
         torch.testing.assert_close(together, whole[name])
-    assert first["count"] == second["count"] == 3 and whole["count"] == 1
+    assert first["lengths"].tolist() == second["lengths"].tolist() == [0, 0, 3, 3]

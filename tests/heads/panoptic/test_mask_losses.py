@@ -12,10 +12,11 @@ from clipself_seg.heads.panoptic.mask_losses import (
     MaskCriterion,
     MaskTargets,
     count_masks,
+    draw_points,
     mask_losses,
     uncertain_points,
 )
-from clipself_seg.heads.panoptic.matching import match_queries, sample_points
+from clipself_seg.heads.panoptic.matching import match_queries, matching_costs, sample_points
 
 FEW = LossSettings(points=64)
 
@@ -59,11 +60,13 @@ def test_same_as_a_loop_over_layers_images_and_masks():
     torch.manual_seed(5)
     losses = MaskCriterion(class_agnostic=False, settings=FEW).losses(layers, wanted)
     torch.manual_seed(5)
-    for suffix, (classes, masks) in zip(("", "_0", "_1"), (layers[2], layers[0], layers[1])):
+    named = dict(zip(("", "_0", "_1"), (layers[2], layers[0], layers[1])))
+    for suffix, (classes, masks) in named.items():
+        drawn = draw_points(masks, wanted, FEW)
         rows, weight, logs, chosen, truth = [], [], classes.log_softmax(-1), [], []
         for b, one in enumerate(wanted):
-            how = {"points": FEW.points, "weights": FEW.weights}
-            matched = match_queries(classes[b], masks[b], one.labels, one.masks, **how)
+            how = one.labels, one.masks, drawn.matching[b], FEW.weights
+            (matched,) = match_queries([matching_costs(classes[b], masks[b], *how)])
             pairs = dict(zip(*(m.tolist() for m in matched)))
             for q in range(4):
                 label = int(one.labels[pairs[q]]) if q in pairs else 5
@@ -71,7 +74,7 @@ def test_same_as_a_loop_over_layers_images_and_masks():
                 rows.append(-weight[-1] * logs[b, q, label])
             chosen += [masks[b, q] for q in pairs]
             truth += [one.masks[t] for t in pairs.values()]
-        points, entropy, dice = uncertain_points(torch.stack(chosen), FEW), 0.0, 0.0
+        points, entropy, dice = uncertain_points(torch.stack(chosen), drawn), 0.0, 0.0
         for logits, mask, where in zip(chosen, truth, points):
             x, t = (sample_points(m[None], where[None])[0] for m in (logits, mask))
             p = x.sigmoid()
@@ -107,7 +110,8 @@ def test_masks_are_counted_over_the_batch_and_never_zero():
 def test_most_points_lie_where_the_prediction_is_unsure():
     logits = torch.full((2, 32, 32), 8.0)
     logits[0, :, :4] = 0.0  # an eighth of the first map is undecided
-    points = uncertain_points(logits, LossSettings(points=400))
+    drawn = draw_points(logits[None], [targets(0, 1)], LossSettings(points=400))
+    points = uncertain_points(logits, drawn)
     assert points.shape == (2, 400, 2) and points.min() >= 0 and points.max() <= 1
     unsure = (points[0, :, 0] < 5 / 32).float().mean()
     # 1200 candidates bring about 150 undecided ones, and an eighth of the 100 random points.

@@ -20,9 +20,10 @@ from clipself_seg.heads.panoptic.mask_losses import (
     LossSettings,
     MaskCriterion,
     MaskTargets,
+    draw_points,
     uncertain_points,
 )
-from clipself_seg.heads.panoptic.matching import TermWeights, match_queries
+from clipself_seg.heads.panoptic.matching import TermWeights, match_queries, matching_costs
 
 # None of this is transformers' public interface: setup.cfg says which versions have it.
 theirs = pytest.importorskip(
@@ -112,9 +113,9 @@ def test_matches_are_the_same(settings):
     labels = [one.labels for one in wanted]
     expected = matcher(masks, classes, [one.masks for one in wanted], labels)
     torch.manual_seed(4)
-    how = {"points": settings.points, "weights": settings.weights}
     for c, m, one, pair in zip(classes, masks, wanted, expected, strict=True):
-        matches = match_queries(c, m, one.labels, one.masks, **how)
+        how = one.labels, one.masks, torch.rand(1, settings.points, 2), settings.weights
+        (matches,) = match_queries([matching_costs(c, m, *how)])
         assert len(matches[0]) == min(QUERIES, len(one.labels))
         torch.testing.assert_close(matches, pair, atol=0, rtol=0)
 
@@ -125,12 +126,14 @@ def test_uncertain_points_are_the_same(points, oversample, important):
     settings = LossSettings(points=points, oversample=oversample, important=important)
     logits = torch.randn(5, 8, 12)
     criterion = criterion_of_theirs(settings, CLASSES)
+    wanted = targets(5)
     torch.manual_seed(4)
+    torch.rand(1, points, 2)  # for the matching
     expected = criterion.sample_points_using_uncertainty(
         logits[:, None], criterion.calculate_uncertainty, points, oversample, important
     )
     torch.manual_seed(4)
-    chosen = uncertain_points(logits, settings)
+    chosen = uncertain_points(logits, draw_points(logits[None], wanted, settings))
     assert chosen.shape == (5, points, 2)
     torch.testing.assert_close(chosen, expected, atol=0, rtol=0)
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from clipself_seg.heads.panoptic.matching import (
     TermWeights,
     match_queries,
+    matching_costs,
     pair_costs,
     sample_points,
 )
@@ -48,10 +49,9 @@ def test_the_assignment_is_the_cheapest_of_all():
     torch.manual_seed(3)
     classes, masks = torch.randn(5, 4), torch.randn(5, 8, 8)
     labels, targets = torch.tensor([1, 0, 2]), torch.rand(3, 16, 16) > 0.5
-    torch.manual_seed(7)
-    queries, matched = match_queries(classes, masks, labels, targets, points=99, weights=WEIGHTS)
-    torch.manual_seed(7)
     points = torch.rand(1, 99, 2)
+    problem = matching_costs(classes, masks, labels, targets, points, WEIGHTS)
+    ((queries, matched),) = match_queries([problem])
     sampled = sample_points(masks, points), sample_points(targets, points)
     costs = pair_costs(classes, sampled[0], labels, sampled[1], WEIGHTS).numpy()
     best = min(costs[list(p), range(3)].sum() for p in itertools.permutations(range(5), 3))
@@ -65,23 +65,33 @@ def test_masks_find_themselves():
     order = torch.tensor([2, 0, 1])
     masks = torch.cat([-torch.ones(2, 16, 16), targets[order].float() * 20 - 10])
     labels = torch.tensor([0, 0, 0])
-    how = {"points": 200, "weights": TermWeights()}
-    queries, matched = match_queries(torch.zeros(5, 2), masks, labels, targets, **how)
+    points = torch.rand(1, 200, 2)
+    costs = matching_costs(torch.zeros(5, 2), masks, labels, targets, points, TermWeights())
+    ((queries, matched),) = match_queries([costs])
     assert dict(zip(queries.tolist(), matched.tolist())) == {2: 2, 3: 0, 4: 1}
 
 
 def test_an_image_without_targets():
     none = torch.zeros(0, dtype=torch.long), torch.zeros(0, 16, 16, dtype=torch.bool)
-    how = {"points": 20, "weights": WEIGHTS}
-    queries, matched = match_queries(torch.randn(5, 4), torch.randn(5, 8, 8), *none, **how)
+    how = *none, torch.rand(1, 20, 2), WEIGHTS
+    costs = matching_costs(torch.randn(5, 4), torch.randn(5, 8, 8), *how)
+    ((queries, matched),) = match_queries([costs])
     assert len(queries) == len(matched) == 0
+
+
+def test_problems_of_several_shapes_are_each_solved_as_if_alone():
+    problems = [torch.randn(shape) for shape in ((5, 3), (5, 0), (2, 4), (3, 3))]
+    alone = [match_queries([one])[0] for one in problems]
+    for pair, expected in zip(match_queries(problems), alone, strict=True):
+        assert all(torch.equal(*both) for both in zip(pair, expected))
+        assert len(pair[0]) == len(pair[1])
 
 
 def test_predictions_that_are_not_finite_are_matched_all_the_same():
     logits = torch.full((3, 4, 4), torch.nan)
     masks = torch.ones(2, 4, 4, dtype=torch.bool)
     weights = TermWeights()
-    matches = match_queries(
-        torch.zeros(3, 5), logits, torch.tensor([0, 1]), masks, points=8, weights=weights
-    )
-    assert len(matches[0]) == len(matches[1]) == 2
+    where = torch.rand(1, 8, 2)
+    costs = matching_costs(torch.zeros(3, 5), logits, torch.tensor([0, 1]), masks, where, weights)
+    ((queries, matched),) = match_queries([costs])
+    assert len(queries) == len(matched) == 2

@@ -131,7 +131,7 @@ class ShardStream:
         """
         lanes = self._lanes_of(rank, processes)
         draws = _LaneSampler(self, steps, lanes)
-        before = self._state(lanes)
+        earlier = before = self._state(lanes)
         for step, samples in zip(
             steps, batches_of(StreamedDraws(mapper), workers, batch_sampler=draws)
         ):
@@ -140,8 +140,8 @@ class ShardStream:
                 self._positions[lane] = position
                 self._name(sample.pop("unusable"))
             after = self._state(lanes)
-            self._states = {step: before, step + 1: after}
-            before = after
+            self._states = {step - 1: earlier, step: before, step + 1: after}
+            earlier, before = before, after
             yield samples
 
     def _lanes_of(self, rank: int, processes: int) -> range:
@@ -199,7 +199,8 @@ class ShardStream:
         """How far the lanes of this process have come, for `load_states`, as JSON has it.
 
         Args:
-            done: number of steps that are done: the latest that `batches` gave, or all in front of it.
+            done: number of steps that are done: the latest that `batches` gave, all in front of it, or all in front
+                of the one before.
         """
         return self._states[done]
 

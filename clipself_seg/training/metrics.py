@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.utils import comm
 from detectron2.utils.events import (
     CommonMetricPrinter,
@@ -15,10 +16,33 @@ from detectron2.utils.events import (
     JSONWriter,
     TensorboardXWriter,
 )
+from torch import Tensor
 
 from clipself_seg.files import atomic_path, naming_path
 
 METRICS_FILE = "metrics.json"
+
+
+class HostCopy:
+    """Numbers of a device on their way to the CPU, while Python goes on."""
+
+    def __init__(self, values: Tensor) -> None:
+        """
+        Args:
+            values: (n,) on any device.
+        """
+        self._values = values.to("cpu", non_blocking=True)
+        self._copied: torch.cuda.Event | None = None
+        if values.is_cuda:
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def numbers(self) -> list[float]:
+        """The numbers; waits for what the device was given before the copy, not for what came after it."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        numbers: list[float] = self._values.tolist()
+        return numbers
 
 
 class _Named(EventWriter):

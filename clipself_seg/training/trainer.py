@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import time
@@ -33,7 +34,12 @@ from clipself_seg.data.shard_stream import ShardStream
 from clipself_seg.errors import InputError
 from clipself_seg.models.parameter_groups import Group
 from clipself_seg.models.protocol import TrainableModel
-from clipself_seg.training.metrics import flatten_numbers, metric_writers, write_all
+from clipself_seg.training.metrics import (
+    HostCopy,
+    flatten_numbers,
+    metric_writers,
+    write_all,
+)
 from clipself_seg.training.optimizer import (
     build_adamw,
     gradient_norm,
@@ -44,6 +50,25 @@ from clipself_seg.training.settings import TrainingSettings, check_same_run
 # Data set -> (input size ->) name of a number -> the number.
 Results = Mapping[str, Any]
 MOST_SKIPPED = 20  # steps in a row: loss scaling finds a scale within a few
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """A step of the optimiser whose numbers may not be known yet: it changed nothing if one of them is not finite.
+
+    Attributes:
+        iteration: counted from 0.
+        rate: learning rate.
+        own: numbers of this process by name, on the device.
+        mean: their means over all processes.
+        files: names of this process's images.
+    """
+
+    iteration: int
+    rate: float
+    own: Mapping[str, Tensor]
+    mean: HostCopy
+    files: list[str]
 
 
 class TrainingStopped(InputError):
@@ -96,6 +121,7 @@ class Trainer:
         )
         self._run = self._run_metadata()
         self._skipped = 0
+        self._unsettled: _Step | None = None
 
     def train(self, resume: bool = False) -> None:
         """Run the remaining steps.
@@ -123,6 +149,7 @@ class Trainer:
             clock = time.perf_counter()
             for storage.iter, samples in zip(steps, batches):
                 storage.put_scalar("data_time", time.perf_counter() - clock)
+                self._settle(storage)
                 self._step(forward, storage, samples)
                 storage.put_scalar("time", time.perf_counter() - clock)
                 self._after_step(storage, writers)
@@ -141,7 +168,11 @@ class Trainer:
         return train_batches(self.records, self.mapper, sampler, workers)
 
     def _step(self, forward: Any, storage: EventStorage, samples: list[Sample]) -> None:
-        """Forward, backward, and the optimiser's step if everything is finite."""
+        """Forward, backward, and the optimiser's step, which the device leaves out if a number is not finite.
+
+        What `_settle` has to say about it is known when the device is done; nothing here waits for that, but with
+        loss scaling, whose factor has to stay as it was too.
+        """
         iteration, settings = storage.iter, self.settings
         # Random numbers drawn inside a model follow from seed, step and process: nothing to save.
         torch.manual_seed(_step_seed(settings.seed, iteration, comm.get_rank()))
@@ -151,17 +182,31 @@ class Trainer:
         losses = self._backward(forward, samples)
         self.scaler.unscale_(self.optimizer)
         own = losses | {"gradient_norm": self._clip()} | self._unusable()
-        shared = self._mean_over_processes(own)
-        if "unusable_images" in shared:
-            shared["unusable_images"] = round(shared["unusable_images"] * comm.get_world_size())
-        self._refuse_non_finite(iteration, shared, own, samples)
-        self._refuse_endless_skipping(iteration, shared["gradient_norm"])
+        mean = self._mean_over_processes(own)
+        files = [sample["file_name"] for sample in samples]
+        self._unsettled = _Step(iteration, rate, own, HostCopy(mean), files)
+        if settings.loss_scaling:
+            self._settle(storage)
+        else:
+            # Fused kernels read it on the device.
+            self.optimizer.found_inf = 1 - mean.isfinite().all().float()  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.model.after_optimizer_step()
+
+    def _settle(self, storage: EventStorage) -> None:
+        """Take the numbers of the latest step, if that has not been done: refuse them, or keep them for the log."""
+        step, self._unsettled = self._unsettled, None
+        if step is None:
+            return
+        shared = dict(zip(step.own, step.mean.numbers()))
+        if "unusable_images" in shared:
+            shared["unusable_images"] = round(shared["unusable_images"] * comm.get_world_size())
+        self._refuse_non_finite(step, shared)
+        self._refuse_endless_skipping(step.iteration, shared["gradient_norm"])
         # No medians: their window starts anew with the process, and a resumed run would log others.
-        storage.put_scalars(smoothing_hint=False, **shared)
-        storage.put_scalar("lr", rate, smoothing_hint=False)
+        numbers = shared | {"lr": step.rate}
+        storage.put_scalars(smoothing_hint=False, cur_iter=step.iteration, **numbers)
 
     def _backward(self, forward: Any, samples: list[Sample]) -> dict[str, Tensor]:
         """Gradients of the mean loss of equal parts of the samples; returns the mean losses.
@@ -196,32 +241,27 @@ class Trainer:
         """Number of images of a stream that this process could not use so far."""
         if not isinstance(self.records, ShardStream):
             return {}
-        return {"unusable_images": torch.tensor(float(self.records.unusable), device=self.device)}
+        return {"unusable_images": torch.full((), float(self.records.unusable), device=self.device)}
 
     @staticmethod
-    def _mean_over_processes(own: Mapping[str, Tensor]) -> dict[str, float]:
+    def _mean_over_processes(own: Mapping[str, Tensor]) -> Tensor:
         values = torch.stack([value.float() for value in own.values()])
         if comm.get_world_size() > 1:
             dist.all_reduce(values)
             values /= comm.get_world_size()
-        return dict(zip(own, values.tolist()))
+        return values
 
-    def _refuse_non_finite(
-        self,
-        iteration: int,
-        shared: Mapping[str, float],
-        own: Mapping[str, Tensor],
-        samples: list[Sample],
-    ) -> None:
+    def _refuse_non_finite(self, step: _Step, shared: Mapping[str, float]) -> None:
         # Loss scaling tries too large scales on purpose and skips the steps that overflow.
         skipped = {"gradient_norm"} if self.settings.loss_scaling else set()
         bad = {k for k, v in shared.items() if not math.isfinite(v)} - skipped
         if not bad:
             return
         guilty = bad - {"gradient_norm"} or bad
-        mine = any(not bool(torch.isfinite(own[name])) for name in guilty)
-        gathered = comm.all_gather([s["file_name"] for s in samples] if mine else [])
+        mine = any(not bool(torch.isfinite(step.own[name])) for name in guilty)
+        gathered = comm.all_gather(step.files if mine else [])
         names = ", ".join(name for part in gathered for name in part)
+        iteration = step.iteration
         where = f"at iteration {iteration}, images: {names}"
         what = f"{', '.join(sorted(guilty))} is not finite {where}. "
         self._save(iteration, what)
@@ -248,11 +288,14 @@ class Trainer:
         period = settings.evaluation_period
         evaluating = bool(period) and done % period == 0 and not last
         logging_due = last or evaluating or done % settings.log_period == 0
+        saving_due = last or done % settings.checkpoint_period == 0
+        if logging_due or saving_due:
+            self._settle(storage)
         # Log before the checkpoint: a run that dies between them logs the step again, not never.
         # The writers take a step's numbers once, so it waits for those of an evaluation.
         if logging_due and not evaluating:
             write_all(writers)
-        if last or done % settings.checkpoint_period == 0:
+        if saving_due:
             self._save(done)
         if evaluating:
             self._evaluate(storage)

@@ -90,13 +90,14 @@ def test_processes_that_are_resumed_twice_say_where_their_own_lanes_are(shards):
         states = [part.state(stop) for part in parts]
 
 
-def test_the_state_in_front_of_the_latest_step_is_kept(shards):
+@pytest.mark.parametrize("done", [2, 3])
+def test_the_states_in_front_of_the_latest_two_steps_are_kept(shards, done):
     whole = read(stream(shards), stop=6)
     stopped = stream(shards)
     assert names(read(stopped, stop=4)) == names(whole[:4])
     again = stream(shards)
-    again.load_states([stopped.state(3)], rank=0)
-    assert read(again, start=3) == whole[3:]
+    again.load_states([stopped.state(done)], rank=0)
+    assert read(again, start=done) == whole[done:]
 
 
 def test_a_resumed_stream_reads_no_shard_that_is_behind_it(shards, monkeypatch):

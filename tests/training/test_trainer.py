@@ -196,6 +196,39 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(tmp_path):
         assert torch.equal(value, good[f"model/{name}"]) and value.isfinite().all()
 
 
+def test_a_step_that_is_known_late_to_be_bad_has_changed_nothing(tmp_path):
+    good = trainer(tmp_path / "good", checkpoint_period=3, checkpoint_keep=9)
+    good.train()
+    run = trainer(tmp_path / "bad", checkpoint_period=100, log_period=100)
+    losses, asked = run.model.losses, []
+
+    def spoiled(samples):
+        asked.append(samples[0]["iteration"])
+        factor = float("nan") if asked[-1] == 3 else 1
+        return {name: value * factor for name, value in losses(samples).items()}
+
+    run.model.losses = spoiled
+    with pytest.raises(TrainingStopped, match="not finite at iteration 3, images: .*jpg"):
+        run.train()
+    assert asked == [0, 1, 2, 3]
+    name = "iteration_0000003.safetensors"
+    files = [folder / "checkpoints" / name for folder in (tmp_path / "good", tmp_path / "bad")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_the_log_of_a_period_has_the_numbers_of_its_last_step(tmp_path):
+    logs = []
+    for folder, period in ((tmp_path / "each", 1), (tmp_path / "third", 3)):
+        trainer(folder, log_period=period).train()
+        lines = map(json.loads, (folder / "metrics.json").read_text().splitlines())
+        logs.append({line["iteration"]: line for line in lines})
+    each, third = logs
+    assert sorted(third) == [2, 5, 6]
+    for iteration, line in third.items():
+        for key in ("loss_clipself", "gradient_norm", "lr"):
+            assert line[key] == each[iteration][key]
+
+
 def spoil_after(run: Trainer, steps: int) -> None:
     """One trained weight becomes NaN in the last of so many steps."""
     done = []

@@ -1,0 +1,84 @@
+"""What a training step of each task makes Python wait for on a GPU: an allowance for each place, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.host_syncs import HostSyncs, on_accelerator
+from tests.models.distillation.test_captions import captioned
+from tests.models.distillation.test_texts import NOUNS, text_samples, tiny_region_text
+from tests.models.fvit import test_model as fvit
+from tests.models.panoptic import test_model as panoptic
+from tests.tiny import tiny_clipself, tiny_samples
+from tests.training import test_trainer_cat_seg as cat_seg
+from tests.training.test_trainer import trainer
+
+
+def crops(**how):
+    return tiny_clipself(trainable_blocks=2, **how), tiny_samples(2, 2)
+
+
+def texts(loss):
+    model = on_accelerator(tiny_region_text(loss))
+    with HostSyncs():
+        model.setup_training(NOUNS)
+    return model, text_samples()
+
+
+def segmentation(*opts):
+    return cat_seg.model_of(cat_seg.configuration(*opts)), cat_seg.SAMPLES
+
+
+def masks(variant):
+    model = panoptic.model_of("MODEL.MASK_GENERATOR.VARIANT", variant)
+    return model, panoptic.training_samples()
+
+
+def boxes(with_masks):
+    model = fvit.training(fvit.tiny(MASKS=with_masks, RPN_NORM=with_masks))
+    return model, [fvit.sample(0), fvit.sample(1)]
+
+
+CHECKPOINTING = ("MODEL.CAT_SEG.CHECKPOINTING", True, "MODEL.CLIP.CHECKPOINTING", True)
+# The assignment of queries to targets is solved on the CPU: the costs of all layers and images go there once.
+MATCHING = {"heads/panoptic/matching.py match_queries": 1}
+# Task -> model and samples, and where a step waits how many times: "FILE FUNCTION", below clipself_seg.
+TASKS = {
+    "crops": (crops, {}),
+    "crops, each image alike": (lambda: crops(loss_average="images"), {}),
+    "texts": (lambda: texts("bce"), {}),
+    "texts, softmax": (lambda: texts("softmax"), {}),
+    "texts, RegionCLIP": (lambda: texts("regionclip"), {}),
+    "captions": (captioned, {}),
+    "CAT-Seg": (segmentation, {}),
+    "CAT-Seg, checkpointed": (lambda: segmentation(*CHECKPOINTING), {}),
+    "panoptic, label": (lambda: masks("label"), MATCHING),
+    "panoptic, caption": (lambda: masks("caption"), MATCHING),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_step_waits_for_the_gpu_where_it_has_to_and_nowhere_else(task):
+    make, allowed = TASKS[task]
+    model, samples = make()
+    model = on_accelerator(model.train())
+    for _ in range(2):  # the first step makes what later ones keep, such as texts
+        with HostSyncs() as syncs:
+            sum(model(samples).values()).backward()
+    syncs.expect({f"clipself_seg/{place}": times for place, times in allowed.items()})
+
+
+def test_the_loop_itself_waits_for_nothing_the_device_has_still_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.training.test_trainer.tiny_clipself", accelerated)
+    with HostSyncs():
+        run = trainer(tmp_path, log_period=3, checkpoint_period=100)
+    run._save = lambda done: None
+    with HostSyncs() as syncs:
+        run.train()
+    syncs.expect({})
+    lines = (tmp_path / "metrics.json").read_text().splitlines()
+    assert len(lines) == 3 and all("loss_clipself" in line for line in lines)
+
+
+def accelerated(**how):
+    return on_accelerator(tiny_clipself(**how))

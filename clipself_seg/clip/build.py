@@ -8,12 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import open_clip
-
 from clipself_seg.checkpoints.hub import HUB
 from clipself_seg.clip.eva import EvaTransformer
+from clipself_seg.clip.open_clip_files import model_configs
 from clipself_seg.clip.openai_vit import VisionTransformer
-from clipself_seg.clip.resnet import ResNetTower
 from clipself_seg.clip.text import TextTower
 from clipself_seg.clip.tower import ImageTower
 from clipself_seg.errors import InputError, nearest
@@ -82,6 +80,8 @@ class Architecture:
         kind, width, layers, patch = _vision_shape(self.vision)
         size = self.vision.get("image_size", 224)
         if kind == "ResNet":
+            from clipself_seg.clip.resnet import ResNetTower  # imports open_clip
+
             return ResNetTower(
                 image_size=size,
                 width=width,
@@ -138,8 +138,7 @@ def _is_supported(config: dict[str, Any]) -> bool:
 
 @functools.cache
 def _configs() -> dict[str, dict[str, Any]]:
-    # Cached: open_clip.get_model_config copies the JSON, and the list is fixed for a process.
-    configs = {name: open_clip.get_model_config(name) for name in open_clip.list_models()}
+    configs = model_configs()
     for path in sorted(OWN_CONFIGS.glob("*.json")):
         configs[path.stem] = json.loads(path.read_text())
     return configs

@@ -7,7 +7,6 @@ features.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import logging
 import os
@@ -15,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,6 +28,7 @@ from clipself_seg.clip import region_pooling
 from clipself_seg.clip.build import Architecture, find_architecture
 from clipself_seg.clip.constants import constant
 from clipself_seg.clip.layers import packed_matrices
+from clipself_seg.clip.open_clip_files import tokenizer
 from clipself_seg.clip.weights import LAYOUTS, LoadReport, choose_activation, load_strictly
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.files import atomic_path
@@ -38,11 +37,6 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 logger = logging.getLogger(__name__)
-
-
-@functools.cache
-def _tokenizer() -> open_clip.tokenizer.SimpleTokenizer:
-    return open_clip.tokenizer.SimpleTokenizer()
 
 
 class DenseCLIP(nn.Module):
@@ -106,11 +100,11 @@ class DenseCLIP(nn.Module):
 
     def tokenize(self, texts: str | Sequence[str]) -> Tensor:
         """open_clip's tokens (K, context_length) int64 of K texts; a string is one text."""
-        return _tokenizer()([texts] if isinstance(texts, str) else list(texts), self.context_length)
+        return tokenizer()([texts] if isinstance(texts, str) else list(texts), self.context_length)
 
     def token_count(self, text: str) -> int:
         """Number of tokens of a text, start and end included; `tokenize` truncates longer texts."""
-        return len(_tokenizer().encode(text)) + 2
+        return len(tokenizer().encode(text)) + 2
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Image embeddings (B, E), unit length, of normalised images (B, 3, S, S)."""
@@ -233,9 +227,13 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
         merged = {k: v for layer in layers for k, v in layer.tensors.items()}
         return dataclasses.replace(layers[0], path=layers[-1].path, tensors=merged), {}
     weights = weights.removeprefix(f"{architecture.name}:")  # the zoo's names of open_clip's tags
+    if os.sep in weights:  # no tag, for which open_clip would be imported
+        return read_checkpoint(locate(weights)), {}
+    import open_clip
+
     tags = open_clip.list_pretrained_tags_by_model(architecture.name)
     if weights not in tags:
-        looks_like_path = os.sep in weights or Path(weights).suffix or Path(weights).exists()
+        looks_like_path = Path(weights).suffix or Path(weights).exists()
         if ":" in weights and weights in zoo():
             model = zoo()[weights].model
             raise InputError(

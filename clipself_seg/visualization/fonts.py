@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import importlib.util
 import itertools
 import logging
 import unicodedata
@@ -128,6 +129,9 @@ def _is_set(character: str) -> bool:
 @functools.cache
 def _font_with(character: str) -> str | None:
     """File of the font that draws a character; None if there is none."""
+    # Nearly always; matplotlib, which reads fonts, takes a while to import.
+    if " " <= character <= "~":
+        return _dejavu()
     if ord(character) in _characters(_dejavu()):
         return _dejavu()
     return next((path for path in machine_fonts() if _draws(path, character)), None)
@@ -171,9 +175,11 @@ def _unusual(path: str) -> tuple[int, str]:
 
 @functools.cache
 def _dejavu() -> str:
-    import matplotlib
-
-    return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
+    # Where `matplotlib.get_data_path` is, without importing it.
+    spec = importlib.util.find_spec("matplotlib")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
+    return str(Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf")
 
 
 @functools.lru_cache(maxsize=64)

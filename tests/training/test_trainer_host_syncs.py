@@ -42,6 +42,15 @@ def boxes(with_masks):
 CHECKPOINTING = ("MODEL.CAT_SEG.CHECKPOINTING", True, "MODEL.CLIP.CHECKPOINTING", True)
 # The assignment of queries to targets is solved on the CPU: the costs of all layers and images go there once.
 MATCHING = {"heads/panoptic/matching.py match_queries": 1}
+DETECTION = {
+    # Which anchors and RoIs a loss sees is drawn on the CPU, as on every device: one copy of all images for each.
+    "heads/fvit/matching.py sample_boxes": 2,
+    # How many boxes of an image are none, and how many survive, decides shapes: twice for each of two images.
+    "heads/fvit/rpn.py propose": 2,
+    "heads/fvit/detections.py suppress": 2,
+    # How many RoIs read which level of the pyramid decides shapes.
+    "heads/fvit/roi_pooling.py _by_level": 1,
+}
 # Task -> model and samples, and where a step waits how many times: "FILE FUNCTION", below clipself_seg.
 TASKS = {
     "crops": (crops, {}),
@@ -54,6 +63,11 @@ TASKS = {
     "CAT-Seg, checkpointed": (lambda: segmentation(*CHECKPOINTING), {}),
     "panoptic, label": (lambda: masks("label"), MATCHING),
     "panoptic, caption": (lambda: masks("caption"), MATCHING),
+    "F-ViT": (lambda: boxes(False), DETECTION),
+    "F-ViT with masks": (
+        lambda: boxes(True),
+        DETECTION | {"heads/fvit/roi_pooling.py _by_level": 2},
+    ),
 }
 
 

@@ -79,7 +79,7 @@ class RoITargets(NamedTuple):
 
     Attributes:
         labels: (n,) class of each, K for background.
-        positive: (n,) bool.
+        positive: (p,) int64, which of them have an object, ascending.
         boxes: (n, 4) the RoIs.
         objects: (n, 4) the boxes of their objects; rows of negatives do not matter.
     """
@@ -109,10 +109,9 @@ def box_losses(
     columns = torch.cat([trained, trained.new_ones(1)])
     masked = logits.float().masked_fill(~columns, -torch.inf)
     negative_log = F.cross_entropy(masked, targets.labels, reduction="none")
-    weights = torch.where(targets.positive, 1.0, background_weight)
-    wanted = encode_boxes(
-        targets.boxes[targets.positive], targets.objects[targets.positive], DELTA_WEIGHTS
-    )
-    distance = (deltas[targets.positive] - wanted).abs().sum()
+    positive = targets.positive
+    weights = torch.full_like(negative_log, background_weight).index_fill(0, positive, 1.0)
+    wanted = encode_boxes(targets.boxes[positive], targets.objects[positive], DELTA_WEIGHTS)
+    distance = (deltas[positive] - wanted).abs().sum()
     count = max(len(logits), 1)
     return (weights * negative_log).sum() / count, distance / count

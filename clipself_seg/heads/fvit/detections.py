@@ -63,14 +63,23 @@ def select_detections(boxes_n4: Tensor, scores_nK: Tensor, rule: DetectionRule) 
     while True:
         best = candidates[:limit]
         rows, labels = best // scores_nK.shape[1], best % scores_nK.shape[1]
-        kept = _suppress(boxes_n4[rows], flat[best], labels, rule.iou)[: rule.most]
+        kept = suppress(boxes_n4[rows], flat[best], labels, rule.iou)[: rule.most]
         if len(kept) == rule.most or limit >= len(candidates):
             return Detected(boxes_n4[rows[kept]], flat[best][kept], labels[kept], rows[kept])
         limit *= 4
 
 
-def _suppress(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float) -> Tensor:
-    """Indices that survive, the best first; classes are shifted apart, in float64 so that nothing is lost."""
+def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float) -> Tensor:
+    """Indices that survive non-maximum suppression within each class, the best first.
+
+    Classes are shifted apart, in float64 so that nothing is lost.
+
+    Args:
+        boxes: (n, 4).
+        scores: (n,).
+        labels: (n,) integers, the classes.
+        iou: overlap above which the worse of two boxes of a class goes.
+    """
     if not len(boxes):
         return labels
     shift = labels.double() * (boxes.max().double() - boxes.min().double() + 1)

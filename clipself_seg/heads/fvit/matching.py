@@ -5,6 +5,7 @@ Shapes: k objects, n boxes. An assignment is (n,) int64: -1 ignored, 0 negative,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -84,17 +85,28 @@ RPN_SAMPLING = SamplingRule(256, 0.5)
 ROI_SAMPLING = SamplingRule(512, 0.25)
 
 
-def sample_boxes(assigned_n: Tensor, rule: SamplingRule, generator: torch.Generator) -> Sampled:
-    """Random positive and negative boxes; fewer where there are fewer.
+def sample_boxes(
+    assigned: Sequence[Tensor], rule: SamplingRule, generators: Sequence[torch.Generator]
+) -> list[Sampled]:
+    """Random positive and negative boxes of each image; fewer where there are fewer.
+
+    They are chosen on the CPU, to which what is known of all images goes in one copy.
 
     Args:
-        assigned_n: assignment.
+        assigned: assignment (n,) of each image; one at least.
         rule: numbers.
-        generator: source of the choice, on the CPU, so that it is the same on every device.
+        generators: source of the choice for each image, on the CPU, so that it is the same on every device.
     """
-    positive = _choose(assigned_n > 0, int(rule.number * rule.positive_fraction), generator)
-    negative = _choose(assigned_n == NEGATIVE, rule.number - len(positive), generator)
-    return Sampled(positive, negative)
+    together = torch.cat([assigned_n.sign().to(torch.int8) for assigned_n in assigned]).cpu()
+    signs = together.split([len(assigned_n) for assigned_n in assigned])
+    chosen: list[Tensor] = []
+    for sign_n, generator in zip(signs, generators, strict=True):
+        positive = _choose(sign_n > 0, int(rule.number * rule.positive_fraction), generator)
+        negative = _choose(sign_n == NEGATIVE, rule.number - len(positive), generator)
+        chosen += [positive, negative]
+    on_device = torch.cat(chosen).to(assigned[0].device, non_blocking=True)
+    parts = on_device.split([len(indices) for indices in chosen])
+    return [Sampled(*pair) for pair in zip(parts[::2], parts[1::2])]
 
 
 def _choose(candidates_n: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -102,4 +114,4 @@ def _choose(candidates_n: Tensor, count: int, generator: torch.Generator) -> Ten
     if len(indices) <= count:
         return indices
     chosen = torch.randperm(len(indices), generator=generator)[:count].sort().values
-    return indices[chosen.to(indices.device)]
+    return indices[chosen]

@@ -33,12 +33,19 @@ def pool_boxes(
     together = torch.cat([*boxes])
     image = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(boxes)])
     numbered = torch.cat([image, together], dim=1).float()
-    level_n = pyramid_levels(together)
+    of_levels = _by_level(pyramid_levels(together))
     pooled = levels[0].new_zeros(len(together), levels[0].shape[1], side, side, dtype=torch.float32)
-    for number, (level, stride) in enumerate(zip(levels[:LEVELS], strides)):
-        of_level = (level_n == number).nonzero()[:, 0]
+    for of_level, level, stride in zip(of_levels, levels[:LEVELS], strides):
         read = roi_align(
             level.float(), numbered[of_level], side, 1 / stride, sampling_ratio=0, aligned=True
         )
         pooled.index_copy_(0, of_level, read)
     return pooled
+
+
+def _by_level(level_n: Tensor) -> Sequence[Tensor]:
+    """Indices of the boxes of each level, ascending; a GPU is waited for once."""
+    counts = (level_n[:, None] == torch.arange(LEVELS, device=level_n.device)).sum(dim=0)
+    sizes = counts.tolist()
+    # A box that is none (its sides are not numbers) has a level below all others, and is not read.
+    return level_n.argsort(stable=True).split([len(level_n) - sum(sizes), *sizes])[1:]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from clipself_seg.heads.fvit.boxes import decode_boxes, encode_boxes
+from clipself_seg.heads.fvit.detections import suppress
 from clipself_seg.heads.fvit.feature_pyramid import CHANNELS
 from clipself_seg.heads.fvit.layers import ConvNorm
 from clipself_seg.heads.fvit.matching import Sampled
@@ -123,8 +124,11 @@ def propose(
         numbers.append(torch.full_like(chosen, number))
     all_boxes, all_scores, of_level = torch.cat(boxes), torch.cat(scores), torch.cat(numbers)
     large = (all_boxes[:, 2] > all_boxes[:, 0]) & (all_boxes[:, 3] > all_boxes[:, 1])
-    all_boxes, all_scores, of_level = all_boxes[large], all_scores[large], of_level[large]
-    kept = batched_nms(all_boxes, all_scores, of_level, rule.iou)[: rule.after]
+    rows = large.nonzero()[:, 0]  # once: each mask as an index would look for them
+    all_boxes, all_scores, of_level = all_boxes[rows], all_scores[rows], of_level[rows]
+    # torchvision goes through many boxes level by level: best on a CPU, but a GPU would be waited for 17 times.
+    within_levels = batched_nms if all_boxes.device.type == "cpu" else suppress
+    kept = within_levels(all_boxes, all_scores, of_level, rule.iou)[: rule.after]
     return all_boxes[kept], all_scores[kept]
 
 
@@ -157,8 +161,7 @@ def rpn_losses(
         anchors: anchors (n_level, 4) of each level.
         targets: of each image.
     """
-    of_level = torch.cat([torch.full((len(a),), i) for i, a in enumerate(anchors)])
-    of_level = of_level.to(logits[0].device)
+    of_level = torch.cat([torch.full((len(a),), i, device=a.device) for i, a in enumerate(anchors)])
     all_logits, all_deltas = torch.cat([*logits], 1).float(), torch.cat([*deltas], 1).float()
     all_anchors = torch.cat([*anchors])
     sums = all_logits.new_zeros(2, len(anchors))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,7 @@ from clipself_seg.heads.fvit.rpn import (
     rpn_losses,
 )
 from clipself_seg.models.fvit.parts import DetectionSettings, RoIHeads, TrainingSettings
+from clipself_seg.models.inputs import on_device
 
 
 class _Stage(nn.Module):
@@ -74,6 +75,10 @@ class _Stage(nn.Module):
         """Device of the weights."""
         return next(self.parameters()).device
 
+    def _objects(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """Boxes (k, 4) of the objects of each image, on the device."""
+        return [boxes.float() for boxes in on_device(samples, "boxes", self.device)]
+
     def _generator(self, sample: Sample, use: str) -> torch.Generator:
         """Source of the random choices for an image: of seed, draw of the image and use alone."""
         key = zlib.crc32(f"{self.loss_settings.seed} {sample.get('draw', 0)} {use}".encode())
@@ -102,13 +107,11 @@ class RPNStage(_Stage):
         all_anchors = torch.cat(anchors)
         logits = [flatten_predictions(x, 1)[..., 0].float() for x in logits]
         deltas = [flatten_predictions(x, 4).float() for x in deltas]
-        targets = []
+        targets = self._rpn_targets(samples, all_anchors)
         proposals = []
-        for index, sample in enumerate(samples):
-            objects = sample["boxes"].to(self.device, non_blocking=True).float()
-            targets.append(self._rpn_targets(objects, all_anchors, sample))
+        for index, size in enumerate(sizes):
             own = [x[index].detach() for x in logits], [x[index].detach() for x in deltas]
-            proposals.append(propose(*own, anchors, sizes[index], self.settings.proposals)[0])
+            proposals.append(propose(*own, anchors, size, self.settings.proposals)[0])
         classification, regression = rpn_losses(logits, deltas, anchors, targets)
         losses = {"loss_rpn_cls": classification.sum(), "loss_rpn_bbox": regression.sum()}
         return losses, proposals
@@ -122,10 +125,15 @@ class RPNStage(_Stage):
             self._anchors = (made_for, anchors)
         return self._anchors[1]
 
-    def _rpn_targets(self, objects: Tensor, anchors: Tensor, sample: Sample) -> RPNTargets:
-        assigned = match_boxes(objects, anchors, RPN_RULE)
-        sampled = sample_boxes(assigned, RPN_SAMPLING, self._generator(sample, "anchors"))
-        return RPNTargets(sampled, objects[assigned[sampled.positive] - 1])
+    def _rpn_targets(self, samples: Sequence[Sample], anchors: Tensor) -> list[RPNTargets]:
+        objects = self._objects(samples)
+        assigned = [match_boxes(own, anchors, RPN_RULE) for own in objects]
+        generators = [self._generator(sample, "anchors") for sample in samples]
+        sampled = sample_boxes(assigned, RPN_SAMPLING, generators)
+        return [
+            RPNTargets(chosen, own[numbers[chosen.positive] - 1])
+            for chosen, own, numbers in zip(sampled, objects, assigned)
+        ]
 
     def propose_in(
         self,
@@ -148,6 +156,24 @@ class RPNStage(_Stage):
         return propose(own_logits, own_deltas, self.anchors(logits), image_size, rule)
 
 
+class _RoIs(NamedTuple):
+    """Sampled RoIs of an image, positives first.
+
+    Attributes:
+        rois: (n, 4).
+        labels: (n,) class of each.
+        numbers: (n,) number of the object of each from 1, or 0.
+        objects: (n, 4) boxes of the objects.
+        positives: number of RoIs that have an object.
+    """
+
+    rois: Tensor
+    labels: Tensor
+    numbers: Tensor
+    objects: Tensor
+    positives: int
+
+
 class RoIStage(_Stage):
     """The second stage, for a module that has a `roi_head`."""
 
@@ -162,15 +188,13 @@ class RoIStage(_Stage):
         seen: Tensor,
     ) -> dict[str, Tensor]:
         """Losses of box head and mask head for proposals (m, 4) of each image; the rest as `losses_in`."""
-        chosen = [
-            self._sample_rois(p, s, len(seen)) for p, s in zip(proposals, samples, strict=True)
-        ]
-        boxes = [rois for rois, _, _, _ in chosen]
+        chosen = self._sample_rois(proposals, samples, len(seen))
+        boxes = [one.rois for one in chosen]
         targets = RoITargets(
-            labels=torch.cat([labels for _, labels, _, _ in chosen]),
-            positive=torch.cat([number > 0 for _, _, number, _ in chosen]),
+            labels=torch.cat([one.labels for one in chosen]),
+            positive=_positives(chosen).to(self.device, non_blocking=True),
             boxes=torch.cat(boxes),
-            objects=torch.cat([objects for _, _, _, objects in chosen]),
+            objects=torch.cat([one.objects for one in chosen]),
         )
         with autocast(self.device, self.precision):
             embeddings, deltas = self.roi_head.bbox_head(self._pool(levels, boxes, 7))
@@ -181,10 +205,10 @@ class RoIStage(_Stage):
         losses = {"loss_cls": classification, "loss_bbox": regression}
         if self.roi_head.mask_head is None:
             return losses
-        positive = [rois[number > 0] for rois, _, number, _ in chosen]
+        positive = [one.rois[: one.positives] for one in chosen]
         masks = [
-            s["masks"].to(self.device, non_blocking=True)[number[number > 0] - 1]
-            for s, (_, _, number, _) in zip(samples, chosen)
+            own[one.numbers[: one.positives] - 1]
+            for own, one in zip(on_device(samples, "masks", self.device), chosen)
         ]
         with autocast(self.device, self.precision):
             predicted = self.roi_head.mask_head(self._pool(levels, positive, 14))
@@ -194,22 +218,32 @@ class RoIStage(_Stage):
         return pool_boxes(levels, self.strides, boxes, side)
 
     def _sample_rois(
-        self, proposals: Tensor, sample: Sample, background: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """RoIs (n, 4), positives first; class, number of the object from 1 or 0, and its box, of each."""
-        objects = sample["boxes"].to(self.device, non_blocking=True).float()
-        labels = sample["labels"].to(self.device, non_blocking=True)
-        assigned = match_boxes(objects, proposals, self.loss_settings.roi_rule)
-        own = torch.arange(1, len(objects) + 1, device=self.device)
-        rois, number = torch.cat([objects, proposals]), torch.cat([own, assigned])
+        self, proposals: Sequence[Tensor], samples: Sequence[Sample], background: int
+    ) -> list[_RoIs]:
+        objects = self._objects(samples)
+        numbers = [
+            torch.cat(
+                [
+                    torch.arange(1, len(own) + 1, device=self.device),
+                    match_boxes(own, proposed, self.loss_settings.roi_rule),
+                ]
+            )
+            for own, proposed in zip(objects, proposals, strict=True)
+        ]
         rule = ROI_SAMPLING._replace(number=self.loss_settings.rois)
-        sampled = sample_boxes(number, rule, self._generator(sample, "rois"))
-        both = torch.cat([sampled.positive, sampled.negative])
-        number = number[both]
-        # Row 0 stands for no object.
-        padded = torch.cat([objects.new_zeros(1, 4), objects])
-        classes = torch.cat([labels.new_full((1,), background), labels])
-        return rois[both], classes[number], number, padded[number]
+        generators = [self._generator(sample, "rois") for sample in samples]
+        sampled = sample_boxes(numbers, rule, generators)
+        parts = objects, on_device(samples, "labels", self.device), proposals, numbers, sampled
+        chosen = []
+        for own, labels, proposed, number, (positive, negative) in zip(*parts):
+            both = torch.cat([positive, negative])
+            number = number[both]
+            # Row 0 stands for no object.
+            padded = torch.cat([own.new_zeros(1, 4), own])
+            classes = torch.cat([labels.new_full((1,), background), labels])
+            rois = torch.cat([own, proposed])[both]
+            chosen.append(_RoIs(rois, classes[number], number, padded[number], len(positive)))
+        return chosen
 
     def select_in(
         self,
@@ -338,6 +372,15 @@ class TwoStageDetector(RPNStage, RoIStage):
             scores = self.mask_scores(levels, detected.boxes * scale)
             instances.pred_masks = paste_masks(scores, detected.boxes, original_size)
         return instances
+
+
+def _positives(chosen: Sequence[_RoIs]) -> Tensor:
+    """Which RoIs of a batch have an object, (p,), on the CPU."""
+    rows, start = [], 0
+    for one in chosen:
+        rows.append(torch.arange(start, start + one.positives))
+        start += len(one.rois)
+    return torch.cat(rows)
 
 
 def as_instances(detected: Detected, image_size: tuple[int, int]) -> Instances:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 
+from clipself_seg.benchmark.accelerator import ACCELERATOR, Accelerator, on_host
 from clipself_seg.heads.fvit.rpn import ProposalRule, make_anchors, propose
 
 
@@ -33,3 +34,18 @@ def test_proposals_stay_in_the_image_and_are_suppressed_within_their_level():
     outside = [torch.tensor([[30.0, 30, 50, 50]])]
     boxes, _ = propose([torch.zeros(1)], [torch.zeros(1, 4)], outside, (10, 15), ProposalRule())
     assert len(boxes) == 0
+
+
+def test_proposals_on_a_gpu_are_those_of_the_cpu():
+    anchors = make_anchors([(24, 24), (12, 12)], (4, 8))
+    logits = [torch.randn(len(level)) for level in anchors]
+    deltas = [torch.randn(len(level), 4) / 4 for level in anchors]
+    rule = ProposalRule(before=1500, after=400)
+    expected = propose(logits, deltas, anchors, (80, 96), rule)
+    assert (
+        len(expected[0]) > 100 and sum(map(len, anchors)) > 1000
+    )  # torchvision's loop over levels
+    with Accelerator():
+        given = [[x.to(ACCELERATOR) for x in part] for part in (logits, deltas, anchors)]
+        boxes, scores = propose(*given, (80, 96), rule)
+    assert torch.equal(on_host(boxes), expected[0]) and torch.equal(on_host(scores), expected[1])

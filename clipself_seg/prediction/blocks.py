@@ -213,7 +213,7 @@ def _reason(error: Exception) -> str:
 
 def _row(result: Any, image: np.ndarray) -> dict[str, Any]:
     """What a row has of a result; boxes are COCO's (x, y, width, height), masks COCO's compressed RLE."""
-    regions: Regions = result.regions()
+    regions: Regions = result.streamed_regions()
     size = image.shape[:2]
     corner, opposite = regions.boxes[:, :2], regions.boxes[:, 2:]
     masks = None

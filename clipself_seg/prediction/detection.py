@@ -70,7 +70,7 @@ class Detections(RegionResult):
     seen: np.ndarray
     image: np.ndarray = dataclasses.field(repr=False)
 
-    def regions(self) -> Regions:
+    def streamed_regions(self) -> Regions:
         """The detections in the form that all results have in common."""
         return Regions(self.boxes, self.labels, self.scores, self.masks)
 
@@ -92,7 +92,7 @@ class Detections(RegionResult):
         Args:
             image_id: id of the image in its data set.
         """
-        return coco_annotations(image_id, self.regions(), self.category_ids)
+        return coco_annotations(image_id, self.streamed_regions(), self.category_ids)
 
 
 class DetectionPredictor(Pretrained):

@@ -41,7 +41,7 @@ from clipself_seg.prediction.common import (
     require_architecture,
 )
 from clipself_seg.prediction.pretrained import Pretrained
-from clipself_seg.prediction.regions import RegionResult, Regions, colours_of
+from clipself_seg.prediction.regions import MapMasks, RegionResult, Regions, colours_of
 from clipself_seg.prediction.semantic import label_type
 from clipself_seg.prediction.world_check import WorldCheck
 from clipself_seg.visualization.panoptic import colour_ids, panoptic_overlay, segment_colours
@@ -89,7 +89,7 @@ class PanopticSegmentation(RegionResult):
     category_ids: tuple[int, ...]
     image: np.ndarray = dataclasses.field(repr=False)
 
-    def regions(self) -> Regions:
+    def streamed_regions(self) -> Regions:
         """The segments with their masks."""
         boxes = np.array([segment.box for segment in self.segments], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
@@ -98,7 +98,7 @@ class PanopticSegmentation(RegionResult):
             boxes=boxes,
             labels=np.array([segment.label for segment in self.segments], np.int64),
             scores=np.array([segment.score for segment in self.segments], np.float32),
-            masks=self.ids == numbers[:, None, None],
+            masks=MapMasks(self.ids, numbers),
         )
 
     @property

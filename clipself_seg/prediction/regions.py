@@ -29,13 +29,36 @@ class Regions(NamedTuple):
         boxes: (n, 4) float32, XYXY in pixels of the image.
         labels: (n,) int64, positions in the names of the classes.
         scores: (n,) in [0, 1].
-        masks: (n, H, W) bool, or None for boxes alone.
+        masks: (n, H, W) bool, or None for boxes alone; of `streamed_regions` a sequence of n (H, W).
     """
 
     boxes: np.ndarray
     labels: np.ndarray
     scores: np.ndarray
-    masks: np.ndarray | None
+    masks: Any
+
+
+class MapMasks(Sequence[np.ndarray]):
+    """Masks (H, W) bool of the regions of a map, each made when it is asked for: together they may need gigabytes."""
+
+    def __init__(self, numbers: np.ndarray, values: np.ndarray) -> None:
+        """
+        Args:
+            numbers: (H, W) integers.
+            values: (n,), the number of each region in the map.
+        """
+        self.numbers = numbers
+        self.values = values.astype(numbers.dtype)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.numbers == self.values[index]
+
+    def all(self) -> np.ndarray:
+        """(n, H, W) bool."""
+        return self.numbers == self.values[:, None, None]
 
 
 class RegionResult(abc.ABC):
@@ -50,8 +73,14 @@ class RegionResult(abc.ABC):
     image: np.ndarray
 
     @abc.abstractmethod
+    def streamed_regions(self) -> Regions:
+        """`regions` for what reads one mask after the other: those of a map are made as they are asked for."""
+
     def regions(self) -> Regions:
         """The regions in the form that all results have in common."""
+        regions = self.streamed_regions()
+        masks = regions.masks
+        return regions._replace(masks=masks.all()) if isinstance(masks, MapMasks) else regions
 
     def to_supervision(self) -> Any:
         """`supervision.Detections`, one a region.
@@ -68,7 +97,7 @@ class RegionResult(abc.ABC):
             MissingPackage: fiftyone is not installed.
         """
         height, width = self.image.shape[:2]
-        return fiftyone_detections(self.regions(), self.names, width, height)
+        return fiftyone_detections(self.streamed_regions(), self.names, width, height)
 
 
 @functools.lru_cache(maxsize=8)
@@ -138,7 +167,7 @@ def fiftyone_detections(regions: Regions, names: Sequence[str], width: int, heig
             label=names[label],
             bounding_box=relative[index].tolist(),
             confidence=float(regions.scores[index]),
-            mask=None if regions.masks is None else regions.masks[index, y0:y1, x0:x1].copy(),
+            mask=None if regions.masks is None else regions.masks[index][y0:y1, x0:x1].copy(),
         )
         detections.append(detection)
     return fiftyone.Detections(detections=detections)

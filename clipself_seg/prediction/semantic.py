@@ -41,6 +41,7 @@ from clipself_seg.prediction.common import (
 )
 from clipself_seg.prediction.pretrained import Pretrained, load_pretrained
 from clipself_seg.prediction.regions import (
+    MapMasks,
     RegionResult,
     Regions,
     coco_annotations,
@@ -88,11 +89,11 @@ class Segmentation(RegionResult):
         order = np.argsort(-counts, kind="stable")
         return counts, order[counts[order] > 0]
 
-    def regions(self) -> Regions:
+    def streamed_regions(self) -> Regions:
         """All pixels of a class as one region, the largest first; the background is none."""
         order = self._counts()[1]
         present = order if self.background is None else order[order != self.background]
-        masks = self.labels == present[:, None, None]
+        masks = MapMasks(self.labels, present)
         return Regions(mask_boxes(masks), present, self.class_scores[present], masks)
 
     def overlay(self, sheet: bool = True) -> np.ndarray:
@@ -111,7 +112,7 @@ class Segmentation(RegionResult):
         Args:
             image_id: id of the image in its data set.
         """
-        return coco_annotations(image_id, self.regions(), self.category_ids)
+        return coco_annotations(image_id, self.streamed_regions(), self.category_ids)
 
     def to_fiftyone(self) -> Any:
         """`fiftyone.Segmentation`; `dict(enumerate(result.names, 1))` are its mask targets, 0 is the background.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import tracemalloc
 import types
 from typing import Any
 
@@ -84,6 +85,25 @@ def test_detections_and_classes_are_cocos_results():
             assert isinstance(entry["segmentation"]["counts"], str)
             assert np.array_equal(rle.decode(entry["segmentation"]), LABELS == label)
     assert "segmentation" not in detections(masks=False).to_coco()[0]
+
+
+def test_cocos_results_of_a_map_are_made_one_mask_after_the_other():
+    names = tuple(f"class {number}" for number in range(40))
+    labels = np.arange(40, dtype=np.uint8).repeat(5000).reshape(400, 500)
+    image = np.zeros((400, 500, 3), np.uint8)
+    scores = np.ones(40)
+    result = Segmentation(
+        labels, names, class_scores=scores, category_ids=range(40), background=None, image=image
+    )
+    tracemalloc.start()
+    try:
+        entries = result.to_coco()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * labels.size  # bytes; all masks together have 40
+    masks = result.regions().masks
+    assert np.array_equal([rle.decode(entry["segmentation"]) for entry in entries], masks)
 
 
 def test_segments_are_cocos_panoptic_annotation_and_its_png():

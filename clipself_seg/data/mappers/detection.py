@@ -7,6 +7,7 @@ n objects. Boxes are XYXY in pixels, float32 as in the official code.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -242,7 +243,7 @@ def _boxes_in(window: Window, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return cut, np.all(cut[:, 2:] > cut[:, :2], axis=1)
 
 
-def mask_boxes(masks: np.ndarray) -> np.ndarray:
+def mask_boxes(masks: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     """Smallest boxes (n, 4) float32 around masks (n, h, w), 0, 0, 0, 0 around one without pixels."""
     boxes = np.zeros((len(masks), 4), np.float32)
     for box, mask in zip(boxes, masks):

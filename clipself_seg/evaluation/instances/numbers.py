@@ -13,7 +13,7 @@ import csv
 import io
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,7 +63,7 @@ class InstanceQuality(NamedTuple):
     predictions: np.ndarray
 
 
-def encode_masks(masks: np.ndarray) -> list[dict[str, Any]]:
+def encode_masks(masks: Iterable[np.ndarray]) -> list[dict[str, Any]]:
     """COCO's run-length encoding of each mask: "size" [H, W] and "counts" (bytes).
 
     Args:

@@ -101,6 +101,10 @@ FURTHER = (
         for name in ("ray", "pyarrow")
     ),
     *(
+        Package(name, (name,), 'pip install "clipself_seg[demo]"', "serve")
+        for name in ("fastapi", "uvicorn")
+    ),
+    *(
         Package(
             name,
             (name,),

@@ -24,6 +24,7 @@ from clipself_seg.errors import InputError, report_input_errors
 if TYPE_CHECKING:
     import numpy as np
 
+    from clipself_seg.clip import DenseCLIP
     from clipself_seg.data.vocabulary import Vocabulary
     from clipself_seg.explore.content import Content
     from clipself_seg.explore.panoptic_view import PanopticView
@@ -38,6 +39,7 @@ SHIPPED = {
 PANOPTIC_ONLY = ("stuff", "config_file", "weights", "clip_weights")
 MEGABYTE = 1_000_000
 MANY_BYTES = 200 * MEGABYTE
+SIZE_HELP = "longest side of the image in pixels for the models (three times that of their crops)"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,19 +51,22 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "-o", "--output", default="output/explore.html", help="(output/explore.html)"
     )
-    options.add_argument("--size", type=int, help=SIZE_HELP)
-    add_model_options(options)
-    return options
-
-
-SIZE_HELP = "longest side of the image in pixels for the models (three times that of their crops)"
-
-
-def add_model_options(options: argparse.ArgumentParser) -> None:
-    """Add the options that say which words and models a page has."""
     options.add_argument(
         "--words", required=True, help="class names, a .txt, a .json or a built-in vocabulary"
     )
+    add_model_options(options)
+    group = options.add_argument_group("segments")
+    group.add_argument("--panoptic", action="store_true", help="show a panoptic model's, too")
+    group.add_argument("--stuff", help='words that are stuff, as --words; "" for none')
+    group.add_argument("--config-file", help="of an OpenPanoptic (configs/mini/panoptic.yaml)")
+    group.add_argument("--weights", help="its checkpoint, as of predict (the one that is shipped)")
+    group.add_argument("--clip-weights", help="of the CLIP that scores masks, as of predict")
+    return options
+
+
+def add_model_options(options: argparse.ArgumentParser) -> None:
+    """Add the options that say which models the heat maps are of, and how large images are for them."""
+    options.add_argument("--size", type=int, help=SIZE_HELP)
     options.add_argument(
         "--models",
         nargs="+",
@@ -73,12 +78,6 @@ def add_model_options(options: argparse.ArgumentParser) -> None:
         "--clip-name",
         help="open_clip's name of the models (of official names their own, else ViT-Mini-8)",
     )
-    group = options.add_argument_group("segments")
-    group.add_argument("--panoptic", action="store_true", help="show a panoptic model's, too")
-    group.add_argument("--stuff", help='words that are stuff, as --words; "" for none')
-    group.add_argument("--config-file", help="of an OpenPanoptic (configs/mini/panoptic.yaml)")
-    group.add_argument("--weights", help="its checkpoint, as of predict (the one that is shipped)")
-    group.add_argument("--clip-weights", help="of the CLIP that scores masks, as of predict")
 
 
 @report_input_errors
@@ -92,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     from clipself_seg.prediction.files import find_images
 
     files = find_images(args.images, args.output)
-    content = content_of(args, args.size)
+    content = content_of(args)
     failed = dict(files.failed)
     for path, reason in failed.items():
         _complain(path, reason)
@@ -118,21 +117,21 @@ def refuse_without_panoptic(args: argparse.Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} needs --panoptic")
 
 
-def content_of(args: argparse.Namespace, side: int | None) -> Content:
-    """Models and words as they were typed, see `add_model_options`.
-
-    Args:
-        args: what was typed.
-        side: see `Content`.
-    """
+def content_of(args: argparse.Namespace) -> Content:
+    """Models and words as they were typed."""
     from clipself_seg.data.vocabulary import read_words
     from clipself_seg.explore.content import Content
-    from clipself_seg.prediction.dense_maps import load_models
 
     words = read_words(args.words)
     panoptic = _panoptic(args) if args.panoptic else None
-    clips = load_models(args.clip_name, [SHIPPED.get(name, name) for name in args.models])
-    return Content(clips=clips, words=words, side=side, panoptic=panoptic)
+    return Content(clips=heat_models(args), words=words, side=args.size, panoptic=panoptic)
+
+
+def heat_models(args: argparse.Namespace) -> dict[str, DenseCLIP]:
+    """The CLIPs of the heat maps by title, see `add_model_options`."""
+    from clipself_seg.prediction.dense_maps import load_models
+
+    return load_models(args.clip_name, [SHIPPED.get(name, name) for name in args.models])
 
 
 def _panoptic(args: argparse.Namespace) -> PanopticView:

@@ -20,8 +20,8 @@ from clipself_seg.explore.content import Content, button_of
 from clipself_seg.files import atomic_path
 
 ASSETS = Path(__file__).resolve().parent / "assets"
-# In the order in which they build on each other; `start.js` begins.
-SCRIPTS = (
+# In the order in which they build on each other; the last one begins.
+PARTS = (
     "blobs.js",
     "similarity.js",
     "heat.js",
@@ -31,8 +31,10 @@ SCRIPTS = (
     "panels.js",
     "segments.js",
     "chooser.js",
-    "start.js",
+    "explorer.js",
 )
+SCRIPTS = (*PARTS, "start.js")
+SERVER_SCRIPTS = (*PARTS, "serve.js")
 
 
 def write_page(

@@ -103,13 +103,12 @@ class Browser:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
-    def wait(self, script: str) -> Any:
-        """The value of an expression as soon as it is true."""
+    def wait(self, script: str) -> None:
+        """Wait until an expression is true."""
         end = time.monotonic() + PATIENCE
-        while not (value := self.run(script)):
+        while not self.run(f"!!({script})"):
             assert time.monotonic() < end, f"waited in vain for {script}: {self.complaints}"
             time.sleep(0.02)
-        return value
 
     def drawn_by(self, act: Any) -> None:
         """Do something, and wait until maps are drawn for it."""

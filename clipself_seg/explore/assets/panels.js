@@ -5,12 +5,13 @@ const STEEPNESS = 3 / 100; // of contrasts, for each unit of sharpness
 const LONGEST = 512; // pixels of a map that are at least drawn, so that it is smooth
 
 function makePanels(models) {
-  const template = document.getElementById("panel");
+  byId("panels").querySelectorAll(".panel:not(:first-child)").forEach((panel) => panel.remove());
+  const template = byId("panel");
   return models.map((model) => {
     const panel = template.content.cloneNode(true).firstElementChild;
     panel.querySelector(".title").textContent = model.title;
     panel.querySelector(".title").title = `${model.architecture}, weights ${model.weights}, at ${model.side} pixels`;
-    document.getElementById("panels").append(panel);
+    byId("panels").append(panel);
     return {
       canvas: panel.querySelector("canvas"),
       note: panel.querySelector(".note"),

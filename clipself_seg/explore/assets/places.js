@@ -9,13 +9,13 @@ function listenForPlaces(panels, keyboardPanel, state, changed) {
     state.word = null;
     changed();
   };
-  panels.addEventListener("click", (event) => {
+  panels.onclick = (event) => {
     const target = event.target.closest(".place");
     if (!target) return;
     const box = target.getBoundingClientRect();
     choose((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
-  });
-  keyboardPanel.addEventListener("keydown", (event) => {
+  };
+  keyboardPanel.onkeydown = (event) => {
     const step = KEYS[event.key];
     const start = event.key === "Enter" || event.key === " ";
     if ((!step && !start) || event.ctrlKey || event.altKey || event.metaKey) return;
@@ -26,7 +26,7 @@ function listenForPlaces(panels, keyboardPanel, state, changed) {
     const cells = (side) => Math.max(...state.image.maps.map((map) => map[side]));
     const leap = event.shiftKey ? LEAP : 1;
     choose(now.x + (step[0] * leap) / cells("across"), now.y + (step[1] * leap) / cells("down"));
-  });
+  };
 }
 
 function within(fraction) {

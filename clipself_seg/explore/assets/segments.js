@@ -23,11 +23,9 @@ function listenForFusion(panoptic, changed) {
     sliders.void.value = 0;
     changed();
   };
-  for (const slider of Object.values(sliders)) slider.addEventListener("input", changed);
+  for (const slider of Object.values(sliders)) slider.oninput = changed;
   for (const button of document.querySelectorAll("[data-fusion]")) {
-    button.addEventListener("click", () => {
-      set(...(PRESETS[button.dataset.fusion] ?? [panoptic.alpha, panoptic.beta]));
-    });
+    button.onclick = () => set(...(PRESETS[button.dataset.fusion] ?? [panoptic.alpha, panoptic.beta]));
   }
   sliders.alpha.value = panoptic.alpha;
   sliders.beta.value = panoptic.beta;

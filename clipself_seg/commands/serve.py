@@ -1,0 +1,260 @@
+"""Serve a page for images and words of now: heat maps of several CLIPs, semantic and panoptic segments, boxes.
+
+    clipself-seg serve
+    clipself-seg serve photo.jpg --words "dog|puppy, kite, grass" --stuff grass --models openai-vitb16 eva02-vitb16 \\
+        --tasks semantic --semantic catseg-base
+
+Without options it has the small models that come with the project, which know the generated worlds. It listens on this
+machine alone; --host names another address, where anybody who reaches it may use the models: there is no
+password. Images and words stay in memory, and nothing of them is written. Each model answers one request at a
+time, the others wait in order. Needs the extra demo: pip install "clipself_seg[demo]".
+Exit status: 0 after Ctrl-C, 2 if it cannot begin.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from clipself_seg.commands.explore import add_model_options, heat_models
+from clipself_seg.errors import InputError, MissingPackage, report_input_errors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from clipself_seg.data.vocabulary import Vocabulary
+    from clipself_seg.explore.answers import Answers
+    from clipself_seg.explore.asked import Limits
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+TASKS = ("semantic", "panoptic", "boxes")
+GRACE = 10  # seconds that requests have to end in
+SCENES = 3  # generated images to begin with
+EVERYWHERE = ("0.0.0.0", "::")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("images", nargs="*", metavar="IMAGE", help="images to begin with")
+    options.add_argument(
+        "--words",
+        default="mini",
+        help="words to begin with: as of explore (those of the mini world)",
+    )
+    options.add_argument("--stuff", help="those of them that are stuff, as --words")
+    add_model_options(options)
+    _add_task_options(options.add_argument_group("further models"))
+    group = options.add_argument_group("server")
+    group.add_argument("--host", default=LOOPBACK[0], help=f"address to listen on ({LOOPBACK[0]})")
+    group.add_argument("--port", type=int, default=8000, help="0 for any that is free (8000)")
+    group.add_argument("--max-megabytes", type=float, default=20, help="of a request (20)")
+    group.add_argument("--max-megapixels", type=float, default=25, help="of an image (25)")
+    group.add_argument("--max-words", type=int, default=200, help="with synonyms (200)")
+    group.add_argument("--max-seconds", type=float, default=120, help="of an answer (120)")
+    group.add_argument("--max-waiting", type=int, default=8, help="requests for a model (8)")
+    return options
+
+
+def _add_task_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--tasks", nargs="*", default=list(TASKS), choices=TASKS, help=f"({' '.join(TASKS)})"
+    )
+    for task, kind in zip(TASKS, ("a CATSeg", "an OpenPanoptic", "an FViT")):
+        group.add_argument(
+            f"--{task}",
+            metavar="WEIGHTS",
+            help=f"of {kind}, as of predict (the one that is shipped)",
+        )
+        group.add_argument(f"--{task}-config", metavar="FILE", help=f"of {kind}")
+
+
+@report_input_errors
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until Ctrl-C."""
+    args = parser().parse_args(arguments)
+    _require_packages()
+    _check(args)
+    from clipself_seg.explore.asked import Limits
+
+    limits = Limits(
+        size=int(args.max_megabytes * 1e6),
+        pixels=int(args.max_megapixels * 1e6),
+        words=args.max_words,
+        seconds=args.max_seconds,
+        waiting=args.max_waiting,
+    )
+    with contextlib.ExitStack() as opened:
+        listening = opened.enter_context(_listening(args.host, args.port))
+        texts = opened.enter_context(_own_texts())
+        _serve(_app(args, limits, texts), listening, args.host)
+    return 0
+
+
+def _require_packages() -> None:
+    import importlib.util
+
+    for package in ("fastapi", "uvicorn"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingPackage(
+                f'serve needs the package {package}: pip install "clipself_seg[demo]"'
+            )
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse numbers that no request could meet, and options of models that are left out."""
+    for name in ("megabytes", "megapixels", "words", "seconds"):
+        if not getattr(args, f"max_{name}") > 0:
+            raise InputError(f"--max-{name} has to be above 0, got {getattr(args, f'max_{name}')}")
+    if args.max_waiting < 0:
+        raise InputError(f"--max-waiting has to be 0 or more, got {args.max_waiting}")
+    if not 0 <= args.port < 65536:
+        raise InputError(f"--port {args.port}: give a number from 0 to 65535")
+    for task in TASKS:
+        typed = (getattr(args, task), getattr(args, f"{task}_config"))
+        if task not in args.tasks and typed != (None, None):
+            raise InputError(f"--{task} needs {task} among --tasks")
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that listens, so that a port in use is said before models are loaded."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on {host}, port {port} ({error.strerror or error}): give another --port or --host"
+        ) from None
+    with listening:
+        if host not in LOOPBACK:
+            sys.stderr.write(
+                f"warning: whoever reaches {host} may use the models, there is no password: serve behind "
+                "something that asks for one, or leave --host out\n"
+            )
+        yield listening
+
+
+@contextlib.contextmanager
+def _own_texts() -> Iterator[Path]:
+    """A folder for embeddings of words, which would fill the user's cache; it goes with the server."""
+    from pathlib import Path
+
+    variable = "CLIPSELF_SEG_CACHE"
+    before = os.environ.get(variable)
+    with tempfile.TemporaryDirectory(prefix="clipself-seg-texts-") as folder:
+        os.environ[variable] = folder
+        try:
+            yield Path(folder)
+        finally:
+            del os.environ[variable]
+            if before is not None:
+                os.environ[variable] = before
+
+
+def _app(args: argparse.Namespace, limits: Limits, texts: Path) -> Any:
+    from clipself_seg.data.vocabulary import read_words
+    from clipself_seg.explore.server import make_app
+
+    words = read_words(args.words)
+    stuff = None if args.stuff is None else read_words(args.stuff)
+    hosts = (
+        []
+        if args.host in EVERYWHERE
+        else [*LOOPBACK[:2], "[::1]", args.host.lower(), f"[{args.host.lower()}]"]
+    )
+    return make_app(
+        _answers(args, texts),
+        limits,
+        words=_typed(words, [True] * len(words)),
+        stuff=(
+            _typed(words, [c.isthing is False for c in words.classes])
+            if stuff is None
+            else _typed(stuff, [True] * len(stuff))
+        ),
+        examples=_examples(args.images),
+        hosts=hosts,
+    )
+
+
+def _typed(words: Vocabulary, wanted: Sequence[bool]) -> str:
+    """Those of the classes that are wanted, as they would be typed."""
+    chosen = [entry for entry, this in zip(words.classes, wanted) if this]
+    # Names of some data sets have commas.
+    plain = [[name for name in entry.names if not set(name) & set(",|")] for entry in chosen]
+    return ", ".join("|".join(names) for names in plain if names)
+
+
+def _answers(args: argparse.Namespace, texts: Path) -> Answers:
+    from clipself_seg.commands import predict
+    from clipself_seg.explore.answers import Answers
+    from clipself_seg.prediction.detection import DetectionPredictor
+    from clipself_seg.prediction.panoptic import PanopticPredictor
+    from clipself_seg.prediction.semantic import Predictor
+
+    threshold = ["MODEL.FVIT.SCORE_THRESHOLD", predict.SCORE_THRESHOLD]
+    kinds: dict[str, tuple[Any, Any, list[Any]]] = {
+        "semantic": (predict.SEMANTIC, Predictor, []),
+        "panoptic": (predict.PANOPTIC, PanopticPredictor, []),
+        "boxes": (predict.DETECTION, DetectionPredictor, threshold),
+    }
+    predictors = {}
+    for task in args.tasks:
+        default, kind, opts = kinds[task]
+        typed = argparse.Namespace(
+            weights=getattr(args, task), config_file=getattr(args, f"{task}_config")
+        )
+        predictors[task] = predict.predictor_of(typed, default, kind, opts)
+    return Answers(clips=heat_models(args), side=args.size, texts=texts, **predictors)
+
+
+def _examples(images: Sequence[str]) -> list[dict[str, str]]:
+    """Images to begin with: those that were named, or generated ones."""
+    import numpy as np
+
+    from clipself_seg.data.images import read_image
+    from clipself_seg.explore.content import SHOWN_SIDE, jpeg_address
+    from clipself_seg.mini.concepts import WORLDS
+    from clipself_seg.mini.scenes import draw_scene
+
+    if images:
+        pixels = {os.path.basename(path): read_image(path) for path in images}
+    else:
+        rngs = map(np.random.default_rng, range(SCENES))
+        scenes = [draw_scene(rng, WORLDS["mini"]) for rng in rngs]
+        pixels = {f"scene {i}": scene.image for i, scene in enumerate(scenes, 1)}
+    return [{"name": name, "jpeg": jpeg_address(p, SHOWN_SIDE)} for name, p in pixels.items()]
+
+
+def _serve(app: Any, listening: socket.socket, host: str) -> None:
+    """Answer requests until a signal; those that have begun are ended first."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=GRACE,
+        timeout_keep_alive=5,
+    )
+    named = f"[{host}]" if ":" in host else host
+    sys.stdout.write(f"http://{named}:{listening.getsockname()[1]}/ (Ctrl-C ends it)\n")
+    sys.stdout.flush()
+    # uvicorn raises the signal that ended it once more when all is closed.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listening])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    sys.stdout.write("ended\n")

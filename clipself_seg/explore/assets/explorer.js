@@ -1,0 +1,80 @@
+// Ties the parts of the page together: what is chosen, and what is drawn when it changes.
+
+const SHARPNESS = 100; // what official CLIPs multiply cosines by
+
+class Explorer {
+  // Another one takes the place of the one before.
+  constructor(content) {
+    this.content = content;
+    this.state = { image: null, picture: null, word: null, place: null, sharpness: SHARPNESS, count: 0 };
+    this.panels = makePanels(content.models);
+    this.words = makeWordButtons(content.words, this.state, () => this.draw());
+    listenForPlaces(byId("panels"), byId("first-place"), this.state, () => this.draw());
+    byId("sharpness").oninput = () => this.draw();
+    byId("segments").hidden = content.panoptic === null;
+    if (content.panoptic) listenForFusion(content.panoptic, () => this.drawSegments());
+  }
+
+  async begin() {
+    const words = this.content.words.length;
+    this.models = await Promise.all(this.content.models.map((model) => unpackModel(model, words)));
+  }
+
+  async show(image) {
+    const asked = ++this.state.count;
+    byId("status").textContent = "The features are unpacked ...";
+    const maps = await Promise.all(image.maps.map(unpackMap));
+    const panoptic = await unpackSegments(image.panoptic);
+    const picture = byId("picture");
+    picture.src = image.jpeg;
+    picture.alt = image.name;
+    await picture.decode();
+    if (asked !== this.state.count) return;
+    this.state.image = { ...image, maps, panoptic };
+    this.state.picture = picture;
+    byId("picture-name").textContent = image.name;
+    byId("picture-size").textContent = `${image.width} \u00d7 ${image.height} pixels`;
+    const error = Math.max(...maps.map((map) => map.error));
+    byId("error").textContent = `at most ${error.toFixed(4)} in this image`;
+    if (this.state.word === null && this.state.place === null) this.state.word = await this.telling();
+    await this.draw();
+    this.drawSegments();
+  }
+
+  // What to look at first: the word whose mean probability changes most from the first to the last model.
+  async telling() {
+    const words = this.content.words.length;
+    const [first, last] = await Promise.all([0, this.models.length - 1].map(async (index) => {
+      const map = this.state.image.maps[index];
+      const ofWords = await wordCosines(map, this.models[index], words);
+      return meanProbabilities(ofWords, map.rows * map.columns, words, this.state.sharpness);
+    }));
+    const gains = last.map((value, word) => (this.models.length > 1 ? value - first[word] : value));
+    return gains.indexOf(Math.max(...gains));
+  }
+
+  async draw() {
+    if (!this.state.image) return;
+    this.state.count++;
+    this.state.sharpness = SHARPNESS * 2 ** Number(byId("sharpness").value);
+    byId("sharpness-value").textContent = Math.round(this.state.sharpness);
+    this.words.forEach((input, index) => (input.checked = index === this.state.word));
+    showCrosses(this.state.place);
+    byId("status").textContent = this.statusText();
+    await drawPanels(this.panels, this.models, this.content.words, this.content.heat, this.state);
+    document.body.dataset.drawn = this.state.count;
+  }
+
+  statusText() {
+    const { words } = this.content;
+    if (this.state.place) return `Bright is alike to the place ${placeText(this.state.place)}.`;
+    const word = `\u201c\u2068${words[this.state.word][0]}\u2069\u201d`;
+    if (words.length === 1) return `Bright is most like ${word}.`;
+    return `Bright is where ${word} is the likeliest of the ${words.length} words.`;
+  }
+
+  drawSegments() {
+    if (this.state.image?.panoptic) drawSegments(this.content.panoptic, this.state);
+  }
+}
+

@@ -1,0 +1,147 @@
+// Sends an image and words to the server, and shows what comes back.
+
+const SIDE_OF_UPLOAD = 1600; // a larger image is made smaller before it is sent, as the server would
+
+async function encoded(blob) {
+  const address = await new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(new Error("The file cannot be read."));
+    reader.readAsDataURL(blob);
+  });
+  return address.slice(address.indexOf(",") + 1);
+}
+
+// Smaller where that is needed; a format that the browser does not know goes as it is.
+async function fitted(blob) {
+  const image = await createImageBitmap(blob).catch(() => null);
+  const longest = image ? Math.max(image.width, image.height) : 0;
+  if (longest <= SIDE_OF_UPLOAD) return blob;
+  const canvas = document.createElement("canvas");
+  canvas.width = Math.round((image.width * SIDE_OF_UPLOAD) / longest);
+  canvas.height = Math.round((image.height * SIDE_OF_UPLOAD) / longest);
+  canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+  return new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
+}
+
+async function ask(task, body) {
+  const answer = await fetch(`/api/${task}`, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body,
+  }).catch(() => {
+    throw new Error("The server does not answer.");
+  });
+  const value = await answer.json().catch(() => ({ error: `The server answers ${answer.status}.` }));
+  if (!answer.ok) throw new Error(value.error);
+  return value;
+}
+
+async function showMaps(body, tasks, name) {
+  const [maps, view] = await Promise.all([
+    ask("maps", body),
+    tasks.includes("panoptic") ? ask("view", body) : null,
+  ]);
+  const explorer = new Explorer({ ...maps.models, panoptic: view?.model ?? null });
+  window.explorer = explorer;
+  await explorer.begin();
+  byId("exploring").hidden = false;
+  await explorer.show({ ...maps.image, name, panoptic: view?.image ?? null });
+}
+
+async function showResult(task, body) {
+  const part = document.querySelector(`.result[data-task="${task}"]`);
+  const [note, image, table] = ["p", "img", "table"].map((kind) => part.querySelector(kind));
+  note.textContent = "The model is at work ...";
+  image.hidden = true;
+  table.hidden = true;
+  try {
+    const { overlay, columns, rows, more } = await ask(task, body);
+    image.src = overlay;
+    image.alt = rows.length ? `The image with ${rows.map(([name]) => name).join(", ")}` : "The image";
+    image.hidden = false;
+    note.textContent = rows.length ? (more ? `${more} more are not listed` : "") : "Nothing is there.";
+    table.hidden = rows.length === 0;
+    table.tHead.rows[0].replaceChildren(...columns.map((text) => cellOf("th", "col", text)));
+    table.tBodies[0].replaceChildren(...rows.map(rowOf));
+  } catch (error) {
+    note.textContent = error.message;
+  }
+}
+
+function rowOf(cells) {
+  const row = document.createElement("tr");
+  row.append(...cells.map((text, index) => (index ? cellOf("td", "", text) : cellOf("th", "row", text))));
+  return row;
+}
+
+function cellOf(kind, scope, text) {
+  const cell = document.createElement(kind);
+  if (scope) cell.scope = scope;
+  cell.dir = "auto";
+  cell.textContent = text;
+  return cell;
+}
+
+async function look(file, name, { tasks, limits }) {
+  const image = await encoded(await fitted(file));
+  const body = JSON.stringify({
+    image,
+    words: byId("typed-words").value,
+    stuff: byId("typed-stuff")?.value ?? "",
+  });
+  if (body.length > limits.size) throw new Error(`The image is larger than ${limits.size / 1e6} MB.`);
+  if (tasks.length) byId("results").hidden = false;
+  const asked = Promise.all(tasks.map((task) => showResult(task, body)));
+  await showMaps(body, tasks, name);
+  await asked;
+}
+
+function serve() {
+  requireUnpacking();
+  const server = JSON.parse(byId("server").textContent);
+  let last = null;
+  const go = async (file, name) => {
+    last = { file, name };
+    byId("look").disabled = true;
+    byId("asking").textContent = "The models look at it ...";
+    try {
+      await look(file, name, server);
+      byId("asking").textContent = "";
+    } catch (error) {
+      byId("asking").textContent = error.message;
+    }
+    byId("look").disabled = false;
+    document.body.dataset.answered = Number(document.body.dataset.answered ?? 0) + 1;
+  };
+  byId("ask").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const [file] = byId("file").files;
+    if (file) go(file, file.name);
+    else if (last) go(last.file, last.name);
+    else byId("asking").textContent = "Choose an image first.";
+  });
+  byId("file").addEventListener("change", () => {
+    if (byId("file").files.length) byId("ask").requestSubmit();
+  });
+  for (const button of document.querySelectorAll(".example")) {
+    button.addEventListener("click", () => {
+      const image = button.querySelector("img");
+      byId("file").value = "";
+      go(bytesOf(image.src), image.alt);
+    });
+  }
+}
+
+// The content of an address that has it inside; fetch may only ask the server.
+function bytesOf(address) {
+  const letters = atob(address.slice(address.indexOf(",") + 1));
+  return new Blob([Uint8Array.from(letters, (letter) => letter.charCodeAt(0))], { type: "image/jpeg" });
+}
+
+try {
+  serve();
+} catch (error) {
+  byId("asking").textContent = error.message;
+  throw error;
+}

@@ -1,0 +1,204 @@
+"""A server of the page, with words typed now and images sent now: what it refuses, and in which order it answers.
+
+Nothing that is sent becomes a path or reaches the disk. Images and words are in memory for as long as they
+are answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import HTMLResponse
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from clipself_seg import __version__
+from clipself_seg.errors import InputError
+from clipself_seg.explore.answers import Answers
+from clipself_seg.explore.asked import Limits, read_request
+from clipself_seg.explore.page import SERVER_SCRIPTS, inlined, template
+from clipself_seg.explore.turns import Busy, TooSlow, Turns
+
+logger = logging.getLogger(__name__)
+
+READ_AT_ONCE = 2  # images
+READING_SECONDS = 30  # until a request has to be there
+# What each address asks, and of which model it is the turn.
+TASKS = {
+    "maps": "maps",
+    "view": "panoptic",
+    "semantic": "semantic",
+    "panoptic": "panoptic",
+    "boxes": "boxes",
+}
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+FAILED = "something went wrong here: the server's log says what"
+BUSY = "too many requests wait for this model: try again in a moment"
+
+
+def make_app(
+    answers: Answers,
+    limits: Limits,
+    *,
+    words: str = "",
+    stuff: str = "",
+    examples: Sequence[Mapping[str, str]] = (),
+    hosts: Sequence[str] = ("127.0.0.1", "localhost", "[::1]"),
+) -> FastAPI:
+    """The application.
+
+    Args:
+        answers: the models.
+        limits: what a request may ask for.
+        words: what stands in the field of words at first.
+        stuff: the same of those that are stuff.
+        examples: images to begin with, see `content.button_of`; their "jpeg" is the image itself.
+        hosts: names that the server is called by; () for any. Another one is a page of somebody else's, whose
+            name leads here.
+    """
+    # No pages about the interface: they load scripts from elsewhere.
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    turns = {name: Turns(limits.waiting, limits.seconds) for name in ("maps", *answers.predictors)}
+    page, rule = _page(answers, limits, words=words, stuff=stuff, examples=examples)
+    # Requests whose bodies are in memory, and those whose images are decoded.
+    room = asyncio.Semaphore((limits.waiting + 1) * len(turns))
+    reading = asyncio.Semaphore(READ_AT_ONCE)
+
+    @app.get("/")
+    async def show() -> Response:
+        return HTMLResponse(page, headers={"Content-Security-Policy": rule})
+
+    @app.post("/api/{task}")
+    async def answer(task: str, request: Request) -> Response:
+        if TASKS.get(task) not in turns:
+            raise HTTPException(404, "this server has no such model")
+        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+            raise HTTPException(415, "send JSON")
+        if room.locked():
+            raise HTTPException(503, BUSY)
+        async with room:
+            body = await _body(request, limits)
+            async with reading:
+                asked = await asyncio.to_thread(read_request, body, limits)
+            del body
+            work = functools.partial(answers.answer, task, asked)
+            said = await turns[TASKS[task]].run(work)
+        return _json(200, said)
+
+    _add_errors(app)
+    _add_guard(app, hosts)
+    return app
+
+
+def _add_guard(app: FastAPI, hosts: Sequence[str]) -> None:
+    """Answers only to the names of the server, and with headers that keep browsers careful."""
+
+    @app.middleware("http")
+    async def guarded(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        named = re.sub(r":\d+$", "", request.headers.get("host", "").lower())
+        if hosts and named not in hosts:
+            response = _problem(request, 421, "this server is not called by that name")
+        else:
+            try:
+                response = await call_next(request)
+            except Exception as error:
+                logger.error("a request fails", exc_info=error)
+                response = _problem(request, 500, FAILED)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Says in a sentence what goes wrong, as JSON or as a page."""
+
+    @app.exception_handler(StarletteHTTPException)
+    async def refused(request: Request, error: StarletteHTTPException) -> Response:
+        return _problem(request, error.status_code, error.detail)
+
+    @app.exception_handler(InputError)
+    async def unusable(request: Request, error: InputError) -> Response:
+        return _problem(request, 400, str(error))
+
+    @app.exception_handler(Busy)
+    async def busy(request: Request, error: Busy) -> Response:
+        return _problem(request, 503, BUSY)
+
+    @app.exception_handler(TooSlow)
+    async def slow(request: Request, error: TooSlow) -> Response:
+        return _problem(
+            request, 504, "the models took too long: try a smaller image or fewer words"
+        )
+
+
+async def _body(request: Request, limits: Limits) -> bytes:
+    """The body of a request, given up as soon as it is too large or takes too long."""
+    too_large = HTTPException(413, f"more than {limits.size / 1e6:g} MB: send a smaller image")
+    stated = request.headers.get("content-length", "0")
+    if not stated.isdecimal() or int(stated) > limits.size:
+        raise too_large
+
+    async def read() -> bytes:
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > limits.size:
+                raise too_large
+        return bytes(body)
+
+    try:
+        return await asyncio.wait_for(read(), READING_SECONDS)
+    except (TimeoutError, asyncio.TimeoutError):
+        raise HTTPException(408, "the request did not come in time: send it again") from None
+
+
+def _page(
+    answers: Answers,
+    limits: Limits,
+    *,
+    words: str,
+    stuff: str,
+    examples: Sequence[Mapping[str, str]],
+) -> tuple[str, str]:
+    """The page, and the rule (CSP) of what may run and load in it."""
+    values = inlined(SERVER_SCRIPTS)
+    rule = f"{values.pop('rule')}; connect-src 'self'; frame-ancestors 'none'"
+    page = template("serve.html.j2").render(
+        **values,
+        tasks=list(answers.predictors),
+        limits=limits._asdict(),
+        words=words,
+        stuff=stuff,
+        examples=list(examples),
+        version=__version__,
+    )
+    return page, rule
+
+
+def _json(status: int, value: Mapping[str, Any]) -> Response:
+    # Escaped letters: nobody can take the answer for a page.
+    return Response(json.dumps(value), status, media_type="application/json")
+
+
+def _problem(request: Request, status: int, text: str) -> Response:
+    if request.url.path.startswith("/api/"):
+        return _json(status, {"error": text})
+    style = inlined(())
+    page = template("problem.html.j2").render(**style, text=text, version=__version__)
+    return HTMLResponse(page, status, headers={"Content-Security-Policy": str(style["rule"])})

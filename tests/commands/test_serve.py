@@ -1,0 +1,60 @@
+"""serve: what it refuses before models are loaded, and to whom it listens."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+
+import pytest
+
+from clipself_seg.commands import serve
+
+
+@pytest.fixture(autouse=True)
+def packages(monkeypatch):
+    """As if the extra were installed; nothing here comes so far as to need it."""
+    monkeypatch.setattr(serve, "_require_packages", lambda: None)
+    monkeypatch.setattr(serve, "_app", lambda *given: pytest.fail("models are loaded"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--max-words", "0"), "--max-words has to be above 0"),
+        (("--max-seconds", "nan"), "--max-seconds has to be above 0"),
+        (("--max-waiting", "-1"), "--max-waiting has to be 0 or more"),
+        (("--port", "65536"), "--port 65536"),
+        (("--tasks", "boxes", "--semantic", "catseg-base"), "--semantic needs semantic among"),
+        (("--host", "no.such.host.invalid"), "cannot listen on no.such.host.invalid"),
+    ],
+)
+def test_what_does_not_go_is_said_in_a_sentence(words, message, capsys):
+    assert serve.main(list(words)) == 2 and message in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_named(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert serve.main(["--port", str(port)]) == 2
+    assert f"cannot listen on 127.0.0.1, port {port}" in capsys.readouterr().err
+
+
+def test_it_listens_on_this_machine_alone_unless_another_address_is_typed(capsys):
+    assert serve.parser().parse_args([]).host == "127.0.0.1"
+    with serve._listening("127.0.0.1", 0) as own:
+        assert own.getsockname()[0] == "127.0.0.1"
+    assert capsys.readouterr().err == ""
+    with serve._listening("0.0.0.0", 0):
+        assert "there is no password" in capsys.readouterr().err
+
+
+def test_without_the_extra_it_says_what_brings_it(monkeypatch, capsys):
+    monkeypatch.undo()
+    there = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "uvicorn" else there(name)
+    )
+    monkeypatch.setattr(serve, "_check", lambda args: pytest.fail("it goes on"))
+    if there("fastapi") is not None:
+        assert serve.main([]) == 2
+        assert 'pip install "clipself_seg[demo]"' in capsys.readouterr().err

@@ -1,0 +1,110 @@
+"""A real server on loopback and a real browser: an example, an upload, words of now, and the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from tests.conftest import ROOT
+from tests.explore.conftest import STRANGE, scene
+
+pytestmark = pytest.mark.heavy
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    for package in ("fastapi", "uvicorn"):
+        pytest.importorskip(package, reason="the extra demo is not installed")
+    folder = tmp_path_factory.mktemp("server")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "TMPDIR": str(folder),
+        "HOME": str(folder),
+    }
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "clipself_seg",
+            "serve",
+            "--port",
+            "0",
+            "--models",
+            "original",
+            "clipself",
+        ],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    yield process.stdout.readline().split()[0]
+    # It ends by itself, with its texts, and leaves nothing of what was sent.
+    process.send_signal(signal.SIGTERM)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and rest == "ended\n"
+    assert not [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+def asked(browser, address):
+    browser.size(1280, 900)
+    browser.complaints.clear()
+    browser.requests.clear()
+    browser.call("Page.navigate", url=address)
+    browser.wait("document.querySelector('.example') && document.readyState === 'complete'")
+    return browser
+
+
+def answered(browser, act) -> None:
+    """Do something, and wait until all models have answered."""
+    before = browser.run("document.body.dataset.answered ?? ''")
+    act()
+    browser.wait(f"(document.body.dataset.answered ?? '') !== {before!r}")
+
+
+def test_an_example_is_answered_by_every_model(asked, address):
+    answered(asked, lambda: asked.click(".example"))
+    assert asked.run("document.getElementById('asking').textContent") == ""
+    rows = asked.run("[...document.querySelectorAll('.result tbody')].map((t) => t.rows.length)")
+    assert len(rows) == 3 and all(rows)
+    drawn = (
+        "[...document.querySelectorAll('.result img')].map((i) => i.naturalWidth > 300 && !!i.alt)"
+    )
+    assert asked.run(drawn) == [True] * 3
+    asked.drawn_by(lambda: asked.click("#panels .panel:nth-child(3) .place"))
+    assert asked.run("document.querySelectorAll('.nearest li').length") == 10
+    assert asked.run("document.getElementById('segments-list').children.length") > 1
+    asked.size(375, 800, mobile=True)
+    assert asked.run("document.documentElement.scrollWidth") <= 375
+    assert {part.removeprefix(address) for part in asked.requests} == {
+        "",
+        *(f"api/{task}" for task in ("maps", "view", "semantic", "panoptic", "boxes")),
+    }
+    assert asked.complaints == []
+
+
+def test_an_upload_and_words_of_now_are_text_whatever_they_are(asked, tmp_path):
+    path = tmp_path / "<b>one'.png"
+    Image.fromarray(scene(5)).save(path)
+    words = ", ".join(["grass", *STRANGE])
+    asked.run(f"document.getElementById('typed-words').value = {json.dumps(words)}")
+    asked.run("document.getElementById('typed-stuff').value = 'grass'")
+    root = asked.call("DOM.getDocument")["root"]["nodeId"]
+    node = asked.call("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
+    answered(asked, lambda: asked.call("DOM.setFileInputFiles", files=[str(path)], nodeId=node))
+    shown = asked.run("[...document.querySelectorAll('.word-button')].map((b) => b.textContent)")
+    assert shown == ["grass", *STRANGE]
+    assert asked.run("document.getElementById('picture-name').textContent") == path.name
+    assert asked.run("document.querySelectorAll('b').length") == 0 and asked.complaints == []
+    # Other words for the same image, and a mistake.
+    asked.run("document.getElementById('typed-words').value = 'red star, red star'")
+    answered(asked, lambda: asked.click("#look"))
+    assert "twice" in asked.run("document.getElementById('asking').textContent")

@@ -140,9 +140,14 @@ class DenseCLIP(nn.Module):
         grid = self._grid(images)
         region_pooling.check_regions("boxes", boxes, images, (4,))
         if masked_attention:
-            cells = [region_pooling.box_cells(b.to(images.device), grid) for b in boxes]
+            cells = [
+                region_pooling.box_cells(b.to(images.device, non_blocking=True), grid)
+                for b in boxes
+            ]
             return F.normalize(self.visual.masked_attention(images, cells), dim=-1)
-        weights = [region_pooling.box_weights(b.to(images.device), grid) for b in boxes]
+        weights = [
+            region_pooling.box_weights(b.to(images.device, non_blocking=True), grid) for b in boxes
+        ]
         return self._pool(images, weights)
 
     def encode_masks(
@@ -163,7 +168,7 @@ class DenseCLIP(nn.Module):
         """
         grid = self._grid(images)
         region_pooling.check_regions("masks", masks, images, grid)
-        masks = [mask.to(images.device) for mask in masks]
+        masks = [mask.to(images.device, non_blocking=True) for mask in masks]
         if masked_attention:
             regions = self.visual.masked_attention(images, [mask.bool() for mask in masks])
             return F.normalize(regions, dim=-1)

@@ -9,12 +9,14 @@ Shapes: n regions, s samples on an axis, E channels, h x w cells.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from clipself_seg.clip.constants import constant
+from clipself_seg.clip.pieces import on_cpu
 from clipself_seg.clip.precision import full_precision
 from clipself_seg.errors import InputError
 
@@ -58,7 +60,9 @@ def check_regions(
 
 
 def _check_values(kind: str, tensor: Tensor) -> None:
-    """Raises an `InputError` for wrong values; on a GPU this waits for the result once."""
+    """Raises an `InputError` for wrong values; on a GPU this waits for the result once, but for bool masks."""
+    if tensor.dtype == torch.bool:
+        return
     wrong = ~tensor.isfinite()
     if kind == "boxes":
         wrong |= (tensor < FARTHEST[0]) | (tensor > FARTHEST[1])
@@ -77,7 +81,7 @@ def box_weights(boxes_n4: Tensor, grid: tuple[int, int]) -> Tensor:
     """Cell weights (n, h, w) of torchvision's RoIAlign with 1x1 output, aligned, adaptive sampling.
 
     Args:
-        boxes_n4: boxes XYXY relative to the padded image, in [0, 1].
+        boxes_n4: boxes XYXY relative to the padded image, in [0, 1], or near it as `check_regions` has it.
         grid: rows and columns of the dense features.
     """
     rows, columns = grid
@@ -91,7 +95,10 @@ def _axis_weights(start_n: Tensor, end_n: Tensor, cells: int) -> Tensor:
     """Mean of linear-interpolation weights over ceil(length) samples at bin centres, (n, cells)."""
     length_n = end_n - start_n
     count_n = length_n.ceil().clamp(min=1)
-    most = int(count_n.max()) if len(count_n) else 1
+    # A GPU is not waited for: no box is longer than the limits of its corners.
+    most = cells * math.ceil(FARTHEST[1] - FARTHEST[0])
+    if on_cpu(count_n):
+        most = int(count_n.max()) if len(count_n) else 1
     index_s = torch.arange(most, device=start_n.device)
     centres_ns = start_n[:, None] - 0.5 + (index_s + 0.5) * (length_n / count_n)[:, None]
     used_ns = (index_s < count_n[:, None]) & (centres_ns >= -1) & (centres_ns <= cells)

@@ -142,7 +142,7 @@ def _check_exponents(alpha: float, beta: float) -> None:
 def _exponents(seen: Tensor, alpha: float, beta: float, like: Tensor) -> Tensor:
     """CLIP's exponent of each class."""
     # Tensors of the logits' type: torch.where rounds Python's numbers to float32.
-    return torch.where(seen, like.new_tensor(float(alpha)), like.new_tensor(float(beta)))
+    return torch.where(seen, like.new_full((), alpha), like.new_full((), beta))
 
 
 def _mix(first: Tensor, second: Tensor, exponents: Tensor) -> Tensor:

@@ -28,7 +28,11 @@ from clipself_seg.heads.fvit.mask_pasting import paste_masks
 from clipself_seg.heads.panoptic import mask_cells, mask_pieces
 from clipself_seg.heads.panoptic.mask_cells import visible_cells
 from clipself_seg.heads.panoptic.mask_pieces import first_best, resize_masks
-from clipself_seg.heads.panoptic.panoptic_merge import merge_panoptic, semantic_labels
+from clipself_seg.heads.panoptic.panoptic_merge import (
+    merge_instances,
+    merge_panoptic,
+    semantic_labels,
+)
 
 GPU = torch.device("cuda")
 
@@ -84,7 +88,9 @@ def cells_of(binarise, logits):
 def merged_from(logits):
     probs = torch.eye(10, 11, device=logits.device)
     ids, segments = merge_panoptic(probs, logits, range(4))
-    return ids, torch.tensor([s["score"] for s in segments]), semantic_labels(probs, logits)
+    scores = torch.tensor([segment["score"] for segment in segments])
+    instances = merge_instances(probs, logits, range(4), 20)
+    return ids, scores, semantic_labels(probs, logits), instances.pred_masks, instances.scores
 
 
 def pasted_from(probs):
@@ -111,7 +117,7 @@ CASES = {
     "aggregator": (aggregator_of, (8, 4, 4), (class_aggregation, "VALUES_AT_ONCE"), 242),
     "windows": (labels_of_windows, (7, 6, 6), (class_maps, "AT_ONCE"), 39),
     "first best": (lambda x: first_best(x.clone()), (40, 70), (mask_pieces, "CPU_NUMBERS"), 2),
-    "merge": (merged_from, MASKS, (mask_pieces, "CPU_NUMBERS"), 55),
+    "merge": (merged_from, MASKS, (mask_pieces, "CPU_NUMBERS"), 78),
     "resized masks": (
         lambda x: resize_masks(x, (36, 52), (30, 50), (20, 33)),
         MASKS,

@@ -2,7 +2,7 @@
 
 The rules are Mask2Former's. Masks are read once, some pixels of all queries at a time, so memory
 beyond inputs and outputs does not grow with the image. Decisions about queries are made on the host,
-after one transfer of areas and one of scores.
+after one transfer of scores and one of areas.
 
 Shapes: Q queries, n of them kept, K classes, P pixels of a piece, H W rows and columns of the output.
 `probs` is (Q, K + 1) with void last, as `fusion.fuse_scores` returns it; `mask_logits` is (Q, H, W).
@@ -10,6 +10,7 @@ Shapes: Q queries, n of them kept, K classes, P pixels of a piece, H W rows and 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from clipself_seg.clip.constants import constant
+from clipself_seg.clip.pieces import on_cpu
 from clipself_seg.clip.precision import full_precision
 from clipself_seg.heads.panoptic.mask_pieces import first_best, pixel_pieces
 
@@ -54,19 +57,21 @@ def merge_panoptic(
         ValueError: shapes or thing ids do not fit.
         FloatingPointError: a probability or a deciding mask is not finite.
     """
-    num_classes = _check(probs, mask_logits)
+    num_classes = _check_shapes(probs, mask_logits)
     things = _indices(thing_ids, num_classes)
     scores_Q, labels_Q = probs.float().max(dim=1)
-    kept = ((labels_Q != num_classes) & (scores_Q > object_threshold)).nonzero()[:, 0]
+    taken_Q = (labels_Q != num_classes) & (scores_Q > object_threshold)
+    # A GPU is waited for twice: here, and for the areas.
+    taken, labels, scores = _with_finite(probs, taken_Q, labels_Q, scores_Q)
+    order = [query for query, takes_part in enumerate(taken) if takes_part]
     ids_HW = torch.zeros(mask_logits.shape[1:], dtype=torch.int64, device=probs.device)
-    if len(kept) == 0 or ids_HW.numel() == 0:
+    if not order or ids_HW.numel() == 0:
         return ids_HW, []
+    kept = constant(order, labels_Q)
     winner, drawn, areas = _contest(scores_Q[kept], mask_logits, kept)
-    scores = scores_Q[kept].tolist()
-    # One transfer for all that decides; row 0 holds the labels, the other rows are those of `_contest`.
-    labels, *pixels = torch.cat([labels_Q[kept][None], areas]).tolist()
-    segment_of, segments = _segments(labels, scores, pixels, things, overlap_threshold)
-    ids = torch.tensor(segment_of, device=probs.device)[winner] * drawn
+    own = [int(labels[query]) for query in order], [scores[query] for query in order]
+    segment_of, segments = _segments(*own, areas, things, overlap_threshold)
+    ids = constant(segment_of, winner)[winner] * drawn
     return ids.view_as(ids_HW), segments
 
 
@@ -106,7 +111,9 @@ def _segments(
     return segment_of, segments
 
 
-def _contest(scores: Tensor, mask_logits: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _contest(
+    scores: Tensor, mask_logits: Tensor, kept: Tensor
+) -> tuple[Tensor, Tensor, list[list[int]]]:
     """The query that wins each pixel, and the areas that decide about the queries.
 
     Args:
@@ -116,8 +123,11 @@ def _contest(scores: Tensor, mask_logits: Tensor, kept: Tensor) -> tuple[Tensor,
 
     Returns:
         The winner of each pixel, (H W,) int64 in [0, n); whether the winner's mask probability is at
-        least one half there, (H W,) bool; and numbers of pixels (3, n) int64 of each query: won, with
+        least one half there, (H W,) bool; and three times the number of pixels of each query: won, with
         a probability of at least one half, and both.
+
+    Raises:
+        FloatingPointError: a deciding mask is not finite.
     """
     pixels = mask_logits[0].numel()
     device = mask_logits.device
@@ -133,11 +143,25 @@ def _contest(scores: Tensor, mask_logits: Tensor, kept: Tensor) -> tuple[Tensor,
         mask_nP.ge_(0.5)
         half += mask_nP.sum(dim=1).long()
         drawn[piece] = mask_nP.gather(0, winner[piece][None])[0] > 0
-    if not finite:
+    won, both = _pixels_of(winner, drawn, len(kept))
+    # One transfer for all that decides.
+    *areas, all_finite = torch.stack([won, half, both, finite.long().expand_as(half)]).tolist()
+    if not all_finite[0]:
         raise FloatingPointError("mask logits are not finite: the weights are at fault")
-    won = winner.bincount(minlength=len(kept))
-    both = winner[drawn].bincount(minlength=len(kept))
-    return winner, drawn, torch.stack([won, half, both])
+    return winner, drawn, areas
+
+
+def _pixels_of(winner: Tensor, drawn: Tensor, queries: int) -> tuple[Tensor, Tensor]:
+    """Number of pixels (n,) int64 that each query wins, and of those that are drawn."""
+    if on_cpu(winner):
+        won, both = (x.bincount(minlength=queries) for x in (winner, winner[drawn]))
+        return won, both
+    # A GPU would be waited for, to know the largest number; what is below 0 is not counted.
+    won, both = (
+        torch.histc(x.double(), queries, min=0, max=queries).long()
+        for x in (winner, winner.where(drawn, -1))
+    )
+    return won, both
 
 
 def merge_semantic(probs: Tensor, mask_logits: Tensor) -> Tensor:
@@ -207,17 +231,20 @@ def merge_instances(
         ValueError: shapes, thing ids or `top_k` do not fit.
         FloatingPointError: a probability is not finite.
     """
-    num_classes = _check(probs, mask_logits)
+    num_classes = _check_shapes(probs, mask_logits)
     if top_k < 0:
         raise ValueError(f"top_k is {top_k}: give 0 or more")
     class_scores, order = probs[:, :-1].float().flatten().sort(stable=True, descending=True)
     class_scores = class_scores[:top_k]
     order = order[:top_k]
     if thing_ids is not None:
-        things = order.new_tensor(sorted(_indices(thing_ids, num_classes)))
-        chosen = torch.isin(order % num_classes, things)
+        things = constant(sorted(_indices(thing_ids, num_classes)), order)
+        (of_things,) = _with_finite(probs, torch.isin(order % num_classes, things))
+        chosen = constant([pair for pair, thing in enumerate(of_things) if thing], order)
         class_scores = class_scores[chosen]
         order = order[chosen]
+    else:
+        _with_finite(probs)
     queries = order // num_classes
     height, width = mask_logits.shape[1:]
     masks = mask_logits.new_empty((len(queries), height * width), dtype=torch.bool)
@@ -236,13 +263,28 @@ def merge_instances(
 
 def _check(probs: Tensor, mask_logits: Tensor) -> int:
     """Number of classes K, after a check of shapes and of finite probabilities."""
+    num_classes = _check_shapes(probs, mask_logits)
+    _with_finite(probs)
+    return num_classes
+
+
+def _with_finite(probs: Tensor, *rows: Tensor) -> list[list[float]]:
+    """Numbers of rows (n,) as Python has them, exactly, after a check of finite probabilities, in one transfer."""
+    finite = probs.isfinite().all().double()
+    *numbers, all_finite = torch.cat([*(row.double() for row in rows), finite[None]]).tolist()
+    if not all_finite:
+        raise FloatingPointError("class probabilities are not finite: the weights are at fault")
+    parts = iter(numbers)
+    return [list(itertools.islice(parts, len(row))) for row in rows]
+
+
+def _check_shapes(probs: Tensor, mask_logits: Tensor) -> int:
+    """Number of classes K, after a check of shapes."""
     if probs.ndim != 2 or mask_logits.ndim != 3 or len(probs) != len(mask_logits):
         raise ValueError(
             f"probabilities (Q, K + 1) {tuple(probs.shape)} do not fit mask logits (Q, H, W) "
             f"{tuple(mask_logits.shape)}"
         )
-    if not probs.isfinite().all():
-        raise FloatingPointError("class probabilities are not finite: the weights are at fault")
     return probs.shape[1] - 1
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.zoo import official
 from clipself_seg.clip import DenseCLIP, TextBank
+from clipself_seg.clip.constants import constant
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.tower import TransformerTower, train_last_blocks
 from clipself_seg.data.mappers.samples import Sample
@@ -268,9 +269,9 @@ class FViT(OpenVocabulary, TwoStageDetector):
         for index, sample in enumerate(samples):
             size, (height, width) = _sizes(sample)
             boxes, scores = self.propose_in(logits, deltas, index, size)
-            scale = boxes.new_tensor([size[1] / width, size[0] / height] * 2)
+            scale = constant([size[1] / width, size[0] / height] * 2, boxes)
             # Rounding may lead out of the image.
-            limits = boxes.new_tensor([width, height] * 2)
+            limits = constant([width, height] * 2, boxes)
             proposals.append((torch.minimum(boxes / scale, limits), scores))
         return proposals
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
+from clipself_seg.clip.constants import constant
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.region_pooling import box_weights, pool
 from clipself_seg.data.mappers.samples import Sample
@@ -363,9 +364,8 @@ class TwoStageDetector(RPNStage, RoIStage):
 
         The arguments are those of `select_in`, with rows and columns of the original image in place of a scale.
         """
-        scale = proposals.new_tensor(
-            [image_size[1] / original_size[1], image_size[0] / original_size[0]] * 2
-        )
+        pixels = [image_size[1] / original_size[1], image_size[0] / original_size[0]] * 2
+        scale = constant(pixels, proposals)
         detected = self.select_in(levels, dense, proposals, image_size, scale, text, seen)
         instances = as_instances(detected, original_size)
         if self.roi_head.mask_head is not None:

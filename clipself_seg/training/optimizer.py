@@ -24,6 +24,16 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group.get("lr_multiplier", 1.0)
 
 
+def leave_out_step(optimizer: torch.optim.Optimizer, left_out: Tensor) -> None:
+    """Say on the device whether the next step is taken; nobody has to wait for the answer.
+
+    Args:
+        optimizer: a fused one (`build_adamw`), whose kernels read what loss scaling tells them.
+        left_out: scalar, 1 for a step that changes neither weights nor moments, 0 for one that is taken.
+    """
+    vars(optimizer)["found_inf"] = left_out
+
+
 def learning_rate(
     step: int, *, base: float, warmup: int, total: int, factor: float | None = None
 ) -> float:

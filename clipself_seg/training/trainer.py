@@ -43,6 +43,7 @@ from clipself_seg.training.metrics import (
 from clipself_seg.training.optimizer import (
     build_adamw,
     gradient_norm,
+    leave_out_step,
     set_learning_rate,
 )
 from clipself_seg.training.settings import TrainingSettings, check_same_run
@@ -188,15 +189,15 @@ class Trainer:
         if settings.loss_scaling:
             self._settle(storage)
         else:
-            # Fused kernels read it on the device.
-            self.optimizer.found_inf = 1 - mean.isfinite().all().float()  # type: ignore[attr-defined]
+            leave_out_step(self.optimizer, 1 - mean.isfinite().all().float())
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.model.after_optimizer_step()
 
     def _settle(self, storage: EventStorage) -> None:
         """Take the numbers of the latest step, if that has not been done: refuse them, or keep them for the log."""
-        step, self._unsettled = self._unsettled, None
+        step = self._unsettled
+        self._unsettled = None
         if step is None:
             return
         shared = dict(zip(step.own, step.mean.numbers()))

@@ -15,6 +15,8 @@ from clipself_seg.training.optimizer import (
     build_adamw,
     gradient_norm,
     learning_rate,
+    leave_out_step,
+    set_learning_rate,
     stepped_rate,
 )
 from clipself_seg.training.settings import TrainingSettings
@@ -80,3 +82,23 @@ def test_gradient_norm_is_over_all_parameters_together():
     layers[0].weight.grad = torch.tensor([[3.0], [0.0]])
     layers[1].bias.grad = torch.tensor([4.0])
     assert gradient_norm(nn.ModuleList(layers).parameters()) == 5
+
+
+def test_a_step_that_is_left_out_changes_neither_weights_nor_moments():
+    def stepped(numbers):
+        torch.manual_seed(0)
+        layer = nn.Linear(3, 2)
+        groups = matrices_and_vectors(layer.parameters(), 0.1)
+        optimizer = build_adamw(groups, betas=(0.9, 0.98), eps=1e-6)
+        set_learning_rate(optimizer, 0.1)
+        for number in numbers:
+            for parameter in layer.parameters():
+                parameter.grad = torch.full_like(parameter, number)
+            leave_out_step(optimizer, torch.tensor(float(not math.isfinite(number))))
+            optimizer.step()
+        states = [optimizer.state[parameter] for parameter in layer.parameters()]
+        return [*layer.parameters(), *(value for state in states for value in state.values())]
+
+    whole, spoiled = stepped([1.0, 2.0]), stepped([1.0, math.nan, 2.0, math.inf])
+    assert len(whole) == 2 * (1 + 3)
+    assert all(torch.equal(*pair) for pair in zip(whole, spoiled))

@@ -32,6 +32,7 @@ NOT_THE_CALLER = (str(Path(torch.__file__).parent), __file__, accelerator.__file
 aten = torch.ops.aten
 # Operations whose kernels wait for their result, which torch does not mark as such.
 WAITING = {"aten.multinomial.default", "torchvision.nms.default"}
+WAITING |= {"aten._linalg_check_errors.default"}
 COPIES = {"aten._to_copy.default", "aten.copy_.default"}
 INDEXED = {"aten.index.Tensor"}
 INDEX_PUTS = {"aten.index_put.default", "aten.index_put_.default"}

@@ -65,6 +65,10 @@ KINDS = {
     ),
     "equal": (lambda m: torch.equal(m.values, m.values), "aten.equal.default"),
     "nms": (lambda m: nms(m.boxes, m.boxes[:, 3], 0.5), "torchvision.nms.default"),
+    "inverse": (
+        lambda m: torch.linalg.inv(m.values @ m.values.T),
+        "aten._linalg_check_errors.default",
+    ),
     "multinomial": (lambda m: m.values.abs().multinomial(1), "aten.multinomial.default"),
     "torch.tensor": (lambda m: torch.tensor([1.0, 2.0], device=ACCELERATOR), None),
     "as_tensor": (lambda m: torch.as_tensor([1.0], device=m.values.device), None),

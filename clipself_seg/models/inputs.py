@@ -17,3 +17,10 @@ def on_device(samples: Sequence[Sample], key: str, device: torch.device) -> list
     it on the CPU would not be.
     """
     return [sample[key].to(device, non_blocking=True) for sample in samples]
+
+
+def send(made: Tensor, device: torch.device) -> Tensor:
+    """What Python has just made on the CPU, on a device; pinned first where a GPU would else be waited for."""
+    if device.type == "cuda":
+        made = made.pin_memory()
+    return made.to(device, non_blocking=True)

@@ -29,7 +29,7 @@ from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, class_names
 from clipself_seg.errors import InputError, last_line
-from clipself_seg.models.inputs import on_device
+from clipself_seg.models.inputs import on_device, send
 
 CROPS_AT_ONCE = 64
 
@@ -205,9 +205,7 @@ class RegionReader(nn.Module):
             weights = {"boxes": box_weights(boxes[index], grid)}
             if masks:
                 weights["masks"] = mask_weights(masks[index])
-            rows = pool(
-                features_Ehw, torch.cat(list(weights.values())).to(self.device, non_blocking=True)
-            )
+            rows = pool(features_Ehw, send(torch.cat(list(weights.values())), self.device))
             for readout, part in zip(weights, rows.split([len(w) for w in weights.values()])):
                 pooled[readout].append(part)
         return pooled

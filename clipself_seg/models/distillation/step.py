@@ -21,7 +21,7 @@ from clipself_seg.clip.region_pooling import box_weights, pool
 from clipself_seg.clip.tower import ImageTower
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.heads.distillation.losses import Average, loss_count, region_mean
-from clipself_seg.models.inputs import on_device
+from clipself_seg.models.inputs import on_device, send
 
 
 class Step:
@@ -98,7 +98,7 @@ class Step:
             # The weights are made where the boxes are: on the CPU, without waiting for the GPU.
             weights = [box_weights(boxes_n4, grid) for boxes_n4 in boxes]
         rows = [
-            pool(features_Ehw, weights_nhw.to(self.device, non_blocking=True))
+            pool(features_Ehw, send(weights_nhw, self.device))
             for features_Ehw, weights_nhw in zip(self.dense_BEhw, weights, strict=True)
         ]
         return torch.cat(rows)

@@ -25,7 +25,7 @@ from clipself_seg.quickstart.steps import (
 )
 from clipself_seg.quickstart.tiles import Row
 from clipself_seg.visualization.boxes import box_overlay
-from clipself_seg.visualization.overlays import save_png
+from clipself_seg.visualization.overlays import readable, save_png
 from clipself_seg.visualization.panels import sheet
 
 SHIPPED = "mini-fvit"
@@ -105,12 +105,14 @@ def _drawn(
     (number,) = (e["id"] for e in content["images"] if Path(e["file_name"]).name == path.name)
     boxes = [e for e in content["annotations"] if e["image_id"] == number]
     boxes.sort(key=lambda entry: -entry.get("score", 1))
-    corners = np.array([entry["bbox"] for entry in boxes]).reshape(-1, 4)
+    corners = np.array([entry["bbox"] for entry in boxes], float).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
     classes = [categories[entry["category_id"]] for entry in boxes]
     names = [entry["name"] for entry in classes]
     seen = np.array([entry["seen"] for entry in classes], dtype=bool)
     scores = np.array([entry["score"] for entry in boxes if "score" in entry])
-    return np.asarray(
-        box_overlay(read_image(path), corners, scores if len(scores) else None, names, seen)
-    )
+    image = read_image(path)
+    (large,) = readable(image)
+    corners *= large.shape[0] / image.shape[0]
+    drawn = box_overlay(large, corners, scores if len(scores) else None, names, seen, sheet=False)
+    return np.asarray(drawn)

@@ -28,7 +28,7 @@ from clipself_seg.visualization.dense_maps import (
     match_labels,
 )
 from clipself_seg.visualization.fonts import write_text
-from clipself_seg.visualization.panels import sheet
+from clipself_seg.visualization.panels import SHEET_TEXT, sheet
 
 CROP = 96  # pixels
 TRAINED_SIDE = 160  # pixels, as in configs/mini: answers are best there
@@ -114,7 +114,8 @@ def kmeans_rows(
 
 def kmeans_sheet(rows: Sequence[Row]) -> Image.Image:
     """`kmeans_rows` as one image."""
-    return sheet([list(row.tiles.values()) for row in rows], list(rows[0].tiles))
+    tiles = [list(row.tiles.values()) for row in rows]
+    return sheet(tiles, list(rows[0].tiles), text=ENLARGED * SHEET_TEXT)
 
 
 def region_answers(

@@ -124,24 +124,30 @@ def heat_map(image: np.ndarray, values: np.ndarray, low: float, high: float) -> 
     return blended
 
 
-GOLDEN = 0.618033988749895
-# Of the colours of clusters in CIELAB: hue of the first, in turns.
-START = 0.08
-CHROMA = 62
-LIGHTNESS = (58, 85, 36)
+# Of M. Okabe and K. Ito (Color Universal Design, 2008), without black: those who do not see all hues tell them
+# apart. In an order in which neighbours differ in lightness.
+SAFE = (
+    (240, 228, 66),
+    (0, 114, 178),
+    (230, 159, 0),
+    (0, 158, 115),
+    (86, 180, 233),
+    (213, 94, 0),
+    (204, 121, 167),
+)
 
 
 def palette(count: int) -> np.ndarray:
     """Colours that stay far apart however many there are, (count, 3) uint8 RGB.
 
-    Each is lighter or darker than the ones before and after it, for those who do not see all hues.
+    The first seven can be told apart without seeing all hues; then they come again, darker or lighter.
     """
     number = np.arange(count)
-    hue = 2 * np.pi * (START + GOLDEN * number)
-    lightness = np.array(LIGHTNESS)[number % len(LIGHTNESS)]
-    lab = np.stack([lightness, CHROMA * np.cos(hue), CHROMA * np.sin(hue)], -1).astype(np.float32)
-    rgb = cv2.cvtColor(lab[None], cv2.COLOR_LAB2RGB)[0] if count else lab
-    return (255 * rgb.clip(0, 1)).round().astype(np.uint8)
+    colours = np.array(SAFE)[number % len(SAFE)].astype(float)
+    turn = (number // len(SAFE))[:, None]
+    strength = 0.5 ** ((turn + 1) // 2)
+    end = 255 * (turn % 2 == 0)  # darker first
+    return (end + strength * (colours - end)).round().astype(np.uint8)
 
 
 def colour_segments(labels: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ LEGEND = 23  # width in heights of the text: two columns
 MARGIN = 8  # pixels around the images of a sheet
 SHEET_TEXT = 13  # height of the text of a sheet in pixels
 BLACK = (0, 0, 0)
-TITLE = 18  # height of a title or caption of a sheet in pixels
+LEADING = 5  # pixels between the lines of a sheet
 
 
 def panel(
@@ -106,6 +106,7 @@ def sheet(
     titles: Sequence[str],
     captions: Sequence[Sequence[str]] | None = None,
     scale: int = 1,
+    text: int = SHEET_TEXT,
 ) -> Image.Image:
     """Rows of images under column titles.
 
@@ -114,13 +115,15 @@ def sheet(
         titles: title of each column, or none at all.
         captions: line below each image.
         scale: enlargement by a whole number; pixels stay sharp.
+        text: height of the text in pixels.
     """
     grown = [[np.kron(p, np.ones((scale, scale, 1), np.uint8)) for p in row] for row in rows]
-    foot = TITLE if captions else 0
+    line = text + LEADING
+    foot = line if captions else 0
     columns = max(len(row) for row in grown)
     widths = [max(row[c].shape[1] for row in grown if c < len(row)) for c in range(columns)]
     heights = [max(image.shape[0] for image in row) for row in grown]
-    head = TITLE + MARGIN if titles else 0
+    head = line + MARGIN if titles else 0
     size = (
         sum(widths) + MARGIN * (columns + 1),
         head + sum(heights) + (MARGIN + foot) * len(rows) + MARGIN,
@@ -129,13 +132,13 @@ def sheet(
     draw = ImageDraw.Draw(canvas)
     lefts = [MARGIN + sum(widths[:c]) + MARGIN * c for c in range(columns)]
     for left, title in zip(lefts, titles):
-        write_text(draw, (left, MARGIN), title, SHEET_TEXT, BLACK, "la")
+        write_text(draw, (left, MARGIN), title, text, BLACK, "la")
     top = head + MARGIN
     for number, (row, height) in enumerate(zip(grown, heights)):
         for column, image in enumerate(row):
             canvas.paste(Image.fromarray(image), (lefts[column], top))
             if captions:
                 place = (lefts[column], top + image.shape[0] + 1)
-                write_text(draw, place, captions[number][column], SHEET_TEXT, BLACK, "la")
+                write_text(draw, place, captions[number][column], text, BLACK, "la")
         top += height + MARGIN + foot
     return canvas

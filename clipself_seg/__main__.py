@@ -37,7 +37,9 @@ COMMANDS = {
     "predict": Command("predict", "segment images, or detect in them, with your own class names"),
     "dense-maps": Command("dense_maps", "draw what dense features see"),
     "explore": Command("explore", "a page of heat maps to click, in one file"),
-    "serve": Command("serve", "the same page for images and words of now, from a server of your own"),
+    "serve": Command(
+        "serve", "the same page for images and words of now, from a server of your own"
+    ),
     "data check": Command(
         "check_datasets", "which data sets are complete, and what mends the others"
     ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,11 @@ def render(template: str, **values: Any) -> str:
         values: what the template shows.
     """
     return _environment().get_template(template).render(values)
+
+
+def pieces(template: str, **values: Any) -> Iterator[str]:
+    """A page piece by piece, for one that is too large to be in memory as a whole; the arguments are `render`'s."""
+    return _environment().get_template(template).generate(values)
 
 
 def write_page(path: str | os.PathLike[str], template: str, **values: Any) -> None:

@@ -1,4 +1,4 @@
 """A page to click: what the dense features of CLIPs see where, computed in the browser, and a server of it.
 
-`page.py` writes one file of HTML; `assets/` has its template, style and scripts, an idea a file.
+`page.py` writes one file of HTML of `templates/explore.html`; `assets/` has its style and scripts, an idea a file.
 """

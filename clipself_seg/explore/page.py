@@ -1,4 +1,4 @@
-"""The page as one file of HTML: template, style and scripts of `assets/`, and the content, all inside of it."""
+"""The page as one file of HTML: a template, style and scripts of `assets/`, and the content, all inside of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
@@ -18,6 +17,7 @@ from clipself_seg import __version__
 from clipself_seg.errors import InputError
 from clipself_seg.explore.content import Content, button_of
 from clipself_seg.files import atomic_path
+from clipself_seg.pages import pieces
 
 ASSETS = Path(__file__).resolve().parent / "assets"
 # In the order in which they build on each other; the last one begins.
@@ -61,7 +61,8 @@ def write_page(
             raise InputError(f"no image could be read: {path} is not written")
 
     # The buttons are written behind the images, when they are known.
-    pieces = template("page.html.j2").generate(
+    page = pieces(
+        "explore.html",
         models=content.models(),
         images=shown(),
         buttons=buttons,
@@ -69,7 +70,7 @@ def write_page(
         version=__version__,
     )
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.writelines(pieces)
+        file.writelines(page)
     return len(buttons)
 
 
@@ -98,16 +99,3 @@ def read_asset(name: str) -> str:
 def _hash(text: str) -> str:
     digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode('ascii')}"
-
-
-@functools.cache
-def template(name: str) -> jinja2.Template:
-    """A template in `assets/`; what it is given is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(name)

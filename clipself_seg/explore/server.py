@@ -22,8 +22,9 @@ from clipself_seg import __version__
 from clipself_seg.errors import InputError
 from clipself_seg.explore.answers import Answers
 from clipself_seg.explore.asked import Limits, read_request
-from clipself_seg.explore.page import SERVER_SCRIPTS, inlined, template
+from clipself_seg.explore.page import SERVER_SCRIPTS, inlined
 from clipself_seg.explore.turns import Busy, TooSlow, Turns
+from clipself_seg.pages import render
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +180,8 @@ def _page(
     """The page, and the rule (CSP) of what may run and load in it."""
     values = inlined(SERVER_SCRIPTS)
     rule = f"{values.pop('rule')}; connect-src 'self'; frame-ancestors 'none'"
-    page = template("serve.html.j2").render(
+    page = render(
+        "serve.html",
         **values,
         tasks=list(answers.predictors),
         limits=limits._asdict(),
@@ -200,5 +202,5 @@ def _problem(request: Request, status: int, text: str) -> Response:
     if request.url.path.startswith("/api/"):
         return _json(status, {"error": text})
     style = inlined(())
-    page = template("problem.html.j2").render(**style, text=text, version=__version__)
+    page = render("problem.html", **style, text=text, version=__version__)
     return HTMLResponse(page, status, headers={"Content-Security-Policy": str(style["rule"])})

@@ -15,7 +15,7 @@ from clipself_seg.mini.scenes import draw_scene
 from tests.explore.browser import Browser, chromium
 
 # Words and names of files that a page has to escape, and a word from right to left.
-STRANGE = ("</script><b>", "\"'&lt;", "كلب")
+STRANGE = ("</script><b>", "\"'&lt;", 60 * "w", "كلب")
 NAMES = ("</script> \"one'.png", "two.png")
 
 

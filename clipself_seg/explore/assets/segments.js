@@ -88,7 +88,7 @@ function nameSegments(context, view, ids, segments, classes) {
   const middles = middlesOf(view, ids, segments.length);
   for (const segment of segments) {
     if (segment.area < 0.01 * ids.length) continue;
-    const { name } = classes[segment.label];
+    const name = shortened(context, classes[segment.label].name);
     const half = context.measureText(name).width / 2 + 4;
     const column = middles[segment.id] % view.columns;
     const row = Math.floor(middles[segment.id] / view.columns);
@@ -100,6 +100,14 @@ function nameSegments(context, view, ids, segments, classes) {
     context.strokeText(name, x, y);
     context.fillText(name, x, y);
   }
+}
+
+function shortened(context, name) {
+  const room = context.canvas.width - 16;
+  if (context.measureText(name).width <= room) return name;
+  const letters = [...name];
+  while (letters.length && context.measureText(`${letters.join("")}\u2026`).width > room) letters.pop();
+  return `${letters.join("")}\u2026`;
 }
 
 // For each id the pixel that is farthest from others, in steps along rows and columns; two passes.

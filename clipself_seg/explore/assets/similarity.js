@@ -27,23 +27,47 @@ async function unpackMap(map) {
 async function cosines(map, vectors, count) {
   const { channels, values, ofPlace, ofChannel } = map;
   const places = map.rows * map.columns;
-  const scaled = vectors.map((value, i) => value * ofChannel[i % channels]);
+  // Zeros fill the last four.
+  const scaled = new Float32Array(4 * Math.ceil(count / 4) * channels);
+  vectors.forEach((value, i) => (scaled[i] = value * ofChannel[i % channels]));
   const results = new Float32Array(count * places);
+  const sums = new Float64Array(4);
   for (let place = 0; place < places; place++) {
     if (count > 1 && place % PLACES_AT_ONCE === PLACES_AT_ONCE - 1) {
       await new Promise((go) => setTimeout(go, 0));
     }
-    const feature = values.subarray(place * channels, (place + 1) * channels);
-    for (let vector = 0; vector < count; vector++) {
-      const start = vector * channels;
-      let sum = 0;
-      for (let channel = 0; channel < channels; channel++) {
-        sum += feature[channel] * scaled[start + channel];
+    const feature = new Float32Array(values.subarray(place * channels, (place + 1) * channels));
+    for (let vector = 0; vector < count; vector += 4) {
+      fourDots(feature, scaled, vector * channels, sums);
+      for (let i = 0; i < 4 && vector + i < count; i++) {
+        results[(vector + i) * places + place] = sums[i] * ofPlace[place];
       }
-      results[vector * places + place] = sum * ofPlace[place];
     }
   }
   return results;
+}
+
+// A feature with four vectors: none of the sums waits for the one before it, which halves the time.
+function fourDots(feature, vectors, start, sums) {
+  const length = feature.length;
+  const second = start + length;
+  const third = second + length;
+  const fourth = third + length;
+  let a = 0;
+  let b = 0;
+  let c = 0;
+  let d = 0;
+  for (let i = 0; i < length; i++) {
+    const value = feature[i];
+    a += value * vectors[start + i];
+    b += value * vectors[second + i];
+    c += value * vectors[third + i];
+    d += value * vectors[fourth + i];
+  }
+  sums[0] = a;
+  sums[1] = b;
+  sums[2] = c;
+  sums[3] = d;
 }
 
 // The same promise for everybody who asks meanwhile.

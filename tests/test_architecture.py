@@ -42,7 +42,7 @@ ARROWS = {
     "benchmark": {*FLOW, "training"},
     "mini": {*FLOW, "visualization"},
     "quickstart": {*FLOW, "mini", "visualization"},
-    "tables": {*FLOW, "mini", "training"},
+    "tables": {*FLOW, "benchmark", "mini", "training"},
     # The one part that knows all of them, and that no other one imports.
     "commands": {
         *FLOW,

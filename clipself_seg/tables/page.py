@@ -104,21 +104,21 @@ def _markdown(sections: Sequence[Section], figures: set[str], scale: str) -> str
         [f"[{title}](#{_slug(title)})" if title != "all" else title, *counts]
         for title, *counts in _summary(sections, scale)
     ]
-    blocks.append(_markdown_table(_summary_headings(scale), linked))
+    blocks.append(markdown_table(_summary_headings(scale), linked))
     for section in sections:
         table = section.table
         blocks.append(f"## {table.title}")
         blocks.append(table.about)
-        blocks.append(_markdown_table(section.headings, section.body))
+        blocks.append(markdown_table(section.headings, section.body))
         if table.name in figures:
             blocks.append(f"![{table.title}]({NAMES[scale]}/{table.name}.png)")
         if section.claims:
-            blocks.append(_markdown_table(CLAIM_HEADINGS, _marked(section.claims, "**{}**")))
+            blocks.append(markdown_table(CLAIM_HEADINGS, _marked(section.claims, "**{}**")))
         blocks += [f"* {reason}" for reason in section.reasons]
         if section.commands:
             body = [[row, f"`{command}`", *rest] for row, command, *rest in section.commands]
             blocks.append("<details><summary>Commands</summary>")
-            blocks.append(_markdown_table(COMMAND_HEADINGS, body))
+            blocks.append(markdown_table(COMMAND_HEADINGS, body))
             blocks.append("</details>")
     return "\n\n".join(filter(None, blocks)) + "\n"
 
@@ -140,7 +140,7 @@ def _sums_up(row: Sequence[str]) -> bool:
     return row[0].partition(".")[0].isdigit()
 
 
-def _markdown_table(headings: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def markdown_table(headings: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """Without blanks that align columns, which would change with every number."""
     rows = [headings, ["---"] * len(headings), *body]
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)

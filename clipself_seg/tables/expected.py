@@ -1,0 +1,192 @@
+"""The page of what to expect of each recipe: published numbers, hours of GPUs, memory.
+
+    python -m clipself_seg.tables.expected > docs/expected.md
+
+Published numbers are those of the tables in configs/tables/ and of the official checkpoints; hours and memory are
+the authors' where they said them, and computed (`benchmark.recipes`) where they did not.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from clipself_seg.benchmark.recipes import recipe
+from clipself_seg.checkpoints.zoo import zoo
+from clipself_seg.config import load_config
+from clipself_seg.tables.page import markdown_table
+from clipself_seg.tables.table import ROOT, RunOf, Table, read_tables
+
+FOLDERS = ("distill", "regions", "semseg", "panoptic", "detection")
+RATES = {"B": 52e12, "L": 70e12}
+"""Operations a second of an A100 that the authors' times of two distillations imply, by the size of the ViT."""
+AUTHORS = "CLIPSelf's tracker, issue 3"
+MINI = re.compile(r" ?\(mini: [^)]*\)")  # what a row is in the mini world
+HEADINGS = (
+    "config",
+    "published",
+    "images",
+    "TFLOP an image, computed",
+    "A100 hours, computed",
+    "GiB of a GPU, computed",
+)
+HOURS_SAID = {
+    "distill/coco_patches_eva02_vitb16": "authors: 2 h on 8",
+    "distill/coco_proposals_eva02_vitb16": "authors: 2 h on 8",
+    "distill/coco_patches_eva02_vitl14_336": "authors: 6 h on 8",
+    "distill/coco_proposals_eva02_vitl14_336": "authors: 6 h on 8",
+}
+"""Hours of GPUs that somebody measured."""
+
+TEXT = """# What to expect of each recipe
+
+Published numbers, hours and memory of every configuration of CLIPSelf, CAT-Seg, ODISE and F-ViT. **No row was
+measured with this project on GPUs**: published numbers are the publishers', hours and memory are computed
+unless a name stands behind them. Written by `python -m clipself_seg.tables.expected`; a test keeps it.
+
+* **published**: in percent, from the paper's tables as they are in `configs/tables/` (the table is named), or
+  from the publisher of the checkpoint that is named. "(on it)" is a detector or head that stands on the
+  distilled CLIP. Numbers of runs with changed keys are in [reproduce.md](reproduce.md#what-the-tables-show).
+* **images**: images that all processes draw, `SOLVER.IMS_PER_BATCH` times `SOLVER.MAX_ITER`.
+* **TFLOP an image**: of a training step, forward and backward, a multiply-add as two, by
+  `clipself_seg/benchmark/recipes.py`. What is computed twice to save memory does not count.
+* **A100 hours** (computed): images x TFLOP / rate, on one GPU. The rate is {base:.0f} TFLOP/s for ViT-B and
+  {large:.0f} for ViT-L, which the authors' times of two distillations imply: 2 and 6 hours on eight A100 with
+  80 GB ({authors}). Divide by the number of GPUs. Evaluation and reading of images come on top. CAT-Seg's
+  recipe computes in float32, at a lower rate: its hours are a lower bound.
+* **GiB of a GPU** (computed): 4 bytes a weight, 12 more for each weight that learns (its gradient, two
+  moments), and what the step's forward and backward pass hold at most, times the images of a GPU, which stand
+  behind it. It is a lower bound: the teacher's crops, losses, texts of CAT-Seg, and what CUDA and its allocator
+  take are not in it. Fewer images, `MODEL.CLIP.CHECKPOINTING True` or `SOLVER.ACCUMULATE` need less.
+* Empty cells are of configurations that only evaluate, and of the stock RPN, whose step is not computed.
+  Neither is ODISE's: its U-Net has no weights here. Its authors trained it for 6 days on 32 V100 (ODISE's
+  GETTING_STARTED), 4,608 hours of them. The pyramids have the schedule of FC-CLIP, whose authors say 3.2 days
+  on 8 V100 (its README).
+"""
+
+
+class Published(NamedTuple):
+    """Numbers of a configuration, and where they are printed."""
+
+    source: str
+    numbers: str
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.numbers}"
+
+
+def recipes() -> list[str]:
+    """Configurations that have a row, such as "distill/coco_patches_eva02_vitb16", in the page's order."""
+    configs = ROOT / "configs"
+    paths = [path for folder in FOLDERS for path in sorted((configs / folder).rglob("*.yaml"))]
+    # base.yaml, base_ov_coco.yaml and catseg_v1_base.yaml are what others stand on.
+    named = [path for path in paths if "base" not in path.stem.split("_")]
+    return [path.relative_to(configs).with_suffix("").as_posix() for path in named]
+
+
+@functools.cache
+def _tables() -> list[Table]:
+    return read_tables()
+
+
+def published(name: str) -> list[str]:
+    """What was published of a configuration, each with its source; empty if nothing was."""
+    tables = [numbers for table in _tables() for numbers in _in_table(table, name)]
+    entries = [(entry.name, entry.published) for entry in zoo().values() if name in entry.configs]
+    own = [Published(f"`{entry}`", numbers) for entry, numbers in entries if _is_model(entry, name)]
+    once = {one.numbers: one for one in reversed([*tables, *own]) if one.numbers}
+    parts = {numbers: set(numbers.split(", ")) for numbers in once}
+    whole = [n for n in once if not any(parts[n] < other for other in parts.values())]
+    return [str(once[numbers]) for numbers in reversed(whole)]
+
+
+def _is_model(entry: str, name: str) -> bool:
+    """Whether an official checkpoint is a result of a configuration, and no part that it starts from."""
+    return entry.startswith({"semseg": "catseg", "panoptic": "odise"}.get(name.split("/")[0], "-"))
+
+
+def _in_table(table: Table, name: str) -> Iterator[Published]:
+    runs = table.runs["real"]
+    for row in table.rows.values():
+        spec = runs.get(row.run)
+        numbers = ", ".join(
+            f"{table.columns[key].title('real')} {value}" for key, value in row.paper.items()
+        )
+        if spec is None or not numbers or not (spec.evaluate or _as_it_is(spec.options)):
+            continue
+        source = f"{table.title.partition(':')[0]}, {MINI.sub('', row.title)}"
+        if _stem(spec.config) == name:
+            yield Published(source, numbers)
+        for weights in spec.weights.values():
+            below = runs[weights.run] if isinstance(weights, RunOf) else None
+            variant = "table_a3" in spec.config
+            if below and _stem(below.config) == name and _as_it_is(below.options) and not variant:
+                yield Published(f"(on it) {source}", numbers)
+
+
+def _as_it_is(options: Mapping[str, str]) -> bool:
+    """Whether options leave the recipe as its configuration has it."""
+    return all(key.startswith("TEST.") for key in options)
+
+
+def _stem(config: str) -> str:
+    return Path(config).relative_to("configs").with_suffix("").as_posix()
+
+
+def gpus(name: str) -> int:
+    """GPUs of the published run: CAT-Seg's 4, else 8."""
+    return 4 if name.startswith("semseg/") else 8
+
+
+def cost(name: str) -> list[str]:
+    """The cells behind "published": images, TFLOP an image, A100 hours, GiB of a GPU; empty if not computed."""
+    # bfloat16, because float16 is switched off where there is no GPU.
+    words = "MODEL.CAT_SEG.BACKBONE_WEIGHTS random SOLVER.AMP.DTYPE bfloat16".split()
+    cfg = load_config(ROOT / f"configs/{name}.yaml", ["MODEL.CLIP.WEIGHTS", "", *words])
+    if "transfer" in name or name.endswith("_clipself"):  # only evaluated
+        return [""] * 4
+    solver = cfg.SOLVER
+    if (
+        cfg.MODEL.META_ARCHITECTURE == "OpenPanoptic"
+        and cfg.MODEL.MASK_GENERATOR.SOURCE == "diffusion"
+    ):
+        return [f"{solver.IMS_PER_BATCH * solver.MAX_ITER:,}", "", "", ""]
+    made = recipe(cfg, solver.AMP.ENABLED)
+    if made is None:
+        return [""] * 4
+    rate = RATES["L" if "-L-" in cfg.MODEL.CLIP.NAME else "B"]
+    hours = made.images * made.flops / rate / 3600
+    each = max(1, solver.IMS_PER_BATCH // gpus(name))
+    memory = made.memory(each) / 2**30
+    return [
+        f"{made.images:,}",
+        f"{made.flops / 1e12:.2g}",
+        _two_digits(hours) + (f" ({HOURS_SAID[name]})" if name in HOURS_SAID else ""),
+        f"{_two_digits(memory)} ({each})",
+    ]
+
+
+def _two_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def page() -> str:
+    """The page, in Markdown."""
+    base, large = RATES["B"] / 1e12, RATES["L"] / 1e12
+    blocks = [TEXT.format(base=base, large=large, authors=AUTHORS)]
+    for folder in FOLDERS:
+        body = [
+            [f"`{name}`", "<br>".join(published(name)) or "none", *cost(name)]
+            for name in recipes()
+            if name.startswith(f"{folder}/")
+        ]
+        blocks.append(f"## {folder}\n\n{markdown_table(HEADINGS, body)}\n")
+    return "\n".join(blocks)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

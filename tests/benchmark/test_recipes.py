@@ -1,0 +1,68 @@
+"""Operations and memory of recipes, of small ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from clipself_seg.benchmark import recipes
+from clipself_seg.benchmark.flops import tower_flops
+from clipself_seg.clip import load_clip
+from clipself_seg.config import load_config
+from tests.conftest import ROOT
+
+
+def computed(name: str, *words: str) -> recipes.Recipe | None:
+    """The recipe of a configuration of the mini world, with random weights."""
+    cfg = load_config(ROOT / f"configs/mini/{name}.yaml", ["MODEL.CLIP.WEIGHTS", "", *words])
+    return recipes.recipe(cfg, half=False)
+
+
+def test_a_distillation_is_student_and_teacher():
+    clip = load_clip("ViT-Mini-8", None)
+    flops = tower_flops(clip.visual, 160, clip.image_size)
+    made = computed("patches")
+    # The 12 grids of at most 4 x 4 cells have 86 cells.
+    assert made.flops == int(flops.dense + flops.dense_backward + 86 / 12 * flops.image)
+    assert made.images == 8 * 300
+    both, tower = (sum(p.numel() for p in m.parameters()) for m in (clip, clip.visual))
+    assert 4 * (both + tower) < made.weights < 4 * (both + tower) + 12 * tower
+    assert made.memory(3) == made.weights + 3 * made.step
+
+
+def test_blocks_that_do_not_learn_cost_no_backward_pass_and_keep_nothing():
+    all_blocks, one = computed("patches"), computed("patches", "MODEL.CLIP.TRAINABLE_BLOCKS", "1")
+    assert one.flops < all_blocks.flops and one.step < all_blocks.step
+    assert one.weights < all_blocks.weights
+
+
+def test_recomputing_needs_less_memory_and_no_further_operations():
+    kept, again = computed("patches"), computed("patches", "MODEL.CLIP.CHECKPOINTING", "True")
+    assert again.step < kept.step and again.flops == kept.flops
+
+
+@pytest.mark.parametrize("name", ["detection", pytest.param("panoptic", marks=pytest.mark.heavy)])
+def test_heads_on_a_frozen_clip_are_computed(name):
+    made = computed(name)
+    assert made.flops > 0 and made.step > 0 and made.weights > 0
+
+
+def test_what_only_evaluates_has_no_recipe():
+    assert computed("regions", "DATASETS.TRAIN", "()") is None
+
+
+def test_the_peak_is_what_is_alive_at_once():
+    with FakeTensorMode():
+        layer = nn.Linear(1000, 1000, bias=False)
+
+        def step() -> list[torch.Tensor]:
+            x = torch.zeros(500, 1000)
+            for _ in range(3):
+                x = layer(x).relu()
+            return [x]
+
+        peak = recipes._peak(step, layer.parameters(), half=False)
+    # Three results that are kept for the backward pass and their like in passing, of 2 MB each.
+    assert 3 * 2e6 < peak < 8 * 2e6 + 4e6

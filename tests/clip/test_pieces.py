@@ -48,7 +48,7 @@ def class_aggregation_of(tokens):
     torch.manual_seed(0)
     shape = {"width": 16, "guidance_width": 8, "heads": 2, "grid": (6, 6), "pad_to": 8}
     layer = ClassAggregation(pooling=1, **shape)
-    return layer.to(tokens.device)(tokens.clone(), torch.ones(5, 8, device=tokens.device))
+    return layer.to(tokens.device)(tokens.clone(), torch.ones(1, 5, 8, device=tokens.device))
 
 
 def aggregator_of(dense):

@@ -3,8 +3,11 @@
 Short vocabularies are padded with learned tokens. All of them are the same token, so what they
 contribute to the attention has a closed form, and none of them is ever made.
 
-Shapes: T classes, N = h * w cells (pooled: n), C channels, G guidance channels, H heads, c channels
-    of a head.
+Several views of an image, or images, may pass together: the classes of one follow those of another,
+and do not see them.
+
+Shapes: V views, K classes of each, T = V * K, N = h * w cells (pooled: n), C channels, G guidance
+    channels, H heads, c channels of a head.
 """
 
 from __future__ import annotations
@@ -67,20 +70,27 @@ class ClassAggregation(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
 
-    def forward(self, x_TNC: Tensor, guidance_TG: Tensor) -> Tensor:
+    def forward(self, x_TNC: Tensor, guidance_VKG: Tensor) -> Tensor:
         """(T, N, C) -> (T, N, C). The residual counts twice: the layer's output contains its input.
 
-        Without gradients and pooling the result overwrites `x_TNC`.
+        Without gradients and pooling the result of one view overwrites `x_TNC`.
 
         Args:
             x_TNC: tokens of every class and location.
-            guidance_TG: projected text guidance of every class.
+            guidance_VKG: projected text guidance of every class of each view; (1, K, G) is that of all views.
         """
-        contribution_T3C = self.attention.of_guidance(guidance_TG)
-        padding = self._padding(len(x_TNC))
+        contribution_VK3C = self.attention.of_guidance(guidance_VKG)
+        classes = guidance_VKG.shape[1]
+        padding = self._padding(classes)
         pooled_TnC = self._pool(x_TNC)
+        if len(x_TNC) > classes:
+            # Locations of all views are the batch.
+            rows = pooled_TnC.unflatten(0, (-1, classes)).transpose(0, 1)
+            refined = self._layer(rows.flatten(1, 2), contribution_VK3C, padding)
+            refined = refined.unflatten(1, rows.shape[1:3]).transpose(0, 1).flatten(0, 1)
+            return x_TNC + self._unpool(refined)
         if torch.is_grad_enabled():
-            refined = self._layer(pooled_TnC, contribution_T3C, padding)
+            refined = self._layer(pooled_TnC, contribution_VK3C, padding)
             return x_TNC + self._unpool(refined)
         # Locations do not see each other: as many at a time as a CPU's cache holds.
         values = len(x_TNC) * x_TNC.shape[-1]
@@ -89,24 +99,26 @@ class ClassAggregation(nn.Module):
         if self.pooling == 1:
             # The input of a location is not needed again: parts are views of it, which take the sum.
             for part in parts:
-                part += self._layer(part, contribution_T3C, padding)
+                part += self._layer(part, contribution_VK3C, padding)
             return x_TNC
-        refined = torch.cat([self._layer(part, contribution_T3C, padding) for part in parts], dim=1)
+        layers = [self._layer(part, contribution_VK3C, padding) for part in parts]
+        refined = torch.cat(layers, dim=1)
         return x_TNC + self._unpool(refined)
 
     def _layer(
         self,
-        x_TnC: Tensor,
-        contribution_T3C: Tensor,
+        x_KnC: Tensor,
+        contribution_VK3C: Tensor,
         padding: tuple[Tensor, Tensor, int] | None,
     ) -> Tensor:
-        """Attention and MLP, both with their residuals, (T, n, C)."""
+        """Attention and MLP, both with their residuals, (K, n, C); locations n of one view follow those of another."""
         # Locations are the batch of the attention, classes its sequence.
-        x_nTC = x_TnC.transpose(0, 1).contiguous()
-        qkv = self.attention.of_tokens(self.norm1(x_nTC)).add_(contribution_T3C)
+        x_nKC = x_KnC.transpose(0, 1).contiguous()
+        qkv = self.attention.of_tokens(self.norm1(x_nKC))
+        qkv.unflatten(0, (len(contribution_VK3C), -1)).add_(contribution_VK3C[:, None])
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (n, H, T, c)
-        x_nTC = x_nTC + self.attend(q, k, v, padding).transpose(1, 2).flatten(2)
-        return self.MLP(self.norm2(x_nTC)).add_(x_nTC).transpose(0, 1)
+        x_nKC = x_nKC + self.attend(q, k, v, padding).transpose(1, 2).flatten(2)
+        return self.MLP(self.norm2(x_nKC)).add_(x_nKC).transpose(0, 1)
 
     def _padding(self, classes: int) -> tuple[Tensor, Tensor, int] | None:
         """Key and value (H, 1, c) of a padding token and the number of such tokens; None for none."""

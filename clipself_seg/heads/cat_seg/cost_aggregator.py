@@ -1,11 +1,11 @@
 """CAT-Seg's aggregator: a cost volume, refined over space and over classes, decoded to logits.
 
-(CAT-Seg, arXiv 2303.11797, section 3.) Images pass one at a time, so that classes are the batch. On
+(CAT-Seg, arXiv 2303.11797, section 3.) Classes are the batch, of one image or view at a time. On
 the CPU classes pass in groups that are small enough for its cache; without gradients the memory for
 what is made of them does not grow with their number then. On a GPU they pass together, without gradients
-as many as memory allows.
+as many as memory allows, and those of several images too.
 
-Shapes: T classes, P prompts of a class, E embedding, N = h * w cells, C channels, K classes kept.
+Shapes: V views or images, T classes, P prompts of a class, E embedding, N = h * w cells, C channels, K classes kept.
 """
 
 from __future__ import annotations
@@ -165,21 +165,21 @@ class AggregatorLayer(nn.Module):
         )
 
     def forward(
-        self, x_TNC: Tensor, appearance_NG: Tensor, text_TG: Tensor, groups: Groups
+        self, x_TNC: Tensor, appearance_VNG: Tensor, text_VKG: Tensor, groups: Groups
     ) -> Tensor:
-        """Refined embedding (T, N, C); without gradients it overwrites `x_TNC`.
+        """Refined embedding (T, N, C) of T = V * K classes; without gradients it overwrites `x_TNC`.
 
         Args:
             x_TNC: cost embedding.
-            appearance_NG: projected appearance guidance of every cell.
-            text_TG: projected text guidance of every class.
+            appearance_VNG: projected appearance guidance of every cell of each view.
+            text_VKG: projected text guidance of every class of each view, or (1, K, G) of all of them.
             groups: how the classes pass over space. Over classes all have to be there at once.
         """
-        contributions = self.swin_block.guidance_contributions(appearance_NG)
+        contributions = self.swin_block.guidance_contributions(appearance_VNG)
         x_TNC = groups.apply(lambda x: self.swin_block(x, contributions), x_TNC, in_place=True)
         if groups.recompute and torch.is_grad_enabled():
-            return checkpoint(self.attention, x_TNC, text_TG, use_reentrant=False)
-        return self.attention(x_TNC, text_TG)
+            return checkpoint(self.attention, x_TNC, text_VKG, use_reentrant=False)
+        return self.attention(x_TNC, text_VKG)
 
 
 class CostAggregator(nn.Module):
@@ -230,34 +230,77 @@ class CostAggregator(nn.Module):
             guidance: features of the same image.
             text_TPE: embeddings of the prompts of every class.
         """
-        groups = Groups(self._together(dense_Ehw.device), self.checkpointing)
+        (logits,) = self._together([dense_Ehw], [guidance], text_TPE)
+        return logits
+
+    def of_images(
+        self, dense_VEhw: Tensor, guidance: Sequence[Guidance], text_TPE: Tensor
+    ) -> list[ClassLogits]:
+        """Logits of several images; without gradients a GPU computes as many together as memory allows.
+
+        Args:
+            dense_VEhw: dense features of CLIP.
+            guidance: features of the same images.
+            text_TPE: embeddings of the prompts of every class.
+        """
+        kept = min(len(text_TPE), self.sizes.pad_len or len(text_TPE))
+        count = at_once(dense_VEhw.device, 1, kept * self._numbers)
+        if torch.is_grad_enabled():
+            count = 1
+        logits: list[ClassLogits] = []
+        for start in range(0, len(guidance), count):
+            part = slice(start, start + count)
+            logits += self._together([*dense_VEhw[part]], guidance[part], text_TPE)
+        return logits
+
+    def _together(
+        self, dense: Sequence[Tensor], guidance: Sequence[Guidance], text_TPE: Tensor
+    ) -> list[ClassLogits]:
+        """Logits of images that pass together, and all of their classes; the arguments are those of `of_images`."""
+        size = self._group_size(dense[0].device) if len(dense) == 1 else 0
+        groups = Groups(size, self.checkpointing)
+        costs, texts, classes = zip(*(self._costs(own, text_TPE) for own in dense))
+        text_VKG = _stacked(texts if classes[0] is not None else texts[:1])
+        appearance, *decoder = (
+            _stacked(x) for x in zip(*((g.appearance, *g.decoder) for g in guidance))
+        )
+        appearance_VNG = self.guidance_projection(appearance).flatten(2).transpose(1, 2)
+        x_TNC = groups.apply(self._embed, costs[0] if len(costs) == 1 else torch.cat(costs))
+        for layer in self.layers:
+            x_TNC = layer(x_TNC, appearance_VNG, text_VKG, groups)
+        logits_Thw = self._decode(x_TNC, decoder, groups)
+        parts = logits_Thw.split(len(costs[0]))
+        return [ClassLogits(own, kept) for own, kept in zip(parts, classes)]
+
+    def _costs(self, dense_Ehw: Tensor, text_TPE: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Cost volume (K, P, h, w) of the classes kept, their projected texts (K, G), and which they are."""
         cost_PThw = cosine_cost(dense_Ehw, text_TPE)
         classes = best_classes(cost_PThw, self.sizes.pad_len)
         if classes is not None:
             cost_PThw = cost_PThw[:, classes]
             text_TPE = text_TPE[classes]
-        text_TG = self.text_guidance_projection(text_direction(text_TPE))
-        appearance_NG = self.guidance_projection(guidance.appearance[None])[0].flatten(1).T
-        x_TNC = groups.apply(self._embed, cost_PThw.transpose(0, 1))
-        for layer in self.layers:
-            x_TNC = layer(x_TNC, appearance_NG, text_TG, groups)
-        return ClassLogits(self._decode(x_TNC, guidance.decoder, groups), classes)
+        text_KG = self.text_guidance_projection(text_direction(text_TPE))
+        return cost_PThw.transpose(0, 1), text_KG, classes
 
-    def _together(self, device: torch.device) -> int:
-        """Number of classes that pass together, 0 for all."""
+    @property
+    def _numbers(self) -> int:
+        """Numbers that are in memory for a class."""
+        return COPIES * self.sizes.hidden * math.prod(self.sizes.grid)
+
+    def _group_size(self, device: torch.device) -> int:
+        """Number of classes of one image that pass together, 0 for all."""
         if device.type != "cpu" and torch.is_grad_enabled():
             return 0  # what is made of all of them is kept anyway
-        numbers = COPIES * self.sizes.hidden * math.prod(self.sizes.grid)
-        return self.classes_at_once and at_once(device, self.classes_at_once, numbers)
+        return self.classes_at_once and at_once(device, self.classes_at_once, self._numbers)
 
     def _embed(self, cost_TPhw: Tensor) -> Tensor:
         """(T, P, h, w) -> (T, N, C)"""
         return self.conv1(cost_TPhw).flatten(2).transpose(1, 2).contiguous()
 
-    def _decode(self, x_TNC: Tensor, guidance: tuple[Tensor, Tensor], groups: Groups) -> Tensor:
+    def _decode(self, x_TNC: Tensor, guidance: Sequence[Tensor], groups: Groups) -> Tensor:
         """Logits (T, 4 h, 4 w)."""
         projections = zip(self.decoder_guidance_projection, guidance)
-        projected = [project(features[None])[0] for project, features in projections]
+        projected = [project(features) for project, features in projections]
         blocks = (self.decoder1, self.decoder2)
         # What all classes of the image have in common is computed once.
         steps = [
@@ -272,6 +315,11 @@ class CostAggregator(nn.Module):
             return self.head(x_TChw)[:, 0]
 
         return groups.apply(decode, x_TNC)
+
+
+def _stacked(maps: Sequence[Tensor]) -> Tensor:
+    """Maps of one shape as a batch, which a single one is without a copy."""
+    return torch.stack([*maps]) if len(maps) > 1 else maps[0][None]
 
 
 def _conv(channels: int, out_channels: int) -> nn.Sequential:

@@ -5,7 +5,9 @@ non-linear stands between the first two, so they are one convolution of the smal
 and no large map of many channels in between. The contribution of the guidance to it is the same for
 every class and is computed once.
 
-Shapes: T classes, C channels, D output channels, G guidance channels, h x w cells.
+Several views of an image, or images, may pass together: the classes of one follow those of another.
+
+Shapes: V views, T classes of all of them, C channels, D output channels, G guidance channels, h x w cells.
 """
 
 from __future__ import annotations
@@ -50,13 +52,14 @@ class UpBlock(nn.Module):
         self.up = nn.ConvTranspose2d(channels, kept, 2, stride=2)
         self.conv = DoubleConv(channels=channels, out_channels=out_channels)
 
-    def guidance_contribution(self, guidance_G2h2w: Tensor) -> Tensor:
-        """What guidance and bias add to the output of the first convolution, (1, D, 2 h, 2 w)."""
+    def guidance_contribution(self, guidance_VG2h2w: Tensor) -> Tensor:
+        """What guidance and bias add to the output of the first convolution, (V, D, 2 h, 2 w)."""
         assert self.up.bias is not None
         # The bias of the transposed convolution is a constant map in front of the first convolution,
         # so its contribution differs at the border alone, where zeros are padded.
-        bias = self.up.bias[:, None, None].expand(-1, *guidance_G2h2w.shape[1:])
-        contribution = self._first()(torch.cat([bias, guidance_G2h2w])[None])
+        views, _, height, width = guidance_VG2h2w.shape
+        bias = self.up.bias[:, None, None].expand(views, -1, height, width)
+        contribution = self._first()(torch.cat([bias, guidance_VG2h2w], dim=1))
         return contribution.contiguous(memory_format=torch.channels_last)
 
     def corner_weight(self) -> Tensor:
@@ -81,13 +84,21 @@ class UpBlock(nn.Module):
         """
         corners = F.conv2d(x_TChw, corner_weight, padding=1)
         _, norm1, relu, conv2, norm2, _ = self.conv.double_conv
-        x = relu(norm1(_around_corners(corners) + contribution))
+        x = relu(norm1(_with_views(_around_corners(corners), contribution)))
         return relu(norm2(conv2(x)))
 
     def _first(self) -> nn.Conv2d:
         conv = self.conv.double_conv[0]
         assert isinstance(conv, nn.Conv2d)
         return conv
+
+
+def _with_views(x_TDhw: Tensor, contribution_VDhw: Tensor) -> Tensor:
+    """Adds the contribution of each view to all of its classes."""
+    if len(contribution_VDhw) == 1:
+        return x_TDhw + contribution_VDhw
+    split = x_TDhw.unflatten(0, (len(contribution_VDhw), -1))
+    return (split + contribution_VDhw[:, None]).flatten(0, 1)
 
 
 def _corner_taps(like: Tensor) -> Tensor:

@@ -3,8 +3,10 @@
 The features that guide the attention are the same for every class. What they contribute to query and
 key is a sum of its own, ``W [y ; g] = W_y y + W_g g``, and is computed once an image, not once a class.
 
-Shapes: T classes, N = h * w cells, C channels, G guidance channels, W windows of M cells, H heads,
-    c channels of a head.
+Several views of an image, or images, may pass together: the classes of one follow those of another.
+
+Shapes: V views, T classes of all of them, N = h * w cells, C channels, G guidance channels, W windows
+    of M cells, H heads, c channels of a head.
 """
 
 from __future__ import annotations
@@ -57,15 +59,16 @@ class WindowAttention(GuidedProjections):
         self.heads = heads
         self.proj = Linear(width, width)
 
-    def forward(self, y_TWMC: Tensor, guidance_WM3C: Tensor, mask_WMM: Tensor | None) -> Tensor:
+    def forward(self, y_TWMC: Tensor, guidance_VWM3C: Tensor, mask_WMM: Tensor | None) -> Tensor:
         """Attention within every window, (T, W, M, C).
 
         Args:
             y_TWMC: tokens in window order.
-            guidance_WM3C: contribution of the guidance to query, key and value.
+            guidance_VWM3C: contribution of each view's guidance to query, key and value.
             mask_WMM: added to the scores of every window, or None.
         """
-        qkv = self.of_tokens(y_TWMC).add_(guidance_WM3C)
+        qkv = self.of_tokens(y_TWMC)
+        qkv.unflatten(0, (len(guidance_VWM3C), -1)).add_(guidance_VWM3C[:, None])
         attend = _attend_by_head if _lean(qkv) else _attend
         return self.proj(attend(qkv, self.heads, mask_WMM))
 
@@ -155,20 +158,20 @@ class SwinBlock(nn.Module):
         mask = shifted_mask(grid, window, shift) if shift else None
         self.register_buffer("mask", mask, persistent=False)
 
-    def guidance_contribution(self, guidance_NG: Tensor) -> Tensor:
-        """What the normed guidance adds to query, key and value, (W, M, 3 C)."""
-        return self.attn.of_guidance(guidance_NG[self.order]).unflatten(0, self.windows)
+    def guidance_contribution(self, guidance_VNG: Tensor) -> Tensor:
+        """What the normed guidance adds to query, key and value, (V, W, M, 3 C)."""
+        return self.attn.of_guidance(guidance_VNG[:, self.order]).unflatten(1, self.windows)
 
-    def forward(self, x_TNC: Tensor, contribution_WM3C: Tensor) -> Tensor:
+    def forward(self, x_TNC: Tensor, contribution_VWM3C: Tensor) -> Tensor:
         """(T, N, C) -> (T, N, C), any number of classes at a time.
 
         Args:
             x_TNC: cells in raster order.
-            contribution_WM3C: result of `guidance_contribution`.
+            contribution_VWM3C: result of `guidance_contribution`.
         """
         y_TWMC = self.norm1(x_TNC)[:, self.order].unflatten(1, self.windows)
         mask = None if self.mask is None else self.mask.to(x_TNC.dtype)
-        attended_TNC = self.attn(y_TWMC, contribution_WM3C, mask).flatten(1, 2)
+        attended_TNC = self.attn(y_TWMC, contribution_VWM3C, mask).flatten(1, 2)
         x_TNC = attended_TNC[:, self.back].add_(x_TNC)
         return self.mlp(self.norm2(x_TNC)).add_(x_TNC)
 
@@ -203,9 +206,9 @@ class SpatialAggregation(nn.Module):
         self.block_2 = SwinBlock(**sizes, grid=grid, window=window, shift=shift)
         self.guidance_norm = nn.LayerNorm(guidance_width)
 
-    def guidance_contributions(self, guidance_NG: Tensor) -> tuple[Tensor, Tensor]:
-        """What the guidance of an image adds in both blocks, the same for every class."""
-        normed = self.guidance_norm(guidance_NG)
+    def guidance_contributions(self, guidance_VNG: Tensor) -> tuple[Tensor, Tensor]:
+        """What the guidance of each view adds in both blocks, the same for every class."""
+        normed = self.guidance_norm(guidance_VNG)
         return self.block_1.guidance_contribution(normed), self.block_2.guidance_contribution(
             normed
         )

@@ -7,7 +7,9 @@ Shapes: B images, T classes, P prompts of a class, E embedding, S side of a wind
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,12 +27,14 @@ from clipself_seg.checkpoints.zoo import official
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.class_texts import ClassTexts
 from clipself_seg.clip.layers import split_attention
+from clipself_seg.clip.pieces import at_once
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
+from clipself_seg.heads.cat_seg.class_aggregation import COPIES
 from clipself_seg.heads.cat_seg.class_maps import (
     all_scores,
     best_class,
@@ -252,7 +256,9 @@ class CATSeg(nn.Module):
         if output not in OUTPUTS:
             raise ValueError(f'no output "{output}": choose from {", ".join(OUTPUTS)}')
         with torch.no_grad():
-            return [self._segment(sample, output) for sample in samples]
+            together = at_once(self.device, 1, self._numbers)
+            parts = (samples[i : i + together] for i in range(0, len(samples), together))
+            return [result for part in parts for result in self._segment(part, output)]
 
     def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """The loss of a batch of crops of one size, {"loss_sem_seg": scalar}; see `sigmoid_loss`."""
@@ -296,40 +302,72 @@ class CATSeg(nn.Module):
             resized = resize(windows, self.clip_size)
             features = self.clip.visual.features(resized, ("dense", *self.guidance_blocks))
             guidance = self._guidance(guides, features)
-            return [
-                self.aggregator(dense, parts, text_TPE)
-                for dense, parts in zip(features["dense"], guidance)
-            ]
+            return self.aggregator.of_images(features["dense"], guidance, text_TPE)
+
+    @property
+    def _guides_size(self) -> tuple[int, int]:
+        """Rows and columns that the backbone is given.
+
+        Its strides are 16, 8 and 4, whatever the side of CLIP's patches: an input of 16 pixels a cell gives
+        a res4 of CLIP's grid.
+        """
+        height, width = self.aggregator.sizes.grid
+        return 16 * height, 16 * width
 
     def _guidance(self, guides: Tensor, features: Mapping[str, Tensor]) -> list[Guidance]:
         if self.backbone is None:
             first, second = (features[name] for name in self.guidance_blocks)
             maps = (features["dense"], self.upsample1(first), self.upsample2(second))
         else:
-            # Its strides are 16, 8 and 4, whatever the side of CLIP's patches: an input of 16 pixels a
-            # cell gives a res4 of CLIP's grid.
-            height, width = self.aggregator.sizes.grid
-            guiding = self.backbone(resize(guides, (16 * height, 16 * width)))
+            guiding = self.backbone(resize(guides, self._guides_size))
             maps = tuple(guiding[name] for name in GUIDES)
         return [Guidance(a, (b, c)) for a, b, c in zip(*maps)]
 
-    def _segment(self, sample: Sample, output: str) -> dict[str, Tensor]:
-        (image,) = on_device([sample], "image", self.device)
-        size = (
-            sample.get("height", image.shape[1]),
-            sample.get("width", image.shape[2]),
-        )
+    @property
+    def _numbers(self) -> int:
+        """Numbers that are in memory for an image: tokens of its views in a block of CLIP, and their logits."""
+        views = len(self.layout.corners) + 1 if self.sliding else 1
+        kept = min(self.aggregator.sizes.pad_len or len(self.names), len(self.names))
+        cells = math.prod(self.aggregator.sizes.grid)
+        return views * cells * (COPIES * self.clip.visual.width + 16 * kept)
+
+    def _segment(self, samples: Sequence[Sample], output: str) -> list[dict[str, Tensor]]:
+        """Results of images whose views pass CLIP together."""
+        inputs = [self._views(image) for image in on_device(samples, "image", self.device)]
+        if len(inputs) == 1:
+            return [self._result(samples[0], self._window_logits(inputs[0]), output)]
+        # Views of whole images have sizes of their own.
+        windows = torch.cat([resize(own, self.clip_size) for own, _ in inputs])
+        guides = windows
+        if self.backbone is not None:
+            guides = torch.cat([resize(own, self._guides_size) for _, own in inputs])
+        logits = iter(self._window_logits((windows, guides)))
+        return [
+            self._result(sample, list(itertools.islice(logits, len(own))), output)
+            for sample, (own, _) in zip(samples, inputs)
+        ]
+
+    def _views(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The windows of an image, or the whole one with padding, normalised as by `_inputs`."""
         if self.sliding:
-            views = self._window_logits(self._inputs(self.layout.views(image)))
+            return self._inputs(self.layout.views(image))
+        height, width = image.shape[1:]
+        divisor = max(1, self.size_divisibility)
+        padding = (0, -width % divisor, 0, -height % divisor)
+        # Padded after the normalisation, so that the border is the mean colour.
+        windows, guides = (F.pad(part, padding) for part in self._inputs(image.float()[None]))
+        return windows, guides
+
+    def _result(
+        self, sample: Sample, views: Sequence[ClassLogits], output: str
+    ) -> dict[str, Tensor]:
+        """Labels or scores of an image from the logits of its views."""
+        height, width = sample["image"].shape[1:]
+        size = sample.get("height", height), sample.get("width", width)
+        if self.sliding:
             parts = sliding_probabilities(views, len(self.names), self.layout, size)
         else:
-            height, width = image.shape[1:]
-            divisor = max(1, self.size_divisibility)
-            padding = (0, -width % divisor, 0, -height % divisor)
-            # Padded after the normalisation, so that the border is the mean colour.
-            windows, guides = (F.pad(part, padding) for part in self._inputs(image.float()[None]))
-            (logits,) = self._window_logits((windows, guides))
-            parts = plain_probabilities(logits, len(self.names), (height, width), size)
+            parts = plain_probabilities(views[0], len(self.names), (height, width), size)
         if output == "labels":
             labels, best = best_class(parts, size)
             return {"sem_seg_labels": labels, "sem_seg_best": best}

@@ -229,3 +229,26 @@ def test_inference_of_more_classes_than_maps_in_memory(monkeypatch):
 def test_texts_at_their_own_length_are_those_at_full_length():
     model = tiny_model(words=[f"{'very ' * (i % 7)}old tree {i}" for i in range(40)])
     close(model.texts.embed(model.names), plain.text_embeddings(model), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"sliding": False}, {"sizes": {"pad_len": 5, "pooling": (2, 2)}}]
+)
+def test_views_and_images_that_pass_together_give_the_same(how, monkeypatch):
+    """As on a GPU, where they do as long as memory allows it."""
+    how = {"sliding": True, "classes_at_once": 2, **how}
+    model, samples = tiny_model(**how), two_images()
+    apart = [result["sem_seg"] for result in model(samples)]
+    passed = []
+    refine = model.aggregator._together
+
+    def together(dense, *others):
+        passed.append(len(dense))
+        return refine(dense, *others)
+
+    monkeypatch.setattr(model.aggregator, "_together", together)
+    for part in ("models.cat_seg.model", "heads.cat_seg.cost_aggregator"):
+        monkeypatch.setattr(f"clipself_seg.{part}.at_once", lambda device, in_cache, numbers: 1000)
+    for scores, expected in zip(model(samples), apart):
+        close(scores["sem_seg"], expected, atol=1e-12)
+    assert passed == [10 if how["sliding"] else 2]

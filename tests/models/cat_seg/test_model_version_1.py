@@ -84,6 +84,11 @@ def test_version_1_segments_with_each_backbone():
         for sliding in (False, True):
             model.sliding = sliding
             assert scores(model, tall).shape == (2, 20, 30)
+    samples = [{"image": tall}, {"image": tall[:, :100]}]
+    apart = [result["sem_seg"] for result in model(samples)]
+    with pytest.MonkeyPatch.context() as patch:  # as on a GPU, in one pass of CLIP and backbone
+        patch.setattr("clipself_seg.models.cat_seg.model.at_once", lambda *_: 2)
+        torch.testing.assert_close([r["sem_seg"] for r in model(samples)], apart, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()

@@ -348,14 +348,18 @@ def predictor_of(
         opts: further keys and values in turn.
         trained: training vocabulary in place of the model's, for a panoptic one.
     """
+    from clipself_seg.memory import keep_freed_memory
     from clipself_seg.prediction.common import prediction_config
     from clipself_seg.prediction.pretrained import is_pretrained, load_kind
 
     if not args.config_file and args.weights and is_pretrained(args.weights):
         more = [] if trained is None else ["TEST.TRAIN_VOCABULARY", trained]
-        return load_kind(kind, args.weights, [*opts, *more])
-    more_arguments = {} if trained is None else {"trained": trained}
-    return kind(prediction_config(*_model(args, default), opts), **more_arguments)
+        predictor = load_kind(kind, args.weights, [*opts, *more])
+    else:
+        more_arguments = {} if trained is None else {"trained": trained}
+        predictor = kind(prediction_config(*_model(args, default), opts), **more_arguments)
+    keep_freed_memory(predictor.model.device.type)
+    return predictor
 
 
 def _semantic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dict[str, Any]]:
@@ -440,9 +444,4 @@ def _detection(args: argparse.Namespace, files: InputFiles) -> tuple[Results, di
     results = DetectionResults(
         predictor=predictor, folder=args.output, images=files.images, save=args.save
     )
-    return results, _settings(
-        args,
-        results,
-        words,
-        seen=predictor.seen.tolist(),
-    )
+    return results, _settings(args, results, words, seen=predictor.seen.tolist())

@@ -67,14 +67,12 @@ def alone_in_output(cfg: CfgNode) -> Iterator[None]:
 
 
 def setup(cfg: CfgNode) -> None:
-    """Make the output folder; set up logs, threads and memory."""
+    """Make the output folder; set up logs and threads."""
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
     setup_logging(folder, comm.get_rank())
     if not torch.cuda.is_available() and comm.get_world_size() > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // comm.get_local_size()))
-    if cfg.MODEL.DEVICE == "cpu":
-        keep_freed_memory()
     logger.info(
         "%s on %s, %d process(es), output in %s",
         cfg.MODEL.META_ARCHITECTURE,
@@ -112,7 +110,7 @@ def train(cfg: CfgNode, resume: bool, formats: Sequence[str] = ()) -> None:
         formats: what the tables of the evaluation are written as too, out of `evaluation.tables.FILES`.
     """
     cfg = _trainable(cfg).training_config(cfg)
-    model = cast(TrainableModel, build_model(cfg))
+    model = cast(TrainableModel, _built(cfg))
     task = task_of(cfg)
     evaluation = task.evaluation()
     _leave_out_missing(evaluation, model)
@@ -173,7 +171,7 @@ def evaluate(cfg: CfgNode, resume: bool, formats: Sequence[str] = ()) -> None:
         cfg = _trainable(cfg).training_config(cfg)
     else:
         architecture(cfg).require_trained(cfg)
-    model = build_model(cfg)
+    model = _built(cfg)
     evaluation = task_of(cfg).evaluation()
     evaluation.check(model)
     if not evaluation.datasets:
@@ -184,6 +182,13 @@ def evaluate(cfg: CfgNode, resume: bool, formats: Sequence[str] = ()) -> None:
     _write_config(cfg, suffix)
     _write_numbers_of(evaluation, cfg, model, iterations=iterations, suffix=suffix, formats=formats)
     evaluation(model)
+
+
+def _built(cfg: CfgNode) -> Model:
+    """The model with its weights, after which freed memory is kept."""
+    model = build_model(cfg)
+    keep_freed_memory(cfg.MODEL.DEVICE)
+    return model
 
 
 def _trainable(cfg: CfgNode) -> type[TrainableModel]:

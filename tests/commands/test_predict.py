@@ -9,13 +9,16 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from clipself_seg import memory
 from clipself_seg.commands import predict
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.panoptic_png import read_panoptic_png
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
+from clipself_seg.prediction import common
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import FILE_NAME
 from clipself_seg.prediction.panoptic import panoptic_words
@@ -74,6 +77,17 @@ def test_scores_are_written_only_if_asked_for(run, photos, tmp_path):
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"labels", "overlays", "classes.json", FILE_NAME}
     assert (read_indices(tmp_path / "out" / "labels" / "one.png") == 0).all()
+
+
+def test_freed_memory_is_kept_once_the_weights_are_loaded(monkeypatch):
+    done = []
+    monkeypatch.setattr(memory, "keep_freed_memory", done.append)
+    monkeypatch.setattr(common, "prediction_config", lambda *given: done.append("weights"))
+    model = mock.Mock(device=torch.device("cpu"))
+    args = predict.parser().parse_args(["--vocabulary", "cat", "--input", "a.jpg"])
+    kind = mock.Mock(return_value=mock.Mock(model=model))
+    assert predict.predictor_of(args, predict.SEMANTIC, kind, []).model is model
+    assert done == ["weights", "cpu"]
 
 
 def test_written_scores_tell_classes_apart_as_labels_do(tmp_path):

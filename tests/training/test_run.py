@@ -43,6 +43,17 @@ def evaluated(cfg, model, fails, **options):
     return evaluation(model)
 
 
+def test_freed_memory_is_kept_once_the_model_is_built(monkeypatch):
+    done = []
+    monkeypatch.setattr(run, "build_model", lambda cfg: done.append("built"))
+    monkeypatch.setattr(run, "keep_freed_memory", done.append)
+    monkeypatch.setattr(run, "architecture", lambda cfg: types.SimpleNamespace(require_trained=id))
+    monkeypatch.setattr(run, "task_of", lambda cfg: done.append("task"))
+    with pytest.raises(AttributeError):  # of no evaluation
+        run.evaluate(load_config("", ["MODEL.DEVICE", "cpu"]), resume=False)
+    assert done == ["built", "cpu", "task"]
+
+
 def test_numbers_of_finished_data_sets_are_kept_when_a_later_one_fails(tmp_path):
     cfg = load_config(ROOT / "configs/mini/semseg.yaml", ["OUTPUT_DIR", str(tmp_path)])
     model = types.SimpleNamespace(weights_hash=lambda: "none")

@@ -36,7 +36,7 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(UndefinedError):
         write_page(tmp_path / "index.html", "demo.html", questions=[])
     assert list(tmp_path.iterdir()) == []
-    write_page(tmp_path / "index.html", "demo.html", questions=[], segments=[])
+    write_page(tmp_path / "index.html", "demo.html", questions=[], segments=[], explore="")
     html = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert html.startswith("<!doctype html>") and 'name="viewport"' in html
     assert "prefers-color-scheme: dark" in html

@@ -3,7 +3,8 @@
     clipself-seg demo
 
 Draws a few generated scenes, asks a CLIP for words in them, before and after CLIPSelf, lets both name the
-segments of a mask generator, and writes one page. The page is opened if there is a screen; its path is printed.
+segments of a mask generator, and writes a page, with one to click beside it (clipself-seg explore). The page is
+opened if there is a screen; its path is printed.
 """
 
 from __future__ import annotations

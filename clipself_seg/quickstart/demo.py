@@ -11,23 +11,27 @@ from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.pages import write_page
 from clipself_seg.quickstart.heat_maps import SHOWN, ask, heat_sheet
 from clipself_seg.quickstart.panoptic_chapter import show_segments
-from clipself_seg.quickstart.steps import IMAGES, say
+from clipself_seg.quickstart.steps import IMAGES, PROGRAM, call_together, first_images, say
 from clipself_seg.visualization.overlays import save_jpeg
 
 WORLD = "mini"
+EXPLORE = "explore.html"
 SIZE = WorldSize(
     train=1, val=IMAGES, base=1
 )  # only the scenes that are shown, and those that a world needs
 
 
 def run_demo(output: Path) -> Path:
-    """Write `heat_maps.jpg`, `panoptic_mini.png` and `index.html`, a page with both; returns the page.
+    """Write `heat_maps.jpg`, `panoptic_mini.png`, `explore.html` and `index.html`, the page that has them.
 
     Args:
         output: folder for them, the scenes and what is predicted of them.
 
+    Returns:
+        The page.
+
     Raises:
-        InputError: a prediction failed; its command is named. Or another demo is at work there.
+        InputError: a step failed; its command is named. Or another demo is at work there.
     """
     with alone_in(output):
         say("heat maps: where a CLIP finds a word, as it is and after CLIPSelf")
@@ -37,6 +41,11 @@ def run_demo(output: Path) -> Path:
         worlds = output / "worlds"
         make_worlds(worlds, SIZE)
         segments = show_segments(output, worlds, (WORLD,))[WORLD]
+        say("a page to click")
+        images = [str(image) for image in first_images(worlds, WORLD)]
+        models = ["--models", "original", "clipself-proposals", "--words", WORLD]
+        words = [*PROGRAM, "explore", *images, *models, "-o", str(output / EXPLORE)]
+        call_together({"explore": words}, worlds)
         path = output / "index.html"
-        write_page(path, "demo.html", questions=questions, segments=segments)
+        write_page(path, "demo.html", questions=questions, segments=segments, explore=EXPLORE)
     return path

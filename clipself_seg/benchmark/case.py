@@ -27,6 +27,7 @@ from clipself_seg.models.clipself import check_size
 
 Task = Literal["dense", "distill", "regions", "semseg", "panoptic", "pq", "detection"]
 Kind = Literal["ov_coco", "ov_lvis"]
+COMPILED = ("dense", "distill", "regions", "semseg")
 IMAGE_SIZE = (480, 640)  # rows and columns of the made-up image, COCO's most common size
 
 
@@ -40,6 +41,7 @@ class Case:
         size: S, in pixels; "semseg", "panoptic" and "pq" have sizes of their own.
         batch: B.
         precision: "float32", or the lower precision of autocast.
+        compile: whether the tower's blocks are compiled, but in plain formulations.
         regions: n.
         repeats: timed calls of everything.
         threads: of torch on the CPU.
@@ -57,6 +59,7 @@ class Case:
     size: int = 1024
     batch: int = 1
     precision: str = "float32"
+    compile: bool = False
     regions: int = 13
     repeats: int = 5
     threads: int = 2
@@ -72,6 +75,8 @@ class Case:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name} {value} measures nothing; at least 1")
+        if self.compile and self.task not in COMPILED:
+            raise InputError(f"--compile is for {', '.join(COMPILED)}, not for {self.task}")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("torch sees no GPU here; leave --device out to measure the CPU")
 
@@ -86,7 +91,10 @@ class Workload:
     @functools.cached_property
     def clip(self) -> DenseCLIP:
         """Random weights."""
-        return load_clip(self.case.model, None).to(self.device)
+        clip = load_clip(self.case.model, None).to(self.device)
+        if self.case.compile:
+            clip.visual.compile_blocks()
+        return clip
 
     @property
     def precision(self) -> torch.dtype | None:

@@ -176,7 +176,7 @@ def as_text(results: Mapping[str, Any]) -> str:
 def headline(case: Mapping[str, Any]) -> str:
     """Task, model, sizes and precision of a case as in JSON."""
     what = f"{case['task']}: {case['model']}, {_extent(case)}"
-    return f"{what}, batch {case['batch']}, {case['precision']}"
+    return f"{what}, batch {case['batch']}, {case['precision']}{', compiled' * case['compile']}"
 
 
 def _extent(case: Mapping[str, Any]) -> str:

@@ -92,10 +92,14 @@ def _warn_of_other_pixels(cfg: CfgNode, clip: DenseCLIP) -> None:
 
 
 def clip_from_config(cfg: CfgNode) -> DenseCLIP:
-    """The CLIP of ``MODEL.CLIP.{NAME, WEIGHTS}``; without weights, random ones from torch's seed.
+    """The CLIP of ``MODEL.CLIP.{NAME, WEIGHTS, COMPILE}``; without weights, random ones from torch's seed.
 
     Raises:
-        InputError: as `load_clip`; the weights are an address, for a file may have named it.
+        InputError: as `load_clip` and `ImageTower.compile_blocks`; the weights are an address, for a file may have
+            named it.
     """
     refuse_addresses(cfg)
-    return load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.WEIGHTS or None)
+    clip = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.WEIGHTS or None)
+    if cfg.MODEL.CLIP.COMPILE:
+        clip.visual.compile_blocks()
+    return clip

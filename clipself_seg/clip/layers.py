@@ -31,7 +31,7 @@ class QuickGELU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Activation of contiguous (..., D), elementwise; without gradients it overwrites `x`."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return x * (1.702 * x).sigmoid_()
         # Fresh memory for a second tensor of this size would take longer than the arithmetic.
         rows = at_once(x.device, CPU_NUMBERS // x.shape[-1], 2 * x.shape[-1])

@@ -119,7 +119,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _pays(x: Tensor, weight: Tensor) -> bool:
     """Whether the convolution is possible and faster."""
     return (
-        not _stock.get()  # first: an exported graph must not depend on the number of rows
+        not torch.compiler.is_compiling()  # first: compilers have products of their own
+        and not _stock.get()  # before the rows: an exported graph must not depend on their number
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.numel() >= FEWEST_ROWS * x.shape[-1]

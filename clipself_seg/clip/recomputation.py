@@ -21,13 +21,19 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
+from clipself_seg.clip.compilation import compiled
+
 FEWEST_NUMBERS = 2**20  # of a block's input; with fewer the bookkeeping takes longer than it saves
 _ATTENTION = "_scaled_dot_product_"  # one operator for each of torch's implementations
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "linear", "convolution"}
 
 
 def run_block(
-    block: Callable[..., Tensor], tokens_BLD: Tensor, *others: Any, checkpointing: bool
+    block: Callable[..., Tensor],
+    tokens_BLD: Tensor,
+    *others: Any,
+    checkpointing: bool,
+    compiling: bool = False,
 ) -> Tensor:
     """Gives ``block(tokens_BLD, *others)``, and keeps for the backward pass what `checkpointing` says.
 
@@ -36,14 +42,17 @@ def run_block(
         tokens_BLD: its input.
         others: further arguments.
         checkpointing: whether only the input is kept; otherwise the results of matrix products and attention too.
+        compiling: whether the block is compiled, see `compilation.py`; the compiler decides then what is kept besides.
     """
+    if compiling:
+        block = compiled(block)
     if not torch.is_grad_enabled():
         return block(tokens_BLD, *others)
     kept: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     if checkpointing:
         return checkpoint(block, tokens_BLD, *others, **kept)
-    # A compiler decides by itself what it keeps.
-    if tokens_BLD.numel() < FEWEST_NUMBERS or torch.compiler.is_compiling():
+    whole = tokens_BLD.numel() < FEWEST_NUMBERS
+    if whole or compiling or torch.compiler.is_compiling():
         return block(tokens_BLD, *others)
     selected = partial(create_selective_checkpoint_contexts, _policy)
     return checkpoint(block, tokens_BLD, *others, **kept, context_fn=selected)

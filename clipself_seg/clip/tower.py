@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clipself_seg.clip.compilation import require_compiler
 from clipself_seg.clip.recomputation import run_block
 from clipself_seg.errors import InputError, nearest
 
@@ -28,6 +29,7 @@ class ImageTower(nn.Module, abc.ABC):
         embed_dim: width E of the embedding.
         blocks: stages that can be trained, in order.
         checkpointing: whether blocks keep their input alone for the backward pass, see `recomputation.py`.
+        compiling: whether blocks are compiled; set by `compile_blocks`.
     """
 
     image_size: int
@@ -35,6 +37,7 @@ class ImageTower(nn.Module, abc.ABC):
     embed_dim: int
     blocks: nn.ModuleList
     checkpointing: bool = False
+    compiling: bool = False
 
     @abc.abstractmethod
     def forward(self, images: Tensor) -> Tensor:
@@ -68,6 +71,16 @@ class ImageTower(nn.Module, abc.ABC):
         """Dense features (B, E, h, w), not normalised, of normalised images (B, 3, H, W)."""
         return self.features(images, [DENSE])[DENSE]
 
+    def compile_blocks(self) -> None:
+        """Has blocks compiled from now on, each when it is first called with inputs of a kind; see `compilation.py`.
+
+        Raises:
+            InputError: the tower is no ViT, or torch is too old.
+        """
+        raise InputError(
+            f"MODEL.CLIP.COMPILE is for ViTs: leave it False for {type(self).__name__}"
+        )
+
     def check_names(self, names: Iterable[str]) -> list[str]:
         """Feature names as a list.
 
@@ -96,6 +109,11 @@ class TransformerTower(ImageTower):
     """
 
     class_residual: bool = False
+
+    def compile_blocks(self) -> None:
+        """As `ImageTower.compile_blocks`; the last block of `forward` alone, which computes one token, never is."""
+        require_compiler()
+        self.compiling = True
 
     @abc.abstractmethod
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
@@ -197,7 +215,8 @@ class TransformerTower(ImageTower):
         return self.project(torch.cat([none, *regions]))
 
     def _run(self, block: Any, tokens_BLD: Tensor, extras: tuple[Tensor, ...]) -> Tensor:
-        return run_block(block, tokens_BLD, *extras, checkpointing=self.checkpointing)
+        how = {"checkpointing": self.checkpointing, "compiling": self.compiling}
+        return run_block(block, tokens_BLD, *extras, **how)
 
 
 def _as_map(tokens_BND: Tensor, grid: tuple[int, int]) -> Tensor:

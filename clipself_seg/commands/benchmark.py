@@ -90,6 +90,11 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--precision", choices=["float32", "bfloat16", "float16"], default="float32"
     )
+    options.add_argument(
+        "--compile",
+        action="store_true",
+        help="blocks of the image tower by torch.compile, as MODEL.CLIP.COMPILE, in the warm-up",
+    )
     options.add_argument("--regions", type=int, default=13, help="of each image (13)")
     options.add_argument(
         "--classes",
@@ -136,6 +141,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = vars(parser().parse_args(arguments))
     task, path, depth = args["task"], args.pop("json"), args.pop("depth")
     launches = args.pop("launches")
+    if args["compile"] and (launches or task in ("all", "model")):
+        raise InputError(f"--compile times one task: not {'--launches' if launches else task}")
     import torch
 
     from clipself_seg.files import write_json

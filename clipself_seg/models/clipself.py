@@ -116,6 +116,7 @@ class CLIPSelf(nn.Module):
         for tower in (clip.visual, student):
             if tower is not None:
                 tower.checkpointing = cfg.MODEL.CLIP.CHECKPOINTING
+                tower.compiling = clip.visual.compiling
         return {
             "clip": clip,
             "student": student,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clipself_seg.benchmark.case import Case
-from clipself_seg.benchmark.workloads import build_runs
+from clipself_seg.benchmark.workloads import DenseWorkload, build_runs
 from clipself_seg.clip import load_clip
 from clipself_seg.errors import InputError
 from tests.benchmark.small import result, tiny_runs
@@ -59,6 +59,14 @@ def test_autocast_changes_the_precision_and_not_the_meaning():
 def test_a_side_that_is_no_multiple_of_the_patches_is_refused():
     with pytest.raises(InputError, match="60"):
         build_runs(Case(task="dense", model="ViT-Mini-8", size=60))
+
+
+def test_blocks_are_compiled_if_asked_for_and_where_the_workload_can():
+    for asked in (False, True):
+        case = Case(task="dense", model="ViT-Mini-8", size=64, compile=asked)
+        assert DenseWorkload(case).clip.visual.compiling is asked
+    with pytest.raises(InputError, match="--compile is for dense, .* not for panoptic"):
+        Case(task="panoptic", model="ViT-Mini-8", compile=True)
 
 
 def test_a_case_without_a_timed_call_is_refused():

@@ -37,6 +37,11 @@ def test_output_shape_is_honest():
     assert not any(p.requires_grad for p in backbone.parameters())
 
 
+def test_blocks_are_compiled_if_the_configuration_says_so():
+    assert not build_backbone(config()).tower.compiling
+    assert build_backbone(config("MODEL.CLIP.COMPILE", True)).tower.compiling
+
+
 def test_an_address_in_a_configuration_is_not_fetched():
     with pytest.raises(InputError, match="MODEL.CLIP.WEIGHTS is the address https://a/b.pt, which"):
         build_backbone(config("MODEL.CLIP.WEIGHTS", "https://a/b.pt"))

@@ -90,3 +90,9 @@ def test_launches_are_counted_in_place_of_times(tmp_path, monkeypatch, capsys):
     assert 0 < ours["all"] < plain["all"] and ours["operations"]["aten.addmm"] > 0
     assert figures["case"]["size"] == 64 and "seconds" not in path.read_text()
     assert f"{ours['all']}       {plain['all']}" in text
+
+
+@pytest.mark.parametrize("arguments", [["all"], ["model"], ["dense", "--launches"]])
+def test_compiled_blocks_are_refused_where_nothing_is_timed_or_all_is(arguments, capsys):
+    assert benchmark.main([*arguments, "--compile"]) == 2
+    assert f"--compile times one task: not {arguments[-1]}" in capsys.readouterr().err

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torchvision.ops import roi_align
 
-from clipself_seg.clip import load_clip
+from clipself_seg.clip import compilation, load_clip
 from clipself_seg.errors import InputError
 from clipself_seg.models.parameter_groups import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
@@ -146,6 +147,25 @@ def test_activation_checkpointing_changes_no_gradient():
     model(samples)["loss_clipself"].backward()
     for name, gradient in plain.items():
         torch.testing.assert_close(model.get_parameter(name).grad, gradient)
+
+
+@pytest.mark.heavy
+def test_a_step_with_compiled_towers_is_the_same_step(monkeypatch):
+    torch._dynamo.reset()
+    compilation._compiled_function.cache_clear()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    plain, compiled = tiny_clipself(), tiny_clipself()
+    for tower in (compiled.student, compiled.teacher.visual):
+        tower.compile_blocks()
+    assert compiled.ensembled_clip().visual.compiling
+    for count in (2, 3):  # further images and crops are a graph of any number of them
+        losses = [model(tiny_samples(count))["loss_clipself"] for model in (compiled, plain)]
+        torch.testing.assert_close(*losses)
+        sum(losses).backward()
+    for name, parameter in plain.student.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(compiled.student.get_parameter(name).grad, parameter.grad)
+    compilation._compiled_function.cache_clear()
 
 
 def test_student_size_is_drawn_anew_for_each_iteration_and_only_then():

@@ -204,6 +204,8 @@ def build_clip(cfg: CfgNode) -> DenseCLIP:
             _check_frozen_parts(clip, tuned, cfg.MODEL.CLIP.VISUAL_INIT)
         clip.visual = tuned.visual
     clip.visual.checkpointing = cfg.MODEL.CLIP.CHECKPOINTING
+    if cfg.MODEL.CLIP.COMPILE:
+        clip.visual.compile_blocks()
     return clip
 
 

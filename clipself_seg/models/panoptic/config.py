@@ -92,6 +92,8 @@ def build_branch(cfg: CfgNode, clip: DenseCLIP) -> ClipBranch:
     own: DenseCLIP = clip
     if keys.WEIGHTS and keys.WEIGHTS != cfg.MODEL.CLIP.WEIGHTS:
         own = load_clip(cfg.MODEL.CLIP.NAME, keys.WEIGHTS)
+        if cfg.MODEL.CLIP.COMPILE:
+            own.visual.compile_blocks()
         # Distillation leaves the text tower alone: one serves both.
         if not same_text_tower(own.text, clip.text):
             raise InputError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 
 import pytest
 import torch
 from detectron2.modeling import build_model
 
-from clipself_seg.clip import load_clip, save_clip
+from clipself_seg.clip import compilation, load_clip, save_clip
 from clipself_seg.config import load_config
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
@@ -46,6 +47,17 @@ def test_words_changed_on_a_live_model_take_effect(image):
     assert before.shape == (2, 20, 30) and after.shape == (3, 20, 30)
     model.set_vocabulary(["cat", "dog"])
     assert torch.equal(scores(model, image), before)
+
+
+@pytest.mark.heavy
+def test_a_compiled_tower_gives_the_same_scores(monkeypatch, image):
+    torch._dynamo.reset()
+    compilation._compiled_function.cache_clear()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    model = build("MODEL.CLIP.COMPILE", "True")
+    assert model.clip.visual.compiling
+    torch.testing.assert_close(scores(model, image), scores(build(), image))
+    compilation._compiled_function.cache_clear()
 
 
 @pytest.mark.parametrize("change", ["optimiser", "load_state_dict", "replaced", "permuted"])

@@ -26,14 +26,8 @@ RATES = {"B": 52e12, "L": 70e12}
 """Operations a second of an A100 that the authors' times of two distillations imply, by the size of the ViT."""
 AUTHORS = "CLIPSelf's tracker, issue 3"
 MINI = re.compile(r" ?\(mini: [^)]*\)")  # what a row is in the mini world
-HEADINGS = (
-    "config",
-    "published",
-    "images",
-    "TFLOP an image, computed",
-    "A100 hours, computed",
-    "GiB of a GPU, computed",
-)
+COSTS = ("config", "images", "TFLOP an image", "A100 hours, computed", "GiB of a GPU, computed")
+NUMBERS = ("config", "published")
 HOURS_SAID = {
     "distill/coco_patches_eva02_vitb16": "authors: 2 h on 8",
     "distill/coco_proposals_eva02_vitb16": "authors: 2 h on 8",
@@ -62,8 +56,8 @@ unless a name stands behind them. Written by `python -m clipself_seg.tables.expe
   moments), and what the step's forward and backward pass hold at most, times the images of a GPU, which stand
   behind it. It is a lower bound: the teacher's crops, losses, texts of CAT-Seg, and what CUDA and its allocator
   take are not in it. Fewer images, `MODEL.CLIP.CHECKPOINTING True` or `SOLVER.ACCUMULATE` need less.
-* Empty cells are of configurations that only evaluate, and of the stock RPN, whose step is not computed.
-  Neither is ODISE's: its U-Net has no weights here. Its authors trained it for 6 days on 32 V100 (ODISE's
+* Configurations that only evaluate have no costs, nor has the stock RPN, whose step is not computed. Neither
+  is ODISE's: its U-Net has no weights here. Its authors trained it for 6 days on 32 V100 (ODISE's
   GETTING_STARTED), 4,608 hours of them. The pyramids have the schedule of FC-CLIP, whose authors say 3.2 days
   on 8 V100 (its README).
 """
@@ -143,7 +137,7 @@ def gpus(name: str) -> int:
 
 
 def cost(name: str) -> list[str]:
-    """The cells behind "published": images, TFLOP an image, A100 hours, GiB of a GPU; empty if not computed."""
+    """The cells of `COSTS` behind the name: images, TFLOP an image, A100 hours, GiB of a GPU; empty if not computed."""
     # bfloat16, because float16 is switched off where there is no GPU.
     words = "MODEL.CAT_SEG.BACKBONE_WEIGHTS random SOLVER.AMP.DTYPE bfloat16".split()
     cfg = load_config(ROOT / f"configs/{name}.yaml", ["MODEL.CLIP.WEIGHTS", "", *words])
@@ -154,7 +148,8 @@ def cost(name: str) -> list[str]:
         cfg.MODEL.META_ARCHITECTURE == "OpenPanoptic"
         and cfg.MODEL.MASK_GENERATOR.SOURCE == "diffusion"
     ):
-        return [f"{solver.IMS_PER_BATCH * solver.MAX_ITER:,}", "", "", ""]
+        drawn = f"{solver.IMS_PER_BATCH * solver.MAX_ITER:,}"
+        return [drawn, "not computed", "authors: 4,608 of V100", "not computed"]
     made = recipe(cfg, solver.AMP.ENABLED)
     if made is None:
         return [""] * 4
@@ -179,12 +174,18 @@ def page() -> str:
     base, large = RATES["B"] / 1e12, RATES["L"] / 1e12
     blocks = [TEXT.format(base=base, large=large, authors=AUTHORS)]
     for folder in FOLDERS:
-        body = [
-            [f"`{name}`", "<br>".join(published(name)) or "none", *cost(name)]
+        names = {
+            name: name.removeprefix(f"{folder}/")
             for name in recipes()
             if name.startswith(f"{folder}/")
+        }
+        costs = [[f"`{short}`", *cost(name)] for name, short in names.items()]
+        numbers = [
+            [f"`{short}`", "<br>".join(published(name)) or "none"] for name, short in names.items()
         ]
-        blocks.append(f"## {folder}\n\n{markdown_table(HEADINGS, body)}\n")
+        tables = [(COSTS, [row for row in costs if any(row[1:])]), (NUMBERS, numbers)]
+        blocks.append(f"## {folder}\n")
+        blocks += [f"{markdown_table(headings, body)}\n" for headings, body in tables if body]
     return "\n".join(blocks)
 
 

@@ -282,8 +282,9 @@ class Predictor(Pretrained):
             image: array (H, W, 3) uint8 RGB, PIL image, path, or http(s) address, see `rgb_image`; or a list or
                 tuple of them.
             scores: keep the scores, which take 4 N H W bytes; else memory does not grow with N.
-            batch_size: images of a list that are read and given to the model at once. It takes them one
-                after another, so that results do not depend on it, and are not made faster by it.
+            batch_size: images of a list that are read and given to the model at once. On a CPU it takes them
+                one after another, so that results do not depend on it, and are not made faster by it; on a
+                GPU as many together as memory allows, on which the last digits may depend.
 
         Raises:
             InputError: an image cannot be read, or is not of that form; of a list its index is named.

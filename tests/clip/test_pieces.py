@@ -23,8 +23,10 @@ from clipself_seg.heads.cat_seg.cost_aggregator import (
 )
 from clipself_seg.heads.cat_seg.windows import WindowLayout
 from clipself_seg.heads.fvit import mask_head, mask_pasting
+from clipself_seg.heads.fvit.feature_pyramid import FeaturePyramid
 from clipself_seg.heads.fvit.mask_head import MaskHead
 from clipself_seg.heads.fvit.mask_pasting import paste_masks
+from clipself_seg.heads.fvit.resizers import TapResizers
 from clipself_seg.heads.panoptic import mask_cells, mask_pieces
 from clipself_seg.heads.panoptic.mask_cells import visible_cells
 from clipself_seg.heads.panoptic.mask_pieces import first_best, resize_masks
@@ -104,6 +106,14 @@ def mask_logits_of(features):
     return MaskHead(4).eval().to(features.device)(features)
 
 
+def pyramid_of(taps):
+    torch.manual_seed(0)
+    resizers, pyramid = (
+        part.eval().to(taps.device) for part in (TapResizers(6), FeaturePyramid(6, 4))
+    )
+    return pyramid(list(taps[:, None]), resizers)
+
+
 MASKS = (10, 9, 13)
 # What computes, from noise of which shape, the number that a CPU takes at once, and the most operations of a GPU.
 CASES = {
@@ -127,7 +137,8 @@ CASES = {
     "any cell": (partial(cells_of, "any"), MASKS, (mask_cells, "MASKS_AT_ONCE"), 8),
     "centre": (partial(cells_of, "centre_or_any"), MASKS, (mask_cells, "MASKS_AT_ONCE"), 25),
     "pasting": (pasted_from, (10, 7, 7), (mask_pasting, "COPIES"), 25),
-    "mask head": (mask_logits_of, (10, 4, 14, 14), (mask_head, "ROIS"), 41),
+    "mask head": (mask_logits_of, (10, 4, 14, 14), (mask_head, "ROIS"), 21),
+    "pyramid": (pyramid_of, (4, 6, 8, 8), (mask_head, "ROIS"), 50),
 }
 
 

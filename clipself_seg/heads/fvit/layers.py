@@ -9,6 +9,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.clip.pieces import on_cpu
+
 
 class BatchNorm(nn.BatchNorm2d):
     """Batch norm that trains with the statistics of all processes' batches together, on any device.
@@ -78,13 +80,16 @@ def fold_norm(
 def double(maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Transposed convolution of kernel and stride 2, (B, O, 2 H, 2 W), of maps (B, I, H, W).
 
-    No two cells write to one place, so it is one matrix product; torch's own takes twice as long on a CPU.
+    No two cells write to one place, so it is one matrix product; torch's own takes twice as long on a CPU, where alone
+    this one is taken.
 
     Args:
         maps: (B, I, H, W).
         weight: (I, O, 2, 2), as `nn.ConvTranspose2d` has it.
         bias: (O,)
     """
+    if not on_cpu(maps):
+        return F.conv_transpose2d(maps, weight, bias, stride=2)
     product = weight.permute(1, 2, 3, 0).flatten(0, 2)[:, :, None, None]
     offset = None if bias is None else bias.repeat_interleave(4)
     return F.pixel_shuffle(F.conv2d(maps, product, offset), 2)
@@ -111,6 +116,10 @@ class ConvNorm(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Maps (B, outputs, H, W) of maps (B, inputs, H, W)."""
+        if self.bn is not None and not on_cpu(maps):
+            # Folding takes a CPU nothing; for a GPU it is five small operations in place of one.
+            maps = self.bn(self.conv(maps))
+            return F.relu_(maps) if self.relu else maps
         weight, bias = self.folded(self.conv.weight, self.conv.bias)
         return self.finish(F.conv2d(maps, weight, bias, padding=self.conv.padding))
 

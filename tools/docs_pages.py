@@ -6,6 +6,7 @@ reference of the package, a page a room, which mkdocstrings fills from the docst
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -69,12 +70,34 @@ LINK = re.compile(r"(\]\()([^)#\s:]+)(#[^)\s]*)?(\))")
 
 
 def added_pages() -> dict[str, str]:
-    """Name in the site -> Markdown, of the pages of `ELSEWHERE` and `REFERENCE`."""
+    """Name in the site -> Markdown, of the pages of `ELSEWHERE` and `REFERENCE`, and of the notebooks."""
     pages = {name: (ROOT / source).read_text() for source, name in ELSEWHERE.items()}
+    for path in (ROOT / "docs/notebooks").glob("*.ipynb"):
+        pages[f"notebooks/{path.stem}.md"] = notebook_page(path.read_text())
     for name, (title, modules) in REFERENCE.items():
         directives = [f"::: clipself_seg.{module}" for module in modules.split()]
         pages[f"api/{name}.md"] = "\n\n".join([f"# {title}", *directives])
     return pages
+
+
+def notebook_page(content: str) -> str:
+    """A notebook with its outputs as Markdown; images are in the page itself.
+
+    Args:
+        content: JSON of the notebook, of version 4.
+    """
+    blocks = []
+    for cell in json.loads(content)["cells"]:
+        source = "".join(cell["source"])
+        blocks.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", []):
+            data = {kind: "".join(value) for kind, value in output.get("data", {}).items()}
+            images = [kind for kind in data if kind.startswith("image/")]
+            blocks += [f"![output](data:{kind};base64,{data[kind].strip()})" for kind in images]
+            text = "".join(output.get("text", "")) or data.get("text/plain", "")
+            if text and not images:
+                blocks.append(f"```text\n{text}\n```")
+    return "\n\n".join(blocks)
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -94,6 +117,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         begin, target, anchor, end = match.groups(default="")
         file = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
         place = ELSEWHERE.get(file, file.removeprefix("docs/"))
+        if place.endswith(".ipynb"):
+            place = place.removesuffix("ipynb") + "md"
         return begin + posixpath.relpath(place, folder or ".") + anchor + end
 
     return LINK.sub(relinked, markdown).replace("<details>", '<details markdown="1">')

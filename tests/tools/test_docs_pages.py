@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -31,6 +32,14 @@ def test_links_of_pages_elsewhere_lead_into_the_site():
     assert as_in_site("readme.md", text) == linked
 
 
+def test_links_to_notebooks_lead_to_their_pages():
+    assert as_in_site("index.md", "[a](notebooks/1_x.ipynb)") == "[a](notebooks/1_x.md)"
+    assert (
+        as_in_site("notebooks/1_x.md", "[a](2_y.ipynb) [b](../hub.md)")
+        == "[a](2_y.md) [b](../hub.md)"
+    )
+
+
 def test_code_is_left_as_it_is():
     code = "    values[0](x)\n\n```python\nparts['a'](README.md)\n```"
     assert as_in_site("hub.md", code) == code
@@ -46,3 +55,19 @@ def test_modules_of_the_reference_exist_and_are_listed_once():
     modules = [name for _, names in docs_pages.REFERENCE.values() for name in names.split()]
     files = [ROOT / "clipself_seg" / f"{name.replace('.', '/')}.py" for name in modules]
     assert all(file.is_file() for file in files) and len(set(modules)) == len(modules)
+
+
+def test_a_notebook_is_a_page_with_its_outputs():
+    image = {"data": {"image/png": "aGVsbG8=\n", "text/plain": ["<Figure>"]}}
+    outputs = [{"text": ["a\n", "b"]}, image, {"data": {"text/plain": ["{1: 2}"]}}]
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title\n", "text"]},
+        {"cell_type": "code", "source": ["x = 1"], "outputs": outputs},
+    ]
+    assert docs_pages.notebook_page(json.dumps({"cells": cells})).split("\n\n") == [
+        "# Title\ntext",
+        "```python\nx = 1\n```",
+        "```text\na\nb\n```",
+        "![output](data:image/png;base64,aGVsbG8=)",
+        "```text\n{1: 2}\n```",
+    ]

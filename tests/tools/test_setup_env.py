@@ -159,6 +159,14 @@ def test_the_site_is_built_strictly(monkeypatch):
     assert commands == [["-m", "mkdocs", "build", "--strict"]]
 
 
+def test_the_demo_takes_its_options(monkeypatch):
+    commands = []
+    monkeypatch.setattr(setup_env, "is_complete", lambda venv: True)
+    monkeypatch.setattr(subprocess, "call", lambda words, **_: commands.append(words[1:]) or 0)
+    assert setup_env.main(["demo", "--no-open"]) == 0
+    assert commands == [["tools/demo.py", "--no-open"]]
+
+
 def test_tests_run_side_by_side_unless_the_arguments_say_otherwise(monkeypatch):
     commands = []
     monkeypatch.setattr(subprocess, "call", lambda words, cwd: commands.append(words) or 0)

@@ -10,9 +10,11 @@ import functools
 import io
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -30,6 +32,7 @@ WORDS = "openseg_coco_panoptic_133"
 # At most so many segments, and cells of the noise that places them and of that which frays them: with
 # this weight a PNG is about as large, and changes from pixel to pixel as often, as COCO's.
 SEGMENTS, PLACES, FRAYS, WEIGHT = 12, (3, 4), (30, 40), 0.05
+DECODED = "PNGs of files"
 
 
 class Side(NamedTuple):
@@ -50,16 +53,18 @@ class PQWorkload:
         self.folder = Path(self._temporary.name)
 
     def runs(self) -> dict[str, Run]:
-        """Timed runs by name; all give the panoptic quality of the same images, in percent.
+        """Timed runs by name; all but `DECODED` give the panoptic quality of the same images, in percent.
 
         "PQ in memory" starts from predictions as a model gives them, and the PNGs of the truth;
-        panopticapi's needs PNGs of the predictions as well, which Detectron2 writes.
+        panopticapi's needs PNGs of the predictions as well, which Detectron2 writes. `DECODED` reads the
+        pixels of both files by OpenCV, below which none of files can be.
         """
         return {
             "PQ in memory": Run(self._in_memory, setup=lambda: self.predicted),
             "plain PQ in memory": Run(self._plain_in_memory, setup=lambda: self.predicted),
             "PQ of files": Run(self._of_files, setup=lambda: self.files),
             "plain PQ of files": Run(self._plain_of_files, setup=lambda: self.files),
+            DECODED: Run(self._decoded, setup=lambda: self.files),
         }
 
     @functools.cached_property
@@ -141,6 +146,11 @@ class PQWorkload:
         quality, _ = evaluate_files(*files)
         return panoptic_results(quality, self.words.names, self.words.thing)["PQ"]
 
+    def _decoded(self, files: tuple[PanopticFolder, PanopticFolder]) -> None:
+        for number in range(self.case.batch):
+            for side in files:
+                cv2.imread(str(side.folder / f"{number}.png"), cv2.IMREAD_UNCHANGED)
+
     def _plain_of_files(self, files: tuple[PanopticFolder, PanopticFolder]) -> float:
         truth, entries = (json.loads(side.json.read_text())["annotations"] for side in files)
         return self._panopticapi(truth, files[0].folder, entries, files[1].folder)
@@ -155,6 +165,14 @@ class PQWorkload:
         with contextlib.redirect_stdout(io.StringIO()):
             quality = pq_compute_single_core(0, pairs, truth_folder, folder, categories)
         return 100 * float(quality.pq_average(categories, isthing=None)[0]["pq"])
+
+
+def over_decoding(figures: Mapping[str, dict[str, Any]]) -> float | None:
+    """Time of the panoptic quality of files over that of decoding their PNGs; None if one was not measured."""
+    if not figures.keys() >= {"PQ of files", DECODED}:
+        return None
+    seconds: float = figures["PQ of files"]["seconds"]
+    return seconds / figures[DECODED]["seconds"]
 
 
 def random_pair(seed: int, words: Vocabulary) -> tuple[Side, Side]:

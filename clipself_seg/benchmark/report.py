@@ -20,6 +20,7 @@ from clipself_seg.benchmark.measure import (
     time_in_turn,
 )
 from clipself_seg.benchmark.panoptic_workload import MERGED, QUERIES, over_image
+from clipself_seg.benchmark.pq_workload import over_decoding
 from clipself_seg.benchmark.workloads import build_runs
 from clipself_seg.clip.linear import choice
 from clipself_seg.errors import InputError, nearest
@@ -50,7 +51,8 @@ def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
         "memory_bytes" where it is measured), "gains"
         (by name: "speed" and "memory", plain over ours), for "distill" "step_overhead", for training
         steps "checkpointing_memory", for "panoptic" "over_image" (by CLIP branch: its time over that of
-        a plain forward), for "detection" "of_image" (see `of_image`), and "provenance".
+        a plain forward), for "pq" "over_decoding" (see `over_decoding`), for "detection" "of_image" (see
+        `of_image`), and "provenance".
 
     Raises:
         InputError: the model, its size or the memory do not fit, or nothing is called as in `only`.
@@ -121,6 +123,8 @@ def _comparisons(case: Case, figures: Mapping[str, dict[str, Any]]) -> dict[str,
         summary["step_overhead"] = figures["step"]["seconds"] / parts - 1
     if case.task == "panoptic":
         summary["over_image"] = over_image(figures)
+    if case.task == "pq":
+        summary["over_decoding"] = over_decoding(figures)
     if case.task == "detection":
         summary["of_image"] = of_image(figures)
     if figures.keys() >= {"step", CHECKPOINTED}:
@@ -165,6 +169,8 @@ def as_text(results: Mapping[str, Any]) -> str:
         lines += ["", f"step over the sum of its three parts: {overhead:+.1f} %"]
     for branch, times in results.get("over_image", {}).items():
         lines += ["", f"{branch}: {times:.3f} x a plain image forward at its input size"]
+    if results.get("over_decoding"):
+        lines += ["", f"PQ of files: {results['over_decoding']:.2f} x the decoding of its PNGs"]
     for name, fraction in results.get("of_image", {}).items():
         lines += ["", f"{OF_IMAGE[name]}: {100 * fraction:.1f} %"]
     if "checkpointing_memory" in results:

@@ -43,6 +43,7 @@ Memory of the merge is what it needs beside the masks, which have the size of th
 
 "pq" is panoptic quality of --batch made-up images in one process, beside panopticapi's: in memory from
 what a model gives (panopticapi has it written as PNGs, as by Detectron2's evaluator), and from files.
+"PNGs of files" is the decoding of both PNGs alone.
 
 Detection has the sizes of F-ViT's two detectors, one image, boxes of all sizes and random vectors for texts. The
 plain detector resizes taps at the tower's width before its lateral convolutions, has batch norms of their own,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from clipself_seg.checkpoints import hashes
-from clipself_seg.clip import TextBank, load_clip
+from clipself_seg.clip import TextBank, load_clip, text_bank
 from clipself_seg.clip.prompts import TEMPLATES, class_prompts
 from clipself_seg.clip.text_bank import default_cache_dir
 from clipself_seg.data.datasets.roots import COCO
@@ -105,6 +106,20 @@ def test_banks_of_one_text_tower_hash_it_once_for_all_that_is_asked(clip, tmp_pa
     for bank in banks:
         bank.embed(["cat"])
     assert len(counted) == 2
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_second_request_neither_hashes_nor_tokenises_nor_reads(clip, tmp_path, raw, monkeypatch):
+    bank = TextBank(clip, "bare", cache_dir=tmp_path)
+    ask = bank.embed_raw if raw else bank.embed
+    first = ask(["cat", "owl"])
+    for owner, name in ((hashlib, "blake2b"), (clip, "tokenize"), (text_bank, "_from_disk")):
+        monkeypatch.setattr(owner, name, None)
+    assert torch.equal(ask(["cat", "owl"]), first)
+    with torch.no_grad():
+        clip.text.text_projection.mul_(2)
+    with pytest.raises(TypeError, match="not callable"):  # the change is seen
+        ask(["cat", "owl"])
 
 
 def test_a_copied_bank_asks_its_own_tower(clip, bank):

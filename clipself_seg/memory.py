@@ -18,11 +18,22 @@ def keep_freed_memory(device: str = "cpu") -> None:
     Args:
         device: of the model; on another one than "cpu" nothing happens either.
     """
-    if sys.platform != "linux" or device != "cpu":
+    if device == "cpu":
+        _set_thresholds(1 << 30, (1 << 31) - 1)
+
+
+def hand_back_freed_memory() -> None:
+    """Undo `keep_freed_memory`, for benchmarks of what runs without it: glibc's own thresholds at their largest."""
+    _set_thresholds(32 << 20, 64 << 20)
+
+
+def _set_thresholds(mmap: int, trim: int) -> None:
+    """Hands back what is free; blocks from `mmap` bytes on are then the system's, and free memory above `trim`."""
+    if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None)
     mallopt, malloc_trim = (getattr(libc, name, None) for name in ("mallopt", "malloc_trim"))
     if mallopt is not None and malloc_trim is not None:
         malloc_trim(0)
-        mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+        mallopt(M_MMAP_THRESHOLD, mmap)
+        mallopt(M_TRIM_THRESHOLD, trim)

@@ -30,7 +30,7 @@ class OnAccelerator(Tensor):
     """A tensor that says that it lies on `ACCELERATOR`; `on_cpu` has the numbers."""
 
     on_cpu: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, on_cpu: Tensor) -> OnAccelerator:
@@ -48,7 +48,9 @@ class OnAccelerator(Tensor):
         return wrapped
 
     @classmethod
-    def __torch_dispatch__(cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None):
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         raise RuntimeError(f"{operation} on {ACCELERATOR} outside of its context")
 
     def __repr__(self) -> str:  # type: ignore[override]

@@ -76,6 +76,11 @@ JOBS = (
 )
 
 
+def prefixed(report: Callable[[str], None], label: str) -> Callable[[str], None]:
+    """Reports lines with a label before them."""
+    return lambda line: report(f"{label}: {line}")
+
+
 def run_all(
     common: Mapping[str, Any], only: Sequence[str], report: Callable[[str], None]
 ) -> dict[str, Any]:
@@ -96,7 +101,7 @@ def run_all(
     jobs: dict[str, Any] = {}
     for job in chosen:
         case = Case(**{**job.case, **common})
-        jobs[job.label] = run_benchmark(case, lambda line, job=job: report(f"{job.label}: {line}"))
+        jobs[job.label] = run_benchmark(case, prefixed(report, job.label))
     rows = [row for job in chosen for row in _rows(job, jobs[job.label]["runs"])]
     return {"jobs": jobs, "rows": rows}
 

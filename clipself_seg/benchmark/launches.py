@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from clipself_seg.benchmark.accelerator import ACCELERATOR, Accelerator, OnAccelerator
 from clipself_seg.benchmark.case import Case
-from clipself_seg.benchmark.jobs import chosen_jobs
+from clipself_seg.benchmark.jobs import chosen_jobs, prefixed
 from clipself_seg.benchmark.report import chosen_runs, headline
 from clipself_seg.benchmark.workloads import build_runs
 from clipself_seg.errors import InputError
@@ -147,7 +147,7 @@ def count_all(
     jobs: dict[str, Any] = {}
     for job in chosen_jobs(only):
         case = Case(**{**job.case, **common})
-        jobs[job.label] = count_launches(case, lambda line, job=job: report(f"{job.label}: {line}"))
+        jobs[job.label] = count_launches(case, prefixed(report, job.label))
     return {"jobs": jobs}
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from clipself_seg.clip.linear import linear
 from clipself_seg.errors import InputError
+from clipself_seg.memory import hand_back_freed_memory, keep_freed_memory
 
 # Rows, inner side and columns: a large square, and the two products of a ViT-B's MLP.
 PEAK_SHAPES = ((2048, 2048, 2048), (4096, 768, 3072), (4096, 3072, 768))
@@ -82,6 +83,14 @@ def time_run(run: Run, device: torch.device) -> float:
     return seconds
 
 
+def set_allocator(name: str, device: torch.device) -> None:
+    """Sets the allocator as training and prediction have it, for plain formulations as torch finds it."""
+    if name.startswith("plain "):
+        hand_back_freed_memory()
+    else:
+        keep_freed_memory(device.type)
+
+
 def time_in_turn(
     runs: Mapping[str, Run], device: torch.device, repeats: int, report: Callable[[str], None]
 ) -> dict[str, list[float]]:
@@ -96,6 +105,7 @@ def time_in_turn(
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats + 1):
         for name, run in runs.items():
+            set_allocator(name, device)
             seconds = time_run(run, device)
             report(f"round {turn}/{repeats}  {name}: {seconds:.3f} s{'' if turn else ' (warm-up)'}")
             if turn:
@@ -131,6 +141,7 @@ def _measure_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: 
     device = torch.device(case.device)
     before = _resident_peak()
     run = build(case)[name]
+    set_allocator(name, device)
     for _ in range(run.calls):
         time_run(run, device)
     if device.type == "cuda":

@@ -149,5 +149,4 @@ def button_of(image: np.ndarray, name: str) -> dict[str, str]:
 def heat_colours() -> Sequence[int]:
     """The colours of heat maps from low to high, 256 times RGB: those of `visualization.dense_maps.heat_map`."""
     levels = np.arange(256, dtype=np.uint8)[:, None]
-    colours: list[int] = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1].ravel().tolist()
-    return colours
+    return [int(c) for c in cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1].ravel()]

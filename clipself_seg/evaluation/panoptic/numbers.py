@@ -139,7 +139,7 @@ def _check_segment(info: Any, source: str) -> None:
         raise InputError(
             f"{source}: a segment has something else than numbers: {reprlib.repr(info)}"
         )
-    if not 0 <= number < 2**24:
+    if not 0 <= int(number) < 2**24:
         raise InputError(f"{source}: no three bytes of a PNG hold the id of the segment {info!r}")
 
 

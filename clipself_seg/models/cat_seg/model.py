@@ -328,8 +328,8 @@ class CATSeg(nn.Module):
         """Numbers that are in memory for an image: tokens of its views in a block of CLIP, and their logits."""
         views = len(self.layout.corners) + 1 if self.sliding else 1
         kept = min(self.aggregator.sizes.pad_len or len(self.names), len(self.names))
-        cells = math.prod(self.aggregator.sizes.grid)
-        return views * cells * (COPIES * self.clip.visual.width + 16 * kept)
+        width: int = self.clip.visual.width  # type: ignore[assignment]
+        return views * math.prod(self.aggregator.sizes.grid) * (COPIES * width + 16 * kept)
 
     def _segment(self, samples: Sequence[Sample], output: str) -> list[dict[str, Tensor]]:
         """Results of images whose views pass CLIP together."""

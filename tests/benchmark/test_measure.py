@@ -1,0 +1,17 @@
+"""The allocator that each formulation is measured with."""
+
+from __future__ import annotations
+
+import torch
+
+from clipself_seg.benchmark import measure
+from clipself_seg.benchmark.measure import Run, time_in_turn
+
+
+def test_the_plain_formulation_has_the_allocator_as_torch_finds_it(monkeypatch):
+    said = []
+    monkeypatch.setattr(measure, "keep_freed_memory", lambda device: said.append(f"keep, {device}"))
+    monkeypatch.setattr(measure, "hand_back_freed_memory", lambda: said.append("hand back"))
+    runs = {name: Run(lambda _, name=name: said.append(name)) for name in ("x", "plain x")}
+    time_in_turn(runs, torch.device("cpu"), 1, lambda line: None)
+    assert said == 2 * ["keep, cpu", "x", "hand back", "plain x"]

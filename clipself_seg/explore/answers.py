@@ -144,7 +144,7 @@ class Answers:
         self._asked[task] += 1
         if self._asked[task] % MOST_TEXTS:
             return
-        models = self.clips.values() if task == "maps" else [self.predictors[task].model]
+        models = list(self.clips.values()) if task == "maps" else [self.predictors[task].model]
         for model in models:
             _invalidate_texts(model)
         if self.texts is not None:

@@ -66,6 +66,27 @@ def category_indices(
     return {number: index for index, number in enumerate(ids)}
 
 
+def require_same_classes(content: dict[str, Any], vocabulary: Vocabulary, path: Source) -> None:
+    """Refuse a vocabulary whose numbers give a category of the file to another class than its name does.
+
+    Other names than the file's are fine, as long as they are no names of other classes.
+
+    Raises:
+        InputError: a category has the number of one class and the name of another.
+    """
+    classes = {entry.dataset_id: entry for entry in vocabulary.classes}
+    named = {name.lower(): entry for entry in vocabulary.classes for name in entry.names}
+    for number, name in category_names(content, path).items():
+        same = named.get(name.lower())
+        if number in classes and same is not None and same.dataset_id != number:
+            if name.lower() not in map(str.lower, classes[number].names):
+                raise InputError(
+                    f'{path}: category {number} is "{name}", but class {number} of the vocabulary '
+                    f'"{vocabulary.name}" is "{classes[number].names[0]}": give each class its '
+                    '"dataset_id", the number of its category in the file'
+                )
+
+
 def category_names(content: dict[str, Any], path: Source) -> dict[int, str]:
     """Name of each category of an annotation file by its id, in the order of the file.
 

@@ -28,6 +28,7 @@ from clipself_seg.data.instances import (
     instance_records,
     names_from_urls,
     require_base_classes,
+    require_same_classes,
 )
 from clipself_seg.data.records import Record, read_coco_json
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
@@ -187,6 +188,8 @@ def detection_records(name: str, *, training: bool = False, masks: bool = False)
     content = read_coco_json(path)
     if files.from_urls:
         names_from_urls(content, path)
+    if files.root is REGISTERED:
+        require_same_classes(content, vocabulary, path)
     index_of = category_indices(content, vocabulary, path, files.by_order)
     if training or files.evaluator is None:
         require_base_classes(content, index_of, vocabulary, path, _remedy(files))

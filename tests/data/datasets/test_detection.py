@@ -206,6 +206,29 @@ def test_a_data_set_of_ones_own_needs_a_vocabulary(tmp_path, registered):
         detection_records("my_boxes")
 
 
+def test_classes_that_would_get_each_others_boxes_are_refused(tmp_path, registered):
+    registered.append("my_pets")
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}, {"id": 3, "name": "pony"}]
+    write(tmp_path, "boxes.json", named("a"), [annotation(0, 1)], categories)
+    register_coco_instances("my_pets", {}, str(tmp_path / "boxes.json"), str(tmp_path))
+    words = tmp_path / "words.json"
+    MetadataCatalog.get("my_pets").vocabulary = str(words)
+
+    words.write_text('["cat", "dog|puppy", "horse"]')  # a list counts from 0
+    message = 'category 1 is "cat", but class 1 .* is "dog": give each class its "dataset_id"'
+    with pytest.raises(InputError, match=message):
+        detection_records("my_pets")
+
+    # Other names for the file's own are fine.
+    classes = [
+        {"dataset_id": number, "names": [name]}
+        for number, name in enumerate(["kitty", "dog", "x"], 1)
+    ]
+    words.write_text(json.dumps({"classes": classes}))
+    (record,) = detection_records("my_pets")
+    assert [e["label"] for e in record["annotations"]] == [0]
+
+
 def test_records_of_the_catalogue_are_detectron2s(root):
     write_ov_coco(root, annotation(0, 9), images=("a",))
     (record,) = DatasetCatalog.get("ov_coco_train")

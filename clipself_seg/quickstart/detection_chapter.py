@@ -23,10 +23,9 @@ from clipself_seg.quickstart.steps import (
     read_chapter,
     say,
 )
-from clipself_seg.quickstart.tiles import Row
+from clipself_seg.quickstart.tiles import Row, write_tiles
 from clipself_seg.visualization.boxes import box_overlay
-from clipself_seg.visualization.overlays import readable, save_png
-from clipself_seg.visualization.panels import sheet
+from clipself_seg.visualization.overlays import readable
 
 SHIPPED = "mini-fvit"
 # Fewer than the configuration has: a newcomer is waiting.
@@ -93,8 +92,7 @@ def _write_sheet(world: str, output: Path, worlds: Path) -> list[Row]:
         Row({title: _drawn(path, content, categories) for title, content in columns.items()})
         for path in first_images(worlds, world)
     ]
-    drawn = [list(row.tiles.values()) for row in rows]
-    save_png(sheet(drawn, list(columns)), output / f"detection_{world}.png")
+    write_tiles(rows, output / f"detection_{world}.png")
     return rows
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clipself_seg.data.images import read_image
 from clipself_seg.data.panoptic_png import read_panoptic_png
 from clipself_seg.data.records import read_coco_json
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
@@ -22,7 +23,7 @@ from clipself_seg.quickstart.steps import (
     read_chapter,
     say,
 )
-from clipself_seg.quickstart.tiles import Row, write_panel
+from clipself_seg.quickstart.tiles import Row, label_rows, write_tiles
 
 # A third of the configuration's steps: a newcomer is waiting.
 LIVE = Run("CLIPSelf", "panoptic_live", "panoptic.yaml", ("SOLVER.MAX_ITER", "400"), training=True)
@@ -94,7 +95,7 @@ def show_segments(output: Path, worlds: Path, names: Sequence[str]) -> dict[str,
         },
         worlds,
     )
-    return {world: _write_panel(world, output, worlds) for world in names}
+    return {world: _write_sheet(world, output, worlds) for world in names}
 
 
 def _prediction(run: Run, mode: str, world: str, output: Path, worlds: Path) -> list[str]:
@@ -102,7 +103,7 @@ def _prediction(run: Run, mode: str, world: str, output: Path, worlds: Path) -> 
     return prediction(run.config, SHIPPED, world, worlds, folder, "--panoptic", "--mode", mode)
 
 
-def _write_panel(world: str, output: Path, worlds: Path) -> list[Row]:
+def _write_sheet(world: str, output: Path, worlds: Path) -> list[Row]:
     """Images, truth, and segments of the shipped generator as `NAMED`."""
     vocabulary, folder = load_vocabulary(world), worlds / world
     images = first_images(worlds, world)
@@ -114,7 +115,9 @@ def _write_panel(world: str, output: Path, worlds: Path) -> list[Row]:
         columns[f"{run.title}, {TITLES[mode]}"] = class_maps(
             predicted / "panoptic.json", predicted / "panoptic", vocabulary, stems
         )
-    return write_panel(output / f"panoptic_{world}.png", vocabulary, images, columns)
+    rows = label_rows(vocabulary, [read_image(image) for image in images], columns)
+    write_tiles(rows, output / f"panoptic_{world}.png")
+    return rows
 
 
 def class_maps(

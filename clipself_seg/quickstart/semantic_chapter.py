@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from clipself_seg.data.images import read_image
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.evaluation.sem_seg.report import split_table
@@ -18,7 +19,7 @@ from clipself_seg.quickstart.steps import (
     read_chapter,
     say,
 )
-from clipself_seg.quickstart.tiles import Row, write_panel
+from clipself_seg.quickstart.tiles import Row, label_rows, write_tiles
 
 RUNS = (
     Run("CAT-Seg, original CLIP", "semseg_original", "semseg_original.yaml", training=True),
@@ -40,7 +41,7 @@ def semantic_chapter(output: Path, worlds: Path) -> Chapter:
     call_together({run.folder: run.command(output) for run in RUNS}, worlds)
     say("what both say of images of both worlds")
     predict_together(RUNS, lambda run, world: _prediction(run, world, output, worlds), worlds)
-    images = {world: _write_panel(world, output, worlds) for world in WORLDS}
+    images = {world: _write_sheet(world, output, worlds) for world in WORLDS}
     return read_chapter(RUNS, output, split_table, images=images)
 
 
@@ -49,7 +50,7 @@ def _prediction(run: Run, world: str, output: Path, worlds: Path) -> list[str]:
     return prediction(run.config, weights, world, worlds, run.predicted(output, world))
 
 
-def _write_panel(world: str, output: Path, worlds: Path) -> list[Row]:
+def _write_sheet(world: str, output: Path, worlds: Path) -> list[Row]:
     """Images, their ground truth and what both models say."""
     images = first_images(worlds, world)
     folders = {"ground truth": worlds / world / "stuffthingmaps" / "val"}
@@ -59,4 +60,6 @@ def _write_panel(world: str, output: Path, worlds: Path) -> list[Row]:
         title: [read_indices(folder / f"{image.stem}.png") for image in images]
         for title, folder in folders.items()
     }
-    return write_panel(output / f"semantic_{world}.png", load_vocabulary(world), images, columns)
+    rows = label_rows(load_vocabulary(world), [read_image(image) for image in images], columns)
+    write_tiles(rows, output / f"semantic_{world}.png")
+    return rows

@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipself_seg.data.images import read_image
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.visualization.class_colours import class_colours
 from clipself_seg.visualization.overlays import Entry, entries, readable, save_png
-from clipself_seg.visualization.panels import named_tile, panel
+from clipself_seg.visualization.panels import named_tile, sheet
 
 TEXT = 18  # height in pixels of the names in regions: tiles are shown smaller than they are
 MOST_NAMES = 14  # of a legend
@@ -53,24 +52,7 @@ def label_rows(
     return rows
 
 
-def write_panel(
-    path: Path,
-    vocabulary: Vocabulary,
-    images: Sequence[Path],
-    columns: Mapping[str, Sequence[np.ndarray]],
-) -> list[Row]:
-    """Write images of a world beside label maps, with a legend in each row, as one PNG; returns `label_rows`.
-
-    Args:
-        path: of the PNG.
-        vocabulary: of the labels.
-        images: files.
-        columns: title -> label map (H, W) of every image.
-    """
-    pixels = [read_image(image) for image in images]
-    rows: list[tuple[np.ndarray, dict[str, np.ndarray]]] = [
-        (image, {title: maps[number] for title, maps in columns.items()})
-        for number, image in enumerate(pixels)
-    ]
-    save_png(panel(rows, vocabulary.names, class_colours(vocabulary.names)), path)
-    return label_rows(vocabulary, pixels, columns)
+def write_tiles(rows: Sequence[Row], path: Path) -> None:
+    """Write the tiles of rows as one PNG, without the legends."""
+    tiles = [list(row.tiles.values()) for row in rows]
+    save_png(sheet(tiles, list(rows[0].tiles), text=TEXT), path)

@@ -2,86 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
 from clipself_seg.visualization.fonts import write_text
 from clipself_seg.visualization.names import place_names, write_names
-from clipself_seg.visualization.overlays import INK, PAPER, SMALLEST_TEXT, entries, legend, paint
+from clipself_seg.visualization.overlays import paint
 
 OPACITY = 0.75  # of label maps, which are shown beside the image
-LEGEND = 23  # width in heights of the text: two columns
 MARGIN = 8  # pixels around the images of a sheet
 SHEET_TEXT = 13  # height of the text of a sheet in pixels
 BLACK = (0, 0, 0)
 LEADING = 5  # pixels between the lines of a sheet
-
-
-def panel(
-    rows: Sequence[tuple[np.ndarray, Mapping[str, np.ndarray]]],
-    names: Sequence[str],
-    colours: np.ndarray,
-    width: int = 360,
-) -> Image.Image:
-    """Rows of "image | ground truth | prediction ... | legend" under titles.
-
-    Args:
-        rows: for each row an image (H, W, 3) uint8 and its label maps (H, W) by title; the same
-            titles in every row.
-        names: names of the K classes.
-        colours: colours of the classes, (K, 3) uint8.
-        width: width of every image on the panel, in pixels.
-    """
-    unit = max(SMALLEST_TEXT, round(width / 26))
-    strips = [_strip(image, maps, names, colours, width, unit) for image, maps in rows]
-    gap = unit // 2
-    head = 2 * unit
-    size = (
-        max(strip.width for strip in strips) + 2 * gap,
-        head + sum(strip.height + gap for strip in strips),
-    )
-    canvas = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(canvas)
-    for column, title in enumerate(["image", *rows[0][1]]):
-        place = (gap + column * (width + gap), head / 2)
-        write_text(draw, place, title, unit, INK)
-    top = head
-    for strip in strips:
-        canvas.paste(strip, (gap, top))
-        top += strip.height + gap
-    return canvas
-
-
-def _strip(
-    image: np.ndarray,
-    maps: Mapping[str, np.ndarray],
-    names: Sequence[str],
-    colours: np.ndarray,
-    width: int,
-    unit: int,
-) -> Image.Image:
-    """Row of a panel: image and label maps in one width and, beside them, the classes of all maps."""
-    height = max(1, round(width * image.shape[0] / image.shape[1]))
-    shrink = cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_CUBIC
-    small = cv2.resize(image, (width, height), interpolation=shrink)
-    # Rows and columns of the nearest pixels, so that labels are not blended.
-    y, x = (np.arange(n) * m // n for n, m in zip((height, width), image.shape[:2]))
-    tiles = [small]
-    for labels in maps.values():
-        tiles.append(named_tile(small, labels[np.ix_(y, x)], names, colours, unit))
-    room = max(2, 2 * (height // round(1.7 * unit)))
-    lines = entries(np.stack(list(maps.values())), names, colours, most=room, percentages=False)
-    key = legend(lines, LEGEND * unit, unit)
-    gap = unit // 2
-    size = (len(tiles) * (width + gap) + key.width, max(height, key.height))
-    strip = Image.new("RGB", size, PAPER)
-    for column, tile in enumerate(tiles):
-        strip.paste(Image.fromarray(tile), (column * (width + gap), 0))
-    strip.paste(key, (len(tiles) * (width + gap), 0))
-    return strip
 
 
 def named_tile(

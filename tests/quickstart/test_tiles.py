@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from clipself_seg.data.vocabulary import load_vocabulary
-from clipself_seg.quickstart.tiles import label_rows, write_panel
+from clipself_seg.quickstart.tiles import Row, label_rows, write_tiles
 
 
 def halves(vocabulary, first, second):
@@ -32,11 +32,8 @@ def test_tiles_have_names_and_a_legend_of_all_classes():
     assert white[1][160:].sum() == 0
 
 
-def test_a_panel_is_written_with_names_in_it(tmp_path):
-    vocabulary = load_vocabulary("mini")
-    image, truth = halves(vocabulary, "grass", "sand")
-    Image.fromarray(image).save(tmp_path / "a.png")
-    rows = write_panel(
-        tmp_path / "panel.png", vocabulary, [tmp_path / "a.png"], {"ground truth": [truth]}
-    )
-    assert len(rows) == 1 and Image.open(tmp_path / "panel.png").width > 2 * 360
+def test_tiles_are_written_as_one_image_with_titles(tmp_path):
+    image = np.zeros((30, 40, 3), np.uint8)
+    write_tiles([Row({"a": image, "b": image}), Row({"a": image, "b": image})], tmp_path / "a.png")
+    written = np.asarray(Image.open(tmp_path / "a.png"))
+    assert written.shape[1] == 2 * (40 + 8) + 8 and (written == 0).all(-1).sum() > 4 * 30 * 40

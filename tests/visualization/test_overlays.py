@@ -1,4 +1,4 @@
-"""Overlays, legends and panels: colours that can be told apart, percentages that add up, any size."""
+"""Overlays and legends: colours that can be told apart, percentages that add up, any size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from clipself_seg.visualization.overlays import (
     percent,
     text_size,
 )
-from clipself_seg.visualization.panels import panel
 
 NAMES = ("dog", "grass", "sky")
 
@@ -135,21 +134,6 @@ def test_any_size_is_readable(height, width):
 
 def test_text_grows_with_the_picture():
     assert text_size(np.zeros((3000, 4000))) == 100
-
-
-def test_panels_align_pictures_of_different_sizes():
-    colours = class_colours(NAMES)
-    rows = []
-    for height, width in ((30, 60), (300, 200)):
-        labels = np.zeros((height, width), np.uint8)
-        rows.append(
-            (np.zeros((height, width, 3), np.uint8), {"ground truth": labels, "model": labels + 1})
-        )
-    drawn = np.asarray(panel(rows, NAMES, colours, width=100))
-    assert drawn.shape[0] > 50 + 150 and drawn.shape[1] > 300
-    # The first images of both rows are black and as wide as asked for.
-    black = (drawn == 0).all(-1)
-    assert black[40:60, 7:107].all() and black[100:200, 7:107].all()
 
 
 def test_real_ground_truth_is_drawn(data_dir):

@@ -170,7 +170,7 @@ def as_text(results: Mapping[str, Any]) -> str:
     for branch, times in results.get("over_image", {}).items():
         lines += ["", f"{branch}: {times:.3f} x a plain image forward at its input size"]
     if results.get("over_decoding"):
-        lines += ["", f"PQ of files: {results['over_decoding']:.2f} x the decoding of its PNGs"]
+        lines += ["", f"from files: {results['over_decoding']:.2f} x the decoding of their PNGs"]
     for name, fraction in results.get("of_image", {}).items():
         lines += ["", f"{OF_IMAGE[name]}: {100 * fraction:.1f} %"]
     if "checkpointing_memory" in results:

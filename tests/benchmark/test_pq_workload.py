@@ -28,7 +28,7 @@ def test_time_of_files_is_compared_with_their_decoding(monkeypatch):
     )
     seconds, decoded = (found["runs"][name]["seconds"] for name in only)
     assert found["over_decoding"] == seconds / decoded
-    assert f"{seconds / decoded:.2f} x the decoding of its PNGs" in report.as_text(found)
+    assert f"{seconds / decoded:.2f} x the decoding of their PNGs" in report.as_text(found)
 
 
 def test_measures_only_what_is_named_beside_its_plain_formulation(monkeypatch):

@@ -149,7 +149,8 @@ class PQWorkload:
     def _decoded(self, files: tuple[PanopticFolder, PanopticFolder]) -> None:
         for number in range(self.case.batch):
             for side in files:
-                cv2.imread(str(side.folder / f"{number}.png"), cv2.IMREAD_UNCHANGED)
+                content = np.fromfile(side.folder / f"{number}.png", dtype=np.uint8)
+                cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
 
     def _plain_of_files(self, files: tuple[PanopticFolder, PanopticFolder]) -> float:
         truth, entries = (json.loads(side.json.read_text())["annotations"] for side in files)

@@ -138,7 +138,6 @@ def peak_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: str)
 
 def _measure_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: str) -> int:
     torch.set_num_threads(case.threads)
-    keep_freed_memory(case.device)
     device = torch.device(case.device)
     before = _resident_peak()
     run = build(case)[name]

@@ -24,7 +24,6 @@ from clipself_seg.benchmark.pq_workload import over_decoding
 from clipself_seg.benchmark.workloads import build_runs
 from clipself_seg.clip.linear import choice
 from clipself_seg.errors import InputError, nearest
-from clipself_seg.memory import keep_freed_memory
 from clipself_seg.provenance import provenance
 
 PARTS = ["student forward", "student backward", "teacher forward"]
@@ -59,7 +58,6 @@ def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
         InputError: the model, its size or the memory do not fit, or nothing is called as in `only`.
     """
     torch.set_num_threads(case.threads)
-    keep_freed_memory(case.device)  # as training and prediction do
     device = torch.device(case.device)
     dtype = getattr(torch, case.precision)
     report("building the model")

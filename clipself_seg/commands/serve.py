@@ -227,12 +227,14 @@ def _examples(images: Sequence[str]) -> list[dict[str, str]]:
     from clipself_seg.mini.scenes import draw_scene
 
     if images:
-        pixels = {os.path.basename(path): read_image(path) for path in images}
+        # Names that are no UTF-8 could not be sent.
+        named = [os.path.basename(path).encode(errors="replace").decode() for path in images]
+        pixels = list(zip(named, map(read_image, images)))
     else:
         rngs = map(np.random.default_rng, range(SCENES))
         scenes = [draw_scene(rng, WORLDS["mini"]) for rng in rngs]
-        pixels = {f"scene {i}": scene.image for i, scene in enumerate(scenes, 1)}
-    return [{"name": name, "jpeg": jpeg_address(p, SHOWN_SIDE)} for name, p in pixels.items()]
+        pixels = [(f"scene {i}", scene.image) for i, scene in enumerate(scenes, 1)]
+    return [{"name": name, "jpeg": jpeg_address(p, SHOWN_SIDE)} for name, p in pixels]
 
 
 def _serve(app: Any, listening: socket.socket, host: str) -> None:

@@ -38,6 +38,7 @@ CLASS_FILES = {
     "voc20.json": "voc_20",
     "voc20b.json": "voc_20b_prompts",
 }
+NO_TEXT = re.compile("[\ud800-\udfff]")  # bytes of the command line that are no UTF-8
 LIST_KEYS = {"name", "about", "allow_duplicate_names", "classes"}
 # What a class can say in JSON, and the type it has to have.
 CLASS_KEYS: dict[str, type] = {
@@ -187,6 +188,8 @@ def _synonyms(entry: str | Sequence[str], nested: bool, origin: str) -> tuple[st
         wrong = "is no name and no list of names" if nested else "is no string"
     elif not names or not all(name.strip() for name in names):
         wrong = "has an empty name"
+    elif any(map(NO_TEXT.search, names)):
+        wrong = "is no text in UTF-8"
     else:
         return names
     raise InputError(

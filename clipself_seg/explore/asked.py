@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,8 @@ from clipself_seg.errors import InputError, shown
 
 LARGEST_SIDE = 1600  # pixels of an image for the models; a larger one is made smaller
 MOST_LETTERS = 60  # of a word
+# But for tabs and ends of lines. Messages with words of visitors stand in the terminal, which would obey them.
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 KEYS = {"image", "words", "stuff"}
 
 
@@ -79,13 +82,15 @@ def typed_words(text: str, limits: Limits) -> Vocabulary:
     Raises:
         InputError: no words, too many, too long ones, or one word twice.
     """
+    if CONTROL.search(text):
+        raise InputError("the words have control characters: type letters alone")
     if text.strip() in available_vocabularies():
         words = load_vocabulary(text.strip())
     else:
         if len(text) > limits.words * (MOST_LETTERS + 2):
             raise InputError(f"the words are {len(text)} letters long: give fewer")
         entries = text.replace("\n", ",").split(",")
-        words = own_words([entry for entry in entries if entry.strip()], origin="the words")
+        words = own_words([entry for entry in entries if entry.strip()], origin="the list of words")
     names = [name for entry in words.classes for name in entry.names]
     if len(names) > limits.words:
         raise InputError(f"{len(names)} words, synonyms among them: give {limits.words} at most")

@@ -17,6 +17,7 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 
 from clipself_seg import __version__
 from clipself_seg.errors import InputError
@@ -167,6 +168,8 @@ async def _body(request: Request, limits: Limits) -> bytes:
         return await asyncio.wait_for(read(), READING_SECONDS)
     except (TimeoutError, asyncio.TimeoutError):
         raise HTTPException(408, "the request did not come in time: send it again") from None
+    except ClientDisconnect:  # a page that was closed, which is no failure here
+        raise HTTPException(400, "the request ended before its end") from None
 
 
 def _page(

@@ -6,6 +6,7 @@ import importlib.util
 import socket
 
 import pytest
+from PIL import Image
 
 from clipself_seg.commands import serve
 
@@ -46,6 +47,15 @@ def test_it_listens_on_this_machine_alone_unless_another_address_is_typed(capsys
     assert capsys.readouterr().err == ""
     with serve._listening("0.0.0.0", 0):
         assert "there is no password" in capsys.readouterr().err
+
+
+def test_images_to_begin_with_are_all_there_and_their_names_can_be_sent(tmp_path):
+    paths = [tmp_path / "a" / "1.png", tmp_path / "b" / "1.png", tmp_path / "a" / "\udcff.png"]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 3)).save(path)
+    names = [example["name"] for example in serve._examples([str(path) for path in paths])]
+    assert names == ["1.png", "1.png", "?.png"]
 
 
 def test_without_the_extra_it_says_what_brings_it(monkeypatch, capsys):

@@ -173,6 +173,7 @@ def test_masks_follow_the_order_of_the_classes(write):
         ({"classes": [{"names": "dog"}]}, '"names" has to be of type list'),
         ({"classes": [{"names": [" "]}]}, 'needs "names"'),
         ({"classes": [{"isthing": True}]}, 'needs "names"'),
+        (["dog", "\ud800"], "class 1 of"),
         ({"classes": [{"names": ["a"], "dataset_id": True}]}, "of type int"),
         ({"classes": [{"names": ["a"], "index": 1}]}, "sort the classes"),
         ({"classes": [{"names": ["a"], "dataset_id": 1}, {"names": ["b"]}]}, "1 of 2 classes"),
@@ -253,6 +254,7 @@ def test_files_and_known_names_are_read(tmp_path):
     [
         ("", "empty"),
         (" , ", "empty"),
+        ("dog,c\udcffat", "class 1 of the vocabulary is .*, which is no text in UTF-8"),
         ("dog,,sky", "class 1 of the vocabulary is '', which has an empty name"),
         ("dog|,sky", "class 0 of the vocabulary is 'dog\\|', which has an empty name"),
         ("dog, sky, Dog", '"Dog" twice, in "dog" and in "Dog"'),

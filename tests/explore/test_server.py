@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -86,6 +87,16 @@ def test_a_body_that_does_not_say_its_size_is_not_read_to_its_end():
 
     answer = client().post("/api/semantic", content=parts(), headers=JSON)
     assert answer.status_code == 413
+
+
+def test_a_page_that_is_closed_while_it_sends_is_no_failure():
+    asked = server.Request({"type": "http", "headers": []}, left_at_once)
+    with pytest.raises(server.HTTPException, match="ended before its end"):
+        asyncio.run(server._body(asked, Limits()))
+
+
+async def left_at_once():
+    return {"type": "http.disconnect"}
 
 
 def test_a_page_for_people_and_an_address_that_is_escaped():

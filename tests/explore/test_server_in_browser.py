@@ -91,6 +91,17 @@ def test_an_example_is_answered_by_every_model(asked, address):
     assert asked.complaints == []
 
 
+def test_one_question_at_a_time_and_what_was_looked_for_among_earlier_words_is_forgotten(asked):
+    answered(asked, lambda: asked.click(".example"))
+    asked.run("document.getElementById('word-search').value = 'red'")
+    examples = "[...document.querySelectorAll('.example')]"
+    answered(asked, lambda: asked.run(f"{examples}.forEach((example) => example.click())"))
+    assert asked.run("document.getElementById('picture-name').textContent") == "scene 1"
+    assert asked.run("document.getElementById('word-search').value") == ""
+    assert asked.run("document.body.dataset.answered") == "2"
+    assert not asked.run(f"{examples}.some((example) => example.disabled)")
+
+
 def test_an_upload_and_words_of_now_are_text_whatever_they_are(asked, tmp_path):
     path = tmp_path / "<b>one'.png"
     Image.fromarray(scene(5)).save(path)

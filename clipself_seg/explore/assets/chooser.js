@@ -32,6 +32,7 @@ function makeWordButtons(words, state, changed) {
     return input;
   });
   byId("words").replaceChildren(...inputs.map((input) => input.parentElement));
+  byId("word-search").value = ""; // what was looked for among the words before
   byId("word-search").parentElement.hidden = words.length <= MANY_WORDS;
   byId("word-search").oninput = (event) => {
     const wanted = event.target.value.trim().toLocaleLowerCase();

@@ -101,9 +101,12 @@ function serve() {
   requireUnpacking();
   const server = JSON.parse(byId("server").textContent);
   let last = null;
+  // One question at a time: answers of two would stand side by side as if they were of one image.
+  const askers = [byId("look"), byId("file"), ...document.querySelectorAll(".example")];
+  const setBusy = (busy) => askers.forEach((control) => (control.disabled = busy));
   const go = async (file, name) => {
     last = { file, name };
-    byId("look").disabled = true;
+    setBusy(true);
     byId("asking").textContent = "The models look at it ...";
     try {
       await look(file, name, server);
@@ -111,7 +114,7 @@ function serve() {
     } catch (error) {
       byId("asking").textContent = error.message;
     }
-    byId("look").disabled = false;
+    setBusy(false);
     document.body.dataset.answered = Number(document.body.dataset.answered ?? 0) + 1;
   };
   byId("ask").addEventListener("submit", (event) => {

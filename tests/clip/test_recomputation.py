@@ -25,7 +25,9 @@ def block_and_others(request):
         transformer = Transformer([ResidualBlock(width=64, heads=2, quick_gelu=True)])
         transformer.initialise()
         return transformer.resblocks[0], ()
-    return EvaBlock(width=64, heads=2, hidden=176), (rotary_factors((7, 9), 32, torch.device("cpu")),)
+    return EvaBlock(width=64, heads=2, hidden=176), (
+        rotary_factors((7, 9), 32, torch.device("cpu")),
+    )
 
 
 class Operations(TorchDispatchMode):

@@ -99,10 +99,15 @@ def run_all(
     """
     chosen = chosen_jobs(only)
     jobs: dict[str, Any] = {}
+    rows: list[dict[str, Any]] = []
     for job in chosen:
         case = Case(**{**job.case, **common})
         jobs[job.label] = run_benchmark(case, prefixed(report, job.label))
-    rows = [row for job in chosen for row in _rows(job, jobs[job.label]["runs"])]
+        own = _rows(job, jobs[job.label]["runs"])
+        for row in own:  # what is measured is seen, whatever becomes of the jobs after it
+            memory = f", {row['memory']:.2f} of its memory" if "memory" in row else ""
+            report(f"{row['job']}: {row['row']}: {row['time']:.2f} of the plain time{memory}")
+        rows += own
     return {"jobs": jobs, "rows": rows}
 
 

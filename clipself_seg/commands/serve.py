@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -113,8 +114,9 @@ def _require_packages() -> None:
 def _check(args: argparse.Namespace) -> None:
     """Refuse numbers that no request could meet, and options of models that are left out."""
     for name in ("megabytes", "megapixels", "words", "seconds"):
-        if not getattr(args, f"max_{name}") > 0:
-            raise InputError(f"--max-{name} has to be above 0, got {getattr(args, f'max_{name}')}")
+        value = getattr(args, f"max_{name}")
+        if not 0 < value < math.inf:
+            raise InputError(f"--max-{name} has to be above 0 and finite, got {value}")
     if args.max_waiting < 0:
         raise InputError(f"--max-waiting has to be 0 or more, got {args.max_waiting}")
     if not 0 <= args.port < 65536:

@@ -22,6 +22,7 @@ def packages(monkeypatch):
     ("words", "message"),
     [
         (("--max-words", "0"), "--max-words has to be above 0"),
+        (("--max-megabytes", "inf"), "--max-megabytes has to be above 0 and finite, got inf"),
         (("--max-seconds", "nan"), "--max-seconds has to be above 0"),
         (("--max-waiting", "-1"), "--max-waiting has to be 0 or more"),
         (("--port", "65536"), "--port 65536"),

@@ -15,7 +15,7 @@
     clipself-seg benchmark detection --kind ov_coco --only image "behind the tower"
 
 "all" is every job of the project at its official sizes in one run, one line each beside its plain
-formulation (about 45 minutes on two cores with --repeats 1; --only takes the first words of lines);
+formulation (about half an hour on two cores with --repeats 1; --only takes the first words of lines);
 "model" prints fvcore's table of parameters and operations by module.
 
 Weights are random and images are noise: neither changes the time. Everything is timed in turn in one

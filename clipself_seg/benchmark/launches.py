@@ -146,8 +146,7 @@ def count_all(
     """
     jobs: dict[str, Any] = {}
     for job in chosen_jobs(only):
-        case = Case(**{**job.case, **common})
-        jobs[job.label] = count_launches(case, prefixed(report, job.label))
+        jobs[job.label] = count_launches(job.case(common), prefixed(report, job.label))
     return {"jobs": jobs}
 
 

@@ -1,4 +1,4 @@
-"""The plain formulation of the pixel decoder: all samples of deformable attention in memory, then their weighted sum.
+"""The plain pixel decoder keeps all samples of deformable attention in memory, and then sums them by weight.
 
 It is the form that Deformable DETR's authors published for devices without their kernel (arXiv 2010.04159).
 
@@ -20,6 +20,7 @@ from clipself_seg.heads.panoptic.mask_generator.pixel_decoder import (
     ENCODED,
     FINEST,
     PixelDecoder,
+    cell_centres,
     sine_positions,
 )
 
@@ -39,7 +40,7 @@ def plain_pixel_decoder(
     cells = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
     levels = zip(grids, decoder.transformer.level_embed)
     positions = torch.cat([sine_positions(grid, width, device) + kind for grid, kind in levels])
-    places = torch.cat([_centres(grid, device) for grid in grids])
+    places = torch.cat([cell_centres(grid, device) for grid in grids])
     layers: Any = decoder.transformer.encoder["layers"]
     for layer in layers:
         attended = _attend(layer.self_attn, cells + positions, places, cells, grids)
@@ -51,12 +52,6 @@ def plain_pixel_decoder(
     size = (fine.shape[2], fine.shape[3])
     fine = fine + F.interpolate(maps[-1], size, mode="bilinear", align_corners=False)
     return decoder.mask_features(F.relu(decoder.layer_1(fine))), maps
-
-
-def _centres(grid: tuple[int, int], device: torch.device) -> Tensor:
-    rows, columns = ((torch.arange(count, device=device) + 0.5) / count for count in grid)
-    y, x = torch.meshgrid(rows, columns, indexing="ij")
-    return torch.stack([x.flatten(), y.flatten()], dim=-1)
 
 
 def _attend(

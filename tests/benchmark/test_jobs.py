@@ -14,14 +14,13 @@ COMMON = {"repeats": 1, "threads": 1, "device": "cpu", "precision": "float32"}
 
 def small(job):
     sizes = {"model": "ViT-Mini-8", "size": 64, "regions": 5, "batch": 1}
-    return job._replace(case=dict(job.case) | sizes | {"classes": 9, "queries": 5})
+    return job._replace(given=dict(job.given) | sizes | {"classes": 9, "queries": 5})
 
 
 def test_every_row_is_measured_somewhere_beside_a_plain_one():
     for job in jobs.JOBS:
-        if job.case["task"] in ("dense", "distill", "regions"):
-            case = jobs.Case(**(dict(small(job).case) | {"only": ()}))
-            names = build_runs(case).keys()
+        if job.given["task"] in ("dense", "distill", "regions"):
+            names = build_runs(small(job).case(COMMON)).keys()
             assert {*job.rows, *map(jobs._plain_of, job.rows)} <= names
 
 
@@ -30,7 +29,7 @@ def test_ratios_are_ours_over_plain_and_the_two_parts_of_odise_are_added(monkeyp
     monkeypatch.setattr(measure, "PEAK_SHAPES", ((64, 64, 64),))
     bytes_ = {"step": 6, "plain step": 8, "checkpointed step": 2}
     monkeypatch.setattr(report, "peak_memory", lambda build, case, name: bytes_.get(name, 2**30))
-    chosen = [small(job) for job in jobs.JOBS if job.case["task"] in ("distill", "panoptic")]
+    chosen = [small(job) for job in jobs.JOBS if job.given["task"] in ("distill", "panoptic")]
     monkeypatch.setattr(jobs, "JOBS", chosen)
     results = jobs.run_all(COMMON, (), lambda line: None)
     rows = {row["row"]: row for row in results["rows"]}

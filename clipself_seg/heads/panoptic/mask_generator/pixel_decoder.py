@@ -96,7 +96,7 @@ class Encoder(nn.Module):
             positions_NC = torch.cat(
                 [sine_positions(g, width, device) + e for g, e in zip(grids, self.level_embed)]
             )
-            places_N2 = torch.cat([_centres(grid, device) for grid in grids])
+            places_N2 = torch.cat([cell_centres(grid, device) for grid in grids])
             layers: Any = self.encoder["layers"]
             for layer in layers:
                 cells_BNC = layer(cells_BNC, positions_NC.to(cells_BNC.dtype), places_N2, grids)
@@ -161,8 +161,13 @@ class PixelDecoder(nn.Module):
         return self.mask_features(F.relu(self.layer_1(fine))), maps
 
 
-def _centres(grid: tuple[int, int], device: torch.device) -> Tensor:
-    """Centres (x, y) of a map's cells relative to the map, (h * w, 2), row by row."""
+def cell_centres(grid: tuple[int, int], device: torch.device) -> Tensor:
+    """Centres (x, y) of a map's cells relative to the map, (h * w, 2), row by row.
+
+    Args:
+        grid: rows and columns (h, w) of the map.
+        device: device of the result.
+    """
     y_h, x_w = ((torch.arange(count, device=device) + 0.5) / count for count in grid)
     return torch.cartesian_prod(y_h, x_w).flip(-1)
 

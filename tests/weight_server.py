@@ -67,11 +67,12 @@ def serving(**files: bytes) -> Iterator[WeightServer]:
             if start:
                 headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
             headers |= ({"ETag": served.tag} if served.tag else {}) | served.headers
+            # before the headers: who has read them may have asked again by the next line
+            size = served.breaks.pop(0) if served.breaks else len(data)
             self.send_response(206 if start else 200)
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
-            size = served.breaks.pop(0) if served.breaks else len(data)
             self.wfile.write(data[start:end][:size])
 
         def log_message(self, *args: object) -> None:

@@ -44,10 +44,12 @@ EXPECTED = {
     "person": (225, 40, 70),
     "wood": (170, 110, 50),
 }
-# Distances in CIELAB: nearer colours are hard to distinguish when they tint an image. Expected colours
-# may be nearer, so that of many kinds of water all are blue.
-CLOSE = 42.0
-STILL_DIFFERENT = 14.0
+# Distances in CIELAB: nearer colours are hard to distinguish when they tint an image. Lightness weighs more
+# than hue, so that colours of like hues differ for eyes and printers that see lightness alone. Expected
+# colours may be nearer, so that of many kinds of water all are blue.
+LIGHTNESS = np.array([2, 1, 1], np.float32)
+CLOSE = 75.0
+STILL_DIFFERENT = 34.0
 
 
 def class_colours(names: Sequence[str]) -> np.ndarray:
@@ -62,7 +64,9 @@ def class_colours(names: Sequence[str]) -> np.ndarray:
     """
     keys = [name.strip().casefold() for name in names]
     rgb, lab = _candidates()
-    away = np.full(len(lab), np.inf)  # distance of each candidate from the nearest colour in use
+    away = np.full(
+        len(lab), np.inf
+    )  # weighted distance of each candidate from the nearest colour in use
     colours: dict[str, np.ndarray] = {}
     for key in sorted(set(keys), key=_turn):
         if not away.any():  # every candidate is in use: from here on colours come again
@@ -70,11 +74,12 @@ def class_colours(names: Sequence[str]) -> np.ndarray:
         # With many names no candidate is far enough away: then the distance is reduced.
         gap = CLOSE if _expected(key) is None else STILL_DIFFERENT
         while not (away >= gap).any():
-            gap *= 0.8
+            gap *= 0.95
         wanted = np.linalg.norm(lab - _preferred(key), axis=1)
         best = int(np.where(away >= gap, wanted, np.inf).argmin())
         colours[key] = np.array(BACKGROUND, np.uint8) if key == "background" else rgb[best]
-        away = np.minimum(away, np.linalg.norm(lab - _to_lab(colours[key]), axis=1))
+        apart = np.linalg.norm((lab - _to_lab(colours[key])) * LIGHTNESS, axis=1)
+        away = np.minimum(away, apart)
     return np.stack([colours[key] for key in keys]) if keys else np.zeros((0, 3), np.uint8)
 
 

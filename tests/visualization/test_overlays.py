@@ -24,18 +24,24 @@ from clipself_seg.visualization.overlays import (
 NAMES = ("dog", "grass", "sky")
 
 
-def lightness_apart(colours: np.ndarray) -> np.ndarray:
-    """CIELAB distances of all pairs."""
+def apart(colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """CIELAB distances and differences of lightness of all pairs."""
     lab = colours_module._to_lab(colours)
-    apart = np.linalg.norm(lab[:, None] - lab[None], axis=-1)
-    return apart[np.triu_indices(len(lab), 1)]
+    differences = (lab[:, None] - lab[None])[np.triu_indices(len(lab), 1)]
+    return np.linalg.norm(differences, axis=-1), abs(differences[:, 0])
 
 
 def test_few_colours_are_far_apart_and_many_are_all_different():
     words = ["dog", "cat", "car", "wall", "lamp", "bed", "cup", "tie", "book", "oven"]
-    assert lightness_apart(class_colours(words)).min() > 35
+    assert apart(class_colours(words))[0].min() > 35
     names = load_vocabulary("ade20k_847").names
     assert len(np.unique(class_colours(names), axis=0)) == len({n.strip().lower() for n in names})
+
+
+@pytest.mark.parametrize("vocabulary", ["mini", "voc_20"])
+def test_like_colours_differ_in_lightness(vocabulary):
+    distance, lightness = apart(class_colours(load_vocabulary(vocabulary).names))
+    assert lightness[distance < 30].min(initial=99) > 5
 
 
 def test_colours_of_more_names_than_candidates_come_again(monkeypatch):

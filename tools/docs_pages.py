@@ -45,6 +45,7 @@ REFERENCE = {
         "Mathematics of the heads",
         "heads.fusion heads.distillation.losses heads.distillation.region_text "
         "heads.cat_seg.cost_volume heads.cat_seg.cost_aggregator heads.cat_seg.class_maps "
+        "heads.zero_shot.class_scores heads.zero_shot.windows "
         "heads.panoptic.clip_branches heads.panoptic.panoptic_merge "
         "heads.panoptic.mask_generator.generator heads.panoptic.mask_generator.outputs "
         "heads.fvit.detections heads.fvit.feature_pyramid heads.fvit.box_head",
@@ -52,7 +53,8 @@ REFERENCE = {
     "models": (
         "Models",
         "models.build models.protocol models.clipself models.region_reader models.cat_seg.model "
-        "models.panoptic.model models.fvit.model models.fvit.stock_parts models.distillation.objective",
+        "models.zero_shot.model models.panoptic.model models.fvit.model models.fvit.stock_parts "
+        "models.distillation.objective",
     ),
     "training": (
         "Training and evaluation",

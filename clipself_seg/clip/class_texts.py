@@ -46,17 +46,7 @@ class ClassTexts:
         Raises:
             InputError: a name with more tokens than CLIP reads.
         """
-        longest = max(TEMPLATES[self.templates], key=len)
-        for name in (name for synonyms in names for name in synonyms):
-            prompt = longest.format(name, article=article(name))
-            # A token is a byte at least, and most names are short of the limit by far.
-            if 2 * len(prompt.encode()) <= self.clip.context_length:
-                continue
-            if self.clip.token_count(prompt) > self.clip.context_length:
-                raise InputError(
-                    f'"{prompt[:60]}..." has more than the {self.clip.context_length} tokens that CLIP '
-                    "reads: shorten the name of the class"
-                )
+        check_lengths(self.clip, names, self.templates)
 
     def embed(self, names: Names) -> Tensor:
         """Unit vectors (T, P, E), one for each class and template.
@@ -112,3 +102,27 @@ class ClassTexts:
             prompts = [p for name in flat for p in class_prompts(name, self.templates, clean=False)]
             self._tokens = names, self.clip.tokenize(prompts)
         return self._tokens[1]
+
+
+def check_lengths(clip: DenseCLIP, names: Names, templates: str) -> None:
+    """Refuse what open_clip would cut without a word, so that classes may become the same.
+
+    Args:
+        clip: its text tower says how many tokens it reads.
+        names: of each class.
+        templates: a name in `prompts.TEMPLATES`.
+
+    Raises:
+        InputError: a name with more tokens than CLIP reads.
+    """
+    longest = max(TEMPLATES[templates], key=len)
+    for name in (name for synonyms in names for name in synonyms):
+        prompt = longest.format(name, article=article(name))
+        # A token is a byte at least, and most names are short of the limit by far.
+        if 2 * len(prompt.encode()) <= clip.context_length:
+            continue
+        if clip.token_count(prompt) > clip.context_length:
+            raise InputError(
+                f'"{prompt[:60]}..." has more than the {clip.context_length} tokens that CLIP '
+                "reads: shorten the name of the class"
+            )

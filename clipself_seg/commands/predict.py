@@ -91,12 +91,14 @@ def parser() -> argparse.ArgumentParser:
     task.add_argument("--boxes", action="store_true", help="find boxes of objects")
     options.add_argument(
         "--config-file",
-        help=f"of a CATSeg ({SEMANTIC[0]}), an OpenPanoptic ({PANOPTIC[0]}) or an FViT ({DETECTION[0]})",
+        help=f"of a CATSeg ({SEMANTIC[0]}) or a ZeroShotSegmenter, "
+        f"an OpenPanoptic ({PANOPTIC[0]}) or an FViT ({DETECTION[0]})",
     )
     options.add_argument(
         "--weights",
         help="checkpoint: a file, an official one's name such as catseg-base, or an address; or a folder of "
-        "save_pretrained, or hf-hub:org/name (MODEL.WEIGHTS of the configuration; of the mini ones what is shipped)",
+        "save_pretrained, or hf-hub:org/name (MODEL.WEIGHTS of the configuration, of a "
+        "ZeroShotSegmenter MODEL.CLIP.WEIGHTS; of the mini ones what is shipped)",
     )
     options.add_argument(
         "--vocabulary",
@@ -146,7 +148,7 @@ def _add_semantic(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--threshold",
         type=float,
-        help="score that a class needs against the background (0.5, or 0 if names compete for it)",
+        help="score that a class needs against the background (TEST.BACKGROUND.THRESHOLD or 0.5; 0 if names compete)",
     )
     group.add_argument(
         "--scores", action="store_true", default=None, help="write the scores of all classes"

@@ -182,3 +182,9 @@ def _add_running(cfg: CfgNode) -> None:
     cfg.TEST.MIOU_RULE = "present"
     # Class list that tells seen from unseen classes; "" is that of the first training data set.
     cfg.TEST.TRAIN_VOCABULARY = ""
+    cfg.TEST.BACKGROUND = CfgNode()
+    # In data sets that have a background (VOC-20b): whether its names compete for pixels, as CAT-Seg does it.
+    cfg.TEST.BACKGROUND.WORDS = True
+    # There, score below which the best class of a pixel gives way to the background; 0 is never. Also the default of
+    # predict --threshold, in whose place 0 is 0.5.
+    cfg.TEST.BACKGROUND.THRESHOLD = 0.0

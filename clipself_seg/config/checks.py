@@ -40,6 +40,7 @@ AT_LEAST_ONE = (
     "INPUT.REGIONS.MAX_SPLIT",
     "MODEL.CLIPSELF.TEXTS.NEGATIVES",
     "MODEL.MASK_FORMER.TRAIN_NUM_POINTS",
+    "MODEL.ZERO_SHOT.STRIDE",
     "SOLVER.IMS_PER_BATCH",
     "SOLVER.MAX_ITER",
     "SOLVER.CHECKPOINT_PERIOD",
@@ -52,6 +53,7 @@ AT_LEAST_ZERO = (
     "DATALOADER.NUM_WORKERS",
     "INPUT.REGIONS.MAX_REGIONS",
     "MODEL.CAT_SEG.PAD_LEN",
+    "MODEL.ZERO_SHOT.WINDOW",
     "SOLVER.CHECKPOINT_KEEP",
     "SOLVER.WARMUP_ITERS",
     "TEST.EVAL_PERIOD",
@@ -72,6 +74,7 @@ FRACTIONS = (
     "MODEL.FVIT.SCORE_THRESHOLD",
     "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD",
     "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD",
+    "TEST.BACKGROUND.THRESHOLD",
 )
 SCALES = ("INPUT.DETECTION.MIN_SCALE", "INPUT.DETECTION.MAX_SCALE")
 SWITCHES = ("MODEL.CLIP_BRANCH.ALIGN_MASKS", "MODEL.CLIP_BRANCH.ANTIALIAS")
@@ -96,6 +99,7 @@ CHECKS: tuple[Check, ...] = (
     Check("SEED", "in [0, 2^32), for every run here is repeatable", lambda v: 0 <= v < 2**32),
     Check("INPUT.REGIONS.CROP_SCALE", "greater than 0", lambda value: value > 0),
     Check("MODEL.CLIPSELF.LOSS_WEIGHT", "greater than 0, and finite", lambda v: 0 < v < math.inf),
+    Check("MODEL.ZERO_SHOT.SCALE", "greater than 0, and finite", lambda v: 0 < v < math.inf),
     Check("TEST.REGIONS.READ", "at least one readout", lambda v: len(v) > 0),
     Check("SOLVER.BETAS", "two numbers in [0, 1)", _decays),
     Check(
@@ -135,6 +139,24 @@ RELATIONS: tuple[Relation, ...] = (
         "INPUT.REGIONS.MAX_AREA",
         "at most MAX_AREA, or no proposal is left",
         lambda least, most: least <= most,
+    ),
+    Relation(
+        "MODEL.ZERO_SHOT.STRIDE",
+        "MODEL.ZERO_SHOT.WINDOW",
+        "from a sixteenth of WINDOW, for memory grows with its square, to WINDOW",
+        lambda stride, window: window <= 16 * stride <= 16 * window or window == 0,
+    ),
+    Relation(
+        "TEST.SLIDING_WINDOW",
+        "MODEL.META_ARCHITECTURE",
+        "False for ZeroShotSegmenter, whose windows are MODEL.ZERO_SHOT.WINDOW and STRIDE",
+        lambda sliding, model: not sliding or model != "ZeroShotSegmenter",
+    ),
+    Relation(
+        "TEST.BACKGROUND.THRESHOLD",
+        "TEST.BACKGROUND.WORDS",
+        "greater than 0 where no name of the background competes, or nothing is background",
+        lambda threshold, words: words or threshold > 0,
     ),
     Relation(
         "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",

@@ -25,6 +25,7 @@ from clipself_seg.config.yaml_files import (
     setting_file,
     setting_place,
 )
+from clipself_seg.config.zero_shot import ZERO_SHOT_CHOICES
 from clipself_seg.errors import InputError, nearest
 
 logger = logging.getLogger(__name__)
@@ -163,6 +164,7 @@ def _choose_exponents(cfg: CfgNode, layers: Sequence[Layer], typed: dict[str, An
 def _check(cfg: CfgNode, source: Source) -> None:
     values = dict(flatten(cfg))
     all_choices = CHOICES | CAT_SEG_CHOICES | PANOPTIC_CHOICES | DETECTION_CHOICES
+    all_choices |= ZERO_SHOT_CHOICES
     for key, choices in all_choices.items():
         if values[key] not in choices:
             hint = nearest(values[key], choices)

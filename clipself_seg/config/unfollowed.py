@@ -10,7 +10,15 @@ from typing import Any, NamedTuple
 
 # The project's meta-architectures. Of another registered one nobody here knows which keys below
 # MODEL and INPUT it follows; the trainer and the loader are the project's own for it as well.
-ARCHITECTURES = ("CLIPSelf", "RegionReader", "CATSeg", "OpenPanoptic", "FViT", "StockRPN")
+ARCHITECTURES = (
+    "CLIPSelf",
+    "RegionReader",
+    "CATSeg",
+    "OpenPanoptic",
+    "FViT",
+    "StockRPN",
+    "ZeroShotSegmenter",
+)
 OF_THE_ARCHITECTURE = ("MODEL.", "INPUT.")
 # Keys below that one of them follows all the same, by the beginnings of their names.
 FOLLOWED: dict[str, tuple[str, ...]] = {

@@ -28,7 +28,14 @@ WEIGHTS = (
     "MODEL.STOCK_RPN.BACKBONE_WEIGHTS",
     "MODEL.DIFFUSION.WEIGHTS",
 )
+# Architectures that predict and have no weights but those of their CLIP.
+OF_CLIP_ALONE = ("ZeroShotSegmenter",)
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".pkl", ".ckpt")
+
+
+def weights_key(architecture: str) -> str:
+    """Key of the weights that make a model of this ``MODEL.META_ARCHITECTURE`` a trained one."""
+    return "MODEL.CLIP.WEIGHTS" if architecture in OF_CLIP_ALONE else "MODEL.WEIGHTS"
 
 
 def refuse_addresses(

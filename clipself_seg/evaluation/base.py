@@ -24,7 +24,11 @@ AnyModel = TypeVar("AnyModel", bound=Model)
 Compared = TypeVar("Compared")
 
 # Value of a model's key SYNONYMS -> the same in words, for the files of a run.
-SYNONYMS = {"first": "the first alone", "mean": "all, the mean of their embeddings"}
+SYNONYMS = {
+    "first": "the first alone",
+    "mean": "all, the mean of their embeddings",
+    "max": "all, the best score of them",
+}
 
 
 class Pass(NamedTuple):

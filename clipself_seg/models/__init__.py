@@ -8,5 +8,15 @@ from clipself_seg.models.fvit.model import FViT
 from clipself_seg.models.panoptic.model import OpenPanoptic
 from clipself_seg.models.region_reader import RegionReader
 from clipself_seg.models.stock_rpn import StockRPN
+from clipself_seg.models.zero_shot.model import ZeroShotSegmenter
 
-__all__ = ["CATSeg", "CLIPSelf", "FViT", "GuidanceSwin", "OpenPanoptic", "RegionReader", "StockRPN"]
+__all__ = [
+    "CATSeg",
+    "CLIPSelf",
+    "FViT",
+    "GuidanceSwin",
+    "OpenPanoptic",
+    "RegionReader",
+    "StockRPN",
+    "ZeroShotSegmenter",
+]

@@ -14,7 +14,7 @@ from PIL import Image
 from clipself_seg.checkpoints.download import fetch_bytes, is_address
 from clipself_seg.checkpoints.zoo import official
 from clipself_seg.config import load_config
-from clipself_seg.config.weights import fetch_addresses, require_weights
+from clipself_seg.config.weights import fetch_addresses, require_weights, weights_key
 from clipself_seg.data.images import decode_image, pil_pixels, read_image
 from clipself_seg.data.mappers.samples import chw
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
@@ -37,36 +37,47 @@ def prediction_config(
 
     Args:
         config_file: of the model.
-        weights: a checkpoint, its name or its address, in place of the configured MODEL.WEIGHTS;
-            "random" goes without.
+        weights: a checkpoint, its name or its address, in place of the configured MODEL.WEIGHTS, or
+            MODEL.CLIP.WEIGHTS where a model has no others (`weights_key`); "random" goes without.
         opts: further keys and values in turn.
 
     Raises:
         InputError: an unknown configuration or key, or no weights.
     """
-    given = [] if weights is None else ["MODEL.WEIGHTS", os.fspath(weights)]
-    cfg = fetch_addresses(load_config(config_file, [*opts, *given]))
-    if not cfg.MODEL.WEIGHTS:
-        names = official("MODEL.WEIGHTS", config_file or "")
+    given = [] if weights is None else [os.fspath(weights)]
+    cfg = load_config(config_file, [*opts, *(["MODEL.WEIGHTS", *given] if given else [])])
+    key = weights_key(cfg.MODEL.META_ARCHITECTURE)
+    if given and key != "MODEL.WEIGHTS":
+        cfg = load_config(config_file, [*opts, key, *given])
+    cfg = fetch_addresses(cfg)
+    of_clip = key == "MODEL.CLIP.WEIGHTS"
+    named = cfg.MODEL.CLIP.WEIGHTS if of_clip else cfg.MODEL.WEIGHTS
+    if not named:
+        trained = "the model_final.pth of train_net.py"
+        if of_clip:
+            trained = "open_clip's tag of a CLIP, or the clip_final.safetensors of a distillation"
+        names = official(key, config_file or "")
         raise InputError(
-            f"{config_file} names no MODEL.WEIGHTS: give a trained checkpoint, such as the "
-            "model_final.pth of train_net.py" + (f", or an official one: {names}" if names else "")
+            f"{config_file} names no {key}: give a trained checkpoint, such as {trained}"
+            + (f", or an official one: {names}" if names else "")
         )
-    if cfg.MODEL.WEIGHTS == "random":
+    if named == "random":
         logger.warning("the weights are random: what is predicted means nothing")
         cfg = cfg.clone()
         cfg.defrost()
-        cfg.MODEL.WEIGHTS = ""
+        (cfg.MODEL.CLIP if of_clip else cfg.MODEL).WEIGHTS = ""
     require_weights(cfg)
     return cfg
 
 
-def require_architecture(cfg: CfgNode, wanted: str, lack: str, folder: str) -> None:
+def require_architecture(
+    cfg: CfgNode, wanted: str | tuple[str, ...], lack: str, folder: str
+) -> None:
     """Refuse the configuration of another kind of model.
 
     Args:
         cfg: of any model.
-        wanted: MODEL.META_ARCHITECTURE that it has to have.
+        wanted: MODEL.META_ARCHITECTURE that it has to have, or several of which it has to have one.
         lack: what another one does not do, such as "does not label pixels".
         folder: of configurations that do.
 
@@ -74,10 +85,11 @@ def require_architecture(cfg: CfgNode, wanted: str, lack: str, folder: str) -> N
         InputError: it has another one.
     """
     given = cfg.MODEL.META_ARCHITECTURE
-    if given != wanted:
+    names = (wanted,) if isinstance(wanted, str) else wanted
+    if given not in names:
         raise InputError(
-            f"MODEL.META_ARCHITECTURE is {given}, which {lack}: take a configuration of {wanted}, "
-            f"such as those below {folder}"
+            f"MODEL.META_ARCHITECTURE is {given}, which {lack}: take a configuration of "
+            f"{' or '.join(names)}, such as those below {folder}"
         )
 
 

@@ -32,6 +32,7 @@ from clipself_seg.checkpoints.hub import HUB, endpoint, hub_folder, hub_name
 from clipself_seg.checkpoints.locate import repositories
 from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.clip import save_clip
+from clipself_seg.config.weights import weights_key
 from clipself_seg.data.vocabulary import Vocabulary, parse_vocabulary
 from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import atomic_path, read_json, write_json
@@ -245,12 +246,8 @@ def _folder(source: str) -> Path:
 def _write_parts(predictor: Pretrained, cfg: CfgNode, folder: Path) -> None:
     """Write all files of a folder but the card."""
     model = predictor.model
-    model.export(folder / "exported.pth")
-    tensors = read_checkpoint(folder / "exported.pth").tensors
-    with atomic_path(folder / MODEL) as temporary:
-        whole = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-        safetensors.torch.save_file(whole, temporary)
-    (folder / "exported.pth").unlink()
+    if weights_key(cfg.MODEL.META_ARCHITECTURE) == "MODEL.WEIGHTS":
+        _write_weights(model, folder)
     save_clip(model.clip, folder / CLIP)
     own_branch = getattr(model, "branch_clip", model.clip) is not model.clip
     if own_branch:
@@ -266,6 +263,16 @@ def _write_parts(predictor: Pretrained, cfg: CfgNode, folder: Path) -> None:
     files = {key: file for key, file in FILE_KEYS.items() if (folder / file).exists()}
     with atomic_path(folder / CONFIG) as temporary:
         write_folder_config(cfg, temporary, model.clip.name, files)
+
+
+def _write_weights(model: Any, folder: Path) -> None:
+    """Write what the model's own export has."""
+    model.export(folder / "exported.pth")
+    tensors = read_checkpoint(folder / "exported.pth").tensors
+    with atomic_path(folder / MODEL) as temporary:
+        whole = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+        safetensors.torch.save_file(whole, temporary)
+    (folder / "exported.pth").unlink()
 
 
 def _content(vocabulary: Vocabulary) -> dict[str, Any]:

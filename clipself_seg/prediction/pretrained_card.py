@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 # MODEL.META_ARCHITECTURE -> task of the hub, and what the model does.
 KINDS = {
     "CATSeg": ("image-segmentation", "open-vocabulary semantic segmentation (CAT-Seg)"),
+    "ZeroShotSegmenter": (
+        "image-segmentation",
+        "open-vocabulary semantic segmentation by CLIP as it is, without training",
+    ),
     "OpenPanoptic": (
         "image-segmentation",
         "open-vocabulary panoptic segmentation (ODISE's method)",

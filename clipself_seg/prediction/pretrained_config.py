@@ -18,7 +18,7 @@ from fvcore.common.config import BASE_KEY
 
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.load import flatten, load_config, values_and_defaults
-from clipself_seg.config.weights import WEIGHTS, fetch_addresses
+from clipself_seg.config.weights import WEIGHTS, fetch_addresses, weights_key
 from clipself_seg.config.yaml_files import read_tree
 from clipself_seg.errors import InputError, nearest, shown
 
@@ -29,7 +29,7 @@ BRANCH_CLIP = "clip_branch.safetensors"
 VOCABULARY = "vocabulary.json"
 TRAINED = "trained.json"
 CARD = "README.md"
-# What a folder has; the first has to be there.
+# What a folder has; the first has to be there, and `MODEL` but of a model that has no weights but its CLIP's.
 FILES = (CONFIG, MODEL, CLIP, BRANCH_CLIP, VOCABULARY, TRAINED, CARD)
 # Key -> the only file of the folder that it may name.
 FILE_KEYS = {
@@ -46,6 +46,7 @@ LEFT_OUT -= FILE_KEYS.keys()
 # MODEL.META_ARCHITECTURE -> module below `clipself_seg.prediction`, class of its predictor, and option of predict.
 PREDICTORS = {
     "CATSeg": ("semantic", "Predictor", "--semantic"),
+    "ZeroShotSegmenter": ("semantic", "Predictor", "--semantic"),
     "OpenPanoptic": ("panoptic", "PanopticPredictor", "--panoptic"),
     "FViT": ("detection", "DetectionPredictor", "--boxes"),
 }
@@ -100,7 +101,8 @@ def read_folder_config(folder: Path, opts: Sequence[str] = ()) -> CfgNode:
             if file.endswith(".json"):
                 require_text(folder / file)
             paths += [key, str(folder / file)]
-    for key in ("MODEL.WEIGHTS", "MODEL.CLIP.WEIGHTS"):
+    kind = str(values["MODEL.META_ARCHITECTURE"])
+    for key in dict.fromkeys((weights_key(kind), "MODEL.CLIP.WEIGHTS")):
         if not values.get(key):
             raise InputError(f"{path} has no {key}: save_pretrained writes {FILE_KEYS[key]}")
     return fetch_addresses(load_config(path, [*paths, *opts]))

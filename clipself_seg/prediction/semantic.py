@@ -30,7 +30,7 @@ from clipself_seg.data.vocabulary import (
     own_words,
 )
 from clipself_seg.errors import InputError
-from clipself_seg.models import CATSeg
+from clipself_seg.models import CATSeg, ZeroShotSegmenter
 from clipself_seg.models.build import build_model
 from clipself_seg.prediction.common import (
     GivenImage,
@@ -52,6 +52,7 @@ from clipself_seg.prediction.world_check import WorldCheck
 from clipself_seg.visualization.overlays import named_regions, overlay
 
 THRESHOLD = 0.5  # below it every word is more likely to be absent from a pixel than there
+MODELS = ("CATSeg", "ZeroShotSegmenter")  # values of MODEL.META_ARCHITECTURE
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays are neither equal nor not
@@ -62,7 +63,7 @@ class Segmentation(RegionResult):
         labels: (H, W), positions in `names`; uint8, or uint16 for more than 255 names.
         names: of the classes, the background among them.
         scores: (N, H, W) float32 in [0, 1] if they were asked for; `labels` is where they are
-            highest. Each is a probability by itself, so that they do not add up to 1.
+            highest. CAT-Seg's are probabilities by themselves, so that they do not add up to 1.
         class_scores: (N,) in [0, 1], mean score of the pixels of each name; 0 where it has none.
         category_ids: those of the vocabulary, of each name but a background that is none of its classes.
         background: position of the background in `names`, or None.
@@ -149,39 +150,44 @@ class Predictor(Pretrained):
     def __init__(
         self,
         *,
-        model: CATSeg,
+        model: CATSeg | ZeroShotSegmenter,
         mapper: SemSegTestMapper,
         world_check: WorldCheck | None = None,
         config: CfgNode | None = None,
+        threshold: float = THRESHOLD,
     ) -> None:
         """`Predictor(cfg)` builds the configured model with its weights.
 
         Args:
-            model: a `CATSeg`; it is put into evaluation mode, and belongs to the predictor.
+            model: it is put into evaluation mode, and belongs to the predictor.
             mapper: resizes images as in evaluation.
             world_check: warns of class names and images that the mini models do not know; None to be silent.
             config: configuration of both, which `save_pretrained` needs.
+            threshold: score that a class has to reach to win against a background that has no words, where
+                `set_vocabulary` is given none.
         """
         self.model = model.eval()
         self.mapper = mapper
         self.world_check = world_check
         self.config = config
+        self.default_threshold = threshold
         self._labels: _Labels | None = None
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Reads what `CATSeg` and `SemSegTestMapper` do.
+        """Reads what the model and `SemSegTestMapper` do, and ``TEST.BACKGROUND.THRESHOLD``.
 
         Raises:
             InputError: another kind of model, or weights that do not fit.
         """
-        require_architecture(cfg, "CATSeg", "does not label pixels", "configs/semseg")
+        require_architecture(cfg, MODELS, "does not label pixels", "configs/semseg")
         check = WorldCheck.of_config(cfg, "semseg/")
         return {
             "model": build_model(cfg),
             "mapper": SemSegTestMapper(cfg),
             "world_check": check,
             "config": cfg,
+            "threshold": cfg.TEST.BACKGROUND.THRESHOLD or THRESHOLD,
         }
 
     @classmethod
@@ -217,8 +223,8 @@ class Predictor(Pretrained):
     ) -> None:
         """Say which classes to look for, until the next call.
 
-        Every synonym of your own class names counts (the text embeddings are averaged); a built-in
-        vocabulary is read as `MODEL.CAT_SEG.SYNONYMS` says, as in evaluation.
+        Every synonym of your own class names counts (CAT-Seg averages their embeddings); a built-in
+        vocabulary is read as the model's key SYNONYMS says, as in evaluation.
 
         Args:
             words: "dog|puppy, grass", see `read_words`; a list, see `own_words`; or a vocabulary.
@@ -226,7 +232,8 @@ class Predictor(Pretrained):
                 class. "background|wall|floor" adds words that compete for pixels but are not told
                 apart. A class of that name, in whatever case, plays the background itself.
             threshold: score, 0 to 1, that a class has to reach to win against the background;
-                by default 0.5, or 0 where words compete for the background.
+                by default that of the predictor, which is 0.5 if the configuration says nothing, or 0 where words
+                compete for the background.
 
         Raises:
             InputError: no words, an empty one, one word twice, a background that is a synonym of a
@@ -242,7 +249,8 @@ class Predictor(Pretrained):
                 place = len(names)
                 names.append(name)
             entries += own_words(others).classes if others else ()
-            threshold = (0.0 if others else THRESHOLD) if threshold is None else threshold
+            if threshold is None:
+                threshold = 0.0 if others else self.default_threshold
         elif threshold is not None:
             raise InputError("a threshold needs a background to fall back to: name one")
         if not 0 <= (threshold or 0) <= 1:
@@ -314,7 +322,7 @@ def load_predictor(
     """A predictor from files.
 
     Args:
-        config_file: of a `CATSeg`.
+        config_file: of a `CATSeg`, or a `ZeroShotSegmenter`.
         weights: a checkpoint, its name or its address, in place of the configured MODEL.WEIGHTS;
             "random" goes without.
         opts: further keys and values in turn.

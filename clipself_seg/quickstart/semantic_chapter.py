@@ -1,4 +1,4 @@
-"""The quickstart's second chapter: CAT-Seg on the original CLIP and on CLIPSelf's, side by side."""
+"""The quickstart's second chapter: the original CLIP and CLIPSelf's, as they are and below CAT-Seg, side by side."""
 
 from __future__ import annotations
 
@@ -25,10 +25,20 @@ RUNS = (
     Run("CAT-Seg, original CLIP", "semseg_original", "semseg_original.yaml", training=True),
     Run("CAT-Seg, CLIPSelf", "semseg_clipself", "semseg.yaml", training=True),
 )
+# The CLIPs of both, as they are.
+ZERO_SHOT = (
+    Run("no training, original CLIP", "zero_shot_original", "zero_shot.yaml"),
+    Run(
+        "no training, CLIPSelf",
+        "zero_shot_clipself",
+        "zero_shot.yaml",
+        ("MODEL.CLIP.WEIGHTS", "mini-clipself-proposals"),
+    ),
+)
 
 
 def semantic_chapter(output: Path, worlds: Path) -> Chapter:
-    """Train and evaluate both models, and write `semantic_<world>.png`.
+    """Train and evaluate all models, and write `semantic_<world>.png`.
 
     Args:
         output: folder for runs and images.
@@ -37,12 +47,12 @@ def semantic_chapter(output: Path, worlds: Path) -> Chapter:
     Raises:
         InputError: a step failed.
     """
-    say("CAT-Seg, trained on the original CLIP and on CLIPSelf's")
-    call_together({run.folder: run.command(output) for run in RUNS}, worlds)
-    say("what both say of images of both worlds")
+    say("CAT-Seg, trained on the original CLIP and on CLIPSelf's, and both CLIPs without it")
+    call_together({run.folder: run.command(output) for run in (*RUNS, *ZERO_SHOT)}, worlds)
+    say("what CAT-Seg says of images of both worlds")
     predict_together(RUNS, lambda run, world: _prediction(run, world, output, worlds), worlds)
     images = {world: _write_sheet(world, output, worlds) for world in WORLDS}
-    return read_chapter(RUNS, output, split_table, images=images)
+    return read_chapter((*ZERO_SHOT, *RUNS), output, split_table, images=images)
 
 
 def _prediction(run: Run, world: str, output: Path, worlds: Path) -> list[str]:

@@ -22,8 +22,9 @@ from clipself_seg.prediction import common
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import FILE_NAME
 from clipself_seg.prediction.panoptic import panoptic_words
-from clipself_seg.prediction.semantic import Predictor, Segmentation
+from clipself_seg.prediction.semantic import Predictor, Segmentation, load_predictor
 from clipself_seg.prediction.semantic_results import SemanticResults
+from tests.conftest import ROOT
 from tests.prediction.test_detection import OPTS as BOX_OPTS
 from tests.prediction.test_panoptic import CONFIG, SMALL
 from tests.prediction.test_semantic import OPTS
@@ -179,6 +180,31 @@ def test_official_weights_bring_their_configuration(photos, tmp_path, capsys, mo
         assert predict.main([*words, "--weights", "catseg-base"]) == 2
     cfg = predictor.call_args.args[0]
     assert cfg.MODEL.WEIGHTS == "catseg-base" and cfg.MODEL.META_ARCHITECTURE == "CATSeg"
+
+
+def test_a_clip_as_it_is_segments_and_a_folder_of_it_does_too(run, photos, tmp_path):
+    config = ROOT / "configs/mini/zero_shot.yaml"
+    keys = ("MODEL.ZERO_SHOT.TEMPLATES", "single", "MODEL.DEVICE", "cpu")
+    keys += ("TEST.BACKGROUND.THRESHOLD", "0.3")
+    words = ("--vocabulary", "dog|puppy, grass", "--background", "--input", photos)
+    assert run(*words, "--scores", weights="mini-clipself", config=config, opts=keys) == 0
+    content = json.loads((tmp_path / "out/classes.json").read_text())
+    assert content["prompted"] == [["dog", "puppy"], ["grass"]] and content["threshold"] == 0.3
+    labels = {
+        name: read_indices(tmp_path / f"out/labels/{name}.png") for name in ("one", "sub/two")
+    }
+    assert labels["one"].shape == (40, 60)
+    with np.load(tmp_path / "out/scores/one.npz") as file:
+        assert (file["scores"].argmax(0) == labels["one"]).all()
+    predictor = load_predictor(config, "mini-clipself", keys)
+    predictor.set_vocabulary("dog|puppy, grass", "background")
+    predictor.save_pretrained(tmp_path / "saved")
+    names = {path.name for path in (tmp_path / "saved").glob("*.safetensors")}
+    assert names == {"clip.safetensors"}  # there are no weights but the CLIP's
+    again = Predictor.from_pretrained(tmp_path / "saved", device="cpu")
+    assert again.threshold == 0.3
+    for name, path in (("one", "one.jpg"), ("sub/two", "sub/two.png")):
+        assert (again(photos / path).labels == labels[name]).all()
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from clipself_seg.training import run
 from tests.conftest import ROOT
 from tests.tiny import write_tiny_coco
 
-FOLDERS = ("distill", "regions", "semseg", "panoptic", "detection", "mini")
+FOLDERS = ("distill", "regions", "semseg", "zero_shot", "panoptic", "detection", "mini")
 CONFIGS = sorted(
     path.relative_to(ROOT / "configs")
     for folder in FOLDERS
@@ -54,6 +54,7 @@ def in_small(name: Path, folder: Path):
         "OpenPanoptic": small_panoptic,
         "FViT": small_detection,
         "StockRPN": small_rpn,
+        "ZeroShotSegmenter": small_zero_shot,
     }
     small = kinds.get(cfg.MODEL.META_ARCHITECTURE, small_distillation)(cfg)
     small |= {
@@ -136,6 +137,18 @@ def small_rpn(cfg) -> dict[str, object]:
         "MODEL.FPN.OUT_CHANNELS": 8,
         "INPUT.DETECTION.SIDE": 64,
         "DATASETS.TRAIN": "('transfer_coco_val',)",
+    }
+
+
+def small_zero_shot(cfg) -> dict[str, object]:
+    """Two images of the small COCO-Stuff; as it is, but for the size of images and windows."""
+    return {
+        "MODEL.CLIP.WEIGHTS": "",
+        "MODEL.ZERO_SHOT.TEMPLATES": "single",
+        "MODEL.ZERO_SHOT.WINDOW": 32 if cfg.MODEL.ZERO_SHOT.WINDOW else 0,
+        "MODEL.ZERO_SHOT.STRIDE": 16,
+        "INPUT.MIN_SIZE_TEST": 32,
+        "DATASETS.TEST": "('coco_2017_train_stuff_all_sem_seg',)",
     }
 
 

@@ -13,6 +13,7 @@ from tests.host_syncs import HostSyncs, on_accelerator
 from tests.models.cat_seg import test_model_against_plain as cat_seg
 from tests.models.fvit import test_model as fvit
 from tests.models.panoptic import test_model as panoptic
+from tests.models.zero_shot import test_model as zero_shot_segmenter
 from tests.tiny import WORDS, tiny_region_sample
 
 READOUTS = ("boxes", "masks", "crops", "attention_boxes", "attention_masks")
@@ -27,6 +28,11 @@ def regions():
 def segmentation(sliding, output, **sizes):
     model = copy.deepcopy(cat_seg.tiny_model(sizes=sizes, sliding=sliding)).float()
     return model, cat_seg.WORDS, cat_seg.two_images()[:1], {"output": output}
+
+
+def zero_shot():
+    model = zero_shot_segmenter.tiny()
+    return model, zero_shot_segmenter.WORDS, [zero_shot_segmenter.sample()], {"output": "labels"}
 
 
 def masks(*opts, **fusions):
@@ -65,6 +71,7 @@ TASKS = {
     "CAT-Seg, windows": (lambda: segmentation(True, "labels"), {}),
     "CAT-Seg, best classes": (lambda: segmentation(True, "scores", pad_len=5), CLASSES),
     "CAT-Seg, whole": (lambda: segmentation(False, "labels"), {}),
+    "zero-shot": (zero_shot, {}),
     "panoptic": (masks, merges(1)),
     "panoptic, three fusions": (lambda: masks(fusions=panoptic.FUSIONS), merges(3)),
     "panoptic, masked attention": (

@@ -19,6 +19,7 @@ from clipself_seg.prediction.semantic import (
     label_type,
     load_predictor,
 )
+from tests.conftest import ROOT
 
 SMALL = {
     "MODEL.META_ARCHITECTURE": "CATSeg",
@@ -265,3 +266,22 @@ def test_inputs_without_clear_results_are_refused(tmp_path, inputs, output, mess
         (tmp_path / name).touch()
     with pytest.raises(InputError, match=message):
         find_images([tmp_path / name for name in inputs], tmp_path / output)
+
+
+def test_a_model_without_weights_of_its_own_is_given_those_of_its_clip():
+    config = ROOT / "configs/mini/zero_shot.yaml"
+    keys = ("MODEL.ZERO_SHOT.TEMPLATES", "single", "MODEL.DEVICE", "cpu")
+    made = [load_predictor(config, weights, keys) for weights in (None, "mini", "mini-clipself")]
+    hashes = [predictor.model.weights_hash() for predictor in made]
+    assert hashes[0] == hashes[1] != hashes[2]
+    with pytest.raises(
+        InputError, match="names no MODEL.CLIP.WEIGHTS: .*open_clip's tag of a CLIP"
+    ):
+        load_predictor(config, None, [*keys, "MODEL.CLIP.WEIGHTS", ""])
+    predictor = load_predictor(config, "random", [*keys, "TEST.BACKGROUND.THRESHOLD", "0.2"])
+    for background, own in ((None, 0.0), ("other", 0.2), ("other|wall", 0.0)):
+        predictor.set_vocabulary("dog|puppy, sky", background)
+        assert predictor.threshold == own
+    assert predictor.model.names == (("dog", "puppy"), ("sky",), ("wall",))
+    plain, scored = predictor(IMAGE), predictor(IMAGE, scores=True)
+    assert (plain.labels == scored.labels).all() and plain.labels.shape == (2, 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -52,6 +53,8 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         class_json: str = "",
         pooling: Sequence[int] = (),
         synonyms: str = "first",
+        background_words: bool = True,
+        threshold: float = 0.0,
     ) -> None:
         """
         Args:
@@ -66,7 +69,9 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
                 model is given instead of the data set's own names; "" for none.
             pooling: factors by which the classes are pooled before their attention, where windows
                 slide; only a log line depends on them.
-            synonyms: names of a class that its prompts have, "first" or "mean" for all, for the metadata.
+            synonyms: names of a class that its prompts have, a key of `SYNONYMS`, for the metadata.
+            background_words: whether names of the background compete for pixels, in data sets that have some.
+            threshold: score below which a pixel of these data sets is background; 0 is never.
         """
         super().__init__(datasets)
         self.mapper = mapper
@@ -77,13 +82,15 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         self.class_json = class_json
         self.pooling = tuple(pooling)
         self.synonyms = synonyms
+        self.background_words = background_words
+        self.threshold = threshold
         self._known: dict[str, _Task] = {}
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Reads ``DATASETS``, ``TEST``, ``INPUT``, ``DATALOADER``, ``OUTPUT_DIR``, and of
-        ``MODEL`` ``SEM_SEG_HEAD.TEST_CLASS_JSON``, ``SEM_SEG_HEAD.POOLING_SIZES`` and
-        ``CAT_SEG.SYNONYMS``."""
+        ``MODEL`` ``SEM_SEG_HEAD.TEST_CLASS_JSON``, ``SEM_SEG_HEAD.POOLING_SIZES`` and ``SYNONYMS`` of the
+        model."""
         trained = cfg.TEST.TRAIN_VOCABULARY
         class_json = cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON
         if not trained and class_json:
@@ -99,7 +106,9 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
             "output_dir": Path(cfg.OUTPUT_DIR),
             "class_json": cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON,
             "pooling": cfg.MODEL.SEM_SEG_HEAD.POOLING_SIZES if cfg.TEST.SLIDING_WINDOW else (),
-            "synonyms": cfg.MODEL.CAT_SEG.SYNONYMS,
+            "synonyms": _synonyms(cfg),
+            "background_words": cfg.TEST.BACKGROUND.WORDS,
+            "threshold": cfg.TEST.BACKGROUND.THRESHOLD,
         }
 
     def metadata(self) -> dict[str, Any]:
@@ -109,6 +118,10 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
             "train vocabulary": self.train_vocabulary,
             "names of a class": SYNONYMS.get(self.synonyms, self.synonyms),
         }
+        if self.threshold or not self.background_words:
+            # Of data sets that have one.
+            named = "its names" if self.background_words else "no names"
+            metadata["background"] = f"{named}, and a score below {self.threshold}"
         written = {name: t.images for name, t in self._known.items() if t.images}
         return metadata | ({"images": written} if written else {})
 
@@ -137,6 +150,7 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
             seen=task.seen,
             rule=self.rule,
             output_dir=self.output_dir,
+            threshold=self.threshold,
         )
         batches = evaluation_batches(task.records, self.mapper, self.workers)
         # The best class of each pixel instead of all scores.
@@ -158,8 +172,16 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
     def _task(self, name: str) -> _Task:
         """Classes, records and settings of a data set, read once."""
         if name not in self._known:
-            self._known[name] = _read_task(name, self.train_vocabulary, self.class_json)
+            self._known[name] = _read_task(
+                name, self.train_vocabulary, self.class_json, self.background_words
+            )
         return self._known[name]
+
+
+def _synonyms(cfg: CfgNode) -> str:
+    """``SYNONYMS`` of the section that the configured model reads."""
+    own: dict[str, str] = {"ZeroShotSegmenter": cfg.MODEL.ZERO_SHOT.SYNONYMS}
+    return own.get(cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.CAT_SEG.SYNONYMS)
 
 
 class _Task(NamedTuple):
@@ -186,7 +208,7 @@ class _Task(NamedTuple):
     images: str = ""
 
 
-def _read_task(name: str, train_vocabulary: str, class_json: str) -> _Task:
+def _read_task(name: str, train_vocabulary: str, class_json: str, background_words: bool) -> _Task:
     files = sem_seg_dataset(name)
     vocabulary = load_vocabulary(files.vocabulary)
     # Without a background (None) this keeps all; the background itself is neither seen nor unseen.
@@ -198,6 +220,11 @@ def _read_task(name: str, train_vocabulary: str, class_json: str) -> _Task:
     given: Vocabulary | list[str] = vocabulary
     if class_json:
         given = read_dataset_names("TEST_CLASS_JSON", class_json, name, len(vocabulary))
+    if files.background is not None and not background_words:
+        if isinstance(given, Vocabulary):
+            given = dataclasses.replace(given, classes=given.classes[foreground])
+        else:
+            given = given[foreground]
     records = sem_seg_records(name)
     written = describe_jpegs(r["file_name"] for r in records) if files.prepares_images else ""
     return _Task(

@@ -47,6 +47,7 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         seen: np.ndarray | None = None,
         rule: str = "present",
         output_dir: str | os.PathLike[str] | None = None,
+        threshold: float = 0.0,
     ) -> None:
         """
         Args:
@@ -60,6 +61,7 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
             rule: classes that the mean IoU is taken over, see `MiouRule`.
             output_dir: folder where the main process writes `sem_seg_classes_<data set>.csv`; None
                 writes nothing.
+            threshold: score below which a pixel is background, where there is one; 0 is never.
 
         Raises:
             InputError: an unknown rule, or numbers of names, background and seen that disagree.
@@ -78,6 +80,7 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         self.seen = None if seen is None else np.asarray(seen, dtype=bool)
         self.rule = check_rule(rule)
         self.output_dir = None if output_dir is None else Path(output_dir)
+        self.threshold = 0.0 if background is None else threshold
         self.reset()
 
     def reset(self) -> None:
@@ -136,6 +139,10 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         predicted = labels.cpu().numpy()
         if self.background is not None:
             predicted = np.minimum(predicted, self.background)
+        if self.threshold:
+            if best is None:
+                raise ValueError("a threshold of the background needs the scores of the labels")
+            predicted[(best < self.threshold).cpu().numpy()] = self.background
         lowest = predicted.min(initial=0)
         highest = predicted.max(initial=0)
         if lowest < 0 or highest >= len(self.class_names):

@@ -260,3 +260,29 @@ def test_two_processes_give_the_numbers_of_one(datasets):
     expected = evaluation(datasets)(Echo())
     assert both == [expected, expected]
     assert table.read_bytes() == written
+
+
+class Unsure(Echo):
+    """Scores 0 where the pixel is of the rooms' background, and 1 elsewhere."""
+
+    def forward(self, batch, output="scores"):
+        (outputs,) = super().forward(batch, output)
+        return [outputs | {"sem_seg_best": (batch[0]["image"][0] < 3).float()}]
+
+
+def test_the_background_may_be_what_no_class_is_sure_of_in_place_of_its_names(datasets):
+    keys = ["TEST.BACKGROUND.WORDS", False, "TEST.BACKGROUND.THRESHOLD", 0.5]
+    model, alone = Unsure(), evaluation(datasets, *keys)
+    results = alone(model)
+    assert {words for words, _ in model.asked} == {tuple(WORDS["pets"]), ("bed", "lamp", "wall")}
+    assert results == evaluation(datasets)(Echo())
+    assert alone.metadata()["background"] == "no names, and a score below 0.5"
+    assert "background" not in evaluation(datasets).metadata()
+
+
+def test_the_file_of_a_run_says_which_names_count_of_whatever_model(datasets):
+    keys = ["MODEL.CAT_SEG.SYNONYMS", "mean", "MODEL.ZERO_SHOT.SYNONYMS", "first"]
+    zero_shot = evaluation(datasets, "MODEL.META_ARCHITECTURE", "ZeroShotSegmenter", *keys)
+    assert zero_shot.metadata()["names of a class"] == "the first alone"
+    cat_seg = evaluation(datasets, "MODEL.META_ARCHITECTURE", "CATSeg", *keys)
+    assert cat_seg.metadata()["names of a class"] == "all, the mean of their embeddings"

@@ -228,3 +228,22 @@ def test_two_processes_give_the_result_of_one(tmp_path):
     assert both == [expected, expected]
     files = [tmp_path / run / "sem_seg_classes_tiny.csv" for run in ("one", "two")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_score_below_the_threshold_is_background_where_there_is_one(tmp_path):
+    sample = write_sample(tmp_path, 0, np.array([[0, 1, 2, 2]], np.uint8))
+    # The third pixel is unsure of class 1, the fourth sure of a name of the background.
+    labels = torch.tensor([[0, 1, 1, 3]])
+    output = {"sem_seg_labels": labels, "sem_seg_best": torch.tensor([[0.9, 0.2, 0.1, 0.9]])}
+
+    def percent(threshold, output, **how):
+        measured = evaluator(3, threshold=threshold, **how)
+        measured.process([sample], [output])
+        return measured.evaluate()["sem_seg"]["pACC"]
+
+    assert percent(0.15, output, background=2) == 100
+    assert percent(0.0, output, background=2) == percent(0.1, output, background=2) == 75
+    whole = {**output, "sem_seg_labels": labels.clamp(max=2)}
+    assert percent(0.15, whole) == 75
+    with pytest.raises(ValueError, match="needs the scores of the labels"):
+        percent(0.15, {"sem_seg_labels": labels}, background=2)

@@ -1,0 +1,1 @@
+"""Semantic segmentation without training: cosines of dense features and names, windows, and their mean."""

@@ -1,0 +1,1 @@
+"""A CLIP that labels pixels as it is, without a head and without training."""

@@ -1,0 +1,227 @@
+"""Semantic segmentation without training: CLIP's dense features against the texts of class names.
+
+The method is what MaskCLIP (arXiv 2112.01071), SCLIP, ClearCLIP and NACLIP have in common; they differ in the dense
+feature, which is the CLIP's (``MODEL.CLIP``).
+
+Shapes: K classes, N names of all classes, V windows of an image, E embedding, h x w cells of a window.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip.backbone import clip_from_config
+from clipself_seg.clip.class_texts import check_lengths
+from clipself_seg.clip.pieces import at_once
+from clipself_seg.clip.precision import autocast
+from clipself_seg.clip.text_bank import TextBank
+from clipself_seg.config.load import precision_from_config
+from clipself_seg.data.mappers.samples import Sample
+from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
+from clipself_seg.errors import InputError
+from clipself_seg.heads.cat_seg.class_maps import all_scores, best_class
+from clipself_seg.heads.zero_shot.class_scores import class_probabilities, members_of
+from clipself_seg.heads.zero_shot.windows import StridedWindows, window_parts
+from clipself_seg.models.inputs import on_device, send
+from clipself_seg.models.protocol import Classes
+from clipself_seg.models.region_reader import load_region_checkpoint
+
+OUTPUTS = ("scores", "labels")  # outputs that `forward` can make
+COPIES = 32  # numbers that a token of CLIP's blocks takes, as a multiple of the embedding
+
+
+@META_ARCH_REGISTRY.register()
+class ZeroShotSegmenter(nn.Module):
+    """Gives every pixel the class whose name is most like CLIP's dense feature there; nothing is trained.
+
+    Attributes:
+        classes: the classes that `set_vocabulary` gave.
+        ignore_label: label of pixels without a class in training, which there is none of.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        clip: DenseCLIP,
+        templates: str = "openai80",
+        synonyms: str = "max",
+        scale: float = 40.0,
+        windows: StridedWindows | None = None,
+        ignore_label: int = 255,
+        precision: torch.dtype | None = None,
+    ) -> None:
+        """
+        Args:
+            clip: CLIP with both towers, of any kind.
+            templates: prompts around a class name, see `TextBank`.
+            synonyms: names of a class that count, and how: "max", "mean" or "first", see the key
+                ``MODEL.ZERO_SHOT.SYNONYMS``.
+            scale: factor of the cosines before the softmax over all names.
+            windows: sizes of the windows; None is the published layout.
+            ignore_label: see the attribute.
+            precision: dtype of autocast, or None.
+
+        Raises:
+            InputError: a side of the windows that is no multiple of the patch.
+        """
+        super().__init__()
+        self.clip = clip.eval().requires_grad_(False)
+        self.synonyms = synonyms
+        self.scale = scale
+        self.windows = windows or StridedWindows()
+        self.ignore_label = ignore_label
+        self.precision = precision
+        self.bank = TextBank(clip, templates)
+        self.classes = Classes()
+        if self.windows.size % clip.patch_size:
+            below = max(self.windows.size // clip.patch_size, 1) * clip.patch_size
+            raise InputError(
+                f"MODEL.ZERO_SHOT.WINDOW must be a multiple of the patch of {clip.name}, {clip.patch_size} pixels, "
+                f"it is {self.windows.size}: take {below} or {below + clip.patch_size}"
+            )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Reads ``MODEL.{CLIP, ZERO_SHOT, SEM_SEG_HEAD.IGNORE_VALUE}`` and ``SOLVER.AMP``."""
+        given = cfg.MODEL.ZERO_SHOT
+        return {
+            "clip": clip_from_config(cfg),
+            "templates": given.TEMPLATES,
+            "synonyms": given.SYNONYMS,
+            "scale": given.SCALE,
+            "windows": StridedWindows(given.WINDOW, given.STRIDE),
+            "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            "precision": precision_from_config(cfg),
+        }
+
+    @classmethod
+    def task(cls) -> str:
+        """Returns "sem_seg": semantic segmentation."""
+        return "sem_seg"
+
+    @classmethod
+    def require_trained(cls, cfg: CfgNode) -> None:
+        """Accepts every configuration: a CLIP can be evaluated as it is, a random one too."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.clip.logit_scale.device
+
+    @property
+    def names(self) -> Names:
+        """For each class the names that count."""
+        return self.classes.names
+
+    def weights_hash(self) -> str:
+        """Hash of the weights that are evaluated."""
+        return self.clip.weights_hash()
+
+    def original_hash(self) -> str:
+        """Hash of all weights: none of them trains."""
+        return self.weights_hash()
+
+    def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
+        """Loads ``MODEL.WEIGHTS``, which none of this project's commands writes; see `load_region_checkpoint`."""
+        load_region_checkpoint(self, tensors, source)
+
+    def set_vocabulary(
+        self, words: Vocabulary | Sequence[str], all_synonyms: bool | None = None
+    ) -> None:
+        """Give the classes; scores have one map for each, in this order.
+
+        Args:
+            words: a vocabulary, or names; "dog|puppy" and "dog, puppy" are synonyms.
+            all_synonyms: whether all names of a class count, or the first alone; None takes what the model
+                was built with.
+
+        Raises:
+            InputError: no class, an empty name, or one with more tokens than CLIP reads.
+        """
+        if all_synonyms is None:
+            all_synonyms = self.synonyms != "first"
+        names = class_names(words, all_synonyms=all_synonyms)
+        check_lengths(self.clip, names, self.bank.templates)
+        self.classes = Classes(names)
+
+    @torch.no_grad()
+    def forward(
+        self, samples: Sequence[Sample], *, output: str = "scores"
+    ) -> list[dict[str, Tensor]]:
+        """A segmentation for each image.
+
+        Args:
+            samples: for each image "image" (3, H, W) RGB in 0..255, and "height" and "width" of the result, by
+                default the image's.
+            output: "scores" for (K, height, width) probabilities, or "labels" for the best class of every
+                pixel alone, in memory that does not grow with all maps of all classes.
+
+        Returns:
+            For each image {"sem_seg": (K, height, width)} probabilities, or if `output` is "labels"
+            {"sem_seg_labels": (height, width) int64, "sem_seg_best": their probabilities}. The first of equal
+            classes wins.
+        """
+        if not self.names:
+            raise RuntimeError("call set_vocabulary before the model")
+        if output not in OUTPUTS:
+            raise ValueError(f'no output "{output}": choose from {", ".join(OUTPUTS)}')
+        text_NE, members_KS = self._texts()
+        results = []
+        for sample, image in zip(samples, on_device(samples, "image", self.device)):
+            cells = self._window_cells(image, text_NE, members_KS)
+            results.append(self._result(sample, cells, output))
+        return results
+
+    def _texts(self) -> tuple[Tensor, Tensor]:
+        """Embeddings (N, E) of all that compete, and of each class (K, S) which of them are its own."""
+        if self.synonyms == "mean":
+            # A class is one embedding, as if it had one name.
+            members_KS = members_of(tuple(synonyms[:1] for synonyms in self.names))
+            return self.bank.embed(self.names), send(members_KS, self.device)
+        alone = tuple((name,) for synonyms in self.names for name in synonyms)
+        return self.bank.embed(alone), send(members_of(self.names), self.device)
+
+    def _window_cells(self, image_3HW: Tensor, text_NE: Tensor, members_KS: Tensor) -> Tensor:
+        """Probabilities (V, K, h, w) of every cell of every window.
+
+        Windows are padded to whole cells after the normalisation, with the mean colour.
+        """
+        size = (image_3HW.shape[1], image_3HW.shape[2])
+        rows, columns = self.windows.extent(size)
+        patch = self.clip.patch_size
+        padding = (0, -columns % patch, 0, -rows % patch)
+        tokens = math.ceil(rows / patch) * math.ceil(columns / patch)
+        numbers = tokens * (COPIES * self.clip.embed_dim + len(text_NE))
+        together = at_once(self.device, 1, numbers)
+        normalised = self.clip.normalise(image_3HW.float() / 255)
+        corners = self.windows.corners(size)
+        cells = []
+        for start in range(0, len(corners), together):
+            windows = self.windows.cut(normalised, corners[start : start + together])
+            with autocast(self.device, self.precision):
+                dense_VEhw = self.clip.visual.dense(F.pad(windows, padding))
+            cells += [
+                class_probabilities(one, text_NE, members_KS, self.scale) for one in dense_VEhw
+            ]
+        return torch.stack(cells)
+
+    def _result(self, sample: Sample, cells_VKhw: Tensor, output: str) -> dict[str, Tensor]:
+        """Labels or scores of an image."""
+        height, width = sample["image"].shape[1:]
+        size = sample.get("height", height), sample.get("width", width)
+        patch = self.clip.patch_size
+        parts = window_parts(cells_VKhw, self.windows, patch, (height, width), size)
+        if output == "labels":
+            labels, best = best_class(parts, size)
+            return {"sem_seg_labels": labels, "sem_seg_best": best}
+        return {"sem_seg": all_scores(parts, size, len(self.names))}

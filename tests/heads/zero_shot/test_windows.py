@@ -1,0 +1,112 @@
+"""Where windows lie, and the mean of what they say, by hand and against loops over pixels."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from clipself_seg.errors import InputError
+from clipself_seg.heads.cat_seg.class_maps import all_scores, best_class
+from clipself_seg.heads.zero_shot.windows import StridedWindows, window_parts
+
+
+@pytest.mark.parametrize(
+    "size, stride, length, starts, extent",
+    [
+        (4, 2, 9, [0, 2, 4, 5], 4),  # the last one ends with the image
+        (4, 2, 8, [0, 2, 4], 4),
+        (4, 4, 5, [0, 1], 4),
+        (4, 2, 4, [0], 4),
+        (4, 2, 3, [0], 3),  # an image that is smaller than a window
+        (0, 2, 9, [0], 9),  # the whole
+    ],
+)
+def test_windows_cover_a_side(size, stride, length, starts, extent):
+    windows = StridedWindows(size, stride)
+    assert windows.corners((length, 1)) == [(start, 0) for start in starts]
+    assert windows.corners((1, length)) == [(0, start) for start in starts]
+    assert windows.extent((length, 1)) == (extent, 1)
+
+
+def test_corners_go_row_by_row():
+    assert StridedWindows(2, 1).corners((3, 3)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+@pytest.mark.parametrize("size, stride", [(-1, 1), (4, 0), (4, 5)])
+def test_windows_with_gaps_are_refused(size, stride):
+    with pytest.raises(InputError, match=f"windows of {size} pixels at a stride of {stride}"):
+        StridedWindows(size, stride)
+
+
+def test_the_mean_by_hand():
+    windows = StridedWindows(2, 1)
+    maps = torch.tensor([[[[1.0, 1.0]]], [[[3.0, 5.0]]]])  # of columns 0 1, and of 1 2
+    assert windows.mean(maps, (1, 3)).tolist() == [[[1.0, 2.0, 5.0]]]
+
+
+def test_windows_that_are_put_back_give_the_image():
+    image = torch.randn(3, 11, 14, dtype=torch.float64)
+    windows = StridedWindows(5, 3)
+    maps = windows.cut(image, windows.corners((11, 14)))
+    assert maps.shape == (12, 3, 5, 5)
+    torch.testing.assert_close(windows.mean(maps, (11, 14)), image)
+
+
+def naive(cells, windows, patch, image_size):
+    """Maps (K, H, W), a window, a class and a pixel at a time."""
+    rows, columns = windows.extent(image_size)
+    sums = torch.zeros(cells.shape[1], *image_size, dtype=cells.dtype)
+    times = torch.zeros(image_size)
+    for window, (top, left) in zip(cells, windows.corners(image_size)):
+        for y in range(rows):
+            for x in range(columns):
+                times[top + y, left + x] += 1
+        for label, grid in enumerate(window):
+            scale = {"scale_factor": patch, "mode": "bilinear"}
+            large = F.interpolate(grid[None, None], **scale)[0, 0]
+            sums[label, top : top + rows, left : left + columns] += large[:rows, :columns]
+    return sums / times
+
+
+@pytest.mark.parametrize("image_size", [(9, 13), (6, 6), (3, 10)])
+def test_parts_are_those_of_loops_over_windows_and_classes(image_size):
+    windows, patch = StridedWindows(6, 3), 2
+    count = len(windows.corners(image_size))
+    rows, columns = windows.extent(image_size)
+    grid = math.ceil(rows / patch), math.ceil(columns / patch)
+    cells = torch.rand(count, 9, *grid, dtype=torch.float64)
+    expected = naive(cells, windows, patch, image_size)
+
+    def parts():
+        return window_parts(cells, windows, patch, image_size, (8, 8))
+
+    assert [classes.tolist() for classes, _ in parts()] == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
+    torch.testing.assert_close(all_scores(parts(), image_size, 9), expected)
+    labels, best = best_class(parts(), image_size)
+    torch.testing.assert_close(best, expected.amax(0))
+    assert labels.equal(expected.argmax(0))
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers of a tensor that an operation makes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        sizes = [leaf.numel() for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)]
+        self.numbers = max(self.numbers, *sizes, 0)
+        return made
+
+
+def test_labels_of_many_classes_need_no_maps_of_all():
+    windows, size = StridedWindows(16, 16), (32, 32)
+    cells = torch.rand(4, 847, 2, 2)
+    with Largest() as largest:
+        best_class(window_parts(cells, windows, 8, size, size), size)
+    assert largest.numbers <= cells.numel() < 847 * 32 * 32 / 32

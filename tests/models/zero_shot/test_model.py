@@ -1,0 +1,228 @@
+"""CLIP as it is labels pixels: against plain loops, words that change, what trains nothing, and real images."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.modeling import build_model
+
+from clipself_seg.checkpoints.read import read_checkpoint
+from clipself_seg.checkpoints.shipped import SHIPPED
+from clipself_seg.clip import load_clip
+from clipself_seg.commands import train
+from clipself_seg.config import load_config
+from clipself_seg.data.prepare.common import Options
+from clipself_seg.data.prepare.voc import prepare_voc20
+from clipself_seg.errors import InputError
+from clipself_seg.heads.zero_shot.windows import StridedWindows
+from clipself_seg.models import ZeroShotSegmenter
+from clipself_seg.models.protocol import Model, TrainableModel
+from tests.conftest import ROOT
+
+WORDS = ("cat", "dog|puppy|hound", "grass|lawn")
+MINI = ROOT / "configs/mini/zero_shot.yaml"
+
+
+def tiny(**how) -> ZeroShotSegmenter:
+    torch.manual_seed(0)
+    how = {"templates": "single", "windows": StridedWindows(32, 16)} | how
+    return ZeroShotSegmenter(clip=load_clip("ViT-Mini-8", None), **how).eval()
+
+
+def sample(rows: int = 43, columns: int = 60, **more) -> dict:
+    generator = torch.Generator().manual_seed(rows)
+    image = torch.randint(256, (3, rows, columns), dtype=torch.uint8, generator=generator)
+    return {"image": image, **more}
+
+
+def naive_scores(model, sample, words, size):
+    """Scores (K, *size), a window and a class at a time, from the public functions of the CLIP."""
+    names = [entry.split("|") for entry in words]
+    flat = [f"a photo of a {name}" for synonyms in names for name in synonyms]
+    text = model.clip.encode_text(flat)
+    height, width = sample["image"].shape[1:]
+    side, stride = model.windows.size, model.windows.stride
+    rows, columns = min(side, height), min(side, width)
+    sums, times = torch.zeros(len(words), height, width), torch.zeros(height, width)
+    for top in sorted({min(y, height - rows) for y in range(0, height, stride)}):
+        for left in sorted({min(x, width - columns) for x in range(0, width, stride)}):
+            window = sample["image"][None, :, top : top + rows, left : left + columns]
+            pixels = F.pad(model.clip.preprocess(window), (0, -columns % 8, 0, -rows % 8))
+            cosines = torch.einsum("ne,ehw->nhw", text, model.clip.encode_dense(pixels)[0])
+            parts = (model.scale * cosines).softmax(0).split([len(own) for own in names])
+            best = torch.stack([part.amax(0) for part in parts])
+            large = F.interpolate(best[None], scale_factor=8, mode="bilinear")[0]
+            sums[:, top : top + rows, left : left + columns] += large[:, :rows, :columns]
+            times[top : top + rows, left : left + columns] += 1
+    return F.interpolate((sums / times)[None], size, mode="bilinear")[0]
+
+
+@pytest.mark.parametrize("shape, size", [((43, 60), (50, 71)), ((20, 45), (20, 45))])
+@torch.no_grad()
+def test_scores_and_labels_are_those_of_plain_loops(shape, size):
+    model, given = tiny(), sample(*shape, height=size[0], width=size[1])
+    model.set_vocabulary(WORDS)
+    expected = naive_scores(model, given, WORDS, size)
+    scores = model([given])[0]["sem_seg"]
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-6)
+    labelled = model([given], output="labels")[0]
+    assert labelled["sem_seg_labels"].equal(scores.argmax(0))
+    assert labelled["sem_seg_best"].equal(scores.amax(0))
+    assert len(labelled["sem_seg_labels"].unique()) > 1
+
+
+def test_each_image_of_a_batch_is_what_it_is_alone():
+    model, given = tiny(), [sample(43), sample(33)]
+    model.set_vocabulary(WORDS)
+    for one, image in zip(model(given), given, strict=True):
+        assert one["sem_seg"].equal(model([image])[0]["sem_seg"])
+
+
+@torch.no_grad()
+def test_synonyms_count_as_they_are_asked_for():
+    given = sample()
+    models = {how: tiny(synonyms=how) for how in ("max", "mean", "first")}
+    for model in models.values():
+        model.set_vocabulary(WORDS)
+    assert models["first"].names == (("cat",), ("dog",), ("grass",))
+    assert models["mean"].names == models["max"].names
+    scores = {how: model([given])[0]["sem_seg"] for how, model in models.items()}
+    firsts = ("cat", "dog", "grass")
+    expected = naive_scores(models["first"], given, firsts, (43, 60))
+    torch.testing.assert_close(scores["first"], expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(scores["mean"].sum(0), torch.ones(43, 60))
+    assert not torch.allclose(scores["mean"], scores["max"], atol=1e-3)
+    # What own words want, whatever the key says.
+    models["first"].set_vocabulary(WORDS, all_synonyms=True)
+    assert models["first"]([given])[0]["sem_seg"].equal(scores["max"])
+    models["max"].set_vocabulary(WORDS, all_synonyms=False)
+    assert models["max"]([given])[0]["sem_seg"].equal(scores["first"])
+
+
+def test_words_that_change_take_effect_and_classes_given_back_are_whole():
+    model, given = tiny(), sample()
+    model.set_vocabulary(WORDS)
+    classes, before = model.classes, model([given])[0]["sem_seg"]
+    model.set_vocabulary(["sky"])
+    alone = model([given])[0]["sem_seg"]
+    assert alone.shape == (1, 43, 60) and alone.sub(1).abs().max() < 1e-6
+    model.classes = classes
+    assert model([given])[0]["sem_seg"].equal(before)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], "the vocabulary is empty"),
+        (["dog", ""], "empty name"),
+        (["x " * 99], "shorten the name"),
+    ],
+)
+def test_words_that_cannot_be_used_are_refused(words, message):
+    with pytest.raises(InputError, match=message):
+        tiny().set_vocabulary(words)
+
+
+def test_a_call_needs_words_and_a_known_output():
+    model = tiny()
+    with pytest.raises(RuntimeError, match="call set_vocabulary"):
+        model([sample()])
+    model.set_vocabulary(WORDS)
+    with pytest.raises(ValueError, match='no output "maps": choose from scores, labels'):
+        model([sample()], output="maps")
+
+
+def test_a_window_that_the_patch_does_not_divide_is_refused():
+    with pytest.raises(
+        InputError, match="WINDOW must be a multiple .* 8 pixels, it is 60: take 56"
+    ):
+        tiny(windows=StridedWindows(60, 20))
+
+
+def test_the_whole_image_is_one_window():
+    model = tiny(windows=StridedWindows(0))
+    model.set_vocabulary(WORDS)
+    assert model([sample()])[0]["sem_seg"].shape == (3, 43, 60)
+
+
+def test_it_is_built_from_its_keys_and_does_not_train(capfd, tmp_path):
+    opts = ["MODEL.CLIP.WEIGHTS", "", "MODEL.ZERO_SHOT.SCALE", "30", "MODEL.ZERO_SHOT.WINDOW", "64"]
+    opts += ["MODEL.ZERO_SHOT.STRIDE", "32", "MODEL.ZERO_SHOT.SYNONYMS", "first"]
+    model = build_model(load_config(MINI, opts))
+    assert (model.scale, model.windows, model.synonyms) == (30, StridedWindows(64, 32), "first")
+    assert model.bank.templates == "openai80" and model.task() == "sem_seg"
+    assert isinstance(model, Model) and not issubclass(ZeroShotSegmenter, TrainableModel)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert train.main(["--config-file", str(MINI), *opts, "OUTPUT_DIR", str(tmp_path)]) == 2
+    assert "ZeroShotSegmenter does not train: add --eval-only" in capfd.readouterr().err
+
+
+def test_weights_belong_to_the_clip():
+    model = tiny()
+    with pytest.raises(InputError, match="which ZeroShotSegmenter takes as MODEL.CLIP.WEIGHTS"):
+        model.load_checkpoint(
+            read_checkpoint(SHIPPED / "vit_mini_8.safetensors").tensors, "clip.pt"
+        )
+    assert model.original_hash() == model.weights_hash() == model.clip.weights_hash()
+
+
+@pytest.mark.parametrize(
+    "opts, message",
+    [
+        (("MODEL.ZERO_SHOT.STRIDE", "400"), "STRIDE must be from a sixteenth of WINDOW"),
+        (("MODEL.ZERO_SHOT.STRIDE", "20"), "STRIDE must be from a sixteenth of WINDOW"),
+        (("MODEL.ZERO_SHOT.SCALE", "0"), "SCALE must be greater than 0"),
+        (("MODEL.ZERO_SHOT.SYNONYMS", "all"), 'SYNONYMS cannot be "all"'),
+        (("MODEL.ZERO_SHOT.TEMPLATES", "odise"), 'TEMPLATES cannot be "odise"'),
+        (("TEST.SLIDING_WINDOW", "True"), "SLIDING_WINDOW must be False for ZeroShotSegmenter"),
+        (("TEST.BACKGROUND.THRESHOLD", "1.5"), r"THRESHOLD must be in \[0, 1\]"),
+        (
+            ("TEST.BACKGROUND.WORDS", "False", "TEST.BACKGROUND.THRESHOLD", "0"),
+            "THRESHOLD must be greater than 0 where no name",
+        ),
+    ],
+)
+def test_keys_that_make_no_sense_are_refused(opts, message):
+    with pytest.raises(InputError, match=message):
+        load_config(ROOT / "configs/zero_shot/openai_vitb16.yaml", list(opts))
+
+
+def evaluated(folder, *opts) -> dict:
+    """Numbers and provenance of the mini CLIP on three photographs of VOC, with and without the background."""
+    small = {
+        "MODEL.CLIP.NAME": "ViT-Mini-8",
+        "MODEL.CLIP.WEIGHTS": "mini",
+        "MODEL.ZERO_SHOT.TEMPLATES": "single",
+        "MODEL.ZERO_SHOT.WINDOW": "64",
+        "MODEL.ZERO_SHOT.STRIDE": "64",
+        "INPUT.MIN_SIZE_TEST": "96",
+        "DATASETS.TEST": "('voc_2012_test_background_sem_seg', 'voc_2012_test_sem_seg')",
+        "DATALOADER.NUM_WORKERS": "0",
+        "OUTPUT_DIR": str(folder),
+    }
+    words = [word for pair in small.items() for word in pair]
+    config = str(ROOT / "configs/zero_shot/voc_21.yaml")
+    assert train.main(["--config-file", config, "--eval-only", *words, *opts]) == 0
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_real_images_pass_the_evaluator(data_dir, tmp_path, monkeypatch):
+    own, theirs = tmp_path / "VOCdevkit/VOC2012", data_dir / "VOCdevkit/VOC2012"
+    own.mkdir(parents=True)
+    for folder in ("ImageSets", "JPEGImages", "SegmentationClassAug"):
+        (own / folder).symlink_to(theirs / folder)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    prepare_voc20(Options(tmp_path))
+    content = evaluated(tmp_path / "run")
+    with_background, without = content["results"].values()
+    assert with_background["images"] == without["images"] == 3
+    assert all(0 <= numbers["mIoU"] <= 100 for numbers in content["results"].values())
+    assert content["provenance"]["names of a class"] == "all, the best score of them"
+    assert content["provenance"]["background"] == "its names, and a score below 0.1"
+    # What nothing reaches is background, of which most of an image is: other data sets have none.
+    high = evaluated(tmp_path / "high", "TEST.BACKGROUND.THRESHOLD", "1.0")["results"].values()
+    assert [one["mIoU"] for one in high][1] == without["mIoU"]
+    assert next(iter(high))["ACC-background"] == 100

@@ -70,8 +70,7 @@ def _add_task_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--tasks", nargs="*", default=list(TASKS), choices=TASKS, help=f"({' '.join(TASKS)})"
     )
-    kinds = ("a CATSeg or ZeroShotSegmenter", "an OpenPanoptic", "an FViT")
-    for task, kind in zip(TASKS, kinds):
+    for task, kind in zip(TASKS, ("a CATSeg", "an OpenPanoptic", "an FViT")):
         group.add_argument(
             f"--{task}",
             metavar="WEIGHTS",

@@ -18,7 +18,6 @@ from detectron2.config import CfgNode, get_cfg
 from clipself_seg.config.cat_seg import add_cat_seg_keys
 from clipself_seg.config.detection import add_detection_keys
 from clipself_seg.config.panoptic import add_panoptic_keys
-from clipself_seg.config.zero_shot import add_zero_shot_keys
 
 # What a key may be, where that is a short list.
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -39,7 +38,7 @@ READOUTS = ("boxes", "masks", "crops", "attention_boxes", "attention_masks")
 def default_config() -> CfgNode:
     """Detectron2's configuration with the project's keys, and its defaults of Detectron2's keys that differ here."""
     cfg = get_cfg()
-    # A class of clipself_seg.models: "CLIPSelf" trains, "RegionReader" and "ZeroShotSegmenter" take a CLIP as it is.
+    # A class of clipself_seg.models: "CLIPSelf" trains, "RegionReader" evaluates a CLIP as it is.
     cfg.MODEL.META_ARCHITECTURE = "CLIPSelf"
     add_backbone_keys(cfg)
     _add_distillation(cfg)
@@ -49,7 +48,6 @@ def default_config() -> CfgNode:
     add_cat_seg_keys(cfg)
     add_panoptic_keys(cfg)
     add_detection_keys(cfg)
-    add_zero_shot_keys(cfg)
     return cfg
 
 

@@ -69,6 +69,8 @@ class SemSegWorkload(Workload):
             sliding=True,
             precision=self.precision,
         )
+        if case.compile:
+            self.model.aggregator.compile_blocks()
         self.model.to(self.device).train(case.training)
         classes = vocabulary.classes[: case.classes]
         self.model.set_vocabulary(dataclasses.replace(vocabulary, classes=classes))

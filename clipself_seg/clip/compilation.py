@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from clipself_seg.errors import InputError
 
+KINDS = 32  # of inputs of a block: with and without gradients, masks, one class or several; torch expects 8
+
 
 def require_compiler() -> None:
-    """Refuse a torch that would compile every block anew.
+    """Refuse a torch that would compile every block anew, and let one compile as many kinds of inputs as there are.
 
     Raises:
         InputError: torch is older than 2.5.
@@ -26,6 +28,7 @@ def require_compiler() -> None:
         raise InputError(
             f"MODEL.CLIP.COMPILE needs torch 2.5 or later, here is {torch.__version__}: leave it False"
         )
+    torch._dynamo.config.cache_size_limit = max(KINDS, torch._dynamo.config.cache_size_limit)
 
 
 def compiled(block: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -131,7 +131,15 @@ def heat_models(args: argparse.Namespace) -> dict[str, DenseCLIP]:
     """The CLIPs of the heat maps by title, see `add_model_options`."""
     from clipself_seg.prediction.dense_maps import load_models
 
-    return load_models(args.clip_name, [SHIPPED.get(name, name) for name in args.models])
+    return load_models(args.clip_name, list(map(_model, args.models)))
+
+
+def _model(typed: str) -> str:
+    """What was typed as [NAME=]WEIGHTS, with the weights of the short names that come with the project."""
+    name, named, weights = typed.partition("=")
+    if typed in SHIPPED or weights not in SHIPPED:
+        return SHIPPED.get(typed, typed)
+    return f"{name}{named}{SHIPPED[weights].partition('=')[2]}"
 
 
 def _panoptic(args: argparse.Namespace) -> PanopticView:

@@ -248,6 +248,7 @@ def _serve(app: Any, listening: socket.socket, host: str) -> None:
         log_level="warning",
         server_header=False,
         date_header=False,
+        ws="none",
         timeout_graceful_shutdown=GRACE,
         timeout_keep_alive=5,
     )

@@ -88,7 +88,7 @@ def make_app(
     async def answer(task: str, request: Request) -> Response:
         if TASKS.get(task) not in turns:
             raise HTTPException(404, "this server has no such model")
-        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+        if _media_type(request) != "application/json":
             raise HTTPException(415, "send JSON")
         if room.locked():
             raise HTTPException(503, BUSY)
@@ -170,6 +170,10 @@ async def _body(request: Request, limits: Limits) -> bytes:
         raise HTTPException(408, "the request did not come in time: send it again") from None
     except ClientDisconnect:  # a page that was closed, which is no failure here
         raise HTTPException(400, "the request ended before its end") from None
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _page(

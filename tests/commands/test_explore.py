@@ -45,10 +45,12 @@ def test_what_does_not_go_is_said_in_a_sentence(words, message, tmp_path, capsys
 def test_official_weights_bring_their_model_and_short_names_their_titles(monkeypatch):
     asked = []
     monkeypatch.setattr(dense_maps, "load_clip", lambda *given: asked.append(given))
-    typed = [explore.SHIPPED.get(name, name) for name in ("original", "eva02-vitb16", "a=b.pt")]
-    assert list(dense_maps.load_models(None, typed)) == ["original CLIP", "eva02-vitb16", "a"]
+    typed = [*map(explore._model, ("original", "my own=original", "eva02-vitb16", "a=b.pt"))]
+    titles = ["original CLIP", "my own", "eva02-vitb16", "a"]
+    assert list(dense_maps.load_models(None, typed)) == titles
     dense_maps.load_models("ViT-B-16", ["x.pt"])
     assert asked == [
+        ("ViT-Mini-8", "mini"),
         ("ViT-Mini-8", "mini"),
         ("EVA02-B-16", "eva02-vitb16"),
         ("ViT-Mini-8", "b.pt"),

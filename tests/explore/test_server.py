@@ -65,6 +65,7 @@ def broken(task, asked):
         ("/api/semantic", b"{}", {"content-type": "text/plain"}, 415, "send JSON"),
         ("/api/semantic", b"x" * 5001, JSON, 413, "more than 0.005 MB"),
         ("/api/semantic", b"x", JSON, 400, "is no JSON"),
+        ("/api/semantic", b"x", {"content-type": "Application/JSON;q=1"}, 400, "is no JSON"),
         ("/api/semantic", request(words="<b>, <b>"), JSON, 400, '"<b>" twice'),
         ("/api/../../etc/passwd", b"", JSON, 404, "Not Found"),
         ("/docs", b"", JSON, 404, "Not Found"),

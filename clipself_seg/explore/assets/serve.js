@@ -113,6 +113,7 @@ function serve() {
       byId("asking").textContent = "";
     } catch (error) {
       byId("asking").textContent = error.message;
+      byId("exploring").hidden = true; // the maps of an earlier question are no answer to this one
     }
     setBusy(false);
     document.body.dataset.answered = Number(document.body.dataset.answered ?? 0) + 1;

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.clip.compilation import compiled
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.pieces import at_once
 from clipself_seg.clip.precision import full_precision
@@ -30,7 +31,13 @@ COPIES = 12  # numbers in memory for one of the input: its norm, query, key, val
 
 
 class ClassAggregation(nn.Module):
-    """Attention over classes and an MLP, at every location by itself."""
+    """Attention over classes and an MLP, at every location by itself.
+
+    Attributes:
+        compiling: whether both are compiled, see `clip/compilation.py`.
+    """
+
+    compiling: bool = False
 
     def __init__(
         self,
@@ -66,7 +73,8 @@ class ClassAggregation(nn.Module):
         self.attention = GuidedProjections(width=width, guidance_width=guidance_width)
         self.attend = {"linear": linear_attention, "full": softmax_attention}[attention]
         hidden = mlp_ratio * width
-        self.MLP = nn.Sequential(Linear(width, hidden), nn.ReLU(), Linear(hidden, width))
+        relu = nn.ReLU(inplace=True)
+        self.MLP = nn.Sequential(Linear(width, hidden), relu, Linear(hidden, width))
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
 
@@ -79,6 +87,7 @@ class ClassAggregation(nn.Module):
             x_TNC: tokens of every class and location.
             guidance_VKG: projected text guidance of every class of each view; (1, K, G) is that of all views.
         """
+        layer = compiled(self._layer) if self.compiling else self._layer
         contribution_VK3C = self.attention.of_guidance(guidance_VKG)
         classes = guidance_VKG.shape[1]
         padding = self._padding(classes)
@@ -86,11 +95,11 @@ class ClassAggregation(nn.Module):
         if len(x_TNC) > classes:
             # Locations of all views are the batch.
             rows = pooled_TnC.unflatten(0, (-1, classes)).transpose(0, 1)
-            refined = self._layer(rows.flatten(1, 2), contribution_VK3C, padding)
+            refined = layer(rows.flatten(1, 2), contribution_VK3C, padding)
             refined = refined.unflatten(1, rows.shape[1:3]).transpose(0, 1).flatten(0, 1)
             return x_TNC + self._unpool(refined)
         if torch.is_grad_enabled():
-            refined = self._layer(pooled_TnC, contribution_VK3C, padding)
+            refined = layer(pooled_TnC, contribution_VK3C, padding)
             return x_TNC + self._unpool(refined)
         # Locations do not see each other: as many at a time as a CPU's cache holds.
         values = len(x_TNC) * x_TNC.shape[-1]
@@ -99,9 +108,9 @@ class ClassAggregation(nn.Module):
         if self.pooling == 1:
             # The input of a location is not needed again: parts are views of it, which take the sum.
             for part in parts:
-                part += self._layer(part, contribution_VK3C, padding)
+                part += layer(part, contribution_VK3C, padding)
             return x_TNC
-        layers = [self._layer(part, contribution_VK3C, padding) for part in parts]
+        layers = [layer(part, contribution_VK3C, padding) for part in parts]
         refined = torch.cat(layers, dim=1)
         return x_TNC + self._unpool(refined)
 
@@ -164,8 +173,8 @@ def linear_attention(
     dtype = q.dtype
     with full_precision(q.device):
         q, k, v = (at_least_float32(x) for x in (q, k, v))
-        q = F.elu(q) + 1
-        k = F.elu(k) + 1
+        q = F.elu(q).add_(1)
+        k = F.elu(k).add_(1)
         products_nHcc = k.transpose(-2, -1) @ v
         sums_nHc1 = k.sum(dim=-2).unsqueeze(-1)
         if padding is not None:

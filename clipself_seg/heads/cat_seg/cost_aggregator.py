@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from clipself_seg.clip.compilation import require_compiler
 from clipself_seg.clip.pieces import at_once
 from clipself_seg.heads.cat_seg.class_aggregation import COPIES, ClassAggregation
 from clipself_seg.heads.cat_seg.cost_decoder import UpBlock
@@ -221,6 +222,17 @@ class CostAggregator(nn.Module):
             _conv(*pair) for pair in zip(sizes.decoder_guidance, sizes.decoder_guidance_projected)
         )
         self.layers = nn.ModuleList(AggregatorLayer(sizes, p) for p in sizes.pooling)
+
+    def compile_blocks(self) -> None:
+        """Has the attention blocks over space and over classes compiled; the decoder's convolutions are as they are.
+
+        Raises:
+            InputError: torch is too old.
+        """
+        require_compiler()
+        for module in self.modules():
+            if isinstance(module, SpatialAggregation | ClassAggregation):
+                module.compiling = True
 
     def forward(self, dense_Ehw: Tensor, guidance: Guidance, text_TPE: Tensor) -> ClassLogits:
         """Logits of one image.

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.clip.compilation import compiled
 from clipself_seg.clip.linear import Linear, linear
 
 APART = -100.0  # added where two cells of a shifted window are no neighbours in the image
@@ -75,7 +76,9 @@ class WindowAttention(GuidedProjections):
 
 def _lean(x: Tensor) -> bool:
     """Whether memory is small without a fused kernel: no gradients, and the few classes of a CPU."""
-    return x.device.type == "cpu" and not torch.is_grad_enabled()
+    return (
+        x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    )
 
 
 def _attend(qkv_TWM3C: Tensor, heads: int, mask_WMM: Tensor | None) -> Tensor:
@@ -177,7 +180,13 @@ class SwinBlock(nn.Module):
 
 
 class SpatialAggregation(nn.Module):
-    """A block with plain windows, then one with windows shifted by half their side."""
+    """A block with plain windows, then one with windows shifted by half their side.
+
+    Attributes:
+        compiling: whether the blocks are compiled, see `clip/compilation.py`.
+    """
+
+    compiling: bool = False
 
     def __init__(
         self,
@@ -220,7 +229,9 @@ class SpatialAggregation(nn.Module):
             x_TNC: cells in raster order.
             contributions: result of `guidance_contributions`.
         """
-        return self.block_2(self.block_1(x_TNC, contributions[0]), contributions[1])
+        for block, contribution in zip((self.block_1, self.block_2), contributions):
+            x_TNC = (compiled(block) if self.compiling else block)(x_TNC, contribution)
+        return x_TNC
 
 
 def window_order(grid: tuple[int, int], window: int, shift: int) -> Tensor:

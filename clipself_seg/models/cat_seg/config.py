@@ -261,6 +261,8 @@ def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
     sizes = aggregator_sizes(cfg, clip, _guidance_channels(clip, backbone))
     aggregator = CostAggregator(sizes, sizes.classes_in_cache)
     aggregator.checkpointing = switches.CHECKPOINTING
+    if cfg.MODEL.CLIP.COMPILE:
+        aggregator.compile_blocks()
     depth = len(clip.visual.blocks)
     window = cfg.TEST.WINDOW
     return {

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+
 import numpy as np
 import pytest
 import torch
 
+from clipself_seg.clip import compilation
 from clipself_seg.heads.cat_seg.cost_aggregator import (
     AggregatorLayer,
     AggregatorSizes,
@@ -19,6 +23,19 @@ from clipself_seg.heads.cat_seg.cost_decoder import UpBlock
 def wave(shape: tuple[int, ...], a: float, b: float) -> torch.Tensor:
     values = np.sin(a * np.arange(np.prod(shape), dtype=np.float64) + b)
     return torch.from_numpy(values).reshape(shape)
+
+
+SMALL = AggregatorSizes(
+    **{"text": 12, "appearance": 12, "decoder_guidance": (6, 5), "hidden": 32, "heads": 2},
+    **{"grid": (4, 4), "window": 2, "pooling": (1, 2), "text_projected": 8},
+    **{"appearance_projected": 8, "decoder_dims": (16, 16), "pad_len": 0},
+    decoder_guidance_projected=(4, 4),
+)
+
+
+def small_inputs(classes: int) -> tuple[torch.Tensor, Guidance, torch.Tensor]:
+    guidance = Guidance(torch.randn(12, 4, 4), (torch.randn(6, 8, 8), torch.randn(5, 16, 16)))
+    return torch.randn(12, 4, 4), guidance, torch.randn(classes, 1, 12)
 
 
 def fill(module: torch.nn.Module) -> None:
@@ -77,23 +94,38 @@ def test_official_numbers_to_the_last_digit(case):
 
 @torch.no_grad()
 def test_calling_the_aggregator_aggregates_through_the_forward_of_its_parts():
-    sizes = AggregatorSizes(
-        **{"text": 12, "appearance": 12, "decoder_guidance": (6, 5), "hidden": 32, "heads": 2},
-        **{"grid": (4, 4), "window": 2, "pooling": (1, 2), "text_projected": 8},
-        **{"appearance_projected": 8, "decoder_dims": (16, 16), "pad_len": 0},
-        decoder_guidance_projected=(4, 4),
-    )
-    aggregator = CostAggregator(sizes)
+    aggregator = CostAggregator(SMALL)
     called = []
     for name, module in aggregator.named_modules():
         if isinstance(module, CostAggregator | AggregatorLayer | UpBlock):
             # A hook runs where a module is called, and not where another method of it is.
             module.register_forward_hook(lambda *_, name=name: called.append(name))
-    guidance = Guidance(torch.randn(12, 4, 4), (torch.randn(6, 8, 8), torch.randn(5, 16, 16)))
-    result = aggregator(torch.randn(12, 4, 4), guidance, torch.randn(3, 1, 12))
+    result = aggregator(*small_inputs(3))
     assert isinstance(result, ClassLogits) and result.classes is None
     assert result.logits.shape == (3, 16, 16)
     assert called == ["layers.0", "layers.1", "decoder1", "decoder2", ""]
+
+
+@pytest.mark.heavy
+def test_compiled_blocks_give_the_same_logits_and_gradients_for_any_classes(monkeypatch):
+    torch._dynamo.reset()
+    compilation._compiled_function.cache_clear()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    aggregator = CostAggregator(SMALL, classes_at_once=2)
+    compiled = copy.deepcopy(aggregator)
+    compiled.compile_blocks()
+    for classes in (1, 2, 3, 5):
+        inputs = small_inputs(classes)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(*inputs).logits, aggregator(*inputs).logits)
+    for checkpointing in (False, True):
+        for model in (aggregator, compiled):
+            model.checkpointing = checkpointing
+            model.zero_grad()
+            model(*inputs).logits.square().sum().backward()
+        for name, parameter in compiled.named_parameters():
+            torch.testing.assert_close(parameter.grad, aggregator.get_parameter(name).grad)
+    compilation._compiled_function.cache_clear()
 
 
 def test_classes_that_pass_together_follow_from_the_size_of_the_cost_volume():

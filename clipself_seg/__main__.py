@@ -52,6 +52,7 @@ COMMANDS = {
     "export": Command("export", "write ONNX of a CLIP's dense features and texts, checked"),
     "generator-outputs": Command("write_generator_outputs", "keep a mask generator's outputs"),
     "panoptic-quality": Command("panoptic_quality", "PQ of a prediction in COCO's format"),
+    "data similarity": Command("write_similarity", "how alike the classes of a vocabulary are"),
     "compare-regions": Command(
         "compare_regions", "region recognition of several models in one table and picture"
     ),

@@ -77,20 +77,25 @@ def provenance(
 
 
 def write_results(
-    path: str | os.PathLike[str], results: Mapping[str, Any], provenance: Mapping[str, Any]
+    path: str | os.PathLike[str],
+    results: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    protocol: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write `results.json`, atomically: the numbers, and where they come from.
+    """Write `results.json`, atomically: the numbers, where they come from, and what they were measured with.
 
     Args:
         path: file to write.
         results: JSON-serialisable.
         provenance: as `clipself_seg.provenance.provenance` returns it.
+        protocol: name of a data set -> its protocol (`evaluation.protocol`), where there is one.
     """
-    write_json(path, {"results": dict(results), "provenance": dict(provenance)})
+    content = {"results": dict(results), "provenance": dict(provenance)}
+    write_json(path, content | ({} if protocol is None else {"protocol": dict(protocol)}))
 
 
 def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read what `write_results` wrote: "results" and "provenance", an object each.
+    """Read what `write_results` wrote: "results" and "provenance", an object each, and "protocol", {} in older files.
 
     Raises:
         InputError: the file is missing or broken, or is none of that form.
@@ -101,4 +106,11 @@ def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(
             f'{path} has no objects "results" and "provenance": remove it, and evaluate again'
         )
-    return content
+    return content | {"protocol": protocols_of(content)}
+
+
+def protocols_of(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name of a data set -> its protocol, of what a file of results holds; {} where it says none."""
+    given = content.get("protocol")
+    protocols = given.items() if isinstance(given, dict) else ()
+    return {name: parts for name, parts in protocols if isinstance(parts, dict)}

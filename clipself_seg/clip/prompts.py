@@ -196,3 +196,9 @@ def class_prompts(name: str, templates: str = "vild63", clean: bool = True) -> l
         raise InputError(f'no templates "{templates}": {nearest(templates, TEMPLATES)}')
     written = clean_name(name) if clean else name
     return [template.format(written, article=article(name)) for template in TEMPLATES[templates]]
+
+
+def templates_text(name: str) -> str:
+    """A set of templates in words: the sentence if it has one, else its name and their number."""
+    sentences = TEMPLATES[name]
+    return f'"{sentences[0]}"' if len(sentences) == 1 else f"{name}, {len(sentences)} sentences"

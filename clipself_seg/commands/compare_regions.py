@@ -42,15 +42,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Write all files, and print the tables."""
     args = parser().parse_args(arguments)
     from clipself_seg.evaluation.regions.comparison import (
+        comparison_notes,
         comparison_tables,
         read_comparison,
         write_comparison,
     )
 
     comparison = read_comparison(args.runs)
-    write_comparison(comparison, args.output)
+    notes = comparison_notes(args.runs)
+    write_comparison(comparison, args.output, notes)
     style = "terminal" if sys.stdout.isatty() else "simple"
     for dataset, table in comparison_tables(comparison, style).items():
         sys.stdout.write(f"{dataset}, top-1/top-5 mean class accuracy in percent:\n{table}\n\n")
+    sys.stdout.write("".join(f"{note}\n" for note in notes))
     sys.stdout.write(f"Tables and curves: {args.output}\n")
     return 0

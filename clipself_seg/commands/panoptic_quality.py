@@ -66,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     from clipself_seg.evaluation.panoptic.files import (
         PanopticFolder,
         evaluate_files,
+        files_protocol,
         panopticapi_results,
         read_categories,
         seen_categories,
@@ -82,9 +83,11 @@ def main(arguments: list[str] | None = None) -> int:
     quality, images = evaluate_files(truth, predicted, processes)
     results = {"images": float(images)}
     results |= panoptic_results(quality, categories.names, categories.isthing, seen)
-    sys.stdout.write(f"{quality_table(results)}\n{images} images\n")
+    protocol = files_protocol(truth, categories, seen, args.split)
+    sys.stdout.write(f"{quality_table(results)}\nProtocol: {protocol.line()}\n{images} images\n")
     if args.json:
-        write_results(args.json, {"panoptic_seg": _known(results)}, provenance())
+        protocols = {"panoptic_seg": protocol.as_dict()}
+        write_results(args.json, {"panoptic_seg": _known(results)}, provenance(), protocols)
     if args.csv:
         write_quality_csv(args.csv, categories.names, categories.isthing, quality, seen)
     if not args.check:

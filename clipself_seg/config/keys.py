@@ -17,6 +17,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from clipself_seg.config.cat_seg import add_cat_seg_keys
 from clipself_seg.config.detection import add_detection_keys
+from clipself_seg.config.numbers import add_numbers_keys
 from clipself_seg.config.panoptic import add_panoptic_keys
 
 # What a key may be, where that is a short list.
@@ -48,6 +49,7 @@ def default_config() -> CfgNode:
     add_cat_seg_keys(cfg)
     add_panoptic_keys(cfg)
     add_detection_keys(cfg)
+    add_numbers_keys(cfg)
     return cfg
 
 

@@ -357,7 +357,9 @@ def _parse_class(entry: Any, index: int, origin: str) -> VocabularyClass:
             f'{origin}: needs "names", a list of one or more words, got {reprlib.repr(names)}'
         )
     if any(map(NO_TEXT.search, names)):
-        raise InputError(f"{origin}: {reprlib.repr(names)} is no text that can be written: retype it")
+        raise InputError(
+            f"{origin}: {reprlib.repr(names)} is no text that can be written: retype it"
+        )
     if entry.get("index", index) != index:
         raise InputError(f'{origin}: "index" is {entry["index"]}: sort the classes by index')
     fields = {key: value for key, value in entry.items() if key not in ("index", "names")}

@@ -6,7 +6,7 @@ import abc
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from detectron2.evaluation import DatasetEvaluator, inference_context, inference_on_dataset
@@ -14,8 +14,16 @@ from detectron2.utils import comm
 from torch import nn
 
 from clipself_seg.data.loader import Batches
+from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.errors import InputError
-from clipself_seg.models.protocol import DetectionModel, Model, PanopticModel, SemSegModel
+from clipself_seg.evaluation.protocol import MeasuringProtocol, protocol_lines
+from clipself_seg.models.protocol import (
+    SYNONYM_TEXTS,
+    DetectionModel,
+    Model,
+    PanopticModel,
+    SemSegModel,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -24,11 +32,7 @@ AnyModel = TypeVar("AnyModel", bound=Model)
 Compared = TypeVar("Compared")
 
 # Value of a model's key SYNONYMS -> the same in words, for the files of a run.
-SYNONYMS = {
-    "first": "the first alone",
-    "mean": "all, the mean of their embeddings",
-    "max": "all, the best score of them",
-}
+SYNONYMS = SYNONYM_TEXTS
 
 
 class Pass(NamedTuple):
@@ -38,11 +42,13 @@ class Pass(NamedTuple):
         batches: lists of samples.
         evaluator: is given samples and outputs.
         asked: keyword arguments for each call of the model.
+        ask: what is called in place of the model with them, if that depends on the images.
     """
 
     batches: Batches
     evaluator: DatasetEvaluator
     asked: Mapping[str, Any] = {}
+    ask: Callable[[Sequence[Sample]], Any] | None = None
 
 
 class Evaluation(abc.ABC, Generic[AnyModel]):
@@ -52,11 +58,13 @@ class Evaluation(abc.ABC, Generic[AnyModel]):
         datasets: names of the data sets.
         finished: function that is called after each data set with the numbers so far, so that they
             are not lost if a later data set fails.
+        protocols: name of a data set that was begun -> what its numbers were measured with.
     """
 
     def __init__(self, datasets: Sequence[str]) -> None:
         self.datasets = tuple(datasets)
         self.finished: Callable[[Results], None] = lambda results: None
+        self.protocols: dict[str, MeasuringProtocol] = {}
 
     @abc.abstractmethod
     def check(self, model: AnyModel) -> None:
@@ -77,10 +85,12 @@ class Evaluation(abc.ABC, Generic[AnyModel]):
         module = cast(nn.Module, model)
         with self._classes_kept(model):
             for name in self.datasets:
+                self.protocols[name] = self._protocol(name, model)
+                logger.info("%s", self.notes([name])[0])
                 outputs = []
-                for batches, evaluator, asked in self._passes(name, model):
+                for batches, evaluator, asked, ask in self._passes(name, model):
                     with inference_context(module):
-                        ask = functools.partial(module, **asked)
+                        ask = ask or functools.partial(module, **asked)
                         outputs.append(inference_on_dataset(ask, batches, evaluator))
                 results[name] = self._numbers(name, outputs)
                 self.finished(results)
@@ -95,6 +105,15 @@ class Evaluation(abc.ABC, Generic[AnyModel]):
     def _classes_kept(self, model: AnyModel) -> contextlib.AbstractContextManager[None]:
         """Gives the model its own classes back, where it has any."""
         return contextlib.nullcontext()
+
+    @abc.abstractmethod
+    def _protocol(self, name: str, model: AnyModel) -> MeasuringProtocol:
+        """What the numbers of a data set are measured with: of what the model and the evaluation use."""
+
+    def notes(self, names: Iterable[str]) -> list[str]:
+        """Lines that stand below every table: the protocols of some data sets, as far as those were begun."""
+        begun = {name: self.protocols[name] for name in names if name in self.protocols}
+        return protocol_lines({name: protocol.as_dict() for name, protocol in begun.items()})
 
     @abc.abstractmethod
     def _passes(self, name: str, model: AnyModel) -> Iterator[Pass]:
@@ -116,7 +135,7 @@ class Evaluation(abc.ABC, Generic[AnyModel]):
     def _report(self, results: Results) -> None:
         """Logs tables of all data sets, in the main process."""
         for title, table in self.tables(results).items():
-            logger.info("%s:\n%s", title, table)
+            logger.info("%s:\n%s\n%s", title, table, "\n".join(self.notes(results)))
 
 
 @contextlib.contextmanager

@@ -43,7 +43,9 @@ def format_table(
     return _latex(table) if style.startswith("latex") else table
 
 
-def write_tables(path: str | os.PathLike[str], tables: Mapping[str, str], style: str) -> None:
+def write_tables(
+    path: str | os.PathLike[str], tables: Mapping[str, str], style: str, notes: Sequence[str] = ()
+) -> None:
     """Write tables one below the other, atomically.
 
     Args:
@@ -51,14 +53,22 @@ def write_tables(path: str | os.PathLike[str], tables: Mapping[str, str], style:
         tables: title -> table, as `format_table` gives it in this style. The title stands above it, in LaTeX as a
             comment, in Markdown as a heading.
         style: "latex_booktabs", for a document that uses the package booktabs, "csv" or "github".
+        notes: lines that stand below each table, in LaTeX as comments.
     """
     blocks = []
     for title, table in tables.items():
-        line = " ".join(title.split())
-        line = {"csv": _csv_lines([[line]]), "github": f"## {line}\n"}.get(style, f"% {line}")
-        blocks.append(f"{line}\n{table}\n")
+        heading = _line(title, style, "## {}\n")
+        below = "".join(f"{_line(note, style, '{}')}\n" for note in notes)
+        between = "\n" if below and style == "github" else ""
+        blocks.append(f"{heading}\n{table}\n{between}{below}")
     with atomic_path(path) as temporary:
         temporary.write_text("\n".join(blocks), encoding="utf-8")
+
+
+def _line(text: str, style: str, markdown: str) -> str:
+    """A line of text beside tables of a style."""
+    line = " ".join(text.split())
+    return {"csv": _csv_lines([[line]]), "github": markdown.format(line)}.get(style, f"% {line}")
 
 
 def best_marked(values: Sequence[float | None], style: str) -> list[str]:

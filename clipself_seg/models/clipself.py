@@ -34,6 +34,7 @@ from clipself_seg.models.distillation.objective import Objective
 from clipself_seg.models.distillation.step import Step
 from clipself_seg.models.inputs import on_device
 from clipself_seg.models.parameter_groups import Group, matrices_and_vectors
+from clipself_seg.models.protocol import Reading
 from clipself_seg.models.region_reader import RegionReader, check_size, load_region_checkpoint
 
 
@@ -175,6 +176,10 @@ class CLIPSelf(nn.Module):
     def set_vocabulary(self, words: Vocabulary | Sequence[str | Sequence[str]]) -> None:
         """Gives the model the classes that `forward` scores regions against in evaluation."""
         self.reader.set_vocabulary(words)
+
+    def reading(self) -> Reading:
+        """How it reads names and images, see `RegionReader.reading`."""
+        return self.reader.reading()
 
     def check_readouts(self, sizes: Sequence[int], readouts: Sequence[str]) -> None:
         """Refuses sizes and readouts that the model does not have, see `RegionReader.check_readouts`."""

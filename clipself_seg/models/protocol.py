@@ -17,6 +17,17 @@ from torch import Tensor, nn
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 
+# Which names of a class go into its text, in words.
+FIRST_NAME = "the first alone"
+MEAN_OF_NAMES = "all, the mean of their embeddings"
+BEST_OF_NAMES = "all, the best score of each"
+# Value of a model's key SYNONYMS -> the same in words.
+SYNONYM_TEXTS = {
+    "first": FIRST_NAME,
+    "mean": MEAN_OF_NAMES,
+    "max": "all, the best score of them",
+}
+
 
 class Classes(NamedTuple):
     """The classes that `set_vocabulary` has given to a model.
@@ -30,6 +41,40 @@ class Classes(NamedTuple):
     names: tuple[tuple[str, ...], ...] = ()
     things: tuple[int, ...] = ()
     seen: np.ndarray | None = None
+
+
+class Reading(NamedTuple):
+    """How a model reads class names and images, in words, for the protocol line of its tables.
+
+    Attributes:
+        synonyms: which names of a class count, and how.
+        templates: sentences around a name.
+        windows: windows and their stride; "none" where an image is read as a whole.
+        background: what stands for pixels or boxes without a class.
+        size: what becomes of the size that the mapper gives to images; "" if it stays.
+    """
+
+    synonyms: str
+    templates: str
+    windows: str = "none"
+    background: str = "none"
+    size: str = ""
+
+
+@runtime_checkable
+class DescribedModel(Protocol):
+    """A model that says how it reads names and images."""
+
+    def reading(self) -> Reading:
+        """What it does with its present settings."""
+
+
+def reading_of(model: Any) -> Reading:
+    """How a model reads names and images; a registered model of another project may not say."""
+    unstated = "not stated by the model"
+    if isinstance(model, DescribedModel):
+        return model.reading()
+    return Reading(unstated, unstated, unstated, unstated)
 
 
 @runtime_checkable

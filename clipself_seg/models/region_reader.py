@@ -20,6 +20,7 @@ from clipself_seg.checkpoints.names import name_problem
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import clip_from_config
 from clipself_seg.clip.precision import autocast
+from clipself_seg.clip.prompts import templates_text
 from clipself_seg.clip.region_pooling import box_weights, mask_weights, pool
 from clipself_seg.clip.signatures import signature_of
 from clipself_seg.clip.text_bank import TextBank
@@ -30,6 +31,7 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, class_names
 from clipself_seg.errors import InputError, last_line
 from clipself_seg.models.inputs import on_device, send
+from clipself_seg.models.protocol import MEAN_OF_NAMES, Reading
 
 CROPS_AT_ONCE = 64
 
@@ -95,6 +97,10 @@ class RegionReader(nn.Module):
     def patch_size(self) -> int:
         """Stride in pixels of the dense features; images must be multiples of it."""
         return self.clip.patch_size
+
+    def reading(self) -> Reading:
+        """How it reads names and images, for the protocol of its numbers."""
+        return Reading(MEAN_OF_NAMES, templates_text(self.bank.templates))
 
     def weights_hash(self) -> str:
         """Hash of the weights that are evaluated."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from clipself_seg.evaluation.protocol import protocol_lines
 from clipself_seg.evaluation.regions.report import region_table
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers, write_json
 from clipself_seg.mini.writer import WorldSize, make_worlds
@@ -63,6 +64,7 @@ def _run_chapters(output: Path, worlds: Path) -> None:
     make_worlds(worlds, WorldSize())
     rows: dict[str, dict[str, float]] = {}
     provenances: dict[str, Any] = {}
+    protocols: dict[str, Any] = {}
     say("region recognition: CLIP as it is, after distillations just now, and after longer ones")
     # Those that take long begin.
     runs = sorted(RUNS, key=lambda run: not run.training)
@@ -71,6 +73,7 @@ def _run_chapters(output: Path, worlds: Path) -> None:
         content = run.results(output)
         (rows[run.title],) = content["results"][DATASET].values()
         provenances[run.title] = content["provenance"]
+        protocols[run.title] = content["protocol"]
     chapters = {"semantic": semantic_chapter(output, worlds)}
     panoptic = panoptic_chapter(output, worlds)
     chapters |= {f"panoptic, {name}": chapter for name, chapter in panoptic.items()}
@@ -78,13 +81,14 @@ def _run_chapters(output: Path, worlds: Path) -> None:
     say("images")
     live = {run.title: output / run.folder / "metrics.json" for run in RUNS if run.training}
     write_images_and_page(output, worlds / "mini", rows, live, chapters)
-    _write_table(output, rows, provenances, chapters, time.monotonic() - begin)
+    _write_table(output, rows, provenances, protocols, chapters, time.monotonic() - begin)
 
 
 def _write_table(
     output: Path,
     rows: dict[str, dict[str, float]],
     provenances: dict[str, Any],
+    protocols: dict[str, Any],
     chapters: Mapping[str, Chapter],
     seconds: float,
 ) -> None:
@@ -92,11 +96,15 @@ def _write_table(
     provenances = provenances | {
         k: v for chapter in chapters.values() for k, v in chapter.provenances.items()
     }
-    write_json(output / "results.json", content | {"seconds": seconds, "provenance": provenances})
+    for chapter in chapters.values():
+        protocols = protocols | dict(chapter.protocols)
+    about = {"seconds": seconds, "provenance": provenances, "protocol": protocols}
+    write_json(output / "results.json", content | about)
     with atomic_path(output / "table.md") as temporary:
         tables = [region_table(rows, style="github")]
         tables += [chapter.table("github") for chapter in chapters.values()]
-        temporary.write_text("\n\n".join(tables) + "\n")
+        lines = (line for one in protocols.values() for line in protocol_lines(one))
+        temporary.write_text("\n\n".join([*tables, *dict.fromkeys(lines)]) + "\n")
     style = "terminal" if sys.stdout.isatty() else "simple"
     semantic, *panoptic, detection = (chapter.table(style) for chapter in chapters.values())
     panoptic_tables = "\n\n".join(panoptic)
@@ -117,5 +125,5 @@ def _write_table(
         f"{detection}\n\n"
         "AP50 of boxes of F-ViT in %, trained on boxes of the seen (base) things of mini alone; novel ones "
         "were never\nnamed in its training.\n"
-        f"{seconds / 60:.1f} minutes. Images: {output / 'index.html'}\n"
+        f"{seconds / 60:.1f} minutes. Images: {output / 'index.html'}; protocols of the numbers: table.md\n"
     )

@@ -55,7 +55,7 @@ class Run:
         return output / self.folder / f"predicted_{name}"
 
     def results(self, output: Path) -> dict[str, Any]:
-        """What the run wrote: "results" and "provenance"."""
+        """What the run wrote: "results", "provenance" and "protocol"."""
         return read_results(output / self.folder / "results.json")
 
 
@@ -66,12 +66,14 @@ class Chapter:
     Attributes:
         rows: title of a run -> data set -> results.
         provenances: title of a run -> its provenance.
+        protocols: title of a run -> data set -> what its numbers were measured with.
         table: format of `tabulate` -> the chapter's table.
         images: name of a world -> what the page shows of it.
     """
 
     rows: Mapping[str, Mapping[str, Any]]
     provenances: Mapping[str, Any]
+    protocols: Mapping[str, Mapping[str, Any]]
     table: Callable[[str], str]
     images: Mapping[str, Sequence[Row]]
 
@@ -95,7 +97,10 @@ def read_chapter(
     contents = {run.title: run.results(output) for run in runs}
     rows = {title: content["results"] for title, content in contents.items()}
     provenances = {prefix + title: content["provenance"] for title, content in contents.items()}
-    return Chapter(rows, provenances, lambda style: table(rows, style=style), images or {})
+    protocols = {prefix + title: content["protocol"] for title, content in contents.items()}
+    return Chapter(
+        rows, provenances, protocols, lambda style: table(rows, style=style), images or {}
+    )
 
 
 def first_images(worlds: Path, world: str) -> list[Path]:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from clipself_seg.errors import InputError
+from clipself_seg.evaluation.protocol import protocol_lines
+from clipself_seg.provenance import protocols_of
 from clipself_seg.tables.claims import (
     FAILS,
     NOISE,
@@ -42,7 +44,7 @@ class Section:
         headings: headings of the rows' table.
         body: its cells.
         claims: cells of the claims, below `CLAIM_HEADINGS`.
-        reasons: why claims do not hold, and why rows are absent.
+        reasons: why claims do not hold, why rows are absent, and the protocols of the numbers.
         commands: cells below `COMMAND_HEADINGS`.
         minutes: core-minutes of the finished runs, by name; None where the system did not say.
     """
@@ -96,7 +98,7 @@ def make_section(table: Table, scale: str, runs: TableRuns, store: Store) -> Sec
         headings,
         body,
         claims,
-        reasons + _absences(table, scale),
+        reasons + _absences(table, scale) + _protocols(runs, store),
         commands,
         _minutes(runs, store),
     )
@@ -239,6 +241,14 @@ def _mean_minutes(records: Iterable[Mapping[str, Any]]) -> str:
     minutes = [record["minutes"] for record in records]
     known = [value for value in minutes if value is not None]
     return f"{statistics.fmean(known):.1f}" if known else "not known" if minutes else ""
+
+
+def _protocols(runs: TableRuns, store: Store) -> list[str]:
+    """The protocols that the numbers of the rows were measured with, each once."""
+    records = (store.record(one) for own in runs.values() for one in own)
+    protocols = [protocols_of(record) for record in records if record]
+    lines = (line for one in protocols for line in protocol_lines(one))
+    return list(dict.fromkeys(lines))
 
 
 def _minutes(runs: TableRuns, store: Store) -> dict[str, float | None]:

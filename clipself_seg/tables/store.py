@@ -32,7 +32,9 @@ class Store:
         self._known: dict[str, dict[str, Any]] = {}
 
     def record(self, run: Run) -> dict[str, Any] | None:
-        """What a finished run left: "results", "provenance", "settings", "minutes"; None if it is not finished.
+        """What a finished run left: "results", "provenance", "settings", "minutes", and "protocol" if it wrote one.
+
+        None if it is not finished.
 
         A run is finished if every data set has its numbers, none of them infinite and some of them finite (a
         mean over no classes is none), and no default that it had changed since.
@@ -109,6 +111,8 @@ class Store:
         dropped = ("config", "command")
         provenance = {k: v for k, v in written["provenance"].items() if k not in dropped}
         record = {"results": written["results"], "provenance": provenance, **note}
+        if written["protocol"]:  # runs of before there were protocols have none
+            record["protocol"] = written["protocol"]
         return record if _is_complete(record) else None
 
     def _from_kept(self, run: Run) -> dict[str, Any] | None:

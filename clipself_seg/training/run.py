@@ -242,11 +242,12 @@ def _write_numbers_of(
         # Where a later data set fails, the file says what it lacks.
         if waiting := [name for name in evaluation.datasets if name not in results]:
             metadata["not evaluated"] = waiting
-        write_results(path, results, metadata)
+        protocols = {name: one.as_dict() for name, one in evaluation.protocols.items()}
+        write_results(path, results, metadata, protocols)
         logger.info("results written to %s", path)
         for style, name in (FILES[one] for one in formats):
             file = _with_suffix(path.with_name(name), suffix)
-            write_tables(file, evaluation.tables(results, style), style)
+            write_tables(file, evaluation.tables(results, style), style, evaluation.notes(results))
             logger.info("tables written to %s", file)
 
     evaluation.finished = write

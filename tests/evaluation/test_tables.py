@@ -50,3 +50,14 @@ def test_the_best_of_each_column_of_cells_is_marked():
     assert mark_best(body, "csv", 2) == body and mark_best([], "github") == []
     html = format_table(["name", "number"], mark_best([["a", "1.0"], ["b", "2.0"]], "html"), "html")
     assert "<b>2.0</b>" in html and "<b>1.0" not in html
+
+
+def test_notes_stand_below_each_table(tmp_path):
+    tables = {"one": format_table(HEADINGS, BODY, "csv"), "two": "a"}
+    write_tables(tmp_path / "x.csv", tables, "csv", ["words: pets | size: 8, 9"])
+    lines = (tmp_path / "x.csv").read_text().splitlines()
+    assert lines.count('"words: pets | size: 8, 9"') == 2 and lines[-1] == lines[len(BODY) + 2]
+    write_tables(tmp_path / "x.tex", {"one": "a"}, "latex_booktabs", ["size {8}", "b"])
+    assert (tmp_path / "x.tex").read_text() == "% one\na\n% size {8}\n% b\n"
+    write_tables(tmp_path / "x.md", {"one": "a"}, "github", ["{} b"])
+    assert (tmp_path / "x.md").read_text() == "## one\n\na\n\n{} b\n"

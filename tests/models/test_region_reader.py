@@ -99,3 +99,9 @@ def test_scoring_before_the_words_are_known_is_an_error():
     reader = RegionReader(clip=load_clip("ViT-Mini-8", None))
     with pytest.raises(RuntimeError, match="set_vocabulary"):
         reader([tiny_region_sample()])
+
+
+def test_its_reading_is_what_it_does(reader):
+    reading = reader.reading()
+    assert reading.synonyms == "all, the mean of their embeddings" and reading.windows == "none"
+    assert reading.templates == '"a photo of a {}"'

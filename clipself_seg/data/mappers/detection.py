@@ -283,6 +283,10 @@ class DetectionTestMapper:
         """Read INPUT.DETECTION and MAX_PIXELS."""
         return _from_config(cfg)
 
+    def size_rule(self) -> str:
+        """The size of images in words, for the protocol of an evaluation."""
+        return f"long side {self.side} px ({self.resize})"
+
     def __call__(self, record: Record) -> Sample:
         """Make the sample of one image.
 

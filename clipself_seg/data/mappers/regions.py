@@ -77,6 +77,10 @@ class RegionMapper:
             "max_pixels": cfg.INPUT.MAX_PIXELS,
         }
 
+    def size_rule(self) -> str:
+        """The size of images in words, for the protocol of an evaluation."""
+        return f"fitted into a square of {self.image_size} px, masks by rule {self.mask_resize}"
+
     def __call__(self, record: Record) -> Sample:
         """Make the sample of one image.
 

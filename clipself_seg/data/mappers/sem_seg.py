@@ -171,6 +171,8 @@ class SemSegTestMapper:
             max_pixels: largest number of pixels of an image that is decoded.
         """
         self.max_pixels = max_pixels
+        self.min_size = min_size
+        self.max_size = max_size
         self.resize = ResizeShortestEdge(min_size, max_size, "choice")
 
     @classmethod
@@ -182,6 +184,12 @@ class SemSegTestMapper:
             "max_size": cfg.INPUT.MAX_SIZE_TEST,
             "max_pixels": cfg.INPUT.MAX_PIXELS,
         }
+
+    def size_rule(self) -> str:
+        """The size of images in words, for the protocol of an evaluation."""
+        if not self.min_size:
+            return "own size"
+        return f"short side {self.min_size} px, long side at most {self.max_size} px"
 
     def __call__(self, record: Record) -> Sample:
         """Make the sample of one image.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,9 +30,19 @@ from clipself_seg.evaluation.detection.ground_truth import (
     read_detection_ground_truth,
 )
 from clipself_seg.evaluation.detection.report import paper_tables, run_table
-from clipself_seg.models.protocol import DetectionModel
+from clipself_seg.evaluation.extras import Extras
+from clipself_seg.evaluation.protocol import (
+    MeasuringProtocol,
+    seen_text,
+    size_text,
+    words_text,
+)
+from clipself_seg.evaluation.synonym_test import renamed_vocabularies, synonym_results
+from clipself_seg.models.protocol import DetectionModel, reading_of
 
 logger = logging.getLogger(__name__)
+
+MEASURED = ("synonyms",)
 
 # What the numbers of a data set count, for the files of a run.
 LIMIT_TEXTS = {
@@ -58,6 +69,7 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
         workers: int,
         output_dir: Path,
         synonyms: str = "first",
+        extras: Extras | None = None,
     ) -> None:
         """
         Args:
@@ -73,6 +85,7 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
             output_dir: folder for detections and tables by class; its name is that of the model in the
                 paper's tables.
             synonyms: names of a class that its prompts have, "first" or "mean" for all, for the metadata.
+            extras: what is measured beside the published numbers, out of `MEASURED`; None for nothing.
         """
         super().__init__(datasets)
         self.mapper = mapper
@@ -83,6 +96,7 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
         self.workers = workers
         self.output_dir = output_dir
         self.synonyms = synonyms
+        self.extras = extras or Extras()
         self._known: dict[str, _DetectionData] = {}
 
     @classmethod
@@ -103,6 +117,7 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
             "workers": cfg.DATALOADER.NUM_WORKERS,
             "output_dir": Path(cfg.OUTPUT_DIR),
             "synonyms": cfg.MODEL.FVIT.SYNONYMS,
+            "extras": Extras.from_config(cfg, "detection", MEASURED),
         }
 
     def check(self, model: DetectionModel) -> None:
@@ -131,23 +146,57 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
     def _classes_kept(self, model: DetectionModel) -> contextlib.AbstractContextManager[None]:
         return own_classes_kept(model)
 
+    def _protocol(self, name: str, model: DetectionModel) -> MeasuringProtocol:
+        data = self._data(name)
+        reading = reading_of(model)
+        return MeasuringProtocol(
+            words=words_text(data.vocabulary.name, len(data.vocabulary)),
+            synonyms=reading.synonyms,
+            templates=reading.templates,
+            background=reading.background,
+            windows=reading.windows,
+            size=size_text(self.mapper, reading.size),
+            seen=seen_text(data.seen, data.split),
+            rule=self._rule(data),
+            beside=self.extras.text(),
+        )
+
     def _passes(self, name: str, model: DetectionModel) -> Iterator[Pass]:
         data = self._data(name)
+        batches = functools.partial(evaluation_batches, data.records, self.mapper, self.workers)
         model.set_vocabulary(data.vocabulary, seen=data.seen)
-        evaluator = DetectionEvaluator(
+        yield Pass(batches(), self._evaluator(name, self.output_dir))
+        renamed = renamed_vocabularies(data.vocabulary, self.extras.synonyms, name)
+        for number, vocabulary in enumerate(renamed, 1):
+            logger.info("synonym test, vocabulary %d of %d:", number, len(renamed))
+            # The classes are the same, and so are those that are seen.
+            model.set_vocabulary(vocabulary, seen=data.seen)
+            yield Pass(batches(), self._evaluator(name, None))
+
+    def _evaluator(self, name: str, output_dir: Path | None) -> DetectionEvaluator:
+        data = self._data(name)
+        return DetectionEvaluator(
             dataset_name=name,
             vocabulary=data.vocabulary,
             ground_truth=data.truth,
             tasks=self.tasks,
             limits=self.limits,
             seen=data.seen,
-            output_dir=self.output_dir,
+            output_dir=output_dir,
         )
-        yield Pass(evaluation_batches(data.records, self.mapper, self.workers), evaluator)
 
     def _numbers(self, name: str, outputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """ "bbox" and "segm" -> numbers in percent, as `DetectionEvaluator` gives them."""
-        return outputs[0]
+        """ "bbox" and "segm" -> numbers in percent, as `DetectionEvaluator` gives them, and of the synonym test."""
+        own, *rounds = outputs
+        if not rounds:
+            return own
+        return {
+            kind: numbers
+            | synonym_results(
+                [{k: v for k, v in one[kind].items() if k.startswith("AP")} for one in rounds]
+            )
+            for kind, numbers in own.items()
+        }
 
     def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
         """All precisions of each data set, and the paper's tables that they belong to."""

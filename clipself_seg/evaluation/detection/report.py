@@ -48,6 +48,9 @@ RUN_COLUMNS = TRANSFER_COLUMNS | {
     "APf": "APf",
     "base AP50": "AP50-seen",
     "novel AP50": "AP50-unseen",
+    "synonyms AP": "synonyms-mean-AP",
+    "worst AP": "synonyms-worst-AP",
+    "spread AP": "synonyms-spread-AP",
 }
 CSV_COLUMNS = ("index", "name", "frequency", "seen", "ap", "ap50", "objects", "detections")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from detectron2.config import CfgNode, configurable
 from detectron2.evaluation import DatasetEvaluator
 
 from clipself_seg.data.datasets.panoptic import IGNORE_LABEL
-from clipself_seg.data.loader import evaluation_batches
+from clipself_seg.data.loader import Batches, evaluation_batches
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.records import Record
+from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results, own_classes_kept
+from clipself_seg.evaluation.extras import Extras
 from clipself_seg.evaluation.instances.ap import InstanceAPEvaluator
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.evaluation.panoptic.fusion_report import (
@@ -35,15 +39,30 @@ from clipself_seg.evaluation.panoptic.fusions import (
     sweep_fusions,
     sweep_results,
 )
+from clipself_seg.evaluation.panoptic.gap import gap_results
 from clipself_seg.evaluation.panoptic.ground_truth import (
     PanopticGroundTruth,
     read_panoptic_ground_truth,
     train_vocabulary_name,
 )
+from clipself_seg.evaluation.panoptic.true_masks import TrueMaskEvaluator, TrueMasks
+from clipself_seg.evaluation.protocol import (
+    MeasuringProtocol,
+    seen_text,
+    size_text,
+    words_text,
+)
+from clipself_seg.evaluation.sem_seg.beside import Beside
 from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
-from clipself_seg.models.protocol import PanopticModel
+from clipself_seg.evaluation.synonym_test import renamed_vocabularies, synonym_results
+from clipself_seg.models.panoptic.true_masks import MaskModel
+from clipself_seg.models.protocol import PanopticModel, reading_of
 
 logger = logging.getLogger(__name__)
+
+MEASURED = ("similarity", "boundary", "naming", "synonyms", "oracle", "gap")
+# Beginnings of the numbers of other passes that are kept.
+MEASURES = ("PQ", "SQ", "RQ", "AP", "mIoU", "fwIoU", "mACC", "pACC")
 
 
 class PanopticEvaluation(Evaluation[PanopticModel]):
@@ -62,6 +81,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         train_vocabulary: str,
         workers: int,
         output_dir: Path,
+        extras: Extras | None = None,
     ) -> None:
         """
         Args:
@@ -77,6 +97,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             workers: number of worker processes of each loader.
             output_dir: folder for tables by class, in a folder for each fusion, and plots of the
                 sweep.
+            extras: what is measured beside the published numbers, out of `MEASURED`; None for nothing.
 
         Raises:
             InputError: unknown fusions or tasks, or exponents of the sweep out of [0, 1].
@@ -92,6 +113,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         self.train_vocabulary = train_vocabulary
         self.workers = workers
         self.output_dir = output_dir
+        self.extras = extras or Extras()
         self._known: dict[str, PanopticGroundTruth] = {}
         self._exponents: dict[str, tuple[float, float]] = {}
         self._metadata: dict[str, Any] = {}
@@ -110,6 +132,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             "train_vocabulary": train_vocabulary_name(cfg),
             "workers": cfg.DATALOADER.NUM_WORKERS,
             "output_dir": Path(cfg.OUTPUT_DIR),
+            "extras": Extras.from_config(cfg, "panoptic segmentation", MEASURED),
         }
 
     def check(self, model: PanopticModel) -> None:
@@ -124,8 +147,27 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
                 areas[name] = truth.areas
         self._metadata["names of a class"] = "all, the best score of each"
         self._metadata |= model.evaluation_metadata(records)
+        self._check_extras(model)
         if areas:
             self._metadata["areas"] = areas
+
+    def _check_extras(self, model: PanopticModel) -> None:
+        """Refuse what is asked for beside the published numbers and cannot be measured."""
+        for name in self.datasets:
+            if self.extras.gap and "panoptic" not in self._truth(name).tasks:
+                raise InputError(
+                    'TEST.NUMBERS.GAP is about PQ: add "panoptic" to TEST.PANOPTIC.TASKS, or set it to False'
+                )
+        if self._apart and not isinstance(model, MaskModel):
+            raise InputError(
+                "TEST.NUMBERS.NAMING and GAP need a model that makes and names masks in two steps (`generate` and "
+                f"`clip_scores`), which {type(model).__name__} does not: set them to False"
+            )
+        if self.extras.synonyms and "generator on disk" in self._metadata:
+            raise InputError(
+                "TEST.NUMBERS.SYNONYMS needs a generator: MODEL.MASK_GENERATOR.SOURCE disk has the scores of one "
+                "vocabulary alone"
+            )
 
     def metadata(self) -> dict[str, Any]:
         """Settings that decide the numbers beside weights and configuration, known after `check`."""
@@ -134,47 +176,107 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
     def _classes_kept(self, model: PanopticModel) -> contextlib.AbstractContextManager[None]:
         return own_classes_kept(model)
 
+    def _protocol(self, name: str, model: PanopticModel) -> MeasuringProtocol:
+        truth = self._truth(name)
+        reading = reading_of(model)
+        seen = f"a name as {self.train_vocabulary} spells it"
+        return MeasuringProtocol(
+            words=words_text(truth.vocabulary.name, len(truth.vocabulary)),
+            synonyms=reading.synonyms,
+            templates=reading.templates,
+            background=reading.background,
+            windows=reading.windows,
+            size=size_text(self.mapper, reading.size),
+            seen=seen_text(truth.seen, seen),
+            rule=f"mIoU over classes by rule {self.rule}" if "semantic" in truth.tasks else "",
+            beside=self.extras.text(),
+        )
+
     def _passes(self, name: str, model: PanopticModel) -> Iterator[Pass]:
         truth = self._truth(name)
+        batches = functools.partial(evaluation_batches, truth.records, self.mapper, self.workers)
         model.set_vocabulary(truth.vocabulary, seen=truth.seen)
-        batches = evaluation_batches(truth.records, self.mapper, self.workers)
         named = named_fusions(self.fusions, *model.exponents, truth.tasks)
         self._exponents = {fusion: own[:2] for fusion, own in named.items()}
         asked = named | sweep_fusions(self.sweep, truth.seen)
-        yield Pass(batches, self._evaluator(name, truth), {"fusions": asked})
+        yield Pass(batches(), self._evaluator(name, truth), {"fusions": asked})
+        renamed = renamed_vocabularies(truth.vocabulary, self.extras.synonyms, name)
+        for number, vocabulary in enumerate(renamed, 1):
+            logger.info("synonym test, vocabulary %d of %d:", number, len(renamed))
+            # The classes are the same, and so are those that are seen.
+            model.set_vocabulary(vocabulary, seen=truth.seen)
+            yield Pass(batches(), self._evaluator(name, truth, main=False), {"fusions": named})
+        model.set_vocabulary(truth.vocabulary, seen=truth.seen)
+        if self.extras.oracle:
+            logger.info("oracle words, of each image its own classes:")
+            ask = functools.partial(_with_true_classes, model, truth.vocabulary, named)
+            yield Pass(batches(), self._evaluator(name, truth, main=False), ask=ask)
+        if self._apart:
+            yield self._true_masks(name, truth, model, batches())
+
+    @property
+    def _apart(self) -> bool:
+        """Whether naming and masks are measured apart."""
+        return self.extras.naming or self.extras.gap
+
+    def _true_masks(
+        self, name: str, truth: PanopticGroundTruth, model: Any, batches: Batches
+    ) -> Pass:
+        evaluator = TrueMaskEvaluator(
+            dataset_name=name,
+            vocabulary=truth.vocabulary,
+            image_ids=truth.image_ids,
+            seen=truth.seen,
+        )
+        ask = TrueMasks(model, truth.vocabulary, queries=self.extras.gap)
+        return Pass(batches, evaluator, ask=ask)
 
     def _numbers(self, name: str, outputs: list[dict[str, Any]]) -> dict[str, Any]:
         """For each fusion means in percent (those of `panoptic_results`, "AP..." of `instance_results`, those
-        of `sem_seg_results`), "alpha", "beta" and "images"; with a sweep also "sweep", see `fusion_report`.
+        of `sem_seg_results`, and those that ``TEST.NUMBERS`` asks for), "alpha", "beta" and "images"; with a sweep
+        also "sweep", see `fusion_report`.
         """
-        (numbers,) = outputs
-        results: dict[str, Any] = {
-            fusion: numbers[fusion] | {"alpha": alpha, "beta": beta}
-            for fusion, (alpha, beta) in self._exponents.items()
-        }
+        numbers, *more = outputs
+        apart = more.pop()["true_masks"] if self._apart else {}
+        oracle = more.pop() if self.extras.oracle else None
+        results: dict[str, Any] = {}
+        for fusion, (alpha, beta) in self._exponents.items():
+            own = numbers[fusion] | {"alpha": alpha, "beta": beta}
+            if oracle is not None:
+                own |= {f"oracle-{key}": v for key, v in _measures(oracle[fusion]).items()}
+            if more:
+                own |= synonym_results([_measures(one[fusion]) for one in more])
+            if self._apart:
+                own |= apart
+            if self.extras.gap:
+                parts = ("PQ", "true-names-PQ", "best-queries-PQ")
+                own |= gap_results(*(own[part] for part in parts))
+            results[fusion] = own
         if self.sweep:
             results["sweep"] = sweep_results(self.sweep, self._truth(name).seen, numbers)
         return results
 
-    def _evaluator(self, name: str, truth: PanopticGroundTruth) -> FusionsEvaluator:
-        """Evaluators of every fusion of a data set."""
+    def _evaluator(
+        self, name: str, truth: PanopticGroundTruth, main: bool = True
+    ) -> FusionsEvaluator:
+        """Evaluators of every fusion of a data set; of the main pass with files, sweep and numbers beside."""
+        cells = sweep_fusions(self.sweep, truth.seen) if main else {}
         return FusionsEvaluator(
             fusions={
                 fusion: {
-                    task: self._task_evaluator(name, truth, task, fusion) for task in truth.tasks
+                    task: self._task_evaluator(
+                        name, truth, task, self.output_dir / fusion if main else None
+                    )
+                    for task in truth.tasks
                 }
                 for fusion in self.fusions
             },
-            quiet={
-                fusion: self._panoptic_evaluator(name, truth, None)
-                for fusion in sweep_fusions(self.sweep, truth.seen)
-            },
+            quiet={cell: self._panoptic_evaluator(name, truth, None) for cell in cells},
         )
 
     def _task_evaluator(
-        self, name: str, truth: PanopticGroundTruth, task: str, fusion: str
+        self, name: str, truth: PanopticGroundTruth, task: str, folder: Path | None
     ) -> DatasetEvaluator:
-        folder = self.output_dir / fusion
         if task == "panoptic":
             return self._panoptic_evaluator(name, truth, folder)
         if task == "semantic":
@@ -184,6 +286,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
                 ignore_label=IGNORE_LABEL,
                 seen=truth.seen,
                 rule=self.rule,
+                beside=Beside(truth.similarity, self.extras.boundary) if folder else None,
                 output_dir=folder,
             )
         assert truth.instances is not None
@@ -204,13 +307,17 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             image_ids=truth.image_ids,
             seen=truth.seen,
             panoptic_json=truth.files.path(truth.files.panoptic_json),
+            similarity=truth.similarity if folder else None,
+            true_names=self.extras.gap and folder is not None,
             output_dir=folder,
         )
 
     def _truth(self, name: str) -> PanopticGroundTruth:
         """Vocabulary, records and ground truth of a data set, read once."""
         if name not in self._known:
-            self._known[name] = read_panoptic_ground_truth(name, self.tasks, self.train_vocabulary)
+            truth = read_panoptic_ground_truth(name, self.tasks, self.train_vocabulary)
+            similarity = self.extras.similarity_of(truth.vocabulary)
+            self._known[name] = truth._replace(similarity=similarity)
         return self._known[name]
 
     def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
@@ -239,3 +346,20 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
 def _sweeps(results: Results) -> dict[str, Sweep]:
     """The sweep of each data set that has one."""
     return {name: numbers["sweep"] for name, numbers in results.items() if "sweep" in numbers}
+
+
+def _measures(numbers: Mapping[str, float]) -> dict[str, float]:
+    """PQ, AP, mIoU and the like of one fusion, without counts."""
+    return {key: value for key, value in numbers.items() if key.startswith(MEASURES)}
+
+
+def _with_true_classes(
+    model: Any, vocabulary: Vocabulary, fusions: Mapping[str, Any], samples: Sequence[Sample]
+) -> Any:
+    """A model's outputs where of each image the classes alone are given that it has segments of."""
+    index_of = vocabulary.dataset_id_to_index
+    given = []
+    for sample in samples:
+        classes = {index_of[info["category_id"]] for info in sample["segments_info"]}
+        given.append({**sample, "classes": sorted(classes)})
+    return model(given, fusions=fusions)

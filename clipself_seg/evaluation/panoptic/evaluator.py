@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
@@ -24,13 +24,20 @@ from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import require_predictions
 from clipself_seg.evaluation.panoptic.files import check_things_and_stuff
+from clipself_seg.evaluation.panoptic.gap import match_with_true_names
 from clipself_seg.evaluation.panoptic.numbers import (
     ClassQuality,
     ImageMatches,
+    group_means,
     match_segments,
     panoptic_map,
     panoptic_quality,
     panoptic_results,
+)
+from clipself_seg.evaluation.panoptic.open_quality import (
+    OpenMatches,
+    match_any_class,
+    open_quality,
 )
 from clipself_seg.evaluation.panoptic.report import quality_table, write_quality_csv
 
@@ -52,6 +59,8 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         image_ids: Sequence[Any] | None = None,
         seen: np.ndarray | None = None,
         panoptic_json: str | os.PathLike[str] = "the panoptic JSON",
+        similarity: np.ndarray | None = None,
+        true_names: bool = False,
         output_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         """
@@ -62,6 +71,8 @@ class PanopticQualityEvaluator(DatasetEvaluator):
                 evaluated. None takes the images that come, sorted by id.
             seen: (C,) bool, classes of the training vocabulary; None splits nothing.
             panoptic_json: file of the ground truth, for messages.
+            similarity: (C, C) in [0, 1] for Open PQ; None measures none.
+            true_names: whether PQ with true names is measured, see `gap`.
             output_dir: folder where the main process writes `panoptic_classes_<data set>.csv`;
                 None writes nothing.
 
@@ -77,12 +88,14 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         self.image_ids = None if image_ids is None else list(image_ids)
         self.seen = None if seen is None else np.asarray(seen, dtype=bool)
         self.panoptic_json = panoptic_json
+        self.similarity = similarity
+        self.true_names = true_names
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.reset()
 
     def reset(self) -> None:
         """Forget all images."""
-        self._images: dict[Any, ImageMatches] = {}
+        self._images: dict[Any, _Matches] = {}
 
     def process(
         self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
@@ -118,7 +131,11 @@ class PanopticQualityEvaluator(DatasetEvaluator):
                 self.vocabulary.dataset_id_to_index,
                 f"{png} and the entry of image {sample['image_id']} in {self.panoptic_json}",
             )
-            self._images[sample["image_id"]] = match_segments(truth, predicted)
+            self._images[sample["image_id"]] = _Matches(
+                match_segments(truth, predicted),
+                None if self.similarity is None else match_any_class(truth, predicted),
+                match_with_true_names(truth, predicted) if self.true_names else None,
+            )
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Merge all processes and average.
@@ -147,12 +164,13 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         return self._merge()[1]
 
     def _merge(self) -> tuple[ClassQuality, dict[str, float]]:
-        merged: dict[Any, ImageMatches] = {}
+        merged: dict[Any, _Matches] = {}
         for images in comm.all_gather(self._images):
             merged |= images
         order = sorted(merged, key=str) if self.image_ids is None else self.image_ids
         require_predictions(order, merged, self.dataset_name)
-        quality = panoptic_quality([merged[image] for image in order], len(self.vocabulary))
+        matches = [merged[image] for image in order]
+        quality = panoptic_quality([one.own for one in matches], len(self.vocabulary))
         if np.isnan(quality.pq).all():
             raise InputError(
                 f'"{self.dataset_name}" has no segment in {len(order)} images, neither true nor '
@@ -162,4 +180,23 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         results |= panoptic_results(
             quality, self.vocabulary.names, self.vocabulary.thing, self.seen
         )
-        return quality, results
+        return quality, results | self._beside(matches)
+
+    def _beside(self, matches: Sequence[_Matches]) -> dict[str, float]:
+        """Numbers beside PQ, SQ and RQ, each a mean over the classes of every group."""
+        values = {}
+        if self.similarity is not None:
+            every = [one.any_class for one in matches if one.any_class is not None]
+            values["Open-PQ"] = open_quality(every, self.similarity)
+        if self.true_names:
+            named = [one.true_names for one in matches if one.true_names is not None]
+            values["true-names-PQ"] = panoptic_quality(named, len(self.vocabulary)).pq
+        return group_means(values, self.vocabulary.thing, self.seen)
+
+
+class _Matches(NamedTuple):
+    """Matches of an image: its own, and what is asked for beside them."""
+
+    own: ImageMatches
+    any_class: OpenMatches | None
+    true_names: ImageMatches | None

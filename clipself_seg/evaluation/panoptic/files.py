@@ -8,7 +8,7 @@ import io
 import logging
 import os
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from clipself_seg.evaluation.panoptic.numbers import (
     panoptic_map,
     panoptic_quality,
 )
+from clipself_seg.evaluation.protocol import MeasuringProtocol, seen_text, words_text
 from clipself_seg.evaluation.sem_seg.numbers import class_keys
 
 logger = logging.getLogger(__name__)
@@ -111,6 +112,33 @@ def seen_categories(categories: Categories, vocabulary: str, trained: str) -> np
         )
     seen = seen_by_synonym(classes, load_vocabulary(trained))
     return seen[[classes.dataset_id_to_index[i] for i in categories.ids]]
+
+
+def files_protocol(
+    truth: PanopticFolder,
+    categories: Categories,
+    seen: np.ndarray | None,
+    split: Sequence[str] | None,
+) -> MeasuringProtocol:
+    """What the numbers of a prediction in files are measured with, of which the files say little.
+
+    Args:
+        truth: files of the ground truth.
+        categories: its classes.
+        seen: (C,) bool, see `seen_categories`; None splits nothing.
+        split: the two vocabularies that tell.
+    """
+    unknown = "of whoever predicted, not stated by the files"
+    rule = f"a name of {split[0]} as {split[1]} spells it" if split else ""
+    return MeasuringProtocol(
+        words=words_text(f"categories of {truth.json.name}", len(categories.ids)),
+        synonyms=unknown,
+        templates=unknown,
+        background="void of the files",
+        windows=unknown,
+        size="own size of the images",
+        seen=seen_text(seen, rule),
+    )
 
 
 def check_things_and_stuff(isthing: np.ndarray, source: str) -> None:

@@ -38,6 +38,7 @@ class PanopticGroundTruth(NamedTuple):
         instances: instances of all images; None if they are not measured.
         areas: kind of the areas of stuff that the panoptic JSON states: "published", also where
             ADE20K's file names none, or "clean"; "" for a data set that has only one kind.
+        similarity: (K, K) in [0, 1] of the classes; None if it is not asked for.
     """
 
     files: PanopticFiles
@@ -47,6 +48,7 @@ class PanopticGroundTruth(NamedTuple):
     tasks: tuple[str, ...]
     instances: InstanceGroundTruth | None
     areas: str = ""
+    similarity: np.ndarray | None = None
 
     @property
     def image_ids(self) -> list[Any]:

@@ -143,14 +143,27 @@ def _check_segment(info: Any, source: str) -> None:
         raise InputError(f"{source}: no three bytes of a PNG hold the id of the segment {info!r}")
 
 
-def match_segments(truth: PanopticMap, predicted: PanopticMap) -> ImageMatches:
-    """Match the segments of one image.
+class Overlaps(NamedTuple):
+    """How the n true and the m predicted segments of an image overlap.
 
-    A true segment that is listed but has no pixel is missed: in ADE20K's files things may cover it.
+    Attributes:
+        common: (n, m) int64, pixels of each pair.
+        void: (m,) int64, pixels of each prediction without ground truth.
+        predicted: (m,) int64, pixels of each prediction.
+        ious: (n, m) float64, IoU of each pair without void pixels, 0 for crowds.
+    """
+
+    common: np.ndarray
+    void: np.ndarray
+    predicted: np.ndarray
+    ious: np.ndarray
+
+
+def segment_overlaps(truth: PanopticMap, predicted: PanopticMap) -> Overlaps:
+    """Compare every true segment with every predicted one, whatever their classes.
 
     Raises:
-        InputError: sizes differ; a map has ids that its list lacks; a predicted segment without
-            a pixel; a true segment, not a crowd, with more pixels than its stated area.
+        InputError: as `match_segments`.
     """
     if truth.ids.shape != predicted.ids.shape:
         sizes = ["{1} x {0}".format(*side.ids.shape) for side in (truth, predicted)]
@@ -165,26 +178,45 @@ def match_segments(truth: PanopticMap, predicted: PanopticMap) -> ImageMatches:
     _check_pixels(truth, pixels.sum(axis=1)[1:], predicted, predicted_pixels)
     # Pixels of a prediction on void do not count, and a true segment is as large as its file states.
     union = predicted_pixels + truth.areas[:, None] - common - void
-    fits = (truth.classes[:, None] == predicted.classes) & ~truth.crowd[:, None] & (common > 0)
-    ious = np.divide(common, union, out=np.zeros(common.shape), where=fits)
+    counted = ~truth.crowd[:, None] & (common > 0)
+    ious = np.divide(common, union, out=np.zeros(common.shape), where=counted)
+    return Overlaps(common, void, predicted_pixels, ious)
+
+
+def match_segments(truth: PanopticMap, predicted: PanopticMap) -> ImageMatches:
+    """Match the segments of one image.
+
+    A true segment that is listed but has no pixel is missed: in ADE20K's files things may cover it.
+
+    Raises:
+        InputError: sizes differ; a map has ids that its list lacks; a predicted segment without
+            a pixel; a true segment, not a crowd, with more pixels than its stated area.
+    """
+    overlaps = segment_overlaps(truth, predicted)
+    fits = truth.classes[:, None] == predicted.classes
     # Segments do not overlap, so that above 1/2 each of them has at most one partner.
-    rows, columns = np.nonzero(ious > 0.5)
+    rows, columns = np.nonzero(fits & (overlaps.ious > 0.5))
     order = np.argsort(truth.segment_ids[rows])
     missed = ~truth.crowd
     missed[rows] = False
-    # Of several crowds of a class the last counts, as in panopticapi.
-    forgiven = void.copy()
-    last_crowd = {truth.classes[row]: row for row in np.flatnonzero(truth.crowd)}
-    for index, row in last_crowd.items():
-        forgiven += common[row] * (predicted.classes == index)
-    false = forgiven / predicted_pixels <= 0.5
+    false = ~forgiven(truth, predicted, overlaps)
     false[columns] = False
     return ImageMatches(
         truth.classes[rows[order]],
-        ious[rows[order], columns[order]],
+        overlaps.ious[rows[order], columns[order]],
         truth.classes[missed],
         predicted.classes[false],
     )
+
+
+def forgiven(truth: PanopticMap, predicted: PanopticMap, overlaps: Overlaps) -> np.ndarray:
+    """Predictions that are for more than half on void or on a crowd of their class, (m,) bool."""
+    # Of several crowds of a class the last counts, as in panopticapi.
+    pixels = overlaps.void.copy()
+    last_crowd = {truth.classes[row]: row for row in np.flatnonzero(truth.crowd)}
+    for index, row in last_crowd.items():
+        pixels += overlaps.common[row] * (predicted.classes == index)
+    return pixels / overlaps.predicted > 0.5
 
 
 def _common_pixels(truth: PanopticMap, predicted: PanopticMap) -> np.ndarray:
@@ -192,15 +224,23 @@ def _common_pixels(truth: PanopticMap, predicted: PanopticMap) -> np.ndarray:
     true_ids = truth.ids.ravel()
     predicted_ids = predicted.ids.ravel()
     starts, lengths = equal_runs(true_ids, predicted_ids)
-    rows = _positions(truth, true_ids[starts])
-    columns = _positions(predicted, predicted_ids[starts])
+    rows = segment_positions(truth, true_ids[starts])
+    columns = segment_positions(predicted, predicted_ids[starts])
     shape = (1 + len(truth.segment_ids), 1 + len(predicted.segment_ids))
     cells = np.bincount(rows * shape[1] + columns, lengths, shape[0] * shape[1])
     return cells.astype(np.int64).reshape(shape)
 
 
-def _positions(side: PanopticMap, ids: np.ndarray) -> np.ndarray:
-    """Position of each id in the list of segments, counted from 1; 0 for void."""
+def segment_positions(side: PanopticMap, ids: np.ndarray) -> np.ndarray:
+    """Position of each id in the list of segments, counted from 1; 0 for void.
+
+    Args:
+        side: segments.
+        ids: (N,) ids of pixels.
+
+    Raises:
+        InputError: an id that the list lacks.
+    """
     known = np.concatenate([[0], side.segment_ids])
     order = np.argsort(known)
     # An id that is not listed gets the position of another one, which the comparison below reveals.
@@ -278,19 +318,45 @@ def panoptic_results(
         (no means of a group without a class), and "PQ-<class>" ..., NaN for a class that is
         nowhere.
     """
-    everything = np.ones(len(isthing), dtype=bool)
-    members = {"": everything, "_th": isthing, "_st": ~isthing}
-    if seen is not None:
-        members |= {"_seen": seen, "_unseen": ~seen}
     numbers = {"PQ": quality.pq, "SQ": quality.sq, "RQ": quality.rq}
     results: dict[str, float] = {}
-    for suffix, group in members.items():
-        counted = group & ~np.isnan(quality.pq)
-        if counted.any():
-            # One after the other, since that is how panopticapi adds.
-            means = {key: np.cumsum(v[counted])[-1] / counted.sum() for key, v in numbers.items()}
-            results |= {f"{key}{suffix}": 100 * float(mean) for key, mean in means.items()}
-        results[f"classes{suffix}"] = float(counted.sum())
+    for suffix, group in _groups(isthing, seen).items():
+        results |= _means(numbers, group, suffix)
+        results[f"classes{suffix}"] = float((group & ~np.isnan(quality.pq)).sum())
     for index, name in enumerate(class_keys(class_names)):
         results |= {f"{key}-{name}": 100 * float(values[index]) for key, values in numbers.items()}
+    return results
+
+
+def group_means(
+    numbers: Mapping[str, np.ndarray], isthing: np.ndarray, seen: np.ndarray | None = None
+) -> dict[str, float]:
+    """Means in percent over the classes of each group of `GROUPS` that have a number.
+
+    Args:
+        numbers: name of a number -> that of each class, (C,) in [0, 1]; NaN for a class without.
+        isthing: (C,) bool, which classes are things.
+        seen: (C,) bool, classes of the training vocabulary; None splits nothing.
+
+    Returns:
+        name and suffix of the group -> mean; none of a group without a number.
+    """
+    groups = _groups(isthing, seen).items()
+    return {k: v for suffix, group in groups for k, v in _means(numbers, group, suffix).items()}
+
+
+def _groups(isthing: np.ndarray, seen: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Suffix of a group -> which classes are in it."""
+    everything = np.ones(len(isthing), dtype=bool)
+    members = {"": everything, "_th": isthing, "_st": ~isthing}
+    return members if seen is None else members | {"_seen": seen, "_unseen": ~seen}
+
+
+def _means(numbers: Mapping[str, np.ndarray], group: np.ndarray, suffix: str) -> dict[str, float]:
+    results = {}
+    for key, values in numbers.items():
+        counted = values[group & ~np.isnan(values)]
+        if len(counted):
+            # One after the other, since that is how panopticapi adds.
+            results[f"{key}{suffix}"] = 100 * float(np.cumsum(counted)[-1] / len(counted))
     return results

@@ -8,6 +8,7 @@ from typing import Any
 
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.named import by_name
+from clipself_seg.evaluation.protocol import protocol_lines
 from clipself_seg.evaluation.regions.report import Results, plot_size_curve, region_table
 from clipself_seg.evaluation.tables import FILES, write_tables
 from clipself_seg.provenance import read_results
@@ -31,18 +32,38 @@ def read_comparison(runs: Sequence[str]) -> Comparison:
     Raises:
         InputError: as `evaluation.named.by_name`; a file that is missing, broken or of another task.
     """
-    given = by_name(
+    comparison: Comparison = {}
+    for name, run in _given(runs).items():
+        for dataset, curve in _read_curves(_results_file(run)).items():
+            comparison.setdefault(dataset, {})[name] = curve
+    return comparison
+
+
+def comparison_notes(runs: Sequence[str]) -> list[str]:
+    """The protocols of several runs, a line for each that differs; runs of before there were any have none.
+
+    Args:
+        runs: see `read_comparison`.
+
+    Raises:
+        InputError: as `read_comparison`.
+    """
+    protocols = {
+        f"{dataset} ({name})": parts
+        for name, run in _given(runs).items()
+        for dataset, parts in read_results(_results_file(run))["protocol"].items()
+    }
+    return protocol_lines(protocols)
+
+
+def _given(runs: Sequence[str]) -> dict[str, str]:
+    return by_name(
         runs,
         "run",
         "folder",
         alone=lambda run: Path(run).exists(),
         name_of=lambda run: _results_file(run).absolute().parent.name,
     )
-    comparison: Comparison = {}
-    for name, run in given.items():
-        for dataset, curve in _read_curves(_results_file(run)).items():
-            comparison.setdefault(dataset, {})[name] = curve
-    return comparison
 
 
 def _results_file(run: str) -> Path:
@@ -97,15 +118,16 @@ def _rows(curves: Mapping[str, Curve]) -> dict[str, Results]:
     }
 
 
-def write_comparison(comparison: Comparison, folder: Path) -> None:
+def write_comparison(comparison: Comparison, folder: Path, notes: Sequence[str] = ()) -> None:
     """Write tables.md, tables.tex and tables.csv, and of each data set size_curve_NAME.png.
 
     Args:
         comparison: numbers of the models.
         folder: made if need be.
+        notes: lines below each table, see `comparison_notes`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for style, name in TABLE_FILES.values():
-        write_tables(folder / name, comparison_tables(comparison, style), style)
+        write_tables(folder / name, comparison_tables(comparison, style), style, notes)
     for dataset, curves in comparison.items():
         plot_size_curve(curves, folder / f"size_curve_{dataset}.png")

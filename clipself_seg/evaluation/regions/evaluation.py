@@ -18,16 +18,22 @@ from clipself_seg.data.records import Record
 from clipself_seg.data.segments import MaskResize
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.evaluation.base import SYNONYMS, Evaluation, Pass, Results
+from clipself_seg.evaluation.extras import Extras
+from clipself_seg.evaluation.protocol import MeasuringProtocol, words_text
 from clipself_seg.evaluation.regions.accuracy import RegionAccuracyEvaluator
 from clipself_seg.evaluation.regions.report import (
     ABOUT,
     plot_size_curve,
     region_table,
     size_table,
+    synonym_table,
 )
-from clipself_seg.models.protocol import RegionModel
+from clipself_seg.evaluation.synonym_test import renamed_vocabularies, synonym_results
+from clipself_seg.models.protocol import RegionModel, reading_of
 
 logger = logging.getLogger(__name__)
+
+MEASURED = ("synonyms",)
 
 
 class RegionEvaluation(Evaluation[RegionModel]):
@@ -43,6 +49,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
         mask_resize: MaskResize,
         workers: int,
         output_dir: Path,
+        extras: Extras | None = None,
     ) -> None:
         """
         Args:
@@ -52,6 +59,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
             mask_resize: rule by which masks are resized to tokens, see `token_masks`.
             workers: number of worker processes of each loader.
             output_dir: folder for tables by class, and the curve if there are several sizes.
+            extras: what is measured beside the published numbers, out of `MEASURED`; None for nothing.
         """
         super().__init__(datasets)
         self.sizes = tuple(sizes)
@@ -59,6 +67,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
         self.mask_resize = mask_resize
         self.workers = workers
         self.output_dir = output_dir
+        self.extras = extras or Extras()
         self._known: dict[str, tuple[Vocabulary, list[Record]]] = {}
 
     @classmethod
@@ -71,6 +80,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
             "mask_resize": cfg.TEST.REGIONS.MASK_RESIZE,
             "workers": cfg.DATALOADER.NUM_WORKERS,
             "output_dir": Path(cfg.OUTPUT_DIR),
+            "extras": Extras.from_config(cfg, "region recognition", MEASURED),
         }
 
     def metadata(self) -> dict[str, str]:
@@ -83,53 +93,114 @@ class RegionEvaluation(Evaluation[RegionModel]):
         for name in self.datasets:
             self._records(name)
 
+    def _protocol(self, name: str, model: RegionModel) -> MeasuringProtocol:
+        vocabulary, _ = self._records(name)
+        reading = reading_of(model)
+        sizes = ", ".join(
+            self._mapper(size, self.read, vocabulary, model).size_rule() for size in self.sizes
+        )
+        return MeasuringProtocol(
+            words=words_text(vocabulary.name, len(vocabulary)),
+            synonyms=reading.synonyms,
+            templates=reading.templates,
+            background="none, every region has a class",
+            windows=reading.windows,
+            size=f"{sizes}; crops {model.image_size} px",
+            seen="no split",
+            rule="mean over classes, each among all classes",
+            beside=self.extras.text(),
+        )
+
     def _passes(self, name: str, model: RegionModel) -> Iterator[Pass]:
         vocabulary, records = self._records(name)
         model.set_vocabulary(vocabulary)
         several = len(self.sizes) > 1
+        yield from self._sizes(
+            name,
+            model,
+            [
+                self.output_dir / f"size_{size}" if several else self.output_dir
+                for size in self.sizes
+            ],
+        )
+        renamed = renamed_vocabularies(vocabulary, self.extras.synonyms, name)
+        for number, words in enumerate(renamed, 1):
+            logger.info("synonym test, vocabulary %d of %d:", number, len(renamed))
+            model.set_vocabulary(words)
+            yield from self._sizes(name, model, [None] * len(self.sizes))
+
+    def _sizes(
+        self, name: str, model: RegionModel, folders: Sequence[Path | None]
+    ) -> Iterator[Pass]:
+        """A pass for each size of the input, with the folder of its files."""
+        vocabulary, records = self._records(name)
         read = self.read
         earlier = None
-        for size in self.sizes:
-            mapper = RegionMapper(
-                image_size=size,
-                crop_size=model.image_size,
-                stride=model.patch_size,
-                vocabulary=vocabulary,
-                read=read,
-                mask_resize=self.mask_resize,
-            )
+        for size, folder in zip(self.sizes, folders, strict=True):
             evaluator = RegionAccuracyEvaluator(
                 dataset_name=name,
                 class_names=vocabulary.names,
-                output_dir=self.output_dir / f"size_{size}" if several else self.output_dir,
+                output_dir=folder,
                 earlier=earlier,
             )
-            batches = evaluation_batches(records, mapper, self.workers)
-            yield Pass(batches, evaluator, {"read": read})
+            mapper = self._mapper(size, read, vocabulary, model)
+            yield Pass(evaluation_batches(records, mapper, self.workers), evaluator, {"read": read})
             # Crops do not depend on the size of the input: the first pass has encoded them.
             read = tuple(readout for readout in self.read if readout != "crops")
             earlier = evaluator
 
+    def _mapper(
+        self, size: int, read: Sequence[str], vocabulary: Vocabulary, model: RegionModel
+    ) -> RegionMapper:
+        return RegionMapper(
+            image_size=size,
+            crop_size=model.image_size,
+            stride=model.patch_size,
+            vocabulary=vocabulary,
+            read=read,
+            mask_resize=self.mask_resize,
+        )
+
     def _numbers(self, name: str, outputs: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
-        """For each side of the input in pixels the accuracies, see `RegionAccuracyEvaluator`."""
+        """For each side of the input in pixels the accuracies, see `RegionAccuracyEvaluator`, and those of the
+        synonym test."""
+        count = len(self.sizes)
         numbers = {size: output["regions"] for size, output in zip(self.sizes, outputs)}
+        for index, size in enumerate(self.sizes):
+            rounds = [output["regions"] for output in outputs[count + index :: count]]
+            accuracies = [{k: v for k, v in one.items() if ".top" in k} for one in rounds]
+            numbers[size] |= synonym_results(accuracies) if rounds else {}
         if len(self.sizes) > 1 and comm.is_main_process():
             logger.info("Accuracy over the input size on %s:\n%s", name, size_table(numbers))
             plot_size_curve({name: numbers}, self.output_dir / f"size_curve_{name}.png")
         return numbers
 
     def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
-        """A row for each data set; of several sizes a table for each data set, with a row for each size."""
+        """A row for each data set; of several sizes a table for each data set, with a row for each size; and those of
+        the synonym test."""
         if len(self.sizes) > 1:
-            return {
+            own = {
                 f"{ABOUT}, over the input size on {name}": size_table(numbers, style)
                 for name, numbers in results.items()
             }
-        rows = {name: numbers[self.sizes[0]] for name, numbers in results.items()}
-        return {ABOUT: region_table(rows, "data set", style)}
+        else:
+            rows = {name: numbers[self.sizes[0]] for name, numbers in results.items()}
+            own = {ABOUT: region_table(rows, "data set", style)}
+        return own | self._synonym_tables(results, style)
+
+    def _synonym_tables(self, results: Results, style: str) -> dict[str, str]:
+        return {
+            f"Synonym test, {name}, {size} px": synonym_table(numbers, style)
+            for name, by_size in results.items()
+            for size, numbers in by_size.items()
+            if "synonyms" in numbers
+        }
 
     def _report(self, results: Results) -> None:
-        """Nothing: each table has been logged when its data set was finished."""
+        """Tables of the synonym test, and the protocols: all others were logged when their data set was finished."""
+        for title, table in self._synonym_tables(results, "simple").items():
+            logger.info("%s:\n%s", title, table)
+        logger.info("%s", "\n".join(self.notes(results)))
 
     def _records(self, name: str) -> tuple[Vocabulary, list[Record]]:
         """Vocabulary and records of a data set, read once."""

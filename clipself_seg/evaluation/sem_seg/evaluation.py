@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from detectron2.config import CfgNode, configurable
 from clipself_seg.data.datasets.catalog import vocabulary_name
 from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
 from clipself_seg.data.jpeg import describe_jpegs
+from clipself_seg.data.label_maps import read_label_map
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
@@ -29,12 +31,26 @@ from clipself_seg.data.vocabulary import (
 )
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import SYNONYMS, Evaluation, Pass, Results, own_classes_kept
+from clipself_seg.evaluation.extras import Extras
+from clipself_seg.evaluation.protocol import (
+    MeasuringProtocol,
+    seen_text,
+    size_text,
+    words_text,
+)
+from clipself_seg.evaluation.sem_seg.beside import Beside
 from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
 from clipself_seg.evaluation.sem_seg.numbers import check_rule
+from clipself_seg.evaluation.sem_seg.oracle import OracleWords, present_classes
 from clipself_seg.evaluation.sem_seg.report import paper_table, run_table
-from clipself_seg.models.protocol import SemSegModel
+from clipself_seg.evaluation.synonym_test import renamed_vocabularies, synonym_results
+from clipself_seg.models.protocol import SemSegModel, reading_of
 
 logger = logging.getLogger(__name__)
+
+# Beginnings of the means, whose numbers of other passes are kept.
+MEANS = ("mIoU", "fwIoU", "mACC", "pACC")
+MEASURED = ("similarity", "boundary", "naming", "synonyms", "oracle")
 
 
 class SemSegEvaluation(Evaluation[SemSegModel]):
@@ -55,6 +71,7 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         synonyms: str = "first",
         background_words: bool = True,
         threshold: float = 0.0,
+        extras: Extras | None = None,
     ) -> None:
         """
         Args:
@@ -72,6 +89,7 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
             synonyms: names of a class that its prompts have, a key of `SYNONYMS`, for the metadata.
             background_words: whether names of the background compete for pixels, in data sets that have some.
             threshold: score below which a pixel of these data sets is background; 0 is never.
+            extras: what is measured beside the published numbers, out of `MEASURED`; None for nothing.
         """
         super().__init__(datasets)
         self.mapper = mapper
@@ -84,6 +102,7 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         self.synonyms = synonyms
         self.background_words = background_words
         self.threshold = threshold
+        self.extras = extras or Extras()
         self._known: dict[str, _Task] = {}
 
     @classmethod
@@ -109,6 +128,7 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
             "synonyms": _synonyms(cfg),
             "background_words": cfg.TEST.BACKGROUND.WORDS,
             "threshold": cfg.TEST.BACKGROUND.THRESHOLD,
+            "extras": Extras.from_config(cfg, "semantic segmentation", MEASURED),
         }
 
     def metadata(self) -> dict[str, Any]:
@@ -119,11 +139,15 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
             "names of a class": SYNONYMS.get(self.synonyms, self.synonyms),
         }
         if self.threshold or not self.background_words:
-            # Of data sets that have one.
-            named = "its names" if self.background_words else "no names"
-            metadata["background"] = f"{named}, and a score below {self.threshold}"
+            metadata["background"] = self._background  # of data sets that have one
         written = {name: t.images for name, t in self._known.items() if t.images}
         return metadata | ({"images": written} if written else {})
+
+    @property
+    def _background(self) -> str:
+        """What the background is, where a data set has one."""
+        named = "its names" if self.background_words else "no names"
+        return f"{named}, and a score below {self.threshold}" if self.threshold else named
 
     def check(self, model: SemSegModel) -> None:
         """Refuse early what would fail late: an unknown rule, missing data sets or vocabularies."""
@@ -139,27 +163,74 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
     def _classes_kept(self, model: SemSegModel) -> contextlib.AbstractContextManager[None]:
         return own_classes_kept(model)
 
+    def _protocol(self, name: str, model: SemSegModel) -> MeasuringProtocol:
+        task = self._task(name)
+        reading = reading_of(model)
+        vocabulary = task.vocabulary
+        words = self.class_json if isinstance(vocabulary, list) else vocabulary.name
+        background = reading.background
+        if task.background is not None:
+            background = f"{self._background}; classes from {task.background} on count as one"
+        rule = f"a name in {self.train_vocabulary}"
+        return MeasuringProtocol(
+            words=words_text(words, len(vocabulary)),
+            synonyms=reading.synonyms,
+            templates=reading.templates,
+            background=background,
+            windows=reading.windows,
+            size=size_text(self.mapper, reading.size),
+            seen=seen_text(task.seen, rule),
+            rule=f"means over classes by rule {self.rule}",
+            beside=self.extras.text(),
+        )
+
     def _passes(self, name: str, model: SemSegModel) -> Iterator[Pass]:
         task = self._task(name)
+        batches = functools.partial(evaluation_batches, task.records, self.mapper, self.workers)
         model.set_vocabulary(task.vocabulary)
-        evaluator = SemSegAccuracyEvaluator(
+        # The best class of each pixel instead of all scores.
+        yield Pass(batches(), self._evaluator(name, self.output_dir), {"output": "labels"})
+        renamed = renamed_vocabularies(task.vocabulary, self.extras.synonyms, name)
+        for number, vocabulary in enumerate(renamed, 1):
+            logger.info("synonym test, vocabulary %d of %d:", number, len(renamed))
+            model.set_vocabulary(vocabulary)
+            yield Pass(batches(), self._evaluator(name), {"output": "labels"})
+        if self.extras.oracle:
+            logger.info("oracle words, of each image its own classes:")
+            present = functools.partial(_true_classes, task)
+            ask = OracleWords(model, task.vocabulary, present)
+            yield Pass(batches(), self._evaluator(name), ask=ask)
+
+    def _evaluator(self, name: str, output_dir: Path | None = None) -> SemSegAccuracyEvaluator:
+        """An evaluator; of the main pass, which has a folder, with the numbers beside it."""
+        task = self._task(name)
+        beside = None
+        if output_dir is not None:
+            beside = Beside(task.similarity, self.extras.boundary, self.extras.naming)
+        return SemSegAccuracyEvaluator(
             dataset_name=name,
             class_names=task.class_names,
             ignore_label=task.ignore_label,
             background=task.background,
             seen=task.seen,
             rule=self.rule,
-            output_dir=self.output_dir,
+            beside=beside,
+            output_dir=output_dir,
             threshold=self.threshold,
         )
-        batches = evaluation_batches(task.records, self.mapper, self.workers)
-        # The best class of each pixel instead of all scores.
-        yield Pass(batches, evaluator, {"output": "labels"})
 
     def _numbers(self, name: str, outputs: list[dict[str, Any]]) -> dict[str, float]:
-        """Means, counts and the numbers of each class that counts, see `sem_seg_results`."""
+        """Means, counts and the numbers of each class that counts, see `sem_seg_results`; those of the synonym test
+        (`synonym_results`) and of oracle words ("oracle-mIoU" ...) beside them."""
         # JSON has no NaN: a class that does not count has no number.
-        return {key: v for key, v in outputs[0]["sem_seg"].items() if not math.isnan(v)}
+        own, *more = (
+            {key: v for key, v in output["sem_seg"].items() if not math.isnan(v)}
+            for output in outputs
+        )
+        means = [{k: v for k, v in numbers.items() if k.startswith(MEANS)} for numbers in more]
+        if self.extras.oracle:
+            own |= {f"oracle-{key}": value for key, value in means.pop().items()}
+        return own | (synonym_results(means) if means else {})
 
     def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
         """All means of each data set, and the paper's Table 5."""
@@ -173,7 +244,7 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         """Classes, records and settings of a data set, read once."""
         if name not in self._known:
             self._known[name] = _read_task(
-                name, self.train_vocabulary, self.class_json, self.background_words
+                name, self.train_vocabulary, self.class_json, self.background_words, self.extras
             )
         return self._known[name]
 
@@ -197,6 +268,7 @@ class _Task(NamedTuple):
         seen: bool, which of the foreground classes belong to the training vocabulary; None if that is
             that is not known.
         images: how the preparation wrote the images, where it did; else "".
+        similarity: of the K classes that are counted; None if it is not asked for.
     """
 
     vocabulary: Vocabulary | list[str]
@@ -206,9 +278,12 @@ class _Task(NamedTuple):
     background: int | None
     seen: np.ndarray | None
     images: str = ""
+    similarity: np.ndarray | None = None
 
 
-def _read_task(name: str, train_vocabulary: str, class_json: str, background_words: bool) -> _Task:
+def _read_task(
+    name: str, train_vocabulary: str, class_json: str, background_words: bool, extras: Extras
+) -> _Task:
     files = sem_seg_dataset(name)
     vocabulary = load_vocabulary(files.vocabulary)
     # Without a background (None) this keeps all; the background itself is neither seen nor unseen.
@@ -235,7 +310,29 @@ def _read_task(name: str, train_vocabulary: str, class_json: str, background_wor
         background=files.background,
         seen=seen,
         images=written,
+        similarity=_similarity(extras.similarity_of(vocabulary), files.background),
     )
+
+
+def _similarity(table: np.ndarray | None, background: int | None) -> np.ndarray | None:
+    """Similarity of the classes that are counted: the background is like none but itself."""
+    if table is None or background is None:
+        return table
+    counted = np.eye(background + 1)
+    counted[:background, :background] = table[:background, :background]
+    return counted
+
+
+def _true_classes(task: _Task, sample: Sample) -> np.ndarray:
+    """Indices of the classes that are in an image, among those that the model is given."""
+    truth = read_label_map(
+        sample["sem_seg_file_name"],
+        num_classes=len(task.class_names),
+        ignore_label=task.ignore_label,
+        size=(int(sample["width"]), int(sample["height"])),
+        image=sample["file_name"],
+    )
+    return present_classes(truth, len(task.vocabulary), task.ignore_label, task.background)
 
 
 def read_dataset_names(key: str, class_json: str, dataset: str, count: int) -> list[str]:

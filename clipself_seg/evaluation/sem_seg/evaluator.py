@@ -4,7 +4,7 @@ Legend: K classes, H W rows and columns of the original image.
 
 The numbers and their names are those of Detectron2's `SemSegEvaluator`, to the last digit. Left out
 is what no number here needs: that one's run-length encoding of every predicted class of every image,
-and its boundary IoU.
+and its boundary IoU, in place of which `boundary` has the one of each class.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from detectron2.utils import comm
 
 from clipself_seg.data.label_maps import read_label_map
 from clipself_seg.errors import InputError
+from clipself_seg.evaluation.sem_seg.beside import Beside, BesideCounts, beside_results
 from clipself_seg.evaluation.sem_seg.numbers import (
     ClassNumbers,
     check_rule,
@@ -46,6 +47,7 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         background: int | None = None,
         seen: np.ndarray | None = None,
         rule: str = "present",
+        beside: Beside | None = None,
         output_dir: str | os.PathLike[str] | None = None,
         threshold: float = 0.0,
     ) -> None:
@@ -59,6 +61,7 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
             seen: bool (K or fewer,), which of the first classes belong to the training vocabulary;
                 None splits nothing.
             rule: classes that the mean IoU is taken over, see `MiouRule`.
+            beside: what is measured beside IoU and accuracy; None for nothing.
             output_dir: folder where the main process writes `sem_seg_classes_<data set>.csv`; None
                 writes nothing.
             threshold: score below which a pixel is background, where there is one; 0 is never.
@@ -79,6 +82,7 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         self.background = background
         self.seen = None if seen is None else np.asarray(seen, dtype=bool)
         self.rule = check_rule(rule)
+        self.beside = beside or Beside()
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.threshold = 0.0 if background is None else threshold
         self.reset()
@@ -87,6 +91,7 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         """Forget all images."""
         num_classes = len(self.class_names)
         self._matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
+        self._counts = BesideCounts(self.beside, num_classes)
         self._images = 0
 
     def process(
@@ -122,7 +127,9 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
                 size=(width, height),
                 image=sample["file_name"],
             )
-            self._matrix += confusion_matrix(predicted, truth, num_classes, self.ignore_label)
+            matrix = confusion_matrix(predicted, truth, num_classes, self.ignore_label)
+            self._counts.add_image(self.beside, matrix, predicted, truth, self.ignore_label)
+            self._matrix += matrix
             self._images += 1
 
     def _labels(self, file_name: str, output: Mapping[str, Any]) -> np.ndarray:
@@ -156,14 +163,15 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         """Add up the counts of all processes and divide.
 
         Returns:
-            {"sem_seg": numbers of `sem_seg_results` and "images"}, the same in every process.
+            {"sem_seg": numbers of `sem_seg_results` and `beside_results`, and "images"}, the same in every
+            process.
 
         Raises:
             InputError: no pixel of the data set is valid (in every process, so that none waits).
         """
-        counted = comm.all_gather((self._matrix, self._images))
-        matrix = np.sum([part for part, _ in counted], axis=0)
-        images = sum(number for _, number in counted)
+        counted = comm.all_gather((self._matrix, self._images, self._counts))
+        matrix = np.sum([part for part, _, _ in counted], axis=0)
+        images = sum(number for _, number, _ in counted)
         if not matrix.any():
             raise InputError(
                 f'"{self.dataset_name}" has no labelled pixel in {images} images: its label maps '
@@ -172,6 +180,10 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         numbers = class_numbers(matrix, self.rule)
         results = {"images": float(images)}
         results |= sem_seg_results(numbers, self.class_names, self.seen)
+        counts = BesideCounts(self.beside, len(matrix))
+        for _, _, part in counted:
+            counts += part
+        results |= beside_results(self.beside, counts, matrix, self.rule, self.seen)
         if comm.is_main_process():
             self._report(results, numbers)
         return {"sem_seg": results}

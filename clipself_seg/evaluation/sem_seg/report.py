@@ -31,6 +31,8 @@ TITLES = {
 }
 # Heading of a column -> key of the number, which is in percent.
 PAPER_COLUMNS = {"mIoU": "mIoU", "mAcc": "mACC"}
+# Columns that are there without numbers, too.
+ALWAYS = ("mIoU", "mAcc", "fwIoU", "pAcc")
 RUN_COLUMNS = {
     "mIoU": "mIoU",
     "mAcc": "mACC",
@@ -38,6 +40,13 @@ RUN_COLUMNS = {
     "pAcc": "pACC",
     "seen mIoU": "mIoU-seen",
     "unseen mIoU": "mIoU-unseen",
+    "open mIoU": "Open-mIoU",
+    "boundary mIoU": "Boundary-mIoU",
+    "naming": "naming",
+    "oracle mIoU": "oracle-mIoU",
+    "synonyms mIoU": "synonyms-mean-mIoU",
+    "worst": "synonyms-worst-mIoU",
+    "spread": "synonyms-spread-mIoU",
 }
 CSV_COLUMNS = ("index", "name", "iou", "accuracy", "gt_pixels", "predicted_pixels", "seen")
 
@@ -74,14 +83,14 @@ def run_table(results: Mapping[str, Results], style: str = "simple") -> str:
     """One row a data set: all means in percent, and the number of images behind them.
 
     Args:
-        results: data set -> its results. The columns of seen and unseen classes are there only if
+        results: data set -> its results. The columns beside `ALWAYS` are there only if
             some data set has these numbers.
         style: a format of `tabulate`.
     """
     columns = {
         title: key
         for title, key in RUN_COLUMNS.items()
-        if "-" not in key or any(key in numbers for numbers in results.values())
+        if title in ALWAYS or any(key in numbers for numbers in results.values())
     }
     body = [
         [

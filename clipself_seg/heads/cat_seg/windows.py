@@ -39,7 +39,7 @@ class WindowLayout:
                 f"windows of {self.size} pixels with an overlap of {self.overlap}: TEST.WINDOW.SIZE is at "
                 "least 1, and OVERLAP in [0, 1)"
             )
-        stride = int(self.size * (1 - self.overlap))
+        stride = self.stride
         if self.canvas < self.size or stride < 1 or (self.canvas - self.size) % stride:
             raise InputError(
                 f"windows of {self.size} pixels with an overlap of {self.overlap} (a stride of "
@@ -48,14 +48,18 @@ class WindowLayout:
             )
 
     @property
+    def stride(self) -> int:
+        """Pixels from a window to the next one."""
+        return int(self.size * (1 - self.overlap))
+
+    @property
     def corners(self) -> list[tuple[int, int]]:
         """Top left corners (y, x) of the windows, row by row."""
         return list(itertools.product(self._starts, self._starts))
 
     @property
     def _starts(self) -> range:
-        stride = int(self.size * (1 - self.overlap))
-        return range(0, self.canvas - self.size + 1, stride)
+        return range(0, self.canvas - self.size + 1, self.stride)
 
     def views(self, image_3HW: Tensor) -> Tensor:
         """The windows and, last, the whole image, (V, 3, size, size) float32; pixels stay 0..255."""

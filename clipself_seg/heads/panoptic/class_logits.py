@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipself_seg.clip.constants import constant
 from clipself_seg.clip.precision import full_precision
 from clipself_seg.errors import InputError
 
@@ -56,3 +57,18 @@ def _best_of_synonyms(logits: Tensor, synonyms: Sequence[int]) -> Tensor:
     best = logits.new_zeros(*logits.shape[:-1], len(synonyms))
     # include_self=False: the zeros of `best` must not beat negative logits.
     return best.scatter_reduce(-1, class_of_S.expand_as(logits), logits, "amax", include_self=False)
+
+
+def only_classes(logits_QK: Tensor, classes: Sequence[int]) -> Tensor:
+    """Logits as if those classes alone had been given: the others have minus infinity.
+
+    Scores of a class do not depend on the other classes, so that probabilities are those of the short vocabulary.
+
+    Args:
+        logits_QK: class logits.
+        classes: indices in [0, K); none leaves all classes.
+    """
+    if not len(classes):
+        return logits_QK
+    kept = constant(list(classes), logits_QK).long()
+    return torch.full_like(logits_QK, -torch.inf).index_copy(1, kept, logits_QK[:, kept])

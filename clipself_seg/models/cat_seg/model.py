@@ -29,6 +29,7 @@ from clipself_seg.clip.class_texts import ClassTexts
 from clipself_seg.clip.layers import split_attention
 from clipself_seg.clip.pieces import at_once
 from clipself_seg.clip.precision import autocast
+from clipself_seg.clip.prompts import templates_text
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
@@ -53,7 +54,7 @@ from clipself_seg.models.cat_seg.config import (
 from clipself_seg.models.cat_seg.weights import read_state, to_official
 from clipself_seg.models.inputs import on_device
 from clipself_seg.models.parameter_groups import Group, by_rate_and_kind
-from clipself_seg.models.protocol import Classes
+from clipself_seg.models.protocol import FIRST_NAME, MEAN_OF_NAMES, Classes, Reading
 
 logger = logging.getLogger(__name__)
 
@@ -199,6 +200,17 @@ class CATSeg(nn.Module):
                 "; ".join(twice),
                 "" if all_synonyms else ". MODEL.CAT_SEG.SYNONYMS mean reads all synonyms",
             )
+
+    def reading(self) -> Reading:
+        """How it reads names and images, for the protocol of its numbers."""
+        layout = self.layout
+        windows = f"{layout.size} px, stride {layout.stride} px, of a canvas of {layout.canvas} px, and the whole image"
+        return Reading(
+            f"{MEAN_OF_NAMES if self.all_synonyms else FIRST_NAME} (of CAT-Seg's entry, where there is one)",
+            templates_text(self.texts.templates),
+            windows if self.sliding else "none",
+            size=f"read at {self.clip_size} x {self.clip_size} px",
+        )
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
         """Give the training vocabulary.

@@ -20,6 +20,7 @@ from clipself_seg.checkpoints.zoo import official
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.constants import constant
 from clipself_seg.clip.precision import autocast
+from clipself_seg.clip.prompts import templates_text
 from clipself_seg.clip.tower import TransformerTower, train_last_blocks
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, class_names
@@ -29,11 +30,12 @@ from clipself_seg.heads.fvit.resizers import RELATIVE_STRIDES, TapResizers
 from clipself_seg.heads.fvit.rpn import RPNHead
 from clipself_seg.models.fvit.config import fvit_parts
 from clipself_seg.models.fvit.features import pyramid_and_dense
-from clipself_seg.models.fvit.open_vocabulary import OpenVocabulary
+from clipself_seg.models.fvit.open_vocabulary import BACKGROUND, OpenVocabulary
 from clipself_seg.models.fvit.parts import DetectionSettings, RoIHeads, TrainingSettings
 from clipself_seg.models.fvit.two_stage import TwoStageDetector
 from clipself_seg.models.fvit.weights import export_weights, load_weights
 from clipself_seg.models.parameter_groups import Group, by_rate_and_kind
+from clipself_seg.models.protocol import FIRST_NAME, MEAN_OF_NAMES, Reading
 
 
 @META_ARCH_REGISTRY.register()
@@ -148,6 +150,15 @@ class FViT(OpenVocabulary, TwoStageDetector):
         super().train(mode)
         self.clip.eval()
         return self
+
+    def reading(self) -> Reading:
+        """How it reads names and images, for the protocol of its numbers."""
+        return Reading(
+            MEAN_OF_NAMES if self.all_synonyms else FIRST_NAME,
+            templates_text(self.bank.templates),
+            background=f'the word "{BACKGROUND}"',
+            size=f"padded to {self.side} x {self.side} px",
+        )
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
         """Give the training vocabulary; classes that it does not mark as seen leave the softmax.

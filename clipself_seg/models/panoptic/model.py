@@ -30,6 +30,7 @@ from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
 from clipself_seg.heads.fusion import Fusion, fuse_scores, fusion_exponents
+from clipself_seg.heads.panoptic.class_logits import only_classes
 from clipself_seg.heads.panoptic.clip_branches import ClipBranch
 from clipself_seg.heads.panoptic.grounding_loss import caption_lengths, grounding_loss
 from clipself_seg.heads.panoptic.mask_generator import MaskGenerator
@@ -44,6 +45,7 @@ from clipself_seg.heads.panoptic.mask_pieces import resize_masks
 from clipself_seg.models.inputs import on_device
 from clipself_seg.models.panoptic.config import panoptic_parts
 from clipself_seg.models.panoptic.outputs import FusionSettings, MergeSettings, make_outputs
+from clipself_seg.models.panoptic.reading import PanopticReading
 from clipself_seg.models.panoptic.weights import (
     carried_exponents,
     frozen_hashes,
@@ -60,7 +62,7 @@ GENERATOR_TEMPLATES = {"caption": "odise", "label": "bare"}
 
 
 @META_ARCH_REGISTRY.register()
-class OpenPanoptic(nn.Module):
+class OpenPanoptic(PanopticReading, nn.Module):
     """Panoptic, instance and semantic segmentation; `set_vocabulary` gives the classes.
 
     Attributes:
@@ -268,7 +270,8 @@ class OpenPanoptic(nn.Module):
         Args:
             samples: for each image "image" (3, h, w) RGB in 0..255. In training all of one size, with "labels" (T,) and
                 "masks" (T, h, w), and for grounding "words", noun phrases. In evaluation "height" and
-                "width" of the result, by default those of the image; with `outputs` "image_id" and "file_name".
+                "width" of the result, by default those of the image; with `outputs` "image_id" and "file_name"; and
+                "classes" if those alone are to be told apart (oracle words), indices in [0, K).
             fusions: in evaluation, name -> fusion; all are made from one pass of generator and CLIP. None
                 makes one with the model's own alpha and beta.
 
@@ -372,12 +375,12 @@ class OpenPanoptic(nn.Module):
         masks = resize_masks(generated.mask_logits, generated.canvas, generated.image_size, size)
         names, things, known = self.classes
         seen = torch.ones(len(names)) if known is None else torch.from_numpy(known)
-        scores = (
-            generated.class_logits,
-            clip_logits,
-            generated.void_prob,
-            seen.to(self.device, non_blocking=True).bool(),
-        )
+        own_logits = generated.class_logits
+        if "classes" in sample:
+            both = (only_classes(one, sample["classes"]) for one in (own_logits, clip_logits))
+            own_logits, clip_logits = both
+        known_seen = seen.to(self.device, non_blocking=True).bool()
+        scores = (own_logits, clip_logits, generated.void_prob, known_seen)
         outputs = {}
         for name, fusion in wanted.items():
             exponents = (fusion.alpha, fusion.beta)

@@ -23,6 +23,7 @@ from clipself_seg.clip.backbone import clip_from_config
 from clipself_seg.clip.class_texts import check_lengths
 from clipself_seg.clip.pieces import at_once
 from clipself_seg.clip.precision import autocast
+from clipself_seg.clip.prompts import templates_text
 from clipself_seg.clip.text_bank import TextBank
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
@@ -32,7 +33,7 @@ from clipself_seg.heads.cat_seg.class_maps import all_scores, best_class
 from clipself_seg.heads.zero_shot.class_scores import class_probabilities, members_of
 from clipself_seg.heads.zero_shot.windows import StridedWindows, window_parts
 from clipself_seg.models.inputs import on_device, send
-from clipself_seg.models.protocol import Classes
+from clipself_seg.models.protocol import SYNONYM_TEXTS, Classes, Reading
 from clipself_seg.models.region_reader import load_region_checkpoint
 
 OUTPUTS = ("scores", "labels")  # outputs that `forward` can make
@@ -112,6 +113,15 @@ class ZeroShotSegmenter(nn.Module):
     @classmethod
     def require_trained(cls, cfg: CfgNode) -> None:
         """Accepts every configuration: a CLIP can be evaluated as it is, a random one too."""
+
+    def reading(self) -> Reading:
+        """How it reads names and images, for the protocol of its numbers."""
+        windows = self.windows
+        return Reading(
+            SYNONYM_TEXTS[self.synonyms],
+            templates_text(self.bank.templates),
+            f"{windows.size} px, stride {windows.stride} px" if windows.size else "none",
+        )
 
     @property
     def device(self) -> torch.device:

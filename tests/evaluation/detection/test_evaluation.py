@@ -161,3 +161,23 @@ def test_what_would_fail_late_is_refused_early(datasets):
     json_file.unlink()
     with pytest.raises(InputError, match="objects.json is missing"):
         evaluation(folder, "DATASETS.TEST", ("plain",)).check(model)
+
+
+def test_the_protocol_and_the_synonym_test(datasets):
+    folder, model = datasets
+    content = json.loads((folder / "split.json").read_text())
+    content["classes"][0]["names"] = ["cat", "kitty"]
+    (folder / "split.json").write_text(json.dumps(content))
+    ours = evaluation(folder, "DATASETS.TEST", ("split",), "TEST.NUMBERS.SYNONYMS", 3)
+    plain = evaluation(folder, "DATASETS.TEST", ("split",))(Recall(model.outputs))["split"]
+    results = ours(model)["split"]
+    assert [classes.names[0] for _, classes in model.asked] == ["cat"] * 8 + ["kitty"] * 4
+    for kind, numbers in plain.items():
+        assert {key: results[kind][key] for key in numbers} == numbers
+        # This model detects the same, whatever the names.
+        assert results[kind]["synonyms-worst-AP"] == numbers["AP"]
+        assert results[kind]["synonyms-spread-AP50-unseen"] == 0
+    parts = ours.protocols["split"].as_dict()
+    assert parts["words"] == "split, 4 classes" and parts["beside"] == "SYNONYMS 3"
+    assert parts["seen"] == "of the vocabulary: 3 of 4"
+    assert parts["size"] == "long side 640 px (opencv)" and parts["rule"].startswith("COCO: 100")

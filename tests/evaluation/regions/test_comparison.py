@@ -9,7 +9,11 @@ import pytest
 from clipself_seg.commands import compare_regions
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.regions import comparison
-from clipself_seg.evaluation.regions.comparison import comparison_tables, read_comparison
+from clipself_seg.evaluation.regions.comparison import (
+    comparison_notes,
+    comparison_tables,
+    read_comparison,
+)
 
 
 def write_run(folder, results):
@@ -83,3 +87,15 @@ def test_names_are_given_once(tmp_path, runs):
         read_comparison(["=a"])
     with pytest.raises(InputError, match="missing"):
         read_comparison([str(tmp_path / "missing")])
+
+
+def test_protocols_that_differ_stand_below_the_tables(tmp_path, runs, capsys):
+    for folder, size in (("original", "64 px"), ("student", "96 px")):
+        path = tmp_path / folder / "results.json"
+        content = json.loads(path.read_text()) | {"protocol": {"coco": {"size": size}}}
+        path.write_text(json.dumps(content))
+    notes = ["Protocol of coco (original): size: 64 px", "Protocol of coco (CLIPSelf): size: 96 px"]
+    assert comparison_notes(runs) == notes
+    assert compare_regions.main([*runs, "--output", str(tmp_path / "out")]) == 0
+    assert "\n".join(notes) in capsys.readouterr().out
+    assert all(note in (tmp_path / "out/tables.md").read_text() for note in notes)

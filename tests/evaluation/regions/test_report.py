@@ -15,7 +15,7 @@ from clipself_seg.evaluation.regions.report import (
     region_table,
     size_table,
 )
-from clipself_seg.provenance import write_results
+from clipself_seg.provenance import read_results, write_results
 
 RESULTS = {
     "boxes.thing.top1": 72.14,
@@ -86,6 +86,9 @@ def test_results_carry_their_provenance(tmp_path):
     write_results(tmp_path / "a" / "results.json", {"regions": RESULTS}, {"seed": 3})
     content = json.loads((tmp_path / "a" / "results.json").read_text())
     assert content == {"results": {"regions": RESULTS}, "provenance": {"seed": 3}}
+    assert read_results(tmp_path / "a" / "results.json") == content | {"protocol": {}}
+    write_results(tmp_path / "b.json", {}, {}, {"mini": {"words": "a"}})
+    assert read_results(tmp_path / "b.json")["protocol"] == {"mini": {"words": "a"}}
 
 
 def test_the_curve_is_a_plot_with_a_panel_for_each_column(tmp_path):

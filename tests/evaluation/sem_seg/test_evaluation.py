@@ -16,8 +16,12 @@ from torch import nn
 
 from clipself_seg.config import add_clipself_seg_config
 from clipself_seg.data.datasets.sem_seg import SEM_SEG_DATASETS
+from clipself_seg.data.similarity import write_similarity
+from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.wordnet import UNKNOWN
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation
+from clipself_seg.models.protocol import Reading
 from tests.two_processes import in_two_processes
 
 WORDS = {"pets": ["cat", "dog", "wide-grass"], "rooms": ["bed", "lamp", "wall", "door", "floor"]}
@@ -286,3 +290,81 @@ def test_the_file_of_a_run_says_which_names_count_of_whatever_model(datasets):
     assert zero_shot.metadata()["names of a class"] == "the first alone"
     cat_seg = evaluation(datasets, "MODEL.META_ARCHITECTURE", "CATSeg", *keys)
     assert cat_seg.metadata()["names of a class"] == "all, the mean of their embeddings"
+
+
+def beside(folder, *options):
+    """Numbers of the pets with some of TEST.NUMBERS, and without."""
+    names = [f"TEST.NUMBERS.{option}" if i % 2 == 0 else option for i, option in enumerate(options)]
+    runs = [evaluation(folder, "DATASETS.TEST", ("pets",), *more) for more in ((), names)]
+    plain, more = (run(Echo())["pets"] for run in runs)
+    assert {key: more[key] for key in plain} == plain
+    return {key: value for key, value in more.items() if key not in plain}, runs[1]
+
+
+def test_numbers_beside_the_published_ones_leave_those_as_they_are(datasets):
+    vocabulary = load_vocabulary(datasets / "pets.json")
+    none_alike = np.full((3, 3), UNKNOWN, dtype=np.uint8)
+    np.fill_diagonal(none_alike, 0)
+    write_similarity(datasets / "table.json", vocabulary, none_alike, "nothing")
+    options = ("SIMILARITY", str(datasets / "table.json"), "BOUNDARY", True, "NAMING", True)
+    numbers, run = beside(datasets, *options)
+    assert numbers.keys() == {"Open-mIoU", "Boundary-mIoU", "naming"}
+    assert numbers["Open-mIoU"] == pytest.approx(run(Echo())["pets"]["mIoU"])
+    # Labels are right in nine of ten pixels, which are all near an edge.
+    assert numbers["naming"] == 100 and 60 < numbers["Boundary-mIoU"] < 100
+    assert run.protocols["pets"].beside.startswith("SIMILARITY")
+
+
+def test_oracle_words_are_those_of_each_image(datasets):
+    numbers, run = beside(datasets, "ORACLE", True)
+    model = Echo()
+    run(model)
+    # Every image has all three classes, so nothing changes but that the words are given for each.
+    assert model.asked[5:] == [(tuple(WORDS["pets"]), "labels")] * 5
+    assert numbers["oracle-mIoU"] == run(Echo())["pets"]["mIoU"]
+    assert numbers.keys() == {f"oracle-{key}" for key in ("mIoU", "fwIoU", "mACC", "pACC")}
+
+
+def test_the_synonym_test_gives_each_class_one_of_its_names(datasets):
+    (datasets / "pets.json").write_text(json.dumps(["cat|kitten", "dog", "wide-grass|lawn|green"]))
+    numbers, run = beside(datasets, "SYNONYMS", 2)
+    model = Echo()
+    run(model)
+    given = list(dict.fromkeys(names for names, _ in model.asked))
+    assert given == [("cat", "dog", "wide-grass"), ("kitten", "dog", "lawn")]
+    # This model reads pixels, whatever the names.
+    assert numbers["synonyms"] == 2 and numbers["synonyms-spread-mIoU"] == 0
+    assert numbers["synonyms-worst-mIoU"] == numbers["synonyms-mean-mIoU"] > 60
+
+
+def test_the_protocol_stands_below_tables_and_says_what_was_used(datasets, caplog):
+    options = ("DATASETS.TEST", ("pets",))
+    (datasets / "train.json").write_text(json.dumps(["puppy|Dog", "Wide grass"]))
+    run = evaluation(datasets, *options, "TEST.TRAIN_VOCABULARY", str(datasets / "train.json"))
+    model = Echo()
+    model.reading = lambda: Reading("the first alone", '"a {}"', "windows of 8 px", size="at 8 px")
+    with caplog.at_level(logging.INFO, logger="clipself_seg"):
+        run(model)
+    assert run.protocols["pets"].as_dict() == {
+        "words": "pets, 3 classes",
+        "synonyms": "the first alone",
+        "templates": '"a {}"',
+        "background": "none",
+        "windows": "windows of 8 px",
+        "size": "own size; at 8 px",
+        "seen": f"a name in {datasets / 'train.json'}: 2 of 3",
+        "rule": "means over classes by rule present",
+    }
+    (note,) = run.notes(["pets"])
+    assert note.startswith(
+        "Protocol of pets: words: pets, 3 classes | synonyms: the first alone | "
+    )
+    assert caplog.text.count(note) == 3  # before the pass, and below both tables
+    rooms = evaluation(datasets, "DATASETS.TEST", ("rooms",))
+    rooms(Echo())
+    parts = rooms.protocols["rooms"]
+    assert (
+        parts.background == "its names; classes from 3 on count as one"
+        and parts.words == "rooms, 5 classes"
+    )
+    assert parts.seen == "not known, no split" and parts.synonyms == "not stated by the model"

@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from clipself_seg.errors import InputError
-from clipself_seg.heads.panoptic.class_logits import class_logits, similarity_scale
+from clipself_seg.heads.fusion import fuse_scores
+from clipself_seg.heads.panoptic.class_logits import (
+    class_logits,
+    only_classes,
+    similarity_scale,
+)
 
 TEN = torch.tensor(10.0)
 
@@ -52,3 +57,16 @@ def test_scale_has_a_ceiling():
 def test_counts_that_do_not_fit_the_texts_are_refused(synonyms):
     with pytest.raises(InputError, match="3 texts for"):
         class_logits(torch.randn(2, 4), torch.randn(3, 4), synonyms, TEN)
+
+
+def test_only_some_classes_have_the_probabilities_of_a_short_vocabulary():
+    logits, clip = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0)).double()
+    void, seen = torch.rand(5).double(), torch.tensor([True, False, True, False])
+    kept = [1, 2]
+    probabilities = fuse_scores(
+        only_classes(logits, kept), only_classes(clip, kept), void, seen, 0.3, 0.6
+    )
+    short = fuse_scores(logits[:, kept], clip[:, kept], void, seen[kept], 0.3, 0.6)
+    torch.testing.assert_close(probabilities[:, [*kept, 4]], short)
+    assert not probabilities[:, [0, 3]].any()
+    assert only_classes(logits, []) is logits

@@ -314,3 +314,16 @@ def test_equal_models_are_exported_as_equal_bytes(tmp_path):
     for name in ("one.pth", "another.pth"):
         model.export(tmp_path / name)
     assert (tmp_path / "one.pth").read_bytes() == (tmp_path / "another.pth").read_bytes()
+
+
+def test_its_reading_is_what_it_does():
+    entry = " (of CAT-Seg's entry, where there is one)"
+    single = ("MODEL.PROMPT_ENSEMBLE_TYPE", "single")
+    plain = build("TEST.SLIDING_WINDOW", "False", *single).reading()
+    assert (plain.windows, plain.size) == ("none", "read at 64 x 64 px")
+    assert plain.templates == '"A photo of a {} in the scene"'
+    window = ("TEST.WINDOW.SIZE", "48", "TEST.WINDOW.OVERLAP", "0.5", "TEST.WINDOW.CANVAS", "72")
+    options = ("MODEL.CAT_SEG.SYNONYMS", "mean", *single)
+    sliding = build("TEST.SLIDING_WINDOW", "True", *window, *options).reading()
+    assert sliding.windows == "48 px, stride 24 px, of a canvas of 72 px, and the whole image"
+    assert sliding.synonyms == "all, the mean of their embeddings" + entry

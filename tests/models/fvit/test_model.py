@@ -249,3 +249,10 @@ def test_what_does_not_fit_is_refused():
         model.setup_training(Vocabulary("new", WORDS.classes[2:]))
     with pytest.raises(InputError, match="has to name detection data sets"):
         model.setup_training(None)
+
+
+def test_its_reading_is_what_it_does():
+    reading = tiny(SYNONYMS="mean").reading()
+    assert reading.synonyms == "all, the mean of their embeddings"
+    assert reading.templates == "vild63, 63 sentences"
+    assert reading.background == 'the word "background"' and reading.size == "padded to 64 x 64 px"

@@ -22,6 +22,12 @@ from clipself_seg.heads.panoptic.panoptic_merge import (
     merge_panoptic,
     merge_semantic,
 )
+from clipself_seg.models.panoptic.true_masks import (
+    MaskModel,
+    mask_logits,
+    mask_names,
+    query_masks,
+)
 from clipself_seg.models.panoptic.weights import trained_state
 from tests.conftest import ROOT
 
@@ -271,3 +277,36 @@ def test_equal_models_are_exported_as_equal_bytes(tmp_path):
     for name in ("one.pth", "another.pth"):
         model_of(seed=0).export(tmp_path / name)
     assert (tmp_path / "one.pth").read_bytes() == (tmp_path / "another.pth").read_bytes()
+
+
+def test_oracle_words_leave_no_other_class(model):
+    one = sample()
+    (whole,), (given,) = model([one]), model([one | {"classes": [1, 2]}])
+    things = given["instances"]
+    assert 0 not in things.pred_classes[things.scores > 0].tolist()
+    assert not given["sem_seg"][0].any() and whole["sem_seg"][0].all()
+    (every,) = model([one | {"classes": [0, 1, 2]}])
+    assert torch.equal(every["sem_seg"], whole["sem_seg"])
+
+
+def test_names_of_given_masks_are_those_of_the_branch(model):
+    one = sample()
+    ids = np.zeros((40, 50), dtype=np.int64)
+    ids[:20, :25] = 7
+    ids[20:] = 9
+    names = mask_names(model, one, ids, np.array([9, 7]), 3)
+    logits = mask_logits(ids, np.array([9, 7]), (15, 19))
+    assert logits.shape == (2, 15, 19) and (logits[0, 8:] > 0).all() and (logits[0, :7] < 0).all()
+    texts = model.branch_bank.embed([(name,) for own in model.names for name in own])
+    expected, _ = model.branch.score(one["image"].float() / 255, logits, texts, model.synonyms)
+    assert names.tolist() == expected.argmax(1).tolist()
+    assert mask_names(model, one, ids, np.zeros(0, dtype=np.int64), 3).shape == (0,)
+    assert query_masks(model, one).shape == (7, 40, 50)
+    assert isinstance(model, MaskModel)
+
+
+def test_its_reading_is_what_its_parts_do(model):
+    reading = model.reading()
+    assert reading.synonyms == "all, the best score of each" and reading.windows == "none"
+    assert reading.templates == '"a photo of a {}." for CLIP, "{}" for the generator'
+    assert reading.size == 'CLIP reads 64 x 64 px ("pad")'

@@ -226,3 +226,12 @@ def test_real_images_pass_the_evaluator(data_dir, tmp_path, monkeypatch):
     high = evaluated(tmp_path / "high", "TEST.BACKGROUND.THRESHOLD", "1.0")["results"].values()
     assert [one["mIoU"] for one in high][1] == without["mIoU"]
     assert next(iter(high))["ACC-background"] == 100
+
+
+def test_its_reading_is_what_it_does():
+    reading = tiny(windows=StridedWindows(32, 16), synonyms="max").reading()
+    assert (
+        reading.synonyms == "all, the best score of them"
+        and reading.windows == "32 px, stride 16 px"
+    )
+    assert tiny(windows=StridedWindows(0, 1), synonyms="first").reading().windows == "none"

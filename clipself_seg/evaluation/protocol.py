@@ -1,0 +1,99 @@
+"""The protocol of a number: which words, sizes and rules it was measured with, in one line under every table.
+
+It is built from what the model and the evaluation use, and not from the configuration: `models.protocol.Reading` is
+the model's part, mappers state their sizes, and evaluations their vocabularies and rules.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasuringProtocol:
+    """What decides a number of a data set beside weights and images, in words.
+
+    Attributes:
+        words: the vocabulary, and its number of classes.
+        synonyms: which names of a class count, and how.
+        templates: sentences around a name.
+        background: what becomes of pixels or boxes without a class.
+        windows: windows and their stride, where the image is cut.
+        size: size that images have where they are read.
+        seen: which classes count as seen, and how many.
+        rule: rule of the means, where there are several.
+        beside: what is measured beside the published numbers.
+    """
+
+    words: str
+    synonyms: str
+    templates: str
+    background: str
+    windows: str
+    size: str
+    seen: str
+    rule: str = ""
+    beside: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """The parts that say something, for results.json."""
+        return {name: text for name, text in dataclasses.asdict(self).items() if text}
+
+    def line(self) -> str:
+        """All parts in one line."""
+        return protocol_line(self.as_dict())
+
+
+def protocol_line(parts: Mapping[str, Any]) -> str:
+    """The line of a protocol, as results.json has it."""
+    return " | ".join(f"{name}: {text}" for name, text in parts.items())
+
+
+def protocol_lines(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line for each protocol that differs, with the data sets that it is of.
+
+    Args:
+        protocols: name of a data set -> its protocol, as results.json has it.
+    """
+    names: dict[str, list[str]] = {}
+    for name, parts in protocols.items():
+        names.setdefault(protocol_line(parts), []).append(name)
+    return [f"Protocol of {', '.join(own)}: {line}" for line, own in names.items()]
+
+
+@runtime_checkable
+class StatesSize(Protocol):
+    """A mapper that says which size it gives to images."""
+
+    def size_rule(self) -> str:
+        """The rule in words."""
+
+
+def size_text(mapper: Any, of_model: str) -> str:
+    """The size that a mapper gives to images, and what the model makes of it.
+
+    Args:
+        mapper: makes samples of records; one of another project may not say.
+        of_model: `models.protocol.Reading.size`.
+    """
+    stated = mapper.size_rule() if isinstance(mapper, StatesSize) else "not stated by the mapper"
+    return f"{stated}; {of_model}" if of_model else stated
+
+
+def words_text(name: str, count: int) -> str:
+    """A vocabulary by its name or file, and its number of classes."""
+    return f"{name}, {count} classes"
+
+
+def seen_text(seen: np.ndarray | None, rule: str) -> str:
+    """Which classes are seen, and how many.
+
+    Args:
+        seen: (K,) bool; None if no rule tells.
+        rule: which classes count as seen, in words.
+    """
+    return "not known, no split" if seen is None else f"{rule}: {int(seen.sum())} of {len(seen)}"

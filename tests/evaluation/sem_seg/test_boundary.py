@@ -1,0 +1,61 @@
+"""Boundary IoU by hand, and its bands as erosion leaves them."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from clipself_seg.evaluation.sem_seg.boundary import (
+    boundary_counts,
+    boundary_iou,
+    boundary_pixels,
+    boundary_width,
+)
+
+
+def eroded_bands(labels, width):
+    """Each class's mask without its erosion, as the paper has it for one mask."""
+    bands = np.zeros(labels.shape, dtype=bool)
+    for label in np.unique(labels):
+        mask = cv2.copyMakeBorder(
+            (labels == label).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT
+        )
+        inner = cv2.erode(mask, np.ones((3, 3), np.uint8), iterations=width)
+        bands |= (mask - inner)[1:-1, 1:-1] > 0
+    return bands
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 20])
+def test_bands_are_those_of_erosion(width):
+    rng = np.random.default_rng(width)
+    labels = np.kron(rng.integers(-1, 3, (4, 5)), np.ones((9, 8), dtype=np.int64))
+    np.testing.assert_array_equal(boundary_pixels(labels, width), eroded_bands(labels, width))
+
+
+def test_by_hand():
+    # The edge between two classes is a column too far to the right. Bands are a pixel wide.
+    truth = np.repeat([[0, 0, 0, 0, 1, 1, 1, 1]], 6, axis=0)
+    predicted = np.repeat([[0, 0, 0, 0, 0, 1, 1, 1]], 6, axis=0)
+    common, true_band, band = boundary_counts(predicted, truth, 3, 255)
+    # Of the left class: its border of 4 x 6 pixels is all but 2 x 4, of 5 x 6 all but 3 x 4.
+    assert true_band.tolist() == [16, 16, 0] and band.tolist() == [18, 14, 0]
+    # In common are the left side and the ends of both rows; the columns at the edge are not.
+    assert common.tolist() == [12, 10, 0]
+    values = boundary_iou(np.stack([common, true_band, band]))
+    assert values[:2] == pytest.approx([12 / 22, 10 / 20]) and np.isnan(values[2])
+
+
+def test_a_right_prediction_is_1_and_pixels_without_truth_count_nowhere():
+    rng = np.random.default_rng(0)
+    truth = np.kron(rng.integers(0, 3, (3, 3)), np.ones((9, 9), dtype=np.uint8)).astype(np.uint8)
+    truth[:9, 5:9] = 255
+    anything = np.where(truth == 255, rng.integers(0, 3, truth.shape), truth)
+    values = boundary_iou(boundary_counts(anything, truth, 3, 255))
+    assert values[np.unique(truth[truth < 255])] == pytest.approx(1)
+    nothing = boundary_counts(anything, np.full_like(truth, 255), 3, 255)
+    assert not nothing.any() and np.isnan(boundary_iou(nothing)).all()
+
+
+def test_the_width_is_a_fraction_of_the_diagonal():
+    assert boundary_width(480, 640) == 16 and boundary_width(3, 4) == 1

@@ -1,0 +1,48 @@
+"""The line of a protocol."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from clipself_seg.evaluation.protocol import (
+    MeasuringProtocol,
+    protocol_lines,
+    seen_text,
+    size_text,
+    words_text,
+)
+
+
+def protocol(**changes):
+    parts = {
+        "words": words_text("pets", 3),
+        "synonyms": "the first alone",
+        "templates": '"a {}"',
+        "background": "none",
+        "windows": "none",
+        "size": "own size",
+        "seen": seen_text(None, ""),
+    }
+    return MeasuringProtocol(**parts | changes)
+
+
+def test_a_line_has_every_part_that_says_something():
+    line = (
+        'words: pets, 3 classes | synonyms: the first alone | templates: "a {}" | background: none | '
+        "windows: none | size: own size | seen: not known, no split"
+    )
+    assert protocol().line() == line
+    assert protocol(beside="ORACLE").line() == f"{line} | beside: ORACLE"
+
+
+def test_data_sets_of_one_protocol_share_a_line():
+    same, other = protocol().as_dict(), protocol(size="short side 640 px").as_dict()
+    lines = protocol_lines({"a": same, "b": other, "c": same})
+    assert [line.split(":")[0] for line in lines] == ["Protocol of a, c", "Protocol of b"]
+    assert protocol_lines({}) == []
+
+
+def test_seen_classes_are_counted_and_sizes_stated():
+    assert seen_text(np.array([True, False, True]), "a name in x") == "a name in x: 2 of 3"
+    assert size_text(lambda record: record, "") == "not stated by the mapper"
+    assert size_text(lambda record: record, "at 8 px") == "not stated by the mapper; at 8 px"

@@ -89,9 +89,8 @@ class Vocabulary:
             InputError: as `class_names`, or two classes with the same first name.
         """
         origin = f'vocabulary "{name}"'
-        return parse_vocabulary(
-            {"name": name, "classes": _entries(class_names(names, origin=origin))}, origin
-        )
+        classes = _entries(class_names(names, origin=origin))
+        return parse_vocabulary({"name": name, "classes": classes}, origin)
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -275,8 +274,7 @@ def available_vocabularies() -> list[str]:
 
 def class_entries(name: str) -> list[dict[str, Any]]:
     """The classes of a built-in vocabulary as its file has them, without checks and warnings."""
-    content = read_json(FOLDER / f"{name}.json", "vocabulary file")
-    entries: list[dict[str, Any]] = content["classes"]
+    entries: list[dict[str, Any]] = read_json(FOLDER / f"{name}.json", "vocabulary file")["classes"]
     return entries
 
 
@@ -302,11 +300,10 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
     content = read_json(path, "vocabulary file")
     if isinstance(content, list):
         # CAT-Seg's own list of ADE20K's classes has names twice, and is used as it is.
-        twice = path.name in CLASS_FILES
         content = {
             "name": path.stem,
             "classes": _entries(class_names(content, origin=str(path))),
-            "allow_duplicate_names": twice,
+            "allow_duplicate_names": path.name in CLASS_FILES,
         }
     return parse_vocabulary(content, origin=str(path))
 
@@ -357,9 +354,8 @@ def _parse_class(entry: Any, index: int, origin: str) -> VocabularyClass:
             f'{origin}: needs "names", a list of one or more words, got {reprlib.repr(names)}'
         )
     if any(map(NO_TEXT.search, names)):
-        raise InputError(
-            f"{origin}: {reprlib.repr(names)} is no text that can be written: retype it"
-        )
+        wrong = reprlib.repr(names)
+        raise InputError(f"{origin}: {wrong} is no text that can be written: retype it")
     if entry.get("index", index) != index:
         raise InputError(f'{origin}: "index" is {entry["index"]}: sort the classes by index')
     fields = {key: value for key, value in entry.items() if key not in ("index", "names")}

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from clipself_seg.benchmark.flops import tower_flops
+from clipself_seg.benchmark.flops import TowerFlops, tower_flops
 from clipself_seg.benchmark.flops_cat_seg import count_flops, step_flops, text_flops
 from clipself_seg.clip import load_clip
 from clipself_seg.clip.backbone import clip_from_config
@@ -87,7 +87,19 @@ def _distillation(cfg: CfgNode, half: bool) -> tuple[int, int, int]:
     learning = (depth if blocks < 0 else blocks) / depth
     crops = _mean_regions(cfg) if cfg.MODEL.CLIPSELF.TARGET == "crops" else 0
     total = flops.dense + learning * flops.dense_backward + crops * flops.image
+    total += _further_terms(cfg, flops, crops, learning)
     return int(total), _weights(parameters), peak
+
+
+def _further_terms(cfg: CfgNode, flops: TowerFlops, crops: float, learning: float) -> float:
+    """Operations of MODEL.CLIPSELF.OBJECTIVES beside CROPS, without a backbone of timm and the losses themselves."""
+    weights = cfg.MODEL.CLIPSELF.OBJECTIVES
+    whole = float(weights.WHOLE_IMAGES > 0)
+    own = whole + crops * (weights.OWN_CROPS > 0)
+    backward = learning * flops.dense_backward / flops.dense
+    images = own * (1 + backward) + whole  # the teacher sees whole images, too
+    original = cfg.MODEL.CLIPSELF.CORRELATION.TEACHER == "original"
+    return images * flops.image + original * flops.dense
 
 
 def _mean_regions(cfg: CfgNode) -> float:

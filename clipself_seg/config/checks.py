@@ -33,6 +33,11 @@ def _decays(value: Sequence[Any]) -> bool:
     return len(value) == 2 and all(isinstance(d, int | float) and 0 <= d < 1 for d in value)
 
 
+def _unless_crops(default: float) -> Callable[[Any, Any], bool]:
+    """Whether a weight is its default, or the target is crops, which it belongs to."""
+    return lambda weight, target: weight == default or target == "crops"
+
+
 AT_LEAST_ONE = (
     "INPUT.DETECTION.SIDE",
     "INPUT.MAX_PIXELS",
@@ -59,7 +64,14 @@ AT_LEAST_ZERO = (
     "TEST.EVAL_PERIOD",
     "TEST.NUMBERS.SYNONYMS",
 )
+OBJECTIVES = tuple(
+    f"MODEL.CLIPSELF.OBJECTIVES.{name}"
+    for name in ("CROPS", "COHERENCE", "SPATIAL", "WHOLE_IMAGES", "OWN_CROPS")
+)
+# Those that need a teacher of correlations.
+CORRELATED = OBJECTIVES[1:3]
 FINITE = (
+    *OBJECTIVES,
     "SOLVER.BACKBONE_MULTIPLIER",
     "SOLVER.BASE_LR",
     "SOLVER.CLIP_MULTIPLIER",
@@ -101,6 +113,11 @@ CHECKS: tuple[Check, ...] = (
     Check("INPUT.REGIONS.CROP_SCALE", "greater than 0", lambda value: value > 0),
     Check("MODEL.CLIPSELF.LOSS_WEIGHT", "greater than 0, and finite", lambda v: 0 < v < math.inf),
     Check("MODEL.ZERO_SHOT.SCALE", "greater than 0, and finite", lambda v: 0 < v < math.inf),
+    Check(
+        "MODEL.CLIPSELF.CORRELATION.TEMPERATURE",
+        "greater than 0, and finite",
+        lambda value: 0 < value < math.inf,
+    ),
     Check("TEST.REGIONS.READ", "at least one readout", lambda v: len(v) > 0),
     Check("SOLVER.BETAS", "two numbers in [0, 1)", _decays),
     Check(
@@ -111,6 +128,30 @@ CHECKS: tuple[Check, ...] = (
 )
 
 RELATIONS: tuple[Relation, ...] = (
+    *(
+        Relation(
+            key,
+            "MODEL.CLIPSELF.CORRELATION.TEACHER",
+            "0 without a teacher of correlations, such as original",
+            lambda weight, teacher: not weight or teacher != "none",
+        )
+        for key in CORRELATED
+    ),
+    *(
+        Relation(
+            key,
+            "MODEL.CLIPSELF.TARGET",
+            f"{default} but for the target crops",
+            _unless_crops(default),
+        )
+        for key, default in zip(OBJECTIVES, (1.0, *4 * (0.0,)))
+    ),
+    Relation(
+        "TEST.REGIONS.GROUPING",
+        "MODEL.META_ARCHITECTURE",
+        "False but for CLIPSelf and RegionReader, which have dense features",
+        lambda grouping, model: not grouping or model in ("CLIPSelf", "RegionReader"),
+    ),
     Relation(
         "INPUT.DETECTION.MIN_SCALE",
         "INPUT.DETECTION.MAX_SCALE",

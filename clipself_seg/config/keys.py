@@ -101,6 +101,29 @@ def _add_distillation(cfg: CfgNode) -> None:
     cfg.MODEL.CLIPSELF.LOSS_AVERAGE = "regions"
     # Factor of each loss.
     cfg.MODEL.CLIPSELF.LOSS_WEIGHT = 1.0
+    _add_objectives(cfg)
+
+
+def _add_objectives(cfg: CfgNode) -> None:
+    cfg.MODEL.CLIPSELF.OBJECTIVES = CfgNode()
+    # Weights of what TARGET crops trains for, of which any may be together; 0 leaves one out. docs/distillation.md,
+    # section 9, has their formulas. The first is CLIPSelf itself: regions of the dense features against crops.
+    cfg.MODEL.CLIPSELF.OBJECTIVES.CROPS = 1.0
+    # DenseRC's coherence: dense features resemble each other as the tokens of CORRELATION.TEACHER do.
+    cfg.MODEL.CLIPSELF.OBJECTIVES.COHERENCE = 0.0
+    # R-SC's spatial correlation distillation: each token is as near to the others as in CORRELATION.TEACHER.
+    cfg.MODEL.CLIPSELF.OBJECTIVES.SPATIAL = 0.0
+    # Preservation: the student's own embedding of the whole image, at the CLIP's own size, is the teacher's.
+    cfg.MODEL.CLIPSELF.OBJECTIVES.WHOLE_IMAGES = 0.0
+    # Preservation: the student's own embeddings of the crops are the teacher's.
+    cfg.MODEL.CLIPSELF.OBJECTIVES.OWN_CROPS = 0.0
+    cfg.MODEL.CLIPSELF.CORRELATION = CfgNode()
+    # Whose tokens show how places of an image resemble each other: "none"; "original", the dense features of the
+    # CLIP that the student started from; or a backbone of timm by name, such as vit_base_patch14_dinov2 or
+    # vit_pe_spatial_base_patch16_512, whose weights timm fetches.
+    cfg.MODEL.CLIPSELF.CORRELATION.TEACHER = "none"
+    # Temperature of both softmaxes of OBJECTIVES.SPATIAL.
+    cfg.MODEL.CLIPSELF.CORRELATION.TEMPERATURE = 0.2
 
 
 def _add_input(cfg: CfgNode) -> None:
@@ -174,3 +197,5 @@ def _add_test(cfg: CfgNode) -> None:
     cfg.TEST.REGIONS.MASK_RESIZE = "reference"
     # Sentences around a class name: ViLD's 63, OpenAI's 80, or one.
     cfg.TEST.REGIONS.TEMPLATES = "vild63"
+    # Measure too how the dense features group the places of an image, without any class name: "grouping.purity".
+    cfg.TEST.REGIONS.GROUPING = False

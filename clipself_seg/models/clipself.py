@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from clipself_seg.clip import DenseCLIP, load_clip, save_clip
 from clipself_seg.clip.backbone import clip_from_config
-from clipself_seg.clip.tower import ImageTower, train_last_blocks
+from clipself_seg.clip.tower import DENSE, ImageTower, train_last_blocks
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
@@ -31,7 +31,7 @@ from clipself_seg.heads.distillation.losses import Average
 from clipself_seg.models.distillation.build import build_objective
 from clipself_seg.models.distillation.crops import CropDistillation
 from clipself_seg.models.distillation.objective import Objective
-from clipself_seg.models.distillation.step import Step
+from clipself_seg.models.distillation.step import IMAGE, Step
 from clipself_seg.models.inputs import on_device
 from clipself_seg.models.parameter_groups import Group, matrices_and_vectors
 from clipself_seg.models.protocol import Reading
@@ -95,7 +95,9 @@ class CLIPSelf(nn.Module):
         self.teacher = clip.eval().requires_grad_(False)
         self.student: ImageTower = copy.deepcopy(clip.visual) if student is None else student
         self.objective: Objective = CropDistillation() if objective is None else objective
-        train_last_blocks(self.student, trainable_blocks, attention=not self.objective.dense)
+        features = [name for name in self.objective.reads if name != IMAGE] or [DENSE]
+        attention = IMAGE in self.objective.reads
+        train_last_blocks(self.student, trainable_blocks, features, attention=attention)
         self._check_frozen_parts()
         self.alpha = alpha
         self.sizes = tuple(sizes)
@@ -199,11 +201,14 @@ class CLIPSelf(nn.Module):
         return self
 
     def forward(
-        self, samples: Sequence[Sample], *, read: Sequence[str] | None = None
+        self, samples: Sequence[Sample], *, read: Sequence[str] | None = None, dense: bool = False
     ) -> dict[str, Tensor] | list[dict[str, Any]]:
         """Losses of a batch in training, see `losses`; scores of regions in evaluation, see
-        `RegionReader.forward`, for the readouts `read`."""
-        return self.losses(samples) if self.training else self.reader(samples, read=read)
+        `RegionReader.forward`, for the readouts `read`, and the dense features if `dense` says so.
+        """
+        return (
+            self.losses(samples) if self.training else self.reader(samples, read=read, dense=dense)
+        )
 
     def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Losses of the objective for some images, with their weight.
@@ -220,6 +225,7 @@ class CLIPSelf(nn.Module):
             precision=self.precision,
             average=self.loss_average,
             synchronised=self.sync_gradients,
+            reads=self.objective.reads,
         )
         losses = self.objective.losses(step)
         return {name: self.loss_weight * loss for name, loss in losses.items()}
@@ -240,10 +246,9 @@ class CLIPSelf(nn.Module):
         OpenAI's layout packs query, key and value of a block into one matrix. Query and key of the
         last block get no gradient on the dense path and have to stay the original's.
         """
-        if not self.objective.dense:
-            return
+        reads = self.objective.reads
         for trained, original in zip(
-            _query_key_rows(self.student), _query_key_rows(self.teacher.visual), strict=True
+            _unread_rows(self.student, reads), _unread_rows(self.teacher.visual, reads), strict=True
         ):
             trained.copy_(original)
 
@@ -286,7 +291,9 @@ class CLIPSelf(nn.Module):
         save_clip(self.ensembled_clip(), path)
 
 
-def _query_key_rows(tower: ImageTower) -> list[Tensor]:
-    """Query and key rows of the last block's packed matrix; nothing if the block packs none."""
+def _unread_rows(tower: ImageTower, reads: Sequence[str]) -> list[Tensor]:
+    """Query and key rows of the last block's packed matrix if nothing reads them; none if the block packs none."""
     packed = getattr(getattr(tower.blocks[-1], "attn", None), "in_proj_weight", None)
-    return [] if packed is None else [packed[: 2 * packed.shape[1]]]
+    if packed is None or IMAGE in reads:
+        return []
+    return [packed[: 2 * packed.shape[1]]]

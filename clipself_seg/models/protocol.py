@@ -179,8 +179,13 @@ class RegionModel(Model, Protocol):
             InputError: a size or readout does not fit; names the first one.
         """
 
-    def __call__(self, samples: Sequence[Sample], *, read: Sequence[str]) -> list[dict[str, Any]]:
-        """Returns for each image "scores": readout -> (n, K), of the readouts `read`."""
+    def __call__(
+        self, samples: Sequence[Sample], *, read: Sequence[str], dense: bool = False
+    ) -> list[dict[str, Any]]:
+        """Returns for each image "scores": readout -> (n, K), of the readouts `read`.
+
+        With `dense`, which is asked for only under ``TEST.REGIONS.GROUPING``, "dense" (E, h, w) as well.
+        """
 
 
 class TrainableRegionModel(TrainableModel, RegionModel, Protocol):

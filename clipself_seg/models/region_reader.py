@@ -155,33 +155,44 @@ class RegionReader(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, samples: Sequence[Sample], *, read: Sequence[str] | None = None
-    ) -> list[dict[str, dict[str, Tensor]]]:
+        self, samples: Sequence[Sample], *, read: Sequence[str] | None = None, dense: bool = False
+    ) -> list[dict[str, Any]]:
         """Score the regions of some images of one size.
 
         Args:
             samples: for each image "image" uint8 (3, S, S), "boxes" (n, 4) XYXY in [0, 1] of the padded
                 square, and for their readouts "masks" (n, h, w) bool, "crops" uint8 (n, 3, S0, S0).
             read: readouts; None stands for those that the model was made with.
+            dense: whether the dense features are wanted as well.
 
         Returns:
-            For each image {"scores": {readout: (n, K)}}, cosines in [-1, 1]. An empty mask scores 0
-            for every class.
+            For each image {"scores": {readout: (n, K)}}, cosines in [-1, 1], and with `dense` "dense" (E, h, w),
+            of length 1, too. An empty mask scores 0 for every class.
         """
         if self.text_KE is None:
             raise RuntimeError("call set_vocabulary before scoring regions")
+        read = self.read if read is None else read
         with autocast(self.text_KE.device, self.precision):
-            embeddings = self._embeddings(samples, self.read if read is None else read)
-        return [
+            images = self.clip.preprocess(torch.stack(on_device(samples, "image", self.device)))
+            dense_BEhw = self._dense(images) if dense or {"boxes", "masks"} & set(read) else None
+            embeddings = self._embeddings(samples, read, images, dense_BEhw)
+        outputs: list[dict[str, Any]] = [
             {"scores": {name: rows[index] @ self.text_KE.T for name, rows in embeddings.items()}}
             for index in range(len(samples))
         ]
+        if dense and dense_BEhw is not None:
+            for output, features_Ehw in zip(outputs, dense_BEhw, strict=True):
+                output["dense"] = features_Ehw
+        return outputs
 
     def _embeddings(
-        self, samples: Sequence[Sample], read: Sequence[str]
+        self,
+        samples: Sequence[Sample],
+        read: Sequence[str],
+        images: Tensor,
+        dense_BEhw: Tensor | None,
     ) -> dict[str, list[Tensor]]:
         """Unit vectors (n, E), float32, for every readout and image."""
-        images = self.clip.preprocess(torch.stack(on_device(samples, "image", self.device)))
         boxes = [s["boxes"] for s in samples]
         masked = any(readout.endswith("masks") for readout in read)
         masks = [s["masks"] for s in samples] if masked else []
@@ -193,18 +204,21 @@ class RegionReader(nn.Module):
                 embeddings[readout] = _split(self.clip.encode_boxes(images, boxes, True), boxes)
             elif readout == "attention_masks":
                 embeddings[readout] = _split(self.clip.encode_masks(images, masks, True), masks)
-        if {"boxes", "masks"} & set(read):
-            embeddings |= self._pooled(images, boxes, masks)
+        if dense_BEhw is not None:
+            embeddings |= self._pooled(dense_BEhw, boxes, masks)
         return {
             readout: [F.normalize(rows.float(), dim=-1) for rows in embeddings[readout]]
             for readout in read
         }
 
+    def _dense(self, images: Tensor) -> Tensor:
+        """Dense features (B, E, h, w) of length 1, float32."""
+        return F.normalize(self.clip.visual.dense(images).float(), dim=1)
+
     def _pooled(
-        self, images: Tensor, boxes: Sequence[Tensor], masks: Sequence[Tensor]
+        self, dense_BEhw: Tensor, boxes: Sequence[Tensor], masks: Sequence[Tensor]
     ) -> dict[str, list[Tensor]]:
         """Embeddings of boxes and masks, both from one dense pass and one product an image."""
-        dense_BEhw = F.normalize(self.clip.visual.dense(images).float(), dim=1)
         grid = (dense_BEhw.shape[2], dense_BEhw.shape[3])
         pooled: dict[str, list[Tensor]] = {"boxes": [], "masks": []}
         for index, features_Ehw in enumerate(dense_BEhw):

@@ -184,9 +184,14 @@ class Table:
 
 
 def list_tables(folder: Path = FOLDER) -> list[str]:
-    """Names of all tables: those of the paper's text before those of its appendix, and figures last."""
+    """Names of all tables: those of the paper's text, of its appendix, its figures, and those of this project."""
     names = [path.stem for path in folder.glob("*.yaml")]
-    return sorted(names, key=lambda name: (name.startswith("fig"), name.startswith("A"), name))
+
+    def place(name: str) -> tuple[int, str]:
+        kinds = (name[0].isdigit(), name.startswith("A"), name.startswith("fig"), True)
+        return kinds.index(True), name
+
+    return sorted(names, key=place)
 
 
 def read_tables(names: Iterable[str] = (), folder: Path = FOLDER) -> list[Table]:

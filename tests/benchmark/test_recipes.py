@@ -32,6 +32,19 @@ def test_a_distillation_is_student_and_teacher():
     assert made.memory(3) == made.weights + 3 * made.step
 
 
+def test_preservation_and_the_original_as_a_teacher_cost_what_they_compute():
+    clip = load_clip("ViT-Mini-8", None)
+    flops = tower_flops(clip.visual, 160, clip.image_size)
+    objectives = "MODEL.CLIPSELF.OBJECTIVES."
+    alone = computed("patches").flops
+    words = [f"{objectives}WHOLE_IMAGES", "1", f"{objectives}OWN_CROPS", "1"]
+    forward_and_backward = 1 + flops.dense_backward / flops.dense
+    expected = (1 + 86 / 12) * forward_and_backward * flops.image + flops.image
+    assert computed("patches", *words).flops - alone == pytest.approx(expected, abs=2)
+    words = [f"{objectives}SPATIAL", "1", "MODEL.CLIPSELF.CORRELATION.TEACHER", "original"]
+    assert computed("patches", *words).flops - alone == pytest.approx(flops.dense, abs=2)
+
+
 def test_blocks_that_do_not_learn_cost_no_backward_pass_and_keep_nothing():
     all_blocks, one = computed("patches"), computed("patches", "MODEL.CLIP.TRAINABLE_BLOCKS", "1")
     assert one.flops < all_blocks.flops and one.step < all_blocks.step

@@ -109,6 +109,14 @@ def test_float16_is_not_used_on_a_cpu(caplog):
         (["SOLVER.WEIGHT_DECAY", "-0.1"], "WEIGHT_DECAY must be 0 or more, and finite"),
         (["SOLVER.CHECKPOINT_KEEP", "-1"], "CHECKPOINT_KEEP must be 0 or more, got -1"),
         (["MODEL.CLIPSELF.LOSS_WEIGHT", "0"], "LOSS_WEIGHT must be greater than 0"),
+        (
+            ["MODEL.CLIPSELF.CORRELATION.TEMPERATURE", "0"],
+            "CORRELATION.TEMPERATURE must be greater than 0, and finite",
+        ),
+        (
+            ["TEST.REGIONS.GROUPING", "True", "MODEL.META_ARCHITECTURE", "CATSeg"],
+            "GROUPING must be False but for CLIPSelf and RegionReader",
+        ),
         (["TEST.REGIONS.READ", "()"], "READ must be at least one readout"),
         (
             ["INPUT.REGIONS.MIN_AREA", "100", "INPUT.REGIONS.MAX_AREA", "50"],

@@ -105,3 +105,16 @@ def test_its_reading_is_what_it_does(reader):
     reading = reader.reading()
     assert reading.synonyms == "all, the mean of their embeddings" and reading.windows == "none"
     assert reading.templates == '"a photo of a {}"'
+
+
+@pytest.mark.parametrize("read", [("boxes",), ("crops",)])
+def test_dense_features_come_along_if_they_are_asked_for_and_change_no_score(reader, read):
+    samples = [tiny_region_sample(0, 3), tiny_region_sample(1, 1)]
+    without, outputs = reader(samples, read=read), reader(samples, read=read, dense=True)
+    for sample, plain, output in zip(samples, without, outputs):
+        images = reader.clip.preprocess(sample["image"][None])
+        with torch.no_grad():
+            torch.testing.assert_close(output["dense"], reader.clip.encode_dense(images)[0])
+        assert "dense" not in plain and output["scores"].keys() == {*read}
+        for readout in read:
+            assert torch.equal(output["scores"][readout], plain["scores"][readout])

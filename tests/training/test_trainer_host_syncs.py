@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from clipself_seg.models.distillation.correlation_teachers import Original, TimmBackbone
+from clipself_seg.models.distillation.weighted import (
+    TERMS,
+    CorrelationSettings,
+    WeightedTerms,
+)
 from tests.host_syncs import HostSyncs, on_accelerator
 from tests.models.distillation.test_captions import captioned
 from tests.models.distillation.test_texts import NOUNS, text_samples, tiny_region_text
+from tests.models.distillation.test_weighted import weighted_samples
 from tests.models.fvit import test_model as fvit
 from tests.models.panoptic import test_model as panoptic
 from tests.tiny import tiny_clipself, tiny_samples
@@ -16,6 +23,16 @@ from tests.training.test_trainer import trainer
 
 def crops(**how):
     return tiny_clipself(trainable_blocks=2, **how), tiny_samples(2, 2)
+
+
+def all_terms(teacher):
+    settings = CorrelationSettings(teacher=teacher)
+    model = tiny_clipself(objective=WeightedTerms(dict.fromkeys(TERMS, 1.0), settings))
+    model = on_accelerator(model)
+    with HostSyncs():
+        model.setup_training(None)
+        on_accelerator(getattr(teacher, "_network", model))
+    return model, weighted_samples()
 
 
 def texts(loss):
@@ -55,6 +72,8 @@ DETECTION = {
 TASKS = {
     "crops": (crops, {}),
     "crops, each image alike": (lambda: crops(loss_average="images"), {}),
+    "crops with all further terms": (lambda: all_terms(Original()), {}),
+    "crops with a backbone of timm": (lambda: all_terms(TimmBackbone("test_vit", False)), {}),
     "texts": (lambda: texts("bce"), {}),
     "texts, softmax": (lambda: texts("softmax"), {}),
     "texts, RegionCLIP": (lambda: texts("regionclip"), {}),

@@ -109,7 +109,7 @@ class DistillMapper:
 
         Returns:
             "file_name", "image_id", "image" uint8 (3, S, S), "boxes" float32 (n, 4) relative,
-            "crops" uint8 (n, 3, S0, S0); n >= 1.
+            "crops" uint8 (n, 3, S0, S0), n >= 1, and "whole" float32 (1, 4) relative, the box of the image.
 
         Raises:
             InputError: the image cannot be read, or is a tiny one of a shard; the proposals were made
@@ -125,6 +125,7 @@ class DistillMapper:
             "image": chw(letterbox_image(image, self.student_size)),
             "boxes": box_tensor(regions.boxes, width, height),
             "crops": chw(letterbox_crops(image, regions.crops, self.crop_size)),
+            "whole": box_tensor(np.array([[0, 0, width, height]]), width, height),
         }
 
     def _image(self, record: Record) -> np.ndarray:

@@ -11,6 +11,7 @@ points; here regions are counted as integers and divided in float64.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from clipself_seg.errors import InputError
+from clipself_seg.evaluation.regions.grouping import Grouping, neighbour_purity, token_classes
 from clipself_seg.evaluation.regions.report import ABOUT, region_table
 from clipself_seg.files import write_json
 
@@ -104,6 +106,7 @@ class RegionAccuracyEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         """Forget all images."""
         self._images: dict[Any, dict[str, np.ndarray]] = {}
+        self._groupings: dict[Any, Grouping] = {}
 
     def process(
         self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
@@ -112,8 +115,8 @@ class RegionAccuracyEvaluator(DatasetEvaluator):
 
         Args:
             inputs: samples with "image_id", "file_name", "labels" (n,) int64 and "isthing" (n,)
-                bool.
-            outputs: for each sample "scores": {readout: (n, K)}.
+                bool, and "masks" (n, h, w) bool for outputs with "dense".
+            outputs: for each sample "scores": {readout: (n, K)}, and if grouping is measured "dense" (E, h, w).
 
         Raises:
             FloatingPointError: a score is not finite.
@@ -130,6 +133,8 @@ class RegionAccuracyEvaluator(DatasetEvaluator):
                 image[readout] = label_ranks(scores, labels.to(scores.device)).cpu().numpy()
             known = self.earlier._images[sample["image_id"]] if self.earlier else {}
             self._images[sample["image_id"]] = known | image
+            if "dense" in output:
+                self._groupings[sample["image_id"]] = _grouping(sample, output["dense"])
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Merge all processes and average.
@@ -137,7 +142,7 @@ class RegionAccuracyEvaluator(DatasetEvaluator):
         Returns:
             {"regions": {"boxes.thing.top1": percent, ..., "thing.regions": count, "thing.classes":
             count, ..., "images": count}}, the same in every process. A group without regions has
-            no accuracies.
+            no accuracies. With grouping, "grouping.purity" and "grouping.chance", in percent, too.
 
         Raises:
             InputError: the data set has no region at all (in every process, so that none waits).
@@ -152,6 +157,7 @@ class RegionAccuracyEvaluator(DatasetEvaluator):
                 "its panoptic ground truth is blank or all segments are too small"
             )
         results = region_results(regions, len(self.class_names)) | {"images": float(len(merged))}
+        results |= grouping_results(_merged_groupings(self._groupings))
         if comm.is_main_process():
             self._report(results, regions)
         return {"regions": results}
@@ -159,6 +165,12 @@ class RegionAccuracyEvaluator(DatasetEvaluator):
     def _report(self, results: dict[str, float], regions: dict[str, np.ndarray]) -> None:
         table = region_table({self.dataset_name: results})
         logger.info("%s:\n%s", ABOUT, table)
+        if "grouping.purity" in results:
+            logger.info(
+                "Grouping: %.1f %% of the nearest tokens of a token are of its class; at random %.1f %%",
+                results["grouping.purity"],
+                results["grouping.chance"],
+            )
         if self.output_dir is not None:
             content = {
                 "dataset": self.dataset_name,
@@ -190,6 +202,28 @@ def region_results(regions: Mapping[str, np.ndarray], num_classes: int) -> dict[
                 accuracy = mean_class_accuracy(ranks, labels[chosen], num_classes, k)
                 results[f"{readout}.{group}.top{k}"] = 100 * accuracy
     return results
+
+
+def grouping_results(groupings: Iterable[Grouping]) -> dict[str, float]:
+    """Means over images in percent, of those that have something to tell apart; nothing if none has."""
+    known = [one for one in groupings if not math.isnan(one.purity)]
+    if not known:
+        return {}
+    return {
+        "grouping.purity": 100 * sum(one.purity for one in known) / len(known),
+        "grouping.chance": 100 * sum(one.chance for one in known) / len(known),
+    }
+
+
+def _grouping(sample: Mapping[str, Any], dense_Ehw: Tensor) -> Grouping:
+    classes_hw = token_classes(sample["masks"], sample["labels"]).to(dense_Ehw.device)
+    return neighbour_purity(dense_Ehw.flatten(1).T, classes_hw.flatten())
+
+
+def _merged_groupings(own: dict[Any, Grouping]) -> list[Grouping]:
+    """Those of all processes, each image once, in an order that does not depend on their number."""
+    merged = {image: one for part in comm.all_gather(own) for image, one in part.items()}
+    return [merged[image] for image in sorted(merged, key=str)]
 
 
 def class_table(

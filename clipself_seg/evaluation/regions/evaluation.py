@@ -47,6 +47,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
         sizes: Sequence[int],
         read: Sequence[str],
         mask_resize: MaskResize,
+        grouping: bool = False,
         workers: int,
         output_dir: Path,
         extras: Extras | None = None,
@@ -57,6 +58,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
             sizes: sides in pixels of the square input.
             read: readouts, out of `clipself_seg.config.READOUTS`.
             mask_resize: rule by which masks are resized to tokens, see `token_masks`.
+            grouping: whether to measure how dense features group tokens, see `neighbour_purity`.
             workers: number of worker processes of each loader.
             output_dir: folder for tables by class, and the curve if there are several sizes.
             extras: what is measured beside the published numbers, out of `MEASURED`; None for nothing.
@@ -65,6 +67,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
         self.sizes = tuple(sizes)
         self.read = tuple(read)
         self.mask_resize = mask_resize
+        self.grouping = grouping
         self.workers = workers
         self.output_dir = output_dir
         self.extras = extras or Extras()
@@ -78,6 +81,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
             "sizes": cfg.TEST.REGIONS.SIZES or (cfg.INPUT.REGIONS.STUDENT_SIZE,),
             "read": cfg.TEST.REGIONS.READ,
             "mask_resize": cfg.TEST.REGIONS.MASK_RESIZE,
+            "grouping": cfg.TEST.REGIONS.GROUPING,
             "workers": cfg.DATALOADER.NUM_WORKERS,
             "output_dir": Path(cfg.OUTPUT_DIR),
             "extras": Extras.from_config(cfg, "region recognition", MEASURED),
@@ -135,6 +139,9 @@ class RegionEvaluation(Evaluation[RegionModel]):
         """A pass for each size of the input, with the folder of its files."""
         vocabulary, records = self._records(name)
         read = self.read
+        # Classes of tokens follow from the masks.
+        needed = ("masks",) if self.grouping else ()
+        asked = {"dense": True} if self.grouping else {}
         earlier = None
         for size, folder in zip(self.sizes, folders, strict=True):
             evaluator = RegionAccuracyEvaluator(
@@ -143,8 +150,9 @@ class RegionEvaluation(Evaluation[RegionModel]):
                 output_dir=folder,
                 earlier=earlier,
             )
-            mapper = self._mapper(size, read, vocabulary, model)
-            yield Pass(evaluation_batches(records, mapper, self.workers), evaluator, {"read": read})
+            mapper = self._mapper(size, (*read, *needed), vocabulary, model)
+            batches = evaluation_batches(records, mapper, self.workers)
+            yield Pass(batches, evaluator, {"read": read, **asked})
             # Crops do not depend on the size of the input: the first pass has encoded them.
             read = tuple(readout for readout in self.read if readout != "crops")
             earlier = evaluator

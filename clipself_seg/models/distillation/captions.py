@@ -9,7 +9,7 @@ from torch import Tensor
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.heads.distillation.info_nce import info_nce_loss
-from clipself_seg.models.distillation.step import Step
+from clipself_seg.models.distillation.step import IMAGE, Step
 
 
 class CaptionContrast:
@@ -20,7 +20,7 @@ class CaptionContrast:
     "caption", a text.
     """
 
-    dense = False
+    reads: tuple[str, ...] = (IMAGE,)
 
     def setup_training(
         self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None

@@ -9,7 +9,7 @@ from torch import Tensor
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.heads.distillation.losses import cosine_distance
-from clipself_seg.models.distillation.step import Step
+from clipself_seg.models.distillation.step import DENSE, Step
 
 
 class CropDistillation:
@@ -19,7 +19,7 @@ class CropDistillation:
     (n, 3, S0, S0).
     """
 
-    dense = True
+    reads: tuple[str, ...] = (DENSE,)
 
     def setup_training(
         self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None

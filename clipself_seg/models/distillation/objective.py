@@ -1,7 +1,8 @@
 """What `CLIPSelf` asks for the losses of a step: one class an objective, in a file of its own beside this one.
 
 A further objective is a class with the members of `Objective`, a line in `build.OBJECTIVES` and a value of
-``MODEL.CLIPSELF.TARGET``; the samples that it reads are made by a mapper that `training.tasks.RegionTask` chooses.
+``MODEL.CLIPSELF.TARGET``; the samples that it reads are made by a mapper that `training.tasks.RegionTask` chooses. A
+further term of the target "crops" is a function and a line in `weighted.TERMS`.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ class Objective(Protocol):
     """What the student is trained for. It has no weights that train.
 
     Attributes:
-        dense: whether it reads the student's dense features alone. Query and key of the last block, which
-            those do not depend on, then stay the original's.
+        reads: what it reads of the student, see `step.READS`. What none of it depends on, such as query and key
+            of the last block for dense features alone, stays the original's.
     """
 
-    dense: bool
+    reads: tuple[str, ...]
 
     def setup_training(
         self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None

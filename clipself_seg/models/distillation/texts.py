@@ -20,7 +20,7 @@ from clipself_seg.heads.distillation.region_text import (
     noun_logits,
     teacher_divergence,
 )
-from clipself_seg.models.distillation.step import Step
+from clipself_seg.models.distillation.step import DENSE, Step
 
 TextLoss = Literal["bce", "softmax", "regionclip"]
 
@@ -34,7 +34,7 @@ class RegionText:
     The temperature is the CLIP's own, exp(logit_scale), which does not train.
     """
 
-    dense = True
+    reads: tuple[str, ...] = (DENSE,)
 
     def __init__(
         self,

@@ -52,6 +52,11 @@ def test_a_students_box_shows_what_the_teachers_crop_shows(checkerboard, draw):
         assert (inside - mean_colour(crop)).abs().max() < 12
 
 
+def test_the_box_of_the_image_leaves_out_the_padding(checkerboard):
+    whole = distill()(checkerboard, 0)["whole"]
+    torch.testing.assert_close(whole, torch.tensor([[0, 0, 1, 40 / 60]]))
+
+
 def test_boxes_stay_on_the_picture_and_off_the_padding(checkerboard):
     boxes = torch.cat([distill()(checkerboard, draw)["boxes"] for draw in range(20)])
     assert boxes.min() == 0 and boxes[:, 2].max() == 1

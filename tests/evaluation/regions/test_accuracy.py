@@ -177,3 +177,28 @@ def test_two_processes_give_the_result_of_one(tmp_path):
     assert json.loads(files[0].read_text())["results"] == expected["regions"]
     by_class = [json.loads(file.read_text())["classes"] for file in files]
     assert by_class[0] == by_class[1]
+
+
+def grouped(image_id, purity_of):
+    """A sample of two classes of 2 x 1 tokens each, whose features lie apart or not, and its outputs."""
+    sample, output = image(image_id, count=2)
+    sample |= {"labels": torch.tensor([1, 5])}
+    masks = torch.zeros(2, 2, 2, dtype=torch.bool)
+    masks[0, 0] = masks[1, 1] = True
+    first, second = ([1.0, 0.0], [0.0, 1.0])
+    rows = {1.0: [[first, first], [second, second]], 0.0: [[first, second], [first, second]]}
+    dense = torch.tensor(rows[purity_of]).permute(2, 0, 1)
+    return sample | {"masks": masks}, output | {"dense": dense}
+
+
+def test_grouping_is_the_mean_over_images_that_have_several_classes():
+    one = evaluator()
+    for image_id, purity in ((1, 1.0), (2, 0.0), (3, 1.0), (1, 1.0)):
+        sample, output = grouped(image_id, purity)
+        one.process([sample], [output])
+    sample, output = grouped(4, 1.0)
+    one.process([sample | {"masks": sample["masks"] & False}], [output])
+    results = one.evaluate()["regions"]
+    assert results["grouping.purity"] == pytest.approx(100 * 2 / 3)
+    assert results["grouping.chance"] == pytest.approx(100 / 3) and results["images"] == 4
+    assert "grouping.purity" not in evaluate([1, 2])["regions"]

@@ -122,3 +122,19 @@ def test_numbers_of_the_synonym_test_are_of_each_size(tmp_path):
         ["worst", "40.0"],
         ["spread", "20.0"],
     ]
+
+
+def test_grouping_is_measured_where_it_is_asked_for_and_changes_no_accuracy(
+    tmp_path, datasets, monkeypatch
+):
+    torch.manual_seed(0)
+    model = RegionReader(clip=load_clip("ViT-Mini-8", None), read=READ).eval()
+    model.text_KE = torch.nn.functional.normalize(torch.randn(133, model.clip.embed_dim), dim=-1)
+    monkeypatch.setattr(model, "set_vocabulary", lambda words: None)
+    plain = evaluation((64,), tmp_path / "plain")
+    grouping = evaluation((64,), tmp_path / "grouping")
+    grouping.grouping = True
+    (before,), (after,) = (one(model)[NAME].values() for one in (plain, grouping))
+    assert {key: after[key] for key in before} == before
+    assert after.keys() - before.keys() == {"grouping.purity", "grouping.chance"}
+    assert 0 < after["grouping.purity"] <= 100

@@ -62,3 +62,10 @@ def test_half_precision_inputs_are_compared_in_float32():
     assert loss.dtype == torch.float32
     exact = loss_of(student.half().float(), teacher.half().float(), [4])
     torch.testing.assert_close(loss, exact, atol=0, rtol=0)
+
+
+def test_gradient_turns_the_student_towards_its_teacher():
+    student = torch.tensor([[3.0, 4.0]], requires_grad=True)
+    cosine_distance(student, torch.tensor([[2.0, 0.0]])).sum().backward()
+    # -(unit teacher - cos * unit student) / length of the student = -((1, 0) - 0.6 (0.6, 0.8)) / 5
+    torch.testing.assert_close(student.grad, torch.tensor([[-0.128, 0.096]]))

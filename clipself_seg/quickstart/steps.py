@@ -66,16 +66,16 @@ class Chapter:
     Attributes:
         rows: title of a run -> data set -> results.
         provenances: title of a run -> its provenance.
-        protocols: title of a run -> data set -> what its numbers were measured with.
         table: format of `tabulate` -> the chapter's table.
         images: name of a world -> what the page shows of it.
+        protocols: title of a run -> data set -> what its numbers were measured with.
     """
 
     rows: Mapping[str, Mapping[str, Any]]
     provenances: Mapping[str, Any]
-    protocols: Mapping[str, Mapping[str, Any]]
     table: Callable[[str], str]
     images: Mapping[str, Sequence[Row]]
+    protocols: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 def read_chapter(
@@ -98,9 +98,11 @@ def read_chapter(
     rows = {title: content["results"] for title, content in contents.items()}
     provenances = {prefix + title: content["provenance"] for title, content in contents.items()}
     protocols = {prefix + title: content["protocol"] for title, content in contents.items()}
-    return Chapter(
-        rows, provenances, protocols, lambda style: table(rows, style=style), images or {}
-    )
+
+    def written(style: str) -> str:
+        return table(rows, style=style)
+
+    return Chapter(rows, provenances, written, images or {}, protocols)
 
 
 def first_images(worlds: Path, world: str) -> list[Path]:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from clipself_seg.checkpoints.bounds import open_safetensors, refusing
+from clipself_seg.checkpoints.dense_feature import DenseFeature, stated_feature
 from clipself_seg.checkpoints.hub import HUB
 from clipself_seg.checkpoints.torch_files import (
     ScriptObject,
@@ -39,6 +40,7 @@ class Checkpoint:
         format: name of the format, for the report: "safetensors", "TorchScript archive", "state dict".
         activation: "gelu" or "quick_gelu" where the file records it, else None.
         mean, std: RGB normalisation of pixels in [0, 1] where the file records it, else None.
+        dense: dense feature that the weights were distilled for, "token" where the file says nothing.
     """
 
     path: Path
@@ -47,6 +49,7 @@ class Checkpoint:
     activation: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    dense: DenseFeature = DenseFeature()
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -101,13 +104,13 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _metadata(stored: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Activation and normalisation, which `save_clip` wrote beside the tensors."""
+    """Activation, normalisation and dense feature, which `save_clip` wrote beside the tensors."""
     activation = stored.get("activation")
     if not (activation is None or isinstance(activation, str) and activation in ACTIVATIONS):
         raise InputError(
             f"{path}: activation is {shown(activation)}, neither gelu nor quick_gelu; fetch it again"
         )
-    metadata: dict[str, Any] = {"activation": activation}
+    metadata: dict[str, Any] = {"activation": activation, "dense": stated_feature(stored, path)}
     for name in ("mean", "std"):
         if (text := stored.get(f"pixel_{name}")) is None:
             continue

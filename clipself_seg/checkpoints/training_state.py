@@ -245,20 +245,28 @@ def is_training_state(tensors: Mapping[str, Tensor]) -> bool:
     return all(name.startswith(("model/", "optimizer/")) for name in tensors)
 
 
-def load_training_state(path: Path, model: nn.Module, original_hash: Callable[[], str]) -> None:
+def load_training_state(
+    path: Path,
+    model: nn.Module,
+    original_hash: Callable[[], str],
+    check: Callable[[Mapping[str, Any]], None] = lambda run: None,
+) -> None:
     """Load the trained parameters of a checkpoint into a model that has the others already.
 
     Args:
         path: written by `CheckpointFolder.save`.
         model: its parameters that train are replaced.
         original_hash: gives the identity of what does not train.
+        check: refuses a run by what it had to share with one that goes on with it.
 
     Raises:
-        InputError: the file is damaged, or of a run with another model or other initial weights.
+        InputError: the file is damaged, or of a run with another model or other initial weights; as `check`.
     """
     tensors, metadata = read_state(path)
-    unpack_model(tensors, model)
     run = metadata.get("run")
+    if isinstance(run, dict):
+        check(run)
+    unpack_model(tensors, model)
     if not isinstance(run, dict) or run.get("original weights") != original_hash():
         raise InputError(
             f"{path} is a training checkpoint of a run with other original weights: give the "

@@ -50,6 +50,11 @@ class Entry:
     measured: str = ""
     source: str = ""
 
+    @property
+    def distilled(self) -> bool:
+        """Whether it is a CLIP that was distilled, and no original one; its name says it."""
+        return self.name.startswith("clipself-")
+
 
 @functools.cache
 def zoo() -> dict[str, Entry]:

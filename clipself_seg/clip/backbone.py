@@ -12,8 +12,10 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.clip.model import DenseCLIP, load_clip
 from clipself_seg.clip.tower import DENSE, ImageTower, train_last_blocks
+from clipself_seg.clip.training_free import refuse_training
 from clipself_seg.config.weights import refuse_addresses
 
 logger = logging.getLogger(__name__)
@@ -40,15 +42,20 @@ class CLIPBackbone(Backbone):
             trainable_blocks: number of last blocks that train; 0 freezes everything, -1 trains all
                 blocks. Parameters that no feature needs stay frozen, since DistributedDataParallel
                 expects a gradient of every other one.
+
+        Raises:
+            InputError: blocks are to train, and the attention is one without training.
         """
         super().__init__()
+        if trainable_blocks:
+            refuse_training(tower.attention)
         self.tower = tower
         self.out_features = tower.check_names(out_features)
         train_last_blocks(tower, trainable_blocks, self.out_features)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict[str, Any]:
-        """Reads ``MODEL.CLIP.{NAME, WEIGHTS, OUT_FEATURES, TRAINABLE_BLOCKS, CHECKPOINTING}``."""
+        """Reads ``MODEL.CLIP``."""
         clip = clip_from_config(cfg)
         _warn_of_other_pixels(cfg, clip)
         clip.visual.checkpointing = cfg.MODEL.CLIP.CHECKPOINTING
@@ -92,14 +99,35 @@ def _warn_of_other_pixels(cfg: CfgNode, clip: DenseCLIP) -> None:
 
 
 def clip_from_config(cfg: CfgNode) -> DenseCLIP:
-    """The CLIP of ``MODEL.CLIP.{NAME, WEIGHTS, COMPILE}``; without weights, random ones from torch's seed.
+    """The CLIP of ``MODEL.CLIP.{NAME, WEIGHTS, DENSE, ATTENTION, COMPILE}``; random weights if it names none.
 
     Raises:
-        InputError: as `load_clip` and `ImageTower.compile_blocks`; the weights are an address, for a file may have
-            named it.
+        InputError: as `load_clip`, `ImageTower.choose_attention` and `ImageTower.compile_blocks`; the weights are an
+            address, for a file may have named it.
     """
     refuse_addresses(cfg)
-    clip = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.WEIGHTS or None)
+    clip = load_as_configured(cfg, cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.WEIGHTS)
+    clip.visual.choose_attention(cfg.MODEL.CLIP.ATTENTION)
     if cfg.MODEL.CLIP.COMPILE:
         clip.visual.compile_blocks()
     return clip
+
+
+def load_as_configured(cfg: CfgNode, name: str, weights: str) -> DenseCLIP:
+    """A CLIP whose dense feature is that of ``MODEL.CLIP.{DENSE, DENSE_BLOCKS, DENSE_OVERRIDE}``.
+
+    Args:
+        cfg: configuration; those keys are read.
+        name: open_clip's model name.
+        weights: as for `load_clip`; "" for random ones from torch's seed.
+
+    Raises:
+        InputError: as `load_clip`.
+    """
+    override = cfg.MODEL.CLIP.DENSE_OVERRIDE
+    return load_clip(name, weights or None, dense=configured_feature(cfg), override=override)
+
+
+def configured_feature(cfg: CfgNode) -> DenseFeature:
+    """The dense feature that ``MODEL.CLIP.{DENSE, DENSE_BLOCKS}`` name."""
+    return DenseFeature(cfg.MODEL.CLIP.DENSE, cfg.MODEL.CLIP.DENSE_BLOCKS)

@@ -11,7 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip.layers import attend_with_mask_tokens, merge_heads, split_heads
+from clipself_seg.clip.layers import (
+    attend_with_mask_tokens,
+    head_gates,
+    merge_heads,
+    scale_heads,
+    split_heads,
+)
 from clipself_seg.clip.linear import Linear, linear
 from clipself_seg.clip.positions import patch_grid, resample_positions, rotary_factors, rotate
 from clipself_seg.clip.tower import TransformerTower
@@ -37,9 +43,26 @@ class RotaryAttention(nn.Module):
         """Self-attention, (B, L, D) -> (B, L, D); `rotary` is the table of the grid."""
         return self._attend(rotate(self._query(x_BLD), rotary), x_BLD, rotary, None)
 
-    def value_path(self, x_BLD: Tensor) -> Tensor:
-        """Result of attention in which each token attends only to itself."""
-        return self.proj(self.inner_attn_ln(self._value(x_BLD)))
+    def value_path(self, x_BLD: Tensor, gates_BLH: Tensor | None = None) -> Tensor:
+        """Result of attention in which each token attends only to itself.
+
+        Args:
+            x_BLD: tokens.
+            gates_BLH: factors of the heads' values, before the inner norm, as attention's would be; None for 1.
+        """
+        values_BLD = self._value(x_BLD)
+        if gates_BLH is not None:
+            values_BLD = scale_heads(values_BLD, gates_BLH)
+        return self.output(values_BLD)
+
+    def output(self, values_BLD: Tensor) -> Tensor:
+        """Inner norm and output projection of attended values, whose heads are merged, (B, L, D)."""
+        return self.proj(self.inner_attn_ln(values_BLD))
+
+    def queries_keys_values(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of all tokens, (B, H, L, C) each, without the rotation."""
+        k = split_heads(self.k_proj(x_BLD), self.heads)
+        return self._query(x_BLD), k, split_heads(self._value(x_BLD), self.heads)
 
     def forward_mask_tokens(
         self, mask_tokens_BQD: Tensor, x_BLD: Tensor, allowed_BQL: Tensor | None, rotary: Tensor
@@ -100,7 +123,7 @@ class SwiGLU(nn.Module):
 
 
 class EvaBlock(nn.Module):
-    """Pre-norm attention and SwiGLU with residuals; it has the same four methods as `ResidualBlock`."""
+    """Pre-norm attention and SwiGLU with residuals; it has the methods of `ResidualBlock`."""
 
     def __init__(self, *, width: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -117,6 +140,30 @@ class EvaBlock(nn.Module):
         """The block without attention between tokens, as `ResidualBlock.value_path`, (B, L, D)."""
         values_BLD = self.attn.value_path(self.norm1(x_BLD))
         return self._finish(x_BLD if residual is None else residual, values_BLD)
+
+    def values(self, x_BLD: Tensor, *gate: Tensor) -> Tensor:
+        """What the block would add without attention between tokens and MLP, as `ResidualBlock.values`, (B, L, D)."""
+        normed_BLD = self.norm1(x_BLD)
+        gates_BLH = head_gates(normed_BLD, *gate) if gate else None
+        return self.attn.value_path(normed_BLD, gates_BLH)
+
+    def queries_keys_values(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of all tokens, (B, H, L, C) each, without the rotation."""
+        return self.attn.queries_keys_values(self.norm1(x_BLD))
+
+    def finish(self, values_BLD: Tensor, residual: Tensor | None) -> Tensor:
+        """The block behind its attention, as `ResidualBlock.finish`, (B, L, D)."""
+        attended_BLD = self.attn.output(values_BLD)
+        return attended_BLD if residual is None else self._finish(residual, attended_BLD)
+
+    def query_key_parameters(self) -> list[nn.Parameter]:
+        """Parameters of queries and keys alone, which `value_path` and `values` do not depend on."""
+        attention: Any = self.attn
+        return [attention.q_proj.weight, attention.k_proj.weight, attention.q_bias]
+
+    def mlp_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the MLP and its norm, which `values` does not depend on."""
+        return [*self.norm2.parameters(), *self.mlp.parameters()]
 
     def forward_mask_tokens(
         self, mask_tokens_BQD: Tensor, x_BLD: Tensor, allowed_BQL: Tensor | None, rotary: Tensor
@@ -203,16 +250,12 @@ class EvaTransformer(TransformerTower):
         return self.head(self.norm(tokens))
 
     def layer_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Ordered partition of the parameters: stem, positions, block0, block1, ..., head."""
+        """Ordered partition of the parameters: stem, positions, block0, block1, ..., head, gate if there is one."""
         blocks = {f"block{i}": list(b.parameters()) for i, b in enumerate(self.blocks)}
         return {
             "stem": [*self.patch_embed.parameters(), self.cls_token],
             "positions": [self.pos_embed],
             **blocks,
             "head": [*self.norm.parameters(), *self.head.parameters()],
+            **self.gate_group(),
         }
-
-    def unused_by_dense(self) -> list[nn.Parameter]:
-        """Query and key parameters of the last block, which its value path does not use."""
-        attention: Any = self.blocks[-1].attn
-        return [attention.q_proj.weight, attention.k_proj.weight, attention.q_bias]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from clipself_seg.clip.linear import stock_linear
 from clipself_seg.clip.model import DenseCLIP
+from clipself_seg.clip.training_free import NONE
 from clipself_seg.errors import InputError, MissingPackage
 from clipself_seg.files import write_json
 from clipself_seg.provenance import provenance
@@ -75,9 +76,14 @@ def export_onnx(clip: DenseCLIP, folder: str | os.PathLike[str]) -> dict[str, di
         file by the shape of the input.
 
     Raises:
-        InputError: a package is missing, the folder has something in it, or a difference is larger than
-            `TOLERANCE`; nothing is written then.
+        InputError: a package is missing, the folder has something in it, the dense features are made by an attention
+            without training, or a difference is larger than `TOLERANCE`; nothing is written then.
     """
+    if clip.visual.attention != NONE:
+        raise InputError(
+            f"MODEL.CLIP.ATTENTION {clip.visual.attention} is not exported, only what MODEL.CLIP.DENSE names: "
+            f"leave it {NONE}"
+        )
     _require_packages()
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
@@ -210,6 +216,7 @@ def _metadata(clip: DenseCLIP, differences: dict[str, dict[str, float]]) -> dict
         "embed_dim": clip.embed_dim,
         "logit_scale": clip.logit_scale.exp().item(),
         "class_residual": getattr(clip.visual, "class_residual", False),
+        **clip.visual.dense_feature.entries(),
         "files": {
             DENSE_FILE: {
                 "images": "float32 (B, 3, H, W), RGB in [0, 1], less mean, by std; H and W multiples of patch_size",

@@ -1,12 +1,14 @@
 """The transformer block of OpenAI's CLIP, for images and texts, with dense and masked variants.
 
-A block has four methods:
+A block has these methods:
 - `forward`: every token attends to every token;
 - `value_path`: no token attends to any other one (CLIPSelf's dense last block, paper section 3.1);
+- `values`: what `value_path` adds to the tokens before the MLP;
 - `forward_mask_tokens`: mask tokens, copies of the class token, attend to the tokens that their masks
   allow; no token attends to them;
 - `forward_with_mask_tokens`: `forward` of the tokens and `forward_mask_tokens` together, as rows of
   the same matrix products.
+- `queries_keys_values` and `finish`: the two halves of `forward` around attention, for one of another kind.
 
 Shapes: B batch, L tokens, Q mask tokens, R = L + Q rows, tokens first, D width, H heads, C channels of
 one head.
@@ -62,6 +64,20 @@ def merge_heads(x_BHLC: Tensor) -> Tensor:
     return x_BHLC.transpose(1, 2).flatten(2)
 
 
+def head_gates(x_BLD: Tensor, weight_HD: Tensor, bias_H: Tensor) -> Tensor:
+    """Factor of the value of each head and token, ``2 sigmoid(W x + b)`` in (0, 2), (B, L, H).
+
+    It is 1 where weight and bias are 0, and has a gradient there, which it would not have beside a large bias.
+    """
+    return 2 * linear(x_BLD, weight_HD, bias_H).sigmoid()
+
+
+def scale_heads(values_BLD: Tensor, gates_BLH: Tensor) -> Tensor:
+    """Values (B, L, D) with the channels of each head multiplied by its gate."""
+    heads_BLHC = values_BLD.unflatten(-1, (gates_BLH.shape[-1], -1))
+    return (heads_BLHC * gates_BLH[..., None]).flatten(-2)
+
+
 def attend_with_mask_tokens(
     tokens_BHLC: Tensor,
     mask_tokens_BHQC: Tensor,
@@ -103,12 +119,26 @@ class PackedAttention(nn.Module):
         q, k, v = (split_heads(part, self.heads) for part in packed.chunk(3, dim=-1))
         return self.out_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=causal)))
 
-    def value_path(self, x_BLD: Tensor) -> Tensor:
-        """Result of attention in which each token attends only to itself: value and output projection."""
+    def value_path(self, x_BLD: Tensor, gates_BLH: Tensor | None = None) -> Tensor:
+        """Result of attention in which each token attends only to itself: value and output projection.
+
+        Args:
+            x_BLD: tokens.
+            gates_BLH: factors of the heads' values, see `head_gates`; None for 1.
+        """
         width = x_BLD.shape[-1]
-        return self.out_proj(
-            linear(x_BLD, self.in_proj_weight[2 * width :], self.in_proj_bias[2 * width :])
-        )
+        values_BLD = linear(x_BLD, self.in_proj_weight[2 * width :], self.in_proj_bias[2 * width :])
+        if gates_BLH is not None:
+            values_BLD = scale_heads(values_BLD, gates_BLH)
+        return self.out_proj(values_BLD)
+
+    def output(self, values_BLD: Tensor) -> Tensor:
+        """Output projection of attended values, whose heads are merged, (B, L, D)."""
+        return self.out_proj(values_BLD)
+
+    def queries_keys_values(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of all tokens, (B, H, L, C) each."""
+        return self._project(x_BLD, x_BLD)
 
     def forward_mask_tokens(
         self, mask_tokens_BQD: Tensor, x_BLD: Tensor, allowed_BQL: Tensor | None
@@ -233,6 +263,40 @@ class ResidualBlock(nn.Module):
         """
         values_BLD = self.attn.value_path(self.ln_1(x_BLD))
         return self._finish(x_BLD if residual is None else residual, values_BLD)
+
+    def values(self, x_BLD: Tensor, *gate: Tensor) -> Tensor:
+        """What the block would add to tokens that attend only to themselves, without its MLP, (B, L, D).
+
+        Args:
+            x_BLD: tokens.
+            gate: weight (H, D) and bias (H,) of `head_gates`, which the normalised tokens decide; nothing for 1.
+        """
+        normed_BLD = self.ln_1(x_BLD)
+        gates_BLH = head_gates(normed_BLD, *gate) if gate else None
+        return self.ls_1(self.attn.value_path(normed_BLD, gates_BLH))
+
+    def queries_keys_values(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of all tokens, (B, H, L, C) each."""
+        return self.attn.queries_keys_values(self.ln_1(x_BLD))
+
+    def finish(self, values_BLD: Tensor, residual: Tensor | None) -> Tensor:
+        """The block behind its attention, (B, L, D).
+
+        Args:
+            values_BLD: attended values, heads merged, before the output projection.
+            residual: tokens that they are added to, and then the MLP's result; None for neither.
+        """
+        attended_BLD = self.attn.output(values_BLD)
+        return self.ls_1(attended_BLD) if residual is None else self._finish(residual, attended_BLD)
+
+    def query_key_parameters(self) -> list[nn.Parameter]:
+        """Parameters of queries and keys alone: none, they are rows of one matrix with the values'."""
+        return []
+
+    def mlp_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the MLP and its norm, which `values` does not depend on."""
+        parts = (self.ln_2, self.mlp, self.ls_2)
+        return [parameter for part in parts for parameter in part.parameters()]
 
     def forward_mask_tokens(
         self, mask_tokens_BQD: Tensor, x_BLD: Tensor, allowed_BQL: Tensor | None = None

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.checkpoints.dense_feature import ANY, BY_TOKEN, DenseFeature, require_feature
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.hub import is_remote
 from clipself_seg.checkpoints.locate import locate, published_file
@@ -29,7 +30,14 @@ from clipself_seg.clip.build import Architecture, find_architecture
 from clipself_seg.clip.constants import constant
 from clipself_seg.clip.layers import packed_matrices
 from clipself_seg.clip.open_clip_files import tokenizer
-from clipself_seg.clip.weights import LAYOUTS, LoadReport, choose_activation, load_strictly
+from clipself_seg.clip.weights import (
+    LAYOUTS,
+    LoadReport,
+    choose_activation,
+    dense_notes,
+    fit_gate,
+    load_strictly,
+)
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.files import atomic_path
 
@@ -52,6 +60,7 @@ class DenseCLIP(nn.Module):
         mean: mean of RGB pixels in [0, 1] that is subtracted from an image.
         std: standard deviation of RGB pixels in [0, 1] that an image is divided by.
         report: report of `load_clip`, None for random weights.
+        distilled: dense feature that the weights were distilled for, which `save_clip` writes; `ANY` if for none.
     """
 
     def __init__(
@@ -61,6 +70,7 @@ class DenseCLIP(nn.Module):
         quick_gelu: bool,
         mean: Sequence[float] = CLIP_MEAN,
         std: Sequence[float] = CLIP_STD,
+        dense: DenseFeature = BY_TOKEN,
     ) -> None:
         super().__init__()
         self.architecture = architecture
@@ -68,6 +78,8 @@ class DenseCLIP(nn.Module):
         self.name = architecture.name
         self.embed_dim = architecture.embed_dim
         self.visual = architecture.build_image_tower(quick_gelu)
+        self.visual.choose_dense(dense)
+        self.distilled = ANY
         self.text = architecture.build_text_tower(quick_gelu)
         self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
         self.mean = tuple(mean)
@@ -190,7 +202,13 @@ class DenseCLIP(nn.Module):
         return hash_tensors(self.state_dict())
 
 
-def load_clip(name: str, weights: str | os.PathLike[str] | None) -> DenseCLIP:
+def load_clip(
+    name: str,
+    weights: str | os.PathLike[str] | None,
+    *,
+    dense: DenseFeature | None = None,
+    override: bool = False,
+) -> DenseCLIP:
     """Loads a CLIP in evaluation mode, in float32 on the CPU.
 
     Args:
@@ -198,19 +216,29 @@ def load_clip(name: str, weights: str | os.PathLike[str] | None) -> DenseCLIP:
         weights: path of a checkpoint in any published layout; an open_clip tag, a name of the zoo or an
             address, or ``hf-hub:org/name`` (downloaded); a tag of the shipped weights (``mini``, ``mini-clipself``,
             ``mini-clipself-proposals``); or None for random weights from torch's current seed.
+        dense: what the dense features are; None for what the weights were distilled for, and token for a CLIP that
+            was not distilled.
+        override: read weights that were distilled for another dense feature all the same.
 
     Raises:
         InputError: the name or tag is unknown, or the file is missing, damaged, unsafe, of another
-            model, or has numbers that are not finite.
+            model or dense feature, or has numbers that are not finite.
     """
     if not isinstance(name, str):
         raise InputError(f'{name!r} is no name of a CLIP model; give one such as "ViT-B-16"')
     architecture = find_architecture(name)
     if weights is None:
-        return DenseCLIP(architecture=architecture, quick_gelu=architecture.quick_gelu).eval()
+        return DenseCLIP(
+            architecture=architecture,
+            quick_gelu=architecture.quick_gelu,
+            dense=dense or BY_TOKEN,
+        ).eval()
     if not (given := os.fspath(weights)):
         raise InputError(f'no weights "" for {name}: give a file or a tag, or None for random ones')
     checkpoint, published = _locate(architecture, given)
+    if dense is None:
+        dense = BY_TOKEN if checkpoint.dense == ANY else checkpoint.dense
+    require_feature(dense, checkpoint.dense, checkpoint.path, override)
     quick_gelu, notes = choose_activation(architecture, checkpoint, published)
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
         clip = DenseCLIP(
@@ -218,9 +246,13 @@ def load_clip(name: str, weights: str | os.PathLike[str] | None) -> DenseCLIP:
             quick_gelu=quick_gelu,
             mean=checkpoint.mean or published.get("mean", CLIP_MEAN),
             std=checkpoint.std or published.get("std", CLIP_STD),
+            dense=dense,
         )
+    checkpoint, gate_notes = fit_gate(clip.visual, checkpoint)
     report = load_strictly(clip, architecture, checkpoint)
-    clip.report = LoadReport(**{**vars(report), "notes": report.notes + notes})
+    notes = report.notes + notes + gate_notes + dense_notes(dense, checkpoint.dense)
+    clip.report = dataclasses.replace(report, notes=notes)
+    clip.distilled = checkpoint.dense
     logger.info("%s", clip.report)
     return clip.eval()
 
@@ -230,7 +262,9 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
     if weights in SHIPPED_TAGS:
         layers = [read_checkpoint(SHIPPED / f"{s}.safetensors") for s in SHIPPED_TAGS[weights]]
         merged = {k: v for layer in layers for k, v in layer.tensors.items()}
-        return dataclasses.replace(layers[0], path=layers[-1].path, tensors=merged), {}
+        last = layers[-1]
+        whole = dataclasses.replace(layers[0], path=last.path, tensors=merged, dense=last.dense)
+        return (whole if len(layers) > 1 else _original(whole)), {}
     weights = weights.removeprefix(f"{architecture.name}:")  # the zoo's names of open_clip's tags
     if os.sep in weights:  # no tag, for which open_clip would be imported
         return read_checkpoint(locate(weights)), {}
@@ -245,7 +279,9 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
                 f'weights "{weights}" are of {model}, not {architecture.name}: load that'
             )
         if weights in zoo() or is_remote(weights):
-            return read_checkpoint(locate(weights)), {}
+            checkpoint = read_checkpoint(locate(weights))
+            known = zoo().get(weights)
+            return (checkpoint if known is None or known.distilled else _original(checkpoint)), {}
         if looks_like_path:
             return read_checkpoint(weights), {}
     published = open_clip.get_pretrained_cfg(architecture.name, weights)
@@ -256,7 +292,12 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
             f"{nearest(weights, tags + list(SHIPPED_TAGS) + names)}"
         )
     path = published_file(f"{architecture.name}:{weights}", published["hf_hub"])
-    return read_checkpoint(path), published
+    return _original(read_checkpoint(path)), published
+
+
+def _original(checkpoint: Checkpoint) -> Checkpoint:
+    """A published CLIP, which was distilled for no dense feature."""
+    return dataclasses.replace(checkpoint, dense=ANY)
 
 
 def save_clip(
@@ -289,6 +330,7 @@ def save_clip(
         "activation": "quick_gelu" if clip.quick_gelu else "gelu",
         "pixel_mean": json.dumps(clip.mean),
         "pixel_std": json.dumps(clip.std),
+        **clip.distilled.entries(),
     }
     if path.suffix == ".safetensors":
         import safetensors.torch

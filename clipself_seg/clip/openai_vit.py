@@ -79,11 +79,12 @@ class VisionTransformer(TransformerTower):
         return self.ln_post(tokens) @ self.proj
 
     def layer_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Ordered partition of the parameters: stem, positions, block0, block1, ..., head."""
+        """Ordered partition of the parameters: stem, positions, block0, block1, ..., head, gate if there is one."""
         blocks = {f"block{i}": list(b.parameters()) for i, b in enumerate(self.blocks)}
         return {
             "stem": [*self.conv1.parameters(), self.class_embedding, *self.ln_pre.parameters()],
             "positions": [self.positional_embedding],
             **blocks,
             "head": [*self.ln_post.parameters(), self.proj],
+            **self.gate_group(),
         }

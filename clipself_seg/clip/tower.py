@@ -13,11 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clipself_seg.checkpoints.dense_feature import TOKEN, DenseFeature
 from clipself_seg.clip.compilation import require_compiler
+from clipself_seg.clip.dense import HeadGate, sum_of_values
 from clipself_seg.clip.recomputation import run_block
+from clipself_seg.clip.training_free import ATTENTIONS, NONE, Attention, attended_tokens
 from clipself_seg.errors import InputError, nearest
 
 DENSE = "dense"
+GATE = "gate"  # group of the gate's parameters
 
 
 class ImageTower(nn.Module, abc.ABC):
@@ -30,6 +34,8 @@ class ImageTower(nn.Module, abc.ABC):
         blocks: stages that can be trained, in order.
         checkpointing: whether blocks keep their input alone for the backward pass, see `recomputation.py`.
         compiling: whether blocks are compiled; set by `compile_blocks`.
+        dense_feature: what ``dense`` is; set by `choose_dense`.
+        attention: name of the attention without training by which ``dense`` is made; set by `choose_attention`.
     """
 
     image_size: int
@@ -38,6 +44,8 @@ class ImageTower(nn.Module, abc.ABC):
     blocks: nn.ModuleList
     checkpointing: bool = False
     compiling: bool = False
+    dense_feature: DenseFeature = DenseFeature()
+    attention: str = NONE
 
     @abc.abstractmethod
     def forward(self, images: Tensor) -> Tensor:
@@ -53,11 +61,33 @@ class ImageTower(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def layer_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Ordered partition of the parameters: stem, positions, block0, block1, ..., head."""
+        """Ordered partition of the parameters: stem, positions, block0, block1, ..., head, gate if there is one."""
 
-    def unused_by_dense(self) -> list[nn.Parameter]:
-        """Parameters of trainable blocks that no feature of `features` depends on."""
+    def unused_by(self, names: Iterable[str] = (DENSE,)) -> list[nn.Parameter]:
+        """Parameters of the last block that none of these features depends on, which end with it."""
         return []
+
+    def choose_dense(self, feature: DenseFeature) -> None:
+        """Choose what ``dense`` is, and give the tower a gate at its start if that has one.
+
+        Raises:
+            InputError: the tower is no ViT, or has fewer blocks.
+        """
+        if feature != DenseFeature():
+            raise InputError(
+                f"MODEL.CLIP.DENSE {feature} is for ViTs: leave it {TOKEN} for {type(self).__name__}"
+            )
+
+    def choose_attention(self, name: str) -> None:
+        """Choose an attention without training for ``dense``, one of `training_free.ATTENTIONS` or ``none``.
+
+        Raises:
+            InputError: the tower is no ViT, there is no such attention, or another dense feature was chosen.
+        """
+        if name != NONE:
+            raise InputError(
+                f"MODEL.CLIP.ATTENTION {name} is for ViTs: leave it {NONE} for {type(self).__name__}"
+            )
 
     def masked_attention(self, images: Tensor, masks: list[Tensor]) -> Tensor:
         """Region embeddings (sum n, E) by masked attention, not normalised; see `TransformerTower`.
@@ -104,11 +134,53 @@ class TransformerTower(ImageTower):
     """Forward passes of a ViT; subclasses define the embedding of images and the blocks.
 
     Attributes:
-        class_residual: whether the last block of the dense features adds the class token to every
+        class_residual: whether the last block of the dense feature ``token`` adds the class token to every
             token's value (CAT-Seg's CVPR 2024 code) instead of the token itself (CLIPSelf).
+        dense_gate: gate of the heads' values, or None.
     """
 
     class_residual: bool = False
+    dense_gate: HeadGate | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_module("dense_gate", None)
+
+    def choose_dense(self, feature: DenseFeature) -> None:
+        """As `ImageTower.choose_dense`."""
+        depth = len(self.blocks)
+        if feature.blocks > depth:
+            raise InputError(
+                f"MODEL.CLIP.DENSE_BLOCKS is {feature.blocks}, the tower has {depth} blocks: give {depth} at most"
+            )
+        self.dense_feature = feature
+        self.dense_gate = None
+        if feature.gated:
+            last: Any = self.blocks[-1]
+            like = next(self.parameters())
+            gate = HeadGate(width=self.width, heads=last.attn.heads)
+            self.dense_gate = gate.to(like.device, like.dtype)
+
+    def choose_attention(self, name: str) -> None:
+        """As `ImageTower.choose_attention`."""
+        if name not in (NONE, *ATTENTIONS):
+            raise InputError(f'no attention "{name}"; {nearest(name, (NONE, *ATTENTIONS))}')
+        if name != NONE and self.dense_feature != DenseFeature():
+            raise InputError(
+                f"MODEL.CLIP.ATTENTION {name} and MODEL.CLIP.DENSE {self.dense_feature} both say what the last "
+                f"block does: leave the one at {NONE} or the other at {TOKEN}"
+            )
+        self.attention = name
+
+    def gate_group(self) -> dict[str, list[nn.Parameter]]:
+        """The gate's part of `layer_groups`."""
+        return {} if self.dense_gate is None else {GATE: list(self.dense_gate.parameters())}
+
+    def unused_by(self, names: Iterable[str] = (DENSE,)) -> list[nn.Parameter]:
+        """As `ImageTower.unused_by`: queries and keys, and the MLP if none of them has been through it."""
+        last: Any = self.blocks[-1]
+        through_mlp = self.dense_feature.kind == TOKEN or f"block{len(self.blocks) - 1}" in names
+        return last.query_key_parameters() + ([] if through_mlp else last.mlp_parameters())
 
     def compile_blocks(self) -> None:
         """As `ImageTower.compile_blocks`; the last block of `forward` alone, which computes one token, never is."""
@@ -130,7 +202,7 @@ class TransformerTower(ImageTower):
         """
         tokens_BLD, extras, _ = self.embed(images)
         for block in self.blocks[:-1]:
-            tokens_BLD = self._run(block, tokens_BLD, extras)
+            tokens_BLD = self.run(block, tokens_BLD, *extras)
         last: Any = self.blocks[-1]
         # The class token is the mask token that may attend to everything.
         class_B1D = last.forward_mask_tokens(tokens_BLD[:, :1], tokens_BLD, None, *extras)
@@ -140,7 +212,8 @@ class TransformerTower(ImageTower):
         """Feature maps by name from one pass, which ends after the last block that they need.
 
         ``block{i}`` is the residual stream after block i, (B, D, h, w), without class token and final
-        norm. The last block runs without attention (`value_path`), for ``block{last}`` and ``dense``.
+        norm. The last block runs without attention (`value_path`) for ``block{last}``; ``dense`` is what
+        `choose_dense` and `choose_attention` chose, at first that same value path.
 
         Args:
             images: (B, 3, H, W), normalised.
@@ -150,19 +223,60 @@ class TransformerTower(ImageTower):
         last = len(self.blocks) - 1
         stop = self.deepest(wanted)
         tokens_BLD, extras, grid = self.embed(images)
+        inputs_BLD: list[Tensor] = []  # tokens before each of the last blocks that ``dense`` reads
         maps: dict[str, Tensor] = {}
         for index, block in enumerate(self.blocks[: stop + 1]):
-            if index == last:
-                value_path: Any = block.value_path
-                residual = (tokens_BLD[:, :1],) if self.class_residual else ()
-                tokens_BLD = self._run(value_path, tokens_BLD[:, 1:], residual)
-            else:
-                tokens_BLD = self._run(block, tokens_BLD, extras)
-            if f"block{index}" in wanted:
-                maps[f"block{index}"] = _as_map(tokens_BLD, grid)
-        if DENSE in wanted:
-            maps[DENSE] = _as_map(self.project(tokens_BLD), grid)
+            inputs_BLD = [*inputs_BLD, tokens_BLD][-self.dense_feature.blocks :]
+            if index < last:
+                tokens_BLD = self.run(block, tokens_BLD, *extras)
+                if f"block{index}" in wanted:
+                    maps[f"block{index}"] = _as_map(tokens_BLD, grid)
+        if stop == last:
+            maps |= self._last_features(wanted, inputs_BLD, grid)
         return maps
+
+    def _last_features(
+        self, wanted: list[str], inputs_BLD: list[Tensor], grid: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """Those of ``block{last}`` and ``dense`` that are wanted, of the tokens before the last blocks."""
+        name = f"block{len(self.blocks) - 1}"
+        patches_BND = [tokens_BLD[:, 1:] for tokens_BLD in inputs_BLD]
+        by_value_path = self.dense_feature.kind == TOKEN and self.attention == NONE
+        maps: dict[str, Tensor] = {}
+        if name in wanted or by_value_path:
+            value_path: Any = self.blocks[-1].value_path
+            residual = (inputs_BLD[-1][:, :1],) if self.class_residual else ()
+            tokens_BND = self.run(value_path, patches_BND[-1], *residual)
+            if name in wanted:
+                maps[name] = _as_map(tokens_BND, grid)
+        if DENSE not in wanted:
+            return maps
+        if self.attention != NONE:
+            return maps | {DENSE: self._attended(inputs_BLD[-1], ATTENTIONS[self.attention], grid)}
+        if not by_value_path:
+            gate = () if self.dense_gate is None else self.dense_gate()
+            blocks = list(self.blocks)[-len(patches_BND) :]
+            tokens_BND = sum_of_values(blocks, patches_BND, gate, self.run)
+        return maps | {DENSE: _as_map(self.project(tokens_BND), grid)}
+
+    def dense_by(self, images: Tensor, attention: Attention) -> Tensor:
+        """Dense features by any attention of the last block, such as `training_free.by_proxy` makes of other features.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+            attention: what stands in the place of the last block's own.
+
+        Returns:
+            (B, E, h', w'), not normalised, on the attention's grid.
+        """
+        tokens_BLD, extras, grid = self.embed(images)
+        for block in self.blocks[:-1]:
+            tokens_BLD = self.run(block, tokens_BLD, *extras)
+        return self._attended(tokens_BLD, attention, grid)
+
+    def _attended(self, tokens_BLD: Tensor, attention: Attention, grid: tuple[int, int]) -> Tensor:
+        tokens_BMD, cells = attended_tokens(self.blocks[-1], tokens_BLD, attention, grid)
+        return _as_map(self.project(tokens_BMD), cells)
 
     def feature_shapes(self) -> dict[str, tuple[int, int]]:
         """Channels and stride in pixels of every feature that `features` can return, by name."""
@@ -204,7 +318,7 @@ class TransformerTower(ImageTower):
             allowed_QL[: len(mask), 1:] = mask.flatten(1)
         x_BRD = torch.cat([tokens_BLD, tokens_BLD[:, :1].expand(-1, count, -1)], dim=1)
         for block in list[Any](self.blocks)[:-1]:
-            x_BRD = self._run(block.forward_with_mask_tokens, x_BRD, (allowed_BQL, *extras))
+            x_BRD = self.run(block.forward_with_mask_tokens, x_BRD, allowed_BQL, *extras)
         last: Any = self.blocks[-1]
         tokens_BLD, mask_tokens_BQD = x_BRD.split([allowed_BQL.shape[2], count], dim=1)
         mask_tokens_BQD = last.forward_mask_tokens(
@@ -214,9 +328,10 @@ class TransformerTower(ImageTower):
         none = mask_tokens_BQD.flatten(0, 1)[:0]  # torch.cat needs a tensor in a batch of no images
         return self.project(torch.cat([none, *regions]))
 
-    def _run(self, block: Any, tokens_BLD: Tensor, extras: tuple[Tensor, ...]) -> Tensor:
+    def run(self, block: Any, tokens_BLD: Tensor, *others: Tensor) -> Tensor:
+        """Calls a block, or a method of one, as `checkpointing` and `compiling` say."""
         how = {"checkpointing": self.checkpointing, "compiling": self.compiling}
-        return run_block(block, tokens_BLD, *extras, **how)
+        return run_block(block, tokens_BLD, *others, **how)
 
 
 def _as_map(tokens_BND: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -247,6 +362,8 @@ def train_last_blocks(
     first = 0 if count == -1 else depth - count
     deepest = tower.deepest(names := list(names))
     trained = {f"block{i}" for i in range(first, deepest + 1)}
+    if trained and DENSE in names:
+        trained.add(GATE)  # one gate is for all blocks, and trains with any of them
     if count and not trained:
         raise InputError(
             f"{count} trainable blocks of {depth} begin with block{first}, but the features "
@@ -257,5 +374,5 @@ def train_last_blocks(
         for parameter in parameters:
             parameter.requires_grad_(name in trained)
     if not attention:
-        for parameter in tower.unused_by_dense():
+        for parameter in tower.unused_by(names):
             parameter.requires_grad_(False)

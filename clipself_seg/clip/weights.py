@@ -21,11 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clipself_seg.checkpoints.dense_feature import ANY, DenseFeature
 from clipself_seg.checkpoints.names import name_problem
 from clipself_seg.checkpoints.read import Checkpoint
 from clipself_seg.clip.build import Architecture, find_architecture, list_architectures
 from clipself_seg.clip.positions import resample_positions
 from clipself_seg.clip.signatures import first_gap, signature_of
+from clipself_seg.clip.tower import ImageTower
 from clipself_seg.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ TIMM_NAMES = (  # EVA's official name and timm's name; the order matters for the
     (".mlp.w3.", ".mlp.fc2."),
     (".mlp.ffn_ln.", ".mlp.norm."),
 )
+GATE_MODULE = "dense_gate"  # module of an image tower
 POSITIONS: tuple[str, ...] = ("visual.positional_embedding", "visual.pos_embed")
 POSITIONS += ("visual.attnpool.positional_embedding",)
 
@@ -197,6 +200,30 @@ def load_strictly(
         notes.append("converted to float32")
     source = f"{checkpoint.path.name} ({checkpoint.format})"
     return LoadReport(architecture.name, source, len(wanted), converted, 0, 0, tuple(notes))
+
+
+def fit_gate(tower: ImageTower, checkpoint: Checkpoint) -> tuple[Checkpoint, tuple[str, ...]]:
+    """The checkpoint with a gate if the tower has one and without if not, and notes about it for the report.
+
+    Args:
+        tower: an image tower whose dense feature is chosen.
+        checkpoint: of weights that may have been distilled for another one.
+    """
+    if checkpoint.dense.gated == tower.dense_feature.gated:
+        return checkpoint, ()
+    tensors = {name: t for name, t in checkpoint.tensors.items() if f".{GATE_MODULE}." not in name}
+    if not tower.dense_feature.gated:
+        return dataclasses.replace(checkpoint, tensors=tensors), ("gate left out",)
+    gate: Any = tower.get_submodule(GATE_MODULE)
+    start = {f"visual.{GATE_MODULE}.{n}": torch.zeros(p.shape) for n, p in gate.named_parameters()}
+    return dataclasses.replace(checkpoint, tensors=tensors | start), ("gate at its start",)
+
+
+def dense_notes(dense: DenseFeature, stated: DenseFeature) -> tuple[str, ...]:
+    """Notes for the report about what weights were distilled for and what they are read as, if that is not `token`."""
+    if stated not in (dense, ANY):
+        return (f"distilled for the dense feature {stated}, read as {dense}",)
+    return () if dense == DenseFeature() else (f"dense feature {dense}",)
 
 
 def choose_activation(

@@ -43,3 +43,4 @@ def main(arguments: list[str] | None = None) -> None:
     dtype = torch.float16 if args.half else torch.float32
     save_clip(clip, args.output, layout=args.layout, dtype=dtype)
     sys.stdout.write(f"{clip.report}\nwritten: {args.output} ({args.layout} layout)\n")
+    sys.stdout.write(f"dense feature of the weights: {clip.distilled}\n")

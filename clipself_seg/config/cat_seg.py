@@ -15,7 +15,7 @@ from clipself_seg.config.zero_shot import add_zero_shot_keys
 # What a key may be, where that is a short list.
 CAT_SEG_CHOICES: dict[str, tuple[str, ...]] = {
     "MODEL.CAT_SEG.GUIDANCE": ("clip", "backbone"),
-    "MODEL.CAT_SEG.RESIDUAL": ("cls", "token"),
+    "MODEL.CAT_SEG.RESIDUAL": ("cls", "token", "none"),
     "MODEL.CAT_SEG.SYNONYMS": ("first", "mean"),
     "MODEL.PROMPT_ENSEMBLE_TYPE": ("single", "imagenet", "plain"),
     "MODEL.SEM_SEG_HEAD.ATTENTION_TYPE": ("linear", "full"),
@@ -104,7 +104,8 @@ def _add_switches(cfg: CfgNode) -> None:
     # Blocks of CLIP whose outputs guide the decoder; () is after a third and after two thirds.
     cfg.MODEL.CAT_SEG.GUIDANCE_BLOCKS = ()
     # Residual of CLIP's last block: its class token everywhere (official), or the token itself,
-    # which is what CLIPSelf distils (version 1).
+    # which is what CLIPSelf distils (version 1), both for MODEL.CLIP.DENSE "token"; the other dense features add none,
+    # and go with "none" alone.
     cfg.MODEL.CAT_SEG.RESIDUAL = "cls"
     # Text of a class with synonyms: that of the "first" (official), or the "mean" of all (version 1).
     cfg.MODEL.CAT_SEG.SYNONYMS = "first"

@@ -43,6 +43,7 @@ AT_LEAST_ONE = (
     "INPUT.MAX_PIXELS",
     "INPUT.REGIONS.STUDENT_SIZE",
     "INPUT.REGIONS.MAX_SPLIT",
+    "MODEL.CLIP.DENSE_BLOCKS",
     "MODEL.CLIPSELF.TEXTS.NEGATIVES",
     "MODEL.MASK_FORMER.TRAIN_NUM_POINTS",
     "MODEL.ZERO_SHOT.STRIDE",
@@ -151,6 +152,18 @@ RELATIONS: tuple[Relation, ...] = (
         "MODEL.META_ARCHITECTURE",
         "False but for CLIPSelf and RegionReader, which have dense features",
         lambda grouping, model: not grouping or model in ("CLIPSelf", "RegionReader"),
+    ),
+    Relation(
+        "MODEL.CLIP.ATTENTION",
+        "MODEL.CLIP.DENSE",
+        '"none" unless DENSE is "token", for both say what the last block does',
+        lambda attention, dense: attention == "none" or dense == "token",
+    ),
+    Relation(
+        "MODEL.CLIPSELF.TARGET",
+        "MODEL.CLIP.DENSE",
+        'another than "captions", whose loss reads no dense features: the gate would not learn',
+        lambda target, dense: target != "captions" or dense != "gated_multi_value",
     ),
     Relation(
         "INPUT.DETECTION.MIN_SCALE",

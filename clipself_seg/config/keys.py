@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode, get_cfg
 
+from clipself_seg.checkpoints.dense_feature import KINDS
 from clipself_seg.config.cat_seg import add_cat_seg_keys
 from clipself_seg.config.detection import add_detection_keys
 from clipself_seg.config.numbers import add_numbers_keys
@@ -25,6 +26,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "INPUT.CAPTIONS.RESIZE": ("warp", "letterbox"),
     "INPUT.REGIONS.SOURCE": ("grid", "proposals"),
     "INPUT.REGIONS.GRID_PAIRS": ("aspect", "all"),
+    "MODEL.CLIP.ATTENTION": ("none", "sclip", "clearclip", "naclip", "kk", "qq_kk"),
+    "MODEL.CLIP.DENSE": KINDS,
     "MODEL.CLIPSELF.TARGET": ("crops", "texts", "captions"),
     "MODEL.CLIPSELF.TEXTS.LOSS": ("bce", "softmax", "regionclip"),
     "MODEL.CLIPSELF.TEXTS.TEMPLATES": ("vild63", "openai80", "single"),
@@ -65,6 +68,21 @@ def add_backbone_keys(cfg: CfgNode) -> None:
     # How many of the last transformer blocks (stages of a ResNet) train; -1 is all of them. Paper,
     # Table 1b. Stem, positions, final norm and projection never do.
     cfg.MODEL.CLIP.TRAINABLE_BLOCKS = -1
+    # What the dense features of a ViT are. "token": the last block for each token alone, residual and MLP kept
+    # (CLIPSelf). "value": its value and output projection, without residual and MLP (MaskCLIP). "multi_value": the sum
+    # of these of the last DENSE_BLOCKS blocks; "gated_multi_value": with a factor for each head and token, one linear
+    # map for all blocks that trains and begins at 1 (both DenseRC). Files of weights say which one they were distilled
+    # for, "token" if they say nothing.
+    cfg.MODEL.CLIP.DENSE = "token"
+    # Number of last blocks whose values are added; DenseRC has 3.
+    cfg.MODEL.CLIP.DENSE_BLOCKS = 3
+    # Read weights that were distilled for another dense feature, or do not say that they were never distilled, all the
+    # same.
+    cfg.MODEL.CLIP.DENSE_OVERRIDE = False
+    # Attention of the last block that needs no training, in evaluation alone, of original weights and DENSE "token":
+    # "none" is what DENSE says; "sclip", "clearclip" (queries with queries), "naclip" (keys with keys, near ones
+    # first), "kk" (keys with keys), "qq_kk" (the sum of both).
+    cfg.MODEL.CLIP.ATTENTION = "none"
     # Recompute whole blocks in the backward pass, matrix products too: less memory, about a third more
     # time, equal gradients.
     cfg.MODEL.CLIP.CHECKPOINTING = False

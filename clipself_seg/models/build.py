@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -10,9 +13,11 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 import clipself_seg.models  # noqa: F401  registers the models of this package
+from clipself_seg.checkpoints.dense_feature import DenseFeature, feature_of_run, require_feature
 from clipself_seg.checkpoints.locate import locate
 from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.checkpoints.training_state import is_training_state, load_training_state
+from clipself_seg.clip.backbone import configured_feature
 from clipself_seg.config.weights import require_weights
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.models.protocol import Model
@@ -43,7 +48,8 @@ def build_model(cfg: CfgNode) -> Model:
     Weights that no file gives are random and follow from ``SEED``.
 
     Raises:
-        InputError: an unknown meta-architecture or CLIP, or a checkpoint that does not fit.
+        InputError: an unknown meta-architecture or CLIP, or a checkpoint that does not fit, or was trained on another
+            dense feature.
     """
     require_weights(cfg)
     build: Any = architecture(cfg)  # a Protocol says nothing about how its classes are made
@@ -51,9 +57,30 @@ def build_model(cfg: CfgNode) -> Model:
     model: Model = build(cfg)
     if weights := cfg.MODEL.WEIGHTS:
         path = locate(weights)
-        tensors = read_checkpoint(path).tensors
-        if is_training_state(tensors):
-            load_training_state(path, cast(nn.Module, model), model.original_hash)
+        checkpoint = read_checkpoint(path)
+        if is_training_state(checkpoint.tensors):
+            module = cast(nn.Module, model)
+            check = functools.partial(require_run_feature, cfg, path)
+            load_training_state(path, module, model.original_hash, check)
         else:
-            model.load_checkpoint(tensors, weights)
+            _require_feature(cfg, path, checkpoint.dense)
+            model.load_checkpoint(checkpoint.tensors, weights)
     return model.to(cfg.MODEL.DEVICE)
+
+
+def require_run_feature(cfg: CfgNode, path: Path, run: Mapping[str, Any]) -> None:
+    """Refuse the checkpoint of a run with another dense feature than ``MODEL.CLIP.DENSE``, unless that is overridden.
+
+    Args:
+        cfg: configuration; ``MODEL.CLIP`` is read.
+        path: the checkpoint.
+        run: full keys of the run's configuration -> values, as its checkpoint has them.
+
+    Raises:
+        InputError: names both.
+    """
+    _require_feature(cfg, path, feature_of_run(run, path))
+
+
+def _require_feature(cfg: CfgNode, path: Path, stated: DenseFeature) -> None:
+    require_feature(configured_feature(cfg), stated, path, cfg.MODEL.CLIP.DENSE_OVERRIDE)

@@ -20,8 +20,8 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from clipself_seg.clip import DenseCLIP, load_clip, save_clip
-from clipself_seg.clip.backbone import clip_from_config
+from clipself_seg.clip import DenseCLIP, save_clip
+from clipself_seg.clip.backbone import clip_from_config, load_as_configured
 from clipself_seg.clip.tower import DENSE, ImageTower, train_last_blocks
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
@@ -97,6 +97,11 @@ class CLIPSelf(nn.Module):
         self.objective: Objective = CropDistillation() if objective is None else objective
         features = [name for name in self.objective.reads if name != IMAGE] or [DENSE]
         attention = IMAGE in self.objective.reads
+        if self.student.dense_feature.gated and DENSE not in self.objective.reads:
+            raise InputError(
+                f"MODEL.CLIP.DENSE is {self.student.dense_feature}, and what the student is trained for reads no dense "
+                "features: the gate would not learn; take another DENSE"
+            )
         train_last_blocks(self.student, trainable_blocks, features, attention=attention)
         self._check_frozen_parts()
         self.alpha = alpha
@@ -114,8 +119,8 @@ class CLIPSelf(nn.Module):
         ``SOLVER`` and ``SEED``."""
         clip = clip_from_config(cfg)
         check_size(cfg.INPUT.REGIONS.STUDENT_SIZE, clip)
-        start = cfg.MODEL.CLIPSELF.STUDENT_WEIGHTS or None
-        student = load_clip(cfg.MODEL.CLIP.NAME, start).visual if start else None
+        start = cfg.MODEL.CLIPSELF.STUDENT_WEIGHTS
+        student = load_as_configured(cfg, clip.name, start).visual if start else None
         for tower in (clip.visual, student):
             if tower is not None:
                 tower.checkpointing = cfg.MODEL.CLIP.CHECKPOINTING
@@ -257,13 +262,14 @@ class CLIPSelf(nn.Module):
         """A CLIP whose image tower is ``alpha * student + (1 - alpha) * original``.
 
         The text tower is the teacher's own. Weights that did not train are bit-identical to the
-        original's.
+        original's. A gate is mixed with that of the start, which is 1 everywhere.
         """
         # The memo entry keeps deepcopy from copying the text tower.
         clip = copy.deepcopy(self.teacher, {id(self.teacher.text): self.teacher.text})
         for mixed, trained in zip(clip.visual.parameters(), self.student.parameters(), strict=True):
             if trained.requires_grad:
                 mixed.lerp_(trained, self.alpha)
+        clip.distilled = clip.visual.dense_feature
         return clip
 
     def weights_hash(self) -> str:

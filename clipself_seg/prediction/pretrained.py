@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import json
 import logging
 import os
 import re
@@ -30,7 +31,7 @@ from clipself_seg.checkpoints.bounds import building_within, refusing
 from clipself_seg.checkpoints.download import NotFetched
 from clipself_seg.checkpoints.hub import HUB, endpoint, hub_folder, hub_name
 from clipself_seg.checkpoints.locate import repositories
-from clipself_seg.checkpoints.read import read_checkpoint
+from clipself_seg.checkpoints.read import STORED_METADATA, read_checkpoint
 from clipself_seg.clip import save_clip
 from clipself_seg.config.weights import weights_key
 from clipself_seg.data.vocabulary import Vocabulary, parse_vocabulary
@@ -268,10 +269,12 @@ def _write_parts(predictor: Pretrained, cfg: CfgNode, folder: Path) -> None:
 def _write_weights(model: Any, folder: Path) -> None:
     """Write what the model's own export has."""
     model.export(folder / "exported.pth")
-    tensors = read_checkpoint(folder / "exported.pth").tensors
+    checkpoint = read_checkpoint(folder / "exported.pth")
+    stated = checkpoint.dense.entries_but_of_token()
+    metadata = {STORED_METADATA: json.dumps(stated, sort_keys=True)} if stated else None
     with atomic_path(folder / MODEL) as temporary:
-        whole = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-        safetensors.torch.save_file(whole, temporary)
+        whole = {name: tensor.contiguous().clone() for name, tensor in checkpoint.tensors.items()}
+        safetensors.torch.save_file(whole, temporary, metadata=metadata)
     (folder / "exported.pth").unlink()
 
 

@@ -78,7 +78,7 @@ def make_section(table: Table, scale: str, runs: TableRuns, store: Store) -> Sec
     headings = ["row"]
     for name in wide:
         column = table.columns[name]
-        headings.append(f"{column.titles['real']}: paper")
+        headings += [f"{column.titles['real']}: paper"] if table.published else []
         headings += [f"{column.title(scale)}: here"] if scale in column.paths else []
     body = [_row_cells(table, name, wide, cells, scale) for name in table.rows]
     claims, reasons = _claim_cells(table, verdicts, scale)
@@ -164,7 +164,7 @@ def _row_cells(
     words = [row.title]
     for column in columns:
         paper = row.paper.get(column)
-        words.append("" if paper is None else f"{paper:.1f}")
+        words += ["" if paper is None else f"{paper:.1f}"] if table.published else []
         if scale in table.columns[column].paths:
             words.append(_here(table, name, column, cells, scale))
     return words

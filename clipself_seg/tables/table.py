@@ -177,6 +177,11 @@ class Table:
     rows: Mapping[str, Row]
     claims: tuple[Claim, ...]
 
+    @property
+    def published(self) -> bool:
+        """Whether the paper prints any of its numbers."""
+        return any(row.paper for row in self.rows.values())
+
     def shown_runs(self, scale: str) -> list[str]:
         """Names of the runs whose numbers rows of a scale show."""
         names = dict.fromkeys(row.run for row in self.rows.values() if scale not in row.absent)

@@ -18,13 +18,14 @@ from clipself_seg.checkpoints.training_state import (
     CheckpointFolder,
     unpack_model,
 )
+from clipself_seg.clip.training_free import refuse_training
 from clipself_seg.data.loader import dead_workers_named
 from clipself_seg.errors import InputError, MissingFiles
 from clipself_seg.evaluation.base import Evaluation, Results
 from clipself_seg.evaluation.tables import FILES, write_tables
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers
 from clipself_seg.memory import keep_freed_memory
-from clipself_seg.models.build import architecture, build_model
+from clipself_seg.models.build import architecture, build_model, require_run_feature
 from clipself_seg.models.protocol import Model, TrainableModel
 from clipself_seg.provenance import provenance, write_results
 from clipself_seg.training.logs import setup_logging
@@ -108,7 +109,11 @@ def train(cfg: CfgNode, resume: bool, formats: Sequence[str] = ()) -> None:
         cfg: configuration of the run.
         resume: go on from the newest checkpoint in ``OUTPUT_DIR``, if there is one.
         formats: what the tables of the evaluation are written as too, out of `evaluation.tables.FILES`.
+
+    Raises:
+        InputError: a model that does not train, or ``MODEL.CLIP.ATTENTION``, which is for evaluation.
     """
+    refuse_training(cfg.MODEL.CLIP.ATTENTION)
     cfg = _trainable(cfg).training_config(cfg)
     model = cast(TrainableModel, _built(cfg))
     task = task_of(cfg)
@@ -211,6 +216,7 @@ def _load_trained(cfg: CfgNode, model: Model) -> int:
             f"no training checkpoint in {checkpoints.folder}: leave --resume out or train first"
         )
     tensors, metadata = state
+    require_run_feature(cfg, checkpoints.paths()[-1], metadata["run"])
     unpack_model(tensors, cast(nn.Module, model))
     return metadata["iteration"]
 

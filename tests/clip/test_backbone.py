@@ -96,3 +96,24 @@ def test_stock_feature_pyramid_takes_an_inner_block():
         "p3": (1, 32, 8, 8),
         "p4": (1, 32, 4, 4),
     }
+
+
+def test_the_dense_feature_and_its_attention_are_those_of_the_configuration():
+    torch.manual_seed(0)
+    chosen = config("MODEL.CLIP.DENSE", "gated_multi_value", "MODEL.CLIP.DENSE_BLOCKS", 2)
+    backbone = build_backbone(chosen)
+    assert str(backbone.tower.dense_feature) == "gated_multi_value of 2 blocks"
+    dense = backbone(torch.randn(1, 3, 32, 32))["dense"]
+    (dense * torch.randn_like(dense)).sum().backward()
+    assert backbone.tower.dense_gate.weight.grad.any()
+    frozen = ("MODEL.CLIP.ATTENTION", "naclip", "MODEL.CLIP.TRAINABLE_BLOCKS", 0)
+    assert build_backbone(config(*frozen)).tower.attention == "naclip"
+    with pytest.raises(InputError, match="ATTENTION naclip is for evaluation"):
+        build_backbone(config(*frozen[:2]))
+
+
+def test_weights_for_another_dense_feature_are_refused_with_the_keys_that_read_them():
+    weights = ("MODEL.CLIP.WEIGHTS", "mini-clipself", "MODEL.CLIP.DENSE", "value")
+    with pytest.raises(InputError, match="set MODEL.CLIP.DENSE token; or"):
+        build_backbone(config(*weights))
+    assert build_backbone(config(*weights, "MODEL.CLIP.DENSE_OVERRIDE", True))

@@ -151,7 +151,7 @@ def test_with_attention_all_of_the_last_block_trains_for_the_image_embedding(tin
     assert all(tiny_eva.get_parameter(name).grad.any() for name in trained)
     tiny_eva.zero_grad()
     train_last_blocks(tiny_eva, 1)
-    assert not any(parameter.requires_grad for parameter in tiny_eva.unused_by_dense())
+    assert not any(parameter.requires_grad for parameter in tiny_eva.unused_by())
 
 
 def test_parameters_unused_by_dense_get_no_gradient_and_all_other_block_parameters_do(tiny_eva):
@@ -160,7 +160,7 @@ def test_parameters_unused_by_dense_get_no_gradient_and_all_other_block_paramete
     tiny_eva.dense(torch.randn(1, 3, 32, 32)).sum().backward()
     for name, parameter in tiny_eva.named_parameters():
         assert parameter.requires_grad == (parameter.grad is not None), name
-    unused = {id(p) for p in tiny_eva.unused_by_dense()}
+    unused = {id(p) for p in tiny_eva.unused_by()}
     trained = {id(p) for p in tiny_eva.parameters() if p.requires_grad}
     blocks = {id(p) for p in tiny_eva.blocks.parameters()}
     assert trained == blocks - unused

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.clip import load_clip, save_clip
 from clipself_seg.commands import (
     convert_clip,
@@ -34,6 +35,18 @@ def test_converted_student_has_the_official_wrapper_and_the_same_weights(tmp_pat
     assert {"epoch", "name", "state_dict"} <= content.keys()
     assert {"token_embedding.weight", "visual.proj", "logit_scale"} <= content["state_dict"].keys()
     assert load_clip("ViT-Mini-8", tmp_path / "official.pt").weights_hash() == clip.weights_hash()
+
+
+def test_the_dense_feature_of_the_weights_is_kept_and_said(tmp_path, capsys):
+    clip = load_clip("ViT-Mini-8", "mini", dense=DenseFeature("multi_value", 2))
+    clip.distilled = clip.visual.dense_feature
+    save_clip(clip, tmp_path / "student.safetensors")
+    words = ("--model", "ViT-Mini-8", "--weights", tmp_path / "student.safetensors")
+    assert run(convert_clip, *words, "--output", tmp_path / "official.pt") == 0
+    said = capsys.readouterr().out
+    assert "dense feature multi_value of 2 blocks" in said.splitlines()[0]
+    assert said.splitlines()[-1] == "dense feature of the weights: multi_value of 2 blocks"
+    assert load_clip("ViT-Mini-8", tmp_path / "official.pt").distilled == clip.distilled
 
 
 def test_unknown_layout_is_one_line_and_status_2(tmp_path, capsys):

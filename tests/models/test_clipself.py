@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import roi_align
 
+from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.clip import compilation, load_clip
+from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models.parameter_groups import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
@@ -219,3 +221,49 @@ def test_student_starts_from_given_weights_and_only_as_a_student_of_the_same_cli
         stranger.proj.add_(1)
     with pytest.raises(InputError, match="STUDENT_WEIGHTS: proj does not train and differs"):
         tiny_clipself(student=stranger)
+
+
+def gated_clipself(**how):
+    torch.manual_seed(0)
+    clip = load_clip("ViT-Mini-8", None, dense=DenseFeature("gated_multi_value", 2))
+    return type(tiny_clipself())(clip=clip, **how)
+
+
+def test_a_gate_learns_is_mixed_with_its_start_and_written_with_its_name(tmp_path):
+    model = gated_clipself(alpha=0.25)
+    before = state(model.student)
+    one_step(model.train())
+    assert {"dense_gate.weight", "dense_gate.bias"} < changed(before, model.student.state_dict())
+    mixed = model.ensembled_clip().visual.dense_gate.weight
+    torch.testing.assert_close(mixed, 0.25 * model.student.dense_gate.weight)
+    model.export(tmp_path / "clip.safetensors")
+    back = load_clip("ViT-Mini-8", tmp_path / "clip.safetensors")
+    assert torch.equal(back.visual.dense_gate.weight, mixed)
+    assert back.distilled == back.visual.dense_feature == DenseFeature("gated_multi_value", 2)
+
+
+@pytest.mark.parametrize("blocks", [-1, 1])
+def test_of_the_last_block_the_values_learn_where_they_are_the_dense_feature(blocks):
+    torch.manual_seed(0)
+    clip = load_clip("ViT-Mini-8", None, dense=DenseFeature("value"))
+    model = type(tiny_clipself())(clip=clip, trainable_blocks=blocks)
+    last = model.student.blocks[-1]
+    width = last.attn.in_proj_weight.shape[1]
+    matrix, before = last.attn.in_proj_weight.detach().clone(), state(last)
+    one_step(model)
+    names = changed(before, last.state_dict())
+    assert names == {n for n in before if n.startswith(("ln_1", "attn"))}
+    assert torch.equal(matrix[: 2 * width], last.attn.in_proj_weight[: 2 * width])
+
+
+def test_an_export_without_a_choice_is_of_token(tmp_path):
+    tiny_clipself().export(tmp_path / "clip.pt")
+    assert load_clip("ViT-Mini-8", tmp_path / "clip.pt").distilled == DenseFeature()
+
+
+def test_captions_and_a_gate_that_they_could_not_train_are_refused():
+    opts = ["MODEL.CLIPSELF.TARGET", "captions", "MODEL.CLIP.DENSE", "gated_multi_value"]
+    with pytest.raises(InputError, match="the gate would not learn"):
+        load_config(None, opts)
+    with pytest.raises(InputError, match='ATTENTION must be "none" unless DENSE is "token"'):
+        load_config(None, ["MODEL.CLIP.ATTENTION", "kk", "MODEL.CLIP.DENSE", "value"])

@@ -7,10 +7,14 @@ import types
 
 import pytest
 
+from clipself_seg.checkpoints.training_state import trained_tensors
 from clipself_seg.config import load_config
+from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation
 from clipself_seg.evaluation.tables import format_table, percent_text
+from clipself_seg.models.build import build_model
 from clipself_seg.training import run
+from clipself_seg.training.settings import TrainingSettings
 from tests.conftest import ROOT
 
 
@@ -78,3 +82,41 @@ def test_printed_tables_are_written_in_the_formats_that_are_asked_for(tmp_path):
     assert text == "All of it\ndata set,mIoU\nfirst,50.0\nsecond,60.0\n"
     text = (tmp_path / "tables_eval.tex").read_text()
     assert text.startswith("% All of it\n\\begin{tabular}{lr}\n\\toprule\n")
+
+
+def test_attention_without_training_is_not_trained_with(tmp_path):
+    opts = ["MODEL.CLIP.ATTENTION", "naclip", "OUTPUT_DIR", str(tmp_path)]
+    with pytest.raises(
+        InputError, match="ATTENTION naclip is for evaluation.*leave it none to train"
+    ):
+        run.train(load_config(ROOT / "configs/mini/patches.yaml", opts), resume=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_is_evaluated_with_the_dense_feature_that_it_was_trained_with(tmp_path):
+    def configured(*opts):
+        chosen = ["OUTPUT_DIR", str(tmp_path), "MODEL.CLIP.WEIGHTS", "", *map(str, opts)]
+        return load_config(ROOT / "configs/mini/patches.yaml", chosen)
+
+    two = ("MODEL.CLIP.DENSE", "multi_value", "MODEL.CLIP.DENSE_BLOCKS", 2)
+    cfg = configured(*two)
+    model = build_model(cfg)
+    tensors = {f"model/{name}": p for name, p in trained_tensors(model).items()}
+    shared = dict(TrainingSettings.from_config(cfg).shared)
+    shared |= {"original weights": model.original_hash()}
+    metadata = {"iteration": 5, "scaler": {}, "run": shared}
+    path = run._checkpoints(cfg).save(5, tensors, metadata)
+    assert run._load_trained(cfg, model) == 5
+    build_model(configured(*two, "MODEL.WEIGHTS", path))
+    other = configured(*two[:3], 3)
+    said = (
+        "is for the dense feature multi_value of 2 blocks, and MODEL.CLIP.DENSE is multi_value of 3"
+    )
+    with pytest.raises(InputError, match=said):
+        run._load_trained(other, model)
+    with pytest.raises(InputError, match=said):
+        build_model(configured(*two[:3], 3, "MODEL.WEIGHTS", path))
+    with pytest.raises(InputError, match="is for the dense feature multi_value of 2 blocks"):
+        build_model(configured("MODEL.WEIGHTS", path))
+    override = ("MODEL.CLIP.DENSE_OVERRIDE", True)
+    assert run._load_trained(configured(*two[:3], 3, *override), model) == 5

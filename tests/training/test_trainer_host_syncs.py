@@ -16,6 +16,7 @@ from tests.models.distillation.test_texts import NOUNS, text_samples, tiny_regio
 from tests.models.distillation.test_weighted import weighted_samples
 from tests.models.fvit import test_model as fvit
 from tests.models.panoptic import test_model as panoptic
+from tests.models.test_clipself import gated_clipself
 from tests.tiny import tiny_clipself, tiny_samples
 from tests.training import test_trainer_cat_seg as cat_seg
 from tests.training.test_trainer import trainer
@@ -33,6 +34,10 @@ def all_terms(teacher):
         model.setup_training(None)
         on_accelerator(getattr(teacher, "_network", model))
     return model, weighted_samples()
+
+
+def gated_crops():
+    return gated_clipself(trainable_blocks=2), tiny_samples(2, 2)
 
 
 def texts(loss):
@@ -71,6 +76,7 @@ DETECTION = {
 # Task -> model and samples, and where a step waits how many times: "FILE FUNCTION", below clipself_seg.
 TASKS = {
     "crops": (crops, {}),
+    "crops, gated values": (gated_crops, {}),
     "crops, each image alike": (lambda: crops(loss_average="images"), {}),
     "crops with all further terms": (lambda: all_terms(Original()), {}),
     "crops with a backbone of timm": (lambda: all_terms(TimmBackbone("test_vit", False)), {}),

@@ -12,12 +12,15 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn
 
+from clipself_seg.checkpoints.dense_feature import TOKEN
 from clipself_seg.checkpoints.shipped import SHIPPED_TAGS
 from clipself_seg.checkpoints.zoo import official
-from clipself_seg.clip import DenseCLIP, load_clip
+from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip.backbone import load_as_configured
 from clipself_seg.clip.prompts import TEMPLATES
 from clipself_seg.clip.text import same_text_tower
-from clipself_seg.clip.tower import TransformerTower
+from clipself_seg.clip.tower import GATE, TransformerTower
+from clipself_seg.clip.training_free import NONE
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes, CostAggregator
@@ -166,6 +169,7 @@ OPENAI_NAMES = {
 }
 # A backbone's maps for the appearance and for the decoder's two steps.
 GUIDES = ("res4", "res3", "res2")
+NO_RESIDUAL = "none"  # value of MODEL.CAT_SEG.RESIDUAL
 RANDOM = "random"  # value of a key that asks for random weights of the backbone or of CLIP
 
 
@@ -189,24 +193,45 @@ def build_clip(cfg: CfgNode) -> DenseCLIP:
     ``MODEL.CLIP.WEIGHTS``.
 
     Raises:
-        InputError: the tower is no ViT, or the distilled one differs in what distillation freezes.
+        InputError: the tower is no ViT, the distilled one differs in what distillation freezes, or `_check_residual`.
     """
+    _check_residual(cfg)
     name = clip_name(cfg)
     weights = cfg.MODEL.CLIP.WEIGHTS
     if cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED and weights in SHIPPED_TAGS:
         weights = ""  # the default, which goes with the default of MODEL.CLIP.NAME
-    clip = load_clip(name, weights or None)
+    clip = load_as_configured(cfg, name, weights)
     if not isinstance(clip.visual, TransformerTower):
         raise InputError(f"CAT-Seg needs a ViT, MODEL.CLIP.NAME is {name}")
     if cfg.MODEL.CLIP.VISUAL_INIT:
-        tuned = load_clip(name, cfg.MODEL.CLIP.VISUAL_INIT)
+        tuned = load_as_configured(cfg, name, cfg.MODEL.CLIP.VISUAL_INIT)
         if weights:
             _check_frozen_parts(clip, tuned, cfg.MODEL.CLIP.VISUAL_INIT)
         clip.visual = tuned.visual
+        clip.distilled = tuned.distilled
     clip.visual.checkpointing = cfg.MODEL.CLIP.CHECKPOINTING
     if cfg.MODEL.CLIP.COMPILE:
         clip.visual.compile_blocks()
     return clip
+
+
+def _check_residual(cfg: CfgNode) -> None:
+    """Refuses a residual that ``MODEL.CLIP.DENSE`` does not have, the want of one that it has, and ``ATTENTION``."""
+    dense, residual = cfg.MODEL.CLIP.DENSE, cfg.MODEL.CAT_SEG.RESIDUAL
+    if dense == TOKEN and residual == NO_RESIDUAL:
+        raise InputError(
+            f"MODEL.CAT_SEG.RESIDUAL is {NO_RESIDUAL}, and MODEL.CLIP.DENSE {TOKEN} adds one: give cls or token, or "
+            "another DENSE"
+        )
+    if dense != TOKEN and residual != NO_RESIDUAL:
+        raise InputError(
+            f"MODEL.CAT_SEG.RESIDUAL is {residual}, and MODEL.CLIP.DENSE {dense} adds none: set it to {NO_RESIDUAL}"
+        )
+    if cfg.MODEL.CLIP.ATTENTION != NONE:
+        raise InputError(
+            f"MODEL.CLIP.ATTENTION is {cfg.MODEL.CLIP.ATTENTION}, and CAT-Seg is trained on dense features without it: "
+            f"leave it {NONE}"
+        )
 
 
 def _check_frozen_parts(clip: DenseCLIP, tuned: DenseCLIP, path: str) -> None:
@@ -214,7 +239,7 @@ def _check_frozen_parts(clip: DenseCLIP, tuned: DenseCLIP, path: str) -> None:
     groups = clip.visual.layer_groups()
     others = tuned.visual.layer_groups()
     for group, parameters in groups.items():
-        if group.startswith("block"):
+        if group.startswith("block") or group == GATE:
             continue
         for own, other in zip(parameters, others[group]):
             if not torch.allclose(own, other, atol=2e-3, rtol=2e-3):
@@ -238,6 +263,16 @@ def clip_parameters(clip: DenseCLIP, finetune: str) -> list[nn.Parameter]:
             "visual_attention" everything of the image tower's attention and its positions, "full"
             all blocks of both towers, "none" nothing.
     """
+    parameters = _of_towers(clip, finetune)
+    if finetune == "none" or clip.visual.dense_feature.kind == TOKEN:
+        return parameters
+    # The gate stands in attention's place; of the last block the values alone are read.
+    unused = {id(parameter) for parameter in clip.visual.unused_by()}
+    gate = clip.visual.layer_groups().get(GATE, [])
+    return [parameter for parameter in (*parameters, *gate) if id(parameter) not in unused]
+
+
+def _of_towers(clip: DenseCLIP, finetune: str) -> list[nn.Parameter]:
     visual: list[Any] = [block.attn for block in clip.visual.blocks]
     if finetune == "none":
         return []

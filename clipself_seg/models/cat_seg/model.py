@@ -409,7 +409,8 @@ class CATSeg(nn.Module):
         """Writes the weights under CAT-Seg's own names, as its code loads them, atomically."""
         # A file, not its path: torch would write the random temporary name into the archive.
         with atomic_path(path) as temporary, temporary.open("wb") as file:
-            torch.save({"model": to_official(self)}, file)
+            dense = self.clip.visual.dense_feature.entries_but_of_token()
+            torch.save({"model": to_official(self), **dense}, file)
 
     def weights_hash(self) -> str:
         """Hash of all weights."""

@@ -50,7 +50,8 @@ def export_weights(model: FViT, path: str | os.PathLike[str]) -> None:
     state |= {n: t for n, t in own.items() if not n.startswith(CLIP)}
     state[NAMES] = _as_bytes(json.dumps([list(names) for names in model.trained_names]))
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        torch.save({"state_dict": state}, file)
+        dense = model.clip.visual.dense_feature.entries_but_of_token()
+        torch.save({"state_dict": state, **dense}, file)
 
 
 def load_weights(model: FViT, tensors: Mapping[str, Tensor], source: str) -> None:

@@ -8,8 +8,8 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
-from clipself_seg.clip import DenseCLIP, load_clip
-from clipself_seg.clip.backbone import clip_from_config
+from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip.backbone import clip_from_config, load_as_configured
 from clipself_seg.clip.text import same_text_tower
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.config.panoptic import OF_WEIGHTS
@@ -91,7 +91,8 @@ def build_branch(cfg: CfgNode, clip: DenseCLIP) -> ClipBranch:
     }
     own: DenseCLIP = clip
     if keys.WEIGHTS and keys.WEIGHTS != cfg.MODEL.CLIP.WEIGHTS:
-        own = load_clip(cfg.MODEL.CLIP.NAME, keys.WEIGHTS)
+        own = load_as_configured(cfg, cfg.MODEL.CLIP.NAME, keys.WEIGHTS)
+        own.visual.choose_attention(cfg.MODEL.CLIP.ATTENTION)
         if cfg.MODEL.CLIP.COMPILE:
             own.visual.compile_blocks()
         # Distillation leaves the text tower alone: one serves both.

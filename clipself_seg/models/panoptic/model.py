@@ -435,7 +435,8 @@ class OpenPanoptic(PanopticReading, nn.Module):
         """Writes the weights that are not frozen under ODISE's names, and the exponents, atomically."""
         # A file, not its path: torch would write the random temporary name into the archive.
         with atomic_path(path) as temporary, temporary.open("wb") as file:
-            torch.save({"model": own_checkpoint(self)}, file)
+            dense = self.clip.visual.dense_feature.entries_but_of_token()
+            torch.save({"model": own_checkpoint(self), **dense}, file)
 
     def weights_hash(self) -> str:
         """Hash of all weights, those of the CLIP branch included."""

@@ -9,13 +9,19 @@ import pytest
 import torch
 
 from clipself_seg.clip import load_clip
+from clipself_seg.config import load_config
 from clipself_seg.evaluation.extras import Extras
 from clipself_seg.evaluation.regions.evaluation import RegionEvaluation
+from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.models import RegionReader
+from clipself_seg.models.build import build_model
+from clipself_seg.tables.table import FOLDER, read_table
+from tests.conftest import ROOT
 from tests.tiny import write_tiny_coco
 
 NAME = "coco_2017_train_panoptic"
 READ = ("boxes", "crops", "attention_boxes")
+SCENES = 12
 
 
 @pytest.fixture
@@ -138,3 +144,32 @@ def test_grouping_is_measured_where_it_is_asked_for_and_changes_no_accuracy(
     assert {key: after[key] for key in before} == before
     assert after.keys() - before.keys() == {"grouping.purity", "grouping.chance"}
     assert 0 < after["grouping.purity"] <= 100
+
+
+def test_stuff_of_the_mini_world_is_best_named_by_several_values_then_one_then_the_token(
+    tmp_path, monkeypatch
+):
+    """The order of the table of dense features (configs/tables/dense.yaml), on a few scenes, untrained."""
+    monkeypatch.setenv("CLIPSELF_SEG_MINI", str(tmp_path / "worlds"))
+    make_worlds(tmp_path / "worlds", WorldSize(train=1, val=SCENES, base=1), processes=1)
+    table = read_table(FOLDER / "dense.yaml")
+    stuff = {}
+    for row in ("token", "value", "three"):
+        options = table.runs["mini"][table.rows[row].run].options | {
+            "TEST.REGIONS.READ": "('masks',)",
+            "TEST.REGIONS.TEMPLATES": "single",
+            "OUTPUT_DIR": str(tmp_path / row),
+        }
+        words = [word for pair in options.items() for word in pair]
+        cfg = load_config(ROOT / table.runs["mini"][row].config, words)
+        model = build_model(cfg)
+        numbers = RegionEvaluation(
+            datasets=cfg.DATASETS.TEST,
+            sizes=(cfg.INPUT.REGIONS.STUDENT_SIZE,),
+            read=cfg.TEST.REGIONS.READ,
+            mask_resize=cfg.TEST.REGIONS.MASK_RESIZE,
+            workers=0,
+            output_dir=tmp_path / row,
+        )(model)
+        stuff[row] = numbers["mini_val_panoptic"][160]["masks.stuff.top1"]
+    assert stuff["token"] + 10 < stuff["value"] < stuff["three"] - 10

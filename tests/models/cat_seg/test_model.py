@@ -14,6 +14,7 @@ from clipself_seg.config import load_config
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg
+from clipself_seg.models.build import build_model as build_with_weights
 from clipself_seg.models.cat_seg.weights import to_official
 from tests.conftest import ROOT
 
@@ -327,3 +328,78 @@ def test_its_reading_is_what_it_does():
     sliding = build("TEST.SLIDING_WINDOW", "True", *window, *options).reading()
     assert sliding.windows == "48 px, stride 24 px, of a canvas of 72 px, and the whole image"
     assert sliding.synonyms == "all, the mean of their embeddings" + entry
+
+
+# The configuration starts from a tower that was distilled as token.
+RESIDUAL = ("MODEL.CAT_SEG.RESIDUAL",)
+UNDISTILLED = ("MODEL.CLIP.VISUAL_INIT", "")
+VALUES = (*UNDISTILLED, "MODEL.CAT_SEG.RESIDUAL", "none", "MODEL.CLIP.DENSE", "multi_value")
+GATED = (*VALUES[:-1], "gated_multi_value")
+
+
+@pytest.mark.parametrize("finetune, count", [("attention", 14), ("full", 68), ("none", 0)])
+def test_a_gate_trains_with_the_attention_and_nothing_that_no_dense_feature_reads(
+    image, finetune, count
+):
+    model = build(*GATED, f"{HEAD}.CLIP_FINETUNE", finetune, "MODEL.CLIP.DENSE_BLOCKS", "2").train()
+    trained = {n: p for n, p in model.clip.named_parameters() if p.requires_grad}
+    assert len(trained) == count
+    assert ("visual.dense_gate.weight" in trained) == (count > 0)
+    sample = {"image": image, "sem_seg": torch.zeros(64, 64, dtype=torch.long)}
+    model([sample])["loss_sem_seg"].backward()
+    assert all(parameter.grad is not None for parameter in trained.values())
+    state = to_official(model)
+    again = build(*GATED, f"{HEAD}.CLIP_FINETUNE", "none", "MODEL.CLIP.DENSE_BLOCKS", "2")
+    again.load_state_dict(state)
+    torch.testing.assert_close(scores(again, image), scores(model.eval(), image))
+
+
+@pytest.mark.parametrize(
+    "opts, message",
+    [
+        (
+            (*UNDISTILLED, *RESIDUAL, "cls", "MODEL.CLIP.DENSE", "value"),
+            "RESIDUAL is cls, and MODEL.CLIP.DENSE value adds none",
+        ),
+        (
+            (*GATED, *RESIDUAL, "token"),
+            "RESIDUAL is token, .* gated_multi_value adds none: set it to none",
+        ),
+        (
+            ("MODEL.CAT_SEG.RESIDUAL", "none"),
+            "RESIDUAL is none, and MODEL.CLIP.DENSE token adds one",
+        ),
+        (("MODEL.CLIP.ATTENTION", "kk"), "ATTENTION is kk, and CAT-Seg is trained .* without it"),
+    ],
+)
+def test_a_residual_goes_with_the_dense_feature_that_adds_it(opts, message):
+    with pytest.raises(InputError, match=message):
+        build(*opts)
+
+
+def test_dense_features_of_values_have_no_residual_of_the_class_token(image):
+    model, images = build(*VALUES), image[None] / 255
+    assert not model.clip.visual.class_residual
+    plain = load_clip("ViT-Mini-8", None, dense=model.clip.visual.dense_feature)
+    plain.visual.load_state_dict(
+        build(*VALUES, f"{HEAD}.CLIP_FINETUNE", "none").clip.visual.state_dict()
+    )
+    with torch.no_grad():
+        expected = plain.visual.dense(images)
+        torch.testing.assert_close(model.clip.visual.dense(images), expected)
+        model.clip.visual.class_residual = True  # of another dense feature
+        torch.testing.assert_close(model.clip.visual.dense(images), expected)
+
+
+def test_an_export_is_read_with_the_dense_feature_that_it_was_trained_on(tmp_path):
+    opts = VALUES
+    build(*opts).export(tmp_path / "model_final.pth")
+    weights = ("MODEL.WEIGHTS", str(tmp_path / "model_final.pth"))
+    build_with_weights(load_config(MINI, [*SMALL, *opts, *weights]))
+    with pytest.raises(InputError, match="model_final.pth is for .*multi_value of 3 blocks"):
+        build_with_weights(load_config(MINI, [*SMALL, *weights]))
+    build().export(tmp_path / "model_final.pth")
+    with pytest.raises(InputError, match="model_final.pth is for the dense feature token"):
+        build_with_weights(load_config(MINI, [*SMALL, *opts, *weights]))
+    override = ("MODEL.CLIP.DENSE_OVERRIDE", "True")
+    build_with_weights(load_config(MINI, [*SMALL, *opts, *weights, *override]))

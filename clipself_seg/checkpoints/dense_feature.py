@@ -1,0 +1,140 @@
+"""The dense feature that weights were distilled for: its name, how files say it, and what may be read as what.
+
+What each of them computes is in `clipself_seg.clip.dense`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clipself_seg.errors import InputError, nearest, shown
+
+TOKEN = "token"
+GATED = "gated_multi_value"
+KINDS = (TOKEN, "value", "multi_value", GATED)
+OF_SEVERAL_BLOCKS = ("multi_value", GATED)
+ANY_NAME = "any"  # what files say of a CLIP that was not distilled
+MOST_BLOCKS = 1000  # far above the depth of any tower
+KIND_ENTRY = "dense_feature"
+BLOCKS_ENTRY = "dense_feature_blocks"
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseFeature:
+    """A choice of `KINDS`, or `ANY`.
+
+    Attributes:
+        kind: name.
+        blocks: number of last blocks whose values are added; 1 for kinds that read one block.
+
+    Raises:
+        InputError: there is no such kind, or less than one block.
+    """
+
+    kind: str = TOKEN
+    blocks: int = 3
+
+    def __post_init__(self) -> None:
+        if self.kind not in (*KINDS, ANY_NAME):
+            raise InputError(
+                f"no dense feature {shown(self.kind)}: {nearest(str(self.kind), KINDS)}"
+            )
+        if type(self.blocks) is not int or not 1 <= self.blocks <= MOST_BLOCKS:
+            raise InputError(
+                f"{shown(self.blocks)} blocks of a dense feature: give a number from 1 to the tower's depth"
+            )
+        if self.kind not in OF_SEVERAL_BLOCKS:
+            object.__setattr__(self, "blocks", 1)
+
+    @property
+    def gated(self) -> bool:
+        """Whether a gate weighs the heads, which is a part of the weights."""
+        return self.kind == GATED
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kind} of {self.blocks} blocks" if self.kind in OF_SEVERAL_BLOCKS else self.kind
+        )
+
+    def entries(self) -> dict[str, str]:
+        """What a CLIP's file says of it, beside its tensors."""
+        return {KIND_ENTRY: self.kind, BLOCKS_ENTRY: str(self.blocks)}
+
+    def entries_but_of_token(self) -> dict[str, str]:
+        """What the file of a model says of it that was trained on a CLIP, for which `token` goes without saying."""
+        return {} if self == DenseFeature() else self.entries()
+
+    def options(self) -> str:
+        """The keys of a configuration that choose it, with their values."""
+        blocks = f" MODEL.CLIP.DENSE_BLOCKS {self.blocks}" if self.kind in OF_SEVERAL_BLOCKS else ""
+        return f"MODEL.CLIP.DENSE {self.kind}{blocks}"
+
+
+BY_TOKEN = DenseFeature()
+ANY = DenseFeature(ANY_NAME)
+"""Of weights that were distilled for none, such as a published CLIP: they are read as any."""
+
+
+def stated_feature(stored: Mapping[str, Any], path: Path) -> DenseFeature:
+    """The dense feature that a file says its weights are for; `token` where it says nothing.
+
+    Args:
+        stored: what the file has beside its tensors, of anybody.
+        path: the file, for messages.
+
+    Raises:
+        InputError: it says something that no file of this project says.
+    """
+    kind, blocks = stored.get(KIND_ENTRY), stored.get(BLOCKS_ENTRY, "1")
+    if kind is None:
+        return DenseFeature()
+    known = isinstance(kind, str) and kind in (*KINDS, ANY_NAME)
+    number = isinstance(blocks, str) and len(blocks) <= 4 and blocks.isascii() and blocks.isdigit()
+    if not (known and number and 1 <= int(blocks) <= MOST_BLOCKS):
+        raise InputError(
+            f"{path}: its dense feature is {shown(kind)} of {shown(blocks)} blocks, which no file of this project "
+            "says; fetch it again"
+        )
+    return DenseFeature(kind, int(blocks))
+
+
+def feature_of_run(run: Mapping[str, Any], path: Path) -> DenseFeature:
+    """The dense feature that a training ran with, `token` if it was before there were others.
+
+    Args:
+        run: full keys of its configuration -> values, as its checkpoint has them.
+        path: the checkpoint, for messages.
+
+    Raises:
+        InputError: they are none.
+    """
+    blocks = str(run.get("MODEL.CLIP.DENSE_BLOCKS", 1))
+    stated = {KIND_ENTRY: run.get("MODEL.CLIP.DENSE"), BLOCKS_ENTRY: blocks}
+    return stated_feature(stated, path)
+
+
+def require_feature(
+    wanted: DenseFeature, stated: DenseFeature, source: object, override: bool = False
+) -> None:
+    """Refuse weights that were distilled for another dense feature than they are to be read as.
+
+    Args:
+        wanted: what they are to be read as.
+        stated: what they were distilled for.
+        source: the file, for the message.
+        override: whether they are read all the same.
+
+    Raises:
+        InputError: names both, and the way out.
+    """
+    if override or stated in (wanted, ANY):
+        return
+    silent = " (which files without the entry are)" if stated == DenseFeature() else ""
+    raise InputError(
+        f"{source} is for the dense feature {stated}{silent}, and MODEL.CLIP.DENSE is {wanted}: set "
+        f"{stated.options()}; or, if it is an original CLIP or the two are to be compared, MODEL.CLIP.DENSE_OVERRIDE "
+        "True (override=True of load_clip)"
+    )

@@ -1,0 +1,228 @@
+"""Attention of a ViT's last block that names places better than its own, without any training.
+
+Each entry of `ATTENTIONS` (``MODEL.CLIP.ATTENTION``) puts another attention in the place of the last block's; weights
+are the original CLIP's. With s = 1 / sqrt(C), C the channels of a head, softmax over the keys j:
+
+    sclip       softmax(s q q^T) + softmax(s k k^T), residual and MLP kept (arXiv 2312.01597)
+    clearclip   softmax(s q q^T), residual and MLP dropped (arXiv 2407.12442)
+    kk          softmax(s k k^T), dropped
+    qq_kk       softmax(s q q^T) + softmax(s k k^T), dropped
+    naclip      softmax(s k k^T + G), dropped; G = exp(-d^2 / 50), d the distance of two patches in patches, 0 in row
+                and column of the class token (WACV 2025)
+
+`by_proxy` (ProxyCLIP, arXiv 2408.04883) and `by_proxy_in_masks` (the attention of CorrCLIP, ICCV 2025) take
+correlations out of another model's features in place of q and k. All of them are written down from formulas, and no
+number of theirs is promised. Queries and keys of EVA's blocks are taken before their rotation, which compares places
+and not content (DeCLIP does the same).
+
+Shapes: B images, H heads, L = 1 + N tokens, the class token first, h x w grid of N patches, C channels of a head,
+    K masks, M = h' x w' cells of a proxy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipself_seg.clip.layers import merge_heads
+from clipself_seg.errors import InputError
+
+NONE = "none"
+GAUSSIAN_DEVIATION = 5.0  # of NACLIP, in patches
+PROXY_SHIFT = 1.2  # of ProxyCLIP: means of the correlations that are taken off
+PROXY_SCALE = 3.0
+MASKED_SCALE = 4.0  # of CorrCLIP
+
+Grid = tuple[int, int]
+
+
+class Attention(NamedTuple):
+    """An attention of the last block.
+
+    Attributes:
+        attend: queries, keys and values (B, H, L, C) and the grid -> values (B, H, M, C) of places, and their grid.
+        keep: whether the block's residual and MLP are kept, which needs the places to be the patches.
+    """
+
+    attend: Callable[[Tensor, Tensor, Tensor, Grid], tuple[Tensor, Grid]]
+    keep: bool = False
+
+
+def attended_tokens(
+    block: Any, tokens_BLD: Tensor, attention: Attention, grid: Grid
+) -> tuple[Tensor, Grid]:
+    """Tokens (B, M, D) behind a block with another attention, before the final norm, and their grid.
+
+    Args:
+        block: the last block.
+        tokens_BLD: tokens before it.
+        attention: what stands in the place of its own.
+        grid: grid of the patches.
+    """
+    q, k, v = block.queries_keys_values(tokens_BLD)
+    values_BHMC, cells = attention.attend(q, k, v, grid)
+    residual = tokens_BLD[:, 1:] if attention.keep else None
+    return block.finish(merge_heads(values_BHMC), residual), cells
+
+
+def _self_attended(x_BHLC: Tensor, v_BHLC: Tensor, bias_NL: Tensor | None = None) -> Tensor:
+    """Values (B, H, N, C) of the patches by softmax(s x x^T + bias), by torch's kernels."""
+    patches_BHNC = x_BHLC[:, :, 1:]
+    return F.scaled_dot_product_attention(patches_BHNC, x_BHLC, v_BHLC, attn_mask=bias_NL)
+
+
+def _qq(q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+    return _self_attended(q, v), grid
+
+
+def _kk(q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+    return _self_attended(k, v), grid
+
+
+def _qq_and_kk(q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+    return _self_attended(q, v) + _self_attended(k, v), grid
+
+
+def _near_kk(q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+    bias_LL = gaussian_bias(grid, GAUSSIAN_DEVIATION, k)
+    return _self_attended(k, v, bias_LL[1:]), grid
+
+
+def gaussian_bias(grid: Grid, deviation: float, like: Tensor) -> Tensor:
+    """NACLIP's bias of nearness, ``exp(-d^2 / (2 deviation^2))``, (L, L); 0 in row and column of the class token.
+
+    Args:
+        grid: grid of the patches, between which d is the distance.
+        deviation: in patches.
+        like: tensor with the bias's device and type.
+    """
+    axes = [torch.arange(side, device=like.device, dtype=torch.float32) for side in grid]
+    places_N2 = torch.cartesian_prod(*axes)
+    squared_NN = (places_N2[:, None] - places_N2[None]).square().sum(-1)
+    bias_NN = (-squared_NN / (2 * deviation**2)).exp()
+    return F.pad(bias_NN, (1, 0, 1, 0)).to(like.dtype)
+
+
+ATTENTIONS: dict[str, Attention] = {
+    "sclip": Attention(_qq_and_kk, keep=True),
+    "clearclip": Attention(_qq),
+    "naclip": Attention(_near_kk),
+    "kk": Attention(_kk),
+    "qq_kk": Attention(_qq_and_kk),
+}
+
+
+def by_proxy(features_BEhw: Tensor) -> Attention:
+    """ProxyCLIP's attention: places attend to those that another model's features say are alike.
+
+    Args:
+        features_BEhw: features of the same images (B, E', h', w') by another model, of any length; the dense
+            features have their grid.
+    """
+    similarities_BMM = cosines(features_BEhw)
+    return _by_weights(proxy_weights(similarities_BMM), features_BEhw)
+
+
+def by_proxy_in_masks(features_BEhw: Tensor, masks_BKhw: Tensor) -> Attention:
+    """CorrCLIP's attention: as `by_proxy`, but no place attends beyond the masks that it is in.
+
+    CorrCLIP doubles the resolution (features of twice CLIP's grid), adds values of middle blocks and of masked
+    class tokens, and gives each mask its most frequent class, none of which is done here.
+
+    Args:
+        features_BEhw: as for `by_proxy`.
+        masks_BKhw: boolean masks of each image on the same grid, which may overlap and leave places out.
+    """
+    similarities_BMM = cosines(features_BEhw)
+    weights_BMM = masked_weights(similarities_BMM, masks_BKhw.flatten(2))
+    return _by_weights(weights_BMM, features_BEhw)
+
+
+def cosines(features_BEhw: Tensor) -> Tensor:
+    """Cosines (B, M, M) of the features of all places with each other."""
+    unit_BEM = F.normalize(features_BEhw.flatten(2), dim=1)
+    return unit_BEM.transpose(1, 2) @ unit_BEM
+
+
+def proxy_weights(
+    similarities_BMM: Tensor, shift: float = PROXY_SHIFT, scale: float = PROXY_SCALE
+) -> Tensor:
+    """ProxyCLIP's weights (B, M, M): softmax of ``scale * (c - shift * mean(c))``, negative entries excluded.
+
+    The mean is that of an image's whole matrix. A place always attends to itself, so that no row is empty.
+
+    Args:
+        similarities_BMM: cosines c.
+        shift: see above.
+        scale: see above.
+    """
+    shifted = scale * (similarities_BMM - shift * _mean(similarities_BMM))
+    return _softmax_within(shifted, shifted >= 0)
+
+
+def masked_weights(
+    similarities_BMM: Tensor, masks_BKM: Tensor, scale: float = MASKED_SCALE
+) -> Tensor:
+    """CorrCLIP's weights (B, M, M): softmax of ``scale * c`` over the places that share a mask.
+
+    A place without a mask attends where c is above its mean over the image's matrix; every place to itself.
+
+    Args:
+        similarities_BMM: cosines c.
+        masks_BKM: boolean masks.
+        scale: see above.
+    """
+    masks = masks_BKM.to(similarities_BMM.dtype)
+    shared_BMM = masks.transpose(1, 2) @ masks > 0
+    covered_BM1 = masks_BKM.any(dim=1)[..., None]
+    similar_BMM = similarities_BMM > _mean(similarities_BMM)
+    return _softmax_within(
+        scale * similarities_BMM, torch.where(covered_BM1, shared_BMM, similar_BMM)
+    )
+
+
+def _mean(matrices_BMM: Tensor) -> Tensor:
+    return matrices_BMM.mean(dim=(1, 2), keepdim=True)
+
+
+def _softmax_within(scores_BMM: Tensor, allowed_BMM: Tensor) -> Tensor:
+    itself_MM = torch.eye(scores_BMM.shape[-1], dtype=torch.bool, device=scores_BMM.device)
+    return scores_BMM.masked_fill(~(allowed_BMM | itself_MM), -torch.inf).softmax(dim=-1)
+
+
+def _by_weights(weights_BMM: Tensor, features_BEhw: Tensor) -> Attention:
+    """The attention of given weights over the cells of given features, to whose grid values are resized."""
+    cells = (features_BEhw.shape[2], features_BEhw.shape[3])
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        values_BHMC = resize_values(v[:, :, 1:], grid, cells)
+        return weights_BMM[:, None].to(v.dtype) @ values_BHMC, cells
+
+    return Attention(attend)
+
+
+def resize_values(values_BHNC: Tensor, grid: Grid, cells: Grid) -> Tensor:
+    """Values on another grid, bilinearly, (B, H, N, C) -> (B, H, M, C)."""
+    if grid == cells:
+        return values_BHNC
+    maps = values_BHNC.transpose(2, 3).flatten(1, 2).unflatten(2, grid)
+    resized = F.interpolate(maps, cells, mode="bilinear", align_corners=False)
+    return resized.flatten(2).unflatten(1, (values_BHNC.shape[1], -1)).transpose(2, 3)
+
+
+def refuse_training(name: str) -> None:
+    """Refuse to train with an attention of `ATTENTIONS`.
+
+    Raises:
+        InputError: the name is another than ``none``.
+    """
+    if name != NONE:
+        raise InputError(
+            f"MODEL.CLIP.ATTENTION {name} is for evaluation: a training would fit the weights to an attention that is "
+            f"not part of them; leave it {NONE} to train, or freeze it (--eval-only, MODEL.CLIP.TRAINABLE_BLOCKS "
+            "0 of a CLIPBackbone)"
+        )

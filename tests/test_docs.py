@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipself_seg.commands import predict
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "clipself_seg"
@@ -162,3 +164,23 @@ def test_the_example_of_results_runs(tmp_path, monkeypatch):
     exec(example, values)
     assert len(values["results"]) == 2 and (tmp_path / "overlay.png").is_file()
     assert len(values["annotations"]) == len(values["names"]) == len(values["boxes"])
+
+
+def test_commands_and_the_snippet_of_masks_from_elsewhere_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    for folder in ("folder", "masks"):
+        Path(folder).mkdir()
+    for name in ("photo.jpg", "folder/photo.jpg"):
+        Image.fromarray(pixels).save(name)
+    Path("masks/photo.json").write_text('[{"size": [60, 80], "counts": [0, 2400, 2400]}]')
+    pages = {name: (ROOT / "docs" / name).read_text() for name in ("panoptic.md", "predict.md")}
+    for page in pages.values():
+        (line,) = (line for line in page.splitlines() if "predict.py --panoptic --masks" in line)
+        assert predict.main([*shlex.split(line)[2:], "--device", "cpu"]) == 0
+    assert Path("named/panoptic.json").is_file() and Path("output/predict/coco.json").is_file()
+    (snippet,) = (code for code in python_blocks(pages["panoptic.md"]) if "masks=" in code)
+    values: dict[str, Any] = {}
+    exec(snippet, values)
+    (segment,) = values["result"].segments
+    assert segment.area == 2400 and segment.box == (0, 0, 40, 60)

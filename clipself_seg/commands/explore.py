@@ -143,7 +143,8 @@ def _model(typed: str) -> str:
 
 
 def _panoptic(args: argparse.Namespace) -> PanopticView:
-    from clipself_seg.commands.predict import PANOPTIC, PANOPTIC_KEYS, predictor_of
+    from clipself_seg.commands._predict_options import PANOPTIC_KEYS
+    from clipself_seg.commands.predict import PANOPTIC, predictor_of
     from clipself_seg.explore.panoptic_view import PanopticView
     from clipself_seg.prediction.panoptic import PanopticPredictor, panoptic_words
 

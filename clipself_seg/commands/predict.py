@@ -4,6 +4,7 @@
     clipself-seg predict --config-file configs/semseg/catseg_cvpr_vitb16.yaml --weights model_base.pth \\
         --vocabulary "dog|puppy, grass, sky" --background --input photo.jpg folder/ --output out/
     clipself-seg predict --panoptic --vocabulary "red star, blue ring, grass" --stuff grass --input photo.jpg
+    clipself-seg predict --panoptic --masks masks/ --vocabulary "red star, blue ring, grass" --input photo.jpg
     clipself-seg predict --boxes --weights output/mini/detection/model_final.pth \\
         --vocabulary "red star, blue ring" --input photo.jpg
 
@@ -11,6 +12,8 @@ Commas separate classes, bars synonyms. Every pixel gets the best class; with --
 that no class reaches --threshold on get the background. "--background background|wall|floor" adds
 names that compete for pixels, all of which are background. With --panoptic every thing is a segment of
 its own; classes that are not in --stuff are things, unless a built-in vocabulary says otherwise.
+With --masks nothing is searched for: masks that somebody made, masks/photo.json in COCO's run lengths or polygons,
+masks/photo.png with a value for each, or PNGs in masks/photo/, get names.
 With --boxes objects get boxes, and masks where the model has them.
 
 Writes overlays/*.png with a legend, labels/*.png (8 bits, or 16 for more than 255 classes), with
@@ -39,6 +42,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipself_seg.commands._predict_options import (
+    PANOPTIC_KEYS,
+    SCORE_THRESHOLD,
+    add_detection,
+    add_panoptic,
+    add_ray,
+    add_semantic,
+)
 from clipself_seg.errors import GOES_ON, InputError, after_interrupt, report_input_errors
 
 if TYPE_CHECKING:
@@ -49,18 +60,16 @@ if TYPE_CHECKING:
 # Default configuration and its shipped weights of each task.
 SEMANTIC = ("configs/mini/semseg.yaml", "mini-cat-seg")
 PANOPTIC = ("configs/mini/panoptic.yaml", "mini-open-panoptic")
+MASKS = (
+    "configs/mini/panoptic_masks.yaml",
+    None,
+)  # of --masks: no generator, so no weights but CLIP's
 DETECTION = ("configs/mini/detection.yaml", "mini-fvit")
-# The default of --score-threshold, for boxes to look at: evaluation wants those of the lowest scores too.
-SCORE_THRESHOLD = 0.5
-# Options that only one of the tasks has; keys are those of the configuration that each sets.
+# Options that only one of the tasks has.
 SEMANTIC_ONLY = ("background", "threshold", "scores")
-PANOPTIC_KEYS = {
-    "clip_weights": "MODEL.CLIP_BRANCH.WEIGHTS",
-    "mode": "MODEL.FUSION.MODE",
-    "alpha": "MODEL.FUSION.ALPHA",
-    "beta": "MODEL.FUSION.BETA",
-}
 PANOPTIC_ONLY = ("stuff", "trained", *PANOPTIC_KEYS)
+# What --masks sets beside its folder: CLIP's scores are the only ones.
+OF_MASKS = ("MODEL.MASK_GENERATOR.SOURCE", "masks", "MODEL.FUSION.MODE", "clip")
 DETECTION_ONLY = ("score_threshold",)
 # What --save may name with each task; the first two (of boxes the first one) are written by default.
 SAVE = {
@@ -74,7 +83,7 @@ ONLY = {"--semantic": SEMANTIC_ONLY, "--panoptic": PANOPTIC_ONLY, "--boxes": DET
 INDIFFERENT = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "INPUT.MAX_PIXELS")
 # Options of --ray, and those that do not go with it.
 RAY_ONLY = ("workers", "column")
-NOT_RAY = ("save", "scores", "skip_existing")
+NOT_RAY = ("save", "scores", "skip_existing", "masks")
 SHOWN = 8  # names in a message
 # The package's folder, which holds configs/ too (in a checkout as a link).
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -130,62 +139,11 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--batch-size", type=int, default=1, help="images at once (1)")
     options.add_argument("--device", help='"cpu", "cuda" or "cuda:0" (cuda where there is one)')
     options.add_argument("--opts", nargs="*", default=[], help="further KEY VALUE of the config")
-    _add_semantic(options.add_argument_group("with --semantic"))
-    _add_panoptic(options.add_argument_group("with --panoptic"))
-    _add_detection(options.add_argument_group("with --boxes"))
-    _add_ray(options.add_argument_group("over a cluster"))
+    add_semantic(options.add_argument_group("with --semantic"))
+    add_panoptic(options.add_argument_group("with --panoptic"))
+    add_detection(options.add_argument_group("with --boxes"))
+    add_ray(options.add_argument_group("over a cluster"))
     return options
-
-
-def _add_semantic(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--background",
-        nargs="?",
-        const="background",
-        metavar="NAME|NAME...",
-        help="for what is none of the classes (background)",
-    )
-    group.add_argument(
-        "--threshold",
-        type=float,
-        help="score that a class needs against the background (TEST.BACKGROUND.THRESHOLD or 0.5; 0 if names compete)",
-    )
-    group.add_argument(
-        "--scores", action="store_true", default=None, help="write the scores of all classes"
-    )
-
-
-def _add_panoptic(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--stuff", help='classes that are stuff, as --vocabulary; "" for none')
-    group.add_argument(
-        "--clip-weights",
-        help="file, name or tag of the CLIP that scores masks, such as a distilled one",
-    )
-    group.add_argument(
-        "--trained",
-        metavar="VOCABULARY",
-        help="its classes are the seen ones (the vocabulary of DATASETS.TRAIN)",
-    )
-    group.add_argument("--mode", help="whose scores count: fused, clip or generator (fused)")
-    for name, of in (("alpha", "seen classes"), ("beta", "unseen classes")):
-        key = PANOPTIC_KEYS[name]
-        group.add_argument(f"--{name}", type=float, help=f"CLIP's exponent for {of} ({key})")
-
-
-def _add_detection(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--score-threshold",
-        type=float,
-        help=f"score that a detection has to exceed, 0 to 1 ({SCORE_THRESHOLD})",
-    )
-
-
-def _add_ray(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--ray", action="store_true", help="--input takes .txt lists and .parquet files as well"
-    )
-    group.add_argument("--workers", type=int, help="models at once (one a GPU, or else a core)")
-    group.add_argument("--column", help="of .parquet files: paths, or bytes of image files")
 
 
 @report_input_errors
@@ -391,30 +349,46 @@ def _semantic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dic
 
 def _panoptic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dict[str, Any]]:
     from clipself_seg.prediction.panoptic import PanopticPredictor, panoptic_words
-    from clipself_seg.prediction.panoptic_results import PanopticResults
+    from clipself_seg.prediction.panoptic_results import MaskResults, PanopticResults
 
     words = panoptic_words(args.vocabulary, args.stuff)
-    mode, exponents = args.mode or "fused", (args.alpha, args.beta)
-    if mode != "fused" and exponents != (None, None):
-        raise InputError(f"--alpha and --beta belong to the mode fused, not {mode}: leave them out")
+    _refuse_fusions(args)
     opts = list(args.opts)
+    if args.masks is not None:
+        opts += OF_MASKS
+        if files.videos:
+            raise InputError("--masks does not go with a video: give its frames as images")
     for name, key in PANOPTIC_KEYS.items():
         if getattr(args, name) is not None:
             opts += [key, getattr(args, name)]
-    predictor = predictor_of(args, PANOPTIC, PanopticPredictor, opts, args.trained)
+    default = PANOPTIC if args.masks is None else MASKS
+    predictor = predictor_of(args, default, PanopticPredictor, opts, args.trained)
     predictor.set_vocabulary(words)
     if args.stuff is None:
         _say_kinds(words)
-    results = PanopticResults(
-        predictor=predictor, folder=args.output, images=files.images, save=args.save
-    )
+    kind = MaskResults if predictor.model.masks_given else PanopticResults
+    results = kind(predictor=predictor, folder=args.output, images=files.images, save=args.save)
+    masks = predictor.mapper.masks
+    digest = {} if masks is None else {"masks": masks.digest([one.name for one in files.images])}
     return results, _settings(
         args,
         results,
         words,
         seen=predictor.seen.tolist(),
         exponents=[predictor.model.alpha, predictor.model.beta],
+        **digest,
     )
+
+
+def _refuse_fusions(args: argparse.Namespace) -> None:
+    """Raises an error for options of scores that the mode, or masks without scores, do not have."""
+    mode, exponents = args.mode or "fused", (args.alpha, args.beta)
+    if args.masks is not None and (args.mode, *exponents, args.void_discount) != (None,) * 4:
+        raise InputError(
+            "--masks has no scores but CLIP's: leave out --mode, --alpha, --beta and --void-discount"
+        )
+    if mode != "fused" and exponents != (None, None):
+        raise InputError(f"--alpha and --beta belong to the mode fused, not {mode}: leave them out")
 
 
 def _say_kinds(words: Vocabulary) -> None:

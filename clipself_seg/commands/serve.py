@@ -198,12 +198,13 @@ def _typed(words: Vocabulary, wanted: Sequence[bool]) -> str:
 
 def _answers(args: argparse.Namespace, texts: Path) -> Answers:
     from clipself_seg.commands import predict
+    from clipself_seg.commands._predict_options import SCORE_THRESHOLD
     from clipself_seg.explore.answers import Answers
     from clipself_seg.prediction.detection import DetectionPredictor
     from clipself_seg.prediction.panoptic import PanopticPredictor
     from clipself_seg.prediction.semantic import Predictor
 
-    threshold = ["MODEL.FVIT.SCORE_THRESHOLD", predict.SCORE_THRESHOLD]
+    threshold = ["MODEL.FVIT.SCORE_THRESHOLD", SCORE_THRESHOLD]
     kinds: dict[str, tuple[Any, Any, list[Any]]] = {
         "semantic": (predict.SEMANTIC, Predictor, []),
         "panoptic": (predict.PANOPTIC, PanopticPredictor, []),

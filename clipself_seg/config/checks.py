@@ -85,6 +85,7 @@ FRACTIONS = (
     "MODEL.CLIPSELF.ALPHA",
     "MODEL.FUSION.ALPHA",
     "MODEL.FUSION.BETA",
+    "MODEL.FUSION.VOID_DISCOUNT",
     "MODEL.FVIT.SCORE_THRESHOLD",
     "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD",
     "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD",
@@ -176,6 +177,18 @@ RELATIONS: tuple[Relation, ...] = (
         "MODEL.META_ARCHITECTURE",
         "empty but for OpenPanoptic, which has the two exponents",
         lambda sweep, model: not sweep or model == "OpenPanoptic",
+    ),
+    Relation(
+        "TEST.PANOPTIC.VOID_SWEEP",
+        "MODEL.META_ARCHITECTURE",
+        "empty but for OpenPanoptic, whose void CLIP may lower",
+        lambda sweep, model: not sweep or model == "OpenPanoptic",
+    ),
+    Relation(
+        "MODEL.FUSION.VOID_DISCOUNT",
+        "MODEL.META_ARCHITECTURE",
+        "0 but for OpenPanoptic, whose void CLIP may lower",
+        lambda weight, model: weight == 0 or model == "OpenPanoptic",
     ),
     Relation(
         "MODEL.FUSION.SOURCE",

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 
 # What a key may be, where that is a short list.
 PANOPTIC_CHOICES: dict[str, tuple[str, ...]] = {
-    "MODEL.MASK_GENERATOR.SOURCE": ("pyramid", "diffusion", "disk"),
+    "MODEL.MASK_GENERATOR.SOURCE": ("pyramid", "diffusion", "disk", "masks"),
     "MODEL.MASK_GENERATOR.VARIANT": ("caption", "label"),
     "MODEL.CLIP_BRANCH.KIND": ("dense", "masked_attention"),
     "MODEL.CLIP_BRANCH.ASPECT": ("", "square", "pad"),
@@ -44,7 +44,7 @@ def add_panoptic_keys(cfg: CfgNode) -> None:
 def _add_generator(cfg: CfgNode) -> None:
     generator = cfg.MODEL.MASK_GENERATOR = CfgNode()
     # Features of the generator: a "pyramid" on CLIP's blocks, Stable "diffusion" (official), or no
-    # generator at all but its outputs, read from "disk".
+    # generator at all but its outputs, read from "disk", or "masks" that anybody made, which CLIP names.
     generator.SOURCE = "pyramid"
     # How void is scored: "caption" has a classifier for it, "label" a text.
     generator.VARIANT = "label"
@@ -55,7 +55,8 @@ def _add_generator(cfg: CfgNode) -> None:
     # Grey value, 0 to 255, of the canvas around an image in evaluation. Training pads with 128 whatever
     # stands here; official is black.
     generator.PADDING = 0
-    # Folder that clipself-seg generator-outputs wrote, for SOURCE "disk".
+    # Folder that clipself-seg generator-outputs wrote, for SOURCE "disk"; for SOURCE "masks" one with the masks of
+    # each image, in the forms of data/given_masks.py.
     generator.OUTPUTS = ""
     # Weight of the caption model's grounding loss, which alone trains its words.
     generator.GROUNDING_WEIGHT = 1.0
@@ -124,7 +125,8 @@ def _add_scores(cfg: CfgNode) -> None:
     # Sentences around a class name: "odise" is "a photo of a {}." (official).
     branch.TEMPLATES = "odise"
     fusion = cfg.MODEL.FUSION = CfgNode()
-    # Whose scores a model returns: "fused", "clip" or "generator". Void is always the generator's.
+    # Whose scores a model returns: "fused", "clip" or "generator" ("clip" for SOURCE "masks", where there are no
+    # others). Void is always the generator's.
     fusion.MODE = "fused"
     # Where the exponents below come from. "weights": those that MODEL.WEIGHTS carries, as a panoptic model that
     # was trained here does; the official checkpoints carry none, and ALPHA and BETA count. "config": ALPHA and
@@ -135,6 +137,9 @@ def _add_scores(cfg: CfgNode) -> None:
     # CLIP's exponents: ALPHA for seen classes (of the training vocabulary), BETA for unseen ones.
     fusion.ALPHA = 0.35
     fusion.BETA = 0.65
+    # Weight by which CLIP's best class lowers void, void * (1 - weight * its probability): COAT of OVRCOAT, which
+    # released 0.5. 0 leaves void to the generator. Of masks that CLIP cannot see VALID_MASK decides (official: all).
+    fusion.VOID_DISCOUNT = 0.0
     # Masks that CLIP cannot see keep the generator's scores (official: False, they are fused all the
     # same).
     fusion.VALID_MASK = True
@@ -157,3 +162,5 @@ def _add_running(cfg: CfgNode) -> None:
     panoptic.AMP = False
     # Values of alpha and beta whose grid is evaluated too (--sweep); () is none.
     panoptic.SWEEP = ()
+    # Values of MODEL.FUSION.VOID_DISCOUNT, each of which is one more row of the table, of fused scores; () is none.
+    panoptic.VOID_SWEEP = ()

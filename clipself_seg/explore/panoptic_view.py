@@ -31,6 +31,10 @@ class PanopticView:
         """
         if predictor.vocabulary is None:
             raise InputError("the panoptic model has no classes: call set_vocabulary")
+        if predictor.model.masks_given:
+            raise InputError(
+                "MODEL.MASK_GENERATOR.SOURCE masks makes none, and the page has no others: take a generator's model"
+            )
         self.predictor = predictor
         self.vocabulary = predictor.vocabulary
 
@@ -49,6 +53,7 @@ class PanopticView:
             "classes": classes,
             "alpha": model.exponents[0],
             "beta": model.exponents[1],
+            "voidDiscount": model.void_discount,
             "objectThreshold": model.settings.object_threshold,
             "overlapThreshold": model.settings.overlap_threshold,
             "weights": model.weights_hash(),

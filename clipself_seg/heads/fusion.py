@@ -2,7 +2,9 @@
 
 The fusion is a weighted geometric mean of two softmaxes, computed in log space. CLIP's exponent is
 alpha for seen classes and beta for unseen ones, the generator's is one minus that. Void ("no object")
-comes from the generator alone, since no text describes it to CLIP.
+comes from the generator, since no text describes it to CLIP; where CLIP is sure of a class, it may be
+lowered (COAT of OVRCOAT, arXiv 2603.21386), see `discounted_void`. Masks that no generator scores are
+named by CLIP alone, see `name_masks`.
 
 Shapes: Q queries (masks), K classes.
 """
@@ -13,6 +15,7 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from clipself_seg.errors import InputError, nearest
 
@@ -29,11 +32,13 @@ class Fusion(NamedTuple):
         alpha: exponent of CLIP's scores of seen classes, in [0, 1].
         beta: exponent of CLIP's scores of unseen classes, in [0, 1].
         tasks: outputs to make, out of `TASKS`.
+        void_discount: weight by which CLIP's best class lowers void, in [0, 1], see `discounted_void`.
     """
 
     alpha: float
     beta: float
     tasks: tuple[str, ...] = TASKS
+    void_discount: float = 0.0
 
 
 def fusion_exponents(mode: str, alpha: float, beta: float) -> tuple[float, float]:
@@ -53,6 +58,11 @@ def fusion_exponents(mode: str, alpha: float, beta: float) -> tuple[float, float
     return exponents[mode]
 
 
+def mode_discount(mode: str, void_discount: float) -> float:
+    """Weight by which CLIP lowers void in a mode: the given one, 0 for "generator", which does not ask CLIP."""
+    return 0.0 if mode == "generator" else void_discount
+
+
 def fuse_scores(
     generator_logits: Tensor,
     clip_logits: Tensor,
@@ -61,6 +71,7 @@ def fuse_scores(
     alpha: float,
     beta: float,
     valid: Tensor | None = None,
+    void_discount: float = 0.0,
 ) -> Tensor:
     """Fused probabilities (Q, K + 1) of each query's classes, void last; every row sums to 1.
 
@@ -77,15 +88,18 @@ def fuse_scores(
         beta: CLIP's exponent for unseen classes, in [0, 1].
         valid: (Q,) bool, True where CLIP has an embedding of the mask; other queries keep the
             generator's scores, whatever their CLIP logits are. None: all are valid.
+        void_discount: weight in [0, 1] by which CLIP's best class lowers void, see `discounted_void`;
+            0 leaves void as it is.
 
     Returns:
         Probabilities in float32, or in float64 if the logits are float64.
 
     Raises:
-        InputError: alpha or beta is outside of [0, 1].
+        InputError: alpha, beta or void_discount is outside of [0, 1].
         ValueError: the shapes do not fit.
     """
     _check_exponents(alpha, beta)
+    _check_discount(void_discount)
     _check_shapes(generator_logits, clip_logits, void_prob, seen, valid)
     seen = seen.bool()
     if valid is not None:
@@ -98,8 +112,56 @@ def fuse_scores(
     if valid is not None:
         exponent_QK = exponent_QK * valid[:, None]
     mixed_QK = _mix(generator_QK, clip_QK, exponent_QK).softmax(dim=1)
-    void_Q1 = void_prob.to(mixed_QK)[:, None]
+    void_Q = void_prob.to(mixed_QK)
+    if void_discount:
+        void_Q = discounted_void(void_Q, clip_QK.exp(), void_discount, valid)
+    void_Q1 = void_Q[:, None]
     return torch.cat([mixed_QK * (1 - void_Q1), void_Q1], dim=1)
+
+
+def discounted_void(
+    void_prob: Tensor, clip_prob: Tensor, weight: float, valid: Tensor | None = None
+) -> Tensor:
+    """Void (Q,) that CLIP conditions, ``void * (1 - weight * max over classes of clip)``: COAT.
+
+    The classes get what void loses, in the proportion that they had. Officially all queries are discounted,
+    which is `valid` None; as with the classes, a query that CLIP cannot read may be left to the generator.
+
+    Args:
+        void_prob: the generator's probability of void, (Q,) in [0, 1].
+        clip_prob: CLIP's own probabilities (Q, K) over the classes, before any fusion.
+        weight: in [0, 1]; 0.5 in the released model, 0 leaves void as it is.
+        valid: (Q,) bool, True where CLIP has an embedding of the mask; others keep their void. None: all.
+    """
+    surest_Q = clip_prob.amax(dim=1)
+    if valid is not None:
+        surest_Q = surest_Q * valid
+    return void_prob * (1 - weight * surest_Q)
+
+
+def name_masks(clip_logits: Tensor, scores: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Class probabilities (Q, K + 1) of masks that come without class scores: CLIP's, times each mask's score.
+
+    Nobody says which masks are none of the classes: void is 0, and a row sums to its mask's score. A mask that
+    CLIP cannot read has no class, its row is 0.
+
+    Args:
+        clip_logits: class logits (Q, K) of CLIP, its temperature applied.
+        scores: how good each mask is, (Q,) in [0, 1]; it decides who gets a pixel of several masks.
+        valid: (Q,) bool, True where CLIP has an embedding of the mask. None: all are valid.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    lengths = {len(part) for part in (clip_logits, scores, valid) if part is not None}
+    if len(lengths) > 1:
+        raise ValueError(f"logits, scores and valid are of {sorted(lengths)} masks")
+    if valid is not None:
+        valid = valid.bool()
+        clip_logits = torch.where(valid[:, None], clip_logits, 0)
+    probs_QK = _log_probabilities(clip_logits).exp()
+    weights_Q = scores.to(probs_QK) if valid is None else scores.to(probs_QK) * valid
+    return F.pad(probs_QK * weights_Q[:, None], (0, 1))
 
 
 def fuse_detections(
@@ -137,6 +199,11 @@ def _check_exponents(alpha: float, beta: float) -> None:
     for name, value in (("alpha", alpha), ("beta", beta)):
         if not 0 <= value <= 1:
             raise InputError(f"{name} is an exponent between 0 and 1, got {value}")
+
+
+def _check_discount(weight: float) -> None:
+    if not 0 <= weight <= 1:
+        raise InputError(f"void_discount is a weight between 0 and 1, got {weight}")
 
 
 def _exponents(seen: Tensor, alpha: float, beta: float, like: Tensor) -> Tensor:

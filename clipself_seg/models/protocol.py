@@ -226,6 +226,10 @@ class PanopticModel(Model, Protocol):
         """CLIP's exponents of seen and of all other classes where both scores are fused, in [0, 1]."""
 
     @property
+    def void_discount(self) -> float:
+        """Weight by which CLIP's best class lowers void where both scores are fused, in [0, 1]."""
+
+    @property
     def needs_captions(self) -> bool:
         """Whether training needs the noun phrases of captions."""
 

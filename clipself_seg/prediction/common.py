@@ -42,7 +42,7 @@ def prediction_config(
         opts: further keys and values in turn.
 
     Raises:
-        InputError: an unknown configuration or key, or no weights.
+        InputError: an unknown configuration or key, or no weights where any are needed.
     """
     given = [] if weights is None else [os.fspath(weights)]
     cfg = load_config(config_file, [*opts, *(["MODEL.WEIGHTS", *given] if given else [])])
@@ -52,7 +52,7 @@ def prediction_config(
     cfg = fetch_addresses(cfg)
     of_clip = key == "MODEL.CLIP.WEIGHTS"
     named = cfg.MODEL.CLIP.WEIGHTS if of_clip else cfg.MODEL.WEIGHTS
-    if not named:
+    if not named and cfg.MODEL.MASK_GENERATOR.SOURCE != "masks":
         trained = "the model_final.pth of train_net.py"
         if of_clip:
             trained = "open_clip's tag of a CLIP, or the clip_final.safetensors of a distillation"

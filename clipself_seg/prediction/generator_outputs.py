@@ -72,9 +72,9 @@ def write_dataset_outputs(
             set; and as `write_outputs`.
     """
     require_architecture(cfg, "OpenPanoptic", "has no mask generator", "configs/panoptic")
-    if cfg.MODEL.MASK_GENERATOR.SOURCE == "disk":
+    if (source := cfg.MODEL.MASK_GENERATOR.SOURCE) in ("disk", "masks"):
         raise InputError(
-            "MODEL.MASK_GENERATOR.SOURCE disk reads outputs, it makes none: give that of a generator"
+            f"MODEL.MASK_GENERATOR.SOURCE {source} reads outputs, it makes none: give that of a generator"
         )
     words = load_vocabulary(panoptic_dataset(dataset).vocabulary)
     records = panoptic_set_records(dataset)

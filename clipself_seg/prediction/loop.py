@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from tqdm import tqdm
@@ -74,6 +74,16 @@ class Results(Protocol):
 
     def write_index(self, index: Index) -> None:
         """Write the file that explains the others."""
+
+
+@runtime_checkable
+class ResultsOfFiles(Results, Protocol):
+    """Results that depend on which file an image is of."""
+
+    def predict_of(
+        self, images: Sequence[np.ndarray], sources: Sequence[ImageFile]
+    ) -> Sequence[Any]:
+        """What the model says of each image (H, W, 3) uint8 of a batch, in place of `predict`, by its file."""
 
 
 class VideoWriter(Protocol):
@@ -204,11 +214,11 @@ class _Loop:
         for place, read in enumerate(batch.read):
             with self._naming(batch.sources[place]):
                 images[place] = read.result()
-        outputs = self._predict(images)
+        outputs = self._predict(images, batch.sources)
         for place, image in images.items():
             source = batch.sources[place]
             with self._naming(source):
-                result = outputs[place] if outputs else self.results.predict([image])[0]
+                result = outputs[place] if outputs else self._asked([image], [source])[0]
                 self._note(source, batch.states[place], self.results.write(source, image, result))
         batch.read.clear()  # the pixels go before those of a further batch come
 
@@ -222,12 +232,20 @@ class _Loop:
             self.journal.add(source, state, written)
         self.done[source.name] = written.entry
 
-    def _predict(self, images: Mapping[int, np.ndarray]) -> dict[int, Any]:
+    def _asked(self, images: list[np.ndarray], sources: list[ImageFile]) -> Sequence[Any]:
+        if isinstance(self.results, ResultsOfFiles):
+            return self.results.predict_of(images, sources)
+        return self.results.predict(images)
+
+    def _predict(
+        self, images: Mapping[int, np.ndarray], sources: Sequence[ImageFile]
+    ) -> dict[int, Any]:
         """What the model says of each image, by its place; nothing where it fails at several together."""
         if len(images) < 2:
             return {}
         try:
-            return dict(zip(images, self.results.predict(list(images.values())), strict=True))
+            own = [sources[place] for place in images]
+            return dict(zip(images, self._asked(list(images.values()), own), strict=True))
         except OSError:
             raise
         except Exception as error:

@@ -5,6 +5,12 @@
     result = predictor("photo.jpg")
     result.ids, result.segments
 
+Masks that somebody else made, such as SAM's, are named by CLIP alone:
+
+    predictor = load_panoptic_predictor("configs/mini/panoptic_masks.yaml")
+    predictor.set_vocabulary("red star, blue ring, grass, sky", stuff="grass, sky")
+    result = predictor("photo.jpg", masks="masks/photo.json")
+
 Shapes: H, W pixels of the image as it is meant to be seen, K classes, n segments.
 """
 
@@ -12,14 +18,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
 from detectron2.config import CfgNode, configurable
 
-from clipself_seg.data.mappers.panoptic import PanopticTestMapper
+from clipself_seg.data.given_masks import given_masks
+from clipself_seg.data.mappers.panoptic import PanopticTestMapper, mask_entries
 from clipself_seg.data.vocabulary import (
     Vocabulary,
     as_vocabulary,
@@ -30,7 +38,6 @@ from clipself_seg.data.vocabulary import (
 )
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.evaluation.panoptic.ground_truth import train_vocabulary_name
-from clipself_seg.heads.fusion import Fusion
 from clipself_seg.models import OpenPanoptic
 from clipself_seg.models.build import build_model
 from clipself_seg.prediction.common import (
@@ -242,15 +249,25 @@ class PanopticPredictor(Pretrained):
         self.seen = seen
 
     @overload
-    def __call__(self, image: GivenImage, batch_size: int = 1) -> PanopticSegmentation: ...
+    def __call__(
+        self, image: GivenImage, batch_size: int = 1, *, masks: Any = None
+    ) -> PanopticSegmentation: ...
 
     @overload
     def __call__(
-        self, image: list[Any] | tuple[Any, ...], batch_size: int = 1
+        self,
+        image: list[Any] | tuple[Any, ...],
+        batch_size: int = 1,
+        *,
+        masks: Sequence[Any] | None = None,
     ) -> list[PanopticSegmentation]: ...
 
     def __call__(
-        self, image: GivenImage | list[Any] | tuple[Any, ...], batch_size: int = 1
+        self,
+        image: GivenImage | list[Any] | tuple[Any, ...],
+        batch_size: int = 1,
+        *,
+        masks: Any = None,
     ) -> PanopticSegmentation | list[PanopticSegmentation]:
         """Segment an image, or each of a list.
 
@@ -259,23 +276,47 @@ class PanopticPredictor(Pretrained):
                 tuple of them.
             batch_size: images of a list that are read and given to the model at once. It takes them one
                 after another, so that results do not depend on it, and are not made faster by it.
+            masks: for a model of MODEL.MASK_GENERATOR.SOURCE masks, and only for it: those of the image, in one of the
+                forms of `given_masks`; of a list of images a list of them.
 
         Raises:
-            InputError: an image cannot be read, or is not of that form; of a list its index is named.
+            InputError: an image cannot be read, or is not of that form; of a list its index is named. Masks that
+                do not fit, are missing, or are given to a model that generates its own.
         """
         if self.vocabulary is None:
             raise RuntimeError("call set_vocabulary before the predictor")
-        predict = functools.partial(self._predict, words=self.vocabulary)
+        if isinstance(image, list | tuple):
+            if masks is not None and len(masks) != len(image):
+                raise InputError(
+                    f"{len(image)} images and {len(masks)} masks: give each image its own"
+                )
+            given = self._masks_in_turn(masks)
+        else:
+            given = self._masks_in_turn(None if masks is None else [masks])
+        predict = functools.partial(self._predict, words=self.vocabulary, given=given)
         return predict_images(image, predict, self.mapper.max_pixels, batch_size)
 
+    def _masks_in_turn(self, masks: Sequence[Any] | None) -> Iterator[Any]:
+        """Masks of one image after another, without end where there are none."""
+        if masks is not None and not self.model.masks_given:
+            raise InputError(
+                "masks are given to a model that generates its own: take MODEL.MASK_GENERATOR.SOURCE masks, as "
+                "configs/panoptic/masks_vitb16.yaml has it"
+            )
+        return itertools.repeat(None) if masks is None else iter(masks)
+
     def _predict(
-        self, images: Sequence[np.ndarray], words: Vocabulary
+        self, images: Sequence[np.ndarray], words: Vocabulary, given: Iterator[Any]
     ) -> list[PanopticSegmentation]:
         if self.world_check is not None:
             self.world_check.look_at_images(images)
         # Instances and class maps, which nobody asks for here, cost time and memory.
-        own = Fusion(self.model.alpha, self.model.beta, ("panoptic",))
+        own = self.model.fusion.returned(("panoptic",))
         samples = [image_sample(image, self.mapper) for image in images]
+        for image, sample in zip(images, samples):
+            if (masks := next(given)) is not None:
+                size = (image.shape[0], image.shape[1])
+                sample |= mask_entries(given_masks(masks, size))
         outputs = self.model(samples, fusions={"own": own})
         results = []
         for image, output in zip(images, outputs, strict=True):

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from clipself_seg.errors import InputError
+from clipself_seg.models.panoptic.outputs import NO_MASKS
 from clipself_seg.prediction.coco_results import CocoResults
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.formats import Region, require_palette, save_palette
@@ -99,7 +101,26 @@ class PanopticResults(CocoResults):
             "seen": [name for name, known in zip(self._vocabulary.names, seen) if known],
             "alpha": model.alpha,
             "beta": model.beta,
+            **({"void_discount": void} if (void := model.fusion.returned().void_discount) else {}),
         }
+
+
+class MaskResults(PanopticResults):
+    """The same of masks that a folder has of each image, which are named."""
+
+    def predict_of(
+        self, images: Sequence[np.ndarray], sources: Sequence[ImageFile]
+    ) -> list[PanopticSegmentation]:
+        """The segments of each image, of the masks of its file.
+
+        Raises:
+            InputError: there is no folder of masks, or an image has none in it.
+        """
+        if (folder := self.predictor.mapper.masks) is None:
+            raise InputError(NO_MASKS)
+        # One after another: masks take more memory than images.
+        paths = [folder.required(source.name) for source in sources]
+        return self.predictor(list(images), batch_size=1, masks=paths)
 
 
 def _regions(result: PanopticSegmentation) -> Iterator[Region]:

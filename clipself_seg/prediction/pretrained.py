@@ -165,6 +165,10 @@ class Pretrained:
             raise InputError(
                 "this predictor was made of parts: only one of a configuration is saved"
             )
+        if self.config.MODEL.MASK_GENERATOR.SOURCE == "masks":
+            raise InputError(
+                "MODEL.MASK_GENERATOR.SOURCE is masks, and the model has no weights but its CLIP's: take save_clip"
+            )
         if self.config.MODEL.MASK_GENERATOR.SOURCE == "diffusion":
             raise InputError(
                 "MODEL.MASK_GENERATOR.SOURCE is diffusion, and Stable Diffusion's weights stay where they are: share "

@@ -141,7 +141,8 @@ def cost(name: str) -> list[str]:
     # bfloat16, because float16 is switched off where there is no GPU.
     words = "MODEL.CAT_SEG.BACKBONE_WEIGHTS random SOLVER.AMP.DTYPE bfloat16".split()
     cfg = load_config(ROOT / f"configs/{name}.yaml", ["MODEL.CLIP.WEIGHTS", "", *words])
-    if "transfer" in name or name.endswith("_clipself"):  # only evaluated
+    given = cfg.MODEL.MASK_GENERATOR.SOURCE == "masks"
+    if "transfer" in name or name.endswith("_clipself") or given:  # only evaluated
         return [""] * 4
     solver = cfg.SOLVER
     if (

@@ -14,6 +14,7 @@ from PIL import Image
 
 from clipself_seg import memory
 from clipself_seg.commands import predict
+from clipself_seg.commands._predict_options import SCORE_THRESHOLD
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.panoptic_png import read_panoptic_png
 from clipself_seg.errors import InputError
@@ -350,7 +351,7 @@ def panoptic(run):
 def test_panoptic_results_of_a_folder_can_be_read_back(panoptic, photos, tmp_path, capsys):
     (photos / "broken.jpg").write_bytes((photos / "one.jpg").read_bytes()[:300])
     words = ("--vocabulary", "green ring, blue ring|hoop, grass", "--stuff", "grass")
-    fusion = ("--alpha", "0.2", "--beta", "0.4", "--trained", "mini_base")
+    fusion = ("--alpha", "0.2", "--beta", "0.4", "--trained", "mini_base", "--void-discount", "0.5")
     assert panoptic(*words, *fusion, "--input", photos) == 1
     said = capsys.readouterr()
     assert "2 of 3 segmented" in said.out and "broken.jpg cannot be decoded" in said.err
@@ -359,6 +360,7 @@ def test_panoptic_results_of_a_folder_can_be_read_back(panoptic, photos, tmp_pat
     content = json.loads((out / "panoptic.json").read_text())
     info = content["info"]
     assert (info["alpha"], info["beta"], info["trained"]) == (0.2, 0.4, "mini_base")
+    assert info["void_discount"] == 0.5
     assert info["seen"] == ["green ring", "grass"] and info["complete"] and len(info["failed"]) == 1
     assert [c["isthing"] for c in content["categories"]] == [1, 1, 0]
     assert [i["file_name"] for i in content["images"]] == ["one.jpg", "sub/two.png"]
@@ -401,9 +403,84 @@ def test_the_kinds_of_a_built_in_vocabulary_are_its_own_and_shortened(capsys):
 
 
 def test_panoptic_options_alone_are_refused(run, photos, capsys):
-    for option in ("--stuff", "--clip-weights", "--alpha"):
+    for option in ("--stuff", "--clip-weights", "--alpha", "--void-discount", "--masks"):
         assert run("--vocabulary", "dog", option, "1", "--input", photos) == 2
         assert f"{option} needs --panoptic" in capsys.readouterr().err
+
+
+@pytest.fixture
+def masks(tmp_path):
+    """Two overlapping masks of one.jpg as run lengths, and a map of three of sub/two.png."""
+    folder = tmp_path / "masks"
+    (folder / "sub").mkdir(parents=True)
+    whole = {"size": [40, 60], "counts": [0, 2400]}
+    half = {"size": [40, 60], "counts": [0, 1200, 1200]}
+    entries = [{"segmentation": whole, "score": 0.2}, {"segmentation": half, "score": 0.9}]
+    (folder / "one.json").write_text(json.dumps(entries))
+    ids = np.arange(70 * 30).reshape(70, 30) // 600
+    Image.fromarray(ids.astype(np.uint8)).save(folder / "sub/two.png")
+    return folder
+
+
+def name_masks(photos, masks, out, *words):
+    given = ["--panoptic", "--masks", masks, "--vocabulary", "red star, grass", "--stuff", ""]
+    given += ["--input", photos, "--output", out, "--device", "cpu", *words]
+    return predict.main([str(word) for word in given])
+
+
+def test_masks_of_a_folder_get_names_and_are_merged(photos, masks, tmp_path, capsys):
+    opts = (
+        "--opts",
+        "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD",
+        "0.3",
+        "--save",
+        "masks",
+        "panoptic",
+    )
+    assert name_masks(photos, masks, tmp_path / "out", *opts) == 0
+    assert "2 of 2 segmented" in capsys.readouterr().out
+    content = json.loads((tmp_path / "out/panoptic.json").read_text())
+    assert (content["info"]["alpha"], content["info"]["beta"]) == (1, 1)
+    areas = [sorted(s["area"] for s in entry["segments_info"]) for entry in content["annotations"]]
+    assert areas == [[1200, 1200], [300, 600, 600]]
+    # Run lengths go down the columns: the better mask is the left half.
+    ids = read_panoptic_png(tmp_path / "out/panoptic/one.png")
+    assert len(np.unique(ids[:, :30])) == len(np.unique(ids[:, 30:])) == 1
+    assert name_masks(photos, masks, tmp_path / "out", *opts, "--skip-existing") == 0
+    (masks / "one.json").write_text("[]")
+    assert name_masks(photos, masks, tmp_path / "out", *opts, "--skip-existing") == 2
+    assert "results of other settings: masks has changed" in capsys.readouterr().err
+
+
+def test_an_image_whose_masks_do_not_fit_fails_alone(photos, masks, tmp_path, capsys):
+    (masks / "one.json").write_text('[{"size": [60, 40], "counts": [2400]}]')
+    assert name_masks(photos, masks, tmp_path / "out", "--batch-size", "2") == 1
+    said = capsys.readouterr()
+    assert "1 of 2 segmented" in said.out and "one.json: mask 0 is no mask of an image" in said.err
+    (masks / "sub/two.png").unlink()
+    assert name_masks(photos, masks, tmp_path / "out") == 2
+    assert "no masks of sub/two in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("--mode", "clip"), "--masks has no scores but CLIP's: leave out --mode"),
+        (("--void-discount", "0.5"), "--masks has no scores but CLIP's"),
+        (("--ray",), "--masks does not go with --ray"),
+        (("--weights", "mini-open-panoptic"), "of no use with MODEL.MASK_GENERATOR.SOURCE masks"),
+        (("--masks", "gone"), 'no folder of masks "gone"'),
+    ],
+)
+def test_what_masks_do_not_go_with_is_refused(photos, masks, tmp_path, capsys, words, message):
+    assert name_masks(photos, masks, tmp_path / "out", *words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_masks_of_a_video_are_refused(photos, masks, tmp_path, capsys):
+    video = make_video(tmp_path / "walk.mp4", count=1)
+    assert name_masks(video, masks, tmp_path / "out") == 2
+    assert "--masks does not go with a video" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -433,7 +510,7 @@ def test_boxes_of_low_scores_are_left_out_unless_asked_for(boxes, photos, tmp_pa
     opts = BOX_OPTS[: BOX_OPTS.index("MODEL.FVIT.SCORE_THRESHOLD")]
     assert boxes("--vocabulary", "dog", "--input", photos / "one.jpg", opts=opts) == 0
     content = json.loads((tmp_path / "out" / "detections.json").read_text())
-    assert content["info"]["score threshold"] == predict.SCORE_THRESHOLD
+    assert content["info"]["score threshold"] == SCORE_THRESHOLD
 
 
 @pytest.mark.parametrize(

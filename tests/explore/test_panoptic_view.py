@@ -19,7 +19,7 @@ pytestmark = pytest.mark.heavy
 MERGE = """(() => {
   const { panoptic } = explorer.content;
   const view = explorer.state.image.panoptic;
-  const probs = fuseScores(view, panoptic.classes, %s, %s, %s);
+  const probs = fuseScores(view, panoptic.classes, %s, %s, %s, %s);
   const { ids, segments } = mergePanoptic(view, probs, panoptic.classes, panoptic);
   return { probs: Array.from(probs), ids: Array.from(ids), segments };
 })()"""
@@ -30,8 +30,11 @@ def tensor(text: str, kind: str, *shape: int) -> torch.Tensor:
     return torch.from_numpy(values.reshape(shape).copy())
 
 
-@pytest.mark.parametrize("exponents", [None, (1.0, 1.0), (0.0, 0.0), (0.2, 0.9)])
-def test_the_browser_merges_to_the_same_segments(opened, content, exponents):
+@pytest.mark.parametrize(
+    "exponents, discount",
+    [(None, 0.0), ((1.0, 1.0), 0.5), ((0.0, 0.0), 0.0), ((0.2, 0.9), 1.0)],
+)
+def test_the_browser_merges_to_the_same_segments(opened, content, exponents, discount):
     model = content.panoptic.model()
     view = content.panoptic.image(scene(0))
     queries, classes = view["queries"], len(model["classes"])
@@ -44,6 +47,7 @@ def test_the_browser_merges_to_the_same_segments(opened, content, exponents):
         alpha,
         beta,
         tensor(view["valid"], "u1", queries).bool(),
+        discount,
     )
     masks = tensor(view["masks"], "i1", queries, view["rows"], view["columns"]) / MASK_STEPS
     things = [index for index, entry in enumerate(model["classes"]) if entry["thing"]]
@@ -51,7 +55,7 @@ def test_the_browser_merges_to_the_same_segments(opened, content, exponents):
     thresholds = (model["objectThreshold"], model["overlapThreshold"])
     ids, segments = merge_panoptic(probs, masks, things, *thresholds)
 
-    merged = opened.run(MERGE % (alpha, beta, 1))
+    merged = opened.run(MERGE % (alpha, beta, discount, 1))
     assert np.abs(np.reshape(merged["probs"], probs.shape) - probs.numpy()).max() < 1e-6
     assert (np.reshape(merged["ids"], ids.shape) == ids.numpy()).all() and len(segments) > 2
     for own, theirs in zip(segments, merged["segments"], strict=True):
@@ -61,7 +65,7 @@ def test_the_browser_merges_to_the_same_segments(opened, content, exponents):
 
 
 def test_more_void_leaves_fewer_segments(opened):
-    counts = [len(opened.run(MERGE % (0.35, 0.8, weight))["segments"]) for weight in (1, 64)]
+    counts = [len(opened.run(MERGE % (0.35, 0.8, 0, weight))["segments"]) for weight in (1, 64)]
     assert counts[0] > counts[1]
 
 
@@ -75,5 +79,7 @@ def test_sliders_and_buttons_fuse_anew(opened, content):
     assert opened.run(value.format("beta")) == "1.00" and opened.run(listed) != before
     opened.slide("#void", 6)
     assert opened.run(value.format("void")) == "\u00d7 64"
+    opened.slide("#discount", 1)
+    assert opened.run(value.format("discount")) == "1.00"
     opened.click("[data-fusion=model]")
     assert opened.run(listed) == before

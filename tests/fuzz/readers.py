@@ -14,6 +14,7 @@ Formats by where they are read:
     data/records.py, data/captions.py   COCO's instances, proposals, panoptic, captions
     data/instances.py                   objects in COCO's and LVIS's format, for detection
     data/images.py, data/label_maps.py, data/panoptic_png.py
+    data/given_masks.py                masks of anybody: JSON, PNG, tables of scores
     data/prepare/                       archives: label maps, instance maps, tables, lists, JSON, .mat
     data/shards.py, data/tar_stream.py  shards of images
     evaluation/panoptic/files.py        predictions; evaluation/instances/: instances with their masks

@@ -15,6 +15,7 @@ from pycocotools import mask as rle
 
 from clipself_seg.config import load_config
 from clipself_seg.data.captions import read_phrases
+from clipself_seg.data.given_masks import read_masks
 from clipself_seg.data.images import read_image
 from clipself_seg.data.instances import category_indices, instance_records
 from clipself_seg.data.label_maps import read_label_map
@@ -62,6 +63,29 @@ from tests.tiny import write_tiny_coco
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (40, 57, 3), dtype=np.uint8)
 COCO_133 = load_vocabulary("coco_panoptic_133")
+
+
+MASK = np.indices((40, 57)).sum(axis=0) % 9 < 4
+
+
+def _make_given(folder: Path) -> Path:
+    encoded = encode_masks(MASK[None])[0]
+    compressed = {"size": [40, 57], "counts": encoded["counts"].decode()}
+    runs = {"size": [40, 57], "counts": [280, 2000]}
+    polygon = [[1.5, 2, 30, 2, 30, 20]]
+    entries = [{"segmentation": one, "score": 0.5} for one in (compressed, runs, polygon)]
+    return _make_text("own.json", entries, folder)
+
+
+def _make_given_folder(name: str, folder: Path) -> Path:
+    (folder / "a").mkdir()
+    Image.fromarray(MASK.astype(np.uint8) * 255).save(folder / "a/0.png")
+    (folder / "a/metadata.csv").write_text("id,area,predicted_iou\n0,1140,0.9\n")
+    return folder / "a" / name
+
+
+def _read_given(path: Path) -> None:
+    read_masks(path if path.suffix == ".json" else path.parent, (40, 57))
 
 
 # Configurations and class names.
@@ -393,6 +417,9 @@ DATA_READERS = {
     "panoptic_truth_json": Reader(
         partial(_make_coco, "coco/annotations/panoptic_train2017.json"), _read_truth, "json"
     ),
+    "given_masks_json": Reader(_make_given, _read_given, "json"),
+    "given_masks_png": Reader(partial(_make_given_folder, "0.png"), _read_given, "png"),
+    "given_masks_csv": Reader(partial(_make_given_folder, "metadata.csv"), _read_given),
     "panoptic_png": Reader(
         partial(_make_coco, "coco/panoptic_val2017/000000000001.png"), _read_panoptic_png, "png"
     ),

@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from clipself_seg.errors import InputError
-from clipself_seg.heads.fusion import fuse_scores, fusion_exponents
+from clipself_seg.heads.fusion import (
+    discounted_void,
+    fuse_scores,
+    fusion_exponents,
+    mode_discount,
+    name_masks,
+)
 from tests.conftest import PARITY
 
 CASE = PARITY / "odise_fusion.npz"
@@ -132,3 +138,62 @@ def test_scores_of_another_vocabulary_are_refused():
         fuse_scores(generator, clip, void, seen[:4], 0.3, 0.7)
     with pytest.raises(ValueError, match="do not fit"):
         fuse_scores(generator, clip[:, :1], void, seen, 0.3, 0.7)
+
+
+def test_void_gives_way_where_clip_is_sure_by_hand():
+    generator = torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log()
+    clip = torch.tensor([[0.75, 0.25], [0.5, 0.5]]).log()
+    void, seen = torch.tensor([0.8, 0.4]), torch.tensor([True, False])
+    fused = fuse_scores(generator, clip, void, seen, 0, 0, None, 0.5)
+    # 0.8 * (1 - 0.5 * 0.75) and 0.4 * (1 - 0.5 * 0.5); the classes share the rest as they did.
+    expected = torch.tensor([[0.25, 0.25, 0.5], [0.63, 0.07, 0.3]])
+    torch.testing.assert_close(fused, expected)
+    # A query that CLIP cannot read is left to the generator; officially it is discounted, too.
+    half = fuse_scores(generator, clip, void, seen, 0, 0, torch.tensor([True, False]), 0.5)
+    torch.testing.assert_close(half[0], expected[0])
+    torch.testing.assert_close(half[1], torch.tensor([0.54, 0.06, 0.4]))
+
+
+@pytest.mark.parametrize("weight", [0.25, 1.0])
+@pytest.mark.parametrize("guarded", [False, True])
+def test_discounted_void_equals_a_loop_over_queries(weight, guarded):
+    generator, clip, void, seen = scores(20, 7)
+    inputs = generator.double(), clip.double(), void.double(), seen
+    valid = torch.arange(20) % 3 > 0 if guarded else None
+    fused = fuse_scores(*inputs, 0.4, 0.8, valid, weight)
+    plain = fuse_scores(*inputs, 0.4, 0.8, valid)
+    for query in range(20):
+        surest = max(clip[query].double().softmax(0).tolist())
+        left = void[query].item() * (1 - (weight * surest if valid is None or valid[query] else 0))
+        assert fused[query, -1].item() == pytest.approx(left, abs=1e-12)
+        classes = plain[query, :-1] / plain[query, :-1].sum() * (1 - left)
+        torch.testing.assert_close(fused[query, :-1], classes, rtol=0, atol=1e-12)
+
+
+def test_a_weight_of_0_changes_no_bit():
+    inputs = scores(50, 30)
+    assert torch.equal(fuse_scores(*inputs, 0.4, 0.8), fuse_scores(*inputs, 0.4, 0.8, None, 0.0))
+    void = inputs[2]
+    assert torch.equal(discounted_void(void, inputs[1].softmax(1), 0.0), void)
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.1, math.nan])
+def test_weights_outside_of_zero_to_one_are_refused(weight):
+    with pytest.raises(InputError, match="void_discount is a weight between 0 and 1, got"):
+        fuse_scores(*scores(), 0.4, 0.8, None, weight)
+
+
+def test_the_generator_alone_keeps_its_void():
+    assert [mode_discount(mode, 0.5) for mode in ("fused", "clip", "generator")] == [0.5, 0.5, 0]
+
+
+def test_masks_without_class_scores_are_named_by_clip_and_weighed_by_their_score():
+    clip = torch.tensor([[0.75, 0.25], [0.5, 0.5], [math.nan, 0.0]]).log()
+    valid = torch.tensor([True, True, False])
+    named = name_masks(clip, torch.tensor([1.0, 0.5, 1.0]), valid)
+    expected = torch.tensor([[0.75, 0.25, 0], [0.25, 0.25, 0], [0, 0, 0]])
+    torch.testing.assert_close(named, expected)
+    torch.testing.assert_close(name_masks(clip[:2], torch.tensor([1.0, 0.5])), expected[:2])
+    assert name_masks(torch.zeros(0, 4), torch.zeros(0)).shape == (0, 5)
+    with pytest.raises(ValueError, match=r"are of \[2, 3\] masks"):
+        name_masks(clip, torch.ones(2), valid)

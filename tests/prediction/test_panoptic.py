@@ -16,6 +16,7 @@ from clipself_seg.data.records import panoptic_records
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.files import PanopticFolder, evaluate_files
+from clipself_seg.models.panoptic.outputs import FusionSettings
 from clipself_seg.prediction.common import image_sample
 from clipself_seg.prediction.files import find_images
 from clipself_seg.prediction.loop import predict_files
@@ -39,6 +40,7 @@ class Quarters(nn.Module):
     """Finds the classes 0, 0, 1 and nothing in the quarters of an image, in this order."""
 
     device, alpha, beta = torch.device("cpu"), 0.35, 0.65
+    fusion, masks_given = FusionSettings(), False
 
     def set_vocabulary(self, words, seen):
         self.words, self.seen = words, seen
@@ -259,3 +261,51 @@ def test_what_finds_no_segments_is_refused(tmp_path):
         load_panoptic_predictor(CONFIG, None, SMALL)
     with pytest.raises(InputError, match='no vocabulary "mini_bas"'):
         load_panoptic_predictor(CONFIG, "random", SMALL, trained="mini_bas")
+
+
+@pytest.fixture(scope="module")
+def naming():
+    """Names masks with a CLIP of random weights, which no generator and so no weights stand beside."""
+    made = load_panoptic_predictor(ROOT / "configs/mini/panoptic_masks.yaml", None, GIVEN)
+    made.set_vocabulary("red star, blue ring")
+    return made
+
+
+GIVEN = ("MODEL.CLIP.WEIGHTS", "", "MODEL.CLIP_BRANCH.WEIGHTS", "", "MODEL.DEVICE", "cpu")
+GIVEN += ("MODEL.CLIP_BRANCH.INPUT_SIZE", "64", "MODEL.CLIP_BRANCH.TEMPLATES", "odise")
+
+
+def halves(height, width):
+    masks = np.zeros((2, height, width), dtype=bool)
+    masks[0, :, : width // 2] = masks[1, :, width // 2 :] = True
+    return masks
+
+
+def test_masks_of_somebody_else_get_names(naming, tmp_path):
+    rng = np.random.default_rng(2)
+    images = [rng.integers(0, 256, (h, 60, 3), dtype=np.uint8) for h in (40, 50, 30)]
+    ids = halves(50, 60)[0] + 2 * halves(50, 60)[1]
+    Image.fromarray(ids.astype(np.uint8)).save(tmp_path / "1.png")
+    masks = [halves(40, 60), tmp_path / "1.png", []]
+    listed = naming(images, 2, masks=masks)
+    for result, image, given in zip(listed, images, masks, strict=True):
+        assert (result.ids == naming(image, masks=given).ids).all()
+    for result, image in zip(listed[:2], images):
+        own = {tuple((result.ids == segment.id).ravel()) for segment in result.segments}
+        assert own == {tuple(mask.ravel()) for mask in halves(*image.shape[:2])}
+        assert all(0 < segment.score <= 1 for segment in result.segments)
+    assert listed[2].segments == () and not listed[2].ids.any()
+
+
+def test_masks_are_given_where_they_are_needed_and_nowhere_else(naming, real, tmp_path):
+    image = np.zeros((40, 60, 3), np.uint8)
+    real.set_vocabulary(WORDS)
+    for call, message in (
+        (lambda: naming(image), "SOURCE masks makes none"),
+        (lambda: naming([image, image], masks=[[]]), "2 images and 1 masks"),
+        (lambda: naming(image, masks=halves(60, 40)), "60 x 40 pixels .* the image has 40 x 60"),
+        (lambda: real(image, masks=halves(40, 60)), "a model that generates its own"),
+        (lambda: naming.save_pretrained(tmp_path / "saved"), "no weights but its CLIP's"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()

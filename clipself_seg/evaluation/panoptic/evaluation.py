@@ -38,6 +38,7 @@ from clipself_seg.evaluation.panoptic.fusions import (
     named_fusions,
     sweep_fusions,
     sweep_results,
+    void_name,
 )
 from clipself_seg.evaluation.panoptic.gap import gap_results
 from clipself_seg.evaluation.panoptic.ground_truth import (
@@ -55,6 +56,7 @@ from clipself_seg.evaluation.protocol import (
 from clipself_seg.evaluation.sem_seg.beside import Beside
 from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
 from clipself_seg.evaluation.synonym_test import renamed_vocabularies, synonym_results
+from clipself_seg.heads.fusion import Fusion
 from clipself_seg.models.panoptic.true_masks import MaskModel
 from clipself_seg.models.protocol import PanopticModel, reading_of
 
@@ -77,6 +79,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         fusions: Sequence[str],
         tasks: Sequence[str],
         sweep: Sequence[float] = (),
+        void_sweep: Sequence[float] = (),
         rule: str,
         train_vocabulary: str,
         workers: int,
@@ -91,6 +94,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             tasks: what is measured, out of `TASKS`; a task for which a data set has no files is left
                 out.
             sweep: values of alpha and beta, whose grid is evaluated too.
+            void_sweep: weights by which CLIP lowers void, with each of which "fused" is evaluated too.
             rule: classes that the mean IoU is taken over, see `MiouRule`.
             train_vocabulary: name of the class list that was trained on, whose classes count as
                 seen; "" splits nothing, and the model takes all classes for seen.
@@ -100,34 +104,38 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             extras: what is measured beside the published numbers, out of `MEASURED`; None for nothing.
 
         Raises:
-            InputError: unknown fusions or tasks, or exponents of the sweep out of [0, 1].
+            InputError: unknown fusions or tasks, or values of a sweep out of [0, 1].
         """
         check_names(fusions, tasks)
         check_exponents(sweep, "TEST.PANOPTIC.SWEEP")
+        check_exponents(void_sweep, "TEST.PANOPTIC.VOID_SWEEP")
         super().__init__(datasets)
         self.mapper = mapper
         self.fusions = tuple(fusions)
         self.tasks = tuple(tasks)
         self.sweep = tuple(dict.fromkeys(float(value) for value in sweep))
+        self.void_sweep = tuple(dict.fromkeys(float(value) for value in void_sweep))
         self.rule = rule
         self.train_vocabulary = train_vocabulary
         self.workers = workers
         self.output_dir = output_dir
         self.extras = extras or Extras()
         self._known: dict[str, PanopticGroundTruth] = {}
-        self._exponents: dict[str, tuple[float, float]] = {}
+        self._named: dict[str, Fusion] = {}
         self._metadata: dict[str, Any] = {}
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Reads ``DATASETS``, ``TEST.{PANOPTIC, MIOU_RULE, TRAIN_VOCABULARY}``,
         ``INPUT``, ``DATALOADER`` and ``OUTPUT_DIR``."""
+        _require_clip_alone(cfg)
         return {
             "datasets": cfg.DATASETS.TEST,
             "mapper": PanopticTestMapper(cfg),
             "fusions": cfg.TEST.PANOPTIC.ROWS,
             "tasks": cfg.TEST.PANOPTIC.TASKS,
             "sweep": cfg.TEST.PANOPTIC.SWEEP,
+            "void_sweep": cfg.TEST.PANOPTIC.VOID_SWEEP,
             "rule": cfg.TEST.MIOU_RULE,
             "train_vocabulary": train_vocabulary_name(cfg),
             "workers": cfg.DATALOADER.NUM_WORKERS,
@@ -196,9 +204,10 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         truth = self._truth(name)
         batches = functools.partial(evaluation_batches, truth.records, self.mapper, self.workers)
         model.set_vocabulary(truth.vocabulary, seen=truth.seen)
-        named = named_fusions(self.fusions, *model.exponents, truth.tasks)
-        self._exponents = {fusion: own[:2] for fusion, own in named.items()}
-        asked = named | sweep_fusions(self.sweep, truth.seen)
+        voids = (model.void_discount, self.void_sweep)
+        named = named_fusions(self.fusions, *model.exponents, truth.tasks, *voids)
+        self._named = named
+        asked = named | sweep_fusions(self.sweep, truth.seen, model.void_discount)
         yield Pass(batches(), self._evaluator(name, truth), {"fusions": asked})
         renamed = renamed_vocabularies(truth.vocabulary, self.extras.synonyms, name)
         for number, vocabulary in enumerate(renamed, 1):
@@ -233,15 +242,18 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
 
     def _numbers(self, name: str, outputs: list[dict[str, Any]]) -> dict[str, Any]:
         """For each fusion means in percent (those of `panoptic_results`, "AP..." of `instance_results`, those
-        of `sem_seg_results`, and those that ``TEST.NUMBERS`` asks for), "alpha", "beta" and "images"; with a sweep
-        also "sweep", see `fusion_report`.
+        of `sem_seg_results`, and those that ``TEST.NUMBERS`` asks for), "alpha", "beta" and "images", and
+        "void_discount" where a fusion has one; with a sweep also "sweep", see `fusion_report`.
         """
         numbers, *more = outputs
         apart = more.pop()["true_masks"] if self._apart else {}
         oracle = more.pop() if self.extras.oracle else None
         results: dict[str, Any] = {}
-        for fusion, (alpha, beta) in self._exponents.items():
+        discounted = any(fusion.void_discount for fusion in self._named.values())
+        for fusion, (alpha, beta, _, void_discount) in self._named.items():
             own = numbers[fusion] | {"alpha": alpha, "beta": beta}
+            if discounted:
+                own["void_discount"] = void_discount
             if oracle is not None:
                 own |= {f"oracle-{key}": v for key, v in _measures(oracle[fusion]).items()}
             if more:
@@ -269,7 +281,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
                     )
                     for task in truth.tasks
                 }
-                for fusion in self.fusions
+                for fusion in (*self.fusions, *map(void_name, self.void_sweep))
             },
             quiet={cell: self._panoptic_evaluator(name, truth, None) for cell in cells},
         )
@@ -341,6 +353,17 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
 
     def _title(self, name: str) -> str:
         return f"{TITLES.get(name, name)}, {len(self._truth(name).records)} images"
+
+
+def _require_clip_alone(cfg: CfgNode) -> None:
+    """Refuse fusions of masks that come without class scores."""
+    test = cfg.TEST.PANOPTIC
+    given = cfg.MODEL.MASK_GENERATOR.SOURCE == "masks"
+    if given and (tuple(test.ROWS) != ("clip",) or test.SWEEP or test.VOID_SWEEP):
+        raise InputError(
+            "masks of MODEL.MASK_GENERATOR.SOURCE masks are named by CLIP alone: set TEST.PANOPTIC.ROWS \"('clip',)\", "
+            "and leave SWEEP and VOID_SWEEP empty"
+        )
 
 
 def _sweeps(results: Results) -> dict[str, Sweep]:

@@ -125,7 +125,8 @@ def run_table(results: Mapping[str, FusionNumbers], style: str = "simple") -> st
     """All means of one run in percent: a line for each data set and fusion.
 
     Args:
-        results: data set -> fusion -> numbers; "alpha", "beta" and "images" are shown as well.
+        results: data set -> fusion -> numbers; "alpha", "beta" and "images" are shown as well, and
+            "void_discount" where there is one.
         style: a format of `tabulate`.
     """
     lines = [
@@ -138,17 +139,20 @@ def run_table(results: Mapping[str, FusionNumbers], style: str = "simple") -> st
         for title, key in RUN_COLUMNS.items()
         if any(key in numbers for _, _, numbers in lines)
     }
+    settings = {"alpha": "alpha", "beta": "beta"}
+    if any("void_discount" in numbers for _, _, numbers in lines):
+        settings["void less"] = "void_discount"
     body = [
         [
             TITLES.get(dataset, dataset),
             FUSION_TITLES.get(fusion, fusion),
-            *(_short(numbers, key) for key in ("alpha", "beta")),
+            *(_short(numbers, key) for key in settings.values()),
             *(percent_text(numbers, key) for key in columns.values()),
             _short(numbers, "images"),
         ]
         for dataset, fusion, numbers in lines
     ]
-    headings = ["data set", "scores", "alpha", "beta", *columns, "images"]
+    headings = ["data set", "scores", *settings, *columns, "images"]
     return format_table(headings, body, style, left=2)
 
 

@@ -1,7 +1,8 @@
 """Several fusions of one pass over the images, each evaluated on its own.
 
 A fusion is a pair of exponents: alpha is CLIP's contribution to the scores of seen classes, beta to those
-of all others. Those of the paper's Table 6 have names; a sweep adds one for each cell of its grid.
+of all others; and a weight by which CLIP lowers void. Those of the paper's Table 6 have names; a sweep adds one for
+each cell of its grid of exponents, or for each weight.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from clipself_seg.data.images import truth_pixels
 from clipself_seg.data.panoptic_png import read_panoptic_png
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
-from clipself_seg.heads.fusion import TASKS, Fusion, fusion_exponents
+from clipself_seg.heads.fusion import TASKS, Fusion, fusion_exponents, mode_discount
 
 FUSIONS = ("clip", "generator", "fused")  # fusion modes, in the order of the paper's table
 SWEEP_NUMBERS = ("PQ", "PQ_seen", "PQ_unseen")
@@ -30,17 +31,34 @@ logger = logging.getLogger(__name__)
 
 
 def named_fusions(
-    names: Sequence[str], alpha: float, beta: float, tasks: Sequence[str]
+    names: Sequence[str],
+    alpha: float,
+    beta: float,
+    tasks: Sequence[str],
+    void_discount: float = 0.0,
+    void_sweep: Sequence[float] = (),
 ) -> dict[str, Fusion]:
-    """The fusions of Table 6.
+    """The fusions of Table 6, and "fused" with other weights by which CLIP lowers void.
 
     Args:
         names: names of fusions, out of `FUSIONS`.
         alpha: exponent of CLIP's scores of seen classes in "fused", in [0, 1].
         beta: exponent of CLIP's scores of all other classes in "fused", in [0, 1].
         tasks: what is measured, out of `TASKS`.
+        void_discount: weight by which CLIP's best class lowers void, but for "generator", in [0, 1].
+        void_sweep: further such weights, each with a name of its own, see `void_name`.
     """
-    return {name: Fusion(*fusion_exponents(name, alpha, beta), tuple(tasks)) for name in names}
+    own = tuple(tasks)
+    named = {
+        name: Fusion(*fusion_exponents(name, alpha, beta), own, mode_discount(name, void_discount))
+        for name in names
+    }
+    return named | {void_name(one): Fusion(alpha, beta, own, one) for one in void_sweep}
+
+
+def void_name(void_discount: float) -> str:
+    """Name of the fusion with a weight by which CLIP lowers void, such as "void_0.5"."""
+    return f"void_{void_discount:g}"
 
 
 def check_names(names: Sequence[str], tasks: Sequence[str]) -> None:
@@ -79,16 +97,20 @@ def check_exponents(values: Iterable[float], source: str) -> None:
             raise InputError(f"{source} must be in [0, 1], got {value}")
 
 
-def sweep_fusions(values: Sequence[float], seen: np.ndarray | None) -> dict[str, Fusion]:
+def sweep_fusions(
+    values: Sequence[float], seen: np.ndarray | None, void_discount: float = 0.0
+) -> dict[str, Fusion]:
     """A fusion for each cell of the grid of alpha and beta that differs from the others.
 
     Args:
         values: exponents in [0, 1] that both alpha and beta take.
         seen: (K,) bool, classes of the training vocabulary; None: all of them.
+        void_discount: weight by which CLIP's best class lowers void in all of them.
     """
     cells = [(alpha, beta) for alpha in values for beta in values]
     return {
-        sweep_name(alpha, beta, seen): Fusion(alpha, beta, ("panoptic",)) for alpha, beta in cells
+        sweep_name(alpha, beta, seen): Fusion(alpha, beta, ("panoptic",), void_discount)
+        for alpha, beta in cells
     }
 
 

@@ -3,22 +3,25 @@
 
 const LIMIT = 3.4028234663852886e38 / 8; // of float32: a product of two stays finite
 
-// Probabilities (Q, K + 1) float32. `voidWeight` multiplies the odds of void; 1 leaves the generator's.
-function fuseScores(view, classes, alpha, beta, voidWeight) {
+// Probabilities (Q, K + 1) float32. `voidDiscount` is the weight by which CLIP's best class lowers void. `voidWeight`
+// multiplies the odds of what is left of it; 1 leaves it as it is.
+function fuseScores(view, classes, alpha, beta, voidDiscount, voidWeight) {
   const count = classes.length;
   const probs = new Float32Array(view.queries * (count + 1));
   for (let query = 0; query < view.queries; query++) {
     const start = query * count;
     const generator = logProbabilities(view.generator.subarray(start, start + count));
     let mixed = generator;
+    let left = view.void[query];
     if (view.valid[query]) {
       const clip = logProbabilities(view.clip.subarray(start, start + count));
+      left *= 1 - voidDiscount * Math.exp(clip.reduce((a, b) => Math.max(a, b), -Infinity));
       mixed = generator.map((value, i) => {
         const exponent = classes[i].seen ? alpha : beta;
         return (1 - exponent) * value + exponent * clip[i];
       });
     }
-    const nothing = weighted(view.void[query], voidWeight);
+    const nothing = weighted(left, voidWeight);
     const fused = logProbabilities(mixed);
     const row = query * (count + 1);
     for (let i = 0; i < count; i++) {

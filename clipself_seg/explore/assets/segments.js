@@ -1,7 +1,7 @@
 // Segments of a panoptic model: sliders fuse the scores of generator and CLIP, and masks are merged anew.
 
 const TINT = 0.55; // opacity
-const PRESETS = { clip: [1, 1], generator: [0, 0] };
+const PRESETS = { clip: [1, 1], generator: [0, 0, 0] };
 
 async function unpackSegments(view) {
   if (!view) return null;
@@ -16,10 +16,11 @@ async function unpackSegments(view) {
 }
 
 function listenForFusion(panoptic, changed) {
-  const sliders = { alpha: byId("alpha"), beta: byId("beta"), void: byId("void") };
-  const set = (alpha, beta) => {
+  const sliders = { alpha: byId("alpha"), beta: byId("beta"), discount: byId("discount"), void: byId("void") };
+  const set = (alpha, beta, discount = panoptic.voidDiscount) => {
     sliders.alpha.value = alpha;
     sliders.beta.value = beta;
+    sliders.discount.value = discount;
     sliders.void.value = 0;
     changed();
   };
@@ -29,6 +30,7 @@ function listenForFusion(panoptic, changed) {
   }
   sliders.alpha.value = panoptic.alpha;
   sliders.beta.value = panoptic.beta;
+  sliders.discount.value = panoptic.voidDiscount;
 }
 
 // A slider moves in hundredths, the model's own exponent may have more digits: where it stands, it counts.
@@ -40,12 +42,14 @@ function exponent(slider, own) {
 function drawSegments(panoptic, state) {
   const alpha = exponent(byId("alpha"), panoptic.alpha);
   const beta = exponent(byId("beta"), panoptic.beta);
+  const discount = exponent(byId("discount"), panoptic.voidDiscount);
   const voidWeight = 2 ** Number(byId("void").value);
   byId("alpha-value").textContent = alpha.toFixed(2);
   byId("beta-value").textContent = beta.toFixed(2);
+  byId("discount-value").textContent = discount.toFixed(2);
   byId("void-value").textContent = factorText(voidWeight);
   const view = state.image.panoptic;
-  const probs = fuseScores(view, panoptic.classes, alpha, beta, voidWeight);
+  const probs = fuseScores(view, panoptic.classes, alpha, beta, discount, voidWeight);
   const merged = mergePanoptic(view, probs, panoptic.classes, panoptic);
   paintSegments(byId("segments-map"), state.picture, view, merged, panoptic.classes);
   listSegments(merged, view, panoptic.classes);

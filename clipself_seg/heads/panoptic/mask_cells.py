@@ -92,6 +92,10 @@ def _parts(logits_Qmn: Tensor, pixels: int) -> Iterator[Tensor | slice]:
 
 def _resample(logits_Qmn: Tensor, size: tuple[int, int], fraction: tuple[float, float]) -> Tensor:
     """Bilinear resize of the top left `fraction` of each map; beyond the map its border goes on."""
+    if not logits_Qmn.is_floating_point() and len(logits_Qmn) > MASKS_AT_ONCE:
+        # Masks that somebody gave, of a byte a pixel: not all of them as floats.
+        parts = logits_Qmn.split(MASKS_AT_ONCE)
+        return torch.cat([_resample(part, size, fraction) for part in parts])
     logits = logits_Qmn.float()
     if not len(logits):
         return logits.new_zeros(0, *size)

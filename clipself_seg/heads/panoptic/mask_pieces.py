@@ -64,7 +64,7 @@ def resize_masks(
     image_size: tuple[int, int],
     output_size: tuple[int, int],
 ) -> Tensor:
-    """Mask logits (Q, H, W) float32 of the original image from those of the generator.
+    """Mask logits (Q, H, W) of the original image from those of the generator, float32 unless nothing is resized.
 
     They are resized to the padded canvas, cut to the image's part of it (top left) and resized to the
     output, bilinearly and a few queries at a time. A single resize gives other numbers.
@@ -75,6 +75,8 @@ def resize_masks(
         image_size: rows and columns of the resized image on the canvas.
         output_size: rows and columns (H, W) of the original image.
     """
+    if tuple(mask_logits.shape[1:]) == canvas_size == image_size == output_size:
+        return mask_logits
     rows, columns = image_size
     output = mask_logits.new_empty((len(mask_logits), *output_size), dtype=torch.float32)
     if output.numel() == 0:

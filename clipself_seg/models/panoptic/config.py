@@ -46,6 +46,7 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, Any]:
             OF_WEIGHTS[fusion.SOURCE],
             fusion.MODE,
             fusion.VALID_MASK,
+            fusion.VOID_DISCOUNT,
         ),
         "precision": precision,
         "test_precision": precision if cfg.TEST.PANOPTIC.AMP else None,
@@ -59,6 +60,9 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, Any]:
     }
     if chosen.SOURCE == "disk":
         return parts | {"outputs": chosen.OUTPUTS}
+    if chosen.SOURCE == "masks":
+        _require_clip_alone(cfg)
+        return parts | {"outputs": chosen.OUTPUTS, "masks_given": True}
     if former.SIZE_DIVISIBILITY < 1 or former.SIZE_DIVISIBILITY % 32:
         raise InputError(
             f"MODEL.MASK_FORMER.SIZE_DIVISIBILITY is {former.SIZE_DIVISIBILITY}, a mask generator needs a "
@@ -72,6 +76,19 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, Any]:
         "criterion": MaskCriterion(class_agnostic=caption, settings=_loss_settings(cfg)),
         "grounding_weight": chosen.GROUNDING_WEIGHT if caption else 0.0,
     }
+
+
+def _require_clip_alone(cfg: CfgNode) -> None:
+    """Refuse settings of a generator's scores where masks come without."""
+    for key, value, wanted in (
+        ("MODEL.FUSION.MODE", cfg.MODEL.FUSION.MODE, "clip"),
+        ("MODEL.FUSION.VOID_DISCOUNT", cfg.MODEL.FUSION.VOID_DISCOUNT, 0),
+    ):
+        if value != wanted:
+            raise InputError(
+                f"{key} is {value}: masks of MODEL.MASK_GENERATOR.SOURCE masks have no class scores and no void but "
+                f"CLIP's, so set it to {wanted}"
+            )
 
 
 def build_branch(cfg: CfgNode, clip: DenseCLIP) -> ClipBranch:

@@ -25,26 +25,33 @@ from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.zoo import official
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.precision import autocast
+from clipself_seg.data.given_masks import MaskFolder, image_name
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
-from clipself_seg.heads.fusion import Fusion, fuse_scores, fusion_exponents
+from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.class_logits import only_classes
 from clipself_seg.heads.panoptic.clip_branches import ClipBranch
-from clipself_seg.heads.panoptic.grounding_loss import caption_lengths, grounding_loss
 from clipself_seg.heads.panoptic.mask_generator import MaskGenerator
 from clipself_seg.heads.panoptic.mask_generator.outputs import (
     GeneratorOutput,
     check_outputs,
     read_output,
 )
-from clipself_seg.heads.panoptic.mask_generator.query_decoder import QueryPrediction
-from clipself_seg.heads.panoptic.mask_losses import MaskCriterion, MaskTargets
+from clipself_seg.heads.panoptic.mask_losses import MaskCriterion
 from clipself_seg.heads.panoptic.mask_pieces import resize_masks
 from clipself_seg.models.inputs import on_device
 from clipself_seg.models.panoptic.config import panoptic_parts
-from clipself_seg.models.panoptic.outputs import FusionSettings, MergeSettings, make_outputs
+from clipself_seg.models.panoptic.losses import panoptic_losses
+from clipself_seg.models.panoptic.outputs import (
+    NO_MASKS,
+    FusionSettings,
+    MergeSettings,
+    UnnamedMasks,
+    class_probabilities,
+    make_outputs,
+)
 from clipself_seg.models.panoptic.reading import PanopticReading
 from clipself_seg.models.panoptic.weights import (
     carried_exponents,
@@ -80,6 +87,7 @@ class OpenPanoptic(PanopticReading, nn.Module):
         generator: MaskGenerator | None = None,
         criterion: MaskCriterion | None = None,
         outputs: str = "",
+        masks_given: bool = False,
         branch_templates: str = "odise",
         fusion: FusionSettings | None = None,
         grounding_weight: float = 0.0,
@@ -95,6 +103,8 @@ class OpenPanoptic(PanopticReading, nn.Module):
             generator: turns the maps into masks.
             criterion: losses of the generator; None for a model that does not train.
             outputs: folder of generator outputs (`outputs.save_output`), in place of backbone and generator.
+            masks_given: whether samples bring masks, which CLIP names, in place of a generator; `outputs` is then the
+                folder that they are from, or "".
             branch_templates: prompts of the CLIP branch, a name in `prompts.TEMPLATES`.
             fusion: whose scores are returned, and how both are fused.
             grounding_weight: weight of the caption model's grounding loss, 0 for none.
@@ -106,7 +116,7 @@ class OpenPanoptic(PanopticReading, nn.Module):
             InputError: neither a generator nor its outputs.
         """
         super().__init__()
-        if generator is None and not outputs:
+        if generator is None and not outputs and not masks_given:
             raise InputError("MODEL.MASK_GENERATOR.OUTPUTS is empty: SOURCE disk reads it")
         self.clip = clip.eval().requires_grad_(False)
         self.branch = branch
@@ -116,6 +126,7 @@ class OpenPanoptic(PanopticReading, nn.Module):
         self.generator = generator
         self.criterion = criterion
         self.outputs = outputs
+        self.masks_given = masks_given
         self.fusion = fusion or FusionSettings()
         self.grounding_weight = grounding_weight
         self.settings = settings or MergeSettings()
@@ -139,7 +150,7 @@ class OpenPanoptic(PanopticReading, nn.Module):
     @classmethod
     def require_trained(cls, cfg: CfgNode) -> None:
         """Refuse a random mask generator, which is evaluated as slowly as a trained one."""
-        if not cfg.MODEL.WEIGHTS and cfg.MODEL.MASK_GENERATOR.SOURCE != "disk":
+        if not cfg.MODEL.WEIGHTS and cfg.MODEL.MASK_GENERATOR.SOURCE not in ("disk", "masks"):
             raise InputError(
                 "MODEL.WEIGHTS is empty, so the mask generator is random: give a trained checkpoint, "
                 "such as the model_final.pth of train_net.py, --resume, or an official one: "
@@ -159,12 +170,17 @@ class OpenPanoptic(PanopticReading, nn.Module):
     @property
     def alpha(self) -> float:
         """Exponent of CLIP's scores of seen classes in what the model returns."""
-        return fusion_exponents(self.fusion.mode, *self.exponents)[0]
+        return self.fusion.returned().alpha
 
     @property
     def beta(self) -> float:
         """Exponent of CLIP's scores of all other classes in what the model returns."""
-        return fusion_exponents(self.fusion.mode, *self.exponents)[1]
+        return self.fusion.returned().beta
+
+    @property
+    def void_discount(self) -> float:
+        """Weight by which CLIP's best class lowers void where both scores are fused."""
+        return self.fusion.void_discount
 
     @property
     def names(self) -> Names:
@@ -175,6 +191,11 @@ class OpenPanoptic(PanopticReading, nn.Module):
     def needs_captions(self) -> bool:
         """Whether training needs the noun phrases of captions."""
         return self.generator is not None and self.generator.variant == "caption"
+
+    @property
+    def source(self) -> str:
+        """Source of the masks where there is no generator, as MODEL.MASK_GENERATOR.SOURCE has it."""
+        return "masks" if self.masks_given else "disk"
 
     @property
     def device(self) -> torch.device:
@@ -221,7 +242,9 @@ class OpenPanoptic(PanopticReading, nn.Module):
                 would learn no class names.
         """
         if self.generator is None:
-            raise InputError("MODEL.MASK_GENERATOR.SOURCE disk does not train: add --eval-only")
+            raise InputError(
+                f"MODEL.MASK_GENERATOR.SOURCE {self.source} does not train: add --eval-only"
+            )
         if vocabulary is None:
             raise InputError(
                 "OpenPanoptic trains on classes: DATASETS.TRAIN has to name panoptic data sets"
@@ -247,10 +270,16 @@ class OpenPanoptic(PanopticReading, nn.Module):
             records: name of a data set -> its records, with "image_id".
 
         Raises:
-            InputError: an image has no generator output.
+            InputError: an image has no generator output, or no masks.
         """
         metadata: dict[str, Any] = {"CLIP branch": self.branch.settings()}
-        if self.outputs and records:
+        if self.masks_given and records:
+            folder = MaskFolder(self.outputs)
+            metadata["masks given"] = {
+                name: folder.check(name, [image_name(record["file_name"]) for record in own])
+                for name, own in records.items()
+            }
+        elif self.outputs and records:
             metadata["generator on disk"] = {
                 name: check_outputs(self.outputs, name, [record["image_id"] for record in own])
                 for name, own in records.items()
@@ -270,7 +299,8 @@ class OpenPanoptic(PanopticReading, nn.Module):
         Args:
             samples: for each image "image" (3, h, w) RGB in 0..255. In training all of one size, with "labels" (T,) and
                 "masks" (T, h, w), and for grounding "words", noun phrases. In evaluation "height" and
-                "width" of the result, by default those of the image; with `outputs` "image_id" and "file_name"; and
+                "width" of the result, by default those of the image; with `outputs` "image_id" and "file_name"; with
+                `masks_given` "given_masks" (Q, H, W) bool at the size of the result, and "given_scores" (Q,); and
                 "classes" if those alone are to be told apart (oracle words), indices in [0, K).
             fusions: in evaluation, name -> fusion; all are made from one pass of generator and CLIP. None
                 makes one with the model's own alpha and beta.
@@ -283,55 +313,11 @@ class OpenPanoptic(PanopticReading, nn.Module):
         if not self.names:
             raise RuntimeError("call set_vocabulary before the model")
         if self.training:
-            return self.losses(samples)
+            return panoptic_losses(self, samples)
         with torch.no_grad():
             return [self._segment(sample, fusions) for sample in samples]
 
-    def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """Losses of every decoder layer by name: `MaskCriterion.losses`, and the caption model's grounding loss."""
-        if self.backbone is None or self.generator is None or self.criterion is None:
-            raise InputError("generator outputs from disk do not train: add --eval-only")
-        images = torch.stack(on_device(samples, "image", self.device))
-        labels, masks = (on_device(samples, key, self.device) for key in ("labels", "masks"))
-        targets = [MaskTargets(*pair) for pair in zip(labels, masks)]
-        with autocast(self.device, self.precision):
-            features = self.backbone(images.float() / 255)
-            predictions = self.generator(features, every_layer=True)
-            logits = self._void_logits(predictions)
-            pairs = [(one, p.mask_logits) for one, p in zip(logits, predictions)]
-            losses = self.criterion.losses(pairs, targets)
-            if self.grounding_weight:
-                losses |= self._grounding(predictions, samples)
-        return losses
-
-    def _void_logits(self, predictions: Sequence[QueryPrediction]) -> list[Tensor]:
-        """Of each layer `GeneratorScores.void_logits`, for which the caption model needs no class logits."""
-        assert self.generator is not None
-        own = [p.object_logits for p in predictions if p.object_logits is not None]
-        if own:
-            return own
-        texts = self._generator_texts()
-        return [self.generator.scores(p, texts, self.synonyms).void_logits for p in predictions]
-
-    def _grounding(
-        self, predictions: Sequence[Any], samples: Sequence[Sample]
-    ) -> dict[str, Tensor]:
-        assert self.generator is not None
-        lengths = caption_lengths([sample["words"] for sample in samples], self.device)
-        valid, count = lengths > 0, max(1, int(lengths.max()))
-        # A caption without noun phrases has padded words, and is a negative for the others (`valid`).
-        phrases = [phrase for s in samples for phrase in (s["words"] or [""] * count)]
-        texts = self.generator.text_head(self.generator_bank.embed_raw(phrases, keep=False))
-        texts = texts.unflatten(0, (len(samples), -1))
-        scale = self.generator.sem_seg_head.predictor.post_mask_embed.scale
-        losses = [grounding_loss(p.embeddings, texts, valid, scale) for p in predictions]
-        suffixes = [*(f"_{i}" for i in range(len(losses) - 1)), ""]
-        return {
-            f"loss_grounding{suffix}": self.grounding_weight * loss
-            for suffix, loss in zip(suffixes, losses)
-        }
-
-    def _generator_texts(self) -> Tensor:
+    def generator_texts(self) -> Tensor:
         """Embeddings (S, E) of all names of all classes, not normalised."""
         return self.generator_bank.embed_raw([name for names in self.names for name in names])
 
@@ -340,8 +326,13 @@ class OpenPanoptic(PanopticReading, nn.Module):
 
         Args:
             sample: a sample of evaluation, see `forward`.
+
+        Raises:
+            InputError: generator outputs are missing or do not fit; or masks are given, and nothing generates them.
         """
         height, width = sample["image"].shape[1:]
+        if self.masks_given:
+            raise InputError(NO_MASKS)
         if self.backbone is None or self.generator is None:
             identity = {"image_id": sample["image_id"], "file_name": sample["file_name"]}
             output = read_output(
@@ -354,7 +345,7 @@ class OpenPanoptic(PanopticReading, nn.Module):
         canvas = F.pad(image.float()[None], padding, value=self.settings.padding) / 255
         with autocast(self.device, self.test_precision):
             (prediction,) = self.generator(self.backbone(canvas))
-            scores = self.generator.scores(prediction, self._generator_texts(), self.synonyms)
+            scores = self.generator.scores(prediction, self.generator_texts(), self.synonyms)
         return GeneratorOutput(
             prediction.mask_logits[0].float(),
             scores.class_logits[0].float(),
@@ -364,44 +355,55 @@ class OpenPanoptic(PanopticReading, nn.Module):
         )
 
     def _segment(self, sample: Sample, fusions: Mapping[str, Fusion] | None) -> dict[str, Any]:
-        generated = self.generate(sample)
-        wanted = fusions or {"": Fusion(self.alpha, self.beta)}
-        clip_logits = torch.zeros_like(generated.class_logits)
+        given = UnnamedMasks.of_sample(sample, self.device) if self.masks_given else None
+        generated = given or self.generate(sample)
+        wanted = fusions or {"": self.fusion.returned()}
+        clip_logits = generated.mask_logits.new_zeros(
+            len(generated.mask_logits), len(self.names), dtype=torch.float32
+        )
         valid = None
-        if any((fusion.alpha, fusion.beta) != (0, 0) for fusion in wanted.values()):
+        asked = any(one[:2] != (0, 0) or one.void_discount for one in wanted.values())
+        if asked and len(clip_logits):
             clip_logits, valid = self.clip_scores(sample, generated)
         height, width = generated.image_size
         size = (sample.get("height", height), sample.get("width", width))
         masks = resize_masks(generated.mask_logits, generated.canvas, generated.image_size, size)
         names, things, known = self.classes
         seen = torch.ones(len(names)) if known is None else torch.from_numpy(known)
-        own_logits = generated.class_logits
+        seen = seen.to(self.device, non_blocking=True).bool()
+        if not self.fusion.valid_mask:
+            valid = None
         if "classes" in sample:
-            both = (only_classes(one, sample["classes"]) for one in (own_logits, clip_logits))
-            own_logits, clip_logits = both
-        known_seen = seen.to(self.device, non_blocking=True).bool()
-        scores = (own_logits, clip_logits, generated.void_prob, known_seen)
+            clip_logits = only_classes(clip_logits, sample["classes"])
+            generated = generated.of_classes(sample["classes"])
         outputs = {}
         for name, fusion in wanted.items():
-            exponents = (fusion.alpha, fusion.beta)
-            probs = fuse_scores(*scores, *exponents, valid if self.fusion.valid_mask else None)
+            probs = class_probabilities(generated, clip_logits, valid, seen, fusion)
             outputs[name] = make_outputs(
                 probs, masks, things, self.settings, fusion.tasks, labels=bool(fusions)
             )
         return {"fusions": outputs} if fusions else outputs[""]
 
-    def clip_scores(self, sample: Sample, generated: GeneratorOutput) -> tuple[Tensor, Tensor]:
+    def clip_scores(
+        self, sample: Sample, generated: GeneratorOutput | UnnamedMasks
+    ) -> tuple[Tensor, Tensor]:
         """CLIP's class logits (Q, K) of the generated masks, and (Q,) bool, True for masks that it can see.
 
         Args:
             sample: a sample of evaluation, see `forward`.
-            generated: masks of its image, as `generate` gives them.
+            generated: masks of its image, as `generate` gives them, or given ones.
         """
+        # Masks of the image alone may have another resolution than the model's input.
+        whole = generated.canvas == generated.image_size
         (image,) = on_device([sample], "image", self.device)
         texts = self.branch_bank.embed([(name,) for names in self.names for name in names])
         with autocast(self.device, self.test_precision):
             return self.branch.score(
-                image.float() / 255, generated.mask_logits, texts, self.synonyms, generated.canvas
+                image.float() / 255,
+                generated.mask_logits,
+                texts,
+                self.synonyms,
+                None if whole else generated.canvas,
             )
 
     def after_optimizer_step(self) -> None:

@@ -9,15 +9,27 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from clipself_seg.heads.fusion import TASKS
+from clipself_seg.data.mappers.samples import Sample
+from clipself_seg.errors import InputError
+from clipself_seg.heads.fusion import (
+    TASKS,
+    Fusion,
+    fuse_scores,
+    fusion_exponents,
+    mode_discount,
+    name_masks,
+)
+from clipself_seg.heads.panoptic.mask_generator.outputs import GeneratorOutput
 from clipself_seg.heads.panoptic.panoptic_merge import (
     merge_instances,
     merge_panoptic,
     merge_semantic,
     semantic_labels,
 )
+from clipself_seg.models.inputs import on_device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +42,7 @@ class FusionSettings:
         of_weights: those of "alpha" and "beta" that a checkpoint which carries them replaces.
         mode: whose scores are returned, a `FusionMode`.
         valid_mask: masks of which CLIP has no embedding keep the generator's scores alone.
+        void_discount: weight by which CLIP's best class lowers void where both are fused, in [0, 1].
     """
 
     alpha: float = 0.35
@@ -37,6 +50,12 @@ class FusionSettings:
     of_weights: tuple[str, ...] = ("alpha", "beta")
     mode: str = "fused"
     valid_mask: bool = True
+    void_discount: float = 0.0
+
+    def returned(self, tasks: tuple[str, ...] = TASKS) -> Fusion:
+        """The fusion that a model returns by its mode, for some tasks."""
+        exponents = fusion_exponents(self.mode, self.alpha, self.beta)
+        return Fusion(*exponents, tasks, mode_discount(self.mode, self.void_discount))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +75,89 @@ class MergeSettings:
     top_k: int = 100
     size_divisibility: int = 64
     padding: int = 0
+
+
+# Logit of pixels inside of a mask that somebody gave, its negative outside: their probabilities are 1 and nearly 0. Not
+# 0, so that a pixel of no mask counts for the surest one, which loses none of its own to others.
+INSIDE = 20
+NO_MASKS = (
+    "MODEL.MASK_GENERATOR.SOURCE masks makes none: give them with the image (masks=...), or a folder of them "
+    "(predict --masks, MODEL.MASK_GENERATOR.OUTPUTS)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class UnnamedMasks:
+    """Masks of an image that came without class scores, see `data.given_masks`.
+
+    Attributes:
+        mask_logits: (Q, H, W) int8 at the size of the image, `INSIDE` or its negative.
+        scores: how good each mask is, (Q,) in [0, 1].
+    """
+
+    mask_logits: Tensor
+    scores: Tensor
+
+    @classmethod
+    def of_sample(cls, sample: Sample, device: torch.device) -> UnnamedMasks:
+        """Those of a sample, see `OpenPanoptic.forward`, on a device.
+
+        Raises:
+            InputError: the sample has none, or none of its image's size.
+        """
+        if "given_masks" not in sample:
+            raise InputError(NO_MASKS)
+        (masks,), (scores,) = (
+            on_device([sample], key, device) for key in ("given_masks", "given_scores")
+        )
+        size = (sample["height"], sample["width"])
+        if tuple(masks.shape[1:]) != size:
+            raise InputError(f"masks of {tuple(masks.shape[1:])} pixels, the image has {size}")
+        return cls(masks.to(torch.int8).mul_(2 * INSIDE).sub_(INSIDE), scores)
+
+    def of_classes(self, classes: Sequence[int]) -> UnnamedMasks:
+        """Itself, since it has no class logits."""
+        return self
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Rows and columns in pixels of the image."""
+        return self.mask_logits.shape[1], self.mask_logits.shape[2]
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """What the masks cover: the image, without padding."""
+        return self.image_size
+
+
+def class_probabilities(
+    source: GeneratorOutput | UnnamedMasks,
+    clip_logits: Tensor,
+    valid: Tensor | None,
+    seen: Tensor,
+    fusion: Fusion,
+) -> Tensor:
+    """Class probabilities (Q, K + 1) of an image's masks, void last.
+
+    Args:
+        source: the masks, with a generator's scores or without.
+        clip_logits: CLIP's class logits (Q, K).
+        valid: (Q,) bool, masks that CLIP can see; None: all.
+        seen: (K,) bool, classes of the training vocabulary.
+        fusion: how the scores are fused; masks without class scores have only CLIP's, alpha and beta 1.
+
+    Raises:
+        InputError: masks without class scores are to be fused.
+    """
+    if isinstance(source, GeneratorOutput):
+        generated = (source.class_logits, clip_logits, source.void_prob)
+        exponents = (fusion.alpha, fusion.beta)
+        return fuse_scores(*generated, seen, *exponents, valid, fusion.void_discount)
+    if (fusion.alpha, fusion.beta, fusion.void_discount) != (1, 1, 0):
+        raise InputError(
+            f"masks without class scores are named by CLIP alone, alpha and beta 1, void_discount 0; got {fusion}"
+        )
+    return name_masks(clip_logits, source.scores, valid)
 
 
 def make_outputs(

@@ -180,7 +180,7 @@ def _check_kind(model: OpenPanoptic, given: Mapping[str, Tensor]) -> None:
     """Refuses a checkpoint of another kind of panoptic model, or of no panoptic model, by its kind."""
     if model.generator is None:
         raise InputError(
-            "MODEL.WEIGHTS is of no use with MODEL.MASK_GENERATOR.SOURCE disk: leave it empty"
+            f"MODEL.WEIGHTS is of no use with MODEL.MASK_GENERATOR.SOURCE {model.source}: leave it empty"
         )
     if not any(name.startswith("sem_seg_head.predictor.query_feat") for name in given):
         raise InputError(

@@ -233,3 +233,26 @@ def test_the_config_limits_the_pixels_of_a_file(record):
     for read in (PanopticTestMapper(cfg), lambda record: training(record, 0)):
         with pytest.raises(InputError, match="png is 48 x 40, .*1919 pixels of INPUT.MAX_PIXELS"):
             read(record)
+
+
+def test_masks_of_a_folder_come_with_the_sample_at_the_size_of_the_image(record, tmp_path):
+    (tmp_path / "masks").mkdir()
+    Image.open(record["pan_seg_file_name"]).save(tmp_path / "masks/a.png")
+    opts = [
+        "INPUT.FORMAT",
+        "RGB",
+        "INPUT.MIN_SIZE_TEST",
+        "80",
+        "MODEL.MASK_GENERATOR.SOURCE",
+        "masks",
+    ]
+    cfg = load_config(None, [*opts, "MODEL.MASK_GENERATOR.OUTPUTS", str(tmp_path / "masks")])
+    sample = PanopticTestMapper(cfg)(record)
+    assert sample["image"].shape == (3, 80, 96) and sample["given_scores"].tolist() == [1] * 5
+    masks = sample["given_masks"]
+    assert masks.dtype == torch.bool and masks.shape == (5, 40, 48)
+    assert masks.sum((1, 2)).tolist() == [40 * 48 // 6] * 5
+    assert "given_masks" not in PanopticTestMapper(load_config(None, opts[:4]))(record)
+    Image.new("L", (40, 48)).save(tmp_path / "masks/a.png")
+    with pytest.raises(InputError, match="a.png: 48 x 40 pixels .* the image has 40 x 48"):
+        PanopticTestMapper(cfg)(record)

@@ -51,6 +51,7 @@ class Spoiler(nn.Module):
     """The ground truth, without a fraction alpha of the segments of seen classes and beta of others."""
 
     exponents = (0.2, 0.5)
+    void_discount = 0.0
 
     def __init__(self):
         super().__init__()
@@ -72,7 +73,7 @@ class Spoiler(nn.Module):
         return [{"fusions": {name: self.spoil(batch[0], truth, f) for name, f in fusions.items()}}]
 
     def spoil(self, sample, truth, fusion):
-        alpha, beta, tasks = fusion
+        alpha, beta, tasks, _ = fusion
         names, _, seen = self.classes
         kept, labels = [], np.zeros(truth.shape, dtype=np.int64)
         for info in sample["segments_info"]:
@@ -263,6 +264,57 @@ def test_a_sweep_is_a_grid_over_seen_and_unseen_classes(datasets, caplog):
     assert caplog.text.count('Panoptic quality of "one"') == 3  # those with a name
 
 
+def test_each_weight_of_void_is_a_row_of_the_same_exponents(datasets, caplog):
+    asked = []
+
+    class Listener(Spoiler):
+        void_discount = 0.5
+
+        def spoil(self, sample, truth, fusion):
+            asked.append(fusion)
+            return super().spoil(sample, truth, fusion)
+
+    options = ("TEST.PANOPTIC.VOID_SWEEP", (0, 0.25, 1.0), "TEST.PANOPTIC.SWEEP", (0.5,))
+    with caplog.at_level(logging.INFO, logger="clipself_seg"):
+        results = evaluation(datasets, *options)(Listener())["one"]
+    weights = {
+        "clip": 0.5,
+        "generator": 0,
+        "fused": 0.5,
+        "void_0": 0,
+        "void_0.25": 0.25,
+        "void_1": 1,
+    }
+    named = {name: one for name, one in results.items() if name != "sweep"}
+    assert {name: one["void_discount"] for name, one in named.items()} == weights
+    for name in ("void_0", "void_0.25", "void_1"):
+        assert (named[name]["alpha"], named[name]["beta"]) == (0.2, 0.5)
+        assert named[name]["AP"] == named["fused"]["AP"] and "mIoU-unseen" in named[name]
+    assert {one.void_discount for one in asked if one.tasks == ("panoptic",)} == {
+        0.5
+    }  # the sweep's
+    assert "void less" in caplog.text
+    assert "void_discount" not in evaluation(datasets)(Spoiler())["one"]["fused"]
+
+
+def test_masks_without_class_scores_are_evaluated_with_clips_alone(datasets):
+    source = ("MODEL.MASK_GENERATOR.SOURCE", "masks", "MODEL.MASK_GENERATOR.OUTPUTS")
+    source += (str(datasets / "one/segments"), "DATASETS.TEST", ("one",))
+    for options in ((), ("TEST.PANOPTIC.ROWS", ("clip",), "TEST.PANOPTIC.SWEEP", (0.5,))):
+        with pytest.raises(InputError, match="named by CLIP alone: set TEST.PANOPTIC.ROWS"):
+            evaluation(datasets, *source, *options)
+    model = Spoiler()
+    model.branch, model.masks_given = DensePooling(load_clip("ViT-Mini-8", None)), True
+    model.outputs = str(datasets / "one/segments")
+    model.evaluation_metadata = lambda records: OpenPanoptic.evaluation_metadata(model, records)
+    run = evaluation(datasets, *source, "TEST.PANOPTIC.ROWS", ("clip",))
+    run.check(model)
+    assert run.metadata()["masks given"]["one"]["forms"] == {"png": 5}
+    (datasets / "one/segments/one_3.png").rename(datasets / "one/segments/one.png")
+    with pytest.raises(InputError, match="files are missing|masks of 1 of 5 images of one"):
+        evaluation(datasets, *source, "TEST.PANOPTIC.ROWS", ("clip",)).check(model)
+
+
 def test_cells_that_do_not_differ_are_evaluated_once():
     seen = np.array([True, False])
     assert len(sweep_fusions((0, 0.5, 1), seen)) == 9
@@ -331,7 +383,7 @@ def test_metadata_say_what_the_configuration_leaves_open(datasets):
         provenance = {"image_id": image, "file_name": f"{image}.png", "weights": image[:3]}
         save_output(datasets / "outputs", blank, names=(("any",),) * 5, **provenance)
     run, model = evaluation(datasets), Spoiler()
-    model.outputs = str(datasets / "outputs")
+    model.outputs, model.masks_given = str(datasets / "outputs"), False
     model.branch = DensePooling(load_clip("ViT-Mini-8", None))
     model.evaluation_metadata = lambda records: OpenPanoptic.evaluation_metadata(model, records)
     run.check(model)
@@ -374,6 +426,7 @@ def test_a_missing_file_is_refused_before_the_run(datasets, kind):
         (("TEST.PANOPTIC.ROWS", ()), "ROWS is empty: give some of clip, generator, fused"),
         (("TEST.PANOPTIC.SWEEP", (0.5, 1.5)), r"SWEEP must be in \[0, 1\], got 1.5"),
         (("TEST.PANOPTIC.SWEEP", ("x",)), r"SWEEP must be in \[0, 1\], got x"),
+        (("TEST.PANOPTIC.VOID_SWEEP", (2,)), r"VOID_SWEEP must be in \[0, 1\], got 2"),
         (("TEST.TRAIN_VOCABULARY", "coco_stuff"), "coco_stuff_171"),
         (("TEST.MIOU_RULE", "both"), 'unknown mIoU rule "both"'),
     ],

@@ -22,6 +22,7 @@ from clipself_seg.heads.panoptic.panoptic_merge import (
     merge_panoptic,
     merge_semantic,
 )
+from clipself_seg.models.panoptic.outputs import UnnamedMasks
 from clipself_seg.models.panoptic.true_masks import (
     MaskModel,
     mask_logits,
@@ -124,6 +125,139 @@ def test_the_generator_alone_never_asks_clip(monkeypatch):
     model = model_of("MODEL.FUSION.MODE", "generator")
     monkeypatch.setattr(model.branch, "score", lambda *_: pytest.fail("CLIP was asked"))
     assert model([sample()])[0]["sem_seg"].shape == (3, 40, 50)
+
+
+def test_void_gives_way_to_clip_in_all_fusions_but_the_generators(model):
+    one, weight = sample(), 0.75
+    discounted = model_of("MODEL.FUSION.VOID_DISCOUNT", weight)
+    assert discounted.void_discount == weight and model.void_discount == 0
+    with torch.no_grad():
+        generated = model.generate(one)
+        logits, valid = model.clip_scores(one, generated)
+    scores = (
+        generated.class_logits,
+        logits,
+        generated.void_prob,
+        torch.tensor([True, False, True]),
+    )
+    probs = fuse_scores(*scores, 0.35, 0.65, valid, weight)
+    masks = resize_masks(generated.mask_logits, (64, 96), (60, 75), (40, 50))
+    (outputs,) = discounted([one])
+    assert torch.equal(outputs["sem_seg"], merge_semantic(probs, masks))
+    assert not torch.equal(outputs["sem_seg"], model([one])[0]["sem_seg"])
+    assert not outputs["sem_seg"].requires_grad
+    mode = ("MODEL.FUSION.MODE", "generator")
+    alone, plain = (
+        m([one])[0] for m in (model_of(*mode, "MODEL.FUSION.VOID_DISCOUNT", 1), model_of(*mode))
+    )
+    assert torch.equal(alone["sem_seg"], plain["sem_seg"])
+
+
+def test_clip_is_asked_where_only_void_needs_it(model):
+    asked = {"void": Fusion(0.0, 0.0, void_discount=1.0), "generator": Fusion(0.0, 0.0)}
+    (outputs,) = model([sample()], fusions=asked)
+    scores = [outputs["fusions"][name]["instances"].scores for name in asked]
+    assert (scores[0].sort().values >= scores[1].sort().values).all()
+    assert not torch.equal(*scores)
+
+
+def test_training_does_not_know_of_the_weight_of_void():
+    totals = []
+    for weight in (0, 0.5):
+        torch.manual_seed(3)
+        losses = model_of("MODEL.FUSION.VOID_DISCOUNT", weight).train()(training_samples())
+        totals.append(torch.stack(list(losses.values())))
+    assert torch.equal(*totals)
+
+
+GIVEN = ("MODEL.MASK_GENERATOR.SOURCE", "masks", "MODEL.FUSION.MODE", "clip")
+KINDS = ("dense", "masked_attention")
+
+
+def given_sample(masks, scores=None):
+    return sample() | {
+        "given_masks": masks,
+        "given_scores": torch.ones(len(masks)) if scores is None else torch.tensor(scores),
+    }
+
+
+def boxes(*corners):
+    masks = torch.zeros(len(corners), 40, 50, dtype=torch.bool)
+    for mask, (top, left, bottom, right) in zip(masks, corners):
+        mask[top:bottom, left:right] = True
+    return masks
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_given_masks_are_drawn_as_they_are_and_named_by_clip_alone(kind):
+    model = model_of(*GIVEN, "MODEL.CLIP_BRANCH.KIND", kind)
+    model.set_vocabulary(["red star", "blue ring", "grass"])  # all are things
+    masks = boxes((0, 0, 20, 25), (20, 0, 40, 25), (5, 30, 9, 36))
+    one = given_sample(masks, [0.5, 1.0, 1.0])
+    (outputs,) = model([one])
+    ids, segments = outputs["panoptic_seg"]
+    assert len(segments) == 3
+    for segment, mask, score in zip(segments, masks, one["given_scores"].tolist()):
+        assert torch.equal(ids == segment["id"], mask)
+        image = one["image"].float() / 255
+        texts = model.branch_bank.embed(["red star", "blue ring", "grass"])
+        logits = 2 * mask[None].float() - 1
+        named, valid = model.branch.score(image, logits, texts, [1, 1, 1])
+        best, label = named.softmax(1)[0].max(0)
+        assert valid.all() and segment["category_id"] == label
+        assert segment["score"] == pytest.approx(score * best.item(), abs=1e-6)
+    assert (ids == 0).sum() == 40 * 50 - masks.sum()
+
+
+def test_the_better_of_two_given_masks_has_their_pixels_and_the_other_goes_if_little_is_left():
+    model = model_of(*GIVEN)
+    model.set_vocabulary(["red star"])  # every probability is the score
+    inner, outer = (10, 10, 20, 20), (5, 5, 25, 25)
+    for scores, areas in (((1.0, 0.5), [100]), ((0.5, 1.0), [400])):
+        ids, segments = model([given_sample(boxes(inner, outer), scores)])[0]["panoptic_seg"]
+        assert [int((ids == segment["id"]).sum()) for segment in segments] == areas
+    loose = model_of(*GIVEN, "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", 0.5)
+    loose.set_vocabulary(["red star"])
+    ids, segments = loose([given_sample(boxes(inner, outer), (1.0, 0.5))])[0]["panoptic_seg"]
+    assert sorted(int((ids == segment["id"]).sum()) for segment in segments) == [100, 300]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_without_given_masks_has_no_segments(kind):
+    model = model_of(*GIVEN, "MODEL.CLIP_BRANCH.KIND", kind)
+    (outputs,) = model([given_sample(boxes())])
+    ids, segments = outputs["panoptic_seg"]
+    assert not ids.any() and segments == [] and len(outputs["instances"]) == 0
+
+
+def test_many_given_masks_are_read_as_few_of_them_are():
+    model = model_of(*GIVEN)
+    masks = boxes(*((i, i, i + 9, i + 9) for i in range(20)))
+    with torch.no_grad():
+        together, alone = (
+            [model.clip_scores(one, UnnamedMasks.of_sample(one, model.device))[0] for one in given]
+            for given in ([given_sample(masks)], [given_sample(mask[None]) for mask in masks])
+        )
+    torch.testing.assert_close(together[0], torch.cat(alone))
+
+
+def test_given_masks_are_needed_and_nothing_else_is_fused(model):
+    given = model_of(*GIVEN)
+    for one, message in (
+        (sample(), "SOURCE masks makes none: give them with the image"),
+        (given_sample(torch.ones(1, 60, 75).bool()), r"masks of \(60, 75\) pixels, .* \(40, 50\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            given([one])
+    with pytest.raises(InputError, match="makes none"):
+        given.generate(sample())
+    with pytest.raises(InputError, match="named by CLIP alone, alpha and beta 1"):
+        given([given_sample(boxes((0, 0, 9, 9)))], fusions={"fused": Fusion(0.35, 0.65)})
+    with pytest.raises(InputError, match="SOURCE masks does not train"):
+        given.setup_training(["cat"])
+    with pytest.raises(InputError, match="of no use with MODEL.MASK_GENERATOR.SOURCE masks"):
+        given.load_state_dict(trained_state(model))
+    given.require_trained(load_config(CONFIG, [*SMALL, *GIVEN]))
 
 
 def test_the_canvas_is_padded_with_the_grey_of_the_configuration(model, monkeypatch):
@@ -241,6 +375,9 @@ def test_the_branch_may_be_a_distilled_clip_and_nothing_else():
         (("MODEL.MASK_GENERATOR.SOURCE", "disk"), "OUTPUTS is empty"),
         (("MODEL.CLIP.NAME", "RN50"), "a pyramid needs a ViT"),
         (("MODEL.CLIP_BRANCH.KIND", "pooled"), 'cannot be "pooled"'),
+        (("MODEL.FUSION.VOID_DISCOUNT", 1.5), r"VOID_DISCOUNT must be in \[0, 1\], got 1.5"),
+        (GIVEN[:2], "MODEL.FUSION.MODE is fused: .* set it to clip"),
+        ((*GIVEN, "MODEL.FUSION.VOID_DISCOUNT", 0.5), "VOID_DISCOUNT is 0.5: .* set it to 0"),
     ],
 )
 def test_bad_keys_are_refused_by_name(opts, words):

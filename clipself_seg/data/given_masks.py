@@ -1,0 +1,368 @@
+"""Masks of an image that anybody made: read from a folder or taken from memory, checked and bounded.
+
+A folder has for an image NAME one of
+
+    NAME.json   run lengths or polygons of COCO: a list of them, or of {"segmentation": ..., "score": ...}, or
+                such a list as "annotations"
+    NAME.png    a mask for each value: one channel of 8 or 16 bits, or R + 256 G + 65536 B; 0 is none
+    NAME/       a PNG for each mask, all but 0 is inside; their scores may be in metadata.csv
+
+The first and the last are what Segment Anything's script writes, the second are COCO's panoptic PNGs. Masks may
+overlap. A score is 1 where there is none; SAM's "predicted_iou", an estimate, counts as 1 where it is above.
+
+Shapes: n masks, H x W pixels of the image as it is meant to be seen.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import reprlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from pycocotools import mask as rle
+
+from clipself_seg.data.images import DECODING_ERRORS, MAX_PIXELS, open_image
+from clipself_seg.data.label_maps import read_indices
+from clipself_seg.data.panoptic_png import read_panoptic_png
+from clipself_seg.data.rle import encode_segmentation
+from clipself_seg.errors import InputError, in_short, shown
+from clipself_seg.files import read_json, read_text
+
+MOST_MASKS = 1000  # of an image
+MOST_BYTES = 1 << 31  # of the masks of an image, with a byte a pixel
+MOST_FILE_BYTES = 1 << 26  # of a JSON or a table
+TABLE = "metadata.csv"
+# Keys of a score, and whether it is an estimate that may exceed 1.
+SCORES = {"score": False, "predicted_iou": True}
+FORMS = "NAME.json, NAME.png or a folder NAME"
+
+
+class GivenMasks(NamedTuple):
+    """Masks of an image.
+
+    Attributes:
+        masks: (n, H, W) bool.
+        scores: how good each mask is, (n,) float32 in [0, 1].
+    """
+
+    masks: np.ndarray
+    scores: np.ndarray
+
+
+def given_masks(value: Any, size: tuple[int, int]) -> GivenMasks:
+    """Masks that a caller gives of an image.
+
+    Args:
+        value: a path of one of the forms above; an array (n, H, W) of bool, or of 0 and others; a list of
+            annotations, whose "segmentation" may be an array (H, W) too, as SAM's generator returns them; or
+            `GivenMasks`.
+        size: rows and columns of the image in pixels.
+
+    Raises:
+        InputError: it is none of these, of another size, damaged, or too much; names file and mask.
+    """
+    if isinstance(value, str | os.PathLike):
+        return read_masks(value, size)
+    if isinstance(value, GivenMasks):
+        return _checked(value, size)
+    if isinstance(value, list):
+        return _of_annotations(value, size, "masks")
+    masks = np.asarray(value)
+    if masks.ndim != 3 or masks.dtype == object:
+        raise InputError(
+            f"masks are an array (n, height, width), a list of annotations or a path, got {shown(value)}"
+        )
+    return _checked(GivenMasks(masks != 0, np.ones(len(masks), np.float32)), size)
+
+
+def _checked(given: GivenMasks, size: tuple[int, int]) -> GivenMasks:
+    masks, scores = np.asarray(given.masks), np.asarray(given.scores, dtype=np.float32)
+    _require_size("masks", masks.shape[1:], size)
+    _require_room("masks", len(masks), size)
+    if scores.shape != masks.shape[:1] or not ((scores >= 0) & (scores <= 1)).all():
+        raise InputError(f"scores of {len(masks)} masks are as many numbers in [0, 1]")
+    # As torch takes them: writable, in order.
+    return GivenMasks(np.require(masks, bool, ["C", "W"]), np.array(scores))
+
+
+def read_masks(path: str | os.PathLike[str], size: tuple[int, int]) -> GivenMasks:
+    """Read the masks of an image from a file or folder of one of the forms above.
+
+    Args:
+        path: file or folder.
+        size: rows and columns of the image in pixels.
+
+    Raises:
+        InputError: it is missing, damaged, of another size, or too much; names file and mask.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _of_folder(path, size)
+    if path.suffix.lower() == ".png":
+        return _of_map(path, size)
+    _require_small(path)
+    content = read_json(path, "masks")
+    if isinstance(content, dict) and "annotations" in content:
+        content = content["annotations"]
+    if not isinstance(content, list):
+        raise InputError(
+            f'masks {path} are no list, nor one as "annotations", but {shown(content)}: give COCO\'s run lengths '
+            "or polygons"
+        )
+    return _of_annotations(content, size, str(path))
+
+
+def _of_annotations(entries: Sequence[Any], size: tuple[int, int], source: str) -> GivenMasks:
+    _require_room(source, len(entries), size)
+    masks = np.zeros((len(entries), *size), dtype=bool)
+    scores = np.ones(len(entries), dtype=np.float32)
+    for index, entry in enumerate(entries):
+        place = f"{source}: mask {index}"
+        own = isinstance(entry, dict) and "segmentation" in entry
+        masks[index] = _pixels(entry["segmentation"] if own else entry, size, place)
+        scores[index] = _score(entry, place) if isinstance(entry, dict) else 1
+    return GivenMasks(masks, scores)
+
+
+def _pixels(value: Any, size: tuple[int, int], place: str) -> np.ndarray:
+    """Pixels (H, W) of the "segmentation" of an annotation."""
+    if isinstance(value, np.ndarray):
+        _require_size(place, value.shape, size)
+        return value != 0
+    if isinstance(value, dict) and isinstance(value.get("counts"), bytes):  # pycocotools' own
+        value = {**value, "counts": value["counts"].decode("latin-1")}
+    try:
+        pixels: np.ndarray = rle.decode(encode_segmentation(value, *size))
+    except ValueError as error:
+        raise InputError(
+            f"{place} is no mask of an image of {size[0]} x {size[1]} (height x width): {in_short(error)}, in "
+            f"{reprlib.repr(value)}; correct it, or leave it out"
+        ) from None
+    return pixels
+
+
+def _score(entry: Mapping[str, Any], place: str) -> float:
+    for key, is_estimate in SCORES.items():
+        if (value := entry.get(key)) is None:
+            continue
+        number = isinstance(value, int | float | np.floating) and not isinstance(value, bool)
+        if not number or not 0 <= value < np.inf or (value > 1 and not is_estimate):
+            raise InputError(f'{place} has the "{key}" {shown(value)}: give a number in [0, 1]')
+        return min(float(value), 1.0)
+    return 1.0
+
+
+def _of_map(path: Path, size: tuple[int, int]) -> GivenMasks:
+    ids = _read_ids(path, size)
+    values = np.unique(ids)
+    values = values[values != 0]
+    _require_room(str(path), len(values), size)
+    return GivenMasks(ids == values[:, None, None], np.ones(len(values), dtype=np.float32))
+
+
+def _of_folder(folder: Path, size: tuple[int, int]) -> GivenMasks:
+    files = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    pngs = sorted((path for path in files if path.suffix.lower() == ".png"), key=_number_first)
+    if not pngs and {path.name for path in files} - {TABLE}:
+        raise InputError(f"masks {folder} has no PNG: give one for each mask")
+    _require_room(str(folder), len(pngs), size)
+    masks = np.zeros((len(pngs), *size), dtype=bool)
+    for mask, path in zip(masks, pngs):
+        np.not_equal(_read_ids(path, size), 0, out=mask)
+    scores = np.ones(len(pngs), dtype=np.float32)
+    if (table := folder / TABLE).is_file():
+        scores[:] = _table_scores(table, [path.stem for path in pngs])
+    return GivenMasks(masks, scores)
+
+
+def _number_first(path: Path) -> tuple[int, str]:
+    """Sorts 2.png before 10.png."""
+    digits = path.stem.isdecimal() and len(path.stem) < 10
+    return int(path.stem) if digits else -1, path.name
+
+
+def _table_scores(path: Path, stems: Sequence[str]) -> list[float]:
+    """The score of each mask from a table with the columns "id" and "score" or "predicted_iou"."""
+    _require_small(path)
+    try:
+        rows = list(csv.DictReader(read_text(path, "scores of masks").splitlines()))
+    except csv.Error as error:
+        raise InputError(f"scores of masks {path} are no table ({in_short(error)})") from None
+    own = {row.get("id"): row for row in rows}
+    scores = []
+    for stem in stems:
+        if stem not in own:
+            raise InputError(
+                f'{path} has no row whose "id" is {shown(stem)}: give each mask one, or leave the table out'
+            )
+        texts = {key: own[stem][key] for key in SCORES if own[stem].get(key)}
+        try:
+            scores.append(
+                _score({key: float(text) for key, text in texts.items()}, f"{path}: {stem}")
+            )
+        except ValueError as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{path}: {stem} has a score that is no number: {shown(str(texts))}"
+            ) from None
+    return scores
+
+
+def _read_ids(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """Values (H, W) of a PNG, 0 outside of all masks; its header is compared before anything is decoded."""
+    limit = max(MAX_PIXELS, size[0] * size[1])
+    try:
+        with open_image(path, limit) as file:
+            mode, (width, height) = file.mode, file.size
+    except FileNotFoundError:
+        raise InputError(f"masks {path} are missing: correct the path") from None
+    except InputError:
+        raise
+    except DECODING_ERRORS as error:
+        raise InputError(
+            f"masks {path} cannot be decoded ({in_short(error)}): write them again"
+        ) from None
+    _require_size(str(path), (height, width), size)
+    return read_panoptic_png(path, limit) if mode == "RGB" else read_indices(path, max_pixels=limit)
+
+
+def _require_size(source: str, shape: Sequence[int], size: tuple[int, int]) -> None:
+    if tuple(shape) != tuple(size):
+        raise InputError(
+            f"{source}: {' x '.join(map(str, shape))} pixels (height x width), the image has {size[0]} x {size[1]} (as "
+            "it is meant to be seen, EXIF applied): give masks of this image at its own size"
+        )
+
+
+def _require_room(source: str, count: int, size: tuple[int, int]) -> None:
+    if count > MOST_MASKS:
+        raise InputError(f"{source}: {count} masks, {MOST_MASKS} at most are read: leave some out")
+    if count * size[0] * size[1] > MOST_BYTES:
+        raise InputError(
+            f"{source}: {count} masks of {size[0]} x {size[1]} pixels take more than {MOST_BYTES >> 30} GiB: give "
+            "fewer, or a smaller image with its masks"
+        )
+
+
+def _require_small(path: Path) -> None:
+    if path.is_file() and path.stat().st_size > MOST_FILE_BYTES:
+        raise InputError(f"masks {path}: more than {MOST_FILE_BYTES >> 20} MiB, give fewer masks")
+
+
+def image_name(file_name: str | os.PathLike[str]) -> str:
+    """Name by which a `MaskFolder` has the masks of a data set's image: that of its file, without ending."""
+    return Path(file_name).stem
+
+
+class MaskFolder:
+    """A folder with the masks of images, by their names.
+
+    Attributes:
+        folder: the folder.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        """
+        Args:
+            folder: it has for each image NAME one of the forms above.
+
+        Raises:
+            InputError: it is no folder.
+        """
+        self.folder = Path(folder)
+        if not os.fspath(folder) or not self.folder.is_dir():
+            raise InputError(
+                f'no folder of masks "{folder}": give one that has {FORMS} for each image (predict --masks, '
+                "MODEL.MASK_GENERATOR.OUTPUTS)"
+            )
+
+    def path(self, name: str) -> Path | None:
+        """File or folder of an image; None if there is none.
+
+        Args:
+            name: name of the image without ending, with the folder below that of all images.
+
+        Raises:
+            InputError: there are two.
+        """
+        files = [self.folder / f"{name}{ending}" for ending in (".json", ".png")]
+        files = [file for file in files if file.is_file()]
+        if len(files) > 1:
+            raise InputError(f"{files[0]} and {files[1]} are of one image: leave one out")
+        # Beside a file a folder is that of further images.
+        return files[0] if files else folder if (folder := self.folder / name).is_dir() else None
+
+    def required(self, name: str) -> Path:
+        """File or folder of an image, see `path`.
+
+        Raises:
+            InputError: there is none, or there are two.
+        """
+        if (path := self.path(name)) is None:
+            raise InputError(
+                f"no masks of {name} in {self.folder}: give {FORMS}, an empty list as JSON where there are none"
+            )
+        return path
+
+    def read(self, name: str, size: tuple[int, int]) -> GivenMasks:
+        """Masks of an image.
+
+        Args:
+            name: as for `path`.
+            size: rows and columns of the image in pixels.
+
+        Raises:
+            InputError: there are none, or as `read_masks`.
+        """
+        return read_masks(self.required(name), size)
+
+    def check(self, dataset: str, names: Sequence[str]) -> dict[str, Any]:
+        """Look for the masks of all images before any is evaluated.
+
+        Args:
+            dataset: name of the data set, for messages.
+            names: names of its images, as for `path`.
+
+        Returns:
+            "forms", how many images have each, and "digest" of names and sizes of their files.
+
+        Raises:
+            InputError: an image has none, or two.
+        """
+        paths = {name: self.path(name) for name in names}
+        missing = [name for name, path in paths.items() if path is None]
+        if missing:
+            raise InputError(
+                f"masks of {len(missing)} of {len(names)} images of {dataset} are missing in {self.folder}, such as "
+                f"those of {missing[0]}: give {FORMS}, or leave the data set out of DATASETS.TEST"
+            )
+        forms = Counter(
+            path.suffix[1:] if path.is_file() else "folder" for path in paths.values() if path
+        )
+        return {"forms": dict(sorted(forms.items())), "digest": self.digest(names, times=False)}
+
+    def digest(self, names: Sequence[str], times: bool = True) -> str:
+        """Digest of the names and sizes of the files of some images.
+
+        Args:
+            names: names of images, as for `path`.
+            times: whether it depends on the times of the last changes too.
+        """
+        digest = hashlib.sha256()
+        for name in names:
+            path = self.path(name)
+            inside = sorted(path.iterdir()) if path is not None and path.is_dir() else [path]
+            for file in inside:
+                if file is not None:
+                    state = file.stat()
+                    line = [name, file.name, state.st_size, state.st_mtime_ns if times else 0]
+                    digest.update(f"{json.dumps(line)}\n".encode())
+        return digest.hexdigest()[:16]

@@ -70,7 +70,8 @@ def _add_task_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--tasks", nargs="*", default=list(TASKS), choices=TASKS, help=f"({' '.join(TASKS)})"
     )
-    for task, kind in zip(TASKS, ("a CATSeg", "an OpenPanoptic", "an FViT")):
+    kinds = ("a CATSeg or ZeroShotSegmenter", "an OpenPanoptic", "an FViT")
+    for task, kind in zip(TASKS, kinds):
         group.add_argument(
             f"--{task}",
             metavar="WEIGHTS",

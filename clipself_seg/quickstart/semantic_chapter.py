@@ -29,6 +29,12 @@ RUNS = (
 ZERO_SHOT = (
     Run("no training, original CLIP", "zero_shot_original", "zero_shot.yaml"),
     Run(
+        "no training, original CLIP, values of three blocks",
+        "zero_shot_values",
+        "zero_shot.yaml",
+        ("MODEL.CLIP.DENSE", "multi_value"),
+    ),
+    Run(
         "no training, CLIPSelf",
         "zero_shot_clipself",
         "zero_shot.yaml",

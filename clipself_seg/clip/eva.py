@@ -20,7 +20,7 @@ from clipself_seg.clip.layers import (
 )
 from clipself_seg.clip.linear import Linear, linear
 from clipself_seg.clip.positions import patch_grid, resample_positions, rotary_factors, rotate
-from clipself_seg.clip.tower import TransformerTower
+from clipself_seg.clip.tower import KEYS, QUERIES, TransformerTower
 
 NORM_EPS = 1e-6
 
@@ -156,10 +156,11 @@ class EvaBlock(nn.Module):
         attended_BLD = self.attn.output(values_BLD)
         return attended_BLD if residual is None else self._finish(residual, attended_BLD)
 
-    def query_key_parameters(self) -> list[nn.Parameter]:
-        """Parameters of queries and keys alone, which `value_path` and `values` do not depend on."""
+    def query_key_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters of queries and keys alone, which `value_path` and `values` do not depend on, by feature."""
         attention: Any = self.attn
-        return [attention.q_proj.weight, attention.k_proj.weight, attention.q_bias]
+        queries = [attention.q_proj.weight, attention.q_bias]
+        return {QUERIES: queries, KEYS: [attention.k_proj.weight]}
 
     def mlp_parameters(self) -> list[nn.Parameter]:
         """Parameters of the MLP and its norm, which `values` does not depend on."""

@@ -289,9 +289,9 @@ class ResidualBlock(nn.Module):
         attended_BLD = self.attn.output(values_BLD)
         return self.ls_1(attended_BLD) if residual is None else self._finish(residual, attended_BLD)
 
-    def query_key_parameters(self) -> list[nn.Parameter]:
+    def query_key_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Parameters of queries and keys alone: none, they are rows of one matrix with the values'."""
-        return []
+        return {}
 
     def mlp_parameters(self) -> list[nn.Parameter]:
         """Parameters of the MLP and its norm, which `values` does not depend on."""

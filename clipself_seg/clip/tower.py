@@ -16,11 +16,14 @@ from torch import Tensor, nn
 from clipself_seg.checkpoints.dense_feature import TOKEN, DenseFeature
 from clipself_seg.clip.compilation import require_compiler
 from clipself_seg.clip.dense import HeadGate, sum_of_values
+from clipself_seg.clip.layers import merge_heads
 from clipself_seg.clip.recomputation import run_block
 from clipself_seg.clip.training_free import ATTENTIONS, NONE, Attention, attended_tokens
 from clipself_seg.errors import InputError, nearest
 
 DENSE = "dense"
+QUERIES = "queries"
+KEYS = "keys"
 GATE = "gate"  # group of the gate's parameters
 
 
@@ -127,7 +130,8 @@ class ImageTower(nn.Module, abc.ABC):
     def deepest(self, names: Iterable[str]) -> int:
         """Index of the last block that the named features need; -1 for no features."""
         last = len(self.blocks) - 1
-        return max((last if name == DENSE else int(name[5:]) for name in names), default=-1)
+        blocks = (int(name[5:]) if name.startswith("block") else last for name in names)
+        return max(blocks, default=-1)
 
 
 class TransformerTower(ImageTower):
@@ -180,7 +184,9 @@ class TransformerTower(ImageTower):
         """As `ImageTower.unused_by`: queries and keys, and the MLP if none of them has been through it."""
         last: Any = self.blocks[-1]
         through_mlp = self.dense_feature.kind == TOKEN or f"block{len(self.blocks) - 1}" in names
-        return last.query_key_parameters() + ([] if through_mlp else last.mlp_parameters())
+        parts = last.query_key_parameters()
+        unread = [p for name in parts if name not in names for p in parts[name]]
+        return unread + ([] if through_mlp else last.mlp_parameters())
 
     def compile_blocks(self) -> None:
         """As `ImageTower.compile_blocks`; the last block of `forward` alone, which computes one token, never is."""
@@ -217,7 +223,8 @@ class TransformerTower(ImageTower):
 
         Args:
             images: (B, 3, H, W), normalised.
-            names: names of features, ``dense`` or ``block{i}``.
+            names: names of features: ``dense``, ``block{i}``, and ``queries`` and ``keys`` of the last block's
+                attention (B, D, h, w), all heads of a token side by side, before positions turn them.
         """
         wanted = self.check_names(names)
         last = len(self.blocks) - 1
@@ -242,7 +249,7 @@ class TransformerTower(ImageTower):
         name = f"block{len(self.blocks) - 1}"
         patches_BND = [tokens_BLD[:, 1:] for tokens_BLD in inputs_BLD]
         by_value_path = self.dense_feature.kind == TOKEN and self.attention == NONE
-        maps: dict[str, Tensor] = {}
+        maps = _attention_parts(self.blocks[-1], patches_BND[-1], grid, wanted)
         if name in wanted or by_value_path:
             value_path: Any = self.blocks[-1].value_path
             residual = (inputs_BLD[-1][:, :1],) if self.class_residual else ()
@@ -282,6 +289,7 @@ class TransformerTower(ImageTower):
         """Channels and stride in pixels of every feature that `features` can return, by name."""
         width = self.width
         shapes = {f"block{i}": (width, self.patch_size) for i in range(len(self.blocks))}
+        shapes |= {name: (width, self.patch_size) for name in (QUERIES, KEYS)}
         return shapes | {DENSE: (self.embed_dim, self.patch_size)}
 
     @property
@@ -339,6 +347,17 @@ def _as_map(tokens_BND: Tensor, grid: tuple[int, int]) -> Tensor:
     if tokens_BND.shape[1] != grid[0] * grid[1]:
         tokens_BND = tokens_BND[:, 1:]
     return tokens_BND.transpose(1, 2).unflatten(2, grid)
+
+
+def _attention_parts(
+    block: Any, tokens_BND: Tensor, grid: tuple[int, int], wanted: list[str]
+) -> dict[str, Tensor]:
+    """Those of ``queries`` and ``keys`` of a block that are wanted, as maps (B, D, h, w)."""
+    if not {QUERIES, KEYS} & set(wanted):
+        return {}
+    queries_BHNC, keys_BHNC, _ = block.queries_keys_values(tokens_BND)
+    parts = {QUERIES: queries_BHNC, KEYS: keys_BHNC}
+    return {name: _as_map(merge_heads(parts[name]), grid) for name in parts if name in wanted}
 
 
 def train_last_blocks(

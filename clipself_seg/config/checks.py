@@ -67,10 +67,10 @@ AT_LEAST_ZERO = (
 )
 OBJECTIVES = tuple(
     f"MODEL.CLIPSELF.OBJECTIVES.{name}"
-    for name in ("CROPS", "COHERENCE", "SPATIAL", "WHOLE_IMAGES", "OWN_CROPS")
+    for name in ("CROPS", "CONTEXT", "COHERENCE", "SPATIAL", "WHOLE_IMAGES", "OWN_CROPS")
 )
 # Those that need a teacher of correlations.
-CORRELATED = OBJECTIVES[1:3]
+CORRELATED = OBJECTIVES[1:4]
 FINITE = (
     *OBJECTIVES,
     "SOLVER.BACKBONE_MULTIPLIER",
@@ -146,7 +146,7 @@ RELATIONS: tuple[Relation, ...] = (
             f"{default} but for the target crops",
             _unless_crops(default),
         )
-        for key, default in zip(OBJECTIVES, (1.0, *4 * (0.0,)))
+        for key, default in zip(OBJECTIVES, (1.0, *5 * (0.0,)))
     ),
     Relation(
         "TEST.REGIONS.GROUPING",

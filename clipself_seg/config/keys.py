@@ -32,6 +32,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "MODEL.CLIPSELF.TEXTS.LOSS": ("bce", "softmax", "regionclip"),
     "MODEL.CLIPSELF.TEXTS.TEMPLATES": ("vild63", "openai80", "single"),
     "MODEL.CLIPSELF.LOSS_AVERAGE": ("regions", "images"),
+    "MODEL.CLIPSELF.CORRELATION.CONTEXT": ("q", "qk"),
     "SOLVER.AMP.DTYPE": ("float16", "bfloat16"),
     "TEST.REGIONS.MASK_RESIZE": ("reference", "exact"),
     "TEST.REGIONS.TEMPLATES": ("vild63", "openai80", "single"),
@@ -127,6 +128,8 @@ def _add_objectives(cfg: CfgNode) -> None:
     # Weights of what TARGET crops trains for, of which any may be together; 0 leaves one out. docs/distillation.md,
     # section 9, has their formulas. The first is CLIPSelf itself: regions of the dense features against crops.
     cfg.MODEL.CLIPSELF.OBJECTIVES.CROPS = 1.0
+    # DeCLIP's context: queries of the last block resemble each other as the tokens of CORRELATION.TEACHER do.
+    cfg.MODEL.CLIPSELF.OBJECTIVES.CONTEXT = 0.0
     # DenseRC's coherence: dense features resemble each other as the tokens of CORRELATION.TEACHER do.
     cfg.MODEL.CLIPSELF.OBJECTIVES.COHERENCE = 0.0
     # R-SC's spatial correlation distillation: each token is as near to the others as in CORRELATION.TEACHER.
@@ -142,6 +145,8 @@ def _add_objectives(cfg: CfgNode) -> None:
     cfg.MODEL.CLIPSELF.CORRELATION.TEACHER = "none"
     # Temperature of both softmaxes of OBJECTIVES.SPATIAL.
     cfg.MODEL.CLIPSELF.CORRELATION.TEMPERATURE = 0.2
+    # What OBJECTIVES.CONTEXT compares: "q", queries, or "qk", the mean of the similarities of queries and of keys.
+    cfg.MODEL.CLIPSELF.CORRELATION.CONTEXT = "q"
 
 
 def _add_input(cfg: CfgNode) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from clipself_seg.clip import DenseCLIP, save_clip
 from clipself_seg.clip.backbone import clip_from_config, load_as_configured
-from clipself_seg.clip.tower import DENSE, ImageTower, train_last_blocks
+from clipself_seg.clip.tower import DENSE, KEYS, QUERIES, ImageTower, train_last_blocks
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
@@ -298,8 +298,9 @@ class CLIPSelf(nn.Module):
 
 
 def _unread_rows(tower: ImageTower, reads: Sequence[str]) -> list[Tensor]:
-    """Query and key rows of the last block's packed matrix if nothing reads them; none if the block packs none."""
+    """Query and key rows of the last block's packed matrix that nothing reads; none if the block packs none."""
     packed = getattr(getattr(tower.blocks[-1], "attn", None), "in_proj_weight", None)
     if packed is None or IMAGE in reads:
         return []
-    return [packed[: 2 * packed.shape[1]]]
+    rows = dict(zip((QUERIES, KEYS), packed.chunk(3)))
+    return [part for name, part in rows.items() if name not in reads]

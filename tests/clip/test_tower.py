@@ -193,3 +193,34 @@ def test_last_blocks_train_whatever_was_set_before(count, expected):
     }
     assert training == wanted
     assert not tower.proj.requires_grad and not tower.positional_embedding.requires_grad
+
+
+def test_queries_and_keys_are_those_of_the_last_blocks_attention(mini, tiny_eva):
+    images = torch.randn(2, 3, 32, 48)
+    for tower in (mini.visual, tiny_eva):
+        with torch.no_grad():
+            maps = tower.features(images, ["queries", "keys", "dense"])
+            tokens, extras, grid = tower.embed(images)
+            for block in tower.blocks[:-1]:
+                tokens = block(tokens, *extras)
+            last = tower.blocks[-1]
+            norm, attention = getattr(last, "ln_1", None) or last.norm1, last.attn
+            inputs = norm(tokens[:, 1:])
+            if tower is tiny_eva:
+                queries = attention.q_proj(inputs) + attention.q_bias
+                keys = attention.k_proj(inputs)
+            else:
+                packed = inputs @ attention.in_proj_weight.T + attention.in_proj_bias
+                queries, keys, _ = packed.chunk(3, dim=-1)
+            torch.testing.assert_close(maps["queries"], queries.mT.unflatten(2, grid))
+            torch.testing.assert_close(maps["keys"], keys.mT.unflatten(2, grid))
+            assert torch.equal(maps["dense"], tower.dense(images))
+
+
+@pytest.mark.parametrize("names", [["dense", "queries"], ["dense", "keys"], ["queries", "keys"]])
+def test_of_query_and_key_of_the_last_block_what_is_read_trains(tiny_eva, names):
+    train_last_blocks(tiny_eva, 1, names)
+    attention = tiny_eva.blocks[-1].attn
+    assert attention.q_proj.weight.requires_grad == ("queries" in names)
+    assert attention.q_bias.requires_grad == ("queries" in names)
+    assert attention.k_proj.weight.requires_grad == ("keys" in names)

@@ -6,6 +6,7 @@ import pytest
 
 from clipself_seg.models.distillation.correlation_teachers import Original, TimmBackbone
 from clipself_seg.models.distillation.weighted import (
+    CONTEXTS,
     TERMS,
     CorrelationSettings,
     WeightedTerms,
@@ -27,7 +28,7 @@ def crops(**how):
 
 
 def all_terms(teacher):
-    settings = CorrelationSettings(teacher=teacher)
+    settings = CorrelationSettings(teacher=teacher, context=CONTEXTS["qk"])
     model = tiny_clipself(objective=WeightedTerms(dict.fromkeys(TERMS, 1.0), settings))
     model = on_accelerator(model)
     with HostSyncs():

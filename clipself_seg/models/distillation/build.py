@@ -13,6 +13,7 @@ from clipself_seg.models.distillation.crops import CropDistillation
 from clipself_seg.models.distillation.objective import Objective
 from clipself_seg.models.distillation.texts import RegionText
 from clipself_seg.models.distillation.weighted import (
+    CONTEXTS,
     TERMS,
     CorrelationSettings,
     WeightedTerms,
@@ -24,6 +25,7 @@ def _crops(cfg: CfgNode) -> Objective:
     keys = cfg.MODEL.CLIPSELF.OBJECTIVES
     weights = {
         "CROPS": keys.CROPS,
+        "CONTEXT": keys.CONTEXT,
         "COHERENCE": keys.COHERENCE,
         "SPATIAL": keys.SPATIAL,
         "WHOLE_IMAGES": keys.WHOLE_IMAGES,
@@ -35,10 +37,15 @@ def _crops(cfg: CfgNode) -> Objective:
             "every weight of MODEL.CLIPSELF.OBJECTIVES is 0: give one of "
             f"{', '.join(weights)} a greater one, such as CROPS 1.0"
         )
+    if asked == {"CONTEXT"}:
+        raise InputError(
+            "MODEL.CLIPSELF.OBJECTIVES.CONTEXT trains queries alone, of which no readout is made: give CROPS or "
+            "another one of MODEL.CLIPSELF.OBJECTIVES a weight beside it"
+        )
     correlation = cfg.MODEL.CLIPSELF.CORRELATION
     if correlation.TEACHER != "none" and not any(TERMS[name].correlated for name in asked):
         raise InputError(
-            f"MODEL.CLIPSELF.CORRELATION.TEACHER is {correlation.TEACHER}, but nothing asks for it: give "
+            f"MODEL.CLIPSELF.CORRELATION.TEACHER is {correlation.TEACHER}, but nothing asks for it: give CONTEXT, "
             "COHERENCE or SPATIAL of MODEL.CLIPSELF.OBJECTIVES a weight, or leave it none"
         )
     if weights == {name: float(name == "CROPS") for name in weights}:
@@ -46,6 +53,7 @@ def _crops(cfg: CfgNode) -> Objective:
     settings = CorrelationSettings(
         teacher=correlation_teacher(correlation.TEACHER),
         temperature=correlation.TEMPERATURE,
+        context=CONTEXTS[correlation.CONTEXT],
     )
     return WeightedTerms(weights, settings)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.region_pooling import box_weights, pool
-from clipself_seg.clip.tower import DENSE, ImageTower
+from clipself_seg.clip.tower import DENSE, KEYS, QUERIES, ImageTower
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.heads.distillation.losses import Average, loss_count, region_mean
 from clipself_seg.models.inputs import on_device, send
@@ -27,7 +27,7 @@ from clipself_seg.models.inputs import on_device, send
 IMAGE = "image"
 # What an objective may read of the student: features of one pass over the step's images, and image embeddings, with
 # attention in all blocks.
-READS = (DENSE, IMAGE)
+READS = (DENSE, QUERIES, KEYS, IMAGE)
 
 
 class Step:

@@ -16,12 +16,15 @@ from clipself_seg.clip import DenseCLIP
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.heads.distillation.correlation import (
     coherence_loss,
+    context_loss,
     cosine_similarities,
     spatial_correlation_loss,
 )
 from clipself_seg.heads.distillation.losses import cosine_distance
 from clipself_seg.models.distillation.correlation_teachers import CorrelationTeacher
-from clipself_seg.models.distillation.step import DENSE, IMAGE, Step
+from clipself_seg.models.distillation.step import DENSE, IMAGE, KEYS, QUERIES, Step
+
+CONTEXTS = {"q": (QUERIES,), "qk": (QUERIES, KEYS)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,10 +34,12 @@ class CorrelationSettings:
     Attributes:
         teacher: whose tokens show how places resemble each other; None where no term asks for it.
         temperature: of the softmaxes of `spatial_correlation_loss`.
+        context: names of the student's features of which the context is the mean similarity.
     """
 
     teacher: CorrelationTeacher | None = None
     temperature: float = 0.2
+    context: Sequence[str] = (QUERIES,)
 
 
 class _View:
@@ -65,6 +70,13 @@ def _crops(view: _View) -> Tensor:
     return step.region_mean(cosine_distance(step.student_RE, step.teacher_RE))
 
 
+def _context(view: _View) -> Tensor:
+    step, names = view.step, view.settings.context
+    similarities = [cosine_similarities(_tokens(step.maps[name])) for name in names]
+    mean_BNN = sum(similarities[1:], similarities[0]) / len(similarities)
+    return context_loss(mean_BNN, view.target_BNN, step.valid_BN).mean()
+
+
 def _coherence(view: _View) -> Tensor:
     step = view.step
     own_BNN = cosine_similarities(_tokens(step.dense_BEhw))
@@ -91,7 +103,7 @@ class Term(NamedTuple):
 
     Attributes:
         loss: name under which it is logged.
-        reads: what it reads of the student.
+        reads: what it reads of the student; () stands for the features of the context.
         correlated: whether it needs a teacher of correlations.
         value: scalar of this process's samples, without its weight.
     """
@@ -105,6 +117,7 @@ class Term(NamedTuple):
 # Name of a key below MODEL.CLIPSELF.OBJECTIVES -> its term.
 TERMS = {
     "CROPS": Term("loss_clipself", (DENSE,), False, _crops),
+    "CONTEXT": Term("loss_context", (), True, _context),
     "COHERENCE": Term("loss_coherence", (DENSE,), True, _coherence),
     "SPATIAL": Term("loss_spatial", (DENSE,), True, _spatial),
     "WHOLE_IMAGES": Term("loss_whole_images", (IMAGE,), False, _whole_images),
@@ -138,7 +151,7 @@ class WeightedTerms:
             raise ValueError("no objective has a weight greater than 0")
         if correlation.teacher is None and any(TERMS[name].correlated for name in self.weights):
             raise ValueError(f"{', '.join(self.weights)} need a teacher of correlations")
-        reads = [name for term in self.weights for name in TERMS[term].reads]
+        reads = [name for term in self.weights for name in TERMS[term].reads or correlation.context]
         self.reads = tuple(dict.fromkeys(reads))
 
     def setup_training(

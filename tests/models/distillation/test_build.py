@@ -10,7 +10,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.models.distillation.build import OBJECTIVES, build_objective
 from clipself_seg.models.distillation.correlation_teachers import Original
 from clipself_seg.models.distillation.crops import CropDistillation
-from clipself_seg.models.distillation.weighted import TERMS, WeightedTerms
+from clipself_seg.models.distillation.weighted import CONTEXTS, TERMS, WeightedTerms
 
 TARGET = "MODEL.CLIPSELF.TARGET"
 
@@ -38,14 +38,15 @@ def test_every_key_of_a_weight_has_its_term_and_every_term_its_key():
     }
     assert tuple(f"{KEYS}{name}" for name in TERMS) == checks.OBJECTIVES
     assert {f"{KEYS}{n}" for n, term in TERMS.items() if term.correlated} == {*checks.CORRELATED}
+    assert tuple(CONTEXTS) == CHOICES["MODEL.CLIPSELF.CORRELATION.CONTEXT"]
 
 
 def test_weights_of_a_configuration_are_those_of_its_terms():
     opts = [word for n, name in enumerate(TERMS) for word in (f"{KEYS}{name}", str(n / 2))]
-    made = objective(*opts, *TEACHER)
+    made = objective(*opts, *TEACHER, "MODEL.CLIPSELF.CORRELATION.CONTEXT", "qk")
     assert isinstance(made, WeightedTerms)
     assert made.weights == {name: n / 2 for n, name in enumerate(TERMS) if n}
-    assert made.reads == ("dense", "image")
+    assert made.reads == ("queries", "keys", "dense", "image")
     assert isinstance(made.correlation.teacher, Original) and made.correlation.temperature == 0.2
 
 
@@ -55,6 +56,7 @@ def test_weights_of_a_configuration_are_those_of_its_terms():
         (["SPATIAL", "1"], "SPATIAL must be 0 without a teacher of correlations"),
         (["CROPS", "-1"], "CROPS must be 0 or more"),
         (["CROPS", "0"], "every weight of MODEL.CLIPSELF.OBJECTIVES is 0: give one of CROPS,"),
+        (["CROPS", "0", "CONTEXT", "1", "TEACHER"], "CONTEXT trains queries alone"),
         (["OWN_CROPS", "1", "TEACHER"], "TEACHER is original, but nothing asks for it"),
         (["OWN_CROPS", "1", "MODEL.CLIPSELF.TARGET", "texts"], "OWN_CROPS must be 0.0 but for"),
         (["CROPS", "0.5", "MODEL.CLIPSELF.TARGET", "captions"], "CROPS must be 1.0 but for"),

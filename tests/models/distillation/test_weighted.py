@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from clipself_seg.heads.distillation import correlation
 from clipself_seg.models.distillation.correlation_teachers import Original
 from clipself_seg.models.distillation.weighted import (
+    CONTEXTS,
     TERMS,
     CorrelationSettings,
     WeightedTerms,
@@ -29,9 +30,9 @@ def weighted_samples(count=2):
     return [sample | {"whole": WHOLE} for sample in tiny_samples(count)]
 
 
-def weighted(how=None, **weights):
+def weighted(context="q", how=None, **weights):
     """A tiny CLIPSelf whose student, in its own weights, is no longer its teacher."""
-    settings = CorrelationSettings(teacher=Original())
+    settings = CorrelationSettings(teacher=Original(), context=CONTEXTS[context])
     model = tiny_clipself(objective=WeightedTerms(weights, settings), **(how or {}))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -61,9 +62,13 @@ def expected(name, model, samples):
     )
     dense, target = rows(student.dense(images)), rows(teacher.dense(images))
     cosines = [correlation.cosine_similarities(tokens) for tokens in (dense, target)]
+    own_queries = rows(student.features(images, ["queries"])["queries"])
     match name:
         case "CROPS":
             return tiny_crops(model, samples)
+        case "CONTEXT":
+            queries = correlation.cosine_similarities(own_queries)
+            return correlation.context_loss(queries, cosines[1]).mean()
         case "COHERENCE":
             return correlation.coherence_loss(*cosines).mean()
         case "SPATIAL":
@@ -83,7 +88,7 @@ def tiny_crops(model, samples):
 
 @pytest.mark.parametrize("name", TERMS)
 def test_each_term_is_its_formula_on_cells_that_are_no_padding_times_its_weight(name):
-    weights = {name: 0.5}
+    weights = {name: 0.5} | ({"CROPS": 1.0} if name == "CONTEXT" else {})
     model, samples = weighted(**weights), weighted_samples()
     losses = model(samples)
     assert losses.keys() == {TERMS[term].loss for term in weights}
@@ -97,6 +102,16 @@ def test_crops_alone_are_clipself_bit_for_bit():
     assert torch.equal(losses[0]["loss_clipself"], losses[1]["loss_clipself"])
 
 
+def test_keys_take_part_in_the_context_by_the_mean_of_both_similarities():
+    model, samples = weighted("qk", CROPS=1.0, CONTEXT=1.0), weighted_samples()
+    images = images_of(model, samples)
+    parts = model.student.features(images, ["queries", "keys"])
+    mean = sum(correlation.cosine_similarities(rows(part)) for part in parts.values()) / 2
+    target = correlation.cosine_similarities(rows(model.teacher.visual.dense(images)))
+    loss = model(samples)["loss_context"]
+    torch.testing.assert_close(loss, correlation.context_loss(mean, target).mean())
+
+
 def test_a_teacher_and_its_copy_preserve_everything():
     objective = WeightedTerms({"CROPS": 1.0, "WHOLE_IMAGES": 1.0, "OWN_CROPS": 1.0})
     losses = tiny_clipself(objective=objective)(weighted_samples())
@@ -107,6 +122,8 @@ def test_a_teacher_and_its_copy_preserve_everything():
 # Terms -> parts of the last block's attention that learn of query and key.
 LEARNING = {
     ("SPATIAL", "COHERENCE"): set(),
+    ("CROPS", "CONTEXT"): {"queries"},
+    ("CROPS", "CONTEXT", "qk"): {"queries", "keys"},
     ("WHOLE_IMAGES",): {"queries", "keys"},
     ("CROPS", "OWN_CROPS"): {"queries", "keys"},
 }
@@ -114,7 +131,8 @@ LEARNING = {
 
 @pytest.mark.parametrize("terms", LEARNING, ids=str)
 def test_only_what_a_term_reads_learns_whatever_weight_decay_would_do(terms):
-    model = weighted(**dict.fromkeys(terms, 1.0))
+    context = "qk" if "qk" in terms else "q"
+    model = weighted(context, **{name: 1.0 for name in terms if name != "qk"})
     # The student begins where the teacher is, in what does not learn.
     model.after_optimizer_step()
     packed = model.student.blocks[-1].attn.in_proj_weight
@@ -132,6 +150,18 @@ def test_only_what_a_term_reads_learns_whatever_weight_decay_would_do(terms):
         if not torch.equal(old, new)
     }
     assert changed == LEARNING[terms] and not torch.equal(before.chunk(3)[2], packed.chunk(3)[2])
+
+
+def test_all_that_trains_gets_a_gradient_in_a_tower_with_matrices_of_its_own():
+    objective = WeightedTerms(
+        {"CROPS": 1.0, "CONTEXT": 1.0}, CorrelationSettings(teacher=Original())
+    )
+    model = tiny_clipself("EVA02-B-16", objective=objective, trainable_blocks=1)
+    sum(model(weighted_samples(1)).values()).backward()
+    for name, parameter in model.student.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), name
+    attention = model.student.blocks[-1].attn
+    assert attention.q_proj.weight.requires_grad and not attention.k_proj.weight.requires_grad
 
 
 def test_no_regions_and_no_box_of_the_image_are_no_trouble():

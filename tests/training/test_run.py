@@ -11,6 +11,7 @@ from clipself_seg.checkpoints.training_state import trained_tensors
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation
+from clipself_seg.evaluation.protocol import MeasuringProtocol
 from clipself_seg.evaluation.tables import format_table, percent_text
 from clipself_seg.models.build import build_model
 from clipself_seg.training import run
@@ -27,6 +28,10 @@ class TwoSets(Evaluation):
 
     def check(self, model):
         pass
+
+    def _protocol(self, name, model):
+        words = {"words": f"those of {name}", "synonyms": "all", "templates": "one"}
+        return MeasuringProtocol(**words, background="none", windows="none", size="own", seen="all")
 
     def _passes(self, name, model):
         return iter(())
@@ -79,7 +84,9 @@ def test_printed_tables_are_written_in_the_formats_that_are_asked_for(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
     evaluated(cfg, model, fails=False, suffix="_eval", formats=("latex", "csv"))
     text = (tmp_path / "tables_eval.csv").read_text()
-    assert text == "All of it\ndata set,mIoU\nfirst,50.0\nsecond,60.0\n"
+    table, _, protocols = text.partition("Protocol")
+    assert table == "All of it\ndata set,mIoU\nfirst,50.0\nsecond,60.0\n"
+    assert protocols.startswith(" of first: words: those of first | synonyms: all")
     text = (tmp_path / "tables_eval.tex").read_text()
     assert text.startswith("% All of it\n\\begin{tabular}{lr}\n\\toprule\n")
 

@@ -53,22 +53,28 @@ def test_an_interrupted_run_ends_with_the_same_bits_and_clip_as_it_was(tmp_path)
 
 @pytest.mark.parametrize("norm", [False, True])
 def test_two_processes_have_the_gradients_of_one_on_the_whole_batch(tmp_path, norm):
-    # 16 RoIs, of which a quarter is positive in each image, and 256 anchors: counts are full.
-    samples = [sample(index) for index in range(4)]
+    def worst_of(begin):
+        # 16 RoIs, of which a quarter is positive in each image, and 256 anchors: counts are full.
+        samples = [sample(index) for index in range(begin, begin + 4)]
 
-    def gradients(rank=None, folder=None):
-        model = training(tiny(RPN_NORM=norm, ROIS_PER_IMAGE=8))
-        # Scores that rounding does not reorder, for another order is other RoIs.
-        for layer in (model.rpn_head.rpn_cls, *(x.conv for x in model.rpn_head.rpn_conv)):
-            torch.nn.init.kaiming_normal_(layer.weight)
-        forward = model if rank is None else DistributedDataParallel(model)
-        own = samples if rank is None else samples[2 * rank : 2 * rank + 2]
-        sum(forward(own).values()).backward()
-        # A bias before a batch norm has no gradient but rounding.
-        moot = re.compile(r"backbone.interpolate(1.[03]|2.0).bias")
-        trained = trained_parameters(model)
-        return {name: p.grad for name, p in trained.items() if not moot.fullmatch(name)}
+        def gradients(rank=None, folder=None):
+            model = training(tiny(RPN_NORM=norm, ROIS_PER_IMAGE=8))
+            # Scores that rounding does not reorder, for another order is other RoIs.
+            for layer in (model.rpn_head.rpn_cls, *(x.conv for x in model.rpn_head.rpn_conv)):
+                torch.nn.init.kaiming_normal_(layer.weight)
+            forward = model if rank is None else DistributedDataParallel(model)
+            own = samples if rank is None else samples[2 * rank : 2 * rank + 2]
+            sum(forward(own).values()).backward()
+            # A bias before a batch norm has no gradient but rounding.
+            moot = re.compile(r"backbone.interpolate(1.[03]|2.0).bias")
+            trained = trained_parameters(model)
+            return {name: p.grad for name, p in trained.items() if not moot.fullmatch(name)}
 
-    first, second = in_two_processes(gradients, tmp_path)
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert worst(first, gradients()) < 1e-3
+        (tmp_path / str(begin)).mkdir()
+        first, second = in_two_processes(gradients, tmp_path / str(begin))
+        assert all(torch.equal(first[name], second[name]) for name in first)
+        return worst(first, gradients())
+
+    # Of many thousand ReLUs one may be so near 0 that rounding, another on each kind of CPU, decides whether it has
+    # a gradient. That happens to one batch in ten, and a mistake to all.
+    assert any(worst_of(begin) < 1e-4 for begin in (10, 20, 30))

@@ -44,12 +44,13 @@ EXPECTED = {
     "person": (225, 40, 70),
     "wood": (170, 110, 50),
 }
-# Distances in CIELAB: nearer colours are hard to distinguish when they tint an image. Lightness weighs more
-# than hue, so that colours of like hues differ for eyes and printers that see lightness alone. Expected
-# colours may be nearer, so that of many kinds of water all are blue.
-LIGHTNESS = np.array([2, 1, 1], np.float32)
+# Distances in CIELAB: nearer colours are hard to distinguish when they tint an image. Between classes lightness weighs
+# more than hue, so that colours of like hues differ for eyes and printers that see lightness alone. Expected colours
+# may be nearer, so that of many kinds of water all are blue, and give way in lightness rather than in hue.
+LIGHTNESS = np.array([1.5, 1, 1], np.float32)
+HUE = np.array([0.35, 1, 1], np.float32)
 CLOSE = 75.0
-STILL_DIFFERENT = 34.0
+STILL_DIFFERENT = 20.0
 
 
 def class_colours(names: Sequence[str]) -> np.ndarray:
@@ -75,7 +76,9 @@ def class_colours(names: Sequence[str]) -> np.ndarray:
         gap = CLOSE if _expected(key) is None else STILL_DIFFERENT
         while not (away >= gap).any():
             gap *= 0.95
-        wanted = np.linalg.norm(lab - _preferred(key), axis=1)
+        wanted = np.linalg.norm(
+            (lab - _preferred(key)) * (1 if _expected(key) is None else HUE), axis=1
+        )
         best = int(np.where(away >= gap, wanted, np.inf).argmin())
         colours[key] = np.array(BACKGROUND, np.uint8) if key == "background" else rgb[best]
         apart = np.linalg.norm((lab - _to_lab(colours[key])) * LIGHTNESS, axis=1)

@@ -57,7 +57,7 @@ def plain_pixel_decoder(
 def _attend(
     attention: DeformableAttention, queries: Tensor, places_N2: Tensor, cells: Tensor, grids: Grids
 ) -> Tensor:
-    """What `DeformableAttention` gives, (B, N, C)."""
+    """The result of `DeformableAttention`, (B, N, C)."""
     parts = (attention.heads, attention.levels, attention.points)
     offsets = attention.sampling_offsets(queries).unflatten(-1, (*parts, 2))
     weights = attention.attention_weights(queries).unflatten(-1, (attention.heads, -1))

@@ -40,7 +40,7 @@ class HeadGate(nn.Module):
         self.bias = nn.Parameter(torch.zeros(heads))
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """What `ResidualBlock.values` takes."""
+        """Weight and bias, as `ResidualBlock.values` takes them."""
         return self.weight, self.bias
 
 

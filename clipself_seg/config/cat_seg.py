@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from clipself_seg.config.zero_shot import add_zero_shot_keys
-
 # What a key may be, where that is a short list.
 CAT_SEG_CHOICES: dict[str, tuple[str, ...]] = {
     "MODEL.CAT_SEG.GUIDANCE": ("clip", "backbone"),
@@ -32,7 +30,6 @@ def add_cat_seg_keys(cfg: CfgNode) -> None:
     _add_resnet(cfg)
     _add_swin(cfg)
     _add_running(cfg)
-    add_zero_shot_keys(cfg)
 
 
 def _add_head(cfg: CfgNode) -> None:

@@ -20,6 +20,7 @@ from clipself_seg.config.cat_seg import add_cat_seg_keys
 from clipself_seg.config.detection import add_detection_keys
 from clipself_seg.config.numbers import add_numbers_keys
 from clipself_seg.config.panoptic import add_panoptic_keys
+from clipself_seg.config.zero_shot import add_zero_shot_keys
 
 # What a key may be, where that is a short list.
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -51,6 +52,7 @@ def default_config() -> CfgNode:
     _add_solver(cfg)
     _add_test(cfg)
     add_cat_seg_keys(cfg)
+    add_zero_shot_keys(cfg)
     add_panoptic_keys(cfg)
     add_detection_keys(cfg)
     add_numbers_keys(cfg)

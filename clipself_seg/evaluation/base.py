@@ -18,7 +18,6 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.protocol import MeasuringProtocol, protocol_lines
 from clipself_seg.models.protocol import (
-    SYNONYM_TEXTS,
     DetectionModel,
     Model,
     PanopticModel,
@@ -30,9 +29,6 @@ logger = logging.getLogger(__name__)
 Results = dict[str, Any]  # name of a data set -> its numbers, nested as the task needs
 AnyModel = TypeVar("AnyModel", bound=Model)
 Compared = TypeVar("Compared")
-
-# Value of a model's key SYNONYMS -> the same in words, for the files of a run.
-SYNONYMS = SYNONYM_TEXTS
 
 
 class Pass(NamedTuple):

@@ -12,6 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from clipself_seg.models.protocol import Reading
+
 
 @dataclasses.dataclass(frozen=True)
 class MeasuringProtocol:
@@ -38,6 +40,17 @@ class MeasuringProtocol:
     seen: str
     rule: str = ""
     beside: str = ""
+
+    @classmethod
+    def of_model(cls, reading: Reading, **stated: str) -> MeasuringProtocol:
+        """The protocol of a model's numbers.
+
+        Args:
+            reading: how the model reads names and images.
+            stated: the parts that the evaluation states; they count before the model's.
+        """
+        names = ("synonyms", "templates", "background", "windows")
+        return cls(**{name: getattr(reading, name) for name in names} | stated)
 
     def as_dict(self) -> dict[str, str]:
         """The parts that say something, for results.json."""

@@ -265,13 +265,11 @@ def check_size(size: int, clip: DenseCLIP) -> None:
         )
 
 
-def load_region_checkpoint(
-    model: RegionReader | nn.Module, tensors: Mapping[str, Tensor], source: str
-) -> None:
-    """Load a state dict of a `RegionReader` or `CLIPSelf`, which need none beside ``MODEL.CLIP.WEIGHTS``.
+def load_region_checkpoint(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict of a model that needs none beside ``MODEL.CLIP.WEIGHTS``.
 
     Args:
-        model: a `RegionReader` or `CLIPSelf`.
+        model: a `RegionReader`, `CLIPSelf` or `ZeroShotSegmenter`.
         tensors: name -> tensor.
         source: the file, for messages.
 

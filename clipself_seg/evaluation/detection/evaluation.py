@@ -23,7 +23,7 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.records import Record, require_images
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, seen_by_name
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import SYNONYMS, Evaluation, Pass, Results, own_classes_kept
+from clipself_seg.evaluation.base import Evaluation, Pass, Results, own_classes_kept
 from clipself_seg.evaluation.detection.evaluator import DetectionEvaluator, check_choices
 from clipself_seg.evaluation.detection.ground_truth import (
     DetectionGroundTruth,
@@ -38,7 +38,7 @@ from clipself_seg.evaluation.protocol import (
     words_text,
 )
 from clipself_seg.evaluation.synonym_test import renamed_vocabularies, synonym_results
-from clipself_seg.models.protocol import DetectionModel, reading_of
+from clipself_seg.models.protocol import SYNONYM_TEXTS, DetectionModel, reading_of
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
             "evaluator rule": {name: self._rule(data) for name, data in self._known.items()},
             "train vocabulary": self.train_vocabulary,
             "seen classes": {name: data.split for name, data in self._known.items()},
-            "names of a class": SYNONYMS.get(self.synonyms, self.synonyms),
+            "names of a class": SYNONYM_TEXTS.get(self.synonyms, self.synonyms),
         }
 
     def _rule(self, data: _DetectionData) -> str:
@@ -149,12 +149,9 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
     def _protocol(self, name: str, model: DetectionModel) -> MeasuringProtocol:
         data = self._data(name)
         reading = reading_of(model)
-        return MeasuringProtocol(
+        return MeasuringProtocol.of_model(
+            reading,
             words=words_text(data.vocabulary.name, len(data.vocabulary)),
-            synonyms=reading.synonyms,
-            templates=reading.templates,
-            background=reading.background,
-            windows=reading.windows,
             size=size_text(self.mapper, reading.size),
             seen=seen_text(data.seen, data.split),
             rule=self._rule(data),

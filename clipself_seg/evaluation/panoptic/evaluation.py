@@ -188,12 +188,9 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         truth = self._truth(name)
         reading = reading_of(model)
         seen = f"a name as {self.train_vocabulary} spells it"
-        return MeasuringProtocol(
+        return MeasuringProtocol.of_model(
+            reading,
             words=words_text(truth.vocabulary.name, len(truth.vocabulary)),
-            synonyms=reading.synonyms,
-            templates=reading.templates,
-            background=reading.background,
-            windows=reading.windows,
             size=size_text(self.mapper, reading.size),
             seen=seen_text(truth.seen, seen),
             rule=f"mIoU over classes by rule {self.rule}" if "semantic" in truth.tasks else "",

@@ -17,7 +17,7 @@ from clipself_seg.data.mappers.regions import RegionMapper
 from clipself_seg.data.records import Record
 from clipself_seg.data.segments import MaskResize
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
-from clipself_seg.evaluation.base import SYNONYMS, Evaluation, Pass, Results
+from clipself_seg.evaluation.base import Evaluation, Pass, Results
 from clipself_seg.evaluation.extras import Extras
 from clipself_seg.evaluation.protocol import MeasuringProtocol, words_text
 from clipself_seg.evaluation.regions.accuracy import RegionAccuracyEvaluator
@@ -29,7 +29,7 @@ from clipself_seg.evaluation.regions.report import (
     synonym_table,
 )
 from clipself_seg.evaluation.synonym_test import renamed_vocabularies, synonym_results
-from clipself_seg.models.protocol import RegionModel, reading_of
+from clipself_seg.models.protocol import SYNONYM_TEXTS, RegionModel, reading_of
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
 
     def metadata(self) -> dict[str, str]:
         """Settings that decide the numbers beside weights and configuration."""
-        return {"names of a class": SYNONYMS["mean"]}
+        return {"names of a class": SYNONYM_TEXTS["mean"]}
 
     def check(self, model: RegionModel) -> None:
         """Refuse early what would fail late: missing data sets, sizes and readouts that do not fit."""
@@ -99,16 +99,13 @@ class RegionEvaluation(Evaluation[RegionModel]):
 
     def _protocol(self, name: str, model: RegionModel) -> MeasuringProtocol:
         vocabulary, _ = self._records(name)
-        reading = reading_of(model)
         sizes = ", ".join(
             self._mapper(size, self.read, vocabulary, model).size_rule() for size in self.sizes
         )
-        return MeasuringProtocol(
+        return MeasuringProtocol.of_model(
+            reading_of(model),
             words=words_text(vocabulary.name, len(vocabulary)),
-            synonyms=reading.synonyms,
-            templates=reading.templates,
             background="none, every region has a class",
-            windows=reading.windows,
             size=f"{sizes}; crops {model.image_size} px",
             seen="no split",
             rule="mean over classes, each among all classes",

@@ -30,7 +30,7 @@ from clipself_seg.data.vocabulary import (
     seen_by_name,
 )
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import SYNONYMS, Evaluation, Pass, Results, own_classes_kept
+from clipself_seg.evaluation.base import Evaluation, Pass, Results, own_classes_kept
 from clipself_seg.evaluation.extras import Extras
 from clipself_seg.evaluation.protocol import (
     MeasuringProtocol,
@@ -44,7 +44,7 @@ from clipself_seg.evaluation.sem_seg.numbers import check_rule
 from clipself_seg.evaluation.sem_seg.oracle import OracleWords, present_classes
 from clipself_seg.evaluation.sem_seg.report import paper_table, run_table
 from clipself_seg.evaluation.synonym_test import renamed_vocabularies, synonym_results
-from clipself_seg.models.protocol import SemSegModel, reading_of
+from clipself_seg.models.protocol import SYNONYM_TEXTS, SemSegModel, reading_of
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
                 model is given instead of the data set's own names; "" for none.
             pooling: factors by which the classes are pooled before their attention, where windows
                 slide; only a log line depends on them.
-            synonyms: names of a class that its prompts have, a key of `SYNONYMS`, for the metadata.
+            synonyms: names of a class that its prompts have, a key of `SYNONYM_TEXTS`, for the metadata.
             background_words: whether names of the background compete for pixels, in data sets that have some.
             threshold: score below which a pixel of these data sets is background; 0 is never.
             extras: what is measured beside the published numbers, out of `MEASURED`; None for nothing.
@@ -136,7 +136,7 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         metadata: dict[str, Any] = {
             "evaluator rule": self.rule,
             "train vocabulary": self.train_vocabulary,
-            "names of a class": SYNONYMS.get(self.synonyms, self.synonyms),
+            "names of a class": SYNONYM_TEXTS.get(self.synonyms, self.synonyms),
         }
         if self.threshold or not self.background_words:
             metadata["background"] = self._background  # of data sets that have one
@@ -172,12 +172,10 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         if task.background is not None:
             background = f"{self._background}; classes from {task.background} on count as one"
         rule = f"a name in {self.train_vocabulary}"
-        return MeasuringProtocol(
+        return MeasuringProtocol.of_model(
+            reading,
             words=words_text(words, len(vocabulary)),
-            synonyms=reading.synonyms,
-            templates=reading.templates,
             background=background,
-            windows=reading.windows,
             size=size_text(self.mapper, reading.size),
             seen=seen_text(task.seen, rule),
             rule=f"means over classes by rule {self.rule}",

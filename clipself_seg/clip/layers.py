@@ -113,11 +113,19 @@ class PackedAttention(nn.Module):
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = Linear(width, width)
 
-    def forward(self, x_BLD: Tensor, causal: bool = False) -> Tensor:
-        """Self-attention, (B, L, D) -> (B, L, D); with `causal` only to itself and earlier tokens."""
+    def forward(self, x_BLD: Tensor, causal: bool = False, keys_BL: Tensor | None = None) -> Tensor:
+        """Self-attention, (B, L, D) -> (B, L, D).
+
+        Args:
+            x_BLD: tokens.
+            causal: whether a token attends to itself and earlier ones alone.
+            keys_BL: boolean, False for tokens that none attends to; None for none of them. Not with `causal`.
+        """
         packed = linear(x_BLD, self.in_proj_weight, self.in_proj_bias)
         q, k, v = (split_heads(part, self.heads) for part in packed.chunk(3, dim=-1))
-        return self.out_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=causal)))
+        mask = None if keys_BL is None else keys_BL[:, None, None]
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        return self.out_proj(merge_heads(attended))
 
     def value_path(self, x_BLD: Tensor, gates_BLH: Tensor | None = None) -> Tensor:
         """Result of attention in which each token attends only to itself: value and output projection.
@@ -240,18 +248,19 @@ class ResidualBlock(nn.Module):
         mlp_ratio: float = 4.0,
         quick_gelu: bool,
         layer_scale: float | None = None,
+        eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(width)
+        self.ln_1 = nn.LayerNorm(width, eps=eps)
         self.attn = PackedAttention(width=width, heads=heads)
         self.ls_1 = _layer_scale(width, layer_scale)
-        self.ln_2 = nn.LayerNorm(width)
+        self.ln_2 = nn.LayerNorm(width, eps=eps)
         self.mlp = MLP(width=width, hidden=int(width * mlp_ratio), quick_gelu=quick_gelu)
         self.ls_2 = _layer_scale(width, layer_scale)
 
-    def forward(self, x_BLD: Tensor, causal: bool = False) -> Tensor:
-        """Updates the tokens, (B, L, D) -> (B, L, D); `causal` is for the text tower."""
-        return self._finish(x_BLD, self.attn(self.ln_1(x_BLD), causal))
+    def forward(self, x_BLD: Tensor, causal: bool = False, keys_BL: Tensor | None = None) -> Tensor:
+        """Updates the tokens, (B, L, D) -> (B, L, D); `causal` and `keys_BL` are for text towers."""
+        return self._finish(x_BLD, self.attn(self.ln_1(x_BLD), causal, keys_BL))
 
     def value_path(self, x_BLD: Tensor, residual: Tensor | None = None) -> Tensor:
         """The block without attention between tokens, (B, L, D) -> (B, L, D).

@@ -42,16 +42,19 @@ def patch_grid(images: Tensor, patch_size: int) -> tuple[int, int]:
     return height // patch_size, width // patch_size
 
 
-def resample_positions(table_LD: Tensor, grid: tuple[int, int], antialias: bool = False) -> Tensor:
+def resample_positions(
+    table_LD: Tensor, grid: tuple[int, int], antialias: bool = False, mode: str = "bicubic"
+) -> Tensor:
     """Position table (1 + rows * columns, D) of another grid; the row of the class token is kept.
 
-    The rows of the patches are resized bicubically. The official models resize without antialiasing in
+    The rows of the patches are resized. The official CLIPs resize bicubically without antialiasing in
     a forward; open_clip's loader, which changes a checkpoint for good, antialiases.
 
     Args:
         table_LD: position table (1 + g * g, D) of a square grid.
         grid: rows and columns of the new grid.
         antialias: whether a table is smoothed before it is made smaller.
+        mode: "bicubic" or "bilinear".
 
     Raises:
         InputError: the table is not that of a square grid.
@@ -63,7 +66,7 @@ def resample_positions(table_LD: Tensor, grid: tuple[int, int], antialias: bool 
         return table_LD
     patches = table_LD[1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(
-        patches.float(), grid, mode="bicubic", align_corners=False, antialias=antialias
+        patches.float(), grid, mode=mode, align_corners=False, antialias=antialias
     )
     patches_ND = resized[0].flatten(1).T.to(table_LD.dtype)
     return torch.cat([table_LD[:1], patches_ND])

@@ -1,7 +1,7 @@
 """The interface of every image tower, and the forward passes that the two ViTs have in common.
 
-Shapes: B images, L = 1 + N tokens, Q mask tokens, R = L + Q rows, D width of the tower, E width of the
-    embedding, h x w token grid.
+Shapes: B images, L = P + N tokens, P those before the patches' (1 for most towers), Q mask tokens, R = L + Q
+    rows, D width of the tower, E width of the embedding, h x w token grid.
 """
 
 from __future__ import annotations
@@ -138,11 +138,13 @@ class TransformerTower(ImageTower):
     """Forward passes of a ViT; subclasses define the embedding of images and the blocks.
 
     Attributes:
+        prefix: number of tokens before those of the patches; the first is the class token.
         class_residual: whether the last block of the dense feature ``token`` adds the class token to every
             token's value (CAT-Seg's CVPR 2024 code) instead of the token itself (CLIPSelf).
         dense_gate: gate of the heads' values, or None.
     """
 
+    prefix: int = 1
     class_residual: bool = False
     dense_gate: HeadGate | None
 
@@ -237,7 +239,7 @@ class TransformerTower(ImageTower):
             if index < last:
                 tokens_BLD = self.run(block, tokens_BLD, *extras)
                 if f"block{index}" in wanted:
-                    maps[f"block{index}"] = _as_map(tokens_BLD, grid)
+                    maps[f"block{index}"] = _as_map(tokens_BLD[:, self.prefix :], grid)
         if stop == last:
             maps |= self._last_features(wanted, inputs_BLD, grid)
         return maps
@@ -247,7 +249,7 @@ class TransformerTower(ImageTower):
     ) -> dict[str, Tensor]:
         """Those of ``block{last}`` and ``dense`` that are wanted, of the tokens before the last blocks."""
         name = f"block{len(self.blocks) - 1}"
-        patches_BND = [tokens_BLD[:, 1:] for tokens_BLD in inputs_BLD]
+        patches_BND = [tokens_BLD[:, self.prefix :] for tokens_BLD in inputs_BLD]
         by_value_path = self.dense_feature.kind == TOKEN and self.attention == NONE
         maps = _attention_parts(self.blocks[-1], patches_BND[-1], grid, wanted)
         if name in wanted or by_value_path:
@@ -301,9 +303,10 @@ class TransformerTower(ImageTower):
         """Region embeddings by masked attention (``v1`` of CLIPSelf's official code).
 
         Each region has a mask token, a copy of the class token, that attends in every block to the class
-        token and to the patch tokens of its region; no token attends to it. The other tokens are
-        therefore those of a plain forward, computed once for all regions, and mask tokens are further
-        rows of the same matrix products: the cost grows with R, not with its square.
+        token, to what else stands before the patches, and to the patch tokens of its region; no token
+        attends to it. The other tokens are therefore those of a plain forward, computed once for all
+        regions, and mask tokens are further rows of the same matrix products: the cost grows with R, not
+        with its square.
 
         Args:
             images: (B, 3, H, W), normalised.
@@ -323,7 +326,7 @@ class TransformerTower(ImageTower):
         for allowed_QL, mask in zip(allowed_BQL, masks, strict=True):
             if mask.shape[1:] != grid:
                 raise InputError(f"masks of {tuple(mask.shape[1:])} cells on a grid of {grid}")
-            allowed_QL[: len(mask), 1:] = mask.flatten(1)
+            allowed_QL[: len(mask), self.prefix :] = mask.flatten(1)
         x_BRD = torch.cat([tokens_BLD, tokens_BLD[:, :1].expand(-1, count, -1)], dim=1)
         for block in list[Any](self.blocks)[:-1]:
             x_BRD = self.run(block.forward_with_mask_tokens, x_BRD, allowed_BQL, *extras)
@@ -343,9 +346,7 @@ class TransformerTower(ImageTower):
 
 
 def _as_map(tokens_BND: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Map (B, D, h, w) of tokens, whose class token is dropped if they have one."""
-    if tokens_BND.shape[1] != grid[0] * grid[1]:
-        tokens_BND = tokens_BND[:, 1:]
+    """Map (B, D, h, w) of the tokens of patches."""
     return tokens_BND.transpose(1, 2).unflatten(2, grid)
 
 

@@ -15,7 +15,7 @@ correlations out of another model's features in place of q and k. All of them ar
 number of theirs is promised. Queries and keys of EVA's blocks are taken before their rotation, which compares places
 and not content (DeCLIP does the same).
 
-Shapes: B images, H heads, L = 1 + N tokens, the class token first, h x w grid of N patches, C channels of a head,
+Shapes: B images, H heads, L = P + N tokens, the class token first, h x w grid of N patches, C channels of a head,
     K masks, M = h' x w' cells of a proxy.
 """
 
@@ -65,46 +65,55 @@ def attended_tokens(
     """
     q, k, v = block.queries_keys_values(tokens_BLD)
     values_BHMC, cells = attention.attend(q, k, v, grid)
-    residual = tokens_BLD[:, 1:] if attention.keep else None
+    residual = tokens_BLD[:, _prefix(tokens_BLD, grid) :] if attention.keep else None
     return block.finish(merge_heads(values_BHMC), residual), cells
 
 
-def _self_attended(x_BHLC: Tensor, v_BHLC: Tensor, bias_NL: Tensor | None = None) -> Tensor:
+def _prefix(tokens_BLD: Tensor, grid: Grid) -> int:
+    """Number P of tokens (..., L, D) before those of the patches."""
+    return tokens_BLD.shape[-2] - grid[0] * grid[1]
+
+
+def _self_attended(
+    x_BHLC: Tensor, v_BHLC: Tensor, grid: Grid, bias_NL: Tensor | None = None
+) -> Tensor:
     """Values (B, H, N, C) of the patches by softmax(s x x^T + bias), by torch's kernels."""
-    patches_BHNC = x_BHLC[:, :, 1:]
+    patches_BHNC = x_BHLC[:, :, _prefix(x_BHLC, grid) :]
     return F.scaled_dot_product_attention(patches_BHNC, x_BHLC, v_BHLC, attn_mask=bias_NL)
 
 
 def _qq(q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-    return _self_attended(q, v), grid
+    return _self_attended(q, v, grid), grid
 
 
 def _kk(q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-    return _self_attended(k, v), grid
+    return _self_attended(k, v, grid), grid
 
 
 def _qq_and_kk(q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-    return _self_attended(q, v) + _self_attended(k, v), grid
+    return _self_attended(q, v, grid) + _self_attended(k, v, grid), grid
 
 
 def _near_kk(q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-    bias_LL = gaussian_bias(grid, GAUSSIAN_DEVIATION, k)
-    return _self_attended(k, v, bias_LL[1:]), grid
+    prefix = _prefix(k, grid)
+    bias_LL = gaussian_bias(grid, GAUSSIAN_DEVIATION, k, prefix)
+    return _self_attended(k, v, grid, bias_LL[prefix:]), grid
 
 
-def gaussian_bias(grid: Grid, deviation: float, like: Tensor) -> Tensor:
+def gaussian_bias(grid: Grid, deviation: float, like: Tensor, prefix: int = 1) -> Tensor:
     """NACLIP's bias of nearness, ``exp(-d^2 / (2 deviation^2))``, (L, L); 0 in row and column of the class token.
 
     Args:
         grid: grid of the patches, between which d is the distance.
         deviation: in patches.
         like: tensor with the bias's device and type.
+        prefix: number of tokens before those of the patches.
     """
     axes = [torch.arange(side, device=like.device, dtype=torch.float32) for side in grid]
     places_N2 = torch.cartesian_prod(*axes)
     squared_NN = (places_N2[:, None] - places_N2[None]).square().sum(-1)
     bias_NN = (-squared_NN / (2 * deviation**2)).exp()
-    return F.pad(bias_NN, (1, 0, 1, 0)).to(like.dtype)
+    return F.pad(bias_NN, (prefix, 0, prefix, 0)).to(like.dtype)
 
 
 ATTENTIONS: dict[str, Attention] = {
@@ -199,7 +208,7 @@ def _by_weights(weights_BMM: Tensor, features_BEhw: Tensor) -> Attention:
     cells = (features_BEhw.shape[2], features_BEhw.shape[3])
 
     def attend(q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-        values_BHMC = resize_values(v[:, :, 1:], grid, cells)
+        values_BHMC = resize_values(v[:, :, _prefix(v, grid) :], grid, cells)
         return weights_BMM[:, None].to(v.dtype) @ values_BHMC, cells
 
     return Attention(attend)

@@ -27,6 +27,8 @@ class MeasuringProtocol:
         windows: windows and their stride, where the image is cut.
         size: size that images have where they are read.
         seen: which classes count as seen, and how many.
+        features: what CLIP's embedding of a place or of a region is.
+        scale: factor of the cosines before a softmax.
         rule: rule of the means, where there are several.
         beside: what is measured beside the published numbers.
     """
@@ -38,6 +40,8 @@ class MeasuringProtocol:
     windows: str
     size: str
     seen: str
+    features: str = ""
+    scale: str = ""
     rule: str = ""
     beside: str = ""
 
@@ -49,7 +53,7 @@ class MeasuringProtocol:
             reading: how the model reads names and images.
             stated: the parts that the evaluation states; they count before the model's.
         """
-        names = ("synonyms", "templates", "background", "windows")
+        names = ("synonyms", "templates", "background", "windows", "features", "scale")
         return cls(**{name: getattr(reading, name) for name in names} | stated)
 
     def as_dict(self) -> dict[str, str]:

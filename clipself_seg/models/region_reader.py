@@ -31,7 +31,7 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, class_names
 from clipself_seg.errors import InputError, last_line
 from clipself_seg.models.inputs import on_device, send
-from clipself_seg.models.protocol import MEAN_OF_NAMES, Reading
+from clipself_seg.models.protocol import MEAN_OF_NAMES, Reading, features_text
 
 CROPS_AT_ONCE = 64
 
@@ -100,7 +100,11 @@ class RegionReader(nn.Module):
 
     def reading(self) -> Reading:
         """How it reads names and images, for the protocol of its numbers."""
-        return Reading(MEAN_OF_NAMES, templates_text(self.bank.templates))
+        return Reading(
+            MEAN_OF_NAMES,
+            templates_text(self.bank.templates),
+            features=features_text(self.clip.visual),
+        )
 
     def weights_hash(self) -> str:
         """Hash of the weights that are evaluated."""

@@ -105,6 +105,7 @@ def test_its_reading_is_what_it_does(reader):
     reading = reader.reading()
     assert reading.synonyms == "all, the mean of their embeddings" and reading.windows == "none"
     assert reading.templates == '"a photo of a {}"'
+    assert (reading.features, reading.scale) == ("token", "")
 
 
 @pytest.mark.parametrize("read", [("boxes",), ("crops",)])

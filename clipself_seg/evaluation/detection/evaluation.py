@@ -38,7 +38,7 @@ from clipself_seg.evaluation.protocol import (
     words_text,
 )
 from clipself_seg.evaluation.synonym_test import renamed_vocabularies, synonym_results
-from clipself_seg.models.protocol import SYNONYM_TEXTS, DetectionModel, reading_of
+from clipself_seg.models.protocol import DetectionModel, reading_of
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,6 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
         own_split: bool,
         workers: int,
         output_dir: Path,
-        synonyms: str = "first",
         extras: Extras | None = None,
     ) -> None:
         """
@@ -84,7 +83,6 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
             workers: number of worker processes of each loader.
             output_dir: folder for detections and tables by class; its name is that of the model in the
                 paper's tables.
-            synonyms: names of a class that its prompts have, "first" or "mean" for all, for the metadata.
             extras: what is measured beside the published numbers, out of `MEASURED`; None for nothing.
         """
         super().__init__(datasets)
@@ -95,14 +93,14 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
         self.own_split = own_split
         self.workers = workers
         self.output_dir = output_dir
-        self.synonyms = synonyms
         self.extras = extras or Extras()
+        self._names_of_a_class = ""
         self._known: dict[str, _DetectionData] = {}
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Reads ``DATASETS``, ``TEST.{DETECTION, TRAIN_VOCABULARY}``, ``INPUT``, ``DATALOADER``,
-        ``OUTPUT_DIR`` and ``MODEL.FVIT.SYNONYMS``."""
+        """Reads ``DATASETS``, ``TEST.{DETECTION, TRAIN_VOCABULARY}``, ``INPUT``, ``DATALOADER``
+        and ``OUTPUT_DIR``."""
         given = cfg.TEST.TRAIN_VOCABULARY
         trained = given
         if not trained and cfg.DATASETS.TRAIN:
@@ -116,13 +114,13 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
             "own_split": not given,
             "workers": cfg.DATALOADER.NUM_WORKERS,
             "output_dir": Path(cfg.OUTPUT_DIR),
-            "synonyms": cfg.MODEL.FVIT.SYNONYMS,
             "extras": Extras.from_config(cfg, "detection", MEASURED),
         }
 
     def check(self, model: DetectionModel) -> None:
         """Refuse early what would fail late: tasks that the model does not have, missing files."""
         check_choices(self.tasks, self.limits)
+        self._names_of_a_class = reading_of(model).synonyms
         if "masks" in self.tasks and not model.has_masks:
             raise InputError(
                 'the model has no masks, which TEST.DETECTION.TASKS asks for: set it to ("boxes",), or take '
@@ -137,7 +135,7 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
             "evaluator rule": {name: self._rule(data) for name, data in self._known.items()},
             "train vocabulary": self.train_vocabulary,
             "seen classes": {name: data.split for name, data in self._known.items()},
-            "names of a class": SYNONYM_TEXTS.get(self.synonyms, self.synonyms),
+            "names of a class": self._names_of_a_class,
         }
 
     def _rule(self, data: _DetectionData) -> str:

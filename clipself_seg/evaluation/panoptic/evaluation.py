@@ -153,7 +153,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             records[name] = truth.records
             if truth.areas:
                 areas[name] = truth.areas
-        self._metadata["names of a class"] = "all, the best score of each"
+        self._metadata["names of a class"] = reading_of(model).synonyms
         self._metadata |= model.evaluation_metadata(records)
         self._check_extras(model)
         if areas:

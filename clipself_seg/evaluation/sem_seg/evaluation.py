@@ -44,7 +44,7 @@ from clipself_seg.evaluation.sem_seg.numbers import check_rule
 from clipself_seg.evaluation.sem_seg.oracle import OracleWords, present_classes
 from clipself_seg.evaluation.sem_seg.report import paper_table, run_table
 from clipself_seg.evaluation.synonym_test import renamed_vocabularies, synonym_results
-from clipself_seg.models.protocol import SYNONYM_TEXTS, SemSegModel, reading_of
+from clipself_seg.models.protocol import SemSegModel, reading_of
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,6 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         output_dir: Path,
         class_json: str = "",
         pooling: Sequence[int] = (),
-        synonyms: str = "first",
         background_words: bool = True,
         threshold: float = 0.0,
         extras: Extras | None = None,
@@ -86,7 +85,6 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
                 model is given instead of the data set's own names; "" for none.
             pooling: factors by which the classes are pooled before their attention, where windows
                 slide; only a log line depends on them.
-            synonyms: names of a class that its prompts have, a key of `SYNONYM_TEXTS`, for the metadata.
             background_words: whether names of the background compete for pixels, in data sets that have some.
             threshold: score below which a pixel of these data sets is background; 0 is never.
             extras: what is measured beside the published numbers, out of `MEASURED`; None for nothing.
@@ -99,17 +97,16 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         self.output_dir = output_dir
         self.class_json = class_json
         self.pooling = tuple(pooling)
-        self.synonyms = synonyms
         self.background_words = background_words
         self.threshold = threshold
         self.extras = extras or Extras()
+        self._names_of_a_class = ""
         self._known: dict[str, _Task] = {}
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Reads ``DATASETS``, ``TEST``, ``INPUT``, ``DATALOADER``, ``OUTPUT_DIR``, and of
-        ``MODEL`` ``SEM_SEG_HEAD.TEST_CLASS_JSON``, ``SEM_SEG_HEAD.POOLING_SIZES`` and ``SYNONYMS`` of the
-        model."""
+        ``MODEL.SEM_SEG_HEAD`` ``TEST_CLASS_JSON`` and ``POOLING_SIZES``."""
         trained = cfg.TEST.TRAIN_VOCABULARY
         class_json = cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON
         if not trained and class_json:
@@ -125,18 +122,17 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
             "output_dir": Path(cfg.OUTPUT_DIR),
             "class_json": cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON,
             "pooling": cfg.MODEL.SEM_SEG_HEAD.POOLING_SIZES if cfg.TEST.SLIDING_WINDOW else (),
-            "synonyms": _synonyms(cfg),
             "background_words": cfg.TEST.BACKGROUND.WORDS,
             "threshold": cfg.TEST.BACKGROUND.THRESHOLD,
             "extras": Extras.from_config(cfg, "semantic segmentation", MEASURED),
         }
 
     def metadata(self) -> dict[str, Any]:
-        """Settings that decide the numbers beside weights and data, for the files of a run."""
+        """Settings that decide the numbers beside weights and data, known after `check`."""
         metadata: dict[str, Any] = {
             "evaluator rule": self.rule,
             "train vocabulary": self.train_vocabulary,
-            "names of a class": SYNONYM_TEXTS.get(self.synonyms, self.synonyms),
+            "names of a class": self._names_of_a_class,
         }
         if self.threshold or not self.background_words:
             metadata["background"] = self._background  # of data sets that have one
@@ -152,6 +148,7 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
     def check(self, model: SemSegModel) -> None:
         """Refuse early what would fail late: an unknown rule, missing data sets or vocabularies."""
         check_rule(self.rule)
+        self._names_of_a_class = reading_of(model).synonyms
         for name in self.datasets:
             self._task(name)
         if set(self.pooling) - {1}:
@@ -245,12 +242,6 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
                 name, self.train_vocabulary, self.class_json, self.background_words, self.extras
             )
         return self._known[name]
-
-
-def _synonyms(cfg: CfgNode) -> str:
-    """``SYNONYMS`` of the section that the configured model reads."""
-    own: dict[str, str] = {"ZeroShotSegmenter": cfg.MODEL.ZERO_SHOT.SYNONYMS}
-    return own.get(cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.CAT_SEG.SYNONYMS)
 
 
 class _Task(NamedTuple):

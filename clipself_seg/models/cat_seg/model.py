@@ -54,7 +54,13 @@ from clipself_seg.models.cat_seg.config import (
 from clipself_seg.models.cat_seg.weights import read_state, to_official
 from clipself_seg.models.inputs import on_device
 from clipself_seg.models.parameter_groups import Group, by_rate_and_kind
-from clipself_seg.models.protocol import FIRST_NAME, MEAN_OF_NAMES, Classes, Reading
+from clipself_seg.models.protocol import (
+    FIRST_NAME,
+    MEAN_OF_NAMES,
+    Classes,
+    Reading,
+    features_text,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -209,6 +215,7 @@ class CATSeg(nn.Module):
             f"{MEAN_OF_NAMES if self.all_synonyms else FIRST_NAME} (of CAT-Seg's entry, where there is one)",
             templates_text(self.texts.templates),
             windows if self.sliding else "none",
+            features=features_text(self.clip.visual),
             size=f"read at {self.clip_size} x {self.clip_size} px",
         )
 

@@ -35,7 +35,7 @@ from clipself_seg.models.fvit.parts import DetectionSettings, RoIHeads, Training
 from clipself_seg.models.fvit.two_stage import TwoStageDetector
 from clipself_seg.models.fvit.weights import export_weights, load_weights
 from clipself_seg.models.parameter_groups import Group, by_rate_and_kind
-from clipself_seg.models.protocol import FIRST_NAME, MEAN_OF_NAMES, Reading
+from clipself_seg.models.protocol import FIRST_NAME, MEAN_OF_NAMES, Reading, features_text
 
 
 @META_ARCH_REGISTRY.register()
@@ -157,6 +157,8 @@ class FViT(OpenVocabulary, TwoStageDetector):
             MEAN_OF_NAMES if self.all_synonyms else FIRST_NAME,
             templates_text(self.bank.templates),
             background=f'the word "{BACKGROUND}"',
+            features=features_text(self.clip.visual),
+            scale=f"{self.settings.clip_temperature:g}",
             size=f"padded to {self.side} x {self.side} px",
         )
 

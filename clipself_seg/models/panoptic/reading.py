@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from clipself_seg.clip import TextBank
 from clipself_seg.clip.prompts import templates_text
-from clipself_seg.heads.panoptic.clip_branches import ClipBranch
+from clipself_seg.heads.panoptic.class_logits import similarity_scale
+from clipself_seg.heads.panoptic.clip_branches import ClipBranch, MaskedAttention
 from clipself_seg.models.panoptic.outputs import FusionSettings
-from clipself_seg.models.protocol import BEST_OF_NAMES, Reading
+from clipself_seg.models.protocol import BEST_OF_NAMES, Reading, features_text
 
 
 class PanopticReading:
@@ -33,5 +34,12 @@ class PanopticReading:
             BEST_OF_NAMES,
             f"{templates[0]} for CLIP, {templates[1]} for the generator",
             background=void,
+            features=self._features_text(),
+            scale=f"{similarity_scale(self.branch.clip.logit_scale).item():.4g}",
             size=f'CLIP reads {side} x {side} px ("{self.branch.aspect}")',
         )
+
+    def _features_text(self) -> str:
+        if isinstance(self.branch, MaskedAttention):
+            return "masked attention"
+        return features_text(self.branch.clip.visual)

@@ -1,4 +1,4 @@
-"""What a panoptic model calls given masks, and the masks of all its queries: the two halves of its work, apart.
+"""Names that a panoptic model gives to masks, and all the masks that it has: the two halves of its work, apart.
 
 Shapes: Q queries, n given segments, K classes, H W rows and columns of the original image, h w of the resized one.
 """
@@ -30,7 +30,7 @@ class MaskModel(Protocol):
         """Device of the weights."""
 
     def generate(self, sample: Sample) -> GeneratorOutput:
-        """Masks of an image."""
+        """Masks of an image; not asked for where the sample brings masks, "given_masks"."""
 
     def clip_scores(self, sample: Sample, generated: GeneratorOutput) -> tuple[Tensor, Tensor]:
         """CLIP's class logits (Q, K) of the generated masks, and which of them it can see (Q,)."""
@@ -38,7 +38,12 @@ class MaskModel(Protocol):
 
 @torch.no_grad()
 def query_masks(model: MaskModel, sample: Sample) -> np.ndarray:
-    """The masks of all queries at the size of the original image, bool (Q, H, W)."""
+    """The masks of all queries at the size of the original image, bool (Q, H, W).
+
+    Masks that come with the sample ("given_masks") are the queries: whatever the merge makes of them begins there.
+    """
+    if "given_masks" in sample:
+        return sample["given_masks"].cpu().numpy()
     generated = model.generate(sample)
     size = sample["height"], sample["width"]
     masks = resize_masks(generated.mask_logits, generated.canvas, generated.image_size, size)

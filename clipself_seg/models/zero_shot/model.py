@@ -33,7 +33,7 @@ from clipself_seg.heads.cat_seg.class_maps import all_scores, best_class
 from clipself_seg.heads.zero_shot.class_scores import class_probabilities, members_of
 from clipself_seg.heads.zero_shot.windows import StridedWindows, window_parts
 from clipself_seg.models.inputs import on_device, send
-from clipself_seg.models.protocol import SYNONYM_TEXTS, Classes, Reading
+from clipself_seg.models.protocol import SYNONYM_TEXTS, Classes, Reading, features_text
 from clipself_seg.models.region_reader import load_region_checkpoint
 
 OUTPUTS = ("scores", "labels")  # outputs that `forward` can make
@@ -121,6 +121,8 @@ class ZeroShotSegmenter(nn.Module):
             SYNONYM_TEXTS[self.synonyms],
             templates_text(self.bank.templates),
             f"{windows.size} px, stride {windows.stride} px" if windows.size else "none",
+            features=features_text(self.clip.visual),
+            scale=f"{self.scale:g}",
         )
 
     @property

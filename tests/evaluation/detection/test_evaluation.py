@@ -111,7 +111,7 @@ def test_each_data_set_has_its_rule_and_its_split(datasets, caplog):
         "plain": "COCO: AP at 100 detections of a class in an image, all other numbers at 300",
     }
     assert metadata["seen classes"]["split"] == "of the vocabulary"
-    assert metadata["names of a class"] == "the first alone"
+    assert metadata["names of a class"] == "not stated by the model"
     files = {path.name for path in (folder / "run").iterdir()}
     assert {"detections_plain.json", "masks_classes_federated.csv"} < files and len(files) == 9
     for title in ("Table 3a", "Table 3b", "Table 3b, of boxes", "Table 4"):

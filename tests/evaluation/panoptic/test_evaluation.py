@@ -9,184 +9,21 @@ import logging
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import Instances
-from PIL import Image
-from torch import nn
 
 from clipself_seg.clip import load_clip
-from clipself_seg.config import add_clipself_seg_config
-from clipself_seg.data.panoptic_png import read_panoptic_png
-from clipself_seg.data.similarity import write_similarity
 from clipself_seg.data.vocabulary import load_vocabulary
-from clipself_seg.data.wordnet import UNKNOWN
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.instances.numbers import encode_masks
-from clipself_seg.evaluation.panoptic.evaluation import PanopticEvaluation
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.evaluation.panoptic.fusions import sweep_fusions, sweep_results
 from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.clip_branches import DensePooling
 from clipself_seg.heads.panoptic.mask_generator.outputs import GeneratorOutput, save_output
 from clipself_seg.models import OpenPanoptic
-from clipself_seg.models.protocol import Classes
-from tests.panoptic_worlds import save_ids
+from tests.spoiled_panoptic import CLASSES, SIZE, Spoiler, evaluation, register
 from tests.two_processes import in_two_processes
 
-# Category ids are in no order, and stuff stands between the things.
-CLASSES = [
-    ("cat", 40, True),
-    ("sky", 10, False),
-    ("dog", 30, True),
-    ("sea", 20, False),
-    ("cow", 5, True),
-]
-TRAINED = ["cat", "sky", "horse"]
-SIZE = (24, 32)
 COCO = "coco_2017_val_panoptic_with_sem_seg"
-
-
-class Spoiler(nn.Module):
-    """The ground truth, without a fraction alpha of the segments of seen classes and beta of others."""
-
-    exponents = (0.2, 0.5)
-    void_discount = 0.0
-
-    def __init__(self):
-        super().__init__()
-        self.classes = Classes((("training's",),), (0,), None)
-        self.asked = []
-
-    def set_vocabulary(self, words, seen=None):
-        self.words = words
-        things = tuple(np.flatnonzero(words.thing).tolist())
-        self.classes = Classes(words.names, things, seen)
-
-    def evaluation_metadata(self, records):
-        return {}
-
-    def forward(self, batch, fusions):
-        assert len(batch) == 1 and not self.training
-        self.asked.append((batch[0]["image_id"], self.classes.names))
-        truth = read_panoptic_png(batch[0]["pan_seg_file_name"])
-        return [{"fusions": {name: self.spoil(batch[0], truth, f) for name, f in fusions.items()}}]
-
-    def spoil(self, sample, truth, fusion):
-        alpha, beta, tasks, _ = fusion
-        names, _, seen = self.classes
-        kept, labels = [], np.zeros(truth.shape, dtype=np.int64)
-        for info in sample["segments_info"]:
-            label = self.words.dataset_id_to_index[info["category_id"]]
-            lost = info["id"] % 10 < 10 * (alpha if seen is None or seen[label] else beta)
-            labels[truth == info["id"]] = (label + lost) % len(names)
-            if not lost:
-                kept.append({"id": info["id"], "category_id": label})
-        ids = np.where(np.isin(truth, [info["id"] for info in kept]), truth, 0)
-        outputs = {
-            "panoptic": ("panoptic_seg", (torch.from_numpy(ids), kept)),
-            "instances": ("instances", self.instances(truth, kept)),
-            "semantic": ("sem_seg_labels", torch.from_numpy(labels)),
-        }
-        return dict(outputs[task] for task in tasks)
-
-    def instances(self, truth, kept):
-        kept = [info for info in kept if info["category_id"] in self.classes.things]
-        masks = np.array([truth == info["id"] for info in kept]).reshape(-1, *truth.shape)
-        instances = Instances(truth.shape)
-        instances.pred_masks = torch.from_numpy(masks)
-        instances.scores = torch.ones(len(kept))
-        instances.pred_classes = torch.tensor([info["category_id"] for info in kept]).long()
-        return instances
-
-
-def write_image(folder, rng, name):
-    """An image of eight blocks; returns its entries in both JSONs, and its instances."""
-    blocks = np.arange(1, 9).reshape(2, 4) + 10 * rng.integers(1, 9)
-    ids = np.kron(blocks, np.ones((12, 8), dtype=np.int64))
-    labels = np.full(SIZE, 255, dtype=np.uint8)
-    segments, instances = [], []
-    for number, position in zip(blocks.ravel().tolist(), rng.permutation(8) % len(CLASSES)):
-        _, category, thing = CLASSES[position]
-        mask = ids == number
-        labels[mask] = position
-        info = {
-            "id": number,
-            "category_id": category,
-            "area": 96,
-            "bbox": [0, 0, 8, 12],
-            "iscrowd": 0,
-        }
-        segments.append(info)
-        if thing:
-            encoded = encode_masks(mask[None])[0]
-            encoded["counts"] = encoded["counts"].decode()
-            instances.append(info | {"image_id": name, "segmentation": encoded})
-    save_ids(folder / "segments" / f"{name}.png", ids)
-    Image.new("RGB", SIZE[::-1]).save(folder / "images" / f"{name}.png")
-    Image.fromarray(labels).save(folder / "labels" / f"{name}.png")
-    entry = {"image_id": name, "file_name": f"{name}.png", "segments_info": segments}
-    return {"id": name, "file_name": f"{name}.png", "height": 24, "width": 32}, entry, instances
-
-
-def write_dataset(folder, seed, count):
-    rng = np.random.default_rng(seed)
-    for kind in ("images", "labels"):
-        (folder / kind).mkdir(parents=True)
-    made = [write_image(folder, rng, f"{folder.name}_{index}") for index in range(count)]
-    images = [image for image, _, _ in made]
-    files = {
-        "panoptic": [entry for _, entry, _ in made],
-        "instances": [entry for _, _, instances in made for entry in instances],
-    }
-    for kind, entries in files.items():
-        content = {"images": images, "annotations": entries}
-        (folder / f"{kind}.json").write_text(json.dumps(content))
-
-
-def write_datasets(folder):
-    classes = [{"names": [n], "dataset_id": i, "isthing": thing} for n, i, thing in CLASSES]
-    (folder / "words.json").write_text(json.dumps({"name": "words", "classes": classes}))
-    (folder / "trained.json").write_text(json.dumps(TRAINED))
-    write_dataset(folder / "one", 0, 5)
-    write_dataset(folder / "two", 1, 3)
-
-
-def register(folder, name, **changes):
-    """As a user does it."""
-    DatasetCatalog.register(name, lambda: [])
-    paths = {
-        "image_root": folder / name / "images",
-        "panoptic_root": folder / name / "segments",
-        "panoptic_json": folder / name / "panoptic.json",
-        "sem_seg_root": folder / name / "labels",
-        "json_file": folder / name / "instances.json",
-        "vocabulary": folder / "words.json",
-    }
-    MetadataCatalog.get(name).set(**{key: str(path) for key, path in (paths | changes).items()})
-
-
-@pytest.fixture
-def datasets(tmp_path):
-    write_datasets(tmp_path)
-    for name in ("one", "two"):
-        register(tmp_path, name)
-    yield tmp_path
-    for name in ("one", "two"):
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-
-
-def evaluation(folder, *options):
-    cfg = get_cfg()
-    add_clipself_seg_config(cfg)
-    cfg.merge_from_list(
-        ["DATASETS.TEST", ("one", "two"), "DATASETS.TRAIN", (), "INPUT.MIN_SIZE_TEST", 0]
-        + ["INPUT.FORMAT", "RGB", "DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR", str(folder / "run")]
-        + ["TEST.TRAIN_VOCABULARY", str(folder / "trained.json")]
-    )
-    cfg.merge_from_list(list(options))
-    return PanopticEvaluation(cfg)
 
 
 def test_every_fusion_of_every_data_set_comes_from_one_pass(datasets):
@@ -388,7 +225,7 @@ def test_metadata_say_what_the_configuration_leaves_open(datasets):
     model.evaluation_metadata = lambda records: OpenPanoptic.evaluation_metadata(model, records)
     run.check(model)
     assert json.loads(json.dumps(run.metadata())) == {
-        "names of a class": "all, the best score of each",
+        "names of a class": "not stated by the model",
         "CLIP branch": {
             "kind": "DensePooling",
             "input_size": 512,
@@ -482,122 +319,3 @@ def test_two_processes_give_the_numbers_and_files_of_one(datasets):
     expected = evaluation(datasets, "TEST.PANOPTIC.SWEEP", (0, 0.5))(Spoiler())
     assert both == [expected, expected]
     assert {path: path.read_bytes() for path in run.rglob("*.*")} == files
-
-
-class TwoSteps(Spoiler):
-    """Makes masks and names them apart: blocks of the image, of which one is no segment, all of the first class."""
-
-    device = torch.device("cpu")
-
-    def generate(self, sample):
-        truth = read_panoptic_png(sample["pan_seg_file_name"])
-        masks = [truth == number for number in np.unique(truth)[:-1]] + [truth >= 0]
-        logits = torch.from_numpy(np.stack(masks)).float() * 2 - 1
-        zeros = torch.zeros(len(masks))
-        return GeneratorOutput(logits, torch.zeros(len(masks), 5), zeros, SIZE, SIZE)
-
-    def clip_scores(self, sample, generated):
-        logits = torch.zeros(len(generated.mask_logits), len(self.classes.names))
-        return logits + torch.eye(5)[0], torch.ones(len(logits)).bool()
-
-
-def numbers_beside(folder, *options):
-    """The numbers of the fusions of "one" that some of TEST.NUMBERS add, and the evaluation."""
-    names = [f"TEST.NUMBERS.{option}" if i % 2 == 0 else option for i, option in enumerate(options)]
-    plain = evaluation(folder, "DATASETS.TEST", ("one",))(TwoSteps())["one"]
-    run, model = evaluation(folder, "DATASETS.TEST", ("one",), *names), TwoSteps()
-    run.check(model)
-    more = run(model)["one"]
-    for fusion, numbers in plain.items():
-        assert {key: more[fusion][key] for key in numbers} == numbers
-    json.dumps(more, allow_nan=False)
-    beside = {
-        fusion: {key: v for key, v in numbers.items() if key not in plain[fusion]}
-        for fusion, numbers in more.items()
-    }
-    return beside, plain, model, run
-
-
-def test_open_pq_of_classes_that_are_not_alike_is_pq(datasets):
-    words = load_vocabulary(datasets / "words.json")
-    apart = np.full((5, 5), UNKNOWN, dtype=np.uint8)
-    np.fill_diagonal(apart, 0)
-    write_similarity(datasets / "table.json", words, apart, "nothing")
-    options = ("SIMILARITY", str(datasets / "table.json"), "BOUNDARY", True)
-    numbers, plain, _, _ = numbers_beside(datasets, *options)
-    for fusion, own in plain.items():
-        for suffix in ("", "_th", "_st", "_seen", "_unseen"):
-            assert numbers[fusion][f"Open-PQ{suffix}"] == own[f"PQ{suffix}"]
-        assert numbers[fusion]["Open-mIoU"] == pytest.approx(own["mIoU"])
-    assert numbers["generator"]["Boundary-mIoU"] == 100 and numbers["clip"]["Boundary-mIoU"] == 0
-
-
-def test_the_gap_of_each_fusion_sums_up_and_the_best_queries_are_all_but_one(datasets):
-    numbers, plain, _, _ = numbers_beside(datasets, "GAP", True)
-    for fusion, own in plain.items():
-        parts = [numbers[fusion][f"gap-{part}"] for part in ("naming", "thrown-away", "masks")]
-        assert own["PQ"] + sum(parts) == pytest.approx(100)
-        assert numbers[fusion]["best-queries-PQ"] == numbers["clip"]["best-queries-PQ"]
-    # Of 8 segments an image the last one has no mask of its own.
-    assert 75 < numbers["clip"]["best-queries-PQ"] < 100
-    assert numbers["generator"]["true-names-PQ"] == 100
-
-
-def test_naming_of_true_masks_is_right_for_the_one_class_that_is_ever_named(datasets):
-    numbers, _, _, _ = numbers_beside(datasets, "NAMING", True)
-    for own in numbers.values():
-        assert (own["naming"], own["naming_st"], own["naming_th"]) == (
-            20,
-            0,
-            pytest.approx(100 / 3),
-        )
-        assert own["true-masks-PQ_st"] == 0 < own["true-masks-PQ_th"] < 100
-        assert "best-queries-PQ" not in own and "gap-naming" not in own
-
-
-def test_oracle_words_are_given_with_each_sample(datasets):
-    model, given = TwoSteps(), []
-    forward = model.forward
-    model.forward = lambda batch, fusions: given.append(batch[0].get("classes")) or forward(
-        batch, fusions
-    )
-    run = evaluation(datasets, "DATASETS.TEST", ("one",), "TEST.NUMBERS.ORACLE", True)
-    results = run(model)["one"]["fused"]
-    entries = json.loads((datasets / "one/panoptic.json").read_text())["annotations"]
-    index = {category: position for position, (_, category, _) in enumerate(CLASSES)}
-    true = [sorted({index[s["category_id"]] for s in entry["segments_info"]}) for entry in entries]
-    assert given == [None] * 5 + true
-    assert results["oracle-PQ"] == results["PQ"] and "oracle-AP-unseen" in results
-
-
-def test_the_synonym_test_keeps_what_is_seen(datasets):
-    content = json.loads((datasets / "words.json").read_text())
-    content["classes"][0]["names"] = ["cat", "kitten"]
-    (datasets / "words.json").write_text(json.dumps(content))
-    numbers, plain, model, _ = numbers_beside(datasets, "SYNONYMS", 5)
-    assert [names[0] for _, names in model.asked] == ["cat"] * 10 + ["kitten"] * 5
-    for fusion, own in plain.items():
-        assert numbers[fusion]["synonyms"] == 2
-        assert numbers[fusion]["synonyms-worst-PQ_seen"] == own["PQ_seen"]
-        assert numbers[fusion]["synonyms-spread-AP"] == 0
-
-
-def test_what_cannot_be_measured_is_refused_early(datasets):
-    run = evaluation(datasets, "TEST.NUMBERS.GAP", True, "TEST.PANOPTIC.TASKS", ("semantic",))
-    with pytest.raises(InputError, match='add "panoptic" to TEST.PANOPTIC.TASKS'):
-        run.check(TwoSteps())
-    with pytest.raises(InputError, match="which Spoiler does not"):
-        evaluation(datasets, "TEST.NUMBERS.NAMING", True).check(Spoiler())
-    model = TwoSteps()
-    model.evaluation_metadata = lambda records: {"generator on disk": {}}
-    with pytest.raises(InputError, match="SYNONYMS needs a generator"):
-        evaluation(datasets, "TEST.NUMBERS.SYNONYMS", 2).check(model)
-
-
-def test_the_protocol_says_what_was_used(datasets):
-    run = evaluation(datasets, "DATASETS.TEST", ("one",), "TEST.NUMBERS.ORACLE", True)
-    run(Spoiler())
-    parts = run.protocols["one"].as_dict()
-    assert parts["words"] == "words, 5 classes" and parts["size"] == "own size"
-    assert parts["seen"] == f"a name as {datasets / 'trained.json'} spells it: 2 of 5"
-    assert parts["beside"] == "ORACLE" and parts["rule"] == "mIoU over classes by rule present"

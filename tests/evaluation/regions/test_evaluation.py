@@ -94,6 +94,7 @@ def test_the_protocol_and_the_synonym_test(tmp_path, datasets, caplog):
         "windows": "none",
         "size": f"fitted into a square of 64 px, masks by rule reference; crops {model.image_size} px",
         "seen": "no split",
+        "features": "token",
         "rule": "mean over classes, each among all classes",
         "beside": "SYNONYMS 2",
     }

@@ -234,7 +234,6 @@ def test_what_decides_the_numbers_is_logged(datasets, caplog):
     with caplog.at_level(logging.INFO, logger="clipself_seg"):
         run = evaluation(datasets, "TEST.MIOU_RULE", "union", "TEST.SLIDING_WINDOW", True)
         assert run.metadata()["evaluator rule"] == "union"
-        assert run.metadata()["names of a class"] == "the first alone"
         run.check(Echo())
         assert "POOLING_SIZES is [2, 2]" in caplog.text
         caplog.clear()
@@ -285,11 +284,12 @@ def test_the_background_may_be_what_no_class_is_sure_of_in_place_of_its_names(da
 
 
 def test_the_file_of_a_run_says_which_names_count_of_whatever_model(datasets):
-    keys = ["MODEL.CAT_SEG.SYNONYMS", "mean", "MODEL.ZERO_SHOT.SYNONYMS", "first"]
-    zero_shot = evaluation(datasets, "MODEL.META_ARCHITECTURE", "ZeroShotSegmenter", *keys)
-    assert zero_shot.metadata()["names of a class"] == "the first alone"
-    cat_seg = evaluation(datasets, "MODEL.META_ARCHITECTURE", "CATSeg", *keys)
-    assert cat_seg.metadata()["names of a class"] == "all, the mean of their embeddings"
+    run, model = evaluation(datasets), Echo()
+    run.check(model)
+    assert run.metadata()["names of a class"] == "not stated by the model"
+    model.reading = lambda: Reading("the first alone", "")
+    run.check(model)
+    assert run.metadata()["names of a class"] == "the first alone"
 
 
 def beside(folder, *options):
@@ -351,6 +351,7 @@ def test_the_protocol_stands_below_tables_and_says_what_was_used(datasets, caplo
         "templates": '"a {}"',
         "background": "none",
         "windows": "windows of 8 px",
+        "features": "not stated by the model",
         "size": "own size; at 8 px",
         "seen": f"a name in {datasets / 'train.json'}: 2 of 3",
         "rule": "means over classes by rule present",

@@ -328,6 +328,10 @@ def test_its_reading_is_what_it_does():
     sliding = build("TEST.SLIDING_WINDOW", "True", *window, *options).reading()
     assert sliding.windows == "48 px, stride 24 px, of a canvas of 72 px, and the whole image"
     assert sliding.synonyms == "all, the mean of their embeddings" + entry
+    assert (plain.features, plain.scale) == ("token", "")
+    adds_class = build(*UNDISTILLED, *RESIDUAL, "cls").reading()
+    assert adds_class.features == "token, residual of the class token"
+    assert build(*VALUES).reading().features == "multi_value of 3 blocks"
 
 
 # The configuration starts from a tower that was distilled as token.

@@ -256,3 +256,4 @@ def test_its_reading_is_what_it_does():
     assert reading.synonyms == "all, the mean of their embeddings"
     assert reading.templates == "vild63, 63 sentences"
     assert reading.background == 'the word "background"' and reading.size == "padded to 64 x 64 px"
+    assert reading.features == "token" and float(reading.scale) == tiny().settings.clip_temperature

@@ -439,6 +439,9 @@ def test_names_of_given_masks_are_those_of_the_branch(model):
     assert names.tolist() == expected.argmax(1).tolist()
     assert mask_names(model, one, ids, np.zeros(0, dtype=np.int64), 3).shape == (0,)
     assert query_masks(model, one).shape == (7, 40, 50)
+    given = given_sample(boxes((0, 0, 9, 9), (5, 5, 40, 50)))
+    assert (query_masks(model_of(*GIVEN), given) == given["given_masks"].numpy()).all()
+    assert query_masks(model_of(*GIVEN), given_sample(boxes())).shape == (0, 40, 50)
     assert isinstance(model, MaskModel)
 
 
@@ -447,3 +450,6 @@ def test_its_reading_is_what_its_parts_do(model):
     assert reading.synonyms == "all, the best score of each" and reading.windows == "none"
     assert reading.templates == '"a photo of a {}." for CLIP, "{}" for the generator'
     assert reading.size == 'CLIP reads 64 x 64 px ("pad")'
+    assert (reading.features, reading.scale) == ("token", f"{model.clip.logit_scale.exp():.4g}")
+    by_attention = model_of("MODEL.CLIP_BRANCH.KIND", "masked_attention")
+    assert by_attention.reading().features == "masked attention"

@@ -234,4 +234,5 @@ def test_its_reading_is_what_it_does():
         reading.synonyms == "all, the best score of them"
         and reading.windows == "32 px, stride 16 px"
     )
+    assert (reading.features, reading.scale) == ("token", "40")
     assert tiny(windows=StridedWindows(0, 1), synonyms="first").reading().windows == "none"

@@ -29,6 +29,10 @@ def _sides(value: Sequence[Any]) -> bool:
     return all(isinstance(side, int) and side >= 1 for side in value)
 
 
+def _fractions(value: Sequence[Any]) -> bool:
+    return all(isinstance(one, int | float) and 0 <= one <= 1 for one in value)
+
+
 def _decays(value: Sequence[Any]) -> bool:
     return len(value) == 2 and all(isinstance(d, int | float) and 0 <= d < 1 for d in value)
 
@@ -120,6 +124,7 @@ CHECKS: tuple[Check, ...] = (
         "greater than 0, and finite",
         lambda value: 0 < value < math.inf,
     ),
+    Check("TEST.REGIONS.ALPHA_SWEEP", "numbers, each in [0, 1]", _fractions),
     Check("TEST.REGIONS.READ", "at least one readout", lambda v: len(v) > 0),
     Check("SOLVER.BETAS", "two numbers in [0, 1)", _decays),
     Check(
@@ -153,6 +158,12 @@ RELATIONS: tuple[Relation, ...] = (
         "MODEL.META_ARCHITECTURE",
         "False but for CLIPSelf and RegionReader, which have dense features",
         lambda grouping, model: not grouping or model in ("CLIPSelf", "RegionReader"),
+    ),
+    Relation(
+        "TEST.REGIONS.ALPHA_SWEEP",
+        "MODEL.META_ARCHITECTURE",
+        "empty but for CLIPSelf, which mixes its student with the original",
+        lambda sweep, model: not sweep or model == "CLIPSelf",
     ),
     Relation(
         "MODEL.CLIP.ATTENTION",

@@ -224,3 +224,6 @@ def _add_test(cfg: CfgNode) -> None:
     cfg.TEST.REGIONS.TEMPLATES = "vild63"
     # Measure too how the dense features group the places of an image, without any class name: "grouping.purity".
     cfg.TEST.REGIONS.GROUPING = False
+    # Further fractions of the student, as MODEL.CLIPSELF.ALPHA, which is evaluated anyway: with each of them the
+    # mixture with the original is evaluated too, and its numbers are called "alpha_0.7-boxes.thing.top1".
+    cfg.TEST.REGIONS.ALPHA_SWEEP = ()

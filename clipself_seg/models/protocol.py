@@ -202,6 +202,16 @@ class RegionModel(Model, Protocol):
         """
 
 
+class MixedRegionModel(RegionModel, Protocol):
+    """A model that mixes trained weights with the original's, whenever it is switched to evaluation.
+
+    Attributes:
+        alpha: fraction of the trained weights.
+    """
+
+    alpha: float
+
+
 class TrainableRegionModel(TrainableModel, RegionModel, Protocol):
     """A model that learns from regions."""
 

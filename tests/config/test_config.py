@@ -114,6 +114,14 @@ def test_float16_is_not_used_on_a_cpu(caplog):
             "CORRELATION.TEMPERATURE must be greater than 0, and finite",
         ),
         (
+            ["TEST.REGIONS.ALPHA_SWEEP", "(0.5,)", "MODEL.META_ARCHITECTURE", "RegionReader"],
+            "ALPHA_SWEEP must be empty but for CLIPSelf",
+        ),
+        (
+            ["TEST.REGIONS.ALPHA_SWEEP", "(0.5, 1.5)"],
+            r"ALPHA_SWEEP must be numbers, each in \[0, 1\]",
+        ),
+        (
             ["TEST.REGIONS.GROUPING", "True", "MODEL.META_ARCHITECTURE", "CATSeg"],
             "GROUPING must be False but for CLIPSelf and RegionReader",
         ),

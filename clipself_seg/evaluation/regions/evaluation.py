@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from detectron2.config import CfgNode, configurable
 from detectron2.utils import comm
+from torch import nn
 
 from clipself_seg.data.datasets.catalog import vocabulary_name
 from clipself_seg.data.datasets.coco import region_records
@@ -23,13 +25,14 @@ from clipself_seg.evaluation.protocol import MeasuringProtocol, words_text
 from clipself_seg.evaluation.regions.accuracy import RegionAccuracyEvaluator
 from clipself_seg.evaluation.regions.report import (
     ABOUT,
+    mixture_table,
     plot_size_curve,
     region_table,
     size_table,
     synonym_table,
 )
 from clipself_seg.evaluation.synonym_test import renamed_vocabularies, synonym_results
-from clipself_seg.models.protocol import SYNONYM_TEXTS, RegionModel, reading_of
+from clipself_seg.models.protocol import SYNONYM_TEXTS, MixedRegionModel, RegionModel, reading_of
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +51,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
         read: Sequence[str],
         mask_resize: MaskResize,
         grouping: bool = False,
+        alphas: Sequence[float] = (),
         workers: int,
         output_dir: Path,
         extras: Extras | None = None,
@@ -59,6 +63,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
             read: readouts, out of `clipself_seg.config.READOUTS`.
             mask_resize: rule by which masks are resized to tokens, see `token_masks`.
             grouping: whether to measure how dense features group tokens, see `neighbour_purity`.
+            alphas: further fractions of the student in the mixture that a `MixedRegionModel` evaluates.
             workers: number of worker processes of each loader.
             output_dir: folder for tables by class, and the curve if there are several sizes.
             extras: what is measured beside the published numbers, out of `MEASURED`; None for nothing.
@@ -68,6 +73,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
         self.read = tuple(read)
         self.mask_resize = mask_resize
         self.grouping = grouping
+        self.alphas = tuple(dict.fromkeys(float(alpha) for alpha in alphas))
         self.workers = workers
         self.output_dir = output_dir
         self.extras = extras or Extras()
@@ -82,6 +88,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
             "read": cfg.TEST.REGIONS.READ,
             "mask_resize": cfg.TEST.REGIONS.MASK_RESIZE,
             "grouping": cfg.TEST.REGIONS.GROUPING,
+            "alphas": cfg.TEST.REGIONS.ALPHA_SWEEP,
             "workers": cfg.DATALOADER.NUM_WORKERS,
             "output_dir": Path(cfg.OUTPUT_DIR),
             "extras": Extras.from_config(cfg, "region recognition", MEASURED),
@@ -124,6 +131,10 @@ class RegionEvaluation(Evaluation[RegionModel]):
                 for size in self.sizes
             ],
         )
+        for alpha in self.alphas:
+            logger.info("mixture with %g of the student:", alpha)
+            with _mixed_by(cast(MixedRegionModel, model), alpha):
+                yield from self._sizes(name, model, [None] * len(self.sizes))
         renamed = renamed_vocabularies(vocabulary, self.extras.synonyms, name)
         for number, words in enumerate(renamed, 1):
             logger.info("synonym test, vocabulary %d of %d:", number, len(renamed))
@@ -167,12 +178,15 @@ class RegionEvaluation(Evaluation[RegionModel]):
         )
 
     def _numbers(self, name: str, outputs: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
-        """For each side of the input in pixels the accuracies, see `RegionAccuracyEvaluator`, and those of the
-        synonym test."""
+        """For each side of the input in pixels the accuracies, see `RegionAccuracyEvaluator`, those of other mixtures,
+        and those of the synonym test."""
         count = len(self.sizes)
         numbers = {size: output["regions"] for size, output in zip(self.sizes, outputs)}
         for index, size in enumerate(self.sizes):
-            rounds = [output["regions"] for output in outputs[count + index :: count]]
+            further = [output["regions"] for output in outputs[count + index :: count]]
+            mixtures, rounds = further[: len(self.alphas)], further[len(self.alphas) :]
+            for alpha, mixture in zip(self.alphas, mixtures, strict=True):
+                numbers[size] |= {f"{mixture_prefix(alpha)}{k}": v for k, v in mixture.items()}
             accuracies = [{k: v for k, v in one.items() if ".top" in k} for one in rounds]
             numbers[size] |= synonym_results(accuracies) if rounds else {}
         if len(self.sizes) > 1 and comm.is_main_process():
@@ -182,7 +196,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
 
     def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
         """A row for each data set; of several sizes a table for each data set, with a row for each size; and those of
-        the synonym test."""
+        mixtures and of the synonym test."""
         if len(self.sizes) > 1:
             own = {
                 f"{ABOUT}, over the input size on {name}": size_table(numbers, style)
@@ -191,10 +205,18 @@ class RegionEvaluation(Evaluation[RegionModel]):
         else:
             rows = {name: numbers[self.sizes[0]] for name, numbers in results.items()}
             own = {ABOUT: region_table(rows, "data set", style)}
-        return own | self._synonym_tables(results, style)
+        return own | self._further_tables(results, style)
 
-    def _synonym_tables(self, results: Results, style: str) -> dict[str, str]:
-        return {
+    def _further_tables(self, results: Results, style: str) -> dict[str, str]:
+        mixtures = {
+            f"Mixtures with the original, {name}, {size} px": mixture_table(
+                numbers, [mixture_prefix(alpha) for alpha in self.alphas], style
+            )
+            for name, by_size in results.items()
+            for size, numbers in by_size.items()
+            if self.alphas
+        }
+        return mixtures | {
             f"Synonym test, {name}, {size} px": synonym_table(numbers, style)
             for name, by_size in results.items()
             for size, numbers in by_size.items()
@@ -202,8 +224,9 @@ class RegionEvaluation(Evaluation[RegionModel]):
         }
 
     def _report(self, results: Results) -> None:
-        """Tables of the synonym test, and the protocols: all others were logged when their data set was finished."""
-        for title, table in self._synonym_tables(results, "simple").items():
+        """Tables of mixtures and of the synonym test, and the protocols: all others were logged when their data set
+        was finished."""
+        for title, table in self._further_tables(results, "simple").items():
             logger.info("%s:\n%s", title, table)
         logger.info("%s", "\n".join(self.notes(results)))
 
@@ -213,3 +236,21 @@ class RegionEvaluation(Evaluation[RegionModel]):
             vocabulary = load_vocabulary(vocabulary_name(name))
             self._known[name] = vocabulary, region_records(name, vocabulary)
         return self._known[name]
+
+
+def mixture_prefix(alpha: float) -> str:
+    """Beginning of the names of the numbers of a mixture, such as "alpha_0.7-"."""
+    return f"alpha_{alpha:g}-"
+
+
+@contextlib.contextmanager
+def _mixed_by(model: MixedRegionModel, alpha: float) -> Iterator[None]:
+    """Another fraction of the student meanwhile; a model mixes when it is switched to evaluation."""
+    before = model.alpha
+    model.alpha = alpha
+    try:
+        yield
+    finally:
+        model.alpha = before
+        if not cast(nn.Module, model).training:
+            model.eval()

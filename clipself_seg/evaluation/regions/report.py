@@ -123,6 +123,21 @@ def size_table(results_by_size: Mapping[int, Results], style: str = "simple") ->
     return region_table(rows, first="input size", style=style)
 
 
+def mixture_table(results: Results, prefixes: Sequence[str], style: str = "simple") -> str:
+    """`region_table` of other fractions of the student, below the configured one.
+
+    Args:
+        results: numbers of a data set, with those of mixtures.
+        prefixes: beginnings of the names of each mixture's numbers.
+        style: see `format_table`.
+    """
+    rows: dict[str, Results] = {"as configured": results}
+    for prefix in prefixes:
+        own = {k.removeprefix(prefix): v for k, v in results.items() if k.startswith(prefix)}
+        rows[prefix.rstrip("-").replace("_", " ")] = own
+    return region_table(rows, first="mixture", style=style)
+
+
 def synonym_table(results: Results, style: str = "simple") -> str:
     """`region_table` of the synonym test: its mean, worst and spread, and the names as they are.
 

@@ -13,7 +13,7 @@ from clipself_seg.config import load_config
 from clipself_seg.evaluation.extras import Extras
 from clipself_seg.evaluation.regions.evaluation import RegionEvaluation
 from clipself_seg.mini.writer import WorldSize, make_worlds
-from clipself_seg.models import RegionReader
+from clipself_seg.models import CLIPSelf, RegionReader
 from clipself_seg.models.build import build_model
 from clipself_seg.tables.table import FOLDER, read_table
 from tests.conftest import ROOT
@@ -129,6 +129,49 @@ def test_numbers_of_the_synonym_test_are_of_each_size(tmp_path):
         ["worst", "40.0"],
         ["spread", "20.0"],
     ]
+
+
+def test_mixtures_have_the_numbers_that_their_alpha_alone_has_and_leave_the_model_as_it_was(
+    tmp_path, datasets
+):
+    torch.manual_seed(0)
+    model = CLIPSelf(clip=load_clip("ViT-Mini-8", None), read=READ, templates="single")
+    with torch.no_grad():
+        for weights in filter(lambda weights: weights.requires_grad, model.student.parameters()):
+            weights.add_(0.1 * torch.randn_like(weights))
+
+    def numbers_with(alpha, alphas=()):
+        model.alpha = alpha
+        run = evaluation((48, 64), tmp_path)
+        run.grouping, run.alphas = True, alphas
+        return run, run(model.eval())[NAME]
+
+    expected = {alpha: numbers_with(alpha)[1] for alpha in (0.0, 0.7, 1.0)}
+    swept, numbers = numbers_with(1.0, (0.7, 0.0))
+    for size, own in numbers.items():
+        assert {k: v for k, v in own.items() if "alpha" not in k} == expected[1.0][size]
+        for alpha in swept.alphas:
+            prefix = f"alpha_{alpha:g}-"
+            mixture = {k.removeprefix(prefix): v for k, v in own.items() if k.startswith(prefix)}
+            assert mixture == expected[alpha][size] != expected[1.0][size]
+    assert model.alpha == 1.0 and not model.training
+    assert model.reader.clip.weights_hash() == model.weights_hash()
+    tables = swept.tables({NAME: numbers}, "csv")
+    (lines,) = (table.splitlines() for title, table in tables.items() if title.endswith("64 px"))
+    assert [line.split(",")[0] for line in lines] == [
+        "mixture",
+        "as configured",
+        "alpha 0.7",
+        "alpha 0",
+    ]
+
+
+def test_mixtures_in_the_midst_of_a_training_leave_it_training(tmp_path, datasets):
+    model = CLIPSelf(clip=load_clip("ViT-Mini-8", None), read=("boxes",), templates="single")
+    run = evaluation((48,), tmp_path)
+    run.read, run.alphas = ("boxes",), (0.5,)
+    numbers = run(model.train())[NAME][48]
+    assert model.training and model.alpha == 1.0 and "alpha_0.5-boxes.thing.top1" in numbers
 
 
 def test_grouping_is_measured_where_it_is_asked_for_and_changes_no_accuracy(

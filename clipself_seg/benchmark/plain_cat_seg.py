@@ -23,7 +23,8 @@ from clipself_seg.models import CATSeg
 
 def text_embeddings(model: CATSeg) -> Tensor:
     """Unit vectors (T, P, E); every text passes the tower at its full context length."""
-    templates, tower = TEMPLATES[model.texts.templates], model.clip.text
+    templates = TEMPLATES[model.texts.templates]
+    tower: Any = model.clip.text
     prompts = [template.format(name) for (name,) in model.names for template in templates]
     tokens = model.clip.tokenize(prompts).to(model.device)
     x_KLD = tower.token_embedding(tokens) + tower.positional_embedding

@@ -11,6 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.checkpoints.dense_feature import KINDS as DENSE_KINDS
+from clipself_seg.clip.file_names import TIMM_NAMES, TRUNK, replace
+from clipself_seg.clip.kind import (
+    Architecture,
+    Config,
+    Layout,
+    PositionTable,
+    Sizes,
+    Tensors,
+    TowerKind,
+    count_blocks,
+    has_clip_text,
+)
 from clipself_seg.clip.layers import (
     attend_with_mask_tokens,
     head_gates,
@@ -23,6 +36,11 @@ from clipself_seg.clip.positions import patch_grid, resample_positions, rotary_f
 from clipself_seg.clip.tower import KEYS, QUERIES, TransformerTower
 
 NORM_EPS = 1e-6
+SHAPES = {  # timm name -> width, layers, heads, patch
+    "eva02_base_patch16_clip_224": (768, 12, 12, 16),
+    "eva02_large_patch14_clip_224": (1024, 24, 16, 14),
+    "eva02_large_patch14_clip_336": (1024, 24, 16, 14),
+}
 
 
 class RotaryAttention(nn.Module):
@@ -260,3 +278,55 @@ class EvaTransformer(TransformerTower):
             "head": [*self.norm.parameters(), *self.head.parameters()],
             **self.gate_group(),
         }
+
+
+def _supports(config: Config) -> bool:
+    return has_clip_text(config) and config["vision_cfg"].get("timm_model_name") in SHAPES
+
+
+def _sizes(architecture: Architecture) -> Sizes:
+    width, layers, _, patch_size = SHAPES[architecture.vision["timm_model_name"]]
+    return Sizes(width, layers, patch_size, architecture.embed_dim)
+
+
+def _build(architecture: Architecture, quick_gelu: bool) -> EvaTransformer:
+    width, layers, heads, patch_size = SHAPES[architecture.vision["timm_model_name"]]
+    return EvaTransformer(
+        image_size=architecture.vision.get("image_size", 224),
+        patch_size=patch_size,
+        width=width,
+        layers=layers,
+        heads=heads,
+        hidden=int(width * 4 * 2 / 3),
+        embed_dim=architecture.embed_dim,
+    )
+
+
+def _read_sizes(tensors: Tensors) -> Sizes:
+    kernel = tensors["visual.patch_embed.proj.weight"].shape
+    layers = count_blocks(tensors, "blocks")
+    return Sizes(kernel[0], layers, kernel[-1], tensors["visual.head.weight"].shape[0])
+
+
+def _timm_names(tensors: Tensors) -> dict[str, Tensor]:
+    return {
+        replace(name.replace("visual.", TRUNK, 1), TIMM_NAMES): tensor
+        for name, tensor in tensors.items()
+    }
+
+
+EVA = TowerKind(
+    name="EVA ViT",
+    supports=_supports,
+    sizes=_sizes,
+    build_image=_build,
+    key_tensors={"visual.patch_embed.proj.weight": 4, "visual.head.weight": 2},
+    read_sizes=_read_sizes,
+    layouts={
+        "official": Layout(write=dict),
+        "open_clip": Layout(write=_timm_names),
+    },
+    positions={"visual.pos_embed": PositionTable(antialias=False)},
+    dense_kinds=DENSE_KINDS,
+    attentions=True,
+)

@@ -58,8 +58,8 @@ class TextGraph(nn.Module):
         self.text = clip.text
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """As `DenseCLIP.encode_text`, but all tokens are computed: where texts end is not known before."""
-        return F.normalize(self.text.encode(tokens, tokens.argmax(dim=-1)), dim=-1)
+        """As `DenseCLIP.encode_text`, but all tokens are computed (`TextEncoder.whole`)."""
+        return F.normalize(self.text.whole(tokens), dim=-1)
 
 
 def export_onnx(clip: DenseCLIP, folder: str | os.PathLike[str]) -> dict[str, dict[str, float]]:

@@ -26,23 +26,22 @@ from clipself_seg.checkpoints.read import STORED_METADATA, Checkpoint, read_chec
 from clipself_seg.checkpoints.shipped import SHIPPED, SHIPPED_TAGS
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import region_pooling
-from clipself_seg.clip.build import Architecture, find_architecture
+from clipself_seg.clip.build import find_architecture
 from clipself_seg.clip.constants import constant
+from clipself_seg.clip.kind import CLIP_MEAN, CLIP_STD, Architecture
 from clipself_seg.clip.layers import packed_matrices
-from clipself_seg.clip.open_clip_files import tokenizer
 from clipself_seg.clip.weights import (
-    LAYOUTS,
     LoadReport,
     choose_activation,
     dense_notes,
     fit_gate,
     load_strictly,
+    to_layout,
 )
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.files import atomic_path
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+__all__ = ["CLIP_MEAN", "CLIP_STD", "DenseCLIP", "load_clip", "save_clip"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +54,7 @@ class DenseCLIP(nn.Module):
         visual: image tower.
         text: text tower.
         logit_scale: logarithm of the factor of cosines.
+        logit_bias: what is added to them before the sigmoid of towers that were trained with one; None for others.
         image_size: side in pixels of the square images of `encode_image`.
         patch_size: stride in pixels of the dense features.
         mean: mean of RGB pixels in [0, 1] that is subtracted from an image.
@@ -68,8 +68,8 @@ class DenseCLIP(nn.Module):
         *,
         architecture: Architecture,
         quick_gelu: bool,
-        mean: Sequence[float] = CLIP_MEAN,
-        std: Sequence[float] = CLIP_STD,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         dense: DenseFeature = BY_TOKEN,
     ) -> None:
         super().__init__()
@@ -81,9 +81,11 @@ class DenseCLIP(nn.Module):
         self.visual.choose_dense(dense)
         self.distilled = ANY
         self.text = architecture.build_text_tower(quick_gelu)
-        self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
-        self.mean = tuple(mean)
-        self.std = tuple(std)
+        self.logit_scale = nn.Parameter(torch.tensor(architecture.kind.scale).log())
+        bias = architecture.logit_bias
+        self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
+        self.mean = tuple(mean or architecture.kind.mean)
+        self.std = tuple(std or architecture.kind.std)
         self.report: LoadReport | None = None
 
     @property
@@ -111,12 +113,17 @@ class DenseCLIP(nn.Module):
         return (pixels - shift) / scale
 
     def tokenize(self, texts: str | Sequence[str]) -> Tensor:
-        """open_clip's tokens (K, context_length) int64 of K texts; a string is one text."""
-        return tokenizer()([texts] if isinstance(texts, str) else list(texts), self.context_length)
+        """Tokens (K, context_length) int64 of K texts; a string is one text.
+
+        Raises:
+            InputError: the tower's tokenizer is not there.
+        """
+        tokenizer = self.architecture.tokenizer()
+        return tokenizer([texts] if isinstance(texts, str) else texts, self.context_length)
 
     def token_count(self, text: str) -> int:
         """Number of tokens of a text, start and end included; `tokenize` truncates longer texts."""
-        return len(tokenizer().encode(text)) + 2
+        return self.architecture.tokenizer().count(text)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Image embeddings (B, E), unit length, of normalised images (B, 3, S, S)."""
@@ -244,8 +251,8 @@ def load_clip(
         clip = DenseCLIP(
             architecture=architecture,
             quick_gelu=quick_gelu,
-            mean=checkpoint.mean or published.get("mean", CLIP_MEAN),
-            std=checkpoint.std or published.get("std", CLIP_STD),
+            mean=checkpoint.mean or published.get("mean"),
+            std=checkpoint.std or published.get("std"),
             dense=dense,
         )
     checkpoint, gate_notes = fit_gate(clip.visual, checkpoint)
@@ -317,14 +324,12 @@ def save_clip(
     Raises:
         InputError: the layout or the suffix is unknown.
     """
-    if layout not in LAYOUTS:
-        raise InputError(f'no layout "{layout}"; {nearest(layout, LAYOUTS)}')
     path = Path(path)
     native = {
         name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
         for name, tensor in packed_matrices(clip.state_dict()).items()
     }
-    tensors = LAYOUTS[layout](native, clip.architecture.separate_text)
+    tensors = to_layout(native, clip.architecture.kind, layout)
     metadata = {
         "name": clip.name,
         "activation": "quick_gelu" if clip.quick_gelu else "gelu",

@@ -5,9 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from clipself_seg.checkpoints.dense_feature import KINDS as DENSE_KINDS
+from clipself_seg.clip.file_names import TEXT_AT_TOP
+from clipself_seg.clip.kind import (
+    Architecture,
+    Config,
+    PositionTable,
+    Sizes,
+    Tensors,
+    TowerKind,
+    count_blocks,
+    has_clip_text,
+)
 from clipself_seg.clip.layers import ResidualBlock, Transformer
 from clipself_seg.clip.positions import patch_grid, resample_positions
 from clipself_seg.clip.tower import TransformerTower
+
+# Keys of open_clip's configs that this tower and the ResNets implement; a config with any other key is refused.
+VISION_KEYS = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"}
+VISION_KEYS |= {"ls_init_value"}
 
 
 class VisionTransformer(TransformerTower):
@@ -88,3 +104,55 @@ class VisionTransformer(TransformerTower):
             "head": [*self.ln_post.parameters(), self.proj],
             **self.gate_group(),
         }
+
+
+def _supports(config: Config) -> bool:
+    vision = config["vision_cfg"]
+    return (
+        has_clip_text(config)
+        and not set(vision) - VISION_KEYS
+        and not isinstance(vision.get("layers"), list)
+    )
+
+
+def _sizes(architecture: Architecture) -> Sizes:
+    vision = architecture.vision
+    width, layers = vision.get("width", 768), vision.get("layers", 12)
+    return Sizes(width, layers, vision.get("patch_size", 16), architecture.embed_dim)
+
+
+def _build(architecture: Architecture, quick_gelu: bool) -> VisionTransformer:
+    vision = architecture.vision
+    width, layers, patch_size, embed_dim = _sizes(architecture)
+    return VisionTransformer(
+        image_size=vision.get("image_size", 224),
+        patch_size=patch_size,
+        width=width,
+        layers=layers,
+        heads=width // vision.get("head_width", 64),
+        mlp_ratio=vision.get("mlp_ratio", 4.0),
+        layer_scale=vision.get("ls_init_value"),
+        embed_dim=embed_dim,
+        quick_gelu=quick_gelu,
+    )
+
+
+def _read_sizes(tensors: Tensors) -> Sizes:
+    kernel = tensors["visual.conv1.weight"].shape
+    layers = count_blocks(tensors, "transformer.resblocks")
+    return Sizes(kernel[0], layers, kernel[-1], tensors["visual.proj"].shape[1])
+
+
+OPENAI_VIT = TowerKind(
+    name="OpenAI ViT",
+    supports=_supports,
+    sizes=_sizes,
+    build_image=_build,
+    key_tensors={"visual.class_embedding": 1, "visual.proj": 2, "visual.conv1.weight": 4},
+    read_sizes=_read_sizes,
+    layouts=TEXT_AT_TOP,
+    positions={"visual.positional_embedding": PositionTable()},
+    quick_gelu=True,
+    dense_kinds=DENSE_KINDS,
+    attentions=True,
+)

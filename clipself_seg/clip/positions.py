@@ -43,33 +43,38 @@ def patch_grid(images: Tensor, patch_size: int) -> tuple[int, int]:
 
 
 def resample_positions(
-    table_LD: Tensor, grid: tuple[int, int], antialias: bool = False, mode: str = "bicubic"
+    table_LD: Tensor,
+    grid: tuple[int, int],
+    antialias: bool = False,
+    first: int = 1,
+    mode: str = "bicubic",
 ) -> Tensor:
-    """Position table (1 + rows * columns, D) of another grid; the row of the class token is kept.
+    """Position table (first + rows * columns, D) of another grid; the first rows, the class token's, are kept.
 
-    The rows of the patches are resized. The official CLIPs resize bicubically without antialiasing in
+    The rows of the patches are resized. CLIP's official models resize without antialiasing in
     a forward; open_clip's loader, which changes a checkpoint for good, antialiases.
 
     Args:
-        table_LD: position table (1 + g * g, D) of a square grid.
+        table_LD: position table (first + g * g, D) of a square grid.
         grid: rows and columns of the new grid.
         antialias: whether a table is smoothed before it is made smaller.
+        first: number of rows in front of the patches'.
         mode: "bicubic" or "bilinear".
 
     Raises:
         InputError: the table is not that of a square grid.
     """
-    side = math.isqrt(len(table_LD) - 1)
-    if side * side != len(table_LD) - 1:
-        raise InputError(f"need positions of a square grid, got {len(table_LD) - 1} of them")
+    side = math.isqrt(len(table_LD) - first)
+    if side * side != len(table_LD) - first:
+        raise InputError(f"need positions of a square grid, got {len(table_LD) - first} of them")
     if not _is_symbolic(grid) and (side, side) == tuple(grid):
         return table_LD
-    patches = table_LD[1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    patches = table_LD[first:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(
         patches.float(), grid, mode=mode, align_corners=False, antialias=antialias
     )
     patches_ND = resized[0].flatten(1).T.to(table_LD.dtype)
-    return torch.cat([table_LD[:1], patches_ND])
+    return torch.cat([table_LD[:first], patches_ND])
 
 
 def _is_symbolic(grid: tuple[int, int]) -> bool:

@@ -16,10 +16,9 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from clipself_seg.clip.linear import linear
 from clipself_seg.clip.positions import patch_grid, resample_positions
+from clipself_seg.clip.resnet_kind import STRIDE
 from clipself_seg.clip.tower import DENSE, ImageTower
 from clipself_seg.errors import InputError
-
-STRIDE = 32
 
 
 class ResNetTower(ImageTower, ModifiedResNet):

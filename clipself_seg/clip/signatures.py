@@ -2,48 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from clipself_seg.clip.build import Signature
-
-# Tensors that identify the kind and the sizes of an image tower, with their numbers of dimensions.
-KEY_TENSORS: dict[str, dict[str, int]] = {
-    "EVA ViT": {"visual.patch_embed.proj.weight": 4, "visual.head.weight": 2},
-    "OpenAI ViT": {"visual.class_embedding": 1, "visual.proj": 2, "visual.conv1.weight": 4},
-    "ResNet": {
-        "visual.layer4.0.conv1.weight": 4,
-        "visual.attnpool.c_proj.weight": 2,
-        "visual.conv3.weight": 4,
-    },
-}
+from clipself_seg.clip.kind import Signature, TowerKind
+from clipself_seg.clip.kinds import KINDS
 
 
 def signature_of(tensors: Mapping[str, Tensor]) -> Signature | None:
     """Signature of the image tower among tensors under native names, or None without image tower."""
-    for kind, ranks in KEY_TENSORS.items():
-        if any(n not in tensors or tensors[n].dim() != rank for n, rank in ranks.items()):
-            continue
-        shapes = [tensors[name].shape for name in ranks]
-        if kind == "ResNet":
-            layers = sum(_count(tensors, f"layer{stage}") for stage in (1, 2, 3, 4))
-            return Signature(kind, shapes[2][0], layers, 32, shapes[1][0])
-        if kind == "EVA ViT":
-            kernel, (embed_dim, _) = shapes
-            layers = _count(tensors, "blocks")
-        else:
-            _, (_, embed_dim), kernel = shapes
-            layers = _count(tensors, "transformer.resblocks")
-        return Signature(kind, kernel[0], layers, kernel[-1], embed_dim)
+    for kind in KINDS.values():
+        if _gap(kind, tensors) is None:
+            return kind.signature(kind.read_sizes(tensors))
     return None
-
-
-def _count(tensors: Mapping[str, Tensor], stack: str) -> int:
-    """Number of blocks of a stack, such as ``blocks`` or ``layer1``."""
-    pattern = re.compile(rf"visual\.{re.escape(stack)}\.(\d+)\.")
-    return len({match.group(1) for name in tensors if (match := pattern.match(name))})
 
 
 def first_gap(tensors: Mapping[str, Tensor]) -> str:
@@ -52,11 +24,16 @@ def first_gap(tensors: Mapping[str, Tensor]) -> str:
     Args:
         tensors: tensors of no known architecture, under native names.
     """
-    kind = max(KEY_TENSORS, key=lambda kind: sum(name in tensors for name in KEY_TENSORS[kind]))
-    if not any(name in tensors for name in KEY_TENSORS[kind]):
+    kind = max(KINDS.values(), key=lambda kind: sum(name in tensors for name in kind.key_tensors))
+    if not any(name in tensors for name in kind.key_tensors):
         return f"it starts with {', '.join(list(tensors)[:3])}"
-    name, rank = next(
-        (n, r) for n, r in KEY_TENSORS[kind].items() if n not in tensors or tensors[n].dim() != r
-    )
+    name = _gap(kind, tensors)
+    assert name is not None
     actual = tuple(tensors[name].shape) if name in tensors else "missing"
-    return f"{kind} has {name} of {rank} dimensions, here it is {actual}"
+    return f"{kind.name} has {name} of {kind.key_tensors[name]} dimensions, here it is {actual}"
+
+
+def _gap(kind: TowerKind, tensors: Mapping[str, Tensor]) -> str | None:
+    """The first key tensor of a kind that is missing or of other dimensions."""
+    wanted = kind.key_tensors.items()
+    return next((n for n, r in wanted if n not in tensors or tensors[n].dim() != r), None)

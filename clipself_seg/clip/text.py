@@ -5,6 +5,8 @@ Shapes: K texts, T tokens of a text, D width of the tower, E width of the embedd
 
 from __future__ import annotations
 
+import abc
+
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -16,7 +18,40 @@ BATCH = 256  # prompts encoded together where no gradient is needed
 MANY = 4096  # prompts that deserve a progress bar
 
 
-class TextTower(nn.Module):
+class TextEncoder(nn.Module, abc.ABC):
+    """What a text tower of any kind offers.
+
+    Attributes:
+        context_length: number of tokens of a text, those that mark its start and end included.
+    """
+
+    context_length: int
+
+    @abc.abstractmethod
+    def forward(self, tokens_KT: Tensor, checkpointing: bool = False) -> Tensor:
+        """Text embeddings (K, E), not normalised, of token ids (K, T) on any device.
+
+        Args:
+            tokens_KT: as the kind's tokenizer makes them.
+            checkpointing: blocks keep their input alone for the backward pass.
+        """
+
+    def whole(self, tokens_KT: Tensor) -> Tensor:
+        """As `forward` on the tokens' device, without a decision by their values, for a graph that is exported."""
+        embeddings: Tensor = self(tokens_KT)
+        return embeddings
+
+    def lengths(self, tokens_KT: Tensor) -> Tensor:
+        """A number (K,) for each text that grows with its cost, by which texts are batched; here all are alike."""
+        return torch.zeros(len(tokens_KT), dtype=torch.long, device=tokens_KT.device)
+
+    @property
+    @abc.abstractmethod
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks, in order."""
+
+
+class TextTower(TextEncoder):
     """Causal transformer whose embedding is taken at the end-of-text token.
 
     Parameter names are those of OpenAI's state dict.
@@ -63,6 +98,19 @@ class TextTower(nn.Module):
         cut_KT = tokens_KT[:, :length].to(device, non_blocking=True)
         return self.encode(cut_KT, end_K.to(device, non_blocking=True), checkpointing)
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks, in order."""
+        return self.transformer.resblocks
+
+    def whole(self, tokens_KT: Tensor) -> Tensor:
+        """As `TextEncoder.whole`: all tokens are computed, for where texts end is not known before."""
+        return self.encode(tokens_KT, tokens_KT.argmax(dim=-1))
+
+    def lengths(self, tokens_KT: Tensor) -> Tensor:
+        """Index (K,) of each text's end-of-text token."""
+        return tokens_KT.argmax(dim=-1)
+
     def encode(self, tokens_KT: Tensor, end_K: Tensor, checkpointing: bool = False) -> Tensor:
         """Text embeddings (K, E), not normalised.
 
@@ -79,11 +127,11 @@ class TextTower(nn.Module):
 
 
 def encode_prompts(
-    tower: TextTower, tokens_KT: Tensor, *, checkpointing: bool = False, stable: bool = True
+    tower: TextEncoder, tokens_KT: Tensor, *, checkpointing: bool = False, stable: bool = True
 ) -> Tensor:
     """Text embeddings (K, E), not normalised, of token ids (K, T), on the tower's device.
 
-    With gradients enabled all texts are encoded at once, else in batches of like length, since the
+    With gradients enabled all texts are encoded at once, else in batches of like length, since CLIP's
     tower cuts a batch at its longest text.
 
     Args:
@@ -94,7 +142,7 @@ def encode_prompts(
     """
     if torch.is_grad_enabled():
         return tower(tokens_KT, checkpointing)
-    order_K = tokens_KT.argmax(dim=-1).argsort(stable=stable)
+    order_K = tower.lengths(tokens_KT).argsort(stable=stable)
     bar = tqdm(order_K.split(BATCH), "texts", leave=False, disable=len(tokens_KT) < MANY)
     encoded_KE = torch.cat([tower(tokens_KT[batch]) for batch in bar])
     return encoded_KE[order_K.argsort().to(encoded_KE.device, non_blocking=True)]

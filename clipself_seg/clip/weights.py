@@ -1,7 +1,7 @@
 """Loads CLIP weights of every published layout into the towers, strictly and with a report.
 
-Native names are those of the modules here: ``visual.*``, ``text.*``, ``logit_scale``. The layouts that
-are read and written:
+Native names are those of the modules here: ``visual.*``, ``text.*``, ``logit_scale``. Which layouts a kind's files
+have is in its `TowerKind`. Two are written:
 
 - official: OpenAI's, open_clip's and CLIPSelf's names for OpenAI ViTs and ResNets (text tower at the
   top level); EVA-CLIP's and CLIPSelf's names for EVA-02 (text tower under ``text.``);
@@ -14,7 +14,7 @@ import dataclasses
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,14 @@ from torch import Tensor, nn
 from clipself_seg.checkpoints.dense_feature import ANY, DenseFeature
 from clipself_seg.checkpoints.names import name_problem
 from clipself_seg.checkpoints.read import Checkpoint
-from clipself_seg.clip.build import Architecture, find_architecture, list_architectures
+from clipself_seg.clip.build import find_architecture, list_architectures
+from clipself_seg.clip.file_names import common_names
+from clipself_seg.clip.kind import Architecture, PositionTable, TowerKind
+from clipself_seg.clip.kinds import KINDS
 from clipself_seg.clip.positions import resample_positions
 from clipself_seg.clip.signatures import first_gap, signature_of
 from clipself_seg.clip.tower import ImageTower
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, nearest
 
 logger = logging.getLogger(__name__)
 # Entries of published files that are no weights: recomputed (rotary tables, masks) or constants.
@@ -36,25 +39,7 @@ NO_WEIGHTS = re.compile(
     r"(^|\.)(freqs_cos|freqs_sin|num_batches_tracked|attn_mask|input_resolution|context_length"
     r"|vocab_size|position_ids)$"
 )
-TEXT_PARTS: tuple[str, ...] = (
-    "token_embedding.",
-    "positional_embedding",
-    "transformer.",
-    "ln_final.",
-)
-TEXT_PARTS += ("text_projection",)
-TIMM_NAMES = (  # EVA's official name and timm's name; the order matters for the reverse direction
-    (".attn.inner_attn_ln.", ".attn.norm."),
-    (".attn.q_bias", ".attn.q_proj.bias"),
-    (".attn.v_bias", ".attn.v_proj.bias"),
-    (".mlp.w1.", ".mlp.fc1_g."),
-    (".mlp.w2.", ".mlp.fc1_x."),
-    (".mlp.w3.", ".mlp.fc2."),
-    (".mlp.ffn_ln.", ".mlp.norm."),
-)
 GATE_MODULE = "dense_gate"  # module of an image tower
-POSITIONS: tuple[str, ...] = ("visual.positional_embedding", "visual.pos_embed")
-POSITIONS += ("visual.attnpool.positional_embedding",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,63 +74,26 @@ class LoadReport:
 
 def to_native(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of any supported layout under native names, without entries that are no weights."""
-    renamed = {}
-    for name, tensor in tensors.items():
-        if NO_WEIGHTS.search(name):
-            continue
-        if name.startswith("visual.trunk."):
-            name = _replace(name.replace("visual.trunk.", "visual."), TIMM_NAMES, backwards=True)
-        elif name.startswith(TEXT_PARTS):
-            name = f"text.{name}"
-        elif name == "text.logit_scale":
-            name = "logit_scale"
-        renamed[name] = tensor
-    return renamed
+    weights = {name: t for name, t in tensors.items() if not NO_WEIGHTS.search(name)}
+    for kind in KINDS.values():
+        for layout in kind.layouts.values():
+            if layout.read is not None and all(mark in weights for mark in layout.marks):
+                return layout.read(weights)
+    return common_names(weights)
 
 
-def to_official(tensors: Mapping[str, Tensor], separate_text: bool) -> dict[str, Tensor]:
-    """Tensors with native names under the names of OpenAI's, EVA's and CLIPSelf's files.
+def to_layout(
+    tensors: Mapping[str, Tensor], kind: TowerKind, layout: str = "official"
+) -> dict[str, Tensor]:
+    """Tensors with native names under those of a layout, such as the kind's official one.
 
-    Args:
-        tensors: tensors under native names.
-        separate_text: whether the text tower stays under ``text.``, as in EVA's files.
+    Raises:
+        InputError: files of this kind have no such layout, or it is read only.
     """
-    if separate_text:
-        return dict(tensors)
-    return {name.removeprefix("text."): tensor for name, tensor in tensors.items()}
-
-
-def to_open_clip(tensors: Mapping[str, Tensor], separate_text: bool) -> dict[str, Tensor]:
-    """Tensors with native names under open_clip's names, with the counters of batch norms.
-
-    Args:
-        tensors: tensors under native names.
-        separate_text: whether the model is EVA's, whose image tower has timm's names in open_clip.
-    """
-    if not separate_text:
-        official = to_official(tensors, separate_text)
-        counters = {
-            name.replace("running_var", "num_batches_tracked"): torch.tensor(0)
-            for name in official
-            if name.endswith("running_var")
-        }
-        return official | counters
-    return {
-        _replace(name.replace("visual.", "visual.trunk.", 1), TIMM_NAMES): tensor
-        for name, tensor in tensors.items()
-    }
-
-
-def _replace(name: str, pairs: tuple[tuple[str, str], ...], backwards: bool = False) -> str:
-    for official, timm in pairs:
-        name = name.replace(timm, official) if backwards else name.replace(official, timm)
-    return name
-
-
-LAYOUTS: dict[str, Callable[[Mapping[str, Tensor], bool], dict[str, Tensor]]] = {
-    "official": to_official,
-    "open_clip": to_open_clip,
-}
+    written = {name: known.write for name, known in kind.layouts.items() if known.write}
+    if layout not in written:
+        raise InputError(f'no layout "{layout}" of {kind.name}; {nearest(layout, written)}')
+    return written[layout](tensors)
 
 
 def load_strictly(
@@ -183,8 +131,9 @@ def load_strictly(
             raise InputError(
                 f"{checkpoint.path}: {name} {what}; save the weights as dense tensors of the CPU"
             )
-        if name in POSITIONS and tensor.shape != target.shape:
-            tensor = _resize_positions(name, tensor, target, checkpoint.path)
+        table = architecture.kind.positions.get(name)
+        if table and tensor.shape != target.shape:
+            tensor = _resize_positions(name, tensor, target, table, checkpoint.path)
             notes.append(f"positions resized to {tuple(target.shape)}")
         converted += tensor.dtype != target.dtype
         single = tensor.numel() == target.numel() == 1
@@ -239,7 +188,7 @@ def choose_activation(
     Raises:
         InputError: the weights were trained with exact GELU, and the model has QuickGELU.
     """
-    if architecture.separate_text:
+    if not architecture.kind.quick_gelu:
         return False, ()
     recorded = checkpoint.activation
     if recorded is None and published.get("quick_gelu"):
@@ -267,18 +216,21 @@ def choose_activation(
     return False, ("GELU",)
 
 
-def _resize_positions(name: str, tensor: Tensor, target: Tensor, path: Path) -> Tensor:
+def _resize_positions(
+    name: str, tensor: Tensor, target: Tensor, table: PositionTable, path: Path
+) -> Tensor:
     """Position table in the shape of `target`, or an `InputError` if it is not that of a square grid."""
     rows = tensor.shape[-2] if tensor.dim() > 1 else 0
+    cells = rows - table.first
     alike = (*tensor.shape[:-2], target.shape[-2], *tensor.shape[-1:]) == tuple(target.shape)
-    if not alike or rows < 2 or math.isqrt(rows - 1) ** 2 != rows - 1:
+    if not alike or cells < 1 or math.isqrt(cells) ** 2 != cells:
         raise InputError(
             f"{path}: {name} is {tuple(tensor.shape)}, the model needs {tuple(target.shape)} or the "
             "positions of another square grid; is it a checkpoint of this model?"
         )
-    side = math.isqrt(target.shape[-2] - 1)
-    table = tensor.reshape(-1, tensor.shape[-1])
-    resized = resample_positions(table, (side, side), antialias=name != "visual.pos_embed")
+    side = math.isqrt(target.shape[-2] - table.first)
+    rows_LD = tensor.reshape(-1, tensor.shape[-1])
+    resized = resample_positions(rows_LD, (side, side), **dataclasses.asdict(table))
     return resized.reshape(target.shape)
 
 
@@ -289,7 +241,7 @@ def _check_architecture(
     if signature is None:
         raise InputError(
             f"{checkpoint.path} holds no CLIP image tower ({first_gap(tensors)}); "
-            "give an OpenAI, open_clip, EVA-CLIP or CLIPSelf checkpoint"
+            f"give a checkpoint of {' or '.join(KINDS)}"
         )
     if signature == architecture.signature:
         return

@@ -6,14 +6,15 @@ import torch
 
 from clipself_seg.clip import load_clip
 from clipself_seg.clip.build import find_architecture
-from clipself_seg.clip.signatures import KEY_TENSORS, first_gap, signature_of
+from clipself_seg.clip.kinds import KINDS
+from clipself_seg.clip.signatures import first_gap, signature_of
 
 
 def test_a_resnet_without_the_tensor_of_its_width_is_no_image_tower():
     with torch.device("meta"):  # shapes are all that counts
         whole = load_clip("RN50", None).state_dict()
     assert signature_of(whole)
-    for name, rank in KEY_TENSORS["ResNet"].items():
+    for name, rank in KINDS["ResNet"].key_tensors.items():
         without = {key: tensor for key, tensor in whole.items() if key != name}
         for given in (without, without | {name: torch.ones(())}):
             assert signature_of(given) is None

@@ -11,7 +11,8 @@ import torch
 
 from clipself_seg.clip import load_clip, save_clip
 from clipself_seg.clip.build import find_architecture
-from clipself_seg.clip.weights import to_native, to_official, to_open_clip
+from clipself_seg.clip.kinds import KINDS as TOWERS
+from clipself_seg.clip.weights import to_layout, to_native
 from clipself_seg.errors import InputError
 from tests.checkpoint_files import KINDS, Bomb, save_as, save_torchscript
 
@@ -20,7 +21,7 @@ MINI = "ViT-Mini-8"
 
 @pytest.fixture
 def official(mini):
-    return to_official({k: v.clone() for k, v in mini.state_dict().items()}, separate_text=False)
+    return to_layout({k: v.clone() for k, v in mini.state_dict().items()}, TOWERS["OpenAI ViT"])
 
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "module"])
@@ -65,8 +66,8 @@ def test_what_is_in_a_file_decides_how_it_is_read(mini, official, tmp_path, suff
 def test_eva_names_survive_both_layouts():
     with torch.device("meta"):  # only the names count
         names = load_clip("EVA02-B-16", None).state_dict()
-    for convert in (to_official, to_open_clip):
-        assert list(to_native(convert(names, separate_text=True))) == list(names)
+    for layout in ("official", "open_clip"):
+        assert list(to_native(to_layout(names, TOWERS["EVA ViT"], layout))) == list(names)
 
 
 def test_old_flat_eva_text_and_rotary_buffers_are_understood():

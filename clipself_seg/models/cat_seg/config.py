@@ -277,12 +277,12 @@ def _of_towers(clip: DenseCLIP, finetune: str) -> list[nn.Parameter]:
     if finetune == "none":
         return []
     if finetune == "full":
-        blocks = [*clip.visual.blocks, *clip.text.transformer.resblocks]
+        blocks = [*clip.visual.blocks, *clip.text.blocks]
         return [p for block in blocks for p in block.parameters()]
     if finetune == "visual_attention":
         positions = clip.visual.layer_groups()["positions"]
         return [p for attention in visual for p in attention.parameters()] + positions
-    text: list[Any] = [block.attn for block in clip.text.transformer.resblocks]
+    text: list[Any] = [block.attn for block in clip.text.blocks]
     names = ("q_proj_weight", "v_proj_weight", "q_proj.weight", "v_proj.weight")
     return [p for a in visual + text for name, p in a.named_parameters() if name in names]
 

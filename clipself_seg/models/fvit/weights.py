@@ -19,7 +19,7 @@ from torch import Tensor
 
 from clipself_seg.checkpoints.names import name_problem
 from clipself_seg.checkpoints.read import Checkpoint
-from clipself_seg.clip.weights import load_strictly, to_official
+from clipself_seg.clip.weights import load_strictly, to_layout
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
 
@@ -45,7 +45,7 @@ def export_weights(model: FViT, path: str | os.PathLike[str]) -> None:
     """Writes all weights of a model under official names, atomically."""
     own = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
     clip = {n.removeprefix(CLIP): t for n, t in own.items() if n.startswith(CLIP)}
-    official = to_official(clip, model.clip.architecture.separate_text)
+    official = to_layout(clip, model.clip.architecture.kind)
     state = {f"{BACKBONE}{name}": tensor for name, tensor in official.items()}
     state |= {n: t for n, t in own.items() if not n.startswith(CLIP)}
     state[NAMES] = _as_bytes(json.dumps([list(names) for names in model.trained_names]))
@@ -124,7 +124,7 @@ def _load_clip(model: FViT, given: Mapping[str, Tensor], source: str) -> None:
             raise InputError(
                 f"{source} has no text tower: name the CLIP that it was trained on in MODEL.CLIP.WEIGHTS"
             )
-        own = to_official(model.clip.state_dict(), model.clip.architecture.separate_text)
+        own = to_layout(model.clip.state_dict(), model.clip.architecture.kind)
         state |= {n: t for n, t in own.items() if not n.startswith("visual.")}
     checkpoint = Checkpoint(Path(source), state, "F-ViT checkpoint")
     device = model.device

@@ -1,0 +1,208 @@
+"""What the project has to know of a kind of CLIP: one `TowerKind` in the tower's file, listed in `kinds.py`.
+
+A kind says how a configuration of it is recognised and built, which tensors identify it in a file, under which names
+files hold it, and how its images and texts are made. Nothing else in the project asks for a kind by its name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from clipself_seg.clip.text import TextEncoder, TextTower
+from clipself_seg.clip.tokenizers import Tokenizer, clip_tokenizer
+from clipself_seg.clip.tower import ImageTower
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+# Keys of open_clip's text configs that `TextTower` implements; a config with any other key is refused.
+TEXT_KEYS = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
+
+Config = Mapping[str, Any]
+"""A model's JSON in open_clip's form: embed_dim, vision_cfg, text_cfg and whatever else it has."""
+Tensors = Mapping[str, Tensor]
+
+
+class Sizes(NamedTuple):
+    """Sizes that tell models of one kind apart; see `Signature`."""
+
+    width: int
+    layers: int
+    patch_size: int
+    embed_dim: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """Kind and sizes that identify a CLIP image tower, derived from a config or from a state dict.
+
+    Attributes:
+        kind: name of a `TowerKind`, such as "OpenAI ViT".
+        width: channels of the residual stream, or of a convolutional tower's first stage.
+        layers: number of blocks, of all stages of a convolutional tower together.
+        patch_size: stride of the dense features in pixels.
+        embed_dim: width E of the embedding.
+        patched: whether the stride is a patch's, which differs between models of the kind.
+    """
+
+    kind: str
+    width: int
+    layers: int
+    patch_size: int
+    embed_dim: int
+    patched: bool = True
+
+    def __str__(self) -> str:
+        patch = f", patch {self.patch_size}" if self.patched else ""
+        return (
+            f"{self.kind} (width {self.width}, {self.layers} blocks{patch}, "
+            f"embedding {self.embed_dim})"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The names under which files of one origin hold a model.
+
+    Attributes:
+        write: native tensors under its names; None for a layout that is read only.
+        marks: names that are in each of its files and, together, in no other's. Empty for a layout that needs none,
+            because OpenAI's, open_clip's and EVA's names are read without (`weights.to_native`).
+        read: its tensors under native names, those of the modules here, if it has marks.
+    """
+
+    write: Callable[[Tensors], dict[str, Tensor]] | None = None
+    marks: tuple[str, ...] = ()
+    read: Callable[[Tensors], dict[str, Tensor]] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PositionTable:
+    """How a position table of another grid is resized when a file is loaded.
+
+    Attributes:
+        first: rows in front of the patches' that are kept, such as the class token's.
+        antialias: whether it is smoothed before it is made smaller.
+        mode: "bicubic" or "bilinear".
+    """
+
+    first: int = 1
+    antialias: bool = True
+    mode: str = "bicubic"
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """Model config: its name, its kind and the sections of the JSON from which the towers are built.
+
+    Attributes:
+        name: open_clip's name, or the project's own.
+        kind: what is known of all models like it.
+        embed_dim: width E of the embedding.
+        vision: ``vision_cfg``.
+        text: ``text_cfg``.
+        quick_gelu: whether the name says that its MLPs have QuickGELU.
+        logit_bias: what is added to scaled cosines before a sigmoid, at first; None for a model of a softmax.
+    """
+
+    name: str
+    kind: TowerKind
+    embed_dim: int
+    vision: dict[str, Any]
+    text: dict[str, Any]
+    quick_gelu: bool
+    logit_bias: float | None = None
+
+    @property
+    def signature(self) -> Signature:
+        """Signature of the image tower."""
+        return self.kind.signature(self.kind.sizes(self))
+
+    def build_image_tower(self, quick_gelu: bool) -> ImageTower:
+        """Builds the image tower with random weights."""
+        return self.kind.build_image(self, quick_gelu)
+
+    def build_text_tower(self, quick_gelu: bool) -> TextEncoder:
+        """Builds the text tower with random weights."""
+        return self.kind.build_text(self, quick_gelu)
+
+    def tokenizer(self) -> Tokenizer:
+        """What makes token ids of texts."""
+        return self.kind.tokenizer(self)
+
+
+def clip_text(architecture: Architecture, quick_gelu: bool) -> TextTower:
+    """The text tower of OpenAI's CLIP, which most kinds have."""
+    return TextTower(embed_dim=architecture.embed_dim, quick_gelu=quick_gelu, **architecture.text)
+
+
+def has_clip_text(config: Config) -> bool:
+    """Whether a config's text tower is one that `clip_text` builds."""
+    return not set(config["text_cfg"]) - TEXT_KEYS and "multimodal_cfg" not in config
+
+
+def count_blocks(tensors: Tensors, stack: str) -> int:
+    """Number of blocks of a stack of the image tower, such as ``blocks`` or ``layer1``, by native names."""
+    pattern = re.compile(rf"visual\.{re.escape(stack)}\.(\d+)\.")
+    return len({match.group(1) for name in tensors if (match := pattern.match(name))})
+
+
+def _clip_tokenizer(architecture: Architecture) -> Tokenizer:
+    return clip_tokenizer()
+
+
+@dataclasses.dataclass(frozen=True)
+class TowerKind:
+    """All that is special to one kind of CLIP.
+
+    Attributes:
+        name: as in messages.
+        supports: whether a model's config is of this kind, and all of its keys are implemented.
+        sizes: sizes of a model by its config.
+        build_image: its image tower with random weights; the second argument is whether MLPs have QuickGELU.
+        key_tensors: tensors by which a file is recognised, under native names, with their numbers of dimensions;
+            no file of another kind has all of them.
+        read_sizes: sizes of a model by a file's tensors under native names, in which `key_tensors` are.
+        build_text: its text tower with random weights.
+        layouts: forms of its files by name; "official" and "open_clip" are those that `save_clip` writes.
+        positions: tables of positions under native names.
+        mean: of RGB pixels in [0, 1], subtracted from an image.
+        std: of RGB pixels in [0, 1], by which an image is divided.
+        tokenizer: makes what makes token ids of texts.
+        templates: name in `prompts.TEMPLATES` of the sentences that its authors compare images with, as a user who
+            has no other reason should take them.
+        scale: factor of cosines before training.
+        quick_gelu: whether there are models of equal shapes with QuickGELU and with exact GELU.
+        dense_kinds: values of ``MODEL.CLIP.DENSE`` that its image tower has.
+        attentions: whether it has the attentions without training of ``MODEL.CLIP.ATTENTION``.
+        masked_attention: whether a region's embedding can be had by masked attention.
+        patched: whether its stride is a patch's, which differs between models.
+    """
+
+    name: str
+    supports: Callable[[Config], bool]
+    sizes: Callable[[Architecture], Sizes]
+    build_image: Callable[[Architecture, bool], ImageTower]
+    key_tensors: Mapping[str, int]
+    read_sizes: Callable[[Tensors], Sizes]
+    layouts: Mapping[str, Layout]
+    positions: Mapping[str, PositionTable]
+    build_text: Callable[[Architecture, bool], TextEncoder] = clip_text
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+    tokenizer: Callable[[Architecture], Tokenizer] = _clip_tokenizer
+    templates: str = "vild63"
+    scale: float = 1 / 0.07
+    quick_gelu: bool = False
+    dense_kinds: tuple[str, ...] = ("token",)
+    attentions: bool = False
+    masked_attention: bool = True
+    patched: bool = True
+
+    def signature(self, sizes: Sizes) -> Signature:
+        """Signature of a model of this kind."""
+        return Signature(self.name, *sizes, patched=self.patched)

@@ -1,0 +1,15 @@
+"""The table of the kinds of CLIP: a tower is a file with a `TowerKind` and a line here."""
+
+from __future__ import annotations
+
+from clipself_seg.clip.eva import EVA
+from clipself_seg.clip.kind import Config, TowerKind
+from clipself_seg.clip.openai_vit import OPENAI_VIT
+from clipself_seg.clip.resnet_kind import RESNET
+
+KINDS: dict[str, TowerKind] = {kind.name: kind for kind in (EVA, OPENAI_VIT, RESNET)}
+
+
+def kind_of(config: Config) -> TowerKind | None:
+    """The kind of a model by its config; None if there is none with all of its keys."""
+    return next((kind for kind in KINDS.values() if kind.supports(config)), None)

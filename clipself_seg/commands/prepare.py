@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 COCO = ("train2017", "val2017")
 ADE = ("training", "validation")
+CITYSCAPES = ("train", "val")
 Prepare = Callable[["Options", argparse.Namespace], "list[Prepared]"]
 
 
@@ -151,6 +152,38 @@ def ade20k_panoptic(options: Options, args: argparse.Namespace) -> list[Prepared
     return prepare_ade_panoptic(options, args.splits, args.clean_areas)
 
 
+def cityscapes_panoptic(options: Options, args: argparse.Namespace) -> list[Prepared]:
+    """Panoptic and instance labels and label maps of Cityscapes' 19 classes.
+
+        clipself-seg data prepare cityscapes_panoptic
+        clipself-seg data prepare cityscapes_panoptic --root /data/datasets --processes 8 --splits val
+
+    Reads cityscapes/leftImg8bit and cityscapes/gtFine ({instanceIds,labelIds}.png) and writes
+    cityscapes/gtFine/cityscapes_panoptic_{train,val}, its JSON and cityscapes_instances_{train,val}.json, and
+    labelTrainIds.png beside the archive's. Panoptic files that cityscapesscripts wrote are kept.
+    What is there already is kept; an interrupted run is completed by the next.
+    """
+    from clipself_seg.data.prepare.cityscapes import prepare_cityscapes
+
+    return prepare_cityscapes(options, args.splits)
+
+
+def mapillary_vistas(options: Options, args: argparse.Namespace) -> list[Prepared]:
+    """Panoptic and instance labels and label maps of Mapillary Vistas v1.2, 65 classes.
+
+        clipself-seg data prepare mapillary_vistas
+        clipself-seg data prepare mapillary_vistas --root /data/datasets --processes 8 --splits validation
+
+    Reads images, labels and panoptic of mapillary_vistas/{training,validation} and writes labels_detectron2 and
+    instances_detectron2.json beside them; without the archive's panoptic/panoptic_2018.json, panoptic is made of
+    the folder instances.
+    What is there already is kept; an interrupted run is completed by the next.
+    """
+    from clipself_seg.data.prepare.vistas import prepare_vistas
+
+    return prepare_vistas(options, args.splits)
+
+
 def pascal_context_59(options: Options, args: argparse.Namespace) -> list[Prepared]:
     """Label maps of PASCAL Context's 59 frequent classes.
 
@@ -253,6 +286,8 @@ PREPARATIONS = {
     "ade150": Preparation(ade150, splits=ADE, default=("validation",)),
     "ade847": Preparation(ade847, splits=ADE, default=("validation",), more=_add_quality),
     "ade20k_panoptic": Preparation(ade20k_panoptic, splits=ADE, more=_add_areas),
+    "cityscapes_panoptic": Preparation(cityscapes_panoptic, splits=CITYSCAPES),
+    "mapillary_vistas": Preparation(mapillary_vistas, splits=ADE, default=("validation",)),
     "pascal_context_59": Preparation(pascal_context_59),
     "pascal_context_459": Preparation(pascal_context_459, more=_add_list),
     "voc20": Preparation(voc20),

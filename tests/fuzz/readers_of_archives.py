@@ -19,17 +19,20 @@ from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.data.prepare.ade import prepare_ade150, prepare_ade847
 from clipself_seg.data.prepare.ade_instances import scene_classes
 from clipself_seg.data.prepare.ade_panoptic import prepare_ade_panoptic
+from clipself_seg.data.prepare.cityscapes import prepare_cityscapes
 from clipself_seg.data.prepare.coco_stuff import prepare_coco_stuff
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.data.prepare.pascal_context import (
     prepare_pascal_context_59,
     prepare_pascal_context_459,
 )
+from clipself_seg.data.prepare.vistas import prepare_vistas
 from clipself_seg.data.prepare.voc import prepare_voc20
 from clipself_seg.data.shard_stream import ShardStream
 from clipself_seg.data.tar_stream import Bytes, DamagedTar, members
 from tests.fuzz.readers import Reader
 from tests.shards import samples, write_shard
+from tests.street_worlds import write_city_image, write_vistas_image
 
 ADE = "ADEChallengeData2016"
 ADE_FULL = "ADE20K_2021_17_01/images/ADE/validation"
@@ -61,6 +64,8 @@ def _make_archives(name: str, root: Path) -> Path:
     _write(root / MAPPING, "\n".join(["instance\tscene\tname", *rows]))
     _save(root / ADE_FULL / "ADE_val_1.jpg", THINGS)
     _save(root / ADE_FULL / "ADE_val_1_seg.png", THINGS)
+    write_city_image(root)
+    write_vistas_image(root, "a")
     _save(root / "coco-stuff/annotations/val2017/1.png", LABELS)
     _write(root / VOC_2012 / "ImageSets/Segmentation/val.txt", "2007_1\n2007_2\n")
     for stem in ("2007_1", "2007_2"):
@@ -122,6 +127,15 @@ ARCHIVE_READERS = {
     ),
     "ade_mapping_txt": Reader(functools.partial(_make_archives, MAPPING), _read_mapping, "lines"),
     "ade847_png": _reader(f"{ADE_FULL}/ADE_val_1_seg.png", prepare_ade847, "png"),
+    "cityscapes_png": _reader(
+        "cityscapes/gtFine/val/aachen/aachen_000000_000019_gtFine_instanceIds.png",
+        prepare_cityscapes,
+        "png",
+        ("val",),
+    ),
+    "vistas_png": _reader(
+        "mapillary_vistas/validation/instances/a.png", prepare_vistas, "png", VALIDATION
+    ),
     "coco_stuff_png": _reader(
         "coco-stuff/annotations/val2017/1.png", prepare_coco_stuff, "png", ("val2017",)
     ),

@@ -17,14 +17,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from clipself_seg.data.captions import read_phrases
 from clipself_seg.data.datasets.coco import COCO_DATASETS, COUNTS, require_entries
-from clipself_seg.data.datasets.roots import ADE_150, COCO, MINI, DataRoot
+from clipself_seg.data.datasets.roots import ADE_150, CITYSCAPES, COCO, MINI, VISTAS, DataRoot
 from clipself_seg.data.records import Record, category_labels, panoptic_records
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError, MissingFiles, nearest
@@ -82,6 +82,9 @@ class PanopticFiles(NamedTuple):
         evaluator: Detectron2's evaluator_type.
         official_count: number of images of the official split; None where there is no official split.
         covered_stuff: whether the file may list stuff that things cover entirely, as ADE20K's does.
+        image_name: name of an image below `images`, with {id} for its id and {city} for the part of that before
+            the first "_"; "" where `panoptic_json` has the names.
+        label_map_name: name of a label map below `sem_seg_root`, likewise; "" where it is that of the PNG.
     """
 
     root: DataRoot
@@ -98,6 +101,8 @@ class PanopticFiles(NamedTuple):
     evaluator: str = "coco_panoptic_seg"
     official_count: int | None = None
     covered_stuff: bool = False
+    image_name: str = ""
+    label_map_name: str = ""
 
     def path(self, relative: str) -> Path:
         """Path on this machine of one of the paths above, with the root that the environment names now."""
@@ -156,6 +161,47 @@ def _ade(split: str, folder: str, count: int) -> PanopticFiles:
     )
 
 
+def _cityscapes(split: str, count: int) -> PanopticFiles:
+    truth = "cityscapes/gtFine"
+    command = f"clipself-seg data prepare cityscapes_panoptic --splits {split}"
+    return PanopticFiles(
+        CITYSCAPES,
+        f"cityscapes/leftImg8bit/{split}",
+        f"{truth}/cityscapes_panoptic_{split}.json",
+        f"{truth}/cityscapes_panoptic_{split}",
+        "openseg_cityscapes_19",
+        f"{truth}/{split}",
+        f"{truth}/cityscapes_instances_{split}.json",
+        prepare=command,
+        prepare_sem_seg=command,
+        evaluator="cityscapes_panoptic_seg",
+        official_count=count,
+        # The JSON that cityscapesscripts writes has names that no image has.
+        image_name="{city}/{id}_leftImg8bit.png",
+        label_map_name="{city}/{id}_gtFine_labelTrainIds.png",
+    )
+
+
+def _vistas(folder: str, count: int) -> PanopticFiles:
+    vistas = f"mapillary_vistas/{folder}"
+    command = f"clipself-seg data prepare mapillary_vistas --splits {folder}"
+    return PanopticFiles(
+        VISTAS,
+        f"{vistas}/images",
+        f"{vistas}/panoptic/panoptic_2018.json",
+        f"{vistas}/panoptic",
+        "mapillary_vistas_65",
+        f"{vistas}/labels_detectron2",
+        f"{vistas}/instances_detectron2.json",
+        prepare=command,
+        prepare_sem_seg=command,
+        evaluator="mapillary_vistas_panoptic_seg",
+        official_count=count,
+        image_name="{id}.jpg",
+        label_map_name="{id}.png",
+    )
+
+
 def _mini(world: str, split: str, vocabulary: str) -> PanopticFiles:
     command = "clipself-seg data mini-world"
     return PanopticFiles(
@@ -177,6 +223,11 @@ PANOPTIC_DATASETS: dict[str, PanopticFiles] = {
     **{f"coco_2017_{split}_panoptic_with_sem_seg": _coco(split) for split in ("train", "val")},
     "ade20k_panoptic_train": _ade("train", "training", 20210),
     "ade20k_panoptic_val": _ade("val", "validation", 2000),
+    # Detectron2's own name, which its catalogue has already, and Mask2Former's.
+    "cityscapes_fine_panoptic_train": _cityscapes("train", 2975),
+    "cityscapes_fine_panoptic_val": _cityscapes("val", 500),
+    "mapillary_vistas_panoptic_train": _vistas("training", 18000),
+    "mapillary_vistas_panoptic_val": _vistas("validation", 2000),
     **{
         f"{world}_{split}_panoptic_with_sem_seg": _mini(world, split, world)
         for world in ("mini", "mini2")
@@ -247,10 +298,21 @@ def panoptic_set_records(name: str, tasks: Collection[str] = ("panoptic",)) -> l
         if "captions" in tasks:
             record["captions"] = phrases.get(record["image_id"], [])
         record["covered_stuff"] = files.covered_stuff
+        if files.image_name:
+            name_of_image = _named(files.image_name, record["image_id"])
+            record["file_name"] = str(files.path(files.images) / name_of_image)
         if files.sem_seg_root:
-            stem = Path(record["pan_seg_file_name"]).stem
-            record["sem_seg_file_name"] = str(files.path(files.sem_seg_root) / f"{stem}.png")
+            label_map = f"{Path(record['pan_seg_file_name']).stem}.png"
+            if files.label_map_name:
+                label_map = _named(files.label_map_name, record["image_id"])
+            record["sem_seg_file_name"] = str(files.path(files.sem_seg_root) / label_map)
     return records
+
+
+def _named(pattern: str, image_id: Any) -> str:
+    """A pattern of `PanopticFiles` with the id of an image, and its city, put in."""
+    city = str(image_id).partition("_")[0]
+    return pattern.replace("{city}", city).replace("{id}", str(image_id))
 
 
 def _check_files(name: str, files: PanopticFiles, tasks: Collection[str]) -> None:

@@ -74,6 +74,14 @@ ADE_150 = AdeRoot(
 ADE_847 = _benchmark(
     "unpack the full data set ADE20K_2021_17_01 of https://ade20k.csail.mit.edu there"
 )
+CITYSCAPES = _benchmark(
+    "unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of https://www.cityscapes-dataset.com, "
+    "which asks for an account, into the folder cityscapes there"
+)
+VISTAS = _benchmark(
+    "unpack Mapillary Vistas v1.2 of https://www.mapillary.com/dataset/vistas, which asks for an account, into "
+    "the folder mapillary_vistas there, so that it has training and validation"
+)
 PASCAL_CONTEXT = _benchmark(
     "unpack VOCtrainval_03-May-2010.tar of http://host.robots.ox.ac.uk/pascal/VOC/voc2010 there, "
     "and PASCAL Context's files into VOCdevkit/VOC2010"

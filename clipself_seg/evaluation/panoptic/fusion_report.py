@@ -24,6 +24,8 @@ Grid = Sequence[Sequence[float | None]]
 TITLES = {
     "coco_2017_val_panoptic_with_sem_seg": "COCO",
     "ade20k_panoptic_val": "ADE20K",
+    "cityscapes_fine_panoptic_val": "Cityscapes",
+    "mapillary_vistas_panoptic_val": "Mapillary Vistas",
     "mini_val_panoptic_with_sem_seg": "mini",
     "mini2_val_panoptic_with_sem_seg": "mini2",
 }

@@ -22,6 +22,7 @@ from clipself_seg.data.vocabulary import load_vocabulary, seen_by_synonym
 from clipself_seg.errors import InputError
 
 COCO, ADE = "coco_2017_val_panoptic_with_sem_seg", "ade20k_panoptic_val"
+CITYSCAPES, VISTAS = "cityscapes_fine_panoptic_val", "mapillary_vistas_panoptic_val"
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_names_are_in_the_catalogue_once_and_detectron2s_own_are_left_alone():
 
 @pytest.mark.parametrize(
     "name, classes, things",
-    [(COCO, 133, 80), (ADE, 150, 100), ("mini_train_base_panoptic", 32, 24)],
+    [(COCO, 133, 80), (ADE, 150, 100), (VISTAS, 65, 37), ("mini_train_base_panoptic", 32, 24)],
 )
 def test_metadata_has_all_classes_and_the_things_among_them(name, classes, things):
     metadata, files = MetadataCatalog.get(name), panoptic_dataset(name)
@@ -73,12 +74,41 @@ def test_things_of_coco_are_numbered_from_0_and_those_of_ade_keep_their_place():
     assert list(of_ade)[:4] == [7, 8, 10, 12] and list(of_ade)[-1] == 149
 
 
-def test_the_vocabularies_have_the_published_overlap_with_training():
+@pytest.mark.parametrize(
+    "name, classes, texts, seen, things, seen_things",
+    [
+        (COCO, 133, 254, 133, 80, 80),
+        (ADE, 150, 403, 64, 100, 44),
+        (CITYSCAPES, 19, 60, 17, 8, 7),
+        # The published list has 153 texts.
+        (VISTAS, 65, 135, 26, 37, 13),
+    ],
+)
+def test_vocabularies_have_the_published_sizes_and_overlap_with_training(
+    name, classes, texts, seen, things, seen_things
+):
     train = load_vocabulary(panoptic_dataset(COCO).vocabulary)
-    ade = load_vocabulary(panoptic_dataset(ADE).vocabulary)
-    assert seen_by_synonym(train, train).sum() == 133
-    seen = seen_by_synonym(ade, train)
-    assert seen.sum() == 64 and (seen & ade.thing).sum() == 44
+    words = load_vocabulary(panoptic_dataset(name).vocabulary)
+    shown = seen_by_synonym(words, train)
+    assert len(words) == classes and sum(len(entry.names) for entry in words.classes) == texts
+    assert (shown.sum(), words.thing.sum(), (shown & words.thing).sum()) == (
+        seen,
+        things,
+        seen_things,
+    )
+    if name == CITYSCAPES:
+        assert [words.names[index] for index in np.flatnonzero(~shown)] == ["pole", "rider"]
+
+
+def test_cityscapes_classes_are_detectron2s_in_number_order_and_kind():
+    words = load_vocabulary(panoptic_dataset(CITYSCAPES).vocabulary)
+    metadata = MetadataCatalog.get(CITYSCAPES)
+    things, stuff = (
+        metadata.get(f"{kind}_dataset_id_to_contiguous_id") for kind in ("thing", "stuff")
+    )
+    assert words.dataset_id_to_index == things | stuff
+    assert set(things.values()) == set(np.flatnonzero(words.thing).tolist())
+    assert words.names == tuple(metadata.stuff_classes)
 
 
 def test_records_name_everything_and_keep_the_files_category_ids(mini_root):

@@ -1,0 +1,62 @@
+"""Cityscapes and Mapillary Vistas by their names in DATASETS.TEST: perfect outputs get 100 of every task."""
+
+from __future__ import annotations
+
+import pytest
+
+from clipself_seg.data.prepare.cityscapes import prepare_cityscapes
+from clipself_seg.data.prepare.common import Options
+from clipself_seg.data.prepare.vistas import prepare_vistas
+from clipself_seg.errors import InputError
+from tests.evaluation.panoptic.test_evaluation import Spoiler, evaluation
+from tests.street_worlds import CITY, write_city_image, write_vistas_image
+
+TRAINED = ("TEST.TRAIN_VOCABULARY", "openseg_coco_panoptic_133")
+CITYSCAPES, VISTAS = "cityscapes_fine_panoptic_val", "mapillary_vistas_panoptic_val"
+
+
+@pytest.fixture
+def streets(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    for number, city in enumerate(("aachen", "bonn")):
+        write_city_image(tmp_path, f"{city}_00000{number}_000019", values=CITY[:: 1 - 2 * number])
+    write_vistas_image(tmp_path)
+    return tmp_path
+
+
+def evaluated(folder, model, name):
+    options = ("DATASETS.TEST", (name,), "TEST.PANOPTIC.ROWS", ("generator", "fused"), *TRAINED)
+    return evaluation(folder, *options)(model)[name]
+
+
+@pytest.mark.parametrize(
+    "name, prepare, split, images, classes, seen",
+    [
+        # Road and persons are seen; pole and rider are not; of cars there is but a crowd, which counts for nothing.
+        (CITYSCAPES, prepare_cityscapes, "val", 2, 4, 2),
+        (VISTAS, prepare_vistas, "validation", 1, 4, 4),
+    ],
+)
+def test_the_truth_itself_is_100_in_pq_ap_and_miou(
+    streets, name, prepare, split, images, classes, seen
+):
+    prepare(Options(streets), [split])
+    truth = evaluated(streets, Spoiler(), name)["generator"]
+    assert {truth[key] for key in ("PQ", "SQ", "RQ", "PQ_th", "PQ_st", "mIoU")} == {100}
+    assert truth["AP"] == pytest.approx(100) and truth["images"] == images
+    assert (truth["classes"], truth["classes_seen"]) == (classes, seen)
+
+
+def test_exponents_of_seen_and_unseen_classes_are_told_apart(streets):
+    """The spoiler loses segments of seen and of unseen classes by alpha and beta."""
+    prepare_cityscapes(Options(streets), ["val"])
+    model = Spoiler()
+    model.exponents = (0.0, 1.0)
+    fused = evaluated(streets, model, CITYSCAPES)["fused"]
+    assert (fused["PQ_seen"], fused["PQ_unseen"], fused["AP-unseen"]) == (100, 0, 0)
+
+
+@pytest.mark.parametrize("name, command", [(CITYSCAPES, "cityscapes_pan"), (VISTAS, "mapillary_v")])
+def test_an_archive_that_is_not_prepared_names_the_command(streets, name, command):
+    with pytest.raises(InputError, match=f"run `clipself-seg data prepare {command}"):
+        evaluation(streets, "DATASETS.TEST", (name,), *TRAINED).check(Spoiler())

@@ -8,8 +8,8 @@ from detectron2.config import CfgNode
 def add_numbers_keys(cfg: CfgNode) -> None:
     """Add ``TEST.NUMBERS`` to `cfg`. A task that does not measure one of them refuses its key."""
     numbers = cfg.TEST.NUMBERS = CfgNode()
-    # Credit for near misses, by the similarity of the true and the predicted class (Open mIoU, Open PQ): "wordnet"
-    # is the table that is shipped for the vocabulary, or a file of clipself-seg data similarity; "" measures neither.
+    # Credit for near misses, by the similarity of the true and the predicted class (Open mIoU, PQ and AP): "wordnet"
+    # is the table that is shipped for the vocabulary, or a file of clipself-seg data similarity; "" measures none.
     numbers.SIMILARITY = ""
     # IoU of the pixels near the edge of their class alone (Boundary IoU).
     numbers.BOUNDARY = False

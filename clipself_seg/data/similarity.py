@@ -1,7 +1,7 @@
 """How alike the classes of a vocabulary are: tables of distances in WordNet, shipped as small JSON files.
 
 A file has "distances": those of each pair of classes (0, 1), (0, 2) ... (1, 2) ..., a byte each, compressed by
-zlib and written in base 85. They are of `wordnet.class_distances`, and a similarity is 1 / (1 + distance).
+xz and written in base 85. They are of `wordnet.class_distances`, and a similarity is 1 / (1 + distance).
 
 Legend: K classes.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import zlib
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from clipself_seg.files import read_json, write_json
 FOLDER = VOCABULARIES / "similarity"
 SHIPPED = "wordnet"  # stands for the table that is shipped for a vocabulary
 KEYS = {"vocabulary", "classes", "names", "source", "licence", "distances"}
+FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 20}]
+MEMORY = 16 << 20  # bytes that unpacking may take beside what it gives
 LICENCE = "WordNet 3.0 license, Copyright 2006 by Princeton University"
 
 
@@ -79,7 +81,7 @@ def write_similarity(
         "names": names_hash(vocabulary),
         "source": source,
         "licence": LICENCE,
-        "distances": base64.b85encode(zlib.compress(upper.tobytes(), 9)).decode(),
+        "distances": base64.b85encode(lzma.compress(upper.tobytes(), filters=FILTERS)).decode(),
     }
     write_json(path, content)
 
@@ -93,10 +95,10 @@ def names_hash(vocabulary: Vocabulary) -> str:
 def _unpacked(packed: Any, num_classes: int, path: Path) -> np.ndarray:
     """Distances (K, K) of the text in a file, of which no more is unpacked than the classes need."""
     rows, columns = np.triu_indices(num_classes, 1)
-    reader = zlib.decompressobj()
     try:
+        reader = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MEMORY)
         content = reader.decompress(base64.b85decode(packed), len(rows) + 1)
-    except (ValueError, TypeError, zlib.error):
+    except (ValueError, TypeError, EOFError, lzma.LZMAError):
         content = b""
     if len(content) != len(rows):
         raise InputError(

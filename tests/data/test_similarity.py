@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import lzma
 import zlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from clipself_seg.data.similarity import (
     similarity_of,
     write_similarity,
 )
+from clipself_seg.data.vocabulary import FOLDER as VOCABULARIES
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.data.wordnet import UNKNOWN
 from clipself_seg.errors import InputError
@@ -44,8 +47,8 @@ def test_similarity_of_distances():
     assert similarity_of(np.array([0, 1, 3, UNKNOWN])).tolist() == [1, 0.5, 0.25, 0]
 
 
-def pack(content):
-    return base64.b85encode(zlib.compress(content)).decode()
+def pack(content, compress=lzma.compress):
+    return base64.b85encode(compress(content)).decode()
 
 
 @pytest.mark.parametrize(
@@ -56,6 +59,8 @@ def pack(content):
         ({"distances": pack(b"12")}, "not those of 3 classes"),
         # A bomb is not unpacked beyond what three classes need.
         ({"distances": pack(bytes(1 << 24))}, "not those of 3 classes"),
+        ({"distances": pack(b"12", zlib.compress)}, "not those of 3 classes"),
+        ({"distances": pack(b"1", partial(lzma.compress, preset=9))}, "not those of 3 classes"),
         ({"distances": "nothing"}, "not those of 3 classes"),
         ({"distances": 7}, "not those of 3 classes"),
     ],
@@ -72,6 +77,12 @@ def test_what_is_no_table_is_refused_with_the_command(table):
         load_similarity(str(table), WORDS)
     with pytest.raises(InputError, match='no table.*"words": make one'):
         load_similarity(SHIPPED, WORDS)
+
+
+def test_every_shipped_vocabulary_has_a_table():
+    assert {path.name for path in VOCABULARIES.glob("*.json")} == {
+        path.name for path in FOLDER.glob("*.json")
+    }
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)

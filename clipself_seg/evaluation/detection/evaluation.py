@@ -42,7 +42,7 @@ from clipself_seg.models.protocol import DetectionModel, reading_of
 
 logger = logging.getLogger(__name__)
 
-MEASURED = ("synonyms",)
+MEASURED = ("similarity", "synonyms")
 
 # What the numbers of a data set count, for the files of a run.
 LIMIT_TEXTS = {
@@ -160,7 +160,7 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
         data = self._data(name)
         batches = functools.partial(evaluation_batches, data.records, self.mapper, self.workers)
         model.set_vocabulary(data.vocabulary, seen=data.seen)
-        yield Pass(batches(), self._evaluator(name, self.output_dir))
+        yield Pass(batches(), self._evaluator(name, self.output_dir, data.similarity))
         renamed = renamed_vocabularies(data.vocabulary, self.extras.synonyms, name)
         for number, vocabulary in enumerate(renamed, 1):
             logger.info("synonym test, vocabulary %d of %d:", number, len(renamed))
@@ -168,7 +168,9 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
             model.set_vocabulary(vocabulary, seen=data.seen)
             yield Pass(batches(), self._evaluator(name, None))
 
-    def _evaluator(self, name: str, output_dir: Path | None) -> DetectionEvaluator:
+    def _evaluator(
+        self, name: str, output_dir: Path | None, similarity: np.ndarray | None = None
+    ) -> DetectionEvaluator:
         data = self._data(name)
         return DetectionEvaluator(
             dataset_name=name,
@@ -177,6 +179,7 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
             tasks=self.tasks,
             limits=self.limits,
             seen=data.seen,
+            similarity=similarity,
             output_dir=output_dir,
         )
 
@@ -228,12 +231,14 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
             by_order=files.by_order,
         )
         if self.own_split and None not in (entry.seen for entry in vocabulary.classes):
-            return _DetectionData(vocabulary, records, truth, vocabulary.seen, OWN_SPLIT)
-        if not self.train_vocabulary:
-            return _DetectionData(vocabulary, records, truth, None, "not known")
-        seen = seen_in_training(vocabulary, load_vocabulary(self.train_vocabulary))
-        split = f"those that share a name with a seen class of {self.train_vocabulary}"
-        return _DetectionData(vocabulary, records, truth, seen, split)
+            seen, split = vocabulary.seen, OWN_SPLIT
+        elif self.train_vocabulary:
+            seen = seen_in_training(vocabulary, load_vocabulary(self.train_vocabulary))
+            split = f"those that share a name with a seen class of {self.train_vocabulary}"
+        else:
+            seen, split = None, "not known"
+        similarity = self.extras.similarity_of(vocabulary)
+        return _DetectionData(vocabulary, records, truth, seen, split, similarity)
 
 
 class _DetectionData(NamedTuple):
@@ -245,6 +250,7 @@ class _DetectionData(NamedTuple):
         truth: its objects.
         seen: (K,) bool, classes that training shows; None if that is not known.
         split: what says which classes are seen.
+        similarity: (K, K) of the classes; None if it is not asked for.
     """
 
     vocabulary: Vocabulary
@@ -252,6 +258,7 @@ class _DetectionData(NamedTuple):
     truth: DetectionGroundTruth
     seen: np.ndarray | None
     split: str
+    similarity: np.ndarray | None = None
 
 
 def seen_in_training(vocabulary: Vocabulary, trained: Vocabulary) -> np.ndarray:

@@ -25,13 +25,17 @@ from clipself_seg.evaluation.detection.detections import (
 )
 from clipself_seg.evaluation.detection.ground_truth import DetectionGroundTruth
 from clipself_seg.evaluation.detection.numbers import (
+    FREQUENCIES,
     LIMITS,
+    LVIS_LIMIT,
     coco_numbers,
     detection_quality,
     lvis_numbers,
     split_numbers,
 )
+from clipself_seg.evaluation.detection.open_images import detection_images
 from clipself_seg.evaluation.detection.report import run_table, write_class_csv
+from clipself_seg.evaluation.open_ap import open_ap_results, open_precision
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +56,7 @@ class DetectionEvaluator(DatasetEvaluator):
         tasks: Sequence[str] = ("boxes",),
         limits: str = "detectron2",
         seen: np.ndarray | None = None,
+        similarity: np.ndarray | None = None,
         output_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         """
@@ -62,6 +67,7 @@ class DetectionEvaluator(DatasetEvaluator):
             tasks: what is compared, out of `KINDS`.
             limits: how many detections COCO's numbers count, out of `LIMITS`.
             seen: (K,) bool, classes that training shows; None splits nothing.
+            similarity: (K, K) in [0, 1] for Open AP; None measures none.
             output_dir: folder where the main process writes `detections_<data set>.json` in COCO's
                 results format, and for each task `<task>_classes_<data set>.csv`; None writes nothing.
 
@@ -77,6 +83,7 @@ class DetectionEvaluator(DatasetEvaluator):
         self.tasks = tuple(tasks)
         self.limits = limits
         self.seen = None if seen is None else np.asarray(seen, dtype=bool)
+        self.similarity = similarity
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.reset()
 
@@ -118,7 +125,8 @@ class DetectionEvaluator(DatasetEvaluator):
 
         Returns:
             "bbox" for the task "boxes" and "segm" for "masks" -> "images" and the numbers of `coco_numbers`,
-            or of `lvis_numbers` for a federated data set, and of `split_numbers`. The same in every process.
+            or of `lvis_numbers` for a federated data set, of `split_numbers`, and if a similarity is given of
+            `open_ap_results`. The same in every process.
 
         Raises:
             InputError: images are missing, or masks have another size than the file states (in every
@@ -153,7 +161,21 @@ class DetectionEvaluator(DatasetEvaluator):
             path = self.output_dir / f"{task}_classes_{self.dataset_name}.csv"
             write_class_csv(path, self.vocabulary, quality, self.seen)
             logger.info("numbers of each class in %s", path)
-        return results | split_numbers(quality, self.seen)
+        results |= split_numbers(quality, self.seen)
+        return results | self._open_ap(task, predicted)
+
+    def _open_ap(self, task: str, predicted: Mapping[Any, ImageDetections]) -> dict[str, float]:
+        if self.similarity is None:
+            return {}
+        truth = self.ground_truth
+        limits = LIMITS[self.limits] if truth.federated is None else (LVIS_LIMIT,)
+        limit = 100 if 100 in limits else limits[-1]  # that of AP
+        images = detection_images(truth, predicted, KINDS[task])
+        groups = {} if self.seen is None else {"-seen": self.seen, "-unseen": ~self.seen}
+        if truth.federated is not None:
+            frequencies = np.array([entry.frequency for entry in self.vocabulary.classes])
+            groups |= {one: frequencies == one for one in FREQUENCIES}
+        return open_ap_results(open_precision(images, self.similarity, limit), groups)
 
 
 def check_choices(tasks: Sequence[str], limits: str) -> None:

@@ -31,7 +31,10 @@ from clipself_seg.evaluation.instances.numbers import (
     instance_results,
     write_instance_csv,
 )
+from clipself_seg.evaluation.instances.open_images import instance_images
+from clipself_seg.evaluation.open_ap import open_ap_results, open_precision
 
+LIMIT = 100  # instances of a class in an image that COCO's AP counts
 logger = logging.getLogger(__name__)
 
 
@@ -49,6 +52,7 @@ class InstanceAPEvaluator(DatasetEvaluator):
         vocabulary: Vocabulary,
         ground_truth: InstanceGroundTruth,
         seen: np.ndarray | None = None,
+        similarity: np.ndarray | None = None,
         output_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         """
@@ -57,6 +61,7 @@ class InstanceAPEvaluator(DatasetEvaluator):
             vocabulary: K classes of the data set; it says which are things.
             ground_truth: instances of the data set; each of its images has to be evaluated.
             seen: (K,) bool, classes of the training vocabulary; None splits nothing.
+            similarity: (K, K) in [0, 1] for Open AP; None measures none.
             output_dir: folder where the main process writes `instance_classes_<data set>.csv`;
                 None writes nothing.
 
@@ -69,6 +74,7 @@ class InstanceAPEvaluator(DatasetEvaluator):
         self.vocabulary = vocabulary
         self.ground_truth = ground_truth
         self.seen = None if seen is None else np.asarray(seen, dtype=bool)
+        self.similarity = similarity
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.reset()
 
@@ -112,7 +118,8 @@ class InstanceAPEvaluator(DatasetEvaluator):
         """Merge all processes and compare.
 
         Returns:
-            {"segm": numbers of `instance_results` and "images"}, the same in every process.
+            {"segm": numbers of `instance_results`, "images", and with a similarity those of `open_ap_results`}, the
+            same in every process.
 
         Raises:
             InputError: images are missing, or masks have another size than the file states (in
@@ -126,6 +133,10 @@ class InstanceAPEvaluator(DatasetEvaluator):
         logger.info('comparing the instances of %d images of "%s"', len(order), self.dataset_name)
         quality = instance_quality(self.ground_truth, predicted, self.vocabulary)
         results = {"images": float(len(order))} | instance_results(quality, self.seen)
+        if self.similarity is not None:
+            images = instance_images(self.ground_truth, predicted, self.vocabulary)
+            groups = {} if self.seen is None else {"-seen": self.seen, "-unseen": ~self.seen}
+            results |= open_ap_results(open_precision(images, self.similarity, LIMIT), groups)
         shown = {key: f"{value:.1f}" for key, value in results.items() if key.startswith("AP")}
         table = tabulate([shown.values()], list(shown), disable_numparse=True)
         logger.info('Instance masks of "%s" in percent:\n%s', self.dataset_name, table)

@@ -304,6 +304,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             vocabulary=truth.vocabulary,
             ground_truth=truth.instances,
             seen=truth.seen,
+            similarity=truth.similarity if folder else None,
             output_dir=folder,
         )
 

@@ -49,6 +49,7 @@ RUN_COLUMNS = {
     "seen mIoU": "mIoU-seen",
     "unseen mIoU": "mIoU-unseen",
     "open PQ": "Open-PQ",
+    "open mAP": "Open-AP",
     "open mIoU": "Open-mIoU",
     "boundary mIoU": "Boundary-mIoU",
     "naming": "naming",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 
+import numpy as np
 import pytest
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -13,7 +14,9 @@ from torch import nn
 
 from clipself_seg.config import add_clipself_seg_config
 from clipself_seg.data.datasets.detection import detection_dataset
+from clipself_seg.data.similarity import write_similarity
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
+from clipself_seg.data.wordnet import UNKNOWN
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.detection.evaluation import DetectionEvaluation, seen_in_training
 from clipself_seg.models.protocol import Classes
@@ -142,6 +145,28 @@ def test_novel_classes_of_a_training_vocabulary_are_not_seen():
         "t", (VocabularyClass(("cat",), 1, seen=False), VocabularyClass(("cow",), 2, seen=True))
     )
     assert seen_in_training(WORDS, trained).tolist() == [False, False, False, True]
+
+
+def test_open_ap_stands_beside_ap_of_every_rule_and_changes_none(datasets):
+    folder, model = datasets
+    plain = evaluation(folder, "TEST.DETECTION.LIMITS", "mmdetection")(model)
+    apart = np.full((4, 4), UNKNOWN, dtype=np.uint8)
+    np.fill_diagonal(apart, 0)
+    # Tables are of names, whatever the vocabulary is called.
+    write_similarity(folder / "apart.json", WORDS, apart, "nothing")
+    options = ("TEST.NUMBERS.SIMILARITY", str(folder / "apart.json"))
+    run = evaluation(folder, "TEST.DETECTION.LIMITS", "mmdetection", *options)
+    run.check(model)
+    results = run(model)
+    assert "open AP50" in run.tables(results)["All data sets in percent"]
+    for name, kinds in plain.items():
+        for kind, numbers in kinds.items():
+            own = results[name][kind]
+            assert {key: own.pop(key) for key in numbers} == numbers
+            keys = {"AP", "AP50"} | {key for key in numbers if key.startswith(("AP-", "APr"))}
+            keys |= {key for key in numbers if key in ("APc", "APf")}
+            assert own.keys() == {f"Open-{key}" for key in keys}
+            assert all(own[f"Open-{key}"] == pytest.approx(numbers[key]) for key in keys)
 
 
 def test_what_would_fail_late_is_refused_early(datasets):

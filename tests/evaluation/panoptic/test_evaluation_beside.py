@@ -52,7 +52,7 @@ def numbers_beside(folder, *options):
     return beside, plain, model, run
 
 
-def test_open_pq_of_classes_that_are_not_alike_is_pq(datasets):
+def test_open_pq_and_ap_of_classes_that_are_not_alike_are_pq_and_ap(datasets):
     words = load_vocabulary(datasets / "words.json")
     apart = np.full((5, 5), UNKNOWN, dtype=np.uint8)
     np.fill_diagonal(apart, 0)
@@ -62,6 +62,8 @@ def test_open_pq_of_classes_that_are_not_alike_is_pq(datasets):
     for fusion, own in plain.items():
         for suffix in ("", "_th", "_st", "_seen", "_unseen"):
             assert numbers[fusion][f"Open-PQ{suffix}"] == own[f"PQ{suffix}"]
+        for suffix in ("", "50", "-seen", "-unseen"):
+            assert numbers[fusion][f"Open-AP{suffix}"] == pytest.approx(own[f"AP{suffix}"])
         assert numbers[fusion]["Open-mIoU"] == pytest.approx(own["mIoU"])
     assert numbers["generator"]["Boundary-mIoU"] == 100 and numbers["clip"]["Boundary-mIoU"] == 0
 

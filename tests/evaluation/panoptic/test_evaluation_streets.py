@@ -8,7 +8,7 @@ from clipself_seg.data.prepare.cityscapes import prepare_cityscapes
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.data.prepare.vistas import prepare_vistas
 from clipself_seg.errors import InputError
-from tests.evaluation.panoptic.test_evaluation import Spoiler, evaluation
+from tests.spoiled_panoptic import Spoiler, evaluation
 from tests.street_worlds import CITY, write_city_image, write_vistas_image
 
 TRAINED = ("TEST.TRAIN_VOCABULARY", "openseg_coco_panoptic_133")

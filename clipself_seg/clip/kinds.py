@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from clipself_seg.clip.convnext import CONVNEXT
 from clipself_seg.clip.eva import EVA
 from clipself_seg.clip.kind import Config, TowerKind
 from clipself_seg.clip.openai_vit import OPENAI_VIT
 from clipself_seg.clip.resnet_kind import RESNET
 
-KINDS: dict[str, TowerKind] = {kind.name: kind for kind in (EVA, OPENAI_VIT, RESNET)}
+KINDS: dict[str, TowerKind] = {kind.name: kind for kind in (EVA, OPENAI_VIT, RESNET, CONVNEXT)}
 
 
 def kind_of(config: Config) -> TowerKind | None:

@@ -1,4 +1,4 @@
-"""Sentences about a class for the text tower: ViLD's 63 templates, OpenAI's 80, a single one."""
+"""Sentences about a class for the text tower: ViLD's 63 templates, FC-CLIP's 14, OpenAI's 80, a single one."""
 
 from __future__ import annotations
 
@@ -156,6 +156,19 @@ OPENAI_80 = (
 )
 
 
+# Those that FC-CLIP (arXiv 2308.02487) took of ViLD's; four of them end without a full stop.
+VILD_14 = (
+    "a photo of a {}.",
+    "This is a photo of a {}",
+    "There is a {} in the scene",
+    "There is the {} in the scene",
+    "a photo of a {} in the scene",
+    *(f"a photo of a {size} {{}}." for size in ("small", "medium", "large")),
+    *(f"This is a photo of a {size} {{}}." for size in ("small", "medium", "large")),
+    *(f"There is a {size} {{}} in the scene." for size in ("small", "medium", "large")),
+)
+
+
 def _with_this_is(template: str) -> str:
     """ViLD makes whole sentences of what begins with an article."""
     return "This is " + template if template.startswith(("a", "the")) else template
@@ -163,6 +176,7 @@ def _with_this_is(template: str) -> str:
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "vild63": tuple(_with_this_is(template) for template in VILD_63),
+    "vild14": VILD_14,
     "openai80": OPENAI_80,
     "single": ("a photo of a {}",),
     "cat_seg": ("A photo of a {} in the scene",),

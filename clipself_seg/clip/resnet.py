@@ -5,19 +5,22 @@ Shapes: B images, N = h * w cells of 32 pixels, C channels of the last stage, E 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import FrozenBatchNorm2d
 
+from clipself_seg.clip.layers import merge_heads, split_heads
 from clipself_seg.clip.linear import linear
 from clipself_seg.clip.positions import patch_grid, resample_positions
 from clipself_seg.clip.resnet_kind import STRIDE
-from clipself_seg.clip.tower import DENSE, ImageTower
+from clipself_seg.clip.tower import DENSE, STEM, ImageTower
 from clipself_seg.errors import InputError
 
 
@@ -29,8 +32,15 @@ class ResNetTower(ImageTower, ModifiedResNet):
     """
 
     conv1: nn.Conv2d
+    bn1: nn.Module
+    act1: nn.Module
     conv2: nn.Conv2d
+    bn2: nn.Module
+    act2: nn.Module
     conv3: nn.Conv2d
+    bn3: nn.Module
+    act3: nn.Module
+    avgpool: nn.AvgPool2d
     layer1: nn.Sequential
     layer2: nn.Sequential
     layer3: nn.Sequential
@@ -69,23 +79,27 @@ class ResNetTower(ImageTower, ModifiedResNet):
                 f"this ResNet embeds images of {self.image_size}x{self.image_size} pixels, got "
                 f"{images.shape[-2]}x{images.shape[-1]}; resize the image or use its dense features"
             )
-        x: Tensor = ModifiedResNet.stem(self, images)
+        x = self.avgpool(self._stem(images))
         for stage in self.blocks:
             x = stage(x)
         return self.attnpool(x)
 
     def features(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
-        """Feature maps by name: ``dense`` (B, E, h, w), the value path, and ``block{i}``, stage i's output.
+        """Feature maps by name: ``dense`` (B, E, h, w), the value path, ``block{i}``, stage i's output, and ``stem``.
 
         Args:
             images: (B, 3, H, W), normalised.
-            names: names of features, ``dense`` or ``block{i}``.
+            names: names of features; ``stem`` is of stride 2, before it is pooled for the first stage.
         """
         wanted = self.check_names(names)
         patch_grid(images, STRIDE)
         maps: dict[str, Tensor] = {}
-        x: Tensor = ModifiedResNet.stem(self, images)
-        for index, stage in enumerate(self.blocks):
+        x = self._stem(images)
+        if STEM in wanted:
+            maps[STEM] = x
+        if self.deepest(wanted) >= 0:
+            x = self.avgpool(x)
+        for index, stage in enumerate(list[Any](self.blocks)[: self.deepest(wanted) + 1]):
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(stage, x, use_reentrant=False)
             else:
@@ -95,6 +109,37 @@ class ResNetTower(ImageTower, ModifiedResNet):
         if DENSE in wanted:
             maps[DENSE] = self._value_path(x)
         return maps
+
+    def _stem(self, images: Tensor) -> Tensor:
+        """Map (B, width, H / 2, W / 2) of the three convolutions before the first stage."""
+        x = self.act1(self.bn1(self.conv1(images)))
+        x = self.act2(self.bn2(self.conv2(x)))
+        return self.act3(self.bn3(self.conv3(x)))
+
+    def pool_cells(self, last_1Dhw: Tensor, cells_Qhw: Tensor) -> Tensor:
+        """As `ImageTower.pool_cells`, by the attention pool that reads these cells alone (FC-CLIP).
+
+        What asks is the mean of all cells of the image, the same for every set; unlike in an image's embedding it is
+        not among what is read, and positions are resized bilinearly. No cell gives the output projection's bias.
+        """
+        pool = self.attnpool
+        grid = (last_1Dhw.shape[2], last_1Dhw.shape[3])
+        first_C, positions_NC = _bilinear_positions(pool.positional_embedding, grid)
+        cells_NC = last_1Dhw[0].flatten(1).T
+        query_1C = pool.q_proj(cells_NC.mean(dim=0, keepdim=True) + first_C)
+        placed_NC = cells_NC + positions_NC
+        keys_NC, values_NC = pool.k_proj(placed_NC), pool.v_proj(placed_NC)
+        query, keys, values = (
+            split_heads(x[None], pool.num_heads) for x in (query_1C, keys_NC, values_NC)
+        )
+        open_QN = cells_Qhw.flatten(1)
+        some_Q1 = open_QN.any(dim=1, keepdim=True)
+        queries = query.expand(-1, -1, len(open_QN), -1)
+        # A row without a cell is NaN in some versions of torch: it reads all of them, and is struck out.
+        attended = F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=open_QN | ~some_Q1
+        )
+        return pool.c_proj(merge_heads(attended)[0] * some_Q1)
 
     def _value_path(self, x_BChw: Tensor) -> Tensor:
         """Dense features (B, E, h, w): value and output projection of the attention pool."""
@@ -109,7 +154,7 @@ class ResNetTower(ImageTower, ModifiedResNet):
         """Channels and stride in pixels of every feature that `features` can return, by name."""
         width = self.conv3.out_channels * 4
         stages = {f"block{i}": (width << i, 4 << i) for i in range(4)}
-        return stages | {DENSE: (self.embed_dim, STRIDE)}
+        return {STEM: (width // 4, 2)} | stages | {DENSE: (self.embed_dim, STRIDE)}
 
     def layer_groups(self) -> dict[str, list[nn.Parameter]]:
         """Ordered partition of the parameters: stem, positions, block0 .. block3, head."""
@@ -122,6 +167,14 @@ class ResNetTower(ImageTower, ModifiedResNet):
             **{f"block{i}": list(stage.parameters()) for i, stage in enumerate(self.blocks)},
             "head": [parameter for linear in linears for parameter in linear.parameters()],
         }
+
+
+def _bilinear_positions(table_LC: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The position of the mean (C,), and those of a grid's cells (N, C), resized from those of the table's square."""
+    side = math.isqrt(len(table_LC) - 1)
+    square_1Chw = table_LC[1:].T.unflatten(1, (side, side))[None]
+    resized = F.interpolate(square_1Chw, grid, mode="bilinear", align_corners=False)
+    return table_LC[0], resized[0].flatten(1).T
 
 
 def _freeze_batch_norms(module: nn.Module) -> None:

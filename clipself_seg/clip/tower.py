@@ -22,6 +22,7 @@ from clipself_seg.clip.training_free import ATTENTIONS, NONE, Attention, attende
 from clipself_seg.errors import InputError, nearest
 
 DENSE = "dense"
+STEM = "stem"  # of a tower of convolutions, what its first stage reads
 QUERIES = "queries"
 KEYS = "keys"
 GATE = "gate"  # group of the gate's parameters
@@ -100,6 +101,21 @@ class ImageTower(nn.Module, abc.ABC):
         """
         raise InputError(f"{type(self).__name__} has no class token: masked attention needs a ViT")
 
+    def pool_cells(self, last_1Dhw: Tensor, cells_Qhw: Tensor) -> Tensor:
+        """Embeddings (Q, E), not normalised, of cells of the last stage, pooled as the tower pools all of an image's.
+
+        Args:
+            last_1Dhw: the last ``block{i}`` of one image.
+            cells_Qhw: boolean; a set may be empty, and has one and the same embedding then.
+
+        Raises:
+            InputError: the tower is a ViT, whose class token has read all cells before.
+        """
+        raise InputError(
+            f"{type(self).__name__} does not pool its last block: MODEL.CLIP_BRANCH.KIND backbone needs a ConvNeXt "
+            "or a ResNet"
+        )
+
     def dense(self, images: Tensor) -> Tensor:
         """Dense features (B, E, h, w), not normalised, of normalised images (B, 3, H, W)."""
         return self.features(images, [DENSE])[DENSE]
@@ -130,7 +146,9 @@ class ImageTower(nn.Module, abc.ABC):
     def deepest(self, names: Iterable[str]) -> int:
         """Index of the last block that the named features need; -1 for no features."""
         last = len(self.blocks) - 1
-        blocks = (int(name[5:]) if name.startswith("block") else last for name in names)
+        blocks = (
+            int(name[5:]) if name.startswith("block") else last for name in names if name != STEM
+        )
         return max(blocks, default=-1)
 
 

@@ -15,6 +15,7 @@ from clipself_seg.errors import InputError
 def test_lists_have_the_published_lengths_and_no_repetition():
     assert {name: len(texts) for name, texts in TEMPLATES.items()} == {
         "vild63": 63,
+        "vild14": 14,
         "openai80": 80,
         "single": 1,
         "cat_seg": 1,
@@ -22,6 +23,12 @@ def test_lists_have_the_published_lengths_and_no_repetition():
         "bare": 1,
     }
     assert all(len(set(texts)) == len(texts) for texts in TEMPLATES.values())
+
+
+def test_fc_clips_fourteen_have_no_full_stop_in_the_second_to_the_fifth():
+    texts = class_prompts("dog", "vild14")
+    assert [text for text in texts if not text.endswith(".")] == texts[1:5]
+    assert texts[0] == "a photo of a dog." and texts[-1] == "There is a large dog in the scene."
 
 
 def test_58_of_the_63_begin_with_this_is():

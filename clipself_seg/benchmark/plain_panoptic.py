@@ -66,9 +66,8 @@ def _predict(generator: MaskGenerator, states: Tensor, mask_features: Tensor) ->
     decoder = generator.sem_seg_head.predictor
     states = decoder.decoder_norm(states)
     masks = torch.einsum("bqc,bchw->bqhw", decoder.mask_embed(states), mask_features)
-    embeddings = decoder.post_mask_embed(states, mask_features, masks)
-    objects = decoder.class_embed(states) if decoder.class_embed is not None else None
-    return QueryPrediction(states, masks, embeddings, objects)
+    embeddings = decoder.embed(states, mask_features, masks)
+    return QueryPrediction(states, masks, embeddings, decoder.objects(states))
 
 
 def plain_masked_attention(branch: MaskedAttention, image: Tensor, mask_logits: Tensor) -> Tensor:

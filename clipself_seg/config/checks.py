@@ -114,6 +114,11 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check("MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO", "in [0, 1]", lambda v: 0 <= v <= 1),
     Check("MODEL.MASK_FORMER.OVERSAMPLE_RATIO", "1 or more", lambda value: 1 <= value < math.inf),
+    Check(
+        "MODEL.MASK_GENERATOR.PADDING",
+        "a grey value from 0 to 255, or -1 for the mean colour of CLIP",
+        lambda value: -1 <= value <= 255,
+    ),
     Check("TEST.WINDOW.OVERLAP", "0 or more, and less than 1", lambda value: 0 <= value < 1),
     Check("SEED", "in [0, 2^32), for every run here is repeatable", lambda v: 0 <= v < 2**32),
     Check("INPUT.REGIONS.CROP_SCALE", "greater than 0", lambda value: value > 0),

@@ -11,13 +11,13 @@ from detectron2.config import CfgNode
 
 # What a key may be, where that is a short list.
 PANOPTIC_CHOICES: dict[str, tuple[str, ...]] = {
-    "MODEL.MASK_GENERATOR.SOURCE": ("pyramid", "diffusion", "disk", "masks"),
-    "MODEL.MASK_GENERATOR.VARIANT": ("caption", "label"),
-    "MODEL.CLIP_BRANCH.KIND": ("dense", "masked_attention"),
+    "MODEL.MASK_GENERATOR.SOURCE": ("pyramid", "diffusion", "clip", "disk", "masks"),
+    "MODEL.MASK_GENERATOR.VARIANT": ("caption", "label", "fcclip"),
+    "MODEL.CLIP_BRANCH.KIND": ("dense", "masked_attention", "backbone"),
     "MODEL.CLIP_BRANCH.ASPECT": ("", "square", "pad"),
     "MODEL.CLIP_BRANCH.BINARISE": ("", "any", "centre", "centre_or_any"),
     "MODEL.CLIP_BRANCH.INTERPOLATION": ("", "bilinear", "bicubic"),
-    "MODEL.CLIP_BRANCH.TEMPLATES": ("odise", "vild63", "openai80"),
+    "MODEL.CLIP_BRANCH.TEMPLATES": ("odise", "vild14", "vild63", "openai80"),
     "MODEL.FUSION.MODE": ("fused", "clip", "generator"),
     "MODEL.FUSION.SOURCE": ("weights", "weights_alpha", "weights_beta", "config"),
     "SOLVER.SCHEDULE": ("cosine", "steps"),
@@ -43,17 +43,19 @@ def add_panoptic_keys(cfg: CfgNode) -> None:
 
 def _add_generator(cfg: CfgNode) -> None:
     generator = cfg.MODEL.MASK_GENERATOR = CfgNode()
-    # Features of the generator: a "pyramid" on CLIP's blocks, Stable "diffusion" (official), or no
-    # generator at all but its outputs, read from "disk", or "masks" that anybody made, which CLIP names.
+    # Features of the generator: a "pyramid" on CLIP's blocks, Stable "diffusion" (official), the stages of a
+    # convolutional "clip" (FC-CLIP), or no generator at all but its outputs, read from "disk", or "masks" that anybody
+    # made, which CLIP names.
     generator.SOURCE = "pyramid"
-    # How void is scored: "caption" has a classifier for it, "label" a text.
+    # How classes and void are scored. ODISE compares at the generator's width: "caption" has a classifier for void,
+    # "label" a text. "fcclip" compares in CLIP's space, and void is a vector there.
     generator.VARIANT = "label"
     # Layers and width of the MLPs of the pixel decoder, points of its attention.
     generator.ENCODER_LAYERS = 6
     generator.ENCODER_HIDDEN = 1024
     generator.POINTS = 4
-    # Grey value, 0 to 255, of the canvas around an image in evaluation. Training pads with 128 whatever
-    # stands here; official is black.
+    # Grey value, 0 to 255, of the canvas around an image in evaluation, or -1 for the mean colour of CLIP, which is
+    # what padding after normalising is (FC-CLIP). Training pads with 128 whatever stands here; official is black.
     generator.PADDING = 0
     # Folder that clipself-seg generator-outputs wrote, for SOURCE "disk"; for SOURCE "masks" one with the masks of
     # each image, in the forms of data/given_masks.py.
@@ -106,7 +108,8 @@ def _add_sources(cfg: CfgNode) -> None:
 
 def _add_scores(cfg: CfgNode) -> None:
     branch = cfg.MODEL.CLIP_BRANCH = CfgNode()
-    # How CLIP reads a mask: "dense" pools dense features (CLIPSelf), "masked_attention" is official.
+    # How CLIP reads a mask: "dense" pools dense features (CLIPSelf), "masked_attention" is official, "backbone" pools
+    # the last stage of SOURCE clip before it is projected (FC-CLIP), which reads the image once for masks and names.
     branch.KIND = "dense"
     # A CLIP of the same architecture for this alone, such as a distilled one; "" is MODEL.CLIP.WEIGHTS.
     branch.WEIGHTS = ""
@@ -122,7 +125,7 @@ def _add_scores(cfg: CfgNode) -> None:
     # Resizing of the image; "" and -1 are the kind's own.
     branch.INTERPOLATION = ""
     branch.ANTIALIAS = -1
-    # Sentences around a class name: "odise" is "a photo of a {}." (official).
+    # Sentences around a class name: "odise" is "a photo of a {}." (official), "vild14" those of FC-CLIP.
     branch.TEMPLATES = "odise"
     fusion = cfg.MODEL.FUSION = CfgNode()
     # Whose scores a model returns: "fused", "clip" or "generator" ("clip" for SOURCE "masks", where there are no
@@ -141,7 +144,7 @@ def _add_scores(cfg: CfgNode) -> None:
     # released 0.5. 0 leaves void to the generator. Of masks that CLIP cannot see VALID_MASK decides (official: all).
     fusion.VOID_DISCOUNT = 0.0
     # Masks that CLIP cannot see keep the generator's scores (official: False, they are fused all the
-    # same).
+    # same). FC-CLIP's ENSEMBLE_ON_VALID_MASK, True for its ResNets.
     fusion.VALID_MASK = True
 
 

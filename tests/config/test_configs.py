@@ -58,13 +58,16 @@ def in_small(name: Path, folder: Path):
         "ZeroShotSegmenter": small_zero_shot,
     }
     small = kinds.get(cfg.MODEL.META_ARCHITECTURE, small_distillation)(cfg)
-    small |= {
-        "MODEL.CLIP.NAME": "ViT-Mini-8",
-        "DATALOADER.NUM_WORKERS": 0,
-        "SOLVER.IMS_PER_BATCH": 2,
-        "SOLVER.MAX_ITER": 1,
-        "OUTPUT_DIR": folder,
-    }
+    small = (
+        {"MODEL.CLIP.NAME": "ViT-Mini-8"}
+        | small
+        | {
+            "DATALOADER.NUM_WORKERS": 0,
+            "SOLVER.IMS_PER_BATCH": 2,
+            "SOLVER.MAX_ITER": 1,
+            "OUTPUT_DIR": folder,
+        }
+    )
     opts = [str(part) for pair in small.items() for part in pair]
     return load_config(ROOT / "configs" / name, opts)
 
@@ -96,8 +99,11 @@ def small_panoptic(cfg) -> dict[str, object]:
     former = "MODEL.MASK_FORMER."
     if cfg.MODEL.MASK_GENERATOR.SOURCE == "masks":
         return small_masks()
+    convolutional = cfg.MODEL.MASK_GENERATOR.SOURCE == "clip"
     return {
+        "MODEL.CLIP.NAME": "ConvNeXt-Mini-32" if convolutional else "ViT-Mini-8",
         "MODEL.CLIP.WEIGHTS": "",
+        **({"MODEL.CLIP_BRANCH.TEMPLATES": "odise"} if convolutional else {}),
         "MODEL.CLIP_BRANCH.WEIGHTS": "",
         "MODEL.DIFFUSION.WEIGHTS": "random-small",
         "MODEL.DIFFUSION.CROP": 64,

@@ -1,10 +1,10 @@
 """CLIP's class scores for the masks of a generator: one embedding a mask, compared with the texts.
 
-There are two readouts of a mask: `MaskedAttention` is ODISE's, `DensePooling` replaces it for a CLIP
-with good dense features (CLIPSelf, Table 6).
+There are three readouts of a mask: `MaskedAttention` is ODISE's, `DensePooling` replaces it for a CLIP
+with good dense features (CLIPSelf, Table 6), `BackbonePooling` is FC-CLIP's, whose CLIP is the generator's backbone.
 
-Shapes: Q queries, S texts, K classes, E embedding width, h x w cells of CLIP's grid, m x n pixels of a
-mask.
+Shapes: Q queries, S texts, K classes, E embedding width, D channels of CLIP's last stage, h x w cells of CLIP's grid,
+m x n pixels of a mask.
 """
 
 from __future__ import annotations
@@ -32,7 +32,71 @@ class ClipBranch(abc.ABC):
     """Computes class logits from an image and mask logits; subclasses implement the readout.
 
     It is no `nn.Module` and does not own its CLIP, so that one CLIP serves every part of a model.
+
+    Attributes:
+        clip: frozen CLIP; its text tower is not used.
+        reads_backbone: whether the last map of a generator's frozen backbone serves it, where that is its CLIP.
     """
+
+    clip: DenseCLIP
+    reads_backbone = False
+
+    @abc.abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Settings that decide the scores beside weights and vocabulary, with defaults filled in."""
+
+    @abc.abstractmethod
+    def size_text(self) -> str:
+        """In words, at what size CLIP reads an image."""
+
+    @torch.no_grad()
+    def score(
+        self,
+        image: Tensor,
+        mask_logits: Tensor,
+        text_SE: Tensor,
+        synonyms: Sequence[int],
+        canvas: tuple[int, int] | None = None,
+        backbone_map: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Class logits of the masks, and which masks have a visible cell.
+
+        Args:
+            image: (3, H, W), RGB in [0, 1], without padding.
+            mask_logits: (Q, m, n) over the canvas, positive inside a mask.
+            text_SE: text embeddings, the synonyms of a class one after another.
+            synonyms: number of texts of each class.
+            canvas: rows and columns in pixels that the masks cover: the image with its padding at
+                the right and bottom. None: the image itself.
+            backbone_map: last map (1, D, h, w) of CLIP over the canvas, where it is there already and is read.
+
+        Returns:
+            Class logits (Q, K), the largest scaled cosine among a class's synonyms; and (Q,) bool,
+            True for masks with at least one visible cell.
+
+        Raises:
+            InputError: the canvas is smaller than the image, or the counts do not fit the texts.
+        """
+        regions_QE, valid = self.embed(image, mask_logits, canvas, backbone_map)
+        scale = similarity_scale(self.clip.logit_scale)
+        return class_logits(regions_QE, text_SE, synonyms, scale), valid
+
+    @abc.abstractmethod
+    def embed(
+        self,
+        image: Tensor,
+        mask_logits: Tensor,
+        canvas: tuple[int, int] | None = None,
+        backbone_map: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Region embeddings (Q, E) of the masks, and (Q,) bool, True for masks with a visible cell.
+
+        The arguments are those of `score`.
+        """
+
+
+class SquareBranch(ClipBranch):
+    """A branch whose CLIP is given the image once more, as a square."""
 
     def __init__(
         self,
@@ -65,8 +129,7 @@ class ClipBranch(abc.ABC):
             ("binarise", binarise, BINARISATIONS),
             ("interpolation", interpolation, INTERPOLATIONS),
         ):
-            if value not in known:
-                raise InputError(f'CLIP branch: no {key} "{value}"; {nearest(value, known)}')
+            _check_choice(key, value, known)
         if input_size < 1 or input_size % clip.patch_size:
             raise InputError(
                 f"CLIP branch: an input of {input_size} pixels is no multiple of the patch of "
@@ -85,6 +148,10 @@ class ClipBranch(abc.ABC):
         names = ("input_size", "aspect", "align_masks", "binarise", "interpolation", "antialias")
         return {"kind": type(self).__name__} | {name: getattr(self, name) for name in names}
 
+    def size_text(self) -> str:
+        """In words, at what size CLIP reads an image."""
+        return f'{self.input_size} x {self.input_size} px ("{self.aspect}")'
+
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of CLIP's grid, (h, w)."""
@@ -92,43 +159,14 @@ class ClipBranch(abc.ABC):
         return cells, cells
 
     @torch.no_grad()
-    def score(
+    def embed(
         self,
         image: Tensor,
         mask_logits: Tensor,
-        text_SE: Tensor,
-        synonyms: Sequence[int],
         canvas: tuple[int, int] | None = None,
+        backbone_map: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Class logits of the masks, and which masks have a visible cell.
-
-        Args:
-            image: (3, H, W), RGB in [0, 1], without padding.
-            mask_logits: (Q, m, n) over the canvas, positive inside a mask.
-            text_SE: text embeddings, the synonyms of a class one after another.
-            synonyms: number of texts of each class.
-            canvas: rows and columns in pixels that the masks cover: the image with its padding at
-                the right and bottom. None: the image itself.
-
-        Returns:
-            Class logits (Q, K), the largest scaled cosine among a class's synonyms; and (Q,) bool,
-            True for masks with at least one visible cell.
-
-        Raises:
-            InputError: the canvas is smaller than the image, or the counts do not fit the texts.
-        """
-        regions_QE, valid = self.embed(image, mask_logits, canvas)
-        scale = similarity_scale(self.clip.logit_scale)
-        return class_logits(regions_QE, text_SE, synonyms, scale), valid
-
-    @torch.no_grad()
-    def embed(
-        self, image: Tensor, mask_logits: Tensor, canvas: tuple[int, int] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Region embeddings (Q, E) of the masks, and (Q,) bool, True for masks with a visible cell.
-
-        The arguments are those of `score`.
-        """
+        """As `ClipBranch.embed`; a backbone's map is of no use here."""
         cells_Qhw = self.cells(mask_logits, (image.shape[1], image.shape[2]), canvas)
         regions = self._readout(self.clip_input(image)[None], cells_Qhw)
         return regions.float(), cells_Qhw.flatten(1).any(dim=1)
@@ -187,7 +225,7 @@ class ClipBranch(abc.ABC):
         """Embeddings (Q, E) of the visible cells of one image (1, 3, S, S)."""
 
 
-class MaskedAttention(ClipBranch):
+class MaskedAttention(SquareBranch):
     """Mask tokens, copies of the class token, that attend to it and to the visible patches (ODISE).
 
     A mask without a visible patch attends to the class token alone, and scores roughly as the whole
@@ -209,7 +247,7 @@ class MaskedAttention(ClipBranch):
         Args:
             clip: frozen CLIP with a ViT.
             input_size: side in pixels of CLIP's square input; None: the size of its image embeddings.
-            aspect, align_masks, binarise, interpolation, antialias: as in `ClipBranch`.
+            aspect, align_masks, binarise, interpolation, antialias: as in `SquareBranch`.
         """
         super().__init__(
             clip,
@@ -225,7 +263,7 @@ class MaskedAttention(ClipBranch):
         return self.clip.visual.masked_attention(images, [cells_Qhw])
 
 
-class DensePooling(ClipBranch):
+class DensePooling(SquareBranch):
     """Mean of the dense features in the visible cells (CLIPSelf).
 
     A mask without a visible cell has the embedding 0 and is not valid. The defaults are those of
@@ -247,7 +285,7 @@ class DensePooling(ClipBranch):
         Args:
             clip: frozen CLIP.
             input_size: side in pixels of CLIP's square input; None: 64 cells.
-            aspect, align_masks, binarise, interpolation, antialias: as in `ClipBranch`.
+            aspect, align_masks, binarise, interpolation, antialias: as in `SquareBranch`.
         """
         super().__init__(
             clip,
@@ -263,8 +301,79 @@ class DensePooling(ClipBranch):
         return self.clip.encode_masks(images, [cells_Qhw])
 
 
+class BackbonePooling(ClipBranch):
+    """What CLIP's own pool makes of the visible cells of its last stage, over the generator's canvas (FC-CLIP).
+
+    Where CLIP is the generator's backbone its map is read as it is: there is no second pass. It needs a ConvNeXt or a
+    ResNet. A mask without a visible cell has an embedding, the same for all such masks, and is not valid.
+    """
+
+    reads_backbone = True
+
+    def __init__(self, clip: DenseCLIP, *, binarise: str = "centre") -> None:
+        """
+        Args:
+            clip: frozen CLIP with a ConvNeXt or a ResNet.
+            binarise: rule that opens a cell for a mask, one of those of `visible_cells`; "centre" is official.
+
+        Raises:
+            InputError: the rule is unknown.
+        """
+        _check_choice("binarise", binarise, BINARISATIONS)
+        self.clip = clip
+        self.binarise = binarise
+
+    def settings(self) -> dict[str, Any]:
+        """Settings that decide the scores beside weights and vocabulary, with defaults filled in."""
+        return {"kind": type(self).__name__, "binarise": self.binarise}
+
+    def size_text(self) -> str:
+        """In words, at what size CLIP reads an image."""
+        return "the image at the generator's size"
+
+    @torch.no_grad()
+    def embed(
+        self,
+        image: Tensor,
+        mask_logits: Tensor,
+        canvas: tuple[int, int] | None = None,
+        backbone_map: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `ClipBranch.embed`; without a backbone's map CLIP reads the image, padded with its mean colour."""
+        covered = canvas or (image.shape[1], image.shape[2])
+        if backbone_map is None:
+            backbone_map = self._last_map(image, covered)
+        patch = self.clip.patch_size
+        grid = (backbone_map.shape[2], backbone_map.shape[3])
+        cells_Qhw = visible_cells(
+            mask_logits,
+            grid,
+            patch,
+            fraction=(grid[0] * patch / covered[0], grid[1] * patch / covered[1]),
+            shown=covered,
+            binarise=self.binarise,
+        )
+        regions = self.clip.visual.pool_cells(backbone_map, cells_Qhw)
+        return regions.float(), cells_Qhw.flatten(1).any(dim=1)
+
+    def _last_map(self, image: Tensor, covered: tuple[int, int]) -> Tensor:
+        """Last map (1, D, h, w) of CLIP over the canvas that masks cover."""
+        height, width = (side + -side % self.clip.patch_size for side in covered)
+        padding = (0, width - image.shape[2], 0, height - image.shape[1])
+        pixels = F.pad(self.clip.normalise(image.float())[None], padding)
+        tower = self.clip.visual
+        name = f"block{len(tower.blocks) - 1}"
+        return tower.features(pixels, [name])[name]
+
+
+def _check_choice(key: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise InputError(f'CLIP branch: no {key} "{value}"; {nearest(value, known)}')
+
+
 # Names of the branches in a configuration.
-CLIP_BRANCHES: dict[str, type[MaskedAttention] | type[DensePooling]] = {
+CLIP_BRANCHES: dict[str, type[ClipBranch]] = {
     "masked_attention": MaskedAttention,
     "dense": DensePooling,
+    "backbone": BackbonePooling,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,11 +12,13 @@ from torch import nn
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import clip_from_config, load_as_configured
 from clipself_seg.clip.text import same_text_tower
+from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.config.panoptic import OF_WEIGHTS
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.clip_branches import CLIP_BRANCHES, ClipBranch
 from clipself_seg.heads.panoptic.mask_generator import GeneratorSizes, MaskGenerator
+from clipself_seg.heads.panoptic.mask_generator.clip_stages import CLIPStages
 from clipself_seg.heads.panoptic.mask_generator.pyramid import CLIPPyramid
 from clipself_seg.heads.panoptic.mask_losses import LossSettings, MaskCriterion
 from clipself_seg.heads.panoptic.matching import TermWeights
@@ -106,6 +109,9 @@ def build_branch(cfg: CfgNode, clip: DenseCLIP) -> ClipBranch:
         "interpolation": keys.INTERPOLATION or None,
         "antialias": None if keys.ANTIALIAS < 0 else bool(keys.ANTIALIAS),
     }
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if keys.KIND == "backbone":
+        _require_backbone_alone(cfg, clip, chosen)
     own: DenseCLIP = clip
     if keys.WEIGHTS and keys.WEIGHTS != cfg.MODEL.CLIP.WEIGHTS:
         own = load_as_configured(cfg, cfg.MODEL.CLIP.NAME, keys.WEIGHTS)
@@ -120,11 +126,34 @@ def build_branch(cfg: CfgNode, clip: DenseCLIP) -> ClipBranch:
             )
         own.text = clip.text
     kind: Any = CLIP_BRANCHES[keys.KIND]
-    return kind(own, **{name: value for name, value in given.items() if value is not None})
+    return kind(own, **chosen)
+
+
+def _require_backbone_alone(cfg: CfgNode, clip: DenseCLIP, chosen: Mapping[str, Any]) -> None:
+    """Refuse settings of a second pass, and of a CLIP of the branch's own beside the backbone's."""
+    for name in chosen:
+        if name != "binarise":
+            raise InputError(
+                f"MODEL.CLIP_BRANCH.{name.upper()} is set, and KIND backbone reads the generator's canvas as it is: "
+                "leave it at its default"
+            )
+    own = cfg.MODEL.CLIP_BRANCH.WEIGHTS
+    if own and own != cfg.MODEL.CLIP.WEIGHTS:
+        raise InputError(
+            f"MODEL.CLIP_BRANCH.WEIGHTS is {own}, and KIND backbone reads the features of MODEL.CLIP.WEIGHTS: leave "
+            "it empty, or take another KIND"
+        )
+    if isinstance(clip.visual, TransformerTower):
+        raise InputError(
+            f"MODEL.CLIP_BRANCH.KIND backbone needs a ConvNeXt or a ResNet, MODEL.CLIP.NAME is {clip.name}: take "
+            "KIND dense"
+        )
 
 
 def build_source(cfg: CfgNode, clip: DenseCLIP) -> nn.Module:
     """Builds the source of the mask generator's features."""
+    if cfg.MODEL.MASK_GENERATOR.SOURCE == "clip":
+        return CLIPStages(clip)
     if cfg.MODEL.MASK_GENERATOR.SOURCE == "pyramid":
         pyramid = cfg.MODEL.PYRAMID
         return CLIPPyramid(clip, blocks=pyramid.BLOCKS, channels=pyramid.CHANNELS)

@@ -71,7 +71,7 @@ def _grounding(
     phrases = [phrase for s in samples for phrase in (s["words"] or [""] * count)]
     texts = generator.text_head(model.generator_bank.embed_raw(phrases, keep=False))
     texts = texts.unflatten(0, (len(samples), -1))
-    scale = generator.sem_seg_head.predictor.post_mask_embed.scale
+    scale = generator.sem_seg_head.predictor.scale
     losses = [grounding_loss(p.embeddings, texts, valid, scale) for p in predictions]
     suffixes = [*(f"_{i}" for i in range(len(losses) - 1)), ""]
     return {

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
@@ -27,13 +26,14 @@ from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.precision import autocast
 from clipself_seg.data.given_masks import MaskFolder, image_name
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
+from clipself_seg.data.vocabulary import Vocabulary, class_names
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
 from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.class_logits import only_classes
 from clipself_seg.heads.panoptic.clip_branches import ClipBranch
 from clipself_seg.heads.panoptic.mask_generator import MaskGenerator
+from clipself_seg.heads.panoptic.mask_generator.clip_stages import LAST, CLIPStages
 from clipself_seg.heads.panoptic.mask_generator.outputs import (
     GeneratorOutput,
     check_outputs,
@@ -51,6 +51,7 @@ from clipself_seg.models.panoptic.outputs import (
     UnnamedMasks,
     class_probabilities,
     make_outputs,
+    padded_canvas,
 )
 from clipself_seg.models.panoptic.reading import PanopticReading
 from clipself_seg.models.panoptic.weights import (
@@ -59,12 +60,13 @@ from clipself_seg.models.panoptic.weights import (
     full_state,
     own_checkpoint,
 )
-from clipself_seg.models.parameter_groups import Group, norms_and_biases_apart
+from clipself_seg.models.parameter_groups import Group, by_rate_and_kind, norms_and_biases_apart
 from clipself_seg.models.protocol import Classes, FeatureSource
 
 logger = logging.getLogger(__name__)
 
-# Variant of the generator -> prompts around its class names, a name in `prompts.TEMPLATES`.
+# Variant of the generator -> prompts around its class names, a name in `prompts.TEMPLATES`; FC-CLIP's reads the texts
+# of the CLIP branch.
 GENERATOR_TEMPLATES = {"caption": "odise", "label": "bare"}
 
 
@@ -132,10 +134,17 @@ class OpenPanoptic(PanopticReading, nn.Module):
         self.settings = settings or MergeSettings()
         self.precision = precision
         self.test_precision = test_precision
-        variant = "label" if generator is None else generator.variant
-        self.generator_bank = TextBank(clip, GENERATOR_TEMPLATES[variant])
         self.branch_bank = TextBank(branch.clip, branch_templates)
+        self.generator_bank = self._generator_bank(branch_templates)
         self.classes = Classes()
+
+    def _generator_bank(self, branch_templates: str) -> TextBank:
+        """Texts of the generator; where it reads those of the CLIP branch they are encoded once."""
+        variant = "label" if self.generator is None else self.generator.variant
+        templates = GENERATOR_TEMPLATES.get(variant, branch_templates)
+        if variant not in GENERATOR_TEMPLATES and self.branch.clip is self.clip:
+            return self.branch_bank
+        return TextBank(self.clip, templates)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -163,6 +172,11 @@ class OpenPanoptic(PanopticReading, nn.Module):
         return cfg
 
     @property
+    def branch_on_backbone(self) -> bool:
+        """Whether the CLIP branch reads the map of the generator's backbone, which is then not computed twice."""
+        return self.branch.reads_backbone and isinstance(self.backbone, CLIPStages)
+
+    @property
     def exponents(self) -> tuple[float, float]:
         """CLIP's exponents of seen and of all other classes where both scores are fused."""
         return self.fusion.alpha, self.fusion.beta
@@ -181,11 +195,6 @@ class OpenPanoptic(PanopticReading, nn.Module):
     def void_discount(self) -> float:
         """Weight by which CLIP's best class lowers void where both scores are fused."""
         return self.fusion.void_discount
-
-    @property
-    def names(self) -> Names:
-        """For each class all its names."""
-        return self.classes.names
 
     @property
     def needs_captions(self) -> bool:
@@ -257,8 +266,17 @@ class OpenPanoptic(PanopticReading, nn.Module):
         self.set_vocabulary(vocabulary)
 
     def optimizer_groups(self, solver: CfgNode) -> list[Group]:
-        """Parameter groups: norms and biases without weight decay, all others with it."""
-        return norms_and_biases_apart(self, solver.WEIGHT_DECAY)
+        """Parameter groups: norms and biases without weight decay, all others with it; FC-CLIP's are Detectron2's,
+        which decay biases, and norms and embeddings by keys of their own."""
+        if self.generator is None or self.generator.variant != "fcclip":
+            return norms_and_biases_apart(self, solver.WEIGHT_DECAY)
+        return by_rate_and_kind(
+            self,
+            multipliers=(),
+            weight_decay=solver.WEIGHT_DECAY,
+            norm_decay=solver.WEIGHT_DECAY_NORM,
+            embedding_decay=solver.WEIGHT_DECAY_EMBED,
+        )
 
     def evaluation_metadata(
         self, records: Mapping[str, Sequence[Mapping[str, Any]]]
@@ -286,11 +304,6 @@ class OpenPanoptic(PanopticReading, nn.Module):
             }
         return metadata
 
-    @property
-    def synonyms(self) -> list[int]:
-        """Number of texts of each class."""
-        return [len(names) for names in self.names]
-
     def forward(
         self, samples: Sequence[Sample], *, fusions: Mapping[str, Fusion] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Any]]:
@@ -317,10 +330,6 @@ class OpenPanoptic(PanopticReading, nn.Module):
         with torch.no_grad():
             return [self._segment(sample, fusions) for sample in samples]
 
-    def generator_texts(self) -> Tensor:
-        """Embeddings (S, E) of all names of all classes, not normalised."""
-        return self.generator_bank.embed_raw([name for names in self.names for name in names])
-
     def generate(self, sample: Sample) -> GeneratorOutput:
         """Masks of an image and the generator's scores of them, for the current vocabulary.
 
@@ -339,12 +348,11 @@ class OpenPanoptic(PanopticReading, nn.Module):
                 self.outputs, **identity, image_size=(height, width), names=self.names
             )
             return output.to(self.device)
-        divisor = self.settings.size_divisibility
-        padding = (0, -width % divisor, 0, -height % divisor)
         (image,) = on_device([sample], "image", self.device)
-        canvas = F.pad(image.float()[None], padding, value=self.settings.padding) / 255
+        canvas = padded_canvas(image, self.settings, self.clip.mean)
         with autocast(self.device, self.test_precision):
-            (prediction,) = self.generator(self.backbone(canvas))
+            maps = self.backbone(canvas)
+            (prediction,) = self.generator(maps)
             scores = self.generator.scores(prediction, self.generator_texts(), self.synonyms)
         return GeneratorOutput(
             prediction.mask_logits[0].float(),
@@ -352,6 +360,7 @@ class OpenPanoptic(PanopticReading, nn.Module):
             scores.void_prob[0],
             (canvas.shape[2], canvas.shape[3]),
             (height, width),
+            maps[LAST] if self.branch_on_backbone else None,
         )
 
     def _segment(self, sample: Sample, fusions: Mapping[str, Fusion] | None) -> dict[str, Any]:
@@ -383,28 +392,6 @@ class OpenPanoptic(PanopticReading, nn.Module):
                 probs, masks, things, self.settings, fusion.tasks, labels=bool(fusions)
             )
         return {"fusions": outputs} if fusions else outputs[""]
-
-    def clip_scores(
-        self, sample: Sample, generated: GeneratorOutput | UnnamedMasks
-    ) -> tuple[Tensor, Tensor]:
-        """CLIP's class logits (Q, K) of the generated masks, and (Q,) bool, True for masks that it can see.
-
-        Args:
-            sample: a sample of evaluation, see `forward`.
-            generated: masks of its image, as `generate` gives them, or given ones.
-        """
-        # Masks of the image alone may have another resolution than the model's input.
-        whole = generated.canvas == generated.image_size
-        (image,) = on_device([sample], "image", self.device)
-        texts = self.branch_bank.embed([(name,) for names in self.names for name in names])
-        with autocast(self.device, self.test_precision):
-            return self.branch.score(
-                image.float() / 255,
-                generated.mask_logits,
-                texts,
-                self.synonyms,
-                None if whole else generated.canvas,
-            )
 
     def after_optimizer_step(self) -> None:
         """Does nothing: the loss reaches every trained weight."""

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from clipself_seg.clip.constants import constant
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import (
@@ -58,6 +60,10 @@ class FusionSettings:
         return Fusion(*exponents, tasks, mode_discount(self.mode, self.void_discount))
 
 
+# A value of MODEL.MASK_GENERATOR.PADDING.
+MEAN_COLOUR = -1
+
+
 @dataclasses.dataclass(frozen=True)
 class MergeSettings:
     """Settings by which images are padded, and probabilities and masks become outputs.
@@ -67,7 +73,7 @@ class MergeSettings:
         overlap_threshold: smallest fraction of its mask that a query has to win there, in [0, 1].
         top_k: number of instances that `merge_instances` keeps.
         size_divisibility: pixels of which the sides of the generator's canvas are multiples.
-        padding: grey value of the canvas around an image, 0 to 255.
+        padding: grey value of the canvas around an image, 0 to 255; `MEAN_COLOUR` is the mean colour of CLIP.
     """
 
     object_threshold: float = 0.0
@@ -128,6 +134,29 @@ class UnnamedMasks:
     def canvas(self) -> tuple[int, int]:
         """What the masks cover: the image, without padding."""
         return self.image_size
+
+    @property
+    def backbone_map(self) -> None:
+        """No map of a backbone: there was no generator."""
+
+
+def padded_canvas(image: Tensor, settings: MergeSettings, mean: Sequence[float]) -> Tensor:
+    """The canvas (1, 3, H, W), RGB in [0, 1], of an image at its top left.
+
+    Args:
+        image: (3, h, w), RGB in 0..255.
+        settings: sides of the canvas and what is around the image.
+        mean: of CLIP's pixels in [0, 1]; with `MEAN_COLOUR` what is around the image is normalised to exactly 0.
+    """
+    height, width = image.shape[1:]
+    divisor = settings.size_divisibility
+    padding = (0, -width % divisor, 0, -height % divisor)
+    if settings.padding != MEAN_COLOUR:
+        return F.pad(image.float()[None], padding, value=settings.padding) / 255
+    pixels = image.float()[None] / 255
+    around = constant(list(mean), pixels)[:, None, None]
+    outside = F.pad(torch.zeros_like(pixels[:, :1]), padding, value=1).bool()
+    return torch.where(outside, around, F.pad(pixels, padding))
 
 
 def class_probabilities(

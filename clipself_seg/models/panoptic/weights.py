@@ -1,8 +1,9 @@
-"""Checkpoints of panoptic segmentation under ODISE's names, loaded strictly and with a report.
+"""Checkpoints of panoptic segmentation under ODISE's and FC-CLIP's names, loaded strictly and with a report.
 
 A checkpoint holds the weights that train: the feature source's own layers (``backbone.``), the segmentation head
-(``sem_seg_head.``) and the text head (``word_head.`` or ``category_head.``). CLIP, and Stable Diffusion, come
-from files of their own, whose hashes this project's checkpoints hold too, beside the exponents of the fusion.
+(``sem_seg_head.``) and the text head (``word_head.`` or ``category_head.``) or void (``void_embedding.``). CLIP, and
+Stable Diffusion, come from files of their own, whose hashes this project's checkpoints hold too, beside the exponents
+of the fusion; FC-CLIP's checkpoints carry some or all of a CLIP, see `carried_clip.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from torch import Tensor
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.names import name_problem
 from clipself_seg.errors import InputError
+from clipself_seg.heads.panoptic.mask_generator.clip_stages import CLIPStages
+from clipself_seg.models.panoptic.carried_clip import CLIP, carried_clip, is_carried
 
 if TYPE_CHECKING:
     from clipself_seg.models.panoptic.model import OpenPanoptic
@@ -39,11 +42,17 @@ EXPONENTS = "fusion_exponents"
 IGNORED: tuple[str, ...] = ("criterion.", "pixel_mean", "pixel_std", "clip_head.clip.")
 IGNORED += ("category_head.clip.", "word_head.clip.", "backbone.feature_extractor.ldm_extractor.")
 # Parts of names of tensors that are as wide as CLIP's embeddings.
-OF_CLIP = ("text_proj", "null_embed", "clip_project", "time_embed_project")
+OF_CLIP = ("text_proj", "null_embed", "clip_project", "time_embed_project", "void_embedding")
+# Parts of names of tensors that are as wide as the stages of a convolutional CLIP, or as its embeddings.
+OF_STAGES = ("pixel_decoder.input_proj", "pixel_decoder.adapter_1", "class_embed.layers.2")
 GENERATOR = "generator."
 # First part of a name -> the variant and the source that have it.
-VARIANTS = {"word_head": "caption", "category_head": "label"}
-SOURCES = {"backbone.feature_projections": "diffusion", "backbone.block_projections": "pyramid"}
+VARIANTS = {"word_head": "caption", "category_head": "label", "void_embedding": "fcclip"}
+SOURCES = {
+    "backbone.feature_projections": "diffusion",
+    "backbone.block_projections": "pyramid",
+    CLIP: "clip",
+}
 
 
 def own_checkpoint(model: OpenPanoptic) -> dict[str, Tensor]:
@@ -96,13 +105,19 @@ def full_state(model: OpenPanoptic, state: Mapping[str, Any]) -> dict[str, Tenso
     frozen = _frozen_names(model)
     _check_kind(model, given)
     _check_hashes(model, given)
+    carried = carried_clip(model.clip, given)
+    places = ["clip."] + ["branch_clip."] * (model.branch_clip is model.clip)
+    taken = {place + name: t for place in places for name, t in carried.tensors.items()}
     read = {
         name: value
         for name, value in given.items()
-        if name not in (*KEYS, EXPONENTS, *frozen) and not name.startswith(IGNORED)
+        if name not in (*KEYS, EXPONENTS, *frozen)
+        and not name.startswith(IGNORED)
+        and not is_carried(name)
     }
     if problem := name_problem(wanted, read):
         raise InputError(f"the panoptic checkpoint {problem.what}: {problem.names}")
+    of_clip = OF_CLIP + (OF_STAGES if isinstance(model.backbone, CLIPStages) else ())
     for name, target in wanted.items():
         if read[name].shape != target.shape:
             raise InputError(
@@ -110,7 +125,7 @@ def full_state(model: OpenPanoptic, state: Mapping[str, Any]) -> dict[str, Tenso
                 f"{tuple(target.shape)}: "
                 + (
                     "MODEL.CLIP.NAME gives the size"
-                    if any(part in name for part in OF_CLIP)
+                    if any(part in name for part in of_clip)
                     else "MODEL.MASK_FORMER and MODEL.PYRAMID give the sizes"
                 )
             )
@@ -119,12 +134,14 @@ def full_state(model: OpenPanoptic, state: Mapping[str, Any]) -> dict[str, Tenso
         "of CLIP and feature source are not in it and stay as they are",
         len(read),
         sum(name.startswith(IGNORED) for name in given),
-        len(frozen),
+        len(frozen) - len(taken),
     )
+    if carried.report:
+        logger.info("CLIP of the checkpoint: %s", carried.report)
     complete = dict(torch.nn.Module.state_dict(model))
     for name, value in read.items():
         complete[name if name in complete else GENERATOR + name] = value
-    return complete
+    return complete | taken
 
 
 def trained_state(model: OpenPanoptic) -> dict[str, Tensor]:
@@ -187,7 +204,7 @@ def _check_kind(model: OpenPanoptic, given: Mapping[str, Tensor]) -> None:
             "this is no panoptic checkpoint: it has no mask generator; a CLIP belongs in "
             "MODEL.CLIP.WEIGHTS or MODEL.CLIP_BRANCH.WEIGHTS"
         )
-    own = trained_state(model)
+    own = [*trained_state(model), *([CLIP] if isinstance(model.backbone, CLIPStages) else [])]
     for table, key in ((VARIANTS, "VARIANT"), (SOURCES, "SOURCE")):
         has, needs = (
             {k for p, k in table.items() if any(n.startswith(p) for n in names)}

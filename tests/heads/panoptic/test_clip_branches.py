@@ -11,11 +11,7 @@ import torch.nn.functional as F
 
 from clipself_seg.clip import load_clip
 from clipself_seg.errors import InputError
-from clipself_seg.heads.panoptic.clip_branches import (
-    CLIP_BRANCHES,
-    DensePooling,
-    MaskedAttention,
-)
+from clipself_seg.heads.panoptic.clip_branches import DensePooling, MaskedAttention
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict
 
@@ -23,6 +19,8 @@ MODELS = {
     "odise_maskclip_b16": "ViT-B-16-quickgelu",
     "odise_maskclip_l14_336": "ViT-L-14-336-quickgelu",
 }
+
+SQUARE = {"masked_attention": MaskedAttention, "dense": DensePooling}
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +82,9 @@ def test_mask_of_one_cell_is_that_cell_by_dense_pooling(mini):
     torch.testing.assert_close(regions[0], expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", CLIP_BRANCHES)
+@pytest.mark.parametrize("kind", SQUARE)
 def test_empty_masks_are_finite_and_not_valid(mini, kind):
-    branch = CLIP_BRANCHES[kind](mini, input_size=64)
+    branch = SQUARE[kind](mini, input_size=64)
     masks = torch.cat([torch.full((1, 16, 16), -9.0), torch.ones(1, 16, 16)])
     logits, valid = branch.score(
         torch.rand(3, 64, 64), masks, torch.randn(3, mini.embed_dim), [1, 2]
@@ -95,9 +93,9 @@ def test_empty_masks_are_finite_and_not_valid(mini, kind):
     assert logits.shape == (2, 2) and logits.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", CLIP_BRANCHES)
+@pytest.mark.parametrize("kind", SQUARE)
 def test_queries_do_not_disturb_each_other(mini, kind):
-    branch, image = CLIP_BRANCHES[kind](mini, input_size=64), torch.rand(3, 48, 64)
+    branch, image = SQUARE[kind](mini, input_size=64), torch.rand(3, 48, 64)
     masks = F.avg_pool2d(torch.randn(3, 12, 16), 3, 1, 1)
     together, _ = branch.embed(image, masks)
     apart = torch.cat([branch.embed(image, mask[None])[0] for mask in masks])
@@ -105,11 +103,11 @@ def test_queries_do_not_disturb_each_other(mini, kind):
     assert branch.embed(image, masks[:0])[0].shape == (0, mini.embed_dim)
 
 
-@pytest.mark.parametrize("kind", CLIP_BRANCHES)
+@pytest.mark.parametrize("kind", SQUARE)
 @pytest.mark.parametrize("aspect", ["square", "pad"])
 def test_aligned_masks_select_the_same_patches_with_and_without_padding(mini, kind, aspect):
     how = {"input_size": 128, "aspect": aspect, "align_masks": True}
-    branch = CLIP_BRANCHES[kind](mini, **how)
+    branch = SQUARE[kind](mini, **how)
     plain = branch.cells(rectangle(48, 64, 11, 21, 29, 50), (192, 256))
     padded = rectangle(64, 80, 11, 21, 29, 50)
     assert torch.equal(branch.cells(padded, (192, 256), canvas=(256, 320)), plain)

@@ -1,4 +1,7 @@
-"""ODISE's mask generator (arXiv 2303.04803): from feature maps and texts to masks and class logits.
+"""ODISE's mask generator (arXiv 2303.04803), and FC-CLIP's: from feature maps and texts to masks and class logits.
+
+They are one architecture with other scores. ODISE projects masks and CLIP's texts to the width of the generator,
+FC-CLIP (arXiv 2308.02487) projects masks to CLIP's own space, with a learned vector there for void.
 
 Shapes: B images, Q queries, S texts (all synonyms of all classes), K classes, E width of a text
 embedding, C width of the generator.
@@ -21,7 +24,7 @@ from clipself_seg.heads.panoptic.mask_generator.query_decoder import (
     QueryPrediction,
 )
 
-VARIANTS = ("caption", "label")
+VARIANTS = ("caption", "label", "fcclip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +60,7 @@ class GeneratorScores:
         class_logits: (B, Q, K), without void.
         void_logits: logits with void last, from which void's probability and the classification loss
             are computed: (B, Q, 2), object and void (caption), or (B, Q, K + 1), classes and void
-            (label).
+            (label, fcclip).
     """
 
     class_logits: Tensor
@@ -101,7 +104,7 @@ class TextHead(nn.Module):
 
 
 class MaskGenerator(nn.Module):
-    """Pixel decoder, query decoder and text head under the parameter names of ODISE's checkpoints."""
+    """Pixel decoder, query decoder and text head under the parameter names of ODISE's and FC-CLIP's checkpoints."""
 
     def __init__(
         self,
@@ -115,7 +118,7 @@ class MaskGenerator(nn.Module):
         """
         Args:
             variant: "caption" separates objects from void with a classifier, "label" with a text of
-                void.
+                void, "fcclip" with a vector in CLIP's space.
             channels: channels of the feature maps s2, s3, s4 and s5 (strides 4, 8, 16 and 32).
             text_width: width E of CLIP's text embeddings.
             null_text: initial text embedding (E,) of void in the label model, CLIP's embedding of the
@@ -135,7 +138,6 @@ class MaskGenerator(nn.Module):
                 f"norms) and of the {sizes.heads} heads"
             )
         self.variant = variant
-        label = variant == "label"
         pixel_decoder = PixelDecoder(
             channels=channels,
             width=sizes.width,
@@ -150,10 +152,13 @@ class MaskGenerator(nn.Module):
             queries=sizes.queries,
             layers=sizes.decoder_layers,
             hidden=sizes.decoder_hidden,
-            object_logits=not label,
+            object_logits=variant == "caption",
+            text_width=text_width if variant == "fcclip" else None,
         )
         self.sem_seg_head = SegmentationHead(pixel_decoder, predictor)
-        if label:
+        if variant == "fcclip":
+            self.void_embedding = nn.Embedding(1, text_width)
+        elif variant == "label":
             null_text = torch.zeros(text_width) if null_text is None else null_text
             self.category_head = TextHead(text_width, sizes.width, null_text)
         else:
@@ -161,7 +166,11 @@ class MaskGenerator(nn.Module):
 
     @property
     def text_head(self) -> TextHead:
-        """Head for texts: ``word_head`` in the caption model, ``category_head`` in the label model."""
+        """Head for texts: ``word_head`` in the caption model, ``category_head`` in the label model.
+
+        Raises:
+            AttributeError: the model is FC-CLIP's, which takes texts as they are.
+        """
         return self.category_head if self.variant == "label" else self.word_head
 
     def forward(
@@ -184,18 +193,23 @@ class MaskGenerator(nn.Module):
 
         Args:
             prediction: an element of the list that `forward` returns.
-            text_SE: CLIP's text embeddings, not normalised, the synonyms of a class one after another.
+            text_SE: CLIP's text embeddings, the synonyms of a class one after another; not normalised, but for FC-CLIP,
+                which has no projection that would notice.
             synonyms: number of texts of each class.
 
         Raises:
             InputError: the counts do not fit the texts.
         """
-        texts_SC = self.text_head(text_SE)
-        scale = self.sem_seg_head.predictor.post_mask_embed.scale
+        scale = self.sem_seg_head.predictor.scale
+        if self.variant == "fcclip":
+            void_1E = self.void_embedding.weight.to(text_SE.dtype)
+            texts_SC = torch.cat([text_SE, void_1E])
+        else:
+            texts_SC = self.text_head(text_SE)
         if self.variant == "caption":
             logits = class_logits(prediction.embeddings, texts_SC, synonyms, scale)
             assert prediction.object_logits is not None
             return GeneratorScores(logits, prediction.object_logits)
-        # Void is one more class with a single text.
+        # Void is one more class with a single text, or vector.
         with_void = class_logits(prediction.embeddings, texts_SC, [*synonyms, 1], scale)
         return GeneratorScores(with_void[..., :-1], with_void)

@@ -19,14 +19,19 @@ EPS = 1e-8
 
 
 class MLP(nn.Module):
-    """Three linear layers of one width with ReLU between them."""
+    """Three linear layers with ReLU between them."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, out: int | None = None) -> None:
+        """
+        Args:
+            width: width C of the input and of the hidden layers.
+            out: width of the output; None: C.
+        """
         super().__init__()
-        self.layers = nn.ModuleList(Linear(width, width) for _ in range(3))
+        self.layers = nn.ModuleList(Linear(width, wide) for wide in (width, width, out or width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Transforms (..., C) into (..., C)."""
+        """Transforms (..., C) into (..., out)."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
         return self.layers[-1](x)
@@ -43,7 +48,7 @@ class PooledMaskEmbed(nn.Module):
         super().__init__()
         self.pool_proj = nn.Sequential(nn.LayerNorm(width), Linear(width, width))
         self.mask_embed = nn.Sequential(nn.LayerNorm(width), MLP(width))
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.logit_scale = initial_logit_scale()
 
     def forward(self, states_BQC: Tensor, features_BChw: Tensor, masks_BQhw: Tensor) -> Tensor:
         """Embeddings (B, Q, C), of any norm.
@@ -61,6 +66,11 @@ class PooledMaskEmbed(nn.Module):
     def scale(self) -> Tensor:
         """Positive scalar that cosines are multiplied by."""
         return similarity_scale(self.logit_scale)
+
+
+def initial_logit_scale() -> nn.Parameter:
+    """CLIP's own start of the logarithm of a learned factor of cosines."""
+    return nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
 
 def pool_masks(features_BChw: Tensor, masks_BQhw: Tensor) -> Tensor:

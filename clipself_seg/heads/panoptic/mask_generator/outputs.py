@@ -46,6 +46,8 @@ class GeneratorOutput:
         void_prob: probability of void, (Q,) in [0, 1].
         canvas: rows and columns in pixels that the masks cover, padding included.
         image_size: rows and columns in pixels of the resized image at the top left of the canvas.
+        backbone_map: last map (1, D, h, w) of the frozen CLIP over the canvas that was the generator's backbone, for a
+            CLIP branch that reads it; not on disk.
     """
 
     mask_logits: Tensor
@@ -53,6 +55,7 @@ class GeneratorOutput:
     void_prob: Tensor
     canvas: tuple[int, int]
     image_size: tuple[int, int]
+    backbone_map: Tensor | None = None
 
     def to(self, device: torch.device) -> GeneratorOutput:
         """A copy with its tensors on a device."""

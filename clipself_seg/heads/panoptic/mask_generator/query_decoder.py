@@ -1,6 +1,6 @@
 """The masked-attention decoder of Mask2Former (arXiv 2112.01527): queries attend inside their masks.
 
-Shapes: B images, Q queries, C channels, N cells of a level, h x w pixels of stride 4.
+Shapes: B images, Q queries, C channels, E width of CLIP's embedding, N cells of a level, h x w pixels of stride 4.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from clipself_seg.clip.layers import PackedAttention, merge_heads, split_heads
 from clipself_seg.clip.linear import Linear
-from clipself_seg.heads.panoptic.mask_generator.mask_embed import MLP, PooledMaskEmbed
+from clipself_seg.heads.panoptic.class_logits import similarity_scale
+from clipself_seg.heads.panoptic.mask_generator.mask_embed import (
+    MLP,
+    PooledMaskEmbed,
+    initial_logit_scale,
+    pool_masks,
+)
 from clipself_seg.heads.panoptic.mask_generator.pixel_decoder import sine_positions
 
 
@@ -25,8 +31,8 @@ class QueryPrediction:
     Attributes:
         states: states of the queries after the norm, (B, Q, C).
         mask_logits: (B, Q, h, w), positive inside a mask.
-        embeddings: embeddings that are compared with texts, (B, Q, C).
-        object_logits: (B, Q, 2), object and void; None if a text stands for void (the label model).
+        embeddings: embeddings that are compared with texts, (B, Q, C), or (B, Q, E) in CLIP's own space (FC-CLIP).
+        object_logits: (B, Q, 2), object and void; None if a text or a vector stands for void.
     """
 
     states: Tensor
@@ -133,7 +139,8 @@ class Level:
 class QueryDecoder(nn.Module):
     """Layers of masked attention that turn learned queries into masks and embeddings.
 
-    Parameter names are those of ODISE's checkpoints below ``sem_seg_head.predictor.``.
+    Parameter names are those of ODISE's checkpoints below ``sem_seg_head.predictor.``, or of FC-CLIP's (arXiv
+    2308.02487), which differ in what makes the embeddings: FC-CLIP's are as wide as CLIP's, ODISE's as the decoder.
     """
 
     def __init__(
@@ -146,6 +153,7 @@ class QueryDecoder(nn.Module):
         hidden: int = 2048,
         levels: int = 3,
         object_logits: bool = True,
+        text_width: int | None = None,
     ) -> None:
         """
         Args:
@@ -156,6 +164,7 @@ class QueryDecoder(nn.Module):
             hidden: hidden width of the MLPs.
             levels: number of maps, to which the layers attend in turn.
             object_logits: predict object against void here (the caption model), not from a text.
+            text_width: width E of FC-CLIP's embeddings, which has no `object_logits`; None: ODISE's of width C.
         """
         super().__init__()
         self.transformer_cross_attention_layers = nn.ModuleList(
@@ -171,9 +180,15 @@ class QueryDecoder(nn.Module):
         self.query_feat = nn.Embedding(queries, width)
         self.query_embed = nn.Embedding(queries, width)
         self.level_embed = nn.Embedding(levels, width)
-        self.class_embed = Linear(width, 2) if object_logits else None
+        self.class_embed: nn.Module | None = Linear(width, 2) if object_logits else None
         self.mask_embed = MLP(width)
-        self.post_mask_embed = PooledMaskEmbed(width)
+        self.post_mask_embed: PooledMaskEmbed | None = None
+        if text_width is None:
+            self.post_mask_embed = PooledMaskEmbed(width)
+        else:
+            self._mask_pooling_proj = nn.Sequential(nn.LayerNorm(width), Linear(width, width))
+            self.class_embed = MLP(width, text_width)
+            self.logit_scale = initial_logit_scale()
 
     def forward(
         self, maps: Sequence[Tensor], mask_features: Tensor, every_layer: bool = False
@@ -227,6 +242,26 @@ class QueryDecoder(nn.Module):
         states = self.decoder_norm(states)
         products = self.mask_embed(states) @ mask_features.flatten(2)
         masks = products.unflatten(2, mask_features.shape[2:])
-        embeddings = self.post_mask_embed(states, mask_features, masks)
-        objects = self.class_embed(states) if self.class_embed is not None else None
-        return QueryPrediction(states, masks, embeddings, objects)
+        embeddings = self.embed(states, mask_features, masks)
+        return QueryPrediction(states, masks, embeddings, self.objects(states))
+
+    def embed(self, states_BQC: Tensor, features_BChw: Tensor, masks_BQhw: Tensor) -> Tensor:
+        """Embeddings of queries and their masks that are compared with texts; see `PooledMaskEmbed.forward`."""
+        if self.post_mask_embed is not None:
+            return self.post_mask_embed(states_BQC, features_BChw, masks_BQhw)
+        assert self.class_embed is not None
+        pooled_BQC = self._mask_pooling_proj(pool_masks(features_BChw, masks_BQhw))
+        return self.class_embed(pooled_BQC + states_BQC)
+
+    def objects(self, states_BQC: Tensor) -> Tensor | None:
+        """Logits (B, Q, 2) of object and void, None where a text or a vector stands for void."""
+        if self.post_mask_embed is None or self.class_embed is None:
+            return None
+        return self.class_embed(states_BQC)
+
+    @property
+    def scale(self) -> Tensor:
+        """Positive scalar that cosines of embeddings and texts are multiplied by."""
+        if self.post_mask_embed is not None:
+            return self.post_mask_embed.scale
+        return similarity_scale(self.logit_scale)

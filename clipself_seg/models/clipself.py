@@ -32,10 +32,11 @@ from clipself_seg.models.distillation.build import build_objective
 from clipself_seg.models.distillation.crops import CropDistillation
 from clipself_seg.models.distillation.objective import Objective
 from clipself_seg.models.distillation.step import IMAGE, Step
+from clipself_seg.models.frozen_clip import load_model_state
 from clipself_seg.models.inputs import on_device
 from clipself_seg.models.parameter_groups import Group, matrices_and_vectors
 from clipself_seg.models.protocol import Reading
-from clipself_seg.models.region_reader import RegionReader, check_size, load_region_checkpoint
+from clipself_seg.models.region_reader import RegionReader, check_size
 
 
 @META_ARCH_REGISTRY.register()
@@ -277,8 +278,8 @@ class CLIPSelf(nn.Module):
         return self.ensembled_clip().weights_hash()
 
     def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
-        """Loads ``MODEL.WEIGHTS``, in which teacher and student both are; see `load_region_checkpoint`."""
-        load_region_checkpoint(self, tensors, source)
+        """Loads ``MODEL.WEIGHTS``, in which teacher and student both are; see `load_model_state`."""
+        load_model_state(self, tensors, source)
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
         """Gives the objective the classes that it needs, see `Objective.setup_training`."""

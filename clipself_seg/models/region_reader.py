@@ -7,29 +7,26 @@ Shapes: n regions of an image, K classes, E embedding, h x w cells of the dense 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from torch import Tensor, nn
+from torch import Tensor
 
-from clipself_seg.checkpoints.names import name_problem
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import clip_from_config
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.prompts import templates_text
 from clipself_seg.clip.region_pooling import box_weights, mask_weights, pool
-from clipself_seg.clip.signatures import signature_of
-from clipself_seg.clip.text_bank import TextBank
 from clipself_seg.clip.tower import TransformerTower
-from clipself_seg.clip.weights import to_native
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, class_names
-from clipself_seg.errors import InputError, last_line
+from clipself_seg.errors import InputError
+from clipself_seg.models.frozen_clip import FrozenCLIP
 from clipself_seg.models.inputs import on_device, send
 from clipself_seg.models.protocol import MEAN_OF_NAMES, Reading, features_text
 
@@ -37,7 +34,7 @@ CROPS_AT_ONCE = 64
 
 
 @META_ARCH_REGISTRY.register()
-class RegionReader(nn.Module):
+class RegionReader(FrozenCLIP):
     """Scores regions by the cosine of their embedding with the text embedding of every class.
 
     "boxes" and "masks" are pooled from one dense pass over the image, "crops" are image embeddings,
@@ -62,11 +59,8 @@ class RegionReader(nn.Module):
             templates: prompts around a class name, see `TextBank`.
             precision: dtype of autocast, or None.
         """
-        super().__init__()
-        self.clip = clip.eval().requires_grad_(False)
+        super().__init__(clip=clip, templates=templates, precision=precision)
         self.read = tuple(read)
-        self.precision = precision
-        self.bank = TextBank(clip, templates)
         self.register_buffer("text_KE", None, persistent=False)
 
     @classmethod
@@ -83,10 +77,6 @@ class RegionReader(nn.Module):
     def task(cls) -> str:
         """Returns "regions": region recognition."""
         return "regions"
-
-    @classmethod
-    def require_trained(cls, cfg: CfgNode) -> None:
-        """Accepts every configuration: a CLIP can be evaluated as it is, a random one too."""
 
     @property
     def image_size(self) -> int:
@@ -105,18 +95,6 @@ class RegionReader(nn.Module):
             templates_text(self.bank.templates),
             features=features_text(self.clip.visual),
         )
-
-    def weights_hash(self) -> str:
-        """Hash of the weights that are evaluated."""
-        return self.clip.weights_hash()
-
-    def original_hash(self) -> str:
-        """Hash of all weights: none of them trains."""
-        return self.weights_hash()
-
-    def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
-        """Loads ``MODEL.WEIGHTS``, see `load_region_checkpoint`."""
-        load_region_checkpoint(self, tensors, source)
 
     def check_readouts(self, sizes: Sequence[int], readouts: Sequence[str]) -> None:
         """Refuse sizes and readouts that `forward` could not work with.
@@ -245,11 +223,6 @@ class RegionReader(nn.Module):
             ]
         )
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return self.clip.logit_scale.device
-
 
 def _split(rows: Tensor, per_image: Sequence[Tensor]) -> list[Tensor]:
     return list(rows.split([len(regions) for regions in per_image]))
@@ -267,33 +240,3 @@ def check_size(size: int, clip: DenseCLIP) -> None:
             f"input side {size} is not a multiple of the patch of {clip.name}, {clip.patch_size} "
             f"pixels; take {below} or {below + clip.patch_size}"
         )
-
-
-def load_region_checkpoint(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Load a state dict of a model that needs none beside ``MODEL.CLIP.WEIGHTS``.
-
-    Args:
-        model: a `RegionReader`, `CLIPSelf` or `ZeroShotSegmenter`.
-        tensors: name -> tensor.
-        source: the file, for messages.
-
-    Raises:
-        InputError: a CLIP, which has a key of its own, or a checkpoint of another model.
-    """
-    kind = type(model).__name__
-    if signature_of(to_native(tensors)):
-        raise InputError(
-            f"MODEL.WEIGHTS {source} is a CLIP, which {kind} takes as "
-            "MODEL.CLIP.WEIGHTS: give it there and leave MODEL.WEIGHTS empty"
-        )
-    if problem := name_problem(model.state_dict(), tensors):
-        raise InputError(
-            f"MODEL.WEIGHTS {source} {problem.what} ({problem.names}): it is no checkpoint of "
-            f"{kind}, which needs none besides MODEL.CLIP.WEIGHTS"
-        )
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:  # of torch, several lines long
-        raise InputError(
-            f"MODEL.WEIGHTS {source} does not fit the model: {last_line(error)}"
-        ) from None

@@ -34,11 +34,10 @@ from clipself_seg.models import FViT
 from clipself_seg.models.build import build_model
 from clipself_seg.prediction.common import (
     GivenImage,
-    predict_images,
     prediction_config,
     require_architecture,
 )
-from clipself_seg.prediction.pretrained import Pretrained
+from clipself_seg.prediction.predictor import ImagePredictor
 from clipself_seg.prediction.regions import RegionResult, Regions, coco_annotations
 from clipself_seg.prediction.world_check import WorldCheck
 from clipself_seg.visualization.boxes import box_overlay
@@ -95,7 +94,7 @@ class Detections(RegionResult):
         return coco_annotations(image_id, self.streamed_regions(), self.category_ids)
 
 
-class DetectionPredictor(Pretrained):
+class DetectionPredictor(ImagePredictor):
     """A model with a vocabulary; calling it with an image gives `Detections`.
 
     Attributes:
@@ -116,20 +115,14 @@ class DetectionPredictor(Pretrained):
         """`DetectionPredictor(cfg)` builds the configured model with its weights.
 
         Args:
-            model: an `FViT`; it is put into evaluation mode, and belongs to the predictor.
-            mapper: resizes images as in evaluation.
+            model, mapper, world_check, config: see `ImagePredictor`.
             trained: training vocabulary, whose classes are seen; None: the one that is stored in the
                 model's checkpoint.
-            world_check: warns of class names and images that the mini models do not know; None to be silent.
-            config: configuration of both, which `save_pretrained` needs.
         """
-        self.model = model.eval()
-        self.mapper = mapper
+        super().__init__(model=model, mapper=mapper, world_check=world_check, config=config)
         self.trained = trained
-        self.world_check = world_check
         self.vocabulary: Vocabulary | None = None
         self.seen = np.zeros(0, bool)
-        self.config = config
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -167,8 +160,7 @@ class DetectionPredictor(Pretrained):
         own = words.name not in available_vocabularies()
         names = tuple(entry.names for entry in words.classes)
         ClassTexts(self.model.clip, self.model.bank.templates).check(names)
-        if self.world_check is not None:
-            self.world_check.look_at_classes(words.classes)
+        self._look_at_classes(words.classes)
         self.model.set_vocabulary(words, seen, all_synonyms=True if own else None)
         self.vocabulary = words
         self.asked = {"words": words}
@@ -197,14 +189,10 @@ class DetectionPredictor(Pretrained):
         Raises:
             InputError: an image cannot be read, or is not of that form; of a list its index is named.
         """
-        if self.vocabulary is None:
-            raise RuntimeError("call set_vocabulary before the predictor")
-        predict = functools.partial(self._predict, words=self.vocabulary)
-        return predict_images(image, predict, self.mapper.max_pixels, batch_size)
+        predict = functools.partial(self._predict, words=self._asked_for(self.vocabulary))
+        return self._results(image, predict, batch_size)
 
     def _predict(self, images: Sequence[np.ndarray], words: Vocabulary) -> list[Detections]:
-        if self.world_check is not None:
-            self.world_check.look_at_images(images)
         outputs = self.model([self.mapper.resized(image) for image in images])
         ids = tuple(entry.dataset_id for entry in words.classes)
         results = []

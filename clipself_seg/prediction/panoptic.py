@@ -43,11 +43,10 @@ from clipself_seg.models.build import build_model
 from clipself_seg.prediction.common import (
     GivenImage,
     image_sample,
-    predict_images,
     prediction_config,
     require_architecture,
 )
-from clipself_seg.prediction.pretrained import Pretrained
+from clipself_seg.prediction.predictor import ImagePredictor
 from clipself_seg.prediction.regions import MapMasks, RegionResult, Regions, colours_of
 from clipself_seg.prediction.semantic import label_type
 from clipself_seg.prediction.world_check import WorldCheck
@@ -159,7 +158,7 @@ class PanopticSegmentation(RegionResult):
         return annotation, np.concatenate([np.zeros((1, 3), np.uint8), colours])[self.ids]
 
 
-class PanopticPredictor(Pretrained):
+class PanopticPredictor(ImagePredictor):
     """A model with a vocabulary; calling it with an image gives a `PanopticSegmentation`.
 
     Attributes:
@@ -180,20 +179,14 @@ class PanopticPredictor(Pretrained):
         """`PanopticPredictor(cfg)` builds the configured model with its weights.
 
         Args:
-            model: an `OpenPanoptic`; it is put into evaluation mode, and belongs to the predictor.
-            mapper: resizes images as in evaluation.
+            model, mapper, world_check, config: see `ImagePredictor`.
             trained: training vocabulary; its classes are seen, the model's alpha is for them, and beta
                 belongs to the others.
-            world_check: warns of class names and images that the mini models do not know; None to be silent.
-            config: configuration of both, which `save_pretrained` needs.
         """
-        self.model = model.eval()
-        self.mapper = mapper
+        super().__init__(model=model, mapper=mapper, world_check=world_check, config=config)
         self.trained: Vocabulary = trained
-        self.world_check = world_check
         self.vocabulary: Vocabulary | None = None
         self.seen = np.zeros(0, bool)
-        self.config = config
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, trained: str | None = None) -> dict[str, Any]:
@@ -241,8 +234,7 @@ class PanopticPredictor(Pretrained):
         """
         words = panoptic_words(words, stuff)
         seen = seen_by_synonym(words, self.trained)
-        if self.world_check is not None:
-            self.world_check.look_at_classes(words.classes)
+        self._look_at_classes(words.classes)
         self.model.set_vocabulary(words, seen)
         self.vocabulary = words
         self.asked = {"words": words}
@@ -283,8 +275,7 @@ class PanopticPredictor(Pretrained):
             InputError: an image cannot be read, or is not of that form; of a list its index is named. Masks that
                 do not fit, are missing, or are given to a model that generates its own.
         """
-        if self.vocabulary is None:
-            raise RuntimeError("call set_vocabulary before the predictor")
+        words = self._asked_for(self.vocabulary)
         if isinstance(image, list | tuple):
             if masks is not None and len(masks) != len(image):
                 raise InputError(
@@ -293,8 +284,8 @@ class PanopticPredictor(Pretrained):
             given = self._masks_in_turn(masks)
         else:
             given = self._masks_in_turn(None if masks is None else [masks])
-        predict = functools.partial(self._predict, words=self.vocabulary, given=given)
-        return predict_images(image, predict, self.mapper.max_pixels, batch_size)
+        predict = functools.partial(self._predict, words=words, given=given)
+        return self._results(image, predict, batch_size)
 
     def _masks_in_turn(self, masks: Sequence[Any] | None) -> Iterator[Any]:
         """Masks of one image after another, without end where there are none."""
@@ -308,8 +299,6 @@ class PanopticPredictor(Pretrained):
     def _predict(
         self, images: Sequence[np.ndarray], words: Vocabulary, given: Iterator[Any]
     ) -> list[PanopticSegmentation]:
-        if self.world_check is not None:
-            self.world_check.look_at_images(images)
         # Instances and class maps, which nobody asks for here, cost time and memory.
         own = self.model.fusion.returned(("panoptic",))
         samples = [image_sample(image, self.mapper) for image in images]

@@ -35,11 +35,11 @@ from clipself_seg.models.build import build_model
 from clipself_seg.prediction.common import (
     GivenImage,
     image_sample,
-    predict_images,
     prediction_config,
     require_architecture,
 )
-from clipself_seg.prediction.pretrained import Pretrained, load_pretrained
+from clipself_seg.prediction.predictor import ImagePredictor
+from clipself_seg.prediction.pretrained import load_pretrained
 from clipself_seg.prediction.regions import (
     MapMasks,
     RegionResult,
@@ -143,7 +143,7 @@ class _Labels:
     category_ids: tuple[int, ...]
 
 
-class Predictor(Pretrained):
+class Predictor(ImagePredictor):
     """A model with a vocabulary; calling it with an image gives a `Segmentation`."""
 
     @configurable
@@ -159,17 +159,11 @@ class Predictor(Pretrained):
         """`Predictor(cfg)` builds the configured model with its weights.
 
         Args:
-            model: it is put into evaluation mode, and belongs to the predictor.
-            mapper: resizes images as in evaluation.
-            world_check: warns of class names and images that the mini models do not know; None to be silent.
-            config: configuration of both, which `save_pretrained` needs.
+            model, mapper, world_check, config: see `ImagePredictor`.
             threshold: score that a class has to reach to win against a background that has no words, where
                 `set_vocabulary` is given none.
         """
-        self.model = model.eval()
-        self.mapper = mapper
-        self.world_check = world_check
-        self.config = config
+        super().__init__(model=model, mapper=mapper, world_check=world_check, config=config)
         self.default_threshold = threshold
         self._labels: _Labels | None = None
 
@@ -260,8 +254,7 @@ class Predictor(Pretrained):
         self.model.set_vocabulary(
             Vocabulary(words.name, tuple(entries)), all_synonyms=True if own else None
         )
-        if self.world_check is not None:
-            self.world_check.look_at_classes(entries)
+        self._look_at_classes(entries)
         extra = [place] * (len(entries) - len(words))
         of_class = torch.tensor([*range(len(words)), *extra], device=self.model.device)
         ids = tuple(entry.dataset_id for entry in words.classes)
@@ -297,16 +290,13 @@ class Predictor(Pretrained):
         Raises:
             InputError: an image cannot be read, or is not of that form; of a list its index is named.
         """
-        if self._labels is None:
-            raise RuntimeError("call set_vocabulary before the predictor")
-        predict = functools.partial(self._predict, labels=self._labels, scores=scores)
-        return predict_images(image, predict, self.mapper.max_pixels, batch_size)
+        labels = self._asked_for(self._labels)
+        predict = functools.partial(self._predict, labels=labels, scores=scores)
+        return self._results(image, predict, batch_size)
 
     def _predict(
         self, images: Sequence[np.ndarray], labels: _Labels, scores: bool
     ) -> list[Segmentation]:
-        if self.world_check is not None:
-            self.world_check.look_at_images(images)
         samples = [image_sample(image, self.mapper) for image in images]
         outputs = self.model(samples, output="scores" if scores else "labels")
         return [

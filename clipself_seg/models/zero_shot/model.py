@@ -9,13 +9,13 @@ Shapes: K classes, N names of all classes, V windows of an image, E embedding, h
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from clipself_seg.clip import DenseCLIP
@@ -24,7 +24,6 @@ from clipself_seg.clip.class_texts import check_lengths
 from clipself_seg.clip.pieces import at_once
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.prompts import templates_text
-from clipself_seg.clip.text_bank import TextBank
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
@@ -32,16 +31,16 @@ from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.class_maps import all_scores, best_class
 from clipself_seg.heads.zero_shot.class_scores import class_probabilities, members_of
 from clipself_seg.heads.zero_shot.windows import StridedWindows, window_parts
+from clipself_seg.models.frozen_clip import FrozenCLIP
 from clipself_seg.models.inputs import on_device, send
 from clipself_seg.models.protocol import SYNONYM_TEXTS, Classes, Reading, features_text
-from clipself_seg.models.region_reader import load_region_checkpoint
 
 OUTPUTS = ("scores", "labels")  # outputs that `forward` can make
 COPIES = 32  # numbers that a token of CLIP's blocks takes, as a multiple of the embedding
 
 
 @META_ARCH_REGISTRY.register()
-class ZeroShotSegmenter(nn.Module):
+class ZeroShotSegmenter(FrozenCLIP):
     """Gives every pixel the class whose name is most like CLIP's dense feature there; nothing is trained.
 
     Attributes:
@@ -75,14 +74,11 @@ class ZeroShotSegmenter(nn.Module):
         Raises:
             InputError: a side of the windows that is no multiple of the patch.
         """
-        super().__init__()
-        self.clip = clip.eval().requires_grad_(False)
+        super().__init__(clip=clip, templates=templates, precision=precision)
         self.synonyms = synonyms
         self.scale = scale
         self.windows = windows or StridedWindows()
         self.ignore_label = ignore_label
-        self.precision = precision
-        self.bank = TextBank(clip, templates)
         self.classes = Classes()
         if self.windows.size % clip.patch_size:
             below = max(self.windows.size // clip.patch_size, 1) * clip.patch_size
@@ -110,10 +106,6 @@ class ZeroShotSegmenter(nn.Module):
         """Returns "sem_seg": semantic segmentation."""
         return "sem_seg"
 
-    @classmethod
-    def require_trained(cls, cfg: CfgNode) -> None:
-        """Accepts every configuration: a CLIP can be evaluated as it is, a random one too."""
-
     def reading(self) -> Reading:
         """How it reads names and images, for the protocol of its numbers."""
         windows = self.windows
@@ -126,26 +118,9 @@ class ZeroShotSegmenter(nn.Module):
         )
 
     @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return self.clip.logit_scale.device
-
-    @property
     def names(self) -> Names:
         """For each class the names that count."""
         return self.classes.names
-
-    def weights_hash(self) -> str:
-        """Hash of the weights that are evaluated."""
-        return self.clip.weights_hash()
-
-    def original_hash(self) -> str:
-        """Hash of all weights: none of them trains."""
-        return self.weights_hash()
-
-    def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
-        """Loads ``MODEL.WEIGHTS``, which none of this project's commands writes; see `load_region_checkpoint`."""
-        load_region_checkpoint(self, tensors, source)
 
     def set_vocabulary(
         self, words: Vocabulary | Sequence[str], all_synonyms: bool | None = None

@@ -18,6 +18,7 @@ from clipself_seg.data.captions import read_phrases
 from clipself_seg.data.given_masks import read_masks
 from clipself_seg.data.images import read_image
 from clipself_seg.data.instances import category_indices, instance_records
+from clipself_seg.data.label_files import read_label_file
 from clipself_seg.data.label_maps import read_label_map
 from clipself_seg.data.mappers.detection import DetectionTrainMapper
 from clipself_seg.data.mappers.distill import DistillMapper
@@ -386,6 +387,11 @@ DATA_READERS = {
     "vocabulary_txt": Reader(
         partial(_make_text, "own.txt", "# mine\ncat|kitten\ndog, sky\ngrass|lawn,\n"),
         _use_vocabulary,
+        "lines",
+    ),
+    "label_file_txt": Reader(
+        partial(_make_text, "own.txt", "0:invalid_class_id\n1:cat,kitten\n2:sky\n"),
+        lambda path: read_label_file(path, as_vocabulary(["cat", "sky"])),
         "lines",
     ),
     "vocabulary_json": Reader(partial(_make_text, "own.json", CLASSES), _use_vocabulary, "json"),

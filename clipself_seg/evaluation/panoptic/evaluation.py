@@ -85,6 +85,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         workers: int,
         output_dir: Path,
         extras: Extras | None = None,
+        label_files: Sequence[str] = (),
     ) -> None:
         """
         Args:
@@ -102,9 +103,11 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             output_dir: folder for tables by class, in a folder for each fusion, and plots of the
                 sweep.
             extras: what is measured beside the published numbers, out of `MEASURED`; None for nothing.
+            label_files: for each data set a file of other names for its classes, or ""; () for none at all.
 
         Raises:
-            InputError: unknown fusions or tasks, or values of a sweep out of [0, 1].
+            InputError: unknown fusions or tasks, values of a sweep out of [0, 1], or another number of label files
+                than data sets.
         """
         check_names(fusions, tasks)
         check_exponents(sweep, "TEST.PANOPTIC.SWEEP")
@@ -120,6 +123,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         self.workers = workers
         self.output_dir = output_dir
         self.extras = extras or Extras()
+        self.label_files = _label_file_of(self.datasets, label_files)
         self._known: dict[str, PanopticGroundTruth] = {}
         self._named: dict[str, Fusion] = {}
         self._metadata: dict[str, Any] = {}
@@ -141,6 +145,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             "workers": cfg.DATALOADER.NUM_WORKERS,
             "output_dir": Path(cfg.OUTPUT_DIR),
             "extras": Extras.from_config(cfg, "panoptic segmentation", MEASURED),
+            "label_files": cfg.TEST.PANOPTIC.LABEL_FILES,
         }
 
     def check(self, model: PanopticModel) -> None:
@@ -325,7 +330,8 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
     def _truth(self, name: str) -> PanopticGroundTruth:
         """Vocabulary, records and ground truth of a data set, read once."""
         if name not in self._known:
-            truth = read_panoptic_ground_truth(name, self.tasks, self.train_vocabulary)
+            words = self.label_files.get(name, "")
+            truth = read_panoptic_ground_truth(name, self.tasks, self.train_vocabulary, words)
             similarity = self.extras.similarity_of(truth.vocabulary)
             self._known[name] = truth._replace(similarity=similarity)
         return self._known[name]
@@ -351,6 +357,16 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
 
     def _title(self, name: str) -> str:
         return f"{TITLES.get(name, name)}, {len(self._truth(name).records)} images"
+
+
+def _label_file_of(datasets: Sequence[str], files: Sequence[str]) -> dict[str, str]:
+    """The label file of each data set that has one."""
+    if files and len(files) != len(datasets):
+        raise InputError(
+            f"TEST.PANOPTIC.LABEL_FILES has {len(files)} entries, DATASETS.TEST {len(datasets)}: give one for each, "
+            '"" for a data set\'s own names'
+        )
+    return dict(zip(datasets, files))
 
 
 def _require_clip_alone(cfg: CfgNode) -> None:

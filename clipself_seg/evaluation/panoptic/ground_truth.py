@@ -15,6 +15,7 @@ from clipself_seg.data.datasets.panoptic import (
     panoptic_dataset,
     panoptic_set_records,
 )
+from clipself_seg.data.label_files import read_label_file
 from clipself_seg.data.records import Record, coco_info, read_coco_json
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, seen_by_synonym
 from clipself_seg.errors import InputError
@@ -57,7 +58,7 @@ class PanopticGroundTruth(NamedTuple):
 
 
 def read_panoptic_ground_truth(
-    name: str, tasks: Sequence[str], train_vocabulary: str
+    name: str, tasks: Sequence[str], train_vocabulary: str, label_file: str = ""
 ) -> PanopticGroundTruth:
     """Reads all of a data set but its images and PNGs, and checks that those are there.
 
@@ -67,13 +68,16 @@ def read_panoptic_ground_truth(
             with a logged reason.
         train_vocabulary: name of the class list that was trained on, whose classes count as seen; ""
             splits nothing.
+        label_file: file of other names for the classes, see `data.label_files`; "" for the data set's own.
 
     Raises:
-        InputError: an unknown data set or class list; files that are missing (names the command that
-            makes them), broken or of other images or classes; nothing to measure.
+        InputError: an unknown data set or class list; a label file of other classes; files that are missing
+            (names the command that makes them), broken or of other images or classes; nothing to measure.
     """
     files = panoptic_dataset(name)
     vocabulary = load_vocabulary(files.vocabulary)
+    if label_file:
+        vocabulary = read_label_file(label_file, vocabulary)
     measured = _tasks_with_files(name, files, tasks)
     records = panoptic_set_records(name, measured)
     _check_images(name, files, records, measured)

@@ -7,6 +7,7 @@ import pytest
 from clipself_seg.data.prepare.cityscapes import prepare_cityscapes
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.data.prepare.vistas import prepare_vistas
+from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from tests.spoiled_panoptic import Spoiler, evaluation
 from tests.street_worlds import CITY, write_city_image, write_vistas_image
@@ -60,3 +61,19 @@ def test_exponents_of_seen_and_unseen_classes_are_told_apart(streets):
 def test_an_archive_that_is_not_prepared_names_the_command(streets, name, command):
     with pytest.raises(InputError, match=f"run `clipself-seg data prepare {command}"):
         evaluation(streets, "DATASETS.TEST", (name,), *TRAINED).check(Spoiler())
+
+
+def test_a_label_file_gives_the_classes_other_names_and_decides_which_are_seen(streets):
+    prepare_cityscapes(Options(streets), ["val"])
+    own = load_vocabulary("openseg_cityscapes_19")
+    lines = [f"{index}:class {index}" for index in range(len(own))]
+    lines[5] = "5:person,pole"
+    path = streets / "words.txt"
+    path.write_text("\n".join(lines))
+    options = ("DATASETS.TEST", (CITYSCAPES,), "TEST.PANOPTIC.LABEL_FILES", (str(path),), *TRAINED)
+    model = Spoiler()
+    results = evaluation(streets, *options)(model)[CITYSCAPES]["generator"]
+    assert model.asked[0][1][5:7] == ("person", "class 6")
+    assert (results["PQ"], results["classes"], results["classes_seen"]) == (100, 4, 1)
+    with pytest.raises(InputError, match="LABEL_FILES has 1 entries, DATASETS.TEST 2"):
+        evaluation(streets, "TEST.PANOPTIC.LABEL_FILES", ("a.txt",))

@@ -1,4 +1,4 @@
-"""All commands by one name: ``clipself-seg COMMAND`` or ``python -m clipself_seg COMMAND``.
+"""Runs every command by one name: ``clipself-seg COMMAND`` or ``python -m clipself_seg COMMAND``.
 
 The bodies are in `clipself_seg.commands`, one module each; train_net.py and tools/ of a checkout call the same ones.
 """

@@ -1,4 +1,4 @@
-"""What F-ViT does behind the tower, piece by piece: in the project's formulation and in the plain one.
+"""Computes F-ViT behind the tower, piece by piece, in the project's formulation and in a plain one, to time both.
 
 Shapes: D width of the tower, E embedding, K classes, n boxes, g x g cells of the tower, H W rows and columns of
     the original image.

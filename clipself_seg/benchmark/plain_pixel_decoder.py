@@ -1,4 +1,4 @@
-"""The plain pixel decoder keeps all samples of deformable attention in memory, and then sums them by weight.
+"""Computes deformable attention with all samples in memory at once, the plain formulation to time ours against.
 
 It is the form that Deformable DETR's authors published for devices without their kernel (arXiv 2010.04159).
 

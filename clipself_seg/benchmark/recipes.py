@@ -1,4 +1,4 @@
-"""Operations and memory of a training recipe, computed from its configuration without running it.
+"""Computes the operations and the memory of a training recipe from its configuration, without running it.
 
 Shapes alone are computed with: tensors have no memory. A multiply-add is 2 operations. The memory of a step is
 the largest sum of the bytes that are alive at once in its forward and backward pass, with attention fused, and

@@ -1,4 +1,4 @@
-"""An unpickler of plain data: it runs nothing, and makes no more than there are bytes to make it of."""
+"""Unpickles plain data: runs no code of the file, and makes no more than there are bytes to make it of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dense features out of the values of a ViT's last blocks, and the gate that weighs their heads.
+"""Computes dense features from the values of a ViT's last blocks, with a gate that weighs their heads.
 
 ``MODEL.CLIP.DENSE`` names one of them (`clipself_seg.checkpoints.dense_feature`). With x_l the tokens before block l,
 LN_l its first norm, V_l its value matrix and bias, and O_l its output projection (EVA's inner norm before it, a

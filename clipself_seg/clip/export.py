@@ -1,4 +1,4 @@
-"""ONNX of a CLIP's two towers, for images of any size, checked against torch by onnxruntime.
+"""Exports a CLIP's two towers as ONNX, for images of any size, and checks them against torch by onnxruntime.
 
 Shapes: B images, K texts, T tokens of a text, E width of the embedding, h x w grid of the dense
 features.

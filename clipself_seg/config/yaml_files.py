@@ -1,4 +1,4 @@
-"""Files of a configuration: YAML above its ``_BASE_`` files, all of them on this machine's disk.
+"""Reads the YAML files of a configuration and their ``_BASE_`` files, from this machine's disk alone.
 
 Detectron2's own reader also takes addresses, which it fetches, and falls back to an unsafe YAML loader,
 which runs code.

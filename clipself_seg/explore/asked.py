@@ -1,4 +1,4 @@
-"""What somebody asks of the server: an image and words, within limits. Nothing of it is a path."""
+"""Reads what is sent to the server, an image and words, within limits. Nothing of it is a path."""
 
 from __future__ import annotations
 

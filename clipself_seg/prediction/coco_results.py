@@ -1,4 +1,4 @@
-"""Results of several images in one file of COCO's format: what segments and boxes have in common."""
+"""Writes the results of several images into one file of COCO's format, for segments and for boxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the dense features of several CLIPs see in an image: K-Means, and a heat map for each word.
+"""Draws the dense features of several CLIPs in an image: clusters of K-Means, and a heat map for each word.
 
 Shapes: E channels, h x w cells of the features, K words, H x W pixels of a tile.
 """

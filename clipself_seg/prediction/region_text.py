@@ -1,4 +1,4 @@
-"""Gives nouns to proposals by CLIP's embeddings of their crops, for region-text training (CLIPSelf, A.4).
+"""Labels proposals with nouns by CLIP's embeddings of their crops, for region-text training (CLIPSelf, A.4).
 
 Shapes: R proposals of some images, K nouns, E embedding width, S0 side of a crop.
 """

@@ -1,4 +1,4 @@
-"""Overlays, label maps and scores of semantic segmentation as files."""
+"""Writes overlays, label maps and scores of semantic segmentation as files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether what the paper claims holds here: paired differences against their standard error."""
+"""Judges whether the paper's claims hold here, by paired differences against their standard error."""
 
 from __future__ import annotations
 

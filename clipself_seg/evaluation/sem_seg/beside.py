@@ -1,4 +1,4 @@
-"""What a segmentation is measured by beside IoU and accuracy, counted image by image.
+"""Counts, image by image, what Open mIoU, Boundary IoU and the naming of true masks are computed from.
 
 Legend: K classes, H W rows and columns of the original image.
 """

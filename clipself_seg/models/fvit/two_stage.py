@@ -1,4 +1,4 @@
-"""The two stages of F-ViT behind the tower: proposals of an RPN, and RoIs scored against text.
+"""Detects in two stages behind F-ViT's tower: an RPN proposes boxes, and RoIs are scored against texts.
 
 Shapes: B images, g x g cells of CLIP's grid, E embedding, K classes, n boxes. Boxes are XYXY in pixels of
 the padded square, but for detections, which are in pixels of the original image.

@@ -83,17 +83,17 @@ class PanopticReading:
 
     def reading(self) -> Reading:
         """How it reads names and images, for the protocol of its numbers."""
-        templates = [
-            templates_text(bank.templates) for bank in (self.branch_bank, self.generator_bank)
-        ]
+        templates = f"{templates_text(self.branch_bank.templates)} for CLIP"
         void = "void, scored by the generator"
         if self.fusion.void_discount:
             void += f", less {self.fusion.void_discount:g} times CLIP's best class"
-        if self.masks_given:
+        if not self.masks_given:
+            templates += f", {templates_text(self.generator_bank.templates)} for the generator"
+        else:
             void = "none: masks from elsewhere are named by CLIP alone"
         return Reading(
             BEST_OF_NAMES,
-            f"{templates[0]} for CLIP, {templates[1]} for the generator",
+            templates,
             background=void,
             features=self._features_text(),
             scale=f"{similarity_scale(self.branch.clip.logit_scale).item():.4g}",

@@ -453,3 +453,5 @@ def test_its_reading_is_what_its_parts_do(model):
     assert (reading.features, reading.scale) == ("token", f"{model.clip.logit_scale.exp():.4g}")
     by_attention = model_of("MODEL.CLIP_BRANCH.KIND", "masked_attention")
     assert by_attention.reading().features == "masked attention"
+    given = model_of(*GIVEN).reading()
+    assert given.templates == '"a photo of a {}." for CLIP' and given.background.startswith("none")

@@ -223,7 +223,7 @@ def _metadata(clip: DenseCLIP, differences: dict[str, dict[str, float]]) -> dict
                 "features": "float32 (B, embed_dim, H / patch_size, W / patch_size), of unit length per cell",
             },
             TEXT_FILE: {
-                "tokens": "int64 (K, context_length), CLIP's byte-pair tokens",
+                "tokens": "int64 (K, context_length), of the tokenizer of this CLIP",
                 "embeddings": "float32 (K, embed_dim), of unit length",
             },
         },

@@ -176,6 +176,7 @@ class TowerKind:
         templates: name in `prompts.TEMPLATES` of the sentences that its authors compare images with, as a user who
             has no other reason should take them.
         scale: factor of cosines before training.
+        image_files: whether there are files of its image tower alone, which load without a text tower.
         quick_gelu: whether there are models of equal shapes with QuickGELU and with exact GELU.
         dense_kinds: values of ``MODEL.CLIP.DENSE`` that its image tower has.
         attentions: whether it has the attentions without training of ``MODEL.CLIP.ATTENTION``.
@@ -197,6 +198,7 @@ class TowerKind:
     tokenizer: Callable[[Architecture], Tokenizer] = _clip_tokenizer
     templates: str = "vild63"
     scale: float = 1 / 0.07
+    image_files: bool = False
     quick_gelu: bool = False
     dense_kinds: tuple[str, ...] = ("token",)
     attentions: bool = False

@@ -7,8 +7,11 @@ from clipself_seg.clip.eva import EVA
 from clipself_seg.clip.kind import Config, TowerKind
 from clipself_seg.clip.openai_vit import OPENAI_VIT
 from clipself_seg.clip.resnet_kind import RESNET
+from clipself_seg.clip.tips import TIPS
 
-KINDS: dict[str, TowerKind] = {kind.name: kind for kind in (EVA, OPENAI_VIT, RESNET, CONVNEXT)}
+KINDS: dict[str, TowerKind] = {
+    kind.name: kind for kind in (EVA, OPENAI_VIT, RESNET, CONVNEXT, TIPS)
+}
 
 
 def kind_of(config: Config) -> TowerKind | None:

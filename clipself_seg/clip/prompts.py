@@ -1,4 +1,4 @@
-"""Sentences about a class for the text tower: ViLD's 63 templates, FC-CLIP's 14, OpenAI's 80, a single one."""
+"""Sentences about a class for the text tower: ViLD's 63 templates, FC-CLIP's 14, OpenAI's 80, TCL's 9, one alone."""
 
 from __future__ import annotations
 
@@ -155,6 +155,19 @@ OPENAI_80 = (
     "a tattoo of the {}.",
 )
 
+# The nine of TCL (Cha et al., 2023), which TIPSv2's authors label pixels with: seven of the 80, and two for several.
+TCL_9 = (
+    "itap of a {}.",
+    "a bad photo of a {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+    "a photo of many {}.",
+    "a photo of {}s.",
+)
+
 
 # Those that FC-CLIP (arXiv 2308.02487) took of ViLD's; four of them end without a full stop.
 VILD_14 = (
@@ -178,6 +191,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "vild63": tuple(_with_this_is(template) for template in VILD_63),
     "vild14": VILD_14,
     "openai80": OPENAI_80,
+    "tcl9": TCL_9,
     "single": ("a photo of a {}",),
     "cat_seg": ("A photo of a {} in the scene",),
     "odise": ("a photo of a {}.",),

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from clipself_seg.clip.layers import ResidualBlock, Transformer
 from clipself_seg.clip.recomputation import run_block
+from clipself_seg.errors import InputError
 
 BATCH = 256  # prompts encoded together where no gradient is needed
 MANY = 4096  # prompts that deserve a progress bar
@@ -126,6 +127,35 @@ class TextTower(TextEncoder):
         return self.ln_final(x_KD) @ self.text_projection
 
 
+class NoTextTower(TextEncoder):
+    """In the place of the text tower that a file does not have: it refuses texts."""
+
+    def __init__(self, *, context_length: int, source: str) -> None:
+        """
+        Args:
+            context_length: number of tokens of a text, as the model's own has it.
+            source: name of the file.
+        """
+        super().__init__()
+        self.context_length = context_length
+        self.source = source
+
+    def forward(self, tokens_KT: Tensor, checkpointing: bool = False) -> Tensor:
+        """Refuses.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            f"{self.source} has an image tower alone, and this needs texts: give a file with both towers of this model"
+        )
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """None."""
+        return nn.ModuleList()
+
+
 def encode_prompts(
     tower: TextEncoder, tokens_KT: Tensor, *, checkpointing: bool = False, stable: bool = True
 ) -> Tensor:
@@ -149,7 +179,9 @@ def encode_prompts(
 
 
 def same_text_tower(tower: nn.Module, other: nn.Module) -> bool:
-    """Whether two text towers of one architecture have the same weights, but for their rounding."""
+    """Whether two text towers of one architecture have the same weights, but for their rounding, or one has none."""
+    if isinstance(tower, NoTextTower) or isinstance(other, NoTextTower):
+        return True
     theirs = other.state_dict()
     return all(
         torch.allclose(tensor, theirs[name], atol=2e-3, rtol=2e-3)

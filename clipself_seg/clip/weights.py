@@ -30,6 +30,7 @@ from clipself_seg.clip.kind import Architecture, PositionTable, TowerKind
 from clipself_seg.clip.kinds import KINDS
 from clipself_seg.clip.positions import resample_positions
 from clipself_seg.clip.signatures import first_gap, signature_of
+from clipself_seg.clip.text import NoTextTower
 from clipself_seg.clip.tower import ImageTower
 from clipself_seg.errors import InputError, nearest
 
@@ -102,7 +103,7 @@ def load_strictly(
     """Loads a checkpoint into a module; all names and shapes have to match.
 
     Tensors of any floating-point precision become float32, and a position table of another square grid
-    is resized.
+    is resized. Of a file of the image tower alone the module gets no text tower, where its kind has such files.
 
     Args:
         module: module with ``visual``, ``text`` and ``logit_scale``; its tensors may be on "meta".
@@ -115,9 +116,13 @@ def load_strictly(
     """
     tensors = to_native(checkpoint.tensors)
     _check_architecture(tensors, architecture, checkpoint)
+    notes = []
+    if architecture.kind.image_files and not any(name.startswith("text.") for name in tensors):
+        length = architecture.text["context_length"]
+        module.text = NoTextTower(context_length=length, source=checkpoint.path.name)
+        notes.append("no text tower")
     wanted = module.state_dict()
     _check_names(tensors, wanted, checkpoint)
-    notes = []
     converted = 0
     for name, target in wanted.items():
         tensor = tensors[name]

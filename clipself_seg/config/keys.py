@@ -36,7 +36,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "MODEL.CLIPSELF.CORRELATION.CONTEXT": ("q", "qk"),
     "SOLVER.AMP.DTYPE": ("float16", "bfloat16"),
     "TEST.REGIONS.MASK_RESIZE": ("reference", "exact"),
-    "TEST.REGIONS.TEMPLATES": ("vild63", "openai80", "single"),
+    "TEST.REGIONS.TEMPLATES": ("vild63", "openai80", "tcl9", "single"),
 }
 READOUTS = ("boxes", "masks", "crops", "attention_boxes", "attention_masks")
 

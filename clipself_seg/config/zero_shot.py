@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 # What a key may be, where that is a short list.
 ZERO_SHOT_CHOICES: dict[str, tuple[str, ...]] = {
     "MODEL.ZERO_SHOT.SYNONYMS": ("max", "mean", "first"),
-    "MODEL.ZERO_SHOT.TEMPLATES": ("openai80", "vild63", "single"),
+    "MODEL.ZERO_SHOT.TEMPLATES": ("openai80", "vild63", "tcl9", "single"),
 }
 
 
@@ -20,7 +20,7 @@ def add_zero_shot_keys(cfg: CfgNode) -> None:
     cfg.MODEL.ZERO_SHOT = CfgNode()
     # Factor of the cosines before the softmax over all names.
     cfg.MODEL.ZERO_SHOT.SCALE = 40.0
-    # Sentences around a class name, whose embeddings are averaged: OpenAI's 80, ViLD's 63, or one.
+    # Sentences around a class name, whose embeddings are averaged: OpenAI's 80, ViLD's 63, TCL's nine, or one.
     cfg.MODEL.ZERO_SHOT.TEMPLATES = "openai80"
     # Names of a class that count: every one by itself, of which the best is the class's ("max"), the "mean" of their
     # embeddings, or the "first" alone.

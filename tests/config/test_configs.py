@@ -10,6 +10,7 @@ import open_clip
 import pytest
 
 from clipself_seg.checkpoints.shipped import SHIPPED_TAGS
+from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip.build import find_architecture
 from clipself_seg.config import load_config
 from clipself_seg.data.datasets.coco import COCO_DATASETS
@@ -228,7 +229,8 @@ def test_config_names_weights_blocks_sizes_and_data_that_exist(name):
     cfg = load_config(ROOT / "configs" / name)
     clip = find_architecture(cfg.MODEL.CLIP.NAME)
     tags = open_clip.list_pretrained_tags_by_model(clip.name)
-    assert cfg.MODEL.CLIP.WEIGHTS in [*tags, *SHIPPED_TAGS, ""]
+    official = [entry.name for entry in zoo().values() if entry.model == clip.name]
+    assert cfg.MODEL.CLIP.WEIGHTS in [*tags, *official, *SHIPPED_TAGS, ""]
     tower = clip.signature
     assert cfg.MODEL.CLIP.TRAINABLE_BLOCKS <= tower.layers
     if cfg.MODEL.META_ARCHITECTURE in ("CLIPSelf", "RegionReader"):

@@ -1,0 +1,437 @@
+"""TIPSv2's towers: the parity case, transformers' and timm's models on random weights, files, and padding."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipself_seg.checkpoints.zoo import zoo
+from clipself_seg.clip import build, load_clip, save_clip
+from clipself_seg.clip.build import find_architecture
+from clipself_seg.clip.text import encode_prompts, same_text_tower
+from clipself_seg.clip.tips import EMBEDDINGS, TipsTransformer
+from clipself_seg.clip.tips_names import (
+    read_official,
+    read_timm,
+    read_transformers,
+    write_official,
+    write_timm,
+    write_transformers,
+)
+from clipself_seg.clip.tips_text import TipsTextTower
+from clipself_seg.errors import InputError
+from tests.conftest import PARITY
+from tests.parity.named_weights import named_input, named_state_dict
+from tests.small_towers import TIPS, small_towers
+
+CASE = "towers_tipsv2"
+SIZES = {"image_size": 56, "patch_size": 14, "width": 32, "layers": 3, "heads": 2, "hidden": 128}
+TEXT_SIZES = {"context_length": 16, "vocab_size": 50, "width": 32, "heads": 2, "layers": 2}
+TOKENS = torch.tensor([[5, 7, 0, 0, 0], [3, 9, 11, 2, 0], [1, 0, 0, 0, 0]])
+
+
+def below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def close(actual: Tensor, expected: np.ndarray | Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(actual, torch.as_tensor(expected), atol=tolerance, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    """Its model from a file in transformers' layout, its description, and what the model shall give."""
+    described = json.loads((PARITY / f"{CASE}.json").read_text())
+    weights = named_state_dict(json.loads((PARITY / f"{CASE}.shapes.json").read_text()))
+    for name, factor in described["weight_multipliers"].items():
+        weights[name] = weights[name] * factor
+    path = tmp_path_factory.mktemp(CASE) / "model.safetensors"
+    safetensors.torch.save_file(weights, path)
+    vision = TIPS["vision_cfg"] | {"image_size": 448, "width": 192, "heads": 3, "hidden": 768}
+    text = TIPS["text_cfg"] | {"vocab_size": 800, "width": 192, "heads": 3, "layers": 3}
+    config = {"embed_dim": 192, "vision_cfg": vision, "text_cfg": text | {"hidden": 768}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(build._configs(), CASE, config)
+        return load_clip(CASE, path), described, dict(np.load(PARITY / f"{CASE}.npz"))
+
+
+def picture(height: int, width: int) -> Tensor:
+    noise = named_input(f"{CASE}:image:{height}x{width}", (1, 3, height, width))
+    return (0.5 + 0.2 * noise).clamp(0, 1)
+
+
+@torch.no_grad()
+def test_image_side_of_the_parity_case(case):
+    clip, described, expected = case
+    tower, image = clip.visual, clip.normalise(picture(448, 448))
+    assert torch.equal(image, picture(448, 448))  # pixels in [0, 1] stay what they are
+    embeddings = tower.image_embeddings(image)
+    for name, array in zip(EMBEDDINGS, ("image_embed", "image_embed_2")):
+        close(embeddings[name][0], expected[array], 3e-5)
+    close(tower(image), embeddings["class"], 1e-6)
+    dense_hwE = tower.dense(image)[0].permute(1, 2, 0)
+    close(dense_hwE[::2, ::2, ::2], expected["dense"], 3e-5)
+    wide_hwE = tower.dense(picture(*described["wide"]))[0].permute(1, 2, 0)
+    close(wide_hwE[::2, ::2, ::2], expected["dense_wide"], 3e-5)
+    masks = named_input(f"{CASE}:masks", (5, 32, 32)) > 0
+    masks[3] = False
+    masks[3, 16, 10] = masks[4] = True
+    unit_hwE = F.normalize(dense_hwE, dim=-1)
+    means = torch.stack([unit_hwE[mask].mean(0) for mask in masks])
+    close(means, expected["region_mean"], 1e-6)
+    whole = tower.masked_attention(image, [masks])[4]
+    close(whole, embeddings["class"][0], 1e-5)  # a mask of all is the image
+
+
+@torch.no_grad()
+def test_text_side_of_the_parity_case(case):
+    clip, described, expected = case
+    tokens = torch.tensor(described["tokens"])
+    assert torch.equal(tokens != 0, torch.tensor(described["attention_mask"]).bool())
+    close(clip.text(tokens), expected["text_embed"], 3e-5)
+    close(clip.text.whole(tokens), expected["text_embed"], 3e-5)
+    unit = F.normalize(torch.from_numpy(expected["text_embed"]), dim=-1)
+    close(encode_prompts(clip.text, tokens), expected["text_embed"], 3e-5)
+    close(clip.encode_text(tokens), unit, 1e-5)
+
+
+def transformers_model(gated: bool):
+    """A small model of the library with random weights, biases and scales too."""
+    from transformers import Tipsv2Config, Tipsv2Model
+
+    text = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2}
+    vision = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    vision |= {"image_size": 56, "use_swiglu_ffn": gated}
+    text |= {"num_attention_heads": 2, "max_position_embeddings": 16}
+    torch.manual_seed(3)
+    model = Tipsv2Model(Tipsv2Config(text_config=text, vision_config=vision)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name != "temperature":
+                parameter += 0.2 * torch.randn_like(parameter)
+    return model
+
+
+@pytest.mark.parametrize("gated", [False, True], ids=["MLP", "SwiGLU"])
+@torch.no_grad()
+def test_equal_to_the_model_of_transformers_whose_files_are_read_and_written(gated, tmp_path):
+    model = transformers_model(gated)
+    state = model.state_dict()
+    native = read_transformers(state)
+    sizes = SIZES | ({"hidden": 88} if gated else {})
+    image, text = TipsTransformer(**sizes, gated=gated), TipsTextTower(**TEXT_SIZES, hidden=128)
+    image.load_state_dict(below(native, "visual."))
+    text.load_state_dict(below(native, "text."))
+    for height, width in ((56, 56), (42, 84), (112, 28)):
+        pixels = torch.rand(2, 3, height, width)
+        tokens = model.vision_model(pixels).last_hidden_state
+        embeddings = image.image_embeddings(pixels)
+        close(embeddings["class"], tokens[:, 0], 1e-5)
+        close(embeddings["second_class"], tokens[:, 1], 1e-5)
+    pooled = model.text_model(input_ids=TOKENS, attention_mask=(TOKENS != 0).long()).pooler_output
+    close(text(TOKENS), pooled, 1e-5)
+    close(native["logit_scale"], -model.temperature.log(), 1e-6)
+    written = write_transformers(native)
+    assert written.keys() == state.keys()
+    for name in state.keys() - {"vision_model.embeddings.mask_token"}:
+        close(written[name], state[name], 1e-8)
+    model.load_state_dict(written)
+    official = write_official(native)
+    again = read_official(official)
+    assert again.keys() == native.keys()
+    assert all(torch.equal(again[name], native[name]) for name in native)
+    # Transformers reads published files by these rules of its own.
+    safetensors.torch.save_file(official, tmp_path / "model.safetensors")
+    model.config.save_pretrained(tmp_path)
+    read, said = type(model).from_pretrained(tmp_path, output_loading_info=True)
+    assert not said["missing_keys"] and not said["unexpected_keys"]
+    close(read.vision_model(pixels).last_hidden_state, tokens, 1e-6)
+    close(
+        read.text_model(input_ids=TOKENS, attention_mask=(TOKENS != 0).long()).pooler_output,
+        pooled,
+        1e-6,
+    )
+
+
+@pytest.mark.parametrize("gated", [False, True], ids=["MLP", "SwiGLU"])
+@torch.no_grad()
+def test_equal_to_the_image_tower_of_timm_whose_files_are_read_and_written(gated):
+    from timm.layers import SwiGLUPacked
+    from timm.models.vision_transformer import VisionTransformer
+
+    how = {"mlp_layer": SwiGLUPacked, "act_layer": torch.nn.SiLU} if gated else {}
+    how |= {
+        "mlp_ratio": 5.5 if gated else 4.0,
+        "init_values": 1.0,
+        "reg_tokens": 1,
+        "num_classes": 0,
+    }
+    torch.manual_seed(4)
+    model = VisionTransformer(
+        img_size=56, patch_size=14, embed_dim=32, depth=3, num_heads=2, no_embed_class=True, **how
+    ).eval()
+    for parameter in model.parameters():
+        parameter += 0.2 * torch.randn_like(parameter)
+    state = model.state_dict()
+    image = TipsTransformer(**SIZES | ({"hidden": 88} if gated else {}), gated=gated)
+    native = read_timm(state)
+    image.load_state_dict(below(native, "visual."))
+    pixels = torch.rand(2, 3, 56, 56)
+    tokens = model.forward_features(pixels)
+    embeddings = image.image_embeddings(pixels)
+    close(embeddings["class"], tokens[:, 0], 1e-5)
+    close(embeddings["second_class"], tokens[:, 1], 1e-5)
+    # The class token's own position moves into it.
+    moved = native | {
+        "visual.class_embedding": native["visual.class_embedding"] - 1,
+        "visual.positional_embedding": native["visual.positional_embedding"].clone(),
+    }
+    moved["visual.positional_embedding"][0] += 1
+    for written in (write_timm(native), write_timm(moved)):
+        assert written.keys() == state.keys()
+        for name in state:
+            close(written[name], state[name], 1e-6)
+
+
+def test_a_file_of_another_model_with_registers_is_left_as_it_is():
+    others = {
+        "reg_token": torch.zeros(1, 4, 8),
+        "pos_embed": torch.zeros(1, 4, 8),
+        "cls_token": torch.zeros(1, 1, 8),
+    }
+    assert read_timm(others).keys() == others.keys()
+
+
+def test_a_temperature_that_is_no_divisor_is_said_and_not_taken(caplog):
+    native = read_transformers({"temperature": torch.tensor(-0.1)})
+    assert native["logit_scale"].exp().item() == pytest.approx(1 / 0.005065968, rel=1e-5)
+    assert "-0.1" in caplog.text
+    assert read_transformers({"temperature": torch.tensor(0.5)})["logit_scale"].exp() == 2
+    assert read_transformers({})["logit_scale"].exp().item() == pytest.approx(197.4, abs=0.1)
+
+
+@pytest.fixture(scope="module")
+def tower() -> TipsTransformer:
+    torch.manual_seed(0)
+    tower = TipsTransformer(**SIZES).eval()
+    with torch.no_grad():
+        for parameter in tower.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return tower
+
+
+def test_the_register_matters_and_has_no_place_in_the_maps(tower):
+    images = torch.rand(2, 3, 42, 70)
+    maps = tower.features(images, tower.feature_shapes())
+    for name, (channels, stride) in tower.feature_shapes().items():
+        assert maps[name].shape == (2, channels, 42 // stride, 70 // stride), name
+    with torch.no_grad():
+        before = tower(images)
+        tower.register_embedding.neg_()
+        after = tower(images)
+        tower.register_embedding.neg_()
+    assert (before - after).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_dense_features_are_those_of_a_last_block_in_which_each_token_sees_itself(tower):
+    images = torch.rand(1, 3, 56, 42)
+    tokens, _, _ = tower.embed(images)
+    for block in tower.blocks[:-1]:
+        tokens = block(tokens)
+    patches = tokens[:, 2:]
+    alone = torch.eye(patches.shape[1], dtype=torch.bool)[None]
+    expected = tower.project(tower.blocks[-1].forward_mask_tokens(patches, patches, alone))
+    close(tower.dense(images).flatten(2).transpose(1, 2), expected, 1e-5)
+
+
+@torch.no_grad()
+def test_mask_tokens_are_class_tokens_that_see_both_class_tokens_and_their_region(tower):
+    """Against a loop that attends over the tokens of one region at a time."""
+    images = torch.rand(1, 3, 56, 56)
+    masks = torch.rand(3, 4, 4) > 0.5
+    masks[1] = False
+    actual = tower.masked_attention(images, [masks])
+    for mask, region in zip(masks, actual):
+        tokens, _, _ = tower.embed(images)
+        kept = torch.cat([torch.tensor([True, True]), mask.flatten()])
+        token = tokens[:, :1]
+        for block in tower.blocks:
+            token, tokens = block.forward_mask_tokens(token, tokens[:, kept]), block(tokens)
+        close(region, tower.project(token)[0, 0], 1e-5)
+
+
+@pytest.mark.parametrize("name", ["sclip", "clearclip", "naclip", "kk", "qq_kk"])
+def test_attentions_without_training_do_not_take_the_register_for_a_patch(tower, name):
+    images = torch.rand(1, 3, 42, 56)
+    tower.choose_attention(name)
+    try:
+        assert tower.dense(images).shape == (1, 32, 3, 4)
+    finally:
+        tower.choose_attention("none")
+
+
+def test_no_embedding_of_another_name(tower):
+    with pytest.raises(InputError, match='"second_class"'):
+        tower.image_embeddings(torch.rand(1, 3, 56, 56), ["second"])
+
+
+def test_every_parameter_is_in_one_group(tower):
+    grouped = [p for group in tower.layer_groups().values() for p in group]
+    assert len(grouped) == len({id(p) for p in grouped})
+    assert {id(p) for p in grouped} == {id(p) for p in tower.parameters()}
+
+
+@pytest.fixture(scope="module")
+def text_tower() -> TipsTextTower:
+    torch.manual_seed(0)
+    return TipsTextTower(**TEXT_SIZES, hidden=64).eval()
+
+
+@torch.no_grad()
+def test_padding_and_the_other_texts_of_a_batch_have_no_effect(text_tower):
+    together = text_tower(TOKENS)
+    for tokens, expected in zip(TOKENS, together):
+        close(text_tower(tokens[tokens != 0][None])[0], expected, 1e-5)
+    longer = F.pad(TOKENS, (0, 7))
+    close(text_tower(longer), together, 1e-5)
+    assert text_tower.lengths(TOKENS).tolist() == [2, 4, 1]
+
+
+def test_a_text_without_tokens_is_zero_and_has_finite_gradients(text_tower):
+    tokens = torch.tensor([[0, 0, 0], [4, 0, 0]])
+    text = text_tower(tokens)
+    assert torch.equal(text[0], torch.zeros(32))
+    text.sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in text_tower.parameters())
+    text_tower.zero_grad()
+    assert text_tower(TOKENS[:0]).shape == (0, 32)
+
+
+def test_recomputed_blocks_have_the_same_gradients(text_tower):
+    gradients = []
+    for checkpointing in (False, True):
+        text_tower.zero_grad()
+        text_tower(TOKENS, checkpointing).square().sum().backward()
+        gradients.append([p.grad.clone() for p in text_tower.parameters()])
+    for one, other in zip(*gradients):
+        assert torch.equal(one, other)
+    text_tower.zero_grad()
+
+
+NAME = "small-TIPSv2"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A small model of random weights; its name is known meanwhile."""
+    with small_towers(tmp_path_factory.mktemp("weights")):
+        torch.manual_seed(5)
+        yield load_clip(NAME, None)
+
+
+@pytest.mark.parametrize(
+    "layout, suffix, parts",
+    [
+        ("official", "safetensors", {"vision_encoder", "text_encoder", "temperature"}),
+        ("official", "pt", {"vision_encoder", "text_encoder", "temperature"}),
+        ("transformers", "safetensors", {"vision_model", "text_model", "temperature"}),
+    ],
+)
+def test_a_saved_model_has_published_names_and_loads_bit_for_bit(
+    small, tmp_path, layout, suffix, parts
+):
+    path = tmp_path / f"clip.{suffix}"
+    save_clip(small, path, layout=layout)
+    loaded = load_clip(NAME, path)
+    assert loaded.weights_hash() == small.weights_hash()
+    assert str(loaded.report).startswith(f"{NAME} <- clip.{suffix}")
+    assert "0 missing, 0 unexpected" in str(loaded.report)
+    assert loaded.mean == (0, 0, 0) and loaded.std == (1, 1, 1)
+    stored = load_tensors(path)
+    assert {name.split(".")[0] for name in stored} == parts
+    assert loaded.logit_scale.exp().item() == pytest.approx(197.4, abs=0.1)
+
+
+def load_tensors(path):
+    if path.suffix == ".safetensors":
+        return safetensors.torch.load_file(path)
+    return torch.load(path)["state_dict"]
+
+
+@torch.no_grad()
+def test_a_file_of_the_image_tower_alone_loads_without_texts(small, tmp_path):
+    save_clip(small, tmp_path / "timm.safetensors", layout="timm")
+    image = load_clip(NAME, tmp_path / "timm.safetensors")
+    pixels = torch.rand(1, 3, 56, 70)
+    close(image.encode_dense(pixels), small.encode_dense(pixels), 1e-6)
+    assert "no text tower" in str(image.report)
+    with pytest.raises(InputError, match="timm.safetensors has an image tower alone"):
+        image.encode_text("a cat")
+    save_clip(image, tmp_path / "again.safetensors")
+    again = load_clip(NAME, tmp_path / "again.safetensors")
+    assert again.weights_hash() == image.weights_hash()
+    assert same_text_tower(small.text, again.text) and same_text_tower(again.text, small.text)
+
+
+def test_a_file_without_some_texts_is_refused(small, tmp_path):
+    save_clip(small, tmp_path / "clip.safetensors")
+    tensors = safetensors.torch.load_file(tmp_path / "clip.safetensors")
+    del tensors["text_encoder.ln_final.weight"]
+    safetensors.torch.save_file(tensors, tmp_path / "part.safetensors")
+    with pytest.raises(InputError, match="text.ln_final.weight"):
+        load_clip(NAME, tmp_path / "part.safetensors")
+
+
+@pytest.mark.parametrize(
+    "name, tensor",
+    [
+        ("temperature", torch.ones(3)),
+        ("temperature", torch.tensor(2)),
+        ("vision_model.embeddings.cls_token", torch.zeros(2, 1, 32)),
+        ("vision_model.embeddings.register_tokens", torch.zeros(1, 4, 32)),
+        ("vision_model.encoder.layer.0.attention.k_proj.weight", torch.zeros(31, 32)),
+        ("text_model.encoder.layers.0.self_attn.q_proj.bias", torch.zeros(32, 1)),
+    ],
+)
+def test_misshapen_tensors_are_refused(small, tmp_path, name, tensor):
+    save_clip(small, tmp_path / "clip.safetensors", layout="transformers")
+    tensors = safetensors.torch.load_file(tmp_path / "clip.safetensors") | {name: tensor}
+    safetensors.torch.save_file(tensors, tmp_path / "bad.safetensors")
+    with pytest.raises(InputError, match="bad.safetensors"):
+        load_clip(NAME, tmp_path / "bad.safetensors")
+
+
+def test_a_file_of_another_size_is_refused_by_its_signature(small, tmp_path):
+    save_clip(small, tmp_path / "clip.safetensors")
+    with pytest.raises(InputError, match=r"TIPSv2 \(width 32, 4 blocks, patch 14, embedding 32\)"):
+        load_clip("TIPSv2-B-14", tmp_path / "clip.safetensors")
+
+
+def test_texts_go_through_the_repositorys_tokenizer(small):
+    tokens = small.tokenize(["a cat", "a photo of a dog"])
+    assert tokens.shape == (2, 64) and (tokens != 0).sum(1).tolist() == [
+        small.token_count("a cat"),
+        small.token_count("a photo of a dog"),
+    ]
+    assert small.encode_text("a cat").shape == (1, 32)
+
+
+@pytest.mark.parametrize(
+    "name, image, text",
+    [("B-14", 86, 110), ("L-14", 304, 184), ("SO400M-14", 413, 448), ("g-14", 1136, 389)],
+)
+def test_published_sizes_have_the_published_numbers_of_parameters(name, image, text):
+    architecture = find_architecture(f"TIPSv2-{name}")
+    with torch.device("meta"):
+        towers = (architecture.build_image_tower(False), architecture.build_text_tower(False))
+    counts = [round(sum(p.numel() for p in tower.parameters()) / 1e6) for tower in towers]
+    assert counts == [image, text]
+    entry = zoo()[f"tipsv2-{name.replace('-', '').lower()}"]
+    assert entry.model == f"TIPSv2-{name}" and "CC BY 4.0" in entry.licence

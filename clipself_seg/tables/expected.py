@@ -19,7 +19,8 @@ from clipself_seg.benchmark.recipes import recipe
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.config import load_config
 from clipself_seg.tables.page import markdown_table
-from clipself_seg.tables.table import ROOT, RunOf, Table, read_tables
+from clipself_seg.tables.specs import RunOf
+from clipself_seg.tables.table import ROOT, Table, read_tables
 
 FOLDERS = ("distill", "regions", "semseg", "panoptic", "detection")
 RATES = {"B": 52e12, "L": 70e12}

@@ -1,4 +1,7 @@
-"""The figure of a table: bars or curves of the paper's numbers and of those measured here, a colour for each row."""
+"""The figure of a table: the paper's numbers and those measured here, a colour for each row.
+
+Bars, curves, or lines in a plane of two columns.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from clipself_seg.tables.sections import Section
 # Okabe and Ito's colours, which differ for colour-blind readers too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 MARKERS = "osD^vPX*"
+LINES = ("-", "--", ":")
 
 
 def write_figure(section: Section, folder: Path) -> bool:
@@ -23,7 +27,7 @@ def write_figure(section: Section, folder: Path) -> bool:
     """
     one_column = section.table.figure == "bars" and len(section.table.columns) == 1
     bars = _bars_of_one_column if one_column else _bars
-    draw = {"bars": bars, "curve": _curve}.get(section.table.figure)
+    draw = {"bars": bars, "curve": _curve, "plane": _plane}.get(section.table.figure)
     if draw is None or not section.cells:
         return False
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -38,7 +42,8 @@ def write_figure(section: Section, folder: Path) -> bool:
     for panel, side in zip(panels, sides):
         draw(panel, section, side)
         panel.set_title(side)
-        (panel.set_xlim if one_column else panel.set_ylim)(0)
+        if section.table.figure != "plane":
+            (panel.set_xlim if one_column else panel.set_ylim)(0)
         handles |= {text: handle for handle, text in zip(*panel.get_legend_handles_labels())}
     if handles:
         figure.legend(
@@ -119,6 +124,28 @@ def _curve(panel: Any, section: Section, side: str) -> None:
         means = [statistics.fmean(columns[index]) for index in shown]
         style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
         panel.plot([titles[index] for index in shown], means, label=title, **style)
+    panel.grid(alpha=0.3)
+
+
+def _plane(panel: Any, section: Section, side: str) -> None:
+    """A line for each row through its pairs of columns, from the first one, which is filled, to the last."""
+    table = section.table
+    for number, (name, row) in enumerate(table.rows.items()):
+        pairs = [
+            [_numbers(section, name, column, side) for column in pair] for pair in table.points
+        ]
+        means = [[statistics.fmean(one) for one in pair] for pair in pairs if all(pair)]
+        if not means:
+            continue
+        across, up = zip(*means)
+        rounds = number // len(COLOURS)
+        style = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[rounds % len(LINES)]}
+        marker = MARKERS[(number + rounds) % len(MARKERS)]
+        panel.plot(across, up, marker=marker, markerfacecolor="white", label=row.title, **style)
+        panel.plot(across[:1], up[:1], marker=marker, **style)
+    across_title, up_title = (table.columns[name].title(section.scale) for name in table.points[0])
+    panel.set_xlabel(across_title)
+    panel.set_ylabel(up_title)
     panel.grid(alpha=0.3)
 
 

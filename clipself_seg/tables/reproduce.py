@@ -111,9 +111,11 @@ class Reproduction:
                 if self.scale in row.absent:
                     say(f"  {row.title}: not in the {self.scale} world: {row.absent[self.scale]}")
                     continue
-                own = runs[row.run]
+                own = [run for name in row.runs().values() for run in runs.get(name, ())]
                 there = sum(self.store.record(run) is not None for run in own)
-                cost = sum(run.minutes for run in own[0].with_needs())
+                of_seed = [runs[name][0] for name in row.runs().values() if name in runs]
+                once = {run.name: run for one in of_seed for run in one.with_needs()}
+                cost = sum(run.minutes for run in once.values())
                 say(f"  {row.title}: {there} of {len(own)} finished, {cost:g} core-minutes a seed")
             for claim in table.claims:
                 say(f"  claim: {claim.says}")

@@ -19,7 +19,8 @@ from clipself_seg.config.load import load_config, values_and_defaults
 from clipself_seg.config.shards import refuse_pipes
 from clipself_seg.config.weights import WEIGHTS, refuse_addresses
 from clipself_seg.tables.data import file_hash, fingerprint, missing_data
-from clipself_seg.tables.table import ROOT, RunOf, RunSpec, WeightsFile
+from clipself_seg.tables.specs import RunOf, RunSpec, WeightsFile
+from clipself_seg.tables.table import ROOT
 from clipself_seg.training.tasks import task_of
 
 # Keys whose values are files: what counts is what is in them.

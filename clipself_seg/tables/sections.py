@@ -24,7 +24,7 @@ from clipself_seg.tables.claims import (
 )
 from clipself_seg.tables.runs import Run
 from clipself_seg.tables.store import Store
-from clipself_seg.tables.table import ROOT, Row, Table
+from clipself_seg.tables.table import ROOT, Table
 from clipself_seg.training.metrics import flatten_numbers
 
 # Run of a table -> seed -> the run.
@@ -87,9 +87,11 @@ def make_section(table: Table, scale: str, runs: TableRuns, store: Store) -> Sec
         for name, cells_of_row in zip(table.rows, body):
             cells_of_row.append(_verdicts_of(name, verdicts))
     commands = [
-        _command_cells(row, runs[row.run], store)
+        _command_cells(f"{row.title}, {of}" if of else row.title, runs[run], store)
         for row in table.rows.values()
         if scale not in row.absent
+        for of, run in row.runs().items()
+        if run in runs
     ]
     return Section(
         table,
@@ -110,14 +112,15 @@ def measure(table: Table, scale: str, runs: TableRuns, store: Store) -> Cells:
     for name, row in table.rows.items():
         if scale in row.absent:
             continue
-        for run in runs[row.run]:
-            record = store.record(run)
-            numbers = dict(flatten_numbers(record["results"])) if record else {}
-            for key, column in table.columns.items():
-                path = row.path(column, scale)
-                number = find_number(numbers, path) if path and numbers else None
-                if number is not None and math.isfinite(number):
-                    cells.setdefault((name, key), {})[run.seed] = number
+        for of, run_name in row.runs().items():
+            for run in runs.get(run_name, ()):
+                record = store.record(run)
+                numbers = dict(flatten_numbers(record["results"])) if record else {}
+                for key, column in table.columns.items():
+                    path = row.path(column, scale) if column.of == of else None
+                    number = find_number(numbers, path) if path and numbers else None
+                    if number is not None and math.isfinite(number):
+                        cells.setdefault((name, key), {})[run.seed] = number
     return cells
 
 
@@ -206,13 +209,13 @@ def _verdicts_of(row: str, verdicts: Sequence[Sequence[Verdict]]) -> str:
     return "; ".join(f"{number} {overall(own)}" for number, own in about.items() if own)
 
 
-def _command_cells(row: Row, runs: Sequence[Run], store: Store) -> list[str]:
+def _command_cells(title: str, runs: Sequence[Run], store: Store) -> list[str]:
     finished = {run.name: record for run in runs if (record := store.record(run)) is not None}
     commands = "; then ".join(command_text(run, store.folder) for run in runs[0].with_needs())
     seeds = [str(run.seed) for run in runs if run.name in finished and run.seed is not None]
     provenance = [record["provenance"] for record in finished.values()]
     return [
-        row.title,
+        title,
         commands,
         " ".join(seeds) or ("any" if finished else "not run"),
         _distinct(provenance, "commit"),

@@ -12,7 +12,13 @@
       - {says: Patches help., columns: [boxes], order: original < patches, why: ...}
 
 A path of a number has "/" between the keys of `results.json`, "*" for any one key, and {NAME} for what the
-row's `read` gives for NAME; a row whose `read` lacks it has no number in that column. A weight is a tag of
+row's `read` gives for NAME; a row whose `read` lacks it has no number in that column. A column with `of: NAME` has
+numbers of another run, which follows each row's under `further`:
+
+    further:                       # NAME -> a run on the weights of each row's run (of those in `rows`, if it has that)
+      zero-shot: {weights: MODEL.CLIP.WEIGHTS, keep: [MODEL.CLIP.DENSE], mini: {config: ..., evaluate: True}}
+
+A figure "plane" has a line for each row through the pairs of columns of `points`. A weight is a tag of
 weights that come with the project, {run: NAME}, or {file: NAME, from: where to get it}. In `order` a term is a row,
 ROW.COLUMN, or max(TERM, ...).
 """
@@ -31,57 +37,23 @@ import yaml
 from clipself_seg.config.yaml_files import CONFIGS
 from clipself_seg.errors import InputError, in_short, nearest, shown
 from clipself_seg.files import read_text
+from clipself_seg.tables.part import Part
+from clipself_seg.tables.specs import (
+    Further,
+    RunOf,
+    RunSpec,
+    Weights,
+    WeightsFile,
+    further_name,
+    with_further,
+)
 
 # The folder that the package is in: a checkout, which has configs/ and train_net.py, or site-packages.
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = (ROOT / "configs" if (ROOT / "configs").is_dir() else CONFIGS) / "tables"
 SCALES = ("mini", "real")
-FIGURES = ("", "bars", "curve")
+FIGURES = ("", "bars", "curve", "plane")
 TERM = re.compile(r"max\(([^()]*)\)|[\w.]+")
-
-
-@dataclasses.dataclass(frozen=True)
-class WeightsFile:
-    """A published file of weights.
-
-    Attributes:
-        file: its name.
-        source: where to get it.
-    """
-
-    file: str
-    source: str
-
-
-@dataclasses.dataclass(frozen=True)
-class RunOf:
-    """The weights that another run of the table trains."""
-
-    run: str
-
-
-Weights = str | WeightsFile | RunOf
-
-
-@dataclasses.dataclass(frozen=True)
-class RunSpec:
-    """One call of train_net.py.
-
-    Attributes:
-        config: file, relative to the project.
-        options: key -> value, as on a command line.
-        weights: key -> weights.
-        evaluate: whether nothing is trained.
-        minutes: core-minutes that are expected; 0 if that is not known.
-        prepare: words after ``python`` that write its data, {mini} for the folder of the mini worlds.
-    """
-
-    config: str
-    options: Mapping[str, str]
-    weights: Mapping[str, Weights]
-    evaluate: bool
-    minutes: float
-    prepare: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +63,12 @@ class Column:
     Attributes:
         titles: scale -> heading.
         paths: scale -> path of the number; a scale may lack it.
+        of: name of the run that follows the row's, whose number it is; "" for the row's.
     """
 
     titles: Mapping[str, str]
     paths: Mapping[str, str]
+    of: str = ""
 
     def title(self, scale: str) -> str:
         """Heading in a scale; the paper's where the scale lacks the column."""
@@ -111,6 +85,7 @@ class Row:
         paper: column -> published number.
         read: what stands for {NAME} in paths.
         absent: scale -> why it has no such row.
+        further: names of the runs that follow its own.
     """
 
     title: str
@@ -118,9 +93,16 @@ class Row:
     paper: Mapping[str, float]
     read: Mapping[str, str]
     absent: Mapping[str, str]
+    further: tuple[str, ...] = ()
+
+    def runs(self) -> dict[str, str]:
+        """What a column is `of` -> name of that run."""
+        return {"": self.run} | {name: further_name(self.run, name) for name in self.further}
 
     def path(self, column: Column, scale: str) -> str | None:
         """Path of the row's number in `results.json`; None if it has none in this column."""
+        if column.of not in self.runs():
+            return None
         try:
             return column.paths[scale].format_map(self.read)
         except KeyError:
@@ -161,7 +143,8 @@ class Table:
         name: name of its file, such as "1a".
         title: heading.
         about: sentences below the heading.
-        figure: "bars", "curve" or "".
+        figure: "bars", "curve", "plane" or "".
+        points: pairs of columns, across and up, that a line of a "plane" goes through.
         columns: name -> column.
         runs: scale -> name -> run.
         rows: name -> row.
@@ -172,6 +155,7 @@ class Table:
     title: str
     about: str
     figure: str
+    points: tuple[tuple[str, str], ...]
     columns: Mapping[str, Column]
     runs: Mapping[str, Mapping[str, RunSpec]]
     rows: Mapping[str, Row]
@@ -184,8 +168,9 @@ class Table:
 
     def shown_runs(self, scale: str) -> list[str]:
         """Names of the runs whose numbers rows of a scale show."""
-        names = dict.fromkeys(row.run for row in self.rows.values() if scale not in row.absent)
-        return list(names)
+        rows = (row for row in self.rows.values() if scale not in row.absent)
+        names = dict.fromkeys(name for row in rows for name in row.runs().values())
+        return [name for name in names if name in self.runs[scale]]
 
 
 def list_tables(folder: Path = FOLDER) -> list[str]:
@@ -232,94 +217,53 @@ def read_table(path: Path) -> Table:
         raise InputError(
             f"table {path} is not usable YAML ({in_short(error)}): correct it"
         ) from None
-    top = _Section(f"table {path}", content)
+    top = Part(f"table {path}", content)
     columns = top.each("columns", _column)
     runs = {scale: top.each(scale, _run, needed=False) for scale in SCALES}
+    further = top.each("further", _further, needed=False)
     rows = top.each("rows", _row)
+    for name, one in further.items():
+        for row in one.rows:
+            _require(top.place, f"further: {name}: rows", row, rows)
+    for scale in SCALES:
+        shown = [(name, row.run) for name, row in rows.items() if scale not in row.absent]
+        runs[scale] = with_further(runs[scale], further, shown, scale)
+    rows = {
+        name: dataclasses.replace(
+            row, further=tuple(key for key, one in further.items() if name in (one.rows or (name,)))
+        )
+        for name, row in rows.items()
+    }
     table = Table(
         name=path.stem,
         title=top.text("title"),
         about=" ".join(top.text("about", "").split()),
         figure=top.choice("figure", FIGURES),
+        points=tuple(top.pair("points", pair) for pair in top.take("points", list, [])),
         columns=columns,
         runs=runs,
         rows=rows,
         claims=tuple(_claim(section) for section in top.listed("claims")),
     )
     top.finish()
-    _check_names(table, top.place)
+    _check_names(table, further, top.place)
     return table
 
 
-class _Section:
-    """A mapping of the file, whose keys are taken one by one; errors say where they stand."""
-
-    def __init__(self, place: str, content: Any) -> None:
-        self.place = place
-        if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-            raise InputError(f"{place} must be a mapping with names as keys, got {shown(content)}")
-        self.content = content
-        self.known: list[str] = []
-
-    def take(self, key: str, kinds: Any, default: Any = None) -> Any:
-        self.known.append(key)
-        value = self.content.get(key, default)
-        if value is None:
-            raise InputError(f'{self.place}: "{key}" is missing')
-        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
-            raise InputError(f"{self.place}: {key} cannot be {shown(value)}: correct its type")
-        return value
-
-    def text(self, key: str, default: str | None = None) -> str:
-        return str(self.take(key, str, default))
-
-    def choice(self, key: str, choices: tuple[str, ...]) -> str:
-        value = self.text(key, choices[0])
-        if value not in choices:
-            raise InputError(
-                f"{self.place}: {key} cannot be {shown(value)}; {nearest(value, choices)}"
-            )
-        return value
-
-    def mapping(self, key: str) -> dict[str, Any]:
-        return _Section(f"{self.place}: {key}", self.take(key, dict, {})).content
-
-    def texts(self, key: str) -> dict[str, str]:
-        return {name: str(value) for name, value in self.mapping(key).items()}
-
-    def each(
-        self, key: str, read: Callable[[_Section], Any], needed: bool = True
-    ) -> dict[str, Any]:
-        content = self.take(key, dict, None if needed else {})
-        sections = {
-            name: _Section(f"{self.place}: {key}: {name}", of) for name, of in content.items()
-        }
-        return {name: read(section) for name, section in sections.items()}
-
-    def listed(self, key: str) -> list[_Section]:
-        content = self.take(key, list, [])
-        return [_Section(f"{self.place}: {key}: {n}", of) for n, of in enumerate(content, 1)]
-
-    def finish(self) -> None:
-        for key in self.content:
-            if key not in self.known:
-                raise InputError(
-                    f"{self.place}: unknown key {shown(key)}; {nearest(key, self.known)}"
-                )
-
-
-def _column(section: _Section) -> Column:
+def _column(section: Part) -> Column:
     title = section.take("title", str | dict)
     titles = title if isinstance(title, dict) else dict.fromkeys(SCALES, title)
     paths = {scale: section.text(scale, "") for scale in SCALES}
+    of = section.text("of", "")
     section.finish()
     return Column(
         titles={scale: str(titles.get(scale, "")) for scale in SCALES},
         paths={scale: path for scale, path in paths.items() if path},
+        of=of,
     )
 
 
-def _run(section: _Section) -> RunSpec:
+def _run(section: Part) -> RunSpec:
     weights = section.mapping("weights")
     spec = RunSpec(
         config=section.text("config"),
@@ -331,6 +275,21 @@ def _run(section: _Section) -> RunSpec:
     )
     section.finish()
     return spec
+
+
+def _further(section: Part) -> Further:
+    further = Further(
+        weights=section.text("weights"),
+        keep=section.words("keep"),
+        rows=section.words("rows"),
+        specs={
+            scale: _run(Part(f"{section.place}: {scale}", section.take(scale, dict)))
+            for scale in SCALES
+            if scale in section.content
+        },
+    )
+    section.finish()
+    return further
 
 
 def _weights(place: str, value: Any) -> Weights:
@@ -346,7 +305,7 @@ def _weights(place: str, value: Any) -> Weights:
     )
 
 
-def _row(section: _Section) -> Row:
+def _row(section: Part) -> Row:
     paper = section.mapping("paper")
     for column, number in paper.items():
         if not isinstance(number, int | float) or isinstance(number, bool):
@@ -364,7 +323,7 @@ def _row(section: _Section) -> Row:
     return row
 
 
-def _claim(section: _Section) -> Claim:
+def _claim(section: Part) -> Claim:
     order = section.text("order")
     words = re.split(r"(<=?)", order)
     terms, relations = [word.strip() for word in words[::2]], words[1::2]
@@ -390,9 +349,14 @@ def _term(text: str) -> Term:
     return Term(tuple((row, column) for row, _, column in split))
 
 
-def _check_names(table: Table, place: str) -> None:
+def _check_names(table: Table, further: Mapping[str, Further], place: str) -> None:
     """Refuse names of runs, rows and columns that the table does not have."""
     require = functools.partial(_require, place)
+    _check_columns(table, further, require)
+    if table.figure == "plane" and not table.points:
+        raise InputError(
+            f'{place}: figure "plane" needs points: give pairs of columns, [across, up]'
+        )
     for scale in SCALES:
         above: list[str] = []  # so that no run needs itself
         for name, spec in table.runs[scale].items():
@@ -401,14 +365,33 @@ def _check_names(table: Table, place: str) -> None:
                     require(f"{scale}: {name}: weights of a run above it", source.run, above)
             above.append(name)
     for name, row in table.rows.items():
-        for column in row.paper:
-            require(f"rows: {name}: paper", column, table.columns)
-        for scale in row.absent:
-            require(f"rows: {name}: absent", scale, SCALES)
-        for scale in (scale for scale in SCALES if scale not in row.absent):
-            require(f"rows: {name}: run of {scale}", row.run, table.runs[scale])
+        _check_row(table, name, row, require)
     for number, claim in enumerate(table.claims, 1):
         _check_claim(table, claim, functools.partial(require, f"claims: {number}"))
+
+
+def _check_row(
+    table: Table, name: str, row: Row, require: Callable[[str, str, Iterable[str]], None]
+) -> None:
+    for column in row.paper:
+        require(f"rows: {name}: paper", column, table.columns)
+    for scale in row.absent:
+        require(f"rows: {name}: absent", scale, SCALES)
+    for scale in (scale for scale in SCALES if scale not in row.absent):
+        require(f"rows: {name}: run of {scale}", row.run, table.runs[scale])
+
+
+def _check_columns(
+    table: Table,
+    further: Mapping[str, Further],
+    require: Callable[[str, str, Iterable[str]], None],
+) -> None:
+    for name, column in table.columns.items():
+        for scale in column.paths if column.of else ():
+            there = [key for key, one in further.items() if scale in one.specs]
+            require(f"columns: {name}: of, in {scale}", column.of, there)
+    for name in (name for pair in table.points for name in pair):
+        require("points", name, table.columns)
 
 
 def _check_claim(table: Table, claim: Claim, require: Callable[[str, Iterable[str]], None]) -> None:

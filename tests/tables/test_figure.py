@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
-from clipself_seg.tables.figure import write_figure
-from tests.tables.test_sections import section_of
+from clipself_seg.tables.figure import _plane, write_figure
+from tests.tables.test_sections import followed_section, section_of
 
 NUMBERS = {"original": [20.0], "patches": [10.0, 11.0, 12.0]}
 
@@ -36,6 +37,20 @@ def test_a_row_has_its_colour_whichever_others_are_measured(tmp_path):
         rows = list(section.table.rows)
         place = rows.index("patches")
         assert place == 1 and second in drawn(section, tmp_path / f"{name} drawn")[1]
+
+
+def test_a_plane_has_a_line_for_each_row_through_its_pairs(tmp_path):
+    section = followed_section(tmp_path)
+    panel = Figure().subplots()
+    _plane(panel, section, "here")
+    lines = {line.get_label(): line for line in panel.lines if line.get_label()[0] != "_"}
+    points = {name: list(zip(line.get_xdata(), line.get_ydata())) for name, line in lines.items()}
+    assert points == {
+        "original CLIP": [(20.0, 10.0)],
+        "CLIPSelf, patches": [(70.0, 40.0), (60.0, 40.0)],
+    }
+    assert (panel.get_xlabel(), panel.get_ylabel()) == ("Boxes", "mIoU")
+    assert len(drawn(section, tmp_path / "drawn")[1]) > 2
 
 
 def test_nothing_measured_is_no_figure(tmp_path):

@@ -11,7 +11,7 @@ from clipself_seg.tables.runs import resolve
 from clipself_seg.tables.sections import find_number, make_section
 from clipself_seg.tables.store import Store
 from clipself_seg.tables.table import read_table
-from tests.tables.worlds import finish, write_table
+from tests.tables.worlds import FOLLOWED, finish, write_table
 
 
 def boxes(number):
@@ -81,6 +81,35 @@ def test_a_row_that_a_scale_does_not_have_says_so(tmp_path):
     assert section.body[1][2:] == ["-", "1 not in the real world"]
     assert section.reasons == ["Not in the real world (for tests). Rows: CLIPSelf, patches"]
     assert len(section.commands) == 1
+
+
+def followed_section(folder):
+    """A section whose rows have numbers of two runs."""
+    table = read_table(write_table(folder / "tables", FOLLOWED))
+    store = Store(folder / "runs")
+    runs = {name: [resolve(table.runs["mini"], name, 0)] for name in table.shown_runs("mini")}
+    finish(store, runs["original"][0], boxes(20.0))
+    half = {"boxes.thing.top1": 70.0, "alpha_0.5-boxes.thing.top1": 60.0}
+    finish(store, runs["patches"][0], {"mini_val_panoptic": {"64": half}})
+    finish(store, runs["original pixels"][0], {"mini_val_sem_seg": {"mIoU": 10.0}})
+    finish(store, runs["patches pixels"][0], {"mini_val_sem_seg": {"mIoU": 40.0}})
+    return make_section(table, "mini", runs, store)
+
+
+def test_a_row_shows_numbers_and_commands_of_the_run_that_follows_its_own(tmp_path):
+    section = followed_section(tmp_path)
+    rows = [dict(zip(section.headings, row)) for row in section.body]
+    assert [row["Boxes: here"] for row in rows] == ["20.0", "70.0"]
+    assert [row["mIoU: here"] for row in rows] == ["10.0", "40.0"]
+    assert [command[0] for command in section.commands] == [
+        "original CLIP",
+        "original CLIP, pixels",
+        "CLIPSelf, patches",
+        "CLIPSelf, patches, pixels",
+    ]
+    training, evaluation = section.commands[3][1].split("; then ")
+    assert "--resume" in training and "configs/mini/zero_shot.yaml --eval-only" in evaluation
+    assert len(section.minutes) == 4
 
 
 def test_a_path_has_to_fit_one_number():

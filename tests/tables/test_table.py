@@ -8,12 +8,12 @@ from clipself_seg.errors import InputError
 from clipself_seg.tables.claims import ABSENT, HOLDS, NOT_RUN, claim_verdicts
 from clipself_seg.tables.runs import resolve
 from clipself_seg.tables.table import FOLDER, SCALES, list_tables, read_table, read_tables
-from tests.tables.worlds import TABLE, write_table
+from tests.tables.worlds import FOLLOWED, TABLE, write_table
 
 TABLES = list_tables()
 PAPER = "1a 1b 1c 2 3a 3b 4 5 6 7 A1 A2 A3 A4 A5 A6 fig3 figA1".split()
 # What is compared here beside them.
-OWN = ["dense", "objectives", "void"]
+OWN = ["dense", "objectives", "void", "zero_shot"]
 
 
 def test_every_table_of_the_paper_is_there_and_in_its_order_before_those_of_this_project():
@@ -46,12 +46,14 @@ def test_every_run_has_a_configuration_that_loads_and_the_data_that_its_columns_
         for row in table.rows.values():
             if scale in row.absent:
                 continue
-            run = resolve(table.runs[scale], row.run, seed=0)
-            paths = [path for c in table.columns.values() if (path := row.path(c, scale))]
-            assert paths
-            assert {path.split("/")[0] for path in paths} <= set(run.settings["data"])
-            if scale == "mini":
-                assert all(0 < one.minutes <= 4 for one in run.with_needs())
+            for of, name_of_run in row.runs().items():
+                columns = [column for column in table.columns.values() if column.of == of]
+                paths = [path for c in columns if (path := row.path(c, scale))]
+                assert paths
+                run = resolve(table.runs[scale], name_of_run, seed=0)
+                assert {path.split("/")[0] for path in paths} <= set(run.settings["data"])
+                if scale == "mini":
+                    assert all(0 < one.minutes <= 4 for one in run.with_needs())
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -105,6 +107,48 @@ def test_a_broken_table_is_refused_by_place(tmp_path, old, new, message):
     assert old in TABLE
     with pytest.raises(InputError, match=message):
         read_table(write_table(tmp_path, TABLE.replace(old, new, 1)))
+
+
+def test_a_run_that_follows_has_the_rows_weights_and_the_keys_that_it_keeps(tmp_path):
+    table = read_table(write_table(tmp_path, FOLLOWED))
+    original, patches = (resolve(table.runs["mini"], f"{row} pixels", seed=1) for row in table.rows)
+    assert table.shown_runs("mini") == ["original", "original pixels", "patches", "patches pixels"]
+    assert table.shown_runs("real") == ["original"]
+    assert not original.needs and original.seed is None
+    assert patches.needs == {"MODEL.CLIP.WEIGHTS": patches.needs["MODEL.CLIP.WEIGHTS"]}
+    assert (
+        patches.needs["MODEL.CLIP.WEIGHTS"].name == resolve(table.runs["mini"], "patches", 1).name
+    )
+    kept = [run.settings["config"].get("MODEL.CLIP.DENSE") for run in (original, patches)]
+    assert kept == [None, "value"] and patches.config == "configs/mini/zero_shot.yaml"
+
+
+def test_a_run_that_follows_some_rows_leaves_the_others_without_its_numbers(tmp_path):
+    text = FOLLOWED.replace("keep: [MODEL.CLIP.DENSE]", "rows: [patches]")
+    table = read_table(write_table(tmp_path, text))
+    assert table.shown_runs("mini") == ["original", "patches", "patches pixels"]
+    paths = [row.path(table.columns["miou"], "mini") for row in table.rows.values()]
+    assert paths == [None, "mini_val_sem_seg/mIoU"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("of: pixels", "of: pixel", "miou: of, in mini: there is no 'pixel'; did you mean"),
+        ("mini: mini_val_sem_seg", "real: mini_val_sem_seg", "of, in real: there is no 'pixels'"),
+        ("keep: [MODEL.CLIP.DENSE]", "keep: MODEL", "keep cannot be 'MODEL': correct its type"),
+        ("keep: [MODEL.CLIP.DENSE]", "rows: [patch]", "rows: there is no 'patch'; did you mean"),
+        ("keep: [MODEL.CLIP.DENSE]", "rows: [1]", "rows cannot be .*: give a list of names"),
+        ("weights: MODEL.CLIP.WEIGHTS", "weight: x", 'further: pixels: "weights" is missing'),
+        ("[boxes, miou]", "[boxes, iou]", "points: there is no 'iou'; did you mean \"miou\""),
+        ("[boxes, miou]", "[boxes]", "points cannot have .*: give pairs of columns"),
+        ("points: [[", "# [[", 'figure "plane" needs points'),
+    ],
+)
+def test_what_follows_and_a_plane_are_refused_by_place(tmp_path, old, new, message):
+    assert old in FOLLOWED
+    with pytest.raises(InputError, match=message):
+        read_table(write_table(tmp_path, FOLLOWED.replace(old, new, 1)))
 
 
 def test_a_name_that_is_no_table_is_refused_and_case_does_not_matter(tmp_path):

@@ -36,6 +36,29 @@ claims:
   - {says: Patches are better., columns: [boxes], order: original < patches, why: One step is not enough.}
 """
 
+FOLLOWED = (
+    TABLE.replace("figure: bars", "figure: plane\npoints: [[boxes, miou], [boxes_half, miou]]")
+    .replace(
+        "mini:\n  original",
+        """  boxes_half: {title: "Boxes, alpha 0.5", mini: mini_val_panoptic/*/alpha_0.5-boxes.thing.top1}
+  miou: {title: mIoU, of: pixels, mini: mini_val_sem_seg/mIoU}
+further:
+  pixels:
+    weights: MODEL.CLIP.WEIGHTS
+    keep: [MODEL.CLIP.DENSE]
+    mini:
+      config: configs/mini/zero_shot.yaml
+      options: {DATASETS.TEST: "('mini_val_sem_seg',)"}
+      evaluate: True
+      minutes: 0.3
+mini:
+  original""",
+        1,
+    )
+    .replace("SOLVER.MAX_ITER: 1,", "SOLVER.MAX_ITER: 1, MODEL.CLIP.DENSE: value,")
+)
+"""The same with a run that follows each row's, and a plane."""
+
 
 def write_table(folder: Path, text: str = TABLE, name: str = "9") -> Path:
     """The file of the table."""

@@ -42,7 +42,7 @@ def tower_flops(tower: ImageTower, dense_size: int, image_size: int) -> TowerFlo
         dense_size: side in pixels of the image for dense features.
         image_size: side in pixels of the image for image embeddings.
     """
-    if isinstance(tower, TransformerTower):
+    if isinstance(tower, TransformerTower) and not tower.pooled:
         return _transformer_flops(tower, dense_size, image_size)
     return _counted_flops(tower, dense_size, image_size)
 

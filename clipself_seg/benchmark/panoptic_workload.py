@@ -99,7 +99,9 @@ class PanopticWorkload(Workload):
 
     @property
     def _is_transformer(self) -> bool:
-        return isinstance(self.outline.visual, TransformerTower)
+        """Whether there is masked attention of R x R to compare with: not in the one layer of a pool."""
+        visual = self.outline.visual
+        return isinstance(visual, TransformerTower) and not visual.pooled
 
     def _attention_runs(self) -> dict[str, Run]:
         flops = regions_flops(self.outline, self.queries)

@@ -32,7 +32,7 @@ def dense_features(tower: ImageTower, images: Tensor) -> Tensor:
     OpenAI's layout: the last block runs in full beside the value path, for nothing. The value path
     keeps the class token to the end.
     """
-    if not isinstance(tower, TransformerTower):
+    if not isinstance(tower, TransformerTower) or tower.pooled:
         return F.normalize(tower.dense(images).float(), dim=1)
     tokens_BLD, extras, grid = _before_last_block(tower, images)
     last: Any = tower.blocks[-1]
@@ -44,7 +44,7 @@ def dense_features(tower: ImageTower, images: Tensor) -> Tensor:
 
 def image_embeddings(tower: ImageTower, images: Tensor) -> Tensor:
     """Image embeddings (B, E) of any length: the last block in full, then the class token's row."""
-    if not isinstance(tower, TransformerTower):
+    if not isinstance(tower, TransformerTower) or tower.pooled:
         return tower(images)
     tokens_BLD, extras, _ = _before_last_block(tower, images)
     last: Any = tower.blocks[-1]

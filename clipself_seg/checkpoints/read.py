@@ -29,6 +29,7 @@ from clipself_seg.errors import InputError, shown
 WRAPPERS = ("model", "module", "state_dict")  # in the order in which the official loaders look
 STORED_METADATA = "facts"  # key of the JSON that `save_clip` puts into a safetensors file
 ACTIVATIONS = ("gelu", "quick_gelu")
+VARIANT = "variant"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Checkpoint:
         activation: "gelu" or "quick_gelu" where the file records it, else None.
         mean, std: RGB normalisation of pixels in [0, 1] where the file records it, else None.
         dense: dense feature that the weights were distilled for, "token" where the file says nothing.
+        variant: build of the model that the weights are of, where the file names one, else "".
     """
 
     path: Path
@@ -50,6 +52,7 @@ class Checkpoint:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     dense: DenseFeature = DenseFeature()
+    variant: str = ""
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -111,6 +114,11 @@ def _metadata(stored: Mapping[str, Any], path: Path) -> dict[str, Any]:
             f"{path}: activation is {shown(activation)}, neither gelu nor quick_gelu; fetch it again"
         )
     metadata: dict[str, Any] = {"activation": activation, "dense": stated_feature(stored, path)}
+    metadata["variant"] = stored.get(VARIANT, "")
+    if not isinstance(metadata["variant"], str):
+        raise InputError(
+            f"{path}: variant is {shown(metadata['variant'])}, no name; fetch it again"
+        )
     for name in ("mean", "std"):
         if (text := stored.get(f"pixel_{name}")) is None:
             continue

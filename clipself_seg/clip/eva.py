@@ -206,11 +206,11 @@ class EvaBlock(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Patch convolution under the parameter name of EVA's files."""
+    """Patch convolution under the parameter name of EVA's and timm's files."""
 
-    def __init__(self, *, patch_size: int, width: int) -> None:
+    def __init__(self, *, patch_size: int, width: int, bias: bool = True) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
+        self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=bias)
 
     def forward(self, images: Tensor) -> Tensor:
         """Patch tokens (B, N, D) of images (B, 3, H, W)."""

@@ -72,12 +72,14 @@ class Layout:
         write: native tensors under its names; None for a layout that is read only.
         marks: names that are in each of its files and, together, in no other's. Empty for a layout that needs none,
             because OpenAI's, open_clip's and EVA's names are read without (`weights.to_native`).
-        read: its tensors under native names, those of the modules here, if it has marks.
+        read: its tensors under native names, those of the modules here; asked if it has marks.
+        variant: of `TowerKind.variants` the one that its tensors are of, "" for none.
     """
 
     write: Callable[[Tensors], dict[str, Tensor]] | None = None
     marks: tuple[str, ...] = ()
-    read: Callable[[Tensors], dict[str, Tensor]] | None = None
+    read: Callable[[Tensors], dict[str, Tensor]] = dict
+    variant: Callable[[Tensors], str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Architecture:
         text: ``text_cfg``.
         quick_gelu: whether the name says that its MLPs have QuickGELU.
         logit_bias: what is added to scaled cosines before a sigmoid, at first; None for a model of a softmax.
+        variant: of `TowerKind.variants`, "" for the model as its config says.
     """
 
     name: str
@@ -116,6 +119,7 @@ class Architecture:
     text: dict[str, Any]
     quick_gelu: bool
     logit_bias: float | None = None
+    variant: str = ""
 
     @property
     def signature(self) -> Signature:
@@ -165,7 +169,7 @@ class TowerKind:
         sizes: sizes of a model by its config.
         build_image: its image tower with random weights; the second argument is whether MLPs have QuickGELU.
         key_tensors: tensors by which a file is recognised, under native names, with their numbers of dimensions;
-            no file of another kind has all of them.
+            no file of a kind behind it in `kinds.KINDS` has all of them.
         read_sizes: sizes of a model by a file's tensors under native names, in which `key_tensors` are.
         build_text: its text tower with random weights.
         layouts: forms of its files by name; "official" and "open_clip" are those that `save_clip` writes.
@@ -182,6 +186,7 @@ class TowerKind:
         attentions: whether it has the attentions without training of ``MODEL.CLIP.ATTENTION``.
         masked_attention: whether a region's embedding can be had by masked attention.
         patched: whether its stride is a patch's, which differs between models.
+        variants: other builds of its models, with the same tensors, that a file may be of; what each changes.
     """
 
     name: str
@@ -204,6 +209,9 @@ class TowerKind:
     attentions: bool = False
     masked_attention: bool = True
     patched: bool = True
+    variants: Mapping[str, Callable[[Architecture], Architecture]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def signature(self, sizes: Sizes) -> Signature:
         """Signature of a model of this kind."""

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from clipself_seg.clip.linear import Linear, linear
 from clipself_seg.clip.pieces import at_once
+from clipself_seg.clip.positions import rotate
 
 CPU_NUMBERS = 2**18  # numbers that an activation processes at once, within a core's cache
 
@@ -127,6 +128,12 @@ class PackedAttention(nn.Module):
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         return self.out_proj(merge_heads(attended))
 
+    def forward_rotated(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
+        """`forward` with queries and keys turned by the table of `positions.rotary_factors`, (B, L, D)."""
+        q, k, v = self._project(x_BLD, x_BLD)
+        attended = F.scaled_dot_product_attention(rotate(q, rotary), rotate(k, rotary), v)
+        return self.out_proj(merge_heads(attended))
+
     def value_path(self, x_BLD: Tensor, gates_BLH: Tensor | None = None) -> Tensor:
         """Result of attention in which each token attends only to itself: value and output projection.
 
@@ -222,10 +229,12 @@ def packed_matrices(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class MLP(nn.Module):
     """Two linear layers with an activation between them."""
 
-    def __init__(self, *, width: int, hidden: int, quick_gelu: bool) -> None:
+    def __init__(
+        self, *, width: int, hidden: int, quick_gelu: bool, approximate: str = "none"
+    ) -> None:
         super().__init__()
         self.c_fc = Linear(width, hidden)
-        self.gelu = QuickGELU() if quick_gelu else nn.GELU()
+        self.gelu = QuickGELU() if quick_gelu else nn.GELU(approximate)
         self.c_proj = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -249,13 +258,29 @@ class ResidualBlock(nn.Module):
         quick_gelu: bool,
         layer_scale: float | None = None,
         eps: float = 1e-5,
+        approximate: str = "none",
     ) -> None:
+        """
+        Args:
+            width: D.
+            heads: number of heads.
+            mlp_ratio: width of the MLP in D.
+            quick_gelu: whether the MLP has QuickGELU.
+            layer_scale: factor of both branches at first; None for none.
+            eps: of the norms.
+            approximate: of GELU, "none" or "tanh".
+        """
         super().__init__()
         self.ln_1 = nn.LayerNorm(width, eps=eps)
         self.attn = PackedAttention(width=width, heads=heads)
         self.ls_1 = _layer_scale(width, layer_scale)
         self.ln_2 = nn.LayerNorm(width, eps=eps)
-        self.mlp = MLP(width=width, hidden=int(width * mlp_ratio), quick_gelu=quick_gelu)
+        self.mlp = MLP(
+            width=width,
+            hidden=int(width * mlp_ratio),
+            quick_gelu=quick_gelu,
+            approximate=approximate,
+        )
         self.ls_2 = _layer_scale(width, layer_scale)
 
     def forward(self, x_BLD: Tensor, causal: bool = False, keys_BL: Tensor | None = None) -> Tensor:
@@ -343,15 +368,19 @@ class Transformer(nn.Module):
         self.resblocks = nn.ModuleList(blocks)
 
     def initialise(self) -> None:
-        """Applies OpenAI's initialisation for training from scratch (CLIP paper, section 2.4; its code)."""
-        depth = len(self.resblocks)
-        for block in self.resblocks:
-            assert isinstance(block, ResidualBlock)
-            width = block.ln_1.normalized_shape[0]
-            residual_std = width**-0.5 * (2 * depth) ** -0.5
-            nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
-            nn.init.normal_(block.attn.out_proj.weight, std=residual_std)
-            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
-            nn.init.normal_(block.mlp.c_proj.weight, std=residual_std)
-            for layer in (block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj):
-                nn.init.zeros_(layer.bias)
+        """Applies OpenAI's initialisation for training from scratch."""
+        initialise_blocks(self.resblocks)
+
+
+def initialise_blocks(blocks: nn.ModuleList) -> None:
+    """Applies OpenAI's initialisation of `ResidualBlock`s for training from scratch (CLIP paper, 2.4; its code)."""
+    for block in blocks:
+        assert isinstance(block, ResidualBlock)
+        width = block.ln_1.normalized_shape[0]
+        residual_std = width**-0.5 * (2 * len(blocks)) ** -0.5
+        nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
+        nn.init.normal_(block.attn.out_proj.weight, std=residual_std)
+        nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+        nn.init.normal_(block.mlp.c_proj.weight, std=residual_std)
+        for layer in (block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj):
+            nn.init.zeros_(layer.bias)

@@ -22,7 +22,7 @@ from clipself_seg.checkpoints.dense_feature import ANY, BY_TOKEN, DenseFeature, 
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.hub import is_remote
 from clipself_seg.checkpoints.locate import locate, published_file
-from clipself_seg.checkpoints.read import STORED_METADATA, Checkpoint, read_checkpoint
+from clipself_seg.checkpoints.read import STORED_METADATA, VARIANT, Checkpoint, read_checkpoint
 from clipself_seg.checkpoints.shipped import SHIPPED, SHIPPED_TAGS
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import region_pooling
@@ -32,6 +32,7 @@ from clipself_seg.clip.kind import CLIP_MEAN, CLIP_STD, Architecture
 from clipself_seg.clip.layers import packed_matrices
 from clipself_seg.clip.weights import (
     LoadReport,
+    as_written,
     choose_activation,
     dense_notes,
     fit_gate,
@@ -246,6 +247,7 @@ def load_clip(
     if dense is None:
         dense = BY_TOKEN if checkpoint.dense == ANY else checkpoint.dense
     require_feature(dense, checkpoint.dense, checkpoint.path, override)
+    architecture = as_written(architecture, checkpoint)
     quick_gelu, notes = choose_activation(architecture, checkpoint, published)
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
         clip = DenseCLIP(
@@ -337,6 +339,8 @@ def save_clip(
         "pixel_std": json.dumps(clip.std),
         **clip.distilled.entries(),
     }
+    if clip.architecture.variant:
+        metadata[VARIANT] = clip.architecture.variant
     if path.suffix == ".safetensors":
         import safetensors.torch
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -82,10 +83,31 @@ def _is_symbolic(grid: tuple[int, int]) -> bool:
     return not all(isinstance(side, int) for side in grid)
 
 
-def rotary_factors(grid: tuple[int, int], head_channels: int, device: torch.device) -> Tensor:
-    """EVA-02's rotary factors e^(i angle) as pairs of cosine and sine, (1 + N, head_channels / 2, 2) float32.
+class Rotary(NamedTuple):
+    """How a tower numbers the cells of a grid by rotary positions.
 
-    The first half of the factors encodes the row, the second half the column; the angles of the class
+    Attributes:
+        span: what the sides of any grid are scaled to: the grid of pretraining.
+        first: number of the first cell.
+        columns_first: whether the first half of the factors is the column's, and not the row's.
+        prefix: number of tokens before the patches, which are not turned.
+    """
+
+    span: int
+    first: int = 0
+    columns_first: bool = False
+    prefix: int = 1
+
+
+EVA_ROTARY = Rotary(EVA_PRETRAINING_GRID)
+
+
+def rotary_factors(
+    grid: tuple[int, int], head_channels: int, device: torch.device, rotary: Rotary = EVA_ROTARY
+) -> Tensor:
+    """Rotary factors e^(i angle) as pairs of cosine and sine, (P + N, head_channels / 2, 2) float32.
+
+    EVA-02's first half of the factors encodes the row, the second half the column; the angles of the class
     token are 0. Each axis is scaled on its own, so that a grid of h x w cells spans [0, 16) in both. On
     square grids these are the official factors, on others their only consistent generalisation.
 
@@ -94,17 +116,20 @@ def rotary_factors(grid: tuple[int, int], head_channels: int, device: torch.devi
             exported, the factors are part of the graph.
         head_channels: number of channels of a head, a multiple of 4.
         device: device of the factors.
+        rotary: how cells are numbered, EVA-02's way or another.
     """
     if not _is_symbolic(grid):
-        return _rotary_table(grid, head_channels, device)
-    steps = [EVA_PRETRAINING_GRID / torch.scalar_tensor(side) for side in grid]
-    return _cosine_and_sine(_angles(grid, steps, head_channels).float(), device)
+        return _rotary_table(grid, head_channels, device, rotary)
+    steps = [rotary.span / torch.scalar_tensor(side) for side in grid]
+    return _cosine_and_sine(_angles(grid, steps, head_channels, rotary).float(), device)
 
 
 @functools.lru_cache(maxsize=16)
 @torch.inference_mode(False)  # a cached inference tensor could not be used in training later
-def _rotary_table(grid: tuple[int, int], head_channels: int, device: torch.device) -> Tensor:
-    angles = _angles(grid, [EVA_PRETRAINING_GRID / side for side in grid], head_channels)
+def _rotary_table(
+    grid: tuple[int, int], head_channels: int, device: torch.device, rotary: Rotary
+) -> Tensor:
+    angles = _angles(grid, [rotary.span / side for side in grid], head_channels, rotary)
     return _cosine_and_sine(angles, device)
 
 
@@ -112,18 +137,21 @@ def _cosine_and_sine(angles: Tensor, device: torch.device) -> Tensor:
     return torch.stack([angles.cos(), angles.sin()], dim=-1).float().to(device)
 
 
-def _angles(grid: tuple[int, int], steps: Sequence[float | Tensor], head_channels: int) -> Tensor:
-    """Angles (1 + N, head_channels / 2) float64 of `rotary_factors`; `steps` are those of each axis."""
+def _angles(
+    grid: tuple[int, int], steps: Sequence[float | Tensor], head_channels: int, rotary: Rotary
+) -> Tensor:
+    """Angles (P + N, head_channels / 2) float64 of `rotary_factors`; `steps` are those of each axis."""
     per_axis = head_channels // 4
     frequencies = ROTARY_BASE ** (-torch.arange(per_axis, dtype=torch.float64) / per_axis)
     axes = [
-        torch.outer(torch.arange(side) * step, frequencies)
+        torch.outer((torch.arange(side) + rotary.first) * step, frequencies)
         for side, step in zip(grid, steps, strict=True)
     ]
     rows = axes[0][:, None].expand(*grid, per_axis)
     columns = axes[1][None, :].expand(*grid, per_axis)
-    angles = torch.cat([rows, columns], dim=-1).reshape(-1, 2 * per_axis)
-    return torch.cat([torch.zeros(1, 2 * per_axis), angles])
+    halves = [columns, rows] if rotary.columns_first else [rows, columns]
+    angles = torch.cat(halves, dim=-1).reshape(-1, 2 * per_axis)
+    return torch.cat([torch.zeros(rotary.prefix, 2 * per_axis), angles])
 
 
 def rotate(heads_BHLC: Tensor, factors: Tensor) -> Tensor:

@@ -158,6 +158,7 @@ class TextBank:
 
     def _path(self, classes: Names, raw: bool) -> Path:
         weights = weights_hash(self.clip.text) + str(self.clip.quick_gelu)
+        weights += self.clip.architecture.variant
         prompts = [[class_prompts(name, self.templates) for name in names] for names in classes]
         content = json.dumps([VERSION, weights, prompts, *(["raw"] if raw else [])])
         key = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()

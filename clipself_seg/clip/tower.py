@@ -159,10 +159,13 @@ class TransformerTower(ImageTower):
         prefix: number of tokens before those of the patches; the first is the class token.
         class_residual: whether the last block of the dense feature ``token`` adds the class token to every
             token's value (CAT-Seg's CVPR 2024 code) instead of the token itself (CLIPSelf).
+        pooled: whether all blocks attend, the last one too, and dense features are the value path of a pool behind them
+            (`pooled.PooledTower`).
         dense_gate: gate of the heads' values, or None.
     """
 
     prefix: int = 1
+    pooled: bool = False
     class_residual: bool = False
     dense_gate: HeadGate | None
 
@@ -257,7 +260,7 @@ class TransformerTower(ImageTower):
             if index < last:
                 tokens_BLD = self.run(block, tokens_BLD, *extras)
                 if f"block{index}" in wanted:
-                    maps[f"block{index}"] = _as_map(tokens_BLD[:, self.prefix :], grid)
+                    maps[f"block{index}"] = as_map(tokens_BLD[:, self.prefix :], grid)
         if stop == last:
             maps |= self._last_features(wanted, inputs_BLD, grid)
         return maps
@@ -269,13 +272,13 @@ class TransformerTower(ImageTower):
         name = f"block{len(self.blocks) - 1}"
         patches_BND = [tokens_BLD[:, self.prefix :] for tokens_BLD in inputs_BLD]
         by_value_path = self.dense_feature.kind == TOKEN and self.attention == NONE
-        maps = _attention_parts(self.blocks[-1], patches_BND[-1], grid, wanted)
+        maps = attention_parts(self.blocks[-1], patches_BND[-1], grid, wanted)
         if name in wanted or by_value_path:
             value_path: Any = self.blocks[-1].value_path
             residual = (inputs_BLD[-1][:, :1],) if self.class_residual else ()
             tokens_BND = self.run(value_path, patches_BND[-1], *residual)
             if name in wanted:
-                maps[name] = _as_map(tokens_BND, grid)
+                maps[name] = as_map(tokens_BND, grid)
         if DENSE not in wanted:
             return maps
         if self.attention != NONE:
@@ -284,7 +287,7 @@ class TransformerTower(ImageTower):
             gate = () if self.dense_gate is None else self.dense_gate()
             blocks = list(self.blocks)[-len(patches_BND) :]
             tokens_BND = sum_of_values(blocks, patches_BND, gate, self.run)
-        return maps | {DENSE: _as_map(self.project(tokens_BND), grid)}
+        return maps | {DENSE: as_map(self.project(tokens_BND), grid)}
 
     def dense_by(self, images: Tensor, attention: Attention) -> Tensor:
         """Dense features by any attention of the last block, such as `training_free.by_proxy` makes of other features.
@@ -303,7 +306,7 @@ class TransformerTower(ImageTower):
 
     def _attended(self, tokens_BLD: Tensor, attention: Attention, grid: tuple[int, int]) -> Tensor:
         tokens_BMD, cells = attended_tokens(self.blocks[-1], tokens_BLD, attention, grid)
-        return _as_map(self.project(tokens_BMD), cells)
+        return as_map(self.project(tokens_BMD), cells)
 
     def feature_shapes(self) -> dict[str, tuple[int, int]]:
         """Channels and stride in pixels of every feature that `features` can return, by name."""
@@ -341,9 +344,8 @@ class TransformerTower(ImageTower):
         allowed_BQL = tokens_BLD.new_ones(
             (len(masks), count, tokens_BLD.shape[1]), dtype=torch.bool
         )
+        check_grids(masks, grid)
         for allowed_QL, mask in zip(allowed_BQL, masks, strict=True):
-            if mask.shape[1:] != grid:
-                raise InputError(f"masks of {tuple(mask.shape[1:])} cells on a grid of {grid}")
             allowed_QL[: len(mask), self.prefix :] = mask.flatten(1)
         x_BRD = torch.cat([tokens_BLD, tokens_BLD[:, :1].expand(-1, count, -1)], dim=1)
         for block in list[Any](self.blocks)[:-1]:
@@ -363,12 +365,27 @@ class TransformerTower(ImageTower):
         return run_block(block, tokens_BLD, *others, **how)
 
 
-def _as_map(tokens_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+def check_grids(masks: Iterable[Tensor], grid: tuple[int, int]) -> None:
+    """Refuse masks of regions that are not on the images' grid.
+
+    Args:
+        masks: (n, h, w) of each image.
+        grid: rows and columns of the images' tokens.
+
+    Raises:
+        InputError: one of another grid.
+    """
+    for mask in masks:
+        if mask.shape[1:] != grid:
+            raise InputError(f"masks of {tuple(mask.shape[1:])} cells on a grid of {grid}")
+
+
+def as_map(tokens_BND: Tensor, grid: tuple[int, int]) -> Tensor:
     """Map (B, D, h, w) of the tokens of patches."""
     return tokens_BND.transpose(1, 2).unflatten(2, grid)
 
 
-def _attention_parts(
+def attention_parts(
     block: Any, tokens_BND: Tensor, grid: tuple[int, int], wanted: list[str]
 ) -> dict[str, Tensor]:
     """Those of ``queries`` and ``keys`` of a block that are wanted, as maps (B, D, h, w)."""
@@ -376,7 +393,7 @@ def _attention_parts(
         return {}
     queries_BHNC, keys_BHNC, _ = block.queries_keys_values(tokens_BND)
     parts = {QUERIES: queries_BHNC, KEYS: keys_BHNC}
-    return {name: _as_map(merge_heads(parts[name]), grid) for name in parts if name in wanted}
+    return {name: as_map(merge_heads(parts[name]), grid) for name in parts if name in wanted}
 
 
 def train_last_blocks(

@@ -14,7 +14,7 @@ import dataclasses
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,13 @@ from clipself_seg.checkpoints.names import name_problem
 from clipself_seg.checkpoints.read import Checkpoint
 from clipself_seg.clip.build import find_architecture, list_architectures
 from clipself_seg.clip.file_names import common_names
-from clipself_seg.clip.kind import Architecture, PositionTable, TowerKind
+from clipself_seg.clip.kind import Architecture, Layout, PositionTable, TowerKind
 from clipself_seg.clip.kinds import KINDS
 from clipself_seg.clip.positions import resample_positions
 from clipself_seg.clip.signatures import first_gap, signature_of
 from clipself_seg.clip.text import NoTextTower
 from clipself_seg.clip.tower import ImageTower
-from clipself_seg.errors import InputError, nearest
+from clipself_seg.errors import InputError, nearest, shown
 
 logger = logging.getLogger(__name__)
 # Entries of published files that are no weights: recomputed (rotary tables, masks) or constants.
@@ -76,11 +76,35 @@ class LoadReport:
 def to_native(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of any supported layout under native names, without entries that are no weights."""
     weights = {name: t for name, t in tensors.items() if not NO_WEIGHTS.search(name)}
-    for kind in KINDS.values():
-        for layout in kind.layouts.values():
-            if layout.read is not None and all(mark in weights for mark in layout.marks):
-                return layout.read(weights)
-    return common_names(weights)
+    layouts = [layout for kind in KINDS.values() for layout in kind.layouts.values()]
+    layout = _marked(layouts, weights)
+    return common_names(weights) if layout is None else layout.read(weights)
+
+
+def _marked(layouts: Iterable[Layout], tensors: Mapping[str, Tensor]) -> Layout | None:
+    """The first layout whose marks a file has."""
+    marked = (layout for layout in layouts if layout.marks)
+    return next((layout for layout in marked if all(m in tensors for m in layout.marks)), None)
+
+
+def as_written(architecture: Architecture, checkpoint: Checkpoint) -> Architecture:
+    """An architecture in the variant that a checkpoint is of: by its own word, or by its layout.
+
+    Raises:
+        InputError: it says one that models of this kind do not have.
+    """
+    kind, variant = architecture.kind, checkpoint.variant
+    layout = _marked(kind.layouts.values(), checkpoint.tensors)
+    if not variant and layout is not None and layout.variant is not None:
+        variant = layout.variant(checkpoint.tensors)
+    if not variant:
+        return architecture
+    if variant not in kind.variants:
+        raise InputError(
+            f"{checkpoint.path} says that it is of the variant {shown(variant)}, which {kind.name} does not have; "
+            f"{nearest(variant, kind.variants)}"
+        )
+    return dataclasses.replace(kind.variants[variant](architecture), variant=variant)
 
 
 def to_layout(
@@ -194,7 +218,7 @@ def choose_activation(
         InputError: the weights were trained with exact GELU, and the model has QuickGELU.
     """
     if not architecture.kind.quick_gelu:
-        return False, ()
+        return False, (f"variant {architecture.variant}",) if architecture.variant else ()
     recorded = checkpoint.activation
     if recorded is None and published.get("quick_gelu"):
         recorded = "quick_gelu"

@@ -102,7 +102,7 @@ def _add_switches(cfg: CfgNode) -> None:
     cfg.MODEL.CAT_SEG.GUIDANCE_BLOCKS = ()
     # Residual of CLIP's last block: its class token everywhere (official), or the token itself,
     # which is what CLIPSelf distils (version 1), both for MODEL.CLIP.DENSE "token"; the other dense features add none,
-    # and go with "none" alone.
+    # nor do those of an attention pool (SigLIP, PE-Core), and go with "none" alone.
     cfg.MODEL.CAT_SEG.RESIDUAL = "cls"
     # Text of a class with synonyms: that of the "first" (official), or the "mean" of all (version 1).
     cfg.MODEL.CAT_SEG.SYNONYMS = "first"

@@ -299,9 +299,9 @@ class CLIPSelf(nn.Module):
 
 
 def _unread_rows(tower: ImageTower, reads: Sequence[str]) -> list[Tensor]:
-    """Query and key rows of the last block's packed matrix that nothing reads; none if the block packs none."""
+    """Query and key rows of the last block's packed matrix that nothing reads; none if it packs none, or attends."""
     packed = getattr(getattr(tower.blocks[-1], "attn", None), "in_proj_weight", None)
-    if packed is None or IMAGE in reads:
+    if packed is None or IMAGE in reads or getattr(tower, "pooled", False):
         return []
     rows = dict(zip((QUERIES, KEYS), packed.chunk(3)))
     return [part for name, part in rows.items() if name not in reads]

@@ -90,6 +90,8 @@ def small_cat_seg(cfg) -> dict[str, object]:
         "DATASETS.TRAIN": "('coco_2017_train_stuff_all_sem_seg',)",
         "DATASETS.TEST": "()",
     }
+    if cfg.MODEL.CAT_SEG.RESIDUAL == "none":  # of an attention pool, which the mini CLIP has not
+        changes["MODEL.CAT_SEG.RESIDUAL"] = "token"
     if guided:
         return changes | {f"{head}APPEARANCE_GUIDANCE_DIM": 128}
     return changes | {"MODEL.CAT_SEG.BACKBONE_WEIGHTS": "random"}

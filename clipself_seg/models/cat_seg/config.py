@@ -195,7 +195,6 @@ def build_clip(cfg: CfgNode) -> DenseCLIP:
     Raises:
         InputError: the tower is no ViT, the distilled one differs in what distillation freezes, or `_check_residual`.
     """
-    _check_residual(cfg)
     name = clip_name(cfg)
     weights = cfg.MODEL.CLIP.WEIGHTS
     if cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED and weights in SHIPPED_TAGS:
@@ -203,6 +202,7 @@ def build_clip(cfg: CfgNode) -> DenseCLIP:
     clip = load_as_configured(cfg, name, weights)
     if not isinstance(clip.visual, TransformerTower):
         raise InputError(f"CAT-Seg needs a ViT, MODEL.CLIP.NAME is {name}")
+    _check_residual(cfg, clip.visual.pooled)
     if cfg.MODEL.CLIP.VISUAL_INIT:
         tuned = load_as_configured(cfg, name, cfg.MODEL.CLIP.VISUAL_INIT)
         if weights:
@@ -215,10 +215,20 @@ def build_clip(cfg: CfgNode) -> DenseCLIP:
     return clip
 
 
-def _check_residual(cfg: CfgNode) -> None:
-    """Refuses a residual that ``MODEL.CLIP.DENSE`` does not have, the want of one that it has, and ``ATTENTION``."""
+def _check_residual(cfg: CfgNode, pooled: bool) -> None:
+    """Refuses a residual that ``MODEL.CLIP.DENSE`` does not have, the want of one that it has, and ``ATTENTION``.
+
+    Args:
+        cfg: configuration.
+        pooled: whether the tower's dense features are those of an attention pool, which adds none.
+    """
     dense, residual = cfg.MODEL.CLIP.DENSE, cfg.MODEL.CAT_SEG.RESIDUAL
-    if dense == TOKEN and residual == NO_RESIDUAL:
+    if pooled and residual != NO_RESIDUAL:
+        raise InputError(
+            f"MODEL.CAT_SEG.RESIDUAL is {residual}, and the attention pool of {clip_name(cfg)} adds none: set it to "
+            f"{NO_RESIDUAL}"
+        )
+    if not pooled and dense == TOKEN and residual == NO_RESIDUAL:
         raise InputError(
             f"MODEL.CAT_SEG.RESIDUAL is {NO_RESIDUAL}, and MODEL.CLIP.DENSE {TOKEN} adds one: give cls or token, or "
             "another DENSE"

@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import clip_from_config
+from clipself_seg.clip.model import CLIP_MEAN
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.errors import InputError
@@ -35,6 +36,7 @@ def fvit_parts(cfg: CfgNode) -> dict[str, Any]:
     """
     clip = vit_from_config(cfg)
     keys = cfg.MODEL.FVIT
+    _check_pixels(cfg, clip)
     precision = precision_from_config(cfg)
     return {
         "clip": clip,
@@ -62,6 +64,23 @@ def vit_from_config(cfg: CfgNode) -> DenseCLIP:
     if not isinstance(clip.visual, TransformerTower):
         raise InputError(f"F-ViT needs a ViT, MODEL.CLIP.NAME is {clip.name}")
     return clip
+
+
+def _check_pixels(cfg: CfgNode, clip: DenseCLIP) -> None:
+    """Refuses other pixels than a tower wants that was not trained with CLIP's, for which ImageNet's are official.
+
+    Raises:
+        InputError: names the key and the values that go with the tower.
+    """
+    if clip.architecture.kind.mean == CLIP_MEAN:
+        return
+    for key, values in (("PIXEL_MEAN", clip.mean), ("PIXEL_STD", clip.std)):
+        wanted = tuple(round(255 * value, 3) for value in values)
+        given = tuple(cfg.MODEL.FVIT[key])
+        if any(abs(a - b) > 0.5 for a, b in zip(given, wanted, strict=True)):
+            raise InputError(
+                f"MODEL.FVIT.{key} is {given}, and {clip.name} was trained with {wanted}: give that"
+            )
 
 
 def pyramid_parts(cfg: CfgNode, clip: DenseCLIP) -> dict[str, Any]:

@@ -1,0 +1,273 @@
+"""ViTs whose image embedding is an attention pool of their tokens: SigLIP's and PE-Core's.
+
+One learnt query, the latent, attends to all tokens behind the final norm (MAP, "multi-head attention pooling"); what
+it gathers is y + MLP(norm(y)). There is no last block to take attention out of: the pool is the layer in which tokens
+are mixed into an embedding, so that
+
+    dense feature of a token    the pool's value path: u = O(V t), u + MLP(norm(u)), which is the pool over it alone;
+    embedding of a region       the pool with the tokens outside of it excluded.
+
+The blocks, the last one too, attend in full. Blocks are `layers.ResidualBlock`s; the pool has timm's names.
+
+Shapes: B images, L = P + N tokens, P before the patches', Q regions, D width, E embedding, H heads, C channels of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clipself_seg.checkpoints.dense_feature import TOKEN, DenseFeature
+from clipself_seg.clip.file_names import TRUNK, replace
+from clipself_seg.clip.layers import merge_heads, split_heads
+from clipself_seg.clip.linear import Linear, linear
+from clipself_seg.clip.tower import (
+    DENSE,
+    TransformerTower,
+    as_map,
+    attention_parts,
+    check_grids,
+)
+from clipself_seg.clip.training_free import NONE, Attention
+from clipself_seg.errors import InputError
+
+TIMM_BLOCK = (  # names in a block here, and timm's
+    (".ln_1.", ".norm1."),
+    (".attn.in_proj_weight", ".attn.qkv.weight"),
+    (".attn.in_proj_bias", ".attn.qkv.bias"),
+    (".attn.out_proj.", ".attn.proj."),
+    (".ln_2.", ".norm2."),
+    (".mlp.c_fc.", ".mlp.fc1."),
+    (".mlp.c_proj.", ".mlp.fc2."),
+)
+BLOCKS = "visual.blocks."
+
+
+class PoolMLP(nn.Module):
+    """Two linear layers under timm's names."""
+
+    def __init__(self, *, width: int, hidden: int, approximate: str) -> None:
+        super().__init__()
+        self.fc1 = Linear(width, hidden)
+        self.fc2 = Linear(hidden, width)
+        self.approximate = approximate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transforms (..., D) into (..., D)."""
+        return self.fc2(F.gelu(self.fc1(x), approximate=self.approximate))
+
+
+class LatentPool(nn.Module):
+    """Attention of one learnt query to tokens, and an MLP behind it."""
+
+    def __init__(
+        self, *, width: int, heads: int, hidden: int, eps: float, approximate: str = "none"
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.latent = nn.Parameter(width**-0.5 * torch.randn(1, 1, width))
+        self.q = Linear(width, width)
+        self.kv = Linear(width, 2 * width)
+        self.proj = Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.mlp = PoolMLP(width=width, hidden=hidden, approximate=approximate)
+
+    def forward(self, tokens_BLD: Tensor, allowed_BQL: Tensor | None = None) -> Tensor:
+        """What the query gathers, (B, Q, D).
+
+        Args:
+            tokens_BLD: behind the final norm.
+            allowed_BQL: boolean, the tokens that each of Q copies of the query may attend to, one at least; None for
+                one query and all tokens.
+        """
+        count = 1 if allowed_BQL is None else allowed_BQL.shape[1]
+        k, v = self.kv(tokens_BLD).chunk(2, dim=-1)
+        q = split_heads(self.q(self.latent), self.heads)
+        attended = F.scaled_dot_product_attention(
+            q.expand(len(tokens_BLD), -1, count, -1),
+            split_heads(k, self.heads),
+            split_heads(v, self.heads),
+            attn_mask=None if allowed_BQL is None else allowed_BQL[:, None],
+        )
+        return self._finish(merge_heads(attended))
+
+    def value_path(self, tokens: Tensor) -> Tensor:
+        """What the query would gather of each token alone, (..., D) -> (..., D)."""
+        width = tokens.shape[-1]
+        return self._finish(linear(tokens, self.kv.weight[width:], self.kv.bias[width:]))
+
+    def _finish(self, values: Tensor) -> Tensor:
+        pooled = self.proj(values)
+        return pooled + self.mlp(self.norm(pooled))
+
+
+class PooledTower(TransformerTower):
+    """Forward passes of a ViT with a `LatentPool`; subclasses embed images and have `norm`, `attn_pool` and `head`.
+
+    Attributes:
+        region_sees_prefix: whether a region's embedding by masked attention may attend to what stands before the
+            patches, the class token, too. PE-Core's image embedding does; a region's leaves it out unless this is set,
+            for the class token has seen the whole image, and a region of one cell is then its dense feature.
+    """
+
+    norm: nn.LayerNorm
+    attn_pool: LatentPool
+    head: nn.Module
+    region_sees_prefix: bool = False
+    pooled = True
+
+    def choose_dense(self, feature: DenseFeature) -> None:
+        """As `ImageTower.choose_dense`: token alone, the pool's value path.
+
+        Raises:
+            InputError: another feature, made of the values of the last blocks, which are not this tower's embedding.
+        """
+        if feature != DenseFeature():
+            raise InputError(
+                f"MODEL.CLIP.DENSE {feature} is for ViTs whose last block makes the embedding; {type(self).__name__} "
+                f"has an attention pool behind it, whose values are {TOKEN}: leave it at that"
+            )
+
+    def choose_attention(self, name: str) -> None:
+        """As `ImageTower.choose_attention`: none.
+
+        Raises:
+            InputError: an attention in the place of the last block's, behind which this tower has a pool.
+        """
+        if name != NONE:
+            raise InputError(
+                f"MODEL.CLIP.ATTENTION {name} is for ViTs whose last block makes the embedding; {type(self).__name__} "
+                f"has an attention pool behind it: leave it {NONE}"
+            )
+
+    def unused_by(self, names: Iterable[str] = (DENSE,)) -> list[nn.Parameter]:
+        """As `ImageTower.unused_by`: none, all of the last block is read."""
+        return []
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """Final norm, the pool's value path and the head, (..., D) -> (..., E)."""
+        return self.head(self.attn_pool.value_path(self.norm(tokens)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Image embeddings (B, E), not normalised, of normalised images (B, 3, H, W)."""
+        tokens_BLD, _ = self.final_tokens(images)
+        return self.head(self.attn_pool(self.norm(tokens_BLD))[:, 0])
+
+    def features(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+        """Feature maps by name from one pass, which ends after the last block that they need.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+            names: as for `TransformerTower.features`; ``block{i}`` is after block i with its attention, of the last
+                one too.
+        """
+        wanted = self.check_names(names)
+        last, stop = len(self.blocks) - 1, self.deepest(wanted)
+        tokens_BLD, extras, grid = self.embed(images)
+        maps: dict[str, Tensor] = {}
+        for index, block in enumerate(self.blocks[: stop + 1]):
+            if index == last:
+                maps |= attention_parts(block, tokens_BLD[:, self.prefix :], grid, wanted)
+            tokens_BLD = self.run(block, tokens_BLD, *extras)
+            if f"block{index}" in wanted:
+                maps[f"block{index}"] = as_map(tokens_BLD[:, self.prefix :], grid)
+        if DENSE in wanted:
+            maps[DENSE] = as_map(self.project(tokens_BLD[:, self.prefix :]), grid)
+        return maps
+
+    def dense_by(self, images: Tensor, attention: Attention) -> Tensor:
+        """Refuses, as `choose_attention` does.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            f"{type(self).__name__} has an attention pool: no other attention makes its features"
+        )
+
+    def masked_attention(self, images: Tensor, masks: list[Tensor]) -> Tensor:
+        """Region embeddings (sum n, E) by the pool over the tokens of each region, not normalised.
+
+        A region without cells has the zero vector, unless its query attends to the class token.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+            masks: one boolean mask (n, h, w) of the regions' cells for each image.
+
+        Raises:
+            InputError: masks of another grid than the images'.
+        """
+        tokens_BLD, grid = self.final_tokens(images)
+        check_grids(masks, grid)
+        count = max((len(mask) for mask in masks), default=0)
+        allowed_BQL = tokens_BLD.new_zeros(
+            (len(masks), count, tokens_BLD.shape[1]), dtype=torch.bool
+        )
+        allowed_BQL[..., : self.prefix] = self.region_sees_prefix
+        for allowed_QL, mask in zip(allowed_BQL, masks, strict=True):
+            allowed_QL[: len(mask), self.prefix :] = mask.flatten(1)
+        empty_BQ1 = ~allowed_BQL.any(dim=-1, keepdim=True)
+        # A softmax over nothing is not a number: such queries attend to everything, and their result is dropped.
+        pooled_BQD = self.attn_pool(self.norm(tokens_BLD), allowed_BQL | empty_BQ1)
+        regions_BQE = self.head(pooled_BQD).masked_fill(empty_BQ1, 0)
+        regions = [r_QE[: len(mask)] for r_QE, mask in zip(regions_BQE, masks, strict=True)]
+        none = regions_BQE.flatten(0, 1)[:0]  # torch.cat needs a tensor in a batch of no images
+        return torch.cat([none, *regions])
+
+    def final_tokens(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Tokens (B, L, D) behind the last block, before the final norm, and the grid."""
+        tokens_BLD, extras, grid = self.embed(images)
+        for block in self.blocks:
+            tokens_BLD = self.run(block, tokens_BLD, *extras)
+        return tokens_BLD, grid
+
+    def pooled_groups(self, stem: list[nn.Parameter]) -> dict[str, list[nn.Parameter]]:
+        """`layer_groups` of a tower with `pos_embed`.
+
+        Args:
+            stem: what the first group has.
+        """
+        positions: Any = self.pos_embed
+        head = [*self.norm.parameters(), *self.attn_pool.parameters(), *self.head.parameters()]
+        return {
+            "stem": stem,
+            "positions": [positions],
+            **{f"block{i}": list(block.parameters()) for i, block in enumerate(self.blocks)},
+            "head": head,
+        }
+
+
+def read_trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Native names of open_clip's tensors, whose image tower has timm's names below ``visual.trunk.``."""
+    native = {}
+    for name, tensor in tensors.items():
+        name = name.replace(TRUNK, "visual.") if name.startswith(TRUNK) else name
+        if name.startswith(BLOCKS):
+            name = replace(name, TIMM_BLOCK, backwards=True)
+        native[name] = tensor
+    return native
+
+
+def write_trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """open_clip's names of native tensors, the reverse of `read_trunk`."""
+    named = {}
+    for name, tensor in tensors.items():
+        if name.startswith(BLOCKS):
+            name = replace(name, TIMM_BLOCK)
+        named[name.replace("visual.", TRUNK, 1) if name.startswith("visual.") else name] = tensor
+    return named
+
+
+def read_timm(tensors: Mapping[str, Tensor], **scalars: float) -> dict[str, Tensor]:
+    """Native names of timm's tensors, which are the image tower alone.
+
+    Args:
+        tensors: of a file.
+        scalars: logit scale and bias before training, for no file of timm's has them.
+    """
+    native = read_trunk({f"{TRUNK}{name}": tensor for name, tensor in tensors.items()})
+    return native | {name: torch.tensor(value) for name, value in scalars.items()}

@@ -1,0 +1,310 @@
+"""SigLIP and SigLIP 2 (arXiv 2303.15343, 2502.14786): ViTs with an attention pool, trained pair by pair with sigmoids.
+
+The image tower has no class token. The text tower reads 64 tokens in both directions, padding included, and its
+embedding is taken at the last position. Which GELU the image tower has depends on the architecture's name in timm.
+
+Shapes: B images, N patches, D width, K texts, T tokens of a text, E embedding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from clipself_seg.clip.eva import PatchEmbed
+from clipself_seg.clip.kind import (
+    Architecture,
+    Config,
+    Layout,
+    PositionTable,
+    Sizes,
+    Tensors,
+    TowerKind,
+    count_blocks,
+)
+from clipself_seg.clip.layers import ResidualBlock, Transformer, initialise_blocks
+from clipself_seg.clip.linear import Linear
+from clipself_seg.clip.pooled import LatentPool, PooledTower, read_timm, read_trunk, write_trunk
+from clipself_seg.clip.positions import patch_grid, resample_positions
+from clipself_seg.clip.recomputation import run_block
+from clipself_seg.clip.siglip_files import read_siglip, siglip_tokenizer
+from clipself_seg.clip.text import TextEncoder
+
+EPS = 1e-6  # of all norms
+TANH = "tanh"
+
+
+class Shape(NamedTuple):
+    """Sizes of an image tower; `approximate` is GELU's."""
+
+    width: int
+    layers: int
+    heads: int
+    patch_size: int
+    approximate: str = "none"
+    mlp_ratio: float = 4.0
+
+
+SO400M = 3.7362  # ratio of its MLPs, in both towers
+SHAPES = {
+    **{f"vit_base_patch16_siglip_{s}": Shape(768, 12, 12, 16) for s in (224, 256, 384, 512)},
+    "vit_base_patch32_siglip_256": Shape(768, 12, 12, 32, TANH),
+    **{f"vit_large_patch16_siglip_{side}": Shape(1024, 24, 16, 16) for side in (256, 384)},
+    "vit_large_patch16_siglip_512": Shape(1024, 24, 16, 16, TANH),
+    **{
+        f"vit_so400m_patch14_siglip_{side}": Shape(1152, 27, 16, 14, "none", SO400M)
+        for side in (224, 378, 384)
+    },
+    **{
+        f"vit_so400m_patch16_siglip_{side}": Shape(1152, 27, 16, 16, TANH, SO400M)
+        for side in (256, 384, 512)
+    },
+    **{f"vit_giantopt_patch16_siglip_{s}": Shape(1536, 40, 16, 16, TANH) for s in (256, 384)},
+}
+# Keys of open_clip's configs; one with others, or with other values of those that `FIXED` names, is refused.
+VISION_KEYS = {"image_size", "timm_model_name", "timm_model_pretrained", "timm_pool", "timm_proj"}
+TEXT_KEYS = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
+TEXT_KEYS |= {"hf_tokenizer_name", "tokenizer_kwargs", "act_kwargs", "proj_bias", "proj_type"}
+FIXED: dict[str, Any] = {
+    "no_causal_mask": True,
+    "pool_type": "last",
+    "norm_kwargs": {"eps": EPS},
+}
+
+
+class SiglipTower(PooledTower):
+    """SigLIP's image tower: patches, positions, blocks, norm and pool.
+
+    Inputs of any size that the patch divides, square or not, are accepted: positions are resized, with antialiasing,
+    in every forward.
+    """
+
+    prefix = 0
+
+    def __init__(self, *, image_size: int, shape: Shape, positions: str = "bicubic") -> None:
+        """
+        Args:
+            image_size: side in pixels of the images for which the position table is.
+            shape: all other sizes.
+            positions: how they are resized, "bicubic", or "bilinear" as naflex does.
+        """
+        super().__init__()
+        width = shape.width
+        self.patch_size = shape.patch_size
+        self.image_size = image_size
+        self.embed_dim = width
+        self.positions = positions
+        cells = (image_size // shape.patch_size) ** 2
+        self.patch_embed = PatchEmbed(patch_size=shape.patch_size, width=width)
+        self.pos_embed = nn.Parameter(0.02 * torch.randn(1, cells, width))
+        self.blocks = nn.ModuleList(
+            ResidualBlock(
+                width=width,
+                heads=shape.heads,
+                mlp_ratio=shape.mlp_ratio,
+                quick_gelu=False,
+                eps=EPS,
+                approximate=shape.approximate,
+            )
+            for _ in range(shape.layers)
+        )
+        self.norm = nn.LayerNorm(width, eps=EPS)
+        self.attn_pool = LatentPool(
+            width=width,
+            heads=shape.heads,
+            hidden=int(width * shape.mlp_ratio),
+            eps=EPS,
+            approximate=shape.approximate,
+        )
+        self.head = nn.Identity()
+        initialise_blocks(self.blocks)
+
+    @property
+    def width(self) -> int:
+        """Width D of the residual stream."""
+        return self.pos_embed.shape[-1]
+
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
+        """Tokens (B, N, D) before the first block, no extra arguments, and the grid (h, w)."""
+        grid = patch_grid(images, self.patch_size)
+        patches_BND = self.patch_embed(images)
+        positions_ND = resample_positions(
+            self.pos_embed[0], grid, antialias=True, first=0, mode=self.positions
+        )
+        return patches_BND + positions_ND.to(patches_BND.dtype), (), grid
+
+    def layer_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Ordered partition of the parameters: stem, positions, block0, block1, ..., head."""
+        return self.pooled_groups([*self.patch_embed.parameters()])
+
+
+class SiglipText(TextEncoder):
+    """SigLIP's text tower: attention in both directions, the embedding at the last of all positions.
+
+    Parameter names are open_clip's. Padding is read as any other token, so that texts are not cut at their ends.
+    """
+
+    def __init__(
+        self,
+        *,
+        context_length: int,
+        vocab_size: int,
+        width: int,
+        heads: int,
+        layers: int,
+        embed_dim: int,
+        mlp_ratio: float = 4.0,
+        approximate: str = "none",
+        projection: str = "biased",
+    ) -> None:
+        """
+        Args:
+            context_length: T, number of tokens of every text.
+            vocab_size: number of token ids.
+            width: D.
+            heads: number of heads.
+            layers: number of blocks.
+            embed_dim: E.
+            mlp_ratio: width of the MLPs in D.
+            approximate: of GELU, "none" or "tanh".
+            projection: "biased" for a linear layer, "none" for none, where D is E.
+        """
+        super().__init__()
+        self.context_length = context_length
+        self.token_embedding = nn.Embedding(vocab_size, width)
+        self.positional_embedding = nn.Parameter(0.01 * torch.randn(context_length, width))
+        self.transformer = Transformer(
+            [
+                ResidualBlock(
+                    width=width,
+                    heads=heads,
+                    mlp_ratio=mlp_ratio,
+                    quick_gelu=False,
+                    eps=EPS,
+                    approximate=approximate,
+                )
+                for _ in range(layers)
+            ]
+        )
+        self.ln_final = nn.LayerNorm(width, eps=EPS)
+        self.text_projection = None if projection == "none" else Linear(width, embed_dim)
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        self.transformer.initialise()
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks, in order."""
+        return self.transformer.resblocks
+
+    def forward(self, tokens_KT: Tensor, checkpointing: bool = False) -> Tensor:
+        """As `TextEncoder.forward`, of texts of `context_length` tokens."""
+        tokens_KT = tokens_KT.to(self.positional_embedding.device, non_blocking=True)
+        x_KTD = self.token_embedding(tokens_KT) + self.positional_embedding[: tokens_KT.shape[1]]
+        for block in self.blocks:
+            x_KTD = run_block(block, x_KTD, checkpointing=checkpointing)
+        x_KD = self.ln_final(x_KTD)[:, -1]
+        return x_KD if self.text_projection is None else self.text_projection(x_KD)
+
+
+def _supports(config: Config) -> bool:
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    if vision.get("timm_model_name") not in SHAPES or set(vision) - VISION_KEYS:
+        return False
+    projected = text.get("proj_bias") or text.get("proj_type") == "none"
+    return bool(
+        projected
+        and not set(text) - TEXT_KEYS - set(FIXED)
+        and all(text.get(key) == value for key, value in FIXED.items())
+    )
+
+
+def _shape(architecture: Architecture) -> Shape:
+    """The image tower's sizes; a file's own GELU goes before that of timm's name."""
+    shape = SHAPES[architecture.vision["timm_model_name"]]
+    return shape._replace(approximate=architecture.vision.get("approximate", shape.approximate))
+
+
+def _sizes(architecture: Architecture) -> Sizes:
+    shape = _shape(architecture)
+    return Sizes(shape.width, shape.layers, shape.patch_size, architecture.embed_dim)
+
+
+def _build(architecture: Architecture, quick_gelu: bool) -> SiglipTower:
+    vision = architecture.vision
+    return SiglipTower(
+        image_size=vision["image_size"],
+        shape=_shape(architecture),
+        positions=vision.get("positions", "bicubic"),
+    )
+
+
+def _build_text(architecture: Architecture, quick_gelu: bool) -> SiglipText:
+    text = architecture.text
+    sizes = ("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio")
+    return SiglipText(
+        embed_dim=architecture.embed_dim,
+        approximate=text.get("act_kwargs", {}).get("approximate", "none"),
+        projection="none" if text.get("proj_type") == "none" else "biased",
+        **{key: text[key] for key in sizes if key in text},
+    )
+
+
+def _read_sizes(tensors: Tensors) -> Sizes:
+    kernel = tensors["visual.patch_embed.proj.weight"].shape
+    return Sizes(kernel[0], count_blocks(tensors, "blocks"), kernel[-1], kernel[0])
+
+
+def _variant(tensors: Tensors) -> str:
+    """Which of `VARIANTS` transformers' tensors are of."""
+    flattened = tensors["vision_model.embeddings.patch_embedding.weight"].dim() == 2
+    return "naflex" if flattened else "transformers"
+
+
+def _in_transformers(positions: str, architecture: Architecture) -> Architecture:
+    """An architecture as transformers builds it, with GELU's tanh form in both towers."""
+    return dataclasses.replace(
+        architecture,
+        vision=architecture.vision | {"approximate": TANH, "positions": positions},
+        text=architecture.text | {"act_kwargs": {"approximate": TANH}},
+    )
+
+
+VARIANTS = {
+    "transformers": functools.partial(_in_transformers, "bicubic"),
+    "naflex": functools.partial(_in_transformers, "bilinear"),
+}
+SCALE = 10.0
+LATENT = "attn_pool.latent"
+SIGLIP = TowerKind(
+    name="SigLIP ViT",
+    supports=_supports,
+    sizes=_sizes,
+    build_image=_build,
+    build_text=_build_text,
+    key_tensors={"visual.attn_pool.latent": 3, "visual.patch_embed.proj.weight": 4},
+    read_sizes=_read_sizes,
+    layouts={
+        "open_clip": Layout(marks=(f"visual.trunk.{LATENT}",), read=read_trunk, write=write_trunk),
+        "official": Layout(write=write_trunk),
+        "timm": Layout(
+            marks=(LATENT,),
+            read=functools.partial(read_timm, logit_scale=math.log(SCALE), logit_bias=-10.0),
+        ),
+        "transformers": Layout(
+            marks=("vision_model.head.probe",), read=read_siglip, variant=_variant
+        ),
+    },
+    positions={"visual.pos_embed": PositionTable(first=0)},
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    tokenizer=siglip_tokenizer,
+    templates="openai80",
+    scale=SCALE,
+    image_files=True,
+    variants=VARIANTS,
+)

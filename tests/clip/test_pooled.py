@@ -1,0 +1,291 @@
+"""SigLIP's and PE-Core's towers: the pool against its definition, the libraries' own modules, and what trains."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from clipself_seg.checkpoints.dense_feature import DenseFeature
+from clipself_seg.clip import DenseCLIP, load_clip, save_clip, siglip
+from clipself_seg.clip.build import find_architecture
+from clipself_seg.clip.kinds import KINDS
+from clipself_seg.clip.pooled import LatentPool
+from clipself_seg.clip.siglip_files import SiglipTokenizer, canonical
+from clipself_seg.clip.signatures import signature_of
+from clipself_seg.clip.tokenizer_files import FileTokenizer
+from clipself_seg.clip.tower import train_last_blocks
+from clipself_seg.errors import InputError
+from tests import small_pooled
+from tests.small_pooled import CONFIGS, NAMES, PE_SHAPE, SIGLIP_SHAPE, small_clip
+
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch):
+    small_pooled.make_known(monkeypatch)
+
+
+@pytest.fixture(params=NAMES)
+def clip(request, known) -> DenseCLIP:
+    return small_clip(request.param)
+
+
+def pixels(batch: int = 2, height: int = 32, width: int = 48) -> torch.Tensor:
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(3))
+
+
+def test_the_pool_is_a_softmax_of_its_query_over_the_tokens_that_are_allowed():
+    torch.manual_seed(0)
+    pool = LatentPool(width=12, heads=3, hidden=20, eps=1e-6).double()
+    tokens = torch.randn(2, 5, 12, dtype=torch.float64)
+    allowed = torch.rand(2, 4, 5) > 0.5
+    allowed[..., 2] = True
+    q = pool.q(pool.latent)[0, 0].view(3, 4)
+    for image in range(2):
+        k, v = (part.view(5, 3, 4) for part in pool.kv(tokens[image]).chunk(2, dim=-1))
+        for region in range(4):
+            parts = []
+            for head in range(3):
+                scores = (k[:, head] @ q[head]) / 2
+                weights = scores.masked_fill(~allowed[image, region], -torch.inf).softmax(0)
+                parts.append(weights @ v[:, head])
+            y = pool.proj(torch.cat(parts))
+            wanted = y + pool.mlp.fc2(F.gelu(pool.mlp.fc1(pool.norm(y))))
+            torch.testing.assert_close(pool(tokens, allowed)[image, region], wanted)
+    alone = torch.eye(5, dtype=torch.bool).expand(2, 5, 5)
+    torch.testing.assert_close(pool(tokens, alone), pool.value_path(tokens))
+
+
+@torch.no_grad()
+def test_dense_features_are_regions_of_one_cell_and_the_whole_image_is_its_embedding(clip):
+    visual, images = clip.visual, pixels()
+    dense = visual.dense(images)
+    assert dense.shape == (2, clip.embed_dim, 4, 6)
+    cells = torch.eye(24, dtype=torch.bool).view(24, 4, 6)
+    by_cell = visual.masked_attention(images, [cells, cells[:5]])
+    torch.testing.assert_close(by_cell[:24], dense[0].flatten(1).T, **CLOSE)
+    torch.testing.assert_close(by_cell[24:], dense[1].flatten(1).T[:5], **CLOSE)
+    whole = torch.ones(1, 4, 6, dtype=torch.bool)
+    visual.region_sees_prefix = True
+    torch.testing.assert_close(
+        visual.masked_attention(images, [whole, whole]), visual(images), **CLOSE
+    )
+
+
+@torch.no_grad()
+def test_regions_without_cells_are_zero_and_images_without_regions_add_none(clip):
+    visual, images = clip.visual, pixels()
+    masks = torch.zeros(2, 4, 6, dtype=torch.bool)
+    masks[1, 0, 0] = True
+    regions = visual.masked_attention(images, [masks[:0], masks])
+    assert not regions[0].any() and regions[1].any() and regions.isfinite().all()
+    assert visual.masked_attention(images[:0], []).shape == (0, clip.embed_dim)
+    with pytest.raises(InputError, match=r"masks of \(3, 6\) cells on a grid of \(4, 6\)"):
+        visual.masked_attention(images, [masks, masks[:, 1:]])
+
+
+@torch.no_grad()
+def test_named_features_are_one_pass(clip):
+    visual, images = clip.visual, pixels()
+    names = [*(f"block{i}" for i in range(4)), "queries", "keys", "dense"]
+    maps = visual.features(images, names)
+    shapes = visual.feature_shapes()
+    assert set(maps) == set(shapes)
+    for name, feature in maps.items():
+        assert feature.shape == (2, shapes[name][0], 4, 6), name
+        torch.testing.assert_close(visual.features(images, [name])[name], feature, **CLOSE)
+    tokens, _ = visual.final_tokens(images)
+    last = tokens[:, visual.prefix :].transpose(1, 2).unflatten(2, (4, 6))
+    torch.testing.assert_close(maps["block3"], last, **CLOSE)
+
+
+def test_what_trains_gets_a_gradient_and_nothing_else(clip):
+    visual = clip.visual
+    for count in (1, 2, -1):
+        train_last_blocks(visual, count)
+        visual.zero_grad()
+        visual.dense(pixels()).sum().backward()
+        trained = {name for name, p in visual.named_parameters() if p.requires_grad}
+        assert {n for n, p in visual.named_parameters() if p.grad is not None} == trained
+        first = 0 if count == -1 else 4 - count
+        assert {name.split(".")[1] for name in trained} == {str(i) for i in range(first, 4)}
+
+
+def test_checkpointing_changes_no_gradient_and_groups_are_a_partition(clip):
+    visual = clip.visual
+    grouped = [id(p) for group in visual.layer_groups().values() for p in group]
+    assert sorted(grouped) == sorted(id(p) for p in visual.parameters())
+    gradients = []
+    for checkpointing in (False, True):
+        visual.checkpointing = checkpointing
+        visual.zero_grad()
+        visual.dense(pixels()).square().sum().backward()
+        gradients.append([p.grad for p in visual.blocks.parameters()])
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, again)
+
+
+def test_readouts_that_need_a_last_block_are_refused(clip):
+    for kind in ("value", "multi_value", "gated_multi_value"):
+        with pytest.raises(InputError, match="attention pool behind it, whose values are token"):
+            clip.visual.choose_dense(DenseFeature(kind))
+    with pytest.raises(InputError, match="MODEL.CLIP.ATTENTION sclip .* leave it none"):
+        clip.visual.choose_attention("sclip")
+    assert (
+        clip.architecture.kind.dense_kinds == ("token",) and not clip.architecture.kind.attentions
+    )
+
+
+@pytest.mark.parametrize("layout", ["official", "open_clip"])
+def test_saved_models_load_back(clip, tmp_path, layout):
+    save_clip(clip, tmp_path / "clip.safetensors", layout)
+    loaded = load_clip(clip.name, tmp_path / "clip.safetensors")
+    assert loaded.weights_hash() == clip.weights_hash()
+    assert loaded.mean == loaded.std == (0.5, 0.5, 0.5)
+    assert (loaded.logit_bias is None) == (clip.name == "PE-Core-Small")
+
+
+def test_positions_of_another_size_are_resized(clip, tmp_path, monkeypatch):
+    save_clip(clip, tmp_path / "clip.pt")
+    config = CONFIGS[clip.name]
+    monkeypatch.setitem(config, "vision_cfg", config["vision_cfg"] | {"image_size": 64})
+    loaded = load_clip(clip.name, tmp_path / "clip.pt")
+    assert "positions resized" in str(loaded.report) and loaded.image_size == 64
+    assert loaded.visual.pos_embed.shape[1] == 64 + loaded.visual.prefix
+
+
+def test_every_published_size_is_known_and_recognised_by_its_tensors():
+    names = ("ViT-B-16-SigLIP", "ViT-B-16-SigLIP2", "ViT-SO400M-14-SigLIP2", "ViT-L-16-SigLIP2-512")
+    names += ("ViT-gopt-16-SigLIP2-256", "PE-Core-T-16-384", "PE-Core-B-16", "PE-Core-bigG-14-448")
+    for name in names:
+        with torch.device("meta"):
+            tensors = load_clip(name, None).state_dict()
+        architecture = find_architecture(name)
+        assert signature_of(tensors) == architecture.signature
+        assert KINDS[architecture.signature.kind].layouts["timm"].marks
+
+
+def test_the_image_towers_gelu_is_that_of_timms_name():
+    for name, shape in siglip.SHAPES.items():
+        tanh = "patch32" in name or "so400m_patch16" in name or "giantopt" in name
+        tanh = tanh or name == "vit_large_patch16_siglip_512"
+        assert shape.approximate == ("tanh" if tanh else "none"), name
+
+
+def test_siglips_texts_are_lower_case_without_punctuation_and_end_with_the_end_token():
+    assert canonical("A_Photo of  a dog's &amp; cat's toy!") == "a photo of a dogs cats toy"
+    pieces = FileTokenizer(lambda text: [2 + len(word) for word in text.split()] + [1])
+    tokens = SiglipTokenizer(pieces)
+    assert tokens(["One, two", "a b c d e f"], 4).tolist() == [[5, 5, 1, 0], [3, 3, 3, 1]]
+    assert tokens.count("a b c d e f") == 7
+
+
+# The libraries themselves, on small random weights.
+
+
+@pytest.fixture
+def open_clip_model(clip):
+    """open_clip's model of a small configuration, on a small timm model, with random weights."""
+    open_clip = pytest.importorskip("open_clip")
+    timm = pytest.importorskip("timm")
+    from timm.models import _registry
+
+    def vit_small_siglip(**kwargs):
+        sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2}
+        return timm.create_model("vit_base_patch16_siglip_224", **sizes | kwargs)
+
+    def vit_small_pe_core(**kwargs):
+        sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2}
+        sizes |= {"ref_feat_shape": (PE_SHAPE.grid, PE_SHAPE.grid)}
+        return timm.create_model("vit_pe_core_tiny_patch16_384", **sizes | kwargs)
+
+    made = {"SigLIP-Small": vit_small_siglip, "PE-Core-Small": vit_small_pe_core}[clip.name]
+    config = CONFIGS[clip.name]
+    vision = config["vision_cfg"] | {"timm_pool": "map"}
+    vision["timm_proj"] = "none" if clip.name == "SigLIP-Small" else None
+    _registry._model_entrypoints[made.__name__] = made
+    _registry._model_pretrained_cfgs.setdefault(made.__name__, timm.get_pretrained_cfg("resnet18"))
+    try:
+        torch.manual_seed(5)
+        model = open_clip.CustomTextCLIP(
+            embed_dim=config["embed_dim"],
+            vision_cfg=vision,
+            text_cfg=config["text_cfg"],
+            init_logit_bias=config.get("init_logit_bias"),
+        ).eval()
+    finally:
+        del _registry._model_entrypoints[made.__name__]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.numel() > 1:
+                parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+@torch.no_grad()
+def test_the_towers_are_open_clips_and_timms(clip, open_clip_model, tmp_path):
+    torch.save(open_clip_model.state_dict(), tmp_path / "open_clip.pt")
+    loaded = load_clip(clip.name, tmp_path / "open_clip.pt")
+    images, tokens = pixels(width=32), torch.randint(2, 60, (3, clip.context_length))
+    torch.testing.assert_close(loaded.visual(images), open_clip_model.encode_image(images), **CLOSE)
+    torch.testing.assert_close(loaded.text(tokens), open_clip_model.encode_text(tokens), **CLOSE)
+    trunk = open_clip_model.visual.trunk
+    final = trunk.forward_features(images)[:, loaded.visual.prefix :]
+    wanted = trunk.head(trunk.attn_pool(final.flatten(0, 1)[:, None]))
+    actual = loaded.visual.dense(images).flatten(2).transpose(1, 2).flatten(0, 1)
+    torch.testing.assert_close(actual, wanted, **CLOSE)
+
+
+@torch.no_grad()
+def test_an_image_tower_of_timm_alone_loads_without_texts(clip, open_clip_model, tmp_path):
+    torch.save(open_clip_model.visual.trunk.state_dict(), tmp_path / "timm.pt")
+    loaded = load_clip(clip.name, tmp_path / "timm.pt")
+    images = pixels(width=32)
+    torch.testing.assert_close(loaded.visual(images), open_clip_model.encode_image(images), **CLOSE)
+    with pytest.raises(InputError, match="timm.pt has an image tower alone"):
+        loaded.encode_text("a dog")
+
+
+def _transformers_model(kind: str):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "intermediate_size": 128, "num_attention_heads": 2}
+    text = sizes | {"vocab_size": 60, "max_position_embeddings": 12, "num_hidden_layers": 2}
+    text |= {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
+    vision = sizes | {"patch_size": 8, "num_hidden_layers": 4}
+    vision |= {"num_patches": 16} if kind == "Siglip2" else {"image_size": 32}
+    config = getattr(transformers, f"{kind}Config")(text_config=text, vision_config=vision)
+    torch.manual_seed(6)
+    model = getattr(transformers, f"{kind}Model")(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["Siglip", "Siglip2"])
+@torch.no_grad()
+def test_siglip_is_transformers(kind, tmp_path):
+    model = _transformers_model(kind)
+    torch.save(model.state_dict(), tmp_path / "transformers.pt")
+    loaded = load_clip("SigLIP-Small", tmp_path / "transformers.pt")
+    images = pixels(width=32 if kind == "Siglip" else 48)
+    if kind == "Siglip":
+        inputs = {"pixel_values": images}
+    else:  # rows of flattened patches, channels last
+        patches = images.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 4, 5, 1).flatten(1, 2)
+        shapes = torch.tensor([[4, 6], [4, 6]])
+        whole = torch.ones(2, 24, dtype=torch.long)
+        inputs = {"pixel_values": patches.flatten(2)}
+        inputs |= {"pixel_attention_mask": whole, "spatial_shapes": shapes}
+    wanted = model.vision_model(**inputs).pooler_output
+    torch.testing.assert_close(loaded.visual(images), wanted, **CLOSE)
+    tokens = torch.randint(2, 60, (3, 12))
+    wanted = model.text_model(input_ids=tokens).pooler_output
+    torch.testing.assert_close(loaded.text(tokens), wanted, **CLOSE)
+    assert loaded.architecture.variant in str(loaded.report)
+    save_clip(loaded, tmp_path / "again.safetensors")
+    again = load_clip("SigLIP-Small", tmp_path / "again.safetensors")
+    torch.testing.assert_close(again.visual(images), loaded.visual(images), **CLOSE)
+    assert SIGLIP_SHAPE.approximate == "none"

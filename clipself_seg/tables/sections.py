@@ -80,7 +80,8 @@ def make_section(table: Table, scale: str, runs: TableRuns, store: Store) -> Sec
         column = table.columns[name]
         headings += [f"{column.titles['real']}: paper"] if table.published else []
         headings += [f"{column.title(scale)}: here"] if scale in column.paths else []
-    body = [_row_cells(table, name, wide, cells, scale) for name in table.rows]
+    ran = {name for name, own in runs.items() if any(map(store.record, own))}
+    body = [_row_cells(table, name, wide, cells, scale, ran) for name in table.rows]
     claims, reasons = _claim_cells(table, verdicts, scale)
     if claims:
         headings.append("claims")
@@ -161,7 +162,7 @@ def _absences(table: Table, scale: str) -> list[str]:
 
 
 def _row_cells(
-    table: Table, name: str, columns: Iterable[str], cells: Cells, scale: str
+    table: Table, name: str, columns: Iterable[str], cells: Cells, scale: str, ran: set[str]
 ) -> list[str]:
     row = table.rows[name]
     words = [row.title]
@@ -169,16 +170,19 @@ def _row_cells(
         paper = row.paper.get(column)
         words += ["" if paper is None else f"{paper:.1f}"] if table.published else []
         if scale in table.columns[column].paths:
-            words.append(_here(table, name, column, cells, scale))
+            words.append(_here(table, name, column, cells, scale, ran))
     return words
 
 
-def _here(table: Table, name: str, column: str, cells: Cells, scale: str) -> str:
+def _here(table: Table, name: str, column: str, cells: Cells, scale: str, ran: set[str]) -> str:
+    """A number; "-" for what the row does not have, although its run finished."""
     row = table.rows[name]
+    of = table.columns[column].of
     if scale in row.absent or row.path(table.columns[column], scale) is None:
         return "-"
-    values = cells.get((name, column))
-    return number_text(values) if values else "not run"
+    if values := cells.get((name, column)):
+        return number_text(values)
+    return "-" if row.runs()[of] in ran else "not run"
 
 
 def number_text(values: Values) -> str:

@@ -101,6 +101,8 @@ def test_a_row_shows_numbers_and_commands_of_the_run_that_follows_its_own(tmp_pa
     rows = [dict(zip(section.headings, row)) for row in section.body]
     assert [row["Boxes: here"] for row in rows] == ["20.0", "70.0"]
     assert [row["mIoU: here"] for row in rows] == ["10.0", "40.0"]
+    # The original's run finished, and has no mixtures.
+    assert [row["Boxes, alpha 0.5: here"] for row in rows] == ["-", "60.0"]
     assert [command[0] for command in section.commands] == [
         "original CLIP",
         "original CLIP, pixels",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clipself_seg.clip import build
+from clipself_seg.clip import build, pe_core, siglip
 from tests.tokenizers import write_tokenizer
 
 REPOSITORY = "tests/small"  # where their tokenizers are looked for
@@ -35,7 +35,31 @@ TIPS: dict[str, Any] = {
         "hf_tokenizer_name": REPOSITORY,
     },
 }
-SMALL = {"small-TIPSv2": TIPS}
+SIGLIP: dict[str, Any] = {
+    "embed_dim": 32,
+    "init_logit_bias": -10,
+    "vision_cfg": {"image_size": 32, "timm_model_name": "vit_small_siglip"},
+    "text_cfg": {
+        "context_length": 64,
+        "vocab_size": 60,
+        "hf_tokenizer_name": REPOSITORY,
+        "width": 32,
+        "heads": 2,
+        "layers": 2,
+        "proj_bias": True,
+        "act_kwargs": {"approximate": "tanh"},
+        **siglip.FIXED,
+    },
+}
+PE_CORE: dict[str, Any] = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 32, "timm_model_name": "vit_small_pe_core"},
+    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+POOLED = {"small-SigLIP": SIGLIP, "small-PE-Core": PE_CORE}
+SMALL = {"small-TIPSv2": TIPS, **POOLED}
+SIGLIP_SHAPE = siglip.Shape(32, 4, 2, 8)
+PE_SHAPE = pe_core.Shape(32, 4, 2, 8, 4)
 
 
 @contextlib.contextmanager
@@ -50,6 +74,8 @@ def small_towers(folder: Path) -> Iterator[tuple[str, ...]]:
     write_tokenizer(place / "tokenizer.json")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPSELF_SEG_WEIGHTS", str(folder))
+        patch.setitem(siglip.SHAPES, "vit_small_siglip", SIGLIP_SHAPE)
+        patch.setitem(pe_core.SHAPES, "vit_small_pe_core", PE_SHAPE)
         for name, config in SMALL.items():
             patch.setitem(build._configs(), name, config)
         yield tuple(SMALL)

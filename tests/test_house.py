@@ -25,7 +25,6 @@ OF_SEVERAL_MODULES = {
     "evaluation/test_baseline.py",  # tests/baseline
     "fuzz/test_files.py",  # the script beside it
     "fuzz/test_kills.py",
-    "models/test_pooled_towers.py",  # every task on towers with an attention pool
     "training/test_baseline.py",
 }
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -13,6 +13,7 @@ from detectron2.modeling import build_model
 from clipself_seg.clip import load_clip
 from clipself_seg.config import READOUTS, load_config
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
+from clipself_seg.errors import InputError
 from clipself_seg.heads.zero_shot.windows import StridedWindows
 from clipself_seg.models import CLIPSelf, RegionReader, ZeroShotSegmenter
 from tests.conftest import ROOT
@@ -128,8 +129,13 @@ def test_cat_seg_trains_on_it_and_labels(name):
     opts = (f"{head}.FEATURE_RESOLUTION", "[4, 4]", f"{head}.WINDOW_SIZES", "4")
     clip = clip_of(name)
     opts += (f"{head}.TEXT_GUIDANCE_DIM", clip.embed_dim)
-    opts += (f"{head}.APPEARANCE_GUIDANCE_DIM", clip.visual.feature_shapes()["block0"][0])
-    model = built(ROOT / "configs/mini/semseg.yaml", name, *opts, "MODEL.CLIP.VISUAL_INIT", "")
+    opts += (f"{head}.APPEARANCE_GUIDANCE_DIM", clip.embed_dim, "MODEL.CLIP.VISUAL_INIT", "")
+    opts += ("MODEL.CAT_SEG.RESIDUAL", "token")
+    if clip.visual.pooled:
+        with pytest.raises(InputError, match=f"is token, and the attention pool of {name} adds"):
+            built(ROOT / "configs/mini/semseg.yaml", name, *opts)
+        opts += ("MODEL.CAT_SEG.RESIDUAL", "none")
+    model = built(ROOT / "configs/mini/semseg.yaml", name, *opts)
     model.set_vocabulary(["cat", "dog"])
     side = model.clip.image_size
     image = noise(3, side, side).float()
@@ -163,6 +169,11 @@ def test_panoptic_masks_are_named_by_it(name, kind):
 def test_a_detector_stands_on_its_blocks(name):
     opts = ("MODEL.META_ARCHITECTURE", "FViT", "MODEL.FVIT.BLOCKS", "(0, 1, 2, 3)")
     opts += ("MODEL.FVIT.CHANNELS", 8, "INPUT.DETECTION.SIDE", 56)
+    with pytest.raises(InputError, match=f"MODEL.FVIT.PIXEL_MEAN is .* and {name} was trained"):
+        built(None, name, *opts)
+    clip = clip_of(name)
+    for key, values in (("MEAN", clip.mean), ("STD", clip.std)):
+        opts += (f"MODEL.FVIT.PIXEL_{key}", str(tuple(255.0 * value for value in values)))
     model = built(None, name, *opts)
     entries = [VocabularyClass((word,), i, seen=i < 2) for i, word in enumerate(WORDS)]
     model.setup_training(Vocabulary("tiny", tuple(entries)))

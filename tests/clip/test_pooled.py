@@ -16,20 +16,26 @@ from clipself_seg.clip.signatures import signature_of
 from clipself_seg.clip.tokenizer_files import FileTokenizer
 from clipself_seg.clip.tower import train_last_blocks
 from clipself_seg.errors import InputError
-from tests import small_pooled
-from tests.small_pooled import CONFIGS, NAMES, PE_SHAPE, SIGLIP_SHAPE, small_clip
+from tests.small_towers import PE_SHAPE, POOLED, SIGLIP_SHAPE, small_towers
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
-@pytest.fixture(autouse=True)
-def known(monkeypatch):
-    small_pooled.make_known(monkeypatch)
+@pytest.fixture(autouse=True, scope="module")
+def known(tmp_path_factory):
+    with small_towers(tmp_path_factory.mktemp("weights")):
+        yield
 
 
-@pytest.fixture(params=NAMES)
-def clip(request, known) -> DenseCLIP:
-    return small_clip(request.param)
+@pytest.fixture(params=POOLED)
+def clip(request) -> DenseCLIP:
+    """A small model whose parameters are all random, those that start at 0 or 1 too."""
+    clip = load_clip(request.param, None)
+    with torch.no_grad():
+        for parameter in clip.parameters():
+            if parameter.dim() <= 1 and parameter.numel() > 1:
+                parameter += 0.1 * torch.randn_like(parameter)
+    return clip
 
 
 def pixels(batch: int = 2, height: int = 32, width: int = 48) -> torch.Tensor:
@@ -144,12 +150,12 @@ def test_saved_models_load_back(clip, tmp_path, layout):
     loaded = load_clip(clip.name, tmp_path / "clip.safetensors")
     assert loaded.weights_hash() == clip.weights_hash()
     assert loaded.mean == loaded.std == (0.5, 0.5, 0.5)
-    assert (loaded.logit_bias is None) == (clip.name == "PE-Core-Small")
+    assert (loaded.logit_bias is None) == (clip.name == "small-PE-Core")
 
 
 def test_positions_of_another_size_are_resized(clip, tmp_path, monkeypatch):
     save_clip(clip, tmp_path / "clip.pt")
-    config = CONFIGS[clip.name]
+    config = POOLED[clip.name]
     monkeypatch.setitem(config, "vision_cfg", config["vision_cfg"] | {"image_size": 64})
     loaded = load_clip(clip.name, tmp_path / "clip.pt")
     assert "positions resized" in str(loaded.report) and loaded.image_size == 64
@@ -201,10 +207,10 @@ def open_clip_model(clip):
         sizes |= {"ref_feat_shape": (PE_SHAPE.grid, PE_SHAPE.grid)}
         return timm.create_model("vit_pe_core_tiny_patch16_384", **sizes | kwargs)
 
-    made = {"SigLIP-Small": vit_small_siglip, "PE-Core-Small": vit_small_pe_core}[clip.name]
-    config = CONFIGS[clip.name]
+    made = {"small-SigLIP": vit_small_siglip, "small-PE-Core": vit_small_pe_core}[clip.name]
+    config = POOLED[clip.name]
     vision = config["vision_cfg"] | {"timm_pool": "map"}
-    vision["timm_proj"] = "none" if clip.name == "SigLIP-Small" else None
+    vision["timm_proj"] = "none" if clip.name == "small-SigLIP" else None
     _registry._model_entrypoints[made.__name__] = made
     _registry._model_pretrained_cfgs.setdefault(made.__name__, timm.get_pretrained_cfg("resnet18"))
     try:
@@ -251,7 +257,7 @@ def test_an_image_tower_of_timm_alone_loads_without_texts(clip, open_clip_model,
 def _transformers_model(kind: str):
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_size": 32, "intermediate_size": 128, "num_attention_heads": 2}
-    text = sizes | {"vocab_size": 60, "max_position_embeddings": 12, "num_hidden_layers": 2}
+    text = sizes | {"vocab_size": 60, "max_position_embeddings": 64, "num_hidden_layers": 2}
     text |= {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
     vision = sizes | {"patch_size": 8, "num_hidden_layers": 4}
     vision |= {"num_patches": 16} if kind == "Siglip2" else {"image_size": 32}
@@ -269,7 +275,7 @@ def _transformers_model(kind: str):
 def test_siglip_is_transformers(kind, tmp_path):
     model = _transformers_model(kind)
     torch.save(model.state_dict(), tmp_path / "transformers.pt")
-    loaded = load_clip("SigLIP-Small", tmp_path / "transformers.pt")
+    loaded = load_clip("small-SigLIP", tmp_path / "transformers.pt")
     images = pixels(width=32 if kind == "Siglip" else 48)
     if kind == "Siglip":
         inputs = {"pixel_values": images}
@@ -281,11 +287,11 @@ def test_siglip_is_transformers(kind, tmp_path):
         inputs |= {"pixel_attention_mask": whole, "spatial_shapes": shapes}
     wanted = model.vision_model(**inputs).pooler_output
     torch.testing.assert_close(loaded.visual(images), wanted, **CLOSE)
-    tokens = torch.randint(2, 60, (3, 12))
+    tokens = torch.randint(2, 60, (3, 64))
     wanted = model.text_model(input_ids=tokens).pooler_output
     torch.testing.assert_close(loaded.text(tokens), wanted, **CLOSE)
     assert loaded.architecture.variant in str(loaded.report)
     save_clip(loaded, tmp_path / "again.safetensors")
-    again = load_clip("SigLIP-Small", tmp_path / "again.safetensors")
+    again = load_clip("small-SigLIP", tmp_path / "again.safetensors")
     torch.testing.assert_close(again.visual(images), loaded.visual(images), **CLOSE)
     assert SIGLIP_SHAPE.approximate == "none"

@@ -111,8 +111,11 @@ def _add_scores(cfg: CfgNode) -> None:
     # How CLIP reads a mask: "dense" pools dense features (CLIPSelf), "masked_attention" is official, "backbone" pools
     # the last stage of SOURCE clip before it is projected (FC-CLIP), which reads the image once for masks and names.
     branch.KIND = "dense"
-    # A CLIP of the same architecture for this alone, such as a distilled one; "" is MODEL.CLIP.WEIGHTS.
+    # A CLIP for this alone, such as a distilled one; "" is MODEL.CLIP.WEIGHTS.
     branch.WEIGHTS = ""
+    # Its architecture, where it is another one than MODEL.CLIP.NAME, with a text tower of its own: so a distilled ViT
+    # names the masks of a generator on a ConvNeXt. "" is MODEL.CLIP.NAME.
+    branch.NAME = ""
     # Side in pixels of its square input; 0 is the kind's own: 64 cells a side, or CLIP's image size.
     branch.INPUT_SIZE = 0
     # "square" squashes the image (official), "pad" keeps its aspect; "" is the kind's own.

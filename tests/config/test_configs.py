@@ -103,11 +103,14 @@ def small_panoptic(cfg) -> dict[str, object]:
     if cfg.MODEL.MASK_GENERATOR.SOURCE == "masks":
         return small_masks()
     convolutional = cfg.MODEL.MASK_GENERATOR.SOURCE == "clip"
+    # A CLIP of another architecture that names masks has weights.
+    other = bool(cfg.MODEL.CLIP_BRANCH.NAME)
     return {
         "MODEL.CLIP.NAME": "ConvNeXt-Mini-32" if convolutional else "ViT-Mini-8",
         "MODEL.CLIP.WEIGHTS": "",
         **({"MODEL.CLIP_BRANCH.TEMPLATES": "odise"} if convolutional else {}),
-        "MODEL.CLIP_BRANCH.WEIGHTS": "",
+        "MODEL.CLIP_BRANCH.NAME": "ViT-Mini-8" if other else "",
+        "MODEL.CLIP_BRANCH.WEIGHTS": "mini-clipself" if other else "",
         "MODEL.DIFFUSION.WEIGHTS": "random-small",
         "MODEL.DIFFUSION.CROP": 64,
         "MODEL.PYRAMID.CHANNELS": 32,

@@ -52,9 +52,8 @@ def segmentation(*opts):
     return cat_seg.model_of(cat_seg.configuration(*opts)), cat_seg.SAMPLES[:1]
 
 
-def masks(variant):
-    model = panoptic.model_of("MODEL.MASK_GENERATOR.VARIANT", variant)
-    return model, panoptic.training_samples()
+def masks(*opts):
+    return panoptic.model_of(*opts), panoptic.training_samples()
 
 
 def boxes(with_masks):
@@ -87,8 +86,9 @@ TASKS = {
     "captions": (captioned, {}),
     "CAT-Seg": (segmentation, {}),
     "CAT-Seg, checkpointed": (lambda: segmentation(*CHECKPOINTING), {}),
-    "panoptic, label": (lambda: masks("label"), MATCHING),
-    "panoptic, caption": (lambda: masks("caption"), MATCHING),
+    "panoptic, label": (lambda: masks("MODEL.MASK_GENERATOR.VARIANT", "label"), MATCHING),
+    "panoptic, caption": (lambda: masks("MODEL.MASK_GENERATOR.VARIANT", "caption"), MATCHING),
+    "panoptic, FC-CLIP": (lambda: masks(*panoptic.FCCLIP), MATCHING),
     "F-ViT": (lambda: boxes(False), DETECTION),
     "F-ViT with masks": (
         lambda: boxes(True),

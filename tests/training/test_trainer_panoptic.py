@@ -9,7 +9,15 @@ from clipself_seg.checkpoints.training_state import trained_parameters
 from clipself_seg.config import load_config
 from clipself_seg.training.settings import TrainingSettings
 from clipself_seg.training.trainer import Trainer
-from tests.models.panoptic.test_model import CONFIG, SMALL, model_of, sample, training_samples
+from tests.conftest import ROOT
+from tests.models.panoptic.test_model import (
+    CONFIG,
+    FCCLIP,
+    SMALL,
+    model_of,
+    sample,
+    training_samples,
+)
 from tests.training.test_trainer_data_parallel import gradients
 from tests.two_processes import in_two_processes
 
@@ -22,9 +30,9 @@ def mapper(record, draw):
     return training_samples(2)[(draw + record["image_id"]) % 2] | record
 
 
-def train(folder, resume=False):
-    cfg = load_config(CONFIG, [*SMALL, *RUN, "OUTPUT_DIR", str(folder)])
-    model = model_of(*RUN).train()
+def train(folder, opts, resume=False):
+    cfg = load_config(CONFIG, [*SMALL, *RUN, *opts, "OUTPUT_DIR", str(folder)])
+    model = model_of(*RUN, *opts).train()
     settings = TrainingSettings.from_config(cfg)
     groups = model.optimizer_groups(cfg.SOLVER)
     run = Trainer(model=model, records=RECORDS, mapper=mapper, settings=settings, groups=groups)
@@ -32,10 +40,17 @@ def train(folder, resume=False):
     return {name: p.detach().clone() for name, p in trained_parameters(model).items()}
 
 
-@pytest.mark.parametrize("variant", ["label", "caption"])
+VARIANTS = {
+    "label": ("MODEL.MASK_GENERATOR.VARIANT", "label"),
+    "caption": ("MODEL.MASK_GENERATOR.VARIANT", "caption"),
+    "fcclip": FCCLIP,
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_two_processes_without_unused_parameters_share_their_gradients(tmp_path, variant):
     def work(rank, folder):
-        model = model_of("MODEL.MASK_GENERATOR.VARIANT", variant).train()
+        model = model_of(*VARIANTS[variant]).train()
         model.sync_gradients = True
         return gradients(model, training_samples(3)[rank : rank + 2])
 
@@ -44,12 +59,44 @@ def test_two_processes_without_unused_parameters_share_their_gradients(tmp_path,
     assert all(value.isfinite().all() for value in first.values())
 
 
-def test_an_interrupted_run_ends_with_the_same_bits(tmp_path):
-    straight = train(tmp_path / "straight")
-    train(tmp_path / "broken")
+@pytest.mark.parametrize("variant", ["label", "fcclip"])
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, variant):
+    opts = VARIANTS[variant]
+    straight = train(tmp_path / "straight", opts)
+    train(tmp_path / "broken", opts)
     (tmp_path / "broken/checkpoints/iteration_0000004.safetensors").unlink()
-    resumed = train(tmp_path / "broken", resume=True)
+    resumed = train(tmp_path / "broken", opts, resume=True)
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+
+
+def test_fcclips_clip_is_frozen_void_learns_and_embeddings_do_not_decay():
+    model = model_of(*FCCLIP).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    solver = load_config(CONFIG, [*SMALL, *FCCLIP]).SOLVER
+    groups = model.optimizer_groups(solver)
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    trained = trained_parameters(model)
+    assert decay.keys() == {id(p) for p in trained.values()}
+    # Queries, levels and void are embeddings; the pixel decoder's levels and the scale are plain parameters.
+    plain = {name for name, p in trained.items() if not decay[id(p)]}
+    embeddings = {name for name, _ in named_embeddings(model)}
+    norms = {name for name in plain if name not in embeddings}
+    assert embeddings <= plain and len(embeddings) == 4
+    assert all(trained[name].dim() == 1 for name in norms)
+    decoder = "generator.sem_seg_head.pixel_decoder.transformer.level_embed"
+    assert decay[id(trained[decoder])] == solver.WEIGHT_DECAY > 0
+    optimizer = torch.optim.AdamW(groups, lr=1e-2)
+    sum(model(training_samples()).values()).backward()
+    optimizer.step()
+    moved = {name for name, t in model.state_dict().items() if not torch.equal(t, before[name])}
+    assert "generator.void_embedding.weight" in moved
+    assert not {name for name in moved if name.startswith(("clip.", "branch_clip.", "backbone."))}
+    assert moved == set(trained)
+
+
+def named_embeddings(model):
+    generator = model.generator.named_modules(prefix="generator")
+    return [(f"{n}.weight", m) for n, m in generator if isinstance(m, torch.nn.Embedding)]
 
 
 def test_half_precision_changes_the_losses_little():
@@ -73,3 +120,19 @@ def test_evaluation_is_in_full_precision_unless_it_is_asked_for():
         for opts in ((), half, (*half, "TEST.PANOPTIC.AMP", True))
     )
     assert torch.equal(plain, same) and not torch.equal(plain, other)
+
+
+def test_fcclips_configuration_trains_as_published():
+    cfg = load_config(ROOT / "configs/panoptic/fcclip_convnext_large.yaml")
+    settings = TrainingSettings.from_config(cfg)
+    assert (settings.iterations, settings.warmup, settings.batch_size) == (368750, 0, 16)
+    assert (settings.drops, settings.gamma, settings.clip_norm) == ((327778, 355092), 0.1, 0.01)
+    assert (settings.base_lr, settings.weight_decay) == (1e-4, 0.05)
+    assert settings.evaluation_period == 5000
+    former, solver = cfg.MODEL.MASK_FORMER, cfg.SOLVER
+    assert (former.CLASS_WEIGHT, former.MASK_WEIGHT, former.DICE_WEIGHT) == (2, 5, 5)
+    assert (former.NO_OBJECT_WEIGHT, former.TRAIN_NUM_POINTS, former.DEC_LAYERS) == (0.1, 12544, 9)
+    assert (solver.WEIGHT_DECAY_NORM, solver.WEIGHT_DECAY_EMBED) == (0, 0)
+    assert (cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE) == (1024, 0.1, 2.0)
+    assert cfg.INPUT.KEEP_EMPTY_SEGMENTS and not cfg.TEST.PANOPTIC.AMP
+    assert cfg.DATASETS.TRAIN == ("coco_2017_train_panoptic_with_sem_seg",)

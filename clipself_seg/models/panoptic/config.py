@@ -98,7 +98,8 @@ def build_branch(cfg: CfgNode, clip: DenseCLIP) -> ClipBranch:
     """Builds the CLIP branch; values that the keys leave open are the defaults of the branch's kind.
 
     Raises:
-        InputError: ``MODEL.CLIP_BRANCH.WEIGHTS`` has another text tower than ``MODEL.CLIP.WEIGHTS``.
+        InputError: ``MODEL.CLIP_BRANCH.WEIGHTS`` has another text tower than ``MODEL.CLIP.WEIGHTS``, or is missing
+            where ``MODEL.CLIP_BRANCH.NAME`` is another architecture.
     """
     keys = cfg.MODEL.CLIP_BRANCH
     given = {
@@ -112,21 +113,36 @@ def build_branch(cfg: CfgNode, clip: DenseCLIP) -> ClipBranch:
     chosen = {name: value for name, value in given.items() if value is not None}
     if keys.KIND == "backbone":
         _require_backbone_alone(cfg, clip, chosen)
-    own: DenseCLIP = clip
-    if keys.WEIGHTS and keys.WEIGHTS != cfg.MODEL.CLIP.WEIGHTS:
-        own = load_as_configured(cfg, cfg.MODEL.CLIP.NAME, keys.WEIGHTS)
-        own.visual.choose_attention(cfg.MODEL.CLIP.ATTENTION)
-        if cfg.MODEL.CLIP.COMPILE:
-            own.visual.compile_blocks()
-        # Distillation leaves the text tower alone: one serves both.
-        if not same_text_tower(own.text, clip.text):
-            raise InputError(
-                f"MODEL.CLIP_BRANCH.WEIGHTS {keys.WEIGHTS}: its text tower is not that of "
-                "MODEL.CLIP.WEIGHTS; take a CLIP that was distilled from these weights"
-            )
-        own.text = clip.text
     kind: Any = CLIP_BRANCHES[keys.KIND]
-    return kind(own, **chosen)
+    return kind(_branch_clip(cfg, clip), **chosen)
+
+
+def _branch_clip(cfg: CfgNode, clip: DenseCLIP) -> DenseCLIP:
+    """The CLIP that names masks: `clip` itself, one of its architecture with its text tower, or another one."""
+    keys = cfg.MODEL.CLIP_BRANCH
+    name, weights = keys.NAME or cfg.MODEL.CLIP.NAME, keys.WEIGHTS
+    other = name != cfg.MODEL.CLIP.NAME
+    if other and not weights:
+        raise InputError(
+            f"MODEL.CLIP_BRANCH.NAME is {name}, and MODEL.CLIP_BRANCH.WEIGHTS is empty: give its weights, such as "
+            "those of a distilled CLIP, or leave NAME empty"
+        )
+    if not other and weights in ("", cfg.MODEL.CLIP.WEIGHTS):
+        return clip
+    own = load_as_configured(cfg, name, weights)
+    own.visual.choose_attention(cfg.MODEL.CLIP.ATTENTION)
+    if cfg.MODEL.CLIP.COMPILE:
+        own.visual.compile_blocks()
+    if other:
+        return own
+    # Distillation leaves the text tower alone: one serves both.
+    if not same_text_tower(own.text, clip.text):
+        raise InputError(
+            f"MODEL.CLIP_BRANCH.WEIGHTS {weights}: its text tower is not that of MODEL.CLIP.WEIGHTS; take a CLIP that "
+            "was distilled from these weights"
+        )
+    own.text = clip.text
+    return own
 
 
 def _require_backbone_alone(cfg: CfgNode, clip: DenseCLIP, chosen: Mapping[str, Any]) -> None:
@@ -137,12 +153,13 @@ def _require_backbone_alone(cfg: CfgNode, clip: DenseCLIP, chosen: Mapping[str, 
                 f"MODEL.CLIP_BRANCH.{name.upper()} is set, and KIND backbone reads the generator's canvas as it is: "
                 "leave it at its default"
             )
-    own = cfg.MODEL.CLIP_BRANCH.WEIGHTS
-    if own and own != cfg.MODEL.CLIP.WEIGHTS:
-        raise InputError(
-            f"MODEL.CLIP_BRANCH.WEIGHTS is {own}, and KIND backbone reads the features of MODEL.CLIP.WEIGHTS: leave "
-            "it empty, or take another KIND"
-        )
+    for key in ("NAME", "WEIGHTS"):
+        own = cfg.MODEL.CLIP_BRANCH[key]
+        if own and own != cfg.MODEL.CLIP[key]:
+            raise InputError(
+                f"MODEL.CLIP_BRANCH.{key} is {own}, and KIND backbone reads the features of MODEL.CLIP.{key}: leave it "
+                "empty, or take another KIND"
+            )
     if isinstance(clip.visual, TransformerTower):
         raise InputError(
             f"MODEL.CLIP_BRANCH.KIND backbone needs a ConvNeXt or a ResNet, MODEL.CLIP.NAME is {clip.name}: take "

@@ -11,10 +11,12 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 
 from clipself_seg import models  # noqa: F401 (registers OpenPanoptic)
+from clipself_seg.clip import TextBank, load_clip
 from clipself_seg.config import load_config
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import Fusion, fuse_scores
+from clipself_seg.heads.panoptic.clip_branches import DensePooling
 from clipself_seg.heads.panoptic.mask_generator.pyramid import CLIPPyramid
 from clipself_seg.heads.panoptic.mask_pieces import resize_masks
 from clipself_seg.heads.panoptic.panoptic_merge import (
@@ -29,7 +31,7 @@ from clipself_seg.models.panoptic.true_masks import (
     mask_names,
     query_masks,
 )
-from clipself_seg.models.panoptic.weights import trained_state
+from clipself_seg.models.panoptic.weights import own_checkpoint, trained_state
 from tests.conftest import ROOT
 
 CONFIG = ROOT / "configs/mini/base_panoptic.yaml"
@@ -37,6 +39,14 @@ SMALL = ("MODEL.CLIP.WEIGHTS", "", "MODEL.CLIP_BRANCH.INPUT_SIZE", "64", "SEED",
 SMALL += ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "7", "MODEL.CLIP_BRANCH.TEMPLATES", "odise")
 SMALL += ("MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "64")
 SMALL += ("MODEL.FUSION.ALPHA", "0.35", "MODEL.FUSION.BETA", "0.65")
+# FC-CLIP on a small ConvNeXt, which is backbone and CLIP branch.
+FCCLIP = ("MODEL.CLIP.NAME", "ConvNeXt-Mini-32", "MODEL.CLIP_BRANCH.INPUT_SIZE", "0")
+FCCLIP += ("MODEL.MASK_GENERATOR.SOURCE", "clip", "MODEL.MASK_GENERATOR.VARIANT", "fcclip")
+FCCLIP += ("MODEL.MASK_GENERATOR.PADDING", "-1", "MODEL.CLIP_BRANCH.KIND", "backbone")
+# Its masks, named by a distilled ViT.
+NAMED_BY_VIT = ("MODEL.CLIP_BRANCH.KIND", "dense", "MODEL.CLIP_BRANCH.INPUT_SIZE", "64")
+NAMED_BY_VIT += ("MODEL.CLIP_BRANCH.NAME", "ViT-Mini-8")
+NAMED_BY_VIT += ("MODEL.CLIP_BRANCH.WEIGHTS", "mini-clipself")
 THING, STUFF = ("red star", "blue ring"), ("grass", "lawn")
 FUSIONS = {"clip": Fusion(1.0, 1.0), "generator": Fusion(0.0, 0.0), "fused": Fusion(0.35, 0.65)}
 
@@ -455,3 +465,31 @@ def test_its_reading_is_what_its_parts_do(model):
     assert by_attention.reading().features == "masked attention"
     given = model_of(*GIVEN).reading()
     assert given.templates == '"a photo of a {}." for CLIP' and given.background.startswith("none")
+
+
+def test_masks_of_fcclip_are_named_by_a_distilled_vit_with_words_of_its_own():
+    """One checkpoint, two CLIPs: masks, the generator's scores and void stay, and the ViT's scores are fused in."""
+    fcclip = model_of(*FCCLIP)
+    named = model_of(*FCCLIP, *NAMED_BY_VIT)
+    named.load_state_dict(own_checkpoint(fcclip))
+    one = sample()
+    (outputs,) = named([one])
+    with torch.no_grad():
+        generated, same = fcclip.generate(one), named.generate(one)
+        for field in ("mask_logits", "class_logits", "void_prob"):
+            assert torch.equal(getattr(generated, field), getattr(same, field))
+        vit = load_clip("ViT-Mini-8", "mini-clipself")
+        texts = TextBank(vit, "odise").embed(["red star", "blue ring", "grass", "lawn"])
+        branch = DensePooling(vit, input_size=64)
+        image = one["image"].float() / 255
+        logits, valid = branch.score(image, same.mask_logits, texts, [1, 1, 2], same.canvas)
+    seen = torch.tensor([True, False, True])
+    scores = (same.class_logits, logits, same.void_prob, seen, 0.35, 0.65, valid)
+    masks = resize_masks(same.mask_logits, same.canvas, (60, 75), (40, 50))
+    assert torch.equal(outputs["sem_seg"], merge_semantic(fuse_scores(*scores), masks))
+    assert not torch.equal(outputs["sem_seg"], fcclip([one])[0]["sem_seg"])
+    assert "fcclip" == named.generator.variant and named.branch_clip is not named.clip
+    with pytest.raises(InputError, match="BRANCH.NAME is ViT-Mini-8, and .*WEIGHTS is empty"):
+        model_of(*FCCLIP, *NAMED_BY_VIT, "MODEL.CLIP_BRANCH.WEIGHTS", "")
+    with pytest.raises(InputError, match="BRANCH.NAME is ViT-Mini-8, and KIND backbone reads"):
+        model_of(*FCCLIP, "MODEL.CLIP_BRANCH.NAME", "ViT-Mini-8")

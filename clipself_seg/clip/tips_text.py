@@ -5,7 +5,6 @@ Shapes: K texts, T tokens of a text, D width, which is that of the embedding too
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -105,8 +104,6 @@ class TipsTextTower(TextEncoder):
         return total_KD / (valid_KT1.sum(dim=1) + FEWEST)
 
 
-@functools.lru_cache(maxsize=16)
-@torch.inference_mode(False)  # a cached inference tensor could not be used in training later
 def sine_positions(length: int, width: int, device: torch.device) -> Tensor:
     """Positions (length, width) of tokens, float32: sines of all frequencies, then their cosines.
 
@@ -115,9 +112,10 @@ def sine_positions(length: int, width: int, device: torch.device) -> Tensor:
     Args:
         length: number of positions, from 0.
         width: even.
-        device: of the result, which is kept.
+        device: of the result.
     """
     half = width // 2
-    frequencies = torch.exp(torch.arange(half).float() * (-math.log(BASE) / (half - 1)))
-    angles = torch.arange(length).float()[:, None] * frequencies
-    return torch.cat([angles.sin(), angles.cos()], dim=1).to(device)
+    steps = torch.arange(half, device=device).float()
+    frequencies = torch.exp(steps * (-math.log(BASE) / (half - 1)))
+    angles = torch.arange(length, device=device).float()[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipself_seg.checkpoints.dense_feature import GATED, DenseFeature
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import build, load_clip, save_clip
 from clipself_seg.clip.build import find_architecture
@@ -277,6 +278,28 @@ def test_attentions_without_training_do_not_take_the_register_for_a_patch(tower,
         tower.choose_attention("none")
 
 
+@pytest.mark.parametrize("kind, count", [("value", 1), ("multi_value", 2)])
+@torch.no_grad()
+def test_values_of_the_last_blocks_are_scaled_and_read_at_the_patches(tower, kind, count):
+    """Against the plainest form: the sum of ls * out(W_v norm(x) + b), behind the final norm."""
+    images = torch.rand(1, 3, 42, 56)
+    tokens, _, grid = tower.embed(images)
+    inputs = []
+    for block in tower.blocks:
+        inputs.append(tokens[0, 2:])
+        tokens = block(tokens)
+    total = torch.zeros(12, 32)
+    for block, x in list(zip(tower.blocks, inputs))[-count:]:
+        value = block.attn.in_proj_weight[64:], block.attn.in_proj_bias[64:]
+        attended = F.linear(block.ln_1(x), *value)
+        total += block.ls_1.gamma * block.attn.out_proj(attended)
+    tower.choose_dense(DenseFeature(kind, count))
+    try:
+        close(tower.dense(images)[0].flatten(1).T, tower.ln_post(total), 1e-5)
+    finally:
+        tower.choose_dense(DenseFeature())
+
+
 def test_no_embedding_of_another_name(tower):
     with pytest.raises(InputError, match='"second_class"'):
         tower.image_embeddings(torch.rand(1, 3, 56, 56), ["second"])
@@ -357,6 +380,16 @@ def test_a_saved_model_has_published_names_and_loads_bit_for_bit(
     stored = load_tensors(path)
     assert {name.split(".")[0] for name in stored} == parts
     assert loaded.logit_scale.exp().item() == pytest.approx(197.4, abs=0.1)
+
+
+def test_a_gate_is_saved_and_loaded(small, tmp_path):
+    gated = load_clip(NAME, None, dense=DenseFeature(GATED, 2))
+    torch.nn.init.normal_(gated.visual.dense_gate.weight)
+    gated.distilled = DenseFeature(GATED, 2)
+    save_clip(gated, tmp_path / "clip.safetensors")
+    loaded = load_clip(NAME, tmp_path / "clip.safetensors")
+    assert loaded.weights_hash() == gated.weights_hash()
+    assert loaded.visual.dense_feature == DenseFeature(GATED, 2)
 
 
 def load_tensors(path):

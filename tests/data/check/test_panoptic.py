@@ -12,10 +12,13 @@ from clipself_seg.data.captions import read_phrases
 from clipself_seg.data.check.findings import Options
 from clipself_seg.data.check.report import all_names, check_datasets
 from clipself_seg.data.datasets.panoptic import PANOPTIC_DATASETS
+from clipself_seg.data.prepare.cityscapes import prepare_cityscapes
 from clipself_seg.data.prepare.coco_panoptic_semseg import prepare_coco_panoptic_semseg
 from clipself_seg.data.prepare.common import Options as PrepareOptions
+from clipself_seg.data.prepare.vistas import prepare_vistas
 from clipself_seg.errors import InputError
 from tests.small_coco import write_small_coco
+from tests.street_worlds import write_city_image, write_vistas_image
 
 COCO, ADE = "coco_2017_val_panoptic_with_sem_seg", "ade20k_panoptic_val"
 COUNT = 4
@@ -159,3 +162,30 @@ def test_captions_without_phrases_say_how_to_get_them(tmp_path):
     path.write_text(json.dumps({"annotations": [{"image_id": 3, "caption": "A dog."}]}))
     with pytest.raises(InputError, match="captions.json: a caption needs .*prepare coco_captions"):
         read_phrases(path)
+
+
+@pytest.mark.parametrize(
+    "name, write, prepare, split",
+    [
+        ("cityscapes_fine_panoptic_val", write_city_image, prepare_cityscapes, "val"),
+        ("mapillary_vistas_panoptic_val", write_vistas_image, prepare_vistas, "validation"),
+    ],
+)
+def test_streets_are_absent_unprepared_or_as_large_as_they_are(
+    tmp_path, monkeypatch, name, write, prepare, split
+):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    command = PANOPTIC_DATASETS[name].prepare
+    assert check(name).state == "absent" and check(name).mend.endswith(command)
+    write(tmp_path)
+    finding = check(name)
+    assert (finding.state, finding.mend) == ("unprepared", command)
+    prepare(PrepareOptions(tmp_path), [split])
+    monkeypatch.setitem(PANOPTIC_DATASETS, name, PANOPTIC_DATASETS[name]._replace(official_count=1))
+    finding = check(name)
+    assert finding.state == "complete" and (finding.images, finding.labelled) == (1, 1)
+    for label_map in tmp_path.rglob("*_labelTrainIds.png"):
+        label_map.unlink()
+    for label_map in tmp_path.rglob("labels_detectron2/*.png"):
+        label_map.unlink()
+    assert check(name).mend == command and not check(name).fine

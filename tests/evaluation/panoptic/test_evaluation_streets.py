@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from clipself_seg.commands.train import main
+from clipself_seg.config import load_config
 from clipself_seg.data.prepare.cityscapes import prepare_cityscapes
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.data.prepare.vistas import prepare_vistas
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
+from clipself_seg.models.build import build_model
+from tests.conftest import ROOT
 from tests.spoiled_panoptic import Spoiler, evaluation
 from tests.street_worlds import CITY, write_city_image, write_vistas_image
 
@@ -77,3 +83,37 @@ def test_a_label_file_gives_the_classes_other_names_and_decides_which_are_seen(s
     assert (results["PQ"], results["classes"], results["classes_seen"]) == (100, 4, 1)
     with pytest.raises(InputError, match="LABEL_FILES has 1 entries, DATASETS.TEST 2"):
         evaluation(streets, "TEST.PANOPTIC.LABEL_FILES", ("a.txt",))
+
+
+SMALL = {
+    "MODEL.CLIP.NAME": "ConvNeXt-Mini-32",
+    "MODEL.CLIP.WEIGHTS": "",
+    "MODEL.CLIP_BRANCH.TEMPLATES": "odise",
+    "MODEL.MASK_GENERATOR.ENCODER_LAYERS": 1,
+    "MODEL.MASK_GENERATOR.ENCODER_HIDDEN": 32,
+    "MODEL.MASK_FORMER.DEC_LAYERS": 1,
+    "MODEL.MASK_FORMER.HIDDEN_DIM": 32,
+    "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 32,
+    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 8,
+    "INPUT.MIN_SIZE_TEST": 32,
+    "INPUT.MAX_SIZE_TEST": 96,
+    "SEED": 3,
+}
+
+
+def test_fcclip_evaluates_both_through_train_net(streets, tmp_path):
+    prepare_cityscapes(Options(streets), ["val"])
+    prepare_vistas(Options(streets), ["validation"])
+    words = [str(word) for pair in SMALL.items() for word in pair]
+    words += ["OUTPUT_DIR", str(tmp_path / "run"), "DATALOADER.NUM_WORKERS", "0"]
+    config = "configs/panoptic/fcclip_convnext_large_streets.yaml"
+    cfg = load_config(ROOT / config, words)
+    build_model(cfg).export(tmp_path / "random.pth")
+    words += ["MODEL.WEIGHTS", str(tmp_path / "random.pth")]
+    assert main(["--config-file", str(ROOT / config), "--eval-only", *words]) == 0
+    results = json.loads((tmp_path / "run/results.json").read_text())["results"]
+    assert list(results) == [CITYSCAPES, VISTAS]
+    for name, images in ((CITYSCAPES, 2), (VISTAS, 1)):
+        fused = results[name]["fused"]
+        assert (fused["images"], fused["alpha"], fused["beta"]) == (images, 0.4, 0.8)
+        assert {"PQ", "PQ_th", "PQ_st", "AP", "mIoU", "PQ_seen"} <= fused.keys()

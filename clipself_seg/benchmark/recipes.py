@@ -25,7 +25,7 @@ from clipself_seg.clip.backbone import clip_from_config
 from clipself_seg.clip.tower import train_last_blocks
 from clipself_seg.data.regions import grid_pairs
 from clipself_seg.data.vocabulary import load_vocabulary
-from clipself_seg.heads.panoptic.mask_generator import MaskGenerator
+from clipself_seg.heads.panoptic.mask_generator import GeneratorSizes, MaskGenerator
 from clipself_seg.models.build import architecture
 from clipself_seg.models.panoptic.config import build_source
 
@@ -164,12 +164,17 @@ def _generator(cfg: CfgNode, half: bool) -> tuple[int, int, int]:
     with FakeTensorMode(allow_non_fake_inputs=True):
         clip = clip_from_config(cfg).requires_grad_(False)
         source: Any = build_source(cfg, clip)
-        generator = MaskGenerator(channels=source.channels, text_width=clip.embed_dim)
+        shape: dict[str, Any] = {"channels": source.channels, "text_width": clip.embed_dim}
+        if cfg.MODEL.MASK_GENERATOR.VARIANT == "fcclip":
+            queries = cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
+            shape |= {"variant": "fcclip", "sizes": GeneratorSizes(queries=queries)}
+        generator = MaskGenerator(**shape)
         parameters = [*clip.parameters(), *source.parameters(), *generator.parameters()]
 
         def step() -> list[Tensor]:
             predictions = generator(source(torch.zeros(1, 3, side, side)), every_layer=True)
-            return [value for made in predictions for value in vars(made).values()]
+            outputs = (value for made in predictions for value in vars(made).values())
+            return [value for value in outputs if value is not None]
 
         peak = _peak(step, parameters, half)
         return _flops(step), _weights(parameters), peak

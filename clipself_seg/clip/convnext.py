@@ -221,9 +221,9 @@ class MapNorm(nn.LayerNorm):
 
 
 def _initialise(module: nn.Module) -> None:
-    """timm's initialisation of the trunk."""
+    """timm's initialisation of the trunk, whose normal is cut where there is nothing to cut."""
     if isinstance(module, (nn.Conv2d, nn.Linear)):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 

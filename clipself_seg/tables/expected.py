@@ -29,6 +29,11 @@ AUTHORS = "CLIPSelf's tracker, issue 3"
 MINI = re.compile(r" ?\(mini: [^)]*\)")  # what a row is in the mini world
 COSTS = ("config", "images", "TFLOP an image", "A100 hours, computed", "GiB of a GPU, computed")
 NUMBERS = ("config", "published")
+# Folder of configurations -> beginnings of the names of checkpoints that are whole models of its task.
+MODELS: dict[str, str | tuple[str, ...]] = {
+    "semseg": "catseg",
+    "panoptic": ("odise", "fcclip", "ovrcoat"),
+}
 HOURS_SAID = {
     "distill/coco_patches_eva02_vitb16": "authors: 2 h on 8",
     "distill/coco_proposals_eva02_vitb16": "authors: 2 h on 8",
@@ -39,7 +44,7 @@ HOURS_SAID = {
 
 TEXT = """# What to expect of each recipe
 
-Published numbers, hours and memory of every configuration of CLIPSelf, CAT-Seg, ODISE and F-ViT. **No row was
+Published numbers, hours and memory of every configuration of CLIPSelf, CAT-Seg, ODISE, FC-CLIP and F-ViT. **No row was
 measured with this project on GPUs**: published numbers are the publishers', hours and memory are computed
 unless a name stands behind them. Written by `python -m clipself_seg.tables.expected`; a test keeps it.
 
@@ -60,7 +65,8 @@ unless a name stands behind them. Written by `python -m clipself_seg.tables.expe
 * Configurations that only evaluate have no costs, nor has the stock RPN, whose step is not computed. Neither
   is ODISE's: its U-Net has no weights here. Its authors trained it for 6 days on 32 V100 (ODISE's
   GETTING_STARTED), 4,608 hours of them. The pyramids have the schedule of FC-CLIP, whose authors say 3.2 days
-  on 8 V100 (its README).
+  on 8 V100 (its README); the rates are ViTs', not those of its convolutions. `ovrcoat_convnext_large` trains as
+  FC-CLIP, not as its authors did.
 """
 
 
@@ -101,7 +107,7 @@ def published(name: str) -> list[str]:
 
 def _is_model(entry: str, name: str) -> bool:
     """Whether an official checkpoint is a result of a configuration, and no part that it starts from."""
-    return entry.startswith({"semseg": "catseg", "panoptic": "odise"}.get(name.split("/")[0], "-"))
+    return entry.startswith(MODELS.get(name.split("/")[0], "-"))
 
 
 def _in_table(table: Table, name: str) -> Iterator[Published]:

@@ -35,7 +35,9 @@ def write_figure(section: Section, folder: Path) -> bool:
 
     # A paper's curve of which no numbers are printed has no panel.
     sides = [side for side in ("paper", "here") if _has_numbers(section, side)]
-    figure = Figure(figsize=(1 + 4 * len(sides), 3.6), layout="constrained")
+    # The legend of a plane, whose rows are many, is as tall as another figure.
+    size = (7, 6.5) if section.table.figure == "plane" else (1 + 4 * len(sides), 3.6)
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(sides), squeeze=False)[0]
     handles: dict[str, Any] = {}

@@ -251,11 +251,18 @@ def _mean_minutes(records: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _protocols(runs: TableRuns, store: Store) -> list[str]:
-    """The protocols that the numbers of the rows were measured with, each once."""
-    records = (store.record(one) for own in runs.values() for one in own)
-    protocols = [protocols_of(record) for record in records if record]
-    lines = (line for one in protocols for line in protocol_lines(one))
-    return list(dict.fromkeys(lines))
+    """The protocol of each data set that the rows were measured with; what differs between rows has an "or"."""
+    merged: dict[str, dict[str, dict[str, None]]] = {}
+    for record in (store.record(one) for own in runs.values() for one in own):
+        for name, protocol in protocols_of(record).items() if record else ():
+            for key, value in protocol.items():
+                merged.setdefault(name, {}).setdefault(key, {})[str(value)] = None
+    return protocol_lines(
+        {
+            name: {key: " or ".join(values) for key, values in one.items()}
+            for name, one in merged.items()
+        }
+    )
 
 
 def _minutes(runs: TableRuns, store: Store) -> dict[str, float | None]:

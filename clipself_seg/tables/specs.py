@@ -55,7 +55,7 @@ class Further:
     """A run that every row has besides its own, on the weights that its own trains.
 
     Attributes:
-        weights: key that is given those weights; a row whose run trains nothing leaves the configuration's.
+        weights: key that is given those weights, or those that a run that trains nothing has under it.
         keep: keys whose values are those of the row's run, as far as it sets them.
         rows: rows that have it; () for all.
         specs: scale -> the run without what it has from the row's.
@@ -76,7 +76,8 @@ class Further:
         """
         own = self.specs[scale]
         kept = {key: spec.options[key] for key in self.keep if key in spec.options}
-        given: dict[str, Weights] = {} if spec.evaluate else {self.weights: RunOf(run)}
+        handed = spec.weights.get(self.weights) if spec.evaluate else RunOf(run)
+        given = {} if handed is None else {self.weights: handed}
         return dataclasses.replace(
             own, options={**kept, **own.options}, weights={**own.weights, **given}
         )

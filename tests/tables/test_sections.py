@@ -121,14 +121,18 @@ def test_a_path_has_to_fit_one_number():
         find_number(numbers, "a/*/x")
 
 
-def test_the_protocols_of_the_runs_stand_below_the_table_once_each(tmp_path):
+def test_the_protocols_of_the_runs_stand_below_the_table_once_for_each_data_set(tmp_path):
     table = read_table(write_table(tmp_path / "tables"))
     store = Store(tmp_path / "runs", tmp_path / "kept")
     runs = {name: [resolve(table.runs["mini"], name, 0)] for name in table.shown_runs("mini")}
-    for name, size in (("original", "64 px"), ("patches", "64 px")):
+    for name, size in (("original", "64 px"), ("patches", "96 px")):
         finish(store, runs[name][0], boxes(20.0))
         path = tmp_path / "runs" / runs[name][0].name / "results.json"
         content = json.loads(path.read_text())
-        path.write_text(json.dumps(content | {"protocol": {"mini_val_panoptic": {"size": size}}}))
+        path.write_text(
+            json.dumps(
+                content | {"protocol": {"mini_val_panoptic": {"words": "few", "size": size}}}
+            )
+        )
     section = make_section(table, "mini", runs, Store(tmp_path / "runs", tmp_path / "kept"))
-    assert section.reasons == ["Protocol of mini_val_panoptic: size: 64 px"]
+    assert section.reasons == ["Protocol of mini_val_panoptic: words: few | size: 64 px or 96 px"]

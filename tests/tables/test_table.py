@@ -126,6 +126,17 @@ def test_a_run_that_follows_has_the_rows_weights_and_the_keys_that_it_keeps(tmp_
     assert kept == [None, "value"] and patches.config == "configs/mini/zero_shot.yaml"
 
 
+def test_weights_that_a_row_only_reads_are_handed_on(tmp_path):
+    text = FOLLOWED.replace(
+        "    evaluate: True\n    minutes: 0.1",
+        "    evaluate: True\n    weights: {MODEL.CLIP.WEIGHTS: mini-clipself}\n    minutes: 0.1",
+        1,
+    )
+    table = read_table(write_table(tmp_path, text))
+    given = [table.runs["mini"][name].weights for name in ("original", "original pixels")]
+    assert given == 2 * [{"MODEL.CLIP.WEIGHTS": "mini-clipself"}]
+
+
 def test_a_run_that_follows_some_rows_leaves_the_others_without_its_numbers(tmp_path):
     text = FOLLOWED.replace("keep: [MODEL.CLIP.DENSE]", "rows: [patches]")
     table = read_table(write_table(tmp_path, text))

@@ -114,7 +114,8 @@ def clip_from_config(cfg: CfgNode) -> DenseCLIP:
 
 
 def load_as_configured(cfg: CfgNode, name: str, weights: str) -> DenseCLIP:
-    """A CLIP whose dense feature is that of ``MODEL.CLIP.{DENSE, DENSE_BLOCKS, DENSE_OVERRIDE}``.
+    """A CLIP whose dense feature is that of ``MODEL.CLIP.{DENSE, DENSE_BLOCKS, DENSE_OVERRIDE}``, and whose regions are
+    those of ``REGIONS_SEE_CLASS_TOKEN``.
 
     Args:
         cfg: configuration; those keys are read.
@@ -122,10 +123,12 @@ def load_as_configured(cfg: CfgNode, name: str, weights: str) -> DenseCLIP:
         weights: as for `load_clip`; "" for random ones from torch's seed.
 
     Raises:
-        InputError: as `load_clip`.
+        InputError: as `load_clip` and `ImageTower.choose_regions`.
     """
     override = cfg.MODEL.CLIP.DENSE_OVERRIDE
-    return load_clip(name, weights or None, dense=configured_feature(cfg), override=override)
+    clip = load_clip(name, weights or None, dense=configured_feature(cfg), override=override)
+    clip.visual.choose_regions(cfg.MODEL.CLIP.REGIONS_SEE_CLASS_TOKEN)
+    return clip
 
 
 def configured_feature(cfg: CfgNode) -> DenseFeature:

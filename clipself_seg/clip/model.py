@@ -205,6 +205,22 @@ class DenseCLIP(nn.Module):
         none = dense.new_zeros(0, self.embed_dim, dtype=torch.float32)
         return F.normalize(torch.cat([none, *pooled]), dim=-1)
 
+    def pair_probabilities(self, embeddings: Tensor, text_KE: Tensor) -> Tensor:
+        """How probably each embedding and each text belong together, (..., K), each pair by itself (SigLIP).
+
+        Args:
+            embeddings: (..., E) of images, boxes, masks or cells, unit length.
+            text_KE: of texts, unit length.
+
+        Raises:
+            InputError: the model was trained by a softmax, which says nothing of one pair.
+        """
+        if self.logit_bias is None:
+            raise InputError(
+                f"{self.name} has no logit bias: it compares an image with several texts, by a softmax of cosines"
+            )
+        return (self.logit_scale.exp() * embeddings @ text_KE.T + self.logit_bias).sigmoid()
+
     def weights_hash(self) -> str:
         """Hash of all weights of the model, 12 hexadecimal digits."""
         return hash_tensors(self.state_dict())

@@ -117,7 +117,7 @@ class PECoreTower(PooledTower):
         grid = patch_grid(images, self.patch_size)
         tokens_BLD = self.patch_embed(images)
         if self.cls_token is not None:
-            first_B1D = self.cls_token.to(tokens_BLD.dtype).expand(len(images), -1, -1)
+            first_B1D = self.cls_token.to(tokens_BLD.dtype).expand(images.shape[0], -1, -1)
             tokens_BLD = torch.cat([first_B1D, tokens_BLD], dim=1)
         positions_LD = resample_positions(
             self.pos_embed[0], grid, antialias=True, first=self.prefix

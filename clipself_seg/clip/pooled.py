@@ -88,7 +88,7 @@ class LatentPool(nn.Module):
         k, v = self.kv(tokens_BLD).chunk(2, dim=-1)
         q = split_heads(self.q(self.latent), self.heads)
         attended = F.scaled_dot_product_attention(
-            q.expand(len(tokens_BLD), -1, count, -1),
+            q.expand(tokens_BLD.shape[0], -1, count, -1),
             split_heads(k, self.heads),
             split_heads(v, self.heads),
             attn_mask=None if allowed_BQL is None else allowed_BQL[:, None],
@@ -110,8 +110,8 @@ class PooledTower(TransformerTower):
 
     Attributes:
         region_sees_prefix: whether a region's embedding by masked attention may attend to what stands before the
-            patches, the class token, too. PE-Core's image embedding does; a region's leaves it out unless this is set,
-            for the class token has seen the whole image, and a region of one cell is then its dense feature.
+            patches, the class token, too; set by `choose_regions`. PE-Core's image embedding does; a region's leaves it
+            out otherwise, for the class token has seen the whole image, and a region of one cell is its dense feature.
     """
 
     norm: nn.LayerNorm
@@ -143,6 +143,19 @@ class PooledTower(TransformerTower):
                 f"MODEL.CLIP.ATTENTION {name} is for ViTs whose last block makes the embedding; {type(self).__name__} "
                 f"has an attention pool behind it: leave it {NONE}"
             )
+
+    def choose_regions(self, see_class_token: bool) -> None:
+        """As `ImageTower.choose_regions`.
+
+        Raises:
+            InputError: this tower has no class token.
+        """
+        if see_class_token and not self.prefix:
+            raise InputError(
+                f"MODEL.CLIP.REGIONS_SEE_CLASS_TOKEN is True, and {type(self).__name__} has no class token: leave it "
+                "False"
+            )
+        self.region_sees_prefix = see_class_token
 
     def unused_by(self, names: Iterable[str] = (DENSE,)) -> list[nn.Parameter]:
         """As `ImageTower.unused_by`: none, all of the last block is read."""

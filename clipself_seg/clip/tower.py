@@ -93,6 +93,18 @@ class ImageTower(nn.Module, abc.ABC):
                 f"MODEL.CLIP.ATTENTION {name} is for ViTs: leave it {NONE} for {type(self).__name__}"
             )
 
+    def choose_regions(self, see_class_token: bool) -> None:
+        """Choose whether regions by masked attention read the class token too, where a tower leaves that open.
+
+        Raises:
+            InputError: it does not: the mask tokens of a ViT always do, and others have no class token.
+        """
+        if see_class_token:
+            raise InputError(
+                "MODEL.CLIP.REGIONS_SEE_CLASS_TOKEN is for PE-Core, whose attention pool can do with it and without: "
+                f"leave it False for {type(self).__name__}"
+            )
+
     def masked_attention(self, images: Tensor, masks: list[Tensor]) -> Tensor:
         """Region embeddings (sum n, E) by masked attention, not normalised; see `TransformerTower`.
 

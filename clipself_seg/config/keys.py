@@ -86,6 +86,9 @@ def add_backbone_keys(cfg: CfgNode) -> None:
     # "none" is what DENSE says; "sclip", "clearclip" (queries with queries), "naclip" (keys with keys, near ones
     # first), "kk" (keys with keys), "qq_kk" (the sum of both).
     cfg.MODEL.CLIP.ATTENTION = "none"
+    # Whether a region's embedding by masked attention reads the class token beside the region's cells: of PE-Core
+    # alone, whose image embedding does. Other ViTs' mask tokens always do.
+    cfg.MODEL.CLIP.REGIONS_SEE_CLASS_TOKEN = False
     # Recompute whole blocks in the backward pass, matrix products too: less memory, about a third more
     # time, equal gradients.
     cfg.MODEL.CLIP.CHECKPOINTING = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -74,7 +76,8 @@ def test_dense_features_are_regions_of_one_cell_and_the_whole_image_is_its_embed
     torch.testing.assert_close(by_cell[:24], dense[0].flatten(1).T, **CLOSE)
     torch.testing.assert_close(by_cell[24:], dense[1].flatten(1).T[:5], **CLOSE)
     whole = torch.ones(1, 4, 6, dtype=torch.bool)
-    visual.region_sees_prefix = True
+    if visual.prefix:
+        visual.choose_regions(True)
     torch.testing.assert_close(
         visual.masked_attention(images, [whole, whole]), visual(images), **CLOSE
     )
@@ -139,9 +142,34 @@ def test_readouts_that_need_a_last_block_are_refused(clip):
             clip.visual.choose_dense(DenseFeature(kind))
     with pytest.raises(InputError, match="MODEL.CLIP.ATTENTION sclip .* leave it none"):
         clip.visual.choose_attention("sclip")
+    if not clip.visual.prefix:
+        with pytest.raises(InputError, match="CLASS_TOKEN is True, .* has no class token"):
+            clip.visual.choose_regions(True)
+    with pytest.raises(InputError, match="is for PE-Core, .* False for VisionTransformer"):
+        load_clip("ViT-Mini-8", None).visual.choose_regions(True)
     assert (
         clip.architecture.kind.dense_kinds == ("token",) and not clip.architecture.kind.attentions
     )
+
+
+@torch.no_grad()
+def test_pairs_are_judged_one_by_one_where_there_is_a_bias(clip):
+    regions = clip.encode_image(pixels(width=32))
+    text = clip.encode_text(["a dog", "a cat", "grass"])
+    if clip.logit_bias is None:
+        with pytest.raises(InputError, match="no logit bias: it compares an image with several"):
+            clip.pair_probabilities(regions, text)
+        return
+    clip.logit_bias.fill_(-2)
+    together = clip.pair_probabilities(regions, text)
+    assert together.shape == (2, 3) and together.sum(-1).ne(1).all()
+    torch.testing.assert_close(clip.pair_probabilities(regions, text[1:2]), together[:, 1:2])
+    cosine = float(regions[0] @ text[0])
+    expected = 1 / (1 + math.exp(2 - 10 * cosine))
+    assert float(together[0, 0]) == pytest.approx(expected, rel=1e-4)
+    logits = clip.logit_scale.exp() * regions @ text.T
+    biased = (logits + clip.logit_bias).softmax(-1)
+    torch.testing.assert_close(biased, logits.softmax(-1))
 
 
 @pytest.mark.parametrize("layout", ["official", "open_clip"])
@@ -163,8 +191,7 @@ def test_positions_of_another_size_are_resized(clip, tmp_path, monkeypatch):
 
 
 def test_every_published_size_is_known_and_recognised_by_its_tensors():
-    names = ("ViT-B-16-SigLIP", "ViT-B-16-SigLIP2", "ViT-SO400M-14-SigLIP2", "ViT-L-16-SigLIP2-512")
-    names += ("ViT-gopt-16-SigLIP2-256", "PE-Core-T-16-384", "PE-Core-B-16", "PE-Core-bigG-14-448")
+    names = ("ViT-B-16-SigLIP2", "ViT-SO400M-14-SigLIP2", "PE-Core-B-16", "PE-Core-bigG-14-448")
     for name in names:
         with torch.device("meta"):
             tensors = load_clip(name, None).state_dict()

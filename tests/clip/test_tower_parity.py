@@ -89,7 +89,7 @@ def test_embeddings_and_dense_features(case):
     case.expect(means, "region_mean", tolerance=1e-6)
 
 
-def test_regions_by_masked_attention(case, monkeypatch):
+def test_regions_by_masked_attention(case):
     visual, image, masks = case.clip.visual, case.image(case.side, case.side), case.masks()
     regions = visual.masked_attention(image, [masks])
     case.expect(regions, "region_attention")
@@ -98,7 +98,8 @@ def test_regions_by_masked_attention(case, monkeypatch):
         regions[3], visual.features(image, [DENSE])[DENSE][0, :, row, column], atol=1e-5, rtol=0
     )
     if visual.prefix:
-        monkeypatch.setattr(visual, "region_sees_prefix", True)
+        visual.choose_regions(True)
         regions = visual.masked_attention(image, [masks])
+        visual.choose_regions(False)
         case.expect(regions, "region_attention_class")
     torch.testing.assert_close(regions[4:], visual(image), atol=1e-5, rtol=0)

@@ -1,0 +1,101 @@
+"""The kinds of towers and all published weights that load into them, as tables of Markdown for ``docs/towers.md``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from clipself_seg.checkpoints.zoo import zoo
+from clipself_seg.clip.build import find_architecture, list_architectures
+from clipself_seg.clip.kind import Architecture, TowerKind
+from clipself_seg.clip.kinds import KINDS
+from clipself_seg.clip.prompts import templates_text
+from clipself_seg.config.keys import CHOICES
+
+NOTHING = "nothing stated"
+# Licence of the weights of open_clip's tags by how they begin, as open_clip's docs/PRETRAINED.md and the publishers say
+# by family; a line of the zoo goes before it.
+FAMILIES = {
+    "openai": "MIT (the repository's)",
+    "laion": NOTHING,
+    "datacomp": NOTHING,
+    "commonpool": NOTHING,
+    "yfcc15m": NOTHING,
+    "cc12m": NOTHING,
+    "metaclip": "CC-BY-NC",
+    "dfn": "Apple's own",
+    "merged": "MIT",
+    "webli": "Apache-2.0",
+    "meta": "Apache-2.0",
+}
+
+
+def kinds_table() -> str:
+    """A row for each kind: pixels, texts, and what can be read of an image."""
+    rows = [
+        "| kind | pixels, mean; std | sentences | `MODEL.CLIP.DENSE` | `MODEL.CLIP.ATTENTION` | masked attention |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for kind in KINDS.values():
+        dense = ", ".join(kind.dense_kinds)
+        attentions = ", ".join(CHOICES["MODEL.CLIP.ATTENTION"]) if kind.attentions else "none"
+        masked = "yes" if kind.masked_attention else "no"
+        rows.append(
+            f"| {kind.name} | {_numbers(kind.mean)}; {_numbers(kind.std)} | {templates_text(kind.templates)} | "
+            f"{dense} | {attentions} | {masked} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def weights_table() -> str:
+    """A row for each model and licence of its weights, by kind; models without published weights are left out."""
+    rows = [
+        "| model | kind | side, patch, E | tokens of a text | weights | licence of the weights |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for kind in KINDS.values():
+        for architecture in _of_kind(kind):
+            for licence, names in _weights(architecture).items():
+                rows.append(f"| {_about(architecture)} | {_names(names)} | {licence} |")
+    return "\n".join(rows) + "\n"
+
+
+def _of_kind(kind: TowerKind) -> list[Architecture]:
+    architectures = map(find_architecture, list_architectures())
+    return [own for own in architectures if own.kind is kind]
+
+
+def _about(architecture: Architecture) -> str:
+    _, _, patch_size, embed_dim = architecture.kind.sizes(architecture)
+    side = architecture.vision.get("image_size", 224)
+    tokens = architecture.text["context_length"]
+    repository = architecture.text.get("hf_tokenizer_name")
+    by = f", `{repository}`" if repository else ""
+    return f"`{architecture.name}` | {architecture.kind.name} | {side}, {patch_size}, {embed_dim} | {tokens}{by}"
+
+
+def _weights(architecture: Architecture) -> dict[str, list[str]]:
+    """Names of a model's weights by their licence."""
+    import open_clip
+
+    name, known = architecture.name, zoo()
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    named = {tag: _licence(tag, f"{name}:{tag}") for tag in tags}
+    named |= {e.name: e.licence for e in known.values() if e.model == name and ":" not in e.name}
+    by_licence: dict[str, list[str]] = {}
+    for weights, licence in named.items():
+        by_licence.setdefault(licence, []).append(weights)
+    return by_licence
+
+
+def _licence(tag: str, name: str) -> str:
+    if name in zoo():
+        return zoo()[name].licence
+    return next((text for start, text in FAMILIES.items() if tag.startswith(start)), NOTHING)
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in dict.fromkeys(values))
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)

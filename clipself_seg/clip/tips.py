@@ -242,7 +242,9 @@ TIPS = TowerKind(
             marks=("vision_model.embeddings.register_tokens",),
             read=read_transformers,
         ),
-        "timm": Layout(write=write_timm, marks=("reg_token", "blocks.0.ls1.gamma"), read=read_timm),
+        "timm": Layout(
+            write=write_timm, marks=("reg_token", "pos_embed", "blocks.0.ls1.gamma"), read=read_timm
+        ),
     },
     positions={"visual.positional_embedding": POSITIONS},
     mean=(0.0, 0.0, 0.0),

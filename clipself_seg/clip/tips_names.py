@@ -151,12 +151,13 @@ def write_transformers(tensors: Tensors) -> dict[str, Tensor]:
 def read_timm(tensors: Tensors) -> dict[str, Tensor]:
     """Native tensors of an image tower in timm's layout; of other models with registers, unchanged."""
     register = tensors["reg_token"]
-    if register.dim() != 3 or register.shape[1] != 1 or tensors["pos_embed"].dim() != 3:
+    if register.dim() != 3 or register.shape[1] != 1:
         return dict(tensors)
     renamed = {_native(name, _TIMM, _TIMM_BLOCK + _MLP): t for name, t in tensors.items()}
     native = _flat(renamed)
     rows_ND = native[POSITIONS]
-    native[POSITIONS] = torch.cat([torch.zeros_like(rows_ND[:1]), rows_ND])
+    if rows_ND.dim() == 2:  # what is of other dimensions the loader refuses
+        native[POSITIONS] = torch.cat([torch.zeros_like(rows_ND[:1]), rows_ND])
     native["logit_scale"] = _scale_of(torch.tensor(TEMPERATURE))
     return native
 
@@ -185,6 +186,7 @@ def _scale_of(temperature: Tensor) -> Tensor:
     """Logarithm of the factor of cosines, float32, of what they are divided by."""
     if temperature.numel() != 1 or not temperature.is_floating_point():
         return temperature  # which the loader refuses
+    temperature = temperature.double()
     if not bool((temperature > 0).all()):
         logger.warning(
             "the temperature of this file is %g, which cosines cannot be divided by; the published one, %g, is taken",
@@ -192,7 +194,7 @@ def _scale_of(temperature: Tensor) -> Tensor:
             TEMPERATURE,
         )
         temperature = torch.full_like(temperature, TEMPERATURE)
-    return -temperature.double().log().float()
+    return -temperature.log().float()
 
 
 def _stacked(tensors: Tensors, parts: tuple[str, ...], whole: str) -> dict[str, Tensor]:
@@ -202,7 +204,8 @@ def _stacked(tensors: Tensors, parts: tuple[str, ...], whole: str) -> dict[str, 
         if parts[0] not in name:
             continue
         names = [name.replace(parts[0], part) for part in parts]
-        if all(n in tensors and tensors[n].shape == tensors[name].shape for n in names):
+        alike = {(tensors[n].shape, tensors[n].dtype) if n in tensors else None for n in names}
+        if len(alike) == 1 and tensors[name].dim():
             joined[name.replace(parts[0], whole)] = torch.cat([joined.pop(n) for n in names])
     return joined
 

@@ -17,7 +17,7 @@ PANOPTIC_CHOICES: dict[str, tuple[str, ...]] = {
     "MODEL.CLIP_BRANCH.ASPECT": ("", "square", "pad"),
     "MODEL.CLIP_BRANCH.BINARISE": ("", "any", "centre", "centre_or_any"),
     "MODEL.CLIP_BRANCH.INTERPOLATION": ("", "bilinear", "bicubic"),
-    "MODEL.CLIP_BRANCH.TEMPLATES": ("odise", "vild14", "vild63", "openai80"),
+    "MODEL.CLIP_BRANCH.TEMPLATES": ("odise", "vild14", "vild63", "openai80", "tcl9"),
     "MODEL.FUSION.MODE": ("fused", "clip", "generator"),
     "MODEL.FUSION.SOURCE": ("weights", "weights_alpha", "weights_beta", "config"),
     "SOLVER.SCHEDULE": ("cosine", "steps"),

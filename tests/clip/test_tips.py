@@ -430,12 +430,32 @@ def test_a_file_without_some_texts_is_refused(small, tmp_path):
         ("vision_model.embeddings.cls_token", torch.zeros(2, 1, 32)),
         ("vision_model.embeddings.register_tokens", torch.zeros(1, 4, 32)),
         ("vision_model.encoder.layer.0.attention.k_proj.weight", torch.zeros(31, 32)),
+        ("vision_model.encoder.layer.0.attention.k_proj.weight", torch.zeros(32, 32).long()),
         ("text_model.encoder.layers.0.self_attn.q_proj.bias", torch.zeros(32, 1)),
+        ("text_model.encoder.layers.0.self_attn.v_proj.bias", torch.tensor(1.0)),
     ],
 )
 def test_misshapen_tensors_are_refused(small, tmp_path, name, tensor):
     save_clip(small, tmp_path / "clip.safetensors", layout="transformers")
     tensors = safetensors.torch.load_file(tmp_path / "clip.safetensors") | {name: tensor}
+    safetensors.torch.save_file(tensors, tmp_path / "bad.safetensors")
+    with pytest.raises(InputError, match="bad.safetensors"):
+        load_clip(NAME, tmp_path / "bad.safetensors")
+
+
+@pytest.mark.parametrize(
+    "name, tensor",
+    [
+        ("pos_embed", None),
+        ("pos_embed", torch.zeros(2, 3, 16, 32)),
+        ("reg_token", torch.zeros(32)),
+        ("blocks.1.attn.qkv.bias", torch.zeros(95)),
+    ],
+)
+def test_misshapen_tensors_of_timms_layout_are_refused(small, tmp_path, name, tensor):
+    save_clip(small, tmp_path / "timm.safetensors", layout="timm")
+    tensors = safetensors.torch.load_file(tmp_path / "timm.safetensors") | {name: tensor}
+    tensors = {n: t for n, t in tensors.items() if t is not None}
     safetensors.torch.save_file(tensors, tmp_path / "bad.safetensors")
     with pytest.raises(InputError, match="bad.safetensors"):
         load_clip(NAME, tmp_path / "bad.safetensors")

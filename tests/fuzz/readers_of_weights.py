@@ -23,6 +23,8 @@ from clipself_seg.checkpoints.pickles import read_numpy_pickle
 from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.clip import DenseCLIP, build, load_clip
 from clipself_seg.clip.model import save_clip
+from clipself_seg.clip.tokenizer_files import read_tokenizer
+from clipself_seg.clip.weights import to_layout
 from clipself_seg.config import load_config
 from clipself_seg.heads.panoptic.diffusion_features.weights import read_stable_diffusion
 from clipself_seg.models.build import build_model
@@ -31,6 +33,8 @@ from tests.checkpoint_files import Bomb, save_as
 from tests.conftest import ROOT
 from tests.fuzz.mutations import ODD_VALUES
 from tests.fuzz.readers import Reader
+from tests.small_towers import TIPS
+from tests.tokenizers import write_tokenizer
 
 ARCHITECTURE: dict[str, Any] = {
     "embed_dim": 16,
@@ -41,12 +45,14 @@ TINY = "ViT-Fuzz"
 TINY_WITH_WORDS = "ViT-Fuzz-Words"
 ALL_WORDS = {"text_cfg": {**ARCHITECTURE["text_cfg"], "vocab_size": 49408}}
 TINY_RESNET = "RN-Fuzz"
+TINY_TIPS = "TIPSv2-Fuzz"
 RESNET = {"vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}}
 build._configs().update(
     {
         TINY: ARCHITECTURE,
         TINY_WITH_WORDS: ARCHITECTURE | ALL_WORDS,
         TINY_RESNET: ARCHITECTURE | RESNET,
+        TINY_TIPS: TIPS,
     }
 )
 
@@ -149,6 +155,32 @@ def _make_resnet(folder: Path) -> Path:
 
 def _read_resnet(path: Path) -> None:
     load_clip(TINY_RESNET, path)
+
+
+def _make_tips(layout: str, folder: Path) -> Path:
+    save_clip(_clip(TINY_TIPS), folder / "clip.pt", layout=layout)
+    return folder / "clip.pt"
+
+
+def _read_tips(path: Path) -> None:
+    load_clip(TINY_TIPS, path)
+
+
+def _tips_reader(layout: str) -> Reader:
+    def remake(rng: random.Random) -> bytes:
+        clip = _clip(TINY_TIPS)
+        native = {name: tensor.detach() for name, tensor in clip.state_dict().items()}
+        return _remade(to_layout(native, clip.architecture.kind, layout), rng)
+
+    return Reader(functools.partial(_make_tips, layout), _read_tips, "zip", remake, weight=0.3)
+
+
+def _make_tokenizer(folder: Path) -> Path:
+    return write_tokenizer(folder / "tokenizer.json")
+
+
+def _read_tokenizer(path: Path) -> None:
+    read_tokenizer(path, vocabulary=60)(["a photo of a cat", ""], 8)
 
 
 def _make_kind(kind: str, name: str, folder: Path) -> Path:
@@ -327,6 +359,10 @@ WEIGHT_READERS = {
         lambda rng: _remade(_clip(TINY_RESNET).state_dict(), rng),
         weight=0.5,
     ),
+    "weights_tips_official": _tips_reader("official"),
+    "weights_tips_transformers": _tips_reader("transformers"),
+    "weights_tips_timm": _tips_reader("timm"),
+    "tokenizer_json": Reader(_make_tokenizer, _read_tokenizer, "json", weight=0.5),
     "weights_numpy_pkl": Reader(_make_pickle, _read_backbone, "bytes", _remade_pickle, weight=0.3),
     "weights_cat_seg_pth": _model_reader("cat_seg"),
     "weights_panoptic_pth": _model_reader("panoptic"),

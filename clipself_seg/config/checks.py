@@ -231,6 +231,18 @@ RELATIONS: tuple[Relation, ...] = (
         lambda stride, window: window <= 16 * stride <= 16 * window or window == 0,
     ),
     Relation(
+        "MODEL.ZERO_SHOT.MASKS",
+        "MODEL.META_ARCHITECTURE",
+        'empty but for ZeroShotSegmenter, and "" where no folder has masks',
+        lambda masks, model: not masks or model == "ZeroShotSegmenter",
+    ),
+    Relation(
+        "MODEL.ZERO_SHOT.CORRELATION",
+        "MODEL.ZERO_SHOT.MASKS",
+        '"clip" where there are no masks, for nothing else asks how alike places are',
+        lambda whose, masks: whose == "clip" or bool(masks),
+    ),
+    Relation(
         "TEST.SLIDING_WINDOW",
         "MODEL.META_ARCHITECTURE",
         "False for ZeroShotSegmenter, whose windows are MODEL.ZERO_SHOT.WINDOW and STRIDE",

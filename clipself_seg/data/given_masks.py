@@ -41,6 +41,7 @@ MOST_FILE_BYTES = 1 << 26  # of a JSON or a table
 TABLE = "metadata.csv"
 # Keys of a score, and whether it is an estimate that may exceed 1.
 SCORES = {"score": False, "predicted_iou": True}
+MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "RGB")  # of PNGs
 FORMS = "NAME.json, NAME.png or a folder NAME"
 
 
@@ -121,6 +122,7 @@ def read_masks(path: str | os.PathLike[str], size: tuple[int, int]) -> GivenMask
 
 def _of_annotations(entries: Sequence[Any], size: tuple[int, int], source: str) -> GivenMasks:
     _require_room(source, len(entries), size)
+    _require_one_image(entries, source)
     masks = np.zeros((len(entries), *size), dtype=bool)
     scores = np.ones(len(entries), dtype=np.float32)
     for index, entry in enumerate(entries):
@@ -129,6 +131,21 @@ def _of_annotations(entries: Sequence[Any], size: tuple[int, int], source: str) 
         masks[index] = _pixels(entry["segmentation"] if own else entry, size, place)
         scores[index] = _score(entry, place) if isinstance(entry, dict) else 1
     return GivenMasks(masks, scores)
+
+
+def _require_one_image(entries: Sequence[Any], source: str) -> None:
+    """Refuse a list of a whole data set, as COCO's results and annotations are."""
+    first, name = None, "image_id"
+    for index, entry in enumerate(entries):
+        image = entry.get(name) if isinstance(entry, dict) else None
+        if image is None:
+            continue
+        if first is not None and image != first[1]:
+            raise InputError(
+                f'{source}: mask {first[0]} has the "{name}" {shown(first[1])} and mask {index} {shown(image)}: give '
+                "the masks of one image alone"
+            )
+        first = first or (index, image)
 
 
 def _pixels(value: Any, size: tuple[int, int], place: str) -> np.ndarray:
@@ -231,6 +248,11 @@ def _read_ids(path: Path, size: tuple[int, int]) -> np.ndarray:
             f"masks {path} cannot be decoded ({in_short(error)}): write them again"
         ) from None
     _require_size(str(path), (height, width), size)
+    if mode not in MODES:
+        raise InputError(
+            f"masks {path} has pixels of type {mode}: give one channel of whole numbers, or RGB as in COCO's panoptic "
+            "PNGs"
+        )
     return read_panoptic_png(path, limit) if mode == "RGB" else read_indices(path, max_pixels=limit)
 
 
@@ -281,7 +303,7 @@ class MaskFolder:
         if not os.fspath(folder) or not self.folder.is_dir():
             raise InputError(
                 f'no folder of masks "{folder}": give one that has {FORMS} for each image (predict --masks, '
-                "MODEL.MASK_GENERATOR.OUTPUTS)"
+                "MODEL.MASK_GENERATOR.OUTPUTS, MODEL.ZERO_SHOT.MASKS)"
             )
 
     def path(self, name: str) -> Path | None:

@@ -27,7 +27,8 @@ import numpy as np
 from detectron2.config import CfgNode, configurable
 
 from clipself_seg.data.given_masks import given_masks
-from clipself_seg.data.mappers.panoptic import PanopticTestMapper, mask_entries
+from clipself_seg.data.mappers.panoptic import PanopticTestMapper
+from clipself_seg.data.mappers.sem_seg import mask_entries
 from clipself_seg.data.vocabulary import (
     Vocabulary,
     as_vocabulary,

@@ -40,7 +40,13 @@ FILE_KEYS = {
 }
 # What decides a prediction: the rest is training's, the machine's, or a file of its own.
 SECTIONS = ("MODEL.", "INPUT.", "TEST.", "SOLVER.AMP.")
-LEFT_OUT = {*WEIGHTS, "MODEL.DEVICE", "MODEL.MASK_GENERATOR.OUTPUTS", "INPUT.MAX_PIXELS"}
+LEFT_OUT = {
+    *WEIGHTS,
+    "MODEL.DEVICE",
+    "MODEL.MASK_GENERATOR.OUTPUTS",
+    "MODEL.ZERO_SHOT.MASKS",
+    "INPUT.MAX_PIXELS",
+}
 LEFT_OUT |= {"TEST.NUMBERS.SIMILARITY", "TEST.PANOPTIC.LABEL_FILES"}
 LEFT_OUT |= {f"MODEL.SEM_SEG_HEAD.{name}_CLASS_JSON" for name in ("TRAIN", "TEST")}
 LEFT_OUT -= FILE_KEYS.keys()

@@ -175,6 +175,11 @@ class Predictor(ImagePredictor):
             InputError: another kind of model, or weights that do not fit.
         """
         require_architecture(cfg, MODELS, "does not label pixels", "configs/semseg")
+        if cfg.MODEL.ZERO_SHOT.MASKS:
+            raise InputError(
+                "MODEL.ZERO_SHOT.MASKS is for the images of a data set: leave it empty, or name masks by --panoptic "
+                "--masks"
+            )
         check = WorldCheck.of_config(cfg, "semseg/")
         return {
             "model": build_model(cfg),

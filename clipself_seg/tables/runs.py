@@ -24,7 +24,7 @@ from clipself_seg.tables.table import ROOT
 from clipself_seg.training.tasks import task_of
 
 # Keys whose values are files: what counts is what is in them.
-FILE_KEYS = (*WEIGHTS, "MODEL.MASK_GENERATOR.OUTPUTS")
+FILE_KEYS = (*WEIGHTS, "MODEL.MASK_GENERATOR.OUTPUTS", "MODEL.ZERO_SHOT.MASKS")
 # Keys that no number depends on.
 INDIFFERENT = (
     "OUTPUT_DIR",

@@ -134,6 +134,10 @@ def test_masks_from_memory_are_arrays_annotations_or_paths(tmp_path):
         ([{"size": [6, 9], "counts": "oooooooooo0"}], "a run is too long"),
         ([{"segmentation": [[0, 0, 1e9, 0, 5, 5]]}], "far from the image"),
         ([{"segmentation": None}], "neither polygons nor an RLE"),
+        (
+            [{"image_id": 7, "segmentation": runs(MASKS[0])}, {"image_id": 8, "segmentation": []}],
+            'mask 0 has the "image_id" 7 and mask 1 8: give the masks of one image alone',
+        ),
         ([{"segmentation": runs(MASKS[0]), "score": 1.5}], 'mask 0 has the "score" 1.5'),
         ([{"segmentation": runs(MASKS[0]), "score": "1"}], "has the \"score\" '1'"),
         ([{"segmentation": runs(MASKS[0]), "predicted_iou": -1}], '"predicted_iou" -1'),

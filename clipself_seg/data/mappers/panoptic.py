@@ -13,7 +13,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 
-from clipself_seg.data.given_masks import GivenMasks, MaskFolder, image_name
+from clipself_seg.data.given_masks import MaskFolder
 from clipself_seg.data.images import MAX_PIXELS, read_image
 from clipself_seg.data.mappers.samples import PADDING, Sample, chw, require_rgb, seeded, stated_size
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper, at_least_a_pixel
@@ -165,28 +165,7 @@ class PanopticTrainMapper:
 
 
 class PanopticTestMapper(SemSegTestMapper):
-    """Mapper from a record to its entries, the image at the size of evaluation, and masks that somebody made of it.
-
-    Attributes:
-        masks: folder of the masks; None where a generator makes them.
-    """
-
-    @configurable
-    def __init__(
-        self,
-        *,
-        min_size: int,
-        max_size: int,
-        max_pixels: int = MAX_PIXELS,
-        masks: MaskFolder | None = None,
-    ) -> None:
-        """
-        Args:
-            min_size, max_size, max_pixels: as in `SemSegTestMapper`.
-            masks: folder of masks.
-        """
-        super().__init__(min_size=min_size, max_size=max_size, max_pixels=max_pixels)
-        self.masks = masks
+    """`SemSegTestMapper`, with masks where MODEL.MASK_GENERATOR.SOURCE is theirs."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -194,23 +173,3 @@ class PanopticTestMapper(SemSegTestMapper):
         chosen = cfg.MODEL.MASK_GENERATOR
         given = chosen.SOURCE == "masks" and chosen.OUTPUTS
         return super().from_config(cfg) | {"masks": MaskFolder(chosen.OUTPUTS) if given else None}
-
-    def __call__(self, record: Record) -> Sample:
-        """Make the sample of one image, see `SemSegTestMapper`; with `masks` also `mask_entries`.
-
-        Raises:
-            InputError: as there; the image has no masks, or none of its size.
-        """
-        sample = super().__call__(record)
-        if self.masks is not None:
-            size = (sample["height"], sample["width"])
-            sample |= mask_entries(self.masks.read(image_name(record["file_name"]), size))
-        return sample
-
-
-def mask_entries(given: GivenMasks) -> Sample:
-    """What a sample has of masks that somebody made: "given_masks" (Q, H, W) bool, "given_scores" (Q,) float32."""
-    return {
-        "given_masks": torch.from_numpy(given.masks),
-        "given_scores": torch.from_numpy(given.scores),
-    }

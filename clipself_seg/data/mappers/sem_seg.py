@@ -18,6 +18,7 @@ from detectron2.projects.point_rend import ColorAugSSDTransform
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipself_seg.data.given_masks import GivenMasks, MaskFolder, image_name
 from clipself_seg.data.images import MAX_PIXELS, read_image
 from clipself_seg.data.label_maps import read_label_map
 from clipself_seg.data.mappers.samples import PADDING, Sample, chw, require_rgb, seeded, stated_size
@@ -160,26 +161,43 @@ class SemSegTrainMapper:
 
 
 class SemSegTestMapper:
-    """Mapper from a record to the image at the size of evaluation; evaluators read ground truth."""
+    """Mapper from a record to the image at the size of evaluation, and masks that somebody made of it.
+
+    Evaluators read ground truth.
+
+    Attributes:
+        masks: folder of the masks; None for none.
+    """
 
     @configurable
-    def __init__(self, *, min_size: int, max_size: int, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(
+        self,
+        *,
+        min_size: int,
+        max_size: int,
+        max_pixels: int = MAX_PIXELS,
+        masks: MaskFolder | None = None,
+    ) -> None:
         """
         Args:
             min_size: length of the shorter side in pixels; 0 keeps the image's size.
             max_size: largest length of the longer side in pixels, which takes precedence.
             max_pixels: largest number of pixels of an image that is decoded.
+            masks: see the attribute.
         """
         self.max_pixels = max_pixels
+        self.masks = masks
         self.min_size = min_size
         self.max_size = max_size
         self.resize = ResizeShortestEdge(min_size, max_size, "choice")
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Read INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST and MAX_PIXELS."""
+        """Read INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST and MAX_PIXELS, and MODEL.ZERO_SHOT.MASKS."""
         require_rgb(cfg.INPUT.FORMAT)
+        masks = cfg.MODEL.ZERO_SHOT.MASKS
         return {
+            "masks": MaskFolder(masks) if masks else None,
             "min_size": cfg.INPUT.MIN_SIZE_TEST,
             "max_size": cfg.INPUT.MAX_SIZE_TEST,
             "max_pixels": cfg.INPUT.MAX_PIXELS,
@@ -199,19 +217,28 @@ class SemSegTestMapper:
 
         Returns:
             The record's entries, "image" uint8 (3, h, w) RGB, and "height" and "width" of the
-            image before resizing, in pixels.
+            image before resizing, in pixels; with `masks` also `mask_entries`.
 
         Raises:
-            InputError: the image cannot be read, or has another size than stated.
+            InputError: the image cannot be read, or has another size than stated; it has no masks, or none of its
+                size.
         """
         image = read_image(record["file_name"], stated_size(record), self.max_pixels)
         resized = self.resize.get_transform(image).apply_image(image)
-        return {
-            **record,
-            "image": chw(resized),
-            "height": image.shape[0],
-            "width": image.shape[1],
-        }
+        height, width = image.shape[:2]
+        sample = {**record, "image": chw(resized), "height": height, "width": width}
+        if self.masks is not None:
+            name = image_name(record["file_name"])
+            sample |= mask_entries(self.masks.read(name, (height, width)))
+        return sample
+
+
+def mask_entries(given: GivenMasks) -> Sample:
+    """What a sample has of masks that somebody made: "given_masks" (Q, H, W) bool, "given_scores" (Q,) float32."""
+    return {
+        "given_masks": torch.from_numpy(given.masks),
+        "given_scores": torch.from_numpy(given.scores),
+    }
 
 
 def _sizes(value: int | Sequence[int]) -> tuple[int, ...]:

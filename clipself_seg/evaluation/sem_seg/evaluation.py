@@ -16,6 +16,7 @@ from detectron2.config import CfgNode, configurable
 
 from clipself_seg.data.datasets.catalog import vocabulary_name
 from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
+from clipself_seg.data.given_masks import image_name
 from clipself_seg.data.jpeg import describe_jpegs
 from clipself_seg.data.label_maps import read_label_map
 from clipself_seg.data.loader import evaluation_batches
@@ -101,6 +102,7 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         self.threshold = threshold
         self.extras = extras or Extras()
         self._names_of_a_class = ""
+        self._masks: dict[str, Any] = {}
         self._known: dict[str, _Task] = {}
 
     @classmethod
@@ -136,6 +138,8 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         }
         if self.threshold or not self.background_words:
             metadata["background"] = self._background  # of data sets that have one
+        if self._masks:
+            metadata["masks given"] = self._masks
         written = {name: t.images for name, t in self._known.items() if t.images}
         return metadata | ({"images": written} if written else {})
 
@@ -150,7 +154,10 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         check_rule(self.rule)
         self._names_of_a_class = reading_of(model).synonyms
         for name in self.datasets:
-            self._task(name)
+            records = self._task(name).records
+            if isinstance(self.mapper, SemSegTestMapper) and (masks := self.mapper.masks):
+                names = [image_name(record["file_name"]) for record in records]
+                self._masks[name] = masks.check(name, names)
         if set(self.pooling) - {1}:
             logger.info(
                 "MODEL.SEM_SEG_HEAD.POOLING_SIZES is %s; the official numbers pool by 1 in evaluation",

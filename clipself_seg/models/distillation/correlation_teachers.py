@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from clipself_seg.clip.constants import constant
-from clipself_seg.errors import InputError, in_short, nearest
 from clipself_seg.models.distillation.step import Step
+from clipself_seg.models.timm_backbone import TimmMaps
 
 KEY = "MODEL.CLIPSELF.CORRELATION.TEACHER"
 
@@ -40,108 +38,16 @@ class Original:
         return step.original_BEhw
 
 
-class TimmBackbone:
-    """A backbone of timm, by the feature map of its last block after the final norm, such as DINOv2's or PE-Spatial's.
-
-    Images are resized so that its grid is the student's, and normalised as its weights want them.
-    """
+class TimmBackbone(TimmMaps):
+    """A backbone of timm, see `TimmMaps`, on the student's grid."""
 
     def __init__(self, name: str, pretrained: bool = True) -> None:
-        """
-        Args:
-            name: architecture of timm, with or without ".tag" of its weights.
-            pretrained: False is random weights, from torch's current seed.
-
-        Raises:
-            InputError: timm is not there, or has no such architecture.
-        """
-        self.name = name
-        self.pretrained = pretrained
-        self._network: Any = None
-        timm = _timm()
-        if not timm.is_model(name):
-            raise InputError(
-                f'{KEY} "{name}" is neither none nor original nor a model of timm; '
-                f"{nearest(name.partition('.')[0], timm.list_models())}"
-            )
-
-    def setup(self, device: torch.device) -> None:
-        """Makes the network; timm fetches its weights, unless it has them.
-
-        Raises:
-            InputError: they cannot be fetched, or the network gives no feature maps of images of other sizes.
-        """
-        self._network = _create(self.name, self.pretrained).eval().requires_grad_(False).to(device)
-        side = 0
-        try:
-            side = 4 * self.stride
-            self._last_map(torch.zeros(1, 3, side, 2 * side, device=device))
-        except (
-            AssertionError,
-            AttributeError,
-            KeyError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
-            raise InputError(
-                f"{KEY} {self.name} gives no feature map of an image of {2 * side} x {side} pixels "
-                f"({in_short(error) or type(error).__name__}): take another backbone of timm"
-            ) from None
-
-    @property
-    def stride(self) -> int:
-        """Pixels of a cell of its features."""
-        return int(self._network.feature_info[-1]["reduction"])
+        """As `TimmMaps`."""
+        super().__init__(name, pretrained, key=KEY, others="none nor original")
 
     def features(self, step: Step) -> Tensor:
         """Its features (B, D, h, w) on the student's grid, float32, without gradient."""
-        assert self._network is not None, "call setup before the first step"
-        rows, columns = step.grid
-        size = rows * self.stride, columns * self.stride
-        settings = self._network.pretrained_cfg
-        with torch.no_grad():
-            pixels = F.interpolate(step.pixels, size, mode="bilinear", antialias=True)
-            shift, scale = (
-                constant(settings[key], pixels)[:, None, None] for key in ("mean", "std")
-            )
-            with step.in_precision():
-                maps = self._last_map((pixels - shift) / scale).float()
-            if maps.shape[2:] != step.grid:
-                maps = F.interpolate(maps, step.grid, mode="bilinear", align_corners=False)
-        return maps
-
-    def _last_map(self, images: Tensor) -> Tensor:
-        (maps,) = self._network.forward_intermediates(
-            images, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
-        )
-        return maps
-
-
-def _timm() -> Any:
-    try:
-        import timm
-    except ImportError:
-        raise InputError(
-            f'{KEY} names a backbone of timm: pip install "clipself_seg[timm]"'
-        ) from None
-    return timm
-
-
-def _create(name: str, pretrained: bool) -> nn.Module:
-    """The network without a classifier, for images of any size if it can be."""
-    # What timm reads may come from its cache or the hub; it loads tensors alone (weights_only).
-    how = {"pretrained": pretrained, "num_classes": 0}
-    try:
-        try:
-            return _timm().create_model(name, **how, dynamic_img_size=True)
-        except TypeError:  # convolutions need no such argument and refuse it
-            return _timm().create_model(name, **how)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(
-            f"{KEY} {name}: timm cannot load it ({in_short(error)}); without a network, let timm fetch it "
-            "where there is one, and bring its cache"
-        ) from None
+        return self.maps(step.pixels, step.grid, step.in_precision())
 
 
 def correlation_teacher(name: str) -> CorrelationTeacher | None:

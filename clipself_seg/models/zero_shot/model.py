@@ -1,7 +1,7 @@
 """Semantic segmentation without training: CLIP's dense features against the texts of class names.
 
 The method is what MaskCLIP (arXiv 2112.01071), SCLIP, ClearCLIP and NACLIP have in common; they differ in the dense
-feature, which is the CLIP's (``MODEL.CLIP``).
+feature, which is the CLIP's (``MODEL.CLIP``). With masks that somebody made it is CorrCLIP's form (`masks.py`).
 
 Shapes: K classes, N names of all classes, V windows of an image, E embedding, h x w cells of a window.
 """
@@ -18,9 +18,11 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import clip_from_config
 from clipself_seg.clip.class_texts import check_lengths
+from clipself_seg.clip.corrclip import FINER
 from clipself_seg.clip.pieces import at_once
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.prompts import templates_text
@@ -30,10 +32,12 @@ from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.class_maps import all_scores, best_class
 from clipself_seg.heads.zero_shot.class_scores import class_probabilities, members_of
+from clipself_seg.heads.zero_shot.mask_votes import mask_cells, vote_in_masks
 from clipself_seg.heads.zero_shot.windows import StridedWindows, window_parts
 from clipself_seg.models.frozen_clip import FrozenCLIP
 from clipself_seg.models.inputs import on_device, send
 from clipself_seg.models.protocol import SYNONYM_TEXTS, Classes, Reading, features_text
+from clipself_seg.models.zero_shot.masks import DenseInMasks, given_masks
 
 OUTPUTS = ("scores", "labels")  # outputs that `forward` can make
 COPIES = 32  # numbers that a token of CLIP's blocks takes, as a multiple of the embedding
@@ -59,6 +63,7 @@ class ZeroShotSegmenter(FrozenCLIP):
         windows: StridedWindows | None = None,
         ignore_label: int = 255,
         precision: torch.dtype | None = None,
+        masks: DenseInMasks | None = None,
     ) -> None:
         """
         Args:
@@ -70,6 +75,7 @@ class ZeroShotSegmenter(FrozenCLIP):
             windows: sizes of the windows; None is the published layout.
             ignore_label: see the attribute.
             precision: dtype of autocast, or None.
+            masks: makes dense features within the masks that samples bring; None for CLIP's own.
 
         Raises:
             InputError: a side of the windows that is no multiple of the patch.
@@ -79,6 +85,7 @@ class ZeroShotSegmenter(FrozenCLIP):
         self.scale = scale
         self.windows = windows or StridedWindows()
         self.ignore_label = ignore_label
+        self.masks = masks
         self.classes = Classes()
         if self.windows.size % clip.patch_size:
             below = max(self.windows.size // clip.patch_size, 1) * clip.patch_size
@@ -91,8 +98,10 @@ class ZeroShotSegmenter(FrozenCLIP):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Reads ``MODEL.{CLIP, ZERO_SHOT, SEM_SEG_HEAD.IGNORE_VALUE}`` and ``SOLVER.AMP``."""
         given = cfg.MODEL.ZERO_SHOT
+        clip = clip_from_config(cfg)
         return {
-            "clip": clip_from_config(cfg),
+            "clip": clip,
+            "masks": DenseInMasks(clip, given.CORRELATION) if given.MASKS else None,
             "templates": given.TEMPLATES,
             "synonyms": given.SYNONYMS,
             "scale": given.SCALE,
@@ -113,9 +122,17 @@ class ZeroShotSegmenter(FrozenCLIP):
             SYNONYM_TEXTS[self.synonyms],
             templates_text(self.bank.templates),
             f"{windows.size} px, stride {windows.stride} px" if windows.size else "none",
-            features=features_text(self.clip.visual),
+            features=(
+                self.masks.text(self.clip.visual) if self.masks else features_text(self.clip.visual)
+            ),
             scale=f"{self.scale:g}",
         )
+
+    def weights_hash(self) -> str:
+        """Hash of the weights that are evaluated, those of a backbone for correlations included."""
+        network = self.masks.network if self.masks is not None else None
+        own = super().weights_hash()
+        return own if network is None else f"{own}-{hash_tensors(network.state_dict())}"
 
     @property
     def names(self) -> Names:
@@ -151,22 +168,28 @@ class ZeroShotSegmenter(FrozenCLIP):
             samples: for each image "image" (3, H, W) RGB in 0..255, and "height" and "width" of the result, by
                 default the image's.
             output: "scores" for (K, height, width) probabilities, or "labels" for the best class of every
-                pixel alone, in memory that does not grow with all maps of all classes.
+                pixel alone, in memory that does not grow with all maps of all classes. With masks there are labels
+                alone, since the last step is a vote on them, and samples have "given_masks" (n, height, width) bool.
 
         Returns:
             For each image {"sem_seg": (K, height, width)} probabilities, or if `output` is "labels"
             {"sem_seg_labels": (height, width) int64, "sem_seg_best": their probabilities}. The first of equal
-            classes wins.
+            classes wins. With masks "sem_seg_best" of a mask's pixels is the mean of theirs, see `vote_in_masks`.
+
+        Raises:
+            InputError: masks are missing, or of another size; or scores are wanted where there are masks.
         """
         if not self.names:
             raise RuntimeError("call set_vocabulary before the model")
         if output not in OUTPUTS:
             raise ValueError(f'no output "{output}": choose from {", ".join(OUTPUTS)}')
-        text_NE, members_KS = self._texts()
+        texts = self._texts()
         results = []
         for sample, image in zip(samples, on_device(samples, "image", self.device)):
-            cells = self._window_cells(image, text_NE, members_KS)
-            results.append(self._result(sample, cells, output))
+            if self.masks is None:
+                results.append(self._result(sample, self._window_cells(image, *texts), output))
+            else:
+                results.append(self._in_masks(sample, image, texts, output))
         return results
 
     def _texts(self) -> tuple[Tensor, Tensor]:
@@ -186,7 +209,6 @@ class ZeroShotSegmenter(FrozenCLIP):
         size = (image_3HW.shape[1], image_3HW.shape[2])
         rows, columns = self.windows.extent(size)
         patch = self.clip.patch_size
-        padding = (0, -columns % patch, 0, -rows % patch)
         tokens = math.ceil(rows / patch) * math.ceil(columns / patch)
         numbers = tokens * (COPIES * self.clip.embed_dim + len(text_NE))
         together = at_once(self.device, 1, numbers)
@@ -194,19 +216,53 @@ class ZeroShotSegmenter(FrozenCLIP):
         corners = self.windows.corners(size)
         cells = []
         for start in range(0, len(corners), together):
-            windows = self.windows.cut(normalised, corners[start : start + together])
+            windows = self._padded_windows(normalised, corners[start : start + together])
             with autocast(self.device, self.precision):
-                dense_VEhw = self.clip.visual.dense(F.pad(windows, padding))
+                dense_VEhw = self.clip.visual.dense(windows)
             cells += [
                 class_probabilities(one, text_NE, members_KS, self.scale) for one in dense_VEhw
             ]
         return torch.stack(cells)
 
-    def _result(self, sample: Sample, cells_VKhw: Tensor, output: str) -> dict[str, Tensor]:
-        """Labels or scores of an image."""
+    def _padded_windows(self, image_3HW: Tensor, corners: Sequence[tuple[int, int]]) -> Tensor:
+        """Windows (V, 3, r, c) of an image, padded with 0 to whole patches."""
+        windows = self.windows.cut(image_3HW, corners)
+        patch = self.clip.patch_size
+        return F.pad(windows, (0, -windows.shape[3] % patch, 0, -windows.shape[2] % patch))
+
+    def _in_masks(
+        self, sample: Sample, image_3HW: Tensor, texts: tuple[Tensor, Tensor], output: str
+    ) -> dict[str, Tensor]:
+        """Labels of an image in CorrCLIP's form: a window at a time, then a vote in each mask."""
+        assert self.masks is not None
+        masks_nHW = given_masks(sample, output, self.device)
+        size = (image_3HW.shape[1], image_3HW.shape[2])
+        patch = self.clip.patch_size
+        cells_Vnhw = mask_cells(masks_nHW, size, self.windows, patch, FINER)
+        pixels = image_3HW.float() / 255
+        normalised = self.clip.normalise(pixels)
+        probabilities = []
+        for corner, cells_nhw in zip(self.windows.corners(size), cells_Vnhw):
+            window, normalised_window = (
+                self._padded_windows(one, [corner]) for one in (pixels, normalised)
+            )
+            precision = autocast(self.device, self.precision)
+            dense_Ehw = self.masks.dense(
+                self.clip.visual, window, normalised_window, cells_nhw, precision
+            )
+            probabilities.append(class_probabilities(dense_Ehw, *texts, self.scale))
+        result = self._result(sample, torch.stack(probabilities), output, FINER)
+        own = (result["sem_seg_labels"], result["sem_seg_best"])
+        labels, best = vote_in_masks(*own, masks_nHW, len(self.names))
+        return {"sem_seg_labels": labels, "sem_seg_best": best}
+
+    def _result(
+        self, sample: Sample, cells_VKhw: Tensor, output: str, finer: int = 1
+    ) -> dict[str, Tensor]:
+        """Labels or scores of an image, of whose patches a side has `finer` cells."""
         height, width = sample["image"].shape[1:]
         size = sample.get("height", height), sample.get("width", width)
-        patch = self.clip.patch_size
+        patch = self.clip.patch_size // finer
         parts = window_parts(cells_VKhw, self.windows, patch, (height, width), size)
         if output == "labels":
             labels, best = best_class(parts, size)

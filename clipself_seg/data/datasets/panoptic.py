@@ -85,6 +85,7 @@ class PanopticFiles(NamedTuple):
         image_name: name of an image below `images`, with {id} for its id and {city} for the part of that before
             the first "_"; "" where `panoptic_json` has the names.
         label_map_name: name of a label map below `sem_seg_root`, likewise; "" where it is that of the PNG.
+        instance_map_name: name of Cityscapes' map of instance ids there, likewise; "" for another data set.
     """
 
     root: DataRoot
@@ -103,6 +104,7 @@ class PanopticFiles(NamedTuple):
     covered_stuff: bool = False
     image_name: str = ""
     label_map_name: str = ""
+    instance_map_name: str = ""
 
     def path(self, relative: str) -> Path:
         """Path on this machine of one of the paths above, with the root that the environment names now."""
@@ -179,6 +181,7 @@ def _cityscapes(split: str, count: int) -> PanopticFiles:
         # The JSON that cityscapesscripts writes has names that no image has.
         image_name="{city}/{id}_leftImg8bit.png",
         label_map_name="{city}/{id}_gtFine_labelTrainIds.png",
+        instance_map_name="{city}/{id}_gtFine_instanceIds.png",
     )
 
 
@@ -279,8 +282,8 @@ def panoptic_set_records(name: str, tasks: Collection[str] = ("panoptic",)) -> l
         Records with "file_name", "image_id", "pan_seg_file_name", "panoptic_json", "segments_info"
         (category ids as in the file), where the file states them "height" and "width" in pixels, and
         where the data set has label maps "sem_seg_file_name". "covered_stuff" is true where stuff
-        without a pixel may be listed. For the task "captions": "captions", the noun phrases of each
-        of the image's captions.
+        without a pixel may be listed; Cityscapes' have "instance_map_file_name". For the task
+        "captions": "captions", the noun phrases of each of the image's captions.
 
     Raises:
         InputError: as `panoptic_dataset`; files are missing (the message names the command that
@@ -306,6 +309,9 @@ def panoptic_set_records(name: str, tasks: Collection[str] = ("panoptic",)) -> l
             if files.label_map_name:
                 label_map = _named(files.label_map_name, record["image_id"])
             record["sem_seg_file_name"] = str(files.path(files.sem_seg_root) / label_map)
+        if files.instance_map_name:
+            instance_map = _named(files.instance_map_name, record["image_id"])
+            record["instance_map_file_name"] = str(files.path(files.sem_seg_root) / instance_map)
     return records
 
 

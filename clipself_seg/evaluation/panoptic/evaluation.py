@@ -22,6 +22,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results, own_classes_kept
 from clipself_seg.evaluation.extras import Extras
 from clipself_seg.evaluation.instances.ap import InstanceAPEvaluator
+from clipself_seg.evaluation.instances.cityscapes_ap import CityscapesAPEvaluator
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.evaluation.panoptic.fusion_report import (
     TITLES,
@@ -63,6 +64,7 @@ from clipself_seg.models.protocol import PanopticModel, reading_of
 logger = logging.getLogger(__name__)
 
 MEASURED = ("similarity", "boundary", "naming", "synonyms", "oracle", "gap")
+CITYSCAPES_INSTANCES = "instances by Cityscapes' rules"
 # Beginnings of the numbers of other passes that are kept.
 MEASURES = ("PQ", "SQ", "RQ", "AP", "mIoU", "fwIoU", "mACC", "pACC")
 
@@ -281,7 +283,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
                     task: self._task_evaluator(
                         name, truth, task, self.output_dir / fusion if main else None
                     )
-                    for task in truth.tasks
+                    for task in (*truth.tasks, *_further_tasks(truth))
                 }
                 for fusion in (*self.fusions, *map(void_name, self.void_sweep))
             },
@@ -302,6 +304,13 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
                 rule=self.rule,
                 beside=Beside(truth.similarity, self.extras.boundary) if folder else None,
                 output_dir=folder,
+            )
+        if task == CITYSCAPES_INSTANCES:
+            return CityscapesAPEvaluator(
+                dataset_name=name,
+                vocabulary=truth.vocabulary,
+                image_ids=truth.image_ids,
+                seen=truth.seen,
             )
         assert truth.instances is not None
         return InstanceAPEvaluator(
@@ -357,6 +366,12 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
 
     def _title(self, name: str) -> str:
         return f"{TITLES.get(name, name)}, {len(self._truth(name).records)} images"
+
+
+def _further_tasks(truth: PanopticGroundTruth) -> tuple[str, ...]:
+    """What is measured of a data set by rules of its own, beside its tasks."""
+    cityscapes = truth.files.evaluator == "cityscapes_panoptic_seg"
+    return (CITYSCAPES_INSTANCES,) if cityscapes and "instances" in truth.tasks else ()
 
 
 def _label_file_of(datasets: Sequence[str], files: Sequence[str]) -> dict[str, str]:

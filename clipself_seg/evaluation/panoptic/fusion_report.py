@@ -45,6 +45,7 @@ RUN_COLUMNS = {
     "mAP": "AP",
     "seen mAP": "AP-seen",
     "unseen mAP": "AP-unseen",
+    "Cityscapes' mAP": "Cityscapes-AP",
     "mIoU": "mIoU",
     "seen mIoU": "mIoU-seen",
     "unseen mIoU": "mIoU-unseen",

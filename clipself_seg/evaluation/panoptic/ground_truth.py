@@ -118,6 +118,8 @@ def _check_images(
     wanted = [("file_name", ""), ("pan_seg_file_name", files.prepare)]
     if "semantic" in tasks:
         wanted.append(("sem_seg_file_name", files.prepare_sem_seg))
+    if files.instance_map_name and "instances" in tasks:
+        wanted.append(("instance_map_file_name", ""))
     for key, command in wanted:
         missing = [record[key] for record in records if not Path(record[key]).exists()]
         if missing:

@@ -76,6 +76,7 @@ def test_the_set_of_detectron2s_name_reads_them_in_the_archives_layout(truth):
     (record,) = panoptic_set_records(NAME, ["panoptic", "instances", "semantic"])
     assert record["file_name"].endswith(f"leftImg8bit/val/aachen/{STEM}_leftImg8bit.png")
     assert record["sem_seg_file_name"].endswith(f"val/aachen/{STEM}_gtFine_labelTrainIds.png")
+    assert record["instance_map_file_name"].endswith(f"val/aachen/{STEM}_gtFine_instanceIds.png")
     assert read_panoptic_ids(record).shape == (16, 40) and record["width"] == 40
 
 

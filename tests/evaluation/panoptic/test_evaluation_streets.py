@@ -52,6 +52,7 @@ def test_the_truth_itself_is_100_in_pq_ap_and_miou(
     assert {truth[key] for key in ("PQ", "SQ", "RQ", "PQ_th", "PQ_st", "mIoU")} == {100}
     assert truth["AP"] == pytest.approx(100) and truth["images"] == images
     assert (truth["classes"], truth["classes_seen"]) == (classes, seen)
+    assert truth.get("Cityscapes-AP") == (pytest.approx(100) if name == CITYSCAPES else None)
 
 
 def test_exponents_of_seen_and_unseen_classes_are_told_apart(streets):
@@ -116,4 +117,5 @@ def test_fcclip_evaluates_both_through_train_net(streets, tmp_path):
     for name, images in ((CITYSCAPES, 2), (VISTAS, 1)):
         fused = results[name]["fused"]
         assert (fused["images"], fused["alpha"], fused["beta"]) == (images, 0.4, 0.8)
+        assert ("Cityscapes-AP" in fused) == (name == CITYSCAPES)
         assert {"PQ", "PQ_th", "PQ_st", "AP", "mIoU", "PQ_seen"} <= fused.keys()

@@ -1,0 +1,252 @@
+"""Average precision of instance masks by Cityscapes' rules, beside COCO's.
+
+They differ from COCO's in what counts (instances of at least 100 pixels; a prediction mostly on void, on a group or on
+a small instance is not false) and in the curve, whose area is taken by trapezia over the recalls that occur.
+
+Shapes: t true instances and n predicted ones of an image, K classes, T thresholds of the overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from detectron2.evaluation import DatasetEvaluator
+
+from clipself_seg.data.images import truth_pixels
+from clipself_seg.data.label_maps import read_indices
+from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.evaluation.base import compare_in_one_process, require_predictions
+
+THRESHOLDS = np.arange(0.5, 1.0, 0.05)
+SMALLEST = 100
+"""Pixels of the smallest true instance that counts."""
+
+FIRST_INSTANCE = 1000
+NO_CLASS = -1
+
+
+class ImageOverlaps(NamedTuple):
+    """Numbers of pixels of the instances of an image.
+
+    Attributes:
+        truth_classes: (t,) class indices.
+        truth_areas: (t,) pixels.
+        truth_groups: (t,) bool, True for several instances that nobody told apart.
+        classes: (n,) class indices.
+        scores: (n,) of any scale.
+        areas: (n,) pixels, none of them 0.
+        void: (n,) pixels on what is not evaluated.
+        both: (n, t) pixels that both have, 0 for instances of two classes.
+    """
+
+    truth_classes: np.ndarray
+    truth_areas: np.ndarray
+    truth_groups: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+    areas: np.ndarray
+    void: np.ndarray
+    both: np.ndarray
+
+
+def image_overlaps(
+    values: np.ndarray,
+    vocabulary: Vocabulary,
+    masks: np.ndarray,
+    classes: np.ndarray,
+    scores: np.ndarray,
+) -> ImageOverlaps:
+    """Overlaps of the predicted instances of an image with the true ones.
+
+    Args:
+        values: (H, W) map of instance ids as Cityscapes has it: 1000 times the label id and a number, or the label id
+            alone of stuff and groups. Void are label ids alone that the vocabulary lacks: an instance of such a class
+            is not, as in cityscapesscripts.
+        vocabulary: classes, whose dataset ids are the label ids.
+        masks: (n, H, W) bool; those without a pixel are left out.
+        classes: (n,) class indices.
+        scores: (n,).
+    """
+    listed, positions = np.unique(values, return_inverse=True)
+    positions = positions.reshape(values.shape)
+    alone = listed < FIRST_INSTANCE
+    label_ids = np.where(alone, listed, listed // FIRST_INSTANCE).tolist()
+    index_of = vocabulary.dataset_id_to_index
+    labels = np.array([index_of.get(label, NO_CLASS) for label in label_ids])
+    truth = (labels != NO_CLASS) & vocabulary.thing[labels]
+    counts = np.array(
+        [np.bincount(positions[mask], minlength=len(listed)) for mask in masks], dtype=np.int64
+    ).reshape(len(masks), len(listed))
+    some = counts.any(axis=1)
+    classes, scores, counts = classes[some], scores[some], counts[some]
+    return ImageOverlaps(
+        labels[truth],
+        np.bincount(positions.ravel())[truth],
+        alone[truth],
+        classes,
+        scores,
+        counts.sum(axis=1),
+        counts[:, alone & (labels == NO_CLASS)].sum(axis=1),
+        counts[:, truth] * (classes[:, None] == labels[truth]),
+    )
+
+
+def cityscapes_precision(images: Sequence[ImageOverlaps], classes: int) -> np.ndarray:
+    """Average precision (K, T) in [0, 1]; NaN for a class without an instance that counts.
+
+    Args:
+        images: overlaps of every image.
+        classes: K.
+    """
+    values = np.full((classes, len(THRESHOLDS)), np.nan)
+    for label in range(classes):
+        own = [_of_class(image, label) for image in images]
+        own = [image for image in own if len(image.truth_areas) or len(image.areas)]
+        for position, threshold in enumerate(THRESHOLDS):
+            values[label, position] = _average_precision(own, threshold)
+    return values
+
+
+def _of_class(image: ImageOverlaps, label: int) -> ImageOverlaps:
+    truth = image.truth_classes == label
+    predicted = image.classes == label
+    return ImageOverlaps(
+        image.truth_classes[truth],
+        image.truth_areas[truth],
+        image.truth_groups[truth],
+        image.classes[predicted],
+        image.scores[predicted],
+        image.areas[predicted],
+        image.void[predicted],
+        image.both[predicted][:, truth],
+    )
+
+
+def _average_precision(images: Sequence[ImageOverlaps], threshold: float) -> float:
+    """Area below the curve of one class."""
+    truths: list[np.ndarray] = []
+    scores: list[np.ndarray] = []
+    missed = counted = predicted = 0
+    for image in images:
+        small = image.truth_areas < SMALLEST
+        counts = ~small & ~image.truth_groups
+        union = image.areas[:, None] + image.truth_areas[None] - image.both
+        hits = image.both / union > threshold
+        counted += int(counts.sum())
+        predicted += len(image.areas)
+        missed += int((counts & ~hits.any(axis=0)).sum())
+        for column in np.flatnonzero(counts & hits.any(axis=0)):
+            # The surest of several is the true one, the others are false.
+            matched = np.sort(image.scores[hits[:, column]])[::-1]
+            scores.append(matched)
+            truths.append(np.arange(len(matched)) == 0)
+        # Officially pixels of a small group are ignored twice.
+        ignored = image.void + image.both @ (small.astype(np.int64) + image.truth_groups)
+        false = ~hits.any(axis=1) & (ignored / image.areas <= threshold)
+        scores.append(image.scores[false])
+        truths.append(np.zeros(int(false.sum()), bool))
+    if not counted:
+        return np.nan
+    if not predicted:
+        return 0.0
+    return _area(np.concatenate(truths), np.concatenate(scores), missed)
+
+
+def _area(true: np.ndarray, scores: np.ndarray, missed: int) -> float:
+    """Area below precision over recall, with a point for each score and one at recall 0 and precision 1.
+
+    Args:
+        true: (m,) bool, which predictions are true.
+        scores: (m,).
+        missed: number of true instances without a prediction.
+    """
+    order = np.argsort(scores)
+    firsts = np.unique(scores[order], return_index=True)[1]
+    # True predictions of at least the score of each point, and all of them.
+    below = np.concatenate([[0], np.cumsum(true[order])])
+    right = below[-1] - below[firsts]
+    precision = np.append(right / (len(scores) - firsts), 1.0)
+    recall = np.append(right / max(below[-1] + missed, 1), 0.0)
+    padded = np.concatenate([recall[:1], recall, [0.0]])
+    return float(precision @ ((padded[:-2] - padded[2:]) / 2))
+
+
+class CityscapesAPEvaluator(DatasetEvaluator):
+    """Counts overlaps image by image, and merges all processes before anything is averaged."""
+
+    def __init__(
+        self,
+        *,
+        dataset_name: str,
+        vocabulary: Vocabulary,
+        image_ids: Sequence[Any],
+        seen: np.ndarray | None = None,
+    ) -> None:
+        """
+        Args:
+            dataset_name: name of the data set, for messages.
+            vocabulary: K classes; it says which are things.
+            image_ids: ids of the data set's images, each of which has to be evaluated.
+            seen: (K,) bool, classes of the training vocabulary; None splits nothing.
+        """
+        self.dataset_name = dataset_name
+        self.vocabulary = vocabulary
+        self.image_ids = list(image_ids)
+        self.seen = seen
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._images: dict[Any, ImageOverlaps] = {}
+
+    def process(
+        self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
+    ) -> None:
+        """Count the overlaps of a batch.
+
+        Args:
+            inputs: samples with "image_id" and "instance_map_file_name".
+            outputs: for each sample "instances", as `InstanceAPEvaluator` takes them.
+
+        Raises:
+            InputError: an instance map cannot be read.
+        """
+        for sample, output in zip(inputs, outputs, strict=True):
+            instances = output["instances"]
+            values = read_indices(sample["instance_map_file_name"], True, truth_pixels(sample))
+            self._images[sample["image_id"]] = image_overlaps(
+                values.astype(np.int64),
+                self.vocabulary,
+                instances.pred_masks.cpu().numpy().astype(bool),
+                instances.pred_classes.cpu().numpy(),
+                instances.scores.cpu().numpy(),
+            )
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Merge all processes and average.
+
+        Returns:
+            {"cityscapes": "Cityscapes-AP" and "Cityscapes-AP50" in percent, the former also of seen and unseen
+            classes}, the same in every process.
+
+        Raises:
+            InputError: images are missing (in every process, so that none waits).
+        """
+        return {"cityscapes": compare_in_one_process(self._images, self._compare)}
+
+    def _compare(self, predicted: Mapping[Any, ImageOverlaps]) -> dict[str, float]:
+        require_predictions(self.image_ids, predicted, self.dataset_name)
+        images = [predicted[image] for image in self.image_ids]
+        precision = 100 * cityscapes_precision(images, len(self.vocabulary))
+        counts = ~np.isnan(precision[:, 0])
+        groups = {"": counts}
+        if self.seen is not None:
+            groups |= {"-seen": counts & self.seen, "-unseen": counts & ~self.seen}
+        results = {
+            f"Cityscapes-AP{suffix}": float(precision[chosen].mean()) if chosen.any() else np.nan
+            for suffix, chosen in groups.items()
+        }
+        half = float(precision[counts, 0].mean()) if counts.any() else np.nan
+        return results | {"Cityscapes-AP50": half}

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from clipself_seg.checkpoints.shipped import SHIPPED_MODELS, SHIPPED_TAGS
 from clipself_seg.errors import nearest
 
 ZOO = Path(__file__).resolve().parent.parent / "zoo.yaml"
@@ -77,7 +78,8 @@ def suggestion(given: str) -> str:
     for entry in zoo().values():
         if file == entry.file.lower():
             return f'"{entry.name}" is the name of the official file, by which it is fetched'
-    return f"or the name of an official checkpoint (README): {nearest(given, zoo())}"
+    names = {*zoo(), *SHIPPED_TAGS, *SHIPPED_MODELS}
+    return f"or a name of an official checkpoint or of one of this project (README): {nearest(given, names)}"
 
 
 def official(key: str, config: str | os.PathLike[str]) -> str:

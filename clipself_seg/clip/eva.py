@@ -26,6 +26,7 @@ from clipself_seg.clip.kind import (
 )
 from clipself_seg.clip.layers import (
     attend_with_mask_tokens,
+    attention,
     head_gates,
     merge_heads,
     scale_heads,
@@ -117,7 +118,7 @@ class RotaryAttention(nn.Module):
     ) -> Tensor:
         k, v = self._key_and_value(x_BLD, rotary)
         mask = None if allowed_BQL is None else allowed_BQL[:, None]
-        attended = merge_heads(F.scaled_dot_product_attention(q_BHQC, k, v, attn_mask=mask))
+        attended = merge_heads(attention(q_BHQC, k, v, mask=mask))
         return self.proj(self.inner_attn_ln(attended))
 
 

@@ -22,10 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip.linear import Linear, linear
-from clipself_seg.clip.pieces import at_once
+from clipself_seg.clip.linear import Linear, is_stock, linear
+from clipself_seg.clip.pieces import at_once, on_cpu
 from clipself_seg.clip.positions import rotate
 
+MANY_TOKENS = 2048  # for which heads of their own memory save a CPU more than the copies cost
 CPU_NUMBERS = 2**18  # numbers that an activation processes at once, within a core's cache
 
 
@@ -65,6 +66,42 @@ def merge_heads(x_BHLC: Tensor) -> Tensor:
     return x_BHLC.transpose(1, 2).flatten(2)
 
 
+def attention(
+    q_BHQC: Tensor,
+    k_BHLC: Tensor,
+    v_BHLC: Tensor,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+) -> Tensor:
+    """Softmax attention of torch, (B, H, Q, C).
+
+    Heads are slices of the tokens' channels, and rows that far apart share few places of a CPU's cache: with many
+    tokens the heads are copied apart first. The result is the same to the last bit.
+
+    Args:
+        q_BHQC: queries.
+        k_BHLC: keys.
+        v_BHLC: values.
+        mask: boolean, True where a query may attend to a key, or what is added to the scores; it broadcasts.
+        causal: whether a token attends to itself and earlier ones alone.
+    """
+    if _apart(q_BHQC, k_BHLC):
+        q_BHQC, k_BHLC, v_BHLC = (x.contiguous() for x in (q_BHQC, k_BHLC, v_BHLC))
+    return F.scaled_dot_product_attention(q_BHQC, k_BHLC, v_BHLC, attn_mask=mask, is_causal=causal)
+
+
+def _apart(q_BHQC: Tensor, k_BHLC: Tensor) -> bool:
+    """Whether heads of their own memory pay."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.is_grad_enabled()  # the copies would be kept
+        and not is_stock()
+        and on_cpu(q_BHQC)
+        and min(q_BHQC.shape[2], k_BHLC.shape[2]) >= MANY_TOKENS
+    )
+
+
 def head_gates(x_BLD: Tensor, weight_HD: Tensor, bias_H: Tensor) -> Tensor:
     """Factor of the value of each head and token, ``2 sigmoid(W x + b)`` in (0, 2), (B, L, H).
 
@@ -97,10 +134,8 @@ def attend_with_mask_tokens(
         v_BHLC: values of the tokens.
         allowed_BQL: boolean, True where a mask token may attend to a token.
     """
-    tokens = F.scaled_dot_product_attention(tokens_BHLC, k_BHLC, v_BHLC)
-    mask_tokens = F.scaled_dot_product_attention(
-        mask_tokens_BHQC, k_BHLC, v_BHLC, attn_mask=allowed_BQL[:, None]
-    )
+    tokens = attention(tokens_BHLC, k_BHLC, v_BHLC)
+    mask_tokens = attention(mask_tokens_BHQC, k_BHLC, v_BHLC, mask=allowed_BQL[:, None])
     return torch.cat([merge_heads(tokens), merge_heads(mask_tokens)], dim=1)
 
 
@@ -125,13 +160,13 @@ class PackedAttention(nn.Module):
         packed = linear(x_BLD, self.in_proj_weight, self.in_proj_bias)
         q, k, v = (split_heads(part, self.heads) for part in packed.chunk(3, dim=-1))
         mask = None if keys_BL is None else keys_BL[:, None, None]
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        attended = attention(q, k, v, mask=mask, causal=causal)
         return self.out_proj(merge_heads(attended))
 
     def forward_rotated(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
         """`forward` with queries and keys turned by the table of `positions.rotary_factors`, (B, L, D)."""
         q, k, v = self._project(x_BLD, x_BLD)
-        attended = F.scaled_dot_product_attention(rotate(q, rotary), rotate(k, rotary), v)
+        attended = attention(rotate(q, rotary), rotate(k, rotary), v)
         return self.out_proj(merge_heads(attended))
 
     def value_path(self, x_BLD: Tensor, gates_BLH: Tensor | None = None) -> Tensor:
@@ -161,7 +196,7 @@ class PackedAttention(nn.Module):
         """Attention of mask tokens to the tokens that the boolean `allowed_BQL` allows, (B, Q, D)."""
         q, k, v = self._project(mask_tokens_BQD, x_BLD)
         mask = None if allowed_BQL is None else allowed_BQL[:, None]
-        return self.out_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)))
+        return self.out_proj(merge_heads(attention(q, k, v, mask=mask)))
 
     def forward_with_mask_tokens(self, x_BRD: Tensor, allowed_BQL: Tensor) -> Tensor:
         """`forward` of the tokens and `forward_mask_tokens` of the rows after them, (B, R, D)."""

@@ -96,6 +96,11 @@ def stock_linear() -> Iterator[None]:
         _stock.reset(token)
 
 
+def is_stock() -> bool:
+    """Whether `stock_linear` holds."""
+    return _stock.get()
+
+
 class Linear(nn.Linear):
     """`nn.Linear` that calls `linear`."""
 
@@ -120,7 +125,7 @@ def _pays(x: Tensor, weight: Tensor) -> bool:
     """Whether the convolution is possible and faster."""
     return (
         not torch.compiler.is_compiling()  # first: compilers have products of their own
-        and not _stock.get()  # before the rows: an exported graph must not depend on their number
+        and not is_stock()  # before the rows: an exported graph must not depend on their number
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.numel() >= FEWEST_ROWS * x.shape[-1]

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip.layers import merge_heads
+from clipself_seg.clip.layers import attention, merge_heads
 from clipself_seg.errors import InputError
 
 NONE = "none"
@@ -79,7 +79,7 @@ def _self_attended(
 ) -> Tensor:
     """Values (B, H, N, C) of the patches by softmax(s x x^T + bias), by torch's kernels."""
     patches_BHNC = x_BHLC[:, :, _prefix(x_BHLC, grid) :]
-    return F.scaled_dot_product_attention(patches_BHNC, x_BHLC, v_BHLC, attn_mask=bias_NL)
+    return attention(patches_BHNC, x_BHLC, v_BHLC, mask=bias_NL)
 
 
 def _qq(q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> tuple[Tensor, Grid]:

@@ -81,7 +81,8 @@ class SemSegWorkload(Workload):
 
     def _inference_runs(self) -> dict[str, Run]:
         model, views = self.model, len(self.model.layout.corners) + 1
-        text, features = flops.text_flops(model), flops.feature_flops(model, views)
+        text = flops.text_flops(model, self.device)
+        features = flops.feature_flops(model, views)
         aggregator = flops.aggregator_flops(model, views)
         image = text + features + flops.upsample_flops(model, views) + aggregator
         return {
@@ -183,7 +184,8 @@ class SemSegWorkload(Workload):
 
     def _training_runs(self) -> dict[str, Run]:
         batch = self.case.batch
-        step = flops.step_flops(self.model, batch) + flops.text_flops(self.model, training=True)
+        text = flops.text_flops(self.model, self.device, training=True)
+        step = flops.step_flops(self.model, batch) + text
         return {
             "step": Run(self._step, step, memory=True, calls=2),
             "plain step": Run(self._plain_step, step, memory=True, calls=2),

@@ -16,21 +16,21 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipself_seg.clip.prompts import TEMPLATES
-from clipself_seg.clip.text import BATCH
+from clipself_seg.clip.text import texts_at_once
 from clipself_seg.heads.cat_seg.cost_aggregator import Guidance
 from clipself_seg.models import CATSeg
 
 
-def text_flops(model: CATSeg, training: bool = False) -> int:
+def text_flops(model: CATSeg, device: torch.device, training: bool = False) -> int:
     """Encoding the vocabulary once; in training with its backward pass for queries and values.
 
-    Without gradients texts of like length are encoded together, else all at the length of the longest.
+    Texts of like length are encoded together, each batch at the length of its longest; the device says how many.
     """
     tower: Any = model.clip.text
     templates = TEMPLATES[model.texts.templates]
     prompts = [t.format(name) for names in model.names for name in names for t in templates]
     lengths = (model.clip.tokenize(prompts).argmax(dim=-1) + 1).sort().values
-    batches = lengths.split(len(lengths) if training else BATCH)
+    batches = lengths.split(texts_at_once(device, training))
     block = tower.transformer.resblocks[0]
     width, depth = len(block.ln_1.weight), len(tower.transformer.resblocks)
     linear = 4 * width**2 + 2 * block.mlp.c_fc.weight.numel()

@@ -119,7 +119,7 @@ def _cat_seg(cfg: CfgNode, half: bool) -> tuple[int, int, int]:
     model.aggregator.classes_at_once = 0  # groups are for the cache of a CPU
     flops = step_flops(model, 1)
     if any(parameter.requires_grad for parameter in model.clip.text.parameters()):
-        flops += text_flops(model, training=True)
+        flops += text_flops(model, torch.device("cuda"), training=True)
     side, sizes = cfg.INPUT.CROP.SIZE[0], model.aggregator.sizes
     with FakeTensorMode(allow_non_fake_inputs=True):
         text = torch.zeros(len(model.names), sizes.prompts, sizes.text, requires_grad=True)

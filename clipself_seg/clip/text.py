@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from clipself_seg.clip.layers import ResidualBlock, Transformer
+from clipself_seg.clip.pieces import at_once
 from clipself_seg.clip.recomputation import run_block
 from clipself_seg.errors import InputError
 
 BATCH = 256  # prompts encoded together where no gradient is needed
+TRAINED_BATCH = 64  # and on a CPU where one is: fewer tokens behind the ends of texts, and rows enough for its cores
 MANY = 4096  # prompts that deserve a progress bar
 
 
@@ -156,13 +158,18 @@ class NoTextTower(TextEncoder):
         return nn.ModuleList()
 
 
+def texts_at_once(device: torch.device, training: bool) -> int:
+    """Number of prompts of like length that are encoded together, with gradients if `training`."""
+    return at_once(device, TRAINED_BATCH, 1) if training else BATCH
+
+
 def encode_prompts(
     tower: TextEncoder, tokens_KT: Tensor, *, checkpointing: bool = False, stable: bool = True
 ) -> Tensor:
     """Text embeddings (K, E), not normalised, of token ids (K, T), on the tower's device.
 
-    With gradients enabled all texts are encoded at once, else in batches of like length, since CLIP's
-    tower cuts a batch at its longest text.
+    Texts are encoded in batches of like length, since CLIP's tower cuts a batch at its longest text; with gradients
+    enabled a GPU encodes all at once.
 
     Args:
         tower: encodes.
@@ -170,11 +177,14 @@ def encode_prompts(
         checkpointing: with gradients, recompute the tower's blocks in the backward pass.
         stable: texts of one length keep their order in the batches, on which the last digits depend.
     """
-    if torch.is_grad_enabled():
+    training = torch.is_grad_enabled()
+    like = next(tower.parameters(), tokens_KT)  # a tower that refuses texts has none
+    size = texts_at_once(like.device, training)
+    if training and len(tokens_KT) <= size:
         return tower(tokens_KT, checkpointing)
     order_K = tower.lengths(tokens_KT).argsort(stable=stable)
-    bar = tqdm(order_K.split(BATCH), "texts", leave=False, disable=len(tokens_KT) < MANY)
-    encoded_KE = torch.cat([tower(tokens_KT[batch]) for batch in bar])
+    bar = tqdm(order_K.split(size), "texts", leave=False, disable=len(tokens_KT) < MANY)
+    encoded_KE = torch.cat([tower(tokens_KT[batch], checkpointing) for batch in bar])
     return encoded_KE[order_K.argsort().to(encoded_KE.device, non_blocking=True)]
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipself_seg.clip import TextBank, class_texts, load_clip
+from clipself_seg.clip import TextBank, class_texts, load_clip, text
 from clipself_seg.clip.class_texts import ClassTexts
 from clipself_seg.clip.prompts import class_prompts
 from clipself_seg.clip.text import BATCH, encode_prompts
@@ -112,6 +112,19 @@ def test_prompts_come_back_in_their_order_from_batches_of_like_length(texts):
     assert torch.equal(found, expected)
 
 
+def test_batches_of_like_length_have_the_gradients_of_one_batch(texts, monkeypatch):
+    prompts = [f"a cat{' and cat' * (index % 5)} {index}" for index in range(9)]
+    tokens = texts.clip.tokenize(prompts)
+    tower = texts.clip.text.double()
+    weights = [tower.text_projection, tower.blocks[0].attn.out_proj.weight]
+    results = []
+    for size in (9, 4):
+        monkeypatch.setattr(text, "TRAINED_BATCH", size)
+        encoded = encode_prompts(tower, tokens)
+        results.append((encoded, *torch.autograd.grad(encoded.sin().sum(), weights)))
+    torch.testing.assert_close(*results, atol=1e-10, rtol=1e-8)
+
+
 def test_names_are_written_as_they_are_and_synonyms_averaged(texts):
     assert class_prompts("Traffic_Light ", "cat_seg", clean=False) == [
         "A photo of a Traffic_Light  in the scene"
@@ -133,7 +146,7 @@ def test_sentences_are_batched_as_for_the_shipped_numbers(texts, tmp_path, monke
     tokens = texts.clip.tokenize(names)
     order = tokens.argmax(dim=-1).argsort(stable=stable)
     forward, batches = texts.clip.text.forward, []
-    monkeypatch.setattr(texts.clip.text, "forward", lambda t: batches.append(t) or forward(t))
+    monkeypatch.setattr(texts.clip.text, "forward", lambda t, _: batches.append(t) or forward(t))
     if stable:
         TextBank(texts.clip, "bare", cache_dir=tmp_path).embed_raw(names)
     else:

@@ -12,6 +12,7 @@ from clipself_seg.clip import TextBank, class_texts, load_clip, text
 from clipself_seg.clip.class_texts import ClassTexts
 from clipself_seg.clip.prompts import class_prompts
 from clipself_seg.clip.text import BATCH, encode_prompts
+from clipself_seg.errors import InputError
 from clipself_seg.models.parameter_groups import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
 
@@ -123,6 +124,13 @@ def test_batches_of_like_length_have_the_gradients_of_one_batch(texts, monkeypat
         encoded = encode_prompts(tower, tokens)
         results.append((encoded, *torch.autograd.grad(encoded.sin().sum(), weights)))
     torch.testing.assert_close(*results, atol=1e-10, rtol=1e-8)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_tower_without_parameters_says_itself_that_there_is_no_text(texts, training):
+    tower = text.NoTextTower(context_length=77, source="an.pt")
+    with torch.set_grad_enabled(training), pytest.raises(InputError, match="an.pt"):
+        encode_prompts(tower, texts.clip.tokenize(["a cat"]))
 
 
 def test_names_are_written_as_they_are_and_synonyms_averaged(texts):

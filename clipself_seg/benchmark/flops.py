@@ -13,6 +13,7 @@ import copy
 from typing import Any, NamedTuple
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -85,10 +86,13 @@ def _mlp_weights(tower: TransformerTower) -> int:
 
 
 def _counted_flops(tower: ImageTower, dense_size: int, image_size: int) -> TowerFlops:
-    tower = copy.deepcopy(tower).to("meta")
+    tower = copy.deepcopy(tower)
+    first = next(tower.parameters())
+    if not isinstance(first, FakeTensor):  # which has no memory either, and cannot be moved
+        first = next(tower.to("meta").parameters())
     train_last_blocks(tower, -1)
     dense_input, crop = (
-        torch.zeros(1, 3, side, side, device="meta") for side in (dense_size, image_size)
+        torch.zeros(1, 3, side, side, device=first.device) for side in (dense_size, image_size)
     )
     return TowerFlops(*count_tower_flops(tower, dense_input, crop))
 

@@ -50,6 +50,8 @@ LEFT_OUT = {
 LEFT_OUT |= {"TEST.NUMBERS.SIMILARITY", "TEST.PANOPTIC.LABEL_FILES"}
 LEFT_OUT |= {f"MODEL.SEM_SEG_HEAD.{name}_CLASS_JSON" for name in ("TRAIN", "TEST")}
 LEFT_OUT -= FILE_KEYS.keys()
+# Decides no prediction, and is allowed since folders of earlier versions have it.
+NOT_WRITTEN = {*LEFT_OUT, "TEST.EVAL_PERIOD"}
 # MODEL.META_ARCHITECTURE -> module below `clipself_seg.prediction`, class of its predictor, and option of predict.
 PREDICTORS = {
     "CATSeg": ("semantic", "Predictor", "--semantic"),
@@ -74,7 +76,7 @@ def write_folder_config(cfg: CfgNode, path: Path, clip_name: str, files: Mapping
     values = {
         key: value
         for key, (value, _) in values_and_defaults(cfg).items()
-        if key.startswith(SECTIONS) and key not in LEFT_OUT
+        if key.startswith(SECTIONS) and key not in NOT_WRITTEN
     }
     own = {"MODEL.CLIP.NAME": clip_name, "MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED": ""}
     values |= dict.fromkeys(FILE_KEYS, "") | own | dict(files)

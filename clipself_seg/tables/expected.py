@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 from clipself_seg.benchmark.recipes import recipe
 from clipself_seg.checkpoints.zoo import zoo
+from clipself_seg.clip.build import find_architecture
+from clipself_seg.clip.openai_vit import OPENAI_VIT
 from clipself_seg.config import load_config
 from clipself_seg.tables.page import markdown_table
 from clipself_seg.tables.specs import RunOf
@@ -63,10 +65,10 @@ unless a name stands behind them. Written by `python -m clipself_seg.tables.expe
   behind it. It is a lower bound: the teacher's crops, losses, texts of CAT-Seg, and what CUDA and its allocator
   take are not in it. Fewer images, `MODEL.CLIP.CHECKPOINTING True` or `SOLVER.ACCUMULATE` need less.
 * Configurations that only evaluate have no costs, nor has the stock RPN, whose step is not computed. Neither
-  is ODISE's: its U-Net has no weights here. Its authors trained it for 6 days on 32 V100 (ODISE's
-  GETTING_STARTED), 4,608 hours of them. The pyramids have the schedule of FC-CLIP, whose authors say 3.2 days
-  on 8 V100 (its README); the rates are ViTs', not those of its convolutions. `ovrcoat_convnext_large` trains as
-  FC-CLIP, not as its authors did.
+  is CAT-Seg's on a CLIP whose tokenizer is a file of its own, nor ODISE's: its U-Net has no weights here. Its
+  authors trained it for 6 days on 32 V100 (ODISE's GETTING_STARTED), 4,608 hours of them. The
+  pyramids have the schedule of FC-CLIP, whose authors say 3.2 days on 8 V100 (its README); the rates are ViTs',
+  not those of its convolutions. `ovrcoat_convnext_large` trains as FC-CLIP, not as its authors did.
 """
 
 
@@ -158,6 +160,9 @@ def cost(name: str) -> list[str]:
     ):
         drawn = f"{solver.IMS_PER_BATCH * solver.MAX_ITER:,}"
         return [drawn, "not computed", "authors: 4,608 of V100", "not computed"]
+    kind = find_architecture(cfg.MODEL.CLIP.NAME).kind
+    if name.startswith("semseg/") and kind.tokenizer is not OPENAI_VIT.tokenizer:
+        return [f"{solver.IMS_PER_BATCH * solver.MAX_ITER:,}", *["not computed"] * 3]
     made = recipe(cfg, solver.AMP.ENABLED)
     if made is None:
         return [""] * 4

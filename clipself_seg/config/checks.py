@@ -233,7 +233,7 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         "MODEL.ZERO_SHOT.MASKS",
         "MODEL.META_ARCHITECTURE",
-        'empty but for ZeroShotSegmenter, and "" where no folder has masks',
+        "empty but for ZeroShotSegmenter, which can read pixels within masks",
         lambda masks, model: not masks or model == "ZeroShotSegmenter",
     ),
     Relation(

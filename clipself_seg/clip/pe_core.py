@@ -164,6 +164,7 @@ def _read_sizes(tensors: Tensors) -> Sizes:
 
 
 MARKS = ("attn_pool.latent", "norm_pre.weight", "head.weight")
+SCALARS = {"logit_scale": math.log(1 / 0.07)}  # before training
 _KEYS = {
     "visual.attn_pool.latent": 3,
     "visual.norm_pre.weight": 1,
@@ -180,13 +181,11 @@ PE_CORE = TowerKind(
     layouts={
         "open_clip": Layout(
             marks=tuple(f"visual.trunk.{mark}" for mark in MARKS),
-            read=read_trunk,
+            read=functools.partial(read_trunk, scalars=SCALARS),
             write=write_trunk,
         ),
         "official": Layout(write=write_trunk),
-        "timm": Layout(
-            marks=MARKS, read=functools.partial(read_timm, logit_scale=math.log(1 / 0.07))
-        ),
+        "timm": Layout(marks=MARKS, read=functools.partial(read_timm, scalars=SCALARS)),
     },
     positions={"visual.pos_embed": PositionTable()},
     mean=(0.5, 0.5, 0.5),

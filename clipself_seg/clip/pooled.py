@@ -254,15 +254,32 @@ class PooledTower(TransformerTower):
         }
 
 
-def read_trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Native names of open_clip's tensors, whose image tower has timm's names below ``visual.trunk.``."""
+def read_trunk(tensors: Mapping[str, Tensor], scalars: Mapping[str, float]) -> dict[str, Tensor]:
+    """Native names of open_clip's tensors, whose image tower has timm's names below ``visual.trunk.``.
+
+    Args:
+        tensors: of a file.
+        scalars: logit scale and bias before training, as for `alone`.
+    """
     native = {}
     for name, tensor in tensors.items():
         name = name.replace(TRUNK, "visual.") if name.startswith(TRUNK) else name
         if name.startswith(BLOCKS):
             name = replace(name, TIMM_BLOCK, backwards=True)
         native[name] = tensor
-    return native
+    return alone(native, scalars)
+
+
+def read_timm(tensors: Mapping[str, Tensor], scalars: Mapping[str, float]) -> dict[str, Tensor]:
+    """As `read_trunk`, of timm's tensors, which are the image tower alone and have no prefix."""
+    return read_trunk({f"{TRUNK}{name}": tensor for name, tensor in tensors.items()}, scalars)
+
+
+def alone(native: dict[str, Tensor], scalars: Mapping[str, float]) -> dict[str, Tensor]:
+    """Native tensors, with scalars by their names if they are an image tower alone, which has none of its own."""
+    if any(name.startswith("text.") for name in native):
+        return native
+    return {name: torch.tensor(value) for name, value in scalars.items()} | native
 
 
 def write_trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -273,14 +290,3 @@ def write_trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = replace(name, TIMM_BLOCK)
         named[name.replace("visual.", TRUNK, 1) if name.startswith("visual.") else name] = tensor
     return named
-
-
-def read_timm(tensors: Mapping[str, Tensor], **scalars: float) -> dict[str, Tensor]:
-    """Native names of timm's tensors, which are the image tower alone.
-
-    Args:
-        tensors: of a file.
-        scalars: logit scale and bias before training, for no file of timm's has them.
-    """
-    native = read_trunk({f"{TRUNK}{name}": tensor for name, tensor in tensors.items()})
-    return native | {name: torch.tensor(value) for name, value in scalars.items()}

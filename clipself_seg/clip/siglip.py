@@ -279,6 +279,7 @@ VARIANTS = {
     "naflex": functools.partial(_in_transformers, "bilinear"),
 }
 SCALE = 10.0
+SCALARS = {"logit_scale": math.log(SCALE), "logit_bias": -10.0}  # before training
 LATENT = "attn_pool.latent"
 SIGLIP = TowerKind(
     name="SigLIP ViT",
@@ -289,14 +290,17 @@ SIGLIP = TowerKind(
     key_tensors={"visual.attn_pool.latent": 3, "visual.patch_embed.proj.weight": 4},
     read_sizes=_read_sizes,
     layouts={
-        "open_clip": Layout(marks=(f"visual.trunk.{LATENT}",), read=read_trunk, write=write_trunk),
-        "official": Layout(write=write_trunk),
-        "timm": Layout(
-            marks=(LATENT,),
-            read=functools.partial(read_timm, logit_scale=math.log(SCALE), logit_bias=-10.0),
+        "open_clip": Layout(
+            marks=(f"visual.trunk.{LATENT}",),
+            read=functools.partial(read_trunk, scalars=SCALARS),
+            write=write_trunk,
         ),
+        "official": Layout(write=write_trunk),
+        "timm": Layout(marks=(LATENT,), read=functools.partial(read_timm, scalars=SCALARS)),
         "transformers": Layout(
-            marks=("vision_model.head.probe",), read=read_siglip, variant=_variant
+            marks=("vision_model.head.probe",),
+            read=functools.partial(read_siglip, scalars=SCALARS),
+            variant=_variant,
         ),
     },
     positions={"visual.pos_embed": PositionTable(first=0)},

@@ -9,13 +9,14 @@ from __future__ import annotations
 import html
 import math
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from clipself_seg.clip.file_names import replace
 from clipself_seg.clip.kind import Architecture, Tensors
+from clipself_seg.clip.pooled import alone
 from clipself_seg.clip.tokenizer_files import FileTokenizer, repository_tokenizer
 from clipself_seg.clip.tokenizers import Tokenizer
 
@@ -50,8 +51,13 @@ GEMMA = (
 )
 
 
-def read_siglip(tensors: Tensors) -> dict[str, Tensor]:
-    """Native names of transformers' tensors."""
+def read_siglip(tensors: Tensors, scalars: Mapping[str, float]) -> dict[str, Tensor]:
+    """Native names of transformers' tensors.
+
+    Args:
+        tensors: of a file.
+        scalars: logit scale and bias before training, as for `pooled.alone`.
+    """
     native: dict[str, Tensor] = {}
     packed: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -74,7 +80,7 @@ def read_siglip(tensors: Tensors) -> dict[str, Tensor]:
             native[name] = tensor
     for name, parts in packed.items():
         native[name] = torch.cat([parts[matrix] for matrix in MATRICES if matrix in parts])
-    return native | _as_images(native)
+    return alone(native | _as_images(native), scalars)
 
 
 def _as_images(native: dict[str, Tensor]) -> dict[str, Tensor]:

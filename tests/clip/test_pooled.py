@@ -12,7 +12,8 @@ from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.clip import DenseCLIP, load_clip, save_clip, siglip
 from clipself_seg.clip.build import find_architecture
 from clipself_seg.clip.kinds import KINDS
-from clipself_seg.clip.pooled import LatentPool
+from clipself_seg.clip.pe_core import PECoreTower, Shape
+from clipself_seg.clip.pooled import LatentPool, read_timm
 from clipself_seg.clip.siglip_files import SiglipTokenizer, canonical
 from clipself_seg.clip.signatures import signature_of
 from clipself_seg.clip.tokenizer_files import FileTokenizer
@@ -273,12 +274,36 @@ def test_the_towers_are_open_clips_and_timms(clip, open_clip_model, tmp_path):
 
 @torch.no_grad()
 def test_an_image_tower_of_timm_alone_loads_without_texts(clip, open_clip_model, tmp_path):
-    torch.save(open_clip_model.visual.trunk.state_dict(), tmp_path / "timm.pt")
-    loaded = load_clip(clip.name, tmp_path / "timm.pt")
-    images = pixels(width=32)
-    torch.testing.assert_close(loaded.visual(images), open_clip_model.encode_image(images), **CLOSE)
+    images, visual = pixels(width=32), open_clip_model.visual
+    prefixed = {f"visual.{name}": tensor for name, tensor in visual.state_dict().items()}
+    for tensors in (prefixed, visual.trunk.state_dict()):
+        torch.save(tensors, tmp_path / "timm.pt")
+        loaded = load_clip(clip.name, tmp_path / "timm.pt")
+        torch.testing.assert_close(loaded.visual(images), visual(images), **CLOSE)
+        assert "no text tower" in str(loaded.report)
     with pytest.raises(InputError, match="timm.pt has an image tower alone"):
         loaded.encode_text("a dog")
+
+
+@torch.no_grad()
+def test_the_largest_pe_core_has_no_class_token_and_counts_cells_from_0():
+    timm = pytest.importorskip("timm")
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    sizes |= {"ref_feat_shape": (4, 4), "num_classes": 24}
+    model = timm.create_model("vit_pe_core_gigantic_patch14_448", **sizes).eval()
+    for parameter in model.parameters():
+        parameter += 0.1 * torch.randn_like(parameter)
+    tower = PECoreTower(
+        image_size=32, shape=Shape(32, 2, 2, 8, 4, 8960 / 1536, False), embed_dim=24
+    )
+    native = read_timm(model.state_dict(), {})
+    tower.load_state_dict({name.removeprefix("visual."): t for name, t in native.items()})
+    images = pixels(width=32)
+    torch.testing.assert_close(tower(images), model(images), **CLOSE)
+    whole = torch.ones(1, 4, 4, dtype=torch.bool)
+    torch.testing.assert_close(
+        tower.masked_attention(images, [whole, whole]), model(images), **CLOSE
+    )
 
 
 def _transformers_model(kind: str):
@@ -318,6 +343,12 @@ def test_siglip_is_transformers(kind, tmp_path):
     wanted = model.text_model(input_ids=tokens).pooler_output
     torch.testing.assert_close(loaded.text(tokens), wanted, **CLOSE)
     assert loaded.architecture.variant in str(loaded.report)
+    torch.save(
+        {name: t for name, t in model.state_dict().items() if name.startswith("vision_model.")},
+        tmp_path / "image.pt",
+    )
+    alone = load_clip("small-SigLIP", tmp_path / "image.pt")
+    torch.testing.assert_close(alone.visual(images), loaded.visual(images), **CLOSE)
     save_clip(loaded, tmp_path / "again.safetensors")
     again = load_clip("small-SigLIP", tmp_path / "again.safetensors")
     torch.testing.assert_close(again.visual(images), loaded.visual(images), **CLOSE)

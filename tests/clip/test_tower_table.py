@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import pytest
+
 from clipself_seg.clip.kinds import KINDS
 from clipself_seg.clip.prompts import TEMPLATES
 from clipself_seg.clip.tower_table import kinds_table, weights_table
 from tests.conftest import ROOT
 
 
-def test_the_page_has_both_tables():
+@pytest.fixture(scope="module")
+def weights() -> str:
+    return weights_table()
+
+
+def test_the_page_has_both_tables(weights):
     page = (ROOT / "docs/towers.md").read_text()
-    for table in (kinds_table(), weights_table()):
+    for table in (kinds_table(), weights):
         assert table in page, "python tools/write_towers_table.py"
     assert all(kind.templates in TEMPLATES for kind in KINDS.values())
 
 
-def test_licences_are_the_publishers_own():
-    rows = {row.split(" | ")[0]: row for row in weights_table().splitlines()}
+def test_licences_are_the_publishers_own(weights):
+    rows = {row.split(" | ")[0]: row for row in weights.splitlines()}
     assert rows["| `ViT-B-16-SigLIP2`"].endswith("| `webli` | Apache-2.0 (timm) |")
     assert "| CC-BY-NC" in rows["| `ViT-bigG-14-quickgelu`"]
     assert "| Apple's own |" in rows["| `ViT-H-14-378-quickgelu`"]

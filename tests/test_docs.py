@@ -66,6 +66,14 @@ def test_identifiers_of_the_map_exist():
     assert sorted(named - known) == []
 
 
+def test_configurations_of_fcclip_and_its_successors_that_a_page_names_exist():
+    there = {path.stem for path in (ROOT / "configs" / "panoptic").glob("*.yaml")}
+    spans = {span for page in PAGES for span in code_spans(page.read_text())}
+    named = {span for span in spans if re.fullmatch(r"(fcclip|ovrcoat)_\w+", span)}
+    assert len(named) >= 10
+    assert sorted(named - there) == []
+
+
 def test_every_folder_of_the_package_is_in_the_map_of_the_readme():
     folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
     spans = {span.rstrip("/").split("/")[-1] for span in code_spans(README_MAP)}

@@ -5,7 +5,7 @@ Native names are those of the modules here: ``visual.*``, ``text.*``, ``logit_sc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -67,6 +67,19 @@ def replace(name: str, pairs: Iterable[tuple[str, str]], backwards: bool = False
     for native, other in pairs:
         name = name.replace(other, native) if backwards else name.replace(native, other)
     return name
+
+
+def stacked(tensors: Mapping[str, Tensor], parts: Sequence[str], whole: str) -> dict[str, Tensor]:
+    """Tensors in which those of whose names `parts` are a part are one, in their order, if all are there and alike."""
+    joined = dict(tensors)
+    for name in tensors:
+        if parts[0] not in name:
+            continue
+        names = [name.replace(parts[0], part) for part in parts]
+        alike = {(tensors[n].shape, tensors[n].dtype) if n in tensors else None for n in names}
+        if len(alike) == 1 and tensors[name].dim():
+            joined[name.replace(parts[0], whole)] = torch.cat([joined.pop(n) for n in names])
+    return joined
 
 
 # OpenAI's, open_clip's and CLIPSelf's names of OpenAI ViTs and ResNets.

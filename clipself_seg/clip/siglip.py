@@ -261,8 +261,8 @@ def _read_sizes(tensors: Tensors) -> Sizes:
 
 def _variant(tensors: Tensors) -> str:
     """Which of `VARIANTS` transformers' tensors are of."""
-    flattened = tensors["vision_model.embeddings.patch_embedding.weight"].dim() == 2
-    return "naflex" if flattened else "transformers"
+    kernel = tensors.get("vision_model.embeddings.patch_embedding.weight")
+    return "naflex" if kernel is not None and kernel.dim() == 2 else "transformers"
 
 
 def _in_transformers(positions: str, architecture: Architecture) -> Architecture:
@@ -308,7 +308,7 @@ SIGLIP = TowerKind(
     std=(0.5, 0.5, 0.5),
     tokenizer=siglip_tokenizer,
     templates="openai80",
-    scale=SCALE,
+    scale=10.0,
     image_files=True,
     variants=VARIANTS,
 )

@@ -11,10 +11,9 @@ import math
 import string
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
-from clipself_seg.clip.file_names import replace
+from clipself_seg.clip.file_names import replace, stacked
 from clipself_seg.clip.kind import Architecture, Tensors
 from clipself_seg.clip.pooled import alone
 from clipself_seg.clip.tokenizer_files import FileTokenizer, repository_tokenizer
@@ -44,7 +43,7 @@ PARTS = (  # beginnings of native names, and transformers'
 )
 STACKS = ("visual.blocks.", "text.transformer.resblocks.")
 POOL = "vision_model.head.attention.in_proj_"
-MATRICES = ("q_proj", "k_proj", "v_proj")
+MATRICES = (".self_attn.q_proj.", ".self_attn.k_proj.", ".self_attn.v_proj.")
 END = 1  # id of the token that ends a text
 GEMMA = (
     256_000  # ids of SigLIP 2's vocabulary, which pads with 0; SigLIP's own pad with the end token
@@ -52,16 +51,15 @@ GEMMA = (
 
 
 def read_siglip(tensors: Tensors, scalars: Mapping[str, float]) -> dict[str, Tensor]:
-    """Native names of transformers' tensors.
+    """Native names of transformers' tensors; what is none of them stays as it is.
 
     Args:
         tensors: of a file.
         scalars: logit scale and bias before training, as for `pooled.alone`.
     """
     native: dict[str, Tensor] = {}
-    packed: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith(POOL):
+    for name, tensor in stacked(tensors, MATRICES, ".attn.in_proj_").items():
+        if name.startswith(POOL) and tensor.dim():
             width, leaf = len(tensor) // 3, name.removeprefix(POOL)
             native[f"visual.attn_pool.q.{leaf}"] = tensor[:width]
             native[f"visual.attn_pool.kv.{leaf}"] = tensor[width:]
@@ -72,14 +70,7 @@ def read_siglip(tensors: Tensors, scalars: Mapping[str, float]) -> dict[str, Ten
                 if ours in STACKS:
                     name = replace(name, LAYER, backwards=True)
                 break
-        before, inside, matrix = name.partition(".self_attn.")
-        if inside:
-            part, _, leaf = matrix.partition(".")
-            packed.setdefault(f"{before}.attn.in_proj_{leaf}", {})[part] = tensor
-        else:
-            native[name] = tensor
-    for name, parts in packed.items():
-        native[name] = torch.cat([parts[matrix] for matrix in MATRICES if matrix in parts])
+        native[name] = tensor
     return alone(native | _as_images(native), scalars)
 
 
@@ -99,27 +90,34 @@ def _as_images(native: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class SiglipTokenizer:
-    """SigLIP's token ids: the text is lower-cased and loses its punctuation, and always ends with the end token."""
+    """SigLIP's token ids: the text is lower-cased and loses its punctuation, and always ends with the end token.
+
+    Files differ in whether they add that token, and Gemma's own adds one before the text, which SigLIP 2 has not.
+    """
 
     def __init__(self, pieces: FileTokenizer) -> None:
         """
         Args:
-            pieces: tokens of a text by its vocabulary, the end token included, and padding.
+            pieces: tokens of a text by its vocabulary, with the end token or without, and padding.
         """
-        self.pieces = pieces
+
+        def encode(text: str) -> list[int]:
+            ids = pieces.encode(canonical(text))
+            return ids if ids[-1:] == [END] else [*ids, END]
+
+        self.pieces = FileTokenizer(encode, pieces.padding)
 
     def __call__(self, texts: Sequence[str], context_length: int) -> Tensor:
         """Token ids (K, context_length) int64 of K texts; longer texts are cut before their end token."""
-        plain = [canonical(text) for text in texts]
-        ids_KT = self.pieces(plain, context_length)
-        for row_T, text in zip(ids_KT, plain):
-            if self.pieces.count(text) > context_length:
+        ids_KT = self.pieces(texts, context_length)
+        for row_T, text in zip(ids_KT, texts):
+            if self.count(text) > context_length:
                 row_T[-1] = END
         return ids_KT
 
     def count(self, text: str) -> int:
         """Number of tokens of a text, its end included."""
-        return self.pieces.count(canonical(text))
+        return self.pieces.count(text)
 
 
 def canonical(text: str) -> str:
@@ -138,5 +136,5 @@ def siglip_tokenizer(architecture: Architecture) -> Tokenizer:
     vocabulary = architecture.text["vocab_size"]
     repository = architecture.text["hf_tokenizer_name"]
     padding = 0 if vocabulary == GEMMA else END
-    pieces = repository_tokenizer(repository, vocabulary=vocabulary, padding=padding)
+    pieces = repository_tokenizer(repository, vocabulary=vocabulary, padding=padding, added=False)
     return SiglipTokenizer(pieces)

@@ -17,6 +17,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from clipself_seg.clip.file_names import stacked
+
 TEMPERATURE = 0.005065968260169029  # that published files, which have none, were trained to
 VISION = "vision_model."
 TEXT = "text_model."
@@ -113,9 +115,9 @@ def write_official(tensors: Tensors) -> dict[str, Tensor]:
 
 def read_transformers(tensors: Tensors) -> dict[str, Tensor]:
     """Native tensors of a file of transformers' `save_pretrained`; what is neither stays as it is."""
-    tensors = _stacked(_with_scale(tensors), _GATED, ".mlp.fc1.")
+    tensors = stacked(_with_scale(tensors), _GATED, ".mlp.fc1.")
     renamed = {}
-    for name, tensor in _stacked(tensors, _HEADS, ".in_proj_").items():
+    for name, tensor in stacked(tensors, _HEADS, ".in_proj_").items():
         name = name.replace(_DOWN, ".mlp.fc2.")
         for top, block in ((_VISION, _VISION_BLOCK), (_TEXT, _TEXT_BLOCK)):
             name = _native(name, top, block + _MLP)
@@ -195,19 +197,6 @@ def _scale_of(temperature: Tensor) -> Tensor:
         )
         temperature = torch.full_like(temperature, TEMPERATURE)
     return -temperature.log().float()
-
-
-def _stacked(tensors: Tensors, parts: tuple[str, ...], whole: str) -> dict[str, Tensor]:
-    """Tensors in which those of whose names `parts` are a part are one, in their order, if all are there and alike."""
-    joined = dict(tensors)
-    for name in tensors:
-        if parts[0] not in name:
-            continue
-        names = [name.replace(parts[0], part) for part in parts]
-        alike = {(tensors[n].shape, tensors[n].dtype) if n in tensors else None for n in names}
-        if len(alike) == 1 and tensors[name].dim():
-            joined[name.replace(parts[0], whole)] = torch.cat([joined.pop(n) for n in names])
-    return joined
 
 
 def _is_gated(name: str, tensors: Tensors) -> bool:

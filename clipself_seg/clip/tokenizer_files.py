@@ -52,22 +52,26 @@ class FileTokenizer:
         return len(self.encode(text))
 
 
-def repository_tokenizer(repository: str, *, vocabulary: int, padding: int = 0) -> FileTokenizer:
+def repository_tokenizer(
+    repository: str, *, vocabulary: int, padding: int = 0, added: bool = True
+) -> FileTokenizer:
     """The tokenizer of a repository of the hub; it is read once.
 
     Args:
         repository: "org/name".
         vocabulary: number of ids that the text tower knows.
         padding: id that shorter texts are filled up with.
+        added: as for `read_tokenizer`.
 
     Raises:
         InputError: no file of it is on this machine or can be fetched, with where to put it; or as `read_tokenizer`.
     """
-    return read_tokenizer(_file_of(repository), vocabulary=vocabulary, padding=padding)
+    path = _file_of(repository)
+    return read_tokenizer(path, vocabulary=vocabulary, padding=padding, added=added)
 
 
 def read_tokenizer(
-    path: str | os.PathLike[str], *, vocabulary: int, padding: int = 0
+    path: str | os.PathLike[str], *, vocabulary: int, padding: int = 0, added: bool = True
 ) -> FileTokenizer:
     """The tokenizer of a file, which is read again only when it has changed.
 
@@ -76,6 +80,7 @@ def read_tokenizer(
             which needs sentencepiece and is given lower-cased texts.
         vocabulary: number of ids that the text tower knows.
         padding: id that shorter texts are filled up with.
+        added: whether a ``tokenizer.json`` puts the tokens around a text that it says; SentencePiece puts none.
 
     Raises:
         InputError: it is none or damaged, or has other ids than the text tower.
@@ -90,7 +95,7 @@ def read_tokenizer(
         raise InputError(
             f"{path} has {status.st_size} bytes, more than any tokenizer: give the {JSON} or {MODEL} of the model"
         )
-    return _read(path, vocabulary, padding, status.st_mtime_ns)
+    return _read(path, vocabulary, padding, added, status.st_mtime_ns)
 
 
 def _file_of(repository: str) -> Path:
@@ -105,9 +110,8 @@ def _file_of(repository: str) -> Path:
 
 
 @functools.lru_cache(maxsize=8)
-def _read(path: Path, vocabulary: int, padding: int, changed: int) -> FileTokenizer:
-    read = _read_model if path.suffix == ".model" else _read_json
-    encode, size = read(path)
+def _read(path: Path, vocabulary: int, padding: int, added: bool, changed: int) -> FileTokenizer:
+    encode, size = _read_model(path) if path.suffix == ".model" else _read_json(path, added)
     if size > vocabulary:
         raise InputError(
             f"{path} has {size} tokens, the text tower knows {vocabulary}: give the tokenizer of this model"
@@ -115,7 +119,7 @@ def _read(path: Path, vocabulary: int, padding: int, changed: int) -> FileTokeni
     return FileTokenizer(encode, padding)
 
 
-def _read_json(path: Path) -> tuple[Encode, int]:
+def _read_json(path: Path, added: bool) -> tuple[Encode, int]:
     tokenizers = _package("tokenizers", path)
     text = path.read_text(encoding="utf-8", errors="replace")
     tokenizer = _checked(path, lambda: tokenizers.Tokenizer.from_str(text))
@@ -123,7 +127,7 @@ def _read_json(path: Path) -> tuple[Encode, int]:
     tokenizer.no_truncation()
 
     def encode(text: str) -> list[int]:
-        return list(_checked(path, lambda: tokenizer.encode(text)).ids)
+        return list(_checked(path, lambda: tokenizer.encode(text, add_special_tokens=added)).ids)
 
     return encode, max(tokenizer.get_vocab().values(), default=-1) + 1
 

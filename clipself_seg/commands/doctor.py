@@ -80,6 +80,13 @@ FURTHER = (
         'pip install "clipself_seg[diffusion]"',
         "ODISE's diffusion features",
     ),
+    *(
+        Package(name, (name,), 'pip install "clipself_seg[tokenizers]"', "texts of " + towers)
+        for name, towers in (
+            ("tokenizers", "SigLIP and TIPSv2"),
+            ("sentencepiece", "these towers by a tokenizer.model"),
+        )
+    ),
     Package(
         "nltk",
         ("nltk",),

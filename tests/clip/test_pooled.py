@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -19,7 +20,8 @@ from clipself_seg.clip.signatures import signature_of
 from clipself_seg.clip.tokenizer_files import FileTokenizer
 from clipself_seg.clip.tower import train_last_blocks
 from clipself_seg.errors import InputError
-from tests.small_towers import PE_SHAPE, POOLED, SIGLIP_SHAPE, small_towers
+from tests.small_towers import PE_SHAPE, POOLED, REPOSITORY, SIGLIP_SHAPE, small_towers
+from tests.tokenizers import write_tokenizer
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -214,6 +216,38 @@ def test_siglips_texts_are_lower_case_without_punctuation_and_end_with_the_end_t
     tokens = SiglipTokenizer(pieces)
     assert tokens(["One, two", "a b c d e f"], 4).tolist() == [[5, 5, 1, 0], [3, 3, 3, 1]]
     assert tokens.count("a b c d e f") == 7
+    unended = SiglipTokenizer(FileTokenizer(lambda text: [2 + len(word) for word in text.split()]))
+    for length in (4, 7, 9):
+        texts = ["One, two", "", "a b c d e f"]
+        assert torch.equal(unended(texts, length), tokens(texts, length))
+    assert unended.count("") == 1
+
+
+def test_siglips_texts_end_once_whatever_a_file_puts_around_them(tmp_path, monkeypatch):
+    """Gemma's own file begins texts, others end them or say nothing of it: ids are the same."""
+    folder = tmp_path / "hub" / REPOSITORY.replace("/", "--") / "main"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    path = write_tokenizer(folder / "tokenizer.json")
+    content = json.loads(path.read_text())
+    piece, special = ({"Sequence": {"id": "A", "type_id": 0}}, lambda i: {"SpecialToken": i})
+    around = {"first": [[special({"id": "first", "type_id": 0})], []]}
+    around |= {"end": [[], [special({"id": "end", "type_id": 0})]], "nothing": [[], []]}
+    made = {}
+    for name, (before, after) in around.items():
+        single = [*before, piece, *after]
+        ids = {"first": {"id": "first", "ids": [2], "tokens": ["first"]}}
+        ids |= {"end": {"id": "end", "ids": [1], "tokens": ["end"]}}
+        content["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": ids,
+        }
+        path.write_text(json.dumps(content) + " " * len(made))
+        made[name] = load_clip("small-SigLIP", None).tokenize(["a cat", "the dog on a photo"])
+    assert made["first"][0].tolist().count(1) == 64 - made["first"][0].tolist().index(1)
+    assert torch.equal(made["first"], made["end"]) and torch.equal(made["end"], made["nothing"])
 
 
 # The libraries themselves, on small random weights.
@@ -353,3 +387,30 @@ def test_siglip_is_transformers(kind, tmp_path):
     again = load_clip("small-SigLIP", tmp_path / "again.safetensors")
     torch.testing.assert_close(again.visual(images), loaded.visual(images), **CLOSE)
     assert SIGLIP_SHAPE.approximate == "none"
+    tensors = torch.load(tmp_path / "image.pt")
+    torch.save(tensors | {"classifier.weight": torch.zeros(3, 32)}, tmp_path / "image.pt")
+    with pytest.raises(InputError, match="1 unexpected tensor .classifier.weight"):
+        load_clip("small-SigLIP", tmp_path / "image.pt")
+
+
+ATTENTION = "vision_model.encoder.layers.1.self_attn"
+
+
+@pytest.mark.parametrize(
+    "name, tensor, message",
+    [
+        ("vision_model.embeddings.patch_embedding.weight", None, "holds no CLIP image tower"),
+        ("vision_model.embeddings.patch_embedding.weight", torch.zeros(32, 100), "holds no CLIP"),
+        ("vision_model.head.attention.in_proj_weight", torch.tensor(1.0), "lacks 2 tensors .*pool"),
+        (f"{ATTENTION}.q_proj.weight", torch.tensor(1.0), "lacks 1 tensor .*1.attn.in_proj_weight"),
+        (f"{ATTENTION}.k_proj.weight", None, "lacks 1 tensor .*1.attn.in_proj_weight"),
+        (f"{ATTENTION}.q_proj.weight", torch.zeros(32, 32, dtype=torch.int8), "lacks 1 tensor"),
+        ("vision_model.embeddings.position_embedding.weight", torch.tensor(1.0), "pos_embed is"),
+    ],
+)
+def test_damaged_files_of_transformers_are_refused(tmp_path, name, tensor, message):
+    state = dict(_transformers_model("Siglip").state_dict())
+    state[name] = tensor
+    torch.save({n: t for n, t in state.items() if t is not None}, tmp_path / "damaged.pt")
+    with pytest.raises(InputError, match=message):
+        load_clip("small-SigLIP", tmp_path / "damaged.pt")

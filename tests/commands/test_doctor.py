@@ -18,7 +18,7 @@ def test_a_whole_environment_gets_versions_device_data_and_weights(capsys, monke
 
 
 def test_what_is_missing_is_said_with_the_command_that_brings_it(capsys, monkeypatch, tmp_path):
-    for module in ("detectron2", "nltk", "cv2"):
+    for module in ("detectron2", "nltk", "cv2", "tokenizers"):
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setitem(shipped.SHIPPED_MODELS, "mini-fvit", tmp_path / "lost.safetensors")
     assert doctor.main([]) == 1
@@ -27,6 +27,10 @@ def test_what_is_missing_is_said_with_the_command_that_brings_it(capsys, monkeyp
     assert "detectron2 is missing (for models" in said
     assert said.count("clipself-seg install-detectron2") == 2
     assert 'nltk is missing (for nouns of captions): pip install "clipself_seg[captions]"' in said
+    assert (
+        'tokenizers is missing (for texts of SigLIP and TIPSv2): pip install "clipself_seg[tokenizers]"'
+        in said
+    )
     assert "lost.safetensors: missing" in said
 
 

@@ -8,9 +8,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.export import Dim
 
 from clipself_seg.checkpoints.dense_feature import DenseFeature
-from clipself_seg.clip import DenseCLIP, load_clip, save_clip, siglip
+from clipself_seg.clip import DenseCLIP, export, load_clip, save_clip, siglip
 from clipself_seg.clip.build import find_architecture
 from clipself_seg.clip.kinds import KINDS
 from clipself_seg.clip.pe_core import PECoreTower, Shape
@@ -173,6 +174,19 @@ def test_pairs_are_judged_one_by_one_where_there_is_a_bias(clip):
     logits = clip.logit_scale.exp() * regions @ text.T
     biased = (logits + clip.logit_bias).softmax(-1)
     torch.testing.assert_close(biased, logits.softmax(-1))
+
+
+@torch.no_grad()
+def test_what_is_traced_for_export_at_one_size_holds_for_others(clip):
+    sizes = {0: Dim("n"), 2: 8 * Dim("h"), 3: 8 * Dim("w")}
+    graph = export.DenseGraph(clip)
+    with export.plain(graph):
+        traced = torch.export.export(graph, (pixels(2, 40, 56),), dynamic_shapes=(sizes,))
+    for shape in ((1, 32, 32), (3, 16, 72)):
+        images = pixels(*shape)
+        torch.testing.assert_close(traced.module()(images), clip.encode_dense(images), **CLOSE)
+    bias = export._metadata(clip, {})["logit_bias"]
+    assert bias == (None if clip.logit_bias is None else clip.logit_bias.item())
 
 
 @pytest.mark.parametrize("layout", ["official", "open_clip"])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from clipself_seg.clip.build import list_architectures
 from clipself_seg.clip.kinds import KINDS
+from clipself_seg.clip.open_clip_files import model_configs
 from clipself_seg.clip.prompts import TEMPLATES
 from clipself_seg.clip.tower_table import kinds_table, weights_table
 from tests.conftest import ROOT
@@ -27,3 +31,13 @@ def test_licences_are_the_publishers_own(weights):
     assert rows["| `ViT-B-16-SigLIP2`"].endswith("| `webli` | Apache-2.0 (timm) |")
     assert "| CC-BY-NC" in rows["| `ViT-bigG-14-quickgelu`"]
     assert "| Apple's own |" in rows["| `ViT-H-14-378-quickgelu`"]
+
+
+def test_what_does_not_load_is_named_on_the_page():
+    page = (ROOT / "docs/towers.md").read_text()
+    families = re.findall("`([^`]+)`", page.partition("## 6. What does not load")[2])
+    loaded = set(list_architectures())
+    other = set(model_configs()) - loaded
+    assert len(families) >= 10
+    assert [name for name in sorted(other) if not any(f in name for f in families)] == []
+    assert [name for name in sorted(loaded) if any(f in name for f in families)] == []

@@ -43,7 +43,7 @@ from clipself_seg.clip.tips_names import (
     write_timm,
     write_transformers,
 )
-from clipself_seg.clip.tips_text import TipsTextTower
+from clipself_seg.clip.tips_text import TipsTextTower, mlp_ratio
 from clipself_seg.clip.tokenizer_files import repository_tokenizer
 from clipself_seg.clip.tokenizers import Tokenizer
 from clipself_seg.clip.tower import TransformerTower
@@ -114,7 +114,11 @@ class TipsTransformer(TransformerTower):
         self.class_embedding = nn.Parameter(0.02 * torch.randn(width))
         self.register_embedding = nn.Parameter(0.02 * torch.randn(width))
         self.positional_embedding = nn.Parameter(0.02 * torch.randn(1 + grid**2, width))
-        sizes: dict[str, Any] = {"width": width, "heads": heads, "mlp_ratio": hidden / width}
+        sizes: dict[str, Any] = {
+            "width": width,
+            "heads": heads,
+            "mlp_ratio": mlp_ratio(width, hidden),
+        }
         sizes |= {"quick_gelu": False, "layer_scale": 1.0, "eps": NORM_EPS}
         self.transformer = Transformer([ResidualBlock(**sizes) for _ in range(layers)])
         self.ln_post = nn.LayerNorm(width, eps=NORM_EPS)

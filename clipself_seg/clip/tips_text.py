@@ -45,8 +45,9 @@ class TipsTextTower(TextEncoder):
         super().__init__()
         self.context_length = context_length
         self.token_embedding = nn.Embedding(vocab_size, width)
+        ratio = mlp_ratio(width, hidden)
         blocks = [
-            ResidualBlock(width=width, heads=heads, mlp_ratio=hidden / width, quick_gelu=False)
+            ResidualBlock(width=width, heads=heads, mlp_ratio=ratio, quick_gelu=False)
             for _ in range(layers)
         ]
         for block in blocks:
@@ -102,6 +103,11 @@ class TipsTextTower(TextEncoder):
         valid_KT1 = valid_KT[..., None].to(x_KTD.dtype)
         total_KD = (valid_KT1 * self.ln_final(x_KTD)).sum(dim=1)
         return total_KD / (valid_KT1.sum(dim=1) + FEWEST)
+
+
+def mlp_ratio(width: int, hidden: int) -> float:
+    """A ratio by which a block, which rounds down, has an MLP of exactly `hidden` channels."""
+    return (hidden + 0.5) / width
 
 
 def sine_positions(length: int, width: int, device: torch.device) -> Tensor:

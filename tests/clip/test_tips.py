@@ -217,6 +217,15 @@ def test_a_temperature_that_is_no_divisor_is_said_and_not_taken(caplog):
     assert read_transformers({})["logit_scale"].exp().item() == pytest.approx(197.4, abs=0.1)
 
 
+def test_mlps_have_the_width_that_is_said_where_a_ratio_of_floats_has_one_less():
+    assert int(112 * (976 / 112)) == 975
+    sizes = {"width": 112, "hidden": 976, "heads": 2, "layers": 1}
+    image = TipsTransformer(image_size=28, patch_size=14, **sizes)
+    text = TipsTextTower(context_length=8, vocab_size=9, **sizes)
+    for tower in (image, text):
+        assert tower.blocks[0].mlp.c_fc.weight.shape == (976, 112)
+
+
 @pytest.fixture(scope="module")
 def tower() -> TipsTransformer:
     torch.manual_seed(0)

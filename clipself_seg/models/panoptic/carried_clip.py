@@ -55,7 +55,8 @@ def carried_clip(clip: DenseCLIP, given: Mapping[str, Tensor]) -> CarriedClip:
         given: tensors of the checkpoint by name, without ``module.``.
 
     Raises:
-        InputError: it is another CLIP, or none that is whole where one is needed; or it is MAFT+'s, whose texts are
+        InputError: it is another CLIP, or none that is whole where one is needed; or a twin without a tuned tower; or
+            it is MAFT+'s, whose texts are
             not those of a text tower alone.
     """
     if any(name.startswith(ATTENDING_TEXTS) for name in given):
@@ -70,6 +71,11 @@ def carried_clip(clip: DenseCLIP, given: Mapping[str, Tensor]) -> CarriedClip:
     )
     twin = [name for name in given if name.startswith(TWINS)]
     ignored = f"; ignored: {len(twin)} of the frozen twin {twin[0].split('.')[0]}" if twin else ""
+    if twin and not any(name.startswith("visual.") for name in carried):
+        raise InputError(
+            f"the panoptic checkpoint has a frozen twin ({twin[0]}), so that its image tower was tuned, and lacks that "
+            f"({CLIP}visual.*): give the whole file"
+        )
     if not carried:
         return CarriedClip({}, ignored.removeprefix("; "))
     _check_model(clip, own, carried)

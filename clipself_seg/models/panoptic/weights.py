@@ -129,6 +129,7 @@ def full_state(model: OpenPanoptic, state: Mapping[str, Any]) -> dict[str, Tenso
                     else "MODEL.MASK_FORMER and MODEL.PYRAMID give the sizes"
                 )
             )
+    _check_numbers({n: t for n, t in read.items() if wanted[n].is_floating_point()})
     logger.info(
         "OpenPanoptic <- checkpoint: %d loaded, 0 missing, 0 unexpected, %d ignored; %d frozen tensors "
         "of CLIP and feature source are not in it and stay as they are",
@@ -142,6 +143,17 @@ def full_state(model: OpenPanoptic, state: Mapping[str, Any]) -> dict[str, Tenso
     for name, value in read.items():
         complete[name if name in complete else GENERATOR + name] = value
     return complete | taken
+
+
+def _check_numbers(read: Mapping[str, Tensor]) -> None:
+    """Refuses weights of a generator that are no finite floating-point numbers."""
+    for name, tensor in read.items():
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            what = "NaN or infinite numbers" if tensor.is_floating_point() else "integers"
+            raise InputError(
+                f"the panoptic checkpoint has {what} in {name}: take one from before its training failed, or fetch "
+                "it again"
+            )
 
 
 def trained_state(model: OpenPanoptic) -> dict[str, Tensor]:

@@ -194,3 +194,23 @@ def test_a_checkpoint_of_another_clip_is_refused_by_its_name(official, clip_file
 def test_keys_that_do_not_fit_are_refused_by_name(changes, message):
     with pytest.raises(InputError, match=message):
         build("", **changes)
+
+
+def test_a_twin_without_the_tower_that_was_tuned_is_refused(official, clip_file):
+    alone = {n: t for n, t in official.items() if ".visual." not in n or not n.startswith(CLIP)}
+    twin = {"frozen_backbone.clip_model.logit_scale": torch.zeros(())}
+    with pytest.raises(InputError, match="its image tower was tuned, and lacks that"):
+        build(clip_file).load_state_dict(alone | twin)
+
+
+@pytest.mark.parametrize(
+    "change, what",
+    [
+        (lambda t: t * torch.nan, "NaN or infinite numbers"),
+        (lambda t: t.to(torch.int8), "integers"),
+    ],
+)
+def test_a_generator_of_other_than_finite_numbers_is_refused(model, official, change, what):
+    name = "void_embedding.weight"
+    with pytest.raises(InputError, match=f"{what} in {name}"):
+        model.load_state_dict(official | {name: change(official[name])})

@@ -56,8 +56,7 @@ def carried_clip(clip: DenseCLIP, given: Mapping[str, Tensor]) -> CarriedClip:
 
     Raises:
         InputError: it is another CLIP, or none that is whole where one is needed; or a twin without a tuned tower; or
-            it is MAFT+'s, whose texts are
-            not those of a text tower alone.
+            it is MAFT+'s, whose texts are not those of a text tower alone.
     """
     if any(name.startswith(ATTENDING_TEXTS) for name in given):
         raise InputError(

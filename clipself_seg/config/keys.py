@@ -145,7 +145,7 @@ def _add_objectives(cfg: CfgNode) -> None:
     cfg.MODEL.CLIPSELF.OBJECTIVES.OWN_CROPS = 0.0
     cfg.MODEL.CLIPSELF.CORRELATION = CfgNode()
     # Whose tokens show how places of an image resemble each other: "none"; "original", the dense features of the
-    # CLIP that the student started from; or a backbone of timm by name, such as vit_base_patch14_dinov2 or
+    # CLIP of MODEL.CLIP.WEIGHTS; or a backbone of timm by name, such as vit_base_patch14_dinov2 or
     # vit_pe_spatial_base_patch16_512, whose weights timm fetches.
     cfg.MODEL.CLIPSELF.CORRELATION.TEACHER = "none"
     # Temperature of both softmaxes of OBJECTIVES.SPATIAL.

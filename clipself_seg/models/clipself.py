@@ -145,11 +145,17 @@ class CLIPSelf(nn.Module):
     def _check_frozen_parts(self) -> None:
         """Refuses a student whose frozen weights are not the teacher's: the mixture would be of two CLIPs."""
         pairs = zip(self.student.named_parameters(), self.teacher.visual.parameters(), strict=True)
-        for (name, own), original in pairs:
-            if not own.requires_grad and not torch.equal(own, original):
+        frozen: list[tuple[str, Tensor, Tensor]] = [
+            (name, own, original) for (name, own), original in pairs if not own.requires_grad
+        ]
+        originals = _unread_rows(self.teacher.visual, self.objective.reads)
+        unread = _unread_rows(self.student, self.objective.reads)
+        frozen += [(name, own, originals[name]) for name, own in unread.items()]
+        for name, own, original in frozen:
+            if not torch.equal(own, original):
                 raise InputError(
-                    f"MODEL.CLIPSELF.STUDENT_WEIGHTS: {name} does not train and differs from "
-                    "MODEL.CLIP.WEIGHTS; start from a student of the same CLIP"
+                    f"MODEL.CLIPSELF.STUDENT_WEIGHTS: {name} does not train and differs from MODEL.CLIP.WEIGHTS; start "
+                    "from a student of the same CLIP, and go on with those of MODEL.CLIPSELF.OBJECTIVES that trained it"
                 )
 
     @classmethod
@@ -252,11 +258,9 @@ class CLIPSelf(nn.Module):
         OpenAI's layout packs query, key and value of a block into one matrix. Query and key of the
         last block get no gradient on the dense path and have to stay the original's.
         """
-        reads = self.objective.reads
-        for trained, original in zip(
-            _unread_rows(self.student, reads), _unread_rows(self.teacher.visual, reads), strict=True
-        ):
-            trained.copy_(original)
+        originals = _unread_rows(self.teacher.visual, self.objective.reads)
+        for name, trained in _unread_rows(self.student, self.objective.reads).items():
+            trained.copy_(originals[name])
 
     @torch.no_grad()
     def ensembled_clip(self) -> DenseCLIP:
@@ -298,10 +302,18 @@ class CLIPSelf(nn.Module):
         save_clip(self.ensembled_clip(), path)
 
 
-def _unread_rows(tower: ImageTower, reads: Sequence[str]) -> list[Tensor]:
-    """Query and key rows of the last block's packed matrix that nothing reads; none if it packs none, or attends."""
-    packed = getattr(getattr(tower.blocks[-1], "attn", None), "in_proj_weight", None)
-    if packed is None or IMAGE in reads or getattr(tower, "pooled", False):
-        return []
-    rows = dict(zip((QUERIES, KEYS), packed.chunk(3)))
-    return [part for name, part in rows.items() if name not in reads]
+def _unread_rows(tower: ImageTower, reads: Sequence[str]) -> dict[str, Tensor]:
+    """Query and key rows of the last block's packed matrix and bias that nothing reads, by name.
+
+    None if it packs none, or attends.
+    """
+    attention: Any = getattr(tower.blocks[-1], "attn", None)
+    packed = hasattr(attention, "in_proj_weight")
+    if not packed or IMAGE in reads or getattr(tower, "pooled", False):
+        return {}
+    return {
+        f"{kind} of the last block's {part}": rows
+        for part in ("in_proj_weight", "in_proj_bias")
+        for kind, rows in zip((QUERIES, KEYS), getattr(attention, part).chunk(3))
+        if kind not in reads
+    }

@@ -14,6 +14,7 @@ from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.clip import compilation, load_clip
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
+from clipself_seg.models.distillation.weighted import WeightedTerms
 from clipself_seg.models.parameter_groups import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
 from tests.tiny import SIDE, WORDS, tiny_clipself, tiny_region_sample, tiny_samples
@@ -221,6 +222,22 @@ def test_student_starts_from_given_weights_and_only_as_a_student_of_the_same_cli
         stranger.proj.add_(1)
     with pytest.raises(InputError, match="STUDENT_WEIGHTS: proj does not train and differs"):
         tiny_clipself(student=stranger)
+
+
+@pytest.mark.parametrize("part", ["in_proj_weight", "in_proj_bias"])
+def test_a_student_whose_attention_was_trained_goes_on_only_with_what_trains_it(part):
+    preserved = tiny_clipself()
+    with torch.no_grad():
+        getattr(preserved.student.blocks[-1].attn, part)[0].add_(
+            1
+        )  # a query's, which preservation trains
+    expected = copy.deepcopy(preserved.student)
+    with pytest.raises(InputError, match=f"queries of the last block's {part} does not train"):
+        tiny_clipself(student=preserved.student)
+    with_preservation = WeightedTerms({"CROPS": 1.0, "OWN_CROPS": 1.0})
+    model = tiny_clipself(student=preserved.student, objective=with_preservation)
+    model.after_optimizer_step()
+    assert not changed(state(expected), model.student.state_dict())
 
 
 def gated_clipself(**how):

@@ -15,6 +15,13 @@ import torch
 from clipself_seg.checkpoints import training_state as checkpoint
 from clipself_seg.checkpoints.training_state import trained_parameters
 from clipself_seg.errors import InputError
+from clipself_seg.models.distillation.correlation_teachers import Original
+from clipself_seg.models.distillation.weighted import (
+    CONTEXTS,
+    TERMS,
+    CorrelationSettings,
+    WeightedTerms,
+)
 from clipself_seg.models.parameter_groups import matrices_and_vectors
 from clipself_seg.training.metrics import drop_metrics_from
 from clipself_seg.training.settings import FREE_KEYS, TrainingSettings
@@ -44,9 +51,11 @@ def settings(folder: Path, **changes) -> TrainingSettings:
     )
 
 
-def trainer(folder: Path, mapper=tiny_mapper, evaluate=None, records=None, **changes) -> Trainer:
+def trainer(
+    folder: Path, mapper=tiny_mapper, evaluate=None, records=None, objective=None, **changes
+) -> Trainer:
     torch.set_num_threads(1)  # OpenMP does not survive the fork of `killed`
-    model = tiny_clipself(trainable_blocks=2, sizes=(32, 64))
+    model = tiny_clipself(trainable_blocks=2, sizes=(32, 64), objective=objective)
     run_settings = settings(folder, **changes)
     return Trainer(
         model=model,
@@ -304,6 +313,33 @@ def test_loss_scaling_survives_resume(tmp_path):
     resumed.train(resume=True)
     assert_same(weights(resumed), weights(whole))
     assert resumed.scaler.state_dict() == whole.scaler.state_dict()
+
+
+def every_objective() -> WeightedTerms:
+    return WeightedTerms(
+        dict.fromkeys(TERMS, 0.5), CorrelationSettings(teacher=Original(), context=CONTEXTS["qk"])
+    )
+
+
+def test_a_run_with_every_objective_resumes_bit_identical(tmp_path):
+    whole = trainer(tmp_path / "whole", objective=every_objective())
+    whole.train()
+    part = trainer(tmp_path / "part", objective=every_objective())
+    after_step = part._after_step
+
+    def three_steps(storage, writers):
+        after_step(storage, writers)
+        if storage.iter == 2:  # one step behind the newest checkpoint
+            raise KeyboardInterrupt
+
+    part._after_step = three_steps
+    with pytest.raises(KeyboardInterrupt):
+        part.train()
+    resumed = trainer(tmp_path / "part", objective=every_objective())
+    resumed.train(resume=True)
+    assert_same(weights(resumed), weights(whole))
+    last = json.loads((tmp_path / "part" / "metrics.json").read_text().splitlines()[-1])
+    assert {term.loss for term in TERMS.values()} <= last.keys()
 
 
 def test_a_resumed_run_writes_the_files_of_an_uninterrupted_one(tmp_path):

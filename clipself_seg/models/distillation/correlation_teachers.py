@@ -28,7 +28,7 @@ class CorrelationTeacher(Protocol):
 
 
 class Original:
-    """The CLIP that the student started from, by its dense features."""
+    """The original CLIP, the teacher of crops, by its dense features."""
 
     def setup(self, device: torch.device) -> None:
         """Does nothing: the model has it."""

@@ -41,15 +41,16 @@ class DenseInMasks(nn.Module):
             pretrained: False is a backbone of random weights, from torch's current seed.
 
         Raises:
-            InputError: a tower that is no ViT, or whose patch has an odd side; an attention without training beside
-                this one; a backbone that timm does not have.
+            InputError: a tower that is no ViT, has an attention pool, or whose patch has an odd side; an attention without
+                training beside this one; a backbone that timm does not have.
         """
         super().__init__()
         tower = clip.visual
-        if not isinstance(tower, TransformerTower) or tower.patch_size % FINER:
+        alone = isinstance(tower, TransformerTower) and not tower.pooled
+        if not alone or tower.patch_size % FINER:
             raise InputError(
-                f"MODEL.ZERO_SHOT.MASKS needs a ViT with a patch of an even side, which {clip.name} has not: leave it "
-                "empty, or take another CLIP"
+                "MODEL.ZERO_SHOT.MASKS needs a ViT whose last block makes the embedding, and a patch of an even side, "
+                f"which {clip.name} has not: leave it empty, or take another CLIP"
             )
         if tower.attention != NONE:
             raise InputError(

@@ -17,6 +17,7 @@ from clipself_seg.heads.zero_shot.windows import StridedWindows
 from clipself_seg.models import ZeroShotSegmenter
 from clipself_seg.models.zero_shot.masks import DenseInMasks
 from tests.conftest import ROOT
+from tests.small_towers import POOLED, small_towers
 
 WORDS = ("cat", "dog|puppy", "grass")
 MINI = ROOT / "configs/mini/zero_shot_masks.yaml"
@@ -85,6 +86,16 @@ def test_what_does_not_go_together_is_refused():
     clip.visual.choose_attention("naclip")
     with pytest.raises(InputError, match="ATTENTION naclip and MODEL.ZERO_SHOT.MASKS both say"):
         DenseInMasks(clip)
+
+
+@pytest.mark.parametrize("name", POOLED)
+def test_a_tower_with_an_attention_pool_is_refused_as_by_the_attentions(name, tmp_path):
+    with small_towers(tmp_path):
+        clip = load_clip(name, None)
+        with pytest.raises(
+            InputError, match=f"MASKS needs a ViT whose last block .* {name} has not"
+        ):
+            DenseInMasks(clip)
 
 
 def test_the_keys_build_it_and_are_of_this_model_alone(tmp_path):

@@ -41,7 +41,7 @@ class DenseInMasks(nn.Module):
             pretrained: False is a backbone of random weights, from torch's current seed.
 
         Raises:
-            InputError: a tower that is no ViT, has an attention pool, or whose patch has an odd side; an attention without
+            InputError: a tower that is no ViT, has an attention pool, or a patch with an odd side; an attention without
                 training beside this one; a backbone that timm does not have.
         """
         super().__init__()

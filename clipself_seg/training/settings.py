@@ -10,7 +10,9 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from clipself_seg.checkpoints.dense_feature import TOKEN
 from clipself_seg.config import flatten
+from clipself_seg.config.checks import OBJECTIVES
 from clipself_seg.errors import InputError
 from clipself_seg.training.optimizer import learning_rate, stepped_rate
 
@@ -41,6 +43,11 @@ FREE_KEYS = (
     "TEST.",
     "VIS_PERIOD",
 )
+# What a run did whose checkpoint is older than a key that decides what is learnt.
+BEFORE_KEYS: Mapping[str, Any] = {
+    "MODEL.CLIP.DENSE": TOKEN,
+    **{name: float(name.endswith(".CROPS")) for name in OBJECTIVES},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,12 +142,14 @@ def check_same_run(stored: Mapping[str, Any], current: Mapping[str, Any]) -> Non
 
     Args:
         stored: metadata of the checkpoint, as it came back from JSON.
-        current: metadata of this run. Entries that only one of the two has are not compared.
+        current: metadata of this run. Entries that only one of the two has are not compared, but for `BEFORE_KEYS`,
+            of which a checkpoint without them says what they were.
 
     Raises:
         InputError: names what differs, with both values.
     """
     here = json.loads(json.dumps(current))
+    stored = {**BEFORE_KEYS, **stored}
     differing = [
         f"{name} was {stored[name]!r:.200}, is {here[name]!r:.200}"
         for name in sorted(here.keys() & stored.keys())

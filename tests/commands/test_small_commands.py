@@ -52,7 +52,10 @@ def test_the_dense_feature_of_the_weights_is_kept_and_said(tmp_path, capsys):
 def test_unknown_layout_is_one_line_and_status_2(tmp_path, capsys):
     words = ("--model", "ViT-Mini-8", "--weights", "mini", "--layout", "openclip")
     assert run(convert_clip, *words, "--output", tmp_path / "x.pt") == 2
-    assert capsys.readouterr().err == 'error: no layout "openclip" of OpenAI ViT; did you mean "open_clip"?\n'
+    assert (
+        capsys.readouterr().err
+        == 'error: no layout "openclip" of OpenAI ViT; did you mean "open_clip"?\n'
+    )
 
 
 def test_worlds_are_written_once(tmp_path, capsys):

@@ -107,11 +107,6 @@ class PECoreTower(PooledTower):
         self.head = Linear(width, embed_dim)
         initialise_blocks(self.blocks)
 
-    @property
-    def width(self) -> int:
-        """Width D of the residual stream."""
-        return self.pos_embed.shape[-1]
-
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
         """Tokens (B, L, D) before the first block, the rotary table and the grid (h, w)."""
         grid = patch_grid(images, self.patch_size)

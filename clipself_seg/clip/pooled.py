@@ -106,7 +106,7 @@ class LatentPool(nn.Module):
 
 
 class PooledTower(TransformerTower):
-    """Forward passes of a ViT with a `LatentPool`; subclasses embed images and have `norm`, `attn_pool` and `head`.
+    """Forward passes of a ViT with a `LatentPool`; subclasses embed images and have what is annotated below.
 
     Attributes:
         region_sees_prefix: whether a region's embedding by masked attention may attend to what stands before the
@@ -114,11 +114,17 @@ class PooledTower(TransformerTower):
             out otherwise, for the class token has seen the whole image, and a region of one cell is its dense feature.
     """
 
+    pos_embed: nn.Parameter
     norm: nn.LayerNorm
     attn_pool: LatentPool
     head: nn.Module
     region_sees_prefix: bool = False
     pooled = True
+
+    @property
+    def width(self) -> int:
+        """Width D of the residual stream."""
+        return self.pos_embed.shape[-1]
 
     def choose_dense(self, feature: DenseFeature) -> None:
         """As `ImageTower.choose_dense`: token alone, the pool's value path.

@@ -124,11 +124,6 @@ class SiglipTower(PooledTower):
         self.head = nn.Identity()
         initialise_blocks(self.blocks)
 
-    @property
-    def width(self) -> int:
-        """Width D of the residual stream."""
-        return self.pos_embed.shape[-1]
-
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
         """Tokens (B, N, D) before the first block, no extra arguments, and the grid (h, w)."""
         grid = patch_grid(images, self.patch_size)

@@ -58,4 +58,4 @@ def test_configurations_know_their_official_checkpoints():
 
 
 def test_the_readme_has_the_table():
-    assert table() in (ROOT / "README.md").read_text(), "python tools/write_zoo_table.py"
+    assert table() in (ROOT / "README.md").read_text(), "python tools/write_tables.py"

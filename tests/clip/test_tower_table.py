@@ -22,7 +22,7 @@ def weights() -> str:
 def test_the_page_has_both_tables(weights):
     page = (ROOT / "docs/towers.md").read_text()
     for table in (kinds_table(), weights):
-        assert table in page, "python tools/write_towers_table.py"
+        assert table in page, "python tools/write_tables.py"
     assert all(kind.templates in TEMPLATES for kind in KINDS.values())
 
 

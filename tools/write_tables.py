@@ -1,0 +1,34 @@
+"""Write the generated tables of README.md and docs/towers.md: official checkpoints, kinds of CLIP and their weights."""
+
+import re
+import sys
+from pathlib import Path
+
+from clipself_seg.checkpoints.zoo import table
+from clipself_seg.clip.tower_table import kinds_table, weights_table
+from clipself_seg.files import atomic_path
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = {
+    "README.md": {"zoo": table},
+    "docs/towers.md": {"kinds": kinds_table, "weights": weights_table},
+}
+
+
+def main() -> int:
+    """Replace what is between the marks of each table; the status is 1 where they are missing."""
+    for page, tables in PAGES.items():
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for name, make in tables.items():
+            between = re.compile(rf"(?<=<!-- {name} -->\n).*(?=<!-- end of {name} -->)", re.DOTALL)
+            new = f"\n{make()}\n".replace("\\", r"\\")
+            text, count = between.subn(new, text)
+            if not count:
+                return 1
+        with atomic_path(ROOT / page) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

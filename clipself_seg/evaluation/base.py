@@ -15,7 +15,6 @@ from torch import nn
 
 from clipself_seg.data.loader import Batches
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.errors import InputError
 from clipself_seg.evaluation.protocol import MeasuringProtocol, protocol_lines
 from clipself_seg.models.protocol import (
     DetectionModel,
@@ -28,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 Results = dict[str, Any]  # name of a data set -> its numbers, nested as the task needs
 AnyModel = TypeVar("AnyModel", bound=Model)
-Compared = TypeVar("Compared")
 
 
 class Pass(NamedTuple):
@@ -145,50 +143,3 @@ def own_classes_kept(model: SemSegModel | PanopticModel | DetectionModel) -> Ite
         yield
     finally:
         model.classes = before
-
-
-def compare_in_one_process(
-    images: Mapping[Any, Any], compare: Callable[[dict[Any, Any]], Compared]
-) -> Compared:
-    """What a comparison of the images of all processes gives, the same in every process.
-
-    It is made in the main process for all, since it takes minutes for a large data set; an error goes to
-    every process, so that none waits.
-
-    Args:
-        images: id of an image -> what this process has kept of it.
-        compare: is given the images of all processes, each once.
-
-    Raises:
-        InputError: as `compare`, in every process.
-    """
-    parts = comm.gather(images)
-    outcome: Compared | InputError | None = None
-    if comm.is_main_process():
-        try:
-            outcome = compare({key: one for part in parts for key, one in part.items()})
-        except InputError as error:
-            outcome = error
-    outcome = comm.all_gather(outcome)[0]
-    if isinstance(outcome, InputError):
-        raise outcome
-    return cast(Compared, outcome)
-
-
-def require_predictions(order: Sequence[Any], predicted: Mapping[Any, Any], dataset: str) -> None:
-    """Refuse a data set of which images have not been evaluated.
-
-    Args:
-        order: ids of the images of the data set.
-        predicted: id of an image -> its prediction.
-        dataset: name of the data set, for the message.
-
-    Raises:
-        InputError: names the first missing images.
-    """
-    missing = [image for image in order if image not in predicted]
-    if missing:
-        raise InputError(
-            f'{len(missing)} of {len(order)} images of "{dataset}" have no '
-            f"prediction, such as {missing[:3]}: evaluate the whole data set"
-        )

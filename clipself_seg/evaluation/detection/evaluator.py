@@ -8,15 +8,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.evaluation import DatasetEvaluator
 
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import compare_in_one_process, require_predictions
 from clipself_seg.evaluation.detection.detections import (
     KINDS,
     ImageDetections,
@@ -35,17 +32,14 @@ from clipself_seg.evaluation.detection.numbers import (
 )
 from clipself_seg.evaluation.detection.open_images import detection_images
 from clipself_seg.evaluation.detection.report import run_table, write_class_csv
+from clipself_seg.evaluation.evaluator import ImageEvaluator, check_predicted_classes
 from clipself_seg.evaluation.open_ap import open_ap_results, open_precision
 
 logger = logging.getLogger(__name__)
 
 
-class DetectionEvaluator(DatasetEvaluator):
-    """Keeps detections image by image; the main process compares those of all processes.
-
-    An image that several processes evaluated (a sampler's padding) counts once, and images are
-    compared in a fixed order, so the result does not depend on the number of processes.
-    """
+class DetectionEvaluator(ImageEvaluator[ImageDetections]):
+    """Keeps detections image by image; the main process compares those of all processes."""
 
     def __init__(
         self,
@@ -74,22 +68,18 @@ class DetectionEvaluator(DatasetEvaluator):
         Raises:
             InputError: `seen` has another number of classes, or unknown tasks or limits.
         """
-        if seen is not None and len(seen) != len(vocabulary):
-            raise InputError(f"seen has {len(seen)} classes, there are {len(vocabulary)}")
+        super().__init__(
+            dataset_name=dataset_name,
+            vocabulary=vocabulary,
+            image_ids=ground_truth.image_ids,
+            seen=seen,
+            output_dir=output_dir,
+        )
         check_choices(tasks, limits)
-        self.dataset_name = dataset_name
-        self.vocabulary = vocabulary
         self.ground_truth = ground_truth
         self.tasks = tuple(tasks)
         self.limits = limits
-        self.seen = None if seen is None else np.asarray(seen, dtype=bool)
         self.similarity = similarity
-        self.output_dir = None if output_dir is None else Path(output_dir)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all images."""
-        self._images: dict[Any, ImageDetections] = {}
 
     def process(
         self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
@@ -111,13 +101,12 @@ class DetectionEvaluator(DatasetEvaluator):
             detections = image_detections(
                 output["instances"], masks="masks" in self.tasks, source=sample["file_name"]
             )
-            classes = detections.classes
-            wrong = classes[(classes < 0) | (classes >= len(self.vocabulary))]
-            if len(wrong):
-                raise ValueError(
-                    f"class {wrong[0]} is predicted in {sample['file_name']}, but "
-                    f'"{self.dataset_name}" has {len(self.vocabulary)}: the model has another vocabulary'
-                )
+            check_predicted_classes(
+                detections.classes,
+                len(self.vocabulary),
+                file_name=sample["file_name"],
+                dataset_name=self.dataset_name,
+            )
             self._images[sample["image_id"]] = detections
 
     def evaluate(self) -> dict[str, dict[str, float]]:
@@ -132,15 +121,12 @@ class DetectionEvaluator(DatasetEvaluator):
             InputError: images are missing, or masks have another size than the file states (in every
                 process, so that none waits).
         """
-        return compare_in_one_process(self._images, self._compare)
+        return self._compare_in_one_process(self._compare)
 
     def _compare(self, predicted: Mapping[Any, ImageDetections]) -> dict[str, dict[str, float]]:
-        order = self.ground_truth.image_ids
-        require_predictions(order, predicted, self.dataset_name)
         if self.output_dir is not None:
             path = self.output_dir / f"detections_{self.dataset_name}.json"
-            images = ((image, predicted[image]) for image in order)
-            write_coco_results(path, images, self.ground_truth.category_ids)
+            write_coco_results(path, predicted.items(), self.ground_truth.category_ids)
             logger.info("detections in COCO's results format in %s", path)
         results = {KINDS[task]: self._numbers(task, predicted) for task in self.tasks}
         table = run_table({self.dataset_name: results})

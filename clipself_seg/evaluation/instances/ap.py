@@ -12,17 +12,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from tabulate import tabulate
 
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import compare_in_one_process, require_predictions
+from clipself_seg.evaluation.evaluator import ImageEvaluator, check_predicted_classes
 from clipself_seg.evaluation.instances.ground_truth import InstanceGroundTruth
 from clipself_seg.evaluation.instances.numbers import (
     ImageInstances,
@@ -38,12 +35,8 @@ LIMIT = 100  # instances of a class in an image that COCO's AP counts
 logger = logging.getLogger(__name__)
 
 
-class InstanceAPEvaluator(DatasetEvaluator):
-    """Encodes masks image by image; the main process compares those of all processes.
-
-    An image that several processes evaluated (a sampler's padding) counts once, and images are
-    compared in a fixed order, so the result does not depend on the number of processes.
-    """
+class InstanceAPEvaluator(ImageEvaluator[ImageInstances]):
+    """Encodes masks image by image; the main process compares those of all processes."""
 
     def __init__(
         self,
@@ -68,19 +61,15 @@ class InstanceAPEvaluator(DatasetEvaluator):
         Raises:
             InputError: `seen` has another number of classes.
         """
-        if seen is not None and len(seen) != len(vocabulary):
-            raise InputError(f"seen has {len(seen)} classes, there are {len(vocabulary)}")
-        self.dataset_name = dataset_name
-        self.vocabulary = vocabulary
+        super().__init__(
+            dataset_name=dataset_name,
+            vocabulary=vocabulary,
+            image_ids=ground_truth.image_ids,
+            seen=seen,
+            output_dir=output_dir,
+        )
         self.ground_truth = ground_truth
-        self.seen = None if seen is None else np.asarray(seen, dtype=bool)
         self.similarity = similarity
-        self.output_dir = None if output_dir is None else Path(output_dir)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all images."""
-        self._images: dict[Any, ImageInstances] = {}
 
     def process(
         self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
@@ -100,12 +89,12 @@ class InstanceAPEvaluator(DatasetEvaluator):
             instances: Instances = output["instances"]
             classes = instances.pred_classes.tolist()
             scores = instances.scores.tolist()
-            wrong = [label for label in classes if not 0 <= label < len(self.vocabulary)]
-            if wrong:
-                raise ValueError(
-                    f"class {wrong[0]} is predicted in {sample['file_name']}, but "
-                    f'"{self.dataset_name}" has {len(self.vocabulary)}: the model has another vocabulary'
-                )
+            check_predicted_classes(
+                np.asarray(classes),
+                len(self.vocabulary),
+                file_name=sample["file_name"],
+                dataset_name=self.dataset_name,
+            )
             if not np.isfinite(scores).all():
                 raise FloatingPointError(
                     f"the scores of {sample['file_name']} are not finite: the weights or the "
@@ -125,14 +114,13 @@ class InstanceAPEvaluator(DatasetEvaluator):
             InputError: images are missing, or masks have another size than the file states (in
                 every process, so that none waits).
         """
-        return {"segm": compare_in_one_process(self._images, self._compare)}
+        return {"segm": self._compare_in_one_process(self._compare)}
 
     def _compare(self, predicted: Mapping[Any, ImageInstances]) -> dict[str, float]:
-        order = self.ground_truth.image_ids
-        require_predictions(order, predicted, self.dataset_name)
-        logger.info('comparing the instances of %d images of "%s"', len(order), self.dataset_name)
+        count = len(predicted)
+        logger.info('comparing the instances of %d images of "%s"', count, self.dataset_name)
         quality = instance_quality(self.ground_truth, predicted, self.vocabulary)
-        results = {"images": float(len(order))} | instance_results(quality, self.seen)
+        results = {"images": float(count)} | instance_results(quality, self.seen)
         if self.similarity is not None:
             images = instance_images(self.ground_truth, predicted, self.vocabulary)
             groups = {} if self.seen is None else {"-seen": self.seen, "-unseen": ~self.seen}

@@ -12,12 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from detectron2.evaluation import DatasetEvaluator
 
 from clipself_seg.data.images import truth_pixels
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.evaluation.base import compare_in_one_process, require_predictions
+from clipself_seg.evaluation.evaluator import ImageEvaluator
 
 THRESHOLDS = np.arange(0.5, 1.0, 0.05)
 SMALLEST = 100
@@ -173,33 +172,8 @@ def _area(true: np.ndarray, scores: np.ndarray, missed: int) -> float:
     return float(precision @ ((padded[:-2] - padded[2:]) / 2))
 
 
-class CityscapesAPEvaluator(DatasetEvaluator):
-    """Counts overlaps image by image, and merges all processes before anything is averaged."""
-
-    def __init__(
-        self,
-        *,
-        dataset_name: str,
-        vocabulary: Vocabulary,
-        image_ids: Sequence[Any],
-        seen: np.ndarray | None = None,
-    ) -> None:
-        """
-        Args:
-            dataset_name: name of the data set, for messages.
-            vocabulary: K classes; it says which are things.
-            image_ids: ids of the data set's images, each of which has to be evaluated.
-            seen: (K,) bool, classes of the training vocabulary; None splits nothing.
-        """
-        self.dataset_name = dataset_name
-        self.vocabulary = vocabulary
-        self.image_ids = list(image_ids)
-        self.seen = seen
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all images."""
-        self._images: dict[Any, ImageOverlaps] = {}
+class CityscapesAPEvaluator(ImageEvaluator[ImageOverlaps]):
+    """Counts overlaps image by image; the main process compares those of all processes."""
 
     def process(
         self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
@@ -234,11 +208,10 @@ class CityscapesAPEvaluator(DatasetEvaluator):
         Raises:
             InputError: images are missing (in every process, so that none waits).
         """
-        return {"cityscapes": compare_in_one_process(self._images, self._compare)}
+        return {"cityscapes": self._compare_in_one_process(self._compare)}
 
     def _compare(self, predicted: Mapping[Any, ImageOverlaps]) -> dict[str, float]:
-        require_predictions(self.image_ids, predicted, self.dataset_name)
-        images = [predicted[image] for image in self.image_ids]
+        images = list(predicted.values())
         precision = 100 * cityscapes_precision(images, len(self.vocabulary))
         counts = ~np.isnan(precision[:, 0])
         groups = {"": counts}

@@ -11,18 +11,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from clipself_seg.data.images import truth_pixels
 from clipself_seg.data.panoptic_png import read_panoptic_png
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import require_predictions
+from clipself_seg.evaluation.evaluator import ImageEvaluator
 from clipself_seg.evaluation.panoptic.files import check_things_and_stuff
 from clipself_seg.evaluation.panoptic.gap import match_with_true_names
 from clipself_seg.evaluation.panoptic.numbers import (
@@ -44,12 +42,16 @@ from clipself_seg.evaluation.panoptic.report import quality_table, write_quality
 logger = logging.getLogger(__name__)
 
 
-class PanopticQualityEvaluator(DatasetEvaluator):
-    """Matches segments image by image, and merges all processes before anything is averaged.
+class _Matches(NamedTuple):
+    """Matches of an image: its own, and what is asked for beside them."""
 
-    An image that several processes evaluated (a sampler's padding) counts once, and images are
-    added up in a fixed order, so the result does not depend on the number of processes.
-    """
+    own: ImageMatches
+    any_class: OpenMatches | None
+    true_names: ImageMatches | None
+
+
+class PanopticQualityEvaluator(ImageEvaluator[_Matches]):
+    """Matches segments image by image, and averages those of all processes."""
 
     def __init__(
         self,
@@ -80,22 +82,17 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             InputError: the vocabulary has no thing, no stuff or marks neither, or `seen` has another
                 number of classes.
         """
-        if seen is not None and len(seen) != len(vocabulary):
-            raise InputError(f"seen has {len(seen)} classes, there are {len(vocabulary)}")
+        super().__init__(
+            dataset_name=dataset_name,
+            vocabulary=vocabulary,
+            image_ids=image_ids,
+            seen=seen,
+            output_dir=output_dir,
+        )
         check_things_and_stuff(vocabulary.thing, f'vocabulary "{vocabulary.name}"')
-        self.dataset_name = dataset_name
-        self.vocabulary = vocabulary
-        self.image_ids = None if image_ids is None else list(image_ids)
-        self.seen = None if seen is None else np.asarray(seen, dtype=bool)
         self.panoptic_json = panoptic_json
         self.similarity = similarity
         self.true_names = true_names
-        self.output_dir = None if output_dir is None else Path(output_dir)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all images."""
-        self._images: dict[Any, _Matches] = {}
 
     def process(
         self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
@@ -164,19 +161,14 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         return self._merge()[1]
 
     def _merge(self) -> tuple[ClassQuality, dict[str, float]]:
-        merged: dict[Any, _Matches] = {}
-        for images in comm.all_gather(self._images):
-            merged |= images
-        order = sorted(merged, key=str) if self.image_ids is None else self.image_ids
-        require_predictions(order, merged, self.dataset_name)
-        matches = [merged[image] for image in order]
+        matches = self._merged()
         quality = panoptic_quality([one.own for one in matches], len(self.vocabulary))
         if np.isnan(quality.pq).all():
             raise InputError(
-                f'"{self.dataset_name}" has no segment in {len(order)} images, neither true nor '
+                f'"{self.dataset_name}" has no segment in {len(matches)} images, neither true nor '
                 "predicted: its panoptic ground truth is blank"
             )
-        results = {"images": float(len(order))}
+        results = {"images": float(len(matches))}
         results |= panoptic_results(
             quality, self.vocabulary.names, self.vocabulary.thing, self.seen
         )
@@ -192,11 +184,3 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             named = [one.true_names for one in matches if one.true_names is not None]
             values["true-names-PQ"] = panoptic_quality(named, len(self.vocabulary)).pq
         return group_means(values, self.vocabulary.thing, self.seen)
-
-
-class _Matches(NamedTuple):
-    """Matches of an image: its own, and what is asked for beside them."""
-
-    own: ImageMatches
-    any_class: OpenMatches | None
-    true_names: ImageMatches | None

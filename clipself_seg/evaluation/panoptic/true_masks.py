@@ -9,14 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from detectron2.evaluation import DatasetEvaluator
-from detectron2.utils import comm
 
 from clipself_seg.data.images import truth_pixels
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.panoptic_png import read_panoptic_png
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.evaluation.base import require_predictions
+from clipself_seg.evaluation.evaluator import ImageEvaluator
 from clipself_seg.evaluation.panoptic.gap import match_best_masks, match_named_truth
 from clipself_seg.evaluation.panoptic.numbers import (
     ImageMatches,
@@ -80,33 +78,8 @@ class _Image(NamedTuple):
     best: ImageMatches | None
 
 
-class TrueMaskEvaluator(DatasetEvaluator):
-    """Compares what `TrueMasks` gives with the true classes; each image counts once."""
-
-    def __init__(
-        self,
-        *,
-        dataset_name: str,
-        vocabulary: Vocabulary,
-        image_ids: Sequence[Any],
-        seen: np.ndarray | None = None,
-    ) -> None:
-        """
-        Args:
-            dataset_name: name of the data set, for messages.
-            vocabulary: C classes of the data set; it says which are things.
-            image_ids: ids of its images, each of which has to be evaluated.
-            seen: (C,) bool, classes of the training vocabulary; None splits nothing.
-        """
-        self.dataset_name = dataset_name
-        self.vocabulary = vocabulary
-        self.image_ids = list(image_ids)
-        self.seen = None if seen is None else np.asarray(seen, dtype=bool)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all images."""
-        self._images: dict[Any, _Image] = {}
+class TrueMaskEvaluator(ImageEvaluator[_Image]):
+    """Compares what `TrueMasks` gives with the true classes."""
 
     def process(
         self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
@@ -138,11 +111,7 @@ class TrueMaskEvaluator(DatasetEvaluator):
         Raises:
             InputError: images are missing (in every process, so that none waits).
         """
-        merged: dict[Any, _Image] = {}
-        for images in comm.all_gather(self._images):
-            merged |= images
-        require_predictions(self.image_ids, merged, self.dataset_name)
-        every = [merged[image] for image in self.image_ids]
+        every = self._merged()
         count = len(self.vocabulary)
         classes, names = (
             np.concatenate([np.zeros(0, dtype=np.int64), *parts])

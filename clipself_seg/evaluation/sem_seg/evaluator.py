@@ -22,6 +22,7 @@ from detectron2.utils import comm
 
 from clipself_seg.data.label_maps import read_label_map
 from clipself_seg.errors import InputError
+from clipself_seg.evaluation.evaluator import check_predicted_classes
 from clipself_seg.evaluation.sem_seg.beside import Beside, BesideCounts, beside_results
 from clipself_seg.evaluation.sem_seg.numbers import (
     ClassNumbers,
@@ -150,13 +151,12 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
             if best is None:
                 raise ValueError("a threshold of the background needs the scores of the labels")
             predicted[(best < self.threshold).cpu().numpy()] = self.background
-        lowest = predicted.min(initial=0)
-        highest = predicted.max(initial=0)
-        if lowest < 0 or highest >= len(self.class_names):
-            raise ValueError(
-                f"class {lowest if lowest < 0 else highest} is predicted in {file_name}, but "
-                f'"{self.dataset_name}" has {len(self.class_names)}: the model has another vocabulary'
-            )
+        check_predicted_classes(
+            np.array([predicted.min(initial=0), predicted.max(initial=0)]),
+            len(self.class_names),
+            file_name=file_name,
+            dataset_name=self.dataset_name,
+        )
         return predicted
 
     def evaluate(self) -> dict[str, dict[str, float]]:

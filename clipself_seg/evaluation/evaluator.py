@@ -1,0 +1,130 @@
+"""Base of the evaluators that keep something of every image until all processes are done.
+
+Detectron2's `DatasetEvaluator` is theirs as well; evaluators that only add up counts need no more than that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+import numpy as np
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.errors import InputError
+
+Kept = TypeVar("Kept")
+Compared = TypeVar("Compared")
+
+
+class ImageEvaluator(DatasetEvaluator, Generic[Kept]):
+    """Keeps what it needs of each image by the image's id, and merges all processes before anything is averaged.
+
+    An image that several processes evaluated (a sampler's padding) counts once, and images are
+    compared in a fixed order, so the result does not depend on the number of processes.
+    Subclasses implement `process`, which fills ``_images``, and `evaluate`.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset_name: str,
+        vocabulary: Vocabulary,
+        image_ids: Sequence[Any] | None,
+        seen: np.ndarray | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """
+        Args:
+            dataset_name: name of the data set for messages and files.
+            vocabulary: K classes of the data set; it says which are things.
+            image_ids: ids of the data set's images, in the order in which they are compared: each has to be
+                evaluated. None takes the images that come, sorted by id.
+            seen: (K,) bool, classes of the training vocabulary; None splits nothing.
+            output_dir: folder where the main process writes files; None writes nothing.
+
+        Raises:
+            InputError: `seen` has another number of classes.
+        """
+        if seen is not None and len(seen) != len(vocabulary):
+            raise InputError(f"seen has {len(seen)} classes, there are {len(vocabulary)}")
+        self.dataset_name = dataset_name
+        self.vocabulary = vocabulary
+        self.image_ids = None if image_ids is None else list(image_ids)
+        self.seen = None if seen is None else np.asarray(seen, dtype=bool)
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._images: dict[Any, Kept] = {}
+
+    def _merged(self) -> list[Kept]:
+        """What all processes have kept, in a fixed order and in every process.
+
+        Raises:
+            InputError: images are missing.
+        """
+        return list(self._in_order(comm.all_gather(self._images)).values())
+
+    def _compare_in_one_process(self, compare: Callable[[dict[Any, Kept]], Compared]) -> Compared:
+        """What a comparison of the images of all processes gives, the same in every process.
+
+        It is made in the main process for all, since it takes minutes for a large data set; an error goes to
+        every process, so that none waits.
+
+        Args:
+            compare: is given what is kept of the images of all processes, each once and in order, by id.
+
+        Raises:
+            InputError: images are missing, or as `compare`; in every process.
+        """
+        parts = comm.gather(self._images)
+        outcome: Compared | InputError | None = None
+        if comm.is_main_process():
+            try:
+                outcome = compare(self._in_order(parts))
+            except InputError as error:
+                outcome = error
+        outcome = comm.all_gather(outcome)[0]
+        if isinstance(outcome, InputError):
+            raise outcome
+        return cast(Compared, outcome)
+
+    def _in_order(self, parts: Iterable[Mapping[Any, Kept]]) -> dict[Any, Kept]:
+        """Images of all processes in the order of the data set, each of which has to be there."""
+        merged = {image: one for part in parts for image, one in part.items()}
+        order = sorted(merged, key=str) if self.image_ids is None else self.image_ids
+        missing = [image for image in order if image not in merged]
+        if missing:
+            raise InputError(
+                f'{len(missing)} of {len(order)} images of "{self.dataset_name}" have no '
+                f"prediction, such as {missing[:3]}: evaluate the whole data set"
+            )
+        return {image: merged[image] for image in order}
+
+
+def check_predicted_classes(
+    classes: np.ndarray, num_classes: int, *, file_name: str, dataset_name: str
+) -> None:
+    """Refuse predictions of a class that the data set does not have.
+
+    Args:
+        classes: (n,) predicted class indices.
+        num_classes: number of classes of the data set.
+        file_name: image, for the message.
+        dataset_name: name of the data set, for the message.
+
+    Raises:
+        ValueError: a class is not in [0, num_classes); it names the first.
+    """
+    wrong = classes[(classes < 0) | (classes >= num_classes)]
+    if len(wrong):
+        raise ValueError(
+            f"class {wrong[0]} is predicted in {file_name}, but "
+            f'"{dataset_name}" has {num_classes}: the model has another vocabulary'
+        )

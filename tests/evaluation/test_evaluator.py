@@ -1,0 +1,82 @@
+"""The base of the evaluators that keep images: merged once, in order, none missing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from clipself_seg.data.vocabulary import own_words
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation import evaluator as module
+from clipself_seg.evaluation.evaluator import ImageEvaluator, check_predicted_classes
+
+WORDS = own_words(["cat", "grass"])
+
+
+class Kept(ImageEvaluator[int]):
+    def process(self, inputs, outputs):
+        for sample, output in zip(inputs, outputs, strict=True):
+            self._images[sample["image_id"]] = output
+
+    def evaluate(self):
+        return self._merged(), self._compare_in_one_process(lambda images: list(images.items()))
+
+
+def kept(image_ids, **images):
+    one = Kept(dataset_name="tiny", vocabulary=WORDS, image_ids=image_ids)
+    one.process([{"image_id": image} for image in images], images.values())
+    return one
+
+
+@pytest.fixture
+def beside(monkeypatch):
+    """Another process, which has kept some images too."""
+    other = {"b": 2, "c": 3}
+    monkeypatch.setattr(
+        module.comm, "all_gather", lambda own: [own, other] if isinstance(own, dict) else [own]
+    )
+    monkeypatch.setattr(module.comm, "gather", lambda own: [own, other])
+
+
+def test_images_of_all_processes_count_once_in_the_order_of_the_data_set(beside):
+    images = [("c", 3), ("a", 1), ("b", 2)]
+    assert kept(["c", "a", "b"], a=1, b=2).evaluate() == ([3, 1, 2], images)
+    # Nobody asks for c.
+    assert kept(["b", "a"], a=1).evaluate() == ([2, 1], [("b", 2), ("a", 1)])
+
+
+def test_without_a_data_set_images_are_compared_by_id():
+    assert kept(None, b=2, a=1).evaluate() == ([1, 2], [("a", 1), ("b", 2)])
+    empty = kept(None, a=1)
+    empty.reset()
+    assert empty.evaluate() == ([], [])
+
+
+def test_missing_images_are_named(beside):
+    one = kept(["a", "b", "d"], a=1)
+    for merge in (one._merged, lambda: one._compare_in_one_process(dict)):
+        with pytest.raises(InputError, match=r'1 of 3 images of "tiny".*\[\'d\'\]: evaluate'):
+            merge()
+
+
+def test_an_error_of_the_comparison_reaches_every_process(monkeypatch):
+    monkeypatch.setattr(module.comm, "is_main_process", lambda: False)
+    monkeypatch.setattr(module.comm, "all_gather", lambda own: [InputError("broken"), own])
+    with pytest.raises(InputError, match="broken"):
+        kept(["a"], a=1)._compare_in_one_process(dict)
+
+
+def test_seen_has_the_classes_of_the_vocabulary():
+    how = {"dataset_name": "tiny", "vocabulary": WORDS, "image_ids": []}
+    assert Kept(**how, seen=[1, 0]).seen.tolist() == [True, False]
+    with pytest.raises(InputError, match="seen has 3 classes, there are 2"):
+        Kept(**how, seen=np.ones(3, dtype=bool))
+
+
+def test_a_class_that_the_data_set_lacks_is_refused():
+    where = {"file_name": "a.jpg", "dataset_name": "tiny"}
+    check_predicted_classes(np.array([0, 1]), 2, **where)
+    check_predicted_classes(np.array([]), 2, **where)
+    for wrong in (-1, 2):
+        with pytest.raises(ValueError, match=f'class {wrong} is predicted in a.jpg, but "tiny"'):
+            check_predicted_classes(np.array([0, wrong, 7]), 2, **where)

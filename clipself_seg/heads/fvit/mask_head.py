@@ -60,16 +60,19 @@ class MaskHead(nn.Module):
         return F.pixel_shuffle(F.conv2d(cells, own, bias, groups=4), 2)[:, 0]
 
 
-def mask_targets(boxes: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
+def mask_targets(
+    boxes: Sequence[Tensor], masks: Sequence[Tensor], square: tuple[float, float]
+) -> Tensor:
     """Masks of RoIs, (n, 28, 28) in {0, 1}: the object's mask read in the RoI by RoIAlign, at least 1/2.
 
     Args:
         boxes: positive RoIs (m, 4) of each image.
-        masks: for each image the mask (m, h, w) of the object of each RoI.
+        masks: for each image the mask (m, h, w) of the object of each RoI, without padding.
+        square: rows and columns in pixels of the padded image.
     """
     read = [
         roi_align(
-            own.float()[:, None],
+            _padded(own.float(), square)[:, None],
             torch.cat([torch.arange(len(b), device=b.device)[:, None].to(b), b], dim=1),
             2 * SIDE,
             1.0,
@@ -79,6 +82,15 @@ def mask_targets(boxes: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
         for b, own in zip(boxes, masks, strict=True)
     ]
     return (torch.cat(read) >= 0.5).float()
+
+
+def _padded(masks: Tensor, square: tuple[float, float]) -> Tensor:
+    """Masks (m, h, w) with zeros below and at the right where the image is padded.
+
+    A sample lies at most half a pixel outside of the last one, so that one row and one column are as good as all.
+    """
+    below, right = (int(side > own) for side, own in zip(square, masks.shape[1:]))
+    return F.pad(masks, (0, right, 0, below)) if below or right else masks
 
 
 def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:

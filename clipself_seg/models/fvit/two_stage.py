@@ -213,7 +213,9 @@ class RoIStage(_Stage):
         ]
         with autocast(self.device, self.precision):
             predicted = self.roi_head.mask_head(self._pool(levels, positive, 14))
-        return losses | {"loss_mask": mask_loss(predicted, mask_targets(positive, masks))}
+        square = (levels[0].shape[2] * self.strides[0], levels[0].shape[3] * self.strides[0])
+        wanted = mask_targets(positive, masks, square)
+        return losses | {"loss_mask": mask_loss(predicted, wanted)}
 
     def _pool(self, levels: Sequence[Tensor], boxes: Sequence[Tensor], side: int) -> Tensor:
         return pool_boxes(levels, self.strides, boxes, side)

@@ -81,6 +81,17 @@ def test_one_step_trains_all_but_clip(masks):
     assert not model.clip.training
 
 
+def test_masks_are_padded_as_their_images_are():
+    model = training(tiny(MASKS=True))
+    own = sample(boxes=((30, 20, 56, 64),), labels=(0,))
+    noise = torch.rand(1, 64, 56, generator=torch.Generator().manual_seed(0)) > 0.4
+    losses = [
+        model([own | {"masks": masks}])["loss_mask"]
+        for masks in (noise, torch.nn.functional.pad(noise, (0, 8)))
+    ]
+    assert losses[0] == losses[1]
+
+
 def test_clips_tower_trains_where_the_key_says_so():
     model = training(tiny(TRAIN_CLIP=True))
     step(model, [sample()])

@@ -31,6 +31,23 @@ def test_centre_is_the_logit_interpolated_to_the_grid():
     assert torch.equal(visible_cells(masks, GRID, PATCH, binarise="centre"), expected)
 
 
+@pytest.mark.parametrize("rule", ["centre", "any"])
+def test_a_whole_map_is_rounded_as_the_official_resizing_rounds(rule):
+    torch.manual_seed(0)
+    patch = 1 if rule == "centre" else PATCH
+    size = GRID[0] * patch, GRID[1] * patch
+
+    def pooled(masks):
+        resized = F.interpolate(masks[None], size, mode="bilinear", align_corners=False)
+        return F.max_pool2d(resized[0], patch)
+
+    masks = smooth(20, 96, 128)
+    # A cell of each mask is at the threshold, but for rounding.
+    masks = masks - pooled(masks)[:, 2, 3, None, None]
+    expected = pooled(masks) > 0 if rule == "centre" else pooled(masks) >= 0
+    assert torch.equal(visible_cells(masks, GRID, PATCH, binarise=rule), expected)
+
+
 def test_a_fraction_of_the_map_is_that_part_cut_out():
     masks = smooth(9, 20, 42)
     part = masks[:, :10, :28]

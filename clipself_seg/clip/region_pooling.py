@@ -93,6 +93,8 @@ def box_weights(boxes_n4: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def _axis_weights(start_n: Tensor, end_n: Tensor, cells: int) -> Tensor:
     """Mean of linear-interpolation weights over ceil(length) samples at bin centres, (n, cells)."""
+    # Shifted before they are subtracted, as in torchvision: rounding may decide between two numbers of samples.
+    start_n, end_n = start_n - 0.5, end_n - 0.5
     length_n = end_n - start_n
     count_n = length_n.ceil().clamp(min=1)
     # A GPU is not waited for: no box is longer than the limits of its corners.
@@ -100,7 +102,7 @@ def _axis_weights(start_n: Tensor, end_n: Tensor, cells: int) -> Tensor:
     if on_cpu(count_n):
         most = int(count_n.max()) if len(count_n) else 1
     index_s = torch.arange(most, device=start_n.device)
-    centres_ns = start_n[:, None] - 0.5 + (index_s + 0.5) * (length_n / count_n)[:, None]
+    centres_ns = start_n[:, None] + (index_s + 0.5) * (length_n / count_n)[:, None]
     used_ns = (index_s < count_n[:, None]) & (centres_ns >= -1) & (centres_ns <= cells)
     # A hat function over the clamped position is linear interpolation with border clamping.
     clamped_ns = centres_ns.clamp(0, cells - 1)

@@ -24,6 +24,19 @@ def test_box_weights_equal_roi_align_on_random_boxes_inside_and_outside():
     )
 
 
+def test_boxes_of_whole_pixels_near_the_border_have_as_many_samples_as_in_roi_align():
+    # From pixel 3 to 43 of 640 it is 3 of 48 cells, but for rounding.
+    cells = 48
+    features = torch.randn(1, cells, cells, generator=torch.Generator().manual_seed(0))
+    edges = [(start, start + 40 * number) for start in range(10) for number in range(1, 15)]
+    starts, ends = torch.tensor(edges).float().unbind(1)
+    boxes = torch.stack([starts, torch.zeros_like(starts), ends, torch.full_like(ends, 640)], 1)
+    boxes /= 640
+    expected = roi_align(features[None], [boxes * cells], output_size=1, aligned=True)[..., 0, 0]
+    pooled = pool(features, box_weights(boxes, (cells, cells)))
+    torch.testing.assert_close(pooled, expected, atol=2e-5, rtol=0)
+
+
 def test_the_whole_image_is_the_mean_of_all_cells():
     weights = box_weights(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), (4, 5))
     torch.testing.assert_close(weights, torch.full((1, 4, 5), 1 / 20))

@@ -47,6 +47,9 @@ def proposal_records(
 ) -> list[Record]:
     """Records of all images with "proposals": (n, 4) float32 XYXY pixels, in file order, n may be 0.
 
+    "proposal_areas" (n,) float64 are width times height as the file has them: corners that are rounded to float32 give
+    a side of 8 pixels that is a little less.
+
     Args:
         json_file: file in COCO's instances format. Of the annotations only "image_id" and "bbox"
             (XYWH) are read.
@@ -78,9 +81,9 @@ def proposal_records_of(
     listed = {image["id"] for image in content["images"]}
     annotations = coco_list(content, "annotations", json_file)
     boxes = _boxes_by_image(annotations, listed, json_file)
-    none = np.zeros((0, 4), dtype=np.float32)
+    none = np.zeros((0, 4), dtype=np.float32), np.zeros(0)
     for record in records:
-        record["proposals"] = boxes.get(record["image_id"], none)
+        record["proposals"], record["proposal_areas"] = boxes.get(record["image_id"], none)
     return records
 
 
@@ -313,13 +316,16 @@ def _large_enough(record: Record, min_side: int) -> bool:
 
 def _boxes_by_image(
     annotations: list[dict[str, Any]], listed: set[Any], path: str | os.PathLike[str]
-) -> dict[Any, np.ndarray]:
-    """Checked XYXY boxes of each image by its id."""
+) -> dict[Any, tuple[np.ndarray, np.ndarray]]:
+    """Checked XYXY boxes of each image by its id, and their areas as stated."""
     grouped: dict[Any, list[Any]] = {}
     for annotation in annotations:
         image_id = annotated_image(annotation, listed, path)
         grouped.setdefault(image_id, []).append(annotation.get("bbox"))
-    return {image_id: _xyxy(boxes, image_id, path) for image_id, boxes in grouped.items()}
+    return {
+        image_id: (_xyxy(boxes, image_id, path), np.array([w * h for _, _, w, h in boxes], float))
+        for image_id, boxes in grouped.items()
+    }
 
 
 def _xyxy(boxes_xywh: list[Any], image_id: Any, path: str | os.PathLike[str]) -> np.ndarray:

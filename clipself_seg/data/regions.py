@@ -112,6 +112,7 @@ def sample_proposal_regions(
     *,
     width: int,
     height: int,
+    areas: np.ndarray | None = None,
     max_regions: int = 20,
     min_area: float = 8**2,
     max_area: float = 1024**2,
@@ -128,21 +129,27 @@ def sample_proposal_regions(
         boxes: proposals of the image, (N, 4) XYXY pixels, N may be 0.
         width: width of the image in pixels.
         height: height of the image in pixels.
+        areas: areas of the boxes as their file states them, (N,); None takes those of the corners.
         max_regions: most regions of an image; 0 keeps all.
         min_area: smallest box area that is kept, in square pixels of the original image.
         max_area: largest box area that is kept, in square pixels of the original image.
         crop_scale: enlargement of the teacher's crop; the student's box stays as it is.
     """
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-    boxes = boxes[rng.permutation(len(boxes))][: max_regions or None]
-    boxes = boxes[area_within(boxes, min_area, max_area)]
+    areas = box_areas(boxes) if areas is None else np.asarray(areas)
+    chosen = rng.permutation(len(boxes))[: max_regions or None]
+    boxes = boxes[chosen][within(areas[chosen], min_area, max_area)]
     if len(boxes) == 0:
         quarter = np.array([[0.0, 0.0, width / 4, height / 4]])
         return Regions(quarter, quarter)
     return Regions(boxes, enlarge_boxes(boxes, crop_scale, width, height))
 
 
-def area_within(boxes: np.ndarray, min_area: float, max_area: float) -> np.ndarray:
-    """Whether the area of each box is from `min_area` to `max_area` inclusive, (n,) bool."""
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    return (area >= min_area) & (area <= max_area)
+def box_areas(boxes: np.ndarray) -> np.ndarray:
+    """Areas (n,) of boxes (n, 4) XYXY."""
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def within(areas: np.ndarray, min_area: float, max_area: float) -> np.ndarray:
+    """Whether each area is from `min_area` to `max_area` inclusive, (n,) bool."""
+    return (areas >= min_area) & (areas <= max_area)

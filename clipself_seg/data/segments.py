@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from clipself_seg.data.images import MAX_PIXELS
 from clipself_seg.data.panoptic_png import disagreement, read_panoptic_ids
-from clipself_seg.data.regions import Regions, area_within, enlarge_boxes
+from clipself_seg.data.regions import Regions, box_areas, enlarge_boxes, within
 from clipself_seg.errors import InputError
 
 MaskResize = Literal["reference", "exact"]
@@ -73,7 +73,7 @@ def read_segments(
         boxes=np.array([_box(info, ids, thing_ids) for info in infos]).reshape(-1, 4),
     )
     _check_boxes(segments, record)
-    keep = area_within(segments.boxes, MIN_BOX_AREA, MAX_BOX_AREA)
+    keep = within(box_areas(segments.boxes), MIN_BOX_AREA, MAX_BOX_AREA)
     return Segments(ids, *(values[keep] for values in segments[1:]))
 
 

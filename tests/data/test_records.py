@@ -69,6 +69,14 @@ def test_proposals_are_grouped_by_image_as_corners(write):
     assert first["proposals"].tolist() == [[0, 0, 5, 5]]
     assert second["proposals"].tolist() == [[1, 2, 4, 6], [10.5, 0, 11.5, 2]]
     assert empty["proposals"].shape == (0, 4)
+    assert second["proposal_areas"].tolist() == [12, 2] and empty["proposal_areas"].shape == (0,)
+
+
+def test_areas_of_proposals_are_those_of_the_file_and_not_of_rounded_corners(write):
+    box = {"image_id": 7, "bbox": [10.3, 20.7, 8, 8]}
+    record, _ = proposal_records(write({"images": IMAGES, "annotations": [box]}), "root")
+    x0, y0, x1, y1 = record["proposals"][0].astype(np.float64)
+    assert (x1 - x0) * (y1 - y0) < 64 and record["proposal_areas"].tolist() == [64]
 
 
 def test_panoptic_records_keep_the_files_own_category_ids(write, caplog):

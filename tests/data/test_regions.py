@@ -127,6 +127,13 @@ def test_area_limits_are_inclusive():
     assert sorted(kept[:, 2].tolist()) == [8, 1024]
 
 
+def test_areas_that_are_stated_decide_and_go_with_their_boxes():
+    boxes = np.array([[x, 0, x + 8, 8] for x in range(30)], dtype=np.float64)
+    areas = np.where(np.arange(30) % 3, 64.0, 63.0)
+    kept = sample_proposal_regions(rng(1), boxes, width=64, height=64, areas=areas).boxes
+    assert len(kept) and (kept[:, 0] % 3 != 0).all()
+
+
 @pytest.mark.parametrize("boxes", [np.zeros((0, 4)), [[5, 5, 6, 6]], [[0, 0, 2000, 2000]]])
 def test_without_a_usable_proposal_the_top_left_quarter_is_taken(boxes):
     regions = sample_proposal_regions(rng(), np.array(boxes), width=640, height=480)

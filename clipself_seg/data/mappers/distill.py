@@ -55,7 +55,7 @@ class DistillMapper:
     ) -> None:
         """
         Args:
-            source: "grid" draws cells, "proposals" draws from the record's "proposals".
+            source: "grid" draws cells, "proposals" draws from the record's "proposals", whose "proposal_areas" count.
             student_size: S, side of the student's input in pixels.
             crop_size: S0, side of the teacher's crops in pixels.
             seed: seed of the run.
@@ -162,6 +162,7 @@ class DistillMapper:
             record["proposals"],
             width=width,
             height=height,
+            areas=record.get("proposal_areas"),
             max_regions=self.max_regions,
             min_area=self.min_area,
             max_area=self.max_area,

@@ -199,6 +199,10 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 
 
+# Sets whose authors put a class name in as it stands: CAT-Seg, ODISE and FC-CLIP.
+AS_IT_STANDS = frozenset({"cat_seg", "odise", "bare", "vild14"})
+
+
 def clean_name(name: str) -> str:
     """A class name as it is written in a sentence: ``sports_ball/bat`` is "sports ball or bat"."""
     return name.replace("_", " ").replace("/", " or ").lower().rstrip(".")
@@ -209,19 +213,21 @@ def article(name: str) -> str:
     return "an" if name.startswith(("a", "e", "i", "o", "u")) else "a"
 
 
-def class_prompts(name: str, templates: str = "vild63", clean: bool = True) -> list[str]:
+def class_prompts(name: str, templates: str = "vild63", clean: bool | None = None) -> list[str]:
     """The sentences for one class name.
 
     Args:
         name: one name of the class, as the vocabulary spells it.
         templates: a key of `TEMPLATES`.
-        clean: write the name as `clean_name` does, else as it is (CAT-Seg).
+        clean: write the name as `clean_name` does, else as it is; None: as the templates' authors do, `AS_IT_STANDS`.
 
     Raises:
         InputError: there are no templates of that name.
     """
     if templates not in TEMPLATES:
         raise InputError(f'no templates "{templates}": {nearest(templates, TEMPLATES)}')
+    if clean is None:
+        clean = templates not in AS_IT_STANDS
     written = clean_name(name) if clean else name
     return [template.format(written, article=article(name)) for template in TEMPLATES[templates]]
 

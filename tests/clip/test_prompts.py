@@ -71,6 +71,20 @@ def test_name_and_article(raw, clean, chosen):
     assert class_prompts(raw)[0] == f"There is {chosen} {clean} in the scene."
 
 
+@pytest.mark.parametrize(
+    "templates, first",
+    [
+        ("odise", "a photo of a Stop_sign/St.."),
+        ("vild14", "a photo of a Stop_sign/St.."),
+        ("bare", "Stop_sign/St."),
+        ("cat_seg", "A photo of a Stop_sign/St. in the scene"),
+    ],
+)
+def test_odise_fc_clip_and_cat_seg_write_a_name_as_it_stands(templates, first):
+    assert class_prompts("Stop_sign/St.", templates)[0] == first
+    assert class_prompts("Stop_sign/St.", "single") == ["a photo of a stop sign or st"]
+
+
 def test_braces_in_a_name_are_kept():
     assert class_prompts("{0}", "single") == ["a photo of a {0}"]
 

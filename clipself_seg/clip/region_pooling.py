@@ -80,6 +80,8 @@ def _check_values(kind: str, tensor: Tensor) -> None:
 def box_weights(boxes_n4: Tensor, grid: tuple[int, int]) -> Tensor:
     """Cell weights (n, h, w) of torchvision's RoIAlign with 1x1 output, aligned, adaptive sampling.
 
+    They are computed in float32, autocast or not, as RoIAlign is.
+
     Args:
         boxes_n4: boxes XYXY relative to the padded image, in [0, 1], or near it as `check_regions` has it.
         grid: rows and columns of the dense features.
@@ -108,7 +110,8 @@ def _axis_weights(start_n: Tensor, end_n: Tensor, cells: int) -> Tensor:
     clamped_ns = centres_ns.clamp(0, cells - 1)
     cell_w = torch.arange(cells, device=start_n.device)
     hats_nsw = (1 - (clamped_ns[:, :, None] - cell_w).abs()).clamp(min=0)
-    summed_nw = torch.einsum("ns,nsw->nw", used_ns.to(hats_nsw.dtype), hats_nsw)
+    with full_precision(start_n.device):
+        summed_nw = torch.einsum("ns,nsw->nw", used_ns.to(hats_nsw.dtype), hats_nsw)
     empty_n1 = (length_n <= 0)[:, None]
     return (summed_nw / count_n[:, None]).masked_fill(empty_n1, 0.0)
 

@@ -37,6 +37,14 @@ def test_boxes_of_whole_pixels_near_the_border_have_as_many_samples_as_in_roi_al
     torch.testing.assert_close(pooled, expected, atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_box_weights_are_those_of_float32_under_autocast(precision):
+    boxes = torch.tensor([[0.1, 0.2, 0.77, 0.9], [0.013, 0.3, 0.4, 0.451]])
+    with torch.autocast("cpu", precision):
+        weights = box_weights(boxes, (64, 64))
+    assert torch.equal(weights, box_weights(boxes, (64, 64)))
+
+
 def test_the_whole_image_is_the_mean_of_all_cells():
     weights = box_weights(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), (4, 5))
     torch.testing.assert_close(weights, torch.full((1, 4, 5), 1 / 20))

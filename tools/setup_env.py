@@ -205,7 +205,10 @@ def main(words: Optional[Sequence[str]] = None) -> int:
     if options.command in ("test", "test-all"):
         return test(python, rest if options.command == "test" else [*EVERYTHING, *rest])
     shown = {"quickstart": quickstart, "demo": demo}.get(options.command)
-    return shown(python, rest) if shown else 0
+    if shown:
+        return shown(python, rest)
+    say("to use it: . %s" % (venv / "bin" / "activate"))
+    return 0
 
 
 if __name__ == "__main__":

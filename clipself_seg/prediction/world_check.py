@@ -6,6 +6,7 @@ it gives an answer all the same, and nothing in that says that it means little.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import logging
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from clipself_seg.mini.concepts import WORLDS
 logger = logging.getLogger(__name__)
 
 SHOWN = 5  # names of classes in the warning
+SLIP = 0.85  # likeness of two names, in [0, 1], from which on one may be meant by the other
 
 
 class WorldCheck:
@@ -54,7 +56,7 @@ class WorldCheck:
             if not any(_plain(name) in known_names() for name in entry.names)
         ]
         if strange and not self._warned:
-            listed = ", ".join(f'"{name}"' for name in strange[:SHOWN])
+            listed = ", ".join(f'"{name}"{_meant(name)}' for name in strange[:SHOWN])
             more = f" and {len(strange) - SHOWN} more" if len(strange) > SHOWN else ""
             self._warn(f"which have no {listed}{more}")
 
@@ -90,6 +92,12 @@ def known_names() -> frozenset[str]:
 def sizes() -> frozenset[tuple[int, int]]:
     """Width and height in pixels that images of the worlds have."""
     return frozenset(size for world in WORLDS.values() for size in world.sizes)
+
+
+def _meant(name: str) -> str:
+    """A hint behind a name that is a slip of the pen away from a known one."""
+    close = difflib.get_close_matches(_plain(name), sorted(known_names()), n=1, cutoff=SLIP)
+    return f' (did you mean "{close[0]}"?)' if close else ""
 
 
 def _plain(name: str) -> str:

@@ -38,7 +38,7 @@ RUNS = tuple(
 # What the images show: both CLIPs alone, and the second one fused with the generator.
 NAMED = (*((run, "clip") for run in RUNS), (RUNS[-1], "fused"))
 VOID = -1
-TITLES = {"clip": "alone", "fused": "and generator"}
+TITLES = {"clip": "CLIP only", "fused": "fused"}  # as in the tables
 
 
 def panoptic_chapter(output: Path, worlds: Path) -> dict[str, Chapter]:

@@ -189,6 +189,7 @@ def test_a_clip_as_it_is_segments_and_a_folder_of_it_does_too(run, photos, tmp_p
         ("dog, dog", {}, '"dog" twice'),
         ("dog", {"config": "none.yaml"}, "no config file none.yaml"),
         ("dog", {"weights": "none.pth"}, "no checkpoint at none.pth"),
+        ("dog", {"weights": "mini-fvit"}, "this is no CAT-Seg checkpoint"),
     ],
 )
 def test_bad_input_is_a_line_and_status_2(run, photos, tmp_path, capsys, vocabulary, how, message):

@@ -52,6 +52,9 @@ def test_other_words_are_named_once(warnings):
     (message,) = warnings()
     assert 'have no "dog", "orange ring":' in message
     assert "--config-file semseg/catseg_cvpr_vitb16.yaml --weights catseg-base" in message
+    check().look_at_classes(own_words(["red sttar", "red bus", "rink"]).classes)
+    (message,) = warnings()
+    assert 'have no "red sttar" (did you mean "red star"?), "red bus", "rink":' in message
     check().look_at_classes(load_vocabulary("ade20k_150").classes)
     (message,) = warnings()
     assert '"wall", "building", "sky", "floor", "tree" and 140 more' in message

@@ -151,6 +151,12 @@ def test_all_tests_are_those_marked_heavy_too(monkeypatch):
     assert given == [["-m", "", "-x"], ["-x"]] and installed == [".[dev,docs,export,notebooks,ray]"]
 
 
+def test_a_set_up_ends_with_how_to_use_it(monkeypatch, capsys):
+    monkeypatch.setattr(setup_env, "is_complete", lambda venv: True)
+    assert setup_env.main(["setup", "--venv", "/there"]) == 0
+    assert capsys.readouterr().out == "to use it: . /there/bin/activate\n"
+
+
 def test_the_site_is_built_strictly(monkeypatch):
     commands = []
     monkeypatch.setattr(setup_env, "is_complete", lambda venv: True)

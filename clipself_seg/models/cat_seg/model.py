@@ -397,8 +397,10 @@ class CATSeg(nn.Module):
 
     def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
         """Loads ``MODEL.WEIGHTS``; shipped weights hold what training changed, the rest is the CLIP here."""
-        shipped = source in SHIPPED_MODELS
-        self.load_state_dict({**self.state_dict(), **tensors} if shipped else tensors)
+        own = self.state_dict()
+        # Those of another model are left to the check, which says what they are not.
+        shipped = source in SHIPPED_MODELS and tensors.keys() <= own.keys()
+        self.load_state_dict({**own, **tensors} if shipped else tensors)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False

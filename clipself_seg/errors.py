@@ -1,4 +1,4 @@
-"""Errors about input from outside: one or two lines that name the thing and the way out."""
+"""Errors about input from outside: one or two lines that name the value and how to correct it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files: none but regular ones are read, and an interrupted run leaves half of none behind."""
+"""Reads regular files only, and writes files atomically, so that an interrupted run leaves no partial file."""
 
 from __future__ import annotations
 

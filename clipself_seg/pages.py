@@ -1,4 +1,4 @@
-"""HTML pages from the templates in `templates/`: one file each, whose images are in it.
+"""Writes HTML pages from the templates in `templates/`, each a single file with its images embedded.
 
 Whatever a template is given is text: jinja2 escapes it. The templates begin with `page.html`, which has the style.
 """

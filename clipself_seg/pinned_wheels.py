@@ -1,4 +1,4 @@
-"""The two wheels that pip is not allowed to install itself, and how they are fetched and unpacked.
+"""The two pinned wheels that pip does not install itself: how they are downloaded, verified and unpacked.
 
 Standard library only, in the syntax of Python 3.6, for tools/setup_env.py.
 """

@@ -1,4 +1,4 @@
-"""A device that is none: tensors compute on the CPU and say that they lie elsewhere, so that code takes a GPU's way.
+"""A simulated GPU: its tensors are computed on the CPU, so that code for GPUs can be counted and tested without one.
 
     with Accelerator():
         model = model.to(ACCELERATOR)

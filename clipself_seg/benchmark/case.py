@@ -1,4 +1,4 @@
-"""What is measured, and the model, images and regions that all tasks share.
+"""A benchmark case, which is the model, images and regions that all tasks share, and the interface of workloads.
 
 Legend: B images, n regions of an image, S side of the image, S0 side of a crop.
 """

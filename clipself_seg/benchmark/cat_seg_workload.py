@@ -1,4 +1,4 @@
-"""CAT-Seg as things to time: an image by sliding windows with its parts, or a training step.
+"""Benchmark workloads of CAT-Seg: inference with sliding windows and its parts, and a training step.
 
 Legend: B images, T classes, V views of an image, P prompts, E embedding, S side of a window.
 """

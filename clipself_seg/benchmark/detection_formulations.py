@@ -1,4 +1,4 @@
-"""Computes F-ViT behind the tower, piece by piece, in the project's formulation and in a plain one, to time both.
+"""Runs F-ViT behind the tower, part by part, in the project's formulation and in a plain one, to time both.
 
 Shapes: D width of the tower, E embedding, K classes, n boxes, g x g cells of the tower, H W rows and columns of
     the original image.

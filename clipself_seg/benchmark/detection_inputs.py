@@ -1,4 +1,4 @@
-"""Made-up detectors and inputs of detection; the same at every call.
+"""Synthetic detectors and inputs for benchmarks of detection, the same at every call.
 
 Legend: n boxes, K classes, E embedding of CLIP, H W rows and columns of an image.
 """

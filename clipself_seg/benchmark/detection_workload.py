@@ -1,4 +1,4 @@
-"""Open-vocabulary detection as things to time: each part of F-ViT beside its plain formulation.
+"""Benchmark workloads of open-vocabulary detection: each part of F-ViT beside its plain formulation.
 
 Legend: D width of the tower, C channels of the pyramid, E embedding, K classes, n boxes, g x g cells of the tower,
     s x s cells of a level, S side of the square.

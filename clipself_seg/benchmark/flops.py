@@ -1,4 +1,4 @@
-"""Floating-point operations that a task needs: matrix products and convolutions, 2 for a multiply-add.
+"""Counts floating-point operations of a task: matrix products and convolutions, 2 for a multiply-add.
 
 Transformers have closed formulas, tested against torch's own counter; a ResNet's convolutions are
 counted by that counter on tensors without memory. What a formulation computes in vain, or twice

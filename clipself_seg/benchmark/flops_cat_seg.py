@@ -1,4 +1,4 @@
-"""Operations that CAT-Seg does here: matrix products and convolutions, 2 for a multiply-add.
+"""Counts floating-point operations of CAT-Seg: matrix products and convolutions, 2 for a multiply-add.
 
 Texts have a closed formula, since their length decides. The rest is counted by torch on tensors
 without memory.

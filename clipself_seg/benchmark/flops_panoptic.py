@@ -1,4 +1,4 @@
-"""Operations of panoptic segmentation's parts: matrix products and convolutions, 2 for a multiply-add.
+"""Counts floating-point operations of panoptic segmentation: matrix products and convolutions, 2 for a multiply-add.
 
 Legend: Q queries, C width of the generator, N cells of a feature map.
 """

@@ -1,4 +1,4 @@
-"""Every job of the project in one run, each row beside its plain formulation, and their table."""
+"""Runs the benchmarks of all tasks, each beside its plain formulation, and prints one table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counts what a GPU would launch for each part of a benchmark, without a GPU.
+"""Counts the kernel launches that each part of a benchmark would need on a GPU, without a GPU.
 
 A GPU computes what it is given one launch after another, and small ones take the time that Python needs to ask for
 them. Counted are torch's operations on tensors of the device, once everything has been called before: those that read

@@ -1,4 +1,4 @@
-"""Clocks and meters: time of calls in turn, the best matrix product, peak memory of a process."""
+"""Measures time of calls that alternate, the fastest matrix product, and peak memory of a process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Made-up inputs of panoptic segmentation; the same at every call.
+"""Synthetic inputs for benchmarks of panoptic segmentation, the same at every call.
 
 Legend: Q queries, S texts, C width of the generator, E embedding of CLIP, h x w coarse cells.
 """

@@ -1,4 +1,4 @@
-"""Open-vocabulary panoptic segmentation as things to time: generator, CLIP branches, fusion, masks, merge.
+"""Benchmark workloads of panoptic segmentation: mask generator, CLIP branches, fusion, masks, merge.
 
 Legend: Q queries, K classes, S texts, E embedding, C width of the generator, h x w pixels of stride 4,
     H W rows and columns of the canvas.

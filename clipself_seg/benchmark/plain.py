@@ -1,4 +1,4 @@
-"""The plain formulation of everything that the project does in a better one.
+"""Plain reference formulations of dense features, region pooling, crops and the distillation loss.
 
 Legend: B images, n regions of an image, D width, E embedding, h x w cells, S side of the image,
     S0 side of a crop.

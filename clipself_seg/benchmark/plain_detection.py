@@ -1,4 +1,4 @@
-"""The plain formulation of open-vocabulary detection: everything in full and in the order of the paper.
+"""Plain reference formulation of open-vocabulary detection, in the order of the paper.
 
 Transposed convolutions and lateral ones come one after the other, norms are passes of their own, regions of
 CLIP are sampled by RoIAlign, scores are products of powers of probabilities, suppression is a loop over

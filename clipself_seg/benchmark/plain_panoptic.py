@@ -1,4 +1,4 @@
-"""The plain formulation of open-vocabulary panoptic segmentation: everything in full and all at once.
+"""Plain reference formulation of open-vocabulary panoptic segmentation, with all queries at once.
 
 The generator says ten times what its queries think, CLIP's mask tokens are keys as well as queries,
 the best synonym is looked for class by class, all masks have the size of the canvas at once, and

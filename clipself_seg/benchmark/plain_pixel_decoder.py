@@ -1,4 +1,4 @@
-"""Computes deformable attention with all samples in memory at once, the plain formulation to time ours against.
+"""Plain reference formulation of deformable attention, with all samples in memory at once.
 
 It is the form that Deformable DETR's authors published for devices without their kernel (arXiv 2010.04159).
 

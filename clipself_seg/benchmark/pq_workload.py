@@ -1,4 +1,4 @@
-"""Panoptic quality as something to time, in memory of a run and from files, beside panopticapi's.
+"""Benchmark workload of panoptic quality, in memory during a run and from files, beside panopticapi's.
 
 Legend: H W rows and columns of an image.
 """

@@ -1,4 +1,4 @@
-"""Runs a benchmark and puts its figures side by side."""
+"""Runs a benchmark and prints its figures side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A shard of made-up JPEGs that take as long to decode as COCO's."""
+"""Writes a WebDataset shard of synthetic JPEGs that take as long to decode as COCO's."""
 
 from __future__ import annotations
 

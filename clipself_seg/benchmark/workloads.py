@@ -1,4 +1,4 @@
-"""The tasks as things to time: in the project's formulation and in the plain one.
+"""Benchmark workloads of dense features, distillation and regions, in the project's formulation and in the plain one.
 
 Legend: B images, n regions of an image, H, W pixels of the image, S0 side of a crop, K classes.
 """

@@ -1,4 +1,4 @@
-"""Limits that a file of weights has to keep before anything of its contents is made, and its refusal.
+"""Limits on files of weights (sizes, numbers of tensors), checked before anything is allocated for their contents.
 
 Memory grows with the size of a file, never with a number that stands in it: a tensor has at most as many
 elements as its storage, a storage at most as many bytes as the file holds for it, an archive unpacks to a few

@@ -1,4 +1,4 @@
-"""The dense feature that weights were distilled for: its name, how files say it, and what may be read as what.
+"""The kind of dense feature that weights were distilled for: its name, its entry in files, which kinds are compatible.
 
 What each of them computes is in `clipself_seg.clip.dense`.
 """

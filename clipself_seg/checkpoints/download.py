@@ -1,4 +1,4 @@
-"""Fetching a file over HTTP: what was interrupted goes on, and only what was checked gets its name."""
+"""Downloads files over HTTP: resumes interrupted downloads, and renames a file to its name once it is verified."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Identity of weights: a hash of their bits for files, a state that costs next to nothing for memory."""
+"""Identifies weights: by a hash of their bits, and by a cheap state that shows whether they changed in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub by name, ``hf-hub:org/name@revision:file``: fetched once, resumed and checked.
+"""Downloads files of the Hugging Face hub, ``hf-hub:org/name@revision:file``: once, resumed and verified.
 
 A repository is asked once for the files of a revision, with their sizes and hashes; all files then come from the
 commit that it named. No token is sent: what is private or gated has to be fetched otherwise.

@@ -1,4 +1,4 @@
-"""The file behind what somebody gives as weights: a path, a name of the zoo or of the hub, or an address.
+"""Finds the file of given weights: a path, a name of the zoo or of the hub, or a URL.
 
 Names and addresses are fetched into one folder, once. ``CLIPSELF_SEG_WEIGHTS`` is another folder, or the
 address of a mirror that has the files of the zoo under their own names. Values of a configuration are

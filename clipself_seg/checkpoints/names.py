@@ -1,4 +1,4 @@
-"""The names of a checkpoint against those that a model needs."""
+"""Compares the tensor names and shapes of a checkpoint with those that a model needs."""
 
 from __future__ import annotations
 

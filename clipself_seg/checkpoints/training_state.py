@@ -1,4 +1,4 @@
-"""Training checkpoints: a safetensors file that proves itself whole, a folder of the newest few.
+"""Training checkpoints: safetensors files with a checksum, of which a folder keeps the newest few.
 
 A file holds what the run changes and nothing else: the trained tensors, the optimiser's moments,
 the iteration, the loss scale, and the metadata of the run that a resumed one must share. It needs no

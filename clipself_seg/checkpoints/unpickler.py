@@ -1,4 +1,4 @@
-"""Unpickles plain data: runs no code of the file, and makes no more than there are bytes to make it of."""
+"""Unpickles plain data without running code of the file, and within memory bounded by the size of the file."""
 
 from __future__ import annotations
 

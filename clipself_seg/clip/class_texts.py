@@ -1,4 +1,4 @@
-"""Class names -> prompts -> text embeddings with gradients, kept only while they are true.
+"""Class names -> prompts -> text embeddings with gradients, cached until weights or names change.
 
 `TextBank` is for a CLIP that never changes; here the text tower may be training.
 

@@ -1,4 +1,4 @@
-"""Transformer blocks by `torch.compile`: what works element by element between products is fused.
+"""Compiles transformer blocks with `torch.compile`, which fuses elementwise operations between matrix products.
 
 A block is compiled, not a tower: all blocks are one piece of code, which is compiled once for all of them, in a
 fraction of the time. Names of weights, copies and files of a model stay what they are, since nothing is wrapped.

@@ -1,4 +1,4 @@
-"""Tensors of Python's numbers on a device, which a GPU does not have to be waited for."""
+"""Makes device tensors of Python numbers without a synchronisation with the GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Computes dense features in CorrCLIP's form: in the last block places attend within given masks alone.
+"""Dense features in CorrCLIP's form: the last block's attention is restricted to given masks.
 
 CorrCLIP (ICCV 2025) is written down from notes on it, and none of its code was read; no number of its is promised.
 The features of a place are of three parts:

@@ -1,4 +1,4 @@
-"""What the project has to know of a kind of CLIP: one `TowerKind` in the tower's file, listed in `kinds.py`.
+"""`TowerKind`, the description of an architecture of CLIP: one in each tower's file, listed in `kinds.py`.
 
 A kind says how a configuration of it is recognised and built, which tensors identify it in a file, under which names
 files hold it, and how its images and texts are made. Nothing else in the project asks for a kind by its name.

@@ -1,4 +1,4 @@
-"""The table of the kinds of CLIP: a tower is a file with a `TowerKind` and a line here."""
+"""The table of CLIP's architectures: to add one, write a file with a `TowerKind`, and list it here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read of open_clip without importing it: its tokenizer and its model configs.
+"""Reads open_clip's tokenizer and model configs without importing open_clip.
 
 Importing open_clip takes seconds, since it brings torchvision, timm and, where they are installed, transformers.
 """

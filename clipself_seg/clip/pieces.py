@@ -1,4 +1,4 @@
-"""How much is computed together: on a CPU what its cache holds, elsewhere all there is, as long as memory allows it.
+"""Chooses sizes of chunks: on a CPU what its cache holds, elsewhere everything at once as far as memory allows.
 
 A CPU gains from small pieces, whose numbers it need not fetch from memory again. A GPU does not: it waits for Python
 between small operations. Nothing but the device of the tensors decides.

@@ -1,4 +1,4 @@
-"""Sentences about a class for the text tower: ViLD's 63 templates, FC-CLIP's 14, OpenAI's 80, TCL's 9, one alone."""
+"""Prompt templates for class names: ViLD's 63, FC-CLIP's 14, OpenAI's 80, TCL's 9, or a single one."""
 
 from __future__ import annotations
 

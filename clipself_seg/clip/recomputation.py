@@ -1,4 +1,4 @@
-"""What a transformer block keeps for its backward pass: all, matrix products and attention, or its input.
+"""Activation checkpointing of transformer blocks: keep everything, matrix products and attention, or the input alone.
 
 Most of what autograd keeps of a block is cheap to compute again: norms, activations, gates, rotations.
 Between keeping all of it and computing whole blocks twice (`checkpointing`, a third more time) lies what is

@@ -1,4 +1,4 @@
-"""Attention of a ViT's last block that names places better than its own, without any training.
+"""Training-free attentions in place of a ViT's last one: SCLIP's, ClearCLIP's, NACLIP's, ProxyCLIP's and others.
 
 Each entry of `ATTENTIONS` (``MODEL.CLIP.ATTENTION``) puts another attention in the place of the last block's; weights
 are the original CLIP's. With s = 1 / sqrt(C), C the channels of a head, softmax over the keys j:

@@ -1,4 +1,4 @@
-"""What a value has to be, besides of its key's type: one table, and one of pairs of keys."""
+"""Checks values of configuration keys beyond their types: a table of single keys, and one of pairs of keys."""
 
 from __future__ import annotations
 

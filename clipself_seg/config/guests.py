@@ -1,4 +1,4 @@
-"""The project's keys in a configuration of another Detectron2 project: added, and nothing of its own lost."""
+"""Adds the project's keys to the configuration of another Detectron2 project, and keeps all of that one's own."""
 
 from __future__ import annotations
 

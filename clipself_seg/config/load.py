@@ -1,4 +1,4 @@
-"""How a configuration is read and checked."""
+"""Reads and checks a configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The keys of numbers beside the published ones, all of them off; docs/numbers.md says what each measures."""
+"""The keys of additional metrics, all of them off by default; docs/numbers.md says what each measures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys that files name and nothing here follows: one table with the values that pass all the same.
+"""Keys of configuration files that have no effect here, and the values of them that are accepted all the same.
 
 Detectron2's defaults pass, and so do the values of CAT-Seg's published files, which name more keys
 than its code reads. Any other value would be silently without effect, and is refused.

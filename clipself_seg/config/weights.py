@@ -1,4 +1,4 @@
-"""Weights that a configuration names: looked for before anything is built, fetched by name only.
+"""Checks before anything is built that the weights of a configuration exist; only names of the zoo are downloaded.
 
 A file may come from anybody, so an address in it, or a name of the hub, is not fetched; one that was typed is.
 """

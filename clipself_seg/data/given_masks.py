@@ -1,4 +1,4 @@
-"""Masks of an image that anybody made: read from a folder or taken from memory, checked and bounded.
+"""Masks of an image from another program, such as Segment Anything: read from files or memory, checked and bounded.
 
 A folder has for an image NAME one of
 

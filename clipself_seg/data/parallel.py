@@ -1,4 +1,4 @@
-"""Calls of one function for many jobs in several processes, with a progress bar."""
+"""Calls a function for many jobs in several processes, with a progress bar."""
 
 from __future__ import annotations
 

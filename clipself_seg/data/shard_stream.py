@@ -1,4 +1,4 @@
-"""Images of shards for a training of any length, whose order follows from the seed alone.
+"""An endless stream of training images from WebDataset shards, in an order that depends on the seed alone.
 
 A step's batch is read from several **lanes**, as many as the batch has images (or the largest part of that for which
 there are shards). For each epoch the shards are permuted and dealt to the lanes. A lane reads its shards one after

@@ -1,4 +1,4 @@
-"""The images of a shard of WebDataset: a tar file, or what a command of the user's own writes.
+"""Reads the images of a WebDataset shard: a tar file, or the output of a command of the user's own.
 
 Files that follow each other with one name up to the first dot are a sample, as in webdataset and open_clip; of a
 sample the image is read and nothing else. Nothing is unpacked to the disk.

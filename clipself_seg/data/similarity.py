@@ -1,4 +1,4 @@
-"""How alike the classes of a vocabulary are: tables of distances in WordNet, shipped as small JSON files.
+"""Similarity of the classes of a vocabulary by distances in WordNet, shipped as small JSON files.
 
 A file has "distances": those of each pair of classes (0, 1), (0, 2) ... (1, 2) ..., a byte each, compressed by
 xz and written in base 85. They are of `wordnet.class_distances`, and a similarity is 1 / (1 + distance).

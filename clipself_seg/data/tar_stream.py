@@ -1,4 +1,4 @@
-"""The members of a tar file, one after the other, from whatever gives bytes; nothing is written to disk.
+"""Reads the members of a tar file in order from any stream of bytes, without writing to disk.
 
 Python's tarfile follows what a file says further than is wanted here (links, headers without end, sparse
 files) and takes longer. Formats: POSIX ustar and pax, GNU's long names.

@@ -1,4 +1,4 @@
-"""Nouns of WordNet, and how far they are from each other, read from the files of its database (wndb(5WN)).
+"""Reads nouns and their distances from WordNet's database files (wndb(5WN)).
 
 Debian's package `wordnet-base` has them in /usr/share/wordnet, Princeton's archive in dict/. The distance of two
 synsets is the number of edges of the shortest path between them over a common hypernym; path similarity is

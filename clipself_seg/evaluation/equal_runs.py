@@ -1,4 +1,4 @@
-"""Pairs of labels are counted by runs along the rows of an image, of which there are far fewer than pixels."""
+"""Counts pairs of labels by run-length encoding along image rows, where runs are far fewer than pixels."""
 
 from __future__ import annotations
 

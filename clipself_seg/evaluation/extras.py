@@ -1,4 +1,4 @@
-"""The numbers beside the published ones that a configuration asks for, see `config.numbers`."""
+"""Additional metrics that a configuration turns on, see `config.numbers`."""
 
 from __future__ import annotations
 

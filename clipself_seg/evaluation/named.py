@@ -1,4 +1,4 @@
-"""Models and runs as they are typed: alone, or as NAME=value."""
+"""Parses models and runs of a command line: a value alone, or NAME=value."""
 
 from __future__ import annotations
 

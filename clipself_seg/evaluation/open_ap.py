@@ -1,4 +1,4 @@
-"""Open AP: average precision in which an object under a like name counts by the similarity of the two classes.
+"""Open AP: average precision in which a match of two different classes counts by their similarity.
 
 The idea is that of Open AP in arXiv 2311.03352, of which the notes say that a similarity of classes "turns errors into
 partial true positives". The definition here is this project's own; its values are not the paper's.

@@ -1,4 +1,4 @@
-"""The protocol of a number: which words, sizes and rules it was measured with, in one line under every table.
+"""The protocol of a measurement: vocabulary, input sizes and rules, in one line under every table.
 
 It is built from what the model and the evaluation use, and not from the configuration: `models.protocol.Reading` is
 the model's part, mappers state their sizes, and evaluations their vocabularies and rules.

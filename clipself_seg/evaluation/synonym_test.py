@@ -1,4 +1,4 @@
-"""The synonym test: the same weights under other names of the same classes, and how much the numbers move.
+"""The synonym test: evaluates the same weights under other names of the same classes, and reports how numbers change.
 
 After the test that SynCLIP (arXiv 2607.11008) is measured by, in which every name is replaced by a synonym. Here the
 synonyms are those that the vocabularies have.

@@ -1,4 +1,4 @@
-"""What the tables and CSVs of all evaluations have in common: how numbers read, how columns are aligned, and files."""
+"""Formatting that the tables and CSVs of all evaluations share: numbers, alignment of columns, and files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A page to click: what the dense features of CLIPs see where, computed in the browser, and a server of it.
+"""An interactive page of the dense features of CLIPs, computed in the browser, and a server of it.
 
 `page.py` writes one file of HTML of `templates/explore.html`; `assets/` has its style and scripts, an idea a file.
 """

@@ -1,4 +1,4 @@
-"""What the server's models say of an image and words; each method is for one thread at a time."""
+"""Runs the server's models on an image and words; each method is for one thread at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads what is sent to the server, an image and words, within limits. Nothing of it is a path."""
+"""Parses what is sent to the server, an image and words, within limits. Nothing of it is used as a path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the page shows: models with the texts of their words, and images with the features of each model.
+"""Content of the page: models with text embeddings of their words, and images with the features of each model.
 
 Shapes: E channels, h x w cells, K words, H, W pixels of an image.
 """

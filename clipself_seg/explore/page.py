@@ -1,4 +1,4 @@
-"""The page as one file of HTML: a template, style and scripts of `assets/`, and the content, all inside of it."""
+"""Writes the page as one HTML file: a template, style and scripts of `assets/`, and the content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the browser needs to fuse the scores of generator and CLIP, and to merge masks, for one image.
+"""Data with which the browser fuses the scores of mask generator and CLIP and merges masks, for one image.
 
 Shapes: Q queries, K classes, H x W pixels of the map of segments.
 """

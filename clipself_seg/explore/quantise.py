@@ -1,4 +1,4 @@
-"""Numbers for the browser: dense features as int8, texts as int16, masks as int8, packed into text.
+"""Quantises data for the browser: dense features as int8, texts as int16, masks as int8, encoded as text.
 
 Shapes: P places (cells of the features), E channels, K classes, Q queries, H x W pixels of a mask.
 """

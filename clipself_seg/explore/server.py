@@ -1,4 +1,4 @@
-"""A server of the page, with words typed now and images sent now: what it refuses, and in which order it answers.
+"""HTTP server of the page, for words and images of its users: routes, limits and errors.
 
 Nothing that is sent becomes a path or reaches the disk. Images and words are in memory for as long as they
 are answered.

@@ -1,4 +1,4 @@
-"""One piece of work at a time a model; the others wait in the order in which they came, up to a number."""
+"""Queues requests for a model: one at a time, in the order of arrival, with a limit on how many wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors of all processes in each of them, for losses whose negatives are those of the whole batch."""
+"""Gathers tensors of all processes, for losses whose negatives are those of the whole batch."""
 
 from __future__ import annotations
 

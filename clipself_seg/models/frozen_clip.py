@@ -1,4 +1,4 @@
-"""What models have in common that are a CLIP as it is: nothing of them trains, and its weights are all they have.
+"""Base of models that are nothing but a frozen CLIP, whose weights are the CLIP's.
 
 Training with CLIPSelf ends in such a CLIP as well, and `load_model_state` is for it, too.
 """

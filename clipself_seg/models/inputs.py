@@ -1,4 +1,4 @@
-"""Tensors of samples on the device of a model, by copies that nobody waits for."""
+"""Copies the tensors of samples to a model's device, without waiting for the copies."""
 
 from __future__ import annotations
 

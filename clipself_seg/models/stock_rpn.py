@@ -1,4 +1,4 @@
-"""Detectron2's region proposal network on any of its backbones, trained and asked as this project's models are.
+"""Detectron2's region proposal network on any of its backbones, with the interface of this project's models.
 
 It is `ProposalNetwork` with the members of `models.protocol`. Where F-ViT proposes boxes on CLIP's features, this one
 stands on a ResNet with a feature pyramid, or on whatever ``MODEL.BACKBONE.NAME`` says.

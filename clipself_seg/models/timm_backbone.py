@@ -1,4 +1,4 @@
-"""Frozen backbones of timm, whose feature maps show how places of an image resemble each other."""
+"""Frozen backbones of timm, whose feature maps are targets of token correlations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images in blocks, each predicted into one Parquet file: whoever does a block, and however often, it is the same.
+"""Predicts images in blocks, each into one Parquet file that does not depend on who writes it or how often.
 
 A folder of results has a ``part-NNNNN.parquet`` a block, written whole or not at all, and ``_settings.json``. What
 is missing is what is left to do.

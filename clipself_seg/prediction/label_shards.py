@@ -1,4 +1,4 @@
-"""Labels of proposals on their way to one file: a shard for every thousand images, so that a killed run goes on.
+"""Writes labels of proposals by shards of a thousand images, so that a killed run is resumed, and joins them.
 
 A shard holds the labels of the images of one part of the list, and what they depend on.
 """

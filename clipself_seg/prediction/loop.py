@@ -1,4 +1,4 @@
-"""Predicting for images of files, in batches that are read ahead: each task's results are its own."""
+"""Predicts for image files in batches that are read ahead; what becomes of the outputs is each task's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The configuration of a folder of `save_pretrained`: what is written, and what is read of a folder of anybody's.
+"""The configuration in a folder of `save_pretrained`: writing it, and reading it from an untrusted folder.
 
 It names no file but those beside it, nothing that is fetched and nothing above it, and no number in it makes more
 than the weights beside it are: what it says is checked before anything is built.

@@ -1,4 +1,4 @@
-"""A warning where a model that knows the generated worlds alone is asked about others.
+"""Warns where a model that was trained on the generated mini worlds is given other words or images.
 
 The mini CLIP was trained on captions and images of two generated worlds. To any other word, and of a photograph,
 it gives an answer all the same, and nothing in that says that it means little.

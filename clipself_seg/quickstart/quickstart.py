@@ -1,4 +1,4 @@
-"""The whole road on the mini world: worlds, original CLIP, distillation, region recognition, images."""
+"""Runs the quickstart on the mini world: worlds, original CLIP, distillation, region recognition, images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that the quickstart calls, as a user would type them."""
+"""The commands that the quickstart runs, as a user would type them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs that are not finished are started or gone on with, side by side on a CPU."""
+"""Starts unfinished runs or resumes them, several side by side on a CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A mapping of a table's file, read key by key."""
+"""Reads a mapping of a table's YAML file key by key, with the type of each value."""
 
 from __future__ import annotations
 

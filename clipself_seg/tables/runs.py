@@ -1,4 +1,4 @@
-"""Runs of train_net.py by what decides their numbers: a run's name follows from configuration, weights and data.
+"""Runs of train_net.py, named after what determines their results: configuration, weights and data.
 
 Whatever asks for the same run gets the same folder, and another value of any key gives another one: a number is never
 that of other options.

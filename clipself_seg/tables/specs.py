@@ -1,4 +1,4 @@
-"""Calls of train_net.py as a table's file has them, and those that follow the run of each row."""
+"""Specifications of train_net.py runs in a table's file, and of evaluations that follow the run of a row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of several processes this is, as torchrun or Slurm's srun has written into the environment.
+"""Reads the rank and the number of processes that torchrun or Slurm's srun sets in the environment.
 
 Both say it in variables of their own. Processes are numbered through over all machines, machine by machine, as
 Detectron2 wants it.

@@ -1,4 +1,4 @@
-"""Where the lines of a run go: the terminal of the first process, and a file for each process."""
+"""Sets up the logs of a run: the terminal for the first process, and a file for each process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers of a run as they come: log lines with the time left, metrics.json and TensorBoard."""
+"""Writes the metrics of a training: log lines with the time left, metrics.json and TensorBoard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each process of ``train_net.py`` does: set up, train or evaluate, write the result."""
+"""The work of each process of ``train_net.py``: set up, train or evaluate, write the result."""
 
 from __future__ import annotations
 

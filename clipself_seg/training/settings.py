@@ -1,4 +1,4 @@
-"""The numbers of a training run, and which of them a resumed run has to share."""
+"""The settings of a training run, and which of them a resumed run must share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop: exact to resume, and stopped by the first number that is not finite."""
+"""The training loop, which resumes bit for bit, and stops at the first loss that is not finite."""
 
 from __future__ import annotations
 

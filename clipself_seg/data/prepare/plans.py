@@ -1,4 +1,4 @@
-"""Preparations of the data sets for semantic segmentation, looked at without doing them.
+"""Dry runs of preparations for semantic segmentation, with which data sets are checked.
 
 A check asks here which images an archive names, and whether all files for a label map are there.
 """

@@ -1,4 +1,4 @@
-"""What Open AP compares of a data set for detection: predictions and true objects of each image together."""
+"""Pairs predictions and true objects of each image, as Open AP of detections needs them."""
 
 from __future__ import annotations
 

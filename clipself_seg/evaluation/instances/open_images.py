@@ -1,4 +1,4 @@
-"""What Open AP compares of instance masks: predicted and true instances of each image together."""
+"""Pairs predicted and true instances of each image, as Open AP of instance masks needs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where panoptic quality is lost: to names, to masks that the merge threw away, and to masks that are nowhere.
+"""Diagnoses where panoptic quality is lost: to wrong classes, to the merge, or to masks that no query has.
 
 After the oracle split of arXiv 2508.04211, as notes of it describe it. Four numbers, each a PQ:
 

@@ -1,4 +1,4 @@
-"""Open PQ: matched segments of unlike names and the similarity of classes give credit for near misses.
+"""Open PQ: panoptic quality in which matched segments of different classes count by their similarity.
 
 The idea is that of Open PQ in arXiv 2311.03352, of which the notes say that a similarity of classes "turns errors into
 partial true positives". The definition here is this project's own; its values are not the paper's.

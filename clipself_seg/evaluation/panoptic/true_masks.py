@@ -1,4 +1,4 @@
-"""Evaluates the two halves of a panoptic model apart: names of true masks, and the best of all its masks.
+"""Evaluates the two parts of a panoptic model separately: classes of the true masks, and the best of its own masks.
 
 Legend: n true segments, C classes, Q queries.
 """

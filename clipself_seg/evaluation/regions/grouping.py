@@ -1,4 +1,4 @@
-"""How dense features group the places of an image, without any class name: whether a token's nearest are of its own.
+"""Measures how dense features group without class names: whether a token's nearest neighbours are of its class.
 
 Region accuracy asks whether a place is named rightly; this asks whether places of one class are near to each other and
 far from all others, which clustering needs.

@@ -1,4 +1,4 @@
-"""Nouns of proposals against ground truth: how many boxes around an object have its name. A diagnostic."""
+"""Diagnoses nouns of proposals against ground truth: how many boxes that match an object have its class name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counts, image by image, what Open mIoU, Boundary IoU and the naming of true masks are computed from.
+"""Counts per image for Open mIoU, Boundary IoU and the naming of true masks.
 
 Legend: K classes, H W rows and columns of the original image.
 """

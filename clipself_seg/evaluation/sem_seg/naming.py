@@ -1,4 +1,4 @@
-"""Naming alone: the class that a segmentation gives to each true mask, by the majority of its pixels.
+"""Naming accuracy: each true mask is given the class that most of its pixels are predicted as.
 
 Legend: K classes. The mask of a class in an image is all of its pixels there.
 """

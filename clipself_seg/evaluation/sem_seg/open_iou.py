@@ -1,4 +1,4 @@
-"""Open mIoU: a confusion matrix and the similarity of classes give credit for near misses.
+"""Open mIoU: IoU from a confusion matrix in which a pixel of another class counts by the similarity of the classes.
 
 The idea is that of Open mIoU in arXiv 2311.03352, whose notes say that a similarity of classes "turns errors into
 partial true positives". The definition here is this project's own; its values are not the paper's.

@@ -1,4 +1,4 @@
-"""Oracle words: a model is given, of each image, the classes alone that are in it.
+"""Oracle vocabularies: for each image the model is given only the classes that occur in it.
 
 Some published figures are of this kind (those of OpenWorldSAM, as its code was read) and compare with no
 other. Here it is an option, under a name of its own.

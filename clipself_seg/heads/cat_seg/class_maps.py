@@ -1,4 +1,4 @@
-"""From logits to class probabilities of an image, some classes at a time.
+"""Turns logits into class probabilities of an image, some classes at a time.
 
 Full maps of all classes take most of the memory, so probabilities come in parts: class indices (k,),
 ascending, and their maps (k, H, W). The caller keeps what it needs: the best class, or all scores.

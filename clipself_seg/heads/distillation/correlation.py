@@ -1,4 +1,4 @@
-"""Losses of how tokens of one image resemble each other: the student's tokens shall as those of a frozen teacher do.
+"""Losses on pairwise similarities of an image's tokens: the student's are pulled towards those of a frozen teacher.
 
 Which of the formulas were read at their source, and which in notes on a paper: docs/distillation.md, section 9.
 

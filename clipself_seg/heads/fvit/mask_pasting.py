@@ -1,4 +1,4 @@
-"""Masks of boxes, all of one size, become masks of the image: sampled inside of their boxes alone."""
+"""Pastes masks of boxes, all of one size, into an image, by sampling inside of their boxes alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which object each anchor or proposal belongs to, and which of them a loss sees (MMDetection's rules).
+"""Assigns anchors and proposals to objects, and samples those that a loss sees (MMDetection's rules).
 
 Shapes: k objects, n boxes. An assignment is (n,) int64: -1 ignored, 0 negative, j object j, counted from 1.
 """

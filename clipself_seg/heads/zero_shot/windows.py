@@ -1,4 +1,4 @@
-"""Windows at equal distances on an image of any size, and the mean of what each of them says.
+"""Evenly spaced windows on an image of any size, and the mean of their predictions where they overlap.
 
 `heads.cat_seg.windows` has CAT-Seg's, which lie on a square canvas.
 

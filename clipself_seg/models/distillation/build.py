@@ -1,4 +1,4 @@
-"""``MODEL.CLIPSELF.TARGET`` -> the objective."""
+"""Builds the training objective that ``MODEL.CLIPSELF.TARGET`` names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image-level supervision, which CLIPSelf is compared with: images are told from one another by their captions."""
+"""Image-level supervision, which CLIPSelf is compared with: contrastive training of images and their captions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frozen teachers of correlations: whose tokens show how places of an image resemble each other."""
+"""Frozen teachers of token correlations: a copy of the original CLIP, or a backbone of timm."""
 
 from __future__ import annotations
 

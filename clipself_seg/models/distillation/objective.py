@@ -1,4 +1,4 @@
-"""What `CLIPSelf` asks for the losses of a step: one class an objective, in a file of its own beside this one.
+"""The interface between `CLIPSelf` and its training objectives, each a class in a file of its own beside this one.
 
 A further objective is a class with the members of `Objective`, a line in `build.OBJECTIVES` and a value of
 ``MODEL.CLIPSELF.TARGET``; the samples that it reads are made by a mapper that `training.tasks.RegionTask` chooses. A

@@ -1,4 +1,4 @@
-"""Gives an objective what it asks of a training step: features of student and teacher, each computed once.
+"""Features of student and teacher in one training step, for the objectives; each is computed once.
 
 Shapes: B images, R regions of all images, n regions of one image, E embedding, h x w cells of the
     dense features, N = h w of them, D width of the tower, S0 side of the CLIP's own images.

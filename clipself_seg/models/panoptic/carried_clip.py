@@ -1,4 +1,4 @@
-"""The CLIP that a checkpoint of FC-CLIP carries under ``backbone.clip_model.``: compared with the model's, or taken.
+"""The CLIP within checkpoints of FC-CLIP, below ``backbone.clip_model.``: compared with the model's, or loaded.
 
 FC-CLIP froze it, so that what a file has of it has to be what the model has; the released ConvNeXt-L has no whole text
 tower. Successors that tuned the image tower (OVRCOAT, MAFT+) keep a frozen twin of it beside, by which they are known.

@@ -1,4 +1,4 @@
-"""How a panoptic model reads class names and images, in words."""
+"""Describes in words how a panoptic model processes class names and images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that a panoptic model gives to masks, and all the masks that it has: the two halves of its work, apart.
+"""Classes that a panoptic model gives to given masks, and the masks of all its queries.
 
 Shapes: Q queries, n given segments, K classes, H W rows and columns of the original image, h w of the resized one.
 """

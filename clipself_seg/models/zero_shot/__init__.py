@@ -1,1 +1,1 @@
-"""A CLIP that labels pixels as it is, without a head and without training."""
+"""Semantic segmentation with a CLIP alone, without a head and without training; start with model.py."""

@@ -1,4 +1,4 @@
-"""CorrCLIP's form of segmentation without training: dense features within masks that somebody made.
+"""Training-free segmentation in CorrCLIP's form: dense features within given masks, such as Segment Anything's.
 
 Shapes: n masks, E embedding, h x w cells of a window, twice as fine as CLIP's.
 """

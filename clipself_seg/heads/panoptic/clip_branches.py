@@ -36,14 +36,16 @@ class ClipBranch(abc.ABC):
     Attributes:
         clip: frozen CLIP; its text tower is not used.
         reads_backbone: whether the last map of a generator's frozen backbone serves it, where that is its CLIP.
+        choices: names of the attributes that decide the scores beside weights and vocabulary.
     """
 
     clip: DenseCLIP
     reads_backbone = False
+    choices: tuple[str, ...]
 
-    @abc.abstractmethod
     def settings(self) -> dict[str, Any]:
         """Settings that decide the scores beside weights and vocabulary, with defaults filled in."""
+        return {"kind": type(self).__name__} | {name: getattr(self, name) for name in self.choices}
 
     @abc.abstractmethod
     def size_text(self) -> str:
@@ -81,7 +83,7 @@ class ClipBranch(abc.ABC):
         scale = similarity_scale(self.clip.logit_scale)
         return class_logits(regions_QE, text_SE, synonyms, scale), valid
 
-    @abc.abstractmethod
+    @torch.no_grad()
     def embed(
         self,
         image: Tensor,
@@ -93,10 +95,25 @@ class ClipBranch(abc.ABC):
 
         The arguments are those of `score`.
         """
+        covered = canvas or (image.shape[1], image.shape[2])
+        regions_QE, cells_Qhw = self._read(image, mask_logits, covered, backbone_map)
+        return regions_QE.float(), cells_Qhw.flatten(1).any(dim=1)
+
+    @abc.abstractmethod
+    def _read(
+        self,
+        image: Tensor,
+        mask_logits: Tensor,
+        canvas: tuple[int, int],
+        backbone_map: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Region embeddings (Q, E) of the masks, and the cells (Q, h, w) that each makes visible, bool."""
 
 
 class SquareBranch(ClipBranch):
     """A branch whose CLIP is given the image once more, as a square."""
+
+    choices = ("input_size", "aspect", "align_masks", "binarise", "interpolation", "antialias")
 
     def __init__(
         self,
@@ -143,11 +160,6 @@ class SquareBranch(ClipBranch):
         self.interpolation = interpolation
         self.antialias = antialias
 
-    def settings(self) -> dict[str, Any]:
-        """Settings that decide the scores beside weights and vocabulary, with defaults filled in."""
-        names = ("input_size", "aspect", "align_masks", "binarise", "interpolation", "antialias")
-        return {"kind": type(self).__name__} | {name: getattr(self, name) for name in names}
-
     def size_text(self) -> str:
         """In words, at what size CLIP reads an image."""
         return f'{self.input_size} x {self.input_size} px ("{self.aspect}")'
@@ -158,18 +170,16 @@ class SquareBranch(ClipBranch):
         cells = self.input_size // self.clip.patch_size
         return cells, cells
 
-    @torch.no_grad()
-    def embed(
+    def _read(
         self,
         image: Tensor,
         mask_logits: Tensor,
-        canvas: tuple[int, int] | None = None,
-        backbone_map: Tensor | None = None,
+        canvas: tuple[int, int],
+        backbone_map: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """As `ClipBranch.embed`; a backbone's map is of no use here."""
+        """As `ClipBranch._read`; a backbone's map is of no use here."""
         cells_Qhw = self.cells(mask_logits, (image.shape[1], image.shape[2]), canvas)
-        regions = self._readout(self.clip_input(image)[None], cells_Qhw)
-        return regions.float(), cells_Qhw.flatten(1).any(dim=1)
+        return self._readout(self.clip_input(image)[None], cells_Qhw), cells_Qhw
 
     def clip_input(self, image: Tensor) -> Tensor:
         """CLIP's input (3, input_size, input_size), normalised, for an image (3, H, W) in [0, 1]."""
@@ -309,6 +319,7 @@ class BackbonePooling(ClipBranch):
     """
 
     reads_backbone = True
+    choices = ("binarise",)
 
     def __init__(self, clip: DenseCLIP, *, binarise: str = "centre") -> None:
         """
@@ -323,42 +334,35 @@ class BackbonePooling(ClipBranch):
         self.clip = clip
         self.binarise = binarise
 
-    def settings(self) -> dict[str, Any]:
-        """Settings that decide the scores beside weights and vocabulary, with defaults filled in."""
-        return {"kind": type(self).__name__, "binarise": self.binarise}
-
     def size_text(self) -> str:
         """In words, at what size CLIP reads an image."""
         return "the image at the generator's size"
 
-    @torch.no_grad()
-    def embed(
+    def _read(
         self,
         image: Tensor,
         mask_logits: Tensor,
-        canvas: tuple[int, int] | None = None,
-        backbone_map: Tensor | None = None,
+        canvas: tuple[int, int],
+        backbone_map: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """As `ClipBranch.embed`; without a backbone's map CLIP reads the image, padded with its mean colour."""
-        covered = canvas or (image.shape[1], image.shape[2])
+        """As `ClipBranch._read`; without a backbone's map CLIP reads the image, padded with its mean colour."""
         if backbone_map is None:
-            backbone_map = self._last_map(image, covered)
+            backbone_map = self._last_map(image, canvas)
         patch = self.clip.patch_size
         grid = (backbone_map.shape[2], backbone_map.shape[3])
         cells_Qhw = visible_cells(
             mask_logits,
             grid,
             patch,
-            fraction=(grid[0] * patch / covered[0], grid[1] * patch / covered[1]),
-            shown=covered,
+            fraction=(grid[0] * patch / canvas[0], grid[1] * patch / canvas[1]),
+            shown=canvas,
             binarise=self.binarise,
         )
-        regions = self.clip.visual.pool_cells(backbone_map, cells_Qhw)
-        return regions.float(), cells_Qhw.flatten(1).any(dim=1)
+        return self.clip.visual.pool_cells(backbone_map, cells_Qhw), cells_Qhw
 
-    def _last_map(self, image: Tensor, covered: tuple[int, int]) -> Tensor:
+    def _last_map(self, image: Tensor, canvas: tuple[int, int]) -> Tensor:
         """Last map (1, D, h, w) of CLIP over the canvas that masks cover."""
-        height, width = (side + -side % self.clip.patch_size for side in covered)
+        height, width = (side + -side % self.clip.patch_size for side in canvas)
         padding = (0, width - image.shape[2], 0, height - image.shape[1])
         pixels = F.pad(self.clip.normalise(image.float())[None], padding)
         tower = self.clip.visual

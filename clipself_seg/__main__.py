@@ -16,7 +16,7 @@ PROGRAM = "clipself-seg"
 
 
 class Command(NamedTuple):
-    """What a name stands for.
+    """One command of the command line.
 
     Attributes:
         module: name of the module in `clipself_seg.commands`.

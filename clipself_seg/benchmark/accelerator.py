@@ -27,7 +27,7 @@ Context = TypeVar("Context", bound="Accelerator")
 
 
 class OnAccelerator(Tensor):
-    """A tensor that says that it lies on `ACCELERATOR`; `on_cpu` has the numbers."""
+    """A tensor that reports `ACCELERATOR` as its device; `on_cpu` has the numbers."""
 
     on_cpu: Tensor
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]

@@ -127,7 +127,7 @@ class Workload:
 
 
 class RegionWorkload(Workload):
-    """Squares, boxes and crops besides, made when they are first needed."""
+    """A `Workload` with square inputs, boxes and crops too, each made when it is first needed."""
 
     def __init__(self, case: Case) -> None:
         """

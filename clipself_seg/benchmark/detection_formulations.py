@@ -47,7 +47,7 @@ class Setting(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """What detections are chosen from.
+    """Boxes and their scores, from which detections are selected.
 
     Attributes:
         boxes: (n, 4) in pixels of the original image.
@@ -61,7 +61,7 @@ class Scored(NamedTuple):
 
 
 class Formulation(NamedTuple):
-    """The pieces of a detector as functions.
+    """The parts of a detector as functions.
 
     Attributes:
         levels: four taps (1, D, g, g) -> P2 to P6.

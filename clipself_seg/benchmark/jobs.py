@@ -18,7 +18,7 @@ PLAIN = {CHECKPOINTED: "plain step", "best class": "plain image"}
 
 
 class Job(NamedTuple):
-    """Something to measure.
+    """One benchmark and the rows of the table that it gives.
 
     Attributes:
         label: in the table.

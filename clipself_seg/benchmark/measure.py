@@ -27,7 +27,7 @@ def _nothing() -> None:
 
 
 class Run(NamedTuple):
-    """Something to time.
+    """A function to time.
 
     Attributes:
         call: gets what `setup` returns.

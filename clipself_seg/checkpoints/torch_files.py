@@ -61,7 +61,7 @@ class Unusable(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """Part of the memory of a storage.
+    """A part of an untyped storage.
 
     Attributes:
         memory: of the whole storage.

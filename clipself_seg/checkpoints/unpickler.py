@@ -53,7 +53,7 @@ _PYTHONS: dict[int, Callable[[Any], None]] = dict(pickle._Unpickler.dispatch)
 
 
 class PlainUnpickler(pickle._Unpickler):
-    """Knows dicts, lists, strings and numbers; a subclass adds names, with harmless things of its own for them.
+    """Unpickler of dicts, lists, strings and numbers; subclasses add names, each with a harmless stand-in for it.
 
     It is Python's own unpickler in Python, whose memo is a dict: in that of C, nine bytes make an
     array of gigabytes. Sets become lists, other mappings dicts.

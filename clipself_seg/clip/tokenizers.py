@@ -12,7 +12,7 @@ from clipself_seg.clip import open_clip_files
 
 
 class Tokenizer(Protocol):
-    """What a text tower reads texts with."""
+    """The interface of tokenizers."""
 
     def __call__(self, texts: Sequence[str], context_length: int) -> Tensor:
         """Token ids (K, context_length) int64 of K texts; longer texts are cut."""

@@ -25,7 +25,7 @@ DETECTRON2 = "clipself-seg install-detectron2"
 
 
 class Package(NamedTuple):
-    """Something that can be imported.
+    """A Python package that the report looks for.
 
     Attributes:
         module: its name in Python.

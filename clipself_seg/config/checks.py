@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 
 class Check(NamedTuple):
-    """A key, what its value must be in words, and whether a value is."""
+    """A check of one key: the key, what its value must be in words, and the test of a value."""
 
     key: str
     wanted: str
@@ -17,7 +17,7 @@ class Check(NamedTuple):
 
 
 class Relation(NamedTuple):
-    """A key, another, what the first one's value must be in words, and whether the two values agree."""
+    """A check of two keys: both, what the first one's value must be in words, and the test of both values."""
 
     key: str
     other: str

@@ -25,7 +25,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
 class Layer(NamedTuple):
-    """What one file says itself.
+    """The content of one file, without that of its ``_BASE_``.
 
     Attributes:
         path: the file.

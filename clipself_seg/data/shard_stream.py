@@ -40,7 +40,7 @@ MOST_NAMED = 20
 
 
 class Position(NamedTuple):
-    """How far a lane has come.
+    """The position of a lane in its sequence of images.
 
     Attributes:
         epoch: its epoch.
@@ -54,7 +54,7 @@ class Position(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """An image of a lane.
+    """The next image of a lane.
 
     Attributes:
         image: where it is.

@@ -37,7 +37,7 @@ class Member(NamedTuple):
 
 
 class Bytes:
-    """Reads forwards in a file or a pipe, and counts."""
+    """Sequential reader of a file or a pipe that counts what it has read."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file

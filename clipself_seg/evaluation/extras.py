@@ -14,7 +14,7 @@ from clipself_seg.errors import InputError
 
 
 class Extras(NamedTuple):
-    """What is measured beside the published numbers; the fields are keys of ``TEST.NUMBERS`` in lower case."""
+    """The choice of additional metrics; the fields are keys of ``TEST.NUMBERS`` in lower case."""
 
     similarity: str = ""
     boundary: bool = False

@@ -52,7 +52,7 @@ class OpenImage(NamedTuple):
 
 
 class ImageMatches(NamedTuple):
-    """What the predictions of an image are, by falling score; few bytes each, for LVIS has six million.
+    """Matches of an image's predictions, sorted by falling score; in few bytes each, for LVIS has six million.
 
     Attributes:
         classes: (d,) class of each prediction.

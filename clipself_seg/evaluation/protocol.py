@@ -17,7 +17,7 @@ from clipself_seg.models.protocol import Reading
 
 @dataclasses.dataclass(frozen=True)
 class MeasuringProtocol:
-    """What decides a number of a data set beside weights and images, in words.
+    """The settings that decide a data set's numbers beside weights and images, in words.
 
     Attributes:
         words: the vocabulary, and its number of classes.
@@ -84,7 +84,7 @@ def protocol_lines(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 @runtime_checkable
 class StatesSize(Protocol):
-    """A mapper that says which size it gives to images."""
+    """The interface of mappers that describe the size to which they resize images."""
 
     def size_rule(self) -> str:
         """The rule in words."""

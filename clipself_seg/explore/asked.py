@@ -45,7 +45,7 @@ class Limits(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What somebody asks.
+    """A request to the server.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.

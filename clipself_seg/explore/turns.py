@@ -10,15 +10,15 @@ T = TypeVar("T")
 
 
 class Busy(Exception):
-    """As many wait already as may."""
+    """The queue is full."""
 
 
 class TooSlow(Exception):
-    """Work was not done in its time."""
+    """A request was not answered within its time."""
 
 
 class Turns:
-    """The turns of one model."""
+    """The queue of one model."""
 
     def __init__(self, most_waiting: int, seconds: float) -> None:
         """

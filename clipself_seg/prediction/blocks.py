@@ -50,7 +50,7 @@ class Item(NamedTuple):
 
 
 class Predicts(Protocol):
-    """What predicts: `prediction.loop.Results` of any task."""
+    """The interface of predictors for blocks: `prediction.loop.Results` of any task."""
 
     @property
     def max_pixels(self) -> int:

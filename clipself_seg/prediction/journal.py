@@ -22,7 +22,7 @@ DIGITS = 16  # of a digest
 
 
 class Written(NamedTuple):
-    """What there is of an image.
+    """The results that were written for an image.
 
     Attributes:
         files: paths of its results below the output folder.

@@ -30,7 +30,7 @@ FOLDERS = ("labels", "masks", "overlays", "palette", "panoptic", "scores", "yolo
 
 
 class Index(NamedTuple):
-    """What the file that explains the others is made of.
+    """The content of an output folder's index file.
 
     Attributes:
         images: those that are done, in order, each with what it contributes.

@@ -106,7 +106,7 @@ class PanopticResults(CocoResults):
 
 
 class MaskResults(PanopticResults):
-    """The same of masks that a folder has of each image, which are named."""
+    """`PanopticResults` of given masks, which are read from a folder for each image and classified."""
 
     def predict_of(
         self, images: Sequence[np.ndarray], sources: Sequence[ImageFile]

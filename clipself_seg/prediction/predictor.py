@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class ImagePredictor(Pretrained):
-    """A model that says something of images once `set_vocabulary` of a subclass has given it classes.
+    """The base of predictors, whose classes are given by `set_vocabulary` of a subclass.
 
     Attributes:
         model: in evaluation mode; it belongs to the predictor.

@@ -23,7 +23,7 @@ Make = Callable[[str], tuple[Results, dict[str, Any]]]
 
 
 class Workers(NamedTuple):
-    """Who predicts.
+    """Number and devices of the workers.
 
     Attributes:
         number: workers, each with a model; None for one a GPU, or a CPU where there are none.

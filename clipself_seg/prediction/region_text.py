@@ -53,7 +53,7 @@ CAPTIONS_AT_ONCE = 1000  # captions of a job of the tagger
 
 
 class Request(NamedTuple):
-    """What is labelled, and how.
+    """The settings of a labelling of proposals.
 
     Attributes:
         proposals: file of boxes in COCO's format, such as `prediction.proposals` writes.

@@ -20,7 +20,7 @@ DIGITS = 4  # of a score, after the point
 
 
 class Labelled(NamedTuple):
-    """Counts of a file.
+    """Counts of a file of labelled proposals.
 
     Attributes:
         path: the file.

@@ -62,7 +62,7 @@ class MapMasks(Sequence[np.ndarray]):
 
 
 class RegionResult(abc.ABC):
-    """What a predictor says of one image, as regions that other packages take.
+    """The base of predictions for one image, as regions that other packages read.
 
     Attributes:
         names: of the K classes.

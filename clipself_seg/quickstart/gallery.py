@@ -38,7 +38,7 @@ RIGHT, WRONG = ("\N{CHECK MARK}", (0, 110, 30)), ("\N{BALLOT X}", (175, 0, 0))
 
 
 class Answers(NamedTuple):
-    """What models take a thing for.
+    """The classes that several models predict for one thing.
 
     Attributes:
         crop: (CROP, CROP, 3) uint8 RGB, the thing with what is around it.

@@ -26,7 +26,7 @@ Cells = Mapping[tuple[str, str], Values]
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What became of one inequality.
+    """The result of one inequality of a claim.
 
     Attributes:
         text: the inequality in words, such as "original < patches, Boxes".

@@ -9,7 +9,7 @@ from clipself_seg.errors import InputError, nearest, shown
 
 
 class Part:
-    """A mapping of the file, whose keys are taken one by one; errors say where they stand."""
+    """A mapping in a table's file, whose keys are taken one by one; errors say where they stand."""
 
     def __init__(self, place: str, content: Any) -> None:
         self.place = place

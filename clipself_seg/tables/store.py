@@ -19,7 +19,7 @@ RUN_FILE = "run.json"
 
 
 class Store:
-    """Where runs are, and which are finished.
+    """The folders of runs, and which of them are finished.
 
     Args:
         folder: folder of the runs' folders.

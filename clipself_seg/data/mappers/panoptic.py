@@ -165,7 +165,7 @@ class PanopticTrainMapper:
 
 
 class PanopticTestMapper(SemSegTestMapper):
-    """`SemSegTestMapper`, with masks where MODEL.MASK_GENERATOR.SOURCE is theirs."""
+    """`SemSegTestMapper` that adds given masks where MODEL.MASK_GENERATOR.SOURCE is ``masks``."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:

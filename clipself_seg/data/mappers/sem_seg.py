@@ -161,7 +161,7 @@ class SemSegTrainMapper:
 
 
 class SemSegTestMapper:
-    """Mapper from a record to the image at the size of evaluation, and masks that somebody made of it.
+    """Mapper from a record to the image at the size of evaluation, and given masks of it if there are any.
 
     Evaluators read ground truth.
 

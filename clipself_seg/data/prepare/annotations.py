@@ -41,7 +41,7 @@ class Count(NamedTuple):
 
 
 class Rewriting(NamedTuple):
-    """An annotation file and what becomes of it.
+    """The conversion of one annotation file.
 
     Attributes:
         source: official file.

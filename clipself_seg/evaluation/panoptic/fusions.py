@@ -145,7 +145,7 @@ def sweep_results(
 
 
 class FusionsEvaluator(DatasetEvaluator):
-    """Hands the outputs of each fusion to that fusion's own evaluators."""
+    """Passes the outputs of each fusion to that fusion's own evaluators."""
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ from clipself_seg.models.panoptic.true_masks import MaskModel, mask_names, query
 
 
 class TrueMasks:
-    """Asks a model for the names of the true masks of an image, and for all of its own masks."""
+    """Runs a model for the classes of the true masks of an image, and for all masks of its own."""
 
     def __init__(self, model: MaskModel, vocabulary: Vocabulary, *, queries: bool) -> None:
         """

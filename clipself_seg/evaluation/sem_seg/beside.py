@@ -18,7 +18,7 @@ from clipself_seg.evaluation.sem_seg.open_iou import open_iou
 
 @dataclasses.dataclass(frozen=True)
 class Beside:
-    """What is measured.
+    """The choice of metrics beside IoU and accuracy.
 
     Attributes:
         similarity: (K, K) in [0, 1] for Open mIoU; None measures none.
@@ -32,7 +32,7 @@ class Beside:
 
 
 class BesideCounts:
-    """Counts of some images; those of several processes add up. What is not measured has no counts."""
+    """Counts of these metrics over images; those of several processes add up. What is not measured has no counts."""
 
     def __init__(self, asked: Beside, num_classes: int) -> None:
         self.boundary = np.zeros((3, num_classes * asked.boundary), dtype=np.int64)

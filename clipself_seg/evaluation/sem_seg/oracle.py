@@ -19,7 +19,7 @@ from clipself_seg.models.protocol import SemSegModel
 
 
 class OracleWords:
-    """Asks a model for the labels of one image after the other, each among its own classes."""
+    """Runs a model on one image after the other, each with the classes of that image alone."""
 
     def __init__(
         self,

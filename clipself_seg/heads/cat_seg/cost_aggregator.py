@@ -102,7 +102,7 @@ class ClassLogits(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """How the classes pass.
+    """How many classes are processed at a time.
 
     Attributes:
         size: classes that pass together; 0 is all.

@@ -75,7 +75,7 @@ class BoxHead(nn.Module):
 
 
 class RoITargets(NamedTuple):
-    """What the losses see of the sampled RoIs of a batch, positives of an image before its negatives.
+    """Targets of the losses for the sampled RoIs of a batch, positives of an image before its negatives.
 
     Attributes:
         labels: (n,) class of each, K for background.

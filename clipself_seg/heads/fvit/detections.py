@@ -15,7 +15,7 @@ FIRST = 4096
 
 
 class DetectionRule(NamedTuple):
-    """Which detections are kept.
+    """The thresholds and limits by which detections are selected.
 
     Attributes:
         threshold: a score has to be above it.

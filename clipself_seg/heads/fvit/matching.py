@@ -70,7 +70,7 @@ class Sampled(NamedTuple):
 
 
 class SamplingRule(NamedTuple):
-    """How many boxes of an image a loss sees.
+    """How many boxes of an image are sampled for a loss.
 
     Attributes:
         number: number of boxes.

@@ -25,7 +25,7 @@ SCALE = 8.0
 
 
 class ProposalRule(NamedTuple):
-    """How proposals are chosen.
+    """The thresholds and limits by which proposals are selected.
 
     Attributes:
         before: best anchors of each level that are decoded.
@@ -133,7 +133,7 @@ def propose(
 
 
 class RPNTargets(NamedTuple):
-    """What the losses of one image see.
+    """Targets of the losses for one image.
 
     Attributes:
         sampled: indices of anchors.

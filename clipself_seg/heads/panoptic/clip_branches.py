@@ -111,7 +111,7 @@ class ClipBranch(abc.ABC):
 
 
 class SquareBranch(ClipBranch):
-    """A branch whose CLIP is given the image once more, as a square."""
+    """A branch whose CLIP reads the image once more, resized to a square."""
 
     choices = ("input_size", "aspect", "align_masks", "binarise", "interpolation", "antialias")
 
@@ -312,7 +312,7 @@ class DensePooling(SquareBranch):
 
 
 class BackbonePooling(ClipBranch):
-    """What CLIP's own pool makes of the visible cells of its last stage, over the generator's canvas (FC-CLIP).
+    """CLIP's own pool over the visible cells of its last stage, on the generator's canvas (FC-CLIP).
 
     Where CLIP is the generator's backbone its map is read as it is: there is no second pass. It needs a ConvNeXt or a
     ResNet. A mask without a visible cell has an embedding, the same for all such masks, and is not valid.

@@ -14,7 +14,7 @@ KEY = "MODEL.CLIPSELF.CORRELATION.TEACHER"
 
 
 class CorrelationTeacher(Protocol):
-    """A model that never changes."""
+    """The interface of frozen teachers of correlations."""
 
     def setup(self, device: torch.device) -> None:
         """Loads what it needs, before the first step.

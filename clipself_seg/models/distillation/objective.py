@@ -18,7 +18,7 @@ from clipself_seg.models.distillation.step import Step
 
 
 class Objective(Protocol):
-    """What the student is trained for. It has no weights that train.
+    """The interface of training objectives, which have no trainable weights of their own.
 
     Attributes:
         reads: what it reads of the student, see `step.READS`. What none of it depends on, such as query and key

@@ -18,7 +18,7 @@ BACKGROUND = "background"
 
 
 class OpenVocabulary:
-    """What has a text `bank`, a `device` and `all_synonyms`, whether the mean of all names of a class is its text.
+    """Mixin that gives a detector its classes; `all_synonyms` takes the mean over all names of a class as its text.
 
     Attributes:
         classes: the classes; those of the training vocabulary are seen.

@@ -87,7 +87,7 @@ class _Stage(nn.Module):
 
 
 class RPNStage(_Stage):
-    """The first stage, for a module that has an `rpn_head`."""
+    """Mixin with the first stage, for modules that have an `rpn_head`."""
 
     rpn_head: RPNHead
     _anchors: tuple[Any, list[Tensor]] = (None, [])
@@ -176,7 +176,7 @@ class _RoIs(NamedTuple):
 
 
 class RoIStage(_Stage):
-    """The second stage, for a module that has a `roi_head`."""
+    """Mixin with the second stage, for modules that have a `roi_head`."""
 
     roi_head: RoIHeads
 

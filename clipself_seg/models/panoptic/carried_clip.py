@@ -28,7 +28,7 @@ ROUNDING = 2e-3
 
 @dataclasses.dataclass(frozen=True)
 class CarriedClip:
-    """What is taken of a checkpoint's CLIP.
+    """The tensors of a checkpoint's CLIP that replace the model's, and a report.
 
     Attributes:
         tensors: those that replace the model's, under native names without a prefix.

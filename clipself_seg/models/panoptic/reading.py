@@ -26,7 +26,7 @@ from clipself_seg.models.protocol import BEST_OF_NAMES, Classes, Reading, featur
 
 
 class PanopticReading:
-    """What has a CLIP branch and a text bank for it and for the generator."""
+    """Mixin that describes models with a CLIP branch and text banks for it and for the generator."""
 
     branch: ClipBranch
     branch_bank: TextBank

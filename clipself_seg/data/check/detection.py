@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from clipself_seg.data.check.files import check_record
-from clipself_seg.data.check.findings import Finding, Options, existing, judge, read_files
+from clipself_seg.data.check.findings import Finding, Options, check_images
 from clipself_seg.data.datasets.detection import DETECTION_DATASETS, detection_records
 from clipself_seg.errors import InputError
 
@@ -33,9 +32,4 @@ def check_detection(name: str, options: Options) -> Finding:
     except InputError as error:
         mend = files.prepare or advice
         return finding._replace(state="broken", notes=(str(error),), mend=mend)
-    present = existing(records)
-    lost = len(records) - len(present)
-    finding = finding._replace(images=len(present), labelled=len(present), missing=lost)
-    notes = [f"{lost} images of the annotation file are not there"] * bool(lost)
-    results = read_files(check_record, present, name, options)
-    return judge(finding, results, notes, (advice, advice, advice))
+    return check_images(finding, records, options, advice)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from clipself_seg.data.check.files import FileFinding
+from clipself_seg.data.check.files import FileFinding, check_record
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.data.records import Record
 
@@ -142,3 +142,22 @@ def judge(
         notes=tuple(notes),
         mend=mend,
     )
+
+
+def check_images(
+    finding: Finding, records: Sequence[Record], options: Options, advice: str
+) -> Finding:
+    """Result of the check of a data set whose ground truth is its annotation file alone.
+
+    Args:
+        finding: result so far.
+        records: images of the annotation file.
+        options: thoroughness of the check.
+        advice: how to get the data set.
+    """
+    present = existing(records)
+    lost = len(records) - len(present)
+    finding = finding._replace(images=len(present), labelled=len(present), missing=lost)
+    notes = [f"{lost} images of the annotation file are not there"] * bool(lost)
+    results = read_files(check_record, present, finding.name, options)
+    return judge(finding, results, notes, (advice, advice, advice))

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clipself_seg.data.check.detection import check_detection
-from clipself_seg.data.check.files import check_record
 from clipself_seg.data.check.findings import (
     Finding,
     Options,
     State,
-    existing,
-    judge,
-    read_files,
+    check_images,
 )
 from clipself_seg.data.check.panoptic import check_panoptic
 from clipself_seg.data.check.sem_seg import check_sem_seg
@@ -76,12 +73,7 @@ def _check_coco(name: str, options: Options) -> Finding:
         records = _records(name, files)
     except InputError as error:
         return finding._replace(state="broken", notes=(str(error),), mend=advice)
-    present = existing(records)
-    lost = len(records) - len(present)
-    finding = finding._replace(images=len(present), labelled=len(present), missing=lost)
-    notes = [f"{lost} images of the annotation file are not there"] * bool(lost)
-    results = read_files(check_record, present, name, options)
-    return judge(finding, results, notes, (advice, advice, advice))
+    return check_images(finding, records, options, advice)
 
 
 def _records(name: str, files: CocoFiles) -> list[Record]:

@@ -23,6 +23,7 @@ from clipself_seg.data.prepare.common import (
     lookup_table,
     save_png,
     save_tiff,
+    split_jobs,
     written_whole,
 )
 from clipself_seg.data.vocabulary import class_entries
@@ -74,9 +75,7 @@ def ade150_jobs(root: Path, split: str) -> list[MapJob]:
         InputError: the archive is not there.
     """
     folder = ade_parent(root) / "ADEChallengeData2016"
-    target = folder / "annotations_detectron2" / split
-    sources = files_in(folder / "annotations" / split, "*.png", ADE_150)
-    return [MapJob(path, target / path.name) for path in sources]
+    return split_jobs(folder, split, ADE_150)
 
 
 def _convert(job: MapJob) -> bool:

@@ -15,9 +15,9 @@ from clipself_seg.data.prepare.common import (
     Options,
     Prepared,
     convert_files,
-    files_in,
     lookup_table,
     save_png,
+    split_jobs,
 )
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
@@ -44,10 +44,7 @@ def coco_stuff_jobs(root: Path, split: str) -> list[MapJob]:
     Raises:
         InputError: the archive is not there.
     """
-    folder = root / "coco-stuff"
-    target = folder / "annotations_detectron2" / split
-    sources = files_in(folder / "annotations" / split, "*.png", COCO_STUFF)
-    return [MapJob(path, target / path.name) for path in sources]
+    return split_jobs(root / "coco-stuff", split, COCO_STUFF)
 
 
 def _convert(job: MapJob) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -76,8 +77,9 @@ class SourcedJob(FileJob, Protocol):
         """Paths of all files that it reads."""
 
 
-class MapJob(NamedTuple):
-    """One label map to write from one file of an archive."""
+@dataclasses.dataclass(frozen=True)
+class MapJob:
+    """One label map to write from one file of an archive; subclasses say more about it."""
 
     source: Path
     target: Path
@@ -131,6 +133,22 @@ def files_in(folder: Path, pattern: str, archive: DataRoot) -> list[Path]:
     if not paths:
         raise InputError(f"{folder} has no {pattern}\nTo get them: {archive.advice}")
     return paths
+
+
+def split_jobs(folder: Path, split: str, archive: DataRoot) -> list[MapJob]:
+    """A job for each PNG of annotations/{split}, to be written under its name in annotations_detectron2/{split}.
+
+    Args:
+        folder: folder of the archive.
+        split: name of the split's folders.
+        archive: root of the archive, with advice how to get it.
+
+    Raises:
+        InputError: there is no such folder, or no PNG in it.
+    """
+    target = folder / "annotations_detectron2" / split
+    sources = files_in(folder / "annotations" / split, "*.png", archive)
+    return [MapJob(path, target / path.name) for path in sources]
 
 
 def convert_files(

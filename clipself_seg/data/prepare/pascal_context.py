@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import reprlib
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as rle
@@ -45,30 +46,17 @@ LIST_HINT = (
 )
 
 
-class JsonJob(NamedTuple):
-    """One label map to paint from segments of the JSON.
+@dataclasses.dataclass(frozen=True)
+class JsonJob(MapJob):
+    """One label map to paint from segments of the JSON, its source.
 
     Attributes:
-        source: path of the JSON.
-        target: path of the label map.
         size: (height, width) in pixels.
         segments: (category id, RLE) of each segment.
     """
 
-    source: Path
-    target: Path
     size: tuple[int, int]
     segments: list[tuple[int, dict[str, Any]]]
-
-    @property
-    def sources(self) -> tuple[Path, ...]:
-        """Path of the JSON."""
-        return (self.source,)
-
-    @property
-    def outputs(self) -> tuple[Path, ...]:
-        """Path of the label map."""
-        return (self.target,)
 
 
 def prepare_pascal_context_59(options: Options) -> list[Prepared]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from clipself_seg.data.datasets.roots import VOC_2012
 from clipself_seg.data.label_maps import read_indices
 from clipself_seg.data.prepare.common import (
+    MapJob,
     Options,
     Prepared,
     convert_files,
@@ -26,22 +27,11 @@ FOLDERS = {"annotations_detectron2": VOID, "annotations_detectron2_bg": CLASSES}
 """Label of background by folder of the label maps."""
 
 
-class VocJob(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class VocJob(MapJob):
     """One label map to write, and the label of background in it."""
 
-    source: Path
-    target: Path
     background: int
-
-    @property
-    def sources(self) -> tuple[Path, ...]:
-        """Path of the archive's map."""
-        return (self.source,)
-
-    @property
-    def outputs(self) -> tuple[Path, ...]:
-        """Path of the label map."""
-        return (self.target,)
 
 
 def prepare_voc20(options: Options) -> list[Prepared]:

@@ -16,7 +16,11 @@ from clipself_seg.data.records import coco_list, read_coco_json
 from clipself_seg.data.rle import encode_segmentation
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.instances.ground_truth import image_order, images_by_id
+from clipself_seg.evaluation.instances.ground_truth import (
+    check_annotation,
+    image_order,
+    images_by_id,
+)
 
 
 class Federated(NamedTuple):
@@ -120,16 +124,7 @@ def _check_annotations(
 ) -> None:
     needed = {"image_id", "category_id", "bbox", "area"} | ({"segmentation"} if masks else set())
     for entry in annotations:
-        missing = needed - entry.keys()
-        if missing:
-            raise InputError(
-                f"{json_file}: an annotation lacks {sorted(missing)}: give COCO's instances format"
-            )
-        image_id, category = entry["image_id"], entry["category_id"]
-        if not isinstance(image_id, int | str) or image_id not in listed:
-            raise InputError(
-                f'{json_file}: annotation of image {reprlib.repr(image_id)}, which is not in "images"'
-            )
+        image_id, category = check_annotation(entry, needed, listed, json_file)
         if not isinstance(category, int) or category not in index_of:
             raise InputError(
                 f"{json_file}: an object of image {image_id} has category {reprlib.repr(category)}, "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -133,6 +133,36 @@ def image_order(
     return tuple(sorted(wanted, key=lambda image: (isinstance(image, str), image)))
 
 
+def check_annotation(
+    entry: Mapping[str, Any],
+    needed: Collection[str],
+    listed: Mapping[Any, Any],
+    json_file: str | os.PathLike[str],
+) -> tuple[Any, Any]:
+    """Image id and category id of an annotation, which has the keys that are needed and a listed image.
+
+    Args:
+        entry: annotation.
+        needed: its keys, "image_id" and "category_id" among them.
+        listed: images of the file, by id.
+        json_file: path of the file, for the error.
+
+    Raises:
+        InputError: a key is missing, or the file lacks the image.
+    """
+    missing = set(needed) - entry.keys()
+    if missing:
+        raise InputError(
+            f"{json_file}: an annotation lacks {sorted(missing)}: give COCO's instances format"
+        )
+    image_id = entry["image_id"]
+    if not isinstance(image_id, int | str) or image_id not in listed:
+        raise InputError(
+            f'{json_file}: annotation of image {reprlib.repr(image_id)}, which is not in "images"'
+        )
+    return image_id, entry["category_id"]
+
+
 def _check_annotations(
     annotations: list[dict[str, Any]],
     listed: Mapping[Any, Any],
@@ -141,16 +171,8 @@ def _check_annotations(
 ) -> None:
     things = set(thing_categories(vocabulary))
     for entry in annotations:
-        missing = {"image_id", "category_id", "segmentation", "area"} - entry.keys()
-        if missing:
-            raise InputError(
-                f"{json_file}: an annotation lacks {sorted(missing)}: give COCO's instances format"
-            )
-        image_id, category = entry["image_id"], entry["category_id"]
-        if not isinstance(image_id, int | str) or image_id not in listed:
-            raise InputError(
-                f'{json_file}: annotation of image {reprlib.repr(image_id)}, which is not in "images"'
-            )
+        needed = {"image_id", "category_id", "segmentation", "area"}
+        image_id, category = check_annotation(entry, needed, listed, json_file)
         _check_mask(entry, listed[image_id], json_file)
         if not isinstance(category, int) or category not in things:
             raise InputError(

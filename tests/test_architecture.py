@@ -26,6 +26,7 @@ GROUND = {
     "pages",
     "pinned_wheels",
     "provenance",
+    "torchvision_import",
 }
 # What each other part of the package may import besides itself and the ground.
 FLOW = ["data", "clip", "heads", "models", "evaluation"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.dense_feature import KINDS as DENSE_KINDS
 from clipself_seg.clip.file_names import TIMM_NAMES, TRUNK, replace
+from clipself_seg.clip.initialisation import normal_parameter
 from clipself_seg.clip.kind import (
     Architecture,
     Config,
@@ -243,8 +244,8 @@ class EvaTransformer(TransformerTower):
         self.head_channels = width // heads
         grid = image_size // patch_size
         self.patch_embed = PatchEmbed(patch_size=patch_size, width=width)
-        self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
-        self.pos_embed = nn.Parameter(0.02 * torch.randn(1, 1 + grid**2, width))
+        self.cls_token = normal_parameter(1, 1, width, std=0.02)
+        self.pos_embed = normal_parameter(1, 1 + grid**2, width, std=0.02)
         self.blocks = nn.ModuleList(
             EvaBlock(width=width, heads=heads, hidden=hidden) for _ in range(layers)
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import region_pooling
 from clipself_seg.clip.build import find_architecture
 from clipself_seg.clip.constants import constant
+from clipself_seg.clip.initialisation import without_values
 from clipself_seg.clip.kind import CLIP_MEAN, CLIP_STD, Architecture
 from clipself_seg.clip.layers import packed_matrices
 from clipself_seg.clip.weights import (
@@ -82,7 +84,7 @@ class DenseCLIP(nn.Module):
         self.visual.choose_dense(dense)
         self.distilled = ANY
         self.text = architecture.build_text_tower(quick_gelu)
-        self.logit_scale = nn.Parameter(torch.tensor(architecture.kind.scale).log())
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(architecture.kind.scale)))
         bias = architecture.logit_bias
         self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
         self.mean = tuple(mean or architecture.kind.mean)
@@ -265,7 +267,7 @@ def load_clip(
     require_feature(dense, checkpoint.dense, checkpoint.path, override)
     architecture = as_written(architecture, checkpoint)
     quick_gelu, notes = choose_activation(architecture, checkpoint, published)
-    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
+    with without_values():
         clip = DenseCLIP(
             architecture=architecture,
             quick_gelu=quick_gelu,

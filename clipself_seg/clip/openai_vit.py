@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.dense_feature import KINDS as DENSE_KINDS
 from clipself_seg.clip.file_names import TEXT_AT_TOP
+from clipself_seg.clip.initialisation import normal_parameter
 from clipself_seg.clip.kind import (
     Architecture,
     Config,
@@ -52,8 +53,8 @@ class VisionTransformer(TransformerTower):
         self.embed_dim = embed_dim
         grid = image_size // patch_size
         self.conv1 = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=False)
-        self.class_embedding = nn.Parameter(width**-0.5 * torch.randn(width))
-        self.positional_embedding = nn.Parameter(width**-0.5 * torch.randn(1 + grid**2, width))
+        self.class_embedding = normal_parameter(width, std=width**-0.5)
+        self.positional_embedding = normal_parameter(1 + grid**2, width, std=width**-0.5)
         self.ln_pre = nn.LayerNorm(width)
         self.transformer = Transformer(
             [
@@ -68,7 +69,7 @@ class VisionTransformer(TransformerTower):
             ]
         )
         self.ln_post = nn.LayerNorm(width)
-        self.proj = nn.Parameter(width**-0.5 * torch.randn(width, embed_dim))
+        self.proj = normal_parameter(width, embed_dim, std=width**-0.5)
         self.transformer.initialise()
 
     @property

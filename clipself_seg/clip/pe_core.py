@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from clipself_seg.clip.eva import PatchEmbed
+from clipself_seg.clip.initialisation import normal_parameter
 from clipself_seg.clip.kind import (
     Architecture,
     Config,
@@ -93,10 +94,10 @@ class PECoreTower(PooledTower):
             span=shape.grid, first=self.prefix, columns_first=True, prefix=self.prefix
         )
         self.patch_embed = PatchEmbed(patch_size=self.patch_size, width=width, bias=False)
-        first = nn.Parameter(0.02 * torch.randn(1, 1, width)) if shape.class_token else None
+        first = normal_parameter(1, 1, width, std=0.02) if shape.class_token else None
         self.register_parameter("cls_token", first)
         cells = (image_size // self.patch_size) ** 2
-        self.pos_embed = nn.Parameter(0.02 * torch.randn(1, self.prefix + cells, width))
+        self.pos_embed = normal_parameter(1, self.prefix + cells, width, std=0.02)
         self.norm_pre = nn.LayerNorm(width)
         self.blocks = nn.ModuleList(
             RotaryBlock(width=width, heads=shape.heads, mlp_ratio=shape.mlp_ratio, quick_gelu=False)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.dense_feature import TOKEN, DenseFeature
 from clipself_seg.clip.file_names import TRUNK, replace
+from clipself_seg.clip.initialisation import normal_parameter
 from clipself_seg.clip.layers import merge_heads, split_heads
 from clipself_seg.clip.linear import Linear, linear
 from clipself_seg.clip.tower import (
@@ -69,7 +70,7 @@ class LatentPool(nn.Module):
     ) -> None:
         super().__init__()
         self.heads = heads
-        self.latent = nn.Parameter(width**-0.5 * torch.randn(1, 1, width))
+        self.latent = normal_parameter(1, 1, width, std=width**-0.5)
         self.q = Linear(width, width)
         self.kv = Linear(width, 2 * width)
         self.proj = Linear(width, width)

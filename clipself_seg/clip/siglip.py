@@ -13,10 +13,10 @@ import functools
 import math
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from clipself_seg.clip.eva import PatchEmbed
+from clipself_seg.clip.initialisation import normal_parameter
 from clipself_seg.clip.kind import (
     Architecture,
     Config,
@@ -101,7 +101,7 @@ class SiglipTower(PooledTower):
         self.positions = positions
         cells = (image_size // shape.patch_size) ** 2
         self.patch_embed = PatchEmbed(patch_size=shape.patch_size, width=width)
-        self.pos_embed = nn.Parameter(0.02 * torch.randn(1, cells, width))
+        self.pos_embed = normal_parameter(1, cells, width, std=0.02)
         self.blocks = nn.ModuleList(
             ResidualBlock(
                 width=width,
@@ -172,7 +172,7 @@ class SiglipText(TextEncoder):
         super().__init__()
         self.context_length = context_length
         self.token_embedding = nn.Embedding(vocab_size, width)
-        self.positional_embedding = nn.Parameter(0.01 * torch.randn(context_length, width))
+        self.positional_embedding = normal_parameter(context_length, width, std=0.01)
         self.transformer = Transformer(
             [
                 ResidualBlock(

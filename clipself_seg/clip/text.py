@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from clipself_seg.clip.initialisation import normal_parameter
 from clipself_seg.clip.layers import ResidualBlock, Transformer
 from clipself_seg.clip.pieces import at_once
 from clipself_seg.clip.recomputation import run_block
@@ -75,7 +76,7 @@ class TextTower(TextEncoder):
         super().__init__()
         self.context_length = context_length
         self.token_embedding = nn.Embedding(vocab_size, width)
-        self.positional_embedding = nn.Parameter(0.01 * torch.randn(context_length, width))
+        self.positional_embedding = normal_parameter(context_length, width, std=0.01)
         self.transformer = Transformer(
             [
                 ResidualBlock(width=width, heads=heads, mlp_ratio=mlp_ratio, quick_gelu=quick_gelu)
@@ -83,7 +84,7 @@ class TextTower(TextEncoder):
             ]
         )
         self.ln_final = nn.LayerNorm(width)
-        self.text_projection = nn.Parameter(width**-0.5 * torch.randn(width, embed_dim))
+        self.text_projection = normal_parameter(width, embed_dim, std=width**-0.5)
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         self.transformer.initialise()
 

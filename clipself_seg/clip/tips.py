@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.dense_feature import KINDS as DENSE_KINDS
+from clipself_seg.clip.initialisation import normal_parameter
 from clipself_seg.clip.kind import (
     Architecture,
     Config,
@@ -111,9 +112,9 @@ class TipsTransformer(TransformerTower):
         self.embed_dim = width
         grid = image_size // patch_size
         self.conv1 = nn.Conv2d(3, width, patch_size, stride=patch_size)
-        self.class_embedding = nn.Parameter(0.02 * torch.randn(width))
-        self.register_embedding = nn.Parameter(0.02 * torch.randn(width))
-        self.positional_embedding = nn.Parameter(0.02 * torch.randn(1 + grid**2, width))
+        self.class_embedding = normal_parameter(width, std=0.02)
+        self.register_embedding = normal_parameter(width, std=0.02)
+        self.positional_embedding = normal_parameter(1 + grid**2, width, std=0.02)
         sizes: dict[str, Any] = {
             "width": width,
             "heads": heads,

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipself_seg.clip.initialisation import without_values
 from clipself_seg.clip.layers import ResidualBlock
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.diffusion_features.captioner import TOKENS
@@ -57,7 +58,7 @@ def _encode(weights: Mapping[str, Tensor]) -> Tensor:
     width = x_1TC.shape[-1]
     numbers = {int(name.split(".")[2]) for name in weights if name.startswith("encoder.layers.")}
     for number in range(max(numbers, default=-1) + 1):
-        with torch.device("meta"):
+        with without_values():
             block = ResidualBlock(width=width, heads=max(1, width // HEAD_WIDTH), quick_gelu=True)
         block.load_state_dict(_block(weights, f"encoder.layers.{number}"), assign=True)
         x_1TC = block(x_1TC, causal=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 from clipself_seg.checkpoints.locate import locate
 from clipself_seg.checkpoints.names import name_problem
 from clipself_seg.checkpoints.read import read_checkpoint
+from clipself_seg.clip.initialisation import without_values
 from clipself_seg.clip.weights import NO_WEIGHTS, LoadReport
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.diffusion_features.captioner import TOKENS
@@ -71,7 +72,7 @@ def load_stable_diffusion(
     if weights in RANDOM:
         return _random(sizes or RANDOM[weights], noise_seed)
     sizes = sizes or StableDiffusionSizes()
-    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
+    with without_values():
         unet = build_unet(sizes)
         vae = build_vae(sizes)
     parts = read_stable_diffusion(weights)

@@ -100,8 +100,11 @@ def _resample(logits_Qmn: Tensor, size: tuple[int, int], fraction: tuple[float, 
     if not len(logits):
         return logits.new_zeros(0, *size)
     if fraction == (1, 1):
-        # The official operation: a cell near the threshold depends on the rounding.
-        return F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0]
+        # The official operation: a cell near the threshold depends on the rounding, which is that of all maps at once
+        # in parts of a CPU's vectors, in a sixth of the time.
+        count = at_once(logits.device, MASKS_AT_ONCE, logits[0].numel())
+        parts = [F.interpolate(p[None], size, mode="bilinear") for p in logits.split(count)]
+        return torch.cat(parts, dim=1)[0]
     down, right = fraction
     # Maps [-1, 1] of the output to [-1, 2 * fraction - 1] of the map: the same top left corner.
     theta = constant([[[right, 0, right - 1], [0, down, down - 1]]], logits)

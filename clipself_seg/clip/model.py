@@ -24,7 +24,7 @@ from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.hub import is_remote
 from clipself_seg.checkpoints.locate import locate, published_file
 from clipself_seg.checkpoints.read import STORED_METADATA, VARIANT, Checkpoint, read_checkpoint
-from clipself_seg.checkpoints.shipped import SHIPPED, SHIPPED_TAGS
+from clipself_seg.checkpoints.shipped import MINI_CLIP, SHIPPED, SHIPPED_TAGS
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import region_pooling
 from clipself_seg.clip.build import find_architecture
@@ -313,10 +313,11 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
             return read_checkpoint(weights), {}
     published = open_clip.get_pretrained_cfg(architecture.name, weights)
     if not published:
-        names = [entry.name for entry in zoo().values() if entry.model]
+        shipped = SHIPPED_TAGS if architecture.name == MINI_CLIP else ()
+        names = [entry.name for entry in zoo().values() if entry.model == architecture.name]
         raise InputError(
             f'no weights "{weights}" for {architecture.name}: neither a file nor a tag; '
-            f"{nearest(weights, tags + list(SHIPPED_TAGS) + names)}"
+            f"{nearest(weights, [*tags, *shipped, *names])}"
         )
     path = published_file(f"{architecture.name}:{weights}", published["hf_hub"])
     return _original(read_checkpoint(path)), published

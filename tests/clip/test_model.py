@@ -94,6 +94,8 @@ def test_a_model_name_that_is_no_text_is_refused(name):
 def test_unknown_tag_gets_the_nearest_one():
     with pytest.raises(InputError, match='neither a file nor a tag; did you mean "openai"'):
         load_clip("ViT-B-16", "opnai")
+    with pytest.raises(InputError, match="for ViT-Mini-8: .* choose from: mini, mini-clipself, "):
+        load_clip(MINI, "nowhere")
 
 
 def test_names_of_the_zoo_and_addresses_load(tmp_path, monkeypatch):

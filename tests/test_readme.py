@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import configparser
 import importlib
 import re
 import shlex
@@ -115,6 +116,15 @@ def test_files_that_are_named_exist(page):
 @pytest.mark.parametrize("target", ["quickstart", "test", "lint", "docs"])
 def test_make_has_the_targets(target):
     assert re.search(rf"^[\w ]*\b{target}\b.*:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_every_extra_is_explained():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    rows = (ROOT / "README.md").read_text().partition("| extra | brings |")[2].partition("\n\n")[0]
+    cells = [row.split("|")[1] for row in rows.splitlines()[2:]]
+    named = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+    assert sorted(named) == sorted(setup["options.extras_require"])
 
 
 @pytest.mark.parametrize("tag", ["mini", "mini-clipself", "mini-clipself-proposals"])

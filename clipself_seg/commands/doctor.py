@@ -179,7 +179,7 @@ def _device() -> None:
 
     convolution, reason = choice()
     _say(
-        f"  {torch.get_num_threads()} threads of the CPU, {torch.backends.cpu.get_cpu_capability()}",
+        f"  CPU, {torch.get_num_threads()} thread(s), {torch.backends.cpu.get_cpu_capability()}",
         f"  linear layers by {'convolutions' if convolution else 'matrix products'}: {reason}",
     )
     if not torch.cuda.is_available():

@@ -12,7 +12,7 @@ def test_a_whole_environment_gets_versions_device_data_and_weights(capsys, monke
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     assert doctor.main([]) == 0
     said = capsys.readouterr().out
-    assert "\n  detectron2 " in said and "threads of the CPU" in said and "mini-fvit" in said
+    assert "\n  detectron2 " in said and "\n  CPU, " in said and "mini-fvit" in said
     assert f"$DETECTRON2_DATASETS: {tmp_path}" in said
     assert "absent: lvis_v1_train" in said and "https://www.lvisdataset.org" in said
 

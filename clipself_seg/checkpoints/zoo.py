@@ -79,6 +79,8 @@ def suggestion(given: str) -> str:
     for entry in zoo().values():
         if file == entry.file.lower():
             return f'"{entry.name}" is the name of the official file, by which it is fetched'
+    if given in SHIPPED_TAGS:
+        return f'"{given}" is a CLIP that comes with this project: it belongs in MODEL.CLIP.WEIGHTS'
     names = {*zoo(), *SHIPPED_TAGS, *SHIPPED_MODELS}
     return f"or a name of an official checkpoint or of one of this project (README): {nearest(given, names)}"
 

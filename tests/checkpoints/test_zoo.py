@@ -47,6 +47,7 @@ def test_a_missing_file_of_an_official_name_is_called_by_its_name():
         read_checkpoint("in/model_base.pth")
     assert suggestion("catseg-bsae").endswith('did you mean "catseg-base"?')
     assert suggestion("mini-fvitt").endswith('did you mean "mini-fvit"?')
+    assert suggestion("mini-clipself").endswith("it belongs in MODEL.CLIP.WEIGHTS")
 
 
 def test_configurations_know_their_official_checkpoints():

@@ -88,8 +88,27 @@ def box_weights(boxes_n4: Tensor, grid: tuple[int, int]) -> Tensor:
     """
     rows, columns = grid
     x0, y0, x1, y1 = boxes_n4.float().unbind(-1)
-    weights_nh = _axis_weights(y0 * rows, y1 * rows, rows)
-    weights_nw = _axis_weights(x0 * columns, x1 * columns, columns)
+    return _box_weights((x0 * columns, y0 * rows, x1 * columns, y1 * rows), grid)
+
+
+def strided_box_weights(boxes_n4: Tensor, stride: float, grid: tuple[int, int]) -> Tensor:
+    """`box_weights` of boxes in pixels, scaled to cells as RoIAlign does with a spatial scale of 1 / stride.
+
+    Dividing by the image's side instead would round otherwise, and with strides that are no powers of two boxes that
+    end at a cell's border would have a sample less.
+
+    Args:
+        boxes_n4: boxes XYXY in pixels, in the image or near it.
+        stride: pixels of a cell.
+        grid: rows and columns of the dense features.
+    """
+    return _box_weights((boxes_n4.float() * (1 / stride)).unbind(-1), grid)
+
+
+def _box_weights(corners: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
+    """Cell weights of boxes whose x0, y0, x1, y1 (n,) are in cells."""
+    x0, y0, x1, y1 = corners
+    weights_nh, weights_nw = _axis_weights(y0, y1, grid[0]), _axis_weights(x0, x1, grid[1])
     return weights_nh[:, :, None] * weights_nw[:, None, :]
 
 

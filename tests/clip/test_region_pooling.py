@@ -7,7 +7,13 @@ import torch
 from torchvision.ops import roi_align
 
 from clipself_seg.clip import load_clip
-from clipself_seg.clip.region_pooling import box_cells, box_weights, mask_weights, pool
+from clipself_seg.clip.region_pooling import (
+    box_cells,
+    box_weights,
+    mask_weights,
+    pool,
+    strided_box_weights,
+)
 from clipself_seg.errors import InputError
 
 
@@ -34,6 +40,19 @@ def test_boxes_of_whole_pixels_near_the_border_have_as_many_samples_as_in_roi_al
     boxes /= 640
     expected = roi_align(features[None], [boxes * cells], output_size=1, aligned=True)[..., 0, 0]
     pooled = pool(features, box_weights(boxes, (cells, cells)))
+    torch.testing.assert_close(pooled, expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("stride", [14, 16])
+def test_boxes_in_pixels_are_scaled_as_in_roi_align(stride):
+    # The border of an image is where proposals are cut off: 672 pixels are 48 cells of 14, but for rounding.
+    features = torch.randn(1, 64, 64, generator=torch.Generator().manual_seed(0))
+    edges = [(start, stride * cells) for start in range(0, 30, 3) for cells in range(8, 65, 4)]
+    starts, ends = torch.tensor(edges).float().unbind(1)
+    boxes = torch.stack([starts, torch.zeros_like(starts), ends, ends], 1)
+    aligned = {"output_size": 1, "spatial_scale": 1 / stride, "aligned": True}
+    expected = roi_align(features[None], [boxes], **aligned)[..., 0, 0]
+    pooled = pool(features, strided_box_weights(boxes, stride, (64, 64)))
     torch.testing.assert_close(pooled, expected, atol=2e-5, rtol=0)
 
 

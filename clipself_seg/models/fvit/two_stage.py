@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from clipself_seg.clip.constants import constant
 from clipself_seg.clip.precision import autocast
-from clipself_seg.clip.region_pooling import box_weights, pool
+from clipself_seg.clip.region_pooling import pool, strided_box_weights
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.heads.fusion import fuse_detections
 from clipself_seg.heads.fvit.box_head import DELTA_WEIGHTS, RoITargets, box_losses
@@ -297,7 +297,7 @@ class RoIStage(_Stage):
         """CLIP's logits (n, K + 1) of proposals, read from the dense features; the arguments are those of
         `select_in`."""
         grid = (dense.shape[1], dense.shape[2])
-        weights = box_weights(proposals / (grid[1] * self.strides[2]), grid)
+        weights = strided_box_weights(proposals, self.strides[2], grid)
         regions = F.normalize(pool(dense, weights), dim=1)
         return self.settings.clip_temperature * (regions @ text.T)
 

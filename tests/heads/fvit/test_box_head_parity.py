@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipself_seg.clip.region_pooling import box_weights, pool
+from clipself_seg.clip.region_pooling import pool, strided_box_weights
 from clipself_seg.heads.fusion import fuse_detections
 from clipself_seg.heads.fvit.box_head import DELTA_WEIGHTS
 from clipself_seg.heads.fvit.boxes import decode_boxes
@@ -101,7 +101,7 @@ def test_scores_and_detections(case):
     close(detector, wanted["det_logits"], 3e-5)
     close(deltas, wanted["det_deltas"], 1e-5)
     dense = official.dense(case)
-    pooled = pool(dense, box_weights(proposals / content["padded"], dense.shape[1:]))
+    pooled = pool(dense, strided_box_weights(proposals, content["strides"][2], dense.shape[1:]))
     close(pooled[:, ::4], wanted["vlm_features"], 1e-6)
     cosines = F.normalize(pooled, dim=1) @ text.T
     close(content["vlm_temperature"] * cosines, wanted["vlm_logits"], 3e-5)

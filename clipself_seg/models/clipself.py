@@ -98,6 +98,7 @@ class CLIPSelf(nn.Module):
         self.objective: Objective = CropDistillation() if objective is None else objective
         features = [name for name in self.objective.reads if name != IMAGE] or [DENSE]
         attention = IMAGE in self.objective.reads
+        self._check_reads(features)
         if self.student.dense_feature.gated and DENSE not in self.objective.reads:
             raise InputError(
                 f"MODEL.CLIP.DENSE is {self.student.dense_feature}, and what the student is trained for reads no dense "
@@ -141,6 +142,16 @@ class CLIPSelf(nn.Module):
             "read": cfg.TEST.REGIONS.READ,
             "templates": cfg.TEST.REGIONS.TEMPLATES,
         }
+
+    def _check_reads(self, features: Sequence[str]) -> None:
+        """Refuses an objective of features that this kind of tower has not."""
+        missing = [name for name in features if name not in self.student.feature_shapes()]
+        if missing:
+            raise InputError(
+                f"{self.teacher.name} has no {' or '.join(missing)} of a last block, which "
+                "MODEL.CLIPSELF.OBJECTIVES.CONTEXT compares: leave it 0, or distil a ViT; COHERENCE and SPATIAL do "
+                "without"
+            )
 
     def _check_frozen_parts(self) -> None:
         """Refuses a student whose frozen weights are not the teacher's: the mixture would be of two CLIPs."""

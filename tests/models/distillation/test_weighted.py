@@ -8,7 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from clipself_seg.clip import load_clip
+from clipself_seg.clip.resnet import ResNetTower
+from clipself_seg.errors import InputError
 from clipself_seg.heads.distillation import correlation
+from clipself_seg.models import CLIPSelf
 from clipself_seg.models.distillation.correlation_teachers import Original
 from clipself_seg.models.distillation.weighted import (
     CONTEXTS,
@@ -162,6 +166,17 @@ def test_all_that_trains_gets_a_gradient_in_a_tower_with_matrices_of_its_own():
         assert parameter.requires_grad == (parameter.grad is not None), name
     attention = model.student.blocks[-1].attn
     assert attention.q_proj.weight.requires_grad and not attention.k_proj.weight.requires_grad
+
+
+def test_towers_without_queries_of_a_last_block_refuse_the_context_when_the_model_is_built():
+    clip = load_clip("ViT-Mini-8", None)
+    clip.visual = ResNetTower(image_size=64, width=8, layers=(1, 1, 1, 1), embed_dim=128)
+    settings = CorrelationSettings(teacher=Original(), context=CONTEXTS["qk"])
+    with pytest.raises(
+        InputError, match="no queries or keys of a last block, which .*CONTEXT compares: leave it 0"
+    ):
+        CLIPSelf(clip=clip, objective=WeightedTerms({"CROPS": 1.0, "CONTEXT": 1.0}, settings))
+    CLIPSelf(clip=clip, objective=WeightedTerms({"CROPS": 1.0, "SPATIAL": 1.0}, settings))
 
 
 def test_no_regions_and_no_box_of_the_image_are_no_trouble():

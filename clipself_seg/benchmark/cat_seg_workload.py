@@ -20,6 +20,7 @@ from clipself_seg.benchmark.plain_aggregator import aggregate
 from clipself_seg.clip.class_texts import ClassTexts
 from clipself_seg.clip.linear import stock_linear
 from clipself_seg.clip.precision import autocast
+from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
@@ -45,9 +46,14 @@ class SemSegWorkload(Workload):
     def __init__(self, case: Case) -> None:
         """
         Raises:
-            InputError: unknown model, or more classes than there are words.
+            InputError: unknown model, one that is no ViT, or more classes than there are words.
         """
         super().__init__(case)
+        if not isinstance(self.clip.visual, TransformerTower):
+            raise InputError(
+                f"--model {case.model}: CAT-Seg needs a ViT, of whose blocks two guide its decoder; give one, such as "
+                "ViT-B-16-quickgelu"
+            )
         vocabulary = load_vocabulary(WORDS)
         if case.classes > len(vocabulary):
             raise InputError(
@@ -66,6 +72,7 @@ class SemSegWorkload(Workload):
             clip=self.clip,
             aggregator=CostAggregator(sizes, sizes.classes_in_cache),
             guidance_blocks=(depth // 3 - 1, 2 * depth // 3 - 1),
+            class_residual=not self.clip.visual.pooled,
             sliding=True,
             precision=self.precision,
         )

@@ -1,7 +1,7 @@
 """Counts floating-point operations of a task: matrix products and convolutions, 2 for a multiply-add.
 
-Transformers have closed formulas, tested against torch's own counter; a ResNet's convolutions are
-counted by that counter on tensors without memory. What a formulation computes in vain, or twice
+OpenAI's ViTs and EVA-02's have closed formulas, tested against torch's own counter; all other towers are counted by
+that counter on tensors without memory. What a formulation computes in vain, or twice
 (activation checkpointing), does not count.
 
 Legend: N patch tokens, L = 1 + N, D width, E embedding.
@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipself_seg.clip.eva import EvaTransformer
+from clipself_seg.clip.openai_vit import VisionTransformer
 from clipself_seg.clip.tower import ImageTower, TransformerTower, train_last_blocks
 
 
@@ -43,7 +44,7 @@ def tower_flops(tower: ImageTower, dense_size: int, image_size: int) -> TowerFlo
         dense_size: side in pixels of the image for dense features.
         image_size: side in pixels of the image for image embeddings.
     """
-    if isinstance(tower, TransformerTower) and not tower.pooled:
+    if isinstance(tower, (VisionTransformer, EvaTransformer)):
         return _transformer_flops(tower, dense_size, image_size)
     return _counted_flops(tower, dense_size, image_size)
 

@@ -1,6 +1,6 @@
 """Counts floating-point operations of CAT-Seg: matrix products and convolutions, 2 for a multiply-add.
 
-Texts have a closed formula, since their length decides. The rest is counted by torch on tensors
+CLIP's texts have a closed formula, since their length decides. The rest is counted by torch on tensors
 without memory.
 """
 
@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipself_seg.clip.prompts import TEMPLATES
-from clipself_seg.clip.text import texts_at_once
+from clipself_seg.clip.text import TextTower, texts_at_once
 from clipself_seg.heads.cat_seg.cost_aggregator import Guidance
 from clipself_seg.models import CATSeg
 
@@ -29,14 +29,18 @@ def text_flops(model: CATSeg, device: torch.device, training: bool = False) -> i
     tower: Any = model.clip.text
     templates = TEMPLATES[model.texts.templates]
     prompts = [t.format(name) for names in model.names for name in names for t in templates]
-    lengths = (model.clip.tokenize(prompts).argmax(dim=-1) + 1).sort().values
-    batches = lengths.split(texts_at_once(device, training))
+    tokens = model.clip.tokenize(prompts)
+    order = tower.lengths(tokens).argsort()
+    batches = tokens[order].split(texts_at_once(device, training))
+    if not isinstance(model.clip.text, TextTower):
+        return sum(_counted_texts(model, batch, training) for batch in batches)
+    lengths = [tower.lengths(batch) + 1 for batch in batches]
     block = tower.transformer.resblocks[0]
     width, depth = len(block.ln_1.weight), len(tower.transformer.resblocks)
     linear = 4 * width**2 + 2 * block.mlp.c_fc.weight.numel()
     projection = 2 * width * model.clip.embed_dim
     total = 0
-    for batch in batches:
+    for batch in lengths:
         length = int(batch.max())
         attention = 4 * length**2 * width
         text = depth * (2 * length * linear + attention) + projection
@@ -47,6 +51,24 @@ def text_flops(model: CATSeg, device: torch.device, training: bool = False) -> i
             text += depth * (2 * length * linear + 2 * attention + packed) - packed + projection
         total += len(batch) * text
     return total
+
+
+def _counted_texts(model: CATSeg, tokens: Tensor, training: bool) -> int:
+    """What torch counts for a batch of texts of another tower than CLIP's, at the length of its longest."""
+    # Where the cost of a text does not depend on its length, all tokens are read.
+    length = int(model.clip.text.lengths(tokens).max()) or tokens.shape[1]
+    meta = copy.deepcopy(model.clip.text).to("meta").requires_grad_(False)
+    learning = zip(meta.parameters(), model.clip.text.parameters(), strict=True)
+    for parameter, own in learning:
+        parameter.requires_grad_(training and own.requires_grad)
+    given = torch.empty(1, length, dtype=torch.long, device="meta")
+
+    def run() -> None:
+        encoded = meta.whole(given)
+        if training:
+            encoded.sum().backward()
+
+    return len(tokens) * count_flops(run)
 
 
 def feature_flops(model: CATSeg, views: int) -> int:

@@ -38,7 +38,7 @@ def dense_features(tower: ImageTower, images: Tensor) -> Tensor:
     last: Any = tower.blocks[-1]
     if isinstance(tower, VisionTransformer):
         last(tokens_BLD, *extras)
-    dense_BNE = tower.project(last.value_path(tokens_BLD))[:, 1:]
+    dense_BNE = tower.project(last.value_path(tokens_BLD))[:, tower.prefix :]
     return F.normalize(dense_BNE.transpose(1, 2).unflatten(2, grid).float(), dim=1)
 
 

@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipself_seg.benchmark.plain_aggregator import aggregate
+from clipself_seg.clip.openai_vit import VisionTransformer
 from clipself_seg.clip.prompts import TEMPLATES
+from clipself_seg.clip.text import TextTower
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.models import CATSeg
 
@@ -24,22 +26,28 @@ from clipself_seg.models import CATSeg
 def text_embeddings(model: CATSeg) -> Tensor:
     """Unit vectors (T, P, E); every text passes the tower at its full context length."""
     templates = TEMPLATES[model.texts.templates]
-    tower: Any = model.clip.text
     prompts = [template.format(name) for (name,) in model.names for template in templates]
     tokens = model.clip.tokenize(prompts).to(model.device)
+    tower: Any = model.clip.text
+    encode = _encode if isinstance(tower, TextTower) else type(tower).whole
+    return F.normalize(encode(tower, tokens), dim=-1).unflatten(0, (len(model.names), -1))
+
+
+def _encode(tower: Any, tokens: Tensor) -> Tensor:
+    """What CLIP's text tower makes of token ids (K, L), (K, E)."""
     x_KLD = tower.token_embedding(tokens) + tower.positional_embedding
     for block in tower.transformer.resblocks:
         x_KLD = block(x_KLD, causal=True)
     x_KLD = tower.ln_final(x_KLD)
     x_KD = x_KLD[torch.arange(len(x_KLD), device=x_KLD.device), tokens.argmax(dim=-1)]
-    return F.normalize(x_KD @ tower.text_projection, dim=-1).unflatten(0, (len(model.names), -1))
+    return x_KD @ tower.text_projection
 
 
 def image_features(model: CATSeg, images: Tensor) -> list[Tensor]:
     """Dense features (B, E, h, w) and the outputs of the two guiding blocks, (B, D, h, w).
 
-    The last block's attention runs in full beside the value path, for nothing; the value path keeps
-    the class token to the end.
+    OpenAI's layout: the last block's attention runs in full beside the value path, for nothing. The value path keeps
+    what stands before the patches to the end.
     """
     tower: Any = model.clip.visual
     x_BLD, extras, grid = tower.embed(images)
@@ -48,11 +56,12 @@ def image_features(model: CATSeg, images: Tensor) -> list[Tensor]:
         x_BLD = block(x_BLD, *extras)
         seen[f"block{index}"] = x_BLD
     last = tower.blocks[-1]
-    last.attn(last.ln_1(x_BLD), *extras)
+    if isinstance(tower, VisionTransformer):
+        last.attn(last.ln_1(x_BLD), *extras)
     residual = x_BLD[:, :1] if tower.class_residual else x_BLD
-    dense_BLE = tower.project(last.value_path(x_BLD, residual))
-    maps = [dense_BLE, *(seen[name] for name in model.guidance_blocks)]
-    return [x[:, 1:].transpose(1, 2).reshape(len(x), -1, *grid) for x in maps]
+    last_BLD = last(x_BLD, *extras) if tower.pooled else last.value_path(x_BLD, residual)
+    maps = [tower.project(last_BLD), *(seen[name] for name in model.guidance_blocks)]
+    return [x[:, tower.prefix :].transpose(1, 2).reshape(len(x), -1, *grid) for x in maps]
 
 
 def window_logits(model: CATSeg, windows_B3SS: Tensor, text_TPE: Tensor) -> Tensor:

@@ -5,6 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.benchmark.small import shrink_cat_seg, shrink_detection, shrink_panoptic
+from tests.small_towers import small_towers
+
+
+@pytest.fixture(scope="module")
+def known_towers(tmp_path_factory):
+    with small_towers(tmp_path_factory.mktemp("weights")):
+        yield
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def tiny_runs(task, **more):
 
 
 def semseg_case(**more):
-    return Case(task="semseg", model="ViT-Mini-8", **{"classes": 9, "batch": 1, **more})
+    return Case(task="semseg", **{"model": "ViT-Mini-8", "classes": 9, "batch": 1, **more})
 
 
 def detection_case(**more):
@@ -69,6 +69,6 @@ def result(runs, name):
     return runs[name].call(runs[name].setup())
 
 
-def tiny_eva():
-    shape = {"width": 48, "layers": 3, "heads": 3, "hidden": 128, "embed_dim": 32}
+def tiny_eva(embed_dim=32):
+    shape = {"width": 48, "layers": 3, "heads": 3, "hidden": 128, "embed_dim": embed_dim}
     return EvaTransformer(image_size=32, patch_size=8, **shape)

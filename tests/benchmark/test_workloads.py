@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from clipself_seg.benchmark.case import Case
+from clipself_seg.benchmark.flops_cat_seg import count_flops
 from clipself_seg.benchmark.workloads import DenseWorkload, build_runs
 from clipself_seg.clip import load_clip
 from clipself_seg.errors import InputError
@@ -26,6 +27,13 @@ def test_formulations_agree(task, name):
     ours = result(runs, name)
     plain = result(runs, "plain " + name.removeprefix("checkpointed "))
     torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+
+
+def test_a_tower_with_two_class_tokens_is_measured(known_towers):
+    runs = build_runs(Case(task="dense", model="small-TIPSv2", size=56))
+    ours, plain = result(runs, "dense"), result(runs, "plain dense")
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+    assert count_flops(lambda: result(runs, "dense")) == runs["dense"].flops
 
 
 def test_plain_samples_hold_the_same_pictures():

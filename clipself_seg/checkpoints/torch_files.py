@@ -27,6 +27,7 @@ from clipself_seg.checkpoints.bounds import (
     check_view,
 )
 from clipself_seg.checkpoints.unpickler import PlainUnpickler, Stream
+from clipself_seg.errors import InputError
 
 # How the pickles of old versions begin.
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -87,6 +88,7 @@ def read_archive(path: Path) -> Any:
     """Content of an archive of `torch.save` or `torch.jit.save`, the latter's modules as `ScriptObject`.
 
     Raises:
+        InputError: it is one of numpy's.
         OutOfBounds: it claims more than it holds.
         pickle.UnpicklingError: it names what could run code.
         Exception: of any other kind, about damaged bytes.
@@ -94,6 +96,12 @@ def read_archive(path: Path) -> Any:
     with zipfile.ZipFile(path) as archive:
         check_archive(archive, path)
         names = archive.namelist()
+        if names and all(name.endswith(".npy") for name in names):
+            raise InputError(
+                f"{path} has numpy's arrays (.npz), one tower of TIPSv2 for example, under names that are not read "
+                "here: give a file of torch or safetensors; TIPSv2's authors publish both towers as such, by the names "
+                "tipsv2-b14, tipsv2-l14, tipsv2-so400m14 and tipsv2-g14"
+            )
         if not (data := next((n for n in names if n.endswith("/data.pkl")), None)):
             raise pickle.UnpicklingError("no archive of torch")
         root = data.removesuffix("data.pkl")

@@ -42,6 +42,7 @@ def _bad_files(folder) -> dict[str, str]:
     torch.save([1, 2], folder / "list.pt")
     torch.save({"state_dict": tensors, "pixel_mean": "[1, 2]"}, folder / "two.pt")
     torch.save({"state_dict": tensors, "pixel_std": "red"}, folder / "word.pt")
+    np.savez(folder / "vision.npz", cls_token=np.zeros((1, 1, 4)), pos_embed=np.zeros((1, 5, 4)))
     return {
         "absent.pt": "no checkpoint at .*absent.pt",
         "half_zip.pt": "half_zip.pt is truncated",
@@ -56,6 +57,7 @@ def _bad_files(folder) -> dict[str, str]:
         "numbers.pt": "numbers.pt holds no tensors",
         "list.pt": "list.pt holds a list, not a state dict",
         "two.pt": r"two.pt: pixel_mean is '\[1, 2\]', not three numbers",
+        "vision.npz": "vision.npz has numpy's arrays .* not read here: .* tipsv2-b14, tipsv2-l14",
         "word.pt": "word.pt: pixel_std is 'red', not three numbers",
     }
 

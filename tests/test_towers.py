@@ -164,6 +164,16 @@ def test_panoptic_masks_are_named_by_it(name, kind):
     outputs = model([{"image": noise(3, 60, 75), "height": 40, "width": 50}])[0]
     assert outputs["panoptic_seg"][0].shape == (40, 50)
     assert outputs["sem_seg"].isfinite().all() and outputs["sem_seg"].shape == (3, 40, 50)
+    # Not limited to 100, as in CLIP's training: a kind's own factor is what it was trained to.
+    with torch.no_grad():
+        model.branch.clip.logit_scale.fill_(math.log(197))
+    masks = torch.randn(2, 14, 14, generator=torch.Generator().manual_seed(0))
+    texts, asked = model.branch_texts(), (torch.rand(3, 56, 56), masks)
+    logits, _ = model.branch.score(*asked, texts, model.synonyms)
+    regions, _ = model.branch.embed(*asked)
+    expected = F.normalize(regions, dim=-1) @ F.normalize(texts, dim=-1).T
+    torch.testing.assert_close(logits, 197 * expected, atol=2e-4, rtol=1e-4)
+    assert model.reading().scale == "197"
 
 
 def test_a_detector_stands_on_its_blocks(name):

@@ -19,6 +19,7 @@ from clipself_seg.clip.tower import ImageTower
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+LARGEST_SCALE = 100.0  # of OpenAI's CLIP and those that were trained like it
 # Keys of open_clip's text configs that `TextTower` implements; a config with any other key is refused.
 TEXT_KEYS = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
 
@@ -180,6 +181,8 @@ class TowerKind:
         templates: name in `prompts.TEMPLATES` of the sentences that its authors compare images with, as a user who
             has no other reason should take them.
         scale: factor of cosines before training.
+        largest_scale: what the factor was clamped to in training, for those who compare masks with words as ODISE and
+            FC-CLIP do, which clamp it again; infinite where a file's own factor is what it was trained to.
         image_files: whether there are files of its image tower alone, which load without a text tower.
         quick_gelu: whether there are models of equal shapes with QuickGELU and with exact GELU.
         dense_kinds: values of ``MODEL.CLIP.DENSE`` that its image tower has.
@@ -203,6 +206,7 @@ class TowerKind:
     tokenizer: Callable[[Architecture], Tokenizer] = _clip_tokenizer
     templates: str = "vild63"
     scale: float = 1 / 0.07
+    largest_scale: float = LARGEST_SCALE
     image_files: bool = False
     quick_gelu: bool = False
     dense_kinds: tuple[str, ...] = ("token",)

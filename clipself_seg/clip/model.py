@@ -106,6 +106,11 @@ class DenseCLIP(nn.Module):
         """Number of tokens of a text, start and end included."""
         return self.text.context_length
 
+    @property
+    def similarity_scale(self) -> Tensor:
+        """Factor of cosines where regions are compared with classes, at most `TowerKind.largest_scale`; a scalar."""
+        return self.logit_scale.exp().clamp(max=self.architecture.kind.largest_scale)
+
     def preprocess(self, images: Tensor) -> Tensor:
         """Normalised images, float32, of uint8 RGB images (B, 3, H, W) on any device."""
         return self.normalise(images.float() / 255)

@@ -187,6 +187,7 @@ PE_CORE = TowerKind(
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
     templates="openai80",
+    largest_scale=math.inf,
     image_files=True,
 )
 PE_CORE_G = dataclasses.replace(

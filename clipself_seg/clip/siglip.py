@@ -304,6 +304,7 @@ SIGLIP = TowerKind(
     tokenizer=siglip_tokenizer,
     templates="openai80",
     scale=10.0,
+    largest_scale=math.inf,
     image_files=True,
     variants=VARIANTS,
 )

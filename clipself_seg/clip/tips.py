@@ -13,6 +13,7 @@ Shapes: B images, N patches, L = 2 + N tokens (class token, register, patches), 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -257,6 +258,7 @@ TIPS = TowerKind(
     tokenizer=_tokenizer,
     templates="tcl9",
     scale=1 / TEMPERATURE,
+    largest_scale=math.inf,
     image_files=True,
     dense_kinds=DENSE_KINDS,
     attentions=True,

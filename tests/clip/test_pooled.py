@@ -174,6 +174,9 @@ def test_pairs_are_judged_one_by_one_where_there_is_a_bias(clip):
     logits = clip.logit_scale.exp() * regions @ text.T
     biased = (logits + clip.logit_bias).softmax(-1)
     torch.testing.assert_close(biased, logits.softmax(-1))
+    # Of pairs that are judged one by one, if one and only one is true: in proportion to their odds.
+    odds = together / (1 - together)
+    torch.testing.assert_close(odds / odds.sum(-1, keepdim=True), logits.softmax(-1))
 
 
 @torch.no_grad()

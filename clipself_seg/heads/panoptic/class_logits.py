@@ -12,14 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipself_seg.clip.constants import constant
+from clipself_seg.clip.kind import LARGEST_SCALE
 from clipself_seg.clip.precision import full_precision
 from clipself_seg.errors import InputError
 
-LARGEST_SCALE = 100.0
-
 
 def similarity_scale(logit_scale: Tensor) -> Tensor:
-    """Factor that cosines are multiplied by, a positive scalar of at most 100, from its logarithm."""
+    """Factor that a generator's cosines are multiplied by, a positive scalar of at most 100, from its logarithm.
+
+    That of a CLIP is `DenseCLIP.similarity_scale`.
+    """
     return logit_scale.exp().clamp(max=LARGEST_SCALE)
 
 
@@ -32,7 +34,7 @@ def class_logits(
         embeddings: (..., Q, E), of any norm; a zero vector has the logit 0 for every class.
         text_SE: text embeddings of any norm, the synonyms of a class one after another.
         synonyms: number of texts of each of the K classes.
-        scale: factor of the cosines, a scalar as `similarity_scale` returns it.
+        scale: factor of the cosines, a positive scalar.
 
     Raises:
         InputError: the counts do not add up to S, or a class has no text.

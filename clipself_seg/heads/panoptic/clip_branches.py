@@ -20,7 +20,7 @@ from torch import Tensor
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.data.images import fit_size
 from clipself_seg.errors import InputError, nearest
-from clipself_seg.heads.panoptic.class_logits import class_logits, similarity_scale
+from clipself_seg.heads.panoptic.class_logits import class_logits
 from clipself_seg.heads.panoptic.mask_cells import BINARISATIONS, visible_cells
 
 ASPECTS = ("square", "pad")
@@ -80,8 +80,7 @@ class ClipBranch(abc.ABC):
             InputError: the canvas is smaller than the image, or the counts do not fit the texts.
         """
         regions_QE, valid = self.embed(image, mask_logits, canvas, backbone_map)
-        scale = similarity_scale(self.clip.logit_scale)
-        return class_logits(regions_QE, text_SE, synonyms, scale), valid
+        return class_logits(regions_QE, text_SE, synonyms, self.clip.similarity_scale), valid
 
     @torch.no_grad()
     def embed(

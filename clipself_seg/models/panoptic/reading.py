@@ -12,7 +12,6 @@ from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.prompts import templates_text
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Names
-from clipself_seg.heads.panoptic.class_logits import similarity_scale
 from clipself_seg.heads.panoptic.clip_branches import (
     BackbonePooling,
     ClipBranch,
@@ -96,7 +95,7 @@ class PanopticReading:
             templates,
             background=void,
             features=self._features_text(),
-            scale=f"{similarity_scale(self.branch.clip.logit_scale).item():.4g}",
+            scale=f"{self.branch.clip.similarity_scale.item():.4g}",
             size=f"CLIP reads {self.branch.size_text()}",
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -33,6 +34,20 @@ def rectangle(rows: int, columns: int, *corners: int) -> torch.Tensor:
     logits = torch.full((1, rows, columns), -5.0)
     logits[:, top:bottom, left:right] = 5
     return logits
+
+
+def test_the_factor_of_a_clip_is_at_most_what_its_training_clamped_it_to():
+    clip = load_clip("ViT-Mini-8", None)
+    asked = (torch.rand(3, 64, 64), rectangle(64, 64, 0, 0, 32, 32))
+    text = F.normalize(torch.randn(2, clip.embed_dim), dim=-1)
+    branch = DensePooling(clip, input_size=64)
+    region, _ = branch.embed(*asked)
+    cosines = F.normalize(region, dim=-1) @ text.T
+    for own, factor in ((50, 50), (150, 100)):
+        with torch.no_grad():
+            clip.logit_scale.fill_(math.log(own))
+        logits, _ = branch.score(*asked, text, [1, 1])
+        torch.testing.assert_close(logits, factor * cosines)
 
 
 @pytest.mark.parametrize("case", MODELS)

@@ -63,7 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
     # What this machine would compute in which precision is each run's own to say.
     logging.getLogger("clipself_seg.config").setLevel(logging.ERROR)
     from clipself_seg.tables.reproduce import Reproduction, write_worlds
+    from clipself_seg.tables.table import read_tables
 
+    read_tables(args.table)  # before anything is drawn
     reproduction = Reproduction(
         scale="real" if args.real else "mini",
         seeds=args.seeds,

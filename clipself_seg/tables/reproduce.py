@@ -85,6 +85,7 @@ class Reproduction:
         runs = self.wanted(names)
         todo, missing = self.runnable(runs)
         _say_what_is_missing(todo, missing)
+        self._say_what_is_finished(runs)
         with alone_in(self.store.folder):
             failed = run_all(todo, self.store, gpus=gpus)
             self.store.keep(runs)
@@ -122,13 +123,24 @@ class Reproduction:
 
     def dry_run(self, names: Sequence[str], *, gpus: int = 0) -> None:
         """Print the commands that would run, with the core-minutes that are expected of each."""
-        todo, missing = self.runnable(self.wanted(names))
+        runs = self.wanted(names)
+        todo, missing = self.runnable(runs)
         for run in todo:
             say(f"{run.minutes:5.1f}  {command_text(run, self.store.folder, gpus)}")
         _say_what_is_missing(todo, missing)
         minutes = sum(run.minutes for run in todo)
         cores = f", {minutes:.0f} core-minutes: about {minutes / AT_ONCE:.0f} minutes on {AT_ONCE} cores"
         say(f"{len(todo)} runs{'' if gpus else cores}")
+        self._say_what_is_finished(runs)
+
+    def _say_what_is_finished(self, runs: Sequence[Run]) -> None:
+        finished = sum(self.store.record(run) is not None for run in runs)
+        if finished:
+            say(
+                f"{finished} of {len(runs)} are finished: what {self.docs / NAMES[self.scale]} and "
+                f"{self.store.folder} have is not run again. To make all anew give another --docs, and another "
+                "--output if it has runs of yours"
+            )
 
 
 def _say_what_is_missing(todo: Sequence[Run], missing: Sequence[str]) -> None:

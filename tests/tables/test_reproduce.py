@@ -53,8 +53,10 @@ def test_list_and_dry_run_need_no_data_and_run_nothing(tables, capsys):
     assert said.count("python train_net.py") == 3 and "3 runs, 0 core-minutes" in said
     patches, _ = given.runs_of(module.read_tables(["9"], tables / "tables")[0], [0, 1])["patches"]
     finish(given.store, patches, {"mini_val_panoptic": {"64": {"boxes.thing.top1": 1.0}}})
+    assert "finished" not in said
     given.dry_run(["9"])
-    assert "2 runs" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 runs" in said and "1 of 3 are finished" in said and "another --docs" in said
     assert not (tables / "docs" / "tables.md").exists()
 
 

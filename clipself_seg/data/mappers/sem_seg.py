@@ -83,8 +83,6 @@ class SemSegTrainMapper:
         self.ignore_label = ignore_label
         self.pad_to = pad_to
         self.max_pixels = max_pixels
-        # Detectron2 resizes bytes with PIL and other types with torch, which has no nearest
-        # neighbour for 16-bit integers. So labels are bytes where they fit.
         self.narrow = max(num_classes - 1, ignore_label) <= 255
         self.augmentations: list[Any] = [ResizeShortestEdge(list(min_sizes), max_size, sampling)]
         if crop is not None:
@@ -139,16 +137,17 @@ class SemSegTrainMapper:
             size=(image.shape[1], image.shape[0]),
             image=record["file_name"],
         )
-        labels = labels.astype(np.uint8 if self.narrow else np.float64)
-        augmented = T.AugInput(image, sem_seg=labels)
+        # Doubles, as in MaskFormer's mapper, which CAT-Seg's is: Detectron2 resizes them with torch, whose nearest
+        # neighbour is the pixel at floor(i * scale), and bytes with PIL, whose is the one at floor((i + 0.5) * scale).
+        augmented = T.AugInput(image, sem_seg=labels.astype(np.float64))
         with seeded(self.seed, draw):
             T.AugmentationList(self.augmentations)(augmented)
-        sem_seg = torch.from_numpy(np.array(augmented.sem_seg))
+        sem_seg = torch.from_numpy(augmented.sem_seg.astype(np.uint8 if self.narrow else np.int32))
         return {
             "file_name": record["file_name"],
             "image_id": record["image_id"],
             "image": self._pad(chw(augmented.image), PADDING),
-            "sem_seg": self._pad(sem_seg if self.narrow else sem_seg.int(), self.ignore_label),
+            "sem_seg": self._pad(sem_seg, self.ignore_label),
         }
 
     def _pad(self, pixels: Tensor, value: int) -> Tensor:

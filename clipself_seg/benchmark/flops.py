@@ -18,8 +18,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipself_seg.clip.eva import EvaTransformer
+from clipself_seg.clip.freezing import train_last_blocks
 from clipself_seg.clip.openai_vit import VisionTransformer
-from clipself_seg.clip.tower import ImageTower, TransformerTower, train_last_blocks
+from clipself_seg.clip.tower import ImageTower, TransformerTower
 
 
 class TowerFlops(NamedTuple):

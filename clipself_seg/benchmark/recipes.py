@@ -22,7 +22,7 @@ from clipself_seg.benchmark.flops import TowerFlops, tower_flops
 from clipself_seg.benchmark.flops_cat_seg import count_flops, step_flops, text_flops
 from clipself_seg.clip import load_clip
 from clipself_seg.clip.backbone import clip_from_config
-from clipself_seg.clip.tower import train_last_blocks
+from clipself_seg.clip.freezing import train_last_blocks
 from clipself_seg.data.regions import grid_pairs
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.heads.panoptic.mask_generator import GeneratorSizes, MaskGenerator

@@ -237,10 +237,9 @@ class EvaTransformer(TransformerTower):
         hidden: int,
         embed_dim: int,
     ) -> None:
-        super().__init__()
-        self.image_size = image_size
-        self.patch_size = patch_size
-        self.embed_dim = embed_dim
+        super().__init__(
+            image_size=image_size, patch_size=patch_size, width=width, embed_dim=embed_dim
+        )
         self.head_channels = width // heads
         grid = image_size // patch_size
         self.patch_embed = PatchEmbed(patch_size=patch_size, width=width)
@@ -251,11 +250,6 @@ class EvaTransformer(TransformerTower):
         )
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.head = Linear(width, embed_dim)
-
-    @property
-    def width(self) -> int:
-        """Width D of the residual stream."""
-        return self.cls_token.shape[-1]
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
         """Tokens (B, L, D) before the first block, the rotary table and the grid (h, w)."""
@@ -270,16 +264,10 @@ class EvaTransformer(TransformerTower):
         """Final norm and projection, (..., D) -> (..., E)."""
         return self.head(self.norm(tokens))
 
-    def layer_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Ordered partition of the parameters: stem, positions, block0, block1, ..., head, gate if there is one."""
-        blocks = {f"block{i}": list(b.parameters()) for i, b in enumerate(self.blocks)}
-        return {
-            "stem": [*self.patch_embed.parameters(), self.cls_token],
-            "positions": [self.pos_embed],
-            **blocks,
-            "head": [*self.norm.parameters(), *self.head.parameters()],
-            **self.gate_group(),
-        }
+    def ends(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+        """As `TransformerTower.ends`."""
+        stem = [*self.patch_embed.parameters(), self.cls_token]
+        return stem, [self.pos_embed], [*self.norm.parameters(), *self.head.parameters()]
 
 
 def _supports(config: Config) -> bool:

@@ -27,7 +27,18 @@ VISION_KEYS = {"image_size", "layers", "width", "patch_size", "head_width", "mlp
 VISION_KEYS |= {"ls_init_value"}
 
 
-class VisionTransformer(TransformerTower):
+class ResidualTower(TransformerTower):
+    """A ViT whose blocks are those of a `Transformer`."""
+
+    transformer: Transformer
+
+    @property
+    def blocks(self) -> nn.ModuleList:  # type: ignore[override]
+        """The residual blocks, in order."""
+        return self.transformer.resblocks
+
+
+class VisionTransformer(ResidualTower):
     """OpenAI's image tower: patches, class token, positions, pre-norm, blocks, post-norm, projection.
 
     Parameter names are those of OpenAI's state dict without ``visual.``. Inputs of any size that the
@@ -47,10 +58,9 @@ class VisionTransformer(TransformerTower):
         mlp_ratio: float = 4.0,
         layer_scale: float | None = None,
     ) -> None:
-        super().__init__()
-        self.image_size = image_size
-        self.patch_size = patch_size
-        self.embed_dim = embed_dim
+        super().__init__(
+            image_size=image_size, patch_size=patch_size, width=width, embed_dim=embed_dim
+        )
         grid = image_size // patch_size
         self.conv1 = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=False)
         self.class_embedding = normal_parameter(width, std=width**-0.5)
@@ -72,16 +82,6 @@ class VisionTransformer(TransformerTower):
         self.proj = normal_parameter(width, embed_dim, std=width**-0.5)
         self.transformer.initialise()
 
-    @property
-    def blocks(self) -> nn.ModuleList:  # type: ignore[override]
-        """The residual blocks, in order."""
-        return self.transformer.resblocks
-
-    @property
-    def width(self) -> int:
-        """Width D of the residual stream."""
-        return len(self.class_embedding)
-
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
         """Tokens (B, L, D) before the first block, no extra arguments, and the grid (h, w)."""
         grid = patch_grid(images, self.patch_size)
@@ -95,16 +95,10 @@ class VisionTransformer(TransformerTower):
         """Post-norm and projection, (..., D) -> (..., E)."""
         return self.ln_post(tokens) @ self.proj
 
-    def layer_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Ordered partition of the parameters: stem, positions, block0, block1, ..., head, gate if there is one."""
-        blocks = {f"block{i}": list(b.parameters()) for i, b in enumerate(self.blocks)}
-        return {
-            "stem": [*self.conv1.parameters(), self.class_embedding, *self.ln_pre.parameters()],
-            "positions": [self.positional_embedding],
-            **blocks,
-            "head": [*self.ln_post.parameters(), self.proj],
-            **self.gate_group(),
-        }
+    def ends(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+        """As `TransformerTower.ends`."""
+        stem = [*self.conv1.parameters(), self.class_embedding, *self.ln_pre.parameters()]
+        return stem, [self.positional_embedding], [*self.ln_post.parameters(), self.proj]
 
 
 def _supports(config: Config) -> bool:

@@ -83,11 +83,10 @@ class PECoreTower(PooledTower):
             shape: sizes of the trunk.
             embed_dim: E.
         """
-        super().__init__()
         width = shape.width
-        self.patch_size = shape.patch_size
-        self.image_size = image_size
-        self.embed_dim = embed_dim
+        super().__init__(
+            image_size=image_size, patch_size=shape.patch_size, width=width, embed_dim=embed_dim
+        )
         self.prefix = int(shape.class_token)
         self.head_channels = width // shape.heads
         self.rotary = Rotary(
@@ -122,12 +121,10 @@ class PECoreTower(PooledTower):
         factors = rotary_factors(grid, self.head_channels, images.device, self.rotary)
         return tokens_BLD, (factors,), grid
 
-    def layer_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Ordered partition of the parameters: stem, positions, block0, block1, ..., head."""
+    def stem_parameters(self) -> list[nn.Parameter]:
+        """As `PooledTower.stem_parameters`."""
         first = [] if self.cls_token is None else [self.cls_token]
-        return self.pooled_groups(
-            [*self.patch_embed.parameters(), *first, *self.norm_pre.parameters()]
-        )
+        return [*self.patch_embed.parameters(), *first, *self.norm_pre.parameters()]
 
 
 def _supports(class_token: bool, config: Config) -> bool:

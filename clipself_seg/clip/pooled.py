@@ -14,8 +14,8 @@ Shapes: B images, L = P + N tokens, P before the patches', Q regions, D width, E
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -121,11 +121,6 @@ class PooledTower(TransformerTower):
     head: nn.Module
     region_sees_prefix: bool = False
     pooled = True
-
-    @property
-    def width(self) -> int:
-        """Width D of the residual stream."""
-        return self.pos_embed.shape[-1]
 
     def choose_dense(self, feature: DenseFeature) -> None:
         """As `ImageTower.choose_dense`: token alone, the pool's value path.
@@ -245,20 +240,14 @@ class PooledTower(TransformerTower):
             tokens_BLD = self.run(block, tokens_BLD, *extras)
         return tokens_BLD, grid
 
-    def pooled_groups(self, stem: list[nn.Parameter]) -> dict[str, list[nn.Parameter]]:
-        """`layer_groups` of a tower with `pos_embed`.
-
-        Args:
-            stem: what the first group has.
-        """
-        positions: Any = self.pos_embed
+    def ends(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+        """As `TransformerTower.ends`."""
         head = [*self.norm.parameters(), *self.attn_pool.parameters(), *self.head.parameters()]
-        return {
-            "stem": stem,
-            "positions": [positions],
-            **{f"block{i}": list(block.parameters()) for i, block in enumerate(self.blocks)},
-            "head": head,
-        }
+        return self.stem_parameters(), [self.pos_embed], head
+
+    @abc.abstractmethod
+    def stem_parameters(self) -> list[nn.Parameter]:
+        """Parameters of what stands before positions and blocks."""
 
 
 def read_trunk(tensors: Mapping[str, Tensor], scalars: Mapping[str, float]) -> dict[str, Tensor]:

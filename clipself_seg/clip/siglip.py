@@ -93,11 +93,10 @@ class SiglipTower(PooledTower):
             shape: all other sizes.
             positions: how they are resized, "bicubic", or "bilinear" as naflex does.
         """
-        super().__init__()
         width = shape.width
-        self.patch_size = shape.patch_size
-        self.image_size = image_size
-        self.embed_dim = width
+        super().__init__(
+            image_size=image_size, patch_size=shape.patch_size, width=width, embed_dim=width
+        )
         self.positions = positions
         cells = (image_size // shape.patch_size) ** 2
         self.patch_embed = PatchEmbed(patch_size=shape.patch_size, width=width)
@@ -133,9 +132,9 @@ class SiglipTower(PooledTower):
         )
         return patches_BND + positions_ND.to(patches_BND.dtype), (), grid
 
-    def layer_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Ordered partition of the parameters: stem, positions, block0, block1, ..., head."""
-        return self.pooled_groups([*self.patch_embed.parameters()])
+    def stem_parameters(self) -> list[nn.Parameter]:
+        """As `PooledTower.stem_parameters`."""
+        return list(self.patch_embed.parameters())
 
 
 class SiglipText(TextEncoder):

@@ -35,6 +35,7 @@ from clipself_seg.clip.kind import (
 )
 from clipself_seg.clip.layers import ResidualBlock, Transformer
 from clipself_seg.clip.linear import Linear
+from clipself_seg.clip.openai_vit import ResidualTower
 from clipself_seg.clip.positions import patch_grid, resample_positions
 from clipself_seg.clip.tips_names import (
     TEMPERATURE,
@@ -48,7 +49,6 @@ from clipself_seg.clip.tips_names import (
 from clipself_seg.clip.tips_text import TipsTextTower, mlp_ratio
 from clipself_seg.clip.tokenizer_files import repository_tokenizer
 from clipself_seg.clip.tokenizers import Tokenizer
-from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.errors import InputError, nearest
 
 NORM_EPS = 1e-6
@@ -77,7 +77,7 @@ class PackedSwiGLU(nn.Module):
         return self.c_proj(F.silu(gate) * up)
 
 
-class TipsTransformer(TransformerTower):
+class TipsTransformer(ResidualTower):
     """TIPSv2's image tower: patches, class token and register, positions of all but the register, blocks, norm.
 
     Inputs of any size that the patch divides, square or not, are accepted: positions are resized to the grid in every
@@ -107,10 +107,7 @@ class TipsTransformer(TransformerTower):
             hidden: width of the MLPs between their layers.
             gated: whether the MLPs are gated ones.
         """
-        super().__init__()
-        self.image_size = image_size
-        self.patch_size = patch_size
-        self.embed_dim = width
+        super().__init__(image_size=image_size, patch_size=patch_size, width=width, embed_dim=width)
         grid = image_size // patch_size
         self.conv1 = nn.Conv2d(3, width, patch_size, stride=patch_size)
         self.class_embedding = normal_parameter(width, std=0.02)
@@ -128,16 +125,6 @@ class TipsTransformer(TransformerTower):
         if gated:
             for block in self.blocks:
                 block.mlp = PackedSwiGLU(width=width, hidden=hidden)
-
-    @property
-    def blocks(self) -> nn.ModuleList:  # type: ignore[override]
-        """The residual blocks, in order."""
-        return self.transformer.resblocks
-
-    @property
-    def width(self) -> int:
-        """Width D of the residual stream."""
-        return len(self.class_embedding)
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
         """Tokens (B, L, D) before the first block, no extra arguments, and the grid (h, w)."""
@@ -181,20 +168,10 @@ class TipsTransformer(TransformerTower):
         rows_B2D = self.project(first_B2D)
         return {name: rows_B2D[:, EMBEDDINGS.index(name)] for name in wanted}
 
-    def layer_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Ordered partition of the parameters: stem, positions, block0, block1, ..., head, gate if there is one."""
-        blocks = {f"block{i}": list(b.parameters()) for i, b in enumerate(self.blocks)}
-        return {
-            "stem": [
-                *self.conv1.parameters(),
-                self.class_embedding,
-                self.register_embedding,
-            ],
-            "positions": [self.positional_embedding],
-            **blocks,
-            "head": list(self.ln_post.parameters()),
-            **self.gate_group(),
-        }
+    def ends(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+        """As `TransformerTower.ends`."""
+        stem = [*self.conv1.parameters(), self.class_embedding, self.register_embedding]
+        return stem, [self.positional_embedding], list(self.ln_post.parameters())
 
 
 def _supports(config: Config) -> bool:

@@ -1,4 +1,4 @@
-"""The interface of every image tower, and the forward passes that the two ViTs have in common.
+"""The interface of every image tower, and the forward passes that all ViTs have in common.
 
 Shapes: B images, L = P + N tokens, P those before the patches' (1 for most towers), Q mask tokens, R = L + Q
     rows, D width of the tower, E width of the embedding, h x w token grid.
@@ -168,6 +168,7 @@ class TransformerTower(ImageTower):
     """Forward passes of a ViT; subclasses define the embedding of images and the blocks.
 
     Attributes:
+        width: width D of the residual stream.
         prefix: number of tokens before those of the patches; the first is the class token.
         class_residual: whether the last block of the dense feature ``token`` adds the class token to every
             token's value (CAT-Seg's CVPR 2024 code) instead of the token itself (CLIPSelf).
@@ -181,8 +182,17 @@ class TransformerTower(ImageTower):
     class_residual: bool = False
     dense_gate: HeadGate | None
 
-    def __init__(self) -> None:
+    def __init__(self, *, image_size: int, patch_size: int, width: int, embed_dim: int) -> None:
+        """
+        Args:
+            image_size, patch_size, embed_dim: as in `ImageTower`.
+            width: D.
+        """
         super().__init__()
+        self.image_size = image_size
+        self.patch_size = patch_size
+        self.width = width
+        self.embed_dim = embed_dim
         self.register_module("dense_gate", None)
 
     def choose_dense(self, feature: DenseFeature) -> None:
@@ -211,9 +221,16 @@ class TransformerTower(ImageTower):
             )
         self.attention = name
 
-    def gate_group(self) -> dict[str, list[nn.Parameter]]:
-        """The gate's part of `layer_groups`."""
-        return {} if self.dense_gate is None else {GATE: list(self.dense_gate.parameters())}
+    def layer_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Ordered partition of the parameters: stem, positions, block0, block1, ..., head, gate if there is one."""
+        stem, positions, head = self.ends()
+        blocks = {f"block{i}": list(b.parameters()) for i, b in enumerate(self.blocks)}
+        gate = {} if self.dense_gate is None else {GATE: list(self.dense_gate.parameters())}
+        return {"stem": stem, "positions": positions, **blocks, "head": head, **gate}
+
+    @abc.abstractmethod
+    def ends(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+        """Parameters before and behind the blocks: of the stem, of the positions and of the head."""
 
     def unused_by(self, names: Iterable[str] = (DENSE,)) -> list[nn.Parameter]:
         """As `ImageTower.unused_by`: queries and keys, and the MLP if none of them has been through it."""
@@ -327,11 +344,6 @@ class TransformerTower(ImageTower):
         shapes |= {name: (width, self.patch_size) for name in (QUERIES, KEYS)}
         return shapes | {DENSE: (self.embed_dim, self.patch_size)}
 
-    @property
-    @abc.abstractmethod
-    def width(self) -> int:
-        """Width D of the residual stream."""
-
     def masked_attention(self, images: Tensor, masks: list[Tensor]) -> Tensor:
         """Region embeddings by masked attention (``v1`` of CLIPSelf's official code).
 
@@ -406,40 +418,3 @@ def attention_parts(
     queries_BHNC, keys_BHNC, _ = block.queries_keys_values(tokens_BND)
     parts = {QUERIES: queries_BHNC, KEYS: keys_BHNC}
     return {name: as_map(merge_heads(parts[name]), grid) for name in parts if name in wanted}
-
-
-def train_last_blocks(
-    tower: ImageTower, count: int, names: Iterable[str] = (DENSE,), attention: bool = False
-) -> None:
-    """Makes the last `count` blocks trainable and freezes everything else (CLIPSelf, Table 1b).
-
-    Args:
-        tower: image tower; every group of its `layer_groups` is set, so calling twice is safe.
-        count: number of blocks that train; 0 freezes the tower, -1 trains every block.
-        names: features that the loss uses; parameters that none of them depends on stay frozen.
-        attention: whether query and key of the last block train all the same, for a loss that uses the
-            image embedding.
-
-    Raises:
-        InputError: there are fewer blocks, or none of those that would train is used by a feature.
-    """
-    depth = len(tower.blocks)
-    if not -1 <= count <= depth:
-        raise InputError(f"{count} trainable blocks asked of a tower of {depth}; use -1 for all")
-    first = 0 if count == -1 else depth - count
-    deepest = tower.deepest(names := list(names))
-    trained = {f"block{i}" for i in range(first, deepest + 1)}
-    if trained and DENSE in names:
-        trained.add(GATE)  # one gate is for all blocks, and trains with any of them
-    if count and not trained:
-        raise InputError(
-            f"{count} trainable blocks of {depth} begin with block{first}, but the features "
-            f"{', '.join(names)} end with block{deepest}: nothing would train; give "
-            f"{depth - deepest} or more, or 0 to freeze all"
-        )
-    for name, parameters in tower.layer_groups().items():
-        for parameter in parameters:
-            parameter.requires_grad_(name in trained)
-    if not attention:
-        for parameter in tower.unused_by(names):
-            parameter.requires_grad_(False)

@@ -9,7 +9,7 @@ from clipself_seg.benchmark import flops_cat_seg
 from clipself_seg.benchmark.cat_seg_workload import SemSegWorkload
 from clipself_seg.benchmark.flops import count_tower_flops, tower_flops
 from clipself_seg.clip import load_clip
-from clipself_seg.clip.tower import train_last_blocks
+from clipself_seg.clip.freezing import train_last_blocks
 from tests.benchmark.small import panoptic_runs, semseg_case, tiny_eva
 
 

@@ -15,9 +15,9 @@ from clipself_seg.clip import compilation, load_clip, save_clip
 from clipself_seg.clip.dense import sum_of_values
 from clipself_seg.clip.eva import EvaTransformer
 from clipself_seg.clip.export import export_onnx
+from clipself_seg.clip.freezing import train_last_blocks
 from clipself_seg.clip.layers import ResidualBlock, head_gates, scale_heads
 from clipself_seg.clip.openai_vit import VisionTransformer
-from clipself_seg.clip.tower import train_last_blocks
 from clipself_seg.errors import InputError
 
 MINI = "ViT-Mini-8"

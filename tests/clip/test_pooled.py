@@ -13,13 +13,13 @@ from torch.export import Dim
 from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.clip import DenseCLIP, export, load_clip, save_clip, siglip
 from clipself_seg.clip.build import find_architecture
+from clipself_seg.clip.freezing import train_last_blocks
 from clipself_seg.clip.kinds import KINDS
 from clipself_seg.clip.pe_core import PECoreTower, Shape
 from clipself_seg.clip.pooled import LatentPool, read_timm
 from clipself_seg.clip.siglip_files import SiglipTokenizer, canonical
 from clipself_seg.clip.signatures import signature_of
 from clipself_seg.clip.tokenizer_files import FileTokenizer
-from clipself_seg.clip.tower import train_last_blocks
 from clipself_seg.errors import InputError
 from tests.small_towers import PE_SHAPE, POOLED, REPOSITORY, SIGLIP_SHAPE, small_towers
 from tests.tokenizers import write_tokenizer

@@ -19,9 +19,10 @@ from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.zoo import official
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.constants import constant
+from clipself_seg.clip.freezing import train_last_blocks
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.prompts import templates_text
-from clipself_seg.clip.tower import TransformerTower, train_last_blocks
+from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, class_names
 from clipself_seg.errors import InputError

@@ -141,11 +141,6 @@ def test_forbidden_calls():
     wrong = []
     for path in CODE:
         for name, node in calls(path):
-            safe = any(
-                k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords
-            )
-            if name.endswith("torch.load") and not safe:
-                wrong.append(f"{place(path, node)} torch.load has to say weights_only=True")
             if name in ("Image.open", "cv2.imread") and path.name != "images.py":
                 wrong.append(f"{place(path, node)} {name}: data/images.py has open_image")
             if name.split(".")[-1] == "cuda" or name in ("print", "breakpoint", "eval", "exec"):
@@ -153,8 +148,22 @@ def test_forbidden_calls():
     assert not wrong, "\n".join(wrong)
 
 
+def test_nothing_loads_a_pickle_that_may_run_code():
+    wrong = []
+    for path in [*CODE, *TESTS]:
+        if "torch.load" not in path.read_text():
+            continue
+        for name, node in calls(path):
+            safe = any(
+                k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords
+            )
+            if name == "torch.load" and not safe:
+                wrong.append(f"{place(path, node)} torch.load has to say weights_only=True")
+    assert not wrong, "\n".join(wrong)
+
+
 def test_no_paths_of_one_machine_and_no_open_ends():
-    words = re.compile(r"/(work|root|home|mnt|Users)/|\b(TODO|FIXME|XXX)\b")
+    words = re.compile(r"/(work|root|home|mnt|Users)/|\b(TODO|FIXME|XXX|NotImplementedError)\b")
     files = CODE + TESTS + sorted([*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("docs/*.md")])
     wrong = [
         f"{path.relative_to(ROOT)}:{number}"

@@ -404,7 +404,7 @@ def test_siglip_is_transformers(kind, tmp_path):
     again = load_clip("small-SigLIP", tmp_path / "again.safetensors")
     torch.testing.assert_close(again.visual(images), loaded.visual(images), **CLOSE)
     assert SIGLIP_SHAPE.approximate == "none"
-    tensors = torch.load(tmp_path / "image.pt")
+    tensors = torch.load(tmp_path / "image.pt", weights_only=True)
     torch.save(tensors | {"classifier.weight": torch.zeros(3, 32)}, tmp_path / "image.pt")
     with pytest.raises(InputError, match="1 unexpected tensor .classifier.weight"):
         load_clip("small-SigLIP", tmp_path / "image.pt")

@@ -26,6 +26,8 @@ Formats by where they are read:
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -55,7 +57,28 @@ def all_readers() -> dict[str, Reader]:
     """Format -> its reader; slow to import, so not at the top."""
     from tests.fuzz.readers_of_archives import ARCHIVE_READERS
     from tests.fuzz.readers_of_data import DATA_READERS
+    from tests.fuzz.readers_of_images import IMAGE_READERS
+    from tests.fuzz.readers_of_runs import RUN_READERS
     from tests.fuzz.readers_of_states import STATE_READERS
     from tests.fuzz.readers_of_weights import WEIGHT_READERS
 
-    return {**WEIGHT_READERS, **STATE_READERS, **DATA_READERS, **ARCHIVE_READERS}
+    return {
+        **WEIGHT_READERS,
+        **STATE_READERS,
+        **DATA_READERS,
+        **IMAGE_READERS,
+        **RUN_READERS,
+        **ARCHIVE_READERS,
+    }
+
+
+def make_text(name: str, content: Any, folder: Path) -> Path:
+    """Writes a text, or what JSON has of other content, into a folder; its path."""
+    text = content if isinstance(content, str) else json.dumps(content)
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def partial(make: Callable[..., Path], *arguments: Any) -> Callable[[Path], Path]:
+    """`functools.partial` with the folder last."""
+    return functools.partial(make, *arguments)

@@ -1,11 +1,8 @@
-"""Formats that configurations, class names, annotations, images and results of earlier runs have."""
+"""Formats that configurations, class names and annotations have."""
 
 from __future__ import annotations
 
-import functools
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +12,8 @@ from pycocotools import mask as rle
 
 from clipself_seg.config import load_config
 from clipself_seg.data.captions import read_phrases
-from clipself_seg.data.given_masks import read_masks
-from clipself_seg.data.images import read_image
 from clipself_seg.data.instances import category_indices, instance_records
 from clipself_seg.data.label_files import read_label_file
-from clipself_seg.data.label_maps import read_label_map
 from clipself_seg.data.mappers.detection import DetectionTrainMapper
 from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.data.mappers.panoptic import PanopticTrainMapper
@@ -43,53 +37,13 @@ from clipself_seg.evaluation.instances.numbers import (
     instance_quality,
 )
 from clipself_seg.evaluation.panoptic.files import PanopticFolder, evaluate_files
-from clipself_seg.mini.writer import WorldSize, make_worlds
-from clipself_seg.prediction.files import ImageFile
-from clipself_seg.prediction.journal import FILE_NAME, Journal, Written, input_state
-from clipself_seg.quickstart.gallery import plot_losses
-from clipself_seg.quickstart.steps import Run, read_chapter
-from clipself_seg.tables.page import write_page
-from clipself_seg.tables.runs import make_run
-from clipself_seg.tables.sections import make_section
-from clipself_seg.tables.store import Store
-from clipself_seg.tables.table import read_table, read_tables
-from clipself_seg.training.metrics import drop_metrics_from
 from tests.conftest import ROOT
 from tests.detection_worlds import WORDS as TOYS
 from tests.detection_worlds import annotation, write_objects
-from tests.fuzz.readers import Reader
-from tests.tables.worlds import TABLE, finish
+from tests.fuzz.readers import Reader, make_text, partial
 from tests.tiny import write_tiny_coco
 
-RNG = np.random.default_rng(0)
-NOISE = RNG.integers(0, 256, (40, 57, 3), dtype=np.uint8)
 COCO_133 = load_vocabulary("coco_panoptic_133")
-
-
-MASK = np.indices((40, 57)).sum(axis=0) % 9 < 4
-
-
-def _make_given(folder: Path) -> Path:
-    encoded = encode_masks(MASK[None])[0]
-    compressed = {"size": [40, 57], "counts": encoded["counts"].decode()}
-    runs = {"size": [40, 57], "counts": [280, 2000]}
-    polygon = [[1.5, 2, 30, 2, 30, 20]]
-    entries = [{"segmentation": one, "score": 0.5} for one in (compressed, runs, polygon)]
-    return _make_text("own.json", entries, folder)
-
-
-def _make_given_folder(name: str, folder: Path) -> Path:
-    (folder / "a").mkdir()
-    Image.fromarray(MASK.astype(np.uint8) * 255).save(folder / "a/0.png")
-    (folder / "a/metadata.csv").write_text("id,area,predicted_iou\n0,1140,0.9\n")
-    return folder / "a" / name
-
-
-def _read_given(path: Path) -> None:
-    read_masks(path if path.suffix == ".json" else path.parent, (40, 57))
-
-
-# Configurations and class names.
 
 
 def _make_config(folder: Path) -> Path:
@@ -99,12 +53,6 @@ def _make_config(folder: Path) -> Path:
     text = (base / "base_semseg.yaml").read_text()
     (folder / "run.yaml").write_text(f"_BASE_: base_semseg.yaml\n{text}")
     return folder / "run.yaml"
-
-
-def _make_text(name: str, content: Any, folder: Path) -> Path:
-    text = content if isinstance(content, str) else json.dumps(content)
-    (folder / name).write_text(text)
-    return folder / name
 
 
 CLASSES = {
@@ -222,7 +170,7 @@ def _make_instances(folder: Path) -> Path:
         for n, (image, segmentation) in enumerate(zip((1, "a", 1, 3), segmentations))
     ]
     content = {"images": images, "annotations": annotations, "categories": []}
-    return _make_text("instances.json", content, folder)
+    return make_text("instances.json", content, folder)
 
 
 def _read_instances(path: Path) -> None:
@@ -257,146 +205,21 @@ def _read_truth(path: Path) -> None:
     evaluate_files(PanopticFolder(path, coco / "panoptic_train2017"), given)
 
 
-# Images and label maps.
-
-
-def _make_image(name: str, folder: Path, **options: Any) -> Path:
-    exif = Image.Exif()
-    exif[274] = 6
-    image = Image.fromarray(NOISE[:31, :37])
-    image.save(folder / name, **({"exif": exif} if name.endswith((".jpg", ".png")) else {}))
-    return folder / name
-
-
-def _make_odd_image(mode: str, name: str, folder: Path) -> Path:
-    Image.fromarray(NOISE[:31, :37]).convert(mode).save(folder / name)
-    return folder / name
-
-
-def _make_animation(name: str, folder: Path) -> Path:
-    first, *others = (Image.fromarray(np.roll(NOISE[:20, :20], i, 0)) for i in range(3))
-    first.save(folder / name, save_all=True, append_images=others)
-    return folder / name
-
-
-def _make_labels(name: str, dtype: Any, folder: Path) -> Path:
-    Image.fromarray((NOISE[..., 0] % 7).astype(dtype)).save(folder / name)
-    return folder / name
-
-
-def _make_palette(folder: Path) -> Path:
-    labels = Image.fromarray(NOISE[..., 0] % 7, "L").convert("P")
-    labels.save(folder / "labels.png", transparency=0)
-    return folder / "labels.png"
-
-
-def _read_labels(path: Path) -> None:
-    read_label_map(path, num_classes=300, ignore_label=65535, size=(57, 40), image="x.jpg")
-
-
-def _image_reader(make: Callable[[Path], Path], layout: str = "bytes") -> Reader:
-    return Reader(make, read_image, layout)
-
-
-# What earlier runs have left.
-
-RESULTS = {"results": {"mini_val": {"boxes": {"top1": 1.5, "top5": 2}}}, "provenance": {"seed": 1}}
-LINES = "".join(
-    json.dumps({"iteration": i, "loss_clipself": 0.5, "lr": 0.1, "time": 1.0}) + "\n"
-    for i in range(4)
-)
-
-
-def _repeated() -> Any:
-    return make_run("configs/mini/patches.yaml", {}, seed=0)
-
-
-def _make_results(folder: Path) -> Path:
-    finish(Store(folder), _repeated(), RESULTS["results"])
-    return folder / _repeated().name / "results.json"
-
-
-def _make_kept_record(folder: Path) -> Path:
-    finish(Store(folder / "runs", folder / "kept"), _repeated(), RESULTS["results"])
-    return folder / "kept" / f"{_repeated().name}.json"
-
-
-def _read_results(path: Path) -> None:
-    output = path.parents[1]
-    Store(output).record(_repeated())
-    run = Run("a", path.parent.name, "a.yaml")
-    read_chapter([run], output, lambda rows, style: str(rows)).table("html")
-
-
-def _read_kept_record(path: Path) -> None:
-    (table,) = read_tables(["2"])
-    runs = {name: [_repeated()] for name in table.shown_runs("mini")}
-    write_page(
-        [make_section(table, "mini", runs, Store(path.parent, path.parent))], path.parent, "mini"
-    )
-
-
-def _journal(folder: Path, resume: bool) -> tuple[Journal, list[ImageFile]]:
-    journal = Journal(folder, {"words": ["cat", "sky"], "threshold": 0.5}, resume)
-    return journal, [ImageFile(folder / name, name, name) for name in ("a", "b")]
-
-
-def _make_journal(folder: Path) -> Path:
-    journal, images = _journal(folder, resume=False)
-    journal.open({"date": "today"})
-    for image in images:
-        image.path.write_text("image")
-        journal.add(image, input_state(image.path), Written([image.name], {"shares": {"cat": 1.0}}))
-    journal.close()
-    return folder / FILE_NAME
-
-
-def _read_journal(path: Path) -> None:
-    journal, images = _journal(path.parent, resume=True)
-    try:
-        journal.open({"date": "today"})
-        journal.entries(images)
-    finally:
-        journal.close()
-
-
-def _read_metrics(path: Path) -> None:
-    plot_losses({"a": path}, path.parent / "loss.png")
-    drop_metrics_from(path, 3)
-
-
-WORLD = WorldSize(train=1, val=1, base=1)
-
-
-def _make_manifest(folder: Path) -> Path:
-    make_worlds(folder, WORLD, processes=1)
-    return folder / "mini/manifest.json"
-
-
-def _read_manifest(path: Path) -> None:
-    make_worlds(path.parents[1], WORLD, processes=1)
-
-
-def partial(make: Callable[..., Path], *arguments: Any) -> Callable[[Path], Path]:
-    """`functools.partial` with the folder last."""
-    return functools.partial(make, *arguments)
-
-
 DATA_READERS = {
     "config_yaml": Reader(_make_config, lambda path: load_config(path), "yaml"),
     "vocabulary_txt": Reader(
-        partial(_make_text, "own.txt", "# mine\ncat|kitten\ndog, sky\ngrass|lawn,\n"),
+        partial(make_text, "own.txt", "# mine\ncat|kitten\ndog, sky\ngrass|lawn,\n"),
         _use_vocabulary,
         "lines",
     ),
     "label_file_txt": Reader(
-        partial(_make_text, "own.txt", "0:invalid_class_id\n1:cat,kitten\n2:sky\n"),
+        partial(make_text, "own.txt", "0:invalid_class_id\n1:cat,kitten\n2:sky\n"),
         lambda path: read_label_file(path, as_vocabulary(["cat", "sky"])),
         "lines",
     ),
-    "vocabulary_json": Reader(partial(_make_text, "own.json", CLASSES), _use_vocabulary, "json"),
+    "vocabulary_json": Reader(partial(make_text, "own.json", CLASSES), _use_vocabulary, "json"),
     "class_list_json": Reader(
-        partial(_make_text, "own.json", ["cat, kitten", "dog", "sky"]),
+        partial(make_text, "own.json", ["cat, kitten", "dog", "sky"]),
         lambda path: (_use_vocabulary(path), read_class_json(path)),
         "json",
     ),
@@ -423,34 +246,7 @@ DATA_READERS = {
     "panoptic_truth_json": Reader(
         partial(_make_coco, "coco/annotations/panoptic_train2017.json"), _read_truth, "json"
     ),
-    "given_masks_json": Reader(_make_given, _read_given, "json"),
-    "given_masks_png": Reader(partial(_make_given_folder, "0.png"), _read_given, "png"),
-    "given_masks_csv": Reader(partial(_make_given_folder, "metadata.csv"), _read_given),
     "panoptic_png": Reader(
         partial(_make_coco, "coco/panoptic_val2017/000000000001.png"), _read_panoptic_png, "png"
     ),
-    "label_map_png": Reader(partial(_make_labels, "a.png", np.uint8), _read_labels, "png"),
-    "label_map_16_bit_png": Reader(partial(_make_labels, "a.png", np.uint16), _read_labels, "png"),
-    "label_map_palette_png": Reader(_make_palette, _read_labels, "png"),
-    "label_map_tiff": Reader(partial(_make_labels, "a.tif", np.uint16), _read_labels),
-    "image_jpeg": _image_reader(partial(_make_image, "a.jpg")),
-    "image_cmyk_jpeg": _image_reader(partial(_make_odd_image, "CMYK", "a.jpg")),
-    "image_png": _image_reader(partial(_make_image, "a.png"), "png"),
-    "image_16_bit_png": _image_reader(partial(_make_labels, "a.png", np.uint16), "png"),
-    "image_palette_png": _image_reader(partial(_make_odd_image, "P", "a.png"), "png"),
-    "image_webp": _image_reader(partial(_make_image, "a.webp")),
-    "image_bmp": _image_reader(partial(_make_image, "a.bmp")),
-    "image_tiff": _image_reader(partial(_make_image, "a.tif")),
-    "image_avif": _image_reader(partial(_make_image, "a.avif")),
-    "image_jp2": _image_reader(partial(_make_image, "a.jp2")),
-    "image_ppm": _image_reader(partial(_make_image, "a.ppm")),
-    "image_gif": _image_reader(partial(_make_animation, "a.gif")),
-    "results_json": Reader(_make_results, _read_results, "json"),
-    "kept_record_json": Reader(_make_kept_record, _read_kept_record, "json", weight=0.03),
-    "prediction_journal": Reader(_make_journal, _read_journal, "json lines", weight=0.5),
-    "table_yaml": Reader(partial(_make_text, "9.yaml", TABLE), read_table, "yaml"),
-    "metrics_json": Reader(
-        partial(_make_text, "metrics.json", LINES), _read_metrics, "json lines", weight=0.5
-    ),
-    "mini_world_manifest": Reader(_make_manifest, _read_manifest, "json", weight=0.03),
 }

@@ -10,7 +10,7 @@ from clipself_seg.config import load_config
 from clipself_seg.training.settings import TrainingSettings
 from clipself_seg.training.trainer import Trainer
 from tests.conftest import ROOT
-from tests.models.panoptic.test_model import (
+from tests.models.panoptic.small import (
     CONFIG,
     FCCLIP,
     SMALL,

@@ -1,4 +1,4 @@
-"""OpenPanoptic: several fusions from one pass, training, checkpoints under ODISE's names."""
+"""OpenPanoptic: several fusions from one pass, vocabularies, checkpoints under ODISE's names, refusals."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 
-from clipself_seg import models  # noqa: F401 (registers OpenPanoptic)
 from clipself_seg.clip import TextBank, load_clip
 from clipself_seg.config import load_config
-from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import Fusion, fuse_scores
 from clipself_seg.heads.panoptic.clip_branches import DensePooling
@@ -24,71 +22,21 @@ from clipself_seg.heads.panoptic.panoptic_merge import (
     merge_panoptic,
     merge_semantic,
 )
-from clipself_seg.models.panoptic.outputs import UnnamedMasks
-from clipself_seg.models.panoptic.true_masks import (
-    MaskModel,
-    mask_logits,
-    mask_names,
-    query_masks,
-)
 from clipself_seg.models.panoptic.weights import own_checkpoint, trained_state
 from tests.conftest import ROOT
+from tests.models.panoptic.small import (
+    CONFIG,
+    FCCLIP,
+    GIVEN,
+    NAMED_BY_VIT,
+    SMALL,
+    model_of,
+    sample,
+    training_samples,
+    vocabulary,
+)
 
-CONFIG = ROOT / "configs/mini/base_panoptic.yaml"
-SMALL = ("MODEL.CLIP.WEIGHTS", "", "MODEL.CLIP_BRANCH.INPUT_SIZE", "64", "SEED", "1")
-SMALL += ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "7", "MODEL.CLIP_BRANCH.TEMPLATES", "odise")
-SMALL += ("MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "64")
-SMALL += ("MODEL.FUSION.ALPHA", "0.35", "MODEL.FUSION.BETA", "0.65")
-# FC-CLIP on a small ConvNeXt, which is backbone and CLIP branch.
-FCCLIP = ("MODEL.CLIP.NAME", "ConvNeXt-Mini-32", "MODEL.CLIP_BRANCH.INPUT_SIZE", "0")
-FCCLIP += ("MODEL.MASK_GENERATOR.SOURCE", "clip", "MODEL.MASK_GENERATOR.VARIANT", "fcclip")
-FCCLIP += ("MODEL.MASK_GENERATOR.PADDING", "-1", "MODEL.CLIP_BRANCH.KIND", "backbone")
-# Its masks, named by a distilled ViT.
-NAMED_BY_VIT = ("MODEL.CLIP_BRANCH.KIND", "dense", "MODEL.CLIP_BRANCH.INPUT_SIZE", "64")
-NAMED_BY_VIT += ("MODEL.CLIP_BRANCH.NAME", "ViT-Mini-8")
-NAMED_BY_VIT += ("MODEL.CLIP_BRANCH.WEIGHTS", "mini-clipself")
-THING, STUFF = ("red star", "blue ring"), ("grass", "lawn")
 FUSIONS = {"clip": Fusion(1.0, 1.0), "generator": Fusion(0.0, 0.0), "fused": Fusion(0.35, 0.65)}
-
-
-def vocabulary():
-    entries = [VocabularyClass((name,), i, isthing=True) for i, name in enumerate(THING)]
-    return Vocabulary("tiny", (*entries, VocabularyClass(STUFF, 2, isthing=False)))
-
-
-def model_of(*opts, seed=0):
-    torch.manual_seed(seed)
-    model = build_model(load_config(CONFIG, [*SMALL, *map(str, opts)]))
-    model.set_vocabulary(vocabulary(), np.array([True, False, True]))
-    return model.eval()
-
-
-def sample(height=60, width=75, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
-    return {"image": image, "height": 40, "width": 50}
-
-
-def training_samples(count=2):
-    samples = []
-    for seed in range(count):
-        generator = torch.Generator().manual_seed(seed)
-        ids = torch.randint(3, (1, 4, 4), generator=generator).float()
-        ids = torch.nn.functional.interpolate(ids[None], (64, 64))[0, 0]
-        samples.append(
-            {
-                "image": torch.randint(256, (3, 64, 64), dtype=torch.uint8, generator=generator),
-                "labels": torch.tensor([2, 0, 1]),
-                "masks": torch.stack([ids == i for i in range(3)]),
-                "words": ["red star", "grass"] if seed else [],
-            }
-        )
-    return samples
-
-
-@pytest.fixture(scope="module")
-def model():
-    return model_of()
 
 
 def test_outputs_are_those_of_the_parts_put_together(model):
@@ -171,105 +119,6 @@ def test_clip_is_asked_where_only_void_needs_it(model):
     assert not torch.equal(*scores)
 
 
-def test_training_does_not_know_of_the_weight_of_void():
-    totals = []
-    for weight in (0, 0.5):
-        torch.manual_seed(3)
-        losses = model_of("MODEL.FUSION.VOID_DISCOUNT", weight).train()(training_samples())
-        totals.append(torch.stack(list(losses.values())))
-    assert torch.equal(*totals)
-
-
-GIVEN = ("MODEL.MASK_GENERATOR.SOURCE", "masks", "MODEL.FUSION.MODE", "clip")
-KINDS = ("dense", "masked_attention")
-
-
-def given_sample(masks, scores=None):
-    return sample() | {
-        "given_masks": masks,
-        "given_scores": torch.ones(len(masks)) if scores is None else torch.tensor(scores),
-    }
-
-
-def boxes(*corners):
-    masks = torch.zeros(len(corners), 40, 50, dtype=torch.bool)
-    for mask, (top, left, bottom, right) in zip(masks, corners):
-        mask[top:bottom, left:right] = True
-    return masks
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_given_masks_are_drawn_as_they_are_and_named_by_clip_alone(kind):
-    model = model_of(*GIVEN, "MODEL.CLIP_BRANCH.KIND", kind)
-    model.set_vocabulary(["red star", "blue ring", "grass"])  # all are things
-    masks = boxes((0, 0, 20, 25), (20, 0, 40, 25), (5, 30, 9, 36))
-    one = given_sample(masks, [0.5, 1.0, 1.0])
-    (outputs,) = model([one])
-    ids, segments = outputs["panoptic_seg"]
-    assert len(segments) == 3
-    for segment, mask, score in zip(segments, masks, one["given_scores"].tolist()):
-        assert torch.equal(ids == segment["id"], mask)
-        image = one["image"].float() / 255
-        texts = model.branch_bank.embed(["red star", "blue ring", "grass"])
-        logits = 2 * mask[None].float() - 1
-        named, valid = model.branch.score(image, logits, texts, [1, 1, 1])
-        best, label = named.softmax(1)[0].max(0)
-        assert valid.all() and segment["category_id"] == label
-        assert segment["score"] == pytest.approx(score * best.item(), abs=1e-6)
-    assert (ids == 0).sum() == 40 * 50 - masks.sum()
-
-
-def test_the_better_of_two_given_masks_has_their_pixels_and_the_other_goes_if_little_is_left():
-    model = model_of(*GIVEN)
-    model.set_vocabulary(["red star"])  # every probability is the score
-    inner, outer = (10, 10, 20, 20), (5, 5, 25, 25)
-    for scores, areas in (((1.0, 0.5), [100]), ((0.5, 1.0), [400])):
-        ids, segments = model([given_sample(boxes(inner, outer), scores)])[0]["panoptic_seg"]
-        assert [int((ids == segment["id"]).sum()) for segment in segments] == areas
-    loose = model_of(*GIVEN, "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", 0.5)
-    loose.set_vocabulary(["red star"])
-    ids, segments = loose([given_sample(boxes(inner, outer), (1.0, 0.5))])[0]["panoptic_seg"]
-    assert sorted(int((ids == segment["id"]).sum()) for segment in segments) == [100, 300]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_image_without_given_masks_has_no_segments(kind):
-    model = model_of(*GIVEN, "MODEL.CLIP_BRANCH.KIND", kind)
-    (outputs,) = model([given_sample(boxes())])
-    ids, segments = outputs["panoptic_seg"]
-    assert not ids.any() and segments == [] and len(outputs["instances"]) == 0
-
-
-def test_many_given_masks_are_read_as_few_of_them_are():
-    model = model_of(*GIVEN)
-    masks = boxes(*((i, i, i + 9, i + 9) for i in range(20)))
-    with torch.no_grad():
-        together, alone = (
-            [model.clip_scores(one, UnnamedMasks.of_sample(one, model.device))[0] for one in given]
-            for given in ([given_sample(masks)], [given_sample(mask[None]) for mask in masks])
-        )
-    torch.testing.assert_close(together[0], torch.cat(alone))
-
-
-def test_given_masks_are_needed_and_nothing_else_is_fused(model):
-    given = model_of(*GIVEN)
-    for one, message in (
-        (sample(), "SOURCE masks makes none: give them with the image"),
-        (given_sample(torch.ones(1, 60, 75).bool()), r"masks of \(60, 75\) pixels, .* \(40, 50\)"),
-    ):
-        with pytest.raises(InputError, match=message):
-            given([one])
-    with pytest.raises(InputError, match="makes none"):
-        given.generate(sample())
-    with pytest.raises(InputError, match="named by CLIP alone, alpha and beta 1"):
-        given([given_sample(boxes((0, 0, 9, 9)))], fusions={"fused": Fusion(0.35, 0.65)})
-    with pytest.raises(InputError, match="SOURCE masks does not train"):
-        given.setup_training(["cat"])
-    with pytest.raises(InputError, match="of no use with MODEL.MASK_GENERATOR.SOURCE masks"):
-        given.load_state_dict(trained_state(model))
-    given.require_trained(load_config(CONFIG, [*SMALL, *GIVEN]))
-
-
 def test_the_canvas_is_padded_with_the_grey_of_the_configuration(model, monkeypatch):
     seen = []
     monkeypatch.setattr(
@@ -300,39 +149,6 @@ def test_words_change_on_a_live_model(model):
         model.set_vocabulary(vocabulary(), np.array([True, False, True]))
     with pytest.raises(ValueError, match="2 classes, there are 3"):
         model.set_vocabulary(vocabulary(), np.array([True, False]))
-
-
-@pytest.mark.parametrize("variant", ["label", "caption"])
-def test_everything_that_trains_has_a_gradient_and_clip_has_none(variant):
-    model = model_of("MODEL.MASK_GENERATOR.VARIANT", variant).train()
-    losses = model(training_samples())
-    per_layer = 4 if variant == "caption" else 3
-    assert len(losses) == per_layer * 4  # initial queries and three layers
-    sum(losses.values()).backward()
-    for name, parameter in model.named_parameters():
-        frozen = name.startswith(("clip.", "branch_clip."))
-        assert parameter.requires_grad != frozen, name
-        assert (parameter.grad is None) == frozen, name
-        assert frozen or parameter.grad.isfinite().all(), name
-    assert not model.clip.training
-
-
-def test_words_of_captions_are_not_kept():
-    model = model_of("MODEL.MASK_GENERATOR.VARIANT", "caption").train()
-    kept = []
-    for word in ("apple", "pear"):
-        first, second = training_samples()
-        model([first, second | {"words": [word, "grass"]}])
-        kept.append(len(model.generator_bank._memory))
-    assert kept == [0, 0]  # nor is the vocabulary, whose scores nothing learns from
-
-
-def test_training_without_targets_is_finite():
-    model = model_of().train()
-    empty = training_samples(1)[0] | {"labels": torch.zeros(0).long()}
-    losses = model([empty | {"masks": torch.zeros(0, 64, 64).bool()}])
-    assert all(value.isfinite() for value in losses.values())
-    sum(losses.values()).backward()
 
 
 def test_an_exported_model_is_the_same_after_loading(tmp_path):
@@ -408,18 +224,6 @@ def test_no_classes_and_no_generator_are_refused(model):
         disk.load_state_dict(trained_state(model))
 
 
-def test_a_caption_model_whose_class_names_would_not_train_is_refused():
-    opts = (
-        "MODEL.MASK_GENERATOR.VARIANT",
-        "caption",
-        "MODEL.MASK_GENERATOR.GROUNDING_WEIGHT",
-        "0.0",
-    )
-    model = model_of(*opts)
-    with pytest.raises(InputError, match="GROUNDING_WEIGHT 0 leaves .* or train .*VARIANT label"):
-        model.setup_training(["cat", "dog"])
-
-
 def test_equal_models_are_exported_as_equal_bytes(tmp_path):
     for name in ("one.pth", "another.pth"):
         model_of(seed=0).export(tmp_path / name)
@@ -434,25 +238,6 @@ def test_oracle_words_leave_no_other_class(model):
     assert not given["sem_seg"][0].any() and whole["sem_seg"][0].all()
     (every,) = model([one | {"classes": [0, 1, 2]}])
     assert torch.equal(every["sem_seg"], whole["sem_seg"])
-
-
-def test_names_of_given_masks_are_those_of_the_branch(model):
-    one = sample()
-    ids = np.zeros((40, 50), dtype=np.int64)
-    ids[:20, :25] = 7
-    ids[20:] = 9
-    names = mask_names(model, one, ids, np.array([9, 7]), 3)
-    logits = mask_logits(ids, np.array([9, 7]), (15, 19))
-    assert logits.shape == (2, 15, 19) and (logits[0, 8:] > 0).all() and (logits[0, :7] < 0).all()
-    texts = model.branch_bank.embed([(name,) for own in model.names for name in own])
-    expected, _ = model.branch.score(one["image"].float() / 255, logits, texts, model.synonyms)
-    assert names.tolist() == expected.argmax(1).tolist()
-    assert mask_names(model, one, ids, np.zeros(0, dtype=np.int64), 3).shape == (0,)
-    assert query_masks(model, one).shape == (7, 40, 50)
-    given = given_sample(boxes((0, 0, 9, 9), (5, 5, 40, 50)))
-    assert (query_masks(model_of(*GIVEN), given) == given["given_masks"].numpy()).all()
-    assert query_masks(model_of(*GIVEN), given_sample(boxes())).shape == (0, 40, 50)
-    assert isinstance(model, MaskModel)
 
 
 def test_its_reading_is_what_its_parts_do(model):

@@ -1,0 +1,12 @@
+"""The small model of most tests."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.models.panoptic.small import model_of
+
+
+@pytest.fixture(scope="module")
+def model():
+    return model_of()

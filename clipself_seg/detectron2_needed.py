@@ -1,4 +1,4 @@
-"""Imported first by the rooms that stand on Detectron2: where it is missing, says the command that brings it.
+"""Checks that Detectron2 is installed; packages that need it import this first, for an error with the way out.
 
 Imports torchvision before Detectron2 does, the quick way.
 """

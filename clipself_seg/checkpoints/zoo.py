@@ -1,4 +1,4 @@
-"""Official checkpoints by name: what ``zoo.yaml`` says of each, and which one somebody may mean."""
+"""Official checkpoints by name: their entries in ``zoo.yaml``, and suggestions for a misspelt name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text tower of CLIP, and many prompts on their way through it.
+"""CLIP's text tower, and batched encoding of many prompts.
 
 Shapes: K texts, T tokens of a text, D width of the tower, E width of the embedding.
 """
@@ -23,7 +23,7 @@ MANY = 4096  # prompts that deserve a progress bar
 
 
 class TextEncoder(nn.Module, abc.ABC):
-    """What a text tower of any kind offers.
+    """The base class of text towers.
 
     Attributes:
         context_length: number of tokens of a text, those that mark its start and end included.
@@ -131,7 +131,7 @@ class TextTower(TextEncoder):
 
 
 class NoTextTower(TextEncoder):
-    """In the place of the text tower that a file does not have: it refuses texts."""
+    """In place of the text tower where a file has none: raises an error when it is given texts."""
 
     def __init__(self, *, context_length: int, source: str) -> None:
         """

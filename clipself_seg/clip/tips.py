@@ -1,4 +1,4 @@
-"""TIPSv2's image tower (arXiv 2604.12012): DINOv2's layout, with texts.
+"""TIPSv2's image tower (arXiv 2604.12012): a ViT in DINOv2's layout that was trained with texts.
 
 The class token and one register stand before the patches. Both are image embeddings: the class token learnt alt-texts,
 the register synthetic captions. There is no projection, so that the embedding has the width of the tower. Pixels are in

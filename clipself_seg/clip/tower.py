@@ -1,4 +1,4 @@
-"""The interface of every image tower, and the forward passes that all ViTs have in common.
+"""The interface of every image tower, and the forward passes that all ViTs share.
 
 Shapes: B images, L = P + N tokens, P those before the patches' (1 for most towers), Q mask tokens, R = L + Q
     rows, D width of the tower, E width of the embedding, h x w token grid.

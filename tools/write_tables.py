@@ -1,17 +1,17 @@
-"""Write the generated tables of README.md and docs/towers.md: official checkpoints, kinds of CLIP and their weights."""
+"""Write the generated tables of README.md and docs/towers.md: official checkpoints, kinds of CLIP, their weights."""
 
 import re
 import sys
 from pathlib import Path
 
 from clipself_seg.checkpoints.zoo import table
-from clipself_seg.clip.tower_table import kinds_table, weights_table
+from clipself_seg.clip.tower_table import configs_table, kinds_table, weights_table
 from clipself_seg.files import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {
     "README.md": {"zoo": table},
-    "docs/towers.md": {"kinds": kinds_table, "weights": weights_table},
+    "docs/towers.md": {"kinds": kinds_table, "weights": weights_table, "configs": configs_table},
 }
 
 

@@ -1,7 +1,8 @@
-"""The kinds of towers and all published weights that load into them, as tables of Markdown for ``docs/towers.md``."""
+"""The kinds of towers, all published weights that load into them, and their configurations, for ``docs/towers.md``."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from clipself_seg.checkpoints.zoo import zoo
@@ -32,16 +33,19 @@ FAMILIES = {
 def kinds_table() -> str:
     """A row for each kind: pixels, texts, and what can be read of an image."""
     rows = [
-        "| kind | pixels, mean; std | sentences | `MODEL.CLIP.DENSE` | `MODEL.CLIP.ATTENTION` | masked attention |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| kind | pixels, mean; std | sentences | `MODEL.CLIP.DENSE` | `MODEL.CLIP.ATTENTION` | masked attention | "
+        "factor of cosines in panoptic models |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for kind in KINDS.values():
         dense = ", ".join(kind.dense_kinds)
         attentions = ", ".join(CHOICES["MODEL.CLIP.ATTENTION"]) if kind.attentions else "none"
         masked = "yes" if kind.masked_attention else "no"
+        limited = math.isfinite(kind.largest_scale)
+        factor = f"its own, at most {kind.largest_scale:g}" if limited else "its own"
         rows.append(
             f"| {kind.name} | {_numbers(kind.mean)}; {_numbers(kind.std)} | {templates_text(kind.templates)} | "
-            f"{dense} | {attentions} | {masked} |"
+            f"{dense} | {attentions} | {masked} | {factor} |"
         )
     return "\n".join(rows) + "\n"
 
@@ -56,6 +60,17 @@ def weights_table() -> str:
         for architecture in _of_kind(kind):
             for licence, names in _weights(architecture).items():
                 rows.append(f"| {_about(architecture)} | {_names(names)} | {licence} |")
+    return "\n".join(rows) + "\n"
+
+
+def configs_table() -> str:
+    """A row for each model that configurations of the project name, by kind, as the zoo lists them."""
+    rows = ["| model | configurations |", "| --- | --- |"]
+    for kind in KINDS.values():
+        for architecture in _of_kind(kind):
+            named = [c for e in zoo().values() if e.model == architecture.name for c in e.configs]
+            if named:
+                rows.append(f"| `{architecture.name}` | {_names(dict.fromkeys(named))} |")
     return "\n".join(rows) + "\n"
 
 

@@ -14,8 +14,10 @@ from torch.export import Dim
 from clipself_seg.clip import export, load_clip
 from clipself_seg.clip.eva import EvaTransformer
 from clipself_seg.clip.openai_vit import VisionTransformer
+from clipself_seg.clip.resnet import ResNetTower
 from clipself_seg.errors import InputError, MissingPackage
 from tests.conftest import ROOT
+from tests.small_towers import SMALL, small_towers
 
 SIZES = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "heads": 2, "embed_dim": 128}
 TOWERS = {
@@ -92,6 +94,23 @@ def test_onnxruntime_computes_what_torch_does_at_other_sizes(small_clip, tmp_pat
         metadata["tower"] in ("VisionTransformer", "EvaTransformer") and metadata["patch_size"] == 8
     )
     assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", [*SMALL, "ConvNeXt-Mini-32", "ResNet"])
+def test_onnxruntime_computes_what_torch_does_for_every_other_kind(name, tmp_path):
+    onnx_packages()
+    torch.manual_seed(0)
+    with small_towers(tmp_path / "weights"):
+        clip = load_clip("ViT-Mini-8" if name == "ResNet" else name, None)
+        if name == "ResNet":
+            clip.visual = ResNetTower(image_size=64, width=8, layers=(1, 1, 1, 1), embed_dim=128)
+        differences = export.export_onnx(clip.eval(), tmp_path / "onnx")
+    assert [len(of_file) for of_file in differences.values()] == [4, 3]
+    assert all(0 <= d <= 1e-5 for of_file in differences.values() for d in of_file.values())
+    metadata = json.loads((tmp_path / "onnx" / "export.json").read_text())
+    assert metadata["mean"] == list(clip.mean) and metadata["context_length"] == clip.context_length
+    assert (metadata["logit_bias"] is None) == (name != "small-SigLIP")
 
 
 @pytest.mark.heavy

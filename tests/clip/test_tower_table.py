@@ -10,7 +10,7 @@ from clipself_seg.clip.build import list_architectures
 from clipself_seg.clip.kinds import KINDS
 from clipself_seg.clip.open_clip_files import model_configs
 from clipself_seg.clip.prompts import TEMPLATES
-from clipself_seg.clip.tower_table import kinds_table, weights_table
+from clipself_seg.clip.tower_table import configs_table, kinds_table, weights_table
 from tests.conftest import ROOT
 
 
@@ -19,11 +19,18 @@ def weights() -> str:
     return weights_table()
 
 
-def test_the_page_has_both_tables(weights):
+def test_the_page_has_the_tables(weights):
     page = (ROOT / "docs/towers.md").read_text()
-    for table in (kinds_table(), weights):
+    for table in (kinds_table(), weights, configs_table()):
         assert table in page, "python tools/write_tables.py"
     assert all(kind.templates in TEMPLATES for kind in KINDS.values())
+
+
+def test_towers_of_size_b_have_a_configuration_of_every_task():
+    for model in ("ViT-B-16-SigLIP2", "PE-Core-B-16", "TIPSv2-B-14"):
+        (row,) = (row for row in configs_table().splitlines() if row.startswith(f"| `{model}`"))
+        tasks = set(re.findall(r"`(\w+)/", row))
+        assert tasks == {"regions", "distill", "zero_shot", "semseg", "detection", "panoptic"}
 
 
 def test_licences_are_the_publishers_own(weights):
@@ -35,7 +42,7 @@ def test_licences_are_the_publishers_own(weights):
 
 def test_what_does_not_load_is_named_on_the_page():
     page = (ROOT / "docs/towers.md").read_text()
-    families = re.findall("`([^`]+)`", page.partition("## 6. What does not load")[2])
+    families = re.findall("`([^`]+)`", page.partition("## 7. What does not load")[2])
     loaded = set(list_architectures())
     other = set(model_configs()) - loaded
     assert len(families) >= 10

@@ -108,7 +108,7 @@ def small_panoptic(cfg) -> dict[str, object]:
     return {
         "MODEL.CLIP.NAME": "ConvNeXt-Mini-32" if convolutional else "ViT-Mini-8",
         "MODEL.CLIP.WEIGHTS": "",
-        **({"MODEL.CLIP_BRANCH.TEMPLATES": "odise"} if convolutional else {}),
+        "MODEL.CLIP_BRANCH.TEMPLATES": "odise",
         "MODEL.CLIP_BRANCH.NAME": "ViT-Mini-8" if other else "",
         "MODEL.CLIP_BRANCH.WEIGHTS": "mini-clipself" if other else "",
         "MODEL.DIFFUSION.WEIGHTS": "random-small",

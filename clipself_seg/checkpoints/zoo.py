@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from clipself_seg.checkpoints.shipped import SHIPPED_MODELS, SHIPPED_TAGS
-from clipself_seg.errors import nearest
+from clipself_seg.checkpoints.shipped import MINI_CLIP, SHIPPED_MODELS, SHIPPED_TAGS
+from clipself_seg.errors import InputError, nearest
 
 ZOO = Path(__file__).resolve().parent.parent / "zoo.yaml"
 MOST = 4  # names in a message
@@ -103,6 +103,24 @@ def official(key: str, config: str | os.PathLike[str]) -> str:
     ]
     names = list(dict.fromkeys(names))
     return ", ".join(names[:MOST]) + (", ..." if len(names) > MOST else "")
+
+
+def untrained(part: str, *, folder: str, shipped: str, clip: str) -> InputError:
+    """The error of a model that would predict without ``MODEL.WEIGHTS``; says which ones would do.
+
+    Args:
+        part: what is random then.
+        folder: of the configurations of such models, such as "semseg/".
+        shipped: name of the shipped model on the mini CLIP.
+        clip: ``MODEL.CLIP.NAME``, which decides whether that one or the official ones fit.
+    """
+    fitting = f"an official one: {official('MODEL.WEIGHTS', folder)}"
+    if clip == MINI_CLIP:
+        fitting = f"{shipped}, which comes with the project"
+    return InputError(
+        f"MODEL.WEIGHTS is empty, so the {part} is random: give a trained checkpoint, such as the model_final.pth "
+        f"of train_net.py, --resume, or {fitting}"
+    )
 
 
 def table() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import open_clip
@@ -9,7 +10,7 @@ import pytest
 
 from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.checkpoints.shipped import SHIPPED_MODELS, SHIPPED_TAGS
-from clipself_seg.checkpoints.zoo import official, suggestion, table, zoo
+from clipself_seg.checkpoints.zoo import official, suggestion, table, untrained, zoo
 from clipself_seg.clip.build import list_architectures
 from clipself_seg.errors import InputError
 from tests.conftest import ROOT
@@ -60,3 +61,9 @@ def test_configurations_know_their_official_checkpoints():
 
 def test_the_readme_has_the_table():
     assert table() in (ROOT / "README.md").read_text(), "python tools/write_tables.py"
+
+
+def test_a_model_without_weights_names_those_that_fit_its_clip():
+    of = functools.partial(untrained, "aggregation", folder="semseg/", shipped="mini-cat-seg")
+    assert str(of(clip="ViT-Mini-8")).endswith("or mini-cat-seg, which comes with the project")
+    assert "or an official one: catseg-base, " in str(of(clip="ViT-B-16"))

@@ -235,12 +235,18 @@ def test_training_leaves_out_missing_test_sets_and_evaluation_does_not(
 
 
 @pytest.mark.parametrize(
-    ("config", "head"), [("panoptic", "mask generator"), ("semseg", "cost aggregation")]
+    ("config", "head", "shipped"),
+    [
+        ("panoptic", "mask generator", "mini-open-panoptic"),
+        ("semseg", "cost aggregation", "mini-cat-seg"),
+        ("detection", "detector", "mini-fvit"),
+    ],
 )
-def test_a_random_head_is_not_evaluated(tmp_path, capsys, config, head):
+def test_a_random_head_is_not_evaluated(tmp_path, capsys, config, head, shipped):
     words = ["--config-file", str(ROOT / f"configs/mini/{config}.yaml")]
     assert train.main(["--eval-only", *words, "OUTPUT_DIR", str(tmp_path)]) == 2
-    assert f"MODEL.WEIGHTS is empty, so the {head} is random" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"MODEL.WEIGHTS is empty, so the {head} is random" in error and f"{shipped}, wh" in error
 
 
 @pytest.mark.parametrize(("flags", "key"), [([], "TRAIN"), (["--eval-only"], "TEST")])

@@ -163,7 +163,7 @@ class RegionAccuracyEvaluator(DatasetEvaluator):
         return {"regions": results}
 
     def _report(self, results: dict[str, float], regions: dict[str, np.ndarray]) -> None:
-        table = region_table({self.dataset_name: results})
+        table = region_table({self.dataset_name: results}, "data set")
         logger.info("%s:\n%s", ABOUT, table)
         if "grouping.purity" in results:
             logger.info(

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.shipped import SHIPPED_MODELS
-from clipself_seg.checkpoints.zoo import official
+from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.class_texts import ClassTexts
 from clipself_seg.clip.layers import split_attention
@@ -153,10 +153,11 @@ class CATSeg(nn.Module):
     def require_trained(cls, cfg: CfgNode) -> None:
         """Refuse a random cost aggregation, which is evaluated as slowly as a trained one."""
         if not cfg.MODEL.WEIGHTS:
-            raise InputError(
-                "MODEL.WEIGHTS is empty, so the cost aggregation is random: give a trained checkpoint, "
-                "such as the model_final.pth of train_net.py, --resume, or an official one: "
-                f"{official('MODEL.WEIGHTS', 'semseg/')}"
+            raise untrained(
+                "cost aggregation",
+                folder="semseg/",
+                shipped="mini-cat-seg",
+                clip=cfg.MODEL.CLIP.NAME,
             )
 
     @classmethod

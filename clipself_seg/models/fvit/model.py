@@ -16,7 +16,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from clipself_seg.checkpoints.hashes import hash_tensors
-from clipself_seg.checkpoints.zoo import official
+from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.constants import constant
 from clipself_seg.clip.freezing import train_last_blocks
@@ -117,10 +117,8 @@ class FViT(OpenVocabulary, TwoStageDetector):
     def require_trained(cls, cfg: CfgNode) -> None:
         """Refuse a random detector."""
         if not cfg.MODEL.WEIGHTS:
-            raise InputError(
-                "MODEL.WEIGHTS is empty, so the detector is random: give a trained checkpoint, such as "
-                "the model_final.pth of train_net.py, --resume, or an official one: "
-                f"{official('MODEL.WEIGHTS', 'detection/')}"
+            raise untrained(
+                "detector", folder="detection/", shipped="mini-fvit", clip=cfg.MODEL.CLIP.NAME
             )
 
     @classmethod

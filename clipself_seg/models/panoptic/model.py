@@ -21,7 +21,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.hashes import hash_tensors
-from clipself_seg.checkpoints.zoo import official
+from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.precision import autocast
 from clipself_seg.data.given_masks import MaskFolder, image_name
@@ -160,10 +160,11 @@ class OpenPanoptic(PanopticReading, nn.Module):
     def require_trained(cls, cfg: CfgNode) -> None:
         """Refuse a random mask generator, which is evaluated as slowly as a trained one."""
         if not cfg.MODEL.WEIGHTS and cfg.MODEL.MASK_GENERATOR.SOURCE not in ("disk", "masks"):
-            raise InputError(
-                "MODEL.WEIGHTS is empty, so the mask generator is random: give a trained checkpoint, "
-                "such as the model_final.pth of train_net.py, --resume, or an official one: "
-                f"{official('MODEL.WEIGHTS', 'panoptic/')}"
+            raise untrained(
+                "mask generator",
+                folder="panoptic/",
+                shipped="mini-open-panoptic",
+                clip=cfg.MODEL.CLIP.NAME,
             )
 
     @classmethod

@@ -162,6 +162,12 @@ def test_the_file_holds_a_row_for_each_class_that_occurs(tmp_path):
     assert mean == pytest.approx(results["boxes.thing.top5"])
 
 
+def test_the_row_of_the_log_is_the_data_set(caplog):
+    with caplog.at_level("INFO"):
+        evaluate([1])
+    assert "\ndata set " in caplog.text and "\ntiny " in caplog.text
+
+
 def test_two_processes_give_the_result_of_one(tmp_path):
     def work(rank, folder):
         # Image 4 is seen twice, as by a sampler that pads; the second process has fewer images.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
+import gc
+import json
 import os
 import shutil
 import signal
@@ -144,6 +147,25 @@ def test_a_line_that_is_no_json_is_named_by_its_number(tmp_path):
 def test_json_comes_back(tmp_path):
     write_json(tmp_path / "a.json", {"é": [1, None]})
     assert read_json(tmp_path / "a.json") == {"é": [1, None]}
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("content", ['{"a": [1]}', "[" * 100_000, "{"])
+def test_the_collector_rests_while_json_is_parsed_and_is_then_as_before(
+    tmp_path, monkeypatch, enabled, content
+):
+    (tmp_path / "a.json").write_text(content)
+    seen = []
+    loads = json.loads
+    monkeypatch.setattr(json, "loads", lambda text: seen.append(gc.isenabled()) or loads(text))
+    before = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with contextlib.suppress(InputError):
+            read_json(tmp_path / "a.json")
+        assert (seen, gc.isenabled()) == ([False], enabled)
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 def test_a_name_that_no_file_can_have_is_refused(tmp_path):

@@ -77,9 +77,10 @@ def _encode_mask(mask: np.ndarray) -> dict[str, Any]:
     height, width = mask.shape
     columns = np.flatnonzero(mask.any(axis=0))
     first, end = (columns[0], columns[-1] + 1) if len(columns) else (0, 0)
-    pixels = np.pad(mask[:, first:end].T.ravel(), 1)
+    pixels = np.zeros((end - first) * height + 2, dtype=bool)  # sooner than by `np.pad`
+    pixels[1:-1] = mask[:, first:end].T.ravel()
     changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + first * height
-    runs = np.diff(changes, prepend=0, append=mask.size).tolist()
+    runs = np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
     # The first run is outside of the mask and may be empty, the last one never is.
     counts = runs if runs[-1] else runs[:-1]
     return rle.frPyObjects({"size": [height, width], "counts": counts}, height, width)

@@ -317,7 +317,8 @@ def predictor_of(
         predictor = load_kind(kind, args.weights, [*opts, *more])
     else:
         more_arguments = {} if trained is None else {"trained": trained}
-        predictor = kind(prediction_config(*_model(args, default), opts), **more_arguments)
+        cfg = prediction_config(*_model(args, default), opts, kind.require_task)
+        predictor = kind(cfg, **more_arguments)
     keep_freed_memory(predictor.model.device.type)
     return predictor
 

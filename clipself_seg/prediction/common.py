@@ -32,6 +32,7 @@ def prediction_config(
     config_file: str | os.PathLike[str],
     weights: str | os.PathLike[str] | None = None,
     opts: Sequence[str] = (),
+    check: Callable[[CfgNode], None] | None = None,
 ) -> CfgNode:
     """The configuration of a model that is trained already.
 
@@ -40,6 +41,7 @@ def prediction_config(
         weights: a checkpoint, its name or its address, in place of the configured MODEL.WEIGHTS, or
             MODEL.CLIP.WEIGHTS where a model has no others (`weights_key`); "random" goes without.
         opts: further keys and values in turn.
+        check: refuses a configuration of another task, before its weights are looked for.
 
     Raises:
         InputError: an unknown configuration or key, or no weights where any are needed.
@@ -49,6 +51,8 @@ def prediction_config(
     key = weights_key(cfg.MODEL.META_ARCHITECTURE)
     if given and key != "MODEL.WEIGHTS":
         cfg = load_config(config_file, [*opts, key, *given])
+    if check is not None:
+        check(cfg)
     cfg = fetch_addresses(cfg)
     of_clip = key == "MODEL.CLIP.WEIGHTS"
     named = cfg.MODEL.CLIP.WEIGHTS if of_clip else cfg.MODEL.WEIGHTS

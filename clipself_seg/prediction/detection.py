@@ -124,6 +124,11 @@ class DetectionPredictor(ImagePredictor):
         self.vocabulary: Vocabulary | None = None
         self.seen = np.zeros(0, bool)
 
+    @staticmethod
+    def require_task(cfg: CfgNode) -> None:
+        """Refuse the configuration of a model that does not detect."""
+        require_architecture(cfg, "FViT", "detects nothing", "configs/detection")
+
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Reads what `FViT` and `DetectionTestMapper` do, TEST.TRAIN_VOCABULARY, and, of weights that
@@ -132,7 +137,7 @@ class DetectionPredictor(ImagePredictor):
         Raises:
             InputError: another kind of model, weights that do not fit, or no training vocabulary.
         """
-        require_architecture(cfg, "FViT", "detects nothing", "configs/detection")
+        cls.require_task(cfg)
         mapper = DetectionTestMapper(cfg)
         model = cast(FViT, build_model(cfg))
         return {
@@ -230,7 +235,9 @@ def load_detection_predictor(
         InputError: an unknown configuration or key, no weights, weights that do not fit, or no
             training vocabulary.
     """
-    return DetectionPredictor(prediction_config(config_file, weights, opts))
+    return DetectionPredictor(
+        prediction_config(config_file, weights, opts, DetectionPredictor.require_task)
+    )
 
 
 def _training_vocabulary(cfg: CfgNode, model: FViT) -> Vocabulary | None:

@@ -189,6 +189,11 @@ class PanopticPredictor(ImagePredictor):
         self.vocabulary: Vocabulary | None = None
         self.seen = np.zeros(0, bool)
 
+    @staticmethod
+    def require_task(cfg: CfgNode) -> None:
+        """Refuse the configuration of a model that does not find segments."""
+        require_architecture(cfg, "OpenPanoptic", "finds no segments", "configs/panoptic")
+
     @classmethod
     def from_config(cls, cfg: CfgNode, *, trained: str | None = None) -> dict[str, Any]:
         """Reads what `OpenPanoptic` and `PanopticTestMapper` do, TEST.TRAIN_VOCABULARY and
@@ -202,7 +207,7 @@ class PanopticPredictor(ImagePredictor):
             InputError: another kind of model, one that reads outputs of a generator from the disk,
                 weights that do not fit, or no training vocabulary.
         """
-        require_architecture(cfg, "OpenPanoptic", "finds no segments", "configs/panoptic")
+        cls.require_task(cfg)
         if cfg.MODEL.MASK_GENERATOR.SOURCE == "disk":
             raise InputError(
                 "MODEL.MASK_GENERATOR.SOURCE disk has masks of a data set only: images need a "
@@ -334,7 +339,10 @@ def load_panoptic_predictor(
         InputError: an unknown configuration, key or vocabulary, no weights, or weights that do not
             fit.
     """
-    return PanopticPredictor(prediction_config(config_file, weights, opts), trained=trained)
+    return PanopticPredictor(
+        prediction_config(config_file, weights, opts, PanopticPredictor.require_task),
+        trained=trained,
+    )
 
 
 def panoptic_words(

@@ -167,6 +167,11 @@ class Predictor(ImagePredictor):
         self.default_threshold = threshold
         self._labels: _Labels | None = None
 
+    @staticmethod
+    def require_task(cfg: CfgNode) -> None:
+        """Refuse the configuration of a model that does not label pixels."""
+        require_architecture(cfg, MODELS, "does not label pixels", "configs/semseg")
+
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Reads what the model and `SemSegTestMapper` do, and ``TEST.BACKGROUND.THRESHOLD``.
@@ -174,7 +179,7 @@ class Predictor(ImagePredictor):
         Raises:
             InputError: another kind of model, or weights that do not fit.
         """
-        require_architecture(cfg, MODELS, "does not label pixels", "configs/semseg")
+        cls.require_task(cfg)
         if cfg.MODEL.ZERO_SHOT.MASKS:
             raise InputError(
                 "MODEL.ZERO_SHOT.MASKS is for the images of a data set: leave it empty, or name masks by --panoptic "
@@ -325,7 +330,7 @@ def load_predictor(
     Raises:
         InputError: an unknown configuration or key, no weights, or weights that do not fit.
     """
-    return Predictor(prediction_config(config_file, weights, opts))
+    return Predictor(prediction_config(config_file, weights, opts, Predictor.require_task))
 
 
 def label_type(count: int) -> type[np.unsignedinteger]:

@@ -182,6 +182,10 @@ def test_a_clip_as_it_is_segments_and_a_folder_of_it_does_too(run, photos, tmp_p
         assert (again(photos / path).labels == labels[name]).all()
 
 
+# A configuration of another task, which is said before its weights are looked for.
+OF_BOXES = {"config": "mini/detection.yaml", "weights": "none.pth", "opts": ()}
+
+
 @pytest.mark.parametrize(
     "vocabulary, how, message",
     [
@@ -190,6 +194,7 @@ def test_a_clip_as_it_is_segments_and_a_folder_of_it_does_too(run, photos, tmp_p
         ("dog", {"config": "none.yaml"}, "no config file none.yaml"),
         ("dog", {"weights": "none.pth"}, "no checkpoint at none.pth"),
         ("dog", {"weights": "mini-fvit"}, "this is no CAT-Seg checkpoint"),
+        ("dog", OF_BOXES, "FViT, which does not label pixels"),
     ],
 )
 def test_bad_input_is_a_line_and_status_2(run, photos, tmp_path, capsys, vocabulary, how, message):

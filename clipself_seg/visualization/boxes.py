@@ -28,6 +28,7 @@ MARK = "*"  # behind the name of an unseen class
 OPACITY = 0.4  # of masks
 SMALL = 480  # pixels; names beside boxes need more room than those inside of segments
 DASH, GAP = 5, 3  # lengths in widths of the line
+COVERED = 0.15  # fraction of a label that may lie on better ones
 
 
 class _Label(NamedTuple):
@@ -50,8 +51,8 @@ def box_overlay(
     """Image with boxes, each with its name and score, above a legend that counts seen and unseen ones.
 
     A box of a seen class is a solid blue line; one of an unseen class is red and dashed, and its name has an
-    asterisk. The best lie on top. A name stands in its mask if there is room, else beside its box. A small
-    image is enlarged by a whole number.
+    asterisk. The best lie on top. A name stands in its mask if there is room, else beside its box; where it would
+    hide those of better boxes it is left out. A small image is enlarged by a whole number.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -80,7 +81,8 @@ def box_overlay(
     for corner, colour, known in zip(corners[::-1], colours[::-1], seen[::-1]):
         _outline(draw, corner, colour, max(3, unit // 6), dashed=not known)
     for label, colour in zip(labels[::-1], colours[::-1]):
-        _write(draw, label, colour)
+        if label is not None:
+            _write(draw, label, colour)
     return _above_legend(canvas, seen, unit) if sheet else canvas
 
 
@@ -179,9 +181,9 @@ def _place(
     inside: Mapping[int, _Label],
     size: tuple[int, int],
     unit: int,
-) -> list[_Label]:
+) -> list[_Label | None]:
     """Labels of all boxes: those inside of masks, and others beside their boxes, within the image, where they
-    cover least of the earlier ones.
+    cover least of the earlier ones; none where that is more than `COVERED`.
     """
     placed = dict(inside)
     for number, (title, (left, top, right, bottom)) in enumerate(zip(titles, corners)):
@@ -198,8 +200,10 @@ def _place(
         covered = [
             sum(_common(place, other.place) for other in placed.values()) for place in candidates
         ]
-        placed[number] = _Label(text, candidates[int(np.argmin(covered))], unit)
-    return [placed[number] for number in range(len(titles))]
+        least = int(np.argmin(covered))
+        if covered[least] <= COVERED * width * height:
+            placed[number] = _Label(text, candidates[least], unit)
+    return [placed.get(number) for number in range(len(titles))]
 
 
 def _pad(unit: int) -> int:

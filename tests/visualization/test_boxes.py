@@ -94,6 +94,13 @@ def test_labels_keep_apart_as_long_as_there_is_room():
     assert covered == alone > 500
 
 
+def test_labels_that_would_hide_those_of_better_boxes_are_left_out():
+    few, many = (drawn([True] * count, names=["cat"] + ["dog"] * (count - 1)) for count in (9, 30))
+    assert (few[:500] == many[:500]).all()
+    two, three = drawn([True] * 2), drawn([True] * 3)
+    assert (two[:500] != three[:500]).any()
+
+
 def test_an_image_without_boxes_has_its_legend():
     picture = drawn([])
     assert (picture[:500] == GROUND).all() and picture.shape[0] > 500

@@ -51,8 +51,9 @@ def run_block(
     kept: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     if checkpointing:
         return checkpoint(block, tokens_BLD, *others, **kept)
-    whole = tokens_BLD.numel() < FEWEST_NUMBERS
-    if whole or compiling or torch.compiler.is_compiling():
+    # First whether it is traced: a graph, such as an exported one, must not depend on the number of tokens.
+    traced = compiling or torch.compiler.is_compiling()
+    if traced or tokens_BLD.numel() < FEWEST_NUMBERS:
         return block(tokens_BLD, *others)
     selected = partial(create_selective_checkpoint_contexts, _policy)
     return checkpoint(block, tokens_BLD, *others, **kept, context_fn=selected)

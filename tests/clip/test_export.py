@@ -65,6 +65,15 @@ def test_texts_that_are_not_cut_off_have_the_same_embeddings(mini):
     torch.testing.assert_close(export.TextGraph(mini)(tokens), mini.encode_text(tokens))
 
 
+@torch.no_grad()
+def test_texts_are_traced_for_any_number_of_them(mini):
+    tokens, graph = mini.tokenize(export.TEXTS), export.TextGraph(mini)
+    with export.plain(graph):
+        traced = torch.export.export(graph, (tokens,), dynamic_shapes=({0: Dim("texts")},))
+    many = tokens.repeat(75, 1)  # of more than `recomputation.FEWEST_NUMBERS`
+    torch.testing.assert_close(traced.module()(many)[-3:], mini.encode_text(tokens))
+
+
 def test_a_missing_package_is_named_with_what_brings_it(mini, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "PACKAGES", ("no_such_package",))
     with pytest.raises(

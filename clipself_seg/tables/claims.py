@@ -188,4 +188,4 @@ def _compared(numbers: Sequence[float | None], relation: str) -> str:
 
 
 def _plus_minus(error: float) -> str:
-    return "" if math.isnan(error) else f" +- {error:.1f}"
+    return "" if math.isnan(error) else f" ± {error:.1f}"

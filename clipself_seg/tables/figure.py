@@ -53,7 +53,7 @@ def write_figure(section: Section, folder: Path) -> bool:
             [*handles],
             loc="outside lower center",
             ncols=2,
-            fontsize="x-small",
+            fontsize="small",
         )
     with atomic_path(folder / f"{section.table.name}.png") as temporary:
         figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
@@ -105,7 +105,8 @@ def _bars(panel: Any, section: Section, side: str) -> None:
         colour = COLOURS[number % len(COLOURS)]
         panel.bar(middles, means, width, yerr=spreads, color=colour, label=title)
     titles = _columns(section, side).values()
-    panel.set_xticks(range(len(titles)), titles, fontsize="x-small", rotation=20)
+    slanted = {"rotation": 20, "ha": "right", "rotation_mode": "anchor"}
+    panel.set_xticks(range(len(titles)), titles, fontsize="small", **slanted)
 
 
 def _bars_of_one_column(panel: Any, section: Section, side: str) -> None:
@@ -114,8 +115,8 @@ def _bars_of_one_column(panel: Any, section: Section, side: str) -> None:
     for place, (number, _, (values,)) in enumerate(series):
         colour = COLOURS[number % len(COLOURS)]
         panel.barh(place, statistics.fmean(values), 0.8, xerr=_spread(values), color=colour)
-    panel.set_yticks(range(len(series)), [title for _, title, _ in series], fontsize="x-small")
-    panel.set_xlabel(*_columns(section, side).values(), fontsize="x-small")
+    panel.set_yticks(range(len(series)), [title for _, title, _ in series], fontsize="small")
+    panel.set_xlabel(*_columns(section, side).values(), fontsize="small")
     panel.invert_yaxis()
 
 

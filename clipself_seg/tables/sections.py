@@ -29,6 +29,8 @@ from clipself_seg.training.metrics import flatten_numbers
 
 # Run of a table -> seed -> the run.
 TableRuns = Mapping[str, Sequence[Run]]
+# Where the page's commands put their runs, wherever those ran.
+RUNS_FOLDER = Path("output/reproduce")
 CLAIM_HEADINGS = ("claim", "paper", "here", "difference", "verdict")
 COMMAND_HEADINGS = ("row", "command", "seeds", "commit", "weights", "core-minutes a seed")
 
@@ -215,7 +217,7 @@ def _verdicts_of(row: str, verdicts: Sequence[Sequence[Verdict]]) -> str:
 
 def _command_cells(title: str, runs: Sequence[Run], store: Store) -> list[str]:
     finished = {run.name: record for run in runs if (record := store.record(run)) is not None}
-    commands = "; then ".join(command_text(run, store.folder) for run in runs[0].with_needs())
+    commands = "; then ".join(command_text(run, RUNS_FOLDER) for run in runs[0].with_needs())
     seeds = [str(run.seed) for run in runs if run.name in finished and run.seed is not None]
     provenance = [record["provenance"] for record in finished.values()]
     return [

@@ -79,7 +79,7 @@ def test_the_largest_of_several_cells_is_compared_seed_by_seed(tmp_path):
     table = read_table(write_table(tmp_path, text))
     cells = {("original", "boxes"): {0: 1, 1: 5, 2: 5}, ("patches", "boxes"): {0: 3, 1: 4, 2: 9}}
     (one,) = claim_verdicts(table, table.claims[0], cells, "mini")
-    assert (one.detail, one.paper, one.verdict) == ("+2.0 +- 1.2", "18.2 < 72.1", NOISE)
+    assert (one.detail, one.paper, one.verdict) == ("+2.0 ± 1.2", "18.2 < 72.1", NOISE)
     assert one.text == "Boxes: original CLIP < best of (original CLIP; CLIPSelf, patches)"
     del cells["patches", "boxes"]
     assert claim_verdicts(table, table.claims[0], cells, "mini")[0].verdict == NOT_RUN

@@ -44,7 +44,7 @@ def test_rows_claims_commands_and_cost(tmp_path):
             "Boxes: original CLIP < CLIPSelf, patches",
             "18.2 < 72.1",
             "20.0 < 71.0",
-            "+51.0 +- 0.6",
+            "+51.0 ± 0.6",
             "holds",
         ],
     ]
@@ -54,12 +54,13 @@ def test_rows_claims_commands_and_cost(tmp_path):
     assert patches[1].startswith(
         "python train_net.py --config-file configs/mini/patches.yaml --resume"
     )
+    assert " OUTPUT_DIR output/reproduce/" in patches[1] and str(tmp_path) not in patches[1]
     assert sum(section.minutes.values()) == 6
 
 
 def test_a_claim_that_does_not_hold_says_why(tmp_path):
     section = section_of(tmp_path, {"original": [20.0], "patches": [10.0, 11.0, 12.0]})
-    assert section.claims[1][2:] == ["20.0 and 11.0", "-9.0 +- 0.6", "does not hold"]
+    assert section.claims[1][2:] == ["20.0 and 11.0", "-9.0 ± 0.6", "does not hold"]
     assert section.reasons == ["Claim 1 does not hold here: One step is not enough."]
 
 

@@ -84,6 +84,10 @@ def _add_generator(cfg: CfgNode) -> None:
     # its pixels if it wins at least so much of its mask.
     former.TEST.OBJECT_MASK_THRESHOLD = 0.0
     former.TEST.OVERLAP_THRESHOLD = 0.8
+    # What is resized to the original image where semantic labels alone are evaluated, as on a data set that has no
+    # others: True the masks, as everywhere else (ODISE). False the scores of the classes, which are made on the padded
+    # canvas (FC-CLIP); at edges those are other labels.
+    former.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = True
 
 
 def _add_sources(cfg: CfgNode) -> None:

@@ -27,10 +27,11 @@ from clipself_seg.heads.fvit.feature_pyramid import FeaturePyramid
 from clipself_seg.heads.fvit.mask_head import MaskHead
 from clipself_seg.heads.fvit.mask_pasting import paste_masks
 from clipself_seg.heads.fvit.resizers import TapResizers
-from clipself_seg.heads.panoptic import mask_cells, mask_pieces
+from clipself_seg.heads.panoptic import mask_cells, mask_pieces, panoptic_merge
 from clipself_seg.heads.panoptic.mask_cells import visible_cells
 from clipself_seg.heads.panoptic.mask_pieces import first_best, resize_masks
 from clipself_seg.heads.panoptic.panoptic_merge import (
+    canvas_labels,
     merge_instances,
     merge_panoptic,
     semantic_labels,
@@ -115,6 +116,7 @@ def pyramid_of(taps):
 
 
 MASKS = (10, 9, 13)
+CANVAS = ((36, 52), (30, 50), (20, 33))  # with padding, the image on it, the original image
 # What computes, from noise of which shape, the number that a CPU takes at once, and the most operations of a GPU.
 CASES = {
     "activation": (lambda x: QuickGELU()(x.clone()), (30, 8), (layers, "CPU_NUMBERS"), 4),
@@ -129,10 +131,16 @@ CASES = {
     "first best": (lambda x: first_best(x.clone()), (40, 70), (mask_pieces, "CPU_NUMBERS"), 2),
     "merge": (merged_from, MASKS, (mask_pieces, "CPU_NUMBERS"), 78),
     "resized masks": (
-        lambda x: resize_masks(x, (36, 52), (30, 50), (20, 33)),
+        lambda x: resize_masks(x, *CANVAS),
         MASKS,
         (mask_pieces, "CANVAS_NUMBERS"),
         3,
+    ),
+    "labels of resized scores": (
+        lambda x: canvas_labels(torch.eye(10, 11, device=x.device), x, *CANVAS),
+        MASKS,
+        (panoptic_merge, "CANVAS_NUMBERS"),
+        24,
     ),
     "any cell": (partial(cells_of, "any"), MASKS, (mask_cells, "MASKS_AT_ONCE"), 8),
     "centre": (partial(cells_of, "centre_or_any"), MASKS, (mask_cells, "MASKS_AT_ONCE"), 25),

@@ -12,12 +12,10 @@ from typing import Any
 from detectron2.config import CfgNode, configurable
 from detectron2.evaluation import DatasetEvaluator
 
-from clipself_seg.data.datasets.panoptic import IGNORE_LABEL
 from clipself_seg.data.loader import Batches, evaluation_batches
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.records import Record
-from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results, own_classes_kept
 from clipself_seg.evaluation.extras import Extras
@@ -46,6 +44,12 @@ from clipself_seg.evaluation.panoptic.ground_truth import (
     PanopticGroundTruth,
     read_panoptic_ground_truth,
     train_vocabulary_name,
+)
+from clipself_seg.evaluation.panoptic.semantic_only import (
+    counts_all,
+    is_semantic_only,
+    label_map_classes,
+    read_semantic_only,
 )
 from clipself_seg.evaluation.panoptic.true_masks import TrueMaskEvaluator, TrueMasks
 from clipself_seg.evaluation.protocol import (
@@ -91,7 +95,8 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
     ) -> None:
         """
         Args:
-            datasets: names of panoptic data sets, see `data.datasets.panoptic`.
+            datasets: names of data sets, see `data.datasets.panoptic`, and of those with label maps alone, see
+                `data.datasets.sem_seg`.
             mapper: maps a record to a sample, see `PanopticTestMapper`.
             fusions: names of fusions, out of `fusions.FUSIONS`; "fused" has the exponents of the model.
             tasks: what is measured, out of `TASKS`; a task for which a data set has no files is left
@@ -154,17 +159,27 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         """Refuse early what would fail late: missing files, a vocabulary without things or stuff."""
         records = {}
         areas = {}
+        images = {}
         for name in self.datasets:
             truth = self._truth(name)
+            if truth.files is None and (self.sweep or self._apart):
+                raise InputError(
+                    f'"{name}" has label maps alone, and --sweep (TEST.PANOPTIC.SWEEP), TEST.NUMBERS.NAMING and GAP '
+                    "are about segments: leave them out, or the data set out of DATASETS.TEST"
+                )
             self._evaluator(name, truth)
             records[name] = truth.records
             if truth.areas:
                 areas[name] = truth.areas
+            if truth.images:
+                images[name] = truth.images
         self._metadata["names of a class"] = reading_of(model).synonyms
         self._metadata |= model.evaluation_metadata(records)
         self._check_extras(model)
         if areas:
             self._metadata["areas"] = areas
+        if images:
+            self._metadata["images"] = images
 
     def _check_extras(self, model: PanopticModel) -> None:
         """Refuse what is asked for beside the published numbers and cannot be measured."""
@@ -195,6 +210,8 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         truth = self._truth(name)
         reading = reading_of(model)
         seen = f"a name as {self.train_vocabulary} spells it"
+        if counts_all(name, self.train_vocabulary):
+            seen = f"all, since {self.train_vocabulary} has them in its words"
         return MeasuringProtocol.of_model(
             reading,
             words=words_text(truth.vocabulary.name, len(truth.vocabulary)),
@@ -222,7 +239,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         model.set_vocabulary(truth.vocabulary, seen=truth.seen)
         if self.extras.oracle:
             logger.info("oracle words, of each image its own classes:")
-            ask = functools.partial(_with_true_classes, model, truth.vocabulary, named)
+            ask = functools.partial(_with_true_classes, model, truth, named)
             yield Pass(batches(), self._evaluator(name, truth, main=False), ask=ask)
         if self._apart:
             yield self._true_masks(name, truth, model, batches())
@@ -299,7 +316,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             return SemSegAccuracyEvaluator(
                 dataset_name=name,
                 class_names=truth.vocabulary.names,
-                ignore_label=IGNORE_LABEL,
+                ignore_label=truth.ignore_label,
                 seen=truth.seen,
                 rule=self.rule,
                 beside=Beside(truth.similarity, self.extras.boundary) if folder else None,
@@ -325,6 +342,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
     def _panoptic_evaluator(
         self, name: str, truth: PanopticGroundTruth, folder: Path | None
     ) -> PanopticQualityEvaluator:
+        assert truth.files is not None
         return PanopticQualityEvaluator(
             dataset_name=name,
             vocabulary=truth.vocabulary,
@@ -340,18 +358,20 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         """Vocabulary, records and ground truth of a data set, read once."""
         if name not in self._known:
             words = self.label_files.get(name, "")
-            truth = read_panoptic_ground_truth(name, self.tasks, self.train_vocabulary, words)
+            read = read_semantic_only if is_semantic_only(name) else read_panoptic_ground_truth
+            truth = read(name, self.tasks, self.train_vocabulary, words)
             similarity = self.extras.similarity_of(truth.vocabulary)
             self._known[name] = truth._replace(similarity=similarity)
         return self._known[name]
 
     def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
-        """All means of each data set and fusion, the paper's Table 6, and the sweep of each data set."""
+        """All means of each data set and fusion, the paper's Table 6 of those that have segments, and the sweep of
+        each data set."""
         model = self.output_dir.name or "model"
-        tables = {
-            "All data sets in percent": run_table(results, style),
-            "The paper's Table 6": paper_table({model: results}, style=style),
-        }
+        tables = {"All data sets in percent": run_table(results, style)}
+        own = {name: fusions for name, fusions in results.items() if not is_semantic_only(name)}
+        if own or not results:
+            tables["The paper's Table 6"] = paper_table({model: own}, style=style)
         return tables | {
             f"PQ by alpha and beta ({self._title(name)})": sweep_table(sweep, style=style)
             for name, sweep in _sweeps(results).items()
@@ -370,7 +390,8 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
 
 def _further_tasks(truth: PanopticGroundTruth) -> tuple[str, ...]:
     """What is measured of a data set by rules of its own, beside its tasks."""
-    cityscapes = truth.files.evaluator == "cityscapes_panoptic_seg"
+    files = truth.files
+    cityscapes = files is not None and files.evaluator == "cityscapes_panoptic_seg"
     return (CITYSCAPES_INSTANCES,) if cityscapes and "instances" in truth.tasks else ()
 
 
@@ -406,12 +427,15 @@ def _measures(numbers: Mapping[str, float]) -> dict[str, float]:
 
 
 def _with_true_classes(
-    model: Any, vocabulary: Vocabulary, fusions: Mapping[str, Any], samples: Sequence[Sample]
+    model: Any, truth: PanopticGroundTruth, fusions: Mapping[str, Any], samples: Sequence[Sample]
 ) -> Any:
-    """A model's outputs where of each image the classes alone are given that it has segments of."""
-    index_of = vocabulary.dataset_id_to_index
+    """A model's outputs where of each image the classes alone are given that are in its ground truth."""
+    index_of = truth.vocabulary.dataset_id_to_index
     given = []
     for sample in samples:
-        classes = {index_of[info["category_id"]] for info in sample["segments_info"]}
-        given.append({**sample, "classes": sorted(classes)})
+        if truth.files is None:
+            classes = label_map_classes(truth, sample)
+        else:
+            classes = sorted({index_of[one["category_id"]] for one in sample["segments_info"]})
+        given.append({**sample, "classes": classes})
     return model(given, fusions=fusions)

@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from clipself_seg.evaluation.sem_seg.report import TITLES as SEMANTIC_TITLES
 from clipself_seg.evaluation.tables import cell_text, format_table, mark_best, percent_text
 from clipself_seg.files import atomic_path
 
@@ -28,6 +29,7 @@ TITLES = {
     "mapillary_vistas_panoptic_val": "Mapillary Vistas",
     "mini_val_panoptic_with_sem_seg": "mini",
     "mini2_val_panoptic_with_sem_seg": "mini2",
+    **SEMANTIC_TITLES,
 }
 FUSION_TITLES = {"clip": "CLIP only", "generator": "generator only", "fused": "fused"}
 # Heading of a column -> key of the number.

@@ -11,6 +11,7 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from clipself_seg.data.datasets.panoptic import (
+    IGNORE_LABEL,
     PanopticFiles,
     panoptic_dataset,
     panoptic_set_records,
@@ -31,7 +32,7 @@ class PanopticGroundTruth(NamedTuple):
     """A data set as its evaluation needs it: classes, images, and what outputs are compared with.
 
     Attributes:
-        files: paths of the data set.
+        files: paths of the data set; None for one with label maps alone.
         vocabulary: its K classes.
         records: a record for each image, with the files of its ground truth.
         seen: (K,) bool, classes of the training vocabulary; None if that is not known.
@@ -40,9 +41,11 @@ class PanopticGroundTruth(NamedTuple):
         areas: kind of the areas of stuff that the panoptic JSON states: "published", also where
             ADE20K's file names none, or "clean"; "" for a data set that has only one kind.
         similarity: (K, K) in [0, 1] of the classes; None if it is not asked for.
+        ignore_label: label of pixels of the label maps that do not count.
+        images: how the preparation wrote the images, where it did; else "".
     """
 
-    files: PanopticFiles
+    files: PanopticFiles | None
     vocabulary: Vocabulary
     records: list[Record]
     seen: np.ndarray | None
@@ -50,6 +53,8 @@ class PanopticGroundTruth(NamedTuple):
     instances: InstanceGroundTruth | None
     areas: str = ""
     similarity: np.ndarray | None = None
+    ignore_label: int = IGNORE_LABEL
+    images: str = ""
 
     @property
     def image_ids(self) -> list[Any]:

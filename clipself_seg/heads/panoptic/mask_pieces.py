@@ -84,10 +84,33 @@ def resize_masks(
     pixels = canvas_size[0] * canvas_size[1] + output[0].numel()
     count = at_once(output.device, CANVAS_NUMBERS // (canvas_size[0] * canvas_size[1]), 2 * pixels)
     for source, target in zip(mask_logits.split(count), output.split(count)):
-        on_canvas = _bilinear(source[None].float(), canvas_size)
-        target.copy_(_bilinear(on_canvas[..., :rows, :columns], output_size)[0])
+        on_canvas = resize_bilinear(source[None].float(), canvas_size)
+        target.copy_(resize_bilinear(on_canvas[..., :rows, :columns], output_size)[0])
     return output
 
 
-def _bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def masks_of_image(
+    mask_logits: Tensor, canvas_size: tuple[int, int], image_size: tuple[int, int]
+) -> Tensor:
+    """Mask logits (Q, h, w) float32 of the resized image, a copy: they are resized to the padded canvas and cut.
+
+    Args:
+        mask_logits: (Q, m, n), usually at a quarter of the canvas's resolution.
+        canvas_size: rows and columns of the padded input in pixels.
+        image_size: rows and columns (h, w) of the resized image on the canvas.
+    """
+    rows, columns = image_size
+    output = mask_logits.new_empty((len(mask_logits), *image_size), dtype=torch.float32)
+    if output.numel() == 0:
+        return output
+    pixels = canvas_size[0] * canvas_size[1]
+    count = at_once(output.device, CANVAS_NUMBERS // pixels, 2 * pixels)
+    for source, target in zip(mask_logits.split(count), output.split(count)):
+        on_canvas = resize_bilinear(source[None].float(), canvas_size)
+        target.copy_(on_canvas[0, :, :rows, :columns])
+    return output
+
+
+def resize_bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (B, C, H, W) at another size, as Detectron2 resizes them."""
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)

@@ -1,8 +1,8 @@
 """Merges class probabilities and masks of queries into panoptic, semantic and instance outputs.
 
 The rules are Mask2Former's. Masks are read once, some pixels of all queries at a time, so memory
-beyond inputs and outputs does not grow with the image. Decisions about queries are made on the host,
-after one transfer of scores and one of areas.
+beyond inputs and outputs does not grow with the image; `canvas_labels` alone, which resizes scores, takes
+some classes at a time. Decisions about queries are made on the host, after one transfer of scores and one of areas.
 
 Shapes: Q queries, n of them kept, K classes, P pixels of a piece, H W rows and columns of the output.
 `probs` is (Q, K + 1) with void last, as `fusion.fuse_scores` returns it; `mask_logits` is (Q, H, W).
@@ -19,9 +19,15 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from clipself_seg.clip.constants import constant
-from clipself_seg.clip.pieces import on_cpu
+from clipself_seg.clip.pieces import at_once, on_cpu
 from clipself_seg.clip.precision import full_precision
-from clipself_seg.heads.panoptic.mask_pieces import first_best, pixel_pieces
+from clipself_seg.heads.panoptic.mask_pieces import (
+    CANVAS_NUMBERS,
+    first_best,
+    masks_of_image,
+    pixel_pieces,
+    resize_bilinear,
+)
 
 Segment = dict[str, Any]
 
@@ -192,6 +198,52 @@ def semantic_labels(probs: Tensor, mask_logits: Tensor) -> Tensor:
     for piece, scores_KP in _class_scores(probs, mask_logits):
         labels.view(-1)[piece] = first_best(scores_KP)[1]
     return labels
+
+
+def canvas_labels(
+    probs: Tensor,
+    mask_logits: Tensor,
+    canvas_size: tuple[int, int],
+    image_size: tuple[int, int],
+    output_size: tuple[int, int],
+) -> Tensor:
+    """Best class (H, W) int64 of every pixel, of class scores that are made on the canvas and then resized.
+
+    That is Mask2Former's order where nothing but semantic segmentation is asked for: masks (Q, m, n) are resized to the
+    padded canvas, `merge_semantic`'s scores are made there, cut to the image's part of it (top left) and resized to
+    the output, bilinearly. At edges it gives other classes than `semantic_labels` of resized masks. Scores are cut
+    before they are made, and kept for some classes at a time, neither of which changes them: every class is resized
+    by itself. The first of equal classes wins.
+
+    Args:
+        probs: class probabilities (Q, K + 1); void is left out.
+        mask_logits: (Q, m, n), positive inside a mask, usually at a quarter of the canvas's resolution.
+        canvas_size: rows and columns of the padded input in pixels.
+        image_size: rows and columns of the resized image on the canvas.
+        output_size: rows and columns (H, W) of the original image.
+    """
+    num_classes = _check(probs, mask_logits)
+    class_KQ = probs[:, :-1].float().T
+    output_pixels = output_size[0] * output_size[1]
+    labels_P = torch.zeros(output_pixels, dtype=torch.int64, device=probs.device)
+    if labels_P.numel() == 0:
+        return labels_P.view(output_size)
+    best_P = labels_P.new_full((output_pixels,), -1, dtype=torch.float32)  # scores are 0 or more
+    with full_precision(probs.device):
+        mask_Qp = masks_of_image(mask_logits, canvas_size, image_size).sigmoid_().flatten(1)
+        # In memory for each class: its scores before and after resizing, and what finds the best of them.
+        pixels = mask_Qp.shape[1] + 3 * output_pixels
+        count = at_once(probs.device, CANVAS_NUMBERS // pixels, pixels)
+        for start in range(0, num_classes, count):
+            scores_kp = class_KQ[start : start + count] @ mask_Qp
+            scores_khw = scores_kp.view(-1, *image_size)
+            if image_size != output_size:
+                scores_khw = resize_bilinear(scores_khw[None], output_size)[0]
+            top_P, first_P = first_best(scores_khw.flatten(1))
+            better_P = top_P > best_P
+            labels_P = torch.where(better_P, first_P + start, labels_P)
+            best_P = torch.where(better_P, top_P, best_P)
+    return labels_P.view(output_size)
 
 
 def _class_scores(probs: Tensor, mask_logits: Tensor) -> Iterator[tuple[slice, Tensor]]:

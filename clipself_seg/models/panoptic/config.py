@@ -59,6 +59,7 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, Any]:
             cfg.TEST.DETECTIONS_PER_IMAGE,
             former.SIZE_DIVISIBILITY,
             chosen.PADDING,
+            former.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
         ),
     }
     if chosen.SOURCE == "disk":

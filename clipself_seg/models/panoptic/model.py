@@ -50,6 +50,7 @@ from clipself_seg.models.panoptic.outputs import (
     MergeSettings,
     UnnamedMasks,
     class_probabilities,
+    make_labelled_outputs,
     make_outputs,
     padded_canvas,
 )
@@ -377,7 +378,6 @@ class OpenPanoptic(PanopticReading, nn.Module):
             clip_logits, valid = self.clip_scores(sample, generated)
         height, width = generated.image_size
         size = (sample.get("height", height), sample.get("width", width))
-        masks = resize_masks(generated.mask_logits, generated.canvas, generated.image_size, size)
         names, things, known = self.classes
         seen = torch.ones(len(names)) if known is None else torch.from_numpy(known)
         seen = seen.to(self.device, non_blocking=True).bool()
@@ -386,13 +386,15 @@ class OpenPanoptic(PanopticReading, nn.Module):
         if "classes" in sample:
             clip_logits = only_classes(clip_logits, sample["classes"])
             generated = generated.of_classes(sample["classes"])
-        outputs = {}
-        for name, fusion in wanted.items():
-            probs = class_probabilities(generated, clip_logits, valid, seen, fusion)
-            outputs[name] = make_outputs(
-                probs, masks, things, self.settings, fusion.tasks, labels=bool(fusions)
-            )
-        return {"fusions": outputs} if fusions else outputs[""]
+        probs = {
+            name: (fusion, class_probabilities(generated, clip_logits, valid, seen, fusion))
+            for name, fusion in wanted.items()
+        }
+        if fusions:
+            labelled = make_labelled_outputs(generated, probs, size, things, self.settings)
+            return {"fusions": labelled}
+        masks = resize_masks(generated.mask_logits, generated.canvas, generated.image_size, size)
+        return make_outputs(probs[""][1], masks, things, self.settings)
 
     def after_optimizer_step(self) -> None:
         """Does nothing: the loss reaches every trained weight."""

@@ -6,7 +6,7 @@ Shapes: Q queries, K classes, H x W pixels of the result.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,9 @@ from clipself_seg.heads.fusion import (
     name_masks,
 )
 from clipself_seg.heads.panoptic.mask_generator.outputs import GeneratorOutput
+from clipself_seg.heads.panoptic.mask_pieces import resize_masks
 from clipself_seg.heads.panoptic.panoptic_merge import (
+    canvas_labels,
     merge_instances,
     merge_panoptic,
     merge_semantic,
@@ -74,6 +76,7 @@ class MergeSettings:
         top_k: number of instances that `merge_instances` keeps.
         size_divisibility: pixels of which the sides of the generator's canvas are multiples.
         padding: grey value of the canvas around an image, 0 to 255; `MEAN_COLOUR` is the mean colour of CLIP.
+        masks_first: masks are resized to the original image, not class scores, also where only "semantic" is asked for.
     """
 
     object_threshold: float = 0.0
@@ -81,6 +84,7 @@ class MergeSettings:
     top_k: int = 100
     size_divisibility: int = 64
     padding: int = 0
+    masks_first: bool = True
 
 
 # Logit of pixels inside of a mask that somebody gave, its negative outside: their probabilities are 1 and nearly 0. Not
@@ -187,6 +191,39 @@ def class_probabilities(
             f"masks without class scores are named by CLIP alone, alpha and beta 1, void_discount 0; got {fusion}"
         )
     return name_masks(clip_logits, source.scores, valid)
+
+
+def make_labelled_outputs(
+    source: GeneratorOutput | UnnamedMasks,
+    probs: Mapping[str, tuple[Fusion, Tensor]],
+    size: tuple[int, int],
+    things: Sequence[int],
+    settings: MergeSettings,
+) -> dict[str, dict[str, Any]]:
+    """Makes the outputs of several fusions of an image, "semantic" as the best class of each pixel.
+
+    Args:
+        source: the masks.
+        probs: name of a fusion -> itself, and class probabilities (Q, K + 1) of the masks, void last.
+        size: rows and columns (H, W) of the original image.
+        things: indices of the thing classes.
+        settings: thresholds, numbers and order of the merges.
+
+    Returns:
+        Name of a fusion -> its outputs, see `make_outputs`.
+    """
+    sizes = (source.canvas, source.image_size, size)
+    outputs: dict[str, dict[str, Any]] = {}
+    masks = None
+    for name, (fusion, probs_QK1) in probs.items():
+        if set(fusion.tasks) == {"semantic"} and not settings.masks_first:
+            labels = canvas_labels(probs_QK1, source.mask_logits, *sizes)
+            outputs[name] = {"sem_seg_labels": labels}
+            continue
+        if masks is None:
+            masks = resize_masks(source.mask_logits, *sizes)
+        outputs[name] = make_outputs(probs_QK1, masks, things, settings, fusion.tasks, labels=True)
+    return outputs
 
 
 def make_outputs(

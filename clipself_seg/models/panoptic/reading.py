@@ -20,7 +20,7 @@ from clipself_seg.heads.panoptic.clip_branches import (
 from clipself_seg.heads.panoptic.mask_generator import MaskGenerator
 from clipself_seg.heads.panoptic.mask_generator.outputs import GeneratorOutput
 from clipself_seg.models.inputs import on_device
-from clipself_seg.models.panoptic.outputs import FusionSettings, UnnamedMasks
+from clipself_seg.models.panoptic.outputs import FusionSettings, MergeSettings, UnnamedMasks
 from clipself_seg.models.protocol import BEST_OF_NAMES, Classes, Reading, features_text
 
 
@@ -34,6 +34,7 @@ class PanopticReading:
     generator_bank: TextBank
     masks_given: bool
     fusion: FusionSettings
+    settings: MergeSettings
     device: Any
     test_precision: torch.dtype | None
 
@@ -96,8 +97,14 @@ class PanopticReading:
             background=void,
             features=self._features_text(),
             scale=f"{self.branch.clip.similarity_scale.item():.4g}",
-            size=f"CLIP reads {self.branch.size_text()}",
+            size=f"CLIP reads {self.branch.size_text()}{self._order_text()}",
         )
+
+    def _order_text(self) -> str:
+        """What is resized to the original image, where that is not always masks."""
+        if self.settings.masks_first:
+            return ""
+        return "; of semantic labels alone scores are resized, not masks"
 
     def _features_text(self) -> str:
         if isinstance(self.branch, MaskedAttention):

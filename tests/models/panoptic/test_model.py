@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from clipself_seg.heads.panoptic.clip_branches import DensePooling
 from clipself_seg.heads.panoptic.mask_generator.pyramid import CLIPPyramid
 from clipself_seg.heads.panoptic.mask_pieces import resize_masks
 from clipself_seg.heads.panoptic.panoptic_merge import (
+    canvas_labels,
     merge_instances,
     merge_panoptic,
     merge_semantic,
@@ -68,6 +70,28 @@ def test_fusions_of_one_pass_equal_a_model_of_each_mode(model):
         assert torch.equal(fused["panoptic_seg"][0], alone["panoptic_seg"][0])
         assert torch.equal(fused["sem_seg_labels"], alone["sem_seg"].argmax(0))
         assert torch.equal(fused["instances"].scores, alone["instances"].scores)
+
+
+def test_semantic_labels_alone_may_be_of_resized_scores_and_nothing_else_changes(
+    model, monkeypatch
+):
+    ordered = model_of("MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE", False)
+    generated = model.generate(sample())
+    torch.manual_seed(0)
+    masks = 9 * torch.randn_like(generated.mask_logits)
+    classes = 3 * torch.randn_like(generated.class_logits)
+    made = replace(generated, mask_logits=masks, class_logits=classes)
+    for one in (ordered, model):
+        monkeypatch.setattr(one, "generate", lambda sample: made)
+    asked = {"alone": Fusion(0.0, 0.0, ("semantic",)), "all": Fusion(0.0, 0.0)}
+    (new,), (old,) = ordered([sample()], fusions=asked), model([sample()], fusions=asked)
+    alone, beside = (new["fusions"][name]["sem_seg_labels"] for name in asked)
+    assert torch.equal(old["fusions"]["alone"]["sem_seg_labels"], beside)
+    assert torch.equal(old["fusions"]["all"]["sem_seg_labels"], beside)
+    probs = fuse_scores(classes, classes, made.void_prob, torch.ones(3).bool(), 0.0, 0.0)
+    assert torch.equal(alone, canvas_labels(probs, masks, (64, 96), (60, 75), (40, 50)))
+    assert not torch.equal(alone, beside)
+    assert "scores are resized" in ordered.reading().size and "resized" not in model.reading().size
 
 
 def test_a_fusion_makes_only_what_its_tasks_ask_for(model):

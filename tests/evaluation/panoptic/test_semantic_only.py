@@ -1,0 +1,287 @@
+"""Data sets with label maps alone, evaluated by a panoptic model: FC-CLIP's A-847, PC-59, PC-459, PAS-20 and PAS-21."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from clipself_seg.commands.train import main
+from clipself_seg.config import load_config
+from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
+from clipself_seg.data.label_maps import read_label_map
+from clipself_seg.data.mappers.panoptic import PanopticTestMapper
+from clipself_seg.data.prepare.common import Options
+from clipself_seg.data.prepare.voc import prepare_voc20
+from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.panoptic.semantic_only import is_semantic_only, read_semantic_only
+from clipself_seg.models.build import build_model
+from clipself_seg.models.panoptic.model import OpenPanoptic
+from clipself_seg.models.panoptic.outputs import class_probabilities
+from clipself_seg.models.protocol import Classes
+from tests.conftest import ROOT
+from tests.evaluation.panoptic.test_evaluation_streets import SMALL
+from tests.heads.panoptic.test_panoptic_merge_canvas import plain_scores
+from tests.spoiled_panoptic import Spoiler, evaluation
+
+CONFIG = ROOT / "configs/panoptic/fcclip_convnext_large_semantic.yaml"
+TRAINED = ("TEST.TRAIN_VOCABULARY", "openseg_coco_panoptic_133")
+A847, PC59, PC459, PAS20, PAS21 = load_config(CONFIG).DATASETS.TEST
+# Classes, seen ones, label of pixels that do not count.
+FACTS = {
+    A847: (847, 100, 65535),
+    PC59: (59, 45, 255),
+    PC459: (459, 74, 459),
+    PAS20: (20, 20, 255),
+    PAS21: (21, 21, 255),
+}
+
+
+class Reader(nn.Module):
+    """Gives the label map itself."""
+
+    exponents = (0.4, 0.8)
+    void_discount = 0.0
+
+    def __init__(self):
+        super().__init__()
+        self.classes = Classes()
+        self.asked = []
+
+    def set_vocabulary(self, words, seen=None):
+        self.classes = Classes(tuple(entry.names for entry in words.classes), (), seen)
+
+    def evaluation_metadata(self, records):
+        return {}
+
+    def forward(self, batch, fusions):
+        (sample,) = batch
+        self.asked.append((self.classes, fusions, sample.get("classes")))
+        labels = np.array(Image.open(sample["sem_seg_file_name"])).astype(np.int64)
+        labels = torch.from_numpy(labels % len(self.classes.names))
+        return [{"fusions": {name: {"sem_seg_labels": self.read(labels)} for name in fusions}}]
+
+    def read(self, labels):
+        return labels
+
+
+def write_images(name, labels=((0, 3, 7), (12, 19, 19)), count=2):
+    """Images of blocks, whose first row does not count."""
+    files = sem_seg_dataset(name)
+    for index in range(count):
+        values = np.kron(np.roll(labels, index), np.ones((12, 9), int))
+        values[0] = files.ignore_label
+        wide = files.label_suffix == ".tif"
+        for folder, suffix, pixels in (
+            (files.image_root, files.image_suffix, np.repeat(values[..., None] % 251, 3, 2)),
+            (files.sem_seg_root, files.label_suffix, values),
+        ):
+            folder.mkdir(parents=True, exist_ok=True)
+            dtype = np.uint16 if wide and pixels is values else np.uint8
+            Image.fromarray(pixels.astype(dtype)).save(folder / f"{index}{suffix}")
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    return tmp_path
+
+
+def evaluator_of(folder, name, *options):
+    given = ("DATASETS.TEST", (name,), "TEST.PANOPTIC.ROWS", ("fused",), *TRAINED)
+    return evaluation(folder, *given, *options)
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_every_set_of_the_published_table_is_evaluated_by_its_own_rules(root, name):
+    classes, seen, ignored = FACTS[name]
+    assert is_semantic_only(name)
+    write_images(name)
+    model, own = Reader(), evaluator_of(root, name)
+    own.check(model)
+    results = own(model)[name]["fused"]
+    assert (results["mIoU"], results["pACC"], results["images"]) == (100, 100, 2)
+    assert not {"PQ", "AP"} & results.keys()
+    given, fusions, _ = model.asked[0]
+    assert len(given.names) == classes and given.seen.sum() == seen
+    assert fusions["fused"] == (0.4, 0.8, ("semantic",), 0.0)
+    assert own._truth(name).ignore_label == ignored
+    assert f"{seen} of {classes}" in own.notes([name])[0]
+    assert list(own.tables({name: {"fused": results}})) == ["All data sets in percent"]
+
+
+def test_mean_iou_by_hand(root):
+    """Label 19 is read as the background, which is not in the truth: of five classes four are right."""
+    write_images(PAS21, count=1)
+    model = Reader()
+    model.read = lambda labels: labels.where(labels != 19, 20)
+    results = evaluator_of(root, PAS21)(model)[PAS21]["fused"]
+    assert results["mIoU"] == pytest.approx(80) == results["mIoU-seen"]
+
+
+def test_names_of_the_background_are_one_class_with_all_of_them(root):
+    write_images(PAS21)
+    truth = read_semantic_only(PAS21, ("semantic",), "openseg_coco_panoptic_133")
+    prompts = load_vocabulary("voc_20b_prompts").names
+    assert [entry.names for entry in truth.vocabulary.classes[:20]] == [(n,) for n in prompts[:20]]
+    assert truth.vocabulary.classes[20].names == ("background", *prompts[20:])
+    assert truth.seen.all()
+    # Of another class list nothing is assumed: the mini world's has but a name of the background.
+    assert read_semantic_only(PAS21, ("semantic",), "mini").seen.nonzero()[0].tolist() == [20]
+    assert read_semantic_only(PAS21, ("semantic",), "").seen is None
+
+
+def test_all_names_of_a_class_count_not_cat_segs_entry_of_it(root):
+    name = "ade20k_150_test_sem_seg"
+    write_images(name)
+    truth = read_semantic_only(name, ("semantic",), "")
+    own = load_vocabulary("ade20k_150").classes
+    assert [e.names for e in truth.vocabulary.classes] == [entry.names for entry in own]
+    assert not any(entry.catseg_name for entry in truth.vocabulary.classes)
+
+
+def test_a_label_file_names_the_classes_wherever_its_background_stands(root):
+    write_images(PAS21)
+    names = load_vocabulary("voc_20").names
+    lines = ["0:background,wall", *(f"{i}:{name},{name}s" for i, name in enumerate(names, 1))]
+    path = root / "words.txt"
+    path.write_text("\n".join(lines))
+    own = evaluator_of(root, PAS21, "TEST.PANOPTIC.LABEL_FILES", (str(path),))
+    model = Reader()
+    assert own(model)[PAS21]["fused"]["mIoU"] == 100
+    given = model.asked[0][0].names
+    assert given[:2] == (("aeroplane", "aeroplanes"), ("bicycle", "bicycles"))
+    assert given[20] == ("background", "wall")
+    path.write_text("\n".join(line.replace("background", "wall") for line in lines))
+    with pytest.raises(InputError, match='has 0 classes with the name "background"'):
+        read_semantic_only(PAS21, ("semantic",), "", str(path))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (
+            ("TEST.PANOPTIC.TASKS", ("panoptic", "instances")),
+            'TASKS is panoptic, .* add "semantic"',
+        ),
+        (("TEST.PANOPTIC.SWEEP", (0.0, 1.0)), "--sweep .* are about segments"),
+        (("TEST.NUMBERS.NAMING", True), "NAMING and GAP are about segments"),
+        (("TEST.NUMBERS.GAP", True), "NAMING and GAP are about segments"),
+    ],
+)
+def test_what_needs_segments_is_refused_before_the_first_image(root, options, message):
+    write_images(PAS20)
+    with pytest.raises(InputError, match=message):
+        evaluator_of(root, PAS20, *options).check(Reader())
+
+
+def test_maps_that_are_not_prepared_name_the_command(root):
+    with pytest.raises(InputError, match="clipself-seg data prepare pascal_context_459"):
+        evaluator_of(root, PC459).check(Reader())
+
+
+def test_oracle_words_are_the_classes_of_the_label_map(root):
+    write_images(PAS21, ((0, 3, 20), (3, 3, 0)))
+    model = Reader()
+    results = evaluator_of(root, PAS21, "TEST.NUMBERS.ORACLE", True)(model)[PAS21]["fused"]
+    assert results["oracle-mIoU"] == 100
+    assert [classes for _, _, classes in model.asked] == [None, None, [0, 3, 20], [0, 3, 20]]
+
+
+def test_a_panoptic_set_beside_keeps_its_numbers_and_the_papers_table(datasets, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(datasets))
+    write_images(PAS20)
+    alone = evaluation(datasets, "DATASETS.TEST", ("one",))
+    both = evaluation(datasets, "DATASETS.TEST", ("one", PAS20))
+
+    class Both(Spoiler):
+        def set_vocabulary(self, words, seen=None):
+            self.words = words
+            self.classes = Classes(words.names, (0, 2, 4) if len(words) == 5 else (), seen)
+
+        def forward(self, batch, fusions):
+            if "segments_info" in batch[0]:
+                return super().forward(batch, fusions)
+            return Reader.forward(self, batch, fusions)
+
+        read = Reader.read
+
+    model = Both()
+    results = both(model)
+    assert results["one"] == alone(Spoiler())["one"] and results[PAS20]["fused"]["mIoU"] == 100
+    run, paper = both.tables(results).values()
+    assert "VOC-20" in run and "VOC-20" not in paper and "one PQ" in paper
+
+
+def small(folder, *words):
+    options = [str(word) for pair in SMALL.items() for word in pair]
+    options += ["OUTPUT_DIR", str(folder / "run"), "DATALOADER.NUM_WORKERS", "0"]
+    cfg = load_config(CONFIG, options)
+    build_model(cfg).export(folder / "random.pth")
+    return [*options, "MODEL.WEIGHTS", str(folder / "random.pth"), *words]
+
+
+def with_random_masks(generate):
+    """The generator's outputs with masks and class scores that tell pixels apart, as those of random weights do not."""
+
+    def generated(self, sample):
+        made = generate(self, sample)
+        torch.manual_seed(int(sample["image_id"][-4:]))
+        masks = 9 * torch.randn_like(made.mask_logits)
+        return replace(
+            made, mask_logits=masks, class_logits=9 * torch.randn_like(made.class_logits)
+        )
+
+    return generated
+
+
+def plain_miou(cfg, name):
+    """Mean IoU in percent of the plain order on the canvas, a pixel of which is sure or left out, and its slack."""
+    model = build_model(cfg)
+    model.load_checkpoint(torch.load(cfg.MODEL.WEIGHTS)["model"], "random")
+    truth = read_semantic_only(name, ("semantic",), "openseg_coco_panoptic_133")
+    model.set_vocabulary(truth.vocabulary, truth.seen)
+    mapper, classes = PanopticTestMapper(cfg), len(truth.vocabulary)
+    matrix = np.zeros((classes, classes))
+    with torch.no_grad():
+        for record in sem_seg_records(name):
+            sample = mapper(record)
+            size = (sample["height"], sample["width"])
+            made = model.eval().generate(sample)
+            logits, _ = model.clip_scores(sample, made)
+            seen = torch.from_numpy(truth.seen)
+            probs = class_probabilities(made, logits, None, seen, model.fusion.returned())
+            scores = plain_scores(probs, made.mask_logits, made.canvas, made.image_size, size)
+            label_map = read_label_map(
+                record["sem_seg_file_name"], num_classes=classes, ignore_label=truth.ignore_label
+            )
+            counted = label_map != truth.ignore_label
+            np.add.at(matrix, (label_map[counted], scores.argmax(0).numpy()[counted]), 1)
+    hits, rows, columns = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    return 100 * (hits / np.maximum(rows + columns - hits, 1))[rows > 0].mean()
+
+
+def test_fcclip_on_real_photographs_has_the_mean_iou_of_the_plain_order(
+    data_dir, tmp_path, monkeypatch
+):
+    """Three photographs of VOC, prepared as the archive is, through train_net.py."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    shutil.copytree(data_dir / "VOCdevkit/VOC2012", tmp_path / "VOCdevkit/VOC2012")
+    prepare_voc20(Options(tmp_path))
+    words = small(tmp_path, "DATASETS.TEST", f"('{PAS20}', '{PAS21}')")
+    monkeypatch.setattr(OpenPanoptic, "generate", with_random_masks(OpenPanoptic.generate))
+    assert main(["--config-file", str(CONFIG), "--eval-only", *words]) == 0
+    content = json.loads((tmp_path / "run/results.json").read_text())
+    cfg = load_config(CONFIG, words)
+    for name in (PAS20, PAS21):
+        fused = content["results"][name]["fused"]
+        assert fused["images"] == 3 and (fused["alpha"], fused["beta"]) == (0.4, 0.8)
+        assert fused["mIoU"] == pytest.approx(plain_miou(cfg, name), abs=0.02)
+        assert "scores are resized, not masks" in content["protocol"][name]["size"]

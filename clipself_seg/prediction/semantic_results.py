@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from clipself_seg.prediction.semantic import Predictor, Segmentation
 from clipself_seg.provenance import provenance
 from clipself_seg.visualization.class_colours import class_colours
 from clipself_seg.visualization.overlays import save_png
+
+logger = logging.getLogger(__name__)
 
 
 class SemanticResults:
@@ -114,6 +117,20 @@ class SemanticResults:
             "complete": index.complete,
         }
         write_json(self.folder / "classes.json", self._metadata | listed)
+        if index.complete:
+            self._warn_of_nothing_found([entry["shares"] for _, entry in index.images])
+
+    def _warn_of_nothing_found(self, shares: Sequence[Mapping[str, float]]) -> None:
+        number, threshold = self.predictor.background, self.predictor.threshold
+        if number is None or not threshold or not shares:
+            return
+        background = self.predictor.names[number]
+        if all(list(of) == [background] for of in shares):
+            logger.warning(
+                "every pixel is %s: no class reaches a score of %g; --threshold lowers it, --scores writes the scores",
+                background,
+                threshold,
+            )
 
     @functools.cached_property
     def _metadata(self) -> dict[str, Any]:

@@ -25,7 +25,9 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--config-file", required=True, help="of an OpenPanoptic")
     options.add_argument("--weights", help="checkpoint (MODEL.WEIGHTS of the configuration)")
-    options.add_argument("--dataset", required=True, help="name of a panoptic data set")
+    options.add_argument(
+        "--dataset", required=True, help="name of a data set, panoptic or semantic"
+    )
     options.add_argument("--output", required=True, help="folder for the files")
     options.add_argument(
         "--overwrite", action="store_true", help="write what is there already again"

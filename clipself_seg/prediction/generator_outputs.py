@@ -28,6 +28,7 @@ from clipself_seg.data.mappers.samples import Sample, stated_size
 from clipself_seg.data.records import Record
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
+from clipself_seg.evaluation.panoptic.semantic_only import is_semantic_only, read_semantic_only
 from clipself_seg.files import alone_in, remove_leftovers
 from clipself_seg.heads.panoptic.mask_generator.outputs import (
     hash_classes,
@@ -63,7 +64,8 @@ def write_dataset_outputs(
 
     Args:
         cfg: of an `OpenPanoptic` with its weights.
-        dataset: for panoptic segmentation, see `data.datasets.panoptic`.
+        dataset: for panoptic segmentation, see `data.datasets.panoptic`, or one with label maps alone, see
+            `data.datasets.sem_seg`.
         folder: for the files.
         overwrite: write what is there already again.
 
@@ -76,8 +78,12 @@ def write_dataset_outputs(
         raise InputError(
             f"MODEL.MASK_GENERATOR.SOURCE {source} reads outputs, it makes none: give that of a generator"
         )
-    words = load_vocabulary(panoptic_dataset(dataset).vocabulary)
-    records = panoptic_set_records(dataset)
+    if is_semantic_only(dataset):
+        truth = read_semantic_only(dataset, ("semantic",), "")
+        words, records = truth.vocabulary, truth.records
+    else:
+        words = load_vocabulary(panoptic_dataset(dataset).vocabulary)
+        records = panoptic_set_records(dataset)
     mapper, model = PanopticTestMapper(cfg), build_model(cfg).eval()
     model.set_vocabulary(words)
     return write_outputs(

@@ -139,7 +139,7 @@ CASES = {
     "labels of resized scores": (
         lambda x: canvas_labels(torch.eye(10, 11, device=x.device), x, *CANVAS),
         MASKS,
-        (panoptic_merge, "CANVAS_NUMBERS"),
+        (panoptic_merge, "CLASS_NUMBERS"),
         24,
     ),
     "any cell": (partial(cells_of, "any"), MASKS, (mask_cells, "MASKS_AT_ONCE"), 8),

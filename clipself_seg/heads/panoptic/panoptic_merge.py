@@ -22,7 +22,6 @@ from clipself_seg.clip.constants import constant
 from clipself_seg.clip.pieces import at_once, on_cpu
 from clipself_seg.clip.precision import full_precision
 from clipself_seg.heads.panoptic.mask_pieces import (
-    CANVAS_NUMBERS,
     first_best,
     masks_of_image,
     pixel_pieces,
@@ -30,6 +29,7 @@ from clipself_seg.heads.panoptic.mask_pieces import (
 )
 
 Segment = dict[str, Any]
+CLASS_NUMBERS = 2**26  # of class scores that are resized at once, on a CPU
 
 
 def merge_panoptic(
@@ -233,7 +233,7 @@ def canvas_labels(
         mask_Qp = masks_of_image(mask_logits, canvas_size, image_size).sigmoid_().flatten(1)
         # In memory for each class: its scores before and after resizing, and what finds the best of them.
         pixels = mask_Qp.shape[1] + 3 * output_pixels
-        count = at_once(probs.device, CANVAS_NUMBERS // pixels, pixels)
+        count = at_once(probs.device, CLASS_NUMBERS // pixels, pixels)
         for start in range(0, num_classes, count):
             scores_kp = class_KQ[start : start + count] @ mask_Qp
             scores_khw = scores_kp.view(-1, *image_size)

@@ -42,8 +42,8 @@ def plain_scores(probs, mask_logits, canvas, image, output):
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("numbers", [1, 2**25])
 def test_labels_are_those_of_the_plain_order(sizes, numbers, monkeypatch):
-    for module in (mask_pieces, panoptic_merge):
-        monkeypatch.setattr(module, "CANVAS_NUMBERS", numbers)
+    monkeypatch.setattr(mask_pieces, "CANVAS_NUMBERS", numbers)
+    monkeypatch.setattr(panoptic_merge, "CLASS_NUMBERS", numbers)
     case = random_case(sizes[0])
     labels = canvas_labels(*case, *sizes[1:])
     scores = plain_scores(*case, *sizes[1:])
@@ -69,7 +69,7 @@ def test_a_row_of_pixels_by_hand():
 
 @pytest.mark.parametrize("numbers", [1, 2**25])
 def test_of_equal_classes_the_first_wins_within_and_between_groups(numbers, monkeypatch):
-    monkeypatch.setattr(panoptic_merge, "CANVAS_NUMBERS", numbers)
+    monkeypatch.setattr(panoptic_merge, "CLASS_NUMBERS", numbers)
     probs = torch.tensor([[0.1, 0.3, 0.3, 0.2, 0.1], [0.2, 0.2, 0.2, 0.2, 0.2]])
     logits = torch.tensor([[[9.0, -9.0]], [[-200.0, 9.0]]])
     labels = canvas_labels(probs, logits, (1, 2), (1, 2), (1, 2))
@@ -81,7 +81,7 @@ def test_memory_holds_some_classes_at_a_time(monkeypatch):
     """847 classes, of which sixteen are resized together."""
     image, output = (20, 30), (45, 60)
     numbers = 16 * (math.prod(image) + 3 * math.prod(output))
-    monkeypatch.setattr(panoptic_merge, "CANVAS_NUMBERS", numbers)
+    monkeypatch.setattr(panoptic_merge, "CLASS_NUMBERS", numbers)
     case = random_case((8, 8), classes=847)
     expected = canvas_labels(*case, (32, 32), image, output)
     seen = []

@@ -29,7 +29,8 @@ TITLES = {
     "mapillary_vistas_panoptic_val": "Mapillary Vistas",
     "mini_val_panoptic_with_sem_seg": "mini",
     "mini2_val_panoptic_with_sem_seg": "mini2",
-    **SEMANTIC_TITLES,
+    # The mini worlds' keep their names, since there are panoptic ones beside them.
+    **{name: title for name, title in SEMANTIC_TITLES.items() if not title.startswith("mini")},
 }
 FUSION_TITLES = {"clip": "CLIP only", "generator": "generator only", "fused": "fused"}
 # Heading of a column -> key of the number.

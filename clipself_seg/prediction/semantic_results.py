@@ -118,14 +118,14 @@ class SemanticResults:
         }
         write_json(self.folder / "classes.json", self._metadata | listed)
         if index.complete:
-            self._warn_of_nothing_found([entry["shares"] for _, entry in index.images])
+            self._warn_of_background_alone([entry["shares"] for _, entry in index.images])
 
-    def _warn_of_nothing_found(self, shares: Sequence[Mapping[str, float]]) -> None:
+    def _warn_of_background_alone(self, fractions: Sequence[Mapping[str, float]]) -> None:
         number, threshold = self.predictor.background, self.predictor.threshold
-        if number is None or not threshold or not shares:
+        if number is None or not threshold or not fractions:
             return
         background = self.predictor.names[number]
-        if all(list(of) == [background] for of in shares):
+        if all(list(of) == [background] for of in fractions):
             logger.warning(
                 "every pixel is %s: no class reaches a score of %g; --threshold lowers it, --scores writes the scores",
                 background,

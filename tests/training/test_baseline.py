@@ -15,6 +15,9 @@ from tests.conftest import BASELINE
 KINDS = tuple(runs.STATES)
 GROUPS = json.loads((BASELINE / "groups.json").read_text())
 RTOL = 1e-4  # CPUs add in other orders; on one machine the numbers are equal
+RTOL_LABELS = (
+    1e-3  # of CAT-Seg, whose labels torch resizes since, to pixels that lie half a pixel away
+)
 # DeepLab's keys, which stood in the configuration and without effect.
 DEEPLAB = ("ASPP_CHANNELS", "ASPP_DILATIONS", "ASPP_DROPOUT", "LOSS_TYPE", "PROJECT_CHANNELS")
 DEEPLAB += ("PROJECT_FEATURES", "USE_DEPTHWISE_SEPARABLE_CONV")
@@ -121,8 +124,9 @@ def test_a_state_is_written_under_the_same_names(anew, tmp_path):
 def test_a_seed_begins_the_run_that_it_began(anew):
     kind, folder, _ = anew
     expected = rows(BASELINE / kind / "metrics.json", first=0)[: runs.SAVED]
+    rtol = RTOL_LABELS if kind == "cat_seg" else RTOL
     for now, before in zip(rows(folder / "metrics.json", first=0), expected):
-        assert now == pytest.approx(before, rel=RTOL)
+        assert now == pytest.approx(before, rel=rtol)
 
 
 def test_parameters_have_the_rates_and_decays_that_they_had(anew):

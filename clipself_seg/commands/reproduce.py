@@ -13,7 +13,9 @@ gone on with, and one run serves several tables.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 from clipself_seg.errors import GOES_ON, after_interrupt, report_input_errors
@@ -60,8 +62,23 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Print, or run and write the page; the status is 1 if a run failed or could not be made."""
     args = parser().parse_args(arguments)
-    # What this machine would compute in which precision is each run's own to say.
-    logging.getLogger("clipself_seg.config").setLevel(logging.ERROR)
+    with _errors_of_configurations_alone():
+        return _reproduce(args)
+
+
+@contextlib.contextmanager
+def _errors_of_configurations_alone() -> Iterator[None]:
+    """What this machine would compute in which precision is each run's own to say."""
+    logger = logging.getLogger("clipself_seg.config")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _reproduce(args: argparse.Namespace) -> int:
     from clipself_seg.tables.reproduce import Reproduction, write_worlds
     from clipself_seg.tables.table import read_tables
 

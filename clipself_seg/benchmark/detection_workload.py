@@ -35,6 +35,7 @@ from clipself_seg.benchmark.flops_cat_seg import count_flops
 from clipself_seg.benchmark.measure import Run
 from clipself_seg.benchmark.panoptic_inputs import noise, seeded
 from clipself_seg.clip import DenseCLIP, load_clip
+from clipself_seg.clip.initialisation import without_values
 from clipself_seg.clip.linear import stock_linear
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.tower import DENSE, TransformerTower
@@ -77,7 +78,7 @@ class DetectionWorkload(Workload):
         """
         super().__init__(case)
         self.kind = KINDS[case.kind]
-        with torch.device("meta"):  # of the operations only shapes are needed
+        with without_values():  # of the operations only shapes are needed
             self.outline = load_clip(case.model, None).requires_grad_(False)
         visual = self.outline.visual
         if not isinstance(visual, TransformerTower):

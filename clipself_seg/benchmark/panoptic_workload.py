@@ -28,6 +28,7 @@ from clipself_seg.benchmark.panoptic_inputs import (
     seeded,
 )
 from clipself_seg.clip import DenseCLIP, load_clip
+from clipself_seg.clip.initialisation import without_values
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
@@ -60,7 +61,7 @@ class PanopticWorkload(Workload):
             InputError: unknown model, or more classes than there are words.
         """
         super().__init__(case)
-        with torch.device("meta"):  # of the operations only shapes are needed
+        with without_values():  # of the operations only shapes are needed
             self.outline = load_clip(case.model, None).requires_grad_(False)
         vocabulary = next((v for v in map(load_vocabulary, WORDS) if len(v) >= case.classes), None)
         if vocabulary is None:

@@ -28,7 +28,7 @@ from clipself_seg.heads.panoptic.mask_generator.pixel_decoder import (
 def plain_pixel_decoder(
     decoder: PixelDecoder, features: Mapping[str, Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
-    """What `PixelDecoder` gives.
+    """Computes the outputs of `PixelDecoder` in the plain formulation.
 
     Args:
         decoder: its layers are used, not its walk through them.

@@ -33,7 +33,7 @@ POSITIVE = 4  # one in so many RoIs is trained with a mask
 
 
 class Recipe(NamedTuple):
-    """What a training needs.
+    """The operations and the memory of a training.
 
     Attributes:
         images: number of images that all processes draw.
@@ -103,7 +103,7 @@ def _further_terms(cfg: CfgNode, flops: TowerFlops, crops: float, learning: floa
 
 
 def _mean_regions(cfg: CfgNode) -> float:
-    """Regions of an image: the mean over the grids, or as many proposals as are drawn at most."""
+    """Counts the regions of an image, in the mean over the grids, or as many proposals as are drawn at most."""
     keys = cfg.INPUT.REGIONS
     if keys.SOURCE != "grid":
         return float(keys.MAX_REGIONS)
@@ -144,7 +144,7 @@ def _detector(cfg: CfgNode, half: bool) -> tuple[int, int, int]:
 
 
 def _detector_outputs(model: Any, cfg: CfgNode) -> list[Tensor]:
-    """Outputs of all layers for an image: which boxes come does not change what they cost."""
+    """Makes outputs of all layers for an image, whose cost does not depend on which boxes come."""
     side, keys = cfg.INPUT.DETECTION.SIDE, cfg.MODEL.FVIT
     levels, _ = model.features(torch.zeros(1, 3, side, side), dense=False)
     logits, deltas = model.rpn_head(levels)
@@ -189,7 +189,7 @@ PARTS: dict[str, Callable[[CfgNode, bool], tuple[int, int, int]]] = {
 
 
 def _weights(parameters: Iterable[nn.Parameter]) -> int:
-    """Bytes: 4 for each number, and 12 more for each one that learns."""
+    """Counts bytes of weights, 4 for each number, and 12 more for each one that learns."""
     own = {id(parameter): parameter for parameter in parameters}.values()
     return sum(p.numel() * (16 if p.requires_grad else 4) for p in own)
 

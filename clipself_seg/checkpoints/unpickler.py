@@ -87,7 +87,7 @@ class PlainUnpickler(pickle._Unpickler):
             raise pickle.UnpicklingError(f"no pickle: {error!r}") from None
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name."""
+        """Returns the stand-in of a name."""
         if (module, name) == ("collections", "OrderedDict"):
             return self._ordered
         if (module, name) == ("_codecs", "encode"):

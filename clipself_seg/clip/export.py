@@ -167,7 +167,7 @@ def plain(graph: nn.Module) -> Iterator[None]:
 
 
 def _image_batches(clip: DenseCLIP) -> Iterator[Tensor]:
-    """Noise: one image of the position table's own grid, wide ones, tall ones, and a single cell."""
+    """Yields images of noise, of the position table's own grid, wide, tall, and of a single cell."""
     side = clip.image_size // clip.patch_size
     generator = torch.Generator().manual_seed(0)
     for count, rows, columns in (

@@ -78,7 +78,7 @@ class LatentPool(nn.Module):
         self.mlp = PoolMLP(width=width, hidden=hidden, approximate=approximate)
 
     def forward(self, tokens_BLD: Tensor, allowed_BQL: Tensor | None = None) -> Tensor:
-        """What the query gathers, (B, Q, D).
+        """Attends from the query to the tokens, (B, Q, D).
 
         Args:
             tokens_BLD: behind the final norm.
@@ -123,7 +123,7 @@ class PooledTower(TransformerTower):
     pooled = True
 
     def choose_dense(self, feature: DenseFeature) -> None:
-        """As `ImageTower.choose_dense`: token alone, the pool's value path.
+        """As `ImageTower.choose_dense`, of which only ``token`` is possible, the pool's value path.
 
         Raises:
             InputError: another feature, made of the values of the last blocks, which are not this tower's embedding.
@@ -135,7 +135,7 @@ class PooledTower(TransformerTower):
             )
 
     def choose_attention(self, name: str) -> None:
-        """As `ImageTower.choose_attention`: none.
+        """As `ImageTower.choose_attention`, of which only ``none`` is possible.
 
         Raises:
             InputError: an attention in the place of the last block's, behind which this tower has a pool.
@@ -160,7 +160,7 @@ class PooledTower(TransformerTower):
         self.region_sees_prefix = see_class_token
 
     def unused_by(self, names: Iterable[str] = (DENSE,)) -> list[nn.Parameter]:
-        """As `ImageTower.unused_by`: none, all of the last block is read."""
+        """As `ImageTower.unused_by`; empty, since all of the last block is read."""
         return []
 
     def project(self, tokens: Tensor) -> Tensor:

@@ -230,10 +230,10 @@ class TransformerTower(ImageTower):
 
     @abc.abstractmethod
     def ends(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
-        """Parameters before and behind the blocks: of the stem, of the positions and of the head."""
+        """Parameters of the stem and of the positions, before the blocks, and of the head, behind them."""
 
     def unused_by(self, names: Iterable[str] = (DENSE,)) -> list[nn.Parameter]:
-        """As `ImageTower.unused_by`: queries and keys, and the MLP if none of them has been through it."""
+        """As `ImageTower.unused_by`, which are queries and keys, and the MLP if no feature has been through it."""
         last: Any = self.blocks[-1]
         through_mlp = self.dense_feature.kind == TOKEN or f"block{len(self.blocks) - 1}" in names
         parts = last.query_key_parameters()

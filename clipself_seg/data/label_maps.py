@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +46,32 @@ def read_label_map(
         )
     _check_labels(labels, path, num_classes, ignore_label)
     return labels.astype(np.int64)
+
+
+def read_labels_of(
+    record: Mapping[str, Any],
+    *,
+    num_classes: int,
+    ignore_label: int,
+    size: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """Read and check the label map of a record or sample with `read_label_map`, (H, W) int64.
+
+    Args:
+        record: has "sem_seg_file_name" and "file_name", and without `size` "width" and "height" in pixels.
+        num_classes, ignore_label: as in `read_label_map`.
+        size: (width, height) of the image in pixels; None takes the record's.
+
+    Raises:
+        InputError: as `read_label_map`.
+    """
+    return read_label_map(
+        record["sem_seg_file_name"],
+        num_classes=num_classes,
+        ignore_label=ignore_label,
+        size=size or (int(record["width"]), int(record["height"])),
+        image=record["file_name"],
+    )
 
 
 def read_indices(

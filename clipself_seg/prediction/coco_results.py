@@ -106,4 +106,4 @@ class CocoResults(abc.ABC):
     @property
     @abc.abstractmethod
     def _metadata(self) -> dict[str, Any]:
-        """What the results come from."""
+        """The origin of the results."""

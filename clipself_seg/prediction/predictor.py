@@ -52,7 +52,7 @@ class ImagePredictor(Pretrained):
             self.world_check.look_at_classes(entries)
 
     def _asked_for(self, given: T | None) -> T:
-        """What `set_vocabulary` has left.
+        """Returns what `set_vocabulary` has set, which is not None.
 
         Raises:
             RuntimeError: it was not called.

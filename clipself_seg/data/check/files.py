@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from clipself_seg.data.images import read_image
-from clipself_seg.data.label_maps import read_label_map
+from clipself_seg.data.label_maps import read_labels_of
 from clipself_seg.data.panoptic_png import read_panoptic_ids
 from clipself_seg.data.records import Record
 from clipself_seg.data.segments import read_segments
@@ -53,13 +53,7 @@ def check_panoptic_record(job: PanopticJob) -> FileFinding:
     except InputError as error:
         return FileFinding(str(error))
     try:
-        read_label_map(
-            record["sem_seg_file_name"],
-            num_classes=job.classes,
-            ignore_label=255,
-            size=size,
-            image=record["file_name"],
-        )
+        read_labels_of(record, num_classes=job.classes, ignore_label=255, size=size)
     except InputError as error:
         return FileFinding(str(error), label_map=True)
     return FileFinding("", not ids.any())
@@ -73,12 +67,11 @@ def check_label_map(job: SemSegJob) -> FileFinding:
     except InputError as error:
         return FileFinding(str(error), image_id=record["image_id"])
     try:
-        labels = read_label_map(
-            record["sem_seg_file_name"],
+        labels = read_labels_of(
+            record,
             num_classes=job.label_count,
             ignore_label=job.ignore_label,
             size=(image.shape[1], image.shape[0]),
-            image=record["file_name"],
         )
     except InputError as error:
         return FileFinding(str(error), label_map=True, image_id=record["image_id"])

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from clipself_seg.data.given_masks import GivenMasks, MaskFolder, image_name
 from clipself_seg.data.images import MAX_PIXELS, read_image
-from clipself_seg.data.label_maps import read_label_map
+from clipself_seg.data.label_maps import read_labels_of
 from clipself_seg.data.mappers.samples import PADDING, Sample, chw, require_rgb, seeded, stated_size
 from clipself_seg.data.records import Record
 
@@ -130,12 +130,11 @@ class SemSegTrainMapper:
             InputError: image or label map cannot be read or do not agree.
         """
         image = read_image(record["file_name"], max_pixels=self.max_pixels)
-        labels = read_label_map(
-            record["sem_seg_file_name"],
+        labels = read_labels_of(
+            record,
             num_classes=self.num_classes,
             ignore_label=self.ignore_label,
             size=(image.shape[1], image.shape[0]),
-            image=record["file_name"],
         )
         # Doubles, as in MaskFormer's mapper, which CAT-Seg's is: Detectron2 resizes them with torch, whose nearest
         # neighbour is the pixel at floor(i * scale), and bytes with PIL, whose is the one at floor((i + 0.5) * scale).

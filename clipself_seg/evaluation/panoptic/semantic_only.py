@@ -23,7 +23,7 @@ from clipself_seg.data.datasets.sem_seg import (
 )
 from clipself_seg.data.jpeg import describe_jpegs
 from clipself_seg.data.label_files import read_label_file
-from clipself_seg.data.label_maps import read_label_map
+from clipself_seg.data.label_maps import read_labels_of
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import (
     Vocabulary,
@@ -133,12 +133,7 @@ def _named_by(path: str, vocabulary: Vocabulary, files: SemSegFiles) -> Vocabula
 
 def label_map_classes(truth: PanopticGroundTruth, sample: Sample) -> list[int]:
     """Indices of the classes of an image's label map, rising."""
-    labels = read_label_map(
-        sample["sem_seg_file_name"],
-        num_classes=len(truth.vocabulary),
-        ignore_label=truth.ignore_label,
-        size=(int(sample["width"]), int(sample["height"])),
-        image=sample["file_name"],
-    )
-    present: list[Any] = present_classes(labels, len(truth.vocabulary), truth.ignore_label).tolist()
+    count, ignored = len(truth.vocabulary), truth.ignore_label
+    labels = read_labels_of(sample, num_classes=count, ignore_label=ignored)
+    present: list[Any] = present_classes(labels, count, ignored).tolist()
     return present

@@ -18,7 +18,7 @@ from clipself_seg.data.datasets.catalog import vocabulary_name
 from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
 from clipself_seg.data.given_masks import image_name
 from clipself_seg.data.jpeg import describe_jpegs
-from clipself_seg.data.label_maps import read_label_map
+from clipself_seg.data.label_maps import read_labels_of
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
@@ -321,13 +321,8 @@ def _similarity(table: np.ndarray | None, background: int | None) -> np.ndarray 
 
 def _true_classes(task: _Task, sample: Sample) -> np.ndarray:
     """Indices of the classes that are in an image, among those that the model is given."""
-    truth = read_label_map(
-        sample["sem_seg_file_name"],
-        num_classes=len(task.class_names),
-        ignore_label=task.ignore_label,
-        size=(int(sample["width"]), int(sample["height"])),
-        image=sample["file_name"],
-    )
+    count = len(task.class_names)
+    truth = read_labels_of(sample, num_classes=count, ignore_label=task.ignore_label)
     return present_classes(truth, len(task.vocabulary), task.ignore_label, task.background)
 
 

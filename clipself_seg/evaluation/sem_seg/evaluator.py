@@ -20,7 +20,7 @@ import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from clipself_seg.data.label_maps import read_label_map
+from clipself_seg.data.label_maps import read_labels_of
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.evaluator import check_predicted_classes
 from clipself_seg.evaluation.sem_seg.beside import Beside, BesideCounts, beside_results
@@ -121,13 +121,7 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
                     f"{sample['file_name']} is {width}x{height} pixels (width x height), "
                     f"its prediction has shape {predicted.shape}"
                 )
-            truth = read_label_map(
-                sample["sem_seg_file_name"],
-                num_classes=num_classes,
-                ignore_label=self.ignore_label,
-                size=(width, height),
-                image=sample["file_name"],
-            )
+            truth = read_labels_of(sample, num_classes=num_classes, ignore_label=self.ignore_label)
             matrix = confusion_matrix(predicted, truth, num_classes, self.ignore_label)
             self._counts.add_image(self.beside, matrix, predicted, truth, self.ignore_label)
             self._matrix += matrix

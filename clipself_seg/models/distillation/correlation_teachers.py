@@ -31,7 +31,7 @@ class Original:
     """The original CLIP, the teacher of crops, by its dense features."""
 
     def setup(self, device: torch.device) -> None:
-        """Does nothing: the model has it."""
+        """Does nothing, since the model has the original CLIP already."""
 
     def features(self, step: Step) -> Tensor:
         """Its dense features, see `Step.original_BEhw`."""

@@ -47,7 +47,7 @@ from clipself_seg.models.inputs import on_device
 
 
 class _Stage(nn.Module):
-    """What both stages know.
+    """Strides and settings that both stages share.
 
     Attributes:
         strides: pixels between the cells of P2 to P6.
@@ -81,7 +81,7 @@ class _Stage(nn.Module):
         return [boxes.float() for boxes in on_device(samples, "boxes", self.device)]
 
     def _generator(self, sample: Sample, use: str) -> torch.Generator:
-        """Source of the random choices for an image: of seed, draw of the image and use alone."""
+        """Generator of the random choices for an image, which depends on seed, draw of the image and use alone."""
         key = zlib.crc32(f"{self.loss_settings.seed} {sample.get('draw', 0)} {use}".encode())
         return torch.Generator().manual_seed(key)
 

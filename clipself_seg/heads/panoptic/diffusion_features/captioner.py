@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip.initialisation import normal_parameter
 
 TOKENS = 77
 
@@ -21,7 +22,7 @@ class PositionalLinear(nn.Module):
     def __init__(self, width_in: int, width_out: int, positions: int) -> None:
         super().__init__()
         self.linear = nn.Linear(width_in, width_out)
-        self.positional_embedding = nn.Parameter(0.02 * torch.randn(1, positions, width_out))
+        self.positional_embedding = normal_parameter(1, positions, width_out, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transforms (B, width_in) into (B, positions, width_out)."""

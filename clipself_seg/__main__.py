@@ -58,7 +58,6 @@ COMMANDS = {
     ),
     "reproduce": Command("reproduce", "the paper's tables by one command"),
     "repeat-seeds": Command("repeat_seeds", "mean and spread over several seeds"),
-    "benchmark": Command("benchmark", "speed and memory beside a plain formulation"),
     "demo": Command("demo", "see heat maps and segments of the shipped weights, in a minute"),
     "quickstart": Command("quickstart", "see CLIPSelf's claims on a generated world"),
     "mini-clip": Command("train_mini_clip", "train the CLIP of the generated worlds from scratch"),

@@ -7,7 +7,7 @@
     syncs.expect({"clipself_seg/heads/panoptic/matching.py assign": 1})
 
 Tensors of the model compute on the CPU, with the numbers of the CPU, but say that they lie on another device
-(`ACCELERATOR` of clipself_seg/benchmark/accelerator.py), so that copies to it and from it are seen, and tensors on the
+(`ACCELERATOR` of tools/bench/accelerator.py), so that copies to it and from it are seen, and tensors on the
 wrong device refused. Samples stay plain CPU tensors, as a loader gives them. Outside of the context such tensors cannot
 be used; `on_host` unwraps them.
 """
@@ -23,8 +23,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from clipself_seg.benchmark import accelerator
-from clipself_seg.benchmark.accelerator import Accelerator, OnAccelerator
+from bench import accelerator
+from bench.accelerator import Accelerator, OnAccelerator
 from tests.conftest import ROOT
 
 PACKAGE = str(ROOT / "clipself_seg")

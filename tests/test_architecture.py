@@ -40,14 +40,12 @@ ARROWS = {
     "prediction": {*FLOW, "mini", "visualization"},
     # Shows what predictors and dense features say: the one part beside the commands that knows prediction.
     "explore": {*FLOW, "prediction", "visualization"},
-    "benchmark": {*FLOW, "training"},
     "mini": {*FLOW, "visualization"},
     "quickstart": {*FLOW, "mini", "visualization"},
-    "tables": {*FLOW, "benchmark", "mini", "training"},
+    "tables": {*FLOW, "mini", "training"},
     # The one part that knows all of them, and that no other one imports.
     "commands": {
         *FLOW,
-        "benchmark",
         "explore",
         "mini",
         "prediction",
@@ -70,8 +68,8 @@ DETECTRON2_FILES = (
     "evaluation/*.py",  # evaluators are a class of detectron2's, and so is their loop
     "training/*.py",
     "prediction/*.py",
-    "benchmark/*.py",
     "commands/*.py",
+    "tables/recipes.py",
 )
 
 

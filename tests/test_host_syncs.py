@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torchvision.ops import nms, roi_align
 
-from clipself_seg.benchmark.accelerator import ACCELERATOR, on_host
+from bench.accelerator import ACCELERATOR, on_host
 from tests.host_syncs import HostSyncs, on_accelerator
 
 VALUES = torch.tensor([[0.5, -1.0, 2.0], [0.5, 0.0, -3.0]])

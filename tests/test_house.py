@@ -12,21 +12,10 @@ from tests.conftest import ROOT
 
 CODE = [
     *sorted((ROOT / "clipself_seg").rglob("*.py")),
-    *sorted((ROOT / "tools").glob("*.py")),
+    *sorted((ROOT / "tools").rglob("*.py")),
     *sorted(ROOT.glob("train_net.py")),
 ]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-# Files of tests that are not about one module of the folder that theirs mirrors.
-OF_SEVERAL_MODULES = {
-    "commands/test_help.py",
-    "commands/test_small_commands.py",
-    "config/test_config.py",  # a configuration as a user meets it
-    "config/test_configs.py",  # every file in configs/
-    "evaluation/test_baseline.py",  # tests/baseline
-    "fuzz/test_files.py",  # the script beside it
-    "fuzz/test_kills.py",
-    "training/test_baseline.py",
-}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Definition = Function | ast.ClassDef
 
@@ -60,12 +49,31 @@ def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
             yield ast.unparse(node.func), node
 
 
-def test_everything_public_has_a_docstring():
+def documented_methods(trees: list[ast.Module]) -> set[str]:
+    """Names of the public methods that some class explains."""
+    classes = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    methods = (node for one in classes for node in one.body if isinstance(node, Function))
+    return {method.name for method in methods if ast.get_docstring(method)}
+
+
+def test_everything_public_has_a_docstring_but_for_overrides():
+    trees = {path: ast.parse(path.read_text()) for path in CODE}
+    explained = documented_methods(list(trees.values()))
     wrong = []
-    for path in CODE:
-        tree = ast.parse(path.read_text())
+    for path, tree in trees.items():
         nodes = [tree, *public(tree.body)] if path.name != "__init__.py" else [tree]
-        wrong += [place(path, node) for node in nodes if not ast.get_docstring(node)]
+        overrides = {
+            method
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ClassDef) and node.bases
+            for method in node.body
+            if isinstance(method, Function) and method.name in explained
+        }
+        wrong += [
+            place(path, node)
+            for node in nodes
+            if not ast.get_docstring(node) and node not in overrides
+        ]
     assert not wrong, "\n".join(wrong)
 
 
@@ -76,18 +84,6 @@ def test_every_public_signature_is_annotated():
             missing = [] if isinstance(node, ast.ClassDef) else unannotated(node)
             if missing:
                 wrong.append(f"{place(path, node)} {node.name}: {', '.join(missing)}")
-    assert not wrong, "\n".join(wrong)
-
-
-def test_files_and_functions_fit_on_a_screen_or_a_few():
-    wrong = []
-    for path in CODE:
-        text = path.read_text()
-        if len(text.splitlines()) > 450:
-            wrong.append(f"{place(path, ast.Module())} has more than 450 lines")
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, Function) and node.end_lineno - node.lineno >= 60:
-                wrong.append(f"{place(path, node)} {node.name} has more than 60 lines")
     assert not wrong, "\n".join(wrong)
 
 
@@ -186,19 +182,3 @@ def test_nothing_public_is_left_unused():
             if defines and not node.decorator_list and mentions[node.name] < 2:
                 wrong.append(f"{place(path, node)} {node.name}")
     assert not wrong, "\n".join(wrong)
-
-
-def mirrored(test: Path) -> bool:
-    """Whether `test_NAME.py` or `test_NAME_of_something.py` stands where module or folder NAME does."""
-    folder = test.relative_to(ROOT / "tests").parent
-    code = ROOT / folder if folder.parts[0] == "tools" else ROOT / "clipself_seg" / folder
-    about = test.stem.removeprefix("test_") + "_"
-    return any(about.startswith(f"{path.stem}_") for path in code.glob("*"))
-
-
-def test_every_test_is_where_what_it_tests_is():
-    # What stands at the top is about the project as a whole.
-    files = sorted((ROOT / "tests").glob("*/**/test_*.py"))
-    names = {path.relative_to(ROOT / "tests").as_posix(): path for path in files}
-    wrong = {name for name, path in names.items() if not mirrored(path)}
-    assert wrong == OF_SEVERAL_MODULES

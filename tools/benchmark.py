@@ -1,8 +1,8 @@
-"""Speed and memory of all tasks beside a plain formulation: features, distillation, regions, CAT-Seg, panoptic."""
+"""Measure speed and memory of all tasks beside a plain formulation; ``--help`` says what is measured."""
 
 import sys
 
-from clipself_seg.commands.benchmark import main
+from bench.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

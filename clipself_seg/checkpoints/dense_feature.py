@@ -1,6 +1,6 @@
 """The kind of dense feature that weights were distilled for: its name, its entry in files, which kinds are compatible.
 
-What each of them computes is in `clipself_seg.clip.dense`.
+What each of them computes is in `clipself_seg.clip.tower`.
 """
 
 from __future__ import annotations

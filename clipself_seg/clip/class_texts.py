@@ -13,8 +13,8 @@ from torch import Tensor
 
 from clipself_seg.checkpoints.hashes import WeightsState, invalidate, weights_state
 from clipself_seg.clip.model import DenseCLIP
-from clipself_seg.clip.precision import autocast_dtype
 from clipself_seg.clip.prompts import TEMPLATES, article, class_prompts
+from clipself_seg.clip.runtime import autocast_dtype
 from clipself_seg.clip.text import encode_prompts
 from clipself_seg.data.vocabulary import Names
 from clipself_seg.errors import InputError

@@ -28,8 +28,8 @@ from clipself_seg.clip.kind import (
 )
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.positions import patch_grid
-from clipself_seg.clip.recomputation import run_block
 from clipself_seg.clip.region_pooling import mask_weights, pool
+from clipself_seg.clip.runtime import run_block
 from clipself_seg.clip.tower import DENSE, STEM, ImageTower
 
 STRIDE = 32

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.dense_feature import KINDS as DENSE_KINDS
 from clipself_seg.clip.file_names import TIMM_NAMES, TRUNK, replace
-from clipself_seg.clip.initialisation import normal_parameter
 from clipself_seg.clip.kind import (
     Architecture,
     Config,
@@ -35,6 +34,7 @@ from clipself_seg.clip.layers import (
 )
 from clipself_seg.clip.linear import Linear, linear
 from clipself_seg.clip.positions import patch_grid, resample_positions, rotary_factors, rotate
+from clipself_seg.clip.runtime import normal_parameter
 from clipself_seg.clip.tower import KEYS, QUERIES, TransformerTower
 
 NORM_EPS = 1e-6

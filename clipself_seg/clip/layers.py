@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip.linear import Linear, is_stock, linear
-from clipself_seg.clip.pieces import at_once, on_cpu
 from clipself_seg.clip.positions import rotate
+from clipself_seg.clip.runtime import at_once, on_cpu
 
 MANY_TOKENS = 2048  # for which heads of their own memory save a CPU more than the copies cost
 CPU_NUMBERS = 2**18  # numbers that an activation processes at once, within a core's cache

@@ -28,10 +28,9 @@ from clipself_seg.checkpoints.shipped import MINI_CLIP, SHIPPED, SHIPPED_TAGS
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import region_pooling
 from clipself_seg.clip.build import find_architecture
-from clipself_seg.clip.constants import constant
-from clipself_seg.clip.initialisation import without_values
 from clipself_seg.clip.kind import CLIP_MEAN, CLIP_STD, Architecture
 from clipself_seg.clip.layers import packed_matrices
+from clipself_seg.clip.runtime import constant, without_values
 from clipself_seg.clip.weights import (
     LoadReport,
     as_written,

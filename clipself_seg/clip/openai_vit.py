@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.dense_feature import KINDS as DENSE_KINDS
 from clipself_seg.clip.file_names import TEXT_AT_TOP
-from clipself_seg.clip.initialisation import normal_parameter
 from clipself_seg.clip.kind import (
     Architecture,
     Config,
@@ -20,6 +19,7 @@ from clipself_seg.clip.kind import (
 )
 from clipself_seg.clip.layers import ResidualBlock, Transformer
 from clipself_seg.clip.positions import patch_grid, resample_positions
+from clipself_seg.clip.runtime import normal_parameter
 from clipself_seg.clip.tower import TransformerTower
 
 # Keys of open_clip's configs that this tower and the ResNets implement; a config with any other key is refused.

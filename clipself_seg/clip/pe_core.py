@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from clipself_seg.clip.eva import PatchEmbed
-from clipself_seg.clip.initialisation import normal_parameter
 from clipself_seg.clip.kind import (
     Architecture,
     Config,
@@ -33,6 +32,7 @@ from clipself_seg.clip.layers import ResidualBlock, initialise_blocks
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.pooled import LatentPool, PooledTower, read_timm, read_trunk, write_trunk
 from clipself_seg.clip.positions import Rotary, patch_grid, resample_positions, rotary_factors
+from clipself_seg.clip.runtime import normal_parameter
 
 POOL_HEADS = 8  # of every size
 

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.dense_feature import TOKEN, DenseFeature
 from clipself_seg.clip.file_names import TRUNK, replace
-from clipself_seg.clip.initialisation import normal_parameter
 from clipself_seg.clip.layers import merge_heads, split_heads
 from clipself_seg.clip.linear import Linear, linear
+from clipself_seg.clip.runtime import normal_parameter
 from clipself_seg.clip.tower import (
     DENSE,
     TransformerTower,

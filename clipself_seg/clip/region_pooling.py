@@ -15,9 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from clipself_seg.clip.constants import constant
-from clipself_seg.clip.pieces import on_cpu
-from clipself_seg.clip.precision import full_precision
+from clipself_seg.clip.runtime import constant, full_precision, on_cpu
 from clipself_seg.errors import InputError
 
 MASK_EPS = 1e-12

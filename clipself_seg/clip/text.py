@@ -11,10 +11,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from clipself_seg.clip.initialisation import normal_parameter
 from clipself_seg.clip.layers import ResidualBlock, Transformer
-from clipself_seg.clip.pieces import at_once
-from clipself_seg.clip.recomputation import run_block
+from clipself_seg.clip.runtime import at_once, normal_parameter, run_block
 from clipself_seg.errors import InputError
 
 BATCH = 256  # prompts encoded together where no gradient is needed

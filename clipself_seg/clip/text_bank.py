@@ -26,8 +26,8 @@ from clipself_seg.checkpoints.hashes import (
     weights_state,
 )
 from clipself_seg.clip.model import DenseCLIP
-from clipself_seg.clip.precision import full_precision
 from clipself_seg.clip.prompts import TEMPLATES, class_prompts
+from clipself_seg.clip.runtime import full_precision
 from clipself_seg.clip.text import encode_prompts
 from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
 from clipself_seg.errors import InputError, nearest

@@ -13,7 +13,9 @@ Shapes: B images, N patches, L = 2 + N tokens (class token, register, patches), 
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.dense_feature import KINDS as DENSE_KINDS
-from clipself_seg.clip.initialisation import normal_parameter
+from clipself_seg.clip.file_names import stacked
 from clipself_seg.clip.kind import (
     Architecture,
     Config,
@@ -37,19 +39,350 @@ from clipself_seg.clip.layers import ResidualBlock, Transformer
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.openai_vit import ResidualTower
 from clipself_seg.clip.positions import patch_grid, resample_positions
-from clipself_seg.clip.tips_names import (
-    TEMPERATURE,
-    read_official,
-    read_timm,
-    read_transformers,
-    write_official,
-    write_timm,
-    write_transformers,
-)
-from clipself_seg.clip.tips_text import TipsTextTower, mlp_ratio
+from clipself_seg.clip.runtime import normal_parameter, run_block
+from clipself_seg.clip.text import TextEncoder
 from clipself_seg.clip.tokenizer_files import repository_tokenizer
 from clipself_seg.clip.tokenizers import Tokenizer
 from clipself_seg.errors import InputError, nearest
+
+PADDING = 0  # id of what fills up a text
+FEWEST = 1e-8  # added to numbers of tokens, so that a text without any has the embedding 0
+BASE = 10000.0  # of the frequencies of positions
+
+
+class TipsTextTower(TextEncoder):
+    """Transformer whose tokens attend to all that are no padding; the embedding is their mean behind the final norm."""
+
+    def __init__(
+        self,
+        *,
+        context_length: int,
+        vocab_size: int,
+        width: int,
+        heads: int,
+        layers: int,
+        hidden: int,
+    ) -> None:
+        """
+        Args:
+            context_length: most tokens of a text.
+            vocab_size: number of token ids.
+            width: D.
+            heads: of each block's attention.
+            layers: number of blocks.
+            hidden: width of the MLPs between their layers.
+        """
+        super().__init__()
+        self.context_length = context_length
+        self.token_embedding = nn.Embedding(vocab_size, width)
+        ratio = mlp_ratio(width, hidden)
+        blocks = [
+            ResidualBlock(width=width, heads=heads, mlp_ratio=ratio, quick_gelu=False)
+            for _ in range(layers)
+        ]
+        for block in blocks:
+            mlp: Any = block.mlp
+            mlp.gelu = nn.ReLU()
+        self.transformer = Transformer(blocks)
+        self.ln_final = nn.LayerNorm(width)
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        self.transformer.initialise()
+
+    def forward(self, tokens_KT: Tensor, checkpointing: bool = False) -> Tensor:
+        """Text embeddings (K, D), not normalised, of token ids (K, T) on any device.
+
+        Padding has no effect: what is padding in all texts is cut off. With `checkpointing` blocks keep their input
+        alone for the backward pass. Where texts end is read from the tokens as they are given: on the CPU, a GPU is
+        not waited for.
+        """
+        counts_K = self.lengths(tokens_KT)
+        length = max(1, int(counts_K.max())) if len(tokens_KT) else 1
+        device = self.ln_final.weight.device
+        return self.encode(tokens_KT[:, :length].to(device, non_blocking=True), checkpointing)
+
+    def whole(self, tokens_KT: Tensor) -> Tensor:
+        """As `forward`, with all padding."""
+        return self.encode(tokens_KT)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks, in order."""
+        return self.transformer.resblocks
+
+    def lengths(self, tokens_KT: Tensor) -> Tensor:
+        """Number (K,) of tokens up to the last that is no padding."""
+        places_T = torch.arange(1, tokens_KT.shape[1] + 1, device=tokens_KT.device)
+        return (places_T * (tokens_KT != PADDING)).amax(dim=1)
+
+    def encode(self, tokens_KT: Tensor, checkpointing: bool = False) -> Tensor:
+        """Text embeddings (K, D), not normalised.
+
+        Args:
+            tokens_KT: token ids on the tower's device, cut off or not.
+            checkpointing: keep the blocks' inputs alone for the backward pass.
+        """
+        width = self.token_embedding.embedding_dim
+        valid_KT = tokens_KT != PADDING
+        # Softmax needs a key: a text of padding alone attends to its first token, whose weight in the mean is 0.
+        first_T = torch.arange(tokens_KT.shape[1], device=tokens_KT.device) == 0
+        keys_KT = valid_KT | first_T
+        x_KTD = math.sqrt(width) * self.token_embedding(tokens_KT)
+        x_KTD = x_KTD + sine_positions(tokens_KT.shape[1], width, x_KTD.device).to(x_KTD.dtype)
+        for block in self.blocks:
+            x_KTD = run_block(block, x_KTD, False, keys_KT, checkpointing=checkpointing)
+        valid_KT1 = valid_KT[..., None].to(x_KTD.dtype)
+        total_KD = (valid_KT1 * self.ln_final(x_KTD)).sum(dim=1)
+        return total_KD / (valid_KT1.sum(dim=1) + FEWEST)
+
+
+def mlp_ratio(width: int, hidden: int) -> float:
+    """A ratio by which a block, which rounds down, has an MLP of exactly `hidden` channels."""
+    return (hidden + 0.5) / width
+
+
+def sine_positions(length: int, width: int, device: torch.device) -> Tensor:
+    """Positions (length, width) of tokens, float32: sines of all frequencies, then their cosines.
+
+    Frequencies fall from 1 to 1 / 10000 in equal ratios.
+
+    Args:
+        length: number of positions, from 0.
+        width: even.
+        device: of the result.
+    """
+    half = width // 2
+    steps = torch.arange(half, device=device).float()
+    frequencies = torch.exp(steps * (-math.log(BASE) / (half - 1)))
+    angles = torch.arange(length, device=device).float()[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+TEMPERATURE = 0.005065968260169029  # that published files, which have none, were trained to
+VISION = "vision_model."
+TEXT = "text_model."
+BLOCK = "transformer.resblocks."
+MASK_TOKEN = "vision_model.embeddings.mask_token"
+OFFICIAL = "vision_encoder."
+OFFICIAL_TEXT = "text_encoder."
+OFFICIAL_MASK_TOKEN = "vision_encoder.mask_token"
+CLASS_TOKEN = "visual.class_embedding"
+REGISTER = "visual.register_embedding"
+POSITION_TABLE_NAME = "visual.positional_embedding"
+# Native name and transformers' name of what keeps its shape.
+_VISION = (
+    (f"visual.{BLOCK}", f"{VISION}encoder.layer."),
+    ("visual.conv1.", f"{VISION}embeddings.patch_embeddings.projection."),
+    ("visual.ln_post.", f"{VISION}layernorm."),
+    (CLASS_TOKEN, f"{VISION}embeddings.cls_token"),
+    (REGISTER, f"{VISION}embeddings.register_tokens"),
+    (POSITION_TABLE_NAME, f"{VISION}embeddings.position_embeddings"),
+)
+_VISION_BLOCK = (
+    (".ln_", ".norm"),
+    (".attn.out_proj.", ".attention.o_proj."),
+    (".attn.", ".attention."),
+    (".ls_1.gamma", ".layer_scale1.lambda1"),
+    (".ls_2.gamma", ".layer_scale2.lambda1"),
+)
+_TEXT = (
+    (f"text.{BLOCK}", f"{TEXT}encoder.layers."),
+    ("text.token_embedding.", f"{TEXT}embeddings.token_embedding."),
+    ("text.ln_final.", f"{TEXT}final_layer_norm."),
+)
+_TEXT_BLOCK = ((".ln_", ".layer_norm"), (".attn.", ".self_attn."))
+_MLP = ((".mlp.c_fc.", ".mlp.fc1."), (".mlp.c_proj.", ".mlp.fc2."))
+_GATED = (".mlp.gate_proj.", ".mlp.up_proj.")
+_DOWN = ".mlp.down_proj."
+_HEADS = (".q_proj.", ".k_proj.", ".v_proj.")
+# Native name and timm's, of blocks and of the rest.
+_TIMM = (
+    (f"visual.{BLOCK}", "blocks."),
+    ("visual.conv1.", "patch_embed.proj."),
+    ("visual.ln_post.", "norm."),
+    (CLASS_TOKEN, "cls_token"),
+    (REGISTER, "reg_token"),
+    (POSITION_TABLE_NAME, "pos_embed"),
+)
+_TIMM_BLOCK = (
+    (".ln_", ".norm"),
+    (".ls_1.", ".ls1."),
+    (".ls_2.", ".ls2."),
+    (".attn.in_proj_", ".attn.qkv."),
+    (".attn.out_proj.", ".attn.proj."),
+)
+# The published name of what has another one than in timm.
+_OFFICIAL = tuple(
+    (native, OFFICIAL + ("register_tokens" if native == REGISTER else timm))
+    for native, timm in _TIMM
+)
+_OFFICIAL_GATED = ((".mlp.c_fc.", ".mlp.w12."), (".mlp.c_proj.", ".mlp.w3."))
+_VECTORS = (CLASS_TOKEN, REGISTER)
+Pairs = tuple[tuple[str, str], ...]
+logger = logging.getLogger(__name__)
+
+
+def read_official(tensors: Tensors) -> dict[str, Tensor]:
+    """Native tensors of a published file; what is neither stays as it is."""
+    renamed = {}
+    for name, tensor in _with_scale(tensors).items():
+        if name.startswith(OFFICIAL_TEXT):
+            name = f"text.{name.removeprefix(OFFICIAL_TEXT)}"
+        name = _native(name, _OFFICIAL, _TIMM_BLOCK + _MLP + _OFFICIAL_GATED)
+        renamed[name] = tensor
+    return _flat(renamed)
+
+
+def write_official(tensors: Tensors) -> dict[str, Tensor]:
+    """Native tensors in the layout of published files."""
+    written: dict[str, Tensor] = {}
+    for native, tensor in tensors.items():
+        if native == "logit_scale":
+            written["temperature"] = _temperature_of(tensor)
+            continue
+        name = native
+        if native.startswith("text."):
+            name = f"{OFFICIAL_TEXT}{native.removeprefix('text.')}"
+        gated = _is_gated(native.replace(".c_proj.", ".c_fc."), tensors)
+        mlp = _OFFICIAL_GATED if gated else _MLP
+        written[_other(name, _OFFICIAL, _TIMM_BLOCK + mlp)] = _with_axes(native, tensor)
+    if CLASS_TOKEN in tensors:
+        written[OFFICIAL_MASK_TOKEN] = torch.zeros_like(tensors[CLASS_TOKEN])[None]
+    return written
+
+
+def read_transformers(tensors: Tensors) -> dict[str, Tensor]:
+    """Native tensors of a file of transformers' `save_pretrained`; what is neither stays as it is."""
+    tensors = stacked(_with_scale(tensors), _GATED, ".mlp.fc1.")
+    renamed = {}
+    for name, tensor in stacked(tensors, _HEADS, ".in_proj_").items():
+        name = name.replace(_DOWN, ".mlp.fc2.")
+        for top, block in ((_VISION, _VISION_BLOCK), (_TEXT, _TEXT_BLOCK)):
+            name = _native(name, top, block + _MLP)
+        renamed[name] = tensor
+    return _flat(renamed)
+
+
+def write_transformers(tensors: Tensors) -> dict[str, Tensor]:
+    """Native tensors in transformers' layout."""
+    written: dict[str, Tensor] = {}
+    for native, tensor in tensors.items():
+        name = _other(native, _VISION, _VISION_BLOCK + _MLP)
+        name = _other(name, _TEXT, _TEXT_BLOCK + _MLP)
+        if native == "logit_scale":
+            written["temperature"] = _temperature_of(tensor)
+        elif ".in_proj_" in native:
+            stem, _, leaf = name.rpartition(".in_proj_")
+            for head, part in zip(_HEADS, tensor.chunk(3)):
+                written[f"{stem}{head}{leaf}"] = part.contiguous()
+        elif _is_gated(native, tensors):
+            stem, _, leaf = name.rpartition(".mlp.fc1.")
+            for gate, part in zip(_GATED, tensor.chunk(2)):
+                written[f"{stem}{gate}{leaf}"] = part.contiguous()
+        else:
+            gated = _is_gated(native.replace(".c_proj.", ".c_fc."), tensors)
+            name = name.replace(".mlp.fc2.", _DOWN) if gated else name
+            written[name] = _with_axes(native, tensor)
+    if CLASS_TOKEN in tensors:
+        written[MASK_TOKEN] = torch.zeros_like(tensors[CLASS_TOKEN])[None]
+    return written
+
+
+def read_timm(tensors: Tensors) -> dict[str, Tensor]:
+    """Native tensors of an image tower in timm's layout; of other models with registers, unchanged."""
+    register = tensors["reg_token"]
+    if register.dim() != 3 or register.shape[1] != 1:
+        return dict(tensors)
+    renamed = {_native(name, _TIMM, _TIMM_BLOCK + _MLP): t for name, t in tensors.items()}
+    native = _flat(renamed)
+    rows_ND = native[POSITION_TABLE_NAME]
+    if rows_ND.dim() == 2:  # what is of other dimensions the loader refuses
+        native[POSITION_TABLE_NAME] = torch.cat([torch.zeros_like(rows_ND[:1]), rows_ND])
+    native["logit_scale"] = _scale_of(torch.tensor(TEMPERATURE))
+    return native
+
+
+def write_timm(tensors: Tensors) -> dict[str, Tensor]:
+    """The image tower of native tensors in timm's layout."""
+    image = {name: t for name, t in tensors.items() if name.startswith("visual.")}
+    positions_LD = image[POSITION_TABLE_NAME]
+    image[CLASS_TOKEN] = image[CLASS_TOKEN] + positions_LD[0]
+    image[POSITION_TABLE_NAME] = positions_LD[1:].contiguous()
+    return {_other(n, _TIMM, _TIMM_BLOCK + _MLP): _with_axes(n, t) for n, t in image.items()}
+
+
+def _with_scale(tensors: Tensors) -> dict[str, Tensor]:
+    """Tensors without a token for masked patches, and with the logarithm of a scale in the temperature's place."""
+    kept = {n: t for n, t in tensors.items() if n not in (MASK_TOKEN, OFFICIAL_MASK_TOKEN)}
+    temperature = kept.pop("temperature", torch.tensor(TEMPERATURE))
+    return {"logit_scale": _scale_of(temperature)} | kept
+
+
+def _temperature_of(scale: Tensor) -> Tensor:
+    return torch.exp(-scale.double()).to(scale.dtype)
+
+
+def _scale_of(temperature: Tensor) -> Tensor:
+    """Logarithm of the factor of cosines, float32, of what they are divided by."""
+    if temperature.numel() != 1 or not temperature.is_floating_point():
+        return temperature  # which the loader refuses
+    temperature = temperature.double()
+    if not bool((temperature > 0).all()):
+        logger.warning(
+            "the temperature of this file is %g, which cosines cannot be divided by; the published one, %g, is taken",
+            temperature,
+            TEMPERATURE,
+        )
+        temperature = torch.full_like(temperature, TEMPERATURE)
+    return -temperature.log().float()
+
+
+def _is_gated(name: str, tensors: Tensors) -> bool:
+    """Whether a tensor is of the first layer of a gated MLP, by its number of rows."""
+    match = re.fullmatch(r"(visual\..*\.mlp\.)c_fc\.(weight|bias)", name)
+    if match is None:
+        return False
+    second = tensors[f"{match.group(1)}c_proj.weight"]
+    return tensors[name].shape[0] == 2 * second.shape[1]
+
+
+def _native(name: str, top: Pairs, block: Pairs) -> str:
+    return _renamed(name, [(o, n) for n, o in top], [(o, n) for n, o in block])
+
+
+def _other(name: str, top: Pairs, block: Pairs) -> str:
+    return _renamed(name, list(top), list(block))
+
+
+def _renamed(name: str, top: list[tuple[str, str]], block: list[tuple[str, str]]) -> str:
+    """A name that begins with the first of a pair of `top`, with its second; pairs of `block` are for what follows."""
+    for old, new in top:
+        if name.startswith(old):
+            rest = name.removeprefix(old)
+            if not old.endswith((".resblocks.", ".layer.", ".layers.", "blocks.")):
+                return new + rest
+            for part, other in block:
+                if part in rest:
+                    rest = rest.replace(part, other, 1)
+                    break
+            return new + rest
+    return name
+
+
+def _flat(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tokens as (D), positions as (L, D), without the axes of 1 that files have before them."""
+    for name in (*_VECTORS, POSITION_TABLE_NAME):
+        rank = 2 if name == POSITION_TABLE_NAME else 1
+        while name in tensors and tensors[name].dim() > rank and tensors[name].shape[0] == 1:
+            tensors[name] = tensors[name][0]
+    return tensors
+
+
+def _with_axes(name: str, tensor: Tensor) -> Tensor:
+    """The reverse of `_flat`."""
+    if name in _VECTORS:
+        return tensor[None, None]
+    return tensor[None] if name == POSITION_TABLE_NAME else tensor
+
 
 NORM_EPS = 1e-6
 POSITIONS = PositionTable(antialias=True, mode="bilinear")

@@ -7,19 +7,62 @@ Shapes: B images, L = P + N tokens, P those before the patches' (1 for most towe
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.dense_feature import TOKEN, DenseFeature
-from clipself_seg.clip.compilation import require_compiler
-from clipself_seg.clip.dense import HeadGate, sum_of_values
 from clipself_seg.clip.layers import merge_heads
-from clipself_seg.clip.recomputation import run_block
+from clipself_seg.clip.runtime import require_compiler, run_block
 from clipself_seg.clip.training_free import ATTENTIONS, NONE, Attention, attended_tokens
 from clipself_seg.errors import InputError, nearest
+
+Run = Callable[..., Tensor]
+"""Calls a method of a block with tokens and further arguments, such as `TransformerTower.run`."""
+
+
+class HeadGate(nn.Module):
+    """Weight (H, D) and bias (H,) of the gate of all blocks, see `layers.head_gates`; 0 at first."""
+
+    def __init__(self, *, width: int, heads: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(heads, width))
+        self.bias = nn.Parameter(torch.zeros(heads))
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias, as `ResidualBlock.values` takes them."""
+        return self.weight, self.bias
+
+
+def call(method: Run, tokens: Tensor, *others: Any) -> Tensor:
+    """Calls a method of a block, with nothing around it."""
+    return method(tokens, *others)
+
+
+def sum_of_values(
+    blocks: Sequence[Any],
+    inputs_BND: Sequence[Tensor],
+    gate: tuple[Tensor, ...] = (),
+    run: Run = call,
+) -> Tensor:
+    """Sum of what some blocks' values add to their tokens, (B, N, D), before the final norm.
+
+    Args:
+        blocks: blocks with the method `values`, one at least.
+        inputs_BND: tokens before each of them, of the places that are read.
+        gate: weight and bias of the gate; () for none.
+        run: how a block is called.
+    """
+    total: Tensor | None = None
+    for block, tokens_BND in zip(blocks, inputs_BND, strict=True):
+        # In the precision of the tokens: autocast's products have less of it, and a sum loses more.
+        values_BND = run(block.values, tokens_BND, *gate).to(tokens_BND.dtype)
+        total = values_BND if total is None else total + values_BND
+    assert total is not None
+    return total
+
 
 DENSE = "dense"
 STEM = "stem"  # of a tower of convolutions, what its first stage reads

@@ -11,12 +11,11 @@ import torch
 from detectron2.config import CfgNode
 
 from clipself_seg.config.cat_seg import CAT_SEG_CHOICES
-from clipself_seg.config.checks import CHECKS, RELATIONS
+from clipself_seg.config.checks import CHECKS, RELATIONS, RETIRED, unfollowed
 from clipself_seg.config.detection import DETECTION_CHOICES
 from clipself_seg.config.keys import CHOICES, READOUTS, default_config
 from clipself_seg.config.panoptic import OF_WEIGHTS, PANOPTIC_CHOICES
 from clipself_seg.config.shards import refuse_pipes
-from clipself_seg.config.unfollowed import RETIRED, unfollowed
 from clipself_seg.config.weights import WEIGHTS, refuse_addresses
 from clipself_seg.config.yaml_files import (
     Layer,

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import clip_from_config
-from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.prompts import templates_text
 from clipself_seg.clip.region_pooling import box_weights, mask_weights, pool
+from clipself_seg.clip.runtime import autocast
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip.constants import constant
+from clipself_seg.clip.runtime import constant
 from clipself_seg.errors import InputError, in_short, nearest
 
 

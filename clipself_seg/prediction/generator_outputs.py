@@ -30,7 +30,7 @@ from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.semantic_only import is_semantic_only, read_semantic_only
 from clipself_seg.files import alone_in, remove_leftovers
-from clipself_seg.heads.panoptic.mask_generator.outputs import (
+from clipself_seg.heads.panoptic.generator_outputs import (
     hash_classes,
     output_path,
     save_output,

@@ -6,16 +6,362 @@ again whose worker died: its file is replaced by the same one.
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import importlib
+import json
+import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from tqdm import tqdm
 
-from clipself_seg.errors import InputError
-from clipself_seg.files import alone_in, remove_leftovers
-from clipself_seg.prediction.blocks import Parts, find_items, optional, predict_block, write_part
+from clipself_seg.data.images import decode_image, read_image
+from clipself_seg.errors import InputError, MissingPackage, in_short, shown
+from clipself_seg.evaluation.instances.numbers import encode_masks
+from clipself_seg.files import (
+    alone_in,
+    atomic_path,
+    read_json,
+    read_text,
+    remove_leftovers,
+    write_json,
+)
+from clipself_seg.prediction.files import find_images
+from clipself_seg.prediction.journal import input_state
 from clipself_seg.prediction.loop import Results
+from clipself_seg.prediction.regions import Regions
+
+logger = logging.getLogger(__name__)
+
+SETTINGS_FILE = (
+    "_settings.json"  # by its underscore no part, for those that read the folder as one table
+)
+
+
+class Item(NamedTuple):
+    """An image: a file, or a row of a Parquet file.
+
+    Attributes:
+        image: its path, or "FILE#ROW" for bytes in a Parquet file.
+        table: the Parquet file that has its bytes; None for a file of its own.
+        column: name of the column with the bytes.
+        row: row of the table.
+    """
+
+    image: str
+    table: str | None = None
+    column: str = ""
+    row: int = 0
+
+
+class Predicts(Protocol):
+    """The interface of predictors for blocks: `prediction.loop.Results` of any task."""
+
+    @property
+    def max_pixels(self) -> int:
+        """Largest number of pixels of an image that is decoded."""
+
+    def predict(self, images: Sequence[np.ndarray]) -> Sequence[Any]:
+        """What the model says of each image (H, W, 3) uint8 of a batch, such as `Detections`."""
+
+
+def find_items(inputs: Sequence[str], output: str, column: str | None = None) -> list[Item]:
+    """Images of folders, lists and Parquet files, in a fixed order.
+
+    Args:
+        inputs: images, folders of them, ``.txt`` files with a path a line (relative to the file), and
+            ``.parquet`` files with a column of paths, or of the bytes of image files.
+        output: folder of the results, in which nothing is looked for.
+        column: name of that column; None if there is one alone that can be meant.
+
+    Raises:
+        InputError: an input is missing, or has no images or no such column, or one image comes twice.
+    """
+    items = list[Item]()
+    plain = []
+    for given in map(os.path.abspath, inputs):
+        if given.endswith(".parquet"):
+            items += _table_items(given, column)
+        elif given.endswith(".txt"):
+            lines = [line.strip() for line in read_text(given, "list of images").splitlines()]
+            items += [Item(os.path.join(os.path.dirname(given), line)) for line in lines if line]
+        else:
+            plain.append(given)
+    if plain:
+        files = find_images(plain, output)
+        if files.failed:
+            path, reason = next(iter(files.failed.items()))
+            raise InputError(f"{path}: {reason}: correct it, or leave it out")
+        items += [Item(str(image.path)) for image in files.images]
+    if not items:
+        raise InputError(f"no images in {', '.join(inputs)}")
+    if len({item.image for item in items}) < len(items):
+        names = sorted(item.image for item in items)
+        twice = next(a for a, b in zip(names, names[1:]) if a == b)
+        raise InputError(f"{twice} is given twice: leave one out")
+    return items
+
+
+def _table_items(path: str, column: str | None) -> Iterator[Item]:
+    parquet = optional("pyarrow.parquet")
+    types = optional("pyarrow.types")
+    try:
+        schema = parquet.read_schema(path)
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: correct its name") from None
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read as Parquet ({in_short(error)}): give a whole one"
+        ) from None
+    texts = [f.name for f in schema if types.is_string(f.type) or types.is_large_string(f.type)]
+    contents = [f.name for f in schema if types.is_binary(f.type) or types.is_large_binary(f.type)]
+    usable = texts + contents
+    if column is None and len(usable) == 1:
+        (column,) = usable
+    if column is None or column not in usable:
+        raise InputError(
+            f"{path} has these columns of texts or bytes: {', '.join(usable) or 'none'}; name that of the images: "
+            "--column NAME"
+        )
+    if column in texts:
+        folder = os.path.dirname(path)
+        values = parquet.read_table(path, columns=[column])[column].to_pylist()
+        return (Item(os.path.join(folder, value or "")) for value in values)
+    rows = range(parquet.read_metadata(path).num_rows)
+    return (Item(f"{path}#{row}", path, column, row) for row in rows)
+
+
+def read_items(items: Sequence[Item], max_pixels: int) -> Iterator[Callable[[], np.ndarray]]:
+    """For each image what reads it, as (H, W, 3) uint8 RGB; a table is opened once, and read by row groups."""
+    opened: dict[str, _Column] = {}
+    for item in items:
+        if item.table is None:
+            yield functools.partial(read_image, item.image, max_pixels=max_pixels)
+        else:
+            if item.table not in opened:
+                opened[item.table] = _Column(item.table, item.column)
+            yield functools.partial(_decode, opened[item.table], item, max_pixels)
+
+
+def _decode(column: _Column, item: Item, max_pixels: int) -> np.ndarray:
+    return decode_image(column.value(item.row), item.image, max_pixels)
+
+
+class _Column:
+    """Bytes of a column of a Parquet file, of which one row group is in memory."""
+
+    def __init__(self, path: str, column: str) -> None:
+        self.file = optional("pyarrow.parquet").ParquetFile(path)
+        self.column = column
+        self._group = range(0)
+        self._values: Any = None
+
+    def value(self, row: int) -> bytes:
+        if row not in self._group:
+            begin = 0
+            for index in range(self.file.num_row_groups):
+                end = begin + self.file.metadata.row_group(index).num_rows
+                if row < end:
+                    break
+                begin = end
+            self._group = range(begin, end)
+            self._values = self.file.read_row_group(index, [self.column])[self.column]
+        return self._values[row - self._group.start].as_py() or b""
+
+
+def predict_block(
+    results: Predicts, items: Sequence[Item], batch_size: int
+) -> list[dict[str, Any]]:
+    """A row for each image of a block; one that cannot be read or processed has an error in it.
+
+    Args:
+        results: predicts.
+        items: the images.
+        batch_size: images that the model gets at once.
+    """
+    rows: list[dict[str, Any]] = [{"image": item.image} for item in items]
+    images = dict[int, np.ndarray]()
+    readers = read_items(items, results.max_pixels)
+    for place, read in enumerate(readers):
+        try:
+            images[place] = read()
+        except Exception as error:  # whatever a library makes of a strange file
+            rows[place]["error"] = _reason(error)
+        if len(images) == batch_size or place == len(items) - 1:
+            for done, outcome in _predict_blocks(results, images).items():
+                if isinstance(outcome, Exception):
+                    rows[done]["error"] = _reason(outcome)
+                else:
+                    rows[done] |= _row(outcome, images[done])
+            images.clear()
+    return rows
+
+
+def _predict_blocks(results: Predicts, images: Mapping[int, np.ndarray]) -> dict[int, Any]:
+    """The result of each image or the error of it; where several together fail, each goes alone."""
+    if not images:
+        return {}
+    try:
+        return dict(zip(images, results.predict(list(images.values())), strict=True))
+    except Exception as error:
+        if len(images) == 1:
+            return dict.fromkeys(images, error)
+        logger.debug("a batch fails, its images go one at a time", exc_info=error)
+    return {
+        place: _predict_blocks(results, {place: image})[place] for place, image in images.items()
+    }
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, InputError):
+        return str(error)
+    return f"cannot be processed ({type(error).__name__}: {in_short(error)})"
+
+
+def _row(result: Any, image: np.ndarray) -> dict[str, Any]:
+    """What a row has of a result; boxes are COCO's (x, y, width, height), masks COCO's compressed RLE."""
+    regions: Regions = result.streamed_regions()
+    size = image.shape[:2]
+    corner, opposite = regions.boxes[:, :2], regions.boxes[:, 2:]
+    masks = None
+    if regions.masks is not None:
+        encoded = encode_masks(regions.masks)
+        masks = [{"size": list(size), "counts": mask["counts"].decode()} for mask in encoded]
+    return {
+        "height": size[0],
+        "width": size[1],
+        "class_ids": [result.category_ids[label] for label in regions.labels],
+        "class_names": [result.names[label] for label in regions.labels],
+        "scores": regions.scores.tolist(),
+        "boxes": np.concatenate([corner, opposite - corner], axis=1).tolist(),
+        "masks": masks,
+    }
+
+
+class Parts:
+    """A folder of results: which blocks are there, and by which settings."""
+
+    def __init__(self, folder: str | Path, items: Sequence[Item], block_size: int) -> None:
+        """
+        Args:
+            folder: folder of the results.
+            items: all images, in their order.
+            block_size: images of a block, at least 1.
+        """
+        self.folder = Path(folder)
+        self.items = items
+        self.block_size = block_size
+        self.count = -(-len(items) // block_size)
+
+    def block(self, index: int) -> Sequence[Item]:
+        """The images of a block."""
+        return self.items[index * self.block_size : (index + 1) * self.block_size]
+
+    def path(self, index: int) -> Path:
+        """The file of a block."""
+        return self.folder / f"part-{index:05d}.parquet"
+
+    def begin(self, settings: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[int]:
+        """Note the settings, or compare them with those that are there.
+
+        Args:
+            settings: what results depend on beside the images; JSON.
+            provenance: of this call; JSON.
+
+        Returns:
+            The blocks whose file is not there.
+
+        Raises:
+            InputError: the folder has results of other settings or of other images.
+        """
+        path = self.folder / SETTINGS_FILE
+        given = {**settings, "images": self._digest(), "images of a block": self.block_size}
+        given = json.loads(json.dumps(given))
+        if path.exists():
+            old = read_json(path, "settings")
+            _require_same(self.folder, old.get("settings", {}), given)
+        else:
+            write_json(path, {"settings": given, "provenance": dict(provenance)})
+        return [index for index in range(self.count) if not self._is_whole(index)]
+
+    def errors(self) -> int:
+        """Number of images with an error, of all blocks that are there."""
+        parquet = optional("pyarrow.parquet")
+        tables = (parquet.read_table(self.path(i), columns=["error"]) for i in range(self.count))
+        return sum(len(table) - table["error"].null_count for table in tables)
+
+    def _is_whole(self, index: int) -> bool:
+        try:
+            metadata = optional("pyarrow.parquet").read_metadata(self.path(index))
+        except (OSError, ValueError):  # missing, or damaged since
+            return False
+        return bool(metadata.num_rows == len(self.block(index)))
+
+    def _digest(self) -> str:
+        """Digest of the images' names, and of the size and last change of their files."""
+        digest = hashlib.sha256()
+        states: dict[str, str] = {}
+        for item in self.items:
+            file = item.table or item.image
+            if file not in states:
+                states[file] = json.dumps(input_state(Path(file)))
+            digest.update(f"{item.image}\0{item.column}\0{states[file]}\n".encode())
+        return digest.hexdigest()[:16]
+
+
+def _require_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            plain = not isinstance(old.get(key), list | dict)
+            values = f" ({shown(old.get(key))}, now {shown(new.get(key))})" if plain else ""
+            raise InputError(
+                f"{folder} has results of other settings: {key} has changed{values}: give another --output"
+            )
+
+
+def write_part(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the rows of a block as Parquet, atomically."""
+    pyarrow = optional("pyarrow")
+    with atomic_path(path) as temporary:
+        table = pyarrow.Table.from_pylist(list(rows), schema=_schema())
+        optional("pyarrow.parquet").write_table(table, temporary, compression="zstd")
+
+
+def _schema() -> Any:
+    pa = optional("pyarrow")
+    mask = pa.struct([("size", pa.list_(pa.int32(), 2)), ("counts", pa.string())])
+    return pa.schema(
+        [
+            ("image", pa.string()),
+            ("height", pa.int32()),
+            ("width", pa.int32()),
+            ("class_ids", pa.list_(pa.int64())),
+            ("class_names", pa.list_(pa.string())),
+            ("scores", pa.list_(pa.float32())),
+            ("boxes", pa.list_(pa.list_(pa.float32(), 4))),
+            ("masks", pa.list_(mask)),
+            ("error", pa.string()),
+        ]
+    )
+
+
+def optional(module: str) -> Any:
+    """A module of the extra `ray`.
+
+    Raises:
+        MissingPackage: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingPackage(
+            f'{error.name} is not installed, and --ray needs it: pip install "clipself_seg[ray]"'
+        ) from None
+
 
 BLOCK = 64  # images of a file
 Make = Callable[[str], tuple[Results, dict[str, Any]]]

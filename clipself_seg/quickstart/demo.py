@@ -10,7 +10,7 @@ from clipself_seg.files import alone_in
 from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.pages import write_page
 from clipself_seg.quickstart.heat_maps import SHOWN, ask, heat_sheet
-from clipself_seg.quickstart.panoptic_chapter import show_segments
+from clipself_seg.quickstart.quickstart import show_segments
 from clipself_seg.quickstart.steps import IMAGES, PROGRAM, call_together, first_images, say
 from clipself_seg.visualization.overlays import save_jpeg
 

@@ -2,32 +2,214 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
 
 from clipself_seg.checkpoints.shipped import MINI_CLIP
-from clipself_seg.clip import load_clip
-from clipself_seg.data.images import read_image
+from clipself_seg.clip import DenseCLIP, TextBank, load_clip
+from clipself_seg.clip.whole_image import whole_image_features
+from clipself_seg.data.images import letterbox_crops, letterbox_image, read_image
 from clipself_seg.data.records import panoptic_records
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.regions import enlarge_boxes, relative_boxes
+from clipself_seg.data.segments import Segments, read_segments
+from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.errors import InputError
 from clipself_seg.evaluation.regions.report import region_table
-from clipself_seg.files import atomic_path
+from clipself_seg.files import atomic_path, read_json_lines
 from clipself_seg.pages import render
-from clipself_seg.quickstart.gallery import (
-    Answers,
-    LabelledImage,
-    kmeans_rows,
-    kmeans_sheet,
-    plot_losses,
-    region_answers,
-    region_sheet,
-)
 from clipself_seg.quickstart.heat_maps import SHOWN, Question, ask, heat_sheet
 from clipself_seg.quickstart.steps import Chapter
 from clipself_seg.quickstart.tiles import Row
+from clipself_seg.visualization.dense_maps import (
+    colour_segments,
+    enlarge_labels,
+    kmeans,
+    match_labels,
+)
+from clipself_seg.visualization.fonts import write_text
 from clipself_seg.visualization.overlays import save_jpeg, save_png
+from clipself_seg.visualization.panels import SHEET_TEXT, sheet
+
+CROP = 96  # pixels
+TRAINED_SIDE = 160  # pixels, as in configs/mini: answers are best there
+MAP_SIDE = 192  # a finer grid shows more of the outlines
+ENLARGED = 2  # pixels of a K-Means map for one of the scene
+RIGHT, WRONG = ("\N{CHECK MARK}", (0, 110, 30)), ("\N{BALLOT X}", (175, 0, 0))
+
+
+class Answers(NamedTuple):
+    """The classes that several models predict for one thing.
+
+    Attributes:
+        crop: (CROP, CROP, 3) uint8 RGB, the thing with what is around it.
+        name: name of its class.
+        given: title of a model -> name of a class.
+    """
+
+    crop: np.ndarray
+    name: str
+    given: Mapping[str, str]
+
+
+class LabelledImage:
+    """A validation image with its segments.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        segments: of the image.
+        labels: class of each segment, a position in the vocabulary.
+        things: positions of the things among the segments.
+    """
+
+    def __init__(self, record: dict[str, Any], vocabulary: Vocabulary) -> None:
+        """
+        Args:
+            record: of `data.records.panoptic_records`.
+            vocabulary: of the segments.
+        """
+        things = frozenset(c.dataset_id for c in vocabulary.classes if c.isthing)
+        self.image = read_image(record["file_name"])
+        self.segments: Segments = read_segments(record, things)
+        index_of = vocabulary.dataset_id_to_index
+        self.labels = np.array([index_of[c] for c in self.segments.category_ids.tolist()])
+        self.things = np.flatnonzero(vocabulary.thing[self.labels])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.image.shape[1], self.image.shape[0]
+
+    def student_input(self, clip: DenseCLIP, side: int) -> Tensor:
+        """Normalised padded square (1, 3, side, side)."""
+        square = letterbox_image(self.image, side).transpose(2, 0, 1).copy()
+        return clip.preprocess(torch.from_numpy(square)[None])
+
+
+def kmeans_rows(
+    clips: Mapping[str, DenseCLIP], scenes: Sequence[LabelledImage], most: int
+) -> list[Row]:
+    """Scene, ground truth, and K-Means of each model's dense features with k = number of segments.
+
+    Args:
+        clips: models by title.
+        scenes: those that are wider than high are shown, so that all columns are of one shape.
+        most: number of rows.
+    """
+    wide = [scene for scene in scenes if scene.size[0] > scene.size[1]]
+    rows = []
+    for scene in wide[:most]:
+        width, height = (ENLARGED * side for side in scene.size)
+        ids = np.searchsorted(np.unique(scene.segments.ids), scene.segments.ids)
+        ids = ids.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
+        image = Image.fromarray(scene.image).resize((width, height), Image.Resampling.BICUBIC)
+        tiles = {"image": np.asarray(image), "ground truth": colour_segments(ids)}
+        for title, clip in clips.items():
+            features = whole_image_features(clip, scene.image, MAP_SIDE)
+            labels = kmeans(features, clusters=len(scene.segments.segment_ids))
+            large = enlarge_labels(labels, height, width)
+            tiles[title] = colour_segments(match_labels(large, ids))
+        rows.append(Row(tiles))
+    return rows
+
+
+def kmeans_sheet(rows: Sequence[Row]) -> Image.Image:
+    """`kmeans_rows` as one image."""
+    tiles = [list(row.tiles.values()) for row in rows]
+    return sheet(tiles, list(rows[0].tiles), text=ENLARGED * SHEET_TEXT)
+
+
+def region_answers(
+    clips: Mapping[str, DenseCLIP],
+    scenes: Sequence[LabelledImage],
+    vocabulary: Vocabulary,
+    most: int,
+) -> list[Answers]:
+    """What each model takes the boxes of things for.
+
+    Args:
+        clips: models by title.
+        scenes: images with their things.
+        vocabulary: classes to choose from.
+        most: number of things.
+    """
+    answers = []
+    for scene in scenes:
+        boxes = scene.segments.boxes[scene.things]
+        crops = letterbox_crops(scene.image, enlarge_boxes(boxes, 1.5, *scene.size), CROP)
+        given = zip(*_names(clips, scene, vocabulary))
+        for crop, label, names in zip(crops, scene.labels[scene.things], given):
+            answers.append(Answers(crop, vocabulary.names[label], dict(zip(clips, names))))
+    return answers[:most]
+
+
+def _names(
+    clips: Mapping[str, DenseCLIP], scene: LabelledImage, vocabulary: Vocabulary
+) -> Iterator[list[str]]:
+    """Of each model, the class of each thing."""
+    boxes = relative_boxes(scene.segments.boxes[scene.things], *scene.size)
+    for clip in clips.values():
+        text = TextBank(clip).embed(vocabulary)
+        with torch.no_grad():
+            images = scene.student_input(clip, TRAINED_SIDE)
+            read = clip.encode_boxes(images, [torch.from_numpy(boxes).float()])
+        yield [vocabulary.names[i] for i in (read @ text.T).argmax(1).tolist()]
+
+
+def region_sheet(answers: Sequence[Answers]) -> Image.Image:
+    """Crops of things, three in a row, and beside each what the models take its box for."""
+    tiles = []
+    for crop, name, given in answers:
+        tile = Image.new("RGB", (212, CROP), "white")
+        draw = ImageDraw.Draw(tile)
+        write_text(draw, (4, 2), name, 13, (0, 0, 0), "la")
+        for line, (title, answer) in enumerate(given.items()):
+            mark, colour = RIGHT if answer == name else WRONG
+            text = f"{mark} {title.split()[-1]}: {answer}"
+            write_text(draw, (4, 25 + 23 * line), text, 13, colour, "la")
+        tiles += [crop, np.asarray(tile)]
+    return sheet([tiles[i : i + 6] for i in range(0, len(tiles), 6)], [])
+
+
+def plot_losses(runs: Mapping[str, Path], path: Path) -> None:
+    """Loss over the steps of the live runs, from their metrics.json."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    # Told apart without their colours, too.
+    for (title, metrics), style in zip(runs.items(), itertools.cycle(("-", "--", ":"))):
+        axes.plot(*zip(*_losses(metrics)), style, label=title)
+    axes.set(xlabel="step", ylabel="1 - cosine to the crop", ylim=(0, None))
+    axes.legend()
+    axes.grid(alpha=0.3)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def _losses(path: Path) -> list[tuple[float, float]]:
+    """Step, counted from 1, and loss of each line of a metrics.json that has a loss."""
+    lines = read_json_lines(path, "file of metrics")
+    keys = ("iteration", "loss_clipself")
+    read = [[line.get(key) for key in keys] for line in lines if isinstance(line, dict)]
+    points: list[tuple[float, float]] = [
+        (step + 1, loss)
+        for step, loss in read
+        if isinstance(step, int) and isinstance(loss, int | float)
+        if abs(step) < 2**53 and not abs(loss) > 1e300
+    ]
+    if not points:
+        raise InputError(f"{path} has no line with a step and a loss: remove it, and train again")
+    return points
+
 
 COLUMNS = {"original CLIP": "mini", "CLIPSelf patches": "mini-clipself"}
 COLUMNS |= {"CLIPSelf proposals": "mini-clipself-proposals"}

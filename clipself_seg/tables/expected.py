@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from clipself_seg.benchmark.recipes import recipe
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip.build import find_architecture
 from clipself_seg.clip.openai_vit import OPENAI_VIT
 from clipself_seg.config import load_config
 from clipself_seg.tables.page import markdown_table
+from clipself_seg.tables.recipes import recipe
 from clipself_seg.tables.specs import RunOf
 from clipself_seg.tables.table import ROOT, Table, read_tables
 
@@ -55,7 +55,7 @@ unless a name stands behind them. Written by `python -m clipself_seg.tables.expe
   distilled CLIP. Numbers of runs with changed keys are in [reproduce.md](reproduce.md#what-the-tables-show).
 * **images**: images that all processes draw, `SOLVER.IMS_PER_BATCH` times `SOLVER.MAX_ITER`.
 * **TFLOP an image**: of a training step, forward and backward, a multiply-add as two, by
-  `clipself_seg/benchmark/recipes.py`. What is computed twice to save memory does not count.
+  `clipself_seg/tables/recipes.py`. What is computed twice to save memory does not count.
 * **A100 hours** (computed): images x TFLOP / rate, on one GPU. The rate is {base:.0f} TFLOP/s for ViT-B and
   {large:.0f} for ViT-L, which the authors' times of two distillations imply: 2 and 6 hours on eight A100 with
   80 GB ({authors}). Divide by the number of GPUs. Evaluation and reading of images come on top. CAT-Seg's

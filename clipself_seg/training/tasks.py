@@ -27,7 +27,7 @@ from clipself_seg.data.mappers.region_text import RegionTextMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTrainMapper
 from clipself_seg.data.records import Record
-from clipself_seg.data.shard_stream import ShardStream
+from clipself_seg.data.shards import ShardStream
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation

@@ -30,7 +30,7 @@ from clipself_seg.checkpoints.training_state import (
 from clipself_seg.data.loader import DistributedBatchSampler, DrawOrder, train_batches
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.records import Record
-from clipself_seg.data.shard_stream import ShardStream
+from clipself_seg.data.shards import ShardStream
 from clipself_seg.errors import InputError
 from clipself_seg.models.parameter_groups import Group
 from clipself_seg.models.protocol import TrainableModel

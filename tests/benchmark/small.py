@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from clipself_seg.benchmark import cat_seg_workload, detection_workload, panoptic_workload
-from clipself_seg.benchmark.case import Case
-from clipself_seg.benchmark.detection_inputs import KINDS
-from clipself_seg.benchmark.workloads import build_runs
+from bench import cat_seg_workload, detection_workload, panoptic_workload
+from bench.case import Case
+from bench.detection_inputs import KINDS
+from bench.workloads import build_runs
 from clipself_seg.clip.eva import EvaTransformer
 from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes
 from clipself_seg.heads.fvit.rpn import ProposalRule
 from clipself_seg.heads.panoptic import clip_branches
-from clipself_seg.heads.panoptic.mask_generator import GeneratorSizes
+from clipself_seg.heads.panoptic.generator import GeneratorSizes
 
 SMALL = AggregatorSizes(
     hidden=32,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clipself_seg.benchmark import case
-from clipself_seg.benchmark.cat_seg_workload import SemSegWorkload
-from clipself_seg.benchmark.flops_cat_seg import count_flops, text_flops
-from clipself_seg.benchmark.workloads import build_runs
+from bench import case
+from bench.cat_seg_workload import SemSegWorkload
+from bench.workloads import build_runs
 from clipself_seg.clip import load_clip
 from clipself_seg.errors import InputError
+from clipself_seg.tables.flops import count_flops, text_flops
 from tests.benchmark.small import result, semseg_case, tiny_eva
 from tests.small_towers import SMALL as SMALL_TOWERS
 

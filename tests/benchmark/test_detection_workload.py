@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clipself_seg.benchmark.case import IMAGE_SIZE
-from clipself_seg.benchmark.detection_workload import DetectionWorkload, of_image
-from clipself_seg.benchmark.workloads import build_runs
+from bench.case import IMAGE_SIZE
+from bench.detection_workload import DetectionWorkload, of_image
+from bench.workloads import build_runs
 from clipself_seg.errors import InputError
 from clipself_seg.models import FViT
 from tests.benchmark.small import detection_case, result

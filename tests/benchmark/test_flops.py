@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clipself_seg.benchmark import flops_cat_seg
-from clipself_seg.benchmark.cat_seg_workload import SemSegWorkload
-from clipself_seg.benchmark.flops import count_tower_flops, tower_flops
+from bench.cat_seg_workload import SemSegWorkload
 from clipself_seg.clip import load_clip
 from clipself_seg.clip.freezing import train_last_blocks
+from clipself_seg.tables import flops
+from clipself_seg.tables.flops import count_tower_flops, tower_flops
 from tests.benchmark.small import panoptic_runs, semseg_case, tiny_eva
 
 
@@ -35,11 +35,11 @@ def test_operation_counts_of_cat_seg_are_those_of_torch(small_cat_seg):
     model.requires_grad_(False)
     views = torch.zeros(2, 3, 384, 384)
     with torch.no_grad():
-        counted = flops_cat_seg.count_flops(lambda: model.window_logits(views))
-    parts = [flops_cat_seg.feature_flops, flops_cat_seg.upsample_flops]
-    parts += [flops_cat_seg.aggregator_flops]
+        counted = flops.count_flops(lambda: model.window_logits(views))
+    parts = [flops.feature_flops, flops.upsample_flops]
+    parts += [flops.aggregator_flops]
     assert (
-        flops_cat_seg.text_flops(model, torch.device("cpu")) + sum(part(model, 2) for part in parts)
+        flops.text_flops(model, torch.device("cpu")) + sum(part(model, 2) for part in parts)
         == counted
     )
 
@@ -47,9 +47,9 @@ def test_operation_counts_of_cat_seg_are_those_of_torch(small_cat_seg):
 def test_operation_counts_of_a_training_step_are_those_of_torch(small_cat_seg):
     workload = SemSegWorkload(semseg_case(training=True, batch=2))
     step = workload.runs()["step"]
-    assert flops_cat_seg.count_flops(lambda: step.call(None)) == step.flops
+    assert flops.count_flops(lambda: step.call(None)) == step.flops
 
 
 def test_operation_counts_of_the_generator_are_those_of_torch(small_panoptic):
     generator = panoptic_runs()["generator"]
-    assert flops_cat_seg.count_flops(lambda: generator.call(None)) == generator.flops
+    assert flops.count_flops(lambda: generator.call(None)) == generator.flops

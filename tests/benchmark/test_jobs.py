@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from clipself_seg.benchmark import jobs, measure, report
-from clipself_seg.benchmark.workloads import build_runs
+from bench import jobs, measure, report
+from bench.workloads import build_runs
 from clipself_seg.errors import InputError
 from tests.benchmark.small import shrink_panoptic
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clipself_seg.benchmark.accelerator import ACCELERATOR
-from clipself_seg.benchmark.case import Case
-from clipself_seg.benchmark.jobs import Job
-from clipself_seg.benchmark.launches import Launches, count_all, count_launches, launches_as_text
+from bench.accelerator import ACCELERATOR
+from bench.case import Case
+from bench.jobs import Job
+from bench.launches import Launches, count_all, count_launches, launches_as_text
 from clipself_seg.errors import InputError
 
 
@@ -54,7 +54,7 @@ def test_every_task_is_counted(task, small_cat_seg, small_panoptic, small_detect
 
 def test_all_jobs_are_counted_one_after_the_other(monkeypatch):
     tiny = Job("tiny", {"task": "dense", "model": "ViT-Mini-8", "size": 32}, ("dense",))
-    monkeypatch.setattr("clipself_seg.benchmark.jobs.JOBS", (tiny,))
+    monkeypatch.setattr("bench.jobs.JOBS", (tiny,))
     results = count_all({"threads": 1}, ["ti"], lambda line: None)
     assert results["jobs"]["tiny"]["launches"]["dense"]["all"] > 0
     assert launches_as_text(results).startswith("dense: ViT-Mini-8, 32 px")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from clipself_seg.benchmark import measure
-from clipself_seg.benchmark.measure import Run, time_in_turn
+from bench import measure
+from bench.measure import Run, time_in_turn
 
 
 def test_the_plain_formulation_has_the_allocator_as_torch_finds_it(monkeypatch):

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from clipself_seg.benchmark.flops import tower_flops
-from clipself_seg.benchmark.model_table import model_table
+from bench.model_table import model_table
 from clipself_seg.clip import load_clip
 from clipself_seg.errors import InputError
+from clipself_seg.tables.flops import tower_flops
 
 
 def test_multiply_adds_are_half_of_our_operations_and_blocks_have_rows():

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clipself_seg.benchmark.case import Case
-from clipself_seg.benchmark.panoptic_workload import PanopticWorkload
-from clipself_seg.benchmark.plain_panoptic import plain_masked_attention
-from clipself_seg.benchmark.workloads import build_runs
+from bench.case import Case
+from bench.panoptic_workload import PanopticWorkload
+from bench.plain_panoptic import plain_masked_attention
+from bench.workloads import build_runs
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.clip_branches import MaskedAttention
 from tests.benchmark.small import panoptic_runs, result, tiny_eva

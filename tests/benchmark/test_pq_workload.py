@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 
-from clipself_seg.benchmark import measure, report
-from clipself_seg.benchmark.case import Case
-from clipself_seg.benchmark.pq_workload import DECODED
-from clipself_seg.benchmark.workloads import build_runs
+from bench import measure, report
+from bench.case import Case
+from bench.pq_workload import DECODED
+from bench.workloads import build_runs
 from clipself_seg.errors import InputError
 from tests.benchmark.small import result
 

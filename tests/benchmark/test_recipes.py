@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from clipself_seg.benchmark import recipes
-from clipself_seg.benchmark.flops import tower_flops
 from clipself_seg.clip import load_clip
 from clipself_seg.config import load_config
+from clipself_seg.tables import recipes
+from clipself_seg.tables.flops import tower_flops
 from tests.conftest import ROOT
 
 

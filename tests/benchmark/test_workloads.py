@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clipself_seg.benchmark.case import Case
-from clipself_seg.benchmark.flops_cat_seg import count_flops
-from clipself_seg.benchmark.workloads import DenseWorkload, build_runs
+from bench.case import Case
+from bench.workloads import DenseWorkload, build_runs
 from clipself_seg.clip import load_clip
 from clipself_seg.errors import InputError
+from clipself_seg.tables.flops import count_flops
 from tests.benchmark.small import result, tiny_runs
 
 

@@ -8,10 +8,10 @@ import shutil
 import pytest
 import torch
 
-from clipself_seg.clip import compilation, load_clip
+from clipself_seg.clip import load_clip, runtime
 from clipself_seg.clip.eva import EvaTransformer
-from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.resnet import ResNetTower
+from clipself_seg.clip.runtime import autocast
 from clipself_seg.errors import InputError
 
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ def _use(monkeypatch, backend):
 
 
 def _forget():
-    compilation._compiled_function.cache_clear()
+    runtime._compiled_function.cache_clear()
     torch._dynamo.reset()
 
 

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from clipself_seg.checkpoints.dense_feature import ANY, GATED, DenseFeature
-from clipself_seg.clip import compilation, load_clip, save_clip
-from clipself_seg.clip.dense import sum_of_values
+from clipself_seg.clip import load_clip, runtime, save_clip
 from clipself_seg.clip.eva import EvaTransformer
 from clipself_seg.clip.export import export_onnx
 from clipself_seg.clip.freezing import train_last_blocks
 from clipself_seg.clip.layers import ResidualBlock, head_gates, scale_heads
 from clipself_seg.clip.openai_vit import VisionTransformer
+from clipself_seg.clip.tower import sum_of_values
 from clipself_seg.errors import InputError
 
 MINI = "ViT-Mini-8"
@@ -214,7 +214,7 @@ def test_recomputed_and_compiled_blocks_have_the_same_values_and_gradients(make_
         return function
 
     monkeypatch.setattr(torch, "compile", kept)
-    compilation._compiled_function.cache_clear()
+    runtime._compiled_function.cache_clear()
     images, results = torch.randn(2, 3, 16, 16), []
     for how in ("plain", "checkpointing", "compiling"):
         tower = make_tower()
@@ -224,7 +224,7 @@ def test_recomputed_and_compiled_blocks_have_the_same_values_and_gradients(make_
         (dense.square() * dense).sum().backward()
         gradients = [p.grad for p in tower.parameters() if p.grad is not None]
         results.append([dense, *gradients])
-    compilation._compiled_function.cache_clear()
+    runtime._compiled_function.cache_clear()
     for one in results[1:]:
         for actual, expected in zip(one, results[0], strict=True):
             torch.testing.assert_close(actual, expected)

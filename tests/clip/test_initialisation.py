@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from clipself_seg.clip.build import find_architecture
-from clipself_seg.clip.initialisation import normal_parameter, without_values
 from clipself_seg.clip.model import DenseCLIP
+from clipself_seg.clip.runtime import normal_parameter, without_values
 
 
 def test_numbers_are_normal_ones_times_their_deviation():

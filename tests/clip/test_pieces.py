@@ -7,11 +7,11 @@ from functools import partial
 import pytest
 import torch
 
-from clipself_seg.benchmark.accelerator import ACCELERATOR, Accelerator, on_host
-from clipself_seg.benchmark.launches import Launches
-from clipself_seg.clip import layers, pieces
+from bench.accelerator import ACCELERATOR, Accelerator, on_host
+from bench.launches import Launches
+from clipself_seg.clip import layers, runtime
 from clipself_seg.clip.layers import QuickGELU
-from clipself_seg.clip.pieces import at_once
+from clipself_seg.clip.runtime import at_once
 from clipself_seg.heads.cat_seg import class_aggregation, class_maps
 from clipself_seg.heads.cat_seg.class_aggregation import ClassAggregation
 from clipself_seg.heads.cat_seg.class_maps import best_class, sliding_probabilities
@@ -27,8 +27,8 @@ from clipself_seg.heads.fvit.feature_pyramid import FeaturePyramid
 from clipself_seg.heads.fvit.mask_head import MaskHead
 from clipself_seg.heads.fvit.mask_pasting import paste_masks
 from clipself_seg.heads.fvit.resizers import TapResizers
-from clipself_seg.heads.panoptic import mask_cells, mask_pieces, panoptic_merge
-from clipself_seg.heads.panoptic.mask_cells import visible_cells
+from clipself_seg.heads.panoptic import clip_branches, mask_pieces, panoptic_merge
+from clipself_seg.heads.panoptic.clip_branches import visible_cells
 from clipself_seg.heads.panoptic.mask_pieces import first_best, resize_masks
 from clipself_seg.heads.panoptic.panoptic_merge import (
     canvas_labels,
@@ -41,7 +41,7 @@ GPU = torch.device("cuda")
 
 
 def test_a_cpu_takes_what_its_cache_holds_and_a_gpu_what_its_memory_holds(monkeypatch):
-    monkeypatch.setattr(pieces, "NUMBERS", 1000)
+    monkeypatch.setattr(runtime, "NUMBERS", 1000)
     assert at_once(torch.device("cpu"), 4, 10) == 4 and at_once(GPU, 4, 10) == 100
     assert at_once(torch.device("cpu"), 0, 10) == at_once(GPU, 4, 2000) == 1
     assert at_once(GPU, 4, 0) == 1000
@@ -142,8 +142,8 @@ CASES = {
         (panoptic_merge, "CLASS_NUMBERS"),
         24,
     ),
-    "any cell": (partial(cells_of, "any"), MASKS, (mask_cells, "MASKS_AT_ONCE"), 8),
-    "centre": (partial(cells_of, "centre_or_any"), MASKS, (mask_cells, "MASKS_AT_ONCE"), 25),
+    "any cell": (partial(cells_of, "any"), MASKS, (clip_branches, "MASKS_AT_ONCE"), 8),
+    "centre": (partial(cells_of, "centre_or_any"), MASKS, (clip_branches, "MASKS_AT_ONCE"), 25),
     "pasting": (pasted_from, (10, 7, 7), (mask_pasting, "COPIES"), 25),
     "mask head": (mask_logits_of, (10, 4, 14, 14), (mask_head, "ROIS"), 21),
     "pyramid": (pyramid_of, (4, 6, 8, 8), (mask_head, "ROIS"), 50),
@@ -169,7 +169,7 @@ def test_a_gpu_computes_at_once_what_a_cpu_computes_in_pieces(case, monkeypatch)
 def test_memory_bounds_what_a_gpu_computes_at_once(monkeypatch):
     with Launches() as counted:
         class_aggregation_of(torch.ones(5, 36, 16).to(ACCELERATOR))
-    monkeypatch.setattr(pieces, "NUMBERS", 12 * 5 * 16 * 18)  # half of the locations
+    monkeypatch.setattr(runtime, "NUMBERS", 12 * 5 * 16 * 18)  # half of the locations
     with Launches() as in_two:
         class_aggregation_of(torch.ones(5, 36, 16).to(ACCELERATOR))
     assert counted.operations["aten.native_layer_norm"] == 3  # one of them for the padding

@@ -17,7 +17,7 @@ from clipself_seg.clip.freezing import train_last_blocks
 from clipself_seg.clip.kinds import KINDS
 from clipself_seg.clip.pe_core import PECoreTower, Shape
 from clipself_seg.clip.pooled import LatentPool, read_timm
-from clipself_seg.clip.siglip_files import SiglipTokenizer, canonical
+from clipself_seg.clip.siglip import SiglipTokenizer, canonical
 from clipself_seg.clip.signatures import signature_of
 from clipself_seg.clip.tokenizer_files import FileTokenizer
 from clipself_seg.errors import InputError

@@ -9,11 +9,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clipself_seg.clip import recomputation
+from clipself_seg.clip import runtime
 from clipself_seg.clip.eva import EvaBlock
 from clipself_seg.clip.layers import ResidualBlock, Transformer
 from clipself_seg.clip.positions import rotary_factors
-from clipself_seg.clip.recomputation import run_block
+from clipself_seg.clip.runtime import run_block
 
 ALL, SELECTED, INPUT = "all", "selected", "input"
 
@@ -44,7 +44,7 @@ class Operations(TorchDispatchMode):
 
 def run(kept, block, others, monkeypatch):
     """Result, gradients, the backward pass's operators, and bytes alive after the forward pass."""
-    monkeypatch.setattr(recomputation, "FEWEST_NUMBERS", 10**9 if kept == ALL else 0)
+    monkeypatch.setattr(runtime, "FEWEST_NUMBERS", 10**9 if kept == ALL else 0)
     torch.manual_seed(1)
     x = torch.randn(2, 64, 64, requires_grad=True)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
@@ -84,7 +84,7 @@ def test_bytes_kept_fall_from_choice_to_choice(block_and_others, monkeypatch):
 
 def test_without_gradients_and_below_the_threshold_the_block_is_simply_called(monkeypatch):
     calls = []
-    monkeypatch.setattr(recomputation, "checkpoint", lambda *args, **kwargs: calls.append(1))
+    monkeypatch.setattr(runtime, "checkpoint", lambda *args, **kwargs: calls.append(1))
     x = torch.ones(2, 3, requires_grad=True)
     assert torch.equal(run_block(torch.neg, x, checkpointing=False), -x)
     with torch.no_grad():

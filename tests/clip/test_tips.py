@@ -14,8 +14,10 @@ from torch import Tensor
 from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.clip import build, load_clip
 from clipself_seg.clip.text import encode_prompts
-from clipself_seg.clip.tips import EMBEDDINGS, TipsTransformer
-from clipself_seg.clip.tips_names import (
+from clipself_seg.clip.tips import (
+    EMBEDDINGS,
+    TipsTextTower,
+    TipsTransformer,
     read_official,
     read_timm,
     read_transformers,
@@ -23,7 +25,6 @@ from clipself_seg.clip.tips_names import (
     write_timm,
     write_transformers,
 )
-from clipself_seg.clip.tips_text import TipsTextTower
 from clipself_seg.errors import InputError
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict

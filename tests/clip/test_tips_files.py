@@ -11,7 +11,7 @@ from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import load_clip, save_clip
 from clipself_seg.clip.build import find_architecture
 from clipself_seg.clip.text import same_text_tower
-from clipself_seg.clip.tips_names import read_timm, read_transformers
+from clipself_seg.clip.tips import read_timm, read_transformers
 from clipself_seg.errors import InputError
 from tests.clip.test_tips import close
 from tests.small_towers import small_towers

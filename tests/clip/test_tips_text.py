@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipself_seg.clip.tips_text import TipsTextTower
+from clipself_seg.clip.tips import TipsTextTower
 from tests.clip.test_tips import TEXT_SIZES, TOKENS, close
 
 

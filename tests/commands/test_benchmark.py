@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from clipself_seg.benchmark import jobs, measure, report
-from clipself_seg.commands import benchmark
+from bench import command, jobs, measure, report
 from tests.benchmark.small import shrink_cat_seg, shrink_detection, shrink_panoptic
 
 TINY = ["--model", "ViT-Mini-8", "--size", "64", "--repeats", "1", "--regions", "5"]
@@ -16,7 +15,7 @@ TINY += ["--threads", "1"]
 
 def test_a_quality_benchmark_prints_both(monkeypatch, capsys):
     monkeypatch.setattr(measure, "PEAK_SHAPES", ((64, 64, 64),))
-    assert benchmark.main(["pq", "--batch", "1", "--repeats", "1", "--threads", "1"]) == 0
+    assert command.main(["pq", "--batch", "1", "--repeats", "1", "--threads", "1"]) == 0
     text = capsys.readouterr().out
     for name in ("PQ in memory", "PQ of files"):
         assert text.count(name) == 3  # ours, the plain one, and how they compare
@@ -24,9 +23,9 @@ def test_a_quality_benchmark_prints_both(monkeypatch, capsys):
 
 def test_the_table_of_a_model_is_printed_and_nothing_written(tmp_path, capsys):
     model = ["model", "--model", "ViT-Mini-8", "--size", "64"]
-    assert benchmark.main(model) == 0
+    assert command.main(model) == 0
     assert "visual.transformer.resblocks" in capsys.readouterr().out
-    assert benchmark.main([*model, "--json", str(tmp_path / "x.json")]) == 2
+    assert command.main([*model, "--json", str(tmp_path / "x.json")]) == 2
     assert "nothing to write" in capsys.readouterr().err and not (tmp_path / "x.json").exists()
 
 
@@ -36,7 +35,7 @@ def test_all_jobs_share_what_is_asked_for(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(jobs, "table", lambda results: "the table")
     path = tmp_path / "all.json"
     words = ["all", "--repeats", "2", "--threads", "1", "--only", "dense", "--json", str(path)]
-    assert benchmark.main(words) == 0
+    assert command.main(words) == 0
     (common, only, _), text = given[0], capsys.readouterr().out
     assert common["repeats"] == 2 and common["threads"] == 1 and only == ["dense"]
     assert text == "the table\n" and json.loads(path.read_text()) == {"rows": []}
@@ -62,7 +61,7 @@ def test_prints_a_table_and_writes_the_figures(task, name, more, tmp_path, monke
     monkeypatch.setattr(measure, "PEAK_SHAPES", ((64, 64, 64),))
     if task != "dense":  # one task is enough to see that processes of their own are measured
         monkeypatch.setattr(report, "peak_memory", lambda build, case, name: 2**20)
-    assert benchmark.main([task, *TINY, *more, "--json", str(path)]) == 0
+    assert command.main([task, *TINY, *more, "--json", str(path)]) == 0
     figures, text = json.loads(path.read_text()), capsys.readouterr().out
     assert figures["case"]["model"] == "ViT-Mini-8" and figures["provenance"]["torch"]
     assert figures["peak_flops"] > 0
@@ -82,9 +81,9 @@ def test_prints_a_table_and_writes_the_figures(task, name, more, tmp_path, monke
 
 
 def test_launches_are_counted_in_place_of_times(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("clipself_seg.benchmark.report.matmul_peaks", None)
+    monkeypatch.setattr("bench.report.matmul_peaks", None)
     path = tmp_path / "launches.json"
-    assert benchmark.main(["dense", *TINY, "--launches", "--json", str(path)]) == 0
+    assert command.main(["dense", *TINY, "--launches", "--json", str(path)]) == 0
     figures, text = json.loads(path.read_text()), capsys.readouterr().out
     ours, plain = (figures["launches"][name] for name in ("dense", "plain dense"))
     assert 0 < ours["all"] < plain["all"] and ours["operations"]["aten.addmm"] > 0
@@ -94,5 +93,5 @@ def test_launches_are_counted_in_place_of_times(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("arguments", [["all"], ["model"], ["dense", "--launches"]])
 def test_compiled_blocks_are_refused_where_nothing_is_timed_or_all_is(arguments, capsys):
-    assert benchmark.main([*arguments, "--compile"]) == 2
+    assert command.main([*arguments, "--compile"]) == 2
     assert f"--compile times one task: not {arguments[-1]}" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from detectron2.projects.deeplab import add_deeplab_config
 import clipself_seg
 from clipself_seg import models
 from clipself_seg.config import add_clipself_seg_config, flatten, load_config
-from clipself_seg.config.unfollowed import ARCHITECTURES, UNFOLLOWED, unfollowed
+from clipself_seg.config.checks import ARCHITECTURES, UNFOLLOWED, unfollowed
 from clipself_seg.errors import InputError
 from clipself_seg.models.cat_seg import config as cat_seg_config
 

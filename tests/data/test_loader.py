@@ -14,7 +14,7 @@ from clipself_seg.data.loader import (
     evaluation_batches,
     train_batches,
 )
-from clipself_seg.data.shard_stream import Position
+from clipself_seg.data.shards import Position
 from clipself_seg.errors import InputError
 from tests.tiny import tiny_mapper, tiny_record
 

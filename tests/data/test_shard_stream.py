@@ -8,9 +8,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from clipself_seg.data import shard_stream
+from clipself_seg.data import shards as shard_reader
 from clipself_seg.data.images import decode_image
-from clipself_seg.data.shard_stream import ShardStream
+from clipself_seg.data.shards import ShardStream
 from clipself_seg.errors import InputError
 from tests.shards import encoded, samples, write_shard, write_shards
 
@@ -102,9 +102,9 @@ def test_the_states_in_front_of_the_latest_two_steps_are_kept(shards, done):
 
 def test_a_resumed_stream_reads_no_shard_that_is_behind_it(shards, monkeypatch):
     opened = []
-    images = shard_stream.shard_images
+    images = shard_reader.shard_images
     monkeypatch.setattr(
-        shard_stream, "shard_images", lambda shard: opened.append(shard) or images(shard)
+        shard_reader, "shard_images", lambda shard: opened.append(shard) or images(shard)
     )
     first = stream(shards, batch_size=1)
     read(first, stop=10)  # each of four shards has three
@@ -116,7 +116,7 @@ def test_a_resumed_stream_reads_no_shard_that_is_behind_it(shards, monkeypatch):
 
 
 def test_blocks_are_permuted_and_no_image_is_lost(tmp_path, monkeypatch):
-    monkeypatch.setattr(shard_stream, "BLOCK", 4)
+    monkeypatch.setattr(shard_reader, "BLOCK", 4)
     shard = write_shard(tmp_path / "a.tar", samples(range(11)))
     order = [int(name[:4]) for name in names(read(stream([shard], batch_size=1), stop=11))]
     assert sorted(order[:4]) == list(range(4)) and sorted(order[4:]) == list(range(4, 11))
@@ -150,7 +150,7 @@ def test_what_cannot_be_used_is_replaced_named_and_counted(tmp_path, caplog):
 
 
 def test_names_are_bounded_and_the_count_goes_on(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(shard_stream, "MOST_NAMED", 2)
+    monkeypatch.setattr(shard_reader, "MOST_NAMED", 2)
     shards = broken(tmp_path)
     source = stream(shards, batch_size=1)
     read(source, stop=13)

@@ -7,7 +7,7 @@ import tarfile
 
 import pytest
 
-from clipself_seg.data.tar_stream import Bytes, DamagedTar, members
+from clipself_seg.data.shards import Bytes, DamagedTar, members
 
 LONG = "folder/" * 30 + "image.jpg"
 

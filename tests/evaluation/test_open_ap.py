@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from clipself_seg.evaluation.detection.detections import KINDS
+from clipself_seg.evaluation.detection.evaluation import detection_images
 from clipself_seg.evaluation.detection.ground_truth import read_detection_ground_truth
 from clipself_seg.evaluation.detection.numbers import detection_quality
-from clipself_seg.evaluation.detection.open_images import detection_images
 from clipself_seg.evaluation.open_ap import (
     THRESHOLDS,
     OpenImage,

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from clipself_seg.explore.turns import Busy, TooSlow, Turns
+from clipself_seg.explore.server import Busy, TooSlow, Turns
 
 
 def test_work_is_done_one_at_a_time_in_the_order_of_coming():

@@ -28,8 +28,7 @@ from clipself_seg.data.prepare.pascal_context import (
 )
 from clipself_seg.data.prepare.vistas import prepare_vistas
 from clipself_seg.data.prepare.voc import prepare_voc20
-from clipself_seg.data.shard_stream import ShardStream
-from clipself_seg.data.tar_stream import Bytes, DamagedTar, members
+from clipself_seg.data.shards import Bytes, DamagedTar, ShardStream, members
 from tests.fuzz.readers import Reader
 from tests.shards import samples, write_shard
 from tests.street_worlds import write_city_image, write_vistas_image

@@ -9,7 +9,7 @@ from typing import Any
 from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import FILE_NAME, Journal, Written, input_state
-from clipself_seg.quickstart.gallery import plot_losses
+from clipself_seg.quickstart.page import plot_losses
 from clipself_seg.quickstart.steps import Run, read_chapter
 from clipself_seg.tables.page import write_page
 from clipself_seg.tables.runs import make_run

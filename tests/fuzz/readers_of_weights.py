@@ -26,7 +26,7 @@ from clipself_seg.clip.model import save_clip
 from clipself_seg.clip.tokenizer_files import read_tokenizer
 from clipself_seg.clip.weights import to_layout
 from clipself_seg.config import load_config
-from clipself_seg.heads.panoptic.diffusion_features.weights import read_stable_diffusion
+from clipself_seg.heads.diffusion.weights import read_stable_diffusion
 from clipself_seg.models.build import build_model
 from clipself_seg.models.cat_seg.config import build_backbone
 from tests.checkpoint_files import Bomb, save_as

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torchvision.ops import roi_align
 
 from clipself_seg.checkpoints.dense_feature import DenseFeature
-from clipself_seg.clip import compilation, load_clip
+from clipself_seg.clip import load_clip, runtime
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
-from clipself_seg.models.distillation.weighted import WeightedTerms
+from clipself_seg.models.distillation.build import WeightedTerms
 from clipself_seg.models.parameter_groups import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
 from tests.tiny import SIDE, WORDS, tiny_clipself, tiny_region_sample, tiny_samples
@@ -155,7 +155,7 @@ def test_activation_checkpointing_changes_no_gradient():
 @pytest.mark.heavy
 def test_a_step_with_compiled_towers_is_the_same_step(monkeypatch):
     torch._dynamo.reset()
-    compilation._compiled_function.cache_clear()
+    runtime._compiled_function.cache_clear()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     plain, compiled = tiny_clipself(), tiny_clipself()
     for tower in (compiled.student, compiled.teacher.visual):
@@ -168,7 +168,7 @@ def test_a_step_with_compiled_towers_is_the_same_step(monkeypatch):
     for name, parameter in plain.student.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(compiled.student.get_parameter(name).grad, parameter.grad)
-    compilation._compiled_function.cache_clear()
+    runtime._compiled_function.cache_clear()
 
 
 def test_student_size_is_drawn_anew_for_each_iteration_and_only_then():

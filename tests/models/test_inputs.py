@@ -6,7 +6,7 @@ from unittest.mock import Mock
 
 import torch
 
-from clipself_seg.benchmark.accelerator import ACCELERATOR, on_host
+from bench.accelerator import ACCELERATOR, on_host
 from clipself_seg.models.inputs import on_device, send
 from tests.host_syncs import HostSyncs
 

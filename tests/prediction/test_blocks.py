@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from clipself_seg.errors import InputError, MissingPackage
-from clipself_seg.prediction import blocks
-from clipself_seg.prediction.blocks import Item, Parts, find_items, optional, predict_block
+from clipself_seg.prediction import ray_predict
 from clipself_seg.prediction.detection import Detections
+from clipself_seg.prediction.ray_predict import Item, Parts, find_items, optional, predict_block
 
 
 class Fake:
@@ -131,12 +131,12 @@ def test_what_is_there_is_not_done_again_and_other_settings_are_refused(tmp_path
     parts = Parts(tmp_path / "out", items, 2)
     assert parts.begin({"weights": "abc"}, {}) == [0, 1, 2]
     for index in (0, 2):
-        blocks.write_part(parts.path(index), predict_block(Fake(), parts.block(index), 2))
+        ray_predict.write_part(parts.path(index), predict_block(Fake(), parts.block(index), 2))
     assert Parts(tmp_path / "out", items, 2).begin({"weights": "abc"}, {}) == [1]
     parts.path(0).write_bytes(parts.path(0).read_bytes()[:-9])  # damaged since
     assert parts.begin({"weights": "abc"}, {}) == [0, 1]
     for index in (0, 1):
-        blocks.write_part(parts.path(index), predict_block(Fake(), parts.block(index), 2))
+        ray_predict.write_part(parts.path(index), predict_block(Fake(), parts.block(index), 2))
     assert parts.begin({"weights": "abc"}, {}) == [] and parts.errors() == 1
     rows = pyarrow.parquet.read_table(tmp_path / "out").to_pylist()
     assert [row["image"] for row in rows] == [item.image for item in items]

@@ -21,7 +21,7 @@ from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
 from clipself_seg.heads.fusion import Fusion
-from clipself_seg.heads.panoptic.mask_generator.outputs import GeneratorOutput
+from clipself_seg.heads.panoptic.generator_outputs import GeneratorOutput
 from clipself_seg.models.build import build_model
 from clipself_seg.models.panoptic.outputs import MergeSettings
 from clipself_seg.prediction import generator_outputs

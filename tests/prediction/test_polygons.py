@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from clipself_seg.prediction.polygons import joined_polygon, mask_polygons
+from clipself_seg.prediction.formats import joined_polygon, mask_polygons
 
 
 def filled(polygons, shape):

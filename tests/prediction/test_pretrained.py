@@ -20,7 +20,7 @@ from clipself_seg.commands import predict
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import build_model
-from clipself_seg.models.panoptic.weights import trained_state
+from clipself_seg.models.panoptic.model import trained_state
 from clipself_seg.prediction import pretrained
 from clipself_seg.prediction.detection import DetectionPredictor, load_detection_predictor
 from clipself_seg.prediction.panoptic import PanopticPredictor, load_panoptic_predictor

@@ -8,7 +8,7 @@ import yaml
 from clipself_seg.config import load_config
 from clipself_seg.config.weights import WEIGHTS
 from clipself_seg.errors import InputError
-from clipself_seg.prediction.pretrained_config import (
+from clipself_seg.prediction.pretrained import (
     FILE_KEYS,
     LEFT_OUT,
     MOST_BYTES,

@@ -14,8 +14,7 @@ from PIL import Image
 
 from clipself_seg.errors import InputError, MissingPackage
 from clipself_seg.prediction import ray_predict
-from clipself_seg.prediction.blocks import Item, Parts
-from clipself_seg.prediction.ray_predict import BlockWorker, Workers, predict_over_ray
+from clipself_seg.prediction.ray_predict import BlockWorker, Item, Parts, Workers, predict_over_ray
 from tests.conftest import ROOT
 from tests.prediction.test_blocks import Fake, save
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from clipself_seg.quickstart.detection_chapter import RUNS, _write_sheet
+from clipself_seg.quickstart.quickstart import RUNS, _write_sheet
 from clipself_seg.visualization.boxes import SEEN, UNSEEN
 
 

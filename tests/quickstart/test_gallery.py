@@ -10,7 +10,7 @@ import pytest
 from clipself_seg.clip import load_clip
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.quickstart.gallery import (
+from clipself_seg.quickstart.page import (
     Answers,
     kmeans_rows,
     kmeans_sheet,
@@ -39,7 +39,7 @@ class Scene:
         self.boxes = np.array([[0, 0, width // 2, height], [width // 2, 0, width, height]], float)
 
     def student_input(self, clip, side):
-        from clipself_seg.quickstart.gallery import LabelledImage
+        from clipself_seg.quickstart.page import LabelledImage
 
         return LabelledImage.student_input(self, clip, side)
 

@@ -7,9 +7,8 @@ from html.parser import HTMLParser
 import numpy as np
 
 from clipself_seg.evaluation.sem_seg.report import split_table
-from clipself_seg.quickstart.gallery import Answers
 from clipself_seg.quickstart.heat_maps import Question
-from clipself_seg.quickstart.page import page
+from clipself_seg.quickstart.page import Answers, page
 from clipself_seg.quickstart.steps import Chapter
 from clipself_seg.quickstart.tiles import Row
 from clipself_seg.visualization.overlays import Entry

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from clipself_seg.tables.figure import _plane, write_figure
+from clipself_seg.tables.page import _plane, write_figure
 from tests.tables.test_sections import followed_section, section_of
 
 NUMBERS = {"original": [20.0], "patches": [10.0, 11.0, 12.0]}

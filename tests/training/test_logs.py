@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from clipself_seg.training.logs import setup_logging
+from clipself_seg.training.run import setup_logging
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from clipself_seg.models.distillation.correlation_teachers import Original, TimmBackbone
-from clipself_seg.models.distillation.weighted import (
+from clipself_seg.models.distillation.build import (
     CONTEXTS,
     TERMS,
     CorrelationSettings,
     WeightedTerms,
 )
+from clipself_seg.models.distillation.correlation_teachers import Original, TimmBackbone
 from tests.host_syncs import HostSyncs, on_accelerator
 from tests.models.distillation.test_captions import captioned
 from tests.models.distillation.test_texts import NOUNS, text_samples, tiny_region_text

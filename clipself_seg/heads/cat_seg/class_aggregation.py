@@ -18,10 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip.compilation import compiled
 from clipself_seg.clip.linear import Linear
-from clipself_seg.clip.pieces import at_once
-from clipself_seg.clip.precision import full_precision
+from clipself_seg.clip.runtime import at_once, compiled, full_precision
 from clipself_seg.heads.cat_seg.cost_volume import at_least_float32
 from clipself_seg.heads.cat_seg.spatial_aggregation import GuidedProjections
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from clipself_seg.clip.pieces import at_once
+from clipself_seg.clip.runtime import at_once
 from clipself_seg.heads.cat_seg.cost_aggregator import LEFT_OUT, ClassLogits
 from clipself_seg.heads.cat_seg.windows import WindowLayout, resize
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip.precision import full_precision
+from clipself_seg.clip.runtime import full_precision
 
 
 def cosine_cost(dense_Ehw: Tensor, text_TPE: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip.compilation import compiled
 from clipself_seg.clip.linear import Linear, linear
+from clipself_seg.clip.runtime import compiled
 
 APART = -100.0  # added where two cells of a shifted window are no neighbours in the image
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip.precision import full_precision
+from clipself_seg.clip.runtime import full_precision
 
 RANGE_EPS = 1e-10  # SCD's, where a row's largest value is its smallest
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip.precision import full_precision
+from clipself_seg.clip.runtime import full_precision
 from clipself_seg.heads.distillation.info_nce import summed_cross_entropy
 
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from clipself_seg.clip.constants import constant
+from clipself_seg.clip.runtime import constant
 
 LARGEST_SCALE = math.log(1000 / 16)
 """Limit of |dw| and |dh|: no box becomes more than 62.5 times larger or smaller."""

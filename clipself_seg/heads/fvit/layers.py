@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip.pieces import on_cpu
+from clipself_seg.clip.runtime import on_cpu
 
 
 class BatchNorm(nn.BatchNorm2d):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from clipself_seg.clip.pieces import at_once
+from clipself_seg.clip.runtime import at_once
 from clipself_seg.heads.fvit.feature_pyramid import CHANNELS
 from clipself_seg.heads.fvit.layers import ConvNorm, kaiming_normal
 

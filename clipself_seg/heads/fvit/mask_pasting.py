@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip.pieces import at_once, on_cpu
+from clipself_seg.clip.runtime import at_once, on_cpu
 
 COPIES = 4  # numbers in memory for a pixel of a mask: where it is read, what is read, and whether it is inside
 

@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip.constants import constant
 from clipself_seg.clip.kind import LARGEST_SCALE
-from clipself_seg.clip.precision import full_precision
+from clipself_seg.clip.runtime import constant, full_precision
 from clipself_seg.errors import InputError
 
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip.precision import full_precision
+from clipself_seg.clip.runtime import full_precision
 from clipself_seg.heads.gathering import of_all_processes
 
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip.precision import full_precision
+from clipself_seg.clip.runtime import full_precision
 from clipself_seg.heads.panoptic.matching import (
     Match,
     TermWeights,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipself_seg.clip.pieces import at_once, on_cpu
+from clipself_seg.clip.runtime import at_once, on_cpu
 
 CPU_NUMBERS = 2**18  # numbers that are processed at once, within a core's cache
 CANVAS_NUMBERS = 2**25  # of masks on the canvas at once, on a CPU

@@ -18,9 +18,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from clipself_seg.clip.constants import constant
-from clipself_seg.clip.pieces import at_once, on_cpu
-from clipself_seg.clip.precision import full_precision
+from clipself_seg.clip.runtime import at_once, constant, full_precision, on_cpu
 from clipself_seg.heads.panoptic.mask_pieces import (
     first_best,
     masks_of_image,

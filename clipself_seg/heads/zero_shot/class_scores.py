@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipself_seg.clip.precision import full_precision
+from clipself_seg.clip.runtime import full_precision
 from clipself_seg.data.vocabulary import Names
 from clipself_seg.heads.cat_seg.cost_volume import cosine_cost
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from clipself_seg.clip.pieces import at_once
+from clipself_seg.clip.runtime import at_once
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.class_maps import AT_ONCE, Part
 from clipself_seg.heads.cat_seg.windows import resize

@@ -2,22 +2,299 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple
 
+import numpy as np
+import torch
 from detectron2.config import CfgNode
+from torch import Tensor
 
+from clipself_seg.clip import DenseCLIP, TextBank
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.models.distillation.captions import CaptionContrast
-from clipself_seg.models.distillation.correlation_teachers import correlation_teacher
+from clipself_seg.heads.distillation.correlation import (
+    coherence_loss,
+    context_loss,
+    cosine_similarities,
+    spatial_correlation_loss,
+)
+from clipself_seg.heads.distillation.info_nce import info_nce_loss
+from clipself_seg.heads.distillation.losses import cosine_distance
+from clipself_seg.heads.distillation.region_text import (
+    concept_contrast,
+    federated_bce,
+    federated_nouns,
+    noun_cross_entropy,
+    noun_logits,
+    teacher_divergence,
+)
+from clipself_seg.models.distillation.correlation_teachers import (
+    CorrelationTeacher,
+    correlation_teacher,
+)
 from clipself_seg.models.distillation.crops import CropDistillation
 from clipself_seg.models.distillation.objective import Objective
-from clipself_seg.models.distillation.texts import RegionText
-from clipself_seg.models.distillation.weighted import (
-    CONTEXTS,
-    TERMS,
-    CorrelationSettings,
-    WeightedTerms,
-)
+from clipself_seg.models.distillation.step import DENSE, IMAGE, KEYS, QUERIES, Step
+
+CONTEXTS = {"q": (QUERIES,), "qk": (QUERIES, KEYS)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CorrelationSettings:
+    """How tokens are compared.
+
+    Attributes:
+        teacher: whose tokens show how places resemble each other; None where no term asks for it.
+        temperature: of the softmaxes of `spatial_correlation_loss`.
+        context: names of the student's features of which the context is the mean similarity.
+    """
+
+    teacher: CorrelationTeacher | None = None
+    temperature: float = 0.2
+    context: Sequence[str] = (QUERIES,)
+
+
+class _View:
+    """A step, and what several terms of it have in common, each computed when it is first asked for."""
+
+    def __init__(self, step: Step, settings: CorrelationSettings) -> None:
+        self.step = step
+        self.settings = settings
+
+    @functools.cached_property
+    def target_BNE(self) -> Tensor:
+        """Tokens of the teacher of correlations."""
+        assert self.settings.teacher is not None, "a term of correlations needs a teacher"
+        return _tokens(self.settings.teacher.features(self.step))
+
+    @functools.cached_property
+    def target_BNN(self) -> Tensor:
+        """Their similarities."""
+        return cosine_similarities(self.target_BNE)
+
+
+def _tokens(maps_BDhw: Tensor) -> Tensor:
+    return maps_BDhw.flatten(2).mT
+
+
+def _crops_weighted(view: _View) -> Tensor:
+    step = view.step
+    return step.region_mean(cosine_distance(step.student_RE, step.teacher_RE))
+
+
+def _context(view: _View) -> Tensor:
+    step, names = view.step, view.settings.context
+    similarities = [cosine_similarities(_tokens(step.maps[name])) for name in names]
+    mean_BNN = sum(similarities[1:], similarities[0]) / len(similarities)
+    return context_loss(mean_BNN, view.target_BNN, step.valid_BN).mean()
+
+
+def _coherence(view: _View) -> Tensor:
+    step = view.step
+    own_BNN = cosine_similarities(_tokens(step.dense_BEhw))
+    return coherence_loss(own_BNN, view.target_BNN, step.valid_BN).mean()
+
+
+def _spatial(view: _View) -> Tensor:
+    step, temperature = view.step, view.settings.temperature
+    own_BNE = _tokens(step.dense_BEhw)
+    return spatial_correlation_loss(own_BNE, view.target_BNE, temperature, step.valid_BN).mean()
+
+
+def _whole_images(view: _View) -> Tensor:
+    return cosine_distance(view.step.own_small_BE, view.step.teacher_small_BE).mean()
+
+
+def _own_crops(view: _View) -> Tensor:
+    step = view.step
+    return step.region_mean(cosine_distance(step.own_crops_RE, step.teacher_RE))
+
+
+class Term(NamedTuple):
+    """One objective of a sum.
+
+    Attributes:
+        loss: name under which it is logged.
+        reads: what it reads of the student; () stands for the features of the context.
+        correlated: whether it needs a teacher of correlations.
+        value: scalar of this process's samples, without its weight.
+    """
+
+    loss: str
+    reads: tuple[str, ...]
+    correlated: bool
+    value: Callable[[_View], Tensor]
+
+
+# Name of a key below MODEL.CLIPSELF.OBJECTIVES -> its term.
+TERMS = {
+    "CROPS": Term("loss_clipself", (DENSE,), False, _crops_weighted),
+    "CONTEXT": Term("loss_context", (), True, _context),
+    "COHERENCE": Term("loss_coherence", (DENSE,), True, _coherence),
+    "SPATIAL": Term("loss_spatial", (DENSE,), True, _spatial),
+    "WHOLE_IMAGES": Term("loss_whole_images", (IMAGE,), False, _whole_images),
+    "OWN_CROPS": Term("loss_own_crops", (IMAGE,), False, _own_crops),
+}
+
+
+class WeightedTerms:
+    """A sum of the terms of `TERMS` whose weight is not 0.
+
+    Of samples it reads "image"; for the terms of crops "boxes" (n, 4) XYXY in [0, 1] of the padded square and "crops"
+    uint8 (n, 3, S0, S0); and for correlations "whole" (1, 4), the box of the image, if there is padding.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        correlation: CorrelationSettings | None = None,
+    ) -> None:
+        """
+        Args:
+            weights: names of `TERMS` -> weights, 0 or more.
+            correlation: how tokens are compared; None has no teacher of correlations.
+
+        Raises:
+            ValueError: no weight is greater than 0, or a term has no teacher of correlations.
+        """
+        self.weights = {name: weight for name, weight in weights.items() if weight > 0}
+        self.correlation = correlation = correlation or CorrelationSettings()
+        if not self.weights:
+            raise ValueError("no objective has a weight greater than 0")
+        if correlation.teacher is None and any(TERMS[name].correlated for name in self.weights):
+            raise ValueError(f"{', '.join(self.weights)} need a teacher of correlations")
+        reads = [name for term in self.weights for name in TERMS[term].reads or correlation.context]
+        self.reads = tuple(dict.fromkeys(reads))
+
+    def setup_training(
+        self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None
+    ) -> None:
+        """Loads the teacher of correlations; it needs no classes."""
+        if self.correlation.teacher is not None:
+            self.correlation.teacher.setup(teacher.logit_scale.device)
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """The weighted terms, each under its own name."""
+        view = _View(step, self.correlation)
+        return {
+            TERMS[name].loss: weight * TERMS[name].value(view)
+            for name, weight in self.weights.items()
+        }
+
+
+TextLoss = Literal["bce", "softmax", "regionclip"]
+
+
+class RegionText:
+    """Nouns of regions as classes, whose texts the frozen text tower embeds once.
+
+    Of samples it reads "image", "boxes" (n, 4) XYXY in [0, 1] of the padded square and "labels" int64 (n,);
+    "iteration" for the official loss; for RegionCLIP's "crops" uint8 (n, 3, S0, S0), "caption", and "whole"
+    (1, 4), the box of the whole image.
+    The temperature is the CLIP's own, exp(logit_scale), which does not train.
+    """
+
+    reads: tuple[str, ...] = (DENSE,)
+
+    def __init__(
+        self,
+        *,
+        loss: TextLoss = "bce",
+        negatives: int = 100,
+        templates: str = "vild63",
+        seed: int = 0,
+    ) -> None:
+        """
+        Args:
+            loss: "bce", the official code's: sigmoids over the nouns of the process's regions, topped up at
+                random to `negatives`; "softmax" over all nouns; "regionclip": RegionCLIP's three losses.
+            negatives: number of nouns that "bce" compares with.
+            templates: prompts around a noun, a name in `prompts.TEMPLATES`.
+            seed: seed of the nouns that are drawn, together with the iteration.
+        """
+        self.loss = loss
+        self.negatives = negatives
+        self.templates = templates
+        self.seed = seed
+        self.nouns_KE: Tensor | None = None
+
+    def setup_training(
+        self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None
+    ) -> None:
+        """Embeds the nouns; labels of samples number them in this order."""
+        if vocabulary is None:
+            raise ValueError("region-text training needs its nouns")
+        self.nouns_KE = TextBank(teacher, self.templates).embed(vocabulary)
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """{"loss_texts": scalar}, or RegionCLIP's {"loss_concepts", "loss_teacher", "loss_image_text"}."""
+        assert self.nouns_KE is not None, "call setup_training before the first step"
+        labels_R = torch.cat([sample["labels"] for sample in step.samples])
+        on_device_R = labels_R.to(step.device, non_blocking=True)
+        if self.loss == "regionclip":
+            return self._regionclip(step, on_device_R)
+        if self.loss == "softmax":
+            each_R = noun_cross_entropy(self._logits(step, step.student_RE), on_device_R)
+        else:
+            # Before the student is asked, which a GPU would have to be done with.
+            nouns_F = self._compared(labels_R, step).to(step.device, non_blocking=True)
+            each_R = federated_bce(self._logits(step, step.student_RE), on_device_R, nouns_F)
+        return {"loss_texts": step.region_mean(each_R)}
+
+    def _compared(self, labels_R: Tensor, step: Step) -> Tensor:
+        """Nouns (F,) that the regions of this process are compared with in this step."""
+        assert self.nouns_KE is not None
+        rng = np.random.default_rng((self.seed, step.samples[0]["iteration"]))
+        count = len(self.nouns_KE)
+        return torch.from_numpy(federated_nouns(labels_R.numpy(), count, self.negatives, rng))
+
+    def _regionclip(self, step: Step, labels_R: Tensor) -> dict[str, Tensor]:
+        logits_RK = self._logits(step, step.student_RE)
+        teacher_RK = self._logits(step, step.teacher_RE)
+        return {
+            "loss_concepts": step.region_mean(concept_contrast(logits_RK, labels_R)),
+            "loss_teacher": step.region_mean(teacher_divergence(logits_RK, teacher_RK)),
+            "loss_image_text": self._image_text(step),
+        }
+
+    def _logits(self, step: Step, regions_RE: Tensor) -> Tensor:
+        assert self.nouns_KE is not None
+        return noun_logits(regions_RE, self.nouns_KE, step.teacher.logit_scale.exp())
+
+    def _image_text(self, step: Step) -> Tensor:
+        """Contrast of whole images, read as one region each, with their captions over all processes."""
+        images_BE = step.pooled([sample["whole"] for sample in step.samples])
+        scale = step.teacher.logit_scale.exp()
+        return info_nce_loss(
+            images_BE, step.caption_BE, step.caption_tokens_BL, scale, gather=step.synchronised
+        )
+
+
+class CaptionContrast:
+    """InfoNCE of whole images at the student's size and their captions (CLIPSelf, Table 1c, #5*).
+
+    The image embedding is the ordinary one, with attention in the last block, so that all of that block
+    learns. Text tower and temperature are the original's, frozen. Of samples it reads "image" and
+    "caption", a text.
+    """
+
+    reads: tuple[str, ...] = (IMAGE,)
+
+    def setup_training(
+        self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None
+    ) -> None:
+        """Does nothing: it needs no classes."""
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """{"loss_captions": `info_nce_loss` of all processes' images, or of this one's if they train alone}."""
+        scale = step.teacher.logit_scale.exp()
+        loss = info_nce_loss(
+            step.image_BE, step.caption_BE, step.caption_tokens_BL, scale, gather=step.synchronised
+        )
+        return {"loss_captions": loss}
 
 
 def _crops(cfg: CfgNode) -> Objective:

@@ -17,8 +17,8 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.region_pooling import box_weights, pool
+from clipself_seg.clip.runtime import autocast
 from clipself_seg.clip.tower import DENSE, KEYS, QUERIES, ImageTower
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.heads.distillation.losses import Average, loss_count, region_mean

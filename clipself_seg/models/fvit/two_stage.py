@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from clipself_seg.clip.constants import constant
-from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.region_pooling import pool, strided_box_weights
+from clipself_seg.clip.runtime import autocast, constant
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.heads.fusion import fuse_detections
 from clipself_seg.heads.fvit.box_head import DELTA_WEIGHTS, RoITargets, box_losses

@@ -17,11 +17,11 @@ from clipself_seg.config.load import precision_from_config
 from clipself_seg.config.panoptic import OF_WEIGHTS
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.clip_branches import CLIP_BRANCHES, ClipBranch
-from clipself_seg.heads.panoptic.mask_generator import GeneratorSizes, MaskGenerator
-from clipself_seg.heads.panoptic.mask_generator.clip_stages import CLIPStages
-from clipself_seg.heads.panoptic.mask_generator.pyramid import CLIPPyramid
+from clipself_seg.heads.panoptic.clip_stages import CLIPStages
+from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator
 from clipself_seg.heads.panoptic.mask_losses import LossSettings, MaskCriterion
 from clipself_seg.heads.panoptic.matching import TermWeights
+from clipself_seg.heads.panoptic.pyramid import CLIPPyramid
 from clipself_seg.models.panoptic.outputs import FusionSettings, MergeSettings
 
 
@@ -175,7 +175,7 @@ def build_source(cfg: CfgNode, clip: DenseCLIP) -> nn.Module:
     if cfg.MODEL.MASK_GENERATOR.SOURCE == "pyramid":
         pyramid = cfg.MODEL.PYRAMID
         return CLIPPyramid(clip, blocks=pyramid.BLOCKS, channels=pyramid.CHANNELS)
-    from clipself_seg.heads.panoptic.diffusion_features import build_diffusion_features
+    from clipself_seg.heads.diffusion.source import build_diffusion_features
 
     diffusion = cfg.MODEL.DIFFUSION
     return build_diffusion_features(

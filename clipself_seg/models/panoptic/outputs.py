@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip.constants import constant
+from clipself_seg.clip.runtime import constant
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import (
@@ -24,7 +24,7 @@ from clipself_seg.heads.fusion import (
     mode_discount,
     name_masks,
 )
-from clipself_seg.heads.panoptic.mask_generator.outputs import GeneratorOutput
+from clipself_seg.heads.panoptic.generator_outputs import GeneratorOutput
 from clipself_seg.heads.panoptic.mask_pieces import resize_masks
 from clipself_seg.heads.panoptic.panoptic_merge import (
     canvas_labels,

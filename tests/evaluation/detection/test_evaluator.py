@@ -11,7 +11,7 @@ import torch
 from detectron2.structures import Boxes
 
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.detection.evaluator import DetectionEvaluator
+from clipself_seg.evaluation.detection.evaluation import DetectionEvaluator
 from clipself_seg.evaluation.detection.ground_truth import read_detection_ground_truth
 from tests.detection_worlds import (
     SIZE,

@@ -13,7 +13,7 @@ from clipself_seg.data.similarity import write_similarity
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.data.wordnet import UNKNOWN
 from clipself_seg.errors import InputError
-from clipself_seg.heads.panoptic.mask_generator.outputs import GeneratorOutput
+from clipself_seg.heads.panoptic.generator_outputs import GeneratorOutput
 from tests.panoptic_worlds import save_ids
 from tests.spoiled_panoptic import CLASSES, SIZE, Spoiler, evaluation
 

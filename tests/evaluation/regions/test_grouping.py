@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from clipself_seg.evaluation.regions.grouping import NO_CLASS, neighbour_purity, token_classes
+from clipself_seg.evaluation.regions.accuracy import NO_CLASS, neighbour_purity, token_classes
 
 
 def directions(*degrees):

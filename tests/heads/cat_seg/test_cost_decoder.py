@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from clipself_seg.heads.cat_seg.cost_decoder import UpBlock
+from clipself_seg.heads.cat_seg.cost_aggregator import UpBlock
 
 
 @torch.no_grad()

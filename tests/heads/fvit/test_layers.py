@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from clipself_seg.benchmark.plain_detection import plain_conv
+from bench.plain_detection import plain_conv
 from clipself_seg.heads.fvit.layers import BatchNorm, ConvNorm, double
 from tests.two_processes import in_two_processes
 

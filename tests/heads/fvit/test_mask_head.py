@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from clipself_seg.benchmark.plain_detection import plain_mask_probs
+from bench.plain_detection import plain_mask_probs
 from clipself_seg.heads.fvit import mask_head
 from clipself_seg.heads.fvit.mask_head import MaskHead, mask_targets
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.layers.mask_ops import paste_masks_in_image
 
-from clipself_seg.benchmark.plain_detection import plain_masks
+from bench.plain_detection import plain_masks
 from clipself_seg.heads.fvit import mask_pasting
 from clipself_seg.heads.fvit.mask_pasting import paste_masks
 

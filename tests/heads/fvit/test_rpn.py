@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 
-from clipself_seg.benchmark.accelerator import ACCELERATOR, Accelerator, on_host
+from bench.accelerator import ACCELERATOR, Accelerator, on_host
 from clipself_seg.heads.fvit.rpn import ProposalRule, make_anchors, propose
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipself_seg.heads.panoptic import mask_cells
-from clipself_seg.heads.panoptic.mask_cells import BINARISATIONS, visible_cells
+from clipself_seg.heads.panoptic import clip_branches
+from clipself_seg.heads.panoptic.clip_branches import BINARISATIONS, visible_cells
 
 GRID, PATCH = (5, 7), 6
 
@@ -75,7 +75,9 @@ def test_padding_is_never_visible(binarise):
 
 def test_masks_without_a_positive_logit_are_not_resampled(monkeypatch):
     resampled = []
-    monkeypatch.setattr(mask_cells, "_resample", lambda masks, *_: resampled.append(masks) or masks)
+    monkeypatch.setattr(
+        clip_branches, "_resample", lambda masks, *_: resampled.append(masks) or masks
+    )
     masks = torch.full((3, *GRID), -1.0)
     masks[1, 2, 3] = 0  # one half: visible
     cells = visible_cells(masks, GRID, 1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipself_seg.benchmark.plain_panoptic import plain_panoptic
+from bench.plain_panoptic import plain_panoptic
 from clipself_seg.heads.fusion import fuse_scores
 from clipself_seg.heads.panoptic import mask_pieces
 from clipself_seg.heads.panoptic.mask_pieces import first_best, resize_masks

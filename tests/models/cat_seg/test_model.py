@@ -9,13 +9,13 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from clipself_seg.clip import compilation, load_clip, save_clip
+from clipself_seg.clip import load_clip, runtime, save_clip
 from clipself_seg.config import load_config
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg
 from clipself_seg.models.build import build_model as build_with_weights
-from clipself_seg.models.cat_seg.weights import to_official
+from clipself_seg.models.cat_seg.model import to_official
 from tests.conftest import ROOT
 
 MINI = ROOT / "configs/mini/semseg.yaml"
@@ -53,12 +53,12 @@ def test_words_changed_on_a_live_model_take_effect(image):
 @pytest.mark.heavy
 def test_a_compiled_tower_gives_the_same_scores(monkeypatch, image):
     torch._dynamo.reset()
-    compilation._compiled_function.cache_clear()
+    runtime._compiled_function.cache_clear()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     model = build("MODEL.CLIP.COMPILE", "True")
     assert model.clip.visual.compiling
     torch.testing.assert_close(scores(model, image), scores(build(), image))
-    compilation._compiled_function.cache_clear()
+    runtime._compiled_function.cache_clear()
 
 
 @pytest.mark.parametrize("change", ["optimiser", "load_state_dict", "replaced", "permuted"])

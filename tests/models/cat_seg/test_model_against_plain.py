@@ -7,7 +7,7 @@ import functools
 import pytest
 import torch
 
-from clipself_seg.benchmark import plain_cat_seg as plain
+from bench import plain_cat_seg as plain
 from clipself_seg.clip import load_clip, prompts
 from clipself_seg.heads.cat_seg.cost_aggregator import LEFT_OUT, AggregatorSizes, CostAggregator
 from clipself_seg.heads.cat_seg.windows import WindowLayout

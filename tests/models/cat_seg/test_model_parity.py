@@ -15,7 +15,7 @@ from clipself_seg.clip.openai_vit import VisionTransformer
 from clipself_seg.clip.text import TextTower
 from clipself_seg.config import load_config
 from clipself_seg.models import CATSeg
-from clipself_seg.models.cat_seg.weights import to_official
+from clipself_seg.models.cat_seg.model import to_official
 from tests.conftest import PARITY, ROOT
 from tests.heads.cat_seg.test_cost_aggregator import wave
 from tests.parity.named_weights import named_input, named_state_dict

@@ -9,7 +9,7 @@ from clipself_seg.clip import load_clip
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg
-from clipself_seg.models.cat_seg.weights import read_state, to_official
+from clipself_seg.models.cat_seg.model import read_state, to_official
 from tests.conftest import ROOT
 
 CLIP = "sem_seg_head.predictor.clip_model."

@@ -7,10 +7,15 @@ import pytest
 from clipself_seg.config import checks, load_config
 from clipself_seg.config.keys import CHOICES
 from clipself_seg.errors import InputError
-from clipself_seg.models.distillation.build import OBJECTIVES, build_objective
+from clipself_seg.models.distillation.build import (
+    CONTEXTS,
+    OBJECTIVES,
+    TERMS,
+    WeightedTerms,
+    build_objective,
+)
 from clipself_seg.models.distillation.correlation_teachers import Original
 from clipself_seg.models.distillation.crops import CropDistillation
-from clipself_seg.models.distillation.weighted import CONTEXTS, TERMS, WeightedTerms
 
 TARGET = "MODEL.CLIPSELF.TARGET"
 

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from clipself_seg.errors import InputError
+from clipself_seg.models.distillation.build import CorrelationSettings, WeightedTerms
 from clipself_seg.models.distillation.correlation_teachers import (
     Original,
     TimmBackbone,
     correlation_teacher,
 )
-from clipself_seg.models.distillation.weighted import CorrelationSettings, WeightedTerms
 from tests.models.distillation.test_step import step_of
 from tests.tiny import tiny_clipself, tiny_samples
 

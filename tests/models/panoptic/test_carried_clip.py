@@ -13,7 +13,7 @@ from clipself_seg.clip import load_clip, save_clip
 from clipself_seg.clip.weights import to_layout
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
-from clipself_seg.models.panoptic.weights import own_checkpoint, trained_state
+from clipself_seg.models.panoptic.model import own_checkpoint, trained_state
 from tests.conftest import ROOT
 
 SMALL = {

@@ -9,6 +9,7 @@ import torch
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import Fusion
+from clipself_seg.models.panoptic.model import trained_state
 from clipself_seg.models.panoptic.outputs import UnnamedMasks
 from clipself_seg.models.panoptic.true_masks import (
     MaskModel,
@@ -16,7 +17,6 @@ from clipself_seg.models.panoptic.true_masks import (
     mask_names,
     query_masks,
 )
-from clipself_seg.models.panoptic.weights import trained_state
 from tests.models.panoptic.small import CONFIG, GIVEN, SMALL, model_of, sample
 
 KINDS = ("dense", "masked_attention")

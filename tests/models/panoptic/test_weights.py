@@ -11,7 +11,7 @@ from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models import OpenPanoptic
 from clipself_seg.models.build import build_model as build_with_weights
-from clipself_seg.models.panoptic.weights import (
+from clipself_seg.models.panoptic.model import (
     CLIP_HASH,
     EXPONENTS,
     frozen_hashes,

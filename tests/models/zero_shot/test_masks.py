@@ -15,7 +15,7 @@ from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.heads.zero_shot.windows import StridedWindows
 from clipself_seg.models import ZeroShotSegmenter
-from clipself_seg.models.zero_shot.masks import DenseInMasks
+from clipself_seg.models.zero_shot.model import DenseInMasks
 from tests.conftest import ROOT
 from tests.small_towers import POOLED, small_towers
 

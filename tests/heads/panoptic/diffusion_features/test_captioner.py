@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from clipself_seg.clip import load_clip
-from clipself_seg.heads.panoptic.diffusion_features.captioner import ImplicitCaptioner, embed_crops
+from clipself_seg.heads.diffusion.captioner import ImplicitCaptioner, embed_crops
 
 
 @pytest.fixture

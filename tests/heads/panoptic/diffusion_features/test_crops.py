@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clipself_seg.heads.panoptic.diffusion_features.crops import crop_corners, cut_crops, join_crops
+from clipself_seg.heads.diffusion.source import crop_corners, cut_crops, join_crops
 
 
 @pytest.mark.parametrize(

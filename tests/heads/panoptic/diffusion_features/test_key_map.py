@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clipself_seg.heads.panoptic.diffusion_features.key_map import unet_name, vae_name
-from clipself_seg.heads.panoptic.diffusion_features.networks import (
+from clipself_seg.heads.diffusion.networks import (
     SMALL,
     StableDiffusionSizes,
     build_unet,
     build_vae,
 )
+from clipself_seg.heads.diffusion.weights import unet_name, vae_name
 from tests.heads.panoptic.diffusion_features.compvis import compvis_state
 
 pytest.importorskip("diffusers", reason="needs diffusers (the extra [diffusion])")

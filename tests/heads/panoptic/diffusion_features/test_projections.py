@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from clipself_seg.heads.panoptic.diffusion_features.projections import (
+from clipself_seg.heads.diffusion.source import (
     Bottleneck,
     project_taps,
     tap_projections,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clipself_seg.errors import InputError
-from clipself_seg.heads.panoptic.diffusion_features.prompt import encode_empty_prompt
+from clipself_seg.heads.diffusion.weights import encode_empty_prompt
 from tests.heads.panoptic.diffusion_features.compvis import small_text_tower
 
 

@@ -11,17 +11,17 @@ import torch
 import clipself_seg
 from clipself_seg.clip import load_clip
 from clipself_seg.errors import InputError
-from clipself_seg.heads.panoptic.diffusion_features import (
-    DiffusionFeatures,
-    build_diffusion_features,
-)
-from clipself_seg.heads.panoptic.diffusion_features.networks import (
+from clipself_seg.heads.diffusion.networks import (
     StableDiffusionSizes,
     build_unet,
     build_vae,
 )
-from clipself_seg.heads.panoptic.diffusion_features.stable_diffusion import StableDiffusion
-from clipself_seg.heads.panoptic.mask_generator import MaskGenerator
+from clipself_seg.heads.diffusion.source import (
+    DiffusionFeatures,
+    build_diffusion_features,
+)
+from clipself_seg.heads.diffusion.stable_diffusion import StableDiffusion
+from clipself_seg.heads.panoptic.generator import MaskGenerator
 
 pytest.importorskip("diffusers", reason="needs diffusers (the extra [diffusion])")
 NAMES = ["s2", "s3", "s4", "s5"]

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.heads.panoptic.diffusion_features.networks import (
+from clipself_seg.heads.diffusion.networks import (
     SMALL,
     StableDiffusionSizes,
     build_unet,
     build_vae,
 )
-from clipself_seg.heads.panoptic.diffusion_features.stable_diffusion import (
+from clipself_seg.heads.diffusion.stable_diffusion import (
     StableDiffusion,
     decoder_taps,
     encoder_taps,

@@ -10,10 +10,9 @@ import safetensors.torch
 import torch
 
 from clipself_seg.errors import InputError
-from clipself_seg.heads.panoptic.diffusion_features.networks import SMALL, build_unet
-from clipself_seg.heads.panoptic.diffusion_features.prompt import encode_empty_prompt
-from clipself_seg.heads.panoptic.diffusion_features.stable_diffusion import StableDiffusion
-from clipself_seg.heads.panoptic.diffusion_features.weights import load_stable_diffusion
+from clipself_seg.heads.diffusion.networks import SMALL, build_unet
+from clipself_seg.heads.diffusion.stable_diffusion import StableDiffusion
+from clipself_seg.heads.diffusion.weights import encode_empty_prompt, load_stable_diffusion
 from tests.heads.panoptic.diffusion_features.compvis import compvis_state, small_text_tower
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clipself_seg.heads.panoptic.mask_generator.deformable_attention import DeformableAttention
+from clipself_seg.heads.panoptic.deformable_attention import DeformableAttention
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 

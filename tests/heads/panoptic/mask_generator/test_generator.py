@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clipself_seg.errors import InputError
-from clipself_seg.heads.panoptic.mask_generator import GeneratorSizes, MaskGenerator
+from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator
 from tests.conftest import PARITY
 
 OFFICIAL = {f"s{i}": 512 for i in (2, 3, 4, 5)}

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clipself_seg.heads.panoptic.mask_generator import GeneratorSizes, MaskGenerator
-from clipself_seg.heads.panoptic.mask_generator.deformable_attention import DeformableAttention
+from clipself_seg.heads.panoptic.deformable_attention import DeformableAttention
+from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator
 
 # None of this is transformers' public interface: setup.cfg says which versions have it.
 theirs = pytest.importorskip(

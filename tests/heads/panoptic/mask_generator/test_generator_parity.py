@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipself_seg.heads.panoptic.mask_generator import MaskGenerator
+from clipself_seg.heads.panoptic.generator import MaskGenerator
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict
 

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from clipself_seg.heads.panoptic.mask_generator import level_samples
-from clipself_seg.heads.panoptic.mask_generator.level_samples import (
+from clipself_seg.heads.panoptic import level_samples
+from clipself_seg.heads.panoptic.level_samples import (
     sample_levels,
     summed_rows,
     summed_samples,

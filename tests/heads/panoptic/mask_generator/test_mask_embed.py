@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clipself_seg.heads.panoptic.mask_generator.mask_embed import PooledMaskEmbed, pool_masks
+from clipself_seg.heads.panoptic.query_decoder import PooledMaskEmbed, pool_masks
 
 
 def test_means_over_positive_pixels_by_hand():

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, safe_open, save_file
 
 from clipself_seg.errors import InputError
-from clipself_seg.heads.panoptic.mask_generator import outputs
-from clipself_seg.heads.panoptic.mask_generator.outputs import (
+from clipself_seg.heads.panoptic import generator_outputs
+from clipself_seg.heads.panoptic.generator_outputs import (
     LARGEST,
     GeneratorOutput,
     check_outputs,
@@ -186,7 +186,7 @@ def test_numbers_that_are_no_scores_are_refused(tmp_path, change, message, monke
         save_output(tmp_path, wrong, **IDENTITY, weights="none")
     assert not list(tmp_path.iterdir())
     with monkeypatch.context() as patch:  # as another program may write it
-        patch.setattr(outputs, "_check_values", lambda *_: None)
+        patch.setattr(generator_outputs, "_check_values", lambda *_: None)
         save_output(tmp_path, wrong, **IDENTITY, weights="none")
     with pytest.raises(InputError, match=f"139.safetensors: {message}"):
         read(tmp_path)

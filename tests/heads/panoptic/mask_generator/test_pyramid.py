@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from clipself_seg.clip import load_clip
-from clipself_seg.heads.panoptic.mask_generator.pixel_decoder import STRIDES
-from clipself_seg.heads.panoptic.mask_generator.pyramid import CLIPPyramid
+from clipself_seg.heads.panoptic.pixel_decoder import STRIDES
+from clipself_seg.heads.panoptic.pyramid import CLIPPyramid
 
 
 @pytest.mark.parametrize(("name", "stride"), [("ViT-Mini-8", 8), ("ViT-B-16", 16)])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from clipself_seg.heads.panoptic.mask_generator.pixel_decoder import sine_positions
-from clipself_seg.heads.panoptic.mask_generator.query_decoder import QueryAttention, QueryDecoder
+from clipself_seg.heads.panoptic.pixel_decoder import sine_positions
+from clipself_seg.heads.panoptic.query_decoder import QueryAttention, QueryDecoder
 
 GRIDS = [(2, 3), (4, 6), (8, 12)]
 

@@ -1,0 +1,279 @@
+"""Feature maps of Stable Diffusion conditioned on CLIP's image embeddings (ODISE, arXiv 2303.04803).
+
+Shapes: B images, n crops of an image, H x W pixels of the canvas, S side of a crop in pixels.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clipself_seg.checkpoints.hashes import hash_tensors
+from clipself_seg.clip import DenseCLIP
+from clipself_seg.errors import InputError
+from clipself_seg.heads.diffusion.captioner import ImplicitCaptioner, embed_crops
+from clipself_seg.heads.diffusion.networks import StableDiffusionSizes
+from clipself_seg.heads.diffusion.stable_diffusion import StableDiffusion
+from clipself_seg.heads.diffusion.weights import load_stable_diffusion
+from clipself_seg.heads.panoptic.pixel_decoder import STRIDES, NormedConv
+
+WIDTH = 512  # channels of the maps
+HIDDEN = 128  # channels inside a residual block
+# The map that each tap is added to: encoder (2), U-Net (4), decoder (2). The first tap of the U-Net
+# has a stride of 64 and is enlarged.
+TAP_MAPS = ("s2", "s3", "s5", "s5", "s4", "s3", "s3", "s2")
+
+
+class Bottleneck(nn.Module):
+    """Residual block of ResNet-50 with group norms, under the parameter names of Detectron2."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = NormedConv(channels, HIDDEN, 1)
+        self.conv2 = NormedConv(HIDDEN, HIDDEN, 3)
+        self.conv3 = NormedConv(HIDDEN, WIDTH, 1)
+        if channels != WIDTH:
+            self.shortcut = NormedConv(channels, WIDTH, 1)
+        for convolution in self.children():
+            assert isinstance(convolution, NormedConv)
+            # The initialisation of layers with ReLU (He et al.), which NormedConv's own does not assume.
+            nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transforms (B, C, h, w) into (B, WIDTH, h, w)."""
+        inner = self.conv3(F.relu(self.conv2(F.relu(self.conv1(x)))))
+        return F.relu(inner + (self.shortcut(x) if hasattr(self, "shortcut") else x))
+
+
+def tap_projections(channels: Sequence[int]) -> nn.ModuleList:
+    """Projections of the taps under the names of ODISE's ``backbone.feature_projections``.
+
+    Args:
+        channels: number of channels of each tap.
+    """
+    return nn.ModuleList(nn.Sequential(Bottleneck(count)) for count in channels)
+
+
+def project_taps(
+    projections: nn.ModuleList, taps: Sequence[Tensor], side: int
+) -> dict[str, Tensor]:
+    """Maps (B, WIDTH, side / stride, side / stride) of crops, each the sum of its projected taps.
+
+    Args:
+        projections: modules that `tap_projections` returned.
+        taps: taps (B, C, h, w) of any size, resized by taking the nearest cell.
+        side: side of the crops in pixels.
+    """
+    maps: dict[str, Tensor] = {}
+    for projection, tap, name in zip(projections, taps, TAP_MAPS, strict=True):
+        size = (side // STRIDES[name], side // STRIDES[name])
+        if tuple(tap.shape[-2:]) != size:
+            tap = F.interpolate(tap, size, mode="nearest")
+        projected = projection(tap)
+        maps[name] = maps[name] + projected if name in maps else projected
+    return {name: maps[name] for name in STRIDES}
+
+
+Corner = tuple[int, int]
+
+
+def crop_corners(height: int, width: int, side: int) -> list[Corner]:
+    """Top left corners (y, x) in pixels of the crops that cover a canvas, row by row.
+
+    The crops are as few as possible and side by side. The last one of an axis is shifted back inside
+    the canvas, and overlaps its neighbour.
+
+    Args:
+        height: height of the canvas in pixels.
+        width: width of the canvas in pixels.
+        side: side of a crop in pixels, not longer than either.
+    """
+    rows, columns = (
+        [min(i * side, length - side) for i in range(math.ceil(length / side))]
+        for length in (height, width)
+    )
+    return list(itertools.product(rows, columns))
+
+
+def cut_crops(images: Tensor, corners: Sequence[Corner], side: int) -> Tensor:
+    """Crops (B * n, 3, S, S) of images (B, 3, H, W), those of an image one after another.
+
+    Args:
+        images: (B, 3, H, W).
+        corners: top left corners (y, x) of the n crops of each image.
+        side: side S of a crop in pixels.
+    """
+    cut = [images[:, :, y : y + side, x : x + side] for y, x in corners]
+    return torch.stack(cut, dim=1).flatten(0, 1)
+
+
+def join_crops(
+    maps: Tensor, corners: Sequence[Corner], size: tuple[int, int], stride: int
+) -> Tensor:
+    """Joins maps of crops into the map of their canvas: in a cell, the mean of all crops that cover it.
+
+    Args:
+        maps: (B * n, C, S / stride, S / stride), in the order of `cut_crops`.
+        corners: top left corners (y, x) of the n crops in pixels, multiples of the stride.
+        size: height and width of the canvas in pixels.
+        stride: stride of the maps in pixels.
+
+    Returns:
+        (B, C, height / stride, width / stride)
+    """
+    if len(corners) == 1:
+        return maps
+    maps_BnChw = maps.unflatten(0, (-1, len(corners)))
+    h, w = maps.shape[-2:]
+    rows, columns = (length // stride for length in size)
+    total = maps.new_zeros(len(maps_BnChw), maps.shape[1], rows, columns)
+    counts = maps.new_zeros(rows, columns)
+    for index, (y, x) in enumerate(corners):
+        cells = slice(y // stride, y // stride + h), slice(x // stride, x // stride + w)
+        total[:, :, cells[0], cells[1]] += maps_BnChw[:, index]
+        counts[cells] += 1
+    return total / counts
+
+
+DIVISIBILITY = 64  # the U-Net's coarsest level has a stride of 64 pixels
+
+
+class DiffusionFeatures(nn.Module):
+    """Maps of strides 4, 8, 16 and 32 from the crops of a canvas, in training as in evaluation.
+
+    The captioner (``feature_extractor``) and the projections train, under the names of ODISE's
+    checkpoints below ``backbone.``. CLIP is used but not registered as a submodule.
+
+    Attributes:
+        channels: number of channels of each map by its name.
+        frozen_prefixes: prefixes of state entries that a checkpoint does not hold.
+    """
+
+    frozen_prefixes: tuple[str, ...] = ("stable_diffusion.",)
+
+    def __init__(
+        self,
+        *,
+        clip: DenseCLIP,
+        stable_diffusion: StableDiffusion,
+        crop: int = 512,
+        crops_at_once: int = 1,
+        antialias: bool = False,
+    ) -> None:
+        """
+        Args:
+            clip: frozen CLIP, whose image embeddings become prompts.
+            stable_diffusion: frozen Stable Diffusion.
+            crop: side in pixels of the diffusion model's input, a multiple of 64.
+            crops_at_once: number of crops that the diffusion model processes together; more take more
+                memory.
+            antialias: whether crops are smoothed before they are made smaller for CLIP (official: no).
+
+        Raises:
+            InputError: `crop` or `crops_at_once` is not usable.
+        """
+        super().__init__()
+        if crop < DIVISIBILITY or crop % DIVISIBILITY:
+            raise InputError(
+                f"MODEL.DIFFUSION.CROP is {crop}: give a multiple of {DIVISIBILITY} pixels"
+            )
+        if crops_at_once < 1:
+            raise InputError(f"MODEL.DIFFUSION.CROPS_AT_ONCE is {crops_at_once}: give 1 or more")
+        self.crop = crop
+        self.crops_at_once = crops_at_once
+        self.antialias = antialias
+        self.channels = dict.fromkeys(STRIDES, WIDTH)
+        self._clip = (clip,)  # a tuple, so that CLIP is not registered as a submodule
+        self.feature_extractor = ImplicitCaptioner(
+            clip_width=clip.embed_dim,
+            text_width=stable_diffusion.text_width,
+            time_width=stable_diffusion.time_width,
+        )
+        self.feature_projections = tap_projections(stable_diffusion.tap_channels)
+        self.stable_diffusion = stable_diffusion
+
+    def settings(self) -> dict[str, Any]:
+        """Settings that decide the maps beside the weights: crop, smoothing and a hash of the noise."""
+        noise = hash_tensors({"noise": self.stable_diffusion.noise})
+        return {"crop": self.crop, "antialias": self.antialias, "noise": noise}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Maps s2, s3, s4, s5 (B, 512, H / stride, W / stride) of RGB images.
+
+        Every crop is processed alone, with its own implicit caption; where crops overlap, the maps
+        are averaged.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], H and W multiples of 64, padding black.
+
+        Raises:
+            InputError: H or W is no multiple of 64.
+        """
+        height, width = images.shape[-2:]
+        if height % DIVISIBILITY or width % DIVISIBILITY:
+            raise InputError(
+                f"diffusion features of {height}x{width} pixels: pad to multiples of {DIVISIBILITY} "
+                "(MODEL.MASK_FORMER.SIZE_DIVISIBILITY)"
+            )
+        side = min(self.crop, height, width)
+        corners = crop_corners(height, width, side)
+        crops = cut_crops(images, corners, side).split(self.crops_at_once)
+        parts = [self._maps(some) for some in crops]
+        return {
+            name: join_crops(
+                torch.cat([part[name] for part in parts]), corners, (height, width), stride
+            )
+            for name, stride in STRIDES.items()
+        }
+
+    def _maps(self, crops: Tensor) -> dict[str, Tensor]:
+        """Maps of crops (any number, 3, S, S)."""
+        side = crops.shape[-1]
+        size = (self.crop, self.crop)
+        if side != self.crop:
+            crops = F.interpolate(crops, size, mode="bicubic", align_corners=False)
+        (clip,) = self._clip
+        image_BE = embed_crops(clip, crops, self.antialias)
+        prompt, time = self.feature_extractor(image_BE, self.stable_diffusion.empty_prompt)
+        taps = self.stable_diffusion(crops, prompt, time)
+        return project_taps(self.feature_projections, taps, side)
+
+
+def build_diffusion_features(
+    *,
+    clip: DenseCLIP,
+    weights: str | os.PathLike[str],
+    crop: int = 512,
+    noise_seed: int = 42,
+    crops_at_once: int = 1,
+    antialias: bool = False,
+    sizes: StableDiffusionSizes | None = None,
+) -> DiffusionFeatures:
+    """Builds `DiffusionFeatures` on weights of Stable Diffusion; the defaults are ODISE's.
+
+    Args:
+        clip: frozen CLIP, whose image embeddings become prompts.
+        weights: file or folder of Stable Diffusion's weights, as in `load_stable_diffusion`.
+        crop: side in pixels of the diffusion model's input, a multiple of 64.
+        noise_seed: seed of the noise that all crops get.
+        crops_at_once: number of crops that the diffusion model processes together.
+        antialias: whether crops are smoothed before they are made smaller for CLIP.
+        sizes: sizes of the networks; None for those that belong to the weights.
+
+    Raises:
+        InputError: the weights cannot be loaded, or `crop` or `crops_at_once` is not usable.
+    """
+    return DiffusionFeatures(
+        clip=clip,
+        stable_diffusion=load_stable_diffusion(weights, noise_seed=noise_seed, sizes=sizes),
+        crop=crop,
+        crops_at_once=crops_at_once,
+        antialias=antialias,
+    )

@@ -1,0 +1,345 @@
+"""Loads Stable Diffusion v1 from CompVis's file or diffusers' folder: strictly, as data, offline."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipself_seg.checkpoints.locate import locate
+from clipself_seg.checkpoints.names import name_problem
+from clipself_seg.checkpoints.read import read_checkpoint
+from clipself_seg.clip.layers import ResidualBlock
+from clipself_seg.clip.runtime import without_values
+from clipself_seg.clip.weights import NO_WEIGHTS, LoadReport
+from clipself_seg.errors import InputError
+from clipself_seg.heads.diffusion.captioner import TOKENS
+from clipself_seg.heads.diffusion.networks import (
+    SMALL,
+    StableDiffusionSizes,
+    build_unet,
+    build_vae,
+)
+from clipself_seg.heads.diffusion.stable_diffusion import StableDiffusion
+
+LEVELS = 4  # levels of the autoencoder and of the U-Net
+PER_LEVEL = 3  # blocks of a level of the U-Net, including the one that halves the size
+
+# Parts of the names of residual blocks.
+RESNET = {
+    "in_layers.0.": "norm1.",
+    "in_layers.2.": "conv1.",
+    "emb_layers.1.": "time_emb_proj.",
+    "out_layers.0.": "norm2.",
+    "out_layers.3.": "conv2.",
+    "skip_connection.": "conv_shortcut.",
+}
+# Starts of names outside of the numbered blocks.
+UNET = {
+    "time_embed.0.": "time_embedding.linear_1.",
+    "time_embed.2.": "time_embedding.linear_2.",
+    "input_blocks.0.0.": "conv_in.",
+    "middle_block.0.": "mid_block.resnets.0.",
+    "middle_block.1.": "mid_block.attentions.0.",
+    "middle_block.2.": "mid_block.resnets.1.",
+    "out.0.": "conv_norm_out.",
+    "out.2.": "conv_out.",
+}
+VAE = {
+    ".mid.block_1.": ".mid_block.resnets.0.",
+    ".mid.block_2.": ".mid_block.resnets.1.",
+    ".mid.attn_1.": ".mid_block.attentions.0.",
+    ".norm_out.": ".conv_norm_out.",
+    ".nin_shortcut.": ".conv_shortcut.",
+}
+# The autoencoder's attention, in CompVis's files and in folders that diffusers wrote before 0.18.
+VAE_ATTENTION = {
+    ".attentions.0.norm.": ".attentions.0.group_norm.",
+    ".attentions.0.q.": ".attentions.0.to_q.",
+    ".attentions.0.k.": ".attentions.0.to_k.",
+    ".attentions.0.v.": ".attentions.0.to_v.",
+    ".attentions.0.proj_out.": ".attentions.0.to_out.0.",
+    ".attentions.0.query.": ".attentions.0.to_q.",
+    ".attentions.0.key.": ".attentions.0.to_k.",
+    ".attentions.0.value.": ".attentions.0.to_v.",
+    ".attentions.0.proj_attn.": ".attentions.0.to_out.0.",
+}
+UNET_BLOCK = re.compile(r"(input|output)_blocks\.(\d+)\.(\d+)\.(.+)")
+VAE_BLOCK = re.compile(r"(encoder\.down|decoder\.up)\.(\d+)\.(block|downsample|upsample)\.(.+)")
+
+
+def unet_name(name: str) -> str:
+    """diffusers' name of a parameter below ``model.diffusion_model.``"""
+    for start, new in UNET.items():
+        if name.startswith(start):
+            return _renamed(new + name.removeprefix(start), RESNET)
+    match = UNET_BLOCK.fullmatch(name)
+    if match is None:
+        return name
+    number = int(match[2])
+    part = int(match[3])
+    rest = match[4]
+    # Input block 0 is the first convolution, so that the levels begin with block 1.
+    down = match[1] == "input"
+    level, place = divmod(number - 1 if down else number, PER_LEVEL)
+    blocks = "down_blocks" if down else "up_blocks"
+    if rest.startswith("op."):
+        return f"{blocks}.{level}.downsamplers.0.conv.{rest.removeprefix('op.')}"
+    if part and rest.startswith("conv."):
+        return f"{blocks}.{level}.upsamplers.0.{rest}"
+    if part:
+        return f"{blocks}.{level}.attentions.{place}.{rest}"
+    return f"{blocks}.{level}.resnets.{place}.{_renamed(rest, RESNET)}"
+
+
+def vae_name(name: str) -> str:
+    """diffusers' name of a parameter below ``first_stage_model.``, or of one under its own old name."""
+    name = _renamed(_renamed(name, VAE), VAE_ATTENTION)
+    match = VAE_BLOCK.fullmatch(name)
+    if match is None:
+        return name
+    stack, number, part, rest = match.groups()
+    # CompVis counts the decoder's levels from fine to coarse.
+    level = int(number) if stack == "encoder.down" else LEVELS - 1 - int(number)
+    inner = f"resnets.{rest}" if part == "block" else f"{part}rs.0.{rest}"
+    return f"{stack}_blocks.{level}.{inner}"
+
+
+def _renamed(name: str, parts: dict[str, str]) -> str:
+    """`name` with the first of `parts` that it contains replaced."""
+    for old, new in parts.items():
+        if old in name:
+            return name.replace(old, new, 1)
+    return name
+
+
+START = 49406
+END = 49407  # also the padding
+HEAD_WIDTH = 64
+MATRICES = ("q_proj", "k_proj", "v_proj")
+# Names in a `ResidualBlock` and the names in transformers' CLIP.
+BLOCK_NAMES = {
+    "ln_1": "layer_norm1",
+    "attn.out_proj": "self_attn.out_proj",
+    "ln_2": "layer_norm2",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+
+
+@torch.no_grad()
+def encode_empty_prompt(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Last hidden state (1, T, C) of the empty prompt after the final norm, in float32.
+
+    Args:
+        tensors: tensors of transformers' `CLIPTextModel`, with or without ``text_model.`` before their
+            names.
+
+    Raises:
+        InputError: a tensor is missing, or its shape does not fit the others.
+    """
+    weights = {name.removeprefix("text_model."): tensor for name, tensor in tensors.items()}
+    try:
+        return _encode(weights)
+    except KeyError as error:
+        raise InputError(f"the text tower lacks {error.args[0]}") from None
+    except (RuntimeError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the text tower is not Stable Diffusion v1's ({reason})") from None
+
+
+def _encode(weights: Mapping[str, Tensor]) -> Tensor:
+    tokens = torch.tensor([START] + [END] * (TOKENS - 1))
+    embeddings = weights["embeddings.token_embedding.weight"][tokens].float()
+    x_1TC = embeddings[None] + weights["embeddings.position_embedding.weight"].float()
+    width = x_1TC.shape[-1]
+    numbers = {int(name.split(".")[2]) for name in weights if name.startswith("encoder.layers.")}
+    for number in range(max(numbers, default=-1) + 1):
+        with without_values():
+            block = ResidualBlock(width=width, heads=max(1, width // HEAD_WIDTH), quick_gelu=True)
+        block.load_state_dict(_block(weights, f"encoder.layers.{number}"), assign=True)
+        x_1TC = block(x_1TC, causal=True)
+    scale, shift = (weights[f"final_layer_norm.{kind}"].float() for kind in ("weight", "bias"))
+    return F.layer_norm(x_1TC, (width,), scale, shift)
+
+
+def _block(weights: Mapping[str, Tensor], layer: str) -> dict[str, Tensor]:
+    """Tensors of one layer under the names of a `ResidualBlock`."""
+    block = {}
+    for kind in ("weight", "bias"):
+        parts = [weights[f"{layer}.self_attn.{name}.{kind}"].float() for name in MATRICES]
+        block[f"attn.in_proj_{kind}"] = torch.cat(parts)
+        for own, other in BLOCK_NAMES.items():
+            block[f"{own}.{kind}"] = weights[f"{layer}.{other}.{kind}"].float()
+    return block
+
+
+# Names of random weights, which can be given instead of a path: in full size, and for tests.
+RANDOM = {"random": StableDiffusionSizes(), "random-small": SMALL}
+COMPVIS = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
+COMPVIS["text_encoder"] = "cond_stage_model.transformer."
+REMEDY = (
+    "download Stable Diffusion v1-3 (licence CreativeML OpenRAIL-M), as diffusers' folder "
+    "CompVis/stable-diffusion-v1-3 or as one .safetensors file of CompVis's names, and give its "
+    "path in MODEL.DIFFUSION.WEIGHTS"
+)
+
+logger = logging.getLogger(__name__)
+
+
+class Parts(NamedTuple):
+    """Tensors of the three networks under diffusers' and transformers' names."""
+
+    unet: dict[str, Tensor]
+    vae: dict[str, Tensor]
+    text_encoder: dict[str, Tensor]
+
+
+def load_stable_diffusion(
+    weights: str | os.PathLike[str],
+    *,
+    noise_seed: int = 42,
+    sizes: StableDiffusionSizes | None = None,
+) -> StableDiffusion:
+    """Loads a frozen Stable Diffusion in float32 on the CPU.
+
+    Its text tower encodes the empty prompt and is then dropped.
+
+    Args:
+        weights: CompVis's file (.safetensors, or .ckpt where it holds nothing but tensors) or
+            diffusers' folder; "random" (full size) or "random-small" for weights from a fixed seed.
+        noise_seed: seed of the noise that all crops get.
+        sizes: sizes of the networks; None for those of Stable Diffusion v1, or of the random weights.
+
+    Raises:
+        InputError: the weights are missing or not Stable Diffusion v1's, or diffusers is not installed.
+    """
+    weights = os.fspath(weights)
+    if weights in RANDOM:
+        return _random(sizes or RANDOM[weights], noise_seed)
+    sizes = sizes or StableDiffusionSizes()
+    with without_values():
+        unet = build_unet(sizes)
+        vae = build_vae(sizes)
+    parts = read_stable_diffusion(weights)
+    for network, tensors, name in ((unet, parts.unet, "U-Net"), (vae, parts.vae, "autoencoder")):
+        logger.info("%s", _load_strictly(network, tensors, name, weights))
+    try:
+        empty_prompt = encode_empty_prompt(parts.text_encoder)
+    except InputError as error:
+        raise InputError(f"{weights}: {error}") from None
+    if empty_prompt.shape != (1, TOKENS, sizes.text):
+        raise InputError(
+            f"{weights}: its prompts are {tuple(empty_prompt.shape)[1:]}, Stable Diffusion v1's "
+            f"are {(TOKENS, sizes.text)}"
+        )
+    return StableDiffusion(unet=unet, vae=vae, empty_prompt=empty_prompt, noise_seed=noise_seed)
+
+
+def _random(sizes: StableDiffusionSizes, noise_seed: int) -> StableDiffusion:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = build_unet(sizes)
+        vae = build_vae(sizes)
+        empty_prompt = torch.randn(1, TOKENS, sizes.text)
+    return StableDiffusion(unet=unet, vae=vae, empty_prompt=empty_prompt, noise_seed=noise_seed)
+
+
+def read_stable_diffusion(path: str | os.PathLike[str]) -> Parts:
+    """Reads the weights of a file or a folder; other tensors (averages, schedules) are left out.
+
+    Args:
+        path: CompVis's file or diffusers' folder.
+
+    Raises:
+        InputError: the file or folder is missing or damaged, holds code, or lacks one of the networks.
+    """
+    if not os.fspath(path):
+        raise InputError(f"no weights for the diffusion features: {REMEDY}")
+    given, path = os.fspath(path), locate(path)
+    if path.is_dir():
+        return _read_folder(path)
+    if not path.is_file():
+        raise InputError(f"no Stable Diffusion at {given}: {REMEDY}")
+    return _read_file(path)
+
+
+def _read_file(path: Path) -> Parts:
+    try:
+        tensors = read_checkpoint(path).tensors
+    except InputError as error:
+        if path.suffix == ".safetensors":
+            raise
+        raise InputError(
+            f"{error}. Stable Diffusion's original .ckpt is such a file: convert it to .safetensors "
+            "where you trust it, or take diffusers' folder"
+        ) from None
+    parts = {}
+    for part, prefix in COMPVIS.items():
+        parts[part] = {
+            n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)
+        }
+        if not parts[part]:
+            raise InputError(
+                f"{path} holds no {part} (no tensor starts with {prefix}, the first is "
+                f"{next(iter(tensors))}): {REMEDY}"
+            )
+    return _under_new_names(**parts)
+
+
+def _read_folder(folder: Path) -> Parts:
+    parts = {}
+    for part in Parts._fields:
+        text = part == "text_encoder"
+        stems = ["model", "pytorch_model"] if text else ["diffusion_pytorch_model"]
+        # Full precision before half precision, safetensors before pickles.
+        ends = [v + s for v in ("", ".fp16") for s in (".safetensors", ".bin")]
+        files = [folder / part / (stem + end) for end in ends for stem in stems]
+        file = next((file for file in files if file.is_file()), None)
+        if file is None:
+            raise InputError(f"no {files[0]} (nor its .bin): {REMEDY}")
+        parts[part] = read_checkpoint(file).tensors
+    return _under_new_names(**parts)
+
+
+def _under_new_names(
+    unet: Mapping[str, Tensor], vae: Mapping[str, Tensor], text_encoder: Mapping[str, Tensor]
+) -> Parts:
+    """The parts under diffusers' present names, without entries that are no weights."""
+
+    def renamed(tensors: Mapping[str, Tensor], rule: Callable[[str], str]) -> dict[str, Tensor]:
+        return {rule(n): tensor for n, tensor in tensors.items() if not NO_WEIGHTS.search(n)}
+
+    return Parts(renamed(unet, unet_name), renamed(vae, vae_name), renamed(text_encoder, str))
+
+
+def _load_strictly(network: Any, tensors: dict[str, Tensor], name: str, source: str) -> LoadReport:
+    """Replaces the tensors of a network on the meta device, in float32; all names have to match."""
+    wanted = network.state_dict()
+    if problem := name_problem(wanted, tensors):
+        raise InputError(
+            f"{source}: its {name} {problem.what} ({problem.names}); is it Stable Diffusion v1, and "
+            "complete?"
+        )
+    converted = sum(tensor.dtype != torch.float32 for tensor in tensors.values())
+    for key, target in wanted.items():
+        tensor = tensors[key]
+        # Older files have the autoencoder's attention as convolutions of 1 x 1.
+        if tensor.shape == (*target.shape, 1, 1):
+            tensor = tensor.flatten(1)
+        if tensor.shape != target.shape or not tensor.is_floating_point():
+            raise InputError(
+                f"{source}: {key} of its {name} is {str(tensor.dtype)[6:]} {tuple(tensor.shape)}, "
+                f"Stable Diffusion v1 needs floats {tuple(target.shape)}"
+            )
+        tensors[key] = tensor.float()
+    network.load_state_dict(tensors, assign=True)
+    title = f"Stable Diffusion's {name}"
+    return LoadReport(title, Path(source).name, len(wanted), converted, 0, 0)

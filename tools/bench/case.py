@@ -1,0 +1,204 @@
+"""A benchmark case, which is the model, images and regions that all tasks share, and the interface of workloads.
+
+Legend: B images, n regions of an image, S side of the image, S0 side of a crop.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipself_seg.clip import DenseCLIP, load_clip
+from clipself_seg.clip.linear import stock_linear
+from clipself_seg.clip.runtime import autocast
+from clipself_seg.data.images import letterbox_crops, letterbox_image
+from clipself_seg.data.regions import grid_boxes, relative_boxes
+from clipself_seg.errors import InputError
+from clipself_seg.models.clipself import check_size
+from clipself_seg.tables.flops import TowerFlops, pooling_flops, tower_flops
+
+Task = Literal["dense", "distill", "regions", "semseg", "panoptic", "pq", "detection"]
+Kind = Literal["ov_coco", "ov_lvis"]
+COMPILED = ("dense", "distill", "regions", "semseg")
+IMAGE_SIZE = (480, 640)  # rows and columns of the made-up image, COCO's most common size
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One case to measure: task, model and sizes.
+
+    Attributes:
+        task: "dense", "distill", "regions", "semseg", "panoptic", "pq" or "detection".
+        model: open_clip's name; its weights are random. "pq" has none.
+        size: S, in pixels; "semseg", "panoptic" and "pq" have sizes of their own.
+        batch: B.
+        precision: "float32", or the lower precision of autocast.
+        compile: whether the tower's blocks are compiled, but in plain formulations.
+        regions: n.
+        repeats: timed calls of everything.
+        threads: of torch on the CPU.
+        device: "cpu" or "cuda".
+        classes: of the vocabulary: the first of ADE20K's 847, in "panoptic" of COCO's 133 if they do; of
+            "detection" random vectors.
+        training: a training step of "semseg" instead of inference.
+        queries: of "panoptic"; None for ODISE's 100, and FC-CLIP's 250 in the merge.
+        kind: detector of "detection", "ov_coco" or "ov_lvis".
+        only: names of what is measured, each beside its plain formulation; () is everything.
+    """
+
+    task: Task
+    model: str
+    size: int = 1024
+    batch: int = 1
+    precision: str = "float32"
+    compile: bool = False
+    regions: int = 13
+    repeats: int = 5
+    threads: int = 2
+    device: str = "cpu"
+    classes: int = 150
+    training: bool = False
+    queries: int | None = None
+    kind: Kind = "ov_lvis"
+    only: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("size", "batch", "regions", "repeats", "threads", "classes", "queries"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name} {value} measures nothing; at least 1")
+        if self.compile and self.task not in COMPILED:
+            raise InputError(f"--compile is for {', '.join(COMPILED)}, not for {self.task}")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("torch sees no GPU here; leave --device out to measure the CPU")
+
+
+class Workload:
+    """CLIP and image of a case, made when they are first needed."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.device = torch.device(case.device)
+
+    @functools.cached_property
+    def clip(self) -> DenseCLIP:
+        """Random weights."""
+        clip = load_clip(self.case.model, None).to(self.device)
+        if self.case.compile:
+            clip.visual.compile_blocks()
+        return clip
+
+    @property
+    def precision(self) -> torch.dtype | None:
+        """Dtype of autocast, None for float32."""
+        name = self.case.precision
+        return None if name == "float32" else getattr(torch, name)
+
+    @functools.cached_property
+    def pixels(self) -> np.ndarray:
+        """uint8 (H, W, 3), noise."""
+        return np.random.default_rng(0).integers(0, 256, (*IMAGE_SIZE, 3), dtype=np.uint8)
+
+    def without_gradients(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """A function that calls another one without gradients, in the case's precision."""
+
+        def run(prepared: Any) -> Any:
+            with torch.no_grad(), autocast(self.device, self.precision):
+                return function(prepared)
+
+        return run
+
+    def with_stock_linear(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """A function that does the same as `without_gradients`, with torch's own linear layers."""
+
+        def run(prepared: Any) -> Any:
+            with stock_linear():
+                return self.without_gradients(function)(prepared)
+
+        return run
+
+
+class RegionWorkload(Workload):
+    """A `Workload` with square inputs, boxes and crops too, each made when it is first needed."""
+
+    def __init__(self, case: Case) -> None:
+        """
+        Raises:
+            InputError: unknown model, or a size that its patch does not divide.
+        """
+        super().__init__(case)
+        check_size(case.size, self.clip)
+        self.tokens = case.size // self.clip.patch_size
+
+    @property
+    def flops(self) -> TowerFlops:
+        """Operations for one image."""
+        return tower_flops(self.clip.visual, self.case.size, self.clip.image_size)
+
+    @property
+    def pooling(self) -> int:
+        """Operations to pool one image's boxes, or masks."""
+        return pooling_flops(self.tokens**2, self.clip.embed_dim, self.case.regions)
+
+    @functools.cached_property
+    def cells(self) -> np.ndarray:
+        """(n, 4) XYXY pixels."""
+        split = math.ceil(math.sqrt(self.case.regions))
+        return grid_boxes(split, split, IMAGE_SIZE[1], IMAGE_SIZE[0])[: self.case.regions]
+
+    @functools.cached_property
+    def boxes(self) -> Tensor:
+        """(n, 4) XYXY in [0, 1] of the padded square."""
+        return torch.from_numpy(relative_boxes(self.cells, IMAGE_SIZE[1], IMAGE_SIZE[0])).float()
+
+    def crops(self, boxes: np.ndarray) -> Tensor:
+        """Boxes (n, 4) in pixels cut out anew, uint8 (n, 3, S0, S0)."""
+        crops = letterbox_crops(self.pixels, boxes, self.clip.image_size)
+        return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
+
+    def square(self) -> Tensor:
+        """The image letterboxed anew, uint8 (3, S, S)."""
+        square = torch.from_numpy(letterbox_image(self.pixels, self.case.size))
+        return square.permute(2, 0, 1).contiguous()
+
+    @functools.cached_property
+    def images(self) -> Tensor:
+        """(B, 3, S, S), normalised."""
+        squares = self.square().expand(self.case.batch, -1, -1, -1)
+        return self.clip.preprocess(squares.to(self.device))
+
+
+class SampledWorkload(RegionWorkload, abc.ABC):
+    """A batch of samples, made in both formulations."""
+
+    @abc.abstractmethod
+    def _sample(self) -> dict[str, Any]:
+        """One sample."""
+
+    @abc.abstractmethod
+    def _plain_sample(self) -> dict[str, Tensor]:
+        """The same in the plain formulation."""
+
+    def _sample_batch(self, _: None = None) -> list[dict[str, Any]]:
+        return [self._sample() for _ in range(self.case.batch)]
+
+    def _plain_sample_batch(self, _: None = None) -> list[dict[str, Tensor]]:
+        return [self._plain_sample() for _ in range(self.case.batch)]
+
+    @functools.cached_property
+    def samples(self) -> list[dict[str, Any]]:
+        """Samples of one batch."""
+        return self._sample_batch()
+
+    @functools.cached_property
+    def plain_samples(self) -> list[dict[str, Tensor]]:
+        """The same samples, made by the plain formulation."""
+        return self._plain_sample_batch()

@@ -1,0 +1,246 @@
+"""Benchmark workloads of CAT-Seg: inference with sliding windows and its parts, and a training step.
+
+Legend: B images, T classes, V views of an image, P prompts, E embedding, S side of a window.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench import plain_cat_seg as plain
+from bench.case import IMAGE_SIZE, Case, Workload
+from bench.measure import Run
+from bench.plain_aggregator import aggregate
+from clipself_seg.clip.class_texts import ClassTexts
+from clipself_seg.clip.linear import stock_linear
+from clipself_seg.clip.runtime import autocast
+from clipself_seg.clip.tower import TransformerTower
+from clipself_seg.data.mappers.samples import Sample
+from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.errors import InputError
+from clipself_seg.heads.cat_seg.class_maps import all_scores, sliding_probabilities
+from clipself_seg.heads.cat_seg.cost_aggregator import (
+    AggregatorSizes,
+    ClassLogits,
+    CostAggregator,
+    Guidance,
+)
+from clipself_seg.heads.cat_seg.windows import resize
+from clipself_seg.models import CATSeg
+from clipself_seg.models.parameter_groups import matrices_and_vectors
+from clipself_seg.tables import flops as flops
+from clipself_seg.training.optimizer import build_adamw, gradient_norm
+
+WORDS = "ade20k_847"
+SIZES = AggregatorSizes()
+
+
+class SemSegWorkload(Workload):
+    """The CVPR model, classes pooled two by two in training and not in inference."""
+
+    def __init__(self, case: Case) -> None:
+        """
+        Raises:
+            InputError: unknown model, one that is no ViT, or more classes than there are words.
+        """
+        super().__init__(case)
+        if not isinstance(self.clip.visual, TransformerTower):
+            raise InputError(
+                f"--model {case.model}: CAT-Seg needs a ViT, of whose blocks two guide its decoder; give one, such as "
+                "ViT-B-16-quickgelu"
+            )
+        vocabulary = load_vocabulary(WORDS)
+        if case.classes > len(vocabulary):
+            raise InputError(
+                f"--classes {case.classes}: the words are ADE20K's, of which there are "
+                f"{len(vocabulary)}"
+            )
+        width = self.clip.embed_dim
+        sizes = dataclasses.replace(
+            SIZES,
+            text=width,
+            appearance=width,
+            pooling=(2 if case.training else 1,) * SIZES.layers,
+        )
+        depth = len(self.clip.visual.blocks)
+        self.model = CATSeg(
+            clip=self.clip,
+            aggregator=CostAggregator(sizes, sizes.classes_in_cache),
+            guidance_blocks=(depth // 3 - 1, 2 * depth // 3 - 1),
+            class_residual=not self.clip.visual.pooled,
+            sliding=True,
+            precision=self.precision,
+        )
+        if case.compile:
+            self.model.aggregator.compile_blocks()
+        self.model.to(self.device).train(case.training)
+        classes = vocabulary.classes[: case.classes]
+        self.model.set_vocabulary(dataclasses.replace(vocabulary, classes=classes))
+
+    def runs(self) -> dict[str, Run]:
+        """Timed runs by name; texts are encoded anew in "image", as for a first image, and in "step"."""
+        return self._training_runs() if self.case.training else self._inference_runs()
+
+    def _inference_runs(self) -> dict[str, Run]:
+        model, views = self.model, len(self.model.layout.corners) + 1
+        text = flops.text_flops(model, self.device)
+        features = flops.feature_flops(model, views)
+        aggregator = flops.aggregator_flops(model, views)
+        image = text + features + flops.upsample_flops(model, views) + aggregator
+        return {
+            "image": Run(self._image, image, self._forget_texts, memory=True),
+            "plain image": Run(self.with_stock_linear(self._plain_image), image, memory=True),
+            "best class": Run(self._best_class, image, self._forget_texts, memory=True),
+            "texts": Run(self._texts, text, self._forget_texts),
+            "plain texts": Run(
+                self.with_stock_linear(lambda _: plain.text_embeddings(model)), text
+            ),
+            "features": Run(self.without_gradients(self._features), features),
+            "plain features": Run(self.with_stock_linear(self._plain_features), features),
+            "aggregator": Run(self.without_gradients(self._aggregator), aggregator, self._inputs),
+            "plain aggregator": Run(
+                self.with_stock_linear(self._plain_aggregator), aggregator, self._inputs
+            ),
+            "merge": Run(self._merge, setup=self._logits),
+            "plain merge": Run(self._plain_merge, setup=self._plain_logits),
+        }
+
+    @functools.cached_property
+    def sample(self) -> Sample:
+        """The image."""
+        return {"image": torch.from_numpy(self.pixels).permute(2, 0, 1).contiguous()}
+
+    @functools.cached_property
+    def views(self) -> Tensor:
+        """(V, 3, S, S), normalised, at CLIP's size."""
+        views = self.model.layout.views(self.sample["image"].to(self.device))
+        return resize(plain.normalise(self.model, views), self.model.clip_size)
+
+    def _forget_texts(self) -> None:
+        self.model.texts = ClassTexts(self.clip, self.model.texts.templates)
+
+    def _image(self, _: None) -> Tensor:
+        return self.model([self.sample], output="scores")[0]["sem_seg"]
+
+    def _best_class(self, _: None) -> Tensor:
+        return self.model([self.sample], output="labels")[0]["sem_seg_labels"]
+
+    def _plain_image(self, _: None) -> Tensor:
+        return plain.scores(self.model, self.sample)
+
+    @torch.no_grad()
+    def _texts(self, _: None) -> Tensor:
+        with autocast(self.device, self.precision):
+            return self.model.texts.embed(self.model.names)
+
+    def _features(self, _: None) -> dict[str, Tensor]:
+        names = ("dense", *self.model.guidance_blocks)
+        return self.clip.visual.features(self.views, names)
+
+    def _plain_features(self, _: None) -> list[Tensor]:
+        return plain.image_features(self.model, self.views)
+
+    @functools.cached_property
+    def _made(self) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+        """Dense features, decoder guidance, texts (T, P, E)."""
+        model = self.model
+        with torch.no_grad():
+            dense, first, second = plain.image_features(model, self.views)
+            guidance = (model.upsample1(first), model.upsample2(second))
+            return dense, guidance, model.texts.embed(model.names)
+
+    def _inputs(self) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+        return self._made
+
+    def _aggregator(
+        self, inputs: tuple[Tensor, tuple[Tensor, Tensor], Tensor]
+    ) -> list[ClassLogits]:
+        dense, guidance, text = inputs
+        return [
+            self.model.aggregator(image, Guidance(image, (first, second)), text)
+            for image, first, second in zip(dense, *guidance)
+        ]
+
+    def _plain_aggregator(self, inputs: tuple[Tensor, tuple[Tensor, Tensor], Tensor]) -> Tensor:
+        dense, guidance, text = inputs
+        text_VTPE = text.expand(len(dense), -1, -1, -1)
+        return aggregate(self.model.aggregator, dense, guidance, text_VTPE)
+
+    @functools.cached_property
+    def _view_logits(self) -> list[ClassLogits]:
+        return self.without_gradients(self._aggregator)(self._made)
+
+    def _logits(self) -> list[ClassLogits]:
+        return self._view_logits
+
+    def _plain_logits(self) -> Tensor:
+        return torch.stack([v.all_classes(self.case.classes) for v in self._view_logits])
+
+    def _merge(self, views: list[ClassLogits]) -> Tensor:
+        parts = sliding_probabilities(views, self.case.classes, self.model.layout, IMAGE_SIZE)
+        return all_scores(parts, IMAGE_SIZE, self.case.classes)
+
+    def _plain_merge(self, logits: Tensor) -> Tensor:
+        merged = plain.merge(self.model, logits.float())
+        return F.interpolate(merged, IMAGE_SIZE, mode="bilinear")[0]
+
+    def _training_runs(self) -> dict[str, Run]:
+        batch = self.case.batch
+        text = flops.text_flops(self.model, self.device, training=True)
+        step = flops.step_flops(self.model, batch) + text
+        return {
+            "step": Run(self._step, step, memory=True, calls=2),
+            "plain step": Run(self._plain_step, step, memory=True, calls=2),
+            "checkpointed step": Run(self._checkpointed_step, step, memory=True, calls=2),
+        }
+
+    @functools.cached_property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """AdamW with a rate of 0: weights stay as they are."""
+        groups = matrices_and_vectors(self.model.parameters(), 1e-4)
+        return build_adamw(groups, betas=(0.9, 0.999), eps=1e-8)
+
+    @functools.cached_property
+    def batch(self) -> list[Sample]:
+        """Noise of the window's size, and labels of which a few are ignored."""
+        side, generator = self.model.layout.size, torch.Generator().manual_seed(0)
+        shape, count = (self.case.batch, 3, side, side), self.case.classes
+        images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+        labels = torch.randint(count, (shape[0], side, side), generator=generator)
+        labels[:, : side // 16] = self.model.ignore_label
+        return [{"image": image, "sem_seg": label} for image, label in zip(images, labels)]
+
+    def _step(self, _: None) -> float:
+        self.optimizer.zero_grad()
+        return self._finish(self.model(self.batch)["loss_sem_seg"])
+
+    def _checkpointed_step(self, _: None) -> float:
+        parts = (self.model.aggregator, self.model.texts)
+        for part in parts:
+            part.checkpointing = True
+        try:
+            return self._step(None)
+        finally:
+            for part in parts:
+                part.checkpointing = False
+
+    def _plain_step(self, _: None) -> float:
+        self.optimizer.zero_grad()
+        images, labels = (
+            torch.stack([sample[key] for sample in self.batch]).to(self.device)
+            for key in ("image", "sem_seg")
+        )
+        with stock_linear(), autocast(self.device, self.precision):
+            loss = plain.loss(self.model, images, labels)
+        return self._finish(loss)
+
+    def _finish(self, loss: Tensor) -> float:
+        loss.backward()
+        gradient_norm(p for p in self.model.parameters() if p.requires_grad)
+        self.optimizer.step()
+        return loss.item()

@@ -1,0 +1,201 @@
+"""Speed and memory of all tasks beside a plain formulation: features, distillation, regions, CAT-Seg, ODISE, F-ViT.
+
+    python tools/benchmark.py all --repeats 1 --json all.json
+    python tools/benchmark.py model --model EVA02-B-16 --size 1024 --depth 3
+    python tools/benchmark.py dense --model ViT-B-16 --size 1024
+    python tools/benchmark.py distill --model ViT-B-16 --size 1024 --batch 2
+    python tools/benchmark.py distill --only "samples from shards" --threads 1
+    python tools/benchmark.py regions --model EVA02-B-16 --size 1024 --json regions.json
+    python tools/benchmark.py semseg --model ViT-B-16-quickgelu --classes 847 --only image --repeats 1
+    python tools/benchmark.py semseg --model ViT-B-16-quickgelu --training
+    python tools/benchmark.py panoptic --repeats 3
+    python tools/benchmark.py pq --threads 1
+    python tools/benchmark.py semseg --model ViT-B-16-quickgelu --only image --launches
+    python tools/benchmark.py detection --kind ov_lvis --repeats 3
+    python tools/benchmark.py detection --kind ov_coco --only image "behind the tower"
+
+"all" is every job of the project at its official sizes in one run, one line each beside its plain
+formulation (about half an hour on two cores with --repeats 1; --only takes the first words of lines);
+"model" prints fvcore's table of parameters and operations by module.
+
+Weights are random and images are noise: neither changes the time. Everything is timed in turn in one
+process (the median of --repeats calls counts); peak memory, weights included, is that of a process for
+each formulation. FLOP/s count the matrix products that the task needs, not what a formulation computes
+in vain, and are compared with the fastest large matrix product of the same run.
+
+The plain formulation resizes and normalises crops one by one into 20 float slots, runs OpenAI's last
+block in full beside the value path, embeds crops through the whole last block, pools boxes in a loop and
+masks from a copy of the map for each, and reads boxes and masks from a dense pass each. CAT-Seg's
+encodes texts at the full context length, repeats guidance for every class, makes padding tokens, has all
+windows in one batch and all classes' maps at the size of the image, and trains on one-hot targets. All
+have torch's own linear layers. An image has 480 x 640 pixels; "image" encodes the texts anew, as for a
+first image, and gives all scores, "best class" only the labels.
+
+"samples from shards" is the work of one core that reads JPEGs of COCO's size from a shard, decodes them and cuts
+random grids and their crops: images/s of a worker process of a distillation.
+
+Panoptic segmentation has ODISE's sizes: an image of 1024 x 1365 on a canvas of 1024 x 1408. The plain
+generator predicts masks and pooled embeddings ten times, plain masked attention has mask tokens
+for keys too and a boolean mask, plain dense pooling a copy of the map for each mask, plain fusion loops
+over classes and multiplies probabilities, plain masks are all resized at once, the plain merge is a loop
+over queries. "image" and "large image" are plain forwards at the input sizes of the two CLIP branches.
+Memory of the merge is what it needs beside the masks, which have the size of the canvas.
+
+"pq" is panoptic quality of --batch made-up images in one process, beside panopticapi's: in memory from
+what a model gives (panopticapi has it written as PNGs, as by Detectron2's evaluator), and from files.
+"PNGs of files" is the decoding of both PNGs alone.
+
+Detection has the sizes of F-ViT's two detectors, one image, boxes of all sizes and random vectors for texts. The
+plain detector resizes taps at the tower's width before its lateral convolutions, has batch norms of their own,
+samples CLIP's regions by RoIAlign, suppresses all candidates class by class, and samples each mask all over the
+image (Detectron2 does so on a GPU; on a CPU it keeps to the box, as here). "behind the tower" is an image whose taps
+are given.
+
+--launches times nothing: it counts the operations that a GPU would be asked for, on a CPU whose tensors say that they
+lie on one, so that nothing is divided for a CPU's cache. Counted is what reads or writes values on the device, copies
+to it included, and not what makes views or memory; a GPU runs a kernel or a few for each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipself_seg.errors import InputError, report_input_errors
+
+if TYPE_CHECKING:
+    from bench.case import Case
+
+START = time.perf_counter()
+MODEL, PANOPTIC_MODEL, DETECTION_MODEL = "ViT-B-16", "ViT-L-14-336-quickgelu", "EVA02-B-16"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    tasks = ["all", "model", "dense", "distill", "regions", "semseg", "panoptic", "pq", "detection"]
+    options.add_argument("task", choices=tasks)
+    options.add_argument(
+        "--model",
+        help=f"open_clip's name ({MODEL}; of panoptic ODISE's, {PANOPTIC_MODEL}; of detection "
+        f"{DETECTION_MODEL})",
+    )
+    options.add_argument("--size", type=int, help="side in pixels (1024; of ov_coco 640)")
+    options.add_argument("--batch", type=int, help="images (1; of pq 20)")
+    options.add_argument(
+        "--precision", choices=["float32", "bfloat16", "float16"], default="float32"
+    )
+    options.add_argument(
+        "--compile",
+        action="store_true",
+        help="blocks of the image tower by torch.compile, as MODEL.CLIP.COMPILE, in the warm-up",
+    )
+    options.add_argument("--regions", type=int, default=13, help="of each image (13)")
+    options.add_argument(
+        "--classes",
+        type=int,
+        help="of semseg (150; 171 in training), panoptic (133) or detection (1203; of ov_coco 65)",
+    )
+    options.add_argument(
+        "--kind", choices=["ov_coco", "ov_lvis"], default="ov_lvis", help="of detection (ov_lvis)"
+    )
+    options.add_argument("--queries", type=int, help="of panoptic (100; 250 in the merge)")
+    options.add_argument("--depth", type=int, default=2, help="of the modules in model's table (2)")
+    options.add_argument("--training", action="store_true", help="a training step of semseg")
+    options.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        default=(),
+        help="rows of the table to measure, each beside its plain formulation (everything)",
+    )
+    options.add_argument(
+        "--launches",
+        action="store_true",
+        help="operations that a GPU would launch, in place of times",
+    )
+    options.add_argument("--repeats", type=int, default=5, help="timed calls of everything (5)")
+    # macOS and Windows do not say which cores are this process's.
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    options.add_argument("--threads", type=int, default=cores, help=f"of torch ({cores})")
+    options.add_argument("--device", choices=["cpu", "cuda"], help="(a GPU if there is one)")
+    options.add_argument("--json", help="file for all figures, with where they come from")
+    return options
+
+
+def say(line: str) -> None:
+    """A line of progress on stderr."""
+    sys.stderr.write(f"[{time.perf_counter() - START:6.1f} s] {line}\n")
+
+
+@report_input_errors
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print, and write if asked to."""
+    args = vars(parser().parse_args(arguments))
+    task, path, depth = args["task"], args.pop("json"), args.pop("depth")
+    launches = args.pop("launches")
+    if args["compile"] and (launches or task in ("all", "model")):
+        raise InputError(f"--compile times one task: not {'--launches' if launches else task}")
+    import torch
+
+    from clipself_seg.files import write_json
+
+    args["device"] = args["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+    if task == "model":
+        from bench.model_table import model_table
+
+        if path or launches:
+            named = f"--json {path}" if path else "--launches"
+            raise InputError(f"{named}: model prints a table and measures nothing to write")
+        sys.stdout.write(model_table(args["model"] or MODEL, args["size"] or 1024, depth) + "\n")
+        return
+    common = {key: args[key] for key in ("repeats", "threads", "device", "precision")}
+    if launches:
+        from bench import launches as counting
+
+        results = (
+            counting.count_all(common, args["only"], say)
+            if task == "all"
+            else counting.count_launches(_case(args), say)
+        )
+        text = counting.launches_as_text(results)
+    elif task == "all":
+        from bench import jobs
+
+        results = jobs.run_all(common, args["only"], say)
+        text = jobs.table(results)
+    else:
+        from bench.report import as_text, run_benchmark
+
+        results = run_benchmark(_case(args), say)
+        text = as_text(results)
+    sys.stdout.write(text + "\n")
+    if path:
+        write_json(Path(path), results)
+
+
+def _case(args: dict[str, Any]) -> Case:
+    """The case of one task, with what its size is where nothing is said."""
+    from bench.case import Case
+    from bench.detection_inputs import KINDS
+
+    task = args["task"]
+    detector = KINDS[args["kind"]] if task == "detection" else None
+    if args["batch"] is None:
+        args["batch"] = 20 if task == "pq" else 1
+    if args["size"] is None:
+        args["size"] = detector.side if detector else 1024
+    if args["classes"] is None:
+        others = 133 if task == "panoptic" else 171 if args["training"] else 150
+        args["classes"] = detector.classes if detector else others
+    models = {"panoptic": PANOPTIC_MODEL, "detection": DETECTION_MODEL, "pq": "no model"}
+    args["model"] = args["model"] or models.get(task, MODEL)
+    return Case(**args | {"only": tuple(args["only"])})

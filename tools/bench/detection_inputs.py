@@ -1,0 +1,67 @@
+"""Synthetic detectors and inputs for benchmarks of detection, the same at every call.
+
+Legend: n boxes, K classes, E embedding of CLIP, H W rows and columns of an image.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.panoptic_inputs import noise
+from clipself_seg.heads.fvit.detections import DetectionRule
+from clipself_seg.models.fvit.parts import DetectionSettings
+
+SMALLEST, LARGEST = 16.0, 512.0  # sides of boxes, evenly spread in their logarithm
+
+
+class DetectorKind(NamedTuple):
+    """One of F-ViT's two detectors.
+
+    Attributes:
+        side: side in pixels of the padded square.
+        classes: K.
+        masks: whether it has a mask head, and an RPN with batch norms.
+        settings: of detection.
+    """
+
+    side: int
+    classes: int
+    masks: bool
+    settings: DetectionSettings
+
+
+KINDS = {
+    "ov_coco": DetectorKind(640, 65, False, DetectionSettings()),
+    "ov_lvis": DetectorKind(
+        1024,
+        1203,
+        True,
+        DetectionSettings(beta=0.6, clip_temperature=50.0, rule=DetectionRule(1e-4, 0.5, 300)),
+    ),
+}
+
+
+def random_boxes(count: int, image_size: tuple[int, int]) -> Tensor:
+    """Boxes (n, 4) of all sizes inside an image, XYXY in pixels."""
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.rand(count, 2, generator=generator)
+    sides = SMALLEST * (LARGEST / SMALLEST) ** spread
+    limits = torch.tensor([image_size[1], image_size[0]], dtype=torch.float32)
+    centres = torch.rand(count, 2, generator=generator) * limits
+    boxes = torch.cat([centres - sides / 2, centres + sides / 2], dim=1).clamp(min=0)
+    return torch.minimum(boxes, limits.repeat(2))
+
+
+def random_text(classes: int, width: int) -> Tensor:
+    """Unit vectors (K + 1, E), the background last; the words would take hours to encode."""
+    return F.normalize(noise(classes + 1, width), dim=1)
+
+
+def random_probs(count: int) -> Tensor:
+    """Smooth masks (n, 28, 28) in [0, 1]."""
+    rough = noise(count, 1, 5, 5)
+    return F.interpolate(rough, (28, 28), mode="bilinear", align_corners=False)[:, 0].sigmoid()

@@ -1,0 +1,250 @@
+"""Benchmark workloads of panoptic segmentation: mask generator, CLIP branches, fusion, masks, merge.
+
+Legend: Q queries, K classes, S texts, E embedding, C width of the generator, h x w pixels of stride 4,
+    H W rows and columns of the canvas.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench import plain_panoptic as plain
+from bench.case import IMAGE_SIZE, Case, Workload
+from bench.measure import Run
+from bench.panoptic_inputs import (
+    Scores,
+    areas,
+    noise,
+    random_scores,
+    seeded,
+)
+from clipself_seg.clip import DenseCLIP, load_clip
+from clipself_seg.clip.runtime import without_values
+from clipself_seg.clip.tower import TransformerTower
+from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.errors import InputError
+from clipself_seg.heads.fusion import fuse_scores
+from clipself_seg.heads.panoptic.class_logits import class_logits
+from clipself_seg.heads.panoptic.clip_branches import CELLS, DensePooling, MaskedAttention
+from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator
+from clipself_seg.heads.panoptic.mask_pieces import resize_masks
+from clipself_seg.heads.panoptic.panoptic_merge import merge_panoptic
+from clipself_seg.heads.panoptic.pixel_decoder import STRIDES
+from clipself_seg.heads.panoptic.query_decoder import QueryPrediction
+from clipself_seg.tables.flops import generator_flops, pooling_flops, regions_flops, tower_flops
+
+IMAGE, CANVAS = (1024, 1365), (1024, 1408)  # of an image of 480 x 640 in the official test
+SIZES, CHANNELS = GeneratorSizes(), 512  # ODISE's generator, and its feature maps
+QUERIES, MERGED = 100, 250  # ODISE's; FC-CLIP's, for the merge
+WORDS = ("openseg_coco_panoptic_133", "ade20k_847")  # the first that has as many classes
+ALPHA, BETA = 0.35, 0.65
+BRANCHES = {"masked attention": "image", "dense pooling": "large image"}  # beside a plain forward
+
+
+class PanopticWorkload(Workload):
+    """ODISE's sizes with random weights and feature maps, and masks that divide the image.
+
+    Each part is made when it is first needed, and the same at every call.
+    """
+
+    def __init__(self, case: Case) -> None:
+        """
+        Raises:
+            InputError: unknown model, or more classes than there are words.
+        """
+        super().__init__(case)
+        with without_values():  # of the operations only shapes are needed
+            self.outline = load_clip(case.model, None).requires_grad_(False)
+        vocabulary = next((v for v in map(load_vocabulary, WORDS) if len(v) >= case.classes), None)
+        if vocabulary is None:
+            most = len(load_vocabulary(WORDS[-1]))
+            raise InputError(f"--classes {case.classes}: the words are ADE20K's, at most {most}")
+        self.synonyms = [len(entry.names) for entry in vocabulary.classes[: case.classes]]
+        self.things = range(case.classes * 3 // 5)  # things first, as in COCO
+
+    @property
+    def queries(self) -> int:
+        """Q, but in the merge."""
+        return self.case.queries or QUERIES
+
+    def runs(self) -> dict[str, Run]:
+        """Timed runs by name; "image" and "large image" are plain forwards of the branches' input sizes."""
+        generator = generator_flops(self._sizes, CHANNELS, CANVAS)
+        runs = {
+            "generator": self._ours(self._generate, generator, memory=True),
+            "plain generator": self._plain(self._plain_generate, generator, memory=True),
+            **(self._attention_runs() if self._is_transformer else {}),
+            **self._dense_runs(),
+            "fusion": self._ours(self._fuse, setup=lambda: self.scores),
+            "plain fusion": self._plain(self._plain_fuse, setup=lambda: self.scores),
+            "masks": self._ours(self._resize, setup=lambda: self.masks, memory=True),
+            "plain masks": self._plain(self._plain_resize, setup=lambda: self.masks, memory=True),
+        }
+        given = 4 * self._merged * CANVAS[0] * CANVAS[1]
+        merge: dict[str, Any] = {"setup": lambda: self.large_masks, "memory": True, "given": given}
+        runs["merge"] = self._ours(self._merge, **merge)
+        runs["plain merge"] = self._plain(self._plain_merge, **merge)
+        return runs
+
+    @property
+    def _merged(self) -> int:
+        return self.case.queries or MERGED
+
+    @property
+    def _is_transformer(self) -> bool:
+        """Whether there is masked attention of R x R to compare with: not in the one layer of a pool."""
+        visual = self.outline.visual
+        return isinstance(visual, TransformerTower) and not visual.pooled
+
+    def _attention_runs(self) -> dict[str, Run]:
+        flops = regions_flops(self.outline, self.queries)
+        return {
+            "masked attention": self._ours(self._attend, flops, memory=True),
+            "plain masked attention": self._plain(self._plain_attend, flops, memory=True),
+            "image": self._embed(MaskedAttention, self.outline.image_size),
+        }
+
+    def _dense_runs(self) -> dict[str, Run]:
+        side = CELLS * self.outline.patch_size
+        flops = tower_flops(self.outline.visual, side, self.outline.image_size).dense
+        flops += pooling_flops(CELLS**2, self.outline.embed_dim, self.queries)
+        return {
+            "dense pooling": self._ours(self._pool, flops, memory=True),
+            "plain dense pooling": self._plain(self._plain_pool, flops, memory=True),
+            **({"large image": self._embed(DensePooling, side)} if self._is_transformer else {}),
+        }
+
+    def _embed(self, kind: type[MaskedAttention] | type[DensePooling], side: int) -> Run:
+        """A plain forward of what a branch reads; preparing the image counts too."""
+        flops = tower_flops(self.outline.visual, side, side).image
+        return self._ours(
+            lambda _: self.clip.visual(kind(self.clip).clip_input(self.image)[None]), flops
+        )
+
+    def _ours(self, function: Callable[[Any], Any], flops: int = 0, **how: Any) -> Run:
+        return Run(self.without_gradients(function), flops, **how)
+
+    def _plain(self, function: Callable[[Any], Any], flops: int = 0, **how: Any) -> Run:
+        return Run(self.with_stock_linear(function), flops, **how)
+
+    def _new_generator(self) -> MaskGenerator:
+        channels, width = dict.fromkeys(STRIDES, CHANNELS), self.outline.embed_dim
+        generator = MaskGenerator(channels=channels, text_width=width, sizes=self._sizes)
+        return generator.eval().requires_grad_(False)
+
+    @property
+    def _sizes(self) -> GeneratorSizes:
+        return dataclasses.replace(SIZES, queries=self.queries)
+
+    @functools.cached_property
+    def clip(self) -> DenseCLIP:
+        """Random weights."""
+        return seeded(lambda: load_clip(self.case.model, None)).to(self.device)
+
+    @functools.cached_property
+    def generator(self) -> MaskGenerator:
+        """Random weights."""
+        return seeded(self._new_generator).to(self.device)
+
+    @functools.cached_property
+    def features(self) -> dict[str, Tensor]:
+        """Random maps (1, channels, H / stride, W / stride)."""
+        rows, columns = CANVAS
+        return {
+            name: noise(1, CHANNELS, rows // stride, columns // stride).to(self.device)
+            for name, stride in STRIDES.items()
+        }
+
+    def _generate(self, _: None) -> QueryPrediction:
+        return self.generator(self.features)[-1]
+
+    def _plain_generate(self, _: None) -> QueryPrediction:
+        return plain.plain_predictions(self.generator, self.features)[-1]
+
+    @functools.cached_property
+    def image(self) -> Tensor:
+        """The image at the size of the test, (3, rows, columns) in [0, 1]."""
+        pixels = torch.from_numpy(self.pixels).permute(2, 0, 1)[None].float() / 255
+        resized = F.interpolate(pixels, IMAGE, mode="bilinear", align_corners=False)
+        return resized[0].to(self.device)
+
+    @functools.cached_property
+    def masks(self) -> Tensor:
+        """(Q, h, w)"""
+        return areas(self.queries, (CANVAS[0] // 4, CANVAS[1] // 4)).to(self.device)
+
+    @functools.cached_property
+    def large_masks(self) -> Tensor:
+        """Mask logits (Q, H, W) for the merge."""
+        return areas(self._merged, CANVAS).to(self.device)
+
+    def _attend(self, _: None) -> Tensor:
+        return MaskedAttention(self.clip).embed(self.image, self.masks, CANVAS)[0]
+
+    def _plain_attend(self, _: None) -> Tensor:
+        return plain.plain_masked_attention(MaskedAttention(self.clip), self.image, self.masks)
+
+    def _pool(self, _: None) -> Tensor:
+        return DensePooling(self.clip).embed(self.image, self.masks, CANVAS)[0]
+
+    def _plain_pool(self, _: None) -> Tensor:
+        return plain.plain_dense_pooling(DensePooling(self.clip), self.image, self.masks, CANVAS)
+
+    @functools.cached_property
+    def scores(self) -> Scores:
+        """Random scores of the queries."""
+        scores = random_scores(
+            self.queries, sum(self.synonyms), SIZES.width, self.outline.embed_dim
+        )
+        return Scores(*(part.to(self.device) for part in scores))
+
+    @property
+    def _seen(self) -> Tensor:
+        return torch.arange(self.case.classes, device=self.device) % 2 == 0
+
+    def _fuse(self, scores: Scores) -> Tensor:
+        return self._fused(scores, class_logits, fuse_scores)
+
+    def _plain_fuse(self, scores: Scores) -> Tensor:
+        return self._fused(scores, plain.plain_class_logits, plain.plain_fusion)
+
+    def _fused(
+        self, scores: Scores, logits: Callable[..., Tensor], fuse: Callable[..., Tensor]
+    ) -> Tensor:
+        scale = scores.void_Q.new_tensor(1 / 0.07)
+        ours = logits(scores.query_QC, scores.query_text_SC, self.synonyms, scale)
+        theirs = logits(scores.region_QE, scores.region_text_SE, self.synonyms, scale)
+        return fuse(ours, theirs, scores.void_Q, self._seen, ALPHA, BETA)
+
+    def _resize(self, masks: Tensor) -> Tensor:
+        return resize_masks(masks, CANVAS, IMAGE, IMAGE_SIZE)
+
+    def _plain_resize(self, masks: Tensor) -> Tensor:
+        return plain.plain_masks(masks, CANVAS, IMAGE, IMAGE_SIZE)
+
+    @functools.cached_property
+    def probs(self) -> Tensor:
+        """Probabilities (Q, K + 1) for the merge: most queries are kept."""
+        return noise(self._merged, self.case.classes + 1).softmax(dim=1).to(self.device)
+
+    def _merge(self, masks: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
+        return merge_panoptic(self.probs, masks, self.things)
+
+    def _plain_merge(self, masks: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
+        return plain.plain_panoptic(self.probs, masks, self.things)
+
+
+def over_image(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Time of each CLIP branch as a multiple of a plain forward at its input size."""
+    return {
+        branch: figures[branch]["seconds"] / figures[image]["seconds"]
+        for branch, image in BRANCHES.items()
+        if branch in figures and image in figures
+    }

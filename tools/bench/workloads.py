@@ -1,0 +1,264 @@
+"""Benchmark workloads of dense features, distillation and regions, in the project's formulation and in the plain one.
+
+Legend: B images, n regions of an image, H, W pixels of the image, S0 side of a crop, K classes.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import plain
+from bench.case import IMAGE_SIZE, Case, RegionWorkload, SampledWorkload
+from bench.cat_seg_workload import SemSegWorkload
+from bench.detection_workload import DetectionWorkload
+from bench.measure import Run
+from bench.panoptic_workload import PanopticWorkload
+from bench.pq_workload import PQWorkload
+from bench.shards import image_like_pixels, write_shard
+from clipself_seg.clip.linear import stock_linear
+from clipself_seg.clip.runtime import autocast
+from clipself_seg.data.mappers.distill import DistillMapper
+from clipself_seg.data.regions import enlarge_boxes
+from clipself_seg.data.segments import token_masks
+from clipself_seg.data.shards import ShardStream
+from clipself_seg.models.clipself import CLIPSelf
+from clipself_seg.models.parameter_groups import matrices_and_vectors
+from clipself_seg.models.region_reader import RegionReader
+from clipself_seg.training.optimizer import build_adamw, gradient_norm
+
+WORDS = ("cat", "dog", "grass")
+
+
+class DenseWorkload(RegionWorkload):
+    """Dense features of a batch."""
+
+    def runs(self) -> dict[str, Run]:
+        """Timed runs of this task by name."""
+        flops = self.case.batch * self.flops.dense
+        return {
+            "dense": Run(self._dense, flops, memory=True),
+            "plain dense": Run(self._plain, flops, memory=True),
+        }
+
+    @torch.no_grad()
+    def _dense(self, _: None) -> Tensor:
+        with autocast(self.device, self.precision):
+            return self.clip.encode_dense(self.images)
+
+    @torch.no_grad()
+    def _plain(self, _: None) -> Tensor:
+        with stock_linear(), autocast(self.device, self.precision):
+            return plain.dense_features(self.clip.visual, self.images)
+
+
+class DistillWorkload(SampledWorkload):
+    """One training step of CLIPSelf, its pure parts, and the making of its samples."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self.model = CLIPSelf(clip=self.clip, precision=self.precision).to(self.device).train()
+        self.optimizer = build_adamw(
+            matrices_and_vectors(self.model.parameters(), 0.1), betas=(0.9, 0.98), eps=1e-6
+        )
+
+    def runs(self) -> dict[str, Run]:
+        """Timed runs by name; beside them "checkpointed step" and the three parts of a step."""
+        batch, flops = self.case.batch, self.flops
+        teacher = batch * self.case.regions * flops.image
+        step = batch * (flops.dense + flops.dense_backward + 2 * self.pooling) + teacher
+        return {
+            "step": Run(self._step, step, memory=True, calls=2),
+            "plain step": Run(self._plain_step, step, memory=True, calls=2),
+            "checkpointed step": Run(self._checkpointed_step, step, memory=True, calls=2),
+            "student forward": Run(self._student_forward, batch * flops.dense),
+            "student backward": Run(
+                self._student_backward,
+                batch * flops.dense_backward,
+                self._student_graph,
+            ),
+            "teacher forward": Run(self._teacher_forward, teacher),
+            "samples": Run(self._sample_batch),
+            "plain samples": Run(self._plain_sample_batch),
+            "samples from shards": Run(lambda batches: next(batches), setup=lambda: self.streamed),
+        }
+
+    @functools.cached_property
+    def streamed(self) -> Iterator[list[dict[str, Any]]]:
+        """Batches as a training on shards has them, made in this process: reading, decoding, regions, crops."""
+        mapper = DistillMapper(
+            source="grid",
+            student_size=self.case.size,
+            crop_size=self.clip.image_size,
+            max_regions=self.case.regions,
+            seed=0,
+        )
+        self._shards = tempfile.TemporaryDirectory()
+        shard = write_shard(Path(self._shards.name) / "0.tar", image_like_pixels(IMAGE_SIZE))
+        stream = ShardStream([str(shard)], batch_size=self.case.batch, seed=0)
+        return stream.batches(mapper, range(sys.maxsize), rank=0, processes=1, workers=0)
+
+    def _sample(self) -> dict[str, Any]:
+        return {
+            "image": self.square(),
+            "boxes": self.boxes,
+            "crops": self.crops(self.cells),
+        }
+
+    def _plain_sample(self) -> dict[str, Tensor]:
+        crops = plain.prepare_crops(self.clip, self.pixels, self.cells)
+        boxes = torch.zeros(len(crops), 5)
+        boxes[: len(self.boxes), :4], boxes[: len(self.boxes), 4] = self.boxes, 1
+        image = plain.prepare_image(self.clip, self.pixels, self.case.size)
+        return {"image": image, "boxes": boxes, "crops": crops}
+
+    def _step(self, _: None) -> float:
+        self.optimizer.zero_grad()
+        loss = self.model(self.samples)["loss_clipself"]
+        return self._finish(loss)
+
+    def _checkpointed_step(self, _: None) -> float:
+        self.model.student.checkpointing = True
+        try:
+            return self._step(None)
+        finally:
+            self.model.student.checkpointing = False
+
+    def _plain_step(self, _: None) -> float:
+        self.optimizer.zero_grad()
+        with stock_linear(), autocast(self.device, self.precision):
+            loss = plain.distillation_loss(self.clip.visual, self.model.student, self.plain_samples)
+        return self._finish(loss)
+
+    def _finish(self, loss: Tensor) -> float:
+        """What `Trainer` does after the forward pass."""
+        loss.backward()
+        gradient_norm(p for p in self.model.parameters() if p.requires_grad)
+        self.optimizer.step()
+        self.model.after_optimizer_step()
+        return loss.item()
+
+    def _student_forward(self, _: None) -> Tensor:
+        with autocast(self.device, self.precision):
+            return self.model.student.dense(self.images)
+
+    def _student_graph(self) -> tuple[Tensor, Tensor]:
+        self.optimizer.zero_grad()
+        features = self._student_forward(None)
+        return features, torch.randn_like(features)
+
+    def _student_backward(self, graph: tuple[Tensor, Tensor]) -> None:
+        features, gradient = graph
+        features.backward(gradient)
+
+    @functools.cached_property
+    def teacher_images(self) -> Tensor:
+        """(B n, 3, S0, S0), normalised."""
+        crops = torch.cat([sample["crops"] for sample in self.samples])
+        return self.clip.preprocess(crops.to(self.device))
+
+    @torch.no_grad()
+    def _teacher_forward(self, _: None) -> Tensor:
+        with autocast(self.device, self.precision):
+            return self.clip.visual(self.teacher_images)
+
+
+class RegionsWorkload(SampledWorkload):
+    """Scores of boxes, masks and crops of a batch, and the making of its samples."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self.reader = RegionReader(clip=self.clip, templates="single", precision=self.precision)
+        self.reader.set_vocabulary(WORDS)
+
+    def runs(self) -> dict[str, Run]:
+        """Timed runs of this task by name."""
+        crops = self.case.regions * self.flops.image
+        flops = self.case.batch * (self.flops.dense + crops + 2 * self.pooling)
+        return {
+            "scores": Run(self._scores, flops, memory=True),
+            "plain scores": Run(self._plain_scores, flops, memory=True),
+            "samples": Run(self._sample_batch),
+            "plain samples": Run(self._plain_sample_batch),
+        }
+
+    @functools.cached_property
+    def enlarged(self) -> np.ndarray:
+        """(n, 4) XYXY pixels, what the crops show."""
+        return enlarge_boxes(self.cells, 1.5, IMAGE_SIZE[1], IMAGE_SIZE[0])
+
+    @functools.cached_property
+    def masks(self) -> np.ndarray:
+        """(n, H, W) bool, an ellipse in each box."""
+        y, x = np.mgrid[: IMAGE_SIZE[0], : IMAGE_SIZE[1]] + 0.5
+        x0, y0, x1, y1 = self.cells.T[:, :, None, None]
+        return ((2 * x - x0 - x1) / (x1 - x0)) ** 2 + ((2 * y - y0 - y1) / (y1 - y0)) ** 2 <= 1
+
+    def _sample(self) -> dict[str, Any]:
+        return {
+            "image": self.square(),
+            "boxes": self.boxes,
+            "masks": token_masks(self.masks, self.tokens),
+            "crops": self.crops(self.enlarged),
+        }
+
+    def _plain_sample(self) -> dict[str, Tensor]:
+        plain.prepare_masked_crops(self.clip, self.pixels, self.enlarged, self.masks)
+        return {
+            "image": plain.prepare_image(self.clip, self.pixels, self.case.size),
+            "boxes": self.boxes,
+            "masks": plain.prepare_masks(self.masks, self.tokens),
+            "crops": plain.prepare_crops(self.clip, self.pixels, self.enlarged),
+        }
+
+    def _scores(self, _: None) -> list[dict[str, Tensor]]:
+        return [result["scores"] for result in self.reader(self.samples)]
+
+    @torch.no_grad()
+    def _plain_scores(self, _: None) -> list[dict[str, Tensor]]:
+        text_KE = self.reader.text_KE
+        assert text_KE is not None
+        with stock_linear(), autocast(self.device, self.precision):
+            return [plain.region_scores(self.clip, s, text_KE) for s in self.plain_samples]
+
+
+TASKS: dict[
+    str,
+    type[
+        DenseWorkload
+        | DistillWorkload
+        | RegionsWorkload
+        | SemSegWorkload
+        | PanopticWorkload
+        | PQWorkload
+        | DetectionWorkload
+    ],
+] = {
+    "dense": DenseWorkload,
+    "distill": DistillWorkload,
+    "regions": RegionsWorkload,
+    "semseg": SemSegWorkload,
+    "panoptic": PanopticWorkload,
+    "pq": PQWorkload,
+    "detection": DetectionWorkload,
+}
+
+
+def build_runs(case: Case) -> Mapping[str, Run]:
+    """Everything to time for a task, by name; the same weights and images at every call.
+
+    A pair of formulations is called "X" and "plain X" (see `TASKS`).
+
+    Raises:
+        InputError: unknown model, or a size that its patch does not divide.
+    """
+    torch.manual_seed(0)
+    return TASKS[case.task](case).runs()

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
-from clipself_seg.data.label_maps import read_label_map
+from clipself_seg.data.masks import read_label_map
 from clipself_seg.data.vocabulary import load_vocabulary
 
 

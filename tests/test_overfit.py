@@ -11,7 +11,7 @@ from clipself_seg import models  # noqa: F401 (registers CATSeg)
 from clipself_seg.clip import load_clip
 from clipself_seg.config import load_config
 from clipself_seg.data.images import read_image
-from clipself_seg.data.label_maps import read_indices
+from clipself_seg.data.masks import read_indices
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.evaluation.sem_seg.numbers import class_numbers, confusion_matrix
 from tests.conftest import ROOT

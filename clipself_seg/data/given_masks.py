@@ -29,9 +29,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 from clipself_seg.data.images import DECODING_ERRORS, MAX_PIXELS, open_image
-from clipself_seg.data.label_maps import read_indices
-from clipself_seg.data.panoptic_png import read_panoptic_png
-from clipself_seg.data.rle import encode_segmentation
+from clipself_seg.data.masks import encode_segmentation, read_indices, read_panoptic_png
 from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import read_json, read_text
 

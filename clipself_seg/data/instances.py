@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
+from clipself_seg.data.masks import encode_segmentation
 from clipself_seg.data.records import (
     Record,
     annotated_image,
@@ -22,7 +23,6 @@ from clipself_seg.data.records import (
     coco_list,
     listed_records,
 )
-from clipself_seg.data.rle import encode_segmentation
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 

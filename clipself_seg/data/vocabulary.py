@@ -2,18 +2,20 @@
 
 One grammar: in text that somebody types, "," separates classes and "|" synonyms, as in "dog|puppy, grass".
 An entry of a list or of a JSON file is one class, whose synonyms "|" or ", " separates. The names of a
-`Vocabulary` are never split again.
+`Vocabulary` are never split again. FC-CLIP's and OpenSeg's label files, lines of `ID:NAME,NAME,...`, take the place of
+a data set's own names.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+import os
 import re
 import reprlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ CLASS_FILES = {
     "voc20b.json": "voc_20b_prompts",
 }
 NO_TEXT = re.compile("[\ud800-\udfff]")  # bytes of the command line that are no UTF-8
+NO_CLASS = "invalid_class_id"  # the name in a row of a label file that is none
 LIST_KEYS = {"name", "about", "allow_duplicate_names", "classes"}
 # What a class can say in JSON, and the type it has to have.
 CLASS_KEYS: dict[str, type] = {
@@ -436,6 +439,19 @@ def seen_by_name(test: Vocabulary, train: Vocabulary) -> np.ndarray:
     return np.array([not known.isdisjoint(_plain_names(entry)) for entry in test.classes], bool)
 
 
+def seen_in_training(vocabulary: Vocabulary, trained: Vocabulary) -> np.ndarray:
+    """Bool (K,): which of the K classes share a name with a class that training shows.
+
+    Args:
+        vocabulary: the K classes.
+        trained: the training vocabulary; of one with novel classes, as OV-COCO's, those do not count.
+
+    Names are compared as in `seen_by_name`, for LVIS writes "dining_table" where COCO has "dining table".
+    """
+    shown = tuple(entry for entry in trained.classes if entry.seen is not False)
+    return seen_by_name(vocabulary, replace(trained, classes=shown))
+
+
 def _plain_names(entry: VocabularyClass) -> set[str]:
     return {" ".join(re.sub("[-_]", " ", name).lower().split()) for name in entry.names}
 
@@ -448,3 +464,64 @@ def seen_by_synonym(test: Vocabulary, train: Vocabulary) -> np.ndarray:
     """
     known = {name for entry in train.classes for name in entry.names}
     return np.array([not known.isdisjoint(entry.names) for entry in test.classes], bool)
+
+
+def read_label_file(path: str | os.PathLike[str], vocabulary: Vocabulary) -> Vocabulary:
+    """A vocabulary with the names of a label file, called after the file; order and kind of the classes stay.
+
+    A line is `ID:NAME,NAME,...`, whose names are read letter by letter.
+
+    With as many rows as classes they are in order. With more, as in COCO's file, the row of a class is that of its
+    number in the data set.
+
+    Args:
+        path: file.
+        vocabulary: the data set's own.
+
+    Raises:
+        InputError: the file cannot be read; a line of another form, or a number twice; classes without a row.
+    """
+    rows = _rows(path)
+    numbers = list(rows)
+    if len(rows) != len(vocabulary):
+        numbers = [entry.dataset_id for entry in vocabulary.classes]
+        lacking = [number for number in numbers if number not in rows]
+        if len(rows) < len(vocabulary) or lacking:
+            raise InputError(
+                f"label file {path} has {len(rows)} classes, which are not the {len(vocabulary)} of "
+                f"{vocabulary.name}"
+                + (f" (there is none of number {lacking[0]})" if lacking else "")
+                + ": give the list of the same data set"
+            )
+    classes = tuple(
+        replace(entry, names=rows[number], catseg_name=None)
+        for entry, number in zip(vocabulary.classes, numbers, strict=True)
+    )
+    return Vocabulary(Path(path).stem, classes, f"names of {path}")
+
+
+def _rows(path: str | os.PathLike[str]) -> dict[int, tuple[str, ...]]:
+    """The names of each number, in the order of the file."""
+    rows: dict[int, tuple[str, ...]] = {}
+    text = read_text(Path(path), "label file", "utf-8-sig")
+    for line_number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        number, colon, names = line.strip().partition(":")
+        # Blanks after a comma are no part of a name; all else is.
+        synonyms = tuple(name.strip() for name in names.split(","))
+        if not (re.fullmatch("[0-9]{1,9}", number) and colon and all(synonyms)):
+            raise InputError(
+                f'label file {path}, line {line_number}: "{line[:60]}" is not of the form "7:dog,puppy": correct it'
+            )
+        if synonyms == (NO_CLASS,):
+            continue
+        key = int(number)
+        if key in rows:
+            raise InputError(
+                f"label file {path}, line {line_number}: the number {key} is there already: remove one"
+            )
+        rows[key] = synonyms
+    if not rows:
+        raise InputError(f"label file {path} has no class")
+    return rows

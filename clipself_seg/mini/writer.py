@@ -23,7 +23,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from clipself_seg.data.captions import add_phrases, noun_phrases
-from clipself_seg.data.label_maps import read_indices
+from clipself_seg.data.masks import read_indices
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, atomic_path, naming_path, read_json, write_json

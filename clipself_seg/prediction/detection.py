@@ -27,9 +27,9 @@ from clipself_seg.data.vocabulary import (
     as_vocabulary,
     available_vocabularies,
     load_vocabulary,
+    seen_in_training,
 )
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.detection.evaluation import seen_in_training
 from clipself_seg.models import FViT
 from clipself_seg.models.build import build_model
 from clipself_seg.prediction.common import (

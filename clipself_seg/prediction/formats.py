@@ -16,8 +16,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from clipself_seg.data.masks import encode_masks
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.instances.numbers import encode_masks
 from clipself_seg.files import atomic_path, write_json
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.visualization.overlays import save_png

@@ -21,6 +21,12 @@ from tqdm import tqdm
 from clipself_seg.checkpoints.bounds import OutOfBounds, open_safetensors
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.data.datasets.panoptic import panoptic_dataset, panoptic_set_records
+from clipself_seg.data.generator_outputs import (
+    hash_classes,
+    output_path,
+    save_output,
+    settings_text,
+)
 from clipself_seg.data.images import read_image
 from clipself_seg.data.loader import dead_workers_named, evaluation_batches
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
@@ -30,12 +36,6 @@ from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.semantic_only import is_semantic_only, read_semantic_only
 from clipself_seg.files import alone_in, remove_leftovers
-from clipself_seg.heads.panoptic.generator_outputs import (
-    hash_classes,
-    output_path,
-    save_output,
-    settings_text,
-)
 from clipself_seg.models import OpenPanoptic
 from clipself_seg.models.build import build_model
 from clipself_seg.prediction.common import require_architecture

@@ -20,8 +20,8 @@ import numpy as np
 from tqdm import tqdm
 
 from clipself_seg.data.images import decode_image, read_image
+from clipself_seg.data.masks import encode_masks
 from clipself_seg.errors import InputError, MissingPackage, in_short, shown
-from clipself_seg.evaluation.instances.numbers import encode_masks
 from clipself_seg.files import (
     alone_in,
     atomic_path,

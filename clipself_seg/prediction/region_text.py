@@ -23,21 +23,29 @@ from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.backbone import clip_from_config
 from clipself_seg.clip.runtime import autocast
 from clipself_seg.config.load import precision_from_config
-from clipself_seg.data.captions import ImageCaptions, nltk_tagger, read_captions
-from clipself_seg.data.datasets.coco import RegionTextFiles, region_text_files
-from clipself_seg.data.loader import dead_workers_named, evaluation_batches
-from clipself_seg.data.mappers.proposal_crops import ProposalCropMapper
-from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.nouns import (
+from clipself_seg.data.captions import (
+    ImageCaptions,
     NounsOfCaptions,
     frequent_nouns,
     head_nouns,
+    nltk_tagger,
+    read_captions,
     read_nouns,
     single_phrases,
 )
+from clipself_seg.data.datasets.coco import RegionTextFiles, region_text_files
+from clipself_seg.data.loader import dead_workers_named, evaluation_batches
+from clipself_seg.data.mappers.distill import ProposalCropMapper
+from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.parallel import run_in_parallel
-from clipself_seg.data.records import Record, proposal_records_of, read_coco_json, require_images
-from clipself_seg.data.region_text import RegionText, read_region_text
+from clipself_seg.data.records import (
+    Record,
+    RegionText,
+    proposal_records_of,
+    read_coco_json,
+    read_region_text,
+    require_images,
+)
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.regions.pseudo_labels import Agreement, LabelledBoxes, agreement
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers

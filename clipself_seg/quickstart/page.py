@@ -17,8 +17,7 @@ from clipself_seg.clip import DenseCLIP, TextBank, load_clip
 from clipself_seg.clip.whole_image import whole_image_features
 from clipself_seg.data.images import letterbox_crops, letterbox_image, read_image
 from clipself_seg.data.records import panoptic_records
-from clipself_seg.data.regions import enlarge_boxes, relative_boxes
-from clipself_seg.data.segments import Segments, read_segments
+from clipself_seg.data.regions import Segments, enlarge_boxes, read_segments, relative_boxes
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.regions.report import region_table

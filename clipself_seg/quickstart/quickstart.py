@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from clipself_seg.data.images import read_image
-from clipself_seg.data.label_maps import read_indices
-from clipself_seg.data.panoptic_png import read_panoptic_png
+from clipself_seg.data.masks import read_indices, read_panoptic_png
 from clipself_seg.data.records import read_coco_json
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.evaluation.detection.report import novel_table

@@ -19,11 +19,9 @@ from clipself_seg.data.datasets.coco import (
 from clipself_seg.data.datasets.detection import detection_dataset, detection_records
 from clipself_seg.data.datasets.panoptic import panoptic_dataset, panoptic_set_records
 from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
-from clipself_seg.data.mappers.captions import CaptionMapper
 from clipself_seg.data.mappers.detection import DetectionTrainMapper
-from clipself_seg.data.mappers.distill import DistillMapper
+from clipself_seg.data.mappers.distill import CaptionMapper, DistillMapper, RegionTextMapper
 from clipself_seg.data.mappers.panoptic import PanopticTrainMapper
-from clipself_seg.data.mappers.region_text import RegionTextMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTrainMapper
 from clipself_seg.data.records import Record

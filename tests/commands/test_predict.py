@@ -14,7 +14,7 @@ from PIL import Image
 
 from clipself_seg import memory
 from clipself_seg.commands import predict
-from clipself_seg.data.label_maps import read_indices
+from clipself_seg.data.masks import read_indices
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
 from clipself_seg.prediction import common

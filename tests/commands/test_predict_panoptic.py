@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from clipself_seg.commands import predict
-from clipself_seg.data.panoptic_png import read_panoptic_png
+from clipself_seg.data.masks import read_panoptic_png
 from clipself_seg.prediction.panoptic import panoptic_words
 from tests.prediction.test_semantic import OPTS
 

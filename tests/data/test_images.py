@@ -27,8 +27,7 @@ from clipself_seg.data.images import (
     pixel_corners,
     read_image,
 )
-from clipself_seg.data.label_maps import read_indices
-from clipself_seg.data.panoptic_png import read_panoptic_png
+from clipself_seg.data.masks import read_indices, read_panoptic_png
 from clipself_seg.errors import InputError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipself_seg.data.jpeg import describe_jpegs, encode_jpeg, jpeg_quality
+from clipself_seg.data.images import describe_jpegs, encode_jpeg, jpeg_quality
 from clipself_seg.errors import InputError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (19, 27, 3)).astype(np.uint8)

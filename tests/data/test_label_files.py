@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from clipself_seg.data.label_files import read_label_file
-from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
+from clipself_seg.data.vocabulary import (
+    Vocabulary,
+    VocabularyClass,
+    load_vocabulary,
+    read_label_file,
+)
 from clipself_seg.errors import InputError
 
 OWN = Vocabulary(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipself_seg.data import label_maps
-from clipself_seg.data.label_maps import read_indices, read_label_map
+from clipself_seg.data import masks
+from clipself_seg.data.masks import read_indices, read_label_map
 from clipself_seg.errors import InputError
 
 
@@ -91,7 +91,7 @@ def test_a_large_vocabulary_cut_to_8_bits_shows_by_its_255s(tmp_path):
 
 
 def test_a_map_may_be_as_large_as_its_image_and_not_larger(tmp_path, monkeypatch):
-    monkeypatch.setattr(label_maps, "MAX_PIXELS", 5)
+    monkeypatch.setattr(masks, "MAX_PIXELS", 5)
     path = write(tmp_path / "a.png", [[0, 3, 1], [255, 1, 0]])
     assert read(path, size=(3, 2)).shape == (2, 3)
     with pytest.raises(InputError, match="a.png is 3 x 2, which is more than the 5 pixels"):

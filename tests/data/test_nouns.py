@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clipself_seg.data.nouns import (
+from clipself_seg.data.captions import (
     NounsOfCaptions,
     frequent_nouns,
     head_nouns,

@@ -8,7 +8,7 @@ import logging
 import numpy as np
 import pytest
 
-from clipself_seg.data.region_text import read_region_text
+from clipself_seg.data.records import read_region_text
 from clipself_seg.errors import InputError
 
 IMAGES = [

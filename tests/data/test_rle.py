@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as rle
 
-from clipself_seg.data.rle import _decompress, check_segmentation, encode_segmentation
+from clipself_seg.data.masks import _decompress, check_segmentation, encode_segmentation
 
 
 def test_runs_are_those_of_pycocotools():

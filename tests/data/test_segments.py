@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from clipself_seg.data.panoptic_png import read_panoptic_png
-from clipself_seg.data.segments import (
+from clipself_seg.data.masks import read_panoptic_png
+from clipself_seg.data.regions import (
     covered_masks,
     mask_box,
     read_segments,

@@ -13,27 +13,30 @@ from pycocotools import mask as rle
 from clipself_seg.config import load_config
 from clipself_seg.data.captions import read_phrases
 from clipself_seg.data.instances import category_indices, instance_records
-from clipself_seg.data.label_files import read_label_file
 from clipself_seg.data.mappers.detection import DetectionTrainMapper
-from clipself_seg.data.mappers.distill import DistillMapper
+from clipself_seg.data.mappers.distill import DistillMapper, RegionTextMapper
 from clipself_seg.data.mappers.panoptic import PanopticTrainMapper
-from clipself_seg.data.mappers.region_text import RegionTextMapper
 from clipself_seg.data.mappers.regions import RegionMapper
+from clipself_seg.data.masks import encode_masks
 from clipself_seg.data.records import (
     category_labels,
     panoptic_records,
     proposal_records,
     read_coco_json,
+    read_region_text,
 )
-from clipself_seg.data.region_text import read_region_text
-from clipself_seg.data.vocabulary import as_vocabulary, load_vocabulary, read_class_json
+from clipself_seg.data.vocabulary import (
+    as_vocabulary,
+    load_vocabulary,
+    read_class_json,
+    read_label_file,
+)
 from clipself_seg.evaluation.detection.detections import ImageDetections
 from clipself_seg.evaluation.detection.ground_truth import read_detection_ground_truth
 from clipself_seg.evaluation.detection.numbers import detection_quality
 from clipself_seg.evaluation.instances.ground_truth import read_instance_ground_truth
 from clipself_seg.evaluation.instances.numbers import (
     ImageInstances,
-    encode_masks,
     instance_quality,
 )
 from clipself_seg.evaluation.panoptic.files import PanopticFolder, evaluate_files

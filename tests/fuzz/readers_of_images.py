@@ -11,8 +11,7 @@ from PIL import Image
 
 from clipself_seg.data.given_masks import read_masks
 from clipself_seg.data.images import read_image
-from clipself_seg.data.label_maps import read_label_map
-from clipself_seg.evaluation.instances.numbers import encode_masks
+from clipself_seg.data.masks import encode_masks, read_label_map
 from tests.fuzz.readers import Reader, make_text, partial
 
 RNG = np.random.default_rng(0)

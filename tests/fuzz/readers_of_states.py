@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.training_state import write_state
 from clipself_seg.clip import DenseCLIP, TextBank, load_clip
-from clipself_seg.heads.panoptic.generator_outputs import (
+from clipself_seg.data.generator_outputs import (
     GeneratorOutput,
     check_outputs,
     read_output,

@@ -19,7 +19,7 @@ from clipself_seg.data.datasets.panoptic import (
     panoptic_set_records,
 )
 from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
-from clipself_seg.data.label_maps import read_label_map
+from clipself_seg.data.masks import read_label_map
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, write_json

@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 from pycocotools.coco import COCO
 
-from clipself_seg.data.label_maps import read_indices
+from clipself_seg.data.masks import read_indices
 from clipself_seg.errors import InputError
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.formats import (

@@ -16,12 +16,12 @@ from torch import nn
 
 from clipself_seg.config import load_config
 from clipself_seg.data.datasets.panoptic import panoptic_set_records
+from clipself_seg.data.generator_outputs import GeneratorOutput
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
 from clipself_seg.heads.fusion import Fusion
-from clipself_seg.heads.panoptic.generator_outputs import GeneratorOutput
 from clipself_seg.models.build import build_model
 from clipself_seg.models.panoptic.outputs import MergeSettings
 from clipself_seg.prediction import generator_outputs

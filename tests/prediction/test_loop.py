@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from clipself_seg.commands.predict import SAVE
-from clipself_seg.data.label_maps import read_indices
+from clipself_seg.data.masks import read_indices
 from clipself_seg.errors import InputError
 from clipself_seg.prediction import loop
 from clipself_seg.prediction.detection import Detections

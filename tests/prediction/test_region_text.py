@@ -10,7 +10,7 @@ import prepare_region_text
 import pytest
 
 from clipself_seg.data.datasets.coco import distillation_records, region_text_records
-from clipself_seg.data.mappers.proposal_crops import ProposalCropMapper
+from clipself_seg.data.mappers.distill import ProposalCropMapper
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
 from clipself_seg.mini.crops import tag_caption

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from clipself_seg.data.label_maps import read_indices
+from clipself_seg.data.masks import read_indices
 from clipself_seg.errors import InputError
 from clipself_seg.prediction import video as video_module
 from clipself_seg.prediction.files import ImageFile, find_images

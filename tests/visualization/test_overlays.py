@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from clipself_seg.data.images import read_image
-from clipself_seg.data.label_maps import read_indices
+from clipself_seg.data.masks import read_indices
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.visualization import class_colours as colours_module
 from clipself_seg.visualization.class_colours import BACKGROUND, class_colours

@@ -20,7 +20,7 @@ from clipself_seg.clip.openai_vit import VisionTransformer
 from clipself_seg.clip.region_pooling import MASK_EPS
 from clipself_seg.clip.tower import ImageTower, TransformerTower
 from clipself_seg.data.images import letterbox_crops, letterbox_image
-from clipself_seg.data.segments import token_masks
+from clipself_seg.data.regions import token_masks
 
 SLOTS = 20  # crops that travel for an image, however many are valid
 GREY = 114  # of the pixels outside a masked crop

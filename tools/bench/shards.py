@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from clipself_seg.data.jpeg import encode_jpeg
+from clipself_seg.data.images import encode_jpeg
 
 IMAGES = 16
 # Cells of the noise, coarse to fine, the fraction of each, and a quality with which a JPEG is as large as COCO's

@@ -27,8 +27,7 @@ from bench.shards import image_like_pixels, write_shard
 from clipself_seg.clip.linear import stock_linear
 from clipself_seg.clip.runtime import autocast
 from clipself_seg.data.mappers.distill import DistillMapper
-from clipself_seg.data.regions import enlarge_boxes
-from clipself_seg.data.segments import token_masks
+from clipself_seg.data.regions import enlarge_boxes, token_masks
 from clipself_seg.data.shards import ShardStream
 from clipself_seg.models.clipself import CLIPSelf
 from clipself_seg.models.parameter_groups import matrices_and_vectors

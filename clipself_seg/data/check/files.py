@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from clipself_seg.data.images import read_image
-from clipself_seg.data.label_maps import read_labels_of
-from clipself_seg.data.panoptic_png import read_panoptic_ids
+from clipself_seg.data.masks import read_labels_of, read_panoptic_ids
 from clipself_seg.data.records import Record
-from clipself_seg.data.segments import read_segments
+from clipself_seg.data.regions import read_segments
 from clipself_seg.errors import InputError
 
 

@@ -40,7 +40,7 @@ from clipself_seg.data.datasets.sem_seg import (
     files_by_stem,
     pair_files,
 )
-from clipself_seg.data.jpeg import PUBLISHED, describe_jpegs
+from clipself_seg.data.images import PUBLISHED_QUALITY, describe_jpegs
 from clipself_seg.data.prepare.plans import Plan
 from clipself_seg.data.records import Record, image_records
 from clipself_seg.data.vocabulary import class_entries, load_vocabulary
@@ -98,7 +98,9 @@ def check_sem_seg(name: str, options: Options) -> Finding:
     if both:
         if files.prepares_images:
             written = describe_jpegs(images[stem] for stem in sorted(both))
-            notes.append(f"images of {written}; those of published numbers have {PUBLISHED}")
+            notes.append(
+                f"images of {written}; those of published numbers have {PUBLISHED_QUALITY}"
+            )
         return judge(finding, results, notes, (mend, mend, mend))
     notes = [f"no label maps in {files.sem_seg_root}"] * (not labels) + notes
     # Its first line says what is missing, a second one where to get it.

@@ -29,13 +29,14 @@ from clipself_seg.data.datasets.roots import (
 )
 from clipself_seg.data.records import (
     Record,
+    RegionText,
     category_labels,
     image_records,
     panoptic_records,
     proposal_records,
     read_coco_json,
+    read_region_text,
 )
-from clipself_seg.data.region_text import RegionText, read_region_text
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, MissingFiles, nearest
 

@@ -1,4 +1,7 @@
-"""Mapper for distillation: record -> the image, some of its regions, and a crop of each.
+"""Mappers of distillation and what belongs to it: record -> the image, some of its regions, a crop of each, a text.
+
+`DistillMapper` draws regions of a grid or of proposals, `RegionTextMapper` has boxes with nouns, `CaptionMapper` the
+image alone with a caption, and `ProposalCropMapper` the crops of all proposals, which are to be labelled.
 
 Nothing is normalised here: images are passed on as bytes, and the model normalises them.
 Legend: S side of the padded square, S0 side of a teacher crop, n regions. "Relative" boxes are XYXY in
@@ -7,10 +10,13 @@ Legend: S side of the padded square, S0 side of a teacher crop, n regions. "Rela
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode, configurable
+from PIL import Image
 
 from clipself_seg.data.images import (
     MAX_PIXELS,
@@ -24,10 +30,19 @@ from clipself_seg.data.records import MIN_SIDE, Record
 from clipself_seg.data.regions import (
     GridRule,
     Regions,
+    enlarge_boxes,
     sample_grid_regions,
     sample_proposal_regions,
 )
 from clipself_seg.errors import InputError
+
+Resize = Literal["warp", "letterbox"]
+
+# CLIP's training transform, as open_clip has it for the run of the paper's Table 1c, #5*: what a captioned image is
+# cropped by.
+AREAS = (0.9, 1.0)  # fractions of the image
+ASPECTS = (3 / 4, 4 / 3)  # width by height
+ATTEMPTS = 10
 
 
 class DistillMapper:
@@ -168,3 +183,222 @@ class DistillMapper:
             max_area=self.max_area,
             crop_scale=self.crop_scale,
         )
+
+
+class RegionTextMapper:
+    """Mapper from a record and a draw number to the image, boxes and labels.
+
+    Boxes are the first of the record, in its order and of any size, as in the official code.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        student_size: int,
+        seed: int,
+        max_regions: int = 20,
+        crop_size: int | None = None,
+        crop_scale: float = 1.0,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        """
+        Args:
+            student_size: S, side of the student's input in pixels.
+            seed: seed of the run.
+            max_regions: most boxes of an image, 0 for no limit.
+            crop_size: S0; None makes neither crops nor captions, which RegionCLIP's losses read.
+            crop_scale: enlargement of the crops.
+            max_pixels: largest number of pixels of an image that is decoded.
+        """
+        self.student_size = student_size
+        self.seed = seed
+        self.max_regions = max_regions
+        self.crop_size = crop_size
+        self.crop_scale = crop_scale
+        self.max_pixels = max_pixels
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, *, crop_size: int, seed: int) -> dict[str, Any]:
+        """Read INPUT.REGIONS, INPUT.MAX_PIXELS and MODEL.CLIPSELF.TEXTS.LOSS."""
+        regions = cfg.INPUT.REGIONS
+        return {
+            "student_size": regions.STUDENT_SIZE,
+            "seed": seed,
+            "max_regions": regions.MAX_REGIONS,
+            "crop_size": crop_size if cfg.MODEL.CLIPSELF.TEXTS.LOSS == "regionclip" else None,
+            "crop_scale": regions.CROP_SCALE,
+            "max_pixels": cfg.INPUT.MAX_PIXELS,
+        }
+
+    def __call__(self, record: Record, draw: int) -> Sample:
+        """Make the sample of one draw.
+
+        Args:
+            record: record of `data.records.read_region_text`.
+            draw: number of this draw in the run, which decides the caption.
+
+        Returns:
+            "file_name", "image_id", "image" uint8 (3, S, S), "boxes" float32 (n, 4) XYXY in [0, 1] of the
+            padded square, "labels" int64 (n,), n >= 1; for RegionCLIP's losses also "crops" uint8
+            (n, 3, S0, S0), "caption", one of the image's, and "whole" (1, 4), the box of the whole image.
+
+        Raises:
+            InputError: the image cannot be read or has another size than its boxes were made for; it has no
+                caption, and RegionCLIP's losses need one.
+        """
+        image = read_image(record["file_name"], stated_size(record), self.max_pixels)
+        height, width = image.shape[:2]
+        boxes = record["proposals"][: self.max_regions or None]
+        sample = {
+            "file_name": record["file_name"],
+            "image_id": record["image_id"],
+            "image": chw(letterbox_image(image, self.student_size)),
+            "boxes": box_tensor(boxes, width, height),
+            "labels": torch.tensor(record["labels"][: self.max_regions or None]),
+        }
+        if self.crop_size is None:
+            return sample
+        crops = enlarge_boxes(boxes, self.crop_scale, width, height)
+        return sample | {
+            "crops": chw(letterbox_crops(image, crops, self.crop_size)),
+            "caption": self._caption(record, draw),
+            "whole": box_tensor(np.array([[0, 0, width, height]]), width, height),
+        }
+
+    def _caption(self, record: Record, draw: int) -> str:
+        captions = record["captions"]
+        if not captions:
+            raise InputError(
+                f"image {record['image_id']} of DATASETS.TRAIN has no caption, which "
+                "MODEL.CLIPSELF.TEXTS.LOSS regionclip compares it with: write the file with "
+                "clipself-seg data region-text --captions, or take another loss"
+            )
+        return captions[np.random.default_rng((self.seed, draw)).integers(len(captions))]
+
+
+class CaptionMapper:
+    """Mapper from a record and a draw number to a random crop of the image and one of its captions.
+
+    The crop has 90 to 100 % of the image's area and an aspect of 3:4 to 4:3, and is never flipped. A
+    sample depends on the record, the seed and the draw number only, as `DistillMapper` has it.
+    """
+
+    @configurable
+    def __init__(
+        self, *, student_size: int, seed: int, resize: Resize = "warp", max_pixels: int = MAX_PIXELS
+    ) -> None:
+        """
+        Args:
+            student_size: S, side of the student's input in pixels.
+            seed: seed of the run.
+            resize: "warp" stretches the crop to the square, "letterbox" pads it as in evaluation.
+            max_pixels: largest number of pixels of an image that is decoded.
+        """
+        self.student_size = student_size
+        self.seed = seed
+        self.resize = resize
+        self.max_pixels = max_pixels
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, *, seed: int) -> dict[str, Any]:
+        """Read INPUT; the seed comes from the caller."""
+        return {
+            "student_size": cfg.INPUT.REGIONS.STUDENT_SIZE,
+            "seed": seed,
+            "resize": cfg.INPUT.CAPTIONS.RESIZE,
+            "max_pixels": cfg.INPUT.MAX_PIXELS,
+        }
+
+    def __call__(self, record: Record, draw: int) -> Sample:
+        """Make the sample of one draw.
+
+        Args:
+            record: record of `captions.caption_records`.
+            draw: number of this draw in the run, at least 0.
+
+        Returns:
+            "file_name", "image_id", "image" uint8 (3, S, S), "caption" text.
+
+        Raises:
+            InputError: the image cannot be read.
+        """
+        image = read_image(record["file_name"], max_pixels=self.max_pixels)
+        rng = np.random.default_rng((self.seed, draw))
+        captions = record["captions"]
+        caption = captions[rng.integers(len(captions))]
+        x0, y0, x1, y1 = random_crop(rng, image.shape[1], image.shape[0])
+        return {
+            "file_name": record["file_name"],
+            "image_id": record["image_id"],
+            "image": chw(self._square(image[y0:y1, x0:x1])),
+            "caption": caption,
+        }
+
+    def _square(self, crop: np.ndarray) -> np.ndarray:
+        """Crop (h, w, 3) at the student's size, (S, S, 3) uint8."""
+        if self.resize == "letterbox":
+            return letterbox_image(crop, self.student_size)
+        size = (self.student_size, self.student_size)
+        return np.asarray(Image.fromarray(crop).resize(size, Image.Resampling.BICUBIC))
+
+
+def random_crop(rng: np.random.Generator, width: int, height: int) -> tuple[int, int, int, int]:
+    """Corners x0, y0, x1, y1 in pixels of a crop by the rule of torchvision's `RandomResizedCrop`.
+
+    Area and logarithm of the aspect are drawn evenly, anew while the crop does not fit. After
+    `ATTEMPTS` draws it is the largest crop in the middle whose aspect is allowed.
+
+    Args:
+        rng: generator that decides the crop.
+        width: width of the image in pixels.
+        height: height of the image in pixels.
+    """
+    for _ in range(ATTEMPTS):
+        area = width * height * rng.uniform(*AREAS)
+        narrowest, widest = map(math.log, ASPECTS)
+        aspect = math.exp(rng.uniform(narrowest, widest))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            x, y = (int(rng.integers(room + 1)) for room in (width - w, height - h))
+            return x, y, x + w, y + h
+    narrow, wide = ASPECTS
+    w = min(width, max(1, round(height * wide)))
+    h = min(height, max(1, round(width / narrow)))
+    x, y = (width - w) // 2, (height - h) // 2
+    return x, y, x + w, y + h
+
+
+class ProposalCropMapper:
+    """Mapper from a record to crops of all its proposals, as the teacher of distillation sees them."""
+
+    def __init__(
+        self, *, crop_size: int, crop_scale: float = 1.5, max_pixels: int = MAX_PIXELS
+    ) -> None:
+        """
+        Args:
+            crop_size: S0, in pixels.
+            crop_scale: enlargement of a crop about the centre of its box.
+            max_pixels: largest number of pixels of an image that is decoded.
+        """
+        self.crop_size = crop_size
+        self.crop_scale = crop_scale
+        self.max_pixels = max_pixels
+
+    def __call__(self, record: Record) -> Sample:
+        """Make the sample of an image.
+
+        Args:
+            record: record of `data.records.proposal_records`.
+
+        Returns:
+            "image_id" and "crops" uint8 (n, 3, S0, S0).
+
+        Raises:
+            InputError: the image cannot be read, or the proposals were made for another image size.
+        """
+        image = read_image(record["file_name"], stated_size(record), self.max_pixels)
+        height, width = image.shape[:2]
+        boxes = enlarge_boxes(record["proposals"], self.crop_scale, width, height)
+        crops = letterbox_crops(image, boxes, self.crop_size)
+        return {"image_id": record["image_id"], "crops": chw(crops)}

@@ -17,7 +17,7 @@ from clipself_seg.data.given_masks import MaskFolder
 from clipself_seg.data.images import MAX_PIXELS, read_image
 from clipself_seg.data.mappers.samples import PADDING, Sample, chw, require_rgb, seeded, stated_size
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper, at_least_a_pixel
-from clipself_seg.data.panoptic_png import read_panoptic_ids
+from clipself_seg.data.masks import read_panoptic_ids
 from clipself_seg.data.records import Record, category_labels
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError

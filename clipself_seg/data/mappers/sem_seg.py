@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from clipself_seg.data.given_masks import GivenMasks, MaskFolder, image_name
 from clipself_seg.data.images import MAX_PIXELS, read_image
-from clipself_seg.data.label_maps import read_labels_of
 from clipself_seg.data.mappers.samples import PADDING, Sample, chw, require_rgb, seeded, stated_size
+from clipself_seg.data.masks import read_labels_of
 from clipself_seg.data.records import Record
 
 

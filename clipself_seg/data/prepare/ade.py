@@ -11,9 +11,14 @@ import cv2
 import numpy as np
 
 from clipself_seg.data.datasets.roots import ADE_150, ADE_847, ade_parent
-from clipself_seg.data.images import DECODING_ERRORS, open_image, read_image
-from clipself_seg.data.jpeg import PUBLISHED, encode_jpeg
-from clipself_seg.data.label_maps import read_indices
+from clipself_seg.data.images import (
+    DECODING_ERRORS,
+    PUBLISHED_QUALITY,
+    encode_jpeg,
+    open_image,
+    read_image,
+)
+from clipself_seg.data.masks import read_indices
 from clipself_seg.data.prepare.common import (
     MapJob,
     Options,
@@ -42,7 +47,7 @@ class FullJob(NamedTuple):
     source: Path
     image_target: Path
     target: Path
-    quality: int = PUBLISHED
+    quality: int = PUBLISHED_QUALITY
 
     @property
     def sources(self) -> tuple[Path, ...]:
@@ -99,7 +104,7 @@ def read_scene_map(path: Path) -> np.ndarray:
 
 
 def prepare_ade847(
-    options: Options, splits: Sequence[str] = ("validation",), quality: int = PUBLISHED
+    options: Options, splits: Sequence[str] = ("validation",), quality: int = PUBLISHED_QUALITY
 ) -> list[Prepared]:
     """Write {images,annotations}_detectron2/{split} of ADE20K_2021_17_01 from its images/ADE.
 
@@ -117,7 +122,7 @@ def prepare_ade847(
     return [convert_files(_convert_full, of_split, options) for of_split in jobs]
 
 
-def ade847_jobs(root: Path, split: str, quality: int = PUBLISHED) -> list[FullJob]:
+def ade847_jobs(root: Path, split: str, quality: int = PUBLISHED_QUALITY) -> list[FullJob]:
     """Jobs of `prepare_ade847` for a split.
 
     Raises:

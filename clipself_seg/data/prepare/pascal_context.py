@@ -18,6 +18,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 from clipself_seg.data.datasets.roots import PASCAL_CONTEXT
+from clipself_seg.data.masks import check_segmentation
 from clipself_seg.data.prepare.common import (
     MapJob,
     Options,
@@ -29,7 +30,6 @@ from clipself_seg.data.prepare.common import (
     save_png,
     save_tiff,
 )
-from clipself_seg.data.rle import check_segmentation
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import read_json

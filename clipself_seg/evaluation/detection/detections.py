@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from detectron2.structures import BoxMode, Instances
 
+from clipself_seg.data.masks import encode_masks
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.instances.numbers import encode_masks
 from clipself_seg.files import atomic_path
 
 # Name of a task, in TEST.DETECTION.TASKS -> its name in pycocotools, and in results.

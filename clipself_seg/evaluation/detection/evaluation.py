@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import logging
 import os
@@ -23,7 +22,7 @@ from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.records import Record, require_images
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, seen_by_name
+from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, seen_in_training
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results, own_classes_kept
 from clipself_seg.evaluation.detection.detections import (
@@ -482,16 +481,3 @@ class _DetectionData(NamedTuple):
     seen: np.ndarray | None
     split: str
     similarity: np.ndarray | None = None
-
-
-def seen_in_training(vocabulary: Vocabulary, trained: Vocabulary) -> np.ndarray:
-    """Bool (K,): which of the K classes share a name with a class that training shows.
-
-    Args:
-        vocabulary: the K classes.
-        trained: the training vocabulary; of one with novel classes, as OV-COCO's, those do not count.
-
-    Names are compared as in `seen_by_name`, for LVIS writes "dining_table" where COCO has "dining table".
-    """
-    shown = tuple(entry for entry in trained.classes if entry.seen is not False)
-    return seen_by_name(vocabulary, dataclasses.replace(trained, classes=shown))

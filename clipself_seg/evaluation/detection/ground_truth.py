@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from clipself_seg.data.instances import category_indices
+from clipself_seg.data.masks import encode_segmentation
 from clipself_seg.data.records import coco_list, read_coco_json
-from clipself_seg.data.rle import encode_segmentation
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.instances.ground_truth import (

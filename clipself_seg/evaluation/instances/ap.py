@@ -18,13 +18,12 @@ import numpy as np
 from detectron2.structures import Instances
 from tabulate import tabulate
 
-from clipself_seg.data.rle import encode_segmentation
+from clipself_seg.data.masks import encode_masks, encode_segmentation
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.evaluation.evaluator import ImageEvaluator, check_predicted_classes
 from clipself_seg.evaluation.instances.ground_truth import InstanceGroundTruth
 from clipself_seg.evaluation.instances.numbers import (
     ImageInstances,
-    encode_masks,
     instance_quality,
     instance_results,
     write_instance_csv,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipself_seg.data.images import truth_pixels
-from clipself_seg.data.label_maps import read_indices
+from clipself_seg.data.masks import read_indices
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.evaluation.evaluator import ImageEvaluator
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clipself_seg.data.masks import LARGEST_IMAGE, check_segmentation
 from clipself_seg.data.records import coco_list, read_coco_json
-from clipself_seg.data.rle import LARGEST_IMAGE, check_segmentation
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 

@@ -13,7 +13,7 @@ import csv
 import io
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,29 +61,6 @@ class InstanceQuality(NamedTuple):
     precision: np.ndarray
     instances: np.ndarray
     predictions: np.ndarray
-
-
-def encode_masks(masks: Iterable[np.ndarray]) -> list[dict[str, Any]]:
-    """COCO's run-length encoding of each mask: "size" [H, W] and "counts" (bytes).
-
-    Args:
-        masks: (n, H, W) bool.
-    """
-    return [_encode_mask(mask) for mask in masks]
-
-
-def _encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """What pycocotools' `encode` gives. Runs go down the columns: only those that the mask touches are read."""
-    height, width = mask.shape
-    columns = np.flatnonzero(mask.any(axis=0))
-    first, end = (columns[0], columns[-1] + 1) if len(columns) else (0, 0)
-    pixels = np.zeros((end - first) * height + 2, dtype=bool)  # sooner than by `np.pad`
-    pixels[1:-1] = mask[:, first:end].T.ravel()
-    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + first * height
-    runs = np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
-    # The first run is outside of the mask and may be empty, the last one never is.
-    counts = runs if runs[-1] else runs[:-1]
-    return rle.frPyObjects({"size": [height, width], "counts": counts}, height, width)
 
 
 def instance_quality(

@@ -18,7 +18,7 @@ from clipself_seg.data.images import truth_pixels
 from clipself_seg.data.loader import Batches, evaluation_batches
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.panoptic_png import read_panoptic_png
+from clipself_seg.data.masks import read_panoptic_png
 from clipself_seg.data.records import Record
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, nearest

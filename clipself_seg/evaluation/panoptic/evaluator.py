@@ -17,7 +17,7 @@ import numpy as np
 from detectron2.utils import comm
 
 from clipself_seg.data.images import truth_pixels
-from clipself_seg.data.panoptic_png import read_panoptic_png
+from clipself_seg.data.masks import read_panoptic_png
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.evaluator import ImageEvaluator

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipself_seg.data.panoptic_png import read_panoptic_png
+from clipself_seg.data.masks import read_panoptic_png
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.data.records import coco_list, read_coco_json
 from clipself_seg.data.vocabulary import load_vocabulary, seen_by_synonym

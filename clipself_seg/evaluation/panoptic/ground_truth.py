@@ -16,9 +16,13 @@ from clipself_seg.data.datasets.panoptic import (
     panoptic_dataset,
     panoptic_set_records,
 )
-from clipself_seg.data.label_files import read_label_file
 from clipself_seg.data.records import Record, coco_info, read_coco_json
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, seen_by_synonym
+from clipself_seg.data.vocabulary import (
+    Vocabulary,
+    load_vocabulary,
+    read_label_file,
+    seen_by_synonym,
+)
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.instances.ground_truth import (
     InstanceGroundTruth,

@@ -21,14 +21,14 @@ from clipself_seg.data.datasets.sem_seg import (
     sem_seg_dataset,
     sem_seg_records,
 )
-from clipself_seg.data.jpeg import describe_jpegs
-from clipself_seg.data.label_files import read_label_file
-from clipself_seg.data.label_maps import read_labels_of
+from clipself_seg.data.images import describe_jpegs
 from clipself_seg.data.mappers.samples import Sample
+from clipself_seg.data.masks import read_labels_of
 from clipself_seg.data.vocabulary import (
     Vocabulary,
     VocabularyClass,
     load_vocabulary,
+    read_label_file,
     seen_by_synonym,
 )
 from clipself_seg.errors import InputError

@@ -17,7 +17,7 @@ from clipself_seg.data.datasets.coco import region_records
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.regions import RegionMapper
 from clipself_seg.data.records import Record
-from clipself_seg.data.segments import MaskResize
+from clipself_seg.data.regions import MaskResize
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.evaluation.base import Evaluation, Pass, Results
 from clipself_seg.evaluation.extras import Extras

@@ -17,11 +17,11 @@ from detectron2.config import CfgNode, configurable
 from clipself_seg.data.datasets.catalog import vocabulary_name
 from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
 from clipself_seg.data.given_masks import image_name
-from clipself_seg.data.jpeg import describe_jpegs
-from clipself_seg.data.label_maps import read_labels_of
+from clipself_seg.data.images import describe_jpegs
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
+from clipself_seg.data.masks import read_labels_of
 from clipself_seg.data.records import Record
 from clipself_seg.data.vocabulary import (
     Vocabulary,

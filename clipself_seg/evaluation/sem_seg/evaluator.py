@@ -20,7 +20,7 @@ import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from clipself_seg.data.label_maps import read_labels_of
+from clipself_seg.data.masks import read_labels_of
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.evaluator import check_predicted_classes
 from clipself_seg.evaluation.sem_seg.beside import Beside, BesideCounts, beside_results

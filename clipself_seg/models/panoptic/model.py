@@ -30,6 +30,11 @@ from clipself_seg.clip.prompts import templates_text
 from clipself_seg.clip.runtime import autocast
 from clipself_seg.clip.signatures import signature_of
 from clipself_seg.clip.weights import to_native
+from clipself_seg.data.generator_outputs import (
+    GeneratorOutput,
+    check_outputs,
+    read_output,
+)
 from clipself_seg.data.given_masks import MaskFolder, image_name
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
@@ -44,11 +49,6 @@ from clipself_seg.heads.panoptic.clip_branches import (
 )
 from clipself_seg.heads.panoptic.clip_stages import LAST, CLIPStages
 from clipself_seg.heads.panoptic.generator import MaskGenerator
-from clipself_seg.heads.panoptic.generator_outputs import (
-    GeneratorOutput,
-    check_outputs,
-    read_output,
-)
 from clipself_seg.heads.panoptic.grounding_loss import caption_lengths, grounding_loss
 from clipself_seg.heads.panoptic.mask_losses import MaskCriterion, MaskTargets
 from clipself_seg.heads.panoptic.mask_pieces import resize_masks
@@ -788,7 +788,9 @@ class OpenPanoptic(nn.Module):
             valid = None
         if "classes" in sample:
             clip_logits = only_classes(clip_logits, sample["classes"])
-            generated = generated.of_classes(sample["classes"])
+            if isinstance(generated, GeneratorOutput):
+                logits = only_classes(generated.class_logits, sample["classes"])
+                generated = replace(generated, class_logits=logits)
         probs = {
             name: (fusion, class_probabilities(generated, clip_logits, valid, seen, fusion))
             for name, fusion in wanted.items()

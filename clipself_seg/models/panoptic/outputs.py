@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipself_seg.clip.runtime import constant
+from clipself_seg.data.generator_outputs import GeneratorOutput
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import (
@@ -24,7 +25,6 @@ from clipself_seg.heads.fusion import (
     mode_discount,
     name_masks,
 )
-from clipself_seg.heads.panoptic.generator_outputs import GeneratorOutput
 from clipself_seg.heads.panoptic.mask_pieces import resize_masks
 from clipself_seg.heads.panoptic.panoptic_merge import (
     canvas_labels,
@@ -124,10 +124,6 @@ class UnnamedMasks:
         if tuple(masks.shape[1:]) != size:
             raise InputError(f"masks of {tuple(masks.shape[1:])} pixels, the image has {size}")
         return cls(masks.to(torch.int8).mul_(2 * INSIDE).sub_(INSIDE), scores)
-
-    def of_classes(self, classes: Sequence[int]) -> UnnamedMasks:
-        """Itself, since it has no class logits."""
-        return self
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipself_seg.data.generator_outputs import GeneratorOutput
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.heads.panoptic.generator_outputs import GeneratorOutput
 from clipself_seg.heads.panoptic.mask_pieces import resize_masks
 
 STRIDE = 4  # pixels of the resized image in one of a mask, as of the generator's own masks

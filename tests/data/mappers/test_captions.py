@@ -11,7 +11,7 @@ from torchvision.transforms.functional import resized_crop
 
 from clipself_seg.config import load_config
 from clipself_seg.data.images import letterbox_image
-from clipself_seg.data.mappers.captions import CaptionMapper, random_crop
+from clipself_seg.data.mappers.distill import CaptionMapper, random_crop
 from tests.conftest import ROOT
 
 

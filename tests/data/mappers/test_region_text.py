@@ -9,7 +9,7 @@ from PIL import Image
 
 from clipself_seg.config import load_config
 from clipself_seg.data.images import letterbox_crops
-from clipself_seg.data.mappers.region_text import RegionTextMapper
+from clipself_seg.data.mappers.distill import RegionTextMapper
 from clipself_seg.data.regions import enlarge_boxes
 from clipself_seg.errors import InputError
 

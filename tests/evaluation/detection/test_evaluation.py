@@ -15,10 +15,15 @@ from torch import nn
 from clipself_seg.config import add_clipself_seg_config
 from clipself_seg.data.datasets.detection import detection_dataset
 from clipself_seg.data.similarity import write_similarity
-from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
+from clipself_seg.data.vocabulary import (
+    Vocabulary,
+    VocabularyClass,
+    load_vocabulary,
+    seen_in_training,
+)
 from clipself_seg.data.wordnet import UNKNOWN
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.detection.evaluation import DetectionEvaluation, seen_in_training
+from clipself_seg.evaluation.detection.evaluation import DetectionEvaluation
 from clipself_seg.models.protocol import Classes
 from tests.detection_worlds import SIZE, WORDS, random_world
 

@@ -13,11 +13,11 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 
+from clipself_seg.data.masks import encode_masks
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.instances.ap import InstanceAPEvaluator
 from clipself_seg.evaluation.instances.ground_truth import read_instance_ground_truth
-from clipself_seg.evaluation.instances.numbers import encode_masks
 from tests.two_processes import in_two_processes
 
 # Category ids fall, and stuff stands between the things.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from pycocotools import mask as rle
 
-from clipself_seg.evaluation.instances.numbers import encode_masks
+from clipself_seg.data.masks import encode_masks
 
 
 def test_encoded_masks_are_those_of_pycocotools_to_the_byte():

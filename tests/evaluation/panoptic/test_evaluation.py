@@ -12,13 +12,13 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from clipself_seg.clip import load_clip
+from clipself_seg.data.generator_outputs import GeneratorOutput, save_output
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.evaluation import sweep_fusions, sweep_results
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.clip_branches import DensePooling
-from clipself_seg.heads.panoptic.generator_outputs import GeneratorOutput, save_output
 from clipself_seg.models import OpenPanoptic
 from tests.spoiled_panoptic import CLASSES, SIZE, Spoiler, evaluation, register
 from tests.two_processes import in_two_processes

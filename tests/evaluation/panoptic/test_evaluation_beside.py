@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from clipself_seg.data.panoptic_png import read_panoptic_png
+from clipself_seg.data.generator_outputs import GeneratorOutput
+from clipself_seg.data.masks import read_panoptic_png
 from clipself_seg.data.similarity import write_similarity
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.data.wordnet import UNKNOWN
 from clipself_seg.errors import InputError
-from clipself_seg.heads.panoptic.generator_outputs import GeneratorOutput
 from tests.panoptic_worlds import save_ids
 from tests.spoiled_panoptic import CLASSES, SIZE, Spoiler, evaluation
 

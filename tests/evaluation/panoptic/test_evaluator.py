@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipself_seg.data.panoptic_png import read_panoptic_png
+from clipself_seg.data.masks import read_panoptic_png
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator

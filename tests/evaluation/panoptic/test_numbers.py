@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipself_seg.data.panoptic_png import read_panoptic_png
+from clipself_seg.data.masks import read_panoptic_png
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.files import (
     PanopticFolder,

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from clipself_seg.data.panoptic_png import read_panoptic_png
+from clipself_seg.data.masks import read_panoptic_png
 from clipself_seg.evaluation.panoptic.numbers import (
     match_segments,
     panoptic_map,

@@ -15,8 +15,8 @@ from torch import nn
 from clipself_seg.commands.train import main
 from clipself_seg.config import load_config
 from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
-from clipself_seg.data.label_maps import read_label_map
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
+from clipself_seg.data.masks import read_label_map
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.data.prepare.voc import prepare_voc20
 from clipself_seg.data.vocabulary import load_vocabulary

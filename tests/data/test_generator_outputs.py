@@ -10,9 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, safe_open, save_file
 
-from clipself_seg.errors import InputError
-from clipself_seg.heads.panoptic import generator_outputs
-from clipself_seg.heads.panoptic.generator_outputs import (
+from clipself_seg.data import generator_outputs
+from clipself_seg.data.generator_outputs import (
     LARGEST,
     GeneratorOutput,
     check_outputs,
@@ -21,6 +20,7 @@ from clipself_seg.heads.panoptic.generator_outputs import (
     read_output,
     save_output,
 )
+from clipself_seg.errors import InputError
 
 NAMES = (("dog", "puppy"), ("grass",), ("sky",))
 IDENTITY = {"image_id": 139, "file_name": "a/000139.jpg", "names": NAMES}

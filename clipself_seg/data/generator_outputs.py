@@ -28,7 +28,6 @@ from torch import Tensor
 from clipself_seg.checkpoints.bounds import OutOfBounds, open_safetensors
 from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import atomic_path
-from clipself_seg.heads.panoptic.class_logits import only_classes
 
 # The largest logit on disk, just below half precision's maximum; its probability is 1 anyway.
 LARGEST = 6e4
@@ -61,10 +60,6 @@ class GeneratorOutput:
         """A copy with its tensors on a device."""
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in TENSORS}
         return dataclasses.replace(self, **moved)
-
-    def of_classes(self, classes: Sequence[int]) -> GeneratorOutput:
-        """A copy whose class logits are those of some classes alone, see `only_classes`."""
-        return dataclasses.replace(self, class_logits=only_classes(self.class_logits, classes))
 
 
 def output_path(folder: str | Path, image_id: Any) -> Path:

@@ -1,0 +1,385 @@
+"""Masks as files have them: label maps, panoptic PNGs, and COCO's run lengths and polygons.
+
+A label map has one integer per pixel, in an 8- or 16-bit PNG or TIFF. In a panoptic PNG of COCO's the id of a pixel's
+segment is R + 256 G + 65536 B; 0 is void. Run lengths and polygons are checked before pycocotools gets them, for its C
+code believes what a file says: runs that are longer than the image are written beyond its memory.
+
+H, W are the pixels of the image.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+from pycocotools import mask as rle
+
+from clipself_seg.data.images import (
+    DECODING_ERRORS,
+    MAX_PIXELS,
+    check_chunks,
+    check_pixels,
+    open_image,
+)
+from clipself_seg.errors import InputError
+from clipself_seg.files import require_regular_file
+
+_UNPACK = "unpack its archive again"
+# Samples in the order and the place that a PNG has them in: OpenCV's own order, BGR, takes a tenth more.
+AS_STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+# Characters of a compressed run: five bits each, for numbers below 2^35.
+MOST_CHARACTERS = 7
+LARGEST_IMAGE = 1 << 31
+"""Pixels of an image whose runs pycocotools can count."""
+
+
+def read_label_map(
+    path: str | os.PathLike[str],
+    *,
+    num_classes: int,
+    ignore_label: int,
+    size: tuple[int, int] | None = None,
+    image: str | os.PathLike[str] | None = None,
+) -> np.ndarray:
+    """Read and check the label map of an image, (H, W) int64.
+
+    Args:
+        path: PNG or TIFF with one channel of 8 or 16 bits, or a palette PNG, whose indices count.
+        num_classes: number of classes; labels are 0 ... num_classes - 1.
+        ignore_label: value of pixels without ground truth, the only other one allowed.
+        size: (width, height) of the image in pixels, to compare with.
+        image: file of the image, for the message.
+
+    Raises:
+        InputError: the file is missing or corrupt, or has several channels, another size than the
+            image, a label outside the vocabulary, or labels above 255 cut to 8 bits.
+    """
+    # As large as its image it may be.
+    limit = MAX_PIXELS if size is None else max(MAX_PIXELS, size[0] * size[1])
+    labels = read_indices(path, max_pixels=limit)
+    height, width = labels.shape
+    if size is not None and (width, height) != tuple(size):
+        raise InputError(
+            f"label map {path} is {width} x {height}, its image {image or ''} is "
+            f"{size[0]} x {size[1]}: prepare the label maps again, or restore the image"
+        )
+    _check_labels(labels, path, num_classes, ignore_label)
+    return labels.astype(np.int64)
+
+
+def read_labels_of(
+    record: Mapping[str, Any],
+    *,
+    num_classes: int,
+    ignore_label: int,
+    size: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """Read and check the label map of a record or sample with `read_label_map`, (H, W) int64.
+
+    Args:
+        record: has "sem_seg_file_name" and "file_name", and without `size` "width" and "height" in pixels.
+        num_classes, ignore_label: as in `read_label_map`.
+        size: (width, height) of the image in pixels; None takes the record's.
+
+    Raises:
+        InputError: as `read_label_map`.
+    """
+    return read_label_map(
+        record["sem_seg_file_name"],
+        num_classes=num_classes,
+        ignore_label=ignore_label,
+        size=size or (int(record["width"]), int(record["height"])),
+        image=record["file_name"],
+    )
+
+
+def read_indices(
+    path: str | os.PathLike[str], archive: bool = False, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+    """Unchecked values of a file with one integer per pixel, (H, W) uint8, uint16 or int32.
+
+    Args:
+        path: file as for `read_label_map`.
+        archive: whether the file was unpacked and not prepared, which decides the advice of errors.
+        max_pixels: largest number of pixels that is decoded.
+
+    Raises:
+        InputError: the file is missing or corrupt, or has several channels or more pixels.
+    """
+    try:
+        with open_image(path, max_pixels) as file:
+            if file.mode not in ("L", "P", "1") and not file.mode.startswith("I"):
+                raise InputError(
+                    f"label map {path} has pixels of type {file.mode}, not one integer each: "
+                    "give a map of class indices, not a coloured or blended one"
+                )
+            values = np.asarray(file)
+    except FileNotFoundError:
+        remedy = _UNPACK if archive else "prepare the label maps, or restore it"
+        raise InputError(f"label map {path} is missing: {remedy}") from None
+    except InputError:
+        raise
+    except DECODING_ERRORS as error:
+        # The advice is not to delete it: a map of a user's own cannot be prepared again.
+        remedy = _UNPACK if archive else "prepare it again with --overwrite, or restore it"
+        raise InputError(f"label map {path} cannot be decoded ({error}): {remedy}") from None
+    return values.astype(np.uint8) if values.dtype == bool else values
+
+
+def _check_labels(
+    labels: np.ndarray, path: str | os.PathLike[str], num_classes: int, ignore_label: int
+) -> None:
+    known = (labels >= 0) & (labels < num_classes) | (labels == ignore_label)
+    if not known.all():
+        outside = np.unique(labels[~known])
+        shown = ", ".join(map(str, outside[:5])) + (", ..." if len(outside) > 5 else "")
+        raise InputError(
+            f"label map {path} has the value {shown}: expected 0 to {num_classes - 1}, or "
+            f"{ignore_label} for ignored pixels\n{_likely_cause(outside, num_classes, ignore_label)}"
+        )
+    # A reader or writer of 8 bits cuts larger labels to 255, which is a valid class where there are
+    # more than 255; a map whose labels happen to be smaller is in order.
+    if labels.dtype == np.uint8 and num_classes > 255 != ignore_label and (labels == 255).any():
+        raise InputError(
+            f"label map {path} has 8 bits and the value 255, with {num_classes} classes: labels "
+            "above 254 were cut; prepare it again as 16-bit TIFF"
+        )
+
+
+def _likely_cause(outside: np.ndarray, num_classes: int, ignore_label: int) -> str:
+    if outside.tolist() == [num_classes]:
+        return "Labels that count from 1? `clipself-seg data prepare` renumbers the archives' maps from 0."
+    if outside.tolist() in ([255], [65535]):
+        return f"Is {outside[0]} the ignore label here? Set it in the data set's metadata."
+    return (
+        "An archive's map that was not prepared (see `clipself-seg data prepare`), another data set's "
+        "numbering, or another vocabulary."
+    )
+
+
+def read_panoptic_png(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Segment ids of a panoptic PNG, (H, W) int32.
+
+    Args:
+        path: file.
+        max_pixels: largest number of pixels that is decoded.
+
+    Raises:
+        InputError: the file is missing, cannot be decoded, or has no RGB pixels or too many.
+    """
+    ids = _decode_quickly(path, max_pixels)
+    return _decode_by_pillow(path, max_pixels) if ids is None else ids
+
+
+def _decode_quickly(path: str | os.PathLike[str], max_pixels: int) -> np.ndarray | None:
+    """Segment ids decoded by OpenCV, which is faster than Pillow; None for all but a sound RGB PNG."""
+    try:
+        require_regular_file(path)
+        content = np.fromfile(path, dtype=np.uint8)
+        # Bytes 24 and 25 of the header: 8 bits a sample, pixels of type RGB. OpenCV would turn palettes
+        # into colours.
+        if content[12:16].tobytes() != b"IHDR" or content[24:26].tolist() != [8, 2]:
+            return None
+        width, height = content[16:24].view(">u4").tolist()
+        check_pixels(path, width, height, max_pixels)
+        check_chunks(io.BytesIO(content.tobytes()))
+        pixels = cv2.imdecode(content, AS_STORED)
+    except (OSError, SyntaxError, cv2.error):
+        return None
+    if pixels is None or pixels.shape[2:] != (3,):
+        return None
+    # RGBA bytes read as one little-endian integer are R + 256 G + 65536 B + 2^24 A; the mask drops A.
+    numbers = cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA).view("<u4")[..., 0]
+    numbers &= 0xFFFFFF
+    return numbers.view(np.int32)
+
+
+def _decode_by_pillow(path: str | os.PathLike[str], max_pixels: int) -> np.ndarray:
+    """Segment ids decoded by Pillow, for unusual files, and for errors that say what is wrong."""
+    try:
+        with open_image(path, max_pixels) as image:
+            if image.mode != "RGB":
+                raise InputError(
+                    f"{path}: a panoptic PNG has RGB pixels (id = R + 256 G + 65536 B), "
+                    f"this one is {image.mode}"
+                )
+            # Four bytes a pixel, read as one little-endian integer; the mask drops the unused fourth.
+            numbers = np.frombuffer(image.tobytes("raw", "RGBX"), dtype="<u4")
+            return (numbers & 0xFFFFFF).view(np.int32).reshape(image.size[::-1])
+    except FileNotFoundError:
+        raise InputError(
+            f"panoptic PNG {path} is missing: unpack the PNGs beside their JSON"
+        ) from None
+    except InputError:
+        raise
+    except DECODING_ERRORS as error:
+        raise InputError(
+            f"panoptic PNG {path} cannot be decoded ({error}): fetch it again"
+        ) from None
+
+
+def read_panoptic_ids(record: dict[str, Any], max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Segment ids of a record's PNG, (H, W) int32, after checking that its JSON entry agrees.
+
+    Args:
+        record: record with "pan_seg_file_name", "segments_info" and "image_id"; if known, "height",
+            "width" and "panoptic_json". If "covered_stuff" is true, segments without a pixel may be
+            listed.
+        max_pixels: largest number of pixels that is decoded.
+
+    Raises:
+        InputError: the PNG cannot be read, or it and the JSON disagree about size or segments.
+    """
+    ids = read_panoptic_png(record["pan_seg_file_name"], max_pixels)
+    _check_agreement(ids, record)
+    return ids
+
+
+def _check_agreement(ids: np.ndarray, record: dict[str, Any]) -> None:
+    stated = [info["id"] for info in record["segments_info"]]
+    where = disagreement(record)
+    size = (record.get("height", ids.shape[0]), record.get("width", ids.shape[1]))
+    if ids.shape != size:
+        raise InputError(
+            f"{where}: {ids.shape[1]} x {ids.shape[0]} pixels, {size[1]} x {size[0]} in the JSON; "
+            "take both from one release"
+        )
+    painted = set(np.unique(ids).tolist()) - {0}
+    hidden = set(stated) - painted if record.get("covered_stuff") else set()
+    if painted | hidden != set(stated) or len(stated) != len(set(stated)):
+        raise InputError(
+            f"{where}: segments {sorted(painted - set(stated))[:5]} only in the PNG, "
+            f"{sorted(set(stated) - painted)[:5]} only in the JSON; take both from one release"
+        )
+
+
+def disagreement(record: dict[str, Any]) -> str:
+    """Start of a message that a record's PNG and JSON entry disagree, which names both."""
+    entry = f"entry of image {record['image_id']} in {record.get('panoptic_json', 'the JSON')}"
+    return f"panoptic PNG {record['pan_seg_file_name']} and the {entry} disagree"
+
+
+def check_segmentation(value: Any, height: int, width: int) -> None:
+    """Refuse what is no mask of an image.
+
+    Args:
+        value: "segmentation" of an annotation: polygons, or an RLE with "size" and "counts".
+        height: rows of the image in pixels.
+        width: columns of the image in pixels.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+    if min(height, width) < 1 or height * width >= LARGEST_IMAGE:
+        raise ValueError(f"the image has {height} x {width} pixels")
+    match value:
+        case [_, *_]:
+            for polygon in value:
+                _check_polygon(polygon, height, width)
+            # Where the first has four numbers, pycocotools takes all for boxes, and fails.
+            if len(value[0]) <= 4 or min(map(len, value)) < 4:
+                raise ValueError("a polygon has too few points")
+        case {"counts": str() | list() as counts, "size": [int(), int()] as size}:
+            if size != [height, width]:
+                raise ValueError(f"its size {size} is not that of the image, {[height, width]}")
+            runs = np.array(_whole(counts)) if isinstance(counts, list) else _decompress(counts)
+            if (runs < 0).any() or runs.sum() != height * width:
+                raise ValueError(f"its runs do not fill the image of {height * width} pixels")
+        case _:
+            raise ValueError("it is neither polygons nor an RLE")
+
+
+def encode_segmentation(value: Any, height: int, width: int) -> dict[str, Any]:
+    """The compressed RLE of a mask of an image, as pycocotools has it.
+
+    Args:
+        value: as of `check_segmentation`. Polygons of fewer than three points enclose nothing.
+        height: rows of the image in pixels.
+        width: columns of the image in pixels.
+
+    Raises:
+        ValueError: it is no mask of the image.
+    """
+    if isinstance(value, list) and value:
+        # Pycocotools would read two points as a box.
+        nothing = {"size": [height, width], "counts": [height * width]}
+        value = [polygon for polygon in value if not _is_line(polygon)] or nothing
+    check_segmentation(value, height, width)
+    if isinstance(value, list):
+        return rle.merge(rle.frPyObjects(value, height, width))
+    if isinstance(value["counts"], list):
+        return rle.frPyObjects(value, height, width)
+    return dict(value)
+
+
+def _is_line(polygon: Any) -> bool:
+    numbers = isinstance(polygon, list) and all(isinstance(x, int | float) for x in polygon)
+    return numbers and len(polygon) in (2, 4)
+
+
+def _whole(counts: list[Any]) -> list[int]:
+    if not all(type(count) is int and abs(count) < LARGEST_IMAGE for count in counts):
+        raise ValueError("a run is no whole number of pixels")
+    return counts
+
+
+def _check_polygon(polygon: Any, height: int, width: int) -> None:
+    """Points may lie beside the image, but not so far that filling the polygon takes long."""
+    if not isinstance(polygon, list) or not all(isinstance(x, int | float) for x in polygon):
+        raise ValueError("a polygon is no list of numbers")
+    if len(polygon) % 2:
+        raise ValueError("a polygon is x and y in turn")
+    for numbers, side in ((polygon[::2], width), (polygon[1::2], height)):
+        if not all(-side <= number <= 2 * side for number in numbers):
+            raise ValueError("a point of a polygon is far from the image, or nowhere")
+
+
+def _decompress(text: str) -> np.ndarray:
+    """Runs of COCO's compressed RLE, int64, as `rleFrString` of pycocotools reads them.
+
+    A number is written in characters of five bits, the lowest first; from the third on it is the difference
+    to the last but one.
+    """
+    values = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
+    if not len(values):
+        return values
+    ends = np.flatnonzero((values & 32) == 0)
+    if (values < 0).any() or (values > 63).any() or not len(ends) or ends[-1] != len(values) - 1:
+        raise ValueError("its runs are no text of an RLE")
+    starts = np.append(0, ends[:-1] + 1)
+    lengths = ends + 1 - starts
+    if lengths.max() > MOST_CHARACTERS:
+        raise ValueError("a run is too long")
+    places = np.arange(len(values)) - np.repeat(starts, lengths)
+    runs = np.add.reduceat((values & 31) << (5 * places), starts)
+    runs -= np.where(values[ends] & 16, 1 << (5 * lengths), 0)  # the sign
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    return runs
+
+
+def encode_masks(masks: Iterable[np.ndarray]) -> list[dict[str, Any]]:
+    """COCO's run-length encoding of each mask: "size" [H, W] and "counts" (bytes).
+
+    Args:
+        masks: (n, H, W) bool.
+    """
+    return [_encode_mask(mask) for mask in masks]
+
+
+def _encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """What pycocotools' `encode` gives. Runs go down the columns: only those that the mask touches are read."""
+    height, width = mask.shape
+    columns = np.flatnonzero(mask.any(axis=0))
+    first, end = (columns[0], columns[-1] + 1) if len(columns) else (0, 0)
+    pixels = np.zeros((end - first) * height + 2, dtype=bool)  # sooner than by `np.pad`
+    pixels[1:-1] = mask[:, first:end].T.ravel()
+    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + first * height
+    runs = np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
+    # The first run is outside of the mask and may be empty, the last one never is.
+    counts = runs if runs[-1] else runs[:-1]
+    return rle.frPyObjects({"size": [height, width], "counts": counts}, height, width)

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from clipself_seg.commands import predict
+from clipself_seg.config.yaml_files import names
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "clipself_seg"
@@ -67,7 +68,7 @@ def test_identifiers_of_the_map_exist():
 
 
 def test_configurations_of_fcclip_and_its_successors_that_a_page_names_exist():
-    there = {path.stem for path in (ROOT / "configs" / "panoptic").glob("*.yaml")}
+    there = {name.removeprefix("panoptic/") for name in names()}
     spans = {span for page in PAGES for span in code_spans(page.read_text())}
     named = {span for span in spans if re.fullmatch(r"(fcclip|ovrcoat)_\w+", span)}
     assert len(named) >= 10

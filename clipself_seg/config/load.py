@@ -23,6 +23,7 @@ from clipself_seg.config.yaml_files import (
     read_layers,
     setting_file,
     setting_place,
+    shipped_name,
 )
 from clipself_seg.config.zero_shot import ZERO_SHOT_CHOICES
 from clipself_seg.errors import InputError, nearest
@@ -61,6 +62,8 @@ def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -
                 return str(file)
         return str(path or "the defaults")
 
+    if output := _output_dir(layers):
+        cfg.OUTPUT_DIR = output
     _merge(cfg, merge_layers(layers), lambda key: str(setting_file(key, layers) or path))
     _merge(cfg, typed, lambda key: "the command line")
     if cfg.SEED == -1:
@@ -141,6 +144,12 @@ def _fill_nones(cfg: CfgNode, known: dict[str, Any], source: Source) -> None:
                     f"leave it out for {known[key]!r}"
                 )
             cfg.merge_from_list([key, NONES[key]])
+
+
+def _output_dir(layers: Sequence[Layer]) -> str:
+    """The folder of a run where nothing names one: output/ and the package's configuration that it stands on."""
+    names = (shipped_name(layer.path) for layer in reversed(layers))
+    return next((f"output/{name}" for name in names if name), "")
 
 
 def _choose_exponents(cfg: CfgNode, layers: Sequence[Layer], typed: dict[str, Any]) -> None:

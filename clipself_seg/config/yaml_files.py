@@ -1,11 +1,13 @@
 """Reads the YAML files of a configuration and their ``_BASE_`` files, from this machine's disk alone.
 
-Detectron2's own reader also takes addresses, which it fetches, and falls back to an unsafe YAML loader,
-which runs code.
+A name that is no file is looked up among those that come with the package: its files, and ``names.yaml``, which says
+what a name stands for; "TASK+TOWER" is a task's file and one of ``towers/`` over it. Detectron2's own reader also takes
+addresses, which it fetches, and falls back to an unsafe YAML loader, which runs code.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,13 +24,17 @@ MAX_VALUES = 100_000
 MAX_DEPTH = 50
 # The files that come with the package (in a checkout a link to its configs/).
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+NAMES = CONFIGS / "names.yaml"
+TOWERS = CONFIGS / "towers"
+# Sections of a file that are read with one MODEL.META_ARCHITECTURE alone: what a tower changes in a task.
+SECTIONS_KEY = "_FOR_"
 
 
 class Layer(NamedTuple):
     """The content of one file, without that of its ``_BASE_``.
 
     Attributes:
-        path: the file.
+        path: the file, or where it would be if a name of ``names.yaml`` was one.
         tree: its keys and values, nested, without ``_BASE_``.
     """
 
@@ -51,28 +57,47 @@ def read_layers(file: str | os.PathLike[str]) -> list[Layer]:
         layers.append(layer)
         if len(layers) > MAX_FILES:
             raise InputError(f"{path}: its _BASE_ leads to more than {MAX_FILES} files")
-    return layers
+    return _with_sections(layers)
 
 
 def find_file(file: str | os.PathLike[str]) -> Path:
-    """Finds the file of a name, on disk or else below `CONFIGS`, among those that come with the package.
+    """Finds the file of a name, on disk or else among those that come with the package.
 
     Args:
         file: such as "semseg/catseg_token_vitb16.yaml", with or without "configs/" before it.
 
+    Returns:
+        Its path; of a name that is no file, that which it would have below `CONFIGS`.
+
     Raises:
-        InputError: there is neither.
+        InputError: there is none.
     """
     path = Path(file)
-    below = path.relative_to("configs") if path.parts[:1] == ("configs",) else path
-    for place in (path, CONFIGS / below):
-        if place.is_file():
-            return place
+    if place := _find(path):
+        return place
+    folder = str(path).removesuffix(path.suffix).removesuffix(_name(path))
     near = [str(place) for place in sorted(path.parent.glob("*.yaml"))]
-    near = near or [
-        place.relative_to(CONFIGS).as_posix() for place in sorted(CONFIGS.rglob("*.yaml"))
-    ]
+    near += [f"{folder}{name}.yaml" for name in names()]
     raise InputError(f"no config file {path}; {nearest(str(path), near)}")
+
+
+def names() -> list[str]:
+    """Every name of a configuration that comes with the package, such as "distill/coco_patches_eva02_vitb16"."""
+    others = {NAMES, TOWERS, CONFIGS / "tables"}
+    files = [file for file in CONFIGS.rglob("*.yaml") if others.isdisjoint((file, file.parent))]
+    return sorted([*_named(), *(_name(file) for file in files)])
+
+
+def has_tower(name: str) -> bool:
+    """Whether a configuration names its CLIP; a task's file alone leaves that to a tower over it."""
+    return setting_place("MODEL.CLIP.NAME", read_layers(name)) >= 0
+
+
+def shipped_name(path: Path) -> str | None:
+    """The name of a configuration that comes with the package; None of any other file, and of a tower."""
+    place = path.resolve()
+    shipped = place.is_relative_to(CONFIGS.resolve())
+    return _name(path) if shipped and place.parent != TOWERS.resolve() else None
 
 
 def merge_layers(layers: Sequence[Layer]) -> dict[str, Any]:
@@ -115,10 +140,10 @@ def _layers(path: Path, above: tuple[Path, ...]) -> Iterator[Layer]:
     """The layers below a file, and its own.
 
     Args:
-        path: a file that is there.
+        path: as `_find` gives it.
         above: files that lead to it.
     """
-    tree = read_tree(path)
+    tree = _tree(path)
     bases = tree.pop(BASE_KEY, [])
     for base in [bases] if isinstance(bases, str) else bases:
         file = _base_file(base, path)
@@ -128,17 +153,76 @@ def _layers(path: Path, above: tuple[Path, ...]) -> Iterator[Layer]:
     yield Layer(path, tree)
 
 
+def _find(path: Path) -> Path | None:
+    """The file at a path, or that of the package of this name, which ``names.yaml`` or "+" may stand for."""
+    if path.is_file():
+        return path
+    name = _name(path)
+    shipped = CONFIGS / f"{name}.yaml"
+    if name in _named() or (shipped.is_file() and ".." not in shipped.parts):
+        return shipped
+    task, _, tower = path.stem.rpartition("+")
+    if task and (TOWERS / f"{tower}.yaml").is_file():
+        below = _find(path.with_name(f"{task}.yaml"))
+        return below and below.with_name(f"{path.stem}.yaml")
+    return None
+
+
+def _name(path: Path) -> str:
+    """What follows "configs/" in a path, or all of it, without its suffix."""
+    parts = path.with_suffix("").parts if path.suffix == ".yaml" else path.parts
+    after = len(parts) - parts[::-1].index("configs") if "configs" in parts else 0
+    return "/".join(parts[after:])
+
+
+@functools.cache
+def _named() -> dict[str, Any]:
+    """Content of ``names.yaml``: name -> name of one that it equals, or what a file of that name would say."""
+    return read_tree(NAMES)
+
+
+def _tree(path: Path) -> dict[str, Any]:
+    """What a file says, or would say if its name was one; a ``_BASE_`` of the package's is a whole path then."""
+    if path.is_file():
+        return read_tree(path)
+    name = _name(path)
+    if name not in _named():
+        task, _, tower = path.stem.rpartition("+")
+        return {BASE_KEY: [f"{task}.yaml", str(TOWERS / f"{tower}.yaml")]}
+    said = _named()[name]
+    tree = {BASE_KEY: said} if isinstance(said, str) else dict(said)
+    return tree | {BASE_KEY: str(CONFIGS / f"{tree[BASE_KEY]}.yaml")}
+
+
+def _with_sections(layers: Sequence[Layer]) -> list[Layer]:
+    """Layers without sections, in place of which that of the architecture that all files name is a layer more."""
+    place = setting_place("MODEL.META_ARCHITECTURE", layers)
+    architecture = str(layers[place].tree["MODEL"]["META_ARCHITECTURE"]) if place >= 0 else ""
+    whole: list[Layer] = []
+    for path, tree in layers:
+        sections = tree.pop(SECTIONS_KEY, {})
+        whole.append(Layer(path, tree))
+        if not isinstance(sections, dict) or not all(
+            isinstance(s, dict) for s in sections.values()
+        ):
+            raise InputError(f"{path}: {SECTIONS_KEY} has a section for a MODEL.META_ARCHITECTURE")
+        if architecture in sections:
+            whole.append(Layer(path, sections[architecture]))
+    return whole
+
+
 def _base_file(base: str, path: Path) -> Path:
-    """The file that the ``_BASE_`` of a file names, relative to it."""
+    """The file that the ``_BASE_`` of a file names, relative to it or to those of the package."""
     said = f"{path}: its _BASE_ {base}"
     if "://" in base:
         raise InputError(f"{said} is an address: fetch it, and name the file")
     file = path.parent / os.path.expanduser(base)
     if file.is_dir():
         raise InputError(f"{said} is a folder: name a file in it")
-    if not file.is_file():
+    place = _find(file) or _find(Path(base))
+    if place is None:
         raise InputError(f"{path}: its _BASE_ {file} is missing")
-    return file
+    return place
 
 
 def read_tree(path: Path) -> dict[str, Any]:

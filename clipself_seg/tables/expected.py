@@ -19,6 +19,7 @@ from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip.build import find_architecture
 from clipself_seg.clip.openai_vit import OPENAI_VIT
 from clipself_seg.config import load_config
+from clipself_seg.config.yaml_files import has_tower, names
 from clipself_seg.tables.page import markdown_table
 from clipself_seg.tables.recipes import recipe
 from clipself_seg.tables.specs import RunOf
@@ -84,11 +85,10 @@ class Published(NamedTuple):
 
 def recipes() -> list[str]:
     """Configurations that have a row, such as "distill/coco_patches_eva02_vitb16", in the page's order."""
-    configs = ROOT / "configs"
-    paths = [path for folder in FOLDERS for path in sorted((configs / folder).rglob("*.yaml"))]
-    # base.yaml, base_ov_coco.yaml and catseg_v1_base.yaml are what others stand on.
-    named = [path for path in paths if "base" not in path.stem.split("_")]
-    return [path.relative_to(configs).with_suffix("").as_posix() for path in named]
+    listed = [name for folder in FOLDERS for name in names() if name.startswith(f"{folder}/")]
+    # Older names of what others stand on; and tasks without a tower, which the stock RPN needs none of.
+    listed = [name for name in listed if "base" not in Path(name).name.split("_")]
+    return [name for name in listed if "rpn" in name or has_tower(name)]
 
 
 @functools.cache

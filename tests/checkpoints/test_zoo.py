@@ -12,6 +12,7 @@ from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.checkpoints.shipped import SHIPPED_MODELS, SHIPPED_TAGS
 from clipself_seg.checkpoints.zoo import official, suggestion, table, untrained, zoo
 from clipself_seg.clip.build import list_architectures
+from clipself_seg.config.yaml_files import names
 from clipself_seg.errors import InputError
 from tests.conftest import ROOT
 
@@ -29,7 +30,7 @@ def test_an_entry_is_complete(entry):
     assert all(a.startswith("https://") and "/blob/" not in a for a in entry.addresses)
     assert entry.licence and entry.source
     assert re.fullmatch("([0-9a-f]{8,64})?", entry.sha256) and entry.size != 0
-    assert all((ROOT / "configs" / f"{config}.yaml").is_file() for config in entry.configs)
+    assert set(entry.configs) <= set(names())
     assert not entry.model or entry.model in list_architectures()
 
 

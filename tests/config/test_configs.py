@@ -12,24 +12,21 @@ import pytest
 from clipself_seg.checkpoints.shipped import SHIPPED_TAGS
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip.build import find_architecture
-from clipself_seg.config import load_config
+from clipself_seg.config import flatten, load_config
+from clipself_seg.config.yaml_files import CONFIGS as FOLDER
+from clipself_seg.config.yaml_files import has_tower, names, read_tree
 from clipself_seg.data.datasets.coco import COCO_DATASETS
 from clipself_seg.data.datasets.detection import DETECTION_DATASETS
 from clipself_seg.data.datasets.panoptic import PANOPTIC_DATASETS
 from clipself_seg.data.datasets.sem_seg import SEM_SEG_DATASETS
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.training import run
-from tests.conftest import ROOT
 from tests.tiny import write_tiny_coco
 
-FOLDERS = ("distill", "regions", "semseg", "zero_shot", "panoptic", "detection", "mini")
-CONFIGS = sorted(
-    path.relative_to(ROOT / "configs")
-    for folder in FOLDERS
-    for path in (ROOT / "configs" / folder).rglob("*.yaml")
-    if path.name != "catseg_v1_base.yaml"  # names no backbone: nothing to run by itself
-)
-each_config = pytest.mark.parametrize("name", CONFIGS, ids=str)
+# A task without a tower is nothing to run by itself; an RPN alone needs none.
+CONFIGS = [name for name in names() if "rpn" in name or has_tower(name)]
+CARRIED = Path(__file__).with_name("configs.json")
+each_config = pytest.mark.parametrize("name", CONFIGS)
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +45,9 @@ def tiny_coco(tmp_path_factory):
     return root
 
 
-def in_small(name: Path, folder: Path):
+def in_small(name: str, folder: Path):
     """The configuration with a random mini CLIP, 64 pixels, two images and one step."""
-    cfg = load_config(ROOT / "configs" / name)
+    cfg = load_config(name)
     kinds = {
         "CATSeg": small_cat_seg,
         "OpenPanoptic": small_panoptic,
@@ -70,7 +67,7 @@ def in_small(name: Path, folder: Path):
         }
     )
     opts = [str(part) for pair in small.items() for part in pair]
-    return load_config(ROOT / "configs" / name, opts)
+    return load_config(name, opts)
 
 
 def small_cat_seg(cfg) -> dict[str, object]:
@@ -231,7 +228,7 @@ def test_config_takes_a_step_or_reads_a_picture(name, tmp_path, tiny_coco, monke
 
 @each_config
 def test_config_names_weights_blocks_sizes_and_data_that_exist(name):
-    cfg = load_config(ROOT / "configs" / name)
+    cfg = load_config(name)
     clip = find_architecture(cfg.MODEL.CLIP.NAME)
     tags = open_clip.list_pretrained_tags_by_model(clip.name)
     official = [entry.name for entry in zoo().values() if entry.model == clip.name]
@@ -247,15 +244,22 @@ def test_config_names_weights_blocks_sizes_and_data_that_exist(name):
     assert set(cfg.DATASETS.TRAIN + cfg.DATASETS.TEST) <= known
 
 
-def test_every_folder_is_covered():
-    folders = {path.name for path in (ROOT / "configs").iterdir()}
-    assert folders == {*FOLDERS, "tables"}  # tests/tables has those
+def test_every_name_says_what_it_said_before_there_were_towers(monkeypatch):
+    """Carried are the values that differ from their defaults; keys that are gone since do not count."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    carried = json.loads(CARRIED.read_text())
+    assert set(carried) <= set(names())
+    defaults = dict(flatten(load_config(None)))
+    for name, values in carried.items():
+        cfg = json.loads(json.dumps(dict(flatten(load_config(f"configs/{name}.yaml")))))
+        assert cfg.pop("OUTPUT_DIR") == values.pop("OUTPUT_DIR", f"output/{name}")
+        known = {key: value for key, value in values.items() if key in defaults}
+        assert known == {k: v for k, v in cfg.items() if json.dumps(v) != json.dumps(defaults[k])}
 
 
-def test_configs_are_small_and_have_an_output_folder_of_their_own():
-    runs = [name for name in CONFIGS if "base" not in name.name]
-    outputs = [load_config(ROOT / "configs" / name).OUTPUT_DIR for name in runs]
-    assert len(set(outputs)) == len(outputs) and "./output" not in outputs
-    for name in CONFIGS:
-        limit = 60 if "base" in name.name else 25
-        assert len((ROOT / "configs" / name).read_text().splitlines()) <= limit, name
+@pytest.mark.parametrize("tower", sorted(path.stem for path in (FOLDER / "towers").glob("*.yaml")))
+def test_a_task_takes_any_tower_by_its_name(tower):
+    cfg = load_config(f"regions/coco+{tower}")
+    facts = read_tree(FOLDER / "towers" / f"{tower}.yaml")["MODEL"]["CLIP"]
+    assert (cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.WEIGHTS) == (facts["NAME"], facts["WEIGHTS"])
+    assert cfg.OUTPUT_DIR == f"output/regions/coco+{tower}"

@@ -113,10 +113,13 @@ def test_a_later_layer_counts_more_and_changes_no_earlier_one(tmp_path):
     assert merge_layers([Layer(tmp_path, {"A": {}})]) == {"A": {}}
 
 
-@pytest.mark.parametrize("name", ["semseg/base.yaml", "configs/semseg/base.yaml"])
+NAMES = ["semseg/catseg.yaml", "configs/semseg/catseg.yaml", "/gone/configs/semseg/catseg.yaml"]
+
+
+@pytest.mark.parametrize("name", NAMES[:2])
 def test_a_file_on_disk_comes_before_the_one_of_the_package(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shipped = CONFIGS / "semseg" / "base.yaml"
+    shipped = CONFIGS / "semseg" / "catseg.yaml"
     assert find_file(name) == shipped and read_layers(name)[-1].path == shipped
     own = tmp_path / name
     own.parent.mkdir(parents=True)
@@ -124,16 +127,57 @@ def test_a_file_on_disk_comes_before_the_one_of_the_package(name, tmp_path, monk
     assert [layer.tree for layer in read_layers(name)] == [{"SEED": 3}]
 
 
+@pytest.mark.parametrize("file", [*NAMES, "semseg/base.yaml", "configs/semseg/base", "semseg/base"])
+def test_a_name_is_resolved_wherever_it_is_written(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = load_config("semseg/catseg").DATASETS.TEST
+    assert load_config(file).DATASETS.TEST == expected
+    assert load_config(write(tmp_path, run=f"_BASE_: {file}")).DATASETS.TEST == expected
+
+
+def test_a_file_of_ones_own_takes_a_tower_in_a_list_or_by_its_name(tmp_path):
+    run = write(tmp_path, run="_BASE_: [distill/coco_patches, towers/openai_vitl14_336]\nSEED: 1")
+    shipped = load_config("distill/coco_patches_openai_vitl14_336")
+    cfg = load_config(run)
+    assert (cfg.MODEL, cfg.INPUT) == (shipped.MODEL, shipped.INPUT)
+    assert cfg.INPUT.REGIONS.STUDENT_SIZE == 672 and cfg.OUTPUT_DIR == "output/distill/coco_patches"
+    write(tmp_path, task="_BASE_: distill/lvis_patches")
+    assert load_config(tmp_path / "task+openai_vitl14_336.yaml").MODEL == shipped.MODEL
+
+
+def test_sections_are_those_of_the_architecture_that_the_files_name(tmp_path):
+    sections = "_FOR_: {CATSeg: {SEED: 1}, FViT: {SEED: 2}}"
+    model = "MODEL: {META_ARCHITECTURE: FViT}"
+    path = write(tmp_path, run="_BASE_: [a.yaml, b.yaml]", a=sections, b=model)
+    assert load_config(path).SEED == 2
+    assert load_config(tmp_path / "a.yaml").SEED == 0
+    for broken in ("[CATSeg]", "{CATSeg: 1}"):
+        refused(write(tmp_path, run=f"_FOR_: {broken}"), "run.yaml: _FOR_ has a section")
+
+
+def test_the_folder_of_a_run_is_that_of_the_configuration_it_stands_on(tmp_path):
+    run = write(tmp_path, run="_BASE_: distill/coco_patches_eva02_vitb16", alone="SEED: 1")
+    assert load_config(run).OUTPUT_DIR == "output/distill/coco_patches_eva02_vitb16"
+    assert load_config(tmp_path / "alone.yaml").OUTPUT_DIR == load_config(None).OUTPUT_DIR
+    assert load_config(run, ["OUTPUT_DIR", "here"]).OUTPUT_DIR == "here"
+
+
 def test_other_files_of_the_package_are_no_configurations(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert (CONFIGS.parent / "zoo.yaml").is_file()
-    with pytest.raises(InputError, match="no config file zoo.yaml"):
-        find_file("zoo.yaml")
+    for name in ("zoo.yaml", "configs/../zoo.yaml", "../zoo", "regions/coco+tower"):
+        with pytest.raises(InputError, match="no config file"):
+            find_file(name)
 
 
-def test_a_name_that_is_nowhere_gets_the_nearest_of_the_package(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("semseg/bse.yaml", "semseg/base.yaml"),
+        ("configs/semseg/catseg_tken_vitb16.yaml", "configs/semseg/catseg_token_vitb16.yaml"),
+    ],
+)
+def test_a_name_that_is_nowhere_gets_the_nearest_of_the_package(name, near, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        InputError, match='no config file semseg/bse.*did you mean "semseg/base.yaml"'
-    ):
-        find_file("semseg/bse.yaml")
+    with pytest.raises(InputError, match=f'no config file {name}.*did you mean "{near}"'):
+        find_file(name)

@@ -51,10 +51,9 @@ COCO_133 = load_vocabulary("coco_panoptic_133")
 
 def _make_config(folder: Path) -> Path:
     base = ROOT / "configs/mini"
-    shutil.copyfile(base / "base.yaml", folder / "base.yaml")
-    shutil.copyfile(base / "base_semseg.yaml", folder / "base_semseg.yaml")
-    text = (base / "base_semseg.yaml").read_text()
-    (folder / "run.yaml").write_text(f"_BASE_: base_semseg.yaml\n{text}")
+    shutil.copyfile(base / "semseg_original.yaml", folder / "semseg_original.yaml")
+    text = (base / "semseg_original.yaml").read_text()
+    (folder / "run.yaml").write_text(f"_BASE_: semseg_original.yaml\n{text}")
     return folder / "run.yaml"
 
 

@@ -1,84 +1,116 @@
 """Runs every command by one name: ``clipself-seg COMMAND`` or ``python -m clipself_seg COMMAND``.
 
-The bodies are in `clipself_seg.commands`, one module each; train_net.py and tools/ of a checkout call the same ones.
+The bodies are in `clipself_seg.commands`; train_net.py of a checkout calls the same one as `train`.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+import textwrap
+from collections.abc import Callable
 from typing import NamedTuple
 
 from clipself_seg import __version__
 from clipself_seg.errors import nearest
 
 PROGRAM = "clipself-seg"
+WIDTH = 100  # of the list of commands
 
 
-class Command(NamedTuple):
+class Entry(NamedTuple):
     """One command of the command line.
 
     Attributes:
-        module: name of the module in `clipself_seg.commands`.
-        summary: line about the command in the list of commands.
+        place: module in `clipself_seg.commands` and its function, which takes the command line from `sys.argv`.
+        summary: line about the command in a list of commands.
         words: words that are put before those that are typed.
-        function: name of the module's function that takes the command line from `sys.argv`.
     """
 
-    module: str
+    place: str
     summary: str
     words: tuple[str, ...] = ()
-    function: str = "main"
 
 
 COMMANDS = {
-    "train": Command("train", "distil a CLIP, train CAT-Seg, a mask generator or F-ViT"),
-    "eval": Command("train", "evaluate any of them (train --eval-only)", ("--eval-only",)),
-    "predict": Command("predict", "segment images, or detect in them, with your own class names"),
-    "dense-maps": Command("dense_maps", "draw what dense features see"),
-    "explore": Command("explore", "a page of heat maps to click, in one file"),
-    "serve": Command(
-        "serve", "the same page for images and words of now, from a server of your own"
+    "predict": Entry(
+        "predict.main", "segment images, or detect in them, with your own class names"
     ),
-    "data check": Command(
-        "check_datasets", "which data sets are complete, and what mends the others"
+    "train": Entry("train.main", "distil a CLIP, train CAT-Seg, a mask generator or F-ViT"),
+    "eval": Entry("train.main", "evaluate any of them (train --eval-only)", ("--eval-only",)),
+    "explore": Entry("explore.explore", "a page of heat maps to click, in one file"),
+    "serve": Entry(
+        "serve.main", "the same page for images and words of now, from a server of your own"
     ),
-    "data prepare": Command("prepare", "labels in training layout from archives", (), "by_name"),
-    "data mini-world": Command("make_mini_world", "draw the generated worlds"),
-    "data region-text": Command("prepare_region_text", "give boxes nouns of captions"),
-    "data proposals": Command("write_proposals", "write the proposals of a trained RPN"),
-    "train-rpn": Command("train_rpn", "train an RPN on base classes and write its proposals"),
-    "convert": Command("convert_clip", "write a CLIP checkpoint in another published layout"),
-    "export": Command("export", "write ONNX of a CLIP's dense features and texts, checked"),
-    "generator-outputs": Command("write_generator_outputs", "keep a mask generator's outputs"),
-    "panoptic-quality": Command("panoptic_quality", "PQ of a prediction in COCO's format"),
-    "data similarity": Command("write_similarity", "how alike the classes of a vocabulary are"),
-    "compare-regions": Command(
-        "compare_regions", "region recognition of several models in one table and picture"
+    "dense-maps": Entry("explore.dense_maps", "draw what dense features see"),
+    "demo": Entry(
+        "quickstart.demo", "see heat maps and segments of the shipped weights, in a minute"
     ),
-    "reproduce": Command("reproduce", "the paper's tables by one command"),
-    "repeat-seeds": Command("repeat_seeds", "mean and spread over several seeds"),
-    "demo": Command("demo", "see heat maps and segments of the shipped weights, in a minute"),
-    "quickstart": Command("quickstart", "see CLIPSelf's claims on a generated world"),
-    "mini-clip": Command("train_mini_clip", "train the CLIP of the generated worlds from scratch"),
-    "doctor": Command(
-        "doctor", "what is installed, what is missing, and the command that brings it"
+    "quickstart": Entry("quickstart.quickstart", "see CLIPSelf's claims on a generated world"),
+    "reproduce": Entry("reproduce.reproduce", "the paper's tables by one command"),
+    "export": Entry("export.export", "write ONNX of a CLIP's dense features and texts, checked"),
+    "doctor": Entry(
+        "doctor.doctor", "what is installed, what is missing, and the command that brings it"
     ),
-    "install-detectron2": Command("install_detectron2", "bring Detectron2, which models need"),
+    "install-detectron2": Entry("doctor.install_detectron2", "bring Detectron2, which models need"),
+    "data check": Entry(
+        "check_datasets.main", "which data sets are complete, and what mends the others"
+    ),
+    "data prepare": Entry("prepare.by_name", "labels in training layout from archives"),
+    "data mini-world": Entry("mini.mini_world", "draw the generated worlds"),
+    "data region-text": Entry("precompute.region_text", "give boxes nouns of captions"),
+    "data proposals": Entry("precompute.proposals", "write the proposals of a trained RPN"),
+    "data similarity": Entry("write_similarity.main", "how alike the classes of a vocabulary are"),
+    "tools convert": Entry("export.convert", "write a CLIP checkpoint in another published layout"),
+    "tools train-rpn": Entry(
+        "precompute.train_rpn", "train an RPN on base classes and write its proposals"
+    ),
+    "tools generator-outputs": Entry(
+        "precompute.generator_outputs", "keep a mask generator's outputs"
+    ),
+    "tools panoptic-quality": Entry(
+        "compare.panoptic_quality", "PQ of a prediction in COCO's format"
+    ),
+    "tools compare-regions": Entry(
+        "compare.compare_regions", "region recognition of several models in one table and picture"
+    ),
+    "tools repeat-seeds": Entry("reproduce.repeat_seeds", "mean and spread over several seeds"),
+    "tools mini-clip": Entry(
+        "mini.mini_clip", "train the CLIP of the generated worlds from scratch"
+    ),
 }
+# Words that a second one follows, and what their commands are about.
+GROUPS = {"data": "data sets", "tools": "once in a while"}
+# Spellings of before, which go on to work.
+RENAMED = {name.removeprefix("tools "): name for name in COMMANDS if name.startswith("tools ")}
+MOVED = {"benchmark": "python tools/benchmark.py, in a checkout of the repository"}
 
 
-def usage() -> str:
-    """The list of commands."""
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
+def commands_of(group: str) -> dict[str, Entry]:
+    """The commands of one of `GROUPS` by their second words."""
+    prefix = f"{group} "
+    return {n.removeprefix(prefix): entry for n, entry in COMMANDS.items() if n.startswith(prefix)}
+
+
+def usage(group: str = "") -> str:
+    """The list of commands, or of those of one of `GROUPS`."""
+    if group:
+        rows = {f"{group} {name}": entry.summary for name, entry in commands_of(group).items()}
+    else:
+        rows = {name: entry.summary for name, entry in COMMANDS.items() if " " not in name}
+        rows |= {name: f"{text}: {', '.join(commands_of(name))}" for name, text in GROUPS.items()}
+    width = max(map(len, rows))
+    indent = " " * (width + 4)
     return "\n".join(
         [
-            f"usage: {PROGRAM} COMMAND [options]",
+            f"usage: {PROGRAM} {group or 'COMMAND'} {'COMMAND ' if group else ''}[options]",
             "",
             "Dense CLIP features that recognise regions, and what is built on them.",
             "",
-            *lines,
+            *(
+                textwrap.fill(f"  {name:{width}}  {text}", WIDTH, subsequent_indent=indent)
+                for name, text in rows.items()
+            ),
             "",
             f"{PROGRAM} COMMAND --help has the options of a command.",
             "A configuration is a file, or the name of one that comes with the package, such as",
@@ -92,16 +124,24 @@ def split(words: list[str]) -> tuple[str, list[str]]:
     """Splits words into the name of a command, of one or two words, and the rest; the name of none is ""."""
     for count in (2, 1):
         name = " ".join(words[:count])
+        name = RENAMED.get(name, name)
         if name in COMMANDS:
             return name, words[count:]
     return "", words
 
 
+def body(entry: Entry) -> Callable[[], int]:
+    """What a command calls, which takes the command line from ``sys.argv``."""
+    module, function = entry.place.split(".")
+    return getattr(importlib.import_module(f"clipself_seg.commands.{module}"), function)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit status, or 2 for a name that is none."""
     words = sys.argv[1:] if arguments is None else arguments
-    if words[:1] in (["-h"], ["--help"]):
-        sys.stdout.write(usage())
+    group = words[0] if words and words[0] in GROUPS else ""
+    if words[bool(group) :][:1] in (["-h"], ["--help"]):
+        sys.stdout.write(usage(group))
         return 0
     if words == ["--version"]:
         sys.stdout.write(f"{__version__}\n")
@@ -110,23 +150,24 @@ def main(arguments: list[str] | None = None) -> int:
     if not name:
         sys.stderr.write(_refusal(words))
         return 2
-    command = COMMANDS[name]
+    if words[0] in RENAMED:
+        sys.stderr.write(f"{PROGRAM} {words[0]} is {PROGRAM} {name} now\n")
+    entry = COMMANDS[name]
     # As if typed: argparse takes the program's name from here, and results.json the command.
-    sys.argv = [f"{PROGRAM} {name}", *command.words, *rest]
-    module = importlib.import_module(f"clipself_seg.commands.{command.module}")
-    return int(getattr(module, command.function)() or 0)
+    sys.argv = [f"{PROGRAM} {name}", *entry.words, *rest]
+    return body(entry)()
 
 
 def _refusal(words: list[str]) -> str:
     """What is said of words that name no command."""
     if not words:
         return usage()
-    group = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
-    if group:
-        return (
-            f"error: {words[0]} is followed by one of: {', '.join(n.split()[1] for n in group)}\n"
-        )
-    return f'error: no command "{words[0]}"; {nearest(words[0], COMMANDS)} ({PROGRAM} --help)\n'
+    if words[0] in MOVED:
+        return f"error: {words[0]} is no part of the package: {MOVED[words[0]]}\n"
+    if words[0] in GROUPS:
+        return f"error: {words[0]} is followed by one of: {', '.join(commands_of(words[0]))}\n"
+    names = [*COMMANDS, *RENAMED]
+    return f'error: no command "{words[0]}"; {nearest(words[0], names)} ({PROGRAM} --help)\n'
 
 
 if __name__ == "__main__":

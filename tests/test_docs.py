@@ -185,7 +185,7 @@ def test_commands_and_the_snippet_of_masks_from_elsewhere_run(tmp_path, monkeypa
     Path("masks/photo.json").write_text('[{"size": [60, 80], "counts": [0, 2400, 2400]}]')
     pages = {name: (ROOT / "docs" / name).read_text() for name in ("panoptic.md", "predict.md")}
     for page in pages.values():
-        (line,) = (line for line in page.splitlines() if "predict.py --panoptic --masks" in line)
+        (line,) = (line for line in page.splitlines() if "predict --panoptic --masks" in line)
         assert predict.main([*shlex.split(line)[2:], "--device", "cpu"]) == 0
     assert Path("named/panoptic.json").is_file() and Path("output/predict/coco.json").is_file()
     (snippet,) = (code for code in python_blocks(pages["panoptic.md"]) if "masks=" in code)

@@ -11,7 +11,8 @@ import sys
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from clipself_seg.commands import dense_maps, make_mini_world, predict, train
+from clipself_seg import __main__ as console
+from clipself_seg.commands import train
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "own_data.md").read_text()
@@ -19,15 +20,12 @@ MINE = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 # Joined where a line is continued.
 COMMANDS = [
     shlex.split(line)
-    for line in re.findall(r"^    ((?:python|cp|tar) .*)$", PAGE.replace("\\\n", " "), re.MULTILINE)
+    for line in re.findall(
+        r"^    ((?:python|clipself-seg|cp|tar) .*)$", PAGE.replace("\\\n", " "), re.MULTILINE
+    )
 ]
-PROGRAMS = {
-    "tools/make_mini_world.py": make_mini_world.main,
-    "tools/dense_maps.py": dense_maps.main,
-    "tools/predict.py": predict.main,
-}
 QUICK = "SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER 1 SOLVER.WARMUP_ITERS 0 SOLVER.CHECKPOINT_PERIOD 1"
-SMALL = {"tools/make_mini_world.py": "--train 3 --val 1 --base 1"}
+SMALL = {"data": "--train 3 --val 1 --base 1"}
 
 
 @pytest.fixture
@@ -45,15 +43,14 @@ def here(tmp_path, monkeypatch):
 
 def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A command of the page in this process, on little data and with few steps."""
-    program, *rest = words[1:] if words[0] == "python" else words
-    if words[0] != "python":
-        subprocess.run(words, check=True)
-    elif program in PROGRAMS:
-        monkeypatch.setattr(sys, "argv", [program, *rest, *SMALL.get(program, "").split()])
-        assert not PROGRAMS[program]()
+    program, *rest = words
+    monkeypatch.setattr(sys, "argv", words)
+    if program == "clipself-seg":
+        assert console.main([*rest, *SMALL.get(rest[0], "").split()]) == 0
+    elif program == "python":
+        assert train.main([*rest[1:], *QUICK.split()]) == 0
     else:
-        monkeypatch.setattr(sys, "argv", [program, *rest, *QUICK.split()])
-        train.main()
+        subprocess.run(words, check=True)
 
 
 def test_a_data_set_of_ones_own_is_registered_distilled_trained_and_predicted(here, monkeypatch):

@@ -11,9 +11,10 @@ import shlex
 import pytest
 
 import setup_env
-from clipself_seg.__main__ import COMMANDS, split
+from bench import command as benchmark
+from clipself_seg.__main__ import COMMANDS, body, split
 from clipself_seg.clip import TextBank, load_clip
-from clipself_seg.commands import train
+from clipself_seg.commands import prepare, train
 from clipself_seg.config import load_config
 from tests.conftest import ROOT
 
@@ -59,21 +60,16 @@ SPANS = typed(r"`([a-z][^`\n]*)`")
 
 def program_of(words: tuple[str, ...]) -> tuple[argparse.ArgumentParser, list[str]] | None:
     """The parser of a command of this project, and the words that it gets."""
-    scripts = [word for word in words if re.fullmatch(r"(tools/\w+|train_net)\.py", word)]
-    rest = list(words[words.index(scripts[0]) + 1 :] if scripts else words[3:])
-    if scripts and scripts != ["tools/setup_env.py"]:
-        text = (ROOT / scripts[0]).read_text()
-        module = re.findall(r"from (clipself_seg\.commands\.\w+) import", text)[0]
-    elif words[0] == "clipself-seg" and split(list(words[1:]))[0]:
-        name, rest = split(list(words[1:]))
-        module = f"clipself_seg.commands.{COMMANDS[name].module}"
-    elif words[1:2] == ("-m",) and words[2].startswith("tests."):
-        module = words[2]
-    else:
-        return None
-    data_set = re.findall(r"tools/prepare_(\w+)\.py", " ".join(words[:2]))
-    of_all = module.endswith(".prepare")
-    return importlib.import_module(module).parser(*data_set if of_all else []), rest
+    if "train_net.py" in words:
+        return train.main.parser(), list(words[words.index("train_net.py") + 1 :])
+    if "tools/benchmark.py" in words:
+        return benchmark.parser(), list(words[words.index("tools/benchmark.py") + 1 :])
+    if words[1:2] == ("-m",) and words[2].startswith("tests."):
+        return importlib.import_module(words[2]).parser(), list(words[3:])
+    name, rest = split(list(words[1:])) if words[0] == "clipself-seg" else ("", [])
+    if name == "data prepare":
+        return (prepare.parser(rest[0]), rest[1:]) if rest else None
+    return (body(COMMANDS[name]).parser(), rest) if name else None
 
 
 def test_there_are_commands_in_blocks_and_in_lines():

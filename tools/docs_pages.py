@@ -39,7 +39,7 @@ REFERENCE = {
     "data": (
         "Class names, images, data sets",
         "data.vocabulary data.images data.regions data.datasets.coco data.datasets.sem_seg "
-        "data.datasets.panoptic data.datasets.detection data.shard_stream",
+        "data.datasets.panoptic data.datasets.detection data.shards",
     ),
     "heads": (
         "Mathematics of the heads",
@@ -47,7 +47,7 @@ REFERENCE = {
         "heads.cat_seg.cost_volume heads.cat_seg.cost_aggregator heads.cat_seg.class_maps "
         "heads.zero_shot.class_scores heads.zero_shot.windows "
         "heads.panoptic.clip_branches heads.panoptic.panoptic_merge "
-        "heads.panoptic.mask_generator.generator heads.panoptic.mask_generator.outputs "
+        "heads.panoptic.generator heads.panoptic.generator_outputs "
         "heads.fvit.detections heads.fvit.feature_pyramid heads.fvit.box_head",
     ),
     "models": (

@@ -4,8 +4,8 @@
     python3 tools/setup_env.py [setup | demo | quickstart | test | test-all | lint | docs] [options] [arguments]
 
 setup       the environment only (the default)
-demo        what the weights that come with the project see, in a minute: tools/demo.py
-quickstart  the main job on the mini world: tools/quickstart.py
+demo        what the weights that come with the project see, in a minute: clipself-seg demo
+quickstart  the main job on the mini world: clipself-seg quickstart
 test        lint and the tests, some side by side; further arguments go to pytest (-n 0: one by one)
 test-all    the same, with those marked heavy, such as the wheel in an environment of its own, and
             with the extras that they need
@@ -150,14 +150,10 @@ def docs(python: Path) -> int:
     return subprocess.call(command, cwd=str(ROOT), env=quiet)
 
 
-def quickstart(python: Path, arguments: Sequence[str]) -> int:
-    """The main job on the mini world."""
-    return subprocess.call([str(python), "tools/quickstart.py", *arguments], cwd=str(ROOT))
-
-
-def demo(python: Path, arguments: Sequence[str]) -> int:
-    """What the weights that come with the project see."""
-    return subprocess.call([str(python), "tools/demo.py", *arguments], cwd=str(ROOT))
+def show(python: Path, command: str, arguments: Sequence[str]) -> int:
+    """`demo` or `quickstart` of clipself-seg."""
+    words = [str(python), "-m", "clipself_seg", command, *arguments]
+    return subprocess.call(words, cwd=str(ROOT))
 
 
 def parse(words: Optional[Sequence[str]]) -> Tuple[argparse.Namespace, List[str]]:
@@ -204,9 +200,8 @@ def main(words: Optional[Sequence[str]] = None) -> int:
         return docs(python)
     if options.command in ("test", "test-all"):
         return test(python, rest if options.command == "test" else [*EVERYTHING, *rest])
-    shown = {"quickstart": quickstart, "demo": demo}.get(options.command)
-    if shown:
-        return shown(python, rest)
+    if options.command in ("quickstart", "demo"):
+        return show(python, options.command, rest)
     say("to use it: . %s" % (venv / "bin" / "activate"))
     return 0
 

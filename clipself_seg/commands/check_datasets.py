@@ -12,40 +12,28 @@ not, 2 if something was asked for that cannot be checked.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from typing import TYPE_CHECKING
 
-from clipself_seg.errors import report_input_errors
+from clipself_seg.commands.options import command, flag, processes, value
 
 if TYPE_CHECKING:
     from clipself_seg.data.check.findings import Finding
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("names", nargs="*", help="data sets to check (all)")
-    options.add_argument("--full", action="store_true", help="read every image, not a sample")
-    options.add_argument("--sample", type=int, default=200, help="images of each set to read (200)")
-    options.add_argument(
-        "--allow-subset",
-        action="store_true",
-        help="fewer images than the official split are fine if all have ground truth",
-    )
-    options.add_argument("--json", help="file for the findings")
-    options.add_argument(
-        "--processes", type=int, default=os.cpu_count() or 1, help="to read in (one a core)"
-    )
-    return options
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", help="data sets to check (all)")
+    flag(parser, "--full", "read every image, not a sample")
+    value(parser, "--sample", "images of each set to read", 200)
+    subset = "fewer images than the official split are fine if all have ground truth"
+    flag(parser, "--allow-subset", subset)
+    value(parser, "--json", "file for the findings")
+    processes(parser, "to read in")
 
 
-@report_input_errors
-def main(arguments: list[str] | None = None) -> int:
+@command(_options, __doc__)
+def main(args: argparse.Namespace) -> int:
     """Check, and print the findings."""
-    args = parser().parse_args(arguments)
     from clipself_seg.data.check.findings import Options
     from clipself_seg.data.check.report import all_names, check_datasets
     from clipself_seg.files import write_json

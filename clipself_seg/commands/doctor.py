@@ -1,27 +1,48 @@
-"""What is installed, on which device, which data sets and weights are there, and what brings the rest.
-
-    clipself-seg doctor
-    clipself-seg doctor --skip-datasets
-
-Looks whether the files of each data set are there, and reads one image; `clipself-seg data check` reads many. The
-status is 0 if everything that this project needs is installed, 1 if not; extras and data sets may be missing.
-"""
+"""What is installed and what is missing (`doctor`), and the two packages that PyPI lacks (`install_detectron2`)."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import platform
+import shlex
+import site
+import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 from typing import NamedTuple
 
 from clipself_seg import __version__
-from clipself_seg.commands.install_detectron2 import is_there
-from clipself_seg.errors import report_input_errors
+from clipself_seg.commands.options import command, flag
+from clipself_seg.errors import InputError
 
 DETECTRON2 = "clipself-seg install-detectron2"
+
+
+def _doctor_options(parser: argparse.ArgumentParser) -> None:
+    flag(parser, "--skip-datasets", "do not look for files of data sets")
+
+
+@command(_doctor_options)
+def doctor(args: argparse.Namespace) -> int:
+    """What is installed, on which device, which data sets and weights are there, and what brings the rest.
+
+        clipself-seg doctor
+        clipself-seg doctor --skip-datasets
+
+    Looks whether the files of each data set are there, and reads one image; `clipself-seg data check` reads many. The
+    status is 0 if everything that this project needs is installed, 1 if not; extras and data sets may be missing.
+    """
+    complete = _versions()
+    _device()
+    _weights()
+    if not args.skip_datasets:
+        _datasets()
+    return 0 if complete else 1
 
 
 class Package(NamedTuple):
@@ -121,29 +142,6 @@ FURTHER = (
         for name in ("supervision", "fiftyone")
     ),
 )
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument(
-        "--skip-datasets", action="store_true", help="do not look for files of data sets"
-    )
-    return options
-
-
-@report_input_errors
-def main(arguments: list[str] | None = None) -> int:
-    """Look, and say what is there."""
-    args = parser().parse_args(arguments)
-    complete = _versions()
-    _device()
-    _weights()
-    if not args.skip_datasets:
-        _datasets()
-    return 0 if complete else 1
 
 
 def _say(*lines: str) -> None:
@@ -248,3 +246,70 @@ def _dataset_lines() -> Iterator[str]:
         groups.setdefault((finding.state, " ".join(finding.mend.split())), []).append(finding.name)
     for (state, mend), names in groups.items():
         yield f"{state}: {', '.join(names)}" + (f": {mend}" if mend else "")
+
+
+def _no_options(parser: argparse.ArgumentParser) -> None:
+    """There are none."""
+
+
+@command(_no_options, again="the same command goes on with what is missing")
+def install_detectron2(args: argparse.Namespace) -> None:
+    """Bring Detectron2 and panopticapi, which PyPI does not have under their own names, into this environment.
+
+        clipself-seg install-detectron2
+
+    Fetches re-uploads of their Python sources, pinned by version and sha256 (clipself_seg/pinned_wheels.py), with
+    pip, and unpacks them beside the other packages; their compiled parts stay out, which nothing here needs.
+    What can be imported already is kept. pip uninstall sal-detectron2 panopticapi-lite takes them out again.
+    To build upstream's own instead (git, a C++ compiler and, for CUDA, nvcc):
+        pip install --no-build-isolation "git+https://github.com/facebookresearch/detectron2.git"
+    """
+    from clipself_seg.pinned_wheels import PINS, install
+
+    for pin in PINS:
+        if is_there(pin.package):
+            sys.stdout.write(f"keeping the {pin.package} that is there\n")
+            continue
+        folder = packages_folder()
+        install(pin, sys.executable, folder, run)
+        sys.stdout.write(f"{pin.package}: {pin.project} {pin.version} is in {folder}\n")
+
+
+def is_there(package: str) -> bool:
+    """Whether a package, and not only a folder of that name, can be imported; it is not."""
+    importlib.invalidate_caches()
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
+
+
+def packages_folder() -> Path:
+    """Where pip would put pure Python: the environment, or the user's folder where that is not writable.
+
+    Raises:
+        InputError: neither is there for this process.
+    """
+    folder = Path(sysconfig.get_path("purelib"))
+    if os.access(folder, os.W_OK):
+        return folder
+    if not site.ENABLE_USER_SITE:
+        raise InputError(f"{folder} may not be written: make an environment (python -m venv)")
+    user = Path(site.getusersitepackages())
+    user.mkdir(parents=True, exist_ok=True)
+    return user
+
+
+def run(*command: object) -> None:
+    """Run a command with its output shown.
+
+    Raises:
+        InputError: it failed.
+    """
+    words = [str(word) for word in command]
+    if importlib.util.find_spec("pip") is None:
+        raise InputError(
+            f"{sys.executable} has no pip: python -m ensurepip, or uv pip install pip, brings it"
+        )
+    if status := subprocess.call(words):
+        raise InputError(
+            f"`{shlex.join(words)}` failed (exit status {status}), see above; the same command tries again"
+        )

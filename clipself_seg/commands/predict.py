@@ -42,15 +42,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipself_seg.commands._predict_options import (
-    PANOPTIC_KEYS,
-    SCORE_THRESHOLD,
-    add_detection,
-    add_panoptic,
-    add_ray,
-    add_semantic,
+from clipself_seg.commands.options import (
+    Options,
+    command,
+    flag,
+    further_keys,
+    required,
+    value,
 )
-from clipself_seg.errors import GOES_ON, InputError, after_interrupt, report_input_errors
+from clipself_seg.errors import GOES_ON, InputError
 
 if TYPE_CHECKING:
     from clipself_seg.data.vocabulary import Vocabulary
@@ -65,6 +65,17 @@ MASKS = (
     None,
 )  # of --masks: no generator, so no weights but CLIP's
 DETECTION = ("configs/mini/detection.yaml", "mini-fvit")
+# The default of --score-threshold, for boxes to look at: evaluation wants those of the lowest scores too.
+SCORE_THRESHOLD = 0.5
+# Option -> key of the configuration that it sets.
+PANOPTIC_KEYS = {
+    "clip_weights": "MODEL.CLIP_BRANCH.WEIGHTS",
+    "mode": "MODEL.FUSION.MODE",
+    "alpha": "MODEL.FUSION.ALPHA",
+    "beta": "MODEL.FUSION.BETA",
+    "void_discount": "MODEL.FUSION.VOID_DISCOUNT",
+    "masks": "MODEL.MASK_GENERATOR.OUTPUTS",
+}
 # Options that only one of the tasks has.
 SEMANTIC_ONLY = ("background", "threshold", "scores")
 PANOPTIC_ONLY = ("stuff", "trained", *PANOPTIC_KEYS)
@@ -89,68 +100,96 @@ SHOWN = 8  # names in a message
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    task = options.add_mutually_exclusive_group()
-    task.add_argument("--semantic", action="store_true", help="give every pixel a class (default)")
-    task.add_argument("--panoptic", action="store_true", help="find things and stuff")
-    task.add_argument("--boxes", action="store_true", help="find boxes of objects")
-    options.add_argument(
+def _options(parser: argparse.ArgumentParser) -> None:
+    task = parser.add_mutually_exclusive_group()
+    flag(task, "--semantic", "give every pixel a class (default)")
+    flag(task, "--panoptic", "find things and stuff")
+    flag(task, "--boxes", "find boxes of objects")
+    value(
+        parser,
         "--config-file",
-        help=f"of a CATSeg ({SEMANTIC[0]}) or a ZeroShotSegmenter, "
+        f"of a CATSeg ({SEMANTIC[0]}) or a ZeroShotSegmenter, "
         f"an OpenPanoptic ({PANOPTIC[0]}) or an FViT ({DETECTION[0]})",
     )
-    options.add_argument(
+    value(
+        parser,
         "--weights",
-        help="checkpoint: a file, an official one's name such as catseg-base, or an address; or a folder of "
+        "checkpoint: a file, an official one's name such as catseg-base, or an address; or a folder of "
         "save_pretrained, or hf-hub:org/name (MODEL.WEIGHTS of the configuration, of a "
         "ZeroShotSegmenter MODEL.CLIP.WEIGHTS; of the mini ones what is shipped)",
     )
-    options.add_argument(
+    required(
+        parser,
         "--vocabulary",
-        required=True,
-        help="class names, a .txt with a class a line, a .json, or a built-in one such as ade20k_150",
+        "class names, a .txt with a class a line, a .json, or a built-in one such as ade20k_150",
     )
-    options.add_argument(
+    parser.add_argument(
         "--input",
         nargs="+",
         required=True,
         help="images, folders of them, and videos (.mp4 .mov .avi .mkv .webm)",
     )
-    options.add_argument(
+    parser.add_argument(
         "--save",
         nargs="+",
         choices=sorted({name for names in SAVE.values() for name in names}),
         help="what to write beside the JSON (overlays and labels; with --panoptic overlays and panoptic; with --boxes "
         "overlays)",
     )
-    options.add_argument("--output", default="output/predict", help="(output/predict)")
-    options.add_argument(
-        "--skip-existing",
-        action="store_true",
-        help="go on where an interrupted call with the same settings stopped",
-    )
-    options.add_argument(
-        "--every", type=int, default=1, metavar="N", help="take one of N frames of a video (1)"
-    )
-    options.add_argument("--batch-size", type=int, default=1, help="images at once (1)")
-    options.add_argument("--device", help='"cpu", "cuda" or "cuda:0" (cuda where there is one)')
-    options.add_argument("--opts", nargs="*", default=[], help="further KEY VALUE of the config")
-    add_semantic(options.add_argument_group("with --semantic"))
-    add_panoptic(options.add_argument_group("with --panoptic"))
-    add_detection(options.add_argument_group("with --boxes"))
-    add_ray(options.add_argument_group("over a cluster"))
-    return options
+    value(parser, "--output", default="output/predict")
+    resumed = "go on where an interrupted call with the same settings stopped"
+    flag(parser, "--skip-existing", resumed)
+    value(parser, "--every", "take one of N frames of a video", 1, metavar="N")
+    value(parser, "--batch-size", "images at once", 1)
+    value(parser, "--device", '"cpu", "cuda" or "cuda:0" (cuda where there is one)')
+    further_keys(parser)
+    _semantic_options(parser.add_argument_group("with --semantic"))
+    _panoptic_options(parser.add_argument_group("with --panoptic"))
+    boxes = parser.add_argument_group("with --boxes")
+    # Its default is set where it is read: None tells that nothing was typed.
+    exceeded = f"score that a detection has to exceed, 0 to 1 ({SCORE_THRESHOLD})"
+    value(boxes, "--score-threshold", exceeded, kind=float)
+    cluster = parser.add_argument_group("over a cluster")
+    flag(cluster, "--ray", "--input takes .txt lists and .parquet files as well")
+    value(cluster, "--workers", "models at once (one a GPU, or else a core)", kind=int)
+    value(cluster, "--column", "of .parquet files: paths, or bytes of image files")
 
 
-@report_input_errors
-@after_interrupt(f"{GOES_ON} with --skip-existing, and begins anew without")
-def main(arguments: list[str] | None = None) -> int:
+def _semantic_options(group: Options) -> None:
+    group.add_argument(
+        "--background",
+        nargs="?",
+        const="background",
+        metavar="NAME|NAME...",
+        help="for what is none of the classes (background)",
+    )
+    threshold = "score that a class needs against the background (TEST.BACKGROUND.THRESHOLD or 0.5; 0 if names compete)"
+    value(group, "--threshold", threshold, kind=float)
+    group.add_argument(
+        "--scores", action="store_true", default=None, help="write the scores of all classes"
+    )
+
+
+def _panoptic_options(group: Options) -> None:
+    value(group, "--stuff", 'classes that are stuff, as --vocabulary; "" for none')
+    clip = "file, name or tag of the CLIP that scores masks, such as a distilled one"
+    value(group, "--clip-weights", clip)
+    trained = "its classes are the seen ones (the vocabulary of DATASETS.TRAIN)"
+    value(group, "--trained", trained, metavar="VOCABULARY")
+    masks = "name the masks that it has of each image: NAME.json, NAME.png, or PNGs in NAME/"
+    value(group, "--masks", masks, metavar="FOLDER")
+    value(group, "--mode", "whose scores count: fused, clip or generator (fused)")
+    for name, of in (("alpha", "seen classes"), ("beta", "unseen classes")):
+        text = f"CLIP's exponent for {of} ({PANOPTIC_KEYS[name]})"
+        value(group, f"--{name}", text, kind=float)
+    key = PANOPTIC_KEYS["void_discount"]
+    discount = f"how much void gives way where CLIP is sure, 0 to 1 ({key})"
+    value(group, "--void-discount", discount, kind=float)
+
+
+@command(_options, __doc__, again=f"{GOES_ON} with --skip-existing, and begins anew without")
+def main(args: argparse.Namespace) -> int:
     """Segment or detect, and say where the results are."""
-    args = parser().parse_args(arguments)
     task = "--boxes" if args.boxes else "--panoptic" if args.panoptic else "--semantic"
     _refuse(args, task)
     video_save = tuple(args.save or ("overlays",))

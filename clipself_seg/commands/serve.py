@@ -25,7 +25,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clipself_seg.commands.explore import add_model_options, heat_models
-from clipself_seg.errors import InputError, MissingPackage, report_input_errors
+from clipself_seg.commands.options import command, value
+from clipself_seg.errors import InputError, MissingPackage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,54 +37,37 @@ if TYPE_CHECKING:
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TASKS = ("semantic", "panoptic", "boxes")
+KINDS = ("a CATSeg or ZeroShotSegmenter", "an OpenPanoptic", "an FViT")
 GRACE = 10  # seconds that requests have to end in
 SCENES = 3  # generated images to begin with
 EVERYWHERE = ("0.0.0.0", "::")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("images", nargs="*", metavar="IMAGE", help="images to begin with")
-    options.add_argument(
-        "--words",
-        default="mini",
-        help="words to begin with: as of explore (those of the mini world)",
-    )
-    options.add_argument("--stuff", help="those of them that are stuff, as --words")
-    add_model_options(options)
-    _add_task_options(options.add_argument_group("further models"))
-    group = options.add_argument_group("server")
-    group.add_argument("--host", default=LOOPBACK[0], help=f"address to listen on ({LOOPBACK[0]})")
-    group.add_argument("--port", type=int, default=8000, help="0 for any that is free (8000)")
-    group.add_argument("--max-megabytes", type=float, default=20, help="of a request (20)")
-    group.add_argument("--max-megapixels", type=float, default=25, help="of an image (25)")
-    group.add_argument("--max-words", type=int, default=200, help="with synonyms (200)")
-    group.add_argument("--max-seconds", type=float, default=120, help="of an answer (120)")
-    group.add_argument("--max-waiting", type=int, default=8, help="requests for a model (8)")
-    return options
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="images to begin with")
+    words = "words to begin with: as of explore (those of the mini world)"
+    parser.add_argument("--words", default="mini", help=words)
+    value(parser, "--stuff", "those of them that are stuff, as --words")
+    add_model_options(parser)
+    models = parser.add_argument_group("further models")
+    value(models, "--tasks", default=list(TASKS), count="*", choices=TASKS)
+    for task, kind in zip(TASKS, KINDS):
+        text = f"of {kind}, as of predict (the one that is shipped)"
+        value(models, f"--{task}", text, metavar="WEIGHTS")
+        value(models, f"--{task}-config", f"of {kind}", metavar="FILE")
+    server = parser.add_argument_group("server")
+    value(server, "--host", "address to listen on", LOOPBACK[0])
+    value(server, "--port", "0 for any that is free", 8000)
+    value(server, "--max-megabytes", "of a request", 20.0)
+    value(server, "--max-megapixels", "of an image", 25.0)
+    value(server, "--max-words", "with synonyms", 200)
+    value(server, "--max-seconds", "of an answer", 120.0)
+    value(server, "--max-waiting", "requests for a model", 8)
 
 
-def _add_task_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--tasks", nargs="*", default=list(TASKS), choices=TASKS, help=f"({' '.join(TASKS)})"
-    )
-    kinds = ("a CATSeg or ZeroShotSegmenter", "an OpenPanoptic", "an FViT")
-    for task, kind in zip(TASKS, kinds):
-        group.add_argument(
-            f"--{task}",
-            metavar="WEIGHTS",
-            help=f"of {kind}, as of predict (the one that is shipped)",
-        )
-        group.add_argument(f"--{task}-config", metavar="FILE", help=f"of {kind}")
-
-
-@report_input_errors
-def main(arguments: list[str] | None = None) -> int:
+@command(_options, __doc__)
+def main(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C."""
-    args = parser().parse_args(arguments)
     _require_packages()
     _check(args)
     from clipself_seg.explore.asked import Limits
@@ -199,13 +183,12 @@ def _typed(words: Vocabulary, wanted: Sequence[bool]) -> str:
 
 def _answers(args: argparse.Namespace, texts: Path) -> Answers:
     from clipself_seg.commands import predict
-    from clipself_seg.commands._predict_options import SCORE_THRESHOLD
     from clipself_seg.explore.answers import Answers
     from clipself_seg.prediction.detection import DetectionPredictor
     from clipself_seg.prediction.panoptic import PanopticPredictor
     from clipself_seg.prediction.semantic import Predictor
 
-    threshold = ["MODEL.FVIT.SCORE_THRESHOLD", SCORE_THRESHOLD]
+    threshold = ["MODEL.FVIT.SCORE_THRESHOLD", predict.SCORE_THRESHOLD]
     kinds: dict[str, tuple[Any, Any, list[Any]]] = {
         "semantic": (predict.SEMANTIC, Predictor, []),
         "panoptic": (predict.PANOPTIC, PanopticPredictor, []),

@@ -19,17 +19,12 @@ import os
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from clipself_seg.errors import (
-    INTERRUPTED,
-    InputError,
-    after_interrupt,
-    ended_by,
-    in_short,
-    report_input_errors,
-)
+from clipself_seg.commands import options
+from clipself_seg.errors import INTERRUPTED, InputError, ended_by, in_short, report_input_errors
 
 if TYPE_CHECKING:
     from clipself_seg.training.launchers import Place
@@ -41,65 +36,64 @@ GRACE = 10  # seconds
 AGAIN = "a training goes on with --resume, an evaluation begins anew"
 
 
-def parser() -> argparse.ArgumentParser:
-    """Detectron2's default arguments and the input sizes of the region curve.
+def _options(parser: argparse.ArgumentParser) -> None:
+    """Adds Detectron2's default arguments and the input sizes of the region curve.
 
     Written out here, because importing Detectron2 takes seconds and ``--help`` should not.
     """
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("--config-file", default="", metavar="FILE", help="a file below configs/")
-    options.add_argument(
-        "--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR"
-    )
-    options.add_argument(
+    parser.add_argument("--config-file", default="", metavar="FILE", help="a file below configs/")
+    options.resume(parser)
+    options.flag(
+        parser,
         "--eval-only",
-        action="store_true",
-        help="evaluate MODEL.WEIGHTS or, of regions, MODEL.CLIP.WEIGHTS; with --resume the newest checkpoint",
+        "evaluate MODEL.WEIGHTS or, of regions, MODEL.CLIP.WEIGHTS; with --resume the newest checkpoint",
     )
-    options.add_argument(
+    parser.add_argument(
         "--sizes",
         nargs="+",
         default=[],
         metavar="PIXELS",
         help="evaluate at each of these input sizes and draw the curve (TEST.REGIONS.SIZES)",
     )
-    options.add_argument(
-        "--sweep",
-        nargs="*",
-        metavar="EXPONENT",
-        help="panoptic: evaluate every pair of these as alpha and beta too (0 0.1 ... 1)",
-    )
-    formats: dict[str, Any] = {"action": "append_const", "dest": "formats", "default": []}
-    text = "write the tables of the evaluation beside results.json too, as"
-    options.add_argument("--latex", const="latex", help=f"{text} tables.tex (booktabs)", **formats)
-    options.add_argument("--csv", const="csv", help=f"{text} tables.csv", **formats)
-    options.add_argument(
+    sweep = "panoptic: evaluate every pair of these as alpha and beta too (0 0.1 ... 1)"
+    options.value(parser, "--sweep", sweep, count="*", metavar="EXPONENT")
+    for name, file in (("latex", "tables.tex (booktabs)"), ("csv", "tables.csv")):
+        parser.add_argument(
+            f"--{name}",
+            action="append_const",
+            const=name,
+            dest="formats",
+            default=[],
+            help=f"write the tables of the evaluation beside results.json too, as {file}",
+        )
+    parser.add_argument(
         "--num-gpus",
         type=int,
         default=1,
         help="processes; without GPUs on the CPU; not with torchrun or srun",
     )
-    options.add_argument("--num-machines", type=int, default=1)
-    options.add_argument("--machine-rank", type=int, default=0)
-    options.add_argument(
+    parser.add_argument("--num-machines", type=int, default=1)
+    parser.add_argument("--machine-rank", type=int, default=0)
+    parser.add_argument(
         "--dist-url", default="auto", help="how processes meet, such as tcp://HOST:PORT"
     )
-    options.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to change"
-    )
-    return options
+    options.keys_at_the_end(parser)
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Arguments of a command line, ``--sizes`` and ``--sweep`` as part of ``opts``.
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    """Arguments of a command line, ``--sizes`` and ``--sweep`` as part of ``opts``."""
+    args = main.parser().parse_args(words)
+    _sizes_as_keys(args)
+    return args
+
+
+def _sizes_as_keys(args: argparse.Namespace) -> None:
+    """Moves ``--sizes`` and ``--sweep`` to ``opts``.
 
     Raises:
         InputError: ``--sizes`` without a number, or with one that is not whole; something else than
             numbers after ``--sweep``.
     """
-    args = parser().parse_args(arguments)
     # argparse gives KEY VALUE pairs that follow --sizes to --sizes.
     words = list(itertools.takewhile(lambda word: not word[:1].isalpha(), args.sizes))
     opts = args.sizes[len(words) :] + args.opts
@@ -110,7 +104,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         opts = args.sweep[len(words) :] + opts
         opts += ["TEST.PANOPTIC.SWEEP", f"({', '.join(_fractions(words) or SWEEP)},)"]
     args.opts = opts
-    return args
 
 
 def _sides(words: list[str]) -> list[str]:
@@ -265,11 +258,10 @@ def check_processes(args: argparse.Namespace) -> None:
         raise InputError("several machines need --dist-url tcp://HOST:PORT, the same for each")
 
 
-@report_input_errors
-@after_interrupt(AGAIN)
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    args = parse(sys.argv[1:] if arguments is None else arguments)
+@options.command(_options, __doc__, again=AGAIN)
+def main(args: argparse.Namespace) -> int:
+    """Train or evaluate in this process, or start those that do; returns the exit status."""
+    _sizes_as_keys(args)
     from clipself_seg.training.launchers import place_of, restarted
 
     # What was started anew goes on; with --eval-only the flag would ask for other weights.

@@ -14,30 +14,23 @@ import argparse
 import sys
 from pathlib import Path
 
-from clipself_seg.errors import report_input_errors
+from clipself_seg.commands.options import command, flag, value
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("vocabulary", help="a vocabulary's name, or a .json or .txt file")
-    options.add_argument(
-        "--wordnet", type=Path, required=True, metavar="FOLDER", help="of the database"
-    )
-    options.add_argument("--output", type=Path, required=True, metavar="FILE", help="to write")
-    options.add_argument(
-        "--source", default="WordNet", help="what the file names as its source (WordNet)"
-    )
-    options.add_argument("--show", action="store_true", help="print the synset of each name")
-    return options
+def _options(parser: argparse.ArgumentParser) -> None:
+    value(parser, "vocabulary", "a vocabulary's name, or a .json or .txt file")
+    for name, metavar, text in (
+        ("wordnet", "FOLDER", "of the database"),
+        ("output", "FILE", "to write"),
+    ):
+        parser.add_argument(f"--{name}", type=Path, required=True, metavar=metavar, help=text)
+    value(parser, "--source", "what the file names as its source", "WordNet")
+    flag(parser, "--show", "print the synset of each name")
 
 
-@report_input_errors
-def main(arguments: list[str] | None = None) -> int:
+@command(_options, __doc__)
+def main(args: argparse.Namespace) -> int:
     """Write the table, and print what is unknown."""
-    args = parser().parse_args(arguments)
     from clipself_seg.data.similarity import write_similarity
     from clipself_seg.data.vocabulary import read_words
     from clipself_seg.data.wordnet import class_distances, name_synset, read_wordnet

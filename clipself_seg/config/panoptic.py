@@ -57,8 +57,8 @@ def _add_generator(cfg: CfgNode) -> None:
     # Grey value, 0 to 255, of the canvas around an image in evaluation, or -1 for the mean colour of CLIP, which is
     # what padding after normalising is (FC-CLIP). Training pads with 128 whatever stands here; official is black.
     generator.PADDING = 0
-    # Folder that clipself-seg generator-outputs wrote, for SOURCE "disk"; for SOURCE "masks" one with the masks of
-    # each image, in the forms of data/given_masks.py.
+    # Folder that clipself-seg tools generator-outputs wrote, for SOURCE "disk"; for SOURCE "masks" one with the masks
+    # of each image, in the forms of data/given_masks.py.
     generator.OUTPUTS = ""
     # Weight of the caption model's grounding loss, which alone trains its words.
     generator.GROUNDING_WEIGHT = 1.0

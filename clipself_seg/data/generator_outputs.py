@@ -222,7 +222,7 @@ def check_outputs(folder: str | Path, dataset: str, image_ids: Sequence[Any]) ->
     if missing:
         raise InputError(
             f"{len(missing)} of {len(image_ids)} generator outputs of {dataset} are missing in {folder}, such as "
-            f"that of image {missing[0]}: write them with clipself-seg generator-outputs --dataset {dataset}, "
+            f"that of image {missing[0]}: write them with clipself-seg tools generator-outputs --dataset {dataset}, "
             "or leave the data set out of DATASETS.TEST"
         )
     made_by = {}
@@ -246,7 +246,7 @@ def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str
 
     if not path.is_file():
         raise InputError(
-            f"generator output {path} is missing: write it with clipself-seg generator-outputs, or correct "
+            f"generator output {path} is missing: write it with clipself-seg tools generator-outputs, or correct "
             "MODEL.MASK_GENERATOR.OUTPUTS"
         )
     try:

@@ -11,7 +11,7 @@ from clipself_seg.prediction import dense_maps
 
 
 def run(*words) -> int:
-    return explore.main([str(word) for word in words])
+    return explore.explore([str(word) for word in words])
 
 
 def test_a_page_is_written_and_bad_images_are_named(tmp_path, capsys):

@@ -8,7 +8,7 @@ import json
 import panopticapi.evaluation
 import pytest
 
-from clipself_seg.commands import panoptic_quality
+from clipself_seg.commands.compare import panoptic_quality
 from clipself_seg.evaluation.panoptic import numbers
 from tests.panoptic_worlds import random_sides
 
@@ -20,7 +20,7 @@ def run(data_dir):
 
     def call(*words):
         given = ("--truth", *truth, "--processes", 1, *words)
-        return panoptic_quality.main([str(word) for word in given])
+        return panoptic_quality([str(word) for word in given])
 
     return call
 
@@ -64,7 +64,7 @@ def test_missing_predictions_are_one_line_and_status_2(run, data_dir, tmp_path, 
 def compare(sides):
     truth, predicted = sides
     words = ("--truth", *truth, "--prediction", *predicted, "--processes", "1", "--check")
-    return panoptic_quality.main([str(word) for word in words])
+    return panoptic_quality([str(word) for word in words])
 
 
 def test_a_check_has_panopticapi_evaluate_the_files(tmp_path, monkeypatch, capsys):

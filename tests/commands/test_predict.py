@@ -60,7 +60,7 @@ def test_freed_memory_is_kept_once_the_weights_are_loaded(monkeypatch):
     monkeypatch.setattr(memory, "keep_freed_memory", done.append)
     monkeypatch.setattr(common, "prediction_config", lambda *given: done.append("weights"))
     model = mock.Mock(device=torch.device("cpu"))
-    args = predict.parser().parse_args(["--vocabulary", "cat", "--input", "a.jpg"])
+    args = predict.main.parser().parse_args(["--vocabulary", "cat", "--input", "a.jpg"])
     kind = mock.Mock(return_value=mock.Mock(model=model))
     assert predict.predictor_of(args, predict.SEMANTIC, kind, []).model is model
     assert done == ["weights", "cpu"]

@@ -7,7 +7,6 @@ import json
 import pytest
 
 from clipself_seg.commands import predict
-from clipself_seg.commands._predict_options import SCORE_THRESHOLD
 from tests.prediction.test_detection import OPTS as BOX_OPTS
 from tests.prediction.test_semantic import OPTS
 
@@ -39,7 +38,7 @@ def test_boxes_of_low_scores_are_left_out_unless_asked_for(boxes, photos, tmp_pa
     opts = BOX_OPTS[: BOX_OPTS.index("MODEL.FVIT.SCORE_THRESHOLD")]
     assert boxes("--vocabulary", "dog", "--input", photos / "one.jpg", opts=opts) == 0
     content = json.loads((tmp_path / "out" / "detections.json").read_text())
-    assert content["info"]["score threshold"] == SCORE_THRESHOLD
+    assert content["info"]["score threshold"] == predict.SCORE_THRESHOLD
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_a_port_in_use_is_named(capsys):
 
 
 def test_it_listens_on_this_machine_alone_unless_another_address_is_typed(capsys):
-    assert serve.parser().parse_args([]).host == "127.0.0.1"
+    assert serve.main.parser().parse_args([]).host == "127.0.0.1"
     with serve._listening("127.0.0.1", 0) as own:
         assert own.getsockname()[0] == "127.0.0.1"
     assert capsys.readouterr().err == ""

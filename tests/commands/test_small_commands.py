@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import importlib.util
+import subprocess
+import sys
+import sysconfig
+import webbrowser
+import zipfile
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from clipself_seg import pinned_wheels
+from clipself_seg.checkpoints import shipped
 from clipself_seg.checkpoints.dense_feature import DenseFeature
+from clipself_seg.clip import export as onnx_export
 from clipself_seg.clip import load_clip, save_clip
-from clipself_seg.commands import (
-    convert_clip,
-    make_mini_world,
-    quickstart,
-    repeat_seeds,
-    train_mini_clip,
-    write_generator_outputs,
-)
+from clipself_seg.commands import doctor, precompute
+from clipself_seg.commands.doctor import install_detectron2
+from clipself_seg.commands.explore import dense_maps
+from clipself_seg.commands.export import convert, export
+from clipself_seg.commands.mini import mini_clip, mini_world
+from clipself_seg.commands.quickstart import demo, quickstart
+from clipself_seg.commands.reproduce import repeat_seeds, reproduce
 from clipself_seg.prediction import generator_outputs
 from clipself_seg.quickstart import quickstart as chapters
 from clipself_seg.tables.runs import make_run
@@ -23,14 +35,14 @@ from tests.tables.worlds import finish
 
 
 def run(command, *words) -> int:
-    return command.main([str(word) for word in words])
+    return command([str(word) for word in words])
 
 
 def test_converted_student_has_the_official_wrapper_and_the_same_weights(tmp_path):
     clip = load_clip("ViT-Mini-8", None)
     save_clip(clip, tmp_path / "student.safetensors")
     words = ("--model", "ViT-Mini-8", "--weights", tmp_path / "student.safetensors")
-    assert run(convert_clip, *words, "--output", tmp_path / "official.pt") == 0
+    assert run(convert, *words, "--output", tmp_path / "official.pt") == 0
     content = torch.load(tmp_path / "official.pt", weights_only=True)
     assert {"epoch", "name", "state_dict"} <= content.keys()
     assert {"token_embedding.weight", "visual.proj", "logit_scale"} <= content["state_dict"].keys()
@@ -42,7 +54,7 @@ def test_the_dense_feature_of_the_weights_is_kept_and_said(tmp_path, capsys):
     clip.distilled = clip.visual.dense_feature
     save_clip(clip, tmp_path / "student.safetensors")
     words = ("--model", "ViT-Mini-8", "--weights", tmp_path / "student.safetensors")
-    assert run(convert_clip, *words, "--output", tmp_path / "official.pt") == 0
+    assert run(convert, *words, "--output", tmp_path / "official.pt") == 0
     said = capsys.readouterr().out
     assert "dense feature multi_value of 2 blocks" in said.splitlines()[0]
     assert said.splitlines()[-1] == "dense feature of the weights: multi_value of 2 blocks"
@@ -51,7 +63,7 @@ def test_the_dense_feature_of_the_weights_is_kept_and_said(tmp_path, capsys):
 
 def test_unknown_layout_is_one_line_and_status_2(tmp_path, capsys):
     words = ("--model", "ViT-Mini-8", "--weights", "mini", "--layout", "openclip")
-    assert run(convert_clip, *words, "--output", tmp_path / "x.pt") == 2
+    assert run(convert, *words, "--output", tmp_path / "x.pt") == 2
     assert (
         capsys.readouterr().err
         == 'error: no layout "openclip" of OpenAI ViT; did you mean "open_clip"?\n'
@@ -60,14 +72,14 @@ def test_unknown_layout_is_one_line_and_status_2(tmp_path, capsys):
 
 def test_worlds_are_written_once(tmp_path, capsys):
     words = ("--output", tmp_path, "--train", 1, "--val", 1, "--base", 1)
-    assert run(make_mini_world, *words) == 0 == run(make_mini_world, *words)
+    assert run(mini_world, *words) == 0 == run(mini_world, *words)
     said = capsys.readouterr().out.splitlines()
     assert said[0].endswith("written") and said[1].endswith("complete already")
 
 
 def test_a_mini_clip_is_trained_and_saved(tmp_path):
     path = tmp_path / "clip.safetensors"
-    assert run(train_mini_clip, "--output", path, "--scenes", 4, "--steps", 1) == 0
+    assert run(mini_clip, "--output", path, "--scenes", 4, "--steps", 1) == 0
     assert load_clip("ViT-Mini-8", path).image_size == 64
 
 
@@ -96,7 +108,7 @@ def test_generator_outputs_are_written_with_the_options_of_the_command(
     (tmp_path / "empty.yaml").write_text("VERSION: 2\n")
     words = ("--config-file", tmp_path / "empty.yaml", "--weights", weights, "--dataset", "val")
     words += ("--output", tmp_path, "--overwrite", "--opts", "SEED", 7)
-    assert run(write_generator_outputs, *words) == 0
+    assert run(precompute.generator_outputs, *words) == 0
     assert capsys.readouterr().out == f"{tmp_path}: 2 written, 3 there already\n"
 
 
@@ -107,3 +119,193 @@ def test_the_quickstart_is_told_its_folders(tmp_path, monkeypatch, fresh):
     monkeypatch.setenv("CLIPSELF_SEG_MINI", "worlds of mine")
     assert run(quickstart, "--output", tmp_path, *(["--fresh"] if fresh else [])) == 0
     assert told == [(str(tmp_path), "worlds of mine", fresh)]
+
+
+@pytest.fixture
+def exported(monkeypatch):
+    """The CLIPs that would be exported, and folders."""
+    calls = []
+
+    def keep(clip, folder):
+        calls.append((clip, folder))
+        return {"dense.onnx": {"1x3x64x64": 6.66e-7}}
+
+    monkeypatch.setattr(onnx_export, "export_onnx", keep)
+    return calls
+
+
+def test_a_clip_by_name_and_what_is_said_of_it(exported, capsys, tmp_path):
+    out = tmp_path / "onnx"
+    assert run(export, "--clip-name", "ViT-Mini-8", "--weights", "mini", "--output", out) == 0
+    ((clip, folder),) = exported
+    assert folder == str(out) and clip.report is not None and not clip.training
+    said = capsys.readouterr().out
+    assert said == f"dense.onnx, 1x3x64x64: 6.7e-07 of the largest feature\nwritten: {out}\n"
+
+
+def test_the_clip_of_a_configuration_is_that_inside_its_trained_model(exported, tmp_path):
+    config = ("--config-file", "configs/mini/semseg.yaml", "--output", tmp_path)
+    assert (
+        "mini-cat-seg" in shipped.SHIPPED_MODELS
+        and run(export, *config, "--weights", "mini-cat-seg") == 0
+    )
+    ((clip, _),) = exported
+    assert not clip.training and clip.logit_scale.device.type == "cpu"
+    assert any("q_proj_weight" in name for name in clip.state_dict())  # CAT-Seg's own attention
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--clip-name", "ViT-Mini-8"), "names no weights: give a file or a tag"),
+        (
+            ("--clip-name", "ViT-Mini-8", "--weights", "mini", "--opts", "SEED", "1"),
+            "give --config-file",
+        ),
+        (
+            ("--config-file", "configs/mini/patches.yaml", "--weights", "random"),
+            "is of CLIPSelf: give a configuration of CATSeg, FViT, OpenPanoptic, or the CLIP itself",
+        ),
+    ],
+)
+def test_what_names_no_clip_is_told_in_a_line(exported, words, reason, tmp_path, capsys):
+    assert run(export, *words, "--output", tmp_path) == 2 and not exported
+    assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("screen", "words", "opened"),
+    [("", [], 0), (":0", [], 1), (":0", ["--no-open"], 0)],
+)
+def test_the_page_is_opened_where_there_is_a_screen(
+    tmp_path, monkeypatch, capsys, screen, words, opened
+):
+    pages = []
+    monkeypatch.setattr(
+        "clipself_seg.quickstart.demo.run_demo", lambda output: output / "index.html"
+    )
+    monkeypatch.setattr(webbrowser, "open", pages.append)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("DISPLAY", screen)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    assert run(demo, "--output", tmp_path, *words) == 0
+    assert str(tmp_path / "index.html") in capsys.readouterr().out
+    assert pages == [(tmp_path / "index.html").as_uri()] * opened
+
+
+def test_images_are_drawn_and_bad_ones_named(tmp_path, capsys):
+    Image.fromarray(np.full((40, 60, 3), 99, np.uint8)).save(tmp_path / "one.png")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "one.png").read_bytes()[:60])
+    words = [tmp_path / "one.png", tmp_path / "broken.png", "--models", "mini", "--size", 64]
+    words += ["--clusters", 2, "--words", "dog|puppy, grass", "--output", tmp_path / "out"]
+    assert run(dense_maps, *words) == 1
+    said = capsys.readouterr()
+    assert "1 of 2 drawn" in said.out and "broken.png cannot be decoded" in said.err
+    written = {path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".lock"}
+    assert written == {"one.png", "dense_maps.json"}
+
+
+def test_wrong_models_are_told_in_a_sentence(tmp_path, capsys):
+    Image.new("RGB", (40, 60)).save(tmp_path / "one.png")
+    words = (tmp_path / "one.png", "--models", "mini-clipslef", "--output", tmp_path / "o")
+    assert run(dense_maps, *words) == 2
+    assert 'did you mean "mini-clipself"' in capsys.readouterr().err
+
+
+def test_an_unknown_table_ends_it_before_the_worlds_are_drawn(tmp_path, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("clipself_seg.tables.reproduce.write_worlds", lambda: drawn.append(1))
+    assert run(reproduce, "--table", 99, "--output", tmp_path / "runs") == 2
+    assert capsys.readouterr().err.startswith('error: no table "99": ')
+    assert drawn == [] and list(tmp_path.iterdir()) == []
+
+
+def test_a_whole_environment_gets_versions_device_data_and_weights(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    assert run(doctor.doctor) == 0
+    said = capsys.readouterr().out
+    assert "\n  detectron2 " in said and "\n  CPU, " in said and "mini-fvit" in said
+    assert f"$DETECTRON2_DATASETS: {tmp_path}" in said
+    assert "absent: lvis_v1_train" in said and "https://www.lvisdataset.org" in said
+
+
+def test_what_is_missing_is_said_with_the_command_that_brings_it(capsys, monkeypatch, tmp_path):
+    for module in ("detectron2", "nltk", "cv2", "tokenizers"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(shipped.SHIPPED_MODELS, "mini-fvit", tmp_path / "lost.safetensors")
+    assert run(doctor.doctor) == 1
+    said = capsys.readouterr().out
+    assert "cv2 is missing: pip install opencv-python-headless" in said
+    assert "detectron2 is missing (for models" in said
+    assert said.count("clipself-seg install-detectron2") == 2
+    assert 'nltk is missing (for nouns of captions): pip install "clipself_seg[captions]"' in said
+    assert (
+        'tokenizers is missing (for texts of SigLIP and TIPSv2): pip install "clipself_seg[tokenizers]"'
+        in said
+    )
+    assert "lost.safetensors: missing" in said
+
+
+def test_an_environment_without_extras_is_whole(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    assert run(doctor.doctor, "--skip-datasets") == 0
+    assert "Data sets" not in capsys.readouterr().out
+
+
+def test_official_weights_that_are_here_are_named(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    (tmp_path / "model_base.pth").touch()
+    run(doctor.doctor, "--skip-datasets")
+    assert f"official ones in {tmp_path} ($CLIPSELF_SEG_WEIGHTS): catseg-base\n" in (
+        capsys.readouterr().out
+    )
+
+
+PIN = pinned_wheels.Pin("up-engine", "1.0", "0" * 64, "engine_of_a_test")
+CONTENT = {
+    "engine_of_a_test/__init__.py": "answer = 42\n",
+    "engine_of_a_test-1.0.dist-info/METADATA": "Name: up-engine\nVersion: 1.0\n",
+}
+
+
+@pytest.fixture
+def site(monkeypatch, tmp_path) -> Path:
+    """The folder of packages of an environment with one pinned wheel."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.setattr(pinned_wheels, "PINS", (PIN,))
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(folder))
+    monkeypatch.syspath_prepend(folder)
+    yield folder
+    sys.modules.pop(PIN.package, None)
+
+
+def fetch(words):
+    """What pip does: checks the hash, and puts the wheel into the folder."""
+    assert f"{PIN.project}=={PIN.version} --hash=sha256:{PIN.sha256}" in Path(words[-1]).read_text()
+    with zipfile.ZipFile(Path(words[-3]) / "up_engine-1.0-cp310-none-any.whl", "w") as archive:
+        for name, content in CONTENT.items():
+            archive.writestr(name, content)
+    return 0
+
+
+def test_what_is_missing_is_fetched_and_then_kept(site, monkeypatch, capsys):
+    monkeypatch.setattr(subprocess, "call", fetch)
+    assert run(install_detectron2) == 0
+    assert importlib.import_module(PIN.package).answer == 42
+    monkeypatch.setattr(subprocess, "call", lambda words: pytest.fail(str(words)))
+    assert run(install_detectron2) == 0
+    assert "keeping the engine_of_a_test that is there" in capsys.readouterr().out
+
+
+def test_a_failed_download_is_one_line_and_leaves_nothing(site, monkeypatch, capsys):
+    monkeypatch.setattr(subprocess, "call", lambda words: 1)
+    assert run(install_detectron2) == 2
+    assert "failed (exit status 1), see above" in capsys.readouterr().err
+    assert not list(site.iterdir())
+
+
+def test_an_environment_without_pip_is_told_how_to_get_it(site, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pip", None)
+    assert run(install_detectron2) == 2
+    assert "has no pip: python -m ensurepip" in capsys.readouterr().err

@@ -27,7 +27,7 @@ def scene(number: int) -> np.ndarray:
 def content_of(words: list[str], *typed: str) -> Content:
     """Content with the mini panoptic model, as the command line gives it."""
     line = ["image", "--words", ", ".join(words), "--panoptic", *typed]
-    return explore.content_of(explore.parser().parse_args(line))
+    return explore.content_of(explore.explore.parser().parse_args(line))
 
 
 @pytest.fixture(scope="session")

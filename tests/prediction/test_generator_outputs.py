@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import write_generator_outputs
 from PIL import Image
 from torch import nn
 
+from clipself_seg.commands import precompute
 from clipself_seg.config import load_config
 from clipself_seg.data.datasets.panoptic import panoptic_set_records
 from clipself_seg.data.generator_outputs import GeneratorOutput
@@ -240,7 +240,7 @@ def run(monkeypatch, tmp_path):
         given = ("--config-file", CONFIG, "--weights", weights, "--dataset", dataset)
         opts = ("--output", output, "--opts", *TINY, *words)
         monkeypatch.setattr(sys, "argv", [str(w) for w in ("x.py", *given, *opts)])
-        return write_generator_outputs.main()
+        return precompute.generator_outputs()
 
     return call
 

@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-import write_proposals
 from PIL import Image
 
+from clipself_seg.commands import precompute
 from clipself_seg.config import load_config
 from clipself_seg.data import records
 from clipself_seg.data.datasets.coco import distillation_records
@@ -54,7 +54,7 @@ def run(monkeypatch, target, *words, weights="random", dataset="mini_train", opt
     given += ("--output", str(target), "--score", "0", "--min-side", "0")
     words = ("x.py", *given, *words, "--opts", *TINY, *opts)
     monkeypatch.setattr(sys, "argv", list(words))
-    return write_proposals.main()
+    return precompute.proposals()
 
 
 def test_distillation_reads_what_the_tool_writes(monkeypatch, target, capsys):

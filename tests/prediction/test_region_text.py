@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from unittest.mock import patch
 
-import prepare_region_text
 import pytest
 
+from clipself_seg.commands import precompute
 from clipself_seg.data.datasets.coco import distillation_records, region_text_records
 from clipself_seg.data.mappers.distill import ProposalCropMapper
 from clipself_seg.errors import InputError
@@ -39,12 +38,12 @@ def target(annotations, monkeypatch):
     return target
 
 
-def run(annotations, *words, captions=True, opts=()):
+def run(annotations, *words, captions=True, opts=(), call=precompute.region_text):
     given = ["--config-file", CONFIG, "--proposals", annotations / "proposals_train.json"]
     if captions:
         given += ["--captions", annotations / "captions_train.json"]
     keys = ["--opts", "MODEL.CLIPSELF.TEXTS.TEMPLATES", "single", *opts]
-    return prepare_region_text.main([str(word) for word in [*given, *words, *keys]])
+    return call([str(word) for word in [*given, *words, *keys]])
 
 
 def content_of(path):
@@ -127,8 +126,8 @@ def test_the_pool_labels_every_box_above_the_threshold(annotations, target):
 
 def direct(annotations, *words, **how):
     """The same, with its error."""
-    with patch.object(prepare_region_text, "main", prepare_region_text.main.__wrapped__):
-        return run(annotations, *words, **how)
+    body, parser = precompute.region_text.body, precompute.region_text.parser()
+    return run(annotations, *words, **how, call=lambda typed: body(parser.parse_args(typed)))
 
 
 def test_an_interrupted_call_goes_on_and_writes_the_same(annotations, target, monkeypatch, capsys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clipself_seg.commands.quickstart import parser
+from clipself_seg.commands.quickstart import quickstart as command
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
 from clipself_seg.quickstart import quickstart
@@ -25,5 +25,5 @@ def test_two_quickstarts_do_not_meet_and_a_fresh_one_forgets_the_earlier(tmp_pat
 
 
 def test_the_help_names_what_every_chapter_trains():
-    help = parser().format_help()
+    help = command.parser().format_help()
     assert all(model in help for model in ("CAT-Seg", "mask generator", "F-ViT"))

@@ -49,7 +49,7 @@ def test_commands_are_the_packages_own_and_need_no_checkout(tmp_path, monkeypatc
     images = prediction("semseg.yaml", "mini-cat-seg", "mini", tmp_path, tmp_path / "out")
     for words, command in ((training, train), (images, predict)):
         assert words[:2] == ["-m", "clipself_seg"] and words[2] == command.__name__.split(".")[-1]
-        args = command.parser().parse_args(
+        args = command.main.parser().parse_args(
             [*words[3:], *(["none.jpg"] if command is predict else [])]
         )
         monkeypatch.chdir(tmp_path)  # as site-packages, there is no folder configs here

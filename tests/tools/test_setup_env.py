@@ -170,7 +170,7 @@ def test_the_demo_takes_its_options(monkeypatch):
     monkeypatch.setattr(setup_env, "is_complete", lambda venv: True)
     monkeypatch.setattr(subprocess, "call", lambda words, **_: commands.append(words[1:]) or 0)
     assert setup_env.main(["demo", "--no-open"]) == 0
-    assert commands == [["tools/demo.py", "--no-open"]]
+    assert commands == [["-m", "clipself_seg", "demo", "--no-open"]]
 
 
 def test_tests_run_side_by_side_unless_the_arguments_say_otherwise(monkeypatch):

@@ -52,7 +52,7 @@ def _benchmark(advice: str) -> DataRoot:
 COCO = _benchmark("unpack images and annotations from https://cocodataset.org there")
 LVIS = _benchmark("LVIS v1 is at https://www.lvisdataset.org, its images are COCO's")
 PROPOSALS = _benchmark(
-    "CLIPSelf's authors give coco_proposals.json, clipself-seg train-rpn writes those of an RPN, and "
+    "CLIPSelf's authors give coco_proposals.json, clipself-seg tools train-rpn writes those of an RPN, and "
     "any COCO-format JSON with boxes will do"
 )
 REGION_TEXT = _benchmark(

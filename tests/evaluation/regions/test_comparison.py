@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from clipself_seg.commands import compare_regions
+from clipself_seg.commands.compare import compare_regions
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.regions import comparison
 from clipself_seg.evaluation.regions.comparison import (
@@ -36,7 +36,7 @@ def test_models_and_sizes_share_table_and_picture(tmp_path, runs, capsys, monkey
     monkeypatch.setattr(
         comparison, "plot_size_curve", lambda curves, path: drawn.update({path.name: curves})
     )
-    assert compare_regions.main([*runs, "--output", str(tmp_path / "out")]) == 0
+    assert compare_regions([*runs, "--output", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert "original, 640 px" in said and "\nmini, top-1/top-5" in said
     assert drawn.keys() == {"size_curve_coco.png", "size_curve_mini.png"}
@@ -96,6 +96,6 @@ def test_protocols_that_differ_stand_below_the_tables(tmp_path, runs, capsys):
         path.write_text(json.dumps(content))
     notes = ["Protocol of coco (original): size: 64 px", "Protocol of coco (CLIPSelf): size: 96 px"]
     assert comparison_notes(runs) == notes
-    assert compare_regions.main([*runs, "--output", str(tmp_path / "out")]) == 0
+    assert compare_regions([*runs, "--output", str(tmp_path / "out")]) == 0
     assert "\n".join(notes) in capsys.readouterr().out
     assert all(note in (tmp_path / "out/tables.md").read_text() for note in notes)

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from clipself_seg.commands import train, train_rpn
+from clipself_seg.commands import train
+from clipself_seg.commands.precompute import train_rpn
 from clipself_seg.mini.writer import WorldSize, make_worlds
 from tests.conftest import ROOT
 
@@ -35,7 +36,7 @@ def run(config, output, folder, *words, opts=()):
     given = ["--config-file", str(ROOT / f"configs/mini/{config}.yaml"), "--output", str(output)]
     # What has taken one step is not sure of any box.
     given += ["--score", "0", "--per-image", "30", *words]
-    return train_rpn.main([*given, *STEPS, *NARROW[config], "OUTPUT_DIR", str(folder), *opts])
+    return train_rpn([*given, *STEPS, *NARROW[config], "OUTPUT_DIR", str(folder), *opts])
 
 
 @pytest.mark.parametrize("config", NARROW)
@@ -66,7 +67,7 @@ def test_what_would_stop_the_writing_stops_before_the_training(
     assert 'unknown data set "mini_trai"' in capsys.readouterr().err
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run("rpn_r18", tmp_path / "new.json", tmp_path / "rpn") == 2
-    assert "start train_rpn.py without torchrun" in capsys.readouterr().err
+    assert "start train-rpn without torchrun" in capsys.readouterr().err
 
 
 def test_a_training_that_fails_writes_no_proposals(tmp_path, capsys):

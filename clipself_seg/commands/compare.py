@@ -1,37 +1,55 @@
-"""Panoptic quality (PQ, SQ, RQ) of a prediction in COCO's format: a JSON and a folder of PNGs.
-
-    clipself-seg panoptic-quality --truth panoptic_val2017.json panoptic_val2017 \\
-        --prediction pred.json pred --json quality.json --csv quality.csv
-    clipself-seg panoptic-quality --truth ade20k_panoptic_val.json ade20k_panoptic_val \\
-        --prediction pred.json pred --split openseg_ade20k_150 openseg_coco_panoptic_133
-
---split also gives the numbers of seen and of unseen classes: a class of the first vocabulary, the data set's own, is
-seen if one of its names is a name in the second, the one trained on. The numbers are panopticapi's:
---check has its own code evaluate the same files and compares.
-The status is 0, 1 if --check finds a difference, or 2 if the files cannot be used.
-"""
+"""Numbers of results that exist: `compare_regions` of several runs, `panoptic_quality` of files in COCO's format."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
-from clipself_seg.errors import report_input_errors
+from clipself_seg.commands.options import command, flag, processes, value
 
 # Percent. Sums are taken in another order, which may change last digits.
 TOLERANCE = 1e-9
 SHOWN = 5  # differences on the terminal
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def _regions_options(parser: argparse.ArgumentParser) -> None:
+    runs = "OUTPUT_DIR of a run, or a results.json; the name is the folder's"
+    value(parser, "runs", runs, count="+", metavar="[NAME=]RUN")
+    value(parser, "--output", default=Path("output/compare_regions"))
+
+
+@command(_regions_options)
+def compare_regions(args: argparse.Namespace) -> None:
+    """Region recognition of several models in one table and one picture.
+
+        clipself-seg tools compare-regions original=output/regions/coco_eva02_vitb16 \\
+            CLIPSelf=output/distill/coco_patches_eva02_vitb16
+
+    Reads results.json of runs that are finished, evaluations and trainings alike, and evaluates nothing.
+    Writes tables.md, tables.tex (for booktabs) and tables.csv, and for each data set size_curve_NAME.png:
+    a panel for each readout, a curve over the input size for each model.
+    """
+    from clipself_seg.evaluation.regions.comparison import (
+        comparison_notes,
+        comparison_tables,
+        read_comparison,
+        write_comparison,
     )
+
+    comparison = read_comparison(args.runs)
+    notes = comparison_notes(args.runs)
+    write_comparison(comparison, args.output, notes)
+    style = "terminal" if sys.stdout.isatty() else "simple"
+    for dataset, table in comparison_tables(comparison, style).items():
+        sys.stdout.write(f"{dataset}, top-1/top-5 mean class accuracy in percent:\n{table}\n\n")
+    sys.stdout.write("".join(f"{note}\n" for note in notes))
+    sys.stdout.write(f"Tables and curves: {args.output}\n")
+
+
+def _quality_options(parser: argparse.ArgumentParser) -> None:
     for side, what in (("truth", "ground truth"), ("prediction", "prediction")):
-        options.add_argument(
+        parser.add_argument(
             f"--{side}",
             nargs=2,
             type=Path,
@@ -39,30 +57,32 @@ def parser() -> argparse.ArgumentParser:
             metavar=("JSON", "FOLDER"),
             help=f"panoptic JSON of the {what} and the folder of its PNGs",
         )
-    options.add_argument(
+    parser.add_argument(
         "--split",
         nargs=2,
         metavar=("VOCABULARY", "TRAINED"),
         help="names or files of the class lists that tell seen from unseen classes",
     )
-    options.add_argument(
-        "--check", action="store_true", help="compare all numbers with those of panopticapi itself"
-    )
-    options.add_argument("--json", type=Path, help="file for the numbers")
-    options.add_argument("--csv", type=Path, help="file for the numbers of each class")
-    options.add_argument(
-        "--processes",
-        type=int,
-        default=os.cpu_count() or 1,
-        help="to work in (one a core)",
-    )
-    return options
+    flag(parser, "--check", "compare all numbers with those of panopticapi itself")
+    value(parser, "--json", "file for the numbers", kind=Path)
+    value(parser, "--csv", "file for the numbers of each class", kind=Path)
+    processes(parser)
 
 
-@report_input_errors
-def main(arguments: list[str] | None = None) -> int:
-    """Evaluate, print the table and write what was asked for."""
-    args = parser().parse_args(arguments)
+@command(_quality_options)
+def panoptic_quality(args: argparse.Namespace) -> int:
+    """Panoptic quality (PQ, SQ, RQ) of a prediction in COCO's format: a JSON and a folder of PNGs.
+
+        clipself-seg tools panoptic-quality --truth panoptic_val2017.json panoptic_val2017 \\
+            --prediction pred.json pred --json quality.json --csv quality.csv
+        clipself-seg tools panoptic-quality --truth ade20k_panoptic_val.json ade20k_panoptic_val \\
+            --prediction pred.json pred --split openseg_ade20k_150 openseg_coco_panoptic_133
+
+    --split also gives the numbers of seen and of unseen classes: a class of the first vocabulary, the data set's own,
+    is seen if one of its names is a name in the second, the one trained on. The numbers are panopticapi's:
+    --check has its own code evaluate the same files and compares.
+    The status is 0, 1 if --check finds a difference, or 2 if the files cannot be used.
+    """
     from clipself_seg.evaluation.panoptic.files import (
         PanopticFolder,
         evaluate_files,

@@ -1,8 +1,0 @@
-"""Panoptic and instance labels of ADE20K's 150 classes."""
-
-import sys
-
-from clipself_seg.commands.prepare import main
-
-if __name__ == "__main__":
-    sys.exit(main("ade20k_panoptic"))

@@ -90,7 +90,7 @@ def export(args: argparse.Namespace) -> None:
 
 def _clip_of_model(args: argparse.Namespace) -> DenseCLIP:
     from clipself_seg.models.build import build_model
-    from clipself_seg.prediction.common import prediction_config
+    from clipself_seg.prediction.predictor import prediction_config
 
     cfg = prediction_config(args.config_file, args.weights, [*args.opts, "MODEL.DEVICE", "cpu"])
     name = cfg.MODEL.META_ARCHITECTURE

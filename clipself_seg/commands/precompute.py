@@ -70,7 +70,7 @@ def proposals(args: argparse.Namespace) -> None:
     place that it reads. The detector should be trained on base classes alone, and on the original CLIP.
     clipself-seg tools train-rpn trains and writes in one.
     """
-    from clipself_seg.prediction.common import prediction_config
+    from clipself_seg.prediction.predictor import prediction_config
 
     _write_proposals(prediction_config(args.config_file, args.weights, args.opts), args)
 
@@ -103,7 +103,7 @@ def train_rpn(args: argparse.Namespace) -> int:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise InputError("start train-rpn without torchrun: --num-gpus starts the processes")
     from clipself_seg.config import load_config
-    from clipself_seg.prediction.common import prediction_config
+    from clipself_seg.prediction.predictor import prediction_config
     from clipself_seg.prediction.proposals import check_writing
 
     # What is wrong with the second half is better said before the first.
@@ -181,8 +181,8 @@ def generator_outputs(args: argparse.Namespace) -> None:
     The second line compares a CLIP branch or exponents on them without the generator. Files that are
     there are kept, so that an interrupted run goes on; those of other weights or class names are refused.
     """
-    from clipself_seg.prediction.common import prediction_config
     from clipself_seg.prediction.generator_outputs import write_dataset_outputs
+    from clipself_seg.prediction.predictor import prediction_config
 
     cfg = prediction_config(args.config_file, args.weights, args.opts)
     done = write_dataset_outputs(cfg, args.dataset, args.output, args.overwrite)

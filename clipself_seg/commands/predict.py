@@ -348,7 +348,7 @@ def predictor_of(
         trained: training vocabulary in place of the model's, for a panoptic one.
     """
     from clipself_seg.memory import keep_freed_memory
-    from clipself_seg.prediction.common import prediction_config
+    from clipself_seg.prediction.predictor import prediction_config
     from clipself_seg.prediction.pretrained import is_pretrained, load_kind
 
     if not args.config_file and args.weights and is_pretrained(args.weights):
@@ -364,8 +364,8 @@ def predictor_of(
 
 def _semantic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dict[str, Any]]:
     from clipself_seg.data.vocabulary import read_words
+    from clipself_seg.prediction.results import SemanticResults
     from clipself_seg.prediction.semantic import Predictor
-    from clipself_seg.prediction.semantic_results import SemanticResults
 
     words = read_words(args.vocabulary)
     predictor = predictor_of(args, SEMANTIC, Predictor, args.opts)
@@ -389,7 +389,7 @@ def _semantic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dic
 
 def _panoptic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dict[str, Any]]:
     from clipself_seg.prediction.panoptic import PanopticPredictor, panoptic_words
-    from clipself_seg.prediction.panoptic_results import MaskResults, PanopticResults
+    from clipself_seg.prediction.results import PanopticResults
 
     words = panoptic_words(args.vocabulary, args.stuff)
     _refuse_fusions(args)
@@ -406,8 +406,9 @@ def _panoptic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dic
     predictor.set_vocabulary(words)
     if args.stuff is None:
         _say_kinds(words)
-    kind = MaskResults if predictor.model.masks_given else PanopticResults
-    results = kind(predictor=predictor, folder=args.output, images=files.images, save=args.save)
+    results = PanopticResults(
+        predictor=predictor, folder=args.output, images=files.images, save=args.save
+    )
     masks = predictor.mapper.masks
     digest = {} if masks is None else {"masks": masks.digest([one.name for one in files.images])}
     return results, _settings(
@@ -449,7 +450,7 @@ def _detection(args: argparse.Namespace, files: InputFiles) -> tuple[Results, di
 
     words = read_words(args.vocabulary)
     from clipself_seg.prediction.detection import DetectionPredictor
-    from clipself_seg.prediction.detection_results import DetectionResults
+    from clipself_seg.prediction.results import DetectionResults
 
     key = "MODEL.FVIT.SCORE_THRESHOLD"
     opts = [key, SCORE_THRESHOLD, *args.opts]

@@ -14,8 +14,8 @@ from clipself_seg.data.images import fit_size
 from clipself_seg.errors import InputError
 from clipself_seg.explore.quantise import packed, quantise_masks
 from clipself_seg.heads.panoptic.mask_pieces import resize_masks
-from clipself_seg.prediction.common import image_sample
 from clipself_seg.prediction.panoptic import PanopticPredictor
+from clipself_seg.prediction.predictor import image_sample
 from clipself_seg.prediction.regions import colours_of
 
 MAP_SIDE = 256  # longest side in pixels of the map of segments

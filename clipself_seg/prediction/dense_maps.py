@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -43,6 +42,8 @@ from clipself_seg.visualization.overlays import save_png
 from clipself_seg.visualization.panels import SHEET_TEXT, sheet
 
 TILE = 320  # longest side in pixels of each image of a sheet
+# Values of cells, and height and width in pixels of what is returned.
+Enlarge = Callable[[np.ndarray, int, int], np.ndarray]
 SMALLEST_RANGE = 0.01  # of the cosines on a scale
 
 
@@ -128,11 +129,13 @@ class DenseMapResults:
         }
 
     @functools.cached_property
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> Mapping[str, object]:
         """Where the results come from."""
         return provenance()
 
-    def predict(self, images: Sequence[np.ndarray]) -> list[Image.Image]:
+    def predict(
+        self, images: Sequence[np.ndarray], sources: Sequence[ImageFile] = ()
+    ) -> list[Image.Image]:
         """The sheet of maps of each image.
 
         Raises:
@@ -166,7 +169,7 @@ class DenseMapResults:
         titles = [_fitted(title, width) for title in ("image", "K-Means", *self.words)]
         return sheet(rows, titles, captions)
 
-    def write(self, source: ImageFile, image: np.ndarray, result: Image.Image) -> Written:
+    def write(self, source: ImageFile, result: Image.Image) -> Written:
         """Write the sheet of an image."""
         save_png(result, self.folder / f"{source.name}.png")
         return Written([f"{source.name}.png"], {})
@@ -180,11 +183,10 @@ class DenseMapResults:
             )
         return discard_small_clusters(kmeans(features, self.clusters), features, self.smallest)
 
-    def _on_tile(self, cells: np.ndarray, clip: DenseCLIP, enlarge: Any) -> np.ndarray:
+    def _on_tile(self, cells: np.ndarray, clip: DenseCLIP, enlarge: Enlarge) -> np.ndarray:
         """Values of cells at the tile's resolution; it may go beyond the image, as the last cells do."""
         height, width = (self._pixels(count * clip.patch_size) for count in cells.shape)
-        large: np.ndarray = enlarge(cells, height, width)
-        return large
+        return enlarge(cells, height, width)
 
     def _pixels(self, length: int) -> int:
         """Pixels on the tile of a length in pixels of the model's input."""
@@ -192,23 +194,17 @@ class DenseMapResults:
 
     def write_index(self, index: Index) -> None:
         """Write dense_maps.json."""
-        listed = {
-            "provenance": dict(index.provenance),
-            "images": {source.name: {"file": str(source.path)} for source, _ in index.images},
-            "failed": dict(index.failed),
-            "complete": index.complete,
-        }
-        write_json(self.folder / "dense_maps.json", self._metadata | listed)
-
-    @functools.cached_property
-    def _metadata(self) -> dict[str, Any]:
-        return {
+        content = {
             "models": {title: clip.weights_hash() for title, clip in self.clips.items()},
             "words": list(self.words),
             "size": self.side,
             "clusters": self.clusters,
             "smallest": self.smallest,
+            "provenance": index.provenance,
+            "images": {source.name: {"file": str(source.path)} for source, _ in index.images},
+            **index.outcome(),
         }
+        write_json(self.folder / "dense_maps.json", content)
 
 
 def _enlarge_values(values: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -11,9 +11,8 @@ Shapes: H, W pixels of the image as it is meant to be seen, K classes, n detecti
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast, overload
 
 import numpy as np
@@ -32,13 +31,13 @@ from clipself_seg.data.vocabulary import (
 from clipself_seg.errors import InputError
 from clipself_seg.models import FViT
 from clipself_seg.models.build import build_model
-from clipself_seg.prediction.common import (
+from clipself_seg.prediction.predictor import (
     GivenImage,
+    GivenImages,
+    ImagePredictor,
     prediction_config,
-    require_architecture,
 )
-from clipself_seg.prediction.predictor import ImagePredictor
-from clipself_seg.prediction.regions import RegionResult, Regions, coco_annotations
+from clipself_seg.prediction.regions import Region, RegionResult, Regions
 from clipself_seg.prediction.world_check import WorldCheck
 from clipself_seg.visualization.boxes import box_overlay
 
@@ -73,6 +72,14 @@ class Detections(RegionResult):
         """The detections in the form that all results have in common."""
         return Regions(self.boxes, self.labels, self.scores, self.masks)
 
+    def numbered(self) -> Iterator[Region]:
+        """The detections, counted from 1, with masks or else with boxes."""
+        for index, label in enumerate(self.labels.tolist()):
+            if self.masks is None:
+                yield Region(index + 1, label, None, instance=True, box=self.boxes[index])
+            else:
+                yield Region(index + 1, label, self.masks[index], instance=True)
+
     def overlay(self, sheet: bool = True) -> np.ndarray:
         """The image with boxes, names, scores, and masks if there are any, uint8 RGB.
 
@@ -91,16 +98,23 @@ class Detections(RegionResult):
         Args:
             image_id: id of the image in its data set.
         """
-        return coco_annotations(image_id, self.streamed_regions(), self.category_ids)
+        return self.coco_results(image_id)
 
 
-class DetectionPredictor(ImagePredictor):
+class DetectionPredictor(ImagePredictor[Detections]):
     """A model with a vocabulary; calling it with an image gives `Detections`.
 
     Attributes:
-        vocabulary: the vocabulary; None before `set_vocabulary`.
-        seen: (K,) bool, which of its classes training has shown.
+        trained: the training vocabulary; None where the model's weights name the classes that are seen.
+        seen: (K,) bool, which of the classes training has shown.
     """
+
+    architectures = ("FViT",)
+    lack = "detects nothing"
+    folder = "detection"
+    model: FViT
+    mapper: DetectionTestMapper
+    seen: np.ndarray
 
     @configurable
     def __init__(
@@ -121,13 +135,7 @@ class DetectionPredictor(ImagePredictor):
         """
         super().__init__(model=model, mapper=mapper, world_check=world_check, config=config)
         self.trained = trained
-        self.vocabulary: Vocabulary | None = None
         self.seen = np.zeros(0, bool)
-
-    @staticmethod
-    def require_task(cfg: CfgNode) -> None:
-        """Refuse the configuration of a model that does not detect."""
-        require_architecture(cfg, "FViT", "detects nothing", "configs/detection")
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -144,7 +152,7 @@ class DetectionPredictor(ImagePredictor):
             "model": model,
             "mapper": mapper,
             "trained": _training_vocabulary(cfg, model),
-            "world_check": WorldCheck.of_config(cfg, "detection/"),
+            "world_check": WorldCheck.of_config(cfg, cls.folder),
             "config": cfg,
         }
 
@@ -165,22 +173,18 @@ class DetectionPredictor(ImagePredictor):
         own = words.name not in available_vocabularies()
         names = tuple(entry.names for entry in words.classes)
         ClassTexts(self.model.clip, self.model.bank.templates).check(names)
-        self._look_at_classes(words.classes)
         self.model.set_vocabulary(words, seen, all_synonyms=True if own else None)
-        self.vocabulary = words
-        self.asked = {"words": words}
         self.seen = self.model.seen().cpu().numpy()
+        self._set_classes(words)
 
     @overload
     def __call__(self, image: GivenImage, batch_size: int = 1) -> Detections: ...
 
     @overload
-    def __call__(
-        self, image: list[Any] | tuple[Any, ...], batch_size: int = 1
-    ) -> list[Detections]: ...
+    def __call__(self, image: GivenImages, batch_size: int = 1) -> list[Detections]: ...
 
     def __call__(
-        self, image: GivenImage | list[Any] | tuple[Any, ...], batch_size: int = 1
+        self, image: GivenImage | GivenImages, batch_size: int = 1
     ) -> Detections | list[Detections]:
         """Detect objects: those with a score above MODEL.FVIT.SCORE_THRESHOLD, and of them the best
         TEST.DETECTIONS_PER_IMAGE.
@@ -194,12 +198,11 @@ class DetectionPredictor(ImagePredictor):
         Raises:
             InputError: an image cannot be read, or is not of that form; of a list its index is named.
         """
-        predict = functools.partial(self._predict, words=self._asked_for(self.vocabulary))
-        return self._results(image, predict, batch_size)
+        self.require_vocabulary()
+        return self._results(image, self._predict, batch_size)
 
-    def _predict(self, images: Sequence[np.ndarray], words: Vocabulary) -> list[Detections]:
+    def _predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
         outputs = self.model([self.mapper.resized(image) for image in images])
-        ids = tuple(entry.dataset_id for entry in words.classes)
         results = []
         for image, output in zip(images, outputs, strict=True):
             instances = output["instances"].to("cpu")
@@ -208,8 +211,8 @@ class DetectionPredictor(ImagePredictor):
                 scores=instances.scores.float().numpy(),
                 labels=instances.pred_classes.numpy(),
                 masks=instances.pred_masks.numpy() if self.model.has_masks else None,
-                names=tuple(words.names),
-                category_ids=ids,
+                names=self.names,
+                category_ids=self.category_ids,
                 seen=self.seen,
                 image=image,
             )

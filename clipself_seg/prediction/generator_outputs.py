@@ -38,7 +38,7 @@ from clipself_seg.evaluation.panoptic.semantic_only import is_semantic_only, rea
 from clipself_seg.files import alone_in, remove_leftovers
 from clipself_seg.models import OpenPanoptic
 from clipself_seg.models.build import build_model
-from clipself_seg.prediction.common import require_architecture
+from clipself_seg.prediction.predictor import require_architecture
 
 # What a file that is there may be of, by the key that tells.
 OTHERS = {
@@ -73,7 +73,7 @@ def write_dataset_outputs(
         InputError: another kind of model, or one without a generator; an unknown or incomplete data
             set; and as `write_outputs`.
     """
-    require_architecture(cfg, "OpenPanoptic", "has no mask generator", "configs/panoptic")
+    require_architecture(cfg, ("OpenPanoptic",), "has no mask generator", "configs/panoptic")
     if (source := cfg.MODEL.MASK_GENERATOR.SOURCE) in ("disk", "masks"):
         raise InputError(
             f"MODEL.MASK_GENERATOR.SOURCE {source} reads outputs, it makes none: give that of a generator"

@@ -1,7 +1,7 @@
 """A journal of the images that are done, from which an interrupted prediction goes on.
 
 A line for each image, behind one for the settings; each has a digest, and a line that is not as it was written
-does not count.
+does not count. Whatever else goes on where it was interrupted compares its settings by `require_same`, too.
 """
 
 from __future__ import annotations
@@ -11,14 +11,36 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import NamedTuple, TextIO, TypedDict, cast
 
+from clipself_seg.config.keys import default_config
+from clipself_seg.config.load import flatten
 from clipself_seg.errors import InputError, shown
 from clipself_seg.files import read_text
 from clipself_seg.prediction.files import ImageFile
 
 FILE_NAME = ".predict.jsonl"
 DIGITS = 16  # of a digest
+ADVICE = "give another --output, or leave out --skip-existing to begin anew"
+
+Json = dict[str, object]
+InputState = dict[str, str | int]
+
+
+# Contribution of an image or a video to the index; JSON, under the names of earlier versions.
+Entry = TypedDict(
+    "Entry",
+    {
+        "size": list[int],  # height and width of an image in pixels
+        "shares": dict[str, float],  # fraction of the pixels of each class
+        "annotations": list[Json],  # of the task's own file in COCO's format
+        "regions": list[Json],  # annotations of coco.json
+        "frames": int,  # number of frames of a video that were taken
+        "every": int,  # one frame of so many was taken
+        "rate": float,  # frames a second of the video
+    },
+    total=False,
+)
 
 
 class Written(NamedTuple):
@@ -26,17 +48,26 @@ class Written(NamedTuple):
 
     Attributes:
         files: paths of its results below the output folder.
-        entry: what it contributes to the index; JSON.
+        entry: what it contributes to the index.
     """
 
     files: list[str]
-    entry: dict[str, Any]
+    entry: Entry
+
+
+class Line(TypedDict):
+    """A line of the journal: an image that is done."""
+
+    name: str
+    input: InputState | None
+    files: list[str]
+    entry: Entry
 
 
 class Journal:
     """The file of an output folder that says which images are done, by which settings."""
 
-    def __init__(self, folder: str | Path, settings: Mapping[str, Any], resume: bool) -> None:
+    def __init__(self, folder: str | Path, settings: Mapping[str, object], resume: bool) -> None:
         """
         Args:
             folder: the output folder; a hidden file in it is the journal.
@@ -44,12 +75,12 @@ class Journal:
             resume: go on where an earlier call with the same settings stopped, and not anew.
         """
         self.folder = Path(folder)
-        self.settings = json.loads(json.dumps(settings))
+        self.settings = settings
         self.resume = resume
-        self._done: dict[str, dict[str, Any]] = {}
+        self._done: dict[str, Line] = {}
         self._file: TextIO | None = None
 
-    def open(self, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    def open(self, provenance: Mapping[str, object]) -> Mapping[str, object]:
         """Read what is done, or begin anew, and open the file for `add`.
 
         Args:
@@ -63,25 +94,24 @@ class Journal:
             OSError: the file cannot be written.
         """
         path = self.folder / FILE_NAME
-        lines = list(_whole_lines(path)) if self.resume else []
+        lines = _whole_lines(path) if self.resume else []
         if not lines or "settings" not in lines[0]:
             self._file = open(path, "w", encoding="utf-8")
-            self._write({"settings": self.settings, "provenance": dict(provenance)})
-            return dict(provenance)
+            self._write({"settings": self.settings, "provenance": provenance})
+            return provenance
         first, *images = lines
-        self._require_same(first["settings"])
-        self._done = {line["name"]: line for line in images if "name" in line}
+        require_same(self.folder, cast(Json, first["settings"]), self.settings, ADVICE)
+        self._done = {str(line["name"]): cast(Line, line) for line in images if "name" in line}
         self._file = open(path, "a", encoding="utf-8")
         self._file.write("\n")  # behind a line that a killed call left half-written
-        begun: dict[str, Any] = first["provenance"]
-        return begun
+        return cast(Json, first["provenance"])
 
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
             self._file.close()
 
-    def entries(self, images: Iterable[ImageFile]) -> dict[str, dict[str, Any]]:
+    def entries(self, images: Iterable[ImageFile]) -> dict[str, Entry]:
         """What the images that are done contribute to the index, by name.
 
         An image is done if its file is the same, by path, size and time of the last change, and its results are
@@ -98,7 +128,7 @@ class Journal:
                     done[image.name] = line["entry"]
         return done
 
-    def add(self, image: ImageFile, state: Mapping[str, Any] | None, written: Written) -> None:
+    def add(self, image: ImageFile, state: InputState | None, written: Written) -> None:
         """Note that an image is done.
 
         Args:
@@ -109,29 +139,51 @@ class Journal:
         Raises:
             OSError: the file cannot be written.
         """
-        files, entry = written
-        self._write({"name": image.name, "input": state, "files": files, "entry": entry})
+        self._write({"name": image.name, "input": state, **written._asdict()})
 
-    def _write(self, line: Mapping[str, Any]) -> None:
+    def _write(self, line: Mapping[str, object]) -> None:
         assert self._file is not None
         text = json.dumps(line)
         self._file.write(f"{_digest(text)} {text}\n")
         self._file.flush()
 
-    def _require_same(self, settings: Mapping[str, Any]) -> None:
-        for key in sorted(settings.keys() | self.settings.keys()):
-            old, new = settings.get(key), self.settings.get(key)
-            if old != new:
-                values = (
-                    "" if isinstance(old, list | dict) else f" ({shown(old)}, now {shown(new)})"
-                )
-                raise InputError(
-                    f"{self.folder} has results of other settings: {key} has changed{values}: give another "
-                    "--output, or leave out --skip-existing to begin anew"
-                )
+
+def require_same(
+    folder: str | Path, old: Mapping[str, object], new: Mapping[str, object], advice: str
+) -> None:
+    """Refuse to go on with results of other settings.
+
+    Args:
+        folder: folder of the results.
+        old: settings that they were made with, as JSON gives them.
+        new: those of this call.
+        advice: what to do instead.
+
+    Raises:
+        InputError: names the first setting that differs, with both values if they are short.
+    """
+    new = json.loads(json.dumps(new))
+    for key in sorted(old.keys() | new.keys()):
+        before, now = old.get(key), new.get(key)
+        if before == now or _of_another_version(key, old, new):
+            continue
+        values = "" if isinstance(before, list | dict) else f" ({shown(before)}, now {shown(now)})"
+        raise InputError(
+            f"{folder} has results of other settings: {key} has changed{values}: {advice}"
+        )
 
 
-def input_state(path: Path) -> dict[str, Any] | None:
+def _of_another_version(key: str, old: Mapping[str, object], new: Mapping[str, object]) -> bool:
+    """Whether a key of the configuration is gone since, or has come since and has its default."""
+    if key not in new:
+        return "." in key
+    if key in old:
+        return False
+    defaults = dict(flatten(default_config()))
+    return key in defaults and new[key] == json.loads(json.dumps(defaults[key]))
+
+
+def input_state(path: Path) -> InputState | None:
     """What changes with the content of a file: its path, size in bytes and last change in ns; None without one."""
     try:
         status = path.stat()
@@ -144,7 +196,7 @@ def input_state(path: Path) -> dict[str, Any] | None:
     }
 
 
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
+def _whole_lines(path: Path) -> list[Json]:
     """The lines of a journal that are as they were written; none of a file that is not there or no text."""
     try:
         text = read_text(path)

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -21,9 +21,18 @@ from clipself_seg.data.images import read_image
 from clipself_seg.errors import InputError, in_short
 from clipself_seg.files import alone_in, remove_leftovers
 from clipself_seg.prediction.files import ImageFile, InputFiles
-from clipself_seg.prediction.journal import Journal, Written, input_state
+from clipself_seg.prediction.journal import (
+    Entry,
+    InputState,
+    Journal,
+    Json,
+    Written,
+    input_state,
+)
 
 logger = logging.getLogger(__name__)
+
+R = TypeVar("R")  # what a model says of an image
 
 # Where results of any task are written, below the output folder.
 FOLDERS = ("labels", "masks", "overlays", "palette", "panoptic", "scores", "yolo")
@@ -40,18 +49,23 @@ class Index(NamedTuple):
         provenance: of the call that began.
     """
 
-    images: Sequence[tuple[ImageFile, Mapping[str, Any]]]
-    videos: Sequence[tuple[ImageFile, Mapping[str, Any]]]
+    images: Sequence[tuple[ImageFile, Entry]]
+    videos: Sequence[tuple[ImageFile, Entry]]
     failed: Mapping[str, str]
     complete: bool
-    provenance: Mapping[str, Any]
+    provenance: Mapping[str, object]
 
-    def listed_videos(self) -> dict[str, Any]:
-        """Name of the results of each video -> its "file" and what it contributes."""
-        return {source.name: {"file": str(source.path), **entry} for source, entry in self.videos}
+    def outcome(self) -> Json:
+        """Videos, if there are any, failures, and whether all is done, as every index file has them."""
+        videos = {source.name: {"file": str(source.path), **entry} for source, entry in self.videos}
+        return {
+            **({"videos": videos} if videos else {}),
+            "failed": self.failed,
+            "complete": self.complete,
+        }
 
 
-class Results(Protocol):
+class Results(Protocol[R]):
     """Segments images, or detects in them, and writes the results."""
 
     @property
@@ -63,27 +77,19 @@ class Results(Protocol):
         """Largest number of pixels of an image that is decoded."""
 
     @property
-    def provenance(self) -> Mapping[str, Any]:
+    def provenance(self) -> Mapping[str, object]:
         """Where the results come from; JSON."""
 
-    def predict(self, images: Sequence[np.ndarray]) -> Sequence[Any]:
-        """What the model says of each image (H, W, 3) uint8 of a batch."""
+    def predict(
+        self, images: Sequence[np.ndarray], sources: Sequence[ImageFile] = ()
+    ) -> Sequence[R]:
+        """What the model says of each image (H, W, 3) uint8 of a batch; `sources` are the files of images."""
 
-    def write(self, source: ImageFile, image: np.ndarray, result: Any) -> Written:
-        """Write what the model says of an image, `result`."""
+    def write(self, source: ImageFile, result: R) -> Written:
+        """Write what the model says of an image."""
 
     def write_index(self, index: Index) -> None:
         """Write the file that explains the others."""
-
-
-@runtime_checkable
-class ResultsOfFiles(Results, Protocol):
-    """Results that depend on which file an image is of."""
-
-    def predict_of(
-        self, images: Sequence[np.ndarray], sources: Sequence[ImageFile]
-    ) -> Sequence[Any]:
-        """What the model says of each image (H, W, 3) uint8 of a batch, in place of `predict`, by its file."""
 
 
 class VideoWriter(Protocol):
@@ -103,12 +109,12 @@ class _Batch(NamedTuple):
     """
 
     sources: Sequence[ImageFile]
-    states: Sequence[dict[str, Any] | None]
+    states: Sequence[InputState | None]
     read: list[Future[np.ndarray]]
 
 
 def predict_files(
-    results: Results,
+    results: Results[R],
     files: InputFiles,
     journal: Journal | None = None,
     batch_size: int = 1,
@@ -155,16 +161,16 @@ def _remove_leftovers(folder: Path) -> None:
             remove_leftovers(parent)
 
 
-class _Loop:
+class _Loop(Generic[R]):
     """One call of `predict_files`: what is done so far, and what failed."""
 
     def __init__(
         self,
-        results: Results,
+        results: Results[R],
         files: InputFiles,
         journal: Journal | None,
         batch_size: int,
-        made_by: Mapping[str, Any],
+        made_by: Mapping[str, object],
     ) -> None:
         self.results = results
         self.images = files.images
@@ -214,12 +220,12 @@ class _Loop:
         for place, read in enumerate(batch.read):
             with self._naming(batch.sources[place]):
                 images[place] = read.result()
-        outputs = self._predict(images, batch.sources)
-        for place, image in images.items():
+        for place, outcome in predict_each(self.results, images, batch.sources).items():
             source = batch.sources[place]
             with self._naming(source):
-                result = outputs[place] if outputs else self._asked([image], [source])[0]
-                self._note(source, batch.states[place], self.results.write(source, image, result))
+                if isinstance(outcome, Exception):
+                    raise outcome
+                self._note(source, batch.states[place], self.results.write(source, outcome))
         batch.read.clear()  # the pixels go before those of a further batch come
 
     def _do_video(self, source: ImageFile, video: VideoWriter) -> None:
@@ -227,30 +233,10 @@ class _Loop:
             state = input_state(source.path)
             self._note(source, state, video(source, batch_size=self.batch_size))
 
-    def _note(self, source: ImageFile, state: Mapping[str, Any] | None, written: Written) -> None:
+    def _note(self, source: ImageFile, state: InputState | None, written: Written) -> None:
         if self.journal is not None:
             self.journal.add(source, state, written)
         self.done[source.name] = written.entry
-
-    def _asked(self, images: list[np.ndarray], sources: list[ImageFile]) -> Sequence[Any]:
-        if isinstance(self.results, ResultsOfFiles):
-            return self.results.predict_of(images, sources)
-        return self.results.predict(images)
-
-    def _predict(
-        self, images: Mapping[int, np.ndarray], sources: Sequence[ImageFile]
-    ) -> dict[int, Any]:
-        """What the model says of each image, by its place; nothing where it fails at several together."""
-        if len(images) < 2:
-            return {}
-        try:
-            own = [sources[place] for place in images]
-            return dict(zip(images, self._asked(list(images.values()), own), strict=True))
-        except OSError:
-            raise
-        except Exception as error:
-            logger.debug("a batch fails, its images go one at a time", exc_info=error)
-            return {}
 
     @contextlib.contextmanager
     def _naming(self, source: ImageFile) -> Iterator[None]:
@@ -260,7 +246,7 @@ class _Loop:
         except Exception as error:
             if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
                 raise  # a full disk, and so on: the next image would fare no better
-            reason = _reason(error)
+            reason = reason_of(error)
             self.done.pop(source.name, None)
             self.failed[str(source.path)] = reason
             _complain(str(source.path), reason)
@@ -271,6 +257,33 @@ class _Loop:
             for sources in (self.images, self.videos)
         )
         self.results.write_index(Index(images, videos, self.failed, complete, self.made_by))
+
+
+def predict_each(
+    results: Results[R], images: Mapping[int, np.ndarray], sources: Sequence[ImageFile] = ()
+) -> dict[int, R | Exception]:
+    """The result of each image of a batch, or its error: where several together fail, each goes alone.
+
+    Args:
+        results: predicts.
+        images: place in the batch -> pixels (H, W, 3) uint8.
+        sources: file of each place of the batch; none for images that are in no files.
+    """
+    outcomes = dict[int, R | Exception]()
+    if len(images) > 1:
+        files = [sources[place] for place in images] if sources else []
+        try:
+            outputs = results.predict(list(images.values()), files)
+            outcomes |= zip(images, outputs, strict=True)
+            return outcomes
+        except Exception as error:
+            logger.debug("a batch fails, its images go one at a time", exc_info=error)
+    for place, image in images.items():
+        try:
+            (outcomes[place],) = results.predict([image], [sources[place]] if sources else [])
+        except Exception as error:
+            outcomes[place] = error
+    return outcomes
 
 
 def _read_ahead(
@@ -294,7 +307,7 @@ def _read_ahead(
             reader.shutdown(cancel_futures=True)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """What is wrong with an image; an error that nobody foresaw is logged whole at DEBUG."""
     if isinstance(error, InputError):
         return str(error)

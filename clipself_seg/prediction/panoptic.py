@@ -41,14 +41,14 @@ from clipself_seg.errors import InputError, nearest
 from clipself_seg.evaluation.panoptic.ground_truth import train_vocabulary_name
 from clipself_seg.models import OpenPanoptic
 from clipself_seg.models.build import build_model
-from clipself_seg.prediction.common import (
+from clipself_seg.prediction.predictor import (
     GivenImage,
+    GivenImages,
+    ImagePredictor,
     image_sample,
     prediction_config,
-    require_architecture,
 )
-from clipself_seg.prediction.predictor import ImagePredictor
-from clipself_seg.prediction.regions import MapMasks, RegionResult, Regions, colours_of
+from clipself_seg.prediction.regions import MapMasks, Region, RegionResult, Regions, colours_of
 from clipself_seg.prediction.semantic import label_type
 from clipself_seg.prediction.world_check import WorldCheck
 from clipself_seg.visualization.panoptic import colour_ids, panoptic_overlay, segment_colours
@@ -108,6 +108,11 @@ class PanopticSegmentation(RegionResult):
             masks=MapMasks(self.ids, numbers),
         )
 
+    def numbered(self) -> Iterator[Region]:
+        """The segments with their ids for numbers."""
+        for segment in self.segments:
+            yield Region(segment.id, segment.label, self.ids == segment.id, segment.isthing)
+
     @property
     def labels(self) -> np.ndarray:
         """The class of every pixel, (H, W), a position in `names`; uint8, or uint16 for more than 255 names, whose
@@ -159,13 +164,22 @@ class PanopticSegmentation(RegionResult):
         return annotation, np.concatenate([np.zeros((1, 3), np.uint8), colours])[self.ids]
 
 
-class PanopticPredictor(ImagePredictor):
+class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
     """A model with a vocabulary; calling it with an image gives a `PanopticSegmentation`.
 
     Attributes:
+        trained: the training vocabulary.
         vocabulary: the vocabulary, which tells things from stuff; None before `set_vocabulary`.
         seen: (K,) bool, which of its classes training has shown.
     """
+
+    architectures = ("OpenPanoptic",)
+    lack = "finds no segments"
+    folder = "panoptic"
+    model: OpenPanoptic
+    mapper: PanopticTestMapper
+    trained: Vocabulary
+    seen: np.ndarray
 
     @configurable
     def __init__(
@@ -185,14 +199,8 @@ class PanopticPredictor(ImagePredictor):
                 belongs to the others.
         """
         super().__init__(model=model, mapper=mapper, world_check=world_check, config=config)
-        self.trained: Vocabulary = trained
-        self.vocabulary: Vocabulary | None = None
+        self.trained = trained
         self.seen = np.zeros(0, bool)
-
-    @staticmethod
-    def require_task(cfg: CfgNode) -> None:
-        """Refuse the configuration of a model that does not find segments."""
-        require_architecture(cfg, "OpenPanoptic", "finds no segments", "configs/panoptic")
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, trained: str | None = None) -> dict[str, Any]:
@@ -214,13 +222,11 @@ class PanopticPredictor(ImagePredictor):
                 "generator, so give another SOURCE and its weights"
             )
         words = load_vocabulary(trained or _trained_on(cfg))
-        mapper = PanopticTestMapper(cfg)
-        check = WorldCheck.of_config(cfg, "panoptic/")
         return {
+            "mapper": PanopticTestMapper(cfg),
             "model": build_model(cfg),
-            "mapper": mapper,
             "trained": words,
-            "world_check": check,
+            "world_check": WorldCheck.of_config(cfg, cls.folder),
             "config": cfg,
         }
 
@@ -240,11 +246,9 @@ class PanopticPredictor(ImagePredictor):
         """
         words = panoptic_words(words, stuff)
         seen = seen_by_synonym(words, self.trained)
-        self._look_at_classes(words.classes)
         self.model.set_vocabulary(words, seen)
-        self.vocabulary = words
-        self.asked = {"words": words}
         self.seen = seen
+        self._set_classes(words)
 
     @overload
     def __call__(
@@ -254,7 +258,7 @@ class PanopticPredictor(ImagePredictor):
     @overload
     def __call__(
         self,
-        image: list[Any] | tuple[Any, ...],
+        image: GivenImages,
         batch_size: int = 1,
         *,
         masks: Sequence[Any] | None = None,
@@ -262,7 +266,7 @@ class PanopticPredictor(ImagePredictor):
 
     def __call__(
         self,
-        image: GivenImage | list[Any] | tuple[Any, ...],
+        image: GivenImage | GivenImages,
         batch_size: int = 1,
         *,
         masks: Any = None,
@@ -281,7 +285,7 @@ class PanopticPredictor(ImagePredictor):
             InputError: an image cannot be read, or is not of that form; of a list its index is named. Masks that
                 do not fit, are missing, or are given to a model that generates its own.
         """
-        words = self._asked_for(self.vocabulary)
+        words = self.require_vocabulary()
         if isinstance(image, list | tuple):
             if masks is not None and len(masks) != len(image):
                 raise InputError(

@@ -1,7 +1,7 @@
-"""Prediction of many images by the workers of a Ray cluster, or of this machine alone: Parquet in blocks.
+"""Prediction of many images by the workers of a Ray cluster, or of this machine alone: Parquet in blocks of images.
 
-What a block is and how it is written is in `prediction.blocks`; here it is only handed out. Ray may start a block
-again whose worker died: its file is replaced by the same one.
+First what the images are, then the rows of a block, the folder of blocks, from which an interrupted call goes on, and
+last how blocks are handed out. Ray may start a block again whose worker died: its file is replaced by the same one.
 """
 
 from __future__ import annotations
@@ -10,18 +10,17 @@ import functools
 import hashlib
 import importlib
 import json
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
 from clipself_seg.data.images import decode_image, read_image
 from clipself_seg.data.masks import encode_masks
-from clipself_seg.errors import InputError, MissingPackage, in_short, shown
+from clipself_seg.errors import InputError, MissingPackage, in_short
 from clipself_seg.files import (
     alone_in,
     atomic_path,
@@ -31,15 +30,17 @@ from clipself_seg.files import (
     write_json,
 )
 from clipself_seg.prediction.files import find_images
-from clipself_seg.prediction.journal import input_state
-from clipself_seg.prediction.loop import Results
-from clipself_seg.prediction.regions import Regions
+from clipself_seg.prediction.journal import Json, input_state, require_same
+from clipself_seg.prediction.loop import Results, predict_each, reason_of
+from clipself_seg.prediction.regions import RegionResult
 
-logger = logging.getLogger(__name__)
-
-SETTINGS_FILE = (
-    "_settings.json"  # by its underscore no part, for those that read the folder as one table
-)
+R = TypeVar("R", bound=RegionResult)
+Row = dict[str, object]  # of the table of results
+# Device -> a model with its vocabulary on it, and the settings that results depend on (JSON).
+Make = Callable[[str], tuple[Results[R], Json]]
+# By its underscore no part, for those that read the folder as one table.
+SETTINGS_FILE = "_settings.json"
+BLOCK = 64  # images of a file
 
 
 class Item(NamedTuple):
@@ -56,17 +57,6 @@ class Item(NamedTuple):
     table: str | None = None
     column: str = ""
     row: int = 0
-
-
-class Predicts(Protocol):
-    """The interface of predictors for blocks: `prediction.loop.Results` of any task."""
-
-    @property
-    def max_pixels(self) -> int:
-        """Largest number of pixels of an image that is decoded."""
-
-    def predict(self, images: Sequence[np.ndarray]) -> Sequence[Any]:
-        """What the model says of each image (H, W, 3) uint8 of a batch, such as `Detections`."""
 
 
 def find_items(inputs: Sequence[str], output: str, column: str | None = None) -> list[Item]:
@@ -173,9 +163,7 @@ class _Column:
         return self._values[row - self._group.start].as_py() or b""
 
 
-def predict_block(
-    results: Predicts, items: Sequence[Item], batch_size: int
-) -> list[dict[str, Any]]:
+def predict_block(results: Results[R], items: Sequence[Item], batch_size: int) -> list[Row]:
     """A row for each image of a block; one that cannot be read or processed has an error in it.
 
     Args:
@@ -183,61 +171,38 @@ def predict_block(
         items: the images.
         batch_size: images that the model gets at once.
     """
-    rows: list[dict[str, Any]] = [{"image": item.image} for item in items]
+    rows: list[Row] = [{"image": item.image} for item in items]
     images = dict[int, np.ndarray]()
-    readers = read_items(items, results.max_pixels)
-    for place, read in enumerate(readers):
+    for place, read in enumerate(read_items(items, results.max_pixels)):
         try:
             images[place] = read()
         except Exception as error:  # whatever a library makes of a strange file
-            rows[place]["error"] = _reason(error)
+            rows[place]["error"] = reason_of(error)
         if len(images) == batch_size or place == len(items) - 1:
-            for done, outcome in _predict_blocks(results, images).items():
+            for done, outcome in predict_each(results, images).items():
                 if isinstance(outcome, Exception):
-                    rows[done]["error"] = _reason(outcome)
+                    rows[done]["error"] = reason_of(outcome)
                 else:
-                    rows[done] |= _row(outcome, images[done])
+                    rows[done] |= _row(outcome)
             images.clear()
     return rows
 
 
-def _predict_blocks(results: Predicts, images: Mapping[int, np.ndarray]) -> dict[int, Any]:
-    """The result of each image or the error of it; where several together fail, each goes alone."""
-    if not images:
-        return {}
-    try:
-        return dict(zip(images, results.predict(list(images.values())), strict=True))
-    except Exception as error:
-        if len(images) == 1:
-            return dict.fromkeys(images, error)
-        logger.debug("a batch fails, its images go one at a time", exc_info=error)
-    return {
-        place: _predict_blocks(results, {place: image})[place] for place, image in images.items()
-    }
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, InputError):
-        return str(error)
-    return f"cannot be processed ({type(error).__name__}: {in_short(error)})"
-
-
-def _row(result: Any, image: np.ndarray) -> dict[str, Any]:
+def _row(result: RegionResult) -> Row:
     """What a row has of a result; boxes are COCO's (x, y, width, height), masks COCO's compressed RLE."""
-    regions: Regions = result.streamed_regions()
-    size = image.shape[:2]
-    corner, opposite = regions.boxes[:, :2], regions.boxes[:, 2:]
+    regions = result.streamed_regions()
+    height, width = result.image.shape[:2]
     masks = None
     if regions.masks is not None:
         encoded = encode_masks(regions.masks)
-        masks = [{"size": list(size), "counts": mask["counts"].decode()} for mask in encoded]
+        masks = [{"size": [height, width], "counts": mask["counts"].decode()} for mask in encoded]
     return {
-        "height": size[0],
-        "width": size[1],
+        "height": height,
+        "width": width,
         "class_ids": [result.category_ids[label] for label in regions.labels],
         "class_names": [result.names[label] for label in regions.labels],
         "scores": regions.scores.tolist(),
-        "boxes": np.concatenate([corner, opposite - corner], axis=1).tolist(),
+        "boxes": regions.boxes_xywh().tolist(),
         "masks": masks,
     }
 
@@ -265,7 +230,7 @@ class Parts:
         """The file of a block."""
         return self.folder / f"part-{index:05d}.parquet"
 
-    def begin(self, settings: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[int]:
+    def begin(self, settings: Mapping[str, object], provenance: Mapping[str, object]) -> list[int]:
         """Note the settings, or compare them with those that are there.
 
         Args:
@@ -280,10 +245,9 @@ class Parts:
         """
         path = self.folder / SETTINGS_FILE
         given = {**settings, "images": self._digest(), "images of a block": self.block_size}
-        given = json.loads(json.dumps(given))
         if path.exists():
             old = read_json(path, "settings")
-            _require_same(self.folder, old.get("settings", {}), given)
+            require_same(self.folder, old.get("settings", {}), given, "give another --output")
         else:
             write_json(path, {"settings": given, "provenance": dict(provenance)})
         return [index for index in range(self.count) if not self._is_whole(index)]
@@ -313,17 +277,7 @@ class Parts:
         return digest.hexdigest()[:16]
 
 
-def _require_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key):
-            plain = not isinstance(old.get(key), list | dict)
-            values = f" ({shown(old.get(key))}, now {shown(new.get(key))})" if plain else ""
-            raise InputError(
-                f"{folder} has results of other settings: {key} has changed{values}: give another --output"
-            )
-
-
-def write_part(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_part(path: Path, rows: Sequence[Row]) -> None:
     """Write the rows of a block as Parquet, atomically."""
     pyarrow = optional("pyarrow")
     with atomic_path(path) as temporary:
@@ -363,11 +317,6 @@ def optional(module: str) -> Any:
         ) from None
 
 
-BLOCK = 64  # images of a file
-Make = Callable[[str], tuple[Results, dict[str, Any]]]
-"""Device -> a model with its vocabulary on it, and the settings that results depend on (JSON)."""
-
-
 class Workers(NamedTuple):
     """Number and devices of the workers.
 
@@ -382,10 +331,12 @@ class Workers(NamedTuple):
     batch_size: int = 1
 
 
-class BlockWorker:
+class BlockWorker(Generic[R]):
     """Has a model, and predicts block after block."""
 
-    def __init__(self, make: Make, device: str, parts: Parts, batch_size: int, folder: str) -> None:
+    def __init__(
+        self, make: Make[R], device: str, parts: Parts, batch_size: int, folder: str
+    ) -> None:
         """
         Args:
             make: builds the model.
@@ -399,7 +350,7 @@ class BlockWorker:
         self.parts = parts
         self.batch_size = batch_size
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[int]]:
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list[int]]:
         """Predict the blocks of a batch of Ray's, and write their files; returns their numbers."""
         done = [int(index) for index in batch["block"]]
         for index in done:
@@ -409,7 +360,7 @@ class BlockWorker:
 
 
 def predict_over_ray(
-    make: Make,
+    make: Make[R],
     inputs: Sequence[str],
     output: str,
     workers: Workers,
@@ -465,7 +416,7 @@ def _placed(workers: Workers, resources: Mapping[str, float]) -> Workers:
     return workers._replace(number=count, device=device)
 
 
-def _predict(data: Any, make: Make, parts: Parts, todo: list[int], workers: Workers) -> None:
+def _predict(data: Any, make: Make[R], parts: Parts, todo: list[int], workers: Workers) -> None:
     data.DataContext.get_current().enable_progress_bars = False
     blocks = data.from_items([{"block": index} for index in todo], override_num_blocks=len(todo))
     done = blocks.map_batches(

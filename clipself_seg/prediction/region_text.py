@@ -51,8 +51,8 @@ from clipself_seg.evaluation.regions.pseudo_labels import Agreement, LabelledBox
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers
 from clipself_seg.heads.distillation.region_text import noun_logits, pseudo_labels
 from clipself_seg.prediction.coco_stream import CocoStream
-from clipself_seg.prediction.common import require_architecture
 from clipself_seg.prediction.label_shards import ImageLabels, LabelShards
+from clipself_seg.prediction.predictor import require_architecture
 from clipself_seg.provenance import provenance
 
 DIGITS = 4  # of a score, after the point
@@ -244,7 +244,7 @@ def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
             other settings; another process at work in the folder.
         OSError: the file cannot be written.
     """
-    require_architecture(cfg, "CLIPSelf", "trains on no nouns", "configs/distill")
+    require_architecture(cfg, ("CLIPSelf",), "trains on no nouns", "configs/distill")
     files = _files(cfg)
     target = Path(request.output or files.annotations)
     _check(request, target)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 import functools
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +36,29 @@ class Regions(NamedTuple):
     labels: np.ndarray
     scores: np.ndarray
     masks: Any
+
+    def boxes_xywh(self) -> np.ndarray:
+        """The boxes as COCO has them, (n, 4): x, y, width and height."""
+        corner, opposite = self.boxes[:, :2], self.boxes[:, 2:]
+        return np.concatenate([corner, opposite - corner], axis=1)
+
+
+class Region(NamedTuple):
+    """A region of an image, as files number it.
+
+    Attributes:
+        number: its number among those of the image.
+        label: of its class, in [0, K).
+        mask: (H, W) bool, or None for a box alone.
+        instance: whether it is one object, however many parts it has.
+        box: (4,) XYXY in pixels, of a region without a mask.
+    """
+
+    number: int
+    label: int
+    mask: np.ndarray | None
+    instance: bool
+    box: np.ndarray | None = None
 
 
 class MapMasks(Sequence[np.ndarray]):
@@ -66,15 +89,29 @@ class RegionResult(abc.ABC):
 
     Attributes:
         names: of the K classes.
+        category_ids: those of the vocabulary, of the K classes.
         image: (H, W, 3) uint8 RGB.
     """
 
     names: tuple[str, ...]
+    category_ids: tuple[int, ...]
     image: np.ndarray
 
     @abc.abstractmethod
     def streamed_regions(self) -> Regions:
         """`regions` for what reads one mask after the other: those of a map are made as they are asked for."""
+
+    @abc.abstractmethod
+    def numbered(self) -> Iterator[Region]:
+        """The regions for files, one after the other."""
+
+    @abc.abstractmethod
+    def overlay(self, sheet: bool = True) -> np.ndarray:
+        """The image with the regions and their names, uint8 RGB.
+
+        Args:
+            sheet: whether there is a legend below, and a small image is enlarged.
+        """
 
     def regions(self) -> Regions:
         """The regions in the form that all results have in common."""
@@ -82,22 +119,54 @@ class RegionResult(abc.ABC):
         masks = regions.masks
         return regions._replace(masks=masks.all()) if isinstance(masks, MapMasks) else regions
 
+    def coco_results(self, image_id: int) -> list[dict[str, Any]]:
+        """Entries of COCO's results format, one a region."""
+        regions = self.streamed_regions()
+        masks = None if regions.masks is None else encode_masks(regions.masks)
+        detections = ImageDetections(regions.boxes_xywh(), regions.scores, regions.labels, masks)
+        return list(coco_results(image_id, detections, self.category_ids))
+
     def to_supervision(self) -> Any:
-        """`supervision.Detections`, one a region.
+        """`supervision.Detections`, one a region, with its name in `data["class_name"]`.
 
         Raises:
             MissingPackage: supervision is not installed.
         """
-        return supervision_detections(self.regions(), self.names)
+        supervision = package("supervision")
+        regions = self.regions()
+        names = [self.names[label] for label in regions.labels]
+        return supervision.Detections(
+            xyxy=regions.boxes,
+            mask=regions.masks,
+            confidence=np.asarray(regions.scores, np.float32),
+            class_id=regions.labels,
+            data={"class_name": np.array(names, dtype=str)},
+        )
 
     def to_fiftyone(self) -> Any:
-        """`fiftyone.Detections`, one a region.
+        """`fiftyone.Detections`, one a region: boxes (x, y, width, height) are relative to the image, and masks
+        have the pixels of their boxes, cut as FiftyOne cuts those of COCO's files.
 
         Raises:
             MissingPackage: fiftyone is not installed.
         """
+        fiftyone = package("fiftyone")
         height, width = self.image.shape[:2]
-        return fiftyone_detections(self.streamed_regions(), self.names, width, height)
+        regions = self.streamed_regions()
+        relative = regions.boxes.astype(np.float64) / [width, height, width, height]
+        relative[:, 2:] -= relative[:, :2]
+        corners = pixel_corners(regions.boxes, width, height).tolist()
+        detections = []
+        for index, label in enumerate(regions.labels):
+            x0, y0, x1, y1 = corners[index]
+            detection = fiftyone.Detection(
+                label=self.names[label],
+                bounding_box=relative[index].tolist(),
+                confidence=float(regions.scores[index]),
+                mask=None if regions.masks is None else regions.masks[index][y0:y1, x0:x1].copy(),
+            )
+            detections.append(detection)
+        return fiftyone.Detections(detections=detections)
 
 
 @functools.lru_cache(maxsize=8)
@@ -106,88 +175,12 @@ def colours_of(names: tuple[str, ...]) -> np.ndarray:
     return class_colours(names)
 
 
-def coco_annotations(
-    image_id: Any, regions: Regions, category_ids: Sequence[int]
-) -> list[dict[str, Any]]:
-    """Entries of COCO's results format, see `coco_results`.
-
-    Args:
-        image_id: id of the image in its data set.
-        regions: the regions of the image.
-        category_ids: category id of each of the K classes.
-    """
-    corner, opposite = regions.boxes[:, :2], regions.boxes[:, 2:]
-    boxes = np.concatenate([corner, opposite - corner], axis=1)
-    masks = None if regions.masks is None else encode_masks(regions.masks)
-    detections = ImageDetections(boxes, regions.scores, regions.labels, masks)
-    return list(coco_results(image_id, detections, category_ids))
-
-
-def supervision_detections(regions: Regions, names: Sequence[str]) -> Any:
-    """The regions as `supervision.Detections`, with the names in `data["class_name"]`.
-
-    Args:
-        regions: the regions of an image.
-        names: names of the K classes.
+def package(name: str) -> Any:
+    """A package that results are converted for.
 
     Raises:
-        MissingPackage: supervision is not installed.
+        MissingPackage: it is not installed.
     """
-    supervision = _package("supervision")
-    return supervision.Detections(
-        xyxy=regions.boxes,
-        mask=regions.masks,
-        confidence=np.asarray(regions.scores, np.float32),
-        class_id=regions.labels,
-        data={"class_name": np.array([names[label] for label in regions.labels], dtype=str)},
-    )
-
-
-def fiftyone_detections(regions: Regions, names: Sequence[str], width: int, height: int) -> Any:
-    """The regions as `fiftyone.Detections`: boxes (x, y, width, height) are relative to the image, and masks
-    have the pixels of their boxes, cut as FiftyOne cuts those of COCO's files.
-
-    Args:
-        regions: the regions of an image.
-        names: names of the K classes.
-        width: width of the image in pixels.
-        height: height of the image in pixels.
-
-    Raises:
-        MissingPackage: fiftyone is not installed.
-    """
-    fiftyone = _package("fiftyone")
-    relative = regions.boxes.astype(np.float64) / [width, height, width, height]
-    relative[:, 2:] -= relative[:, :2]
-    corners = pixel_corners(regions.boxes, width, height).tolist()
-    detections = []
-    for index, label in enumerate(regions.labels):
-        x0, y0, x1, y1 = corners[index]
-        detection = fiftyone.Detection(
-            label=names[label],
-            bounding_box=relative[index].tolist(),
-            confidence=float(regions.scores[index]),
-            mask=None if regions.masks is None else regions.masks[index][y0:y1, x0:x1].copy(),
-        )
-        detections.append(detection)
-    return fiftyone.Detections(detections=detections)
-
-
-def fiftyone_segmentation(labels: np.ndarray, background: int | None) -> Any:
-    """A label map (H, W) as `fiftyone.Segmentation`: values are positions in the names plus 1, and the background
-    is 0, which FiftyOne does not draw.
-
-    Raises:
-        MissingPackage: fiftyone is not installed.
-    """
-    fiftyone = _package("fiftyone")
-    mask = labels + 1
-    if background is not None:
-        mask[labels == background] = 0
-    return fiftyone.Segmentation(mask=mask)
-
-
-def _package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

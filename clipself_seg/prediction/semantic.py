@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -32,27 +32,26 @@ from clipself_seg.data.vocabulary import (
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg, ZeroShotSegmenter
 from clipself_seg.models.build import build_model
-from clipself_seg.prediction.common import (
+from clipself_seg.prediction.predictor import (
     GivenImage,
+    GivenImages,
+    ImagePredictor,
     image_sample,
     prediction_config,
-    require_architecture,
 )
-from clipself_seg.prediction.predictor import ImagePredictor
 from clipself_seg.prediction.pretrained import load_pretrained
 from clipself_seg.prediction.regions import (
     MapMasks,
+    Region,
     RegionResult,
     Regions,
-    coco_annotations,
     colours_of,
-    fiftyone_segmentation,
+    package,
 )
 from clipself_seg.prediction.world_check import WorldCheck
 from clipself_seg.visualization.overlays import named_regions, overlay
 
 THRESHOLD = 0.5  # below it every word is more likely to be absent from a pixel than there
-MODELS = ("CATSeg", "ZeroShotSegmenter")  # values of MODEL.META_ARCHITECTURE
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays are neither equal nor not
@@ -97,6 +96,12 @@ class Segmentation(RegionResult):
         masks = MapMasks(self.labels, present)
         return Regions(mask_boxes(masks), present, self.class_scores[present], masks)
 
+    def numbered(self) -> Iterator[Region]:
+        """All pixels of a class as one region, which has its label for a number; the background is none."""
+        for label in np.unique(self.labels).tolist():
+            if label != self.background:
+                yield Region(label, label, self.labels == label, instance=False)
+
     def overlay(self, sheet: bool = True) -> np.ndarray:
         """The image, tinted by class, with names, uint8 RGB.
 
@@ -113,15 +118,20 @@ class Segmentation(RegionResult):
         Args:
             image_id: id of the image in its data set.
         """
-        return coco_annotations(image_id, self.streamed_regions(), self.category_ids)
+        return self.coco_results(image_id)
 
     def to_fiftyone(self) -> Any:
-        """`fiftyone.Segmentation`; `dict(enumerate(result.names, 1))` are its mask targets, 0 is the background.
+        """`fiftyone.Segmentation`; `dict(enumerate(result.names, 1))` are its mask targets, 0 is the background,
+        which FiftyOne does not draw.
 
         Raises:
             MissingPackage: fiftyone is not installed.
         """
-        return fiftyone_segmentation(self.labels, self.background)
+        fiftyone = package("fiftyone")
+        mask = self.labels + 1
+        if self.background is not None:
+            mask[self.labels == self.background] = 0
+        return fiftyone.Segmentation(mask=mask)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,18 +143,22 @@ class _Labels:
         of_class: label of every class of the model.
         background: label, or None.
         threshold: score that the background has everywhere.
-        category_ids: of the classes of the vocabulary.
     """
 
     names: tuple[str, ...]
     of_class: Tensor
     background: int | None
     threshold: float
-    category_ids: tuple[int, ...]
 
 
-class Predictor(ImagePredictor):
+class Predictor(ImagePredictor[Segmentation]):
     """A model with a vocabulary; calling it with an image gives a `Segmentation`."""
+
+    architectures = ("CATSeg", "ZeroShotSegmenter")
+    lack = "does not label pixels"
+    folder = "semseg"
+    model: CATSeg | ZeroShotSegmenter
+    mapper: SemSegTestMapper
 
     @configurable
     def __init__(
@@ -167,11 +181,6 @@ class Predictor(ImagePredictor):
         self.default_threshold = threshold
         self._labels: _Labels | None = None
 
-    @staticmethod
-    def require_task(cfg: CfgNode) -> None:
-        """Refuse the configuration of a model that does not label pixels."""
-        require_architecture(cfg, MODELS, "does not label pixels", "configs/semseg")
-
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Reads what the model and `SemSegTestMapper` do, and ``TEST.BACKGROUND.THRESHOLD``.
@@ -185,11 +194,10 @@ class Predictor(ImagePredictor):
                 "MODEL.ZERO_SHOT.MASKS is for the images of a data set: leave it empty, or name masks by --panoptic "
                 "--masks"
             )
-        check = WorldCheck.of_config(cfg, "semseg/")
         return {
             "model": build_model(cfg),
             "mapper": SemSegTestMapper(cfg),
-            "world_check": check,
+            "world_check": WorldCheck.of_config(cfg, cls.folder),
             "config": cfg,
             "threshold": cfg.TEST.BACKGROUND.THRESHOLD or THRESHOLD,
         }
@@ -203,11 +211,6 @@ class Predictor(ImagePredictor):
     def names(self) -> tuple[str, ...]:
         """What labels mean, the background among them; empty before `set_vocabulary`."""
         return self._labels.names if self._labels else ()
-
-    @property
-    def category_ids(self) -> tuple[int, ...]:
-        """Ids of the classes in the vocabulary, those of a data set or from 0; empty before `set_vocabulary`."""
-        return self._labels.category_ids if self._labels else ()
 
     @property
     def background(self) -> int | None:
@@ -264,12 +267,10 @@ class Predictor(ImagePredictor):
         self.model.set_vocabulary(
             Vocabulary(words.name, tuple(entries)), all_synonyms=True if own else None
         )
-        self._look_at_classes(entries)
         extra = [place] * (len(entries) - len(words))
         of_class = torch.tensor([*range(len(words)), *extra], device=self.model.device)
-        ids = tuple(entry.dataset_id for entry in words.classes)
-        self._labels = _Labels(tuple(names), of_class, place, threshold or 0.0, ids)
-        self.asked = {"words": words, "background": background, "threshold": threshold}
+        self._labels = _Labels(tuple(names), of_class, place, threshold or 0.0)
+        self._set_classes(words, entries, background=background, threshold=threshold)
 
     @overload
     def __call__(
@@ -278,12 +279,12 @@ class Predictor(ImagePredictor):
 
     @overload
     def __call__(
-        self, image: list[Any] | tuple[Any, ...], scores: bool = False, batch_size: int = 1
+        self, image: GivenImages, scores: bool = False, batch_size: int = 1
     ) -> list[Segmentation]: ...
 
     def __call__(
         self,
-        image: GivenImage | list[Any] | tuple[Any, ...],
+        image: GivenImage | GivenImages,
         scores: bool = False,
         batch_size: int = 1,
     ) -> Segmentation | list[Segmentation]:
@@ -300,18 +301,43 @@ class Predictor(ImagePredictor):
         Raises:
             InputError: an image cannot be read, or is not of that form; of a list its index is named.
         """
-        labels = self._asked_for(self._labels)
-        predict = functools.partial(self._predict, labels=labels, scores=scores)
-        return self._results(image, predict, batch_size)
+        self.require_vocabulary()
+        return self._results(image, functools.partial(self._predict, scores=scores), batch_size)
 
-    def _predict(
-        self, images: Sequence[np.ndarray], labels: _Labels, scores: bool
-    ) -> list[Segmentation]:
+    def _predict(self, images: Sequence[np.ndarray], scores: bool) -> list[Segmentation]:
         samples = [image_sample(image, self.mapper) for image in images]
         outputs = self.model(samples, output="scores" if scores else "labels")
         return [
-            _segmentation(output, image, labels, scores) for output, image in zip(outputs, images)
+            self._segmentation(output, image, scores)
+            for output, image in zip(outputs, images, strict=True)
         ]
+
+    def _segmentation(
+        self, outputs: dict[str, Tensor], image: np.ndarray, scores: bool
+    ) -> Segmentation:
+        labels_of = self._labels
+        assert labels_of is not None
+        maps = None
+        if scores:
+            maps = _label_scores(outputs["sem_seg"], labels_of)
+            labels, best = maps.argmax(dim=0), maps.amax(dim=0)
+        else:
+            labels = _label_map(outputs, labels_of)
+            best = outputs["sem_seg_best"].clamp(min=labels_of.threshold)
+        count = len(labels_of.names)
+        positions = labels.cpu().numpy().astype(label_type(count))
+        flat = positions.ravel()
+        pixels = np.bincount(flat, minlength=count)
+        sums = np.bincount(flat, best.cpu().numpy().ravel(), minlength=count)
+        return Segmentation(
+            labels=positions,
+            names=labels_of.names,
+            scores=None if maps is None else maps.cpu().numpy(),
+            class_scores=sums / np.maximum(pixels, 1),
+            category_ids=self.category_ids,
+            background=labels_of.background,
+            image=image,
+        )
 
 
 def load_predictor(
@@ -338,30 +364,6 @@ def label_type(count: int) -> type[np.unsignedinteger]:
     return np.uint8 if count <= 255 else np.uint16
 
 
-def _segmentation(
-    outputs: dict[str, Tensor], image: np.ndarray, how: _Labels, scores: bool
-) -> Segmentation:
-    if scores:
-        maps = _label_scores(outputs["sem_seg"], how)
-        labels, best = maps.argmax(dim=0), maps.amax(dim=0)
-    else:
-        maps, labels = None, _label_map(outputs, how)
-        best = outputs["sem_seg_best"].clamp(min=how.threshold)
-    positions = labels.cpu().numpy().astype(label_type(len(how.names)))
-    flat = positions.ravel()
-    counts = np.bincount(flat, minlength=len(how.names))
-    sums = np.bincount(flat, best.cpu().numpy().ravel(), minlength=len(how.names))
-    return Segmentation(
-        labels=positions,
-        names=how.names,
-        scores=None if maps is None else maps.cpu().numpy(),
-        class_scores=sums / np.maximum(counts, 1),
-        category_ids=how.category_ids,
-        background=how.background,
-        image=image,
-    )
-
-
 def _background_class(name: str, others: Sequence[str], words: Vocabulary) -> int | None:
     """The class that is called like the background, whatever case, if there is one.
 
@@ -381,20 +383,20 @@ def _background_class(name: str, others: Sequence[str], words: Vocabulary) -> in
     return called.index(name.casefold()) if alike else None
 
 
-def _label_map(outputs: dict[str, Tensor], how: _Labels) -> Tensor:
+def _label_map(outputs: dict[str, Tensor], labels_of: _Labels) -> Tensor:
     """(H, W) from the model's best class of every pixel and its score."""
-    labels = how.of_class[outputs["sem_seg_labels"]]
-    if how.background is None:
+    labels = labels_of.of_class[outputs["sem_seg_labels"]]
+    if labels_of.background is None:
         return labels
-    return labels.masked_fill(outputs["sem_seg_best"] < how.threshold, how.background)
+    return labels.masked_fill(outputs["sem_seg_best"] < labels_of.threshold, labels_of.background)
 
 
-def _label_scores(scores: Tensor, how: _Labels) -> Tensor:
+def _label_scores(scores: Tensor, labels_of: _Labels) -> Tensor:
     """(N, H, W) from the model's: the background's is that of its best word or the threshold."""
-    if how.background is None:
+    if labels_of.background is None:
         return scores
-    kept = scores.new_zeros(len(how.names), *scores.shape[1:])
-    kept[how.background] = how.threshold
-    for label, own in zip(how.of_class.tolist(), scores):
+    kept = scores.new_zeros(len(labels_of.names), *scores.shape[1:])
+    kept[labels_of.background] = labels_of.threshold
+    for label, own in zip(labels_of.of_class.tolist(), scores):
         kept[label] = torch.maximum(kept[label], own)
     return kept

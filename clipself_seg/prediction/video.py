@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -25,6 +25,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path, require_regular_file
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import Written
+from clipself_seg.prediction.loop import Results
 from clipself_seg.visualization.overlays import save_png
 
 # What may be written of a video.
@@ -37,20 +38,18 @@ MOST_FRAMES_A_SECOND = 1000
 SLACK, SLACK_FRACTION = 2, 0.02
 
 
-class FramePredictor(Protocol):
-    """Segments frames, or detects in them."""
+class FrameResult(Protocol):
+    """What a model says of a frame."""
 
     @property
-    def folder(self) -> Path:
-        """Folder below which results are written."""
+    def labels(self) -> np.ndarray:
+        """(H, W), where label maps are written."""
 
-    @property
-    def max_pixels(self) -> int:
-        """Largest number of pixels of a frame that is decoded."""
+    def overlay(self, sheet: bool = True) -> np.ndarray:
+        """The frame with names, (H, W, 3) uint8, and below it a legend with `sheet`."""
 
-    def predict(self, images: Sequence[np.ndarray]) -> Sequence[Any]:
-        """What the model says of each image (H, W, 3) uint8 of a batch: with `overlay(sheet=False)`, and "labels"
-        (H, W) where these are written."""
+
+F = TypeVar("F", bound=FrameResult)
 
 
 class Frame(NamedTuple):
@@ -139,7 +138,7 @@ class Video:
 
 
 def predict_video(
-    results: FramePredictor, source: ImageFile, *, save: Sequence[str], every: int, batch_size: int
+    results: Results[F], source: ImageFile, *, save: Sequence[str], every: int, batch_size: int
 ) -> Written:
     """Predict for the frames of a video, and write overlays/NAME.mp4 and labels/NAME.mp4/NUMBER.png.
 

@@ -37,7 +37,7 @@ class WorldCheck:
         """
         Args:
             mini: whether the model stands on the mini CLIP; others are not checked.
-            folder: below ``configs/``, of configurations that do the same task on photographs, such as "semseg/".
+            folder: below ``configs/``, of configurations that do the same task on photographs, such as "semseg".
         """
         self.mini = mini
         self.folder = folder
@@ -72,7 +72,7 @@ class WorldCheck:
         entry = next(
             entry
             for entry in zoo().values()
-            if entry.key == "MODEL.WEIGHTS" and entry.configs[0].startswith(self.folder)
+            if entry.key == "MODEL.WEIGHTS" and entry.configs[0].startswith(f"{self.folder}/")
         )
         logger.warning(
             f'this model knows only the generated mini worlds ("red star", "blue ring", "grass" ...), {reason}: its '

@@ -17,11 +17,11 @@ from clipself_seg.commands import predict
 from clipself_seg.data.masks import read_indices
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
-from clipself_seg.prediction import common
+from clipself_seg.prediction import predictor as predictors
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import FILE_NAME
+from clipself_seg.prediction.results import SemanticResults
 from clipself_seg.prediction.semantic import Predictor, Segmentation, load_predictor
-from clipself_seg.prediction.semantic_results import SemanticResults
 from tests.conftest import ROOT
 from tests.prediction.test_panoptic import CONFIG, SMALL
 from tests.prediction.test_semantic import OPTS
@@ -58,7 +58,7 @@ def test_scores_are_written_only_if_asked_for(run, photos, tmp_path):
 def test_freed_memory_is_kept_once_the_weights_are_loaded(monkeypatch):
     done = []
     monkeypatch.setattr(memory, "keep_freed_memory", done.append)
-    monkeypatch.setattr(common, "prediction_config", lambda *given: done.append("weights"))
+    monkeypatch.setattr(predictors, "prediction_config", lambda *given: done.append("weights"))
     model = mock.Mock(device=torch.device("cpu"))
     args = predict.main.parser().parse_args(["--vocabulary", "cat", "--input", "a.jpg"])
     kind = mock.Mock(return_value=mock.Mock(model=model))
@@ -74,7 +74,7 @@ def test_written_scores_tell_classes_apart_as_labels_do(tmp_path):
     found = Segmentation(np.ones((1, 2), np.uint8), ("a", "b"), scores, image=image, **more)
     predictor = mock.Mock(names=found.names, category_ids=(0, 1))
     results = SemanticResults(predictor=predictor, folder=tmp_path, scores=True)
-    results.write(ImageFile(tmp_path / "x.png", "x.png", "x"), image, found)
+    results.write(ImageFile(tmp_path / "x.png", "x.png", "x"), found)
     with np.load(tmp_path / "scores/x.npz") as file:
         assert (file["scores"].argmax(axis=0) == read_indices(tmp_path / "labels/x.png")).all()
 

@@ -24,9 +24,9 @@ from clipself_seg.heads.fvit.detections import DetectionRule
 from clipself_seg.models.fvit.parts import DetectionSettings
 from clipself_seg.models.protocol import Classes
 from clipself_seg.prediction.detection import DetectionPredictor, load_detection_predictor
-from clipself_seg.prediction.detection_results import DetectionResults
 from clipself_seg.prediction.files import find_images
 from clipself_seg.prediction.loop import predict_files
+from clipself_seg.prediction.results import DetectionResults
 from tests.models.fvit.test_model import TINY, WORDS, tiny
 
 OPTS = [str(part) for pair in TINY.items() for part in pair]

@@ -19,14 +19,12 @@ from clipself_seg.data.masks import read_indices
 from clipself_seg.errors import InputError
 from clipself_seg.prediction import loop
 from clipself_seg.prediction.detection import Detections
-from clipself_seg.prediction.detection_results import DetectionResults
 from clipself_seg.prediction.files import find_images
 from clipself_seg.prediction.journal import FILE_NAME, Journal
 from clipself_seg.prediction.loop import predict_files
 from clipself_seg.prediction.panoptic import PanopticSegmentation
-from clipself_seg.prediction.panoptic_results import PanopticResults
+from clipself_seg.prediction.results import DetectionResults, PanopticResults, SemanticResults
 from clipself_seg.prediction.semantic import Segmentation
-from clipself_seg.prediction.semantic_results import SemanticResults
 from tests.prediction.test_detection import predictor as detector
 from tests.prediction.test_panoptic import predictor as segmenter
 
@@ -96,11 +94,11 @@ def predict(task, inputs, out, *, date=1, resume=False, batch_size=1, stop=None,
     results.provenance = {"date": date}
     whole, heights = results.predict, []
 
-    def counted(images):
+    def counted(images, sources):
         if stop is not None and len(heights) >= stop:
             raise KeyboardInterrupt
         heights.extend(image.shape[0] - 12 for image in images)
-        return whole(images)
+        return whole(images, sources)
 
     results.predict = counted
     journal = Journal(out, settings or {"words": list(NAMES)}, resume)
@@ -244,10 +242,10 @@ def test_an_image_that_fails_in_a_batch_fails_alone(inputs, tmp_path):
     results = made_results("semantic", tmp_path / "out", files)
     whole = results.predict
 
-    def strange(images):
+    def strange(images, sources):
         if any(image.shape[0] == 12 for image in images):
             raise RuntimeError("no kernel for this")
-        return whole(images)
+        return whole(images, sources)
 
     results.predict = strange
     failed = predict_files(results, files, batch_size=4)
@@ -286,11 +284,11 @@ def test_images_are_read_ahead_in_a_thread_and_no_further_than_a_batch(
     results = made_results("semantic", tmp_path / "out", files)
     predicted, again = [], results.predict
 
-    def model(images):
+    def model(images, sources):
         predicted.extend(images)
         with lock:
             most.append(len(read) - len(predicted))
-        return again(images)
+        return again(images, sources)
 
     results.predict = model
     assert predict_files(results, files) == {}

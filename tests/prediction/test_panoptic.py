@@ -17,7 +17,6 @@ from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.files import PanopticFolder, evaluate_files
 from clipself_seg.models.panoptic.outputs import FusionSettings
-from clipself_seg.prediction.common import image_sample
 from clipself_seg.prediction.files import find_images
 from clipself_seg.prediction.loop import predict_files
 from clipself_seg.prediction.panoptic import (
@@ -26,7 +25,8 @@ from clipself_seg.prediction.panoptic import (
     panoptic_words,
     segmentation_of,
 )
-from clipself_seg.prediction.panoptic_results import PanopticResults
+from clipself_seg.prediction.predictor import image_sample
+from clipself_seg.prediction.results import PanopticResults
 from tests.conftest import ROOT
 from tests.panoptic_worlds import panopticapi_quality
 

@@ -16,7 +16,7 @@ from clipself_seg.data import records
 from clipself_seg.data.datasets.coco import distillation_records
 from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.models import FViT
-from clipself_seg.prediction.common import prediction_config
+from clipself_seg.prediction.predictor import prediction_config
 from clipself_seg.prediction.proposals import ProposalSelection, write_dataset_proposals
 from tests.conftest import ROOT
 

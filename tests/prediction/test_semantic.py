@@ -12,8 +12,8 @@ from clipself_seg.config import load_config
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.prediction.common import image_sample
 from clipself_seg.prediction.files import find_images
+from clipself_seg.prediction.predictor import image_sample
 from clipself_seg.prediction.semantic import (
     Predictor,
     label_type,

@@ -16,7 +16,7 @@ from clipself_seg.prediction import video as video_module
 from clipself_seg.prediction.files import ImageFile, find_images
 from clipself_seg.prediction.journal import Journal
 from clipself_seg.prediction.loop import predict_files
-from clipself_seg.prediction.semantic_results import SemanticResults
+from clipself_seg.prediction.results import SemanticResults
 from clipself_seg.prediction.video import Video, predict_video
 from tests.prediction.test_detection import predictor as detector
 from tests.prediction.test_loop import labeller
@@ -44,7 +44,7 @@ class Stub:
         self.folder = folder
         self.batches = []
 
-    def predict(self, images):
+    def predict(self, images, sources=()):
         self.batches.append(len(images))
         return [self.result(image) for image in images]
 

@@ -33,7 +33,7 @@ def warnings(caplog):
 
 
 def check(mini=True):
-    return WorldCheck(mini=mini, folder="semseg/")
+    return WorldCheck(mini=mini, folder="semseg")
 
 
 @pytest.mark.parametrize("name", ["mini", "mini2", "mini_base", "mini_things", "mini2_things"])
@@ -96,7 +96,7 @@ def test_models_on_the_mini_clip_are_recognised_whatever_their_weights_are_calle
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_each_task_names_official_weights_of_its_own(name, warnings):
-    WorldCheck(mini=True, folder=f"{name}/").look_at_classes(own_words(["dog"]).classes)
+    WorldCheck(mini=True, folder=name).look_at_classes(own_words(["dog"]).classes)
     (message,) = warnings()
     weights = message.split("--weights ")[1]
     assert f"{zoo()[weights].configs[0]}.yaml" in message and f" {name}/" in message

@@ -60,7 +60,6 @@ COMMANDS = {
     "data mini-world": Entry("mini.mini_world", "draw the generated worlds"),
     "data region-text": Entry("precompute.region_text", "give boxes nouns of captions"),
     "data proposals": Entry("precompute.proposals", "write the proposals of a trained RPN"),
-    "data similarity": Entry("write_similarity.main", "how alike the classes of a vocabulary are"),
     "tools convert": Entry("export.convert", "write a CLIP checkpoint in another published layout"),
     "tools train-rpn": Entry(
         "precompute.train_rpn", "train an RPN on base classes and write its proposals"

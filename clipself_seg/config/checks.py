@@ -67,7 +67,6 @@ AT_LEAST_ZERO = (
     "SOLVER.CHECKPOINT_KEEP",
     "SOLVER.WARMUP_ITERS",
     "TEST.EVAL_PERIOD",
-    "TEST.NUMBERS.SYNONYMS",
 )
 OBJECTIVES = tuple(
     f"MODEL.CLIPSELF.OBJECTIVES.{name}"
@@ -95,6 +94,8 @@ FRACTIONS = (
     "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD",
     "TEST.BACKGROUND.THRESHOLD",
 )
+# Models that label regions or boxes, not pixels.
+WITHOUT_LABELS = ("CLIPSelf", "RegionReader", "FViT", "StockRPN")
 SCALES = ("INPUT.DETECTION.MIN_SCALE", "INPUT.DETECTION.MAX_SCALE")
 SWITCHES = ("MODEL.CLIP_BRANCH.ALIGN_MASKS", "MODEL.CLIP_BRANCH.ANTIALIAS")
 SIDES = ("INPUT.REGIONS.MULTISCALE", "TEST.REGIONS.SIZES")
@@ -163,6 +164,15 @@ RELATIONS: tuple[Relation, ...] = (
         "MODEL.META_ARCHITECTURE",
         "False but for CLIPSelf and RegionReader, which have dense features",
         lambda grouping, model: not grouping or model in ("CLIPSelf", "RegionReader"),
+    ),
+    *(
+        Relation(
+            f"TEST.NUMBERS.{number}",
+            "MODEL.META_ARCHITECTURE",
+            "False but for models that label pixels",
+            lambda wanted, model: not wanted or model not in WITHOUT_LABELS,
+        )
+        for number in ("BOUNDARY", "ORACLE")
     ),
     Relation(
         "TEST.REGIONS.ALPHA_SWEEP",
@@ -324,8 +334,9 @@ BATCH_NORMS = "the statistics of batch norms are not measured again"
 IMAGENET_MEAN = [123.675, 116.28, 103.53]
 IMAGENET_STD = [58.395, 57.12, 57.375]
 
-# DeepLab's keys, which nothing reads: the config.yaml of an earlier run names them with these values.
+# Keys that nothing reads: the config.yaml of an earlier run names them with these values.
 RETIRED: dict[str, Any] = {
+    # DeepLab's.
     "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS": 256,
     "MODEL.SEM_SEG_HEAD.ASPP_DILATIONS": [6, 12, 18],
     "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT": 0.1,
@@ -333,6 +344,11 @@ RETIRED: dict[str, Any] = {
     "MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS": [48],
     "MODEL.SEM_SEG_HEAD.PROJECT_FEATURES": ["res2"],
     "MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV": False,
+    # Numbers that no published code defines, and that are no longer measured.
+    "TEST.NUMBERS.SIMILARITY": "",
+    "TEST.NUMBERS.NAMING": False,
+    "TEST.NUMBERS.SYNONYMS": 0,
+    "TEST.NUMBERS.GAP": False,
 }
 
 UNFOLLOWED: tuple[Unfollowed, ...] = (

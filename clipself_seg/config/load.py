@@ -114,10 +114,15 @@ def option_pairs(opts: Sequence[str]) -> dict[str, Any]:
     return dict(zip(opts[::2], opts[1::2]))
 
 
+def is_retired(key: str, value: object) -> bool:
+    """Whether a file of an earlier version names a key that is gone, with the value that it had by default."""
+    return key in RETIRED and _plain(value) == RETIRED[key]
+
+
 def _merge(cfg: CfgNode, tree: dict[str, Any], source: Source) -> None:
     known = dict(flatten(cfg))
     for key, value in flatten(tree):
-        if key not in known and key in RETIRED and _plain(value) == RETIRED[key]:
+        if is_retired(key, value):
             continue
         if key not in known:
             raise InputError(f'{source(key)}: unknown key "{key}"; {nearest(key, known)}')

@@ -101,6 +101,11 @@ def size_text(mapper: Any, of_model: str) -> str:
     return f"{stated}; {of_model}" if of_model else stated
 
 
+def beside_text(boundary: bool, oracle: bool) -> str:
+    """The keys of ``TEST.NUMBERS`` that are on, for the protocol."""
+    return ", ".join(key for key, on in (("BOUNDARY", boundary), ("ORACLE", oracle)) if on)
+
+
 def words_text(name: str, count: int) -> str:
     """A vocabulary by its name or file, and its number of classes."""
     return f"{name}, {count} classes"

@@ -39,7 +39,7 @@ from clipself_seg.checkpoints.shipped import SHIPPED_MODELS, SHIPPED_TAGS
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import save_clip
 from clipself_seg.config.keys import default_config
-from clipself_seg.config.load import flatten, load_config, values_and_defaults
+from clipself_seg.config.load import flatten, is_retired, load_config, values_and_defaults
 from clipself_seg.config.weights import WEIGHTS, fetch_addresses, weights_key
 from clipself_seg.config.yaml_files import read_tree
 from clipself_seg.data.vocabulary import Vocabulary, parse_vocabulary
@@ -71,8 +71,8 @@ LEFT_OUT = {
     "MODEL.MASK_GENERATOR.OUTPUTS",
     "MODEL.ZERO_SHOT.MASKS",
     "INPUT.MAX_PIXELS",
+    "TEST.PANOPTIC.LABEL_FILES",
 }
-LEFT_OUT |= {"TEST.NUMBERS.SIMILARITY", "TEST.PANOPTIC.LABEL_FILES"}
 LEFT_OUT |= {f"MODEL.SEM_SEG_HEAD.{name}_CLASS_JSON" for name in ("TRAIN", "TEST")}
 LEFT_OUT -= FILE_KEYS.keys()
 # Decides no prediction, and is allowed since folders of earlier versions have it.
@@ -157,6 +157,8 @@ def require_text(path: Path) -> None:
 def _check(values: Mapping[str, Any], path: Path) -> None:
     defaults = dict(flatten(default_config()))
     for key, value in values.items():
+        if is_retired(key, value):
+            continue
         if key not in defaults:
             raise InputError(f'{path}: unknown key "{key}"; {nearest(key, defaults)}')
         if not key.startswith(SECTIONS) or key in LEFT_OUT:

@@ -205,3 +205,23 @@ def test_the_configuration_of_an_earlier_run_loads_again(tmp_path):
     path.write_text("MODEL: {SEM_SEG_HEAD: {ASPP_CHANNELS: 512}}")
     with pytest.raises(InputError, match="unknown key .*ASPP_CHANNELS"):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    "key, default, other",
+    [("SIMILARITY", '""', "wordnet"), ("NAMING", "False", "True"), ("SYNONYMS", "0", "5")],
+)
+def test_numbers_that_are_gone_pass_at_their_defaults_alone(tmp_path, key, default, other):
+    path = tmp_path / "config.yaml"
+    path.write_text(f"TEST: {{NUMBERS: {{{key}: {default}}}}}")
+    load_config(path)
+    path.write_text(f"TEST: {{NUMBERS: {{{key}: {other}}}}}")
+    with pytest.raises(InputError, match=f"TEST.NUMBERS.{key}"):
+        load_config(path)
+
+
+def test_numbers_of_pixels_are_refused_for_models_of_regions_and_boxes():
+    for model in ("CLIPSelf", "RegionReader", "FViT"):
+        with pytest.raises(InputError, match="TEST.NUMBERS.BOUNDARY"):
+            load_config(None, ["MODEL.META_ARCHITECTURE", model, "TEST.NUMBERS.BOUNDARY", "True"])
+    load_config(None, ["MODEL.META_ARCHITECTURE", "CATSeg", "TEST.NUMBERS.BOUNDARY", "True"])

@@ -183,6 +183,17 @@ def test_words_without_end_are_not_embedded(folder, monkeypatch):
         load_pretrained(folder)
 
 
+def test_a_folder_of_before_keys_were_retired_is_read(folder):
+    tree = yaml.safe_load((folder / "config.yaml").read_text())
+    tree["TEST"]["NUMBERS"]["GAP"] = False
+    (folder / "config.yaml").write_text(yaml.safe_dump(tree))
+    load_pretrained(folder)
+    tree["TEST"]["NUMBERS"]["GAP"] = True
+    (folder / "config.yaml").write_text(yaml.safe_dump(tree))
+    with pytest.raises(InputError, match="TEST.NUMBERS.GAP"):
+        load_pretrained(folder)
+
+
 @pytest.mark.parametrize("sizes", [{"DEC_LAYERS": 4096}, {"HIDDEN_DIM": 4096}])
 def test_sizes_make_no_more_than_the_weights_hold(folder, sizes):
     tree = yaml.safe_load((folder / "config.yaml").read_text())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.config import CfgNode, configurable
-from pycocotools import mask as rle
 
 from clipself_seg.data.datasets.detection import (
     detection_dataset,
@@ -36,9 +34,7 @@ from clipself_seg.evaluation.detection.ground_truth import (
     read_detection_ground_truth,
 )
 from clipself_seg.evaluation.detection.numbers import (
-    FREQUENCIES,
     LIMITS,
-    LVIS_LIMIT,
     coco_numbers,
     detection_quality,
     lvis_numbers,
@@ -46,79 +42,13 @@ from clipself_seg.evaluation.detection.numbers import (
 )
 from clipself_seg.evaluation.detection.report import paper_tables, run_table, write_class_csv
 from clipself_seg.evaluation.evaluator import ImageEvaluator, check_predicted_classes
-from clipself_seg.evaluation.extras import Extras
-from clipself_seg.evaluation.open_ap import OpenImage, open_ap_results, open_precision, overlaps
 from clipself_seg.evaluation.protocol import (
     MeasuringProtocol,
     seen_text,
     size_text,
     words_text,
 )
-from clipself_seg.evaluation.synonym_test import renamed_vocabularies, synonym_results
 from clipself_seg.models.protocol import DetectionModel, reading_of
-
-Truth = tuple[int, Mapping[str, Any]]  # class of an object, and its entry
-
-
-def detection_images(
-    truth: DetectionGroundTruth, predicted: Mapping[Any, ImageDetections], kind: str
-) -> Iterator[OpenImage]:
-    """The images of a data set, one after the other.
-
-    If the data set is federated, as LVIS's, the best 300 detections of an image count, and one that matches nothing is
-    false only where its class is said not to be in the image, or is annotated in full.
-
-    Args:
-        truth: objects of the K classes.
-        predicted: image id -> detections, for every image.
-        kind: "bbox", or "segm" for masks.
-    """
-    by_image: list[list[Truth]] = [[] for _ in truth.image_ids]
-    for label, images in enumerate(truth.objects):
-        for number, entries in images.items():
-            by_image[number] += [(label, entry) for entry in entries]
-    for number, (image_id, objects) in enumerate(zip(truth.image_ids, by_image)):
-        own = predicted[image_id]
-        blamed = np.ones(len(own.classes), dtype=bool)
-        if truth.federated is not None:
-            own = own.best(LVIS_LIMIT)
-            blamed = _blamed(truth, number, own, kind)
-        yield OpenImage(
-            own.classes.astype(np.int64),
-            own.scores.astype(np.float64),
-            blamed,
-            np.array([label for label, _ in objects], dtype=np.int64),
-            np.array([bool(entry["ignore"]) for _, entry in objects], dtype=bool),
-            np.array([bool(entry["iscrowd"]) for _, entry in objects], dtype=bool),
-            overlaps(*_geometry(own, [entry for _, entry in objects], kind)),
-        )
-
-
-def _blamed(
-    truth: DetectionGroundTruth, number: int, own: ImageDetections, kind: str
-) -> np.ndarray:
-    """Bool (d,): detections of an image that are false by LVIS's rules where they match nothing."""
-    assert truth.federated is not None
-    negatives, not_exhaustive = truth.federated
-    areas = own.boxes[:, 2] * own.boxes[:, 3]
-    if kind == "segm":
-        assert own.masks is not None
-        areas = rle.area(own.masks) if own.masks else np.zeros(0)
-    blamed = [
-        (number in negatives[label] or number in truth.objects[label])
-        and number not in not_exhaustive[label]
-        for label in own.classes.tolist()
-    ]
-    return np.array(blamed, dtype=bool) & (areas > 0)
-
-
-def _geometry(
-    own: ImageDetections, objects: Sequence[Mapping[str, Any]], kind: str
-) -> tuple[Any, list[Any], list[int]]:
-    crowds = [entry["iscrowd"] for entry in objects]
-    if kind == "bbox":
-        return own.boxes.tolist(), [entry["bbox"] for entry in objects], crowds
-    return own.masks, [entry["segmentation"] for entry in objects], crowds
 
 
 class DetectionEvaluator(ImageEvaluator[ImageDetections]):
@@ -133,7 +63,6 @@ class DetectionEvaluator(ImageEvaluator[ImageDetections]):
         tasks: Sequence[str] = ("boxes",),
         limits: str = "detectron2",
         seen: np.ndarray | None = None,
-        similarity: np.ndarray | None = None,
         output_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         """
@@ -144,7 +73,6 @@ class DetectionEvaluator(ImageEvaluator[ImageDetections]):
             tasks: what is compared, out of `KINDS`.
             limits: how many detections COCO's numbers count, out of `LIMITS`.
             seen: (K,) bool, classes that training shows; None splits nothing.
-            similarity: (K, K) in [0, 1] for Open AP; None measures none.
             output_dir: folder where the main process writes `detections_<data set>.json` in COCO's
                 results format, and for each task `<task>_classes_<data set>.csv`; None writes nothing.
 
@@ -162,7 +90,6 @@ class DetectionEvaluator(ImageEvaluator[ImageDetections]):
         self.ground_truth = ground_truth
         self.tasks = tuple(tasks)
         self.limits = limits
-        self.similarity = similarity
 
     def process(
         self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
@@ -197,8 +124,7 @@ class DetectionEvaluator(ImageEvaluator[ImageDetections]):
 
         Returns:
             "bbox" for the task "boxes" and "segm" for "masks" -> "images" and the numbers of `coco_numbers`,
-            or of `lvis_numbers` for a federated data set, of `split_numbers`, and if a similarity is given of
-            `open_ap_results`. The same in every process.
+            or of `lvis_numbers` for a federated data set, and of `split_numbers`. The same in every process.
 
         Raises:
             InputError: images are missing, or masks have another size than the file states (in every
@@ -230,21 +156,7 @@ class DetectionEvaluator(ImageEvaluator[ImageDetections]):
             path = self.output_dir / f"{task}_classes_{self.dataset_name}.csv"
             write_class_csv(path, self.vocabulary, quality, self.seen)
             logger.info("numbers of each class in %s", path)
-        results |= split_numbers(quality, self.seen)
-        return results | self._open_ap(task, predicted)
-
-    def _open_ap(self, task: str, predicted: Mapping[Any, ImageDetections]) -> dict[str, float]:
-        if self.similarity is None:
-            return {}
-        truth = self.ground_truth
-        limits = LIMITS[self.limits] if truth.federated is None else (LVIS_LIMIT,)
-        limit = 100 if 100 in limits else limits[-1]  # that of AP
-        images = detection_images(truth, predicted, KINDS[task])
-        groups = {} if self.seen is None else {"-seen": self.seen, "-unseen": ~self.seen}
-        if truth.federated is not None:
-            frequencies = np.array([entry.frequency for entry in self.vocabulary.classes])
-            groups |= {one: frequencies == one for one in FREQUENCIES}
-        return open_ap_results(open_precision(images, self.similarity, limit), groups)
+        return results | split_numbers(quality, self.seen)
 
 
 def check_choices(tasks: Sequence[str], limits: str) -> None:
@@ -263,8 +175,6 @@ def check_choices(tasks: Sequence[str], limits: str) -> None:
 
 
 logger = logging.getLogger(__name__)
-
-MEASURED = ("similarity", "synonyms")
 
 # What the numbers of a data set count, for the files of a run.
 LIMIT_TEXTS = {
@@ -290,7 +200,6 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
         own_split: bool,
         workers: int,
         output_dir: Path,
-        extras: Extras | None = None,
     ) -> None:
         """
         Args:
@@ -305,7 +214,6 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
             workers: number of worker processes of each loader.
             output_dir: folder for detections and tables by class; its name is that of the model in the
                 paper's tables.
-            extras: what is measured beside the published numbers, out of `MEASURED`; None for nothing.
         """
         super().__init__(datasets)
         self.mapper = mapper
@@ -315,7 +223,6 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
         self.own_split = own_split
         self.workers = workers
         self.output_dir = output_dir
-        self.extras = extras or Extras()
         self._names_of_a_class = ""
         self._known: dict[str, _DetectionData] = {}
 
@@ -336,7 +243,6 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
             "own_split": not given,
             "workers": cfg.DATALOADER.NUM_WORKERS,
             "output_dir": Path(cfg.OUTPUT_DIR),
-            "extras": Extras.from_config(cfg, "detection", MEASURED),
         }
 
     def check(self, model: DetectionModel) -> None:
@@ -375,48 +281,26 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
             size=size_text(self.mapper, reading.size),
             seen=seen_text(data.seen, data.split),
             rule=self._rule(data),
-            beside=self.extras.text(),
         )
 
     def _passes(self, name: str, model: DetectionModel) -> Iterator[Pass]:
         data = self._data(name)
-        batches = functools.partial(evaluation_batches, data.records, self.mapper, self.workers)
         model.set_vocabulary(data.vocabulary, seen=data.seen)
-        yield Pass(batches(), self._evaluator(name, self.output_dir, data.similarity))
-        renamed = renamed_vocabularies(data.vocabulary, self.extras.synonyms, name)
-        for number, vocabulary in enumerate(renamed, 1):
-            logger.info("synonym test, vocabulary %d of %d:", number, len(renamed))
-            # The classes are the same, and so are those that are seen.
-            model.set_vocabulary(vocabulary, seen=data.seen)
-            yield Pass(batches(), self._evaluator(name, None))
-
-    def _evaluator(
-        self, name: str, output_dir: Path | None, similarity: np.ndarray | None = None
-    ) -> DetectionEvaluator:
-        data = self._data(name)
-        return DetectionEvaluator(
+        evaluator = DetectionEvaluator(
             dataset_name=name,
             vocabulary=data.vocabulary,
             ground_truth=data.truth,
             tasks=self.tasks,
             limits=self.limits,
             seen=data.seen,
-            similarity=similarity,
-            output_dir=output_dir,
+            output_dir=self.output_dir,
         )
+        yield Pass(evaluation_batches(data.records, self.mapper, self.workers), evaluator)
 
     def _numbers(self, name: str, outputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """ "bbox" and "segm" -> numbers in percent, as `DetectionEvaluator` gives them, and of the synonym test."""
-        own, *rounds = outputs
-        if not rounds:
-            return own
-        return {
-            kind: numbers
-            | synonym_results(
-                [{k: v for k, v in one[kind].items() if k.startswith("AP")} for one in rounds]
-            )
-            for kind, numbers in own.items()
-        }
+        """ "bbox" and "segm" -> numbers in percent, as `DetectionEvaluator` gives them."""
+        (numbers,) = outputs
+        return numbers
 
     def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
         """All precisions of each data set, and the paper's tables that they belong to."""
@@ -459,8 +343,7 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
             split = f"those that share a name with a seen class of {self.train_vocabulary}"
         else:
             seen, split = None, "not known"
-        similarity = self.extras.similarity_of(vocabulary)
-        return _DetectionData(vocabulary, records, truth, seen, split, similarity)
+        return _DetectionData(vocabulary, records, truth, seen, split)
 
 
 class _DetectionData(NamedTuple):
@@ -472,7 +355,6 @@ class _DetectionData(NamedTuple):
         truth: its objects.
         seen: (K,) bool, classes that training shows; None if that is not known.
         split: what says which classes are seen.
-        similarity: (K, K) of the classes; None if it is not asked for.
     """
 
     vocabulary: Vocabulary
@@ -480,4 +362,3 @@ class _DetectionData(NamedTuple):
     truth: DetectionGroundTruth
     seen: np.ndarray | None
     split: str
-    similarity: np.ndarray | None = None

@@ -48,11 +48,6 @@ RUN_COLUMNS = TRANSFER_COLUMNS | {
     "APf": "APf",
     "base AP50": "AP50-seen",
     "novel AP50": "AP50-unseen",
-    "open AP": "Open-AP",
-    "open AP50": "Open-AP50",
-    "synonyms AP": "synonyms-mean-AP",
-    "worst AP": "synonyms-worst-AP",
-    "spread AP": "synonyms-spread-AP",
 }
 CSV_COLUMNS = ("index", "name", "frequency", "seen", "ap", "ap50", "objects", "detections")
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from detectron2.structures import Instances
 from tabulate import tabulate
 
-from clipself_seg.data.masks import encode_masks, encode_segmentation
+from clipself_seg.data.masks import encode_masks
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.evaluation.evaluator import ImageEvaluator, check_predicted_classes
 from clipself_seg.evaluation.instances.ground_truth import InstanceGroundTruth
@@ -28,43 +28,7 @@ from clipself_seg.evaluation.instances.numbers import (
     instance_results,
     write_instance_csv,
 )
-from clipself_seg.evaluation.open_ap import OpenImage, open_ap_results, open_precision, overlaps
 
-
-def instance_images(
-    truth: InstanceGroundTruth, predicted: Mapping[Any, ImageInstances], vocabulary: Vocabulary
-) -> Iterator[OpenImage]:
-    """The images of a data set, one after the other; instances of stuff are left out.
-
-    Args:
-        truth: instances of the data set, whose sizes are those of the predicted masks.
-        predicted: image id -> predicted instances, for every image.
-        vocabulary: K classes of the data set; it says which are things.
-    """
-    index_of = vocabulary.dataset_id_to_index
-    by_image: list[list[dict[str, Any]]] = [[] for _ in truth.images]
-    for entry in truth.annotations:
-        by_image[entry["image_id"]].append(entry)
-    for image, image_id, objects in zip(truth.images, truth.image_ids, by_image):
-        masks, scores, labels = predicted[image_id]
-        classes = np.array(labels, dtype=np.int64)
-        things = np.flatnonzero(vocabulary.thing[classes])
-        size = image["height"], image["width"]
-        crowds = [entry["iscrowd"] for entry in objects]
-        true_masks = [encode_segmentation(entry["segmentation"], *size) for entry in objects]
-        crowd = np.array(crowds, dtype=bool)
-        yield OpenImage(
-            classes[things],
-            np.array(scores, dtype=np.float64)[things],
-            np.ones(len(things), dtype=bool),
-            np.array([index_of[entry["category_id"]] for entry in objects], dtype=np.int64),
-            crowd,
-            crowd,
-            overlaps([masks[index] for index in things], true_masks, crowds),
-        )
-
-
-LIMIT = 100  # instances of a class in an image that COCO's AP counts
 logger = logging.getLogger(__name__)
 
 
@@ -78,7 +42,6 @@ class InstanceAPEvaluator(ImageEvaluator[ImageInstances]):
         vocabulary: Vocabulary,
         ground_truth: InstanceGroundTruth,
         seen: np.ndarray | None = None,
-        similarity: np.ndarray | None = None,
         output_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         """
@@ -87,7 +50,6 @@ class InstanceAPEvaluator(ImageEvaluator[ImageInstances]):
             vocabulary: K classes of the data set; it says which are things.
             ground_truth: instances of the data set; each of its images has to be evaluated.
             seen: (K,) bool, classes of the training vocabulary; None splits nothing.
-            similarity: (K, K) in [0, 1] for Open AP; None measures none.
             output_dir: folder where the main process writes `instance_classes_<data set>.csv`;
                 None writes nothing.
 
@@ -102,7 +64,6 @@ class InstanceAPEvaluator(ImageEvaluator[ImageInstances]):
             output_dir=output_dir,
         )
         self.ground_truth = ground_truth
-        self.similarity = similarity
 
     def process(
         self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
@@ -140,8 +101,7 @@ class InstanceAPEvaluator(ImageEvaluator[ImageInstances]):
         """Merge all processes and compare.
 
         Returns:
-            {"segm": numbers of `instance_results`, "images", and with a similarity those of `open_ap_results`}, the
-            same in every process.
+            {"segm": numbers of `instance_results` and "images"}, the same in every process.
 
         Raises:
             InputError: images are missing, or masks have another size than the file states (in
@@ -154,10 +114,6 @@ class InstanceAPEvaluator(ImageEvaluator[ImageInstances]):
         logger.info('comparing the instances of %d images of "%s"', count, self.dataset_name)
         quality = instance_quality(self.ground_truth, predicted, self.vocabulary)
         results = {"images": float(count)} | instance_results(quality, self.seen)
-        if self.similarity is not None:
-            images = instance_images(self.ground_truth, predicted, self.vocabulary)
-            groups = {} if self.seen is None else {"-seen": self.seen, "-unseen": ~self.seen}
-            results |= open_ap_results(open_precision(images, self.similarity, LIMIT), groups)
         shown = {key: f"{value:.1f}" for key, value in results.items() if key.startswith("AP")}
         table = tabulate([shown.values()], list(shown), disable_numparse=True)
         logger.info('Instance masks of "%s" in percent:\n%s', self.dataset_name, table)

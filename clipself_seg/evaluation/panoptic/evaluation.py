@@ -8,23 +8,20 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode, configurable
 from detectron2.evaluation import DatasetEvaluator
 
 from clipself_seg.data.images import truth_pixels
-from clipself_seg.data.loader import Batches, evaluation_batches
+from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.masks import read_panoptic_png
 from clipself_seg.data.records import Record
-from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.evaluation.base import Evaluation, Pass, Results, own_classes_kept
-from clipself_seg.evaluation.evaluator import ImageEvaluator
-from clipself_seg.evaluation.extras import Extras
 from clipself_seg.evaluation.instances.ap import InstanceAPEvaluator
 from clipself_seg.evaluation.instances.cityscapes_ap import CityscapesAPEvaluator
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
@@ -35,18 +32,10 @@ from clipself_seg.evaluation.panoptic.fusion_report import (
     run_table,
     sweep_table,
 )
-from clipself_seg.evaluation.panoptic.gap import gap_results, match_best_masks, match_named_truth
 from clipself_seg.evaluation.panoptic.ground_truth import (
     PanopticGroundTruth,
     read_panoptic_ground_truth,
     train_vocabulary_name,
-)
-from clipself_seg.evaluation.panoptic.numbers import (
-    ImageMatches,
-    PanopticMap,
-    group_means,
-    panoptic_map,
-    panoptic_quality,
 )
 from clipself_seg.evaluation.panoptic.semantic_only import (
     counts_all,
@@ -56,119 +45,14 @@ from clipself_seg.evaluation.panoptic.semantic_only import (
 )
 from clipself_seg.evaluation.protocol import (
     MeasuringProtocol,
+    beside_text,
     seen_text,
     size_text,
     words_text,
 )
-from clipself_seg.evaluation.regions.accuracy import class_accuracies
-from clipself_seg.evaluation.sem_seg.beside import Beside
 from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
-from clipself_seg.evaluation.synonym_test import renamed_vocabularies, synonym_results
 from clipself_seg.heads.fusion import TASKS, Fusion, fusion_exponents, mode_discount
-from clipself_seg.models.panoptic.true_masks import MaskModel, mask_names, query_masks
 from clipself_seg.models.protocol import PanopticModel, reading_of
-
-
-class TrueMasks:
-    """Runs a model for the classes of the true masks of an image, and for all masks of its own."""
-
-    def __init__(self, model: MaskModel, vocabulary: Vocabulary, *, queries: bool) -> None:
-        """
-        Args:
-            model: has been given the vocabulary.
-            vocabulary: C classes of the data set.
-            queries: whether the masks of its queries are wanted, too.
-        """
-        self.model = model
-        self.vocabulary = vocabulary
-        self.queries = queries
-
-    def __call__(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-        """For each image "truth", its true segments, "names" (n,), and "queries" (Q, H, W) bool or None."""
-        outputs = []
-        for sample in samples:
-            truth = true_segments(sample, self.vocabulary)
-            shown = np.isin(truth.segment_ids, np.unique(truth.ids))
-            names = np.zeros(len(shown), dtype=np.int64)
-            own = truth.segment_ids[shown]
-            names[shown] = mask_names(self.model, sample, truth.ids, own, len(self.vocabulary))
-            masks = query_masks(self.model, sample) if self.queries else None
-            outputs.append({"truth": truth, "names": names, "queries": masks})
-        return outputs
-
-
-def true_segments(sample: Sample, vocabulary: Vocabulary) -> PanopticMap:
-    """The true segments of an image, with classes in [0, C).
-
-    Raises:
-        InputError: the PNG is missing or broken, or disagrees with the list of segments.
-    """
-    return panoptic_map(
-        read_panoptic_png(sample["pan_seg_file_name"], truth_pixels(sample)),
-        sample["segments_info"],
-        vocabulary.dataset_id_to_index,
-        f"{sample['pan_seg_file_name']} and the entry of image {sample['image_id']}",
-    )
-
-
-class _Image(NamedTuple):
-    """Of an image the class and the name of each true mask, and two ways in which segments match."""
-
-    classes: np.ndarray
-    names: np.ndarray
-    named: ImageMatches
-    best: ImageMatches | None
-
-
-class TrueMaskEvaluator(ImageEvaluator[_Image]):
-    """Compares what `TrueMasks` gives with the true classes."""
-
-    def process(
-        self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
-    ) -> None:
-        """Match the segments of a batch.
-
-        Args:
-            inputs: samples with "image_id".
-            outputs: as `TrueMasks` gives them.
-        """
-        for sample, output in zip(inputs, outputs, strict=True):
-            truth, names, queries = (output[key] for key in ("truth", "names", "queries"))
-            counted = ~truth.crowd & np.isin(truth.segment_ids, np.unique(truth.ids))
-            self._images[sample["image_id"]] = _Image(
-                truth.classes[counted],
-                names[counted],
-                match_named_truth(truth, names),
-                None if queries is None else match_best_masks(truth, queries),
-            )
-
-    def evaluate(self) -> dict[str, dict[str, float]]:
-        """Merge all processes and average.
-
-        Returns:
-            {"true_masks": "naming", the mean class accuracy of naming true masks, "true-masks-PQ" and, if masks of
-            queries were given, "best-queries-PQ", in percent}, each also with the suffixes of `numbers.GROUPS`; the
-            same in every process.
-
-        Raises:
-            InputError: images are missing (in every process, so that none waits).
-        """
-        every = self._merged()
-        count = len(self.vocabulary)
-        classes, names = (
-            np.concatenate([np.zeros(0, dtype=np.int64), *parts])
-            for parts in ([one.classes for one in every], [one.names for one in every])
-        )
-        # A mask that has its name has rank 0.
-        values = {
-            "naming": class_accuracies((names != classes).astype(np.int64), classes, count, 1),
-            "true-masks-PQ": panoptic_quality([one.named for one in every], count).pq,
-        }
-        best = [one.best for one in every if one.best is not None]
-        if best:
-            values["best-queries-PQ"] = panoptic_quality(best, count).pq
-        return {"true_masks": group_means(values, self.vocabulary.thing, self.seen)}
-
 
 FUSIONS = ("clip", "generator", "fused")  # fusion modes, in the order of the paper's table
 SWEEP_NUMBERS = ("PQ", "PQ_seen", "PQ_unseen")
@@ -376,9 +260,8 @@ def _means(results: Mapping[str, float], task: str) -> dict[str, float]:
 
 logger = logging.getLogger(__name__)
 
-MEASURED = ("similarity", "boundary", "naming", "synonyms", "oracle", "gap")
 CITYSCAPES_INSTANCES = "instances by Cityscapes' rules"
-# Beginnings of the numbers of other passes that are kept.
+# Beginnings of the numbers that are kept of the pass with oracle words.
 MEASURES = ("PQ", "SQ", "RQ", "AP", "mIoU", "fwIoU", "mACC", "pACC")
 
 
@@ -399,7 +282,8 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         train_vocabulary: str,
         workers: int,
         output_dir: Path,
-        extras: Extras | None = None,
+        boundary: bool = False,
+        oracle: bool = False,
         label_files: Sequence[str] = (),
     ) -> None:
         """
@@ -418,7 +302,8 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             workers: number of worker processes of each loader.
             output_dir: folder for tables by class, in a folder for each fusion, and plots of the
                 sweep.
-            extras: what is measured beside the published numbers, out of `MEASURED`; None for nothing.
+            boundary: whether Boundary IoU is measured, too.
+            oracle: whether the model is evaluated once more with the classes alone that are in each image.
             label_files: for each data set a file of other names for its classes, or ""; () for none at all.
 
         Raises:
@@ -438,7 +323,8 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         self.train_vocabulary = train_vocabulary
         self.workers = workers
         self.output_dir = output_dir
-        self.extras = extras or Extras()
+        self.boundary = boundary
+        self.oracle = oracle
         self.label_files = _label_file_of(self.datasets, label_files)
         self._known: dict[str, PanopticGroundTruth] = {}
         self._named: dict[str, Fusion] = {}
@@ -460,7 +346,8 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             "train_vocabulary": train_vocabulary_name(cfg),
             "workers": cfg.DATALOADER.NUM_WORKERS,
             "output_dir": Path(cfg.OUTPUT_DIR),
-            "extras": Extras.from_config(cfg, "panoptic segmentation", MEASURED),
+            "boundary": cfg.TEST.NUMBERS.BOUNDARY,
+            "oracle": cfg.TEST.NUMBERS.ORACLE,
             "label_files": cfg.TEST.PANOPTIC.LABEL_FILES,
         }
 
@@ -471,10 +358,10 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         images = {}
         for name in self.datasets:
             truth = self._truth(name)
-            if truth.files is None and (self.sweep or self._apart):
+            if truth.files is None and self.sweep:
                 raise InputError(
-                    f'"{name}" has label maps alone, and --sweep (TEST.PANOPTIC.SWEEP), TEST.NUMBERS.NAMING and GAP '
-                    "are about segments: leave them out, or the data set out of DATASETS.TEST"
+                    f'"{name}" has label maps alone, and --sweep (TEST.PANOPTIC.SWEEP) is about segments: leave it '
+                    "out, or the data set out of DATASETS.TEST"
                 )
             self._evaluator(name, truth)
             records[name] = truth.records
@@ -484,29 +371,10 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
                 images[name] = truth.images
         self._metadata["names of a class"] = reading_of(model).synonyms
         self._metadata |= model.evaluation_metadata(records)
-        self._check_extras(model)
         if areas:
             self._metadata["areas"] = areas
         if images:
             self._metadata["images"] = images
-
-    def _check_extras(self, model: PanopticModel) -> None:
-        """Refuse what is asked for beside the published numbers and cannot be measured."""
-        for name in self.datasets:
-            if self.extras.gap and "panoptic" not in self._truth(name).tasks:
-                raise InputError(
-                    'TEST.NUMBERS.GAP is about PQ: add "panoptic" to TEST.PANOPTIC.TASKS, or set it to False'
-                )
-        if self._apart and not isinstance(model, MaskModel):
-            raise InputError(
-                "TEST.NUMBERS.NAMING and GAP need a model that makes and names masks in two steps (`generate` and "
-                f"`clip_scores`), which {type(model).__name__} does not: set them to False"
-            )
-        if self.extras.synonyms and "generator on disk" in self._metadata:
-            raise InputError(
-                "TEST.NUMBERS.SYNONYMS needs a generator: MODEL.MASK_GENERATOR.SOURCE disk has the scores of one "
-                "vocabulary alone"
-            )
 
     def metadata(self) -> dict[str, Any]:
         """Settings that decide the numbers beside weights and configuration, known after `check`."""
@@ -527,7 +395,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             size=size_text(self.mapper, reading.size),
             seen=seen_text(truth.seen, seen),
             rule=f"mIoU over classes by rule {self.rule}" if "semantic" in truth.tasks else "",
-            beside=self.extras.text(),
+            beside=beside_text(self.boundary, self.oracle),
         )
 
     def _passes(self, name: str, model: PanopticModel) -> Iterator[Pass]:
@@ -539,60 +407,26 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         self._named = named
         asked = named | sweep_fusions(self.sweep, truth.seen, model.void_discount)
         yield Pass(batches(), self._evaluator(name, truth), {"fusions": asked})
-        renamed = renamed_vocabularies(truth.vocabulary, self.extras.synonyms, name)
-        for number, vocabulary in enumerate(renamed, 1):
-            logger.info("synonym test, vocabulary %d of %d:", number, len(renamed))
-            # The classes are the same, and so are those that are seen.
-            model.set_vocabulary(vocabulary, seen=truth.seen)
-            yield Pass(batches(), self._evaluator(name, truth, main=False), {"fusions": named})
-        model.set_vocabulary(truth.vocabulary, seen=truth.seen)
-        if self.extras.oracle:
+        if self.oracle:
             logger.info("oracle words, of each image its own classes:")
             ask = functools.partial(_with_true_classes, model, truth, named)
             yield Pass(batches(), self._evaluator(name, truth, main=False), ask=ask)
-        if self._apart:
-            yield self._true_masks(name, truth, model, batches())
-
-    @property
-    def _apart(self) -> bool:
-        """Whether naming and masks are measured apart."""
-        return self.extras.naming or self.extras.gap
-
-    def _true_masks(
-        self, name: str, truth: PanopticGroundTruth, model: Any, batches: Batches
-    ) -> Pass:
-        evaluator = TrueMaskEvaluator(
-            dataset_name=name,
-            vocabulary=truth.vocabulary,
-            image_ids=truth.image_ids,
-            seen=truth.seen,
-        )
-        ask = TrueMasks(model, truth.vocabulary, queries=self.extras.gap)
-        return Pass(batches, evaluator, ask=ask)
 
     def _numbers(self, name: str, outputs: list[dict[str, Any]]) -> dict[str, Any]:
         """For each fusion means in percent (those of `panoptic_results`, "AP..." of `instance_results`, those
         of `sem_seg_results`, and those that ``TEST.NUMBERS`` asks for), "alpha", "beta" and "images", and
         "void_discount" where a fusion has one; with a sweep also "sweep", see `fusion_report`.
         """
-        numbers, *more = outputs
-        apart = more.pop()["true_masks"] if self._apart else {}
-        oracle = more.pop() if self.extras.oracle else None
+        numbers, *with_oracle = outputs
         results: dict[str, Any] = {}
         discounted = any(fusion.void_discount for fusion in self._named.values())
         for fusion, (alpha, beta, _, void_discount) in self._named.items():
             own = numbers[fusion] | {"alpha": alpha, "beta": beta}
             if discounted:
                 own["void_discount"] = void_discount
-            if oracle is not None:
-                own |= {f"oracle-{key}": v for key, v in _measures(oracle[fusion]).items()}
-            if more:
-                own |= synonym_results([_measures(one[fusion]) for one in more])
-            if self._apart:
-                own |= apart
-            if self.extras.gap:
-                parts = ("PQ", "true-names-PQ", "best-queries-PQ")
-                own |= gap_results(*(own[part] for part in parts))
+            for oracle in with_oracle:
+                measures = {k: v for k, v in oracle[fusion].items() if k.startswith(MEASURES)}
+                own |= {f"oracle-{key}": value for key, value in measures.items()}
             results[fusion] = own
         if self.sweep:
             results["sweep"] = sweep_results(self.sweep, self._truth(name).seen, numbers)
@@ -628,7 +462,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
                 ignore_label=truth.ignore_label,
                 seen=truth.seen,
                 rule=self.rule,
-                beside=Beside(truth.similarity, self.extras.boundary) if folder else None,
+                boundary=self.boundary and folder is not None,
                 output_dir=folder,
             )
         if task == CITYSCAPES_INSTANCES:
@@ -644,7 +478,6 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             vocabulary=truth.vocabulary,
             ground_truth=truth.instances,
             seen=truth.seen,
-            similarity=truth.similarity if folder else None,
             output_dir=folder,
         )
 
@@ -658,8 +491,6 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             image_ids=truth.image_ids,
             seen=truth.seen,
             panoptic_json=truth.files.path(truth.files.panoptic_json),
-            similarity=truth.similarity if folder else None,
-            true_names=self.extras.gap and folder is not None,
             output_dir=folder,
         )
 
@@ -668,9 +499,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         if name not in self._known:
             words = self.label_files.get(name, "")
             read = read_semantic_only if is_semantic_only(name) else read_panoptic_ground_truth
-            truth = read(name, self.tasks, self.train_vocabulary, words)
-            similarity = self.extras.similarity_of(truth.vocabulary)
-            self._known[name] = truth._replace(similarity=similarity)
+            self._known[name] = read(name, self.tasks, self.train_vocabulary, words)
         return self._known[name]
 
     def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
@@ -728,11 +557,6 @@ def _require_clip_alone(cfg: CfgNode) -> None:
 def _sweeps(results: Results) -> dict[str, Sweep]:
     """The sweep of each data set that has one."""
     return {name: numbers["sweep"] for name, numbers in results.items() if "sweep" in numbers}
-
-
-def _measures(numbers: Mapping[str, float]) -> dict[str, float]:
-    """PQ, AP, mIoU and the like of one fusion, without counts."""
-    return {key: value for key, value in numbers.items() if key.startswith(MEASURES)}
 
 
 def _with_true_classes(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from detectron2.utils import comm
@@ -22,35 +22,20 @@ from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.evaluator import ImageEvaluator
 from clipself_seg.evaluation.panoptic.files import check_things_and_stuff
-from clipself_seg.evaluation.panoptic.gap import match_with_true_names
 from clipself_seg.evaluation.panoptic.numbers import (
     ClassQuality,
     ImageMatches,
-    group_means,
     match_segments,
     panoptic_map,
     panoptic_quality,
     panoptic_results,
-)
-from clipself_seg.evaluation.panoptic.open_quality import (
-    OpenMatches,
-    match_any_class,
-    open_quality,
 )
 from clipself_seg.evaluation.panoptic.report import quality_table, write_quality_csv
 
 logger = logging.getLogger(__name__)
 
 
-class _Matches(NamedTuple):
-    """Matches of an image: its own, and what is asked for beside them."""
-
-    own: ImageMatches
-    any_class: OpenMatches | None
-    true_names: ImageMatches | None
-
-
-class PanopticQualityEvaluator(ImageEvaluator[_Matches]):
+class PanopticQualityEvaluator(ImageEvaluator[ImageMatches]):
     """Matches segments image by image, and averages those of all processes."""
 
     def __init__(
@@ -61,8 +46,6 @@ class PanopticQualityEvaluator(ImageEvaluator[_Matches]):
         image_ids: Sequence[Any] | None = None,
         seen: np.ndarray | None = None,
         panoptic_json: str | os.PathLike[str] = "the panoptic JSON",
-        similarity: np.ndarray | None = None,
-        true_names: bool = False,
         output_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         """
@@ -73,8 +56,6 @@ class PanopticQualityEvaluator(ImageEvaluator[_Matches]):
                 evaluated. None takes the images that come, sorted by id.
             seen: (C,) bool, classes of the training vocabulary; None splits nothing.
             panoptic_json: file of the ground truth, for messages.
-            similarity: (C, C) in [0, 1] for Open PQ; None measures none.
-            true_names: whether PQ with true names is measured, see `gap`.
             output_dir: folder where the main process writes `panoptic_classes_<data set>.csv`;
                 None writes nothing.
 
@@ -91,8 +72,6 @@ class PanopticQualityEvaluator(ImageEvaluator[_Matches]):
         )
         check_things_and_stuff(vocabulary.thing, f'vocabulary "{vocabulary.name}"')
         self.panoptic_json = panoptic_json
-        self.similarity = similarity
-        self.true_names = true_names
 
     def process(
         self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
@@ -128,11 +107,7 @@ class PanopticQualityEvaluator(ImageEvaluator[_Matches]):
                 self.vocabulary.dataset_id_to_index,
                 f"{png} and the entry of image {sample['image_id']} in {self.panoptic_json}",
             )
-            self._images[sample["image_id"]] = _Matches(
-                match_segments(truth, predicted),
-                None if self.similarity is None else match_any_class(truth, predicted),
-                match_with_true_names(truth, predicted) if self.true_names else None,
-            )
+            self._images[sample["image_id"]] = match_segments(truth, predicted)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Merge all processes and average.
@@ -162,7 +137,7 @@ class PanopticQualityEvaluator(ImageEvaluator[_Matches]):
 
     def _merge(self) -> tuple[ClassQuality, dict[str, float]]:
         matches = self._merged()
-        quality = panoptic_quality([one.own for one in matches], len(self.vocabulary))
+        quality = panoptic_quality(matches, len(self.vocabulary))
         if np.isnan(quality.pq).all():
             raise InputError(
                 f'"{self.dataset_name}" has no segment in {len(matches)} images, neither true nor '
@@ -172,15 +147,4 @@ class PanopticQualityEvaluator(ImageEvaluator[_Matches]):
         results |= panoptic_results(
             quality, self.vocabulary.names, self.vocabulary.thing, self.seen
         )
-        return quality, results | self._beside(matches)
-
-    def _beside(self, matches: Sequence[_Matches]) -> dict[str, float]:
-        """Numbers beside PQ, SQ and RQ, each a mean over the classes of every group."""
-        values = {}
-        if self.similarity is not None:
-            every = [one.any_class for one in matches if one.any_class is not None]
-            values["Open-PQ"] = open_quality(every, self.similarity)
-        if self.true_names:
-            named = [one.true_names for one in matches if one.true_names is not None]
-            values["true-names-PQ"] = panoptic_quality(named, len(self.vocabulary)).pq
-        return group_means(values, self.vocabulary.thing, self.seen)
+        return quality, results

@@ -52,19 +52,9 @@ RUN_COLUMNS = {
     "mIoU": "mIoU",
     "seen mIoU": "mIoU-seen",
     "unseen mIoU": "mIoU-unseen",
-    "open PQ": "Open-PQ",
-    "open mAP": "Open-AP",
-    "open mIoU": "Open-mIoU",
     "boundary mIoU": "Boundary-mIoU",
-    "naming": "naming",
     "oracle PQ": "oracle-PQ",
     "oracle mIoU": "oracle-mIoU",
-    "synonyms PQ": "synonyms-mean-PQ",
-    "worst PQ": "synonyms-worst-PQ",
-    "spread PQ": "synonyms-spread-PQ",
-    "true names PQ": "true-names-PQ",
-    "true masks PQ": "true-masks-PQ",
-    "best queries PQ": "best-queries-PQ",
 }
 SWEEP_TITLES = {"PQ": "PQ", "PQ_seen": "PQ of seen classes", "PQ_unseen": "PQ of unseen classes"}
 

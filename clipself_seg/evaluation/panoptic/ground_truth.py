@@ -44,7 +44,6 @@ class PanopticGroundTruth(NamedTuple):
         instances: instances of all images; None if they are not measured.
         areas: kind of the areas of stuff that the panoptic JSON states: "published", also where
             ADE20K's file names none, or "clean"; "" for a data set that has only one kind.
-        similarity: (K, K) in [0, 1] of the classes; None if it is not asked for.
         ignore_label: label of pixels of the label maps that do not count.
         images: how the preparation wrote the images, where it did; else "".
     """
@@ -56,7 +55,6 @@ class PanopticGroundTruth(NamedTuple):
     tasks: tuple[str, ...]
     instances: InstanceGroundTruth | None
     areas: str = ""
-    similarity: np.ndarray | None = None
     ignore_label: int = IGNORE_LABEL
     images: str = ""
 

@@ -143,46 +143,6 @@ def _check_segment(info: Any, source: str) -> None:
         raise InputError(f"{source}: no three bytes of a PNG hold the id of the segment {info!r}")
 
 
-class Overlaps(NamedTuple):
-    """How the n true and the m predicted segments of an image overlap.
-
-    Attributes:
-        common: (n, m) int64, pixels of each pair.
-        void: (m,) int64, pixels of each prediction without ground truth.
-        predicted: (m,) int64, pixels of each prediction.
-        ious: (n, m) float64, IoU of each pair without void pixels, 0 for crowds.
-    """
-
-    common: np.ndarray
-    void: np.ndarray
-    predicted: np.ndarray
-    ious: np.ndarray
-
-
-def segment_overlaps(truth: PanopticMap, predicted: PanopticMap) -> Overlaps:
-    """Compare every true segment with every predicted one, whatever their classes.
-
-    Raises:
-        InputError: as `match_segments`.
-    """
-    if truth.ids.shape != predicted.ids.shape:
-        sizes = ["{1} x {0}".format(*side.ids.shape) for side in (truth, predicted)]
-        raise InputError(
-            f"{predicted.source}: {sizes[1]} pixels (width x height), but {sizes[0]} in "
-            f"{truth.source}: give predictions of the images' own size"
-        )
-    pixels = _common_pixels(truth, predicted)
-    void = pixels[0, 1:]
-    common = pixels[1:, 1:]
-    predicted_pixels = pixels.sum(axis=0)[1:]
-    _check_pixels(truth, pixels.sum(axis=1)[1:], predicted, predicted_pixels)
-    # Pixels of a prediction on void do not count, and a true segment is as large as its file states.
-    union = predicted_pixels + truth.areas[:, None] - common - void
-    counted = ~truth.crowd[:, None] & (common > 0)
-    ious = np.divide(common, union, out=np.zeros(common.shape), where=counted)
-    return Overlaps(common, void, predicted_pixels, ious)
-
-
 def match_segments(truth: PanopticMap, predicted: PanopticMap) -> ImageMatches:
     """Match the segments of one image.
 
@@ -192,31 +152,41 @@ def match_segments(truth: PanopticMap, predicted: PanopticMap) -> ImageMatches:
         InputError: sizes differ; a map has ids that its list lacks; a predicted segment without
             a pixel; a true segment, not a crowd, with more pixels than its stated area.
     """
-    overlaps = segment_overlaps(truth, predicted)
-    fits = truth.classes[:, None] == predicted.classes
+    if truth.ids.shape != predicted.ids.shape:
+        sizes = ["{1} x {0}".format(*side.ids.shape) for side in (truth, predicted)]
+        raise InputError(
+            f"{predicted.source}: {sizes[1]} pixels (width x height), but {sizes[0]} in "
+            f"{truth.source}: give predictions of the images' own size"
+        )
+    pixels = _common_pixels(truth, predicted)
+    void_m = pixels[0, 1:]
+    common_nm = pixels[1:, 1:]
+    predicted_m = pixels.sum(axis=0)[1:]
+    _check_pixels(truth, pixels.sum(axis=1)[1:], predicted, predicted_m)
+    # Pixels of a prediction on void do not count, and a true segment is as large as its file states.
+    union_nm = predicted_m + truth.areas[:, None] - common_nm - void_m
+    counted_nm = ~truth.crowd[:, None] & (common_nm > 0)
+    ious_nm = np.divide(common_nm, union_nm, out=np.zeros(common_nm.shape), where=counted_nm)
+    fits_nm = truth.classes[:, None] == predicted.classes
     # Segments do not overlap, so that above 1/2 each of them has at most one partner.
-    rows, columns = np.nonzero(fits & (overlaps.ious > 0.5))
+    rows, columns = np.nonzero(fits_nm & (ious_nm > 0.5))
     order = np.argsort(truth.segment_ids[rows])
-    missed = ~truth.crowd
-    missed[rows] = False
-    false = ~forgiven(truth, predicted, overlaps)
-    false[columns] = False
-    return ImageMatches(
-        truth.classes[rows[order]],
-        overlaps.ious[rows[order], columns[order]],
-        truth.classes[missed],
-        predicted.classes[false],
-    )
-
-
-def forgiven(truth: PanopticMap, predicted: PanopticMap, overlaps: Overlaps) -> np.ndarray:
-    """Predictions that are for more than half on void or on a crowd of their class, (m,) bool."""
+    missed_n = ~truth.crowd
+    missed_n[rows] = False
+    # Forgiven is what lies for more than half on void or on a crowd of its class.
+    forgiving_m = void_m.copy()
     # Of several crowds of a class the last counts, as in panopticapi.
-    pixels = overlaps.void.copy()
     last_crowd = {truth.classes[row]: row for row in np.flatnonzero(truth.crowd)}
     for index, row in last_crowd.items():
-        pixels += overlaps.common[row] * (predicted.classes == index)
-    return pixels / overlaps.predicted > 0.5
+        forgiving_m += common_nm[row] * (predicted.classes == index)
+    false_m = ~(forgiving_m / predicted_m > 0.5)
+    false_m[columns] = False
+    return ImageMatches(
+        truth.classes[rows[order]],
+        ious_nm[rows[order], columns[order]],
+        truth.classes[missed_n],
+        predicted.classes[false_m],
+    )
 
 
 def _common_pixels(truth: PanopticMap, predicted: PanopticMap) -> np.ndarray:
@@ -224,14 +194,14 @@ def _common_pixels(truth: PanopticMap, predicted: PanopticMap) -> np.ndarray:
     true_ids = truth.ids.ravel()
     predicted_ids = predicted.ids.ravel()
     starts, lengths = equal_runs(true_ids, predicted_ids)
-    rows = segment_positions(truth, true_ids[starts])
-    columns = segment_positions(predicted, predicted_ids[starts])
+    rows = _positions(truth, true_ids[starts])
+    columns = _positions(predicted, predicted_ids[starts])
     shape = (1 + len(truth.segment_ids), 1 + len(predicted.segment_ids))
     cells = np.bincount(rows * shape[1] + columns, lengths, shape[0] * shape[1])
     return cells.astype(np.int64).reshape(shape)
 
 
-def segment_positions(side: PanopticMap, ids: np.ndarray) -> np.ndarray:
+def _positions(side: PanopticMap, ids: np.ndarray) -> np.ndarray:
     """Position of each id in the list of segments, counted from 1; 0 for void.
 
     Args:
@@ -319,44 +289,18 @@ def panoptic_results(
         nowhere.
     """
     numbers = {"PQ": quality.pq, "SQ": quality.sq, "RQ": quality.rq}
+    somewhere = ~np.isnan(quality.pq)
+    groups = {"": somewhere, "_th": somewhere & isthing, "_st": somewhere & ~isthing}
+    if seen is not None:
+        groups |= {"_seen": somewhere & seen, "_unseen": somewhere & ~seen}
     results: dict[str, float] = {}
-    for suffix, group in _groups(isthing, seen).items():
-        results |= _means(numbers, group, suffix)
-        results[f"classes{suffix}"] = float((group & ~np.isnan(quality.pq)).sum())
+    for suffix, group in groups.items():
+        count = int(group.sum())
+        if count:
+            # One after the other, since that is how panopticapi adds.
+            means = {key: np.cumsum(values[group])[-1] / count for key, values in numbers.items()}
+            results |= {f"{key}{suffix}": 100 * float(mean) for key, mean in means.items()}
+        results[f"classes{suffix}"] = float(count)
     for index, name in enumerate(class_keys(class_names)):
         results |= {f"{key}-{name}": 100 * float(values[index]) for key, values in numbers.items()}
-    return results
-
-
-def group_means(
-    numbers: Mapping[str, np.ndarray], isthing: np.ndarray, seen: np.ndarray | None = None
-) -> dict[str, float]:
-    """Means in percent over the classes of each group of `GROUPS` that have a number.
-
-    Args:
-        numbers: name of a number -> that of each class, (C,) in [0, 1]; NaN for a class without.
-        isthing: (C,) bool, which classes are things.
-        seen: (C,) bool, classes of the training vocabulary; None splits nothing.
-
-    Returns:
-        name and suffix of the group -> mean; none of a group without a number.
-    """
-    groups = _groups(isthing, seen).items()
-    return {k: v for suffix, group in groups for k, v in _means(numbers, group, suffix).items()}
-
-
-def _groups(isthing: np.ndarray, seen: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Suffix of a group -> which classes are in it."""
-    everything = np.ones(len(isthing), dtype=bool)
-    members = {"": everything, "_th": isthing, "_st": ~isthing}
-    return members if seen is None else members | {"_seen": seen, "_unseen": ~seen}
-
-
-def _means(numbers: Mapping[str, np.ndarray], group: np.ndarray, suffix: str) -> dict[str, float]:
-    results = {}
-    for key, values in numbers.items():
-        counted = values[group & ~np.isnan(values)]
-        if len(counted):
-            # One after the other, since that is how panopticapi adds.
-            results[f"{key}{suffix}"] = 100 * float(np.cumsum(counted)[-1] / len(counted))
     return results

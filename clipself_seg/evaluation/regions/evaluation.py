@@ -20,7 +20,6 @@ from clipself_seg.data.records import Record
 from clipself_seg.data.regions import MaskResize
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.evaluation.base import Evaluation, Pass, Results
-from clipself_seg.evaluation.extras import Extras
 from clipself_seg.evaluation.protocol import MeasuringProtocol, words_text
 from clipself_seg.evaluation.regions.accuracy import RegionAccuracyEvaluator
 from clipself_seg.evaluation.regions.report import (
@@ -29,14 +28,10 @@ from clipself_seg.evaluation.regions.report import (
     plot_size_curve,
     region_table,
     size_table,
-    synonym_table,
 )
-from clipself_seg.evaluation.synonym_test import renamed_vocabularies, synonym_results
 from clipself_seg.models.protocol import SYNONYM_TEXTS, MixedRegionModel, RegionModel, reading_of
 
 logger = logging.getLogger(__name__)
-
-MEASURED = ("synonyms",)
 
 
 class RegionEvaluation(Evaluation[RegionModel]):
@@ -54,7 +49,6 @@ class RegionEvaluation(Evaluation[RegionModel]):
         alphas: Sequence[float] = (),
         workers: int,
         output_dir: Path,
-        extras: Extras | None = None,
     ) -> None:
         """
         Args:
@@ -66,7 +60,6 @@ class RegionEvaluation(Evaluation[RegionModel]):
             alphas: further fractions of the student in the mixture that a `MixedRegionModel` evaluates.
             workers: number of worker processes of each loader.
             output_dir: folder for tables by class, and the curve if there are several sizes.
-            extras: what is measured beside the published numbers, out of `MEASURED`; None for nothing.
         """
         super().__init__(datasets)
         self.sizes = tuple(sizes)
@@ -76,7 +69,6 @@ class RegionEvaluation(Evaluation[RegionModel]):
         self.alphas = tuple(dict.fromkeys(float(alpha) for alpha in alphas))
         self.workers = workers
         self.output_dir = output_dir
-        self.extras = extras or Extras()
         self._known: dict[str, tuple[Vocabulary, list[Record]]] = {}
 
     @classmethod
@@ -91,7 +83,6 @@ class RegionEvaluation(Evaluation[RegionModel]):
             "alphas": cfg.TEST.REGIONS.ALPHA_SWEEP,
             "workers": cfg.DATALOADER.NUM_WORKERS,
             "output_dir": Path(cfg.OUTPUT_DIR),
-            "extras": Extras.from_config(cfg, "region recognition", MEASURED),
         }
 
     def metadata(self) -> dict[str, str]:
@@ -116,7 +107,6 @@ class RegionEvaluation(Evaluation[RegionModel]):
             size=f"{sizes}; crops {model.image_size} px",
             seen="no split",
             rule="mean over classes, each among all classes",
-            beside=self.extras.text(),
         )
 
     def _passes(self, name: str, model: RegionModel) -> Iterator[Pass]:
@@ -135,11 +125,6 @@ class RegionEvaluation(Evaluation[RegionModel]):
             logger.info("mixture with %g of the student:", alpha)
             with _mixed_by(cast(MixedRegionModel, model), alpha):
                 yield from self._sizes(name, model, [None] * len(self.sizes))
-        renamed = renamed_vocabularies(vocabulary, self.extras.synonyms, name)
-        for number, words in enumerate(renamed, 1):
-            logger.info("synonym test, vocabulary %d of %d:", number, len(renamed))
-            model.set_vocabulary(words)
-            yield from self._sizes(name, model, [None] * len(self.sizes))
 
     def _sizes(
         self, name: str, model: RegionModel, folders: Sequence[Path | None]
@@ -178,17 +163,14 @@ class RegionEvaluation(Evaluation[RegionModel]):
         )
 
     def _numbers(self, name: str, outputs: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
-        """For each side of the input in pixels the accuracies, see `RegionAccuracyEvaluator`, those of other mixtures,
-        and those of the synonym test."""
+        """For each side of the input in pixels the accuracies, see `RegionAccuracyEvaluator`, and those of other
+        mixtures."""
         count = len(self.sizes)
         numbers = {size: output["regions"] for size, output in zip(self.sizes, outputs)}
         for index, size in enumerate(self.sizes):
-            further = [output["regions"] for output in outputs[count + index :: count]]
-            mixtures, rounds = further[: len(self.alphas)], further[len(self.alphas) :]
+            mixtures = [output["regions"] for output in outputs[count + index :: count]]
             for alpha, mixture in zip(self.alphas, mixtures, strict=True):
                 numbers[size] |= {f"{mixture_prefix(alpha)}{k}": v for k, v in mixture.items()}
-            accuracies = [{k: v for k, v in one.items() if ".top" in k} for one in rounds]
-            numbers[size] |= synonym_results(accuracies) if rounds else {}
         if len(self.sizes) > 1 and comm.is_main_process():
             logger.info("Accuracy over the input size on %s:\n%s", name, size_table(numbers))
             plot_size_curve({name: numbers}, self.output_dir / f"size_curve_{name}.png")
@@ -196,7 +178,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
 
     def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
         """A row for each data set; of several sizes a table for each data set, with a row for each size; and those of
-        mixtures and of the synonym test."""
+        mixtures."""
         if len(self.sizes) > 1:
             own = {
                 f"{ABOUT}, over the input size on {name}": size_table(numbers, style)
@@ -205,10 +187,10 @@ class RegionEvaluation(Evaluation[RegionModel]):
         else:
             rows = {name: numbers[self.sizes[0]] for name, numbers in results.items()}
             own = {ABOUT: region_table(rows, "data set", style)}
-        return own | self._further_tables(results, style)
+        return own | self._mixture_tables(results, style)
 
-    def _further_tables(self, results: Results, style: str) -> dict[str, str]:
-        mixtures = {
+    def _mixture_tables(self, results: Results, style: str) -> dict[str, str]:
+        return {
             f"Mixtures with the original, {name}, {size} px": mixture_table(
                 numbers, [mixture_prefix(alpha) for alpha in self.alphas], style
             )
@@ -216,17 +198,10 @@ class RegionEvaluation(Evaluation[RegionModel]):
             for size, numbers in by_size.items()
             if self.alphas
         }
-        return mixtures | {
-            f"Synonym test, {name}, {size} px": synonym_table(numbers, style)
-            for name, by_size in results.items()
-            for size, numbers in by_size.items()
-            if "synonyms" in numbers
-        }
 
     def _report(self, results: Results) -> None:
-        """Tables of mixtures and of the synonym test, and the protocols: all others were logged when their data set
-        was finished."""
-        for title, table in self._further_tables(results, "simple").items():
+        """Tables of mixtures, and the protocols: all others were logged when their data set was finished."""
+        for title, table in self._mixture_tables(results, "simple").items():
             logger.info("%s:\n%s", title, table)
         logger.info("%s", "\n".join(self.notes(results)))
 

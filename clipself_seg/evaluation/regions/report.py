@@ -12,7 +12,6 @@ import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from clipself_seg.evaluation.synonym_test import STATISTICS
 from clipself_seg.evaluation.tables import best_marked, format_table, percent_text
 from clipself_seg.files import atomic_path
 
@@ -136,22 +135,6 @@ def mixture_table(results: Results, prefixes: Sequence[str], style: str = "simpl
         own = {k.removeprefix(prefix): v for k, v in results.items() if k.startswith(prefix)}
         rows[prefix.rstrip("-").replace("_", " ")] = own
     return region_table(rows, first="mixture", style=style)
-
-
-def synonym_table(results: Results, style: str = "simple") -> str:
-    """`region_table` of the synonym test: its mean, worst and spread, and the names as they are.
-
-    Args:
-        results: numbers of a data set, with those of `synonym_test.synonym_results`.
-        style: see `format_table`.
-    """
-    rows: dict[str, Results] = {"all names": results}
-    for statistic in STATISTICS:
-        prefix = f"synonyms-{statistic}-"
-        rows[statistic] = {
-            key.removeprefix(prefix): v for key, v in results.items() if key.startswith(prefix)
-        }
-    return region_table(rows, first="synonyms", style=style)
 
 
 def plot_size_curve(

@@ -85,3 +85,23 @@ def boundary_iou(counts: np.ndarray) -> np.ndarray:
     common, truth, predicted = counts
     union = truth + predicted - common
     return np.divide(common, union, out=np.full(len(truth), np.nan), where=truth > 0)
+
+
+def boundary_results(values: np.ndarray, seen: np.ndarray | None) -> dict[str, float]:
+    """Means in percent over the classes that count.
+
+    Args:
+        values: (K,) of `boundary_iou`.
+        seen: bool (K or fewer,), which of the first classes belong to the training vocabulary; None splits nothing.
+
+    Returns:
+        "Boundary-mIoU"; with `seen` also "Boundary-mIoU-seen" and "Boundary-mIoU-unseen", where a class counts.
+    """
+    groups = {"": values}
+    if seen is not None:
+        groups |= {"-seen": values[: len(seen)][seen], "-unseen": values[: len(seen)][~seen]}
+    return {
+        f"Boundary-mIoU{suffix}": 100 * float(np.nanmean(group))
+        for suffix, group in groups.items()
+        if not np.isnan(group).all()
+    }

@@ -32,26 +32,23 @@ from clipself_seg.data.vocabulary import (
 )
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results, own_classes_kept
-from clipself_seg.evaluation.extras import Extras
 from clipself_seg.evaluation.protocol import (
     MeasuringProtocol,
+    beside_text,
     seen_text,
     size_text,
     words_text,
 )
-from clipself_seg.evaluation.sem_seg.beside import Beside
 from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
 from clipself_seg.evaluation.sem_seg.numbers import check_rule
 from clipself_seg.evaluation.sem_seg.oracle import OracleWords, present_classes
 from clipself_seg.evaluation.sem_seg.report import paper_table, run_table
-from clipself_seg.evaluation.synonym_test import renamed_vocabularies, synonym_results
 from clipself_seg.models.protocol import SemSegModel, reading_of
 
 logger = logging.getLogger(__name__)
 
-# Beginnings of the means, whose numbers of other passes are kept.
+# Beginnings of the means, which are kept of the pass with oracle words.
 MEANS = ("mIoU", "fwIoU", "mACC", "pACC")
-MEASURED = ("similarity", "boundary", "naming", "synonyms", "oracle")
 
 
 class SemSegEvaluation(Evaluation[SemSegModel]):
@@ -71,7 +68,8 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         pooling: Sequence[int] = (),
         background_words: bool = True,
         threshold: float = 0.0,
-        extras: Extras | None = None,
+        boundary: bool = False,
+        oracle: bool = False,
     ) -> None:
         """
         Args:
@@ -88,7 +86,8 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
                 slide; only a log line depends on them.
             background_words: whether names of the background compete for pixels, in data sets that have some.
             threshold: score below which a pixel of these data sets is background; 0 is never.
-            extras: what is measured beside the published numbers, out of `MEASURED`; None for nothing.
+            boundary: whether Boundary IoU is measured, too.
+            oracle: whether the model is evaluated once more with the classes alone that are in each image.
         """
         super().__init__(datasets)
         self.mapper = mapper
@@ -100,7 +99,8 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         self.pooling = tuple(pooling)
         self.background_words = background_words
         self.threshold = threshold
-        self.extras = extras or Extras()
+        self.boundary = boundary
+        self.oracle = oracle
         self._names_of_a_class = ""
         self._masks: dict[str, Any] = {}
         self._known: dict[str, _Task] = {}
@@ -126,7 +126,8 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
             "pooling": cfg.MODEL.SEM_SEG_HEAD.POOLING_SIZES if cfg.TEST.SLIDING_WINDOW else (),
             "background_words": cfg.TEST.BACKGROUND.WORDS,
             "threshold": cfg.TEST.BACKGROUND.THRESHOLD,
-            "extras": Extras.from_config(cfg, "semantic segmentation", MEASURED),
+            "boundary": cfg.TEST.NUMBERS.BOUNDARY,
+            "oracle": cfg.TEST.NUMBERS.ORACLE,
         }
 
     def metadata(self) -> dict[str, Any]:
@@ -183,7 +184,7 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
             size=size_text(self.mapper, reading.size),
             seen=seen_text(task.seen, rule),
             rule=f"means over classes by rule {self.rule}",
-            beside=self.extras.text(),
+            beside=beside_text(self.boundary, self.oracle),
         )
 
     def _passes(self, name: str, model: SemSegModel) -> Iterator[Pass]:
@@ -192,23 +193,15 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         model.set_vocabulary(task.vocabulary)
         # The best class of each pixel instead of all scores.
         yield Pass(batches(), self._evaluator(name, self.output_dir), {"output": "labels"})
-        renamed = renamed_vocabularies(task.vocabulary, self.extras.synonyms, name)
-        for number, vocabulary in enumerate(renamed, 1):
-            logger.info("synonym test, vocabulary %d of %d:", number, len(renamed))
-            model.set_vocabulary(vocabulary)
-            yield Pass(batches(), self._evaluator(name), {"output": "labels"})
-        if self.extras.oracle:
+        if self.oracle:
             logger.info("oracle words, of each image its own classes:")
             present = functools.partial(_true_classes, task)
             ask = OracleWords(model, task.vocabulary, present)
             yield Pass(batches(), self._evaluator(name), ask=ask)
 
     def _evaluator(self, name: str, output_dir: Path | None = None) -> SemSegAccuracyEvaluator:
-        """An evaluator; of the main pass, which has a folder, with the numbers beside it."""
+        """An evaluator; that of the main pass has a folder."""
         task = self._task(name)
-        beside = None
-        if output_dir is not None:
-            beside = Beside(task.similarity, self.extras.boundary, self.extras.naming)
         return SemSegAccuracyEvaluator(
             dataset_name=name,
             class_names=task.class_names,
@@ -216,23 +209,23 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
             background=task.background,
             seen=task.seen,
             rule=self.rule,
-            beside=beside,
+            boundary=self.boundary and output_dir is not None,
             output_dir=output_dir,
             threshold=self.threshold,
         )
 
     def _numbers(self, name: str, outputs: list[dict[str, Any]]) -> dict[str, float]:
-        """Means, counts and the numbers of each class that counts, see `sem_seg_results`; those of the synonym test
-        (`synonym_results`) and of oracle words ("oracle-mIoU" ...) beside them."""
+        """Means, counts and the numbers of each class that counts, see `sem_seg_results`; those of oracle words
+        ("oracle-mIoU" ...) beside them."""
         # JSON has no NaN: a class that does not count has no number.
-        own, *more = (
+        results, *with_oracle = (
             {key: v for key, v in output["sem_seg"].items() if not math.isnan(v)}
             for output in outputs
         )
-        means = [{k: v for k, v in numbers.items() if k.startswith(MEANS)} for numbers in more]
-        if self.extras.oracle:
-            own |= {f"oracle-{key}": value for key, value in means.pop().items()}
-        return own | (synonym_results(means) if means else {})
+        for numbers in with_oracle:
+            means = {key: value for key, value in numbers.items() if key.startswith(MEANS)}
+            results |= {f"oracle-{key}": value for key, value in means.items()}
+        return results
 
     def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
         """All means of each data set, and the paper's Table 5."""
@@ -246,7 +239,7 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         """Classes, records and settings of a data set, read once."""
         if name not in self._known:
             self._known[name] = _read_task(
-                name, self.train_vocabulary, self.class_json, self.background_words, self.extras
+                name, self.train_vocabulary, self.class_json, self.background_words
             )
         return self._known[name]
 
@@ -264,7 +257,6 @@ class _Task(NamedTuple):
         seen: bool, which of the foreground classes belong to the training vocabulary; None if that is
             that is not known.
         images: how the preparation wrote the images, where it did; else "".
-        similarity: of the K classes that are counted; None if it is not asked for.
     """
 
     vocabulary: Vocabulary | list[str]
@@ -274,12 +266,9 @@ class _Task(NamedTuple):
     background: int | None
     seen: np.ndarray | None
     images: str = ""
-    similarity: np.ndarray | None = None
 
 
-def _read_task(
-    name: str, train_vocabulary: str, class_json: str, background_words: bool, extras: Extras
-) -> _Task:
+def _read_task(name: str, train_vocabulary: str, class_json: str, background_words: bool) -> _Task:
     files = sem_seg_dataset(name)
     vocabulary = load_vocabulary(files.vocabulary)
     # Without a background (None) this keeps all; the background itself is neither seen nor unseen.
@@ -306,17 +295,7 @@ def _read_task(
         background=files.background,
         seen=seen,
         images=written,
-        similarity=_similarity(extras.similarity_of(vocabulary), files.background),
     )
-
-
-def _similarity(table: np.ndarray | None, background: int | None) -> np.ndarray | None:
-    """Similarity of the classes that are counted: the background is like none but itself."""
-    if table is None or background is None:
-        return table
-    counted = np.eye(background + 1)
-    counted[:background, :background] = table[:background, :background]
-    return counted
 
 
 def _true_classes(task: _Task, sample: Sample) -> np.ndarray:

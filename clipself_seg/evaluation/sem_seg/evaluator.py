@@ -23,7 +23,11 @@ from detectron2.utils import comm
 from clipself_seg.data.masks import read_labels_of
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.evaluator import check_predicted_classes
-from clipself_seg.evaluation.sem_seg.beside import Beside, BesideCounts, beside_results
+from clipself_seg.evaluation.sem_seg.boundary import (
+    boundary_counts,
+    boundary_iou,
+    boundary_results,
+)
 from clipself_seg.evaluation.sem_seg.numbers import (
     ClassNumbers,
     check_rule,
@@ -48,7 +52,7 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         background: int | None = None,
         seen: np.ndarray | None = None,
         rule: str = "present",
-        beside: Beside | None = None,
+        boundary: bool = False,
         output_dir: str | os.PathLike[str] | None = None,
         threshold: float = 0.0,
     ) -> None:
@@ -62,7 +66,7 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
             seen: bool (K or fewer,), which of the first classes belong to the training vocabulary;
                 None splits nothing.
             rule: classes that the mean IoU is taken over, see `MiouRule`.
-            beside: what is measured beside IoU and accuracy; None for nothing.
+            boundary: whether Boundary IoU is measured, too.
             output_dir: folder where the main process writes `sem_seg_classes_<data set>.csv`; None
                 writes nothing.
             threshold: score below which a pixel is background, where there is one; 0 is never.
@@ -83,7 +87,7 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         self.background = background
         self.seen = None if seen is None else np.asarray(seen, dtype=bool)
         self.rule = check_rule(rule)
-        self.beside = beside or Beside()
+        self.boundary = boundary
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.threshold = 0.0 if background is None else threshold
         self.reset()
@@ -92,7 +96,7 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         """Forget all images."""
         num_classes = len(self.class_names)
         self._matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
-        self._counts = BesideCounts(self.beside, num_classes)
+        self._boundary = np.zeros((3, num_classes), dtype=np.int64)
         self._images = 0
 
     def process(
@@ -122,9 +126,9 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
                     f"its prediction has shape {predicted.shape}"
                 )
             truth = read_labels_of(sample, num_classes=num_classes, ignore_label=self.ignore_label)
-            matrix = confusion_matrix(predicted, truth, num_classes, self.ignore_label)
-            self._counts.add_image(self.beside, matrix, predicted, truth, self.ignore_label)
-            self._matrix += matrix
+            self._matrix += confusion_matrix(predicted, truth, num_classes, self.ignore_label)
+            if self.boundary:
+                self._boundary += boundary_counts(predicted, truth, num_classes, self.ignore_label)
             self._images += 1
 
     def _labels(self, file_name: str, output: Mapping[str, Any]) -> np.ndarray:
@@ -157,13 +161,13 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         """Add up the counts of all processes and divide.
 
         Returns:
-            {"sem_seg": numbers of `sem_seg_results` and `beside_results`, and "images"}, the same in every
-            process.
+            {"sem_seg": numbers of `sem_seg_results`, and of `boundary_results` if those are measured, and
+            "images"}, the same in every process.
 
         Raises:
             InputError: no pixel of the data set is valid (in every process, so that none waits).
         """
-        counted = comm.all_gather((self._matrix, self._images, self._counts))
+        counted = comm.all_gather((self._matrix, self._images, self._boundary))
         matrix = np.sum([part for part, _, _ in counted], axis=0)
         images = sum(number for _, number, _ in counted)
         if not matrix.any():
@@ -174,10 +178,9 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         numbers = class_numbers(matrix, self.rule)
         results = {"images": float(images)}
         results |= sem_seg_results(numbers, self.class_names, self.seen)
-        counts = BesideCounts(self.beside, len(matrix))
-        for _, _, part in counted:
-            counts += part
-        results |= beside_results(self.beside, counts, matrix, self.rule, self.seen)
+        if self.boundary:
+            counts = np.sum([part for _, _, part in counted], axis=0)
+            results |= boundary_results(boundary_iou(counts), self.seen)
         if comm.is_main_process():
             self._report(results, numbers)
         return {"sem_seg": results}

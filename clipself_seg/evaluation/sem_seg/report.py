@@ -40,13 +40,8 @@ RUN_COLUMNS = {
     "pAcc": "pACC",
     "seen mIoU": "mIoU-seen",
     "unseen mIoU": "mIoU-unseen",
-    "open mIoU": "Open-mIoU",
     "boundary mIoU": "Boundary-mIoU",
-    "naming": "naming",
     "oracle mIoU": "oracle-mIoU",
-    "synonyms mIoU": "synonyms-mean-mIoU",
-    "worst": "synonyms-worst-mIoU",
-    "spread": "synonyms-spread-mIoU",
 }
 CSV_COLUMNS = ("index", "name", "iou", "accuracy", "gt_pixels", "predicted_pixels", "seen")
 

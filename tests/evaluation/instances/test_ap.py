@@ -144,22 +144,6 @@ def test_random_instances_have_detectron2s_numbers(tmp_path, seed):
     assert mean == pytest.approx(results["AP"], abs=1e-10)
 
 
-def test_open_ap_is_ap_where_no_classes_are_alike_and_more_where_some_are(tmp_path):
-    json_file, outputs = random_world(tmp_path, 0, list(range(12)))
-    results = {}
-    for alike in (0.0, 0.4):
-        similarity = np.full((5, 5), alike)
-        np.fill_diagonal(similarity, 1)
-        ours = evaluator(json_file, seen=SEEN, similarity=similarity)
-        for image, output in outputs.items():
-            ours.process([sample(image)], [output])
-        results[alike] = ours.evaluate()["segm"]
-    for key in ("AP", "AP50", "AP-seen", "AP-unseen"):
-        assert results[0][f"Open-{key}"] == pytest.approx(results[0][key])
-        assert results[0.4][f"Open-{key}"] > results[0][f"Open-{key}"]
-    assert results[0.4]["AP"] == results[0]["AP"]
-
-
 def test_real_instances_have_detectron2s_numbers(data_dir):
     json_file = data_dir / "coco/annotations/instances_val2017.json"
     words = load_vocabulary("openseg_coco_panoptic_133")

@@ -10,7 +10,8 @@ import torch
 
 from clipself_seg.clip import load_clip
 from clipself_seg.config import load_config
-from clipself_seg.evaluation.extras import Extras
+from clipself_seg.data.datasets.catalog import vocabulary_name
+from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.evaluation.regions.evaluation import RegionEvaluation
 from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.models import CLIPSelf, RegionReader
@@ -76,16 +77,12 @@ def test_tables_have_a_row_a_data_set_or_of_several_sizes_a_row_a_size(tmp_path)
     ]
 
 
-def test_the_protocol_and_the_synonym_test(tmp_path, datasets, caplog):
+def test_the_protocol(tmp_path, datasets, caplog):
     model = RegionReader(clip=load_clip("ViT-Mini-8", None), read=READ, templates="single").eval()
     run = evaluation((64,), tmp_path)
-    run.extras = Extras(synonyms=2)
-    given = []
-    set_vocabulary = model.set_vocabulary
-    model.set_vocabulary = lambda words: given.append(words) or set_vocabulary(words)
     with caplog.at_level(logging.INFO, logger="clipself_seg"):
         run(model)
-    vocabulary = given[0]
+    vocabulary = load_vocabulary(vocabulary_name(NAME))
     assert run.protocols[NAME].as_dict() == {
         "words": f"{vocabulary.name}, 133 classes",
         "synonyms": "all, the mean of their embeddings",
@@ -96,39 +93,8 @@ def test_the_protocol_and_the_synonym_test(tmp_path, datasets, caplog):
         "seen": "no split",
         "features": "token",
         "rule": "mean over classes, each among all classes",
-        "beside": "SYNONYMS 2",
     }
-    # COCO's names have no synonyms.
-    assert len(given) == 1 and "there is no synonym test" in caplog.text
     assert caplog.text.count(f"Protocol of {NAME}: words") == 2
-
-
-def test_numbers_of_the_synonym_test_are_of_each_size(tmp_path):
-    run = evaluation((48, 64), tmp_path)
-    run.sizes, outputs = (48, 64), []
-    for value in (
-        10.0,
-        20.0,
-        30.0,
-        40.0,
-        50.0,
-        60.0,
-    ):  # two sizes, with all names and in two rounds
-        outputs.append({"regions": {"boxes.thing.top1": value, "thing.regions": 3.0}})
-    numbers = run._numbers(NAME, outputs)
-    assert numbers[64]["boxes.thing.top1"] == 20 and numbers[48]["synonyms"] == 2
-    assert numbers[48]["synonyms-mean-boxes.thing.top1"] == 40
-    assert numbers[64]["synonyms-worst-boxes.thing.top1"] == 40
-    assert numbers[64]["synonyms-spread-boxes.thing.top1"] == 20
-    tables = run.tables({NAME: numbers}, "csv")
-    (lines,) = (t.splitlines() for title, t in tables.items() if title.endswith("64 px"))
-    assert [line.split(",")[:2] for line in lines] == [
-        ["synonyms", "Boxes Top1"],
-        ["all names", "20.0"],
-        ["mean", "50.0"],
-        ["worst", "40.0"],
-        ["spread", "20.0"],
-    ]
 
 
 def test_mixtures_have_the_numbers_that_their_alpha_alone_has_and_leave_the_model_as_it_was(

@@ -10,6 +10,7 @@ from clipself_seg.evaluation.sem_seg.boundary import (
     boundary_counts,
     boundary_iou,
     boundary_pixels,
+    boundary_results,
     boundary_width,
 )
 
@@ -24,6 +25,37 @@ def eroded_bands(labels, width):
         inner = cv2.erode(mask, np.ones((3, 3), np.uint8), iterations=width)
         bands |= (mask - inner)[1:-1, 1:-1] > 0
     return bands
+
+
+def published_boundary(mask):
+    """The paper's published `mask_to_boundary`: a mask without its erosion, by a fraction of the diagonal."""
+    height, width = mask.shape
+    dilation = max(1, int(round(0.02 * np.sqrt(height**2 + width**2))))
+    padded = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    eroded = cv2.erode(padded, np.ones((3, 3), dtype=np.uint8), iterations=dilation)
+    return mask - eroded[1 : height + 1, 1 : width + 1]
+
+
+def test_the_numbers_are_those_of_the_published_boundaries_class_by_class():
+    rng = np.random.default_rng(7)
+    common, union, counts = np.zeros(4), np.zeros(4), np.zeros((3, 4), dtype=np.int64)
+    for size in ((60, 80), (300, 200), (17, 9)):
+        blocks = rng.integers(0, 4, (9, 9))
+        truth = cv2.resize(blocks, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        predicted = np.where(rng.random(size) < 0.01, 1, np.roll(truth, 2, (0, 1)))
+        void = np.zeros(size, dtype=bool)
+        void[: size[0] // 5, : size[1] // 3] = True
+        for label in range(4):
+            masks = [((side == label) & ~void).astype(np.uint8) for side in (truth, predicted)]
+            true_band, band = map(published_boundary, masks)
+            common[label] += (true_band & band).sum()
+            union[label] += (true_band | band).sum()
+        counts += boundary_counts(predicted, np.where(void, 255, truth), 4, 255)
+    np.testing.assert_array_equal(boundary_iou(counts), common / union)
+    seen = np.array([True, False])
+    results = boundary_results(boundary_iou(counts), seen)
+    assert results["Boundary-mIoU"] == pytest.approx(100 * (common / union).mean())
+    assert results["Boundary-mIoU-unseen"] == pytest.approx(100 * common[1] / union[1])
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 20])

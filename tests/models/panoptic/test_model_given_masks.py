@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
@@ -11,12 +10,6 @@ from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import Fusion
 from clipself_seg.models.panoptic.model import trained_state
 from clipself_seg.models.panoptic.outputs import UnnamedMasks
-from clipself_seg.models.panoptic.true_masks import (
-    MaskModel,
-    mask_logits,
-    mask_names,
-    query_masks,
-)
 from tests.models.panoptic.small import CONFIG, GIVEN, SMALL, model_of, sample
 
 KINDS = ("dense", "masked_attention")
@@ -106,22 +99,3 @@ def test_given_masks_are_needed_and_nothing_else_is_fused(model):
     with pytest.raises(InputError, match="of no use with MODEL.MASK_GENERATOR.SOURCE masks"):
         given.load_state_dict(trained_state(model))
     given.require_trained(load_config(CONFIG, [*SMALL, *GIVEN]))
-
-
-def test_names_of_given_masks_are_those_of_the_branch(model):
-    one = sample()
-    ids = np.zeros((40, 50), dtype=np.int64)
-    ids[:20, :25] = 7
-    ids[20:] = 9
-    names = mask_names(model, one, ids, np.array([9, 7]), 3)
-    logits = mask_logits(ids, np.array([9, 7]), (15, 19))
-    assert logits.shape == (2, 15, 19) and (logits[0, 8:] > 0).all() and (logits[0, :7] < 0).all()
-    texts = model.branch_bank.embed([(name,) for own in model.names for name in own])
-    expected, _ = model.branch.score(one["image"].float() / 255, logits, texts, model.synonyms)
-    assert names.tolist() == expected.argmax(1).tolist()
-    assert mask_names(model, one, ids, np.zeros(0, dtype=np.int64), 3).shape == (0,)
-    assert query_masks(model, one).shape == (7, 40, 50)
-    given = given_sample(boxes((0, 0, 9, 9), (5, 5, 40, 50)))
-    assert (query_masks(model_of(*GIVEN), given) == given["given_masks"].numpy()).all()
-    assert query_masks(model_of(*GIVEN), given_sample(boxes())).shape == (0, 40, 50)
-    assert isinstance(model, MaskModel)

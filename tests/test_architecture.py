@@ -63,6 +63,7 @@ DETECTRON2_FILES = (
     "data/loader.py",
     "data/mappers/*.py",
     "clip/backbone.py",
+    "heads/fvit/*.py",
     "heads/panoptic/panoptic_merge.py",  # instances are a class of detectron2's
     "models/*.py",
     "evaluation/*.py",  # evaluators are a class of detectron2's, and so is their loop

@@ -47,8 +47,8 @@ REFERENCE = {
         "heads.cat_seg.cost_volume heads.cat_seg.cost_aggregator heads.cat_seg.class_maps "
         "heads.zero_shot.class_scores heads.zero_shot.windows "
         "heads.panoptic.clip_branches heads.panoptic.panoptic_merge "
-        "heads.panoptic.generator heads.panoptic.generator_outputs "
-        "heads.fvit.detections heads.fvit.feature_pyramid heads.fvit.box_head",
+        "heads.panoptic.generator "
+        "heads.fvit.boxes heads.fvit.pyramid heads.fvit.rpn heads.fvit.roi_heads",
     ),
     "models": (
         "Models",

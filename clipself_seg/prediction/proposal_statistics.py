@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from detectron2.structures import Boxes, pairwise_iou
 from torch import Tensor
 
 from clipself_seg.data.instances import category_names, instance_records
 from clipself_seg.data.records import coco_list
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.heads.fvit.boxes import overlaps
 
 IOU = 0.5
 """Overlap from which on a proposal covers an object."""
@@ -95,7 +95,7 @@ class ProposalStatistics:
         objects = self.objects.get(image_id)
         if objects is None or not len(objects.boxes):
             return
-        covered = (overlaps(objects.boxes, boxes) >= IOU).any(dim=1)
+        covered = (pairwise_iou(Boxes(objects.boxes), Boxes(boxes)) >= IOU).any(dim=1)
         for kind, own in zip(KINDS, (~objects.novel, objects.novel)):
             self.objects_of_kinds[kind] += int(own.sum())
             self.covered_of_kinds[kind] += int((own & covered).sum())

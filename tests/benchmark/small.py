@@ -43,8 +43,8 @@ def shrink_detection(monkeypatch):
     kinds = {}
     for name, kind in KINDS.items():
         rule = kind.settings.rule._replace(most=20)
-        settings = kind.settings._replace(proposals=ProposalRule(60, 30, 0.7), rule=rule)
-        kinds[name] = kind._replace(settings=settings)
+        settings = kind.settings._replace(rule=rule)
+        kinds[name] = kind._replace(settings=settings, proposals=ProposalRule(60, 30, 0.7))
     monkeypatch.setattr(detection_workload, "KINDS", kinds)
     monkeypatch.setattr(detection_workload, "CHANNELS", 8)
 

@@ -26,7 +26,8 @@ def flat(results):
 def test_formulations_of_detection_agree(small_detection, kind, classes):
     workload = DetectionWorkload(detection_case(kind=kind, classes=classes))
     torch.manual_seed(0)
-    for norm in workload.setting.stages.modules():  # norms that do something
+    setting = workload.setting
+    for norm in torch.nn.ModuleList([setting.neck, setting.rpn, setting.heads]).modules():
         if isinstance(norm, torch.nn.BatchNorm2d):
             norm.running_mean.normal_(0, 0.1)
             norm.running_var.uniform_(0.5, 2)
@@ -46,17 +47,17 @@ def test_an_image_is_what_the_model_makes_of_it(small_detection, monkeypatch):
     workload = DetectionWorkload(detection_case())
     runs = workload.runs()
     (ours, masks), (plain, plain_masks) = result(runs, "image"), result(runs, "plain image")
-    resizers, stages, text, seen, size, original = workload.setting
-    parts = stages.neck, stages.rpn_head, stages.roi_head
+    resizers, neck, rpn, heads, _, text, seen, size, original = workload.setting
     blocks = [int(name[5:]) for name in workload.taps]
     model = FViT(
-        **dict(zip(("neck", "rpn_head", "roi_head"), parts)),
+        neck=neck,
+        rpn_head=rpn,
+        roi_head=heads,
         clip=workload.clip,
         backbone=resizers,
         blocks=blocks,
         side=64,
         pixels=((0.0,) * 3, (1.0,) * 3),
-        settings=stages.settings,
     ).eval()
     monkeypatch.setattr(model, "text", lambda: text)
     model.set_vocabulary([str(label) for label in range(len(seen))], seen.numpy())

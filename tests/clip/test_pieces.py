@@ -22,11 +22,9 @@ from clipself_seg.heads.cat_seg.cost_aggregator import (
     Guidance,
 )
 from clipself_seg.heads.cat_seg.windows import WindowLayout
-from clipself_seg.heads.fvit import mask_head, mask_pasting
-from clipself_seg.heads.fvit.feature_pyramid import FeaturePyramid
-from clipself_seg.heads.fvit.mask_head import MaskHead
-from clipself_seg.heads.fvit.mask_pasting import paste_masks
-from clipself_seg.heads.fvit.resizers import TapResizers
+from clipself_seg.heads.fvit import masks
+from clipself_seg.heads.fvit.masks import MaskHead, paste_masks
+from clipself_seg.heads.fvit.pyramid import FeaturePyramid, TapResizers
 from clipself_seg.heads.panoptic import clip_branches, mask_pieces, panoptic_merge
 from clipself_seg.heads.panoptic.clip_branches import visible_cells
 from clipself_seg.heads.panoptic.mask_pieces import first_best, resize_masks
@@ -144,9 +142,9 @@ CASES = {
     ),
     "any cell": (partial(cells_of, "any"), MASKS, (clip_branches, "MASKS_AT_ONCE"), 8),
     "centre": (partial(cells_of, "centre_or_any"), MASKS, (clip_branches, "MASKS_AT_ONCE"), 25),
-    "pasting": (pasted_from, (10, 7, 7), (mask_pasting, "COPIES"), 25),
-    "mask head": (mask_logits_of, (10, 4, 14, 14), (mask_head, "ROIS"), 21),
-    "pyramid": (pyramid_of, (4, 6, 8, 8), (mask_head, "ROIS"), 50),
+    "pasting": (pasted_from, (10, 7, 7), (masks, "PASTED"), 25),
+    "mask head": (mask_logits_of, (10, 4, 14, 14), (masks, "ROIS"), 21),
+    "pyramid": (pyramid_of, (4, 6, 8, 8), (masks, "ROIS"), 50),
 }
 
 

@@ -59,8 +59,8 @@ def detections(pooled):
     pooled ones are sorted by levels, for boxes and for masks.
     """
     heads = "heads/fvit"
-    asked = {"rpn.py propose": 1, "detections.py select_detections": 1, "detections.py suppress": 2}
-    asked["roi_pooling.py _by_level"] = pooled
+    asked = {"rpn.py propose": 1, "boxes.py select_detections": 1, "boxes.py suppress": 2}
+    asked["roi_heads.py _by_level"] = pooled
     return {f"{heads}/{place}": times for place, times in asked.items()}
 
 

@@ -20,8 +20,8 @@ from torch import nn
 from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, read_words
 from clipself_seg.errors import InputError
-from clipself_seg.heads.fvit.detections import DetectionRule
-from clipself_seg.models.fvit.parts import DetectionSettings
+from clipself_seg.heads.fvit.boxes import DetectionRule
+from clipself_seg.heads.fvit.roi_heads import DetectionSettings
 from clipself_seg.models.protocol import Classes
 from clipself_seg.prediction.detection import DetectionPredictor, load_detection_predictor
 from clipself_seg.prediction.files import find_images

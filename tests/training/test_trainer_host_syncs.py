@@ -66,12 +66,12 @@ CHECKPOINTING = ("MODEL.CAT_SEG.CHECKPOINTING", True, "MODEL.CLIP.CHECKPOINTING"
 MATCHING = {"heads/panoptic/matching.py match_queries": 1}
 DETECTION = {
     # Which anchors and RoIs a loss sees is drawn on the CPU, as on every device: one copy of all images for each.
-    "heads/fvit/matching.py sample_boxes": 2,
+    "heads/fvit/boxes.py sample_boxes": 2,
     # How many boxes of an image are none, and how many survive, decides shapes: twice for each of two images.
     "heads/fvit/rpn.py propose": 2,
-    "heads/fvit/detections.py suppress": 2,
+    "heads/fvit/boxes.py suppress": 2,
     # How many RoIs read which level of the pyramid decides shapes.
-    "heads/fvit/roi_pooling.py _by_level": 1,
+    "heads/fvit/roi_heads.py _by_level": 1,
 }
 # Task -> model and samples, and where a step waits how many times: "FILE FUNCTION", below clipself_seg.
 TASKS = {
@@ -92,7 +92,7 @@ TASKS = {
     "F-ViT": (lambda: boxes(False), DETECTION),
     "F-ViT with masks": (
         lambda: boxes(True),
-        DETECTION | {"heads/fvit/roi_pooling.py _by_level": 2},
+        DETECTION | {"heads/fvit/roi_heads.py _by_level": 2},
     ),
 }
 

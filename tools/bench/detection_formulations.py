@@ -10,18 +10,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from bench import plain_detection as plain
 from clipself_seg.clip.runtime import autocast
 from clipself_seg.heads.fusion import fuse_detections
-from clipself_seg.heads.fvit.box_head import DELTA_WEIGHTS
-from clipself_seg.heads.fvit.boxes import decode_boxes
-from clipself_seg.heads.fvit.detections import Detected, select_detections
-from clipself_seg.heads.fvit.mask_pasting import paste_masks
-from clipself_seg.heads.fvit.resizers import TapResizers
-from clipself_seg.heads.fvit.roi_pooling import pool_boxes
-from clipself_seg.models.fvit.two_stage import TwoStageDetector
+from clipself_seg.heads.fvit.boxes import Detected, decode_boxes, select_detections
+from clipself_seg.heads.fvit.masks import paste_masks
+from clipself_seg.heads.fvit.pyramid import FeaturePyramid, TapResizers
+from clipself_seg.heads.fvit.roi_heads import DELTA_WEIGHTS, RoIHeads, pool_boxes
+from clipself_seg.heads.fvit.rpn import RPN
 
 Maps = list[Tensor]
 
@@ -31,7 +30,10 @@ class Setting(NamedTuple):
 
     Attributes:
         resizers: of the taps.
-        stages: what is behind them.
+        neck: feature pyramid.
+        rpn: region proposal network.
+        heads: second stage.
+        precision: dtype of autocast, or None.
         text: (K + 1, E), background last.
         seen: (K,) bool.
         image_size: rows and columns of the image in the square.
@@ -39,7 +41,10 @@ class Setting(NamedTuple):
     """
 
     resizers: TapResizers
-    stages: TwoStageDetector
+    neck: FeaturePyramid
+    rpn: RPN
+    heads: RoIHeads
+    precision: torch.dtype | None
     text: Tensor
     seen: Tensor
     image_size: tuple[int, int]
@@ -88,9 +93,9 @@ class Formulation(NamedTuple):
 
 def our_formulation(setting: Setting) -> Formulation:
     """The project's."""
-    stages, low = setting.stages, partial(_in_low_precision, setting.stages)
-    heads: Any = stages.roi_head
-    rule = stages.settings
+    low = partial(_in_low_precision, setting)
+    heads: Any = setting.heads
+    rule = heads.settings
 
     def select(scored: Scored) -> Detected:
         logits = scored.detector_logits, scored.clip_logits
@@ -98,12 +103,12 @@ def our_formulation(setting: Setting) -> Formulation:
         return select_detections(scored.boxes, scores[:, :-1], rule.rule)
 
     return Formulation(
-        levels=low(lambda taps: stages.neck(taps, setting.resizers)),
-        rpn=low(stages.rpn_head),
-        propose=lambda logits, deltas: stages.propose_in(logits, deltas, 0, setting.image_size),
-        pool=lambda levels, boxes, side: pool_boxes(levels, stages.strides, [boxes], side),
+        levels=low(lambda taps: setting.neck(taps, setting.resizers)),
+        rpn=low(setting.rpn),
+        propose=lambda logits, deltas: setting.rpn.propose(logits, deltas, 0, setting.image_size),
+        pool=lambda levels, boxes, side: pool_boxes(levels, heads.strides, [boxes], side),
         boxes=low(heads.bbox_head),
-        clip_logits=lambda dense, boxes: stages.clip_logits(dense, boxes, setting.text),
+        clip_logits=lambda dense, boxes: heads.clip_logits(dense, boxes, setting.text),
         select=select,
         mask_probs=low(lambda rois: heads.mask_head(rois).float().sigmoid()),
         paste=lambda probs, boxes: paste_masks(probs, boxes, setting.original_size),
@@ -112,10 +117,10 @@ def our_formulation(setting: Setting) -> Formulation:
 
 def plain_formulation(setting: Setting) -> Formulation:
     """The plain one."""
-    stages, low = setting.stages, partial(_in_low_precision, setting.stages)
-    heads: Any = stages.roi_head
-    rule, sizes = stages.settings, (stages.strides, setting.image_size)
-    clip = stages.strides[2], setting.text, rule.clip_temperature
+    low = partial(_in_low_precision, setting)
+    heads: Any = setting.heads
+    rule, sizes = heads.settings, (heads.strides, setting.image_size)
+    clip = heads.strides[2], setting.text, rule.clip_temperature
 
     def select(scored: Scored) -> Detected:
         logits = scored.detector_logits, scored.clip_logits
@@ -123,12 +128,12 @@ def plain_formulation(setting: Setting) -> Formulation:
         return plain.plain_detections(scored.boxes, scores[:, :-1], rule.rule)
 
     return Formulation(
-        levels=low(partial(plain.plain_levels, stages.neck, setting.resizers)),
-        rpn=low(partial(plain.plain_rpn, stages.rpn_head)),
+        levels=low(partial(plain.plain_levels, setting.neck, setting.resizers)),
+        rpn=low(partial(plain.plain_rpn, setting.rpn)),
         propose=lambda logits, deltas: plain.plain_proposals(
-            logits, deltas, *sizes, rule.proposals
+            logits, deltas, *sizes, setting.rpn.rule
         ),
-        pool=lambda levels, boxes, side: plain.plain_pooling(levels, stages.strides, boxes, side),
+        pool=lambda levels, boxes, side: plain.plain_pooling(levels, heads.strides, boxes, side),
         boxes=low(partial(plain.plain_box_head, heads.bbox_head)),
         clip_logits=lambda dense, boxes: plain.plain_clip_logits(dense, boxes, *clip),
         select=select,
@@ -137,11 +142,11 @@ def plain_formulation(setting: Setting) -> Formulation:
     )
 
 
-def _in_low_precision(stages: TwoStageDetector, function: Callable[..., Any]) -> Callable[..., Any]:
+def _in_low_precision(setting: Setting, function: Callable[..., Any]) -> Callable[..., Any]:
     """Convolutions and linear layers run in the precision of evaluation, all else in float32."""
 
     def run(*inputs: Any) -> Any:
-        with autocast(stages.device, stages.test_precision):
+        with autocast(setting.text.device, setting.precision):
             return function(*inputs)
 
     return run
@@ -158,7 +163,7 @@ def detect(
         taps: four maps (1, D, g, g).
         dense: unit dense features (E, g, g).
     """
-    heads = setting.stages.roi_head
+    heads = setting.heads
     levels = pieces.levels(taps)
     proposals, _ = pieces.propose(*pieces.rpn(levels))
     embeddings, deltas = pieces.boxes(pieces.pool(levels, proposals, 7))

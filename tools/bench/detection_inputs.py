@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.panoptic_inputs import noise
-from clipself_seg.heads.fvit.detections import DetectionRule
-from clipself_seg.models.fvit.parts import DetectionSettings
+from clipself_seg.heads.fvit.boxes import DetectionRule
+from clipself_seg.heads.fvit.roi_heads import DetectionSettings
+from clipself_seg.heads.fvit.rpn import ProposalRule
 
 SMALLEST, LARGEST = 16.0, 512.0  # sides of boxes, evenly spread in their logarithm
 
@@ -26,12 +27,14 @@ class DetectorKind(NamedTuple):
         classes: K.
         masks: whether it has a mask head, and an RPN with batch norms.
         settings: of detection.
+        proposals: numbers and overlap of proposals.
     """
 
     side: int
     classes: int
     masks: bool
     settings: DetectionSettings
+    proposals: ProposalRule = ProposalRule()
 
 
 KINDS = {

@@ -37,12 +37,15 @@ from clipself_seg.clip.linear import stock_linear
 from clipself_seg.clip.runtime import autocast, without_values
 from clipself_seg.clip.tower import DENSE, TransformerTower
 from clipself_seg.errors import InputError
-from clipself_seg.heads.fvit.feature_pyramid import CHANNELS, FeaturePyramid
-from clipself_seg.heads.fvit.resizers import RELATIVE_STRIDES, TapResizers
-from clipself_seg.heads.fvit.rpn import RPNHead
+from clipself_seg.heads.fvit.pyramid import (
+    CHANNELS,
+    RELATIVE_STRIDES,
+    FeaturePyramid,
+    TapResizers,
+)
+from clipself_seg.heads.fvit.roi_heads import RoIHeads, TrainingSettings
+from clipself_seg.heads.fvit.rpn import RPN
 from clipself_seg.models.clipself import check_size
-from clipself_seg.models.fvit.parts import RoIHeads, TrainingSettings
-from clipself_seg.models.fvit.two_stage import TwoStageDetector
 from clipself_seg.tables.flops import count_flops, pooling_flops, tower_flops
 
 # Parts that are made of matrix products and convolutions, and those that are not.
@@ -88,7 +91,7 @@ class DetectionWorkload(Workload):
         depth = len(visual.blocks)
         blocks = (depth * 3 // 12, depth * 5 // 12, depth * 7 // 12, depth - 1)
         self.taps = [f"block{index}" for index in blocks]
-        self.counts = (self.kind.settings.proposals.after, self.kind.settings.rule.most)
+        self.counts = (self.kind.proposals.after, self.kind.settings.rule.most)
 
     def runs(self) -> dict[str, Run]:
         """Timed runs by name: the parts in their order, all that is behind the tower, and the image."""
@@ -172,14 +175,14 @@ class DetectionWorkload(Workload):
     def _flops(self) -> dict[str, int]:
         """Operations of convolutions and linear layers, counted by torch on tensors without memory."""
         with torch.device("meta"), torch.no_grad():
-            resizers, stages = self._new_detector()
+            resizers, neck, rpn, roi_heads = self._new_detector()
             taps = [torch.empty(1, self.width, self.cells, self.cells) for _ in self.taps]
             levels = [torch.empty(1, CHANNELS, *size) for size in self.level_sizes]
-            heads: Any = stages.roi_head
+            heads: Any = roi_heads
             rois = [torch.empty(n, CHANNELS, s, s) for n, s in zip(self.counts, (7, 14))]
             flops = {
-                "neck": count_flops(lambda: stages.neck(taps, resizers)),
-                "rpn head": count_flops(lambda: stages.rpn_head(levels)),
+                "neck": count_flops(lambda: neck(taps, resizers)),
+                "rpn head": count_flops(lambda: rpn(levels)),
                 "box head": count_flops(lambda: heads.bbox_head(rois[0])),
             }
             if self.kind.masks:
@@ -192,18 +195,15 @@ class DetectionWorkload(Workload):
         sides = [int(self.cells / factor) for factor in RELATIVE_STRIDES]
         return [(side, side) for side in sides]
 
-    def _new_detector(self) -> tuple[TapResizers, TwoStageDetector]:
-        masks, settings = self.kind.masks, self.kind.settings
-        stages = TwoStageDetector(
-            FeaturePyramid(self.width, CHANNELS),
-            RPNHead(CHANNELS, norm=masks),
-            RoIHeads(self.outline.embed_dim, 50.0, CHANNELS, masks),
-            [self.outline.patch_size * factor for factor in RELATIVE_STRIDES],
-            TrainingSettings(),
-            settings,
-            (None, self.precision),
-        )
-        return TapResizers(self.width), stages
+    def _new_detector(self) -> tuple[TapResizers, FeaturePyramid, RPN, RoIHeads]:
+        kind = self.kind
+        strides = [self.outline.patch_size * factor for factor in RELATIVE_STRIDES]
+        neck = FeaturePyramid(self.width, CHANNELS)
+        rpn = RPN(strides, kind.proposals, channels=CHANNELS, norm=kind.masks)
+        how = TrainingSettings(), kind.settings
+        embed_dim = self.outline.embed_dim
+        heads = RoIHeads(embed_dim, strides, *how, channels=CHANNELS, masks=kind.masks)
+        return TapResizers(self.width), neck, rpn, heads
 
     @functools.cached_property
     def clip(self) -> DenseCLIP:
@@ -213,12 +213,12 @@ class DetectionWorkload(Workload):
     @functools.cached_property
     def setting(self) -> Setting:
         """Random weights, and random text with a quarter of the classes unseen."""
-        resizers, stages = seeded(self._new_detector)
-        for part in (resizers, stages):
+        parts = seeded(self._new_detector)
+        for part in parts:
             part.to(self.device).eval().requires_grad_(False)
         text = random_text(self.case.classes, self.outline.embed_dim).to(self.device)
         seen = torch.arange(self.case.classes, device=self.device) % 4 > 0
-        return Setting(resizers, stages, text, seen, self.image_size, IMAGE_SIZE)
+        return Setting(*parts, self.precision, text, seen, self.image_size, IMAGE_SIZE)
 
     @functools.cached_property
     def images(self) -> Tensor:

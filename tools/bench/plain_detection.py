@@ -17,14 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, nms, roi_align
 
-from clipself_seg.heads.fvit.box_head import BoxHead
-from clipself_seg.heads.fvit.boxes import decode_boxes
-from clipself_seg.heads.fvit.detections import Detected, DetectionRule
-from clipself_seg.heads.fvit.feature_pyramid import FeaturePyramid
+from clipself_seg.heads.fvit.boxes import Detected, DetectionRule, decode_boxes
 from clipself_seg.heads.fvit.layers import ConvNorm
-from clipself_seg.heads.fvit.mask_head import MaskHead
-from clipself_seg.heads.fvit.resizers import TapResizers
-from clipself_seg.heads.fvit.rpn import ProposalRule, RPNHead, make_anchors
+from clipself_seg.heads.fvit.masks import MaskHead
+from clipself_seg.heads.fvit.pyramid import FeaturePyramid, TapResizers
+from clipself_seg.heads.fvit.roi_heads import BoxHead
+from clipself_seg.heads.fvit.rpn import RPN, ProposalRule, make_anchors
 
 
 def plain_conv(layer: ConvNorm, maps: Tensor) -> Tensor:
@@ -57,7 +55,7 @@ def plain_levels(
     return [*levels, F.max_pool2d(levels[-1], 1, stride=2)]
 
 
-def plain_rpn(head: RPNHead, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+def plain_rpn(head: RPN, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Logits (B, 3, s, s) and deltas (B, 12, s, s) of each level."""
     hidden = [_plain_convs(head.rpn_conv, level) for level in levels]
     return [head.rpn_cls(maps) for maps in hidden], [head.rpn_reg(maps) for maps in hidden]
@@ -147,8 +145,7 @@ def plain_detections(boxes_n4: Tensor, scores_nK: Tensor, rule: DetectionRule) -
         kept.append(own[nms(boxes_n4[rows[own]], scores[own], rule.iou)])
     survivors = torch.cat(kept)
     survivors = survivors[scores[survivors].argsort(descending=True)[: rule.most]]
-    own_rows = rows[survivors]
-    return Detected(boxes_n4[own_rows], scores[survivors], labels[survivors], own_rows)
+    return Detected(boxes_n4[rows[survivors]], scores[survivors], labels[survivors])
 
 
 def plain_mask_probs(head: MaskHead, features: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""F-ViT's parts: resizers, feature pyramid, RPN, RoI heads, detections. Open `box_head.py` first."""
+"""F-ViT behind its tower: pyramid, region proposals, RoI heads, masks. Open `roi_heads.py` first."""

@@ -1,30 +1,48 @@
-"""Boxes in pixels, XYXY and continuous: overlaps, and deltas between boxes as MMDetection codes them."""
+"""Rules on boxes: deltas between them, which belongs to which object, which a loss sees, which of them survive.
+
+The rules are MMDetection's. Detectron2's box coder limits deltas on one side alone, and its matcher has no lowest
+overlap for an object's best box and leaves that box with the object that it overlaps most.
+
+Boxes (n, 4) are XYXY in pixels and continuous. Shapes: k objects, n boxes, K classes. An assignment is (n,) int64: -1
+ignored, 0 negative, j object j, counted from 1.
+"""
 
 from __future__ import annotations
 
 import math
+import zlib
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+from detectron2.structures import Boxes, pairwise_iou
 from torch import Tensor
+from torchvision.ops import nms
 
 from clipself_seg.clip.runtime import constant
 
 LARGEST_SCALE = math.log(1000 / 16)
 """Limit of |dw| and |dh|: no box becomes more than 62.5 times larger or smaller."""
+IGNORED = -1
+NEGATIVE = 0
+FIRST = 4096
+"""Number of best candidates that are looked at first; more only if too few survive."""
 
 
-def overlaps(objects_k4: Tensor, boxes_n4: Tensor) -> Tensor:
-    """Intersection over union (k, n) in the boxes' type; the union counts as at least 1e-6."""
-    low = torch.maximum(objects_k4[:, None, :2], boxes_n4[None, :, :2])
-    high = torch.minimum(objects_k4[:, None, 2:], boxes_n4[None, :, 2:])
-    sides = (high - low).clamp(min=0)
-    both = sides[..., 0] * sides[..., 1]
-    union = _areas(objects_k4)[:, None] + _areas(boxes_n4)[None] - both
-    return both / union.clamp(min=1e-6)
+class Objects(NamedTuple):
+    """The objects of an image that a detector trains on.
 
+    Attributes:
+        boxes: (k, 4).
+        labels: (k,) int64, positions in the classes.
+        masks: (k, h, w), or None where masks are not trained.
+        draw: number that random choices for the image follow from.
+    """
 
-def _areas(boxes: Tensor) -> Tensor:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    boxes: Tensor
+    labels: Tensor
+    masks: Tensor | None
+    draw: int
 
 
 def encode_boxes(
@@ -46,7 +64,7 @@ def decode_boxes(
 
     Args:
         origin_n4: boxes.
-        deltas_n4: deltas, see `encode_boxes`; unlike Detectron2's, dw and dh are limited on both sides.
+        deltas_n4: deltas, see `encode_boxes`.
         image_size: rows and columns of the image in pixels.
         weights: what the deltas were multiplied by.
     """
@@ -62,3 +80,179 @@ def decode_boxes(
 def _centres(boxes: Tensor) -> tuple[Tensor, Tensor]:
     """Centres (n, 2) and sizes (n, 2)."""
     return (boxes[:, :2] + boxes[:, 2:]) * 0.5, boxes[:, 2:] - boxes[:, :2]
+
+
+class MatchRule(NamedTuple):
+    """Overlaps that decide an assignment.
+
+    Attributes:
+        positive: overlap from which on a box belongs to the object that it overlaps most.
+        negative: overlap below which a box is negative; between the two it is ignored.
+        lowest: each object gets the boxes that overlap it most, if they do so by at least this;
+            None: no such rule.
+    """
+
+    positive: float
+    negative: float
+    lowest: float | None = None
+
+
+RPN_RULE = MatchRule(0.7, 0.3, 0.3)
+# MODEL.FVIT.LOW_QUALITY -> the rule by which proposals belong to objects.
+ROI_RULES = {False: MatchRule(0.5, 0.5), True: MatchRule(0.5, 0.5, 0.5)}
+
+
+def match_boxes(objects_k4: Tensor, boxes_n4: Tensor, rule: MatchRule) -> Tensor:
+    """The assignment (n,) of boxes to objects.
+
+    Objects get their best boxes in their order, so that the last one of several keeps a box.
+    """
+    if not len(objects_k4):
+        return boxes_n4.new_zeros(len(boxes_n4), dtype=torch.int64)
+    ious_kn = pairwise_iou(Boxes(objects_k4), Boxes(boxes_n4))
+    best_n, object_n = ious_kn.max(dim=0)
+    assigned = torch.full_like(object_n, IGNORED)
+    assigned[best_n < rule.negative] = NEGATIVE
+    assigned = torch.where(best_n >= rule.positive, object_n + 1, assigned)
+    if rule.lowest is None or not len(boxes_n4):
+        return assigned
+    best_k = ious_kn.amax(dim=1)
+    claims_kn = (ious_kn == best_k[:, None]) & (best_k >= rule.lowest)[:, None]
+    numbers_k = torch.arange(1, len(objects_k4) + 1, device=boxes_n4.device)
+    last_n = (claims_kn * numbers_k[:, None]).amax(dim=0)
+    return torch.where(last_n > 0, last_n, assigned)
+
+
+class Sampled(NamedTuple):
+    """Indices of boxes that a loss sees, each ascending.
+
+    Attributes:
+        positive: indices of positive boxes.
+        negative: indices of negative boxes.
+    """
+
+    positive: Tensor
+    negative: Tensor
+
+
+class SamplingRule(NamedTuple):
+    """How many boxes of an image are sampled for a loss.
+
+    Attributes:
+        number: number of boxes.
+        positive_fraction: largest fraction of them that is positive.
+    """
+
+    number: int
+    positive_fraction: float
+
+
+RPN_SAMPLING = SamplingRule(256, 0.5)
+ROI_SAMPLING = SamplingRule(512, 0.25)
+
+
+def generator_of(seed: int, draw: int, use: str) -> torch.Generator:
+    """Generator of the random choices for an image, which depends on seed, draw of the image and use alone."""
+    return torch.Generator().manual_seed(zlib.crc32(f"{seed} {draw} {use}".encode()))
+
+
+def sample_boxes(
+    assigned: Sequence[Tensor], rule: SamplingRule, generators: Sequence[torch.Generator]
+) -> list[Sampled]:
+    """Random positive and negative boxes of each image; fewer where there are fewer.
+
+    They are chosen on the CPU, to which what is known of all images goes in one copy.
+
+    Args:
+        assigned: assignment (n,) of each image; one at least.
+        rule: numbers.
+        generators: source of the choice for each image, on the CPU, so that it is the same on every device.
+    """
+    together = torch.cat([assigned_n.sign().to(torch.int8) for assigned_n in assigned]).cpu()
+    signs = together.split([len(assigned_n) for assigned_n in assigned])
+    chosen: list[Tensor] = []
+    for sign_n, generator in zip(signs, generators, strict=True):
+        positive = _choose(sign_n > 0, int(rule.number * rule.positive_fraction), generator)
+        negative = _choose(sign_n == NEGATIVE, rule.number - len(positive), generator)
+        chosen += [positive, negative]
+    on_device = torch.cat(chosen).to(assigned[0].device, non_blocking=True)
+    indices = on_device.split([len(indices) for indices in chosen])
+    return [Sampled(*pair) for pair in zip(indices[::2], indices[1::2])]
+
+
+def _choose(candidates_n: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    indices = candidates_n.nonzero()[:, 0]
+    if len(indices) <= count:
+        return indices
+    chosen = torch.randperm(len(indices), generator=generator)[:count].sort().values
+    return indices[chosen]
+
+
+class DetectionRule(NamedTuple):
+    """The thresholds and limits by which detections are selected.
+
+    Attributes:
+        threshold: a score has to be above it.
+        iou: overlap above which the worse of two boxes of a class goes.
+        most: largest number of detections of an image.
+    """
+
+    threshold: float = 0.01
+    iou: float = 0.4
+    most: int = 100
+
+
+class Detected(NamedTuple):
+    """Detections, the best first.
+
+    Attributes:
+        boxes: (m, 4).
+        scores: (m,).
+        labels: (m,) int64.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+def select_detections(boxes_n4: Tensor, scores_nK: Tensor, rule: DetectionRule) -> Detected:
+    """The best detections after non-maximum suppression within each class.
+
+    All classes share one box a proposal. Suppression goes through the candidates by score, so only the best
+    ones are needed until `rule.most` survive: the result is that of all candidates.
+
+    Args:
+        boxes_n4: boxes, one for all classes.
+        scores_nK: scores of the classes, without background.
+        rule: threshold, overlap, number.
+    """
+    flat = scores_nK.flatten()
+    candidates = (flat > rule.threshold).nonzero()[:, 0]
+    order = flat[candidates].sort(descending=True, stable=True).indices
+    candidates = candidates[order]
+    limit = FIRST
+    while True:
+        best = candidates[:limit]
+        rows, labels = best // scores_nK.shape[1], best % scores_nK.shape[1]
+        kept = suppress(boxes_n4[rows], flat[best], labels, rule.iou)[: rule.most]
+        if len(kept) == rule.most or limit >= len(candidates):
+            return Detected(boxes_n4[rows[kept]], flat[best][kept], labels[kept])
+        limit *= 4
+
+
+def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float) -> Tensor:
+    """Indices that survive non-maximum suppression within each class, the best first.
+
+    Classes are shifted apart, in float64 so that nothing is lost.
+
+    Args:
+        boxes: (n, 4).
+        scores: (n,).
+        labels: (n,) integers, the classes.
+        iou: overlap above which the worse of two boxes of a class goes.
+    """
+    if not len(boxes):
+        return labels
+    shift = labels.double() * (boxes.max().double() - boxes.min().double() + 1)
+    return nms(boxes.double() + shift[:, None], scores.double(), iou)

@@ -13,11 +13,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
-from clipself_seg.heads.fvit.boxes import decode_boxes, encode_boxes
-from clipself_seg.heads.fvit.detections import suppress
-from clipself_seg.heads.fvit.feature_pyramid import CHANNELS
+from clipself_seg.heads.fvit.boxes import (
+    RPN_RULE,
+    RPN_SAMPLING,
+    Objects,
+    Sampled,
+    decode_boxes,
+    encode_boxes,
+    generator_of,
+    match_boxes,
+    sample_boxes,
+    suppress,
+)
 from clipself_seg.heads.fvit.layers import ConvNorm
-from clipself_seg.heads.fvit.matching import Sampled
+from clipself_seg.heads.fvit.pyramid import CHANNELS
 
 RATIOS = (0.5, 1.0, 2.0)
 SCALE = 8.0
@@ -38,16 +47,31 @@ class ProposalRule(NamedTuple):
     iou: float = 0.7
 
 
-class RPNHead(nn.Module):
-    """Objectness and deltas of every anchor, from one head for all levels."""
+class RPN(nn.Module):
+    """Objectness and deltas of every anchor, from one head for all levels, and what follows: proposals and losses."""
 
-    def __init__(self, channels: int = CHANNELS, norm: bool = False) -> None:
+    def __init__(
+        self,
+        strides: Sequence[float],
+        rule: ProposalRule,
+        *,
+        channels: int = CHANNELS,
+        norm: bool = False,
+        seed: int = 0,
+    ) -> None:
         """
         Args:
+            strides: pixels between the cells of each level.
+            rule: numbers and overlap of proposals, in training too.
             channels: channels of the levels.
             norm: whether the convolutions have batch norms in place of biases (OV-LVIS).
+            seed: seed of the random choices of anchors.
         """
         super().__init__()
+        self.strides = list(strides)
+        self.rule = rule
+        self.seed = seed
+        self._anchors: tuple[object, list[Tensor]] = (None, [])
         self.rpn_conv = nn.Sequential(
             *(ConvNorm(channels, channels, 3, norm=norm) for _ in range(2))
         )
@@ -71,15 +95,65 @@ class RPNHead(nn.Module):
             deltas.append(self.rpn_reg(hidden))
         return logits, deltas
 
+    @torch.no_grad()
+    def propose(
+        self,
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        index: int,
+        image_size: tuple[int, int],
+    ) -> tuple[Tensor, Tensor]:
+        """Proposals (m, 4) of one image of a batch, the best first, and their scores (m,) in [0, 1].
+
+        Args:
+            logits: logits (B, 3, s, s) of each level.
+            deltas: deltas (B, 12, s, s) of each level.
+            index: number of the image in the batch.
+            image_size: rows and columns of the image in the square.
+        """
+        own_logits = [flatten_predictions(x[index : index + 1], 1)[0, :, 0].float() for x in logits]
+        own_deltas = [flatten_predictions(x[index : index + 1], 4)[0].float() for x in deltas]
+        return propose(own_logits, own_deltas, self.anchors(logits), image_size, self.rule)
+
+    def losses(
+        self, logits: Sequence[Tensor], deltas: Sequence[Tensor], objects: Sequence[Objects]
+    ) -> dict[str, Tensor]:
+        """Objectness and box loss by name, scalars, of logits and deltas as of `propose`."""
+        anchors = self.anchors(logits)
+        flat_logits = [flatten_predictions(x, 1)[..., 0].float() for x in logits]
+        flat_deltas = [flatten_predictions(x, 4).float() for x in deltas]
+        targets = self.targets(objects, torch.cat(anchors))
+        classification, regression = rpn_losses(flat_logits, flat_deltas, anchors, targets)
+        return {"loss_rpn_cls": classification.sum(), "loss_rpn_bbox": regression.sum()}
+
+    def targets(self, objects: Sequence[Objects], anchors: Tensor) -> list[RPNTargets]:
+        """Which anchors (n, 4) of each image the losses see, and the boxes that they should become."""
+        assigned = [match_boxes(of_image.boxes, anchors, RPN_RULE) for of_image in objects]
+        generators = [generator_of(self.seed, of_image.draw, "anchors") for of_image in objects]
+        sampled = sample_boxes(assigned, RPN_SAMPLING, generators)
+        return [
+            RPNTargets(chosen, of_image.boxes[numbers[chosen.positive] - 1])
+            for chosen, of_image, numbers in zip(sampled, objects, assigned)
+        ]
+
+    def anchors(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """Anchors of each level, on the device of the levels; made once for all images of one size."""
+        sizes = tuple((level.shape[2], level.shape[3]) for level in levels)
+        made_for = (sizes, levels[0].device)
+        if self._anchors[0] != made_for:
+            anchors = [a.to(levels[0].device) for a in make_anchors(sizes, self.strides)]
+            self._anchors = (made_for, anchors)
+        return self._anchors[1]
+
 
 def make_anchors(sizes: Sequence[tuple[int, int]], strides: Sequence[float]) -> list[Tensor]:
     """Anchors (cells x 3, 4) of each level, row by row, ratios within a cell.
 
-    Detectron2's `DefaultAnchorGenerator` with offset 0 gives the same; strides need not be integers.
+    They equal those of Detectron2's `DefaultAnchorGenerator` with offset 0, which prints a warning of torch's.
 
     Args:
         sizes: rows and columns of each level.
-        strides: pixels between its cells.
+        strides: pixels between its cells, which need not be integers.
     """
     levels = []
     for (rows, columns), stride in zip(sizes, strides, strict=True):
@@ -104,15 +178,34 @@ def propose(
     image_size: tuple[int, int],
     rule: ProposalRule,
 ) -> tuple[Tensor, Tensor]:
-    """Proposals (m, 4) of an image, the best first, and their scores (m,) in [0, 1].
+    """Proposals (m, 4) of an image, the best first, and their scores (m,) in [0, 1]: those of `best_boxes` that have
+    an area and survive suppression within their level. The arguments are those of `best_boxes`."""
+    boxes, scores, levels = best_boxes(logits, deltas, anchors, image_size, rule)
+    large = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    rows = large.nonzero()[:, 0]  # once: each mask as an index would look for them
+    boxes, scores, levels = boxes[rows], scores[rows], levels[rows]
+    # torchvision goes through many boxes level by level: best on a CPU, but a GPU would be waited for 17 times.
+    within_levels = batched_nms if boxes.device.type == "cpu" else suppress
+    kept = within_levels(boxes, scores, levels, rule.iou)[: rule.after]
+    return boxes[kept], scores[kept]
 
-    Only the best anchors of a level are decoded.
+
+def best_boxes(
+    logits: Sequence[Tensor],
+    deltas: Sequence[Tensor],
+    anchors: Sequence[Tensor],
+    image_size: tuple[int, int],
+    rule: ProposalRule,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes (n, 4) of the best anchors of each level, their scores (n,) in [0, 1] and levels (n,).
+
+    Only these anchors are decoded; Detectron2 decodes all of them and ranks by logit.
 
     Args:
         logits: objectness (n_level,) of each level.
         deltas: deltas (n_level, 4) of each level.
         anchors: anchors of each level.
-        image_size: rows and columns of the image without padding; proposals are clipped to it.
+        image_size: rows and columns of the image without padding, to which boxes are clipped.
         rule: numbers and overlap.
     """
     boxes, scores, numbers = [], [], []
@@ -122,14 +215,7 @@ def propose(
         boxes.append(decode_boxes(own[chosen], regression[chosen], image_size))
         scores.append(best.values[: rule.before])
         numbers.append(torch.full_like(chosen, number))
-    all_boxes, all_scores, of_level = torch.cat(boxes), torch.cat(scores), torch.cat(numbers)
-    large = (all_boxes[:, 2] > all_boxes[:, 0]) & (all_boxes[:, 3] > all_boxes[:, 1])
-    rows = large.nonzero()[:, 0]  # once: each mask as an index would look for them
-    all_boxes, all_scores, of_level = all_boxes[rows], all_scores[rows], of_level[rows]
-    # torchvision goes through many boxes level by level: best on a CPU, but a GPU would be waited for 17 times.
-    within_levels = batched_nms if all_boxes.device.type == "cpu" else suppress
-    kept = within_levels(all_boxes, all_scores, of_level, rule.iou)[: rule.after]
-    return all_boxes[kept], all_scores[kept]
+    return torch.cat(boxes), torch.cat(scores), torch.cat(numbers)
 
 
 class RPNTargets(NamedTuple):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TypedDict
 
+import torch
 from detectron2.config import CfgNode
 
 from clipself_seg.clip import DenseCLIP
@@ -13,19 +15,34 @@ from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import fusion_exponents
-from clipself_seg.heads.fvit.detections import DetectionRule
-from clipself_seg.heads.fvit.resizers import TapResizers
-from clipself_seg.heads.fvit.rpn import ProposalRule, RPNHead
-from clipself_seg.models.fvit.parts import (
+from clipself_seg.heads.fvit.boxes import ROI_RULES, DetectionRule
+from clipself_seg.heads.fvit.pyramid import (
     PYRAMIDS,
-    ROI_RULES,
-    DetectionSettings,
-    RoIHeads,
-    TrainingSettings,
+    RELATIVE_STRIDES,
+    FeaturePyramid,
+    TapResizers,
 )
+from clipself_seg.heads.fvit.roi_heads import DetectionSettings, RoIHeads, TrainingSettings
+from clipself_seg.heads.fvit.rpn import RPN, ProposalRule
 
 
-def fvit_parts(cfg: CfgNode) -> dict[str, Any]:
+class FViTParts(TypedDict):
+    """Arguments of `FViT`, which explains them."""
+
+    clip: DenseCLIP
+    backbone: TapResizers
+    neck: FeaturePyramid
+    rpn_head: RPN
+    roi_head: RoIHeads
+    blocks: Sequence[int]
+    side: int
+    pixels: tuple[Sequence[float], Sequence[float]]
+    all_synonyms: bool
+    clip_multiplier: float
+    precisions: tuple[torch.dtype | None, torch.dtype | None]
+
+
+def fvit_parts(cfg: CfgNode) -> FViTParts:
     """Builds the arguments of `FViT`.
 
     Reads ``MODEL.{CLIP, FVIT, FUSION}``, ``INPUT.DETECTION.SIDE``, ``TEST.DETECTIONS_PER_IMAGE``,
@@ -37,17 +54,18 @@ def fvit_parts(cfg: CfgNode) -> dict[str, Any]:
     clip = vit_from_config(cfg)
     keys = cfg.MODEL.FVIT
     _check_pixels(cfg, clip)
+    backbone, neck = pyramid_parts(cfg, clip)
+    strides = [clip.patch_size * factor for factor in RELATIVE_STRIDES]
     precision = precision_from_config(cfg)
     return {
         "clip": clip,
-        **pyramid_parts(cfg, clip),
-        "rpn_head": rpn_head(cfg),
-        "roi_head": roi_heads(cfg, clip.embed_dim),
+        "backbone": backbone,
+        "neck": neck,
+        "rpn_head": rpn(cfg, strides),
+        "roi_head": roi_heads(cfg, strides, clip.embed_dim),
         "blocks": keys.BLOCKS,
         "side": cfg.INPUT.DETECTION.SIDE,
         "pixels": (keys.PIXEL_MEAN, keys.PIXEL_STD),
-        "training": training_settings(cfg),
-        "settings": detection_settings(cfg),
         "all_synonyms": keys.SYNONYMS == "mean",
         "clip_multiplier": cfg.SOLVER.CLIP_MULTIPLIER if keys.TRAIN_CLIP else 0.0,
         "precisions": (precision, precision if cfg.TEST.DETECTION.AMP else None),
@@ -55,14 +73,21 @@ def fvit_parts(cfg: CfgNode) -> dict[str, Any]:
 
 
 def vit_from_config(cfg: CfgNode) -> DenseCLIP:
-    """The CLIP of ``MODEL.CLIP``, whose image tower has to be a ViT.
+    """The CLIP of ``MODEL.CLIP``, whose image tower has to be a ViT that fits ``INPUT.DETECTION.SIDE``.
 
     Raises:
-        InputError: it is none.
+        InputError: it is none, its patch does not divide the side, or ``MODEL.FVIT.BLOCKS`` are not four.
     """
-    clip = clip_from_config(cfg)
+    clip, side, blocks = clip_from_config(cfg), cfg.INPUT.DETECTION.SIDE, cfg.MODEL.FVIT.BLOCKS
     if not isinstance(clip.visual, TransformerTower):
         raise InputError(f"F-ViT needs a ViT, MODEL.CLIP.NAME is {clip.name}")
+    if len(blocks) != 4:
+        raise InputError(f"MODEL.FVIT.BLOCKS is {tuple(blocks)}: give four blocks")
+    if side < 1 or side % clip.patch_size:
+        raise InputError(
+            f"INPUT.DETECTION.SIDE is {side}, which the patch of {clip.name}, {clip.patch_size}, "
+            "does not divide"
+        )
     return clip
 
 
@@ -83,45 +108,38 @@ def _check_pixels(cfg: CfgNode, clip: DenseCLIP) -> None:
             )
 
 
-def pyramid_parts(cfg: CfgNode, clip: DenseCLIP) -> dict[str, Any]:
-    """Resizers of the taps of a CLIP's ViT, "backbone", and the feature pyramid, "neck"."""
-    keys = cfg.MODEL.FVIT
+def pyramid_parts(cfg: CfgNode, clip: DenseCLIP) -> tuple[TapResizers, FeaturePyramid]:
+    """Builds the resizers of the taps of a CLIP's ViT, and the feature pyramid."""
     assert isinstance(clip.visual, TransformerTower)
-    width = clip.visual.width
-    return {
-        "backbone": TapResizers(width),
-        "neck": PYRAMIDS[keys.PYRAMID](width, keys.CHANNELS),
-    }
+    width, keys = clip.visual.width, cfg.MODEL.FVIT
+    return TapResizers(width), PYRAMIDS[keys.PYRAMID](width, keys.CHANNELS)
 
 
-def rpn_head(cfg: CfgNode) -> RPNHead:
-    """Builds the head of the region proposal network."""
-    return RPNHead(cfg.MODEL.FVIT.CHANNELS, cfg.MODEL.FVIT.RPN_NORM)
-
-
-def roi_heads(cfg: CfgNode, embed_dim: int) -> RoIHeads:
-    """Builds box head and mask head for CLIP's embeddings of a width."""
+def rpn(cfg: CfgNode, strides: Sequence[float]) -> RPN:
+    """Builds the region proposal network for levels of these strides."""
     keys = cfg.MODEL.FVIT
-    return RoIHeads(embed_dim, keys.TEMPERATURE, keys.CHANNELS, keys.MASKS)
+    rule = ProposalRule(keys.PROPOSALS_BEFORE, keys.PROPOSALS_AFTER, keys.PROPOSALS_IOU)
+    return RPN(strides, rule, channels=keys.CHANNELS, norm=keys.RPN_NORM, seed=cfg.SEED)
 
 
-def training_settings(cfg: CfgNode) -> TrainingSettings:
-    """Reads the settings of the losses."""
-    keys = cfg.MODEL.FVIT
-    return TrainingSettings(
-        keys.BACKGROUND_WEIGHT, ROI_RULES[keys.LOW_QUALITY], cfg.SEED, keys.ROIS_PER_IMAGE
-    )
-
-
-def detection_settings(cfg: CfgNode) -> DetectionSettings:
-    """Reads the settings of detection."""
+def roi_heads(cfg: CfgNode, strides: Sequence[float], embed_dim: int) -> RoIHeads:
+    """Builds box head and mask head for levels of these strides and CLIP's embeddings of a width."""
     keys, fusion = cfg.MODEL.FVIT, cfg.MODEL.FUSION
     alpha, beta = fusion_exponents(fusion.MODE, fusion.ALPHA, fusion.BETA)
-    return DetectionSettings(
-        alpha=alpha,
-        beta=beta,
-        temperature=keys.TEMPERATURE if keys.FIXED_TEMPERATURE else None,
-        clip_temperature=keys.CLIP_TEMPERATURE,
-        rule=DetectionRule(keys.SCORE_THRESHOLD, keys.NMS_IOU, cfg.TEST.DETECTIONS_PER_IMAGE),
-        proposals=ProposalRule(keys.PROPOSALS_BEFORE, keys.PROPOSALS_AFTER, keys.PROPOSALS_IOU),
+    return RoIHeads(
+        embed_dim,
+        strides,
+        TrainingSettings(
+            keys.BACKGROUND_WEIGHT, ROI_RULES[keys.LOW_QUALITY], cfg.SEED, keys.ROIS_PER_IMAGE
+        ),
+        DetectionSettings(
+            alpha=alpha,
+            beta=beta,
+            temperature=keys.TEMPERATURE if keys.FIXED_TEMPERATURE else None,
+            clip_temperature=keys.CLIP_TEMPERATURE,
+            rule=DetectionRule(keys.SCORE_THRESHOLD, keys.NMS_IOU, cfg.TEST.DETECTIONS_PER_IMAGE),
+        ),
+        channels=keys.CHANNELS,
+        temperature=keys.TEMPERATURE,
+        masks=keys.MASKS,
     )

@@ -11,14 +11,15 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from torch import Tensor
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
 
-from clipself_seg.checkpoints.hashes import hash_tensors
+from clipself_seg.checkpoints.hashes import hash_tensors, weights_state
 from clipself_seg.checkpoints.names import name_problem
 from clipself_seg.checkpoints.read import Checkpoint
 from clipself_seg.checkpoints.zoo import untrained
@@ -29,22 +30,22 @@ from clipself_seg.clip.runtime import autocast, constant
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.clip.weights import load_strictly, to_layout
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary, class_names
+from clipself_seg.data.vocabulary import Vocabulary, class_names, seen_by_name
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
-from clipself_seg.heads.fvit.feature_pyramid import FeaturePyramid
-from clipself_seg.heads.fvit.resizers import RELATIVE_STRIDES, TapResizers
-from clipself_seg.heads.fvit.rpn import RPNHead
-from clipself_seg.models.fvit.config import fvit_parts
-from clipself_seg.models.fvit.features import pyramid_and_dense
-from clipself_seg.models.fvit.open_vocabulary import BACKGROUND, OpenVocabulary
-from clipself_seg.models.fvit.parts import DetectionSettings, RoIHeads, TrainingSettings
-from clipself_seg.models.fvit.two_stage import TwoStageDetector
+from clipself_seg.heads.fvit.boxes import Detected, Objects
+from clipself_seg.heads.fvit.masks import paste_masks
+from clipself_seg.heads.fvit.pyramid import FeaturePyramid, TapResizers, pyramid_and_dense
+from clipself_seg.heads.fvit.roi_heads import DetectionSettings, RoIHeads
+from clipself_seg.heads.fvit.rpn import RPN
+from clipself_seg.models.fvit.config import FViTParts, fvit_parts
+from clipself_seg.models.inputs import on_device
 from clipself_seg.models.parameter_groups import Group, by_rate_and_kind
-from clipself_seg.models.protocol import FIRST_NAME, MEAN_OF_NAMES, Reading, features_text
+from clipself_seg.models.protocol import FIRST_NAME, MEAN_OF_NAMES, Classes, Reading, features_text
 
 logger = logging.getLogger(__name__)
 
+BACKGROUND = "background"
 BACKBONE = "backbone."
 CLIP = "clip."
 RESIZERS = ("backbone.interpolate",)
@@ -56,6 +57,391 @@ COUNTER = "num_batches_tracked"
 NAMES = "training_names"
 # Entry with the hash of the CLIP, bytes of its hexadecimal digits, in a checkpoint that holds none.
 CLIP_HASH = "clip_hash"
+
+
+class OpenVocabulary(nn.Module):
+    """A detector whose classes are texts of its `clip`.
+
+    Attributes:
+        clip: CLIP, of which only the text tower is asked here.
+        bank: its text embeddings of class names.
+        all_synonyms: whether the mean of all names of a class is its text, or the first alone.
+        classes: the classes; those of the training vocabulary are seen.
+        trained_names: names of each class of the training vocabulary; () before any training.
+    """
+
+    clip: DenseCLIP
+    bank: TextBank
+    all_synonyms: bool
+    classes = Classes()
+    trained_names: tuple[tuple[str, ...], ...] = ()
+    _text: tuple[object, Tensor] = (None, torch.empty(0))
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.clip.logit_scale.device
+
+    def set_vocabulary(
+        self,
+        words: Vocabulary | Sequence[str],
+        seen: np.ndarray | None = None,
+        all_synonyms: bool | None = None,
+    ) -> None:
+        """Give the classes; labels are positions in them.
+
+        Args:
+            words: a vocabulary, or names with synonyms, "dog|puppy".
+            seen: (K,) bool, classes of the training vocabulary. None: those that share a name with the
+                vocabulary that the weights were trained on; all of them if that is not known.
+            all_synonyms: whether the mean of all names of a class is its text, or the first alone; None
+                takes the value that the model was built with.
+
+        Raises:
+            InputError: as `class_names`.
+            ValueError: `seen` is of another number of classes.
+        """
+        if all_synonyms is None:
+            all_synonyms = self.all_synonyms
+        names = class_names(words, all_synonyms=all_synonyms)
+        if seen is not None and len(seen) != len(names):
+            raise ValueError(f"seen has {len(seen)} classes, there are {len(names)}")
+        if seen is None and self.trained_names:
+            given = words if isinstance(words, Vocabulary) else Vocabulary.from_names(words)
+            seen = seen_by_name(
+                given, Vocabulary.from_names(["|".join(n) for n in self.trained_names])
+            )
+        self.classes = Classes(
+            names=names, seen=None if seen is None else np.asarray(seen, dtype=bool)
+        )
+
+    def text(self) -> Tensor:
+        """Unit text embeddings (K + 1, E) of the classes, and of the word "background".
+
+        Kept for one vocabulary and state of the text tower: the bank looks at each name of each class anew.
+        """
+        made_for = (self.classes.names, weights_state(self.bank.clip.text), self.device)
+        if self._text[0] != made_for:
+            with torch.inference_mode(False):  # an inference tensor could not be trained on later
+                names = (self.classes.names, ((BACKGROUND,),))
+                self._text = (made_for, torch.cat([self.bank.embed(own) for own in names]))
+        return self._text[1]
+
+    def seen(self) -> Tensor:
+        """Classes of the training vocabulary, (K,) bool."""
+        names, _, known = self.classes
+        seen = torch.ones(len(names)) if known is None else torch.from_numpy(known)
+        return seen.to(self.device, non_blocking=True).bool()
+
+
+@META_ARCH_REGISTRY.register()
+class FViT(OpenVocabulary):
+    """Boxes, and masks where the model has a mask head, of the classes that `set_vocabulary` gives."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        clip: DenseCLIP,
+        backbone: TapResizers,
+        neck: FeaturePyramid,
+        rpn_head: RPN,
+        roi_head: RoIHeads,
+        blocks: Sequence[int],
+        side: int,
+        pixels: tuple[Sequence[float], Sequence[float]],
+        all_synonyms: bool = False,
+        clip_multiplier: float = 0.0,
+        precisions: tuple[torch.dtype | None, torch.dtype | None] = (None, None),
+    ) -> None:
+        """
+        Args:
+            clip: CLIP with a ViT and both towers.
+            backbone: resizers of the taps.
+            neck: feature pyramid.
+            rpn_head: region proposal network.
+            roi_head: box head, and mask head or None.
+            blocks: the four blocks, from 0, whose outputs are the taps; one may come several times.
+            side: side in pixels of the padded square input.
+            pixels: mean and standard deviation of RGB values in 0..255.
+            all_synonyms: whether the mean of all names of a class is its text, or the first alone.
+            clip_multiplier: multiple of the base learning rate at which CLIP's image tower learns; 0 keeps
+                it frozen.
+            precisions: dtypes of autocast in training and in evaluation, or None.
+        """
+        super().__init__()
+        self.neck = neck
+        self.rpn_head = rpn_head
+        self.roi_head = roi_head
+        self.clip = clip.eval().requires_grad_(False)
+        self.taps = clip.visual.check_names(f"block{index}" for index in blocks)
+        self.backbone = backbone
+        self.side = side
+        for name, values in zip(("pixel_mean", "pixel_std"), pixels, strict=True):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+        self.all_synonyms = all_synonyms
+        self.clip_multiplier = clip_multiplier
+        self.precision, self.test_precision = precisions
+        self.bank = TextBank(clip, "vild63")
+        if clip_multiplier:
+            self.train_tower()
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> FViTParts:
+        """Builds the parts from configuration keys, see `fvit_parts`."""
+        return fvit_parts(cfg)
+
+    @classmethod
+    def task(cls) -> str:
+        """Returns "detection"."""
+        return "detection"
+
+    @classmethod
+    def require_trained(cls, cfg: CfgNode) -> None:
+        """Refuse a random detector."""
+        if not cfg.MODEL.WEIGHTS:
+            raise untrained(
+                "detector", folder="detection/", shipped="mini-fvit", clip=cfg.MODEL.CLIP.NAME
+            )
+
+    @classmethod
+    def training_config(cls, cfg: CfgNode) -> CfgNode:
+        """The configuration as it is: CLIP has a key of its own."""
+        return cfg
+
+    @classmethod
+    def most_proposals(cls, cfg: CfgNode) -> tuple[str, int]:
+        """Key that limits the proposals of an image, and its value."""
+        return "MODEL.FVIT.PROPOSALS_AFTER", cfg.MODEL.FVIT.PROPOSALS_AFTER
+
+    def train_tower(self) -> None:
+        """Lets the image tower learn, but for parameters that no tap depends on."""
+        tower = self.clip.visual
+        train_last_blocks(tower, -1, self.taps)
+        groups = tower.layer_groups()
+        for parameter in (*groups["stem"], *groups["positions"]):
+            parameter.requires_grad_(True)
+
+    @property
+    def settings(self) -> DetectionSettings:
+        """Exponents, temperatures and thresholds of detection."""
+        return self.roi_head.settings
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether there is a mask head, which trains on masks."""
+        return self.roi_head.mask_head is not None
+
+    def train(self, mode: bool = True) -> FViT:
+        """Switches the training mode as in every module; CLIP stays in evaluation mode."""
+        super().train(mode)
+        self.clip.eval()
+        return self
+
+    def reading(self) -> Reading:
+        """How it reads names and images, for the protocol of its numbers."""
+        return Reading(
+            MEAN_OF_NAMES if self.all_synonyms else FIRST_NAME,
+            templates_text(self.bank.templates),
+            background=f'the word "{BACKGROUND}"',
+            features=features_text(self.clip.visual),
+            scale=f"{self.settings.clip_temperature:g}",
+            size=f"padded to {self.side} x {self.side} px",
+        )
+
+    def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
+        """Give the training vocabulary; classes that it does not mark as seen leave the softmax.
+
+        Raises:
+            InputError: there are no classes, or none is seen.
+        """
+        if vocabulary is None:
+            raise InputError(
+                "F-ViT trains on classes: DATASETS.TRAIN has to name detection data sets"
+            )
+        seen = None
+        if isinstance(vocabulary, Vocabulary) and vocabulary.classes[0].seen is not None:
+            seen = vocabulary.seen
+            if not seen.any():
+                raise InputError(
+                    f'vocabulary "{vocabulary.name}" has no seen class, so there is nothing to train on'
+                )
+        names = class_names(vocabulary)
+        self.set_vocabulary(vocabulary, seen)
+        self.trained_names = tuple(
+            synonyms for i, synonyms in enumerate(names) if seen is None or seen[i]
+        )
+
+    def optimizer_groups(self, solver: CfgNode) -> list[Group]:
+        """Parameter groups: all with weight decay, norms and biases too, CLIP's tower with its own rate."""
+        decay = solver.WEIGHT_DECAY
+        return by_rate_and_kind(
+            self,
+            multipliers=[(self.clip, self.clip_multiplier)],
+            weight_decay=decay,
+            norm_decay=decay,
+            embedding_decay=decay,
+        )
+
+    def after_optimizer_step(self) -> None:
+        """Does nothing: what is frozen is not in the optimiser."""
+
+    def forward(self, samples: Sequence[Sample]) -> dict[str, Tensor] | list[dict[str, Instances]]:
+        """Losses in training, detections of each image in evaluation.
+
+        Args:
+            samples: for each image "image" (3, h, w) RGB in 0..255, h and w at most `side`. In training
+                "boxes" (k, 4), "labels" (k,), for a model with masks "masks" (k, h, w), and "draw", the
+                number that random choices follow from. In evaluation "height" and "width" of the original
+                image, by default those of the image itself.
+
+        Returns:
+            Losses by name; or for each image "instances", Detectron2's: "pred_boxes", "scores",
+            "pred_classes" and, with a mask head, "pred_masks", at the original size.
+        """
+        if not self.classes.names:
+            raise RuntimeError("call set_vocabulary before the model")
+        if self.training:
+            return self.losses(samples)
+        with torch.no_grad():
+            return self._detect(samples)
+
+    def features(self, images: Tensor, dense: bool) -> tuple[list[Tensor], Tensor | None]:
+        """Levels P2 to P6 of normalised images (B, 3, side, side), and unit dense features (B, E, g, g)."""
+        tower, learns = self.clip.visual, self.clip_multiplier > 0
+        assert isinstance(tower, TransformerTower)
+        parts = tower, self.taps, self.backbone, self.neck
+        return pyramid_and_dense(images, *parts, dense=dense, tower_learns=learns)
+
+    def preprocess(self, samples: Sequence[Sample]) -> Tensor:
+        """Normalised images, then padded at the right and bottom with 0, (B, 3, side, side).
+
+        Raises:
+            InputError: an image is larger than the square.
+        """
+        square = torch.zeros(len(samples), 3, self.side, self.side, device=self.device)
+        for canvas, sample in zip(square, samples):
+            image = sample["image"].to(self.device, non_blocking=True).float()
+            height, width = image.shape[1:]
+            if max(height, width) > self.side:
+                raise InputError(
+                    f"an image of {width} x {height} pixels does not fit into INPUT.DETECTION.SIDE {self.side}"
+                )
+            canvas[:, :height, :width] = (image - self.pixel_mean) / self.pixel_std
+        return square
+
+    def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """Losses of RPN, box head and mask head by name, scalars."""
+        with autocast(self.device, self.precision):
+            levels, _ = self.features(self.preprocess(samples), dense=False)
+            logits, deltas = self.rpn_head(levels)
+        objects = self._objects(samples)
+        proposals = []
+        for index, sample in enumerate(samples):
+            size, _ = _sizes(sample)
+            proposals.append(self.rpn_head.propose(logits, deltas, index, size)[0])
+        classes = self.text(), self.seen()
+        return {
+            **self.rpn_head.losses(logits, deltas, objects),
+            **self.roi_head.losses(levels, proposals, objects, *classes, self.precision),
+        }
+
+    def _objects(self, samples: Sequence[Sample]) -> list[Objects]:
+        """The objects of each image, on the device."""
+        boxes = [boxes.float() for boxes in on_device(samples, "boxes", self.device)]
+        labels = on_device(samples, "labels", self.device)
+        masks = on_device(samples, "masks", self.device) if self.has_masks else [None] * len(boxes)
+        draws = [sample.get("draw", 0) for sample in samples]
+        return [Objects(*of_image) for of_image in zip(boxes, labels, masks, draws)]
+
+    def _detect(self, samples: Sequence[Sample]) -> list[dict[str, Instances]]:
+        with autocast(self.device, self.test_precision):
+            levels, dense = self.features(self.preprocess(samples), dense=True)
+            logits, deltas = self.rpn_head(levels)
+        assert dense is not None
+        classes = self.text(), self.seen()
+        outputs = []
+        for index, sample in enumerate(samples):
+            size, original = _sizes(sample)
+            boxes, _ = self.rpn_head.propose(logits, deltas, index, size)
+            scale = _scale(size, original, boxes)
+            maps = [level[index : index + 1] for level in levels], dense[index]
+            detected, masks = self.roi_head.detect(
+                *maps, boxes, size, scale, *classes, self.test_precision
+            )
+            instances = as_instances(detected, original)
+            if masks is not None:
+                instances.pred_masks = paste_masks(masks, detected.boxes, original)
+            outputs.append({"instances": instances})
+        return outputs
+
+    @torch.no_grad()
+    def propose(self, samples: Sequence[Sample]) -> list[tuple[Tensor, Tensor]]:
+        """Proposals of the RPN, in evaluation mode; they know no classes, so no vocabulary is needed.
+
+        Args:
+            samples: as for `forward`.
+
+        Returns:
+            For each image boxes (m, 4) in pixels of the original image, the best first, and their scores (m,)
+            in [0, 1].
+        """
+        with autocast(self.device, self.test_precision):
+            levels, _ = self.features(self.preprocess(samples), dense=False)
+            logits, deltas = self.rpn_head(levels)
+        proposals = []
+        for index, sample in enumerate(samples):
+            size, original = _sizes(sample)
+            boxes, scores = self.rpn_head.propose(logits, deltas, index, size)
+            # Rounding may lead out of the image.
+            limits = constant([original[1], original[0]] * 2, boxes)
+            boxes = torch.minimum(boxes / _scale(size, original, boxes), limits)
+            proposals.append((boxes, scores))
+        return proposals
+
+    def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
+        """Loads ``MODEL.WEIGHTS``: a checkpoint of this project or a released one, see `load_weights`."""
+        load_weights(self, tensors, source)
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Writes all weights under the official names, with both towers of CLIP, atomically."""
+        export_weights(self, path)
+
+    def weights_hash(self) -> str:
+        """Hash of all weights."""
+        return hash_tensors(self.state_dict())
+
+    def original_hash(self) -> str:
+        """Hash of the weights that do not train, which have to be the same when a run is resumed."""
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        return hash_tensors(
+            {n: t for n, t in self.clip.state_dict().items() if f"clip.{n}" not in trained}
+        )
+
+
+def _sizes(sample: Sample) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Rows and columns of the image of a sample, and of the original image."""
+    height, width = sample["image"].shape[1:]
+    return (height, width), (sample.get("height", height), sample.get("width", width))
+
+
+def _scale(size: tuple[int, int], original: tuple[int, int], boxes: Tensor) -> Tensor:
+    """Pixels of the image that the model sees for each pixel of the original, (4,), as boxes (n, 4) are divided by."""
+    return constant([size[1] / original[1], size[0] / original[0]] * 2, boxes)
+
+
+def as_instances(detected: Detected, image_size: tuple[int, int]) -> Instances:
+    """Detections as Detectron2 has them: "pred_boxes", "scores" and "pred_classes".
+
+    Args:
+        detected: of one image.
+        image_size: rows and columns of the image that the boxes are of.
+    """
+    instances = Instances(image_size)
+    instances.pred_boxes = Boxes(detected.boxes)
+    instances.scores = detected.scores
+    instances.pred_classes = detected.labels
+    return instances
 
 
 def export_weights(model: FViT, path: str | os.PathLike[str]) -> None:
@@ -172,289 +558,3 @@ def _read_names(stored: Tensor, source: str) -> tuple[tuple[str, ...], ...]:
     except (TypeError, ValueError, RecursionError):
         raise InputError(f"{source}: {NAMES} is no list of class names: export it again") from None
     return names
-
-
-@META_ARCH_REGISTRY.register()
-class FViT(OpenVocabulary, TwoStageDetector):
-    """Boxes, and masks where the model has a mask head, of the classes that `set_vocabulary` gives."""
-
-    @configurable
-    def __init__(
-        self,
-        *,
-        clip: DenseCLIP,
-        backbone: TapResizers,
-        neck: FeaturePyramid,
-        rpn_head: RPNHead,
-        roi_head: RoIHeads,
-        blocks: Sequence[int],
-        side: int,
-        pixels: tuple[Sequence[float], Sequence[float]],
-        training: TrainingSettings | None = None,
-        settings: DetectionSettings | None = None,
-        all_synonyms: bool = False,
-        clip_multiplier: float = 0.0,
-        precisions: tuple[torch.dtype | None, torch.dtype | None] = (None, None),
-    ) -> None:
-        """
-        Args:
-            clip: CLIP with a ViT and both towers.
-            backbone: resizers of the taps.
-            neck: feature pyramid.
-            rpn_head: head of the region proposal network.
-            roi_head: box head, and mask head or None.
-            blocks: the four blocks, from 0, whose outputs are the taps; one may come several times.
-            side: side in pixels of the padded square input.
-            pixels: mean and standard deviation of RGB values in 0..255.
-            training: settings of the losses; None for the defaults.
-            settings: settings of detection; None for the defaults.
-            all_synonyms: whether the mean of all names of a class is its text, or the first alone.
-            clip_multiplier: multiple of the base learning rate at which CLIP's image tower learns; 0 keeps
-                it frozen.
-            precisions: dtypes of autocast in training and in evaluation, or None.
-
-        Raises:
-            InputError: the tower is no ViT, lacks a block, or its patch does not divide the side.
-        """
-        _check_input(clip, blocks, side)
-        super().__init__(
-            neck,
-            rpn_head,
-            roi_head,
-            [clip.patch_size * factor for factor in RELATIVE_STRIDES],
-            training or TrainingSettings(),
-            settings or DetectionSettings(),
-            precisions,
-        )
-        self.clip = clip.eval().requires_grad_(False)
-        self.taps = clip.visual.check_names(f"block{index}" for index in blocks)
-        self.backbone = backbone
-        self.side = side
-        for name, values in zip(("pixel_mean", "pixel_std"), pixels, strict=True):
-            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
-        self.all_synonyms = all_synonyms
-        self.clip_multiplier = clip_multiplier
-        self.bank = TextBank(clip, "vild63")
-        if clip_multiplier:
-            self.train_tower()
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Builds the parts from configuration keys, see `fvit_parts`."""
-        return fvit_parts(cfg)
-
-    @classmethod
-    def task(cls) -> str:
-        """Returns "detection"."""
-        return "detection"
-
-    @classmethod
-    def require_trained(cls, cfg: CfgNode) -> None:
-        """Refuse a random detector."""
-        if not cfg.MODEL.WEIGHTS:
-            raise untrained(
-                "detector", folder="detection/", shipped="mini-fvit", clip=cfg.MODEL.CLIP.NAME
-            )
-
-    @classmethod
-    def training_config(cls, cfg: CfgNode) -> CfgNode:
-        """The configuration as it is: CLIP has a key of its own."""
-        return cfg
-
-    @classmethod
-    def most_proposals(cls, cfg: CfgNode) -> tuple[str, int]:
-        """Key that limits the proposals of an image, and its value."""
-        return "MODEL.FVIT.PROPOSALS_AFTER", cfg.MODEL.FVIT.PROPOSALS_AFTER
-
-    def train_tower(self) -> None:
-        """Lets the image tower learn, but for parameters that no tap depends on."""
-        tower = self.clip.visual
-        train_last_blocks(tower, -1, self.taps)
-        groups = tower.layer_groups()
-        for parameter in (*groups["stem"], *groups["positions"]):
-            parameter.requires_grad_(True)
-
-    @property
-    def has_masks(self) -> bool:
-        """Whether there is a mask head, which trains on masks."""
-        return self.roi_head.mask_head is not None
-
-    def train(self, mode: bool = True) -> FViT:
-        """Switches the training mode as in every module; CLIP stays in evaluation mode."""
-        super().train(mode)
-        self.clip.eval()
-        return self
-
-    def reading(self) -> Reading:
-        """How it reads names and images, for the protocol of its numbers."""
-        return Reading(
-            MEAN_OF_NAMES if self.all_synonyms else FIRST_NAME,
-            templates_text(self.bank.templates),
-            background=f'the word "{BACKGROUND}"',
-            features=features_text(self.clip.visual),
-            scale=f"{self.settings.clip_temperature:g}",
-            size=f"padded to {self.side} x {self.side} px",
-        )
-
-    def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
-        """Give the training vocabulary; classes that it does not mark as seen leave the softmax.
-
-        Raises:
-            InputError: there are no classes, or none is seen.
-        """
-        if vocabulary is None:
-            raise InputError(
-                "F-ViT trains on classes: DATASETS.TRAIN has to name detection data sets"
-            )
-        seen = None
-        if isinstance(vocabulary, Vocabulary) and vocabulary.classes[0].seen is not None:
-            seen = vocabulary.seen
-            if not seen.any():
-                raise InputError(
-                    f'vocabulary "{vocabulary.name}" has no seen class, so there is nothing to train on'
-                )
-        names = class_names(vocabulary)
-        self.set_vocabulary(vocabulary, seen)
-        self.trained_names = tuple(
-            synonyms for i, synonyms in enumerate(names) if seen is None or seen[i]
-        )
-
-    def optimizer_groups(self, solver: CfgNode) -> list[Group]:
-        """Parameter groups: all with weight decay, norms and biases too, CLIP's tower with its own rate."""
-        decay = solver.WEIGHT_DECAY
-        return by_rate_and_kind(
-            self,
-            multipliers=[(self.clip, self.clip_multiplier)],
-            weight_decay=decay,
-            norm_decay=decay,
-            embedding_decay=decay,
-        )
-
-    def after_optimizer_step(self) -> None:
-        """Does nothing: what is frozen is not in the optimiser."""
-
-    def forward(self, samples: Sequence[Sample]) -> dict[str, Tensor] | list[dict[str, Any]]:
-        """Losses in training, detections of each image in evaluation.
-
-        Args:
-            samples: for each image "image" (3, h, w) RGB in 0..255, h and w at most `side`. In training
-                "boxes" (k, 4), "labels" (k,), for a model with masks "masks" (k, h, w), and "draw", the
-                number that random choices follow from. In evaluation "height" and "width" of the original
-                image, by default those of the image itself.
-
-        Returns:
-            Losses by name; or for each image "instances", Detectron2's: "pred_boxes", "scores",
-            "pred_classes" and, with a mask head, "pred_masks", at the original size.
-        """
-        if not self.classes.names:
-            raise RuntimeError("call set_vocabulary before the model")
-        if self.training:
-            return self.losses(samples)
-        with torch.no_grad():
-            return self._detect(samples)
-
-    def features(self, images: Tensor, dense: bool) -> tuple[list[Tensor], Tensor | None]:
-        """Levels P2 to P6 of normalised images (B, 3, side, side), and unit dense features (B, E, g, g)."""
-        tower, learns = self.clip.visual, self.clip_multiplier > 0
-        assert isinstance(tower, TransformerTower)
-        parts = tower, self.taps, self.backbone, self.neck
-        return pyramid_and_dense(images, *parts, dense=dense, tower_learns=learns)
-
-    def preprocess(self, samples: Sequence[Sample]) -> Tensor:
-        """Normalised images, then padded at the right and bottom with 0, (B, 3, side, side).
-
-        Raises:
-            InputError: an image is larger than the square.
-        """
-        square = torch.zeros(len(samples), 3, self.side, self.side, device=self.device)
-        for canvas, sample in zip(square, samples):
-            image = sample["image"].to(self.device, non_blocking=True).float()
-            height, width = image.shape[1:]
-            if max(height, width) > self.side:
-                raise InputError(
-                    f"an image of {width} x {height} pixels does not fit into INPUT.DETECTION.SIDE {self.side}"
-                )
-            canvas[:, :height, :width] = (image - self.pixel_mean) / self.pixel_std
-        return square
-
-    def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """Losses of RPN, box head and mask head by name, scalars."""
-        with autocast(self.device, self.precision):
-            levels, _ = self.features(self.preprocess(samples), dense=False)
-        return self.losses_in(levels, samples, self.text(), self.seen())
-
-    def _detect(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-        with autocast(self.device, self.test_precision):
-            levels, dense = self.features(self.preprocess(samples), dense=True)
-            logits, deltas = self.rpn_head(levels)
-        assert dense is not None
-        texts = self.text(), self.seen()
-        outputs = []
-        for index, sample in enumerate(samples):
-            size, original = _sizes(sample)
-            rois, _ = self.propose_in(logits, deltas, index, size)
-            own = [level[index : index + 1] for level in levels]
-            instances = self.detect_in(own, dense[index], rois, size, original, *texts)
-            outputs.append({"instances": instances})
-        return outputs
-
-    @torch.no_grad()
-    def propose(self, samples: Sequence[Sample]) -> list[tuple[Tensor, Tensor]]:
-        """Proposals of the RPN, in evaluation mode; they know no classes, so no vocabulary is needed.
-
-        Args:
-            samples: as for `forward`.
-
-        Returns:
-            For each image boxes (m, 4) in pixels of the original image, the best first, and their scores (m,)
-            in [0, 1].
-        """
-        with autocast(self.device, self.test_precision):
-            levels, _ = self.features(self.preprocess(samples), dense=False)
-            logits, deltas = self.rpn_head(levels)
-        proposals = []
-        for index, sample in enumerate(samples):
-            size, (height, width) = _sizes(sample)
-            boxes, scores = self.propose_in(logits, deltas, index, size)
-            scale = constant([size[1] / width, size[0] / height] * 2, boxes)
-            # Rounding may lead out of the image.
-            limits = constant([width, height] * 2, boxes)
-            proposals.append((torch.minimum(boxes / scale, limits), scores))
-        return proposals
-
-    def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
-        """Loads ``MODEL.WEIGHTS``: a checkpoint of this project or a released one, see `load_weights`."""
-        load_weights(self, tensors, source)
-
-    def export(self, path: str | os.PathLike[str]) -> None:
-        """Writes all weights under the official names, with both towers of CLIP, atomically."""
-        export_weights(self, path)
-
-    def weights_hash(self) -> str:
-        """Hash of all weights."""
-        return hash_tensors(self.state_dict())
-
-    def original_hash(self) -> str:
-        """Hash of the weights that do not train, which have to be the same when a run is resumed."""
-        trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        return hash_tensors(
-            {n: t for n, t in self.clip.state_dict().items() if f"clip.{n}" not in trained}
-        )
-
-
-def _sizes(sample: Sample) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Rows and columns of the image of a sample, and of the original image."""
-    height, width = sample["image"].shape[1:]
-    return (height, width), (sample.get("height", height), sample.get("width", width))
-
-
-def _check_input(clip: DenseCLIP, blocks: Sequence[int], side: int) -> None:
-    if not isinstance(clip.visual, TransformerTower):
-        raise InputError(f"F-ViT needs a ViT, MODEL.CLIP.NAME is {clip.name}")
-    if len(blocks) != 4:
-        raise InputError(f"MODEL.FVIT.BLOCKS is {tuple(blocks)}: give four blocks")
-    if side < 1 or side % clip.patch_size:
-        raise InputError(
-            f"INPUT.DETECTION.SIDE is {side}, which the patch of {clip.name}, {clip.patch_size}, "
-            "does not divide"
-        )

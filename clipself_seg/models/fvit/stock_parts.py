@@ -7,7 +7,7 @@ FViTROIHeads``, each built from the keys of `FViT`. The RoI heads are given thei
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -19,27 +19,22 @@ from detectron2.modeling import (
     Backbone,
 )
 from detectron2.structures import Boxes, ImageList, Instances
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.tower import DENSE, TransformerTower
-from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.errors import InputError
-from clipself_seg.heads.fvit.feature_pyramid import FeaturePyramid
-from clipself_seg.heads.fvit.resizers import RELATIVE_STRIDES, TapResizers
-from clipself_seg.heads.fvit.rpn import RPNHead
-from clipself_seg.models.fvit.config import (
-    detection_settings,
-    pyramid_parts,
-    roi_heads,
-    rpn_head,
-    training_settings,
-    vit_from_config,
+from clipself_seg.heads.fvit.boxes import Objects
+from clipself_seg.heads.fvit.pyramid import (
+    RELATIVE_STRIDES,
+    FeaturePyramid,
+    TapResizers,
+    pyramid_and_dense,
 )
-from clipself_seg.models.fvit.features import pyramid_and_dense
-from clipself_seg.models.fvit.open_vocabulary import OpenVocabulary
-from clipself_seg.models.fvit.parts import DetectionSettings, RoIHeads, TrainingSettings
-from clipself_seg.models.fvit.two_stage import RoIStage, RPNStage, as_instances
+from clipself_seg.heads.fvit.roi_heads import RoIHeads
+from clipself_seg.heads.fvit.rpn import RPN
+from clipself_seg.models.fvit.config import pyramid_parts, roi_heads, rpn, vit_from_config
+from clipself_seg.models.fvit.model import OpenVocabulary, as_instances
 
 LEVELS = ("p2", "p3", "p4", "p5", "p6")
 # Beginnings of the names of an FViT's tensors -> those of a GeneralizedRCNN of the parts here.
@@ -61,6 +56,30 @@ def stock_state(fvit: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _stock_name(name: str) -> str:
     begin = next(begin for begin in STOCK_NAMES if name.startswith(begin))
     return STOCK_NAMES[begin] + name.removeprefix(begin)
+
+
+class BackboneParts(TypedDict):
+    """Arguments of `FViTBackbone`, which explains them."""
+
+    tower: nn.Module
+    blocks: Sequence[int]
+    resizers: TapResizers
+    neck: FeaturePyramid
+    side: int
+
+
+class RPNParts(TypedDict):
+    """The argument of `FViTRPN`."""
+
+    rpn_head: RPN
+
+
+class RoIHeadsParts(TypedDict):
+    """Arguments of `FViTROIHeads`, which explains them."""
+
+    clip: DenseCLIP
+    roi_head: RoIHeads
+    all_synonyms: bool
 
 
 @BACKBONE_REGISTRY.register()
@@ -93,26 +112,22 @@ class FViTBackbone(Backbone):
         self.side = side
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> BackboneParts:
         """Reads ``MODEL.{CLIP, FVIT}`` and ``INPUT.DETECTION.SIDE``.
 
         Raises:
-            InputError: the tower is no ViT, its patch does not divide the side, or it is to be trained.
+            InputError: as `vit_from_config`; the tower is to be trained.
         """
-        clip, side = vit_from_config(cfg), cfg.INPUT.DETECTION.SIDE
         if cfg.MODEL.FVIT.TRAIN_CLIP:
             raise InputError("MODEL.FVIT.TRAIN_CLIP is True: FViTBackbone is frozen, FViT is not")
-        if side % clip.patch_size:
-            raise InputError(
-                f"INPUT.DETECTION.SIDE is {side}, which the patch of {clip.name}, {clip.patch_size}, does not divide"
-            )
-        parts = pyramid_parts(cfg, clip)
+        clip = vit_from_config(cfg)
+        resizers, neck = pyramid_parts(cfg, clip)
         return {
             "tower": clip.visual,
             "blocks": cfg.MODEL.FVIT.BLOCKS,
-            "resizers": parts["backbone"],
-            "neck": parts["neck"],
-            "side": side,
+            "resizers": resizers,
+            "neck": neck,
+            "side": cfg.INPUT.DETECTION.SIDE,
         }
 
     def train(self, mode: bool = True) -> FViTBackbone:
@@ -147,32 +162,22 @@ class FViTBackbone(Backbone):
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
-class FViTRPN(RPNStage):
+class FViTRPN(nn.Module):
     """F-ViT's region proposal network, on "p2" to "p6"."""
 
     @configurable
-    def __init__(
-        self,
-        *,
-        rpn_head: RPNHead,
-        strides: Sequence[float],
-        training: TrainingSettings,
-        settings: DetectionSettings,
-    ) -> None:
+    def __init__(self, *, rpn_head: RPN) -> None:
         """
         Args:
-            rpn_head: its head.
-            strides: pixels between the cells of P2 to P6.
-            training: settings of the losses.
-            settings: settings of detection, of which proposals are a part.
+            rpn_head: the network.
         """
-        super().__init__(strides, training, settings)
+        super().__init__()
         self.rpn_head = rpn_head
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
-        """Reads ``MODEL.{FVIT, FUSION}`` and ``SEED``."""
-        return {"rpn_head": rpn_head(cfg), **_settings(cfg, input_shape)}
+    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> RPNParts:
+        """Reads ``MODEL.FVIT`` and ``SEED``."""
+        return {"rpn_head": rpn(cfg, _strides(input_shape))}
 
     def forward(
         self,
@@ -192,20 +197,22 @@ class FViTRPN(RPNStage):
                     f"an image of {width} x {height} pixels does not fit into INPUT.DETECTION.SIDE "
                     f"{images.tensor.shape[-1]}"
                 )
-        if self.training:
-            assert gt_instances is not None, "training needs gt_instances"
-            losses, proposed = self.rpn_losses_in(levels, _samples(gt_instances), sizes)
-            return [_proposals(boxes, size) for boxes, size in zip(proposed, sizes)], losses
         logits, deltas = self.rpn_head(levels)
         proposals = []
         for index, size in enumerate(sizes):
-            boxes, scores = self.propose_in(logits, deltas, index, size)
-            proposals.append(_proposals(boxes, size, scores))
-        return proposals, {}
+            boxes, scores = self.rpn_head.propose(logits, deltas, index, size)
+            instances = Instances(size, proposal_boxes=Boxes(boxes))
+            if not self.training:
+                instances.objectness_logits = scores.logit(eps=1e-6)
+            proposals.append(instances)
+        if not self.training:
+            return proposals, {}
+        assert gt_instances is not None, "training needs gt_instances"
+        return proposals, self.rpn_head.losses(logits, deltas, _objects(gt_instances))
 
 
 @ROI_HEADS_REGISTRY.register()
-class FViTROIHeads(OpenVocabulary, RoIStage):
+class FViTROIHeads(OpenVocabulary):
     """F-ViT's box head, and mask head where it has one, whose classes are texts of CLIP."""
 
     @configurable
@@ -214,36 +221,29 @@ class FViTROIHeads(OpenVocabulary, RoIStage):
         *,
         clip: DenseCLIP,
         roi_head: RoIHeads,
-        strides: Sequence[float],
-        training: TrainingSettings,
-        settings: DetectionSettings,
         all_synonyms: bool = False,
     ) -> None:
         """
         Args:
             clip: CLIP, of which only the text tower is asked: the backbone has the other one.
             roi_head: box head, and mask head or None.
-            strides: pixels between the cells of P2 to P6.
-            training: settings of the losses.
-            settings: settings of detection.
             all_synonyms: whether the mean of all names of a class is its text, or the first alone.
         """
-        super().__init__(strides, training, settings)
+        super().__init__()
         self.roi_head = roi_head
         self.clip = clip.eval().requires_grad_(False)
         self.bank = TextBank(self.clip, "vild63")
         self.all_synonyms = all_synonyms
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> RoIHeadsParts:
         """Reads ``MODEL.{CLIP, FVIT, FUSION}``, ``TEST.DETECTIONS_PER_IMAGE`` and ``SEED``."""
         clip = vit_from_config(cfg)
         del clip.visual
         return {
             "clip": clip,
-            "roi_head": roi_heads(cfg, clip.embed_dim),
+            "roi_head": roi_heads(cfg, _strides(input_shape), clip.embed_dim),
             "all_synonyms": cfg.MODEL.FVIT.SYNONYMS == "mean",
-            **_settings(cfg, input_shape),
         }
 
     def forward(
@@ -263,62 +263,41 @@ class FViTROIHeads(OpenVocabulary, RoIStage):
             raise RuntimeError("call set_vocabulary of the RoI heads before the model")
         levels = [features[name] for name in LEVELS]
         boxes = [p.proposal_boxes.tensor for p in proposals]
+        classes = self.text(), self.seen()
         if self.training:
             assert targets is not None, "training needs targets"
-            samples = _samples(targets)
-            losses = self.roi_losses(levels, boxes, samples, self.text(), self.seen())
+            losses = self.roi_head.losses(levels, boxes, _objects(targets), *classes)
             return list(proposals), losses
-        texts = self.text(), self.seen()
-        return [
-            self._detected([x[i : i + 1] for x in levels], features[DENSE][i], own, size, *texts)
-            for i, (own, size) in enumerate(zip(boxes, images.image_sizes, strict=True))
-        ], {}
-
-    def _detected(
-        self,
-        levels: Sequence[Tensor],
-        dense: Tensor,
-        boxes: Tensor,
-        size: tuple[int, int],
-        text: Tensor,
-        seen: Tensor,
-    ) -> Instances:
-        same = boxes.new_ones(4)
-        detected = self.select_in(levels, dense, boxes, size, same, text, seen)
-        instances = as_instances(detected, size)
-        if self.roi_head.mask_head is not None:
-            instances.pred_masks = self.mask_scores(levels, detected.boxes)[:, None]
-        return instances
+        detections = []
+        for index, size in enumerate(images.image_sizes):
+            maps = [level[index : index + 1] for level in levels], features[DENSE][index]
+            same = boxes[index].new_ones(4)
+            detected, masks = self.roi_head.detect(*maps, boxes[index], size, same, *classes)
+            instances = as_instances(detected, size)
+            if masks is not None:
+                instances.pred_masks = masks[:, None]
+            detections.append(instances)
+        return detections, {}
 
 
-def _settings(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
-    """Arguments that both stages have."""
+def _strides(input_shape: Mapping[str, ShapeSpec]) -> list[float]:
+    """Pixels between the cells of P2 to P6.
+
+    Raises:
+        InputError: the backbone does not give all that both stages read.
+    """
     if missing := [name for name in (*LEVELS, DENSE) if name not in input_shape]:
         raise InputError(
             f"the backbone gives no {', '.join(missing)}: set MODEL.BACKBONE.NAME to FViTBackbone"
         )
-    return {
-        "strides": [input_shape[name].stride for name in LEVELS],
-        "training": training_settings(cfg),
-        "settings": detection_settings(cfg),
-    }
+    return [input_shape[name].stride for name in LEVELS]
 
 
-def _samples(targets: Sequence[Instances]) -> list[Sample]:
-    """Objects of each image as this project's samples; random choices follow from torch's seed."""
-    samples = []
-    for own in targets:
-        sample = {"boxes": own.gt_boxes.tensor, "labels": own.gt_classes}
-        if own.has("gt_masks"):
-            sample["masks"] = own.gt_masks.tensor
-        samples.append(sample | {"draw": int(torch.randint(1 << 31, ()))})
-    return samples
-
-
-def _proposals(boxes: Tensor, size: tuple[int, int], scores: Tensor | None = None) -> Instances:
-    """Proposals (m, 4) of an image as Detectron2's instances; scores (m,) in [0, 1] become logits."""
-    instances = Instances(size)
-    instances.proposal_boxes = Boxes(boxes)
-    if scores is not None:
-        instances.objectness_logits = scores.logit(eps=1e-6)
-    return instances
+def _objects(targets: Sequence[Instances]) -> list[Objects]:
+    """Objects of each image; random choices follow from torch's seed."""
+    objects = []
+    for of_image in targets:
+        masks = of_image.gt_masks.tensor if of_image.has("gt_masks") else None
+        draw = int(torch.randint(1 << 31, ()))
+        objects.append(Objects(of_image.gt_boxes.tensor, of_image.gt_classes, masks, draw))
+    return objects

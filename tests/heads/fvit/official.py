@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clipself_seg.heads.fvit.feature_pyramid import FeaturePyramid
-from clipself_seg.heads.fvit.resizers import TapResizers
-from clipself_seg.heads.fvit.rpn import RPNHead
-from clipself_seg.models.fvit.parts import RoIHeads
+from clipself_seg.heads.fvit.boxes import ROI_RULES, DetectionRule
+from clipself_seg.heads.fvit.pyramid import FeaturePyramid, TapResizers
+from clipself_seg.heads.fvit.roi_heads import DetectionSettings, RoIHeads, TrainingSettings
+from clipself_seg.heads.fvit.rpn import RPN, ProposalRule
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict
 
@@ -40,20 +40,45 @@ def text(case):
     return F.normalize(named_input(f"{case}:text", shape), dim=-1)
 
 
+def seen(case):
+    classes = torch.ones(about(case)["num_classes"]).bool()
+    classes[about(case)["novel"]] = False
+    return classes
+
+
+def stages(case):
+    """RPN and RoI heads with the settings of a case, and weights of their own."""
+    content = about(case)
+    rule = content["score_thr"], content["nms_iou"], content["max_per_img"]
+    rpn = RPN(content["strides"], ProposalRule(), norm=content["rpn_norm"])
+    heads = RoIHeads(
+        content["embed_dim"],
+        content["strides"],
+        TrainingSettings(content["background_weight"], ROI_RULES[content["rcnn_low_quality"]]),
+        DetectionSettings(
+            content["alpha"],
+            content["beta"],
+            clip_temperature=content["vlm_temperature"],
+            rule=DetectionRule(*rule),
+        ),
+        masks=content["mask_head"],
+    )
+    return rpn, heads
+
+
 def parts(case):
     """The trained parts with the case's weights, in evaluation mode."""
-    content = about(case)
     module = nn.Module()
-    module.backbone = TapResizers(content["width"])
-    module.neck = FeaturePyramid(content["width"])
-    module.rpn_head = RPNHead(norm=content["rpn_norm"])
-    module.roi_head = RoIHeads(content["embed_dim"], 1.0, 256, content["mask_head"])
+    module.backbone = TapResizers(about(case)["width"])
+    module.neck = FeaturePyramid(about(case)["width"])
+    module.rpn_head, module.roi_head = stages(case)
     own = {
         name: tensor
         for name, tensor in state(case).items()
         if not name.startswith(("backbone.visual.", "roi_head.bbox_head.fc_cls"))
     }
-    own["roi_head.bbox_head.detect_temperature"] = torch.tensor(content["detect_temperature"])
+    temperature = torch.tensor(about(case)["detect_temperature"])
+    own["roi_head.bbox_head.detect_temperature"] = temperature
     left = module.load_state_dict(own, strict=False)
     assert not left.unexpected_keys
     assert all(name.endswith("num_batches_tracked") for name in left.missing_keys)
@@ -79,13 +104,27 @@ def dense(case):
     return F.normalize(named_input(f"{case}:vlm", shape), dim=1)[0]
 
 
-def same_detections(own, official, pixels, relative):
-    """Whether 99 in 100 official detections (corners, score, label) are among our own, and as many."""
-    boxes, scores, labels = own
-    found = 0
-    for *box, score, label in official.tolist():
+def close(own, other, tolerance):
+    torch.testing.assert_close(own, other.float(), rtol=0, atol=tolerance)
+
+
+def same_boxes(boxes, scores, official, pixels, relative, labels=None, official_labels=None):
+    """Whether 99 in 100 official boxes (corners, score, label) are among our own."""
+    hits = 0
+    for row, (*box, score) in enumerate(official.tolist()):
         near = (boxes - torch.tensor(box)).abs().amax(dim=1) < pixels
         near &= (scores - score).abs() < relative * abs(score)
-        found += bool((near & (labels == label)).any())
-    count = len(official)
-    return found >= 0.99 * count and abs(len(boxes) - count) <= max(1, 0.01 * count)
+        if labels is not None:
+            near &= labels == official_labels[row]
+        hits += bool(near.any())
+    return hits >= 0.99 * len(official)
+
+
+def same_detections(detected, wanted, name, pixels, relative):
+    """Whether detections (boxes, scores, labels) are those of the case, and as many."""
+    boxes, scores, labels = detected
+    official = wanted[f"{name}_boxes"]
+    matched = same_boxes(
+        boxes, scores, official, pixels, relative, labels, wanted[f"{name}_labels"]
+    )
+    return matched and abs(len(boxes) - len(official)) <= max(1, 0.01 * len(official))

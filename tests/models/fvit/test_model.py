@@ -149,8 +149,9 @@ def test_one_pass_of_the_tower_gives_taps_and_dense_map(monkeypatch):
 def test_proposals_are_those_that_detection_scores(monkeypatch):
     model = tiny().eval()
     passed = []
-    propose_in = model.propose_in
-    monkeypatch.setattr(model, "propose_in", lambda *a: passed.append(propose_in(*a)) or passed[-1])
+    network = model.rpn_head
+    propose = network.propose
+    monkeypatch.setattr(network, "propose", lambda *a: passed.append(propose(*a)) or passed[-1])
     model.set_vocabulary(["red ball"])
     samples = [sample(0) | {"height": 128, "width": 112}, sample(1)]
     model(samples)

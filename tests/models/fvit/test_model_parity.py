@@ -9,13 +9,11 @@ import torch.nn.functional as F
 from clipself_seg.clip import load_clip
 from clipself_seg.clip.tower import DENSE
 from clipself_seg.errors import InputError
-from clipself_seg.heads.fvit.feature_pyramid import FeaturePyramid
-from clipself_seg.heads.fvit.resizers import TapResizers
-from clipself_seg.heads.fvit.rpn import RPNHead
+from clipself_seg.heads.fvit.pyramid import FeaturePyramid, TapResizers
 from clipself_seg.models.fvit import FViT
-from clipself_seg.models.fvit.parts import RoIHeads
 from clipself_seg.models.protocol import Classes
 from tests.heads.fvit import official
+from tests.heads.fvit.official import close
 from tests.parity.named_weights import named_input
 
 CASE = "fvit_coco_b16"
@@ -40,8 +38,7 @@ def model():
         clip=clip,
         backbone=TapResizers(768),
         neck=FeaturePyramid(768),
-        rpn_head=RPNHead(),
-        roi_head=RoIHeads(512, 50.0, 256, False),
+        **dict(zip(("rpn_head", "roi_head"), official.stages(CASE))),
         blocks=(3, 5, 7, 11),
         side=official.about(CASE)["full"]["padded"],
         pixels=((0, 0, 0), (1, 1, 1)),
@@ -51,10 +48,6 @@ def model():
     clip.report = "as if MODEL.CLIP.WEIGHTS had been read"
     built.load_checkpoint(released(), "released.pth")
     return built.eval()
-
-
-def close(own, other, tolerance):
-    torch.testing.assert_close(own, other.float(), rtol=0, atol=tolerance)
 
 
 @torch.no_grad()
@@ -72,16 +65,17 @@ def test_image_to_detections(model, monkeypatch):
     close(dense[0, ::4, ::2, ::2], wanted["full_vlm"], 2e-6)
     close(levels[1][0, ::16, ::2, ::2], wanted["full_p3"], 5e-4)
     close(levels[3][0, ::8], wanted["full_p5"], 5e-4)
-    seen = torch.ones(content["num_classes"]).bool()
-    seen[content["novel"]] = False
-    model.classes = Classes((("any",),) * content["num_classes"], seen=seen.numpy())
+    classes = (("any",),) * content["num_classes"]
+    model.classes = Classes(classes, seen=official.seen(CASE).numpy())
     monkeypatch.setattr(model, "text", lambda: official.text(CASE))
     rows, columns = full["ori_shape"]
     sample = {"image": image[0, :, :height, :width], "height": rows, "width": columns}
+    proposals = model.rpn_head.propose(*model.rpn_head(levels), 0, (height, width))
+    assert len(proposals[0]) == wanted["full_proposals_count"]
+    assert official.same_boxes(*proposals, wanted["full_proposals"], 0.05, 1e-3)
     instances = model([sample])[0]["instances"]
     own = instances.pred_boxes.tensor, instances.scores, instances.pred_classes
-    theirs = torch.cat([wanted["full_det_boxes"], wanted["full_det_labels"][:, None]], dim=1)
-    assert official.same_detections(own, theirs, 0.05, 1e-3)
+    assert official.same_detections(own, wanted, "full_det", 0.05, 1e-3)
 
 
 @torch.no_grad()

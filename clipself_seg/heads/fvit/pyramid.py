@@ -1,6 +1,6 @@
-"""Feature pyramids over the taps of a ViT: F-ViT's FPN, and ViTDet's SimpleFPN of Table A3.
+"""Levels P2 to P6 of one pass of a ViT: trained resizers of its taps, and F-ViT's or ViTDet's feature pyramid.
 
-Shapes: B images, D width of the tower, g x g cells of its grid. Levels P2 to P6 have 4 g, 2 g, g, g / 2
+Shapes: B images, D width of the tower, E embedding, g x g cells of its grid. Levels P2 to P6 have 4 g, 2 g, g, g / 2
 and g / 4 cells a side and 256 channels.
 """
 
@@ -12,10 +12,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.heads.fvit.layers import ConvNorm, double, fold_norm, xavier_uniform
-from clipself_seg.heads.fvit.resizers import TapResizers
+from clipself_seg.clip.tower import DENSE, TransformerTower
+from clipself_seg.heads.fvit.layers import BatchNorm, ConvNorm, double, fold_norm, xavier_uniform
 
 CHANNELS = 256
+# Strides of P2 to P6 in strides of the tower.
+RELATIVE_STRIDES = (0.25, 0.5, 1.0, 2.0, 4.0)
+
+
+class TapResizers(nn.Module):
+    """Transposed convolutions to 4 g and 2 g, nothing, and a max pool to g / 2 (ViTDet's, width kept).
+
+    The paper says "interpolated"; the names are those of the official checkpoints.
+    """
+
+    def __init__(self, width: int) -> None:
+        """
+        Args:
+            width: D.
+        """
+        super().__init__()
+        self.interpolate1 = nn.Sequential(
+            nn.ConvTranspose2d(width, width, 2, stride=2),
+            BatchNorm(width),
+            nn.GELU(),
+            nn.ConvTranspose2d(width, width, 2, stride=2),
+        )
+        self.interpolate2 = nn.Sequential(nn.ConvTranspose2d(width, width, 2, stride=2))
+
+    def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
+        """Four maps (B, D, s, s) with s = 4 g, 2 g, g, g // 2, of four taps (B, D, g, g)."""
+        return [
+            self.interpolate1(taps[0]),
+            self.interpolate2(taps[1]),
+            taps[2],
+            F.max_pool2d(taps[3], 2, 2),
+        ]
 
 
 class FeaturePyramid(nn.Module):
@@ -88,3 +120,35 @@ class SimpleFeaturePyramid(FeaturePyramid):
     """ViTDet's pyramid: each map goes its own way, nothing is added from above (Table A3, first row)."""
 
     top_down = False
+
+
+# MODEL.FVIT.PYRAMID -> its class.
+PYRAMIDS = {"fpn": FeaturePyramid, "simple": SimpleFeaturePyramid}
+
+
+def pyramid_and_dense(
+    images: Tensor,
+    tower: TransformerTower,
+    taps: Sequence[str],
+    resizers: TapResizers,
+    neck: FeaturePyramid,
+    *,
+    dense: bool,
+    tower_learns: bool,
+) -> tuple[list[Tensor], Tensor | None]:
+    """Levels P2 to P6 of normalised images (B, 3, side, side), and unit dense features (B, E, g, g) or None.
+
+    Args:
+        images: normalised and padded.
+        tower: CLIP's image tower.
+        taps: names of the four features of it that the pyramid is made of.
+        resizers: resizers of the taps.
+        neck: feature pyramid.
+        dense: whether dense features are made.
+        tower_learns: whether gradients reach the tower.
+    """
+    names = [*taps, DENSE] if dense else list(taps)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and tower_learns):
+        maps = tower.features(images, names)
+    levels = neck([maps[name] for name in taps], resizers)
+    return levels, F.normalize(maps[DENSE].float(), dim=1) if dense else None

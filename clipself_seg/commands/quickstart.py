@@ -62,7 +62,7 @@ def demo(args: argparse.Namespace) -> None:
     segments of a mask generator, and writes a page, with one to click beside it (clipself-seg explore). The page is
     opened if there is a screen; its path is printed.
     """
-    from clipself_seg.quickstart.demo import run_demo
+    from clipself_seg.quickstart.quickstart import run_demo
 
     page = run_demo(Path(args.output).absolute())
     sys.stdout.write(f"\n{page}\n")

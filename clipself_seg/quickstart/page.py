@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,15 +16,14 @@ from clipself_seg.checkpoints.shipped import MINI_CLIP
 from clipself_seg.clip import DenseCLIP, TextBank, load_clip
 from clipself_seg.clip.whole_image import whole_image_features
 from clipself_seg.data.images import letterbox_crops, letterbox_image, read_image
-from clipself_seg.data.records import panoptic_records
+from clipself_seg.data.records import Record, panoptic_records
 from clipself_seg.data.regions import Segments, enlarge_boxes, read_segments, relative_boxes
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.regions.report import region_table
 from clipself_seg.files import atomic_path, read_json_lines
 from clipself_seg.pages import render
+from clipself_seg.quickstart.chapters import Results
 from clipself_seg.quickstart.heat_maps import SHOWN, Question, ask, heat_sheet
-from clipself_seg.quickstart.steps import Chapter
 from clipself_seg.quickstart.tiles import Row
 from clipself_seg.visualization.dense_maps import (
     colour_segments,
@@ -36,6 +35,13 @@ from clipself_seg.visualization.fonts import write_text
 from clipself_seg.visualization.overlays import save_jpeg, save_png
 from clipself_seg.visualization.panels import SHEET_TEXT, sheet
 
+COLUMNS = {
+    "original CLIP": "mini",
+    "CLIPSelf patches": "mini-clipself",
+    "CLIPSelf proposals": "mini-clipself-proposals",
+}
+# How many scenes are read, how many K-Means maps and crops of things of them are shown.
+SCENES, MAPS, CROPS = 11, 5, 12
 CROP = 96  # pixels
 TRAINED_SIDE = 160  # pixels, as in configs/mini: answers are best there
 MAP_SIDE = 192  # a finer grid shows more of the outlines
@@ -67,7 +73,7 @@ class LabelledImage:
         things: positions of the things among the segments.
     """
 
-    def __init__(self, record: dict[str, Any], vocabulary: Vocabulary) -> None:
+    def __init__(self, record: Record, vocabulary: Vocabulary) -> None:
         """
         Args:
             record: of `data.records.panoptic_records`.
@@ -210,28 +216,21 @@ def _losses(path: Path) -> list[tuple[float, float]]:
     return points
 
 
-COLUMNS = {"original CLIP": "mini", "CLIPSelf patches": "mini-clipself"}
-COLUMNS |= {"CLIPSelf proposals": "mini-clipself-proposals"}
-SCENES = 11
-MAPS = 5
-CROPS = 12
-
-
 def write_images_and_page(
     output: Path,
     world: Path,
-    rows: Mapping[str, Mapping[str, float]],
+    regions: Results,
     live: Mapping[str, Path],
-    chapters: Mapping[str, Chapter],
+    chapters: Mapping[str, Results],
 ) -> None:
     """Write heat_maps.jpg, kmeans.png, regions.png, loss.png and index.html.
 
     Args:
         output: folder for them.
         world: folder of the mini world.
-        rows: results by model, for the page's table.
+        regions: results of region recognition.
         live: title -> metrics.json of a run, for the loss curves.
-        chapters: "semantic", "panoptic, live", "panoptic, shipped" and "detection".
+        chapters: results of the chapters' tables, "semantic", "panoptic, live", "panoptic, shipped" and "detection".
     """
     annotations = world / "annotations" / "panoptic_val.json"
     records = panoptic_records(str(annotations), str(world / "val"), str(world / "panoptic_val"))
@@ -245,14 +244,14 @@ def write_images_and_page(
     save_png(kmeans_sheet(clusters), output / "kmeans.png")
     save_png(region_sheet(answers), output / "regions.png")
     plot_losses(live, output / "loss.png")
-    text = page(rows, chapters, questions, clusters, answers, read_image(output / "loss.png"))
+    text = page(regions, chapters, questions, clusters, answers, read_image(output / "loss.png"))
     with atomic_path(output / "index.html") as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def page(
-    rows: Mapping[str, Mapping[str, float]],
-    chapters: Mapping[str, Chapter],
+    regions: Results,
+    chapters: Mapping[str, Results],
     questions: Sequence[Question],
     clusters: Sequence[Row],
     answers: Sequence[Answers],
@@ -261,7 +260,7 @@ def page(
     """The page, whose images are in it.
 
     Args:
-        rows: results by model.
+        regions: results of region recognition.
         chapters: see `write_images_and_page`.
         questions: heat maps.
         clusters: K-Means maps.
@@ -270,7 +269,7 @@ def page(
     """
     return render(
         "quickstart.html",
-        regions=region_table(rows, style="html"),
+        regions=regions.table("html"),
         tables={name: chapter.table("html") for name, chapter in chapters.items()},
         images={name: chapter.images for name, chapter in chapters.items()},
         questions=questions,

@@ -1,4 +1,4 @@
-"""The commands that the quickstart runs, as a user would type them."""
+"""The commands that the quickstart runs, as a user would type them, two at a time."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from clipself_seg.errors import InputError, ended_by
-from clipself_seg.provenance import read_results
-from clipself_seg.quickstart.tiles import Row
 
 # The folder that the package is in, a checkout or site-packages: a command there runs the same code.
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -35,7 +32,7 @@ class Run:
         folder: name below the output folder.
         config: file below configs/mini.
         options: further words of the command.
-        training: whether the run distils (else it evaluates).
+        training: whether the run trains (else it evaluates).
     """
 
     title: str
@@ -46,63 +43,50 @@ class Run:
 
     def command(self, output: Path) -> list[str]:
         """The words to type after ``python``."""
-        mode = ["--resume"] if self.training else ["--eval-only"]
-        words = [*PROGRAM, "train", "--config-file", f"configs/mini/{self.config}", *mode]
+        mode = "--resume" if self.training else "--eval-only"
+        words = [*PROGRAM, "train", "--config-file", f"configs/mini/{self.config}", mode]
         return [*words, *self.options, "OUTPUT_DIR", str(output / self.folder)]
-
-    def predicted(self, output: Path, name: str) -> Path:
-        """Folder of what it predicts of some images, such as those of a world."""
-        return output / self.folder / f"predicted_{name}"
-
-    def results(self, output: Path) -> dict[str, Any]:
-        """What the run wrote: "results", "provenance" and "protocol"."""
-        return read_results(output / self.folder / "results.json")
 
 
 @dataclasses.dataclass(frozen=True)
-class Chapter:
-    """Numbers of a chapter of the quickstart.
+class View:
+    """What the model of a run says of the first images of a world: one call of ``clipself-seg predict``.
 
     Attributes:
-        rows: title of a run -> data set -> results.
-        provenances: title of a run -> its provenance.
-        table: format of `tabulate` -> the chapter's table.
-        images: name of a world -> what the page shows of it.
-        protocols: title of a run -> data set -> what its numbers were measured with.
+        title: of the column of images.
+        run: gives the configuration and the folder.
+        weights: tag; "" is what the run has trained.
+        options: further words of the command.
+        mode: of ``--panoptic``, part of the folder's name.
+        classes: what follows the world's name in that of its vocabulary.
     """
 
-    rows: Mapping[str, Mapping[str, Any]]
-    provenances: Mapping[str, Any]
-    table: Callable[[str], str]
-    images: Mapping[str, Sequence[Row]]
-    protocols: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    title: str
+    run: Run
+    weights: str = ""
+    options: tuple[str, ...] = ()
+    mode: str = ""
+    classes: str = ""
 
+    def folder(self, output: Path, world: str) -> Path:
+        """Where the results are."""
+        names = ["predicted", world, *([self.mode] if self.mode else [])]
+        return output / self.run.folder / "_".join(names)
 
-def read_chapter(
-    runs: Sequence[Run],
-    output: Path,
-    table: Callable[..., str],
-    prefix: str = "",
-    images: Mapping[str, Sequence[Row]] | None = None,
-) -> Chapter:
-    """What some runs of a chapter wrote.
+    def name(self, world: str) -> str:
+        """What the lines of the command begin with."""
+        return ", ".join([self.run.folder, *([self.mode] if self.mode else []), world])
 
-    Args:
-        runs: that are finished.
-        output: folder of the runs.
-        table: (rows, style=...) -> the table.
-        prefix: put before the titles of the provenances.
-        images: name of a world -> what the page shows of it.
-    """
-    contents = {run.title: run.results(output) for run in runs}
-    rows = {title: content["results"] for title, content in contents.items()}
-    provenances = {prefix + title: content["provenance"] for title, content in contents.items()}
-    protocols = {prefix + title: content["protocol"] for title, content in contents.items()}
-
-    def written(style: str) -> str:
-        return table(rows, style=style)
-
-    return Chapter(rows, provenances, written, images or {}, protocols)
+    def command(self, output: Path, worlds: Path, world: str) -> list[str]:
+        """The words to type after ``python``."""
+        words = [*PROGRAM, "predict", "--config-file", f"configs/mini/{self.run.config}"]
+        words += self.options
+        if self.mode:
+            words += ["--mode", self.mode]
+        weights = self.weights or str(output / self.run.folder / "model_final.pth")
+        words += ["--weights", weights, "--vocabulary", world + self.classes]
+        words += ["--output", str(self.folder(output, world)), "--input"]
+        return words + [str(image) for image in first_images(worlds, world)]
 
 
 def first_images(worlds: Path, world: str) -> list[Path]:
@@ -110,60 +94,15 @@ def first_images(worlds: Path, world: str) -> list[Path]:
     return sorted((worlds / world / "val").glob("*.jpg"))[:IMAGES]
 
 
-def prediction(
-    config: str,
-    weights: str | Path,
-    world: str,
-    worlds: Path,
-    output: Path,
-    *options: str,
-    vocabulary: str = "",
-) -> list[str]:
-    """The words to type after ``python`` to segment the first images of a world, or to detect in them.
-
-    Args:
-        config: name below configs/mini.
-        weights: file or tag.
-        world: name of the world.
-        worlds: folder of the mini worlds.
-        output: folder for the results.
-        options: further ones.
-        vocabulary: its name; "" is that of the world.
-    """
-    words = [*PROGRAM, "predict", "--config-file", f"configs/mini/{config}", *options]
-    words += [
-        "--weights",
-        str(weights),
-        "--vocabulary",
-        vocabulary or world,
-        "--output",
-        str(output),
-        "--input",
-    ]
-    return words + [str(image) for image in first_images(worlds, world)]
-
-
-def predict_together(
-    runs: Sequence[Run], words: Callable[[Run, str], Sequence[str]], worlds: Path
-) -> None:
-    """Predict the first images of every world with every run, see `call_together`.
-
-    Args:
-        runs: that are finished.
-        words: run and name of a world -> what `prediction` gives.
-        worlds: folder of the mini worlds.
-
-    Raises:
-        InputError: a prediction failed.
-    """
-    commands = {f"{run.folder}, {world}": words(run, world) for run in runs for world in WORLDS}
-    call_together(commands, worlds)
-
-
 def say(text: str) -> None:
     """A heading on the terminal."""
     sys.stdout.write(f"\n=== {text}\n")
     sys.stdout.flush()
+
+
+def run_together(runs: Sequence[Run], output: Path, worlds: Path) -> None:
+    """`call_together` of runs."""
+    call_together({run.folder: run.command(output) for run in runs}, worlds)
 
 
 def call_together(commands: Mapping[str, Sequence[str]], worlds: Path) -> None:
@@ -197,8 +136,14 @@ def call_together(commands: Mapping[str, Sequence[str]], worlds: Path) -> None:
 
 def _follow(name: str, words: Sequence[str], environment: Mapping[str, str]) -> int:
     """Exit status of a command whose lines are passed on as they come."""
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen([sys.executable, *words], cwd=ROOT, env=environment, **pipes) as process:
+    with subprocess.Popen(
+        [sys.executable, *words],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
         for line in process.stdout or ():
             if line.strip():
                 sys.stdout.write(f"[{name}] {line}")

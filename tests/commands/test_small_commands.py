@@ -182,7 +182,7 @@ def test_the_page_is_opened_where_there_is_a_screen(
 ):
     pages = []
     monkeypatch.setattr(
-        "clipself_seg.quickstart.demo.run_demo", lambda output: output / "index.html"
+        "clipself_seg.quickstart.quickstart.run_demo", lambda output: output / "index.html"
     )
     monkeypatch.setattr(webbrowser, "open", pages.append)
     monkeypatch.setattr(sys, "platform", "linux")

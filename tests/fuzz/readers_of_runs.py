@@ -9,8 +9,9 @@ from typing import Any
 from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import FILE_NAME, Journal, Written, input_state
+from clipself_seg.quickstart.chapters import Table, results_of
 from clipself_seg.quickstart.page import plot_losses
-from clipself_seg.quickstart.steps import Run, read_chapter
+from clipself_seg.quickstart.steps import Run
 from clipself_seg.tables.page import write_page
 from clipself_seg.tables.runs import make_run
 from clipself_seg.tables.sections import make_section
@@ -45,7 +46,7 @@ def _read_results(path: Path) -> None:
     output = path.parents[1]
     Store(output).record(_repeated())
     run = Run("a", path.parent.name, "a.yaml")
-    read_chapter([run], output, lambda rows, style: str(rows)).table("html")
+    results_of(Table((run,), lambda rows, style: str(rows)), output).table("html")
 
 
 def _read_kept_record(path: Path) -> None:

@@ -1,17 +1,37 @@
-"""The quickstart's page: one file, in which names are text, whatever they are."""
+"""The quickstart's page: tables and images in one file, in which names are text, whatever they are."""
 
 from __future__ import annotations
 
+import functools
 from html.parser import HTMLParser
 
+import cv2
 import numpy as np
+import pytest
+from PIL import Image
 
+from clipself_seg.clip import load_clip
+from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.regions.report import region_table
 from clipself_seg.evaluation.sem_seg.report import split_table
-from clipself_seg.quickstart.heat_maps import Question
-from clipself_seg.quickstart.page import Answers, page
-from clipself_seg.quickstart.steps import Chapter
-from clipself_seg.quickstart.tiles import Row
+from clipself_seg.mini.concepts import WORLDS
+from clipself_seg.mini.writer import scene_of
+from clipself_seg.quickstart.chapters import Results
+from clipself_seg.quickstart.heat_maps import ASKED, SHOWN, Question, ask, heat_sheet
+from clipself_seg.quickstart.page import (
+    Answers,
+    LabelledImage,
+    kmeans_rows,
+    kmeans_sheet,
+    page,
+    plot_losses,
+    region_answers,
+    region_sheet,
+)
+from clipself_seg.quickstart.tiles import Row, label_rows, write_tiles
 from clipself_seg.visualization.overlays import Entry
+from tests.conftest import ROOT
 
 NAME = "<script>alert('a & b')</script>"
 IMAGE = np.zeros((4, 6, 3), np.uint8)
@@ -35,7 +55,7 @@ class Reader(HTMLParser):
             self.bold.append(data)
 
 
-def read():
+def read_page():
     """The page of chapters whose every name is a script."""
     rows = {NAME: {"mini": RESULTS}, "other": {"mini": dict.fromkeys(RESULTS, 0.5)}}
     row = Row({NAME: IMAGE}, [Entry(NAME, (1, 2, 3))])
@@ -43,31 +63,162 @@ def read():
     def table(style):
         return split_table(rows, first=NAME, style=style)
 
-    chapter = Chapter({}, {}, table, {NAME: [row]})
+    chapter = Results(table, images={NAME: [row]})
     names = ("semantic", "panoptic, live", "panoptic, shipped", "detection")
     answers = [Answers(IMAGE, NAME, {"right": NAME, "wrong": "other"})]
     questions = [Question(NAME, IMAGE, {NAME: IMAGE})]
     reader = Reader()
-    reader.feed(page({NAME: {}}, dict.fromkeys(names, chapter), questions, [row], answers, IMAGE))
+    regions = Results(lambda style: region_table({NAME: {}}, style=style))
+    results = dict.fromkeys(names, chapter)
+    reader.feed(page(regions, results, questions, [row], answers, IMAGE))
     return reader
 
 
 def test_names_are_text_in_the_page_and_nothing_else():
-    reader = read()
+    reader = read_page()
     assert "table" in reader.tags and "script" not in reader.tags
     # Rows of five tables and headings of four; titles and legends of the rows of images, headings of worlds.
     assert reader.text.count(NAME) >= 9 + 2 * 4 + 3
 
 
 def test_all_images_are_in_the_page():
-    reader = read()
+    reader = read_page()
     assert len(reader.sources) == reader.tags.count("img") >= 8
     assert all(source.startswith("data:image/") for source in reader.sources)
     assert not {"link", "script", "iframe"} & set(reader.tags)
 
 
 def test_the_best_of_a_column_is_bold_and_answers_are_marked_beside_their_colour():
-    reader = read()
+    reader = read_page()
     assert [text for text in reader.bold if text[0].isdigit()] == 4 * ["1.0", "2.0", "3.0"]
     text = " ".join(reader.text)
     assert f"✓ right: {NAME}" in text and "✗ wrong: other" in text
+
+
+@functools.cache
+def clips():
+    return {"CLIPSelf proposals": load_clip("ViT-Mini-8", "mini-clipself-proposals")}
+
+
+class Scene:
+    """A labelled image of two halves, both of them things."""
+
+    def __init__(self, width, height):
+        self.image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        self.size = width, height
+        self.labels = np.array([0, 1])
+        self.things = np.array([0, 1])
+        self.segments = self
+        self.ids = np.where(np.arange(width) < width // 2, 7, 300)[None].repeat(height, 0)
+        self.segment_ids = np.array([7, 300])
+        self.boxes = np.array([[0, 0, width // 2, height], [width // 2, 0, width, height]], float)
+
+    def student_input(self, clip, side):
+        return LabelledImage.student_input(self, clip, side)
+
+
+def test_kmeans_shows_scenes_of_one_orientation_enlarged():
+    scenes = [Scene(48, 64), Scene(64, 48), Scene(72, 48), Scene(80, 48)]
+    rows = kmeans_rows(clips(), scenes, 2)
+    assert [row.tiles["image"].shape for row in rows] == [(96, 128, 3), (96, 144, 3)]
+    assert list(rows[0].tiles) == ["image", "ground truth", "CLIPSelf proposals"]
+    assert {tile.shape for tile in rows[0].tiles.values()} == {(96, 128, 3)}
+    assert kmeans_sheet(rows).width > 3 * 144
+
+
+def test_every_thing_has_an_answer_of_every_model():
+    vocabulary = load_vocabulary("mini")
+    answers = region_answers(clips(), [Scene(64, 48)], vocabulary, 5)
+    assert [name for _, name, _ in answers] == list(vocabulary.names[:2])
+    assert all(set(given) == set(clips()) for _, _, given in answers)
+    assert set(answers[0].given.values()) <= set(vocabulary.names)
+    assert region_answers(clips(), [Scene(64, 48)], vocabulary, 1)[0].name == answers[0].name
+
+
+def test_right_and_wrong_answers_differ_in_shape_not_only_in_colour():
+    crop = np.full((96, 96, 3), 255, np.uint8)
+    sheets = [
+        np.asarray(region_sheet([Answers(crop, name, {"a": "x"})]).convert("L")).astype(int)
+        for name in ("x", "y")
+    ]
+    mark = np.s_[:, 112:126]  # of the line of the answer; the name above it differs as well
+    lines = [sheet[33:60][mark] for sheet in sheets]
+    assert ((lines[0] < 160) != (lines[1] < 160)).sum() > 10
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "3",
+        "{}",
+        f'{{"iteration": 1, "loss_clipself": {10**400}}}',
+        '{"iteration": "1", "loss_clipself": 2.0}',
+        "{",
+    ],
+)
+def test_metrics_without_losses_are_named(tmp_path, line):
+    (tmp_path / "metrics.json").write_text(line)
+    with pytest.raises(InputError, match="metrics.json "):
+        plot_losses({"run": tmp_path / "metrics.json"}, tmp_path / "loss.png")
+
+
+def halves(vocabulary, first, second):
+    """An image of 130 x 100 pixels, and a label map of two halves."""
+    image = np.full((100, 130, 3), 120, np.uint8)
+    names = list(vocabulary.names)
+    labels = np.full((100, 130), names.index(first))
+    labels[50:] = -1 if second is None else names.index(second)
+    return image, labels
+
+
+def test_tiles_have_names_and_a_legend_of_all_classes():
+    vocabulary = load_vocabulary("mini")
+    image, truth = halves(vocabulary, "grass", "sand")
+    _, said = halves(vocabulary, "water", None)
+    (row,) = label_rows(vocabulary, [image], {"ground truth": [truth], "model": [said]})
+    assert list(row.tiles) == ["image", "ground truth", "model"]
+    assert {tile.shape for tile in row.tiles.values()} == {(300, 390, 3)}
+    assert {entry.name for entry in row.legend} == {"grass", "sand", "water", "no label"}
+    # White letters in either half, and in the half that has a label.
+    white = [(row.tiles[t] == 255).all(-1) for t in ("ground truth", "model")]
+    assert all(half.sum() > 30 for half in (white[0][:140], white[0][160:], white[1][:140]))
+    assert white[1][160:].sum() == 0
+
+
+def test_tiles_are_written_as_one_image_with_titles(tmp_path):
+    image = np.zeros((30, 40, 3), np.uint8)
+    write_tiles([Row({"a": image, "b": image}), Row({"a": image, "b": image})], tmp_path / "a.png")
+    written = np.asarray(Image.open(tmp_path / "a.png"))
+    assert written.shape[1] == 2 * (40 + 8) + 8 and (written == 0).all(-1).sum() > 4 * 30 * 40
+
+
+@functools.cache
+def questions():
+    return ask({title: load_clip("ViT-Mini-8", tag) for title, tag in SHOWN.items()})
+
+
+def test_the_picture_of_the_readme_is_reproduced():
+    drawn = heat_sheet(questions())
+    kept = cv2.imread(str(ROOT / "docs" / "pictures" / "heat_maps.jpg"))[..., ::-1].astype(int)
+    assert kept.shape == (drawn.height, drawn.width, 3)
+    # What JPEG loses, and how processors round.
+    assert np.abs(np.asarray(drawn).astype(int) - kept).mean() < 3
+
+
+def test_words_are_bright_in_their_segments_after_clipself():
+    gained = []
+    for (number, name), question in zip(ASKED, questions()):
+        scene = scene_of(WORLDS["mini"], "val", number, seed=0)
+        (segment,) = (s for s in scene.segments if s.concept.names[0] == name)
+        height, width = question.image.shape[:2]
+        inside = cv2.resize(
+            (scene.segment_map == segment.id).astype(np.uint8),
+            (width, height),
+            interpolation=cv2.INTER_NEAREST,
+        )
+        # Red of the colours of heat grows with the probability.
+        heat = [image[..., 0].astype(float) for image in question.maps.values()]
+        contrast = [image[inside == 1].mean() - image[inside == 0].mean() for image in heat]
+        gained.append(contrast[1] - contrast[0])
+        assert question.name == name
+    assert min(gained) > 20

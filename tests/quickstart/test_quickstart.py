@@ -1,13 +1,102 @@
-"""The quickstart's folder: one call at a time, and a fresh one begins with nothing."""
+"""The quickstart's commands, chapters and folder, and the demo."""
 
 from __future__ import annotations
 
-import pytest
+import json
+from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clipself_seg.commands import predict, train
 from clipself_seg.commands.quickstart import quickstart as command
+from clipself_seg.config.yaml_files import CONFIGS, find_file
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
-from clipself_seg.quickstart import quickstart
+from clipself_seg.quickstart import chapters, quickstart, steps
+from clipself_seg.quickstart.chapters import DETECTION
+from clipself_seg.quickstart.heat_maps import Question
+from clipself_seg.quickstart.steps import AT_ONCE, Run, View, call_together
+from clipself_seg.quickstart.tiles import Row
+from clipself_seg.visualization.boxes import SEEN, UNSEEN
+
+
+def python(*lines: str) -> list[str]:
+    return ["-c", "\n".join(["import os, sys", *lines])]
+
+
+def test_lines_bear_the_name_of_their_command_and_commands_share_the_cores(capfd):
+    told = "print(os.environ['OMP_NUM_THREADS'], os.environ['CLIPSELF_SEG_MINI'])"
+    commands = {"one": python(told), "two": python("print('up', file=sys.stderr)", told)}
+    call_together(commands, Path("worlds"))
+    threads = max(1, torch.get_num_threads() // AT_ONCE)
+    lines = capfd.readouterr().out.splitlines()
+    assert sum(line.startswith("$ python -c") for line in lines) == 2
+    assert [line for line in lines if line.startswith("[one]")] == [f"[one] {threads} worlds"]
+    assert {"[two] up", f"[two] {threads} worlds"} <= set(lines)
+
+
+def test_a_command_that_fails_is_named_and_the_others_come_to_their_end(tmp_path):
+    done = tmp_path / "done"
+    commands = {"bad": python("sys.exit(3)"), "good": python(f"open({str(done)!r}, 'w')")}
+    with pytest.raises(InputError, match=r"this step failed: python -c (.|\n)*after \[bad\]"):
+        call_together(commands, tmp_path)
+    assert done.exists()
+
+
+def test_a_command_that_the_system_ends_is_named_with_the_reason(tmp_path):
+    commands = {"big": python("os.kill(os.getpid(), 9)")}
+    message = r"this step was ended by SIGKILL, often for want of memory.*: python -c"
+    with pytest.raises(InputError, match=message):
+        call_together(commands, tmp_path)
+
+
+def test_commands_are_the_packages_own_and_need_no_checkout(tmp_path, monkeypatch):
+    training = Run("", "live", "patches.yaml", training=True).command(tmp_path)
+    view = View("", Run("", "seen", "semseg.yaml"), "mini-cat-seg")
+    images = view.command(tmp_path / "out", tmp_path, "mini")
+    for words, module in ((training, train), (images, predict)):
+        assert words[:2] == ["-m", "clipself_seg"] and words[2] == module.__name__.split(".")[-1]
+        args = module.main.parser().parse_args(
+            [*words[3:], *(["none.jpg"] if module is predict else [])]
+        )
+        monkeypatch.chdir(tmp_path)  # as site-packages, there is no folder configs here
+        assert find_file(args.config_file).parent == CONFIGS / "mini"
+    assert (steps.ROOT / "clipself_seg" / "__main__.py").is_file()
+
+
+def _annotation(category: int, x: int, **more: float) -> dict:
+    return {"id": 1, "image_id": 7, "category_id": category, "bbox": [x, 40, 60, 60]} | more
+
+
+def _write(path, annotations, categories) -> None:
+    path.parent.mkdir(parents=True)
+    images = [{"id": 7, "file_name": "a/000007.jpg", "height": 300, "width": 500}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    path.write_text(json.dumps(content))
+
+
+def test_each_column_has_the_boxes_of_its_run_and_the_truth_knows_what_is_seen(
+    tmp_path, monkeypatch
+):
+    image = tmp_path / "worlds/mini/val/000007.jpg"
+    image.parent.mkdir(parents=True)
+    Image.new("RGB", (500, 300), (128, 128, 128)).save(image)
+    categories = [{"id": 1, "name": "red star"}, {"id": 2, "name": "blue ring"}]
+    truth = tmp_path / "worlds/mini/annotations/instances_val.json"
+    _write(truth, [_annotation(1, 10), _annotation(2, 400)], categories)
+    known = [{**c, "seen": c["id"] == 1} for c in categories]
+    boxes = ([], [_annotation(1, 10, score=0.9)], [_annotation(2, 9, score=1)])
+    for view, entries in zip(DETECTION.views, boxes, strict=True):
+        _write(view.folder(tmp_path, "mini") / "detections.json", entries, known)
+    monkeypatch.setattr(chapters, "call_together", lambda commands, worlds: None)
+    chapters.show_images(DETECTION, tmp_path, tmp_path / "worlds", ["mini"])
+    picture = np.asarray(Image.open(tmp_path / "detection_mini.png"))
+    columns = np.array_split(picture, 4, axis=1)
+    seen, unseen = ([(c == k).all(axis=-1).any() for c in columns] for k in (SEEN, UNSEEN))
+    assert seen == [True, False, True, False] and unseen == [True, False, False, True]
 
 
 def test_two_quickstarts_do_not_meet_and_a_fresh_one_forgets_the_earlier(tmp_path, monkeypatch):
@@ -27,3 +116,32 @@ def test_two_quickstarts_do_not_meet_and_a_fresh_one_forgets_the_earlier(tmp_pat
 def test_the_help_names_what_every_chapter_trains():
     help = command.parser().format_help()
     assert all(model in help for model in ("CAT-Seg", "mask generator", "F-ViT"))
+
+
+def test_a_page_shows_heat_maps_and_segments_of_a_few_scenes(tmp_path, monkeypatch):
+    image = np.zeros((6, 9, 3), np.uint8)
+    calls, commands = [], []
+
+    def segments(chapter, output, worlds, names):
+        calls.append((output, worlds, names))
+        return {"mini": [Row({"ground truth": image})]}
+
+    def worlds(root, size):
+        calls.append((root, size.val))
+        (root / "mini" / "val").mkdir(parents=True)
+        (root / "mini" / "val" / "000000.jpg").touch()
+
+    monkeypatch.setattr(quickstart, "make_worlds", worlds)
+    monkeypatch.setattr(quickstart, "call_together", lambda given, _: commands.append(given))
+    monkeypatch.setattr(quickstart, "show_images", segments)
+    monkeypatch.setattr(
+        quickstart, "ask", lambda clips: [Question("red star", image, {"a": image})]
+    )
+    output = tmp_path / "demo"
+    html = quickstart.run_demo(output).read_text(encoding="utf-8")
+    assert "“red star”" in html and "ground truth" in html and html.count("<img") == 3
+    (words,) = commands[0].values()
+    assert words[2:4] == ["explore", str(output / "worlds/mini/val/000000.jpg")]
+    assert words[-1] == str(output / "explore.html") and 'href="explore.html"' in html
+    assert calls == [(output / "worlds", 4), (output, output / "worlds", ("mini",))]
+    assert (output / "heat_maps.jpg").is_file()

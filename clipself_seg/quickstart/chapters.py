@@ -1,0 +1,338 @@
+"""The quickstart's chapters as specifications: which runs, which tables of them, and what images of them show.
+
+`SEMANTIC`, `PANOPTIC` and `DETECTION` are at the end; region recognition, whose table has another form, is in
+quickstart.py.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from clipself_seg.data.images import read_image
+from clipself_seg.data.masks import read_indices, read_panoptic_png
+from clipself_seg.data.records import Record, read_coco_json
+from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.evaluation.detection.report import novel_table
+from clipself_seg.evaluation.panoptic.fusion_report import split_table as fusion_table
+from clipself_seg.evaluation.sem_seg.report import split_table
+from clipself_seg.provenance import read_results
+from clipself_seg.quickstart.steps import (
+    WORLDS,
+    Run,
+    View,
+    call_together,
+    first_images,
+    run_together,
+    say,
+)
+from clipself_seg.quickstart.tiles import Row, label_rows, write_tiles
+from clipself_seg.visualization.boxes import box_overlay
+from clipself_seg.visualization.overlays import readable
+
+VOID = -1
+# Score that a box needs to be shown.
+SHOWN_BOXES = ("--boxes", "--score-threshold", "0.7")
+RowsOf = Callable[[Sequence[View], str, Path, Path], list[Row]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a chapter.
+
+    Attributes:
+        runs: its rows.
+        write: (rows, style=...) -> text, where rows are title of a run -> data set -> numbers.
+        prefix: what stands before the titles in "provenance" and "protocol".
+    """
+
+    runs: tuple[Run, ...]
+    write: Callable[..., str]
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """What one chapter does.
+
+    Attributes:
+        name: of its sheets of images, NAME_WORLD.png.
+        heading: said when its runs begin.
+        runs: of all tables, in the order in which they begin.
+        tables: name in results.json and on the page -> table.
+        images_heading: said when images are predicted.
+        views: columns of the images beside the ground truth.
+        rows: (views, world, output, worlds) -> rows of images.
+        note: said below the tables on the terminal.
+    """
+
+    name: str
+    heading: str
+    runs: tuple[Run, ...]
+    tables: Mapping[str, Table]
+    images_heading: str
+    views: tuple[View, ...]
+    rows: RowsOf
+    note: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the runs of a table gave.
+
+    Attributes:
+        table: format of `tabulate` -> the table.
+        rows: title of a run -> data set -> numbers.
+        provenances: title of a run -> its provenance.
+        protocols: title of a run -> data set -> what its numbers were measured with.
+        images: name of a world -> what the page shows of it.
+    """
+
+    table: Callable[[str], str]
+    rows: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    provenances: Mapping[str, object] = field(default_factory=dict)
+    protocols: Mapping[str, Mapping[str, Mapping[str, object]]] = field(default_factory=dict)
+    images: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+
+
+def run_chapter(chapter: Chapter, output: Path, worlds: Path) -> dict[str, Results]:
+    """Make what is left of a chapter, and write its sheets of images.
+
+    Args:
+        chapter: what to do.
+        output: folder for runs and images.
+        worlds: folder of the mini worlds.
+
+    Returns:
+        Name of a table -> its results.
+
+    Raises:
+        InputError: a step failed.
+    """
+    say(chapter.heading)
+    run_together(chapter.runs, output, worlds)
+    say(chapter.images_heading)
+    images = show_images(chapter, output, worlds)
+    return {name: results_of(table, output, images) for name, table in chapter.tables.items()}
+
+
+def show_images(
+    chapter: Chapter, output: Path, worlds: Path, names: Sequence[str] = WORLDS
+) -> dict[str, list[Row]]:
+    """Predict the first images of some worlds with every view, and write NAME_WORLD.png.
+
+    Returns:
+        Name of a world -> what the page shows of it.
+
+    Raises:
+        InputError: a prediction failed.
+    """
+    commands = {
+        view.name(world): view.command(output, worlds, world)
+        for view in chapter.views
+        for world in names
+    }
+    call_together(commands, worlds)
+    rows = {world: chapter.rows(chapter.views, world, output, worlds) for world in names}
+    for world in names:
+        write_tiles(rows[world], output / f"{chapter.name}_{world}.png")
+    return rows
+
+
+def results_of(
+    table: Table, output: Path, images: Mapping[str, Sequence[Row]] | None = None
+) -> Results:
+    """What the runs of a table, which are finished, wrote below `output`; with the images of their chapter."""
+    contents = {run.title: read_results(output / run.folder / "results.json") for run in table.runs}
+    rows = {title: content["results"] for title, content in contents.items()}
+    return Results(
+        table=lambda style: table.write(rows, style=style),
+        rows=rows,
+        provenances={table.prefix + title: c["provenance"] for title, c in contents.items()},
+        protocols={table.prefix + title: c["protocol"] for title, c in contents.items()},
+        images=images or {},
+    )
+
+
+def semantic_rows(views: Sequence[View], world: str, output: Path, worlds: Path) -> list[Row]:
+    """Images, their label maps, and those that every view gives."""
+    images = first_images(worlds, world)
+    folders = {"ground truth": worlds / world / "stuffthingmaps" / "val"}
+    folders |= {view.title: view.folder(output, world) / "labels" for view in views}
+    columns = {
+        title: [read_indices(folder / f"{image.stem}.png") for image in images]
+        for title, folder in folders.items()
+    }
+    return label_rows(load_vocabulary(world), [read_image(image) for image in images], columns)
+
+
+def panoptic_rows(views: Sequence[View], world: str, output: Path, worlds: Path) -> list[Row]:
+    """Images, and the classes of true segments and of those that every view gives."""
+    vocabulary = load_vocabulary(world)
+    images = first_images(worlds, world)
+    stems = [image.stem for image in images]
+    truth = worlds / world / "annotations" / "panoptic_val.json", worlds / world / "panoptic_val"
+    columns = {"ground truth": class_maps(*truth, vocabulary, stems)}
+    for view in views:
+        folder = view.folder(output, world)
+        file = folder / "panoptic.json"
+        columns[view.title] = class_maps(file, folder / "panoptic", vocabulary, stems)
+    return label_rows(vocabulary, [read_image(image) for image in images], columns)
+
+
+def class_maps(
+    json_file: Path, folder: Path, vocabulary: Vocabulary, stems: Iterable[str]
+) -> list[np.ndarray]:
+    """Class of every pixel of some panoptic PNGs, (H, W) of each, -1 where no segment is.
+
+    Args:
+        json_file: in COCO's panoptic format.
+        folder: of its PNGs.
+        vocabulary: of its categories.
+        stems: of the PNGs.
+    """
+    entries = {Path(e["file_name"]).stem: e for e in read_coco_json(json_file)["annotations"]}
+    maps = []
+    for entry in (entries[stem] for stem in stems):
+        ids = read_panoptic_png(folder / entry["file_name"])
+        labels = np.full(ids.shape, VOID)
+        for segment in entry["segments_info"]:
+            index = vocabulary.dataset_id_to_index[segment["category_id"]]
+            labels[ids == segment["id"]] = index
+        maps.append(labels)
+    return maps
+
+
+def detection_rows(views: Sequence[View], world: str, output: Path, worlds: Path) -> list[Row]:
+    """Images with the true boxes, and with those that every view gives."""
+    files = {view.title: view.folder(output, world) / "detections.json" for view in views}
+    detections = {title: read_coco_json(file) for title, file in files.items()}
+    # Which classes are seen is in what was predicted; a file of ground truth does not know.
+    categories = {c["id"]: c for c in detections[views[0].title]["categories"]}
+    truth = read_coco_json(worlds / world / "annotations" / "instances_val.json")
+    columns = {"ground truth": truth} | detections
+    return [
+        Row({title: _drawn(image, content, categories) for title, content in columns.items()})
+        for image in first_images(worlds, world)
+    ]
+
+
+def _drawn(path: Path, content: Record, categories: Mapping[int, Record]) -> np.ndarray:
+    """An image with the boxes that a file in COCO's format has for it, the best first."""
+    (number,) = (e["id"] for e in content["images"] if Path(e["file_name"]).name == path.name)
+    boxes = [e for e in content["annotations"] if e["image_id"] == number]
+    boxes.sort(key=lambda entry: -entry.get("score", 1))
+    corners = np.array([entry["bbox"] for entry in boxes], float).reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]
+    classes = [categories[entry["category_id"]] for entry in boxes]
+    names = [entry["name"] for entry in classes]
+    seen = np.array([entry["seen"] for entry in classes], dtype=bool)
+    scores = np.array([entry["score"] for entry in boxes if "score" in entry])
+    image = read_image(path)
+    (large,) = readable(image)
+    corners *= large.shape[0] / image.shape[0]
+    drawn = box_overlay(large, corners, scores if len(scores) else None, names, seen, sheet=False)
+    return np.asarray(drawn)
+
+
+CAT_SEG = (
+    Run("CAT-Seg, original CLIP", "semseg_original", "semseg_original.yaml", training=True),
+    Run("CAT-Seg, CLIPSelf", "semseg_clipself", "semseg.yaml", training=True),
+)
+# The CLIPs of both, as they are.
+ZERO_SHOT = (
+    Run("no training, original CLIP", "zero_shot_original", "zero_shot.yaml"),
+    Run(
+        "no training, original CLIP, values of three blocks",
+        "zero_shot_values",
+        "zero_shot.yaml",
+        ("MODEL.CLIP.DENSE", "multi_value"),
+    ),
+    Run(
+        "no training, CLIPSelf",
+        "zero_shot_clipself",
+        "zero_shot.yaml",
+        ("MODEL.CLIP.WEIGHTS", "mini-clipself-proposals"),
+    ),
+)
+SEMANTIC = Chapter(
+    name="semantic",
+    heading="CAT-Seg, trained on the original CLIP and on CLIPSelf's, and both CLIPs without it",
+    runs=(*CAT_SEG, *ZERO_SHOT),
+    tables={"semantic": Table((*ZERO_SHOT, *CAT_SEG), split_table)},
+    images_heading="what CAT-Seg says of images of both worlds",
+    views=(View("original CLIP", CAT_SEG[0]), View("CLIPSelf", CAT_SEG[1])),
+    rows=semantic_rows,
+    note="Mean IoU in % of two CLIPs without any training, and of CAT-Seg on them, trained just now on the seen "
+    "classes of\nmini. mini2 is a world of its own, with other layouts, textures and words.",
+)
+
+GENERATOR = "mini-open-panoptic"
+# A third of the configuration's steps: a newcomer is waiting.
+FEW_STEPS = ("SOLVER.MAX_ITER", "400")
+LIVE_GENERATOR = Run("CLIPSelf", "panoptic_live", "panoptic.yaml", FEW_STEPS, training=True)
+WEIGHTS = ("MODEL.WEIGHTS", GENERATOR)
+ORIGINAL = Run("original CLIP", "panoptic_shipped_original", "panoptic_original.yaml", WEIGHTS)
+CLIPSELF = Run("CLIPSelf", "panoptic_shipped_clipself", "panoptic.yaml", WEIGHTS)
+OF_MASKS = ("--panoptic",)
+PANOPTIC = Chapter(
+    name="panoptic",
+    heading="a mask generator, trained just now, and one that trained for longer; who names their masks?",
+    runs=(LIVE_GENERATOR, ORIGINAL, CLIPSELF),
+    tables={
+        f"panoptic, {name}": Table(
+            runs, functools.partial(fusion_table, first=f"generator, {name}"), f"panoptic {name}, "
+        )
+        for name, runs in (("live", (LIVE_GENERATOR,)), ("shipped", (ORIGINAL, CLIPSELF)))
+    },
+    images_heading="what the longer trained one says of images of both worlds",
+    # Both CLIPs alone, and the second one fused with the generator; titles as in the tables.
+    views=(
+        View("original CLIP, CLIP only", ORIGINAL, GENERATOR, OF_MASKS, mode="clip"),
+        View("CLIPSelf, CLIP only", CLIPSELF, GENERATOR, OF_MASKS, mode="clip"),
+        View("CLIPSelf, fused", CLIPSELF, GENERATOR, OF_MASKS, mode="fused"),
+    ),
+    rows=panoptic_rows,
+    note="Panoptic quality in % of two mask generators, one trained just now, one for longer, on images "
+    "of the seen classes\nof mini. Their masks are named by CLIP's dense features alone, by the "
+    "generator alone, or by both (fused).",
+)
+
+DETECTOR = "mini-fvit"
+FEWER_STEPS = ("SOLVER.MAX_ITER", "240")
+DETECTORS = (
+    Run(
+        "F-ViT, original CLIP, live",
+        "detection_original",
+        "detection_original.yaml",
+        FEWER_STEPS,
+        training=True,
+    ),
+    Run(
+        "F-ViT, CLIPSelf, live", "detection_clipself", "detection.yaml", FEWER_STEPS, training=True
+    ),
+    Run(
+        "F-ViT, CLIPSelf, shipped",
+        "detection_shipped",
+        "detection.yaml",
+        ("MODEL.WEIGHTS", DETECTOR),
+    ),
+)
+DETECTION = Chapter(
+    name="detection",
+    heading="a detector, trained on the original CLIP and on CLIPSelf's, and one that trained for longer",
+    runs=DETECTORS,
+    tables={"detection": Table(DETECTORS, functools.partial(novel_table, first="AP50 of boxes"))},
+    images_heading="the boxes that all three find in images of both worlds",
+    views=tuple(
+        View(run.title, run, "" if run.training else DETECTOR, SHOWN_BOXES, classes="_things")
+        for run in DETECTORS
+    ),
+    rows=detection_rows,
+    note="AP50 of boxes of F-ViT in %, trained on boxes of the seen (base) things of mini alone; novel ones "
+    "were never\nnamed in its training.",
+)

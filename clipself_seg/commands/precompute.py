@@ -41,11 +41,11 @@ def _selection(args: argparse.Namespace) -> ProposalSelection:
 
 
 def _write_proposals(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Writes the proposals, and says how many and how good they are."""
+    """Writes the proposals, and says how many they are."""
     from clipself_seg.prediction.proposals import write_dataset_proposals
 
     done = write_dataset_proposals(cfg, args.dataset, args.output, _selection(args), args.overwrite)
-    sys.stdout.write(f"{args.output}: {done.boxes} proposals of {done.images} images\n{done}\n")
+    sys.stdout.write(f"{args.output}: {done.boxes} proposals of {done.images} images\n")
 
 
 def _proposals_options(parser: argparse.ArgumentParser) -> None:

@@ -1,16 +1,17 @@
 """Writes the proposals of a detector's RPN for a data set, as distillation reads them.
 
 The file is COCO's format of instances with one category, `data.records.proposal_records` reads it. It has
-millions of boxes, so it is written image by image.
+millions of boxes, so it is written image by image, as `region_text` writes those that have nouns.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO, cast
+from typing import NamedTuple, TextIO, cast
 
 from detectron2.config import CfgNode
 from torch import Tensor
@@ -18,22 +19,14 @@ from torchvision.ops import nms
 from tqdm import tqdm
 
 from clipself_seg.data.datasets.coco import annotation_file, image_folder
-from clipself_seg.data.datasets.detection import detection_dataset
-from clipself_seg.data.loader import dead_workers_named, evaluation_batches
+from clipself_seg.data.loader import Batches, dead_workers_named, evaluation_batches
 from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.records import Record, listed_records, read_coco_json, require_images
-from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers
 from clipself_seg.models.build import architecture, build_model
 from clipself_seg.models.protocol import ProposingModel
-from clipself_seg.prediction.coco_stream import CocoStream
-from clipself_seg.prediction.proposal_statistics import (
-    Objects,
-    ProposalStatistics,
-    dataset_objects,
-)
 from clipself_seg.provenance import provenance
 
 CATEGORY = {"id": 1, "name": "object"}
@@ -65,20 +58,43 @@ class ProposalSelection(NamedTuple):
         return boxes[kept], scores[kept]
 
 
-class AnnotatedImages(NamedTuple):
-    """A data set whose file is read.
+class CocoStream:
+    """A file in COCO's format that is written annotation by annotation; the list of images comes last.
 
     Attributes:
-        path: path of the file.
-        folder: folder to which its file names are relative.
-        content: content of the file, see `records.read_coco_json`.
-        records: records of the images.
+        count: number of annotations so far, which is the id of the last one.
     """
 
-    path: str
-    folder: str
-    content: dict[str, Any]
-    records: list[Record]
+    def __init__(
+        self, file: TextIO, info: Mapping[str, object], categories: Sequence[Mapping[str, object]]
+    ) -> None:
+        """
+        Args:
+            file: open to be written, and empty.
+            info: what the file says of itself; JSON.
+            categories: with "id" and "name".
+        """
+        self.file = file
+        self.count = 0
+        begin = json.dumps({"info": info, "categories": categories}).removesuffix("}")
+        file.write(f'{begin},\n"annotations": [')
+
+    def add(self, annotation: Mapping[str, object]) -> None:
+        """Write an annotation; its id is its number, from 1."""
+        self.count += 1
+        comma = "," if self.count > 1 else ""
+        self.file.write(f"{comma}\n{json.dumps({**annotation, 'id': self.count})}")
+
+    def finish(self, images: Sequence[Mapping[str, object]]) -> None:
+        """Write the list of images, after which the file is whole."""
+        self.file.write(f'\n],\n"images": {json.dumps(images)}}}\n')
+
+
+class Counts(NamedTuple):
+    """Number of proposals that are written, and of images, those without proposals too."""
+
+    boxes: int
+    images: int
 
 
 def write_dataset_proposals(
@@ -87,19 +103,15 @@ def write_dataset_proposals(
     path: str | os.PathLike[str],
     selection: ProposalSelection | None = None,
     overwrite: bool = False,
-) -> ProposalStatistics:
+) -> Counts:
     """Write the best proposals of the configured detector for every image of a data set, with a progress bar.
 
     Args:
         cfg: of a `ProposingModel` with its weights.
-        dataset: data set of `data.datasets.coco` or of Detectron2's catalogue; its annotations, if it has
-            any, are compared with the proposals and decide nothing.
+        dataset: data set of `data.datasets.coco` or of Detectron2's catalogue.
         path: JSON file to write.
         selection: which proposals are written; None for the defaults.
         overwrite: replace a file that is there already.
-
-    Returns:
-        Numbers of boxes and images, and recall of the objects.
 
     Raises:
         InputError: as `check_writing`; an image that cannot be read; no proposal at all; another process is at
@@ -107,24 +119,32 @@ def write_dataset_proposals(
         OSError: the file cannot be written.
     """
     selection = selection or ProposalSelection()
-    images = check_writing(cfg, dataset, path, selection, overwrite)
-    folder = images.folder
-    records = images.records
-    statistics = ProposalStatistics(_objects(cfg, images))
-    del images  # annotations can take gigabytes
+    records = check_writing(cfg, dataset, path, selection, overwrite)
     mapper = DetectionTestMapper(cfg)
     model = cast(ProposingModel, build_model(cfg).eval())
     info = {
         "description": f"proposals of each image of {dataset}: {selection._asdict()}",
         **provenance(config=cfg.dump(), seed=cfg.SEED, weights_hash=model.weights_hash()),
     }
-    batches = evaluation_batches(records, mapper, cfg.DATALOADER.NUM_WORKERS)
+    folder = image_folder(dataset)
+    images = list[dict[str, object]]()
     with alone_in(Path(path).parent):
         remove_leftovers(Path(path).parent)
         with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-            proposed = _proposed(model, batches, selection)
-            _write(file, info, proposed, folder, statistics)
-    return statistics
+            stream = CocoStream(file, info, [CATEGORY])
+            batches = evaluation_batches(records, mapper, cfg.DATALOADER.NUM_WORKERS)
+            for sample, boxes, scores in _proposed(model, batches, selection):
+                for annotation in _annotations(sample["image_id"], boxes, scores):
+                    stream.add(annotation)
+                image = {key: sample[key] for key in ("width", "height")}
+                name = os.path.relpath(sample["file_name"], folder)
+                images.append({"id": sample["image_id"], "file_name": name, **image})
+            if not stream.count:
+                raise InputError(
+                    "no box of any image passes: are the weights trained? A lower --score and --min-side let more pass"
+                )
+            stream.finish(images)
+    return Counts(stream.count, len(images))
 
 
 def check_writing(
@@ -133,8 +153,8 @@ def check_writing(
     path: str | os.PathLike[str],
     selection: ProposalSelection,
     overwrite: bool,
-) -> AnnotatedImages:
-    """The data set's images, once it is known that their proposals can be written.
+) -> list[Record]:
+    """Records of the data set's images, once it is known that their proposals can be written.
 
     Raises:
         InputError: another kind of model; a selection that is none, or of more boxes than the detector
@@ -157,24 +177,14 @@ def check_writing(
     if Path(path).exists() and not overwrite:
         raise InputError(f"{path} is there already: give another --output, or --overwrite")
     source = annotation_file(dataset)
-    folder = image_folder(dataset)
-    content = read_coco_json(source)
-    records = listed_records(content, source, folder)
+    records = listed_records(read_coco_json(source), source, image_folder(dataset))
     require_images(dataset, records, "restore them: each image needs its proposals")
-    return AnnotatedImages(source, folder, content, records)
-
-
-def _objects(cfg: CfgNode, images: AnnotatedImages) -> dict[Any, Objects]:
-    """Objects of the classes of the detector's training data; none if those are not configured."""
-    if not cfg.DATASETS.TRAIN:
-        return {}
-    vocabulary = load_vocabulary(detection_dataset(cfg.DATASETS.TRAIN[0]).vocabulary)
-    return dataset_objects(images.content, images.path, images.folder, vocabulary)
+    return records
 
 
 @dead_workers_named()
 def _proposed(
-    model: ProposingModel, batches: Any, selection: ProposalSelection
+    model: ProposingModel, batches: Batches, selection: ProposalSelection
 ) -> Iterator[tuple[Sample, Tensor, Tensor]]:
     """Sample, boxes and scores of each image; corners are rounded as they are written."""
     for (sample,) in tqdm(batches, "images", unit="image"):
@@ -183,37 +193,7 @@ def _proposed(
         yield sample, boxes.double().round(decimals=DIGITS), scores
 
 
-def _write(
-    file: TextIO,
-    info: dict[str, Any],
-    proposed: Iterator[tuple[Sample, Tensor, Tensor]],
-    folder: str,
-    statistics: ProposalStatistics,
-) -> None:
-    stream = CocoStream(file, info, [CATEGORY])
-    images: list[dict[str, Any]] = []
-    for sample, boxes, scores in proposed:
-        for annotation in _annotations(sample["image_id"], boxes, scores):
-            stream.add(annotation)
-        images.append(_image(sample, folder))
-        statistics.add(sample["image_id"], boxes.float())
-    if not stream.count:
-        raise InputError(
-            "no box of any image passes: are the weights trained? A lower --score and --min-side let more pass"
-        )
-    stream.finish(images)
-
-
-def _image(sample: Sample, folder: str) -> dict[str, Any]:
-    return {
-        "id": sample["image_id"],
-        "file_name": os.path.relpath(sample["file_name"], folder),
-        "width": sample["width"],
-        "height": sample["height"],
-    }
-
-
-def _annotations(image_id: Any, boxes: Tensor, scores: Tensor) -> Iterator[dict[str, Any]]:
+def _annotations(image_id: object, boxes: Tensor, scores: Tensor) -> Iterator[dict[str, object]]:
     # Corners were rounded before sizes are taken, so that no box leaves its image.
     for corners, score in zip(boxes.tolist(), scores.tolist()):
         left, top, right, bottom = corners

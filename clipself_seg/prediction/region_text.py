@@ -1,5 +1,7 @@
 """Labels proposals with nouns by CLIP's embeddings of their crops, for region-text training (CLIPSelf, A.4).
 
+Labels are kept in shards of a thousand images, from which an interrupted run goes on, and joined in the end.
+
 Shapes: R proposals of some images, K nouns, E embedding width, S0 side of a crop.
 """
 
@@ -9,9 +11,10 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -33,7 +36,7 @@ from clipself_seg.data.captions import (
     read_nouns,
     single_phrases,
 )
-from clipself_seg.data.datasets.coco import RegionTextFiles, region_text_files
+from clipself_seg.data.datasets.coco import region_text_files
 from clipself_seg.data.loader import dead_workers_named, evaluation_batches
 from clipself_seg.data.mappers.distill import ProposalCropMapper
 from clipself_seg.data.mappers.samples import Sample
@@ -48,14 +51,58 @@ from clipself_seg.data.records import (
 )
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.regions.pseudo_labels import Agreement, LabelledBoxes, agreement
-from clipself_seg.files import alone_in, atomic_path, remove_leftovers
+from clipself_seg.files import (
+    alone_in,
+    atomic_path,
+    read_json,
+    remove_leftovers,
+    write_json,
+)
 from clipself_seg.heads.distillation.region_text import noun_logits, pseudo_labels
-from clipself_seg.prediction.coco_stream import CocoStream
-from clipself_seg.prediction.label_shards import ImageLabels, LabelShards
+from clipself_seg.prediction.journal import Json, require_same
 from clipself_seg.prediction.predictor import require_architecture
+from clipself_seg.prediction.proposals import CocoStream
 from clipself_seg.provenance import provenance
 
+logger = logging.getLogger(__name__)
+
+ImageId = int | str
+Captions = Mapping[ImageId, Sequence[str]]
+# Index of the noun, -1 for none, and its score in [0, 1], for each proposal of an image.
+ImageLabels = list[tuple[int, float]]
 DIGITS = 4  # of a score, after the point
+IMAGES_AT_ONCE = 1000  # images of a shard: what an interruption loses at most
+CAPTIONS_AT_ONCE = 1000  # captions of a job of the tagger
+
+
+class Request(NamedTuple):
+    """The settings of a labelling of proposals.
+
+    Attributes:
+        proposals: file of boxes in COCO's format, such as `prediction.proposals` writes.
+        captions: file of captions in COCO's format; None needs `nouns` and `candidates` "pool".
+        nouns: file with a noun a line; None takes the `top` most frequent nouns of the captions.
+        top: see `nouns`.
+        candidates: "image" gives a box one of the nouns in its image's captions, "pool" any.
+        threshold: a box is kept if the probability of its noun among all nouns is above, in [0, 1].
+        output: file to write; None for that of DATASETS.TRAIN.
+        instances: ground truth in COCO's format to compare the labels with, or None.
+        batch: number of crops that are embedded together.
+        processes: to tag captions in, where they have no phrases.
+        overwrite: replace a file that is there, and begin an interrupted run anew.
+    """
+
+    proposals: str
+    captions: str | None = None
+    nouns: str | None = None
+    top: int = 4764
+    candidates: Literal["image", "pool"] = "image"
+    threshold: float = 0.1
+    output: str | None = None
+    instances: str | None = None
+    batch: int = 256
+    processes: int = 1
+    overwrite: bool = False
 
 
 class Labelled(NamedTuple):
@@ -91,146 +138,6 @@ class Labelled(NamedTuple):
         return "\n    ".join([*lines, *([str(self.agreement)] if self.agreement else [])])
 
 
-def write_labels(
-    path: Path,
-    *,
-    info: dict[str, Any],
-    content: dict[str, Any],
-    records: Sequence[Record],
-    labels: Sequence[ImageLabels],
-    nouns: Sequence[str],
-    captions: Mapping[Any, list[str]],
-    threshold: float,
-    truth: RegionText | None = None,
-) -> Labelled:
-    """Write the proposals whose score is above the threshold, those of an image by falling score.
-
-    Args:
-        path: file to write, atomically.
-        info: what the file says of itself.
-        content: of the file of proposals.
-        records: its images with "proposals".
-        labels: of each image, for each proposal.
-        nouns: what labels number; the id of a category is its label and 1.
-        captions: by image id; they are written where an image has some.
-        threshold: see above.
-        truth: objects with their names to compare with.
-
-    Raises:
-        InputError: no proposal is above the threshold.
-        OSError: the file cannot be written.
-    """
-    counts = None if truth is None else _agreement(records, labels, nouns, threshold, truth)
-    images = {image["id"]: image for image in content["images"]}
-    boxes: dict[Any, list[dict[str, Any]]] = {}
-    for annotation in content["annotations"]:
-        boxes.setdefault(annotation["image_id"], []).append(annotation)
-    categories = [{"id": number, "name": noun} for number, noun in enumerate(nouns, 1)]
-    listed, empty, used = [], 0, set()
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        stream = CocoStream(file, info, categories)
-        for record, own in zip(records, labels, strict=True):
-            image_id = record["image_id"]
-            before = stream.count
-            for annotation in _annotations(boxes.get(image_id, []), own, threshold):
-                stream.add(annotation)
-                used.add(annotation["category_id"])
-            empty += stream.count == before
-            texts = {"captions": captions[image_id]} if image_id in captions else {}
-            listed.append(images[image_id] | texts)
-        if not stream.count:
-            raise InputError(
-                f"no proposal has a noun with a probability above --threshold {threshold}: lower it"
-            )
-        stream.finish(listed)
-    proposals = sum(map(len, labels))
-    return Labelled(
-        path, len(records), empty, proposals, stream.count, len(nouns), len(used), counts
-    )
-
-
-def _annotations(
-    boxes: list[dict[str, Any]], labels: ImageLabels, threshold: float
-) -> Iterator[dict[str, Any]]:
-    order = sorted(range(len(labels)), key=lambda index: -labels[index][1])
-    for index in order:
-        box, (label, score) = boxes[index], labels[index]
-        if label < 0 or score <= threshold:
-            continue
-        x, y, width, height = box["bbox"]
-        objectness = {"objectness": box["score"]} if "score" in box else {}
-        yield {
-            "image_id": box["image_id"],
-            "category_id": label + 1,
-            "bbox": [x, y, width, height],
-            "area": round(width * height, 2),
-            "iscrowd": 0,
-            "score": round(score, DIGITS),
-            **objectness,
-        }
-
-
-def _agreement(
-    records: Sequence[Record],
-    labels: Sequence[ImageLabels],
-    nouns: Sequence[str],
-    threshold: float,
-    truth: RegionText,
-) -> Agreement:
-    objects = {record["image_id"]: record for record in truth.records}
-
-    def images() -> Iterator[LabelledBoxes]:
-        for record, own in zip(records, labels, strict=True):
-            true = objects.get(record["image_id"])
-            if true is None:
-                continue
-            yield LabelledBoxes(
-                boxes=record["proposals"],
-                names=[nouns[label] if label >= 0 else "" for label, _ in own],
-                kept=np.array([label >= 0 and score > threshold for label, score in own], bool),
-                objects=true["proposals"],
-                object_names=[truth.nouns[index] for index in true["labels"]],
-            )
-
-    return agreement(images())
-
-
-logger = logging.getLogger(__name__)
-
-IMAGES_AT_ONCE = 1000  # images of a shard: what an interruption loses at most
-CAPTIONS_AT_ONCE = 1000  # captions of a job of the tagger
-
-
-class Request(NamedTuple):
-    """The settings of a labelling of proposals.
-
-    Attributes:
-        proposals: file of boxes in COCO's format, such as `prediction.proposals` writes.
-        captions: file of captions in COCO's format; None needs `nouns` and `candidates` "pool".
-        nouns: file with a noun a line; None takes the `top` most frequent nouns of the captions.
-        top: see `nouns`.
-        candidates: "image" gives a box one of the nouns in its image's captions, "pool" any.
-        threshold: a box is kept if the probability of its noun among all nouns is above, in [0, 1].
-        output: file to write; None for that of DATASETS.TRAIN.
-        instances: ground truth in COCO's format to compare the labels with, or None.
-        batch: number of crops that are embedded together.
-        processes: to tag captions in, where they have no phrases.
-        overwrite: replace a file that is there, and begin an interrupted run anew.
-    """
-
-    proposals: str
-    captions: str | None = None
-    nouns: str | None = None
-    top: int = 4764
-    candidates: Literal["image", "pool"] = "image"
-    threshold: float = 0.1
-    output: str | None = None
-    instances: str | None = None
-    batch: int = 256
-    processes: int = 1
-    overwrite: bool = False
-
-
 def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
     """Write a file of proposals with their nouns, with a progress bar; an interrupted run goes on.
 
@@ -245,55 +152,42 @@ def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
         OSError: the file cannot be written.
     """
     require_architecture(cfg, ("CLIPSelf",), "trains on no nouns", "configs/distill")
-    files = _files(cfg)
+    if len(cfg.DATASETS.TRAIN) != 1:
+        raise InputError(
+            f"DATASETS.TRAIN is {tuple(cfg.DATASETS.TRAIN)}: give the one data set whose images are labelled"
+        )
+    (dataset,) = cfg.DATASETS.TRAIN
+    files = region_text_files(dataset)
     target = Path(request.output or files.annotations)
     _check(request, target)
     content = read_coco_json(request.proposals)
     records = proposal_records_of(content, request.proposals, files.images)
-    require_images(cfg.DATASETS.TRAIN[0], records, "restore them: each image needs its labels")
+    require_images(dataset, records, "restore them: each image needs its labels")
     captions = _captions(request, records)
+    texts = {image_id: image.texts for image_id, image in captions.items()}
     nouns = _nouns(request, captions)
-    truth = _truth(request.instances) if request.instances else None
+    truth = None
+    if request.instances:
+        truth = read_region_text(read_coco_json(request.instances), request.instances, "")
     torch.manual_seed(cfg.SEED)  # of a CLIP without weights
     labeller = Labeller(cfg, clip_from_config(cfg).to(cfg.MODEL.DEVICE).eval(), nouns, request)
     with alone_in(target.parent):
         remove_leftovers(target.parent)
         settings = labeller.settings | {"proposals": _digest(records)}
         if request.candidates == "image":
-            settings["captions"] = _hash([[str(key), own.texts] for key, own in captions.items()])
+            settings["captions"] = _hash([[str(key), listed] for key, listed in texts.items()])
         shards = LabelShards(target.with_name(f"{target.name}.parts"), settings)
         if request.overwrite:
             shards.clear()
-        shards.remove_leftovers()
-        labels = labeller.label(records, captions, shards)
-        info = provenance(
-            config=cfg.dump(),
-            weights_hash=labeller.settings["weights"],
-            **settings,
-            threshold=request.threshold,
-        )
-        done = write_labels(
-            target,
-            info=info,
-            content=content,
-            records=records,
-            labels=labels,
-            nouns=nouns,
-            captions={image_id: own.texts for image_id, own in captions.items()},
-            threshold=request.threshold,
-            truth=truth,
-        )
+        remove_leftovers(shards.folder)
+        labels = labeller.label(records, texts, shards)
+        counts = None if truth is None else _agreement(records, labels, nouns, request, truth)
+        made_by = provenance(config=cfg.dump(), weights_hash=labeller.clip.weights_hash())
+        info = {**made_by, **settings, "threshold": request.threshold}
+        writer = _Writer(content, nouns, texts, request.threshold)
+        done = writer.write(target, info, records, labels)
         shards.clear()
-    return done
-
-
-def _files(cfg: CfgNode) -> RegionTextFiles:
-    names = cfg.DATASETS.TRAIN
-    if len(names) != 1:
-        raise InputError(
-            f"DATASETS.TRAIN is {tuple(names)}: give the one data set whose images are labelled"
-        )
-    return region_text_files(names[0])
+    return done._replace(agreement=counts)
 
 
 def _check(request: Request, target: Path) -> None:
@@ -311,7 +205,7 @@ def _check(request: Request, target: Path) -> None:
         )
 
 
-def _captions(request: Request, records: Sequence[Record]) -> dict[Any, ImageCaptions]:
+def _captions(request: Request, records: Sequence[Record]) -> dict[ImageId, ImageCaptions]:
     if request.captions is None:
         return {}
     captions = read_captions(request.captions)
@@ -325,40 +219,29 @@ def _captions(request: Request, records: Sequence[Record]) -> dict[Any, ImageCap
     return captions
 
 
-def _truth(instances: str) -> RegionText:
-    return read_region_text(read_coco_json(instances), instances, "")
-
-
-def _nouns(request: Request, captions: dict[Any, ImageCaptions]) -> list[str]:
+def _nouns(request: Request, captions: Mapping[ImageId, ImageCaptions]) -> list[str]:
+    """The listed nouns, or the most frequent ones of the captions, which are tagged where they have no phrases."""
     if request.nouns is not None:
         return read_nouns(request.nouns)
-    untagged = [
-        text
-        for own in captions.values()
-        for text, phrases in zip(own.texts, own.phrases)
-        if phrases is None
-    ]
-    tagged = _tagged(untagged, request.processes) if untagged else []
-    listed = [
-        single_phrases(phrases)
-        for own in captions.values()
-        for phrases in own.phrases
-        if phrases is not None
-    ]
-    nouns = frequent_nouns([*listed, *tagged], request.top)
-    if not nouns:
+    listed, untagged = [], []
+    for image in captions.values():
+        for text, phrases in zip(image.texts, image.phrases):
+            if phrases is None:
+                untagged.append(text)
+            else:
+                listed.append(single_phrases(phrases))
+    if untagged:
+        nltk_tagger()  # refuses here what would fail in every process
+        starts = range(0, len(untagged), CAPTIONS_AT_ONCE)
+        jobs = [untagged[start : start + CAPTIONS_AT_ONCE] for start in starts]
+        processes = request.processes
+        done = run_in_parallel(_head_nouns, jobs, processes=processes, label="nouns of captions")
+        listed += [nouns for job in done for nouns in job]
+    if not (nouns := frequent_nouns(listed, request.top)):
         raise InputError(
             f"{request.captions}: no caption has a noun: give captions, or --nouns FILE"
         )
     return nouns
-
-
-def _tagged(captions: Sequence[str], processes: int) -> list[list[str]]:
-    nltk_tagger()  # refuses here what would fail in every process
-    starts = range(0, len(captions), CAPTIONS_AT_ONCE)
-    jobs = [list(captions[start : start + CAPTIONS_AT_ONCE]) for start in starts]
-    done = run_in_parallel(_head_nouns, jobs, processes=processes, label="nouns of captions")
-    return [nouns for part in done for nouns in part]
 
 
 def _head_nouns(captions: list[str]) -> list[list[str]]:
@@ -392,7 +275,7 @@ class Labeller:
             crop_scale=cfg.INPUT.REGIONS.CROP_SCALE,
             max_pixels=cfg.INPUT.MAX_PIXELS,
         )
-        self.settings = {
+        self.settings: Json = {
             "weights": clip.weights_hash(),
             "nouns": _hash(list(nouns)),
             "templates": templates,
@@ -405,30 +288,28 @@ class Labeller:
 
     @dead_workers_named()
     def label(
-        self, records: Sequence[Record], captions: dict[Any, ImageCaptions], shards: LabelShards
+        self, records: Sequence[Record], captions: Captions, shards: LabelShards
     ) -> list[ImageLabels]:
         """Labels of the proposals of each image, in their order; those of `shards` are not made again."""
         labels: list[ImageLabels] = []
         with tqdm(total=len(records), desc="images", unit="image") as bar:
             for number, start in enumerate(range(0, len(records), IMAGES_AT_ONCE)):
-                part = records[start : start + IMAGES_AT_ONCE]
-                ids = [record["image_id"] for record in part]
-                own = shards.read(number, ids)
-                if own is None:
-                    own = []
-                    for image_labels in self._label_part(part, captions):
-                        own.append(image_labels)
+                shard = records[start : start + IMAGES_AT_ONCE]
+                ids = [record["image_id"] for record in shard]
+                made = shards.read(number, ids)
+                if made is None:
+                    made = []
+                    for image_labels in self._label_shard(shard, captions):
+                        made.append(image_labels)
                         bar.update()
-                    shards.write(number, ids, own)
+                    shards.write(number, ids, made)
                 else:
-                    bar.update(len(part))
-                labels += own
+                    bar.update(len(shard))
+                labels += made
         return labels
 
-    def _label_part(
-        self, records: Sequence[Record], captions: dict[Any, ImageCaptions]
-    ) -> Iterator[ImageLabels]:
-        """Crops of several images are embedded together; a part begins with a batch of its own."""
+    def _label_shard(self, records: Sequence[Record], captions: Captions) -> Iterator[ImageLabels]:
+        """Crops of several images are embedded together; a shard begins with a batch of its own."""
         waiting: list[Sample] = []
         for (sample,) in evaluation_batches(records, self.mapper, self.workers):
             waiting.append(sample)
@@ -440,7 +321,7 @@ class Labeller:
 
     @torch.no_grad()
     def _label_samples(
-        self, samples: Sequence[Sample], captions: dict[Any, ImageCaptions]
+        self, samples: Sequence[Sample], captions: Captions
     ) -> Iterator[ImageLabels]:
         crops = torch.cat([sample["crops"] for sample in samples])
         allowed_RK = self._allowed(samples, captions)
@@ -462,22 +343,174 @@ class Labeller:
         with autocast(device, self.precision):
             return self.clip.visual(self.clip.preprocess(crops.to(device, non_blocking=True)))
 
-    def _allowed(
-        self, samples: Sequence[Sample], captions: dict[Any, ImageCaptions]
-    ) -> Tensor | None:
+    def _allowed(self, samples: Sequence[Sample], captions: Captions) -> Tensor | None:
         """(R, K) bool, the nouns that each crop may have; None for all."""
         if self.request.candidates == "pool":
             return None
         rows = []
         for sample in samples:
-            own = captions.get(sample["image_id"])
             row = torch.zeros(len(self.nouns_KE), dtype=torch.bool)
-            row[self.find(own.texts if own else [])] = True
+            row[self.find(captions.get(sample["image_id"], []))] = True
             rows.append(row.expand(len(sample["crops"]), -1))
         return torch.cat(rows)
 
 
-def _hash(value: Any) -> str:
+class LabelShards:
+    """A folder of shards, each written whole or not at all: the labels of some images, and what they depend on."""
+
+    def __init__(self, folder: Path, settings: Json) -> None:
+        """
+        Args:
+            folder: for the shards alone; made with the first of them.
+            settings: what the labels depend on; JSON.
+        """
+        self.folder = folder
+        self.settings = settings
+
+    def read(self, number: int, image_ids: Sequence[ImageId]) -> list[ImageLabels] | None:
+        """Labels of each image of a shard; None where they are not there, or their file is damaged.
+
+        Args:
+            number: of the shard, from 0.
+            image_ids: the images of the shard.
+
+        Raises:
+            InputError: they were made with other settings.
+        """
+        try:
+            content = read_json(self._path(number))
+            settings, ids = dict(content["settings"]), content["image_ids"]
+            labels: list[ImageLabels] = [
+                [(int(noun), float(score)) for noun, score in image] for image in content["labels"]
+            ]
+        except (InputError, KeyError, TypeError, ValueError):
+            return None
+        advice = "finish that run with its own command, or begin anew with --overwrite"
+        require_same(self.folder, settings, self.settings, advice)
+        return labels if ids == list(image_ids) and len(labels) == len(ids) else None
+
+    def write(
+        self, number: int, image_ids: Sequence[ImageId], labels: Sequence[ImageLabels]
+    ) -> None:
+        """Write the labels of the images of a shard, in the same order.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        content = {"settings": self.settings, "image_ids": list(image_ids), "labels": list(labels)}
+        write_json(self._path(number), content)
+
+    def clear(self) -> None:
+        """Remove the folder and all shards."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.json"
+
+
+class _Writer:
+    """Writes the proposals whose score is above the threshold, those of an image by falling score."""
+
+    def __init__(
+        self, content: Json, nouns: Sequence[str], captions: Captions, threshold: float
+    ) -> None:
+        """
+        Args:
+            content: of the file of proposals.
+            nouns: what labels number; the id of a category is its label and 1.
+            captions: they are written where an image has some.
+            threshold: see the class.
+        """
+        self.images = {image["id"]: image for image in cast(list[Record], content["images"])}
+        self.boxes: dict[ImageId, list[Record]] = {}
+        for annotation in cast(list[Record], content["annotations"]):
+            self.boxes.setdefault(annotation["image_id"], []).append(annotation)
+        self.nouns = nouns
+        self.captions = captions
+        self.threshold = threshold
+
+    def write(
+        self, path: Path, info: Json, records: Sequence[Record], labels: Sequence[ImageLabels]
+    ) -> Labelled:
+        """Write a file, atomically.
+
+        Args:
+            path: the file.
+            info: what it says of itself.
+            records: its images.
+            labels: of each image, for each proposal.
+
+        Raises:
+            InputError: no proposal is above the threshold.
+            OSError: the file cannot be written.
+        """
+        categories = [{"id": number, "name": noun} for number, noun in enumerate(self.nouns, 1)]
+        listed, empty, used = list[Json](), 0, set[object]()
+        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            stream = CocoStream(file, info, categories)
+            for record, image_labels in zip(records, labels, strict=True):
+                image_id = record["image_id"]
+                before = stream.count
+                for annotation in self._annotations(image_id, image_labels):
+                    stream.add(annotation)
+                    used.add(annotation["category_id"])
+                empty += stream.count == before
+                texts = self.captions.get(image_id)
+                said = {} if texts is None else {"captions": texts}
+                listed.append(self.images[image_id] | said)
+            if not stream.count:
+                raise InputError(
+                    f"no proposal has a noun with a probability above --threshold {self.threshold}: lower it"
+                )
+            stream.finish(listed)
+        proposals = sum(map(len, labels))
+        counts = len(records), empty, proposals, stream.count, len(self.nouns), len(used)
+        return Labelled(path, *counts)
+
+    def _annotations(self, image_id: ImageId, labels: ImageLabels) -> Iterator[Json]:
+        boxes = self.boxes.get(image_id, [])
+        for index in sorted(range(len(labels)), key=lambda index: -labels[index][1]):
+            box, (label, score) = boxes[index], labels[index]
+            if label < 0 or score <= self.threshold:
+                continue
+            x, y, width, height = box["bbox"]
+            objectness = {"objectness": box["score"]} if "score" in box else {}
+            yield {
+                "image_id": box["image_id"],
+                "category_id": label + 1,
+                "bbox": [x, y, width, height],
+                "area": round(width * height, 2),
+                "iscrowd": 0,
+                "score": round(score, DIGITS),
+                **objectness,
+            }
+
+
+def _agreement(
+    records: Sequence[Record],
+    labels: Sequence[ImageLabels],
+    nouns: Sequence[str],
+    request: Request,
+    truth: RegionText,
+) -> Agreement:
+    objects = {record["image_id"]: record for record in truth.records}
+    images = []
+    for record, image_labels in zip(records, labels, strict=True):
+        if (true := objects.get(record["image_id"])) is None:
+            continue
+        kept = [label >= 0 and score > request.threshold for label, score in image_labels]
+        boxes = LabelledBoxes(
+            boxes=record["proposals"],
+            names=[nouns[label] if label >= 0 else "" for label, _ in image_labels],
+            kept=np.array(kept, bool),
+            objects=true["proposals"],
+            object_names=[truth.nouns[index] for index in true["labels"]],
+        )
+        images.append(boxes)
+    return agreement(images)
+
+
+def _hash(value: object) -> str:
     return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
 
 

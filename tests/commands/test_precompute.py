@@ -46,7 +46,6 @@ def test_an_rpn_is_trained_and_clipself_distils_on_its_proposals(world, tmp_path
     said = capsys.readouterr().out
     count = len(json.loads(output.read_text())["annotations"])
     assert f"{output}: {count} proposals of 2 images\n" in said and count > 2
-    assert "base objects at IoU 0.5" in said and "novel objects at IoU 0.5" in said
     if config == "rpn_r18":  # the files are alike
         return
     words = ["--config-file", str(ROOT / "configs/mini/proposals.yaml"), *STEPS]

@@ -15,6 +15,7 @@ from clipself_seg.files import alone_in
 from clipself_seg.mini.crops import tag_caption
 from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.prediction import region_text
+from clipself_seg.prediction.region_text import LabelShards
 from tests.conftest import ROOT
 
 CONFIG = str(ROOT / "configs/mini/region_text.yaml")
@@ -150,7 +151,9 @@ def test_an_interrupted_call_goes_on_and_writes_the_same(annotations, target, mo
     assert len(list(parts.iterdir())) == 2
     (parts / "000001.json").write_text("{")  # a damaged one is made again
     assert run(annotations, *words, "--candidates", "pool") == 2
-    assert "of an interrupted run with other candidates" in capsys.readouterr().err
+    assert (
+        "candidates has changed ('image', now 'pool'): finish that run" in capsys.readouterr().err
+    )
     before = len(seen)
     assert run(annotations, *words) == 0
     assert len(seen) - before == SCENES - 2
@@ -225,3 +228,19 @@ def test_a_file_that_is_there_and_a_folder_at_work_are_left_alone(annotations, t
     with alone_in(annotations):
         assert run(annotations) == 2
     assert "is at work there" in capsys.readouterr().err
+
+
+def test_labels_of_the_same_images_and_settings_come_back(tmp_path):
+    shards = LabelShards(tmp_path / "parts", {"weights": "a"})
+    assert shards.read(0, [3, "b"]) is None
+    shards.write(0, [3, "b"], [[(1, 0.5)], []])
+    assert shards.read(0, [3, "b"]) == [[(1, 0.5)], []] and shards.read(0, [3]) is None
+    with pytest.raises(InputError, match="weights has changed"):
+        LabelShards(tmp_path / "parts", {"weights": "b"}).read(0, [3, "b"])
+
+
+@pytest.mark.parametrize("settings", [None, 3, "text", ["text"]])
+def test_settings_of_another_type_are_damage(tmp_path, settings):
+    content = {"settings": settings, "image_ids": [3], "labels": [[]]}
+    (tmp_path / "000000.json").write_text(json.dumps(content))
+    assert LabelShards(tmp_path, {"weights": "a"}).read(0, [3]) is None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clipself_seg.clip import build, pe_core, siglip
+from clipself_seg.clip import kinds, pe_core, siglip
 from tests.tokenizers import write_tokenizer
 
 REPOSITORY = "tests/small"  # where their tokenizers are looked for
@@ -77,5 +77,5 @@ def small_towers(folder: Path) -> Iterator[tuple[str, ...]]:
         patch.setitem(siglip.SHAPES, "vit_small_siglip", SIGLIP_SHAPE)
         patch.setitem(pe_core.SHAPES, "vit_small_pe_core", PE_SHAPE)
         for name, config in SMALL.items():
-            patch.setitem(build._configs(), name, config)
+            patch.setitem(kinds._configs(), name, config)
         yield tuple(SMALL)

@@ -28,7 +28,7 @@ ELSEWHERE = {
 REFERENCE = {
     "features": (
         "Features and texts",
-        "clip.model clip.text_bank clip.region_pooling clip.tower clip.build clip.backbone clip.export",
+        "clip.model clip.text_bank clip.region_pooling clip.tower clip.kinds clip.backbone clip.export",
     ),
     "predictors": (
         "Predictors and results",
@@ -64,7 +64,7 @@ REFERENCE = {
     ),
     "ground": (
         "Configuration, weights, errors",
-        "config.load config.guests checkpoints.read checkpoints.locate checkpoints.zoo checkpoints.hub "
+        "config.load config.guests checkpoints.read checkpoints.locate checkpoints.zoo "
         "errors provenance register",
     ),
 }

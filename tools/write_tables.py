@@ -4,8 +4,9 @@ import re
 import sys
 from pathlib import Path
 
+from tower_tables import configs_table, kinds_table, weights_table
+
 from clipself_seg.checkpoints.zoo import table
-from clipself_seg.clip.tower_table import configs_table, kinds_table, weights_table
 from clipself_seg.files import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent

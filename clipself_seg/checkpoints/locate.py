@@ -8,17 +8,238 @@ never fetched as addresses: `clipself_seg.config.weights`.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import re
 import urllib.parse
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
-from clipself_seg.checkpoints.download import NotFetched, check_file, download, is_address
-from clipself_seg.checkpoints.hub import HUB, HUGGING_FACE, endpoint, hub_file, hub_name
-from clipself_seg.checkpoints.shipped import SHIPPED_MODELS
-from clipself_seg.checkpoints.zoo import Entry, zoo
-from clipself_seg.files import home_expanded
+from clipself_seg.checkpoints.download import (
+    NotFetched,
+    check_file,
+    download,
+    fetch_bytes,
+    is_address,
+)
+from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, Entry, zoo
+from clipself_seg.errors import InputError
+from clipself_seg.files import home_expanded, read_json, write_json
+
+HUB = "hf-hub:"
+HUGGING_FACE = "https://huggingface.co"
+# What is looked for where no file is named. Open_clip's comes first: beside it ``model.safetensors`` is often the
+# same CLIP in the layout of transformers.
+FILES = ("open_clip_model.safetensors", "model.safetensors")
+LISTING = "files.json"
+MOST_LISTED = 1 << 24  # bytes of a listing
+PART = "[A-Za-z0-9]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+
+
+class HubName(NamedTuple):
+    """A repository of the hub, and perhaps a file in it.
+
+    Attributes:
+        repository: "org/name".
+        revision: branch, tag or commit.
+        file: path in the repository; empty for the first of some that is there.
+    """
+
+    repository: str
+    revision: str = "main"
+    file: str = ""
+
+    @property
+    def page(self) -> str:
+        """Address of what a person opens."""
+        return f"{endpoint()}/{self.repository}/tree/{urllib.parse.quote(self.revision)}"
+
+    def folder(self, root: Path) -> Path:
+        """Folder of the revision's files below that of all repositories."""
+        names = (self.repository, self.revision)
+        return root.joinpath(*(name.replace("/", "--") for name in names))
+
+
+class Listed(NamedTuple):
+    """What the hub says of a file.
+
+    Attributes:
+        size: bytes, None where it does not say.
+        sha256: hexadecimal digits; empty for small files, which have none there.
+    """
+
+    size: int | None
+    sha256: str
+
+
+def is_remote(text: str) -> bool:
+    """Whether a text stands for something that is fetched: an address, or a name of the hub."""
+    return is_address(text) or text.startswith(HUB)
+
+
+def endpoint() -> str:
+    """Address of the hub: ``HF_ENDPOINT``, or Hugging Face's own."""
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUGGING_FACE
+
+
+def hub_name(text: str) -> HubName:
+    """Reads ``hf-hub:org/name@revision:file``, of which revision and file may be left out.
+
+    Raises:
+        InputError: it is of another form.
+    """
+    match = re.fullmatch(
+        rf"{HUB}(?!.*(--|\.\.|\.git([@:]|$)))(?P<repository>{PART}/{PART})"
+        rf"(@(?P<revision>{PART}(/{PART})*))?(:(?P<file>{PART}(/{PART})*))?",
+        text,
+    )
+    if match is None:
+        raise InputError(
+            f"{text[:200]} names nothing on the Hugging Face hub: give {HUB}organisation/name, "
+            f"with @revision and :file behind it where they are needed"
+        )
+    return HubName(**{part: value for part, value in match.groupdict().items() if value})
+
+
+def hub_file(name: HubName, root: Path) -> Path:
+    """The file of a name, fetched if need be.
+
+    Args:
+        name: repository, revision and file; without a file the first of `FILES` that is there.
+        root: folder of all repositories.
+
+    Raises:
+        InputError: it is not there or cannot be fetched, with what to fetch and where to put it; or another file
+            came than the hub lists.
+    """
+    wanted = (name.file,) if name.file else FILES
+    folder = name.folder(root)
+    for file in wanted:
+        if (folder / file).is_file():
+            return folder / file
+        if cached := _cached(name, file):
+            return cached
+    commit, listed = _listing(name, folder, wanted)
+    for file in wanted:
+        if file in listed:
+            return _fetched(name, file, folder, commit, listed[file])
+    others = [
+        file for file in listed if PurePosixPath(file).suffix in (".safetensors", ".bin", ".pt")
+    ]
+    raise InputError(
+        f"{name.page} has no {' and no '.join(wanted)}: "
+        + (f"name a file, such as {HUB}{name.repository}:{others[0]}" if others else "give another")
+    )
+
+
+def hub_folder(name: HubName, root: Path, files: Sequence[str]) -> Path:
+    """The folder of a repository with those of some files that it has, fetched if need be.
+
+    Args:
+        name: repository and revision.
+        root: folder of all repositories.
+        files: names; the first has to be there.
+
+    Raises:
+        InputError: as `hub_file`.
+    """
+    folder = name.folder(root)
+    if (folder / files[0]).is_file() and not (folder / LISTING).exists():
+        return folder  # somebody put it there
+    commit, listed = _listing(name, folder, ("its files",))
+    if files[0] not in listed:
+        raise InputError(
+            f"{name.page} has no {files[0]}: it is none of save_pretrained's folders; name a file of it, as in "
+            f"{HUB}{name.repository}:model.safetensors, and the configuration that it goes with"
+        )
+    for file in files:
+        if file in listed:
+            _fetched(name, file, folder, commit, listed[file])
+    return folder
+
+
+def _fetched(name: HubName, file: str, folder: Path, commit: str, listed: Listed) -> Path:
+    """A file of a commit, checked by what the hub lists of it."""
+    path = folder / file
+    if path.exists():
+        check_file(path, listed.size, listed.sha256, f"{path}, a file of {name.repository},")
+        return path
+    place = urllib.parse.quote(f"{name.repository}/resolve/{commit}/{file}")
+    logger.info("fetching %s of %s into %s", file, name.page, path)
+    try:
+        download(f"{endpoint()}/{place}", path, size=listed.size, sha256=listed.sha256)
+    except NotFetched as error:
+        raise _nowhere(name, (file,), folder, str(error)) from None
+    return path
+
+
+def _listing(name: HubName, folder: Path, wanted: Sequence[str]) -> tuple[str, dict[str, Listed]]:
+    """Commit and files of a revision, asked for once.
+
+    Args:
+        name: repository and revision.
+        folder: folder of its files.
+        wanted: files that are looked for, for the message.
+
+    Raises:
+        InputError: the hub does not answer, or with something else.
+    """
+    path = folder / LISTING
+    if path.exists():
+        return _read_listing(read_json(path, "list of files"), f"{path}, delete it")
+    revision = urllib.parse.quote(name.revision, safe="")
+    address = f"{endpoint()}/api/models/{name.repository}/revision/{revision}?blobs=true"
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise _nowhere(name, wanted, folder, "HF_HUB_OFFLINE is set")
+    try:
+        content = json.loads(fetch_bytes(address, MOST_LISTED, "a list of files"))
+    except NotFetched as error:
+        raise _nowhere(name, wanted, folder, str(error)) from None
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        content = None
+    listing = _read_listing(content, f"what {address} gave, set HF_ENDPOINT to a hub")
+    write_json(path, content)
+    return listing
+
+
+def _read_listing(content: Any, origin: str) -> tuple[str, dict[str, Listed]]:
+    match content:
+        case {"sha": str(commit), "siblings": [*siblings]} if re.fullmatch("[0-9a-f]{40}", commit):
+            return commit, dict(_listed(sibling) for sibling in siblings if sibling)
+    raise InputError(f"no list of a repository's files: {origin}")
+
+
+def _listed(sibling: Any) -> tuple[str, Listed]:
+    """Name of a file and what is said of it; what is of another form says nothing."""
+    match sibling:
+        case {"rfilename": str(file), "lfs": {"size": int(size), "sha256": str(digits)}}:
+            return file, Listed(size, digits)
+        case {"rfilename": str(file), "size": int(size)}:
+            return file, Listed(size, "")
+        case {"rfilename": str(file)}:
+            return file, Listed(None, "")
+    return "", Listed(None, "")
+
+
+def _nowhere(name: HubName, wanted: Sequence[str], folder: Path, reason: str) -> NotFetched:
+    files = " or ".join(wanted)
+    return NotFetched(
+        f"{HUB}{name.repository} is not on this machine; {reason}: fetch {files} from {name.page} into "
+        f"{folder}, or give the path where you have it"
+    )
+
+
+def _cached(name: HubName, file: str) -> Path | None:
+    """The file where other programs that use the hub have it already."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(name.repository, file, revision=name.revision)
+    return Path(cached) if isinstance(cached, str) else None
+
 
 VARIABLE = "CLIPSELF_SEG_WEIGHTS"
 # What open_clip asks a repository of the hub for.

@@ -10,8 +10,27 @@ from typing import Any
 
 import yaml
 
-from clipself_seg.checkpoints.shipped import MINI_CLIP, SHIPPED_MODELS, SHIPPED_TAGS
 from clipself_seg.errors import InputError, nearest
+
+SHIPPED = Path(__file__).parent.parent / "mini" / "weights"
+
+
+# Tags of the weights that come with the project: files laid over one another, the later ones win.
+MINI_CLIP = "ViT-Mini-8"  # architecture of the CLIP that knows the generated worlds
+SHIPPED_TAGS = {
+    "mini": ("vit_mini_8",),
+    "mini-clipself": ("vit_mini_8", "vit_mini_8_clipself"),
+    "mini-clipself-proposals": ("vit_mini_8", "vit_mini_8_clipself_proposals"),
+}
+
+
+# Tag for MODEL.WEIGHTS -> file.
+SHIPPED_MODELS = {
+    "mini-cat-seg": SHIPPED / "cat_seg_mini.safetensors",
+    "mini-open-panoptic": SHIPPED / "open_panoptic_mini.safetensors",
+    "mini-fvit": SHIPPED / "fvit_mini.safetensors",
+}
+
 
 ZOO = Path(__file__).resolve().parent.parent / "zoo.yaml"
 MOST = 4  # names in a message

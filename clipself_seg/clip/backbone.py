@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipself_seg.checkpoints.dense_feature import DenseFeature
-from clipself_seg.clip.freezing import train_last_blocks
 from clipself_seg.clip.model import DenseCLIP, load_clip
-from clipself_seg.clip.tower import DENSE, ImageTower
+from clipself_seg.clip.tower import DENSE, ImageTower, train_last_blocks
 from clipself_seg.clip.training_free import refuse_training
 from clipself_seg.config.weights import refuse_addresses
 

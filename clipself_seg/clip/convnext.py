@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip.file_names import TEXT_PARTS, text_at_top
 from clipself_seg.clip.kind import (
+    TEXT_PARTS,
     Architecture,
     Config,
     Layout,
@@ -25,12 +25,13 @@ from clipself_seg.clip.kind import (
     TowerKind,
     count_blocks,
     has_clip_text,
+    text_at_top,
 )
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.positions import patch_grid
 from clipself_seg.clip.region_pooling import mask_weights, pool
 from clipself_seg.clip.runtime import run_block
-from clipself_seg.clip.tower import DENSE, STEM, ImageTower
+from clipself_seg.clip.tower import CONVOLUTIONS, DENSE, STEM, ImageTower
 
 STRIDE = 32
 HEAD_EPS = 1e-6  # of all norms but those of the largest model
@@ -66,6 +67,8 @@ class ConvNeXtTower(ImageTower):
     ``dense`` is the head in every cell, so that a mask's readout is the mean of projected cells; `pool_cells` projects
     the mean of cells, as the tower does for a whole image.
     """
+
+    readouts = CONVOLUTIONS
 
     def __init__(
         self, *, shape: ConvNeXtShape, image_size: int, embed_dim: int, projection: str
@@ -281,6 +284,5 @@ CONVNEXT = TowerKind(
         "open_clip": Layout(marks=(FIRST_BLOCK,), read=_read, write=text_at_top),
     },
     positions={},
-    masked_attention=False,
-    patched=False,
+    readouts=CONVOLUTIONS,
 )

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.checkpoints.dense_feature import KINDS as DENSE_KINDS
-from clipself_seg.clip.file_names import TIMM_NAMES, TRUNK, replace
 from clipself_seg.clip.kind import (
+    TIMM_NAMES,
+    TRUNK,
     Architecture,
     Config,
     Layout,
@@ -23,6 +23,7 @@ from clipself_seg.clip.kind import (
     TowerKind,
     count_blocks,
     has_clip_text,
+    replace,
 )
 from clipself_seg.clip.layers import (
     attend_with_mask_tokens,
@@ -317,6 +318,4 @@ EVA = TowerKind(
         "open_clip": Layout(write=_timm_names),
     },
     positions={"visual.pos_embed": PositionTable(antialias=False)},
-    dense_kinds=DENSE_KINDS,
-    attentions=True,
 )

@@ -1,21 +1,24 @@
 """`TowerKind`, the description of an architecture of CLIP: one in each tower's file, listed in `kinds.py`.
 
 A kind says how a configuration of it is recognised and built, which tensors identify it in a file, under which names
-files hold it, and how its images and texts are made. Nothing else in the project asks for a kind by its name.
+files hold it, and how its images and texts are made. Nothing else in the project asks for a kind by its name. Behind
+it stand the names that files of several kinds share, as functions of tensors by name. Native names are those of the
+modules here: ``visual.*``, ``text.*``, ``logit_scale``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from clipself_seg.clip.text import TextEncoder, TextTower
 from clipself_seg.clip.tokenizers import Tokenizer, clip_tokenizer
-from clipself_seg.clip.tower import ImageTower
+from clipself_seg.clip.tower import VIT, ImageTower, Readouts
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -29,39 +32,31 @@ Tensors = Mapping[str, Tensor]
 
 
 class Sizes(NamedTuple):
-    """Sizes that tell models of one kind apart; see `Signature`."""
-
-    width: int
-    layers: int
-    patch_size: int
-    embed_dim: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Signature:
-    """Kind and sizes that identify a CLIP image tower, derived from a config or from a state dict.
+    """Sizes that tell models of one kind apart.
 
     Attributes:
-        kind: name of a `TowerKind`, such as "OpenAI ViT".
         width: channels of the residual stream, or of a convolutional tower's first stage.
         layers: number of blocks, of all stages of a convolutional tower together.
         patch_size: stride of the dense features in pixels.
         embed_dim: width E of the embedding.
-        patched: whether the stride is a patch's, which differs between models of the kind.
     """
 
-    kind: str
     width: int
     layers: int
     patch_size: int
     embed_dim: int
-    patched: bool = True
+
+
+class Signature(NamedTuple):
+    """Kind and sizes that identify a CLIP image tower, derived from a config or from a state dict."""
+
+    kind: str
+    sizes: Sizes
 
     def __str__(self) -> str:
-        patch = f", patch {self.patch_size}" if self.patched else ""
+        width, layers, stride, embed_dim = self.sizes
         return (
-            f"{self.kind} (width {self.width}, {self.layers} blocks{patch}, "
-            f"embedding {self.embed_dim})"
+            f"{self.kind} (width {width}, {layers} blocks, stride {stride}, embedding {embed_dim})"
         )
 
 
@@ -125,19 +120,7 @@ class Architecture:
     @property
     def signature(self) -> Signature:
         """Signature of the image tower."""
-        return self.kind.signature(self.kind.sizes(self))
-
-    def build_image_tower(self, quick_gelu: bool) -> ImageTower:
-        """Builds the image tower with random weights."""
-        return self.kind.build_image(self, quick_gelu)
-
-    def build_text_tower(self, quick_gelu: bool) -> TextEncoder:
-        """Builds the text tower with random weights."""
-        return self.kind.build_text(self, quick_gelu)
-
-    def tokenizer(self) -> Tokenizer:
-        """What makes token ids of texts."""
-        return self.kind.tokenizer(self)
+        return Signature(self.kind.name, self.kind.sizes(self))
 
 
 def clip_text(architecture: Architecture, quick_gelu: bool) -> TextTower:
@@ -185,10 +168,7 @@ class TowerKind:
             FC-CLIP do, which clamp it again; infinite where a file's own factor is what it was trained to.
         image_files: whether there are files of its image tower alone, which load without a text tower.
         quick_gelu: whether there are models of equal shapes with QuickGELU and with exact GELU.
-        dense_kinds: values of ``MODEL.CLIP.DENSE`` that its image tower has.
-        attentions: whether it has the attentions without training of ``MODEL.CLIP.ATTENTION``.
-        masked_attention: whether a region's embedding can be had by masked attention.
-        patched: whether its stride is a patch's, which differs between models.
+        readouts: what can be read of an image by its image tower.
         variants: other builds of its models, with the same tensors, that a file may be of; what each changes.
     """
 
@@ -209,14 +189,84 @@ class TowerKind:
     largest_scale: float = LARGEST_SCALE
     image_files: bool = False
     quick_gelu: bool = False
-    dense_kinds: tuple[str, ...] = ("token",)
-    attentions: bool = False
-    masked_attention: bool = True
-    patched: bool = True
+    readouts: Readouts = VIT
     variants: Mapping[str, Callable[[Architecture], Architecture]] = dataclasses.field(
         default_factory=dict
     )
 
-    def signature(self, sizes: Sizes) -> Signature:
-        """Signature of a model of this kind."""
-        return Signature(self.name, *sizes, patched=self.patched)
+
+# Names of the text tower of files that keep it at their top level.
+TEXT_PARTS: tuple[str, ...] = (
+    "token_embedding.",
+    "positional_embedding",
+    "transformer.",
+    "ln_final.",
+    "text_projection",
+)
+TRUNK = "visual.trunk."  # open_clip's prefix of timm's towers
+TIMM_NAMES = (  # EVA's official name and timm's name; the order matters for the reverse direction
+    (".attn.inner_attn_ln.", ".attn.norm."),
+    (".attn.q_bias", ".attn.q_proj.bias"),
+    (".attn.v_bias", ".attn.v_proj.bias"),
+    (".mlp.w1.", ".mlp.fc1_g."),
+    (".mlp.w2.", ".mlp.fc1_x."),
+    (".mlp.w3.", ".mlp.fc2."),
+    (".mlp.ffn_ln.", ".mlp.norm."),
+)
+
+
+def common_names(tensors: Tensors) -> dict[str, Tensor]:
+    """Native names of tensors of OpenAI's, open_clip's, EVA-CLIP's and CLIPSelf's files, which do not collide."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        if name.startswith(TRUNK):
+            name = replace(name.replace(TRUNK, "visual."), TIMM_NAMES, backwards=True)
+        elif name.startswith(TEXT_PARTS):
+            name = f"text.{name}"
+        elif name == "text.logit_scale":
+            name = "logit_scale"
+        renamed[name] = tensor
+    return renamed
+
+
+def text_at_top(tensors: Tensors) -> dict[str, Tensor]:
+    """Tensors whose text tower is at the top level, as in OpenAI's files."""
+    return {name.removeprefix("text."): tensor for name, tensor in tensors.items()}
+
+
+def with_counters(tensors: Tensors) -> dict[str, Tensor]:
+    """`text_at_top` with the counters of batch norms, which open_clip's modules have."""
+    official = text_at_top(tensors)
+    counters = {
+        name.replace("running_var", "num_batches_tracked"): torch.tensor(0)
+        for name in official
+        if name.endswith("running_var")
+    }
+    return official | counters
+
+
+def replace(name: str, pairs: Iterable[tuple[str, str]], backwards: bool = False) -> str:
+    """A name with the first of each pair replaced by the second, in order, or the other way round."""
+    for native, other in pairs:
+        name = name.replace(other, native) if backwards else name.replace(native, other)
+    return name
+
+
+def stacked(tensors: Tensors, parts: Sequence[str], whole: str) -> dict[str, Tensor]:
+    """Tensors in which those of whose names `parts` are a part are one, in their order, if all are there and alike."""
+    joined = dict(tensors)
+    for name in tensors:
+        if parts[0] not in name:
+            continue
+        names = [name.replace(parts[0], part) for part in parts]
+        alike = {(tensors[n].shape, tensors[n].dtype) if n in tensors else None for n in names}
+        if len(alike) == 1 and tensors[name].dim():
+            joined[name.replace(parts[0], whole)] = torch.cat([joined.pop(n) for n in names])
+    return joined
+
+
+# OpenAI's, open_clip's and CLIPSelf's names of OpenAI ViTs and ResNets.
+TEXT_AT_TOP = {
+    "official": Layout(write=text_at_top),
+    "open_clip": Layout(write=with_counters),
+}

@@ -1,23 +1,119 @@
-"""The table of CLIP's architectures: to add one, write a file with a `TowerKind`, and list it here."""
+"""The table of CLIP's kinds, and how a model's name, its config or the tensors of a file find theirs.
+
+To add a kind, write a file with a `TowerKind`, and list it in `KINDS`.
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib
+import json
+import sys
+from pathlib import Path
+
+from clipself_seg.checkpoints.locate import HUB
 from clipself_seg.clip.convnext import CONVNEXT
 from clipself_seg.clip.eva import EVA
-from clipself_seg.clip.kind import Config, TowerKind
-from clipself_seg.clip.openai_vit import OPENAI_VIT
+from clipself_seg.clip.kind import Architecture, Config, Signature, Tensors, TowerKind
+from clipself_seg.clip.openai import OPENAI_VIT, RESNET
 from clipself_seg.clip.pe_core import PE_CORE, PE_CORE_G
-from clipself_seg.clip.resnet_kind import RESNET
 from clipself_seg.clip.siglip import SIGLIP
 from clipself_seg.clip.tips import TIPS
+from clipself_seg.clip.tokenizers import OPEN_CLIP, open_clip_folder
+from clipself_seg.errors import InputError, nearest
 
 # A file is of the first kind whose tensors it has: those that have all of another's, and more, stand before it.
 KINDS: dict[str, TowerKind] = {
     kind.name: kind
     for kind in (PE_CORE, PE_CORE_G, SIGLIP, TIPS, EVA, OPENAI_VIT, RESNET, CONVNEXT)
 }
+OWN_CONFIGS = Path(__file__).parent / "architectures"
+SECTIONS = {"embed_dim", "vision_cfg", "text_cfg"}  # a JSON without one of them is no model's
 
 
 def kind_of(config: Config) -> TowerKind | None:
     """The kind of a model by its config; None if there is none with all of its keys."""
     return next((kind for kind in KINDS.values() if kind.supports(config)), None)
+
+
+def model_configs() -> dict[str, Config]:
+    """open_clip's model configs by name, as its `get_model_config` gives them, without importing it."""
+    if OPEN_CLIP in sys.modules:  # some may have been added
+        module = importlib.import_module(OPEN_CLIP)
+        return {name: module.get_model_config(name) for name in module.list_models()}
+    configs = _read_configs(open_clip_folder() / "model_configs")
+    return {name: config for name, config in configs.items() if config.keys() >= SECTIONS}
+
+
+def _read_configs(folder: Path) -> dict[str, Config]:
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+@functools.cache
+def _configs() -> dict[str, Config]:
+    return model_configs() | _read_configs(OWN_CONFIGS)
+
+
+def list_architectures() -> list[str]:
+    """Names of the models that `load_clip` accepts, sorted."""
+    return sorted(name for name, config in _configs().items() if kind_of(config))
+
+
+def find_architecture(name: str) -> Architecture:
+    """The architecture of an open_clip model name (``ViT-B/16`` and ``ViT-B-16`` alike).
+
+    Raises:
+        InputError: the name is unknown (the message has the nearest known one), or the model is of
+            a kind that is not in `KINDS` (CoCa, ...), without dense features here.
+    """
+    given, name = name, name.replace("/", "-")
+    if given.startswith(HUB):
+        raise InputError(
+            f'"{given}" is a model of the Hugging Face hub: give the name of its architecture, such as '
+            f'"ViT-B-16", and as its weights "{given}", or open_clip\'s tag of them'
+        )
+    config = _configs().get(name)
+    if config is None:
+        raise InputError(f'unknown CLIP model "{given}"; {nearest(name, list_architectures())}')
+    kind = kind_of(config)
+    if kind is None:
+        raise InputError(
+            f'"{given}" is neither {" nor ".join(KINDS)}: '
+            f"no dense features for it here; {nearest(name, list_architectures())}"
+        )
+    return Architecture(
+        name=name,
+        kind=kind,
+        embed_dim=config["embed_dim"],
+        vision=config["vision_cfg"],
+        text=config["text_cfg"],
+        quick_gelu=config.get("quick_gelu", False),
+        logit_bias=config.get("init_logit_bias"),
+    )
+
+
+def signature_of(tensors: Tensors) -> Signature | None:
+    """Signature of the image tower among tensors under native names, or None without image tower."""
+    for kind in KINDS.values():
+        if _first_gap(kind, tensors) is None:
+            return Signature(kind.name, kind.read_sizes(tensors))
+    return None
+
+
+def reason_of_no_tower(tensors: Tensors) -> str:
+    """Reason why `signature_of` returns None, for the kind of tower that most of the names belong to."""
+    kind = max(KINDS.values(), key=lambda kind: sum(name in tensors for name in kind.key_tensors))
+    if not any(name in tensors for name in kind.key_tensors):
+        return f"it starts with {', '.join(list(tensors)[:3])}"
+    name = _first_gap(kind, tensors)
+    assert name is not None
+    actual = tuple(tensors[name].shape) if name in tensors else "missing"
+    return f"{kind.name} has {name} of {kind.key_tensors[name]} dimensions, here it is {actual}"
+
+
+def _first_gap(kind: TowerKind, tensors: Tensors) -> str | None:
+    """The first key tensor of a kind that is missing or of other dimensions."""
+    for name, rank in kind.key_tensors.items():
+        if name not in tensors or tensors[name].dim() != rank:
+            return name
+    return None

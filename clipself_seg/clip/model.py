@@ -15,22 +15,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.dense_feature import ANY, BY_TOKEN, DenseFeature, require_feature
 from clipself_seg.checkpoints.hashes import hash_tensors
-from clipself_seg.checkpoints.hub import is_remote
-from clipself_seg.checkpoints.locate import locate, published_file
+from clipself_seg.checkpoints.locate import is_remote, locate, published_file
 from clipself_seg.checkpoints.read import STORED_METADATA, VARIANT, Checkpoint, read_checkpoint
-from clipself_seg.checkpoints.shipped import MINI_CLIP, SHIPPED, SHIPPED_TAGS
-from clipself_seg.checkpoints.zoo import zoo
+from clipself_seg.checkpoints.zoo import MINI_CLIP, SHIPPED, SHIPPED_TAGS, zoo
 from clipself_seg.clip import region_pooling
-from clipself_seg.clip.build import find_architecture
 from clipself_seg.clip.kind import CLIP_MEAN, CLIP_STD, Architecture
+from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.clip.layers import packed_matrices
 from clipself_seg.clip.runtime import constant, without_values
+from clipself_seg.clip.tokenizers import Tokenizer
 from clipself_seg.clip.weights import (
     LoadReport,
     as_written,
@@ -40,6 +40,7 @@ from clipself_seg.clip.weights import (
     load_strictly,
     to_layout,
 )
+from clipself_seg.data.images import fit_size, letterbox_image
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.files import atomic_path
 
@@ -79,10 +80,10 @@ class DenseCLIP(nn.Module):
         self.quick_gelu = quick_gelu
         self.name = architecture.name
         self.embed_dim = architecture.embed_dim
-        self.visual = architecture.build_image_tower(quick_gelu)
+        self.visual = architecture.kind.build_image(architecture, quick_gelu)
         self.visual.choose_dense(dense)
         self.distilled = ANY
-        self.text = architecture.build_text_tower(quick_gelu)
+        self.text = architecture.kind.build_text(architecture, quick_gelu)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(architecture.kind.scale)))
         bias = architecture.logit_bias
         self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
@@ -125,12 +126,15 @@ class DenseCLIP(nn.Module):
         Raises:
             InputError: the tower's tokenizer is not there.
         """
-        tokenizer = self.architecture.tokenizer()
-        return tokenizer([texts] if isinstance(texts, str) else texts, self.context_length)
+        listed = [texts] if isinstance(texts, str) else texts
+        return self._tokenizer()(listed, self.context_length)
 
     def token_count(self, text: str) -> int:
         """Number of tokens of a text, start and end included; `tokenize` truncates longer texts."""
-        return self.architecture.tokenizer().count(text)
+        return self._tokenizer().count(text)
+
+    def _tokenizer(self) -> Tokenizer:
+        return self.architecture.kind.tokenizer(self.architecture)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Image embeddings (B, E), unit length, of normalised images (B, 3, S, S)."""
@@ -377,3 +381,21 @@ def save_clip(
             torch.save({"epoch": 0, "state_dict": tensors, **metadata}, file)
     else:
         raise InputError(f"cannot write {path}: name it .safetensors or .pt")
+
+
+def whole_image_features(clip: DenseCLIP, image: np.ndarray, side: int) -> np.ndarray:
+    """Unit-length dense features of an image without the padding, (E, h, w).
+
+    Args:
+        clip: model; the features are computed on its device.
+        image: (H, W, 3) uint8 RGB.
+        side: longest side in pixels that the image is resized to, a multiple of `clip.patch_size`. The
+            last row or column of cells may be partly padding.
+    """
+    square = letterbox_image(image, side).transpose(2, 0, 1).copy()
+    images = clip.preprocess(torch.from_numpy(square)[None].to(clip.logit_scale.device))
+    with torch.no_grad():
+        dense: np.ndarray = clip.encode_dense(images)[0].cpu().numpy()
+    fitted = fit_size(image.shape[1], image.shape[0], side)
+    width, height = (-(-pixels // clip.patch_size) for pixels in fitted)
+    return dense[:, :height, :width]

@@ -21,20 +21,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.checkpoints.dense_feature import TOKEN, DenseFeature
-from clipself_seg.clip.file_names import TRUNK, replace
+from clipself_seg.clip.kind import TRUNK, replace
 from clipself_seg.clip.layers import merge_heads, split_heads
 from clipself_seg.clip.linear import Linear, linear
 from clipself_seg.clip.runtime import normal_parameter
 from clipself_seg.clip.tower import (
+    ATTENTION_POOL,
     DENSE,
     TransformerTower,
     as_map,
     attention_parts,
     check_grids,
 )
-from clipself_seg.clip.training_free import NONE, Attention
-from clipself_seg.errors import InputError
 
 TIMM_BLOCK = (  # names in a block here, and timm's
     (".ln_1.", ".norm1."),
@@ -119,44 +117,13 @@ class PooledTower(TransformerTower):
     norm: nn.LayerNorm
     attn_pool: LatentPool
     head: nn.Module
+    readouts = ATTENTION_POOL
     region_sees_prefix: bool = False
     pooled = True
 
-    def choose_dense(self, feature: DenseFeature) -> None:
-        """As `ImageTower.choose_dense`, of which only ``token`` is possible, the pool's value path.
-
-        Raises:
-            InputError: another feature, made of the values of the last blocks, which are not this tower's embedding.
-        """
-        if feature != DenseFeature():
-            raise InputError(
-                f"MODEL.CLIP.DENSE {feature} is for ViTs whose last block makes the embedding; {type(self).__name__} "
-                f"has an attention pool behind it, whose values are {TOKEN}: leave it at that"
-            )
-
-    def choose_attention(self, name: str) -> None:
-        """As `ImageTower.choose_attention`, of which only ``none`` is possible.
-
-        Raises:
-            InputError: an attention in the place of the last block's, behind which this tower has a pool.
-        """
-        if name != NONE:
-            raise InputError(
-                f"MODEL.CLIP.ATTENTION {name} is for ViTs whose last block makes the embedding; {type(self).__name__} "
-                f"has an attention pool behind it: leave it {NONE}"
-            )
-
     def choose_regions(self, see_class_token: bool) -> None:
-        """As `ImageTower.choose_regions`.
-
-        Raises:
-            InputError: this tower has no class token.
-        """
-        if see_class_token and not self.prefix:
-            raise InputError(
-                f"MODEL.CLIP.REGIONS_SEE_CLASS_TOKEN is True, and {type(self).__name__} has no class token: leave it "
-                "False"
-            )
+        possible = (False, True) if self.prefix else (False,)
+        self._require("MODEL.CLIP.REGIONS_SEE_CLASS_TOKEN", see_class_token, possible)
         self.region_sees_prefix = see_class_token
 
     def unused_by(self, names: Iterable[str] = (DENSE,)) -> list[nn.Parameter]:
@@ -193,16 +160,6 @@ class PooledTower(TransformerTower):
         if DENSE in wanted:
             maps[DENSE] = as_map(self.project(tokens_BLD[:, self.prefix :]), grid)
         return maps
-
-    def dense_by(self, images: Tensor, attention: Attention) -> Tensor:
-        """Refuses, as `choose_attention` does.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError(
-            f"{type(self).__name__} has an attention pool: no other attention makes its features"
-        )
 
     def masked_attention(self, images: Tensor, masks: list[Tensor]) -> Tensor:
         """Region embeddings (sum n, E) by the pool over the tokens of each region, not normalised.

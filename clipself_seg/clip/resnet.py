@@ -18,9 +18,9 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from clipself_seg.clip.layers import merge_heads, split_heads
 from clipself_seg.clip.linear import linear
+from clipself_seg.clip.openai import STRIDE
 from clipself_seg.clip.positions import patch_grid, resample_positions
-from clipself_seg.clip.resnet_kind import STRIDE
-from clipself_seg.clip.tower import DENSE, STEM, ImageTower
+from clipself_seg.clip.tower import CONVOLUTIONS, DENSE, STEM, ImageTower
 from clipself_seg.errors import InputError
 
 
@@ -31,6 +31,7 @@ class ResNetTower(ImageTower, ModifiedResNet):
     images of `image_size`, because the attention pool's positions are not resized for them.
     """
 
+    readouts = CONVOLUTIONS
     conv1: nn.Conv2d
     bn1: nn.Module
     act1: nn.Module

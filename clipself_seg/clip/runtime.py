@@ -1,7 +1,8 @@
-"""Chooses sizes of chunks: on a CPU what its cache holds, elsewhere everything at once as far as memory allows.
+"""How tensors are computed: how many at once, in which precision, compiled or not, and what is kept for gradients.
 
-A CPU gains from small pieces, whose numbers it need not fetch from memory again. A GPU does not: it waits for Python
-between small operations. Nothing but the device of the tensors decides.
+In this order: sizes of chunks (`chunk_size`), precision (`full_precision`, `autocast`), tensors that are made without
+waiting or without values (`constant`, `without_values`), and the call of a transformer block (`run_block`), which may
+be compiled, and keeps for the backward pass its input, the results of its matrix products, or everything.
 """
 
 from __future__ import annotations
@@ -9,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Any
+from types import MethodType
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,17 @@ from torch.utils.checkpoint import (
 
 from clipself_seg.errors import InputError
 
-NUMBERS = 2**28  # numbers that a piece makes on a GPU, 1 GiB in float32
+Nested = float | Sequence["Nested"]
+Block = Callable[..., Tensor]
+"""A transformer block without randomness, or a method of one."""
+
+CHUNK_ELEMENTS = 2**28  # that a chunk makes on a GPU, 1 GiB in float32
+INPUT_KINDS = (
+    32  # of a block: with and without gradients, masks, one class or several; torch expects 8
+)
+FEWEST_ELEMENTS = 2**20  # of a block's input; with fewer the bookkeeping takes longer than it saves
+ATTENTION_PREFIX = "_scaled_dot_product_"  # one operator for each of torch's implementations
+PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "linear", "convolution"}
 
 
 def on_cpu(tensor: Tensor) -> bool:
@@ -31,15 +41,20 @@ def on_cpu(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-def at_once(device: torch.device, in_cache: int, numbers: int) -> int:
+def chunk_size(device: torch.device, in_cache: int, elements_per_item: int) -> int:
     """How many of equal items are processed together, at least 1.
+
+    A CPU gains from small chunks, whose elements it need not fetch from memory again. A GPU does not: it waits for
+    Python between small operations, and gets as many items as memory allows. Nothing but the device decides.
 
     Args:
         device: that computes.
-        in_cache: items whose numbers stay in a CPU's cache.
-        numbers: numbers that are in memory for one item, all that is made of it included.
+        in_cache: items whose elements stay in a CPU's cache.
+        elements_per_item: elements that are in memory for one item, all that is made of it included.
     """
-    return max(1, in_cache if device.type == "cpu" else NUMBERS // max(1, numbers))
+    if device.type == "cpu":
+        return max(1, in_cache)
+    return max(1, CHUNK_ELEMENTS // max(1, elements_per_item))
 
 
 def full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
@@ -62,7 +77,7 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 
 def autocast(
     device: torch.device, precision: torch.dtype | None
-) -> contextlib.AbstractContextManager:
+) -> contextlib.AbstractContextManager[object]:
     """Turns mixed precision on inside the context.
 
     Args:
@@ -75,7 +90,7 @@ def autocast(
     return torch.autocast(device.type, dtype=precision)
 
 
-def constant(values: Any, like: Tensor) -> Tensor:
+def constant(values: Nested, like: Tensor) -> Tensor:
     """What ``like.new_tensor(values)`` gives, a tensor of the type and on the device of another.
 
     `Tensor.new_tensor` waits until all that the GPU was given before is done; here the copy queues behind it.
@@ -104,18 +119,15 @@ class _NothingDrawn(TorchFunctionMode):
 
     def __torch_function__(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., object],
         types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         if func in (nn.init.normal_, Tensor.normal_):
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
-
-
-KINDS = 32  # of inputs of a block: with and without gradients, masks, one class or several; torch expects 8
 
 
 def require_compiler() -> None:
@@ -128,59 +140,61 @@ def require_compiler() -> None:
         raise InputError(
             f"MODEL.CLIP.COMPILE needs torch 2.5 or later, here is {torch.__version__}: leave it False"
         )
-    torch._dynamo.config.cache_size_limit = max(KINDS, torch._dynamo.config.cache_size_limit)
+    limit = torch._dynamo.config.cache_size_limit
+    torch._dynamo.config.cache_size_limit = max(INPUT_KINDS, limit)
 
 
-def compiled(block: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def compiled(block: Block) -> Block:
     """A transformer block, or a method of one, compiled when it is first called with inputs of a kind."""
-    method: Any = block.forward if isinstance(block, nn.Module) else block
+    method = block.forward if isinstance(block, nn.Module) else block
+    assert isinstance(method, MethodType)
     return functools.partial(_compiled_function(method.__func__), method.__self__)
 
 
 @functools.cache
-def _compiled_function(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _compiled_function(function: Block) -> Block:
     # A graph that breaks is a mistake of this project, and not computed in pieces.
     return torch.compile(function, fullgraph=True)
 
 
-FEWEST_NUMBERS = 2**20  # of a block's input; with fewer the bookkeeping takes longer than it saves
-_ATTENTION = "_scaled_dot_product_"  # one operator for each of torch's implementations
-_PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "linear", "convolution"}
-
-
 def run_block(
-    block: Callable[..., Tensor],
+    block: Block,
     tokens_BLD: Tensor,
-    *others: Any,
+    *others: object,
     checkpointing: bool,
     compiling: bool = False,
 ) -> Tensor:
     """Gives ``block(tokens_BLD, *others)``, and keeps for the backward pass what `checkpointing` says.
 
     Args:
-        block: a transformer block without randomness, or a method of one.
+        block: computes.
         tokens_BLD: its input.
         others: further arguments.
         checkpointing: whether only the input is kept; otherwise the results of matrix products and attention too.
-        compiling: whether the block is compiled, see `compilation.py`; the compiler decides then what is kept besides.
+        compiling: whether the block is compiled; the compiler decides then what is kept besides.
     """
     if compiling:
         block = compiled(block)
     if not torch.is_grad_enabled():
         return block(tokens_BLD, *others)
-    kept: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    recompute = functools.partial(
+        checkpoint, block, tokens_BLD, *others, use_reentrant=False, preserve_rng_state=False
+    )
     if checkpointing:
-        return checkpoint(block, tokens_BLD, *others, **kept)
+        return recompute()
     # First whether it is traced: a graph, such as an exported one, must not depend on the number of tokens.
     traced = compiling or torch.compiler.is_compiling()
-    if traced or tokens_BLD.numel() < FEWEST_NUMBERS:
+    if traced or tokens_BLD.numel() < FEWEST_ELEMENTS:
         return block(tokens_BLD, *others)
-    selected = partial(create_selective_checkpoint_contexts, _policy)
-    return checkpoint(block, tokens_BLD, *others, **kept, context_fn=selected)
+    return recompute(
+        context_fn=functools.partial(create_selective_checkpoint_contexts, _keep_products)
+    )
 
 
-def _policy(_: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+def _keep_products(
+    _: object, operator: torch._ops.OpOverload, *args: object, **kwargs: object
+) -> CheckpointPolicy:
     name = operator.overloadpacket.__name__
-    if name in _PRODUCTS or name.startswith(_ATTENTION):
+    if name in PRODUCTS or name.startswith(ATTENTION_PREFIX):
         return CheckpointPolicy.MUST_SAVE
     return CheckpointPolicy.PREFER_RECOMPUTE

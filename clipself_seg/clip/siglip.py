@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from clipself_seg.clip.eva import PatchEmbed
-from clipself_seg.clip.file_names import replace, stacked
 from clipself_seg.clip.kind import (
     Architecture,
     Config,
@@ -29,6 +28,8 @@ from clipself_seg.clip.kind import (
     Tensors,
     TowerKind,
     count_blocks,
+    replace,
+    stacked,
 )
 from clipself_seg.clip.layers import ResidualBlock, Transformer, initialise_blocks
 from clipself_seg.clip.linear import Linear
@@ -43,8 +44,8 @@ from clipself_seg.clip.pooled import (
 from clipself_seg.clip.positions import patch_grid, resample_positions
 from clipself_seg.clip.runtime import normal_parameter, run_block
 from clipself_seg.clip.text import TextEncoder
-from clipself_seg.clip.tokenizer_files import FileTokenizer, repository_tokenizer
-from clipself_seg.clip.tokenizers import Tokenizer
+from clipself_seg.clip.tokenizers import FileTokenizer, Tokenizer, repository_tokenizer
+from clipself_seg.clip.tower import ATTENTION_POOL
 
 LAYER = (  # names in a block here, and transformers'
     (".ln_1.", ".layer_norm1."),
@@ -437,5 +438,6 @@ SIGLIP = TowerKind(
     scale=10.0,
     largest_scale=math.inf,
     image_files=True,
+    readouts=ATTENTION_POOL,
     variants=VARIANTS,
 )

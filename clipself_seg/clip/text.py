@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from clipself_seg.clip.layers import ResidualBlock, Transformer
-from clipself_seg.clip.runtime import at_once, normal_parameter, run_block
+from clipself_seg.clip.runtime import chunk_size, normal_parameter, run_block
 from clipself_seg.errors import InputError
 
 BATCH = 256  # prompts encoded together where no gradient is needed
@@ -159,7 +159,7 @@ class NoTextTower(TextEncoder):
 
 def texts_at_once(device: torch.device, training: bool) -> int:
     """Number of prompts of like length that are encoded together, with gradients if `training`."""
-    return at_once(device, TRAINED_BATCH, 1) if training else BATCH
+    return chunk_size(device, TRAINED_BATCH, 1) if training else BATCH
 
 
 def encode_prompts(

@@ -23,8 +23,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.checkpoints.dense_feature import KINDS as DENSE_KINDS
-from clipself_seg.clip.file_names import stacked
 from clipself_seg.clip.kind import (
     Architecture,
     Config,
@@ -34,15 +32,15 @@ from clipself_seg.clip.kind import (
     Tensors,
     TowerKind,
     count_blocks,
+    stacked,
 )
 from clipself_seg.clip.layers import ResidualBlock, Transformer
 from clipself_seg.clip.linear import Linear
-from clipself_seg.clip.openai_vit import ResidualTower
+from clipself_seg.clip.openai import ResidualTower
 from clipself_seg.clip.positions import patch_grid, resample_positions
 from clipself_seg.clip.runtime import normal_parameter, run_block
 from clipself_seg.clip.text import TextEncoder
-from clipself_seg.clip.tokenizer_files import repository_tokenizer
-from clipself_seg.clip.tokenizers import Tokenizer
+from clipself_seg.clip.tokenizers import Tokenizer, repository_tokenizer
 from clipself_seg.errors import InputError, nearest
 
 PADDING = 0  # id of what fills up a text
@@ -570,6 +568,4 @@ TIPS = TowerKind(
     scale=1 / TEMPERATURE,
     largest_scale=math.inf,
     image_files=True,
-    dense_kinds=DENSE_KINDS,
-    attentions=True,
 )

@@ -1,4 +1,4 @@
-"""The interface of every image tower, and the forward passes that all ViTs share.
+"""The interface of every image tower, what each may be asked for, and the forward passes that all ViTs share.
 
 Shapes: B images, L = P + N tokens, P those before the patches' (1 for most towers), Q mask tokens, R = L + Q
     rows, D width of the tower, E width of the embedding, h x w token grid.
@@ -7,13 +7,14 @@ Shapes: B images, L = P + N tokens, P those before the patches' (1 for most towe
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from clipself_seg.checkpoints.dense_feature import TOKEN, DenseFeature
+from clipself_seg.checkpoints.dense_feature import KINDS, TOKEN, DenseFeature
 from clipself_seg.clip.layers import merge_heads
 from clipself_seg.clip.runtime import require_compiler, run_block
 from clipself_seg.clip.training_free import ATTENTIONS, NONE, Attention, attended_tokens
@@ -71,6 +72,28 @@ KEYS = "keys"
 GATE = "gate"  # group of the gate's parameters
 
 
+@dataclasses.dataclass(frozen=True)
+class Readouts:
+    """What can be read of an image by a tower; anything else is refused.
+
+    Attributes:
+        dense_kinds: values of ``MODEL.CLIP.DENSE``.
+        attentions: values of ``MODEL.CLIP.ATTENTION``.
+        masked_attention: whether a region's embedding can be had by masked attention.
+        compiled: values of ``MODEL.CLIP.COMPILE``.
+    """
+
+    dense_kinds: tuple[str, ...] = (TOKEN,)
+    attentions: tuple[str, ...] = (NONE,)
+    masked_attention: bool = True
+    compiled: tuple[bool, ...] = (False, True)
+
+
+VIT = Readouts(dense_kinds=KINDS, attentions=(NONE, *ATTENTIONS))
+ATTENTION_POOL = Readouts()
+CONVOLUTIONS = Readouts(masked_attention=False, compiled=(False,))
+
+
 class ImageTower(nn.Module, abc.ABC):
     """Image encoder with image embeddings, dense features and named intermediate features.
 
@@ -79,11 +102,14 @@ class ImageTower(nn.Module, abc.ABC):
         patch_size: stride in pixels of the dense features; sides of inputs must be multiples of it.
         embed_dim: width E of the embedding.
         blocks: stages that can be trained, in order.
-        checkpointing: whether blocks keep their input alone for the backward pass, see `recomputation.py`.
+        checkpointing: whether blocks keep their input alone for the backward pass, see `runtime.run_block`.
         compiling: whether blocks are compiled; set by `compile_blocks`.
         dense_feature: what ``dense`` is; set by `choose_dense`.
         attention: name of the attention without training by which ``dense`` is made; set by `choose_attention`.
+        readouts: what it may be asked for.
     """
+
+    readouts: ClassVar[Readouts]
 
     image_size: int
     patch_size: int
@@ -118,23 +144,29 @@ class ImageTower(nn.Module, abc.ABC):
         """Choose what ``dense`` is, and give the tower a gate at its start if that has one.
 
         Raises:
-            InputError: the tower is no ViT, or has fewer blocks.
+            InputError: the tower has no such feature, or fewer blocks.
         """
-        if feature != DenseFeature():
+        self._require("MODEL.CLIP.DENSE", feature.kind, self.readouts.dense_kinds)
+        depth = len(self.blocks)
+        if feature.blocks > depth:
             raise InputError(
-                f"MODEL.CLIP.DENSE {feature} is for ViTs: leave it {TOKEN} for {type(self).__name__}"
+                f"MODEL.CLIP.DENSE_BLOCKS is {feature.blocks}, the tower has {depth} blocks: give {depth} at most"
             )
+        self.dense_feature = feature
 
     def choose_attention(self, name: str) -> None:
         """Choose an attention without training for ``dense``, one of `training_free.ATTENTIONS` or ``none``.
 
         Raises:
-            InputError: the tower is no ViT, there is no such attention, or another dense feature was chosen.
+            InputError: the tower has no such attention, or another dense feature was chosen.
         """
-        if name != NONE:
+        self._require("MODEL.CLIP.ATTENTION", name, self.readouts.attentions)
+        if name != NONE and self.dense_feature != DenseFeature():
             raise InputError(
-                f"MODEL.CLIP.ATTENTION {name} is for ViTs: leave it {NONE} for {type(self).__name__}"
+                f"MODEL.CLIP.ATTENTION {name} and MODEL.CLIP.DENSE {self.dense_feature} both say what the last "
+                f"block does: leave the one at {NONE} or the other at {TOKEN}"
             )
+        self.attention = name
 
     def choose_regions(self, see_class_token: bool) -> None:
         """Choose whether regions by masked attention read the class token too, where a tower leaves that open.
@@ -142,11 +174,27 @@ class ImageTower(nn.Module, abc.ABC):
         Raises:
             InputError: it does not: the mask tokens of a ViT always do, and others have no class token.
         """
-        if see_class_token:
-            raise InputError(
-                "MODEL.CLIP.REGIONS_SEE_CLASS_TOKEN is for PE-Core, whose attention pool can do with it and without: "
-                f"leave it False for {type(self).__name__}"
-            )
+        self._require("MODEL.CLIP.REGIONS_SEE_CLASS_TOKEN", see_class_token, (False,))
+
+    def compile_blocks(self) -> None:
+        """Has blocks compiled from now on, each when it is first called with inputs of a kind; see `runtime.compiled`.
+
+        Raises:
+            InputError: the tower is no ViT, or torch is too old.
+        """
+        self._require("MODEL.CLIP.COMPILE", True, self.readouts.compiled)
+        require_compiler()
+        self.compiling = True
+
+    def _require(self, key: str, value: object, possible: Sequence[object]) -> None:
+        """Refuse a choice that this tower does not leave.
+
+        Raises:
+            InputError: says which ones it leaves.
+        """
+        if value not in possible:
+            choices = " or ".join(map(str, possible))
+            raise InputError(f"{key} is {value}: for {type(self).__name__} it is {choices}")
 
     def masked_attention(self, images: Tensor, masks: list[Tensor]) -> Tensor:
         """Region embeddings (sum n, E) by masked attention, not normalised; see `TransformerTower`.
@@ -174,16 +222,6 @@ class ImageTower(nn.Module, abc.ABC):
     def dense(self, images: Tensor) -> Tensor:
         """Dense features (B, E, h, w), not normalised, of normalised images (B, 3, H, W)."""
         return self.features(images, [DENSE])[DENSE]
-
-    def compile_blocks(self) -> None:
-        """Has blocks compiled from now on, each when it is first called with inputs of a kind; see `compilation.py`.
-
-        Raises:
-            InputError: the tower is no ViT, or torch is too old.
-        """
-        raise InputError(
-            f"MODEL.CLIP.COMPILE is for ViTs: leave it False for {type(self).__name__}"
-        )
 
     def check_names(self, names: Iterable[str]) -> list[str]:
         """Feature names as a list.
@@ -220,6 +258,7 @@ class TransformerTower(ImageTower):
         dense_gate: gate of the heads' values, or None.
     """
 
+    readouts = VIT
     prefix: int = 1
     pooled: bool = False
     class_residual: bool = False
@@ -239,30 +278,13 @@ class TransformerTower(ImageTower):
         self.register_module("dense_gate", None)
 
     def choose_dense(self, feature: DenseFeature) -> None:
-        """As `ImageTower.choose_dense`."""
-        depth = len(self.blocks)
-        if feature.blocks > depth:
-            raise InputError(
-                f"MODEL.CLIP.DENSE_BLOCKS is {feature.blocks}, the tower has {depth} blocks: give {depth} at most"
-            )
-        self.dense_feature = feature
+        super().choose_dense(feature)
         self.dense_gate = None
         if feature.gated:
             last: Any = self.blocks[-1]
             like = next(self.parameters())
             gate = HeadGate(width=self.width, heads=last.attn.heads)
             self.dense_gate = gate.to(like.device, like.dtype)
-
-    def choose_attention(self, name: str) -> None:
-        """As `ImageTower.choose_attention`."""
-        if name not in (NONE, *ATTENTIONS):
-            raise InputError(f'no attention "{name}"; {nearest(name, (NONE, *ATTENTIONS))}')
-        if name != NONE and self.dense_feature != DenseFeature():
-            raise InputError(
-                f"MODEL.CLIP.ATTENTION {name} and MODEL.CLIP.DENSE {self.dense_feature} both say what the last "
-                f"block does: leave the one at {NONE} or the other at {TOKEN}"
-            )
-        self.attention = name
 
     def layer_groups(self) -> dict[str, list[nn.Parameter]]:
         """Ordered partition of the parameters: stem, positions, block0, block1, ..., head, gate if there is one."""
@@ -282,11 +304,6 @@ class TransformerTower(ImageTower):
         parts = last.query_key_parameters()
         unread = [p for name in parts if name not in names for p in parts[name]]
         return unread + ([] if through_mlp else last.mlp_parameters())
-
-    def compile_blocks(self) -> None:
-        """As `ImageTower.compile_blocks`; the last block of `forward` alone, which computes one token, never is."""
-        require_compiler()
-        self.compiling = True
 
     @abc.abstractmethod
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
@@ -370,7 +387,14 @@ class TransformerTower(ImageTower):
 
         Returns:
             (B, E, h', w'), not normalised, on the attention's grid.
+
+        Raises:
+            InputError: the embedding is made by an attention pool behind the last block.
         """
+        if self.pooled:
+            raise InputError(
+                f"{type(self).__name__} has an attention pool: no other attention makes its features"
+            )
         tokens_BLD, extras, grid = self.embed(images)
         for block in self.blocks[:-1]:
             tokens_BLD = self.run(block, tokens_BLD, *extras)
@@ -461,3 +485,40 @@ def attention_parts(
     queries_BHNC, keys_BHNC, _ = block.queries_keys_values(tokens_BND)
     parts = {QUERIES: queries_BHNC, KEYS: keys_BHNC}
     return {name: as_map(merge_heads(parts[name]), grid) for name in parts if name in wanted}
+
+
+def train_last_blocks(
+    tower: ImageTower, count: int, names: Iterable[str] = (DENSE,), attention: bool = False
+) -> None:
+    """Makes the last `count` blocks trainable and freezes everything else (CLIPSelf, Table 1b).
+
+    Args:
+        tower: image tower; every group of its `layer_groups` is set, so calling twice is safe.
+        count: number of blocks that train; 0 freezes the tower, -1 trains every block.
+        names: features that the loss uses; parameters that none of them depends on stay frozen.
+        attention: whether query and key of the last block train all the same, for a loss that uses the
+            image embedding.
+
+    Raises:
+        InputError: there are fewer blocks, or none of those that would train is used by a feature.
+    """
+    depth = len(tower.blocks)
+    if not -1 <= count <= depth:
+        raise InputError(f"{count} trainable blocks asked of a tower of {depth}; use -1 for all")
+    first = 0 if count == -1 else depth - count
+    deepest = tower.deepest(names := list(names))
+    trained = {f"block{i}" for i in range(first, deepest + 1)}
+    if trained and DENSE in names:
+        trained.add(GATE)  # one gate is for all blocks, and trains with any of them
+    if count and not trained:
+        raise InputError(
+            f"{count} trainable blocks of {depth} begin with block{first}, but the features "
+            f"{', '.join(names)} end with block{deepest}: nothing would train; give "
+            f"{depth - deepest} or more, or 0 to freeze all"
+        )
+    for name, parameters in tower.layer_groups().items():
+        for parameter in parameters:
+            parameter.requires_grad_(name in trained)
+    if not attention:
+        for parameter in tower.unused_by(names):
+            parameter.requires_grad_(False)

@@ -22,14 +22,16 @@ import torch
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.dense_feature import ANY, DenseFeature
-from clipself_seg.checkpoints.names import name_problem
-from clipself_seg.checkpoints.read import Checkpoint
-from clipself_seg.clip.build import find_architecture, list_architectures
-from clipself_seg.clip.file_names import common_names
-from clipself_seg.clip.kind import Architecture, Layout, PositionTable, TowerKind
-from clipself_seg.clip.kinds import KINDS
+from clipself_seg.checkpoints.read import Checkpoint, name_problem
+from clipself_seg.clip.kind import Architecture, Layout, PositionTable, TowerKind, common_names
+from clipself_seg.clip.kinds import (
+    KINDS,
+    find_architecture,
+    list_architectures,
+    reason_of_no_tower,
+    signature_of,
+)
 from clipself_seg.clip.positions import resample_positions
-from clipself_seg.clip.signatures import first_gap, signature_of
 from clipself_seg.clip.text import NoTextTower
 from clipself_seg.clip.tower import ImageTower
 from clipself_seg.errors import InputError, nearest, shown
@@ -269,7 +271,7 @@ def _check_architecture(
     signature = signature_of(tensors)
     if signature is None:
         raise InputError(
-            f"{checkpoint.path} holds no CLIP image tower ({first_gap(tensors)}); "
+            f"{checkpoint.path} holds no CLIP image tower ({reason_of_no_tower(tensors)}); "
             f"give a checkpoint of {' or '.join(KINDS)}"
         )
     if signature == architecture.signature:

@@ -194,7 +194,7 @@ def _device() -> None:
 
 
 def _weights() -> None:
-    from clipself_seg.checkpoints.shipped import SHIPPED, SHIPPED_MODELS, SHIPPED_TAGS
+    from clipself_seg.checkpoints.zoo import SHIPPED, SHIPPED_MODELS, SHIPPED_TAGS
 
     wanted = [SHIPPED / f"{name}.safetensors" for names in SHIPPED_TAGS.values() for name in names]
     _say("", "Weights")

@@ -55,7 +55,7 @@ def mini_clip(args: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm
 
-    from clipself_seg.checkpoints.shipped import MINI_CLIP
+    from clipself_seg.checkpoints.zoo import MINI_CLIP
     from clipself_seg.clip import load_clip, save_clip
     from clipself_seg.memory import keep_freed_memory
     from clipself_seg.mini import train_clip

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from clipself_seg.checkpoints.hub import is_remote
-from clipself_seg.checkpoints.locate import locate
+from clipself_seg.checkpoints.locate import is_remote, locate
 from clipself_seg.checkpoints.read import no_checkpoint
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.errors import InputError

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from clipself_seg.clip import DenseCLIP, TextBank
-from clipself_seg.clip.whole_image import whole_image_features
+from clipself_seg.clip.model import whole_image_features
 from clipself_seg.data.images import fit_size
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError

@@ -8,9 +8,8 @@ import re
 from torch import nn
 
 from clipself_seg.checkpoints.locate import locate
-from clipself_seg.checkpoints.names import name_problem
 from clipself_seg.checkpoints.pickles import read_numpy_pickle
-from clipself_seg.checkpoints.read import read_checkpoint
+from clipself_seg.checkpoints.read import name_problem, read_checkpoint
 from clipself_seg.errors import InputError, last_line
 
 # A Swin for classification has no norms between its stages; they start as what changes nothing.

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 from clipself_seg.clip import DenseCLIP, save_clip
 from clipself_seg.clip.backbone import clip_from_config, load_as_configured
-from clipself_seg.clip.freezing import train_last_blocks
-from clipself_seg.clip.tower import DENSE, KEYS, QUERIES, ImageTower
+from clipself_seg.clip.tower import DENSE, KEYS, QUERIES, ImageTower, train_last_blocks
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary

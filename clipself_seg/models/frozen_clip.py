@@ -11,9 +11,9 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from clipself_seg.checkpoints.names import name_problem
+from clipself_seg.checkpoints.read import name_problem
 from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.signatures import signature_of
+from clipself_seg.clip.kinds import signature_of
 from clipself_seg.clip.text_bank import TextBank
 from clipself_seg.clip.weights import to_native
 from clipself_seg.errors import InputError, last_line

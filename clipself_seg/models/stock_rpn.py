@@ -18,7 +18,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from clipself_seg.checkpoints.hashes import hash_tensors
-from clipself_seg.checkpoints.names import name_problem
+from clipself_seg.checkpoints.read import name_problem
 from clipself_seg.checkpoints.training_state import trained_tensors
 from clipself_seg.clip.runtime import autocast
 from clipself_seg.config.load import precision_from_config

@@ -15,10 +15,9 @@ import numpy as np
 from PIL import Image
 
 from clipself_seg.checkpoints.download import is_address
-from clipself_seg.checkpoints.shipped import MINI_CLIP, SHIPPED_TAGS
-from clipself_seg.checkpoints.zoo import zoo
+from clipself_seg.checkpoints.zoo import MINI_CLIP, SHIPPED_TAGS, zoo
 from clipself_seg.clip import DenseCLIP, TextBank, load_clip
-from clipself_seg.clip.whole_image import whole_image_features
+from clipself_seg.clip.model import whole_image_features
 from clipself_seg.data.images import MAX_PIXELS, fit_size
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError

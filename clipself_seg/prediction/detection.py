@@ -18,7 +18,7 @@ from typing import Any, cast, overload
 import numpy as np
 from detectron2.config import CfgNode, configurable
 
-from clipself_seg.clip.class_texts import ClassTexts
+from clipself_seg.clip.text_bank import ClassTexts
 from clipself_seg.data.datasets.detection import detection_dataset
 from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.vocabulary import (

@@ -32,11 +32,9 @@ from fvcore.common.config import BASE_KEY
 
 from clipself_seg.checkpoints.bounds import building_within, refusing
 from clipself_seg.checkpoints.download import NotFetched, file_sha256
-from clipself_seg.checkpoints.hub import HUB, endpoint, hub_folder, hub_name
-from clipself_seg.checkpoints.locate import repositories
+from clipself_seg.checkpoints.locate import HUB, endpoint, hub_folder, hub_name, repositories
 from clipself_seg.checkpoints.read import STORED_METADATA, read_checkpoint
-from clipself_seg.checkpoints.shipped import SHIPPED_MODELS, SHIPPED_TAGS
-from clipself_seg.checkpoints.zoo import zoo
+from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, SHIPPED_TAGS, zoo
 from clipself_seg.clip import save_clip
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.load import flatten, is_retired, load_config, values_and_defaults

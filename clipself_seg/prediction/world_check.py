@@ -14,8 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from detectron2.config import CfgNode
 
-from clipself_seg.checkpoints.shipped import MINI_CLIP
-from clipself_seg.checkpoints.zoo import zoo
+from clipself_seg.checkpoints.zoo import MINI_CLIP, zoo
 from clipself_seg.data.vocabulary import VocabularyClass
 from clipself_seg.mini.concepts import WORLDS
 

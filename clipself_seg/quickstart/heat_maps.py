@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from clipself_seg.clip import DenseCLIP, TextBank
-from clipself_seg.clip.whole_image import whole_image_features
+from clipself_seg.clip.model import whole_image_features
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.mini.concepts import WORLDS
 from clipself_seg.mini.writer import scene_of

@@ -12,9 +12,9 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from clipself_seg.checkpoints.shipped import MINI_CLIP
+from clipself_seg.checkpoints.zoo import MINI_CLIP
 from clipself_seg.clip import DenseCLIP, TextBank, load_clip
-from clipself_seg.clip.whole_image import whole_image_features
+from clipself_seg.clip.model import whole_image_features
 from clipself_seg.data.images import letterbox_crops, letterbox_image, read_image
 from clipself_seg.data.records import Record, panoptic_records
 from clipself_seg.data.regions import Segments, enlarge_boxes, read_segments, relative_boxes

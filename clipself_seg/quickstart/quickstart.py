@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from clipself_seg.checkpoints.shipped import MINI_CLIP
+from clipself_seg.checkpoints.zoo import MINI_CLIP
 from clipself_seg.clip import load_clip
 from clipself_seg.evaluation.protocol import protocol_lines
 from clipself_seg.evaluation.regions.report import region_table

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clipself_seg.checkpoints.zoo import zoo
-from clipself_seg.clip.build import find_architecture
-from clipself_seg.clip.openai_vit import OPENAI_VIT
+from clipself_seg.clip.kinds import find_architecture
+from clipself_seg.clip.openai import OPENAI_VIT
 from clipself_seg.config import load_config
 from clipself_seg.config.yaml_files import has_tower, names
 from clipself_seg.tables.page import markdown_table

@@ -21,11 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.eva import EvaTransformer
-from clipself_seg.clip.freezing import train_last_blocks
-from clipself_seg.clip.openai_vit import VisionTransformer
+from clipself_seg.clip.openai import VisionTransformer
 from clipself_seg.clip.prompts import TEMPLATES
 from clipself_seg.clip.text import TextTower, texts_at_once
-from clipself_seg.clip.tower import ImageTower, TransformerTower
+from clipself_seg.clip.tower import ImageTower, TransformerTower, train_last_blocks
 from clipself_seg.heads.cat_seg.cost_aggregator import Guidance
 from clipself_seg.heads.panoptic.generator import GeneratorSizes
 from clipself_seg.heads.panoptic.pixel_decoder import ENCODED, FINEST, STRIDES

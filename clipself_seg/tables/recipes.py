@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 
 from clipself_seg.clip import load_clip
 from clipself_seg.clip.backbone import clip_from_config
-from clipself_seg.clip.freezing import train_last_blocks
+from clipself_seg.clip.tower import train_last_blocks
 from clipself_seg.data.regions import grid_pairs
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator

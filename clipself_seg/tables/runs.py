@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clipself_seg.checkpoints.shipped import SHIPPED, SHIPPED_MODELS, SHIPPED_TAGS
+from clipself_seg.checkpoints.zoo import SHIPPED, SHIPPED_MODELS, SHIPPED_TAGS
 from clipself_seg.config.load import load_config, values_and_defaults
 from clipself_seg.config.shards import refuse_pipes
 from clipself_seg.config.weights import WEIGHTS, refuse_addresses

@@ -7,7 +7,7 @@ import torch
 
 from bench.cat_seg_workload import SemSegWorkload
 from clipself_seg.clip import load_clip
-from clipself_seg.clip.freezing import train_last_blocks
+from clipself_seg.clip.tower import train_last_blocks
 from clipself_seg.tables import flops
 from clipself_seg.tables.flops import count_tower_flops, tower_flops
 from tests.benchmark.small import panoptic_runs, semseg_case, tiny_eva

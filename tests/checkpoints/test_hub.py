@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from clipself_seg.checkpoints.hub import HubName, hub_file, hub_folder, hub_name, is_remote
+from clipself_seg.checkpoints.locate import HubName, hub_file, hub_folder, hub_name, is_remote
 from clipself_seg.errors import InputError
 from tests.weight_server import serving
 

@@ -8,8 +8,7 @@ import pytest
 
 from clipself_seg.checkpoints import locate as module
 from clipself_seg.checkpoints.locate import fetch, locate, published_file, weights_folder
-from clipself_seg.checkpoints.shipped import SHIPPED_MODELS
-from clipself_seg.checkpoints.zoo import Entry, zoo
+from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, Entry, zoo
 from clipself_seg.errors import InputError
 from tests.weight_server import serving
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clipself_seg.checkpoints.names import name_problem
+from clipself_seg.checkpoints.read import name_problem
 
 
 def test_what_lacks_comes_before_what_is_unexpected():

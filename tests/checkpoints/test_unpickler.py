@@ -8,9 +8,9 @@ from collections import OrderedDict
 
 import pytest
 
-from clipself_seg.checkpoints import unpickler
+from clipself_seg.checkpoints import pickles
 from clipself_seg.checkpoints.bounds import ForeignName, OutOfBounds
-from clipself_seg.checkpoints.unpickler import PlainUnpickler, Stream
+from clipself_seg.checkpoints.pickles import PlainUnpickler, Stream
 
 
 def load(content):
@@ -88,6 +88,6 @@ def test_copies_of_copies_are_refused():
 
 
 def test_a_pickle_of_endless_steps_is_refused(monkeypatch):
-    monkeypatch.setattr(unpickler, "MOST_STEPS", 1000)
+    monkeypatch.setattr(pickles, "MOST_STEPS", 1000)
     with pytest.raises(OutOfBounds, match="it takes more than 1000 steps"):
         load(b"\x80\x02" + b"]" * 1001 + b".")

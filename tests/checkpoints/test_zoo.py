@@ -9,9 +9,16 @@ import open_clip
 import pytest
 
 from clipself_seg.checkpoints.read import read_checkpoint
-from clipself_seg.checkpoints.shipped import SHIPPED_MODELS, SHIPPED_TAGS
-from clipself_seg.checkpoints.zoo import official, suggestion, table, untrained, zoo
-from clipself_seg.clip.build import list_architectures
+from clipself_seg.checkpoints.zoo import (
+    SHIPPED_MODELS,
+    SHIPPED_TAGS,
+    official,
+    suggestion,
+    table,
+    untrained,
+    zoo,
+)
+from clipself_seg.clip.kinds import list_architectures
 from clipself_seg.config.yaml_files import names
 from clipself_seg.errors import InputError
 from tests.conftest import ROOT

@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipself_seg.clip import TextBank, class_texts, load_clip, text
-from clipself_seg.clip.class_texts import ClassTexts
+from clipself_seg.clip import TextBank, load_clip, text, text_bank
 from clipself_seg.clip.prompts import class_prompts
 from clipself_seg.clip.text import BATCH, encode_prompts
+from clipself_seg.clip.text_bank import ClassTexts
 from clipself_seg.errors import InputError
 from clipself_seg.models.parameter_groups import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
@@ -39,10 +39,10 @@ def test_texts_of_several_vocabularies_are_kept_for_one_device(texts, asked, mon
     first = texts.embed(CAT)
     texts.embed(DOG)
     assert texts.embed(CAT) is first and asked == [CAT, DOG]
-    for index in range(class_texts.KEPT):
+    for index in range(text_bank.KEPT):
         texts.embed(((str(index),),))
     texts.embed(CAT)
-    assert len(texts._kept) == class_texts.KEPT and asked[-1] == CAT
+    assert len(texts._kept) == text_bank.KEPT and asked[-1] == CAT
     monkeypatch.setattr(ClassTexts, "_device", torch.device("cpu", 0))
     texts.embed(CAT)
     assert asked[-2:] == [CAT, CAT]

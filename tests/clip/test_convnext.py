@@ -201,7 +201,7 @@ def test_a_saved_convnext_loads_again_under_open_clips_names(tmp_path, layout):
 
 
 def test_no_attention_for_a_tower_without_tokens(tower):
-    with pytest.raises(InputError, match="is for ViTs"):
+    with pytest.raises(InputError, match="ATTENTION is nacl"):
         tower.choose_attention("nacl")
     with pytest.raises(InputError, match="masked attention needs a ViT"):
         tower.masked_attention(torch.randn(1, 3, 32, 32), [])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from clipself_seg.clip.corrclip import (
+from clipself_seg.clip.training_free import (
     dense_in_masks,
     mask_class_tokens,
     middle_blocks,
+    resize_values,
     with_class_tokens,
 )
-from clipself_seg.clip.training_free import resize_values
 from tests.clip.test_dense import TOWERS, openai_tower
 
 

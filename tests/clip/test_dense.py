@@ -14,10 +14,9 @@ from clipself_seg.checkpoints.dense_feature import ANY, GATED, DenseFeature
 from clipself_seg.clip import load_clip, runtime, save_clip
 from clipself_seg.clip.eva import EvaTransformer
 from clipself_seg.clip.export import export_onnx
-from clipself_seg.clip.freezing import train_last_blocks
 from clipself_seg.clip.layers import ResidualBlock, head_gates, scale_heads
-from clipself_seg.clip.openai_vit import VisionTransformer
-from clipself_seg.clip.tower import sum_of_values
+from clipself_seg.clip.openai import VisionTransformer
+from clipself_seg.clip.tower import sum_of_values, train_last_blocks
 from clipself_seg.errors import InputError
 
 MINI = "ViT-Mini-8"
@@ -243,10 +242,10 @@ def test_no_images_and_more_blocks_than_there_are():
 
 def test_a_resnet_has_one_dense_feature():
     with torch.device("meta"):
-        with pytest.raises(InputError, match="DENSE value is for ViTs: leave it token"):
+        with pytest.raises(InputError, match="MODEL.CLIP.DENSE is value"):
             load_clip("RN50", None, dense=DenseFeature("value"))
         resnet = load_clip("RN50", None).visual
-    with pytest.raises(InputError, match="ATTENTION kk is for ViTs: leave it none"):
+    with pytest.raises(InputError, match="MODEL.CLIP.ATTENTION is kk"):
         resnet.choose_attention("kk")
 
 

@@ -13,7 +13,7 @@ from torch.export import Dim
 
 from clipself_seg.clip import export, load_clip
 from clipself_seg.clip.eva import EvaTransformer
-from clipself_seg.clip.openai_vit import VisionTransformer
+from clipself_seg.clip.openai import VisionTransformer
 from clipself_seg.clip.resnet import ResNetTower
 from clipself_seg.errors import InputError, MissingPackage
 from tests.conftest import ROOT
@@ -70,7 +70,7 @@ def test_texts_are_traced_for_any_number_of_them(mini):
     tokens, graph = mini.tokenize(export.TEXTS), export.TextGraph(mini)
     with export.plain(graph):
         traced = torch.export.export(graph, (tokens,), dynamic_shapes=({0: Dim("texts")},))
-    many = tokens.repeat(75, 1)  # of more than `recomputation.FEWEST_NUMBERS`
+    many = tokens.repeat(75, 1)  # of more than `runtime.FEWEST_ELEMENTS`
     torch.testing.assert_close(traced.module()(many)[-3:], mini.encode_text(tokens))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from clipself_seg.clip.build import find_architecture
+from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.clip.model import DenseCLIP
 from clipself_seg.clip.runtime import normal_parameter, without_values
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from clipself_seg.clip import DenseCLIP, load_clip, save_clip
-from clipself_seg.clip.build import find_architecture
+from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.clip.layers import split_attention
 from clipself_seg.errors import InputError
 from tests.weight_server import serving

@@ -8,8 +8,8 @@ import sys
 
 import open_clip
 
-from clipself_seg.checkpoints.shipped import SHIPPED
-from clipself_seg.clip import open_clip_files
+from clipself_seg.checkpoints.zoo import SHIPPED
+from clipself_seg.clip import kinds
 
 TEXTS = ["Ein Pferd &amp; a dog's  tail, 42", "", "写真 " * 99]
 ALONE = """
@@ -17,7 +17,7 @@ import json
 import sys
 
 from clipself_seg.clip import load_clip
-from clipself_seg.clip.open_clip_files import model_configs
+from clipself_seg.clip.kinds import model_configs
 
 clip = load_clip("ViT-Mini-8", "mini")
 load_clip("ViT-Mini-8", sys.argv[1])
@@ -40,4 +40,4 @@ def test_both_are_what_open_clip_gives_and_it_stays_away():
 def test_a_model_that_was_added_to_open_clip_is_known(monkeypatch):
     monkeypatch.setattr(open_clip, "list_models", lambda: ["mine"])
     monkeypatch.setattr(open_clip, "get_model_config", lambda name: {"embed_dim": name})
-    assert open_clip_files.model_configs() == {"mine": {"embed_dim": "mine"}}
+    assert kinds.model_configs() == {"mine": {"embed_dim": "mine"}}

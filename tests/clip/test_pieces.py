@@ -11,7 +11,7 @@ from bench.accelerator import ACCELERATOR, Accelerator, on_host
 from bench.launches import Launches
 from clipself_seg.clip import layers, runtime
 from clipself_seg.clip.layers import QuickGELU
-from clipself_seg.clip.runtime import at_once
+from clipself_seg.clip.runtime import chunk_size
 from clipself_seg.heads.cat_seg import class_aggregation, class_maps
 from clipself_seg.heads.cat_seg.class_aggregation import ClassAggregation
 from clipself_seg.heads.cat_seg.class_maps import best_class, sliding_probabilities
@@ -39,10 +39,10 @@ GPU = torch.device("cuda")
 
 
 def test_a_cpu_takes_what_its_cache_holds_and_a_gpu_what_its_memory_holds(monkeypatch):
-    monkeypatch.setattr(runtime, "NUMBERS", 1000)
-    assert at_once(torch.device("cpu"), 4, 10) == 4 and at_once(GPU, 4, 10) == 100
-    assert at_once(torch.device("cpu"), 0, 10) == at_once(GPU, 4, 2000) == 1
-    assert at_once(GPU, 4, 0) == 1000
+    monkeypatch.setattr(runtime, "CHUNK_ELEMENTS", 1000)
+    assert chunk_size(torch.device("cpu"), 4, 10) == 4 and chunk_size(GPU, 4, 10) == 100
+    assert chunk_size(torch.device("cpu"), 0, 10) == chunk_size(GPU, 4, 2000) == 1
+    assert chunk_size(GPU, 4, 0) == 1000
 
 
 def class_aggregation_of(tokens):
@@ -167,7 +167,7 @@ def test_a_gpu_computes_at_once_what_a_cpu_computes_in_pieces(case, monkeypatch)
 def test_memory_bounds_what_a_gpu_computes_at_once(monkeypatch):
     with Launches() as counted:
         class_aggregation_of(torch.ones(5, 36, 16).to(ACCELERATOR))
-    monkeypatch.setattr(runtime, "NUMBERS", 12 * 5 * 16 * 18)  # half of the locations
+    monkeypatch.setattr(runtime, "CHUNK_ELEMENTS", 12 * 5 * 16 * 18)  # half of the locations
     with Launches() as in_two:
         class_aggregation_of(torch.ones(5, 36, 16).to(ACCELERATOR))
     assert counted.operations["aten.native_layer_norm"] == 3  # one of them for the padding

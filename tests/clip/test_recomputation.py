@@ -44,7 +44,7 @@ class Operations(TorchDispatchMode):
 
 def run(kept, block, others, monkeypatch):
     """Result, gradients, the backward pass's operators, and bytes alive after the forward pass."""
-    monkeypatch.setattr(runtime, "FEWEST_NUMBERS", 10**9 if kept == ALL else 0)
+    monkeypatch.setattr(runtime, "FEWEST_ELEMENTS", 10**9 if kept == ALL else 0)
     torch.manual_seed(1)
     x = torch.randn(2, 64, 64, requires_grad=True)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 
 from clipself_seg.clip import load_clip
-from clipself_seg.clip.build import find_architecture
-from clipself_seg.clip.kinds import KINDS
-from clipself_seg.clip.signatures import first_gap, signature_of
+from clipself_seg.clip.kinds import KINDS, find_architecture, reason_of_no_tower, signature_of
 
 
 def test_a_resnet_without_the_tensor_of_its_width_is_no_image_tower():
@@ -18,7 +16,7 @@ def test_a_resnet_without_the_tensor_of_its_width_is_no_image_tower():
         without = {key: tensor for key, tensor in whole.items() if key != name}
         for given in (without, without | {name: torch.ones(())}):
             assert signature_of(given) is None
-            assert f"ResNet has {name} of {rank} dimensions" in first_gap(given)
+            assert f"ResNet has {name} of {rank} dimensions" in reason_of_no_tower(given)
 
 
 def test_every_config_and_its_state_dict_agree_on_the_signature():

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipself_seg.checkpoints.dense_feature import DenseFeature
-from clipself_seg.clip import build, load_clip
+from clipself_seg.clip import kinds, load_clip
 from clipself_seg.clip.text import encode_prompts
 from clipself_seg.clip.tips import (
     EMBEDDINGS,
@@ -57,7 +57,7 @@ def case(tmp_path_factory):
     text = TIPS["text_cfg"] | {"vocab_size": 800, "width": 192, "heads": 3, "layers": 3}
     config = {"embed_dim": 192, "vision_cfg": vision, "text_cfg": text | {"hidden": 768}}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(build._configs(), CASE, config)
+        patch.setitem(kinds._configs(), CASE, config)
         return load_clip(CASE, path), described, dict(np.load(PARITY / f"{CASE}.npz"))
 
 

@@ -9,7 +9,7 @@ import torch
 from clipself_seg.checkpoints.dense_feature import GATED, DenseFeature
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import load_clip, save_clip
-from clipself_seg.clip.build import find_architecture
+from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.clip.text import same_text_tower
 from clipself_seg.clip.tips import read_timm, read_transformers
 from clipself_seg.errors import InputError
@@ -148,7 +148,7 @@ def test_misshapen_tensors_of_timms_layout_are_refused(small, tmp_path, name, te
 
 def test_a_file_of_another_size_is_refused_by_its_signature(small, tmp_path):
     save_clip(small, tmp_path / "clip.safetensors")
-    with pytest.raises(InputError, match=r"TIPSv2 \(width 32, 4 blocks, patch 14, embedding 32\)"):
+    with pytest.raises(InputError, match=r"TIPSv2 \(width 32, 4 blocks, stride 14, embedding 32\)"):
         load_clip("TIPSv2-B-14", tmp_path / "clip.safetensors")
 
 
@@ -168,7 +168,10 @@ def test_texts_go_through_the_repositorys_tokenizer(small):
 def test_published_sizes_have_the_published_numbers_of_parameters(name, image, text):
     architecture = find_architecture(f"TIPSv2-{name}")
     with torch.device("meta"):
-        towers = (architecture.build_image_tower(False), architecture.build_text_tower(False))
+        towers = [
+            build(architecture, False)
+            for build in (architecture.kind.build_image, architecture.kind.build_text)
+        ]
     counts = [round(sum(p.numel() for p in tower.parameters()) / 1e6) for tower in towers]
     assert counts == [image, text]
     entry = zoo()[f"tipsv2-{name.replace('-', '').lower()}"]

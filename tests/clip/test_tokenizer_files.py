@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from clipself_seg.clip import tokenizer_files
-from clipself_seg.clip.tokenizer_files import read_tokenizer, repository_tokenizer
+from clipself_seg.clip import tokenizers
+from clipself_seg.clip.tokenizers import read_tokenizer, repository_tokenizer
 from clipself_seg.errors import InputError, MissingPackage
 from tests.tokenizers import write_tokenizer
 
@@ -66,7 +66,7 @@ def test_files_that_are_not_there_or_too_large_are_refused(tmp_path, monkeypatch
     with pytest.raises(InputError, match="no tokenizer at"):
         read_tokenizer(tmp_path / "tokenizer.json", vocabulary=40)
     path = write_tokenizer(tmp_path / "tokenizer.json")
-    monkeypatch.setattr(tokenizer_files, "LARGEST", 10)
+    monkeypatch.setattr(tokenizers, "LARGEST", 10)
     with pytest.raises(InputError, match="more than any tokenizer"):
         read_tokenizer(path, vocabulary=40)
 

@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipself_seg.clip import load_clip
-from clipself_seg.clip.freezing import train_last_blocks
+from clipself_seg.clip.tower import train_last_blocks
 
 
 @pytest.fixture(scope="module")

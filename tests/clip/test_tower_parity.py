@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip import DenseCLIP, build, load_clip
+from clipself_seg.clip import DenseCLIP, kinds, load_clip
 from clipself_seg.clip.tower import DENSE
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict
@@ -33,11 +33,11 @@ class Case:
             weights[key] = weights[key] * factor
         path = folder / "open_clip.pt"
         torch.save(weights, path)
-        build._configs()[name] = about["open_clip_model"]
+        kinds._configs()[name] = about["open_clip_model"]
         try:
             self.clip: DenseCLIP = load_clip(name, path)
         finally:
-            del build._configs()[name]
+            del kinds._configs()[name]
             path.unlink()
         self.expected = dict(np.load(PARITY / f"{name}.npz"))
         self.tokens = torch.tensor(about["tokens"])

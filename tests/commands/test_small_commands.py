@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from clipself_seg import pinned_wheels
-from clipself_seg.checkpoints import shipped
+from clipself_seg.checkpoints import zoo
 from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.clip import export as onnx_export
 from clipself_seg.clip import load_clip, save_clip
@@ -146,7 +146,7 @@ def test_a_clip_by_name_and_what_is_said_of_it(exported, capsys, tmp_path):
 def test_the_clip_of_a_configuration_is_that_inside_its_trained_model(exported, tmp_path):
     config = ("--config-file", "configs/mini/semseg.yaml", "--output", tmp_path)
     assert (
-        "mini-cat-seg" in shipped.SHIPPED_MODELS
+        "mini-cat-seg" in zoo.SHIPPED_MODELS
         and run(export, *config, "--weights", "mini-cat-seg") == 0
     )
     ((clip, _),) = exported
@@ -232,7 +232,7 @@ def test_a_whole_environment_gets_versions_device_data_and_weights(capsys, monke
 def test_what_is_missing_is_said_with_the_command_that_brings_it(capsys, monkeypatch, tmp_path):
     for module in ("detectron2", "nltk", "cv2", "tokenizers"):
         monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setitem(shipped.SHIPPED_MODELS, "mini-fvit", tmp_path / "lost.safetensors")
+    monkeypatch.setitem(zoo.SHIPPED_MODELS, "mini-fvit", tmp_path / "lost.safetensors")
     assert run(doctor.doctor) == 1
     said = capsys.readouterr().out
     assert "cv2 is missing: pip install opencv-python-headless" in said

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch.distributed import init_process_group
 from torch.multiprocessing import ProcessExitedException, get_context, start_processes
 
-from clipself_seg.checkpoints.shipped import SHIPPED, SHIPPED_MODELS
+from clipself_seg.checkpoints.zoo import SHIPPED, SHIPPED_MODELS
 from clipself_seg.clip import load_clip
 from clipself_seg.commands import train
 from clipself_seg.data.mappers.distill import DistillMapper

@@ -9,9 +9,8 @@ from pathlib import Path
 import open_clip
 import pytest
 
-from clipself_seg.checkpoints.shipped import SHIPPED_TAGS
-from clipself_seg.checkpoints.zoo import zoo
-from clipself_seg.clip.build import find_architecture
+from clipself_seg.checkpoints.zoo import SHIPPED_TAGS, zoo
+from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.config import flatten, load_config
 from clipself_seg.config.yaml_files import CONFIGS as FOLDER
 from clipself_seg.config.yaml_files import has_tower, names, read_tree
@@ -233,7 +232,7 @@ def test_config_names_weights_blocks_sizes_and_data_that_exist(name):
     tags = open_clip.list_pretrained_tags_by_model(clip.name)
     official = [entry.name for entry in zoo().values() if entry.model == clip.name]
     assert cfg.MODEL.CLIP.WEIGHTS in [*tags, *official, *SHIPPED_TAGS, ""]
-    tower = clip.signature
+    tower = clip.signature.sizes
     assert cfg.MODEL.CLIP.TRAINABLE_BLOCKS <= tower.layers
     if cfg.MODEL.META_ARCHITECTURE in ("CLIPSelf", "RegionReader"):
         assert cfg.INPUT.REGIONS.STUDENT_SIZE % tower.patch_size == 0

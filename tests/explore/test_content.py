@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from clipself_seg.clip import load_clip
-from clipself_seg.clip.whole_image import whole_image_features
+from clipself_seg.clip.model import whole_image_features
 from clipself_seg.data.vocabulary import own_words
 from clipself_seg.errors import InputError
 from clipself_seg.explore.content import SHOWN_SIDE, Content, button_of

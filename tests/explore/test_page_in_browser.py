@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from clipself_seg.clip import TextBank
-from clipself_seg.clip.whole_image import whole_image_features
+from clipself_seg.clip.model import whole_image_features
 from tests.explore.conftest import NAMES, scene
 
 pytestmark = pytest.mark.heavy

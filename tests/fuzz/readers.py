@@ -8,7 +8,7 @@ Formats by where they are read:
     heads/panoptic/diffusion_features/  Stable Diffusion in one file
     checkpoints/training_state.py       training states, from which a run is resumed
     clip/text_bank.py                   entries of the text cache
-    clip/tokenizer_files.py             tokenizer.json
+    clip/tokenizers.py                  tokenizer.json
     heads/panoptic/mask_generator/      outputs of a mask generator
     config/load.py                      YAML configurations
     data/vocabulary.py                  vocabularies (.txt, .json), CAT-Seg's class lists

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.pickles import read_numpy_pickle
 from clipself_seg.checkpoints.read import read_checkpoint
-from clipself_seg.clip import DenseCLIP, build, load_clip
+from clipself_seg.clip import DenseCLIP, kinds, load_clip
 from clipself_seg.clip.model import save_clip
-from clipself_seg.clip.tokenizer_files import read_tokenizer
+from clipself_seg.clip.tokenizers import read_tokenizer
 from clipself_seg.clip.weights import to_layout
 from clipself_seg.config import load_config
 from clipself_seg.heads.diffusion.weights import read_stable_diffusion
@@ -47,7 +47,7 @@ ALL_WORDS = {"text_cfg": {**ARCHITECTURE["text_cfg"], "vocab_size": 49408}}
 TINY_RESNET = "RN-Fuzz"
 TINY_TIPS = "TIPSv2-Fuzz"
 RESNET = {"vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}}
-build._configs().update(
+kinds._configs().update(
     {
         TINY: ARCHITECTURE,
         TINY_WITH_WORDS: ARCHITECTURE | ALL_WORDS,

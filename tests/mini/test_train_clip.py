@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipself_seg.checkpoints.shipped import MINI_CLIP
+from clipself_seg.checkpoints.zoo import MINI_CLIP
 from clipself_seg.clip import load_clip
 from clipself_seg.mini import train_clip
 from clipself_seg.mini.concepts import WORLDS

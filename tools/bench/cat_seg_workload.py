@@ -16,9 +16,9 @@ from bench import plain_cat_seg as plain
 from bench.case import IMAGE_SIZE, Case, Workload
 from bench.measure import Run
 from bench.plain_aggregator import aggregate
-from clipself_seg.clip.class_texts import ClassTexts
 from clipself_seg.clip.linear import stock_linear
 from clipself_seg.clip.runtime import autocast
+from clipself_seg.clip.text_bank import ClassTexts
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import load_vocabulary

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.openai_vit import VisionTransformer
+from clipself_seg.clip.openai import VisionTransformer
 from clipself_seg.clip.region_pooling import MASK_EPS
 from clipself_seg.clip.tower import ImageTower, TransformerTower
 from clipself_seg.data.images import letterbox_crops, letterbox_image

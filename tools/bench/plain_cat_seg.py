@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.plain_aggregator import aggregate
-from clipself_seg.clip.openai_vit import VisionTransformer
+from clipself_seg.clip.openai import VisionTransformer
 from clipself_seg.clip.prompts import TEMPLATES
 from clipself_seg.clip.text import TextTower
 from clipself_seg.data.mappers.samples import Sample

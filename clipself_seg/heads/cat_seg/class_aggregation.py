@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip.linear import Linear
-from clipself_seg.clip.runtime import at_once, compiled, full_precision
+from clipself_seg.clip.runtime import chunk_size, compiled, full_precision
 from clipself_seg.heads.cat_seg.cost_volume import at_least_float32
 from clipself_seg.heads.cat_seg.spatial_aggregation import GuidedProjections
 
@@ -32,7 +32,7 @@ class ClassAggregation(nn.Module):
     """Attention over classes and an MLP, at every location by itself.
 
     Attributes:
-        compiling: whether both are compiled, see `clip/compilation.py`.
+        compiling: whether both are compiled, see `clip/runtime.py`.
     """
 
     compiling: bool = False
@@ -101,7 +101,7 @@ class ClassAggregation(nn.Module):
             return x_TNC + self._unpool(refined)
         # Locations do not see each other: as many at a time as a CPU's cache holds.
         values = len(x_TNC) * x_TNC.shape[-1]
-        step = at_once(x_TNC.device, VALUES_AT_ONCE // values, COPIES * values)
+        step = chunk_size(x_TNC.device, VALUES_AT_ONCE // values, COPIES * values)
         parts = pooled_TnC.split(step, dim=1)
         if self.pooling == 1:
             # The input of a location is not needed again: parts are views of it, which take the sum.

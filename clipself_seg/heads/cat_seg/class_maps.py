@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from clipself_seg.clip.runtime import at_once
+from clipself_seg.clip.runtime import chunk_size
 from clipself_seg.heads.cat_seg.cost_aggregator import LEFT_OUT, ClassLogits
 from clipself_seg.heads.cat_seg.windows import WindowLayout, resize
 
@@ -37,7 +37,9 @@ def plain_probabilities(
         size: rows and columns that the caller resizes the maps to, on which their number in memory depends.
     """
     classes = _indices(whole, count)
-    together = at_once(classes.device, AT_ONCE, 4 * max(whole.logits[0].numel(), math.prod(size)))
+    together = chunk_size(
+        classes.device, AT_ONCE, 4 * max(whole.logits[0].numel(), math.prod(size))
+    )
     rows, columns = image_size
     for part, logits in zip(classes.split(together), whole.logits.split(together)):
         yield part, logits[:, :rows, :columns].float().sigmoid()
@@ -63,7 +65,7 @@ def sliding_probabilities(
         # A GPU is waited for here, which costs less than the maps of classes that no view keeps.
         kept = torch.cat([_indices(view, count) for view in views]).unique()
     numbers = 2 * (len(views) * layout.size**2 + layout.canvas**2 + math.prod(size))
-    for part in kept.split(at_once(kept.device, AT_ONCE, numbers)):
+    for part in kept.split(chunk_size(kept.device, AT_ONCE, numbers)):
         logits = torch.stack([_of_classes(view, part) for view in views])
         yield part, layout.merge(logits.float())
 

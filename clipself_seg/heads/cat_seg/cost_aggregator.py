@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from clipself_seg.clip.runtime import at_once, require_compiler
+from clipself_seg.clip.runtime import chunk_size, require_compiler
 from clipself_seg.heads.cat_seg.class_aggregation import COPIES, ClassAggregation
 from clipself_seg.heads.cat_seg.cost_volume import best_classes, cosine_cost, text_direction
 from clipself_seg.heads.cat_seg.spatial_aggregation import SpatialAggregation
@@ -362,7 +362,7 @@ class CostAggregator(nn.Module):
             text_TPE: embeddings of the prompts of every class.
         """
         kept = min(len(text_TPE), self.sizes.pad_len or len(text_TPE))
-        count = at_once(dense_VEhw.device, 1, kept * self._numbers)
+        count = chunk_size(dense_VEhw.device, 1, kept * self._elements_per_class)
         if torch.is_grad_enabled():
             count = 1
         if count == 1:  # one at a time is a call of this module, which hooks see
@@ -403,15 +403,17 @@ class CostAggregator(nn.Module):
         return cost_PThw.transpose(0, 1), text_KG, classes
 
     @property
-    def _numbers(self) -> int:
-        """Numbers that are in memory for a class."""
+    def _elements_per_class(self) -> int:
+        """Number of elements in memory for a class."""
         return COPIES * self.sizes.hidden * math.prod(self.sizes.grid)
 
     def _group_size(self, device: torch.device) -> int:
         """Number of classes of one image that pass together, 0 for all."""
         if device.type != "cpu" and torch.is_grad_enabled():
             return 0  # what is made of all of them is kept anyway
-        return self.classes_at_once and at_once(device, self.classes_at_once, self._numbers)
+        return self.classes_at_once and chunk_size(
+            device, self.classes_at_once, self._elements_per_class
+        )
 
     def _embed(self, cost_TPhw: Tensor) -> Tensor:
         """(T, P, h, w) -> (T, N, C)"""

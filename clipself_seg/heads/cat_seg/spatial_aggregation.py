@@ -183,7 +183,7 @@ class SpatialAggregation(nn.Module):
     """A block with plain windows, then one with windows shifted by half their side.
 
     Attributes:
-        compiling: whether the blocks are compiled, see `clip/compilation.py`.
+        compiling: whether the blocks are compiled, see `clip/runtime.py`.
     """
 
     compiling: bool = False

@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipself_seg.checkpoints.locate import locate
-from clipself_seg.checkpoints.names import name_problem
-from clipself_seg.checkpoints.read import read_checkpoint
+from clipself_seg.checkpoints.read import name_problem, read_checkpoint
 from clipself_seg.clip.layers import ResidualBlock
 from clipself_seg.clip.runtime import without_values
 from clipself_seg.clip.weights import NO_WEIGHTS, LoadReport

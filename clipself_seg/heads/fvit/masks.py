@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from clipself_seg.clip.runtime import at_once, on_cpu
+from clipself_seg.clip.runtime import chunk_size, on_cpu
 from clipself_seg.heads.fvit.layers import ConvNorm, kaiming_normal
 from clipself_seg.heads.fvit.pyramid import CHANNELS
 
@@ -47,7 +47,7 @@ class MaskHead(nn.Module):
             return nothing.expand(0, 2 * SIDE, 2 * SIDE)
         if torch.is_grad_enabled():
             return self._logits(self.convs(features))
-        count = at_once(features.device, ROIS, COPIES * features[0].numel())
+        count = chunk_size(features.device, ROIS, COPIES * features[0].numel())
         return torch.cat([self._logits(self.convs(part)) for part in features.split(count)])
 
     def _logits(self, hidden: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ def paste_masks(
     columns_nW = _positions(x0, x1, width)
     rows_nH = _positions(y0, y1, height)
     if not on_cpu(probs_nSS):
-        count = at_once(probs_nSS.device, 1, PASTED * height * width)
+        count = chunk_size(probs_nSS.device, 1, PASTED * height * width)
         parts = (own.split(count) for own in (masks, probs_nSS, rows_nH, columns_nW))
         for of_part, probs, rows, columns in zip(*parts):
             of_part.copy_(_read(probs, rows, columns) >= threshold)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.runtime import at_once, constant, on_cpu
+from clipself_seg.clip.runtime import chunk_size, constant, on_cpu
 from clipself_seg.data.images import fit_size
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.heads.panoptic.class_logits import class_logits
@@ -91,7 +91,7 @@ def _parts(logits_Qmn: Tensor, pixels: int) -> Iterator[Tensor | slice]:
     Interpolation between negative logits is negative: such a mask opens no cell, and a CPU leaves it out. A GPU would
     have to be waited for, to know which they are.
     """
-    count = at_once(logits_Qmn.device, MASKS_AT_ONCE, 2 * pixels)
+    count = chunk_size(logits_Qmn.device, MASKS_AT_ONCE, 2 * pixels)
     if not on_cpu(logits_Qmn):
         yield from (slice(start, start + count) for start in range(0, len(logits_Qmn), count))
         return
@@ -111,7 +111,7 @@ def _resample(logits_Qmn: Tensor, size: tuple[int, int], fraction: tuple[float, 
     if fraction == (1, 1):
         # The official operation: a cell near the threshold depends on the rounding, which is that of all maps at once
         # in parts of a CPU's vectors, in a sixth of the time.
-        count = at_once(logits.device, MASKS_AT_ONCE, logits[0].numel())
+        count = chunk_size(logits.device, MASKS_AT_ONCE, logits[0].numel())
         parts = [F.interpolate(p[None], size, mode="bilinear") for p in logits.split(count)]
         return torch.cat(parts, dim=1)[0]
     down, right = fraction

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipself_seg.clip.runtime import at_once, on_cpu
+from clipself_seg.clip.runtime import chunk_size, on_cpu
 
 CPU_NUMBERS = 2**18  # numbers that are processed at once, within a core's cache
 CANVAS_NUMBERS = 2**25  # of masks on the canvas at once, on a CPU
@@ -33,7 +33,7 @@ def pixel_pieces(
     flat = mask_logits.flatten(1)
     count = len(flat) if queries is None else len(queries)
     numbers = max(1, (count + more) * LANES)
-    pixels = at_once(flat.device, CPU_NUMBERS // numbers, COPIES * numbers) * LANES
+    pixels = chunk_size(flat.device, CPU_NUMBERS // numbers, COPIES * numbers) * LANES
     for start in range(0, flat.shape[1], pixels):
         piece = slice(start, min(start + pixels, flat.shape[1]))
         part = flat[:, piece]
@@ -82,7 +82,9 @@ def resize_masks(
     if output.numel() == 0:
         return output
     pixels = canvas_size[0] * canvas_size[1] + output[0].numel()
-    count = at_once(output.device, CANVAS_NUMBERS // (canvas_size[0] * canvas_size[1]), 2 * pixels)
+    count = chunk_size(
+        output.device, CANVAS_NUMBERS // (canvas_size[0] * canvas_size[1]), 2 * pixels
+    )
     for source, target in zip(mask_logits.split(count), output.split(count)):
         on_canvas = resize_bilinear(source[None].float(), canvas_size)
         target.copy_(resize_bilinear(on_canvas[..., :rows, :columns], output_size)[0])
@@ -104,7 +106,7 @@ def masks_of_image(
     if output.numel() == 0:
         return output
     pixels = canvas_size[0] * canvas_size[1]
-    count = at_once(output.device, CANVAS_NUMBERS // pixels, 2 * pixels)
+    count = chunk_size(output.device, CANVAS_NUMBERS // pixels, 2 * pixels)
     for source, target in zip(mask_logits.split(count), output.split(count)):
         on_canvas = resize_bilinear(source[None].float(), canvas_size)
         target.copy_(on_canvas[0, :, :rows, :columns])

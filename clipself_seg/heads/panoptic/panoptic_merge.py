@@ -18,7 +18,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from clipself_seg.clip.runtime import at_once, constant, full_precision, on_cpu
+from clipself_seg.clip.runtime import chunk_size, constant, full_precision, on_cpu
 from clipself_seg.heads.panoptic.mask_pieces import (
     first_best,
     masks_of_image,
@@ -231,7 +231,7 @@ def canvas_labels(
         mask_Qp = masks_of_image(mask_logits, canvas_size, image_size).sigmoid_().flatten(1)
         # In memory for each class: its scores before and after resizing, and what finds the best of them.
         pixels = mask_Qp.shape[1] + 3 * output_pixels
-        count = at_once(probs.device, CLASS_NUMBERS // pixels, pixels)
+        count = chunk_size(probs.device, CLASS_NUMBERS // pixels, pixels)
         for start in range(0, num_classes, count):
             scores_kp = class_KQ[start : start + count] @ mask_Qp
             scores_khw = scores_kp.view(-1, *image_size)

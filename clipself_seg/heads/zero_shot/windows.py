@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from clipself_seg.clip.runtime import at_once
+from clipself_seg.clip.runtime import chunk_size
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.class_maps import AT_ONCE, Part
 from clipself_seg.heads.cat_seg.windows import resize
@@ -110,7 +110,7 @@ def window_parts(
     rows, columns = windows.extent(image_size)
     pixels = (grid[0] * patch, grid[1] * patch)
     numbers = 2 * count * math.prod(pixels) + math.prod(image_size) + math.prod(size)
-    together = at_once(cells_VKhw.device, AT_ONCE, numbers)
+    together = chunk_size(cells_VKhw.device, AT_ONCE, numbers)
     classes = torch.arange(cells_VKhw.shape[1], device=cells_VKhw.device)
     for part, cells_Vkhw in zip(classes.split(together), cells_VKhw.split(together, dim=1)):
         maps_Vkrc = resize(cells_Vkhw, pixels)[..., :rows, :columns]

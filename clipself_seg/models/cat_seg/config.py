@@ -13,8 +13,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn
 
 from clipself_seg.checkpoints.dense_feature import TOKEN
-from clipself_seg.checkpoints.shipped import SHIPPED_TAGS
-from clipself_seg.checkpoints.zoo import official
+from clipself_seg.checkpoints.zoo import SHIPPED_TAGS, official
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import load_as_configured
 from clipself_seg.clip.prompts import TEMPLATES

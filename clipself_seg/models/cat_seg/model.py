@@ -23,14 +23,13 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.hashes import hash_tensors
-from clipself_seg.checkpoints.names import name_problem
-from clipself_seg.checkpoints.shipped import SHIPPED_MODELS
-from clipself_seg.checkpoints.zoo import untrained
+from clipself_seg.checkpoints.read import name_problem
+from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, untrained
 from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.class_texts import ClassTexts
 from clipself_seg.clip.layers import SplitAttention, split_attention
 from clipself_seg.clip.prompts import templates_text
-from clipself_seg.clip.runtime import at_once, autocast
+from clipself_seg.clip.runtime import autocast, chunk_size
+from clipself_seg.clip.text_bank import ClassTexts
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.clip.weights import to_native as clip_names
 from clipself_seg.data.mappers.samples import Sample
@@ -424,7 +423,7 @@ class CATSeg(nn.Module):
         if output not in OUTPUTS:
             raise ValueError(f'no output "{output}": choose from {", ".join(OUTPUTS)}')
         with torch.no_grad():
-            together = at_once(self.device, 1, self._numbers)
+            together = chunk_size(self.device, 1, self._elements_per_image)
             parts = (samples[i : i + together] for i in range(0, len(samples), together))
             return [result for part in parts for result in self._segment(part, output)]
 
@@ -492,8 +491,8 @@ class CATSeg(nn.Module):
         return [Guidance(a, (b, c)) for a, b, c in zip(*maps)]
 
     @property
-    def _numbers(self) -> int:
-        """Numbers that are in memory for an image: tokens of its views in a block of CLIP, and their logits."""
+    def _elements_per_image(self) -> int:
+        """Number of elements in memory for an image: tokens of its views in a block of CLIP, and their logits."""
         views = len(self.layout.corners) + 1 if self.sliding else 1
         kept = min(self.aggregator.sizes.pad_len or len(self.names), len(self.names))
         width: int = self.clip.visual.width  # type: ignore[assignment]

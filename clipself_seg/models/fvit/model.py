@@ -20,14 +20,12 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.hashes import hash_tensors, weights_state
-from clipself_seg.checkpoints.names import name_problem
-from clipself_seg.checkpoints.read import Checkpoint
+from clipself_seg.checkpoints.read import Checkpoint, name_problem
 from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import DenseCLIP, TextBank
-from clipself_seg.clip.freezing import train_last_blocks
 from clipself_seg.clip.prompts import templates_text
 from clipself_seg.clip.runtime import autocast, constant
-from clipself_seg.clip.tower import TransformerTower
+from clipself_seg.clip.tower import TransformerTower, train_last_blocks
 from clipself_seg.clip.weights import load_strictly, to_layout
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, class_names, seen_by_name

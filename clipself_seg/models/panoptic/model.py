@@ -23,12 +23,12 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.hashes import hash_tensors
-from clipself_seg.checkpoints.names import name_problem
+from clipself_seg.checkpoints.read import name_problem
 from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import DenseCLIP, TextBank
+from clipself_seg.clip.kinds import signature_of
 from clipself_seg.clip.prompts import templates_text
 from clipself_seg.clip.runtime import autocast
-from clipself_seg.clip.signatures import signature_of
 from clipself_seg.clip.weights import to_native
 from clipself_seg.data.generator_outputs import (
     GeneratorOutput,

@@ -22,12 +22,17 @@ from torch import Tensor, nn
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import clip_from_config
-from clipself_seg.clip.class_texts import check_lengths
-from clipself_seg.clip.corrclip import FINER, dense_in_masks, mask_class_tokens, with_class_tokens
 from clipself_seg.clip.prompts import templates_text
-from clipself_seg.clip.runtime import at_once, autocast
+from clipself_seg.clip.runtime import autocast, chunk_size
+from clipself_seg.clip.text_bank import check_lengths
 from clipself_seg.clip.tower import ImageTower, TransformerTower
-from clipself_seg.clip.training_free import NONE
+from clipself_seg.clip.training_free import (
+    FINER,
+    NONE,
+    dense_in_masks,
+    mask_class_tokens,
+    with_class_tokens,
+)
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
@@ -46,7 +51,7 @@ KEY = "MODEL.ZERO_SHOT.CORRELATION"
 
 
 class DenseInMasks(nn.Module):
-    """Makes dense features of a window within its masks, see `clip.corrclip`.
+    """Makes dense features of a window within its masks, see `training_free.dense_in_masks`.
 
     Attributes:
         correlation: name of the model whose features say how alike places are.
@@ -317,7 +322,7 @@ class ZeroShotSegmenter(FrozenCLIP):
         patch = self.clip.patch_size
         tokens = math.ceil(rows / patch) * math.ceil(columns / patch)
         numbers = tokens * (COPIES * self.clip.embed_dim + len(text_NE))
-        together = at_once(self.device, 1, numbers)
+        together = chunk_size(self.device, 1, numbers)
         normalised = self.clip.normalise(image_3HW.float() / 255)
         corners = self.windows.corners(size)
         cells = []

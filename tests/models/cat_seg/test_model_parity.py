@@ -11,7 +11,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 
 from clipself_seg.clip.layers import split_attention
-from clipself_seg.clip.openai_vit import VisionTransformer
+from clipself_seg.clip.openai import VisionTransformer
 from clipself_seg.clip.text import TextTower
 from clipself_seg.config import load_config
 from clipself_seg.models import CATSeg

@@ -87,7 +87,7 @@ def test_version_1_segments_with_each_backbone():
     samples = [{"image": tall}, {"image": tall[:, :100]}]
     apart = [result["sem_seg"] for result in model(samples)]
     with pytest.MonkeyPatch.context() as patch:  # as on a GPU, in one pass of CLIP and backbone
-        patch.setattr("clipself_seg.models.cat_seg.model.at_once", lambda *_: 2)
+        patch.setattr("clipself_seg.models.cat_seg.model.chunk_size", lambda *_: 2)
         torch.testing.assert_close([r["sem_seg"] for r in model(samples)], apart, atol=1e-5, rtol=0)
 
 

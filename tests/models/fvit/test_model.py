@@ -10,7 +10,7 @@ import torch
 from detectron2.modeling import build_model
 
 from clipself_seg.checkpoints.read import read_checkpoint
-from clipself_seg.checkpoints.shipped import SHIPPED_MODELS
+from clipself_seg.checkpoints.zoo import SHIPPED_MODELS
 from clipself_seg.config import load_config
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError

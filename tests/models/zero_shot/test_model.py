@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from detectron2.modeling import build_model
 
 from clipself_seg.checkpoints.read import read_checkpoint
-from clipself_seg.checkpoints.shipped import SHIPPED
+from clipself_seg.checkpoints.zoo import SHIPPED
 from clipself_seg.clip import load_clip
 from clipself_seg.commands import train
 from clipself_seg.config import load_config

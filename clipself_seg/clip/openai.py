@@ -1,13 +1,15 @@
-"""The ViT of OpenAI's CLIP and of open_clip's models of the same layout."""
+"""OpenAI's CLIP and open_clip's models of the same layout: the ViT, and the kind of the ResNets.
+
+The ResNets' tower is in `resnet.py`, which imports open_clip: that takes seconds.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from clipself_seg.checkpoints.dense_feature import KINDS as DENSE_KINDS
-from clipself_seg.clip.file_names import TEXT_AT_TOP
 from clipself_seg.clip.kind import (
+    TEXT_AT_TOP,
     Architecture,
     Config,
     PositionTable,
@@ -20,7 +22,7 @@ from clipself_seg.clip.kind import (
 from clipself_seg.clip.layers import ResidualBlock, Transformer
 from clipself_seg.clip.positions import patch_grid, resample_positions
 from clipself_seg.clip.runtime import normal_parameter
-from clipself_seg.clip.tower import TransformerTower
+from clipself_seg.clip.tower import CONVOLUTIONS, ImageTower, TransformerTower
 
 # Keys of open_clip's configs that this tower and the ResNets implement; a config with any other key is refused.
 VISION_KEYS = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"}
@@ -148,6 +150,57 @@ OPENAI_VIT = TowerKind(
     layouts=TEXT_AT_TOP,
     positions={"visual.positional_embedding": PositionTable()},
     quick_gelu=True,
-    dense_kinds=DENSE_KINDS,
-    attentions=True,
+)
+
+
+STRIDE = 32
+
+
+def _build_resnet(architecture: Architecture, quick_gelu: bool) -> ImageTower:
+    from clipself_seg.clip.resnet import ResNetTower  # imports open_clip
+
+    vision = architecture.vision
+    return ResNetTower(
+        image_size=vision.get("image_size", 224),
+        width=vision["width"],
+        layers=tuple(vision["layers"]),
+        embed_dim=architecture.embed_dim,
+    )
+
+
+def _supports_resnet(config: Config) -> bool:
+    vision = config["vision_cfg"]
+    return (
+        has_clip_text(config)
+        and not set(vision) - VISION_KEYS
+        and isinstance(vision.get("layers"), list)
+    )
+
+
+def _sizes_resnet(architecture: Architecture) -> Sizes:
+    vision = architecture.vision
+    return Sizes(vision["width"], sum(vision["layers"]), STRIDE, architecture.embed_dim)
+
+
+def _read_sizes_resnet(tensors: Tensors) -> Sizes:
+    layers = sum(count_blocks(tensors, f"layer{stage}") for stage in (1, 2, 3, 4))
+    width = tensors["visual.conv3.weight"].shape[0]
+    return Sizes(width, layers, STRIDE, tensors["visual.attnpool.c_proj.weight"].shape[0])
+
+
+RESNET = TowerKind(
+    name="ResNet",
+    supports=_supports_resnet,
+    sizes=_sizes_resnet,
+    build_image=_build_resnet,
+    key_tensors={
+        "visual.layer4.0.conv1.weight": 4,
+        "visual.attnpool.c_proj.weight": 2,
+        "visual.conv3.weight": 4,
+    },
+    read_sizes=_read_sizes_resnet,
+    layouts=TEXT_AT_TOP,
+    positions={"visual.attnpool.positional_embedding": PositionTable()},
+    quick_gelu=True,
+    readouts=CONVOLUTIONS,
 )

@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
+from tower_tables import configs_table, kinds_table, weights_table
 
-from clipself_seg.clip.build import list_architectures
-from clipself_seg.clip.kinds import KINDS
-from clipself_seg.clip.open_clip_files import model_configs
+from clipself_seg.clip.kinds import KINDS, list_architectures, model_configs
 from clipself_seg.clip.prompts import TEMPLATES
-from clipself_seg.clip.tower_table import configs_table, kinds_table, weights_table
 from tests.conftest import ROOT
 
 

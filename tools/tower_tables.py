@@ -6,11 +6,9 @@ import math
 from collections.abc import Iterable
 
 from clipself_seg.checkpoints.zoo import zoo
-from clipself_seg.clip.build import find_architecture, list_architectures
 from clipself_seg.clip.kind import Architecture, TowerKind
-from clipself_seg.clip.kinds import KINDS
+from clipself_seg.clip.kinds import KINDS, find_architecture, list_architectures
 from clipself_seg.clip.prompts import templates_text
-from clipself_seg.config.keys import CHOICES
 
 NOTHING = "nothing stated"
 # Licence of the weights of open_clip's tags by how they begin, as open_clip's docs/PRETRAINED.md and the publishers say
@@ -38,9 +36,9 @@ def kinds_table() -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for kind in KINDS.values():
-        dense = ", ".join(kind.dense_kinds)
-        attentions = ", ".join(CHOICES["MODEL.CLIP.ATTENTION"]) if kind.attentions else "none"
-        masked = "yes" if kind.masked_attention else "no"
+        dense = ", ".join(kind.readouts.dense_kinds)
+        attentions = ", ".join(kind.readouts.attentions)
+        masked = "yes" if kind.readouts.masked_attention else "no"
         limited = math.isfinite(kind.largest_scale)
         factor = f"its own, at most {kind.largest_scale:g}" if limited else "its own"
         rows.append(

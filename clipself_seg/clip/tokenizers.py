@@ -45,7 +45,7 @@ class Tokenizer(Protocol):
         ...
 
 
-class ClipTokenizer:
+class ClipTokenizer(Tokenizer):
     """CLIP's byte pairs, with a start and an end token: open_clip's `SimpleTokenizer`."""
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ def open_clip_folder() -> Path:
     return Path(spec.origin).parent
 
 
-class FileTokenizer:
+class FileTokenizer(Tokenizer):
     """Token ids of texts by a vocabulary out of a file, filled up with padding behind their end."""
 
     def __init__(self, encode: Encode, padding: int = 0) -> None:

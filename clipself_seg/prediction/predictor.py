@@ -46,7 +46,6 @@ class ImagePredictor(Pretrained, Generic[R]):
         model: in evaluation mode; it belongs to the predictor.
         mapper: that of the task, which resizes images as in evaluation.
         world_check: warns of class names and images that the mini models do not know; None is silent.
-        vocabulary: the classes; None before `set_vocabulary`.
         architectures: values of MODEL.META_ARCHITECTURE of the models that do the task.
         lack: what others do not do, such as "does not label pixels".
         folder: folder of configurations of the task, below configs/.
@@ -56,7 +55,6 @@ class ImagePredictor(Pretrained, Generic[R]):
     lack: ClassVar[str]
     folder: ClassVar[str]
     mapper: ImageMapper
-    vocabulary: Vocabulary | None = None
 
     def __init__(
         self,
@@ -117,7 +115,7 @@ class ImagePredictor(Pretrained, Generic[R]):
         if self.world_check is not None:
             self.world_check.look_at_classes(words.classes if prompted is None else prompted)
         self.vocabulary = words
-        self.asked = {"words": words, **asked}
+        self.asked = asked
 
     def _results(
         self,

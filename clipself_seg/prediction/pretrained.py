@@ -5,11 +5,12 @@
     predictor.push_to_hub("org/name")
 
 A folder has weights as safetensors, the configuration, the vocabulary and a model card. Nothing in it is executed,
-nothing outside of it is read (`pretrained_config.py`).
+nothing outside of it is read: `read_folder_config` says which keys it may have, and which values.
 """
 
 from __future__ import annotations
 
+import abc
 import ast
 import contextlib
 import dataclasses
@@ -22,7 +23,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import safetensors.torch
@@ -45,6 +46,9 @@ from clipself_seg.errors import InputError, in_short, nearest, shown
 from clipself_seg.files import atomic_path, read_json, write_json
 from clipself_seg.provenance import provenance
 
+logger = logging.getLogger(__name__)
+
+Own = TypeVar("Own", bound="Pretrained")
 CONFIG = "config.yaml"
 MODEL = "model.safetensors"
 CLIP = "clip.safetensors"
@@ -75,160 +79,59 @@ LEFT_OUT |= {f"MODEL.SEM_SEG_HEAD.{name}_CLASS_JSON" for name in ("TRAIN", "TEST
 LEFT_OUT -= FILE_KEYS.keys()
 # Decides no prediction, and is allowed since folders of earlier versions have it.
 NOT_WRITTEN = {*LEFT_OUT, "TEST.EVAL_PERIOD"}
-# MODEL.META_ARCHITECTURE -> module below `clipself_seg.prediction`, class of its predictor, and option of predict.
-PREDICTORS = {
-    "CATSeg": ("semantic", "Predictor", "--semantic"),
-    "ZeroShotSegmenter": ("semantic", "Predictor", "--semantic"),
-    "OpenPanoptic": ("panoptic", "PanopticPredictor", "--panoptic"),
-    "FViT": ("detection", "DetectionPredictor", "--boxes"),
+
+
+class Kind(NamedTuple):
+    """A predictor that folders may be of.
+
+    Attributes:
+        module: its module below `clipself_seg.prediction`.
+        predictor: its class.
+        option: option of predict.
+        task: task of the hub.
+        what: what the model does.
+    """
+
+    module: str
+    predictor: str
+    option: str
+    task: str
+    what: str
+
+
+SEMANTIC = Kind(
+    "semantic",
+    "Predictor",
+    "--semantic",
+    "image-segmentation",
+    "open-vocabulary semantic segmentation (CAT-Seg)",
+)
+# By MODEL.META_ARCHITECTURE.
+KINDS = {
+    "CATSeg": SEMANTIC,
+    "ZeroShotSegmenter": SEMANTIC._replace(
+        what="open-vocabulary semantic segmentation by CLIP as it is, without training"
+    ),
+    "OpenPanoptic": Kind(
+        "panoptic",
+        "PanopticPredictor",
+        "--panoptic",
+        "image-segmentation",
+        "open-vocabulary panoptic segmentation (ODISE's method)",
+    ),
+    "FViT": Kind(
+        "detection",
+        "DetectionPredictor",
+        "--boxes",
+        "object-detection",
+        "open-vocabulary detection (F-ViT)",
+    ),
 }
 # Far above the sizes and counts of any published model; those that are the default may be larger.
 LARGEST_NUMBER = 4096
 MOST_BYTES = 1 << 24  # of a file of text
-
-
-def write_folder_config(cfg: CfgNode, path: Path, clip_name: str, files: Mapping[str, str]) -> None:
-    """Write the values that decide a prediction, all of them, so that no later default changes it.
-
-    Args:
-        cfg: of the predictor.
-        path: file to write.
-        clip_name: name of the model's CLIP.
-        files: those of `FILE_KEYS` that the folder has, with their file.
-    """
-    values = {
-        key: value
-        for key, (value, _) in values_and_defaults(cfg).items()
-        if key.startswith(SECTIONS) and key not in NOT_WRITTEN
-    }
-    own = {"MODEL.CLIP.NAME": clip_name, "MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED": ""}
-    values |= dict.fromkeys(FILE_KEYS, "") | own | dict(files)
-    path.write_text(yaml.safe_dump(_tree(values), sort_keys=True), encoding="utf-8")
-
-
-def read_folder_config(folder: Path, opts: Sequence[str] = ()) -> CfgNode:
-    """The configuration of a folder, with the paths of its files.
-
-    Args:
-        folder: of `save_pretrained`, or of anybody.
-        opts: further keys and values in turn, which somebody typed: they may be anything.
-
-    Raises:
-        InputError: a file is missing, or a key is not one that a folder may set, or not to this value.
-    """
-    path = folder / CONFIG
-    require_text(path)
-    tree = read_tree(path)
-    if BASE_KEY in tree:
-        raise InputError(
-            f"{path}: a folder's configuration stands on no other: take {BASE_KEY} out"
-        )
-    values = dict(flatten(tree))
-    _check(values, path)
-    paths = list[str]()
-    for key, file in FILE_KEYS.items():
-        if values.get(key):
-            if not (folder / file).is_file():
-                raise InputError(f"{path}: {key} is {file}, which is not beside it: fetch it too")
-            if file.endswith(".json"):
-                require_text(folder / file)
-            paths += [key, str(folder / file)]
-    kind = str(values["MODEL.META_ARCHITECTURE"])
-    for key in dict.fromkeys((weights_key(kind), "MODEL.CLIP.WEIGHTS")):
-        if not values.get(key):
-            raise InputError(f"{path} has no {key}: save_pretrained writes {FILE_KEYS[key]}")
-    return fetch_addresses(load_config(path, [*paths, *opts]))
-
-
-def require_text(path: Path) -> None:
-    """Refuse a file of text that is missing, or larger than any that `save_pretrained` writes.
-
-    Raises:
-        InputError: names it.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} is missing: give a folder that save_pretrained wrote")
-    if (size := path.stat().st_size) > MOST_BYTES:
-        raise InputError(f"{path} has {size} bytes, {MOST_BYTES} at most are read: give another")
-
-
-def _check(values: Mapping[str, Any], path: Path) -> None:
-    defaults = dict(flatten(default_config()))
-    for key, value in values.items():
-        if is_retired(key, value):
-            continue
-        if key not in defaults:
-            raise InputError(f'{path}: unknown key "{key}"; {nearest(key, defaults)}')
-        if not key.startswith(SECTIONS) or key in LEFT_OUT:
-            raise InputError(f"{path}: {key} is no key of a folder of save_pretrained: take it out")
-        if key in FILE_KEYS:
-            if value not in ("", FILE_KEYS[key]):
-                raise InputError(
-                    f"{path}: {key} is {shown(value)}: a folder names nothing but its own {FILE_KEYS[key]}"
-                )
-        elif value != _plain(defaults[key]):
-            _check_value(key, value, path)
-    kind = values.get("MODEL.META_ARCHITECTURE")
-    if kind not in [*PREDICTORS]:
-        raise InputError(
-            f"{path}: MODEL.META_ARCHITECTURE is {shown(kind)}, and one of {', '.join(PREDICTORS)} predicts"
-        )
-
-
-def _check_value(key: str, value: Any, path: Path) -> None:
-    """Refuse what may be a path or an address, and numbers that no model has."""
-    for item in _leaves(value):
-        if isinstance(item, str) and any(mark in item for mark in "/\\:~"):
-            raise InputError(
-                f"{path}: {key} is {shown(item)}, which may lead out of the folder: give a plain name"
-            )
-        if isinstance(item, int | float) and not -LARGEST_NUMBER <= item <= LARGEST_NUMBER:
-            raise InputError(
-                f"{path}: {key} is {shown(item)}, and {LARGEST_NUMBER} is the largest number of a folder"
-            )
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, str):
-        # Detectron2 reads lists and numbers out of text; text that is none of them stays.
-        with contextlib.suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-            value = ast.literal_eval(value)
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from _leaves(item)
-    else:
-        yield value
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _tree(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested sections of full keys."""
-    tree: dict[str, Any] = {}
-    for key, value in values.items():
-        *sections, name = key.split(".")
-        node = tree
-        for section in sections:
-            node = node.setdefault(section, {})
-        node[name] = value
-    return tree
-
-
-# MODEL.META_ARCHITECTURE -> task of the hub, and what the model does.
-KINDS = {
-    "CATSeg": ("image-segmentation", "open-vocabulary semantic segmentation (CAT-Seg)"),
-    "ZeroShotSegmenter": (
-        "image-segmentation",
-        "open-vocabulary semantic segmentation by CLIP as it is, without training",
-    ),
-    "OpenPanoptic": (
-        "image-segmentation",
-        "open-vocabulary panoptic segmentation (ODISE's method)",
-    ),
-    "FViT": ("object-detection", "open-vocabulary detection (F-ViT)"),
-}
+MOST_NAMES = 20_000  # of classes and their synonyms; LVIS has 1,900
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 CARD_TEMPLATE = """\
 ---
 {header}---
@@ -271,92 +174,27 @@ official models that clipself_seg is compared with are those of `tests/parity` a
 """
 
 
-def card(predictor: Pretrained, cfg: CfgNode, folder: Path, license: str) -> str:
-    """The card of a predictor, whose folder has all other files and was compared.
-
-    Args:
-        predictor: predictor that is saved.
-        cfg: its configuration.
-        folder: folder of its files.
-        license: licence of the weights, of which its owner decides.
-    """
-    task, what = KINDS[cfg.MODEL.META_ARCHITECTURE]
-    header = {
-        "library_name": "clipself_seg",
-        "license": license,
-        "pipeline_tag": task,
-        "tags": ["clipself_seg", "open-vocabulary", "clip", cfg.MODEL.META_ARCHITECTURE.lower()],
-    }
-    model = predictor.model
-    weights = model.weights_hash()
-    compared = f"the weights have the same hash, `{weights}`"
-    vocabulary = "it was saved without one"
-    if predictor.asked is not None:
-        vocabulary = f"it was saved with {len(predictor.asked['words'])} classes"
-        compared += ", and an image of noise (128 x 192) gave the same result, bit for bit"
-    title = f"{cfg.MODEL.META_ARCHITECTURE} on {model.clip.name}"
-    record = provenance(weights_hash=weights)
-    made = ", ".join(
-        f"{key} {record[key]}" for key in ("version", "commit", "python", "torch", "date")
-    )
-    return CARD_TEMPLATE.format(
-        header=yaml.safe_dump(header, sort_keys=True),
-        title=title,
-        underline="=" * len(title),
-        what=what,
-        clip=f"{model.clip.name} (hash `{model.clip.weights_hash()}`)",
-        vocabulary=vocabulary,
-        origins="\n".join(_origins(cfg)),
-        license=license,
-        files="\n".join(_files(folder)),
-        compared=compared,
-        made=f"Written by clipself_seg, {made}",
-    )
-
-
-def _origins(cfg: CfgNode) -> list[str]:
-    """A row for each weights that the configuration names, without folders of this machine."""
-    rows = []
-    for key in WEIGHTS:
-        value = cfg
-        for part in key.split("."):
-            value = value[part]
-        if value:
-            entry = zoo().get(value) or zoo().get(f"{cfg.MODEL.CLIP.NAME}:{value}")
-            licence = entry.licence if entry else "not known here"
-            if value in SHIPPED_MODELS or value in SHIPPED_TAGS:
-                licence = "Apache-2.0, comes with clipself_seg"
-            rows.append(f"| `{key}` {value if entry else Path(value).name} | {licence} |")
-    return rows or ["| random weights | |"]
-
-
-def _files(folder: Path) -> list[str]:
-    rows = []
-    for path in sorted(folder.glob("*.safetensors")):
-        rows.append(f"| `{path.name}` | {path.stat().st_size} | `{file_sha256(path)}` |")
-    return rows
-
-
-logger = logging.getLogger(__name__)
-
-Own = TypeVar("Own", bound="Pretrained")
-MOST_NAMES = 20_000  # of classes and their synonyms; LVIS has 1,900
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
-
-
-class Pretrained:
+class Pretrained(abc.ABC):
     """A predictor that can be saved, read back and shared.
 
     Attributes:
         config: configuration that it was made of; None for one of parts.
-        asked: arguments of the last `set_vocabulary`; None before it.
+        vocabulary: the classes; None before `set_vocabulary`.
+        asked: further arguments of the last `set_vocabulary`.
         trained: training vocabulary, where the weights do not name it.
+        seen: (K,) bool, which of the classes training has shown, of a task that tells.
     """
 
     config: CfgNode | None
-    asked: dict[str, Any] | None = None
+    vocabulary: Vocabulary | None = None
+    asked: Mapping[str, object] = {}
     trained: Vocabulary | None = None
+    seen: np.ndarray | None = None
     model: Any
+
+    @abc.abstractmethod
+    def __call__(self, image: np.ndarray) -> object:
+        """The result of an image (H, W, 3) uint8 RGB."""
 
     def save_pretrained(
         self, folder: str | os.PathLike[str], *, overwrite: bool = False, license: str = "other"
@@ -378,12 +216,11 @@ class Pretrained:
         _require_free(target, overwrite)
         cfg = self._configuration()
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _beside(target) as made:
+        with _written_whole(target) as made:
             _write_parts(self, cfg, made)
             _require_equal(self, load_pretrained(made, device=cfg.MODEL.DEVICE))
             with atomic_path(made / CARD) as temporary:
                 temporary.write_text(card(self, cfg, made, license), encoding="utf-8")
-            _put(made, target)
         logger.info("%s written, and read back: equal", target)
 
     @classmethod
@@ -395,7 +232,7 @@ class Pretrained:
         Raises:
             InputError: as `load_pretrained`; it is of another kind.
         """
-        return load_kind(cls, source, [] if device is None else ["MODEL.DEVICE", device])
+        return load_kind(cls, source, _on(device))
 
     def push_to_hub(
         self,
@@ -466,6 +303,21 @@ def is_pretrained(weights: str | os.PathLike[str]) -> bool:
     return Path(given).is_dir() or given.startswith(HUB) and not hub_name(given).file
 
 
+def load_pretrained(source: str | os.PathLike[str], *, device: str | None = None) -> Any:
+    """The predictor of a folder, with its vocabulary if that was set; its architecture decides the class.
+
+    Args:
+        source: folder of `Pretrained.save_pretrained`; or a repository of the hub, "org/name", with "@revision"
+            behind it where it is not the main one, which is fetched once.
+        device: "cpu" or "cuda"; None is a GPU if there is one.
+
+    Raises:
+        InputError: no such folder or repository, a file is missing, damaged or unsafe, or the configuration
+            asks for what a folder may not.
+    """
+    return _load(source, _on(device))
+
+
 def load_kind(kind: type[Own], source: str | os.PathLike[str], opts: Sequence[str] = ()) -> Own:
     """As `load_pretrained`, a predictor of one kind.
 
@@ -480,39 +332,28 @@ def load_kind(kind: type[Own], source: str | os.PathLike[str], opts: Sequence[st
     predictor = _load(source, opts)
     if not isinstance(predictor, kind):
         name = type(predictor).__name__
-        option = next(option for _, own, option in PREDICTORS.values() if own == name)
+        option = next(known.option for known in KINDS.values() if known.predictor == name)
         raise InputError(
             f"{source} is of a {name}, not of a {kind.__name__}: call {name}.from_pretrained, or predict {option}"
         )
     return predictor
 
 
-def load_pretrained(source: str | os.PathLike[str], *, device: str | None = None) -> Any:
-    """The predictor of a folder, with its vocabulary if that was set; its architecture decides the class.
-
-    Args:
-        source: folder of `Pretrained.save_pretrained`; or a repository of the hub, "org/name", with "@revision"
-            behind it where it is not the main one, which is fetched once.
-        device: "cpu" or "cuda"; None is a GPU if there is one.
-
-    Raises:
-        InputError: no such folder or repository, a file is missing, damaged or unsafe, or the configuration
-            asks for what a folder may not.
-    """
-    return _load(source, [] if device is None else ["MODEL.DEVICE", device])
-
-
 def _load(source: str | os.PathLike[str], opts: Sequence[str]) -> Pretrained:
     folder = _folder(os.fspath(source))
     cfg = read_folder_config(folder, opts)
     weights = [folder / file for file in (MODEL, CLIP, BRANCH_CLIP) if (folder / file).is_file()]
-    module, name, _ = PREDICTORS[cfg.MODEL.META_ARCHITECTURE]
-    build = getattr(importlib.import_module(f"clipself_seg.prediction.{module}"), name)
+    kind = KINDS[cfg.MODEL.META_ARCHITECTURE]
+    module = importlib.import_module(f"clipself_seg.prediction.{kind.module}")
     with refusing(folder / CONFIG, "configuration of these weights"), building_within(weights):
-        predictor: Pretrained = build(cfg)
+        predictor = getattr(module, kind.predictor)(cfg)
     if (folder / VOCABULARY).exists():
-        predictor.set_vocabulary(**_read_vocabulary(folder / VOCABULARY))  # type: ignore[attr-defined]
+        predictor.set_vocabulary(**_read_vocabulary(folder / VOCABULARY))
     return predictor
+
+
+def _on(device: str | None) -> list[str]:
+    return [] if device is None else ["MODEL.DEVICE", device]
 
 
 def _folder(source: str) -> Path:
@@ -537,17 +378,14 @@ def _write_parts(predictor: Pretrained, cfg: CfgNode, folder: Path) -> None:
     if weights_key(cfg.MODEL.META_ARCHITECTURE) == "MODEL.WEIGHTS":
         _write_weights(model, folder)
     save_clip(model.clip, folder / CLIP)
-    own_branch = getattr(model, "branch_clip", model.clip) is not model.clip
-    if own_branch:
+    if getattr(model, "branch_clip", model.clip) is not model.clip:
         save_clip(model.branch_clip, folder / BRANCH_CLIP)
     if predictor.trained is not None:
         write_json(folder / TRAINED, _content(predictor.trained))
-    if predictor.asked is not None:
-        words = _content(predictor.asked["words"])
-        more = {key: value for key, value in predictor.asked.items() if key != "words"}
-        seen = getattr(predictor, "seen", None)
-        more |= {} if seen is None else {"seen": np.asarray(seen).tolist()}
-        write_json(folder / VOCABULARY, {"words": words, **more})
+    if predictor.vocabulary is not None:
+        seen = {} if predictor.seen is None else {"seen": predictor.seen.tolist()}
+        words = {"words": _content(predictor.vocabulary)}
+        write_json(folder / VOCABULARY, {**words, **predictor.asked, **seen})
     files = {key: file for key, file in FILE_KEYS.items() if (folder / file).exists()}
     with atomic_path(folder / CONFIG) as temporary:
         write_folder_config(cfg, temporary, model.clip.name, files)
@@ -575,36 +413,227 @@ def _content(vocabulary: Vocabulary) -> dict[str, Any]:
     return stated | {"allow_duplicate_names": True}
 
 
-def _read_vocabulary(path: Path) -> dict[str, Any]:
+def _read_vocabulary(path: Path) -> dict[str, object]:
     """Arguments of `set_vocabulary`."""
     require_text(path)
     content = read_json(path, "vocabulary file")
+    types = {"background": str | None, "threshold": float | int | None}
     match content:
         case {"words": words, **more}:
-            asked: dict[str, Any] = {
-                str(key): value for key, value in more.items() if key != "seen"
-            }
-            types = {"background": str | None, "threshold": float | int | None}
+            asked = {str(key): value for key, value in more.items() if key != "seen"}
             if all(key in types and isinstance(value, types[key]) for key, value in asked.items()):
                 vocabulary = parse_vocabulary(words, str(path))
                 if (count := sum(len(entry.names) for entry in vocabulary.classes)) > MOST_NAMES:
                     raise InputError(
                         f"{path} has {count} names, {MOST_NAMES} at most are read: set_vocabulary takes more"
                     )
-                return asked | {"words": vocabulary}
+                return {"words": vocabulary, **asked}
     raise InputError(
         f"{path} is {shown(content)}, not a vocabulary of save_pretrained: fetch it again"
     )
 
 
+def write_folder_config(cfg: CfgNode, path: Path, clip_name: str, files: Mapping[str, str]) -> None:
+    """Write the values that decide a prediction, all of them, so that no later default changes it.
+
+    Args:
+        cfg: of the predictor.
+        path: file to write.
+        clip_name: name of the model's CLIP.
+        files: those of `FILE_KEYS` that the folder has, with their file.
+    """
+    values = {
+        key: value
+        for key, (value, _) in values_and_defaults(cfg).items()
+        if key.startswith(SECTIONS) and key not in NOT_WRITTEN
+    }
+    own = {"MODEL.CLIP.NAME": clip_name, "MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED": ""}
+    values |= dict.fromkeys(FILE_KEYS, "") | own | dict(files)
+    path.write_text(yaml.safe_dump(_tree(values), sort_keys=True), encoding="utf-8")
+
+
+def read_folder_config(folder: Path, opts: Sequence[str] = ()) -> CfgNode:
+    """The configuration of a folder, with the paths of its files.
+
+    Args:
+        folder: of `save_pretrained`, or of anybody.
+        opts: further keys and values in turn, which somebody typed: they may be anything.
+
+    Raises:
+        InputError: a file is missing, or a key is not one that a folder may set, or not to this value.
+    """
+    path = folder / CONFIG
+    require_text(path)
+    tree = read_tree(path)
+    if BASE_KEY in tree:
+        raise InputError(
+            f"{path}: a folder's configuration stands on no other: take {BASE_KEY} out"
+        )
+    values = dict(flatten(tree))
+    _check(values, path)
+    paths = list[str]()
+    for key, file in FILE_KEYS.items():
+        if values.get(key):
+            if not (folder / file).is_file():
+                raise InputError(f"{path}: {key} is {file}, which is not beside it: fetch it too")
+            if file.endswith(".json"):
+                require_text(folder / file)
+            paths += [key, str(folder / file)]
+    kind = str(values["MODEL.META_ARCHITECTURE"])
+    for key in dict.fromkeys((weights_key(kind), "MODEL.CLIP.WEIGHTS")):
+        if not values.get(key):
+            raise InputError(f"{path} has no {key}: save_pretrained writes {FILE_KEYS[key]}")
+    return fetch_addresses(load_config(path, [*paths, *opts]))
+
+
+def require_text(path: Path) -> None:
+    """Refuse a file of text that is missing, or larger than any that `save_pretrained` writes.
+
+    Raises:
+        InputError: names it.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is missing: give a folder that save_pretrained wrote")
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise InputError(f"{path} has {size} bytes, {MOST_BYTES} at most are read: give another")
+
+
+def _check(values: Mapping[str, object], path: Path) -> None:
+    defaults = dict(flatten(default_config()))
+    for key, value in values.items():
+        if is_retired(key, value):
+            continue
+        if key not in defaults:
+            raise InputError(f'{path}: unknown key "{key}"; {nearest(key, defaults)}')
+        if not key.startswith(SECTIONS) or key in LEFT_OUT:
+            raise InputError(f"{path}: {key} is no key of a folder of save_pretrained: take it out")
+        if key in FILE_KEYS:
+            if value not in ("", FILE_KEYS[key]):
+                raise InputError(
+                    f"{path}: {key} is {shown(value)}: a folder names nothing but its own {FILE_KEYS[key]}"
+                )
+        elif value != _plain(defaults[key]):
+            _check_value(key, value, path)
+    kind = values.get("MODEL.META_ARCHITECTURE")
+    if kind not in [*KINDS]:
+        raise InputError(
+            f"{path}: MODEL.META_ARCHITECTURE is {shown(kind)}, and one of {', '.join(KINDS)} predicts"
+        )
+
+
+def _check_value(key: str, value: object, path: Path) -> None:
+    """Refuse what may be a path or an address, and numbers that no model has."""
+    for item in _leaves(value):
+        if isinstance(item, str) and any(mark in item for mark in "/\\:~"):
+            raise InputError(
+                f"{path}: {key} is {shown(item)}, which may lead out of the folder: give a plain name"
+            )
+        if isinstance(item, int | float) and not -LARGEST_NUMBER <= item <= LARGEST_NUMBER:
+            raise InputError(
+                f"{path}: {key} is {shown(item)}, and {LARGEST_NUMBER} is the largest number of a folder"
+            )
+
+
+def _leaves(value: object) -> Iterator[object]:
+    if isinstance(value, str):
+        # Detectron2 reads lists and numbers out of text; text that is none of them stays.
+        with contextlib.suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            value = ast.literal_eval(value)
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _plain(value: object) -> object:
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _tree(values: Mapping[str, object]) -> dict[str, Any]:
+    """Nested sections of full keys."""
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[name] = value
+    return tree
+
+
+def card(predictor: Pretrained, cfg: CfgNode, folder: Path, license: str) -> str:
+    """The card of a predictor, whose folder has all other files and was compared.
+
+    Args:
+        predictor: predictor that is saved.
+        cfg: its configuration.
+        folder: folder of its files.
+        license: licence of the weights, of which its owner decides.
+    """
+    kind = KINDS[cfg.MODEL.META_ARCHITECTURE]
+    header = {
+        "library_name": "clipself_seg",
+        "license": license,
+        "pipeline_tag": kind.task,
+        "tags": ["clipself_seg", "open-vocabulary", "clip", cfg.MODEL.META_ARCHITECTURE.lower()],
+    }
+    model = predictor.model
+    weights = model.weights_hash()
+    compared = f"the weights have the same hash, `{weights}`"
+    vocabulary = "it was saved without one"
+    if predictor.vocabulary is not None:
+        vocabulary = f"it was saved with {len(predictor.vocabulary)} classes"
+        compared += ", and an image of noise (128 x 192) gave the same result, bit for bit"
+    title = f"{cfg.MODEL.META_ARCHITECTURE} on {model.clip.name}"
+    record = provenance(weights_hash=weights)
+    made = ", ".join(
+        f"{key} {record[key]}" for key in ("version", "commit", "python", "torch", "date")
+    )
+    return CARD_TEMPLATE.format(
+        header=yaml.safe_dump(header, sort_keys=True),
+        title=title,
+        underline="=" * len(title),
+        what=kind.what,
+        clip=f"{model.clip.name} (hash `{model.clip.weights_hash()}`)",
+        vocabulary=vocabulary,
+        origins="\n".join(_origins(cfg)),
+        license=license,
+        files="\n".join(_files(folder)),
+        compared=compared,
+        made=f"Written by clipself_seg, {made}",
+    )
+
+
+def _origins(cfg: CfgNode) -> list[str]:
+    """A row for each weights that the configuration names, without folders of this machine."""
+    rows = []
+    for key in WEIGHTS:
+        value = cfg
+        for part in key.split("."):
+            value = value[part]
+        if value:
+            entry = zoo().get(value) or zoo().get(f"{cfg.MODEL.CLIP.NAME}:{value}")
+            licence = entry.licence if entry else "not known here"
+            if value in SHIPPED_MODELS or value in SHIPPED_TAGS:
+                licence = "Apache-2.0, comes with clipself_seg"
+            rows.append(f"| `{key}` {value if entry else Path(value).name} | {licence} |")
+    return rows or ["| random weights | |"]
+
+
+def _files(folder: Path) -> list[str]:
+    rows = []
+    for path in sorted(folder.glob("*.safetensors")):
+        rows.append(f"| `{path.name}` | {path.stat().st_size} | `{file_sha256(path)}` |")
+    return rows
+
+
 def _require_equal(own: Pretrained, other: Pretrained) -> None:
     """Refuse a folder that would give another predictor than the one that is saved."""
-    hashes = [predictor.model.weights_hash() for predictor in (own, other)]
-    if hashes[0] != hashes[1]:
-        raise InputError(
-            f"the weights {hashes[0]} are {hashes[1]} when they are read back: not saved"
-        )
-    if own.asked is not None and not _equal(*(p(probe()) for p in (own, other))):  # type: ignore[operator]
+    before, after = own.model.weights_hash(), other.model.weights_hash()
+    if before != after:
+        raise InputError(f"the weights {before} are {after} when they are read back: not saved")
+    if own.vocabulary is not None and not _equal(own(probe()), other(probe())):
         raise InputError("what is read back does not predict the same: not saved")
 
 
@@ -614,13 +643,13 @@ def probe() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (128, 192, 3), dtype=np.uint8)
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _equal(one: object, other: object) -> bool:
     """Whether two results hold the same, bit for bit."""
-    if isinstance(one, np.ndarray):
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         return one.dtype == other.dtype and one.tobytes() == other.tobytes()
     if dataclasses.is_dataclass(one):
         return _equal(tuple(vars(one).values()), tuple(vars(other).values()))
-    if isinstance(one, tuple | list):
+    if isinstance(one, tuple | list) and isinstance(other, tuple | list):
         return len(one) == len(other) and all(map(_equal, one, other))
     return bool(one == other)
 
@@ -640,25 +669,17 @@ def _require_free(target: Path, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """A folder beside another one, which goes if it was not put in its place."""
+def _written_whole(target: Path) -> Iterator[Path]:
+    """A folder to write to, which then takes the name and the place of another one, or goes if anything fails."""
     around = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
-    made = around / "folder"
+    made, earlier = around / "folder", around / "earlier"
     made.mkdir()
     try:
         yield made
-    finally:
-        shutil.rmtree(around, ignore_errors=True)
-
-
-def _put(made: Path, target: Path) -> None:
-    """Give a finished folder its name, in place of an earlier one."""
-    earlier = made.with_name("earlier")
-    if target.exists():
-        os.replace(target, earlier)
-    try:
+        if target.exists():
+            os.replace(target, earlier)
         os.replace(made, target)
-    except BaseException:
-        if earlier.exists():
+    finally:
+        if earlier.exists() and not target.exists():
             os.replace(earlier, target)
-        raise
+        shutil.rmtree(around, ignore_errors=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
+from clipself_seg.data.datasets.records import find_dataset, sem_seg_records
+from clipself_seg.data.datasets.table import SemSegSet
 from clipself_seg.data.masks import read_label_map
 from clipself_seg.data.vocabulary import load_vocabulary
 
@@ -17,7 +18,7 @@ def pixels(path):
 
 def check_registered(name, count):
     """The data set has so many records, and each label map is of its image and its classes."""
-    files = sem_seg_dataset(name)
+    files = find_dataset(name, SemSegSet)
     records, classes = sem_seg_records(name), len(load_vocabulary(files.vocabulary))
     assert len(records) == count
     for record in records:

@@ -38,8 +38,8 @@ REFERENCE = {
     ),
     "data": (
         "Class names, images, data sets",
-        "data.vocabulary data.images data.regions data.datasets.coco data.datasets.sem_seg "
-        "data.datasets.panoptic data.datasets.detection data.shards",
+        "data.vocabulary data.images data.regions data.datasets.table "
+        "data.datasets.records data.shards",
     ),
     "heads": (
         "Mathematics of the heads",

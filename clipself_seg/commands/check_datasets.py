@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from clipself_seg.commands.options import command, flag, processes, value
 
 if TYPE_CHECKING:
-    from clipself_seg.data.check.findings import Finding
+    from clipself_seg.data.datasets.check import Finding
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
@@ -34,13 +34,12 @@ def _options(parser: argparse.ArgumentParser) -> None:
 @command(_options, __doc__)
 def main(args: argparse.Namespace) -> int:
     """Check, and print the findings."""
-    from clipself_seg.data.check.findings import Options
-    from clipself_seg.data.check.report import all_names, check_datasets
+    from clipself_seg.data.datasets.check import Options, check_datasets
     from clipself_seg.files import write_json
 
     sample = 0 if args.full else max(1, args.sample)
     options = Options(sample, max(1, args.processes))
-    findings = check_datasets(args.names or all_names(), options)
+    findings = check_datasets(args.names, options)
     if args.allow_subset:
         findings = [finding.subset_allowed() for finding in findings]
     _show(findings)

@@ -234,15 +234,14 @@ def _datasets() -> None:
 
 def _dataset_lines() -> Iterator[str]:
     """Which data sets are in which state, and the folders that are read."""
-    from clipself_seg.data.check.findings import Options
-    from clipself_seg.data.check.report import all_names, check_datasets
-    from clipself_seg.data.datasets.roots import COCO, MINI
+    from clipself_seg.data.datasets.check import Options, check_datasets
+    from clipself_seg.data.datasets.table import COCO, MINI
 
     for root in (COCO, MINI):
         folder = os.environ.get(root.variable)
         yield f"${root.variable}: {folder or f'not set, {root.default} is read'}"
     groups: dict[tuple[str, str], list[str]] = {}
-    for finding in check_datasets(all_names(), Options(sample=1)):
+    for finding in check_datasets((), Options(sample=1)):
         groups.setdefault((finding.state, " ".join(finding.mend.split())), []).append(finding.name)
     for (state, mend), names in groups.items():
         yield f"{state}: {', '.join(names)}" + (f": {mend}" if mend else "")

@@ -19,7 +19,8 @@ import numpy as np
 from detectron2.config import CfgNode, configurable
 
 from clipself_seg.clip.text_bank import ClassTexts
-from clipself_seg.data.datasets.detection import detection_dataset
+from clipself_seg.data.datasets.records import find_dataset
+from clipself_seg.data.datasets.table import DetectionSet
 from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.vocabulary import (
     Vocabulary,
@@ -254,4 +255,4 @@ def _training_vocabulary(cfg: CfgNode, model: FViT) -> Vocabulary | None:
             "neither the weights nor DATASETS.TRAIN say which classes are seen: name the training "
             "vocabulary, such as ov_coco_65 (TEST.TRAIN_VOCABULARY)"
         )
-    return load_vocabulary(detection_dataset(cfg.DATASETS.TRAIN[0]).vocabulary)
+    return load_vocabulary(find_dataset(cfg.DATASETS.TRAIN[0], DetectionSet).vocabulary)

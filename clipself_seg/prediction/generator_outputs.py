@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from clipself_seg.checkpoints.bounds import OutOfBounds, open_safetensors
 from clipself_seg.checkpoints.hashes import hash_tensors
-from clipself_seg.data.datasets.panoptic import panoptic_dataset, panoptic_set_records
+from clipself_seg.data.datasets.records import find_dataset, panoptic_set_records
+from clipself_seg.data.datasets.table import PanopticSet
 from clipself_seg.data.generator_outputs import (
     hash_classes,
     output_path,
@@ -64,8 +65,7 @@ def write_dataset_outputs(
 
     Args:
         cfg: of an `OpenPanoptic` with its weights.
-        dataset: for panoptic segmentation, see `data.datasets.panoptic`, or one with label maps alone, see
-            `data.datasets.sem_seg`.
+        dataset: for panoptic segmentation or with label maps alone, see `data.datasets.table`.
         folder: for the files.
         overwrite: write what is there already again.
 
@@ -82,7 +82,7 @@ def write_dataset_outputs(
         truth = read_semantic_only(dataset, ("semantic",), "")
         words, records = truth.vocabulary, truth.records
     else:
-        words = load_vocabulary(panoptic_dataset(dataset).vocabulary)
+        words = load_vocabulary(find_dataset(dataset, PanopticSet).vocabulary)
         records = panoptic_set_records(dataset)
     mapper, model = PanopticTestMapper(cfg), build_model(cfg).eval()
     model.set_vocabulary(words)

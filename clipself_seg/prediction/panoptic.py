@@ -26,6 +26,7 @@ from typing import Any, overload
 import numpy as np
 from detectron2.config import CfgNode, configurable
 
+from clipself_seg.data.datasets.records import train_vocabulary_name
 from clipself_seg.data.given_masks import given_masks
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.mappers.sem_seg import mask_entries
@@ -38,7 +39,6 @@ from clipself_seg.data.vocabulary import (
     seen_by_synonym,
 )
 from clipself_seg.errors import InputError, nearest
-from clipself_seg.evaluation.panoptic.ground_truth import train_vocabulary_name
 from clipself_seg.models import OpenPanoptic
 from clipself_seg.models.build import build_model
 from clipself_seg.prediction.predictor import (

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.ops import nms
 from tqdm import tqdm
 
-from clipself_seg.data.datasets.coco import annotation_file, image_folder
+from clipself_seg.data.datasets.records import annotated_dataset
 from clipself_seg.data.loader import Batches, dead_workers_named, evaluation_batches
 from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.mappers.samples import Sample
@@ -108,7 +108,7 @@ def write_dataset_proposals(
 
     Args:
         cfg: of a `ProposingModel` with its weights.
-        dataset: data set of `data.datasets.coco` or of Detectron2's catalogue.
+        dataset: data set of `data.datasets.table` or of Detectron2's catalogue.
         path: JSON file to write.
         selection: which proposals are written; None for the defaults.
         overwrite: replace a file that is there already.
@@ -126,7 +126,8 @@ def write_dataset_proposals(
         "description": f"proposals of each image of {dataset}: {selection._asdict()}",
         **provenance(config=cfg.dump(), seed=cfg.SEED, weights_hash=model.weights_hash()),
     }
-    folder = image_folder(dataset)
+    files = annotated_dataset(dataset)
+    folder = str(files.path(files.images))
     images = list[dict[str, object]]()
     with alone_in(Path(path).parent):
         remove_leftovers(Path(path).parent)
@@ -176,8 +177,9 @@ def check_writing(
         raise InputError(f"min-side {selection.min_side} of proposals: give pixels, 0 or more")
     if Path(path).exists() and not overwrite:
         raise InputError(f"{path} is there already: give another --output, or --overwrite")
-    source = annotation_file(dataset)
-    records = listed_records(read_coco_json(source), source, image_folder(dataset))
+    files = annotated_dataset(dataset)
+    source = files.path(files.annotations)
+    records = listed_records(read_coco_json(source), source, files.path(files.images))
     require_images(dataset, records, "restore them: each image needs its proposals")
     return records
 

@@ -36,7 +36,7 @@ from clipself_seg.data.captions import (
     read_nouns,
     single_phrases,
 )
-from clipself_seg.data.datasets.coco import region_text_files
+from clipself_seg.data.datasets.records import region_text_files
 from clipself_seg.data.loader import dead_workers_named, evaluation_batches
 from clipself_seg.data.mappers.distill import ProposalCropMapper
 from clipself_seg.data.mappers.samples import Sample

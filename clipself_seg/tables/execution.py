@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from clipself_seg.data.datasets.roots import COCO, MINI
+from clipself_seg.data.datasets.table import COCO, MINI
 from clipself_seg.errors import ended_by
 from clipself_seg.files import FolderInUse, alone_in
 from clipself_seg.tables.runs import Run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipself_seg.data.datasets.roots import MINI
+from clipself_seg.data.datasets.table import MINI
 from clipself_seg.files import alone_in
 from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.tables.claims import LEAST_SEEDS

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +19,7 @@ from clipself_seg.checkpoints.zoo import SHIPPED, SHIPPED_MODELS, SHIPPED_TAGS
 from clipself_seg.config.load import load_config, values_and_defaults
 from clipself_seg.config.shards import refuse_pipes
 from clipself_seg.config.weights import WEIGHTS, refuse_addresses
-from clipself_seg.data.datasets.coco import COCO_DATASETS
-from clipself_seg.data.datasets.detection import DETECTION_DATASETS
-from clipself_seg.data.datasets.panoptic import PANOPTIC_DATASETS
-from clipself_seg.data.datasets.roots import MINI, DataRoot
-from clipself_seg.data.datasets.sem_seg import SEM_SEG_DATASETS
+from clipself_seg.data.datasets.table import DATASETS, MINI, DataRoot
 from clipself_seg.errors import InputError
 from clipself_seg.files import read_json
 from clipself_seg.mini.writer import WorldSize, manifest_of
@@ -44,28 +40,11 @@ class DataFiles(NamedTuple):
 
 def data_files(name: str) -> DataFiles | None:
     """Files of a data set that the project knows; None for one of somebody else's."""
-    if name in DETECTION_DATASETS:
-        detection = DETECTION_DATASETS[name]
-        paths = [detection.images, detection.annotations]
-        return _files(detection.root, paths, detection.prepare)
-    if name in PANOPTIC_DATASETS:
-        panoptic = PANOPTIC_DATASETS[name]
-        paths = [needed.relative for needed in panoptic.needed(("instances", "semantic"))]
-        return _files(panoptic.root, paths, panoptic.prepare)
-    if name in SEM_SEG_DATASETS:
-        sem_seg = SEM_SEG_DATASETS[name]
-        if sem_seg.root is None:
-            return None
-        return _files(sem_seg.root, [sem_seg.images, sem_seg.labels], sem_seg.prepare)
-    if name in COCO_DATASETS:
-        coco = COCO_DATASETS[name]
-        return _files(coco.root, [coco.images, coco.annotations, coco.panoptic or ""], "")
-    return None
-
-
-def _files(root: DataRoot, relative: Iterable[str], prepare: str) -> DataFiles:
-    paths = tuple(root.path / path for path in relative if path)
-    return DataFiles(root, paths, root.advice + (f", then {prepare}" if prepare else ""))
+    if (files := DATASETS.get(name)) is None:
+        return None
+    paths = tuple(files.path(need.relative) for need in files.needed(("instances", "semantic")))
+    how = files.root.advice + (f", then {files.prepare}" if files.prepare else "")
+    return DataFiles(files.root, paths, how)
 
 
 def missing_data(name: str) -> str:

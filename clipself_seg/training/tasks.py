@@ -11,14 +11,16 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from detectron2.config import CfgNode
 
 from clipself_seg.config.shards import is_shards, shards_of
-from clipself_seg.data.datasets.coco import (
+from clipself_seg.data.datasets.records import (
     captioned_records,
+    detection_records,
     distillation_records,
+    find_dataset,
+    panoptic_set_records,
     region_text_records,
+    sem_seg_records,
 )
-from clipself_seg.data.datasets.detection import detection_dataset, detection_records
-from clipself_seg.data.datasets.panoptic import panoptic_dataset, panoptic_set_records
-from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
+from clipself_seg.data.datasets.table import DetectionSet, PanopticSet, SemSegSet
 from clipself_seg.data.mappers.detection import DetectionTrainMapper
 from clipself_seg.data.mappers.distill import CaptionMapper, DistillMapper, RegionTextMapper
 from clipself_seg.data.mappers.panoptic import PanopticTrainMapper
@@ -160,7 +162,7 @@ class SemSegTask:
         records = [record for name in names for record in sem_seg_records(name)]
         vocabulary = self._vocabulary(names)
         model.setup_training(vocabulary)
-        ignored = {sem_seg_dataset(name).ignore_label for name in names}
+        ignored = {find_dataset(name, SemSegSet).ignore_label for name in names}
         if ignored != {model.ignore_label}:
             raise InputError(
                 f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {model.ignore_label}, the labels of "
@@ -175,7 +177,7 @@ class SemSegTask:
         return TrainingData(records, mapper)
 
     def _vocabulary(self, names: Sequence[str]) -> Vocabulary | list[str]:
-        shared = _shared_vocabulary(sem_seg_dataset(name).vocabulary for name in names)
+        shared = _shared_vocabulary(find_dataset(name, SemSegSet).vocabulary for name in names)
         path = self.cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON
         return (
             read_dataset_names("TRAIN_CLASS_JSON", path, names[0], len(shared)) if path else shared
@@ -197,7 +199,9 @@ class PanopticTask:
     def training_data(self, model: TrainablePanopticModel) -> TrainingData:
         """Images and segments; the model is given the training vocabulary."""
         names = self.cfg.DATASETS.TRAIN
-        vocabulary = _shared_vocabulary(panoptic_dataset(name).vocabulary for name in names)
+        vocabulary = _shared_vocabulary(
+            find_dataset(name, PanopticSet).vocabulary for name in names
+        )
         model.setup_training(vocabulary)
         tasks = ("panoptic", "captions") if model.needs_captions else ("panoptic",)
         records = [record for name in names for record in panoptic_set_records(name, tasks)]
@@ -224,7 +228,9 @@ class DetectionTask:
                 "SOLVER.ACCUMULATE must be 1 for detection: batch norms would see parts of a batch"
             )
         names = self.cfg.DATASETS.TRAIN
-        vocabulary = _shared_vocabulary(detection_dataset(name).vocabulary for name in names)
+        vocabulary = _shared_vocabulary(
+            find_dataset(name, DetectionSet).vocabulary for name in names
+        )
         model.setup_training(vocabulary)
         records = [
             record

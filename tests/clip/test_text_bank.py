@@ -15,7 +15,7 @@ from clipself_seg.checkpoints import hashes
 from clipself_seg.clip import TextBank, load_clip, text_bank
 from clipself_seg.clip.prompts import TEMPLATES, class_prompts
 from clipself_seg.clip.text_bank import default_cache_dir
-from clipself_seg.data.datasets.roots import COCO
+from clipself_seg.data.datasets.table import COCO
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 

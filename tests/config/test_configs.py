@@ -14,10 +14,7 @@ from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.config import flatten, load_config
 from clipself_seg.config.yaml_files import CONFIGS as FOLDER
 from clipself_seg.config.yaml_files import has_tower, names, read_tree
-from clipself_seg.data.datasets.coco import COCO_DATASETS
-from clipself_seg.data.datasets.detection import DETECTION_DATASETS
-from clipself_seg.data.datasets.panoptic import PANOPTIC_DATASETS
-from clipself_seg.data.datasets.sem_seg import SEM_SEG_DATASETS
+from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.training import run
 from tests.tiny import write_tiny_coco
@@ -239,8 +236,7 @@ def test_config_names_weights_blocks_sizes_and_data_that_exist(name):
     if cfg.MODEL.META_ARCHITECTURE == "FViT":
         assert cfg.INPUT.DETECTION.SIDE % tower.patch_size == 0
         assert max(cfg.MODEL.FVIT.BLOCKS) == tower.layers - 1
-    known = {*COCO_DATASETS, *SEM_SEG_DATASETS, *PANOPTIC_DATASETS, *DETECTION_DATASETS}
-    assert set(cfg.DATASETS.TRAIN + cfg.DATASETS.TEST) <= known
+    assert set(cfg.DATASETS.TRAIN + cfg.DATASETS.TEST) <= DATASETS.keys()
 
 
 def test_every_name_says_what_it_said_before_there_were_towers(monkeypatch):

@@ -11,14 +11,14 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from clipself_seg.data.captions import noun_phrases
-from clipself_seg.data.datasets.coco import distillation_records, region_records
-from clipself_seg.data.datasets.panoptic import (
-    PANOPTIC_DATASETS,
-    TASKS,
-    panoptic_dataset,
+from clipself_seg.data.datasets.records import (
+    distillation_records,
+    find_dataset,
     panoptic_set_records,
+    region_records,
+    sem_seg_records,
 )
-from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
+from clipself_seg.data.datasets.table import DATASETS, TASKS, PanopticSet, SemSegSet
 from clipself_seg.data.masks import read_label_map
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
@@ -208,7 +208,7 @@ def test_the_semantic_names_read_the_maps(root, monkeypatch):
     monkeypatch.setenv("CLIPSELF_SEG_MINI", str(root))
     names = {f"{world}_{split}_sem_seg": split for world in WORLDS for split in writer.SPLITS}
     for name, split in (names | {"mini_train_base_sem_seg": "train"}).items():
-        records, files_of = sem_seg_records(name), sem_seg_dataset(name)
+        records, files_of = sem_seg_records(name), find_dataset(name, SemSegSet)
         assert len(records) == getattr(SIZE, split)
         classes = len(load_vocabulary(files_of.vocabulary))
         for record in records:
@@ -219,10 +219,14 @@ def test_the_semantic_names_read_the_maps(root, monkeypatch):
 
 def test_the_panoptic_names_read_the_files(root, monkeypatch):
     monkeypatch.setenv("CLIPSELF_SEG_MINI", str(root))
-    names = [name for name, files in PANOPTIC_DATASETS.items() if files.root.path == root]
+    names = [
+        name
+        for name, files in DATASETS.items()
+        if files.root.path == root and isinstance(files, PanopticSet)
+    ]
     assert len(names) == 5
     for name in names:
-        files, split = panoptic_dataset(name), name.split("_")[1]
+        files, split = find_dataset(name, PanopticSet), name.split("_")[1]
         records = panoptic_set_records(name, TASKS)
         assert len(records) == (SIZE.base if "base" in name else getattr(SIZE, split))
         classes = len(load_vocabulary(files.vocabulary))

@@ -15,7 +15,7 @@ from torch import nn
 
 from clipself_seg.commands import precompute
 from clipself_seg.config import load_config
-from clipself_seg.data.datasets.panoptic import panoptic_set_records
+from clipself_seg.data.datasets.records import panoptic_set_records
 from clipself_seg.data.generator_outputs import GeneratorOutput
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.vocabulary import load_vocabulary

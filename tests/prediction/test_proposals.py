@@ -13,7 +13,7 @@ from PIL import Image
 
 from clipself_seg.commands import precompute
 from clipself_seg.config import load_config
-from clipself_seg.data.datasets.coco import distillation_records
+from clipself_seg.data.datasets.records import distillation_records
 from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.models import FViT
 from clipself_seg.prediction.predictor import prediction_config

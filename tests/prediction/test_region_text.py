@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from clipself_seg.commands import precompute
-from clipself_seg.data.datasets.coco import distillation_records, region_text_records
+from clipself_seg.data.datasets.records import distillation_records, region_text_records
 from clipself_seg.data.mappers.distill import ProposalCropMapper
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in

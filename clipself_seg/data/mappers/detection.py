@@ -165,7 +165,7 @@ class DetectionTrainMapper:
         """Make the sample of one draw.
 
         Args:
-            record: record of `datasets.detection.detection_records`, with masks where they are made.
+            record: record of `datasets.records.detection_records`, with masks where they are made.
             draw: number of this draw in the run, at least 0.
 
         Returns:

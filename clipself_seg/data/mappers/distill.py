@@ -118,7 +118,7 @@ class DistillMapper:
         """Make the sample of one draw.
 
         Args:
-            record: record of `datasets.coco.distillation_records`, or of a shard, with "content", the
+            record: record of `datasets.records.distillation_records`, or of a shard, with "content", the
                 bytes of the file.
             draw: number of this draw in the run, at least 0.
 

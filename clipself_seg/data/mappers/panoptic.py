@@ -101,7 +101,7 @@ class PanopticTrainMapper:
         """Make the sample of one draw.
 
         Args:
-            record: record of `datasets.panoptic.panoptic_set_records`.
+            record: record of `datasets.records.panoptic_set_records`.
             draw: number of this draw in the run, at least 0.
 
         Returns:

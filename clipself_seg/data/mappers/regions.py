@@ -85,7 +85,7 @@ class RegionMapper:
         """Make the sample of one image.
 
         Args:
-            record: record of `datasets.coco.region_records`.
+            record: record of `datasets.records.region_records`.
 
         Returns:
             "file_name", "image_id", "image" uint8 (3, S, S), "boxes" float32 (n, 4) relative,

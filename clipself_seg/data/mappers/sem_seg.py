@@ -119,7 +119,7 @@ class SemSegTrainMapper:
         """Make the sample of one draw.
 
         Args:
-            record: record of `datasets.sem_seg.sem_seg_records`.
+            record: record of `datasets.records.sem_seg_records`.
             draw: number of this draw in the run, at least 0.
 
         Returns:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from clipself_seg.data.datasets.roots import ADE_150, ADE_847, ade_parent
+from clipself_seg.data.datasets.table import ADE_150, ADE_847, ade_parent
 from clipself_seg.data.images import (
     DECODING_ERRORS,
     PUBLISHED_QUALITY,

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from clipself_seg.data.datasets.roots import ADE_150, ade_parent
+from clipself_seg.data.datasets.table import ADE_150, ade_parent
 from clipself_seg.data.images import DECODING_ERRORS, open_image
 from clipself_seg.data.prepare.ade import read_scene_map
 from clipself_seg.data.prepare.ade_instances import (

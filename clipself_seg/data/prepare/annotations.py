@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TextIO
 
 from tqdm import tqdm
 
-from clipself_seg.data.datasets.roots import DataRoot
+from clipself_seg.data.datasets.table import DataRoot
 from clipself_seg.data.prepare.common import Options, Prepared, require, written_whole
 from clipself_seg.data.records import coco_list, read_coco_json
 from clipself_seg.files import alone_in, remove_leftovers

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipself_seg.data.datasets.roots import CITYSCAPES
+from clipself_seg.data.datasets.table import CITYSCAPES
 from clipself_seg.data.masks import read_indices
 from clipself_seg.data.prepare.common import Options, Prepared, files_in, lookup_table
 from clipself_seg.data.prepare.panoptic_files import (

@@ -7,7 +7,7 @@ import reprlib
 from collections.abc import Sequence
 
 from clipself_seg.data.captions import add_phrases, nltk_tagger, noun_phrases
-from clipself_seg.data.datasets.roots import COCO
+from clipself_seg.data.datasets.table import COCO
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.data.prepare.common import Options, Prepared, require, written_whole
 from clipself_seg.data.records import coco_list, read_coco_json

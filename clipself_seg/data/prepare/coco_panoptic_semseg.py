@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipself_seg.data.datasets.roots import COCO
+from clipself_seg.data.datasets.table import COCO
 from clipself_seg.data.masks import read_panoptic_ids
 from clipself_seg.data.prepare.common import (
     Options,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipself_seg.data.datasets.roots import COCO_STUFF
+from clipself_seg.data.datasets.table import COCO_STUFF
 from clipself_seg.data.masks import read_indices
 from clipself_seg.data.prepare.common import (
     MapJob,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from clipself_seg.data.datasets.roots import DataRoot
+from clipself_seg.data.datasets.table import DataRoot
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers
 

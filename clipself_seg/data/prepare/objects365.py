@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipself_seg.data.datasets.roots import OBJECTS365
+from clipself_seg.data.datasets.table import OBJECTS365
 from clipself_seg.data.instances import category_indices
 from clipself_seg.data.prepare.annotations import Content, Count, Rewriting, rewrite
 from clipself_seg.data.prepare.common import Options, Prepared

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipself_seg.data.datasets.roots import COCO
+from clipself_seg.data.datasets.table import COCO
 from clipself_seg.data.instances import category_counts, category_names
 from clipself_seg.data.prepare.annotations import Content, Count, Rewriting, rewrite
 from clipself_seg.data.prepare.common import Options, Prepared

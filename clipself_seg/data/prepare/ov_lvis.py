@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipself_seg.data.datasets.roots import LVIS
+from clipself_seg.data.datasets.table import LVIS
 from clipself_seg.data.instances import category_counts
 from clipself_seg.data.prepare.annotations import Content, Count, Rewriting, rewrite
 from clipself_seg.data.prepare.common import Options, Prepared

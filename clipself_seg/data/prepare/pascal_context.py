@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
-from clipself_seg.data.datasets.roots import PASCAL_CONTEXT
+from clipself_seg.data.datasets.table import PASCAL_CONTEXT
 from clipself_seg.data.masks import check_segmentation
 from clipself_seg.data.prepare.common import (
     MapJob,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipself_seg.data.datasets.roots import VISTAS
+from clipself_seg.data.datasets.table import VISTAS
 from clipself_seg.data.masks import read_indices, read_panoptic_ids
 from clipself_seg.data.prepare.common import Options, Prepared, files_in, require
 from clipself_seg.data.prepare.panoptic_files import (

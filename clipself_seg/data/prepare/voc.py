@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipself_seg.data.datasets.roots import VOC_2012
+from clipself_seg.data.datasets.table import VOC_2012
 from clipself_seg.data.masks import read_indices
 from clipself_seg.data.prepare.common import (
     MapJob,

@@ -12,10 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from detectron2.config import CfgNode, configurable
 
-from clipself_seg.data.datasets.detection import (
-    detection_dataset,
-    detection_records,
-)
+from clipself_seg.data.datasets.records import detection_records, find_dataset
+from clipself_seg.data.datasets.table import DetectionSet
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.mappers.samples import Sample
@@ -203,7 +201,7 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
     ) -> None:
         """
         Args:
-            datasets: names of data sets for detection, see `data.datasets.detection`.
+            datasets: names of data sets for detection, see `data.datasets.table`.
             mapper: maps a record to a sample, see `DetectionTestMapper`.
             tasks: what is measured, "boxes" and "masks".
             limits: how many detections COCO's numbers count, out of `numbers.LIMITS`.
@@ -233,7 +231,7 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
         given = cfg.TEST.TRAIN_VOCABULARY
         trained = given
         if not trained and cfg.DATASETS.TRAIN:
-            trained = detection_dataset(cfg.DATASETS.TRAIN[0]).vocabulary
+            trained = find_dataset(cfg.DATASETS.TRAIN[0], DetectionSet).vocabulary
         return {
             "datasets": cfg.DATASETS.TEST,
             "mapper": DetectionTestMapper(cfg),
@@ -316,7 +314,7 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
         return self._known[name]
 
     def _read(self, name: str) -> _DetectionData:
-        files = detection_dataset(name)
+        files = find_dataset(name, DetectionSet)
         if files.evaluator is None:
             raise InputError(
                 f'data set "{name}" is only trained on: name one with all classes in DATASETS.TEST'

@@ -14,6 +14,7 @@ import numpy as np
 from detectron2.config import CfgNode, configurable
 from detectron2.evaluation import DatasetEvaluator
 
+from clipself_seg.data.datasets.records import train_vocabulary_name
 from clipself_seg.data.images import truth_pixels
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
@@ -35,7 +36,6 @@ from clipself_seg.evaluation.panoptic.fusion_report import (
 from clipself_seg.evaluation.panoptic.ground_truth import (
     PanopticGroundTruth,
     read_panoptic_ground_truth,
-    train_vocabulary_name,
 )
 from clipself_seg.evaluation.panoptic.semantic_only import (
     counts_all,
@@ -288,8 +288,8 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
     ) -> None:
         """
         Args:
-            datasets: names of data sets, see `data.datasets.panoptic`, and of those with label maps alone, see
-                `data.datasets.sem_seg`.
+            datasets: names of data sets, see `data.datasets.table`, for panoptic segmentation or with
+                label maps alone.
             mapper: maps a record to a sample, see `PanopticTestMapper`.
             fusions: names of fusions, out of `fusions.FUSIONS`; "fused" has the exponents of the model.
             tasks: what is measured, out of `TASKS`; a task for which a data set has no files is left
@@ -490,7 +490,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             vocabulary=truth.vocabulary,
             image_ids=truth.image_ids,
             seen=truth.seen,
-            panoptic_json=truth.files.path(truth.files.panoptic_json),
+            panoptic_json=truth.files.path(truth.files.annotations),
             output_dir=folder,
         )
 

@@ -8,14 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from detectron2.config import CfgNode
 
-from clipself_seg.data.datasets.panoptic import (
-    IGNORE_LABEL,
-    PanopticFiles,
-    panoptic_dataset,
-    panoptic_set_records,
-)
+from clipself_seg.data.datasets.records import find_dataset, panoptic_set_records
+from clipself_seg.data.datasets.table import IGNORE_LABEL, PanopticSet
 from clipself_seg.data.records import Record, coco_info, read_coco_json
 from clipself_seg.data.vocabulary import (
     Vocabulary,
@@ -48,7 +43,7 @@ class PanopticGroundTruth(NamedTuple):
         images: how the preparation wrote the images, where it did; else "".
     """
 
-    files: PanopticFiles | None
+    files: PanopticSet | None
     vocabulary: Vocabulary
     records: list[Record]
     seen: np.ndarray | None
@@ -70,7 +65,7 @@ def read_panoptic_ground_truth(
     """Reads all of a data set but its images and PNGs, and checks that those are there.
 
     Args:
-        name: name of the data set, see `data.datasets.panoptic`.
+        name: name of the data set, see `data.datasets.table`.
         tasks: what shall be measured; a task for which the data set never has files is left out,
             with a logged reason.
         train_vocabulary: name of the class list that was trained on, whose classes count as seen; ""
@@ -81,7 +76,7 @@ def read_panoptic_ground_truth(
         InputError: an unknown data set or class list; a label file of other classes; files that are missing
             (names the command that makes them), broken or of other images or classes; nothing to measure.
     """
-    files = panoptic_dataset(name)
+    files = find_dataset(name, PanopticSet)
     vocabulary = load_vocabulary(files.vocabulary)
     if label_file:
         vocabulary = read_label_file(label_file, vocabulary)
@@ -98,12 +93,12 @@ def read_panoptic_ground_truth(
             vocabulary,
             [record["image_id"] for record in records],
         )
-    info = coco_info(read_coco_json(files.path(files.panoptic_json)))
+    info = coco_info(read_coco_json(files.path(files.annotations)))
     areas = str(info.get("areas", "published" if files.covered_stuff else ""))
     return PanopticGroundTruth(files, vocabulary, records, seen, measured, instances, areas)
 
 
-def _tasks_with_files(name: str, files: PanopticFiles, tasks: Sequence[str]) -> tuple[str, ...]:
+def _tasks_with_files(name: str, files: PanopticSet, tasks: Sequence[str]) -> tuple[str, ...]:
     """Tasks for which the data set names files, whether or not those exist."""
     lacking = {"instances": not files.instances_json, "semantic": not files.sem_seg_root}
     for task in tasks:
@@ -119,7 +114,7 @@ def _tasks_with_files(name: str, files: PanopticFiles, tasks: Sequence[str]) -> 
 
 
 def _check_images(
-    name: str, files: PanopticFiles, records: Sequence[Record], tasks: Sequence[str]
+    name: str, files: PanopticSet, records: Sequence[Record], tasks: Sequence[str]
 ) -> None:
     """Refuses a data set without all images and PNGs: a run of hours should not end at the last one."""
     wanted = [("file_name", ""), ("pan_seg_file_name", files.prepare)]
@@ -135,14 +130,3 @@ def _check_images(
                 f'data set "{name}": {len(missing)} of {len(records)} files are missing, such as '
                 f"{missing[0]}; {advice}"
             )
-
-
-def train_vocabulary_name(cfg: CfgNode) -> str:
-    """Name of the class list whose classes count as seen.
-
-    It is TEST.TRAIN_VOCABULARY, else the vocabulary of the first training data set, else "".
-    """
-    if cfg.TEST.TRAIN_VOCABULARY or not cfg.DATASETS.TRAIN:
-        given: str = cfg.TEST.TRAIN_VOCABULARY
-        return given
-    return panoptic_dataset(cfg.DATASETS.TRAIN[0]).vocabulary

@@ -13,14 +13,8 @@ from typing import Any
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from clipself_seg.data.datasets.coco import COCO_DATASETS
-from clipself_seg.data.datasets.panoptic import PANOPTIC_DATASETS
-from clipself_seg.data.datasets.sem_seg import (
-    SEM_SEG_DATASETS,
-    SemSegFiles,
-    sem_seg_dataset,
-    sem_seg_records,
-)
+from clipself_seg.data.datasets.records import find_dataset, sem_seg_records
+from clipself_seg.data.datasets.table import DATASETS, SemSegSet
 from clipself_seg.data.images import describe_jpegs
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.masks import read_labels_of
@@ -43,10 +37,8 @@ COCO_LISTS = ("openseg_coco_panoptic_133", "coco_panoptic_133")
 
 def is_semantic_only(name: str) -> bool:
     """Whether a data set has label maps and no panoptic files; False for an unknown one."""
-    if name in SEM_SEG_DATASETS:
-        return True
-    if name in PANOPTIC_DATASETS or name in COCO_DATASETS or name not in DatasetCatalog.list():
-        return False
+    if name in DATASETS or name not in DatasetCatalog.list():
+        return isinstance(DATASETS.get(name), SemSegSet)
     metadata = MetadataCatalog.get(name).as_dict()
     return bool(metadata.get("sem_seg_root")) and not metadata.get("panoptic_json")
 
@@ -57,7 +49,7 @@ def read_semantic_only(
     """Classes and records of a data set with label maps alone.
 
     Args:
-        name: name of the data set, see `data.datasets.sem_seg`.
+        name: name of the data set, see `data.datasets.table`.
         tasks: what shall be measured; "semantic" has to be among it, and the others are left out.
         train_vocabulary: name of the class list that was trained on, whose classes count as seen; "" splits nothing.
         label_file: file of other names for the classes, see `data.label_files`; "" for the data set's own.
@@ -71,7 +63,7 @@ def read_semantic_only(
             f'"{name}" has label maps alone, and TEST.PANOPTIC.TASKS is {", ".join(tasks)}: add "semantic", or leave '
             "the data set out of DATASETS.TEST"
         )
-    files = sem_seg_dataset(name)
+    files = find_dataset(name, SemSegSet)
     vocabulary = _one_background(load_vocabulary(files.vocabulary), files.background)
     if label_file:
         vocabulary = _named_by(label_file, vocabulary, files)
@@ -114,7 +106,7 @@ def _one_background(vocabulary: Vocabulary, background: int | None) -> Vocabular
     return Vocabulary(name, (*classes[:background], last), vocabulary.about)
 
 
-def _named_by(path: str, vocabulary: Vocabulary, files: SemSegFiles) -> Vocabulary:
+def _named_by(path: str, vocabulary: Vocabulary, files: SemSegSet) -> Vocabulary:
     """The vocabulary with the names of a label file, whose background may be any of its rows."""
     named = read_label_file(path, vocabulary)
     if files.background is None:

@@ -12,8 +12,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.utils import comm
 from torch import nn
 
-from clipself_seg.data.datasets.catalog import vocabulary_name
-from clipself_seg.data.datasets.coco import region_records
+from clipself_seg.data.datasets.records import region_records, vocabulary_name
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.regions import RegionMapper
 from clipself_seg.data.records import Record
@@ -52,7 +51,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
     ) -> None:
         """
         Args:
-            datasets: names of panoptic data sets, see `data.datasets.coco`.
+            datasets: names of panoptic data sets, see `data.datasets.table`.
             sizes: sides in pixels of the square input.
             read: readouts, out of `clipself_seg.config.READOUTS`.
             mask_resize: rule by which masks are resized to tokens, see `token_masks`.

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from detectron2.config import CfgNode, configurable
 
-from clipself_seg.data.datasets.catalog import vocabulary_name
-from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
+from clipself_seg.data.datasets.records import find_dataset, sem_seg_records, vocabulary_name
+from clipself_seg.data.datasets.table import SemSegSet
 from clipself_seg.data.given_masks import image_name
 from clipself_seg.data.images import describe_jpegs
 from clipself_seg.data.loader import evaluation_batches
@@ -73,7 +73,7 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
     ) -> None:
         """
         Args:
-            datasets: names of data sets of semantic segmentation, see `data.datasets.sem_seg`.
+            datasets: names of data sets of semantic segmentation, see `data.datasets.table`.
             mapper: maps a record to a sample, see `SemSegTestMapper`.
             rule: classes that the mean IoU is taken over, see `MiouRule`.
             train_vocabulary: name or file of the class list that was trained on, whose classes count
@@ -269,7 +269,7 @@ class _Task(NamedTuple):
 
 
 def _read_task(name: str, train_vocabulary: str, class_json: str, background_words: bool) -> _Task:
-    files = sem_seg_dataset(name)
+    files = find_dataset(name, SemSegSet)
     vocabulary = load_vocabulary(files.vocabulary)
     # Without a background (None) this keeps all; the background itself is neither seen nor unseen.
     foreground = slice(files.background)

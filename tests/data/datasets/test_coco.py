@@ -8,16 +8,16 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances, register_coco_panoptic
 
-from clipself_seg.data.datasets.catalog import vocabulary_name
-from clipself_seg.data.datasets.coco import (
-    COCO_DATASETS,
+from clipself_seg.data.datasets.records import (
     captioned_records,
     distillation_records,
     region_records,
     region_text_files,
     region_text_records,
-    register_coco_datasets,
+    register_datasets,
+    vocabulary_name,
 )
+from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 
@@ -42,8 +42,8 @@ def mini_root(tmp_path, monkeypatch):
 
 
 def test_all_names_are_in_detectron2s_catalogue_once():
-    assert COCO_DATASETS.keys() <= set(DatasetCatalog.list())
-    register_coco_datasets()
+    assert DATASETS.keys() <= set(DatasetCatalog.list())
+    register_datasets()
     assert MetadataCatalog.get("coco_2017_val_panoptic").evaluator_type == "coco_panoptic_seg"
 
 
@@ -52,13 +52,13 @@ def test_detectron2s_own_names_keep_their_files():
     shared = ["coco_2017_train", "coco_2017_val", "lvis_v1_train"]
     for name in shared:
         metadata = MetadataCatalog.get(name)
-        assert metadata.json_file.endswith(COCO_DATASETS[name].annotations)
-        assert metadata.image_root.endswith(COCO_DATASETS[name].images)
+        assert metadata.json_file.endswith(DATASETS[name].annotations)
+        assert metadata.image_root.endswith(DATASETS[name].images)
     for name in ("coco_2017_train_panoptic", "coco_2017_val_panoptic"):
         metadata = MetadataCatalog.get(name)
-        assert metadata.panoptic_json.endswith(COCO_DATASETS[name].annotations)
-        assert metadata.panoptic_root.endswith(COCO_DATASETS[name].panoptic)
-        assert metadata.evaluator_type == COCO_DATASETS[name].evaluator
+        assert metadata.panoptic_json.endswith(DATASETS[name].annotations)
+        assert metadata.panoptic_root.endswith(DATASETS[name].panoptic_root)
+        assert metadata.evaluator_type == DATASETS[name].evaluator
 
 
 def test_grid_and_proposals_read_the_same_pictures(mini_root):

@@ -9,13 +9,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import BoxMode
 
-from clipself_seg.data.datasets.catalog import vocabulary_name
-from clipself_seg.data.datasets.detection import (
-    DETECTION_DATASETS,
-    detection_dataset,
+from clipself_seg.data.datasets.records import (
     detection_records,
-    register_detection_datasets,
+    find_dataset,
+    register_datasets,
+    vocabulary_name,
 )
+from clipself_seg.data.datasets.table import DATASETS, DetectionSet
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.mini.writer import WorldSize, make_worlds
@@ -56,8 +56,8 @@ def write_ov_coco(root, *annotations, images=("a", "b", "c", "d")):
 
 
 def test_names_are_in_the_catalogue_once_with_what_detectron2_asks_for():
-    assert DETECTION_DATASETS.keys() <= set(DatasetCatalog.list())
-    register_detection_datasets()
+    assert DATASETS.keys() <= set(DatasetCatalog.list())
+    register_datasets()
     metadata = MetadataCatalog.get("ov_coco_val")
     assert len(metadata.thing_classes) == 65 and metadata.evaluator_type == "coco"
     assert metadata.thing_dataset_id_to_contiguous_id[90] == 64
@@ -197,7 +197,7 @@ def test_a_data_set_of_ones_own_needs_a_vocabulary(tmp_path, registered):
     write(tmp_path, "boxes.json", named("a"), [annotation(0, 9)], [{"id": 9, "name": "boat"}])
     register_coco_instances("my_boxes", {}, str(file), str(tmp_path))
     with pytest.raises(InputError, match='MetadataCatalog.get."my_boxes"..vocabulary'):
-        detection_dataset("my_boxes")
+        find_dataset("my_boxes", DetectionSet)
     MetadataCatalog.get("my_boxes").vocabulary = "coco_80"
     (record,) = detection_records("my_boxes", training=True)
     assert [e["label"] for e in record["annotations"]] == [8]

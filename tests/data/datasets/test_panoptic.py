@@ -11,13 +11,12 @@ from detectron2.data.datasets import register_coco_panoptic
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
-from clipself_seg.data.datasets.panoptic import (
-    PANOPTIC_DATASETS,
-    panoptic_dataset,
+from clipself_seg.data.datasets.records import (
+    find_dataset,
     panoptic_set_records,
-    register_panoptic_datasets,
+    register_datasets,
 )
-from clipself_seg.data.datasets.roots import ade_parent
+from clipself_seg.data.datasets.table import DATASETS, PanopticSet, ade_parent
 from clipself_seg.data.vocabulary import load_vocabulary, seen_by_synonym
 from clipself_seg.errors import InputError
 
@@ -40,8 +39,8 @@ def mini_root(tmp_path, monkeypatch):
 
 
 def test_names_are_in_the_catalogue_once_and_detectron2s_own_are_left_alone():
-    assert PANOPTIC_DATASETS.keys() <= set(DatasetCatalog.list())
-    register_panoptic_datasets()
+    assert DATASETS.keys() <= set(DatasetCatalog.list())
+    register_datasets()
     assert len(MetadataCatalog.get("coco_2017_val_panoptic").thing_classes) == 133
 
 
@@ -50,7 +49,7 @@ def test_names_are_in_the_catalogue_once_and_detectron2s_own_are_left_alone():
     [(COCO, 133, 80), (ADE, 150, 100), (VISTAS, 65, 37), ("mini_train_base_panoptic", 32, 24)],
 )
 def test_metadata_has_all_classes_and_the_things_among_them(name, classes, things):
-    metadata, files = MetadataCatalog.get(name), panoptic_dataset(name)
+    metadata, files = MetadataCatalog.get(name), find_dataset(name, PanopticSet)
     vocabulary = load_vocabulary(files.vocabulary)
     thing_map = metadata.thing_dataset_id_to_contiguous_id
     all_map = metadata.stuff_dataset_id_to_contiguous_id
@@ -87,8 +86,8 @@ def test_things_of_coco_are_numbered_from_0_and_those_of_ade_keep_their_place():
 def test_vocabularies_have_the_published_sizes_and_overlap_with_training(
     name, classes, texts, seen, things, seen_things
 ):
-    train = load_vocabulary(panoptic_dataset(COCO).vocabulary)
-    words = load_vocabulary(panoptic_dataset(name).vocabulary)
+    train = load_vocabulary(find_dataset(COCO, PanopticSet).vocabulary)
+    words = load_vocabulary(find_dataset(name, PanopticSet).vocabulary)
     shown = seen_by_synonym(words, train)
     assert len(words) == classes and sum(len(entry.names) for entry in words.classes) == texts
     assert (shown.sum(), words.thing.sum(), (shown & words.thing).sum()) == (
@@ -101,7 +100,7 @@ def test_vocabularies_have_the_published_sizes_and_overlap_with_training(
 
 
 def test_cityscapes_classes_are_detectron2s_in_number_order_and_kind():
-    words = load_vocabulary(panoptic_dataset(CITYSCAPES).vocabulary)
+    words = load_vocabulary(find_dataset(CITYSCAPES, PanopticSet).vocabulary)
     metadata = MetadataCatalog.get(CITYSCAPES)
     things, stuff = (
         metadata.get(f"{kind}_dataset_id_to_contiguous_id") for kind in ("thing", "stuff")
@@ -189,7 +188,7 @@ def test_a_category_that_the_vocabulary_lacks_is_refused_at_once(mini_root):
 )
 def test_a_name_that_is_not_panoptic_suggests_the_nearest(name, hint):
     with pytest.raises(InputError, match=f'no data set "{name}" .* did you mean "{hint}"'):
-        panoptic_dataset(name)
+        find_dataset(name, PanopticSet)
 
 
 def test_ones_own_set_works_under_its_name(mini_root, registered):
@@ -198,9 +197,9 @@ def test_ones_own_set_works_under_its_name(mini_root, registered):
     register_coco_panoptic("my_scenes", {}, *folders, json_file)
     registered.append("my_scenes")
     with pytest.raises(InputError, match='"my_scenes" has no "vocabulary" in its metadata: set Me'):
-        panoptic_dataset("my_scenes")
+        find_dataset("my_scenes", PanopticSet)
     MetadataCatalog.get("my_scenes").vocabulary = "mini"
-    files = panoptic_dataset("my_scenes")
+    files = find_dataset("my_scenes", PanopticSet)
     assert files.path(files.images) == mini_root / "base" and files.vocabulary == "mini"
     (record,) = panoptic_set_records("my_scenes")
     assert record["file_name"] == str(mini_root / "base/3.jpg")
@@ -214,7 +213,7 @@ def test_ones_own_set_works_under_its_name(mini_root, registered):
 
 def test_ade_is_found_with_and_without_odises_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    files = panoptic_dataset(ADE)
+    files = find_dataset(ADE, PanopticSet)
     assert files.path(files.images) == tmp_path / "ADEChallengeData2016/images/validation"
     (tmp_path / "ade/ADEChallengeData2016").mkdir(parents=True)
     assert files.path(files.images) == tmp_path / "ade/ADEChallengeData2016/images/validation"
@@ -239,7 +238,7 @@ def test_detectron2_draws_real_records(data_dir, monkeypatch):
     (raw, *_), (record, *_) = panoptic_set_records(COCO), DatasetCatalog.get(COCO)
     del record["sem_seg_file_name"]  # which a tool writes
     texts, changed = drawn(record, COCO)
-    vocabulary = load_vocabulary(panoptic_dataset(COCO).vocabulary)
+    vocabulary = load_vocabulary(find_dataset(COCO, PanopticSet).vocabulary)
     expected = {
         vocabulary.names[vocabulary.dataset_id_to_index[info["category_id"]]]
         for info in raw["segments_info"]

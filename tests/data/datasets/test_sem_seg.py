@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from clipself_seg.data.datasets.catalog import vocabulary_name
-from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
+from clipself_seg.data.datasets.records import find_dataset, sem_seg_records, vocabulary_name
+from clipself_seg.data.datasets.table import SemSegSet
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 
@@ -25,7 +25,7 @@ SEM_SEG_NAMES = {
 @pytest.mark.parametrize("name", SEM_SEG_NAMES)
 def test_semantic_sets_are_in_detectron2s_catalogue_with_their_classes(name):
     folder, labels, ignore_label = SEM_SEG_NAMES[name]
-    files, metadata = sem_seg_dataset(name), MetadataCatalog.get(name)
+    files, metadata = find_dataset(name, SemSegSet), MetadataCatalog.get(name)
     assert folder in metadata.image_root and folder in metadata.sem_seg_root
     assert len(metadata.stuff_classes) == labels
     assert files.label_count(len(load_vocabulary(files.vocabulary))) == labels
@@ -74,9 +74,11 @@ def test_ones_own_semantic_set_works_under_its_name(semantic_root, registered):
     metadata = MetadataCatalog.get("my_scenes")
     metadata.set(image_root=str(images), sem_seg_root=str(labels), ignore_label=7)
     with pytest.raises(InputError, match='"my_scenes" has no "vocabulary"'):
-        sem_seg_dataset("my_scenes")
+        find_dataset("my_scenes", SemSegSet)
     metadata.vocabulary = "voc_20"
-    assert sem_seg_dataset("my_scenes")[:5] == (str(images), str(labels), "voc_20", 7, None)
+    files = find_dataset("my_scenes", SemSegSet)
+    assert (files.path(files.images), files.path(files.labels)) == (images, labels)
+    assert (files.vocabulary, files.ignore_label, files.background) == ("voc_20", 7, None)
     assert [record["image_id"] for record in sem_seg_records("my_scenes")] == ["2", "3"]
     MetadataCatalog.get("my_scenes").__dict__["sem_seg_root"] = "nowhere"
     with pytest.raises(InputError, match='"my_scenes": nowhere is missing; correct'):
@@ -85,6 +87,6 @@ def test_ones_own_semantic_set_works_under_its_name(semantic_root, registered):
 
 def test_a_name_that_is_not_semantic_suggests_the_nearest():
     with pytest.raises(InputError, match='did you mean "ade20k_150_test_sem_seg"'):
-        sem_seg_dataset("ade20k_150_sem_seg")
+        find_dataset("ade20k_150_sem_seg", SemSegSet)
     with pytest.raises(InputError, match='did you mean "mini_val_sem_seg"'):
-        sem_seg_dataset("mini_val")
+        find_dataset("mini_val", SemSegSet)

@@ -10,7 +10,7 @@ from detectron2.data import transforms as T
 from PIL import Image
 
 from clipself_seg.config import load_config
-from clipself_seg.data.datasets.detection import detection_records
+from clipself_seg.data.datasets.records import detection_records
 from clipself_seg.data.instances import object_mask
 from clipself_seg.data.mappers import detection
 from clipself_seg.data.mappers.detection import (

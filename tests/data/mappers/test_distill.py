@@ -12,7 +12,7 @@ from detectron2.config import get_cfg
 from PIL import Image
 
 from clipself_seg.config import add_clipself_seg_config, load_config
-from clipself_seg.data.datasets.coco import distillation_records, region_records
+from clipself_seg.data.datasets.records import distillation_records, region_records
 from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.data.mappers.regions import RegionMapper
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary

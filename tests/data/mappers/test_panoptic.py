@@ -12,7 +12,8 @@ from detectron2.data.detection_utils import read_image as detectron2_read_image
 from PIL import Image
 
 from clipself_seg.config import load_config
-from clipself_seg.data.datasets.panoptic import panoptic_dataset, panoptic_set_records
+from clipself_seg.data.datasets.records import find_dataset, panoptic_set_records
+from clipself_seg.data.datasets.table import PanopticSet
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper, PanopticTrainMapper
 from clipself_seg.data.mappers.samples import seeded
 from clipself_seg.data.vocabulary import load_vocabulary
@@ -208,7 +209,7 @@ def test_the_test_mapper_keeps_the_records_entries_and_reads_no_ground_truth(rec
 def test_real_crops_are_those_of_detectron2s_recipe(data_dir, monkeypatch):
     """Mask2Former's: flip, large-scale jitter, fixed crop, and masks by comparing ids."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(data_dir))
-    vocabulary = load_vocabulary(panoptic_dataset(COCO).vocabulary)
+    vocabulary = load_vocabulary(find_dataset(COCO, PanopticSet).vocabulary)
     ours = mapper(vocabulary=vocabulary, size=256, scales=(0.1, 2.0), seed=3)
     for draw, record in enumerate(panoptic_set_records(COCO)[:4]):
         sample = ours(record, draw)

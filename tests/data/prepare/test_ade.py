@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipself_seg.data.datasets.sem_seg import sem_seg_records
+from clipself_seg.data.datasets.records import sem_seg_records
 from clipself_seg.data.images import jpeg_quality
 from clipself_seg.data.prepare.ade import prepare_ade150, prepare_ade847
 from clipself_seg.data.prepare.common import Options

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
-from clipself_seg.data.datasets.panoptic import panoptic_set_records
+from clipself_seg.data.datasets.records import panoptic_set_records
 from clipself_seg.data.masks import read_panoptic_ids, read_panoptic_png
 from clipself_seg.data.prepare import ade_panoptic
 from clipself_seg.data.prepare.ade import prepare_ade150

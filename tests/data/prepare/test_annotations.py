@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from clipself_seg.data.datasets.roots import COCO
+from clipself_seg.data.datasets.table import COCO
 from clipself_seg.data.prepare import annotations
 from clipself_seg.data.prepare.annotations import Count, Rewriting, rewrite
 from clipself_seg.data.prepare.common import Options

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle
 
-from clipself_seg.data.datasets.panoptic import panoptic_set_records
+from clipself_seg.data.datasets.records import panoptic_set_records
 from clipself_seg.data.masks import read_panoptic_ids, read_panoptic_png
 from clipself_seg.data.prepare import panoptic_files
 from clipself_seg.data.prepare.cityscapes import prepare_cityscapes

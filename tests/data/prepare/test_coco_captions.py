@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from clipself_seg.data.captions import read_phrases
-from clipself_seg.data.datasets.panoptic import panoptic_set_records
+from clipself_seg.data.datasets.records import panoptic_set_records
 from clipself_seg.data.prepare import coco_captions
 from clipself_seg.data.prepare.coco_captions import prepare_coco_captions
 from clipself_seg.data.prepare.common import Options

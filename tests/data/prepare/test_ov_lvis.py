@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from clipself_seg.data.datasets.detection import detection_records
+from clipself_seg.data.datasets.records import detection_records
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.data.prepare.ov_lvis import prepare_ov_lvis
 from clipself_seg.data.vocabulary import load_vocabulary

@@ -10,7 +10,7 @@ import scipy.io
 from PIL import Image
 from pycocotools import mask as rle
 
-from clipself_seg.data.datasets.sem_seg import sem_seg_records
+from clipself_seg.data.datasets.records import sem_seg_records
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.data.prepare.pascal_context import (
     prepare_pascal_context_59,

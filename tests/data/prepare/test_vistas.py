@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipself_seg.data.datasets.panoptic import panoptic_set_records
+from clipself_seg.data.datasets.records import panoptic_set_records
 from clipself_seg.data.masks import read_panoptic_ids, read_panoptic_png
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.data.prepare.vistas import prepare_vistas

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import nn
 
 from clipself_seg.config import add_clipself_seg_config
-from clipself_seg.data.datasets.detection import detection_dataset
+from clipself_seg.data.datasets.records import find_dataset
+from clipself_seg.data.datasets.table import DetectionSet
 from clipself_seg.data.vocabulary import (
     Vocabulary,
     VocabularyClass,
@@ -162,7 +163,9 @@ def test_what_would_fail_late_is_refused_early(datasets):
     (folder / "3.png").unlink()
     with pytest.raises(InputError, match=r'data set "plain": 1 of 4 images are missing.*3\.png'):
         evaluation(folder, "DATASETS.TEST", ("plain",)).check(model)
-    json_file = detection_dataset("plain").path(detection_dataset("plain").annotations)
+    json_file = find_dataset("plain", DetectionSet).path(
+        find_dataset("plain", DetectionSet).annotations
+    )
     json_file.unlink()
     with pytest.raises(InputError, match="objects.json is missing"):
         evaluation(folder, "DATASETS.TEST", ("plain",)).check(model)

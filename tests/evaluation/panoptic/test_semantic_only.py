@@ -14,7 +14,8 @@ from torch import nn
 
 from clipself_seg.commands.train import main
 from clipself_seg.config import load_config
-from clipself_seg.data.datasets.sem_seg import sem_seg_dataset, sem_seg_records
+from clipself_seg.data.datasets.records import find_dataset, sem_seg_records
+from clipself_seg.data.datasets.table import SemSegSet
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.masks import read_label_map
 from clipself_seg.data.prepare.common import Options
@@ -75,14 +76,14 @@ class Reader(nn.Module):
 
 def write_images(name, labels=((0, 3, 7), (12, 19, 19)), count=2):
     """Images of blocks, whose first row does not count."""
-    files = sem_seg_dataset(name)
+    files = find_dataset(name, SemSegSet)
     for index in range(count):
         values = np.kron(np.roll(labels, index), np.ones((12, 9), int))
         values[0] = files.ignore_label
         wide = files.label_suffix == ".tif"
         for folder, suffix, pixels in (
-            (files.image_root, files.image_suffix, np.repeat(values[..., None] % 251, 3, 2)),
-            (files.sem_seg_root, files.label_suffix, values),
+            (files.path(files.images), ".jpg", np.repeat(values[..., None] % 251, 3, 2)),
+            (files.path(files.labels), files.label_suffix, values),
         ):
             folder.mkdir(parents=True, exist_ok=True)
             dtype = np.uint16 if wide and pixels is values else np.uint8

@@ -10,7 +10,7 @@ import torch
 
 from clipself_seg.clip import load_clip
 from clipself_seg.config import load_config
-from clipself_seg.data.datasets.catalog import vocabulary_name
+from clipself_seg.data.datasets.records import vocabulary_name
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.evaluation.regions.evaluation import RegionEvaluation
 from clipself_seg.mini.writer import WorldSize, make_worlds

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from clipself_seg.config import add_clipself_seg_config
-from clipself_seg.data.datasets.sem_seg import SEM_SEG_DATASETS
+from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation
 from clipself_seg.models.protocol import Reading
@@ -217,11 +217,11 @@ def test_tables_and_files_of_a_run(datasets, caplog):
 def test_images_that_a_preparation_wrote_are_named_with_their_quality(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     name = "ade20k_full_sem_seg_freq_val_all"
-    files = SEM_SEG_DATASETS[name]
-    for folder in (files.image_root, files.sem_seg_root):
+    files = DATASETS[name]
+    for folder in (files.path(files.images), files.path(files.labels)):
         folder.mkdir(parents=True)
-    Image.new("RGB", (4, 4)).save(files.image_root / "a.jpg", quality=95)
-    Image.new("I;16", (4, 4)).save(files.sem_seg_root / "a.tif")
+    Image.new("RGB", (4, 4)).save(files.path(files.images) / "a.jpg", quality=95)
+    Image.new("I;16", (4, 4)).save(files.path(files.labels) / "a.tif")
     run = evaluation(tmp_path, "DATASETS.TEST", (name,))
     run.check(Echo())
     assert run.metadata()["images"] == {name: "JPEG quality 95"}

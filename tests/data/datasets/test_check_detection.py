@@ -7,8 +7,7 @@ import shutil
 
 import pytest
 
-from clipself_seg.data.check.findings import Options
-from clipself_seg.data.check.report import check_datasets
+from clipself_seg.data.datasets.check import Options, check_datasets
 from clipself_seg.data.prepare.common import Options as PrepareOptions
 from clipself_seg.data.prepare.ov_coco import prepare_ov_coco
 from tests.small_coco import write_small_coco
@@ -54,4 +53,4 @@ def test_a_training_file_with_novel_classes_is_broken(coco):
     path.write_text(json.dumps(content))
     finding = check("ov_coco_train")
     assert finding.state == "broken" and "not base" in finding.notes[0]
-    assert finding.mend == "clipself-seg data prepare ov_coco --splits train2017"
+    assert finding.mend == "clipself-seg data prepare ov_coco --splits train2017 --overwrite"

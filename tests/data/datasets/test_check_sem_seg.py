@@ -9,8 +9,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from clipself_seg.data.check.findings import Options
-from clipself_seg.data.check.report import check_datasets
+from clipself_seg.data.datasets.check import Options, check_datasets
 from clipself_seg.data.prepare import common
 from clipself_seg.data.prepare.ade import prepare_ade847
 from clipself_seg.data.prepare.pascal_context import (

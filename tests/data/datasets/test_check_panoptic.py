@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from clipself_seg.data.captions import read_phrases
-from clipself_seg.data.check.findings import Options
-from clipself_seg.data.check.report import all_names, check_datasets
-from clipself_seg.data.datasets.panoptic import PANOPTIC_DATASETS
+from clipself_seg.data.datasets.check import Options, check_datasets
+from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.data.prepare.cityscapes import prepare_cityscapes
 from clipself_seg.data.prepare.coco_panoptic_semseg import prepare_coco_panoptic_semseg
 from clipself_seg.data.prepare.common import Options as PrepareOptions
@@ -28,8 +28,8 @@ COUNT = 4
 def coco(data_dir, tmp_path, monkeypatch):
     """Four images of the real validation split, which is the official number here."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    files = PANOPTIC_DATASETS[COCO]._replace(official_count=COUNT)
-    monkeypatch.setitem(PANOPTIC_DATASETS, COCO, files)
+    files = replace(DATASETS[COCO], official_count=COUNT)
+    monkeypatch.setitem(DATASETS, COCO, files)
     return write_small_coco(data_dir, tmp_path, COUNT)
 
 
@@ -46,10 +46,6 @@ def check(name=COCO, **options):
 
 def pngs(folder, kind):
     return sorted((folder / f"{kind}_val2017").iterdir())
-
-
-def test_all_panoptic_sets_can_be_checked():
-    assert PANOPTIC_DATASETS.keys() <= set(all_names())
 
 
 def test_complete_without_captions_which_are_a_note(prepared):
@@ -94,8 +90,8 @@ def test_single_files_that_are_missing_are_counted_with_what_brings_them(prepare
 
 
 def test_a_subset_is_fine_on_request(prepared, monkeypatch):
-    files = PANOPTIC_DATASETS[COCO]._replace(official_count=5000)
-    monkeypatch.setitem(PANOPTIC_DATASETS, COCO, files)
+    files = replace(DATASETS[COCO], official_count=5000)
+    monkeypatch.setitem(DATASETS, COCO, files)
     finding = check()
     assert finding.state == "incomplete" and f"{COUNT} of 5000 images" in finding.notes
     assert finding.subset_allowed().fine and not finding.fine
@@ -175,13 +171,13 @@ def test_streets_are_absent_unprepared_or_as_large_as_they_are(
     tmp_path, monkeypatch, name, write, prepare, split
 ):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    command = PANOPTIC_DATASETS[name].prepare
+    command = DATASETS[name].prepare
     assert check(name).state == "absent" and check(name).mend.endswith(command)
     write(tmp_path)
     finding = check(name)
     assert (finding.state, finding.mend) == ("unprepared", command)
     prepare(PrepareOptions(tmp_path), [split])
-    monkeypatch.setitem(PANOPTIC_DATASETS, name, PANOPTIC_DATASETS[name]._replace(official_count=1))
+    monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], official_count=1))
     finding = check(name)
     assert finding.state == "complete" and (finding.images, finding.labelled) == (1, 1)
     for label_map in tmp_path.rglob("*_labelTrainIds.png"):

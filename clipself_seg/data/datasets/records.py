@@ -1,0 +1,574 @@
+"""Data sets by name: their entry, and the records of their images for each task.
+
+Names are those of the table, or of Detectron2's catalogue. The table is added to that catalogue when this module is
+imported, with records and metadata of Detectron2's standard, but for names that Detectron2 has already. This project
+itself reads the records of the functions here, which have the category ids of the files where those have any.
+
+A data set of your own works under its name if it is registered with Detectron2's `register_coco_instances`,
+`register_coco_panoptic` or `register_coco_panoptic_separated`, or for semantic segmentation with "image_root",
+"sem_seg_root" and "ignore_label" in its metadata; and, but for distillation, with "vocabulary" in its metadata.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+
+from clipself_seg.data.captions import caption_records, read_phrases
+from clipself_seg.data.datasets.table import (
+    DATASETS,
+    REGISTERED,
+    CocoSet,
+    DataSet,
+    DetectionSet,
+    PanopticSet,
+    SemSegSet,
+)
+from clipself_seg.data.instances import (
+    annotated_ids,
+    category_indices,
+    instance_records,
+    names_from_urls,
+    require_base_classes,
+    require_same_classes,
+)
+from clipself_seg.data.records import (
+    Record,
+    RegionText,
+    category_labels,
+    image_records,
+    panoptic_records,
+    proposal_records,
+    read_coco_json,
+    read_region_text,
+)
+from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.errors import InputError, MissingFiles, nearest
+
+logger = logging.getLogger(__name__)
+
+Kind = TypeVar("Kind", bound=DataSet)
+RegionSource = Literal["grid", "proposals"]
+
+IMAGE_SUFFIX = ".jpg"
+TRAINING_MIN_SIDE = 32
+"""Smallest side in pixels of an image that detection is trained on, as in the official code."""
+
+
+def find_dataset(name: str, kind: type[Kind]) -> Kind:
+    """Entry of a data set of one kind, in the table or in Detectron2's catalogue.
+
+    Raises:
+        InputError: the data set is unknown or of another kind, or its metadata lacks an entry.
+    """
+    entry = DATASETS.get(name)
+    if isinstance(entry, kind):
+        return entry
+    known_elsewhere = entry is None and name in DatasetCatalog.list()
+    metadata = MetadataCatalog.get(name).as_dict() if known_elsewhere else {}
+    panoptic = bool(metadata.get("panoptic_json"))
+    fits = {PanopticSet: panoptic, DetectionSet: bool(metadata.get("json_file")) and not panoptic}
+    if not fits.get(kind, known_elsewhere):
+        known = [other for other, files in DATASETS.items() if isinstance(files, kind)]
+        raise InputError(f'no data set "{name}" for {kind.purpose}: {nearest(name, known)}')
+    for key in kind.required:
+        if metadata.get(key) in (None, ""):
+            raise InputError(
+                f'data set "{name}" has no "{key}" in its metadata: '
+                f'set MetadataCatalog.get("{name}").{key}'
+            )
+    values = {field: metadata.get(key) for key, field in kind.fields.items()}
+    return kind(root=REGISTERED, **{k: v for k, v in values.items() if v not in (None, "")})
+
+
+def find_annotated(name: str) -> DataSet:
+    """Entry of a data set of any kind that has an annotation file, for distillation and regions.
+
+    Raises:
+        InputError: the data set is unknown or has no such file.
+    """
+    entry = DATASETS.get(name)
+    if entry is not None and entry.annotations:
+        return entry
+    metadata = registered_metadata(name)
+    panoptic = metadata.get("panoptic_json")
+    annotations = panoptic or metadata.get("json_file")
+    if "image_root" not in metadata or not annotations:
+        raise InputError(
+            f'data set "{name}" has no image_root and json_file in its metadata: '
+            "register it with register_coco_instances or register_coco_panoptic"
+        )
+    return CocoSet(
+        root=REGISTERED,
+        images=metadata["image_root"],
+        annotations=annotations,
+        panoptic_root=metadata.get("panoptic_root", "") if panoptic else "",
+    )
+
+
+def registered_metadata(name: str) -> dict[str, Any]:
+    """Metadata of a data set in Detectron2's catalogue.
+
+    Raises:
+        InputError: the catalogue has no data set of this name.
+    """
+    if name not in DatasetCatalog.list():
+        raise InputError(f'unknown data set "{name}": {nearest(name, DatasetCatalog.list())}')
+    return MetadataCatalog.get(name).as_dict()
+
+
+def vocabulary_name(name: str) -> str:
+    """Name or file of the vocabulary of a data set for regions, semantic segmentation or detection.
+
+    For a data set of your own it is the entry "vocabulary" of its metadata in Detectron2's catalogue.
+
+    Raises:
+        InputError: the data set is unknown or has no vocabulary here.
+    """
+    if name in DATASETS:
+        entry = DATASETS[name]
+        if isinstance(entry, PanopticSet) or not entry.vocabulary:
+            raise InputError(f'data set "{name}" has no vocabulary here: {_panoptic_hint(name)}')
+        return entry.vocabulary
+    vocabulary: str | None = registered_metadata(name).get("vocabulary")
+    if vocabulary is None:
+        raise InputError(
+            f'data set "{name}" has no vocabulary: '
+            f'set MetadataCatalog.get("{name}").vocabulary to a name or a .json file'
+        )
+    return vocabulary
+
+
+def train_vocabulary_name(cfg: CfgNode) -> str:
+    """Name of the class list whose classes count as seen by a panoptic model.
+
+    It is TEST.TRAIN_VOCABULARY, else the vocabulary of the first training data set, else "".
+    """
+    stated: str = cfg.TEST.TRAIN_VOCABULARY
+    if stated or not cfg.DATASETS.TRAIN:
+        return stated
+    return find_dataset(cfg.DATASETS.TRAIN[0], PanopticSet).vocabulary
+
+
+def _panoptic_hint(name: str) -> str:
+    """End of a message that names the panoptic data sets for regions which were probably meant by `name`."""
+    known = [n for n, e in DATASETS.items() if isinstance(e, CocoSet) and e.panoptic_root]
+    return nearest(f"{name}_panoptic", known)
+
+
+def _require_files(name: str, entry: Kind, tasks: Collection[str] = ()) -> Kind:
+    """Refuse a data set of which a file or folder that is read is missing, and say what to do."""
+    for need in entry.needed(tasks):
+        if not need.relative:
+            registered = entry.root is REGISTERED
+            remedy = f'set MetadataCatalog.get("{name}").{need.key}' if registered else "do without"
+            raise InputError(f'data set "{name}" has no files for "{need.task}": {remedy}')
+        path = entry.path(need.relative)
+        if not path.exists():
+            raise MissingFiles(
+                f'data set "{name}": {path} is missing; {entry.advice(need.command)}'
+            )
+    return entry
+
+
+def annotated_dataset(name: str) -> DataSet:
+    """Entry of a data set with an annotation file, whose files are there.
+
+    Raises:
+        InputError: an unknown name, or one without annotations; files that are missing.
+    """
+    return _require_files(name, find_annotated(name))
+
+
+def distillation_records(names: Sequence[str], source: RegionSource) -> list[Record]:
+    """Records of the images of some data sets, one data set after the other, for distillation.
+
+    Args:
+        names: data sets with an annotation file.
+        source: "grid" reads the list of images only; "proposals" also the box of each annotation.
+
+    Raises:
+        InputError: as `annotated_dataset`; files that are broken; proposals of a panoptic data set, whose
+            annotations are segments.
+    """
+    if source == "proposals":
+        for name in names:
+            _refuse_panoptic(name)
+    read = {"grid": image_records, "proposals": proposal_records}[source]
+    return [record for name in names for record in _read(name, read)]
+
+
+def captioned_records(names: Sequence[str]) -> list[Record]:
+    """Records of the images of some data sets with their captions, one data set after the other.
+
+    Args:
+        names: data sets of captions.
+
+    Raises:
+        InputError: as `annotated_dataset`; a data set for regions without captions; files that are broken,
+            see `caption_records`.
+    """
+    known = [n for n, e in DATASETS.items() if isinstance(e, CocoSet) and e.content == "captions"]
+    for name in names:
+        if isinstance(DATASETS.get(name), CocoSet) and name not in known:
+            hint = nearest(f"{name}_captions", known)
+            raise InputError(f'data set "{name}" has no captions: {hint}')
+    return [record for name in names for record in _read(name, caption_records)]
+
+
+def region_text_records(names: Sequence[str]) -> RegionText:
+    """Images of some data sets, one data set after the other, with boxes and their nouns.
+
+    Args:
+        names: data sets whose categories are the nouns.
+
+    Raises:
+        InputError: as `annotated_dataset`; a data set for regions whose boxes have neither nouns nor classes;
+            files that are broken; data sets whose nouns differ.
+    """
+    # What is evaluated has classes, which are nouns; the one category of proposals is none.
+    read = []
+    for name in names:
+        _refuse_panoptic(name)
+        _require_nouns(name, lambda entry: entry.content == "nouns" or entry.evaluator is not None)
+        entry = annotated_dataset(name)
+        path = entry.path(entry.annotations)
+        read.append(read_region_text(read_coco_json(path), path, entry.path(entry.images)))
+        if read[-1].nouns != read[0].nouns:
+            raise InputError(
+                f'the nouns of "{name}" are not those of "{names[0]}", or in another order: label all '
+                "with one list (clipself-seg data region-text --nouns)"
+            )
+    nouns = read[0].nouns if read else ()
+    return RegionText([record for content in read for record in content.records], nouns)
+
+
+class RegionTextFiles(NamedTuple):
+    """Where boxes with nouns of a data set are, or are to be written.
+
+    Attributes:
+        annotations: path of the file.
+        images: folder of its images, which is there.
+    """
+
+    annotations: str
+    images: str
+
+
+def region_text_files(name: str) -> RegionTextFiles:
+    """Files of a data set of boxes with nouns, for those who write them.
+
+    Raises:
+        InputError: an unknown name; a data set for regions whose boxes have no nouns; images that are missing.
+    """
+    _require_nouns(name, lambda entry: entry.content == "nouns")
+    entry = find_annotated(name)
+    images = entry.path(entry.images)
+    if not images.exists():
+        advice = f"set {entry.root.variable} (now {entry.root.path}) to the folder of its images"
+        if entry.root is REGISTERED:
+            advice = "correct its registration"
+        raise MissingFiles(f'data set "{name}": {images} is missing; {advice}')
+    return RegionTextFiles(str(entry.path(entry.annotations)), str(images))
+
+
+def region_records(name: str, vocabulary: Vocabulary) -> list[Record]:
+    """Records of the images of a panoptic data set with their segments, for region recognition.
+
+    Args:
+        name: data set with panoptic PNGs.
+        vocabulary: classes of the data set; its dataset ids are the category ids of the file.
+
+    Raises:
+        InputError: as `annotated_dataset`; files that are broken; a data set without panoptic PNGs; a category
+            that the vocabulary does not have.
+    """
+    entry = annotated_dataset(name)
+    if not entry.panoptic_root:
+        raise InputError(
+            f'"{name}" has no panoptic PNGs, which region recognition reads: {_panoptic_hint(name)}'
+        )
+    return _panoptic_records(entry, vocabulary)
+
+
+def _panoptic_records(entry: DataSet, vocabulary: Vocabulary) -> list[Record]:
+    """Records with segments, once it is known that the vocabulary has all their categories."""
+    json_file = entry.path(entry.annotations)
+    pngs = entry.path(entry.panoptic_root)
+    records = panoptic_records(json_file, entry.path(entry.images), pngs)
+    categories = [info["category_id"] for record in records for info in record["segments_info"]]
+    category_labels(np.unique(categories), vocabulary.dataset_id_to_index, json_file)
+    return records
+
+
+def _read(name: str, read: Callable[[Path, Path], list[Record]]) -> list[Record]:
+    entry = annotated_dataset(name)
+    return read(entry.path(entry.annotations), entry.path(entry.images))
+
+
+def _refuse_panoptic(name: str) -> None:
+    if not find_annotated(name).panoptic_root:
+        return
+    boxes = name.removesuffix("_panoptic")
+    known = [other for other in (boxes, f"{boxes}_proposals") if other in DATASETS]
+    alternatives = " or ".join(f'"{other}"' for other in known if other != name)
+    raise InputError(
+        f'data set "{name}" is panoptic, and a panoptic JSON has no list of boxes for proposals: take '
+        + (
+            alternatives
+            or "one that register_coco_instances made of a JSON of instances or proposals"
+        )
+    )
+
+
+def _require_nouns(name: str, suits: Callable[[CocoSet], bool]) -> None:
+    """Refuse a data set of the table for regions whose boxes have no nouns."""
+    entry = DATASETS.get(name)
+    if isinstance(entry, CocoSet) and not suits(entry):
+        known = [n for n, e in DATASETS.items() if isinstance(e, CocoSet) and suits(e)]
+        raise InputError(f'"{name}" is no data set of boxes with nouns: {nearest(name, known)}')
+
+
+def sem_seg_records(name: str) -> list[Record]:
+    """Images and label maps of a data set for semantic segmentation, sorted by file name.
+
+    Returns:
+        Records with "file_name", "sem_seg_file_name" and "image_id", the file's stem.
+
+    Raises:
+        InputError: as `find_dataset`; files are missing (the message names the command that prepares them).
+    """
+    entry = _require_files(name, find_dataset(name, SemSegSet))
+    if entry.root is not REGISTERED:
+        return pair_files(name, entry)
+    records: list[Record] = DatasetCatalog.get(name)
+    if not records or any("sem_seg_file_name" not in record for record in records):
+        raise InputError(
+            f'data set "{name}": its records need "file_name" and "sem_seg_file_name": '
+            "register a function that gives them, such as Detectron2's load_sem_seg"
+        )
+    return sorted(
+        ({"image_id": Path(record["file_name"]).stem, **record} for record in records),
+        key=lambda record: record["file_name"],
+    )
+
+
+def pair_files(name: str, entry: SemSegSet) -> list[Record]:
+    """Images of a data set that have a label map, sorted by file name.
+
+    Images without a map and maps without an image are left out, with a logged count.
+
+    Args:
+        name: name of the data set, for messages.
+        entry: its entry in the table.
+
+    Returns:
+        Records with "file_name", "sem_seg_file_name" and "image_id", the file's stem.
+
+    Raises:
+        InputError: no image has a map; the message names the command to run.
+    """
+    images, labels = files_by_stem(entry)
+    both = sorted(images.keys() & labels.keys())
+    if not both:
+        raise InputError(
+            f'data set "{name}": no *{IMAGE_SUFFIX} of {entry.path(entry.images)} has a label map '
+            f"*{entry.label_suffix} in {entry.path(entry.labels)}; {entry.advice(entry.prepare)}"
+        )
+    without = len(images) - len(both)
+    if len(labels) > len(both) or (without and not entry.images_without_labels):
+        logger.warning(
+            'data set "%s": %d images have no label map and %d label maps no image; %d pairs remain',
+            name,
+            without,
+            len(labels) - len(both),
+            len(both),
+        )
+    return [
+        {"file_name": images[stem], "sem_seg_file_name": labels[stem], "image_id": stem}
+        for stem in both
+    ]
+
+
+def files_by_stem(entry: SemSegSet) -> tuple[dict[str, str], dict[str, str]]:
+    """Paths by stem of all images and of all label maps; empty where there is no such folder."""
+    return (
+        _files_with(entry.path(entry.images), IMAGE_SUFFIX),
+        _files_with(entry.path(entry.labels), entry.label_suffix),
+    )
+
+
+def _files_with(folder: Path, suffix: str) -> dict[str, str]:
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return {}
+    # Hidden files are leftovers of an interrupted preparation.
+    return {
+        name.removesuffix(suffix): str(folder / name)
+        for name in names
+        if name.endswith(suffix) and not name.startswith(".")
+    }
+
+
+def panoptic_set_records(name: str, tasks: Collection[str] = ("panoptic",)) -> list[Record]:
+    """Records of the images of a data set for panoptic segmentation with their segments, in the order of its file.
+
+    Args:
+        name: name of the data set.
+        tasks: tasks of `table.TASKS`; their files have to be there.
+
+    Returns:
+        Records with "file_name", "image_id", "pan_seg_file_name", "panoptic_json", "segments_info"
+        (category ids as in the file), where the file states them "height" and "width" in pixels, and
+        where the data set has label maps "sem_seg_file_name". "covered_stuff" is true where stuff
+        without a pixel may be listed; Cityscapes' have "instance_map_file_name". For the task
+        "captions": "captions", the noun phrases of each of the image's captions.
+
+    Raises:
+        InputError: as `find_dataset`; files are missing (the message names the command that writes them)
+            or broken; a category that the vocabulary does not have.
+    """
+    entry = _require_files(name, find_dataset(name, PanopticSet), tasks)
+    records = _panoptic_records(entry, load_vocabulary(entry.vocabulary))
+    phrases = read_phrases(entry.path(entry.captions_json)) if "captions" in tasks else {}
+    images, maps = entry.path(entry.images), entry.path(entry.sem_seg_root)
+    for record in records:
+        image_id = record["image_id"]
+        if "captions" in tasks:
+            record["captions"] = phrases.get(image_id, [])
+        record["covered_stuff"] = entry.covered_stuff
+        if entry.image_name:
+            record["file_name"] = str(images / _named(entry.image_name, image_id))
+        if entry.sem_seg_root:
+            label_map = f"{Path(record['pan_seg_file_name']).stem}.png"
+            if entry.label_map_name:
+                label_map = _named(entry.label_map_name, image_id)
+            record["sem_seg_file_name"] = str(maps / label_map)
+        if entry.instance_map_name:
+            instance_map = _named(entry.instance_map_name, image_id)
+            record["instance_map_file_name"] = str(maps / instance_map)
+    return records
+
+
+def _named(pattern: str, image_id: object) -> str:
+    """A pattern of `PanopticSet` with the id of an image, and its city, put in."""
+    city = str(image_id).partition("_")[0]
+    return pattern.replace("{city}", city).replace("{id}", str(image_id))
+
+
+def detection_records(name: str, *, training: bool = False, masks: bool = False) -> list[Record]:
+    """Records of the images of a data set for detection with their objects, in the order of its file.
+
+    Args:
+        name: name of the data set.
+        training: leave out images with a side below `TRAINING_MIN_SIDE`, and those without an annotation
+            of a class; one that has only crowds stays, and has no objects.
+        masks: whether objects have a "segmentation".
+
+    Returns:
+        Records as of `instances.instance_records`.
+
+    Raises:
+        InputError: as `find_dataset`; files are missing (the message names the command that writes them)
+            or broken; in training, annotations of classes that are not base.
+    """
+    entry = _require_files(name, find_dataset(name, DetectionSet))
+    path = entry.path(entry.annotations)
+    vocabulary = load_vocabulary(entry.vocabulary)
+    content = read_coco_json(path)
+    if entry.from_urls:
+        names_from_urls(content, path)
+    if entry.root is REGISTERED:
+        require_same_classes(content, vocabulary, path)
+    index_of = category_indices(content, vocabulary, path, entry.by_order)
+    if training or entry.evaluator is None:
+        remedy = "train on a file without them"
+        if entry.prepare:
+            remedy = f"run `{entry.prepare} --overwrite`, which leaves them out"
+        require_base_classes(content, index_of, vocabulary, path, remedy)
+    min_side = TRAINING_MIN_SIDE if training else 1
+    images = entry.path(entry.images)
+    records = instance_records(content, path, images, index_of, masks=masks, min_side=min_side)
+    if not training:
+        return records
+    annotated = annotated_ids(content, index_of, path)
+    kept = [record for record in records if record["image_id"] in annotated]
+    if len(kept) < len(records):
+        logger.info(
+            "%s: %d images have no annotation and are left out", path, len(records) - len(kept)
+        )
+    return kept
+
+
+def standard_records(name: str) -> list[Record]:
+    """Records of a data set of the table in Detectron2's standard, for its tools and the mappers of others.
+
+    Category ids are indices into the vocabulary. Those for distillation and regions have all that their file is for.
+
+    Raises:
+        InputError: as the function that reads the task's records.
+    """
+    match DATASETS[name]:
+        case SemSegSet():
+            return sem_seg_records(name)
+        case PanopticSet(vocabulary=vocabulary):
+            return _standard_segments(panoptic_set_records(name), load_vocabulary(vocabulary))
+        case DetectionSet():
+            records = detection_records(name, masks=True)
+            for record in records:
+                record["annotations"] = [_standard_object(entry) for entry in record["annotations"]]
+            return records
+        case CocoSet(content="segments"):
+            entry = annotated_dataset(name)
+            paths = (entry.annotations, entry.images, entry.panoptic_root)
+            return panoptic_records(*(entry.path(path) for path in paths))
+        case CocoSet(content="nouns"):
+            return region_text_records([name]).records
+        case CocoSet(content="captions"):
+            return _read(name, caption_records)
+    return _read(name, proposal_records)
+
+
+def _standard_segments(records: list[Record], vocabulary: Vocabulary) -> list[Record]:
+    """The same records, where each segment has its index into the vocabulary as "category_id", and "isthing"."""
+    thing = vocabulary.thing.tolist()
+    index_of = vocabulary.dataset_id_to_index
+    for record in records:
+        labels = [index_of[info["category_id"]] for info in record["segments_info"]]
+        record["segments_info"] = [
+            {**info, "category_id": label, "isthing": thing[label]}
+            for info, label in zip(record["segments_info"], labels)
+        ]
+    return records
+
+
+def _standard_object(entry: Record) -> Record:
+    return {
+        "bbox": list(entry["bbox"]),
+        "bbox_mode": BoxMode.XYXY_ABS,
+        "category_id": entry["label"],
+        "segmentation": entry["segmentation"],
+        "iscrowd": 0,
+    }
+
+
+def register_datasets() -> None:
+    """Add the table to Detectron2's catalogue, except for names that it has already."""
+    known = set(DatasetCatalog.list())
+    for name, entry in DATASETS.items():
+        if name not in known:
+            DatasetCatalog.register(name, functools.partial(standard_records, name))
+            MetadataCatalog.get(name).set(**entry.metadata())
+
+
+register_datasets()

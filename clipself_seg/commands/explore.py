@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from clipself_seg.clip import DenseCLIP
-    from clipself_seg.explore.content import Content
-    from clipself_seg.explore.panoptic_view import PanopticView
+    from clipself_seg.explore.content import Content, PanopticView
     from clipself_seg.prediction.files import ImageFile
 
 MODELS = ("mini", "mini-clipself", "mini-clipself-proposals")
@@ -191,7 +190,7 @@ def _model(typed: str) -> str:
 
 def _panoptic(args: argparse.Namespace) -> PanopticView:
     from clipself_seg.commands.predict import PANOPTIC, PANOPTIC_KEYS, predictor_of
-    from clipself_seg.explore.panoptic_view import PanopticView
+    from clipself_seg.explore.content import PanopticView
     from clipself_seg.prediction.panoptic import PanopticPredictor, panoptic_words
 
     words = panoptic_words(args.words, args.stuff)

@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from clipself_seg.data.vocabulary import Vocabulary
-    from clipself_seg.explore.answers import Answers
-    from clipself_seg.explore.asked import Limits
+    from clipself_seg.explore.answers import Answers, Limits
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TASKS = ("semantic", "panoptic", "boxes")
@@ -70,7 +69,7 @@ def main(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C."""
     _require_packages()
     _check(args)
-    from clipself_seg.explore.asked import Limits
+    from clipself_seg.explore.answers import Limits
 
     limits = Limits(
         size=int(args.max_megabytes * 1e6),

@@ -1,30 +1,151 @@
-"""Runs the server's models on an image and words; each method is for one thread at a time."""
+"""What is asked of the server, within limits, and what its models answer.
+
+A request is an image and words, of which nothing is used as a path. Each method of `Answers` is for one thread at a
+time.
+"""
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar, cast
 
 import cv2
 import numpy as np
+from PIL import Image
 from torch import nn
 
 from clipself_seg.checkpoints.hashes import invalidate
 from clipself_seg.clip import DenseCLIP
-from clipself_seg.errors import InputError
-from clipself_seg.explore.asked import Asked
-from clipself_seg.explore.content import Content, jpeg_address
-from clipself_seg.explore.panoptic_view import PanopticView
-from clipself_seg.prediction.detection import DetectionPredictor
-from clipself_seg.prediction.panoptic import PanopticPredictor, panoptic_words
-from clipself_seg.prediction.semantic import Predictor
+from clipself_seg.data.images import decode_image, fit_size
+from clipself_seg.data.vocabulary import (
+    Vocabulary,
+    available_vocabularies,
+    load_vocabulary,
+    own_words,
+)
+from clipself_seg.errors import InputError, shown
+from clipself_seg.explore.content import Content, PanopticView, jpeg_address
+from clipself_seg.prediction.detection import DetectionPredictor, Detections
+from clipself_seg.prediction.panoptic import (
+    PanopticPredictor,
+    PanopticSegmentation,
+    panoptic_words,
+)
+from clipself_seg.prediction.semantic import Predictor, Segmentation
 
+LARGEST_SIDE = 1600  # pixels of an image for the models; a larger one is made smaller
+MOST_LETTERS = 60  # of a word
+# But for tabs and ends of lines. Messages with words of visitors stand in the terminal, which would obey them.
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+KEYS = {"image", "words", "stuff"}
 OVERLAY_SIDE = 1024  # longest side in pixels of an overlay on the page
 LEAST_SIDE = 640  # pixels of the longest side that an overlay should have
 MOST_TEXTS = 50  # vocabularies whose embeddings a model keeps
 MOST_LISTED = 100  # lines of a list
+Answer = dict[str, object]  # JSON
+R = TypeVar("R", Segmentation, PanopticSegmentation, Detections)
+
+
+class Limits(NamedTuple):
+    """What a request may ask for.
+
+    Attributes:
+        size: bytes of a request.
+        pixels: of an image.
+        words: names, synonyms among them.
+        seconds: until an answer is given up.
+        waiting: requests that may wait for a model.
+    """
+
+    size: int = 20_000_000
+    pixels: int = 25_000_000
+    words: int = 200
+    seconds: float = 120
+    waiting: int = 8
+
+
+class Asked(NamedTuple):
+    """A request to the server.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        words: classes to look for.
+        stuff: those that are stuff; None for none.
+    """
+
+    image: np.ndarray
+    words: Vocabulary
+    stuff: Vocabulary | None
+
+
+def read_request(body: bytes, limits: Limits) -> Asked:
+    """Read a request: a JSON object of "image" (base64 of a file), "words" and "stuff" (text).
+
+    Raises:
+        InputError: it is not of that form, or beyond the limits.
+    """
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError):
+        raise InputError("the request is no JSON: send image, words and stuff") from None
+    if not isinstance(given, dict) or not given.keys() <= KEYS:
+        raise InputError("the request is no object of image, words and stuff")
+    stuff = _text(given, "stuff")
+    words = typed_words(_text(given, "words"), limits)
+    image = _image(_text(given, "image"), limits)
+    return Asked(image, words, typed_words(stuff, limits) if stuff.strip() else None)
+
+
+def typed_words(text: str, limits: Limits) -> Vocabulary:
+    """The vocabulary that was typed: "dog|puppy, grass", or the name of a built-in one; never a file.
+
+    Raises:
+        InputError: no words, too many, too long ones, or one word twice.
+    """
+    if CONTROL.search(text):
+        raise InputError("the words have control characters: type letters alone")
+    if text.strip() in available_vocabularies():
+        words = load_vocabulary(text.strip())
+    else:
+        if len(text) > limits.words * (MOST_LETTERS + 2):
+            raise InputError(f"the words are {len(text)} letters long: give fewer")
+        entries = text.replace("\n", ",").split(",")
+        words = own_words([entry for entry in entries if entry.strip()], origin="the list of words")
+    names = [name for entry in words.classes for name in entry.names]
+    if len(names) > limits.words:
+        raise InputError(f"{len(names)} words, synonyms among them: give {limits.words} at most")
+    if long := next((name for name in names if len(name) > MOST_LETTERS), None):
+        raise InputError(
+            f'the word "{long[:20]}..." has more than {MOST_LETTERS} letters: shorten it'
+        )
+    return words
+
+
+def _text(given: Mapping[str, object], key: str) -> str:
+    value = given.get(key, "")
+    if not isinstance(value, str):
+        raise InputError(f"{key} is {shown(value)}, no text")
+    return value
+
+
+def _image(text: str, limits: Limits) -> np.ndarray:
+    try:
+        content = base64.b64decode(text, validate=True)
+    except ValueError:
+        raise InputError("the image is no base64 of a file") from None
+    if not content:
+        raise InputError("there is no image: choose one")
+    pixels = decode_image(content, "that was sent", limits.pixels)
+    whole = Image.fromarray(pixels)
+    if max(whole.size) <= LARGEST_SIDE:
+        return pixels
+    size = fit_size(whole.width, whole.height, LARGEST_SIDE)
+    return np.asarray(whole.resize(size, Image.Resampling.BICUBIC))
 
 
 class Answers:
@@ -51,19 +172,12 @@ class Answers:
         """
         self.clips = clips
         self.side = side
-        self.predictors: dict[str, Any] = {
-            name: predictor
-            for name, predictor in (
-                ("semantic", semantic),
-                ("panoptic", panoptic),
-                ("boxes", boxes),
-            )
-            if predictor is not None
-        }
+        predictors = {"semantic": semantic, "panoptic": panoptic, "boxes": boxes}
+        self.predictors = {name: made for name, made in predictors.items() if made is not None}
         self.texts = texts
         self._asked = dict.fromkeys(("maps", *self.predictors), 0)
 
-    def answer(self, task: str, asked: Asked) -> dict[str, Any]:
+    def answer(self, task: str, asked: Asked) -> Answer:
         """What one of the models says, JSON.
 
         Args:
@@ -83,16 +197,16 @@ class Answers:
         }
         return answers[task](asked)
 
-    def _maps(self, asked: Asked) -> dict[str, Any]:
+    def _maps(self, asked: Asked) -> Answer:
         content = Content(clips=self.clips, words=asked.words, side=self.side)
         return {"models": content.models(), "image": content.image(asked.image, "")}
 
-    def _view(self, asked: Asked) -> dict[str, Any]:
+    def _view(self, asked: Asked) -> Answer:
         view = PanopticView(self._with_stuff(asked))
         return {"model": view.model(), "image": view.image(asked.image)}
 
-    def _semantic(self, asked: Asked) -> dict[str, Any]:
-        predictor: Predictor = self.predictors["semantic"]
+    def _semantic(self, asked: Asked) -> Answer:
+        predictor = cast(Predictor, self.predictors["semantic"])
         predictor.set_vocabulary(asked.words)
         result = predictor(asked.image)
         scores = dict(zip(result.names, result.class_scores))
@@ -102,7 +216,7 @@ class Answers:
         ]
         return _answer(result, ("word", "area", "score"), rows)
 
-    def _panoptic(self, asked: Asked) -> dict[str, Any]:
+    def _panoptic(self, asked: Asked) -> Answer:
         predictor = self._with_stuff(asked)
         result = predictor(asked.image)
         rows = []
@@ -113,8 +227,8 @@ class Answers:
             rows.append([segment.name, area, f"{segment.score:.2f}", kind])
         return _answer(result, ("segment", "area", "score", "kind"), rows)
 
-    def _boxes(self, asked: Asked) -> dict[str, Any]:
-        predictor: DetectionPredictor = self.predictors["boxes"]
+    def _boxes(self, asked: Asked) -> Answer:
+        predictor = cast(DetectionPredictor, self.predictors["boxes"])
         predictor.set_vocabulary(asked.words)
         result = predictor(asked.image)
         rows = [
@@ -129,7 +243,7 @@ class Answers:
         return _answer(result, ("word", "score", "class", "box in pixels"), rows)
 
     def _with_stuff(self, asked: Asked) -> PanopticPredictor:
-        predictor: PanopticPredictor = self.predictors["panoptic"]
+        predictor = cast(PanopticPredictor, self.predictors["panoptic"])
         if asked.stuff is None and asked.words.classes[0].isthing is not None:
             predictor.set_vocabulary(asked.words)
         else:
@@ -158,30 +272,28 @@ def _invalidate_texts(model: nn.Module) -> None:
             invalidate(module.text)
 
 
-def _answer(result: Any, columns: Sequence[str], rows: list[list[str]]) -> dict[str, Any]:
-    drawn: np.ndarray = _enlarged(result).overlay(sheet=False)
+def _answer(result: R, columns: Sequence[str], rows: list[list[str]]) -> Answer:
     return {
-        "overlay": jpeg_address(drawn, OVERLAY_SIDE),
+        "overlay": jpeg_address(_enlarged(result).overlay(sheet=False), OVERLAY_SIDE),
         "columns": columns,
         "rows": rows[:MOST_LISTED],
         "more": max(0, len(rows) - MOST_LISTED),
     }
 
 
-def _enlarged(result: Any) -> Any:
+def _enlarged(result: R) -> R:
     """A result of a small image as one of a larger image, so that there is room for names."""
     height, width = result.image.shape[:2]
     factor = LEAST_SIDE // max(height, width)
     if factor < 2:
         return result
     size = (factor * width, factor * height)
-    changed: dict[str, Any] = {
-        "image": cv2.resize(result.image, size, interpolation=cv2.INTER_CUBIC)
-    }
-    for field in dataclasses.fields(result):
-        value = getattr(result, field.name)
-        if field.name == "boxes":
+    changed: dict[str, Any] = {}
+    for name, value in vars(result).items():
+        if name == "boxes":
             changed["boxes"] = factor * value
+        elif name == "image":
+            changed["image"] = cv2.resize(value, size, interpolation=cv2.INTER_CUBIC)
         elif isinstance(value, np.ndarray) and value.shape[-2:] == (height, width):
-            changed[field.name] = value.repeat(factor, axis=-2).repeat(factor, axis=-1)
+            changed[name] = value.repeat(factor, axis=-2).repeat(factor, axis=-1)
     return dataclasses.replace(result, **changed)

@@ -8,7 +8,6 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -53,7 +52,7 @@ def write_page(
     """
     buttons = list[dict[str, str]]()
 
-    def shown() -> Iterator[dict[str, Any]]:
+    def shown() -> Iterator[dict[str, object]]:
         for name, image in images:
             buttons.append(button_of(image, name))
             yield content.image(image, name)

@@ -12,7 +12,7 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
@@ -21,8 +21,7 @@ from starlette.requests import ClientDisconnect
 
 from clipself_seg import __version__
 from clipself_seg.errors import InputError
-from clipself_seg.explore.answers import Answers
-from clipself_seg.explore.asked import Limits, read_request
+from clipself_seg.explore.answers import Answers, Limits, read_request
 from clipself_seg.explore.page import SERVER_SCRIPTS, inlined
 from clipself_seg.pages import render
 
@@ -262,7 +261,7 @@ def _page(
     return page, rule
 
 
-def _json(status: int, value: Mapping[str, Any]) -> Response:
+def _json(status: int, value: Mapping[str, object]) -> Response:
     # Escaped letters: nobody can take the answer for a page.
     return Response(json.dumps(value), status, media_type="application/json")
 

@@ -36,9 +36,9 @@ from clipself_seg.visualization.dense_maps import (
     kmeans,
     match_labels,
 )
-from clipself_seg.visualization.fonts import shortened
 from clipself_seg.visualization.overlays import save_png
 from clipself_seg.visualization.panels import SHEET_TEXT, sheet
+from clipself_seg.visualization.text import shortened
 
 TILE = 320  # longest side in pixels of each image of a sheet
 # Values of cells, and height and width in pixels of what is returned.

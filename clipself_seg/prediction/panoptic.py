@@ -51,7 +51,7 @@ from clipself_seg.prediction.predictor import (
 from clipself_seg.prediction.regions import MapMasks, Region, RegionResult, Regions, colours_of
 from clipself_seg.prediction.semantic import label_type
 from clipself_seg.prediction.world_check import WorldCheck
-from clipself_seg.visualization.panoptic import colour_ids, panoptic_overlay, segment_colours
+from clipself_seg.visualization.overlays import colour_ids, panoptic_overlay, segment_colours
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,8 @@ from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.mini.concepts import WORLDS
 from clipself_seg.mini.writer import scene_of
 from clipself_seg.visualization.dense_maps import heat_map
-from clipself_seg.visualization.fonts import write_text
 from clipself_seg.visualization.overlays import FAINT, INK, PAPER
+from clipself_seg.visualization.text import write_text
 
 WORLD = "mini"
 # Number of a scene of the split val, and the class that is looked for.

@@ -31,9 +31,9 @@ from clipself_seg.visualization.dense_maps import (
     kmeans,
     match_labels,
 )
-from clipself_seg.visualization.fonts import write_text
 from clipself_seg.visualization.overlays import save_jpeg, save_png
 from clipself_seg.visualization.panels import SHEET_TEXT, sheet
+from clipself_seg.visualization.text import write_text
 
 COLUMNS = {
     "original CLIP": "mini",

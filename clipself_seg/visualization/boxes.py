@@ -11,8 +11,6 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from clipself_seg.visualization.fonts import shortened, text_length, write_text
-from clipself_seg.visualization.names import place_names
 from clipself_seg.visualization.overlays import (
     PAPER,
     Entry,
@@ -21,6 +19,7 @@ from clipself_seg.visualization.overlays import (
     readable,
     text_size,
 )
+from clipself_seg.visualization.text import place_names, shortened, text_length, write_text
 
 SEEN = (0, 84, 214)
 UNSEEN = (208, 20, 30)

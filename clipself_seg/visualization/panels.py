@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from clipself_seg.visualization.fonts import write_text
-from clipself_seg.visualization.names import place_names, write_names
 from clipself_seg.visualization.overlays import paint
+from clipself_seg.visualization.text import place_names, write_names, write_text
 
 OPACITY = 0.75  # of label maps, which are shown beside the image
 MARGIN = 8  # pixels around the images of a sheet

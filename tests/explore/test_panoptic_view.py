@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipself_seg.explore.quantise import MASK_STEPS
+from clipself_seg.explore.content import MASK_STEPS
 from clipself_seg.heads.fusion import fuse_scores
 from clipself_seg.heads.panoptic.panoptic_merge import merge_panoptic
 from tests.explore.conftest import scene

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from clipself_seg.explore.asked import Limits
-from tests.explore.test_asked import request
+from clipself_seg.explore.answers import Limits
+from tests.explore.test_answers import request
 
 testclient = pytest.importorskip("starlette.testclient", reason="the extra demo is not installed")
 pytest.importorskip("httpx", reason="what the test client asks with is not installed")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from clipself_seg import __version__
 from clipself_seg.errors import nearest
+from clipself_seg.imports import HELP, OPTION
 
 PROGRAM = "clipself-seg"
 WIDTH = 100  # of the list of commands
@@ -114,6 +115,7 @@ def usage(group: str = "") -> str:
             f"{PROGRAM} COMMAND --help has the options of a command.",
             "A configuration is a file, or the name of one that comes with the package, such as",
             "--config-file semseg/catseg_token_vitb16.yaml.",
+            f"{OPTION} MODULE_OR_FILE, behind any command, names {HELP}.",
             "",
         ]
     )

@@ -22,6 +22,7 @@ GROUND = {
     "detectron2_needed",
     "errors",
     "files",
+    "imports",
     "memory",
     "pages",
     "pinned_wheels",

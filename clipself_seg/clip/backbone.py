@@ -1,24 +1,66 @@
-"""CLIP's image tower as a Detectron2 backbone: ``MODEL.BACKBONE.NAME: CLIPBackbone``."""
+"""The door: an entry of Detectron2's BACKBONE_REGISTRY is the CLIP of every model here.
+
+``MODEL.CLIP.BACKBONE`` names the entry and `build_clip` yields its CLIP. `VisionLanguageBackbone` says what an entry
+offers; `CLIPBackbone` is the project's own, and works under the stock heads of Detectron2, too
+(``MODEL.BACKBONE.NAME: CLIPBackbone``). docs/backbone.md shows one of somebody else's.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol, cast
 
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipself_seg.checkpoints.dense_feature import DenseFeature
+from clipself_seg.checkpoints.read import name_problem
+from clipself_seg.clip.kind import LARGEST_SCALE, Architecture, Layout, Sizes, TowerKind
 from clipself_seg.clip.model import DenseCLIP, load_clip
-from clipself_seg.clip.tower import DENSE, ImageTower, train_last_blocks
+from clipself_seg.clip.text import TextEncoder, encode_prompts
+from clipself_seg.clip.tower import DENSE, ImageTower, Readouts, train_last_blocks
 from clipself_seg.clip.training_free import refuse_training
+from clipself_seg.config.keys import CLIP_BACKBONE
 from clipself_seg.config.weights import refuse_addresses
+from clipself_seg.errors import InputError, last_line, nearest
 
 logger = logging.getLogger(__name__)
+
+
+class VisionLanguageBackbone(Protocol):
+    """What an entry offers beside Detectron2's `Backbone`, so that all models here work with it.
+
+    It may have more, which models ask for by name and refuse to go without: ``encode_image`` (B, E) of normalised
+    square images, for crops; ``layer_groups``, the parameters of its image side as `ImageTower.layer_groups` has them,
+    for whatever trains; ``scale``, the factor of cosines that it was trained with, 100 without; ``text``, the module
+    whose weights decide the embeddings of texts, all of it without.
+
+    Attributes:
+        mean: mean of RGB pixels in [0, 1] that is subtracted from an image.
+        std: standard deviation of RGB pixels in [0, 1] that an image is divided by.
+        image_size: side in pixels of the square images that it was made for.
+    """
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    image_size: int
+
+    def __call__(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Features (B, C, H / stride, W / stride) by name of normalised images: ``dense``, and ``block{i}`` if any."""
+
+    def output_shape(self) -> Mapping[str, ShapeSpec]:
+        """Channels and stride of every feature; those of ``dense`` are in the space of its texts."""
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings (K, E) of K sentences, of any length."""
+
+
+REQUIRED = ("mean", "std", "image_size", "output_shape", "encode_text")
 
 
 @BACKBONE_REGISTRY.register()
@@ -28,16 +70,16 @@ class CLIPBackbone(Backbone):
     It works with every stock head of Detectron2: each feature is (B, C, H / stride, W / stride), with C
     and stride as in `output_shape`. Images must be normalised with CLIP's mean and std
     (``MODEL.PIXEL_MEAN``, ``MODEL.PIXEL_STD``) and padded to `size_divisibility`, as Detectron2's
-    meta-architectures do.
+    meta-architectures do. Its state has no text tower.
     """
 
     @configurable
     def __init__(
-        self, *, tower: ImageTower, out_features: Sequence[str], trainable_blocks: int
+        self, *, clip: DenseCLIP, out_features: Sequence[str], trainable_blocks: int
     ) -> None:
         """
         Args:
-            tower: image tower of `clipself_seg.clip`.
+            clip: CLIP, of which the image tower is a part of this module.
             out_features: names among ``dense``, ``block0``, ``block1``, ...
             trainable_blocks: number of last blocks that train; 0 freezes everything, -1 trains all
                 blocks. Parameters that no feature needs stay frozen, since DistributedDataParallel
@@ -47,23 +89,45 @@ class CLIPBackbone(Backbone):
             InputError: blocks are to train, and the attention is one without training.
         """
         super().__init__()
+        tower = clip.visual
         if trainable_blocks:
             refuse_training(tower.attention)
         self.tower = tower
+        self._clip = (clip,)  # a tuple, so that the text tower is not registered
         self.out_features = tower.check_names(out_features)
         train_last_blocks(tower, trainable_blocks, self.out_features)
+        self.mean, self.std, self.image_size = clip.mean, clip.std, clip.image_size
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict[str, Any]:
-        """Reads ``MODEL.CLIP``."""
-        clip = clip_from_config(cfg)
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict[str, object]:
+        """Reads ``MODEL.CLIP``; random weights if it names none.
+
+        Raises:
+            InputError: as `load_clip` and `ImageTower.choose_attention`; the weights are an address, for a file may
+                have named it.
+        """
+        keys = cfg.MODEL.CLIP
+        refuse_addresses(cfg)
+        feature = configured_feature(cfg)
+        clip = load_clip(
+            keys.NAME, keys.WEIGHTS or None, dense=feature, override=keys.DENSE_OVERRIDE
+        )
+        clip.visual.choose_regions(keys.REGIONS_SEE_CLASS_TOKEN)
+        clip.visual.choose_attention(keys.ATTENTION)
+        clip.visual.checkpointing = keys.CHECKPOINTING
+        if keys.COMPILE:
+            clip.visual.compile_blocks()
         _warn_of_other_pixels(cfg, clip)
-        clip.visual.checkpointing = cfg.MODEL.CLIP.CHECKPOINTING
         return {
-            "tower": clip.visual,
-            "out_features": cfg.MODEL.CLIP.OUT_FEATURES,
-            "trainable_blocks": cfg.MODEL.CLIP.TRAINABLE_BLOCKS,
+            "clip": clip,
+            "out_features": keys.OUT_FEATURES,
+            "trainable_blocks": keys.TRAINABLE_BLOCKS,
         }
+
+    @property
+    def clip(self) -> DenseCLIP:
+        """The CLIP with both towers."""
+        return self._clip[0]
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """The features in `out_features` by name, of normalised images (B, 3, H, W)."""
@@ -79,6 +143,10 @@ class CLIPBackbone(Backbone):
             name: ShapeSpec(channels=shapes[name][0], stride=shapes[name][1])
             for name in self.out_features
         }
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings (K, E) of K sentences, of unit length, on the device of the text tower."""
+        return F.normalize(encode_prompts(self.clip.text, self.clip.tokenize(texts)), dim=-1)
 
     @property
     def size_divisibility(self) -> int:
@@ -98,39 +166,284 @@ def _warn_of_other_pixels(cfg: CfgNode, clip: DenseCLIP) -> None:
         logger.warning("INPUT.FORMAT is %s, CLIP needs RGB", cfg.INPUT.FORMAT)
 
 
-def clip_from_config(cfg: CfgNode) -> DenseCLIP:
-    """The CLIP of ``MODEL.CLIP.{NAME, WEIGHTS, DENSE, ATTENTION, COMPILE}``; random weights if it names none.
-
-    Raises:
-        InputError: as `load_clip`, `ImageTower.choose_attention` and `ImageTower.compile_blocks`; the weights are an
-            address, for a file may have named it.
-    """
-    refuse_addresses(cfg)
-    clip = load_as_configured(cfg, cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.WEIGHTS)
-    clip.visual.choose_attention(cfg.MODEL.CLIP.ATTENTION)
-    if cfg.MODEL.CLIP.COMPILE:
-        clip.visual.compile_blocks()
-    return clip
-
-
-def load_as_configured(cfg: CfgNode, name: str, weights: str) -> DenseCLIP:
-    """A CLIP whose dense feature is that of ``MODEL.CLIP.{DENSE, DENSE_BLOCKS, DENSE_OVERRIDE}``, and whose regions are
-    those of ``REGIONS_SEE_CLASS_TOKEN``.
-
-    Args:
-        cfg: configuration; those keys are read.
-        name: open_clip's model name.
-        weights: as for `load_clip`; "" for random ones from torch's seed.
-
-    Raises:
-        InputError: as `load_clip` and `ImageTower.choose_regions`.
-    """
-    override = cfg.MODEL.CLIP.DENSE_OVERRIDE
-    clip = load_clip(name, weights or None, dense=configured_feature(cfg), override=override)
-    clip.visual.choose_regions(cfg.MODEL.CLIP.REGIONS_SEE_CLASS_TOKEN)
-    return clip
-
-
 def configured_feature(cfg: CfgNode) -> DenseFeature:
     """The dense feature that ``MODEL.CLIP.{DENSE, DENSE_BLOCKS}`` name."""
     return DenseFeature(cfg.MODEL.CLIP.DENSE, cfg.MODEL.CLIP.DENSE_BLOCKS)
+
+
+def build_clip(cfg: CfgNode, **keys: str) -> DenseCLIP:
+    """The CLIP of the entry ``MODEL.CLIP.BACKBONE``, in evaluation mode; what of it trains is left to the model.
+
+    Args:
+        cfg: configuration, which the entry is given; `CLIPBackbone` reads ``MODEL.CLIP``.
+        **keys: other values of keys below ``MODEL.CLIP``, such as the WEIGHTS of a second CLIP.
+
+    Raises:
+        InputError: no entry has the name, it lacks something of `VisionLanguageBackbone`, or its own errors.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    for key, value in keys.items():
+        cfg.MODEL.CLIP[key] = value
+    name = cfg.MODEL.CLIP.BACKBONE
+    if name == CLIP_BACKBONE:
+        # Nothing is normalised before the model does it, and the model says what trains.
+        cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT = [], [], "RGB"
+        cfg.MODEL.CLIP.OUT_FEATURES, cfg.MODEL.CLIP.TRAINABLE_BLOCKS = (DENSE,), 0
+    backbone = find_entry(name)(cfg, ShapeSpec(channels=3))
+    return backbone.clip if isinstance(backbone, CLIPBackbone) else _clip_of(name, backbone)
+
+
+def find_entry(name: str) -> Callable[[CfgNode, ShapeSpec], nn.Module]:
+    """The entry of BACKBONE_REGISTRY that ``MODEL.CLIP.BACKBONE`` names.
+
+    Raises:
+        InputError: there is none.
+    """
+    entries = dict(BACKBONE_REGISTRY)
+    if name not in entries:
+        raise InputError(
+            f'MODEL.CLIP.BACKBONE "{name}" is not in BACKBONE_REGISTRY: import the module that registers it, which '
+            "--import does on a command line; "
+            f"{nearest(name, entries)}"
+        )
+    return cast(Callable[[CfgNode, ShapeSpec], nn.Module], entries[name])
+
+
+def _clip_of(name: str, module: nn.Module) -> DenseCLIP:
+    """A CLIP whose towers are the two sides of a backbone of somebody else's.
+
+    Raises:
+        InputError: names what the backbone lacks.
+    """
+    lacks = [member for member in REQUIRED if not hasattr(module, member)]
+    if lacks:
+        raise InputError(
+            f"MODEL.CLIP.BACKBONE {name} has no {', '.join(lacks)}: docs/backbone.md says what a backbone offers "
+            "that sees images and reads texts"
+        )
+    backbone = cast(VisionLanguageBackbone, module)
+    shapes = backbone.output_shape()
+    if DENSE not in shapes or not shapes[DENSE].channels or not shapes[DENSE].stride:
+        raise InputError(
+            f'MODEL.CLIP.BACKBONE {name} gives {", ".join(shapes)}, and no "{DENSE}" of some channels and stride: '
+            "models compare that with texts"
+        )
+    with torch.no_grad():
+        width = backbone.encode_text(["a"]).shape[1]
+    if width != shapes[DENSE].channels:
+        raise InputError(
+            f"MODEL.CLIP.BACKBONE {name} has texts of {width} numbers, and dense features of {shapes[DENSE].channels}"
+        )
+    tower, texts = BackboneTower(name, backbone), TextNumbers()
+    kind = TowerKind(
+        name=name,
+        supports=lambda config: False,
+        sizes=lambda architecture: Sizes(width, tower.depth, tower.patch_size, width),
+        build_image=lambda architecture, quick_gelu: tower,
+        build_text=lambda architecture, quick_gelu: BackboneText(name, backbone, texts),
+        tokenizer=lambda architecture: texts,
+        key_tensors={},
+        read_sizes=lambda tensors: Sizes(width, tower.depth, tower.patch_size, width),
+        layouts={"official": Layout(write=dict)},
+        positions={},
+        mean=_three(backbone.mean),
+        std=_three(backbone.std),
+        scale=float(getattr(backbone, "scale", LARGEST_SCALE)),
+        readouts=BackboneTower.readouts,
+    )
+    architecture = Architecture(
+        name=name, kind=kind, embed_dim=width, vision={}, text={}, quick_gelu=False
+    )
+    return DenseCLIP(architecture=architecture, quick_gelu=False).eval()
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
+
+
+def load_state(clip: DenseCLIP, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Loads the state of a CLIP of somebody else's backbone, strictly and under its own names.
+
+    Raises:
+        InputError: missing, unexpected or misshapen tensors.
+    """
+    if problem := name_problem(clip.state_dict(), tensors):
+        raise InputError(f"{source} {problem.what} of {clip.name} ({problem.names})")
+    try:
+        clip.load_state_dict(tensors)
+    except RuntimeError as error:  # of torch, several lines long
+        raise InputError(f"{source} does not fit {clip.name}: {last_line(error)}") from None
+
+
+class BackboneTower(ImageTower):
+    """The image side of a backbone of somebody else's; it stays in evaluation mode."""
+
+    readouts = Readouts(masked_attention=False, compiled=(False,))
+
+    def __init__(self, name: str, backbone: VisionLanguageBackbone) -> None:
+        """
+        Args:
+            name: of the entry, for messages.
+            backbone: the backbone, which becomes a part of this module.
+        """
+        super().__init__()
+        self.name = name
+        self.shapes = {
+            feature: (spec.channels or 0, spec.stride or 0)
+            for feature, spec in backbone.output_shape().items()
+        }
+        self.embed_dim, self.patch_size = self.shapes[DENSE]
+        self.image_size = int(backbone.image_size)
+        self.blocks = nn.ModuleList()
+        self.backbone: VisionLanguageBackbone = backbone
+
+    @property
+    def depth(self) -> int:
+        """Number of features ``block{i}``."""
+        return sum(name.startswith("block") for name in self.shapes)
+
+    @property
+    def width(self) -> int:
+        """Channels of the widest feature."""
+        return max(channels for channels, _ in self.shapes.values())
+
+    def train(self, mode: bool = True) -> BackboneTower:
+        """Stays in evaluation mode."""
+        super().train(False)
+        return self
+
+    def description(self) -> str:
+        """What the dense features are, in words."""
+        return f"dense of {self.name}"
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Image embeddings (B, E) of normalised images (B, 3, S, S).
+
+        Raises:
+            InputError: the backbone has none.
+        """
+        encode = self._optional("encode_image", "embeddings of whole images and of crops")
+        return cast(Tensor, encode(images))
+
+    def require_images(self) -> None:
+        """As `ImageTower.require_images`."""
+        self._optional("encode_image", "embeddings of whole images and of crops")
+
+    def features(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+        """Feature maps of one pass by name."""
+        wanted = self.check_names(names)
+        features = self.backbone(images)
+        return {name: features[name] for name in wanted}
+
+    def feature_shapes(self) -> dict[str, tuple[int, int]]:
+        """Channels and stride in pixels of every feature."""
+        return dict(self.shapes)
+
+    def layer_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The backbone's own partition of its parameters.
+
+        Raises:
+            InputError: it has none.
+        """
+        groups = cast(
+            Mapping[str, Iterable[nn.Parameter]],
+            self._optional(
+                "layer_groups", "groups of parameters, without which nothing of it trains"
+            )(),
+        )
+        return {name: list(parameters) for name, parameters in groups.items()}
+
+    def check_names(self, names: Iterable[str]) -> list[str]:
+        """Feature names as a list.
+
+        Raises:
+            InputError: the backbone has no feature of that name.
+        """
+        wanted = list(names)
+        if lacks := [name for name in wanted if name not in self.shapes]:
+            raise InputError(
+                f"MODEL.CLIP.BACKBONE {self.name} gives {', '.join(self.shapes)}, and no {', '.join(lacks)}, which "
+                f"{'is' if len(lacks) == 1 else 'are'} to be read"
+            )
+        return wanted
+
+    def masked_attention(self, images: Tensor, masks: list[Tensor]) -> Tensor:
+        """Refuses: there is no class token to copy."""
+        raise InputError(
+            f"MODEL.CLIP.BACKBONE {self.name} has no masked attention: pool its dense features"
+        )
+
+    def _optional(self, member: str, what: str) -> Callable[..., object]:
+        method = getattr(self.backbone, member, None)
+        if method is None:
+            raise InputError(f"MODEL.CLIP.BACKBONE {self.name} has no {member}, {what}")
+        return cast(Callable[..., object], method)
+
+
+class TextNumbers:
+    """The tokenizer of backbones that read sentences as they are: a sentence is one token, its number."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.numbers: dict[str, int] = {}
+
+    def __call__(self, texts: Sequence[str], context_length: int = 1) -> Tensor:
+        """Numbers (K, 1) int64 of K texts, equal for equal ones."""
+        for text in texts:
+            if text not in self.numbers:
+                self.numbers[text] = len(self.texts)
+                self.texts.append(text)
+        return torch.tensor([[self.numbers[text]] for text in texts]).view(-1, 1)
+
+    def __deepcopy__(self, memo: object) -> TextNumbers:
+        """The same, so that numbers mean the same to all copies of a model."""
+        return self
+
+    def count(self, text: str) -> int:
+        """One, so that no text is too long: the backbone cuts its texts itself."""
+        return 1
+
+
+class BackboneText(TextEncoder):
+    """The text side of a backbone of somebody else's, whose sentences `TextNumbers` numbers; it never trains."""
+
+    context_length = 1
+    stored = False  # the code that encodes is another's, and changes
+
+    def __init__(self, name: str, backbone: VisionLanguageBackbone, texts: TextNumbers) -> None:
+        """
+        Args:
+            name: of the entry, for messages.
+            backbone: the backbone, which is a part of its `BackboneTower` and not of this module.
+            texts: the sentences.
+        """
+        super().__init__()
+        self.name = name
+        self.texts = texts
+        self._backbone = (backbone,)
+
+    @property
+    def owner(self) -> nn.Module:
+        """The module whose weights decide the embeddings: the backbone's `text`, or all of it."""
+        (backbone,) = self._backbone
+        return cast(nn.Module, getattr(backbone, "text", backbone))
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """None: they are the backbone's."""
+        return nn.ModuleList()
+
+    def forward(self, tokens_KT: Tensor, checkpointing: bool = False) -> Tensor:
+        """Embeddings (K, E) of the sentences with these numbers (K, 1)."""
+        (backbone,) = self._backbone
+        return backbone.encode_text(
+            [self.texts.texts[number] for number in tokens_KT[:, 0].tolist()]
+        )
+
+    def whole(self, tokens_KT: Tensor) -> Tensor:
+        """Refuses: sentences are no tensors, which a graph could be given."""
+        raise InputError(
+            f"MODEL.CLIP.BACKBONE {self.name} reads sentences, which no exported graph does"
+        )

@@ -111,23 +111,23 @@ class TextBank:
 
     def invalidate(self) -> None:
         """Forget all texts, after a write to the text tower that torch does not count (`hashes.invalidate`)."""
-        invalidate(self.clip.text)
+        invalidate(self.clip.text.owner)
 
     def _kept(self, names: Names, raw: bool, compute: Callable[[], Tensor]) -> Tensor:
         """From memory, else from disk, else computed now."""
-        state = weights_state(self.clip.text)
+        state = weights_state(self.clip.text.owner)
         if state is not self._state_of_memory:
             self._state_of_memory = state
             self._memory = {}
         asked = TEMPLATES[self.templates], names, raw
         if asked not in self._memory:
-            path = self._path(names, raw)
+            path = self._path(names, raw) if self.clip.text.stored else None
             with self._whoever_asks():
                 rows = len(names[0]) if raw else len(names)
-                stored = _from_disk(path, (rows, self.clip.embed_dim))
+                stored = None if path is None else _from_disk(path, (rows, self.clip.embed_dim))
                 text = compute() if stored is None else stored
                 self._memory[asked] = text.to(self.clip.logit_scale.device)
-            if stored is None:
+            if path is not None and stored is None:
                 _to_disk(path, text)
         # A copy: what a caller does to it stays with the caller.
         return self._memory[asked].to(self.clip.logit_scale.device, copy=True)
@@ -157,7 +157,7 @@ class TextBank:
         return encode_prompts(self.clip.text, self.clip.tokenize(prompts)).float()
 
     def _path(self, classes: Names, raw: bool) -> Path:
-        weights = weights_hash(self.clip.text) + str(self.clip.quick_gelu)
+        weights = weights_hash(self.clip.text.owner) + str(self.clip.quick_gelu)
         weights += self.clip.architecture.variant
         prompts = [[class_prompts(name, self.templates) for name in names] for names in classes]
         content = json.dumps([VERSION, weights, prompts, *(["raw"] if raw else [])])
@@ -247,11 +247,11 @@ class ClassTexts:
 
     def invalidate(self) -> None:
         """Forget all texts, after a write to the text tower that torch does not count (`hashes.invalidate`)."""
-        invalidate(self.clip.text)
+        invalidate(self.clip.text.owner)
 
     def _state(self) -> State:
         """Changes with device and precision, and with every write to a weight."""
-        return self._device, autocast_dtype(self._device), weights_state(self.clip.text)
+        return self._device, autocast_dtype(self._device), weights_state(self.clip.text.owner)
 
     @property
     def _device(self) -> torch.device:

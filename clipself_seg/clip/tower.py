@@ -81,17 +81,19 @@ class Readouts:
         attentions: values of ``MODEL.CLIP.ATTENTION``.
         masked_attention: whether a region's embedding can be had by masked attention.
         compiled: values of ``MODEL.CLIP.COMPILE``.
+        pooled_cells: whether there is `ImageTower.pool_cells`.
     """
 
     dense_kinds: tuple[str, ...] = (TOKEN,)
     attentions: tuple[str, ...] = (NONE,)
     masked_attention: bool = True
     compiled: tuple[bool, ...] = (False, True)
+    pooled_cells: bool = False
 
 
 VIT = Readouts(dense_kinds=KINDS, attentions=(NONE, *ATTENTIONS))
 ATTENTION_POOL = Readouts()
-CONVOLUTIONS = Readouts(masked_attention=False, compiled=(False,))
+CONVOLUTIONS = Readouts(masked_attention=False, compiled=(False,), pooled_cells=True)
 
 
 class ImageTower(nn.Module, abc.ABC):
@@ -136,8 +138,32 @@ class ImageTower(nn.Module, abc.ABC):
     def layer_groups(self) -> dict[str, list[nn.Parameter]]:
         """Ordered partition of the parameters: stem, positions, block0, block1, ..., head, gate if there is one."""
 
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    @property
+    def plain(self) -> bool:
+        """Whether every ``block{i}`` has the grid of the dense features, as all blocks of a ViT have."""
+        shapes = self.feature_shapes()
+        blocks = [shape for name, shape in shapes.items() if name.startswith("block")]
+        return all(stride == shapes[DENSE][1] for _, stride in blocks)
+
+    def description(self) -> str:
+        """What the dense features are, in words: the feature, and the attention without training, if any."""
+        text = str(self.dense_feature)
+        return text if self.attention == NONE else f"{text}, attention {self.attention}"
+
+    def require_images(self) -> None:
+        """Refuse to embed whole images and crops where the tower has no such embedding; all towers here have.
+
+        Raises:
+            InputError: it has none.
+        """
+
     def unused_by(self, names: Iterable[str] = (DENSE,)) -> list[nn.Parameter]:
-        """Parameters of the last block that none of these features depends on, which end with it."""
+        """Parameters of the last block that get no gradient where these features alone are used."""
         return []
 
     def choose_dense(self, feature: DenseFeature) -> None:
@@ -147,7 +173,7 @@ class ImageTower(nn.Module, abc.ABC):
             InputError: the tower has no such feature, or fewer blocks.
         """
         self._require("MODEL.CLIP.DENSE", feature.kind, self.readouts.dense_kinds)
-        depth = len(self.blocks)
+        depth = max(self.depth, 1)
         if feature.blocks > depth:
             raise InputError(
                 f"MODEL.CLIP.DENSE_BLOCKS is {feature.blocks}, the tower has {depth} blocks: give {depth} at most"
@@ -238,7 +264,7 @@ class ImageTower(nn.Module, abc.ABC):
 
     def deepest(self, names: Iterable[str]) -> int:
         """Index of the last block that the named features need; -1 for no features."""
-        last = len(self.blocks) - 1
+        last = self.depth - 1
         blocks = (
             int(name[5:]) if name.startswith("block") else last for name in names if name != STEM
         )
@@ -296,6 +322,13 @@ class TransformerTower(ImageTower):
     @abc.abstractmethod
     def ends(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
         """Parameters of the stem and of the positions, before the blocks, and of the head, behind them."""
+
+    def description(self) -> str:
+        """As `ImageTower.description`, with the residual of the class token, if the tower has it."""
+        text = str(self.dense_feature)
+        if self.class_residual:
+            text += ", residual of the class token"
+        return text if self.attention == NONE else f"{text}, attention {self.attention}"
 
     def unused_by(self, names: Iterable[str] = (DENSE,)) -> list[nn.Parameter]:
         """As `ImageTower.unused_by`, which are queries and keys, and the MLP if no feature has been through it."""
@@ -502,7 +535,7 @@ def train_last_blocks(
     Raises:
         InputError: there are fewer blocks, or none of those that would train is used by a feature.
     """
-    depth = len(tower.blocks)
+    groups, depth = tower.layer_groups(), tower.depth
     if not -1 <= count <= depth:
         raise InputError(f"{count} trainable blocks asked of a tower of {depth}; use -1 for all")
     first = 0 if count == -1 else depth - count
@@ -516,7 +549,7 @@ def train_last_blocks(
             f"{', '.join(names)} end with block{deepest}: nothing would train; give "
             f"{depth - deepest} or more, or 0 to freeze all"
         )
-    for name, parameters in tower.layer_groups().items():
+    for name, parameters in groups.items():
         for parameter in parameters:
             parameter.requires_grad_(name in trained)
     if not attention:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import inspect
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 
 from clipself_seg.errors import after_interrupt, report_input_errors
+from clipself_seg.imports import HELP, OPTION, take_imports
 
 Options = argparse._ActionsContainer  # a parser, or a group of one
 Body = Callable[[argparse.Namespace], int | None]
@@ -39,7 +41,9 @@ class Command:
     def parser(self) -> argparse.ArgumentParser:
         """The command line, under the name in ``sys.argv[0]``."""
         parser = argparse.ArgumentParser(
-            description=self.text, formatter_class=argparse.RawDescriptionHelpFormatter
+            description=self.text,
+            epilog=f"{OPTION} MODULE_OR_FILE, with any command: {HELP}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         self.add_options(parser)
         return parser
@@ -50,7 +54,8 @@ class Command:
 
     def _run(self, words: Sequence[str] | None) -> int | None:
         with after_interrupt(self.again):
-            return self.body(self.parser().parse_args(words))
+            typed = take_imports(sys.argv[1:] if words is None else words)
+            return self.body(self.parser().parse_args(typed))
 
 
 def command(

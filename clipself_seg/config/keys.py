@@ -31,6 +31,17 @@ def add_numbers_keys(cfg: CfgNode) -> None:
     numbers.ORACLE = False
 
 
+CLIP_BACKBONE = "CLIPBackbone"  # MODEL.CLIP.BACKBONE of the project's own entry
+# Keys beside MODEL.CLIP that it alone reads: files of weights of a CLIP, and what is special to its ViTs and pixels.
+OF_CLIP_BACKBONE = (
+    "MODEL.CAT_SEG.RESIDUAL",
+    "MODEL.CLIPSELF.STUDENT_WEIGHTS",
+    "MODEL.CLIP_BRANCH.NAME",
+    "MODEL.CLIP_BRANCH.WEIGHTS",
+    "MODEL.FVIT.PIXEL_MEAN",
+    "MODEL.FVIT.PIXEL_STD",
+    "MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED",
+)
 # What a key may be, where that is a short list.
 CHOICES: dict[str, tuple[str, ...]] = {
     "INPUT.CAPTIONS.RESIZE": ("warp", "letterbox"),
@@ -56,6 +67,9 @@ def default_config() -> CfgNode:
     # A class of clipself_seg.models: "CLIPSelf" trains, "RegionReader" evaluates a CLIP as it is.
     cfg.MODEL.META_ARCHITECTURE = "CLIPSelf"
     add_backbone_keys(cfg)
+    # Entry of Detectron2's BACKBONE_REGISTRY that is the CLIP of every model: CLIPBackbone reads the other keys of
+    # MODEL.CLIP; one of a module that --import names has its own weights (docs/backbone.md).
+    cfg.MODEL.CLIP.BACKBONE = CLIP_BACKBONE
     _add_distillation(cfg)
     _add_input(cfg)
     _add_solver(cfg)

@@ -13,11 +13,18 @@ from detectron2.config import CfgNode
 from clipself_seg.config.cat_seg import CAT_SEG_CHOICES
 from clipself_seg.config.checks import CHECKS, RELATIONS, RETIRED, unfollowed
 from clipself_seg.config.detection import DETECTION_CHOICES
-from clipself_seg.config.keys import CHOICES, READOUTS, default_config
+from clipself_seg.config.keys import (
+    CHOICES,
+    CLIP_BACKBONE,
+    OF_CLIP_BACKBONE,
+    READOUTS,
+    default_config,
+)
 from clipself_seg.config.panoptic import OF_WEIGHTS, PANOPTIC_CHOICES
 from clipself_seg.config.shards import refuse_pipes
 from clipself_seg.config.weights import WEIGHTS, refuse_addresses
 from clipself_seg.config.yaml_files import (
+    CONFIGS,
     Layer,
     merge_layers,
     read_layers,
@@ -27,6 +34,7 @@ from clipself_seg.config.yaml_files import (
 )
 from clipself_seg.config.zero_shot import ZERO_SHOT_CHOICES
 from clipself_seg.errors import InputError, nearest
+from clipself_seg.imports import import_typed_modules
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +56,7 @@ def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -
         InputError: missing or broken file, unknown key (with the nearest known one), a value of
             another type or outside its choices, a value that nothing follows.
     """
+    import_typed_modules()
     cfg = default_config()
     defaults = dict(flatten(cfg))
     typed = option_pairs(opts)
@@ -69,6 +78,7 @@ def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -
     if cfg.SEED == -1:
         cfg.SEED = defaults["SEED"]  # any, in Detectron2's words
     _choose_exponents(cfg, layers, typed)
+    _leave_to_backbone(cfg, defaults, layers, typed)
     refuse_addresses(cfg, {key for key in WEIGHTS if key not in typed}, source)
     if "DATASETS.TRAIN" not in typed:
         refuse_pipes(cfg.DATASETS.TRAIN, lambda: source("DATASETS.TRAIN"))
@@ -172,6 +182,34 @@ def _choose_exponents(cfg: CfgNode, layers: Sequence[Layer], typed: dict[str, An
             if place(f"{section}{name.upper()}") <= place(f"{section}SOURCE")
         )
         fusion.SOURCE = next(source for source, names in OF_WEIGHTS.items() if names == left)
+
+
+def _leave_to_backbone(
+    cfg: CfgNode, defaults: dict[str, Any], layers: Sequence[Layer], typed: dict[str, Any]
+) -> None:
+    """With a backbone of somebody else's, refuses keys of `CLIPBackbone` that a user sets, and resets shipped values.
+
+    Raises:
+        InputError: names the first key.
+    """
+    backbone = cfg.MODEL.CLIP.BACKBONE
+    if backbone == CLIP_BACKBONE:
+        return
+    users = [
+        layer for layer in layers if not layer.path.resolve().is_relative_to(CONFIGS.resolve())
+    ]
+    for key, value in flatten(cfg):
+        section, _, name = key.rpartition(".")
+        of_clip = section == "MODEL.CLIP" and name != "BACKBONE"
+        if not of_clip and key not in OF_CLIP_BACKBONE or _plain(value) == _plain(defaults[key]):
+            continue
+        file = setting_file(key, users)
+        if key in typed or file:
+            raise InputError(
+                f"{'the command line' if key in typed else file}: {key} is read by {CLIP_BACKBONE} alone, and "
+                f"MODEL.CLIP.BACKBONE is {backbone}: leave it out"
+            )
+        cfg.merge_from_list([key, defaults[key]])
 
 
 def _check(cfg: CfgNode, source: Source) -> None:

@@ -21,8 +21,15 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from clipself_seg.clip import DenseCLIP, save_clip
-from clipself_seg.clip.backbone import clip_from_config, load_as_configured
-from clipself_seg.clip.tower import DENSE, KEYS, QUERIES, ImageTower, train_last_blocks
+from clipself_seg.clip.backbone import build_clip
+from clipself_seg.clip.tower import (
+    DENSE,
+    KEYS,
+    QUERIES,
+    ImageTower,
+    TransformerTower,
+    train_last_blocks,
+)
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
@@ -119,14 +126,10 @@ class CLIPSelf(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Reads ``MODEL.CLIP``, ``MODEL.CLIPSELF``, ``INPUT.REGIONS``, ``TEST.REGIONS``,
         ``SOLVER`` and ``SEED``."""
-        clip = clip_from_config(cfg)
+        clip = build_clip(cfg)
         check_size(cfg.INPUT.REGIONS.STUDENT_SIZE, clip)
         start = cfg.MODEL.CLIPSELF.STUDENT_WEIGHTS
-        student = load_as_configured(cfg, clip.name, start).visual if start else None
-        for tower in (clip.visual, student):
-            if tower is not None:
-                tower.checkpointing = cfg.MODEL.CLIP.CHECKPOINTING
-                tower.compiling = clip.visual.compiling
+        student = build_clip(cfg, WEIGHTS=start).visual if start else None
         return {
             "clip": clip,
             "student": student,
@@ -318,9 +321,10 @@ def _unread_rows(tower: ImageTower, reads: Sequence[str]) -> dict[str, Tensor]:
 
     None if it packs none, or attends.
     """
-    attention: Any = getattr(tower.blocks[-1], "attn", None)
-    packed = hasattr(attention, "in_proj_weight")
-    if not packed or IMAGE in reads or getattr(tower, "pooled", False):
+    if not isinstance(tower, TransformerTower) or tower.pooled or IMAGE in reads:
+        return {}
+    attention: Any = tower.blocks[-1].attn
+    if not hasattr(attention, "in_proj_weight"):
         return {}
     return {
         f"{kind} of the last block's {part}": rows

@@ -14,8 +14,6 @@ import numpy as np
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from clipself_seg.clip.tower import ImageTower, TransformerTower
-from clipself_seg.clip.training_free import NONE
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 
@@ -53,7 +51,7 @@ class Reading(NamedTuple):
         templates: sentences around a name.
         windows: windows and their stride; "none" where an image is read as a whole.
         background: what stands for pixels or boxes without a class.
-        features: what CLIP's embedding of a place or of a region is, see `features_text`.
+        features: what CLIP's embedding of a place or of a region is, see `ImageTower.description`.
         scale: factor of the cosines before a softmax; "" where none stands before the scores.
         size: what becomes of the size that the mapper gives to images; "" if it stays.
     """
@@ -73,14 +71,6 @@ class DescribedModel(Protocol):
 
     def reading(self) -> Reading:
         """What it does with its present settings."""
-
-
-def features_text(tower: ImageTower) -> str:
-    """Dense feature of an image tower, and the attention without training that it is made by, if any."""
-    text = str(tower.dense_feature)
-    if isinstance(tower, TransformerTower) and tower.class_residual:
-        text += ", residual of the class token"
-    return text if tower.attention == NONE else f"{text}, attention {tower.attention}"
 
 
 def reading_of(model: Any) -> Reading:

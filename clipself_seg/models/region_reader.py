@@ -17,7 +17,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.backbone import clip_from_config
+from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.prompts import templates_text
 from clipself_seg.clip.region_pooling import box_weights, mask_weights, pool
 from clipself_seg.clip.runtime import autocast
@@ -28,7 +28,7 @@ from clipself_seg.data.vocabulary import Vocabulary, class_names
 from clipself_seg.errors import InputError
 from clipself_seg.models.frozen_clip import FrozenCLIP
 from clipself_seg.models.inputs import on_device, send
-from clipself_seg.models.protocol import MEAN_OF_NAMES, Reading, features_text
+from clipself_seg.models.protocol import MEAN_OF_NAMES, Reading
 
 CROPS_AT_ONCE = 64
 
@@ -67,7 +67,7 @@ class RegionReader(FrozenCLIP):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Reads ``MODEL.CLIP``, ``TEST.REGIONS.{READ, TEMPLATES}`` and ``SOLVER.AMP``."""
         return {
-            "clip": clip_from_config(cfg),
+            "clip": build_clip(cfg),
             "read": cfg.TEST.REGIONS.READ,
             "templates": cfg.TEST.REGIONS.TEMPLATES,
             "precision": precision_from_config(cfg),
@@ -93,7 +93,7 @@ class RegionReader(FrozenCLIP):
         return Reading(
             MEAN_OF_NAMES,
             templates_text(self.bank.templates),
-            features=features_text(self.clip.visual),
+            features=self.clip.visual.description(),
         )
 
     def check_readouts(self, sizes: Sequence[int], readouts: Sequence[str]) -> None:
@@ -108,6 +108,8 @@ class RegionReader(FrozenCLIP):
         """
         for size in sizes:
             check_size(size, self.clip)
+        if "crops" in readouts:
+            self.clip.visual.require_images()
         masked = [name for name in readouts if name.startswith("attention")]
         if masked and not isinstance(self.clip.visual, TransformerTower):
             raise InputError(

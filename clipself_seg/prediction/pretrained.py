@@ -37,7 +37,7 @@ from clipself_seg.checkpoints.locate import HUB, endpoint, hub_folder, hub_name,
 from clipself_seg.checkpoints.read import STORED_METADATA, read_checkpoint
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, SHIPPED_TAGS, zoo
 from clipself_seg.clip import save_clip
-from clipself_seg.config.keys import default_config
+from clipself_seg.config.keys import CLIP_BACKBONE, default_config
 from clipself_seg.config.load import flatten, is_retired, load_config, values_and_defaults
 from clipself_seg.config.weights import WEIGHTS, fetch_addresses, weights_key
 from clipself_seg.config.yaml_files import read_tree
@@ -377,7 +377,8 @@ def _write_parts(predictor: Pretrained, cfg: CfgNode, folder: Path) -> None:
     model = predictor.model
     if weights_key(cfg.MODEL.META_ARCHITECTURE) == "MODEL.WEIGHTS":
         _write_weights(model, folder)
-    save_clip(model.clip, folder / CLIP)
+    if cfg.MODEL.CLIP.BACKBONE == CLIP_BACKBONE:
+        save_clip(model.clip, folder / CLIP)
     if getattr(model, "branch_clip", model.clip) is not model.clip:
         save_clip(model.branch_clip, folder / BRANCH_CLIP)
     if predictor.trained is not None:
@@ -447,8 +448,11 @@ def write_folder_config(cfg: CfgNode, path: Path, clip_name: str, files: Mapping
         for key, (value, _) in values_and_defaults(cfg).items()
         if key.startswith(SECTIONS) and key not in NOT_WRITTEN
     }
-    own = {"MODEL.CLIP.NAME": clip_name, "MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED": ""}
-    values |= dict.fromkeys(FILE_KEYS, "") | own | dict(files)
+    values = {key: value for key, value in values.items() if key not in FILE_KEYS}
+    if cfg.MODEL.CLIP.BACKBONE == CLIP_BACKBONE:
+        own = {"MODEL.CLIP.NAME": clip_name, "MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED": ""}
+        values |= dict.fromkeys(FILE_KEYS, "") | own
+    values |= files
     path.write_text(yaml.safe_dump(_tree(values), sort_keys=True), encoding="utf-8")
 
 
@@ -480,7 +484,10 @@ def read_folder_config(folder: Path, opts: Sequence[str] = ()) -> CfgNode:
                 require_text(folder / file)
             paths += [key, str(folder / file)]
     kind = str(values["MODEL.META_ARCHITECTURE"])
-    for key in dict.fromkeys((weights_key(kind), "MODEL.CLIP.WEIGHTS")):
+    needed = {weights_key(kind), "MODEL.CLIP.WEIGHTS"}
+    if values.get("MODEL.CLIP.BACKBONE", CLIP_BACKBONE) != CLIP_BACKBONE:
+        needed.remove("MODEL.CLIP.WEIGHTS")  # the backbone has its own
+    for key in sorted(needed, reverse=True):
         if not values.get(key):
             raise InputError(f"{path} has no {key}: save_pretrained writes {FILE_KEYS[key]}")
     return fetch_addresses(load_config(path, [*paths, *opts]))

@@ -29,6 +29,7 @@ from clipself_seg.files import (
     remove_leftovers,
     write_json,
 )
+from clipself_seg.imports import typed_environment
 from clipself_seg.prediction.files import find_images
 from clipself_seg.prediction.journal import Json, input_state, require_same
 from clipself_seg.prediction.loop import Results, predict_each, reason_of
@@ -398,7 +399,11 @@ def predict_over_ray(
         todo = parts.begin(settings, results.provenance)
         del results  # the workers have models of their own
         if todo:
-            ray.init(log_to_driver=False, logging_level="WARNING")
+            ray.init(
+                log_to_driver=False,
+                logging_level="WARNING",
+                runtime_env={"env_vars": typed_environment()},
+            )
             try:
                 _predict(data, make, parts, todo, _placed(workers, ray.cluster_resources()))
             finally:

@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from clipself_seg.clip import DenseCLIP, TextBank
-from clipself_seg.clip.backbone import clip_from_config
+from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.runtime import autocast
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.captions import (
@@ -170,7 +170,7 @@ def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
     if request.instances:
         truth = read_region_text(read_coco_json(request.instances), request.instances, "")
     torch.manual_seed(cfg.SEED)  # of a CLIP without weights
-    labeller = Labeller(cfg, clip_from_config(cfg).to(cfg.MODEL.DEVICE).eval(), nouns, request)
+    labeller = Labeller(cfg, build_clip(cfg).to(cfg.MODEL.DEVICE).eval(), nouns, request)
     with alone_in(target.parent):
         remove_leftovers(target.parent)
         settings = labeller.settings | {"proposals": _digest(records)}

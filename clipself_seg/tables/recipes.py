@@ -18,8 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from clipself_seg.clip import load_clip
-from clipself_seg.clip.backbone import clip_from_config
+from clipself_seg.checkpoints.dense_feature import TOKEN
+from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.tower import train_last_blocks
 from clipself_seg.data.regions import grid_pairs
 from clipself_seg.data.vocabulary import load_vocabulary
@@ -74,10 +74,9 @@ _computed: dict[str, tuple[int, int, int]] = {}
 def _distillation(cfg: CfgNode, half: bool) -> tuple[int, int, int]:
     side, blocks = cfg.INPUT.REGIONS.STUDENT_SIZE, cfg.MODEL.CLIP.TRAINABLE_BLOCKS
     with FakeTensorMode(allow_non_fake_inputs=True):
-        teacher, student = (load_clip(cfg.MODEL.CLIP.NAME, None) for _ in range(2))
+        teacher, student = (build_clip(cfg, WEIGHTS="", DENSE=TOKEN) for _ in range(2))
         teacher.requires_grad_(False)
         tower: Any = student.visual
-        tower.checkpointing = cfg.MODEL.CLIP.CHECKPOINTING
         train_last_blocks(tower, blocks)
         parameters = [*teacher.parameters(), *tower.parameters()]
         peak = _peak(lambda: [tower.dense(torch.zeros(1, 3, side, side))], parameters, half)
@@ -161,7 +160,7 @@ def _detector_outputs(model: Any, cfg: CfgNode) -> list[Tensor]:
 def _generator(cfg: CfgNode, half: bool) -> tuple[int, int, int]:
     side = cfg.INPUT.IMAGE_SIZE
     with FakeTensorMode(allow_non_fake_inputs=True):
-        clip = clip_from_config(cfg).requires_grad_(False)
+        clip = build_clip(cfg).requires_grad_(False)
         source: Any = build_source(cfg, clip)
         shape: dict[str, Any] = {"channels": source.channels, "text_width": clip.embed_dim}
         if cfg.MODEL.MASK_GENERATOR.VARIANT == "fcclip":

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from clipself_seg.checkpoints.dense_feature import TOKEN
 from clipself_seg.config import flatten
 from clipself_seg.config.checks import OBJECTIVES
+from clipself_seg.config.keys import CLIP_BACKBONE
 from clipself_seg.errors import InputError
 from clipself_seg.training.optimizer import learning_rate, stepped_rate
 
@@ -45,6 +46,7 @@ FREE_KEYS = (
 )
 # What a run did whose checkpoint is older than a key that decides what is learnt.
 BEFORE_KEYS: Mapping[str, Any] = {
+    "MODEL.CLIP.BACKBONE": CLIP_BACKBONE,
     "MODEL.CLIP.DENSE": TOKEN,
     **{name: float(name.endswith(".CROPS")) for name in OBJECTIVES},
 }

@@ -11,7 +11,7 @@ from clipself_seg.errors import InputError
 
 STOCK = dict(flatten(get_cfg()))
 BACKBONE = {key for key in dict(flatten(default_config())) if key.startswith("MODEL.CLIP.")}
-BACKBONE -= {"MODEL.CLIP.VISUAL_INIT"}  # CAT-Seg's
+BACKBONE -= {"MODEL.CLIP.VISUAL_INIT", "MODEL.CLIP.BACKBONE"}  # CAT-Seg's; the name of the entry
 
 
 def like_mask2former(cfg):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip.tower import DENSE, TransformerTower
+from clipself_seg.clip.tower import DENSE, ImageTower
 from clipself_seg.heads.fvit.layers import BatchNorm, ConvNorm, double, fold_norm, xavier_uniform
 
 CHANNELS = 256
@@ -128,7 +128,7 @@ PYRAMIDS = {"fpn": FeaturePyramid, "simple": SimpleFeaturePyramid}
 
 def pyramid_and_dense(
     images: Tensor,
-    tower: TransformerTower,
+    tower: ImageTower,
     taps: Sequence[str],
     resizers: TapResizers,
     neck: FeaturePyramid,

@@ -469,7 +469,7 @@ class BackbonePooling(ClipBranch):
         padding = (0, width - image.shape[2], 0, height - image.shape[1])
         pixels = F.pad(self.clip.normalise(image.float())[None], padding)
         tower = self.clip.visual
-        name = f"block{len(tower.blocks) - 1}"
+        name = f"block{tower.depth - 1}"
         return tower.features(pixels, [name])[name]
 
 

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.pixel_decoder import GROUPS, STRIDES, NormedConv
 
@@ -46,19 +45,22 @@ class CLIPPyramid(nn.Module):
         """
         super().__init__()
         tower = clip.visual
-        if not isinstance(tower, TransformerTower):
-            raise InputError(f"a pyramid needs a ViT, MODEL.CLIP.NAME is {clip.name}")
+        if not tower.plain:
+            raise InputError(
+                f"a pyramid needs a ViT, whose blocks have one grid, and {clip.name} is none"
+            )
         if channels < GROUPS or channels % GROUPS:
             raise InputError(f"MODEL.PYRAMID.CHANNELS is {channels}: give a multiple of {GROUPS}")
-        depth = len(tower.blocks)
+        depth = tower.depth
         blocks = blocks or [depth * part // 4 - 1 for part in (1, 2, 3, 4)]
         self._clip = (clip,)  # a tuple, so that CLIP is not registered as a submodule
         self.names = tower.check_names(f"block{i}" for i in blocks)
+        shapes = tower.feature_shapes()
         self.channels = dict.fromkeys(STRIDES, channels)
         # The smallest power of two that holds a patch: images are enlarged so that 14 pixels become 16.
         self.stride = 1 << (clip.patch_size - 1).bit_length()
         self.block_projections = nn.ModuleList(
-            NormedConv(tower.width, channels, 1) for _ in self.names
+            NormedConv(shapes[name][0], channels, 1) for name in self.names
         )
         self.stem = nn.ModuleList(
             [_down(3, channels // 2), _down(channels // 2, channels), _down(channels, channels)]

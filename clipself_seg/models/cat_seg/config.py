@@ -15,11 +15,12 @@ from torch import nn
 from clipself_seg.checkpoints.dense_feature import TOKEN
 from clipself_seg.checkpoints.zoo import SHIPPED_TAGS, official
 from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.backbone import load_as_configured
+from clipself_seg.clip.backbone import build_clip as clip_of_backbone
 from clipself_seg.clip.prompts import TEMPLATES
 from clipself_seg.clip.text import same_text_tower
 from clipself_seg.clip.tower import GATE, TransformerTower
 from clipself_seg.clip.training_free import NONE
+from clipself_seg.config.keys import CLIP_BACKBONE
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes, CostAggregator
@@ -194,23 +195,45 @@ def build_clip(cfg: CfgNode) -> DenseCLIP:
     Raises:
         InputError: the tower is no ViT, the distilled one differs in what distillation freezes, or `_check_residual`.
     """
+    if cfg.MODEL.CLIP.BACKBONE != CLIP_BACKBONE:
+        return _clip_of_others(cfg)
     name = clip_name(cfg)
     weights = cfg.MODEL.CLIP.WEIGHTS
     if cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED and weights in SHIPPED_TAGS:
         weights = ""  # the default, which goes with the default of MODEL.CLIP.NAME
-    clip = load_as_configured(cfg, name, weights)
+    clip = clip_of_backbone(cfg, NAME=name, WEIGHTS=weights)
     if not isinstance(clip.visual, TransformerTower):
         raise InputError(f"CAT-Seg needs a ViT, MODEL.CLIP.NAME is {name}")
     _check_residual(cfg, clip.visual.pooled)
     if cfg.MODEL.CLIP.VISUAL_INIT:
-        tuned = load_as_configured(cfg, name, cfg.MODEL.CLIP.VISUAL_INIT)
+        tuned = clip_of_backbone(cfg, NAME=name, WEIGHTS=cfg.MODEL.CLIP.VISUAL_INIT)
         if weights:
             _check_frozen_parts(clip, tuned, cfg.MODEL.CLIP.VISUAL_INIT)
         clip.visual = tuned.visual
         clip.distilled = tuned.distilled
-    clip.visual.checkpointing = cfg.MODEL.CLIP.CHECKPOINTING
-    if cfg.MODEL.CLIP.COMPILE:
-        clip.visual.compile_blocks()
+    return clip
+
+
+def _clip_of_others(cfg: CfgNode) -> DenseCLIP:
+    """The CLIP of a backbone of somebody else's; what of it trains has to be one of its groups of parameters.
+
+    Raises:
+        InputError: it is to guide, and has no blocks on one grid; or another ``CLIP_FINETUNE``.
+    """
+    clip = clip_of_backbone(cfg)
+    if not clip.visual.plain:
+        raise InputError(
+            f"CAT-Seg is guided by blocks on the grid of the dense features, and {clip.name} has others: leave them "
+            "out of its output_shape, and take MODEL.CAT_SEG.GUIDANCE backbone"
+        )
+    finetune = cfg.MODEL.SEM_SEG_HEAD.CLIP_FINETUNE
+    if finetune not in ("none", "full"):
+        raise InputError(
+            f"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE is {finetune}, and {clip.name} names no attention: set it to none, or "
+            "to full, which trains its groups block0, block1, ..."
+        )
+    if finetune == "full":
+        clip.visual.layer_groups()
     return clip
 
 
@@ -282,12 +305,13 @@ def clip_parameters(clip: DenseCLIP, finetune: str) -> list[nn.Parameter]:
 
 
 def _of_towers(clip: DenseCLIP, finetune: str) -> list[nn.Parameter]:
-    visual: list[Any] = [block.attn for block in clip.visual.blocks]
     if finetune == "none":
         return []
     if finetune == "full":
-        blocks = [*clip.visual.blocks, *clip.text.blocks]
-        return [p for block in blocks for p in block.parameters()]
+        groups = clip.visual.layer_groups()
+        of_image = [p for name, group in groups.items() if name.startswith("block") for p in group]
+        return of_image + [p for block in clip.text.blocks for p in block.parameters()]
+    visual: list[Any] = [block.attn for block in clip.visual.blocks]
     if finetune == "visual_attention":
         positions = clip.visual.layer_groups()["positions"]
         return [p for attention in visual for p in attention.parameters()] + positions
@@ -307,7 +331,7 @@ def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
     aggregator.checkpointing = switches.CHECKPOINTING
     if cfg.MODEL.CLIP.COMPILE:
         aggregator.compile_blocks()
-    depth = len(clip.visual.blocks)
+    depth = clip.visual.depth
     window = cfg.TEST.WINDOW
     return {
         "clip": clip,

@@ -59,7 +59,6 @@ from clipself_seg.models.protocol import (
     MEAN_OF_NAMES,
     Classes,
     Reading,
-    features_text,
 )
 
 CLIP = "sem_seg_head.predictor.clip_model."
@@ -245,12 +244,12 @@ class CATSeg(nn.Module):
     ) -> None:
         """
         Args:
-            clip: CLIP with both towers, a ViT.
+            clip: CLIP with both towers, whose blocks that guide have the grid of its dense features.
             aggregator: cost aggregation whose sizes fit the CLIP and the guidance.
             guidance_blocks: indices of two blocks of the image tower that guide the decoder, unless
                 there is a `backbone`.
             backbone: guides in CLIP's place, with features res4, res3 and res2 (version 1).
-            class_residual: whether the last block of the dense features adds the class token, see
+            class_residual: whether the last block of a ViT's dense features adds the class token, see
                 `TransformerTower`.
             all_synonyms: whether all names of a class go into its prompts, or the first alone.
             templates: prompts around a class name, a name in `prompts.TEMPLATES`.
@@ -268,13 +267,14 @@ class CATSeg(nn.Module):
         self.aggregator = aggregator
         self.backbone = backbone
         self.guidance_blocks = tuple(f"block{i}" for i in guidance_blocks)
-        tower = clip.visual
-        assert isinstance(tower, TransformerTower)
-        tower.class_residual = class_residual
+        if isinstance(clip.visual, TransformerTower):
+            clip.visual.class_residual = class_residual
         if backbone is None:
+            shapes = clip.visual.feature_shapes()
+            widths = [shapes[name][0] for name in self.guidance_blocks]
             first, second = aggregator.sizes.decoder_guidance
-            self.upsample1 = nn.ConvTranspose2d(tower.width, first, 2, stride=2)
-            self.upsample2 = nn.ConvTranspose2d(tower.width, second, 4, stride=4)
+            self.upsample1 = nn.ConvTranspose2d(widths[0], first, 2, stride=2)
+            self.upsample2 = nn.ConvTranspose2d(widths[1], second, 4, stride=4)
         _choose_trained(clip, finetune)
         self.all_synonyms = all_synonyms
         self.sliding = sliding
@@ -363,7 +363,7 @@ class CATSeg(nn.Module):
             f"{MEAN_OF_NAMES if self.all_synonyms else FIRST_NAME} (of CAT-Seg's entry, where there is one)",
             templates_text(self.texts.templates),
             windows if self.sliding else "none",
-            features=features_text(self.clip.visual),
+            features=self.clip.visual.description(),
             size=f"read at {self.clip_size} x {self.clip_size} px",
         )
 

@@ -9,9 +9,9 @@ import torch
 from detectron2.config import CfgNode
 
 from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.backbone import clip_from_config
+from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.model import CLIP_MEAN
-from clipself_seg.clip.tower import TransformerTower
+from clipself_seg.config.keys import CLIP_BACKBONE
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import fusion_exponents
@@ -53,7 +53,6 @@ def fvit_parts(cfg: CfgNode) -> FViTParts:
     """
     clip = vit_from_config(cfg)
     keys = cfg.MODEL.FVIT
-    _check_pixels(cfg, clip)
     backbone, neck = pyramid_parts(cfg, clip)
     strides = [clip.patch_size * factor for factor in RELATIVE_STRIDES]
     precision = precision_from_config(cfg)
@@ -65,7 +64,7 @@ def fvit_parts(cfg: CfgNode) -> FViTParts:
         "roi_head": roi_heads(cfg, strides, clip.embed_dim),
         "blocks": keys.BLOCKS,
         "side": cfg.INPUT.DETECTION.SIDE,
-        "pixels": (keys.PIXEL_MEAN, keys.PIXEL_STD),
+        "pixels": _pixels(cfg, clip),
         "all_synonyms": keys.SYNONYMS == "mean",
         "clip_multiplier": cfg.SOLVER.CLIP_MULTIPLIER if keys.TRAIN_CLIP else 0.0,
         "precisions": (precision, precision if cfg.TEST.DETECTION.AMP else None),
@@ -78,9 +77,9 @@ def vit_from_config(cfg: CfgNode) -> DenseCLIP:
     Raises:
         InputError: it is none, its patch does not divide the side, or ``MODEL.FVIT.BLOCKS`` are not four.
     """
-    clip, side, blocks = clip_from_config(cfg), cfg.INPUT.DETECTION.SIDE, cfg.MODEL.FVIT.BLOCKS
-    if not isinstance(clip.visual, TransformerTower):
-        raise InputError(f"F-ViT needs a ViT, MODEL.CLIP.NAME is {clip.name}")
+    clip, side, blocks = build_clip(cfg), cfg.INPUT.DETECTION.SIDE, cfg.MODEL.FVIT.BLOCKS
+    if not clip.visual.plain:
+        raise InputError(f"F-ViT needs a ViT, whose blocks have one grid, and {clip.name} is none")
     if len(blocks) != 4:
         raise InputError(f"MODEL.FVIT.BLOCKS is {tuple(blocks)}: give four blocks")
     if side < 1 or side % clip.patch_size:
@@ -91,14 +90,19 @@ def vit_from_config(cfg: CfgNode) -> DenseCLIP:
     return clip
 
 
-def _check_pixels(cfg: CfgNode, clip: DenseCLIP) -> None:
-    """Refuses other pixels than a tower wants that was not trained with CLIP's, for which ImageNet's are official.
+def _pixels(cfg: CfgNode, clip: DenseCLIP) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of RGB values in 0..255.
 
     Raises:
-        InputError: names the key and the values that go with the tower.
+        InputError: other ones than a tower wants that was not trained with CLIP's, for which ImageNet's are official;
+            names the key and the values that go with the tower.
     """
+    if cfg.MODEL.CLIP.BACKBONE != CLIP_BACKBONE:
+        mean, std = (tuple(255 * value for value in values) for values in (clip.mean, clip.std))
+        return mean, std
+    pixels = tuple(cfg.MODEL.FVIT.PIXEL_MEAN), tuple(cfg.MODEL.FVIT.PIXEL_STD)
     if clip.architecture.kind.mean == CLIP_MEAN:
-        return
+        return pixels
     for key, values in (("PIXEL_MEAN", clip.mean), ("PIXEL_STD", clip.std)):
         wanted = tuple(round(255 * value, 3) for value in values)
         given = tuple(cfg.MODEL.FVIT[key])
@@ -106,12 +110,20 @@ def _check_pixels(cfg: CfgNode, clip: DenseCLIP) -> None:
             raise InputError(
                 f"MODEL.FVIT.{key} is {given}, and {clip.name} was trained with {wanted}: give that"
             )
+    return pixels
 
 
 def pyramid_parts(cfg: CfgNode, clip: DenseCLIP) -> tuple[TapResizers, FeaturePyramid]:
-    """Builds the resizers of the taps of a CLIP's ViT, and the feature pyramid."""
-    assert isinstance(clip.visual, TransformerTower)
-    width, keys = clip.visual.width, cfg.MODEL.FVIT
+    """Builds the resizers of the taps, and the feature pyramid.
+
+    Raises:
+        InputError: the CLIP lacks a block, or they have several widths.
+    """
+    keys, shapes = cfg.MODEL.FVIT, clip.visual.feature_shapes()
+    taps = clip.visual.check_names(f"block{index}" for index in keys.BLOCKS)
+    width = shapes[taps[0]][0]
+    if any(shapes[tap][0] != width for tap in taps):
+        raise InputError(f"F-ViT reads blocks of one width, those of {clip.name} have several")
     return TapResizers(width), PYRAMIDS[keys.PYRAMID](width, keys.CHANNELS)
 
 

@@ -23,9 +23,10 @@ from clipself_seg.checkpoints.hashes import hash_tensors, weights_state
 from clipself_seg.checkpoints.read import Checkpoint, name_problem
 from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import DenseCLIP, TextBank
+from clipself_seg.clip.backbone import BackboneTower, load_state
 from clipself_seg.clip.prompts import templates_text
 from clipself_seg.clip.runtime import autocast, constant
-from clipself_seg.clip.tower import TransformerTower, train_last_blocks
+from clipself_seg.clip.tower import train_last_blocks
 from clipself_seg.clip.weights import load_strictly, to_layout
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, class_names, seen_by_name
@@ -39,7 +40,7 @@ from clipself_seg.heads.fvit.rpn import RPN
 from clipself_seg.models.fvit.config import FViTParts, fvit_parts
 from clipself_seg.models.inputs import on_device
 from clipself_seg.models.parameter_groups import Group, by_rate_and_kind
-from clipself_seg.models.protocol import FIRST_NAME, MEAN_OF_NAMES, Classes, Reading, features_text
+from clipself_seg.models.protocol import FIRST_NAME, MEAN_OF_NAMES, Classes, Reading
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class OpenVocabulary(nn.Module):
 
         Kept for one vocabulary and state of the text tower: the bank looks at each name of each class anew.
         """
-        made_for = (self.classes.names, weights_state(self.bank.clip.text), self.device)
+        made_for = (self.classes.names, weights_state(self.bank.clip.text.owner), self.device)
         if self._text[0] != made_for:
             with torch.inference_mode(False):  # an inference tensor could not be trained on later
                 names = (self.classes.names, ((BACKGROUND,),))
@@ -242,7 +243,7 @@ class FViT(OpenVocabulary):
             MEAN_OF_NAMES if self.all_synonyms else FIRST_NAME,
             templates_text(self.bank.templates),
             background=f'the word "{BACKGROUND}"',
-            features=features_text(self.clip.visual),
+            features=self.clip.visual.description(),
             scale=f"{self.settings.clip_temperature:g}",
             size=f"padded to {self.side} x {self.side} px",
         )
@@ -307,7 +308,6 @@ class FViT(OpenVocabulary):
     def features(self, images: Tensor, dense: bool) -> tuple[list[Tensor], Tensor | None]:
         """Levels P2 to P6 of normalised images (B, 3, side, side), and unit dense features (B, E, g, g)."""
         tower, learns = self.clip.visual, self.clip_multiplier > 0
-        assert isinstance(tower, TransformerTower)
         parts = tower, self.taps, self.backbone, self.neck
         return pyramid_and_dense(images, *parts, dense=dense, tower_learns=learns)
 
@@ -519,6 +519,8 @@ def _load_detector(model: FViT, given: Mapping[str, Tensor], source: str) -> Non
 
 def _load_clip(model: FViT, given: Mapping[str, Tensor], source: str) -> None:
     """The tower of the checkpoint, with the text tower that is there if it has none."""
+    if isinstance(model.clip.visual, BackboneTower):
+        return load_state(model.clip, given, source)
     state = dict(given)
     if not any(name.startswith(("text.", "transformer.", "token_embedding")) for name in state):
         if model.clip.report is None:

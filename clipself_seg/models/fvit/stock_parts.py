@@ -22,7 +22,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from clipself_seg.clip import DenseCLIP, TextBank
-from clipself_seg.clip.tower import DENSE, TransformerTower
+from clipself_seg.clip.tower import DENSE, ImageTower
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fvit.boxes import Objects
 from clipself_seg.heads.fvit.pyramid import (
@@ -90,7 +90,7 @@ class FViTBackbone(Backbone):
     def __init__(
         self,
         *,
-        tower: TransformerTower,
+        tower: ImageTower,
         blocks: Sequence[int],
         resizers: TapResizers,
         neck: FeaturePyramid,

@@ -10,9 +10,8 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.backbone import clip_from_config, load_as_configured
+from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.text import same_text_tower
-from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.config.panoptic import OF_WEIGHTS
 from clipself_seg.errors import InputError
@@ -34,7 +33,7 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, Any]:
     Raises:
         InputError: values that do not fit each other.
     """
-    clip = clip_from_config(cfg)
+    clip = build_clip(cfg)
     chosen = cfg.MODEL.MASK_GENERATOR
     former = cfg.MODEL.MASK_FORMER
     fusion = cfg.MODEL.FUSION
@@ -114,8 +113,14 @@ def build_branch(cfg: CfgNode, clip: DenseCLIP) -> ClipBranch:
     chosen = {name: value for name, value in given.items() if value is not None}
     if keys.KIND == "backbone":
         _require_backbone_alone(cfg, clip, chosen)
+    named_by = _branch_clip(cfg, clip)
+    if keys.KIND == "masked_attention" and not named_by.visual.readouts.masked_attention:
+        raise InputError(
+            f"MODEL.CLIP_BRANCH.KIND masked_attention needs a ViT with a class token, {named_by.name} has no masked "
+            "attention: take KIND dense"
+        )
     kind: Any = CLIP_BRANCHES[keys.KIND]
-    return kind(_branch_clip(cfg, clip), **chosen)
+    return kind(named_by, **chosen)
 
 
 def _branch_clip(cfg: CfgNode, clip: DenseCLIP) -> DenseCLIP:
@@ -130,10 +135,7 @@ def _branch_clip(cfg: CfgNode, clip: DenseCLIP) -> DenseCLIP:
         )
     if not other and weights in ("", cfg.MODEL.CLIP.WEIGHTS):
         return clip
-    own = load_as_configured(cfg, name, weights)
-    own.visual.choose_attention(cfg.MODEL.CLIP.ATTENTION)
-    if cfg.MODEL.CLIP.COMPILE:
-        own.visual.compile_blocks()
+    own = build_clip(cfg, NAME=name, WEIGHTS=weights)
     if other:
         return own
     # Distillation leaves the text tower alone: one serves both.
@@ -161,7 +163,7 @@ def _require_backbone_alone(cfg: CfgNode, clip: DenseCLIP, chosen: Mapping[str, 
                 f"MODEL.CLIP_BRANCH.{key} is {own}, and KIND backbone reads the features of MODEL.CLIP.{key}: leave it "
                 "empty, or take another KIND"
             )
-    if isinstance(clip.visual, TransformerTower):
+    if not clip.visual.readouts.pooled_cells:
         raise InputError(
             f"MODEL.CLIP_BRANCH.KIND backbone needs a ConvNeXt or a ResNet, MODEL.CLIP.NAME is {clip.name}: take "
             "KIND dense"

@@ -71,7 +71,6 @@ from clipself_seg.models.protocol import (
     Classes,
     FeatureSource,
     Reading,
-    features_text,
 )
 
 CLIP = "backbone.clip_model."
@@ -916,4 +915,4 @@ class OpenPanoptic(nn.Module):
             return "masked attention"
         if isinstance(self.branch, BackbonePooling):
             return "the backbone's last stage, pooled as CLIP pools it"
-        return features_text(self.branch.clip.visual)
+        return self.branch.clip.visual.description()

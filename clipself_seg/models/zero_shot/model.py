@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.backbone import clip_from_config
+from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.prompts import templates_text
 from clipself_seg.clip.runtime import autocast, chunk_size
 from clipself_seg.clip.text_bank import check_lengths
@@ -43,7 +43,7 @@ from clipself_seg.heads.zero_shot.mask_votes import mask_cells, vote_in_masks
 from clipself_seg.heads.zero_shot.windows import StridedWindows, window_parts
 from clipself_seg.models.frozen_clip import FrozenCLIP
 from clipself_seg.models.inputs import on_device, send
-from clipself_seg.models.protocol import SYNONYM_TEXTS, Classes, Reading, features_text
+from clipself_seg.models.protocol import SYNONYM_TEXTS, Classes, Reading
 from clipself_seg.models.timm_backbone import TimmMaps
 
 OWN = "clip"  # value of MODEL.ZERO_SHOT.CORRELATION for CLIP's own features
@@ -91,7 +91,7 @@ class DenseInMasks(nn.Module):
 
     def text(self, tower: ImageTower) -> str:
         """What the features are, for the protocol of a table, with CLIP's image tower."""
-        whose = self.correlation if self._backbone else features_text(tower)
+        whose = self.correlation if self._backbone else tower.description()
         return f"CorrCLIP's form in given masks, correlations of {whose}"
 
     def dense(
@@ -209,7 +209,7 @@ class ZeroShotSegmenter(FrozenCLIP):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Reads ``MODEL.{CLIP, ZERO_SHOT, SEM_SEG_HEAD.IGNORE_VALUE}`` and ``SOLVER.AMP``."""
         given = cfg.MODEL.ZERO_SHOT
-        clip = clip_from_config(cfg)
+        clip = build_clip(cfg)
         return {
             "clip": clip,
             "masks": DenseInMasks(clip, given.CORRELATION) if given.MASKS else None,
@@ -234,7 +234,7 @@ class ZeroShotSegmenter(FrozenCLIP):
             templates_text(self.bank.templates),
             f"{windows.size} px, stride {windows.stride} px" if windows.size else "none",
             features=(
-                self.masks.text(self.clip.visual) if self.masks else features_text(self.clip.visual)
+                self.masks.text(self.clip.visual) if self.masks else self.clip.visual.description()
             ),
             scale=f"{self.scale:g}",
         )

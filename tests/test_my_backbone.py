@@ -1,0 +1,277 @@
+"""A backbone of somebody else's, docs/examples/my_backbone.py, runs every task of the mini world by one key."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import sys
+
+import pytest
+import torch
+import yaml
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+
+from clipself_seg import __main__, imports
+from clipself_seg.clip.backbone import build_clip
+from clipself_seg.commands import train
+from clipself_seg.config import load_config
+from clipself_seg.errors import InputError
+from clipself_seg.mini.writer import WorldSize, make_worlds
+from clipself_seg.models.build import build_model
+from clipself_seg.prediction.semantic import Predictor
+from tests.conftest import ROOT
+
+FILE = str(ROOT / "docs" / "examples" / "my_backbone.py")
+KEY = "MODEL.CLIP.BACKBONE"
+MINE = (KEY, "MyBackbone")
+FROZEN = ("MODEL.SEM_SEG_HEAD.CLIP_FINETUNE", "none")
+STEPS = ("SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.CHECKPOINT_PERIOD", "2")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def typed(tmp_path_factory):
+    """The file as `--import` names it, and small worlds."""
+    root = tmp_path_factory.mktemp("worlds")
+    make_worlds(root, WorldSize(train=4, val=2, base=4, seed=5), processes=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPSELF_SEG_MINI", str(root))
+        patch.setenv(imports.VARIABLE, FILE)
+        load_config(None)
+        yield root
+
+
+def mini(name, *opts):
+    return load_config(ROOT / f"configs/mini/{name}.yaml", [*MINE, *opts])
+
+
+def ran(folder, config, *words):
+    """Results of `train_net.py` with the backbone."""
+    typed = ["--import", FILE, "--config-file", f"configs/mini/{config}.yaml", *words]
+    opts = [*MINE, "OUTPUT_DIR", str(folder), "DATALOADER.NUM_WORKERS", "0"]
+    assert train.main([*typed, *opts]) == 0
+    return json.loads((folder / "results.json").read_text())["results"]
+
+
+def numbers(results):
+    """All numbers of nested results."""
+    if isinstance(results, dict):
+        return [number for value in results.values() for number in numbers(value)]
+    return [results] if isinstance(results, float) else []
+
+
+@pytest.mark.parametrize(
+    "config, words",
+    [
+        ("regions", ("--eval-only",)),
+        ("zero_shot", ("--eval-only",)),
+        ("semseg", (*STEPS, *FROZEN)),
+        ("panoptic", STEPS),
+        ("detection", STEPS),
+        ("patches", STEPS),
+    ],
+)
+def test_each_task_runs_by_the_key(config, words, tmp_path, typed):
+    results = numbers(ran(tmp_path, config, *words))
+    assert results and all(map(math.isfinite, results))
+
+
+def test_masks_are_named_by_its_dense_features_and_not_by_attention():
+    assert build_model(mini("panoptic_masks")).branch.clip.name == "MyBackbone"
+    with pytest.raises(InputError, match="MyBackbone has no masked attention"):
+        build_model(mini("panoptic_masks", "MODEL.CLIP_BRANCH.KIND", "masked_attention"))
+
+
+def test_what_trains_is_what_its_groups_say():
+    cat_seg = build_model(mini("semseg", "MODEL.SEM_SEG_HEAD.CLIP_FINETUNE", "full"))
+    trained = {name for name, p in cat_seg.clip.named_parameters() if p.requires_grad}
+    assert trained and all(name.startswith("visual.backbone.blocks.") for name in trained)
+    assert not any(p.requires_grad for p in build_model(mini("semseg", *FROZEN)).clip.parameters())
+    with pytest.raises(InputError, match="CLIP_FINETUNE is attention, and MyBackbone"):
+        build_model(mini("semseg"))
+
+
+def test_texts_follow_the_weights(tmp_path):
+    model = build_model(mini("zero_shot"))
+    before = model.bank.embed(["red star", "grass"])
+    assert torch.equal(before, model.bank.embed(["red star", "grass"]))
+    torch.testing.assert_close(before.norm(dim=1), torch.ones(2))
+    with torch.no_grad():
+        model.clip.text.owner.ln_final.weight.neg_()
+    assert not torch.allclose(before, model.bank.embed(["red star", "grass"]))
+
+
+def test_a_checkpoint_loads_again(tmp_path):
+    for config, opts in (("semseg", FROZEN), ("detection", ())):
+        cfg = mini(config, *opts)
+        model = build_model(cfg)
+        model.export(tmp_path / "model.pth")
+        again = mini(config, *opts, "MODEL.WEIGHTS", str(tmp_path / "model.pth"), "SEED", "3")
+        loaded = build_model(again)
+        assert (
+            loaded.weights_hash()
+            == model.weights_hash()
+            != build_model(mini(config, *opts, "SEED", "3")).weights_hash()
+        )
+
+
+def test_a_folder_names_what_the_caller_has_imported(tmp_path, monkeypatch):
+    build_model(mini("semseg", *FROZEN)).export(tmp_path / "model.pth")
+    predictor = Predictor(mini("semseg", *FROZEN, "MODEL.WEIGHTS", str(tmp_path / "model.pth")))
+    predictor.set_vocabulary("red star, grass")
+    predictor.save_pretrained(tmp_path / "mine")
+    assert not (tmp_path / "mine" / "clip.safetensors").exists()
+    assert Predictor.from_pretrained(tmp_path / "mine").model.clip.name == "MyBackbone"
+    monkeypatch.delenv(imports.VARIABLE)
+    monkeypatch.delitem(BACKBONE_REGISTRY._obj_map, "MyBackbone")
+    with pytest.raises(InputError, match=f'{KEY} "MyBackbone" is not in BACKBONE_REGISTRY'):
+        Predictor.from_pretrained(tmp_path / "mine")
+
+
+class Small(Backbone):
+    """A backbone with one feature, and neither embeddings of images nor groups."""
+
+    mean, std, image_size = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 32
+
+    def __init__(self, cfg, input_shape):
+        super().__init__()
+        self.patches = torch.nn.Conv2d(3, 4, 8, 8)
+
+    def forward(self, images):
+        return {"dense": self.patches(images)}
+
+    def output_shape(self):
+        return {"dense": ShapeSpec(channels=4, stride=8)}
+
+    def encode_text(self, texts):
+        return torch.tensor([[len(text), 1.0, 2.0, 3.0] for text in texts])
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """`Small`, whose members a test may change, as an entry."""
+    monkeypatch.setitem(BACKBONE_REGISTRY._obj_map, "Small", type("Small", (Small,), {}))
+    return BACKBONE_REGISTRY.get("Small")
+
+
+def test_dense_features_alone_are_enough_without_training(small):
+    clip = build_clip(load_config(None, [KEY, "Small"]))
+    assert clip.embed_dim == 4 and clip.patch_size == 8
+    copied = copy.deepcopy(clip)
+    assert torch.equal(copied.encode_text(["a", "bb"]), clip.encode_text(["a", "bb"]))
+    assert clip.encode_dense(torch.zeros(1, 3, 16, 24)).shape == (1, 4, 2, 3)
+
+
+LACKS = {
+    "regions": "Small has no encode_image, embeddings of whole images and of crops",
+    "patches": "Small has no layer_groups, groups of parameters",
+    "panoptic": "Small gives dense, and no block-1",
+    "detection": "Small gives dense, and no block0, block1, block2, block3",
+    "semseg": "TEXT_GUIDANCE_DIM must be 4",
+}
+
+
+@pytest.mark.parametrize("config", LACKS)
+def test_what_a_task_needs_and_the_entry_lacks_is_named(config, small, tmp_path):
+    opts = (*FROZEN, "OUTPUT_DIR", str(tmp_path))
+    with pytest.raises(InputError, match=LACKS[config]):
+        model = build_model(
+            load_config(ROOT / f"configs/mini/{config}.yaml", [KEY, "Small", *opts])
+        )
+        model.check_readouts([64], ["crops"])
+
+
+@pytest.mark.parametrize(
+    "member, value, message",
+    [
+        ("encode_text", None, "Small has no encode_text"),
+        ("mean", None, "Small has no mean"),
+        ("output_shape", lambda self: {"p2": ShapeSpec(channels=4, stride=4)}, 'no "dense"'),
+        ("encode_text", lambda self, texts: torch.zeros(len(texts), 3), "texts of 3 numbers"),
+    ],
+)
+def test_an_entry_that_is_no_clip_is_refused(member, value, message, small, monkeypatch):
+    if value is None:
+        monkeypatch.delattr(Small, member)
+    else:
+        monkeypatch.setattr(small, member, value)
+    with pytest.raises(InputError, match=message):
+        build_clip(load_config(None, [KEY, "Small"]))
+
+
+@pytest.mark.parametrize(
+    "opts",
+    [
+        ("MODEL.CLIP.NAME", "ViT-B-16"),
+        ("MODEL.CLIP.WEIGHTS", "openai"),
+        ("MODEL.CLIP.DENSE", "value"),
+        ("MODEL.CLIPSELF.STUDENT_WEIGHTS", "mini-clipself"),
+        ("MODEL.CLIP_BRANCH.WEIGHTS", "mini-clipself"),
+    ],
+)
+def test_keys_of_clip_backbone_are_refused_beside_another_entry(opts, tmp_path):
+    with pytest.raises(InputError, match=f"{opts[0]} is read by CLIPBackbone alone"):
+        load_config(ROOT / "configs/mini/patches.yaml", [*MINE, *opts])
+    sections = opts[0].split(".")
+    file = tmp_path / "own.yaml"
+    lines = [f"{'  ' * depth}{section}:" for depth, section in enumerate(sections)]
+    file.write_text("\n".join(lines) + f" {opts[1]}\n")
+    with pytest.raises(InputError, match=f"own.yaml: {opts[0]} is read by CLIPBackbone alone"):
+        load_config(file, MINE)
+
+
+def test_shipped_values_of_clip_backbone_give_way_and_a_dumped_file_is_read_again(tmp_path):
+    cfg = mini("detection")
+    assert cfg.MODEL.CLIP.WEIGHTS == load_config(None).MODEL.CLIP.WEIGHTS
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    again = load_config(tmp_path / "config.yaml")
+    assert yaml.safe_load(again.dump()) == yaml.safe_load(cfg.dump())
+
+
+def test_an_entry_that_nobody_registered_is_named():
+    with pytest.raises(InputError, match='BACKBONE "MyBackbonee" is not in .*MyBackbone'):
+        build_clip(load_config(None, [KEY, "MyBackbonee"]))
+
+
+@pytest.fixture
+def untyped(monkeypatch):
+    monkeypatch.setenv(imports.VARIABLE, "")
+
+
+def test_the_command_line_gives_its_modules_to_all_processes(untyped, monkeypatch, tmp_path):
+    (tmp_path / "first_module.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "--import", "first_module.py", "SEED", "1", "--import=json.tool"]
+    assert imports.take_imports(words) == ["train", "SEED", "1"]
+    assert imports.typed_environment() == {
+        imports.VARIABLE: f"{tmp_path}/first_module.py:json.tool"
+    }
+    imports.import_typed_modules()
+    assert {"first_module", "json.tool"} <= set(sys.modules)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--import"], "--import takes a module or a file"),
+        (["--import", "none.py"], "none.py: there is no such file"),
+    ],
+)
+def test_a_bad_import_is_one_line(words, message, untyped, capsys):
+    assert __main__.main(["eval", *words]) == 2
+    assert train.main(words) == 2
+    assert capsys.readouterr().err.count(message) == 2
+
+
+@pytest.mark.parametrize(
+    "name, message", [("json.py", "another module is called json"), ("my-own.py", "a plain name")]
+)
+def test_a_file_whose_name_is_no_module_of_its_own_is_refused(name, message, tmp_path, monkeypatch):
+    (tmp_path / name).write_text("")
+    monkeypatch.setenv(imports.VARIABLE, str(tmp_path / name))
+    with pytest.raises(InputError, match=message):
+        load_config(None)
+    monkeypatch.setenv(imports.VARIABLE, "no_such_module_of_mine")
+    with pytest.raises(InputError, match="no_such_module_of_mine: there is no such module"):
+        load_config(None)

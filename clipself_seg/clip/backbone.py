@@ -96,7 +96,9 @@ class CLIPBackbone(Backbone):
         self._clip = (clip,)  # a tuple, so that the text tower is not registered
         self.out_features = tower.check_names(out_features)
         train_last_blocks(tower, trainable_blocks, self.out_features)
-        self.mean, self.std, self.image_size = clip.mean, clip.std, clip.image_size
+        self.mean = clip.mean
+        self.std = clip.std
+        self.image_size = clip.image_size
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict[str, object]:
@@ -188,8 +190,11 @@ def build_clip(cfg: CfgNode, **keys: str) -> DenseCLIP:
     name = cfg.MODEL.CLIP.BACKBONE
     if name == CLIP_BACKBONE:
         # Nothing is normalised before the model does it, and the model says what trains.
-        cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT = [], [], "RGB"
-        cfg.MODEL.CLIP.OUT_FEATURES, cfg.MODEL.CLIP.TRAINABLE_BLOCKS = (DENSE,), 0
+        cfg.MODEL.PIXEL_MEAN = []
+        cfg.MODEL.PIXEL_STD = []
+        cfg.INPUT.FORMAT = "RGB"
+        cfg.MODEL.CLIP.OUT_FEATURES = (DENSE,)
+        cfg.MODEL.CLIP.TRAINABLE_BLOCKS = 0
     backbone = find_entry(name)(cfg, ShapeSpec(channels=3))
     return backbone.clip if isinstance(backbone, CLIPBackbone) else _clip_of(name, backbone)
 

@@ -40,7 +40,7 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from clipself_seg.commands.options import (
     Options,
@@ -55,15 +55,18 @@ from clipself_seg.errors import GOES_ON, InputError
 if TYPE_CHECKING:
     from clipself_seg.data.vocabulary import Vocabulary
     from clipself_seg.prediction.files import InputFiles
-    from clipself_seg.prediction.loop import Results
+    from clipself_seg.prediction.journal import Json
+    from clipself_seg.prediction.predictor import ImagePredictor
+    from clipself_seg.prediction.results import TaskResults
 
+# Results of a task, and what they depend on beside the image.
+Made = tuple["TaskResults[Any]", "Json"]
+P = TypeVar("P", bound="ImagePredictor[Any]")
 # Default configuration and its shipped weights of each task.
 SEMANTIC = ("configs/mini/semseg.yaml", "mini-cat-seg")
 PANOPTIC = ("configs/mini/panoptic.yaml", "mini-open-panoptic")
-MASKS = (
-    "configs/mini/panoptic_masks.yaml",
-    None,
-)  # of --masks: no generator, so no weights but CLIP's
+# Of --masks: no generator, so no weights but CLIP's.
+MASKS = ("configs/mini/panoptic_masks.yaml", None)
 DETECTION = ("configs/mini/detection.yaml", "mini-fvit")
 # The default of --score-threshold, for boxes to look at: evaluation wants those of the lowest scores too.
 SCORE_THRESHOLD = 0.5
@@ -246,11 +249,13 @@ def _refuse(args: argparse.Namespace, task: str) -> None:
             raise InputError(f"--{name.replace('_', '-')} {why} --ray")
 
 
-def _over_ray(args: argparse.Namespace, make: Callable[..., tuple[Results, dict[str, Any]]]) -> int:
+def _over_ray(
+    args: argparse.Namespace, make: Callable[[argparse.Namespace, InputFiles], Made]
+) -> int:
     from clipself_seg.prediction.files import InputFiles
     from clipself_seg.prediction.ray_predict import Workers, predict_over_ray
 
-    def on(device: str) -> tuple[Results, dict[str, Any]]:
+    def on(device: str) -> Made:
         moved = {**vars(args), "opts": [*args.opts, "MODEL.DEVICE", device]}
         return make(argparse.Namespace(**moved), InputFiles([], {}, []))
 
@@ -285,8 +290,8 @@ def _require_device(name: str) -> None:
 
 
 def _settings(
-    args: argparse.Namespace, results: Any, words: Vocabulary, **more: Any
-) -> dict[str, Any]:
+    args: argparse.Namespace, results: TaskResults[Any], words: Vocabulary, **more: object
+) -> Json:
     """What results depend on beside the image, by name; weights count by their content.
 
     Args:
@@ -299,9 +304,11 @@ def _settings(
     from clipself_seg.config.load import values_and_defaults
     from clipself_seg.config.weights import WEIGHTS
 
+    cfg = results.predictor.config
+    assert cfg is not None
     values = {
         key: value
-        for key, (value, _) in values_and_defaults(results.predictor.config).items()
+        for key, (value, _) in values_and_defaults(cfg).items()
         if key not in INDIFFERENT and key not in WEIGHTS
     }
     return {
@@ -334,10 +341,10 @@ def _model(
 def predictor_of(
     args: argparse.Namespace,
     default: tuple[str, str | None],
-    kind: Any,
+    kind: type[P],
     opts: Sequence[str],
     trained: str | None = None,
-) -> Any:
+) -> P:
     """The predictor of a folder that save_pretrained wrote, or of configuration and weights.
 
     Args:
@@ -357,12 +364,13 @@ def predictor_of(
     else:
         more_arguments = {} if trained is None else {"trained": trained}
         cfg = prediction_config(*_model(args, default), opts, kind.require_task)
-        predictor = kind(cfg, **more_arguments)
+        build: Callable[..., P] = kind  # by `configurable`
+        predictor = build(cfg, **more_arguments)
     keep_freed_memory(predictor.model.device.type)
     return predictor
 
 
-def _semantic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dict[str, Any]]:
+def _semantic(args: argparse.Namespace, files: InputFiles) -> Made:
     from clipself_seg.data.vocabulary import read_words
     from clipself_seg.prediction.results import SemanticResults
     from clipself_seg.prediction.semantic import Predictor
@@ -387,7 +395,7 @@ def _semantic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dic
     )
 
 
-def _panoptic(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dict[str, Any]]:
+def _panoptic(args: argparse.Namespace, files: InputFiles) -> Made:
     from clipself_seg.prediction.panoptic import PanopticPredictor, panoptic_words
     from clipself_seg.prediction.results import PanopticResults
 
@@ -445,7 +453,7 @@ def _say_kinds(words: Vocabulary) -> None:
     )
 
 
-def _detection(args: argparse.Namespace, files: InputFiles) -> tuple[Results, dict[str, Any]]:
+def _detection(args: argparse.Namespace, files: InputFiles) -> Made:
     from clipself_seg.data.vocabulary import read_words
 
     words = read_words(args.vocabulary)

@@ -31,6 +31,8 @@ from clipself_seg.errors import InputError, MissingPackage
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from fastapi import FastAPI
+
     from clipself_seg.data.vocabulary import Vocabulary
     from clipself_seg.explore.answers import Answers, Limits
 
@@ -147,7 +149,7 @@ def _own_texts() -> Iterator[Path]:
                 os.environ[variable] = before
 
 
-def _app(args: argparse.Namespace, limits: Limits, texts: Path) -> Any:
+def _app(args: argparse.Namespace, limits: Limits, texts: Path) -> FastAPI:
     from clipself_seg.data.vocabulary import read_words
     from clipself_seg.explore.server import make_app
 
@@ -187,13 +189,13 @@ def _answers(args: argparse.Namespace, texts: Path) -> Answers:
     from clipself_seg.prediction.panoptic import PanopticPredictor
     from clipself_seg.prediction.semantic import Predictor
 
-    threshold = ["MODEL.FVIT.SCORE_THRESHOLD", predict.SCORE_THRESHOLD]
-    kinds: dict[str, tuple[Any, Any, list[Any]]] = {
+    threshold = ["MODEL.FVIT.SCORE_THRESHOLD", str(predict.SCORE_THRESHOLD)]
+    kinds = {
         "semantic": (predict.SEMANTIC, Predictor, []),
         "panoptic": (predict.PANOPTIC, PanopticPredictor, []),
         "boxes": (predict.DETECTION, DetectionPredictor, threshold),
     }
-    predictors = {}
+    predictors: dict[str, Any] = {}  # by the names of arguments
     for task in args.tasks:
         default, kind, opts = kinds[task]
         typed = argparse.Namespace(
@@ -223,7 +225,7 @@ def _examples(images: Sequence[str]) -> list[dict[str, str]]:
     return [{"name": name, "jpeg": jpeg_address(p, SHOWN_SIDE)} for name, p in pixels]
 
 
-def _serve(app: Any, listening: socket.socket, host: str) -> None:
+def _serve(app: FastAPI, listening: socket.socket, host: str) -> None:
     """Answer requests until a signal; those that have begun are ended first."""
     import uvicorn
 

@@ -5,11 +5,10 @@ What is there already is not made again, so that an interrupted run goes on wher
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ from clipself_seg.data.generator_outputs import (
 from clipself_seg.data.images import read_image
 from clipself_seg.data.loader import dead_workers_named, evaluation_batches
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
-from clipself_seg.data.mappers.samples import Sample, stated_size
+from clipself_seg.data.mappers.samples import stated_size
 from clipself_seg.data.records import Record
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
@@ -96,6 +95,7 @@ def write_dataset_outputs(
     )
 
 
+@dead_workers_named()
 def write_outputs(
     *,
     model: OpenPanoptic,
@@ -123,56 +123,45 @@ def write_outputs(
             another process writes there.
     """
     _check_paths(folder, records)
-    with contextlib.ExitStack() as held:
-        with _writing_to(folder):
-            held.enter_context(alone_in(folder))
-            remove_leftovers(folder)
-        return _write_outputs(model, records, mapper, folder, workers, overwrite)
-
-
-@dead_workers_named()
-def _write_outputs(
-    model: OpenPanoptic,
-    records: Sequence[Record],
-    mapper: PanopticTestMapper,
-    folder: str | Path,
-    workers: int,
-    overwrite: bool,
-) -> Written:
-    weights, settings = generator_hash(model), generator_settings(model)
+    weights, settings = generator_hash(model), _generator_settings(model)
     metadata = {
         "weights": weights,
         "settings": settings_text(settings),
         "classes": hash_classes(model.names),
     }
     waiting = list(records)
-    if not overwrite:
-        bar = tqdm(records, "files that are there", leave=False, disable=not Path(folder).is_dir())
-        waiting = [record for record in bar if not _is_there(folder, record, metadata, mapper)]
-    if waiting:
-        batches = evaluation_batches(waiting, mapper, workers)
-        with torch.no_grad():
-            for (sample,) in tqdm(batches, "images", unit="image"):
-                _write(folder, model, sample, weights=weights, settings=settings)
+    try:
+        with alone_in(folder), torch.no_grad():
+            remove_leftovers(folder)
+            if not overwrite:
+                bar = tqdm(records, "files that are there", leave=False)
+                waiting = [
+                    record for record in bar if not _is_there(folder, record, metadata, mapper)
+                ]
+            batches = evaluation_batches(waiting, mapper, workers) if waiting else ()
+            for (sample,) in tqdm(batches, "images", unit="image", disable=not waiting):
+                save_output(
+                    folder,
+                    model.generate(sample),
+                    image_id=sample["image_id"],
+                    file_name=sample["file_name"],
+                    names=model.names,
+                    weights=weights,
+                    settings=settings,
+                )
+    except OSError as error:
+        raise InputError(f"outputs cannot be written to {folder}: {error}") from None
     return Written(len(waiting), len(records) - len(waiting))
 
 
 def generator_hash(model: OpenPanoptic) -> str:
-    """Identity of the weights that outputs depend on: all but the CLIP branch's.
-
-    Args:
-        model: an `OpenPanoptic`.
-    """
+    """Identity of the weights that outputs depend on: all but the CLIP branch's."""
     state = model.state_dict()
     return hash_tensors({n: t for n, t in state.items() if not n.startswith("branch_clip.")})
 
 
-def generator_settings(model: OpenPanoptic) -> dict[str, Any]:
-    """What outputs depend on beside the weights, and beside what every file tells of its image.
-
-    Args:
-        model: an `OpenPanoptic`.
-    """
+def _generator_settings(model: OpenPanoptic) -> dict[str, object]:
+    """What outputs depend on beside the weights, and beside what every file tells of its image."""
     assert model.backbone is not None  # without one there is no generator
     return {
         "size_divisibility": model.settings.size_divisibility,
@@ -180,28 +169,6 @@ def generator_settings(model: OpenPanoptic) -> dict[str, Any]:
         "precision": str(model.test_precision or torch.float32),
         **model.backbone.settings(),
     }
-
-
-def _write(folder: str | Path, model: OpenPanoptic, sample: Sample, **made_by: Any) -> None:
-    output = model.generate(sample)
-    with _writing_to(folder):
-        save_output(
-            folder,
-            output,
-            image_id=sample["image_id"],
-            file_name=sample["file_name"],
-            names=model.names,
-            **made_by,
-        )
-
-
-@contextlib.contextmanager
-def _writing_to(folder: str | Path) -> Iterator[None]:
-    """Trouble of the file system as an `InputError` that names the folder."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"outputs cannot be written to {folder}: {error}") from None
 
 
 def _is_there(
@@ -221,8 +188,8 @@ def _is_there(
     except (SafetensorError, OSError, OutOfBounds):
         return False
     size = json.dumps(_input_size(record, mapper))
-    wanted = metadata | {"file_name": Path(record["file_name"]).name, "image_size": size}
-    for key, value in wanted.items():
+    expected = metadata | {"file_name": Path(record["file_name"]).name, "image_size": size}
+    for key, value in expected.items():
         if stored.get(key) != value:
             raise InputError(
                 f"{path} is there already, of {OTHERS[key]} ({str(stored.get(key))[:300]}, not {value}): give "
@@ -244,7 +211,7 @@ def _input_size(record: Record, mapper: PanopticTestMapper) -> tuple[int, int]:
 
 def _check_paths(folder: str | Path, records: Sequence[Record]) -> None:
     """Two images must not share a file."""
-    owners: dict[Path, Any] = {}
+    owners = dict[Path, object]()
     for record in records:
         path, number = output_path(folder, record["image_id"]), record["image_id"]
         if path in owners:

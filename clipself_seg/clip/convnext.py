@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip.kind import (
@@ -27,6 +26,7 @@ from clipself_seg.clip.kind import (
     has_clip_text,
     text_at_top,
 )
+from clipself_seg.clip.layers import TwoLayers
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.positions import patch_grid
 from clipself_seg.clip.region_pooling import mask_weights, pool
@@ -87,7 +87,9 @@ class ConvNeXtTower(ImageTower):
         self.trunk = Trunk(shape)
         width = 8 * shape.width
         if projection == "mlp":
-            self.head = nn.ModuleDict({"mlp": MLP(width, 2 * embed_dim, embed_dim, bias=False)})
+            self.head = nn.ModuleDict(
+                {"mlp": TwoLayers(width=width, hidden=2 * embed_dim, out=embed_dim, bias=False)}
+            )
         else:
             self.head = nn.ModuleDict({"proj": Linear(width, embed_dim, bias=False)})
 
@@ -193,26 +195,13 @@ class Block(nn.Module):
         super().__init__()
         self.conv_dw = nn.Conv2d(width, width, 7, padding=3, groups=width)
         self.norm = nn.LayerNorm(width, eps)
-        self.mlp = MLP(width, 4 * width, width)
+        self.mlp = TwoLayers(width=width, hidden=4 * width)
         self.gamma = nn.Parameter(torch.full((width,), 1e-6))
 
     def forward(self, x: Tensor) -> Tensor:
         """Transforms (B, D, h, w) into the same shape."""
         cells = self.conv_dw(x).permute(0, 2, 3, 1)
         return x + (self.mlp(self.norm(cells)) * self.gamma).permute(0, 3, 1, 2)
-
-
-class MLP(nn.Module):
-    """Two linear layers with exact GELU between them."""
-
-    def __init__(self, width: int, hidden: int, out: int, bias: bool = True) -> None:
-        super().__init__()
-        self.fc1 = Linear(width, hidden)
-        self.fc2 = Linear(hidden, out, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Transforms (..., width) into (..., out)."""
-        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class MapNorm(nn.LayerNorm):

@@ -5,8 +5,6 @@ Shapes: B images, L = 1 + N tokens, Q mask tokens, R = L + Q rows, tokens first,
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,16 +23,9 @@ from clipself_seg.clip.kind import (
     has_clip_text,
     replace,
 )
-from clipself_seg.clip.layers import (
-    attend_with_mask_tokens,
-    attention,
-    head_gates,
-    merge_heads,
-    scale_heads,
-    split_heads,
-)
+from clipself_seg.clip.layers import TokenAttention, ViTBlock, split_heads
 from clipself_seg.clip.linear import Linear, linear
-from clipself_seg.clip.positions import patch_grid, resample_positions, rotary_factors, rotate
+from clipself_seg.clip.positions import patch_grid, resample_positions, rotary_factors
 from clipself_seg.clip.runtime import normal_parameter
 from clipself_seg.clip.tower import KEYS, QUERIES, TransformerTower
 
@@ -46,7 +37,7 @@ SHAPES = {  # timm name -> width, layers, heads, patch
 }
 
 
-class RotaryAttention(nn.Module):
+class RotaryAttention(TokenAttention):
     """Attention with rotary positions, without key bias and with a norm before the output."""
 
     def __init__(self, *, width: int, heads: int) -> None:
@@ -61,67 +52,18 @@ class RotaryAttention(nn.Module):
         self.proj = Linear(width, width)
 
     def forward(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
-        """Self-attention, (B, L, D) -> (B, L, D); `rotary` is the table of the grid."""
-        return self._attend(rotate(self._query(x_BLD), rotary), x_BLD, rotary, None)
+        return self.forward_rotated(x_BLD, rotary)
 
-    def value_path(self, x_BLD: Tensor, gates_BLH: Tensor | None = None) -> Tensor:
-        """Result of attention in which each token attends only to itself.
-
-        Args:
-            x_BLD: tokens.
-            gates_BLH: factors of the heads' values, before the inner norm, as attention's would be; None for 1.
-        """
-        values_BLD = self._value(x_BLD)
-        if gates_BLH is not None:
-            values_BLD = scale_heads(values_BLD, gates_BLH)
-        return self.output(values_BLD)
-
-    def output(self, values_BLD: Tensor) -> Tensor:
-        """Inner norm and output projection of attended values, whose heads are merged, (B, L, D)."""
-        return self.proj(self.inner_attn_ln(values_BLD))
-
-    def queries_keys_values(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of all tokens, (B, H, L, C) each, without the rotation."""
+    def project(self, queries_BQD: Tensor, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q = split_heads(linear(queries_BQD, self.q_proj.weight, self.q_bias), self.heads)
         k = split_heads(self.k_proj(x_BLD), self.heads)
-        return self._query(x_BLD), k, split_heads(self._value(x_BLD), self.heads)
+        return q, k, split_heads(self.values(x_BLD), self.heads)
 
-    def forward_mask_tokens(
-        self, mask_tokens_BQD: Tensor, x_BLD: Tensor, allowed_BQL: Tensor | None, rotary: Tensor
-    ) -> Tensor:
-        """Attention of mask tokens to the tokens that the boolean `allowed_BQL` allows, (B, Q, D)."""
-        # Like the class token, its copies have no position and are not rotated.
-        return self._attend(self._query(mask_tokens_BQD), x_BLD, rotary, allowed_BQL)
-
-    def forward_with_mask_tokens(
-        self, x_BRD: Tensor, allowed_BQL: Tensor, rotary: Tensor
-    ) -> Tensor:
-        """`forward` of the tokens and `forward_mask_tokens` of the rows after them, (B, R, D)."""
-        count, tokens = allowed_BQL.shape[1:]
-        q_tokens, q_mask_tokens = self._query(x_BRD).split([tokens, count], dim=2)
-        k, v = self._key_and_value(x_BRD[:, :tokens], rotary)
-        q_tokens = rotate(q_tokens, rotary)
-        attended = attend_with_mask_tokens(q_tokens, q_mask_tokens, k, v, allowed_BQL)
-        return self.proj(self.inner_attn_ln(attended))
-
-    def _query(self, x_BLD: Tensor) -> Tensor:
-        """Queries (B, H, L, C) before the rotation."""
-        return split_heads(linear(x_BLD, self.q_proj.weight, self.q_bias), self.heads)
-
-    def _value(self, x_BLD: Tensor) -> Tensor:
+    def values(self, x_BLD: Tensor) -> Tensor:
         return linear(x_BLD, self.v_proj.weight, self.v_bias)
 
-    def _key_and_value(self, x_BLD: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotated keys and values, (B, H, L, C) each."""
-        k = rotate(split_heads(self.k_proj(x_BLD), self.heads), rotary)
-        return k, split_heads(self._value(x_BLD), self.heads)
-
-    def _attend(
-        self, q_BHQC: Tensor, x_BLD: Tensor, rotary: Tensor, allowed_BQL: Tensor | None
-    ) -> Tensor:
-        k, v = self._key_and_value(x_BLD, rotary)
-        mask = None if allowed_BQL is None else allowed_BQL[:, None]
-        attended = merge_heads(attention(q_BHQC, k, v, mask=mask))
-        return self.proj(self.inner_attn_ln(attended))
+    def output(self, values_BLD: Tensor) -> Tensor:
+        return self.proj(self.inner_attn_ln(values_BLD))
 
 
 class SwiGLU(nn.Module):
@@ -143,8 +85,10 @@ class SwiGLU(nn.Module):
         return self.w3(self.ffn_ln(gate.mul_(values) if inplace else gate * values))
 
 
-class EvaBlock(nn.Module):
-    """Pre-norm attention and SwiGLU with residuals; it has the methods of `ResidualBlock`."""
+class EvaBlock(ViTBlock):
+    """A block of EVA-02, under the parameter names of its files."""
+
+    attn: RotaryAttention
 
     def __init__(self, *, width: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -153,59 +97,18 @@ class EvaBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
         self.mlp = SwiGLU(width=width, hidden=hidden)
 
-    def forward(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
-        """Updates the tokens, (B, L, D) -> (B, L, D)."""
-        return self._finish(x_BLD, self.attn(self.norm1(x_BLD), rotary))
+    def norm_1(self, x: Tensor) -> Tensor:
+        return self.norm1(x)
 
-    def value_path(self, x_BLD: Tensor, residual: Tensor | None = None) -> Tensor:
-        """The block without attention between tokens, as `ResidualBlock.value_path`, (B, L, D)."""
-        values_BLD = self.attn.value_path(self.norm1(x_BLD))
-        return self._finish(x_BLD if residual is None else residual, values_BLD)
-
-    def values(self, x_BLD: Tensor, *gate: Tensor) -> Tensor:
-        """What the block would add without attention between tokens and MLP, as `ResidualBlock.values`, (B, L, D)."""
-        normed_BLD = self.norm1(x_BLD)
-        gates_BLH = head_gates(normed_BLD, *gate) if gate else None
-        return self.attn.value_path(normed_BLD, gates_BLH)
-
-    def queries_keys_values(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of all tokens, (B, H, L, C) each, without the rotation."""
-        return self.attn.queries_keys_values(self.norm1(x_BLD))
-
-    def finish(self, values_BLD: Tensor, residual: Tensor | None) -> Tensor:
-        """The block behind its attention, as `ResidualBlock.finish`, (B, L, D)."""
-        attended_BLD = self.attn.output(values_BLD)
-        return attended_BLD if residual is None else self._finish(residual, attended_BLD)
+    def norm_2(self, x: Tensor) -> Tensor:
+        return self.norm2(x)
 
     def query_key_parameters(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters of queries and keys alone, which `value_path` and `values` do not depend on, by feature."""
-        attention: Any = self.attn
-        queries = [attention.q_proj.weight, attention.q_bias]
-        return {QUERIES: queries, KEYS: [attention.k_proj.weight]}
+        queries = [*self.attn.q_proj.parameters(), self.attn.q_bias]
+        return {QUERIES: queries, KEYS: list(self.attn.k_proj.parameters())}
 
     def mlp_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the MLP and its norm, which `values` does not depend on."""
         return [*self.norm2.parameters(), *self.mlp.parameters()]
-
-    def forward_mask_tokens(
-        self, mask_tokens_BQD: Tensor, x_BLD: Tensor, allowed_BQL: Tensor | None, rotary: Tensor
-    ) -> Tensor:
-        """The block for mask tokens alone, as `ResidualBlock.forward_mask_tokens`, (B, Q, D)."""
-        attended_BQD = self.attn.forward_mask_tokens(
-            self.norm1(mask_tokens_BQD), self.norm1(x_BLD), allowed_BQL, rotary
-        )
-        return self._finish(mask_tokens_BQD, attended_BQD)
-
-    def forward_with_mask_tokens(
-        self, x_BRD: Tensor, allowed_BQL: Tensor, rotary: Tensor
-    ) -> Tensor:
-        """`forward` of the tokens and `forward_mask_tokens` of the rows after them, (B, R, D)."""
-        attended_BRD = self.attn.forward_with_mask_tokens(self.norm1(x_BRD), allowed_BQL, rotary)
-        return self._finish(x_BRD, attended_BRD)
-
-    def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = x + attended
-        return x + self.mlp(self.norm2(x))
 
 
 class PatchEmbed(nn.Module):
@@ -266,7 +169,6 @@ class EvaTransformer(TransformerTower):
         return self.head(self.norm(tokens))
 
     def ends(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
-        """As `TransformerTower.ends`."""
         stem = [*self.patch_embed.parameters(), self.cls_token]
         return stem, [self.pos_embed], [*self.norm.parameters(), *self.head.parameters()]
 

@@ -1,14 +1,8 @@
-"""The transformer block of OpenAI's CLIP, for images and texts, with dense and masked variants.
+"""Transformer blocks of images and texts, with the dense and masked variants of their attention.
 
-A block has these methods:
-- `forward`: every token attends to every token;
-- `value_path`: no token attends to any other one (CLIPSelf's dense last block, paper section 3.1);
-- `values`: what `value_path` adds to the tokens before the MLP;
-- `forward_mask_tokens`: mask tokens, copies of the class token, attend to the tokens that their masks
-  allow; no token attends to them;
-- `forward_with_mask_tokens`: `forward` of the tokens and `forward_mask_tokens` together, as rows of
-  the same matrix products.
-- `queries_keys_values` and `finish`: the two halves of `forward` around attention, for one of another kind.
+From small to large: activation and scale, attention of heads, the attentions of a block, MLPs, `ViTBlock` with what all
+blocks can do, OpenAI's block (`ResidualBlock`) and stacks of it. Mask tokens are copies of the class token that attend
+to the tokens that their masks allow; no token attends to them.
 
 Shapes: B batch, L tokens, Q mask tokens, R = L + Q rows, tokens first, D width, H heads, C channels of
 one head.
@@ -16,7 +10,8 @@ one head.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import abc
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -116,31 +111,76 @@ def scale_heads(values_BLD: Tensor, gates_BLH: Tensor) -> Tensor:
     return (heads_BLHC * gates_BLH[..., None]).flatten(-2)
 
 
-def attend_with_mask_tokens(
-    tokens_BHLC: Tensor,
-    mask_tokens_BHQC: Tensor,
-    k_BHLC: Tensor,
-    v_BHLC: Tensor,
-    allowed_BQL: Tensor,
-) -> Tensor:
-    """Attended values (B, R, D) of the tokens' and the mask tokens' queries.
+class TokenAttention(nn.Module, abc.ABC):
+    """Multi-head attention with its dense and masked variants; subclasses have the projections.
 
-    These are two attentions: the tokens' needs no mask, and nothing of size R x R is computed.
-
-    Args:
-        tokens_BHLC: queries of the tokens.
-        mask_tokens_BHQC: queries of the mask tokens.
-        k_BHLC: keys of the tokens.
-        v_BHLC: values of the tokens.
-        allowed_BQL: boolean, True where a mask token may attend to a token.
+    The last argument of some methods is the table of `positions.rotary_factors` by which queries and keys are turned,
+    or nothing.
     """
-    tokens = attention(tokens_BHLC, k_BHLC, v_BHLC)
-    mask_tokens = attention(mask_tokens_BHQC, k_BHLC, v_BHLC, mask=allowed_BQL[:, None])
-    return torch.cat([merge_heads(tokens), merge_heads(mask_tokens)], dim=1)
+
+    heads: int
+
+    @abc.abstractmethod
+    def project(self, queries_BQD: Tensor, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, Q, C) of `queries_BQD`, keys and values (B, H, L, C) of `x_BLD`, none of them turned."""
+
+    @abc.abstractmethod
+    def values(self, x_BLD: Tensor) -> Tensor:
+        """Values (B, L, D), heads merged."""
+
+    @abc.abstractmethod
+    def output(self, values_BLD: Tensor) -> Tensor:
+        """What is made of attended values, whose heads are merged, (B, L, D)."""
+
+    def forward_rotated(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
+        """Self-attention of turned queries and keys, (B, L, D) -> (B, L, D)."""
+        q, k, v = self.project(x_BLD, x_BLD)
+        attended = attention(rotate(q, rotary), rotate(k, rotary), v)
+        return self.output(merge_heads(attended))
+
+    def value_path(self, x_BLD: Tensor, gates_BLH: Tensor | None = None) -> Tensor:
+        """Result of attention in which each token attends only to itself.
+
+        Args:
+            x_BLD: tokens.
+            gates_BLH: factors of the heads' values, see `head_gates`; None for 1.
+        """
+        values_BLD = self.values(x_BLD)
+        if gates_BLH is not None:
+            values_BLD = scale_heads(values_BLD, gates_BLH)
+        return self.output(values_BLD)
+
+    def forward_mask_tokens(
+        self, mask_tokens_BQD: Tensor, x_BLD: Tensor, allowed_BQL: Tensor | None, *rotary: Tensor
+    ) -> Tensor:
+        """Attention of mask tokens to the tokens that the boolean `allowed_BQL` allows, (B, Q, D)."""
+        # Like the class token, its copies have no position and are not turned.
+        q, k, v = self.project(mask_tokens_BQD, x_BLD)
+        mask = None if allowed_BQL is None else allowed_BQL[:, None]
+        return self.output(merge_heads(attention(q, _turned(k, rotary), v, mask=mask)))
+
+    def forward_with_mask_tokens(
+        self, x_BRD: Tensor, allowed_BQL: Tensor, *rotary: Tensor
+    ) -> Tensor:
+        """Self-attention of the tokens, and `forward_mask_tokens` of the rows after them, (B, R, D).
+
+        These are two attentions: the tokens' needs no mask, and nothing of size R x R is computed.
+        """
+        count, tokens = allowed_BQL.shape[1:]
+        q, k, v = self.project(x_BRD, x_BRD[:, :tokens])
+        q_tokens, q_mask_tokens = q.split([tokens, count], dim=2)
+        k = _turned(k, rotary)
+        attended = attention(_turned(q_tokens, rotary), k, v)
+        masked = attention(q_mask_tokens, k, v, mask=allowed_BQL[:, None])
+        return self.output(torch.cat([merge_heads(attended), merge_heads(masked)], dim=1))
 
 
-class PackedAttention(nn.Module):
-    """Multi-head attention with the parameter names of `nn.MultiheadAttention`."""
+def _turned(heads_BHLC: Tensor, rotary: tuple[Tensor, ...]) -> Tensor:
+    return rotate(heads_BHLC, *rotary) if rotary else heads_BHLC
+
+
+class PackedAttention(TokenAttention):
+    """Attention with the parameter names of `nn.MultiheadAttention`."""
 
     def __init__(self, *, width: int, heads: int) -> None:
         super().__init__()
@@ -163,56 +203,19 @@ class PackedAttention(nn.Module):
         attended = attention(q, k, v, mask=mask, causal=causal)
         return self.out_proj(merge_heads(attended))
 
-    def forward_rotated(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
-        """`forward` with queries and keys turned by the table of `positions.rotary_factors`, (B, L, D)."""
-        q, k, v = self._project(x_BLD, x_BLD)
-        attended = attention(rotate(q, rotary), rotate(k, rotary), v)
-        return self.out_proj(merge_heads(attended))
-
-    def value_path(self, x_BLD: Tensor, gates_BLH: Tensor | None = None) -> Tensor:
-        """Result of attention in which each token attends only to itself: value and output projection.
-
-        Args:
-            x_BLD: tokens.
-            gates_BLH: factors of the heads' values, see `head_gates`; None for 1.
-        """
+    def project(self, queries_BQD: Tensor, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         width = x_BLD.shape[-1]
-        values_BLD = linear(x_BLD, self.in_proj_weight[2 * width :], self.in_proj_bias[2 * width :])
-        if gates_BLH is not None:
-            values_BLD = scale_heads(values_BLD, gates_BLH)
-        return self.out_proj(values_BLD)
-
-    def output(self, values_BLD: Tensor) -> Tensor:
-        """Output projection of attended values, whose heads are merged, (B, L, D)."""
-        return self.out_proj(values_BLD)
-
-    def queries_keys_values(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of all tokens, (B, H, L, C) each."""
-        return self._project(x_BLD, x_BLD)
-
-    def forward_mask_tokens(
-        self, mask_tokens_BQD: Tensor, x_BLD: Tensor, allowed_BQL: Tensor | None
-    ) -> Tensor:
-        """Attention of mask tokens to the tokens that the boolean `allowed_BQL` allows, (B, Q, D)."""
-        q, k, v = self._project(mask_tokens_BQD, x_BLD)
-        mask = None if allowed_BQL is None else allowed_BQL[:, None]
-        return self.out_proj(merge_heads(attention(q, k, v, mask=mask)))
-
-    def forward_with_mask_tokens(self, x_BRD: Tensor, allowed_BQL: Tensor) -> Tensor:
-        """`forward` of the tokens and `forward_mask_tokens` of the rows after them, (B, R, D)."""
-        count, tokens = allowed_BQL.shape[1:]
-        q, k, v = self._project(x_BRD, x_BRD[:, :tokens])
-        q_tokens, q_mask_tokens = q.split([tokens, count], dim=2)
-        return self.out_proj(attend_with_mask_tokens(q_tokens, q_mask_tokens, k, v, allowed_BQL))
-
-    def _project(self, queries_BQD: Tensor, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, H, Q, C) of `queries_BQD`, keys and values (B, H, L, C) of `x_BLD`."""
-        width = x_BLD.shape[-1]
-        weight = self.in_proj_weight
-        bias = self.in_proj_bias
+        weight, bias = self.in_proj_weight, self.in_proj_bias
         q = linear(queries_BQD, weight[:width], bias[:width])
         k, v = linear(x_BLD, weight[width:], bias[width:]).chunk(2, dim=-1)
         return split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads)
+
+    def values(self, x_BLD: Tensor) -> Tensor:
+        first = 2 * x_BLD.shape[-1]
+        return linear(x_BLD, self.in_proj_weight[first:], self.in_proj_bias[first:])
+
+    def output(self, values_BLD: Tensor) -> Tensor:
+        return self.out_proj(values_BLD)
 
 
 class SplitAttention(PackedAttention):
@@ -277,12 +280,157 @@ class MLP(nn.Module):
         return self.c_proj(self.gelu(self.c_fc(x)))
 
 
-def _layer_scale(width: int, initial: float | None) -> nn.Module:
-    return nn.Identity() if initial is None else LayerScale(width, initial)
+class TwoLayers(nn.Module):
+    """Two linear layers with GELU between them, under timm's names."""
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        hidden: int,
+        out: int | None = None,
+        bias: bool = True,
+        approximate: str = "none",
+    ) -> None:
+        """
+        Args:
+            width: channels that go in.
+            hidden: channels between the layers.
+            out: channels that come out; None for as many as go in.
+            bias: whether the second layer has one.
+            approximate: of GELU, "none" or "tanh".
+        """
+        super().__init__()
+        self.fc1 = Linear(width, hidden)
+        self.fc2 = Linear(hidden, width if out is None else out, bias=bias)
+        self.approximate = approximate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transforms (..., width) into (..., out)."""
+        return self.fc2(F.gelu(self.fc1(x), approximate=self.approximate))
 
 
-class ResidualBlock(nn.Module):
-    """Pre-norm attention and MLP with residuals, under the parameter names of OpenAI and open_clip."""
+class ViTBlock(nn.Module, abc.ABC):
+    """Pre-norm attention and MLP with residuals; subclasses have the norms, under the names of their files."""
+
+    attn: TokenAttention
+    mlp: nn.Module
+
+    @abc.abstractmethod
+    def norm_1(self, x: Tensor) -> Tensor:
+        """Norm before the attention."""
+
+    @abc.abstractmethod
+    def norm_2(self, x: Tensor) -> Tensor:
+        """Norm before the MLP."""
+
+    def scale_1(self, x: Tensor) -> Tensor:
+        """Factor of the attention's branch."""
+        return x
+
+    def scale_2(self, x: Tensor) -> Tensor:
+        """Factor of the MLP's branch."""
+        return x
+
+    @abc.abstractmethod
+    def mlp_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the MLP, its norm and its factor, which `values` does not depend on."""
+
+    def query_key_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters of queries and of keys alone by feature; none where one matrix has them with the values."""
+        return {}
+
+    def forward(self, x_BLD: Tensor, *others: Tensor | bool) -> Tensor:
+        """Updates the tokens, each of which attends to every one, (B, L, D) -> (B, L, D).
+
+        Args:
+            x_BLD: tokens.
+            others: further arguments of the attention.
+        """
+        return self._finish(x_BLD, self.attn(self.norm_1(x_BLD), *others))
+
+    def value_path(self, x_BLD: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The block without attention between tokens (CLIPSelf's dense last block, section 3.1), same shape.
+
+        Args:
+            x_BLD: tokens.
+            residual: added to the attention branch in place of the tokens, in any shape that
+                broadcasts; None for the tokens.
+        """
+        values_BLD = self.attn.value_path(self.norm_1(x_BLD))
+        return self._finish(x_BLD if residual is None else residual, values_BLD)
+
+    def values(self, x_BLD: Tensor, *gate: Tensor) -> Tensor:
+        """What the block would add to tokens that attend only to themselves, without its MLP, (B, L, D).
+
+        Args:
+            x_BLD: tokens.
+            gate: weight (H, D) and bias (H,) of `head_gates`, which the normalised tokens decide; nothing for 1.
+        """
+        normed_BLD = self.norm_1(x_BLD)
+        gates_BLH = head_gates(normed_BLD, *gate) if gate else None
+        return self.scale_1(self.attn.value_path(normed_BLD, gates_BLH))
+
+    def queries_keys_values(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of all tokens, (B, H, L, C) each, before positions turn them.
+
+        With `finish` one half of `forward` around attention, for an attention of another kind.
+        """
+        normed_BLD = self.norm_1(x_BLD)
+        return self.attn.project(normed_BLD, normed_BLD)
+
+    def finish(self, values_BLD: Tensor, residual: Tensor | None) -> Tensor:
+        """The block behind its attention, (B, L, D).
+
+        Args:
+            values_BLD: attended values, heads merged, before the output projection.
+            residual: tokens that they are added to, and then the MLP's result; None for neither.
+        """
+        attended_BLD = self.attn.output(values_BLD)
+        if residual is None:
+            return self.scale_1(attended_BLD)
+        return self._finish(residual, attended_BLD)
+
+    def forward_mask_tokens(
+        self,
+        mask_tokens_BQD: Tensor,
+        x_BLD: Tensor,
+        allowed_BQL: Tensor | None = None,
+        *rotary: Tensor,
+    ) -> Tensor:
+        """The block for mask tokens alone, (B, Q, D) -> (B, Q, D).
+
+        Args:
+            mask_tokens_BQD: copies of the class token, or the class token itself.
+            x_BLD: tokens before the block, to which the mask tokens attend.
+            allowed_BQL: boolean, True where a mask token may attend to a token; None allows all.
+            rotary: as for `TokenAttention`.
+        """
+        attended_BQD = self.attn.forward_mask_tokens(
+            self.norm_1(mask_tokens_BQD), self.norm_1(x_BLD), allowed_BQL, *rotary
+        )
+        return self._finish(mask_tokens_BQD, attended_BQD)
+
+    def forward_with_mask_tokens(
+        self, x_BRD: Tensor, allowed_BQL: Tensor, *rotary: Tensor
+    ) -> Tensor:
+        """`forward` of the tokens and `forward_mask_tokens` of the rows after them, (B, R, D).
+
+        The tokens' results are those of `forward`; their keys and values are computed once for both.
+        """
+        attended_BRD = self.attn.forward_with_mask_tokens(self.norm_1(x_BRD), allowed_BQL, *rotary)
+        return self._finish(x_BRD, attended_BRD)
+
+    def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self.scale_1(attended)
+        return x + self.scale_2(self.mlp(self.norm_2(x)))
+
+
+class ResidualBlock(ViTBlock):
+    """The block of OpenAI's CLIP and of its text tower, under the parameter names of OpenAI and open_clip."""
+
+    attn: PackedAttention
+    mlp: MLP
 
     def __init__(
         self,
@@ -290,7 +438,7 @@ class ResidualBlock(nn.Module):
         width: int,
         heads: int,
         mlp_ratio: float = 4.0,
-        quick_gelu: bool,
+        quick_gelu: bool = False,
         layer_scale: float | None = None,
         eps: float = 1e-5,
         approximate: str = "none",
@@ -308,7 +456,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.ln_1 = nn.LayerNorm(width, eps=eps)
         self.attn = PackedAttention(width=width, heads=heads)
-        self.ls_1 = _layer_scale(width, layer_scale)
+        self.ls_1 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
         self.ln_2 = nn.LayerNorm(width, eps=eps)
         self.mlp = MLP(
             width=width,
@@ -316,89 +464,29 @@ class ResidualBlock(nn.Module):
             quick_gelu=quick_gelu,
             approximate=approximate,
         )
-        self.ls_2 = _layer_scale(width, layer_scale)
+        self.ls_2 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
 
-    def forward(self, x_BLD: Tensor, causal: bool = False, keys_BL: Tensor | None = None) -> Tensor:
-        """Updates the tokens, (B, L, D) -> (B, L, D); `causal` and `keys_BL` are for text towers."""
-        return self._finish(x_BLD, self.attn(self.ln_1(x_BLD), causal, keys_BL))
+    def norm_1(self, x: Tensor) -> Tensor:
+        return self.ln_1(x)
 
-    def value_path(self, x_BLD: Tensor, residual: Tensor | None = None) -> Tensor:
-        """The block without attention between tokens, (B, L, D) -> (B, L, D).
+    def norm_2(self, x: Tensor) -> Tensor:
+        return self.ln_2(x)
 
-        Args:
-            x_BLD: tokens.
-            residual: added to the attention branch in place of the tokens, in any shape that
-                broadcasts; None for the tokens.
-        """
-        values_BLD = self.attn.value_path(self.ln_1(x_BLD))
-        return self._finish(x_BLD if residual is None else residual, values_BLD)
+    def scale_1(self, x: Tensor) -> Tensor:
+        return self.ls_1(x)
 
-    def values(self, x_BLD: Tensor, *gate: Tensor) -> Tensor:
-        """What the block would add to tokens that attend only to themselves, without its MLP, (B, L, D).
-
-        Args:
-            x_BLD: tokens.
-            gate: weight (H, D) and bias (H,) of `head_gates`, which the normalised tokens decide; nothing for 1.
-        """
-        normed_BLD = self.ln_1(x_BLD)
-        gates_BLH = head_gates(normed_BLD, *gate) if gate else None
-        return self.ls_1(self.attn.value_path(normed_BLD, gates_BLH))
-
-    def queries_keys_values(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of all tokens, (B, H, L, C) each."""
-        return self.attn.queries_keys_values(self.ln_1(x_BLD))
-
-    def finish(self, values_BLD: Tensor, residual: Tensor | None) -> Tensor:
-        """The block behind its attention, (B, L, D).
-
-        Args:
-            values_BLD: attended values, heads merged, before the output projection.
-            residual: tokens that they are added to, and then the MLP's result; None for neither.
-        """
-        attended_BLD = self.attn.output(values_BLD)
-        return self.ls_1(attended_BLD) if residual is None else self._finish(residual, attended_BLD)
-
-    def query_key_parameters(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters of queries and keys alone: none, they are rows of one matrix with the values'."""
-        return {}
+    def scale_2(self, x: Tensor) -> Tensor:
+        return self.ls_2(x)
 
     def mlp_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the MLP and its norm, which `values` does not depend on."""
         parts = (self.ln_2, self.mlp, self.ls_2)
         return [parameter for part in parts for parameter in part.parameters()]
-
-    def forward_mask_tokens(
-        self, mask_tokens_BQD: Tensor, x_BLD: Tensor, allowed_BQL: Tensor | None = None
-    ) -> Tensor:
-        """The block for mask tokens alone, (B, Q, D) -> (B, Q, D).
-
-        Args:
-            mask_tokens_BQD: copies of the class token, or the class token itself.
-            x_BLD: tokens before the block, to which the mask tokens attend.
-            allowed_BQL: boolean, True where a mask token may attend to a token; None allows all.
-        """
-        attended_BQD = self.attn.forward_mask_tokens(
-            self.ln_1(mask_tokens_BQD), self.ln_1(x_BLD), allowed_BQL
-        )
-        return self._finish(mask_tokens_BQD, attended_BQD)
-
-    def forward_with_mask_tokens(self, x_BRD: Tensor, allowed_BQL: Tensor) -> Tensor:
-        """`forward` of the tokens and `forward_mask_tokens` of the rows after them, (B, R, D).
-
-        The tokens' results are those of `forward`; their keys and values are computed once for both.
-        """
-        attended_BRD = self.attn.forward_with_mask_tokens(self.ln_1(x_BRD), allowed_BQL)
-        return self._finish(x_BRD, attended_BRD)
-
-    def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = x + self.ls_1(attended)
-        return x + self.ls_2(self.mlp(self.ln_2(x)))
 
 
 class Transformer(nn.Module):
     """Stack of blocks under the parameter names of checkpoints (``transformer.resblocks.i``)."""
 
-    def __init__(self, blocks: list[ResidualBlock]) -> None:
+    def __init__(self, blocks: Iterable[ResidualBlock]) -> None:
         super().__init__()
         self.resblocks = nn.ModuleList(blocks)
 

@@ -98,7 +98,6 @@ class VisionTransformer(ResidualTower):
         return self.ln_post(tokens) @ self.proj
 
     def ends(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
-        """As `TransformerTower.ends`."""
         stem = [*self.conv1.parameters(), self.class_embedding, *self.ln_pre.parameters()]
         return stem, [self.positional_embedding], [*self.ln_post.parameters(), self.proj]
 

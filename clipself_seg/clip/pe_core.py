@@ -123,7 +123,6 @@ class PECoreTower(PooledTower):
         return tokens_BLD, (factors,), grid
 
     def stem_parameters(self) -> list[nn.Parameter]:
-        """As `PooledTower.stem_parameters`."""
         first = [] if self.cls_token is None else [self.cls_token]
         return [*self.patch_embed.parameters(), *first, *self.norm_pre.parameters()]
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip.kind import TRUNK, replace
-from clipself_seg.clip.layers import merge_heads, split_heads
+from clipself_seg.clip.layers import TwoLayers, merge_heads, split_heads
 from clipself_seg.clip.linear import Linear, linear
 from clipself_seg.clip.runtime import normal_parameter
 from clipself_seg.clip.tower import (
@@ -31,7 +31,7 @@ from clipself_seg.clip.tower import (
     TransformerTower,
     as_map,
     attention_parts,
-    check_grids,
+    rows_of_masks,
 )
 
 TIMM_BLOCK = (  # names in a block here, and timm's
@@ -44,20 +44,6 @@ TIMM_BLOCK = (  # names in a block here, and timm's
     (".mlp.c_proj.", ".mlp.fc2."),
 )
 BLOCKS = "visual.blocks."
-
-
-class PoolMLP(nn.Module):
-    """Two linear layers under timm's names."""
-
-    def __init__(self, *, width: int, hidden: int, approximate: str) -> None:
-        super().__init__()
-        self.fc1 = Linear(width, hidden)
-        self.fc2 = Linear(hidden, width)
-        self.approximate = approximate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Transforms (..., D) into (..., D)."""
-        return self.fc2(F.gelu(self.fc1(x), approximate=self.approximate))
 
 
 class LatentPool(nn.Module):
@@ -73,7 +59,7 @@ class LatentPool(nn.Module):
         self.kv = Linear(width, 2 * width)
         self.proj = Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=eps)
-        self.mlp = PoolMLP(width=width, hidden=hidden, approximate=approximate)
+        self.mlp = TwoLayers(width=width, hidden=hidden, approximate=approximate)
 
     def forward(self, tokens_BLD: Tensor, allowed_BQL: Tensor | None = None) -> Tensor:
         """Attends from the query to the tokens, (B, Q, D).
@@ -127,8 +113,7 @@ class PooledTower(TransformerTower):
         self.region_sees_prefix = see_class_token
 
     def unused_by(self, names: Iterable[str] = (DENSE,)) -> list[nn.Parameter]:
-        """As `ImageTower.unused_by`; empty, since all of the last block is read."""
-        return []
+        return []  # all of the last block is read
 
     def project(self, tokens: Tensor) -> Tensor:
         """Final norm, the pool's value path and the head, (..., D) -> (..., E)."""
@@ -139,26 +124,22 @@ class PooledTower(TransformerTower):
         tokens_BLD, _ = self.final_tokens(images)
         return self.head(self.attn_pool(self.norm(tokens_BLD))[:, 0])
 
-    def features(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
-        """Feature maps by name from one pass, which ends after the last block that they need.
-
-        Args:
-            images: (B, 3, H, W), normalised.
-            names: as for `TransformerTower.features`; ``block{i}`` is after block i with its attention, of the last
-                one too.
-        """
-        wanted = self.check_names(names)
-        last, stop = len(self.blocks) - 1, self.deepest(wanted)
-        tokens_BLD, extras, grid = self.embed(images)
-        maps: dict[str, Tensor] = {}
-        for index, block in enumerate(self.blocks[: stop + 1]):
-            if index == last:
-                maps |= attention_parts(block, tokens_BLD[:, self.prefix :], grid, wanted)
-            tokens_BLD = self.run(block, tokens_BLD, *extras)
-            if f"block{index}" in wanted:
-                maps[f"block{index}"] = as_map(tokens_BLD[:, self.prefix :], grid)
+    def last_features(
+        self,
+        wanted: list[str],
+        inputs_BLD: list[Tensor],
+        extras: tuple[Tensor, ...],
+        grid: tuple[int, int],
+    ) -> dict[str, Tensor]:
+        tokens_BLD = inputs_BLD[-1]
+        maps = attention_parts(self.stack[-1], tokens_BLD[:, self.prefix :], grid, wanted)
+        tokens_BLD = self.run(self.stack[-1], tokens_BLD, *extras)
+        patches_BND = tokens_BLD[:, self.prefix :]
+        name = f"block{len(self.blocks) - 1}"
+        if name in wanted:
+            maps[name] = as_map(patches_BND, grid)
         if DENSE in wanted:
-            maps[DENSE] = as_map(self.project(tokens_BLD[:, self.prefix :]), grid)
+            maps[DENSE] = as_map(self.project(patches_BND), grid)
         return maps
 
     def masked_attention(self, images: Tensor, masks: list[Tensor]) -> Tensor:
@@ -174,21 +155,11 @@ class PooledTower(TransformerTower):
             InputError: masks of another grid than the images'.
         """
         tokens_BLD, grid = self.final_tokens(images)
-        check_grids(masks, grid)
-        count = max((len(mask) for mask in masks), default=0)
-        allowed_BQL = tokens_BLD.new_zeros(
-            (len(masks), count, tokens_BLD.shape[1]), dtype=torch.bool
-        )
-        allowed_BQL[..., : self.prefix] = self.region_sees_prefix
-        for allowed_QL, mask in zip(allowed_BQL, masks, strict=True):
-            allowed_QL[: len(mask), self.prefix :] = mask.flatten(1)
+        allowed_BQL = self.allowed(masks, tokens_BLD, grid, self.region_sees_prefix)
         empty_BQ1 = ~allowed_BQL.any(dim=-1, keepdim=True)
         # A softmax over nothing is not a number: such queries attend to everything, and their result is dropped.
         pooled_BQD = self.attn_pool(self.norm(tokens_BLD), allowed_BQL | empty_BQ1)
-        regions_BQE = self.head(pooled_BQD).masked_fill(empty_BQ1, 0)
-        regions = [r_QE[: len(mask)] for r_QE, mask in zip(regions_BQE, masks, strict=True)]
-        none = regions_BQE.flatten(0, 1)[:0]  # torch.cat needs a tensor in a batch of no images
-        return torch.cat([none, *regions])
+        return rows_of_masks(self.head(pooled_BQD).masked_fill(empty_BQ1, 0), masks)
 
     def final_tokens(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens (B, L, D) behind the last block, before the final norm, and the grid."""
@@ -198,7 +169,6 @@ class PooledTower(TransformerTower):
         return tokens_BLD, grid
 
     def ends(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
-        """As `TransformerTower.ends`."""
         head = [*self.norm.parameters(), *self.attn_pool.parameters(), *self.head.parameters()]
         return self.stem_parameters(), [self.pos_embed], head
 

@@ -266,7 +266,6 @@ class SiglipTower(PooledTower):
         return patches_BND + positions_ND.to(patches_BND.dtype), (), grid
 
     def stem_parameters(self) -> list[nn.Parameter]:
-        """As `PooledTower.stem_parameters`."""
         return list(self.patch_embed.parameters())
 
 
@@ -323,13 +322,7 @@ class SiglipText(TextEncoder):
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         self.transformer.initialise()
 
-    @property
-    def blocks(self) -> nn.ModuleList:
-        """The transformer blocks, in order."""
-        return self.transformer.resblocks
-
     def forward(self, tokens_KT: Tensor, checkpointing: bool = False) -> Tensor:
-        """As `TextEncoder.forward`, of texts of `context_length` tokens."""
         tokens_KT = tokens_KT.to(self.positional_embedding.device, non_blocking=True)
         x_KTD = self.token_embedding(tokens_KT) + self.positional_embedding[: tokens_KT.shape[1]]
         for block in self.blocks:

@@ -26,10 +26,12 @@ class TextEncoder(nn.Module, abc.ABC):
     Attributes:
         context_length: number of tokens of a text, those that mark its start and end included.
         stored: whether embeddings may be kept on disk, where weights and sentences alone decide them.
+        transformer: the stack of blocks.
     """
 
     context_length: int
     stored: bool = True
+    transformer: Transformer
 
     @abc.abstractmethod
     def forward(self, tokens_KT: Tensor, checkpointing: bool = False) -> Tensor:
@@ -55,9 +57,9 @@ class TextEncoder(nn.Module, abc.ABC):
         return self
 
     @property
-    @abc.abstractmethod
     def blocks(self) -> nn.ModuleList:
         """The transformer blocks, in order."""
+        return self.transformer.resblocks
 
 
 class TextTower(TextEncoder):
@@ -107,18 +109,11 @@ class TextTower(TextEncoder):
         cut_KT = tokens_KT[:, :length].to(device, non_blocking=True)
         return self.encode(cut_KT, end_K.to(device, non_blocking=True), checkpointing)
 
-    @property
-    def blocks(self) -> nn.ModuleList:
-        """The transformer blocks, in order."""
-        return self.transformer.resblocks
-
     def whole(self, tokens_KT: Tensor) -> Tensor:
-        """As `TextEncoder.whole`: all tokens are computed, for where texts end is not known before."""
         return self.encode(tokens_KT, tokens_KT.argmax(dim=-1))
 
     def lengths(self, tokens_KT: Tensor) -> Tensor:
-        """Index (K,) of each text's end-of-text token."""
-        return tokens_KT.argmax(dim=-1)
+        return tokens_KT.argmax(dim=-1)  # where the end-of-text token is
 
     def encode(self, tokens_KT: Tensor, end_K: Tensor, checkpointing: bool = False) -> Tensor:
         """Text embeddings (K, E), not normalised.
@@ -129,7 +124,7 @@ class TextTower(TextEncoder):
             checkpointing: keep the blocks' inputs alone for the backward pass.
         """
         x_KTD = self.token_embedding(tokens_KT) + self.positional_embedding[: tokens_KT.shape[1]]
-        for block in self.transformer.resblocks:
+        for block in self.blocks:
             x_KTD = run_block(block, x_KTD, True, checkpointing=checkpointing)  # causal
         x_KD = x_KTD[torch.arange(x_KTD.shape[0], device=x_KTD.device), end_K]
         return self.ln_final(x_KD) @ self.text_projection
@@ -149,18 +144,12 @@ class NoTextTower(TextEncoder):
         self.source = source
 
     def forward(self, tokens_KT: Tensor, checkpointing: bool = False) -> Tensor:
-        """Refuses.
-
-        Raises:
-            InputError: always.
-        """
         raise InputError(
             f"{self.source} has an image tower alone, and this needs texts: give a file with both towers of this model"
         )
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """None."""
         return nn.ModuleList()
 
 

@@ -99,16 +99,9 @@ class TipsTextTower(TextEncoder):
         return self.encode(tokens_KT[:, :length].to(device, non_blocking=True), checkpointing)
 
     def whole(self, tokens_KT: Tensor) -> Tensor:
-        """As `forward`, with all padding."""
         return self.encode(tokens_KT)
 
-    @property
-    def blocks(self) -> nn.ModuleList:
-        """The transformer blocks, in order."""
-        return self.transformer.resblocks
-
     def lengths(self, tokens_KT: Tensor) -> Tensor:
-        """Number (K,) of tokens up to the last that is no padding."""
         places_T = torch.arange(1, tokens_KT.shape[1] + 1, device=tokens_KT.device)
         return (places_T * (tokens_KT != PADDING)).amax(dim=1)
 
@@ -500,7 +493,6 @@ class TipsTransformer(ResidualTower):
         return {name: rows_B2D[:, EMBEDDINGS.index(name)] for name in wanted}
 
     def ends(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
-        """As `TransformerTower.ends`."""
         stem = [*self.conv1.parameters(), self.class_embedding, self.register_embedding]
         return stem, [self.positional_embedding], list(self.ln_post.parameters())
 

@@ -9,19 +9,20 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.dense_feature import KINDS, TOKEN, DenseFeature
-from clipself_seg.clip.layers import merge_heads
+from clipself_seg.clip.layers import ViTBlock, merge_heads
 from clipself_seg.clip.runtime import require_compiler, run_block
 from clipself_seg.clip.training_free import ATTENTIONS, NONE, Attention, attended_tokens
 from clipself_seg.errors import InputError, nearest
 
 Run = Callable[..., Tensor]
 """Calls a method of a block with tokens and further arguments, such as `TransformerTower.run`."""
+Grid = tuple[int, int]
 
 
 class HeadGate(nn.Module):
@@ -37,13 +38,13 @@ class HeadGate(nn.Module):
         return self.weight, self.bias
 
 
-def call(method: Run, tokens: Tensor, *others: Any) -> Tensor:
+def call(method: Run, tokens: Tensor, *others: Tensor) -> Tensor:
     """Calls a method of a block, with nothing around it."""
     return method(tokens, *others)
 
 
 def sum_of_values(
-    blocks: Sequence[Any],
+    blocks: Sequence[ViTBlock],
     inputs_BND: Sequence[Tensor],
     gate: tuple[Tensor, ...] = (),
     run: Run = call,
@@ -131,7 +132,7 @@ class ImageTower(nn.Module, abc.ABC):
         """Feature maps of one pass by name: ``dense`` (B, E, h, w), not normalised, and ``block{i}``."""
 
     @abc.abstractmethod
-    def feature_shapes(self) -> dict[str, tuple[int, int]]:
+    def feature_shapes(self) -> dict[str, Grid]:
         """Channels and stride in pixels of every feature that `features` can return, by name."""
 
     @abc.abstractmethod
@@ -307,9 +308,8 @@ class TransformerTower(ImageTower):
         super().choose_dense(feature)
         self.dense_gate = None
         if feature.gated:
-            last: Any = self.blocks[-1]
             like = next(self.parameters())
-            gate = HeadGate(width=self.width, heads=last.attn.heads)
+            gate = HeadGate(width=self.width, heads=self.stack[-1].attn.heads)
             self.dense_gate = gate.to(like.device, like.dtype)
 
     def layer_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -331,15 +331,15 @@ class TransformerTower(ImageTower):
         return text if self.attention == NONE else f"{text}, attention {self.attention}"
 
     def unused_by(self, names: Iterable[str] = (DENSE,)) -> list[nn.Parameter]:
-        """As `ImageTower.unused_by`, which are queries and keys, and the MLP if no feature has been through it."""
-        last: Any = self.blocks[-1]
+        # Queries and keys, and the MLP if no feature has been through it.
+        last = self.stack[-1]
         through_mlp = self.dense_feature.kind == TOKEN or f"block{len(self.blocks) - 1}" in names
         parts = last.query_key_parameters()
         unread = [p for name in parts if name not in names for p in parts[name]]
         return unread + ([] if through_mlp else last.mlp_parameters())
 
     @abc.abstractmethod
-    def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Grid]:
         """Tokens (B, L, D) before the first block, extra arguments of the blocks and the grid (h, w)."""
 
     @abc.abstractmethod
@@ -351,13 +351,17 @@ class TransformerTower(ImageTower):
 
         Only the class token of the last block is used, so only it is computed there.
         """
-        tokens_BLD, extras, _ = self.embed(images)
-        for block in self.blocks[:-1]:
-            tokens_BLD = self.run(block, tokens_BLD, *extras)
-        last: Any = self.blocks[-1]
+        tokens_BLD, extras, _ = self.before_last(images)
         # The class token is the mask token that may attend to everything.
-        class_B1D = last.forward_mask_tokens(tokens_BLD[:, :1], tokens_BLD, None, *extras)
+        class_B1D = self.stack[-1].forward_mask_tokens(tokens_BLD[:, :1], tokens_BLD, None, *extras)
         return self.project(class_B1D[:, 0])
+
+    def before_last(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Grid]:
+        """Tokens (B, L, D) before the last block, extra arguments of the blocks and the grid (h, w)."""
+        tokens_BLD, extras, grid = self.embed(images)
+        for block in self.stack[:-1]:
+            tokens_BLD = self.run(block, tokens_BLD, *extras)
+        return tokens_BLD, extras, grid
 
     def features(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         """Feature maps by name from one pass, which ends after the last block that they need.
@@ -372,33 +376,40 @@ class TransformerTower(ImageTower):
                 attention (B, D, h, w), all heads of a token side by side, before positions turn them.
         """
         wanted = self.check_names(names)
-        last = len(self.blocks) - 1
-        stop = self.deepest(wanted)
+        last, stop = len(self.blocks) - 1, self.deepest(wanted)
         tokens_BLD, extras, grid = self.embed(images)
         inputs_BLD: list[Tensor] = []  # tokens before each of the last blocks that ``dense`` reads
         maps: dict[str, Tensor] = {}
-        for index, block in enumerate(self.blocks[: stop + 1]):
+        for index, block in enumerate(self.stack[: stop + 1]):
             inputs_BLD = [*inputs_BLD, tokens_BLD][-self.dense_feature.blocks :]
             if index < last:
                 tokens_BLD = self.run(block, tokens_BLD, *extras)
                 if f"block{index}" in wanted:
                     maps[f"block{index}"] = as_map(tokens_BLD[:, self.prefix :], grid)
-        if stop == last:
-            maps |= self._last_features(wanted, inputs_BLD, grid)
-        return maps
+        return maps | (self.last_features(wanted, inputs_BLD, extras, grid) if stop == last else {})
 
-    def _last_features(
-        self, wanted: list[str], inputs_BLD: list[Tensor], grid: tuple[int, int]
+    def last_features(
+        self,
+        wanted: list[str],
+        inputs_BLD: list[Tensor],
+        extras: tuple[Tensor, ...],
+        grid: Grid,
     ) -> dict[str, Tensor]:
-        """Those of ``block{last}`` and ``dense`` that are wanted, of the tokens before the last blocks."""
-        name = f"block{len(self.blocks) - 1}"
+        """Those features that are wanted of the last block: its own, its queries and keys, and ``dense``.
+
+        Args:
+            wanted: names of features.
+            inputs_BLD: tokens before each of the last blocks that ``dense`` reads.
+            extras: extra arguments of the blocks.
+            grid: of the patches.
+        """
+        block, name = self.stack[-1], f"block{len(self.blocks) - 1}"
         patches_BND = [tokens_BLD[:, self.prefix :] for tokens_BLD in inputs_BLD]
         by_value_path = self.dense_feature.kind == TOKEN and self.attention == NONE
-        maps = attention_parts(self.blocks[-1], patches_BND[-1], grid, wanted)
+        maps = attention_parts(block, patches_BND[-1], grid, wanted)
         if name in wanted or by_value_path:
-            value_path: Any = self.blocks[-1].value_path
             residual = (inputs_BLD[-1][:, :1],) if self.class_residual else ()
-            tokens_BND = self.run(value_path, patches_BND[-1], *residual)
+            tokens_BND = self.run(block.value_path, patches_BND[-1], *residual)
             if name in wanted:
                 maps[name] = as_map(tokens_BND, grid)
         if DENSE not in wanted:
@@ -407,7 +418,7 @@ class TransformerTower(ImageTower):
             return maps | {DENSE: self._attended(inputs_BLD[-1], ATTENTIONS[self.attention], grid)}
         if not by_value_path:
             gate = () if self.dense_gate is None else self.dense_gate()
-            blocks = list(self.blocks)[-len(patches_BND) :]
+            blocks = self.stack[-len(patches_BND) :]
             tokens_BND = sum_of_values(blocks, patches_BND, gate, self.run)
         return maps | {DENSE: as_map(self.project(tokens_BND), grid)}
 
@@ -428,16 +439,14 @@ class TransformerTower(ImageTower):
             raise InputError(
                 f"{type(self).__name__} has an attention pool: no other attention makes its features"
             )
-        tokens_BLD, extras, grid = self.embed(images)
-        for block in self.blocks[:-1]:
-            tokens_BLD = self.run(block, tokens_BLD, *extras)
+        tokens_BLD, _, grid = self.before_last(images)
         return self._attended(tokens_BLD, attention, grid)
 
-    def _attended(self, tokens_BLD: Tensor, attention: Attention, grid: tuple[int, int]) -> Tensor:
-        tokens_BMD, cells = attended_tokens(self.blocks[-1], tokens_BLD, attention, grid)
+    def _attended(self, tokens_BLD: Tensor, attention: Attention, grid: Grid) -> Tensor:
+        tokens_BMD, cells = attended_tokens(self.stack[-1], tokens_BLD, attention, grid)
         return as_map(self.project(tokens_BMD), cells)
 
-    def feature_shapes(self) -> dict[str, tuple[int, int]]:
+    def feature_shapes(self) -> dict[str, Grid]:
         """Channels and stride in pixels of every feature that `features` can return, by name."""
         width = self.width
         shapes = {f"block{i}": (width, self.patch_size) for i in range(len(self.blocks))}
@@ -464,53 +473,71 @@ class TransformerTower(ImageTower):
             InputError: masks of another grid than the images'.
         """
         tokens_BLD, extras, grid = self.embed(images)
-        count = max((len(mask) for mask in masks), default=0)
-        allowed_BQL = tokens_BLD.new_ones(
-            (len(masks), count, tokens_BLD.shape[1]), dtype=torch.bool
-        )
-        check_grids(masks, grid)
-        for allowed_QL, mask in zip(allowed_BQL, masks, strict=True):
-            allowed_QL[: len(mask), self.prefix :] = mask.flatten(1)
+        allowed_BQL = self.allowed(masks, tokens_BLD, grid, sees_prefix=True)
+        count, tokens = allowed_BQL.shape[1:]
         x_BRD = torch.cat([tokens_BLD, tokens_BLD[:, :1].expand(-1, count, -1)], dim=1)
-        for block in list[Any](self.blocks)[:-1]:
+        for block in self.stack[:-1]:
             x_BRD = self.run(block.forward_with_mask_tokens, x_BRD, allowed_BQL, *extras)
-        last: Any = self.blocks[-1]
-        tokens_BLD, mask_tokens_BQD = x_BRD.split([allowed_BQL.shape[2], count], dim=1)
-        mask_tokens_BQD = last.forward_mask_tokens(
+        tokens_BLD, mask_tokens_BQD = x_BRD.split([tokens, count], dim=1)
+        mask_tokens_BQD = self.stack[-1].forward_mask_tokens(
             mask_tokens_BQD, tokens_BLD, allowed_BQL, *extras
         )
-        regions = [q_QD[: len(mask)] for q_QD, mask in zip(mask_tokens_BQD, masks, strict=True)]
-        none = mask_tokens_BQD.flatten(0, 1)[:0]  # torch.cat needs a tensor in a batch of no images
-        return self.project(torch.cat([none, *regions]))
+        return self.project(rows_of_masks(mask_tokens_BQD, masks))
 
-    def run(self, block: Any, tokens_BLD: Tensor, *others: Tensor) -> Tensor:
+    def allowed(
+        self, masks: Sequence[Tensor], tokens_BLD: Tensor, grid: Grid, sees_prefix: bool
+    ) -> Tensor:
+        """Which tokens each region may attend to, boolean (B, Q, L); images with fewer than Q have rows without any.
+
+        Args:
+            masks: (n, h, w) of each image.
+            tokens_BLD: of the images.
+            grid: rows and columns of the images' patches.
+            sees_prefix: whether regions attend to what stands before the patches.
+
+        Raises:
+            InputError: masks of another grid.
+        """
+        count = max((len(mask) for mask in masks), default=0)
+        size = (len(masks), count, tokens_BLD.shape[1])
+        allowed_BQL = tokens_BLD.new_zeros(size, dtype=torch.bool)
+        allowed_BQL[..., : self.prefix] = sees_prefix
+        for allowed_QL, mask in zip(allowed_BQL, masks, strict=True):
+            if mask.shape[1:] != grid:
+                raise InputError(f"masks of {tuple(mask.shape[1:])} cells on a grid of {grid}")
+            allowed_QL[: len(mask), self.prefix :] = mask.flatten(1)
+        return allowed_BQL
+
+    def run(self, block: Run, tokens_BLD: Tensor, *others: Tensor) -> Tensor:
         """Calls a block, or a method of one, as `checkpointing` and `compiling` say."""
-        how = {"checkpointing": self.checkpointing, "compiling": self.compiling}
-        return run_block(block, tokens_BLD, *others, **how)
+        return run_block(
+            block,
+            tokens_BLD,
+            *others,
+            checkpointing=self.checkpointing,
+            compiling=self.compiling,
+        )
+
+    @property
+    def stack(self) -> list[ViTBlock]:
+        """`blocks` as a list of their own type."""
+        return cast(list[ViTBlock], list(self.blocks))
 
 
-def check_grids(masks: Iterable[Tensor], grid: tuple[int, int]) -> None:
-    """Refuse masks of regions that are not on the images' grid.
-
-    Args:
-        masks: (n, h, w) of each image.
-        grid: rows and columns of the images' tokens.
-
-    Raises:
-        InputError: one of another grid.
-    """
-    for mask in masks:
-        if mask.shape[1:] != grid:
-            raise InputError(f"masks of {tuple(mask.shape[1:])} cells on a grid of {grid}")
+def rows_of_masks(rows_BQD: Tensor, masks: Sequence[Tensor]) -> Tensor:
+    """The first n of each image's Q rows, (sum n, D), as many as it has masks (n, h, w)."""
+    rows = [rows_QD[: len(mask)] for rows_QD, mask in zip(rows_BQD, masks, strict=True)]
+    none = rows_BQD.flatten(0, 1)[:0]  # torch.cat needs a tensor in a batch of no images
+    return torch.cat([none, *rows])
 
 
-def as_map(tokens_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+def as_map(tokens_BND: Tensor, grid: Grid) -> Tensor:
     """Map (B, D, h, w) of the tokens of patches."""
     return tokens_BND.transpose(1, 2).unflatten(2, grid)
 
 
 def attention_parts(
-    block: Any, tokens_BND: Tensor, grid: tuple[int, int], wanted: list[str]
+    block: ViTBlock, tokens_BND: Tensor, grid: Grid, wanted: list[str]
 ) -> dict[str, Tensor]:
     """Those of ``queries`` and ``keys`` of a block that are wanted, as maps (B, D, h, w)."""
     if not {QUERIES, KEYS} & set(wanted):

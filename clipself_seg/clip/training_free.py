@@ -15,20 +15,32 @@ correlations out of another model's features in place of q and k. All of them ar
 number of theirs is promised. Queries and keys of EVA's blocks are taken before their rotation, which compares places
 and not content (DeCLIP does the same).
 
+`dense_in_masks`, `mask_class_tokens` and `with_class_tokens` make dense features in CorrCLIP's form. They are written
+down from notes on it, and none of its code was read. The features of a place are of three parts:
+
+* values of the last block, attended by `by_proxy_in_masks`, on a grid of twice CLIP's resolution;
+* beside these values, before they are attended, those of the mean of the tokens of the middle blocks (five of twelve,
+  twelve of twenty-four), which the last block's norm and value matrix make of it;
+* half the class token of the masks that the place is in.
+
+What the notes leave open is chosen here: which blocks the middle ones are (`middle_blocks`); that the class token of a
+mask is that of masked attention in all blocks (`TransformerTower.masked_attention`), and the mean counts where masks
+overlap; and that the last part is added to the others at unit length, behind the projection.
+
 Shapes: B images, H heads, L = P + N tokens, the class token first, h x w grid of N patches, C channels of a head,
-    K masks, M = h' x w' cells of a proxy.
+    K masks, M = h' x w' cells of a proxy, D width, E embedding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip.layers import attention, merge_heads
+from clipself_seg.clip.layers import ViTBlock, attention, merge_heads
 from clipself_seg.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,6 +51,8 @@ GAUSSIAN_DEVIATION = 5.0  # of NACLIP, in patches
 PROXY_SHIFT = 1.2  # of ProxyCLIP: means of the correlations that are taken off
 PROXY_SCALE = 3.0
 MASKED_SCALE = 4.0  # of CorrCLIP
+FINER = 2  # cells along a side of one of CLIP's
+CLASS_WEIGHT = 0.5
 
 Grid = tuple[int, int]
 
@@ -56,7 +70,7 @@ class Attention(NamedTuple):
 
 
 def attended_tokens(
-    block: Any, tokens_BLD: Tensor, attention: Attention, grid: Grid
+    block: ViTBlock, tokens_BLD: Tensor, attention: Attention, grid: Grid
 ) -> tuple[Tensor, Grid]:
     """Tokens (B, M, D) behind a block with another attention, before the final norm, and their grid.
 
@@ -143,7 +157,7 @@ def by_proxy_in_masks(features_BEhw: Tensor, masks_BKhw: Tensor) -> Attention:
     """CorrCLIP's attention: as `by_proxy`, but no place attends beyond the masks that it is in.
 
     CorrCLIP doubles the resolution (features of twice CLIP's grid), adds values of middle blocks and masked class
-    tokens (both in `corrclip`), and gives each mask its most frequent class (`heads.zero_shot.mask_votes`).
+    tokens (both below), and gives each mask its most frequent class (`heads.zero_shot.mask_votes`).
 
     Args:
         features_BEhw: as for `by_proxy`.
@@ -240,10 +254,6 @@ def refuse_training(name: str) -> None:
         )
 
 
-FINER = 2  # cells along a side of one of CLIP's
-CLASS_WEIGHT = 0.5
-
-
 def middle_blocks(depth: int) -> range:
     """The blocks, from 0, whose tokens are averaged: five of twelve, and half of more; as many before as behind, or one
     more behind."""
@@ -263,19 +273,19 @@ def dense_in_masks(
         features_BEhw: features (B, E', h', w') of any model, whose cosines say how alike places are.
         masks_BKhw: boolean masks on the same grid, see `by_proxy_in_masks`.
     """
-    wanted = middle_blocks(len(tower.blocks))
+    middle = middle_blocks(len(tower.blocks))
     tokens_BLD, extras, grid = tower.embed(images)
     middle_BLD = torch.zeros_like(tokens_BLD)
-    for index, block in enumerate(tower.blocks[:-1]):
+    for index, block in enumerate(tower.stack[:-1]):
         tokens_BLD = tower.run(block, tokens_BLD, *extras)
-        if index in wanted:
-            middle_BLD = middle_BLD + tokens_BLD / len(wanted)
-    last: Any = tower.blocks[-1]
+        if index in middle:
+            middle_BLD = middle_BLD + tokens_BLD / len(middle)
+    last = tower.stack[-1]
     middle_BHLC = last.queries_keys_values(middle_BLD)[2]
-    own = by_proxy_in_masks(features_BEhw, masks_BKhw)
+    in_masks = by_proxy_in_masks(features_BEhw, masks_BKhw)
 
     def attend(q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-        return own.attend(q, k, v + middle_BHLC, grid)
+        return in_masks.attend(q, k, v + middle_BHLC, grid)
 
     tokens_BMD, cells = attended_tokens(last, tokens_BLD, Attention(attend), grid)
     return tower.project(tokens_BMD).transpose(1, 2).unflatten(2, cells)

@@ -1,5 +1,6 @@
-"""TIPSv2's image tower (arXiv 2604.12012): a ViT in DINOv2's layout that was trained with texts.
+"""TIPSv2 (arXiv 2604.12012): its image tower, its text tower, the names in its files, and the kind.
 
+The image tower is a ViT in DINOv2's layout that was trained with texts.
 The class token and one register stand before the patches. Both are image embeddings: the class token learnt alt-texts,
 the register synthetic captions. There is no projection, so that the embedding has the width of the tower. Pixels are in
 [0, 1], without mean and standard deviation. Dense features are the last block for each token alone, residual and MLP
@@ -8,7 +9,8 @@ kept, which is ``MODEL.CLIP.DENSE`` ``token``.
 Position tables are resized bilinearly with antialiasing, as the published model does (transformers); timm's copy of it
 resizes bicubically, so that its features differ at other sizes than 448 pixels.
 
-Shapes: B images, N patches, L = 2 + N tokens (class token, register, patches), D width, h x w token grid.
+Shapes: B images, N patches, L = 2 + N tokens (class token, register, patches), D width, h x w token grid, K texts, T
+    tokens of a text.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import logging
 import math
 import re
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,9 +44,131 @@ from clipself_seg.clip.text import TextEncoder
 from clipself_seg.clip.tokenizers import Tokenizer, repository_tokenizer
 from clipself_seg.errors import InputError, nearest
 
+logger = logging.getLogger(__name__)
 PADDING = 0  # id of what fills up a text
 FEWEST = 1e-8  # added to numbers of tokens, so that a text without any has the embedding 0
 BASE = 10000.0  # of the frequencies of positions
+NORM_EPS = 1e-6
+POSITIONS = PositionTable(antialias=True, mode="bilinear")
+# Keys of its models' configs.
+VISION_KEYS = {"image_size", "patch_size", "width", "layers", "heads", "hidden", "gated"}
+VISION_KEYS |= {"register_tokens"}
+TEXT_KEYS = {"context_length", "vocab_size", "width", "heads", "layers", "hidden"}
+TEXT_KEYS |= {"hf_tokenizer_name"}
+CLASS = "class"
+SECOND = "second_class"
+EMBEDDINGS = (CLASS, SECOND)  # in the order of their tokens
+
+
+class PackedSwiGLU(nn.Module):
+    """The gated MLP ``c_proj(silu(gate) * up)`` of the giant model, gate and up stacked in ``c_fc``."""
+
+    def __init__(self, *, width: int, hidden: int) -> None:
+        super().__init__()
+        self.c_fc = Linear(width, 2 * hidden)
+        self.c_proj = Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transforms (..., D) into (..., D)."""
+        gate, up = self.c_fc(x).chunk(2, dim=-1)
+        return self.c_proj(F.silu(gate) * up)
+
+
+class TipsTransformer(ResidualTower):
+    """TIPSv2's image tower: patches, class token and register, positions of all but the register, blocks, norm.
+
+    Inputs of any size that the patch divides, square or not, are accepted: positions are resized to the grid in every
+    forward. The mask tokens of masked attention are copies of the class token, and see the register too.
+    """
+
+    prefix = 2
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        patch_size: int,
+        width: int,
+        layers: int,
+        heads: int,
+        hidden: int,
+        gated: bool = False,
+    ) -> None:
+        """
+        Args:
+            image_size: side in pixels of the images for which the position table is made.
+            patch_size: side of a patch in pixels.
+            width: D.
+            layers: number of blocks.
+            heads: of each block's attention.
+            hidden: width of the MLPs between their layers.
+            gated: whether the MLPs are gated ones.
+        """
+        super().__init__(image_size=image_size, patch_size=patch_size, width=width, embed_dim=width)
+        grid = image_size // patch_size
+        self.conv1 = nn.Conv2d(3, width, patch_size, stride=patch_size)
+        self.class_embedding = normal_parameter(width, std=0.02)
+        self.register_embedding = normal_parameter(width, std=0.02)
+        self.positional_embedding = normal_parameter(1 + grid**2, width, std=0.02)
+        self.transformer = Transformer(
+            ResidualBlock(
+                width=width,
+                heads=heads,
+                mlp_ratio=mlp_ratio(width, hidden),
+                layer_scale=1.0,
+                eps=NORM_EPS,
+            )
+            for _ in range(layers)
+        )
+        self.ln_post = nn.LayerNorm(width, eps=NORM_EPS)
+        self.transformer.initialise()
+        if gated:
+            for block in self.blocks:
+                block.mlp = PackedSwiGLU(width=width, hidden=hidden)
+
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
+        """Tokens (B, L, D) before the first block, no extra arguments, and the grid (h, w)."""
+        grid = patch_grid(images, self.patch_size)
+        patches_BND = self.conv1(images).flatten(2).transpose(1, 2)
+        positions_LD = resample_positions(
+            self.positional_embedding, grid, antialias=POSITIONS.antialias, mode=POSITIONS.mode
+        )
+        first_2D = torch.stack([self.class_embedding + positions_LD[0], self.register_embedding])
+        patches_BND = patches_BND + positions_LD[1:].to(patches_BND.dtype)
+        first_B2D = first_2D.to(patches_BND.dtype).expand(images.shape[0], -1, -1)
+        return torch.cat([first_B2D, patches_BND], dim=1), (), grid
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """Final norm, (..., D) -> (..., D)."""
+        return self.ln_post(tokens)
+
+    def image_embeddings(
+        self, images: Tensor, names: Iterable[str] = EMBEDDINGS
+    ) -> dict[str, Tensor]:
+        """Image embeddings (B, D) by name, not normalised, from one pass.
+
+        Args:
+            images: (B, 3, H, W), pixels in [0, 1].
+            names: ``class``, which `forward` gives, and ``second_class``.
+
+        Raises:
+            InputError: there is no embedding of that name.
+        """
+        wanted = list(names)
+        for name in wanted:
+            if name not in EMBEDDINGS:
+                raise InputError(
+                    f'no image embedding "{name}" in this tower; {nearest(name, EMBEDDINGS)}'
+                )
+        tokens_BLD, _, _ = self.before_last(images)
+        first_BPD = tokens_BLD[:, : self.prefix]
+        first_B2D = self.stack[-1].forward_mask_tokens(first_BPD, tokens_BLD, None)
+        rows_B2D = self.project(first_B2D)
+        return {name: rows_B2D[:, EMBEDDINGS.index(name)] for name in wanted}
+
+    def ends(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+        stem = [*self.conv1.parameters(), self.class_embedding, self.register_embedding]
+        return stem, [self.positional_embedding], list(self.ln_post.parameters())
 
 
 class TipsTextTower(TextEncoder):
@@ -74,13 +197,9 @@ class TipsTextTower(TextEncoder):
         self.context_length = context_length
         self.token_embedding = nn.Embedding(vocab_size, width)
         ratio = mlp_ratio(width, hidden)
-        blocks = [
-            ResidualBlock(width=width, heads=heads, mlp_ratio=ratio, quick_gelu=False)
-            for _ in range(layers)
-        ]
+        blocks = [ResidualBlock(width=width, heads=heads, mlp_ratio=ratio) for _ in range(layers)]
         for block in blocks:
-            mlp: Any = block.mlp
-            mlp.gelu = nn.ReLU()
+            block.mlp.gelu = nn.ReLU()
         self.transformer = Transformer(blocks)
         self.ln_final = nn.LayerNorm(width)
         nn.init.normal_(self.token_embedding.weight, std=0.02)
@@ -148,6 +267,7 @@ def sine_positions(length: int, width: int, device: torch.device) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+# Names in files: native ones, transformers', timm's and the published ones.
 TEMPERATURE = 0.005065968260169029  # that published files, which have none, were trained to
 VISION = "vision_model."
 TEXT = "text_model."
@@ -209,18 +329,17 @@ _OFFICIAL = tuple(
 _OFFICIAL_GATED = ((".mlp.c_fc.", ".mlp.w12."), (".mlp.c_proj.", ".mlp.w3."))
 _VECTORS = (CLASS_TOKEN, REGISTER)
 Pairs = tuple[tuple[str, str], ...]
-logger = logging.getLogger(__name__)
 
 
 def read_official(tensors: Tensors) -> dict[str, Tensor]:
     """Native tensors of a published file; what is neither stays as it is."""
-    renamed = {}
+    native = {}
     for name, tensor in _with_scale(tensors).items():
         if name.startswith(OFFICIAL_TEXT):
             name = f"text.{name.removeprefix(OFFICIAL_TEXT)}"
         name = _native(name, _OFFICIAL, _TIMM_BLOCK + _MLP + _OFFICIAL_GATED)
-        renamed[name] = tensor
-    return _flat(renamed)
+        native[name] = tensor
+    return _flat(native)
 
 
 def write_official(tensors: Tensors) -> dict[str, Tensor]:
@@ -235,7 +354,7 @@ def write_official(tensors: Tensors) -> dict[str, Tensor]:
             name = f"{OFFICIAL_TEXT}{native.removeprefix('text.')}"
         gated = _is_gated(native.replace(".c_proj.", ".c_fc."), tensors)
         mlp = _OFFICIAL_GATED if gated else _MLP
-        written[_other(name, _OFFICIAL, _TIMM_BLOCK + mlp)] = _with_axes(native, tensor)
+        written[renamed(name, _OFFICIAL, _TIMM_BLOCK + mlp)] = _with_axes(native, tensor)
     if CLASS_TOKEN in tensors:
         written[OFFICIAL_MASK_TOKEN] = torch.zeros_like(tensors[CLASS_TOKEN])[None]
     return written
@@ -244,38 +363,13 @@ def write_official(tensors: Tensors) -> dict[str, Tensor]:
 def read_transformers(tensors: Tensors) -> dict[str, Tensor]:
     """Native tensors of a file of transformers' `save_pretrained`; what is neither stays as it is."""
     tensors = stacked(_with_scale(tensors), _GATED, ".mlp.fc1.")
-    renamed = {}
+    native = {}
     for name, tensor in stacked(tensors, _HEADS, ".in_proj_").items():
         name = name.replace(_DOWN, ".mlp.fc2.")
         for top, block in ((_VISION, _VISION_BLOCK), (_TEXT, _TEXT_BLOCK)):
             name = _native(name, top, block + _MLP)
-        renamed[name] = tensor
-    return _flat(renamed)
-
-
-def write_transformers(tensors: Tensors) -> dict[str, Tensor]:
-    """Native tensors in transformers' layout."""
-    written: dict[str, Tensor] = {}
-    for native, tensor in tensors.items():
-        name = _other(native, _VISION, _VISION_BLOCK + _MLP)
-        name = _other(name, _TEXT, _TEXT_BLOCK + _MLP)
-        if native == "logit_scale":
-            written["temperature"] = _temperature_of(tensor)
-        elif ".in_proj_" in native:
-            stem, _, leaf = name.rpartition(".in_proj_")
-            for head, part in zip(_HEADS, tensor.chunk(3)):
-                written[f"{stem}{head}{leaf}"] = part.contiguous()
-        elif _is_gated(native, tensors):
-            stem, _, leaf = name.rpartition(".mlp.fc1.")
-            for gate, part in zip(_GATED, tensor.chunk(2)):
-                written[f"{stem}{gate}{leaf}"] = part.contiguous()
-        else:
-            gated = _is_gated(native.replace(".c_proj.", ".c_fc."), tensors)
-            name = name.replace(".mlp.fc2.", _DOWN) if gated else name
-            written[name] = _with_axes(native, tensor)
-    if CLASS_TOKEN in tensors:
-        written[MASK_TOKEN] = torch.zeros_like(tensors[CLASS_TOKEN])[None]
-    return written
+        native[name] = tensor
+    return _flat(native)
 
 
 def read_timm(tensors: Tensors) -> dict[str, Tensor]:
@@ -283,22 +377,12 @@ def read_timm(tensors: Tensors) -> dict[str, Tensor]:
     register = tensors["reg_token"]
     if register.dim() != 3 or register.shape[1] != 1:
         return dict(tensors)
-    renamed = {_native(name, _TIMM, _TIMM_BLOCK + _MLP): t for name, t in tensors.items()}
-    native = _flat(renamed)
+    native = _flat({_native(n, _TIMM, _TIMM_BLOCK + _MLP): t for n, t in tensors.items()})
     rows_ND = native[POSITION_TABLE_NAME]
     if rows_ND.dim() == 2:  # what is of other dimensions the loader refuses
         native[POSITION_TABLE_NAME] = torch.cat([torch.zeros_like(rows_ND[:1]), rows_ND])
     native["logit_scale"] = _scale_of(torch.tensor(TEMPERATURE))
     return native
-
-
-def write_timm(tensors: Tensors) -> dict[str, Tensor]:
-    """The image tower of native tensors in timm's layout."""
-    image = {name: t for name, t in tensors.items() if name.startswith("visual.")}
-    positions_LD = image[POSITION_TABLE_NAME]
-    image[CLASS_TOKEN] = image[CLASS_TOKEN] + positions_LD[0]
-    image[POSITION_TABLE_NAME] = positions_LD[1:].contiguous()
-    return {_other(n, _TIMM, _TIMM_BLOCK + _MLP): _with_axes(n, t) for n, t in image.items()}
 
 
 def _with_scale(tensors: Tensors) -> dict[str, Tensor]:
@@ -337,14 +421,11 @@ def _is_gated(name: str, tensors: Tensors) -> bool:
 
 
 def _native(name: str, top: Pairs, block: Pairs) -> str:
-    return _renamed(name, [(o, n) for n, o in top], [(o, n) for n, o in block])
+    """The native name of what another layout calls so, by pairs of native and other names."""
+    return renamed(name, [(o, n) for n, o in top], [(o, n) for n, o in block])
 
 
-def _other(name: str, top: Pairs, block: Pairs) -> str:
-    return _renamed(name, list(top), list(block))
-
-
-def _renamed(name: str, top: list[tuple[str, str]], block: list[tuple[str, str]]) -> str:
+def renamed(name: str, top: Iterable[tuple[str, str]], block: Iterable[tuple[str, str]]) -> str:
     """A name that begins with the first of a pair of `top`, with its second; pairs of `block` are for what follows."""
     for old, new in top:
         if name.startswith(old):
@@ -373,128 +454,6 @@ def _with_axes(name: str, tensor: Tensor) -> Tensor:
     if name in _VECTORS:
         return tensor[None, None]
     return tensor[None] if name == POSITION_TABLE_NAME else tensor
-
-
-NORM_EPS = 1e-6
-POSITIONS = PositionTable(antialias=True, mode="bilinear")
-# Keys of its models' configs.
-VISION_KEYS = {"image_size", "patch_size", "width", "layers", "heads", "hidden", "gated"}
-VISION_KEYS |= {"register_tokens"}
-TEXT_KEYS = {"context_length", "vocab_size", "width", "heads", "layers", "hidden"}
-TEXT_KEYS |= {"hf_tokenizer_name"}
-CLASS = "class"
-SECOND = "second_class"
-EMBEDDINGS = (CLASS, SECOND)  # in the order of their tokens
-
-
-class PackedSwiGLU(nn.Module):
-    """The gated MLP ``c_proj(silu(gate) * up)`` of the giant model, gate and up stacked in ``c_fc``."""
-
-    def __init__(self, *, width: int, hidden: int) -> None:
-        super().__init__()
-        self.c_fc = Linear(width, 2 * hidden)
-        self.c_proj = Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Transforms (..., D) into (..., D)."""
-        gate, up = self.c_fc(x).chunk(2, dim=-1)
-        return self.c_proj(F.silu(gate) * up)
-
-
-class TipsTransformer(ResidualTower):
-    """TIPSv2's image tower: patches, class token and register, positions of all but the register, blocks, norm.
-
-    Inputs of any size that the patch divides, square or not, are accepted: positions are resized to the grid in every
-    forward. The mask tokens of masked attention are copies of the class token, and see the register too.
-    """
-
-    prefix = 2
-
-    def __init__(
-        self,
-        *,
-        image_size: int,
-        patch_size: int,
-        width: int,
-        layers: int,
-        heads: int,
-        hidden: int,
-        gated: bool = False,
-    ) -> None:
-        """
-        Args:
-            image_size: side in pixels of the images for which the position table is made.
-            patch_size: side of a patch in pixels.
-            width: D.
-            layers: number of blocks.
-            heads: of each block's attention.
-            hidden: width of the MLPs between their layers.
-            gated: whether the MLPs are gated ones.
-        """
-        super().__init__(image_size=image_size, patch_size=patch_size, width=width, embed_dim=width)
-        grid = image_size // patch_size
-        self.conv1 = nn.Conv2d(3, width, patch_size, stride=patch_size)
-        self.class_embedding = normal_parameter(width, std=0.02)
-        self.register_embedding = normal_parameter(width, std=0.02)
-        self.positional_embedding = normal_parameter(1 + grid**2, width, std=0.02)
-        sizes: dict[str, Any] = {
-            "width": width,
-            "heads": heads,
-            "mlp_ratio": mlp_ratio(width, hidden),
-        }
-        sizes |= {"quick_gelu": False, "layer_scale": 1.0, "eps": NORM_EPS}
-        self.transformer = Transformer([ResidualBlock(**sizes) for _ in range(layers)])
-        self.ln_post = nn.LayerNorm(width, eps=NORM_EPS)
-        self.transformer.initialise()
-        if gated:
-            for block in self.blocks:
-                block.mlp = PackedSwiGLU(width=width, hidden=hidden)
-
-    def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
-        """Tokens (B, L, D) before the first block, no extra arguments, and the grid (h, w)."""
-        grid = patch_grid(images, self.patch_size)
-        patches_BND = self.conv1(images).flatten(2).transpose(1, 2)
-        positions_LD = resample_positions(
-            self.positional_embedding, grid, antialias=POSITIONS.antialias, mode=POSITIONS.mode
-        )
-        first_2D = torch.stack([self.class_embedding + positions_LD[0], self.register_embedding])
-        patches_BND = patches_BND + positions_LD[1:].to(patches_BND.dtype)
-        first_B2D = first_2D.to(patches_BND.dtype).expand(images.shape[0], -1, -1)
-        return torch.cat([first_B2D, patches_BND], dim=1), (), grid
-
-    def project(self, tokens: Tensor) -> Tensor:
-        """Final norm, (..., D) -> (..., D)."""
-        return self.ln_post(tokens)
-
-    def image_embeddings(
-        self, images: Tensor, names: Iterable[str] = EMBEDDINGS
-    ) -> dict[str, Tensor]:
-        """Image embeddings (B, D) by name, not normalised, from one pass.
-
-        Args:
-            images: (B, 3, H, W), pixels in [0, 1].
-            names: ``class``, which `forward` gives, and ``second_class``.
-
-        Raises:
-            InputError: there is no embedding of that name.
-        """
-        wanted = list(names)
-        for name in wanted:
-            if name not in EMBEDDINGS:
-                raise InputError(
-                    f'no image embedding "{name}" in this tower; {nearest(name, EMBEDDINGS)}'
-                )
-        tokens_BLD, extras, _ = self.embed(images)
-        for block in self.blocks[:-1]:
-            tokens_BLD = self.run(block, tokens_BLD, *extras)
-        last: Any = self.blocks[-1]
-        first_B2D = last.forward_mask_tokens(tokens_BLD[:, : self.prefix], tokens_BLD, None)
-        rows_B2D = self.project(first_B2D)
-        return {name: rows_B2D[:, EMBEDDINGS.index(name)] for name in wanted}
-
-    def ends(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
-        stem = [*self.conv1.parameters(), self.class_embedding, self.register_embedding]
-        return stem, [self.positional_embedding], list(self.ln_post.parameters())
 
 
 def _supports(config: Config) -> bool:
@@ -544,13 +503,9 @@ TIPS = TowerKind(
             read=read_official,
         ),
         "transformers": Layout(
-            write=write_transformers,
-            marks=("vision_model.embeddings.register_tokens",),
-            read=read_transformers,
+            marks=("vision_model.embeddings.register_tokens",), read=read_transformers
         ),
-        "timm": Layout(
-            write=write_timm, marks=("reg_token", "pos_embed", "blocks.0.ls1.gamma"), read=read_timm
-        ),
+        "timm": Layout(marks=("reg_token", "pos_embed", "blocks.0.ls1.gamma"), read=read_timm),
     },
     positions={"visual.positional_embedding": POSITIONS},
     mean=(0.0, 0.0, 0.0),

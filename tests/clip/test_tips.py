@@ -22,13 +22,12 @@ from clipself_seg.clip.tips import (
     read_timm,
     read_transformers,
     write_official,
-    write_timm,
-    write_transformers,
 )
 from clipself_seg.errors import InputError
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict
 from tests.small_towers import TIPS
+from tests.tips_layouts import write_timm, write_transformers
 
 CASE = "towers_tipsv2"
 SIZES = {"image_size": 56, "patch_size": 14, "width": 32, "layers": 3, "heads": 2, "hidden": 128}

@@ -15,6 +15,7 @@ from clipself_seg.clip.tips import read_timm, read_transformers
 from clipself_seg.errors import InputError
 from tests.clip.test_tips import close
 from tests.small_towers import small_towers
+from tests.tips_layouts import save_tips
 
 NAME = "small-TIPSv2"
 
@@ -56,7 +57,7 @@ def test_a_saved_model_has_published_names_and_loads_bit_for_bit(
     small, tmp_path, layout, suffix, parts
 ):
     path = tmp_path / f"clip.{suffix}"
-    save_clip(small, path, layout=layout)
+    save_tips(small, path, layout)
     loaded = load_clip(NAME, path)
     assert loaded.weights_hash() == small.weights_hash()
     assert str(loaded.report).startswith(f"{NAME} <- clip.{suffix}")
@@ -85,7 +86,7 @@ def load_tensors(path):
 
 @torch.no_grad()
 def test_a_file_of_the_image_tower_alone_loads_without_texts(small, tmp_path):
-    save_clip(small, tmp_path / "timm.safetensors", layout="timm")
+    save_tips(small, tmp_path / "timm.safetensors", "timm")
     image = load_clip(NAME, tmp_path / "timm.safetensors")
     pixels = torch.rand(1, 3, 56, 70)
     close(image.encode_dense(pixels), small.encode_dense(pixels), 1e-6)
@@ -121,7 +122,7 @@ def test_a_file_without_some_texts_is_refused(small, tmp_path):
     ],
 )
 def test_misshapen_tensors_are_refused(small, tmp_path, name, tensor):
-    save_clip(small, tmp_path / "clip.safetensors", layout="transformers")
+    save_tips(small, tmp_path / "clip.safetensors", "transformers")
     tensors = safetensors.torch.load_file(tmp_path / "clip.safetensors") | {name: tensor}
     safetensors.torch.save_file(tensors, tmp_path / "bad.safetensors")
     with pytest.raises(InputError, match="bad.safetensors"):
@@ -138,7 +139,7 @@ def test_misshapen_tensors_are_refused(small, tmp_path, name, tensor):
     ],
 )
 def test_misshapen_tensors_of_timms_layout_are_refused(small, tmp_path, name, tensor):
-    save_clip(small, tmp_path / "timm.safetensors", layout="timm")
+    save_tips(small, tmp_path / "timm.safetensors", "timm")
     tensors = safetensors.torch.load_file(tmp_path / "timm.safetensors") | {name: tensor}
     tensors = {n: t for n, t in tensors.items() if t is not None}
     safetensors.torch.save_file(tensors, tmp_path / "bad.safetensors")

@@ -24,7 +24,6 @@ from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.clip import DenseCLIP, kinds, load_clip
 from clipself_seg.clip.model import save_clip
 from clipself_seg.clip.tokenizers import read_tokenizer
-from clipself_seg.clip.weights import to_layout
 from clipself_seg.config import load_config
 from clipself_seg.heads.diffusion.weights import read_stable_diffusion
 from clipself_seg.models.build import build_model
@@ -34,6 +33,7 @@ from tests.conftest import ROOT
 from tests.fuzz.mutations import ODD_VALUES
 from tests.fuzz.readers import Reader
 from tests.small_towers import TIPS
+from tests.tips_layouts import in_layout, save_tips
 from tests.tokenizers import write_tokenizer
 
 ARCHITECTURE: dict[str, Any] = {
@@ -158,7 +158,7 @@ def _read_resnet(path: Path) -> None:
 
 
 def _make_tips(layout: str, folder: Path) -> Path:
-    save_clip(_clip(TINY_TIPS), folder / "clip.pt", layout=layout)
+    save_tips(_clip(TINY_TIPS), folder / "clip.pt", layout)
     return folder / "clip.pt"
 
 
@@ -169,8 +169,7 @@ def _read_tips(path: Path) -> None:
 def _tips_reader(layout: str) -> Reader:
     def remake(rng: random.Random) -> bytes:
         clip = _clip(TINY_TIPS)
-        native = {name: tensor.detach() for name, tensor in clip.state_dict().items()}
-        return _remade(to_layout(native, clip.architecture.kind, layout), rng)
+        return _remade(in_layout(clip, layout), rng)
 
     return Reader(functools.partial(_make_tips, layout), _read_tips, "zip", remake, weight=0.3)
 

@@ -272,7 +272,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         self.c_fc = Linear(width, hidden)
-        self.gelu = QuickGELU() if quick_gelu else nn.GELU(approximate)
+        self.gelu: nn.Module = QuickGELU() if quick_gelu else nn.GELU(approximate)
         self.c_proj = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -75,12 +75,12 @@ def _distillation(cfg: CfgNode, half: bool) -> tuple[int, int, int]:
     side, blocks = cfg.INPUT.REGIONS.STUDENT_SIZE, cfg.MODEL.CLIP.TRAINABLE_BLOCKS
     with FakeTensorMode(allow_non_fake_inputs=True):
         teacher, student = (build_clip(cfg, WEIGHTS="", DENSE=TOKEN) for _ in range(2))
+        flops = tower_flops(teacher.visual, side, teacher.image_size)
         teacher.requires_grad_(False)
         tower: Any = student.visual
         train_last_blocks(tower, blocks)
         parameters = [*teacher.parameters(), *tower.parameters()]
         peak = _peak(lambda: [tower.dense(torch.zeros(1, 3, side, side))], parameters, half)
-        flops = tower_flops(tower, side, student.image_size)
     depth = len(tower.blocks)
     learning = (depth if blocks < 0 else blocks) / depth
     crops = _mean_regions(cfg) if cfg.MODEL.CLIPSELF.TARGET == "crops" else 0

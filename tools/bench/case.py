@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.flops import pooling_flops
 from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.clip.linear import stock_linear
 from clipself_seg.clip.runtime import autocast
@@ -23,7 +24,7 @@ from clipself_seg.data.images import letterbox_crops, letterbox_image
 from clipself_seg.data.regions import grid_boxes, relative_boxes
 from clipself_seg.errors import InputError
 from clipself_seg.models.clipself import check_size
-from clipself_seg.tables.flops import TowerFlops, pooling_flops, tower_flops
+from clipself_seg.tables.flops import TowerFlops, tower_flops
 
 Task = Literal["dense", "distill", "regions", "semseg", "panoptic", "pq", "detection"]
 Kind = Literal["ov_coco", "ov_lvis"]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench import plain_cat_seg as plain
 from bench.case import IMAGE_SIZE, Case, Workload
+from bench.flops import aggregator_flops, feature_flops, upsample_flops
 from bench.measure import Run
 from bench.plain_aggregator import aggregate
 from clipself_seg.clip.linear import stock_linear
@@ -33,7 +34,7 @@ from clipself_seg.heads.cat_seg.cost_aggregator import (
 from clipself_seg.heads.cat_seg.windows import resize
 from clipself_seg.models import CATSeg
 from clipself_seg.models.parameter_groups import matrices_and_vectors
-from clipself_seg.tables import flops as flops
+from clipself_seg.tables.flops import step_flops, text_flops
 from clipself_seg.training.optimizer import build_adamw, gradient_norm
 
 WORDS = "ade20k_847"
@@ -88,10 +89,10 @@ class SemSegWorkload(Workload):
 
     def _inference_runs(self) -> dict[str, Run]:
         model, views = self.model, len(self.model.layout.corners) + 1
-        text = flops.text_flops(model, self.device)
-        features = flops.feature_flops(model, views)
-        aggregator = flops.aggregator_flops(model, views)
-        image = text + features + flops.upsample_flops(model, views) + aggregator
+        text = text_flops(model, self.device)
+        features = feature_flops(model, views)
+        aggregator = aggregator_flops(model, views)
+        image = text + features + upsample_flops(model, views) + aggregator
         return {
             "image": Run(self._image, image, self._forget_texts, memory=True),
             "plain image": Run(self.with_stock_linear(self._plain_image), image, memory=True),
@@ -191,8 +192,8 @@ class SemSegWorkload(Workload):
 
     def _training_runs(self) -> dict[str, Run]:
         batch = self.case.batch
-        text = flops.text_flops(self.model, self.device, training=True)
-        step = flops.step_flops(self.model, batch) + text
+        text = text_flops(self.model, self.device, training=True)
+        step = step_flops(self.model, batch) + text
         return {
             "step": Run(self._step, step, memory=True, calls=2),
             "plain step": Run(self._plain_step, step, memory=True, calls=2),

@@ -30,6 +30,7 @@ from bench.detection_inputs import (
     random_probs,
     random_text,
 )
+from bench.flops import pooling_flops
 from bench.measure import Run
 from bench.panoptic_inputs import noise, seeded
 from clipself_seg.clip import DenseCLIP, load_clip
@@ -46,7 +47,7 @@ from clipself_seg.heads.fvit.pyramid import (
 from clipself_seg.heads.fvit.roi_heads import RoIHeads, TrainingSettings
 from clipself_seg.heads.fvit.rpn import RPN
 from clipself_seg.models.clipself import check_size
-from clipself_seg.tables.flops import count_flops, pooling_flops, tower_flops
+from clipself_seg.tables.flops import count_flops, tower_flops
 
 # Parts that are made of matrix products and convolutions, and those that are not.
 PRODUCTS = ("tower", "neck", "rpn head", "box head", "mask head")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bench import plain_panoptic as plain
 from bench.case import IMAGE_SIZE, Case, Workload
+from bench.flops import generator_flops, pooling_flops, regions_flops
 from bench.measure import Run
 from bench.panoptic_inputs import (
     Scores,
@@ -38,7 +39,7 @@ from clipself_seg.heads.panoptic.mask_pieces import resize_masks
 from clipself_seg.heads.panoptic.panoptic_merge import merge_panoptic
 from clipself_seg.heads.panoptic.pixel_decoder import STRIDES
 from clipself_seg.heads.panoptic.query_decoder import QueryPrediction
-from clipself_seg.tables.flops import generator_flops, pooling_flops, regions_flops, tower_flops
+from clipself_seg.tables.flops import tower_flops
 
 IMAGE, CANVAS = (1024, 1365), (1024, 1408)  # of an image of 480 x 640 in the official test
 SIZES, CHANNELS = GeneratorSizes(), 512  # ODISE's generator, and its feature maps

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.benchmark.small import shrink_cat_seg, shrink_detection, shrink_panoptic
+from tests.bench.small import shrink_cat_seg, shrink_detection, shrink_panoptic
 from tests.small_towers import small_towers
 
 

@@ -1,0 +1,241 @@
+"""The command's tables and files, its jobs, what it measures and counts."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+
+from bench import command, jobs, measure, report
+from bench.accelerator import ACCELERATOR
+from bench.case import Case
+from bench.jobs import Job
+from bench.launches import Launches, count_all, count_launches, launches_as_text
+from bench.measure import Run, time_in_turn
+from bench.model_table import model_table
+from bench.workloads import build_runs
+from clipself_seg.clip import load_clip
+from clipself_seg.errors import InputError
+from clipself_seg.tables.flops import tower_flops
+from tests.bench.small import shrink_cat_seg, shrink_detection, shrink_panoptic
+
+TINY = ["--model", "ViT-Mini-8", "--size", "64", "--repeats", "1", "--regions", "5"]
+TINY += ["--threads", "1"]
+
+
+def test_a_quality_benchmark_prints_both(monkeypatch, capsys):
+    monkeypatch.setattr(measure, "PEAK_SHAPES", ((64, 64, 64),))
+    assert command.main(["pq", "--batch", "1", "--repeats", "1", "--threads", "1"]) == 0
+    text = capsys.readouterr().out
+    for name in ("PQ in memory", "PQ of files"):
+        assert text.count(name) == 3  # ours, the plain one, and how they compare
+
+
+def test_the_table_of_a_model_is_printed_and_nothing_written(tmp_path, capsys):
+    model = ["model", "--model", "ViT-Mini-8", "--size", "64"]
+    assert command.main(model) == 0
+    assert "visual.transformer.resblocks" in capsys.readouterr().out
+    assert command.main([*model, "--json", str(tmp_path / "x.json")]) == 2
+    assert "nothing to write" in capsys.readouterr().err and not (tmp_path / "x.json").exists()
+
+
+def test_all_jobs_share_what_is_asked_for(monkeypatch, tmp_path, capsys):
+    given = []
+    monkeypatch.setattr(jobs, "run_all", lambda *args: given.append(args) or {"rows": []})
+    monkeypatch.setattr(jobs, "table", lambda results: "the table")
+    path = tmp_path / "all.json"
+    words = ["all", "--repeats", "2", "--threads", "1", "--only", "dense", "--json", str(path)]
+    assert command.main(words) == 0
+    (common, only, _), text = given[0], capsys.readouterr().out
+    assert common["repeats"] == 2 and common["threads"] == 1 and only == ["dense"]
+    assert text == "the table\n" and json.loads(path.read_text()) == {"rows": []}
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "more"),
+    [
+        ("dense", "dense", []),
+        ("distill", "step", []),
+        ("regions", "scores", []),
+        ("semseg", "image", ["--classes", "9"]),
+        ("semseg", "step", ["--classes", "9", "--training"]),
+        ("panoptic", "masked attention", ["--classes", "9", "--queries", "5"]),
+        ("detection", "behind the tower", ["--classes", "9"]),
+    ],
+)
+def test_prints_a_table_and_writes_the_figures(task, name, more, tmp_path, monkeypatch, capsys):
+    shrink_cat_seg(monkeypatch)
+    shrink_panoptic(monkeypatch)
+    shrink_detection(monkeypatch)
+    path = tmp_path / "figures.json"
+    monkeypatch.setattr(measure, "PEAK_SHAPES", ((64, 64, 64),))
+    if task != "dense":  # one task is enough to see that processes of their own are measured
+        monkeypatch.setattr(report, "peak_memory", lambda build, case, name: 2**20)
+    assert command.main([task, *TINY, *more, "--json", str(path)]) == 0
+    figures, text = json.loads(path.read_text()), capsys.readouterr().out
+    assert figures["case"]["model"] == "ViT-Mini-8" and figures["provenance"]["torch"]
+    assert figures["peak_flops"] > 0
+    for run in (name, f"plain {name}"):
+        assert run in text
+        numbers = figures["runs"][run]
+        assert {"seconds", "all_seconds", "images_per_second", "peak_fraction"} <= numbers.keys()
+        assert numbers["memory_bytes"] >= 2**20
+    assert {"speed", "memory"} <= figures["gains"][name].keys()
+    assert ("step_overhead" in figures) == (task == "distill")
+    assert ("over_image" in figures) == (task == "panoptic")
+    assert ("x a plain image forward" in text) == (task == "panoptic")
+    assert ("of_image" in figures) == (task == "detection")
+    assert ("memory beyond the tower, of the plain one: 100.0 %" in text) == (task == "detection")
+    assert ("checkpointing_memory" in figures) == (name == "step")
+    assert "% of peak" in text and "plain / ours" in text
+
+
+def test_launches_are_counted_in_place_of_times(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("bench.report.matmul_peaks", None)
+    path = tmp_path / "launches.json"
+    assert command.main(["dense", *TINY, "--launches", "--json", str(path)]) == 0
+    figures, text = json.loads(path.read_text()), capsys.readouterr().out
+    ours, plain = (figures["launches"][name] for name in ("dense", "plain dense"))
+    assert 0 < ours["all"] < plain["all"] and ours["operations"]["aten.addmm"] > 0
+    assert figures["case"]["size"] == 64 and "seconds" not in path.read_text()
+    assert f"{ours['all']}       {plain['all']}" in text
+
+
+@pytest.mark.parametrize("arguments", [["all"], ["model"], ["dense", "--launches"]])
+def test_compiled_blocks_are_refused_where_nothing_is_timed_or_all_is(arguments, capsys):
+    assert command.main([*arguments, "--compile"]) == 2
+    assert f"--compile times one task: not {arguments[-1]}" in capsys.readouterr().err
+
+
+COMMON = {"repeats": 1, "threads": 1, "device": "cpu", "precision": "float32"}
+
+
+def small(job):
+    sizes = {"model": "ViT-Mini-8", "size": 64, "regions": 5, "batch": 1}
+    return job._replace(given=dict(job.given) | sizes | {"classes": 9, "queries": 5})
+
+
+def test_every_row_is_measured_somewhere_beside_a_plain_one():
+    for job in jobs.JOBS:
+        if job.given["task"] in ("dense", "distill", "regions"):
+            names = build_runs(small(job).case(COMMON)).keys()
+            assert {*job.rows, *map(jobs._plain_of, job.rows)} <= names
+
+
+def test_ratios_are_ours_over_plain_and_the_two_parts_of_odise_are_added(monkeypatch, capsys):
+    shrink_panoptic(monkeypatch)
+    monkeypatch.setattr(measure, "PEAK_SHAPES", ((64, 64, 64),))
+    bytes_ = {"step": 6, "plain step": 8, "checkpointed step": 2}
+    monkeypatch.setattr(report, "peak_memory", lambda build, case, name: bytes_.get(name, 2**30))
+    chosen = [small(job) for job in jobs.JOBS if job.given["task"] in ("distill", "panoptic")]
+    monkeypatch.setattr(jobs, "JOBS", chosen)
+    results = jobs.run_all(COMMON, (), lambda line: None)
+    rows = {row["row"]: row for row in results["rows"]}
+    assert rows["step"]["memory"] == 0.75 and rows["checkpointed step"]["memory"] == 0.25
+    assert rows["step"]["time"] == rows["step"]["seconds"] / rows["step"]["plain_seconds"]
+    assert rows["checkpointed step"]["plain_seconds"] == rows["step"]["plain_seconds"]
+    both, parts = rows["generator and masked attention"], [rows[name] for name in jobs.GENERATOR]
+    assert both["seconds"] == sum(part["seconds"] for part in parts)
+    assert both["plain_seconds"] == sum(part["plain_seconds"] for part in parts)
+    text = jobs.table(results)
+    assert all(row["row"] in text for row in results["rows"])
+    assert "GFLOP/s" in text and results["jobs"][chosen[0].label]["instructions"] in text
+
+
+def test_jobs_are_chosen_by_their_first_words(monkeypatch):
+    measured = []
+    monkeypatch.setattr(
+        jobs, "run_benchmark", lambda case, report: measured.append(case) or {"runs": {}}
+    )
+    monkeypatch.setattr(jobs, "_rows", lambda job, runs: [])
+    with pytest.raises(InputError, match='"CATSeg" begins no job'):
+        jobs.run_all(COMMON, ["CATSeg"], lambda line: None)
+    jobs.run_all(COMMON, ["CAT-Seg ViT-B/16, 20", "panoptic"], lambda line: None)
+    assert [case.task for case in measured] == ["semseg", "pq"]
+
+
+def test_what_reads_or_writes_values_is_counted_and_views_and_memory_are_not():
+    with Launches() as counted:
+        there = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).to(ACCELERATOR)
+        torch.empty(3, device=ACCELERATOR)
+        there.T.flatten()[1:].reshape(3).unsqueeze(0).detach()
+        (there @ there).add_(1).sum()
+        torch.ones(2) + 1  # on the CPU
+    assert counted.operations == {
+        "aten._to_copy": 1,
+        "aten.clone": 1,
+        "aten.mm": 1,
+        "aten.add_": 1,
+        "aten.sum": 1,
+    }
+
+
+SMALL = {"model": "ViT-Mini-8", "size": 64, "regions": 2, "classes": 2, "threads": 1}
+ROWS = {
+    "dense": ["dense"],
+    "distill": ["checkpointed step"],
+    "regions": ["scores"],
+    "semseg": ["texts"],
+    "panoptic": ["merge"],
+    "detection": ["roi pooling"],
+}
+
+
+@pytest.mark.parametrize("task", ROWS)
+def test_every_task_is_counted(task, small_cat_seg, small_panoptic, small_detection):
+    case = Case(task, only=tuple(ROWS[task]), queries=3, **SMALL)
+    results = count_launches(case, lambda line: None)
+    text = launches_as_text(results)
+    assert results["case"]["device"] == "cpu" and text.startswith(task)
+    for name in ROWS[task]:
+        numbers = results["launches"][name]
+        assert numbers["all"] == sum(numbers["operations"].values()) > 0
+        assert f"\n{name} " in text and f"plain {name}" not in text
+    assert not hasattr(torch, ACCELERATOR.type)
+
+
+def test_all_jobs_are_counted_one_after_the_other(monkeypatch):
+    tiny = Job("tiny", {"task": "dense", "model": "ViT-Mini-8", "size": 32}, ("dense",))
+    monkeypatch.setattr("bench.jobs.JOBS", (tiny,))
+    results = count_all({"threads": 1}, ["ti"], lambda line: None)
+    assert results["jobs"]["tiny"]["launches"]["dense"]["all"] > 0
+    assert launches_as_text(results).startswith("dense: ViT-Mini-8, 32 px")
+
+
+def test_lower_precision_is_refused():
+    with pytest.raises(InputError, match="not in bfloat16"):
+        count_launches(Case("dense", precision="bfloat16", **SMALL), print)
+
+
+def test_the_plain_formulation_has_the_allocator_as_torch_finds_it(monkeypatch):
+    said = []
+    monkeypatch.setattr(measure, "keep_freed_memory", lambda device: said.append(f"keep, {device}"))
+    monkeypatch.setattr(measure, "hand_back_freed_memory", lambda: said.append("hand back"))
+    runs = {name: Run(lambda _, name=name: said.append(name)) for name in ("x", "plain x")}
+    time_in_turn(runs, torch.device("cpu"), 1, lambda line: None)
+    once = ["keep, cpu", "x", "hand back", "plain x"]
+    assert said == [*once, "keep, cpu", "x", *once[1:]]  # "x" finds its memory when it is timed
+
+
+def test_runs_of_one_formulation_keep_their_memory_between_them(monkeypatch):
+    said = []
+    monkeypatch.setattr(measure, "keep_freed_memory", lambda device: said.append("keep"))
+    runs = {name: Run(lambda _, name=name: said.append(name)) for name in ("x", "y")}
+    time_in_turn(runs, torch.device("cpu"), 2, lambda line: None)
+    assert said == ["keep", *3 * ["x", "y"]]
+
+
+def test_multiply_adds_are_half_of_our_operations_and_blocks_have_rows():
+    text = model_table("ViT-Mini-8", 64, 3)
+    visual = load_clip("ViT-Mini-8", None).visual
+    total = float(re.search(r"^\| model .*\| ([\d.]+)M ", text, re.MULTILINE)[1]) * 1e6
+    ours = tower_flops(visual, 64, 64).dense / 2
+    assert 1 <= total / ours < 1.02  # fvcore counts norms as well
+    assert "visual.transformer.resblocks.0" in text and "64 x 64" in text
+
+
+def test_a_size_that_the_patch_does_not_divide_is_refused():
+    with pytest.raises(InputError, match="multiple of 8"):
+        model_table("ViT-Mini-8", 65, 2)

@@ -1,0 +1,325 @@
+"""Workloads of every task: ours and plain agree, and count what they compute."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from bench import case, measure, report
+from bench.case import IMAGE_SIZE, Case
+from bench.cat_seg_workload import SemSegWorkload
+from bench.detection_workload import DetectionWorkload, of_image
+from bench.panoptic_workload import PanopticWorkload
+from bench.plain_panoptic import plain_masked_attention
+from bench.pq_workload import DECODED
+from bench.workloads import DenseWorkload, build_runs
+from clipself_seg.clip import load_clip
+from clipself_seg.errors import InputError
+from clipself_seg.heads.panoptic.clip_branches import MaskedAttention
+from clipself_seg.models import FViT
+from clipself_seg.tables.flops import count_flops, text_flops
+from tests.bench.small import (
+    detection_case,
+    panoptic_runs,
+    result,
+    semseg_case,
+    tiny_eva,
+    tiny_runs,
+)
+from tests.small_towers import SMALL as SMALL_TOWERS
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        ("dense", "dense"),
+        ("distill", "step"),
+        ("distill", "checkpointed step"),
+        ("regions", "scores"),
+    ],
+)
+def test_formulations_agree(task, name):
+    runs = tiny_runs(task)
+    ours = result(runs, name)
+    plain = result(runs, "plain " + name.removeprefix("checkpointed "))
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+
+
+def test_a_tower_with_two_class_tokens_is_measured(known_towers):
+    runs = build_runs(Case(task="dense", model="small-TIPSv2", size=56))
+    ours, plain = result(runs, "dense"), result(runs, "plain dense")
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+    assert count_flops(lambda: result(runs, "dense")) == runs["dense"].flops
+
+
+def test_plain_samples_hold_the_same_pictures():
+    runs, clip = tiny_runs("regions"), load_clip("ViT-Mini-8", None)
+    ours, plain = result(runs, "samples")[0], result(runs, "plain samples")[0]
+    torch.testing.assert_close(clip.preprocess(ours["image"][None])[0], plain["image"])
+    torch.testing.assert_close(clip.preprocess(ours["crops"]), plain["crops"][:5])
+    assert torch.equal(ours["masks"], plain["masks"]) and not plain["crops"][5:].any()
+
+
+def test_samples_from_shards_are_those_of_a_training():
+    run = tiny_runs("distill")["samples from shards"]
+    first, second = run.call(run.setup()), run.call(run.setup())
+    assert [len(batch) for batch in (first, second)] == [2, 2]
+    assert first[0]["image"].shape == (3, 64, 64) and len(first[0]["boxes"]) <= 5
+    assert first[0]["file_name"] != first[1]["file_name"]
+
+
+def test_timed_steps_leave_the_weights_as_they_are():
+    runs = tiny_runs("distill")
+    assert result(runs, "step") == result(runs, "step")
+
+
+def test_autocast_changes_the_precision_and_not_the_meaning():
+    exact = result(tiny_runs("dense"), "dense")
+    rough = result(tiny_runs("dense", precision="bfloat16"), "dense")
+    assert not torch.equal(exact, rough.float())
+    torch.testing.assert_close(exact, rough.float(), atol=0.05, rtol=0)
+
+
+def test_a_side_that_is_no_multiple_of_the_patches_is_refused():
+    with pytest.raises(InputError, match="60"):
+        build_runs(Case(task="dense", model="ViT-Mini-8", size=60))
+
+
+def test_blocks_are_compiled_if_asked_for_and_where_the_workload_can():
+    for asked in (False, True):
+        case = Case(task="dense", model="ViT-Mini-8", size=64, compile=asked)
+        assert DenseWorkload(case).clip.visual.compiling is asked
+    with pytest.raises(InputError, match="--compile is for dense, .* not for panoptic"):
+        Case(task="panoptic", model="ViT-Mini-8", compile=True)
+
+
+def test_a_case_without_a_timed_call_is_refused():
+    with pytest.raises(InputError, match="repeats"):
+        Case(task="dense", model="ViT-Mini-8", repeats=0)
+
+
+@pytest.mark.parametrize("classes", [9, 15])
+def test_formulations_of_cat_seg_agree(small_cat_seg, classes):
+    runs = build_runs(semseg_case(classes=classes))
+    image = result(runs, "image")
+    assert image.shape == (classes, 480, 640)
+    for name in ("image", "texts", "merge"):
+        ours, plain = result(runs, name), result(runs, f"plain {name}")
+        torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)
+    assert torch.equal(result(runs, "best class"), image.argmax(dim=0))
+    ours, plain = result(runs, "features"), result(runs, "plain features")
+    for mine, other in zip((ours[name] for name in ("dense", "block0", "block1")), plain):
+        torch.testing.assert_close(mine, other, atol=1e-4, rtol=0)
+    ours, plain = result(runs, "aggregator"), result(runs, "plain aggregator")
+    ours = torch.stack([view.all_classes(classes) for view in ours])
+    torch.testing.assert_close(ours, plain, atol=1e-4, rtol=0)
+
+
+def test_training_steps_of_cat_seg_agree(small_cat_seg):
+    runs = build_runs(semseg_case(training=True, batch=2))
+    step = result(runs, "step")
+    assert step == result(runs, "step")  # the weights stay as they are
+    assert step == pytest.approx(result(runs, "plain step"), abs=1e-6)
+    assert step == pytest.approx(result(runs, "checkpointed step"), abs=1e-6)
+
+
+def test_more_classes_than_there_are_names_for_are_refused():
+    with pytest.raises(InputError, match="847"):
+        build_runs(semseg_case(classes=848))
+
+
+def check_features(runs):
+    ours, plain = result(runs, "features"), result(runs, "plain features")
+    for name, other in zip(("dense", "block0", "block1"), plain, strict=True):
+        torch.testing.assert_close(ours[name], other, atol=1e-5, rtol=1e-5)
+
+
+def test_features_of_eva_agree(small_cat_seg, monkeypatch):
+    clip = load_clip("ViT-Mini-8", None)
+    clip.visual = tiny_eva(clip.embed_dim)
+    monkeypatch.setattr(case, "load_clip", lambda *_: clip)
+    check_features(build_runs(semseg_case(classes=2)))
+
+
+@pytest.mark.parametrize("name", SMALL_TOWERS)
+def test_features_and_texts_of_every_kind_that_cat_seg_takes_agree(
+    small_cat_seg, known_towers, name
+):
+    runs = build_runs(semseg_case(model=name, classes=2))
+    check_features(runs)
+    given = []
+    counted = count_flops(lambda: given.append(result(runs, "texts")))
+    assert counted == runs["texts"].flops
+    torch.testing.assert_close(given[0], result(runs, "plain texts"), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["small-SigLIP", "small-TIPSv2"])
+def test_operations_of_learning_texts_of_every_kind_are_counted(small_cat_seg, known_towers, name):
+    model = SemSegWorkload(semseg_case(model=name, classes=2, training=True)).model
+    counted = count_flops(lambda: model.texts.embed(model.names).sum().backward())
+    assert counted == text_flops(model, torch.device("cpu"), training=True)
+
+
+def test_towers_of_convolutions_are_refused():
+    with pytest.raises(InputError, match="--model ConvNeXt-Mini-32: CAT-Seg needs a ViT"):
+        build_runs(semseg_case(model="ConvNeXt-Mini-32"))
+
+
+PIECES = ["neck", "rpn head", "roi pooling", "box head", "clip scores"]
+
+
+def flat(results):
+    """The tensors of nested tuples and lists."""
+    if isinstance(results, torch.Tensor):
+        return [results]
+    return [tensor for part in results if part is not None for tensor in flat(part)]
+
+
+@pytest.mark.parametrize(("kind", "classes"), [("ov_coco", 9), ("ov_lvis", 40)])
+def test_formulations_of_detection_agree(small_detection, kind, classes):
+    workload = DetectionWorkload(detection_case(kind=kind, classes=classes))
+    torch.manual_seed(0)
+    setting = workload.setting
+    for norm in torch.nn.ModuleList([setting.neck, setting.rpn, setting.heads]).modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.running_mean.normal_(0, 0.1)
+            norm.running_var.uniform_(0.5, 2)
+    runs = workload.runs()
+    for name in [*PIECES, *(["mask head"] if kind == "ov_lvis" else [])]:
+        ours, plain = flat(result(runs, name)), flat(result(runs, f"plain {name}"))
+        for mine, other in zip(ours, plain, strict=True):
+            torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4, msg=name)
+    for name in ["proposals", "detections", *(["pasting"] if kind == "ov_lvis" else [])]:
+        ours, plain = flat(result(runs, name)), flat(result(runs, f"plain {name}"))
+        assert len(ours[0]) > 5
+        for mine, other in zip(ours, plain, strict=True):
+            torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5, msg=name)
+
+
+def test_an_image_is_what_the_model_makes_of_it(small_detection, monkeypatch):
+    workload = DetectionWorkload(detection_case())
+    runs = workload.runs()
+    (ours, masks), (plain, plain_masks) = result(runs, "image"), result(runs, "plain image")
+    resizers, neck, rpn, heads, _, text, seen, size, original = workload.setting
+    blocks = [int(name[5:]) for name in workload.taps]
+    model = FViT(
+        neck=neck,
+        rpn_head=rpn,
+        roi_head=heads,
+        clip=workload.clip,
+        backbone=resizers,
+        blocks=blocks,
+        side=64,
+        pixels=((0.0,) * 3, (1.0,) * 3),
+    ).eval()
+    monkeypatch.setattr(model, "text", lambda: text)
+    model.set_vocabulary([str(label) for label in range(len(seen))], seen.numpy())
+    image = workload.images[0, :, : size[0]]
+    sample = {"image": image, "height": IMAGE_SIZE[0], "width": IMAGE_SIZE[1]}
+    instances = model([sample])[0]["instances"]
+    assert original == IMAGE_SIZE and 5 < len(instances) <= 20
+    assert torch.equal(instances.pred_boxes.tensor, ours.boxes)
+    assert torch.equal(instances.scores, ours.scores)
+    assert torch.equal(instances.pred_classes, ours.labels)
+    assert torch.equal(instances.pred_masks, masks)
+    torch.testing.assert_close(ours.scores, plain.scores, atol=1e-5, rtol=1e-4)
+    assert masks.shape == plain_masks.shape
+
+
+def test_memory_behind_the_tower_is_without_the_taps(small_detection):
+    run = build_runs(detection_case())["behind the tower"]
+    taps, dense = run.setup()
+    assert run.given == 4 * sum(tensor.numel() for tensor in [*taps, dense])
+
+
+def test_what_is_said_of_an_image_needs_its_parts():
+    seconds = dict.fromkeys(("tower", "neck", "rpn head", "box head"), 2.0)
+    seconds |= dict.fromkeys(("proposals", "roi pooling", "clip scores", "detections"), 0.5)
+    figures = {name: {"seconds": taken} for name, taken in seconds.items()}
+    assert of_image(figures) == {"others": 0.2}
+    figures = {"image": {"seconds": 3.0}, "plain image": {"seconds": 4.0}}
+    assert of_image(figures) == {"time": 0.75}
+
+
+def test_refuses_what_is_no_vit_and_sizes_that_do_not_fit():
+    with pytest.raises(InputError, match="--model is RN50"):
+        build_runs(detection_case(model="RN50"))
+    with pytest.raises(InputError, match="60"):
+        build_runs(detection_case(size=60))
+
+
+def test_formulations_of_panoptic_segmentation_agree(small_panoptic):
+    runs = panoptic_runs()
+    ours, plain = result(runs, "generator"), result(runs, "plain generator")
+    assert ours.mask_logits.shape == (1, 12, 32, 48) and (ours.mask_logits > 0).any()
+    for mine, other in zip(vars(ours).values(), vars(plain).values()):
+        torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4)
+    shapes = {"masked attention": (12, 128), "dense pooling": (12, 128), "fusion": (12, 10)}
+    for name, shape in {**shapes, "masks": (12, 480, 640)}.items():
+        ours, plain = result(runs, name), result(runs, f"plain {name}")
+        assert ours.shape == shape
+        torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-4, msg=name)
+    (ids, segments), (plain_ids, plain_segments) = result(runs, "merge"), result(
+        runs, "plain merge"
+    )
+    assert torch.equal(ids, plain_ids) and segments == plain_segments
+    assert ids.shape == (128, 192) and 3 < len(segments) <= 12
+
+
+def test_mask_tokens_of_eva_attend_as_in_the_plain_formulation(small_panoptic):
+    workload = PanopticWorkload(Case("panoptic", "ViT-Mini-8", classes=9, queries=5))
+    workload.clip.visual = tiny_eva()
+    branch = MaskedAttention(workload.clip)
+    ours = branch.embed(workload.image, workload.masks, (128, 192))[0]
+    plain = plain_masked_attention(branch, workload.image, workload.masks)
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
+
+
+def test_towers_without_a_class_token_have_no_masked_attention(small_panoptic):
+    runs = build_runs(Case("panoptic", "RN50", classes=9, queries=5))
+    assert (
+        "dense pooling" in runs and not {"masked attention", "image", "large image"} & runs.keys()
+    )
+
+
+def test_memory_of_the_merge_is_beside_its_masks(small_panoptic):
+    runs = panoptic_runs(queries=None)
+    for name in ("merge", "plain merge"):
+        masks = runs[name].setup()
+        assert len(masks) == 250 and runs[name].given == masks.numel() * masks.element_size()
+
+
+def test_refuses_what_cannot_be_measured():
+    with pytest.raises(InputError, match="847"):
+        panoptic_runs(classes=848)
+    with pytest.raises(InputError, match="queries 0"):
+        panoptic_runs(queries=0)
+    with pytest.raises(InputError, match="ViT-Mini-8"):
+        build_runs(Case("panoptic", "ViT-Mini-9"))
+
+
+def test_panoptic_quality_is_panopticapis_in_memory_and_from_files():
+    runs = build_runs(Case("pq", "no model", batch=3))
+    qualities = [result(runs, name) for name in runs if name != DECODED]
+    assert len(set(qualities)) == 1 and 0 < qualities[0] < 100
+
+
+def test_time_of_files_is_compared_with_their_decoding(monkeypatch):
+    monkeypatch.setattr(measure, "PEAK_SHAPES", ((64, 64, 64),))
+    only = ("PQ of files", DECODED)
+    found = report.run_benchmark(
+        Case("pq", "no model", batch=1, repeats=1, threads=1, only=only), print
+    )
+    seconds, decoded = (found["runs"][name]["seconds"] for name in only)
+    assert found["over_decoding"] == seconds / decoded
+    assert f"{seconds / decoded:.2f} x the decoding of their PNGs" in report.as_text(found)
+
+
+def test_measures_only_what_is_named_beside_its_plain_formulation(monkeypatch):
+    monkeypatch.setattr(measure, "PEAK_SHAPES", ((64, 64, 64),))
+    case = Case("pq", "no model", batch=1, repeats=1, threads=1, only=("PQ of files",))
+    assert list(report.run_benchmark(case, print)["runs"]) == ["PQ of files", "plain PQ of files"]
+    with pytest.raises(InputError, match='did you mean "PQ of files"'):
+        report.run_benchmark(dataclasses.replace(case, only=("PQ of file",)), print)

@@ -116,7 +116,7 @@ def test_a_data_set_is_prepared_by_its_name(capsys):
     assert capsys.readouterr().out.startswith("usage: clipself-seg data prepare voc20 ")
     assert prepare.by_name(["--help"]) == 0
     listed = capsys.readouterr().out
-    assert all(f"\n  {name} " in listed for name in prepare.PREPARATIONS)
+    assert all(f"\n  {name} " in listed for names in prepare.CONTENTS.values() for name in names)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from clipself_seg.commands import train
 from clipself_seg.data.prepare.common import Options
-from clipself_seg.data.prepare.ov_coco import prepare_ov_coco
+from clipself_seg.data.prepare.detection import prepare_ov_coco
 from clipself_seg.data.vocabulary import load_vocabulary
 from tests.conftest import ROOT
 

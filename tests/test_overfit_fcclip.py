@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from clipself_seg.clip import load_clip
 from clipself_seg.commands import train
-from clipself_seg.data.prepare.coco_panoptic_semseg import prepare_coco_panoptic_semseg
+from clipself_seg.data.prepare.coco import prepare_coco_panoptic_semseg
 from clipself_seg.data.prepare.common import Options
 from tests.conftest import ROOT
 from tests.test_overfit_panoptic import SMALL as PYRAMID

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from clipself_seg.commands import train
-from clipself_seg.data.prepare.coco_panoptic_semseg import prepare_coco_panoptic_semseg
+from clipself_seg.data.prepare.coco import prepare_coco_panoptic_semseg
 from clipself_seg.data.prepare.common import Options
 from tests.conftest import ROOT
 

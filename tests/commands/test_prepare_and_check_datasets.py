@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ import shutil
 import pytest
 
 from clipself_seg.commands import check_datasets, prepare
+from clipself_seg.data.prepare.common import PREPARATIONS
 from tests.small_coco import write_small_coco
 
 
@@ -75,10 +77,15 @@ def test_panoptic_coco_is_fine_as_a_subset_once_it_is_prepared(
     assert checked(*checks) == 0
 
 
-@pytest.mark.parametrize("data_set", prepare.PREPARATIONS)
+NAMED = {name: text for names in prepare.CONTENTS.values() for name, text in names.items()}
+
+
+@pytest.mark.parametrize("data_set", NAMED)
 def test_a_missing_archive_is_an_error_and_status_2(tmp_path, capsys, data_set):
     assert prepared(data_set, "--root", tmp_path) == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}")
+    # What is listed is the beginning of the help text.
+    assert inspect.getdoc(PREPARATIONS[data_set].prepare).startswith(NAMED[data_set])
 
 
 def test_wrong_words_are_status_2(tmp_path, capsys):

@@ -17,17 +17,16 @@ from pycocotools import mask as rle
 
 from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.data.prepare.ade import prepare_ade150, prepare_ade847
-from clipself_seg.data.prepare.ade_instances import scene_classes
-from clipself_seg.data.prepare.ade_panoptic import prepare_ade_panoptic
+from clipself_seg.data.prepare.ade_panoptic import prepare_ade_panoptic, scene_classes
 from clipself_seg.data.prepare.cityscapes import prepare_cityscapes
-from clipself_seg.data.prepare.coco_stuff import prepare_coco_stuff
+from clipself_seg.data.prepare.coco import prepare_coco_stuff
 from clipself_seg.data.prepare.common import Options
-from clipself_seg.data.prepare.pascal_context import (
+from clipself_seg.data.prepare.pascal import (
     prepare_pascal_context_59,
     prepare_pascal_context_459,
+    prepare_voc20,
 )
 from clipself_seg.data.prepare.vistas import prepare_vistas
-from clipself_seg.data.prepare.voc import prepare_voc20
 from clipself_seg.data.shards import Bytes, DamagedTar, ShardStream, members
 from tests.fuzz.readers import Reader
 from tests.shards import samples, write_shard

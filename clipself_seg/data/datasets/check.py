@@ -34,10 +34,15 @@ from clipself_seg.data.images import PUBLISHED_QUALITY, describe_jpegs, read_ima
 from clipself_seg.data.masks import read_labels_of, read_panoptic_ids
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.data.prepare.ade import ade150_jobs, ade847_jobs
-from clipself_seg.data.prepare.coco_stuff import coco_stuff_jobs
+from clipself_seg.data.prepare.coco import coco_stuff_jobs
 from clipself_seg.data.prepare.common import SourcedJob
-from clipself_seg.data.prepare.pascal_context import context_59_jobs, context_459_jobs
-from clipself_seg.data.prepare.voc import VocJob, nothing_left, voc20_jobs
+from clipself_seg.data.prepare.pascal import (
+    VocJob,
+    context_59_jobs,
+    context_459_jobs,
+    nothing_left,
+    voc20_jobs,
+)
 from clipself_seg.data.records import Record, image_records
 from clipself_seg.data.vocabulary import class_entries, load_vocabulary
 from clipself_seg.errors import InputError, nearest
@@ -406,7 +411,7 @@ def _check_label_maps(name: str, entry: SemSegSet, options: Options) -> Finding:
             published = f"those of published numbers have {PUBLISHED_QUALITY}"
             notes.append(f"images of {written}; {published}")
         return _judge(finding, results, notes, Mends(mend, mend, mend))
-    notes = [f"no label maps in {entry.path(entry.labels)}"] * (not labels) + notes
+    notes = [f"no label maps in {entry.path(entry.annotations)}"] * (not labels) + notes
     # Its first line says what is missing, a second one where to get it.
     notes += plan.problem.splitlines()
     state: State = "incomplete" if plan.problem else "unprepared"
@@ -438,7 +443,7 @@ def _mend_label_maps(
 ) -> str:
     """Advice if something is wrong: unpack, prepare, or the one after the other."""
     if entry.official_count is None:  # a mini world, which is written as a whole
-        return f"delete {entry.path(entry.labels).parents[1]}, then {entry.prepare}"
+        return f"delete {entry.path(entry.annotations).parents[1]}, then {entry.prepare}"
     broken = [file for file in results if file.problem]
     # Files that the preparation wrote; the other broken ones are the archive's.
     written = [f for f in broken if f.file == "sem_seg_file_name" or entry.prepares_images]

@@ -97,7 +97,7 @@ def find_annotated(name: str) -> DataSet:
         InputError: the data set is unknown or has no such file.
     """
     entry = DATASETS.get(name)
-    if entry is not None and entry.annotations:
+    if entry is not None and not isinstance(entry, SemSegSet):
         return entry
     metadata = registered_metadata(name)
     panoptic = metadata.get("panoptic_json")
@@ -382,7 +382,7 @@ def pair_files(name: str, entry: SemSegSet) -> list[Record]:
     if not both:
         raise InputError(
             f'data set "{name}": no *{IMAGE_SUFFIX} of {entry.path(entry.images)} has a label map '
-            f"*{entry.label_suffix} in {entry.path(entry.labels)}; {entry.advice(entry.prepare)}"
+            f"*{entry.label_suffix} in {entry.path(entry.annotations)}; {entry.advice(entry.prepare)}"
         )
     without = len(images) - len(both)
     if len(labels) > len(both) or (without and not entry.images_without_labels):
@@ -403,7 +403,7 @@ def files_by_stem(entry: SemSegSet) -> tuple[dict[str, str], dict[str, str]]:
     """Paths by stem of all images and of all label maps; empty where there is no such folder."""
     return (
         _files_with(entry.path(entry.images), IMAGE_SUFFIX),
-        _files_with(entry.path(entry.labels), entry.label_suffix),
+        _files_with(entry.path(entry.annotations), entry.label_suffix),
     )
 
 
@@ -528,15 +528,15 @@ def standard_records(name: str) -> list[Record]:
             for record in records:
                 record["annotations"] = [_standard_object(entry) for entry in record["annotations"]]
             return records
-        case CocoSet(content="segments"):
-            entry = annotated_dataset(name)
-            paths = (entry.annotations, entry.images, entry.panoptic_root)
-            return panoptic_records(*(entry.path(path) for path in paths))
         case CocoSet(content="nouns"):
             return region_text_records([name]).records
         case CocoSet(content="captions"):
             return _read(name, caption_records)
-    return _read(name, proposal_records)
+    entry = annotated_dataset(name)
+    paths = (entry.path(entry.annotations), entry.path(entry.images))
+    if not entry.panoptic_root:
+        return proposal_records(*paths)
+    return panoptic_records(*paths, entry.path(entry.panoptic_root))
 
 
 def _standard_segments(records: list[Record], vocabulary: Vocabulary) -> list[Record]:

@@ -133,17 +133,17 @@ class NeededPath(NamedTuple):
     key: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class DataSet:
     """What all kinds of data sets have in common. Paths are relative to the root.
 
     Attributes:
         root: folder of the data set's family, with advice how to get its files.
         images: folder of the images, to which the file names of `annotations` are relative.
-        annotations: annotation file; "" for label maps.
-        panoptic_root: folder of the panoptic PNGs that `annotations` then names; "" if there are none.
+        annotations: annotation file, or folder of label maps.
         vocabulary: name of its vocabulary, for `vocabulary.load_vocabulary`; "" if it has none here. The dataset ids
-            of that are the category ids of `annotations`.
+            of that are the category ids of an annotation file.
+        panoptic_root: folder of the panoptic PNGs that `annotations` then names; "" if there are none.
         evaluator: Detectron2's evaluator_type; None for a data set that is only trained on.
         official_count: number of images of the official split; None where there is none, or it is not certain.
         prepare: command that writes the annotations or label maps; "" if they are part of an archive.
@@ -161,9 +161,9 @@ class DataSet:
 
     root: DataRoot
     images: str
-    annotations: str = ""
-    panoptic_root: str = ""
+    annotations: str
     vocabulary: str = ""
+    panoptic_root: str = ""
     evaluator: str | None = None
     official_count: int | None = None
     prepare: str = ""
@@ -179,11 +179,8 @@ class DataSet:
         Args:
             tasks: tasks of `TASKS` that read more of a panoptic data set; "panoptic" is always among them.
         """
-        files = (self.annotations, self.panoptic_root)
-        return [
-            NeededPath(self.images),
-            *(NeededPath(file, self.prepare) for file in files if file),
-        ]
+        prepared = [path for path in (self.annotations, self.panoptic_root) if path]
+        return [NeededPath(self.images), *(NeededPath(path, self.prepare) for path in prepared)]
 
     def missing(self, tasks: Collection[str] = ()) -> list[NeededPath]:
         """Those of the needed paths that are not on this machine."""
@@ -208,28 +205,25 @@ class DataSet:
         return {"evaluator_type": self.evaluator}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class CocoSet(DataSet):
     """A data set in one of COCO's formats, for distillation and for the recognition of regions.
 
     Attributes:
-        content: what the annotations say of an image: boxes of objects or proposals, boxes whose categories are nouns
-            (see `records.read_region_text`), captions, or panoptic segments.
+        content: what the annotations say of an image where they are not panoptic: boxes of objects or proposals, boxes
+            whose categories are nouns (see `records.read_region_text`), or captions.
     """
 
-    fields = {"image_root": "images", "json_file": "annotations"}
-    required = ("image_root", "json_file")
-    purpose = "distillation and regions"
-
-    content: Literal["boxes", "nouns", "captions", "segments"] = "boxes"
+    content: Literal["boxes", "nouns", "captions"] = "boxes"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SemSegSet(DataSet):
     """A data set of images with label maps of the same stem, for semantic segmentation.
 
+    Labels are indices into the vocabulary.
+
     Attributes:
-        labels: folder of the label maps, whose labels are indices into the vocabulary.
         ignore_label: value of pixels without ground truth.
         background: None, or the label of the background: then the classes of the vocabulary from this index on are
             names for background, evaluation counts a prediction of any of them as background and has
@@ -240,7 +234,7 @@ class SemSegSet(DataSet):
 
     fields = {
         "image_root": "images",
-        "sem_seg_root": "labels",
+        "sem_seg_root": "annotations",
         "ignore_label": "ignore_label",
         "vocabulary": "vocabulary",
         "background": "background",
@@ -248,7 +242,6 @@ class SemSegSet(DataSet):
     required = ("image_root", "sem_seg_root", "ignore_label", "vocabulary")
     purpose = "semantic segmentation"
 
-    labels: str
     ignore_label: int = IGNORE_LABEL
     background: int | None = None
     label_suffix: str = ".png"
@@ -260,7 +253,7 @@ class SemSegSet(DataSet):
         return bool(self.archive)
 
     def needed(self, tasks: Collection[str] = ()) -> list[NeededPath]:
-        return [NeededPath(self.images, self.prepare), NeededPath(self.labels, self.prepare)]
+        return [NeededPath(path, self.prepare) for path in (self.images, self.annotations)]
 
     def label_count(self, vocabulary_size: int) -> int:
         """Number of labels that the maps may hold besides `ignore_label`."""
@@ -270,15 +263,16 @@ class SemSegSet(DataSet):
         classes = [entry["names"][0] for entry in class_entries(self.vocabulary)]
         if self.background is not None:
             classes = [*classes[: self.background], "background"]
-        return super().metadata() | {
+        return {
+            "evaluator_type": "sem_seg" if self.background is None else "sem_seg_background",
             "image_root": str(self.path(self.images)),
-            "sem_seg_root": str(self.path(self.labels)),
+            "sem_seg_root": str(self.path(self.annotations)),
             "ignore_label": self.ignore_label,
             "stuff_classes": classes,
         }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PanopticSet(DataSet):
     """A data set for panoptic segmentation.
 
@@ -354,7 +348,7 @@ class PanopticSet(DataSet):
         }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class DetectionSet(DataSet):
     """A data set in COCO's instances format, or LVIS's, for open-vocabulary detection.
 
@@ -394,42 +388,33 @@ class DetectionSet(DataSet):
 COUNTS = {"train": 118287, "val": 5000}
 """Number of images of COCO's splits of 2017."""
 
+PREPARE = "clipself-seg data prepare"
+WRITE_MINI = "clipself-seg data mini-world"
+
 
 def _coco(split: str) -> dict[str, DataSet]:
-    images = f"coco/{split}2017"
-    annotations = "coco/annotations"
-    count = COUNTS[split]
-    prepare = "clipself-seg data prepare"
-    panoptic_root = f"coco/panoptic_{split}2017"
+    images, count = f"coco/{split}2017", COUNTS[split]
+    instances, panoptic, captions = (
+        f"coco/annotations/{kind}_{split}2017.json"
+        for kind in ("instances", "panoptic", "panoptic_caption")
+    )
+    pngs = f"coco/panoptic_{split}2017"
     return {
         f"coco_2017_{split}": CocoSet(
-            root=COCO,
-            images=images,
-            annotations=f"{annotations}/instances_{split}2017.json",
-            evaluator="coco",
-            official_count=count,
+            COCO, images, instances, evaluator="coco", official_count=count
         ),
         f"coco_2017_{split}_panoptic": CocoSet(
-            root=COCO,
-            images=images,
-            annotations=f"{annotations}/panoptic_{split}2017.json",
-            panoptic_root=panoptic_root,
-            content="segments",
-            vocabulary="coco_panoptic_133",
+            *(COCO, images, panoptic, "coco_panoptic_133", pngs),
             evaluator="coco_panoptic_seg",
             official_count=count,
         ),
         f"coco_2017_{split}_panoptic_with_sem_seg": PanopticSet(
-            root=COCO,
-            images=images,
-            annotations=f"{annotations}/panoptic_{split}2017.json",
-            panoptic_root=panoptic_root,
-            vocabulary="openseg_coco_panoptic_133",
+            *(COCO, images, panoptic, "openseg_coco_panoptic_133", pngs),
             sem_seg_root=f"coco/panoptic_semseg_{split}2017",
-            instances_json=f"{annotations}/instances_{split}2017.json",
-            captions_json=f"{annotations}/panoptic_caption_{split}2017.json",
-            prepare_sem_seg=f"{prepare} coco_panoptic_semseg --splits {split}2017",
-            prepare_captions=f"{prepare} coco_captions --splits {split}2017",
+            instances_json=instances,
+            captions_json=captions,
+            prepare_sem_seg=f"{PREPARE} coco_panoptic_semseg --splits {split}2017",
+            prepare_captions=f"{PREPARE} coco_captions --splits {split}2017",
             official_count=count,
         ),
     }
@@ -437,52 +422,40 @@ def _coco(split: str) -> dict[str, DataSet]:
 
 def _ov_coco(split: str, file: str, evaluator: str | None) -> DetectionSet:
     return DetectionSet(
-        root=COCO,
-        images=f"coco/{split}2017",
-        annotations=f"coco/zero-shot/{file}",
-        vocabulary="ov_coco_65",
+        *(COCO, f"coco/{split}2017", f"coco/zero-shot/{file}", "ov_coco_65"),
         evaluator=evaluator,
         archive=f"coco/annotations/instances_{split}2017.json",
-        prepare=f"clipself-seg data prepare ov_coco --splits {split}2017",
+        prepare=f"{PREPARE} ov_coco --splits {split}2017",
     )
 
 
 def _coco_stuff(split: str) -> SemSegSet:
+    labels = f"coco-stuff/annotations_detectron2/{split}2017"
     return SemSegSet(
-        root=COCO_STUFF,
-        images=f"coco-stuff/images/{split}2017",
-        labels=f"coco-stuff/annotations_detectron2/{split}2017",
-        vocabulary="coco_stuff_171",
-        evaluator="sem_seg",
-        prepare=f"clipself-seg data prepare coco_stuff --splits {split}2017",
+        *(COCO_STUFF, f"coco-stuff/images/{split}2017", labels, "coco_stuff_171"),
+        prepare=f"{PREPARE} coco_stuff --splits {split}2017",
         official_count=COUNTS[split],
     )
 
 
 def _context(classes: int, suffix: str, ignore_label: int) -> SemSegSet:
+    labels = f"VOCdevkit/VOC2010/annotations_detectron2/pc{classes}_val"
+    vocabulary = f"pascal_context_{classes}"
     return SemSegSet(
-        root=PASCAL_CONTEXT,
-        images="VOCdevkit/VOC2010/JPEGImages",
-        labels=f"VOCdevkit/VOC2010/annotations_detectron2/pc{classes}_val",
-        vocabulary=f"pascal_context_{classes}",
-        evaluator="sem_seg",
+        *(PASCAL_CONTEXT, "VOCdevkit/VOC2010/JPEGImages", labels, vocabulary),
         ignore_label=ignore_label,
         label_suffix=suffix,
-        prepare=f"clipself-seg data prepare pascal_context_{classes}",
+        prepare=f"{PREPARE} {vocabulary}",
         images_without_labels=True,
         official_count=5104,
     )
 
 
-def _voc(labels: str, vocabulary: str, evaluator: str, background: int | None) -> SemSegSet:
+def _voc(labels: str, vocabulary: str, background: int | None = None) -> SemSegSet:
     return SemSegSet(
-        root=VOC_2012,
-        images="VOCdevkit/VOC2012/JPEGImages",
-        labels=f"VOCdevkit/VOC2012/{labels}/val",
-        vocabulary=vocabulary,
-        evaluator=evaluator,
+        *(VOC_2012, "VOCdevkit/VOC2012/JPEGImages", f"VOCdevkit/VOC2012/{labels}/val", vocabulary),
         background=background,
-        prepare="clipself-seg data prepare voc20",
+        prepare=f"{PREPARE} voc20",
         images_without_labels=True,
         official_count=1449,
     )
@@ -490,16 +463,13 @@ def _voc(labels: str, vocabulary: str, evaluator: str, background: int | None) -
 
 def _ade(split: str, folder: str, count: int) -> PanopticSet:
     ade = "ADEChallengeData2016"
+    pngs = f"{ade}/ade20k_panoptic_{split}"
     return PanopticSet(
-        root=ADE_150,
-        images=f"{ade}/images/{folder}",
-        annotations=f"{ade}/ade20k_panoptic_{split}.json",
-        panoptic_root=f"{ade}/ade20k_panoptic_{split}",
-        vocabulary="openseg_ade20k_150",
+        *(ADE_150, f"{ade}/images/{folder}", f"{pngs}.json", "openseg_ade20k_150", pngs),
         sem_seg_root=f"{ade}/annotations_detectron2/{folder}",
         instances_json=f"{ade}/ade20k_instance_{split}.json",
-        prepare=f"clipself-seg data prepare ade20k_panoptic --splits {folder}",
-        prepare_sem_seg=f"clipself-seg data prepare ade150 --splits {folder}",
+        prepare=f"{PREPARE} ade20k_panoptic --splits {folder}",
+        prepare_sem_seg=f"{PREPARE} ade150 --splits {folder}",
         evaluator="ade20k_panoptic_seg",
         official_count=count,
         covered_stuff=True,
@@ -507,14 +477,11 @@ def _ade(split: str, folder: str, count: int) -> PanopticSet:
 
 
 def _cityscapes(split: str, count: int) -> PanopticSet:
-    truth = "cityscapes/gtFine"
-    command = f"clipself-seg data prepare cityscapes_panoptic --splits {split}"
+    images, truth = f"cityscapes/leftImg8bit/{split}", "cityscapes/gtFine"
+    pngs = f"{truth}/cityscapes_panoptic_{split}"
+    command = f"{PREPARE} cityscapes_panoptic --splits {split}"
     return PanopticSet(
-        root=CITYSCAPES,
-        images=f"cityscapes/leftImg8bit/{split}",
-        annotations=f"{truth}/cityscapes_panoptic_{split}.json",
-        panoptic_root=f"{truth}/cityscapes_panoptic_{split}",
-        vocabulary="openseg_cityscapes_19",
+        *(CITYSCAPES, images, f"{pngs}.json", "openseg_cityscapes_19", pngs),
         sem_seg_root=f"{truth}/{split}",
         instances_json=f"{truth}/cityscapes_instances_{split}.json",
         prepare=command,
@@ -530,13 +497,10 @@ def _cityscapes(split: str, count: int) -> PanopticSet:
 
 def _vistas(folder: str, count: int) -> PanopticSet:
     vistas = f"mapillary_vistas/{folder}"
-    command = f"clipself-seg data prepare mapillary_vistas --splits {folder}"
+    pngs = f"{vistas}/panoptic"
+    command = f"{PREPARE} mapillary_vistas --splits {folder}"
     return PanopticSet(
-        root=VISTAS,
-        images=f"{vistas}/images",
-        annotations=f"{vistas}/panoptic/panoptic_2018.json",
-        panoptic_root=f"{vistas}/panoptic",
-        vocabulary="mapillary_vistas_65",
+        *(VISTAS, f"{vistas}/images", f"{pngs}/panoptic_2018.json", "mapillary_vistas_65", pngs),
         sem_seg_root=f"{vistas}/labels_detectron2",
         instances_json=f"{vistas}/instances_detectron2.json",
         prepare=command,
@@ -548,61 +512,33 @@ def _vistas(folder: str, count: int) -> PanopticSet:
     )
 
 
-WRITE_MINI = "clipself-seg data mini-world"
-
-
 def _mini(world: str, split: str) -> dict[str, DataSet]:
-    images = f"{world}/{split}"
-    annotations = f"{world}/annotations"
+    images, pngs = f"{world}/{split}", f"{world}/panoptic_{split}"
+    instances, panoptic, captions, proposals = (
+        f"{world}/annotations/{kind}_{split}.json"
+        for kind in ("instances", "panoptic", "captions", "proposals")
+    )
     return {
-        f"{world}_{split}": CocoSet(
-            root=MINI,
-            images=images,
-            annotations=f"{annotations}/instances_{split}.json",
-            vocabulary=world,
-            evaluator="coco",
-        ),
+        f"{world}_{split}": CocoSet(MINI, images, instances, world, evaluator="coco"),
         f"{world}_{split}_panoptic": CocoSet(
-            root=MINI,
-            images=images,
-            annotations=f"{annotations}/panoptic_{split}.json",
-            panoptic_root=f"{world}/panoptic_{split}",
-            content="segments",
-            vocabulary=world,
-            evaluator="coco_panoptic_seg",
+            MINI, images, panoptic, world, pngs, evaluator="coco_panoptic_seg"
         ),
-        f"{world}_{split}_proposals": CocoSet(
-            root=MINI, images=images, annotations=f"{annotations}/proposals_{split}.json"
-        ),
-        f"{world}_{split}_captions": CocoSet(
-            root=MINI,
-            images=images,
-            annotations=f"{annotations}/captions_{split}.json",
-            content="captions",
-        ),
+        f"{world}_{split}_proposals": CocoSet(MINI, images, proposals),
+        f"{world}_{split}_captions": CocoSet(MINI, images, captions, content="captions"),
         f"{world}_{split}_sem_seg": _mini_sem_seg(world, split, split, world),
         f"{world}_{split}_panoptic_with_sem_seg": _mini_panoptic(world, split, world),
     }
 
 
 def _mini_sem_seg(world: str, images: str, labels: str, vocabulary: str) -> SemSegSet:
-    return SemSegSet(
-        root=MINI,
-        images=f"{world}/{images}",
-        labels=f"{world}/stuffthingmaps/{labels}",
-        vocabulary=vocabulary,
-        evaluator="sem_seg",
-        prepare=WRITE_MINI,
-    )
+    folder = f"{world}/stuffthingmaps/{labels}"
+    return SemSegSet(MINI, f"{world}/{images}", folder, vocabulary, prepare=WRITE_MINI)
 
 
 def _mini_panoptic(world: str, split: str, vocabulary: str) -> PanopticSet:
+    panoptic, pngs = f"{world}/annotations/panoptic_{split}.json", f"{world}/panoptic_{split}"
     return PanopticSet(
-        root=MINI,
-        images=f"{world}/{split}",
-        annotations=f"{world}/annotations/panoptic_{split}.json",
-        panoptic_root=f"{world}/panoptic_{split}",
-        vocabulary=vocabulary,
+        *(MINI, f"{world}/{split}", panoptic, vocabulary, pngs),
         sem_seg_root=f"{world}/stuffthingmaps/{split}",
         instances_json=f"{world}/annotations/instances_{split}.json",
         captions_json=f"{world}/annotations/captions_{split}.json",
@@ -613,119 +549,86 @@ def _mini_panoptic(world: str, split: str, vocabulary: str) -> PanopticSet:
 
 
 def _mini_boxes(world: str, split: str, evaluator: str | None = "coco") -> DetectionSet:
-    return DetectionSet(
-        root=MINI,
-        images=f"{world}/{split}",
-        annotations=f"{world}/annotations/instances_{split}.json",
-        vocabulary=f"{world}_things",
-        evaluator=evaluator,
-    )
+    instances = f"{world}/annotations/instances_{split}.json"
+    return DetectionSet(MINI, f"{world}/{split}", instances, f"{world}_things", evaluator=evaluator)
 
 
 DATASETS: dict[str, DataSet] = {
     **_coco("train"),
     **_coco("val"),
     "coco_2017_train_proposals": CocoSet(
-        root=PROPOSALS,
-        images="coco/train2017",
-        annotations="coco/annotations/coco_proposals.json",
+        *(PROPOSALS, "coco/train2017", "coco/annotations/coco_proposals.json"),
         official_count=COUNTS["train"],
     ),
     "coco_2017_train_captions": CocoSet(
-        root=COCO,
-        images="coco/train2017",
-        annotations="coco/annotations/captions_train2017.json",
+        *(COCO, "coco/train2017", "coco/annotations/captions_train2017.json"),
         content="captions",
         official_count=COUNTS["train"],
     ),
     "coco_2017_train_region_text": CocoSet(
-        root=REGION_TEXT,
-        images="coco/train2017",
-        annotations="coco/annotations/coco_pseudo_4764.json",
-        content="nouns",
+        REGION_TEXT, "coco/train2017", "coco/annotations/coco_pseudo_4764.json", content="nouns"
     ),
     # The authors published no proposals for LVIS: boxes of a class-agnostic detector of your own.
     "lvis_v1_train_proposals": CocoSet(
-        root=PROPOSALS,
-        images="coco/",
-        annotations="lvis/lvis_v1_train_proposals.json",
-        official_count=100170,
+        PROPOSALS, "coco/", "lvis/lvis_v1_train_proposals.json", official_count=100170
     ),
     "lvis_v1_train": CocoSet(
-        root=LVIS,
-        images="coco/",
-        annotations="lvis/lvis_v1_train.json",
-        vocabulary="lvis_v1_1203",
+        *(LVIS, "coco/", "lvis/lvis_v1_train.json", "lvis_v1_1203"),
         evaluator="lvis",
         official_count=100170,
     ),
     "ov_coco_train": _ov_coco("train", "instances_train2017_seen_2_65_cat.json", None),
     "ov_coco_val": _ov_coco("val", "instances_val2017_all_2.json", "coco"),
     "ov_lvis_train": DetectionSet(
-        root=LVIS,
-        images="coco/",
-        annotations="lvis/lvis_v1_train_seen_1203_cat.json",
-        vocabulary="lvis_v1_1203",
+        *(LVIS, "coco/", "lvis/lvis_v1_train_seen_1203_cat.json", "lvis_v1_1203"),
         evaluator=None,
         archive="lvis/lvis_v1_train.json",
-        prepare="clipself-seg data prepare ov_lvis",
+        prepare=f"{PREPARE} ov_lvis",
         from_urls=True,
         official_count=100170,
     ),
     "ov_lvis_val": DetectionSet(
-        root=LVIS,
-        images="coco/",
-        annotations="lvis/lvis_v1_val.json",
-        vocabulary="lvis_v1_1203",
+        *(LVIS, "coco/", "lvis/lvis_v1_val.json", "lvis_v1_1203"),
         evaluator="lvis",
         from_urls=True,
         official_count=19809,
     ),
     "transfer_coco_val": DetectionSet(
-        root=COCO,
-        images="coco/val2017",
-        annotations="coco/annotations/instances_val2017.json",
-        vocabulary="coco_80",
+        *(COCO, "coco/val2017", "coco/annotations/instances_val2017.json", "coco_80"),
         official_count=COUNTS["val"],
     ),
     "transfer_objects365_val": DetectionSet(
-        root=OBJECTS365,
-        images="Objects365v1/val",
-        annotations="Objects365v1/objects365_reorder_val.json",
+        *(OBJECTS365, "Objects365v1/val", "Objects365v1/objects365_reorder_val.json"),
         vocabulary="objects365_v1",
         archive="Objects365v1/objects365_val.json",
-        prepare="clipself-seg data prepare objects365",
+        prepare=f"{PREPARE} objects365",
         by_order=True,
     ),
     "coco_2017_train_stuff_all_sem_seg": _coco_stuff("train"),
     "coco_2017_test_stuff_all_sem_seg": _coco_stuff("val"),
     "ade20k_150_test_sem_seg": SemSegSet(
-        root=ADE_150,
-        images="ADEChallengeData2016/images/validation",
-        labels="ADEChallengeData2016/annotations_detectron2/validation",
-        vocabulary="ade20k_150",
-        evaluator="sem_seg",
-        prepare="clipself-seg data prepare ade150",
+        ADE_150,
+        "ADEChallengeData2016/images/validation",
+        "ADEChallengeData2016/annotations_detectron2/validation",
+        "ade20k_150",
+        prepare=f"{PREPARE} ade150",
         official_count=2000,
     ),
     "ade20k_full_sem_seg_freq_val_all": SemSegSet(
-        root=ADE_847,
-        images="ADE20K_2021_17_01/images_detectron2/validation",
-        labels="ADE20K_2021_17_01/annotations_detectron2/validation",
-        vocabulary="ade20k_847",
-        evaluator="sem_seg",
+        ADE_847,
+        "ADE20K_2021_17_01/images_detectron2/validation",
+        "ADE20K_2021_17_01/annotations_detectron2/validation",
+        "ade20k_847",
         ignore_label=65535,
         label_suffix=".tif",
         archive="ADE20K_2021_17_01/images/ADE/validation",
-        prepare="clipself-seg data prepare ade847",
+        prepare=f"{PREPARE} ade847",
         official_count=2000,
     ),
     "context_59_test_sem_seg": _context(59, ".png", 255),
     "context_459_test_sem_seg": _context(459, ".tif", 459),
-    "voc_2012_test_sem_seg": _voc("annotations_detectron2", "voc_20", "sem_seg", None),
-    "voc_2012_test_background_sem_seg": _voc(
-        "annotations_detectron2_bg", "voc_20b_prompts", "sem_seg_background", 20
-    ),
+    "voc_2012_test_sem_seg": _voc("annotations_detectron2", "voc_20"),
+    "voc_2012_test_background_sem_seg": _voc("annotations_detectron2_bg", "voc_20b_prompts", 20),
     "ade20k_panoptic_train": _ade("train", "training", 20210),
     "ade20k_panoptic_val": _ade("val", "validation", 2000),
     # Detectron2's own name, which its catalogue has already, and Mask2Former's.
@@ -738,14 +641,12 @@ DATASETS: dict[str, DataSet] = {
     **_mini("mini2", "train"),
     **_mini("mini2", "val"),
     "mini_train_region_text": CocoSet(
-        root=MINI_REGION_TEXT,
-        images="mini/train",
-        annotations="mini/annotations/region_text_train.json",
+        *(MINI_REGION_TEXT, "mini/train", "mini/annotations/region_text_train.json"),
         content="nouns",
     ),
     # Boxes of an RPN, see docs/detection.md; mini_train_proposals has those that the world came with.
     "mini_train_rpn_proposals": CocoSet(
-        root=MINI, images="mini/train", annotations="mini/annotations/rpn_proposals_train.json"
+        MINI, "mini/train", "mini/annotations/rpn_proposals_train.json"
     ),
     # Pixels of unseen classes are ignored, so that training does not show them.
     "mini_train_base_sem_seg": _mini_sem_seg("mini", "train", "train_base", "mini_base"),

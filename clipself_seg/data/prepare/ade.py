@@ -20,12 +20,14 @@ from clipself_seg.data.images import (
 )
 from clipself_seg.data.masks import read_indices
 from clipself_seg.data.prepare.common import (
+    Flag,
     MapJob,
     Options,
     Prepared,
     convert_files,
     files_in,
     lookup_table,
+    preparation,
     save_png,
     save_tiff,
     split_jobs,
@@ -37,6 +39,12 @@ from clipself_seg.errors import InputError
 SPLITS = ("training", "validation")
 LARGEST_SHORT_SIDE = 512
 IGNORED = 65535
+QUALITY = Flag(
+    "quality",
+    "--jpeg-quality",
+    "of the images, 1 to 100 (75, as published; the results.json of an evaluation names it)",
+    int,
+)
 OBJECT_IDS = 26 * 256  # number of object ids, R // 10 * 256 + G
 
 
@@ -60,15 +68,15 @@ class FullJob(NamedTuple):
         return (self.image_target, self.target)
 
 
+@preparation("ade150", SPLITS)
 def prepare_ade150(options: Options, splits: Sequence[str] = ("validation",)) -> list[Prepared]:
-    """Write ADEChallengeData2016/annotations_detectron2/{split} from its annotations/{split}.
+    """Label maps of ADE20K's 150 classes.
 
-    Args:
-        options: root folder, number of processes, and whether files are written again.
-        splits: splits of `SPLITS`.
+        clipself-seg data prepare ade150
+        clipself-seg data prepare ade150 --root /data/datasets --processes 8
 
-    Raises:
-        InputError: the archive is not there, or a map of it is broken.
+    Reads ADEChallengeData2016/annotations and writes ADEChallengeData2016/annotations_detectron2.
+    What is there already is kept; an interrupted run is completed by the next.
     """
     return [convert_files(_convert, ade150_jobs(options.root, s), options) for s in splits]
 
@@ -103,20 +111,18 @@ def read_scene_map(path: Path) -> np.ndarray:
     return values - np.uint8(1)  # 0, "other", becomes 255
 
 
+@preparation("ade847", SPLITS, (QUALITY,))
 def prepare_ade847(
     options: Options, splits: Sequence[str] = ("validation",), quality: int = PUBLISHED_QUALITY
 ) -> list[Prepared]:
-    """Write {images,annotations}_detectron2/{split} of ADE20K_2021_17_01 from its images/ADE.
+    """Images and label maps of ADE20K's 847 classes.
 
-    Images whose shorter side exceeds 512 pixels are reduced to it, with their labels.
+        clipself-seg data prepare ade847
+        clipself-seg data prepare ade847 --root /data/datasets --processes 8
 
-    Args:
-        options: root folder, number of processes, and whether files are written again.
-        splits: splits of `SPLITS`.
-        quality: JPEG quality of the images, from 1 to 100.
-
-    Raises:
-        InputError: the archive is not there, a file of it is broken or missing, or no such quality.
+    Reads ADE20K_2021_17_01/images/ADE (its index_ade20k.pkl is not needed) and writes
+    images_detectron2 and annotations_detectron2 beside it.
+    What is there already is kept; an interrupted run is completed by the next.
     """
     jobs = [ade847_jobs(options.root, split, quality) for split in splits]
     return [convert_files(_convert_full, of_split, options) for of_split in jobs]

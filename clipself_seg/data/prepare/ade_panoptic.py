@@ -3,46 +3,55 @@
 The published panoptic files state area and box of stuff as they were before the things were pasted
 over it, and list stuff of which nothing is left. Panoptic quality reads the stated area, so numbers
 can be compared with published ones only if it is written that way.
+
+In an instance map a pixel's red value is one of 100 instance classes, counted from 1, its green value the number of
+the thing in the image; 0 is no thing. The 100 classes are the things among the 150, in order.
 """
 
 from __future__ import annotations
 
-import json
+import functools
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from clipself_seg.data.datasets.table import ADE_150, ade_parent
 from clipself_seg.data.images import DECODING_ERRORS, open_image
 from clipself_seg.data.prepare.ade import read_scene_map
-from clipself_seg.data.prepare.ade_instances import (
-    ARCHIVE,
-    VOCABULARY,
-    InstanceMap,
-    instance_entry,
-    read_instance_map,
-    scene_classes,
-    segment_entry,
-)
 from clipself_seg.data.prepare.common import (
+    Flag,
     Options,
     Prepared,
-    convert_files,
     files_in,
+    preparation,
     require,
-    written_whole,
+)
+from clipself_seg.data.prepare.panoptic_files import (
+    Category,
+    ImageTruth,
+    PanopticJob,
+    Segment,
+    SplitFiles,
+    check_size,
+    listed_categories,
+    prepare_panoptic_split,
 )
 from clipself_seg.data.records import coco_info, read_coco_json
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.files import read_json
 
 SPLITS = {"training": "train", "validation": "val"}
 """Name of a split in the published files, by its folder in the archive."""
+VOCABULARY = "openseg_ade20k_150"
+MAPPING_FILES = ("categoryMapping.txt", "ade20k_instance_catid_mapping.txt")
+ARCHIVE = (
+    "The instance maps are an archive of their own: unpack annotations_instance.tar of "
+    "http://sceneparsing.csail.mit.edu/data/ChallengeData2017 beside the folder annotations"
+)
 
 # Ids are multiples of it, so that they need all channels and look different.
 ID_STEP = 10007
@@ -50,93 +59,66 @@ IGNORED = 255
 # The stated areas of stuff: before the things are pasted ("published") or after it ("clean").
 PUBLISHED = "published"
 CLEAN = "clean"
+CLEAN_AREAS = Flag(
+    "clean_areas",
+    "--clean-areas",
+    "state the areas that stuff has in the end, which gives another panoptic quality",
+    bool,
+)
 
 
-class _Job(NamedTuple):
-    """One image to convert; its entries of the JSONs are kept in a file until all images are done."""
-
-    image: Path
-    semantic: Path
-    instances: Path
-    scene_of: np.ndarray
-    clean: bool
-    target: Path
-    entries: Path
-
-    @property
-    def outputs(self) -> tuple[Path, ...]:
-        return (self.target, self.entries)
-
-
-class _Split(NamedTuple):
-    """Files that are written for a split."""
-
-    pngs: Path
-    panoptic: Path
-    instances: Path
-    areas: str
-
-    @property
-    def waiting(self) -> Path:
-        """Folder of the images' entries."""
-        return self.pngs / f".{self.areas}"
-
-    def complete(self, jobs: Sequence[_Job]) -> bool:
-        """Whether all files are there."""
-        files = [self.panoptic, self.instances, *(job.target for job in jobs)]
-        return all(path.exists() for path in files)
-
-
+@preparation("ade20k_panoptic", tuple(SPLITS), (CLEAN_AREAS,))
 def prepare_ade_panoptic(
     options: Options, splits: Sequence[str] = tuple(SPLITS), clean_areas: bool = False
 ) -> list[Prepared]:
-    """Write ade20k_panoptic_{split}, its JSON and ade20k_instance_{split}.json.
+    """Panoptic and instance labels of ADE20K's 150 classes.
 
-    All are in ADEChallengeData2016, as are annotations and annotations_instance, which are read.
+        clipself-seg data prepare ade20k_panoptic
+        clipself-seg data prepare ade20k_panoptic --root /data/datasets --processes 8 --splits validation
 
-    Args:
-        options: root folder, number of processes, and whether files are written again.
-        splits: splits of `SPLITS`.
-        clean_areas: whether stuff has the area that it has in the PNG, and stuff without a pixel is
-            left out.
-
-    Raises:
-        InputError: an archive is not there, a file of it is broken, or the files that are there have
-            been prepared with other areas.
+    Reads images, annotations and annotations_instance of ADEChallengeData2016 and writes beside them
+    ade20k_panoptic_{train,val}, its JSON and ade20k_instance_{train,val}.json. As in the files that
+    published numbers come from, areas of stuff are those before things are pasted over it.
+    What is there already is kept; an interrupted run is completed by the next.
     """
     folder = ade_parent(options.root) / "ADEChallengeData2016"
     require(folder, ADE_150)
     scene_of = scene_classes(folder)
-    return [_prepare_split(folder, split, scene_of, clean_areas, options) for split in splits]
+    areas = CLEAN if clean_areas else PUBLISHED
+    return [_prepare_split(folder, split, scene_of, areas, options) for split in splits]
 
 
 def _prepare_split(
-    folder: Path, name: str, scene_of: np.ndarray, clean: bool, options: Options
+    folder: Path, name: str, scene_of: np.ndarray, areas: str, options: Options
 ) -> Prepared:
     pngs = folder / f"ade20k_panoptic_{SPLITS[name]}"
     instances = folder / f"ade20k_instance_{SPLITS[name]}.json"
-    split = _Split(pngs, pngs.with_suffix(".json"), instances, CLEAN if clean else PUBLISHED)
+    split = SplitFiles(pngs, pngs.with_suffix(".json"), instances, kept=False, areas=areas)
     semantic = require(folder / "annotations" / name, ADE_150)
     things = require(folder / "annotations_instance" / name, ADE_150, ARCHIVE)
-    jobs = []
-    for image in files_in(folder / "images" / name, "*.jpg", ADE_150):
-        png = f"{image.stem}.png"
-        sources = (semantic / png, things / png)
-        targets = (pngs / png, split.waiting / f"{image.stem}.json")
-        jobs.append(_Job(image, *sources, scene_of, clean, *targets))
+    jobs = [
+        PanopticJob(
+            image.stem,
+            image,
+            image.name,
+            (semantic / f"{image.stem}.png", things / f"{image.stem}.png"),
+            functools.partial(read_truth, image=image, scene_of=scene_of, clean=areas == CLEAN),
+            pngs / f"{image.stem}.png",
+            None,
+            pngs / f".{areas}" / f"{image.stem}.json",
+            options.overwrite,
+        )
+        for image in files_in(folder / "images" / name, "*.jpg", ADE_150)
+    ]
     if not options.overwrite:
         _check_areas(split)
-    if split.complete(jobs) and not options.overwrite:
-        done = Prepared(pngs, 0, len(jobs), 0)
-    else:
-        done = convert_files(_convert, jobs, options)
-        _write_jsons(split, [read_json(job.entries) for job in jobs])
-    for areas in (PUBLISHED, CLEAN):
-        shutil.rmtree(split._replace(areas=areas).waiting, ignore_errors=True)
+    done = prepare_panoptic_split(split, jobs, _categories(), options)
+    for waiting in (PUBLISHED, CLEAN):
+        shutil.rmtree(pngs / f".{waiting}", ignore_errors=True)
     return done
 
 
-def _check_areas(split: _Split) -> None:
+def _check_areas(split: SplitFiles) -> None:
     if not split.panoptic.exists():
         return
     # A file without the entry was not written here: it is the published one.
@@ -148,113 +130,136 @@ def _check_areas(split: _Split) -> None:
         )
 
 
-def _convert(job: _Job) -> bool:
-    labels = read_scene_map(job.semantic)
-    things = read_instance_map(job.instances, job.scene_of)
-    _check_sizes(job, labels, things.numbers)
-    ids, segments = _paste(labels, things, np.isin(np.arange(256), job.scene_of))
-    if job.clean:
-        segments = _as_painted(ids, segments)
-    with written_whole(job.target) as temporary:
-        rgb = ids.view(np.uint8).reshape(*ids.shape, 4)[..., :3]
-        Image.fromarray(np.ascontiguousarray(rgb)).save(temporary, format="PNG")
-    height, width = labels.shape
-    entries = {
-        "image": {
-            "id": job.image.stem,
-            "file_name": job.image.name,
-            "width": width,
-            "height": height,
-        },
-        "segments": segments,
-        "instances": [
-            instance_entry(things.numbers == thing, category)
-            for thing, category in things.classes.items()
-        ],
-    }
-    with written_whole(job.entries) as temporary:
-        temporary.write_text(json.dumps(entries))
-    return True
-
-
-def _paste(
-    labels: np.ndarray, things: InstanceMap, isthing: np.ndarray
-) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Segment ids (H, W) int32 of stuff with things pasted over it, and the entries of both.
-
-    An entry has the area and box of its segment before later ones are pasted over it.
+def read_truth(
+    semantic: Path, instances: Path, *, image: Path, scene_of: np.ndarray, clean: bool
+) -> ImageTruth:
+    """Ground truth of an image: stuff with things pasted over it, in the order of their numbers.
 
     Args:
-        labels: (H, W) uint8 classes, `IGNORED` elsewhere. Its pixels of things are not used.
-        things: things of the image, pasted in the order of their numbers.
-        isthing: whether each class is a thing, (256,) bool.
+        semantic: map of the 150 classes, whose pixels of things are not used.
+        instances: map of things.
+        image: file of the image.
+        scene_of: index among the 150 classes of each instance class, from `scene_classes`.
+        clean: whether stuff has the area that it has in the PNG, and stuff without a pixel is left out.
+
+    Raises:
+        InputError: a map is missing, broken, or of another size than the image.
     """
+    labels = read_scene_map(semantic)
+    things = read_instance_map(instances, scene_of)
+    check_size(image, semantic, labels)
+    check_size(image, instances, things.numbers)
+    stuff = sorted(set(np.unique(labels).tolist()) - {IGNORED, *scene_of.tolist()})
+    masks = [(labels == category, category, False) for category in stuff]
+    masks += [(things.numbers == thing, c, True) for thing, c in things.classes.items()]
     ids = np.zeros(labels.shape, dtype=np.int32)
-    segments: list[dict[str, Any]] = []
-    stuff = [c for c in np.unique(labels).tolist() if c != IGNORED and not isthing[c]]
-    masks = [(labels == category, category) for category in stuff]
-    masks += [(things.numbers == thing, category) for thing, category in things.classes.items()]
-    for order, (mask, category) in enumerate(masks, 1):
+    segments = []
+    for order, (mask, category, isthing) in enumerate(masks, 1):
         ids[mask] = order * ID_STEP
-        segments.append({"id": order * ID_STEP, **segment_entry(mask, category)})
-    return ids, segments
+        segments.append(Segment(order * ID_STEP, category, isthing, mask=mask))
+    if clean:
+        visible = set(np.unique(ids).tolist())
+        segments = [s._replace(mask=None) for s in segments if s.id in visible]
+    return ImageTruth(ids, segments)
 
 
-def _as_painted(ids: np.ndarray, segments: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Entries with the areas and boxes that segments have in the PNG, without hidden segments."""
-    masks = [(ids == info["id"], info) for info in segments]
-    return [info | segment_entry(mask, info["category_id"]) for mask, info in masks if mask.any()]
+def _categories() -> list[Category]:
+    return [
+        {**entry, "color": [index * 67 % 256, index * 101 % 256, index * 149 % 256]}
+        for index, entry in enumerate(listed_categories(load_vocabulary(VOCABULARY)))
+    ]
 
 
-def _check_sizes(job: _Job, *maps: np.ndarray) -> None:
+class InstanceMap(NamedTuple):
+    """Things of an image.
+
+    Attributes:
+        numbers: (H, W) uint8, number of the thing, 0 where there is none.
+        classes: index among the 150 classes by number, in the order of numbers.
+    """
+
+    numbers: np.ndarray
+    classes: dict[int, int]
+
+
+def scene_classes(folder: Path) -> np.ndarray:
+    """Index among the 150 classes of each of the 100 instance classes, int64 (100,).
+
+    Args:
+        folder: folder of the archive. A file there that maps instance classes to scene classes, as
+            the challenge provides it, has to agree.
+
+    Raises:
+        InputError: such a file cannot be read or disagrees.
+    """
+    expected = np.flatnonzero(load_vocabulary(VOCABULARY).thing)
+    for parent in (folder, folder / "annotations_instance"):
+        for name in MAPPING_FILES:
+            if (parent / name).exists():
+                _check_mapping(parent / name, expected)
+    return expected
+
+
+def _check_mapping(path: Path, expected: np.ndarray) -> None:
+    """Check a file of rows "instance class, scene class, ...", counted from 1, below a header line."""
     try:
-        with open_image(job.image) as file:
-            size = file.size
+        lines = path.read_text(encoding="utf-8").splitlines()[1:]
+        rows = (line.split()[:2] for line in lines if line.strip())
+        scenes = {int(instance): int(scene) for instance, scene in rows}
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} is not a table of instance and scene classes ({error}): fetch it again, "
+            "or remove it"
+        ) from None
+    wanted = {number: index + 1 for number, index in enumerate(expected.tolist(), 1)}
+    wrong = sorted(n for n in scenes.keys() | wanted.keys() if scenes.get(n) != wanted.get(n))
+    if wrong:
+        raise InputError(
+            f"{path} maps the instance class {wrong[0]} to {scenes.get(wrong[0])}, but "
+            f"{wanted.get(wrong[0])} is the thing with that number among the 150 classes: "
+            "fetch it again, or remove it"
+        )
+
+
+def read_instance_map(path: str | os.PathLike[str], scene_of: np.ndarray) -> InstanceMap:
+    """Read and check the things of one image.
+
+    Args:
+        path: PNG of annotations_instance.
+        scene_of: index among the 150 classes of each instance class, from `scene_classes`.
+
+    Raises:
+        InputError: the file is missing, corrupt or not RGB; a thing has several classes or an
+            unknown one.
+    """
+    rgb = _read_rgb(path)
+    numbers = np.ascontiguousarray(rgb[..., 1])
+    classes: dict[int, int] = {}
+    # One value for each pair of number and class, in the order of numbers.
+    pairs = np.unique(numbers.astype(np.int64) * 256 + rgb[..., 0])
+    for number, instance_class in zip((pairs // 256).tolist(), (pairs % 256).tolist()):
+        if number == 0:
+            continue
+        if number in classes or not 1 <= instance_class <= len(scene_of):
+            raise InputError(
+                f"{path}: thing {number} has the class {instance_class}, where a thing has one of "
+                f"1 to {len(scene_of)}: unpack it again\n{ARCHIVE}"
+            )
+        classes[number] = int(scene_of[instance_class - 1])
+    return InstanceMap(numbers, classes)
+
+
+def _read_rgb(path: str | os.PathLike[str]) -> np.ndarray:
+    try:
+        with open_image(path) as file:
+            if file.mode != "RGB":
+                raise InputError(
+                    f"{path} has pixels of type {file.mode}, not RGB: unpack it again\n{ARCHIVE}"
+                )
+            return np.asarray(file)
+    except FileNotFoundError:
+        raise InputError(f"instance map {path} is missing\n{ARCHIVE}") from None
     except InputError:
         raise
     except DECODING_ERRORS as error:
-        raise InputError(f"{job.image} cannot be decoded ({error}): unpack it again") from None
-    for path, values in zip((job.semantic, job.instances), maps):
-        if values.shape != size[::-1]:
-            raise InputError(
-                f"{path} is {values.shape[1]} x {values.shape[0]}, its image {job.image} is "
-                f"{size[0]} x {size[1]}: unpack both again"
-            )
-
-
-def _write_jsons(split: _Split, converted: Sequence[dict[str, Any]]) -> None:
-    """Write both JSONs, the panoptic one last: once it is there, all files are."""
-    panoptic = []
-    instances = []
-    for entries in converted:
-        image_id = entries["image"]["id"]
-        segments = {"file_name": f"{image_id}.png", "segments_info": entries["segments"]}
-        panoptic.append({"image_id": image_id, **segments})
-        instances += [{**entry, "image_id": image_id} for entry in entries["instances"]]
-    for number, entry in enumerate(instances, 1):
-        entry["id"] = number
-    categories = _categories()
-    things = [category for category in categories if category["isthing"]]
-    about = {
-        "info": {"areas": split.areas},
-        "images": [entries["image"] for entries in converted],
-    }
-    for path, listed, classes in (
-        (split.instances, instances, things),
-        (split.panoptic, panoptic, categories),
-    ):
-        content = {**about, "annotations": listed, "categories": classes}
-        with written_whole(path) as temporary:
-            temporary.write_text(json.dumps(content))
-
-
-def _categories() -> list[dict[str, Any]]:
-    return [
-        {
-            "id": index,
-            "name": entry.names[0],
-            "isthing": int(bool(entry.isthing)),
-            "color": [index * 67 % 256, index * 101 % 256, index * 149 % 256],
-        }
-        for index, entry in enumerate(load_vocabulary(VOCABULARY).classes)
-    ]
+        raise InputError(f"{path} cannot be decoded ({error}): unpack it again") from None

@@ -14,13 +14,20 @@ import numpy as np
 
 from clipself_seg.data.datasets.table import CITYSCAPES
 from clipself_seg.data.masks import read_indices
-from clipself_seg.data.prepare.common import Options, Prepared, files_in, lookup_table
+from clipself_seg.data.prepare.common import (
+    Options,
+    Prepared,
+    files_in,
+    lookup_table,
+    preparation,
+)
 from clipself_seg.data.prepare.panoptic_files import (
     WAITING,
     ImageTruth,
     PanopticJob,
     Segment,
     SplitFiles,
+    listed_categories,
     prepare_panoptic_split,
 )
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
@@ -34,15 +41,17 @@ LABEL_IDS = 34
 IGNORED = 255
 
 
+@preparation("cityscapes_panoptic", SPLITS)
 def prepare_cityscapes(options: Options, splits: Sequence[str] = SPLITS) -> list[Prepared]:
-    """Write gtFine/cityscapes_panoptic_{split}, its JSON, cityscapes_instances_{split}.json and labelTrainIds.png.
+    """Panoptic and instance labels and label maps of Cityscapes' 19 classes.
 
-    Args:
-        options: root folder, number of processes, and whether files are written again.
-        splits: splits of `SPLITS`.
+        clipself-seg data prepare cityscapes_panoptic
+        clipself-seg data prepare cityscapes_panoptic --root /data/datasets --processes 8 --splits val
 
-    Raises:
-        InputError: the archive is not there, or a file of it is broken.
+    Reads cityscapes/leftImg8bit and cityscapes/gtFine ({instanceIds,labelIds}.png) and writes
+    cityscapes/gtFine/cityscapes_panoptic_{train,val}, its JSON and cityscapes_instances_{train,val}.json, and
+    labelTrainIds.png beside the archive's. Panoptic files that cityscapesscripts wrote are kept.
+    What is there already is kept; an interrupted run is completed by the next.
     """
     return [_prepare_split(options, split) for split in splits]
 
@@ -71,7 +80,7 @@ def _prepare_split(options: Options, split: str) -> Prepared:
     files = SplitFiles(
         pngs, pngs.with_suffix(".json"), truth / f"cityscapes_instances_{split}.json"
     )
-    return prepare_panoptic_split(files, jobs, _vocabulary(), options)
+    return prepare_panoptic_split(files, jobs, listed_categories(_vocabulary()), options)
 
 
 def read_truth(instances: Path, labels: Path) -> ImageTruth:

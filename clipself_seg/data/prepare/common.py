@@ -1,4 +1,8 @@
-"""Helpers of all preparations: their options, files still to do, and writing them whole."""
+"""What all preparations have in common: their declaration and options, files still to do, and writing them whole.
+
+A preparation is a function of `Options`, declared by `preparation` under the name of its data set. Its docstring is the
+help text of `clipself-seg data prepare NAME`.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +59,59 @@ class Prepared(NamedTuple):
         left_out = f", {self.left_out} without ground truth left out" if self.left_out else ""
         line = f"{self.folder}: {self.written} written, {self.kept} there already{left_out}"
         return "\n    ".join((line, *self.notes))
+
+
+class Flag(NamedTuple):
+    """An option that one preparation has for itself.
+
+    Attributes:
+        parameter: name of the function's parameter, whose default is the option's.
+        name: what is typed, such as "--list".
+        text: help text.
+        kind: what makes a value of a word; bool for an option without a value.
+    """
+
+    parameter: str
+    name: str
+    text: str
+    kind: type
+
+    @property
+    def dest(self) -> str:
+        """Its name in what argparse gives."""
+        return self.name.removeprefix("--").replace("-", "_")
+
+
+class Preparation(NamedTuple):
+    """A declared preparation.
+
+    Attributes:
+        prepare: is given the options, and by name "splits" and the parameters of the flags.
+        splits: splits that there are; without any the function has no such parameter. Its default are those that are
+            prepared unless others are named.
+        flags: options that it has for itself.
+    """
+
+    prepare: Callable[..., list[Prepared]]
+    splits: tuple[str, ...] = ()
+    flags: tuple[Flag, ...] = ()
+
+
+PREPARATIONS: dict[str, Preparation] = {}
+"""Preparations by the name of their data set, of the modules that have been imported."""
+Prepare = TypeVar("Prepare", bound=Callable[..., list[Prepared]])
+
+
+def preparation(
+    name: str, splits: tuple[str, ...] = (), flags: tuple[Flag, ...] = ()
+) -> Callable[[Prepare], Prepare]:
+    """Decorator that declares a preparation, see `Preparation`."""
+
+    def declare(prepare: Prepare) -> Prepare:
+        PREPARATIONS[name] = Preparation(prepare, splits, flags)
+        return prepare
+
+    return declare
 
 
 class FileJob(Protocol):

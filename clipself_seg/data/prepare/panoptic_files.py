@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from pycocotools import mask as rle
 
 from clipself_seg.data.images import DECODING_ERRORS, open_image
-from clipself_seg.data.prepare.ade_instances import instance_entry, segment_entry
 from clipself_seg.data.prepare.common import (
     Options,
     Prepared,
@@ -29,6 +29,10 @@ from clipself_seg.data.prepare.common import (
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import read_json
+
+Category = dict[str, object]
+Entries = dict[str, Any]
+"""What the JSONs say of an image: "image", and lists of its "segments" and "instances"."""
 
 WAITING = ".entries"
 MADE_OF = "instance maps"
@@ -43,12 +47,14 @@ class Segment(NamedTuple):
         category: category id of its class in the JSONs.
         isthing: whether it is an instance of a thing, or a crowd of them.
         iscrowd: whether it is several instances that nobody told apart.
+        mask: (H, W) bool, what area and box are stated of, where that is not its pixels in the PNG.
     """
 
     id: int
     category: int
     isthing: bool
     iscrowd: bool = False
+    mask: np.ndarray | None = None
 
 
 class ImageTruth(NamedTuple):
@@ -57,12 +63,12 @@ class ImageTruth(NamedTuple):
     Attributes:
         ids: (H, W) int32, segment ids, 0 where nothing is.
         segments: the segments, in the order of the JSON.
-        labels: (H, W) uint8, class indices, 255 where there is none.
+        labels: (H, W) uint8, class indices, 255 where there is none; None if no label map is written.
     """
 
     ids: np.ndarray
     segments: list[Segment]
-    labels: np.ndarray
+    labels: np.ndarray | None = None
 
 
 class PanopticJob(NamedTuple):
@@ -75,7 +81,7 @@ class PanopticJob(NamedTuple):
         sources: files of the archive that `read` is given.
         read: function of a module, which reads the ground truth of `sources`.
         target: panoptic PNG; one that is there is left as it is, unless `overwrite`.
-        label_map: map of class indices to write.
+        label_map: map of class indices to write; None for none.
         entries: file for the image's entries.
         overwrite: whether a panoptic PNG that is there is written again.
     """
@@ -86,14 +92,15 @@ class PanopticJob(NamedTuple):
     sources: tuple[Path, ...]
     read: Callable[..., ImageTruth]
     target: Path
-    label_map: Path
+    label_map: Path | None
     entries: Path
     overwrite: bool = False
 
     @property
     def outputs(self) -> tuple[Path, ...]:
         """Paths of all files that it writes, in the order of writing."""
-        return (self.target, self.label_map, self.entries)
+        paths = (self.target, self.label_map, self.entries)
+        return tuple(path for path in paths if path is not None)
 
 
 class SplitFiles(NamedTuple):
@@ -104,16 +111,23 @@ class SplitFiles(NamedTuple):
         panoptic: JSON in COCO's panoptic format.
         instances: JSON in COCO's instances format.
         archived: whether PNGs and panoptic JSON are the archive's: they stay, and have to be there.
+        kept: whether a panoptic JSON that is there stays, unless files are written again.
+        areas: what both JSONs say of the areas of stuff; "" if they say what they are made of instead.
     """
 
     pngs: Path
     panoptic: Path
     instances: Path
     archived: bool = False
+    kept: bool = True
+    areas: str = ""
 
 
 def prepare_panoptic_split(
-    split: SplitFiles, jobs: Sequence[PanopticJob], vocabulary: Vocabulary, options: Options
+    split: SplitFiles,
+    jobs: Sequence[PanopticJob],
+    categories: Sequence[Category],
+    options: Options,
 ) -> Prepared:
     """Convert the images of a split and write its JSONs. Panoptic files that are there stay, unless files
     are written again and are not the archive's.
@@ -121,27 +135,23 @@ def prepare_panoptic_split(
     Args:
         split: files of the split.
         jobs: at least one job.
-        vocabulary: classes, whose dataset ids are the category ids.
+        categories: classes as the JSONs list them.
         options: number of processes, and whether files are written again.
 
     Raises:
         InputError: a file of the archive cannot be used.
     """
     finals = [split.panoptic, split.instances]
-    written = (path for job in jobs for path in (job.target, job.label_map))
+    written = [path for job in jobs for path in job.outputs if path != job.entries]
     if not options.overwrite and all(path.exists() for path in (*finals, *written)):
         return Prepared(split.pngs, 0, len(jobs), 0)
     done = convert_files(convert_image, jobs, options)
     converted = [read_json(job.entries) for job in jobs]
-    again = options.overwrite and not split.archived
     # The panoptic JSON last: once it is there, all files are.
-    for path, content, stays in (
-        (split.instances, _instances_json(converted, vocabulary), False),
-        (split.panoptic, _panoptic_json(converted, jobs, vocabulary), not again),
-    ):
-        if not (stays and path.exists()):
-            with written_whole(path) as temporary:
-                temporary.write_text(json.dumps(content))
+    _write_json(split.instances, _instances_json(split, converted, categories))
+    again = options.overwrite and not split.archived
+    if again or not (split.kept and split.panoptic.exists()):
+        _write_json(split.panoptic, _panoptic_json(split, converted, jobs, categories))
     for folder in {job.entries.parent for job in jobs}:
         shutil.rmtree(folder, ignore_errors=True)
     return done
@@ -155,23 +165,29 @@ def convert_image(job: PanopticJob) -> bool:
     """
     truth = job.read(*job.sources)
     for path, values in zip(job.sources, (truth.ids, truth.labels)):
-        check_size(job.image, path, values)
+        if values is not None:
+            check_size(job.image, path, values)
     if job.overwrite or not job.target.exists():
         with written_whole(job.target) as temporary:
             rgb = truth.ids.view(np.uint8).reshape(*truth.ids.shape, 4)[..., :3]
             Image.fromarray(np.ascontiguousarray(rgb)).save(temporary, format="PNG")
-    save_png(job.label_map, truth.labels)
-    with written_whole(job.entries) as temporary:
-        temporary.write_text(json.dumps(_entries(job, truth)))
+    if job.label_map is not None and truth.labels is not None:
+        save_png(job.label_map, truth.labels)
+    _write_json(job.entries, _entries(job, truth))
     return True
 
 
-def _entries(job: PanopticJob, truth: ImageTruth) -> dict[str, Any]:
+def _write_json(path: Path, content: object) -> None:
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(content))
+
+
+def _entries(job: PanopticJob, truth: ImageTruth) -> Entries:
     height, width = truth.ids.shape
     segments = []
     instances = []
     for segment in truth.segments:
-        mask = truth.ids == segment.id
+        mask = truth.ids == segment.id if segment.mask is None else segment.mask
         crowd = {"iscrowd": int(segment.iscrowd)}
         segments.append({"id": segment.id, **segment_entry(mask, segment.category), **crowd})
         if segment.isthing:
@@ -207,9 +223,45 @@ def check_size(image: Path, path: Path, values: np.ndarray) -> None:
         )
 
 
+def segment_entry(mask: np.ndarray, category: int) -> dict[str, object]:
+    """Entry of a segment in both JSONs: class, area in pixels and box XYWH.
+
+    Args:
+        mask: mask of the segment, (H, W) bool, not empty.
+        category: category id of its class.
+    """
+    columns = np.flatnonzero(mask.any(axis=0))
+    rows = np.flatnonzero(mask.any(axis=1))
+    box = [columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]]
+    return {
+        "category_id": category,
+        "area": int(mask.sum()),
+        "bbox": [int(value) for value in box],
+        "iscrowd": 0,
+    }
+
+
+def instance_entry(mask: np.ndarray, category: int) -> dict[str, object]:
+    """Entry of a thing in COCO's instances format: `segment_entry` with the mask as RLE."""
+    coded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
+    segmentation = {"size": coded["size"], "counts": coded["counts"].decode()}
+    return {**segment_entry(mask, category), "segmentation": segmentation}
+
+
+def listed_categories(vocabulary: Vocabulary) -> list[Category]:
+    """Classes as the JSONs list them; the dataset ids are the category ids."""
+    return [
+        {"id": entry.dataset_id, "name": entry.names[0], "isthing": int(bool(entry.isthing))}
+        for entry in vocabulary.classes
+    ]
+
+
 def _panoptic_json(
-    converted: Sequence[dict[str, Any]], jobs: Sequence[PanopticJob], vocabulary: Vocabulary
-) -> dict[str, Any]:
+    split: SplitFiles,
+    converted: Sequence[Entries],
+    jobs: Sequence[PanopticJob],
+    categories: Sequence[Category],
+) -> dict[str, object]:
     annotations = [
         {
             "image_id": job.image_id,
@@ -219,28 +271,24 @@ def _panoptic_json(
         for job, entries in zip(jobs, converted, strict=True)
     ]
     return {
-        "info": {"made_of": MADE_OF},
+        "info": {"areas": split.areas} if split.areas else {"made_of": MADE_OF},
         "images": [entries["image"] for entries in converted],
         "annotations": annotations,
-        "categories": _categories(vocabulary),
+        "categories": categories,
     }
 
 
-def _instances_json(converted: Sequence[dict[str, Any]], vocabulary: Vocabulary) -> dict[str, Any]:
+def _instances_json(
+    split: SplitFiles, converted: Sequence[Entries], categories: Sequence[Category]
+) -> dict[str, object]:
     annotations = [
         {**entry, "image_id": entries["image"]["id"]}
         for entries in converted
         for entry in entries["instances"]
     ]
     return {
+        **({"info": {"areas": split.areas}} if split.areas else {}),
         "images": [entries["image"] for entries in converted],
         "annotations": [{**entry, "id": number} for number, entry in enumerate(annotations, 1)],
-        "categories": [entry for entry in _categories(vocabulary) if entry["isthing"]],
+        "categories": [entry for entry in categories if entry["isthing"]],
     }
-
-
-def _categories(vocabulary: Vocabulary) -> list[dict[str, Any]]:
-    return [
-        {"id": entry.dataset_id, "name": entry.names[0], "isthing": int(bool(entry.isthing))}
-        for entry in vocabulary.classes
-    ]

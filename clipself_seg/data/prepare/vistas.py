@@ -14,7 +14,7 @@ import numpy as np
 
 from clipself_seg.data.datasets.table import VISTAS
 from clipself_seg.data.masks import read_indices, read_panoptic_ids
-from clipself_seg.data.prepare.common import Options, Prepared, files_in, require
+from clipself_seg.data.prepare.common import Options, Prepared, files_in, preparation, require
 from clipself_seg.data.prepare.panoptic_files import (
     MADE_OF,
     WAITING,
@@ -22,6 +22,7 @@ from clipself_seg.data.prepare.panoptic_files import (
     PanopticJob,
     Segment,
     SplitFiles,
+    listed_categories,
     prepare_panoptic_split,
 )
 from clipself_seg.data.records import (
@@ -42,16 +43,17 @@ IGNORED = 255
 Reader = Callable[..., ImageTruth]
 
 
-def prepare_vistas(options: Options, splits: Sequence[str] = SPLITS) -> list[Prepared]:
-    """Write labels_detectron2 and instances_detectron2.json of each split, and panoptic where it is not there.
+@preparation("mapillary_vistas", SPLITS)
+def prepare_vistas(options: Options, splits: Sequence[str] = ("validation",)) -> list[Prepared]:
+    """Panoptic and instance labels and label maps of Mapillary Vistas v1.2, 65 classes.
 
-    Args:
-        options: root folder, number of processes, and whether files are written again; those of the archive
-            never are.
-        splits: splits of `SPLITS`.
+        clipself-seg data prepare mapillary_vistas
+        clipself-seg data prepare mapillary_vistas --root /data/datasets --processes 8 --splits validation
 
-    Raises:
-        InputError: the archive is not there, is another version's, or a file of it is broken.
+    Reads images, labels and panoptic of mapillary_vistas/{training,validation} and writes labels_detectron2 and
+    instances_detectron2.json beside them; without the archive's panoptic/panoptic_2018.json, panoptic is made of
+    the folder instances.
+    What is there already is kept; an interrupted run is completed by the next.
     """
     return [_prepare_split(options, split) for split in splits]
 
@@ -86,7 +88,7 @@ def _prepare_split(options: Options, split: str) -> Prepared:
         )
         for stem, (source, read) in reads.items()
     ]
-    done = prepare_panoptic_split(files, jobs, _vocabulary(), options)
+    done = prepare_panoptic_split(files, jobs, listed_categories(_vocabulary()), options)
     origin = "are the archive's" if files.archived else "were made of the instance maps"
     return done._replace(folder=target, notes=(f"panoptic files {origin}: {files.panoptic}",))
 

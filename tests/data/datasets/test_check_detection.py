@@ -9,7 +9,7 @@ import pytest
 
 from clipself_seg.data.datasets.check import Options, check_datasets
 from clipself_seg.data.prepare.common import Options as PrepareOptions
-from clipself_seg.data.prepare.ov_coco import prepare_ov_coco
+from clipself_seg.data.prepare.detection import prepare_ov_coco
 from tests.small_coco import write_small_coco
 
 

@@ -13,7 +13,7 @@ from clipself_seg.data.captions import read_phrases
 from clipself_seg.data.datasets.check import Options, check_datasets
 from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.data.prepare.cityscapes import prepare_cityscapes
-from clipself_seg.data.prepare.coco_panoptic_semseg import prepare_coco_panoptic_semseg
+from clipself_seg.data.prepare.coco import prepare_coco_panoptic_semseg
 from clipself_seg.data.prepare.common import Options as PrepareOptions
 from clipself_seg.data.prepare.vistas import prepare_vistas
 from clipself_seg.errors import InputError

@@ -12,11 +12,11 @@ from PIL import Image
 from clipself_seg.data.datasets.check import Options, check_datasets
 from clipself_seg.data.prepare import common
 from clipself_seg.data.prepare.ade import prepare_ade847
-from clipself_seg.data.prepare.pascal_context import (
+from clipself_seg.data.prepare.pascal import (
     prepare_pascal_context_59,
     prepare_pascal_context_459,
+    prepare_voc20,
 )
-from clipself_seg.data.prepare.voc import prepare_voc20
 
 SIZE = (20, 30)  # height, width
 STEMS = [f"2008_{number:06d}" for number in range(3)]

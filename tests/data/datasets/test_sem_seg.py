@@ -77,7 +77,7 @@ def test_ones_own_semantic_set_works_under_its_name(semantic_root, registered):
         find_dataset("my_scenes", SemSegSet)
     metadata.vocabulary = "voc_20"
     files = find_dataset("my_scenes", SemSegSet)
-    assert (files.path(files.images), files.path(files.labels)) == (images, labels)
+    assert (files.path(files.images), files.path(files.annotations)) == (images, labels)
     assert (files.vocabulary, files.ignore_label, files.background) == ("voc_20", 7, None)
     assert [record["image_id"] for record in sem_seg_records("my_scenes")] == ["2", "3"]
     MetadataCatalog.get("my_scenes").__dict__["sem_seg_root"] = "nowhere"

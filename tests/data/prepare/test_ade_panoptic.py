@@ -14,10 +14,9 @@ from pycocotools.coco import COCO
 
 from clipself_seg.data.datasets.records import panoptic_set_records
 from clipself_seg.data.masks import read_panoptic_ids, read_panoptic_png
-from clipself_seg.data.prepare import ade_panoptic
+from clipself_seg.data.prepare import panoptic_files
 from clipself_seg.data.prepare.ade import prepare_ade150
-from clipself_seg.data.prepare.ade_instances import scene_classes
-from clipself_seg.data.prepare.ade_panoptic import prepare_ade_panoptic
+from clipself_seg.data.prepare.ade_panoptic import prepare_ade_panoptic, scene_classes
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
@@ -191,7 +190,7 @@ def test_real_maps_come_back_from_the_panoptic_files(data_dir, tmp_path, monkeyp
 
 def test_an_interrupted_run_is_completed_and_a_whole_one_is_kept(folder, monkeypatch):
     write_image(folder, "ADE_val_00000002", SEMANTIC, CLASSES, NUMBERS)
-    write, calls = ade_panoptic.written_whole, []
+    write, calls = panoptic_files.written_whole, []
 
     def dying(path):
         calls.append(path)
@@ -199,11 +198,11 @@ def test_an_interrupted_run_is_completed_and_a_whole_one_is_kept(folder, monkeyp
             raise KeyboardInterrupt
         return write(path)
 
-    monkeypatch.setattr(ade_panoptic, "written_whole", dying)
+    monkeypatch.setattr(panoptic_files, "written_whole", dying)
     with pytest.raises(KeyboardInterrupt):
         prepare(folder)
     assert not (folder / "ade20k_panoptic_val.json").exists()
-    monkeypatch.setattr(ade_panoptic, "written_whole", write)
+    monkeypatch.setattr(panoptic_files, "written_whole", write)
     assert prepare(folder)[1:4] == (1, 1, 0)
     assert len(read(folder, "panoptic")["annotations"]) == 2
     before = (folder / "ade20k_panoptic_val.json").stat()

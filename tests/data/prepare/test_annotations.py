@@ -8,9 +8,9 @@ import logging
 import pytest
 
 from clipself_seg.data.datasets.table import COCO
-from clipself_seg.data.prepare import annotations
-from clipself_seg.data.prepare.annotations import Count, Rewriting, rewrite
+from clipself_seg.data.prepare import detection
 from clipself_seg.data.prepare.common import Options
+from clipself_seg.data.prepare.detection import Count, Rewriting, rewrite
 from clipself_seg.errors import InputError
 
 CONTENT = {
@@ -38,7 +38,7 @@ def job(tmp_path):
 
 @pytest.mark.parametrize("at_once", [1, 10, 10_000])
 def test_everything_but_the_change_is_as_it_was(job, monkeypatch, at_once, tmp_path):
-    monkeypatch.setattr(annotations, "AT_ONCE", at_once)
+    monkeypatch.setattr(detection, "AT_ONCE", at_once)
     done = rewrite(job, Options(tmp_path))
     assert json.loads(job.target.read_text()) == CONTENT | {"images": CONTENT["images"][:5]}
     assert done[1:4] == (1, 0, 2)

@@ -9,8 +9,8 @@ import pytest
 
 from clipself_seg.data.captions import read_phrases
 from clipself_seg.data.datasets.records import panoptic_set_records
-from clipself_seg.data.prepare import coco_captions
-from clipself_seg.data.prepare.coco_captions import prepare_coco_captions
+from clipself_seg.data.prepare import coco
+from clipself_seg.data.prepare.coco import prepare_coco_captions
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.errors import InputError
 from tests.small_coco import write_small_coco
@@ -28,8 +28,8 @@ def tag(caption):
 @pytest.fixture
 def root(data_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    monkeypatch.setattr(coco_captions, "nltk_tagger", lambda: tag)
-    monkeypatch.setattr(coco_captions, "AT_ONCE", 2)
+    monkeypatch.setattr(coco, "nltk_tagger", lambda: tag)
+    monkeypatch.setattr(coco, "CAPTIONS_AT_ONCE", 2)
     folder = tmp_path / "coco/annotations"
     folder.mkdir(parents=True)
     shutil.copyfile(

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from clipself_seg.data.datasets.records import panoptic_set_records
-from clipself_seg.data.prepare.coco_panoptic_semseg import prepare_coco_panoptic_semseg
+from clipself_seg.data.prepare.coco import prepare_coco_panoptic_semseg
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.errors import InputError
 from tests.small_coco import write_small_coco

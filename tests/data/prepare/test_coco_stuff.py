@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from clipself_seg.data.prepare.coco_stuff import prepare_coco_stuff
+from clipself_seg.data.prepare.coco import prepare_coco_stuff
 from clipself_seg.data.prepare.common import Options
 from tests.prepared_maps import check_registered, pixels
 

@@ -14,9 +14,9 @@ from PIL import Image
 
 from clipself_seg.data.prepare import common
 from clipself_seg.data.prepare.ade import prepare_ade150, prepare_ade847
-from clipself_seg.data.prepare.coco_stuff import prepare_coco_stuff
+from clipself_seg.data.prepare.coco import prepare_coco_stuff
 from clipself_seg.data.prepare.common import Options
-from clipself_seg.data.prepare.voc import prepare_voc20
+from clipself_seg.data.prepare.pascal import prepare_voc20
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
 from tests.conftest import ROOT

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from clipself_seg.data.prepare import pascal_context
-from clipself_seg.data.prepare.pascal_context import read_mat_array
+from clipself_seg.data.prepare import pascal
+from clipself_seg.data.prepare.pascal import read_mat_array
 
 
 @pytest.mark.parametrize("compressed", [True, False])
@@ -46,7 +46,7 @@ def test_what_is_no_array_of_this_name_is_told(tmp_path):
 
 
 def test_a_small_file_does_not_unpack_without_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(pascal_context, "LARGEST", 2**20)
+    monkeypatch.setattr(pascal, "LARGEST", 2**20)
     path = tmp_path / "a.mat"
     scipy.io.savemat(path, {"a": np.ones((2, 3))})
     bomb = zlib.compress(bytes(2**21))

@@ -8,7 +8,7 @@ import pytest
 
 from clipself_seg.data.datasets.records import detection_records
 from clipself_seg.data.prepare.common import Options
-from clipself_seg.data.prepare.ov_coco import TARGETS, prepare_ov_coco
+from clipself_seg.data.prepare.detection import TARGETS, prepare_ov_coco
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 

@@ -8,7 +8,7 @@ import pytest
 
 from clipself_seg.data.datasets.records import detection_records
 from clipself_seg.data.prepare.common import Options
-from clipself_seg.data.prepare.ov_lvis import prepare_ov_lvis
+from clipself_seg.data.prepare.detection import prepare_ov_lvis
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 

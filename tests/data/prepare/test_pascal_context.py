@@ -12,7 +12,7 @@ from pycocotools import mask as rle
 
 from clipself_seg.data.datasets.records import sem_seg_records
 from clipself_seg.data.prepare.common import Options
-from clipself_seg.data.prepare.pascal_context import (
+from clipself_seg.data.prepare.pascal import (
     prepare_pascal_context_59,
     prepare_pascal_context_459,
 )

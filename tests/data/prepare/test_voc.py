@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from clipself_seg.data.prepare.common import Options
-from clipself_seg.data.prepare.voc import prepare_voc20
+from clipself_seg.data.prepare.pascal import prepare_voc20
 from clipself_seg.errors import InputError
 from tests.prepared_maps import check_registered, pixels
 

@@ -19,7 +19,7 @@ from clipself_seg.data.datasets.table import SemSegSet
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.masks import read_label_map
 from clipself_seg.data.prepare.common import Options
-from clipself_seg.data.prepare.voc import prepare_voc20
+from clipself_seg.data.prepare.pascal import prepare_voc20
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.semantic_only import is_semantic_only, read_semantic_only
@@ -83,7 +83,7 @@ def write_images(name, labels=((0, 3, 7), (12, 19, 19)), count=2):
         wide = files.label_suffix == ".tif"
         for folder, suffix, pixels in (
             (files.path(files.images), ".jpg", np.repeat(values[..., None] % 251, 3, 2)),
-            (files.path(files.labels), files.label_suffix, values),
+            (files.path(files.annotations), files.label_suffix, values),
         ):
             folder.mkdir(parents=True, exist_ok=True)
             dtype = np.uint16 if wide and pixels is values else np.uint8

@@ -218,10 +218,10 @@ def test_images_that_a_preparation_wrote_are_named_with_their_quality(tmp_path, 
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     name = "ade20k_full_sem_seg_freq_val_all"
     files = DATASETS[name]
-    for folder in (files.path(files.images), files.path(files.labels)):
+    for folder in (files.path(files.images), files.path(files.annotations)):
         folder.mkdir(parents=True)
     Image.new("RGB", (4, 4)).save(files.path(files.images) / "a.jpg", quality=95)
-    Image.new("I;16", (4, 4)).save(files.path(files.labels) / "a.tif")
+    Image.new("I;16", (4, 4)).save(files.path(files.annotations) / "a.tif")
     run = evaluation(tmp_path, "DATASETS.TEST", (name,))
     run.check(Echo())
     assert run.metadata()["images"] == {name: "JPEG quality 95"}

@@ -15,7 +15,7 @@ from clipself_seg.clip import load_clip
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from clipself_seg.data.prepare.common import Options
-from clipself_seg.data.prepare.voc import prepare_voc20
+from clipself_seg.data.prepare.pascal import prepare_voc20
 from clipself_seg.errors import InputError
 from clipself_seg.heads.zero_shot.windows import StridedWindows
 from clipself_seg.models import ZeroShotSegmenter

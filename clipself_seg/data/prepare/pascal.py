@@ -1,4 +1,4 @@
-"""PASCAL Context: label maps of 59 frequent classes from its JSON, of all 459 from its .mat files."""
+"""PASCAL VOC 2012 with and without background, and PASCAL Context: 59 classes of its JSON, all 459 of .mat files."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
-from clipself_seg.data.datasets.table import PASCAL_CONTEXT
-from clipself_seg.data.masks import check_segmentation
+from clipself_seg.data.datasets.table import PASCAL_CONTEXT, VOC_2012
+from clipself_seg.data.masks import check_segmentation, read_indices
 from clipself_seg.data.prepare.common import (
+    Flag,
     MapJob,
     Options,
     Prepared,
     convert_files,
     lookup_table,
+    preparation,
     read_stems,
     require,
     save_png,
@@ -116,7 +118,7 @@ def _array(shape: tuple[int, bytes], numbers: tuple[int, bytes], order: str) -> 
     return values.reshape(sides, order="F").astype(values.dtype.newbyteorder("="))
 
 
-CLASSES = 459
+CONTEXT_CLASSES = 459
 MAX_SIDE = 8192  # pixels, far above the archive's 500
 JSON_HINT = (
     "trainval_merged.json is the annotation file of the PASCAL in Detail challenge, "
@@ -145,13 +147,16 @@ class JsonJob(MapJob):
     segments: list[tuple[int, dict[str, Any]]]
 
 
+@preparation("pascal_context_59")
 def prepare_pascal_context_59(options: Options) -> list[Prepared]:
-    """Write VOC2010/annotations_detectron2/pc59_val from VOC2010/trainval_merged.json.
+    """Label maps of PASCAL Context's 59 frequent classes.
 
-    Every image of its phase "val" gets a map, in which later segments cover earlier ones.
+        clipself-seg data prepare pascal_context_59
+        clipself-seg data prepare pascal_context_59 --root /data/datasets --processes 8
 
-    Raises:
-        InputError: the JSON is missing or has another format.
+    Reads VOCdevkit/VOC2010/trainval_merged.json and writes annotations_detectron2/pc59_val beside it.
+    The JSON is read whole, which takes some gigabytes of memory.
+    What is there already is kept; an interrupted run is completed by the next.
     """
     return [convert_files(_convert_segments, context_59_jobs(options.root), options)]
 
@@ -205,7 +210,7 @@ def _convert_segments(job: JsonJob) -> bool:
     painted = np.zeros(job.size, np.uint16)
     for category, segment in job.segments:
         painted[_mask(job, segment)] = category
-    save_png(job.target, _table()[painted])
+    save_png(job.target, _context_table()[painted])
     return True
 
 
@@ -226,23 +231,25 @@ def _mask(job: JsonJob, segment: Any) -> np.ndarray:
 
 
 @functools.cache
-def _table() -> np.ndarray:
+def _context_table() -> np.ndarray:
     # Values of the map are numbers among the 459 classes; background, 0, and the others are ignored.
     index_of = load_vocabulary("pascal_context_59").dataset_id_to_index
     return lookup_table(index_of, 1 << 16, 255, np.uint8)
 
 
+@preparation(
+    "pascal_context_459",
+    flags=(Flag("list_file", "--list", "file with names of images, instead of that one", Path),),
+)
 def prepare_pascal_context_459(options: Options, list_file: Path | None = None) -> list[Prepared]:
-    """Write VOC2010/annotations_detectron2/pc459_val from VOC2010/trainval/*.mat.
+    """Label maps of all 459 classes of PASCAL Context.
 
-    Images of the list without a .mat file have no ground truth and are left out.
+        clipself-seg data prepare pascal_context_459
+        clipself-seg data prepare pascal_context_459 --root /data/datasets --processes 8
 
-    Args:
-        options: root folder, number of processes, and whether files are written again.
-        list_file: list of the images; None is VOC2010/pascalcontext_val.txt.
-
-    Raises:
-        InputError: list or archive are missing, or a file of the archive is broken.
+    Reads VOCdevkit/VOC2010/trainval/*.mat for the names in VOCdevkit/VOC2010/pascalcontext_val.txt
+    and writes annotations_detectron2/pc459_val beside them.
+    What is there already is kept; an interrupted run is completed by the next.
     """
     jobs, left_out = context_459_jobs(options.root, list_file)
     done = convert_files(_convert_mat, jobs, options)
@@ -269,10 +276,10 @@ def context_459_jobs(root: Path, list_file: Path | None = None) -> tuple[list[Ma
 
 def _convert_mat(job: MapJob) -> bool:
     values = _read_mat(job.source)
-    if values.ndim != 2 or values.min() < 1 or values.max() > CLASSES:
+    if values.ndim != 2 or values.min() < 1 or values.max() > CONTEXT_CLASSES:
         raise InputError(
             f"{job.source}: LabelMap has the shape {values.shape} and values from {values.min()} "
-            f"to {values.max()}, where 1 to {CLASSES} are expected\n{MAT_HINT}"
+            f"to {values.max()}, where 1 to {CONTEXT_CLASSES} are expected\n{MAT_HINT}"
         )
     save_tiff(job.target, (values.astype(np.int64) - 1).astype(np.uint16))
     return True
@@ -285,3 +292,75 @@ def _read_mat(path: Path) -> np.ndarray:
         raise InputError(
             f"{path} cannot be read as a .mat file with a LabelMap ({error}): unpack it again"
         ) from None
+
+
+VOC_CLASSES = 20
+VOID = 255
+FOLDERS = {"annotations_detectron2": VOID, "annotations_detectron2_bg": VOC_CLASSES}
+"""Label of background by folder of the label maps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VocJob(MapJob):
+    """One label map to write, and the label of background in it."""
+
+    background: int
+
+
+@preparation("voc20")
+def prepare_voc20(options: Options) -> list[Prepared]:
+    """Label maps of PASCAL VOC 2012: VOC-20 without background, and VOC-20b with it.
+
+        clipself-seg data prepare voc20
+        clipself-seg data prepare voc20 --root /data/datasets --processes 8
+
+    Reads VOCdevkit/VOC2012/SegmentationClassAug for the names in ImageSets/Segmentation/val.txt and
+    writes annotations_detectron2/val and annotations_detectron2_bg/val.
+    What is there already is kept; an interrupted run is completed by the next.
+    """
+    return [
+        convert_files(_convert_voc, voc20_jobs(options.root, name), options) for name in FOLDERS
+    ]
+
+
+def voc20_jobs(root: Path, name: str) -> list[VocJob]:
+    """Jobs of `prepare_voc20` for one of `FOLDERS`.
+
+    Raises:
+        InputError: the archive is not there, or its list names no image.
+    """
+    folder = root / "VOCdevkit/VOC2012"
+    stems = read_stems(require(folder / "ImageSets/Segmentation/val.txt", VOC_2012))
+    source = require(folder / "SegmentationClassAug", VOC_2012)
+    target = folder / name / "val"
+    return [VocJob(source / f"{s}.png", target / f"{s}.png", FOLDERS[name]) for s in stems]
+
+
+def nothing_left(job: VocJob) -> bool:
+    """Whether the preparation leaves an image out, because it shows nothing but background.
+
+    Raises:
+        InputError: the archive's map is broken or missing.
+    """
+    return job.background == VOID and bool((_labels(job) == VOID).all())
+
+
+def _convert_voc(job: VocJob) -> bool:
+    labels = _labels(job)
+    if job.background == VOID and (labels == VOID).all():
+        return False
+    save_png(job.target, labels)
+    return True
+
+
+def _labels(job: VocJob) -> np.ndarray:
+    """Labels that are written for an image, (H, W) uint8."""
+    values = read_indices(job.source, archive=True)
+    strange = np.unique(values[(values > VOC_CLASSES) & (values != VOID)])
+    if values.dtype != np.uint8 or len(strange):
+        raise InputError(
+            f"{job.source} is not a map of VOC, whose values are 0 to {VOC_CLASSES} and {VOID} "
+            f"(found {strange[:5].tolist()} in {values.dtype}): unpack it again"
+        )
+    index_of = {0: job.background} | {number + 1: number for number in range(VOC_CLASSES)}
+    return lookup_table(index_of, 256, VOID, np.uint8)[values]

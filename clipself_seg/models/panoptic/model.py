@@ -73,137 +73,11 @@ from clipself_seg.models.protocol import (
     Reading,
 )
 
-CLIP = "backbone.clip_model."
-# The frozen copies, which no output depends on.
-TWINS: tuple[str, ...] = ("frozen_backbone.", "backbone_t.")
-# MAFT+: texts that attend to the image.
-ATTENDING_TEXTS = "cdt."
-# Largest difference of weights that were stored in half precision once.
-ROUNDING = 2e-3
+logger = logging.getLogger(__name__)
 
-
-@dataclasses.dataclass(frozen=True)
-class CarriedClip:
-    """The tensors of a checkpoint's CLIP that replace the model's, and a report.
-
-    Attributes:
-        tensors: those that replace the model's, under native names without a prefix.
-        report: what there was and what became of it, in words; "" if there was nothing.
-    """
-
-    tensors: dict[str, Tensor]
-    report: str
-
-
-def is_carried(name: str) -> bool:
-    """Whether a tensor of a checkpoint is of a CLIP or of its twin."""
-    return name.startswith((CLIP, *TWINS))
-
-
-def carried_clip(clip: DenseCLIP, given: Mapping[str, Tensor]) -> CarriedClip:
-    """Compares the CLIP in a checkpoint with a model's, and says what of it the model takes.
-
-    Without weights of its own the model takes a whole CLIP. If the checkpoint has a frozen twin, its image tower was
-    tuned and is taken. Otherwise nothing is, and all has to agree.
-
-    Args:
-        clip: the model's CLIP.
-        given: tensors of the checkpoint by name, without ``module.``.
-
-    Raises:
-        InputError: it is another CLIP, or none that is whole where one is needed; or a twin without a tuned tower; or
-            it is MAFT+'s, whose texts are not those of a text tower alone.
-    """
-    if any(name.startswith(ATTENDING_TEXTS) for name in given):
-        raise InputError(
-            f"the panoptic checkpoint is MAFT+'s ({ATTENDING_TEXTS}*): its texts attend to each image, in a layer "
-            "whose tensors this project cannot name for sure, and without it they would be others; take FC-CLIP's or "
-            "OVRCOAT's"
-        )
-    own = clip.state_dict()
-    carried = to_native(
-        {name.removeprefix(CLIP): t for name, t in given.items() if name.startswith(CLIP)}
-    )
-    twin = [name for name in given if name.startswith(TWINS)]
-    ignored = f"; ignored: {len(twin)} of the frozen twin {twin[0].split('.')[0]}" if twin else ""
-    if twin and not any(name.startswith("visual.") for name in carried):
-        raise InputError(
-            f"the panoptic checkpoint has a frozen twin ({twin[0]}), so that its image tower was tuned, and lacks that "
-            f"({CLIP}visual.*): give the whole file"
-        )
-    if not carried:
-        return CarriedClip({}, ignored.removeprefix("; "))
-    _check_model(clip, own, carried)
-    image = {name for name in own if name.startswith("visual.")}
-    has_image = image <= carried.keys()
-    if clip.report is None:
-        _require_whole(clip, own, carried)
-        return CarriedClip(carried, f"all {len(own)} tensors of CLIP are the checkpoint's{ignored}")
-    taken = {n: carried[n] for n in (*image, "logit_scale") if n in carried} if twin else {}
-    _require_equal(clip, own, {n: t for n, t in carried.items() if n not in taken})
-    what = f"image tower of the checkpoint, {len(image)} tensors tuned by its training"
-    if not taken:
-        what = f"image tower of MODEL.CLIP.WEIGHTS, {'which' if has_image else 'not in the checkpoint'}"
-        what += f" the checkpoint's {len(image)} tensors agree with" if has_image else ""
-    texts = [name for name in own if name.startswith("text.")]
-    there = sum(name in carried for name in texts)
-    text = f"text tower of MODEL.CLIP.WEIGHTS, of which the checkpoint has {there} of {len(texts)} tensors"
-    return CarriedClip(taken, f"{what}; {text}{ignored}")
-
-
-def _check_model(clip: DenseCLIP, own: Mapping[str, Tensor], carried: Mapping[str, Tensor]) -> None:
-    """Refuses tensors of another architecture, or a part of an image tower."""
-    signature = signature_of(carried)
-    if signature is not None and signature != clip.architecture.signature:
-        raise InputError(
-            f"the panoptic checkpoint is of another CLIP: its image tower is {signature}, that of MODEL.CLIP.NAME "
-            f"{clip.name} is {clip.architecture.signature}"
-        )
-    wrong = [n for n, t in carried.items() if n not in own or own[n].shape != t.shape]
-    image = [name for name in own if name.startswith("visual.")]
-    absent = [name for name in image if name not in carried]
-    if len(absent) < len(image):
-        wrong += absent
-    if wrong:
-        raise InputError(
-            f"the panoptic checkpoint's CLIP is not {clip.name}, or not whole: {_first(wrong)} missing, unexpected or "
-            "of another shape; MODEL.CLIP.NAME gives the sizes"
-        )
-    if broken := [name for name, tensor in carried.items() if not tensor.isfinite().all()]:
-        raise InputError(
-            f"the panoptic checkpoint's CLIP has numbers that are not finite: {_first(broken)}; fetch the file again"
-        )
-
-
-def _require_whole(
-    clip: DenseCLIP, own: Mapping[str, Tensor], carried: Mapping[str, Tensor]
-) -> None:
-    if absent := [name for name in own if name not in carried]:
-        raise InputError(
-            f"MODEL.CLIP.WEIGHTS is empty, and the panoptic checkpoint lacks {len(absent)} tensors of {clip.name} "
-            f"({_first(absent)}): give the weights that it was trained on, such as open_clip's tag of them"
-        )
-
-
-def _require_equal(
-    clip: DenseCLIP, own: Mapping[str, Tensor], carried: Mapping[str, Tensor]
-) -> None:
-    other = [
-        name
-        for name, tensor in carried.items()
-        if not torch.allclose(tensor.to(own[name]), own[name], atol=ROUNDING, rtol=ROUNDING)
-    ]
-    if other:
-        raise InputError(
-            f"MODEL.CLIP.WEIGHTS is not the {clip.name} that the panoptic checkpoint was trained on: {len(other)} "
-            f"tensors differ ({_first(other)}); give the weights that it was trained on"
-        )
-
-
-def _first(names: Iterable[str]) -> str:
-    shown = list(names)
-    return ", ".join(shown[:3]) + (", ..." if len(shown) > 3 else "")
-
+# Variant of the generator -> prompts around its class names, a name in `prompts.TEMPLATES`; FC-CLIP's reads the texts
+# of the CLIP branch.
+GENERATOR_TEMPLATES = {"caption": "odise", "label": "bare"}
 
 # Entries with the hash of what was frozen in training (bytes of its hexadecimal digits), and the key that
 # gives other weights.
@@ -224,6 +98,7 @@ OF_CLIP = ("text_proj", "null_embed", "clip_project", "time_embed_project", "voi
 # Parts of names of tensors that are as wide as the stages of a convolutional CLIP, or as its embeddings.
 OF_STAGES = ("pixel_decoder.input_proj", "pixel_decoder.adapter_1", "class_embed.layers.2")
 GENERATOR = "generator."
+CLIP = "backbone.clip_model."
 # First part of a name -> the variant and the source that have it.
 VARIANTS = {"word_head": "caption", "category_head": "label", "void_embedding": "fcclip"}
 SOURCES = {
@@ -231,246 +106,12 @@ SOURCES = {
     "backbone.block_projections": "pyramid",
     CLIP: "clip",
 }
-
-
-def own_checkpoint(model: OpenPanoptic) -> dict[str, Tensor]:
-    """`trained_state` on the CPU, the hashes of the model's CLIP and frozen feature source, and its exponents."""
-    state = {n: tensor.detach().cpu().contiguous() for n, tensor in trained_state(model).items()}
-    hashes = {
-        entry: torch.tensor(list(digits.encode()), dtype=torch.uint8)
-        for entry, digits in frozen_hashes(model).items()
-    }
-    # In float64, as a configuration has them: 0.35 stays 0.35.
-    return state | hashes | {EXPONENTS: torch.tensor(model.exponents, dtype=torch.float64)}
-
-
-def carried_exponents(state: Mapping[str, Any]) -> dict[str, float]:
-    """Exponents that a checkpoint carries, "alpha" and "beta"; nothing where it carries none, as the official ones.
-
-    Args:
-        state: tensors of a checkpoint, with or without ``module.``.
-
-    Raises:
-        InputError: they are not two numbers in [0, 1].
-    """
-    tensor = state.get(EXPONENTS, state.get(f"module.{EXPONENTS}"))
-    if tensor is None:
-        return {}
-    if tensor.shape == (2,) and tensor.is_floating_point():
-        alpha, beta = tensor.tolist()
-        if 0 <= alpha <= 1 and 0 <= beta <= 1:
-            return {"alpha": alpha, "beta": beta}
-    raise InputError(
-        f"{EXPONENTS} of the panoptic checkpoint, {str(tensor.dtype)[6:]} {tuple(tensor.shape)}, are not two "
-        "numbers in [0, 1]: fetch the file again"
-    )
-
-
-def full_state(model: OpenPanoptic, state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """A complete state dict of the model: a checkpoint's tensors, and the frozen ones as they are in the model.
-
-    Args:
-        model: an `OpenPanoptic`.
-        state: tensors of a checkpoint under official names, with or without ``module.``, or those of
-            ``model.state_dict()``.
-
-    Raises:
-        InputError: missing, unexpected or misshapen tensors; another variant or source; another CLIP.
-    """
-    given = {name.removeprefix("module."): value for name, value in state.items()}
-    given = {name.removeprefix(GENERATOR): value for name, value in given.items()}
-    wanted = trained_state(model)
-    frozen = _frozen_names(model)
-    _check_kind(model, given)
-    _check_hashes(model, given)
-    carried = carried_clip(model.clip, given)
-    places = ["clip."] + ["branch_clip."] * (model.branch_clip is model.clip)
-    taken = {place + name: t for place in places for name, t in carried.tensors.items()}
-    read = {
-        name: value
-        for name, value in given.items()
-        if name not in (*KEYS, EXPONENTS, *frozen)
-        and not name.startswith(IGNORED)
-        and not is_carried(name)
-    }
-    if problem := name_problem(wanted, read):
-        raise InputError(f"the panoptic checkpoint {problem.what}: {problem.names}")
-    of_clip = OF_CLIP + (OF_STAGES if isinstance(model.backbone, CLIPStages) else ())
-    for name, target in wanted.items():
-        if read[name].shape != target.shape:
-            raise InputError(
-                f"the panoptic checkpoint has {name} of shape {tuple(read[name].shape)}, the model needs "
-                f"{tuple(target.shape)}: "
-                + (
-                    "MODEL.CLIP.NAME gives the size"
-                    if any(part in name for part in of_clip)
-                    else "MODEL.MASK_FORMER and MODEL.PYRAMID give the sizes"
-                )
-            )
-    _check_numbers({n: t for n, t in read.items() if wanted[n].is_floating_point()})
-    logger.info(
-        "OpenPanoptic <- checkpoint: %d loaded, 0 missing, 0 unexpected, %d ignored; %d frozen tensors "
-        "of CLIP and feature source are not in it and stay as they are",
-        len(read),
-        sum(name.startswith(IGNORED) for name in given),
-        len(frozen) - len(taken),
-    )
-    if carried.report:
-        logger.info("CLIP of the checkpoint: %s", carried.report)
-    complete = dict(torch.nn.Module.state_dict(model))
-    for name, value in read.items():
-        complete[name if name in complete else GENERATOR + name] = value
-    return complete | taken
-
-
-def _check_numbers(read: Mapping[str, Tensor]) -> None:
-    """Refuses weights of a generator that are no finite floating-point numbers."""
-    for name, tensor in read.items():
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
-            what = "NaN or infinite numbers" if tensor.is_floating_point() else "integers"
-            raise InputError(
-                f"the panoptic checkpoint has {what} in {name}: take one from before its training failed, or fetch "
-                "it again"
-            )
-
-
-def trained_state(model: OpenPanoptic) -> dict[str, Tensor]:
-    """Tensors that a checkpoint of an `OpenPanoptic` holds, all but the frozen ones, under official names."""
-    frozen = _frozen_prefixes(model)
-    return {
-        name.removeprefix(GENERATOR): tensor
-        for name, tensor in torch.nn.Module.state_dict(model).items()
-        if not name.startswith(frozen)
-    }
-
-
-def _frozen_names(model: OpenPanoptic) -> set[str]:
-    prefixes = _frozen_prefixes(model)
-    return {name for name in torch.nn.Module.state_dict(model) if name.startswith(prefixes)}
-
-
-def _frozen_prefixes(model: OpenPanoptic) -> tuple[str, ...]:
-    inside = () if model.backbone is None else model.backbone.frozen_prefixes
-    return ("clip.", "branch_clip.", *(f"backbone.{prefix}" for prefix in inside))
-
-
-def frozen_hashes(model: OpenPanoptic) -> dict[str, str]:
-    """Hashes of the weights that do not train, CLIP and the feature source's frozen part, by checkpoint entry."""
-    hashes = {CLIP_HASH: model.clip.weights_hash()}
-    state = torch.nn.Module.state_dict(model)
-    if source := {n: state[n] for n in _frozen_names(model) if n.startswith("backbone.")}:
-        hashes[SOURCE_HASH] = hash_tensors(source)
-    return hashes
-
-
-def _check_hashes(model: OpenPanoptic, given: Mapping[str, Tensor]) -> None:
-    for entry, own in frozen_hashes(model).items():
-        if entry in given and (trained_on := _digits(entry, given[entry])) != own:
-            raise InputError(
-                f"the panoptic checkpoint was trained on weights {trained_on}, the model has {own}: give "
-                f"the former as {KEYS[entry]}"
-            )
-
-
-def _digits(entry: str, tensor: Tensor) -> str:
-    """The hash in an entry, which is stored as the bytes of its digits."""
-    if tensor.dtype == torch.uint8 and tensor.dim() == 1:
-        with contextlib.suppress(UnicodeDecodeError):
-            return bytes(tensor.tolist()).decode("ascii")
-    raise InputError(
-        f"{entry} of the panoptic checkpoint, {str(tensor.dtype)[6:]} {tuple(tensor.shape)}, is no hash: "
-        "fetch the file again"
-    )
-
-
-def _check_kind(model: OpenPanoptic, given: Mapping[str, Tensor]) -> None:
-    """Refuses a checkpoint of another kind of panoptic model, or of no panoptic model, by its kind."""
-    if model.generator is None:
-        raise InputError(
-            f"MODEL.WEIGHTS is of no use with MODEL.MASK_GENERATOR.SOURCE {model.source}: leave it empty"
-        )
-    if not any(name.startswith("sem_seg_head.predictor.query_feat") for name in given):
-        raise InputError(
-            "this is no panoptic checkpoint: it has no mask generator; a CLIP belongs in "
-            "MODEL.CLIP.WEIGHTS or MODEL.CLIP_BRANCH.WEIGHTS"
-        )
-    own = [*trained_state(model), *([CLIP] if isinstance(model.backbone, CLIPStages) else [])]
-    for table, key in ((VARIANTS, "VARIANT"), (SOURCES, "SOURCE")):
-        has, needs = (
-            {k for p, k in table.items() if any(n.startswith(p) for n in names)}
-            for names in (given, own)
-        )
-        if has and has != needs:
-            raise InputError(
-                f"this is a checkpoint of the {key} {'/'.join(sorted(has))}, the model's is "
-                f"{'/'.join(sorted(needs))}: set MODEL.MASK_GENERATOR.{key} {min(has)}"
-            )
-
-
-def panoptic_losses(model: OpenPanoptic, samples: Sequence[Sample]) -> dict[str, Tensor]:
-    """Losses of every decoder layer by name: `MaskCriterion.losses`, and the caption model's grounding loss.
-
-    Args:
-        model: an `OpenPanoptic` with the training vocabulary.
-        samples: see `OpenPanoptic.forward`.
-
-    Raises:
-        InputError: there is no generator that could learn.
-    """
-    backbone, generator, criterion = model.backbone, model.generator, model.criterion
-    if backbone is None or generator is None or criterion is None:
-        raise InputError("generator outputs from disk do not train: add --eval-only")
-    images = torch.stack(on_device(samples, "image", model.device))
-    labels, masks = (on_device(samples, key, model.device) for key in ("labels", "masks"))
-    targets = [MaskTargets(*pair) for pair in zip(labels, masks)]
-    with autocast(model.device, model.precision):
-        features = backbone(images.float() / 255)
-        predictions = generator(features, every_layer=True)
-        logits = _void_logits(model, generator, predictions)
-        pairs = [(one, p.mask_logits) for one, p in zip(logits, predictions)]
-        losses = criterion.losses(pairs, targets)
-        if model.grounding_weight:
-            losses |= _grounding(model, generator, predictions, samples)
-    return losses
-
-
-def _void_logits(
-    model: OpenPanoptic, generator: MaskGenerator, predictions: Sequence[QueryPrediction]
-) -> list[Tensor]:
-    """Of each layer `GeneratorScores.void_logits`, for which the caption model needs no class logits."""
-    own = [p.object_logits for p in predictions if p.object_logits is not None]
-    if own:
-        return own
-    texts = model.generator_texts()
-    return [generator.scores(p, texts, model.synonyms).void_logits for p in predictions]
-
-
-def _grounding(
-    model: OpenPanoptic,
-    generator: MaskGenerator,
-    predictions: Sequence[Any],
-    samples: Sequence[Sample],
-) -> dict[str, Tensor]:
-    lengths = caption_lengths([sample["words"] for sample in samples], model.device)
-    valid, count = lengths > 0, max(1, int(lengths.max()))
-    # A caption without noun phrases has padded words, and is a negative for the others (`valid`).
-    phrases = [phrase for s in samples for phrase in (s["words"] or [""] * count)]
-    texts = generator.text_head(model.generator_bank.embed_raw(phrases, keep=False))
-    texts = texts.unflatten(0, (len(samples), -1))
-    scale = generator.sem_seg_head.predictor.scale
-    losses = [grounding_loss(p.embeddings, texts, valid, scale) for p in predictions]
-    suffixes = [*(f"_{i}" for i in range(len(losses) - 1)), ""]
-    return {
-        f"loss_grounding{suffix}": model.grounding_weight * loss
-        for suffix, loss in zip(suffixes, losses)
-    }
-
-
-logger = logging.getLogger(__name__)
-
-# Variant of the generator -> prompts around its class names, a name in `prompts.TEMPLATES`; FC-CLIP's reads the texts
-# of the CLIP branch.
-GENERATOR_TEMPLATES = {"caption": "odise", "label": "bare"}
+# The frozen copies, which no output depends on.
+TWINS: tuple[str, ...] = ("frozen_backbone.", "backbone_t.")
+# MAFT+: texts that attend to the image.
+ATTENDING_TEXTS = "cdt."
+# Largest difference of weights that were stored in half precision once.
+ROUNDING = 2e-3
 
 
 @META_ARCH_REGISTRY.register()
@@ -730,9 +371,63 @@ class OpenPanoptic(nn.Module):
         if not self.names:
             raise RuntimeError("call set_vocabulary before the model")
         if self.training:
-            return panoptic_losses(self, samples)
+            return self.losses(samples)
         with torch.no_grad():
             return [self._segment(sample, fusions) for sample in samples]
+
+    def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """Losses of every decoder layer by name: `MaskCriterion.losses`, and the caption model's grounding loss.
+
+        Args:
+            samples: of training, see `forward`.
+
+        Raises:
+            InputError: there is no generator that could learn.
+        """
+        if self.backbone is None or self.generator is None or self.criterion is None:
+            raise InputError("generator outputs from disk do not train: add --eval-only")
+        images = torch.stack(on_device(samples, "image", self.device))
+        labels, masks = (on_device(samples, key, self.device) for key in ("labels", "masks"))
+        targets = [MaskTargets(*pair) for pair in zip(labels, masks)]
+        with autocast(self.device, self.precision):
+            features = self.backbone(images.float() / 255)
+            predictions = self.generator(features, every_layer=True)
+            logits = self._void_logits(self.generator, predictions)
+            pairs = [(void, p.mask_logits) for void, p in zip(logits, predictions)]
+            losses = self.criterion.losses(pairs, targets)
+            if self.grounding_weight:
+                losses |= self._grounding(self.generator, predictions, samples)
+        return losses
+
+    def _void_logits(
+        self, generator: MaskGenerator, predictions: Sequence[QueryPrediction]
+    ) -> list[Tensor]:
+        """Of each layer `GeneratorScores.void_logits`, for which the caption model needs no class logits."""
+        own = [p.object_logits for p in predictions if p.object_logits is not None]
+        if own:
+            return own
+        texts = self.generator_texts()
+        return [generator.scores(p, texts, self.synonyms).void_logits for p in predictions]
+
+    def _grounding(
+        self,
+        generator: MaskGenerator,
+        predictions: Sequence[QueryPrediction],
+        samples: Sequence[Sample],
+    ) -> dict[str, Tensor]:
+        lengths = caption_lengths([sample["words"] for sample in samples], self.device)
+        valid, count = lengths > 0, max(1, int(lengths.max()))
+        # A caption without noun phrases has padded words, and is a negative for the others (`valid`).
+        phrases = [phrase for s in samples for phrase in (s["words"] or [""] * count)]
+        texts = generator.text_head(self.generator_bank.embed_raw(phrases, keep=False))
+        texts = texts.unflatten(0, (len(samples), -1))
+        scale = generator.sem_seg_head.predictor.scale
+        losses = [grounding_loss(p.embeddings, texts, valid, scale) for p in predictions]
+        suffixes = [*(f"_{i}" for i in range(len(losses) - 1)), ""]
+        return {
+            f"loss_grounding{suffix}": self.grounding_weight * loss
+            for suffix, loss in zip(suffixes, losses)
+        }
 
     def generate(self, sample: Sample) -> GeneratorOutput:
         """Masks of an image and the generator's scores of them, for the current vocabulary.
@@ -916,3 +611,300 @@ class OpenPanoptic(nn.Module):
         if isinstance(self.branch, BackbonePooling):
             return "the backbone's last stage, pooled as CLIP pools it"
         return self.branch.clip.visual.description()
+
+
+def trained_state(model: OpenPanoptic) -> dict[str, Tensor]:
+    """Tensors that a checkpoint of an `OpenPanoptic` holds, all but the frozen ones, under official names."""
+    frozen = _frozen_prefixes(model)
+    return {
+        name.removeprefix(GENERATOR): tensor
+        for name, tensor in torch.nn.Module.state_dict(model).items()
+        if not name.startswith(frozen)
+    }
+
+
+def _frozen_names(model: OpenPanoptic) -> set[str]:
+    prefixes = _frozen_prefixes(model)
+    return {name for name in torch.nn.Module.state_dict(model) if name.startswith(prefixes)}
+
+
+def _frozen_prefixes(model: OpenPanoptic) -> tuple[str, ...]:
+    inside = () if model.backbone is None else model.backbone.frozen_prefixes
+    return ("clip.", "branch_clip.", *(f"backbone.{prefix}" for prefix in inside))
+
+
+def frozen_hashes(model: OpenPanoptic) -> dict[str, str]:
+    """Hashes of the weights that do not train, CLIP and the feature source's frozen part, by checkpoint entry."""
+    hashes = {CLIP_HASH: model.clip.weights_hash()}
+    state = torch.nn.Module.state_dict(model)
+    if source := {n: state[n] for n in _frozen_names(model) if n.startswith("backbone.")}:
+        hashes[SOURCE_HASH] = hash_tensors(source)
+    return hashes
+
+
+def own_checkpoint(model: OpenPanoptic) -> dict[str, Tensor]:
+    """`trained_state` on the CPU, the hashes of the model's CLIP and frozen feature source, and its exponents."""
+    state = {n: tensor.detach().cpu().contiguous() for n, tensor in trained_state(model).items()}
+    hashes = {
+        entry: torch.tensor(list(digits.encode()), dtype=torch.uint8)
+        for entry, digits in frozen_hashes(model).items()
+    }
+    # In float64, as a configuration has them: 0.35 stays 0.35.
+    return state | hashes | {EXPONENTS: torch.tensor(model.exponents, dtype=torch.float64)}
+
+
+def carried_exponents(state: Mapping[str, Any]) -> dict[str, float]:
+    """Exponents that a checkpoint carries, "alpha" and "beta"; nothing where it carries none, as the official ones.
+
+    Args:
+        state: tensors of a checkpoint, with or without ``module.``.
+
+    Raises:
+        InputError: they are not two numbers in [0, 1].
+    """
+    tensor = state.get(EXPONENTS, state.get(f"module.{EXPONENTS}"))
+    if tensor is None:
+        return {}
+    if tensor.shape == (2,) and tensor.is_floating_point():
+        alpha, beta = tensor.tolist()
+        if 0 <= alpha <= 1 and 0 <= beta <= 1:
+            return {"alpha": alpha, "beta": beta}
+    raise InputError(
+        f"{EXPONENTS} of the panoptic checkpoint, {str(tensor.dtype)[6:]} {tuple(tensor.shape)}, are not two "
+        "numbers in [0, 1]: fetch the file again"
+    )
+
+
+def full_state(model: OpenPanoptic, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A complete state dict of the model: a checkpoint's tensors, and the frozen ones as they are in the model.
+
+    Args:
+        model: an `OpenPanoptic`.
+        state: tensors of a checkpoint under official names, with or without ``module.``, or those of
+            ``model.state_dict()``.
+
+    Raises:
+        InputError: missing, unexpected or misshapen tensors; another variant or source; another CLIP.
+    """
+    given = {name.removeprefix("module."): value for name, value in state.items()}
+    given = {name.removeprefix(GENERATOR): value for name, value in given.items()}
+    wanted = trained_state(model)
+    frozen = _frozen_names(model)
+    _check_kind(model, given)
+    _check_hashes(model, given)
+    carried = carried_clip(model.clip, given)
+    places = ["clip."] + ["branch_clip."] * (model.branch_clip is model.clip)
+    taken = {place + name: t for place in places for name, t in carried.tensors.items()}
+    read = {
+        name: value
+        for name, value in given.items()
+        if name not in (*KEYS, EXPONENTS, *frozen)
+        and not name.startswith(IGNORED)
+        and not is_carried(name)
+    }
+    if problem := name_problem(wanted, read):
+        raise InputError(f"the panoptic checkpoint {problem.what}: {problem.names}")
+    of_clip = OF_CLIP + (OF_STAGES if isinstance(model.backbone, CLIPStages) else ())
+    for name, target in wanted.items():
+        if read[name].shape != target.shape:
+            raise InputError(
+                f"the panoptic checkpoint has {name} of shape {tuple(read[name].shape)}, the model needs "
+                f"{tuple(target.shape)}: "
+                + (
+                    "MODEL.CLIP.NAME gives the size"
+                    if any(part in name for part in of_clip)
+                    else "MODEL.MASK_FORMER and MODEL.PYRAMID give the sizes"
+                )
+            )
+    _check_numbers({n: t for n, t in read.items() if wanted[n].is_floating_point()})
+    logger.info(
+        "OpenPanoptic <- checkpoint: %d loaded, 0 missing, 0 unexpected, %d ignored; %d frozen tensors "
+        "of CLIP and feature source are not in it and stay as they are",
+        len(read),
+        sum(name.startswith(IGNORED) for name in given),
+        len(frozen) - len(taken),
+    )
+    if carried.report:
+        logger.info("CLIP of the checkpoint: %s", carried.report)
+    complete = dict(torch.nn.Module.state_dict(model))
+    for name, value in read.items():
+        complete[name if name in complete else GENERATOR + name] = value
+    return complete | taken
+
+
+def _check_kind(model: OpenPanoptic, given: Mapping[str, Tensor]) -> None:
+    """Refuses a checkpoint of another kind of panoptic model, or of no panoptic model, by its kind."""
+    if model.generator is None:
+        raise InputError(
+            f"MODEL.WEIGHTS is of no use with MODEL.MASK_GENERATOR.SOURCE {model.source}: leave it empty"
+        )
+    if not any(name.startswith("sem_seg_head.predictor.query_feat") for name in given):
+        raise InputError(
+            "this is no panoptic checkpoint: it has no mask generator; a CLIP belongs in "
+            "MODEL.CLIP.WEIGHTS or MODEL.CLIP_BRANCH.WEIGHTS"
+        )
+    own = [*trained_state(model), *([CLIP] if isinstance(model.backbone, CLIPStages) else [])]
+    for table, key in ((VARIANTS, "VARIANT"), (SOURCES, "SOURCE")):
+        has, needs = (
+            {k for p, k in table.items() if any(n.startswith(p) for n in names)}
+            for names in (given, own)
+        )
+        if has and has != needs:
+            raise InputError(
+                f"this is a checkpoint of the {key} {'/'.join(sorted(has))}, the model's is "
+                f"{'/'.join(sorted(needs))}: set MODEL.MASK_GENERATOR.{key} {min(has)}"
+            )
+
+
+def _check_hashes(model: OpenPanoptic, given: Mapping[str, Tensor]) -> None:
+    for entry, own in frozen_hashes(model).items():
+        if entry in given and (trained_on := _digits(entry, given[entry])) != own:
+            raise InputError(
+                f"the panoptic checkpoint was trained on weights {trained_on}, the model has {own}: give "
+                f"the former as {KEYS[entry]}"
+            )
+
+
+def _digits(entry: str, tensor: Tensor) -> str:
+    """The hash in an entry, which is stored as the bytes of its digits."""
+    if tensor.dtype == torch.uint8 and tensor.dim() == 1:
+        with contextlib.suppress(UnicodeDecodeError):
+            return bytes(tensor.tolist()).decode("ascii")
+    raise InputError(
+        f"{entry} of the panoptic checkpoint, {str(tensor.dtype)[6:]} {tuple(tensor.shape)}, is no hash: "
+        "fetch the file again"
+    )
+
+
+def _check_numbers(read: Mapping[str, Tensor]) -> None:
+    """Refuses weights of a generator that are no finite floating-point numbers."""
+    for name, tensor in read.items():
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            what = "NaN or infinite numbers" if tensor.is_floating_point() else "integers"
+            raise InputError(
+                f"the panoptic checkpoint has {what} in {name}: take one from before its training failed, or fetch "
+                "it again"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class CarriedClip:
+    """The tensors of a checkpoint's CLIP that replace the model's, and a report.
+
+    Attributes:
+        tensors: those that replace the model's, under native names without a prefix.
+        report: what there was and what became of it, in words; "" if there was nothing.
+    """
+
+    tensors: dict[str, Tensor]
+    report: str
+
+
+def is_carried(name: str) -> bool:
+    """Whether a tensor of a checkpoint is of a CLIP or of its twin."""
+    return name.startswith((CLIP, *TWINS))
+
+
+def carried_clip(clip: DenseCLIP, given: Mapping[str, Tensor]) -> CarriedClip:
+    """Compares the CLIP in a checkpoint with a model's, and says what of it the model takes.
+
+    Without weights of its own the model takes a whole CLIP. If the checkpoint has a frozen twin, its image tower was
+    tuned and is taken. Otherwise nothing is, and all has to agree.
+
+    Args:
+        clip: the model's CLIP.
+        given: tensors of the checkpoint by name, without ``module.``.
+
+    Raises:
+        InputError: it is another CLIP, or none that is whole where one is needed; or a twin without a tuned tower; or
+            it is MAFT+'s, whose texts are not those of a text tower alone.
+    """
+    if any(name.startswith(ATTENDING_TEXTS) for name in given):
+        raise InputError(
+            f"the panoptic checkpoint is MAFT+'s ({ATTENDING_TEXTS}*): its texts attend to each image, in a layer "
+            "whose tensors this project cannot name for sure, and without it they would be others; take FC-CLIP's or "
+            "OVRCOAT's"
+        )
+    own = clip.state_dict()
+    carried = to_native(
+        {name.removeprefix(CLIP): t for name, t in given.items() if name.startswith(CLIP)}
+    )
+    twin = [name for name in given if name.startswith(TWINS)]
+    ignored = f"; ignored: {len(twin)} of the frozen twin {twin[0].split('.')[0]}" if twin else ""
+    if twin and not any(name.startswith("visual.") for name in carried):
+        raise InputError(
+            f"the panoptic checkpoint has a frozen twin ({twin[0]}), so that its image tower was tuned, and lacks that "
+            f"({CLIP}visual.*): give the whole file"
+        )
+    if not carried:
+        return CarriedClip({}, ignored.removeprefix("; "))
+    _check_model(clip, own, carried)
+    image = {name for name in own if name.startswith("visual.")}
+    has_image = image <= carried.keys()
+    if clip.report is None:
+        _require_whole(clip, own, carried)
+        return CarriedClip(carried, f"all {len(own)} tensors of CLIP are the checkpoint's{ignored}")
+    taken = {n: carried[n] for n in (*image, "logit_scale") if n in carried} if twin else {}
+    _require_equal(clip, own, {n: t for n, t in carried.items() if n not in taken})
+    what = f"image tower of the checkpoint, {len(image)} tensors tuned by its training"
+    if not taken:
+        what = f"image tower of MODEL.CLIP.WEIGHTS, {'which' if has_image else 'not in the checkpoint'}"
+        what += f" the checkpoint's {len(image)} tensors agree with" if has_image else ""
+    texts = [name for name in own if name.startswith("text.")]
+    there = sum(name in carried for name in texts)
+    text = f"text tower of MODEL.CLIP.WEIGHTS, of which the checkpoint has {there} of {len(texts)} tensors"
+    return CarriedClip(taken, f"{what}; {text}{ignored}")
+
+
+def _check_model(clip: DenseCLIP, own: Mapping[str, Tensor], carried: Mapping[str, Tensor]) -> None:
+    """Refuses tensors of another architecture, or a part of an image tower."""
+    signature = signature_of(carried)
+    if signature is not None and signature != clip.architecture.signature:
+        raise InputError(
+            f"the panoptic checkpoint is of another CLIP: its image tower is {signature}, that of MODEL.CLIP.NAME "
+            f"{clip.name} is {clip.architecture.signature}"
+        )
+    wrong = [n for n, t in carried.items() if n not in own or own[n].shape != t.shape]
+    image = [name for name in own if name.startswith("visual.")]
+    absent = [name for name in image if name not in carried]
+    if len(absent) < len(image):
+        wrong += absent
+    if wrong:
+        raise InputError(
+            f"the panoptic checkpoint's CLIP is not {clip.name}, or not whole: {_first(wrong)} missing, unexpected or "
+            "of another shape; MODEL.CLIP.NAME gives the sizes"
+        )
+    if broken := [name for name, tensor in carried.items() if not tensor.isfinite().all()]:
+        raise InputError(
+            f"the panoptic checkpoint's CLIP has numbers that are not finite: {_first(broken)}; fetch the file again"
+        )
+
+
+def _require_whole(
+    clip: DenseCLIP, own: Mapping[str, Tensor], carried: Mapping[str, Tensor]
+) -> None:
+    if absent := [name for name in own if name not in carried]:
+        raise InputError(
+            f"MODEL.CLIP.WEIGHTS is empty, and the panoptic checkpoint lacks {len(absent)} tensors of {clip.name} "
+            f"({_first(absent)}): give the weights that it was trained on, such as open_clip's tag of them"
+        )
+
+
+def _require_equal(
+    clip: DenseCLIP, own: Mapping[str, Tensor], carried: Mapping[str, Tensor]
+) -> None:
+    other = [
+        name
+        for name, tensor in carried.items()
+        if not torch.allclose(tensor.to(own[name]), own[name], atol=ROUNDING, rtol=ROUNDING)
+    ]
+    if other:
+        raise InputError(
+            f"MODEL.CLIP.WEIGHTS is not the {clip.name} that the panoptic checkpoint was trained on: {len(other)} "
+            f"tensors differ ({_first(other)}); give the weights that it was trained on"
+        )
+
+
+def _first(names: Iterable[str]) -> str:
+    shown = list(names)
+    return ", ".join(shown[:3]) + (", ..." if len(shown) > 3 else "")

@@ -54,7 +54,7 @@ REFERENCE = {
         "Models",
         "models.build models.protocol models.clipself models.region_reader models.cat_seg.model "
         "models.zero_shot.model models.panoptic.model models.fvit.model models.fvit.stock_parts "
-        "models.distillation.objective",
+        "models.distillation.objectives",
     ),
     "training": (
         "Training and evaluation",

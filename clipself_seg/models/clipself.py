@@ -35,14 +35,12 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.heads.distillation.losses import Average
-from clipself_seg.models.distillation.build import build_objective
-from clipself_seg.models.distillation.crops import CropDistillation
-from clipself_seg.models.distillation.objective import Objective
+from clipself_seg.models.distillation.objectives import CropDistillation, Objective, build_objective
 from clipself_seg.models.distillation.step import IMAGE, Step
 from clipself_seg.models.frozen_clip import load_model_state
 from clipself_seg.models.inputs import on_device
 from clipself_seg.models.parameter_groups import Group, matrices_and_vectors
-from clipself_seg.models.protocol import Reading
+from clipself_seg.models.protocol import Outputs, Reading
 from clipself_seg.models.region_reader import RegionReader, check_size
 
 
@@ -57,7 +55,7 @@ class CLIPSelf(nn.Module):
     Attributes:
         teacher: the original CLIP, frozen; its text tower embeds the vocabulary.
         student: the image tower that learns.
-        objective: what it learns, see `models.distillation.objective`.
+        objective: what it learns, see `models.distillation.objectives`.
     """
 
     @configurable
@@ -123,7 +121,7 @@ class CLIPSelf(nn.Module):
         self.reader = RegionReader(clip=clip, read=read, templates=templates, precision=precision)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         """Reads ``MODEL.CLIP``, ``MODEL.CLIPSELF``, ``INPUT.REGIONS``, ``TEST.REGIONS``,
         ``SOLVER`` and ``SEED``."""
         clip = build_clip(cfg)
@@ -228,7 +226,7 @@ class CLIPSelf(nn.Module):
 
     def forward(
         self, samples: Sequence[Sample], *, read: Sequence[str] | None = None, dense: bool = False
-    ) -> dict[str, Tensor] | list[dict[str, Any]]:
+    ) -> dict[str, Tensor] | list[Outputs]:
         """Losses of a batch in training, see `losses`; scores of regions in evaluation, see
         `RegionReader.forward`, for the readouts `read`, and the dense features if `dense` says so.
         """

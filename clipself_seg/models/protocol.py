@@ -15,7 +15,10 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from clipself_seg.data.mappers.samples import Sample
+from clipself_seg.data.records import Record
 from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.heads.fusion import Fusion
+from clipself_seg.models.parameter_groups import Group
 
 # Which names of a class go into its text, in words.
 FIRST_NAME = "the first alone"
@@ -27,6 +30,10 @@ SYNONYM_TEXTS = {
     "mean": MEAN_OF_NAMES,
     "max": "all, the best score of them",
 }
+
+
+Outputs = dict[str, Any]
+"""What a model makes of an image, by Detectron2's names where it has some: tensors, instances, segments."""
 
 
 class Classes(NamedTuple):
@@ -73,7 +80,7 @@ class DescribedModel(Protocol):
         """What it does with its present settings."""
 
 
-def reading_of(model: Any) -> Reading:
+def reading_of(model: object) -> Reading:
     """How a model reads names and images; a registered model of another project may not say."""
     unstated = "not stated by the model"
     if isinstance(model, DescribedModel):
@@ -121,10 +128,10 @@ class Model(Protocol):
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Gives names and parameters, as nn.Module does."""
 
-    def to(self, device: str) -> Any:
+    def to(self, device: str) -> Model:
         """Moves the model to a device, as nn.Module does."""
 
-    def eval(self) -> Any:
+    def eval(self) -> Model:
         """Switches to evaluation mode, as nn.Module does."""
 
 
@@ -147,7 +154,7 @@ class TrainableModel(Model, Protocol):
             InputError: the model cannot be trained, or not on these classes.
         """
 
-    def optimizer_groups(self, solver: CfgNode) -> list[dict[str, Any]]:
+    def optimizer_groups(self, solver: CfgNode) -> list[Group]:
         """Parameters that train, in groups with "weight_decay" and, if it is not 1, "lr_multiplier".
 
         Args:
@@ -185,7 +192,7 @@ class RegionModel(Model, Protocol):
 
     def __call__(
         self, samples: Sequence[Sample], *, read: Sequence[str], dense: bool = False
-    ) -> list[dict[str, Any]]:
+    ) -> list[Outputs]:
         """Returns for each image "scores": readout -> (n, K), of the readouts `read`.
 
         With `dense`, which is asked for only under ``TEST.REGIONS.GROUPING``, "dense" (E, h, w) as well.
@@ -252,9 +259,7 @@ class PanopticModel(Model, Protocol):
     ) -> None:
         """Gives the model its classes, and which of them belong to the training vocabulary (None: all)."""
 
-    def evaluation_metadata(
-        self, records: Mapping[str, Sequence[Mapping[str, Any]]]
-    ) -> dict[str, Any]:
+    def evaluation_metadata(self, records: Mapping[str, Sequence[Record]]) -> dict[str, object]:
         """Settings that decide the numbers beside weights and configuration, for the files of a run.
 
         Args:
@@ -265,8 +270,8 @@ class PanopticModel(Model, Protocol):
         """
 
     def __call__(
-        self, samples: Sequence[Sample], *, fusions: Mapping[str, Any]
-    ) -> list[dict[str, Any]]:
+        self, samples: Sequence[Sample], *, fusions: Mapping[str, Fusion]
+    ) -> list[Outputs]:
         """Returns for each image "fusions": name of a fusion -> outputs."""
 
 
@@ -288,7 +293,7 @@ class DetectionModel(Model, Protocol):
     ) -> None:
         """Gives the model its classes, and which of them belong to the training vocabulary."""
 
-    def __call__(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    def __call__(self, samples: Sequence[Sample]) -> list[Outputs]:
         """Returns for each image "instances", Detectron2's, in pixels of the original image: "pred_boxes",
         "scores", "pred_classes", and "pred_masks" where the model has masks."""
 
@@ -308,24 +313,6 @@ class ProposingModel(Model, Protocol):
     def propose(self, samples: Sequence[Sample]) -> list[tuple[Tensor, Tensor]]:
         """Returns for each image boxes (m, 4) XYXY in pixels of the original image, the best first, and their
         scores (m,) in [0, 1]."""
-
-
-class FeatureSource(Protocol):
-    """An nn.Module that makes the feature maps of a mask generator.
-
-    Attributes:
-        channels: of each map, by name.
-        frozen_prefixes: beginnings of the names of tensors that do not train.
-    """
-
-    channels: Any
-    frozen_prefixes: tuple[str, ...]
-
-    def settings(self) -> dict[str, Any]:
-        """Settings that decide the features beside the weights."""
-
-    def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """Feature maps s2 to s5 of images (B, 3, H, W) in [0, 1]."""
 
 
 class TrainablePanopticModel(TrainableModel, PanopticModel, Protocol):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +27,7 @@ from clipself_seg.data.vocabulary import Vocabulary, class_names
 from clipself_seg.errors import InputError
 from clipself_seg.models.frozen_clip import FrozenCLIP
 from clipself_seg.models.inputs import on_device, send
-from clipself_seg.models.protocol import MEAN_OF_NAMES, Reading
+from clipself_seg.models.protocol import MEAN_OF_NAMES, Outputs, Reading
 
 CROPS_AT_ONCE = 64
 
@@ -64,7 +63,7 @@ class RegionReader(FrozenCLIP):
         self.register_buffer("text_KE", None, persistent=False)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         """Reads ``MODEL.CLIP``, ``TEST.REGIONS.{READ, TEMPLATES}`` and ``SOLVER.AMP``."""
         return {
             "clip": build_clip(cfg),
@@ -140,7 +139,7 @@ class RegionReader(FrozenCLIP):
     @torch.no_grad()
     def forward(
         self, samples: Sequence[Sample], *, read: Sequence[str] | None = None, dense: bool = False
-    ) -> list[dict[str, Any]]:
+    ) -> list[Outputs]:
         """Score the regions of some images of one size.
 
         Args:
@@ -160,7 +159,7 @@ class RegionReader(FrozenCLIP):
             images = self.clip.preprocess(torch.stack(on_device(samples, "image", self.device)))
             dense_BEhw = self._dense(images) if dense or {"boxes", "masks"} & set(read) else None
             embeddings = self._embeddings(samples, read, images, dense_BEhw)
-        outputs: list[dict[str, Any]] = [
+        outputs: list[Outputs] = [
             {"scores": {name: rows[index] @ self.text_KE.T for name, rows in embeddings.items()}}
             for index in range(len(samples))
         ]

@@ -49,7 +49,7 @@ class StockRPN(ProposalNetwork):
         *,
         backbone_multiplier: float,
         precision: torch.dtype | None = None,
-        **parts: Any,
+        **parts: object,
     ) -> None:
         """
         Args:
@@ -66,7 +66,7 @@ class StockRPN(ProposalNetwork):
             self.bottom_up.requires_grad_(False)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         """Reads ``MODEL.{BACKBONE, RESNETS, FPN, ANCHOR_GENERATOR, RPN, PIXEL_MEAN, PIXEL_STD}`` as Detectron2 does,
         ``MODEL.STOCK_RPN`` and ``SOLVER.{AMP, BACKBONE_MULTIPLIER}``.
 

@@ -84,6 +84,7 @@ def write_dataset_outputs(
         words = load_vocabulary(find_dataset(dataset, PanopticSet).vocabulary)
         records = panoptic_set_records(dataset)
     mapper, model = PanopticTestMapper(cfg), build_model(cfg).eval()
+    assert isinstance(model, OpenPanoptic)  # `require_architecture`
     model.set_vocabulary(words)
     return write_outputs(
         model=model,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from clipself_seg.models.distillation.build import (
+from clipself_seg.models.distillation.objectives import (
     CONTEXTS,
     TERMS,
     CorrelationSettings,
+    Original,
+    TimmBackbone,
     WeightedTerms,
 )
-from clipself_seg.models.distillation.correlation_teachers import Original, TimmBackbone
 from tests.host_syncs import HostSyncs, on_accelerator
 from tests.models.distillation.test_captions import captioned
 from tests.models.distillation.test_texts import NOUNS, text_samples, tiny_region_text

@@ -320,7 +320,7 @@ def _of_towers(clip: DenseCLIP, finetune: str) -> list[nn.Parameter]:
     return [p for a in visual + text for name, p in a.named_parameters() if name in names]
 
 
-def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
+def parts_from_config(cfg: CfgNode) -> dict[str, object]:
     """Builds the arguments of `CATSeg`; reads ``MODEL``, ``SOLVER.{AMP, BACKBONE_MULTIPLIER}`` and ``TEST``."""
     clip = build_clip(cfg)
     switches = cfg.MODEL.CAT_SEG

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
@@ -18,7 +16,7 @@ class GuidanceSwin(SwinTransformer):
     """Detectron2's Swin with features named res2, res3, ..., and its first norm frozen."""
 
     @configurable
-    def __init__(self, **sizes: Any) -> None:
+    def __init__(self, **sizes: object) -> None:
         """
         Args:
             **sizes: arguments of Detectron2's `SwinTransformer`.
@@ -28,7 +26,7 @@ class GuidanceSwin(SwinTransformer):
             self.norm0.requires_grad_(False)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, object]:
         """Reads ``MODEL.SWIN``."""
         swin = cfg.MODEL.SWIN
         return {

@@ -14,7 +14,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +68,7 @@ PACKED = "in_proj_weight"
 MATRICES = SplitAttention.MATRICES
 
 
-def read_state(model: CATSeg, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
+def read_state(model: CATSeg, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     """Reads the tensors of `model` from a state dict under CAT-Seg's names or those of this project.
 
     Args:
@@ -287,7 +286,7 @@ class CATSeg(nn.Module):
         self.classes = Classes()
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         """Builds the parts from configuration keys, see `parts_from_config`."""
         return parts_from_config(cfg)
 
@@ -551,8 +550,8 @@ class CATSeg(nn.Module):
         self.load_state_dict({**own, **tensors} if shipped else tensors)
 
     def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
+        self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
+    ) -> object:
         """Load a state dict under this project's or CAT-Seg's names, always strictly, and log a report.
 
         Raises:

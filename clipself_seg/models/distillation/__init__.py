@@ -1,1 +1,1 @@
-"""Objectives of CLIPSelf's training, a file each, and what they may ask of a step; start with ``objective.py``."""
+"""What CLIPSelf trains for (``objectives.py``), and what an objective may ask of a step (``step.py``)."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import torch
 from detectron2.config import CfgNode
-from torch import nn
+from torch import Tensor
 
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import build_clip
@@ -24,7 +24,25 @@ from clipself_seg.heads.panoptic.pyramid import CLIPPyramid
 from clipself_seg.models.panoptic.outputs import FusionSettings, MergeSettings
 
 
-def panoptic_parts(cfg: CfgNode) -> dict[str, Any]:
+class FeatureSource(Protocol):
+    """An nn.Module that makes the feature maps of a mask generator.
+
+    Attributes:
+        channels: of each map, by name.
+        frozen_prefixes: beginnings of the names of tensors that do not train.
+    """
+
+    channels: dict[str, int]
+    frozen_prefixes: tuple[str, ...]
+
+    def settings(self) -> dict[str, object]:
+        """Settings that decide the features beside the weights."""
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """Feature maps s2 to s5 of images (B, 3, H, W) in [0, 1]."""
+
+
+def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
     """Builds the arguments of `OpenPanoptic`.
 
     Reads ``MODEL.{CLIP, MASK_GENERATOR, MASK_FORMER, PYRAMID, DIFFUSION, CLIP_BRANCH, FUSION}``,
@@ -38,7 +56,7 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, Any]:
     former = cfg.MODEL.MASK_FORMER
     fusion = cfg.MODEL.FUSION
     precision = precision_from_config(cfg)
-    parts: dict[str, Any] = {
+    parts: dict[str, object] = {
         "clip": clip,
         "branch": build_branch(cfg, clip),
         "branch_templates": cfg.MODEL.CLIP_BRANCH.TEMPLATES,
@@ -119,7 +137,7 @@ def build_branch(cfg: CfgNode, clip: DenseCLIP) -> ClipBranch:
             f"MODEL.CLIP_BRANCH.KIND masked_attention needs a ViT with a class token, {named_by.name} has no masked "
             "attention: take KIND dense"
         )
-    kind: Any = CLIP_BRANCHES[keys.KIND]
+    kind: Callable[..., ClipBranch] = CLIP_BRANCHES[keys.KIND]
     return kind(named_by, **chosen)
 
 
@@ -148,7 +166,7 @@ def _branch_clip(cfg: CfgNode, clip: DenseCLIP) -> DenseCLIP:
     return own
 
 
-def _require_backbone_alone(cfg: CfgNode, clip: DenseCLIP, chosen: Mapping[str, Any]) -> None:
+def _require_backbone_alone(cfg: CfgNode, clip: DenseCLIP, chosen: Iterable[str]) -> None:
     """Refuse settings of a second pass, and of a CLIP of the branch's own beside the backbone's."""
     for name in chosen:
         if name != "binarise":
@@ -170,7 +188,7 @@ def _require_backbone_alone(cfg: CfgNode, clip: DenseCLIP, chosen: Mapping[str, 
         )
 
 
-def build_source(cfg: CfgNode, clip: DenseCLIP) -> nn.Module:
+def build_source(cfg: CfgNode, clip: DenseCLIP) -> FeatureSource:
     """Builds the source of the mask generator's features."""
     if cfg.MODEL.MASK_GENERATOR.SOURCE == "clip":
         return CLIPStages(clip)
@@ -190,7 +208,7 @@ def build_source(cfg: CfgNode, clip: DenseCLIP) -> nn.Module:
     )
 
 
-def build_generator(cfg: CfgNode, clip: DenseCLIP, backbone: Any) -> MaskGenerator:
+def build_generator(cfg: CfgNode, clip: DenseCLIP, backbone: FeatureSource) -> MaskGenerator:
     """Builds the mask generator that works on the maps of a backbone.
 
     Args:

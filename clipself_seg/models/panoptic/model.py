@@ -3,6 +3,9 @@
 The method is that of ODISE (arXiv 2303.04803); with CLIPSelf's dense features in the CLIP branch it is that of
 CLIPSelf's Table 6.
 
+First the model, then what a checkpoint of it holds (`full_state` reads one), and last what becomes of a CLIP that a
+checkpoint carries.
+
 Shapes: Q queries, K classes, S texts (all synonyms of all classes), E embedding, H x W pixels of the result.
 """
 
@@ -13,8 +16,6 @@ import dataclasses
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ from clipself_seg.data.generator_outputs import (
 )
 from clipself_seg.data.given_masks import MaskFolder, image_name
 from clipself_seg.data.mappers.samples import Sample
+from clipself_seg.data.records import Record
 from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
@@ -54,7 +56,7 @@ from clipself_seg.heads.panoptic.mask_losses import MaskCriterion, MaskTargets
 from clipself_seg.heads.panoptic.mask_pieces import resize_masks
 from clipself_seg.heads.panoptic.query_decoder import QueryPrediction
 from clipself_seg.models.inputs import on_device
-from clipself_seg.models.panoptic.config import panoptic_parts
+from clipself_seg.models.panoptic.config import FeatureSource, panoptic_parts
 from clipself_seg.models.panoptic.outputs import (
     NO_MASKS,
     FusionSettings,
@@ -69,7 +71,7 @@ from clipself_seg.models.parameter_groups import Group, by_rate_and_kind, norms_
 from clipself_seg.models.protocol import (
     BEST_OF_NAMES,
     Classes,
-    FeatureSource,
+    Outputs,
     Reading,
 )
 
@@ -191,7 +193,7 @@ class OpenPanoptic(nn.Module):
         return TextBank(self.clip, templates)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         """Builds the parts from configuration keys, see `panoptic_parts`."""
         return panoptic_parts(cfg)
 
@@ -323,9 +325,7 @@ class OpenPanoptic(nn.Module):
             embedding_decay=solver.WEIGHT_DECAY_EMBED,
         )
 
-    def evaluation_metadata(
-        self, records: Mapping[str, Sequence[Mapping[str, Any]]]
-    ) -> dict[str, Any]:
+    def evaluation_metadata(self, records: Mapping[str, Sequence[Record]]) -> dict[str, object]:
         """Settings that decide the numbers beside weights and configuration: those of the CLIP branch, and
         the provenance of the generator outputs on disk.
 
@@ -335,7 +335,7 @@ class OpenPanoptic(nn.Module):
         Raises:
             InputError: an image has no generator output, or no masks.
         """
-        metadata: dict[str, Any] = {"CLIP branch": self.branch.settings()}
+        metadata: dict[str, object] = {"CLIP branch": self.branch.settings()}
         if self.masks_given and records:
             folder = MaskFolder(self.outputs)
             metadata["masks given"] = {
@@ -351,7 +351,7 @@ class OpenPanoptic(nn.Module):
 
     def forward(
         self, samples: Sequence[Sample], *, fusions: Mapping[str, Fusion] | None = None
-    ) -> dict[str, Tensor] | list[dict[str, Any]]:
+    ) -> dict[str, Tensor] | list[Outputs]:
         """Losses in training, outputs for each image in evaluation.
 
         Args:
@@ -462,7 +462,7 @@ class OpenPanoptic(nn.Module):
             maps[LAST] if self.branch_on_backbone else None,
         )
 
-    def _segment(self, sample: Sample, fusions: Mapping[str, Fusion] | None) -> dict[str, Any]:
+    def _segment(self, sample: Sample, fusions: Mapping[str, Fusion] | None) -> Outputs:
         given = UnnamedMasks.of_sample(sample, self.device) if self.masks_given else None
         generated = given or self.generate(sample)
         wanted = fusions or {"": self.fusion.returned()}
@@ -484,7 +484,7 @@ class OpenPanoptic(nn.Module):
             clip_logits = only_classes(clip_logits, sample["classes"])
             if isinstance(generated, GeneratorOutput):
                 logits = only_classes(generated.class_logits, sample["classes"])
-                generated = replace(generated, class_logits=logits)
+                generated = dataclasses.replace(generated, class_logits=logits)
         probs = {
             name: (fusion, class_probabilities(generated, clip_logits, valid, seen, fusion))
             for name, fusion in wanted.items()
@@ -503,8 +503,8 @@ class OpenPanoptic(nn.Module):
         self.load_state_dict(tensors)
 
     def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
+        self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
+    ) -> object:
         """Load a checkpoint of this project or of ODISE, always strictly, with the exponents that it carries,
         and log a report.
 
@@ -514,12 +514,12 @@ class OpenPanoptic(nn.Module):
         """
         loaded = super().load_state_dict(full_state(self, state_dict), assign=assign)
         carried = carried_exponents(state_dict)
-        own: dict[str, Any] = {
-            name: carried[name] for name in self.fusion.of_weights if name in carried
-        }
+        own = {name: carried[name] for name in self.fusion.of_weights if name in carried}
         if own:
             logger.info("exponents of the fusion that the checkpoint carries: %s", own)
-            self.fusion = replace(self.fusion, **own)
+            exponents = {"alpha": self.fusion.alpha, "beta": self.fusion.beta} | own
+            alpha, beta = exponents["alpha"], exponents["beta"]
+            self.fusion = dataclasses.replace(self.fusion, alpha=alpha, beta=beta)
         return loaded
 
     def export(self, path: str | os.PathLike[str]) -> None:
@@ -653,7 +653,7 @@ def own_checkpoint(model: OpenPanoptic) -> dict[str, Tensor]:
     return state | hashes | {EXPONENTS: torch.tensor(model.exponents, dtype=torch.float64)}
 
 
-def carried_exponents(state: Mapping[str, Any]) -> dict[str, float]:
+def carried_exponents(state: Mapping[str, Tensor]) -> dict[str, float]:
     """Exponents that a checkpoint carries, "alpha" and "beta"; nothing where it carries none, as the official ones.
 
     Args:
@@ -675,7 +675,7 @@ def carried_exponents(state: Mapping[str, Any]) -> dict[str, float]:
     )
 
 
-def full_state(model: OpenPanoptic, state: Mapping[str, Any]) -> dict[str, Tensor]:
+def full_state(model: OpenPanoptic, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A complete state dict of the model: a checkpoint's tensors, and the frozen ones as they are in the model.
 
     Args:

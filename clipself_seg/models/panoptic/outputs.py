@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +33,7 @@ from clipself_seg.heads.panoptic.panoptic_merge import (
     semantic_labels,
 )
 from clipself_seg.models.inputs import on_device
+from clipself_seg.models.protocol import Outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +195,7 @@ def make_labelled_outputs(
     size: tuple[int, int],
     things: Sequence[int],
     settings: MergeSettings,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Outputs]:
     """Makes the outputs of several fusions of an image, "semantic" as the best class of each pixel.
 
     Args:
@@ -209,7 +209,7 @@ def make_labelled_outputs(
         Name of a fusion -> its outputs, see `make_outputs`.
     """
     sizes = (source.canvas, source.image_size, size)
-    outputs: dict[str, dict[str, Any]] = {}
+    outputs: dict[str, Outputs] = {}
     masks = None
     for name, (fusion, probs_QK1) in probs.items():
         if set(fusion.tasks) == {"semantic"} and not settings.masks_first:
@@ -229,7 +229,7 @@ def make_outputs(
     settings: MergeSettings,
     tasks: Sequence[str] = TASKS,
     labels: bool = False,
-) -> dict[str, Any]:
+) -> Outputs:
     """Makes the outputs of an image, under Detectron2's names.
 
     Args:
@@ -246,7 +246,7 @@ def make_outputs(
     """
     if unknown := set(tasks) - set(TASKS):
         raise ValueError(f"no task {sorted(unknown)}: choose from {', '.join(TASKS)}")
-    outputs: dict[str, Any] = {}
+    outputs: Outputs = {}
     if "panoptic" in tasks:
         thresholds = (settings.object_threshold, settings.overlap_threshold)
         outputs["panoptic_seg"] = merge_panoptic(probs, masks, things, *thresholds)

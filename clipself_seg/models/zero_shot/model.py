@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -96,7 +95,7 @@ class DenseInMasks(nn.Module):
 
     def dense(
         self,
-        tower: Any,
+        tower: ImageTower,
         pixels: Tensor,
         normalised: Tensor,
         cells_nhw: Tensor,
@@ -111,6 +110,7 @@ class DenseInMasks(nn.Module):
             cells_nhw: boolean masks; those without a cell count nowhere.
             precision: context in which networks compute.
         """
+        assert isinstance(tower, TransformerTower)
         cells_nhw = cells_nhw[cells_nhw.flatten(1).any(dim=1)]
         with precision:
             grid = (cells_nhw.shape[1], cells_nhw.shape[2])
@@ -206,7 +206,7 @@ class ZeroShotSegmenter(FrozenCLIP):
             )
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         """Reads ``MODEL.{CLIP, ZERO_SHOT, SEM_SEG_HEAD.IGNORE_VALUE}`` and ``SOLVER.AMP``."""
         given = cfg.MODEL.ZERO_SHOT
         clip = build_clip(cfg)

@@ -7,15 +7,15 @@ import pytest
 from clipself_seg.config import checks, load_config
 from clipself_seg.config.keys import CHOICES
 from clipself_seg.errors import InputError
-from clipself_seg.models.distillation.build import (
+from clipself_seg.models.distillation.objectives import (
     CONTEXTS,
     OBJECTIVES,
     TERMS,
+    CropDistillation,
+    Original,
     WeightedTerms,
     build_objective,
 )
-from clipself_seg.models.distillation.correlation_teachers import Original
-from clipself_seg.models.distillation.crops import CropDistillation
 
 TARGET = "MODEL.CLIPSELF.TARGET"
 

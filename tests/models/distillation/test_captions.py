@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from open_clip.loss import ClipLoss
 
-from clipself_seg.models.distillation.build import CaptionContrast
+from clipself_seg.models.distillation.objectives import CaptionContrast
 from clipself_seg.models.parameter_groups import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
 from tests.tiny import tiny_clipself, tiny_samples

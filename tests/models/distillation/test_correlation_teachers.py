@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from clipself_seg.errors import InputError
-from clipself_seg.models.distillation.build import CorrelationSettings, WeightedTerms
-from clipself_seg.models.distillation.correlation_teachers import (
+from clipself_seg.models.distillation.objectives import (
+    CorrelationSettings,
     Original,
     TimmBackbone,
+    WeightedTerms,
     correlation_teacher,
 )
 from tests.models.distillation.test_step import step_of

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from clipself_seg.heads.distillation.region_text import federated_nouns
-from clipself_seg.models.distillation.build import RegionText
+from clipself_seg.models.distillation.objectives import RegionText
 from tests.tiny import tiny_clipself, tiny_samples
 from tests.training.test_trainer_data_parallel import gradients, worst
 from tests.two_processes import in_two_processes

@@ -13,13 +13,13 @@ from clipself_seg.clip.resnet import ResNetTower
 from clipself_seg.errors import InputError
 from clipself_seg.heads.distillation import correlation
 from clipself_seg.models import CLIPSelf
-from clipself_seg.models.distillation.build import (
+from clipself_seg.models.distillation.objectives import (
     CONTEXTS,
     TERMS,
     CorrelationSettings,
+    Original,
     WeightedTerms,
 )
-from clipself_seg.models.distillation.correlation_teachers import Original
 from clipself_seg.models.parameter_groups import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
 from tests.tiny import tiny_clipself, tiny_samples

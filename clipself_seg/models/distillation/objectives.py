@@ -1,11 +1,16 @@
-"""Builds the training objective that ``MODEL.CLIPSELF.TARGET`` names."""
+"""Objectives of CLIPSelf's training: what the student learns of a step, and how ``MODEL.CLIPSELF.TARGET`` names it.
+
+A further objective is a class with the members of `Objective`, a line in `OBJECTIVES` and a value of
+``MODEL.CLIPSELF.TARGET``; the samples that it reads are made by a mapper that `training.tasks.RegionTask` chooses. A
+further term of the target "crops" is a function and a line in `TERMS`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -31,15 +36,107 @@ from clipself_seg.heads.distillation.region_text import (
     noun_logits,
     teacher_divergence,
 )
-from clipself_seg.models.distillation.correlation_teachers import (
-    CorrelationTeacher,
-    correlation_teacher,
-)
-from clipself_seg.models.distillation.crops import CropDistillation
-from clipself_seg.models.distillation.objective import Objective
 from clipself_seg.models.distillation.step import DENSE, IMAGE, KEYS, QUERIES, Step
+from clipself_seg.models.timm_backbone import TimmMaps
 
+TEACHER = "MODEL.CLIPSELF.CORRELATION.TEACHER"
 CONTEXTS = {"q": (QUERIES,), "qk": (QUERIES, KEYS)}
+
+
+class Objective(Protocol):
+    """The interface of training objectives, which have no trainable weights of their own.
+
+    Attributes:
+        reads: what it reads of the student, see `step.READS`. What none of it depends on, such as query and key
+            of the last block for dense features alone, stays the original's.
+    """
+
+    reads: tuple[str, ...]
+
+    def setup_training(
+        self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None
+    ) -> None:
+        """Takes what it needs of the classes before the first step.
+
+        Args:
+            teacher: the original CLIP.
+            vocabulary: what `RegionTask` gives for the target; None where it needs no classes.
+        """
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """Losses of the samples of one process by name, scalars in float32 with their gradients.
+
+        Their mean over the processes is the loss of the whole batch (`Step.region_count`). The model
+        multiplies each by ``MODEL.CLIPSELF.LOSS_WEIGHT``.
+        """
+
+
+class CropDistillation:
+    """The cosine distance of regions and crops (CLIPSelf, equation 1).
+
+    Of samples it reads "image", "boxes" (n, 4) XYXY in [0, 1] of the padded square and "crops" uint8
+    (n, 3, S0, S0).
+    """
+
+    reads: tuple[str, ...] = (DENSE,)
+
+    def setup_training(
+        self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None
+    ) -> None:
+        """Does nothing: it needs no classes."""
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """{"loss_clipself": mean of the distances over regions or images, in [0, 2]}."""
+        distance_R = cosine_distance(step.student_RE, step.teacher_RE)
+        return {"loss_clipself": step.region_mean(distance_R)}
+
+
+class CorrelationTeacher(Protocol):
+    """The interface of frozen teachers of correlations."""
+
+    def setup(self, device: torch.device) -> None:
+        """Loads what it needs, before the first step.
+
+        Raises:
+            InputError: its weights cannot be had.
+        """
+
+    def features(self, step: Step) -> Tensor:
+        """Features (B, D, h, w) of the step's images on the student's grid, float32, without gradient."""
+
+
+class Original:
+    """The original CLIP, the teacher of crops, by its dense features."""
+
+    def setup(self, device: torch.device) -> None:
+        """Does nothing, since the model has the original CLIP already."""
+
+    def features(self, step: Step) -> Tensor:
+        """Its dense features, see `Step.original_BEhw`."""
+        return step.original_BEhw
+
+
+class TimmBackbone(TimmMaps):
+    """A backbone of timm, see `TimmMaps`, on the student's grid."""
+
+    def __init__(self, name: str, pretrained: bool = True) -> None:
+        """As `TimmMaps`."""
+        super().__init__(name, pretrained, key=TEACHER, others="none nor original")
+
+    def features(self, step: Step) -> Tensor:
+        """Its features (B, D, h, w) on the student's grid, float32, without gradient."""
+        return self.maps(step.pixels, step.grid, step.in_precision())
+
+
+def correlation_teacher(name: str) -> CorrelationTeacher | None:
+    """The teacher that ``MODEL.CLIPSELF.CORRELATION.TEACHER`` names: "none", "original", or timm's.
+
+    Raises:
+        InputError: as `TimmBackbone`.
+    """
+    if name == "none":
+        return None
+    return Original() if name == "original" else TimmBackbone(name)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ def load_models(name: str | None, models: Sequence[str]) -> dict[str, DenseCLIP]
     """
     weights = by_name(models, "model", "weights", alone=_is_weights)
     return {
-        title: load_clip(name or _architecture(given), given) for title, given in weights.items()
+        title: load_clip(name or _architecture(named), named) for title, named in weights.items()
     }
 
 

@@ -171,10 +171,10 @@ class DetectionPredictor(ImagePredictor[Detections]):
         """
         words = as_vocabulary(words)
         seen = None if self.trained is None else seen_in_training(words, self.trained)
-        own = words.name not in available_vocabularies()
         names = tuple(entry.names for entry in words.classes)
         ClassTexts(self.model.clip, self.model.bank.templates).check(names)
-        self.model.set_vocabulary(words, seen, all_synonyms=True if own else None)
+        built_in = words.name in available_vocabularies()
+        self.model.set_vocabulary(words, seen, all_synonyms=None if built_in else True)
         self.seen = self.model.seen().cpu().numpy()
         self._set_classes(words)
 

@@ -150,14 +150,14 @@ class PanopticSegmentation(RegionResult):
         colours = segment_colours(colours_of(self.names)[classes])
         infos = [
             {
-                "id": own,
+                "id": number,
                 "category_id": self.category_ids[segment.label],
                 "area": segment.area,
                 "bbox": list(segment.box),
                 "iscrowd": 0,
                 "score": segment.score,
             }
-            for own, segment in zip(colour_ids(colours).tolist(), self.segments)
+            for number, segment in zip(colour_ids(colours).tolist(), self.segments)
         ]
         name = f"{image_id:012d}.png" if file_name is None else file_name
         annotation = {"image_id": image_id, "file_name": name, "segments_info": infos}
@@ -252,7 +252,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
 
     @overload
     def __call__(
-        self, image: GivenImage, batch_size: int = 1, *, masks: Any = None
+        self, image: GivenImage, batch_size: int = 1, *, masks: object = None
     ) -> PanopticSegmentation: ...
 
     @overload
@@ -261,7 +261,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
         image: GivenImages,
         batch_size: int = 1,
         *,
-        masks: Sequence[Any] | None = None,
+        masks: Sequence[object] | None = None,
     ) -> list[PanopticSegmentation]: ...
 
     def __call__(
@@ -285,38 +285,34 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
             InputError: an image cannot be read, or is not of that form; of a list its index is named. Masks that
                 do not fit, are missing, or are given to a model that generates its own.
         """
-        words = self.require_vocabulary()
-        if isinstance(image, list | tuple):
-            if masks is not None and len(masks) != len(image):
-                raise InputError(
-                    f"{len(image)} images and {len(masks)} masks: give each image its own"
-                )
-            given = self._masks_in_turn(masks)
-        else:
-            given = self._masks_in_turn(None if masks is None else [masks])
-        predict = functools.partial(self._predict, words=words, given=given)
-        return self._results(image, predict, batch_size)
-
-    def _masks_in_turn(self, masks: Sequence[Any] | None) -> Iterator[Any]:
-        """Masks of one image after another, without end where there are none."""
+        self.require_vocabulary()
+        listed = image if isinstance(image, list | tuple) else None
         if masks is not None and not self.model.masks_given:
             raise InputError(
                 "masks are given to a model that generates its own: take MODEL.MASK_GENERATOR.SOURCE masks, as "
                 "configs/panoptic/masks_vitb16.yaml has it"
             )
-        return itertools.repeat(None) if masks is None else iter(masks)
+        if masks is not None and listed is not None and len(masks) != len(listed):
+            raise InputError(
+                f"{len(listed)} images and {len(masks)} masks: give each image its own"
+            )
+        in_turn = (
+            itertools.repeat(None) if masks is None else iter([masks] if listed is None else masks)
+        )
+        return self._results(image, functools.partial(self._predict, masks=in_turn), batch_size)
 
     def _predict(
-        self, images: Sequence[np.ndarray], words: Vocabulary, given: Iterator[Any]
+        self, images: Sequence[np.ndarray], masks: Iterator[object]
     ) -> list[PanopticSegmentation]:
-        # Instances and class maps, which nobody asks for here, cost time and memory.
-        own = self.model.fusion.returned(("panoptic",))
+        words = self.require_vocabulary()
         samples = [image_sample(image, self.mapper) for image in images]
         for image, sample in zip(images, samples):
-            if (masks := next(given)) is not None:
+            if (image_masks := next(masks)) is not None:
                 size = (image.shape[0], image.shape[1])
-                sample |= mask_entries(given_masks(masks, size))
-        outputs = self.model(samples, fusions={"own": own})
+                sample |= mask_entries(given_masks(image_masks, size))
+        # Instances and class maps, which nobody asks for here, cost time and memory.
+        fusion = self.model.fusion.returned(("panoptic",))
+        outputs = self.model(samples, fusions={"own": fusion})
         results = []
         for image, output in zip(images, outputs, strict=True):
             ids, segments = output["fusions"]["own"]["panoptic_seg"]
@@ -387,15 +383,15 @@ def with_stuff(words: Vocabulary, stuff: Vocabulary | None) -> Vocabulary:
     Raises:
         InputError: a word that no class has.
     """
-    wanted = {} if stuff is None else {n.casefold(): n for c in stuff.classes for n in c.names}
+    named = {} if stuff is None else {n.casefold(): n for c in stuff.classes for n in c.names}
     keys = [{name.strip().casefold() for name in entry.names} for entry in words.classes]
     every = set().union(*keys)
-    for key, name in wanted.items():
+    for key, name in named.items():
         if key not in every:
             others = nearest(name, {n for entry in words.classes for n in entry.names})
             raise InputError(f'stuff "{name}" is not in the vocabulary; {others}')
     classes = tuple(
-        dataclasses.replace(entry, isthing=known.isdisjoint(wanted))
+        dataclasses.replace(entry, isthing=known.isdisjoint(named))
         for entry, known in zip(words.classes, keys)
     )
     return dataclasses.replace(words, classes=classes)

@@ -450,8 +450,8 @@ def write_folder_config(cfg: CfgNode, path: Path, clip_name: str, files: Mapping
     }
     values = {key: value for key, value in values.items() if key not in FILE_KEYS}
     if cfg.MODEL.CLIP.BACKBONE == CLIP_BACKBONE:
-        own = {"MODEL.CLIP.NAME": clip_name, "MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED": ""}
-        values |= dict.fromkeys(FILE_KEYS, "") | own
+        of_clip = {"MODEL.CLIP.NAME": clip_name, "MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED": ""}
+        values |= dict.fromkeys(FILE_KEYS, "") | of_clip
     values |= files
     path.write_text(yaml.safe_dump(_tree(values), sort_keys=True), encoding="utf-8")
 
@@ -652,13 +652,15 @@ def probe() -> np.ndarray:
 
 def _equal(one: object, other: object) -> bool:
     """Whether two results hold the same, bit for bit."""
+    if type(one) is not type(other):
+        return False
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         return one.dtype == other.dtype and one.tobytes() == other.tobytes()
     if dataclasses.is_dataclass(one):
         return _equal(tuple(vars(one).values()), tuple(vars(other).values()))
     if isinstance(one, tuple | list) and isinstance(other, tuple | list):
         return len(one) == len(other) and all(map(_equal, one, other))
-    return bool(one == other)
+    return one == other
 
 
 def _require_free(target: Path, overwrite: bool) -> None:

@@ -74,14 +74,14 @@ def find_items(inputs: Sequence[str], output: str, column: str | None = None) ->
     """
     items = list[Item]()
     plain = []
-    for given in map(os.path.abspath, inputs):
-        if given.endswith(".parquet"):
-            items += _table_items(given, column)
-        elif given.endswith(".txt"):
-            lines = [line.strip() for line in read_text(given, "list of images").splitlines()]
-            items += [Item(os.path.join(os.path.dirname(given), line)) for line in lines if line]
+    for path in map(os.path.abspath, inputs):
+        if path.endswith(".parquet"):
+            items += _table_items(path, column)
+        elif path.endswith(".txt"):
+            lines = [line.strip() for line in read_text(path, "list of images").splitlines()]
+            items += [Item(os.path.join(os.path.dirname(path), line)) for line in lines if line]
         else:
-            plain.append(given)
+            plain.append(path)
     if plain:
         files = find_images(plain, output)
         if files.failed:
@@ -245,12 +245,12 @@ class Parts:
             InputError: the folder has results of other settings or of other images.
         """
         path = self.folder / SETTINGS_FILE
-        given = {**settings, "images": self._digest(), "images of a block": self.block_size}
+        asked = {**settings, "images": self._digest(), "images of a block": self.block_size}
         if path.exists():
             old = read_json(path, "settings")
-            require_same(self.folder, old.get("settings", {}), given, "give another --output")
+            require_same(self.folder, old.get("settings", {}), asked, "give another --output")
         else:
-            write_json(path, {"settings": given, "provenance": dict(provenance)})
+            write_json(path, {"settings": asked, "provenance": dict(provenance)})
         return [index for index in range(self.count) if not self._is_whole(index)]
 
     def errors(self) -> int:

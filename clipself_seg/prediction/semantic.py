@@ -262,10 +262,10 @@ class Predictor(ImagePredictor[Segmentation]):
             raise InputError("a threshold needs a background to fall back to: name one")
         if not 0 <= (threshold or 0) <= 1:
             raise InputError(f"the threshold of the background must be in [0, 1], got {threshold}")
-        own = words.name not in available_vocabularies()
+        built_in = words.name in available_vocabularies()
         # Own words count with every synonym; those of a benchmark as the model was built to read them.
         self.model.set_vocabulary(
-            Vocabulary(words.name, tuple(entries)), all_synonyms=True if own else None
+            Vocabulary(words.name, tuple(entries)), all_synonyms=None if built_in else True
         )
         extra = [place] * (len(entries) - len(words))
         of_class = torch.tensor([*range(len(words)), *extra], device=self.model.device)
@@ -370,9 +370,9 @@ def _background_class(name: str, others: Sequence[str], words: Vocabulary) -> in
     Raises:
         InputError: the background has a word that stands in the vocabulary for something else.
     """
-    called = [own.strip().casefold() for own in words.names]
+    called = [class_name.strip().casefold() for class_name in words.names]
     alike = name.casefold() in called
-    known = {own.strip().casefold(): entry for entry in words.classes for own in entry.names}
+    known = {word.strip().casefold(): entry for entry in words.classes for word in entry.names}
     for word in others if alike else (name, *others):
         if word.casefold() in known:
             first = known[word.casefold()].names[0]
@@ -397,6 +397,6 @@ def _label_scores(scores: Tensor, labels_of: _Labels) -> Tensor:
         return scores
     kept = scores.new_zeros(len(labels_of.names), *scores.shape[1:])
     kept[labels_of.background] = labels_of.threshold
-    for label, own in zip(labels_of.of_class.tolist(), scores):
-        kept[label] = torch.maximum(kept[label], own)
+    for label, class_scores in zip(labels_of.of_class.tolist(), scores):
+        kept[label] = torch.maximum(kept[label], class_scores)
     return kept

@@ -30,7 +30,7 @@ def drawn(folder, image, words="dog, grass", **changes):
     settings = {"side": 64, "clusters": 3, "smallest": 0.02, "clips": clips, "folder": folder}
     results = DenseMapResults(**settings | changes, words=words and read_words(words))
     source = ImageFile(folder / "a.jpg", "a.jpg", "a")
-    _, entry = results.write(source, image, *results.predict([image]))
+    _, entry = results.write(source, *results.predict([image]))
     results.write_index(Index([(source, entry)], [], {}, True, results.provenance))
     content = json.loads((folder / "dense_maps.json").read_text())
     return np.asarray(Image.open(folder / "a.png")), content

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from clipself_seg.errors import InputError
 from clipself_seg.prediction.files import ImageFile, find_images, image_ids
 from tests.conftest import ROOT
 
@@ -26,3 +29,58 @@ def test_an_output_that_is_a_link_to_itself_is_left_to_who_writes(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "a.jpg").touch()
     assert len(find_images([tmp_path / "a.jpg"], tmp_path / "loop").images) == 1
+
+
+def test_folders_are_searched_and_nothing_is_taken_twice(tmp_path):
+    for name in ("b.jpg", "sub/b.jpg", "b.png", "note.txt", ".hidden.jpg", "out/overlays/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_images([tmp_path, tmp_path / "b.jpg", tmp_path / "gone"], tmp_path / "out")
+    assert sorted(image.name for image in found.images) == ["b.jpg", "b.png", "sub/b"]
+    assert [path.name for path in found.others] == ["note.txt"]
+    assert found.failed == {str(tmp_path / "gone"): "no such file or folder"}
+
+
+def test_links_to_nothing_are_failures(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.jpg").touch()
+    for name, target in (("dead.jpg", "gone"), ("loop.jpg", "loop.jpg"), ("dead.txt", "gone")):
+        (tmp_path / "in" / name).symlink_to(target)
+    found = find_images([tmp_path / "in"], tmp_path / "out")
+    assert [image.name for image in found.images] == ["a"]
+    failed = {str(tmp_path / "in" / name) for name in ("dead.jpg", "loop.jpg")}
+    assert set(found.failed) == failed and set(found.failed.values()) == {"a link to nothing"}
+    assert [path.name for path in found.others] == ["dead.txt"]
+    (tmp_path / "in/a.jpg").unlink()
+    with pytest.raises(InputError, match="no images: "):
+        find_images([tmp_path / "in"], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "inputs, output, message",
+    [
+        (["empty"], "out", "no images: "),
+        (["gone"], "out", "no such file or folder: "),
+        (["x"], "x", "is input and output"),
+        (["x/a.jpg", "y/a.jpg"], "out", "x/a.jpg and .*y/a.jpg would have results of one name"),
+    ],
+)
+def test_inputs_without_clear_results_are_refused(tmp_path, inputs, output, message):
+    for name in ("empty", "x", "y"):
+        (tmp_path / name).mkdir()
+    for name in ("x/a.jpg", "y/a.jpg"):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=message):
+        find_images([tmp_path / name for name in inputs], tmp_path / output)
+
+
+def test_videos_are_taken_by_name_and_not_out_of_folders(tmp_path):
+    for name in ("in/a.mp4", "in/b.png", "a.MOV"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    given = ([tmp_path / "in", tmp_path / "a.MOV"], tmp_path / "out")
+    files = find_images(*given, videos=True)
+    assert [image.name for image in files.images] == ["b"]
+    assert [(video.name, video.file_name) for video in files.videos] == [("a", "a.MOV")]
+    assert [path.name for path in files.others] == ["a.mp4"]
+    assert [image.name for image in find_images(*given).images] == ["b", "a"]

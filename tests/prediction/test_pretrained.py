@@ -1,4 +1,7 @@
-"""Predictors as folders: what is read back is equal, half a folder is never there, the hub has what was pushed."""
+"""Predictors as folders: what is read back is equal, half a folder is never there, the hub has what was pushed.
+
+The configuration of a folder of anybody's has files beside it, plain values, and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,22 @@ from safetensors.torch import load_file, save_file
 from clipself_seg.clip import load_clip, save_clip
 from clipself_seg.commands import predict
 from clipself_seg.config import load_config
+from clipself_seg.config.weights import WEIGHTS
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import build_model
 from clipself_seg.models.panoptic.model import trained_state
 from clipself_seg.prediction import pretrained
 from clipself_seg.prediction.detection import DetectionPredictor, load_detection_predictor
 from clipself_seg.prediction.panoptic import PanopticPredictor, load_panoptic_predictor
-from clipself_seg.prediction.pretrained import is_pretrained, load_pretrained
+from clipself_seg.prediction.pretrained import (
+    FILE_KEYS,
+    LEFT_OUT,
+    MOST_BYTES,
+    is_pretrained,
+    load_pretrained,
+    read_folder_config,
+    write_folder_config,
+)
 from clipself_seg.prediction.semantic import Predictor, load_predictor
 from tests.conftest import ROOT
 
@@ -344,3 +356,118 @@ def test_a_tuned_tower_of_a_checkpoint_goes_into_the_folder(tmp_path):
     weight = again.clip.visual.trunk.stem[0].weight
     torch.testing.assert_close(weight.data, images["visual.trunk.stem.0.weight"] + 0.1)
     assert again.weights_hash() == predictor.model.weights_hash()
+
+
+CONFIG_FILES = {"MODEL.WEIGHTS": "model.safetensors", "MODEL.CLIP.WEIGHTS": "clip.safetensors"}
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """A folder with the configuration of a panoptic model, and files of weights without content."""
+    opts = ["MODEL.FUSION.ALPHA", "0.25", "INPUT.MAX_PIXELS", "999999999", "MODEL.DEVICE", "cpu"]
+    cfg = load_config(ROOT / "configs/mini/panoptic.yaml", opts)
+    write_folder_config(cfg, tmp_path / "config.yaml", "ViT-Mini-8", CONFIG_FILES)
+    for file in FILE_KEYS.values():
+        (tmp_path / file).touch()
+    return tmp_path
+
+
+def change(plain, key, value):
+    """Sets a key in the folder's file."""
+    tree = yaml.safe_load((plain / "config.yaml").read_text())
+    *sections, name = key.split(".")
+    node = tree
+    for section in sections:
+        node = node.setdefault(section, {})
+    node[name] = value
+    (plain / "config.yaml").write_text(yaml.safe_dump(tree))
+
+
+def test_what_decides_a_prediction_is_written_and_nothing_of_the_machine(plain):
+    cfg = read_folder_config(plain, ["MODEL.DEVICE", "cpu"])
+    fusion = cfg.MODEL.FUSION
+    assert (fusion.ALPHA, fusion.BETA, fusion.SOURCE) == (0.25, 0.8, "weights_beta")
+    assert cfg.MODEL.WEIGHTS == str(plain / "model.safetensors")
+    assert cfg.MODEL.CLIP.WEIGHTS == str(plain / "clip.safetensors")
+    assert cfg.MODEL.CLIP_BRANCH.WEIGHTS == "" and cfg.MODEL.CLIP_BRANCH.TEMPLATES == "vild63"
+    assert cfg.INPUT.MAX_PIXELS == load_config(None).INPUT.MAX_PIXELS
+    tree = yaml.safe_load((plain / "config.yaml").read_text())
+    assert tree.keys() == {"MODEL", "INPUT", "TEST", "SOLVER"} and tree["SOLVER"].keys() == {"AMP"}
+
+
+@pytest.mark.parametrize("key", ["MODEL.WEIGHTS", "MODEL.CLIP.WEIGHTS"])
+def test_weights_that_are_missing_are_named(plain, key):
+    (plain / FILE_KEYS[key]).unlink()
+    with pytest.raises(InputError, match=f"config.yaml: {key} is .*, which is not beside it"):
+        read_folder_config(plain)
+    change(plain, key, "")
+    with pytest.raises(InputError, match=f"config.yaml has no {key}: save_pretrained writes"):
+        read_folder_config(plain)
+
+
+@pytest.mark.parametrize("value", ["/etc/passwd", "../a.pt", "mini", "hf-hub:a/b", "http://a/b", 3])
+@pytest.mark.parametrize("key", FILE_KEYS)
+def test_a_folder_names_no_file_but_its_own(plain, key, value):
+    change(plain, key, value)
+    with pytest.raises(InputError, match=f"{key} is .*: a folder names nothing but its own"):
+        read_folder_config(plain)
+
+
+@pytest.mark.parametrize(
+    "key", sorted({*LEFT_OUT, *WEIGHTS} - FILE_KEYS.keys()) + ["OUTPUT_DIR", "DATASETS.TRAIN"]
+)
+def test_keys_of_files_and_of_training_are_refused(plain, key):
+    change(plain, key, "")
+    with pytest.raises(InputError, match=f"{key} is no key of a folder of save_pretrained"):
+        read_folder_config(plain)
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("_BASE_", "/etc/hosts", "stands on no other: take _BASE_ out"),
+        ("_BASE_", ["http://a/b.yaml"], "stands on no other: take _BASE_ out"),
+        ("MODEL.CLIP.NAMES", "x", 'unknown key "MODEL.CLIP.NAMES"; did you mean'),
+        ("MODEL.CLIP.NAME", "hf-hub:a/b", "may lead out of the folder: give a plain name"),
+        ("TEST.REGIONS.TEMPLATES", "~", "may lead out of the folder"),
+        ("TEST.PANOPTIC.ROWS", ["clip", ["/etc/x"]], "'/etc/x', which may lead out of the folder"),
+        ("TEST.PANOPTIC.ROWS", "('clip', '/etc/x')", "'/etc/x', which may lead out of the folder"),
+        ("INPUT.MIN_SIZE_TEST", 10**6, "1000000, and 4096 is the largest number of a folder"),
+        ("INPUT.MIN_SIZE_TRAIN", "(10**6,)", "MIN_SIZE_TRAIN must be of type tuple"),
+        ("INPUT.MIN_SIZE_TRAIN", "(1000000,)", "1000000, and 4096 is the largest number"),
+        ("MODEL.MASK_FORMER.DEC_LAYERS", 1 << 70, "of type int, and 4096 is the largest number"),
+        ("MODEL.FUSION.ALPHA", float("nan"), "nan, and 4096 is the largest number"),
+        ("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "META_ARCHITECTURE is 'GeneralizedRCNN'"),
+        ("MODEL.META_ARCHITECTURE", ["CATSeg"], "META_ARCHITECTURE is of type list"),
+    ],
+)
+def test_what_a_folder_may_not_say_is_refused_by_name(plain, key, value, message):
+    change(plain, key, value)
+    with pytest.raises(InputError) as refused:
+        read_folder_config(plain)
+    assert message in str(refused.value) and "config.yaml" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "!!python/object/apply:os.system ['touch run']",
+        "MODEL: !!python/name:os.system",
+        "MODEL: {WEIGHTS: !!python/object/new:os.system [touch run]}",
+    ],
+)
+def test_nothing_in_a_configuration_runs(plain, text, monkeypatch):
+    monkeypatch.chdir(plain)
+    (plain / "config.yaml").write_text(text)
+    with pytest.raises(InputError, match="config.yaml is not a usable YAML file"):
+        read_folder_config(plain)
+    assert not (plain / "run").exists()
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "trained.json"])
+def test_a_text_without_end_is_not_read(plain, file):
+    change(plain, "TEST.TRAIN_VOCABULARY", "trained.json")
+    with (plain / file).open("ab") as written:
+        written.truncate(MOST_BYTES + 1)
+    with pytest.raises(InputError, match=f"{file} has .* {MOST_BYTES} at most are read"):
+        read_folder_config(plain)

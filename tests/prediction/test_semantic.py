@@ -12,7 +12,6 @@ from clipself_seg.config import load_config
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.prediction.files import find_images
 from clipself_seg.prediction.predictor import image_sample
 from clipself_seg.prediction.semantic import (
     Predictor,
@@ -223,49 +222,6 @@ def test_what_cannot_predict_is_refused(tmp_path):
         load_predictor("", tmp_path / "none.pth", OPTS)
     with pytest.raises(InputError, match="CLIPSelf, which does not label pixels"):
         load_predictor("", "random", [*OPTS, "MODEL.META_ARCHITECTURE", "CLIPSelf"])
-
-
-def test_folders_are_searched_and_nothing_is_taken_twice(tmp_path):
-    for name in ("b.jpg", "sub/b.jpg", "b.png", "note.txt", ".hidden.jpg", "out/overlays/b.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    found = find_images([tmp_path, tmp_path / "b.jpg", tmp_path / "gone"], tmp_path / "out")
-    assert sorted(image.name for image in found.images) == ["b.jpg", "b.png", "sub/b"]
-    assert [path.name for path in found.others] == ["note.txt"]
-    assert found.failed == {str(tmp_path / "gone"): "no such file or folder"}
-
-
-def test_links_to_nothing_are_failures(tmp_path):
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in/a.jpg").touch()
-    for name, target in (("dead.jpg", "gone"), ("loop.jpg", "loop.jpg"), ("dead.txt", "gone")):
-        (tmp_path / "in" / name).symlink_to(target)
-    found = find_images([tmp_path / "in"], tmp_path / "out")
-    assert [image.name for image in found.images] == ["a"]
-    failed = {str(tmp_path / "in" / name) for name in ("dead.jpg", "loop.jpg")}
-    assert set(found.failed) == failed and set(found.failed.values()) == {"a link to nothing"}
-    assert [path.name for path in found.others] == ["dead.txt"]
-    (tmp_path / "in/a.jpg").unlink()
-    with pytest.raises(InputError, match="no images: "):
-        find_images([tmp_path / "in"], tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    "inputs, output, message",
-    [
-        (["empty"], "out", "no images: "),
-        (["gone"], "out", "no such file or folder: "),
-        (["x"], "x", "is input and output"),
-        (["x/a.jpg", "y/a.jpg"], "out", "x/a.jpg and .*y/a.jpg would have results of one name"),
-    ],
-)
-def test_inputs_without_clear_results_are_refused(tmp_path, inputs, output, message):
-    for name in ("empty", "x", "y"):
-        (tmp_path / name).mkdir()
-    for name in ("x/a.jpg", "y/a.jpg"):
-        (tmp_path / name).touch()
-    with pytest.raises(InputError, match=message):
-        find_images([tmp_path / name for name in inputs], tmp_path / output)
 
 
 def test_a_model_without_weights_of_its_own_is_given_those_of_its_clip():

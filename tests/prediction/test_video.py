@@ -158,18 +158,6 @@ def test_a_video_that_cannot_be_written_whole_is_not_there(tmp_path, monkeypatch
     assert list((tmp_path / "out/overlays").iterdir()) == []
 
 
-def test_videos_are_taken_by_name_and_not_out_of_folders(tmp_path):
-    for name in ("in/a.mp4", "in/b.png", "a.MOV"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    given = ([tmp_path / "in", tmp_path / "a.MOV"], tmp_path / "out")
-    files = find_images(*given, videos=True)
-    assert [image.name for image in files.images] == ["b"]
-    assert [(video.name, video.file_name) for video in files.videos] == [("a", "a.MOV")]
-    assert [path.name for path in files.others] == ["a.mp4"]
-    assert [image.name for image in find_images(*given).images] == ["b", "a"]
-
-
 def test_an_interrupted_call_goes_on_with_the_videos_that_are_not_done(tmp_path):
     paths = [make_video(tmp_path / f"{name}.mp4", count=3) for name in "ab"]
     files = find_images(paths, tmp_path / "out", videos=True)

@@ -1,6 +1,9 @@
-"""Vocabularies -> class embeddings, computed once for each set of names, templates and weights.
+"""Class names -> prompts -> text embeddings, computed once for each set of names, templates and weights.
 
-Shapes: K classes, E embedding.
+`TextBank` is for a CLIP that never changes, and keeps embeddings on disk too. `ClassTexts` has one embedding for each
+template, with gradients where the text tower trains. Both keep them in memory by `KeptTexts`.
+
+Shapes: K classes, P prompts of a class, E embedding.
 """
 
 from __future__ import annotations
@@ -19,7 +22,6 @@ from torch import Tensor
 
 from clipself_seg.checkpoints.bounds import OutOfBounds, open_safetensors
 from clipself_seg.checkpoints.hashes import (
-    WeightsState,
     hash_tensors,
     invalidate,
     weights_hash,
@@ -37,8 +39,7 @@ from clipself_seg.files import atomic_path, home_expanded, remove_leftovers
 VERSION = 2
 DIGEST = "digest"  # in the metadata of an entry; one without it is made again
 DAY = 24 * 3600  # seconds
-# Sentences of a template set, names of each class, and whether they stay as they are encoded.
-Asked = tuple[tuple[str, ...], Names, bool]
+KEPT = 8  # vocabularies whose embeddings `ClassTexts` keeps for one state of the weights
 
 
 def default_cache_dir() -> Path:
@@ -49,6 +50,42 @@ def default_cache_dir() -> Path:
     """
     folder = os.environ.get("CLIPSELF_SEG_CACHE") or "~/.cache/clipself_seg"
     return home_expanded(folder, "set CLIPSELF_SEG_CACHE to a folder for text embeddings")
+
+
+class KeptTexts:
+    """Embeddings by what was asked for, as long as one state holds; another state forgets all of them.
+
+    A tensor that comes twice is the same one.
+    """
+
+    def __init__(self, most: int = 0) -> None:
+        """
+        Args:
+            most: number of tensors that are kept, of which the oldest goes first; 0 for all.
+        """
+        self._most = most
+        self._state: object = None
+        self._texts: dict[object, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def get(self, state: object, asked: object, compute: Callable[[], Tensor]) -> Tensor:
+        """The embeddings for what is asked, computed if need be.
+
+        Args:
+            state: of weights, device and precision (`hashes.weights_state`).
+            asked: hashable.
+            compute: makes them.
+        """
+        if state != self._state:
+            self._state = state
+            self._texts = {}
+        if asked not in self._texts:
+            while self._most and len(self._texts) >= self._most:
+                del self._texts[next(iter(self._texts))]
+            self._texts[asked] = compute()
+        return self._texts[asked]
 
 
 class TextBank:
@@ -77,8 +114,8 @@ class TextBank:
         self.clip = clip
         self.templates = templates
         self.cache_dir = Path(cache_dir) if cache_dir is not None else default_cache_dir() / "text"
-        self._memory: dict[Asked, Tensor] = {}
-        self._state_of_memory: WeightsState | None = None
+        self._memory = KeptTexts()
+        self._joined = KeptTexts(most=1)
 
     def embed(self, words: Vocabulary | str | Sequence[str | Sequence[str]]) -> Tensor:
         """Unit vectors (K, E) on the model's device; a class with synonyms gets the mean of theirs.
@@ -113,30 +150,47 @@ class TextBank:
         """Forget all texts, after a write to the text tower that torch does not count (`hashes.invalidate`)."""
         invalidate(self.clip.text.owner)
 
+    def embed_joined(self, parts: Sequence[Names]) -> Tensor:
+        """Unit vectors of several sets of classes behind one another; the same tensor as long as these are asked for.
+
+        Args:
+            parts: names of each class, as `class_names` gives them, which are not looked at anew.
+        """
+
+        def join() -> Tensor:
+            with torch.inference_mode(False):  # an inference tensor could not be trained on later
+                return torch.cat([self.embed(names) for names in parts])
+
+        state = weights_state(self.clip.text.owner), self._device
+        return self._joined.get(state, tuple(parts), join)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.clip.logit_scale.device
+
     def _kept(self, names: Names, raw: bool, compute: Callable[[], Tensor]) -> Tensor:
         """From memory, else from disk, else computed now."""
-        state = weights_state(self.clip.text.owner)
-        if state is not self._state_of_memory:
-            self._state_of_memory = state
-            self._memory = {}
-        asked = TEMPLATES[self.templates], names, raw
-        if asked not in self._memory:
+
+        def read() -> Tensor:
             path = self._path(names, raw) if self.clip.text.stored else None
             with self._whoever_asks():
                 rows = len(names[0]) if raw else len(names)
                 stored = None if path is None else _from_disk(path, (rows, self.clip.embed_dim))
                 text = compute() if stored is None else stored
-                self._memory[asked] = text.to(self.clip.logit_scale.device)
-            if path is not None and stored is None:
-                _to_disk(path, text)
+                if path is not None and stored is None:
+                    _to_disk(path, text)
+                return text.to(self._device)
+
+        asked = TEMPLATES[self.templates], names, raw
+        state = weights_state(self.clip.text.owner)
         # A copy: what a caller does to it stays with the caller.
-        return self._memory[asked].to(self.clip.logit_scale.device, copy=True)
+        return self._memory.get(state, asked, read).to(self._device, copy=True)
 
     @contextlib.contextmanager
     def _whoever_asks(self) -> Iterator[None]:
         """Nothing of the caller's modes: low precision or inference tensors would reach the next one."""
         with torch.inference_mode(False), torch.no_grad():
-            with full_precision(self.clip.logit_scale.device):
+            with full_precision(self._device):
                 yield
 
     def _compute(self, classes: Names) -> Tensor:
@@ -197,10 +251,6 @@ def _digest(path: Path, text: Tensor) -> str:
     return hash_tensors({path.stem: text})
 
 
-KEPT = 8  # vocabularies whose embeddings are kept for one state of the weights
-State = tuple[torch.device, torch.dtype | None, WeightsState]
-
-
 class ClassTexts:
     """Text embeddings of a CLIP for changing class names and changing weights."""
 
@@ -215,8 +265,7 @@ class ClassTexts:
         self.templates = templates
         self.checkpointing = checkpointing
         self._tokens: tuple[Names, Tensor] | None = None
-        self._state_of_kept: State | None = None
-        self._kept: dict[Names, Tensor] = {}
+        self._kept = KeptTexts(KEPT)
 
     def check(self, names: Names) -> None:
         """Refuse what open_clip would cut without a word, so that classes may become the same.
@@ -234,28 +283,13 @@ class ClassTexts:
         """
         if torch.is_grad_enabled() and any(p.requires_grad for p in self.clip.text.parameters()):
             return self._encode(names)
-        state = self._state()
-        if state != self._state_of_kept:
-            self._state_of_kept = state
-            self._kept = {}
-        if names not in self._kept:
-            while len(self._kept) >= KEPT:
-                del self._kept[next(iter(self._kept))]
-            with torch.no_grad():
-                self._kept[names] = self._encode(names)
-        return self._kept[names]
+        device = self.clip.logit_scale.device
+        state = device, autocast_dtype(device), weights_state(self.clip.text.owner)
+        return self._kept.get(state, names, torch.no_grad()(lambda: self._encode(names)))
 
     def invalidate(self) -> None:
         """Forget all texts, after a write to the text tower that torch does not count (`hashes.invalidate`)."""
         invalidate(self.clip.text.owner)
-
-    def _state(self) -> State:
-        """Changes with device and precision, and with every write to a weight."""
-        return self._device, autocast_dtype(self._device), weights_state(self.clip.text.owner)
-
-    @property
-    def _device(self) -> torch.device:
-        return self.clip.logit_scale.device
 
     def _encode(self, names: Names) -> Tensor:
         # Published and shipped numbers are those of the order that torch's faster sorting gives.

@@ -19,7 +19,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from clipself_seg.checkpoints.hashes import hash_tensors, weights_state
+from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.read import Checkpoint, name_problem
 from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import DenseCLIP, TextBank
@@ -74,7 +74,6 @@ class OpenVocabulary(nn.Module):
     all_synonyms: bool
     classes = Classes()
     trained_names: tuple[tuple[str, ...], ...] = ()
-    _text: tuple[object, Tensor] = (None, torch.empty(0))
 
     @property
     def device(self) -> torch.device:
@@ -115,16 +114,8 @@ class OpenVocabulary(nn.Module):
         )
 
     def text(self) -> Tensor:
-        """Unit text embeddings (K + 1, E) of the classes, and of the word "background".
-
-        Kept for one vocabulary and state of the text tower: the bank looks at each name of each class anew.
-        """
-        made_for = (self.classes.names, weights_state(self.bank.clip.text.owner), self.device)
-        if self._text[0] != made_for:
-            with torch.inference_mode(False):  # an inference tensor could not be trained on later
-                names = (self.classes.names, ((BACKGROUND,),))
-                self._text = (made_for, torch.cat([self.bank.embed(own) for own in names]))
-        return self._text[1]
+        """Unit text embeddings (K + 1, E) of the classes, and of the word "background"."""
+        return self.bank.embed_joined((self.classes.names, ((BACKGROUND,),)))
 
     def seen(self) -> Tensor:
         """Classes of the training vocabulary, (K,) bool."""

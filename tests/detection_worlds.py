@@ -13,7 +13,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
-from clipself_seg.evaluation.detection.detections import ImageDetections, image_detections
+from clipself_seg.evaluation.coco_objects import ImageDetections, image_detections
 
 SIZE = (60, 90)  # height and width of every image
 # Category ids fall; dog is novel, and cow is in no image.

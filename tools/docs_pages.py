@@ -60,7 +60,7 @@ REFERENCE = {
         "Training and evaluation",
         "training.run training.tasks training.trainer training.optimizer evaluation.base "
         "evaluation.regions.accuracy evaluation.sem_seg.numbers evaluation.panoptic.numbers "
-        "evaluation.instances.numbers evaluation.detection.numbers",
+        "evaluation.coco_ap",
     ),
     "ground": (
         "Configuration, weights, errors",

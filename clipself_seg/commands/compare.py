@@ -83,6 +83,7 @@ def panoptic_quality(args: argparse.Namespace) -> int:
     --check has its own code evaluate the same files and compares.
     The status is 0, 1 if --check finds a difference, or 2 if the files cannot be used.
     """
+    from clipself_seg.evaluation.panoptic.evaluator import write_quality_csv
     from clipself_seg.evaluation.panoptic.files import (
         PanopticFolder,
         evaluate_files,
@@ -92,7 +93,7 @@ def panoptic_quality(args: argparse.Namespace) -> int:
         seen_categories,
     )
     from clipself_seg.evaluation.panoptic.numbers import panoptic_results
-    from clipself_seg.evaluation.panoptic.report import quality_table, write_quality_csv
+    from clipself_seg.evaluation.report import quality_table
     from clipself_seg.provenance import provenance, write_results
 
     truth = PanopticFolder(*args.truth)

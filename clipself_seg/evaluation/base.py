@@ -122,7 +122,7 @@ class Evaluation(abc.ABC, Generic[AnyModel]):
 
         Args:
             results: name of a data set -> its numbers; those that are not finished yet may be absent.
-            style: see `evaluation.tables.format_table`.
+            style: see `evaluation.report.format_table`.
         """
         return {}
 

@@ -1,6 +1,7 @@
-"""Base of the evaluators that keep something of every image until all processes are done.
+"""What evaluators share: the base of those that keep something of every image until all processes are done, a check
+of predicted classes, and counting of pairs of labels.
 
-Detectron2's `DatasetEvaluator` is theirs as well; evaluators that only add up counts need no more than that.
+Detectron2's `DatasetEvaluator` is their base as well; evaluators that only add up counts need no more than that.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, cast
 
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
@@ -17,8 +18,23 @@ from detectron2.utils import comm
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 
+if TYPE_CHECKING:
+    from typing_extensions import Required
+
+Samples = Iterable[Mapping[str, Any]]  # of a batch, as a mapper of evaluation makes them
+Outputs = Iterable[Mapping[str, Any]]  # of a model, one for each sample
+ImageId = int | str
 Kept = TypeVar("Kept")
 Compared = TypeVar("Compared")
+
+
+class EvaluatorSettings(TypedDict, total=False):
+    """Arguments of `ImageEvaluator` that those above it hand on."""
+
+    dataset_name: Required[str]
+    vocabulary: Required[Vocabulary]
+    seen: np.ndarray | None
+    output_dir: str | os.PathLike[str] | None
 
 
 class ImageEvaluator(DatasetEvaluator, Generic[Kept]):
@@ -34,7 +50,7 @@ class ImageEvaluator(DatasetEvaluator, Generic[Kept]):
         *,
         dataset_name: str,
         vocabulary: Vocabulary,
-        image_ids: Sequence[Any] | None,
+        image_ids: Sequence[ImageId] | None = None,
         seen: np.ndarray | None = None,
         output_dir: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -61,7 +77,7 @@ class ImageEvaluator(DatasetEvaluator, Generic[Kept]):
 
     def reset(self) -> None:
         """Forget all images."""
-        self._images: dict[Any, Kept] = {}
+        self._images: dict[ImageId, Kept] = {}
 
     def _merged(self) -> list[Kept]:
         """What all processes have kept, in a fixed order and in every process.
@@ -71,7 +87,9 @@ class ImageEvaluator(DatasetEvaluator, Generic[Kept]):
         """
         return list(self._in_order(comm.all_gather(self._images)).values())
 
-    def _compare_in_one_process(self, compare: Callable[[dict[Any, Kept]], Compared]) -> Compared:
+    def _compare_in_one_process(
+        self, compare: Callable[[dict[ImageId, Kept]], Compared]
+    ) -> Compared:
         """What a comparison of the images of all processes gives, the same in every process.
 
         It is made in the main process for all, since it takes minutes for a large data set; an error goes to
@@ -95,9 +113,9 @@ class ImageEvaluator(DatasetEvaluator, Generic[Kept]):
             raise outcome
         return cast(Compared, outcome)
 
-    def _in_order(self, parts: Iterable[Mapping[Any, Kept]]) -> dict[Any, Kept]:
+    def _in_order(self, parts: Iterable[Mapping[ImageId, Kept]]) -> dict[ImageId, Kept]:
         """Images of all processes in the order of the data set, each of which has to be there."""
-        merged = {image: one for part in parts for image, one in part.items()}
+        merged = {image: kept for part in parts for image, kept in part.items()}
         order = sorted(merged, key=str) if self.image_ids is None else self.image_ids
         missing = [image for image in order if image not in merged]
         if missing:
@@ -128,3 +146,19 @@ def check_predicted_classes(
             f"class {wrong[0]} is predicted in {file_name}, but "
             f'"{dataset_name}" has {num_classes}: the model has another vocabulary'
         )
+
+
+def equal_runs(rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where runs of equal pairs of labels begin, and how long they are, int64 (n,) each.
+
+    Along the rows of an image runs are far fewer than pixels.
+
+    Args:
+        rows: labels (N,).
+        columns: labels (N,) of the same places.
+    """
+    changes = np.ones(len(rows) + 1, dtype=bool)  # both ends are bounds of runs
+    np.not_equal(rows[1:], rows[:-1], out=changes[1:-1])
+    changes[1:-1] |= columns[1:] != columns[:-1]
+    bounds = np.flatnonzero(changes) if len(rows) else np.zeros(1, dtype=np.int64)
+    return bounds[:-1], np.diff(bounds)

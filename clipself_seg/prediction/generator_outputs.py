@@ -34,7 +34,7 @@ from clipself_seg.data.mappers.samples import stated_size
 from clipself_seg.data.records import Record
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.panoptic.semantic_only import is_semantic_only, read_semantic_only
+from clipself_seg.evaluation.panoptic.ground_truth import is_semantic_only, read_semantic_only
 from clipself_seg.files import alone_in, remove_leftovers
 from clipself_seg.models import OpenPanoptic
 from clipself_seg.models.build import build_model

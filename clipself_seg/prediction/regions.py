@@ -18,7 +18,7 @@ import numpy as np
 from clipself_seg.data.images import pixel_corners
 from clipself_seg.data.masks import encode_masks
 from clipself_seg.errors import MissingPackage
-from clipself_seg.evaluation.detection.detections import ImageDetections, coco_results
+from clipself_seg.evaluation.coco_objects import ImageDetections, coco_results
 from clipself_seg.visualization.class_colours import class_colours
 
 

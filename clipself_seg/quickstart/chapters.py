@@ -17,9 +17,7 @@ from clipself_seg.data.images import read_image
 from clipself_seg.data.masks import read_indices, read_panoptic_png
 from clipself_seg.data.records import Record, read_coco_json
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
-from clipself_seg.evaluation.detection.report import novel_table
-from clipself_seg.evaluation.panoptic.fusion_report import split_table as fusion_table
-from clipself_seg.evaluation.sem_seg.report import split_table
+from clipself_seg.evaluation.report import novel_table, panoptic_split_table, semantic_split_table
 from clipself_seg.provenance import read_results
 from clipself_seg.quickstart.steps import (
     WORLDS,
@@ -263,7 +261,7 @@ SEMANTIC = Chapter(
     name="semantic",
     heading="CAT-Seg, trained on the original CLIP and on CLIPSelf's, and both CLIPs without it",
     runs=(*CAT_SEG, *ZERO_SHOT),
-    tables={"semantic": Table((*ZERO_SHOT, *CAT_SEG), split_table)},
+    tables={"semantic": Table((*ZERO_SHOT, *CAT_SEG), semantic_split_table)},
     images_heading="what CAT-Seg says of images of both worlds",
     views=(View("original CLIP", CAT_SEG[0]), View("CLIPSelf", CAT_SEG[1])),
     rows=semantic_rows,
@@ -285,7 +283,9 @@ PANOPTIC = Chapter(
     runs=(LIVE_GENERATOR, ORIGINAL, CLIPSELF),
     tables={
         f"panoptic, {name}": Table(
-            runs, functools.partial(fusion_table, first=f"generator, {name}"), f"panoptic {name}, "
+            runs,
+            functools.partial(panoptic_split_table, first=f"generator, {name}"),
+            f"panoptic {name}, ",
         )
         for name, runs in (("live", (LIVE_GENERATOR,)), ("shipped", (ORIGINAL, CLIPSELF)))
     },

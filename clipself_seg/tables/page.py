@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clipself_seg.evaluation.tables import format_table, write_tables
+from clipself_seg.evaluation.report import format_table, write_tables
 from clipself_seg.files import atomic_path
 from clipself_seg.pages import render
 from clipself_seg.tables.claims import ABSENT, FAILS, HOLDS, NOISE

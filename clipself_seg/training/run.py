@@ -23,7 +23,7 @@ from clipself_seg.clip.training_free import refuse_training
 from clipself_seg.data.loader import dead_workers_named
 from clipself_seg.errors import InputError, MissingFiles
 from clipself_seg.evaluation.base import Evaluation, Results
-from clipself_seg.evaluation.tables import FILES, write_tables
+from clipself_seg.evaluation.report import FILES, write_tables
 from clipself_seg.files import alone_in, atomic_path, naming_path, remove_leftovers
 from clipself_seg.memory import keep_freed_memory
 from clipself_seg.models.build import architecture, build_model, require_run_feature
@@ -163,7 +163,7 @@ def train(cfg: CfgNode, resume: bool, formats: Sequence[str] = ()) -> None:
     Args:
         cfg: configuration of the run.
         resume: go on from the newest checkpoint in ``OUTPUT_DIR``, if there is one.
-        formats: what the tables of the evaluation are written as too, out of `evaluation.tables.FILES`.
+        formats: what the tables of the evaluation are written as too, out of `evaluation.report.FILES`.
 
     Raises:
         InputError: a model that does not train, or ``MODEL.CLIP.ATTENTION``, which is for evaluation.
@@ -222,7 +222,7 @@ def evaluate(cfg: CfgNode, resume: bool, formats: Sequence[str] = ()) -> None:
     Args:
         cfg: configuration of the run.
         resume: read the newest training checkpoint in ``OUTPUT_DIR``.
-        formats: what the tables are written as too, out of `evaluation.tables.FILES`.
+        formats: what the tables are written as too, out of `evaluation.report.FILES`.
 
     Raises:
         InputError: nothing to evaluate, or a model that is not trained.

@@ -31,7 +31,7 @@ from clipself_seg.data.shards import ShardStream
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation
-from clipself_seg.evaluation.detection.evaluation import DetectionEvaluation
+from clipself_seg.evaluation.detection import DetectionEvaluation
 from clipself_seg.evaluation.panoptic.evaluation import PanopticEvaluation
 from clipself_seg.evaluation.regions.evaluation import RegionEvaluation
 from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation, read_dataset_names

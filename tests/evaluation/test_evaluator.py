@@ -8,7 +8,7 @@ import pytest
 from clipself_seg.data.vocabulary import own_words
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation import evaluator as module
-from clipself_seg.evaluation.evaluator import ImageEvaluator, check_predicted_classes
+from clipself_seg.evaluation.evaluator import ImageEvaluator, check_predicted_classes, equal_runs
 
 WORDS = own_words(["cat", "grass"])
 
@@ -80,3 +80,25 @@ def test_a_class_that_the_data_set_lacks_is_refused():
     for wrong in (-1, 2):
         with pytest.raises(ValueError, match=f'class {wrong} is predicted in a.jpg, but "tiny"'):
             check_predicted_classes(np.array([0, wrong, 7]), 2, **where)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "starts", "lengths"),
+    [
+        ([], [], [], []),
+        ([5], [2], [0], [1]),
+        ([1, 1, 1, 2], [7, 7, 8, 8], [0, 2, 3], [2, 1, 1]),
+        ([3, 3, 3], [4, 4, 4], [0], [3]),
+    ],
+)
+def test_a_run_ends_where_either_label_changes(one, other, starts, lengths):
+    found = equal_runs(np.array(one, np.uint8), np.array(other, np.int64))
+    assert [part.tolist() for part in found] == [starts, lengths]
+    assert all(part.dtype == np.int64 for part in found)
+
+
+def test_lengths_are_those_of_a_loop():
+    one, other = np.random.default_rng(0).integers(0, 2, (2, 50))
+    starts, lengths = equal_runs(one, other)
+    pairs = [(a, b) for a, b, n in zip(one[starts], other[starts], lengths) for _ in range(n)]
+    assert pairs == list(zip(one, other))

@@ -18,7 +18,7 @@ Formats by where they are read:
     data/given_masks.py                masks of anybody: JSON, PNG, tables of scores
     data/prepare/                       archives: label maps, instance maps, tables, lists, JSON, .mat
     data/shards.py, data/tar_stream.py  shards of images
-    evaluation/panoptic/files.py        predictions; evaluation/instances/: instances with their masks
+    evaluation/panoptic/files.py        predictions; evaluation/coco_objects.py: objects with their masks
     mini/writer.py                      manifest of a mini world
     training/, quickstart/              results.json and metrics.json of earlier runs
 """

@@ -31,13 +31,11 @@ from clipself_seg.data.vocabulary import (
     read_class_json,
     read_label_file,
 )
-from clipself_seg.evaluation.detection.detections import ImageDetections
-from clipself_seg.evaluation.detection.ground_truth import read_detection_ground_truth
-from clipself_seg.evaluation.detection.numbers import detection_quality
-from clipself_seg.evaluation.instances.ground_truth import read_instance_ground_truth
-from clipself_seg.evaluation.instances.numbers import (
-    ImageInstances,
-    instance_quality,
+from clipself_seg.evaluation.coco_ap import object_quality
+from clipself_seg.evaluation.coco_objects import (
+    ImageDetections,
+    read_true_instances,
+    read_true_objects,
 )
 from clipself_seg.evaluation.panoptic.files import PanopticFolder, evaluate_files
 from tests.conftest import ROOT
@@ -145,11 +143,11 @@ def _make_objects(folder: Path) -> Path:
 
 
 def _read_objects(path: Path) -> None:
-    truth = read_detection_ground_truth(path, TOYS, masks=True, federated=True)
+    truth = read_true_objects(path, TOYS, masks=True, federated=True)
     boxes = np.array([[3.0, 4.0, 27.0, 16.0]])
     detections = ImageDetections(boxes, np.array([0.5]), np.array([0]), None)
     predicted = dict.fromkeys(truth.image_ids, detections)
-    detection_quality(truth, predicted, "bbox", "detectron2")
+    object_quality(truth, predicted, "bbox", "detectron2")
     content = read_coco_json(path)
     index_of = category_indices(content, TOYS, path)
     mapper = DetectionTrainMapper(seed=0, side=32, masks=True)
@@ -176,18 +174,20 @@ def _make_instances(folder: Path) -> Path:
 
 
 def _read_instances(path: Path) -> None:
-    truth = read_instance_ground_truth(path, COCO_133)
+    truth = read_true_instances(path, COCO_133)
     predicted = {
-        image_id: ImageInstances(_box_masks(image), [0.5], [0])
-        for image_id, image in zip(truth.image_ids, truth.images)
+        image_id: ImageDetections(
+            np.zeros((1, 0)), np.array([0.5]), np.array([0]), _box_masks(*size)
+        )
+        for image_id, size in zip(truth.image_ids, truth.sizes)
     }
-    instance_quality(truth, predicted, COCO_133)
+    object_quality(truth, predicted, "segm", (1, 10, 100))
 
 
-def _box_masks(image: dict[str, Any]) -> list[dict[str, Any]]:
+def _box_masks(height: int, width: int) -> list[dict[str, Any]]:
     """A small mask in images of the sizes that the file states; models give masks of real sizes."""
-    small = max(image["height"], image["width"]) < 100
-    height, width = (image["height"], image["width"]) if small else (40, 57)
+    if max(height, width) >= 100:
+        height, width = 40, 57
     mask = np.zeros((max(1, int(height)), max(1, int(width))), np.uint8, order="F")
     mask[:3, :3] = 1
     return [rle.encode(mask)]

@@ -14,7 +14,7 @@ from clipself_seg.clip import load_clip
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.regions.report import region_table
-from clipself_seg.evaluation.sem_seg.report import split_table
+from clipself_seg.evaluation.report import semantic_split_table
 from clipself_seg.mini.concepts import WORLDS
 from clipself_seg.mini.writer import scene_of
 from clipself_seg.quickstart.chapters import Results
@@ -61,7 +61,7 @@ def read_page():
     row = Row({NAME: IMAGE}, [Entry(NAME, (1, 2, 3))])
 
     def table(style):
-        return split_table(rows, first=NAME, style=style)
+        return semantic_split_table(rows, first=NAME, style=style)
 
     chapter = Results(table, images={NAME: [row]})
     names = ("semantic", "panoptic, live", "panoptic, shipped", "detection")

@@ -12,7 +12,7 @@ from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation
 from clipself_seg.evaluation.protocol import MeasuringProtocol
-from clipself_seg.evaluation.tables import format_table, percent_text
+from clipself_seg.evaluation.report import format_table, percent_text
 from clipself_seg.models.build import build_model
 from clipself_seg.training import run
 from clipself_seg.training.settings import TrainingSettings

@@ -10,17 +10,22 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from detectron2.utils import comm
 
 from clipself_seg.data.images import truth_pixels
 from clipself_seg.data.masks import read_panoptic_png
-from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.evaluator import ImageEvaluator
+from clipself_seg.evaluation.evaluator import (
+    EvaluatorSettings,
+    ImageEvaluator,
+    ImageId,
+    Outputs,
+    Samples,
+)
 from clipself_seg.evaluation.panoptic.files import check_things_and_stuff
 from clipself_seg.evaluation.panoptic.numbers import (
     ClassQuality,
@@ -30,7 +35,10 @@ from clipself_seg.evaluation.panoptic.numbers import (
     panoptic_quality,
     panoptic_results,
 )
-from clipself_seg.evaluation.panoptic.report import quality_table, write_quality_csv
+from clipself_seg.evaluation.report import percents, quality_table, seen_cells, write_class_csv
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 logger = logging.getLogger(__name__)
 
@@ -41,41 +49,26 @@ class PanopticQualityEvaluator(ImageEvaluator[ImageMatches]):
     def __init__(
         self,
         *,
-        dataset_name: str,
-        vocabulary: Vocabulary,
-        image_ids: Sequence[Any] | None = None,
-        seen: np.ndarray | None = None,
         panoptic_json: str | os.PathLike[str] = "the panoptic JSON",
-        output_dir: str | os.PathLike[str] | None = None,
+        image_ids: Sequence[ImageId] | None = None,
+        **settings: Unpack[EvaluatorSettings],
     ) -> None:
         """
         Args:
-            dataset_name: name of the data set for messages and the file.
-            vocabulary: C classes of the data set; it says which are things and which are stuff.
-            image_ids: ids of the data set's images, in the order of its file: each has to be
-                evaluated. None takes the images that come, sorted by id.
-            seen: (C,) bool, classes of the training vocabulary; None splits nothing.
             panoptic_json: file of the ground truth, for messages.
-            output_dir: folder where the main process writes `panoptic_classes_<data set>.csv`;
-                None writes nothing.
+            image_ids: see `ImageEvaluator`.
+            settings: of `ImageEvaluator`. The main process writes `panoptic_classes_<data set>.csv` into
+                the folder.
 
         Raises:
             InputError: the vocabulary has no thing, no stuff or marks neither, or `seen` has another
                 number of classes.
         """
-        super().__init__(
-            dataset_name=dataset_name,
-            vocabulary=vocabulary,
-            image_ids=image_ids,
-            seen=seen,
-            output_dir=output_dir,
-        )
-        check_things_and_stuff(vocabulary.thing, f'vocabulary "{vocabulary.name}"')
+        super().__init__(image_ids=image_ids, **settings)
+        check_things_and_stuff(self.vocabulary.thing, f'vocabulary "{self.vocabulary.name}"')
         self.panoptic_json = panoptic_json
 
-    def process(
-        self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
-    ) -> None:
+    def process(self, inputs: Samples, outputs: Outputs) -> None:
         """Match the segments of a batch.
 
         Args:
@@ -148,3 +141,35 @@ class PanopticQualityEvaluator(ImageEvaluator[ImageMatches]):
             quality, self.vocabulary.names, self.vocabulary.thing, self.seen
         )
         return quality, results
+
+
+def write_quality_csv(
+    path: str | os.PathLike[str],
+    class_names: Sequence[str],
+    isthing: np.ndarray,
+    quality: ClassQuality,
+    seen: np.ndarray | None = None,
+) -> None:
+    """Write the numbers of each class, atomically, see `report.write_class_csv`.
+
+    PQ, SQ and RQ are percent in full precision, empty for a class that is nowhere.
+
+    Args:
+        path: the CSV to write.
+        class_names: names of the C classes.
+        isthing: (C,) bool, which classes are things.
+        quality: numbers of the C classes.
+        seen: (C,) bool, classes of the training vocabulary; None if that is not known.
+    """
+    columns = {
+        "isthing": isthing.astype(int).tolist(),
+        "seen": seen_cells(seen, len(class_names)),
+        "pq": percents(quality.pq),
+        "sq": percents(quality.sq),
+        "rq": percents(quality.rq),
+        "tp": quality.tp.tolist(),
+        "fp": quality.fp.tolist(),
+        "fn": quality.fn.tolist(),
+        "iou_sum": quality.iou_sum.tolist(),
+    }
+    write_class_csv(path, class_names, columns)

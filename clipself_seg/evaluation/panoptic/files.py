@@ -28,7 +28,7 @@ from clipself_seg.evaluation.panoptic.numbers import (
     panoptic_quality,
 )
 from clipself_seg.evaluation.protocol import MeasuringProtocol, seen_text, words_text
-from clipself_seg.evaluation.sem_seg.numbers import class_keys
+from clipself_seg.evaluation.report import class_keys
 
 logger = logging.getLogger(__name__)
 

@@ -1,28 +1,43 @@
-"""Ground truth of a panoptic data set: what its evaluation reads and checks before the first image."""
+"""Ground truth of a data set for panoptic models: what its evaluation reads and checks before the first image.
+
+Panoptic data sets come first. Data sets with label maps alone (A-847, PC-59, PC-459, PAS-20, PAS-21) follow, by
+FC-CLIP's rules: only mean IoU is measured, every class has all its names, a class is seen if COCO spells one of them
+so, and Pascal VOC's classes are all seen. The lists of names are this project's, unless a label file is given.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from clipself_seg.data.datasets.records import find_dataset, panoptic_set_records
-from clipself_seg.data.datasets.table import IGNORE_LABEL, PanopticSet
+from clipself_seg.data.datasets.records import find_dataset, panoptic_set_records, sem_seg_records
+from clipself_seg.data.datasets.table import DATASETS, IGNORE_LABEL, PanopticSet, SemSegSet
+from clipself_seg.data.images import describe_jpegs
+from clipself_seg.data.mappers.samples import Sample
+from clipself_seg.data.masks import read_labels_of
 from clipself_seg.data.records import Record, coco_info, read_coco_json
 from clipself_seg.data.vocabulary import (
     Vocabulary,
+    VocabularyClass,
     load_vocabulary,
     read_label_file,
     seen_by_synonym,
 )
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.instances.ground_truth import (
-    InstanceGroundTruth,
-    read_instance_ground_truth,
-)
+from clipself_seg.evaluation.coco_objects import TrueObjects, read_true_instances
+from clipself_seg.evaluation.evaluator import ImageId
+from clipself_seg.evaluation.sem_seg.numbers import present_classes
+
+BACKGROUND = "background"
+# COCO has each of VOC's classes, but not always under the same string ("aeroplane", "airplane"): FC-CLIP counts all.
+ALL_SEEN = ("voc_2012_test_sem_seg", "voc_2012_test_background_sem_seg")
+COCO_LISTS = ("openseg_coco_panoptic_133", "coco_panoptic_133")
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +63,13 @@ class PanopticGroundTruth(NamedTuple):
     records: list[Record]
     seen: np.ndarray | None
     tasks: tuple[str, ...]
-    instances: InstanceGroundTruth | None
+    instances: TrueObjects | None
     areas: str = ""
     ignore_label: int = IGNORE_LABEL
     images: str = ""
 
     @property
-    def image_ids(self) -> list[Any]:
+    def image_ids(self) -> list[ImageId]:
         """Id of each image, in the order of the file."""
         return [record["image_id"] for record in self.records]
 
@@ -88,7 +103,7 @@ def read_panoptic_ground_truth(
     if train_vocabulary:
         seen = seen_by_synonym(vocabulary, load_vocabulary(train_vocabulary))
     if "instances" in measured:
-        instances = read_instance_ground_truth(
+        instances = read_true_instances(
             files.path(files.instances_json),
             vocabulary,
             [record["image_id"] for record in records],
@@ -130,3 +145,99 @@ def _check_images(
                 f'data set "{name}": {len(missing)} of {len(records)} files are missing, such as '
                 f"{missing[0]}; {advice}"
             )
+
+
+def is_semantic_only(name: str) -> bool:
+    """Whether a data set has label maps and no panoptic files; False for an unknown one."""
+    if name in DATASETS or name not in DatasetCatalog.list():
+        return isinstance(DATASETS.get(name), SemSegSet)
+    metadata = MetadataCatalog.get(name).as_dict()
+    return bool(metadata.get("sem_seg_root")) and not metadata.get("panoptic_json")
+
+
+def read_semantic_only(
+    name: str, tasks: Sequence[str], train_vocabulary: str, label_file: str = ""
+) -> PanopticGroundTruth:
+    """Classes and records of a data set with label maps alone.
+
+    Args:
+        name: name of the data set, see `data.datasets.table`.
+        tasks: what shall be measured; "semantic" has to be among it, and the others are left out.
+        train_vocabulary: name of the class list that was trained on, whose classes count as seen; "" splits nothing.
+        label_file: file of other names for the classes, see `data.label_files`; "" for the data set's own.
+
+    Raises:
+        InputError: "semantic" is not asked for; an unknown class list; a label file of other classes; files are
+            missing (names the command that makes them).
+    """
+    if "semantic" not in tasks:
+        raise InputError(
+            f'"{name}" has label maps alone, and TEST.PANOPTIC.TASKS is {", ".join(tasks)}: add "semantic", or leave '
+            "the data set out of DATASETS.TEST"
+        )
+    files = find_dataset(name, SemSegSet)
+    vocabulary = _one_background(load_vocabulary(files.vocabulary), files.background)
+    if label_file:
+        vocabulary = _named_by(label_file, vocabulary, files)
+    seen = None
+    if train_vocabulary:
+        seen = seen_by_synonym(vocabulary, load_vocabulary(train_vocabulary))
+        if counts_all(name, train_vocabulary):
+            seen = np.ones(len(vocabulary), dtype=bool)
+    records = sem_seg_records(name)
+    written = describe_jpegs(r["file_name"] for r in records) if files.prepares_images else ""
+    return PanopticGroundTruth(
+        files=None,
+        vocabulary=vocabulary,
+        records=records,
+        seen=seen,
+        tasks=("semantic",),
+        instances=None,
+        ignore_label=files.ignore_label,
+        images=written,
+    )
+
+
+def counts_all(name: str, train_vocabulary: str) -> bool:
+    """Whether all classes of a data set count as seen, whatever their names are."""
+    return name in ALL_SEEN and train_vocabulary in COCO_LISTS
+
+
+def _one_background(vocabulary: Vocabulary, background: int | None) -> Vocabulary:
+    """The vocabulary with one class, the last, in place of all those that are names for background.
+
+    A panoptic model tells classes apart by the best of their names, so that they need not compete with each other.
+    """
+    # All names of a class, in place of CAT-Seg's own entry.
+    classes = tuple(replace(entry, catseg_name=None) for entry in vocabulary.classes)
+    if background is None:
+        return replace(vocabulary, classes=classes)
+    names = [name for entry in classes[background:] for name in entry.names]
+    last = VocabularyClass((BACKGROUND, *names), classes[background].dataset_id)
+    name = f"{vocabulary.name}, {BACKGROUND} as one class"
+    return Vocabulary(name, (*classes[:background], last), vocabulary.about)
+
+
+def _named_by(path: str, vocabulary: Vocabulary, files: SemSegSet) -> Vocabulary:
+    """The vocabulary with the names of a label file, whose background may be any of its rows."""
+    named = read_label_file(path, vocabulary)
+    if files.background is None:
+        return named
+    rows = [entry.names for entry in named.classes]
+    of_background = [index for index, names in enumerate(rows) if BACKGROUND in names]
+    if len(of_background) != 1:
+        raise InputError(
+            f'label file {path} has {len(of_background)} classes with the name "{BACKGROUND}", the data set has one: '
+            "give the list of the same data set"
+        )
+    rows.append(rows.pop(of_background[0]))
+    classes = zip(named.classes, rows, strict=True)
+    return replace(named, classes=tuple(replace(entry, names=names) for entry, names in classes))
+
+
+def label_map_classes(truth: PanopticGroundTruth, sample: Sample) -> list[int]:
+    """Indices of the classes of an image's label map, rising."""
+    count, ignored = len(truth.vocabulary), truth.ignore_label
+    labels = read_labels_of(sample, num_classes=count, ignore_label=ignored)
+    present: list[int] = present_classes(labels, count, ignored).tolist()
+    return present

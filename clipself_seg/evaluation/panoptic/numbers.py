@@ -18,19 +18,11 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.equal_runs import equal_runs
-from clipself_seg.evaluation.sem_seg.numbers import class_keys
+from clipself_seg.evaluation.evaluator import equal_runs
+from clipself_seg.evaluation.report import class_keys
 
 # Numbers of Python, which are found at once, and of NumPy.
 REAL, INTEGRAL = (int, float, Real), (int, Integral)
-# Suffix of a key of the results -> classes that the mean is taken over.
-GROUPS = {
-    "": "all",
-    "_th": "things",
-    "_st": "stuff",
-    "_seen": "seen",
-    "_unseen": "unseen",
-}
 
 
 class PanopticMap(NamedTuple):

@@ -10,7 +10,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.evaluation.named import by_name
 from clipself_seg.evaluation.protocol import protocol_lines
 from clipself_seg.evaluation.regions.report import Results, plot_size_curve, region_table
-from clipself_seg.evaluation.tables import FILES, write_tables
+from clipself_seg.evaluation.report import FILES, write_tables
 from clipself_seg.provenance import read_results
 
 # Side of the input in pixels -> results.
@@ -102,7 +102,7 @@ def comparison_tables(comparison: Comparison, style: str = "simple") -> dict[str
 
     Args:
         comparison: numbers of the models.
-        style: see `evaluation.tables.format_table`.
+        style: see `evaluation.report.format_table`.
     """
     return {
         dataset: region_table(_rows(curves), style=style) for dataset, curves in comparison.items()

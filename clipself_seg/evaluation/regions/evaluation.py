@@ -138,7 +138,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
         for size, folder in zip(self.sizes, folders, strict=True):
             evaluator = RegionAccuracyEvaluator(
                 dataset_name=name,
-                class_names=vocabulary.names,
+                vocabulary=vocabulary,
                 output_dir=folder,
                 earlier=earlier,
             )

@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from clipself_seg.evaluation.tables import best_marked, format_table, percent_text
+from clipself_seg.evaluation.report import best_marked, format_table, percent_text
 from clipself_seg.files import atomic_path
 
 Results = Mapping[str, float]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode, configurable
 
 from clipself_seg.data.datasets.records import find_dataset, sem_seg_records, vocabulary_name
@@ -39,10 +40,9 @@ from clipself_seg.evaluation.protocol import (
     size_text,
     words_text,
 )
+from clipself_seg.evaluation.report import semantic_paper_table, semantic_run_table
 from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
-from clipself_seg.evaluation.sem_seg.numbers import check_rule
-from clipself_seg.evaluation.sem_seg.oracle import OracleWords, present_classes
-from clipself_seg.evaluation.sem_seg.report import paper_table, run_table
+from clipself_seg.evaluation.sem_seg.numbers import check_rule, present_classes
 from clipself_seg.models.protocol import SemSegModel, reading_of
 
 logger = logging.getLogger(__name__)
@@ -231,8 +231,8 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         """All means of each data set, and the paper's Table 5."""
         model = self.output_dir.name or "model"
         return {
-            f'All data sets in percent, rule "{self.rule}"': run_table(results, style),
-            "The paper's Table 5": paper_table({model: results}, style=style),
+            f'All data sets in percent, rule "{self.rule}"': semantic_run_table(results, style),
+            "The paper's Table 5": semantic_paper_table({model: results}, style=style),
         }
 
     def _task(self, name: str) -> _Task:
@@ -242,6 +242,50 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
                 name, self.train_vocabulary, self.class_json, self.background_words
             )
         return self._known[name]
+
+
+class OracleWords:
+    """Runs a model on one image after the other, each with the classes of that image alone."""
+
+    def __init__(
+        self,
+        model: SemSegModel,
+        words: Vocabulary | Sequence[str],
+        present: Callable[[Sample], np.ndarray],
+    ) -> None:
+        """
+        Args:
+            model: is given the classes of each image, and keeps those of the last one.
+            words: the K classes of the data set.
+            present: indices (k,) in [0, K) of the classes of a sample's ground truth, rising.
+        """
+        self.model = model
+        self.words = words
+        self.present = present
+
+    def __call__(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+        """Labels in [0, K) of each image, as the model gives them with all classes."""
+        return [self._labels(sample) for sample in samples]
+
+    def _labels(self, sample: Sample) -> dict[str, Any]:
+        # In an image without ground truth no pixel counts, whatever it is called.
+        classes = self.present(sample) if len(self.present(sample)) else np.zeros(1, dtype=np.int64)
+        self.model.set_vocabulary(some_classes(self.words, classes))
+        (output,) = self.model([sample], output="labels")
+        labels = output["sem_seg_labels"]
+        return {**output, "sem_seg_labels": torch.from_numpy(classes).to(labels.device)[labels]}
+
+
+def some_classes(words: Vocabulary | Sequence[str], classes: np.ndarray) -> Vocabulary | list[str]:
+    """The vocabulary of some of the classes, in their order.
+
+    Args:
+        words: the K classes.
+        classes: indices (k,) in [0, K).
+    """
+    if isinstance(words, Vocabulary):
+        return dataclasses.replace(words, classes=tuple(words.classes[i] for i in classes))
+    return [words[i] for i in classes]
 
 
 class _Task(NamedTuple):

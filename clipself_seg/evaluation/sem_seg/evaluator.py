@@ -4,14 +4,14 @@ Legend: K classes, H W rows and columns of the original image.
 
 The numbers and their names are those of Detectron2's `SemSegEvaluator`, to the last digit. Left out
 is what no number here needs: that one's run-length encoding of every predicted class of every image,
-and its boundary IoU, in place of which `boundary` has the one of each class.
+and its boundary IoU, in place of which there is the one of each class.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,18 @@ from detectron2.utils import comm
 
 from clipself_seg.data.masks import read_labels_of
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.evaluator import check_predicted_classes
-from clipself_seg.evaluation.sem_seg.boundary import (
+from clipself_seg.evaluation.evaluator import Outputs, Samples, check_predicted_classes
+from clipself_seg.evaluation.report import percents, seen_cells, semantic_run_table, write_class_csv
+from clipself_seg.evaluation.sem_seg.numbers import (
+    ClassNumbers,
     boundary_counts,
     boundary_iou,
     boundary_results,
-)
-from clipself_seg.evaluation.sem_seg.numbers import (
-    ClassNumbers,
     check_rule,
     class_numbers,
     confusion_matrix,
     sem_seg_results,
 )
-from clipself_seg.evaluation.sem_seg.report import run_table, write_class_csv
 
 logger = logging.getLogger(__name__)
 
@@ -99,9 +97,7 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         self._boundary = np.zeros((3, num_classes), dtype=np.int64)
         self._images = 0
 
-    def process(
-        self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
-    ) -> None:
+    def process(self, inputs: Samples, outputs: Outputs) -> None:
         """Count the pixels of a batch.
 
         Args:
@@ -186,9 +182,16 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         return {"sem_seg": results}
 
     def _report(self, results: dict[str, float], numbers: ClassNumbers) -> None:
-        table = run_table({self.dataset_name: results})
+        table = semantic_run_table({self.dataset_name: results})
         logger.info('Semantic segmentation in percent, rule "%s":\n%s', self.rule, table)
         if self.output_dir is not None:
             path = self.output_dir / f"sem_seg_classes_{self.dataset_name}.csv"
-            write_class_csv(path, self.class_names, numbers, self.seen)
+            columns = {
+                "iou": percents(numbers.iou),
+                "accuracy": percents(numbers.accuracy),
+                "gt_pixels": numbers.truth.tolist(),
+                "predicted_pixels": numbers.predicted.tolist(),
+                "seen": seen_cells(self.seen, len(self.class_names)),
+            }
+            write_class_csv(path, self.class_names, columns)
             logger.info("numbers of each class in %s", path)

@@ -1,4 +1,5 @@
-"""The numbers of semantic segmentation, from one confusion matrix.
+"""The numbers of semantic segmentation: means of one confusion matrix, and Boundary IoU (arXiv 2103.16562), which is
+the IoU of those pixels of a class that are near its edge.
 
 Legend: K classes, H W rows and columns of the original image. "Valid" pixels have a label that is
 not the ignore label; no other pixels are counted.
@@ -6,18 +7,21 @@ not the ignore label; no other pixels are counted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
 from clipself_seg.errors import InputError, nearest
-from clipself_seg.evaluation.equal_runs import equal_runs
+from clipself_seg.evaluation.evaluator import equal_runs
+from clipself_seg.evaluation.report import class_keys
 
 # Which classes the mean IoU is taken over: "present" in the ground truth (Detectron2 since July
 # 2022), or "union": present or predicted anywhere, the latter with an IoU of 0 (before).
 MiouRule = Literal["present", "union"]
 RULES: tuple[str, ...] = get_args(MiouRule)
+DILATION = 0.02  # width of the band along edges, as a fraction of the image's diagonal
 
 
 class ClassNumbers(NamedTuple):
@@ -48,6 +52,23 @@ def check_rule(rule: str) -> MiouRule:
         if rule == known:
             return known
     raise InputError(f'unknown mIoU rule "{rule}": {nearest(rule, RULES)}')
+
+
+def present_classes(
+    truth: np.ndarray, num_given: int, ignore_label: int, background: int | None = None
+) -> np.ndarray:
+    """Indices (k,) int64 of the classes of a label map, rising.
+
+    Args:
+        truth: labels (H, W).
+        num_given: number of the classes that a model is given, K.
+        ignore_label: label of pixels without a class.
+        background: the label for which all classes from it on stand, if there is one.
+    """
+    labels = np.unique(truth[truth != ignore_label]).astype(np.int64)
+    if background is not None and background in labels:
+        labels = np.concatenate([labels[labels < background], np.arange(background, num_given)])
+    return labels
 
 
 def confusion_matrix(
@@ -135,10 +156,96 @@ def _mean_percent(values: np.ndarray) -> float:
     return 100 * float(np.sum(values) / len(values))
 
 
-def class_keys(class_names: Sequence[str]) -> list[str]:
-    """Names of the classes as keys of results: of equal names all but the last also have the index."""
-    last = {name: index for index, name in enumerate(class_names)}
-    return [
-        name if last[name] == index else f"{name} ({index})"
-        for index, name in enumerate(class_names)
-    ]
+def boundary_width(height: int, width: int, dilation: float = DILATION) -> int:
+    """Width of the band in pixels, at least 1."""
+    return max(1, round(dilation * math.hypot(height, width)))
+
+
+def boundary_pixels(labels: np.ndarray, width: int) -> np.ndarray:
+    """Pixels within some distance of another class or of the end of the image, bool (H, W).
+
+    They are what is left of each class's mask without its erosion by a square of 2 width + 1 pixels, for all
+    classes at once.
+
+    Args:
+        labels: (H, W) integers of any values.
+        width: width of the band in pixels, at least 1; distances are the larger one of both axes.
+    """
+    _, numbers = np.unique(labels, return_inverse=True)
+    numbers = numbers.reshape(labels.shape)
+    along = _constant(numbers, width)
+    # A column is constant where its rows are, and have one class.
+    across = _constant(np.where(along, numbers, -1).T, width).T
+    return ~(along & across)
+
+
+def _constant(rows: np.ndarray, width: int) -> np.ndarray:
+    """Whether the pixels of a row up to some distance are there and equal, bool (H, W)."""
+    height, length = rows.shape
+    inside = np.zeros(rows.shape, dtype=bool)
+    if length <= 2 * width:
+        return inside
+    changes = np.zeros(rows.shape, dtype=np.int64)
+    np.cumsum(rows[:, 1:] != rows[:, :-1], axis=1, out=changes[:, 1:])
+    inside[:, width : length - width] = changes[:, 2 * width :] == changes[:, : length - 2 * width]
+    return inside
+
+
+def boundary_counts(
+    predicted: np.ndarray,
+    truth: np.ndarray,
+    num_classes: int,
+    ignore_label: int,
+    dilation: float = DILATION,
+) -> np.ndarray:
+    """Numbers of boundary pixels of each class, int64 (3, K): common, of the truth, and of the prediction.
+
+    Pixels without ground truth count nowhere, and the prediction ends at them as the truth does.
+
+    Args:
+        predicted: (H, W) integers in [0, K).
+        truth: (H, W) integers in [0, K), or `ignore_label`.
+        num_classes: number of classes, K.
+        ignore_label: label of pixels that do not count.
+        dilation: width of the band, as a fraction of the diagonal.
+    """
+    width = boundary_width(truth.shape[0], truth.shape[1], dilation)
+    valid = truth != ignore_label
+    true_labels = np.where(valid, truth.astype(np.int64), -1)
+    labels = np.where(valid, predicted.astype(np.int64), -1)
+    near_truth = valid & boundary_pixels(true_labels, width)
+    near_prediction = valid & boundary_pixels(labels, width)
+    common = near_truth & near_prediction & (true_labels == labels)
+    chosen = (true_labels[common], true_labels[near_truth], labels[near_prediction])
+    return np.stack([np.bincount(part, minlength=num_classes) for part in chosen])
+
+
+def boundary_iou(counts: np.ndarray) -> np.ndarray:
+    """Boundary IoU of each class that is in the ground truth, (K,) in [0, 1]; NaN for the others.
+
+    Args:
+        counts: (3, K), the sum of `boundary_counts` of all images.
+    """
+    common, truth, predicted = counts
+    union = truth + predicted - common
+    return np.divide(common, union, out=np.full(len(truth), np.nan), where=truth > 0)
+
+
+def boundary_results(values: np.ndarray, seen: np.ndarray | None) -> dict[str, float]:
+    """Means in percent over the classes that count.
+
+    Args:
+        values: (K,) of `boundary_iou`.
+        seen: bool (K or fewer,), which of the first classes belong to the training vocabulary; None splits nothing.
+
+    Returns:
+        "Boundary-mIoU"; with `seen` also "Boundary-mIoU-seen" and "Boundary-mIoU-unseen", where a class counts.
+    """
+    groups = {"": values}
+    if seen is not None:
+        groups |= {"-seen": values[: len(seen)][seen], "-unseen": values[: len(seen)][~seen]}
+    return {
+        f"Boundary-mIoU{suffix}": 100 * float(np.nanmean(group))
+        for suffix, group in groups.items()
+        if not np.isnan(group).all()
+    }

@@ -9,7 +9,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.detection.detections import image_detections, write_coco_results
+from clipself_seg.evaluation.coco_objects import image_detections, write_coco_results
 from tests.detection_worlds import SIZE, annotation, detected, kept, write_objects
 
 BOXES = [[4, 4.25, 20.5, 20], [40, 4, 20, 20], [4, 30, 20, 20]]

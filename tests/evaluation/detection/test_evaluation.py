@@ -21,7 +21,7 @@ from clipself_seg.data.vocabulary import (
     seen_in_training,
 )
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.detection.evaluation import DetectionEvaluation
+from clipself_seg.evaluation.detection import DetectionEvaluation
 from clipself_seg.models.protocol import Classes
 from tests.detection_worlds import SIZE, WORDS, random_world
 
@@ -152,8 +152,9 @@ def test_novel_classes_of_a_training_vocabulary_are_not_seen():
 
 def test_what_would_fail_late_is_refused_early(datasets):
     folder, model = datasets
-    with pytest.raises(InputError, match="TASKS is"):
-        evaluation(folder, "TEST.DETECTION.TASKS", ("keypoints",)).check(model)
+    for key, wrong in (("TASKS", ("keypoints",)), ("TASKS", ()), ("LIMITS", "coco")):
+        with pytest.raises(InputError, match="TASKS is|LIMITS is"):
+            evaluation(folder, f"TEST.DETECTION.{key}", wrong).check(model)
     model.has_masks = False
     with pytest.raises(InputError, match="the model has no masks, which TEST.DETECTION.TASKS asks"):
         evaluation(folder).check(model)

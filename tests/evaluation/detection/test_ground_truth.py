@@ -10,7 +10,7 @@ from pycocotools import mask as rle
 
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.detection.ground_truth import read_detection_ground_truth
+from clipself_seg.evaluation.coco_objects import read_true_objects
 from tests.detection_worlds import SIZE, WORDS, annotation, write_objects
 
 CAT, DOG = [4, 4, 20, 20], [40, 4, 20, 10]
@@ -19,7 +19,7 @@ LISTS = {"neg_category_ids": {2: [7]}, "not_exhaustive_category_ids": {1: [9, 4]
 
 def read(folder, annotations, images=(1, 2), lists=LISTS, image_ids=None, words=WORDS, **how):
     json_file = write_objects(folder, annotations, list(images), **lists)
-    return read_detection_ground_truth(json_file, words, image_ids, **how)
+    return read_true_objects(json_file, words, image_ids, **how)
 
 
 def test_objects_are_listed_by_class_and_image(tmp_path):
@@ -119,4 +119,4 @@ def test_files_that_lack_something_are_refused(tmp_path):
     json_file = write_objects(tmp_path, objects, [1])
     json_file.write_text(json.dumps(json.loads(json_file.read_text()) | {"annotations": []}))
     with pytest.raises(InputError, match='no "annotations" in it'):
-        read_detection_ground_truth(json_file, WORDS)
+        read_true_objects(json_file, WORDS)

@@ -13,16 +13,15 @@ from pycocotools.cocoeval import COCOeval
 
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.detection.detections import write_coco_results
-from clipself_seg.evaluation.detection.ground_truth import read_detection_ground_truth
-from clipself_seg.evaluation.detection.numbers import (
+from clipself_seg.evaluation.coco_ap import (
     LIMITS,
     class_precision,
     coco_numbers,
-    detection_quality,
     lvis_numbers,
+    object_quality,
     split_numbers,
 )
+from clipself_seg.evaluation.coco_objects import read_true_objects, write_coco_results
 from tests.detection_worlds import (
     SIZE,
     WORDS,
@@ -42,13 +41,13 @@ ABSENT = {"neg_category_ids": {}, "not_exhaustive_category_ids": {}}
 
 
 def numbers_of(json_file, outputs, kind="bbox", limits="detectron2", vocabulary=WORDS):
-    truth = read_detection_ground_truth(json_file, vocabulary, masks=True)
-    return coco_numbers(detection_quality(truth, kept(outputs), kind, LIMITS[limits]))
+    truth = read_true_objects(json_file, vocabulary, masks=True)
+    return coco_numbers(object_quality(truth, kept(outputs), kind, LIMITS[limits]))
 
 
 def lvis_quality(json_file, outputs, kind="bbox"):
-    truth = read_detection_ground_truth(json_file, WORDS, masks=True, federated=True)
-    return detection_quality(truth, kept(outputs), kind, LIMITS["detectron2"])
+    truth = read_true_objects(json_file, WORDS, masks=True, federated=True)
+    return object_quality(truth, kept(outputs), kind, LIMITS["detectron2"])
 
 
 def pycocotools_counted(json_file, folder, outputs, limits):
@@ -262,8 +261,8 @@ def test_hand_computed_novel_and_base_precision(tmp_path):
         "a": detected([[4, 4, 20, 16], DOG], [0.9, 0.8], [0, 1]),
         "b": detected([FAR, FAR], [0.99, 0.99], [1, 3]),
     }
-    truth = read_detection_ground_truth(json_file, WORDS)
-    quality = detection_quality(truth, kept(outputs), "bbox", LIMITS["detectron2"])
+    truth = read_true_objects(json_file, WORDS)
+    quality = object_quality(truth, kept(outputs), "bbox", LIMITS["detectron2"])
     half = 100 * 51 / 101  # a recall of 0.5 is reached at 51 of the 101 points
     ap, ap50 = class_precision(quality)
     np.testing.assert_allclose(100 * ap, [70, half, 0, np.nan])

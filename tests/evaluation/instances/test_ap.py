@@ -16,8 +16,8 @@ from pycocotools.coco import COCO
 from clipself_seg.data.masks import encode_masks
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.instances.ap import InstanceAPEvaluator
-from clipself_seg.evaluation.instances.ground_truth import read_instance_ground_truth
+from clipself_seg.evaluation.coco_objects import read_true_instances
+from clipself_seg.evaluation.panoptic.instances import InstanceAPEvaluator
 from tests.two_processes import in_two_processes
 
 # Category ids fall, and stuff stands between the things.
@@ -81,7 +81,7 @@ def sample(image):
 
 
 def evaluator(json_file, image_ids=None, vocabulary=WORDS, **how):
-    truth = read_instance_ground_truth(json_file, vocabulary, image_ids)
+    truth = read_true_instances(json_file, vocabulary, image_ids)
     how = {"dataset_name": "tiny", "vocabulary": vocabulary, "ground_truth": truth} | how
     return InstanceAPEvaluator(**how)
 
@@ -245,8 +245,8 @@ def test_images_that_the_data_set_leaves_out_do_not_count(tmp_path):
 @pytest.mark.parametrize(
     "change, said",
     [
-        ({"category_id": 5}, 'image a has category 5, which is not among the 3 things.*"tiny"'),
-        ({"category_id": 20}, "category 20, which is not among the 3 things"),
+        ({"category_id": 5}, "image a has category 5, which is not in the vocabulary"),
+        ({"category_id": 20}, "category 20, which is no thing of"),
         ({"image_id": "c"}, "annotation of image 'c', which is not in"),
     ],
 )
@@ -261,7 +261,7 @@ def test_files_that_lack_something_are_refused(tmp_path):
     json_file = write_instances(tmp_path, [entry])
     with pytest.raises(InputError, match=r"lacks 1 of 2 images of the data set, such as \['c'\]"):
         evaluator(json_file, image_ids=["a", "c"])
-    with pytest.raises(InputError, match="no instance in the 1 images"):
+    with pytest.raises(InputError, match="no object in the 1 images"):
         evaluator(json_file, image_ids=["b"])
     with pytest.raises(InputError, match="seen has 2 classes, there are 5"):
         evaluator(json_file, seen=SEEN[:2])
@@ -309,8 +309,8 @@ def test_mixed_ids_have_an_order_and_polygons_stay(tmp_path):
     entry = rle_annotation(1, "a", 9, box_mask(0, 0, 5, 5))
     entry["segmentation"] = [[0, 0, 5, 0, 5, 5, 0, 5]]
     json_file = write_instances(tmp_path, [entry], images=["a", 3, "B", 1])
-    truth = read_instance_ground_truth(json_file, WORDS)
-    assert truth.image_ids == (1, 3, "B", "a") and truth.annotations[0]["image_id"] == 3
+    truth = read_true_instances(json_file, WORDS)
+    assert truth.image_ids == (1, 3, "B", "a") and list(truth.objects[2]) == [3]
     ours = evaluator(json_file, image_ids=["a"])
     ours.process([sample("a")], [predicted([box_mask(0, 0, 5, 5)], [0.5], [2])])
     assert ours.evaluate()["segm"]["AP"] == pytest.approx(100)
@@ -362,8 +362,8 @@ def test_two_processes_give_the_result_of_one(tmp_path):
 def test_an_instance_of_other_types_is_named(tmp_path, key, value):
     entry = rle_annotation(1, 1, 9, box_mask(0, 0, 5, 5)) | {key: value}
     json_file = write_instances(tmp_path, [entry], images=[1])
-    with pytest.raises(InputError, match="instances.json: an(notation| instance) of image"):
-        read_instance_ground_truth(json_file, WORDS)
+    with pytest.raises(InputError, match="instances.json: .* of image"):
+        read_true_instances(json_file, WORDS)
 
 
 @pytest.mark.parametrize("wrong", [{"id": [1]}, {"height": "20"}])
@@ -375,4 +375,4 @@ def test_an_image_of_other_types_is_named(tmp_path, wrong):
     content["images"].append(content["images"][0] | wrong)
     json_file.write_text(json.dumps(content))
     with pytest.raises(InputError, match="instances.json: of an image "):
-        read_instance_ground_truth(json_file, WORDS)
+        read_true_instances(json_file, WORDS)

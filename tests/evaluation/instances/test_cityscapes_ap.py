@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clipself_seg.data.vocabulary import load_vocabulary
-from clipself_seg.evaluation.instances.cityscapes_ap import cityscapes_precision, image_overlaps
+from clipself_seg.evaluation.panoptic.instances import cityscapes_precision, image_overlaps
 
 VOCABULARY = load_vocabulary("openseg_cityscapes_19")
 PERSON, CAR = 11, 13

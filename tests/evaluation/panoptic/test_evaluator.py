@@ -15,7 +15,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.evaluation.panoptic.files import evaluate_files
 from clipself_seg.evaluation.panoptic.numbers import panoptic_results
-from clipself_seg.evaluation.panoptic.report import quality_table
+from clipself_seg.evaluation.report import quality_table
 from tests.panoptic_worlds import CATEGORIES, random_sides
 from tests.two_processes import in_two_processes
 

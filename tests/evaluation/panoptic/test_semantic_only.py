@@ -22,7 +22,7 @@ from clipself_seg.data.prepare.common import Options
 from clipself_seg.data.prepare.pascal import prepare_voc20
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.panoptic.semantic_only import is_semantic_only, read_semantic_only
+from clipself_seg.evaluation.panoptic.ground_truth import is_semantic_only, read_semantic_only
 from clipself_seg.models.build import build_model
 from clipself_seg.models.panoptic.model import OpenPanoptic
 from clipself_seg.models.panoptic.outputs import class_probabilities

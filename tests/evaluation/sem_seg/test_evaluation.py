@@ -16,8 +16,9 @@ from torch import nn
 
 from clipself_seg.config import add_clipself_seg_config
 from clipself_seg.data.datasets.table import DATASETS
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation
+from clipself_seg.evaluation.sem_seg.evaluation import OracleWords, SemSegEvaluation, some_classes
 from clipself_seg.models.protocol import Reading
 from tests.two_processes import in_two_processes
 
@@ -347,3 +348,31 @@ def test_the_protocol_stands_below_tables_and_says_what_was_used(datasets, caplo
         and parts.words == "rooms, 5 classes"
     )
     assert parts.seen == "not known, no split" and parts.synonyms == "not stated by the model"
+
+
+class LastWord:
+    """Labels everything as the last of its classes."""
+
+    def set_vocabulary(self, words):
+        self.words = words
+
+    def __call__(self, samples, output):
+        assert output == "labels" and len(samples) == 1
+        return [{"sem_seg_labels": torch.full((2, 2), len(self.words) - 1)}]
+
+
+def test_labels_are_those_of_the_whole_vocabulary():
+    names = ["cat", "dog", "sky", "sea"]
+    model, given = LastWord(), {"a": [0, 2], "b": [1], "c": []}
+    for words in (names, Vocabulary.from_names(names)):
+        oracle = OracleWords(
+            model, words, lambda sample: np.array(given[sample["id"]], dtype=np.int64)
+        )
+        outputs = oracle([{"id": name} for name in given])
+        assert [output["sem_seg_labels"].unique().tolist() for output in outputs] == [[2], [1], [0]]
+
+
+def test_some_classes_keep_what_is_known_of_them():
+    chosen = some_classes(Vocabulary.from_names(["cat|kitten", "dog", "sky"]), np.array([0, 2]))
+    assert [entry.names for entry in chosen.classes] == [("cat", "kitten"), ("sky",)]
+    assert [entry.dataset_id for entry in chosen.classes] == [0, 2]

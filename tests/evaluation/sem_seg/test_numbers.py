@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
 import pytest
 
-from clipself_seg.evaluation.sem_seg.numbers import class_numbers, confusion_matrix, sem_seg_results
+from clipself_seg.evaluation.sem_seg.numbers import (
+    boundary_counts,
+    boundary_iou,
+    boundary_pixels,
+    boundary_results,
+    boundary_width,
+    class_numbers,
+    confusion_matrix,
+    present_classes,
+    sem_seg_results,
+)
 
 # Rows are the truth: 8 pixels of a, 4 of b, none of c and d; c is predicted twice, d never.
 TOY = np.array([[6, 1, 1, 0], [0, 3, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
@@ -75,3 +86,90 @@ def test_the_confusion_matrix_equals_a_loop():
 def test_narrow_types_do_not_overflow():
     predicted, truth = np.array([[250]], dtype=np.uint8), np.array([[251]], dtype=np.uint8)
     assert confusion_matrix(predicted, truth, 254, 255)[251, 250] == 1
+
+
+def test_classes_of_a_label_map():
+    truth = np.array([[3, 3, 255], [0, 255, 0]], dtype=np.uint8)
+    assert present_classes(truth, 9, 255).tolist() == [0, 3]
+    # 3 is the background, for which all classes from 3 on stand.
+    assert present_classes(truth, 6, 255, background=3).tolist() == [0, 3, 4, 5]
+    assert present_classes(truth[1:, :1], 6, 255, background=3).tolist() == [0]
+    assert present_classes(np.full((2, 2), 255), 6, 255).tolist() == []
+
+
+def eroded_bands(labels, width):
+    """Each class's mask without its erosion, as the paper has it for one mask."""
+    bands = np.zeros(labels.shape, dtype=bool)
+    for label in np.unique(labels):
+        mask = cv2.copyMakeBorder(
+            (labels == label).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT
+        )
+        inner = cv2.erode(mask, np.ones((3, 3), np.uint8), iterations=width)
+        bands |= (mask - inner)[1:-1, 1:-1] > 0
+    return bands
+
+
+def published_boundary(mask):
+    """The paper's published `mask_to_boundary`: a mask without its erosion, by a fraction of the diagonal."""
+    height, width = mask.shape
+    dilation = max(1, int(round(0.02 * np.sqrt(height**2 + width**2))))
+    padded = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    eroded = cv2.erode(padded, np.ones((3, 3), dtype=np.uint8), iterations=dilation)
+    return mask - eroded[1 : height + 1, 1 : width + 1]
+
+
+def test_the_numbers_are_those_of_the_published_boundaries_class_by_class():
+    rng = np.random.default_rng(7)
+    common, union, counts = np.zeros(4), np.zeros(4), np.zeros((3, 4), dtype=np.int64)
+    for size in ((60, 80), (300, 200), (17, 9)):
+        blocks = rng.integers(0, 4, (9, 9))
+        truth = cv2.resize(blocks, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        predicted = np.where(rng.random(size) < 0.01, 1, np.roll(truth, 2, (0, 1)))
+        void = np.zeros(size, dtype=bool)
+        void[: size[0] // 5, : size[1] // 3] = True
+        for label in range(4):
+            masks = [((side == label) & ~void).astype(np.uint8) for side in (truth, predicted)]
+            true_band, band = map(published_boundary, masks)
+            common[label] += (true_band & band).sum()
+            union[label] += (true_band | band).sum()
+        counts += boundary_counts(predicted, np.where(void, 255, truth), 4, 255)
+    np.testing.assert_array_equal(boundary_iou(counts), common / union)
+    seen = np.array([True, False])
+    results = boundary_results(boundary_iou(counts), seen)
+    assert results["Boundary-mIoU"] == pytest.approx(100 * (common / union).mean())
+    assert results["Boundary-mIoU-unseen"] == pytest.approx(100 * common[1] / union[1])
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 20])
+def test_bands_are_those_of_erosion(width):
+    rng = np.random.default_rng(width)
+    labels = np.kron(rng.integers(-1, 3, (4, 5)), np.ones((9, 8), dtype=np.int64))
+    np.testing.assert_array_equal(boundary_pixels(labels, width), eroded_bands(labels, width))
+
+
+def test_by_hand():
+    # The edge between two classes is a column too far to the right. Bands are a pixel wide.
+    truth = np.repeat([[0, 0, 0, 0, 1, 1, 1, 1]], 6, axis=0)
+    predicted = np.repeat([[0, 0, 0, 0, 0, 1, 1, 1]], 6, axis=0)
+    common, true_band, band = boundary_counts(predicted, truth, 3, 255)
+    # Of the left class: its border of 4 x 6 pixels is all but 2 x 4, of 5 x 6 all but 3 x 4.
+    assert true_band.tolist() == [16, 16, 0] and band.tolist() == [18, 14, 0]
+    # In common are the left side and the ends of both rows; the columns at the edge are not.
+    assert common.tolist() == [12, 10, 0]
+    values = boundary_iou(np.stack([common, true_band, band]))
+    assert values[:2] == pytest.approx([12 / 22, 10 / 20]) and np.isnan(values[2])
+
+
+def test_a_right_prediction_is_1_and_pixels_without_truth_count_nowhere():
+    rng = np.random.default_rng(0)
+    truth = np.kron(rng.integers(0, 3, (3, 3)), np.ones((9, 9), dtype=np.uint8)).astype(np.uint8)
+    truth[:9, 5:9] = 255
+    anything = np.where(truth == 255, rng.integers(0, 3, truth.shape), truth)
+    values = boundary_iou(boundary_counts(anything, truth, 3, 255))
+    assert values[np.unique(truth[truth < 255])] == pytest.approx(1)
+    nothing = boundary_counts(anything, np.full_like(truth, 255), 3, 255)
+    assert not nothing.any() and np.isnan(boundary_iou(nothing)).all()
+
+
+def test_the_width_is_a_fraction_of_the_diagonal():
+    assert boundary_width(480, 640) == 16 and boundary_width(3, 4) == 1

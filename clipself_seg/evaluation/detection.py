@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from detectron2.config import CfgNode, configurable
@@ -21,32 +20,49 @@ from clipself_seg.data.records import Record, require_images
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, seen_in_training
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results, own_classes_kept
-from clipself_seg.evaluation.detection.detections import (
-    KINDS,
-    ImageDetections,
-    image_detections,
-    write_coco_results,
-)
-from clipself_seg.evaluation.detection.ground_truth import (
-    DetectionGroundTruth,
-    read_detection_ground_truth,
-)
-from clipself_seg.evaluation.detection.numbers import (
+from clipself_seg.evaluation.coco_ap import (
     LIMITS,
+    class_precision,
     coco_numbers,
-    detection_quality,
     lvis_numbers,
+    object_quality,
     split_numbers,
 )
-from clipself_seg.evaluation.detection.report import paper_tables, run_table, write_class_csv
-from clipself_seg.evaluation.evaluator import ImageEvaluator, check_predicted_classes
+from clipself_seg.evaluation.coco_objects import (
+    KINDS,
+    ImageDetections,
+    TrueObjects,
+    image_detections,
+    read_true_objects,
+    write_coco_results,
+)
+from clipself_seg.evaluation.evaluator import (
+    EvaluatorSettings,
+    ImageEvaluator,
+    ImageId,
+    Outputs,
+    Samples,
+    check_predicted_classes,
+)
 from clipself_seg.evaluation.protocol import (
     MeasuringProtocol,
     seen_text,
     size_text,
     words_text,
 )
+from clipself_seg.evaluation.report import (
+    detection_paper_tables,
+    detection_run_table,
+    percents,
+    seen_cells,
+    write_class_csv,
+)
 from clipself_seg.models.protocol import DetectionModel, reading_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+logger = logging.getLogger(__name__)
 
 
 class DetectionEvaluator(ImageEvaluator[ImageDetections]):
@@ -55,43 +71,26 @@ class DetectionEvaluator(ImageEvaluator[ImageDetections]):
     def __init__(
         self,
         *,
-        dataset_name: str,
-        vocabulary: Vocabulary,
-        ground_truth: DetectionGroundTruth,
+        ground_truth: TrueObjects,
         tasks: Sequence[str] = ("boxes",),
         limits: str = "detectron2",
-        seen: np.ndarray | None = None,
-        output_dir: str | os.PathLike[str] | None = None,
+        **settings: Unpack[EvaluatorSettings],
     ) -> None:
         """
         Args:
-            dataset_name: name of the data set for messages and the files.
-            vocabulary: K classes of the data set.
             ground_truth: objects of the data set; each of its images has to be evaluated.
             tasks: what is compared, out of `KINDS`.
             limits: how many detections COCO's numbers count, out of `LIMITS`.
-            seen: (K,) bool, classes that training shows; None splits nothing.
-            output_dir: folder where the main process writes `detections_<data set>.json` in COCO's
-                results format, and for each task `<task>_classes_<data set>.csv`; None writes nothing.
-
-        Raises:
-            InputError: `seen` has another number of classes, or unknown tasks or limits.
+            settings: of `ImageEvaluator`, but for the images. The main process writes
+                `detections_<data set>.json` in COCO's results format, and for each task
+                `<task>_classes_<data set>.csv` into the folder.
         """
-        super().__init__(
-            dataset_name=dataset_name,
-            vocabulary=vocabulary,
-            image_ids=ground_truth.image_ids,
-            seen=seen,
-            output_dir=output_dir,
-        )
-        check_choices(tasks, limits)
+        super().__init__(image_ids=ground_truth.image_ids, **settings)
         self.ground_truth = ground_truth
         self.tasks = tuple(tasks)
         self.limits = limits
 
-    def process(
-        self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
-    ) -> None:
+    def process(self, inputs: Samples, outputs: Outputs) -> None:
         """Keep the detections of a batch.
 
         Args:
@@ -130,20 +129,20 @@ class DetectionEvaluator(ImageEvaluator[ImageDetections]):
         """
         return self._compare_in_one_process(self._compare)
 
-    def _compare(self, predicted: Mapping[Any, ImageDetections]) -> dict[str, dict[str, float]]:
+    def _compare(self, predicted: Mapping[ImageId, ImageDetections]) -> dict[str, dict[str, float]]:
         if self.output_dir is not None:
             path = self.output_dir / f"detections_{self.dataset_name}.json"
             write_coco_results(path, predicted.items(), self.ground_truth.category_ids)
             logger.info("detections in COCO's results format in %s", path)
         results = {KINDS[task]: self._numbers(task, predicted) for task in self.tasks}
-        table = run_table({self.dataset_name: results})
+        table = detection_run_table({self.dataset_name: results})
         logger.info('Detections of "%s" in percent:\n%s', self.dataset_name, table)
         return results
 
-    def _numbers(self, task: str, predicted: Mapping[Any, ImageDetections]) -> dict[str, float]:
+    def _numbers(self, task: str, predicted: Mapping[ImageId, ImageDetections]) -> dict[str, float]:
         truth = self.ground_truth
         logger.info('comparing %s of %d images of "%s"', task, len(truth.sizes), self.dataset_name)
-        quality = detection_quality(truth, predicted, KINDS[task], LIMITS[self.limits])
+        quality = object_quality(truth, predicted, KINDS[task], LIMITS[self.limits])
         results = {"images": float(len(truth.sizes))}
         if truth.federated is None:
             results |= coco_numbers(quality)
@@ -152,7 +151,16 @@ class DetectionEvaluator(ImageEvaluator[ImageDetections]):
             results |= lvis_numbers(quality, frequencies)
         if self.output_dir is not None:
             path = self.output_dir / f"{task}_classes_{self.dataset_name}.csv"
-            write_class_csv(path, self.vocabulary, quality, self.seen)
+            ap, ap50 = class_precision(quality)
+            columns = {
+                "frequency": [entry.frequency or "" for entry in self.vocabulary.classes],
+                "seen": seen_cells(self.seen, len(self.vocabulary)),
+                "ap": percents(ap),
+                "ap50": percents(ap50),
+                "objects": quality.objects.tolist(),
+                "detections": quality.detections.tolist(),
+            }
+            write_class_csv(path, [entry.names[0] for entry in self.vocabulary.classes], columns)
             logger.info("numbers of each class in %s", path)
         return results | split_numbers(quality, self.seen)
 
@@ -171,8 +179,6 @@ def check_choices(tasks: Sequence[str], limits: str) -> None:
     if limits not in LIMITS:
         raise InputError(f'TEST.DETECTION.LIMITS is "{limits}": it is one of {", ".join(LIMITS)}')
 
-
-logger = logging.getLogger(__name__)
 
 # What the numbers of a data set count, for the files of a run.
 LIMIT_TEXTS = {
@@ -302,8 +308,8 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
 
     def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
         """All precisions of each data set, and the paper's tables that they belong to."""
-        paper = paper_tables(results, self.output_dir.name or "model", style)
-        return {"All data sets in percent": run_table(results, style)} | {
+        paper = detection_paper_tables(results, self.output_dir.name or "model", style)
+        return {"All data sets in percent": detection_run_table(results, style)} | {
             f"The paper's {title}": table for title, table in paper.items()
         }
 
@@ -326,7 +332,7 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
             for record in detection_records(name)
         ]
         require_images(name, records, files.root.advice)
-        truth = read_detection_ground_truth(
+        truth = read_true_objects(
             files.path(files.annotations),
             vocabulary,
             [record["image_id"] for record in records],
@@ -357,6 +363,6 @@ class _DetectionData(NamedTuple):
 
     vocabulary: Vocabulary
     records: list[Record]
-    truth: DetectionGroundTruth
+    truth: TrueObjects
     seen: np.ndarray | None
     split: str

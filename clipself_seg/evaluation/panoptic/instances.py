@@ -1,22 +1,153 @@
-"""Average precision of instance masks by Cityscapes' rules, beside COCO's.
+"""Evaluates instance masks: average precision (AP) by COCO's rules, and beside it by Cityscapes'.
 
-They differ from COCO's in what counts (instances of at least 100 pixels; a prediction mostly on void, on a group or on
+By COCO's rules the numbers and their names are those of Detectron2's `COCOEvaluator` for the task "segm". Unlike that
+one it takes vocabularies whose things are not the first classes, as ADE20K's, and returns the same numbers in every
+process.
+
+Cityscapes' rules differ in what counts (instances of at least 100 pixels; a prediction mostly on void, on a group or on
 a small instance is not false) and in the curve, whose area is taken by trapezia over the recalls that occur.
 
-Shapes: t true instances and n predicted ones of an image, K classes, T thresholds of the overlap.
+Shapes: t true instances and n predicted ones of an image, K classes, T thresholds of the overlap, H W rows and columns
+of the original image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from detectron2.structures import Instances
+from tabulate import tabulate
 
 from clipself_seg.data.images import truth_pixels
 from clipself_seg.data.masks import read_indices
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.evaluation.evaluator import ImageEvaluator
+from clipself_seg.evaluation.coco_ap import (
+    COCO_NUMBERS,
+    LIMITS,
+    ObjectQuality,
+    class_precision,
+    coco_numbers,
+    object_quality,
+)
+from clipself_seg.evaluation.coco_objects import (
+    ImageDetections,
+    TrueObjects,
+    image_detections,
+)
+from clipself_seg.evaluation.evaluator import (
+    EvaluatorSettings,
+    ImageEvaluator,
+    ImageId,
+    Outputs,
+    Samples,
+    check_predicted_classes,
+)
+from clipself_seg.evaluation.report import percents, seen_cells, write_class_csv
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+logger = logging.getLogger(__name__)
+
+
+class InstanceAPEvaluator(ImageEvaluator[ImageDetections]):
+    """Encodes masks image by image; the main process compares those of all processes."""
+
+    def __init__(self, *, ground_truth: TrueObjects, **settings: Unpack[EvaluatorSettings]) -> None:
+        """
+        Args:
+            ground_truth: instances of the data set; each of its images has to be evaluated.
+            settings: of `ImageEvaluator`, but for the images. The main process writes
+                `instance_classes_<data set>.csv` into the folder.
+        """
+        super().__init__(image_ids=ground_truth.image_ids, **settings)
+        self.ground_truth = ground_truth
+
+    def process(self, inputs: Samples, outputs: Outputs) -> None:
+        """Encode the masks of a batch.
+
+        Args:
+            inputs: samples with "file_name" and "image_id".
+            outputs: for each sample "instances" with "pred_masks" (n, H, W) bool, "scores" (n,) and
+                "pred_classes" (n,) in [0, K), as `panoptic_merge.merge_instances` gives them.
+
+        Raises:
+            ValueError: a predicted class that the vocabulary does not have.
+            FloatingPointError: a score is not finite.
+        """
+        for sample, output in zip(inputs, outputs, strict=True):
+            instances: Instances = output["instances"]
+            detections = image_detections(
+                instances, source=sample["file_name"], boxes=False, masks=True
+            )
+            check_predicted_classes(
+                detections.classes,
+                len(self.vocabulary),
+                file_name=sample["file_name"],
+                dataset_name=self.dataset_name,
+            )
+            self._images[sample["image_id"]] = detections
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Merge all processes and compare.
+
+        Returns:
+            {"segm": numbers of `instance_results` and "images"}, the same in every process.
+
+        Raises:
+            InputError: images are missing, or masks have another size than the file states (in
+                every process, so that none waits).
+        """
+        return {"segm": self._compare_in_one_process(self._compare)}
+
+    def _compare(self, predicted: Mapping[ImageId, ImageDetections]) -> dict[str, float]:
+        count = len(predicted)
+        logger.info('comparing the instances of %d images of "%s"', count, self.dataset_name)
+        quality = object_quality(self.ground_truth, predicted, "segm", LIMITS["detectron2"])
+        results = {"images": float(count)} | instance_results(quality, self.seen)
+        shown = {key: f"{value:.1f}" for key, value in results.items() if key.startswith("AP")}
+        table = tabulate([shown.values()], list(shown), disable_numparse=True)
+        logger.info('Instance masks of "%s" in percent:\n%s', self.dataset_name, table)
+        if self.output_dir is not None:
+            path = self.output_dir / f"instance_classes_{self.dataset_name}.csv"
+            ap, ap50 = class_precision(quality)
+            columns = {
+                "seen": seen_cells(self.seen, len(self.vocabulary)),
+                "ap": percents(ap),
+                "ap50": percents(ap50),
+                "instances": quality.objects.tolist(),
+                "predictions": quality.detections.tolist(),
+            }
+            write_class_csv(path, self.vocabulary.names, columns)
+        return results
+
+
+def instance_results(quality: ObjectQuality, seen: np.ndarray | None = None) -> dict[str, float]:
+    """Means in percent over the classes with an instance, and their number.
+
+    Args:
+        quality: numbers of the K classes.
+        seen: (K,) bool, classes of the training vocabulary; None splits nothing.
+
+    Returns:
+        The keys of `COCO_NUMBERS`, and "classes", the number of classes with an instance; with `seen`
+        also "AP-seen", "classes-seen" and the same of unseen classes. A mean over no class is left
+        out.
+    """
+    numbers = coco_numbers(quality)
+    results = {key: numbers[key] for key in COCO_NUMBERS if key in numbers}
+    results["classes"] = float(quality.known.sum())
+    if seen is not None:
+        precision_TRK = np.ascontiguousarray(quality.precision[..., 0, -1])
+        for group, members in (("seen", quality.known & seen), ("unseen", quality.known & ~seen)):
+            results[f"classes-{group}"] = float(members.sum())
+            if members.any():
+                results[f"AP-{group}"] = 100 * float(precision_TRK[..., members].mean())
+    return results
+
 
 THRESHOLDS = np.arange(0.5, 1.0, 0.05)
 SMALLEST = 100
@@ -175,9 +306,7 @@ def _area(true: np.ndarray, scores: np.ndarray, missed: int) -> float:
 class CityscapesAPEvaluator(ImageEvaluator[ImageOverlaps]):
     """Counts overlaps image by image; the main process compares those of all processes."""
 
-    def process(
-        self, inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
-    ) -> None:
+    def process(self, inputs: Samples, outputs: Outputs) -> None:
         """Count the overlaps of a batch.
 
         Args:
@@ -210,7 +339,7 @@ class CityscapesAPEvaluator(ImageEvaluator[ImageOverlaps]):
         """
         return {"cityscapes": self._compare_in_one_process(self._compare)}
 
-    def _compare(self, predicted: Mapping[Any, ImageOverlaps]) -> dict[str, float]:
+    def _compare(self, predicted: Mapping[ImageId, ImageOverlaps]) -> dict[str, float]:
         images = list(predicted.values())
         precision = 100 * cityscapes_precision(images, len(self.vocabulary))
         counts = ~np.isnan(precision[:, 0])

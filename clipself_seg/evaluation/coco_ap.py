@@ -1,4 +1,4 @@
-"""Average precision (AP) of detections: pycocotools' and the LVIS package's numbers.
+"""Average precision (AP) of boxes and of instance masks: pycocotools' and the LVIS package's numbers.
 
 pycocotools compares one class at a time, and only the images in which that class is predicted or
 annotated: classes do not depend on each other, so its numbers are the same, and LVIS's 1203 classes need
@@ -23,8 +23,8 @@ from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.detection.detections import ImageDetections
-from clipself_seg.evaluation.detection.ground_truth import DetectionGroundTruth
+from clipself_seg.evaluation.coco_objects import Entry, ImageDetections, TrueObjects
+from clipself_seg.evaluation.evaluator import ImageId
 
 # Value of TEST.DETECTION.LIMITS -> detections of a class in an image: those of AP and of COCO's three
 # recalls. AP is taken at 100, all other numbers at the last one.
@@ -37,7 +37,7 @@ AREAS = ("all", "small", "medium", "large")
 logger = logging.getLogger(__name__)
 
 
-class DetectionQuality(NamedTuple):
+class ObjectQuality(NamedTuple):
     """pycocotools' numbers of all classes.
 
     Attributes:
@@ -63,12 +63,12 @@ class DetectionQuality(NamedTuple):
         return known
 
 
-def detection_quality(
-    truth: DetectionGroundTruth,
-    predicted: Mapping[Any, ImageDetections],
+def object_quality(
+    truth: TrueObjects,
+    predicted: Mapping[ImageId, ImageDetections],
     kind: str,
     limits: Sequence[int],
-) -> DetectionQuality:
+) -> ObjectQuality:
     """Compares detections and true objects in all images of a data set.
 
     Args:
@@ -99,7 +99,7 @@ def detection_quality(
             one.accumulate()
             precision[:, :, label] = one.eval["precision"][:, :, 0]
             recall[:, label] = one.eval["recall"][:, 0]
-    return DetectionQuality(
+    return ObjectQuality(
         precision,
         recall,
         tuple(limits),
@@ -122,7 +122,7 @@ class _DetectionTable:
     """
 
     def __init__(
-        self, truth: DetectionGroundTruth, predicted: Mapping[Any, ImageDetections], kind: str
+        self, truth: TrueObjects, predicted: Mapping[ImageId, ImageDetections], kind: str
     ) -> None:
         self.truth = truth
         self.kind = kind
@@ -149,10 +149,10 @@ class _DetectionTable:
                         f"(width x height), the file of objects says {width} x {height}"
                     )
 
-    def of_class(self, label: int) -> dict[int, list[dict[str, Any]]]:
+    def of_class(self, label: int) -> dict[int, list[Entry]]:
         """The detections of a class that count: number of the image -> what COCOeval needs of each."""
         federated = self.truth.federated
-        by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        by_image: dict[int, list[Entry]] = defaultdict(list)
         rows = slice(*self.starts[label : label + 2])
         pairs = zip(self._images[rows].tolist(), self._indices[rows].tolist())
         for number, (image, index) in enumerate(pairs, 1):
@@ -165,8 +165,8 @@ class _DetectionTable:
             by_image[image].append(entry)
         return by_image
 
-    def _entry(self, one: ImageDetections, index: int) -> dict[str, Any]:
-        entry: dict[str, Any] = {"score": one.scores[index].item()}
+    def _entry(self, one: ImageDetections, index: int) -> Entry:
+        entry: Entry = {"score": one.scores[index].item()}
         if self.kind == "bbox":
             box = one.boxes[index].tolist()
             return entry | {"bbox": box, "area": box[2] * box[3]}
@@ -180,9 +180,9 @@ class _ClassEval(COCOeval):
 
     def __init__(
         self,
-        truth: DetectionGroundTruth,
+        truth: TrueObjects,
         label: int,
-        detections: Mapping[int, list[dict[str, Any]]],
+        detections: Mapping[int, list[Entry]],
         kind: str,
         limits: Sequence[int],
     ) -> None:
@@ -209,7 +209,7 @@ class _ClassEval(COCOeval):
         return result
 
 
-def coco_numbers(quality: DetectionQuality) -> dict[str, float]:
+def coco_numbers(quality: ObjectQuality) -> dict[str, float]:
     """COCO's twelve numbers in percent; one that no class counts for is left out.
 
     Returns:
@@ -227,7 +227,7 @@ def coco_numbers(quality: DetectionQuality) -> dict[str, float]:
     return _percent(dict(zip((*COCO_NUMBERS, *recalls), summary.stats)))
 
 
-def lvis_numbers(quality: DetectionQuality, frequencies: Sequence[str | None]) -> dict[str, float]:
+def lvis_numbers(quality: ObjectQuality, frequencies: Sequence[str | None]) -> dict[str, float]:
     """The LVIS package's precisions in percent; one that no class counts for is left out.
 
     Args:
@@ -259,7 +259,7 @@ def _percent(numbers: Mapping[str, float]) -> dict[str, float]:
     return {name: 100 * float(value) for name, value in numbers.items() if value >= 0}
 
 
-def class_precision(quality: DetectionQuality) -> tuple[np.ndarray, np.ndarray]:
+def class_precision(quality: ObjectQuality) -> tuple[np.ndarray, np.ndarray]:
     """AP and AP50 (K,) of each class in [0, 1], over all areas; NaN for a class without an object.
 
     AP is at 100 detections where that is among the limits, AP50 at the largest limit.
@@ -270,7 +270,7 @@ def class_precision(quality: DetectionQuality) -> tuple[np.ndarray, np.ndarray]:
     return np.where(quality.known, ap, np.nan), np.where(quality.known, ap50, np.nan)
 
 
-def split_numbers(quality: DetectionQuality, seen: np.ndarray | None = None) -> dict[str, float]:
+def split_numbers(quality: ObjectQuality, seen: np.ndarray | None = None) -> dict[str, float]:
     """Means over the classes of each group that have an object, in percent, and their number.
 
     Args:

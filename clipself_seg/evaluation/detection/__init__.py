@@ -1,1 +1,0 @@
-"""Open-vocabulary detection: average precision by COCO's and LVIS's rules; start with evaluation.py."""

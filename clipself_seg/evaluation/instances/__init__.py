@@ -1,1 +1,0 @@
-"""Average precision of instance masks by COCO's rules; start with ap.py, the evaluator."""

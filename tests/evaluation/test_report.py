@@ -1,0 +1,270 @@
+"""Tables as text and in files, with the columns of the paper; CSVs by class are written whole."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+
+from clipself_seg.evaluation.report import (
+    FILES,
+    best_marked,
+    comparison_table,
+    detection_paper_tables,
+    detection_run_table,
+    format_table,
+    novel_table,
+    panoptic_paper_table,
+    panoptic_run_table,
+    panoptic_split_table,
+    percents,
+    seen_cells,
+    semantic_paper_table,
+    semantic_run_table,
+    write_class_csv,
+    write_tables,
+)
+
+HEADINGS = ["data set", "50 % & more"]
+BODY = [["ade_150 {a}\\b", "1.0 ± 0.1"], ["a, b", "-"]]
+
+
+def written(folder, name):
+    style, file = FILES[name]
+    table = format_table(HEADINGS, BODY, style)
+    write_tables(folder / file, {"First\none": table, "100 %, second": table}, style)
+    return (folder / file).read_text()
+
+
+def test_latex_is_booktabs_with_everything_escaped(tmp_path):
+    text = written(tmp_path, "latex")
+    assert text.count("\\toprule") == text.count("\\bottomrule") == 2
+    assert "% First one\n\\begin{tabular}{lr}" in text and "\n\n% 100 %, second\n" in text
+    assert "50 \\% \\& more" in text and "1.0 $\\pm$ 0.1" in text
+    assert "ade\\_150 \\{a\\}\\textbackslash{}b" in text
+
+
+def test_a_row_that_begins_with_a_bracket_is_no_option_of_the_line_above_it():
+    table = format_table(["", "mIoU"], [["[a]", "1.0"], ["*", "2.0"]], "latex_booktabs")
+    assert " {[}a]" in table and " {*} " in table
+
+
+def test_csv_has_the_cells_as_they_are(tmp_path):
+    written(tmp_path, "csv")
+    with open(tmp_path / "tables.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [["First one"], HEADINGS, *BODY, [], ["100 %, second"], HEADINGS, *BODY]
+
+
+def test_the_best_number_of_a_column_is_marked_where_there_is_a_choice():
+    assert best_marked([1.0, 2.04, None, 2.0], "github") == ["1.0", "**2.0**", "-", "**2.0**"]
+    assert best_marked([1.0, None], "github") == ["1.0", "-"]
+    assert best_marked([1.0, 2.0], "simple") == ["1.0", "2.0"]
+    assert best_marked([], "github") == []
+
+
+def test_the_best_of_each_column_is_bold_on_a_page():
+    rows = {("a", "x"): {"set": {"AP": 1.0}}, ("b", "x"): {"set": {"AP": 2.0}}}
+    html, plain = (
+        comparison_table(rows, {"AP": "AP", "PQ": "PQ"}, ["name", ""], style, titles={})
+        for style in ("html", "csv")
+    )
+    assert "<b>2.0</b>" in html and "<b>1.0" not in html and "<b>x" not in html
+    assert plain.splitlines() == ["name,,set AP,set PQ", "a,x,1.0,-", "b,x,2.0,-"]
+
+
+def test_notes_stand_below_each_table(tmp_path):
+    tables = {"one": format_table(HEADINGS, BODY, "csv"), "two": "a"}
+    write_tables(tmp_path / "x.csv", tables, "csv", ["words: pets | size: 8, 9"])
+    lines = (tmp_path / "x.csv").read_text().splitlines()
+    assert lines.count('"words: pets | size: 8, 9"') == 2 and lines[-1] == lines[len(BODY) + 2]
+    write_tables(tmp_path / "x.tex", {"one": "a"}, "latex_booktabs", ["size {8}", "b"])
+    assert (tmp_path / "x.tex").read_text() == "% one\na\n% size {8}\n% b\n"
+    write_tables(tmp_path / "x.md", {"one": "a"}, "github", ["{} b"])
+    assert (tmp_path / "x.md").read_text() == "## one\n\na\n\n{} b\n"
+
+
+def cells(table):
+    """Cells of each line of a "github" table, but for the rule below the headings."""
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    return [lines[0], *lines[2:]]
+
+
+SEMANTIC = {
+    "mIoU": 27.24,
+    "mACC": 41.2,
+    "fwIoU": 50.0,
+    "pACC": 66.66,
+    "classes": 150.0,
+    "images": 2000.0,
+}
+ADE_150, CONTEXT = "ade20k_150_test_sem_seg", "context_59_test_sem_seg"
+
+
+def test_table_5_has_two_columns_a_data_set_in_the_papers_order():
+    rows = {
+        "CAT-Seg": {"mine": {"mIoU": 1.0}, CONTEXT: SEMANTIC},
+        "+ CLIPSelf": {ADE_150: SEMANTIC},
+    }
+    head, first, second = cells(semantic_paper_table(rows, style="github"))
+    assert head == [
+        "model",
+        "ADE-150 mIoU",
+        "ADE-150 mAcc",
+        "PC-59 mIoU",
+        "PC-59 mAcc",
+        "mine mIoU",
+        "mine mAcc",
+    ]
+    assert first == ["CAT-Seg", "-", "-", "27.2", "41.2", "1.0", "-"]
+    assert second == ["+ CLIPSelf", "27.2", "41.2", "-", "-", "-", "-"]
+
+
+def test_the_semantic_table_of_a_run_shows_the_split_only_if_there_is_one():
+    head, row = cells(semantic_run_table({ADE_150: SEMANTIC}, style="github"))
+    assert head == ["data set", "mIoU", "mAcc", "fwIoU", "pAcc", "classes", "images"]
+    assert row == ["ADE-150", "27.2", "41.2", "50.0", "66.7", "150", "2000"]
+    split = SEMANTIC | {"mIoU-seen": 40.0, "mIoU-unseen": 20.0}
+    head, first, second = cells(
+        semantic_run_table({ADE_150: SEMANTIC, CONTEXT: split}, style="github")
+    )
+    assert head[5:7] == ["seen mIoU", "unseen mIoU"]
+    assert first[5:7] == ["-", "-"] and second[5:7] == ["40.0", "20.0"]
+
+
+ADE, COCO = "ade20k_panoptic_val", "coco_2017_val_panoptic_with_sem_seg"
+PANOPTIC = {
+    ADE: {
+        "clip": {"PQ": 15.31, "AP": 9.8, "mIoU": 17.3, "alpha": 1.0, "beta": 1.0, "images": 2000.0},
+        "fused": {"PQ": 22.9, "PQ_unseen": 12.04, "alpha": 0.35, "beta": 0.65, "images": 2000.0},
+        "sweep": {"alpha": [0.0], "beta": [0.0], "PQ": [[1.0]]},
+    },
+    COCO: {"clip": {"PQ": 27.6, "AP": 26.2, "mIoU": 23.7}},
+}
+
+
+def test_table_6_has_a_line_for_each_model_and_fusion_and_the_papers_columns():
+    models = {"ODISE": PANOPTIC, "CLIPSelf": {COCO: {"fused": {"PQ": 45.7}}}}
+    rows = cells(panoptic_paper_table(models, style="github"))
+    assert rows[0] == [
+        "model", "scores", "COCO PQ", "COCO mAP", "COCO mIoU", "ADE20K PQ", "ADE20K mAP", "ADE20K mIoU",
+    ]  # fmt: skip
+    assert rows[1:] == [
+        ["ODISE", "CLIP only", "27.6", "26.2", "23.7", "15.3", "9.8", "17.3"],
+        ["ODISE", "fused", "-", "-", "-", "**22.9**", "-", "-"],
+        ["CLIPSelf", "fused", "**45.7**", "-", "-", "-", "-", "-"],
+    ]
+
+
+def test_the_panoptic_table_of_a_run_has_the_columns_that_some_fusion_has():
+    rows = cells(panoptic_run_table(PANOPTIC, "github"))
+    assert rows[0] == [
+        "data set", "scores", "alpha", "beta", "PQ", "unseen PQ", "mAP", "mIoU", "images",
+    ]  # fmt: skip
+    assert rows[1:] == [
+        ["ADE20K", "CLIP only", "1", "1", "15.3", "-", "9.8", "17.3", "2000"],
+        ["ADE20K", "fused", "0.35", "0.65", "22.9", "12.0", "-", "-", "2000"],
+        ["COCO", "CLIP only", "-", "-", "27.6", "-", "26.2", "23.7", "-"],
+    ]
+
+
+def test_unknown_data_sets_come_last_under_their_own_names():
+    results = {"mine": {"fused": {"PQ": 1.0}}, "mini_val_panoptic_with_sem_seg": {}}
+    assert cells(panoptic_paper_table({"x": results}, style="github"))[0][2::3] == [
+        "mini PQ",
+        "mine PQ",
+    ]
+
+
+def test_the_split_table_shows_the_generator_once_and_every_clip_beside_it():
+    def fusions(value):
+        numbers = {"PQ": value, "PQ_seen": value + 1}
+        return {"mini": {"clip": numbers, "generator": {"PQ": 7.0}, "fused": {"PQ": value + 2}}}
+
+    table = panoptic_split_table(
+        {"original": fusions(10.0), "CLIPSelf": fusions(20.0)}, style="github"
+    )
+    assert cells(table)[1:] == [
+        ["original, CLIP only", "10.0", "11.0", "-"],
+        ["CLIPSelf, CLIP only", "20.0", "**21.0**", "-"],
+        ["generator only", "7.0", "-", "-"],
+        ["original, fused", "12.0", "-", "-"],
+        ["CLIPSelf, fused", "**22.0**", "-", "-"],
+    ]
+
+
+COUNTS = {"classes": 3.0, "images": 2.0}
+NOVEL = {"bbox": COUNTS | {"AP": 20.0, "AP50": 50.44, "AP50-seen": 54.94, "AP50-unseen": 37.6}}
+OF_LVIS = {
+    "bbox": COUNTS | {"AP": 27.0, "APr": 26.0, "APc": 25.0, "APf": 30.0, "AP50-unseen": 40.0},
+    "segm": COUNTS | {"AP": 25.2, "APr": 25.3, "APc": 21.8, "APf": 29.1},
+}
+TRANSFER = {
+    "bbox": COUNTS
+    | dict(zip(("AP", "AP50", "AP75", "APs", "APm", "APl"), (40.5, 63.8, 44.3, 26.8, 44.6, 53.8)))
+}
+
+
+def test_tables_3_and_4():
+    novel = novel_table({"ours": {"ov_coco_val": NOVEL}, "none": {}}, style="github")
+    assert cells(novel) == [
+        ["model", "OV-COCO novel", "OV-COCO base", "OV-COCO all"],
+        ["ours", "37.6", "54.9", "50.4"],
+        ["none", "-", "-", "-"],
+    ]
+    lvis = detection_paper_tables({"ov_lvis_val": OF_LVIS}, "ours", "github")["Table 3b"]
+    assert cells(lvis)[0][1:] == [f"OV-LVIS mAP{group}" for group in ("_r", "_c", "_f", "")]
+    assert cells(lvis)[1] == ["ours", "25.3", "21.8", "29.1", "25.2"]
+    both = {"transfer_objects365_val": {"bbox": {"AP": 19.5}}, "transfer_coco_val": TRANSFER}
+    transfer = cells(detection_paper_tables(both, "ours", "github")["Table 4"])
+    assert transfer[0][:3] == ["model", "COCO AP", "COCO AP50"]
+    assert transfer[0][7:9] == ["Objects365 AP", "Objects365 AP50"]
+    assert transfer[1][1:9] == ["40.5", "63.8", "44.3", "26.8", "44.6", "53.8", "19.5", "-"]
+
+
+def test_each_data_set_has_its_table():
+    results = {"ov_coco_val": NOVEL, "ov_lvis_val": OF_LVIS, "transfer_coco_val": TRANSFER}
+    tables = detection_paper_tables(results, "ours")
+    assert list(tables) == ["Table 3a", "Table 3b", "Table 3b, of boxes", "Table 4"]
+    assert "OV-LVIS" not in tables["Table 3a"] and "27.0" in tables["Table 3b, of boxes"]
+    assert "OV-COCO AP75" in tables["Table 4"] and "OV-LVIS" not in tables["Table 4"]
+    assert list(detection_paper_tables({"own": TRANSFER}, "ours")) == ["Table 4"]
+
+
+def test_the_detection_table_of_a_run_has_the_columns_that_are_known():
+    results = {"transfer_coco_val": TRANSFER, "ov_lvis_val": OF_LVIS}
+    headings, *lines = cells(detection_run_table(results, style="github"))
+    assert headings[:4] == ["data set", "", "AP", "AP50"]
+    assert headings[8:] == ["APr", "APc", "APf", "novel AP50", "classes", "images"]
+    assert [line[:3] for line in lines] == [
+        ["COCO", "boxes", "40.5"], ["OV-LVIS", "boxes", "27.0"], ["OV-LVIS", "masks", "25.2"],
+    ]  # fmt: skip
+    assert lines[0][8:] == ["-", "-", "-", "-", "3", "2"] and lines[2][11] == "-"
+    assert "base AP50" not in headings and np.shape(lines) == (3, len(headings))
+
+
+def test_tables_of_nothing_are_their_headings():
+    for table in (
+        semantic_paper_table,
+        semantic_run_table,
+        panoptic_run_table,
+        detection_run_table,
+    ):
+        assert len(table({}, style="github").splitlines()) == 2
+
+
+def test_the_csv_quotes_names_keeps_digits_and_leaves_the_unknown_empty(tmp_path):
+    columns = {
+        "iou": percents(np.array([1 / 3, np.nan])),
+        "pixels": [12, 0],
+        "seen": seen_cells(np.array([True]), 2),
+    }
+    path = tmp_path / "new" / "a.csv"
+    write_class_csv(path, ["rock, stone", "sky"], columns)
+    with open(path, newline="") as file:
+        head, first, second = csv.reader(file)
+    assert head == ["index", "name", "iou", "pixels", "seen"]
+    assert first[:2] == ["0", "rock, stone"] and float(first[2]) == 100 * (1 / 3)
+    assert first[3:] == ["12", "1"] and second == ["1", "sky", "", "0", ""]
+    assert [file.name for file in path.parent.iterdir()] == ["a.csv"]
+    assert seen_cells(None, 2) == ["", ""] and seen_cells(np.array([False, True]), 2) == ["0", "1"]

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
 
 from clipself_seg.data.datasets.table import COCO, MINI
 from clipself_seg.errors import ended_by
@@ -105,8 +104,13 @@ def _prepare(runs: Sequence[Run], store: Store, variables: Mapping[str, str]) ->
         store.folder.mkdir(parents=True, exist_ok=True)
         log = store.folder / CONSOLE
         with open(log, "ab") as console:
-            given: dict[str, Any] = {"env": dict(variables), "stdout": console, "stderr": console}
-            code = subprocess.run([sys.executable, *words], cwd=ROOT, **given).returncode
+            code = subprocess.run(
+                [sys.executable, *words],
+                cwd=ROOT,
+                env=dict(variables),
+                stdout=console,
+                stderr=console,
+            ).returncode
         if code:
             reason = f"its data could not be prepared: {_last_line(log)} (all of it: {log})"
             failed |= {run.name: reason for run in runs if run.prepare == prepare}

@@ -22,8 +22,7 @@ from clipself_seg.config import load_config
 from clipself_seg.config.yaml_files import has_tower, names
 from clipself_seg.tables.page import markdown_table
 from clipself_seg.tables.recipes import recipe
-from clipself_seg.tables.specs import RunOf
-from clipself_seg.tables.table import ROOT, Table, read_tables
+from clipself_seg.tables.table import ROOT, RunOf, Table, read_tables
 
 FOLDERS = ("distill", "regions", "semseg", "panoptic", "detection")
 RATES = {"B": 52e12, "L": 70e12}

@@ -7,13 +7,17 @@ import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from clipself_seg.evaluation.report import format_table, write_tables
 from clipself_seg.files import atomic_path
 from clipself_seg.pages import render
 from clipself_seg.tables.claims import ABSENT, FAILS, HOLDS, NOISE
 from clipself_seg.tables.sections import CLAIM_HEADINGS, COMMAND_HEADINGS, Section
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
 
 # Okabe and Ito's colours, which differ for colour-blind readers too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -43,7 +47,7 @@ def write_figure(section: Section, folder: Path) -> bool:
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(sides), squeeze=False)[0]
-    handles: dict[str, Any] = {}
+    handles: dict[str, Artist] = {}
     for panel, side in zip(panels, sides):
         draw(panel, section, side)
         panel.set_title(side)
@@ -96,7 +100,7 @@ def _series(section: Section, side: str) -> list[tuple[int, str, list[list[float
     return [one for one in every if any(one[2])]
 
 
-def _bars(panel: Any, section: Section, side: str) -> None:
+def _bars(panel: Axes, section: Section, side: str) -> None:
     """A bar for the mean of each number, with the standard deviation of several seeds."""
     series = _series(section, side)
     width = 0.8 / max(1, len(series))
@@ -108,32 +112,44 @@ def _bars(panel: Any, section: Section, side: str) -> None:
         colour = COLOURS[number % len(COLOURS)]
         panel.bar(middles, means, width, yerr=spreads, color=colour, label=title)
     titles = _columns(section, side).values()
-    slanted = {"rotation": 20, "ha": "right", "rotation_mode": "anchor"}
-    panel.set_xticks(range(len(titles)), titles, fontsize="small", **slanted)
+    panel.set_xticks(
+        range(len(titles)),
+        list(titles),
+        fontsize="small",
+        rotation=20,
+        ha="right",
+        rotation_mode="anchor",
+    )
 
 
-def _bars_of_one_column(panel: Any, section: Section, side: str) -> None:
+def _bars_of_one_column(panel: Axes, section: Section, side: str) -> None:
     """As `_bars`, each one beside the title of its row."""
     series = _series(section, side)
     for place, (number, _, (values,)) in enumerate(series):
         colour = COLOURS[number % len(COLOURS)]
         panel.barh(place, statistics.fmean(values), 0.8, xerr=_spread(values), color=colour)
     panel.set_yticks(range(len(series)), [title for _, title, _ in series], fontsize="small")
-    panel.set_xlabel(*_columns(section, side).values(), fontsize="small")
+    (title,) = _columns(section, side).values()
+    panel.set_xlabel(title, fontsize="small")
     panel.invert_yaxis()
 
 
-def _curve(panel: Any, section: Section, side: str) -> None:
+def _curve(panel: Axes, section: Section, side: str) -> None:
     titles = list(_columns(section, side).values())
     for number, title, columns in _series(section, side):
         shown = [index for index, values in enumerate(columns) if values]
         means = [statistics.fmean(columns[index]) for index in shown]
-        style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
-        panel.plot([titles[index] for index in shown], means, label=title, **style)
+        panel.plot(
+            [titles[index] for index in shown],
+            means,
+            color=COLOURS[number % len(COLOURS)],
+            marker=MARKERS[number % len(MARKERS)],
+            label=title,
+        )
     panel.grid(alpha=0.3)
 
 
-def _plane(panel: Any, section: Section, side: str) -> None:
+def _plane(panel: Axes, section: Section, side: str) -> None:
     """A line for each row through its pairs of columns, from the first one, which is filled, to the last."""
     table = section.table
     for number, (name, row) in enumerate(table.rows.items()):
@@ -145,10 +161,11 @@ def _plane(panel: Any, section: Section, side: str) -> None:
             continue
         across, up = zip(*means)
         rounds = number // len(COLOURS)
-        style = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[rounds % len(LINES)]}
+        colour, line = COLOURS[number % len(COLOURS)], LINES[rounds % len(LINES)]
         marker = MARKERS[(number + rounds) % len(MARKERS)]
-        panel.plot(across, up, marker=marker, markerfacecolor="white", label=row.title, **style)
-        panel.plot(across[:1], up[:1], marker=marker, **style)
+        (drawn,) = panel.plot(across, up, color=colour, linestyle=line, marker=marker)
+        drawn.set(markerfacecolor="white", label=row.title)
+        panel.plot(across[:1], up[:1], color=colour, linestyle=line, marker=marker)
     across_title, up_title = (table.columns[name].title(section.scale) for name in table.points[0])
     panel.set_xlabel(across_title)
     panel.set_ylabel(up_title)

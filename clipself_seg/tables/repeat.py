@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from tabulate import tabulate
@@ -22,13 +22,21 @@ from clipself_seg.training.metrics import flatten_numbers
 Numbers = dict[str, float]
 
 
+class Statistics(TypedDict):
+    """A number under several seeds; the spread is the standard deviation of a sample."""
+
+    mean: float
+    spread: float
+    values: list[float]
+
+
 def repeat(
     configs: Sequence[str],
     seeds: Sequence[int],
     output: Path,
     opts: Sequence[str] = (),
     evaluated: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> dict[str, dict[str, Statistics]]:
     """Train and evaluate each configuration under each seed; finished runs are not repeated.
 
     Args:
@@ -80,7 +88,7 @@ def _numbers(run: Run, store: Store) -> Numbers:
     return dict(flatten_numbers(record["results"]))
 
 
-def _statistics(runs: Sequence[Numbers]) -> dict[str, Any]:
+def _statistics(runs: Sequence[Numbers]) -> dict[str, Statistics]:
     return {
         name: {
             "mean": statistics.fmean(run[name] for run in runs),
@@ -97,7 +105,9 @@ def _spread(values: Sequence[float]) -> float:
     return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
 
 
-def spread_table(results: Mapping[str, Any], wanted: Sequence[str] = ()) -> str:
+def spread_table(
+    results: Mapping[str, Mapping[str, Statistics]], wanted: Sequence[str] = ()
+) -> str:
     """One row a number, one column a configuration: ``mean +- spread``.
 
     Args:
@@ -111,5 +121,5 @@ def spread_table(results: Mapping[str, Any], wanted: Sequence[str] = ()) -> str:
     return tabulate(body, ["", *titles], disable_numparse=True, stralign="right")
 
 
-def _cell(number: Mapping[str, float] | None) -> str:
+def _cell(number: Statistics | None) -> str:
     return "-" if number is None else f"{number['mean']:.2f} +- {number['spread']:.2f}"

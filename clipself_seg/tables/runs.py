@@ -23,10 +23,11 @@ from clipself_seg.data.datasets.table import DATASETS, MINI, DataRoot
 from clipself_seg.errors import InputError
 from clipself_seg.files import read_json
 from clipself_seg.mini.writer import WorldSize, manifest_of
-from clipself_seg.tables.specs import RunOf, RunSpec, WeightsFile
-from clipself_seg.tables.table import ROOT
+from clipself_seg.tables.table import ROOT, RunOf, RunSpec, WeightsFile
 from clipself_seg.training.tasks import task_of
 
+# Key of the configuration -> value.
+Values = Mapping[str, Any]
 CHUNK = 1 << 22  # bytes
 
 
@@ -59,7 +60,7 @@ def missing_data(name: str) -> str:
     return f"{name}: {', '.join(missing)}: {files.how}" if missing else ""
 
 
-def fingerprint(name: str) -> Any:
+def fingerprint(name: str) -> object:
     """What decides the content of a data set.
 
     Of the mini worlds, and of what a run itself prepares there, it is their manifest (sizes, seed and version
@@ -74,7 +75,7 @@ def fingerprint(name: str) -> Any:
     return {path.name: _content(path) for path in files.paths}
 
 
-def mini_fingerprint() -> Any:
+def mini_fingerprint() -> object:
     """The manifest of the mini worlds, the standard one where none is written yet."""
     try:
         return read_json(MINI.path / "mini" / "manifest.json")
@@ -82,7 +83,7 @@ def mini_fingerprint() -> Any:
         return manifest_of(WorldSize())
 
 
-def _content(path: Path) -> Any:
+def _content(path: Path) -> int | str:
     if path.is_dir():
         return sum(1 for _ in os.scandir(path))
     if not path.is_file():
@@ -144,8 +145,8 @@ class Run:
     needs: Mapping[str, Run]
     evaluate: bool
     seed: int | None
-    settings: Mapping[str, Any]
-    defaults: Mapping[str, Any]
+    settings: Values
+    defaults: Values
     result_file: str
     minutes: float
     missing: tuple[str, ...]
@@ -281,11 +282,11 @@ def make_run(
 
 
 def _settings(
-    values: Mapping[str, Any],
-    defaults: Mapping[str, Any],
+    values: Values,
+    defaults: Values,
     needs: Mapping[str, Run],
     evaluate: bool,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """What decides a run: values of keys that are not the default, content of weights, and data."""
     return {
         "config": {
@@ -304,7 +305,9 @@ def _settings(
 
 
 @functools.lru_cache(maxsize=None)
-def _values(config: str, words: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any], str]:
+def _values(
+    config: str, words: tuple[str, ...]
+) -> tuple[dict[str, object], dict[str, object], str]:
     """Values and defaults of the keys that decide a run, and the name of what a training writes."""
     cfg = load_config(_config_file(config), words)
     refuse_addresses(cfg)  # a table is a file, too
@@ -326,7 +329,7 @@ def _config_file(config: str) -> Path:
     return ROOT / config if (ROOT / config).is_file() else Path(config)
 
 
-def _data_sets(values: Mapping[str, Any], evaluate: bool) -> list[str]:
+def _data_sets(values: Values, evaluate: bool) -> list[str]:
     return sorted({*([] if evaluate else values["DATASETS.TRAIN"]), *values["DATASETS.TEST"]})
 
 
@@ -343,7 +346,7 @@ def _hash_of(path: Path) -> str:
     return file_hash(path, status.st_size, status.st_mtime_ns)
 
 
-def _hash(value: Any) -> str:
+def _hash(value: object) -> str:
     text = json.dumps(value, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=DIGITS // 2).hexdigest()
 

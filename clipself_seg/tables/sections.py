@@ -8,7 +8,6 @@ import shlex
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.protocol import protocol_lines
@@ -23,7 +22,7 @@ from clipself_seg.tables.claims import (
     overall,
 )
 from clipself_seg.tables.runs import Run
-from clipself_seg.tables.store import Store
+from clipself_seg.tables.store import Record, Store
 from clipself_seg.tables.table import ROOT, Table
 from clipself_seg.training.metrics import flatten_numbers
 
@@ -242,11 +241,11 @@ def _quoted(word: str) -> str:
     return f'"{word}"' if plain else shlex.quote(word)
 
 
-def _distinct(provenance: Sequence[Mapping[str, Any]], key: str) -> str:
+def _distinct(provenance: Sequence[Mapping[str, object]], key: str) -> str:
     return " ".join(dict.fromkeys(str(one.get(key)) for one in provenance))
 
 
-def _mean_minutes(records: Iterable[Mapping[str, Any]]) -> str:
+def _mean_minutes(records: Iterable[Record]) -> str:
     minutes = [record["minutes"] for record in records]
     known = [value for value in minutes if value is not None]
     return f"{statistics.fmean(known):.1f}" if known else "not known" if minutes else ""

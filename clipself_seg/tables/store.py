@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from clipself_seg.training.metrics import flatten_numbers
 from clipself_seg.training.run import RESULTS_FILE
 
 RUN_FILE = "run.json"
+Record = dict[str, Any]  # content of a file of this module
 
 
 class Store:
@@ -29,9 +30,9 @@ class Store:
     def __init__(self, folder: Path, kept: Path | None = None) -> None:
         self.folder = folder
         self.kept = kept
-        self._known: dict[str, dict[str, Any]] = {}
+        self._known: dict[str, Record] = {}
 
-    def record(self, run: Run) -> dict[str, Any] | None:
+    def record(self, run: Run) -> Record | None:
         """What a finished run left: "results", "provenance", "settings", "minutes", and "protocol" if it wrote one.
 
         None if it is not finished.
@@ -99,7 +100,7 @@ class Store:
                 write_json(self.kept / name, read_json(self.folder / name))
                 write_json(path, record)
 
-    def _from_folder(self, run: Run) -> dict[str, Any] | None:
+    def _from_folder(self, run: Run) -> Record | None:
         folder = self.folder / run.name
         note = _read(folder / RUN_FILE)
         if note is None or not self._same_defaults(run, note, self.folder):
@@ -115,14 +116,14 @@ class Store:
             record["protocol"] = written["protocol"]
         return record if _is_complete(record) else None
 
-    def _from_kept(self, run: Run) -> dict[str, Any] | None:
+    def _from_kept(self, run: Run) -> Record | None:
         if self.kept is None:
             return None
         record = _read(self.kept / f"{run.name}.json")
         usable = record is not None and _is_complete(record)
         return record if usable and self._same_defaults(run, record, self.kept) else None
 
-    def _same_defaults(self, run: Run, note: Mapping[str, Any] | None, folder: Path) -> bool:
+    def _same_defaults(self, run: Run, note: Record | None, folder: Path) -> bool:
         """Whether no default that decided a run was another one then; keys that are new do not count."""
         if note is None:
             return False
@@ -133,7 +134,7 @@ class Store:
         )
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> Record | None:
     """Content of a file of this module; None if it is missing, or was not written here."""
     try:
         content = read_json(path)
@@ -142,7 +143,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _is_complete(record: Mapping[str, Any]) -> bool:
+def _is_complete(record: Record) -> bool:
     parts = (record.get("results"), record.get("provenance"))
     if not all(isinstance(part, dict) for part in parts) or "not evaluated" in record["provenance"]:
         return False

@@ -30,103 +30,14 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, TypeVar
 
 import yaml
 
 from clipself_seg.config.yaml_files import CONFIGS
 from clipself_seg.errors import InputError, in_short, nearest, shown
 from clipself_seg.files import read_text
-from clipself_seg.tables.specs import (
-    Further,
-    RunOf,
-    RunSpec,
-    Weights,
-    WeightsFile,
-    further_name,
-    with_further,
-)
-
-
-class Part:
-    """A mapping in a table's file, whose keys are taken one by one; errors say where they stand."""
-
-    def __init__(self, place: str, content: Any) -> None:
-        self.place = place
-        if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-            raise InputError(f"{place} must be a mapping with names as keys, got {shown(content)}")
-        self.content = content
-        self.known: list[str] = []
-
-    def take(self, key: str, kinds: Any, default: Any = None) -> Any:
-        """Take a value of some types; an error if it is missing and has no default."""
-        self.known.append(key)
-        value = self.content.get(key, default)
-        if value is None:
-            raise InputError(f'{self.place}: "{key}" is missing')
-        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
-            raise InputError(f"{self.place}: {key} cannot be {shown(value)}: correct its type")
-        return value
-
-    def text(self, key: str, default: str | None = None) -> str:
-        """Take a string."""
-        return str(self.take(key, str, default))
-
-    def choice(self, key: str, choices: tuple[str, ...]) -> str:
-        """Take one of some strings, by default the first."""
-        value = self.text(key, choices[0])
-        if value not in choices:
-            raise InputError(
-                f"{self.place}: {key} cannot be {shown(value)}; {nearest(value, choices)}"
-            )
-        return value
-
-    def mapping(self, key: str) -> dict[str, Any]:
-        """Take a mapping, by default an empty one."""
-        return Part(f"{self.place}: {key}", self.take(key, dict, {})).content
-
-    def texts(self, key: str) -> dict[str, str]:
-        """Take a mapping with its values as strings."""
-        return {name: str(value) for name, value in self.mapping(key).items()}
-
-    def each(self, key: str, read: Callable[[Part], Any], needed: bool = True) -> dict[str, Any]:
-        """Take a mapping of mappings, each read by a function."""
-        content = self.take(key, dict, None if needed else {})
-        sections = {name: Part(f"{self.place}: {key}: {name}", of) for name, of in content.items()}
-        return {name: read(section) for name, section in sections.items()}
-
-    def pair(self, key: str, value: Any) -> tuple[str, str]:
-        """Read an entry of a list: two strings."""
-        if not isinstance(value, list) or len(value) != 2 or not all(map(_is_text, value)):
-            raise InputError(
-                f"{self.place}: {key} cannot have {shown(value)}: give pairs of columns, [across, up]"
-            )
-        return value[0], value[1]
-
-    def words(self, key: str) -> tuple[str, ...]:
-        """Take a list of strings."""
-        value = self.take(key, list, [])
-        if not all(map(_is_text, value)):
-            raise InputError(f"{self.place}: {key} cannot be {shown(value)}: give a list of names")
-        return tuple(value)
-
-    def listed(self, key: str) -> list[Part]:
-        """Take a list of mappings."""
-        content = self.take(key, list, [])
-        return [Part(f"{self.place}: {key}: {n}", of) for n, of in enumerate(content, 1)]
-
-    def finish(self) -> None:
-        """Refuse keys that were not taken."""
-        for key in self.content:
-            if key not in self.known:
-                raise InputError(
-                    f"{self.place}: unknown key {shown(key)}; {nearest(key, self.known)}"
-                )
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
 
 # The folder that the package is in: a checkout, which has configs/ and train_net.py, or site-packages.
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -134,6 +45,112 @@ FOLDER = (ROOT / "configs" if (ROOT / "configs").is_dir() else CONFIGS) / "table
 SCALES = ("mini", "real")
 FIGURES = ("", "bars", "curve", "plane")
 TERM = re.compile(r"max\(([^()]*)\)|[\w.]+")
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsFile:
+    """A published file of weights.
+
+    Attributes:
+        file: its name.
+        source: where to get it.
+    """
+
+    file: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOf:
+    """The weights that another run of the table trains."""
+
+    run: str
+
+
+Weights = str | WeightsFile | RunOf
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSpec:
+    """One call of train_net.py.
+
+    Attributes:
+        config: file, relative to the project.
+        options: key -> value, as on a command line.
+        weights: key -> weights.
+        evaluate: whether nothing is trained.
+        minutes: core-minutes that are expected; 0 if that is not known.
+        prepare: words after ``python`` that write its data, {mini} for the folder of the mini worlds.
+    """
+
+    config: str
+    options: Mapping[str, str]
+    weights: Mapping[str, Weights]
+    evaluate: bool
+    minutes: float
+    prepare: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Further:
+    """A run that every row has besides its own, on the weights that its own trains.
+
+    Attributes:
+        weights: key that is given those weights, or those that a run that trains nothing has under it.
+        keep: keys whose values are those of the row's run, as far as it sets them.
+        rows: rows that have it; () for all.
+        specs: scale -> the run without what it has from the row's.
+    """
+
+    weights: str
+    keep: tuple[str, ...]
+    rows: tuple[str, ...]
+    specs: Mapping[str, RunSpec]
+
+    def on(self, run: str, spec: RunSpec, scale: str) -> RunSpec:
+        """The run that follows a row's.
+
+        Args:
+            run: name of the row's run.
+            spec: the row's run.
+            scale: a scale of `specs`.
+        """
+        own = self.specs[scale]
+        kept = {key: spec.options[key] for key in self.keep if key in spec.options}
+        handed = spec.weights.get(self.weights) if spec.evaluate else RunOf(run)
+        given = {} if handed is None else {self.weights: handed}
+        return dataclasses.replace(
+            own, options={**kept, **own.options}, weights={**own.weights, **given}
+        )
+
+
+def further_name(run: str, further: str) -> str:
+    """Name of the run that follows a row's."""
+    return f"{run} {further}"
+
+
+def with_further(
+    runs: Mapping[str, RunSpec],
+    further: Mapping[str, Further],
+    shown: Iterable[tuple[str, str]],
+    scale: str,
+) -> dict[str, RunSpec]:
+    """The runs of a scale, and after them those that follow the rows' runs.
+
+    Args:
+        runs: name -> run.
+        further: name -> what follows.
+        shown: rows of the scale, each with the name of its run; one of an unknown run is passed over.
+        scale: "mini" or "real".
+    """
+    rows = [(row, run) for row, run in shown if run in runs]
+    return dict(runs) | {
+        further_name(run, name): one.on(run, runs[run], scale)
+        for row, run in rows
+        for name, one in further.items()
+        if scale in one.specs and row in (one.rows or (row,))
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,6 +268,86 @@ class Table:
         rows = (row for row in self.rows.values() if scale not in row.absent)
         names = dict.fromkeys(name for row in rows for name in row.runs().values())
         return [name for name in names if name in self.runs[scale]]
+
+
+class Part:
+    """A mapping in a table's file, whose keys are taken one by one; errors say where they stand."""
+
+    def __init__(self, place: str, content: object) -> None:
+        self.place = place
+        if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+            raise InputError(f"{place} must be a mapping with names as keys, got {shown(content)}")
+        self.content = content
+        self.known: list[str] = []
+
+    def take(self, key: str, kinds: type | UnionType, default: object = None) -> Any:
+        """Take a value of some types; an error if it is missing and has no default."""
+        self.known.append(key)
+        value = self.content.get(key, default)
+        if value is None:
+            raise InputError(f'{self.place}: "{key}" is missing')
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+            raise InputError(f"{self.place}: {key} cannot be {shown(value)}: correct its type")
+        return value
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """Take a string."""
+        return str(self.take(key, str, default))
+
+    def choice(self, key: str, choices: tuple[str, ...]) -> str:
+        """Take one of some strings, by default the first."""
+        value = self.text(key, choices[0])
+        if value not in choices:
+            raise InputError(
+                f"{self.place}: {key} cannot be {shown(value)}; {nearest(value, choices)}"
+            )
+        return value
+
+    def mapping(self, key: str) -> dict[str, object]:
+        """Take a mapping, by default an empty one."""
+        return Part(f"{self.place}: {key}", self.take(key, dict, {})).content
+
+    def texts(self, key: str) -> dict[str, str]:
+        """Take a mapping with its values as strings."""
+        return {name: str(value) for name, value in self.mapping(key).items()}
+
+    def each(self, key: str, read: Callable[[Part], T], needed: bool = True) -> dict[str, T]:
+        """Take a mapping of mappings, each read by a function."""
+        content = self.take(key, dict, None if needed else {})
+        sections = {name: Part(f"{self.place}: {key}: {name}", of) for name, of in content.items()}
+        return {name: read(section) for name, section in sections.items()}
+
+    def pair(self, key: str, value: object) -> tuple[str, str]:
+        """Read an entry of a list: two strings."""
+        if not isinstance(value, list) or len(value) != 2 or not all(map(_is_text, value)):
+            raise InputError(
+                f"{self.place}: {key} cannot have {shown(value)}: give pairs of columns, [across, up]"
+            )
+        return value[0], value[1]
+
+    def words(self, key: str) -> tuple[str, ...]:
+        """Take a list of strings."""
+        value = self.take(key, list, [])
+        if not all(map(_is_text, value)):
+            raise InputError(f"{self.place}: {key} cannot be {shown(value)}: give a list of names")
+        return tuple(value)
+
+    def listed(self, key: str) -> list[Part]:
+        """Take a list of mappings."""
+        content = self.take(key, list, [])
+        return [Part(f"{self.place}: {key}: {n}", of) for n, of in enumerate(content, 1)]
+
+    def finish(self) -> None:
+        """Refuse keys that were not taken."""
+        for key in self.content:
+            if key not in self.known:
+                raise InputError(
+                    f"{self.place}: unknown key {shown(key)}; {nearest(key, self.known)}"
+                )
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def list_tables(folder: Path = FOLDER) -> list[str]:
@@ -372,7 +469,7 @@ def _further(section: Part) -> Further:
     return further
 
 
-def _weights(place: str, value: Any) -> Weights:
+def _weights(place: str, value: object) -> Weights:
     match value:
         case str():
             return value
@@ -386,16 +483,17 @@ def _weights(place: str, value: Any) -> Weights:
 
 
 def _row(section: Part) -> Row:
-    paper = section.mapping("paper")
-    for column, number in paper.items():
+    paper: dict[str, float] = {}
+    for column, number in section.mapping("paper").items():
         if not isinstance(number, int | float) or isinstance(number, bool):
             raise InputError(
                 f"{section.place}: paper: {column} cannot be {shown(number)}: give a number"
             )
+        paper[column] = float(number)
     row = Row(
         title=section.text("title"),
         run=section.text("run", ""),
-        paper={column: float(number) for column, number in paper.items()},
+        paper=paper,
         read=section.texts("read"),
         absent=section.texts("absent"),
     )

@@ -12,9 +12,12 @@ import time
 import uuid
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from clipself_seg.errors import InputError, shown
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
 
 Environment = Mapping[str, str]
 
@@ -83,7 +86,7 @@ def restarted(environment: Environment) -> bool:
     return any(_number(environment, name, who, default=0) > 0 for name, who in counts.items())
 
 
-def name_of_start(store: Any, rank: int, processes: int) -> str:
+def name_of_start(store: Store, rank: int, processes: int) -> str:
     """A name that all processes of this start have, and those that were started before them had not.
 
     torchrun's store outlives processes, and what they wrote there would be read by those that are started
@@ -103,7 +106,7 @@ def name_of_start(store: Any, rank: int, processes: int) -> str:
         # An answer is to this leader, so it is of this start.
         answers = [f"{own}/{other}" for other in range(1, processes)]
         store.wait(answers, PATIENCE)
-        store.set(f"{own}/all", b",".join(map(store.get, answers)))
+        store.set(f"{own}/all", b",".join(map(store.get, answers)).decode())
         return own
     end = time.monotonic() + PATIENCE.total_seconds()
     while time.monotonic() < end:

@@ -6,7 +6,6 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from detectron2.utils import comm
@@ -106,7 +105,7 @@ def drop_metrics_from(path: Path, start: int) -> None:
         temporary.write_text("".join(kept))
 
 
-def flatten_numbers(results: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+def flatten_numbers(results: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, float]]:
     """The numbers in nested results, each under the keys that lead to it, such as "set/fusion/PQ"."""
     for key, value in results.items():
         if isinstance(value, Mapping):

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from detectron2.config import CfgNode
 
@@ -45,7 +44,7 @@ FREE_KEYS = (
     "VIS_PERIOD",
 )
 # What a run did whose checkpoint is older than a key that decides what is learnt.
-BEFORE_KEYS: Mapping[str, Any] = {
+BEFORE_KEYS: Mapping[str, object] = {
     "MODEL.CLIP.BACKBONE": CLIP_BACKBONE,
     "MODEL.CLIP.DENSE": TOKEN,
     **{name: float(name.endswith(".CROPS")) for name in OBJECTIVES},
@@ -87,7 +86,7 @@ class TrainingSettings:
     gamma: float = 0.1
     warmup_factor: float = 0.001
     warmup_within: bool = False
-    shared: Mapping[str, Any]
+    shared: Mapping[str, object]
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> TrainingSettings:
@@ -139,7 +138,7 @@ class TrainingSettings:
         )
 
 
-def check_same_run(stored: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+def check_same_run(stored: Mapping[str, object], current: Mapping[str, object]) -> None:
     """Refuse to resume a run under other metadata than it was started with.
 
     Args:

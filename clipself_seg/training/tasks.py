@@ -82,13 +82,17 @@ class Task(Protocol[Learner]):
         """
 
 
-class RegionTask:
-    """Distillation, and region recognition; the result is a plain CLIP, which `load_clip` reads."""
-
-    result_file = "clip_final.safetensors"
+class ConfiguredTask:
+    """What all tasks begin with."""
 
     def __init__(self, cfg: CfgNode) -> None:
         self.cfg = cfg
+
+
+class RegionTask(ConfiguredTask):
+    """Distillation, and region recognition; the result is a plain CLIP, which `load_clip` reads."""
+
+    result_file = "clip_final.safetensors"
 
     def evaluation(self) -> RegionEvaluation:
         """Accuracy of regions."""
@@ -114,15 +118,13 @@ class RegionTask:
 
     def _shards(self, model: TrainableRegionModel) -> TrainingData:
         """Images of shards with their grids: nothing else is read of them."""
-        names, given = self.cfg.DATASETS.TRAIN, (
-            self.cfg.MODEL.CLIPSELF.TARGET,
-            self.cfg.INPUT.REGIONS.SOURCE,
-        )
-        if not all(map(is_shards, names)) or given != ("crops", "grid"):
+        names = self.cfg.DATASETS.TRAIN
+        target, source = self.cfg.MODEL.CLIPSELF.TARGET, self.cfg.INPUT.REGIONS.SOURCE
+        if not all(map(is_shards, names)) or (target, source) != ("crops", "grid"):
             raise InputError(
                 f"DATASETS.TRAIN has shards, of which images alone are read: give nothing beside them (now "
-                f"{', '.join(map(str, names))}), MODEL.CLIPSELF.TARGET crops (now {given[0]}) and "
-                f"INPUT.REGIONS.SOURCE grid (now {given[1]})"
+                f"{', '.join(map(str, names))}), MODEL.CLIPSELF.TARGET crops (now {target}) and "
+                f"INPUT.REGIONS.SOURCE grid (now {source})"
             )
         model.setup_training(None)
         solver = self.cfg.SOLVER
@@ -144,13 +146,10 @@ class RegionTask:
         return TrainingData(records, CaptionMapper(self.cfg, seed=self.cfg.SEED))
 
 
-class SemSegTask:
+class SemSegTask(ConfiguredTask):
     """Semantic segmentation; the result is a checkpoint for MODEL.WEIGHTS."""
 
     result_file = "model_final.pth"
-
-    def __init__(self, cfg: CfgNode) -> None:
-        self.cfg = cfg
 
     def evaluation(self) -> SemSegEvaluation:
         """Mean IoU and its like."""
@@ -184,13 +183,10 @@ class SemSegTask:
         )
 
 
-class PanopticTask:
+class PanopticTask(ConfiguredTask):
     """Panoptic segmentation; the result is a checkpoint for MODEL.WEIGHTS."""
 
     result_file = "model_final.pth"
-
-    def __init__(self, cfg: CfgNode) -> None:
-        self.cfg = cfg
 
     def evaluation(self) -> PanopticEvaluation:
         """PQ, mAP and mIoU."""
@@ -209,13 +205,10 @@ class PanopticTask:
         return TrainingData(records, mapper)
 
 
-class DetectionTask:
+class DetectionTask(ConfiguredTask):
     """Detection; the result is a checkpoint for MODEL.WEIGHTS."""
 
     result_file = "model_final.pth"
-
-    def __init__(self, cfg: CfgNode) -> None:
-        self.cfg = cfg
 
     def evaluation(self) -> DetectionEvaluation:
         """AP of boxes and masks."""

@@ -7,8 +7,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from typing import Any, cast
+from contextlib import AbstractContextManager, nullcontext
+from typing import cast
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ from clipself_seg.training.optimizer import (
 from clipself_seg.training.settings import TrainingSettings, check_same_run
 
 # Data set -> (input size ->) name of a number -> the number.
-Results = Mapping[str, Any]
+Results = Mapping[str, object]
 MOST_SKIPPED = 20  # steps in a row: loss scaling finds a scale within a few
 
 
@@ -89,7 +89,7 @@ class Trainer:
         records: Sequence[Record] | ShardStream,
         mapper: Callable[[Record, int], Sample | None],
         settings: TrainingSettings,
-        evaluate: Callable[[Any], Results] | None = None,
+        evaluate: Callable[[TrainableModel], Results] | None = None,
         groups: list[Group],
         started: Callable[[], None] | None = None,
     ) -> None:
@@ -168,7 +168,7 @@ class Trainer:
         )
         return train_batches(self.records, self.mapper, sampler, workers)
 
-    def _step(self, forward: Any, storage: EventStorage, samples: list[Sample]) -> None:
+    def _step(self, forward: nn.Module, storage: EventStorage, samples: list[Sample]) -> None:
         """Forward, backward, and the optimiser's step, which the device leaves out if a number is not finite.
 
         What `_settle` has to say about it is known when the device is done; nothing here waits for that, but with
@@ -209,7 +209,7 @@ class Trainer:
         numbers = shared | {"lr": step.rate}
         storage.put_scalars(smoothing_hint=False, cur_iter=step.iteration, **numbers)
 
-    def _backward(self, forward: Any, samples: list[Sample]) -> dict[str, Tensor]:
+    def _backward(self, forward: nn.Module, samples: list[Sample]) -> dict[str, Tensor]:
         """Gradients of the mean loss of equal parts of the samples; returns the mean losses.
 
         `forward` is the model or its wrapper; gradients are averaged over processes once, with the last part.
@@ -220,16 +220,19 @@ class Trainer:
                 f"SOLVER.ACCUMULATE {passes} does not divide the {len(samples)} images of a process"
             )
         size = len(samples) // passes
-        means: dict[str, Any] = {}
+        means: dict[str, Tensor] = {}
         for begin in range(0, len(samples), size):
             last = begin + size == len(samples)
-            waits = isinstance(forward, DistributedDataParallel) and not last
-            with forward.no_sync() if waits else nullcontext():
+            waiting: AbstractContextManager[None] = nullcontext()
+            if isinstance(forward, DistributedDataParallel) and not last:
+                waiting = forward.no_sync()
+            with waiting:
                 losses = forward(samples[begin : begin + size])
                 total = torch.stack(list(losses.values())).sum() / passes
                 self.scaler.scale(total).backward()
             for name, value in losses.items():
-                means[name] = means.get(name, 0) + value.detach() / passes
+                part = value.detach() / passes
+                means[name] = means[name] + part if name in means else part
         return means
 
     def _clip(self) -> Tensor:
@@ -308,7 +311,7 @@ class Trainer:
         for label, value in flatten_numbers(self.evaluate(self.model)):
             storage.put_scalar(label, value, smoothing_hint=False)
 
-    def _parallel(self) -> Any:
+    def _parallel(self) -> nn.Module:
         """What is called for the losses: the model, or a wrapper that averages its gradients."""
         if comm.get_world_size() == 1 or not self.settings.sync_gradients:
             return self._module

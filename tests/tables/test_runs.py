@@ -10,7 +10,7 @@ from clipself_seg.config.weights import WEIGHTS
 from clipself_seg.errors import InputError
 from clipself_seg.tables import runs
 from clipself_seg.tables.runs import make_run, resolve
-from clipself_seg.tables.specs import RunOf, RunSpec, WeightsFile
+from clipself_seg.tables.table import RunOf, RunSpec, WeightsFile
 
 PATCHES = "configs/mini/patches.yaml"
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 
 from clipself_seg.config.cat_seg import CAT_SEG_CHOICES
-from clipself_seg.config.checks import CHECKS, RELATIONS, RETIRED, unfollowed
+from clipself_seg.config.checks import CHECKS, RELATIONS, RETIRED
 from clipself_seg.config.detection import DETECTION_CHOICES
 from clipself_seg.config.keys import (
     CHOICES,
@@ -21,11 +21,16 @@ from clipself_seg.config.keys import (
     default_config,
 )
 from clipself_seg.config.panoptic import OF_WEIGHTS, PANOPTIC_CHOICES
+from clipself_seg.config.reads import GUIDANCE, PUBLISHED, is_read, why_unread
 from clipself_seg.config.shards import refuse_pipes
 from clipself_seg.config.weights import WEIGHTS, refuse_addresses
 from clipself_seg.config.yaml_files import (
     CONFIGS,
     Layer,
+    is_typed,
+)
+from clipself_seg.config.yaml_files import leaves as flatten
+from clipself_seg.config.yaml_files import (
     merge_layers,
     read_layers,
     setting_file,
@@ -41,6 +46,8 @@ logger = logging.getLogger(__name__)
 Source = Callable[..., str]
 """Keys -> what set the first of them: a file or the command line, for messages."""
 
+ABSENT = object()
+MODEL = "MODEL.META_ARCHITECTURE"
 # Keys that have a word for nothing: CAT-Seg's own code freezes CLIP for None.
 NONES = {"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE": "none"}
 
@@ -83,7 +90,7 @@ def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -
     if "DATASETS.TRAIN" not in typed:
         refuse_pipes(cfg.DATASETS.TRAIN, lambda: source("DATASETS.TRAIN"))
     _check(cfg, source)
-    _check_followed(cfg, defaults, source)
+    _check_read(cfg, defaults, layers, typed)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     amp = cfg.SOLVER.AMP
@@ -95,22 +102,13 @@ def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -
 
 
 def values_and_defaults(cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
-    """Value and default of every key that a configuration's architecture follows; lists for tuples, as in JSON."""
+    """Value and default of every key that may decide something; lists for tuples, as in JSON."""
     defaults = dict(flatten(default_config()))
     return {
         key: (_plain(value), _plain(defaults.get(key)))
         for key, value in flatten(cfg)
-        if unfollowed(key, cfg.MODEL.META_ARCHITECTURE) is None
+        if is_read(key, cfg.MODEL.META_ARCHITECTURE)
     }
-
-
-def flatten(cfg: CfgNode | dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Full key and value of every leaf, in the order of the tree."""
-    for key, value in cfg.items():
-        if isinstance(value, dict) and value:
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def option_pairs(opts: Sequence[str]) -> dict[str, Any]:
@@ -236,17 +234,33 @@ def _check(cfg: CfgNode, source: Source) -> None:
             )
 
 
-def _check_followed(cfg: CfgNode, defaults: dict[str, Any], source: Source) -> None:
-    """Refuse the first key whose value would silently have no effect, and say what to do about it."""
-    for key, value in flatten(cfg):
-        if entry := unfollowed(key, cfg.MODEL.META_ARCHITECTURE):
-            passing = (defaults[key], *entry.published)
-            if _plain(value) not in map(_plain, passing):
-                wanted = " or ".join(map(repr, passing))
-                raise InputError(
-                    f"{source(key)}: {key} must be {wanted}, got {_shown(value)}: {entry.instead}; "
-                    "leave it out"
-                )
+def _check_read(
+    cfg: CfgNode, defaults: dict[str, Any], layers: Sequence[Layer], typed: Mapping[str, str]
+) -> None:
+    """Refuse the first key that somebody set, and that the model does not read; what comes with the package passes.
+
+    Where nothing names a model, what one of them reads passes.
+    """
+    values = dict(flatten(cfg))
+    named = MODEL in typed or setting_place(MODEL, layers) >= 0
+    model = cfg.MODEL.META_ARCHITECTURE if named else None
+    for key, value in values.items():
+        place = setting_place(key, layers)
+        by_hand = key in typed or (place >= 0 and is_typed(layers[place]))
+        if not by_hand or _plain(value) in (_plain(defaults[key]), PUBLISHED.get(key, ABSENT)):
+            continue
+        if reason := why_unread(key, values, model):
+            if key not in typed and _is_published(layers[place]) and key.startswith(GUIDANCE):
+                continue
+            source = "the command line" if key in typed else str(layers[place].path)
+            raise InputError(
+                f"{source}: {key} {_shown(value)} has no effect: {reason}; leave it out"
+            )
+
+
+def _is_published(layer: Layer) -> bool:
+    """Whether a file is one of CAT-Seg's, which say so."""
+    return dict(flatten(layer.tree)).get("MODEL.SEM_SEG_HEAD.NAME") == "CATSegHead"
 
 
 def _plain(value: Any) -> Any:

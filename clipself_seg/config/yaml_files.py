@@ -22,6 +22,8 @@ from clipself_seg.errors import InputError, nearest
 MAX_FILES = 100
 MAX_VALUES = 100_000
 MAX_DEPTH = 50
+# Keys of a file that somebody wrote: the config.yaml of a run, or of save_pretrained, states more.
+MOST_TYPED = 100
 # The files that come with the package (in a checkout a link to its configs/).
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 NAMES = CONFIGS / "names.yaml"
@@ -98,6 +100,24 @@ def shipped_name(path: Path) -> str | None:
     place = path.resolve()
     shipped = place.is_relative_to(CONFIGS.resolve())
     return _name(path) if shipped and place.parent != TOWERS.resolve() else None
+
+
+def is_typed(layer: Layer) -> bool:
+    """Whether somebody wrote a layer by hand: it does not come with the package, and is no dump of all keys."""
+    if layer.path.resolve().is_relative_to(CONFIGS.resolve()):
+        return False
+    if "configs" in layer.path.parts and _find(CONFIGS / f"{_name(layer.path)}.yaml"):
+        return False  # of another checkout
+    return sum(1 for _ in leaves(layer.tree)) < MOST_TYPED
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Full key and value of every leaf, in the order of the tree."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def merge_layers(layers: Sequence[Layer]) -> dict[str, Any]:

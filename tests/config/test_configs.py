@@ -8,10 +8,13 @@ from pathlib import Path
 
 import open_clip
 import pytest
+from detectron2.config import CfgNode
 
 from clipself_seg.checkpoints.zoo import SHIPPED_TAGS, zoo
 from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.config import flatten, load_config
+from clipself_seg.config.reads import why_unread
+from clipself_seg.config.weights import WEIGHTS
 from clipself_seg.config.yaml_files import CONFIGS as FOLDER
 from clipself_seg.config.yaml_files import has_tower, names, read_tree
 from clipself_seg.data.datasets.table import DATASETS
@@ -62,8 +65,10 @@ def in_small(name: str, folder: Path):
             "OUTPUT_DIR": folder,
         }
     )
-    opts = [str(part) for pair in small.items() for part in pair]
-    return load_config(name, opts)
+    values = dict(flatten(cfg)) | small
+    model = cfg.MODEL.META_ARCHITECTURE
+    read = {key: value for key, value in small.items() if why_unread(key, values, model) is None}
+    return load_config(name, [str(part) for pair in read.items() for part in pair])
 
 
 def small_cat_seg(cfg) -> dict[str, object]:
@@ -204,11 +209,44 @@ def small_distillation(cfg) -> dict[str, object]:
     }
 
 
+# Keys that a model looks at whatever their value decides.
+LOOKED_AT = {
+    *(*WEIGHTS, "MODEL.CLIP.ATTENTION", "MODEL.MASK_GENERATOR.SOURCE", "MODEL.ZERO_SHOT.MASKS"),
+    *(
+        "SOLVER.GAMMA",
+        "SOLVER.BACKBONE_MULTIPLIER",
+        "TEST.DETECTION.TASKS",
+        "TEST.DETECTION.LIMITS",
+    ),
+    *("TEST.REGIONS.ALPHA_SWEEP", "TEST.SLIDING_WINDOW", "TEST.TRAIN_VOCABULARY"),
+}
+
+
+@pytest.fixture
+def keys_read(monkeypatch):
+    """Full names of the keys that are read from a configuration, by the object that "" was put under as its name."""
+    names: set[str] = set()
+    plain = CfgNode.__getattr__
+
+    def recording(node, key):
+        value = plain(node, key)
+        if (section := node.__dict__.get("_section")) is not None:
+            if isinstance(value, CfgNode):
+                value.__dict__["_section"] = f"{section}{key}."
+            else:
+                names.add(f"{section}{key}")
+        return value
+
+    monkeypatch.setattr(CfgNode, "__getattr__", recording)
+    return names
+
+
 @each_config
-def test_config_takes_a_step_or_reads_a_picture(name, tmp_path, tiny_coco, monkeypatch):
+def test_config_takes_a_step_or_reads_an_image(name, tmp_path, tiny_coco, monkeypatch, keys_read):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tiny_coco))
     monkeypatch.setenv("CLIPSELF_SEG_CACHE", str(tiny_coco))
     cfg = in_small(name, tmp_path)
+    cfg.__dict__["_section"] = ""
     run.setup(cfg)
     kinds = ("CATSeg", "OpenPanoptic", "FViT", "StockRPN")
     trained = dict.fromkeys(kinds, "model_final.pth")
@@ -220,6 +258,13 @@ def test_config_takes_a_step_or_reads_a_picture(name, tmp_path, tiny_coco, monke
     else:
         run.evaluate(cfg, resume=False)
         assert (tmp_path / run.RESULTS_FILE).exists()
+    assert len(keys_read) > 20
+    # Whoever types one of these is not told that it has no effect.
+    values = dict(flatten(cfg))
+    unread = {
+        key for key in keys_read - LOOKED_AT if why_unread(key, values, cfg.MODEL.META_ARCHITECTURE)
+    }
+    assert {key for key in unread if not key.startswith("TEST.NUMBERS.")} == set()
 
 
 @each_config

@@ -1,0 +1,226 @@
+"""Which keys each model reads, so that one without effect is refused where somebody wrote it.
+
+A name that ends with "." or "_" stands for all keys that begin with it. The evaluation, the data and the trainer of a
+model's task count as the model. A model of another project declares its own: ``READS["MyModel"] = (...)``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+
+class When(NamedTuple):
+    """Names of keys that are read with one value of another key alone."""
+
+    names: tuple[str, ...]
+    key: str
+    value: object
+
+
+# What the trainer and the evaluations read, whatever the model.
+ALL: tuple[str | When, ...] = (
+    *("MODEL.META_ARCHITECTURE", "MODEL.WEIGHTS", "MODEL.DEVICE", "INPUT.MAX_PIXELS"),
+    *("DATASETS.TRAIN", "DATASETS.TEST", "DATALOADER.NUM_WORKERS", "OUTPUT_DIR", "SEED"),
+    *("SOLVER.IMS_PER_BATCH", "SOLVER.ACCUMULATE", "SOLVER.MAX_ITER", "TEST.EVAL_PERIOD"),
+    *("SOLVER.BASE_LR", "SOLVER.SCHEDULE", "SOLVER.LR_SCHEDULER_NAME", "SOLVER.WARMUP_ITERS"),
+    *("SOLVER.WARMUP_FACTOR", "SOLVER.BETAS", "SOLVER.EPS", "SOLVER.WEIGHT_DECAY"),
+    *("SOLVER.CLIP_GRADIENTS.ENABLED", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "SOLVER.AMP."),
+    *("SOLVER.SYNC_GRADIENTS", "SOLVER.CHECKPOINT_", "SOLVER.LOG_PERIOD"),
+    When(("SOLVER.STEPS", "SOLVER.GAMMA"), "SOLVER.SCHEDULE", "steps"),
+)
+CLIP = (
+    *("MODEL.CLIP.NAME", "MODEL.CLIP.WEIGHTS", "MODEL.CLIP.DENSE", "MODEL.CLIP.DENSE_"),
+    *("MODEL.CLIP.ATTENTION", "MODEL.CLIP.REGIONS_SEE_CLASS_TOKEN"),
+    *("MODEL.CLIP.CHECKPOINTING", "MODEL.CLIP.COMPILE", "MODEL.CLIP.BACKBONE"),
+)
+REGIONS = (
+    *("INPUT.REGIONS.STUDENT_SIZE", "TEST.REGIONS.SIZES", "TEST.REGIONS.READ"),
+    *("TEST.REGIONS.MASK_RESIZE", "TEST.REGIONS.TEMPLATES", "TEST.REGIONS.GROUPING"),
+)
+PIXELS = (
+    *("INPUT.FORMAT", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"),
+    *("TEST.TRAIN_VOCABULARY", "TEST.MIOU_RULE", "TEST.NUMBERS."),
+)
+LABELS = (
+    *PIXELS,
+    *("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON"),
+    *("MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON", "TEST.BACKGROUND."),
+)
+DECAYS = ("SOLVER.WEIGHT_DECAY_NORM", "SOLVER.WEIGHT_DECAY_EMBED")
+BACKBONE = ("MODEL.BACKBONE.", "MODEL.RESNETS.")
+EXPONENTS = ("MODEL.FUSION.ALPHA", "MODEL.FUSION.BETA", "MODEL.FUSION.MODE")
+
+READS: dict[str, tuple[str | When, ...]] = {
+    "RegionReader": (*CLIP, *REGIONS),
+    "CLIPSelf": (
+        *(*CLIP, *REGIONS, "MODEL.CLIP.TRAINABLE_BLOCKS", "MODEL.CLIPSELF.", "INPUT.REGIONS."),
+        "TEST.REGIONS.ALPHA_SWEEP",
+        When(("INPUT.CAPTIONS.",), "MODEL.CLIPSELF.TARGET", "captions"),
+    ),
+    "ZeroShotSegmenter": (*CLIP, *LABELS, "MODEL.ZERO_SHOT."),
+    "CATSeg": (
+        *(*CLIP, *LABELS, *DECAYS, "MODEL.CLIP.VISUAL_INIT", "SOLVER.CLIP_MULTIPLIER"),
+        *("MODEL.CAT_SEG.", "MODEL.SEM_SEG_HEAD.", "MODEL.PROMPT_ENSEMBLE_TYPE"),
+        *("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", "INPUT.MIN_SIZE_", "INPUT.MAX_SIZE_"),
+        *("INPUT.CROP.", "INPUT.COLOR_AUG_SSD", "INPUT.SIZE_DIVISIBILITY"),
+        *("TEST.SLIDING_WINDOW", "TEST.WINDOW."),
+        When(
+            (*BACKBONE, "MODEL.SWIN.", "SOLVER.BACKBONE_MULTIPLIER"),
+            "MODEL.CAT_SEG.GUIDANCE",
+            "backbone",
+        ),
+    ),
+    "OpenPanoptic": (
+        *(*CLIP, *PIXELS, *DECAYS, "MODEL.MASK_GENERATOR.", "MODEL.MASK_FORMER."),
+        *("MODEL.CLIP_BRANCH.", "MODEL.FUSION.", "TEST.PANOPTIC.", "TEST.DETECTIONS_PER_IMAGE"),
+        *("INPUT.IMAGE_SIZE", "INPUT.MIN_SCALE", "INPUT.MAX_SCALE", "INPUT.KEEP_EMPTY_SEGMENTS"),
+        When(("MODEL.PYRAMID.",), "MODEL.MASK_GENERATOR.SOURCE", "pyramid"),
+        When(("MODEL.DIFFUSION.",), "MODEL.MASK_GENERATOR.SOURCE", "diffusion"),
+    ),
+    "FViT": (
+        *(*CLIP, *EXPONENTS, "MODEL.FVIT.", "INPUT.FORMAT", "INPUT.DETECTION.", "TEST.DETECTION."),
+        *("TEST.DETECTIONS_PER_IMAGE", "TEST.TRAIN_VOCABULARY"),
+        When(("SOLVER.CLIP_MULTIPLIER",), "MODEL.FVIT.TRAIN_CLIP", True),
+    ),
+    "StockRPN": (
+        *("MODEL.STOCK_RPN.", *BACKBONE, "MODEL.FPN.", "MODEL.PROPOSAL_GENERATOR."),
+        *("MODEL.ANCHOR_GENERATOR.", "MODEL.RPN.", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"),
+        *("INPUT.FORMAT", "INPUT.DETECTION.", "SOLVER.BACKBONE_MULTIPLIER"),
+        "SOLVER.WEIGHT_DECAY_NORM",
+    ),
+}
+
+# Keys of Detectron2 and of CAT-Seg that nothing here reads, and what happens in their place.
+NORMALISED = "images are normalised as their CLIP or guidance backbone was trained"
+HEAD = "CAT-Seg's decoder does not read this key of Detectron2's SemSegFPNHead"
+PROPOSALS = "distillation reads the proposals of its data sets"
+ADAMW = "the optimiser is AdamW with SOLVER.BETAS"
+BIASES = "biases learn at the rate of the other parameters, and their decay is the method's"
+NORM = "gradients are scaled down where their Euclidean norm over all parameters exceeds CLIP_VALUE"
+SCHEDULE = "SOLVER.SCHEDULE, WARMUP_ITERS and WARMUP_FACTOR describe the learning rate"
+SAMPLER = "each epoch takes the images once, in an order drawn from SEED"
+SEEN = "the classes of the training vocabulary are seen ones, see TEST.TRAIN_VOCABULARY"
+AUGMENTED = "images are evaluated once, neither flipped nor resized to several sizes"
+INSTEAD: dict[str, str] = {
+    "VERSION": "files of older versions are not converted",
+    "CUDNN_BENCHMARK": "cuDNN's choice of kernels is left to PyTorch",
+    "VIS_PERIOD": "clipself-seg predict draws predictions",
+    "MODEL.LOAD_PROPOSALS": "models find their own regions",
+    "MODEL.PIXEL_": NORMALISED,
+    "MODEL.CLIP_PIXEL_": NORMALISED,
+    "MODEL.PROMPT_ENSEMBLE": "MODEL.PROMPT_ENSEMBLE_TYPE names the sentences",
+    "MODEL.SEM_SEG_HEAD.NAME": "MODEL.META_ARCHITECTURE decides",
+    "MODEL.SEM_SEG_HEAD.IN_FEATURES": "MODEL.CAT_SEG.GUIDANCE decides which features guide",
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": "the vocabulary decides, that of the data set or TRAIN_CLASS_JSON and "
+    "TEST_CLASS_JSON",
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": "DECODER_DIMS are the channels of the decoder",
+    "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": HEAD,
+    "MODEL.SEM_SEG_HEAD.NORM": HEAD,
+    "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": "there is one loss, whose weight is 1",
+    "MODEL.SEM_SEG_HEAD.PROMPT_": "there is no prompt tuning",
+    "MODEL.SEM_SEG_HEAD.TRAIN_CLASS_INDEXES": SEEN,
+    "MODEL.SEM_SEG_HEAD.TEST_CLASS_INDEXES": SEEN,
+    "INPUT.RANDOM_FLIP": "the task decides whether training images are flipped",
+    "INPUT.MASK_FORMAT": "masks are bitmaps",
+    "INPUT.DATASET_MAPPER_NAME": "the model decides how images are read",
+    "DATASETS.VAL_ALL": "DATASETS.TEST names what is evaluated",
+    "DATASETS.PROPOSAL_FILES_": PROPOSALS,
+    "DATASETS.PRECOMPUTED_PROPOSAL_": PROPOSALS,
+    "DATALOADER.ASPECT_RATIO_GROUPING": "images of a batch are cut to one size",
+    "DATALOADER.SAMPLER_TRAIN": SAMPLER,
+    "DATALOADER.REPEAT_": SAMPLER,
+    "DATALOADER.FILTER_EMPTY_ANNOTATIONS": "the data set decides which images are trained on",
+    "SOLVER.OPTIMIZER": ADAMW,
+    "SOLVER.MOMENTUM": ADAMW,
+    "SOLVER.NESTEROV": ADAMW,
+    "SOLVER.BIAS_LR_FACTOR": BIASES,
+    "SOLVER.WEIGHT_DECAY_BIAS": BIASES,
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": NORM,
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": NORM,
+    "SOLVER.BASE_LR_END": "the cosine ends at 0",
+    "SOLVER.WARMUP_METHOD": "the warm-up is linear",
+    "SOLVER.NUM_DECAYS": SCHEDULE,
+    "SOLVER.RESCALE_INTERVAL": SCHEDULE,
+    "SOLVER.POLY_LR_": SCHEDULE,
+    "SOLVER.REFERENCE_WORLD_SIZE": "IMS_PER_BATCH counts the images of all processes, and nothing is rescaled",
+    "TEST.EXPECTED_RESULTS": "results are written to results.json and not judged",
+    "TEST.AUG.": AUGMENTED,
+    "TEST.PRECISE_BN.": "the statistics of batch norms are not measured again",
+}
+
+# Values of CAT-Seg's published files that differ from the default, and pass.
+PUBLISHED: dict[str, object] = {
+    "CUDNN_BENCHMARK": True,
+    "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+    "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+    "MODEL.SEM_SEG_HEAD.NAME": "CATSegHead",
+    "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res2", "res3", "res4"],
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 171,
+    "DATASETS.VAL_ALL": ["coco_2017_val_all_stuff_sem_seg"],
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "full_model",
+    "TEST.AUG.MIN_SIZES": [256, 384, 512, 640, 768, 896],
+    "TEST.AUG.MAX_SIZE": 3584,
+}
+# Those of its files name a guidance backbone also where CLIP's own blocks guide.
+GUIDANCE = (*BACKBONE, "MODEL.SWIN.", "SOLVER.BACKBONE_MULTIPLIER")
+
+# Models whose keys count as decisive for all: those of a StockRPN are Detectron2's own.
+OWN_KEYS = [model for model in READS if model != "StockRPN"]
+
+
+def covers(name: str, key: str) -> bool:
+    """Whether a name of a key, or of the beginning of several, stands for a key."""
+    return key.startswith(name) if name[-1] in "._" else key == name
+
+
+def is_read(key: str, architecture: str) -> bool:
+    """Whether a key decides anything in this project, with this model or with another one.
+
+    The keys of Detectron2's detectors count for a `StockRPN` alone, and those of a model of another project all.
+    """
+    if architecture not in READS and key.startswith(("MODEL.", "INPUT.")):
+        return True
+    readers = [READS[model] for model in READS if model in (architecture, *OWN_KEYS)]
+    # A guest's backbone reads all keys of CLIP.
+    names = _names([*ALL, "MODEL.CLIP.", *itertools.chain(*readers)])
+    return any(covers(name, key) for name in names) and _instead(key, architecture) is None
+
+
+def why_unread(key: str, values: Mapping[str, object], model: str | None) -> str | None:
+    """Why a key has no effect, for a message; None if it is read, or the model is of a project that says nothing.
+
+    Args:
+        key: full name.
+        values: value of every key.
+        model: ``MODEL.META_ARCHITECTURE``; None if nothing names one.
+    """
+    if instead := _instead(key, model or OWN_KEYS[0]):
+        return instead
+    if model not in READS:
+        return None
+    others = [other for other in READS if any(covers(name, key) for name in _names(READS[other]))]
+    reason = f"{model} does not read it" + (f", it is for {' and '.join(others)}" if others else "")
+    for entry in (*ALL, *READS[model]):
+        names = entry.names if isinstance(entry, When) else (entry,)
+        if not any(covers(name, key) for name in names):
+            continue
+        if not isinstance(entry, When) or values[entry.key] == entry.value:
+            return None
+        reason = f"{model} reads it with {entry.key} {entry.value} alone"
+    return reason
+
+
+def _names(entries: Iterable[str | When]) -> Iterator[str]:
+    for entry in entries:
+        yield from entry.names if isinstance(entry, When) else (entry,)
+
+
+def _instead(key: str, model: str) -> str | None:
+    """What happens in place of a key that nothing here reads; None of one that this model reads all the same."""
+    if model not in READS and key.startswith(("MODEL.", "INPUT.")):
+        return None
+    if model == "StockRPN" and any(covers(name, key) for name in _names(READS[model])):
+        return None
+    return next((text for name, text in INSTEAD.items() if covers(name, key)), None)

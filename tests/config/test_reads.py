@@ -1,0 +1,263 @@
+"""Each model declares the keys that it reads, and what somebody wrote that it does not read is refused by name."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from detectron2.config import get_cfg
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+from detectron2.projects.deeplab import add_deeplab_config
+
+import clipself_seg
+from clipself_seg import models
+from clipself_seg.config import add_clipself_seg_config, flatten, load_config
+from clipself_seg.config.reads import (
+    ALL,
+    INSTEAD,
+    PUBLISHED,
+    READS,
+    When,
+    covers,
+    is_read,
+    why_unread,
+)
+from clipself_seg.config.yaml_files import find_file, read_tree
+from clipself_seg.errors import InputError
+from clipself_seg.models.cat_seg import config as cat_seg_config
+
+
+def all_keys() -> dict[str, object]:
+    cfg = get_cfg()
+    add_clipself_seg_config(cfg)
+    return dict(flatten(cfg))
+
+
+ARCHITECTURE = "MODEL.META_ARCHITECTURE"
+# Read by CLIPBackbone in models of other projects.
+GUESTS = {"MODEL.CLIP.OUT_FEATURES"}
+LATER = {"MODEL.CLIP.BACKBONE"}
+DEFAULTS = all_keys()
+SECTIONS = {key.rsplit(".", depth)[0] for key in DEFAULTS for depth in range(1, key.count(".") + 1)}
+
+
+def full_name(node: ast.expr, sections: dict[str, str]) -> str | None:
+    """Name below ``cfg`` of an expression such as ``cfg.MODEL.CLIP``, or ``clip`` that is assigned it."""
+    if isinstance(node, ast.Attribute):
+        if node.attr == "cfg":  # self.cfg
+            return ""
+        inner = full_name(node.value, sections)
+        return None if inner is None else f"{inner}.{node.attr}".removeprefix(".")
+    return sections.get(node.id) if isinstance(node, ast.Name) else None
+
+
+def keys_read(source: str) -> set[str]:
+    """Keys that Python source reads as attributes of ``cfg`` or of a section that it gives a name."""
+    nodes = list(ast.walk(ast.parse(source)))
+    # What hands on a section calls it by its name.
+    sections = {"cfg": "", "solver": "SOLVER"}
+    for node in (node for node in nodes if isinstance(node, ast.Assign)):
+        target, value = node.targets[0], node.value
+        pairs = [(target, value)]
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            pairs = list(zip(target.elts, value.elts))
+        for name, section in pairs:
+            if isinstance(name, ast.Name) and full_name(section, sections) in SECTIONS:
+                sections[name.id] = full_name(section, sections)
+    return DEFAULTS.keys() & {
+        full_name(node, sections)
+        for node in nodes
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }
+
+
+def test_the_scan_sees_attributes_sections_and_no_assignments():
+    source = (
+        "head, amp = cfg.MODEL.CLIP, self.cfg.SOLVER.AMP\ncfg.SEED = 1\nhead.NAME, amp.DTYPE, cfg.X"
+    )
+    assert keys_read(source) == {"MODEL.CLIP.NAME", "SOLVER.AMP.DTYPE"}
+
+
+def declared() -> list[str]:
+    entries = [*ALL, *(entry for entries in READS.values() for entry in entries)]
+    return [n for e in entries for n in (e.names if isinstance(e, When) else (e,))]
+
+
+def test_every_key_of_the_project_is_declared_where_it_is_read():
+    files = Path(clipself_seg.__file__).parent.rglob("*.py")
+    read = set().union(*(keys_read(file.read_text()) for file in files))
+    # CAT-Seg's guidance backbones, registered with the model.
+    assert cat_seg_config.BACKBONE_REGISTRY is BACKBONE_REGISTRY
+    for name in ("build_resnet_backbone", "build_resnet_deeplab_backbone"):
+        read |= keys_read(inspect.getsource(BACKBONE_REGISTRY.get(name)))
+    own = DEFAULTS.keys() - dict(flatten(get_cfg())).keys()
+    counted = {key for key in DEFAULTS if any(is_read(key, model) for model in READS)}
+    assert not read - counted - GUESTS and not own & counted - read
+    assert not own - counted - {key for key in own if any(covers(n, key) for n in INSTEAD)}
+
+
+def test_every_declared_name_is_of_a_key_and_every_model_declares():
+    for name in {*declared(), *INSTEAD} - LATER:
+        assert any(covers(name, key) for key in DEFAULTS), name
+    whens = [e for entries in (ALL, *READS.values()) for e in entries if isinstance(e, When)]
+    assert {when.key for when in whens} <= DEFAULTS.keys()
+    ours = {n for n, model in META_ARCH_REGISTRY if model.__module__.startswith(models.__name__)}
+    assert READS.keys() == ours
+
+
+# Shipped configuration, and what does nothing with it; at least two of every model.
+WITHOUT_EFFECT = [
+    ("semseg_original", "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"),
+    ("semseg_original", "MODEL.SWIN.EMBED_DIM", "64"),
+    ("semseg_original", "SOLVER.STEPS", "(10, 20)"),
+    ("semseg_original", "TEST.DETECTIONS_PER_IMAGE", "7"),
+    ("semseg_original", "MODEL.FVIT.MASKS", "True"),
+    ("semseg_original", "MODEL.FUSION.ALPHA", "0.9"),
+    ("semseg_original", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "150"),
+    ("semseg_original", "MODEL.CLIP.TRAINABLE_BLOCKS", "1"),
+    ("detection", "INPUT.MIN_SIZE_TEST", "100"),
+    ("detection", "TEST.SLIDING_WINDOW", "True"),
+    ("detection", "SOLVER.CLIP_MULTIPLIER", "0.5"),
+    ("detection", "MODEL.FUSION.SOURCE", "config"),
+    ("panoptic", "MODEL.SEM_SEG_HEAD.HIDDEN_DIMS", "64"),
+    ("panoptic", "INPUT.DETECTION.SIDE", "64"),
+    ("panoptic", "MODEL.DIFFUSION.CROP", "64"),
+    ("patches", "MODEL.CAT_SEG.GUIDANCE", "backbone"),
+    ("patches", "INPUT.CAPTIONS.RESIZE", "letterbox"),
+    ("regions", "INPUT.REGIONS.MAX_SPLIT", "3"),
+    ("regions", "TEST.REGIONS.ALPHA_SWEEP", "(0.5,)"),
+    ("zero_shot", "TEST.SLIDING_WINDOW", "True"),
+    ("zero_shot", "INPUT.REGIONS.STUDENT_SIZE", "64"),
+    ("rpn_r18", "MODEL.MASK_ON", "True"),
+    ("rpn_r18", "TEST.REGIONS.SIZES", "(64,)"),
+]
+
+
+@pytest.mark.parametrize(("config", "key", "value"), WITHOUT_EFFECT)
+def test_what_the_model_does_not_read_is_refused_by_name(config, key, value, tmp_path):
+    shipped = f"mini/{config}.yaml"
+    message = f"{key} .* has no effect: .*; leave it out$"
+    with pytest.raises(InputError, match=f"^the command line: {message}") as caught:
+        load_config(shipped, [key, value])
+    assert len(str(caught.value).splitlines()) == 1
+    # In a file of the user's own, and in one below that; what it says again of a default passes.
+    tree: dict = {}
+    *sections, name = key.split(".")
+    node = tree
+    for section in sections:
+        node = node.setdefault(section, {})
+    node[name] = value
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"_BASE_": shipped, **tree}))
+    (tmp_path / "above.yaml").write_text("_BASE_: own.yaml\nSEED: 1")
+    for file in ("own.yaml", "above.yaml"):
+        with pytest.raises(InputError, match=f"own.yaml: {message}"):
+            load_config(tmp_path / file)
+    load_config(tmp_path / "above.yaml", [key, str(DEFAULTS[key])])
+    # A run's own config.yaml states all keys.
+    cfg = load_config(shipped)
+    cfg.defrost()
+    cfg.merge_from_list([key, value])
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    again = dict(flatten(load_config(tmp_path / "config.yaml")))
+    assert json.dumps(again) == json.dumps(dict(flatten(cfg)))
+
+
+def test_what_comes_with_the_package_passes_also_from_another_checkout(tmp_path):
+    assert why_unread(KEY := "INPUT.REGIONS.STUDENT_SIZE", DEFAULTS, "CATSeg")
+    text = read_tree(find_file("mini/semseg_original.yaml"))
+    assert text["INPUT"]["REGIONS"]["STUDENT_SIZE"] != DEFAULTS[KEY]
+    (tmp_path / "configs" / "mini").mkdir(parents=True)
+    copy = tmp_path / "configs" / "mini" / "semseg_original.yaml"
+    copy.write_text(yaml.safe_dump(text))
+    assert load_config(copy).MODEL.META_ARCHITECTURE == "CATSeg"
+    with pytest.raises(InputError, match=KEY):
+        load_config(copy.rename(tmp_path / "own.yaml"))
+
+
+def test_a_model_is_refused_nothing_that_it_reads_with_another_value():
+    guided = ["MODEL.CAT_SEG.GUIDANCE", "backbone", "MODEL.BACKBONE.FREEZE_AT", "0"]
+    load_config("mini/semseg_original", [*guided, "MODEL.RESNETS.DEPTH", "101"])
+    load_config("mini/semseg_original", ["SOLVER.SCHEDULE", "steps", "SOLVER.STEPS", "(1,)"])
+    load_config("mini/detection", ["MODEL.FVIT.TRAIN_CLIP", "True", "SOLVER.CLIP_MULTIPLIER", "1"])
+    wanted = ["MODEL.RPN.NMS_THRESH", "0.6", "MODEL.PIXEL_MEAN", "[1.0, 2.0, 3.0]"]
+    assert load_config("mini/rpn_r18", wanted).MODEL.PIXEL_MEAN == [1.0, 2.0, 3.0]
+
+
+def test_a_model_of_another_project_is_refused_what_it_declares_not_to_read(monkeypatch):
+    model = [ARCHITECTURE, "GeneralizedRCNN"]
+    more = [
+        "MODEL.ROI_HEADS.NUM_CLASSES",
+        "2",
+        "INPUT.MASK_FORMAT",
+        "bitmask",
+        "TEST.MIOU_RULE",
+        "union",
+    ]
+    assert load_config(None, model + more).MODEL.ROI_HEADS.NUM_CLASSES == 2
+    monkeypatch.setitem(READS, "GeneralizedRCNN", ("MODEL.ROI_HEADS.", "INPUT.FORMAT"))
+    with pytest.raises(InputError, match="TEST.MIOU_RULE 'union' has no effect: GeneralizedRCNN"):
+        load_config(None, model + more[:2] + more[4:])
+
+
+@pytest.mark.parametrize(("key", "value"), PUBLISHED.items())
+def test_published_values_pass(key, value):
+    if key in DEFAULTS:
+        load_config(None, [ARCHITECTURE, "CATSeg", key, str(value)])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "instead"),
+    [
+        ("SOLVER.CLIP_GRADIENTS.NORM_TYPE", "1.0", "Euclidean norm over all"),
+        ("SOLVER.NESTEROV", "True", "the optimiser is AdamW"),
+        ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "each epoch takes the images"),
+        ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "150", "the vocabulary decides"),
+        ("TEST.AUG.ENABLED", "True", "neither flipped nor resized"),
+        ("VERSION", "1", "files of older versions are not converted"),
+    ],
+)
+def test_the_message_says_what_happens_instead(key, value, instead):
+    with pytest.raises(InputError, match=instead):
+        load_config("mini/semseg", [key, value])
+
+
+def test_defaults_pass_as_a_run_has_written_them(tmp_path):
+    (tmp_path / "config.yaml").write_text(load_config(None).dump())
+    assert dict(flatten(load_config(tmp_path / "config.yaml"))).keys() == DEFAULTS.keys()
+
+
+def test_the_configuration_of_an_earlier_run_loads_again(tmp_path):
+    cfg = get_cfg()
+    add_deeplab_config(cfg)
+    add_clipself_seg_config(cfg)
+    path = tmp_path / "config.yaml"
+    path.write_text(cfg.dump())
+    assert "ASPP_DILATIONS" in path.read_text()
+    assert load_config(path).MODEL.META_ARCHITECTURE == cfg.MODEL.META_ARCHITECTURE
+    path.write_text("MODEL: {SEM_SEG_HEAD: {ASPP_CHANNELS: 512}}")
+    with pytest.raises(InputError, match="unknown key .*ASPP_CHANNELS"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    "key, default, other",
+    [("SIMILARITY", '""', "wordnet"), ("NAMING", "False", "True"), ("SYNONYMS", "0", "5")],
+)
+def test_numbers_that_are_gone_pass_at_their_defaults_alone(tmp_path, key, default, other):
+    path = tmp_path / "config.yaml"
+    path.write_text(f"TEST: {{NUMBERS: {{{key}: {default}}}}}")
+    load_config(path)
+    path.write_text(f"TEST: {{NUMBERS: {{{key}: {other}}}}}")
+    with pytest.raises(InputError, match=f"TEST.NUMBERS.{key}"):
+        load_config(path)
+
+
+def test_numbers_of_pixels_are_refused_for_models_of_regions_and_boxes():
+    for model in ("CLIPSelf", "RegionReader", "FViT"):
+        with pytest.raises(InputError, match="TEST.NUMBERS.BOUNDARY"):
+            load_config(None, ["MODEL.META_ARCHITECTURE", model, "TEST.NUMBERS.BOUNDARY", "True"])
+    load_config(None, ["MODEL.META_ARCHITECTURE", "CATSeg", "TEST.NUMBERS.BOUNDARY", "True"])

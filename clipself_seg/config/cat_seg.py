@@ -25,7 +25,6 @@ CAT_SEG_CHOICES: dict[str, tuple[str, ...]] = {
 def add_cat_seg_keys(cfg: CfgNode) -> None:
     """Add the keys of semantic segmentation to `cfg`."""
     _add_head(cfg)
-    _add_unfollowed(cfg)
     _add_switches(cfg)
     _add_resnet(cfg)
     _add_swin(cfg)
@@ -68,28 +67,6 @@ def _add_head(cfg: CfgNode) -> None:
     head.DECODER_GUIDANCE_PROJ_DIMS = [32, 16]
 
 
-def _add_unfollowed(cfg: CfgNode) -> None:
-    """Add the keys that CAT-Seg's files name and `unfollowed` lists: they pass as they are published."""
-    head = cfg.MODEL.SEM_SEG_HEAD
-    # Prompt tuning of the official code, which no recipe uses.
-    head.PROMPT_DEPTH = 0
-    head.PROMPT_LENGTH = 0
-    # The CLIP knows its own, and PROMPT_ENSEMBLE_TYPE says what the prompts are.
-    cfg.MODEL.CLIP_PIXEL_MEAN = [122.7709383, 116.7460125, 104.09373615]
-    cfg.MODEL.CLIP_PIXEL_STD = [68.5005327, 66.6321579, 70.3231630]
-    cfg.MODEL.PROMPT_ENSEMBLE = False
-    # Which of the classes are seen and unseen, and one more list of data sets.
-    head.TRAIN_CLASS_INDEXES = ""
-    head.TEST_CLASS_INDEXES = ""
-    cfg.DATASETS.VAL_ALL = ("",)
-    # How images are read and what optimises, where there is no choice here.
-    cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"
-    cfg.SOLVER.OPTIMIZER = "ADAMW"
-    # DeepLab's polynomial schedule.
-    cfg.SOLVER.POLY_LR_POWER = 0.9
-    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
-
-
 def _add_switches(cfg: CfgNode) -> None:
     # CAT-Seg's sentence around a class name, the 80 of ImageNet as channels of the cost (version 1),
     # or "plain", "a photo of a ...".
@@ -122,51 +99,31 @@ def _add_switches(cfg: CfgNode) -> None:
 
 
 def _add_resnet(cfg: CfgNode) -> None:
-    # DeepLab's keys of the ResNet that guides version 1 (MODEL.BACKBONE.NAME:
-    # build_resnet_deeplab_backbone): dilations of the last two stages, and "basic" or "deeplab".
-    cfg.MODEL.RESNETS.RES4_DILATION = 1
-    cfg.MODEL.RESNETS.RES5_MULTI_GRID = [1, 2, 4]
+    # DeepLab's key of the ResNet that guides version 1 (MODEL.BACKBONE.NAME:
+    # build_resnet_deeplab_backbone): "basic" or "deeplab".
     cfg.MODEL.RESNETS.STEM_TYPE = "deeplab"
 
 
 def _add_swin(cfg: CfgNode) -> None:
     # The Swin transformer that guides version 1's large model (MODEL.BACKBONE.NAME: GuidanceSwin).
     swin = cfg.MODEL.SWIN = CfgNode()
-    # Side in pixels of the images it was trained on, of a patch, and channels of the first stage.
+    # Side in pixels of the images it was trained on, and channels of the first stage.
     swin.PRETRAIN_IMG_SIZE = 224
-    swin.PATCH_SIZE = 4
     swin.EMBED_DIM = 96
     # Blocks and attention heads of each stage, side of the attention windows in tokens.
     swin.DEPTHS = [2, 2, 6, 2]
     swin.NUM_HEADS = [3, 6, 12, 24]
     swin.WINDOW_SIZE = 7
-    # Width of the MLPs relative to the stage's.
-    swin.MLP_RATIO = 4.0
-    # Biases of query, key and value; factor of their products, None for 1 / sqrt(channels of a head).
-    swin.QKV_BIAS = True
-    swin.QK_SCALE = None
-    # Dropout of tokens, of attention, and of whole residual branches.
-    swin.DROP_RATE = 0.0
-    swin.ATTN_DROP_RATE = 0.0
-    swin.DROP_PATH_RATE = 0.3
-    # Absolute positions, and a norm behind the patch embedding.
-    swin.APE = False
-    swin.PATCH_NORM = True
-    # Stages that are given out, and whether their activations are made again in the backward pass.
+    # Stages that are given out.
     swin.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
-    swin.USE_CHECKPOINT = False
 
 
 def _add_running(cfg: CfgNode) -> None:
     # Learning rates of CLIP and of the guidance backbone, relative to BASE_LR; 0 freezes.
     cfg.SOLVER.CLIP_MULTIPLIER = 0.01
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
-    # Weight decay of embeddings.
-    cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
     # Forward and backward passes that a process's part of a step's batch is divided into.
     cfg.SOLVER.ACCUMULATE = 1
-    # Training crops in which one class covers more than this fraction are drawn anew; 1 draws once.
-    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
     cfg.INPUT.COLOR_AUG_SSD = False  # brightness, contrast, saturation and hue, as SSD does
     # Side in pixels that training crops are padded to.
     cfg.INPUT.SIZE_DIVISIBILITY = -1

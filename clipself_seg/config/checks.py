@@ -81,7 +81,6 @@ FINITE = (
     "SOLVER.CLIP_MULTIPLIER",
     "SOLVER.EPS",
     "SOLVER.WEIGHT_DECAY",
-    "SOLVER.WEIGHT_DECAY_EMBED",
     "SOLVER.WEIGHT_DECAY_NORM",
 )
 FRACTIONS = (
@@ -90,12 +89,10 @@ FRACTIONS = (
     "MODEL.FUSION.BETA",
     "MODEL.FUSION.VOID_DISCOUNT",
     "MODEL.FVIT.SCORE_THRESHOLD",
-    "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD",
     "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD",
     "TEST.BACKGROUND.THRESHOLD",
 )
 SCALES = ("INPUT.DETECTION.MIN_SCALE", "INPUT.DETECTION.MAX_SCALE")
-SWITCHES = ("MODEL.CLIP_BRANCH.ALIGN_MASKS", "MODEL.CLIP_BRANCH.ANTIALIAS")
 SIDES = ("INPUT.REGIONS.MULTISCALE", "TEST.REGIONS.SIZES")
 
 CHECKS: tuple[Check, ...] = (
@@ -104,15 +101,15 @@ CHECKS: tuple[Check, ...] = (
     *(Check(key, "0 or more, and finite", lambda v: 0 <= v < math.inf) for key in FINITE),
     *(Check(key, "in [0, 1]", lambda value: 0 <= value <= 1) for key in FRACTIONS),
     *(Check(key, "greater than 0, and finite", lambda v: 0 < v < math.inf) for key in SCALES),
-    *(Check(key, "1, 0, or -1 for the kind's own", lambda v: v in (-1, 0, 1)) for key in SWITCHES),
+    Check(
+        "MODEL.CLIP_BRANCH.ALIGN_MASKS", "1, 0, or -1 for the kind's own", lambda v: v in (-1, 0, 1)
+    ),
     *(Check(key, "whole numbers of pixels, each at least 1", _sides) for key in SIDES),
     Check(
         "SOLVER.LR_SCHEDULER_NAME",
         '"WarmupCosineLR" or "WarmupMultiStepLR", and SOLVER.SCHEDULE chooses which',
         lambda value: value in ("WarmupCosineLR", "WarmupMultiStepLR"),
     ),
-    Check("MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO", "in [0, 1]", lambda v: 0 <= v <= 1),
-    Check("MODEL.MASK_FORMER.OVERSAMPLE_RATIO", "1 or more", lambda value: 1 <= value < math.inf),
     Check(
         "MODEL.MASK_GENERATOR.PADDING",
         "a grey value from 0 to 255, or -1 for the mean colour of CLIP",
@@ -121,7 +118,6 @@ CHECKS: tuple[Check, ...] = (
     Check("TEST.WINDOW.OVERLAP", "0 or more, and less than 1", lambda value: 0 <= value < 1),
     Check("SEED", "in [0, 2^32), for every run here is repeatable", lambda v: 0 <= v < 2**32),
     Check("INPUT.REGIONS.CROP_SCALE", "greater than 0", lambda value: value > 0),
-    Check("MODEL.CLIPSELF.LOSS_WEIGHT", "greater than 0, and finite", lambda v: 0 < v < math.inf),
     Check("MODEL.ZERO_SHOT.SCALE", "greater than 0, and finite", lambda v: 0 < v < math.inf),
     Check(
         "MODEL.CLIPSELF.CORRELATION.TEMPERATURE",
@@ -176,12 +172,6 @@ RELATIONS: tuple[Relation, ...] = (
         lambda least, most: least <= most,
     ),
     Relation(
-        "INPUT.REGIONS.MIN_AREA",
-        "INPUT.REGIONS.MAX_AREA",
-        "at most MAX_AREA, or no proposal is left",
-        lambda least, most: least <= most,
-    ),
-    Relation(
         "MODEL.ZERO_SHOT.STRIDE",
         "MODEL.ZERO_SHOT.WINDOW",
         "from a sixteenth of WINDOW, for memory grows with its square, to WINDOW",
@@ -206,21 +196,3 @@ RELATIONS: tuple[Relation, ...] = (
         lambda norm, enabled: norm > 0 or not enabled,
     ),
 )
-
-
-# DeepLab's keys, which nothing reads: the config.yaml of an earlier run names them with these values.
-RETIRED: dict[str, Any] = {
-    # DeepLab's.
-    "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS": 256,
-    "MODEL.SEM_SEG_HEAD.ASPP_DILATIONS": [6, 12, 18],
-    "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT": 0.1,
-    "MODEL.SEM_SEG_HEAD.LOSS_TYPE": "hard_pixel_mining",
-    "MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS": [48],
-    "MODEL.SEM_SEG_HEAD.PROJECT_FEATURES": ["res2"],
-    "MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV": False,
-    # Numbers that no published code defines, and that are no longer measured.
-    "TEST.NUMBERS.SIMILARITY": "",
-    "TEST.NUMBERS.NAMING": False,
-    "TEST.NUMBERS.SYNONYMS": 0,
-    "TEST.NUMBERS.GAP": False,
-}

@@ -48,11 +48,9 @@ def add_detection_keys(cfg: CfgNode) -> None:
     fvit.SYNONYMS = "first"
     # Whether CLIP's image tower learns, at SOLVER.CLIP_MULTIPLIER times the base rate (Table A3).
     fvit.TRAIN_CLIP = False
-    # Anchors of a level that become proposals, proposals of an image, and the overlap above which the
-    # worse of two goes.
+    # Anchors of a level that become proposals, and proposals of an image.
     fvit.PROPOSALS_BEFORE = 2000
     fvit.PROPOSALS_AFTER = 1000
-    fvit.PROPOSALS_IOU = 0.7
     # A detection needs a higher score, and goes where a better one of its class overlaps it more.
     fvit.SCORE_THRESHOLD = 0.01
     fvit.NMS_IOU = 0.4

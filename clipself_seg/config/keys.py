@@ -146,8 +146,6 @@ def _add_distillation(cfg: CfgNode) -> None:
     # D3: "regions" averages the loss over all regions of the batch (code), "images" first within
     # each image (paper).
     cfg.MODEL.CLIPSELF.LOSS_AVERAGE = "regions"
-    # Factor of each loss.
-    cfg.MODEL.CLIPSELF.LOSS_WEIGHT = 1.0
     _add_objectives(cfg)
 
 
@@ -202,10 +200,6 @@ def _add_input(cfg: CfgNode) -> None:
     # Enlargement of the teacher's crop about the centre of the region: 1 for grids, 1.5 for
     # proposals in the code.
     cfg.INPUT.REGIONS.CROP_SCALE = 1.0
-    # Proposals of a smaller area, in square pixels of the original image, are dropped.
-    cfg.INPUT.REGIONS.MIN_AREA = 8.0**2
-    # Proposals of a larger area are dropped as well.
-    cfg.INPUT.REGIONS.MAX_AREA = 1024.0**2
     # Each step resizes its images to one of these sides, drawn from SEED and the iteration; ()
     # keeps STUDENT_SIZE.
     cfg.INPUT.REGIONS.MULTISCALE = ()

@@ -11,7 +11,7 @@ import torch
 from detectron2.config import CfgNode
 
 from clipself_seg.config.cat_seg import CAT_SEG_CHOICES
-from clipself_seg.config.checks import CHECKS, RELATIONS, RETIRED
+from clipself_seg.config.checks import CHECKS, RELATIONS
 from clipself_seg.config.detection import DETECTION_CHOICES
 from clipself_seg.config.keys import (
     CHOICES,
@@ -22,6 +22,7 @@ from clipself_seg.config.keys import (
 )
 from clipself_seg.config.panoptic import OF_WEIGHTS, PANOPTIC_CHOICES
 from clipself_seg.config.reads import GUIDANCE, PUBLISHED, is_read, why_unread
+from clipself_seg.config.retired import CONSTANTS, is_retired
 from clipself_seg.config.shards import refuse_pipes
 from clipself_seg.config.weights import WEIGHTS, refuse_addresses
 from clipself_seg.config.yaml_files import (
@@ -102,9 +103,12 @@ def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -
 
 
 def values_and_defaults(cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
-    """Value and default of every key that may decide something; lists for tuples, as in JSON."""
+    """Value and default of every key that may decide something, and of those that became constants since.
+
+    So what an earlier version wrote compares as it was. Lists for tuples, as in JSON.
+    """
     defaults = dict(flatten(default_config()))
-    return {
+    return {key: (value, value) for key, value in CONSTANTS.items()} | {
         key: (_plain(value), _plain(defaults.get(key)))
         for key, value in flatten(cfg)
         if is_read(key, cfg.MODEL.META_ARCHITECTURE)
@@ -122,15 +126,10 @@ def option_pairs(opts: Sequence[str]) -> dict[str, Any]:
     return dict(zip(opts[::2], opts[1::2]))
 
 
-def is_retired(key: str, value: object) -> bool:
-    """Whether a file of an earlier version names a key that is gone, with the value that it had by default."""
-    return key in RETIRED and _plain(value) == RETIRED[key]
-
-
 def _merge(cfg: CfgNode, tree: dict[str, Any], source: Source) -> None:
     known = dict(flatten(cfg))
     for key, value in flatten(tree):
-        if is_retired(key, value):
+        if is_retired(key, value, source(key)):
             continue
         if key not in known:
             raise InputError(f'{source(key)}: unknown key "{key}"; {nearest(key, known)}')

@@ -14,9 +14,6 @@ PANOPTIC_CHOICES: dict[str, tuple[str, ...]] = {
     "MODEL.MASK_GENERATOR.SOURCE": ("pyramid", "diffusion", "clip", "disk", "masks"),
     "MODEL.MASK_GENERATOR.VARIANT": ("caption", "label", "fcclip"),
     "MODEL.CLIP_BRANCH.KIND": ("dense", "masked_attention", "backbone"),
-    "MODEL.CLIP_BRANCH.ASPECT": ("", "square", "pad"),
-    "MODEL.CLIP_BRANCH.BINARISE": ("", "any", "centre", "centre_or_any"),
-    "MODEL.CLIP_BRANCH.INTERPOLATION": ("", "bilinear", "bicubic"),
     "MODEL.CLIP_BRANCH.TEMPLATES": ("odise", "vild14", "vild63", "openai80", "tcl9"),
     "MODEL.FUSION.MODE": ("fused", "clip", "generator"),
     "MODEL.FUSION.SOURCE": ("weights", "weights_alpha", "weights_beta", "config"),
@@ -60,8 +57,6 @@ def _add_generator(cfg: CfgNode) -> None:
     # Folder that clipself-seg tools generator-outputs wrote, for SOURCE "disk"; for SOURCE "masks" one with the masks
     # of each image, in the forms of data/given_masks.py.
     generator.OUTPUTS = ""
-    # Weight of the caption model's grounding loss, which alone trains its words.
-    generator.GROUNDING_WEIGHT = 1.0
     former = cfg.MODEL.MASK_FORMER
     # Mask2Former's keys, of the query decoder: queries, width, attention heads and width of the MLPs.
     former.NUM_OBJECT_QUERIES = 100
@@ -74,15 +69,10 @@ def _add_generator(cfg: CfgNode) -> None:
     former.MASK_WEIGHT = 5.0
     former.DICE_WEIGHT = 5.0
     former.NO_OBJECT_WEIGHT = 0.1
-    # Points of a mask that the losses read, how many times more are drawn, and the fraction of the points
-    # that is chosen among them for uncertainty.
+    # Points of a mask that the losses read, three quarters of them chosen for uncertainty among three times as many.
     former.TRAIN_NUM_POINTS = 12544
-    former.OVERSAMPLE_RATIO = 3.0
-    former.IMPORTANCE_SAMPLE_RATIO = 0.75
     former.TEST = CfgNode()
-    # A query takes part in the panoptic map if its best class is more probable than this, and keeps
-    # its pixels if it wins at least so much of its mask.
-    former.TEST.OBJECT_MASK_THRESHOLD = 0.0
+    # A query keeps its pixels of the panoptic map if it wins at least so much of its mask.
     former.TEST.OVERLAP_THRESHOLD = 0.8
     # What is resized to the original image where semantic labels alone are evaluated, as on a data set that has no
     # others: True the masks, as everywhere else (ODISE). False the scores of the classes, which are made on the padded
@@ -102,8 +92,6 @@ def _add_sources(cfg: CfgNode) -> None:
     diffusion.WEIGHTS = ""
     # Side in pixels of the crops that go through it.
     diffusion.CROP = 512
-    # Seed of the noise, one tensor for all crops.
-    diffusion.NOISE_SEED = 42
     # Crops that go through it together.
     diffusion.CROPS_AT_ONCE = 1
     # Smooth the crops before they are made smaller for the captioner's CLIP (official: no).
@@ -122,16 +110,9 @@ def _add_scores(cfg: CfgNode) -> None:
     branch.NAME = ""
     # Side in pixels of its square input; 0 is the kind's own: 64 cells a side, or CLIP's image size.
     branch.INPUT_SIZE = 0
-    # "square" squashes the image (official), "pad" keeps its aspect; "" is the kind's own.
-    branch.ASPECT = ""
     # 1: a mask covers the pixels that it covers in the image. 0: masks of the padded canvas are laid
     # over the image without padding (official). -1: the kind's own.
     branch.ALIGN_MASKS = -1
-    # Which cells a mask opens, see `mask_cells.visible_cells`; "" is the kind's own.
-    branch.BINARISE = ""
-    # Resizing of the image; "" and -1 are the kind's own.
-    branch.INTERPOLATION = ""
-    branch.ANTIALIAS = -1
     # Sentences around a class name: "odise" is "a photo of a {}." (official), "vild14" those of FC-CLIP.
     branch.TEMPLATES = "odise"
     fusion = cfg.MODEL.FUSION = CfgNode()

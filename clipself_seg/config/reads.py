@@ -48,7 +48,6 @@ LABELS = (
     *("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON"),
     *("MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON", "TEST.BACKGROUND."),
 )
-DECAYS = ("SOLVER.WEIGHT_DECAY_NORM", "SOLVER.WEIGHT_DECAY_EMBED")
 BACKBONE = ("MODEL.BACKBONE.", "MODEL.RESNETS.")
 EXPONENTS = ("MODEL.FUSION.ALPHA", "MODEL.FUSION.BETA", "MODEL.FUSION.MODE")
 
@@ -61,7 +60,13 @@ READS: dict[str, tuple[str | When, ...]] = {
     ),
     "ZeroShotSegmenter": (*CLIP, *LABELS, "MODEL.ZERO_SHOT."),
     "CATSeg": (
-        *(*CLIP, *LABELS, *DECAYS, "MODEL.CLIP.VISUAL_INIT", "SOLVER.CLIP_MULTIPLIER"),
+        *(
+            *CLIP,
+            *LABELS,
+            "SOLVER.WEIGHT_DECAY_NORM",
+            "MODEL.CLIP.VISUAL_INIT",
+            "SOLVER.CLIP_MULTIPLIER",
+        ),
         *("MODEL.CAT_SEG.", "MODEL.SEM_SEG_HEAD.", "MODEL.PROMPT_ENSEMBLE_TYPE"),
         *("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", "INPUT.MIN_SIZE_", "INPUT.MAX_SIZE_"),
         *("INPUT.CROP.", "INPUT.COLOR_AUG_SSD", "INPUT.SIZE_DIVISIBILITY"),
@@ -73,7 +78,13 @@ READS: dict[str, tuple[str | When, ...]] = {
         ),
     ),
     "OpenPanoptic": (
-        *(*CLIP, *PIXELS, *DECAYS, "MODEL.MASK_GENERATOR.", "MODEL.MASK_FORMER."),
+        *(
+            *CLIP,
+            *PIXELS,
+            "SOLVER.WEIGHT_DECAY_NORM",
+            "MODEL.MASK_GENERATOR.",
+            "MODEL.MASK_FORMER.",
+        ),
         *("MODEL.CLIP_BRANCH.", "MODEL.FUSION.", "TEST.PANOPTIC.", "TEST.DETECTIONS_PER_IMAGE"),
         *("INPUT.IMAGE_SIZE", "INPUT.MIN_SCALE", "INPUT.MAX_SCALE", "INPUT.KEEP_EMPTY_SEGMENTS"),
         When(("MODEL.PYRAMID.",), "MODEL.MASK_GENERATOR.SOURCE", "pyramid"),
@@ -92,7 +103,7 @@ READS: dict[str, tuple[str | When, ...]] = {
     ),
 }
 
-# Keys of Detectron2 and of CAT-Seg that nothing here reads, and what happens in their place.
+# Keys of Detectron2 that nothing here reads, and what happens in their place.
 NORMALISED = "images are normalised as their CLIP or guidance backbone was trained"
 HEAD = "CAT-Seg's decoder does not read this key of Detectron2's SemSegFPNHead"
 PROPOSALS = "distillation reads the proposals of its data sets"
@@ -101,7 +112,6 @@ BIASES = "biases learn at the rate of the other parameters, and their decay is t
 NORM = "gradients are scaled down where their Euclidean norm over all parameters exceeds CLIP_VALUE"
 SCHEDULE = "SOLVER.SCHEDULE, WARMUP_ITERS and WARMUP_FACTOR describe the learning rate"
 SAMPLER = "each epoch takes the images once, in an order drawn from SEED"
-SEEN = "the classes of the training vocabulary are seen ones, see TEST.TRAIN_VOCABULARY"
 AUGMENTED = "images are evaluated once, neither flipped nor resized to several sizes"
 INSTEAD: dict[str, str] = {
     "VERSION": "files of older versions are not converted",
@@ -109,8 +119,6 @@ INSTEAD: dict[str, str] = {
     "VIS_PERIOD": "clipself-seg predict draws predictions",
     "MODEL.LOAD_PROPOSALS": "models find their own regions",
     "MODEL.PIXEL_": NORMALISED,
-    "MODEL.CLIP_PIXEL_": NORMALISED,
-    "MODEL.PROMPT_ENSEMBLE": "MODEL.PROMPT_ENSEMBLE_TYPE names the sentences",
     "MODEL.SEM_SEG_HEAD.NAME": "MODEL.META_ARCHITECTURE decides",
     "MODEL.SEM_SEG_HEAD.IN_FEATURES": "MODEL.CAT_SEG.GUIDANCE decides which features guide",
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": "the vocabulary decides, that of the data set or TRAIN_CLASS_JSON and "
@@ -119,20 +127,14 @@ INSTEAD: dict[str, str] = {
     "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": HEAD,
     "MODEL.SEM_SEG_HEAD.NORM": HEAD,
     "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": "there is one loss, whose weight is 1",
-    "MODEL.SEM_SEG_HEAD.PROMPT_": "there is no prompt tuning",
-    "MODEL.SEM_SEG_HEAD.TRAIN_CLASS_INDEXES": SEEN,
-    "MODEL.SEM_SEG_HEAD.TEST_CLASS_INDEXES": SEEN,
     "INPUT.RANDOM_FLIP": "the task decides whether training images are flipped",
     "INPUT.MASK_FORMAT": "masks are bitmaps",
-    "INPUT.DATASET_MAPPER_NAME": "the model decides how images are read",
-    "DATASETS.VAL_ALL": "DATASETS.TEST names what is evaluated",
     "DATASETS.PROPOSAL_FILES_": PROPOSALS,
     "DATASETS.PRECOMPUTED_PROPOSAL_": PROPOSALS,
     "DATALOADER.ASPECT_RATIO_GROUPING": "images of a batch are cut to one size",
     "DATALOADER.SAMPLER_TRAIN": SAMPLER,
     "DATALOADER.REPEAT_": SAMPLER,
     "DATALOADER.FILTER_EMPTY_ANNOTATIONS": "the data set decides which images are trained on",
-    "SOLVER.OPTIMIZER": ADAMW,
     "SOLVER.MOMENTUM": ADAMW,
     "SOLVER.NESTEROV": ADAMW,
     "SOLVER.BIAS_LR_FACTOR": BIASES,
@@ -143,7 +145,6 @@ INSTEAD: dict[str, str] = {
     "SOLVER.WARMUP_METHOD": "the warm-up is linear",
     "SOLVER.NUM_DECAYS": SCHEDULE,
     "SOLVER.RESCALE_INTERVAL": SCHEDULE,
-    "SOLVER.POLY_LR_": SCHEDULE,
     "SOLVER.REFERENCE_WORLD_SIZE": "IMS_PER_BATCH counts the images of all processes, and nothing is rescaled",
     "TEST.EXPECTED_RESULTS": "results are written to results.json and not judged",
     "TEST.AUG.": AUGMENTED,
@@ -158,7 +159,6 @@ PUBLISHED: dict[str, object] = {
     "MODEL.SEM_SEG_HEAD.NAME": "CATSegHead",
     "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res2", "res3", "res4"],
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 171,
-    "DATASETS.VAL_ALL": ["coco_2017_val_all_stuff_sem_seg"],
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "full_model",
     "TEST.AUG.MIN_SIZES": [256, 384, 512, 640, 768, 896],
     "TEST.AUG.MAX_SIZE": 3584,

@@ -77,7 +77,7 @@ def find_file(file: str | os.PathLike[str]) -> Path:
     path = Path(file)
     if place := _find(path):
         return place
-    folder = str(path).removesuffix(path.suffix).removesuffix(_name(path))
+    folder = str(path).removesuffix(".yaml").removesuffix(_name(path))
     near = [str(place) for place in sorted(path.parent.glob("*.yaml"))]
     near += [f"{folder}{name}.yaml" for name in names()]
     raise InputError(f"no config file {path}; {nearest(str(path), near)}")

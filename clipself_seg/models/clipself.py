@@ -135,7 +135,6 @@ class CLIPSelf(nn.Module):
             "trainable_blocks": cfg.MODEL.CLIP.TRAINABLE_BLOCKS,
             "alpha": cfg.MODEL.CLIPSELF.ALPHA,
             "loss_average": cfg.MODEL.CLIPSELF.LOSS_AVERAGE,
-            "loss_weight": cfg.MODEL.CLIPSELF.LOSS_WEIGHT,
             "sizes": cfg.INPUT.REGIONS.MULTISCALE,
             "seed": cfg.SEED,
             "sync_gradients": cfg.SOLVER.SYNC_GRADIENTS,

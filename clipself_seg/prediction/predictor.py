@@ -24,6 +24,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.prediction.pretrained import Pretrained
 from clipself_seg.prediction.world_check import WorldCheck
 
+MODEL = "MODEL.META_ARCHITECTURE"
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R")  # what a model says of an image
@@ -175,7 +176,14 @@ def prediction_config(
     Raises:
         InputError: an unknown configuration or key, or no weights where any are needed.
     """
-    cfg = load_config(config_file, opts)
+    try:
+        cfg = load_config(config_file, opts)
+    except InputError:
+        # A model of another task does not read the keys of this one.
+        model = [word for pair in zip(opts[::2], opts[1::2]) if pair[0] == MODEL for word in pair]
+        if check is not None and (config_file or model):
+            check(load_config(config_file, model))
+        raise
     key = weights_key(cfg.MODEL.META_ARCHITECTURE)
     if weights is not None:
         cfg = load_config(config_file, [*opts, key, os.fspath(weights)])

@@ -38,7 +38,8 @@ from clipself_seg.checkpoints.read import STORED_METADATA, read_checkpoint
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, SHIPPED_TAGS, zoo
 from clipself_seg.clip import save_clip
 from clipself_seg.config.keys import CLIP_BACKBONE, default_config
-from clipself_seg.config.load import flatten, is_retired, load_config, values_and_defaults
+from clipself_seg.config.load import flatten, load_config, values_and_defaults
+from clipself_seg.config.retired import CONSTANTS, is_retired
 from clipself_seg.config.weights import WEIGHTS, fetch_addresses, weights_key
 from clipself_seg.config.yaml_files import read_tree
 from clipself_seg.data.vocabulary import Vocabulary, parse_vocabulary
@@ -446,7 +447,7 @@ def write_folder_config(cfg: CfgNode, path: Path, clip_name: str, files: Mapping
     values = {
         key: value
         for key, (value, _) in values_and_defaults(cfg).items()
-        if key.startswith(SECTIONS) and key not in NOT_WRITTEN
+        if key.startswith(SECTIONS) and key not in (*NOT_WRITTEN, *CONSTANTS)
     }
     values = {key: value for key, value in values.items() if key not in FILE_KEYS}
     if cfg.MODEL.CLIP.BACKBONE == CLIP_BACKBONE:
@@ -508,7 +509,7 @@ def require_text(path: Path) -> None:
 def _check(values: Mapping[str, object], path: Path) -> None:
     defaults = dict(flatten(default_config()))
     for key, value in values.items():
-        if is_retired(key, value):
+        if is_retired(key, value, str(path)):
             continue
         if key not in defaults:
             raise InputError(f'{path}: unknown key "{key}"; {nearest(key, defaults)}')

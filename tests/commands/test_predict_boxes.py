@@ -8,13 +8,12 @@ import pytest
 
 from clipself_seg.commands import predict
 from tests.prediction.test_detection import OPTS as BOX_OPTS
-from tests.prediction.test_semantic import OPTS
 
 
 @pytest.fixture
 def boxes(run):
-    def call(*words, weights="random", opts=BOX_OPTS):
-        return run("--boxes", *words, weights=weights, opts=opts)
+    def call(*words, weights="random", opts=BOX_OPTS, **config):
+        return run("--boxes", *words, weights=weights, opts=opts, **config)
 
     return call
 
@@ -48,7 +47,7 @@ def test_boxes_of_low_scores_are_left_out_unless_asked_for(boxes, photos, tmp_pa
         (("--vocabulary", "dog", "--score-threshold", "2"), {}, "must be in [0, 1], got 2.0"),
         (("--vocabulary", "dog", "--scores"), {}, "--scores does not go with --boxes"),
         (("--vocabulary", "dog", "--stuff", "dog"), {}, "--stuff does not go with --boxes"),
-        (("--vocabulary", "dog"), {"opts": OPTS}, "CATSeg, which detects nothing"),
+        (("--vocabulary", "dog"), {"config": "mini/semseg", "opts": ()}, "CATSeg, which detects"),
         (("--vocabulary", "dog"), {"weights": "none.pth"}, "no checkpoint at none.pth"),
     ],
 )

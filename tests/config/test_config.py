@@ -70,9 +70,9 @@ def test_float16_is_not_used_on_a_cpu(caplog):
         (["SEED", "99999999999999999999"], r"SEED must be in \[0, 2\^32\)"),
         (["SOLVER.LR_SCHEDULER_NAME", "WarmupPolyLR"], "LR_SCHEDULER_NAME must be .Warmup"),
         (["SOLVER.BASE_LR_END", "1e-5"], "BASE_LR_END .* the cosine ends at 0"),
-        (["SOLVER.OPTIMIZER", "SGD"], "OPTIMIZER .* AdamW"),
+        (["SOLVER.OPTIMIZER", "SGD"], "OPTIMIZER is no key any more, its value is .ADAMW"),
         (["TEST.AUG.ENABLED", "True"], "TEST.AUG.ENABLED True has no effect"),
-        (["INPUT.DATASET_MAPPER_NAME", "lsj"], "DATASET_MAPPER_NAME .* no effect"),
+        (["INPUT.DATASET_MAPPER_NAME", "lsj"], "DATASET_MAPPER_NAME is no key any more"),
         (["MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "0"], "TRAIN_NUM_POINTS must be at least 1"),
         (
             ["TEST.PANOPTIC.SWEEP", "(0.5,)", "MODEL.META_ARCHITECTURE", "CLIPSelf"],
@@ -107,7 +107,7 @@ def test_float16_is_not_used_on_a_cpu(caplog):
         (["SOLVER.BASE_LR", "inf"], "BASE_LR must be 0 or more, and finite, got inf"),
         (["SOLVER.WEIGHT_DECAY", "-0.1"], "WEIGHT_DECAY must be 0 or more, and finite"),
         (["SOLVER.CHECKPOINT_KEEP", "-1"], "CHECKPOINT_KEEP must be 0 or more, got -1"),
-        (["MODEL.CLIPSELF.LOSS_WEIGHT", "0"], "LOSS_WEIGHT must be greater than 0"),
+        (["MODEL.CLIPSELF.LOSS_WEIGHT", "0"], "LOSS_WEIGHT is no key any more, its value is 1.0"),
         (
             ["MODEL.CLIPSELF.CORRELATION.TEMPERATURE", "0"],
             "CORRELATION.TEMPERATURE must be greater than 0, and finite",
@@ -118,8 +118,8 @@ def test_float16_is_not_used_on_a_cpu(caplog):
         ),
         (["TEST.REGIONS.READ", "()"], "READ must be at least one readout"),
         (
-            ["INPUT.REGIONS.MIN_AREA", "100", "INPUT.REGIONS.MAX_AREA", "50"],
-            "MIN_AREA must be at most MAX_AREA.* got 100.0 with INPUT.REGIONS.MAX_AREA 50.0",
+            ["INPUT.DETECTION.MIN_SCALE", "2", "INPUT.DETECTION.MAX_SCALE", "1"],
+            "MIN_SCALE must be at most MAX_SCALE, got 2.0 with INPUT.DETECTION.MAX_SCALE 1.0",
         ),
         (
             [
@@ -175,15 +175,11 @@ def test_cat_segs_none_freezes_clip_however_it_is_written(tmp_path, written):
     assert load_config(tmp_path / "run.yaml").MODEL.SEM_SEG_HEAD.CLIP_FINETUNE == "none"
 
 
-def test_none_stays_where_it_is_a_value_of_its_own():
-    assert load_config(None, ["MODEL.SWIN.QK_SCALE", "None"]).MODEL.SWIN.QK_SCALE is None
-
-
 @pytest.mark.parametrize(
     "opts",
     [
         ["SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "0"],  # nothing is clipped
-        ["INPUT.REGIONS.MIN_AREA", "64", "INPUT.REGIONS.MAX_AREA", "64"],
+        ["INPUT.DETECTION.MIN_SCALE", "2", "INPUT.DETECTION.MAX_SCALE", "2"],
         ["SOLVER.BASE_LR", "0", "SOLVER.WEIGHT_DECAY", "0", "SOLVER.EPS", "0"],
     ],
 )

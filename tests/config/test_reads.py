@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import json
 from pathlib import Path
@@ -16,6 +17,7 @@ from detectron2.projects.deeplab import add_deeplab_config
 import clipself_seg
 from clipself_seg import models
 from clipself_seg.config import add_clipself_seg_config, flatten, load_config
+from clipself_seg.config.load import values_and_defaults
 from clipself_seg.config.reads import (
     ALL,
     INSTEAD,
@@ -26,6 +28,7 @@ from clipself_seg.config.reads import (
     is_read,
     why_unread,
 )
+from clipself_seg.config.retired import CONSTANTS, RETIRED, is_retired
 from clipself_seg.config.yaml_files import find_file, read_tree
 from clipself_seg.errors import InputError
 from clipself_seg.models.cat_seg import config as cat_seg_config
@@ -205,8 +208,7 @@ def test_a_model_of_another_project_is_refused_what_it_declares_not_to_read(monk
 
 @pytest.mark.parametrize(("key", "value"), PUBLISHED.items())
 def test_published_values_pass(key, value):
-    if key in DEFAULTS:
-        load_config(None, [ARCHITECTURE, "CATSeg", key, str(value)])
+    load_config(None, [ARCHITECTURE, "CATSeg", key, str(value)])
 
 
 @pytest.mark.parametrize(
@@ -235,25 +237,30 @@ def test_the_configuration_of_an_earlier_run_loads_again(tmp_path):
     add_deeplab_config(cfg)
     add_clipself_seg_config(cfg)
     path = tmp_path / "config.yaml"
-    path.write_text(cfg.dump())
-    assert "ASPP_DILATIONS" in path.read_text()
+    tree = yaml.safe_load(cfg.dump())
+    for key, (value, *_) in RETIRED.items():
+        *sections, name = key.split(".")
+        functools.reduce(dict.__getitem__, sections, tree)[name] = value
+    path.write_text(yaml.safe_dump(tree))
     assert load_config(path).MODEL.META_ARCHITECTURE == cfg.MODEL.META_ARCHITECTURE
-    path.write_text("MODEL: {SEM_SEG_HEAD: {ASPP_CHANNELS: 512}}")
-    with pytest.raises(InputError, match="unknown key .*ASPP_CHANNELS"):
-        load_config(path)
 
 
-@pytest.mark.parametrize(
-    "key, default, other",
-    [("SIMILARITY", '""', "wordnet"), ("NAMING", "False", "True"), ("SYNONYMS", "0", "5")],
-)
-def test_numbers_that_are_gone_pass_at_their_defaults_alone(tmp_path, key, default, other):
-    path = tmp_path / "config.yaml"
-    path.write_text(f"TEST: {{NUMBERS: {{{key}: {default}}}}}")
-    load_config(path)
-    path.write_text(f"TEST: {{NUMBERS: {{{key}: {other}}}}}")
-    with pytest.raises(InputError, match=f"TEST.NUMBERS.{key}"):
-        load_config(path)
+@pytest.mark.parametrize("key", RETIRED)
+def test_a_key_that_is_gone_passes_with_the_value_that_holds_alone(key):
+    assert key not in DEFAULTS
+    for value in RETIRED[key]:
+        load_config(None, [key, str(value)])
+        assert is_retired(key, tuple(value) if isinstance(value, list) else value, "a file")
+    for value in ("another", [1, 2], 7):
+        with pytest.raises(InputError, match=f"^a file: {key} is no key any more, its value is"):
+            is_retired(key, value, "a file")
+    with pytest.raises(InputError, match=f"^the command line: {key} is no key any more"):
+        load_config(None, [key, "another"])
+
+
+def test_what_became_constant_counts_as_it_did():
+    both = values_and_defaults(load_config(None))
+    assert CONSTANTS.items() <= {key: value for key, (value, _) in both.items()}.items()
 
 
 def test_numbers_of_pixels_are_refused_for_models_of_regions_and_boxes():

@@ -91,7 +91,7 @@ def test_the_file_of_a_wrong_value_is_named_whatever_is_wrong(tmp_path):
     for opts, key in (
         (["SOLVER.EPS", "-1"], "SOLVER.EPS"),
         (["TEST.REGIONS.READ", "('boxs',)"], "TEST.REGIONS.READ"),
-        (["INPUT.REGIONS.MAX_AREA", "1"], "INPUT.REGIONS.MIN_AREA"),
+        (["INPUT.DETECTION.MAX_SCALE", "0.01"], "INPUT.DETECTION.MIN_SCALE"),
         (["MODEL.PIXEL_MEAN", "[" * 80 + "]" * 80], "MODEL.PIXEL_MEAN"),
         (["MODEL.PIXEL_MEAN", "[" * 9999], "MODEL.PIXEL_MEAN"),
         (["MODEL.PIXEL_MEAN", "-" * 99999 + "1"], "MODEL.PIXEL_MEAN"),

@@ -236,9 +236,11 @@ def test_a_model_that_reads_outputs_refuses_those_of_something_else(written, tmp
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    def call(*words, weights="random", dataset=DATASET, output=tmp_path / "out"):
-        given = ("--config-file", CONFIG, "--weights", weights, "--dataset", dataset)
-        opts = ("--output", output, "--opts", *TINY, *words)
+    def call(
+        *words, weights="random", dataset=DATASET, output=tmp_path / "out", config=CONFIG, tiny=TINY
+    ):
+        given = ("--config-file", config, "--weights", weights, "--dataset", dataset)
+        opts = ("--output", output, "--opts", *tiny, *words)
         monkeypatch.setattr(sys, "argv", [str(w) for w in ("x.py", *given, *opts)])
         return precompute.generator_outputs()
 
@@ -256,7 +258,7 @@ def test_the_tool_says_what_it_wrote(run, capsys, tmp_path):
     [
         ({"dataset": "mini_vall"}, (), 'no data set "mini_vall"'),
         ({"weights": "none.pth"}, (), "no checkpoint at none.pth"),
-        ({}, ("MODEL.META_ARCHITECTURE", "CATSeg"), "has no mask generator"),
+        ({"config": "mini/semseg", "tiny": ()}, (), "has no mask generator"),
         ({}, ("MODEL.MASK_GENERATOR.SOURCE", "disk"), "reads outputs, it makes none"),
     ],
 )

@@ -250,13 +250,14 @@ def test_a_list_gives_what_each_image_gives(real):
 
 def test_what_finds_no_segments_is_refused(tmp_path):
     for opts, message in (
-        (("MODEL.META_ARCHITECTURE", "CATSeg"), "CATSeg, which finds no segments.*OpenPanoptic"),
         (("MODEL.MASK_GENERATOR.SOURCE", "disk"), "images need a generator"),
         (("MODEL.FUSION.ALPHA", 1.5), r"ALPHA must be in \[0, 1\], got 1.5"),
         (("DATASETS.TRAIN", "()"), "which classes are seen"),
     ):
         with pytest.raises(InputError, match=message):
             load_panoptic_predictor(CONFIG, "random", [*SMALL, *opts])
+    with pytest.raises(InputError, match="CATSeg, which finds no segments.*OpenPanoptic"):
+        load_panoptic_predictor("mini/semseg", "random", SMALL)
     with pytest.raises(InputError, match="names no MODEL.WEIGHTS"):
         load_panoptic_predictor(CONFIG, None, SMALL)
     with pytest.raises(InputError, match='no vocabulary "mini_bas"'):

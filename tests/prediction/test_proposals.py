@@ -52,11 +52,13 @@ def target(world):
     return world / "mini" / "annotations" / "proposals_train.json"
 
 
-def run(monkeypatch, target, *words, weights="random", dataset="mini_train", opts=()):
-    given = ("--config-file", CONFIG, "--weights", weights, "--dataset", dataset)
+def run(
+    monkeypatch, target, *words, weights="random", dataset="mini_train", config=CONFIG, opts=TINY
+):
+    given = ("--config-file", config, "--weights", weights, "--dataset", dataset)
     # What is random is not sure of any box.
     given += ("--output", str(target), "--score", "0", "--min-side", "0")
-    words = ("x.py", *given, *words, "--opts", *TINY, *opts)
+    words = ("x.py", *given, *words, "--opts", *opts)
     monkeypatch.setattr(sys, "argv", list(words))
     return precompute.proposals()
 
@@ -116,7 +118,7 @@ def test_a_file_that_is_there_is_kept(monkeypatch, target, capsys):
     [
         ({"dataset": "mini_trai"}, (), 'unknown data set "mini_trai"'),
         ({"weights": "none.pth"}, (), "no checkpoint at none.pth"),
-        ({"opts": ("MODEL.META_ARCHITECTURE", "CATSeg")}, (), "proposes no boxes: take a config"),
+        ({"config": "mini/semseg", "opts": ()}, (), "proposes no boxes: take a config"),
         ({}, ("--score", "1.5"), "score 1.5 of proposals: give 0 to 1"),
         ({}, ("--min-side", "-1"), "min-side -1.0 of proposals: give pixels"),
         ({}, ("--per-image", "101"), "101 proposals of an image: give 1 to MODEL.FVIT.PROPOSALS_A"),

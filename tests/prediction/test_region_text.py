@@ -181,7 +181,10 @@ def test_what_cannot_be_is_one_line(annotations, target, capsys, words, message)
     [
         (["DATASETS.TRAIN", "('mini_train',)"], '"mini_train" is no data set of boxes with nouns'),
         (["DATASETS.TRAIN", "()"], "give the one data set whose images are labelled"),
-        (["MODEL.META_ARCHITECTURE", "FViT"], "FViT, which trains on no nouns"),
+        (
+            ["MODEL.CLIPSELF.TEXTS.TEMPLATES", "vild63", "MODEL.META_ARCHITECTURE", "FViT"],
+            "FViT, which trains on no nouns",
+        ),
     ],
 )
 def test_a_configuration_without_nouns_is_refused(annotations, target, capsys, opts, message):

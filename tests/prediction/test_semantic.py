@@ -221,7 +221,7 @@ def test_what_cannot_predict_is_refused(tmp_path):
     with pytest.raises(InputError, match="no checkpoint at"):
         load_predictor("", tmp_path / "none.pth", OPTS)
     with pytest.raises(InputError, match="CLIPSelf, which does not label pixels"):
-        load_predictor("", "random", [*OPTS, "MODEL.META_ARCHITECTURE", "CLIPSelf"])
+        load_predictor("mini/patches", "random")
 
 
 def test_a_model_without_weights_of_its_own_is_given_those_of_its_clip():

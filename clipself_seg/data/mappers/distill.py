@@ -109,8 +109,6 @@ class DistillMapper:
             "grid_rule": regions.GRID_PAIRS,
             "max_regions": regions.MAX_REGIONS,
             "crop_scale": regions.CROP_SCALE,
-            "min_area": regions.MIN_AREA,
-            "max_area": regions.MAX_AREA,
             "max_pixels": cfg.INPUT.MAX_PIXELS,
         }
 

@@ -86,7 +86,7 @@ class PanopticTrainMapper:
         """Read INPUT, and from MODEL.MASK_GENERATOR whether captions are trained on."""
         require_rgb(cfg.INPUT.FORMAT)
         generator = cfg.MODEL.MASK_GENERATOR
-        grounded = generator.VARIANT == "caption" and generator.GROUNDING_WEIGHT > 0
+        grounded = generator.VARIANT == "caption"
         return {
             "seed": seed,
             "vocabulary": vocabulary,

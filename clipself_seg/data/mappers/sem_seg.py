@@ -109,7 +109,6 @@ class SemSegTrainMapper:
             "max_size": given.MAX_SIZE_TRAIN,
             "sampling": given.MIN_SIZE_TRAIN_SAMPLING,
             "crop": (crop.TYPE, tuple(crop.SIZE)) if crop.ENABLED else None,
-            "max_category_area": crop.SINGLE_CATEGORY_MAX_AREA,
             "change_colours": given.COLOR_AUG_SSD,
             "pad_to": given.SIZE_DIVISIBILITY,
             "max_pixels": given.MAX_PIXELS,

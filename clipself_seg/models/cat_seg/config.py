@@ -114,8 +114,6 @@ def _lengths(head: CfgNode) -> Iterator[Size]:
     pooling = head.POOLING_SIZES
     one_each = len(pooling) == layers and _positive(pooling)
     yield Size("POOLING_SIZES", f"one number for each of NUM_LAYERS {layers}", one_each)
-    for key in ("PROMPT_DEPTH", "PROMPT_LENGTH"):
-        yield Size(key, "0, prompt tuning is not there", head[key] == 0)
 
 
 def _values(head: CfgNode, clip: DenseCLIP) -> Iterator[Size]:
@@ -382,6 +380,11 @@ def build_backbone(cfg: CfgNode) -> Backbone:
     Raises:
         InputError: weights that do not fit.
     """
+    cfg = cfg.clone()
+    cfg.defrost()
+    # DeepLab's builder reads these two.
+    cfg.MODEL.RESNETS.setdefault("RES4_DILATION", 1)
+    cfg.MODEL.RESNETS.setdefault("RES5_MULTI_GRID", [1, 2, 4])
     backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, ShapeSpec(channels=3))
     path = cfg.MODEL.CAT_SEG.BACKBONE_WEIGHTS
     if path and path != RANDOM:

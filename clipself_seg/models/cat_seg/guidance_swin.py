@@ -31,22 +31,13 @@ class GuidanceSwin(SwinTransformer):
         swin = cfg.MODEL.SWIN
         return {
             "pretrain_img_size": swin.PRETRAIN_IMG_SIZE,
-            "patch_size": swin.PATCH_SIZE,
             "in_chans": input_shape.channels,
             "embed_dim": swin.EMBED_DIM,
             "depths": swin.DEPTHS,
             "num_heads": swin.NUM_HEADS,
             "window_size": swin.WINDOW_SIZE,
-            "mlp_ratio": swin.MLP_RATIO,
-            "qkv_bias": swin.QKV_BIAS,
-            "qk_scale": swin.QK_SCALE,
-            "drop_rate": swin.DROP_RATE,
-            "attn_drop_rate": swin.ATTN_DROP_RATE,
-            "drop_path_rate": swin.DROP_PATH_RATE,
-            "ape": swin.APE,
-            "patch_norm": swin.PATCH_NORM,
+            "drop_path_rate": 0.3,
             "out_indices": tuple(int(name[3:]) - FIRST for name in swin.OUT_FEATURES),
-            "use_checkpoint": swin.USE_CHECKPOINT,
         }
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:

@@ -397,7 +397,7 @@ class CATSeg(nn.Module):
             ),
             weight_decay=solver.WEIGHT_DECAY,
             norm_decay=solver.WEIGHT_DECAY_NORM,
-            embedding_decay=solver.WEIGHT_DECAY_EMBED,
+            embedding_decay=0.0,
         )
 
     def forward(

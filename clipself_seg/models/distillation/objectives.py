@@ -67,7 +67,7 @@ class Objective(Protocol):
         """Losses of the samples of one process by name, scalars in float32 with their gradients.
 
         Their mean over the processes is the loss of the whole batch (`Step.region_count`). The model
-        multiplies each by ``MODEL.CLIPSELF.LOSS_WEIGHT``.
+        multiplies each by its `loss_weight`.
         """
 
 

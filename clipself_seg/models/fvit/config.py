@@ -130,7 +130,7 @@ def pyramid_parts(cfg: CfgNode, clip: DenseCLIP) -> tuple[TapResizers, FeaturePy
 def rpn(cfg: CfgNode, strides: Sequence[float]) -> RPN:
     """Builds the region proposal network for levels of these strides."""
     keys = cfg.MODEL.FVIT
-    rule = ProposalRule(keys.PROPOSALS_BEFORE, keys.PROPOSALS_AFTER, keys.PROPOSALS_IOU)
+    rule = ProposalRule(keys.PROPOSALS_BEFORE, keys.PROPOSALS_AFTER)
     return RPN(strides, rule, channels=keys.CHANNELS, norm=keys.RPN_NORM, seed=cfg.SEED)
 
 

@@ -71,12 +71,11 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
         "precision": precision,
         "test_precision": precision if cfg.TEST.PANOPTIC.AMP else None,
         "settings": MergeSettings(
-            former.TEST.OBJECT_MASK_THRESHOLD,
-            former.TEST.OVERLAP_THRESHOLD,
-            cfg.TEST.DETECTIONS_PER_IMAGE,
-            former.SIZE_DIVISIBILITY,
-            chosen.PADDING,
-            former.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
+            overlap_threshold=former.TEST.OVERLAP_THRESHOLD,
+            top_k=cfg.TEST.DETECTIONS_PER_IMAGE,
+            size_divisibility=former.SIZE_DIVISIBILITY,
+            padding=chosen.PADDING,
+            masks_first=former.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
         ),
     }
     if chosen.SOURCE == "disk":
@@ -95,7 +94,7 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
         "backbone": backbone,
         "generator": build_generator(cfg, clip, backbone),
         "criterion": MaskCriterion(class_agnostic=caption, settings=_loss_settings(cfg)),
-        "grounding_weight": chosen.GROUNDING_WEIGHT if caption else 0.0,
+        "grounding_weight": 1.0 if caption else 0.0,
     }
 
 
@@ -122,11 +121,7 @@ def build_branch(cfg: CfgNode, clip: DenseCLIP) -> ClipBranch:
     keys = cfg.MODEL.CLIP_BRANCH
     given = {
         "input_size": keys.INPUT_SIZE or None,
-        "aspect": keys.ASPECT or None,
         "align_masks": None if keys.ALIGN_MASKS < 0 else bool(keys.ALIGN_MASKS),
-        "binarise": keys.BINARISE or None,
-        "interpolation": keys.INTERPOLATION or None,
-        "antialias": None if keys.ANTIALIAS < 0 else bool(keys.ANTIALIAS),
     }
     chosen = {name: value for name, value in given.items() if value is not None}
     if keys.KIND == "backbone":
@@ -169,11 +164,10 @@ def _branch_clip(cfg: CfgNode, clip: DenseCLIP) -> DenseCLIP:
 def _require_backbone_alone(cfg: CfgNode, clip: DenseCLIP, chosen: Iterable[str]) -> None:
     """Refuse settings of a second pass, and of a CLIP of the branch's own beside the backbone's."""
     for name in chosen:
-        if name != "binarise":
-            raise InputError(
-                f"MODEL.CLIP_BRANCH.{name.upper()} is set, and KIND backbone reads the generator's canvas as it is: "
-                "leave it at its default"
-            )
+        raise InputError(
+            f"MODEL.CLIP_BRANCH.{name.upper()} is set, and KIND backbone reads the generator's canvas as it is: "
+            "leave it at its default"
+        )
     for key in ("NAME", "WEIGHTS"):
         own = cfg.MODEL.CLIP_BRANCH[key]
         if own and own != cfg.MODEL.CLIP[key]:
@@ -202,7 +196,6 @@ def build_source(cfg: CfgNode, clip: DenseCLIP) -> FeatureSource:
         clip=clip,
         weights=diffusion.WEIGHTS,
         crop=diffusion.CROP,
-        noise_seed=diffusion.NOISE_SEED,
         crops_at_once=diffusion.CROPS_AT_ONCE,
         antialias=diffusion.ANTIALIAS,
     )
@@ -247,6 +240,4 @@ def _loss_settings(cfg: CfgNode) -> LossSettings:
         weights=TermWeights(former.CLASS_WEIGHT, former.MASK_WEIGHT, former.DICE_WEIGHT),
         void_weight=former.NO_OBJECT_WEIGHT,
         points=former.TRAIN_NUM_POINTS,
-        oversample=former.OVERSAMPLE_RATIO,
-        important=former.IMPORTANCE_SAMPLE_RATIO,
     )

@@ -305,11 +305,6 @@ class OpenPanoptic(nn.Module):
             raise InputError(
                 "OpenPanoptic trains on classes: DATASETS.TRAIN has to name panoptic data sets"
             )
-        if self.needs_captions and self.grounding_weight <= 0:
-            raise InputError(
-                "MODEL.MASK_GENERATOR.GROUNDING_WEIGHT 0 leaves the caption model's class scores untrained: give "
-                "it a weight above 0 and captions, or train MODEL.MASK_GENERATOR.VARIANT label"
-            )
         self.set_vocabulary(vocabulary)
 
     def optimizer_groups(self, solver: CfgNode) -> list[Group]:
@@ -322,7 +317,7 @@ class OpenPanoptic(nn.Module):
             multipliers=(),
             weight_decay=solver.WEIGHT_DECAY,
             norm_decay=solver.WEIGHT_DECAY_NORM,
-            embedding_decay=solver.WEIGHT_DECAY_EMBED,
+            embedding_decay=0.0,
         )
 
     def evaluation_metadata(self, records: Mapping[str, Sequence[Record]]) -> dict[str, object]:

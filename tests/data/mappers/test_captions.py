@@ -77,7 +77,7 @@ def test_a_sample_depends_on_record_seed_and_draw_only(record):
 
 
 def test_the_config_says_size_and_resize():
-    cfg = load_config(ROOT / "configs/mini/base.yaml", ["INPUT.CAPTIONS.RESIZE", "letterbox"])
+    cfg = load_config(ROOT / "configs/mini/captions.yaml", ["INPUT.CAPTIONS.RESIZE", "letterbox"])
     mapper = CaptionMapper(cfg, seed=7)
     assert (mapper.student_size, mapper.resize, mapper.seed) == (160, "letterbox", 7)
     assert mapper.max_pixels == cfg.INPUT.MAX_PIXELS

@@ -271,7 +271,6 @@ def test_cat_segs_own_keys_mean_the_same():
         (f"{HEAD}.DECODER_DIMS", "[32]", "two whole numbers"),
         (f"{HEAD}.DECODER_DIMS", "[50, 16]", "groups of 16 channels"),
         (f"{HEAD}.DECODER_GUIDANCE_PROJ_DIMS", "[16, 32]", "less than what its step gets"),
-        (f"{HEAD}.PROMPT_LENGTH", "4", "must be 0"),
         ("MODEL.CAT_SEG.GUIDANCE_BLOCKS", "(0, 9)", "two of the 4 blocks"),
         ("TEST.WINDOW.CANVAS", "700", "do not cover"),
     ],

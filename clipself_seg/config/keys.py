@@ -5,7 +5,7 @@ Of Detectron2's own keys these are used: ``MODEL.META_ARCHITECTURE``, ``MODEL.DE
 ``OUTPUT_DIR``, and of ``SOLVER``: ``IMS_PER_BATCH`` (images of a step over all processes),
 ``BASE_LR``, ``WARMUP_ITERS``, ``MAX_ITER``, ``WEIGHT_DECAY``, ``CHECKPOINT_PERIOD``,
 ``AMP.ENABLED``, ``CLIP_GRADIENTS.ENABLED`` and ``.CLIP_VALUE`` (norm over all parameters).
-`cat_seg` and `panoptic` name those that they read besides, `unfollowed` all that nothing reads.
+`reads` has those of each model.
 
 "Code" and "paper" in the comments are the official CLIPSelf code and arXiv 2310.01403; where they
 differ, the default is the code, whose numbers the paper prints, and D1 to D5 name the difference.

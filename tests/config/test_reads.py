@@ -43,7 +43,7 @@ def all_keys() -> dict[str, object]:
 ARCHITECTURE = "MODEL.META_ARCHITECTURE"
 # Read by CLIPBackbone in models of other projects.
 GUESTS = {"MODEL.CLIP.OUT_FEATURES"}
-LATER = {"MODEL.CLIP.BACKBONE"}
+LATER: set[str] = set()
 DEFAULTS = all_keys()
 SECTIONS = {key.rsplit(".", depth)[0] for key in DEFAULTS for depth in range(1, key.count(".") + 1)}
 

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from clipself_seg.data.records import (
+    ImageId,
+    JsonObject,
     Record,
     annotated_image,
     coco_list,
@@ -97,13 +99,13 @@ def nltk_tagger() -> Tagger:
     return tag
 
 
-def read_phrases(path: str | os.PathLike[str]) -> dict[Any, list[list[str]]]:
+def read_phrases(path: str | os.PathLike[str]) -> dict[ImageId, list[list[str]]]:
     """Noun phrases of each caption by image id, in the order of the file.
 
     Raises:
         InputError: the file is missing or broken, or its captions have no phrases.
     """
-    phrases: dict[Any, list[list[str]]] = {}
+    phrases: dict[ImageId, list[list[str]]] = {}
     for entry in coco_list(read_coco_json(path), "annotations", path):
         image_id, listed = entry.get("image_id"), entry.get("phrases")
         texts: list[Any] = listed if isinstance(listed, list) else [None]
@@ -136,7 +138,7 @@ def caption_records(
     content = read_coco_json(json_file)
     records = listed_records(content, json_file, image_root)
     listed = {image["id"] for image in content["images"]}
-    captions: dict[Any, list[str]] = {}
+    captions: dict[ImageId, list[str]] = {}
     for annotation in coco_list(content, "annotations", json_file):
         image_id, caption = annotated_image(annotation, listed, json_file), annotation.get(
             "caption"
@@ -173,7 +175,7 @@ class ImageCaptions(NamedTuple):
     phrases: list[list[str] | None]
 
 
-def read_captions(path: str | os.PathLike[str]) -> dict[Any, ImageCaptions]:
+def read_captions(path: str | os.PathLike[str]) -> dict[ImageId, ImageCaptions]:
     """Captions by image id in the order of the file, with noun phrases where it has them.
 
     Captions of blanks alone count as none, and blanks around others are left out.
@@ -182,12 +184,13 @@ def read_captions(path: str | os.PathLike[str]) -> dict[Any, ImageCaptions]:
         InputError: the file is missing or broken; an annotation without image or text, or with phrases
             that are no texts.
     """
-    captions: dict[Any, ImageCaptions] = {}
+    captions: dict[ImageId, ImageCaptions] = {}
     for entry in coco_list(read_coco_json(path), "annotations", path):
-        image_id, text, phrases = (entry.get(k) for k in ("image_id", "caption", "phrases"))
-        texts: list[Any] = phrases if isinstance(phrases, list) else [phrases or ""]
-        known = isinstance(image_id, int | str) and all(isinstance(part, str) for part in texts)
-        if not known or not isinstance(text, str):
+        image_id, text = entry.get("image_id"), entry.get("caption")
+        phrases = entry.get("phrases")
+        texts = phrases if isinstance(phrases, list) else [phrases or ""]
+        are_texts = all(isinstance(part, str) for part in texts)
+        if not (isinstance(image_id, int | str) and isinstance(text, str) and are_texts):
             raise InputError(
                 f'{path}: a caption needs "image_id", a number or text, "caption", text, and may have a '
                 f'list of "phrases", texts; got {reprlib.repr(entry)}'
@@ -201,8 +204,8 @@ def read_captions(path: str | os.PathLike[str]) -> dict[Any, ImageCaptions]:
 
 
 def add_phrases(
-    annotations: Sequence[dict[str, Any]], phrases: Sequence[list[str]]
-) -> list[dict[str, Any]]:
+    annotations: Sequence[JsonObject], phrases: Sequence[list[str]]
+) -> list[JsonObject]:
     """COCO's caption annotations with a list "phrases" in each, as `read_phrases` reads them."""
     pairs = zip(annotations, phrases, strict=True)
     return [{**annotation, "phrases": listed} for annotation, listed in pairs]

@@ -20,12 +20,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from clipself_seg.checkpoints.bounds import OutOfBounds, open_safetensors
+from clipself_seg.data.records import ImageId
 from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import atomic_path
 
@@ -62,7 +62,7 @@ class GeneratorOutput:
         return dataclasses.replace(self, **moved)
 
 
-def output_path(folder: str | Path, image_id: Any) -> Path:
+def output_path(folder: str | Path, image_id: ImageId) -> Path:
     """Path of an image's file: its id, with "_" for characters that a file name cannot hold."""
     return Path(folder) / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', str(image_id))}.safetensors"
 
@@ -73,7 +73,7 @@ def hash_classes(names: Sequence[Sequence[str]]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
-def settings_text(settings: Mapping[str, Any]) -> str:
+def settings_text(settings: Mapping[str, object]) -> str:
     """JSON of a generator's settings with sorted keys, so that equal settings give equal texts."""
     return json.dumps(settings, sort_keys=True)
 
@@ -82,11 +82,11 @@ def save_output(
     folder: str | Path,
     output: GeneratorOutput,
     *,
-    image_id: Any,
+    image_id: ImageId,
     file_name: str,
     names: Sequence[Sequence[str]],
     weights: str,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
 ) -> None:
     """Writes the file of an image, atomically; equal outputs give equal bytes.
 
@@ -138,7 +138,7 @@ def _packed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes
 def read_output(
     folder: str | Path,
     *,
-    image_id: Any,
+    image_id: ImageId,
     file_name: str,
     image_size: tuple[int, int],
     names: Sequence[Sequence[str]],
@@ -203,7 +203,7 @@ def _check_values(
             raise InputError(f"generator output {path}: {what}; correct what made it")
 
 
-def check_outputs(folder: str | Path, dataset: str, image_ids: Sequence[Any]) -> dict[str, str]:
+def check_outputs(folder: str | Path, dataset: str, image_ids: Sequence[ImageId]) -> dict[str, str]:
     """Checks that a folder has the outputs of all images of a data set, before any is evaluated.
 
     Args:

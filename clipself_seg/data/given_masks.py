@@ -23,7 +23,7 @@ import reprlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from pycocotools import mask as rle
@@ -55,7 +55,7 @@ class GivenMasks(NamedTuple):
     scores: np.ndarray
 
 
-def given_masks(value: Any, size: tuple[int, int]) -> GivenMasks:
+def given_masks(value: object, size: tuple[int, int]) -> GivenMasks:
     """Masks that a caller gives of an image.
 
     Args:
@@ -118,20 +118,21 @@ def read_masks(path: str | os.PathLike[str], size: tuple[int, int]) -> GivenMask
     return _of_annotations(content, size, str(path))
 
 
-def _of_annotations(entries: Sequence[Any], size: tuple[int, int], source: str) -> GivenMasks:
+def _of_annotations(entries: Sequence[object], size: tuple[int, int], source: str) -> GivenMasks:
     _require_room(source, len(entries), size)
     _require_one_image(entries, source)
     masks = np.zeros((len(entries), *size), dtype=bool)
     scores = np.ones(len(entries), dtype=np.float32)
     for index, entry in enumerate(entries):
         place = f"{source}: mask {index}"
-        own = isinstance(entry, dict) and "segmentation" in entry
-        masks[index] = _pixels(entry["segmentation"] if own else entry, size, place)
-        scores[index] = _score(entry, place) if isinstance(entry, dict) else 1
+        if isinstance(entry, dict):
+            scores[index] = _score(entry, place)
+            entry = entry.get("segmentation", entry)
+        masks[index] = _pixels(entry, size, place)
     return GivenMasks(masks, scores)
 
 
-def _require_one_image(entries: Sequence[Any], source: str) -> None:
+def _require_one_image(entries: Sequence[object], source: str) -> None:
     """Refuse a list of a whole data set, as COCO's results and annotations are."""
     first, name = None, "image_id"
     for index, entry in enumerate(entries):
@@ -146,7 +147,7 @@ def _require_one_image(entries: Sequence[Any], source: str) -> None:
         first = first or (index, image)
 
 
-def _pixels(value: Any, size: tuple[int, int], place: str) -> np.ndarray:
+def _pixels(value: object, size: tuple[int, int], place: str) -> np.ndarray:
     """Pixels (H, W) of the "segmentation" of an annotation."""
     if isinstance(value, np.ndarray):
         _require_size(place, value.shape, size)
@@ -163,13 +164,16 @@ def _pixels(value: Any, size: tuple[int, int], place: str) -> np.ndarray:
     return pixels
 
 
-def _score(entry: Mapping[str, Any], place: str) -> float:
+def _score(entry: Mapping[str, object], place: str) -> float:
     for key, is_estimate in SCORES.items():
         if (value := entry.get(key)) is None:
             continue
-        number = isinstance(value, int | float | np.floating) and not isinstance(value, bool)
-        if not number or not 0 <= value < np.inf or (value > 1 and not is_estimate):
-            raise InputError(f'{place} has the "{key}" {shown(value)}: give a number in [0, 1]')
+        if not isinstance(value, int | float | np.floating) or isinstance(value, bool):
+            value = np.nan
+        if not 0 <= value < np.inf or (value > 1 and not is_estimate):
+            raise InputError(
+                f'{place} has the "{key}" {shown(entry[key])}: give a number in [0, 1]'
+            )
         return min(float(value), 1.0)
     return 1.0
 
@@ -344,7 +348,7 @@ class MaskFolder:
         """
         return read_masks(self.required(name), size)
 
-    def check(self, dataset: str, names: Sequence[str]) -> dict[str, Any]:
+    def check(self, dataset: str, names: Sequence[str]) -> dict[str, object]:
         """Look for the masks of all images before any is evaluated.
 
         Args:

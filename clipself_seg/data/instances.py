@@ -10,13 +10,13 @@ import os
 import re
 import reprlib
 from collections import Counter
-from typing import Any
 
 import numpy as np
 from pycocotools import mask as rle
 
 from clipself_seg.data.masks import encode_segmentation
 from clipself_seg.data.records import (
+    JsonObject,
     Record,
     annotated_image,
     category_labels,
@@ -32,7 +32,7 @@ Source = str | os.PathLike[str]
 
 
 def category_indices(
-    content: dict[str, Any], vocabulary: Vocabulary, path: Source, by_order: bool = False
+    content: JsonObject, vocabulary: Vocabulary, path: Source, by_order: bool = False
 ) -> dict[int, int]:
     """Index in the vocabulary by category id of an annotation file.
 
@@ -66,7 +66,7 @@ def category_indices(
     return {number: index for index, number in enumerate(ids)}
 
 
-def require_same_classes(content: dict[str, Any], vocabulary: Vocabulary, path: Source) -> None:
+def require_same_classes(content: JsonObject, vocabulary: Vocabulary, path: Source) -> None:
     """Refuse a vocabulary whose numbers give a category of the file to another class than its name does.
 
     Other names than the file's are fine, as long as they are no names of other classes.
@@ -87,7 +87,7 @@ def require_same_classes(content: dict[str, Any], vocabulary: Vocabulary, path: 
                 )
 
 
-def category_names(content: dict[str, Any], path: Source) -> dict[int, str]:
+def category_names(content: JsonObject, path: Source) -> dict[int, str]:
     """Name of each category of an annotation file by its id, in the order of the file.
 
     Raises:
@@ -109,7 +109,7 @@ def _without_blanks(name: str) -> str:
     return re.sub(r"\s*/\s*", "/", name.strip())
 
 
-def category_counts(content: dict[str, Any], path: Source) -> Counter[int]:
+def category_counts(content: JsonObject, path: Source) -> Counter[int]:
     """Number of annotations of each category id, crowds included.
 
     Raises:
@@ -128,7 +128,7 @@ def category_counts(content: dict[str, Any], path: Source) -> Counter[int]:
 
 
 def require_base_classes(
-    content: dict[str, Any],
+    content: JsonObject,
     index_of: dict[int, int],
     vocabulary: Vocabulary,
     path: Source,
@@ -164,7 +164,7 @@ def require_base_classes(
     )
 
 
-def names_from_urls(content: dict[str, Any], path: Source) -> None:
+def names_from_urls(content: JsonObject, path: Source) -> None:
     """Set the file names of a file of LVIS, such as "val2017/000000000139.jpg", from its "coco_url".
 
     Raises:
@@ -180,7 +180,7 @@ def names_from_urls(content: dict[str, Any], path: Source) -> None:
         image["file_name"] = "/".join(url.split("/")[-2:])
 
 
-def annotated_ids(content: dict[str, Any], index_of: dict[int, int], path: Source) -> set[Any]:
+def annotated_ids(content: JsonObject, index_of: dict[int, int], path: Source) -> set[object]:
     """Ids of the images with an annotation of a class of the vocabulary, be it a crowd or one that is skipped."""
     return {
         annotation.get("image_id")
@@ -190,7 +190,7 @@ def annotated_ids(content: dict[str, Any], index_of: dict[int, int], path: Sourc
 
 
 def instance_records(
-    content: dict[str, Any],
+    content: JsonObject,
     path: Source,
     image_root: Source,
     index_of: dict[int, int],
@@ -245,7 +245,7 @@ def instance_records(
 
 
 def _object_box(
-    annotation: dict[str, Any], record: Record, path: Source
+    annotation: JsonObject, record: Record, path: Source
 ) -> tuple[float, float, float, float] | None:
     """Box XYXY of an annotation, or None if it is no object."""
     x, y, width, height = _xywh(annotation, path)
@@ -259,25 +259,25 @@ def _object_box(
     return (x, y, x + width, y + height) if counts else None
 
 
-def _segmentation(annotation: dict[str, Any], path: Source) -> list[Any] | dict[str, Any]:
+def _segmentation(annotation: JsonObject, path: Source) -> list[object] | JsonObject:
     segmentation = annotation.get("segmentation")
     if segmentation and isinstance(segmentation, list | dict):
         return segmentation
     raise _broken(annotation, '"segmentation" is no list of polygons and no RLE', path)
 
 
-def _xywh(annotation: dict[str, Any], path: Source) -> list[float]:
+def _xywh(annotation: JsonObject, path: Source) -> list[float]:
     box = annotation.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
         raise _broken(annotation, '"bbox" is not [x, y, width, height] of finite numbers', path)
     return box
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and abs(value) < LARGEST_AREA
 
 
-def _broken(annotation: dict[str, Any], reason: str, path: Source) -> InputError:
+def _broken(annotation: JsonObject, reason: str, path: Source) -> InputError:
     number, image = annotation.get("id"), annotation.get("image_id")
     return InputError(
         f"{path}: annotation {reprlib.repr(number)} of image {reprlib.repr(image)} is broken: {reason}; "
@@ -285,7 +285,7 @@ def _broken(annotation: dict[str, Any], reason: str, path: Source) -> InputError
     )
 
 
-def object_mask(segmentation: Any, height: int, width: int, image: Source) -> np.ndarray:
+def object_mask(segmentation: object, height: int, width: int, image: Source) -> np.ndarray:
     """Pixels of an object, (H, W) uint8 of 0 and 1.
 
     Args:

@@ -25,9 +25,12 @@ from clipself_seg.data.images import (
     check_pixels,
     open_image,
 )
+from clipself_seg.data.records import Record
 from clipself_seg.errors import InputError
 from clipself_seg.files import require_regular_file
 
+Rle = dict[str, Any]
+"""COCO's run-length encoding as pycocotools has it: "size" [H, W] and "counts"."""
 _UNPACK = "unpack its archive again"
 # Samples in the order and the place that a PNG has them in: OpenCV's own order, BGR, takes a tenth more.
 AS_STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
@@ -222,7 +225,7 @@ def _decode_by_pillow(path: str | os.PathLike[str], max_pixels: int) -> np.ndarr
         ) from None
 
 
-def read_panoptic_ids(record: dict[str, Any], max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_panoptic_ids(record: Record, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Segment ids of a record's PNG, (H, W) int32, after checking that its JSON entry agrees.
 
     Args:
@@ -239,7 +242,7 @@ def read_panoptic_ids(record: dict[str, Any], max_pixels: int = MAX_PIXELS) -> n
     return ids
 
 
-def _check_agreement(ids: np.ndarray, record: dict[str, Any]) -> None:
+def _check_agreement(ids: np.ndarray, record: Record) -> None:
     stated = [info["id"] for info in record["segments_info"]]
     where = disagreement(record)
     size = (record.get("height", ids.shape[0]), record.get("width", ids.shape[1]))
@@ -257,7 +260,7 @@ def _check_agreement(ids: np.ndarray, record: dict[str, Any]) -> None:
         )
 
 
-def disagreement(record: dict[str, Any]) -> str:
+def disagreement(record: Record) -> str:
     """Start of a message that a record's PNG and JSON entry disagree, which names both."""
     entry = f"entry of image {record['image_id']} in {record.get('panoptic_json', 'the JSON')}"
     return f"panoptic PNG {record['pan_seg_file_name']} and the {entry} disagree"
@@ -293,7 +296,7 @@ def check_segmentation(value: Any, height: int, width: int) -> None:
             raise ValueError("it is neither polygons nor an RLE")
 
 
-def encode_segmentation(value: Any, height: int, width: int) -> dict[str, Any]:
+def encode_segmentation(value: Any, height: int, width: int) -> Rle:
     """The compressed RLE of a mask of an image, as pycocotools has it.
 
     Args:
@@ -316,18 +319,19 @@ def encode_segmentation(value: Any, height: int, width: int) -> dict[str, Any]:
     return dict(value)
 
 
-def _is_line(polygon: Any) -> bool:
-    numbers = isinstance(polygon, list) and all(isinstance(x, int | float) for x in polygon)
-    return numbers and len(polygon) in (2, 4)
+def _is_line(polygon: object) -> bool:
+    if not isinstance(polygon, list) or len(polygon) not in (2, 4):
+        return False
+    return all(isinstance(x, int | float) for x in polygon)
 
 
-def _whole(counts: list[Any]) -> list[int]:
+def _whole(counts: list[int]) -> list[int]:
     if not all(type(count) is int and abs(count) < LARGEST_IMAGE for count in counts):
         raise ValueError("a run is no whole number of pixels")
     return counts
 
 
-def _check_polygon(polygon: Any, height: int, width: int) -> None:
+def _check_polygon(polygon: object, height: int, width: int) -> None:
     """Points may lie beside the image, but not so far that filling the polygon takes long."""
     if not isinstance(polygon, list) or not all(isinstance(x, int | float) for x in polygon):
         raise ValueError("a polygon is no list of numbers")
@@ -362,7 +366,7 @@ def _decompress(text: str) -> np.ndarray:
     return runs
 
 
-def encode_masks(masks: Iterable[np.ndarray]) -> list[dict[str, Any]]:
+def encode_masks(masks: Iterable[np.ndarray]) -> list[Rle]:
     """COCO's run-length encoding of each mask: "size" [H, W] and "counts" (bytes).
 
     Args:
@@ -371,7 +375,7 @@ def encode_masks(masks: Iterable[np.ndarray]) -> list[dict[str, Any]]:
     return [_encode_mask(mask) for mask in masks]
 
 
-def _encode_mask(mask: np.ndarray) -> dict[str, Any]:
+def _encode_mask(mask: np.ndarray) -> Rle:
     """What pycocotools' `encode` gives. Runs go down the columns: only those that the mask touches are read."""
     height, width = mask.shape
     columns = np.flatnonzero(mask.any(axis=0))

@@ -29,6 +29,9 @@ from clipself_seg.files import read_json
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
+JsonObject = dict[str, Any]
+"""An object of a JSON file whose entries have not been checked."""
+ImageId = int | str
 
 # Below this a grid cell or a token has no content; the reference skips such images too.
 MIN_SIDE = 10
@@ -72,7 +75,7 @@ def proposal_records(
 
 
 def proposal_records_of(
-    content: dict[str, Any],
+    content: JsonObject,
     json_file: str | os.PathLike[str],
     image_root: str | os.PathLike[str],
 ) -> list[Record]:
@@ -146,7 +149,7 @@ def panoptic_records(
     return labelled
 
 
-def read_coco_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_coco_json(path: str | os.PathLike[str]) -> JsonObject:
     """Content of an annotation file, a JSON object.
 
     Raises:
@@ -158,7 +161,7 @@ def read_coco_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     return content
 
 
-def coco_info(content: dict[str, Any]) -> dict[str, Any]:
+def coco_info(content: JsonObject) -> JsonObject:
     """What an annotation file says of itself; empty where that is no object.
 
     Args:
@@ -168,9 +171,7 @@ def coco_info(content: dict[str, Any]) -> dict[str, Any]:
     return info if isinstance(info, dict) else {}
 
 
-def coco_list(
-    content: dict[str, Any], key: str, path: str | os.PathLike[str]
-) -> list[dict[str, Any]]:
+def coco_list(content: JsonObject, key: str, path: str | os.PathLike[str]) -> list[JsonObject]:
     """List of an annotation file, such as "images".
 
     Args:
@@ -192,7 +193,7 @@ def coco_list(
 
 
 def listed_records(
-    content: dict[str, Any],
+    content: JsonObject,
     path: str | os.PathLike[str],
     image_root: str | os.PathLike[str],
     min_side: int = MIN_SIDE,
@@ -245,8 +246,8 @@ def require_images(name: str, records: Sequence[Record], advice: str) -> None:
 
 
 def annotated_image(
-    annotation: dict[str, Any], listed: set[Any], path: str | os.PathLike[str]
-) -> Any:
+    annotation: JsonObject, listed: set[ImageId], path: str | os.PathLike[str]
+) -> ImageId:
     """Id of the image that an annotation belongs to.
 
     Args:
@@ -288,7 +289,7 @@ def category_labels(
 
 
 def _image_record(
-    image: dict[str, Any],
+    image: JsonObject,
     path: str | os.PathLike[str],
     image_root: str | os.PathLike[str],
 ) -> Record:
@@ -310,8 +311,8 @@ def _image_record(
     return record
 
 
-def _check_unique(image_ids: Iterable[Any], path: str | os.PathLike[str]) -> None:
-    listed: set[Any] = set()
+def _check_unique(image_ids: Iterable[ImageId], path: str | os.PathLike[str]) -> None:
+    listed: set[ImageId] = set()
     for image_id in image_ids:
         if image_id in listed:
             raise InputError(f"{path}: image id {image_id} is listed twice: ids must be unique")
@@ -324,10 +325,10 @@ def _large_enough(record: Record, min_side: int) -> bool:
 
 
 def _boxes_by_image(
-    annotations: list[dict[str, Any]], listed: set[Any], path: str | os.PathLike[str]
-) -> dict[Any, tuple[np.ndarray, np.ndarray]]:
+    annotations: list[JsonObject], listed: set[ImageId], path: str | os.PathLike[str]
+) -> dict[ImageId, tuple[np.ndarray, np.ndarray]]:
     """Checked XYXY boxes of each image by its id, and their areas as stated."""
-    grouped: dict[Any, list[Any]] = {}
+    grouped: dict[ImageId, list[Any]] = {}
     for annotation in annotations:
         image_id = annotated_image(annotation, listed, path)
         grouped.setdefault(image_id, []).append(annotation.get("bbox"))
@@ -337,7 +338,7 @@ def _boxes_by_image(
     }
 
 
-def _xyxy(boxes_xywh: list[Any], image_id: Any, path: str | os.PathLike[str]) -> np.ndarray:
+def _xyxy(boxes_xywh: list[Any], image_id: ImageId, path: str | os.PathLike[str]) -> np.ndarray:
     boxes = _xywh(boxes_xywh)
     if boxes is None:
         wrong = next((box for box in boxes_xywh if _xywh([box]) is None), boxes_xywh)
@@ -349,7 +350,7 @@ def _xyxy(boxes_xywh: list[Any], image_id: Any, path: str | os.PathLike[str]) ->
     return boxes.astype(np.float32)
 
 
-def _xywh(boxes: list[Any]) -> np.ndarray | None:
+def _xywh(boxes: list[object]) -> np.ndarray | None:
     """Boxes (n, 4) float64, of whatever JSON has in their place; None for anything else than boxes."""
     try:
         given = np.array(boxes).reshape(len(boxes), 4)
@@ -363,7 +364,7 @@ def _xywh(boxes: list[Any]) -> np.ndarray | None:
 
 
 def _check_segments(
-    annotation: dict[str, Any], image_id: Any, path: str | os.PathLike[str]
+    annotation: JsonObject, image_id: ImageId, path: str | os.PathLike[str]
 ) -> None:
     segments = annotation.get("segments_info")
     if not isinstance(segments, list) or not isinstance(annotation.get("file_name"), str):
@@ -402,7 +403,7 @@ class RegionText(NamedTuple):
 
 
 def read_region_text(
-    content: dict[str, Any],
+    content: JsonObject,
     json_file: str | os.PathLike[str],
     image_root: str | os.PathLike[str],
 ) -> RegionText:
@@ -419,7 +420,7 @@ def read_region_text(
     """
     nouns = _nouns(content, json_file)
     records = proposal_records_of(content, json_file, image_root)
-    ids: dict[Any, list[Any]] = {}
+    ids: dict[ImageId, list[object]] = {}
     for annotation in content["annotations"]:
         ids.setdefault(annotation["image_id"], []).append(annotation.get("category_id"))
     captions = {image["id"]: image.get("captions", []) for image in content["images"]}
@@ -435,7 +436,7 @@ def read_region_text(
     return RegionText(labelled, tuple(nouns.values()))
 
 
-def _nouns(content: dict[str, Any], path: str | os.PathLike[str]) -> dict[int, str]:
+def _nouns(content: JsonObject, path: str | os.PathLike[str]) -> dict[int, str]:
     """Names of categories by id, in ascending order of ids."""
     nouns: dict[int, str] = {}
     names: set[str] = set()
@@ -456,7 +457,9 @@ def _nouns(content: dict[str, Any], path: str | os.PathLike[str]) -> dict[int, s
     return dict(sorted(nouns.items()))
 
 
-def _labels(ids: list[Any], index_of: dict[int, int], path: str | os.PathLike[str]) -> np.ndarray:
+def _labels(
+    ids: list[object], index_of: dict[int, int], path: str | os.PathLike[str]
+) -> np.ndarray:
     wrong = [number for number in ids if not isinstance(number, int)]
     if wrong:
         raise InputError(
@@ -466,7 +469,7 @@ def _labels(ids: list[Any], index_of: dict[int, int], path: str | os.PathLike[st
     return category_labels(np.array(ids), index_of, path)
 
 
-def _texts(captions: Any, image_id: Any, path: str | os.PathLike[str]) -> list[str]:
+def _texts(captions: object, image_id: ImageId, path: str | os.PathLike[str]) -> list[str]:
     if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
         raise InputError(
             f'{path}: image {image_id} has the "captions" {reprlib.repr(captions)}: give a list of '

@@ -9,7 +9,7 @@ are rules of the reference evaluation.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from clipself_seg.data.images import MAX_PIXELS
 from clipself_seg.data.masks import disagreement, read_panoptic_ids
+from clipself_seg.data.records import JsonObject, Record
 from clipself_seg.errors import InputError
 
 GridRule = Literal["aspect", "all"]
@@ -190,7 +191,7 @@ class Segments(NamedTuple):
 
 
 def read_segments(
-    record: dict[str, Any], thing_ids: frozenset[int], max_pixels: int = MAX_PIXELS
+    record: Record, thing_ids: frozenset[int], max_pixels: int = MAX_PIXELS
 ) -> Segments:
     """Read and check the segments of one record of `records.panoptic_records`.
 
@@ -219,7 +220,7 @@ def read_segments(
     return Segments(ids, *(values[keep] for values in segments[1:]))
 
 
-def _check_boxes(segments: Segments, record: dict[str, Any]) -> None:
+def _check_boxes(segments: Segments, record: Record) -> None:
     """Refuse boxes that reach more than a pixel, for rounding, beyond the image."""
     height, width = segments.ids.shape
     outside = (segments.boxes < -1) | (segments.boxes > np.array([width, height] * 2) + 1)
@@ -231,7 +232,7 @@ def _check_boxes(segments: Segments, record: dict[str, Any]) -> None:
         )
 
 
-def _box(info: dict[str, Any], ids: np.ndarray, thing_ids: frozenset[int]) -> np.ndarray:
+def _box(info: JsonObject, ids: np.ndarray, thing_ids: frozenset[int]) -> np.ndarray:
     if info["category_id"] in thing_ids:
         x, y, width, height = info["bbox"]
         return np.array([x, y, x + width, y + height], dtype=np.float64)

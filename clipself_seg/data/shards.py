@@ -18,7 +18,7 @@ import logging
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -293,7 +293,7 @@ class ShardStream:
         self.unusable = 0
         self._positions: dict[int, Position] = {}
         # Number of steps done -> state, of the latest step and in front of it.
-        self._states: dict[int, dict[str, Any]] = {}
+        self._states: dict[int, dict[str, object]] = {}
 
     def batches(
         self, mapper: Mapper, steps: range, *, rank: int, processes: int, workers: int
@@ -335,7 +335,7 @@ class ShardStream:
         each = self.lanes // processes
         return range(rank * each, (rank + 1) * each)
 
-    def lane(self, number: int) -> Iterator[Drawn]:
+    def lane(self, number: int) -> Generator[Drawn, None, None]:
         """The images of a lane from its position on, without end.
 
         Args:
@@ -376,7 +376,7 @@ class ShardStream:
             if self.unusable == MOST_NAMED:
                 logger.warning("further images that cannot be used are counted, and not named")
 
-    def state(self, done: int) -> dict[str, Any]:
+    def state(self, done: int) -> dict[str, object]:
         """How far the lanes of this process have come, for `load_states`, as JSON has it.
 
         Args:
@@ -385,7 +385,7 @@ class ShardStream:
         """
         return self._states[done]
 
-    def _state(self, lanes: range) -> dict[str, Any]:
+    def _state(self, lanes: range) -> dict[str, object]:
         positions = {str(n): list(self._positions[n]) for n in lanes if n in self._positions}
         return {"positions": positions, "unusable": self.unusable}
 
@@ -442,7 +442,7 @@ class _LaneSampler:
                 ]
 
 
-def _closing(stream: ShardStream, lane: int) -> Any:
+def _closing(stream: ShardStream, lane: int) -> contextlib.closing[Generator[Drawn, None, None]]:
     """A lane that is closed with its file or command."""
     return contextlib.closing(stream.lane(lane))
 

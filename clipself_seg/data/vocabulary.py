@@ -14,7 +14,7 @@ import os
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -265,7 +265,7 @@ def _read_text(path: Path) -> list[str]:
     return [word for line in lines if line for word in line.split(",")]
 
 
-def _entries(classes: Names) -> list[dict[str, Any]]:
+def _entries(classes: Names) -> list[dict[str, object]]:
     """Classes as files have them, of names alone."""
     return [{"names": list(names)} for names in classes]
 
@@ -311,7 +311,7 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
     return parse_vocabulary(content, origin=str(path))
 
 
-def parse_vocabulary(content: Any, origin: str) -> Vocabulary:
+def parse_vocabulary(content: object, origin: str) -> Vocabulary:
     """The vocabulary of a JSON file's content, see `load_vocabulary`; `origin` is what a message calls it."""
     if not isinstance(content, dict) or not isinstance(content.get("classes"), list):
         raise InputError(
@@ -339,7 +339,7 @@ def parse_vocabulary(content: Any, origin: str) -> Vocabulary:
     return Vocabulary(name=name, classes=tuple(classes), about=content.get("about", ""))
 
 
-def _parse_class(entry: Any, index: int, origin: str) -> VocabularyClass:
+def _parse_class(entry: object, index: int, origin: str) -> VocabularyClass:
     if not isinstance(entry, dict):
         raise InputError(
             f'{origin}: expected an object like {{"names": ["dog"]}}, got {reprlib.repr(entry)}'
@@ -369,7 +369,7 @@ def _parse_class(entry: Any, index: int, origin: str) -> VocabularyClass:
     return VocabularyClass(names=tuple(names), **fields)
 
 
-def _check_keys(content: dict[str, Any], known: Iterable[str], origin: str) -> None:
+def _check_keys(content: Mapping[str, object], known: Iterable[str], origin: str) -> None:
     for key in content:
         if key not in known:
             raise InputError(f'{origin}: unknown key "{key}": {nearest(key, known)}')

@@ -8,7 +8,7 @@ n objects. Boxes are XYXY in pixels, float32 as in the official code.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -152,7 +152,7 @@ class DetectionTrainMapper:
         self.max_pixels = max_pixels
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, *, seed: int, masks: bool = False) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, *, seed: int, masks: bool = False) -> dict[str, object]:
         """Read INPUT.DETECTION; the seed, and whether the model has masks, come from the caller."""
         given = cfg.INPUT.DETECTION
         return _from_config(cfg) | {
@@ -279,7 +279,7 @@ class DetectionTestMapper:
         self.max_pixels = max_pixels
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         """Read INPUT.DETECTION and MAX_PIXELS."""
         return _from_config(cfg)
 
@@ -316,7 +316,7 @@ class DetectionTestMapper:
         }
 
 
-def _from_config(cfg: CfgNode) -> dict[str, Any]:
+def _from_config(cfg: CfgNode) -> dict[str, object]:
     """What training and evaluation have in common."""
     require_rgb(cfg.INPUT.FORMAT)
     return {

@@ -11,7 +11,7 @@ Legend: S side of the padded square, S0 side of a teacher crop, n regions. "Rela
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -97,7 +97,7 @@ class DistillMapper:
         self.max_pixels = max_pixels
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, *, crop_size: int, seed: int) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, *, crop_size: int, seed: int) -> dict[str, object]:
         """Read INPUT.REGIONS and INPUT.MAX_PIXELS; the teacher's input side and the seed come from the caller."""
         regions = cfg.INPUT.REGIONS
         return {
@@ -217,7 +217,7 @@ class RegionTextMapper:
         self.max_pixels = max_pixels
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, *, crop_size: int, seed: int) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, *, crop_size: int, seed: int) -> dict[str, object]:
         """Read INPUT.REGIONS, INPUT.MAX_PIXELS and MODEL.CLIPSELF.TEXTS.LOSS."""
         regions = cfg.INPUT.REGIONS
         return {
@@ -299,7 +299,7 @@ class CaptionMapper:
         self.max_pixels = max_pixels
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, *, seed: int) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, *, seed: int) -> dict[str, object]:
         """Read INPUT; the seed comes from the caller."""
         return {
             "student_size": cfg.INPUT.REGIONS.STUDENT_SIZE,

@@ -6,8 +6,6 @@ training crop in pixels, T the number of its segments.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
@@ -82,7 +80,7 @@ class PanopticTrainMapper:
         ]
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, *, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, *, seed: int, vocabulary: Vocabulary) -> dict[str, object]:
         """Read INPUT, and from MODEL.MASK_GENERATOR whether captions are trained on."""
         require_rgb(cfg.INPUT.FORMAT)
         generator = cfg.MODEL.MASK_GENERATOR
@@ -168,7 +166,7 @@ class PanopticTestMapper(SemSegTestMapper):
     """`SemSegTestMapper` that adds given masks where MODEL.MASK_GENERATOR.SOURCE is ``masks``."""
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         """Read INPUT as `SemSegTestMapper`, and MODEL.MASK_GENERATOR."""
         chosen = cfg.MODEL.MASK_GENERATOR
         given = chosen.SOURCE == "masks" and chosen.OUTPUTS

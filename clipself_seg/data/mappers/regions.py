@@ -8,7 +8,6 @@ Legend: S side of the padded square, S0 side of a crop, n regions, h w tokens al
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +64,7 @@ class RegionMapper:
     @classmethod
     def from_config(
         cls, cfg: CfgNode, *, image_size: int, crop_size: int, stride: int, vocabulary: Vocabulary
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         """Read TEST.REGIONS and INPUT.MAX_PIXELS; sizes, stride and vocabulary come from the caller."""
         return {
             "image_size": image_size,

@@ -8,7 +8,6 @@ the seed and the draw number alone. S is the side of a training crop in pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +83,9 @@ class SemSegTrainMapper:
         self.pad_to = pad_to
         self.max_pixels = max_pixels
         self.narrow = max(num_classes - 1, ignore_label) <= 255
-        self.augmentations: list[Any] = [ResizeShortestEdge(list(min_sizes), max_size, sampling)]
+        self.augmentations: list[T.Augmentation] = [
+            ResizeShortestEdge(list(min_sizes), max_size, sampling)
+        ]
         if crop is not None:
             self.augmentations.append(
                 T.RandomCrop_CategoryAreaConstraint(*crop, max_category_area, ignore_label)
@@ -96,7 +97,7 @@ class SemSegTrainMapper:
     @classmethod
     def from_config(
         cls, cfg: CfgNode, *, seed: int, num_classes: int, ignore_label: int
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         """Read INPUT; the seed and the meaning of the labels come from the caller."""
         given = cfg.INPUT
         require_rgb(given.FORMAT)
@@ -189,7 +190,7 @@ class SemSegTestMapper:
         self.resize = ResizeShortestEdge(min_size, max_size, "choice")
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         """Read INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST and MAX_PIXELS, and MODEL.ZERO_SHOT.MASKS."""
         require_rgb(cfg.INPUT.FORMAT)
         masks = cfg.MODEL.ZERO_SHOT.MASKS

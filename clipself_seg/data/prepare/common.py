@@ -11,7 +11,7 @@ import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -243,7 +243,9 @@ def _convert_files(
     return Prepared(folder, sum(done), len(jobs) - len(todo), len(done) - sum(done))
 
 
-def lookup_table(index_of: Mapping[int, int], size: int, other: int, dtype: Any) -> np.ndarray:
+def lookup_table(
+    index_of: Mapping[int, int], size: int, other: int, dtype: type[np.integer]
+) -> np.ndarray:
     """Array (size,) of `dtype` with the index of each value, and `other` for values without one."""
     table = np.full(size, other, dtype)
     table[list(index_of)] = list(index_of.values())

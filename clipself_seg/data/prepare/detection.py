@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import NamedTuple, TextIO
 
 import numpy as np
 from tqdm import tqdm
@@ -18,6 +18,7 @@ from clipself_seg.data.datasets.table import COCO, LVIS, OBJECTS365, DataRoot
 from clipself_seg.data.instances import category_counts, category_indices, category_names
 from clipself_seg.data.prepare.common import Options, Prepared, preparation, require, written_whole
 from clipself_seg.data.records import (
+    JsonObject,
     annotated_image,
     category_labels,
     coco_list,
@@ -30,7 +31,6 @@ from clipself_seg.files import alone_in, remove_leftovers
 
 logger = logging.getLogger(__name__)
 
-Content = dict[str, Any]
 AT_ONCE = 10_000
 """Number of entries of a list that are written together."""
 
@@ -66,7 +66,7 @@ class Rewriting(NamedTuple):
     source: Path
     target: Path
     archive: DataRoot
-    change: Callable[[Content, Path], list[Count]]
+    change: Callable[[JsonObject, Path], list[Count]]
 
 
 def rewrite(job: Rewriting, options: Options) -> Prepared:
@@ -95,7 +95,7 @@ def rewrite(job: Rewriting, options: Options) -> Prepared:
     return Prepared(job.target, 1, 0, left_out, tuple(map(str, counts)))
 
 
-def _write(path: Path, content: Content) -> None:
+def _write(path: Path, content: JsonObject) -> None:
     total = sum(len(value) for value in content.values() if isinstance(value, list))
     with (
         tqdm(total=total, desc=path.name, unit="entry") as progress,
@@ -111,7 +111,7 @@ def _write(path: Path, content: Content) -> None:
         file.write("}")
 
 
-def _write_list(file: TextIO, values: list[Any], progress: tqdm) -> None:
+def _write_list(file: TextIO, values: list[object], progress: tqdm) -> None:
     # In pieces: the text of the whole list would take as much memory again as the list.
     file.write("[")
     for start in range(0, len(values), AT_ONCE):
@@ -155,7 +155,7 @@ def prepare_ov_coco(options: Options, splits: Sequence[str] = tuple(TARGETS)) ->
     ]
 
 
-def keep_base(content: Content, source: Path) -> list[Count]:
+def keep_base(content: JsonObject, source: Path) -> list[Count]:
     """Keep the annotations of the base classes, and count images and objects."""
     vocabulary = load_vocabulary("ov_coco_65")
     base, _ = _ids(vocabulary)
@@ -167,7 +167,7 @@ def keep_base(content: Content, source: Path) -> list[Count]:
     ]
 
 
-def keep_all(content: Content, source: Path) -> list[Count]:
+def keep_all(content: JsonObject, source: Path) -> list[Count]:
     """Keep the annotations of base and novel classes, and count images and objects."""
     vocabulary = load_vocabulary("ov_coco_65")
     base, novel = _ids(vocabulary)
@@ -186,7 +186,7 @@ def _ids(vocabulary: Vocabulary) -> tuple[set[int], set[int]]:
     return base, set(vocabulary.dataset_id_to_index) - base
 
 
-def _keep(content: Content, wanted: set[int], vocabulary: Vocabulary, source: Path) -> None:
+def _keep(content: JsonObject, wanted: set[int], vocabulary: Vocabulary, source: Path) -> None:
     """Keep annotations of some categories, images that have one, and the categories of the vocabulary."""
     names = category_names(content, source)
     for entry in vocabulary.classes:
@@ -221,7 +221,7 @@ def prepare_ov_lvis(options: Options) -> list[Prepared]:
     return [rewrite(Rewriting(folder / "lvis_v1_train.json", target, LVIS, drop_rare), options)]
 
 
-def drop_rare(content: Content, source: Path) -> list[Count]:
+def drop_rare(content: JsonObject, source: Path) -> list[Count]:
     """Take the annotations of rare classes out, and count images, categories and annotated classes."""
     vocabulary = load_vocabulary("lvis_v1_1203")
     index_of = vocabulary.dataset_id_to_index
@@ -254,7 +254,7 @@ def prepare_objects365(options: Options) -> list[Prepared]:
     ]
 
 
-def reorder(content: Content, source: Path) -> list[Count]:
+def reorder(content: JsonObject, source: Path) -> list[Count]:
     """Sort the categories by id, once their names are known to be those of the vocabulary."""
     category_indices(content, load_vocabulary("objects365_v1"), source, by_order=True)
     content["categories"] = sorted(content["categories"], key=lambda entry: entry["id"])

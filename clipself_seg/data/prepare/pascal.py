@@ -12,7 +12,6 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pycocotools import mask as rle
@@ -32,6 +31,7 @@ from clipself_seg.data.prepare.common import (
     save_png,
     save_tiff,
 )
+from clipself_seg.data.records import JsonObject
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import read_json
@@ -144,7 +144,7 @@ class JsonJob(MapJob):
     """
 
     size: tuple[int, int]
-    segments: list[tuple[int, dict[str, Any]]]
+    segments: list[tuple[int, JsonObject]]
 
 
 @preparation("pascal_context_59")
@@ -200,7 +200,7 @@ def _json_jobs(path: Path, target: Path) -> list[JsonJob]:
     return jobs
 
 
-def _below(limit: int, value: Any) -> int:
+def _below(limit: int, value: object) -> int:
     if type(value) is not int or not 0 <= value < limit:
         raise ValueError(f"{reprlib.repr(value)} is no whole number below {limit}")
     return value
@@ -214,7 +214,7 @@ def _convert_segments(job: JsonJob) -> bool:
     return True
 
 
-def _mask(job: JsonJob, segment: Any) -> np.ndarray:
+def _mask(job: JsonJob, segment: object) -> np.ndarray:
     """Mask of a segment, (H, W) bool."""
     stem = job.target.stem
     try:

@@ -4,7 +4,7 @@
     with HostSyncs() as syncs:
         losses = model(samples)
         sum(losses.values()).backward()
-    syncs.expect({"clipself_seg/heads/panoptic/matching.py assign": 1})
+    syncs.expect({"clipself_seg/heads/panoptic/mask_losses.py assign": 1})
 
 Tensors of the model compute on the CPU, with the numbers of the CPU, but say that they lie on another device
 (`ACCELERATOR` of tools/bench/accelerator.py), so that copies to it and from it are seen, and tensors on the

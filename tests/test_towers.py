@@ -14,7 +14,7 @@ from clipself_seg.clip import load_clip
 from clipself_seg.config import READOUTS, load_config
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
-from clipself_seg.heads.zero_shot.windows import StridedWindows
+from clipself_seg.heads.windows import StridedWindows
 from clipself_seg.models import CLIPSelf, RegionReader, ZeroShotSegmenter
 from tests.conftest import ROOT
 from tests.small_towers import SMALL, small_towers

@@ -43,9 +43,8 @@ REFERENCE = {
     ),
     "heads": (
         "Mathematics of the heads",
-        "heads.fusion heads.distillation.losses heads.distillation.region_text "
-        "heads.cat_seg.cost_volume heads.cat_seg.cost_aggregator heads.cat_seg.class_maps "
-        "heads.zero_shot.class_scores heads.zero_shot.windows "
+        "heads.fusion heads.distillation heads.class_scores heads.windows "
+        "heads.cat_seg.cost_aggregator heads.cat_seg.outputs "
         "heads.panoptic.clip_branches heads.panoptic.panoptic_merge "
         "heads.panoptic.generator "
         "heads.fvit.boxes heads.fvit.pyramid heads.fvit.rpn heads.fvit.roi_heads",

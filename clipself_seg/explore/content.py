@@ -24,7 +24,7 @@ from clipself_seg.clip.model import whole_image_features
 from clipself_seg.data.images import fit_size
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.heads.panoptic.mask_pieces import resize_masks
+from clipself_seg.heads.panoptic.panoptic_merge import resize_masks
 from clipself_seg.models.region_reader import check_size
 from clipself_seg.prediction.panoptic import PanopticPredictor
 from clipself_seg.prediction.predictor import image_sample

@@ -34,7 +34,7 @@ from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.heads.distillation.losses import Average
+from clipself_seg.heads.distillation import Average
 from clipself_seg.models.distillation.objectives import CropDistillation, Objective, build_objective
 from clipself_seg.models.distillation.step import IMAGE, Step
 from clipself_seg.models.frozen_clip import load_model_state

@@ -58,7 +58,7 @@ from clipself_seg.files import (
     remove_leftovers,
     write_json,
 )
-from clipself_seg.heads.distillation.region_text import noun_logits, pseudo_labels
+from clipself_seg.heads.distillation import noun_logits, pseudo_labels
 from clipself_seg.prediction.journal import Json, require_same
 from clipself_seg.prediction.predictor import require_architecture
 from clipself_seg.prediction.proposals import CocoStream

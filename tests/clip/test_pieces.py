@@ -12,28 +12,29 @@ from bench.launches import Launches
 from clipself_seg.clip import layers, runtime
 from clipself_seg.clip.layers import QuickGELU
 from clipself_seg.clip.runtime import chunk_size
-from clipself_seg.heads.cat_seg import class_aggregation, class_maps
-from clipself_seg.heads.cat_seg.class_aggregation import ClassAggregation
-from clipself_seg.heads.cat_seg.class_maps import best_class, sliding_probabilities
+from clipself_seg.heads.cat_seg import attention, outputs
+from clipself_seg.heads.cat_seg.attention import ClassAggregation
 from clipself_seg.heads.cat_seg.cost_aggregator import (
     AggregatorSizes,
     ClassLogits,
     CostAggregator,
     Guidance,
 )
-from clipself_seg.heads.cat_seg.windows import WindowLayout
+from clipself_seg.heads.cat_seg.outputs import sliding_probabilities
 from clipself_seg.heads.fvit import masks
 from clipself_seg.heads.fvit.masks import MaskHead, paste_masks
 from clipself_seg.heads.fvit.pyramid import FeaturePyramid, TapResizers
-from clipself_seg.heads.panoptic import clip_branches, mask_pieces, panoptic_merge
+from clipself_seg.heads.panoptic import clip_branches, panoptic_merge
 from clipself_seg.heads.panoptic.clip_branches import visible_cells
-from clipself_seg.heads.panoptic.mask_pieces import first_best, resize_masks
 from clipself_seg.heads.panoptic.panoptic_merge import (
     canvas_labels,
+    first_best,
     merge_instances,
     merge_panoptic,
+    resize_masks,
     semantic_labels,
 )
+from clipself_seg.heads.windows import WindowLayout, best_class
 
 GPU = torch.device("cuda")
 
@@ -121,17 +122,17 @@ CASES = {
     "class aggregation": (
         class_aggregation_of,
         (5, 36, 16),
-        (class_aggregation, "VALUES_AT_ONCE"),
+        (attention, "VALUES_AT_ONCE"),
         48,
     ),
-    "aggregator": (aggregator_of, (8, 4, 4), (class_aggregation, "VALUES_AT_ONCE"), 242),
-    "windows": (labels_of_windows, (7, 6, 6), (class_maps, "AT_ONCE"), 39),
-    "first best": (lambda x: first_best(x.clone()), (40, 70), (mask_pieces, "CPU_NUMBERS"), 2),
-    "merge": (merged_from, MASKS, (mask_pieces, "CPU_NUMBERS"), 78),
+    "aggregator": (aggregator_of, (8, 4, 4), (attention, "VALUES_AT_ONCE"), 242),
+    "windows": (labels_of_windows, (7, 6, 6), (outputs, "AT_ONCE"), 39),
+    "first best": (lambda x: first_best(x.clone()), (40, 70), (panoptic_merge, "CPU_NUMBERS"), 2),
+    "merge": (merged_from, MASKS, (panoptic_merge, "CPU_NUMBERS"), 78),
     "resized masks": (
         lambda x: resize_masks(x, *CANVAS),
         MASKS,
-        (mask_pieces, "CANVAS_NUMBERS"),
+        (panoptic_merge, "CANVAS_NUMBERS"),
         3,
     ),
     "labels of resized scores": (

@@ -5,7 +5,7 @@ Formats by where they are read:
     checkpoints/read.py, clip/          weights: .safetensors, .pt (zip), .pth (old pickles), TorchScript archives
     checkpoints/pickles.py              .pkl of Detectron2's backbones
     models/*/weights.py                 checkpoints of CAT-Seg, panoptic models, F-ViT and distillation
-    heads/panoptic/diffusion_features/  Stable Diffusion in one file
+    heads/diffusion/                    Stable Diffusion in one file
     checkpoints/training_state.py       training states, from which a run is resumed
     clip/text_bank.py                   entries of the text cache
     clip/tokenizers.py                  tokenizer.json

@@ -64,7 +64,7 @@ def boxes(with_masks):
 
 CHECKPOINTING = ("MODEL.CAT_SEG.CHECKPOINTING", True, "MODEL.CLIP.CHECKPOINTING", True)
 # The assignment of queries to targets is solved on the CPU: the costs of all layers and images go there once.
-MATCHING = {"heads/panoptic/matching.py match_queries": 1}
+MATCHING = {"heads/panoptic/mask_losses.py match_queries": 1}
 DETECTION = {
     # Which anchors and RoIs a loss sees is drawn on the CPU, as on every device: one copy of all images for each.
     "heads/fvit/boxes.py sample_boxes": 2,

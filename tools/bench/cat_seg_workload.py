@@ -24,14 +24,14 @@ from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.heads.cat_seg.class_maps import all_scores, sliding_probabilities
 from clipself_seg.heads.cat_seg.cost_aggregator import (
     AggregatorSizes,
     ClassLogits,
     CostAggregator,
     Guidance,
 )
-from clipself_seg.heads.cat_seg.windows import resize
+from clipself_seg.heads.cat_seg.outputs import sliding_probabilities
+from clipself_seg.heads.windows import all_scores, resize
 from clipself_seg.models import CATSeg
 from clipself_seg.models.parameter_groups import matrices_and_vectors
 from clipself_seg.tables.flops import step_flops, text_flops

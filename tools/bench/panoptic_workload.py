@@ -31,12 +31,11 @@ from clipself_seg.clip.runtime import without_values
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
+from clipself_seg.heads.class_scores import class_logits
 from clipself_seg.heads.fusion import fuse_scores
-from clipself_seg.heads.panoptic.class_logits import class_logits
 from clipself_seg.heads.panoptic.clip_branches import CELLS, DensePooling, MaskedAttention
 from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator
-from clipself_seg.heads.panoptic.mask_pieces import resize_masks
-from clipself_seg.heads.panoptic.panoptic_merge import merge_panoptic
+from clipself_seg.heads.panoptic.panoptic_merge import merge_panoptic, resize_masks
 from clipself_seg.heads.panoptic.pixel_decoder import STRIDES
 from clipself_seg.heads.panoptic.query_decoder import QueryPrediction
 from clipself_seg.tables.flops import tower_flops

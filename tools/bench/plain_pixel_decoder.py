@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.heads.panoptic.deformable_attention import DeformableAttention
-from clipself_seg.heads.panoptic.level_samples import Grids
 from clipself_seg.heads.panoptic.pixel_decoder import (
     ENCODED,
     FINEST,
+    DeformableAttention,
+    Grids,
     PixelDecoder,
     cell_centres,
     sine_positions,

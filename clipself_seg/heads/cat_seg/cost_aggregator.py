@@ -1,11 +1,12 @@
 """CAT-Seg's aggregator: a cost volume, refined over space and over classes, decoded to logits.
 
-(CAT-Seg, arXiv 2303.11797, section 3.) Classes are the batch, of one image or view at a time. On
-the CPU classes pass in groups that are small enough for its cache; without gradients the memory for
-what is made of them does not grow with their number then. On a GPU they pass together, without gradients
-as many as memory allows, and those of several images too.
+(CAT-Seg, arXiv 2303.11797, section 3.) Classes are the batch, of one image or view at a time. On the CPU classes
+pass in groups that are small enough for its cache; without gradients the memory for what is made of them does not
+grow with their number then. On a GPU they pass together, without gradients as many as memory allows, and those of
+several images too.
 
-Shapes: V views or images, T classes, P prompts of a class, E embedding, N = h * w cells, C channels, K classes kept.
+Shapes: V views or images, T classes, P prompts of a class, E embedding, N = h * w cells, C channels, K classes
+    kept.
 """
 
 from __future__ import annotations
@@ -21,9 +22,32 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from clipself_seg.clip.runtime import chunk_size, require_compiler
-from clipself_seg.heads.cat_seg.class_aggregation import COPIES, ClassAggregation
-from clipself_seg.heads.cat_seg.cost_volume import best_classes, cosine_cost, text_direction
-from clipself_seg.heads.cat_seg.spatial_aggregation import SpatialAggregation
+from clipself_seg.heads.cat_seg.attention import COPIES, ClassAggregation, SpatialAggregation
+from clipself_seg.heads.class_scores import cosine_cost
+
+LEFT_OUT = -100.0  # logit of the classes that are not among the best
+CACHED_VALUES = 4 * 24 * 24 * 128  # of the cost volume: four classes of the published models
+
+
+def best_classes(cost_PThw: Tensor, count: int) -> Tensor | None:
+    """Indices (count,), ascending, of the classes whose highest cost in the image is highest.
+
+    Args:
+        cost_PThw: cosines.
+        count: number of classes to keep; 0 keeps all.
+
+    Returns:
+        None if all classes are kept.
+    """
+    if not count or cost_PThw.shape[1] <= count:
+        return None
+    peaks_T = cost_PThw.amax(dim=(0, 2, 3))
+    return torch.topk(peaks_T, count, sorted=False).indices.sort().values
+
+
+def text_direction(text_TPE: Tensor) -> Tensor:
+    """Mean embedding of the prompts of each class, scaled to unit length, (T, E)."""
+    return F.normalize(text_TPE.mean(dim=1), dim=-1)
 
 
 class DoubleConv(nn.Module):
@@ -130,10 +154,6 @@ def _around_corners(corners: Tensor) -> Tensor:
     pixels = parts.transpose(2, 3).reshape(count, 2 * rows, 2 * columns, -1)
     # Corners on the border have pixels outside of the map.
     return pixels[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
-
-
-LEFT_OUT = -100.0  # logit of the classes that are not among the best
-CACHED_VALUES = 4 * 24 * 24 * 128  # of the cost volume: four classes of the published models
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,11 @@
 """Feature maps of Stable Diffusion conditioned on CLIP's image embeddings (ODISE, arXiv 2303.04803).
 
-Shapes: B images, n crops of an image, H x W pixels of the canvas, S side of a crop in pixels.
+ODISE's implicit captioner (section 3.2) turns CLIP's embedding of a crop into a text prompt; the taps of the crops
+are projected, and joined to maps of the canvas.
+
+Shapes: B images, or crops where a prompt is made of one; n crops of an image, H x W pixels of the canvas, S side
+    of a crop in pixels, E width of CLIP's embedding, T tokens and C width of a prompt, D width of the time
+    embedding.
 """
 
 from __future__ import annotations
@@ -17,10 +22,13 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip.runtime import normal_parameter
 from clipself_seg.errors import InputError
-from clipself_seg.heads.diffusion.captioner import ImplicitCaptioner, embed_crops
-from clipself_seg.heads.diffusion.networks import StableDiffusionSizes
-from clipself_seg.heads.diffusion.stable_diffusion import StableDiffusion
+from clipself_seg.heads.diffusion.stable_diffusion import (
+    TOKENS,
+    StableDiffusion,
+    StableDiffusionSizes,
+)
 from clipself_seg.heads.diffusion.weights import load_stable_diffusion
 from clipself_seg.heads.panoptic.pixel_decoder import STRIDES, NormedConv
 
@@ -29,6 +37,71 @@ HIDDEN = 128  # channels inside a residual block
 # The map that each tap is added to: encoder (2), U-Net (4), decoder (2). The first tap of the U-Net
 # has a stride of 64 and is enlarged.
 TAP_MAPS = ("s2", "s3", "s5", "s5", "s4", "s3", "s3", "s2")
+Corner = tuple[int, int]
+DIVISIBILITY = 64  # the U-Net's coarsest level has a stride of 64 pixels
+
+
+class PositionalLinear(nn.Module):
+    """One linear layer, whose output gets a learned vector for each position."""
+
+    def __init__(self, width_in: int, width_out: int, positions: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width_in, width_out)
+        self.positional_embedding = normal_parameter(1, positions, width_out, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transforms (B, width_in) into (B, positions, width_out)."""
+        return self.linear(x)[:, None] + self.positional_embedding
+
+
+class ImplicitCaptioner(nn.Module):
+    """Turns image embeddings into the diffusion model's conditions: a prompt and a term of the time.
+
+    Both are gated by the tanh of a factor that starts at 0, so training starts with the empty prompt.
+    Parameter names are those of ODISE's checkpoints below ``backbone.feature_extractor.``.
+    """
+
+    def __init__(self, *, clip_width: int, text_width: int, time_width: int) -> None:
+        """
+        Args:
+            clip_width: width E of CLIP's embedding.
+            text_width: width C of a prompt.
+            time_width: width D of the time embedding.
+        """
+        super().__init__()
+        self.clip_project = PositionalLinear(clip_width, text_width, TOKENS)
+        self.alpha_cond = nn.Parameter(torch.zeros(1, TOKENS, text_width))
+        self.time_embed_project = PositionalLinear(clip_width, time_width, 1)
+        self.alpha_cond_time_embed = nn.Parameter(torch.zeros(time_width))
+
+    def forward(self, image_BE: Tensor, empty_1TC: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompts (B, T, C) and terms of the time embedding (B, D).
+
+        Args:
+            image_BE: CLIP's image embeddings, not normalised.
+            empty_1TC: encoded empty prompt.
+        """
+        prompt_BTC = empty_1TC + self.alpha_cond.tanh() * self.clip_project(image_BE)
+        time_BD = self.alpha_cond_time_embed.tanh() * self.time_embed_project(image_BE)[:, 0]
+        return prompt_BTC, time_BD
+
+
+@torch.no_grad()
+def embed_crops(clip: DenseCLIP, crops: Tensor, antialias: bool = False) -> Tensor:
+    """Image embeddings (B, E), not normalised, of square crops (B, 3, S, S), RGB in [0, 1].
+
+    This is CLIP's own preprocessing on tensors. Its centre crop changes nothing of a square, and
+    bicubic values outside of [0, 1] stay, as they do in torchvision.
+
+    Args:
+        clip: CLIP whose image tower embeds the crops.
+        crops: square crops of any size.
+        antialias: whether crops are smoothed before they are made smaller.
+    """
+    size = (clip.image_size, clip.image_size)
+    if tuple(crops.shape[-2:]) != size:
+        crops = F.interpolate(crops, size, mode="bicubic", align_corners=False, antialias=antialias)
+    return clip.visual(clip.normalise(crops)).float()
 
 
 class Bottleneck(nn.Module):
@@ -79,9 +152,6 @@ def project_taps(
         projected = projection(tap)
         maps[name] = maps[name] + projected if name in maps else projected
     return {name: maps[name] for name in STRIDES}
-
-
-Corner = tuple[int, int]
 
 
 def crop_corners(height: int, width: int, side: int) -> list[Corner]:
@@ -140,9 +210,6 @@ def join_crops(
         total[:, :, cells[0], cells[1]] += maps_BnChw[:, index]
         counts[cells] += 1
     return total / counts
-
-
-DIVISIBILITY = 64  # the U-Net's coarsest level has a stride of 64 pixels
 
 
 class DiffusionFeatures(nn.Module):

@@ -19,14 +19,14 @@ from clipself_seg.clip.layers import ResidualBlock
 from clipself_seg.clip.runtime import without_values
 from clipself_seg.clip.weights import NO_WEIGHTS, LoadReport
 from clipself_seg.errors import InputError
-from clipself_seg.heads.diffusion.captioner import TOKENS
-from clipself_seg.heads.diffusion.networks import (
+from clipself_seg.heads.diffusion.stable_diffusion import (
     SMALL,
+    TOKENS,
+    StableDiffusion,
     StableDiffusionSizes,
     build_unet,
     build_vae,
 )
-from clipself_seg.heads.diffusion.stable_diffusion import StableDiffusion
 
 LEVELS = 4  # levels of the autoencoder and of the U-Net
 PER_LEVEL = 3  # blocks of a level of the U-Net, including the one that halves the size

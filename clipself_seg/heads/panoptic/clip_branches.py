@@ -1,10 +1,10 @@
 """CLIP's class scores for the masks of a generator: one embedding a mask, compared with the texts.
 
-There are three readouts of a mask: `MaskedAttention` is ODISE's, `DensePooling` replaces it for a CLIP
-with good dense features (CLIPSelf, Table 6), `BackbonePooling` is FC-CLIP's, whose CLIP is the generator's backbone.
+There are three readouts of a mask: `MaskedAttention` is ODISE's, `DensePooling` replaces it for a CLIP with good
+dense features (CLIPSelf, Table 6), `BackbonePooling` is FC-CLIP's, whose CLIP is the generator's backbone.
 
-Shapes: Q queries, S texts, K classes, E embedding width, D channels of CLIP's last stage, h x w cells of CLIP's grid,
-m x n pixels of a mask.
+Shapes: Q queries, S texts, K classes, E embedding width, D channels of CLIP's last stage, h x w cells of CLIP's
+    grid, m x n pixels of a mask.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.runtime import chunk_size, constant, on_cpu
 from clipself_seg.data.images import fit_size
 from clipself_seg.errors import InputError, nearest
-from clipself_seg.heads.panoptic.class_logits import class_logits
+from clipself_seg.heads.class_scores import class_logits
 
 BINARISATIONS = ("any", "centre", "centre_or_any")
 MASKS_AT_ONCE = 16  # masks whose logits are in memory at CLIP's full input size, on a CPU
+ASPECTS = ("square", "pad")
+INTERPOLATIONS = ("bilinear", "bicubic")
+CELLS = 64  # cells a side in CLIPSelf's evaluation of masks
 
 
 def visible_cells(
@@ -125,11 +128,6 @@ def _resample(logits_Qmn: Tensor, size: tuple[int, int], fraction: tuple[float, 
         padding_mode="border",
         align_corners=False,
     )[0]
-
-
-ASPECTS = ("square", "pad")
-INTERPOLATIONS = ("bilinear", "bicubic")
-CELLS = 64  # cells a side in CLIPSelf's evaluation of masks
 
 
 class ClipBranch(abc.ABC):

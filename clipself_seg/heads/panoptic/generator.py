@@ -3,8 +3,8 @@
 They are one architecture with other scores. ODISE projects masks and CLIP's texts to the width of the generator,
 FC-CLIP (arXiv 2308.02487) projects masks to CLIP's own space, with a learned vector there for void.
 
-Shapes: B images, Q queries, S texts (all synonyms of all classes), K classes, E width of a text
-embedding, C width of the generator.
+Shapes: B images, Q queries, S texts (all synonyms of all classes), K classes, E width of a text embedding, C width
+    of the generator.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from clipself_seg.clip.linear import Linear
 from clipself_seg.errors import InputError, nearest
-from clipself_seg.heads.panoptic.class_logits import class_logits
+from clipself_seg.heads.class_scores import class_logits
 from clipself_seg.heads.panoptic.pixel_decoder import PixelDecoder
 from clipself_seg.heads.panoptic.query_decoder import (
     QueryDecoder,

@@ -1,7 +1,10 @@
-"""The losses of a mask generator (Mask2Former; ODISE's settings).
+"""The losses of a mask generator: of queries matched one to one with targets, and of words of captions.
 
-Shapes: B images, Q queries, K + 1 classes with void last, T targets of an image, n matched masks of
-    a batch, P points, h x w pixels of the predictions, H x W pixels of the targets.
+Matching and losses of masks are Mask2Former's (section 3.3) with ODISE's settings; the grounding loss is that of
+ODISE's caption model.
+
+Shapes: B images, Q queries, K + 1 classes with void last, T targets of an image, n matched masks of a batch, P
+    points, N maps, h x w pixels of the predictions, H x W pixels of the targets, W words of a caption, C channels.
 """
 
 from __future__ import annotations
@@ -9,19 +12,116 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from clipself_seg.clip.runtime import full_precision
-from clipself_seg.heads.panoptic.matching import (
-    Match,
-    TermWeights,
-    match_queries,
-    matching_costs,
-    sample_points,
-)
+from clipself_seg.heads.gathering import of_all_processes
+
+# Indices of queries and of the targets that they are matched with.
+Match = tuple[Tensor, Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class TermWeights:
+    """Weights of classification, mask cross-entropy and dice, in the matching and in the loss."""
+
+    classes: float = 2.0
+    mask: float = 5.0
+    dice: float = 5.0
+
+
+def sample_points(maps_Nhw: Tensor, points_NP2: Tensor) -> Tensor:
+    """Bilinear samples (N, P) of maps at points, float32.
+
+    Args:
+        maps_Nhw: maps of any type, boolean ones included.
+        points_NP2: points (x, y) in [0, 1] relative to the map; (1, P, 2) means the same for all maps.
+    """
+    shape = (len(maps_Nhw), points_NP2.shape[1])
+    if not len(maps_Nhw):
+        return maps_Nhw.new_zeros(shape, dtype=torch.float32)
+    points = 2 * points_NP2.float() - 1
+    # With one set of points, the maps are the channels of one image.
+    maps = maps_Nhw.float()[None] if len(points) == 1 else maps_Nhw.float()[:, None]
+    return F.grid_sample(maps, points[:, None], mode="bilinear", align_corners=False).reshape(shape)
+
+
+def pair_costs(
+    class_logits_QK: Tensor,
+    mask_logits_QP: Tensor,
+    labels_T: Tensor,
+    targets_TP: Tensor,
+    weights: TermWeights,
+) -> Tensor:
+    """Matching cost (Q, T) of every query with every target.
+
+    Args:
+        class_logits_QK: class logits of the queries, void included.
+        mask_logits_QP: mask logits of the queries at points that are the same for all pairs.
+        labels_T: class indices of the targets.
+        targets_TP: target masks at the same points, in [0, 1].
+        weights: weights of the three terms of the cost.
+    """
+    classes_QT = -class_logits_QK.float().softmax(dim=-1)[:, labels_T]
+    logits = mask_logits_QP.float()
+    targets = targets_TP.float()
+    # softplus(x) - x t is the cross-entropy of sigmoid(x) with t.
+    entropy_QT = (F.softplus(logits).sum(dim=1)[:, None] - logits @ targets.T) / logits.shape[1]
+    inside = logits.sigmoid()
+    sums_QT = inside.sum(dim=1)[:, None] + targets.sum(dim=1)
+    dice_QT = 1 - (2 * inside @ targets.T + 1) / (sums_QT + 1)
+    return weights.classes * classes_QT + weights.mask * entropy_QT + weights.dice * dice_QT
+
+
+@torch.no_grad()
+def matching_costs(
+    class_logits_QK: Tensor,
+    mask_logits_Qhw: Tensor,
+    labels_T: Tensor,
+    masks_THW: Tensor,
+    points_1P2: Tensor,
+    weights: TermWeights,
+) -> Tensor:
+    """Costs (Q, T) of every query with every target of an image, finite.
+
+    Args:
+        class_logits_QK: class logits of the queries, void included.
+        mask_logits_Qhw: mask logits of the queries, of any size.
+        labels_T: class indices of the targets.
+        masks_THW: boolean masks of the targets, of any size, over the canvas of the queries' masks.
+        points_1P2: points (x, y) in [0, 1] at which masks are compared, the same for all pairs.
+        weights: weights of the three terms of the cost.
+    """
+    with full_precision(mask_logits_Qhw.device):
+        logits_QP, targets_TP = (sample_points(m, points_1P2) for m in (mask_logits_Qhw, masks_THW))
+        costs = pair_costs(class_logits_QK, logits_QP, labels_T, targets_TP, weights)
+    # With such costs the loss is not finite for any match: the trainer reports it with the images.
+    return costs.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def match_queries(costs: Sequence[Tensor]) -> list[Match]:
+    """For each problem indices of the matched queries and of their targets, two tensors (min(Q, T),).
+
+    Problems are solved on the CPU. All go there in one copy, and their solutions come back in one.
+
+    Args:
+        costs: (Q, T) of each problem, such as of an image and a layer; one at least.
+    """
+    from scipy.optimize import linear_sum_assignment  # half a second, which only training needs
+
+    together = torch.cat([costs_QT.flatten() for costs_QT in costs]).cpu()
+    parts = together.split([costs_QT.numel() for costs_QT in costs])
+    solved = [
+        np.stack(linear_sum_assignment(part.view(costs_QT.shape).numpy()))
+        for part, costs_QT in zip(parts, costs)
+    ]
+    pairs_2n = torch.from_numpy(np.concatenate(solved, axis=1))
+    on_device = pairs_2n.to(costs[0].device, non_blocking=True)
+    return [(one[0], one[1]) for one in on_device.split([pairs.shape[1] for pairs in solved], 1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,3 +339,53 @@ def _sampled(logits_nhw: Tensor, points_nP2: Tensor) -> Tensor:
         return sample_points(logits_nhw, points_nP2)
     # Parameters behind the masks have to get (zero) gradients even if nothing is sampled.
     return logits_nhw.flatten(1)[:, :1].expand(-1, points_nP2.shape[1])
+
+
+def grounding_loss(
+    embeddings_BQC: Tensor, words_BWC: Tensor, valid: Tensor, scale: Tensor
+) -> Tensor:
+    """Mean of two cross-entropies, images against captions and captions against images; a scalar.
+
+    The score of an image and a caption is the mean score of the caption's words; a word's score is
+    the mean of its scaled cosines with all queries of the image, weighted by their softmax. Captions
+    of all processes are negatives, so the loss is the same in each process;
+    `DistributedDataParallel` averages the gradients.
+
+    As in ODISE, a pair whose caption has no words is a negative like any other, and its own two terms
+    are left out. The images' terms are divided by the number of pairs with words, the captions' terms
+    by the number of all pairs.
+
+    Args:
+        embeddings_BQC: embeddings of the queries, of any norm.
+        words_BWC: projected text embeddings, of any norm, of the words of each image's caption; with
+            several processes W is the largest of `caption_lengths`.
+        valid: boolean, on the CPU, False for a caption without words, of the captions of all processes; see
+            `caption_lengths`. Without any valid pair the loss is 0, where ODISE's is NaN.
+        scale: positive scalar that cosines are multiplied by.
+    """
+    with full_precision(embeddings_BQC.device):
+        queries = F.normalize(of_all_processes(embeddings_BQC.float()), dim=-1)
+        words = F.normalize(of_all_processes(words_BWC.float()), dim=-1)
+        if not valid.any():
+            # Zero with a gradient: DistributedDataParallel waits for one of every parameter.
+            return 0.0 * (embeddings_BQC.sum() + words_BWC.sum() + scale)
+        scores_iqjw = scale.float() * torch.einsum("iqc,jwc->iqjw", queries, words)
+        scores_ij = (scores_iqjw.softmax(dim=1) * scores_iqjw).sum(dim=1).mean(dim=-1)
+        # Indices: a mask would make Python wait for the GPU.
+        rows = valid.nonzero()[:, 0].to(scores_ij.device, non_blocking=True)
+        images = -scores_ij.log_softmax(dim=1).diagonal()[rows]
+        captions = -scores_ij.log_softmax(dim=0).diagonal()[rows]
+        return 0.5 * (images.mean() + captions.sum() / len(valid))
+
+
+def caption_lengths(captions: Sequence[Sequence[str]], device: torch.device) -> Tensor:
+    """Number of words of each caption of all processes, int64, on the CPU.
+
+    Args:
+        captions: words of the caption of each image of this process.
+        device: device of the model, through which several processes communicate, and wait for each other.
+    """
+    own = torch.tensor([len(words) for words in captions])
+    if not (dist.is_available() and dist.is_initialized()):
+        return own
+    return of_all_processes(own.to(device, non_blocking=True)).cpu()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from clipself_seg.clip.layers import PackedAttention, merge_heads, split_heads
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.runtime import full_precision
-from clipself_seg.heads.panoptic.class_logits import similarity_scale
+from clipself_seg.heads.class_scores import similarity_scale
 from clipself_seg.heads.panoptic.pixel_decoder import sine_positions
 
 EPS = 1e-8

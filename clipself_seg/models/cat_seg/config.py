@@ -24,7 +24,7 @@ from clipself_seg.config.keys import CLIP_BACKBONE
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes, CostAggregator
-from clipself_seg.heads.cat_seg.windows import WindowLayout
+from clipself_seg.heads.windows import WindowLayout
 from clipself_seg.models.backbone_weights import load_backbone
 
 # Prompt sets by the names of CAT-Seg's MODEL.PROMPT_ENSEMBLE_TYPE.

@@ -35,16 +35,15 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
-from clipself_seg.heads.cat_seg.class_aggregation import COPIES
-from clipself_seg.heads.cat_seg.class_maps import (
-    all_scores,
-    best_class,
+from clipself_seg.heads.cat_seg.attention import COPIES
+from clipself_seg.heads.cat_seg.cost_aggregator import ClassLogits, CostAggregator, Guidance
+from clipself_seg.heads.cat_seg.outputs import (
+    check_labels,
     plain_probabilities,
+    sigmoid_loss,
     sliding_probabilities,
 )
-from clipself_seg.heads.cat_seg.cost_aggregator import ClassLogits, CostAggregator, Guidance
-from clipself_seg.heads.cat_seg.sigmoid_loss import check_labels, sigmoid_loss
-from clipself_seg.heads.cat_seg.windows import WindowLayout, resize
+from clipself_seg.heads.windows import WindowLayout, all_scores, best_class, resize
 from clipself_seg.models.cat_seg.config import (
     GUIDES,
     clip_parameters,

@@ -20,20 +20,18 @@ from torch import Tensor
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.heads.distillation.correlation import (
+from clipself_seg.heads.distillation import (
     coherence_loss,
-    context_loss,
-    cosine_similarities,
-    spatial_correlation_loss,
-)
-from clipself_seg.heads.distillation.info_nce import info_nce_loss
-from clipself_seg.heads.distillation.losses import cosine_distance
-from clipself_seg.heads.distillation.region_text import (
     concept_contrast,
+    context_loss,
+    cosine_distance,
+    cosine_similarities,
     federated_bce,
     federated_nouns,
+    info_nce_loss,
     noun_cross_entropy,
     noun_logits,
+    spatial_correlation_loss,
     teacher_divergence,
 )
 from clipself_seg.models.distillation.step import DENSE, IMAGE, KEYS, QUERIES, Step

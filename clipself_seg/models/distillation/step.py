@@ -21,7 +21,7 @@ from clipself_seg.clip.region_pooling import box_weights, pool
 from clipself_seg.clip.runtime import autocast
 from clipself_seg.clip.tower import DENSE, KEYS, QUERIES, ImageTower
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.heads.distillation.losses import Average, loss_count, region_mean
+from clipself_seg.heads.distillation import Average, loss_count, region_mean
 from clipself_seg.models.inputs import on_device, send
 
 IMAGE = "image"

@@ -42,18 +42,22 @@ from clipself_seg.data.records import Record
 from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
+from clipself_seg.heads.class_scores import only_classes
 from clipself_seg.heads.fusion import Fusion
-from clipself_seg.heads.panoptic.class_logits import only_classes
 from clipself_seg.heads.panoptic.clip_branches import (
     BackbonePooling,
     ClipBranch,
     MaskedAttention,
 )
-from clipself_seg.heads.panoptic.clip_stages import LAST, CLIPStages
+from clipself_seg.heads.panoptic.clip_maps import LAST, CLIPStages
 from clipself_seg.heads.panoptic.generator import MaskGenerator
-from clipself_seg.heads.panoptic.grounding_loss import caption_lengths, grounding_loss
-from clipself_seg.heads.panoptic.mask_losses import MaskCriterion, MaskTargets
-from clipself_seg.heads.panoptic.mask_pieces import resize_masks
+from clipself_seg.heads.panoptic.mask_losses import (
+    MaskCriterion,
+    MaskTargets,
+    caption_lengths,
+    grounding_loss,
+)
+from clipself_seg.heads.panoptic.panoptic_merge import resize_masks
 from clipself_seg.heads.panoptic.query_decoder import QueryPrediction
 from clipself_seg.models.inputs import on_device
 from clipself_seg.models.panoptic.config import FeatureSource, panoptic_parts

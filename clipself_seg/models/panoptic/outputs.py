@@ -24,12 +24,12 @@ from clipself_seg.heads.fusion import (
     mode_discount,
     name_masks,
 )
-from clipself_seg.heads.panoptic.mask_pieces import resize_masks
 from clipself_seg.heads.panoptic.panoptic_merge import (
     canvas_labels,
     merge_instances,
     merge_panoptic,
     merge_semantic,
+    resize_masks,
     semantic_labels,
 )
 from clipself_seg.models.inputs import on_device

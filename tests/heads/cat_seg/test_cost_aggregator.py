@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from clipself_seg.clip import runtime
+from clipself_seg.heads.cat_seg.attention import linear_attention
 from clipself_seg.heads.cat_seg.cost_aggregator import (
     AggregatorLayer,
     AggregatorSizes,
@@ -19,34 +20,12 @@ from clipself_seg.heads.cat_seg.cost_aggregator import (
     UpBlock,
 )
 
-
-def wave(shape: tuple[int, ...], a: float, b: float) -> torch.Tensor:
-    values = np.sin(a * np.arange(np.prod(shape), dtype=np.float64) + b)
-    return torch.from_numpy(values).reshape(shape)
-
-
 SMALL = AggregatorSizes(
     **{"text": 12, "appearance": 12, "decoder_guidance": (6, 5), "hidden": 32, "heads": 2},
     **{"grid": (4, 4), "window": 2, "pooling": (1, 2), "text_projected": 8},
     **{"appearance_projected": 8, "decoder_dims": (16, 16), "pad_len": 0},
     decoder_guidance_projected=(4, 4),
 )
-
-
-def small_inputs(classes: int) -> tuple[torch.Tensor, Guidance, torch.Tensor]:
-    guidance = Guidance(torch.randn(12, 4, 4), (torch.randn(6, 8, 8), torch.randn(5, 16, 16)))
-    return torch.randn(12, 4, 4), guidance, torch.randn(classes, 1, 12)
-
-
-def fill(module: torch.nn.Module) -> None:
-    """Element j of the i-th tensor by name is 0.05 sin(0.37 j + i); norms' weights are 1 more."""
-    state = module.state_dict()
-    for index, name in enumerate(sorted(state)):
-        values = 0.05 * wave(tuple(state[name].shape), 0.37, index)
-        norm = name.endswith(".weight") and values.ndim == 1
-        state[name].copy_(values + 1 if norm else values)
-
-
 # pooling, classes, pad_len -> mean, std, min, max and five values of the official aggregator.
 GOLDEN = {
     (1, 5, 256): "0.0793735130 0.0856719155 -0.1656997153 0.3548954766 "
@@ -62,6 +41,25 @@ GOLDEN = {
     (2, 6, 4): "-33.3019441986 47.1627132109 -100 0.3751462119 "
     "-100 -100 -0.0263485844 -0.0263396669 -0.0047977975",
 }
+
+
+def wave(shape: tuple[int, ...], a: float, b: float) -> torch.Tensor:
+    values = np.sin(a * np.arange(np.prod(shape), dtype=np.float64) + b)
+    return torch.from_numpy(values).reshape(shape)
+
+
+def small_inputs(classes: int) -> tuple[torch.Tensor, Guidance, torch.Tensor]:
+    guidance = Guidance(torch.randn(12, 4, 4), (torch.randn(6, 8, 8), torch.randn(5, 16, 16)))
+    return torch.randn(12, 4, 4), guidance, torch.randn(classes, 1, 12)
+
+
+def fill(module: torch.nn.Module) -> None:
+    """Element j of the i-th tensor by name is 0.05 sin(0.37 j + i); norms' weights are 1 more."""
+    state = module.state_dict()
+    for index, name in enumerate(sorted(state)):
+        values = 0.05 * wave(tuple(state[name].shape), 0.37, index)
+        norm = name.endswith(".weight") and values.ndim == 1
+        state[name].copy_(values + 1 if norm else values)
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -132,3 +130,24 @@ def test_classes_that_pass_together_follow_from_the_size_of_the_cost_volume():
     assert AggregatorSizes().classes_in_cache == 4
     assert AggregatorSizes(hidden=32, grid=(16, 16)).classes_in_cache == 36
     assert AggregatorSizes(hidden=512, grid=(64, 64)).classes_in_cache == 1
+
+
+def test_linear_attention_rounds_its_result_alone():
+    q, k, v = torch.randn(3, 2, 4, 200, 8).bfloat16()
+    padding = torch.randn(4, 1, 8).bfloat16(), torch.randn(4, 1, 8).bfloat16(), 56
+    exact = (padding[0].double(), padding[1].double(), 56)
+    expected = linear_attention(q.double(), k.double(), v.double(), exact)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = linear_attention(q, k, v, padding)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=2**-8)
+
+
+@torch.no_grad()
+def test_a_step_is_the_transposed_convolution_beside_the_guidance_and_two_convolutions():
+    block = UpBlock(channels=12, out_channels=32, guidance_channels=5).double()
+    x, guidance = torch.randn(3, 12, 4, 6).double(), torch.randn(5, 8, 12).double()
+    step = block(x, block.corner_weight(), block.guidance_contribution(guidance[None]))
+    plain = block.conv(torch.cat([block.up(x), guidance.expand(3, -1, -1, -1)], dim=1))
+    assert step.shape == (3, 32, 8, 12)
+    torch.testing.assert_close(step, plain)

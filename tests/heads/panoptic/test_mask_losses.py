@@ -1,24 +1,114 @@
-"""Losses of the mask generator: by hand, by loop, and without targets."""
+"""Matching of queries with targets, losses of masks and of words: by hand, and against loops."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from clipself_seg.heads.panoptic.mask_losses import (
     LossSettings,
     MaskCriterion,
     MaskTargets,
+    TermWeights,
+    caption_lengths,
     count_masks,
     draw_points,
+    grounding_loss,
     mask_losses,
+    match_queries,
+    matching_costs,
+    pair_costs,
+    sample_points,
     uncertain_points,
 )
-from clipself_seg.heads.panoptic.matching import match_queries, matching_costs, sample_points
+from tests.two_processes import in_two_processes
 
+WEIGHTS = TermWeights(2.0, 5.0, 3.0)
 FEW = LossSettings(points=64)
+SCALE = torch.tensor(14.0)
+
+
+def test_costs_equal_a_loop_over_pairs():
+    classes, logits = torch.randn(4, 6), 3 * torch.randn(4, 50)
+    labels, targets = torch.tensor([2, 0, 2]), (torch.rand(3, 50) > 0.5).float()
+    costs = pair_costs(classes, logits, labels, targets, WEIGHTS)
+    for q, t in itertools.product(range(4), range(3)):
+        probability = classes[q].softmax(-1)[labels[t]]
+        entropy = F.binary_cross_entropy_with_logits(logits[q], targets[t])
+        inside = logits[q].sigmoid()
+        dice = 1 - (2 * (inside * targets[t]).sum() + 1) / (inside.sum() + targets[t].sum() + 1)
+        expected = -2 * probability + 5 * entropy + 3 * dice
+        torch.testing.assert_close(costs[q, t], expected)
+
+
+def test_points_are_sampled_as_bilinear_interpolation_does():
+    maps = torch.randn(3, 4, 6)
+    y, x = torch.meshgrid((torch.arange(8) + 0.5) / 8, (torch.arange(12) + 0.5) / 12, indexing="ij")
+    points = torch.stack([x, y], dim=-1).flatten(0, 1)[None]
+    expected = F.interpolate(maps[None], (8, 12), mode="bilinear", align_corners=False)[0]
+    inner = slice(1, -1)  # beyond the centres of the outer pixels, samples fade to zero
+    samples = sample_points(maps, points).unflatten(1, (8, 12))
+    torch.testing.assert_close(samples[:, inner, inner], expected[:, inner, inner])
+    each = sample_points(maps, points.expand(3, -1, -1))
+    torch.testing.assert_close(each, samples.flatten(1))
+    assert sample_points(maps[:0], points).shape == (0, 96)
+
+
+def test_the_assignment_is_the_cheapest_of_all():
+    torch.manual_seed(3)
+    classes, masks = torch.randn(5, 4), torch.randn(5, 8, 8)
+    labels, targets = torch.tensor([1, 0, 2]), torch.rand(3, 16, 16) > 0.5
+    points = torch.rand(1, 99, 2)
+    problem = matching_costs(classes, masks, labels, targets, points, WEIGHTS)
+    ((queries, matched),) = match_queries([problem])
+    sampled = sample_points(masks, points), sample_points(targets, points)
+    costs = pair_costs(classes, sampled[0], labels, sampled[1], WEIGHTS).numpy()
+    best = min(costs[list(p), range(3)].sum() for p in itertools.permutations(range(5), 3))
+    np.testing.assert_allclose(costs[queries, matched].sum(), best, rtol=1e-6)
+    assert sorted(matched.tolist()) == [0, 1, 2] and len(set(queries.tolist())) == 3
+
+
+def test_masks_find_themselves():
+    targets = torch.zeros(3, 16, 16, dtype=torch.bool)
+    targets[0, :8], targets[1, 8:, :8], targets[2, 8:, 8:] = True, True, True
+    order = torch.tensor([2, 0, 1])
+    masks = torch.cat([-torch.ones(2, 16, 16), targets[order].float() * 20 - 10])
+    labels = torch.tensor([0, 0, 0])
+    points = torch.rand(1, 200, 2)
+    costs = matching_costs(torch.zeros(5, 2), masks, labels, targets, points, TermWeights())
+    ((queries, matched),) = match_queries([costs])
+    assert dict(zip(queries.tolist(), matched.tolist())) == {2: 2, 3: 0, 4: 1}
+
+
+def test_an_image_without_targets():
+    none = torch.zeros(0, dtype=torch.long), torch.zeros(0, 16, 16, dtype=torch.bool)
+    how = *none, torch.rand(1, 20, 2), WEIGHTS
+    costs = matching_costs(torch.randn(5, 4), torch.randn(5, 8, 8), *how)
+    ((queries, matched),) = match_queries([costs])
+    assert len(queries) == len(matched) == 0
+
+
+def test_problems_of_several_shapes_are_each_solved_as_if_alone():
+    problems = [torch.randn(shape) for shape in ((5, 3), (5, 0), (2, 4), (3, 3))]
+    alone = [match_queries([one])[0] for one in problems]
+    for pair, expected in zip(match_queries(problems), alone, strict=True):
+        assert all(torch.equal(*both) for both in zip(pair, expected))
+        assert len(pair[0]) == len(pair[1])
+
+
+def test_predictions_that_are_not_finite_are_matched_all_the_same():
+    logits = torch.full((3, 4, 4), torch.nan)
+    masks = torch.ones(2, 4, 4, dtype=torch.bool)
+    weights = TermWeights()
+    where = torch.rand(1, 8, 2)
+    costs = matching_costs(torch.zeros(3, 5), logits, torch.tensor([0, 1]), masks, where, weights)
+    ((queries, matched),) = match_queries([costs])
+    assert len(queries) == len(matched) == 2
 
 
 def targets(*labels: int, size: int = 16) -> MaskTargets:
@@ -117,3 +207,77 @@ def test_most_points_lie_where_the_prediction_is_unsure():
     # 1200 candidates bring about 150 undecided ones, and an eighth of the 100 random points.
     assert unsure > 0.3
     assert (points[1, :, 0] < 5 / 32).float().mean() < 0.3
+
+
+def plain(embeddings, words, valid) -> torch.Tensor:
+    count = len(valid)
+    scores = torch.zeros(count, count)
+    for i in range(count):
+        for j in range(count):
+            for word in words[j]:
+                fits = SCALE * torch.cosine_similarity(embeddings[i], word[None], dim=-1)
+                scores[i, j] += (fits.softmax(0) * fits).sum() / len(words[j])
+    kept = [i for i, good in enumerate(valid.tolist()) if good]
+    rows = sum(F.cross_entropy(scores[i], torch.tensor(i)) for i in kept)
+    columns = sum(F.cross_entropy(scores[:, i], torch.tensor(i)) for i in kept)
+    return 0.5 * (rows / len(kept) + columns / count)
+
+
+def test_same_as_a_loop():
+    embeddings, words = torch.randn(4, 7, 8), torch.randn(4, 3, 8)
+    for valid in (torch.ones(4).bool(), torch.tensor([True, False, True, True])):
+        loss = grounding_loss(embeddings, words, valid, SCALE)
+        torch.testing.assert_close(loss, plain(embeddings, words, valid))
+
+
+def test_a_pair_without_words_competes_and_divides_the_captions_terms_alone():
+    # Two queries that are one unit vector score tau * cos, whatever the softmax: S is the identity.
+    embeddings = torch.eye(2)[:, None].expand(2, 2, 2)
+    words = torch.eye(2)[:, None]
+    loss = grounding_loss(embeddings, words, torch.tensor([True, False]), torch.tensor(1.0))
+    term = math.log(1 + math.exp(-1))  # -log softmax([1, 0])[0]
+    torch.testing.assert_close(loss, torch.tensor(0.5 * (term / 1 + term / 2)))
+
+
+def test_captions_of_their_own_image_cost_less():
+    words = torch.randn(4, 3, 8)
+    embeddings = torch.cat([words, torch.randn(4, 5, 8)], dim=1)
+    valid = torch.ones(4).bool()
+    right = grounding_loss(embeddings, words, valid, SCALE)
+    assert right < grounding_loss(embeddings.roll(1, 0), words, valid, SCALE)
+
+
+def test_without_a_valid_caption_the_loss_is_zero_and_has_gradients():
+    embeddings, words = (torch.randn(2, n, 8).requires_grad_() for n in (5, 3))
+    loss = grounding_loss(embeddings, words, torch.zeros(2).bool(), SCALE)
+    loss.backward()
+    assert loss == 0 and embeddings.grad is not None and not words.grad.any()
+
+
+def test_captions_of_all_processes_compete(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    parts = torch.randn(4, 7, 8, generator=generator), torch.randn(4, 3, 8, generator=generator)
+    valid = torch.tensor([False, False, True, True])  # none in the first process
+
+    def work(rank=0, folder=None, batch=2):
+        own = slice(batch * rank, batch * rank + batch)
+        embeddings, words = (part[own].clone().requires_grad_() for part in parts)
+        scale = SCALE.clone().requires_grad_()
+        lengths = caption_lengths(
+            [["word"] * 3 * good for good in valid[own].tolist()], scale.device
+        )
+        loss = grounding_loss(embeddings, words, lengths > 0, scale)
+        loss.backward()
+        results = (loss.detach(), embeddings.grad, words.grad, scale.grad, lengths)
+        return dict(zip(("loss", "embeddings", "words", "scale", "lengths"), results))
+
+    first, second = in_two_processes(work, tmp_path)
+    whole = work(batch=4)
+    for name in ("loss", "scale"):
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], whole[name])
+    for name in ("embeddings", "words"):
+        # The sum over both: the mean over processes, which comes behind, makes it the whole's.
+        together = torch.cat([first[name], second[name]]) / 2
+        torch.testing.assert_close(together, whole[name])
+    assert first["lengths"].tolist() == second["lengths"].tolist() == [0, 0, 3, 3]

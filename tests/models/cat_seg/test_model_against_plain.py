@@ -10,7 +10,7 @@ import torch
 from bench import plain_cat_seg as plain
 from clipself_seg.clip import load_clip, prompts
 from clipself_seg.heads.cat_seg.cost_aggregator import LEFT_OUT, AggregatorSizes, CostAggregator
-from clipself_seg.heads.cat_seg.windows import WindowLayout
+from clipself_seg.heads.windows import WindowLayout
 from clipself_seg.models import CATSeg
 
 WORDS = ("cat", "dog", "wild grass", "sky", "red apple", "road", "tree", "old brick wall", "sea")
@@ -216,7 +216,7 @@ def test_inference_of_several_images(sliding, pad_len):
 
 
 def test_inference_of_more_classes_than_maps_in_memory(monkeypatch):
-    monkeypatch.setattr("clipself_seg.heads.cat_seg.class_maps.AT_ONCE", 2)
+    monkeypatch.setattr("clipself_seg.heads.cat_seg.outputs.AT_ONCE", 2)
     model = tiny_model(sizes={"pad_len": 5}, sliding=True)
     sample = two_images()[1]
     expected = plain.scores(model, sample)

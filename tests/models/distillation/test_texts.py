@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipself_seg.heads.distillation.region_text import federated_nouns
+from clipself_seg.heads.distillation import federated_nouns
 from clipself_seg.models.distillation.objectives import RegionText
 from tests.tiny import tiny_clipself, tiny_samples
 from tests.training.test_trainer_data_parallel import gradients, worst

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from clipself_seg.clip import load_clip
 from clipself_seg.clip.resnet import ResNetTower
 from clipself_seg.errors import InputError
-from clipself_seg.heads.distillation import correlation
+from clipself_seg.heads import distillation as correlation
 from clipself_seg.models import CLIPSelf
 from clipself_seg.models.distillation.objectives import (
     CONTEXTS,

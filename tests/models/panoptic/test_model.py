@@ -16,14 +16,14 @@ from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import Fusion, fuse_scores
 from clipself_seg.heads.panoptic.clip_branches import DensePooling
-from clipself_seg.heads.panoptic.mask_pieces import resize_masks
+from clipself_seg.heads.panoptic.clip_maps import CLIPPyramid
 from clipself_seg.heads.panoptic.panoptic_merge import (
     canvas_labels,
     merge_instances,
     merge_panoptic,
     merge_semantic,
+    resize_masks,
 )
-from clipself_seg.heads.panoptic.pyramid import CLIPPyramid
 from clipself_seg.models.panoptic.model import own_checkpoint, trained_state
 from tests.conftest import ROOT
 from tests.models.panoptic.small import (

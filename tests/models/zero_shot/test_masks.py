@@ -13,7 +13,7 @@ from PIL import Image
 from clipself_seg.clip import load_clip
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
-from clipself_seg.heads.zero_shot.windows import StridedWindows
+from clipself_seg.heads.windows import StridedWindows
 from clipself_seg.models import ZeroShotSegmenter
 from clipself_seg.models.zero_shot.model import DenseInMasks
 from tests.conftest import ROOT

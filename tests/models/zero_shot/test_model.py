@@ -17,7 +17,7 @@ from clipself_seg.config import load_config
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.data.prepare.pascal import prepare_voc20
 from clipself_seg.errors import InputError
-from clipself_seg.heads.zero_shot.windows import StridedWindows
+from clipself_seg.heads.windows import StridedWindows
 from clipself_seg.models import ZeroShotSegmenter
 from clipself_seg.models.protocol import Model, TrainableModel
 from tests.conftest import ROOT

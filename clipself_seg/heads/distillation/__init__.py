@@ -1,1 +1,0 @@
-"""The losses of CLIPSelf's objectives, a file each; start with ``losses.py``, that of the distillation."""

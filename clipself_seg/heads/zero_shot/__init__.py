@@ -1,1 +1,0 @@
-"""Semantic segmentation without training: cosines of dense features and names, windows, and their mean."""

@@ -1,0 +1,209 @@
+"""Diffusion features as a whole: maps, crops, the captioner's part, names and sizes of ODISE's checkpoints."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+
+import clipself_seg
+from clipself_seg.clip import load_clip
+from clipself_seg.errors import InputError
+from clipself_seg.heads.diffusion.source import DiffusionFeatures, build_diffusion_features
+from clipself_seg.heads.diffusion.stable_diffusion import (
+    StableDiffusion,
+    StableDiffusionSizes,
+    build_unet,
+    build_vae,
+)
+from clipself_seg.heads.panoptic.generator import MaskGenerator
+
+pytest.importorskip("diffusers", reason="needs diffusers (the extra [diffusion])")
+NAMES = ["s2", "s3", "s4", "s5"]
+
+
+@pytest.fixture(scope="module")
+def clip():
+    torch.manual_seed(0)
+    return load_clip("ViT-Mini-8", None)
+
+
+@pytest.fixture
+def small(clip) -> DiffusionFeatures:
+    torch.manual_seed(0)
+    return build_diffusion_features(clip=clip, weights="random-small", crop=64)
+
+
+@pytest.fixture(scope="module")
+def official() -> DiffusionFeatures:
+    sizes = StableDiffusionSizes()
+    with torch.device("meta"):
+        frozen = StableDiffusion(
+            unet=build_unet(sizes),
+            vae=build_vae(sizes),
+            empty_prompt=torch.zeros(1, 77, 768),
+            noise_seed=42,
+        )
+        clip = load_clip("ViT-L-14-336-quickgelu", None)
+        return DiffusionFeatures(clip=clip, stable_diffusion=frozen)
+
+
+def open_gates(source: DiffusionFeatures) -> None:
+    captioner = source.feature_extractor
+    torch.nn.init.constant_(captioner.alpha_cond, 0.7)
+    torch.nn.init.constant_(captioner.alpha_cond_time_embed, 0.7)
+
+
+def trained_state(source: DiffusionFeatures) -> dict[str, torch.Tensor]:
+    """What a checkpoint holds."""
+    prefixes = source.frozen_prefixes
+    return {k: v for k, v in source.state_dict().items() if not k.startswith(prefixes)}
+
+
+def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    for name in NAMES:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("height, width", [(64, 64), (64, 128)])
+def test_maps_have_their_strides_and_channels(small, height, width):
+    maps = small(torch.rand(2, 3, height, width))
+    assert list(maps) == NAMES and small.channels == dict.fromkeys(NAMES, 512)
+    for name, stride in zip(NAMES, (4, 8, 16, 32)):
+        assert maps[name].shape == (2, 512, height // stride, width // stride)
+
+
+@torch.no_grad()
+def test_every_crop_is_seen_alone(small):
+    open_gates(small)
+    images = torch.rand(2, 3, 64, 128)
+    left, right = small(images[..., :64]), small(images[..., 64:])
+    close(small(images), {name: torch.cat([left[name], right[name]], dim=-1) for name in NAMES})
+    alone = small(images[1:])
+    close(alone, {name: maps[1:] for name, maps in small(images).items()})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("at_once", [2, 100])
+def test_crops_together_are_crops_one_by_one(small, clip, at_once):
+    open_gates(small)
+    together = DiffusionFeatures(
+        clip=clip, stable_diffusion=small.stable_diffusion, crop=64, crops_at_once=at_once
+    )
+    together.load_state_dict(small.state_dict())
+    images = torch.rand(1, 3, 64, 192)
+    close(together(images), small(images))
+
+
+@torch.no_grad()
+def test_constant_crops_make_a_canvas_of_one_crop_repeated(small):
+    images = torch.full((1, 3, 128, 64), 0.3)
+    tile = small(images[:, :, :64])
+    close(small(images), {name: torch.cat([maps, maps], dim=2) for name, maps in tile.items()})
+
+
+@torch.no_grad()
+def test_crops_of_a_small_canvas_are_enlarged(clip):
+    source = build_diffusion_features(clip=clip, weights="random-small", crop=128)
+    images = torch.rand(1, 3, 64, 128)
+    assert [tuple(m.shape[2:]) for m in source(images).values()] == [
+        (16, 32),
+        (8, 16),
+        (4, 8),
+        (2, 4),
+    ]
+
+
+@torch.no_grad()
+def test_features_start_unconditional_and_then_depend_on_what_clip_sees(small):
+    images, stranger = torch.rand(1, 3, 64, 64), load_clip("ViT-Mini-8", "mini")
+    other = DiffusionFeatures(clip=stranger, stable_diffusion=small.stable_diffusion, crop=64)
+    other.load_state_dict(small.state_dict())
+    close(other(images), small(images))
+    for source in (small, other):
+        open_gates(source)
+    first, second = small(images), other(images)
+    torch.testing.assert_close(first["s2"], second["s2"])  # the autoencoder has no prompt
+    for name in NAMES[1:]:
+        assert not torch.allclose(first[name], second[name], atol=1e-3)
+
+
+def test_gradients_of_all_crops_reach_captioner_and_projections_only(small, clip):
+    small.train()
+    maps = small(torch.rand(1, 3, 64, 128))
+    sum(m.square().mean() for m in maps.values()).backward()
+    gradients = {name: p.grad for name, p in small.named_parameters() if p.requires_grad}
+    assert all(gradient is not None for gradient in gradients.values())
+    for name in ("alpha_cond", "alpha_cond_time_embed"):
+        assert gradients[f"feature_extractor.{name}"].any()
+    assert all(p.grad is None for p in small.stable_diffusion.parameters())
+    assert all(p.grad is None for p in clip.parameters())
+    assert not small.stable_diffusion.unet.training and small.training
+
+
+def test_clip_is_held_and_not_owned(small, clip):
+    owned = {id(parameter) for parameter in small.parameters()}
+    assert not owned & {id(parameter) for parameter in clip.parameters()}
+    assert not any("clip" in name.split(".") for name in small.state_dict())
+
+
+def test_what_trains_is_what_a_checkpoint_holds(small):
+    trains = {name for name, p in small.named_parameters() if p.requires_grad}
+    assert set(trained_state(small)) == trains
+
+
+def test_names_and_shapes_are_those_of_the_checkpoints(official):
+    project, time = "feature_extractor.clip_project", "feature_extractor.time_embed_project"
+    expected = {
+        f"{project}.linear.weight": (768, 768),
+        f"{project}.linear.bias": (768,),
+        f"{project}.positional_embedding": (1, 77, 768),
+        "feature_extractor.alpha_cond": (1, 77, 768),
+        f"{time}.linear.weight": (1280, 768),
+        f"{time}.linear.bias": (1280,),
+        f"{time}.positional_embedding": (1, 1, 1280),
+        "feature_extractor.alpha_cond_time_embed": (1280,),
+    }
+    for index, channels in enumerate((512, 512, 2560, 1920, 960, 640, 512, 512)):
+        shapes = {"conv1": (128, channels, 1, 1), "conv2": (128, 128, 3, 3)}
+        shapes["conv3"] = (512, 128, 1, 1)
+        if channels != 512:
+            shapes["shortcut"] = (512, channels, 1, 1)
+        for layer, shape in shapes.items():
+            name = f"feature_projections.{index}.0.{layer}"
+            expected[f"{name}.weight"] = shape
+            expected |= {f"{name}.norm.{kind}": shape[:1] for kind in ("weight", "bias")}
+    assert {name: tuple(t.shape) for name, t in trained_state(official).items()} == expected
+
+
+@pytest.mark.parametrize("variant, total", [("caption", 28_066_755), ("label", 28_067_009)])
+def test_totals_with_the_mask_generator_are_odises(official, variant, total):
+    with torch.device("meta"):
+        generator = MaskGenerator(variant=variant, channels=official.channels)
+    parameters = [*official.parameters(), *generator.parameters()]
+    assert sum(p.numel() for p in parameters if p.requires_grad) == total
+
+
+def test_sizes_that_do_not_work_are_refused(small, clip):
+    with pytest.raises(InputError, match="64x100 pixels: pad to multiples of 64"):
+        small(torch.rand(1, 3, 64, 100))
+    for key, arguments in (
+        ("MODEL.DIFFUSION.CROP is 100", {"crop": 100}),
+        ("MODEL.DIFFUSION.CROPS_AT_ONCE is 0", {"crops_at_once": 0}),
+    ):
+        with pytest.raises(InputError, match=key):
+            DiffusionFeatures(clip=clip, stable_diffusion=small.stable_diffusion, **arguments)
+
+
+def test_nothing_imports_diffusers_before_it_is_needed():
+    files = sorted(Path(clipself_seg.__file__).parent.rglob("*.py"))
+    eager = [
+        str(path)
+        for path in files
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Import | ast.ImportFrom) and "diffusers" in ast.unparse(node)
+    ]
+    assert files and not eager

@@ -1,0 +1,304 @@
+"""The mask generator: queries and masks by hand, sizes and names of ODISE's, its numbers, training."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from clipself_seg.errors import InputError
+from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator
+from clipself_seg.heads.panoptic.pixel_decoder import sine_positions
+from clipself_seg.heads.panoptic.query_decoder import (
+    PooledMaskEmbed,
+    QueryAttention,
+    QueryDecoder,
+    pool_masks,
+)
+from tests.conftest import PARITY
+from tests.parity.named_weights import named_input, named_state_dict
+
+OFFICIAL = {f"s{i}": 512 for i in (2, 3, 4, 5)}
+TINY = GeneratorSizes(32, 4, 6, encoder_layers=1, encoder_hidden=32, decoder_layers=3)
+CHANNELS = {"s2": 8, "s3": 12, "s4": 16, "s5": 20}
+GRIDS = [(2, 3), (4, 6), (8, 12)]
+CASE = json.loads((PARITY / "odise_head.json").read_text())
+
+
+def official(variant: str) -> MaskGenerator:
+    with torch.device("meta"):
+        return MaskGenerator(variant=variant, channels=OFFICIAL)
+
+
+def tiny(variant: str = "caption") -> MaskGenerator:
+    return MaskGenerator(
+        variant=variant,
+        channels=CHANNELS,
+        text_width=10,
+        sizes=TINY,
+        null_text=torch.ones(10),
+    )
+
+
+def maps(batch: int = 1, height: int = 64, width: int = 96) -> dict[str, torch.Tensor]:
+    return {
+        name: torch.randn(batch, channels, height >> i, width >> i)
+        for i, (name, channels) in enumerate(CHANNELS.items(), 2)
+    }
+
+
+def count(*modules: torch.nn.Module) -> int:
+    return sum(p.numel() for module in modules for p in module.parameters())
+
+
+def test_names_and_shapes_are_those_of_the_checkpoints():
+    expected = json.loads((PARITY / "odise_head.shapes.json").read_text())
+    state = official("caption").state_dict()
+    assert {name: list(tensor.shape) for name, tensor in state.items()} == expected
+    label = set(official("label").state_dict())
+    caption = {name.replace("word_head", "category_head") for name in state}
+    predictor = "sem_seg_head.predictor.class_embed"
+    assert caption - label == {f"{predictor}.weight", f"{predictor}.bias"}
+    assert label - caption == {"category_head.null_embed"}
+
+
+def backbone_parameters() -> int:
+    """What ODISE trains outside the generator: eight bottlenecks, and the implicit captioner."""
+    bottlenecks = 0
+    for channels in (512, 512, 2560, 1920, 960, 640, 512, 512):
+        bottlenecks += 128 * channels + 9 * 128 * 128 + 512 * 128 + 2 * (128 + 128 + 512)
+        bottlenecks += 0 if channels == 512 else 512 * channels + 2 * 512
+    text = 768 * 768 + 768 + 77 * 768 + 77 * 768
+    time = 1280 * 768 + 1280 + 1280 + 1280
+    return bottlenecks + text + time
+
+
+def test_parameter_totals_of_both_models():
+    caption, label = official("caption"), official("label")
+    head = caption.sem_seg_head
+    assert count(head.pixel_decoder) == 5_577_152
+    extras = count(head.predictor.class_embed, head.predictor.post_mask_embed)
+    assert count(head.predictor) - extras == 14_458_624
+    assert count(caption) + backbone_parameters() == 28_066_755
+    assert count(label) + backbone_parameters() == 28_067_009
+
+
+@pytest.mark.parametrize("variant", ["caption", "label"])
+def test_training_reaches_every_parameter(variant):
+    generator, text = tiny(variant), torch.randn(5, 10)
+    loss = torch.zeros(())
+    for prediction in generator(maps(batch=2), every_layer=True):
+        scores = generator.scores(prediction, text, [2, 1, 2])
+        loss = loss + scores.void_logits.log_softmax(-1)[..., 0].mean()
+        loss = loss + scores.class_logits.square().mean() + prediction.mask_logits.sigmoid().mean()
+    loss.backward()
+    assert not [name for name, p in generator.named_parameters() if p.grad is None]
+
+
+@torch.no_grad()
+def test_void_of_the_label_model_is_one_more_text():
+    generator, text = tiny("label").eval(), torch.randn(5, 10)
+    (prediction,) = generator(maps())
+    scores = generator.scores(prediction, text, [2, 1, 2])
+    assert scores.class_logits.shape == (1, 6, 3) and scores.void_logits.shape == (
+        1,
+        6,
+        4,
+    )
+    as_class = generator.text_head.text_proj(torch.cat([text, torch.ones(1, 10)]))
+    cosines = torch.cosine_similarity(prediction.embeddings[:, :, None], as_class, dim=-1) / 0.07
+    expected = torch.stack([c.amax(-1) for c in cosines.split([2, 1, 2, 1], -1)], dim=-1)
+    torch.testing.assert_close(scores.void_logits, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(scores.void_prob, expected.softmax(-1)[..., -1])
+
+
+@torch.no_grad()
+def test_a_batch_is_its_images():
+    generator, features = tiny().eval(), maps(batch=2)
+    (both,) = generator(features)
+    for index in (0, 1):
+        (alone,) = generator({name: m[index : index + 1] for name, m in features.items()})
+        torch.testing.assert_close(alone.mask_logits[0], both.mask_logits[index])
+
+
+def test_unknown_variant_and_widths_that_do_not_fit_are_refused():
+    with pytest.raises(InputError, match='did you mean "caption"'):
+        MaskGenerator(variant="captions", channels=CHANNELS)
+    with pytest.raises(InputError, match="a width of 48"):
+        MaskGenerator(channels=CHANNELS, sizes=GeneratorSizes(width=48))
+
+
+def test_counts_that_do_not_fit_the_texts_are_refused():
+    generator = tiny()
+    with pytest.raises(InputError, match="5 texts for 2 classes"):
+        (prediction,) = generator(maps())
+        generator.scores(prediction, torch.randn(5, 10), [2, 2])
+
+
+def small_decoder(**how) -> QueryDecoder:
+    sizes = {"width": 32, "heads": 2, "queries": 7, "layers": 4, "hidden": 48}
+    return QueryDecoder(**sizes | how).eval()
+
+
+def decoder_inputs(batch: int = 1) -> tuple[list[torch.Tensor], torch.Tensor]:
+    return [torch.randn(batch, 32, *grid) for grid in GRIDS], torch.randn(batch, 32, 16, 24)
+
+
+def test_attention_is_that_of_torch():
+    own, other = QueryAttention(width=32, heads=4), torch.nn.MultiheadAttention(32, 4)
+    other.load_state_dict(own.state_dict())
+    queries, keys, values = (
+        torch.randn(5, 1, 32),
+        torch.randn(9, 1, 32),
+        torch.randn(9, 1, 32),
+    )
+    allowed = torch.rand(5, 9) > 0.4
+    allowed[:, 0] = True
+    expected, _ = other(queries, keys, values, attn_mask=~allowed)
+    actual = own.attend(*(x.transpose(0, 1) for x in (queries, keys, values)), allowed[None])
+    torch.testing.assert_close(actual.transpose(0, 1), expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_allowed_cells_are_those_of_the_resized_mask():
+    decoder, (maps, features) = small_decoder(), decoder_inputs()
+    states = decoder.query_feat.weight[None]
+    masks = (decoder.mask_embed(decoder.decoder_norm(states)) @ features.flatten(2)).unflatten(
+        2, (16, 24)
+    )
+    for level, grid in zip(decoder._levels(maps, features), GRIDS):
+        resized = F.interpolate(masks, grid, mode="bilinear", align_corners=False).flatten(2)
+        assert resized.abs().min() > 1e-5, "nothing on the threshold"
+        expected = resized > 0
+        expected |= ~expected.any(dim=-1, keepdim=True)
+        assert torch.equal(decoder._allowed(states, level), expected)
+
+
+@torch.no_grad()
+def test_a_query_without_a_mask_may_look_everywhere():
+    decoder, (maps, features) = small_decoder(), decoder_inputs()
+    features, states = features.abs(), decoder.query_feat.weight[None]
+    torch.nn.init.zeros_(decoder.mask_embed.layers[2].weight)
+    torch.nn.init.constant_(decoder.mask_embed.layers[2].bias, -1)
+    for level in decoder._levels(maps, features):
+        assert decoder._allowed(states, level).all()
+
+
+@torch.no_grad()
+def test_last_layer_alone_is_the_last_of_all():
+    decoder, (maps, features) = small_decoder(), decoder_inputs()
+    (last,), every = decoder(maps, features), decoder(maps, features, every_layer=True)
+    assert len(every) == 5
+    torch.testing.assert_close(vars(last), vars(every[-1]))
+
+
+@torch.no_grad()
+def test_images_do_not_disturb_each_other():
+    decoder, (maps, features) = small_decoder(object_logits=False), decoder_inputs(batch=2)
+    (both,) = decoder(maps, features)
+    for index in (0, 1):
+        (alone,) = decoder([m[index : index + 1] for m in maps], features[index : index + 1])
+        torch.testing.assert_close(alone.mask_logits[0], both.mask_logits[index])
+    assert both.object_logits is None
+
+
+def test_sine_positions_by_hand():
+    # Four numbers a cell: sine and cosine of the row, of the column; the last one is a full turn.
+    positions = sine_positions((1, 4), 4, torch.device("cpu"))
+    expected = [[0, 1, 1, 0], [0, 1, 0, -1], [0, 1, -1, 0], [0, 1, 0, 1]]
+    torch.testing.assert_close(positions, torch.tensor(expected).float(), atol=1e-5, rtol=0)
+    slow = sine_positions((1, 1), 8, torch.device("cpu"))[0, :4]  # the second pair: a 100th
+    angle = torch.tensor(2 * torch.pi / 100)
+    torch.testing.assert_close(slow[2:], torch.stack([angle.sin(), angle.cos()]))
+
+
+def test_means_over_positive_pixels_by_hand():
+    features = torch.tensor([[1.0, 2.0], [3.0, 6.0]]).view(1, 1, 2, 2)
+    masks = torch.tensor([[[1.0, -1.0], [0.1, 0.0]], [[-1.0, -1.0], [-1.0, 0.0]]])[None]
+    # A logit of zero, a probability of one half, is outside; an empty mask pools to zero.
+    assert pool_masks(features, masks).flatten().tolist() == pytest.approx([2.0, 0.0])
+
+
+def test_masks_get_no_gradient_and_features_do():
+    features, masks = (torch.randn(1, n, 3, 3).requires_grad_() for n in (4, 2))
+    module = PooledMaskEmbed(4)
+    module(torch.randn(1, 2, 4), features, masks).square().sum().backward()
+    assert masks.grad is None and features.grad is not None and features.grad.abs().sum() > 0
+
+
+def test_first_temperature_is_that_of_clip():
+    assert PooledMaskEmbed(4).scale.item() == pytest.approx(1 / 0.07)
+
+
+@pytest.fixture(scope="module", params=["plain", "spread"])
+def case(request):
+    """Generator, what it gives and what it should; queries of the plain case are nearly alike."""
+    prefix = "" if request.param == "plain" else "spread_"
+    weights = named_state_dict(json.loads((PARITY / "odise_head.shapes.json").read_text()))
+    for name, factor in CASE["weight_multipliers"].items() if prefix else ():
+        weights[name] *= factor
+    generator = MaskGenerator(channels=OFFICIAL).eval()
+    generator.load_state_dict(weights, strict=True)
+    stored = np.load(PARITY / "odise_head.npz")
+    names = [n for n in stored if n.startswith("spread_") == bool(prefix)]
+    expected = {name.removeprefix("spread_"): stored[name] for name in names}
+    tag = str(expected["tag"])
+    height, width = CASE["canvas"]
+    features = {
+        name: named_input(f"{tag}:{name}", (1, 512, height >> i, width >> i))
+        for i, name in enumerate(OFFICIAL, 2)
+    }
+    with torch.no_grad():
+        decoded = generator.sem_seg_head.pixel_decoder(features)
+        predictions = generator.sem_seg_head.predictor(decoded[1], decoded[0], every_layer=True)
+        yield generator, decoded, predictions, expected
+
+
+def expect(actual: torch.Tensor, expected: np.ndarray, tolerance: float) -> None:
+    torch.testing.assert_close(
+        actual.float(), torch.from_numpy(expected).float(), atol=tolerance, rtol=0
+    )
+
+
+def test_pixel_decoder(case):
+    _, (mask_features, maps), _, expected = case
+    expect(mask_features[0, ::8, ::4, ::4], expected["mask_features"], 2e-5)
+    for index, step in enumerate((1, 2, 4)):
+        memory = maps[index][0, ::8, ::step, ::step]
+        expect(memory, expected[f"memory_s{5 - index}"], 5e-5)
+
+
+def test_queries_masks_embeddings_and_class_logits(case):
+    generator, _, predictions, expected = case
+    last = predictions[-1]
+    expect(last.states[0], expected["query_state"], 4e-5)
+    masks = last.mask_logits[0]
+    expect(masks[:, 2::8, 2::8], expected["masks_sub"], 3e-4)
+    stored = expected["masks"].astype(np.float32)
+    error = np.abs(masks[:: 100 // len(stored)].numpy() - stored)
+    assert (error <= 3e-4 + np.abs(stored) / 1024).all()
+    area = (masks > 0).sum(dim=(1, 2))
+    assert (area - torch.from_numpy(expected["mask_area"])).abs().max() <= 2
+    expect(last.embeddings[0], expected["e"], 2e-5)
+    expect(last.object_logits[0], expected["object_void_logits"], 3e-5)
+    expect(generator.sem_seg_head.predictor.post_mask_embed.scale, expected["tau"], 1e-5)
+    text = named_input(f"{expected['tag']}:text", (10, 768))
+    expect(generator.text_head(text), expected["text_projected"], 5e-6)
+    scores = generator.scores(last, text, CASE["synonyms_per_class"])
+    expect(scores.class_logits[0], expected["class_logits"], 3e-5)
+    torch.testing.assert_close(scores.void_prob, last.object_logits.softmax(-1)[..., 1])
+
+
+def test_initial_queries_and_every_layer(case):
+    generator, (mask_features, maps), predictions, expected = case
+    assert len(predictions) == 10
+    masks = torch.stack([p.mask_logits[0, ::10, 2::8, 2::8] for p in predictions[:9]])
+    expect(masks, expected["layer_masks_sub"], 3e-4)
+    queries = torch.from_numpy(expected["layer_e_queries"]).long()
+    embeddings = torch.stack([p.embeddings[0, queries] for p in predictions[:9]])
+    expect(embeddings, expected["layer_e_sub"], 2e-5)
+    (last,) = generator.sem_seg_head.predictor(maps, mask_features)
+    torch.testing.assert_close(vars(last), vars(predictions[9]))

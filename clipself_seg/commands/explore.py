@@ -135,12 +135,13 @@ def explore(args: argparse.Namespace) -> int:
     refuse_without_panoptic(args)
     from clipself_seg.explore.page import write_page
     from clipself_seg.prediction.files import find_images
+    from clipself_seg.prediction.loop import complain
 
     files = find_images(args.images, args.output)
     content = content_of(args)
     failed = dict(files.failed)
     for path, reason in failed.items():
-        _complain(path, reason)
+        complain(path, reason)
     count = write_page(args.output, content, _read(files.images, failed))
     size = Path(args.output).stat().st_size
     sys.stdout.write(
@@ -204,16 +205,13 @@ def _panoptic(args: argparse.Namespace) -> PanopticView:
 def _read(images: Sequence[ImageFile], failed: dict[str, str]) -> Iterator[tuple[str, np.ndarray]]:
     """Names and pixels of images; what cannot be read is noted and left out."""
     from clipself_seg.data.images import read_image
+    from clipself_seg.prediction.loop import complain
 
     for image in images:
         try:
             pixels = read_image(image.path)
         except InputError as error:
             failed[str(image.path)] = str(error)
-            _complain(str(image.path), str(error))
+            complain(str(image.path), str(error))
             continue
         yield image.file_name, pixels
-
-
-def _complain(path: str, reason: str) -> None:
-    sys.stderr.write(f"failed: {reason if path in reason else f'{path}: {reason}'}\n")

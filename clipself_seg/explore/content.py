@@ -166,14 +166,12 @@ class PanopticView:
         Args:
             predictor: one with a vocabulary, see `PanopticPredictor.set_vocabulary`.
         """
-        if predictor.vocabulary is None:
-            raise InputError("the panoptic model has no classes: call set_vocabulary")
         if predictor.model.masks_given:
             raise InputError(
                 "MODEL.MASK_GENERATOR.SOURCE masks makes none, and the page has no others: take a generator's model"
             )
         self.predictor = predictor
-        self.vocabulary = predictor.vocabulary
+        self.vocabulary = predictor.require_vocabulary()
 
     def model(self) -> dict[str, object]:
         """Classes, exponents and thresholds, JSON."""

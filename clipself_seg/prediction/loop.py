@@ -186,7 +186,7 @@ class _Loop(Generic[R]):
         complete = False
         self._write_index(complete)
         for path, reason in self.failed.items():
-            _complain(path, reason)
+            complain(path, reason)
         waiting = self._waiting()
         left = sum(map(len, waiting))
         bar = tqdm(desc="images", unit="image", total=len(self.images))
@@ -249,7 +249,7 @@ class _Loop(Generic[R]):
             reason = reason_of(error)
             self.done.pop(source.name, None)
             self.failed[str(source.path)] = reason
-            _complain(str(source.path), reason)
+            complain(str(source.path), reason)
 
     def _write_index(self, complete: bool) -> None:
         images, videos = (
@@ -315,5 +315,6 @@ def reason_of(error: Exception) -> str:
     return f"cannot be processed ({type(error).__name__}: {in_short(error)})"
 
 
-def _complain(path: str, reason: str) -> None:
+def complain(path: str, reason: str) -> None:
+    """Say on the terminal what is wrong with an input, above a progress bar if there is one."""
     tqdm.write(f"failed: {reason if path in reason else f'{path}: {reason}'}", file=sys.stderr)

@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -134,8 +134,7 @@ class Segmentation(RegionResult):
         return fiftyone.Segmentation(mask=mask)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Labels:
+class _Labels(NamedTuple):
     """From the model's classes to labels.
 
     Attributes:
@@ -145,10 +144,10 @@ class _Labels:
         threshold: score that the background has everywhere.
     """
 
-    names: tuple[str, ...]
-    of_class: Tensor
-    background: int | None
-    threshold: float
+    names: tuple[str, ...] = ()
+    of_class: Tensor = torch.zeros(0, dtype=torch.int64)
+    background: int | None = None
+    threshold: float = 0.0
 
 
 class Predictor(ImagePredictor[Segmentation]):
@@ -179,7 +178,7 @@ class Predictor(ImagePredictor[Segmentation]):
         """
         super().__init__(model=model, mapper=mapper, world_check=world_check, config=config)
         self.default_threshold = threshold
-        self._labels: _Labels | None = None
+        self._labels = _Labels()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -210,17 +209,17 @@ class Predictor(ImagePredictor[Segmentation]):
     @property
     def names(self) -> tuple[str, ...]:
         """What labels mean, the background among them; empty before `set_vocabulary`."""
-        return self._labels.names if self._labels else ()
+        return self._labels.names
 
     @property
     def background(self) -> int | None:
         """Label of the background, if there is one."""
-        return self._labels.background if self._labels else None
+        return self._labels.background
 
     @property
     def threshold(self) -> float:
         """Score that a class has to reach to win against the background."""
-        return self._labels.threshold if self._labels else 0.0
+        return self._labels.threshold
 
     def set_vocabulary(
         self,
@@ -316,7 +315,6 @@ class Predictor(ImagePredictor[Segmentation]):
         self, outputs: dict[str, Tensor], image: np.ndarray, scores: bool
     ) -> Segmentation:
         labels_of = self._labels
-        assert labels_of is not None
         maps = None
         if scores:
             maps = _label_scores(outputs["sem_seg"], labels_of)

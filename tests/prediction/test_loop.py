@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -20,7 +21,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.prediction import loop
 from clipself_seg.prediction.detection import Detections
 from clipself_seg.prediction.files import find_images
-from clipself_seg.prediction.journal import FILE_NAME, Journal
+from clipself_seg.prediction.journal import FILE_NAME, Journal, require_same
 from clipself_seg.prediction.loop import predict_files
 from clipself_seg.prediction.panoptic import PanopticSegmentation
 from clipself_seg.prediction.results import DetectionResults, PanopticResults, SemanticResults
@@ -202,19 +203,8 @@ def test_other_images_are_added_and_the_index_is_of_those_that_are_named(inputs,
     assert predict("boxes", inputs, tmp_path / "out", resume=True) == [0, 1, 3, 4]
     detections = json.loads((tmp_path / "out/detections.json").read_text())
     assert [image["id"] for image in detections["images"]] == [1, 2, 3, 4, 5]
-    assert [entry["image_id"] for entry in detections["annotations"]] == [
-        1,
-        1,
-        2,
-        2,
-        3,
-        3,
-        4,
-        4,
-        5,
-        5,
-    ]
-    assert [entry["id"] for entry in detections["annotations"]] == list(range(1, 11))
+    numbers = [(entry["id"], entry["image_id"]) for entry in detections["annotations"]]
+    assert numbers == [(number, (number + 1) // 2) for number in range(1, 11)]
     assert predict("boxes", inputs / "image 0.png", tmp_path / "out", resume=True) == []
     detections = json.loads((tmp_path / "out/detections.json").read_text())
     assert [image["file_name"] for image in detections["images"]] == ["image 0.png"]
@@ -227,6 +217,21 @@ def test_other_settings_are_refused_by_name_and_begin_anew_without_resuming(inpu
         predict("semantic", inputs, tmp_path / "out", settings={"threshold": 0.75}, resume=True)
     assert content(tmp_path / "out") == whole
     assert len(predict("semantic", inputs, tmp_path / "out", settings={"threshold": 0.75})) == 5
+
+
+def test_keys_of_the_configuration_that_have_gone_or_come_since_change_nothing():
+    old = {"seen": [True], "MODEL.GONE": 3, "MODEL.DEVICE": "cpu"}
+    new = {"seen": (True,), "MODEL.DEVICE": "cpu"}
+    require_same("out", old, new | {"INPUT.FORMAT": "BGR"}, "")
+    for changed, key in (
+        (new | {"INPUT.FORMAT": "RGB"}, "INPUT.FORMAT has changed (None, now 'RGB')"),
+        (new | {"MODEL.DEVICE": "cuda"}, "MODEL.DEVICE has changed ('cpu', now 'cuda')"),
+        (new | {"seen": [False]}, "seen has changed: "),
+        ({"MODEL.DEVICE": "cpu"}, "seen has changed: "),
+        (new | {"masks": "a"}, "masks has changed (None, now 'a')"),
+    ):
+        with pytest.raises(InputError, match=re.escape(key)):
+            require_same("out", old, changed, "")
 
 
 def test_a_folder_without_a_journal_begins_anew(inputs, tmp_path):

@@ -283,13 +283,16 @@ class ClassTexts:
         """
         if torch.is_grad_enabled() and any(p.requires_grad for p in self.clip.text.parameters()):
             return self._encode(names)
-        device = self.clip.logit_scale.device
-        state = device, autocast_dtype(device), weights_state(self.clip.text.owner)
+        state = self._device, autocast_dtype(self._device), weights_state(self.clip.text.owner)
         return self._kept.get(state, names, torch.no_grad()(lambda: self._encode(names)))
 
     def invalidate(self) -> None:
         """Forget all texts, after a write to the text tower that torch does not count (`hashes.invalidate`)."""
         invalidate(self.clip.text.owner)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.clip.logit_scale.device
 
     def _encode(self, names: Names) -> Tensor:
         # Published and shipped numbers are those of the order that torch's faster sorting gives.

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from clipself_seg.checkpoints import read
-from clipself_seg.checkpoints.read import read_archive, read_checkpoint, read_pickles
+from clipself_seg.checkpoints import pickles
+from clipself_seg.checkpoints.pickles import read_archive, read_pickles
+from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.errors import InputError
 from tests.checkpoint_files import Node, save_torchscript
 
@@ -148,7 +149,7 @@ def test_more_than_an_old_file_holds_is_refused_before_it_is_made(tmp_path, monk
     number = (1000).to_bytes(2, "little")
     path.write_bytes(whole.replace(b"M" + number, b"J\xff\xff\xff\x7f"))
     with monkeypatch.context() as patch:
-        patch.setattr(read, "_empty", None)
+        patch.setattr(pickles, "_empty", None)
         with pytest.raises(InputError, match="refused: a storage claims 8589934588 bytes"):
             read_checkpoint(path)
     path.write_bytes(whole.replace(number + b"\x00" * 6, b"\xff" * 8))
@@ -180,16 +181,16 @@ def test_tensors_that_no_model_takes_are_named(tmp_path, make, reason):
 
 
 def test_modules_that_hold_one_another_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(read, "MOST_TENSORS", 100)
+    monkeypatch.setattr(pickles, "MOST_TENSORS", 100)
     save_torchscript({f"a{n}.weight": torch.ones(1) for n in range(40)}, tmp_path / "x.pt")
     assert len(read_checkpoint(tmp_path / "x.pt").tensors) == 40
-    module = read.ScriptObject()
+    module = pickles.ScriptObject()
     for _ in range(40):
-        outer = read.ScriptObject()
+        outer = pickles.ScriptObject()
         outer.__setstate__({"one": module, "other": module})
         module = outer
-    with pytest.raises(read.OutOfBounds, match="again and again"):
-        read.script_tensors(module)
+    with pytest.raises(pickles.OutOfBounds, match="again and again"):
+        pickles.script_tensors(module)
 
 
 def test_a_big_endian_archive_is_refused(tmp_path):

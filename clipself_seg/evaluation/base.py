@@ -25,7 +25,9 @@ from clipself_seg.models.protocol import (
 
 logger = logging.getLogger(__name__)
 
-Results = dict[str, Any]  # name of a data set -> its numbers, nested as the task needs
+Results = dict[
+    Any, Any
+]  # name of a data set, of a fusion, size, ... -> numbers, nested as the task needs
 AnyModel = TypeVar("AnyModel", bound=Model)
 
 
@@ -41,8 +43,8 @@ class Pass(NamedTuple):
 
     batches: Batches
     evaluator: DatasetEvaluator
-    asked: Mapping[str, Any] = {}
-    ask: Callable[[Sequence[Sample]], Any] | None = None
+    asked: Mapping[str, object] = {}
+    ask: Callable[[Sequence[Sample]], object] | None = None
 
 
 class Evaluation(abc.ABC, Generic[AnyModel]):
@@ -92,7 +94,7 @@ class Evaluation(abc.ABC, Generic[AnyModel]):
             self._report(results)
         return results
 
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, object]:
         """Settings that decide the numbers beside weights and configuration, known after `check`."""
         return {}
 
@@ -114,7 +116,7 @@ class Evaluation(abc.ABC, Generic[AnyModel]):
         """The passes over a data set; the model is given its classes before the first."""
 
     @abc.abstractmethod
-    def _numbers(self, name: str, outputs: list[dict[str, Any]]) -> dict[Any, Any]:
+    def _numbers(self, name: str, outputs: list[Results]) -> Results:
         """Numbers of a data set, from what the evaluator of each pass returned."""
 
     def tables(self, results: Results, style: str = "simple") -> dict[str, str]:

@@ -109,7 +109,7 @@ def object_quality(
     )
 
 
-def _count_objects(by_image: Mapping[int, Sequence[Mapping[str, Any]]]) -> int:
+def _count_objects(by_image: Mapping[int, Sequence[Entry]]) -> int:
     return sum(not entry["ignore"] for entries in by_image.values() for entry in entries)
 
 

@@ -154,7 +154,7 @@ def read_true_instances(
     return truth
 
 
-def _images_by_id(content: dict[str, Any], json_file: Source) -> dict[ImageId, Entry]:
+def _images_by_id(content: Entry, json_file: Source) -> dict[ImageId, Entry]:
     """Image id -> entry with "height" and "width" in pixels, in the order of a file."""
     images = coco_list(content, "images", json_file)
     for image in images:

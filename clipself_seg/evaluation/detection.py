@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from detectron2.config import CfgNode, configurable
@@ -231,7 +231,7 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
         self._known: dict[str, _DetectionData] = {}
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         """Reads ``DATASETS``, ``TEST.{DETECTION, TRAIN_VOCABULARY}``, ``INPUT``, ``DATALOADER``
         and ``OUTPUT_DIR``."""
         given = cfg.TEST.TRAIN_VOCABULARY
@@ -261,7 +261,7 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
         for name in self.datasets:
             self._data(name)
 
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, object]:
         """Settings that decide the numbers beside weights and configuration, known after `check`."""
         return {
             "evaluator rule": {name: self._rule(data) for name, data in self._known.items()},
@@ -301,7 +301,7 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
         )
         yield Pass(evaluation_batches(data.records, self.mapper, self.workers), evaluator)
 
-    def _numbers(self, name: str, outputs: list[dict[str, Any]]) -> dict[str, Any]:
+    def _numbers(self, name: str, outputs: list[Results]) -> Results:
         """ "bbox" and "segm" -> numbers in percent, as `DetectionEvaluator` gives them."""
         (numbers,) = outputs
         return numbers

@@ -21,8 +21,9 @@ from clipself_seg.errors import InputError
 if TYPE_CHECKING:
     from typing_extensions import Required
 
+Output = Mapping[str, Any]  # of a model for an image: tensors, instances and lists by name
+Outputs = Iterable[Output]
 Samples = Iterable[Mapping[str, Any]]  # of a batch, as a mapper of evaluation makes them
-Outputs = Iterable[Mapping[str, Any]]  # of a model, one for each sample
 ImageId = int | str
 Kept = TypeVar("Kept")
 Compared = TypeVar("Compared")

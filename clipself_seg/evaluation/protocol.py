@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -65,12 +65,12 @@ class MeasuringProtocol:
         return protocol_line(self.as_dict())
 
 
-def protocol_line(parts: Mapping[str, Any]) -> str:
+def protocol_line(parts: Mapping[str, object]) -> str:
     """The line of a protocol, as results.json has it."""
     return " | ".join(f"{name}: {text}" for name, text in parts.items())
 
 
-def protocol_lines(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def protocol_lines(protocols: Mapping[str, Mapping[str, object]]) -> list[str]:
     """A line for each protocol that differs, with the data sets that it is of.
 
     Args:
@@ -90,7 +90,7 @@ class StatesSize(Protocol):
         """The rule in words."""
 
 
-def size_text(mapper: Any, of_model: str) -> str:
+def size_text(mapper: object, of_model: str) -> str:
     """The size that a mapper gives to images, and what the model makes of it.
 
     Args:

@@ -8,7 +8,6 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from detectron2.config import CfgNode, configurable
 from detectron2.evaluation import DatasetEvaluator
@@ -22,7 +21,7 @@ from clipself_seg.data.masks import read_panoptic_png
 from clipself_seg.data.records import Record
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results, own_classes_kept
-from clipself_seg.evaluation.evaluator import Outputs, Samples
+from clipself_seg.evaluation.evaluator import Output, Outputs, Samples
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.evaluation.panoptic.fusions import (
     Sweep,
@@ -128,10 +127,10 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         self.label_files = _label_file_of(self.datasets, label_files)
         self._known: dict[str, PanopticGroundTruth] = {}
         self._named: dict[str, Fusion] = {}
-        self._metadata: dict[str, Any] = {}
+        self._metadata: dict[str, object] = {}
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         """Reads ``DATASETS``, ``TEST.{PANOPTIC, MIOU_RULE, TRAIN_VOCABULARY}``,
         ``INPUT``, ``DATALOADER`` and ``OUTPUT_DIR``."""
         _require_clip_alone(cfg)
@@ -176,7 +175,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         if images:
             self._metadata["images"] = images
 
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, object]:
         """Settings that decide the numbers beside weights and configuration, known after `check`."""
         return self._metadata
 
@@ -212,13 +211,13 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             ask = functools.partial(_with_true_classes, model, truth, named)
             yield Pass(batches(), self._evaluator(name, truth, main=False), ask=ask)
 
-    def _numbers(self, name: str, outputs: list[dict[str, Any]]) -> dict[str, Any]:
+    def _numbers(self, name: str, outputs: list[Results]) -> Results:
         """For each fusion means in percent (those of `panoptic_results`, "AP..." of `instance_results`, those
         of `sem_seg_results`, and those that ``TEST.NUMBERS`` asks for), "alpha", "beta" and "images", and
         "void_discount" where a fusion has one; with a sweep also "sweep", see `sweep_results`.
         """
         numbers, *with_oracle = outputs
-        results: dict[str, Any] = {}
+        results: Results = {}
         discounted = any(fusion.void_discount for fusion in self._named.values())
         for fusion, (alpha, beta, _, void_discount) in self._named.items():
             own = numbers[fusion] | {"alpha": alpha, "beta": beta}
@@ -360,8 +359,11 @@ def _sweeps(results: Results) -> dict[str, Sweep]:
 
 
 def _with_true_classes(
-    model: Any, truth: PanopticGroundTruth, fusions: Mapping[str, Any], samples: Sequence[Sample]
-) -> Any:
+    model: PanopticModel,
+    truth: PanopticGroundTruth,
+    fusions: Mapping[str, Fusion],
+    samples: Sequence[Sample],
+) -> Sequence[Output]:
     """A model's outputs where of each image the classes alone are given that are in its ground truth."""
     index_of = truth.vocabulary.dataset_id_to_index
     given = []

@@ -10,7 +10,7 @@ import os
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.data.records import coco_list, read_coco_json
 from clipself_seg.data.vocabulary import load_vocabulary, seen_by_synonym
 from clipself_seg.errors import InputError
+from clipself_seg.evaluation.coco_objects import Entry
+from clipself_seg.evaluation.evaluator import ImageId
 from clipself_seg.evaluation.panoptic.numbers import (
     ClassQuality,
     ImageMatches,
@@ -29,6 +31,9 @@ from clipself_seg.evaluation.panoptic.numbers import (
 )
 from clipself_seg.evaluation.protocol import MeasuringProtocol, seen_text, words_text
 from clipself_seg.evaluation.report import class_keys
+
+if TYPE_CHECKING:
+    from panopticapi.evaluation import PQStat
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +65,8 @@ class Categories(NamedTuple):
 
 
 class _Pair(NamedTuple):
-    truth: Mapping[str, Any]
-    predicted: Mapping[str, Any]
+    truth: Entry
+    predicted: Entry
 
 
 def read_categories(json_file: str | os.PathLike[str]) -> Categories:
@@ -226,8 +231,11 @@ def panopticapi_results(
 
 
 def _panopticapi_statistics(
-    truth: PanopticFolder, predicted: PanopticFolder, categories: Mapping[int, Any], pair: _Pair
-) -> Any:
+    truth: PanopticFolder,
+    predicted: PanopticFolder,
+    categories: Mapping[int, Mapping[str, int]],
+    pair: _Pair,
+) -> PQStat:
     """The `PQStat` of one image."""
     from panopticapi.evaluation import pq_compute_single_core
 
@@ -267,8 +275,8 @@ def _pairs(truth: PanopticFolder, predicted: PanopticFolder) -> list[_Pair]:
     return [_Pair(annotation, given[image]) for image, annotation in wanted.items()]
 
 
-def _annotations(json_file: Path) -> dict[Any, Mapping[str, Any]]:
-    by_image: dict[Any, Mapping[str, Any]] = {}
+def _annotations(json_file: Path) -> dict[ImageId, Entry]:
+    by_image: dict[ImageId, Entry] = {}
     for entry in coco_list(read_coco_json(json_file), "annotations", json_file):
         missing = {"image_id", "file_name", "segments_info"} - entry.keys()
         if missing:
@@ -304,9 +312,7 @@ def _match(
     )
 
 
-def _read(
-    side: PanopticFolder, annotation: Mapping[str, Any], index_of: Mapping[int, int]
-) -> PanopticMap:
+def _read(side: PanopticFolder, annotation: Entry, index_of: Mapping[int, int]) -> PanopticMap:
     png = os.path.join(side.folder, annotation["file_name"])
     source = f"{png} and the entry of image {annotation['image_id']} in {side.json}"
     return panoptic_map(read_panoptic_png(png), annotation["segments_info"], index_of, source)

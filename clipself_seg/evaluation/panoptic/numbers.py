@@ -122,7 +122,7 @@ def panoptic_map(
     )
 
 
-def _check_segment(info: Any, source: str) -> None:
+def _check_segment(info: object, source: str) -> None:
     if not isinstance(info, dict | Mapping) or not {"id", "category_id"} <= info.keys():
         raise InputError(f'{source}: a segment lacks "id" or "category_id": {reprlib.repr(info)}')
     area, number, category = info.get("area", -1), info["id"], info["category_id"]

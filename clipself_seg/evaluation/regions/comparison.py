@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.named import by_name
@@ -81,7 +80,7 @@ def _read_curves(path: Path) -> dict[str, Curve]:
     }
 
 
-def _is_curve(value: Any) -> bool:
+def _is_curve(value: object) -> bool:
     """Whether something is what `RegionEvaluation` writes of a data set."""
     return (
         isinstance(value, dict)

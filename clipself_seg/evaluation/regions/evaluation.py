@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from detectron2.config import CfgNode, configurable
 from detectron2.utils import comm
@@ -71,7 +71,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
         self._known: dict[str, tuple[Vocabulary, list[Record]]] = {}
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         """Reads ``DATASETS.TEST``, ``TEST.REGIONS``, ``DATALOADER`` and ``OUTPUT_DIR``."""
         return {
             "datasets": cfg.DATASETS.TEST,
@@ -84,7 +84,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
             "output_dir": Path(cfg.OUTPUT_DIR),
         }
 
-    def metadata(self) -> dict[str, str]:
+    def metadata(self) -> dict[str, object]:
         """Settings that decide the numbers beside weights and configuration."""
         return {"names of a class": SYNONYM_TEXTS["mean"]}
 
@@ -161,7 +161,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
             mask_resize=self.mask_resize,
         )
 
-    def _numbers(self, name: str, outputs: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
+    def _numbers(self, name: str, outputs: list[Results]) -> dict[int, dict[str, float]]:
         """For each side of the input in pixels the accuracies, see `RegionAccuracyEvaluator`, and those of other
         mixtures."""
         count = len(self.sizes)

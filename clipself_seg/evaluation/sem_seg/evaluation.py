@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from clipself_seg.data.vocabulary import (
 )
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results, own_classes_kept
+from clipself_seg.evaluation.evaluator import Output
 from clipself_seg.evaluation.protocol import (
     MeasuringProtocol,
     beside_text,
@@ -102,11 +103,11 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         self.boundary = boundary
         self.oracle = oracle
         self._names_of_a_class = ""
-        self._masks: dict[str, Any] = {}
+        self._masks: dict[str, object] = {}
         self._known: dict[str, _Task] = {}
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         """Reads ``DATASETS``, ``TEST``, ``INPUT``, ``DATALOADER``, ``OUTPUT_DIR``, and of
         ``MODEL.SEM_SEG_HEAD`` ``TEST_CLASS_JSON`` and ``POOLING_SIZES``."""
         trained = cfg.TEST.TRAIN_VOCABULARY
@@ -130,9 +131,9 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
             "oracle": cfg.TEST.NUMBERS.ORACLE,
         }
 
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, object]:
         """Settings that decide the numbers beside weights and data, known after `check`."""
-        metadata: dict[str, Any] = {
+        metadata: dict[str, object] = {
             "evaluator rule": self.rule,
             "train vocabulary": self.train_vocabulary,
             "names of a class": self._names_of_a_class,
@@ -214,7 +215,7 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
             threshold=self.threshold,
         )
 
-    def _numbers(self, name: str, outputs: list[dict[str, Any]]) -> dict[str, float]:
+    def _numbers(self, name: str, outputs: list[Results]) -> dict[str, float]:
         """Means, counts and the numbers of each class that counts, see `sem_seg_results`; those of oracle words
         ("oracle-mIoU" ...) beside them."""
         # JSON has no NaN: a class that does not count has no number.
@@ -263,11 +264,11 @@ class OracleWords:
         self.words = words
         self.present = present
 
-    def __call__(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    def __call__(self, samples: Sequence[Sample]) -> list[Output]:
         """Labels in [0, K) of each image, as the model gives them with all classes."""
         return [self._labels(sample) for sample in samples]
 
-    def _labels(self, sample: Sample) -> dict[str, Any]:
+    def _labels(self, sample: Sample) -> Output:
         # In an image without ground truth no pixel counts, whatever it is called.
         classes = self.present(sample) if len(self.present(sample)) else np.zeros(1, dtype=np.int64)
         self.model.set_vocabulary(some_classes(self.words, classes))

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from detectron2.utils import comm
 
 from clipself_seg.data.masks import read_labels_of
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.evaluator import Outputs, Samples, check_predicted_classes
+from clipself_seg.evaluation.evaluator import Output, Outputs, Samples, check_predicted_classes
 from clipself_seg.evaluation.report import percents, seen_cells, semantic_run_table, write_class_csv
 from clipself_seg.evaluation.sem_seg.numbers import (
     ClassNumbers,
@@ -127,7 +126,7 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
                 self._boundary += boundary_counts(predicted, truth, num_classes, self.ignore_label)
             self._images += 1
 
-    def _labels(self, file_name: str, output: Mapping[str, Any]) -> np.ndarray:
+    def _labels(self, file_name: str, output: Output) -> np.ndarray:
         """Predicted classes (H, W), merged and checked."""
         if "sem_seg_labels" in output:
             labels = output["sem_seg_labels"]

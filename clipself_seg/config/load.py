@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.config import CfgNode
@@ -26,31 +25,63 @@ from clipself_seg.config.retired import CONSTANTS, is_retired
 from clipself_seg.config.shards import refuse_pipes
 from clipself_seg.config.weights import WEIGHTS, refuse_addresses
 from clipself_seg.config.yaml_files import (
-    CONFIGS,
     Layer,
+    Tree,
     is_typed,
 )
 from clipself_seg.config.yaml_files import leaves as flatten
-from clipself_seg.config.yaml_files import (
-    merge_layers,
-    read_layers,
-    setting_file,
-    setting_place,
-    shipped_name,
-)
+from clipself_seg.config.yaml_files import merge_layers, read_layers, setting_place, shipped_name
 from clipself_seg.config.zero_shot import ZERO_SHOT_CHOICES
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.imports import import_typed_modules
 
 logger = logging.getLogger(__name__)
 
-Source = Callable[..., str]
-"""Keys -> what set the first of them: a file or the command line, for messages."""
-
 ABSENT = object()
 MODEL = "MODEL.META_ARCHITECTURE"
+HEAD = "MODEL.SEM_SEG_HEAD.NAME"
 # Keys that have a word for nothing: CAT-Seg's own code freezes CLIP for None.
 NONES = {"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE": "none"}
+
+
+class Sources:
+    """What sets the keys of a configuration: its files and the command line.
+
+    Args:
+        path: the file; None or "" for none.
+        typed: keys and values of the command line.
+
+    Raises:
+        InputError: as `read_layers`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None, typed: Tree) -> None:
+        self.path = path
+        self.typed = typed
+        self.layers = read_layers(path) if path else []
+        self._written = [is_typed(layer) for layer in self.layers]
+
+    def place(self, key: str) -> int:
+        """Position of what sets a key: that of a layer, or one further for the command line; -1 for none."""
+        return len(self.layers) if key in self.typed else setting_place(key, self.layers)
+
+    def name(self, *keys: str) -> str:
+        """What sets the first of some keys that anything sets, for messages."""
+        place = next((self.place(key) for key in keys if self.place(key) >= 0), -1)
+        if place < 0:
+            return str(self.path or "the defaults")
+        in_files = place < len(self.layers)
+        return str(self.layers[place].path) if in_files else "the command line"
+
+    def by_hand(self, key: str) -> bool:
+        """Whether somebody wrote what sets a key, and it is neither of the package nor of a run."""
+        return key in self.typed or (place := self.place(key)) >= 0 and self._written[place]
+
+    def published(self, key: str) -> bool:
+        """Whether one of CAT-Seg's files sets a key; they say that they are."""
+        if key in self.typed or (place := self.place(key)) < 0:
+            return False
+        return dict(flatten(self.layers[place].tree)).get(HEAD) == "CATSegHead"
 
 
 def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -> CfgNode:
@@ -68,30 +99,19 @@ def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -
     cfg = default_config()
     defaults = dict(flatten(cfg))
     typed = option_pairs(opts)
-    layers = read_layers(path) if path else []
-
-    def source(*keys: str) -> str:
-        """What sets the first of some keys that anything sets."""
-        for key in keys:
-            if key in typed:
-                return "the command line"
-            if file := setting_file(key, layers):
-                return str(file)
-        return str(path or "the defaults")
-
-    if output := _output_dir(layers):
+    sources = Sources(path, typed)
+    if output := _output_dir(sources.layers):
         cfg.OUTPUT_DIR = output
-    _merge(cfg, merge_layers(layers), lambda key: str(setting_file(key, layers) or path))
-    _merge(cfg, typed, lambda key: "the command line")
+    tree = dict(flatten(merge_layers(sources.layers)))
+    _merge(cfg, tree | typed, sources)
     if cfg.SEED == -1:
         cfg.SEED = defaults["SEED"]  # any, in Detectron2's words
-    _choose_exponents(cfg, layers, typed)
-    _leave_to_backbone(cfg, defaults, layers, typed)
-    refuse_addresses(cfg, {key for key in WEIGHTS if key not in typed}, source)
+    _choose_exponents(cfg, sources)
+    refuse_addresses(cfg, {key for key in WEIGHTS if key not in typed}, sources.name)
     if "DATASETS.TRAIN" not in typed:
-        refuse_pipes(cfg.DATASETS.TRAIN, lambda: source("DATASETS.TRAIN"))
-    _check(cfg, source)
-    _check_read(cfg, defaults, layers, typed)
+        refuse_pipes(cfg.DATASETS.TRAIN, lambda: sources.name("DATASETS.TRAIN"))
+    _check(cfg, sources)
+    _check_read(cfg, defaults, sources)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     amp = cfg.SOLVER.AMP
@@ -102,7 +122,7 @@ def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -
     return cfg
 
 
-def values_and_defaults(cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
+def values_and_defaults(cfg: CfgNode) -> dict[str, tuple[object, object]]:
     """Value and default of every key that may decide something, and of those that became constants since.
 
     So what an earlier version wrote compares as it was. Lists for tuples, as in JSON.
@@ -115,7 +135,7 @@ def values_and_defaults(cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def option_pairs(opts: Sequence[str]) -> dict[str, Any]:
+def option_pairs(opts: Sequence[str]) -> dict[str, str]:
     """Keys and values of the words of a command line.
 
     Raises:
@@ -126,13 +146,13 @@ def option_pairs(opts: Sequence[str]) -> dict[str, Any]:
     return dict(zip(opts[::2], opts[1::2]))
 
 
-def _merge(cfg: CfgNode, tree: dict[str, Any], source: Source) -> None:
+def _merge(cfg: CfgNode, values: Tree, sources: Sources) -> None:
     known = dict(flatten(cfg))
-    for key, value in flatten(tree):
-        if is_retired(key, value, source(key)):
+    for key, value in values.items():
+        if is_retired(key, value, sources.name(key)):
             continue
         if key not in known:
-            raise InputError(f'{source(key)}: unknown key "{key}"; {nearest(key, known)}')
+            raise InputError(f'{sources.name(key)}: unknown key "{key}"; {nearest(key, known)}')
         try:
             # YAML and the command line write whole numbers for float keys too.
             cfg.merge_from_list([key, float(value) if isinstance(known[key], float) else value])
@@ -141,18 +161,18 @@ def _merge(cfg: CfgNode, tree: dict[str, Any], source: Source) -> None:
             wanted = type(known[key]).__name__
             hint = ", such as \"('a', 'b')\"" if wanted == "tuple" else ""
             raise InputError(
-                f"{source(key)}: {key} must be of type {wanted}{hint}, got {_shown(value)}"
+                f"{sources.name(key)}: {key} must be of type {wanted}{hint}, got {_shown(value)}"
             ) from None
-    _fill_nones(cfg, known, source)
+    _fill_nones(cfg, known, sources)
 
 
-def _fill_nones(cfg: CfgNode, known: dict[str, Any], source: Source) -> None:
+def _fill_nones(cfg: CfgNode, known: Tree, sources: Sources) -> None:
     """Refuse None, which Detectron2 takes for any type, where a key has no word for it."""
     for key, value in flatten(cfg):
         if value is None and known[key] is not None:
             if key not in NONES:
                 raise InputError(
-                    f"{source(key)}: {key} must be of type {type(known[key]).__name__}, got None; "
+                    f"{sources.name(key)}: {key} must be of type {type(known[key]).__name__}, got None; "
                     f"leave it out for {known[key]!r}"
                 )
             cfg.merge_from_list([key, NONES[key]])
@@ -164,110 +184,84 @@ def _output_dir(layers: Sequence[Layer]) -> str:
     return next((f"output/{name}" for name in names if name), "")
 
 
-def _choose_exponents(cfg: CfgNode, layers: Sequence[Layer], typed: dict[str, Any]) -> None:
+def _choose_exponents(cfg: CfgNode, sources: Sources) -> None:
     """Let an exponent that is set later than ``MODEL.FUSION.SOURCE`` win over that of the weights."""
-
-    def place(key: str) -> int:
-        return len(layers) if key in typed else setting_place(key, layers)
-
-    section, fusion = "MODEL.FUSION.", cfg.MODEL.FUSION
+    fusion, source = cfg.MODEL.FUSION, sources.place("MODEL.FUSION.SOURCE")
     # Weights of other models carry none, and a value that is none is refused later.
     if cfg.MODEL.META_ARCHITECTURE == "OpenPanoptic" and fusion.SOURCE in OF_WEIGHTS:
         left = tuple(
             name
             for name in OF_WEIGHTS[fusion.SOURCE]
-            if place(f"{section}{name.upper()}") <= place(f"{section}SOURCE")
+            if sources.place(f"MODEL.FUSION.{name.upper()}") <= source
         )
         fusion.SOURCE = next(source for source, names in OF_WEIGHTS.items() if names == left)
 
 
-def _leave_to_backbone(
-    cfg: CfgNode, defaults: dict[str, Any], layers: Sequence[Layer], typed: dict[str, Any]
-) -> None:
-    """With a backbone of somebody else's, refuses keys of `CLIPBackbone` that a user sets, and resets shipped values.
-
-    Raises:
-        InputError: names the first key.
-    """
-    backbone = cfg.MODEL.CLIP.BACKBONE
-    if backbone == CLIP_BACKBONE:
-        return
-    users = [
-        layer for layer in layers if not layer.path.resolve().is_relative_to(CONFIGS.resolve())
-    ]
-    for key, value in flatten(cfg):
-        section, _, name = key.rpartition(".")
-        of_clip = section == "MODEL.CLIP" and name != "BACKBONE"
-        if not of_clip and key not in OF_CLIP_BACKBONE or _plain(value) == _plain(defaults[key]):
-            continue
-        file = setting_file(key, users)
-        if key in typed or file:
-            raise InputError(
-                f"{'the command line' if key in typed else file}: {key} is read by {CLIP_BACKBONE} alone, and "
-                f"MODEL.CLIP.BACKBONE is {backbone}: leave it out"
-            )
-        cfg.merge_from_list([key, defaults[key]])
-
-
-def _check(cfg: CfgNode, source: Source) -> None:
+def _check(cfg: CfgNode, sources: Sources) -> None:
     values = dict(flatten(cfg))
     all_choices = CHOICES | CAT_SEG_CHOICES | PANOPTIC_CHOICES | DETECTION_CHOICES
     all_choices |= ZERO_SHOT_CHOICES
     for key, choices in all_choices.items():
         if values[key] not in choices:
             hint = nearest(values[key], choices)
-            raise InputError(f'{source(key)}: {key} cannot be "{values[key]}"; {hint}')
+            raise InputError(f'{sources.name(key)}: {key} cannot be "{values[key]}"; {hint}')
     key = "TEST.REGIONS.READ"
     for readout in values[key]:
         if readout not in READOUTS:
             hint = nearest(str(readout), READOUTS)
-            raise InputError(f'{source(key)}: {key} cannot have "{_shown(readout, str)}"; {hint}')
+            raise InputError(
+                f'{sources.name(key)}: {key} cannot have "{_shown(readout, str)}"; {hint}'
+            )
     for key, wanted, holds in CHECKS:
         if not holds(values[key]):
-            raise InputError(f"{source(key)}: {key} must be {wanted}, got {_shown(values[key])}")
+            raise InputError(
+                f"{sources.name(key)}: {key} must be {wanted}, got {_shown(values[key])}"
+            )
     for key, other, wanted, agree in RELATIONS:
         if not agree(values[key], values[other]):
             raise InputError(
-                f"{source(key, other)}: {key} must be {wanted}, got {_shown(values[key])} with "
+                f"{sources.name(key, other)}: {key} must be {wanted}, got {_shown(values[key])} with "
                 f"{other} {_shown(values[other])}"
             )
 
 
-def _check_read(
-    cfg: CfgNode, defaults: dict[str, Any], layers: Sequence[Layer], typed: Mapping[str, str]
-) -> None:
-    """Refuse the first key that somebody set, and that the model does not read; what comes with the package passes.
+def _check_read(cfg: CfgNode, defaults: Tree, sources: Sources) -> None:
+    """Refuse the first key that somebody set, and that nothing reads; what comes with the package passes.
 
-    Where nothing names a model, what one of them reads passes.
+    Where nothing names a model, what one of them reads passes. With a backbone of somebody else's, what the package
+    sets for `CLIPBackbone` goes back to its default.
     """
     values = dict(flatten(cfg))
-    named = MODEL in typed or setting_place(MODEL, layers) >= 0
-    model = cfg.MODEL.META_ARCHITECTURE if named else None
+    model = cfg.MODEL.META_ARCHITECTURE if sources.place(MODEL) >= 0 else None
     for key, value in values.items():
-        place = setting_place(key, layers)
-        by_hand = key in typed or (place >= 0 and is_typed(layers[place]))
-        if not by_hand or _plain(value) in (_plain(defaults[key]), PUBLISHED.get(key, ABSENT)):
+        if _plain(value) in (_plain(defaults[key]), PUBLISHED.get(key, ABSENT)):
             continue
-        if reason := why_unread(key, values, model):
-            if key not in typed and _is_published(layers[place]) and key.startswith(GUIDANCE):
-                continue
-            source = "the command line" if key in typed else str(layers[place].path)
+        other = _why_unread_by_backbone(key, cfg)
+        reason = other or why_unread(key, values, model)
+        guidance = key.startswith(GUIDANCE) and sources.published(key)
+        if reason and sources.by_hand(key) and not guidance:
             raise InputError(
-                f"{source}: {key} {_shown(value)} has no effect: {reason}; leave it out"
+                f"{sources.name(key)}: {key} {_shown(value)} has no effect: {reason}; leave it out"
             )
+        if other:
+            cfg.merge_from_list([key, defaults[key]])
 
 
-def _is_published(layer: Layer) -> bool:
-    """Whether a file is one of CAT-Seg's, which say so."""
-    return dict(flatten(layer.tree)).get("MODEL.SEM_SEG_HEAD.NAME") == "CATSegHead"
+def _why_unread_by_backbone(key: str, cfg: CfgNode) -> str | None:
+    """Why a key of `CLIPBackbone` has no effect, with a backbone of somebody else's."""
+    backbone = cfg.MODEL.CLIP.BACKBONE
+    of_clip = key.startswith("MODEL.CLIP.") and key != "MODEL.CLIP.BACKBONE"
+    if backbone == CLIP_BACKBONE or not (of_clip or key in OF_CLIP_BACKBONE):
+        return None
+    return f"{CLIP_BACKBONE} alone reads it, and MODEL.CLIP.BACKBONE is {backbone}"
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """A value with lists for tuples, also inside, where YAML has no tuples."""
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _shown(value: Any, text_of: Callable[[Any], str] = repr) -> str:
+def _shown(value: object, text_of: Callable[[object], str] = repr) -> str:
     """The beginning of what a value looks like."""
     text = text_of(value)
     return text if len(text) <= 200 else f"{text[:200]}..."

@@ -18,6 +18,7 @@ from fvcore.common.config import BASE_KEY
 
 from clipself_seg.errors import InputError, nearest
 
+Tree = dict[str, Any]  # keys and values of a file, nested
 # Far above what a configuration is; aliases of a few lines can stand for more than memory holds.
 MAX_FILES = 100
 MAX_VALUES = 100_000
@@ -41,7 +42,7 @@ class Layer(NamedTuple):
     """
 
     path: Path
-    tree: dict[str, Any]
+    tree: Tree
 
 
 def read_layers(file: str | os.PathLike[str]) -> list[Layer]:
@@ -111,7 +112,7 @@ def is_typed(layer: Layer) -> bool:
     return sum(1 for _ in leaves(layer.tree)) < MOST_TYPED
 
 
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Full key and value of every leaf, in the order of the tree."""
     for key, value in tree.items():
         if isinstance(value, dict) and value:
@@ -120,13 +121,13 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-def merge_layers(layers: Sequence[Layer]) -> dict[str, Any]:
+def merge_layers(layers: Sequence[Layer]) -> Tree:
     """Keys and values of all layers, nested; a later layer counts more.
 
     Raises:
         InputError: a section of one file is a value in another one below it.
     """
-    merged: dict[str, Any] = {}
+    merged: Tree = {}
     for layer in layers:
         _merge(layer.tree, merged, layer.path)
     return merged
@@ -140,12 +141,6 @@ def setting_place(key: str, layers: Sequence[Layer]) -> int:
         layers: as `read_layers` gives them.
     """
     return max((place for place, layer in enumerate(layers) if _has(layer.tree, key)), default=-1)
-
-
-def setting_file(key: str, layers: Sequence[Layer]) -> Path | None:
-    """The file whose value of a key counts; None if none has it. The arguments are those of `setting_place`."""
-    place = setting_place(key, layers)
-    return layers[place].path if place >= 0 else None
 
 
 def _has(tree: Any, key: str) -> bool:
@@ -196,12 +191,12 @@ def _name(path: Path) -> str:
 
 
 @functools.cache
-def _named() -> dict[str, Any]:
+def _named() -> Tree:
     """Content of ``names.yaml``: name -> name of one that it equals, or what a file of that name would say."""
     return read_tree(NAMES)
 
 
-def _tree(path: Path) -> dict[str, Any]:
+def _tree(path: Path) -> Tree:
     """What a file says, or would say if its name was one; a ``_BASE_`` of the package's is a whole path then."""
     if path.is_file():
         return read_tree(path)
@@ -245,7 +240,7 @@ def _base_file(base: str, path: Path) -> Path:
     return place
 
 
-def read_tree(path: Path) -> dict[str, Any]:
+def read_tree(path: Path) -> Tree:
     """What one file says itself, nested, with its ``_BASE_``.
 
     Raises:
@@ -268,7 +263,7 @@ def read_tree(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _check_extent(tree: dict[str, Any], path: Path) -> None:
+def _check_extent(tree: Tree, path: Path) -> None:
     """Refuse a tree of more values than a configuration has, whatever lines stand for them."""
     values = 0
     pending: list[tuple[Any, int]] = [(tree, 0)]
@@ -285,7 +280,7 @@ def _check_extent(tree: dict[str, Any], path: Path) -> None:
             pending += [(item, depth + 1) for item in value]
 
 
-def _merge(tree: Mapping[str, Any], into: dict[str, Any], path: Path) -> None:
+def _merge(tree: Mapping[str, object], into: Tree, path: Path) -> None:
     for key, value in tree.items():
         if not isinstance(value, dict):
             into[key] = value

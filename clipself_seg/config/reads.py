@@ -50,6 +50,7 @@ LABELS = (
 )
 BACKBONE = ("MODEL.BACKBONE.", "MODEL.RESNETS.")
 EXPONENTS = ("MODEL.FUSION.ALPHA", "MODEL.FUSION.BETA", "MODEL.FUSION.MODE")
+HEAD = "MODEL.SEM_SEG_HEAD."
 
 READS: dict[str, tuple[str | When, ...]] = {
     "RegionReader": (*CLIP, *REGIONS),
@@ -60,13 +61,8 @@ READS: dict[str, tuple[str | When, ...]] = {
     ),
     "ZeroShotSegmenter": (*CLIP, *LABELS, "MODEL.ZERO_SHOT."),
     "CATSeg": (
-        *(
-            *CLIP,
-            *LABELS,
-            "SOLVER.WEIGHT_DECAY_NORM",
-            "MODEL.CLIP.VISUAL_INIT",
-            "SOLVER.CLIP_MULTIPLIER",
-        ),
+        *(*CLIP, *LABELS, "MODEL.CLIP.VISUAL_INIT"),
+        *("SOLVER.WEIGHT_DECAY_NORM", "SOLVER.CLIP_MULTIPLIER"),
         *("MODEL.CAT_SEG.", "MODEL.SEM_SEG_HEAD.", "MODEL.PROMPT_ENSEMBLE_TYPE"),
         *("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", "INPUT.MIN_SIZE_", "INPUT.MAX_SIZE_"),
         *("INPUT.CROP.", "INPUT.COLOR_AUG_SSD", "INPUT.SIZE_DIVISIBILITY"),
@@ -78,13 +74,8 @@ READS: dict[str, tuple[str | When, ...]] = {
         ),
     ),
     "OpenPanoptic": (
-        *(
-            *CLIP,
-            *PIXELS,
-            "SOLVER.WEIGHT_DECAY_NORM",
-            "MODEL.MASK_GENERATOR.",
-            "MODEL.MASK_FORMER.",
-        ),
+        *(*CLIP, *PIXELS, "MODEL.MASK_GENERATOR.", "MODEL.MASK_FORMER."),
+        "SOLVER.WEIGHT_DECAY_NORM",
         *("MODEL.CLIP_BRANCH.", "MODEL.FUSION.", "TEST.PANOPTIC.", "TEST.DETECTIONS_PER_IMAGE"),
         *("INPUT.IMAGE_SIZE", "INPUT.MIN_SCALE", "INPUT.MAX_SCALE", "INPUT.KEEP_EMPTY_SEGMENTS"),
         When(("MODEL.PYRAMID.",), "MODEL.MASK_GENERATOR.SOURCE", "pyramid"),
@@ -103,53 +94,53 @@ READS: dict[str, tuple[str | When, ...]] = {
     ),
 }
 
-# Keys of Detectron2 that nothing here reads, and what happens in their place.
-NORMALISED = "images are normalised as their CLIP or guidance backbone was trained"
-HEAD = "CAT-Seg's decoder does not read this key of Detectron2's SemSegFPNHead"
-PROPOSALS = "distillation reads the proposals of its data sets"
-ADAMW = "the optimiser is AdamW with SOLVER.BETAS"
-BIASES = "biases learn at the rate of the other parameters, and their decay is the method's"
-NORM = "gradients are scaled down where their Euclidean norm over all parameters exceeds CLIP_VALUE"
-SCHEDULE = "SOLVER.SCHEDULE, WARMUP_ITERS and WARMUP_FACTOR describe the learning rate"
-SAMPLER = "each epoch takes the images once, in an order drawn from SEED"
-AUGMENTED = "images are evaluated once, neither flipped nor resized to several sizes"
-INSTEAD: dict[str, str] = {
-    "VERSION": "files of older versions are not converted",
-    "CUDNN_BENCHMARK": "cuDNN's choice of kernels is left to PyTorch",
-    "VIS_PERIOD": "clipself-seg predict draws predictions",
-    "MODEL.LOAD_PROPOSALS": "models find their own regions",
-    "MODEL.PIXEL_": NORMALISED,
-    "MODEL.SEM_SEG_HEAD.NAME": "MODEL.META_ARCHITECTURE decides",
-    "MODEL.SEM_SEG_HEAD.IN_FEATURES": "MODEL.CAT_SEG.GUIDANCE decides which features guide",
-    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": "the vocabulary decides, that of the data set or TRAIN_CLASS_JSON and "
-    "TEST_CLASS_JSON",
-    "MODEL.SEM_SEG_HEAD.CONVS_DIM": "DECODER_DIMS are the channels of the decoder",
-    "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": HEAD,
-    "MODEL.SEM_SEG_HEAD.NORM": HEAD,
-    "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": "there is one loss, whose weight is 1",
-    "INPUT.RANDOM_FLIP": "the task decides whether training images are flipped",
-    "INPUT.MASK_FORMAT": "masks are bitmaps",
-    "DATASETS.PROPOSAL_FILES_": PROPOSALS,
-    "DATASETS.PRECOMPUTED_PROPOSAL_": PROPOSALS,
-    "DATALOADER.ASPECT_RATIO_GROUPING": "images of a batch are cut to one size",
-    "DATALOADER.SAMPLER_TRAIN": SAMPLER,
-    "DATALOADER.REPEAT_": SAMPLER,
-    "DATALOADER.FILTER_EMPTY_ANNOTATIONS": "the data set decides which images are trained on",
-    "SOLVER.MOMENTUM": ADAMW,
-    "SOLVER.NESTEROV": ADAMW,
-    "SOLVER.BIAS_LR_FACTOR": BIASES,
-    "SOLVER.WEIGHT_DECAY_BIAS": BIASES,
-    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": NORM,
-    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": NORM,
-    "SOLVER.BASE_LR_END": "the cosine ends at 0",
-    "SOLVER.WARMUP_METHOD": "the warm-up is linear",
-    "SOLVER.NUM_DECAYS": SCHEDULE,
-    "SOLVER.RESCALE_INTERVAL": SCHEDULE,
-    "SOLVER.REFERENCE_WORLD_SIZE": "IMS_PER_BATCH counts the images of all processes, and nothing is rescaled",
-    "TEST.EXPECTED_RESULTS": "results are written to results.json and not judged",
-    "TEST.AUG.": AUGMENTED,
-    "TEST.PRECISE_BN.": "the statistics of batch norms are not measured again",
+# What happens in place of keys of Detectron2 that nothing here reads.
+_INSTEAD: dict[str, tuple[str, ...]] = {
+    "files of older versions are not converted": ("VERSION",),
+    "cuDNN's choice of kernels is left to PyTorch": ("CUDNN_BENCHMARK",),
+    "clipself-seg predict draws predictions": ("VIS_PERIOD",),
+    "models find their own regions": ("MODEL.LOAD_PROPOSALS",),
+    "images are normalised as their CLIP or guidance backbone was trained": ("MODEL.PIXEL_",),
+    "MODEL.META_ARCHITECTURE decides": (f"{HEAD}NAME",),
+    "MODEL.CAT_SEG.GUIDANCE decides which features guide": (f"{HEAD}IN_FEATURES",),
+    "the vocabulary decides, that of the data set or TRAIN_CLASS_JSON and TEST_CLASS_JSON": (
+        f"{HEAD}NUM_CLASSES",
+    ),
+    "DECODER_DIMS are the channels of the decoder": (f"{HEAD}CONVS_DIM",),
+    "CAT-Seg's decoder does not read this key of Detectron2's SemSegFPNHead": (
+        *(f"{HEAD}COMMON_STRIDE", f"{HEAD}NORM"),
+    ),
+    "there is one loss, whose weight is 1": (f"{HEAD}LOSS_WEIGHT",),
+    "the task decides whether training images are flipped": ("INPUT.RANDOM_FLIP",),
+    "masks are bitmaps": ("INPUT.MASK_FORMAT",),
+    "distillation reads the proposals of its data sets": (
+        *("DATASETS.PROPOSAL_FILES_", "DATASETS.PRECOMPUTED_PROPOSAL_"),
+    ),
+    "images of a batch are cut to one size": ("DATALOADER.ASPECT_RATIO_GROUPING",),
+    "each epoch takes the images once, in an order drawn from SEED": (
+        *("DATALOADER.SAMPLER_TRAIN", "DATALOADER.REPEAT_"),
+    ),
+    "the data set decides which images are trained on": ("DATALOADER.FILTER_EMPTY_ANNOTATIONS",),
+    "the optimiser is AdamW with SOLVER.BETAS": ("SOLVER.MOMENTUM", "SOLVER.NESTEROV"),
+    "biases learn at the rate of the other parameters, and their decay is the method's": (
+        *("SOLVER.BIAS_LR_FACTOR", "SOLVER.WEIGHT_DECAY_BIAS"),
+    ),
+    "gradients are scaled down where their Euclidean norm over all parameters exceeds CLIP_VALUE": (
+        *("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "SOLVER.CLIP_GRADIENTS.NORM_TYPE"),
+    ),
+    "the cosine ends at 0": ("SOLVER.BASE_LR_END",),
+    "the warm-up is linear": ("SOLVER.WARMUP_METHOD",),
+    "SOLVER.SCHEDULE, WARMUP_ITERS and WARMUP_FACTOR describe the learning rate": (
+        *("SOLVER.NUM_DECAYS", "SOLVER.RESCALE_INTERVAL"),
+    ),
+    "IMS_PER_BATCH counts the images of all processes, and nothing is rescaled": (
+        "SOLVER.REFERENCE_WORLD_SIZE",
+    ),
+    "results are written to results.json and not judged": ("TEST.EXPECTED_RESULTS",),
+    "images are evaluated once, neither flipped nor resized to several sizes": ("TEST.AUG.",),
+    "the statistics of batch norms are not measured again": ("TEST.PRECISE_BN.",),
 }
+INSTEAD = {name: sentence for sentence, names in _INSTEAD.items() for name in names}
 
 # Values of CAT-Seg's published files that differ from the default, and pass.
 PUBLISHED: dict[str, object] = {

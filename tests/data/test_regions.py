@@ -1,18 +1,28 @@
-"""Grids tile the image, proposals follow the reference's order of steps."""
+"""Regions: grid cells and proposals by hand and by their distribution, panoptic segments with their token masks."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from clipself_seg.data.masks import read_panoptic_png
 from clipself_seg.data.regions import (
+    covered_masks,
     enlarge_boxes,
     grid_boxes,
     grid_pairs,
+    mask_box,
+    read_segments,
     relative_boxes,
+    resized_masks,
     sample_grid_regions,
     sample_proposal_regions,
+    segment_regions,
+    token_masks,
 )
+from clipself_seg.errors import InputError
 
 QUARTER = [[0, 0, 160, 120]]
 
@@ -144,3 +154,204 @@ def test_a_cap_of_zero_keeps_all_proposals():
     boxes = np.tile([[0, 0, 10, 10]], (50, 1))
     kept = sample_proposal_regions(rng(), boxes, width=20, height=20, max_regions=0)
     assert len(kept.boxes) == 50
+
+
+THINGS = frozenset({1, 2})
+
+
+def save_ids(path, ids):
+    rgb = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1)
+    Image.fromarray(rgb.astype(np.uint8)).save(path)
+
+
+def info(segment_id, category_id, bbox=(0, 0, 10, 10), iscrowd=0):
+    return {"id": segment_id, "category_id": category_id, "bbox": list(bbox), "iscrowd": iscrowd}
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """An image of 30 x 20: void, a thing at the left, stuff at the right with a hole."""
+    ids = np.zeros((20, 30), dtype=np.int64)
+    ids[2:14, 1:11] = 70000
+    ids[4:19, 15:28] = 513
+    ids[10, 20] = 0
+    save_ids(tmp_path / "42.png", ids)
+    return {
+        "file_name": "42.jpg",
+        "image_id": 42,
+        "width": 30,
+        "height": 20,
+        "pan_seg_file_name": str(tmp_path / "42.png"),
+        "segments_info": [info(513, 100, (0, 0, 1, 1)), info(70000, 1, (1, 2, 10, 12), 1)],
+    }
+
+
+def test_ids_use_all_three_channels(scene):
+    ids = read_panoptic_png(scene["pan_seg_file_name"])
+    assert np.unique(ids).tolist() == [0, 513, 70000]
+
+
+def test_things_have_the_annotations_box_and_stuff_the_masks_one_pixel_short(scene):
+    segments = read_segments(scene, THINGS)
+    # File order, crowds included.
+    assert segments.category_ids.tolist() == [100, 1]
+    assert segments.boxes.tolist() == [[15, 4, 27, 18], [1, 2, 11, 14]]
+    assert segments.masks.sum((1, 2)).tolist() == [13 * 15 - 1, 120]
+
+
+def test_only_things_get_larger_crops(scene):
+    regions = segment_regions(read_segments(scene, THINGS), np.array([False, True]), 1.5)
+    assert regions.boxes.tolist() == [[15, 4, 27, 18], [1, 2, 11, 14]]
+    assert regions.crops.tolist() == [[15, 4, 27, 18], [0, 0, 13.5, 17]]
+
+
+def test_regions_are_dropped_by_box_area_inclusive(scene):
+    scene["segments_info"][1]["bbox"] = [1, 2, 8, 8]
+    assert len(read_segments(scene, THINGS).boxes) == 2
+    scene["segments_info"][1]["bbox"] = [1, 2, 8, 7.9]
+    assert read_segments(scene, THINGS).category_ids.tolist() == [100]
+    ids = np.zeros((1025, 1024), dtype=np.int64)
+    ids[:20], ids[30:60] = 70000, 513
+    save_ids(scene["pan_seg_file_name"], ids)
+    scene |= {"width": 1024, "height": 1025}
+    scene["segments_info"][1]["bbox"] = [0, 0, 1024, 1025]
+    assert read_segments(scene, THINGS).category_ids.tolist() == [100]
+
+
+def test_the_first_hundred_segments_count(scene, tmp_path):
+    ids = np.arange(1, 121).reshape(12, 10).repeat(10, axis=0).repeat(10, axis=1)
+    save_ids(tmp_path / "42.png", ids)
+    infos = [info(number, 1) for number in range(120, 0, -1)]
+    record = scene | {"width": 100, "height": 120, "segments_info": infos}
+    segments = read_segments(record, THINGS)
+    assert segments.segment_ids.tolist() == list(range(120, 20, -1))
+
+
+def test_a_blank_picture_has_no_regions(scene, tmp_path):
+    save_ids(tmp_path / "42.png", np.zeros((20, 30), dtype=np.int64))
+    segments = read_segments(scene | {"segments_info": []}, THINGS)
+    assert segments.boxes.shape == (0, 4) and segments.masks.shape == (0, 20, 30)
+    assert segment_regions(segments, np.zeros(0, dtype=bool), 1.5).crops.shape == (0, 4)
+
+
+def other_size(record):
+    record["width"] = 31
+
+
+def missing_in_png(record):
+    record["segments_info"].append(info(99, 1))
+
+
+def missing_in_json(record):
+    record["segments_info"].pop()
+
+
+def blank_png(record):
+    save_ids(record["pan_seg_file_name"], np.zeros((20, 30), dtype=np.int64))
+
+
+def box_outside(record):
+    record["segments_info"][1]["bbox"] = [25, 2, 10, 12]
+
+
+def repeated(record):
+    record["segments_info"].append(record["segments_info"][0])
+
+
+@pytest.mark.parametrize(
+    "spoil", [other_size, missing_in_png, missing_in_json, blank_png, box_outside, repeated]
+)
+def test_png_and_json_that_disagree_are_both_named(scene, spoil):
+    spoil(scene)
+    with pytest.raises(
+        InputError, match=r"42\.png and the entry of image 42 in the JSON dis"
+    ) as caught:
+        read_segments(scene, THINGS)
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+def grey(path):
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save(path)
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:60])
+
+
+@pytest.mark.parametrize("spoil", [grey, truncated, lambda path: path.unlink()])
+def test_a_png_that_cannot_be_used_is_named(scene, tmp_path, spoil):
+    spoil(tmp_path / "42.png")
+    with pytest.raises(InputError, match="42.png"):
+        read_segments(scene, THINGS)
+
+
+def test_mask_box_by_hand():
+    mask = np.zeros((6, 8), dtype=bool)
+    mask[2, 3] = mask[4, 6] = True
+    assert mask_box(mask).tolist() == [3, 2, 6, 4]
+
+
+def disc(radius, height=480, width=640):
+    y, x = np.mgrid[:height, :width]
+    return (x - width // 2) ** 2 + (y - height // 2) ** 2 < radius**2
+
+
+@pytest.mark.parametrize("radius, cells", [(20, 14), (40, 52), (80, 208)])
+def test_reference_masks_have_the_measured_areas(radius, cells):
+    """Areas of discs that the behaviour specification gives for resizing without antialias."""
+    assert resized_masks(disc(radius)[None], 64).sum() == cells
+
+
+@pytest.mark.parametrize("radius", [20, 40, 80])
+def test_exact_masks_keep_the_area(radius):
+    cells = covered_masks(disc(radius)[None], 64).sum().item()
+    assert abs(cells - disc(radius).sum() / 100) <= 0.06 * cells + 1
+
+
+@pytest.mark.parametrize("rule", ["reference", "exact"])
+@pytest.mark.parametrize("size", [(30, 40), (40, 30), (7, 9), (50, 50)])
+def test_a_full_mask_fills_the_picture_but_not_the_padding(rule, size):
+    (mask,) = token_masks(np.ones((1, *size), dtype=bool), 8, rule)
+    rows, columns = (round(8 * side / max(size)) for side in size)
+    expected = torch.zeros(8, 8, dtype=torch.bool)
+    expected[:rows, :columns] = True
+    torch.testing.assert_close(mask, expected)
+
+
+@pytest.mark.parametrize("size, side", [((9, 13), 5), ((13, 9), 5), ((6, 8), 4), ((3, 2), 7)])
+def test_covered_masks_equal_a_loop_over_cells(size, side):
+    masks = np.random.default_rng(0).random((6, *size)) < 0.5
+    masks[0] = False
+    cell = max(size) / side
+    for mask, tokens in zip(masks, covered_masks(masks, side)):
+        cover = np.zeros((side, side))
+        for (i, j), (y, x) in ((c, p) for c in np.ndindex(side, side) for p in np.ndindex(size)):
+            down = min(y + 1, (i + 1) * cell) - max(y, i * cell)
+            right = min(x + 1, (j + 1) * cell) - max(x, j * cell)
+            cover[i, j] += mask[y, x] * max(down, 0) * max(right, 0)
+        threshold = min(cover.max(), cell**2 / 2) - 1e-6
+        np.testing.assert_array_equal(tokens.numpy(), (cover >= threshold) & (cover > 0))
+
+
+def test_a_thin_mask_may_vanish_in_the_reference_but_not_in_the_exact_rule():
+    masks = np.zeros((1, 64, 64), dtype=bool)
+    masks[0, 0, :] = True
+    assert not resized_masks(masks, 8).any()
+    exact = covered_masks(masks, 8)[0]
+    assert exact[0].all() and not exact[1:].any()
+
+
+def test_half_covered_cells_belong_to_the_mask():
+    masks = np.zeros((1, 30, 30), dtype=bool)
+    masks[0, :, :5] = True  # half of a cell of 10 pixels
+    assert covered_masks(masks, 3)[0].tolist() == [[True, False, False]] * 3
+
+
+@pytest.mark.parametrize("rule", ["reference", "exact"])
+def test_no_masks_stay_none(rule):
+    assert token_masks(np.zeros((0, 4, 6), dtype=bool), 8, rule).shape == (0, 8, 8)
+
+
+def test_an_unknown_rule_is_refused():
+    with pytest.raises(ValueError, match="exact"):
+        token_masks(np.zeros((0, 4, 6), dtype=bool), 8, "antialias")

@@ -1,4 +1,4 @@
-"""Records become samples: right frames, no hidden randomness, real images included."""
+"""Samples of distillation: regions with crops, boxes with nouns, images with captions."""
 
 from __future__ import annotations
 
@@ -10,13 +10,23 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from PIL import Image
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
+from torchvision.transforms.functional import resized_crop
 
 from clipself_seg.config import add_clipself_seg_config, load_config
 from clipself_seg.data.datasets.records import distillation_records, region_records
-from clipself_seg.data.mappers.distill import DistillMapper
+from clipself_seg.data.images import letterbox_crops, letterbox_image
+from clipself_seg.data.mappers.distill import (
+    CaptionMapper,
+    DistillMapper,
+    RegionTextMapper,
+    random_crop,
+)
 from clipself_seg.data.mappers.regions import RegionMapper
+from clipself_seg.data.regions import enlarge_boxes
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
+from tests.conftest import ROOT
 
 BLOCK = 10
 
@@ -236,3 +246,135 @@ def test_the_config_limits_the_pixels_of_a_file(labelled, vocabulary):
     reader = RegionMapper(cfg, image_size=64, crop_size=16, stride=8, vocabulary=vocabulary)
     with pytest.raises(InputError, match="2399 pixels of INPUT.MAX_PIXELS"):
         reader(labelled)
+
+
+@pytest.fixture
+def record(tmp_path):
+    """An image of 60 x 48 pixels of noise with three captions."""
+    noise = np.random.default_rng(0).integers(0, 256, (48, 60, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    captions = ["a dog", "a cat", "a bird"]
+    return {"file_name": str(tmp_path / "a.png"), "image_id": 1, "captions": captions}
+
+
+@pytest.mark.parametrize(
+    ("size", "most"),
+    [((60, 48), 60), ((64, 64), 60), ((40, 60), 3), ((300, 10), 1), ((7, 200), 1), ((1, 1), 1)],
+)
+def test_crops_keep_area_and_aspect_or_are_torchvisions_middle(size, most):
+    width, height = size
+    boxes = {random_crop(np.random.default_rng(seed), *size) for seed in range(60)}
+    # Without a draw that fits it is the crop that torchvision takes, too.
+    cut = RandomResizedCrop(1, (0.9, 1.0))
+    top, left, h, w = cut.get_params(torch.zeros(3, height, width), [2.0, 2.0], [3 / 4, 4 / 3])
+    for x0, y0, x1, y1 in boxes - {(left, top, left + w, top + h)}:
+        assert 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height
+        # Sides are rounded to pixels.
+        assert 0.88 <= (x1 - x0) * (y1 - y0) / (width * height) <= 1
+        assert 0.74 <= (x1 - x0) / (y1 - y0) <= 1.35
+    assert most / 2 < len(boxes) <= most
+
+
+def test_the_crop_is_warped_to_the_square_and_never_flipped(record):
+    image = Image.open(record["file_name"])
+    for draw in range(5):
+        sample = CaptionMapper(student_size=32, seed=3)(record, draw)
+        rng = np.random.default_rng((3, draw))
+        caption = record["captions"][rng.integers(3)]
+        x0, y0, x1, y1 = random_crop(rng, 60, 48)
+        place = (y0, x0, y1 - y0, x1 - x0)
+        expected = resized_crop(image, *place, [32, 32], InterpolationMode.BICUBIC)
+        np.testing.assert_array_equal(sample["image"].permute(1, 2, 0), expected)
+        assert sample["image"].dtype == torch.uint8 and sample["caption"] == caption
+
+
+def test_letterboxed_crops_are_padded_as_in_evaluation(record):
+    mapper = CaptionMapper(student_size=32, seed=3, resize="letterbox")
+    rng = np.random.default_rng((3, 0))
+    rng.integers(3)
+    x0, y0, x1, y1 = random_crop(rng, 60, 48)
+    crop = np.asarray(Image.open(record["file_name"]))[y0:y1, x0:x1]
+    expected = letterbox_image(crop, 32)
+    np.testing.assert_array_equal(mapper(record, 0)["image"].permute(1, 2, 0), expected)
+
+
+def test_a_captioned_sample_depends_on_record_seed_and_draw_only(record):
+    mapper = CaptionMapper(student_size=32, seed=0)
+    first = mapper(record, 5)
+    np.random.seed(2)
+    mapper(record, 4)
+    again = mapper(record, 5)
+    assert torch.equal(first["image"], again["image"]) and first["caption"] == again["caption"]
+    said = {mapper(record, draw)["caption"] for draw in range(20)}
+    assert said == set(record["captions"])
+
+
+def test_the_config_says_size_and_resize():
+    cfg = load_config(ROOT / "configs/mini/captions.yaml", ["INPUT.CAPTIONS.RESIZE", "letterbox"])
+    mapper = CaptionMapper(cfg, seed=7)
+    assert (mapper.student_size, mapper.resize, mapper.seed) == (160, "letterbox", 7)
+    assert mapper.max_pixels == cfg.INPUT.MAX_PIXELS
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+BOXES = np.array([[30, 10, 60, 40], [0, 0, 1, 1], [3, 4, 30, 20]], dtype=np.float32)
+
+
+@pytest.fixture
+def boxes_with_nouns(tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "1.png")
+    labels = np.array([5, 2, 5])
+    size = {"width": 60, "height": 40}
+    name = str(tmp_path / "1.png")
+    return {"file_name": name, "image_id": 1, "proposals": BOXES, "labels": labels, **size}
+
+
+def test_the_first_boxes_are_taken_in_order_and_of_any_size(boxes_with_nouns):
+    mapper = RegionTextMapper(student_size=32, seed=0, max_regions=2)
+    sample = mapper(boxes_with_nouns, 0)
+    assert sample.keys() == {"file_name", "image_id", "image", "boxes", "labels"}
+    assert sample["image"].shape == (3, 32, 32) and sample["image"].dtype == torch.uint8
+    torch.testing.assert_close(sample["boxes"], torch.from_numpy(BOXES[:2] / 60))
+    assert sample["labels"].tolist() == [5, 2]
+    everything = RegionTextMapper(student_size=32, seed=0, max_regions=0)(boxes_with_nouns, 0)
+    assert everything["labels"].tolist() == [5, 2, 5]
+
+
+def test_regionclip_reads_crops_a_caption_and_the_whole_image(boxes_with_nouns):
+    mapper = RegionTextMapper(student_size=32, seed=0, crop_size=16, crop_scale=1.5)
+    boxes_with_nouns |= {"captions": ["a dog", "a cat", "grass"]}
+    sample = mapper(boxes_with_nouns, 4)
+    crops = letterbox_crops(PIXELS, enlarge_boxes(BOXES, 1.5, 60, 40), 16)
+    assert torch.equal(sample["crops"], torch.from_numpy(crops).movedim(-1, 1))
+    torch.testing.assert_close(sample["whole"], torch.tensor([[0, 0, 1, 40 / 60]]))
+    assert sample["caption"] == mapper(boxes_with_nouns, 4)["caption"]
+    assert {mapper(boxes_with_nouns, draw)["caption"] for draw in range(20)} == {
+        "a dog",
+        "a cat",
+        "grass",
+    }
+
+
+def test_regionclip_without_captions_is_refused(boxes_with_nouns):
+    mapper = RegionTextMapper(student_size=32, seed=0, crop_size=16)
+    with pytest.raises(InputError, match="image 1 of DATASETS.TRAIN has no caption.*--captions"):
+        mapper(boxes_with_nouns | {"captions": []}, 0)
+
+
+def test_an_image_of_another_size_than_stated_is_refused(boxes_with_nouns):
+    with pytest.raises(InputError, match="60"):
+        RegionTextMapper(student_size=32, seed=0)(boxes_with_nouns | {"width": 61}, 0)
+
+
+@pytest.mark.parametrize(("loss", "crop_size"), [("bce", None), ("regionclip", 224)])
+def test_keys_reach_the_mapper(loss, crop_size):
+    keys = {
+        "MODEL.CLIPSELF.TEXTS.LOSS": loss,
+        "INPUT.REGIONS.STUDENT_SIZE": 320,
+        "INPUT.REGIONS.MAX_REGIONS": 7,
+        "INPUT.REGIONS.CROP_SCALE": 1.5,
+    }
+    cfg = load_config(None, [str(part) for pair in keys.items() for part in pair])
+    mapper = RegionTextMapper(cfg, crop_size=224, seed=7)
+    assert (mapper.student_size, mapper.max_regions, mapper.crop_scale) == (320, 7, 1.5)
+    assert (mapper.crop_size, mapper.seed) == (crop_size, 7)

@@ -1,8 +1,10 @@
-"""PASCAL Context, on files written here in the official formats."""
+"""PASCAL VOC and Context: every pixel by the hand formula, on files in the official formats."""
 
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -11,12 +13,59 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from clipself_seg.data.datasets.records import sem_seg_records
+from clipself_seg.data.prepare import pascal
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.data.prepare.pascal import (
     prepare_pascal_context_59,
     prepare_pascal_context_459,
+    prepare_voc20,
+    read_mat_array,
 )
 from clipself_seg.errors import InputError
+from tests.prepared_maps import check_registered, pixels
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("kind", ["uint8", "int16", "uint16", "int32", "float32", "float64"])
+def test_arrays_are_those_that_scipy_reads(tmp_path, kind, compressed):
+    path = tmp_path / "a.mat"
+    wanted = np.arange(35).reshape(5, 7).astype(kind)
+    arrays = {"other": np.ones((2, 2)), "text": "a", "LabelMap": wanted, "small": wanted[:1, :1]}
+    scipy.io.savemat(path, arrays, do_compression=compressed)
+    read = scipy.io.loadmat(path)
+    for name in ("LabelMap", "small", "other"):
+        own = read_mat_array(path, name)
+        np.testing.assert_array_equal(own, read[name])
+    assert read_mat_array(path, "LabelMap").dtype == kind
+
+
+def test_what_is_no_array_of_this_name_is_told(tmp_path):
+    path = tmp_path / "a.mat"
+    scipy.io.savemat(path, {"a": np.ones((2, 3))})
+    with pytest.raises(ValueError, match="no array LabelMap"):
+        read_mat_array(path, "LabelMap")
+    good = path.read_bytes()
+    for wrong, said in (
+        (bytes(64), "no MATLAB 5 file"),
+        (good[:-9], "longer than the file"),
+        (good[:132] + struct.pack("<I", 2**31) + good[136:], "longer than the file"),
+        (good.replace(struct.pack("<ii", 2, 3), struct.pack("<ii", 2, 9)), r"6 numbers.*\[2, 9\]"),
+        (good.replace(struct.pack("<II", 9, 48), struct.pack("<II", 99, 48)), "not of numbers"),
+    ):
+        path.write_bytes(wrong)
+        with pytest.raises(ValueError, match=said):
+            read_mat_array(path, "a")
+
+
+def test_a_small_file_does_not_unpack_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(pascal, "LARGEST", 2**20)
+    path = tmp_path / "a.mat"
+    scipy.io.savemat(path, {"a": np.ones((2, 3))})
+    bomb = zlib.compress(bytes(2**21))
+    path.write_bytes(path.read_bytes()[:128] + struct.pack("<II", 15, len(bomb)) + bomb)
+    with pytest.raises(ValueError, match="unpacks to more than an image has"):
+        read_mat_array(path, "a")
+
 
 CHOSEN = [
     *(2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113),
@@ -192,3 +241,51 @@ def test_what_is_missing_or_broken_is_named(folder, tmp_path):
     (folder / "trainval/2008_000001.mat").write_bytes(b"MATLAB 5.0 but cut")
     with pytest.raises(InputError, match="2008_000001.mat cannot be read as a .mat file"):
         prepare_pascal_context_459(options)
+
+
+def test_voc_without_and_with_background(copy, tmp_path):
+    folder = copy("VOCdevkit/VOC2012")
+    # An image of background only: VOC-20 has no map of it.
+    empty = folder / "SegmentationClassAug/2011_000099.png"
+    Image.fromarray(np.array([[0, 255]], np.uint8)).save(empty)
+    with open(folder / "ImageSets/Segmentation/val.txt", "a") as file:
+        file.write("2011_000099\n")
+    Image.fromarray(np.zeros((1, 2, 3), np.uint8)).save(folder / "JPEGImages/2011_000099.jpg")
+    without, with_background = prepare_voc20(Options(tmp_path))
+    assert without[1:4] == (3, 0, 1) and with_background[1:4] == (4, 0, 0)
+    assert "1 without ground truth left out" in str(without)
+    for path in (folder / "SegmentationClassAug").iterdir():
+        before = pixels(path)
+        for name, background in (
+            ("annotations_detectron2", 255),
+            ("annotations_detectron2_bg", 20),
+        ):
+            target = folder / name / "val" / path.name
+            expected = np.where(before == 0, background, before.astype(int) - 1)
+            expected[before == 255] = 255
+            if target.exists():
+                assert (pixels(target) == expected).all()
+            else:
+                assert (expected == 255).all() and path == empty
+    check_registered("voc_2012_test_sem_seg", 3)
+    check_registered("voc_2012_test_background_sem_seg", 4)
+
+
+def test_a_second_run_keeps_what_is_there_and_overwrite_does_not(copy, tmp_path):
+    folder = copy("VOCdevkit/VOC2012") / "annotations_detectron2_bg/val"
+    prepare_voc20(Options(tmp_path))
+    path = folder / "2011_000003.png"
+    written = path.read_bytes()
+    path.write_bytes(b"mine")
+    assert prepare_voc20(Options(tmp_path))[1][1:4] == (0, 3, 0) and path.read_bytes() == b"mine"
+    assert prepare_voc20(Options(tmp_path, overwrite=True))[1][1:4] == (3, 0, 0)
+    assert path.read_bytes() == written
+
+
+def test_maps_that_are_not_the_archives_are_refused(copy, tmp_path):
+    folder = copy("VOCdevkit/VOC2012")
+    Image.fromarray(np.full((2, 2), 21, np.uint8)).save(
+        folder / "SegmentationClassAug/2011_000003.png"
+    )
+    with pytest.raises(InputError, match="2011_000003.png is not a map of VOC.*found \\[21\\]"):
+        prepare_voc20(Options(tmp_path))

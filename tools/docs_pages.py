@@ -32,8 +32,8 @@ REFERENCE = {
     ),
     "predictors": (
         "Predictors and results",
-        "prediction.semantic prediction.panoptic prediction.detection prediction.common "
-        "prediction.semantic_results prediction.panoptic_results prediction.detection_results "
+        "prediction.semantic prediction.panoptic prediction.detection prediction.predictor "
+        "prediction.results "
         "prediction.regions prediction.pretrained prediction.dense_maps",
     ),
     "data": (

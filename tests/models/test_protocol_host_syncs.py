@@ -1,14 +1,17 @@
-"""What an image makes Python wait for on a GPU in evaluation: an allowance for each place, and nothing else."""
+"""Evaluation waits for the GPU where it has to and nowhere else; samples are copied without waiting."""
 
 from __future__ import annotations
 
 import copy
+from unittest.mock import Mock
 
 import pytest
 import torch
 
+from bench.accelerator import ACCELERATOR, on_host
 from clipself_seg.clip import load_clip
 from clipself_seg.models import RegionReader
+from clipself_seg.models.inputs import on_device, send
 from tests.host_syncs import HostSyncs, on_accelerator
 from tests.models.cat_seg import test_model_against_plain as cat_seg
 from tests.models.fvit import test_model as fvit
@@ -95,3 +98,19 @@ def test_an_image_waits_for_the_gpu_where_it_has_to_and_nowhere_else(task):
     with HostSyncs() as syncs, torch.no_grad():
         model(samples, **how)
     syncs.expect({f"clipself_seg/{place}": times for place, times in allowed.items()})
+
+
+def test_tensors_of_samples_are_copied_one_by_one_without_waiting():
+    samples = [{"image": torch.full((2, 3), float(i))} for i in range(3)]
+    with HostSyncs() as syncs:
+        copies = on_device(samples, "image", ACCELERATOR)
+    assert not syncs.syncs and all(copy.device == ACCELERATOR for copy in copies)
+    assert [copy.mean().item() for copy in on_host(copies)] == [0, 1, 2]
+
+
+def test_what_was_made_on_the_cpu_is_pinned_for_a_gpu_alone():
+    made = torch.zeros(2)
+    assert send(made, made.device) is made
+    memory, gpu = Mock(), torch.device("cuda")
+    assert send(memory, gpu) is memory.pin_memory().to.return_value
+    memory.pin_memory().to.assert_called_once_with(gpu, non_blocking=True)

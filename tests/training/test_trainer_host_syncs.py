@@ -13,9 +13,8 @@ from clipself_seg.models.distillation.objectives import (
     WeightedTerms,
 )
 from tests.host_syncs import HostSyncs, on_accelerator
-from tests.models.distillation.test_captions import captioned
+from tests.models.distillation.test_objectives import captioned, weighted_samples
 from tests.models.distillation.test_texts import NOUNS, text_samples, tiny_region_text
-from tests.models.distillation.test_weighted import weighted_samples
 from tests.models.fvit import test_model as fvit
 from tests.models.panoptic import test_model as panoptic
 from tests.models.test_clipself import gated_clipself

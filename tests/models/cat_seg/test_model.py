@@ -1,20 +1,25 @@
-"""CAT-Seg as a model: vocabularies, texts that are never stale, checkpoints of other kinds, initial weights."""
+"""CAT-Seg: classes, views, what trains, its sizes, and the first version, which a backbone guides."""
 
 from __future__ import annotations
 
 import functools
 import logging
+import pickle
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from detectron2.modeling import build_model
 
 from clipself_seg.clip import load_clip, runtime, save_clip
-from clipself_seg.config import load_config
+from clipself_seg.config import flatten, load_config
+from clipself_seg.config.retired import RETIRED
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg
 from clipself_seg.models.build import build_model as build_with_weights
+from clipself_seg.models.cat_seg.config import build_backbone
 from clipself_seg.models.cat_seg.model import to_official
 from tests.conftest import ROOT
 
@@ -406,3 +411,170 @@ def test_an_export_is_read_with_the_dense_feature_that_it_was_trained_on(tmp_pat
         build_with_weights(load_config(MINI, [*SMALL, *opts, *weights]))
     override = ("MODEL.CLIP.DENSE_OVERRIDE", "True")
     build_with_weights(load_config(MINI, [*SMALL, *opts, *weights, *override]))
+
+
+def test_version_1_has_a_backbone_and_eighty_prompts_as_channels():
+    path = ROOT / "configs/semseg/catseg_v1_r101_vitb16.yaml"
+    with torch.device("meta"):
+        model = CATSeg(load_config(path))
+    state = model.state_dict()
+    assert state["aggregator.conv1.weight"].shape == (128, 80, 7, 7)
+    assert not any("padding" in name or name.startswith("upsample") for name in state)
+    frozen = [p.requires_grad for p in model.clip.text.parameters()]
+    assert not any(frozen)
+    assert model.clip.visual.positional_embedding.requires_grad
+    assert model.clip.visual.blocks[0].attn.in_proj_bias.requires_grad
+    assert not model.clip.visual.class_residual
+
+
+@pytest.mark.parametrize("preset", ["v1_r101_vitb16", "v1_swinb_vitl14_336"])
+def test_guidance_of_version_1_has_the_channels_of_its_backbone(preset):
+    cfg = load_config(ROOT / f"configs/semseg/catseg_{preset}.yaml")
+    shapes = build_backbone(cfg).output_shape()
+    head = cfg.MODEL.SEM_SEG_HEAD
+    assert shapes["res4"].channels == head.APPEARANCE_GUIDANCE_DIM
+    assert [shapes[name].channels for name in ("res3", "res2")] == head.DECODER_GUIDANCE_DIMS
+    assert [shapes[name].stride for name in ("res4", "res3", "res2")] == [16, 8, 4]
+
+
+def test_the_guidance_backbone_starts_from_detectron2s_pickles(tmp_path):
+    opts = ["MODEL.SWIN.EMBED_DIM", "16", "MODEL.SWIN.DEPTHS", "[1, 1, 1]"]
+    opts += ["MODEL.SWIN.NUM_HEADS", "[1, 2, 4]", "MODEL.BACKBONE.NAME", "D2SwinTransformer"]
+    opts += ["MODEL.SWIN.OUT_FEATURES", "['res2', 'res3', 'res4']"]
+    state = build_backbone(load_config(None, opts)).state_dict()
+    # A classifier's: no norms between the stages, and a head that has no place here.
+    arrays = {n: t.numpy() for n, t in state.items() if not n.startswith("norm")}
+    arrays |= {"patch_embed.proj.bias": np.ones(16, np.float32), "head.bias": np.ones(3)}
+    path = tmp_path / "swin.pkl"
+
+    def read(content):
+        path.write_bytes(pickle.dumps({"model": content, "matching_heuristics": True}))
+        return build_backbone(load_config(None, [*opts, *key, str(path)]))
+
+    key = ["MODEL.CAT_SEG.BACKBONE_WEIGHTS"]
+    assert read(arrays).patch_embed.proj.bias.eq(1).all()
+    with pytest.raises(InputError, match="swin.pkl lacks 1 tensor of .*patch_embed.proj.weight"):
+        read({n: a for n, a in arrays.items() if n != "patch_embed.proj.weight"})
+    with pytest.raises(InputError, match="swin.pkl does not fit D2SwinTransformer"):
+        read(arrays | {"patch_embed.proj.bias": np.ones(5, np.float32)})
+
+
+@torch.no_grad()
+def test_version_1_segments_with_each_backbone():
+    common = ["MODEL.CAT_SEG.GUIDANCE", "backbone", "INPUT.FORMAT", "RGB"]
+    head = "MODEL.SEM_SEG_HEAD."
+    resnet = [*common, "MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.RESNETS.STEM_TYPE"]
+    resnet += ["basic", "MODEL.RESNETS.DEPTH", "50", "MODEL.RESNETS.OUT_FEATURES"]
+    resnet += ["['res2', 'res3', 'res4']", f"{head}APPEARANCE_GUIDANCE_DIM", "1024"]
+    resnet += [f"{head}DECODER_GUIDANCE_DIMS", "[512, 256]"]
+    swin = [*common, "MODEL.BACKBONE.NAME", "GuidanceSwin", "MODEL.SWIN.EMBED_DIM", "32"]
+    swin += ["MODEL.SWIN.DEPTHS", "[1, 1, 1]", "MODEL.SWIN.NUM_HEADS", "[1, 2, 4]"]
+    swin += ["MODEL.SWIN.OUT_FEATURES", "['res2', 'res3', 'res4']"]
+    swin += [f"{head}APPEARANCE_GUIDANCE_DIM", "128", f"{head}DECODER_GUIDANCE_DIMS", "[64, 32]"]
+    for opts in (resnet, swin):
+        model = build(*opts)
+        for side in (64, 128):
+            windows = torch.randint(256, (1, 3, side, side))
+            logits = model.window_logits(windows)
+            assert logits.shape == (1, 2, 32, 32) and logits.isfinite().all()
+        tall = torch.randint(256, (3, 160, 128))
+        for sliding in (False, True):
+            model.sliding = sliding
+            assert scores(model, tall).shape == (2, 20, 30)
+    samples = [{"image": tall}, {"image": tall[:, :100]}]
+    apart = [result["sem_seg"] for result in model(samples)]
+    with pytest.MonkeyPatch.context() as patch:  # as on a GPU, in one pass of CLIP and backbone
+        patch.setattr("clipself_seg.models.cat_seg.model.chunk_size", lambda *_: 2)
+        torch.testing.assert_close([r["sem_seg"] for r in model(samples)], apart, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_padding_is_zero_for_both_inputs_of_version_1():
+    """After the normalisation of each: CLIP's mean is not zero for a backbone of ImageNet's."""
+    opts = ["MODEL.CAT_SEG.GUIDANCE", "backbone", "MODEL.BACKBONE.NAME", "GuidanceSwin"]
+    opts += ["MODEL.SWIN.EMBED_DIM", "16", "MODEL.SWIN.DEPTHS", "[1, 1, 1]"]
+    opts += ["MODEL.SWIN.NUM_HEADS", "[1, 2, 4]", "MODEL.SWIN.OUT_FEATURES"]
+    opts += ["['res2', 'res3', 'res4']", "MODEL.SEM_SEG_HEAD.APPEARANCE_GUIDANCE_DIM", "64"]
+    model = build(*opts, "MODEL.SEM_SEG_HEAD.DECODER_GUIDANCE_DIMS", "[32, 16]")
+    given = []
+    features = model.clip.visual.features
+    model.clip.visual.features = lambda x, names: given.append(x) or features(x, names)
+    model.backbone.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    model.size_divisibility = 64  # the right half is padding
+    scores(model, torch.full((3, 64, 32), 255))
+    for x in given:
+        assert x[..., -x.shape[-1] // 4 :].abs().max() == 0 and x[..., : x.shape[-1] // 4].all()
+
+
+def test_guidance_that_does_not_fit_the_backbone_is_refused():
+    opts = ["MODEL.CAT_SEG.GUIDANCE", "backbone", "MODEL.BACKBONE.NAME", "GuidanceSwin"]
+    opts += ["MODEL.SWIN.EMBED_DIM", "16", "MODEL.SWIN.DEPTHS", "[1, 1, 1]"]
+    opts += ["MODEL.SWIN.NUM_HEADS", "[1, 2, 4]", "MODEL.SWIN.OUT_FEATURES"]
+    head = "MODEL.SEM_SEG_HEAD."
+    with pytest.raises(InputError, match="gives res3, res4 and not res2, which guide"):
+        build(*opts, "['res3', 'res4']")
+    opts += ["['res2', 'res3', 'res4']", f"{head}APPEARANCE_GUIDANCE_DIM"]
+    with pytest.raises(InputError, match="APPEARANCE_GUIDANCE_DIM must be 64"):
+        build(*opts, "32")
+    with pytest.raises(InputError, match=r"DECODER_GUIDANCE_DIMS must be \[32, 16\]"):
+        build(*opts, "64", f"{head}DECODER_GUIDANCE_DIMS", "[16, 32]")
+
+
+# Every key that CAT-Seg's own files name, in the form in which they are written there.
+CAT_SEG_FILE = """
+MODEL:
+  META_ARCHITECTURE: CATSeg
+  BACKBONE: {NAME: D2SwinTransformer, FREEZE_AT: 0}
+  SWIN: {EMBED_DIM: 128, DEPTHS: [2, 2, 18], NUM_HEADS: [4, 8, 16], WINDOW_SIZE: 12, APE: False,
+    DROP_PATH_RATE: 0.3, PATCH_NORM: True, PRETRAIN_IMG_SIZE: 384, OUT_FEATURES: [res2, res3, res4]}
+  WEIGHTS: ""
+  PIXEL_MEAN: [123.675, 116.280, 103.530]
+  PIXEL_STD: [58.395, 57.120, 57.375]
+  CLIP_PIXEL_MEAN: [122.7709383, 116.7460125, 104.09373615]
+  CLIP_PIXEL_STD: [68.5005327, 66.6321579, 70.3231630]
+  PROMPT_ENSEMBLE: False
+  PROMPT_ENSEMBLE_TYPE: single
+  MASK_FORMER: {SIZE_DIVISIBILITY: 32}
+  SEM_SEG_HEAD: {NAME: CATSegHead, IN_FEATURES: [res2, res3, res4], IGNORE_VALUE: 255,
+    NUM_CLASSES: 171, TRAIN_CLASS_JSON: datasets/coco.json, TEST_CLASS_JSON: datasets/coco.json,
+    TRAIN_CLASS_INDEXES: "", TEST_CLASS_INDEXES: "", CLIP_PRETRAINED: "ViT-L/14@336px",
+    CLIP_FINETUNE: attention, PROMPT_DEPTH: 0, PROMPT_LENGTH: 0, TEXT_GUIDANCE_DIM: 768,
+    TEXT_GUIDANCE_PROJ_DIM: 128, APPEARANCE_GUIDANCE_DIM: 768, APPEARANCE_GUIDANCE_PROJ_DIM: 128,
+    DECODER_DIMS: [64, 32], DECODER_GUIDANCE_DIMS: [256, 128], DECODER_GUIDANCE_PROJ_DIMS: [32, 16],
+    NUM_LAYERS: 2, NUM_HEADS: 4, HIDDEN_DIMS: 128, POOLING_SIZES: [2, 2], WINDOW_SIZES: 12,
+    FEATURE_RESOLUTION: [24, 24], ATTENTION_TYPE: linear}
+DATASETS:
+  TRAIN: ("coco_2017_train_stuff_all_sem_seg",)
+  TEST: ("coco_2017_test_stuff_all_sem_seg",)
+  VAL_ALL: ("coco_2017_val_all_stuff_sem_seg",)
+SOLVER: {IMS_PER_BATCH: 4, BASE_LR: 0.0002, MAX_ITER: 80000, WARMUP_FACTOR: 1.0, WARMUP_ITERS: 0,
+  WEIGHT_DECAY: 0.0001, WEIGHT_DECAY_NORM: 0.0, WEIGHT_DECAY_EMBED: 0.0, OPTIMIZER: ADAMW,
+  BACKBONE_MULTIPLIER: 0.0, CLIP_MULTIPLIER: 0.01, LR_SCHEDULER_NAME: WarmupCosineLR,
+  CHECKPOINT_PERIOD: 5000, POLY_LR_POWER: 0.9, POLY_LR_CONSTANT_ENDING: 0.0, AMP: {ENABLED: False},
+  CLIP_GRADIENTS: {ENABLED: True, CLIP_TYPE: full_model, CLIP_VALUE: 0.01, NORM_TYPE: 2.0}}
+INPUT:
+  MIN_SIZE_TRAIN: (384,)
+  MIN_SIZE_TRAIN_SAMPLING: choice
+  MIN_SIZE_TEST: 640
+  MAX_SIZE_TRAIN: 1333
+  MAX_SIZE_TEST: 2560
+  CROP: {ENABLED: True, TYPE: absolute, SIZE: [384, 384], SINGLE_CATEGORY_MAX_AREA: 1.0}
+  COLOR_AUG_SSD: True
+  SIZE_DIVISIBILITY: 384
+  FORMAT: RGB
+  DATASET_MAPPER_NAME: mask_former_semantic
+TEST: {EVAL_PERIOD: 5000, SLIDING_WINDOW: True, AUG: {ENABLED: False, FLIP: True}}
+DATALOADER: {FILTER_EMPTY_ANNOTATIONS: True, NUM_WORKERS: 8, ASPECT_RATIO_GROUPING: True}
+CUDNN_BENCHMARK: True
+SEED: -1
+VERSION: 2
+"""
+
+
+def test_cat_segs_own_files_merge_and_minus_one_is_the_default_seed(tmp_path):
+    (tmp_path / "vitl_336.yaml").write_text(CAT_SEG_FILE)
+    cfg = load_config(tmp_path / "vitl_336.yaml")
+    written = dict(flatten(yaml.safe_load(CAT_SEG_FILE)))
+    assert written.keys() <= {*dict(flatten(cfg)), *RETIRED}
+    assert cfg.SEED == load_config(None).SEED
+    assert cfg.MODEL.SEM_SEG_HEAD.TEXT_GUIDANCE_DIM == 768

@@ -248,7 +248,7 @@ def test_views_and_images_that_pass_together_give_the_same(how, monkeypatch):
 
     monkeypatch.setattr(model.aggregator, "_together", together)
     for part in ("models.cat_seg.model", "heads.cat_seg.cost_aggregator"):
-        monkeypatch.setattr(f"clipself_seg.{part}.at_once", lambda device, in_cache, numbers: 1000)
+        monkeypatch.setattr(f"clipself_seg.{part}.chunk_size", lambda *asked: 1000)
     for scores, expected in zip(model(samples), apart):
         close(scores["sem_seg"], expected, atol=1e-12)
     assert passed == [10 if how["sliding"] else 2]

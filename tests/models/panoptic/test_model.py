@@ -1,4 +1,4 @@
-"""OpenPanoptic: several fusions from one pass, vocabularies, checkpoints under ODISE's names, refusals."""
+"""Panoptic segmentation: what is trained and what is frozen, where masks and scores come from, masks that are given."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from clipself_seg.heads.panoptic.panoptic_merge import (
     resize_masks,
 )
 from clipself_seg.models.panoptic.model import own_checkpoint, trained_state
+from clipself_seg.models.panoptic.outputs import UnnamedMasks
 from tests.conftest import ROOT
 from tests.models.panoptic.small import (
     CONFIG,
@@ -302,3 +303,134 @@ def test_masks_of_fcclip_are_named_by_a_distilled_vit_with_words_of_its_own():
         model_of(*FCCLIP, *NAMED_BY_VIT, "MODEL.CLIP_BRANCH.WEIGHTS", "")
     with pytest.raises(InputError, match="BRANCH.NAME is ViT-Mini-8, and KIND backbone reads"):
         model_of(*FCCLIP, "MODEL.CLIP_BRANCH.NAME", "ViT-Mini-8")
+
+
+def test_training_does_not_know_of_the_weight_of_void():
+    totals = []
+    for weight in (0, 0.5):
+        torch.manual_seed(3)
+        losses = model_of("MODEL.FUSION.VOID_DISCOUNT", weight).train()(training_samples())
+        totals.append(torch.stack(list(losses.values())))
+    assert torch.equal(*totals)
+
+
+@pytest.mark.parametrize("variant", ["label", "caption"])
+def test_everything_that_trains_has_a_gradient_and_clip_has_none(variant):
+    model = model_of("MODEL.MASK_GENERATOR.VARIANT", variant).train()
+    losses = model(training_samples())
+    per_layer = 4 if variant == "caption" else 3
+    assert len(losses) == per_layer * 4  # initial queries and three layers
+    sum(losses.values()).backward()
+    for name, parameter in model.named_parameters():
+        frozen = name.startswith(("clip.", "branch_clip."))
+        assert parameter.requires_grad != frozen, name
+        assert (parameter.grad is None) == frozen, name
+        assert frozen or parameter.grad.isfinite().all(), name
+    assert not model.clip.training
+
+
+def test_words_of_captions_are_not_kept():
+    model = model_of("MODEL.MASK_GENERATOR.VARIANT", "caption").train()
+    kept = []
+    for word in ("apple", "pear"):
+        first, second = training_samples()
+        model([first, second | {"words": [word, "grass"]}])
+        kept.append(len(model.generator_bank._memory))
+    assert kept == [0, 0]  # nor is the vocabulary, whose scores nothing learns from
+
+
+def test_training_without_targets_is_finite():
+    model = model_of().train()
+    empty = training_samples(1)[0] | {"labels": torch.zeros(0).long()}
+    losses = model([empty | {"masks": torch.zeros(0, 64, 64).bool()}])
+    assert all(value.isfinite() for value in losses.values())
+    sum(losses.values()).backward()
+
+
+KINDS = ("dense", "masked_attention")
+
+
+def given_sample(masks, scores=None):
+    return sample() | {
+        "given_masks": masks,
+        "given_scores": torch.ones(len(masks)) if scores is None else torch.tensor(scores),
+    }
+
+
+def boxes(*corners):
+    masks = torch.zeros(len(corners), 40, 50, dtype=torch.bool)
+    for mask, (top, left, bottom, right) in zip(masks, corners):
+        mask[top:bottom, left:right] = True
+    return masks
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_given_masks_are_drawn_as_they_are_and_named_by_clip_alone(kind):
+    model = model_of(*GIVEN, "MODEL.CLIP_BRANCH.KIND", kind)
+    model.set_vocabulary(["red star", "blue ring", "grass"])  # all are things
+    masks = boxes((0, 0, 20, 25), (20, 0, 40, 25), (5, 30, 9, 36))
+    one = given_sample(masks, [0.5, 1.0, 1.0])
+    (outputs,) = model([one])
+    ids, segments = outputs["panoptic_seg"]
+    assert len(segments) == 3
+    for segment, mask, score in zip(segments, masks, one["given_scores"].tolist()):
+        assert torch.equal(ids == segment["id"], mask)
+        image = one["image"].float() / 255
+        texts = model.branch_bank.embed(["red star", "blue ring", "grass"])
+        logits = 2 * mask[None].float() - 1
+        named, valid = model.branch.score(image, logits, texts, [1, 1, 1])
+        best, label = named.softmax(1)[0].max(0)
+        assert valid.all() and segment["category_id"] == label
+        assert segment["score"] == pytest.approx(score * best.item(), abs=1e-6)
+    assert (ids == 0).sum() == 40 * 50 - masks.sum()
+
+
+def test_the_better_of_two_given_masks_has_their_pixels_and_the_other_goes_if_little_is_left():
+    model = model_of(*GIVEN)
+    model.set_vocabulary(["red star"])  # every probability is the score
+    inner, outer = (10, 10, 20, 20), (5, 5, 25, 25)
+    for scores, areas in (((1.0, 0.5), [100]), ((0.5, 1.0), [400])):
+        ids, segments = model([given_sample(boxes(inner, outer), scores)])[0]["panoptic_seg"]
+        assert [int((ids == segment["id"]).sum()) for segment in segments] == areas
+    loose = model_of(*GIVEN, "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", 0.5)
+    loose.set_vocabulary(["red star"])
+    ids, segments = loose([given_sample(boxes(inner, outer), (1.0, 0.5))])[0]["panoptic_seg"]
+    assert sorted(int((ids == segment["id"]).sum()) for segment in segments) == [100, 300]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_without_given_masks_has_no_segments(kind):
+    model = model_of(*GIVEN, "MODEL.CLIP_BRANCH.KIND", kind)
+    (outputs,) = model([given_sample(boxes())])
+    ids, segments = outputs["panoptic_seg"]
+    assert not ids.any() and segments == [] and len(outputs["instances"]) == 0
+
+
+def test_many_given_masks_are_read_as_few_of_them_are():
+    model = model_of(*GIVEN)
+    masks = boxes(*((i, i, i + 9, i + 9) for i in range(20)))
+    with torch.no_grad():
+        together, alone = (
+            [model.clip_scores(one, UnnamedMasks.of_sample(one, model.device))[0] for one in given]
+            for given in ([given_sample(masks)], [given_sample(mask[None]) for mask in masks])
+        )
+    torch.testing.assert_close(together[0], torch.cat(alone))
+
+
+def test_given_masks_are_needed_and_nothing_else_is_fused(model):
+    given = model_of(*GIVEN)
+    for one, message in (
+        (sample(), "SOURCE masks makes none: give them with the image"),
+        (given_sample(torch.ones(1, 60, 75).bool()), r"masks of \(60, 75\) pixels, .* \(40, 50\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            given([one])
+    with pytest.raises(InputError, match="makes none"):
+        given.generate(sample())
+    with pytest.raises(InputError, match="named by CLIP alone, alpha and beta 1"):
+        given([given_sample(boxes((0, 0, 9, 9)))], fusions={"fused": Fusion(0.35, 0.65)})
+    with pytest.raises(InputError, match="SOURCE masks does not train"):
+        given.setup_training(["cat"])
+    with pytest.raises(InputError, match="of no use with MODEL.MASK_GENERATOR.SOURCE masks"):
+        given.load_state_dict(trained_state(model))
+    given.require_trained(load_config(CONFIG, [*SMALL, *GIVEN]))

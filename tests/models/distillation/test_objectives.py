@@ -1,0 +1,474 @@
+"""Objectives of the student: what a configuration names, what a step computes, each term, and their teachers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from open_clip.loss import ClipLoss
+
+from clipself_seg.clip import load_clip
+from clipself_seg.clip.resnet import ResNetTower
+from clipself_seg.config import checks, load_config
+from clipself_seg.config.keys import CHOICES
+from clipself_seg.errors import InputError
+from clipself_seg.heads import distillation as correlation
+from clipself_seg.models import CLIPSelf
+from clipself_seg.models.distillation.objectives import (
+    CONTEXTS,
+    OBJECTIVES,
+    TERMS,
+    CaptionContrast,
+    CorrelationSettings,
+    CropDistillation,
+    Original,
+    TimmBackbone,
+    WeightedTerms,
+    build_objective,
+    correlation_teacher,
+)
+from clipself_seg.models.distillation.step import Step
+from clipself_seg.models.parameter_groups import matrices_and_vectors
+from clipself_seg.training.optimizer import build_adamw
+from tests.tiny import tiny_clipself, tiny_samples
+from tests.training.test_trainer_data_parallel import gradients, worst
+from tests.two_processes import in_two_processes
+
+TARGET = "MODEL.CLIPSELF.TARGET"
+
+
+def test_every_target_that_is_allowed_has_an_objective():
+    assert tuple(OBJECTIVES) == CHOICES[TARGET]
+
+
+def test_crops_are_the_target_of_a_configuration_that_names_none():
+    assert isinstance(build_objective(load_config(None, [])), CropDistillation)
+
+
+def objective(*opts):
+    return build_objective(load_config(None, list(opts)))
+
+
+KEYS = "MODEL.CLIPSELF.OBJECTIVES."
+TEACHER = ("MODEL.CLIPSELF.CORRELATION.TEACHER", "original")
+
+
+def test_every_key_of_a_weight_has_its_term_and_every_term_its_key():
+    weights = load_config(None).MODEL.CLIPSELF.OBJECTIVES
+    assert list(weights) == list(TERMS) and dict(weights) == {
+        name: float(name == "CROPS") for name in TERMS
+    }
+    assert tuple(f"{KEYS}{name}" for name in TERMS) == checks.OBJECTIVES
+    assert {f"{KEYS}{n}" for n, term in TERMS.items() if term.correlated} == {*checks.CORRELATED}
+    assert tuple(CONTEXTS) == CHOICES["MODEL.CLIPSELF.CORRELATION.CONTEXT"]
+
+
+def test_weights_of_a_configuration_are_those_of_its_terms():
+    opts = [word for n, name in enumerate(TERMS) for word in (f"{KEYS}{name}", str(n / 2))]
+    made = objective(*opts, *TEACHER, "MODEL.CLIPSELF.CORRELATION.CONTEXT", "qk")
+    assert isinstance(made, WeightedTerms)
+    assert made.weights == {name: n / 2 for n, name in enumerate(TERMS) if n}
+    assert made.reads == ("queries", "keys", "dense", "image")
+    assert isinstance(made.correlation.teacher, Original) and made.correlation.temperature == 0.2
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (["SPATIAL", "1"], "SPATIAL must be 0 without a teacher of correlations"),
+        (["CROPS", "-1"], "CROPS must be 0 or more"),
+        (["CROPS", "0"], "every weight of MODEL.CLIPSELF.OBJECTIVES is 0: give one of CROPS,"),
+        (["CROPS", "0", "CONTEXT", "1", "TEACHER"], "CONTEXT trains queries alone"),
+        (["OWN_CROPS", "1", "TEACHER"], "TEACHER is original, but nothing asks for it"),
+        (["OWN_CROPS", "1", "MODEL.CLIPSELF.TARGET", "texts"], "OWN_CROPS must be 0.0 but for"),
+        (["CROPS", "0.5", "MODEL.CLIPSELF.TARGET", "captions"], "CROPS must be 1.0 but for"),
+        (
+            ["COHERENCE", "1", TEACHER[0], "vit_bas_patch14_dinov2"],
+            'did you mean "vit_base_patch14',
+        ),
+    ],
+)
+def test_weights_that_do_not_go_together_are_refused_in_one_line(opts, message):
+    words = [f"{KEYS}{word}" if word in TERMS else word for word in opts]
+    if "TEACHER" in words:
+        words[-1:] = TEACHER
+    with pytest.raises(InputError, match=message) as caught:
+        objective(*words)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def step_of(model, samples):
+    return Step(
+        samples=samples,
+        images=model.teacher.preprocess(torch.stack([s["image"] for s in samples])),
+        student=model.student,
+        teacher=model.teacher,
+        precision=None,
+        average="regions",
+        synchronised=True,
+    )
+
+
+def test_features_are_computed_once_and_only_if_they_are_asked_for():
+    model, samples, calls = tiny_clipself(), tiny_samples(2), []
+    model.student.register_forward_hook(lambda *_: calls.append("student"))
+    model.teacher.visual.register_forward_hook(lambda *_: calls.append("teacher"))
+    features = model.student.features
+    model.student.features = lambda x, names: calls.append(names) or features(x, names)
+    step = step_of(model, samples)
+    assert not calls
+    assert step.student_RE is step.student_RE and len(step.student_RE) == 3
+    assert step.dense_BEhw.shape[0] == 2 and calls == [["dense"]]
+    assert step.teacher_RE is step.teacher_RE and calls == [["dense"], "teacher"]
+    assert not step.teacher_RE.requires_grad and step.student_RE.requires_grad
+    torch.testing.assert_close(step.region_mean(torch.tensor([1.0, 2.0, 6.0])), torch.tensor(3.0))
+
+
+def test_cells_of_padding_alone_do_not_count():
+    model, samples = tiny_clipself(), tiny_samples(3)
+    boxes = [[0.0, 0.0, 1.0, 0.75], [0.0, 0.0, 0.51, 1.0], [0.0, 0.0, 1.0, 0.001]]
+    samples = [s | {"whole": torch.tensor([box])} for s, box in zip(samples, boxes)]
+    step = step_of(model, samples)
+    valid = step.valid_BN.unflatten(1, (8, 8))
+    assert valid[0, :6].all() and not valid[0, 6:].any()
+    # A cell counts if any of the image is in it, and one always does.
+    assert valid[1, :, :5].all() and not valid[1, :, 5:].any()
+    assert valid[2, 0].all() and valid[2].sum() == 8
+    assert step_of(model, tiny_samples(1)).valid_BN is None
+
+
+def test_image_embeddings_are_of_the_clips_own_size_and_only_the_students_have_gradients():
+    model, samples = tiny_clipself(), tiny_samples(2)
+    large = [s | {"image": s["image"].repeat(1, 2, 2)} for s in samples]
+    step = step_of(model, large)
+    assert step.small_images.shape == (2, 3, 64, 64) and step.images.shape == (2, 3, 128, 128)
+    assert step.own_small_BE.requires_grad and not step.teacher_small_BE.requires_grad
+    assert step.own_crops_RE.requires_grad and len(step.own_crops_RE) == 3
+    torch.testing.assert_close(step.own_small_BE, step.teacher_small_BE)
+    torch.testing.assert_close(step.own_crops_RE, step.teacher_RE)
+
+
+CAPTIONS = ["a cat on grass", "two dogs", "a red kite"]
+
+
+def captioned(**how):
+    """A model that trains on captions, and three samples."""
+    samples = [s | {"caption": text} for s, text in zip(tiny_samples(3), CAPTIONS)]
+    return tiny_clipself(objective=CaptionContrast(), **how), samples
+
+
+def test_loss_is_open_clips_on_image_embeddings_and_captions():
+    model, samples = captioned(loss_weight=2.0)
+    images = model.teacher.preprocess(torch.stack([s["image"] for s in samples]))
+    embeddings = model.teacher.encode_image(images), model.teacher.encode_text(CAPTIONS)
+    expected = ClipLoss()(*embeddings, model.teacher.logit_scale.exp())
+    (loss,) = model(samples).values()
+    torch.testing.assert_close(loss, 2 * expected)
+
+
+def test_all_of_the_last_block_learns_and_the_text_tower_nothing():
+    model, samples = captioned(trainable_blocks=1)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    optimizer = build_adamw(matrices_and_vectors(model.parameters(), 0), betas=(0.9, 0.9), eps=1e-8)
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-2
+    # Without decay only a gradient changes anything.
+    model(samples)["loss_captions"].backward()
+    optimizer.step()
+    model.after_optimizer_step()
+    changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    last = "student.transformer.resblocks.3."
+    assert changed == {k for k in before if k.startswith(last)}
+    packed = f"{last}attn.in_proj_weight"
+    rows = (model.state_dict()[packed] != before[packed]).any(dim=1)
+    assert rows[: 2 * model.student.width].float().mean() > 0.9
+
+
+def test_captions_in_mixed_precision_have_about_the_same_loss():
+    model, samples = captioned()
+    exact = model(samples)["loss_captions"]
+    model.precision = torch.bfloat16
+    mixed = model(samples)["loss_captions"]
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed, exact, atol=0.05, rtol=0.05)
+
+
+# The images fill three quarters of their squares: 6 of 8 rows of cells.
+WHOLE = torch.tensor([[0.0, 0.0, 1.0, 0.75]])
+
+
+def weighted_samples(count=2):
+    return [sample | {"whole": WHOLE} for sample in tiny_samples(count)]
+
+
+def weighted(context="q", how=None, **weights):
+    """A tiny CLIPSelf whose student, in its own weights, is no longer its teacher."""
+    settings = CorrelationSettings(teacher=Original(), context=CONTEXTS[context])
+    model = tiny_clipself(objective=WeightedTerms(weights, settings), **(how or {}))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.student.parameters():
+            if parameter.requires_grad:
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.add_(0.1 * parameter.std(correction=0) * noise)
+    return model
+
+
+def images_of(model, samples):
+    return model.teacher.preprocess(torch.stack([s["image"] for s in samples]))
+
+
+def rows(maps):
+    """Tokens (B, 48, D) of the cells that are no padding."""
+    return maps[:, :, :6].flatten(2).mT
+
+
+def expected(name, model, samples):
+    """The term by public functions of the towers."""
+    images, student, teacher = images_of(model, samples), model.student, model.teacher.visual
+    crops = model.teacher.preprocess(torch.cat([s["crops"] for s in samples]))
+    pixels = torch.stack([s["image"] for s in samples]).float() / 255
+    small = model.teacher.normalise(
+        F.interpolate(pixels, (64, 64), mode="bilinear", antialias=True)
+    )
+    dense, target = rows(student.dense(images)), rows(teacher.dense(images))
+    cosines = [correlation.cosine_similarities(tokens) for tokens in (dense, target)]
+    own_queries = rows(student.features(images, ["queries"])["queries"])
+    match name:
+        case "CROPS":
+            return tiny_crops(model, samples)
+        case "CONTEXT":
+            queries = correlation.cosine_similarities(own_queries)
+            return correlation.context_loss(queries, cosines[1]).mean()
+        case "COHERENCE":
+            return correlation.coherence_loss(*cosines).mean()
+        case "SPATIAL":
+            return correlation.spatial_correlation_loss(dense, target).mean()
+        case "WHOLE_IMAGES":
+            return 1 - F.cosine_similarity(student(small), teacher(small)).mean()
+        case "OWN_CROPS":
+            return 1 - F.cosine_similarity(student(crops), teacher(crops)).mean()
+
+
+def tiny_crops(model, samples):
+    """The loss of CLIPSelf alone."""
+    alone = tiny_clipself()
+    alone.student.load_state_dict(model.student.state_dict())
+    return alone(samples)["loss_clipself"]
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_each_term_is_its_formula_on_cells_that_are_no_padding_times_its_weight(name):
+    weights = {name: 0.5} | ({"CROPS": 1.0} if name == "CONTEXT" else {})
+    model, samples = weighted(**weights), weighted_samples()
+    losses = model(samples)
+    assert losses.keys() == {TERMS[term].loss for term in weights}
+    torch.testing.assert_close(losses[TERMS[name].loss], 0.5 * expected(name, model, samples))
+
+
+def test_crops_alone_are_clipself_bit_for_bit():
+    samples = weighted_samples(3)
+    losses = [tiny_clipself(objective=one)(samples) for one in (None, WeightedTerms({"CROPS": 1}))]
+    assert losses[0].keys() == losses[1].keys()
+    assert torch.equal(losses[0]["loss_clipself"], losses[1]["loss_clipself"])
+
+
+def test_keys_take_part_in_the_context_by_the_mean_of_both_similarities():
+    model, samples = weighted("qk", CROPS=1.0, CONTEXT=1.0), weighted_samples()
+    images = images_of(model, samples)
+    parts = model.student.features(images, ["queries", "keys"])
+    mean = sum(correlation.cosine_similarities(rows(part)) for part in parts.values()) / 2
+    target = correlation.cosine_similarities(rows(model.teacher.visual.dense(images)))
+    loss = model(samples)["loss_context"]
+    torch.testing.assert_close(loss, correlation.context_loss(mean, target).mean())
+
+
+def test_a_teacher_and_its_copy_preserve_everything():
+    objective = WeightedTerms({"CROPS": 1.0, "WHOLE_IMAGES": 1.0, "OWN_CROPS": 1.0})
+    losses = tiny_clipself(objective=objective)(weighted_samples())
+    assert losses["loss_whole_images"] < 1e-6 and losses["loss_own_crops"] < 1e-6
+    assert losses["loss_clipself"] > 0.01
+
+
+# Terms -> parts of the last block's attention that learn of query and key.
+LEARNING = {
+    ("SPATIAL", "COHERENCE"): set(),
+    ("CROPS", "CONTEXT"): {"queries"},
+    ("CROPS", "CONTEXT", "qk"): {"queries", "keys"},
+    ("WHOLE_IMAGES",): {"queries", "keys"},
+    ("CROPS", "OWN_CROPS"): {"queries", "keys"},
+}
+
+
+@pytest.mark.parametrize("terms", LEARNING, ids=str)
+def test_only_what_a_term_reads_learns_whatever_weight_decay_would_do(terms):
+    context = "qk" if "qk" in terms else "q"
+    model = weighted(context, **{name: 1.0 for name in terms if name != "qk"})
+    # The student begins where the teacher is, in what does not learn.
+    model.after_optimizer_step()
+    packed = model.student.blocks[-1].attn.in_proj_weight
+    before = packed.detach().clone()
+    groups = matrices_and_vectors(model.parameters(), 0.1)
+    optimizer = build_adamw(groups, betas=(0.9, 0.999), eps=1e-8)
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-2
+    sum(model(weighted_samples()).values()).backward()
+    optimizer.step()
+    model.after_optimizer_step()
+    changed = {
+        name
+        for name, old, new in zip(("queries", "keys"), before.chunk(3), packed.chunk(3))
+        if not torch.equal(old, new)
+    }
+    assert changed == LEARNING[terms] and not torch.equal(before.chunk(3)[2], packed.chunk(3)[2])
+
+
+def test_all_that_trains_gets_a_gradient_in_a_tower_with_matrices_of_its_own():
+    objective = WeightedTerms(
+        {"CROPS": 1.0, "CONTEXT": 1.0}, CorrelationSettings(teacher=Original())
+    )
+    model = tiny_clipself("EVA02-B-16", objective=objective, trainable_blocks=1)
+    sum(model(weighted_samples(1)).values()).backward()
+    for name, parameter in model.student.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), name
+    attention = model.student.blocks[-1].attn
+    assert attention.q_proj.weight.requires_grad and not attention.k_proj.weight.requires_grad
+
+
+def test_towers_without_queries_of_a_last_block_refuse_the_context_when_the_model_is_built():
+    clip = load_clip("ViT-Mini-8", None)
+    clip.visual = ResNetTower(image_size=64, width=8, layers=(1, 1, 1, 1), embed_dim=128)
+    settings = CorrelationSettings(teacher=Original(), context=CONTEXTS["qk"])
+    with pytest.raises(
+        InputError, match="no queries or keys of a last block, which .*CONTEXT compares: leave it 0"
+    ):
+        CLIPSelf(clip=clip, objective=WeightedTerms({"CROPS": 1.0, "CONTEXT": 1.0}, settings))
+    CLIPSelf(clip=clip, objective=WeightedTerms({"CROPS": 1.0, "SPATIAL": 1.0}, settings))
+
+
+def test_no_regions_and_no_box_of_the_image_are_no_trouble():
+    weights = dict.fromkeys(TERMS, 1.0)
+    (sample,) = tiny_samples(1)
+    none = {"boxes": torch.zeros(0, 4), "crops": sample["crops"][:0]}
+    losses = weighted(**weights)([sample | none])
+    sum(losses.values()).backward()
+    assert losses["loss_clipself"] == 0 and losses["loss_own_crops"] == 0
+    assert all(loss.isfinite() for loss in losses.values())
+
+
+def test_mixed_precision_has_about_the_same_losses_in_float32():
+    weights, samples = dict.fromkeys(TERMS, 1.0), weighted_samples()
+    exact = weighted(**weights)(samples)
+    mixed = weighted(how={"precision": torch.bfloat16}, **weights)(samples)
+    for name, loss in mixed.items():
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, exact[name], atol=0.02, rtol=0.05)
+
+
+def test_gradients_of_two_processes_are_those_of_one(tmp_path):
+    weights, samples = dict.fromkeys(TERMS, 1.0), weighted_samples(4)
+
+    def work(rank: int, folder: Path) -> dict[str, torch.Tensor]:
+        return gradients(weighted(**weights), samples[2 * rank : 2 * rank + 2])
+
+    first, second = in_two_processes(work, tmp_path)
+    whole = gradients(weighted(**weights), samples)
+    assert all(torch.equal(first[name], second[name]) for name in whole)
+    assert worst(first, whole) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [({}, "no objective"), ({"CROPS": 0.0}, "no objective"), ({"SPATIAL": 1.0}, "need a teacher")],
+)
+def test_sums_of_nothing_and_correlations_without_a_teacher_are_refused(weights, message):
+    with pytest.raises(ValueError, match=message):
+        WeightedTerms(weights)
+
+
+def tiny_step(model, count=2):
+    return step_of(model, tiny_samples(count))
+
+
+def backbone(name="test_vit"):
+    torch.manual_seed(0)
+    teacher = TimmBackbone(name, pretrained=False)
+    teacher.setup(torch.device("cpu"))
+    return teacher
+
+
+def test_names_mean_nobody_the_original_and_backbones_of_timm():
+    assert correlation_teacher("none") is None
+    assert isinstance(correlation_teacher("original"), Original)
+    teacher = correlation_teacher("vit_base_patch14_dinov2.lvd142m")
+    assert isinstance(teacher, TimmBackbone) and teacher.pretrained
+
+
+@pytest.mark.parametrize("name", ["vit_bas_patch14_dinov2", "hf-hub:timm/resnet18", "", "a/b"])
+def test_what_is_no_model_of_timm_is_refused_by_name(name):
+    with pytest.raises(InputError, match=f'CORRELATION.TEACHER "{name}" is neither none nor'):
+        correlation_teacher(name)
+
+
+def test_weights_that_cannot_be_fetched_are_said_in_one_line(monkeypatch):
+    def offline(*args, **how):
+        raise OSError("no network\nand a page of reasons")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(InputError, match="timm cannot load it .no network.") as caught:
+        TimmBackbone("test_vit").setup(torch.device("cpu"))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_backbone_sees_the_image_at_the_size_at_which_its_grid_is_the_students():
+    model, teacher = tiny_clipself(), backbone()
+    step = tiny_step(model)
+    # 8 x 8 cells of the student of 64 pixels; patches of 16 pixels need 128.
+    pixels = F.interpolate(step.pixels, (128, 128), mode="bilinear", antialias=True)
+    mean, std = (
+        torch.tensor(teacher._network.pretrained_cfg[key])[:, None, None] for key in ("mean", "std")
+    )
+    with torch.no_grad():
+        tokens = teacher._network.forward_features((pixels - mean) / std)
+    prefix = teacher._network.num_prefix_tokens
+    expected = tokens[:, prefix:].mT.unflatten(2, (8, 8))
+    torch.testing.assert_close(teacher.features(step), expected)
+
+
+def test_convolutions_whose_grid_is_another_are_resized_to_the_students():
+    teacher = backbone("test_convnext")
+    maps = teacher.features(tiny_step(tiny_clipself()))
+    assert maps.shape[0] == 2 and maps.shape[2:] == (8, 8) and maps.isfinite().all()
+
+
+def test_a_backbone_of_one_size_is_refused_before_training(monkeypatch):
+    real = timm.create_model
+    monkeypatch.setattr(
+        timm, "create_model", lambda name, **how: real(name, **how | {"dynamic_img_size": False})
+    )
+    with pytest.raises(InputError, match="gives no feature map of an image of 128 x 64 pixels"):
+        backbone()
+
+
+def test_only_the_student_learns_from_a_backbone_which_no_checkpoint_has():
+    settings = CorrelationSettings(teacher=TimmBackbone("test_vit", pretrained=False))
+    objective = WeightedTerms({"COHERENCE": 1.0, "SPATIAL": 1.0, "CROPS": 1.0}, settings)
+    model = tiny_clipself(objective=objective)
+    before = set(model.state_dict())
+    model.setup_training(None)
+    losses = model(tiny_samples(2))
+    sum(losses.values()).backward()
+    assert set(model.state_dict()) == before
+    network = settings.teacher._network
+    assert all(p.grad is None and not p.requires_grad for p in network.parameters())
+    assert not any(module.training for module in network.modules())
+
+
+def test_timm_is_asked_for_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(InputError, match="names a backbone of timm: pip install"):
+        TimmBackbone("test_vit")

@@ -37,7 +37,7 @@ def _encode(tower: Any, tokens: Tensor) -> Tensor:
     """What CLIP's text tower makes of token ids (K, L), (K, E)."""
     x_KLD = tower.token_embedding(tokens) + tower.positional_embedding
     for block in tower.transformer.resblocks:
-        x_KLD = block(x_KLD, causal=True)
+        x_KLD = block(x_KLD, True)  # causal
     x_KLD = tower.ln_final(x_KLD)
     x_KD = x_KLD[torch.arange(len(x_KLD), device=x_KLD.device), tokens.argmax(dim=-1)]
     return x_KD @ tower.text_projection

@@ -164,7 +164,7 @@ def _encode(weights: Mapping[str, Tensor]) -> Tensor:
         with without_values():
             block = ResidualBlock(width=width, heads=max(1, width // HEAD_WIDTH), quick_gelu=True)
         block.load_state_dict(_block(weights, f"encoder.layers.{number}"), assign=True)
-        x_1TC = block(x_1TC, causal=True)
+        x_1TC = block(x_1TC, True)  # causal
     scale, shift = (weights[f"final_layer_norm.{kind}"].float() for kind in ("weight", "bias"))
     return F.layer_norm(x_1TC, (width,), scale, shift)
 

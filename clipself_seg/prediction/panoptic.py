@@ -143,11 +143,13 @@ class PanopticSegmentation(RegionResult):
             file_name: name of the PNG; by default that of COCO's files, the id with twelve digits.
 
         Returns:
-            The annotation, and the pixels (H, W, 3) uint8 of the PNG: R + 256 G + 65536 B is the id of a
-            segment, and looks like its colour on the overlay; black is nothing.
+            The annotation, and the pixels (H, W, 3) uint8 of the PNG, see `painted_ids`.
         """
-        classes = [segment.label for segment in self.segments]
-        colours = segment_colours(colours_of(self.names)[classes])
+        name = f"{image_id:012d}.png" if file_name is None else file_name
+        return self.coco_annotation(image_id, name), self.painted_ids()
+
+    def coco_annotation(self, image_id: int, file_name: str) -> dict[str, Any]:
+        """COCO's panoptic annotation alone; the arguments are those of `to_coco`."""
         infos = [
             {
                 "id": number,
@@ -157,11 +159,22 @@ class PanopticSegmentation(RegionResult):
                 "iscrowd": 0,
                 "score": segment.score,
             }
-            for number, segment in zip(colour_ids(colours).tolist(), self.segments)
+            for number, segment in zip(colour_ids(self._colours()).tolist(), self.segments)
         ]
-        name = f"{image_id:012d}.png" if file_name is None else file_name
-        annotation = {"image_id": image_id, "file_name": name, "segments_info": infos}
-        return annotation, np.concatenate([np.zeros((1, 3), np.uint8), colours])[self.ids]
+        return {"image_id": image_id, "file_name": file_name, "segments_info": infos}
+
+    def painted_ids(self) -> np.ndarray:
+        """Pixels of the PNG of the annotation, (H, W, 3) uint8: R + 256 G + 65536 B is the id of a segment there, and
+        looks like its colour on the overlay; black is nothing."""
+        painted: np.ndarray = np.concatenate([np.zeros((1, 3), np.uint8), self._colours()])[
+            self.ids
+        ]
+        return painted
+
+    def _colours(self) -> np.ndarray:
+        """Colour of each segment, (n, 3) uint8."""
+        classes = [segment.label for segment in self.segments]
+        return segment_colours(colours_of(self.names)[classes])
 
 
 class PanopticPredictor(ImagePredictor[PanopticSegmentation]):

@@ -356,14 +356,14 @@ class PanopticResults(TaskResults[PanopticSegmentation]):
 
     def _image(self, kind: str, result: PanopticSegmentation) -> Image.Image:
         if kind == "panoptic":
-            return Image.fromarray(result.to_coco()[1])
+            return Image.fromarray(result.painted_ids())
         return super()._image(kind, result)
 
     def _label_map(self, result: PanopticSegmentation) -> np.ndarray:
         return result.labels
 
     def _entry(self, source: ImageFile, result: PanopticSegmentation) -> Entry:
-        return {"annotations": [result.to_coco(file_name=f"{source.name}.png")[0]]}
+        return {"annotations": [result.coco_annotation(0, f"{source.name}.png")]}
 
     def _id(self, number: int, key: str) -> Json:
         # A panoptic annotation is that of its image, which numbers it.

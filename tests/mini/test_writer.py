@@ -1,7 +1,8 @@
-"""The mini worlds: deterministic, in COCO's formats, complete or not there."""
+"""The generated worlds: shapes, scenes, crops, and the files of both worlds."""
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -25,8 +26,119 @@ from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, write_json
 from clipself_seg.mini import writer
 from clipself_seg.mini.concepts import WORLDS
-from clipself_seg.mini.crops import tag_caption
+from clipself_seg.mini.crops import (
+    COLOURLESS,
+    leave_out_colours,
+    tag_caption,
+    visible_concepts,
+    write_caption,
+)
+from clipself_seg.mini.scenes import Scene, Segment
+from clipself_seg.mini.shapes import MARK_PERIOD, MARKS, MAX_TILT, Pose, shape_alpha, surface
 from clipself_seg.mini.writer import WorldSize, make_worlds, scene_of, split_spec
+
+SHAPE_SIZE = (96, 128)
+SHAPES = sorted({thing.shape for spec in WORLDS.values() for thing in spec.things})
+
+
+def pose(**changes):
+    return Pose(**{"centre": (64.0, 48.0), "radius": 30.0, "angle": 0.0, "stretch": 1.0, **changes})
+
+
+def piece(shape):
+    """A window of 20 x 20 pixels beside the middle, as the size of every wave in it, and its mean."""
+    window = surface(shape, pose(), SHAPE_SIZE)[34:54, 66:86]
+    waves = np.abs(np.fft.fft2(window)) / window.size
+    waves[0, 0] = 2 * window.mean()
+    return waves.ravel() / np.linalg.norm(waves)
+
+
+def test_every_shape_has_marks_and_a_largest_tilt():
+    assert set(SHAPES) == set(MARKS) == set(MAX_TILT)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_marks_are_light_from_minus_one_to_one(shape):
+    light = surface(shape, pose(), SHAPE_SIZE)
+    assert light.shape == SHAPE_SIZE and light.dtype == np.float32
+    assert -1 <= light.min() and light.max() <= 1
+
+
+@pytest.mark.parametrize("one, other", list(itertools.combinations(SHAPES, 2)))
+def test_a_piece_of_a_surface_tells_two_shapes_apart(one, other):
+    assert piece(one) @ piece(other) < 0.8
+
+
+def test_marks_turn_and_move_with_their_thing():
+    upright, turned = surface("triangle", pose(), SHAPE_SIZE), surface(
+        "triangle", pose(angle=90.0), SHAPE_SIZE
+    )
+    assert np.ptp(upright, axis=1).max() < 1e-5 and np.ptp(turned, axis=0).max() < 1e-5
+    moved = surface("star", pose(centre=(71.0, 51.0)), SHAPE_SIZE)
+    np.testing.assert_allclose(
+        moved[3:, 7:], surface("star", pose(), SHAPE_SIZE)[:-3, :-7], atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("radius, period", [(8.0, MARK_PERIOD[0]), (90.0, MARK_PERIOD[1])])
+def test_marks_of_small_and_large_things_keep_a_period_that_can_be_seen(radius, period):
+    column = surface("triangle", pose(radius=radius), (400, 4))[:, 0]
+    waves = np.abs(np.fft.rfft(column))
+    assert 400 / waves.argmax() == pytest.approx(period, rel=0.02)
+
+
+def test_a_mask_covers_its_shape():
+    alpha = shape_alpha("circle", pose(), SHAPE_SIZE)
+    assert alpha.sum() == pytest.approx(np.pi * (0.95 * 30) ** 2, rel=0.01)
+    stretched = shape_alpha("circle", pose(stretch=1.44), SHAPE_SIZE) > 0.5
+    assert stretched.any(0).sum() / stretched.any(1).sum() == pytest.approx(1.44, rel=0.05)
+
+
+SPEC = WORLDS["mini"]
+
+
+def scene():
+    """A thing of 40 x 40 pixels in the middle of grass, 100 x 120."""
+    segment_map = np.full((100, 120), 2, np.uint8)
+    segment_map[30:70, 40:80] = 1
+    thing = Segment(1, SPEC.things[0], (40, 30, 80, 70), 1600)
+    stuff = Segment(2, SPEC.stuff[0], (0, 0, 120, 100), 100 * 120 - 1600)
+    return Scene(np.zeros((100, 120, 3), np.uint8), segment_map, (thing, stuff))
+
+
+@pytest.mark.parametrize(
+    "box, things, stuff",
+    [
+        ((20, 10, 100, 90), 1, 1),  # all of it
+        ((0, 0, 120, 100), 1, 1),  # all of it, an eighth of the box
+        ((64, 30, 100, 70), 1, 1),  # two fifths of it, nearly half of the box
+        ((72, 54, 88, 70), 0, 1),  # a corner: 8 of 100 parts
+        ((50, 40, 70, 60), 1, 0),  # a quarter of it that fills the box
+        ((0, 0, 48, 100), 0, 1),  # a fifth of it, a fifteenth of the box
+    ],
+)
+def test_a_good_piece_of_a_thing_is_named_and_a_scrap_is_not(box, things, stuff):
+    named = visible_concepts(scene(), tuple(map(float, box)))
+    assert (len(named[0]), len(named[1])) == (things, stuff)
+
+
+def test_what_a_crop_is_about_comes_first_however_little_of_it_is_seen():
+    whole = scene()
+    for main in whole.segments:
+        named = visible_concepts(whole, (72.0, 54.0, 88.0, 70.0), main)
+        assert named[0 if main.concept.isthing else 1][0] is main.concept
+
+
+def test_some_things_are_called_by_their_shape_alone_and_mean_something_else_then():
+    rng = np.random.default_rng(0)
+    said = leave_out_colours(rng, SPEC.things * 40)
+    assert [thing.shape for thing in said] == [thing.shape for thing in SPEC.things] * 40
+    without = [thing for thing in said if thing.colour is None]
+    assert len(without) / len(said) == pytest.approx(COLOURLESS, abs=0.05)
+    assert {thing.names for thing in without} == {(thing.shape,) for thing in SPEC.things}
+    assert write_caption(rng, without[:1], ()).count(without[0].shape) == 1
+    assert set(said) - set(without) <= set(SPEC.things)
+
 
 SIZE = WorldSize(train=4, val=3, seed=5, base=3)
 

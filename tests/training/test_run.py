@@ -1,8 +1,9 @@
-"""What a run writes of its numbers."""
+"""The work of a process: its folder, logs, results, and what is refused."""
 
 from __future__ import annotations
 
 import json
+import logging
 import types
 
 import pytest
@@ -15,6 +16,7 @@ from clipself_seg.evaluation.protocol import MeasuringProtocol
 from clipself_seg.evaluation.report import format_table, percent_text
 from clipself_seg.models.build import build_model
 from clipself_seg.training import run
+from clipself_seg.training.run import setup_logging
 from clipself_seg.training.settings import TrainingSettings
 from tests.conftest import ROOT
 
@@ -127,3 +129,13 @@ def test_a_checkpoint_is_evaluated_with_the_dense_feature_that_it_was_trained_wi
         build_model(configured("MODEL.WEIGHTS", path))
     override = ("MODEL.CLIP.DENSE_OVERRIDE", True)
     assert run._load_trained(configured(*two[:3], 3, *override), model) == 5
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_full_disk_is_told_with_the_name_of_the_log(tmp_path, capsys, rank):
+    path = tmp_path / ("log.rank1.txt" if rank else "log.txt")
+    path.symlink_to("/dev/full")
+    setup_logging(tmp_path, rank)
+    with pytest.raises(OSError, match="No space left on device: .*log") as caught:
+        logging.getLogger("clipself_seg").info("a line")
+    assert caught.value.filename == str(path) and "Traceback" not in capsys.readouterr().err

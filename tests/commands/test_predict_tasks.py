@@ -1,0 +1,217 @@
+"""predict with --panoptic, --masks and --boxes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipself_seg.commands import predict
+from clipself_seg.data.masks import read_panoptic_png
+from clipself_seg.prediction.panoptic import panoptic_words
+from tests.prediction.test_detection import OPTS as BOX_OPTS
+from tests.prediction.test_semantic import OPTS
+from tests.prediction.test_video import make_video
+
+
+def test_panoptic_results_of_a_folder_can_be_read_back(panoptic, photos, tmp_path, capsys):
+    (photos / "broken.jpg").write_bytes((photos / "one.jpg").read_bytes()[:300])
+    words = ("--vocabulary", "green ring, blue ring|hoop, grass", "--stuff", "grass")
+    fusion = ("--alpha", "0.2", "--beta", "0.4", "--trained", "mini_base", "--void-discount", "0.5")
+    assert panoptic(*words, *fusion, "--input", photos) == 1
+    said = capsys.readouterr()
+    assert "2 of 3 segmented" in said.out and "broken.jpg cannot be decoded" in said.err
+    assert "taken for" not in said.err
+    out = tmp_path / "out"
+    content = json.loads((out / "panoptic.json").read_text())
+    info = content["info"]
+    assert (info["alpha"], info["beta"], info["trained"]) == (0.2, 0.4, "mini_base")
+    assert info["void_discount"] == 0.5
+    assert info["seen"] == ["green ring", "grass"] and info["complete"] and len(info["failed"]) == 1
+    assert [c["isthing"] for c in content["categories"]] == [1, 1, 0]
+    assert [i["file_name"] for i in content["images"]] == ["one.jpg", "sub/two.png"]
+    for entry, size in zip(content["annotations"], ((40, 60), (70, 30))):
+        ids = read_panoptic_png(out / "panoptic" / entry["file_name"])
+        assert ids.shape == size
+        assert set(np.unique(ids)) - {0} == {info["id"] for info in entry["segments_info"]}
+        assert min(Image.open(out / "overlays" / entry["file_name"]).size) >= 100
+
+
+@pytest.mark.parametrize(
+    "words, how, message",
+    [
+        (("--vocabulary", ""), {}, "empty"),
+        (("--vocabulary", "dog, sky", "--stuff", "sea"), {}, 'stuff "sea" is not in the voc'),
+        (("--vocabulary", "ade20k_150"), {}, "does not tell things from stuff"),
+        (("--vocabulary", "dog", "--alpha", "1.5"), {}, "ALPHA must be in [0, 1], got 1.5"),
+        (("--vocabulary", "dog", "--mode", "clap"), {}, 'cannot be "clap"; did you mean "clip"'),
+        (("--vocabulary", "dog", "--mode", "clip", "--beta", "1"), {}, "belong to the mode fused"),
+        (("--vocabulary", "dog", "--scores"), {}, "--scores does not go with --panoptic"),
+        (("--vocabulary", "dog", "--trained", "no"), {}, 'no vocabulary "no"'),
+        (("--vocabulary", "dog", "--clip-weights", "no.pt"), {}, "no.pt"),
+        (("--vocabulary", "dog"), {"opts": OPTS}, "CATSeg, which finds no segments"),
+        (("--vocabulary", "dog"), {"weights": "none.pth"}, "no checkpoint at none.pth"),
+    ],
+)
+def test_bad_panoptic_input_is_a_line_and_status_2(
+    panoptic, photos, tmp_path, capsys, words, how, message
+):
+    assert panoptic(*words, "--input", photos, **how) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") <= 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_kinds_of_a_built_in_vocabulary_are_its_own_and_shortened(capsys):
+    predict._say_kinds(panoptic_words("mini"))
+    said = "green square and 28 more; for stuff: grass, water, sand, bricks, "
+    assert said in capsys.readouterr().err
+
+
+def test_panoptic_options_alone_are_refused(run, photos, capsys):
+    for option in ("--stuff", "--clip-weights", "--alpha", "--void-discount", "--masks"):
+        assert run("--vocabulary", "dog", option, "1", "--input", photos) == 2
+        assert f"{option} needs --panoptic" in capsys.readouterr().err
+
+
+@pytest.fixture
+def masks(tmp_path):
+    """Two overlapping masks of one.jpg as run lengths, and a map of three of sub/two.png."""
+    folder = tmp_path / "masks"
+    (folder / "sub").mkdir(parents=True)
+    whole = {"size": [40, 60], "counts": [0, 2400]}
+    half = {"size": [40, 60], "counts": [0, 1200, 1200]}
+    entries = [{"segmentation": whole, "score": 0.2}, {"segmentation": half, "score": 0.9}]
+    (folder / "one.json").write_text(json.dumps(entries))
+    ids = np.arange(70 * 30).reshape(70, 30) // 600
+    Image.fromarray(ids.astype(np.uint8)).save(folder / "sub/two.png")
+    return folder
+
+
+def name_masks(photos, masks, out, *words):
+    given = ["--panoptic", "--masks", masks, "--vocabulary", "red star, grass", "--stuff", ""]
+    given += ["--input", photos, "--output", out, "--device", "cpu", *words]
+    return predict.main([str(word) for word in given])
+
+
+def test_masks_of_a_folder_get_names_and_are_merged(photos, masks, tmp_path, capsys):
+    opts = (
+        "--opts",
+        "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD",
+        "0.3",
+        "--save",
+        "masks",
+        "panoptic",
+    )
+    assert name_masks(photos, masks, tmp_path / "out", *opts) == 0
+    assert "2 of 2 segmented" in capsys.readouterr().out
+    content = json.loads((tmp_path / "out/panoptic.json").read_text())
+    assert (content["info"]["alpha"], content["info"]["beta"]) == (1, 1)
+    areas = [sorted(s["area"] for s in entry["segments_info"]) for entry in content["annotations"]]
+    assert areas == [[1200, 1200], [300, 600, 600]]
+    # Run lengths go down the columns: the better mask is the left half.
+    ids = read_panoptic_png(tmp_path / "out/panoptic/one.png")
+    assert len(np.unique(ids[:, :30])) == len(np.unique(ids[:, 30:])) == 1
+    assert name_masks(photos, masks, tmp_path / "out", *opts, "--skip-existing") == 0
+    (masks / "one.json").write_text("[]")
+    assert name_masks(photos, masks, tmp_path / "out", *opts, "--skip-existing") == 2
+    assert "results of other settings: masks has changed" in capsys.readouterr().err
+
+
+def test_an_image_whose_masks_do_not_fit_fails_alone(photos, masks, tmp_path, capsys):
+    (masks / "one.json").write_text('[{"size": [60, 40], "counts": [2400]}]')
+    assert name_masks(photos, masks, tmp_path / "out", "--batch-size", "2") == 1
+    said = capsys.readouterr()
+    assert "1 of 2 segmented" in said.out and "one.json: mask 0 is no mask of an image" in said.err
+    (masks / "sub/two.png").unlink()
+    assert name_masks(photos, masks, tmp_path / "out") == 2
+    assert "no masks of sub/two in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("--mode", "clip"), "--masks has no scores but CLIP's: leave out --mode"),
+        (("--void-discount", "0.5"), "--masks has no scores but CLIP's"),
+        (("--ray",), "--masks does not go with --ray"),
+        (("--weights", "mini-open-panoptic"), "of no use with MODEL.MASK_GENERATOR.SOURCE masks"),
+        (("--masks", "gone"), 'no folder of masks "gone"'),
+    ],
+)
+def test_what_masks_do_not_go_with_is_refused(photos, masks, tmp_path, capsys, words, message):
+    assert name_masks(photos, masks, tmp_path / "out", *words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_masks_of_a_video_are_refused(photos, masks, tmp_path, capsys):
+    video = make_video(tmp_path / "walk.mp4", count=1)
+    assert name_masks(video, masks, tmp_path / "out") == 2
+    assert "--masks does not go with a video" in capsys.readouterr().err
+
+
+@pytest.fixture
+def boxes(run):
+    def call(*words, weights="random", opts=BOX_OPTS, **config):
+        return run("--boxes", *words, weights=weights, opts=opts, **config)
+
+    return call
+
+
+def test_boxes_of_a_folder_can_be_read_back(boxes, photos, tmp_path, capsys):
+    (photos / "broken.jpg").write_bytes((photos / "one.jpg").read_bytes()[:300])
+    words = ("--vocabulary", "green ring, blue ring|hoop")
+    assert boxes(*words, "--input", photos) == 1
+    said = capsys.readouterr()
+    assert "2 of 3 searched for objects" in said.out and "broken.jpg cannot be decoded" in said.err
+    out = tmp_path / "out"
+    content = json.loads((out / "detections.json").read_text())
+    assert [c["seen"] for c in content["categories"]] == [True, False]
+    assert content["info"]["score threshold"] == 0 and len(content["info"]["failed"]) == 1
+    assert [i["file_name"] for i in content["images"]] == ["one.jpg", "sub/two.png"]
+    assert len(content["annotations"]) == 10
+    assert {path.name for path in out.rglob("*.png")} == {"one.png", "two.png"}
+
+
+def test_boxes_of_low_scores_are_left_out_unless_asked_for(boxes, photos, tmp_path):
+    opts = BOX_OPTS[: BOX_OPTS.index("MODEL.FVIT.SCORE_THRESHOLD")]
+    assert boxes("--vocabulary", "dog", "--input", photos / "one.jpg", opts=opts) == 0
+    content = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert content["info"]["score threshold"] == predict.SCORE_THRESHOLD
+
+
+@pytest.mark.parametrize(
+    "words, how, message",
+    [
+        (("--vocabulary", ""), {}, "empty"),
+        (("--vocabulary", "dog", "--score-threshold", "2"), {}, "must be in [0, 1], got 2.0"),
+        (("--vocabulary", "dog", "--scores"), {}, "--scores does not go with --boxes"),
+        (("--vocabulary", "dog", "--stuff", "dog"), {}, "--stuff does not go with --boxes"),
+        (("--vocabulary", "dog"), {"config": "mini/semseg", "opts": ()}, "CATSeg, which detects"),
+        (("--vocabulary", "dog"), {"weights": "none.pth"}, "no checkpoint at none.pth"),
+    ],
+)
+def test_bad_input_of_boxes_is_a_line_and_status_2(
+    boxes, photos, tmp_path, capsys, words, how, message
+):
+    assert boxes(*words, "--input", photos, **how) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") <= 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_detector_that_comes_with_the_project_finds_boxes(photos, tmp_path):
+    words = ["--boxes", "--vocabulary", "red circle", "--input", str(photos)]
+    threshold = ["--score-threshold", "0.0"]
+    assert predict.main([*words, *threshold, "--output", str(tmp_path / "out")]) in (0, 1)
+    found = json.loads((tmp_path / "out/detections.json").read_text())
+    assert len(found["annotations"]) > 0
+
+
+def test_options_of_boxes_are_refused_without_it(run, panoptic, photos, capsys):
+    words = ("--vocabulary", "dog", "--score-threshold", "0.5", "--input", photos)
+    assert run(*words) == 2
+    assert "--score-threshold needs --boxes" in capsys.readouterr().err
+    assert panoptic(*words) == 2
+    assert "--score-threshold does not go with --panoptic" in capsys.readouterr().err

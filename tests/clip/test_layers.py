@@ -1,13 +1,134 @@
-"""QuickGELU, written over its input without gradients, heads copied apart, and keys that nothing attends to."""
+"""The linear layer through oneDNN, activations and attention, and position tables."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from clipself_seg.clip import layers
-from clipself_seg.clip.linear import stock_linear
+from clipself_seg.clip import linear as module
+from clipself_seg.clip.linear import LARGEST_WEIGHT, Choice, Linear, linear, stock_linear
+from clipself_seg.clip.positions import (
+    _rotary_table,
+    patch_grid,
+    resample_positions,
+    rotary_factors,
+    rotate,
+)
+from clipself_seg.errors import InputError
+
+
+def tensors(rows=(3, 50), inputs=48, outputs=80, bias=True):
+    x, weight = torch.randn(*rows, inputs), torch.randn(outputs, inputs)
+    return x, weight, torch.randn(outputs) if bias else None
+
+
+@pytest.fixture(autouse=True)
+def convolution(monkeypatch):
+    """On every machine, as on one where convolutions pay."""
+    monkeypatch.setattr(module, "choice", lambda: Choice(True, "test"))
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """The products that oneDNN computed."""
+    taken, original = [], module._product
+    monkeypatch.setattr(module, "_product", lambda *args: taken.append(1) or original(*args))
+    return taken
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [(64,), (3, 50), (2, 5, 20)])
+def test_values_are_those_of_torch(rows, bias, products):
+    x, weight, shift = tensors(rows, bias=bias)
+    result = linear(x, weight, shift)
+    assert len(products) == 1 and result.is_contiguous()
+    torch.testing.assert_close(result, F.linear(x, weight, shift), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("trained", ["xwb", "x", "w", "b", "xb", "wb", "xw"])
+def test_gradients_are_those_of_torch(trained, large, monkeypatch):
+    monkeypatch.setattr(module, "LARGEST_WEIGHT", 0 if large else LARGEST_WEIGHT)
+    parts = dict(zip("xwb", tensors()))
+    for name in trained:
+        parts[name].requires_grad_()
+    gradient = torch.randn(3, 50, 80)
+    wanted = [parts[name] for name in trained]
+    result = torch.autograd.grad(linear(*parts.values()), wanted, gradient)
+    expected = torch.autograd.grad(F.linear(*parts.values()), wanted, gradient)
+    torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-5)
+
+
+def test_gradients_without_a_bias_of_transposed_and_expanded_tensors():
+    x = torch.randn(48, 100).requires_grad_()
+    weight = torch.randn(80, 96).requires_grad_()
+
+    def outcome(function):
+        y = function(x.T, weight[:, ::2])
+        return torch.autograd.grad(y.sum() + (y[:, :3] ** 2).sum(), (x, weight))
+
+    torch.testing.assert_close(outcome(linear), outcome(F.linear), atol=1e-3, rtol=1e-5)
+
+
+def test_results_may_be_changed_in_place_and_made_again_in_the_backward_pass():
+    x, weight, bias = tensors()
+    layer = Linear(48, 80)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+
+    def function(x):
+        return layer(x).add_(1).relu_()
+
+    x.requires_grad_()
+    expected = torch.autograd.grad(function(x).sum(), (x, layer.weight))
+    again = checkpoint(function, x, use_reentrant=False)
+    torch.testing.assert_close(torch.autograd.grad(again.sum(), (x, layer.weight)), expected)
+
+
+@pytest.mark.parametrize("case", ["few rows", "no rows", "float64", "autocast", "stock"])
+def test_torch_s_own_is_taken_where_it_is_right(case, products):
+    x, weight, bias = tensors((10,) if case == "few rows" else (0,) if case == "no rows" else (90,))
+    if case == "float64":
+        x, weight, bias = x.double(), weight.double(), bias.double()
+    with torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"):
+        expected = F.linear(x, weight, bias)
+        if case == "stock":
+            with stock_linear():
+                result = linear(x, weight, bias)
+        else:
+            result = linear(x, weight, bias)
+    assert torch.equal(result, expected) and result.dtype == expected.dtype and not products
+
+
+CHOICE = module.choice.__wrapped__
+
+
+@pytest.mark.parametrize(
+    ("capability", "intel", "expected"),
+    [("AVX512", False, True), ("AVX512", True, False), ("AVX2", False, False)],
+)
+def test_convolutions_are_taken_only_where_mkl_is_held_back(
+    capability, intel, expected, monkeypatch
+):
+    monkeypatch.delenv(module.VARIABLE, raising=False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(module, "_is_intel", lambda: intel)
+    assert CHOICE().convolution == expected and CHOICE().reason
+
+
+def test_the_variable_decides_and_is_checked(monkeypatch):
+    for asked, expected in (("convolution", True), ("torch", False)):
+        monkeypatch.setenv(module.VARIABLE, asked)
+        assert CHOICE() == (expected, f"${module.VARIABLE} is {asked}")
+    monkeypatch.setenv(module.VARIABLE, "fast")
+    with pytest.raises(InputError, match="CLIPSELF_SEG_LINEAR is .fast.: it is one of auto, torch"):
+        CHOICE()
 
 
 def test_quick_gelu_is_the_same_with_and_without_gradients(monkeypatch, two_threads):
@@ -67,3 +188,78 @@ def test_tokens_that_are_no_keys_change_nothing_but_themselves():
         alone = attention(x[row : row + 1, :length])
         torch.testing.assert_close(padded[row : row + 1, :length], alone)
     assert (padded[0] - attention(x)[0]).abs().max() > 1e-3  # the keys matter
+
+
+def test_resampling_to_the_same_grid_changes_nothing():
+    table = torch.randn(1 + 16, 8)
+    assert resample_positions(table, (4, 4)) is table
+
+
+def test_class_row_is_kept_and_patch_rows_are_resized_bicubically():
+    table = torch.randn(1 + 9, 5)
+    resized = resample_positions(table, (2, 6))
+    grid = table[1:].T.reshape(1, 5, 3, 3)
+    expected = F.interpolate(grid, (2, 6), mode="bicubic", align_corners=False)
+    torch.testing.assert_close(resized[0], table[0])
+    torch.testing.assert_close(resized[1:], expected[0].flatten(1).T)
+
+
+def test_rotary_angles_by_hand():
+    """Token (row 1, column 2) of a 4 x 8 grid: positions 1 * 16 / 4 = 4 and 2 * 16 / 8 = 4."""
+    table = torch.view_as_complex(rotary_factors((4, 8), 8, torch.device("cpu")))
+    assert table.shape == (1 + 32, 4)
+    expected = torch.tensor([4.0, 4.0 / 100, 4.0, 4.0 / 100])
+    torch.testing.assert_close(
+        table[1 + 1 * 8 + 2].angle(), (expected + math.pi) % (2 * math.pi) - math.pi
+    )
+    torch.testing.assert_close(table[0], torch.ones(4, dtype=torch.complex64))
+
+
+def test_rotation_turns_adjacent_pairs():
+    factors = torch.tensor([[[0.0, 1.0]]])
+    turned = rotate(torch.tensor([[[[3.0, 5.0]]]]), factors)
+    torch.testing.assert_close(turned, torch.tensor([[[[-5.0, 3.0]]]]))
+
+
+def test_square_rotary_table_equals_the_official_one_row_by_row():
+    """[t_r w_0, t_r w_0, t_r w_1, ...] then the same for the column."""
+    side, table = 7, torch.view_as_complex(rotary_factors((7, 7), 64, torch.device("cpu")))
+    for row, column in [(0, 0), (3, 5), (6, 6)]:
+        angles = [p * 16 / side * 10000 ** (-2 * j / 32) for p in (row, column) for j in range(16)]
+        expected = torch.polar(torch.ones(32), torch.tensor(angles))
+        torch.testing.assert_close(table[1 + row * side + column], expected)
+
+
+@pytest.mark.parametrize("size", [(224, 230), (15, 16), (0, 16)])
+def test_size_that_the_patch_does_not_divide_is_refused_with_the_nearest(size):
+    with pytest.raises(InputError, match=f"{size[0]}x{size[1]} is not a multiple of 16"):
+        patch_grid(torch.zeros(1, 3, *size), 16)
+
+
+def test_rotary_factors_that_inference_made_serve_training():
+    _rotary_table.cache_clear()
+    with torch.inference_mode():
+        rotary_factors((2, 3), 8, torch.device("cpu"))
+    queries = torch.randn(1, 1, 7, 8, requires_grad=True)
+    rotate(queries, rotary_factors((2, 3), 8, torch.device("cpu"))).sum().backward()
+    assert queries.grad is not None
+
+
+def test_rotation_is_the_complex_product_to_the_bit_and_rounds_once():
+    grid, queries = (3, 5), torch.randn(2, 2, 16, 8)
+    factors = rotary_factors(grid, 8, torch.device("cpu"))
+    assert factors is rotary_factors(grid, 8, torch.device("cpu"))
+    pairs = torch.view_as_complex(queries.unflatten(-1, (-1, 2)))
+    product = torch.view_as_real(pairs * torch.view_as_complex(factors)).flatten(-2)
+    assert torch.equal(rotate(queries, factors), product)
+    low = queries.bfloat16()
+    assert torch.equal(rotate(low, factors), rotate(low.float(), factors).bfloat16())
+
+
+def test_compilers_are_given_the_same_rotation_without_complex_numbers(monkeypatch):
+    factors = rotary_factors((3, 5), 8, torch.device("cpu"))
+    queries = torch.randn(2, 2, 16, 8)
+    wanted = rotate(queries, factors)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.delattr(torch, "view_as_complex")
+    torch.testing.assert_close(rotate(queries, factors), wanted)

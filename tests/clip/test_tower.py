@@ -1,14 +1,25 @@
-"""Image towers: dense features and regions against naive loops, what trains, and checkpointing."""
+"""Towers: forward passes, dense features by hand and by loops, masks, what trains, gradients, files and exports."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
+import safetensors
 import torch
+import torch.nn.functional as F
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from clipself_seg.clip import load_clip
-from clipself_seg.clip.tower import train_last_blocks
+from clipself_seg.checkpoints.dense_feature import ANY, GATED, DenseFeature
+from clipself_seg.clip import load_clip, runtime, save_clip
+from clipself_seg.clip.eva import EvaTransformer
+from clipself_seg.clip.export import export_onnx
+from clipself_seg.clip.layers import ResidualBlock, head_gates, scale_heads
+from clipself_seg.clip.openai import VisionTransformer
+from clipself_seg.clip.tower import sum_of_values, train_last_blocks
+from clipself_seg.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -224,3 +235,320 @@ def test_of_query_and_key_of_the_last_block_what_is_read_trains(tiny_eva, names)
     assert attention.q_proj.weight.requires_grad == ("queries" in names)
     assert attention.q_bias.requires_grad == ("queries" in names)
     assert attention.k_proj.weight.requires_grad == ("keys" in names)
+
+
+MINI = "ViT-Mini-8"
+SIZES = {"image_size": 32, "patch_size": 8, "width": 64, "heads": 2, "embed_dim": 16}
+TWO = DenseFeature("multi_value", 2)
+
+
+def openai_tower(**more):
+    torch.manual_seed(0)
+    tower = VisionTransformer(**SIZES, layers=3, quick_gelu=True, **more)
+    return _stirred(tower)
+
+
+def eva_tower():
+    torch.manual_seed(0)
+    return _stirred(EvaTransformer(**SIZES, layers=3, hidden=96))
+
+
+def _stirred(tower):
+    """No bias and no norm at its start, where a mistake would not show."""
+    with torch.no_grad():
+        for parameter in tower.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return tower.eval()
+
+
+def scaled_tower():
+    return openai_tower(layer_scale=0.3)
+
+
+TOWERS = pytest.mark.parametrize("make_tower", [openai_tower, eva_tower, scaled_tower])
+
+
+def value_of_one(block, token_D, gate=None):
+    """What one block adds to one token, in the plainest way: out(g * (W_v norm(x) + b))."""
+    openai = isinstance(block, ResidualBlock)
+    normed = (block.ln_1 if openai else block.norm1)(token_D)
+    attention = block.attn
+    if openai:
+        width = len(token_D)
+        value = attention.in_proj_weight[2 * width :] @ normed + attention.in_proj_bias[2 * width :]
+    else:
+        value = attention.v_proj.weight @ normed + attention.v_bias
+    if gate is not None:
+        weight, bias = gate
+        for head, part in enumerate(value.chunk(attention.heads)):
+            part *= 2 / (1 + math.exp(-float(weight[head] @ normed + bias[head])))
+    if openai:
+        return block.ls_1(attention.out_proj(value))
+    return attention.proj(attention.inner_attn_ln(value))
+
+
+@torch.no_grad()
+def dense_by_loops(tower, images, blocks, gate=None):
+    """Place by place and block by block."""
+    tokens, extras, grid = tower.embed(images)
+    maps = torch.zeros(len(images), tower.embed_dim, *grid)
+    summed = torch.zeros(len(images), grid[0] * grid[1], tower.width)
+    for index, block in enumerate(tower.blocks):
+        if index >= len(tower.blocks) - blocks:
+            for image in range(len(images)):
+                for place in range(summed.shape[1]):
+                    token = tokens[image, 1 + place]
+                    summed[image, place] += value_of_one(block, token, gate)
+        tokens = block(tokens, *extras)
+    for place in range(summed.shape[1]):
+        maps[:, :, place // grid[1], place % grid[1]] = tower.project(summed[:, place])
+    return maps
+
+
+@TOWERS
+@pytest.mark.parametrize(
+    "feature", [DenseFeature("value"), TWO, DenseFeature("multi_value", 3)], ids=str
+)
+def test_values_of_the_last_blocks_are_those_of_loops_over_places(make_tower, feature):
+    tower, images = make_tower(), torch.randn(2, 3, 16, 24)
+    tower.choose_dense(feature)
+    expected = dense_by_loops(tower, images, feature.blocks)
+    torch.testing.assert_close(tower.dense(images), expected, atol=1e-5, rtol=1e-4)
+
+
+@TOWERS
+def test_a_gate_weighs_the_heads_of_every_place_and_block_by_one_linear_map(make_tower):
+    tower, images = make_tower(), torch.randn(1, 3, 16, 16)
+    tower.choose_dense(DenseFeature(GATED, 2))
+    with torch.no_grad():
+        for parameter in tower.dense_gate.parameters():
+            parameter.normal_()
+        expected = dense_by_loops(tower, images, 2, tower.dense_gate())
+        torch.testing.assert_close(tower.dense(images), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_sum_is_what_a_hand_adds_up():
+    """Two blocks of one head and two channels, whose values double and swap the normalised token."""
+
+    class Block(nn.Module):
+        def __init__(self, matrix):
+            super().__init__()
+            self.matrix = torch.tensor(matrix)
+
+        def values(self, x, *gate):
+            gates = head_gates(x, *gate) if gate else x.new_ones(*x.shape[:2], 1)
+            return scale_heads(x @ self.matrix.T, gates)
+
+    blocks = [Block([[2.0, 0.0], [0.0, 2.0]]), Block([[0.0, 1.0], [1.0, 0.0]])]
+    inputs = [torch.tensor([[[1.0, 3.0]]]), torch.tensor([[[5.0, 7.0]]])]
+    torch.testing.assert_close(sum_of_values(blocks, inputs), torch.tensor([[[9.0, 11.0]]]))
+    # 2 sigmoid(ln 3) = 1.5 for the first token, 2 sigmoid(-ln 3) = 0.5 for the second.
+    weight, bias = math.log(3) * torch.tensor([[-0.5, 0.0]]), math.log(3) * torch.tensor([1.5])
+    gated = sum_of_values(blocks, inputs, (weight, bias))
+    torch.testing.assert_close(gated, torch.tensor([[[1.5 * 2 + 0.5 * 7, 1.5 * 6 + 0.5 * 5]]]))
+
+
+@TOWERS
+def test_a_gate_begins_as_the_plain_sum_to_the_last_bit_and_learns(make_tower):
+    tower, images = make_tower(), torch.randn(1, 3, 16, 16)
+    tower.choose_dense(TWO)
+    plain = tower.dense(images)
+    tower.choose_dense(DenseFeature(GATED, 2))
+    gated = tower.dense(images)
+    assert torch.equal(plain, gated)
+    # The sum alone would not do: behind the final norm its gradient is 0 for any common factor.
+    (gated * torch.randn_like(gated)).sum().backward()
+    assert all(parameter.grad.any() for parameter in tower.dense_gate.parameters())
+
+
+def test_gradients_of_gate_and_values_are_those_of_differences():
+    tower = openai_tower().double()
+    tower.choose_dense(DenseFeature(GATED, 2))
+    block, x = tower.blocks[-1], torch.randn(1, 2, 64, dtype=torch.float64, requires_grad=True)
+    weight, bias = (torch.randn(2, 64), torch.randn(2))
+    gate = [(0.1 * p).double().requires_grad_() for p in (weight, bias)]
+    assert torch.autograd.gradcheck(lambda x, *g: sum_of_values([block], [x], g), (x, *gate))
+
+
+@TOWERS
+def test_an_image_embedding_a_region_and_the_stream_are_the_same_whatever_is_dense(make_tower):
+    tower, images = make_tower(), torch.randn(1, 3, 32, 32)
+    masks = [torch.rand(2, 4, 4) > 0.5]
+
+    def others():
+        maps = tower.features(images, ["block0", "block2", "dense"])
+        return [
+            tower(images),
+            tower.masked_attention(images, masks),
+            maps["block0"],
+            maps["block2"],
+        ]
+
+    with torch.no_grad():
+        expected = others()
+        for feature in (DenseFeature("value"), TWO, DenseFeature(GATED, 3)):
+            tower.choose_dense(feature)
+            for actual, wanted in zip(others(), expected, strict=True):
+                assert torch.equal(actual, wanted)
+
+
+@TOWERS
+@pytest.mark.parametrize("names", [["dense"], ["dense", "block2"], ["block2"]])
+@pytest.mark.parametrize("feature", [DenseFeature("value"), DenseFeature(GATED, 2)], ids=str)
+@pytest.mark.parametrize("count", [1, -1])
+def test_all_that_trains_gets_a_gradient_and_nothing_else_of_the_blocks(
+    make_tower, names, feature, count
+):
+    tower = make_tower()
+    tower.choose_dense(feature)
+    train_last_blocks(tower, count, names)
+    maps = tower.features(torch.randn(1, 3, 16, 16), names)
+    sum((m * torch.randn_like(m)).sum() for m in maps.values()).backward()
+    for name, parameter in tower.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), name
+    gated = feature.gated and "dense" in names
+    assert gated == any("gate" in n for n, p in tower.named_parameters() if p.requires_grad)
+
+
+@TOWERS
+def test_groups_are_a_partition_with_a_gate_too(make_tower):
+    tower = make_tower()
+    tower.choose_dense(DenseFeature(GATED, 2))
+    groups = tower.layer_groups()
+    assert len(groups["gate"]) == 2
+    grouped = [id(p) for group in groups.values() for p in group]
+    assert sorted(grouped) == sorted(id(p) for p in tower.parameters())
+    tower.choose_dense(DenseFeature())
+    assert "gate" not in tower.layer_groups()
+
+
+@TOWERS
+def test_recomputed_and_compiled_blocks_have_the_same_values_and_gradients(make_tower, monkeypatch):
+    graphs = []
+
+    def kept(function, **how):
+        graphs.append(function.__name__)
+        return function
+
+    monkeypatch.setattr(torch, "compile", kept)
+    runtime._compiled_function.cache_clear()
+    images, results = torch.randn(2, 3, 16, 16), []
+    for how in ("unchanged", "checkpointing", "compiling"):
+        tower = make_tower()
+        tower.choose_dense(DenseFeature(GATED, 2))
+        setattr(tower, how, True)
+        dense = tower.dense(images)
+        (dense.square() * dense).sum().backward()
+        gradients = [p.grad for p in tower.parameters() if p.grad is not None]
+        results.append([dense, *gradients])
+    runtime._compiled_function.cache_clear()
+    for one in results[1:]:
+        for actual, expected in zip(one, results[0], strict=True):
+            torch.testing.assert_close(actual, expected)
+    assert "values" in graphs  # the method of a block, and not of the tower
+
+
+def test_no_images_and_more_blocks_than_there_are():
+    tower = openai_tower()
+    tower.choose_dense(DenseFeature("multi_value", 3))
+    assert tower.dense(torch.zeros(0, 3, 16, 16)).shape == (0, 16, 2, 2)
+    with pytest.raises(
+        InputError, match="DENSE_BLOCKS is 4, the tower has 3 blocks: give 3 at most"
+    ):
+        tower.choose_dense(DenseFeature("multi_value", 4))
+
+
+def test_a_resnet_has_one_dense_feature():
+    with torch.device("meta"):
+        with pytest.raises(InputError, match="MODEL.CLIP.DENSE is value"):
+            load_clip("RN50", None, dense=DenseFeature("value"))
+        resnet = load_clip("RN50", None).visual
+    with pytest.raises(InputError, match="MODEL.CLIP.ATTENTION is kk"):
+        resnet.choose_attention("kk")
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+@pytest.mark.parametrize("layout", ["official", "open_clip"])
+def test_a_gate_and_the_name_of_the_feature_are_saved_and_loaded(tmp_path, suffix, layout):
+    clip = load_clip(MINI, "mini", dense=DenseFeature(GATED, 2))
+    assert "gate at its start" in str(clip.report) and clip.distilled == ANY
+    nn.init.normal_(clip.visual.dense_gate.weight)
+    clip.distilled = clip.visual.dense_feature
+    path = tmp_path / f"gated.{suffix}"
+    save_clip(clip, path, layout=layout)
+    for feature in (None, DenseFeature(GATED, 2)):
+        back = load_clip(MINI, path, dense=feature)
+        assert back.weights_hash() == clip.weights_hash()
+        assert back.distilled == back.visual.dense_feature == DenseFeature(GATED, 2)
+        assert "dense feature gated_multi_value of 2 blocks" in str(back.report)
+
+
+def test_weights_for_another_feature_are_refused_unless_that_is_overridden(tmp_path):
+    path = tmp_path / "gated.safetensors"
+    clip = load_clip(MINI, "mini", dense=DenseFeature(GATED, 2))
+    clip.distilled = clip.visual.dense_feature
+    save_clip(clip, path)
+    for feature in (DenseFeature(), TWO, DenseFeature(GATED, 3)):
+        with pytest.raises(
+            InputError, match="gated.safetensors is for .*gated_multi_value of 2 blocks"
+        ):
+            load_clip(MINI, path, dense=feature)
+    plain = load_clip(MINI, path, dense=DenseFeature(), override=True)
+    assert plain.weights_hash() == load_clip(MINI, "mini").weights_hash()
+    said = str(plain.report)
+    assert "gate left out" in said and "gated_multi_value of 2 blocks, read as token" in said
+    assert plain.distilled == DenseFeature(GATED, 2)  # what is said of the weights stays
+
+
+def test_a_file_that_says_nothing_is_of_token_and_a_published_clip_of_any(tmp_path):
+    with pytest.raises(InputError, match="feature token .which files without the entry are"):
+        load_clip(MINI, "mini-clipself", dense=TWO)
+    assert load_clip(MINI, "mini-clipself").distilled == DenseFeature()
+    assert load_clip(MINI, "mini", dense=TWO).distilled == ANY
+    save_clip(load_clip(MINI, "mini"), tmp_path / "copy.safetensors")
+    assert load_clip(MINI, tmp_path / "copy.safetensors", dense=TWO).visual.dense_feature == TWO
+    torch.save(load_clip(MINI, "mini").state_dict(), tmp_path / "bare.pt")
+    with pytest.raises(InputError, match="bare.pt is for the dense feature token"):
+        load_clip(MINI, tmp_path / "bare.pt", dense=TWO)
+
+
+def test_a_gate_that_is_missing_or_too_much_is_a_damaged_file(tmp_path):
+    clip = load_clip(MINI, "mini", dense=DenseFeature(GATED, 2))
+    state = {"state_dict": load_clip(MINI, "mini").state_dict()}
+    torch.save(state | DenseFeature(GATED, 2).entries(), tmp_path / "missing.pt")
+    with pytest.raises(InputError, match="missing.pt .*dense_gate"):
+        load_clip(MINI, tmp_path / "missing.pt")
+    torch.save({"state_dict": clip.state_dict()} | TWO.entries(), tmp_path / "more.pt")
+    with pytest.raises(InputError, match="more.pt .*dense_gate"):
+        load_clip(MINI, tmp_path / "more.pt")
+
+
+def test_the_entry_stands_in_the_metadata_beside_the_others(mini, tmp_path):
+    save_clip(mini, tmp_path / "clip.safetensors")
+    with safetensors.safe_open(tmp_path / "clip.safetensors", "pt") as file:
+        assert '"dense_feature": "any"' in file.metadata()["facts"]
+
+
+def test_an_export_says_and_computes_the_chosen_feature(tmp_path):
+    pytest.importorskip("onnxruntime")
+    clip = load_clip(MINI, "mini", dense=DenseFeature(GATED, 3))
+    nn.init.normal_(clip.visual.dense_gate.weight, std=0.1)
+    export_onnx(clip, tmp_path / "onnx")  # compares with torch
+    assert '"dense_feature": "gated_multi_value"' in (tmp_path / "onnx/export.json").read_text()
+
+
+def test_an_attention_without_training_is_not_exported(tmp_path):
+    clip = load_clip(MINI, "mini")
+    clip.visual.choose_attention("naclip")
+    with pytest.raises(InputError, match="ATTENTION naclip is not exported.*leave it none"):
+        export_onnx(clip, tmp_path / "onnx")
+
+
+def test_under_autocast_the_sum_has_the_precision_of_the_tokens():
+    tower, images = openai_tower(), torch.randn(1, 3, 16, 16)
+    tower.choose_dense(DenseFeature("multi_value", 3))
+    with torch.no_grad():
+        exact = F.normalize(tower.dense(images), dim=1)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = F.normalize(tower.dense(images).float(), dim=1)
+    assert (exact * rounded).sum(1).min() > 0.999

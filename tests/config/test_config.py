@@ -45,6 +45,11 @@ def test_values_are_converted_where_nothing_is_lost():
     assert cfg.INPUT.REGIONS.MULTISCALE == (320, 640) and cfg.MODEL.CLIP.WEIGHTS == ""
 
 
+def test_defaults_of_detection_are_those_of_the_official_b16():
+    keys = load_config(None).INPUT.DETECTION
+    assert (keys.SIDE, keys.MIN_SCALE, keys.MAX_SCALE, keys.RESIZE) == (640, 0.1, 2.0, "opencv")
+
+
 def test_without_a_gpu_the_device_is_the_cpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert load_config(None).MODEL.DEVICE == "cpu"
@@ -118,9 +123,13 @@ def test_float16_is_not_used_on_a_cpu(caplog):
         ),
         (["TEST.REGIONS.READ", "()"], "READ must be at least one readout"),
         (
-            ["INPUT.DETECTION.MIN_SCALE", "2", "INPUT.DETECTION.MAX_SCALE", "1"],
-            "MIN_SCALE must be at most MAX_SCALE, got 2.0 with INPUT.DETECTION.MAX_SCALE 1.0",
+            ["INPUT.DETECTION.MIN_SCALE", "2.5"],
+            "MIN_SCALE must be at most MAX_SCALE, got 2.5 with INPUT.DETECTION.MAX_SCALE 2.0",
         ),
+        (["INPUT.DETECTION.SIDE", "0"], "DETECTION.SIDE must be at least 1, got 0"),
+        (["INPUT.DETECTION.MIN_SCALE", "0"], "MIN_SCALE must be greater than 0, and finite"),
+        (["INPUT.DETECTION.MAX_SCALE", "inf"], "MAX_SCALE must be greater than 0, and finite"),
+        (["INPUT.DETECTION.RESIZE", "openvc"], 'cannot be "openvc"; did you mean "opencv"'),
         (
             [
                 *("SOLVER.CLIP_GRADIENTS.ENABLED", "True"),

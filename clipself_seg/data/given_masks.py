@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools import mask as rle
 
-from clipself_seg.data.images import DECODING_ERRORS, MAX_PIXELS, open_image
+from clipself_seg.data.images import MAX_PIXELS, decoding_errors, open_image
 from clipself_seg.data.masks import encode_segmentation, read_indices, read_panoptic_png
 from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import read_json, read_text
@@ -238,17 +238,9 @@ def _table_scores(path: Path, stems: Sequence[str]) -> list[float]:
 def _read_ids(path: Path, size: tuple[int, int]) -> np.ndarray:
     """Values (H, W) of a PNG, 0 outside of all masks; its header is compared before anything is decoded."""
     limit = max(MAX_PIXELS, size[0] * size[1])
-    try:
+    with decoding_errors(f"file of masks {path}", "correct the path", "write it again"):
         with open_image(path, limit) as file:
             mode, (width, height) = file.mode, file.size
-    except FileNotFoundError:
-        raise InputError(f"masks {path} are missing: correct the path") from None
-    except InputError:
-        raise
-    except DECODING_ERRORS as error:
-        raise InputError(
-            f"masks {path} cannot be decoded ({in_short(error)}): write them again"
-        ) from None
     _require_size(str(path), (height, width), size)
     if mode not in MODES:
         raise InputError(

@@ -233,23 +233,35 @@ def pil_pixels(image: Image.Image, name: str = "", max_pixels: int = MAX_PIXELS)
 
 @contextlib.contextmanager
 def _naming(name: str | os.PathLike[str]) -> Iterator[None]:
-    """Let whatever Pillow raises become an `InputError` that names the image and the way out."""
+    """`decoding_errors` of an image, and a sentence about a file that is none."""
+    away = "leave it out of the list that names it"
+    with decoding_errors(
+        f"image {name}", f"restore it, or {away}", f"replace it by a whole copy, or {away}"
+    ):
+        try:
+            yield
+        except UnidentifiedImageError:
+            known = ", ".join(form for form in FORMATS if form in Image.OPEN)
+            raise InputError(f"image {name} is not an image of {known}: replace it") from None
+
+
+@contextlib.contextmanager
+def decoding_errors(what: str, missing: str, damaged: str) -> Iterator[None]:
+    """Let whatever Pillow raises become an `InputError` that names a file and the way out.
+
+    Args:
+        what: the file, for the message.
+        missing: what to do where it is missing.
+        damaged: what to do where it cannot be decoded.
+    """
     try:
         yield
     except FileNotFoundError:
-        raise InputError(
-            f"image {name} is missing: restore it, or leave it out of the list that names it"
-        ) from None
-    except UnidentifiedImageError:
-        known = ", ".join(form for form in FORMATS if form in Image.OPEN)
-        raise InputError(f"image {name} is not an image of {known}: replace it") from None
+        raise InputError(f"{what} is missing: {missing}") from None
     except InputError:
         raise
     except DECODING_ERRORS as error:
-        raise InputError(
-            f"image {name} cannot be decoded ({error}): replace it by a whole copy, or leave it out "
-            "of the list that names it"
-        ) from None
+        raise InputError(f"{what} cannot be decoded ({error}): {damaged}") from None
 
 
 def _loaded_rgb(image: Image.Image) -> Image.Image:

@@ -6,7 +6,6 @@ never objects. Masks stay as they are in the file until `object_mask` makes pixe
 
 from __future__ import annotations
 
-import os
 import re
 import reprlib
 from collections import Counter
@@ -18,6 +17,7 @@ from clipself_seg.data.masks import encode_segmentation
 from clipself_seg.data.records import (
     JsonObject,
     Record,
+    Source,
     annotated_image,
     category_labels,
     coco_list,
@@ -27,8 +27,6 @@ from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 
 LARGEST_AREA = 1e12  # pixels, far beyond any image
-
-Source = str | os.PathLike[str]
 
 
 def category_indices(

@@ -19,10 +19,10 @@ import numpy as np
 from pycocotools import mask as rle
 
 from clipself_seg.data.images import (
-    DECODING_ERRORS,
     MAX_PIXELS,
     check_chunks,
     check_pixels,
+    decoding_errors,
     open_image,
 )
 from clipself_seg.data.records import Record
@@ -113,7 +113,12 @@ def read_indices(
     Raises:
         InputError: the file is missing or corrupt, or has several channels or more pixels.
     """
-    try:
+    missing = damaged = _UNPACK
+    if not archive:
+        missing = "prepare the label maps, or restore it"
+        # The advice is not to delete it: a map of a user's own cannot be prepared again.
+        damaged = "prepare it again with --overwrite, or restore it"
+    with decoding_errors(f"label map {path}", missing, damaged):
         with open_image(path, max_pixels) as file:
             if file.mode not in ("L", "P", "1") and not file.mode.startswith("I"):
                 raise InputError(
@@ -121,15 +126,6 @@ def read_indices(
                     "give a map of class indices, not a coloured or blended one"
                 )
             values = np.asarray(file)
-    except FileNotFoundError:
-        remedy = _UNPACK if archive else "prepare the label maps, or restore it"
-        raise InputError(f"label map {path} is missing: {remedy}") from None
-    except InputError:
-        raise
-    except DECODING_ERRORS as error:
-        # The advice is not to delete it: a map of a user's own cannot be prepared again.
-        remedy = _UNPACK if archive else "prepare it again with --overwrite, or restore it"
-        raise InputError(f"label map {path} cannot be decoded ({error}): {remedy}") from None
     return values.astype(np.uint8) if values.dtype == bool else values
 
 
@@ -203,7 +199,8 @@ def _decode_quickly(path: str | os.PathLike[str], max_pixels: int) -> np.ndarray
 
 def _decode_by_pillow(path: str | os.PathLike[str], max_pixels: int) -> np.ndarray:
     """Segment ids decoded by Pillow, for unusual files, and for errors that say what is wrong."""
-    try:
+    beside = "unpack the PNGs beside their JSON"
+    with decoding_errors(f"panoptic PNG {path}", beside, "fetch it again"):
         with open_image(path, max_pixels) as image:
             if image.mode != "RGB":
                 raise InputError(
@@ -213,16 +210,6 @@ def _decode_by_pillow(path: str | os.PathLike[str], max_pixels: int) -> np.ndarr
             # Four bytes a pixel, read as one little-endian integer; the mask drops the unused fourth.
             numbers = np.frombuffer(image.tobytes("raw", "RGBX"), dtype="<u4")
             return (numbers & 0xFFFFFF).view(np.int32).reshape(image.size[::-1])
-    except FileNotFoundError:
-        raise InputError(
-            f"panoptic PNG {path} is missing: unpack the PNGs beside their JSON"
-        ) from None
-    except InputError:
-        raise
-    except DECODING_ERRORS as error:
-        raise InputError(
-            f"panoptic PNG {path} cannot be decoded ({error}): fetch it again"
-        ) from None
 
 
 def read_panoptic_ids(record: Record, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -32,14 +32,14 @@ Record = dict[str, Any]
 JsonObject = dict[str, Any]
 """An object of a JSON file whose entries have not been checked."""
 ImageId = int | str
+Source = str | os.PathLike[str]
+"""Path of a file or folder."""
 
 # Below this a grid cell or a token has no content; the reference skips such images too.
 MIN_SIDE = 10
 
 
-def image_records(
-    json_file: str | os.PathLike[str], image_root: str | os.PathLike[str]
-) -> list[Record]:
+def image_records(json_file: Source, image_root: Source) -> list[Record]:
     """Records of all images that a COCO-format file lists, with or without annotations.
 
     Args:
@@ -54,9 +54,7 @@ def image_records(
     return listed_records(read_coco_json(json_file), json_file, image_root)
 
 
-def proposal_records(
-    json_file: str | os.PathLike[str], image_root: str | os.PathLike[str]
-) -> list[Record]:
+def proposal_records(json_file: Source, image_root: Source) -> list[Record]:
     """Records of all images with "proposals": (n, 4) float32 XYXY pixels, in file order, n may be 0.
 
     "proposal_areas" (n,) float64 are width times height as the file has them: corners that are rounded to float32 give
@@ -76,8 +74,8 @@ def proposal_records(
 
 def proposal_records_of(
     content: JsonObject,
-    json_file: str | os.PathLike[str],
-    image_root: str | os.PathLike[str],
+    json_file: Source,
+    image_root: Source,
 ) -> list[Record]:
     """`proposal_records` of a file that is read already.
 
@@ -100,9 +98,9 @@ def proposal_records_of(
 
 
 def panoptic_records(
-    json_file: str | os.PathLike[str],
-    image_root: str | os.PathLike[str],
-    panoptic_root: str | os.PathLike[str],
+    json_file: Source,
+    image_root: Source,
+    panoptic_root: Source,
 ) -> list[Record]:
     """Records of all images with panoptic ground truth.
 
@@ -149,7 +147,7 @@ def panoptic_records(
     return labelled
 
 
-def read_coco_json(path: str | os.PathLike[str]) -> JsonObject:
+def read_coco_json(path: Source) -> JsonObject:
     """Content of an annotation file, a JSON object.
 
     Raises:
@@ -171,7 +169,7 @@ def coco_info(content: JsonObject) -> JsonObject:
     return info if isinstance(info, dict) else {}
 
 
-def coco_list(content: JsonObject, key: str, path: str | os.PathLike[str]) -> list[JsonObject]:
+def coco_list(content: JsonObject, key: str, path: Source) -> list[JsonObject]:
     """List of an annotation file, such as "images".
 
     Args:
@@ -194,8 +192,8 @@ def coco_list(content: JsonObject, key: str, path: str | os.PathLike[str]) -> li
 
 def listed_records(
     content: JsonObject,
-    path: str | os.PathLike[str],
-    image_root: str | os.PathLike[str],
+    path: Source,
+    image_root: Source,
     min_side: int = MIN_SIDE,
 ) -> list[Record]:
     """Records of the images that an annotation file lists.
@@ -245,9 +243,7 @@ def require_images(name: str, records: Sequence[Record], advice: str) -> None:
         )
 
 
-def annotated_image(
-    annotation: JsonObject, listed: set[ImageId], path: str | os.PathLike[str]
-) -> ImageId:
+def annotated_image(annotation: JsonObject, listed: set[ImageId], path: Source) -> ImageId:
     """Id of the image that an annotation belongs to.
 
     Args:
@@ -267,7 +263,7 @@ def annotated_image(
 
 
 def category_labels(
-    category_ids: np.ndarray, index_of: dict[int, int], source: str | os.PathLike[str]
+    category_ids: np.ndarray, index_of: dict[int, int], source: Source
 ) -> np.ndarray:
     """Class indices of category ids, (n,) int64.
 
@@ -290,8 +286,8 @@ def category_labels(
 
 def _image_record(
     image: JsonObject,
-    path: str | os.PathLike[str],
-    image_root: str | os.PathLike[str],
+    path: Source,
+    image_root: Source,
 ) -> Record:
     name = image.get("file_name") or "/".join(str(image.get("coco_url") or "").split("/")[-2:])
     if not name or not isinstance(name, str) or not isinstance(image.get("id"), int | str):
@@ -311,7 +307,7 @@ def _image_record(
     return record
 
 
-def _check_unique(image_ids: Iterable[ImageId], path: str | os.PathLike[str]) -> None:
+def _check_unique(image_ids: Iterable[ImageId], path: Source) -> None:
     listed: set[ImageId] = set()
     for image_id in image_ids:
         if image_id in listed:
@@ -325,7 +321,7 @@ def _large_enough(record: Record, min_side: int) -> bool:
 
 
 def _boxes_by_image(
-    annotations: list[JsonObject], listed: set[ImageId], path: str | os.PathLike[str]
+    annotations: list[JsonObject], listed: set[ImageId], path: Source
 ) -> dict[ImageId, tuple[np.ndarray, np.ndarray]]:
     """Checked XYXY boxes of each image by its id, and their areas as stated."""
     grouped: dict[ImageId, list[Any]] = {}
@@ -338,7 +334,7 @@ def _boxes_by_image(
     }
 
 
-def _xyxy(boxes_xywh: list[Any], image_id: ImageId, path: str | os.PathLike[str]) -> np.ndarray:
+def _xyxy(boxes_xywh: list[Any], image_id: ImageId, path: Source) -> np.ndarray:
     boxes = _xywh(boxes_xywh)
     if boxes is None:
         wrong = next((box for box in boxes_xywh if _xywh([box]) is None), boxes_xywh)
@@ -363,9 +359,7 @@ def _xywh(boxes: list[object]) -> np.ndarray | None:
     return numbers if np.isfinite(numbers).all() and (numbers[:, 2:] >= 0).all() else None
 
 
-def _check_segments(
-    annotation: JsonObject, image_id: ImageId, path: str | os.PathLike[str]
-) -> None:
+def _check_segments(annotation: JsonObject, image_id: ImageId, path: Source) -> None:
     segments = annotation.get("segments_info")
     if not isinstance(segments, list) or not isinstance(annotation.get("file_name"), str):
         raise InputError(
@@ -404,8 +398,8 @@ class RegionText(NamedTuple):
 
 def read_region_text(
     content: JsonObject,
-    json_file: str | os.PathLike[str],
-    image_root: str | os.PathLike[str],
+    json_file: Source,
+    image_root: Source,
 ) -> RegionText:
     """Boxes with nouns; images without a box are left out, with a logged count.
 
@@ -436,7 +430,7 @@ def read_region_text(
     return RegionText(labelled, tuple(nouns.values()))
 
 
-def _nouns(content: JsonObject, path: str | os.PathLike[str]) -> dict[int, str]:
+def _nouns(content: JsonObject, path: Source) -> dict[int, str]:
     """Names of categories by id, in ascending order of ids."""
     nouns: dict[int, str] = {}
     names: set[str] = set()
@@ -457,9 +451,7 @@ def _nouns(content: JsonObject, path: str | os.PathLike[str]) -> dict[int, str]:
     return dict(sorted(nouns.items()))
 
 
-def _labels(
-    ids: list[object], index_of: dict[int, int], path: str | os.PathLike[str]
-) -> np.ndarray:
+def _labels(ids: list[object], index_of: dict[int, int], path: Source) -> np.ndarray:
     wrong = [number for number in ids if not isinstance(number, int)]
     if wrong:
         raise InputError(
@@ -469,7 +461,7 @@ def _labels(
     return category_labels(np.array(ids), index_of, path)
 
 
-def _texts(captions: object, image_id: ImageId, path: str | os.PathLike[str]) -> list[str]:
+def _texts(captions: object, image_id: ImageId, path: Source) -> list[str]:
     if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
         raise InputError(
             f'{path}: image {image_id} has the "captions" {reprlib.repr(captions)}: give a list of '

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +13,8 @@ import numpy as np
 
 from clipself_seg.data.datasets.table import ADE_150, ADE_847, ade_parent
 from clipself_seg.data.images import (
-    DECODING_ERRORS,
     PUBLISHED_QUALITY,
+    decoding_errors,
     encode_jpeg,
     open_image,
     read_image,
@@ -171,16 +172,26 @@ def _convert_full(job: FullJob) -> bool:
 
 def _object_ids(path: Path) -> np.ndarray:
     """Object ids of the pixels of a `_seg.png`, (H, W) int32."""
-    try:
+    rgb = read_rgb(path)
+    return (rgb[..., 0] // 10).astype(np.int32) * 256 + rgb[..., 1]
+
+
+def read_rgb(path: str | os.PathLike[str], archive: str = "") -> np.ndarray:
+    """Pixels of an archive's map whose colours are numbers, (H, W, 3) uint8.
+
+    Args:
+        path: file.
+        archive: how to get the archive, for errors.
+
+    Raises:
+        InputError: the file is missing, corrupt or not RGB.
+    """
+    again = f"unpack it again\n{archive}".rstrip()
+    with decoding_errors(f"map {path}", again, again):
         with open_image(path) as file:
             if file.mode != "RGB":
-                raise InputError(f"{path} has pixels of type {file.mode}, not RGB: unpack it again")
-            rgb = np.asarray(file)
-    except InputError:
-        raise
-    except DECODING_ERRORS as error:
-        raise InputError(f"{path} cannot be decoded ({error}): unpack it again") from None
-    return (rgb[..., 0] // 10).astype(np.int32) * 256 + rgb[..., 1]
+                raise InputError(f"{path} has pixels of type {file.mode}, not RGB: {again}")
+            return np.asarray(file)
 
 
 @functools.cache

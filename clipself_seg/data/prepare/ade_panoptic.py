@@ -20,8 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clipself_seg.data.datasets.table import ADE_150, ade_parent
-from clipself_seg.data.images import DECODING_ERRORS, open_image
-from clipself_seg.data.prepare.ade import read_scene_map
+from clipself_seg.data.prepare.ade import read_rgb, read_scene_map
 from clipself_seg.data.prepare.common import (
     Flag,
     Options,
@@ -232,7 +231,7 @@ def read_instance_map(path: str | os.PathLike[str], scene_of: np.ndarray) -> Ins
         InputError: the file is missing, corrupt or not RGB; a thing has several classes or an
             unknown one.
     """
-    rgb = _read_rgb(path)
+    rgb = read_rgb(path, ARCHIVE)
     numbers = np.ascontiguousarray(rgb[..., 1])
     classes: dict[int, int] = {}
     # One value for each pair of number and class, in the order of numbers.
@@ -247,19 +246,3 @@ def read_instance_map(path: str | os.PathLike[str], scene_of: np.ndarray) -> Ins
             )
         classes[number] = int(scene_of[instance_class - 1])
     return InstanceMap(numbers, classes)
-
-
-def _read_rgb(path: str | os.PathLike[str]) -> np.ndarray:
-    try:
-        with open_image(path) as file:
-            if file.mode != "RGB":
-                raise InputError(
-                    f"{path} has pixels of type {file.mode}, not RGB: unpack it again\n{ARCHIVE}"
-                )
-            return np.asarray(file)
-    except FileNotFoundError:
-        raise InputError(f"instance map {path} is missing\n{ARCHIVE}") from None
-    except InputError:
-        raise
-    except DECODING_ERRORS as error:
-        raise InputError(f"{path} cannot be decoded ({error}): unpack it again") from None

@@ -38,6 +38,9 @@ from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 
 SPLITS = ("train2017", "val2017")
+IGNORED = 255
+CAPTIONS_AT_ONCE = 1000
+"""Number of captions of a job."""
 
 
 @preparation("coco_stuff", SPLITS)
@@ -78,9 +81,6 @@ def _stuff_table() -> np.ndarray:
     # A pixel is the official category id less 1; ids that no class has, and 255, are ignored.
     index_of = load_vocabulary("coco_stuff_171").dataset_id_to_index
     return lookup_table({number - 1: i for number, i in index_of.items()}, 256, 255, np.uint8)
-
-
-IGNORED = 255
 
 
 class _PanopticJob(NamedTuple):
@@ -136,10 +136,6 @@ def _convert_panoptic(job: _PanopticJob) -> bool:
 @functools.cache
 def _index_of() -> dict[int, int]:
     return load_vocabulary("coco_panoptic_133").dataset_id_to_index
-
-
-CAPTIONS_AT_ONCE = 1000
-"""Number of captions of a job."""
 
 
 @preparation("coco_captions", SPLITS)

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from clipself_seg.data.images import DECODING_ERRORS, open_image
+from clipself_seg.data.images import decoding_errors, open_image
 from clipself_seg.data.prepare.common import (
     Options,
     Prepared,
@@ -207,15 +207,9 @@ def check_size(image: Path, path: Path, values: np.ndarray) -> None:
     Raises:
         InputError: the sizes differ, or the image is missing or cannot be decoded.
     """
-    try:
+    with decoding_errors(f"image {image} of {path}", "unpack both again", "unpack it again"):
         with open_image(image) as file:
             width, height = file.size
-    except FileNotFoundError:
-        raise InputError(f"image {image} of {path} is missing: unpack both again") from None
-    except InputError:
-        raise
-    except DECODING_ERRORS as error:
-        raise InputError(f"{image} cannot be decoded ({error}): unpack it again") from None
     if values.shape != (height, width):
         raise InputError(
             f"{path} is {values.shape[1]} x {values.shape[0]}, its image {image} is {width} x {height}: "

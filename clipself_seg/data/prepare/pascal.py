@@ -36,9 +36,27 @@ from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import read_json
 
+VOC_CLASSES = 20
+VOID = 255
+FOLDERS = {"annotations_detectron2": VOID, "annotations_detectron2_bg": VOC_CLASSES}
+"""Label of background by folder of the label maps."""
+CONTEXT_CLASSES = 459
+MAX_SIDE = 8192  # pixels, far above the archive's 500
+JSON_HINT = (
+    "trainval_merged.json is the annotation file of the PASCAL in Detail challenge, "
+    "https://sites.google.com/view/pasd"
+)
+MAT_HINT = (
+    "The folder trainval with one .mat an image is in the archive of PASCAL Context's 459 classes, "
+    "https://www.cs.stanford.edu/~roozbeh/pascal-context"
+)
+LIST_HINT = (
+    "It is the list of the 5104 validation images, one name a line, that CAT-Seg's repository has "
+    "in its folder datasets; another list, such as ImageSets/Main/val.txt, is given by --list"
+)
+# Of MATLAB 5 files: kinds of elements, types of data -> NumPy's, and bytes of the header.
 MATRIX = 14
 COMPRESSED = 15
-# Type of data -> NumPy's.
 NUMBERS = {
     1: "i1",
     2: "u1",
@@ -55,83 +73,70 @@ HEADER = 128
 LARGEST = 8 * 8192**2 + 1024  # bytes of an unpacked array, far above any image of the archive
 
 
-def read_mat_array(path: str | os.PathLike[str], name: str) -> np.ndarray:
-    """A numeric array of a file.
+@dataclasses.dataclass(frozen=True)
+class VocJob(MapJob):
+    """One label map to write, and the label of background in it."""
 
-    Args:
-        path: the file.
-        name: name of the array.
+    background: int
+
+
+@preparation("voc20")
+def prepare_voc20(options: Options) -> list[Prepared]:
+    """Label maps of PASCAL VOC 2012: VOC-20 without background, and VOC-20b with it.
+
+        clipself-seg data prepare voc20
+        clipself-seg data prepare voc20 --root /data/datasets --processes 8
+
+    Reads VOCdevkit/VOC2012/SegmentationClassAug for the names in ImageSets/Segmentation/val.txt and
+    writes annotations_detectron2/val and annotations_detectron2_bg/val.
+    What is there already is kept; an interrupted run is completed by the next.
+    """
+    return [
+        convert_files(_convert_voc, voc20_jobs(options.root, name), options) for name in FOLDERS
+    ]
+
+
+def voc20_jobs(root: Path, name: str) -> list[VocJob]:
+    """Jobs of `prepare_voc20` for one of `FOLDERS`.
 
     Raises:
-        ValueError: it is no MATLAB 5 file, is damaged, or has no numeric array of this name.
-        OSError: it cannot be read.
+        InputError: the archive is not there, or its list names no image.
     """
-    content = Path(path).read_bytes()
-    order = {b"IM": "<", b"MI": ">"}.get(content[HEADER - 2 : HEADER])
-    if not content.startswith(b"MATLAB 5.0 MAT-file") or order is None:
-        raise ValueError("it is no MATLAB 5 file")
-    try:
-        for kind, data in _elements(content[HEADER:], order):
-            if kind == COMPRESSED:
-                kind, data = next(_elements(_unpack(data), order))
-            if kind == MATRIX:
-                _, shape, title, numbers, *_ = _elements(data, order)
-                if title[1] == name.encode():
-                    return _array(shape, numbers, order)
-    except (zlib.error, struct.error, StopIteration) as error:
-        raise ValueError(f"it is damaged ({error})") from None
-    raise ValueError(f"it has no array {name}")
+    folder = root / "VOCdevkit/VOC2012"
+    stems = read_stems(require(folder / "ImageSets/Segmentation/val.txt", VOC_2012))
+    source = require(folder / "SegmentationClassAug", VOC_2012)
+    target = folder / name / "val"
+    return [VocJob(source / f"{s}.png", target / f"{s}.png", FOLDERS[name]) for s in stems]
 
 
-def _elements(content: bytes, order: str) -> Iterator[tuple[int, bytes]]:
-    """Types and data of the elements one after the other."""
-    position = 0
-    while position < len(content):
-        kind, size = struct.unpack_from(f"{order}II", content, position)
-        start = position + 8
-        if kind >> 16:  # small: two bytes of size, two of type, and the data in the tag itself
-            kind, size, start = kind & 0xFFFF, kind >> 16, position + 4
-        data = content[start : start + size]
-        if len(data) < size or (start == position + 4 and size > 4):
-            raise ValueError("an element is longer than the file")
-        yield kind, data
-        # Compressed elements are not padded.
-        end = start + size
-        position = end if kind == COMPRESSED else max(position + 8, end + -end % 8)
+def nothing_left(job: VocJob) -> bool:
+    """Whether the preparation leaves an image out, because it shows nothing but background.
+
+    Raises:
+        InputError: the archive's map is broken or missing.
+    """
+    return job.background == VOID and bool((_labels(job) == VOID).all())
 
 
-def _unpack(data: bytes) -> bytes:
-    unpacker = zlib.decompressobj()
-    unpacked = unpacker.decompress(data, LARGEST)
-    if unpacker.unconsumed_tail:
-        raise ValueError("it unpacks to more than an image has")
-    return unpacked
+def _convert_voc(job: VocJob) -> bool:
+    labels = _labels(job)
+    if job.background == VOID and (labels == VOID).all():
+        return False
+    save_png(job.target, labels)
+    return True
 
 
-def _array(shape: tuple[int, bytes], numbers: tuple[int, bytes], order: str) -> np.ndarray:
-    sides = np.frombuffer(shape[1], f"{order}i4").tolist()
-    if numbers[0] not in NUMBERS or min(sides, default=0) < 1:
-        raise ValueError("its array is not of numbers, or empty")
-    values = np.frombuffer(numbers[1], order + NUMBERS[numbers[0]])
-    if math.prod(sides) != len(values):
-        raise ValueError(f"it has {len(values)} numbers for an array of {sides}")
-    return values.reshape(sides, order="F").astype(values.dtype.newbyteorder("="))
-
-
-CONTEXT_CLASSES = 459
-MAX_SIDE = 8192  # pixels, far above the archive's 500
-JSON_HINT = (
-    "trainval_merged.json is the annotation file of the PASCAL in Detail challenge, "
-    "https://sites.google.com/view/pasd"
-)
-MAT_HINT = (
-    "The folder trainval with one .mat an image is in the archive of PASCAL Context's 459 classes, "
-    "https://www.cs.stanford.edu/~roozbeh/pascal-context"
-)
-LIST_HINT = (
-    "It is the list of the 5104 validation images, one name a line, that CAT-Seg's repository has "
-    "in its folder datasets; another list, such as ImageSets/Main/val.txt, is given by --list"
-)
+def _labels(job: VocJob) -> np.ndarray:
+    """Labels that are written for an image, (H, W) uint8."""
+    values = read_indices(job.source, archive=True)
+    strange = np.unique(values[(values > VOC_CLASSES) & (values != VOID)])
+    if values.dtype != np.uint8 or len(strange):
+        raise InputError(
+            f"{job.source} is not a map of VOC, whose values are 0 to {VOC_CLASSES} and {VOID} "
+            f"(found {strange[:5].tolist()} in {values.dtype}): unpack it again"
+        )
+    index_of = {0: job.background} | {number + 1: number for number in range(VOC_CLASSES)}
+    return lookup_table(index_of, 256, VOID, np.uint8)[values]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,73 +299,64 @@ def _read_mat(path: Path) -> np.ndarray:
         ) from None
 
 
-VOC_CLASSES = 20
-VOID = 255
-FOLDERS = {"annotations_detectron2": VOID, "annotations_detectron2_bg": VOC_CLASSES}
-"""Label of background by folder of the label maps."""
+def read_mat_array(path: str | os.PathLike[str], name: str) -> np.ndarray:
+    """A numeric array of a file.
 
-
-@dataclasses.dataclass(frozen=True)
-class VocJob(MapJob):
-    """One label map to write, and the label of background in it."""
-
-    background: int
-
-
-@preparation("voc20")
-def prepare_voc20(options: Options) -> list[Prepared]:
-    """Label maps of PASCAL VOC 2012: VOC-20 without background, and VOC-20b with it.
-
-        clipself-seg data prepare voc20
-        clipself-seg data prepare voc20 --root /data/datasets --processes 8
-
-    Reads VOCdevkit/VOC2012/SegmentationClassAug for the names in ImageSets/Segmentation/val.txt and
-    writes annotations_detectron2/val and annotations_detectron2_bg/val.
-    What is there already is kept; an interrupted run is completed by the next.
-    """
-    return [
-        convert_files(_convert_voc, voc20_jobs(options.root, name), options) for name in FOLDERS
-    ]
-
-
-def voc20_jobs(root: Path, name: str) -> list[VocJob]:
-    """Jobs of `prepare_voc20` for one of `FOLDERS`.
+    Args:
+        path: the file.
+        name: name of the array.
 
     Raises:
-        InputError: the archive is not there, or its list names no image.
+        ValueError: it is no MATLAB 5 file, is damaged, or has no numeric array of this name.
+        OSError: it cannot be read.
     """
-    folder = root / "VOCdevkit/VOC2012"
-    stems = read_stems(require(folder / "ImageSets/Segmentation/val.txt", VOC_2012))
-    source = require(folder / "SegmentationClassAug", VOC_2012)
-    target = folder / name / "val"
-    return [VocJob(source / f"{s}.png", target / f"{s}.png", FOLDERS[name]) for s in stems]
+    content = Path(path).read_bytes()
+    order = {b"IM": "<", b"MI": ">"}.get(content[HEADER - 2 : HEADER])
+    if not content.startswith(b"MATLAB 5.0 MAT-file") or order is None:
+        raise ValueError("it is no MATLAB 5 file")
+    try:
+        for kind, data in _elements(content[HEADER:], order):
+            if kind == COMPRESSED:
+                kind, data = next(_elements(_unpack(data), order))
+            if kind == MATRIX:
+                _, shape, title, numbers, *_ = _elements(data, order)
+                if title[1] == name.encode():
+                    return _array(shape, numbers, order)
+    except (zlib.error, struct.error, StopIteration) as error:
+        raise ValueError(f"it is damaged ({error})") from None
+    raise ValueError(f"it has no array {name}")
 
 
-def nothing_left(job: VocJob) -> bool:
-    """Whether the preparation leaves an image out, because it shows nothing but background.
+def _elements(content: bytes, order: str) -> Iterator[tuple[int, bytes]]:
+    """Types and data of the elements one after the other."""
+    position = 0
+    while position < len(content):
+        kind, size = struct.unpack_from(f"{order}II", content, position)
+        start = position + 8
+        if kind >> 16:  # small: two bytes of size, two of type, and the data in the tag itself
+            kind, size, start = kind & 0xFFFF, kind >> 16, position + 4
+        data = content[start : start + size]
+        if len(data) < size or (start == position + 4 and size > 4):
+            raise ValueError("an element is longer than the file")
+        yield kind, data
+        # Compressed elements are not padded.
+        end = start + size
+        position = end if kind == COMPRESSED else max(position + 8, end + -end % 8)
 
-    Raises:
-        InputError: the archive's map is broken or missing.
-    """
-    return job.background == VOID and bool((_labels(job) == VOID).all())
+
+def _unpack(data: bytes) -> bytes:
+    unpacker = zlib.decompressobj()
+    unpacked = unpacker.decompress(data, LARGEST)
+    if unpacker.unconsumed_tail:
+        raise ValueError("it unpacks to more than an image has")
+    return unpacked
 
 
-def _convert_voc(job: VocJob) -> bool:
-    labels = _labels(job)
-    if job.background == VOID and (labels == VOID).all():
-        return False
-    save_png(job.target, labels)
-    return True
-
-
-def _labels(job: VocJob) -> np.ndarray:
-    """Labels that are written for an image, (H, W) uint8."""
-    values = read_indices(job.source, archive=True)
-    strange = np.unique(values[(values > VOC_CLASSES) & (values != VOID)])
-    if values.dtype != np.uint8 or len(strange):
-        raise InputError(
-            f"{job.source} is not a map of VOC, whose values are 0 to {VOC_CLASSES} and {VOID} "
-            f"(found {strange[:5].tolist()} in {values.dtype}): unpack it again"
-        )
-    index_of = {0: job.background} | {number + 1: number for number in range(VOC_CLASSES)}
-    return lookup_table(index_of, 256, VOID, np.uint8)[values]
+def _array(shape: tuple[int, bytes], numbers: tuple[int, bytes], order: str) -> np.ndarray:
+    sides = np.frombuffer(shape[1], f"{order}i4").tolist()
+    if numbers[0] not in NUMBERS or min(sides, default=0) < 1:
+        raise ValueError("its array is not of numbers, or empty")
+    values = np.frombuffer(numbers[1], order + NUMBERS[numbers[0]])
+    if math.prod(sides) != len(values):
+        raise ValueError(f"it has {len(values)} numbers for an array of {sides}")
+    return values.reshape(sides, order="F").astype(values.dtype.newbyteorder("="))

@@ -210,7 +210,7 @@ def write_captions(annotations, captions):
 def test_captions_of_other_images_are_refused_before_anything_is_embedded(
     annotations, target, monkeypatch, caplog
 ):
-    monkeypatch.setattr(region_text, "clip_from_config", None)
+    monkeypatch.setattr(region_text, "build_clip", None)
     pool = ("--nouns", write_pool(annotations))
     path = write_captions(annotations, [(-1, "a dog")])
     message = f"{path} has no caption of any image of {annotations / 'proposals_train.json'}"

@@ -93,14 +93,10 @@ def fuse_scores(
 
     Returns:
         Probabilities in float32, or in float64 if the logits are float64.
-
-    Raises:
-        InputError: alpha, beta or void_discount is outside of [0, 1].
-        ValueError: the shapes do not fit.
     """
-    _check_exponents(alpha, beta)
-    _check_discount(void_discount)
-    _check_shapes(generator_logits, clip_logits, void_prob, seen, valid)
+    queries, classes = generator_logits.shape
+    assert clip_logits.shape == (queries, classes) and seen.shape == (classes,)
+    assert void_prob.shape == (queries,) and (valid is None or valid.shape == (queries,))
     seen = seen.bool()
     if valid is not None:
         valid = valid.bool()
@@ -149,13 +145,7 @@ def name_masks(clip_logits: Tensor, scores: Tensor, valid: Tensor | None = None)
         clip_logits: class logits (Q, K) of CLIP, its temperature applied.
         scores: how good each mask is, (Q,) in [0, 1]; it decides who gets a pixel of several masks.
         valid: (Q,) bool, True where CLIP has an embedding of the mask. None: all are valid.
-
-    Raises:
-        ValueError: the shapes do not fit.
     """
-    lengths = {len(part) for part in (clip_logits, scores, valid) if part is not None}
-    if len(lengths) > 1:
-        raise ValueError(f"logits, scores and valid are of {sorted(lengths)} masks")
     if valid is not None:
         valid = valid.bool()
         clip_logits = torch.where(valid[:, None], clip_logits, 0)
@@ -178,32 +168,12 @@ def fuse_detections(
         seen: (K,) bool, True for the classes of the training vocabulary.
         alpha: CLIP's exponent for seen classes, in [0, 1].
         beta: CLIP's exponent for unseen classes, in [0, 1].
-
-    Raises:
-        InputError: alpha or beta is outside of [0, 1].
-        ValueError: the shapes do not fit.
     """
-    _check_exponents(alpha, beta)
-    if detector_logits.shape != clip_logits.shape or detector_logits.shape[1] != len(seen) + 1:
-        raise ValueError(
-            f"detector logits {tuple(detector_logits.shape)} and CLIP logits "
-            f"{tuple(clip_logits.shape)} do not fit {len(seen)} classes and the background"
-        )
+    assert detector_logits.shape == clip_logits.shape == (len(clip_logits), len(seen) + 1)
     clip_nK = _log_probabilities(clip_logits)
     columns = torch.cat([seen.bool(), seen.new_ones(1, dtype=torch.bool)])
     exponents = _exponents(columns, alpha, beta, clip_nK)
     return _mix(_log_probabilities(detector_logits), clip_nK, exponents).exp()
-
-
-def _check_exponents(alpha: float, beta: float) -> None:
-    for name, value in (("alpha", alpha), ("beta", beta)):
-        if not 0 <= value <= 1:
-            raise InputError(f"{name} is an exponent between 0 and 1, got {value}")
-
-
-def _check_discount(weight: float) -> None:
-    if not 0 <= weight <= 1:
-        raise InputError(f"void_discount is a weight between 0 and 1, got {weight}")
 
 
 def _exponents(seen: Tensor, alpha: float, beta: float, like: Tensor) -> Tensor:
@@ -225,20 +195,3 @@ def _log_probabilities(logits: Tensor) -> Tensor:
     dtype = torch.promote_types(logits.dtype, torch.float32)
     limit = torch.finfo(dtype).max / 8
     return logits.to(dtype).clamp(-limit, limit).log_softmax(dim=1)
-
-
-def _check_shapes(
-    generator_logits: Tensor,
-    clip_logits: Tensor,
-    void_prob: Tensor,
-    seen: Tensor,
-    valid: Tensor | None,
-) -> None:
-    queries, classes = generator_logits.shape
-    given = [tuple(part.shape) for part in (clip_logits, void_prob, seen)]
-    given.append((queries,) if valid is None else tuple(valid.shape))
-    if given != [(queries, classes), (queries,), (classes,), (queries,)]:
-        raise ValueError(
-            f"generator logits of {queries} queries x {classes} classes do not fit CLIP logits "
-            f"{given[0]}, void {given[1]}, seen {given[2]} and valid {given[3]}"
-        )

@@ -111,13 +111,6 @@ def test_no_query_is_fine():
     assert fused.shape == (0, 5)
 
 
-@pytest.mark.parametrize("alpha, beta, named", [(1.1, 0, "alpha"), (0, -0.1, "beta")])
-def test_exponents_outside_of_zero_to_one_are_refused(alpha, beta, named):
-    for value in (alpha, beta), (math.nan, math.nan):
-        with pytest.raises(InputError, match=f"{named} is|alpha is"):
-            fuse_scores(*scores(), *value)
-
-
 def test_an_unknown_mode_names_the_modes():
     with pytest.raises(InputError, match='no fusion mode "clips": did you mean "clip"'):
         fusion_exponents("clips", 0.3, 0.7)
@@ -128,16 +121,15 @@ def test_masks_of_queries_and_classes_may_be_of_numbers():
     valid = torch.tensor([1, 0, 1, 1, 0, 1])
     expected = fuse_scores(generator, clip, void, seen, 0.3, 0.7, valid.bool())
     assert torch.equal(fuse_scores(generator, clip, void, seen.long(), 0.3, 0.7, valid), expected)
-    with pytest.raises(ValueError, match=r"valid \(5,\)"):
+    with pytest.raises(AssertionError):
         fuse_scores(generator, clip, void, seen, 0.3, 0.7, valid[:5])
 
 
 def test_scores_of_another_vocabulary_are_refused():
     generator, clip, void, seen = scores()
-    with pytest.raises(ValueError, match="6 queries x 5 classes do not fit"):
-        fuse_scores(generator, clip, void, seen[:4], 0.3, 0.7)
-    with pytest.raises(ValueError, match="do not fit"):
-        fuse_scores(generator, clip[:, :1], void, seen, 0.3, 0.7)
+    for others in ((clip, void, seen[:4]), (clip[:, :1], void, seen), (clip, void[:1], seen)):
+        with pytest.raises(AssertionError):
+            fuse_scores(generator, *others, 0.3, 0.7)
 
 
 def test_void_gives_way_where_clip_is_sure_by_hand():
@@ -177,12 +169,6 @@ def test_a_weight_of_0_changes_no_bit():
     assert torch.equal(discounted_void(void, inputs[1].softmax(1), 0.0), void)
 
 
-@pytest.mark.parametrize("weight", [-0.1, 1.1, math.nan])
-def test_weights_outside_of_zero_to_one_are_refused(weight):
-    with pytest.raises(InputError, match="void_discount is a weight between 0 and 1, got"):
-        fuse_scores(*scores(), 0.4, 0.8, None, weight)
-
-
 def test_the_generator_alone_keeps_its_void():
     assert [mode_discount(mode, 0.5) for mode in ("fused", "clip", "generator")] == [0.5, 0.5, 0]
 
@@ -195,5 +181,3 @@ def test_masks_without_class_scores_are_named_by_clip_and_weighed_by_their_score
     torch.testing.assert_close(named, expected)
     torch.testing.assert_close(name_masks(clip[:2], torch.tensor([1.0, 0.5])), expected[:2])
     assert name_masks(torch.zeros(0, 4), torch.zeros(0)).shape == (0, 5)
-    with pytest.raises(ValueError, match=r"are of \[2, 3\] masks"):
-        name_masks(clip, torch.ones(2), valid)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +24,12 @@ from clipself_seg.heads.class_scores import class_logits
 
 BINARISATIONS = ("any", "centre", "centre_or_any")
 MASKS_AT_ONCE = 16  # masks whose logits are in memory at CLIP's full input size, on a CPU
-ASPECTS = ("square", "pad")
-INTERPOLATIONS = ("bilinear", "bicubic")
+# Choices of a branch -> their values.
+KNOWN = {
+    "aspect": ("square", "pad"),
+    "binarise": BINARISATIONS,
+    "interpolation": ("bilinear", "bicubic"),
+}
 CELLS = 64  # cells a side in CLIPSelf's evaluation of masks
 
 
@@ -145,7 +148,7 @@ class ClipBranch(abc.ABC):
     reads_backbone = False
     choices: tuple[str, ...]
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """Settings that decide the scores beside weights and vocabulary, with defaults filled in."""
         return {"kind": type(self).__name__} | {name: getattr(self, name) for name in self.choices}
 
@@ -212,54 +215,53 @@ class ClipBranch(abc.ABC):
 
 
 class SquareBranch(ClipBranch):
-    """A branch whose CLIP reads the image once more, resized to a square."""
+    """A branch whose CLIP reads the image once more, resized to a square.
+
+    Attributes:
+        aspect: "square" squashes the image, "pad" keeps its aspect ratio and pads with black
+            at the right and bottom.
+        align_masks: True keeps a mask on the pixels that it covers in the image. False lays the
+            canvas, padding included, over the image as if it had no padding (the official code).
+        binarise: rule that opens a cell for a mask, one of those of `visible_cells`.
+        interpolation: how the image is resized, "bilinear" or "bicubic".
+        antialias: whether the image is smoothed before it is made smaller.
+    """
 
     choices = ("input_size", "aspect", "align_masks", "binarise", "interpolation", "antialias")
+    aspect: str
+    align_masks: bool
+    binarise: str
+    interpolation: str
+    antialias: bool
 
     def __init__(
-        self,
-        clip: DenseCLIP,
-        *,
-        input_size: int,
-        aspect: str,
-        align_masks: bool,
-        binarise: str,
-        interpolation: str,
-        antialias: bool,
+        self, clip: DenseCLIP, *, input_size: int | None = None, **choices: str | bool
     ) -> None:
         """
         Args:
             clip: frozen CLIP; its text tower is not used.
-            input_size: side in pixels of the square input of CLIP.
-            aspect: "square" squashes the image, "pad" keeps its aspect ratio and pads with black
-                at the right and bottom.
-            align_masks: True keeps a mask on the pixels that it covers in the image. False lays the
-                canvas, padding included, over the image as if it had no padding (the official code).
-            binarise: rule that opens a cell for a mask, one of those of `visible_cells`.
-            interpolation: how the image is resized, "bilinear" or "bicubic".
-            antialias: whether the image is smoothed before it is made smaller.
+            input_size: side in pixels of the square input of CLIP; None: that of the kind.
+            choices: attributes that differ from the kind's own.
 
         Raises:
             InputError: a choice is unknown, or the patch does not divide the size.
         """
-        for key, value, known in (
-            ("aspect", aspect, ASPECTS),
-            ("binarise", binarise, BINARISATIONS),
-            ("interpolation", interpolation, INTERPOLATIONS),
-        ):
-            _check_choice(key, value, known)
-        if input_size < 1 or input_size % clip.patch_size:
+        self.clip = clip
+        self.input_size = input_size or self._own_size()
+        assert choices.keys() <= set(self.choices), choices
+        for name, value in choices.items():
+            setattr(self, name, value)
+        for name, known in KNOWN.items():
+            _check_choice(name, getattr(self, name), known)
+        if self.input_size < 1 or self.input_size % clip.patch_size:
             raise InputError(
-                f"CLIP branch: an input of {input_size} pixels is no multiple of the patch of "
+                f"CLIP branch: an input of {self.input_size} pixels is no multiple of the patch of "
                 f"{clip.name}, {clip.patch_size}"
             )
-        self.clip = clip
-        self.input_size = input_size
-        self.aspect = aspect
-        self.align_masks = align_masks
-        self.binarise = binarise
-        self.interpolation = interpolation
-        self.antialias = antialias
+
+    @abc.abstractmethod
+    def _own_size(self) -> int:
+        """Side in pixels of CLIP's input where none is given."""
 
     def size_text(self) -> str:
         """In words, at what size CLIP reads an image."""
@@ -339,36 +341,18 @@ class SquareBranch(ClipBranch):
 class MaskedAttention(SquareBranch):
     """Mask tokens, copies of the class token, that attend to it and to the visible patches (ODISE).
 
-    A mask without a visible patch attends to the class token alone, and scores roughly as the whole
-    image does. The defaults are ODISE's. It needs a ViT.
+    A mask without a visible patch attends to the class token alone, and scores roughly as the whole image does. Size
+    (that of CLIP's image embeddings) and choices are ODISE's. It needs a ViT.
     """
 
-    def __init__(
-        self,
-        clip: DenseCLIP,
-        *,
-        input_size: int | None = None,
-        aspect: str = "square",
-        align_masks: bool = False,
-        binarise: str = "any",
-        interpolation: str = "bilinear",
-        antialias: bool = False,
-    ) -> None:
-        """
-        Args:
-            clip: frozen CLIP with a ViT.
-            input_size: side in pixels of CLIP's square input; None: the size of its image embeddings.
-            aspect, align_masks, binarise, interpolation, antialias: as in `SquareBranch`.
-        """
-        super().__init__(
-            clip,
-            input_size=input_size or clip.image_size,
-            aspect=aspect,
-            align_masks=align_masks,
-            binarise=binarise,
-            interpolation=interpolation,
-            antialias=antialias,
-        )
+    aspect = "square"
+    align_masks = False
+    binarise = "any"
+    interpolation = "bilinear"
+    antialias = False
+
+    def _own_size(self) -> int:
+        return self.clip.image_size
 
     def _readout(self, images: Tensor, cells_Qhw: Tensor) -> Tensor:
         return self.clip.visual.masked_attention(images, [cells_Qhw])
@@ -377,36 +361,18 @@ class MaskedAttention(SquareBranch):
 class DensePooling(SquareBranch):
     """Mean of the dense features in the visible cells (CLIPSelf).
 
-    A mask without a visible cell has the embedding 0 and is not valid. The defaults are those of
-    CLIPSelf's evaluation of masks: 64 x 64 cells, aspect ratio kept, black padding.
+    A mask without a visible cell has the embedding 0 and is not valid. Size and choices are those of CLIPSelf's
+    evaluation of masks: 64 x 64 cells, aspect ratio kept, black padding.
     """
 
-    def __init__(
-        self,
-        clip: DenseCLIP,
-        *,
-        input_size: int | None = None,
-        aspect: str = "pad",
-        align_masks: bool = True,
-        binarise: str = "centre_or_any",
-        interpolation: str = "bicubic",
-        antialias: bool = True,
-    ) -> None:
-        """
-        Args:
-            clip: frozen CLIP.
-            input_size: side in pixels of CLIP's square input; None: 64 cells.
-            aspect, align_masks, binarise, interpolation, antialias: as in `SquareBranch`.
-        """
-        super().__init__(
-            clip,
-            input_size=input_size or CELLS * clip.patch_size,
-            aspect=aspect,
-            align_masks=align_masks,
-            binarise=binarise,
-            interpolation=interpolation,
-            antialias=antialias,
-        )
+    aspect = "pad"
+    align_masks = True
+    binarise = "centre_or_any"
+    interpolation = "bicubic"
+    antialias = True
+
+    def _own_size(self) -> int:
+        return CELLS * self.clip.patch_size
 
     def _readout(self, images: Tensor, cells_Qhw: Tensor) -> Tensor:
         return self.clip.encode_masks(images, [cells_Qhw])

@@ -156,7 +156,7 @@ def merge_panoptic(
         queries.
 
     Raises:
-        ValueError: shapes or thing ids do not fit.
+        ValueError: thing ids do not fit.
         FloatingPointError: a probability or a deciding mask is not finite.
     """
     num_classes = _check_shapes(probs, mask_logits)
@@ -376,12 +376,10 @@ def merge_instances(
         class.
 
     Raises:
-        ValueError: shapes, thing ids or `top_k` do not fit.
+        ValueError: thing ids do not fit.
         FloatingPointError: a probability is not finite.
     """
     num_classes = _check_shapes(probs, mask_logits)
-    if top_k < 0:
-        raise ValueError(f"top_k is {top_k}: give 0 or more")
     class_scores, order = probs[:, :-1].float().flatten().sort(stable=True, descending=True)
     class_scores = class_scores[:top_k]
     order = order[:top_k]
@@ -428,11 +426,7 @@ def _with_finite(probs: Tensor, *rows: Tensor) -> list[list[float]]:
 
 def _check_shapes(probs: Tensor, mask_logits: Tensor) -> int:
     """Number of classes K, after a check of shapes."""
-    if probs.ndim != 2 or mask_logits.ndim != 3 or len(probs) != len(mask_logits):
-        raise ValueError(
-            f"probabilities (Q, K + 1) {tuple(probs.shape)} do not fit mask logits (Q, H, W) "
-            f"{tuple(mask_logits.shape)}"
-        )
+    assert probs.ndim == 2 and mask_logits.ndim == 3 and len(probs) == len(mask_logits)
     return probs.shape[1] - 1
 
 

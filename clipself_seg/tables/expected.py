@@ -147,8 +147,10 @@ def gpus(name: str) -> int:
 def cost(name: str) -> list[str]:
     """The cells of `COSTS` behind the name: images, TFLOP an image, A100 hours, GiB of a GPU; empty if not computed."""
     # bfloat16, because float16 is switched off where there is no GPU.
-    words = "MODEL.CAT_SEG.BACKBONE_WEIGHTS random SOLVER.AMP.DTYPE bfloat16".split()
-    cfg = load_config(ROOT / f"configs/{name}.yaml", ["MODEL.CLIP.WEIGHTS", "", *words])
+    words = ["SOLVER.AMP.DTYPE", "bfloat16"]
+    words += ["MODEL.CLIP.WEIGHTS", ""] if "rpn" not in name else []
+    words += ["MODEL.CAT_SEG.BACKBONE_WEIGHTS", "random"] if name.startswith("semseg/") else []
+    cfg = load_config(ROOT / f"configs/{name}.yaml", words)
     given = cfg.MODEL.MASK_GENERATOR.SOURCE == "masks"
     if "transfer" in name or name.endswith("_clipself") or given:  # only evaluated
         return [""] * 4

@@ -30,7 +30,7 @@ def _sides(value: Sequence[Any]) -> bool:
 
 
 def _fractions(value: Sequence[Any]) -> bool:
-    return all(isinstance(one, int | float) and 0 <= one <= 1 for one in value)
+    return all(type(number) in (int, float) and 0 <= number <= 1 for number in value)
 
 
 def _decays(value: Sequence[Any]) -> bool:
@@ -93,6 +93,7 @@ FRACTIONS = (
     "TEST.BACKGROUND.THRESHOLD",
 )
 SCALES = ("INPUT.DETECTION.MIN_SCALE", "INPUT.DETECTION.MAX_SCALE")
+SWEEPS = ("TEST.REGIONS.ALPHA_SWEEP", "TEST.PANOPTIC.SWEEP", "TEST.PANOPTIC.VOID_SWEEP")
 SIDES = ("INPUT.REGIONS.MULTISCALE", "TEST.REGIONS.SIZES")
 
 CHECKS: tuple[Check, ...] = (
@@ -124,8 +125,7 @@ CHECKS: tuple[Check, ...] = (
         "greater than 0, and finite",
         lambda value: 0 < value < math.inf,
     ),
-    Check("TEST.REGIONS.ALPHA_SWEEP", "numbers, each in [0, 1]", _fractions),
-    Check("TEST.REGIONS.READ", "at least one readout", lambda v: len(v) > 0),
+    *(Check(key, "numbers, each in [0, 1]", _fractions) for key in SWEEPS),
     Check("SOLVER.BETAS", "two numbers in [0, 1)", _decays),
     Check(
         "MODEL.DEVICE",

@@ -59,6 +59,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "TEST.REGIONS.TEMPLATES": ("vild63", "openai80", "tcl9", "single"),
 }
 READOUTS = ("boxes", "masks", "crops", "attention_boxes", "attention_masks")
+# What a list may hold, at least one of which it has to name.
+LISTS: dict[str, tuple[str, ...]] = {
+    "TEST.REGIONS.READ": READOUTS,
+    "TEST.PANOPTIC.ROWS": ("clip", "generator", "fused"),
+    "TEST.PANOPTIC.TASKS": ("panoptic", "instances", "semantic"),
+    "TEST.DETECTION.TASKS": ("boxes", "masks"),
+}
 
 
 def default_config() -> CfgNode:

@@ -15,8 +15,8 @@ from clipself_seg.config.detection import DETECTION_CHOICES
 from clipself_seg.config.keys import (
     CHOICES,
     CLIP_BACKBONE,
+    LISTS,
     OF_CLIP_BACKBONE,
-    READOUTS,
     default_config,
 )
 from clipself_seg.config.panoptic import OF_WEIGHTS, PANOPTIC_CHOICES
@@ -205,13 +205,17 @@ def _check(cfg: CfgNode, sources: Sources) -> None:
         if values[key] not in choices:
             hint = nearest(values[key], choices)
             raise InputError(f'{sources.name(key)}: {key} cannot be "{values[key]}"; {hint}')
-    key = "TEST.REGIONS.READ"
-    for readout in values[key]:
-        if readout not in READOUTS:
-            hint = nearest(str(readout), READOUTS)
+    for key, choices in LISTS.items():
+        if not values[key]:
             raise InputError(
-                f'{sources.name(key)}: {key} cannot have "{_shown(readout, str)}"; {hint}'
+                f"{sources.name(key)}: {key} is empty: give some of {', '.join(choices)}"
             )
+        for name in values[key]:
+            if name not in choices:
+                hint = nearest(str(name), choices)
+                raise InputError(
+                    f'{sources.name(key)}: {key} cannot have "{_shown(name, str)}"; {hint}'
+                )
     for key, wanted, holds in CHECKS:
         if not holds(values[key]):
             raise InputError(

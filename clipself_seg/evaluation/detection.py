@@ -165,21 +165,6 @@ class DetectionEvaluator(ImageEvaluator[ImageDetections]):
         return results | split_numbers(quality, self.seen)
 
 
-def check_choices(tasks: Sequence[str], limits: str) -> None:
-    """Refuse unknown values of ``TEST.DETECTION``.
-
-    Raises:
-        InputError: no task or an unknown one, or unknown limits.
-    """
-    wrong = [task for task in tasks if task not in KINDS]
-    if wrong or not tasks:
-        raise InputError(
-            f"TEST.DETECTION.TASKS is {tuple(tasks)}: name at least one of {', '.join(KINDS)}"
-        )
-    if limits not in LIMITS:
-        raise InputError(f'TEST.DETECTION.LIMITS is "{limits}": it is one of {", ".join(LIMITS)}')
-
-
 # What the numbers of a data set count, for the files of a run.
 LIMIT_TEXTS = {
     "detectron2": "COCO: 100 detections of a class in an image",
@@ -251,7 +236,6 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
 
     def check(self, model: DetectionModel) -> None:
         """Refuse early what would fail late: tasks that the model does not have, missing files."""
-        check_choices(self.tasks, self.limits)
         self._names_of_a_class = reading_of(model).synonyms
         if "masks" in self.tasks and not model.has_masks:
             raise InputError(

@@ -179,3 +179,4 @@ def test_encoded_masks_are_those_of_pycocotools_to_the_byte():
     wanted = [rle.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in masks]
     assert encode_masks(masks) == wanted
     assert encode_masks(masks[:, ::-1, ::-1])[1] == wanted[1]
+    assert encode_masks(masks[:0]) == []

@@ -25,8 +25,6 @@ from clipself_seg.evaluation.evaluator import Output, Outputs, Samples
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.evaluation.panoptic.fusions import (
     Sweep,
-    check_exponents,
-    check_names,
     named_fusions,
     plot_sweep,
     sweep_fusions,
@@ -52,6 +50,7 @@ from clipself_seg.evaluation.protocol import (
 )
 from clipself_seg.evaluation.report import PANOPTIC_TITLES, panoptic_paper_table, panoptic_run_table
 from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
+from clipself_seg.evaluation.sem_seg.numbers import MiouRule
 from clipself_seg.heads.fusion import Fusion
 from clipself_seg.models.protocol import PanopticModel, reading_of
 
@@ -77,7 +76,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         tasks: Sequence[str],
         sweep: Sequence[float] = (),
         void_sweep: Sequence[float] = (),
-        rule: str,
+        rule: MiouRule,
         train_vocabulary: str,
         workers: int,
         output_dir: Path,
@@ -90,7 +89,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             datasets: names of data sets, see `data.datasets.table`, for panoptic segmentation or with
                 label maps alone.
             mapper: maps a record to a sample, see `PanopticTestMapper`.
-            fusions: names of fusions, out of `fusions.FUSIONS`; "fused" has the exponents of the model.
+            fusions: names of fusions, out of `report.FUSION_TITLES`; "fused" has the exponents of the model.
             tasks: what is measured, out of `TASKS`; a task for which a data set has no files is left
                 out.
             sweep: values of alpha and beta, whose grid is evaluated too.
@@ -106,12 +105,8 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             label_files: for each data set a file of other names for its classes, or ""; () for none at all.
 
         Raises:
-            InputError: unknown fusions or tasks, values of a sweep out of [0, 1], or another number of label files
-                than data sets.
+            InputError: another number of label files than data sets.
         """
-        check_names(fusions, tasks)
-        check_exponents(sweep, "TEST.PANOPTIC.SWEEP")
-        check_exponents(void_sweep, "TEST.PANOPTIC.VOID_SWEEP")
         super().__init__(datasets)
         self.mapper = mapper
         self.fusions = tuple(fusions)

@@ -9,17 +9,15 @@ class counts.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from clipself_seg.errors import InputError, nearest
 from clipself_seg.evaluation.report import cell_text, format_table
 from clipself_seg.files import atomic_path
-from clipself_seg.heads.fusion import TASKS, Fusion, fusion_exponents, mode_discount
+from clipself_seg.heads.fusion import Fusion, fusion_exponents, mode_discount
 
-FUSIONS = ("clip", "generator", "fused")  # fusion modes, in the order of the paper's table
 SWEEP_TITLES = {"PQ": "PQ", "PQ_seen": "PQ of seen classes", "PQ_unseen": "PQ of unseen classes"}
 
 Grid = Sequence[Sequence[float | None]]
@@ -37,7 +35,7 @@ def named_fusions(
     """The fusions of Table 6, and "fused" with other weights by which CLIP lowers void.
 
     Args:
-        names: names of fusions, out of `FUSIONS`.
+        names: names of fusions, out of `report.FUSION_TITLES`.
         alpha: exponent of CLIP's scores of seen classes in "fused", in [0, 1].
         beta: exponent of CLIP's scores of all other classes in "fused", in [0, 1].
         tasks: what is measured, out of `TASKS`.
@@ -55,42 +53,6 @@ def named_fusions(
 def void_name(void_discount: float) -> str:
     """Name of the fusion with a weight by which CLIP lowers void, such as "void_0.5"."""
     return f"void_{void_discount:g}"
-
-
-def check_names(names: Sequence[str], tasks: Sequence[str]) -> None:
-    """Refuse fusions and tasks that there are not.
-
-    Args:
-        names: names of fusions, out of `FUSIONS`.
-        tasks: what is measured, out of `TASKS`.
-
-    Raises:
-        InputError: an unknown name or task, or none at all.
-    """
-    for key, given, known in (("ROWS", names, FUSIONS), ("TASKS", tasks, TASKS)):
-        if not given:
-            raise InputError(f"TEST.PANOPTIC.{key} is empty: give some of {', '.join(known)}")
-        for name in given:
-            if name not in known:
-                raise InputError(
-                    f'TEST.PANOPTIC.{key} cannot have "{name}"; {nearest(name, known)}'
-                )
-
-
-def check_exponents(values: Iterable[float], source: str) -> None:
-    """Refuse exponents out of [0, 1].
-
-    Args:
-        values: exponents to check.
-        source: configuration key that they come from, for the error.
-
-    Raises:
-        InputError: one is not a number in [0, 1].
-    """
-    for value in values:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not 0 <= value <= 1:
-            raise InputError(f"{source} must be in [0, 1], got {value}")
 
 
 def sweep_fusions(

@@ -43,7 +43,7 @@ from clipself_seg.evaluation.protocol import (
 )
 from clipself_seg.evaluation.report import semantic_paper_table, semantic_run_table
 from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
-from clipself_seg.evaluation.sem_seg.numbers import check_rule, present_classes
+from clipself_seg.evaluation.sem_seg.numbers import MiouRule, present_classes
 from clipself_seg.models.protocol import SemSegModel, reading_of
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         *,
         datasets: Sequence[str],
         mapper: Callable[[Record], Sample],
-        rule: str,
+        rule: MiouRule,
         train_vocabulary: str,
         workers: int,
         output_dir: Path,
@@ -152,8 +152,7 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         return f"{named}, and a score below {self.threshold}" if self.threshold else named
 
     def check(self, model: SemSegModel) -> None:
-        """Refuse early what would fail late: an unknown rule, missing data sets or vocabularies."""
-        check_rule(self.rule)
+        """Refuse early what would fail late: missing data sets or vocabularies."""
         self._names_of_a_class = reading_of(model).synonyms
         for name in self.datasets:
             records = self._task(name).records

@@ -25,10 +25,10 @@ from clipself_seg.evaluation.evaluator import Output, Outputs, Samples, check_pr
 from clipself_seg.evaluation.report import percents, seen_cells, semantic_run_table, write_class_csv
 from clipself_seg.evaluation.sem_seg.numbers import (
     ClassNumbers,
+    MiouRule,
     boundary_counts,
     boundary_iou,
     boundary_results,
-    check_rule,
     class_numbers,
     confusion_matrix,
     sem_seg_results,
@@ -48,7 +48,7 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         ignore_label: int,
         background: int | None = None,
         seen: np.ndarray | None = None,
-        rule: str = "present",
+        rule: MiouRule = "present",
         boundary: bool = False,
         output_dir: str | os.PathLike[str] | None = None,
         threshold: float = 0.0,
@@ -69,7 +69,7 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
             threshold: score below which a pixel is background, where there is one; 0 is never.
 
         Raises:
-            InputError: an unknown rule, or numbers of names, background and seen that disagree.
+            InputError: numbers of names, background and seen that disagree.
         """
         if background is not None and len(class_names) != background + 1:
             raise InputError(
@@ -83,7 +83,7 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         self.ignore_label = ignore_label
         self.background = background
         self.seen = None if seen is None else np.asarray(seen, dtype=bool)
-        self.rule = check_rule(rule)
+        self.rule = rule
         self.boundary = boundary
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.threshold = 0.0 if background is None else threshold

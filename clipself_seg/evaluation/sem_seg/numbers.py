@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from clipself_seg.errors import InputError, nearest
 from clipself_seg.evaluation.evaluator import equal_runs
 from clipself_seg.evaluation.report import class_keys
 
 # Which classes the mean IoU is taken over: "present" in the ground truth (Detectron2 since July
 # 2022), or "union": present or predicted anywhere, the latter with an IoU of 0 (before).
 MiouRule = Literal["present", "union"]
-RULES: tuple[str, ...] = get_args(MiouRule)
 DILATION = 0.02  # width of the band along edges, as a fraction of the image's diagonal
 
 
@@ -40,18 +38,6 @@ class ClassNumbers(NamedTuple):
     hits: np.ndarray
     truth: np.ndarray
     predicted: np.ndarray
-
-
-def check_rule(rule: str) -> MiouRule:
-    """Returns the rule itself if it is one of `RULES`.
-
-    Raises:
-        InputError: it is none of them; names the choices.
-    """
-    for known in get_args(MiouRule):
-        if rule == known:
-            return known
-    raise InputError(f'unknown mIoU rule "{rule}": {nearest(rule, RULES)}')
 
 
 def present_classes(

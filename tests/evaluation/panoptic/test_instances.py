@@ -299,18 +299,6 @@ def test_predictions_that_do_not_fit_are_refused(tmp_path):
         ours.evaluate()
 
 
-def test_encoding_is_cocos_and_empty_masks_are_fine():
-    masks = np.stack([box_mask(3, 2, 4, 5), np.zeros(SIZE, dtype=bool)])
-    encoded = encode_masks(masks)
-    assert [entry["size"] for entry in encoded] == [[20, 30]] * 2
-    coco = COCO()
-    coco.imgs = {0: {"height": 20, "width": 30}}
-    for mask, entry in zip(masks, encoded):
-        decoded = coco.annToMask({"image_id": 0, "segmentation": entry})
-        np.testing.assert_array_equal(decoded, mask)
-    assert encode_masks(masks[:0]) == []
-
-
 def test_mixed_ids_have_an_order_and_polygons_stay(tmp_path):
     entry = rle_annotation(1, "a", 9, box_mask(0, 0, 5, 5))
     entry["segmentation"] = [[0, 0, 5, 0, 5, 5, 0, 5]]

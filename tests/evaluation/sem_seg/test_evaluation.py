@@ -245,7 +245,6 @@ def test_what_decides_the_numbers_is_logged(datasets, caplog):
     "options, message",
     [
         (("DATASETS.TEST", ("petz",)), 'no data set "petz" for semantic segmentation'),
-        (("TEST.MIOU_RULE", "both"), 'unknown mIoU rule "both"'),
         (("TEST.TRAIN_VOCABULARY", "coco_stuff"), "coco_stuff_171"),
     ],
 )

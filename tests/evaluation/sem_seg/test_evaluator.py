@@ -148,11 +148,6 @@ def test_a_background_that_is_not_the_last_class_is_refused():
         evaluator(num_classes=4, background=2)
 
 
-def test_an_unknown_rule_is_refused():
-    with pytest.raises(InputError, match='"presnt": did you mean "present"'):
-        evaluator(rule="presnt")
-
-
 def test_one_wholly_ignored_image_is_fine_and_only_such_are_not(tmp_path):
     blank = write_sample(tmp_path, 0, np.full((4, 5), 255, dtype=np.uint8))
     full = write_sample(tmp_path, 1, np.full((4, 5), 1, dtype=np.uint8))
